@@ -1,0 +1,307 @@
+"""The commands: parse, call, print. The work is done by the packages below."""
+
+import datetime as dt
+import json
+import sys
+from typing import Annotated, Any, Literal
+
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from raymtl import __version__
+from raymtl.errors import ConfigError, UserError
+
+app = typer.Typer(
+    name="raymtl",
+    help="Multi-task ranking models on a Ray cluster: parquet logs in, sharded tables, a report out.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110},
+)
+config_app = typer.Typer(help="Look at and check configurations.", no_args_is_help=True)
+app.add_typer(config_app, name="config")
+console = Console(highlight=False)
+
+ConfigFile = Annotated[
+    str, typer.Option("--config", "-c", metavar="FILE", help="The YAML configuration, a path or a URL.")
+]
+Sets = Annotated[
+    list[str],
+    typer.Option("--set", metavar="KEY=VALUE", help="Override one field, such as train.workers=4; may be repeated."),
+]
+Json = Annotated[bool, typer.Option("--json", help="Make the last line of standard output one JSON object.")]
+DryRun = Annotated[bool, typer.Option("--dry-run", help="Check everything that can be checked without doing it.")]
+Address = Annotated[
+    str | None,
+    typer.Option(metavar="ADDR", help="Ray cluster to join; default: that of the job, or this machine alone."),
+]
+Part = Literal["train", "eval", "both"]
+Run = Annotated[str, typer.Argument(metavar="RUN", help="Folder of a run, <output>/<name>.")]
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Entry point: a user's mistake is one clear message and an exit code (`docs/cli.md`), never a traceback."""
+    sys.exit(run_command(sys.argv[1:] if arguments is None else arguments))
+
+
+def run_command(arguments: list[str]) -> int:
+    """Run one command line and return its exit code."""
+    try:
+        result = app(arguments, standalone_mode=False)
+    except UserError as error:
+        Console(stderr=True, highlight=False, soft_wrap=True).print(f"[bold red]raymtl:[/] {_escape(str(error))}")
+        return error.exit_code
+    except typer.Exit as stop:
+        return stop.exit_code
+    except (typer.Abort, KeyboardInterrupt):
+        print("raymtl: stopped; the same command goes on from the last checkpoint", file=sys.stderr)
+        return 130
+    except Exception as error:
+        if hasattr(error, "format_message") and hasattr(error, "exit_code"):  # a mistake in the command line itself
+            print(f"raymtl: {error.format_message()} (see raymtl --help)", file=sys.stderr)
+            return 2
+        raise
+    return result if isinstance(result, int) else 0
+
+
+def _escape(text: str) -> str:
+    return text.replace("[", "\\[")
+
+
+def _finish(as_json: bool, value: dict[str, Any]) -> None:
+    if as_json:
+        print(json.dumps(value, default=str), flush=True)
+
+
+def _load(path: str, sets: list[str], name: str | None = None, workers: int | None = None, gpu: bool = False) -> Any:
+    from raymtl.config.load import load_config
+
+    short = {"name": name, "train.workers": workers, "train.use_gpu": True if gpu else None}
+    return load_config(path, [*sets, *(f"{k}={json.dumps(v)}" for k, v in short.items() if v is not None)])
+
+
+@app.callback(invoke_without_command=True)
+def _root(version: Annotated[bool, typer.Option("--version", help="Print the version.")] = False) -> None:
+    if version:
+        print(__version__)
+        raise typer.Exit
+
+
+@app.command()
+def synth(
+    out: Annotated[
+        str, typer.Argument(metavar="OUT", help="Folder or URL to write the logs and their config.yaml to.")
+    ],
+    rows_per_day: Annotated[int, typer.Option(help="Impressions per day.")] = 200_000,
+    days: Annotated[int, typer.Option(help="Days; the last one is for evaluation.")] = 4,
+    start: Annotated[str, typer.Option(metavar="YYYY-MM-DD", help="First day.")] = "2026-01-01",
+    seed: Annotated[int, typer.Option(help="Another seed is another world.")] = 0,
+    processes: Annotated[int, typer.Option(help="Processes that write; needs --set shards=N of at least as many.")] = 1,
+    sets: Annotated[
+        list[str],
+        typer.Option(
+            "--set", metavar="KEY=VALUE", help="Any other field of the logs, such as users=1000000 (docs/synth.md)."
+        ),
+    ] = [],  # noqa: B006
+    as_json: Json = False,
+) -> None:
+    """Write realistic synthetic logs at any size, with the true probabilities and a config that trains on them."""
+    from raymtl.data.synth.spec import spec_from
+    from raymtl.data.synth.write import write_logs
+    from raymtl.reports.progress import counting
+
+    spec = spec_from({"rows_per_day": rows_per_day, "days": days, "start": _day(start), "seed": seed}, sets)
+    with counting("rows written", console) as progress:
+        summary = write_logs(spec, out, processes, progress)
+    console.print(
+        f"{summary.rows:,} rows in {summary.files} files, {summary.bytes / 2**20:.0f} MiB, {summary.seconds:.0f} s"
+    )
+    for name, mean in summary.label_means.items():
+        console.print(f"  {name:<8} mean {mean:.4f}   null {summary.label_nulls[name]:.1%}")
+    console.print(f"next: raymtl train --config {summary.config}")
+    _finish(as_json, vars(summary))
+
+
+def _day(text: str) -> dt.date:
+    try:
+        return dt.date.fromisoformat(text)
+    except ValueError as error:
+        raise ConfigError(f"`{text}` is not a day; write it like 2026-01-31") from error
+
+
+@app.command()
+def convert(
+    name: Annotated[str | None, typer.Argument(metavar="NAME", help="The data set; leave it out to list them.")] = None,
+    source: Annotated[str, typer.Option(metavar="DIR", help="Folder with the original files.")] = ".",
+    out: Annotated[str, typer.Option(metavar="OUT", help="Folder or URL to write to.")] = "data",
+    as_json: Json = False,
+) -> None:
+    """Turn a public data set into logs of raymtl's contract and a config for them."""
+    from raymtl.data.convert.registry import CONVERTERS
+    from raymtl.data.convert.registry import convert as run
+
+    if name is None:
+        for key, converter in CONVERTERS.items():
+            console.print(f"[bold]{key}[/]  {converter.summary}\n  needs {_escape(converter.source)}")
+        return
+    config = run(name, source, out)
+    console.print(f"next: raymtl train --config {config}")
+    _finish(as_json, {"config": config})
+
+
+@app.command()
+def check(
+    config: ConfigFile,
+    sets: Sets = [],  # noqa: B006
+    part: Annotated[Part, typer.Option(help="The days to read.")] = "both",
+    address: Address = None,
+    as_json: Json = False,
+) -> None:
+    """Read the logs once and report rows, nulls, IDs, label rates and everything that breaks the contract."""
+    from raymtl.data.check import check_data
+    from raymtl.data.check_view import render
+    from raymtl.training.cluster import connect, reading_tasks
+
+    loaded = _load(config, sets)
+    connect(loaded, address)
+    report = check_data(loaded, part, reading_tasks(loaded, workers=0))
+    console.print(*render(report), sep="\n")
+    _finish(as_json, report.to_dict())
+    if report.problems:
+        raise typer.Exit(65)
+
+
+@app.command()
+def plan(
+    config: ConfigFile,
+    sets: Sets = [],  # noqa: B006
+    gpus: Annotated[int, typer.Option(help="GPUs in all.")] = 8,
+    hbm: Annotated[str, typer.Option(help="Memory of each GPU, such as 80GB or 40GiB.")] = "80GB",
+    per_node: Annotated[int, typer.Option(help="GPUs of one machine.")] = 8,
+    cpu: Annotated[
+        bool, typer.Option("--cpu", help="Plan for that many CPU workers with so much memory each.")
+    ] = False,
+    as_json: Json = False,
+) -> None:
+    """Say which table goes where, how full each device gets and what does not fit; needs no GPU. Exit code 1: does not fit."""
+    from raymtl.embeddings.dry_plan import dry_plan, parse_bytes
+    from raymtl.reports.plan import plan_tables
+
+    result = dry_plan(
+        _load(config, sets),
+        workers=gpus,
+        memory_bytes=parse_bytes(hbm),
+        device="cpu" if cpu else "cuda",
+        workers_per_node=per_node,
+    )
+    console.print(*plan_tables(result), sep="\n")
+    _finish(as_json, result.to_dict())
+    if not result.fits:
+        raise typer.Exit(1)
+
+
+@app.command()
+def train(
+    config: ConfigFile,
+    sets: Sets = [],  # noqa: B006
+    name: Annotated[str | None, typer.Option(help="Name of the run; the same name goes on with the same run.")] = None,
+    workers: Annotated[int | None, typer.Option(help="Short for --set train.workers=N.")] = None,
+    gpu: Annotated[bool, typer.Option("--gpu", help="Short for --set train.use_gpu=true.")] = False,
+    address: Address = None,
+    dry_run: DryRun = False,
+    as_json: Json = False,
+) -> None:
+    """Train a model, or go on with a run that was stopped."""
+    from raymtl.reports.progress import TrainingLines
+    from raymtl.reports.terminal import print_table
+    from raymtl.training import run
+    from raymtl.versions import check_stack
+
+    loaded = _load(config, sets, name, workers, gpu)
+    check_stack()
+    if dry_run:
+        facts = run.prepare(loaded).facts()
+        console.print(
+            f"ready: {facts['train_rows']:,} training rows in {facts['units']} units, config {facts['config_hash']}"
+        )
+        _finish(as_json, facts)
+        return
+    with TrainingLines(console) as lines:
+        result = run.train(loaded, address=address, listener=lines)
+    if result["metrics"]["eval"]:
+        console.print(print_table(result))
+    run_dir = run.run_folder(loaded)
+    console.print(
+        f"{result['rows_trained']:,} rows trained, {result['rows_left_out']} left out, {result['rows_per_s']:,.0f} rows/s\n"
+        f"run: {run_dir}\nnext: raymtl report {run_dir}"
+    )
+    _finish(as_json, {**result, "run_dir": run_dir})
+
+
+@app.command()
+def evaluate(
+    run_dir: Run,
+    sets: Sets = [],  # noqa: B006
+    checkpoint: Annotated[
+        str | None, typer.Option(metavar="DIR", help="Folder of the checkpoint; default: the last one.")
+    ] = None,
+    address: Address = None,
+    as_json: Json = False,
+) -> None:
+    """Measure a run's model on the evaluation days of its config, or on others given by --set data.eval=…"""
+    from raymtl.reports.terminal import print_table
+    from raymtl.training import run
+    from raymtl.versions import check_stack
+
+    check_stack()
+    result = run.evaluate(run_dir, overrides=sets, checkpoint=checkpoint, address=address)
+    console.print(print_table(result))
+    console.print(f"checkpoint: {result['checkpoint']}")
+    _finish(as_json, result)
+
+
+@app.command()
+def report(
+    run_dir: Run,
+    out: Annotated[str | None, typer.Option(metavar="FILE", help="Where to write; default: RUN/report.html.")] = None,
+    as_json: Json = False,
+) -> None:
+    """Write one self-contained HTML file with curves, calibration and AUC per scenario."""
+    from raymtl.reports.html import write_report
+
+    path = write_report(run_dir, out)
+    console.print(f"report: {path}")
+    _finish(as_json, {"report": path})
+
+
+@config_app.command("schema")
+def config_schema() -> None:
+    """Print the JSON schema of the configuration."""
+    from raymtl.config.reference import json_schema
+
+    print(json.dumps(json_schema(), indent=2))
+
+
+@config_app.command("show")
+def config_show(config: ConfigFile, sets: Sets = []) -> None:  # noqa: B006
+    """Check a configuration and print it with every default filled in."""
+    from raymtl.config.load import dump_config
+
+    print(dump_config(_load(config, sets)), end="")
+
+
+@config_app.command("presets")
+def config_presets() -> None:
+    """List the published models and the slots that each one sets."""
+    from raymtl.config.presets import PRESETS
+
+    table = Table("preset", "slots", box=None)
+    for name, slots in PRESETS.items():
+        table.add_row(name, _escape(json.dumps(slots)))
+    console.print(table)
+
+
+if __name__ == "__main__":
+    main()

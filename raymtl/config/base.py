@@ -1,0 +1,27 @@
+"""The base of every configuration model: frozen, and closed to unknown keys."""
+
+from collections.abc import Iterable
+from difflib import get_close_matches
+
+from pydantic import BaseModel, ConfigDict
+
+
+class Section(BaseModel):
+    """One section of the configuration; unknown keys are refused and values cannot change after loading."""
+
+    model_config = ConfigDict(
+        extra="forbid", frozen=True, validate_default=True, use_attribute_docstrings=True, allow_inf_nan=False
+    )
+
+
+class Words(str):
+    """Says in an `Annotated` type what a value must be, where its constraint alone says it badly (a pattern)."""
+
+    __slots__ = ()
+
+
+def did_you_mean(given: str, known: Iterable[str]) -> str:
+    """``; did you mean `x`?`` with the known name nearest to the given one, or nothing where none is near."""
+    names = {name.lower(): name for name in known}
+    near = get_close_matches(given.lower(), names, n=1)
+    return f"; did you mean `{names[near[0]]}`?" if near else ""

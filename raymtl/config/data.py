@@ -1,0 +1,103 @@
+"""Where the logs lie, which days to read, and how the rows are ordered."""
+
+import datetime as dt
+import re
+from typing import Annotated, Literal
+
+from pydantic import BeforeValidator, Field, PositiveInt, model_validator
+
+from raymtl.config.base import Section
+
+
+def _day(value: object) -> object:
+    """Let through days as they are written; pydantic alone takes a number for seconds since 1970."""
+    if isinstance(value, str) and re.fullmatch(r"\d{4}-\d{2}-\d{2}", value):
+        return value
+    if isinstance(value, dt.date) and not isinstance(value, dt.datetime):
+        return value
+    raise ValueError("a day is written YYYY-MM-DD")
+
+
+Day = Annotated[dt.date, BeforeValidator(_day)]
+Location = Annotated[str, Field(min_length=1)]
+
+
+class DayRange(Section):
+    """A closed range of days, `start` and `end` included."""
+
+    start: Day
+    """First day, `YYYY-MM-DD`."""
+    end: Day
+    """Last day, `YYYY-MM-DD`, not before `start`."""
+
+    @model_validator(mode="after")
+    def _ordered(self) -> "DayRange":
+        if self.end < self.start:
+            raise ValueError(f"end is {self.end}, which lies before start, {self.start}; swap them")
+        return self
+
+    def __str__(self) -> str:
+        return f"{self.start}..{self.end}"
+
+    def days(self) -> list[dt.date]:
+        """Every day of the range, in order."""
+        return [self.start + dt.timedelta(days=n) for n in range((self.end - self.start).days + 1)]
+
+
+class Scenario(Section):
+    """The column that tells search from feed from live; metrics are also reported for each of its values."""
+
+    column: str
+    """Column of kind string or integer."""
+    values: Annotated[list[str | int], Field(min_length=1)]
+    """The values to tell apart, in the order of reports. Any other value, and null, counts as `other`."""
+
+    @model_validator(mode="after")
+    def _distinct(self) -> "Scenario":
+        names = [str(v) for v in self.values]
+        if len(set(names)) != len(names) or "other" in names or "all" in names:
+            raise ValueError("values must be distinct, and `all` and `other` are reserved")
+        return self
+
+
+class Shuffle(Section):
+    """How the order of training rows is mixed. Evaluation always reads in file order."""
+
+    mode: Literal["none", "units", "rows"] = "rows"
+    """`none`: file order. `units`: the order of units is drawn anew for each pass. `rows`: the same, and the rows of each
+    block of `data.block_rows` rows are permuted in the reading task."""
+    seed: int = 0
+    """Seed of both permutations; the same seed, data and config give the same order on any number of workers."""
+
+
+class Data(Section):
+    """The data set: parquet files below `path`, partitioned by `ds=YYYY-MM-DD` and optionally `hour=HH`."""
+
+    path: Location
+    """Root folder or URL (`/logs`, `s3://bucket/logs`, `gs://…`, any file system that pyarrow or fsspec knows). A relative
+    folder is taken from the folder in which the configuration is loaded."""
+    train: DayRange
+    """The days to train on."""
+    eval: DayRange | None = None
+    """The days to evaluate on; null: no evaluation."""
+    eval_path: Location | None = None
+    """Root of the evaluation data where it is another one than `path`."""
+    scenario: Scenario | None = None
+    """The scenario column, if the logs have one."""
+    weight: str | None = None
+    """Column with the weight of a row, ≥ 0; null counts as 0. Null: every row weighs 1."""
+    group: str | None = None
+    """Column that groups rows for GAUC, usually the user; kind string or integer."""
+    timestamp: str | None = None
+    """Column with the time of the impression; checked, not trained on."""
+    unit_rows: PositiveInt = 1_000_000
+    """Rows per unit, about: a unit is the part of the input that a checkpoint counts as wholly read or not at all."""
+    block_rows: PositiveInt = 65_536
+    """Rows at most in one block, the piece that a reading task hands to a worker; also the window of `shuffle.mode: rows`."""
+    shuffle: Shuffle = Shuffle()
+    """Order of the training rows."""
+    read_tasks: PositiveInt | None = None
+    """Reading tasks that run at a time, one logical CPU each. Null: half of the cluster's CPUs that the workers leave free,
+    at least one."""
+    prefetch_blocks: Annotated[int, Field(ge=0)] = 2
+    """Blocks that each worker fetches ahead."""

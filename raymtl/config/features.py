@@ -1,0 +1,100 @@
+"""Features (the columns that a model reads) and the embedding tables that ID features look up."""
+
+from typing import Annotated, Literal
+
+from pydantic import Field, NonNegativeFloat, PositiveFloat, PositiveInt
+
+from raymtl.config.base import Section
+
+
+class _Column(Section):
+    column: str | None = None
+    """Column of the parquet files; null: the feature's own name."""
+
+
+class _Lookup(_Column):
+    table: str | None = None
+    """Table to look up, a key of `tables`; several features may share one. Null: the table of the feature's own name."""
+
+
+class IdFeature(_Lookup):
+    """One ID per row, integer or string; null looks up nothing and reads as the zero vector."""
+
+    kind: Literal["id"]
+    """One ID."""
+
+
+class IdsFeature(_Lookup):
+    """A list of IDs per row whose embeddings are pooled by the table's `pooling`; null and an empty list read as zeros."""
+
+    kind: Literal["ids"]
+    """A bag of IDs."""
+    max_length: PositiveInt | None = None
+    """Keep only the first so many IDs of a row; null: all."""
+
+
+class SequenceFeature(_Lookup):
+    """An ordered list of IDs per row, oldest first, handed unpooled to the sequence slot of the model."""
+
+    kind: Literal["sequence"]
+    """A history."""
+    max_length: PositiveInt = 50
+    """Keep only the last (most recent) so many IDs of a row."""
+
+
+class DenseFeature(_Column):
+    """One number per row. NaN and infinities break the contract; null is replaced by `fill`."""
+
+    kind: Literal["dense"]
+    """A number."""
+    transform: Literal["none", "log1p"] = "none"
+    """`log1p`: sign(x)·log(1+|x|), for heavy tails. Applied before `mean` and `std`."""
+    mean: float = 0.0
+    """Subtracted after the transform."""
+    std: PositiveFloat = 1.0
+    """Divides after `mean` is subtracted."""
+    fill: float = 0.0
+    """Value of null, in the units after `mean` and `std`."""
+
+
+class BiasFeature(_Lookup):
+    """A position-like ID that may only reach the bias slot (training only), never the model's main input."""
+
+    kind: Literal["bias"]
+    """A position or the like."""
+
+
+Feature = Annotated[IdFeature | IdsFeature | SequenceFeature | DenseFeature | BiasFeature, Field(discriminator="kind")]
+
+
+class Init(Section):
+    """How the rows of a table start."""
+
+    distribution: Literal["normal", "uniform", "zeros"] = "normal"
+    """`normal`: N(0, scale²). `uniform`: U(−scale, scale)."""
+    scale: NonNegativeFloat = 0.01
+    """Standard deviation, or half width."""
+
+
+class TableDefaults(Section):
+    """What every table has unless its own entry says otherwise."""
+
+    dim: PositiveInt = 16
+    """Width D of an embedding; kernels like multiples of 4."""
+    id_space: Literal["hash", "direct"] = "hash"
+    """How an ID becomes a row. `hash`: mix64(id) mod rows, any ID, strings too. `direct`: the ID is the row, 0 ≤ id < rows."""
+    pooling: Literal["sum", "mean"] = "sum"
+    """How the embeddings of an `ids` feature become one vector."""
+    init: Init = Init()
+    """Start of the rows."""
+    lr: PositiveFloat | None = None
+    """Learning rate of the table; null: that of `train.sparse_optimizer`. Keep to few distinct values: each costs a kernel."""
+    sharding: Literal["table_wise", "row_wise", "column_wise"] | None = None
+    """Fixes how the table is spread over the workers; null: the planner chooses."""
+
+
+class Table(TableDefaults):
+    """One embedding table."""
+
+    rows: PositiveInt
+    """Number of rows."""

@@ -1,0 +1,157 @@
+"""Reading the configuration: YAML file and `--set` overrides in, one validated object out; and writing it back.
+
+The YAML is read as version 1.2 has it where 1.1 surprises: `1e-3` is a number, `no` and `on` are text, and so is
+`2026-01-31` (the fields that hold days turn it into one). A key given twice is an error, never a silent choice.
+
+Local relative paths (`data.path`, `data.eval_path`, `output`) are taken from the current folder at the moment of loading and
+`~` is expanded, because Ray starts its workers in a folder of its own. URLs stay as they are.
+"""
+
+import hashlib
+import json
+import os
+from collections.abc import Sequence
+from typing import Any
+
+from pydantic import ValidationError
+
+from raymtl.config.explain import explain, flags_as_numbers
+from raymtl.config.root import Config
+from raymtl.config.schema import kind_of
+from raymtl.config.yamltext import dump_yaml, parse_yaml
+from raymtl.errors import ConfigError
+
+MOST = 10
+"""Errors listed at most."""
+
+
+def load_config(path: str | None, overrides: Sequence[str] = (), *, text: str | None = None) -> Config:
+    """Read the file (or URL) at `path`, apply `--set` overrides such as `train.workers=4`, and validate.
+
+    With `text` that is the YAML and `path` only names it; with neither, the overrides alone make the configuration.
+    Raises a ConfigError that lists everything wrong, each on a line with its dotted path.
+    """
+    raw: dict[str, Any] = {}
+    if text is None and path is not None:
+        text = _read(path)
+    if text is not None:
+        raw = _mapping(text, path or "the configuration")
+    set_paths = [_override(raw, override) for override in overrides]
+    return config_from_dict(raw, path or ("the command line" if text is None else "the configuration"), set_paths)
+
+
+def config_from_dict(raw: dict[str, Any], source: str = "the configuration", set_paths: Sequence[str] = ()) -> Config:
+    """Validate a configuration that is a dict already; `source` names it in errors, `set_paths` are marked as from `--set`."""
+    problems = list(flags_as_numbers(raw, kind_of(Config)))
+    try:
+        config = Config.model_validate(raw)
+    except ValidationError as error:
+        problems += explain(error, Config)
+    if problems:
+        raise ConfigError(_listed([_with_origin(p, set_paths) for p in problems], source))
+    data = config.data
+    paths = {"path": absolute(data.path), "eval_path": None if data.eval_path is None else absolute(data.eval_path)}
+    return config.model_copy(update={"data": data.model_copy(update=paths), "output": absolute(config.output)})
+
+
+def dump_config(config: Config) -> str:
+    """The configuration as YAML with every default written out, in the order of the fields; `load_config` reads it back."""
+    return dump_yaml(config.model_dump(mode="json"))
+
+
+def config_hash(config: Config) -> str:
+    """16 hex digits that two configurations share exactly when they say the same, `name` and `output` aside.
+
+    The order of features, tables and tasks counts: it is the order of the model's inputs and outputs.
+    """
+    content = config.model_dump(mode="json", exclude={"name", "output"})
+    return hashlib.sha256(json.dumps(content, separators=(",", ":")).encode()).hexdigest()[:16]
+
+
+def absolute(path: str) -> str:
+    """A local path made absolute from the current folder, `~` expanded; a URL as it is."""
+    return path if "://" in path else os.path.abspath(os.path.expanduser(path))
+
+
+def _read(path: str) -> str:
+    if "://" in path:
+        return _read_url(path)
+    try:
+        with open(os.path.expanduser(path), encoding="utf-8-sig") as file:
+            return file.read()
+    except FileNotFoundError:
+        raise ConfigError(f"the configuration file `{path}` does not exist (looked from {os.getcwd()})") from None
+    except IsADirectoryError:
+        raise ConfigError(f"`{path}` is a folder; name the YAML file in it") from None
+    except UnicodeDecodeError as error:
+        raise ConfigError(f"{path}: not text in UTF-8 ({error.reason} at byte {error.start})") from None
+    except OSError as error:
+        raise ConfigError(f"the configuration file `{path}` cannot be read: {error.strerror}") from None
+
+
+def _read_url(url: str) -> str:
+    import fsspec
+    from pyarrow import fs
+
+    try:
+        try:
+            filesystem, inner = fs.FileSystem.from_uri(url)
+            with filesystem.open_input_stream(inner) as stream:
+                return stream.read().decode()
+        except (ValueError, NotImplementedError):  # a scheme that pyarrow does not have
+            with fsspec.open(url, encoding="utf-8", mode="r") as file:
+                return file.read()
+    except (OSError, ValueError, ImportError) as error:
+        raise ConfigError(f"the configuration file `{url}` cannot be read: {error}") from error
+
+
+def _mapping(text: str, source: str) -> dict[str, Any]:
+    raw = parse_yaml(text, source)
+    if raw is None:
+        raise ConfigError(f"{source} is empty; it needs the sections `data`, `features`, `tasks` and `model`")
+    if not isinstance(raw, dict):
+        raise ConfigError(
+            f"{source} holds {_described(raw)}; it must be a mapping with keys such as `data` and `model`"
+        )
+    return raw
+
+
+def _override(raw: dict[str, Any], override: str) -> str:
+    """Write `a.b.c=value` into `raw`, and return the path."""
+    path, equals, value = override.partition("=")
+    path = path.strip()
+    keys = path.split(".")
+    if not equals or not all(keys):
+        raise ConfigError(f"--set {override}: expected a dotted path, `=` and a value, such as `train.workers=4`")
+    parsed = parse_yaml(value, f"--set {override}")
+    inner = raw
+    for n, key in enumerate(keys[:-1]):
+        below = inner.get(key)
+        if below is None:
+            below = inner[key] = {}
+        if not isinstance(below, dict):
+            here = ".".join(keys[: n + 1])
+            raise ConfigError(
+                f"--set {override}: `{here}` is {_described(below)} and has no keys; set it whole: {here}=…"
+            )
+        inner = below
+    inner[keys[-1]] = parsed
+    return path
+
+
+def _described(value: Any) -> str:
+    return "a list" if isinstance(value, list) else f"the single value `{value}`"
+
+
+def _with_origin(sentence: str, set_paths: Sequence[str]) -> str:
+    path = sentence.split()[0].rstrip(":")
+    inside = any(path == p or path.startswith((f"{p}.", f"{p}[")) for p in set_paths)
+    above = "unknown key" in sentence and any(p.startswith(f"{path}.") for p in set_paths)
+    return f"{sentence} (given by --set)" if inside or above else sentence
+
+
+def _listed(lines: list[str], source: str) -> str:
+    if len(lines) == 1:
+        return f"{source}: {lines[0]}"
+    more = [f"  … and {len(lines) - MOST} more"] if len(lines) > MOST else []
+    return "\n".join([f"{source} has {len(lines)} errors:", *(f"  {line}" for line in lines[:MOST]), *more])

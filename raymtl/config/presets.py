@@ -1,0 +1,44 @@
+"""The published models as defaults over the slots."""
+
+from typing import Any
+
+PRESETS: dict[str, dict[str, Any]] = {
+    "single_task": {
+        "trunk": {"type": "single_task", "hidden": [256, 128]},
+        "towers": {"hidden": [64, 32]},
+    },
+    "shared_bottom": {
+        "trunk": {"type": "shared_bottom", "hidden": [256, 128]},
+        "towers": {"hidden": [64, 32]},
+    },
+    "mmoe": {
+        "trunk": {"type": "mmoe", "experts": 4, "hidden": [128, 64]},
+        "towers": {"hidden": [32]},
+    },
+    "ple": {
+        "trunk": {"type": "ple", "levels": 2, "task_experts": 2, "shared_experts": 2, "hidden": [128, 64]},
+        "towers": {"hidden": [32]},
+    },
+    "aitm": {
+        "trunk": {"type": "shared_bottom", "hidden": []},
+        "towers": {"hidden": [128, 64, 32]},
+        "coupler": {"type": "ait", "width": 32},
+        "order_loss": {"alpha": 0.6},
+    },
+}
+
+
+def apply_preset(model: dict[str, Any]) -> dict[str, Any]:
+    """Return the model section with the preset's slots filled in under the user's own keys.
+
+    A slot that the user gives with another `type` replaces the preset's slot whole; otherwise the user's keys win one by one.
+    An unknown preset changes nothing; the `Model` section refuses it.
+    """
+    name = model.get("preset")
+    preset = PRESETS.get(name, {}) if isinstance(name, str) else {}
+    merged: dict[str, Any] = {**preset, **model}
+    for slot, defaults in preset.items():
+        own = model.get(slot)
+        if isinstance(own, dict) and own.get("type", defaults.get("type")) == defaults.get("type"):
+            merged[slot] = {**defaults, **own}
+    return merged

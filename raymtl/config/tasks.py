@@ -1,0 +1,35 @@
+"""What the model predicts: one entry per task."""
+
+from typing import Literal
+
+from pydantic import NonNegativeFloat, PositiveFloat
+
+from raymtl.config.base import Section
+
+
+class Task(Section):
+    """One prediction target. Every head predicts on all impressions: `parent` gives the funnel's order, not a condition."""
+
+    kind: Literal["binary", "count", "real"] = "binary"
+    """`binary`: labels 0 or 1, cross entropy. `count`: labels ≥ 0, Poisson. `real`: any finite number, squared error."""
+    label: str | None = None
+    """Label column; null: the task's own name. Null (and NaN) means not observed."""
+    observed: str | None = None
+    """Boolean column that is true where the label counts. Null: observed wherever the label is not null."""
+    parent: str | None = None
+    """The task one step up the funnel (a click comes before a buy); binary tasks only."""
+    weight: NonNegativeFloat = 1.0
+    """Weight of the task's loss in the total."""
+    transform: Literal["none", "log1p"] = "none"
+    """`log1p` trains a `real` task on log(1+y); metrics are in the label's own unit. Labels must be ≥ 0 then."""
+    base_rate: PositiveFloat | None = None
+    """Mean label that the head's bias starts from; null: measured on a sample of the training days."""
+    normalizer_floor: NonNegativeFloat = 1.0
+    """Least number of observed labels that the mean of a batch divides by (`docs/losses.md`)."""
+    truth: str | None = None
+    """Column with the true probability or mean, as `raymtl synth` writes it: gives the best reachable metric. It is never
+    trained on."""
+
+    def label_column(self, name: str) -> str:
+        """The label column of the task that has this name."""
+        return self.label or name

@@ -1,0 +1,175 @@
+"""The batch that a training step takes, and its making from blocks.
+
+Shapes: B rows, T tasks, F dense features, L values of a jagged feature.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, fields
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import torch
+from torch import Tensor
+from torchrec.sparse.jagged_tensor import KeyedJaggedTensor
+from torchrec.streamable import Pipelineable
+
+from raymtl.config.features import BiasFeature, DenseFeature, IdFeature
+from raymtl.config.root import Config
+
+
+@dataclass
+class Batch(Pipelineable):
+    """One step's rows on one worker, always `B = train.batch_size / workers` of them: padding rows look up nothing and weigh
+    nothing, so that all workers and all steps have the same shapes."""
+
+    ids: KeyedJaggedTensor
+    """Rows of the pooled tables: kinds id, bias, ids; keys in the order of `Collator.pooled`."""
+    sequences: KeyedJaggedTensor
+    """Rows of the tables that are looked up unpooled; keys in the order of `Collator.unpooled`."""
+    dense: Tensor
+    """[B, F] float32."""
+    labels: Tensor
+    """[B, T] float32, 0 where not observed."""
+    observed: Tensor
+    """[B, T] bool."""
+    weight: Tensor
+    """[B] float32, 0 for padding."""
+    valid: Tensor
+    """[B] bool, false for padding."""
+    scenario: Tensor
+    """[B] int64."""
+    group: Tensor
+    """[B] int64, or empty in training."""
+    truth: Tensor
+    """[B, T] float32, NaN where unknown, or empty in training."""
+    totals: Tensor
+    """[T + 1] float64: over all workers, the weight of observed labels of each task, then the number of valid rows."""
+
+    def to(self, device: torch.device, non_blocking: bool = False) -> "Batch":
+        return Batch(**{f.name: _to(getattr(self, f.name), device, non_blocking) for f in fields(self)})
+
+    def record_stream(self, stream: Any) -> None:
+        for field in fields(self):
+            getattr(self, field.name).record_stream(stream)
+
+    def pin_memory(self) -> "Batch":
+        return Batch(**{f.name: getattr(self, f.name).pin_memory() for f in fields(self)})
+
+
+def _to(value: Any, device: torch.device, non_blocking: bool) -> Any:
+    return value.to(device=device, non_blocking=non_blocking)
+
+
+def unpooled_tables(config: Config) -> set[str]:
+    """Tables that some sequence feature reads.
+
+    TorchRec keeps pooled and unpooled tables in different modules, so all features of such a table are looked up unpooled.
+    """
+    return {config.table_of(n) for n, f in config.features.items() if f.kind == "sequence"}
+
+
+class Collator:
+    """Makes batches of a fixed number of rows out of slices of blocks."""
+
+    def __init__(self, config: Config, rows: int, evaluation: bool):
+        unpooled = unpooled_tables(config)
+        lookups = [n for n, f in config.features.items() if not isinstance(f, DenseFeature)]
+        self.pooled = [n for n in lookups if config.table_of(n) not in unpooled]
+        """Features of the pooled lookup, in the order of its keys."""
+        self.unpooled = [n for n in lookups if config.table_of(n) in unpooled]
+        """Features of the unpooled lookup, in the order of its keys."""
+        self.dense = [n for n, f in config.features.items() if isinstance(f, DenseFeature)]
+        self.tasks = list(config.active_tasks())
+        self._single = {n for n in lookups if isinstance(config.features[n], IdFeature | BiasFeature)}
+        self._truth = [n for n, t in config.active_tasks().items() if t.truth] if evaluation else []
+        self._has_weight = config.data.weight is not None
+        self._other_scenario = len(config.data.scenario.values) if config.data.scenario else None
+        self._has_group = evaluation and config.data.group is not None
+        self._evaluation = evaluation
+        self.rows = rows
+
+    def __call__(self, pieces: Sequence[pa.Table]) -> Batch:
+        """The batch of consecutive slices of blocks, `rows` rows at most in all; none: a batch of padding only."""
+        rows, tasks = self.rows, len(self.tasks)
+        filled = sum(len(p) for p in pieces)
+        labels = np.full((rows, tasks), np.nan, np.float32)
+        for t, name in enumerate(self.tasks):
+            _fill(labels[:, t], pieces, f"label:{name}")
+        observed = ~np.isnan(labels)
+        np.nan_to_num(labels, copy=False, nan=0.0)
+        dense = np.zeros((rows, len(self.dense)), np.float32)
+        for f, name in enumerate(self.dense):
+            _fill(dense[:, f], pieces, f"dense:{name}")
+        weight = np.zeros(rows, np.float32)
+        if self._has_weight:
+            _fill(weight, pieces, "weight")
+        else:
+            weight[:filled] = 1
+        valid = np.zeros(rows, bool)
+        valid[:filled] = True
+        scenario = np.zeros(rows, np.int64)
+        if self._other_scenario is not None:
+            scenario[:] = self._other_scenario
+            _fill(scenario, pieces, "scenario")
+        group = np.zeros(rows if self._evaluation else 0, np.int64)
+        if self._has_group:
+            _fill(group, pieces, "group")
+        truth = np.full((rows if self._evaluation else 0, tasks), np.nan, np.float32)
+        for name in self._truth:
+            _fill(truth[:, self.tasks.index(name)], pieces, f"truth:{name}")
+        # float64 sums: a float32 count stops at 2^24 and a bfloat16 one at 256
+        counts = np.empty(tasks + 1)
+        np.sum(observed * weight[:, None], axis=0, dtype=np.float64, out=counts[:tasks])
+        counts[tasks] = filled
+        return Batch(
+            ids=self._jagged(pieces, self.pooled),
+            sequences=self._jagged(pieces, self.unpooled),
+            dense=torch.from_numpy(dense),
+            labels=torch.from_numpy(labels),
+            observed=torch.from_numpy(observed),
+            weight=torch.from_numpy(weight),
+            valid=torch.from_numpy(valid),
+            scenario=torch.from_numpy(scenario),
+            group=torch.from_numpy(group),
+            truth=torch.from_numpy(truth),
+            totals=torch.from_numpy(counts),
+        )
+
+    def _jagged(self, pieces: Sequence[pa.Table], features: list[str]) -> KeyedJaggedTensor:
+        """Values feature by feature, [F·B] lengths; a full batch of single IDs without nulls is one copy per feature."""
+        rows = self.rows
+        lengths = np.zeros((len(features), rows), np.int32)
+        parts: list[np.ndarray] = []
+        for f, name in enumerate(features):
+            start = 0
+            for piece in pieces:
+                if name in self._single:
+                    column = _chunk(piece, f"id:{name}")
+                    if column.null_count:
+                        lengths[f, start : start + len(piece)] = column.is_valid().to_numpy(zero_copy_only=False)
+                        column = column.drop_null()
+                    else:
+                        lengths[f, start : start + len(piece)] = 1
+                    parts.append(column.to_numpy())
+                else:
+                    column = _chunk(piece, f"ids:{name}")
+                    lengths[f, start : start + len(piece)] = column.value_lengths().to_numpy()
+                    parts.append(column.flatten().to_numpy())
+                start += len(piece)
+        values = np.concatenate(parts) if parts else np.empty(0, np.int64)
+        return KeyedJaggedTensor(
+            keys=features, values=torch.from_numpy(values), lengths=torch.from_numpy(lengths.reshape(-1)), stride=rows
+        )
+
+
+def _chunk(piece: pa.Table, name: str) -> pa.Array:
+    column = piece.column(name)
+    return column.chunk(0) if column.num_chunks == 1 else column.combine_chunks()
+
+
+def _fill(target: np.ndarray, pieces: Sequence[pa.Table], name: str) -> None:
+    start = 0
+    for piece in pieces:
+        target[start : start + len(piece)] = _chunk(piece, name).to_numpy(zero_copy_only=False)
+        start += len(piece)

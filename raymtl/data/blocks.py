@@ -1,0 +1,160 @@
+"""Raw parquet columns to a block: the columns that a worker only has to slice.
+
+A block is an Arrow table with one column per use, named `<role>:<name>`:
+
+    id:<feature>     int64, row of the table; null: look up nothing        (features of kind id and bias)
+    ids:<feature>    list<int64>, rows of the table                        (kind ids and sequence)
+    dense:<feature>  float32, transformed, never null
+    label:<task>     float32, NaN where not observed
+    truth:<task>     float32, NaN where unknown                            (evaluation only)
+    weight           float32
+    scenario         int32, index into `data.scenario.values`, the last one being `other`
+    group            int64, the user's ID                                  (evaluation only)
+    unit             int32, place of the unit in the pass
+
+Everything is checked and converted here, in the reading tasks, column by column; `rules.py` has the rules.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+
+from raymtl.config.features import BiasFeature, DenseFeature, IdFeature, IdsFeature, SequenceFeature
+from raymtl.config.root import Config
+from raymtl.config.tasks import Task
+from raymtl.data import rules
+from raymtl.data.hashing import hash_rows, to_int64
+from raymtl.data.rules import Rule, one_array
+from raymtl.errors import DataError
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where a raw table comes from, for error messages."""
+
+    path: str
+    first_row: int
+
+    def error(self, column: str, used_by: str, row: int, value: Any, rule: Rule) -> DataError:
+        """The error of one value; `row` counts in the raw table."""
+        return DataError(
+            f"{self.path}: column `{column}` ({used_by}), row {self.first_row + row}: the {rule.noun} is {value}, "
+            f"expected {rule.expected}; {rule.remedy}"
+        )
+
+
+class BlockMaker:
+    """Turns raw tables of one configuration into blocks; small, and pickled into every reading task."""
+
+    def __init__(self, config: Config, evaluation: bool):
+        self._config = config
+        self._evaluation = evaluation
+        self._tasks = config.active_tasks()
+
+    def raw_columns(self) -> list[str]:
+        """Columns to read from the parquet files, each once."""
+        data, evaluation = self._config.data, self._evaluation
+        names = [f.column or n for n, f in self._config.features.items()]
+        for name, task in self._tasks.items():
+            names += [task.label_column(name), task.observed or "", (task.truth or "") if evaluation else ""]
+        names += [
+            data.weight or "",
+            data.scenario.column if data.scenario else "",
+            (data.group or "") if evaluation else "",
+        ]
+        return list(dict.fromkeys(n for n in names if n))
+
+    def __call__(self, raw: pa.Table, place: Place, unit: int) -> pa.Table:
+        """The block of a raw table; DataError names file, column, row and value where the contract is broken."""
+        columns: dict[str, pa.Array] = {}
+        for name, feature in self._config.features.items():
+            source = feature.column or name
+            if isinstance(feature, DenseFeature):
+                column = one_array(raw, source, "number")
+                columns[f"dense:{name}"] = _dense(column, feature, place, source, f"features.{name}")
+            elif isinstance(feature, IdFeature | BiasFeature):
+                ids = to_int64(one_array(raw, source, "id"))
+                columns[f"id:{name}"] = self._rows(ids, name, place, source)
+            else:
+                columns[f"ids:{name}"] = self._lists(one_array(raw, source, "ids"), name, feature, place, source)
+        for name, task in self._tasks.items():
+            columns[f"label:{name}"] = _label(raw, name, task, place)
+            if task.truth and self._evaluation:
+                columns[f"truth:{name}"] = pa.array(rules.floats(one_array(raw, task.truth, "number")))
+        data = self._config.data
+        if data.weight:
+            columns["weight"] = _weight(one_array(raw, data.weight, "number"), place, data.weight)
+        if data.scenario:
+            column = one_array(raw, data.scenario.column, "category")
+            columns["scenario"] = pa.array(rules.scenario_index(column, data.scenario.values))
+        if data.group and self._evaluation:
+            columns["group"] = to_int64(one_array(raw, data.group, "id")).fill_null(0)
+        columns["unit"] = pa.array(np.full(len(raw), unit, np.int32))
+        return pa.table(columns)
+
+    def _rows(
+        self, ids: pa.Array, feature: str, place: Place, column: str, owner: Callable[[int], int] = int
+    ) -> pa.Array:
+        """Rows of the table; `owner` gives the row of the raw table that holds the n-th ID."""
+        name = self._config.table_of(feature)
+        table = self._config.tables[name]
+        values = rules.int64_values(ids)
+        if table.id_space == "hash":
+            rows = hash_rows(values, table.rows)
+        else:
+            rows = np.ascontiguousarray(values)
+            wrong = rules.outside(ids, values, table.rows)
+            if wrong.any():
+                first = int(wrong.argmax())
+                rule = rules.direct_rule(name, table.rows)
+                raise place.error(column, f"features.{feature}", owner(first), values[first], rule)
+        valid = pa.array(ids.is_valid().to_numpy(zero_copy_only=False)).buffers()[1] if ids.null_count else None
+        return pa.Array.from_buffers(pa.int64(), len(ids), [valid, pa.py_buffer(rows)])
+
+    def _lists(
+        self, lists: pa.Array, name: str, feature: IdsFeature | SequenceFeature, place: Place, column: str
+    ) -> pa.Array:
+        flat, lengths = rules.list_parts(lists)
+        flat, lengths = rules.cut_lists(flat, lengths, feature)
+        offsets = np.zeros(len(lengths) + 1, np.int32)
+        np.cumsum(lengths, out=offsets[1:])
+
+        def owner(index: int) -> int:
+            return int(np.searchsorted(offsets, index, side="right")) - 1
+
+        return pa.ListArray.from_arrays(pa.array(offsets), self._rows(to_int64(flat), name, place, column, owner))
+
+
+def _dense(column: pa.Array, feature: DenseFeature, place: Place, name: str, used_by: str) -> pa.Array:
+    nulls = rules.null_mask(column)
+    values = rules.floats(column)
+    broken = rules.not_finite(values, nulls)
+    if broken.any():
+        row = int(broken.argmax())
+        raise place.error(name, used_by, row, column[row].as_py(), rules.DENSE)
+    values = (rules.scaled(values, feature.transform) - np.float32(feature.mean)) / np.float32(feature.std)
+    if nulls is not None:
+        values[nulls] = feature.fill
+    return pa.array(values.astype(np.float32, copy=False))
+
+
+def _label(raw: pa.Table, name: str, task: Task, place: Place) -> pa.Array:
+    source = task.label_column(name)
+    column = one_array(raw, source, "number")
+    values = rules.observed_labels(column, one_array(raw, task.observed, "flag") if task.observed else None)
+    wrong = rules.broken_labels(values, task)
+    if wrong.any():
+        row = int(wrong.argmax())
+        raise place.error(source, f"tasks.{name}.label", row, column[row].as_py(), rules.label_rule(name, task))
+    return pa.array(values)
+
+
+def _weight(column: pa.Array, place: Place, name: str) -> pa.Array:
+    values, wrong = rules.weights(column)
+    if wrong.any():
+        row = int(wrong.argmax())
+        raise place.error(name, "data.weight", row, column[row].as_py(), rules.WEIGHT)
+    return pa.array(values)

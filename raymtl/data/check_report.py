@@ -1,0 +1,229 @@
+"""What `raymtl check` tells: the figures of each part of the data, and what is wrong or odd about them in sentences.
+
+A **problem** breaks the contract: training would stop there. A **warning** is allowed, but rarely meant. A **note** is for the
+record.
+"""
+
+import dataclasses
+import math
+from dataclasses import dataclass, field
+from typing import Any
+
+MOST_PLACES = 20
+"""Places of broken values that a report keeps per rule."""
+
+
+@dataclass
+class LabelRate:
+    """Labels of one task in some rows."""
+
+    rows: int
+    observed: int
+    mean: float | None
+    """Mean of the observed labels: the share of positives of a binary task."""
+    squares: float = field(default=0.0, metadata={"hidden": True})
+    """Mean of the squares, for the spread."""
+
+    @property
+    def observed_share(self) -> float:
+        return self.observed / self.rows if self.rows else 0.0
+
+
+@dataclass
+class TaskReport:
+    kind: str
+    column: str
+    all: LabelRate
+    by_day: dict[str, LabelRate]
+    by_scenario: dict[str, LabelRate]
+    """Empty without `data.scenario`."""
+
+
+@dataclass
+class ColumnReport:
+    """One use of a column; what its kind does not have is None."""
+
+    kind: str
+    column: str
+    rows: int
+    nulls: int
+    not_finite: int | None = None
+    """NaN and infinities."""
+    min: float | str | None = None
+    mean: float | None = None
+    max: float | str | None = None
+    std: float | None = None
+    scaled_mean: float | None = None
+    """Mean of a dense feature after `transform`: what its `mean` should be, about."""
+    scaled_std: float | None = None
+    """The same for `std`."""
+    distinct: int | None = None
+    """Distinct IDs, estimated within about 1 %."""
+    table: str | None = None
+    empty: int | None = None
+    """Empty and null lists."""
+    null_elements: int | None = None
+    """Nulls inside lists, which are left out."""
+    mean_length: float | None = None
+    """Over the rows that have any ID."""
+    longest: int | None = None
+    cut: int | None = None
+    """Lists longer than `max_length`."""
+    off_day: int | None = None
+    """Timestamps more than a day outside their partition."""
+
+
+@dataclass
+class TableReport:
+    id_space: str
+    rows: int
+    distinct: int
+    """Distinct IDs of all features that look the table up, estimated."""
+    shared: float | None
+    """Expected share of the IDs that share their row with another ID; None for `direct`."""
+
+
+@dataclass
+class FunnelReport:
+    child: str
+    parent: str
+    rows: int
+    """Rows where both are observed."""
+    positives: int
+    """Rows among them where the child is 1."""
+    violations: int
+    """Rows among those where the parent is 0."""
+    first: str | None
+    """`file, row n` of the first."""
+
+
+@dataclass
+class BrokenPlace:
+    file: str
+    row: int
+    value: str
+    count: int
+    """Broken values of this rule in the file."""
+
+
+@dataclass
+class BrokenReport:
+    """Values that break one rule."""
+
+    column: str
+    used_by: str
+    noun: str
+    """`value`, `label`, `weight`, `ID`."""
+    expected: str
+    remedy: str
+    count: int
+    files: int
+    places: list[BrokenPlace]
+    """The first place in each file, for the first files."""
+
+
+@dataclass
+class SchemaDifference:
+    """A column that is not the same in all files."""
+
+    column: str
+    used: bool
+    types: dict[str, tuple[int, str]]
+    """Number of files, and the first of them, by type."""
+    missing: int
+    """Files without the column."""
+    first_missing: str | None
+
+
+@dataclass
+class ScenarioReport:
+    column: str
+    listed: dict[str, int]
+    """Rows of each value of the configuration."""
+    unlisted: dict[str, int]
+    """Rows of the other values, most frequent first; they count as `other`."""
+    nulls: int
+
+
+@dataclass(kw_only=True)
+class Findings:
+    """Sentences."""
+
+    problems: list[str] = field(default_factory=list)
+    warnings: list[str] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
+
+
+@dataclass(kw_only=True)
+class PartReport(Findings):
+    """One part of the data, `train` or `eval`."""
+
+    path: str
+    days: str
+    files: int = 0
+    bytes: int = 0
+    row_groups: int = 0
+    units: int = 0
+    rows: int = 0
+    """Rows by the files' own account."""
+    rows_by_day: dict[str, int] = field(default_factory=dict)
+    features: dict[str, ColumnReport] = field(default_factory=dict)
+    others: dict[str, ColumnReport] = field(default_factory=dict)
+    """Weight, group, timestamp, truths: by key of the configuration."""
+    tables: dict[str, TableReport] = field(default_factory=dict)
+    tasks: dict[str, TaskReport] = field(default_factory=dict)
+    funnel: list[FunnelReport] = field(default_factory=list)
+    scenario: ScenarioReport | None = None
+    broken: list[BrokenReport] = field(default_factory=list)
+    schema: list[SchemaDifference] = field(default_factory=list)
+
+
+@dataclass
+class CheckReport:
+    """What one pass over the data found."""
+
+    parts: dict[str, PartReport]
+    """`train`, `eval`."""
+    across: Findings
+    """About the parts beside each other."""
+    seconds: float
+
+    @property
+    def problems(self) -> list[str]:
+        """Breaches of the contract; any of them and `raymtl check` ends with exit code 65."""
+        return self._all("problems")
+
+    @property
+    def warnings(self) -> list[str]:
+        return self._all("warnings")
+
+    @property
+    def notes(self) -> list[str]:
+        return self._all("notes")
+
+    @property
+    def rows(self) -> int:
+        return sum(p.rows for p in self.parts.values())
+
+    def to_dict(self) -> dict[str, Any]:
+        """Everything as plain values that JSON can hold."""
+        parts = {name: _plain(part) for name, part in self.parts.items()}
+        sentences = {"problems": self.problems, "warnings": self.warnings, "notes": self.notes}
+        return {"ok": not self.problems, **sentences, "rows": self.rows, "seconds": self.seconds, "parts": parts}
+
+    def _all(self, what: str) -> list[str]:
+        return [f"{name}: {s}" for name, part in self.parts.items() for s in getattr(part, what)] + getattr(
+            self.across, what
+        )
+
+
+def _plain(value: Any) -> Any:
+    if dataclasses.is_dataclass(value):
+        shown = [f for f in dataclasses.fields(value) if "hidden" not in f.metadata]
+        pairs = {f.name: _plain(getattr(value, f.name)) for f in shown}
+        return {k: v for k, v in pairs.items() if v is not None or not isinstance(value, ColumnReport)}
+    if isinstance(value, dict):
+        return {k: _plain(v) for k, v in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(v) for v in value]
+    return str(value) if isinstance(value, float) and not math.isfinite(value) else value

@@ -1,0 +1,187 @@
+"""The columns that a configuration needs from the logs, and whether a file's schema has them with a fitting type."""
+
+import difflib
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import pyarrow as pa
+
+from raymtl.config.features import DenseFeature, IdsFeature, SequenceFeature
+from raymtl.config.root import Config
+
+Kind = Literal["id", "ids", "number", "flag", "category", "time"]
+
+
+@dataclass(frozen=True)
+class Column:
+    """One column that the configuration reads."""
+
+    name: str
+    """Name in the parquet files."""
+    kind: Kind
+    """What it must hold."""
+    used_by: str
+    """Dotted key of the configuration that asks for it."""
+    training: bool = True
+    """False: read for evaluation only (the scenario, the group, the truth)."""
+
+
+def required_columns(config: Config) -> list[Column]:
+    """Every column that the configuration reads, each once per use, in the order of the configuration."""
+    data = config.data
+    columns: list[Column] = []
+    for name, feature in config.features.items():
+        kind: Kind = "number" if isinstance(feature, DenseFeature) else "id"
+        if isinstance(feature, IdsFeature | SequenceFeature):
+            kind = "ids"
+        columns.append(Column(feature.column or name, kind, f"features.{name}"))
+    for name, task in config.active_tasks().items():
+        columns.append(Column(task.label_column(name), "number", f"tasks.{name}.label"))
+        if task.observed:
+            columns.append(Column(task.observed, "flag", f"tasks.{name}.observed"))
+        if task.truth:
+            columns.append(Column(task.truth, "number", f"tasks.{name}.truth", training=False))
+    if data.scenario:
+        columns.append(Column(data.scenario.column, "category", "data.scenario.column"))
+    if data.weight:
+        columns.append(Column(data.weight, "number", "data.weight"))
+    if data.group:
+        columns.append(Column(data.group, "id", "data.group", training=False))
+    if data.timestamp:
+        columns.append(Column(data.timestamp, "time", "data.timestamp", training=False))
+    return columns
+
+
+def schema_faults(schema: pa.Schema, config: Config, columns: Iterable[Column]) -> list[tuple[Column, str]]:
+    """The columns that a schema lacks or has with a type that does not fit, each with what is wrong in words."""
+    names = schema.names
+    types = dict(zip(names, schema.types, strict=True))
+    faults = []
+    for column in columns:
+        label = f"column `{column.name}` ({column.used_by})"
+        if column.name not in types:
+            close = _nearest(column.name, names)
+            hint = f"did you mean `{close}`?" if close else f"its columns are {', '.join(names[:12])}"
+            faults.append((column, f"{label} is missing; {hint}"))
+        elif names.count(column.name) > 1:
+            faults.append((column, f"{label} is there {names.count(column.name)} times; write each column once"))
+        elif not fits(types[column.name], column.kind):
+            found, expected = types[column.name], _EXPECTED[column.kind]
+            remedy = "write the column with that type or name another one"
+            faults.append((column, f"{label} has type {found}, expected {expected}; {remedy}"))
+        elif is_text(types[column.name]) and (table := _direct_table(config, column)):
+            remedy = f"but tables.{table}.id_space is `direct`; use integers or id_space `hash`"
+            faults.append((column, f"{label} holds strings, {remedy}"))
+    return faults
+
+
+def mixed_problems(files: Iterable[tuple[str, pa.Schema]], columns: Sequence[Column]) -> list[str]:
+    """The ID columns that hold integers in one file and strings in another: the ID 7 and the ID "7" are two IDs."""
+    ids = [c for c in columns if c.kind in ("id", "ids")]
+    first: dict[tuple[str, bool], str] = {}
+    seen: set[int] = set()  # schema objects that equal an earlier one are shared, see `read_footers`
+    for path, schema in files:
+        if id(schema) in seen:
+            continue
+        seen.add(id(schema))
+        for column in ids:
+            if column.name in schema.names and not _is_empty(kind := schema.types[schema.names.index(column.name)]):
+                first.setdefault((column.used_by, is_text(kind)), path)
+    return [
+        f"column `{column.name}` ({column.used_by}) holds integers in {first[column.used_by, False]} and strings in "
+        f"{first[column.used_by, True]}, which are different IDs; write it with one type in all files"
+        for column in ids
+        if (column.used_by, False) in first and (column.used_by, True) in first
+    ]
+
+
+def fits(found: pa.DataType, kind: Kind) -> bool:
+    """Whether a column of type `found` can be read as `kind`; type null (no value at all) always can."""
+    return pa.types.is_null(found) or _FITS[kind](found)
+
+
+def is_string_column(schema: pa.Schema, name: str) -> bool:
+    """Whether a top-level column holds strings: those are read dictionary-encoded, so that each value is hashed once."""
+    return name in schema.names and (
+        pa.types.is_string(schema.field(name).type) or pa.types.is_large_string(schema.field(name).type)
+    )
+
+
+def _direct_table(config: Config, column: Column) -> str | None:
+    feature = column.used_by.removeprefix("features.")
+    if feature not in config.features or isinstance(config.features[feature], DenseFeature):
+        return None
+    table = config.table_of(feature)
+    return table if config.tables[table].id_space == "direct" else None
+
+
+def _nearest(name: str, names: list[str]) -> str | None:
+    return next(iter(difflib.get_close_matches(name, names, n=1)), None)
+
+
+def _leaf(kind: pa.DataType) -> pa.DataType:
+    """The type of the values of a list and of a dictionary."""
+    while _has_elements(kind) or pa.types.is_dictionary(kind):
+        kind = kind.value_type
+    return kind
+
+
+def _has_elements(kind: pa.DataType) -> bool:
+    return pa.types.is_list(kind) or pa.types.is_large_list(kind) or pa.types.is_fixed_size_list(kind)
+
+
+def _is_empty(kind: pa.DataType) -> bool:
+    return pa.types.is_null(_leaf(kind))
+
+
+def is_text(kind: pa.DataType) -> bool:
+    """Whether a column of IDs, or of lists of them, holds strings."""
+    kind = _leaf(kind)
+    return pa.types.is_string(kind) or pa.types.is_large_string(kind)
+
+
+def _is_id(kind: pa.DataType) -> bool:
+    inner = kind.value_type if pa.types.is_dictionary(kind) else kind
+    return pa.types.is_integer(inner) or pa.types.is_string(inner) or pa.types.is_large_string(inner)
+
+
+def _is_number(kind: pa.DataType) -> bool:
+    return (
+        pa.types.is_integer(kind)
+        or pa.types.is_floating(kind)
+        or pa.types.is_boolean(kind)
+        or pa.types.is_decimal(kind)
+    )
+
+
+def _is_list(kind: pa.DataType) -> bool:
+    return _has_elements(kind) and (_is_id(kind.value_type) or pa.types.is_null(kind.value_type))
+
+
+def _is_flag(kind: pa.DataType) -> bool:
+    return pa.types.is_boolean(kind) or pa.types.is_integer(kind)
+
+
+def _is_time(kind: pa.DataType) -> bool:
+    return (
+        pa.types.is_timestamp(kind) or pa.types.is_integer(kind) or pa.types.is_floating(kind) or pa.types.is_date(kind)
+    )
+
+
+_FITS: dict[Kind, Callable[[pa.DataType], bool]] = {
+    "id": _is_id,
+    "ids": _is_list,
+    "number": _is_number,
+    "flag": _is_flag,
+    "category": _is_id,
+    "time": _is_time,
+}
+_EXPECTED: dict[Kind, str] = {
+    "id": "an integer or a string",
+    "ids": "a list of integers or strings",
+    "number": "a number or a boolean",
+    "flag": "a boolean or an integer (0: not observed)",
+    "category": "a string or an integer",
+    "time": "a timestamp or a number",
+}

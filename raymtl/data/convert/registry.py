@@ -1,0 +1,42 @@
+"""The table of converters: one entry per public data set."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from raymtl.data.convert.census import convert_census
+from raymtl.errors import DataError
+
+
+@dataclass(frozen=True)
+class Converter:
+    """One public data set and the function that turns it into logs."""
+
+    summary: str
+    """One line for `raymtl convert --list`: what the data set is, and its tasks."""
+    source: str
+    """What the source folder must hold, and where a user gets it."""
+    run: Callable[[str, str], str]
+    """`run(source, out)` writes the logs and `out/config.yaml`, and returns the path of that file."""
+
+
+CONVERTERS: dict[str, Converter] = {
+    "census": Converter(
+        summary="UCI Census-Income (KDD), 299,285 rows: income above 50,000 and never married, the MMoE paper's pair",
+        source="census_income_1994_1995_{train,test}.csv.gz, or UCI's census-income.data and census-income.test "
+        "(https://archive.ics.uci.edu/dataset/117), plain or .gz",
+        run=convert_census,
+    ),
+}
+
+
+def convert(name: str, source: str, out: str) -> str:
+    """Convert the data set `name` from folder `source` into folder `out`; returns the path of the new `config.yaml`.
+
+    Raises DataError for a name that is not in `CONVERTERS`, and whatever is wrong with the source.
+    """
+    converter = CONVERTERS.get(name)
+    if converter is None:
+        raise DataError(
+            f"there is no converter `{name}`; known are {sorted(CONVERTERS)} (docs/converters.md: how to add one)"
+        )
+    return converter.run(source, out)

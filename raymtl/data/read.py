@@ -1,0 +1,196 @@
+"""Ray Data source of a plan: reading tasks turn row groups into blocks, in the order of the pass."""
+
+import time
+from collections.abc import Iterable, Iterator, Sequence
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.fs as pafs
+import pyarrow.parquet as pq
+import ray.data
+from ray.data.block import BlockMetadata
+from ray.data.context import DataContext
+from ray.data.datasource import Datasource, ReadTask
+
+from raymtl.config.features import DenseFeature, IdsFeature, SequenceFeature
+from raymtl.config.root import Config
+from raymtl.data.blocks import BlockMaker, Place
+from raymtl.data.contract import is_string_column
+from raymtl.data.source import open_filesystem
+from raymtl.data.units import Fragment, Plan
+from raymtl.errors import DataError
+
+Schedule = Sequence[tuple[int, int]]
+"""What to read, in order: (pass, unit of the plan). The pass only changes how rows are shuffled."""
+
+_TYPICAL_LIST = 16
+_ATTEMPTS = 4
+
+
+class UnitsDatasource(Datasource):
+    """The units of a schedule, each read by one task or more; each block holds rows of one unit."""
+
+    def __init__(self, plan: Plan, schedule: Schedule, config: Config, evaluation: bool):
+        super().__init__()
+        self._plan, self._schedule = plan, schedule
+        self._maker = BlockMaker(config, evaluation)
+        self._block_rows = config.data.block_rows
+        self._row_bytes = estimated_row_bytes(config)
+        self._shuffle_seed = config.data.shuffle.seed if config.data.shuffle.mode == "rows" and not evaluation else None
+
+    def get_name(self) -> str:
+        return "ReadUnits"
+
+    def estimate_inmemory_data_size(self) -> int:
+        return self._plan.rows * self._row_bytes
+
+    def get_read_tasks(self, parallelism: int, per_task_row_limit=None, data_context=None) -> list[ReadTask]:
+        tasks = []
+        for place, (pass_number, number) in enumerate(self._schedule):
+            for portion in _portions(self._plan.units[number].fragments, self._block_rows):
+                seeds = [
+                    None if self._shuffle_seed is None else [self._shuffle_seed, pass_number, number, n]
+                    for n, _ in portion
+                ]
+                fragments = [f for _, f in portion]
+                read = _ReadPortion(self._plan.root, fragments, seeds, place, self._maker, self._block_rows)
+                rows = sum(f.rows for f in fragments)
+                metadata = BlockMetadata(rows, rows * self._row_bytes, [f.path for f in fragments], None)
+                tasks.append(ReadTask(read, metadata))
+        return tasks
+
+    def task_count(self) -> int:
+        """Number of reading tasks."""
+        return sum(len(_portions(self._plan.units[n].fragments, self._block_rows)) for _, n in self._schedule)
+
+
+def _portions(fragments: Sequence[Fragment], rows: int) -> list[list[tuple[int, Fragment]]]:
+    """Numbered fragments gathered, in order, until a portion has `rows` rows: a task per tiny file would cost more than its
+    reading."""
+    portions: list[list[tuple[int, Fragment]]] = []
+    gathered = rows
+    for numbered in enumerate(fragments):
+        if gathered >= rows:
+            portions.append([])
+            gathered = 0
+        portions[-1].append(numbered)
+        gathered += numbered[1].rows
+    return portions
+
+
+class _ReadPortion:
+    """The body of one reading task: some fragments of one unit."""
+
+    def __init__(
+        self,
+        root: str,
+        fragments: list[Fragment],
+        seeds: list[list[int] | None],
+        unit: int,
+        maker: BlockMaker,
+        block_rows: int,
+    ):
+        self._root, self._fragments, self._seeds, self._unit = root, fragments, seeds, unit
+        self._maker, self._block_rows = maker, block_rows
+
+    def __call__(self) -> Iterable[pa.Table]:
+        for fragment, seed in zip(self._fragments, self._seeds, strict=True):
+            random = None if seed is None else np.random.default_rng(seed)
+            for raw, first_row in read_fragment(self._root, fragment, self._maker.raw_columns(), self._block_rows):
+                block = self._maker(raw, Place(fragment.path, first_row), self._unit)
+                if random is not None:
+                    block = block.take(pa.array(random.permutation(len(block))))
+                yield block
+
+
+def read_fragment(root: str, fragment: Fragment, columns: list[str], rows: int) -> Iterator[tuple[pa.Table, int]]:
+    """Raw tables of at most `rows` rows with the given columns, each with the row of the file where it starts.
+
+    A remote storage that fails is asked again, and no row is handed on twice. Raises DataError where the file is damaged or
+    is no longer the one that was planned.
+    """
+    filesystem, _ = open_filesystem(root)
+    attempts = 1 if isinstance(filesystem, pafs.LocalFileSystem) else _ATTEMPTS
+    done = fragment.first_row
+    for attempt in range(attempts):
+        row = fragment.first_row
+        try:
+            for table in _tables(filesystem, fragment, columns, rows):
+                if row == done:
+                    yield table, row
+                    done += len(table)
+                row += len(table)
+        except FileNotFoundError as error:
+            raise DataError(_changed(fragment)) from error
+        except (pa.ArrowException, OSError) as error:
+            if isinstance(error, OSError) and attempt + 1 < attempts:
+                time.sleep(2**attempt)
+                continue
+            raise DataError(
+                f"{fragment.path}: cannot be read from row {done} on ({str(error).splitlines()[0]}); write the file again"
+            ) from error
+        if done != fragment.first_row + fragment.rows:
+            raise DataError(_changed(fragment))
+        return
+
+
+def _tables(filesystem: pafs.FileSystem, fragment: Fragment, columns: list[str], rows: int) -> Iterator[pa.Table]:
+    with filesystem.open_input_file(fragment.path) as stream:
+        metadata = pq.read_metadata(stream)
+        schema = metadata.schema.to_arrow_schema()
+        # A file replaced since the plan was made would be read twice or in part without anybody noticing
+        if max(fragment.row_groups) >= metadata.num_row_groups or not set(columns) <= set(schema.names):
+            raise DataError(_changed(fragment))
+        strings = [c for c in columns if is_string_column(schema, c)]
+        # Pages without a checksum are read as they are: pyarrow writes none unless told to, Spark does
+        file = pq.ParquetFile(
+            stream, metadata=metadata, read_dictionary=strings, pre_buffer=True, page_checksum_verification=True
+        )
+        for batch in file.iter_batches(rows, row_groups=list(fragment.row_groups), columns=columns, use_threads=False):
+            yield pa.Table.from_batches([batch])
+
+
+def _changed(fragment: Fragment) -> str:
+    return f"{fragment.path}: the file was replaced or removed after the run began; leave the days of a run as they are"
+
+
+def estimated_row_bytes(config: Config) -> int:
+    """Bytes of one row of a block, about."""
+    total = 16 + 4 * len(config.tasks)
+    for feature in config.features.values():
+        if isinstance(feature, DenseFeature):
+            total += 4
+        elif isinstance(feature, IdsFeature | SequenceFeature):
+            total += 4 + 8 * min(feature.max_length or _TYPICAL_LIST, _TYPICAL_LIST)
+        else:
+            total += 8
+    return total
+
+
+def stream(
+    plan: Plan,
+    schedule: Schedule,
+    config: Config,
+    *,
+    workers: int,
+    evaluation: bool,
+    read_tasks: int,
+) -> list[ray.data.DataIterator]:
+    """One iterator of blocks per worker over the units of `schedule`: every row goes to exactly one of them, in that order.
+
+    The blocks are dealt to the worker with the fewest rows so far. None is cut off to make the shares equal
+    (`equal=False`): the workers agree on their steps themselves (`training/feed.py`), so no row is left out.
+    """
+    context = DataContext.get_current().copy()
+    # One piece of `block_rows` rows is one block: a lower target than its size keeps Ray from gluing pieces together.
+    context.target_max_block_size = max(1, int(0.7 * config.data.block_rows * estimated_row_bytes(config)))
+    context.execution_options.preserve_order = True
+    context.enable_progress_bars = False
+    context.print_on_execution_start = False
+    with DataContext.current(context):
+        source = UnitsDatasource(plan, schedule, config, evaluation)
+        tasks = source.task_count()
+        dataset = ray.data.read_datasource(
+            source, concurrency=max(1, min(read_tasks, tasks)), override_num_blocks=tasks
+        )
+        return dataset.streaming_split(workers, equal=False)

@@ -1,0 +1,171 @@
+"""What a value may be, and what null, NaN and wide types turn into: the one place for the contract's rules on values.
+
+The reading tasks stop at the first value that breaks a rule (`blocks.py`); `raymtl check` counts them all (`check_scan.py`).
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from raymtl.config.features import IdsFeature, SequenceFeature
+from raymtl.config.tasks import Task
+from raymtl.data.contract import Kind
+
+
+@dataclass(frozen=True)
+class Rule:
+    """One rule in words: "the `noun` is 7, expected `expected`; `remedy`"."""
+
+    noun: str
+    expected: str
+    remedy: str
+
+
+DENSE = Rule("value", "a finite number", "write null where the value is unknown")
+WEIGHT = Rule("weight", "a finite number ≥ 0", "write 0 or null for a row that is not to count")
+
+# What a column without any value is read as: parquet writers give it the type `null`
+_EMPTY: dict[Kind, pa.DataType] = {
+    "id": pa.int64(),
+    "ids": pa.list_(pa.int64()),
+    "number": pa.float32(),
+    "flag": pa.bool_(),
+    "category": pa.string(),
+    "time": pa.timestamp("us"),
+}
+
+
+def label_rule(name: str, task: Task) -> Rule:
+    """The rule of a task's labels."""
+    if task.kind == "binary":
+        expected = "0 or 1"
+    elif task.kind == "count" or task.transform == "log1p":
+        expected = "a finite number ≥ 0"
+    else:
+        expected = "a finite number"
+    return Rule("label", expected, f"mend the logs (null: not observed) or set tasks.{name}.kind")
+
+
+def direct_rule(table: str, rows: int) -> Rule:
+    """The rule of the IDs of a `direct` table."""
+    return Rule(
+        "ID",
+        f"0 to {rows - 1}, the rows of the `direct` table `{table}`",
+        f"raise tables.{table}.rows, or use id_space `hash`",
+    )
+
+
+def one_array(raw: pa.Table, name: str, kind: Kind) -> pa.Array:
+    """A column as one array; a column of type null gets a type that fits its kind."""
+    column = raw.column(name)
+    if pa.types.is_null(column.type):
+        return pa.nulls(len(column), _EMPTY[kind])
+    if column.num_chunks == 1:
+        return column.chunk(0)
+    if pa.types.is_dictionary(column.type):
+        column = column.unify_dictionaries()
+    combined = column.combine_chunks()
+    return combined.chunk(0) if isinstance(combined, pa.ChunkedArray) else combined
+
+
+def null_mask(column: pa.Array) -> np.ndarray | None:
+    """True where the column is null, [N] bool; None without any null."""
+    return column.is_null().to_numpy(zero_copy_only=False) if column.null_count else None
+
+
+def floats(column: pa.Array) -> np.ndarray:
+    """A column of numbers or booleans as float32, null as NaN; may be a read-only view."""
+    return column.cast(pa.float32(), safe=False).to_numpy(zero_copy_only=False)
+
+
+def not_finite(values: np.ndarray, nulls: np.ndarray | None) -> np.ndarray:
+    """Where a dense value breaks `DENSE`: NaN or infinite (also beyond the range of float32), but not null."""
+    broken = ~np.isfinite(values)
+    return broken if nulls is None else broken & ~nulls
+
+
+def scaled(values: np.ndarray, transform: str) -> np.ndarray:
+    """Dense values after `transform`, before `mean` and `std`."""
+    return np.sign(values) * np.log1p(np.abs(values)) if transform == "log1p" else values
+
+
+def observed_labels(labels: pa.Array, flags: pa.Array | None) -> np.ndarray:
+    """Labels as float32, NaN where not observed: null, NaN, or a flag that is false, 0 or null."""
+    values = floats(labels)
+    if flags is None:
+        return values
+    seen = flags.cast(pa.bool_()).fill_null(False).to_numpy(zero_copy_only=False)
+    return np.where(seen, values, np.float32(np.nan))
+
+
+def broken_labels(values: np.ndarray, task: Task) -> np.ndarray:
+    """Where an observed label breaks its task's rule, [N] bool."""
+    if task.kind == "binary":
+        wrong = (values != 0) & (values != 1)
+    elif task.kind == "count" or task.transform == "log1p":
+        wrong = ~((values >= 0) & np.isfinite(values))
+    else:
+        wrong = np.isinf(values)
+    return wrong & ~np.isnan(values)
+
+
+def weights(column: pa.Array) -> tuple[np.ndarray, np.ndarray]:
+    """Weights as float32, null as 0, and where they break `WEIGHT`."""
+    nulls = null_mask(column)
+    values = floats(column)
+    if nulls is not None:
+        values = np.where(nulls, np.float32(0), values)
+    return values, ~((values >= 0) & np.isfinite(values))
+
+
+def scenario_index(column: pa.Array, values: list[str | int]) -> np.ndarray:
+    """Index of each row's scenario in `values`, [N] int32; null and anything unknown is the index after the last."""
+    known = pa.array([str(v) for v in values], pa.string())
+    if pa.types.is_dictionary(column.type):
+        words = column.dictionary.cast(pa.string())
+        found = pc.index_in(words, value_set=known).take(column.indices)
+    else:
+        found = pc.index_in(column.cast(pa.string()), value_set=known)
+    return found.fill_null(len(values)).to_numpy(zero_copy_only=False).astype(np.int32, copy=False)
+
+
+def list_parts(lists: pa.Array) -> tuple[pa.Array, np.ndarray]:
+    """The elements of a list column without nulls, and the number of them in each row, [N] int64; a null list has none."""
+    flat = lists.flatten()  # skips what lies below null lists
+    lengths = pc.list_value_length(lists).fill_null(0).to_numpy(zero_copy_only=False).astype(np.int64)
+    if flat.null_count:
+        owner = np.repeat(np.arange(len(lengths)), lengths)
+        lengths = np.bincount(owner[flat.is_valid().to_numpy(zero_copy_only=False)], minlength=len(lengths))
+        flat = flat.drop_null()
+    return flat, lengths
+
+
+def cut_lists(
+    flat: pa.Array, lengths: np.ndarray, feature: IdsFeature | SequenceFeature
+) -> tuple[pa.Array, np.ndarray]:
+    """`list_parts` with `max_length` elements of each row at most: the first ones of `ids`, the last ones of a `sequence`."""
+    longest = feature.max_length
+    if longest is None or not len(lengths) or lengths.max() <= longest:
+        return flat, lengths
+    position = np.arange(len(flat)) - np.repeat(np.cumsum(lengths) - lengths, lengths)
+    if isinstance(feature, IdsFeature):
+        keep = position < longest
+    else:
+        keep = position >= np.repeat(lengths, lengths) - longest
+    return flat.filter(pa.array(keep)), np.minimum(lengths, longest)
+
+
+def outside(ids: pa.Array, values: np.ndarray, rows: int) -> np.ndarray:
+    """Where an int64 ID (`values` are those of `ids`, with anything below its nulls) is no row of a `direct` table."""
+    wrong = (values < 0) | (values >= rows)
+    nulls = null_mask(ids)
+    return wrong if nulls is None else wrong & ~nulls
+
+
+def int64_values(array: pa.Array) -> np.ndarray:
+    """The values of an int64 array without a copy, whatever stands below its nulls."""
+    if not len(array):
+        return np.empty(0, np.int64)
+    return np.frombuffer(array.buffers()[1], np.int64)[array.offset : array.offset + len(array)]

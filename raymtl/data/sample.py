@@ -1,0 +1,55 @@
+"""The cheap look at the data before a run: a few pieces of the training days, checked and counted in the driver."""
+
+from dataclasses import replace
+
+import numpy as np
+
+from raymtl.config.root import Config
+from raymtl.data.blocks import BlockMaker, Place
+from raymtl.data.read import read_fragment
+from raymtl.data.units import Plan
+from raymtl.errors import DataError
+
+_PIECES = 4
+_ROWS = 50_000
+
+
+def sample_base_rates(config: Config, plan: Plan) -> dict[str, float]:
+    """Weighted mean of the observed labels of each task over a few pieces spread over the plan, where the heads' biases start.
+
+    The same pieces go through every check that a reading task makes, so a broken value there stops the job in seconds.
+    Raises DataError where a task has no observed label at all in the sample and no `base_rate` in the configuration.
+    """
+    maker = BlockMaker(config, evaluation=False)
+    fragments = [f for unit in plan.units for f in unit.fragments]
+    places = sorted({round(p) for p in np.linspace(0, len(fragments) - 1, _PIECES)})
+    sums = {name: np.zeros(3) for name in config.active_tasks()}
+    for place in places:
+        fragment = fragments[place]
+        first = replace(fragment, row_groups=fragment.row_groups[:1])
+        for raw, row in read_fragment(plan.root, first, maker.raw_columns(), _ROWS):
+            block = maker(raw, Place(fragment.path, row), 0)
+            weight = block.column("weight").to_numpy() if config.data.weight else np.ones(len(block), np.float32)
+            for name, triple in sums.items():
+                labels = block.column(f"label:{name}").to_numpy()
+                seen = ~np.isnan(labels)
+                labels, weights = labels[seen].astype(np.float64), weight[seen].astype(np.float64)
+                triple += [labels @ weights, weights.sum(), len(weights)]
+            break  # the first piece of the row group is enough
+    rates = {}
+    for name, task in config.active_tasks().items():
+        total, weighed, count = sums[name].tolist()
+        if task.base_rate is not None:
+            rates[name] = task.base_rate
+        elif weighed == 0:
+            raise DataError(
+                f"tasks.{name}: no label is observed in a sample of the training days (column `{task.label_column(name)}`"
+                + (f", observed where `{task.observed}`" if task.observed else "")
+                + (f", weighted by `{config.data.weight}`" if config.data.weight else "")
+                + f"); choose days whose labels are there, or set tasks.{name}.base_rate to go on anyway"
+            )
+        else:
+            # half a label of mean weight keeps the logarithm finite where the sample has one class only
+            more = 0.0 if task.kind == "real" else weighed / count
+            rates[name] = (total + 0.5 * more) / (weighed + more)
+    return rates

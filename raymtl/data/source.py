@@ -1,0 +1,134 @@
+"""Finding the files of a data set: any pyarrow or fsspec file system, hive partitions `ds=YYYY-MM-DD[/hour=HH]`."""
+
+import datetime as dt
+import os
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from urllib.parse import urlparse
+
+import pyarrow.fs as pafs
+
+from raymtl.config.data import DayRange
+from raymtl.errors import DataError
+
+_LISTING_THREADS = 8
+
+
+@dataclass(frozen=True)
+class File:
+    """One parquet file of the data set."""
+
+    path: str
+    """Path on its file system, without the scheme."""
+    day: dt.date
+    """The day of its `ds=` partition."""
+    size: int
+    """Bytes."""
+
+
+def open_filesystem(path: str) -> tuple[pafs.FileSystem, str]:
+    """The file system and the path on it, for a local path or a URL of pyarrow's or fsspec's schemes.
+
+    A local path comes back absolute, since Ray's processes run in folders of their own; `~` is the home folder.
+    """
+    if not urlparse(path).scheme:
+        return pafs.LocalFileSystem(), os.path.abspath(os.path.expanduser(path))
+    try:
+        filesystem, inner = pafs.FileSystem.from_uri(path)
+        return filesystem, inner.rstrip("/") or "/"
+    except (ValueError, OSError, NotImplementedError) as native:
+        import fsspec
+
+        try:
+            filesystem, inner = fsspec.core.url_to_fs(path)
+        except (ValueError, ImportError, OSError) as error:
+            raise DataError(
+                f"cannot open `{path}`: {native}; fsspec says: {error}. Check the scheme and the credentials, "
+                f"and install the fsspec package of that storage"
+            ) from error
+        return pafs.PyFileSystem(pafs.FSSpecHandler(filesystem)), inner.rstrip("/") or "/"
+
+
+def list_files(path: str, days: DayRange | None) -> list[File]:
+    """The parquet files of the given days (none: of every day), ordered by path.
+
+    Raises DataError where the root, a whole day or the files of a day are missing, and says which days exist.
+    """
+    files, problems = find_files(path, days)
+    if problems:
+        raise DataError(problems[0])
+    return files
+
+
+def find_files(path: str, days: DayRange | None) -> tuple[list[File], list[str]]:
+    """Like `list_files`, but with the files that are there and what is wrong with the rest, one sentence each.
+
+    Raises DataError where there is no data set at all.
+    """
+    filesystem, root = open_filesystem(path)
+    partitions = _partitions(filesystem, path, root)
+    wanted = sorted(partitions) if days is None else days.days()
+    problems = []
+    if missing := [d for d in wanted if d not in partitions]:
+        problems.append(
+            f"`{path}` has no partition ds={missing[0]}"
+            + (f" (and {len(missing) - 1} more of {days})" if len(missing) > 1 else "")
+            + f"; it has ds={min(partitions)} to ds={max(partitions)}, {len(partitions)} days"
+        )
+    present = [d for d in wanted if d in partitions]
+    with ThreadPoolExecutor(_LISTING_THREADS) as pool:
+        listings = pool.map(lambda day: _listed(filesystem, path, partitions[day], recursive=True), present)
+        files: list[File] = []
+        for day, entries in zip(present, listings, strict=True):
+            folder = partitions[day]
+            found = [
+                File(entry.path, day, entry.size)
+                for entry in entries
+                if entry.type == pafs.FileType.File and _is_data(entry.path[len(folder) :])
+            ]
+            if not found:
+                problems.append(f"the partition `{folder}` has no parquet file; write the day again or leave it out")
+            files += found
+    return sorted(files, key=lambda f: f.path), problems
+
+
+def _partitions(filesystem: pafs.FileSystem, path: str, root: str) -> dict[dt.date, str]:
+    """Folder of each day right below the root."""
+    try:
+        kind = filesystem.get_file_info(root).type
+    except OSError as error:
+        raise DataError(f"cannot read `{path}`: {error}") from error
+    if kind == pafs.FileType.NotFound:
+        raise DataError(f"the data set `{path}` does not exist; check data.path")
+    if kind != pafs.FileType.Directory:
+        raise DataError(f"`{path}` is a file; data.path must be the folder above the `ds=YYYY-MM-DD` partitions")
+    partitions: dict[dt.date, str] = {}
+    for entry in _listed(filesystem, path, root, recursive=False):
+        name = entry.path.rstrip("/").rsplit("/", 1)[-1]
+        if entry.type != pafs.FileType.Directory or not name.startswith("ds="):
+            continue
+        try:
+            day = dt.date.fromisoformat(name.removeprefix("ds="))
+        except ValueError:
+            day = None
+        if day is None or name != f"ds={day}":  # fromisoformat also reads 20260131 and 2026-W05-6
+            raise DataError(f"the partition `{entry.path}` of `{path}` is not ds=YYYY-MM-DD; rename or remove it")
+        partitions[day] = entry.path.rstrip("/")
+    if not partitions:
+        raise DataError(
+            f"`{path}` has no `ds=YYYY-MM-DD` partition; a data set is a folder like {path}/ds=2026-01-31/part-0.parquet"
+        )
+    return partitions
+
+
+def _listed(filesystem: pafs.FileSystem, path: str, folder: str, recursive: bool) -> list[pafs.FileInfo]:
+    try:
+        return filesystem.get_file_info(pafs.FileSelector(folder, recursive=recursive))
+    except OSError as error:
+        raise DataError(f"cannot list `{folder}` of `{path}`: {error}") from error
+
+
+def _is_data(below: str) -> bool:
+    """Parquet files only; whatever has a leading `_` or `.` in its name, or in a folder's, is a marker or in the making."""
+    names = below.strip("/").split("/")
+    return names[-1].endswith((".parquet", ".pq")) and not any(n.startswith(("_", ".")) for n in names)

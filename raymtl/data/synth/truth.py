@@ -1,0 +1,157 @@
+"""The truth behind the labels: scores (logits and log means) as a sum of effects of what a model can see.
+
+    score[o] = intercept[scenario, o]
+             + user main effects      segment, age, gender, city, activity, and a rest of the user's own
+             + item main effects      category, brand, tags, freshness, and a rest of the item's own
+             + cross                  user segment × category, low rank, another one in each scenario, turning by the day
+             + price                  z(log price) · slope[scenario, age]
+             + context                scenario × hour × device
+             + bilinear               age × tags, and user taste × item taste (turning by the day)
+             + history                share of `hist_items` in the item's category
+             + position               click only: −slope[scenario] · log(position)
+
+for the outputs click, cart given click, buy given cart, page views (log mean), watch time (log median). The logs show every
+input (the rests through the IDs), so a model can come close to the truth; chance alone decides the labels given the scores.
+
+Shapes: N rows, R requests, O outputs, S scenarios.
+"""
+
+import numpy as np
+
+from raymtl.data.synth.attributes import AGES, DEVICES, GENDERS, TASTE, Items, Users
+from raymtl.data.synth.chance import generator
+from raymtl.data.synth.spec import SynthSpec
+
+OUTPUTS = ("click", "cart", "buy", "page_views", "watch_time")
+CLICK, CART, BUY, VIEWS, WATCH = range(5)
+WATCH_SPREAD = 0.5
+"""Standard deviation of log watch time given its score."""
+
+# Standard deviations of the effects, one per output. The parts that a model must learn per ID (`rest`, `taste`) are kept
+# smaller than those that few parameters tell, so that one pass over some million rows is enough.
+_SEGMENT = (0.36, 0.18, 0.16, 0.15, 0.10)
+_AGE = (0.30, 0.15, 0.18, 0.10, 0.10)
+_GENDER = (0.18, 0.10, 0.10, 0.05, 0.05)
+_CITY = (0.15, 0.06, 0.05, 0.06, 0.05)
+_ACTIVITY = (0.30, 0.12, 0.12, 0.10, 0.05)
+_USER_REST = (0.12, 0.06, 0.04, 0.06, 0.05)
+_CATEGORY = (0.38, 0.24, 0.16, 0.15, 0.20)
+_BRAND = (0.30, 0.12, 0.06, 0.10, 0.10)
+_TAGS = (0.22, 0.08, 0.05, 0.08, 0.06)
+_FRESH = (-0.18, -0.05, 0.0, -0.05, 0.0)
+_ITEM_REST = (0.12, 0.06, 0.04, 0.06, 0.05)
+_CROSS = (0.36, 0.18, 0.10, 0.12, 0.12)
+_PRICE = (0.05, -0.35, -0.50, 0.10, 0.05)
+_PRICE_SPREAD = (0.20, 0.12, 0.12, 0.05, 0.05)
+_HOUR = (0.10, 0.05, 0.05, 0.05, 0.05)
+_DEVICE = (0.15, 0.10, 0.10, 0.08, 0.08)
+_AGE_TAGS = (0.10, 0.05, 0.03, 0.04, 0.03)
+_TASTE = (0.08, 0.04, 0.02, 0.03, 0.02)
+_HISTORY = (0.9, 0.3, 0.2, 0.2, 0.2)
+_POSITION = (0.40, 0.60, 0.25)
+_MEANS = (0.0, 0.0, 0.0, np.log(2.0), np.log(25.0))
+_RANK = 2
+_AGE_FACTORS = 2
+
+
+def _row(values: tuple[float, ...]) -> np.ndarray:
+    return np.array(values, dtype=np.float32)
+
+
+def _standard(values: np.ndarray, of_one: tuple[int, ...] | None = None) -> np.ndarray:
+    """`values` with mean 0 and variance 1 over the axes `of_one` (none: all but the last), so that no seed is hard by luck."""
+    axes = tuple(range(values.ndim - 1)) if of_one is None else of_one
+    centred = values - values.mean(axis=axes, keepdims=True)
+    return centred / np.maximum(centred.std(axis=axes, keepdims=True), 1e-6)
+
+
+class Effects:
+    """The effects of one world on one day; tables over small vocabularies only."""
+
+    def __init__(self, spec: SynthSpec, day: int):
+        self._spec = spec
+        seed, angle = spec.seed, spec.drift * day
+        draw = generator(seed, 2)
+        scenarios, outputs = len(spec.scenarios), len(OUTPUTS)
+
+        def table(scale: tuple[float, ...], *shape: int) -> np.ndarray:
+            return (_standard(draw.normal(size=(*shape, outputs))) * scale * spec.signal).astype(np.float32)
+
+        def turning(*shape: int) -> np.ndarray:
+            first, second = draw.normal(size=shape), draw.normal(size=shape)
+            return np.cos(angle) * first + np.sin(angle) * second
+
+        self._segment, self._age = table(_SEGMENT, spec.segments), table(_AGE, len(AGES))
+        self._gender, self._city = table(_GENDER, len(GENDERS)), table(_CITY, spec.cities)
+        self._category, self._brand = table(_CATEGORY, spec.categories), table(_BRAND, spec.brands)
+        self._tags = table(_TAGS, spec.tag_values)
+        self.context = self._context(table, scenarios)
+        self.price_slope = table(_PRICE_SPREAD, scenarios, len(AGES)) + np.float32(spec.signal) * _row(_PRICE)
+        self._age_vectors = draw.normal(size=(len(AGES), _AGE_FACTORS)).astype(np.float32)
+        self._tag_vectors = draw.normal(size=(spec.tag_values, _AGE_FACTORS)).astype(np.float32)
+        signs = draw.choice([-1.0, 1.0], size=(_AGE_FACTORS + TASTE, outputs))
+        scale = np.array([_AGE_TAGS] * _AGE_FACTORS + [_TASTE] * TASTE) / np.sqrt(
+            np.array([[_AGE_FACTORS]] * _AGE_FACTORS + [[TASTE]] * TASTE)
+        )
+        self.bilinear = (signs * scale * spec.signal).astype(np.float32)
+        self.history = (draw.uniform(0.5, 1.5, (scenarios, outputs)) * _HISTORY * spec.signal).astype(np.float32)
+        slope = np.array([_POSITION[s % len(_POSITION)] for s in range(scenarios)])
+        self.position = -np.outer(slope, np.log(np.arange(1, spec.request_rows + 1))).astype(np.float32)
+        self.cross = self._cross(turning, scenarios, outputs)
+
+    def _context(self, table, scenarios: int) -> np.ndarray:
+        """[S, 24, devices, O]: a wave over the day and an effect of the device, both of the scenario's own."""
+        angle = 2 * np.pi * np.arange(24)[:, None] / 24
+        sine, cosine = table(_HOUR, scenarios, 1), table(_HOUR, scenarios, 1)
+        wave = np.sin(angle) * sine + np.cos(angle) * cosine
+        return (wave[:, :, None] + table(_DEVICE, scenarios, 1, len(DEVICES))).astype(np.float32)
+
+    def _cross(self, turning, scenarios: int, outputs: int) -> np.ndarray:
+        """[S, segments, categories, O]: outputs correlate by about 0.4, scenarios by about 0.9."""
+        spec = self._spec
+        shared, own = turning(spec.segments, _RANK), turning(outputs, spec.segments, _RANK)
+        local = turning(scenarios, outputs, spec.segments, _RANK)
+        of_output = np.stack([shared if o == CLICK else 0.6 * shared + 0.8 * own[o] for o in range(outputs)])
+        left = 0.95 * of_output + 0.31 * local
+        first, others = turning(spec.categories, _RANK), turning(outputs, spec.categories, _RANK)
+        right = np.stack([first if o == CLICK else 0.7 * first + 0.71 * others[o] for o in range(outputs)])
+        cross = _standard(np.einsum("sour,ocr->suco", left, right), of_one=(1, 2))
+        return np.ascontiguousarray(cross * _CROSS * spec.signal, dtype=np.float32)
+
+    def user_table(self, users: Users) -> tuple[np.ndarray, np.ndarray]:
+        """Main effects [N, O] and bilinear factors [N, F] of every user slot, float32."""
+        signal = np.float32(self._spec.signal)
+        busy = np.nan_to_num((np.log1p(users.activity) - ACTIVITY_LOG_MEAN) / ACTIVITY_LOG_STD).clip(-2.5, 2.5)
+        main = self._segment[users.segment] + self._age[users.age] + self._gender[users.gender] + self._city[users.city]
+        main += signal * (busy[:, None] * _row(_ACTIVITY) + users.residual * _row(_USER_REST))
+        return main, np.concatenate([self._age_vectors[users.age], users.taste], axis=1)
+
+    def item_table(self, items: Items) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Main effects [N, O], bilinear factors [N, F] and z(log price) [N] of every item slot, float32."""
+        signal = np.float32(self._spec.signal)
+        valid = np.arange(items.tags.shape[1]) < items.tag_count[:, None]
+        per_tag = (valid / np.sqrt(np.maximum(items.tag_count, 1))[:, None]).astype(np.float32)
+        main = self._category[items.category] + self._brand[items.brand]
+        main += np.einsum("nt,nto->no", per_tag, self._tags[items.tags])
+        fresh = np.log1p(items.age_days) - 2.5
+        main += signal * (fresh[:, None] * _row(_FRESH) + items.residual * _row(_ITEM_REST))
+        vectors = np.einsum("nt,ntf->nf", per_tag, self._tag_vectors[items.tags])
+        price = np.nan_to_num((np.log1p(items.price) - PRICE_LOG_MEAN) / PRICE_LOG_STD)
+        return main, np.concatenate([vectors, items.taste], axis=1), price.astype(np.float32)
+
+
+PRICE_LOG_MEAN, PRICE_LOG_STD = 3.1, 0.85
+"""About the mean and the standard deviation of log(1 + price)."""
+ACTIVITY_LOG_MEAN, ACTIVITY_LOG_STD = 4.0, 1.2
+"""The same of log(1 + activity)."""
+
+
+def chances(scores: np.ndarray) -> np.ndarray:
+    """End-to-end probabilities of click, cart, buy [N, 3] from scores [N, O]: each step times the one before."""
+    steps = 1 / (1 + np.exp(-scores[:, :3]))
+    return np.cumprod(steps, axis=1)
+
+
+def start_scores() -> np.ndarray:
+    """Where the scores start before calibration, [O]."""
+    return np.array(_MEANS, dtype=np.float32)

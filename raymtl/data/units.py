@@ -1,0 +1,181 @@
+"""The plan of a run's input: which row groups make up which unit, in which order.
+
+A **unit** is the part of the input that a checkpoint counts as read wholly or not at all. The plan depends on the files and on
+`data.unit_rows` alone, never on the number of workers, so that a run goes on with the same units on another cluster.
+"""
+
+import hashlib
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, replace
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.fs as pafs
+import pyarrow.parquet as pq
+
+from raymtl.config.root import Config
+from raymtl.data.contract import mixed_problems, required_columns, schema_faults
+from raymtl.data.source import File, list_files, open_filesystem
+from raymtl.errors import DataError
+
+_FOOTER_THREADS = 16
+_MOST_PROBLEMS = 10
+
+
+@dataclass(frozen=True)
+class Fragment:
+    """Row groups of one file."""
+
+    path: str
+    row_groups: tuple[int, ...]
+    first_row: int
+    """Row of the file at which the first row group starts, for error messages."""
+    rows: int
+
+
+@dataclass(frozen=True)
+class Unit:
+    """Fragments that are read as one."""
+
+    fragments: tuple[Fragment, ...]
+
+    @property
+    def rows(self) -> int:
+        return sum(f.rows for f in self.fragments)
+
+
+@dataclass(frozen=True)
+class Plan:
+    """All units of a data set, in file order."""
+
+    root: str
+    """The data set as the configuration names it."""
+    units: tuple[Unit, ...]
+    identity: str
+    """Hash of the files (paths below the root), their sizes and the units: equal plans read the same rows under the same
+    unit numbers."""
+    days: tuple[str, str]
+    """First and last day."""
+
+    @property
+    def rows(self) -> int:
+        return sum(u.rows for u in self.units)
+
+    def order(self, seed: int | None, pass_number: int) -> list[int]:
+        """Numbers of the units in the order in which pass `pass_number` reads them; `seed` None: file order."""
+        if seed is None:
+            return list(range(len(self.units)))
+        return np.random.default_rng([seed, pass_number]).permutation(len(self.units)).tolist()
+
+
+@dataclass(frozen=True)
+class Footer:
+    """What a parquet file says of itself."""
+
+    file: File
+    schema: pa.Schema
+    row_group_rows: tuple[int, ...]
+
+
+def read_footers(filesystem: pafs.FileSystem, files: Sequence[File]) -> list[Footer]:
+    """Schema and row counts of every file; DataError names a file whose footer cannot be read."""
+    footers, problems = find_footers(filesystem, files)
+    if problems:
+        raise DataError(problems[0])
+    return footers
+
+
+def find_footers(filesystem: pafs.FileSystem, files: Sequence[File]) -> tuple[list[Footer], list[str]]:
+    """Schema and row counts of the readable files, read in threads, and what is wrong with the others.
+
+    Files of the same schema share one schema object.
+    """
+
+    def read(file: File) -> Footer | str:
+        if file.size == 0:
+            return f"{file.path}: the file is empty (0 bytes); write it again or remove it"
+        try:
+            with filesystem.open_input_file(file.path) as stream:
+                metadata = pq.read_metadata(stream)
+            schema = metadata.schema.to_arrow_schema().remove_metadata()
+        except (pa.ArrowException, OSError) as error:
+            return (
+                f"{file.path}: not a readable parquet file ({str(error).splitlines()[0]}); "
+                f"it may be cut off or still being written: write it again or remove it"
+            )
+        rows = tuple(metadata.row_group(i).num_rows for i in range(metadata.num_row_groups))
+        return Footer(file, schema, rows)
+
+    with ThreadPoolExecutor(_FOOTER_THREADS) as pool:
+        read_all = list(pool.map(read, files))
+    schemas: dict[pa.Schema, pa.Schema] = {}
+    footers = [replace(f, schema=schemas.setdefault(f.schema, f.schema)) for f in read_all if isinstance(f, Footer)]
+    return footers, [f for f in read_all if isinstance(f, str)]
+
+
+def plan_input(config: Config, part: str) -> Plan:
+    """The plan of `part` (`train` or `eval`) of a configuration; reads footers only.
+
+    Raises DataError where a partition or file is missing or damaged, a schema does not fit, or there are no rows at all.
+    """
+    data = config.data
+    root = data.eval_path if part == "eval" and data.eval_path else data.path
+    days = data.eval if part == "eval" else data.train
+    if days is None:
+        raise DataError("data.eval is not set; say which days to evaluate on: data.eval.start and data.eval.end")
+    filesystem, inner = open_filesystem(root)
+    files = list_files(root, days)
+    footers = read_footers(filesystem, files)
+    if problems := _schema_problems(footers, config, part == "eval"):
+        more = f"\n… and {len(problems) - _MOST_PROBLEMS} more" if len(problems) > _MOST_PROBLEMS else ""
+        raise DataError("\n".join(problems[:_MOST_PROBLEMS]) + more)
+    units = make_units(footers, data.unit_rows)
+    if not units:
+        raise DataError(f"`{root}` has no rows on {days}; the parquet files of those days are empty")
+    return Plan(root, units, _identity(footers, units, inner), (str(files[0].day), str(files[-1].day)))
+
+
+def _schema_problems(footers: Sequence[Footer], config: Config, evaluation: bool) -> list[str]:
+    columns = [c for c in required_columns(config) if c.training or evaluation]
+    faults: dict[int, list[str]] = {}  # by schema object: thousands of files have few schemas
+    for footer in footers:
+        if id(footer.schema) not in faults:
+            faults[id(footer.schema)] = [f for _, f in schema_faults(footer.schema, config, columns)]
+    problems = [f"{footer.file.path}: {fault}" for footer in footers for fault in faults[id(footer.schema)]]
+    return problems or mixed_problems([(f.file.path, f.schema) for f in footers], columns)
+
+
+def make_units(footers: Sequence[Footer], unit_rows: int) -> tuple[Unit, ...]:
+    """Row groups in file order, gathered until a unit has at least `unit_rows` rows; a row group is never cut."""
+    units: list[Unit] = []
+    fragments: list[Fragment] = []
+    gathered = 0
+    for footer in footers:
+        first = 0
+        for group, rows in enumerate(footer.row_group_rows):
+            if rows:
+                last = fragments[-1] if fragments else None
+                if last is not None and last.path == footer.file.path and last.row_groups[-1] == group - 1:
+                    fragments[-1] = Fragment(last.path, (*last.row_groups, group), last.first_row, last.rows + rows)
+                else:
+                    fragments.append(Fragment(footer.file.path, (group,), first, rows))
+                gathered += rows
+            first += rows
+            if gathered >= unit_rows:
+                units.append(Unit(tuple(fragments)))
+                fragments, gathered = [], 0
+    if fragments:
+        units.append(Unit(tuple(fragments)))
+    return tuple(units)
+
+
+def _identity(footers: Sequence[Footer], units: Sequence[Unit], root: str) -> str:
+    """Paths count from the root on, so that a data set may move or be mounted elsewhere between two starts of a run."""
+    digest = hashlib.sha256()
+    for footer in footers:
+        name = footer.file.path.removeprefix(root).lstrip("/")
+        digest.update(f"{name}\0{footer.file.size}\0{footer.row_group_rows}\n".encode())
+    for unit in units:
+        digest.update(f"{[(f.path.removeprefix(root).lstrip('/'), f.row_groups) for f in unit.fragments]}\n".encode())
+    return digest.hexdigest()[:16]

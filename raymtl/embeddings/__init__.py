@@ -1,0 +1,1 @@
+"""ID spaces, TorchRec tables, and how they are spread over the workers."""

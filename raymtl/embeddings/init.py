@@ -1,0 +1,61 @@
+"""The start of the tables: each element is a function of seed, table, row and column alone.
+
+TorchRec draws each shard from the rank's own random state, so one and the same seed would give other tables on another number
+of workers or under another plan. Here a counter goes through a 64-bit mixer instead (SplitMix64's finaliser), which gives one
+value per element wherever it lies.
+"""
+
+import zlib
+
+import torch
+from torch import Tensor
+
+from raymtl.config.features import Init
+
+_CHUNK_ELEMENTS = 1 << 22
+_MASKS = {shift: (1 << (64 - shift)) - 1 for shift in (27, 30, 31, 40)}
+
+
+def fill_rows(
+    weight: Tensor, init: Init, *, seed: int, table: str, first_row: int, first_column: int, dim: int
+) -> None:
+    """Fill a shard in place.
+
+    `weight` [rows, columns] is the part of the table from (`first_row`, `first_column`) on; `dim` is the table's full width.
+    """
+    if init.distribution == "zeros" or init.scale == 0:
+        weight.zero_()
+        return
+    rows, columns = weight.shape
+    step = max(1, _CHUNK_ELEMENTS // columns)
+    base = _signed(zlib.crc32(table.encode()) * 0x9E3779B97F4A7C15 + seed * 0xD1B54A32D192ED03)
+    column = torch.arange(first_column, first_column + columns, device=weight.device)
+    for start in range(0, rows, step):
+        stop = min(rows, start + step)
+        row = torch.arange(first_row + start, first_row + stop, device=weight.device)
+        counter = row.unsqueeze(1) * dim + column
+        if init.distribution == "uniform":
+            weight[start:stop] = (_uniform(counter, base) * 2 - 1) * init.scale
+        else:  # Box and Muller: one normal out of two uniforms
+            radius = torch.sqrt(-2 * torch.log(_uniform(counter, base) + 2.0**-25))
+            angle = _uniform(counter, _signed(base + 0x632BE59BD9B4E019)) * (2 * torch.pi)
+            weight[start:stop] = radius * torch.cos(angle) * init.scale
+
+
+def _uniform(counter: Tensor, key: int) -> Tensor:
+    """A float32 in [0, 1) for every counter, 24 random bits."""
+    z = (counter + 1) * _signed(0x9E3779B97F4A7C15) + key
+    z = (z ^ _shift(z, 30)) * _signed(0xBF58476D1CE4E5B9)
+    z = (z ^ _shift(z, 27)) * _signed(0x94D049BB133111EB)
+    z = z ^ _shift(z, 31)
+    return _shift(z, 40).to(torch.float32) * 2.0**-24
+
+
+def _shift(z: Tensor, bits: int) -> Tensor:
+    """Logical shift to the right; torch's own keeps the sign."""
+    return (z >> bits) & _MASKS[bits]
+
+
+def _signed(value: int) -> int:
+    value &= (1 << 64) - 1
+    return value - (1 << 64) if value >> 63 else value

@@ -1,0 +1,155 @@
+"""The embedding tables of a configuration as TorchRec modules, and the lookup that always answers in the same order.
+
+Tables that some `sequence` feature reads are looked up unpooled (`EmbeddingCollection`), all others pooled
+(`EmbeddingBagCollection`): TorchRec keeps the two kinds in different modules, so a table lives in exactly one of them.
+"""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+from torchrec.modules.embedding_configs import EmbeddingBagConfig, EmbeddingConfig, PoolingType
+from torchrec.modules.embedding_modules import EmbeddingBagCollection, EmbeddingCollection
+from torchrec.sparse.jagged_tensor import JaggedTensor, KeyedTensor
+
+from raymtl.config.features import BiasFeature, DenseFeature, IdFeature, IdsFeature, SequenceFeature, Table
+from raymtl.config.root import Config
+from raymtl.data.batch import unpooled_tables
+from raymtl.models.inputs import InputSpec
+
+
+@dataclass(frozen=True)
+class Lookup:
+    """Which feature reads which table, and in which module."""
+
+    spec: InputSpec
+    """Widths that the model sees, features in the order of the configuration."""
+    tables: dict[str, Table]
+    """Every table."""
+    unpooled: frozenset[str]
+    """Names of the tables that are looked up unpooled."""
+    features: dict[str, list[str]]
+    """Features of each table."""
+
+
+def describe_lookup(config: Config) -> Lookup:
+    """The lookup of a configuration."""
+    features: dict[str, list[str]] = {name: [] for name in config.tables}
+    pooled: dict[str, int] = {}
+    sequences: dict[str, int] = {}
+    bias: dict[str, int] = {}
+    for name, feature in config.features.items():
+        if isinstance(feature, DenseFeature):
+            continue
+        table = config.table_of(name)
+        features[table].append(name)
+        target = {SequenceFeature: sequences, BiasFeature: bias}.get(type(feature), pooled)
+        target[name] = config.tables[table].dim
+    spec = InputSpec(
+        pooled=pooled,
+        sequences=sequences,
+        dense=tuple(n for n, f in config.features.items() if isinstance(f, DenseFeature)),
+        bias=bias,
+        scenarios=len(config.data.scenario.values) + 1 if config.data.scenario else 0,
+    )
+    return Lookup(spec, dict(config.tables), frozenset(unpooled_tables(config)), features)
+
+
+def _leave_as_is(weight: Tensor) -> None:
+    """The rows are filled after sharding (`init.py`), the same for every sharding plan."""
+
+
+def pooled_module(lookup: Lookup) -> EmbeddingBagCollection | None:
+    """The pooled tables on the meta device: they get memory when they are sharded."""
+    configs = [
+        EmbeddingBagConfig(
+            name=name,
+            embedding_dim=table.dim,
+            num_embeddings=table.rows,
+            feature_names=lookup.features[name],
+            pooling=PoolingType.MEAN if table.pooling == "mean" else PoolingType.SUM,
+            init_fn=_leave_as_is,
+        )
+        for name, table in lookup.tables.items()
+        if name not in lookup.unpooled
+    ]
+    return EmbeddingBagCollection(tables=configs, device=torch.device("meta")) if configs else None
+
+
+def unpooled_module(lookup: Lookup) -> EmbeddingCollection | None:
+    """The unpooled tables on the meta device."""
+    configs = [
+        EmbeddingConfig(
+            name=name,
+            embedding_dim=table.dim,
+            num_embeddings=table.rows,
+            feature_names=lookup.features[name],
+            init_fn=_leave_as_is,
+        )
+        for name, table in lookup.tables.items()
+        if name in lookup.unpooled
+    ]
+    return EmbeddingCollection(tables=configs, device=torch.device("meta")) if configs else None
+
+
+class Arrange(nn.Module):
+    """Puts looked-up embeddings into the model's order.
+
+    A sharded module answers in the order of its sharding groups, so the order of the concatenated widths changes with the
+    plan; a model trained under one plan and loaded under another would read permuted inputs. Hence the order is always that of
+    the configuration.
+    """
+
+    def __init__(self, config: Config, lookup: Lookup):
+        super().__init__()
+        self._pooled = list(lookup.spec.pooled)
+        self._bias = list(lookup.spec.bias)
+        self._sequences = {n: f.max_length for n, f in config.features.items() if isinstance(f, SequenceFeature)}
+        self._mean = {
+            n: config.tables[config.table_of(n)].pooling == "mean"
+            for n, f in config.features.items()
+            if isinstance(f, IdFeature | IdsFeature | BiasFeature) and config.table_of(n) in lookup.unpooled
+        }
+
+    def forward(
+        self, pooled: KeyedTensor | None, unpooled: dict[str, JaggedTensor] | None, dense: Tensor
+    ) -> tuple[Tensor, dict[str, tuple[Tensor, Tensor]], Tensor | None]:
+        """Pooled embeddings [B, ΣD], for each sequence its embeddings [B, L, D] and lengths [B], bias embeddings [B, ΣD]."""
+        vectors: dict[str, Tensor] = {}
+        if pooled is not None:
+            if not self._bias and not self._mean and list(pooled.keys()) == self._pooled:
+                vectors_pooled = pooled.values()
+                return vectors_pooled, self._padded(unpooled), None
+            vectors.update(
+                zip(pooled.keys(), torch.split(pooled.values(), pooled.length_per_key(), dim=1), strict=True)
+            )
+        for name, mean in self._mean.items():
+            assert unpooled is not None
+            vectors[name] = _pool(unpooled[name], mean)
+        bias = torch.cat([vectors[n] for n in self._bias], dim=1) if self._bias else None
+        joined = (
+            torch.cat([vectors[n] for n in self._pooled], dim=1) if self._pooled else dense.new_zeros(len(dense), 0)
+        )
+        return joined, self._padded(unpooled), bias
+
+    def _padded(self, unpooled: dict[str, JaggedTensor] | None) -> dict[str, tuple[Tensor, Tensor]]:
+        if unpooled is None:
+            return {}
+        return {
+            name: (
+                unpooled[name].to_padded_dense(length).contiguous().view(-1, length, unpooled[name].values().shape[-1]),
+                unpooled[name].lengths(),
+            )
+            for name, length in self._sequences.items()
+        }
+
+
+def _pool(jagged: JaggedTensor, mean: bool) -> Tensor:
+    """Sum or mean of each row's embeddings, [B, D]; an empty row gives zeros."""
+    lengths = jagged.lengths()
+    values = jagged.values()
+    owner = torch.repeat_interleave(
+        torch.arange(len(lengths), device=values.device), lengths, output_size=values.shape[0]
+    )
+    pooled = values.new_zeros(len(lengths), values.shape[-1]).index_add(0, owner, values)
+    return pooled / lengths.clamp_min(1).unsqueeze(1) if mean else pooled

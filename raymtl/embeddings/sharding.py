@@ -1,0 +1,118 @@
+"""Spreading the tables over the workers: sharders, the planner, and planning without any worker."""
+
+import logging
+import warnings
+from dataclasses import dataclass
+from typing import Any
+
+import torch.distributed as dist
+from torch import nn
+from torchrec.distributed.embedding import EmbeddingCollectionSharder
+from torchrec.distributed.embedding_types import EmbeddingComputeKernel
+from torchrec.distributed.embeddingbag import EmbeddingBagCollectionSharder
+from torchrec.distributed.planner import EmbeddingShardingPlanner, ParameterConstraints, Topology
+from torchrec.distributed.planner.types import PlannerError
+from torchrec.distributed.types import ModuleSharder, ShardingPlan, ShardingType
+
+from raymtl.config.features import Table
+from raymtl.embeddings.lookup import Lookup
+from raymtl.errors import ConfigError
+
+# Left out of the free choice: data-parallel tables, whose optimizer state does not load into another sharding
+# (meta-pytorch/torchrec#2394), and column-wise ones, because row-wise Adagrad is another optimizer there: each column shard
+# scales its part of a row by its own accumulator. A user may still ask for column-wise.
+_CHOICES = [ShardingType.TABLE_WISE.value, ShardingType.ROW_WISE.value]
+_NARROWEST_SHARD = 4
+
+
+class _PooledSharder(EmbeddingBagCollectionSharder):
+    """Offers row-wise sharding on the CPU as well, where gloo carries it though TorchRec does not list it."""
+
+    def sharding_types(self, compute_device_type: str) -> list[str]:
+        return sorted({*super().sharding_types(compute_device_type), ShardingType.ROW_WISE.value})
+
+
+class _UnpooledSharder(EmbeddingCollectionSharder):
+    def sharding_types(self, compute_device_type: str) -> list[str]:
+        return sorted({*super().sharding_types(compute_device_type), ShardingType.ROW_WISE.value})
+
+
+def sharders() -> list[ModuleSharder[nn.Module]]:
+    """The sharders of raymtl's two table modules."""
+    return [_PooledSharder(), _UnpooledSharder()]  # type: ignore[list-item]
+
+
+@dataclass(frozen=True)
+class Machine:
+    """What the planner knows of the workers."""
+
+    workers: int
+    device: str
+    """`cpu` or `cuda`."""
+    workers_per_node: int
+    memory_bytes: int | None = None
+    """Memory of one worker's device; none: TorchRec's default."""
+
+
+def constraints(tables: dict[str, Table]) -> dict[str, ParameterConstraints]:
+    """What the planner may choose for each table: the user's `sharding`, or any exact one."""
+    result = {}
+    for name, table in tables.items():
+        result[name] = ParameterConstraints(
+            sharding_types=[table.sharding] if table.sharding else _CHOICES,
+            # Tables stay in the device's own memory: the planner would otherwise move one that does not fit into host memory,
+            # which costs most of the speed and is not said. (On the CPU its estimator stops on those kernels.)
+            compute_kernels=[EmbeddingComputeKernel.FUSED.value],
+            min_partition=max(_NARROWEST_SHARD, table.dim // 4) if table.sharding == "column_wise" else None,
+        )
+    return result
+
+
+def make_planner(lookup: Lookup, machine: Machine, batch_rows: int) -> EmbeddingShardingPlanner:
+    """The planner for batches of `batch_rows` rows per worker."""
+    memory: dict[str, Any] = {}
+    if machine.memory_bytes is not None:
+        memory = {"hbm_cap": machine.memory_bytes} if machine.device == "cuda" else {"ddr_cap": machine.memory_bytes}
+    logging.getLogger("torchrec.distributed.planner").setLevel(logging.ERROR)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", FutureWarning)
+        topology = Topology(
+            world_size=machine.workers,
+            compute_device=machine.device,
+            local_world_size=machine.workers_per_node,
+            **memory,
+        )
+        return EmbeddingShardingPlanner(
+            topology=topology,
+            batch_size=batch_rows,
+            constraints=constraints(lookup.tables),
+            debug=False,
+        )
+
+
+def make_plan(module: nn.Module, planner: EmbeddingShardingPlanner, group: dist.ProcessGroup | None) -> ShardingPlan:
+    """The sharding plan of a module whose tables lie on the meta device; with a group, the same one on all its ranks.
+
+    Raises ConfigError where the tables do not fit.
+    """
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", FutureWarning)
+            if group is None or dist.get_world_size(group) == 1:
+                return planner.plan(module, sharders())
+            return planner.collective_plan(module, sharders(), group)
+    except PlannerError as error:
+        raise ConfigError(
+            f"the tables do not fit the workers: {str(error).strip().splitlines()[0]} "
+            f"Use more workers, smaller tables (rows, dim), or drop a table's `sharding`; `raymtl plan` shows each table's size"
+        ) from error
+
+
+def table_parameters(module: nn.Module) -> dict[str, nn.Parameter]:
+    """Parameter of each table inside a (sharded or whole) module tree, by table name."""
+    found = {}
+    for name, parameter in module.named_parameters():
+        parts = name.split(".")
+        if len(parts) >= 3 and parts[-1] == "weight" and parts[-3] in ("embedding_bags", "embeddings"):
+            found[parts[-2]] = parameter
+    return found

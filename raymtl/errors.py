@@ -1,0 +1,59 @@
+"""Errors that a user can mend: each says what is wrong, where, the value seen, and the remedy.
+
+The command line prints such an error as one sentence without a traceback and ends with its exit code
+(`docs/cli.md` lists them). Anything else that escapes is a bug in raymtl and shows its traceback.
+"""
+
+
+class UserError(Exception):
+    """A mistake outside raymtl's own code; `exit_code` is what the process returns."""
+
+    exit_code = 1
+
+    def __init__(self, message: str):
+        super().__init__(message)
+        self.message = message  # Ray Data appends advice of its own to `args`
+
+    def __str__(self) -> str:
+        return self.message
+
+
+class ConfigError(UserError):
+    """The configuration is not valid."""
+
+    exit_code = 64
+
+
+class DataError(UserError):
+    """The data set breaks its contract (a file, a column, a value)."""
+
+    exit_code = 65
+
+
+class ClusterError(UserError):
+    """The cluster cannot run the job: too few CPUs or GPUs, or not reachable."""
+
+    exit_code = 69
+
+
+class CheckpointError(UserError):
+    """A checkpoint is missing, damaged, or belongs to another model."""
+
+    exit_code = 66
+
+
+def find_user_error(error: BaseException | None) -> UserError | None:
+    """The UserError inside an exception, through Ray's `cause` and Python's chaining."""
+    seen: set[int] = set()
+    waiting = [error]
+    while waiting:
+        current = waiting.pop()
+        if current is None or id(current) in seen:
+            continue
+        seen.add(id(current))
+        if isinstance(current, UserError):
+            # Ray makes a class that is both RayTaskError and the cause's; its text holds a remote traceback
+            cause = getattr(current, "cause", None)
+            return cause if isinstance(cause, UserError) else current
+        waiting += [getattr(current, "cause", None), current.__cause__, current.__context__]
+    return None

@@ -1,0 +1,1 @@
+"""The slot `bias`: position-like features -> [B, T] beside the logits, in training only."""

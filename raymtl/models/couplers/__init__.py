@@ -1,0 +1,1 @@
+"""The slot `coupler`: tower outputs [B, T, k] -> logits [B, T]."""

@@ -1,0 +1,1 @@
+"""The slot `input`: features -> x [B, d]."""

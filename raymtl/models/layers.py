@@ -1,0 +1,136 @@
+"""Layers that run many small networks as few large matrix products.
+
+Experts and towers are G networks of one shape. Looping over them costs a kernel start each; stacked they are one GEMM
+(all read the same rows) or one batched GEMM (each reads its own).
+"""
+
+import contextlib
+import math
+from collections.abc import Sequence
+from contextlib import AbstractContextManager
+from itertools import pairwise
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+HEAD_STD = 0.01
+"""Standard deviation of the output weights: small, so that the output bias alone sets the first predictions (G12)."""
+
+
+def full_precision(x: Tensor) -> AbstractContextManager:
+    """A region without autocast on the device of x; for exported graphs it leaves no trace when autocast is off."""
+    device = x.device.type
+    if torch.is_autocast_enabled(device):
+        return torch.autocast(device, enabled=False)
+    return contextlib.nullcontext()
+
+
+def glorot_(weight: Tensor) -> Tensor:
+    """Fill weight [..., out, in] with U(-a, a), a = sqrt(6 / (in + out)), every matrix for itself (Glorot & Bengio 2010)."""
+    bound = math.sqrt(6 / (weight.shape[-1] + weight.shape[-2]))
+    return nn.init.uniform_(weight, -bound, bound)
+
+
+class GroupedLayer(nn.Module):
+    """G linear layers of one shape with ReLU. Group g holds what `nn.Linear(in, out)` would: weight[g], bias[g].
+
+    x [B, in], read by all groups -> [G, B, out];  x [G, B, in], one slice each -> [G, B, out].
+    """
+
+    def __init__(self, groups: int, d_in: int, d_out: int):
+        super().__init__()
+        self.weight = nn.Parameter(glorot_(torch.empty(groups, d_out, d_in)))
+        self.bias = nn.Parameter(torch.zeros(groups, d_out))
+
+    def forward(self, x: Tensor) -> Tensor:
+        if x.dim() == 3:
+            return torch.baddbmm(self.bias.unsqueeze(1), x, self.weight.transpose(1, 2)).relu_()
+        # One GEMM with G·out columns; the result stays as it lies in memory and is only seen as [G, B, out].
+        y = F.linear(x, self.weight.flatten(0, 1), self.bias.flatten()).relu_()
+        return y.unflatten(1, self.bias.shape).transpose(0, 1)
+
+
+class GroupedMLP(nn.Module):
+    """G MLPs of one shape, ReLU and dropout after every layer: x [B, d] or [G, B, d] -> [G, B, width]."""
+
+    def __init__(self, groups: int, d_in: int, hidden: Sequence[int], dropout: float = 0.0):
+        super().__init__()
+        self.layers = nn.ModuleList(GroupedLayer(groups, i, o) for i, o in pairwise((d_in, *hidden)))
+        self.dropout = dropout
+        self.width = hidden[-1]
+
+    def drop(self, x: Tensor) -> Tensor:
+        return F.dropout(x, self.dropout) if self.dropout and self.training else x
+
+    def forward(self, x: Tensor) -> Tensor:
+        for layer in self.layers:
+            x = self.drop(layer(x))
+        return x
+
+
+class MLP(nn.Module):
+    """One MLP on the last dimension, ReLU and dropout after every layer; without layers, the identity."""
+
+    def __init__(self, d_in: int, hidden: Sequence[int], dropout: float = 0.0):
+        super().__init__()
+        self.layers = nn.ModuleList(nn.Linear(i, o) for i, o in pairwise((d_in, *hidden)))
+        for layer in self.layers:
+            glorot_(layer.weight.data)
+            nn.init.zeros_(layer.bias)
+        self.dropout = dropout
+        self.width = hidden[-1] if hidden else d_in
+
+    def forward(self, x: Tensor) -> Tensor:
+        for layer in self.layers:
+            x = layer(x).relu_()
+            if self.dropout and self.training:
+                x = F.dropout(x, self.dropout)
+        return x
+
+
+class Gates(nn.Module):
+    """N linear gates over the same number of choices, each a softmax in fp32 also under autocast.
+
+    x [B, d], read by all gates -> [B, N, choices];  x [B, N, d], one row each -> [B, N, choices];
+    one gate (N = 1) on x [B, S, d] -> [B, S, choices].
+
+    The weights start at zero: every choice counts the same until the gate has learned something. Experts differ by
+    their own random start, so that does not make them twins.
+    """
+
+    def __init__(self, gates: int, choices: int, d_in: int, bias: bool):
+        super().__init__()
+        self.weight = nn.Parameter(torch.zeros(gates, choices, d_in))
+        self.bias = nn.Parameter(torch.zeros(gates, choices)) if bias else None
+
+    def forward(self, x: Tensor) -> Tensor:
+        with full_precision(x):
+            return self.logits(x.float()).softmax(-1)
+
+    def logits(self, x: Tensor) -> Tensor:
+        gates, choices, _ = self.weight.shape
+        if x.dim() == 2:
+            flat = F.linear(x, self.weight.flatten(0, 1), None if self.bias is None else self.bias.flatten())
+            return flat.unflatten(1, (gates, choices))
+        if gates == 1:
+            return F.linear(x, self.weight[0], None if self.bias is None else self.bias[0])
+        y = torch.bmm(x.transpose(0, 1), self.weight.transpose(1, 2)).transpose(0, 1)
+        return y if self.bias is None else y + self.bias
+
+
+class Heads(nn.Module):
+    """The last linear layer of every task, in fp32: h [B, T, k] -> [B, T]."""
+
+    def __init__(self, heads: int, d_in: int):
+        super().__init__()
+        self.weight = nn.Parameter(nn.init.normal_(torch.empty(heads, d_in), std=HEAD_STD))
+        self.bias = nn.Parameter(torch.zeros(heads))
+
+    def start_at(self, logits: Sequence[float]) -> None:
+        with torch.no_grad():
+            self.bias.copy_(torch.tensor(logits))
+
+    def forward(self, h: Tensor) -> Tensor:
+        # Product and sum instead of a matrix product: autocast leaves these alone, and k is small.
+        return (h.float() * self.weight).sum(-1) + self.bias

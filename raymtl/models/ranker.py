@@ -1,0 +1,110 @@
+"""The ranker: the chain of slots from looked-up features to one logit per task."""
+
+import math
+from collections.abc import Mapping
+from dataclasses import replace
+
+import torch
+from torch import Tensor, nn
+
+# Importing a slot's module is what registers its class.
+import raymtl.models.biases.none
+import raymtl.models.couplers.ait
+import raymtl.models.couplers.none
+import raymtl.models.input_layers.concat
+import raymtl.models.refiners.none
+import raymtl.models.sequences.none
+import raymtl.models.sequences.pooled
+import raymtl.models.trunks.mmoe
+import raymtl.models.trunks.ple
+import raymtl.models.trunks.shared_bottom
+import raymtl.models.trunks.single_task  # noqa: F401
+from raymtl.config.model import Model
+from raymtl.config.tasks import Task
+from raymtl.models.inputs import InputSpec, ModelInput
+from raymtl.models.registry import build, find
+from raymtl.models.slots import Context
+from raymtl.models.towers import Towers
+from raymtl.objectives.link import predictions
+
+MIN_RATE = 1e-6
+"""Least base rate, and least distance to 1: a sample without one positive must not start a head at minus infinity."""
+
+
+class Ranker(nn.Module):
+    """input -> sequence -> refine -> trunk -> towers -> coupler (+ bias in training); built by `build_ranker`."""
+
+    def __init__(self, tasks: Mapping[str, Task], slots: Mapping[str, nn.Module]):
+        super().__init__()
+        self.tasks = dict(tasks)
+        self.input = slots["input"]
+        self.sequence = slots["sequence"]
+        self.refine = slots["refine"]
+        self.trunk = slots["trunk"]
+        self.towers = slots["towers"]
+        self.coupler = slots["coupler"]
+        self.bias = slots["bias"]
+
+    def forward(self, inputs: ModelInput) -> Tensor:
+        """Logits [B, T] in fp32, columns in the order of the tasks."""
+        x = _beside(self.input(inputs), self.sequence(inputs))  # [B, d], or [B, T, d]
+        h = self.trunk(self.refine(x, inputs), inputs)  # [B, d], or [B, T, d]
+        return self.coupler(self.towers(h), self.bias(inputs) if self.training else None)
+
+    def predictions(self, logits: Tensor) -> Tensor:
+        """Probability, mean count or value of every task, [B, T], from the logits [B, T]."""
+        return predictions(logits, self.tasks.values())
+
+
+def build_ranker(model: Model, tasks: Mapping[str, Task], spec: InputSpec, base_rates: Mapping[str, float]) -> Ranker:
+    """The ranker of a configuration, its output biases set so that the first predictions are the base rates.
+
+    A task missing in `base_rates` falls back on its own `base_rate`, and then on a bias of zero. The weights come
+    from torch's global random generator: seed it alike on all workers.
+    """
+    context = Context(tasks, spec, heads=find("coupler", model.coupler).heads(tasks))
+    features = build("input", model.input, context)
+    sequence = build("sequence", model.sequence, context)
+    context = replace(context, width=features.width + sequence.width, per_task=sequence.per_task)
+    refine = build("refine", model.refine, context)
+    context = replace(context, width=refine.width, per_task=refine.per_task)
+    trunk = build("trunk", model.trunk, context)
+    context = replace(context, width=trunk.width, per_task=trunk.per_task)
+    towers = Towers(context, **model.towers.model_dump())
+    context = replace(context, width=towers.width, per_task=True)
+    coupler = build("coupler", model.coupler, context)
+    coupler.start_at([_start(name, task, base_rates) for name, task in tasks.items()])
+    slots = {
+        "input": features,
+        "sequence": sequence,
+        "refine": refine,
+        "trunk": trunk,
+        "towers": towers,
+        "coupler": coupler,
+        "bias": build("bias", model.bias, context),
+    }
+    return Ranker(tasks, slots)
+
+
+def start_logit(task: Task, base_rate: float) -> float:
+    """The logit whose prediction is the base rate (mean label) of a task."""
+    if task.kind == "binary":
+        rate = min(max(base_rate, MIN_RATE), 1 - MIN_RATE)
+        return math.log(rate) - math.log1p(-rate)
+    if task.kind == "count":
+        return math.log(max(base_rate, MIN_RATE))
+    return math.log1p(base_rate) if task.transform == "log1p" else base_rate
+
+
+def _start(name: str, task: Task, base_rates: Mapping[str, float]) -> float:
+    rate = base_rates.get(name, task.base_rate)
+    return 0.0 if rate is None else start_logit(task, rate)
+
+
+def _beside(x: Tensor, sequence: Tensor | None) -> Tensor:
+    """x [B, d] and what the sequence slot adds, [B, k] or per task [B, T, k], in one tensor."""
+    if sequence is None:
+        return x
+    if sequence.dim() == 3:
+        x = x.unsqueeze(1).expand(-1, sequence.shape[1], -1)
+    return torch.cat((x, sequence), -1)

@@ -1,0 +1,1 @@
+"""The slot `refine`: x [B, d] -> per-task inputs [B, T, d]."""

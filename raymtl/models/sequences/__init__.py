@@ -1,0 +1,1 @@
+"""The slot `sequence`: behaviour sequences -> [B, d] beside x."""

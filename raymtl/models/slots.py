@@ -1,0 +1,102 @@
+"""The contracts of the slots: what each one reads, what it returns, and what it must tell about itself.
+
+A slot class is built as `Class(context, **options)`, where the options are the keys of its section in the
+configuration, and is then called once per step by `Ranker.forward`. `docs/extending.md` shows one from outside.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from torch import Tensor, nn
+
+from raymtl.config.tasks import Task
+from raymtl.models.inputs import InputSpec, ModelInput
+
+
+@dataclass(frozen=True)
+class Context:
+    """What a slot knows when it is built; none of it changes afterwards."""
+
+    tasks: Mapping[str, Task]
+    """The tasks, in the order of the logits' columns."""
+    spec: InputSpec
+    """Names and widths of what the tables and the dense columns deliver."""
+    heads: int
+    """Number of representations that the coupler reads: one per task, unless the coupler has inner heads.
+    Wherever a contract below says T for anything but logits, it means this number."""
+    width: int = 0
+    """Last dimension d of what this slot reads."""
+    per_task: bool = False
+    """Whether this slot reads [B, T, d], each task its own input, instead of [B, d]."""
+
+
+class InputSlot(nn.Module):
+    """Features -> x [B, width]."""
+
+    width: int
+
+    def forward(self, inputs: ModelInput) -> Tensor:
+        raise NotImplementedError
+
+
+class SequenceSlot(nn.Module):
+    """Behaviour sequences -> [B, width], or [B, T, width] if `per_task`; None if the model has no sequences."""
+
+    width: int
+    per_task: bool = False
+
+    def forward(self, inputs: ModelInput) -> Tensor | None:
+        raise NotImplementedError
+
+
+class RefineSlot(nn.Module):
+    """x [B, d] or [B, T, d] -> x [B, width], or [B, T, width] if `per_task`."""
+
+    width: int
+    per_task: bool
+
+    def forward(self, x: Tensor, inputs: ModelInput) -> Tensor:
+        raise NotImplementedError
+
+
+class TrunkSlot(nn.Module):
+    """x [B, d] or [B, T, d] -> one representation for all tasks [B, width], or [B, T, width] if `per_task`.
+
+    `inputs` is there for trunks that read the scenario; the features themselves are already in x.
+    """
+
+    width: int
+    per_task: bool
+
+    def forward(self, x: Tensor, inputs: ModelInput) -> Tensor:
+        raise NotImplementedError
+
+
+class CouplerSlot(nn.Module):
+    """h [B, T, d] -> logits [B, number of tasks] in fp32, whatever the precision of h.
+
+    `bias` [B, number of tasks] comes from the bias slot, in training only. It belongs to each task's own logit, before
+    any product of probabilities, so the coupler adds it.
+    """
+
+    @classmethod
+    def heads(cls, tasks: Mapping[str, Task]) -> int:
+        """Number of representations that this coupler wants from trunk and towers."""
+        return len(tasks)
+
+    def start_at(self, logits: Sequence[float]) -> None:
+        """Set the output biases so that the untrained model predicts about `logits`, one number per task."""
+        raise NotImplementedError
+
+    def forward(self, h: Tensor, bias: Tensor | None = None) -> Tensor:
+        raise NotImplementedError
+
+
+class BiasSlot(nn.Module):
+    """Position-like features -> [B, number of tasks], added to the logits; None if the model has none.
+
+    Called in training mode only. It alone may read `ModelInput.bias`.
+    """
+
+    def forward(self, inputs: ModelInput) -> Tensor | None:
+        raise NotImplementedError

@@ -1,0 +1,27 @@
+"""The shared bottom: one MLP for all tasks."""
+
+from collections.abc import Sequence
+
+from torch import Tensor
+
+from raymtl.models.inputs import ModelInput
+from raymtl.models.layers import MLP
+from raymtl.models.registry import register
+from raymtl.models.slots import Context, TrunkSlot
+
+
+@register("trunk", "shared_bottom")
+class SharedBottom(TrunkSlot):
+    """One MLP that all tasks share: x [B, d] -> [B, k], or [B, T, d] -> [B, T, k] (Caruana, 1997).
+
+    Without layers it hands x on, so that the tasks share the tables only, as AITM and ESMM do.
+    """
+
+    def __init__(self, context: Context, *, hidden: Sequence[int], dropout: float = 0.0):
+        super().__init__()
+        self.mlp = MLP(context.width, hidden, dropout)
+        self.width = self.mlp.width
+        self.per_task = context.per_task
+
+    def forward(self, x: Tensor, inputs: ModelInput) -> Tensor:
+        return self.mlp(x)

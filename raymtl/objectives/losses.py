@@ -1,0 +1,139 @@
+"""Losses of all tasks over the global batch, and AITM's order penalty. `docs/losses.md` has the reasons.
+
+Shapes: B rows of this worker, T tasks, W workers.
+"""
+
+from collections.abc import Callable, Mapping
+from itertools import groupby
+from typing import NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from raymtl.config.model import OrderLoss
+from raymtl.config.tasks import Task
+from raymtl.objectives.link import MAX_LOG_COUNT
+
+
+class Losses(NamedTuple):
+    """What one batch costs. Each number is this worker's share times W, so its mean over the workers is the global one."""
+
+    total: Tensor
+    """[] Σ_t weight_t · loss_t + order; backward starts here."""
+    per_task: Tensor
+    """[T] loss of each task before its weight; without gradient."""
+    order: Tensor
+    """[] order penalty with its α; without gradient."""
+
+
+class TaskLosses(nn.Module):
+    """Masked, weighted loss of every task, divided by the label count of all workers (`docs/losses.md`).
+
+    L_t = W · Σ_i m_ti w_i ℓ(a_ti, y_ti) / max(N_t, floor_t), where m is 1 on observed labels of valid rows and N_t is
+    Σ m·w over all workers. DDP and TorchRec average gradients over the W workers, which takes the factor W out again.
+    A task that no worker has a label for costs an exact zero that still hangs on the graph, so that every worker takes
+    part in every collective. All arithmetic is in fp32.
+    """
+
+    def __init__(self, tasks: Mapping[str, Task], order: OrderLoss):
+        super().__init__()
+        names = list(tasks)
+        # Consecutive tasks of one kind are computed together.
+        runs = [(fn, len(list(run))) for fn, run in groupby(_row_loss(task) for task in tasks.values())]
+        self._row_losses = [fn for fn, _ in runs]
+        self._sizes = [size for _, size in runs]
+        self._edges = [(i, names.index(t.parent)) for i, t in enumerate(tasks.values()) if t.parent is not None]
+        self._order = order
+        self.register_buffer("_weights", torch.tensor([t.weight for t in tasks.values()]), persistent=False)
+        self.register_buffer("_floors", torch.tensor([t.normalizer_floor for t in tasks.values()]), persistent=False)
+
+    @staticmethod
+    def counts(observed: Tensor, weight: Tensor, valid: Tensor) -> Tensor:
+        """This worker's share of the normalisers, [T + 1]: Σ m·w per task, then the number of valid rows.
+
+        Their sum over the workers is what `forward` wants as `normalizer` and `valid_rows`.
+        """
+        mask = observed & valid.unsqueeze(1)
+        per_task = torch.where(mask, weight.float().unsqueeze(1), 0.0).sum(0)
+        return torch.cat((per_task, valid.sum().float().unsqueeze(0)))
+
+    def forward(
+        self,
+        logits: Tensor,
+        labels: Tensor,
+        observed: Tensor,
+        weight: Tensor,
+        valid: Tensor,
+        normalizer: Tensor,
+        valid_rows: Tensor,
+        world: int = 1,
+    ) -> Losses:
+        """Loss of one batch: logits, labels and observed [B, T], weight and valid [B], normalizer [T], valid_rows [].
+
+        `valid` is false on padding rows, which count nowhere. Labels may hold anything where they are not observed.
+        `normalizer` and `valid_rows` are summed over the `world` workers.
+        """
+        logits = logits.float()
+        mask = observed & valid.unsqueeze(1)
+        # Not observed: logit 0 and label 0, whose loss is finite, so that the weight 0 makes it an exact 0. Masking the
+        # losses alone would not do: 0 · NaN is NaN, and so is the gradient of a `where` whose other branch is not finite.
+        y = torch.where(mask, labels.float(), 0.0)
+        a = torch.where(mask, logits, 0.0)
+        weights = torch.where(mask, weight.float().unsqueeze(1), 0.0)
+        parts = zip(self._row_losses, a.split(self._sizes, 1), y.split(self._sizes, 1), strict=True)
+        rows = torch.cat([row_loss(a_run, y_run) for row_loss, a_run, y_run in parts], 1)
+        per_task = (rows * weights).sum(0) * (world / self._denominator(normalizer))
+        order = self._order_penalty(logits, valid, valid_rows, world)
+        return Losses((per_task * self._weights).sum() + order, per_task.detach(), order.detach())
+
+    def _denominator(self, normalizer: Tensor) -> Tensor:
+        n = torch.maximum(normalizer.float(), self._floors)
+        return torch.where(n > 0, n, 1.0)  # floor 0 and no label: 0 / 1, not 0 / 0
+
+    def _order_penalty(self, logits: Tensor, valid: Tensor, valid_rows: Tensor, world: int) -> Tensor:
+        """α · Σ over the funnel's edges of the mean over all valid rows of max(child - parent, 0)  (AITM §3.4).
+
+        It needs no label, so it counts every valid row, whatever its weight.
+        """
+        if not self._order.alpha or not self._edges:
+            return logits.new_zeros(())
+        scores = torch.where(valid.unsqueeze(1), logits, 0.0)  # padding: all alike, no gap
+        if self._order.space == "probability":
+            scores = scores.sigmoid()
+        columns = scores.unbind(1)
+        gaps = torch.stack([columns[child] - columns[parent] for child, parent in self._edges], 1)
+        return self._order.alpha * gaps.relu().sum() * (world / valid_rows.float().clamp(min=1.0))
+
+
+def _binary(a: Tensor, y: Tensor) -> Tensor:
+    """Cross entropy in nats: y·softplus(-a) + (1 - y)·softplus(a)."""
+    return F.binary_cross_entropy_with_logits(a, y, reduction="none")
+
+
+def _count(a: Tensor, y: Tensor) -> Tensor:
+    """Poisson loss λ - y·a with λ = exp(a); the constant log y! is left out.
+
+    Above MAX_LOG_COUNT λ follows its tangent. A plain clamp of a inside exp would leave -y as the whole gradient there,
+    which pushes a prediction that is far too large further up.
+    """
+    inside = a.clamp(max=MAX_LOG_COUNT)
+    return inside.exp() * (1.0 + (a - inside)) - y * a
+
+
+def _real(a: Tensor, y: Tensor) -> Tensor:
+    """Squared error."""
+    return (a - y).square()
+
+
+def _log_real(a: Tensor, y: Tensor) -> Tensor:
+    """Squared error against log(1 + y)."""
+    return (a - y.log1p()).square()
+
+
+def _row_loss(task: Task) -> Callable[[Tensor, Tensor], Tensor]:
+    if task.kind == "binary":
+        return _binary
+    if task.kind == "count":
+        return _count
+    return _log_real if task.transform == "log1p" else _real

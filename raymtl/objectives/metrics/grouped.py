@@ -1,0 +1,193 @@
+"""GAUC: AUC within each group (usually a user), averaged over the groups by their impressions.
+
+Needs the rows of a group side by side, so counters do not do. Each worker keeps the rows it sees while they fit; after that it
+keeps whole groups only, those whose 64-bit hash starts with enough zero bits (the *level*, raised by one, which halves the
+sample, whenever the rows outgrow the room). The hash decides alone, so all workers and all evaluations keep the same groups.
+
+Shapes: B rows, T binary tasks, S scenarios, N kept rows, G groups.
+"""
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+LEVELS = 64
+_MISSING = 2  # stored in place of a label that takes no part
+_POWERS = tuple(1 << k for k in range(63))
+
+
+def mix(group: Tensor) -> Tensor:
+    """Hash int64 group ids to int64 of which all bits look random (the finaliser of SplitMix64); one to one."""
+    z = group + -0x61C8864680B583EB
+    z = (z ^ ((z >> 30) & 0x3FFFFFFFF)) * -0x40A7B892E31B1A47
+    z = (z ^ ((z >> 27) & 0x1FFFFFFFFF)) * -0x6B2FB644ECCEEE15
+    return z ^ ((z >> 31) & 0x1FFFFFFFF)
+
+
+def _limit(level: int) -> int:
+    """Largest value of the hash without its sign that a group kept at this level can have."""
+    return (1 << (63 - level)) - 1
+
+
+class GroupedSample:
+    """The rows that one worker keeps for GAUC: at most `capacity` of them plus room for what arrives between two clean-ups.
+
+    A row takes 14 + 5·T bytes: the mixed group id, per task the logit and the label, weight and scenario.
+    """
+
+    def __init__(self, tasks: int, capacity: int, device: torch.device) -> None:
+        self.tasks = tasks
+        self.capacity = capacity
+        self.level = 0
+        self.used = 0
+        self.rows: dict[str, Tensor] = {
+            "group": torch.empty(0, dtype=torch.int64, device=device),
+            "logits": torch.empty(0, tasks, dtype=torch.float32, device=device),
+            "labels": torch.empty(0, tasks, dtype=torch.uint8, device=device),
+            "weight": torch.empty(0, dtype=torch.float32, device=device),
+            "scenario": torch.empty(0, dtype=torch.int16, device=device),
+        }
+        # On the CPU it costs nothing to look at the rows now; on a GPU it would make the host wait for the device.
+        self.filter_now = device.type == "cpu"
+
+    def update(
+        self, logits: Tensor, labels: Tensor, taken: Tensor, weight: Tensor, scenario: Tensor, group: Tensor
+    ) -> None:
+        """Keep rows: logits and labels [B, T], taken [B, T] bool, weight [B], scenario [B], group [B] int64."""
+        taken = taken & logits.isfinite()
+        new = {
+            "group": mix(group),
+            "logits": logits,
+            "labels": (labels > 0.5).to(torch.uint8).masked_fill(~taken, _MISSING),
+            "weight": weight.float(),
+            "scenario": scenario.to(torch.int16),
+        }
+        if self.filter_now:
+            new = _select(new, _kept(new, self.level))
+        count = len(new["group"])
+        if self.used + count > self._room():
+            self._tidy()
+        self._grow(self.used + count)
+        for name, column in new.items():
+            self.rows[name][self.used : self.used + count] = column
+        self.used += count
+
+    def counts(self) -> dict[str, Tensor]:
+        """Rows kept per level of their group, int64 [64], and a 1 at this worker's own level, int64 [64]; both are additive."""
+        self._tidy()
+        hashed = self.rows["group"][: self.used] & _limit(0)
+        powers = torch.tensor(_POWERS, device=hashed.device)
+        levels = 63 - torch.bucketize(hashed, powers, right=True)
+        own = torch.zeros(LEVELS, dtype=torch.int64, device=hashed.device)
+        own[self.level] = 1
+        return {"rows_by_level": torch.bincount(levels, minlength=LEVELS), "workers_by_level": own}
+
+    def rows_at(self, level: int) -> dict[str, Tensor]:
+        """The kept rows [N, …] whose groups are in the sample of this level, which is not below the worker's own."""
+        self._tidy()
+        now = {name: column[: self.used] for name, column in self.rows.items()}
+        return _select(now, _kept(now, max(level, self.level)))
+
+    def _room(self) -> int:
+        return self.capacity + max(self.capacity // 4, 1)
+
+    def _grow(self, need: int) -> None:
+        have = len(self.rows["group"])
+        if need <= have:
+            return
+        size = max(need, min(2 * have, self._room()), 1024)
+        for name, column in self.rows.items():
+            with torch.inference_mode(False):  # a tensor made in inference mode could not be written to outside of it
+                larger = torch.empty(size, *column.shape[1:], dtype=column.dtype, device=column.device)
+            larger[: self.used] = column[: self.used]
+            self.rows[name] = larger
+
+    def _tidy(self) -> None:
+        """Drop rows that take no part, and halve the sample until it fits; the host waits for the device here, rarely."""
+        now = {name: column[: self.used] for name, column in self.rows.items()}
+        now = _select(now, _kept(now, self.level))
+        while len(now["group"]) > self.capacity and self.level < LEVELS - 1:
+            self.level += 1
+            now = _select(now, _kept(now, self.level))
+        self.used = len(now["group"])
+        for name, column in now.items():
+            self.rows[name][: self.used] = column
+
+
+def common_level(rows_by_level: Tensor, workers_by_level: Tensor, capacity: int) -> int:
+    """The lowest level that every worker can serve and whose rows, over all workers, are at most `capacity`."""
+    level = max((i for i, workers in enumerate(workers_by_level.tolist()) if workers), default=0)
+    rows = rows_by_level.tolist()
+    while level < LEVELS - 1 and sum(rows[level:]) > capacity:
+        level += 1
+    return level
+
+
+def _kept(rows: dict[str, Tensor], level: int) -> Tensor:
+    """Indices of the rows with any label that takes part and a group in the sample of this level."""
+    inside = (rows["group"] & _limit(0)) <= _limit(level)
+    return (inside & (rows["labels"] != _MISSING).any(dim=1)).nonzero().squeeze(1)
+
+
+def _select(rows: dict[str, Tensor], index: Tensor) -> dict[str, Tensor]:
+    return {name: column.index_select(0, index) for name, column in rows.items()}
+
+
+def grouped_auc(group: Tensor, logits: Tensor, positive: Tensor, weight: Tensor) -> tuple[float | None, int]:
+    """GAUC of rows [N] and the number of groups in it; None if no group has both a positive and a negative.
+
+    `AUC_g` counts the pairs of a positive and a negative of group g by the product of their weights, ties one half. Groups of
+    one class say nothing and are left out; the others weigh as much as all their rows together.
+    """
+    if len(group) == 0:
+        return None, 0
+    groups, index = torch.unique(group, return_inverse=True)
+    order_key = (index << 32) + _ordered_bits(logits)
+    order_key, order = order_key.sort()
+    index, positive, weight = index[order], positive[order], weight[order].double()
+    p, n = weight * positive, weight * ~positive
+
+    # Rows of one group with one key are a run; within a run all pairs are ties.
+    run = torch.cat([order_key.new_zeros(1), (order_key[1:] != order_key[:-1]).long().cumsum(0)])
+    runs = int(run[-1]) + 1
+    run_p, run_n = (torch.zeros(runs, dtype=torch.float64, device=p.device).index_add_(0, run, v) for v in (p, n))
+    run_group = torch.zeros(runs, dtype=torch.int64, device=p.device).index_copy_(0, run, index)
+    total_p, total_n = (
+        torch.zeros(len(groups), dtype=torch.float64, device=p.device).index_add_(0, index, v) for v in (p, n)
+    )
+    # Negatives below a run: those before it in the whole list, less those of the groups before its own.
+    below = run_n.cumsum(0) - 0.5 * run_n - (total_n.cumsum(0) - total_n)[run_group]
+    wins = torch.zeros_like(total_p).index_add_(0, run_group, run_p * below)
+
+    both = (total_p > 0) & (total_n > 0)
+    area = wins / (total_p * total_n).masked_fill(~both, 1.0)
+    share = (total_p + total_n).masked_fill(~both, 0.0)
+    counted = int(both.sum())
+    return (float((share * area).sum() / share.sum()) if counted else None), counted
+
+
+def _ordered_bits(logits: Tensor) -> Tensor:
+    """Map finite float32 values to int64 in [0, 2^32) in the same order, equal values to equal numbers."""
+    bits = (logits + 0.0).view(torch.int32)  # -0.0 + 0.0 is 0.0
+    return (bits ^ ((bits >> 31) & 0x7FFFFFFF)).long() + (1 << 31)
+
+
+def compute_grouped(rows: dict[str, Tensor], scenarios: int) -> list[list[dict[str, Any]]]:
+    """GAUC of every task, [T] lists of 1 + S entries: all rows first, then each scenario by itself.
+
+    An entry has `gauc`, `gauc_groups` (groups that have both classes) and `rows` (kept rows with a label).
+    """
+    found = []
+    for t in range(rows["logits"].shape[1]):
+        label = rows["labels"][:, t]
+        entries = []
+        for s in range(-1, scenarios):
+            seen = label != _MISSING if s < 0 else (label != _MISSING) & (rows["scenario"] == s)
+            pick = seen.nonzero().squeeze(1)
+            gauc, groups = grouped_auc(
+                rows["group"][pick], rows["logits"][pick, t], label[pick] == 1, rows["weight"][pick]
+            )
+            entries.append({"gauc": gauc, "gauc_groups": groups, "rows": len(pick)})
+        found.append(entries)
+    return found

@@ -1,0 +1,129 @@
+"""Metrics of count and real tasks, in the label's own unit.
+
+Shapes: B rows, T tasks of these kinds, S scenarios (1 without a scenario column), M bins.
+"""
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from raymtl.config.tasks import Task
+from raymtl.objectives.link import MAX_LOG_COUNT, predict
+from raymtl.objectives.metrics import bins
+from raymtl.objectives.metrics.curves import reliability
+
+_ROWS, _WEIGHT, _LABEL, _PREDICTED, _ABS_LABEL, _SQUARE, _ABS, _SMAPE, _DEVIANCE, _BROKEN = range(10)
+_TRUTH_ROWS, _TRUTH_SQUARE, _TRUTH_ABS, _TRUTH_DEVIANCE = range(10, 14)
+_SUMS = 14
+
+
+class ValueMetrics:
+    """Counters of T count or real tasks over S scenarios: sums [S, T, 14] and curves [T, 3, bins.COARSE], all float64.
+
+    A curve keeps, per bin of the logit, the sums of weight · prediction, weight · label and weight.
+    """
+
+    def __init__(self, tasks: dict[str, Task], scenarios: int, device: torch.device) -> None:
+        self.tasks = tasks
+        self.scenarios = scenarios
+        self.sums = torch.zeros(scenarios, len(tasks), _SUMS, dtype=torch.float64, device=device)
+        self.curves = torch.zeros(len(tasks), 3, bins.COARSE, dtype=torch.float64, device=device)
+
+    def state(self) -> dict[str, Tensor]:
+        """The counters by name, not copied; all are additive over workers."""
+        return {"sums": self.sums, "curves": self.curves}
+
+    def update(
+        self, logits: Tensor, labels: Tensor, taken: Tensor, weight: Tensor, scenario: Tensor, truth: Tensor | None
+    ) -> None:
+        """Add rows: logits and labels [B, T] fp32, taken [B, T] bool (the label takes part), weight [B] fp64, scenario [B]."""
+        for t, task in enumerate(self.tasks.values()):
+            finite = logits[:, t].isfinite()
+            used = taken[:, t] & finite
+            x = logits[:, t].masked_fill(~used, 0.0)
+            y = labels[:, t].double().masked_fill(~used, 0.0)
+            w = weight * used
+            p = predict(x.double(), task)
+            sums = torch.zeros(len(x), _SUMS, dtype=torch.float64, device=x.device)
+            sums[:, _ROWS] = used
+            sums[:, _WEIGHT] = w
+            sums[:, _LABEL] = w * y
+            sums[:, _PREDICTED] = w * p
+            sums[:, _ABS_LABEL] = w * y.abs()
+            sums[:, _SQUARE] = w * (p - y).square()
+            sums[:, _ABS] = w * (p - y).abs()
+            sums[:, _SMAPE] = w * _smape(p, y)
+            sums[:, _BROKEN] = taken[:, t] & ~finite
+            if task.kind == "count":
+                sums[:, _DEVIANCE] = w * _deviance(x.double().clamp(max=MAX_LOG_COUNT), y)
+            if truth is not None and task.truth is not None:
+                known = used & truth[:, t].isfinite()
+                best = truth[:, t].double().masked_fill(~known, 1.0)
+                sums[:, _TRUTH_ROWS] = known
+                sums[:, _TRUTH_SQUARE] = w * known * (best - y).square()
+                sums[:, _TRUTH_ABS] = w * known * (best - y).abs()
+                if task.kind == "count":
+                    sums[:, _TRUTH_DEVIANCE] = w * known * _deviance(best.clamp(min=1e-12).log(), y)
+            self.sums[:, t].index_add_(0, scenario, sums)
+            slot = bins.slots(bins.keys(x), levels=1)[0].long()
+            self.curves[t].scatter_add_(1, slot.expand(3, -1), torch.stack([w * p, w * y, w]))
+
+    def compute(self) -> tuple[dict[str, dict[str, Any]], list[dict[str, dict[str, Any]]]]:
+        """Metrics of every task over all rows, with its calibration curve, and the same per scenario without curves."""
+        overall: dict[str, dict[str, Any]] = {}
+        parts: list[dict[str, dict[str, Any]]] = [{} for _ in range(self.scenarios)]
+        for t, (name, task) in enumerate(self.tasks.items()):
+            overall[name] = _report(self.sums[:, t].sum(dim=0).tolist(), task)
+            overall[name]["calibration_curve"] = reliability(*self.curves[t].unbind())
+            for s, sums in enumerate(self.sums[:, t].tolist()):
+                parts[s][name] = _report(sums, task)
+        return overall, parts
+
+
+def _smape(p: Tensor, y: Tensor) -> Tensor:
+    """2·|p − y| / (|p| + |y|), between 0 and 2; 0 where both are 0."""
+    return 2 * (p - y).abs() / (p.abs() + y.abs()).clamp(min=torch.finfo(torch.float64).tiny)
+
+
+def _deviance(log_mean: Tensor, y: Tensor) -> Tensor:
+    """Poisson deviance of one row, 2·(y·log(y/μ) − y + μ); with y = 0 it is 2·μ."""
+    return 2 * (torch.special.xlogy(y, y) - y * log_mean - y + log_mean.exp())
+
+
+def _report(sums: list[float], task: Task) -> dict[str, Any]:
+    rows, weight, broken = sums[_ROWS], sums[_WEIGHT], sums[_BROKEN]
+    reason = "no observed labels" if rows == 0 else None
+    if broken:
+        reason = f"{int(broken):,} of {int(rows + broken):,} predictions are not finite"
+    some = reason is None
+
+    def mean(column: int, known: bool = some) -> float | None:
+        return sums[column] / weight if known and weight > 0 else None
+
+    mse = mean(_SQUARE)
+    report: dict[str, Any] = {"kind": task.kind}
+    if task.kind == "count":
+        report["poisson_deviance"] = mean(_DEVIANCE)
+    report |= {
+        "mse": mse,
+        "rmse": None if mse is None else mse**0.5,
+        "mae": mean(_ABS),
+        "nmae": sums[_ABS] / sums[_ABS_LABEL] if some and sums[_ABS_LABEL] > 0 else None,
+        "smape": mean(_SMAPE),
+        "calibration": sums[_PREDICTED] / sums[_LABEL] if some and sums[_LABEL] != 0 else None,
+        "count": int(rows),
+        "mean_label": mean(_LABEL, rows > 0),
+        "mean_prediction": mean(_PREDICTED),
+        "null_reason": reason,
+    }
+    if some and report["calibration"] is None:
+        report["null_reason"] = f"the {int(rows):,} observed labels sum to 0"
+    if task.truth is not None:
+        same = some and sums[_TRUTH_ROWS] == rows
+        if task.kind == "count":
+            report["truth_poisson_deviance"] = mean(_TRUTH_DEVIANCE, same)
+        report["truth_mse"] = mean(_TRUTH_SQUARE, same)
+        report["truth_mae"] = mean(_TRUTH_ABS, same)
+        report["truth_count"] = int(sums[_TRUTH_ROWS])
+    return report

@@ -1,0 +1,168 @@
+"""The report of one run: a single HTML file that needs no network, no server and no script."""
+
+from typing import Any
+
+import fsspec
+from jinja2 import Environment, PackageLoader, StrictUndefined
+
+from raymtl.errors import UserError
+from raymtl.reports import curves, slices, style
+from raymtl.reports.load import Run, load_run
+from raymtl.reports.tables import (
+    ALL,
+    BINARY_COLUMNS,
+    VALUE_COLUMNS,
+    Row,
+    binary_rows,
+    metrics_of,
+    shown_columns,
+    value_rows,
+)
+
+_GOOD = {"finished", "done", "completed", "complete", "success", "succeeded", "ok"}
+_OPEN_ROWS = 30  # longer scenario tables start folded
+
+
+def write_report(run_dir: str, out: str | None = None) -> str:
+    """Write the report of the run in `run_dir` and return where it lies.
+
+    Works on a run that is still going or was stopped: what is missing is said in a sentence.
+
+    Args:
+        run_dir: folder or URL with `config.yaml`, `metrics.jsonl`, `result.json`, or the first of them.
+        out: file or URL to write; none: `report.html` in `run_dir`.
+
+    Raises:
+        UserError: `run_dir` is missing, is not the folder of a run, or `out` cannot be written.
+    """
+    run = load_run(run_dir)
+    target = out or f"{run_dir.rstrip('/')}/report.html"
+    page = render(run)
+    try:
+        with fsspec.open(target, "w", encoding="utf-8") as file:
+            file.write(page)
+    except OSError as e:
+        raise UserError(
+            f"the report cannot be written to `{target}`: {e.strerror or e}; name another place with `out`"
+        ) from e
+    return target
+
+
+def render(run: Run) -> str:
+    """The whole page as text."""
+    pages = Environment(
+        loader=PackageLoader("raymtl.reports"),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    metrics = run.final or {"tasks": {}, "scenarios": {}}
+    ranked, valued = binary_rows(metrics), value_rows(metrics)
+    return pages.get_template("report.html.j2").render(
+        run=run,
+        status=_status(run),
+        keys=_key_numbers(run),
+        evaluated=_evaluated(run),
+        colours=style.task_colours(run.tasks),
+        tables=[
+            _table(BINARY_COLUMNS, [row for row in ranked if row.scenario == ALL]),
+            _table(VALUE_COLUMNS, [row for row in valued if row.scenario == ALL]),
+        ],
+        scenario_tables=[_table(BINARY_COLUMNS, ranked), _table(VALUE_COLUMNS, valued)]
+        if metrics.get("scenarios")
+        else [],
+        fold_scenarios=len(ranked) + len(valued) > _OPEN_ROWS,
+        order=_order(metrics),
+        has_best=any(report.get("truth_auc") is not None for report in metrics["tasks"].values()),
+        plots={
+            "losses": curves.losses(run),
+            "auc": curves.eval_auc(run),
+            "calibration": slices.calibration(metrics, run.tasks),
+            "scenarios": slices.scenario_auc(metrics, run.tasks),
+            "order": curves.order_violations(run),
+            "speed": curves.speed(run),
+        },
+        evaluations=len(run.evals),
+        packages=_pairs((run.result or {}).get("packages")),
+        ALL=ALL,
+    )
+
+
+def _table(columns: tuple[str, ...], rows: list[Row]) -> dict[str, Any]:
+    return {"columns": columns, "shown": shown_columns(columns, rows), "rows": rows}
+
+
+def _status(run: Run) -> dict[str, Any]:
+    if run.result is None:
+        return {"text": "no result yet", "good": False}
+    text = str(run.result.get("status") or "finished")
+    return {"text": text, "good": text.lower() in _GOOD}
+
+
+def _evaluated(run: Run) -> str:
+    """Which evaluation the metrics come from."""
+    if run.final is None:
+        return ""
+    rows = f" on {style.count(run.final.get('rows'))} rows" if run.final.get("rows") else ""
+    if run.result and metrics_of(run.result)["tasks"]:
+        return f"Evaluation of the finished run{rows}."
+    last = run.evals[-1]
+    return f"Evaluation{rows} after {style.count(last['rows'])} rows of training, the last one so far."
+
+
+def _key_numbers(run: Run) -> list[tuple[str, str, str]]:
+    """What to see first: (name, value, remark)."""
+    result, last = run.result or {}, run.train[-1] if run.train else {}
+    rates = [line["rows_per_s"] for line in run.train if isinstance(line.get("rows_per_s"), int | float)]
+    rate = result.get("rows_per_s", sum(rates) / len(rates) if rates else None)
+    waits = [line["data_wait"] for line in run.train if isinstance(line.get("data_wait"), int | float)]
+    times = [line["time"] for line in run.train + run.evals if isinstance(line.get("time"), int | float)]
+    seconds, took = max(times) - min(times) if len(times) > 1 else None, "first to last logged line"
+    if isinstance(result.get("seconds"), int | float):
+        seconds, took = result["seconds"], "from start to result"
+    workers = result.get("workers")
+    rows = result.get("rows_trained", last.get("rows"))
+    left_out = result.get("rows_left_out")
+    final = run.final or {}
+    best = [r["truth_auc"] for r in final.get("tasks", {}).values() if r.get("truth_auc") is not None]
+    ranked = [r for r in final.get("tasks", {}).values() if r.get("auc") is not None]
+    wrong = (final.get("order_violation_rate") or {}).get("overall")
+    found = [
+        ("mean AUC", style.number(final.get("mean_auc")), _mean_best(best, ranked, run.final is not None)),
+        ("rows trained", style.short_count(rows), f"{style.count(left_out)} left out" if left_out is not None else ""),
+        (
+            "steps",
+            style.short_count(last.get("step")),
+            f"{len(run.evals)} evaluation{'s' if len(run.evals) != 1 else ''}",
+        ),
+        (
+            "rows per second",
+            style.short_count(rate),
+            "all workers" if workers is None else f"{workers} worker{'s' if workers != 1 else ''}",
+        ),
+        ("waiting for data", style.percent(sum(waits) / len(waits) if waits else None), "mean share of the time"),
+        ("time", style.duration(seconds), took),
+    ]
+    if wrong is not None:
+        found.insert(1, ("out of order", style.percent(wrong), "rows with a child above its parent"))
+    return found
+
+
+def _mean_best(best: list[float], ranked: list[Any], evaluated: bool) -> str:
+    if not ranked:
+        return "no task has an AUC" if evaluated else "no evaluation yet"
+    tasks = f"{len(ranked)} task{'s' if len(ranked) != 1 else ''}"
+    return f"best reachable {style.number(sum(best) / len(best))}" if len(best) == len(ranked) else f"over {tasks}"
+
+
+def _order(metrics: dict[str, Any]) -> list[tuple[str, str]]:
+    rates = metrics.get("order_violation_rate") or {}
+    return [
+        ("any edge" if edge == "overall" else edge.replace(">", " > "), style.percent(rate, 2))
+        for edge, rate in rates.items()
+    ]
+
+
+def _pairs(packages: Any) -> list[tuple[str, str]]:
+    return [(str(k), str(v)) for k, v in packages.items()] if isinstance(packages, dict) else []

@@ -1,0 +1,33 @@
+"""A sharding plan as tables on the terminal."""
+
+from rich.table import Table
+
+from raymtl.embeddings.dry_plan import DryPlan, gib
+
+
+def plan_tables(plan: DryPlan) -> list[Table | str]:
+    """Table by table, then rank by rank, then the verdict."""
+    tables = Table(
+        "table", "features", "rows", "dim", "size", "sharding", "ranks", box=None, title="tables", title_justify="left"
+    )
+    for t in sorted(plan.tables, key=lambda t: -t.bytes):
+        tables.add_row(
+            t.table, ", ".join(t.features), f"{t.rows:,}", str(t.dim), gib(t.bytes), t.sharding, _ranks(t.ranks)
+        )
+    if plan.problem is not None:
+        return [tables, f"[bold red]does not fit:[/] {plan.problem}"]
+    ranks = Table("rank", "tables", "with buffers", "full", box=None, title="ranks", title_justify="left")
+    usable = plan.memory_bytes - plan.reserved_bytes
+    for rank, (held, planned) in enumerate(zip(plan.rank_bytes, plan.rank_planned_bytes, strict=True)):
+        ranks.add_row(str(rank), gib(held), gib(planned), f"{planned / usable:.1%}")
+    verdict = (
+        f"fits: {gib(usable)} of each device's {gib(plan.memory_bytes)} are for tables and batches, "
+        f"{gib(plan.reserved_bytes)} are kept for the model and the framework"
+    )
+    return [tables, ranks, verdict]
+
+
+def _ranks(ranks: list[int]) -> str:
+    if len(ranks) > 2 and ranks == list(range(ranks[0], ranks[-1] + 1)):
+        return f"{ranks[0]}–{ranks[-1]}"
+    return ", ".join(map(str, ranks))

@@ -1,0 +1,108 @@
+"""Progress for the person who waits: one live line on a terminal, plain lines in a log file."""
+
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
+
+_LINE_EVERY_S = 10.0
+
+
+@contextmanager
+def counting(what: str, console: Console) -> Iterator[Callable[[int, int], None]]:
+    """A function `(done, total)` that shows how far a long piece of work has come."""
+    with _bar(console) as bar:
+        task = bar.add_task(what, total=None)
+
+        def update(done: int, total: int) -> None:
+            bar.update(task, completed=done, total=total, text=f"{done:,} of {total:,}")
+
+        yield update
+
+
+class TrainingLines:
+    """Listener of a run: `raymtl.training.run.train` calls it with every record."""
+
+    def __init__(self, console: Console):
+        self._console = console
+        self._bar = _bar(console)
+        self._task: Any = None
+        self._total = 0
+        self._begun: tuple[float, int] | None = None
+        self._last_line = 0.0
+
+    def __enter__(self) -> "TrainingLines":
+        self._bar.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._bar.stop()
+
+    def __call__(self, record: dict[str, Any]) -> None:
+        if "total_rows" in record:
+            self._total = record["total_rows"]
+        if "note" in record:
+            self._console.print(record["note"], soft_wrap=True)
+        elif record.get("kind") == "train":
+            self._train(record)
+        elif record.get("kind") == "eval":
+            self._console.print(evaluation_line(record), soft_wrap=True)
+
+    def _train(self, record: dict[str, Any]) -> None:
+        now = time.monotonic()
+        line = training_line(record, self._total, self._eta(now, record["rows"]))
+        if self._console.is_terminal:
+            if self._task is None:
+                self._task = self._bar.add_task("", total=self._total or None)
+            self._bar.update(self._task, completed=record["rows"], text=line)
+        elif now - self._last_line >= _LINE_EVERY_S:
+            self._last_line = now
+            self._console.print(line, soft_wrap=True)
+
+    def _eta(self, now: float, rows: int) -> float | None:
+        """Seconds left at the speed since the first record, reading and evaluation counted in."""
+        if self._begun is None or rows < self._begun[1]:
+            self._begun = (now, rows)
+        since, first = self._begun
+        if rows <= first or not self._total:
+            return None
+        return (self._total - rows) * (now - since) / (rows - first)
+
+
+def training_line(record: dict[str, Any], total: int, eta_s: float | None) -> str:
+    """One window of training in one line."""
+    losses = " ".join(f"{task} {loss:.4f}" for task, loss in record["losses"].items())
+    done = f" ({record['rows'] / total:.0%})" if total else ""
+    eta = "" if eta_s is None else f"  eta {int(eta_s) // 60}:{int(eta_s) % 60:02d}"
+    return (
+        f"step {record['step']:,}  {record['rows']:,} rows{done}  loss {record['loss']:.4f} ({losses})  "
+        f"{record['rows_per_s']:,.0f} rows/s  data-wait {record['data_wait']:.0%}{eta}"
+    )
+
+
+def evaluation_line(record: dict[str, Any]) -> str:
+    """One evaluation in one line."""
+    parts = []
+    for task, metrics in record["metrics"]["tasks"].items():
+        if metrics.get("auc") is not None:
+            parts.append(f"{task} auc {metrics['auc']:.4f}")
+        elif metrics.get("rmse") is not None:
+            parts.append(f"{task} rmse {metrics['rmse']:.4g}")
+        else:
+            parts.append(f"{task} –")
+    return f"evaluation at step {record['step']:,} ({record['seconds']:.0f} s): " + "  ".join(parts)
+
+
+def _bar(console: Console) -> Progress:
+    return Progress(
+        TextColumn("{task.description}"),
+        BarColumn(bar_width=20),
+        TextColumn("{task.fields[text]}"),
+        TimeRemainingColumn(),
+        console=console,
+        transient=True,
+        disable=not console.is_terminal,
+    )

@@ -1,0 +1,133 @@
+"""Plots of one evaluation: calibration bucket by bucket, and AUC by scenario."""
+
+import math
+from typing import Any
+
+from matplotlib.axes import Axes
+
+from raymtl.reports.plots import FAINT, INK, PAPER, panels, styled, svg
+from raymtl.reports.style import number, task_colours
+
+_PANEL_IN = {1: 3.5, 2: 3.5, 3: 3.5, 4: 3.0}  # height by the number of square panels in a row
+
+
+@styled
+def calibration(metrics: dict[str, Any], names: list[str]) -> str | None:
+    """One panel per task: mean label against mean prediction of each bucket, on the diagonal where the model is right."""
+    curves = {n: metrics["tasks"].get(n, {}).get("calibration_curve") or [] for n in names}
+    curves = {n: curve for n, curve in curves.items() if curve}
+    if not curves:
+        return None
+    colours = task_colours(names)
+    drawing, axes = panels(len(curves), _PANEL_IN[min(len(curves), 4)], columns=4)
+    for ax, (name, curve) in zip(axes, curves.items(), strict=True):
+        report = metrics["tasks"][name]
+        _calibration_panel(ax, curve, colours[name], report.get("kind") == "binary")
+        value = report.get("calibration")
+        ax.set_title(name, color=colours[name])
+        if value is not None:
+            ax.text(0.96, 0.05, f"Σp / Σy = {number(value, 2)}", transform=ax.transAxes, ha="right", fontsize=8.5)
+    return svg(drawing, f"Mean label against mean prediction for {', '.join(curves)}")
+
+
+def _calibration_panel(ax: Axes, curve: list[dict[str, float]], colour: str, binary: bool) -> None:
+    predicted = [b["prediction"] for b in curve]
+    happened = [b["label"] for b in curve]
+    logarithmic = min(predicted) > 0 and max(predicted) > 30 * min(predicted)
+    positive = [v for v in predicted + happened if v > 0]
+    if logarithmic and positive:
+        low, high = min(positive) / 1.6, max(positive) * 1.6
+        ax.set_xscale("log")
+        ax.set_yscale("log")
+    else:
+        low, high = min([0.0, *predicted, *happened]), max(predicted + happened)
+        high += 0.06 * (high - low) or 1.0
+    ax.plot([low, high], [low, high], color=FAINT, linewidth=1, linestyle=(0, (3, 3)))
+    shown = [(p, y, b["count"]) for p, y, b in zip(predicted, happened, curve, strict=True) if y > 0 or not logarithmic]
+    for p, y, n in shown:
+        if binary:
+            below, above = _interval(y, n)
+            ax.plot([p, p], [max(below, low), min(above, high)], color=colour, linewidth=1.0, alpha=0.45)
+    ax.plot([s[0] for s in shown], [s[1] for s in shown], color=colour, marker="o", markersize=4.5, linewidth=1.0)
+    none = [p for p, y in zip(predicted, happened, strict=True) if y <= 0]
+    if logarithmic and none:  # zero does not exist on this axis: an open triangle at the floor
+        marks = ax.plot(none, [low] * len(none), "v", color=colour, clip_on=False)
+        marks[0].set(markersize=5, markerfacecolor=PAPER)
+    ax.set_xlim(low, high)
+    ax.set_ylim(low, high)
+    ax.set_box_aspect(1)
+    ax.set_xlabel("mean prediction")
+    ax.set_ylabel("mean label")
+
+
+def _interval(rate: float, rows: float) -> tuple[float, float]:
+    """Wilson's 95 % interval of a rate measured on so many rows."""
+    z = 1.96
+    rate = min(max(rate, 0.0), 1.0)
+    middle = rate + z * z / (2 * rows)
+    half = z * math.sqrt(rate * (1 - rate) / rows + z * z / (4 * rows * rows))
+    return (middle - half) / (1 + z * z / rows), (middle + half) / (1 + z * z / rows)
+
+
+@styled
+def scenario_auc(metrics: dict[str, Any], names: list[str]) -> str | None:
+    """AUC of every task in every scenario as bars from 0.5, the best reachable as a tick, the reason where there is none."""
+    scenarios = metrics.get("scenarios") or {}
+    ranked = [n for n in names if metrics["tasks"].get(n, {}).get("kind") == "binary"]
+    if not scenarios or not ranked:
+        return None
+    colours = task_colours(names)
+    places = ["all", *scenarios]
+    values = [_report(metrics, place, n).get(key) for place in places for n in ranked for key in ("auc", "truth_auc")]
+    known = [v for v in values if v is not None]
+    low, high = min([0.5, *known]) - 0.004, max([0.55, *known]) + 0.04
+    drawing, axes = panels(len(ranked), 0.85 + 0.27 * len(places), columns=_columns(len(ranked)))
+    for ax, name in zip(axes, ranked, strict=True):
+        for i, place in enumerate(places):
+            _bar(ax, i, _report(metrics, place, name), colours[name], low)
+        ax.set_yticks(range(len(places)), places)
+        ax.tick_params(axis="y", length=0, labelcolor=INK)
+        ax.set_ylim(len(places) - 0.4, -0.6)
+        ax.set_xlim(low, high)
+        ax.grid(visible=False, axis="y")
+        ax.axvline(0.5, color=FAINT, linewidth=0.9)
+        ax.set_title(name, color=colours[name])
+        ax.set_xlabel("AUC")
+    return svg(drawing, f"AUC by scenario for {', '.join(ranked)}")
+
+
+def _columns(tasks: int) -> int:
+    return min(tasks, 3)
+
+
+def _report(metrics: dict[str, Any], place: str, task: str) -> dict[str, Any]:
+    return metrics["tasks"][task] if place == "all" else metrics["scenarios"][place].get(task, {})
+
+
+def _bar(ax: Axes, i: int, report: dict[str, Any], colour: str, low: float) -> None:
+    auc, best = report.get("auc"), report.get("truth_auc")
+    if auc is None:
+        why = report.get("null_reason") or "not reported"
+        ax.annotate(
+            why,
+            (0.5, i),
+            xytext=(4, 0),
+            textcoords="offset points",
+            va="center",
+            color=FAINT,
+            fontsize=7.5,
+            style="italic",
+        )
+        return
+    ax.barh(i, auc - 0.5, left=0.5, height=0.62, color=PAPER)  # hides the grid behind a pale bar
+    ax.barh(i, auc - 0.5, left=0.5, height=0.62, color=colour, alpha=0.95 if i == 0 else 0.6)
+    if best is not None:
+        ax.plot([best, best], [i - 0.38, i + 0.38], color=INK, linewidth=1.6)
+    ax.annotate(
+        number(auc, 3),
+        (max(auc, best or auc, 0.5), i),
+        xytext=(5, 0),
+        textcoords="offset points",
+        va="center",
+        fontsize=8,
+    )

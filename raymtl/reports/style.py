@@ -1,0 +1,65 @@
+"""How numbers and colours look, the same in every table and plot."""
+
+import math
+from typing import Any
+
+PALETTE = ("#3f7fd6", "#e0781e", "#2f9e6e", "#c14f8c", "#8264d4", "#1e98b2", "#cf4a3f", "#948d1d")
+"""Colours of tasks, readable on white and on near black, and told apart by people who see no red or green."""
+
+
+def task_colours(names: list[str]) -> dict[str, str]:
+    """One colour per task, by its place in the config; the same in all plots of all reports of that config."""
+    return {name: PALETTE[i % len(PALETTE)] for i, name in enumerate(names)}
+
+
+def number(value: Any, digits: int = 4) -> str:
+    """A number with so many decimals, or as a power of ten where that would come out as 0; a dash for None."""
+    if not isinstance(value, int | float) or not math.isfinite(value):
+        return "–" if value is None else str(value)
+    if value != 0 and abs(value) < 0.5 * 10**-digits:
+        return f"{value:.1e}"
+    return f"{value:,.{digits}f}"
+
+
+def significant(value: Any, digits: int = 4) -> str:
+    """A number to so many significant digits, for quantities of any size; a dash for None."""
+    if not isinstance(value, int | float) or not math.isfinite(value):
+        return "–" if value is None else str(value)
+    if value == 0 or 1e-3 <= abs(value) < 1e6:
+        decimals = 0 if value == 0 else max(digits - 1 - math.floor(math.log10(abs(value))), 0)
+        return f"{value:,.{decimals}f}"
+    return f"{value:.{digits - 1}e}"
+
+
+def count(value: Any) -> str:
+    """A count with its thousands set apart; a dash for None."""
+    return f"{value:,.0f}" if isinstance(value, int | float) and math.isfinite(value) else "–"
+
+
+def short_count(value: Any) -> str:
+    """A count in at most four characters and a unit: 950, 12.3 k, 4.21 M, 1.07 B."""
+    if not isinstance(value, int | float) or not math.isfinite(value):
+        return "–"
+    for size, unit in ((1e9, "B"), (1e6, "M"), (1e3, "k")):
+        if abs(value) >= size:
+            return f"{value / size:.3g} {unit}"
+    return f"{value:.3g}"
+
+
+def percent(value: Any, digits: int = 1) -> str:
+    """A share as per cent; a dash for None."""
+    return f"{100 * value:.{digits}f} %" if isinstance(value, int | float) and math.isfinite(value) else "–"
+
+
+def duration(seconds: float | None) -> str:
+    """A time span in its two largest units: 42 s, 3 min 05 s, 2 h 14 min, 3 d 04 h."""
+    if seconds is None or not math.isfinite(seconds) or seconds < 0:
+        return "–"
+    whole = round(seconds)
+    if whole < 60:
+        return f"{whole} s"
+    if whole < 3600:
+        return f"{whole // 60} min {whole % 60:02d} s"
+    if whole < 86_400:
+        return f"{whole // 3600} h {whole % 3600 // 60:02d} min"
+    return f"{whole // 86_400} d {whole % 86_400 // 3600:02d} h"

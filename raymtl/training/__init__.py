@@ -1,0 +1,1 @@
+"""The loop, the optimizers, checkpoints, and what joins them to Ray Train."""

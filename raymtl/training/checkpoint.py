@@ -1,0 +1,176 @@
+"""Checkpoints: everything to go on with a run, on the same or another number of workers and under another sharding plan.
+
+A checkpoint is a folder in the format of torch.distributed.checkpoint (tables as sharded tensors, written by all workers) with
+`progress.json` beside it, which says how far the run has come.
+"""
+
+import json
+import warnings
+from concurrent.futures import Future
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.distributed as dist
+import torch.distributed.checkpoint as dcp
+from torch.distributed._shard.sharded_tensor import ShardedTensor
+from torch.distributed.checkpoint._nested_dict import flatten_state_dict
+from torch.distributed.checkpoint.api import CheckpointException
+from torch.distributed.checkpoint.staging import BlockingAsyncStager
+
+from raymtl.errors import CheckpointError
+from raymtl.training.build import Built
+
+PROGRESS = "progress.json"
+
+
+@dataclass
+class Progress:
+    """How far a run has come; all counts are over all workers."""
+
+    pass_number: int = 0
+    """Pass under way, from 0."""
+    units_done: int = 0
+    """Units of that pass that are wholly trained on, in the order of the pass."""
+    step: int = 0
+    """Steps taken in all passes."""
+    rows: int = 0
+    """Rows trained on in all passes."""
+    train_seconds: float = 0.0
+    """Time spent in training steps, over all starts of the run."""
+    evaluations: list[dict[str, Any]] = field(default_factory=list)
+    """`{step, rows, pass, units, score, metrics}` of every evaluation so far."""
+    plan: str = ""
+    """Identity of the plan of the input."""
+    config_hash: str = ""
+    """Hash of what defines the run."""
+    starts: int = 0
+    """Times that the run was started or recovered."""
+    finished: bool = False
+    """Training is over: the last pass, or an early stop."""
+
+
+def state_of(built: Built) -> dict[str, Any]:
+    """Model and both optimizers, as torch.distributed.checkpoint takes them."""
+    return {"model": built.model.state_dict(), "optimizer": built.optimizers.combined.state_dict()}
+
+
+def save(built: Built, progress: Progress, folder: str, group: dist.ProcessGroup, background: bool) -> Future | None:
+    """Write this worker's part into `folder`; in the background the state is copied first and the Future tells when it is
+    written."""
+    if dist.get_rank(group) == 0:
+        Path(folder, PROGRESS).write_text(json.dumps(asdict(progress)))
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        if background:
+            answer = dcp.async_save(
+                state_of(built), checkpoint_id=folder, process_group=group, async_stager=BlockingAsyncStager()
+            )
+            return answer if isinstance(answer, Future) else answer.upload_completion
+        dcp.save(state_of(built), checkpoint_id=folder, process_group=group)
+        return None
+
+
+def read_progress(folder: str) -> Progress:
+    """The progress of a checkpoint; CheckpointError where the folder is none."""
+    path = Path(folder, PROGRESS)
+    try:
+        return Progress(**json.loads(path.read_text()))
+    except FileNotFoundError as error:
+        raise CheckpointError(
+            f"`{folder}` is not a raymtl checkpoint: it has no {PROGRESS}; name another folder"
+        ) from error
+    except (json.JSONDecodeError, TypeError) as error:
+        raise CheckpointError(f"`{path}` is damaged ({error}); name another checkpoint of the run") from error
+
+
+def load(built: Built, folder: str, *, model_only: bool, group: dist.ProcessGroup) -> None:
+    """Read a checkpoint into the model (and the optimizers), whatever sharding it was written under.
+
+    Raises CheckpointError that names the first table or weight that is missing or has another shape.
+    """
+    if not model_only:
+        built.optimizers.materialize_dense_state()
+    state: dict[str, Any] = {"model": built.model.state_dict()}
+    if not model_only:
+        state["optimizer"] = built.optimizers.combined.state_dict()
+    saved = _saved_entries(folder)
+    _compare(state["model"], saved, folder)
+    flat, _ = flatten_state_dict(state)
+    regrouped = {
+        k: v for k, v in flat.items() if isinstance(v, ShardedTensor) and k in saved and saved[k].size != v.size()
+    }
+    _read({k: v for k, v in flat.items() if k not in regrouped}, folder, group)
+    for key, value in regrouped.items():
+        whole = torch.empty(saved[key].size)
+        _read({key: whole}, folder, group)
+        regroup_rowwise_state(whole, built.lookup.tables[key.split(".")[-2]].rows, value)
+    # sharded tensors were read in place; this hands on the plain ones
+    built.model.load_state_dict(state["model"])
+    if not model_only:
+        built.optimizers.combined.load_state_dict(state["optimizer"])
+
+
+def regroup_rowwise_state(saved: torch.Tensor, rows: int, target: ShardedTensor) -> None:
+    """Carry row-wise Adagrad's accumulator over between different numbers of column shards, into `target` in place.
+
+    Row-wise Adagrad keeps the mean square gradient of a row; under column-wise sharding each column shard keeps that of its
+    own columns, one after the other: `saved` [shards · rows]. The mean over the (equally wide) shards is the accumulator of
+    the whole row, and a whole row's accumulator stands for each of its parts.
+    """
+    whole = saved.view(-1, rows).mean(0)
+    for shard in target.local_shards():
+        first = shard.metadata.shard_offsets[0] % rows
+        shard.tensor.copy_(whole[first : first + shard.tensor.numel()].view_as(shard.tensor))
+
+
+def _read(state: dict[str, Any], folder: str, group: dist.ProcessGroup) -> None:
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            dcp.load(state, checkpoint_id=folder, process_group=group)
+    except (CheckpointException, OSError, RuntimeError) as error:
+        raise CheckpointError(
+            f"the checkpoint `{folder}` cannot be read: {_first_line(error)}; a file of it is missing or damaged: "
+            f"name another checkpoint of the run"
+        ) from error
+
+
+def _saved_entries(folder: str) -> dict[str, Any]:
+    """Name and metadata of everything in a checkpoint."""
+    try:
+        return dict(dcp.FileSystemReader(folder).read_metadata().state_dict_metadata)
+    except (OSError, CheckpointException) as error:
+        raise CheckpointError(
+            f"`{folder}` has no readable checkpoint ({_first_line(error)}); name another one"
+        ) from error
+
+
+def _compare(model: dict[str, Any], saved: dict[str, Any], folder: str) -> None:
+    """Names and shapes first: the loader itself would stop half way, with a message about keys."""
+    for name, value in model.items():
+        key = f"model.{name}"
+        if key not in saved:
+            raise CheckpointError(
+                f"the checkpoint `{folder}` is of another model: it has no `{name}`; use the config.yaml of its run"
+            )
+        shape, found = tuple(value.size()), tuple(getattr(saved[key], "size", value.size()))
+        if shape != found:
+            raise CheckpointError(
+                f"the checkpoint `{folder}` is of another model: `{name}` has shape {list(found)} there and {list(shape)} "
+                f"here; use the config.yaml of its run, or start a new run under another name"
+            )
+    if extra := sorted(k for k in saved if k.startswith("model.") and k.removeprefix("model.") not in model):
+        raise CheckpointError(
+            f"the checkpoint `{folder}` is of another model: it has `{extra[0].removeprefix('model.')}`, which this "
+            f"configuration lacks; use the config.yaml of its run"
+        )
+
+
+def _first_line(error: BaseException) -> str:
+    if isinstance(error, CheckpointException) and error.failures:
+        failure = next(iter(error.failures.values()))
+        error = failure[0] if isinstance(failure, tuple) else failure
+    lines = [line for line in str(error).splitlines() if line.strip()]
+    return lines[0] if lines else type(error).__name__

@@ -1,0 +1,85 @@
+"""Finding or starting Ray, and whether it has room for the workers."""
+
+import logging
+import os
+import time
+from dataclasses import dataclass
+
+import ray
+
+from raymtl.config.root import Config
+from raymtl.errors import ClusterError
+
+
+@dataclass(frozen=True)
+class Room:
+    """What a run takes of the cluster."""
+
+    read_tasks: int
+    threads: int
+
+
+def connect(config: Config, address: str | None) -> bool:
+    """Join the cluster at `address` (or of the job that runs this); without either, start Ray on this machine alone.
+
+    True: Ray was started here, so there is nobody who could add nodes.
+    """
+    if ray.is_initialized():
+        return True
+    address = address or os.environ.get("RAY_ADDRESS")
+    # What the workers have to say comes through the mailbox (`runlog.py`); their raw output stays in Ray's log files
+    quiet = {"logging_level": logging.ERROR, "log_to_driver": False}
+    try:
+        if address and address != "local":
+            ray.init(address=address, **quiet)
+            return False
+        cores = os.cpu_count() or 1
+        # Logical CPUs: the workers' and one for each reader, even where they share the cores of a small machine
+        need = config.train.workers * config.train.cpus_per_worker + (config.data.read_tasks or 1)
+        ray.init(address="local", num_cpus=max(cores, need), include_dashboard=False, **quiet)
+        return True
+    except (ConnectionError, ValueError, RuntimeError, TimeoutError) as error:
+        raise ClusterError(
+            f"cannot reach a Ray cluster at `{address or 'local'}`: {str(error).splitlines()[0]}; check the address, or leave "
+            f"it out to run on this machine"
+        ) from error
+
+
+def check_room(config: Config, local: bool) -> Room:
+    """What the run may take, once the cluster has room for the workers and one reader.
+
+    On a cluster, where nodes may still join, it waits for `train.start_timeout_s`; on this machine alone it does not.
+    Raises ClusterError that says what is asked for, what there is and what is free.
+    """
+    train = config.train
+    need = {"CPU": train.workers * train.cpus_per_worker + 1, "GPU": train.workers if train.use_gpu else 0}
+    deadline = time.monotonic() + (0 if local else train.start_timeout_s)
+    while True:
+        total, free = ray.cluster_resources(), ray.available_resources()
+        if all(free.get(kind, 0) >= count for kind, count in need.items()):
+            break
+        if time.monotonic() >= deadline:
+            raise ClusterError(
+                f"train.workers = {train.workers} need {need['CPU']} CPUs (one of them for reading)"
+                + (f" and {need['GPU']} GPUs" if need["GPU"] else "")
+                + f"; the cluster has {total.get('CPU', 0):g} CPUs and {total.get('GPU', 0):g} GPUs, free are "
+                f"{free.get('CPU', 0):g} and {free.get('GPU', 0):g}"
+                + ("" if local else f" (waited {train.start_timeout_s:g} s)")
+                + "; lower train.workers or train.cpus_per_worker, or add nodes"
+            )
+        time.sleep(0.5)
+    return Room(reading_tasks(config, train.workers), train.threads_per_worker or _threads(train.workers))
+
+
+def reading_tasks(config: Config, workers: int) -> int:
+    """Reading tasks at a time: what the configuration says, or half of the CPUs that `workers` leave free, at least one."""
+    spare = ray.cluster_resources().get("CPU", 0) - workers * config.train.cpus_per_worker
+    return config.data.read_tasks or max(1, int(spare // 2))
+
+
+def _threads(workers: int) -> int:
+    """Cores of a node over its share of the workers."""
+    nodes = [n for n in ray.nodes() if n["Alive"]]
+    cores = os.cpu_count() or 1
+    per_node = -(-workers // max(1, len(nodes)))
+    return max(1, cores // per_node)

@@ -1,0 +1,179 @@
+"""The same number of steps on every worker, whatever the files: blocks in, agreed steps out.
+
+A background thread of each worker cuts its blocks into local batches, which never mix two units. Before a batch is handed on,
+the workers exchange one small vector over gloo (never over the GPU, so the loop is not held up):
+
+* the unit of each worker's next batch. All work on the smallest of them; a worker that is already past it, or has no rows left,
+  feeds a batch of padding instead. So a unit ends on all workers at the same step, no row is left out to make shares
+  equal, and no worker waits for another at the end.
+* the weight of observed labels of each task. The sum travels in the batch and normalises the loss (`docs/losses.md`).
+* whether somebody met an error or wants to stop: then all stop at the same step.
+"""
+
+import queue
+import threading
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+
+import pyarrow as pa
+import torch
+import torch.distributed as dist
+
+from raymtl.data.batch import Batch, Collator
+from raymtl.errors import UserError, find_user_error
+
+_NO_UNIT = 2.0**40
+_READY = 4  # batches made ahead
+
+
+@dataclass
+class Step:
+    """One step that all workers take together."""
+
+    batch: Batch
+    unit: int
+    """Place in the pass of the unit that the rows come from."""
+    rows: int
+    """Rows of all workers, padding not counted."""
+    ends_unit: bool = False
+    """After this step every row of `unit` has been seen."""
+
+
+@dataclass
+class _Local:
+    unit: int
+    rows: int
+    batch: Batch
+
+
+class Feed:
+    """Iterator of `Step`s over one stream of blocks; `close()` ends it early on all workers at the same step."""
+
+    def __init__(self, blocks: Iterable[pa.Table], collator: Collator, group: dist.ProcessGroup | None):
+        """`group` is a gloo group of all workers that nothing else uses while the feed lives; None: a single worker."""
+        self._blocks, self._collator, self._group = blocks, collator, group
+        self._padding = collator([])
+        self._ready: queue.Queue[Step | None] = queue.Queue(_READY)
+        self._stop = threading.Event()
+        self._error: BaseException | None = None
+        self._thread = threading.Thread(target=self._run, name="feed", daemon=True)
+        self._thread.start()
+
+    def __iter__(self) -> Iterator[Step]:
+        while (step := self._ready.get()) is not None:
+            yield step
+        if self._error is not None:
+            raise self._error
+
+    def close(self) -> None:
+        """Stop; every worker must call it after the same step."""
+        self._stop.set()
+        while self._thread.is_alive():
+            try:  # the thread may wait for room
+                self._ready.get(timeout=0.05)
+            except queue.Empty:
+                continue
+        self._thread.join()
+
+    def _run(self) -> None:
+        try:
+            held: Step | None = None  # a step is handed on once the next one tells whether it ends its unit
+            for step in self._agreed():
+                if held is not None:
+                    held.ends_unit = step.unit != held.unit
+                    self._ready.put(held)
+                held = step
+            if held is not None and not self._stop.is_set():
+                held.ends_unit = True
+                self._ready.put(held)
+        except BaseException as error:  # handed to the loop, which raises it
+            self._error = error
+        self._ready.put(None)
+
+    def _agreed(self) -> Iterator[Step]:
+        local_batches = self._local()
+        pending: _Local | None = None
+        exhausted = False
+        while True:
+            error: UserError | None = None
+            if pending is None and not exhausted:
+                try:
+                    pending = next(local_batches, None)
+                except UserError as raised:
+                    error = raised
+                exhausted = pending is None
+            votes = self._exchange(pending, error is not None)
+            if votes[:, 1].any():
+                raise self._shared_error(error)
+            if (self._group is not None and votes[:, 2].any()) or self._stop.is_set():
+                return
+            unit = votes[:, 0].min()
+            if unit >= _NO_UNIT:
+                return
+            working = votes[:, 0] == unit
+            totals = votes[working, 4:].sum(0)
+            if pending is not None and pending.unit == unit:
+                batch, pending = pending.batch, None
+            else:
+                batch = self._padding
+            batch = Batch(**{**vars(batch), "totals": totals})
+            yield Step(batch, int(unit), int(votes[working, 3].sum()))
+
+    def _exchange(self, pending: _Local | None, failed: bool) -> torch.Tensor:
+        """[W, 4 + T + 1] float64 of all workers: unit, failed, stop, rows, then the batch's totals."""
+        mine = torch.zeros(4 + len(self._padding.totals), dtype=torch.float64)
+        mine[0] = _NO_UNIT if pending is None else pending.unit
+        mine[1], mine[2] = float(failed), float(self._stop.is_set())
+        if pending is not None:
+            mine[3] = pending.rows
+            mine[4:] = pending.batch.totals
+        if self._group is None:
+            return mine.unsqueeze(0)
+        votes = [torch.empty_like(mine) for _ in range(dist.get_world_size(self._group))]
+        dist.all_gather(votes, mine, group=self._group)
+        return torch.stack(votes)
+
+    def _shared_error(self, mine: UserError | None) -> UserError:
+        """The first error of any worker, the same on all, so that each of them ends with the same sentence."""
+        if self._group is None:
+            assert mine is not None
+            return mine
+        errors: list[UserError | None] = [None] * dist.get_world_size(self._group)
+        dist.all_gather_object(errors, mine, group=self._group)
+        return next(e for e in errors if e is not None)
+
+    def _local(self) -> Iterator[_Local]:
+        """Batches of this worker alone, in the order of its blocks; the last one of a unit may be part padding."""
+        rows = self._collator.rows
+        pieces: list[pa.Table] = []
+        held, unit = 0, -1
+        for block in _user_errors(self._blocks):
+            if len(block) == 0:
+                continue
+            block_unit = block.column("unit")[0].as_py()
+            if block_unit != unit and pieces:
+                yield _Local(unit, held, self._collator(pieces))
+                pieces, held = [], 0
+            unit = block_unit
+            start = 0
+            while start < len(block):
+                piece = block.slice(start, rows - held)
+                pieces.append(piece)
+                held += len(piece)
+                start += len(piece)
+                if held == rows:
+                    yield _Local(unit, held, self._collator(pieces))
+                    pieces, held = [], 0
+        if pieces:
+            yield _Local(unit, held, self._collator(pieces))
+
+
+def _user_errors(blocks: Iterable[pa.Table]) -> Iterator[pa.Table]:
+    """Blocks as they come; an error that Ray wrapped on its way from a reading task comes out as the UserError it was."""
+    try:
+        yield from blocks
+    except Exception as error:
+        found = find_user_error(error)
+        if found is not None:
+            raise found from None
+        raise

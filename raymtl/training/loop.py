@@ -1,0 +1,302 @@
+"""The loop of one worker: steps over the units of each pass, evaluation and checkpoints at the ends of units."""
+
+import time
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import pyarrow as pa
+import torch
+import torch.distributed as dist
+from torchrec.distributed.train_pipeline import TrainPipelineSparseDist
+
+from raymtl.config.root import Config
+from raymtl.data.batch import Batch, Collator
+from raymtl.data.read import Schedule
+from raymtl.data.units import Plan
+from raymtl.errors import DataError
+from raymtl.objectives.metrics import EvalMetrics
+from raymtl.training.build import Built
+from raymtl.training.checkpoint import Progress
+from raymtl.training.feed import Feed, Step
+from raymtl.training.runlog import RunLog
+from raymtl.training.score import score_of
+
+
+@dataclass
+class Worker:
+    """Who this worker is and what it shares with the others."""
+
+    rank: int
+    workers: int
+    device: torch.device
+    group: dist.ProcessGroup
+    """All workers, with the backend of the device."""
+    feed_group: dist.ProcessGroup | None
+    """All workers over gloo, for the feed alone; none with a single worker."""
+    open_stream: Callable[[str, Schedule], Iterable[pa.Table]]
+    """Opens this worker's blocks of (`train` or `eval`, schedule); called by all workers together."""
+
+
+class Loop:
+    """Trains, from where `progress` stands to the end of the last pass."""
+
+    def __init__(
+        self,
+        worker: Worker,
+        config: Config,
+        built: Built,
+        plans: dict[str, Plan],
+        progress: Progress,
+        log: RunLog | None,
+        save: Callable[[float | None], None],
+    ):
+        """`log` is None but on the first worker; `save(score)` writes a checkpoint, called by all workers together."""
+        self._worker, self._config, self._built = worker, config, built
+        self._plans, self.progress, self._log, self._save = plans, progress, log, save
+        rows = config.train.batch_size // worker.workers
+        self._collators = {part: Collator(config, rows, part == "eval") for part in ("train", "eval")}
+        self._tasks = config.active_tasks()
+        self._window = _Window(len(self._tasks), worker.device)
+        self._pipeline = self._make_pipeline()
+
+    def run(self) -> None:
+        """What is left of all passes, as one stream: the first units of a pass are read while the pass before it ends."""
+        config, progress = self._config, self.progress
+        train = config.train
+        schedule = pass_schedule(self._plans["train"], config)
+        units = len(self._plans["train"].units)
+        first = progress.pass_number * units + progress.units_done
+        self._built.model.train()
+        feed = self._feed("train", schedule[first:])
+        for step in self._steps(feed):
+            if not step.ends_unit:
+                continue
+            done = first + step.unit + 1
+            progress.pass_number, progress.units_done = divmod(done, units)
+            progress.finished = done == len(schedule)
+            ends_pass = progress.units_done == 0
+            score, stop = None, False
+            if "eval" in self._plans and (ends_pass or _is_due(progress.units_done, train.eval_every_units)):
+                self._close_window()
+                score = self.evaluate((done - 1) // units)
+                stop = self._out_of_patience()
+                progress.finished |= stop
+            if ends_pass or stop or _is_due(progress.units_done, train.checkpoint.every_units):
+                self._close_window()
+                self._save(score)
+            if stop:
+                feed.close()
+                return
+        self._close_window()
+
+    def _feed(self, part: str, schedule: Schedule) -> Feed:
+        return Feed(self._worker.open_stream(part, schedule), self._collators[part], self._worker.feed_group)
+
+    # Training steps
+
+    def _make_pipeline(self) -> TrainPipelineSparseDist | None:
+        if self._config.train.pipeline == "none":
+            return None
+        return TrainPipelineSparseDist(
+            self._built.model,
+            self._built.optimizers,
+            self._worker.device,
+            execute_all_batches=True,  # type: ignore[arg-type]
+        )
+
+    def _steps(self, feed: Feed) -> Iterator[Step]:
+        """Train on every step of the feed; each is handed on when the weights have taken it in."""
+        under_way: deque[Step] = deque()
+        waited = 0.0
+
+        def batches() -> Iterator[Batch]:
+            nonlocal waited
+            steps = iter(feed)
+            while True:
+                start = time.perf_counter()
+                step = next(steps, None)
+                waited += time.perf_counter() - start
+                if step is None:
+                    return
+                under_way.append(step)
+                yield step.batch
+
+        source = batches()
+        while True:
+            start, waited = time.perf_counter(), 0.0
+            try:
+                output = self._pipeline.progress(source) if self._pipeline else self._plain_step(next(source))
+            except StopIteration:
+                return
+            step = under_way.popleft()
+            self.progress.step += 1
+            self.progress.rows += step.rows
+            self._window.add(output, step.rows, time.perf_counter() - start, waited)
+            if self.progress.step % self._config.train.log_every_steps == 0:
+                self._close_window()
+            yield step
+
+    def _plain_step(self, batch: Batch) -> tuple[torch.Tensor, ...]:
+        """The step without any pipeline: where a debugger belongs."""
+        optimizers = self._built.optimizers
+        optimizers.zero_grad()
+        loss, output = self._built.model(batch.to(self._worker.device, non_blocking=True))
+        loss.backward()
+        optimizers.step()
+        return output
+
+    def _close_window(self) -> None:
+        """Log the steps since the last time; the one place of the loop that waits for the device."""
+        window = self._window
+        if window.steps == 0:
+            return
+        sums = window.sums
+        dist.all_reduce(sums, group=self._worker.group)
+        values = (sums / (window.steps * self._worker.workers)).tolist()
+        losses = dict(zip(self._tasks, values, strict=False))
+        for name, loss in losses.items():
+            if loss != loss or loss in (float("inf"), float("-inf")):
+                raise DataError(
+                    f"the loss of task `{name}` became {loss} in the steps {self.progress.step - window.steps + 1} to "
+                    f"{self.progress.step}; lower train.dense_optimizer.lr, set train.clip_grad_norm, or look for extreme "
+                    f"values with `raymtl check`; the last checkpoint is sound"
+                )
+        order = values[-1]
+        self.progress.train_seconds += window.seconds
+        if self._log is not None:
+            total = sum(t.weight * losses[n] for n, t in self._tasks.items()) + order
+            self._log.train(
+                {
+                    "step": self.progress.step,
+                    "rows": self.progress.rows,
+                    "pass": self.progress.pass_number,
+                    "loss": total,
+                    "losses": losses,
+                    "order": order,
+                    "lr": self._config.train.dense_optimizer.lr * self._built.optimizers.factor,
+                    "rows_per_s": window.rows / max(window.seconds, 1e-9),
+                    "data_wait": window.waited / max(window.seconds, 1e-9),
+                }
+            )
+        self._window = _Window(len(self._tasks), self._worker.device)
+
+    # Evaluation
+
+    def evaluate(self, pass_number: int) -> float | None:
+        """Metrics over every row of the evaluation days, once each; returns the score that `train.select` names."""
+        started = time.perf_counter()
+        metrics = self.measure()
+        score = score_of(metrics, self._config.train.select)
+        record = {
+            "step": self.progress.step,
+            "rows": self.progress.rows,
+            "pass": pass_number,
+            "units": self.progress.units_done,
+            "score": score,
+            "seconds": round(time.perf_counter() - started, 3),
+            "metrics": metrics,
+        }
+        self.progress.evaluations.append(record)
+        if self._log is not None:
+            self._log.evaluation(record)
+        return score
+
+    def measure(self) -> dict[str, Any]:
+        """The metrics of the model as it stands, the same on all workers."""
+        config, worker, model = self._config, self._worker, self._built.model
+        if self._pipeline is not None and self.progress.step:
+            self._pipeline.detach()
+        model.eval()
+        scenarios = [str(v) for v in config.data.scenario.values] + ["other"] if config.data.scenario else []
+        metrics = EvalMetrics(self._tasks, scenarios, worker.device)
+        with torch.no_grad():
+            for step in self._feed("eval", [(0, n) for n in self._plans["eval"].order(None, 0)]):
+                batch = step.batch.to(worker.device, non_blocking=True)
+                _, (logits, _, _) = model(batch)
+                metrics.update(
+                    logits,
+                    batch.labels,
+                    batch.observed,
+                    batch.weight,
+                    batch.valid,
+                    batch.scenario if scenarios else None,
+                    batch.group if config.data.group else None,
+                    batch.truth,
+                )
+        model.train()
+        return compute_metrics(metrics, worker.group)
+
+    def _out_of_patience(self) -> bool:
+        stop = self._config.train.early_stop
+        if stop is None:
+            return False
+        scores = [score_of(e["metrics"], stop.metric) for e in self.progress.evaluations]
+        known = [s for s in scores if s is not None]
+        if not known:
+            return False
+        best_at = 0
+        for n, value in enumerate(known):
+            if value > known[best_at] + stop.min_gain:
+                best_at = n
+        return len(known) - 1 - best_at >= stop.patience
+
+
+def pass_schedule(plan: Plan, config: Config) -> Schedule:
+    """All passes over the plan, in the order that `data.shuffle` asks for."""
+    shuffle = config.data.shuffle
+    seed = None if shuffle.mode == "none" else shuffle.seed
+    return [(number, unit) for number in range(config.train.passes) for unit in plan.order(seed, number)]
+
+
+def _is_due(done: int, every: int | None) -> bool:
+    return every is not None and done % every == 0
+
+
+class _Window:
+    """Sums over the steps since the last log line; they stay on the device until it is written."""
+
+    def __init__(self, tasks: int, device: torch.device):
+        self.sums = torch.zeros(tasks + 1, dtype=torch.float64, device=device)
+        self.steps = self.rows = 0
+        self.seconds = self.waited = 0.0
+
+    def add(self, output: tuple[torch.Tensor, ...], rows: int, seconds: float, waited: float) -> None:
+        _, per_task, order = output
+        self.sums[:-1] += per_task
+        self.sums[-1] += order
+        self.steps += 1
+        self.rows += rows
+        self.seconds += seconds
+        self.waited += waited
+
+
+def compute_metrics(metrics: EvalMetrics, group: dist.ProcessGroup) -> dict[str, Any]:
+    """The metrics over the rows of all workers, the same on each of them."""
+    if dist.get_world_size(group) == 1:
+        return metrics.compute()
+    state = metrics.state()
+    for name in sorted(state):
+        dist.all_reduce(state[name], group=group)
+    metrics.load_state(state)
+    return metrics.compute(_gather_ragged(metrics.gather_form(), group))
+
+
+def _gather_ragged(rows: dict[str, torch.Tensor], group: dist.ProcessGroup) -> list[dict[str, torch.Tensor]]:
+    """Tensors of every worker whose first dims differ: padded to the longest, sent, and cut again."""
+    workers = dist.get_world_size(group)
+    own = torch.tensor([len(next(iter(rows.values())))], dtype=torch.int64, device=next(iter(rows.values())).device)
+    counts = [torch.empty_like(own) for _ in range(workers)]
+    dist.all_gather(counts, own, group=group)
+    lengths = [int(c) for c in counts]
+    shards: list[dict[str, torch.Tensor]] = [{} for _ in lengths]
+    for name in sorted(rows):
+        padded = rows[name].new_zeros(max(lengths), *rows[name].shape[1:])
+        padded[: len(rows[name])] = rows[name]
+        carried = padded.view(torch.uint8)  # gloo knows few of the narrow types
+        parts = [torch.empty_like(carried) for _ in lengths]
+        dist.all_gather(parts, carried, group=group)
+        for shard, part, length in zip(shards, parts, lengths, strict=True):
+            shard[name] = part.view(padded.dtype)[:length]
+    return shards

@@ -1,0 +1,125 @@
+"""The two optimizers: one inside the tables' backward pass, one for the dense weights; schedule and clipping around them."""
+
+import math
+
+import torch
+from torch import nn
+from torch.distributed.optim import _apply_optimizer_in_backward
+from torchrec.distributed import DistributedModelParallel
+from torchrec.optim import SGD, Adagrad, Adam, RowWiseAdagrad
+from torchrec.optim.keyed import CombinedOptimizer, KeyedOptimizerWrapper
+
+from raymtl.config.root import Config
+from raymtl.config.train import Schedule, SparseOptimizer
+from raymtl.embeddings.sharding import table_parameters
+
+_SPARSE = {"rowwise_adagrad": RowWiseAdagrad, "adagrad": Adagrad, "adam": Adam, "sgd": SGD}
+
+
+def attach_sparse_optimizer(model: nn.Module, config: Config) -> None:
+    """Put the tables' optimizer into their backward pass; called before the tables are sharded.
+
+    Tables with the same learning rate share kernels, so the arguments are grouped by it.
+    """
+    options = config.train.sparse_optimizer
+    for name, parameter in table_parameters(model).items():
+        lr = config.tables[name].lr or options.lr
+        _apply_optimizer_in_backward(_SPARSE[options.type], [parameter], _sparse_arguments(options, lr))
+
+
+def _sparse_arguments(options: SparseOptimizer, lr: float) -> dict[str, object]:
+    arguments: dict[str, object] = {"lr": lr}
+    if options.type != "sgd":
+        arguments["eps"] = options.eps
+    if options.type == "adam":
+        arguments["beta1"], arguments["beta2"] = options.betas
+    if options.weight_decay:
+        arguments["weight_decay"] = options.weight_decay
+    return arguments
+
+
+class Optimizers:
+    """What the loop and the pipeline call an optimizer: `zero_grad` and `step` over dense weights and tables.
+
+    `step` clips the dense gradient (after it was averaged over the workers, so all clip alike), updates the dense weights, and
+    sets both learning rates for the next step. The tables were updated in the backward pass already.
+    """
+
+    def __init__(self, model: DistributedModelParallel, config: Config, total_steps: int):
+        options = config.train.dense_optimizer
+        maker = torch.optim.AdamW if options.type == "adamw" else torch.optim.Adam
+        fused = set(model.fused_optimizer.params)
+        dense = {n: p for n, p in model.named_parameters() if n not in fused and p.requires_grad and not _is_fused(p)}
+        self.dense_parameters = list(dense.values())
+        self._dense = KeyedOptimizerWrapper(
+            dense,
+            lambda params: maker(
+                params,
+                lr=options.lr,
+                betas=options.betas,
+                eps=options.eps,
+                weight_decay=options.weight_decay,
+                foreach=True,
+            ),
+        )
+        self.combined = CombinedOptimizer([("tables", model.fused_optimizer), ("dense", self._dense)])
+        self._fused = model.fused_optimizer
+        self._schedule, self._total_steps = config.train.schedule, total_steps
+        self._clip = config.train.clip_grad_norm
+        self._base = [[g["lr"] for g in o.param_groups] for o in (self._dense, self._fused)]
+        self.steps_taken = 0
+        self.factor = 1.0
+        self._set_factor()
+
+    def zero_grad(self) -> None:
+        self._dense.zero_grad()
+
+    def step(self) -> None:
+        if self._clip is not None:
+            torch.nn.utils.clip_grad_norm_(self.dense_parameters, self._clip, foreach=True)
+        self._dense.step()
+        self.steps_taken += 1
+        self._set_factor()
+
+    def restore(self, steps_taken: int) -> None:
+        """Go on with the schedule after so many steps."""
+        self.steps_taken = steps_taken
+        self._set_factor()
+
+    def materialize_dense_state(self) -> None:
+        """Create the dense optimizer's moments, so that a checkpoint has somewhere to go; the weights stay as they are.
+
+        Loading into an optimizer that never stepped restores nothing, and says nothing (meta-pytorch/torchrec#2474).
+        """
+        saved = [p.detach().clone() for p in self.dense_parameters]
+        self._dense.init_state()
+        with torch.no_grad():
+            for parameter, value in zip(self.dense_parameters, saved, strict=True):
+                parameter.copy_(value)
+        self._dense.zero_grad()
+
+    def _set_factor(self) -> None:
+        factor = schedule_factor(self._schedule, self.steps_taken, self._total_steps)
+        if factor == self.factor and self.steps_taken:
+            return
+        self.factor = factor
+        for optimizer, bases in zip((self._dense, self._fused), self._base, strict=True):
+            for group, base in zip(optimizer.param_groups, bases, strict=True):
+                group["lr"] = base * factor
+        self._fused.step()  # nothing but handing the new rate to the kernels of the next backward pass
+
+
+def schedule_factor(schedule: Schedule, step: int, total_steps: int) -> float:
+    """Factor on the learning rates at step `step`, counted from 0."""
+    warmup = schedule.warmup_steps
+    if step < warmup:
+        return (step + 1) / warmup
+    if schedule.decay == "none":
+        return 1.0
+    done = min(1.0, (step - warmup) / max(1, total_steps - warmup - 1))
+    fall = 1 - done if schedule.decay == "linear" else (1 + math.cos(math.pi * done)) / 2
+    return schedule.final_factor + (1 - schedule.final_factor) * fall
+
+
+def _is_fused(parameter: nn.Parameter) -> bool:
+    return hasattr(parameter, "_in_backward_optimizers")

@@ -1,0 +1,326 @@
+"""A run from the driver's side: checks, Ray Train, and `result.json`."""
+
+import json
+import logging
+import os
+import tempfile
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import pyarrow.fs as pafs
+import ray
+import ray.train
+from ray.train import CheckpointConfig, FailureConfig, LoggingConfig, RunConfig, ScalingConfig
+from ray.train.torch import TorchConfig, TorchTrainer
+
+from raymtl import errors
+from raymtl.config.load import config_hash, dump_config, load_config
+from raymtl.config.root import Config
+from raymtl.data.sample import sample_base_rates
+from raymtl.data.source import open_filesystem
+from raymtl.data.units import Plan, plan_input
+from raymtl.errors import CheckpointError, ConfigError, UserError, find_user_error
+from raymtl.training.cluster import Room, check_room, connect
+from raymtl.training.score import check_scores
+from raymtl.training.worker import Job, run_worker
+from raymtl.versions import package_versions
+
+RESULT = "result.json"
+CONFIG = "config.yaml"
+Listener = Callable[[dict[str, Any]], None]
+
+# What may change between a stop and going on: where and how a run computes, not what it computes
+_EXECUTION = {
+    "train": {
+        "workers", "use_gpu", "cpus_per_worker", "threads_per_worker", "pipeline", "checkpoint", "max_failures",
+        "start_timeout_s", "step_timeout_s", "log_every_steps",
+    },
+    "data": {"read_tasks", "prefetch_blocks", "block_rows", "path", "eval_path"},
+}  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """A run that has passed every check that needs no cluster."""
+
+    config: Config
+    plans: dict[str, Plan]
+    base_rates: dict[str, float]
+    hash: str
+
+    def facts(self) -> dict[str, Any]:
+        """What the checks found, for a dry run."""
+        return {
+            "train_rows": self.plans["train"].rows,
+            "eval_rows": self.plans["eval"].rows if "eval" in self.plans else 0,
+            "units": len(self.plans["train"].units),
+            "base_rates": self.base_rates,
+            "config_hash": self.hash,
+            "run_dir": run_folder(self.config),
+        }
+
+
+def prepare(config: Config) -> Prepared:
+    """The cheap checks: files, schemas, a sample of the values, and the previous run of that name. Raises UserError."""
+    check_scores(config)
+    if config.train.sparse_optimizer.type == "adam" and not config.train.use_gpu:
+        raise ConfigError(
+            "train.sparse_optimizer.type is `adam`, which fbgemm has for GPUs only; use rowwise_adagrad, adagrad or sgd, "
+            "or set train.use_gpu"
+        )
+    plans = {"train": plan_input(config, "train")}
+    if config.data.eval is not None:
+        plans["eval"] = plan_input(config, "eval")
+    _compare_with_previous(config, run_folder(config))
+    return Prepared(config, plans, sample_base_rates(config, plans["train"]), config_hash(config))
+
+
+def train(config: Config, *, address: str | None = None, listener: Listener | None = None) -> dict[str, Any]:
+    """Train (or go on with) the run that `config` describes and return what `result.json` holds.
+
+    `listener` gets every record of `metrics.jsonl` and notes, as they come. Raises UserError with one sentence for anything the
+    user can mend.
+    """
+    ready = prepare(config)
+    run_dir = run_folder(config)
+    done = read_result(run_dir)
+    if done is not None and done["status"] == "finished":
+        if listener:
+            listener({"note": f"the run {run_dir} is finished already; give another `name` to train again"})
+        return done
+    local = connect(config, address)
+    room = check_room(config, local)
+    _write(run_dir, CONFIG, dump_config(config))
+    if listener:
+        listener({"total_rows": ready.plans["train"].rows * config.train.passes})
+    job = Job(config, ready.plans, ready.base_rates, run_dir, None, room.read_tasks, room.threads, ready.hash)
+    started = time.time()
+    result = _result(ready, _fit(job, room, config, listener), time.time() - started)
+    _write(run_dir, RESULT, json.dumps(result, indent=2))
+    return result
+
+
+def _result(ready: Prepared, summary: dict[str, Any], seconds: float) -> dict[str, Any]:
+    """What `result.json` holds."""
+    config, progress, plans = ready.config, summary["progress"], ready.plans
+    evaluations = progress["evaluations"]
+    scored = [e for e in evaluations if e["score"] is not None]
+    best = max(scored, key=lambda e: e["score"], default=None)
+    all_passes = progress["pass_number"] >= config.train.passes
+    return {
+        "status": "finished",
+        "metrics": metrics_section(evaluations[-1]["metrics"] if evaluations else None),
+        "best": None if best is None else {k: best[k] for k in ("step", "pass", "units", "score")},
+        "rows_trained": progress["rows"],
+        "rows_left_out": plans["train"].rows * config.train.passes - progress["rows"] if all_passes else 0,
+        "rows_per_s": progress["rows"] / max(progress["train_seconds"], 1e-9),
+        "steps": progress["step"],
+        "passes": progress["pass_number"],
+        "starts": progress["starts"],
+        "seconds": round(seconds, 1),
+        "config_hash": ready.hash,
+        "data_range": {part: list(plan.days) for part, plan in plans.items()},
+        "workers": config.train.workers,
+        "parameters": summary["parameters"],
+        "sharding": summary["sharding"],
+        "peak_memory_bytes": summary["peak_memory_bytes"],
+        "packages": package_versions(),
+    }
+
+
+def metrics_section(metrics: dict[str, Any] | None) -> dict[str, Any]:
+    """The `metrics` of a result: `eval` by task, then `scenarios` and what else `EvalMetrics.compute` found."""
+    if metrics is None:
+        return {"eval": {}, "scenarios": {}}
+    return {"eval": metrics["tasks"], **{k: v for k, v in metrics.items() if k != "tasks"}}
+
+
+def evaluate(run: str, *, overrides: list[str], checkpoint: str | None, address: str | None) -> dict[str, Any]:
+    """Metrics of a run's checkpoint (none: its last one) on the evaluation days of its configuration, changed by `overrides`."""
+    config = load_config(f"{run.rstrip('/')}/{CONFIG}" if not run.endswith(CONFIG) else run, overrides)
+    folder = checkpoint or last_checkpoint(run)
+    plans = {"eval": plan_input(config, "eval")}
+    local = connect(config, address)
+    room = check_room(config, local)
+    rates = dict.fromkeys(config.active_tasks(), 0.5)  # the checkpoint has the biases
+    job = Job(config, plans, rates, "", None, room.read_tasks, room.threads, config_hash(config), folder)
+    with tempfile.TemporaryDirectory(prefix="raymtl-evaluate-") as scratch:
+        summary = _fit(job, room, config.model_copy(update={"output": scratch}), None)
+    return {
+        "checkpoint": folder,
+        "step": summary["progress"]["step"],
+        "data_range": {"eval": list(plans["eval"].days)},
+        "metrics": metrics_section(summary["metrics"]),
+    }
+
+
+def run_folder(config: Config) -> str:
+    """`<output>/<name>`."""
+    return f"{config.output.rstrip('/')}/{config.name}"
+
+
+def read_result(run_dir: str) -> dict[str, Any] | None:
+    """`result.json` of a run, or None where it has not finished."""
+    text = _read(run_dir, RESULT)
+    return None if text is None else json.loads(text)
+
+
+def last_checkpoint(run_dir: str) -> str:
+    """Folder of the newest checkpoint of a run."""
+    filesystem, inner = open_filesystem(run_dir.rstrip("/"))
+    if filesystem.get_file_info(inner).type != pafs.FileType.Directory:
+        raise CheckpointError(f"the run `{run_dir}` does not exist; name the folder that `raymtl train` printed")
+    entries = filesystem.get_file_info(pafs.FileSelector(inner))
+    names = sorted(
+        e.base_name for e in entries if e.type == pafs.FileType.Directory and e.base_name.startswith("checkpoint_")
+    )
+    if not names:
+        raise CheckpointError(f"the run `{run_dir}` has no checkpoint yet; let it finish a unit first")
+    return f"{run_dir.rstrip('/')}/{names[-1]}"
+
+
+def _fit(job: Job, room: Room, config: Config, listener: Listener | None) -> dict[str, Any]:
+    """Run Ray Train and return the summary of the first worker."""
+    os.environ.setdefault("RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", "0.5")
+    os.environ.setdefault("RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S", str(config.train.start_timeout_s))
+    train = config.train
+    filesystem, inner = open_filesystem(config.output)
+    local_storage = isinstance(filesystem, pafs.LocalFileSystem)
+    post = _Post(listener) if listener else None
+    trainer = TorchTrainer(
+        run_worker,
+        train_loop_config={"job": replace(job, mailbox=post.mailbox if post else None)},
+        torch_config=TorchConfig(
+            backend="cpu:gloo,cuda:nccl" if train.use_gpu else "gloo", timeout_s=int(train.step_timeout_s)
+        ),
+        scaling_config=ScalingConfig(
+            num_workers=train.workers, use_gpu=train.use_gpu, resources_per_worker=_resources(config)
+        ),
+        run_config=RunConfig(
+            name=config.name,
+            storage_path=str(Path(inner).absolute()) if local_storage else inner,
+            storage_filesystem=None if local_storage else filesystem,
+            failure_config=FailureConfig(max_failures=train.max_failures),
+            checkpoint_config=CheckpointConfig(
+                num_to_keep=train.checkpoint.keep, checkpoint_score_attribute="score", checkpoint_score_order="max"
+            ),
+            worker_runtime_env={"env_vars": worker_environment(room.threads)},
+            logging_config=LoggingConfig(log_level="ERROR"),
+        ),
+    )
+    try:
+        result = trainer.fit()
+    except ray.train.TrainingFailedError as error:
+        found = find_user_error(error) or next(
+            (e for e in map(find_user_error, getattr(error, "worker_failures", {}).values()) if e), None
+        )
+        if found is not None:
+            raise found from None
+        raise
+    finally:
+        if post:
+            post.close()
+    summary = result.return_value
+    if "user_error" in summary:
+        kind, message = summary["user_error"]
+        raise getattr(errors, kind, UserError)(message)
+    return summary
+
+
+def worker_environment(threads: int) -> dict[str, str]:
+    """Environment of a worker process.
+
+    Threads that wait for each other sleep instead of spinning: the reading tasks share the cores, and a spinning thread that
+    waits for one without a core costs many times what it saves (docs/performance.md).
+    """
+    return {"OMP_NUM_THREADS": str(threads), "OMP_WAIT_POLICY": "PASSIVE"}
+
+
+def _resources(config: Config) -> dict[str, float]:
+    resources: dict[str, float] = {"CPU": config.train.cpus_per_worker}
+    if config.train.use_gpu:
+        resources["GPU"] = 1
+    return resources
+
+
+def _compare_with_previous(config: Config, run_dir: str) -> None:
+    """A run of the same name goes on; with another configuration that would be a silent mix of two models."""
+    text = _read(run_dir, CONFIG)
+    if text is None:
+        return
+    before, now = _defining(load_config(None, text=text)), _defining(config)
+    if before == now:
+        return
+    differing = [k for k in sorted({*before, *now}) if before.get(k) != now.get(k)]
+    first = differing[0]
+    raise ConfigError(
+        f"the run {run_dir} was begun with another configuration: {first} was {before.get(first)!r} and is now {now.get(first)!r}"
+        + (f" ({len(differing) - 1} more keys differ)" if len(differing) > 1 else "")
+        + "; set another `name`, or the old values to go on with it"
+    )
+
+
+def _defining(config: Config) -> dict[str, Any]:
+    """The configuration by dotted key, without what only says where and how to compute."""
+    flat: dict[str, Any] = {}
+
+    def walk(value: Any, path: str) -> None:
+        if isinstance(value, dict) and value:
+            for key, inner in value.items():
+                walk(inner, f"{path}.{key}" if path else key)
+        else:
+            flat[path] = value
+
+    raw = config.model_dump(mode="json", exclude={**_EXECUTION, "output": True})  # type: ignore[arg-type]
+    walk(raw, "")
+    return {k: v for k, v in flat.items() if not k.endswith(".sharding")}
+
+
+def _read(run_dir: str, name: str) -> str | None:
+    filesystem, inner = open_filesystem(run_dir)
+    path = f"{inner}/{name}"
+    if filesystem.get_file_info(path).type != pafs.FileType.File:
+        return None
+    with filesystem.open_input_stream(path) as stream:
+        return stream.read().decode()
+
+
+def _write(run_dir: str, name: str, text: str) -> None:
+    filesystem, inner = open_filesystem(run_dir)
+    filesystem.create_dir(inner, recursive=True)
+    with filesystem.open_output_stream(f"{inner}/{name}") as stream:
+        stream.write(text.encode())
+
+
+class _Post:
+    """Empties the mailbox into the listener while training goes on."""
+
+    def __init__(self, listener: Listener):
+        from raymtl.training.runlog import Mailbox
+
+        self.mailbox = Mailbox.remote()  # type: ignore[attr-defined]
+        self._listener = listener
+        self._stop = threading.Event()
+        self._thread = threading.Thread(target=self._run, daemon=True)
+        self._thread.start()
+
+    def _run(self) -> None:
+        while not self._stop.wait(0.5):
+            self._empty()
+
+    def _empty(self) -> None:
+        try:
+            for item in ray.get(self.mailbox.take.remote(), timeout=10):
+                self._listener(item)
+        except ray.exceptions.RayError as error:  # the lines are a comfort; the run goes on without them
+            logging.getLogger(__name__).debug("no lines from the workers: %s", error)
+
+    def close(self) -> None:
+        self._stop.set()
+        self._thread.join()
+        self._empty()
+        ray.kill(self.mailbox)

@@ -1,0 +1,99 @@
+"""What a run says while it goes: `metrics.jsonl`, TensorBoard, and lines for the person who waits."""
+
+import json
+import shutil
+import time
+from pathlib import Path
+from typing import Any
+
+import pyarrow.fs as pafs
+import ray
+from torch.utils.tensorboard import SummaryWriter
+
+from raymtl.data.source import open_filesystem
+
+METRICS = "metrics.jsonl"
+
+
+@ray.remote(num_cpus=0)
+class Mailbox:
+    """Lines from the first worker to the driver, which may sit on another machine without shared storage."""
+
+    def __init__(self) -> None:
+        self._items: list[dict[str, Any]] = []
+
+    def put(self, item: dict[str, Any]) -> None:
+        self._items.append(item)
+
+    def take(self) -> list[dict[str, Any]]:
+        items, self._items = self._items, []
+        return items
+
+
+class RunLog:
+    """Writer of the first worker; the files lie in the run's folder, or are copied there where that is remote storage."""
+
+    def __init__(self, run_dir: str, mailbox: Any, resume_step: int):
+        """Lines of steps after `resume_step` are dropped: a run that goes on from a checkpoint takes those steps again."""
+        self._filesystem, inner = open_filesystem(run_dir)
+        self._remote = not isinstance(self._filesystem, pafs.LocalFileSystem)
+        self._target = inner
+        self._folder = Path(inner if not self._remote else "raymtl-log").absolute()
+        self._folder.mkdir(parents=True, exist_ok=True)
+        path = self._folder / METRICS
+        kept = [line for line in self._previous(path) if json.loads(line)["step"] <= resume_step]
+        path.write_text("".join(line + "\n" for line in kept))
+        self._file = path.open("a", buffering=1)
+        self._board = SummaryWriter(str(self._folder / "tensorboard"), purge_step=resume_step + 1)
+        self._mailbox = mailbox
+
+    def _previous(self, path: Path) -> list[str]:
+        if self._remote and self._filesystem.get_file_info(f"{self._target}/{METRICS}").type == pafs.FileType.File:
+            with self._filesystem.open_input_stream(f"{self._target}/{METRICS}") as stream:
+                text = stream.read().decode()
+        elif not self._remote and path.exists():
+            text = path.read_text()
+        else:
+            return []
+        lines = text.splitlines()
+        return [line for line in lines if line.endswith("}")]  # the last one may have been cut off by a crash
+
+    def train(self, record: dict[str, Any]) -> None:
+        """One window of training steps."""
+        self._write({"kind": "train", **record})
+        for key in ("loss", "rows_per_s", "data_wait", "lr", "order"):
+            self._board.add_scalar(f"train/{key}", record[key], record["step"])
+        for task, loss in record["losses"].items():
+            self._board.add_scalar(f"train/loss/{task}", loss, record["step"])
+
+    def evaluation(self, record: dict[str, Any]) -> None:
+        """One evaluation."""
+        self._write({"kind": "eval", **record})
+        for task, metrics in record["metrics"]["tasks"].items():
+            for key, value in metrics.items():
+                if isinstance(value, int | float) and not isinstance(value, bool):
+                    self._board.add_scalar(f"eval/{task}/{key}", value, record["step"])
+
+    def say(self, **item: Any) -> None:
+        """Tell the driver something that is no metric."""
+        if self._mailbox is not None:
+            self._mailbox.put.remote(item)
+
+    def sync(self) -> None:
+        """Make the files visible to others: at each checkpoint and at the end."""
+        self._board.flush()
+        if self._remote:
+            pafs.copy_files(str(self._folder), self._target, pafs.LocalFileSystem(), self._filesystem)
+
+    def close(self) -> None:
+        self._board.close()
+        self._file.close()
+        self.sync()
+        if self._remote:
+            shutil.rmtree(self._folder)
+
+    def _write(self, record: dict[str, Any]) -> None:
+        record = {**record, "time": round(time.time(), 3)}
+        self._file.write(json.dumps(record) + "\n")
+        if self._mailbox is not None:
+            self._mailbox.put.remote(record)

@@ -1,0 +1,40 @@
+"""One number out of an evaluation, for choosing checkpoints and for early stopping: higher is better."""
+
+from typing import Any
+
+from raymtl.config.root import Config
+from raymtl.errors import ConfigError
+from raymtl.objectives.metrics import lower_is_better, value_of
+
+
+def score_of(metrics: dict[str, Any], what: str) -> float | None:
+    """The value of `what` (`mean_auc` or `<task>.<metric>`), negated where lower is better; None where it is null."""
+    value = value_of(metrics, what)
+    if value is None:
+        return None
+    return -value if lower_is_better(what) else value
+
+
+def check_scores(config: Config) -> None:
+    """Raise ConfigError where `train.select` or `train.early_stop.metric` names no task or no metric to choose by."""
+    wanted = {"train.select": config.train.select}
+    if config.train.early_stop is not None:
+        wanted["train.early_stop.metric"] = config.train.early_stop.metric
+    tasks = config.active_tasks()
+    binary = [n for n, t in tasks.items() if t.kind == "binary"]
+    for key, what in wanted.items():
+        task = what.rpartition(".")[0]
+        if what == "mean_auc":
+            if not binary:
+                raise ConfigError(
+                    f"{key} is `mean_auc`, but no task is binary; use <task>.<metric>, such as {next(iter(tasks))}.mse"
+                )
+            continue
+        if task not in tasks:
+            raise ConfigError(
+                f"{key} is `{what}`; expected `mean_auc` or `<task>.<metric>` with one of the tasks {list(tasks)}"
+            )
+        try:
+            lower_is_better(what)
+        except ValueError as error:
+            raise ConfigError(f"{key}: {error}") from error

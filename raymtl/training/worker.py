@@ -1,0 +1,233 @@
+"""What each Ray Train worker runs: process groups, model, restore, loop, and the summary that goes back to the driver."""
+
+import datetime as dt
+import logging
+import tempfile
+import warnings
+from collections.abc import Iterable
+from concurrent.futures import Future
+from dataclasses import dataclass
+from typing import Any
+
+import pyarrow as pa
+import ray
+import ray.train
+import torch
+import torch.distributed as dist
+from ray.train import Checkpoint, CheckpointUploadMode
+from ray.train.torch import get_device
+
+from raymtl.config.root import Config
+from raymtl.data.read import Schedule, stream
+from raymtl.data.units import Plan
+from raymtl.errors import CheckpointError, UserError
+from raymtl.training import checkpoint as saved_state
+from raymtl.training.build import Built, build
+from raymtl.training.checkpoint import Progress
+from raymtl.training.loop import Loop, Worker
+from raymtl.training.runlog import RunLog
+
+
+@dataclass
+class Job:
+    """What the driver hands to every worker."""
+
+    config: Config
+    plans: dict[str, Plan]
+    base_rates: dict[str, float]
+    run_dir: str
+    mailbox: Any
+    """Handle of the driver's `Mailbox`, or None."""
+    read_tasks: int
+    threads: int
+    config_hash: str
+    evaluate_checkpoint: str | None = None
+    """Only evaluate this checkpoint folder, do not train."""
+
+
+def run_worker(job: dict[str, Any]) -> dict[str, Any]:
+    """Entry of a worker. Returns the summary of the run, or `{"user_error": …}` for a mistake that all workers saw together:
+    raised, it would count as a lost worker and be tried again."""
+    context = ray.train.get_context()
+    try:
+        return _run(job["job"], context.get_world_rank(), context.get_world_size())
+    except UserError as error:
+        return {"user_error": (type(error).__name__, str(error))}
+
+
+def _run(job: Job, rank: int, workers: int) -> dict[str, Any]:
+    warnings.filterwarnings("ignore", category=FutureWarning)
+    warnings.filterwarnings("ignore", message="The given NumPy array is not writable")
+    logging.getLogger("torchrec").setLevel(logging.ERROR)
+    torch.set_num_threads(job.threads)
+    config = job.config
+    device = get_device()
+    if device.type == "cuda":
+        torch.cuda.set_device(device)
+    timeout = dt.timedelta(seconds=config.train.step_timeout_s)
+    if not dist.is_initialized():  # a single local worker
+        _init_alone(timeout)
+    group = dist.group.WORLD
+    assert group is not None
+    # Two groups over gloo, each used by one thread alone: the feed's, and the writer of checkpoints in the background
+    feed_group = dist.new_group(backend="gloo", timeout=timeout) if workers > 1 else None
+    save_group = dist.new_group(backend="gloo", timeout=timeout)
+    worker = Worker(rank, workers, device, group, feed_group, _Streams(job, rank, workers))
+    total_steps = _total_steps(job)
+    built = build(config, job.base_rates, total_steps, device, group)
+    if job.evaluate_checkpoint is not None:
+        return _evaluate(job, worker, built, save_group)
+    progress = _restore(job, built, save_group)
+    progress.starts += 1
+    log = RunLog(job.run_dir, job.mailbox, progress.step) if rank == 0 else None
+    if log is not None and progress.step:
+        log.say(note=f"going on from step {progress.step}, {progress.rows} rows trained")
+    saver = _Saver(job, built, progress, log, save_group)
+    loop = Loop(worker, config, built, job.plans, progress, log, saver)
+    try:
+        if not progress.finished:
+            loop.run()
+        saver.wait()
+    finally:
+        if log is not None:
+            log.close()
+    return {
+        "progress": vars(progress),
+        "peak_memory_bytes": _peak_memory(device),
+        "parameters": _count_parameters(built),
+        "sharding": {t: str(p.sharding_type) for plan in built.plan.plan.values() for t, p in plan.items()},  # type: ignore[attr-defined]
+    }
+
+
+class _Streams:
+    """Opens streams: the first worker makes the dataset, all get their share of it."""
+
+    def __init__(self, job: Job, rank: int, workers: int):
+        self._job, self._rank, self._workers = job, rank, workers
+
+    def __call__(self, part: str, schedule: Schedule) -> Iterable[pa.Table]:
+        job = self._job
+        shares: list[Any] = [None]
+        if self._rank == 0:
+            iterators = stream(
+                job.plans[part],
+                schedule,
+                job.config,
+                workers=self._workers,
+                evaluation=part == "eval",
+                read_tasks=job.read_tasks,
+            )
+            shares = [iterators]
+        if self._workers > 1:
+            dist.broadcast_object_list(
+                shares, src=0, device=torch.device("cpu") if not torch.cuda.is_available() else None
+            )
+        iterator = shares[0][self._rank]
+        return iterator.iter_batches(
+            batch_size=None, batch_format="pyarrow", prefetch_batches=job.config.data.prefetch_blocks
+        )
+
+
+class _Saver:
+    """Writes checkpoints and reports them to Ray Train, one at a time."""
+
+    def __init__(self, job: Job, built: Built, progress: Progress, log: RunLog | None, group: dist.ProcessGroup):
+        self._job, self._built, self._progress, self._log, self._group = job, built, progress, log, group
+        self._written: Future | None = None
+
+    def __call__(self, score: float | None) -> None:
+        self.wait()
+        folder = tempfile.mkdtemp(prefix="raymtl-checkpoint-")
+        written = saved_state.save(
+            self._built, self._progress, folder, self._group, self._job.config.train.checkpoint.background
+        )
+        self._written = written
+        storage = ray.train.get_context().get_storage()
+
+        def upload(checkpoint: Checkpoint, name: str) -> Checkpoint:
+            if written is not None:
+                written.result()
+            return storage.persist_current_checkpoint(checkpoint, name)
+
+        ray.train.report(
+            # a checkpoint without an evaluation of its own is never the best, only the last
+            {
+                "score": float("-inf") if score is None else score,
+                "step": self._progress.step,
+                "rows": self._progress.rows,
+            },
+            checkpoint=Checkpoint.from_directory(folder),
+            checkpoint_upload_mode=CheckpointUploadMode.ASYNC,
+            checkpoint_upload_fn=upload,
+            delete_local_checkpoint_after_upload=True,
+        )
+        if self._log is not None:
+            self._log.sync()
+
+    def wait(self) -> None:
+        """Until the last checkpoint is written; its upload may still go on."""
+        if self._written is not None:
+            self._written.result()
+            self._written = None
+
+
+def _restore(job: Job, built: Built, group: dist.ProcessGroup) -> Progress:
+    """Load the newest checkpoint of this run, or start."""
+    checkpoint = ray.train.get_checkpoint()
+    plan = job.plans["train"].identity
+    if checkpoint is None:
+        return Progress(plan=plan, config_hash=job.config_hash)
+    with checkpoint.as_directory() as folder:
+        progress = saved_state.read_progress(folder)
+        if progress.plan != plan and not progress.finished:
+            raise CheckpointError(
+                f"the training data of `{job.run_dir}` changed since its last checkpoint, so the rows already seen cannot be "
+                f"told from new ones; start a new run under another name"
+            )
+        saved_state.load(built, folder, model_only=False, group=group)
+        built.optimizers.restore(progress.step)
+    return progress
+
+
+def _evaluate(job: Job, worker: Worker, built: Built, group: dist.ProcessGroup) -> dict[str, Any]:
+    folder = job.evaluate_checkpoint
+    assert folder is not None
+    with Checkpoint(*_checkpoint_place(folder)).as_directory() as local:
+        progress = saved_state.read_progress(local)
+        saved_state.load(built, local, model_only=True, group=group)
+    loop = Loop(worker, job.config, built, job.plans, progress, None, lambda score: None)
+    return {"metrics": loop.measure(), "progress": vars(progress)}
+
+
+def _checkpoint_place(folder: str) -> tuple[str, Any]:
+    from raymtl.data.source import open_filesystem
+
+    filesystem, path = open_filesystem(folder)
+    return path, filesystem
+
+
+def _total_steps(job: Job) -> int:
+    """Steps of the whole run, for the decay of the learning rate; exact when the workers' shares of each unit are even."""
+    rows = job.config.train.batch_size
+    if "train" not in job.plans:
+        return 0
+    return job.config.train.passes * sum(-(-u.rows // rows) for u in job.plans["train"].units)
+
+
+def _init_alone(timeout: dt.timedelta) -> None:
+    store = dist.HashStore()
+    backend = "cuda:nccl,cpu:gloo" if torch.cuda.is_available() else "gloo"
+    dist.init_process_group(backend, store=store, rank=0, world_size=1, timeout=timeout)
+
+
+def _peak_memory(device: torch.device) -> int:
+    import resource
+
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device)
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+
+
+def _count_parameters(built: Built) -> dict[str, int]:
+    tables = sum(t.rows * t.dim for t in built.lookup.tables.values())
+    return {"dense": sum(p.numel() for p in built.optimizers.dense_parameters), "tables": tables}

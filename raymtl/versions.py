@@ -1,0 +1,97 @@
+"""Which versions of the stack are installed, and whether torch, torchrec and fbgemm fit together.
+
+A minor version of torch goes with exactly one minor version of torchrec and fbgemm. Another combination often imports
+and then fails in the middle of a step, so `check_stack` says it before anything starts.
+"""
+
+import importlib
+import logging
+import platform
+import re
+from importlib import metadata
+
+from raymtl import __version__
+from raymtl.errors import UserError
+
+PAIRS = {(2, 11): (1, 6), (2, 12): (1, 7), (2, 13): (1, 8), (2, 14): (1, 9)}
+"""Minor of torch -> minor of torchrec and fbgemm."""
+
+FBGEMM = ("fbgemm-gpu-cpu", "fbgemm-gpu")
+"""The CPU and the CUDA build of fbgemm; both unpack into the folder `fbgemm_gpu`."""
+
+REPORTED = ("torch", "torchrec", *FBGEMM, "ray", "pyarrow", "numpy", "pydantic")
+
+
+class StackError(UserError):
+    """The installed torch, torchrec and fbgemm do not work together."""
+
+    exit_code = 71
+
+
+def package_versions() -> dict[str, str]:
+    """Versions of raymtl, Python and the packages that decide what a run computes, as far as they are installed."""
+    found = {name: version for name in REPORTED if (version := _version(name))}
+    return {"raymtl": __version__, "python": platform.python_version(), **found}
+
+
+def check_stack() -> None:
+    """Raise a `StackError` of one sentence if the trio is incomplete, does not fit together or cannot be loaded."""
+    _check_minors()
+    _check_loads()
+
+
+def _check_minors() -> None:
+    torch, torchrec = _version("torch"), _version("torchrec")
+    fbgemm = {name: version for name in FBGEMM if (version := _version(name))}
+    missing = [name for name, found in (("torch", torch), ("torchrec", torchrec), ("fbgemm", fbgemm)) if not found]
+    if torch is None or torchrec is None or not fbgemm:
+        raise StackError(f"{' and '.join(missing)} not installed; run `make setup`")
+    if len(fbgemm) == 2:
+        raise StackError(
+            "fbgemm-gpu-cpu and fbgemm-gpu are both installed and overwrite each other's files; "
+            f"uninstall both with `pip uninstall {' '.join(FBGEMM)}`, then run `make setup`"
+        )
+    name, version = next(iter(fbgemm.items()))
+    wanted = PAIRS.get(_minor(torch))
+    if wanted is None:
+        known = ", ".join(f"{a}.{b}" for a, b in PAIRS)
+        raise StackError(f"torch {torch} is not a version that raymtl knows ({known}); run `make setup`")
+    if _minor(torchrec) != wanted or _minor(version) != wanted:
+        pair = f"{wanted[0]}.{wanted[1]}"
+        raise StackError(
+            f"torch {torch}, torchrec {torchrec} and {name} {version} do not fit together: "
+            f"torch {'.'.join(map(str, _minor(torch)))} goes with torchrec {pair} and fbgemm {pair}; run `make setup`"
+        )
+
+
+def _check_loads() -> None:
+    disabled = logging.root.manager.disable
+    logging.disable(
+        logging.CRITICAL
+    )  # fbgemm logs several lines before it raises; the sentence below holds their content
+    try:
+        importlib.import_module("fbgemm_gpu")
+    except (ImportError, OSError) as error:
+        cause: BaseException = error
+        while cause.__cause__ or cause.__context__:
+            cause = cause.__cause__ or cause.__context__ or cause
+        name = next((n for n in FBGEMM if _version(n)), "fbgemm")
+        raise StackError(
+            f"{name} {_version(name)} cannot be loaded beside torch {_version('torch')} ({cause}); "
+            f"run `make setup LOCK=cpu` on a machine without a GPU, `make setup LOCK=gpu` on one with a GPU"
+        ) from error
+    finally:
+        logging.disable(disabled)
+
+
+def _version(package: str) -> str | None:
+    try:
+        return metadata.version(package)
+    except metadata.PackageNotFoundError:
+        return None
+
+
+def _minor(version: str) -> tuple[int, int]:
+    """`2.13.0+cpu` -> (2, 13); (0, 0) where the version has another form."""
+    match = re.match(r"(\d+)\.(\d+)", version)
+    return (int(match[1]), int(match[2])) if match else (0, 0)

@@ -1,0 +1,157 @@
+"""Every mistake is one line with the dotted path, what was found, what was expected, and the nearest name."""
+
+import pytest
+from small_config import small_raw
+
+from raymtl.config.load import config_from_dict, load_config
+from raymtl.errors import ConfigError
+
+
+def put(raw, path, value):
+    *keys, last = path.split(".")
+    for key in keys:
+        raw = raw.setdefault(key, {})
+    raw[last] = value
+
+
+def refused(**changes) -> str:
+    """The error after the keys (dots as `__`) were set in the small configuration."""
+    raw = small_raw()
+    for path, value in changes.items():
+        put(raw, path.replace("__", "."), value)
+    with pytest.raises(ConfigError) as caught:
+        config_from_dict(raw, "conf.yaml")
+    return str(caught.value)
+
+
+JARGON = ("Input should", "Extra inputs", "Field required", "validation error", "Value error", "pydantic", "type=")
+
+CASES = [
+    # unknown keys
+    ({"train__wokers": 2}, "train.wokers is an unknown key; did you mean `workers`?"),
+    ({"trian": {}}, "trian is an unknown key; did you mean `train`?"),
+    ({"batch_size": 2}, "batch_size is an unknown key; it belongs to `train`"),
+    ({"lr": 2}, "lr is an unknown key; it belongs to `table_defaults` or `tables.<name>` or `train.dense_optimizer`"),
+    ({"data__train__from": 2}, "data.train.from is an unknown key; known are `start`, `end`"),
+    ({"features__user__tabel": "x"}, "features.user.tabel is an unknown key of `id`; did you mean `table`?"),
+    ({"tables__user__dimm": 3}, "tables.user.dimm is an unknown key; did you mean `dim`?"),
+    ({"tasks__buy__parnt": "click"}, "tasks.buy.parnt is an unknown key; did you mean `parent`?"),
+    ({"model__trunk": {"type": "mmoe", "expert": 3}}, "model.trunk.expert is an unknown key of `mmoe`; did you mean `experts`?"),
+    (
+        {"model__trunk": {"experts": 3}},
+        "model.trunk.experts is an unknown key of `shared_bottom`; it belongs to `model.trunk` with `type: mmoe`",
+    ),
+    # wrong types and ranges
+    ({"train__workers": 0}, "train.workers is 0; expected a whole number ≥ 1"),
+    ({"train__workers": "two"}, "train.workers is the text `two`; expected a whole number ≥ 1"),
+    ({"train__workers": 1.5}, "train.workers is 1.5; expected a whole number ≥ 1"),
+    ({"train__workers": True}, "train.workers is true; expected a whole number ≥ 1"),
+    ({"train__workers": None}, "train.workers is null; expected a whole number ≥ 1"),
+    ({"train__use_gpu": "maybe"}, "train.use_gpu is `maybe`; expected `true` or `false`"),
+    ({"train__clip_grad_norm": -1}, "train.clip_grad_norm is -1; expected a number > 0, or null"),
+    ({"train__step_timeout_s": float("inf")}, "train.step_timeout_s is inf; expected a number > 0"),
+    ({"train__schedule": {"final_factor": 2}}, "train.schedule.final_factor is 2; expected a number ≥ 0 and ≤ 1"),
+    (
+        {"train__dense_optimizer": {"betas": [0.9, 1]}},
+        "train.dense_optimizer.betas[1] is 1; expected a number ≥ 0 and < 1",
+    ),
+    (
+        {"train__dense_optimizer": {"betas": [0.9]}},
+        "train.dense_optimizer.betas[1] is missing; expected a number ≥ 0 and < 1",
+    ),
+    (
+        {"train__dense_optimizer": {"betas": 0.9}},
+        "train.dense_optimizer.betas is 0.9; expected a list of 2 entries, each a number ≥ 0 and < 1",
+    ),
+    ({"model__towers": {"hidden": [8, 0]}}, "model.towers.hidden[1] is 0; expected a whole number ≥ 1"),
+    ({"model__towers": {"hidden": 8}}, "model.towers.hidden is 8; expected a list, each a whole number ≥ 1"),
+    (
+        {"model__trunk": {"type": "mmoe", "hidden": []}},
+        "model.trunk.hidden is []; expected a list with at least 1 entry, each a whole number ≥ 1",
+    ),
+    ({"features": {}}, "features is {}; expected a mapping from names to sections with at least 1 entry"),
+    ({"train": 3}, "train is 3; expected a section with keys such as `workers`, `use_gpu`, `cpus_per_worker`"),
+    ({"tables": [1]}, "tables is [1]; expected a mapping from names to sections"),
+    ({"model__trunk": 3}, "model.trunk is 3; expected a section whose `type` is one of `shared_bottom`, `mmoe`"),
+    ({"train__pipeline": "y" * 200}, f"train.pipeline is `{'y' * 60}…`; expected one of `sparse_dist`, `none`"),
+    # choices
+    ({"train__precision": "fp16"}, "train.precision is `fp16`; expected one of `fp32`, `bf16`"),
+    ({"train__precision": "BF16"}, "expected one of `fp32`, `bf16`; did you mean `bf16`?"),
+    ({"tasks__buy__kind": "binery"}, "buy.kind is `binery`; expected one of `binary`, `count`, `real`; did you mean `binary`"),
+    (
+        {"model__trunk": {"type": "mmo"}},
+        "trunk.type is `mmo`; expected one of `shared_bottom`, `mmoe`, `ple`, `single_task`, `custom`; did you mean `mmoe`?",
+    ),
+    ({"model__trunk": {"type": [1]}}, "model.trunk.type is [1]; expected one of `shared_bottom`"),
+    ({"model__coupler": {"width": 8}}, "model.coupler.type is missing; expected one of `none`, `ait`, `custom`"),
+    ({"features__age": {}}, "features.age.kind is missing; expected one of `id`, `ids`, `sequence`, `dense`, `bias`"),
+    ({"model__preset": "mmo"}, "model.preset is `mmo`; expected one of `single_task`, `shared_bottom`, `mmoe`"),
+    ({"model__preset": "mmo"}, "did you mean `mmoe`?"),
+    # missing
+    ({"model": {}}, "model.trunk is missing; expected a section whose `type` is one of `shared_bottom`"),
+    ({"tables": {"user": {}}}, "tables.user.rows is missing; expected a whole number ≥ 1"),
+    ({"data__train": {"start": "2026-01-01"}}, "data.train.end is missing; expected a day, `YYYY-MM-DD`"),
+    # names and text
+    ({"features__u-x": {"kind": "dense"}}, "features.u-x: `u-x` cannot be a name here; expected a name of letters, digits"),
+    ({"name": "a/b"}, "name is `a/b`; expected a name of letters, digits, `_`, `.` and `-`"),
+    ({"name": 2026}, "name is 2026; expected a name of letters"),
+    ({"data__group": 2026}, "data.group is 2026; expected text, or null; put it in quotes to make it text"),
+    (
+        {"model__input": {"type": "custom", "path": "mine.Input"}},
+        "model.input.path is `mine.Input`; expected the import path of a class, `package.module:Class`",
+    ),
+    # days
+    ({"data__train__start": 20260101}, "data.train.start is 20260101; a day is written YYYY-MM-DD"),
+    ({"data__train__start": "2026-1-1"}, "data.train.start is `2026-1-1`; a day is written YYYY-MM-DD"),
+    ({"data__train__start": "2026-02-30"}, "data.train.start is `2026-02-30`; expected a day, `YYYY-MM-DD`"),
+    ({"data__train__end": "2025-01-01"}, "data.train.end is 2025-01-01, which lies before start, 2026-01-01; swap them"),
+    # scenarios
+    ({"data__scenario": {"column": "c", "values": ["a", "a"]}}, "data.scenario.values must be distinct"),
+    ({"data__scenario": {"column": "c", "values": ["all"]}}, "`all` and `other` are reserved"),
+    ({"data__scenario": {"column": "c", "values": []}}, "data.scenario.values is []; expected a list with at least 1 entry"),
+    ({"data__scenario": {"column": "c", "values": [1.5]}}, "data.scenario.values[0] is 1.5; expected text or a whole number"),
+    ({"data__scenario": {"column": "c", "values": [True]}}, "data.scenario.values[0] is true; expected text or a whole number"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("changes", "sentence"), CASES)
+def test_the_sentence(changes, sentence):
+    message = refused(**changes)
+    assert message.startswith("conf.yaml: ")
+    assert sentence in message
+    assert "\n" not in message
+    assert not any(word in message for word in JARGON)
+
+
+def test_a_preset_that_is_no_text():
+    assert 'model.preset is ["mmoe"]; expected text, or null' in refused(model__preset=["mmoe"])
+
+
+def test_an_invalid_entry_of_a_union_is_told_once():
+    assert refused(data__scenario={"column": "c", "values": [1.5, 2.5]}).count("expected text or a whole number") == 2
+
+
+def test_all_errors_are_listed_one_per_line():
+    message = refused(train__wokers=2, data__weigth="w", tasks__buy__kind="x")
+    first, *rest = message.splitlines()
+    assert first == "conf.yaml has 3 errors:"
+    assert [line.split()[0] for line in rest] == ["data.weigth", "tasks.buy.kind", "train.wokers"]
+
+
+def test_a_long_list_of_errors_is_cut():
+    message = refused(tasks={f"t{n}": {"weight": -1} for n in range(15)})
+    assert message.startswith("conf.yaml has 15 errors:")
+    assert message.splitlines()[-1].strip() == "… and 5 more"
+    assert len(message.splitlines()) == 12
+
+
+def test_an_empty_configuration_names_every_missing_section():
+    with pytest.raises(ConfigError) as caught:
+        config_from_dict({})
+    assert [line.split()[0] for line in str(caught.value).splitlines()[1:]] == ["data", "features", "tasks", "model"]
+
+
+def test_the_traceback_holds_no_pydantic_error():
+    with pytest.raises(ConfigError) as caught:
+        load_config(None, ["train.workers=0"], text="data: {}")
+    assert caught.value.__suppress_context__ or caught.value.__context__ is None

@@ -1,0 +1,269 @@
+"""Reading: every row once whatever the files and workers, a repeatable order, and errors that name the file."""
+
+import threading
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.fs as pafs
+import pyarrow.parquet as pq
+import pytest
+from small_data import make_config, write_file
+
+from raymtl.data import read
+from raymtl.data.read import UnitsDatasource, read_fragment, stream
+from raymtl.data.units import Fragment, plan_input
+from raymtl.errors import DataError, find_user_error
+
+DAYS = {"start": "2026-01-01", "end": "2026-01-03"}
+
+
+def rows(count: int, start: int) -> pa.Table:
+    numbers = np.arange(start, start + count)
+    return pa.table(
+        {
+            "row": pa.array(numbers, pa.float32()),
+            "item": pa.array([f"i{n % 7}" for n in numbers]),
+            "click": pa.array((numbers % 3 == 0).astype(np.int8)),
+        }
+    )
+
+
+def write_random(root, seed: int) -> int:
+    """Three days of files of random sizes (some empty) and row groups; returns the number of rows."""
+    random = np.random.default_rng(seed)
+    total = 0
+    for day in ("2026-01-01", "2026-01-02", "2026-01-03"):
+        for n in range(random.integers(1, 5)):
+            count = int(random.choice([0, 1, 7, 60, 200]))
+            write_file(root, rows(count, total), day, f"part-{n}.parquet", int(random.integers(5, 80)))
+            total += count
+        write_file(root, rows(50, total), day, "part-9.parquet", 20)
+        total += 50
+    return total
+
+
+def config_of(root, **data):
+    features = {"row": {"kind": "dense"}, "item": {"kind": "id"}}
+    return make_config(features, path=str(root), **{"train": DAYS, "unit_rows": 100, "block_rows": 32, **data})
+
+
+def deliver(config, schedule=None, workers=1, evaluation=False) -> list[list[pa.Table]]:
+    """The blocks that each worker gets, all workers reading at the same time; an error of a worker is raised."""
+    plan = plan_input(config, "train")
+    schedule = schedule if schedule is not None else [(0, n) for n in range(len(plan.units))]
+    iterators = stream(plan, schedule, config, workers=workers, evaluation=evaluation, read_tasks=2)
+    blocks: list[list[pa.Table]] = [[] for _ in iterators]
+    errors: list[BaseException] = []
+
+    def consume(n: int) -> None:
+        try:
+            blocks[n] += iterators[n].iter_batches(batch_size=None, batch_format="pyarrow", prefetch_batches=1)
+        except BaseException as error:
+            errors.append(error)
+
+    threads = [threading.Thread(target=consume, args=(n,)) for n in range(workers)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    if errors:
+        raise errors[0]
+    return blocks
+
+
+def numbers(blocks: list[pa.Table]) -> list[int]:
+    return [int(v) for b in blocks for v in b.column("dense:row").to_pylist()]
+
+
+@pytest.mark.ray
+@pytest.mark.timeout(120)
+@pytest.mark.parametrize("workers", [1, 2, 3])
+def test_every_row_reaches_exactly_one_worker(ray_cluster, tmp_path, workers):
+    total = write_random(tmp_path, seed=workers)
+    config = config_of(tmp_path)
+    plan = plan_input(config, "train")
+    order = plan.order(5, 0)
+    shares = deliver(config, [(0, n) for n in order], workers)
+    assert sorted(n for share in shares for n in numbers(share)) == list(range(total))
+    for share in shares:
+        units = [b.column("unit").unique().to_pylist() for b in share if len(b)]
+        assert all(len(u) == 1 for u in units)  # no block mixes units
+        assert units == sorted(units)
+    by_unit: dict[int, int] = {}
+    for share in shares:
+        for block in share:
+            for unit in block.column("unit").to_pylist():
+                by_unit[unit] = by_unit.get(unit, 0) + 1
+    assert by_unit == {place: plan.units[n].rows for place, n in enumerate(order)}
+    sizes = [len(numbers(share)) for share in shares]
+    assert max(sizes) - min(sizes) <= 2 * 100  # dealt to the worker with the fewest rows, a block at a time
+
+
+@pytest.mark.ray
+@pytest.mark.timeout(120)
+def test_the_order_is_repeatable_and_new_in_each_pass(ray_cluster, tmp_path):
+    total = write_random(tmp_path, seed=4)
+    config = config_of(tmp_path)
+    units = len(plan_input(config, "train").units)
+    first = [numbers(share) for share in deliver(config, workers=2)]
+    assert first == [numbers(share) for share in deliver(config, workers=2)]
+    both = numbers(deliver(config, [(0, n) for n in range(units)] + [(1, n) for n in range(units)])[0])
+    assert sorted(both[:total]) == sorted(both[total:]) == list(range(total))
+    assert both[:total] != both[total:]
+    assert sorted(n for share in first for n in share) == list(range(total))
+
+
+@pytest.mark.ray
+@pytest.mark.timeout(120)
+def test_evaluation_and_unshuffled_training_read_in_file_order(ray_cluster, tmp_path):
+    total = write_random(tmp_path, seed=5)
+    assert numbers(deliver(config_of(tmp_path), evaluation=True)[0]) == list(range(total))
+    assert numbers(deliver(config_of(tmp_path, shuffle={"mode": "none"}))[0]) == list(range(total))
+
+
+def damage(path: str) -> None:
+    """Overwrite data in the middle of the file; the footer stays as it is, and the checksums of the pages tell."""
+    with open(path, "r+b") as file:
+        size = file.seek(0, 2)
+        file.seek(size // 3)
+        file.write(b"\xff" * (size // 3))
+
+
+@pytest.mark.ray
+@pytest.mark.timeout(120)
+@pytest.mark.parametrize("fault", ["damaged", "removed", "replaced", "broken value"])
+def test_a_fault_in_mid_stream_is_one_sentence_on_every_worker(ray_cluster, tmp_path, fault):
+    for n, day in enumerate(("2026-01-01", "2026-01-02", "2026-01-03")):
+        write_file(tmp_path, rows(3000, 3000 * n), day, group_rows=500)
+    config = config_of(tmp_path, unit_rows=3000)
+    plan = plan_input(config, "train")
+    path = f"{tmp_path}/ds=2026-01-02/part-0.parquet"
+    if fault == "damaged":
+        damage(path)
+    elif fault == "removed":
+        (tmp_path / "ds=2026-01-02" / "part-0.parquet").unlink()
+    elif fault == "replaced":
+        pq.write_table(rows(2999, 0), path, row_group_size=500)
+    else:
+        broken = rows(3000, 3000).to_pydict()
+        broken["click"][1234] = 5
+        pq.write_table(pa.table(broken).cast(rows(1, 0).schema), path, row_group_size=500)
+    iterators = stream(plan, [(0, n) for n in range(3)], config, workers=1, evaluation=False, read_tasks=1)
+    with pytest.raises(Exception) as caught:  # noqa: PT011
+        list(iterators[0].iter_batches(batch_size=None, batch_format="pyarrow"))
+    error = find_user_error(caught.value)
+    assert type(error) is DataError
+    words = {
+        "damaged": "cannot be read from row",
+        "removed": "was replaced or removed after the run began",
+        "replaced": "was replaced or removed after the run began",
+        "broken value": "column `click` (tasks.click.label), row 1234: the label is 5",
+    }
+    assert str(error).startswith(f"{path}: ")
+    assert words[fault] in str(error)
+    assert "\n" not in str(error)
+
+
+# Without Ray
+
+
+def tasks_of(config, schedule):
+    plan = plan_input(config, "train")
+    return UnitsDatasource(plan, schedule, config, False).get_read_tasks(1)
+
+
+def test_small_files_share_a_reading_task(tmp_path):
+    for n in range(20):
+        write_file(tmp_path, rows(10, 10 * n), name=f"part-{n:02d}.parquet")
+    day = {"start": "2026-01-01", "end": "2026-01-01"}
+    config = config_of(tmp_path, train=day, unit_rows=200, block_rows=50, shuffle={"mode": "units"})
+    tasks = tasks_of(config, [(0, 0)])
+    assert [t.metadata.num_rows for t in tasks] == [50, 50, 50, 50]
+    assert UnitsDatasource(plan_input(config, "train"), [(0, 0)], config, False).task_count() == 4
+    assert [numbers(list(t())) for t in tasks] == [list(range(n, n + 50)) for n in range(0, 200, 50)]
+
+
+def test_rows_are_permuted_within_their_block_alone(tmp_path):
+    write_file(tmp_path, rows(100, 0))
+    day = {"start": "2026-01-01", "end": "2026-01-01"}
+    config = config_of(tmp_path, train=day, block_rows=40)
+    (task,) = tasks_of(config, [(0, 0)])
+    blocks = [numbers([b]) for b in task()]
+    assert [sorted(b) for b in blocks] == [list(range(40)), list(range(40, 80)), list(range(80, 100))]
+    assert blocks[0] != sorted(blocks[0])
+    (again,) = tasks_of(config, [(0, 0)])
+    assert [numbers([b]) for b in again()] == blocks
+
+
+def test_string_columns_are_read_as_dictionaries_and_row_numbers_count_in_the_file(tmp_path):
+    path = write_file(tmp_path, rows(100, 0), group_rows=30)
+    tables = list(read_fragment(str(tmp_path), Fragment(path, (1, 2), 30, 60), ["row", "item"], 25))
+    assert tables[0][1] == 30
+    assert sum(len(t) for t, _ in tables) == 60
+    assert all(first == t.column("row")[0].as_py() for t, first in tables)
+    assert pa.types.is_dictionary(tables[0][0].column("item").type)
+
+
+def test_names_with_dots_and_nested_columns_beside_them(tmp_path):
+    table = rows(5, 0).append_column("a.b", pa.array(range(5))).append_column("a", pa.array([{"b": 1}] * 5))
+    path = write_file(tmp_path, table)
+    ((raw, _),) = read_fragment(str(tmp_path), Fragment(path, (0,), 0, 5), ["a.b", "row"], 10)
+    assert raw.column("a.b").to_pylist() == list(range(5))
+
+
+class Flaky:
+    """A remote file system whose files fail now and then while they are read."""
+
+    def __init__(self, failures: int):
+        self.failures, self.opened = failures, 0
+
+    def open_input_file(self, path):
+        self.opened += 1
+        if self.opened <= self.failures:
+            raise OSError("503 slow down")
+        return pafs.LocalFileSystem().open_input_file(path)
+
+
+@pytest.fixture
+def flaky(monkeypatch):
+    def install(failures: int) -> Flaky:
+        filesystem = Flaky(failures)
+        monkeypatch.setattr(read, "open_filesystem", lambda root: (filesystem, root))
+        monkeypatch.setattr(read.time, "sleep", lambda seconds: None)
+        return filesystem
+
+    return install
+
+
+def test_a_remote_storage_that_fails_is_asked_again(tmp_path, flaky):
+    path = write_file(tmp_path, rows(100, 0))
+    flaky(failures=3)
+    tables = [t for t, _ in read_fragment(str(tmp_path), Fragment(path, (0,), 0, 100), ["row"], 30)]
+    assert [v for t in tables for v in t.column("row").to_pylist()] == list(range(100))
+
+
+def test_a_remote_storage_that_goes_on_failing_is_an_error(tmp_path, flaky):
+    path = write_file(tmp_path, rows(100, 0))
+    filesystem = flaky(failures=99)
+    with pytest.raises(DataError, match=r"part-0\.parquet: cannot be read from row 0 on .503 slow down"):
+        list(read_fragment(str(tmp_path), Fragment(path, (0,), 0, 100), ["row"], 30))
+    assert filesystem.opened == 4
+
+
+def test_a_failure_in_the_middle_delivers_no_row_twice(tmp_path, flaky, monkeypatch):
+    path = write_file(tmp_path, rows(100, 0))
+    flaky(failures=0)
+    whole, calls = read._tables, []
+
+    def breaks_off(*arguments):
+        calls.append(1)
+        for n, table in enumerate(whole(*arguments)):
+            if n == 2 and len(calls) == 1:
+                raise OSError("connection reset")
+            yield table
+
+    monkeypatch.setattr(read, "_tables", breaks_off)
+    tables = list(read_fragment(str(tmp_path), Fragment(path, (0,), 0, 100), ["row"], 30))
+    assert [first for _, first in tables] == [0, 30, 60, 90]
+    assert [v for t, _ in tables for v in t.column("row").to_pylist()] == list(range(100))
+    assert len(calls) == 2

@@ -1,0 +1,80 @@
+"""Base rates from a small sample of the training days."""
+
+import numpy as np
+import pyarrow as pa
+import pytest
+from small_data import click_rows, make_config, write_file
+
+from raymtl.data.sample import sample_base_rates
+from raymtl.data.units import plan_input
+from raymtl.errors import DataError
+
+
+def rates(root, **config):
+    made = make_config(path=str(root), **config)
+    return sample_base_rates(made, plan_input(made, "train"))
+
+
+def write(root, **columns):
+    table = click_rows(len(next(iter(columns.values()))))
+    for name, values in columns.items():
+        if name in table.column_names:
+            table = table.drop_columns([name])
+        table = table.append_column(name, values)
+    write_file(root, table)
+
+
+def test_the_mean_of_the_labels_half_a_label_towards_one_half(tmp_path):
+    write_file(tmp_path, click_rows(1000))
+    assert rates(tmp_path) == {"click": pytest.approx(250.5 / 1001)}
+
+
+def test_one_class_alone_keeps_the_logarithm_finite(tmp_path):
+    write(tmp_path, click=pa.array([0] * 100))
+    assert rates(tmp_path) == {"click": pytest.approx(0.5 / 101)}
+
+
+def test_only_observed_labels_count_and_by_their_weight(tmp_path):
+    clicks = pa.array([1, 1, 0, None, 1], pa.int8())
+    write(tmp_path, click=clicks, seen=pa.array([True, True, True, True, False]), w=pa.array([2.0, 1.0, 5.0, 9.0, 9.0]))
+    found = rates(tmp_path, tasks={"click": {"observed": "seen"}}, weight="w")
+    mean_weight = 8 / 3
+    assert found["click"] == pytest.approx((3 + 0.5 * mean_weight) / (8 + mean_weight))
+
+
+def test_real_labels_are_averaged_as_they_are(tmp_path):
+    write(tmp_path, gain=pa.array([-1.0, 3.0, None, 4.0]))
+    assert rates(tmp_path, tasks={"gain": {"kind": "real"}}) == {"gain": pytest.approx(2.0)}
+
+
+def test_the_pieces_are_spread_over_all_files(tmp_path):
+    for n in range(9):
+        rows = click_rows(100).set_column(1, "click", pa.array(np.full(100, int(n in (0, 8)), np.int8)))
+        write_file(tmp_path, rows, name=f"part-{n}.parquet")
+    assert rates(tmp_path)["click"] == pytest.approx(0.5, abs=0.01)  # four files, the first and the last among them
+
+
+def test_a_configured_rate_is_taken_as_it_is(tmp_path):
+    write(tmp_path, click=pa.array([None] * 4, pa.int8()))
+    assert rates(tmp_path, tasks={"click": {"base_rate": 0.03}}) == {"click": 0.03}
+
+
+@pytest.mark.parametrize("column", ["click", "seen", "w"])
+def test_a_task_without_any_label_that_counts_is_an_error(tmp_path, column):
+    columns = {"click": pa.array([0, 1]), "seen": pa.array([True, True]), "w": pa.array([1, 1])}
+    columns[column] = {
+        "click": pa.array([None, None], pa.int8()),
+        "seen": pa.array([False, None]),
+        "w": pa.array([0, 0]),
+    }[column]
+    write(tmp_path, **columns)
+    with pytest.raises(
+        DataError, match=r"tasks\.click: no label is observed in a sample .*set tasks\.click\.base_rate"
+    ):
+        rates(tmp_path, tasks={"click": {"observed": "seen"}}, weight="w")
+
+
+def test_a_broken_value_stops_the_job(tmp_path):
+    write(tmp_path, click=pa.array([0, 7]))
+    with pytest.raises(DataError, match="row 1: the label is 7"):
+        rates(tmp_path)
