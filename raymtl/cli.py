@@ -1,6 +1,5 @@
 """The commands: parse, call, print. The work is done by the packages below."""
 
-import datetime as dt
 import json
 import sys
 from typing import Annotated, Any, Literal
@@ -10,7 +9,7 @@ from rich.console import Console
 from rich.table import Table
 
 from raymtl import __version__
-from raymtl.errors import ConfigError, UserError
+from raymtl.errors import UserError
 
 app = typer.Typer(
     name="raymtl",
@@ -108,11 +107,13 @@ def synth(
     as_json: Json = False,
 ) -> None:
     """Write realistic synthetic logs at any size, with the true probabilities and a config that trains on them."""
-    from raymtl.data.synth.spec import spec_from
+    from raymtl.config.load import section_from
+    from raymtl.data.synth.spec import SynthSpec
     from raymtl.data.synth.write import write_logs
     from raymtl.reports.progress import counting
 
-    spec = spec_from({"rows_per_day": rows_per_day, "days": days, "start": _day(start), "seed": seed}, sets)
+    values = {"rows_per_day": rows_per_day, "days": days, "start": start, "seed": seed}
+    spec = section_from(SynthSpec, values, sets, "the synthetic logs")
     with counting("rows written", console) as progress:
         summary = write_logs(spec, out, processes, progress)
     console.print(
@@ -122,13 +123,6 @@ def synth(
         console.print(f"  {name:<8} mean {mean:.4f}   null {summary.label_nulls[name]:.1%}")
     console.print(f"next: raymtl train --config {summary.config}")
     _finish(as_json, vars(summary))
-
-
-def _day(text: str) -> dt.date:
-    try:
-        return dt.date.fromisoformat(text)
-    except ValueError as error:
-        raise ConfigError(f"`{text}` is not a day; write it like 2026-01-31") from error
 
 
 @app.command()

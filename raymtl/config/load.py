@@ -11,15 +11,18 @@ import hashlib
 import json
 import os
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, TypeVar
 
 from pydantic import ValidationError
 
+from raymtl.config.base import Section
 from raymtl.config.explain import explain, flags_as_numbers
 from raymtl.config.root import Config
 from raymtl.config.schema import kind_of
 from raymtl.config.yamltext import dump_yaml, parse_yaml
 from raymtl.errors import ConfigError
+
+S = TypeVar("S", bound=Section)
 
 MOST = 10
 """Errors listed at most."""
@@ -42,16 +45,28 @@ def load_config(path: str | None, overrides: Sequence[str] = (), *, text: str | 
 
 def config_from_dict(raw: dict[str, Any], source: str = "the configuration", set_paths: Sequence[str] = ()) -> Config:
     """Validate a configuration that is a dict already; `source` names it in errors, `set_paths` are marked as from `--set`."""
-    problems = list(flags_as_numbers(raw, kind_of(Config)))
-    try:
-        config = Config.model_validate(raw)
-    except ValidationError as error:
-        problems += explain(error, Config)
-    if problems:
-        raise ConfigError(_listed([_with_origin(p, set_paths) for p in problems], source))
+    config = _validated(Config, raw, source, set_paths)
     data = config.data
     paths = {"path": absolute(data.path), "eval_path": None if data.eval_path is None else absolute(data.eval_path)}
     return config.model_copy(update={"data": data.model_copy(update=paths), "output": absolute(config.output)})
+
+
+def section_from(kind: type[S], values: dict[str, Any], overrides: Sequence[str], source: str) -> S:
+    """Any other section, such as the description of synthetic logs, from values and `--set` overrides."""
+    raw = dict(values)
+    paths = [_override(raw, override) for override in overrides]
+    return _validated(kind, raw, source, paths)
+
+
+def _validated(kind: type[S], raw: dict[str, Any], source: str, set_paths: Sequence[str]) -> S:
+    problems = list(flags_as_numbers(raw, kind_of(kind)))
+    try:
+        section = kind.model_validate(raw)
+    except ValidationError as error:
+        problems += explain(error, kind)
+    if problems:
+        raise ConfigError(_listed([_with_origin(p, set_paths) for p in problems], source))
+    return section
 
 
 def dump_config(config: Config) -> str:

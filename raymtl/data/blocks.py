@@ -9,7 +9,7 @@ A block is an Arrow table with one column per use, named `<role>:<name>`:
     truth:<task>     float32, NaN where unknown                            (evaluation only)
     weight           float32
     scenario         int32, index into `data.scenario.values`, the last one being `other`
-    group            int64, the user's ID                                  (evaluation only)
+    group            int64, the user's ID; null: one of the row's own      (evaluation only)
     unit             int32, place of the unit in the pass
 
 Everything is checked and converted here, in the reading tasks, column by column; `rules.py` has the rules.
@@ -21,12 +21,13 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from raymtl.config.features import BiasFeature, DenseFeature, IdFeature, IdsFeature, SequenceFeature
 from raymtl.config.root import Config
 from raymtl.config.tasks import Task
 from raymtl.data import rules
-from raymtl.data.hashing import hash_rows, to_int64
+from raymtl.data.hashing import hash_rows, hash_strings, mix64, to_int64
 from raymtl.data.rules import Rule, one_array
 from raymtl.errors import DataError
 
@@ -51,12 +52,12 @@ class BlockMaker:
 
     def __init__(self, config: Config, evaluation: bool):
         self._config = config
-        self._evaluation = evaluation
+        self.evaluation = evaluation
         self._tasks = config.active_tasks()
 
     def raw_columns(self) -> list[str]:
         """Columns to read from the parquet files, each once."""
-        data, evaluation = self._config.data, self._evaluation
+        data, evaluation = self._config.data, self.evaluation
         names = [f.column or n for n, f in self._config.features.items()]
         for name, task in self._tasks.items():
             names += [task.label_column(name), task.observed or "", (task.truth or "") if evaluation else ""]
@@ -82,7 +83,7 @@ class BlockMaker:
                 columns[f"ids:{name}"] = self._lists(one_array(raw, source, "ids"), name, feature, place, source)
         for name, task in self._tasks.items():
             columns[f"label:{name}"] = _label(raw, name, task, place)
-            if task.truth and self._evaluation:
+            if task.truth and self.evaluation:
                 columns[f"truth:{name}"] = pa.array(rules.floats(one_array(raw, task.truth, "number")))
         data = self._config.data
         if data.weight:
@@ -90,8 +91,8 @@ class BlockMaker:
         if data.scenario:
             column = one_array(raw, data.scenario.column, "category")
             columns["scenario"] = pa.array(rules.scenario_index(column, data.scenario.values))
-        if data.group and self._evaluation:
-            columns["group"] = to_int64(one_array(raw, data.group, "id")).fill_null(0)
+        if data.group and self.evaluation:
+            columns["group"] = _groups(to_int64(one_array(raw, data.group, "id")), place)
         columns["unit"] = pa.array(np.full(len(raw), unit, np.int32))
         return pa.table(columns)
 
@@ -158,3 +159,12 @@ def _weight(column: pa.Array, place: Place, name: str) -> pa.Array:
         row = int(wrong.argmax())
         raise place.error(name, "data.weight", row, column[row].as_py(), rules.WEIGHT)
     return pa.array(values)
+
+
+def _groups(ids: pa.Array, place: Place) -> pa.Array:
+    """Group IDs; a row without one is a group of its own, which GAUC leaves out. Together such rows would be one huge user."""
+    if not ids.null_count:
+        return ids
+    file = hash_strings(pa.array([place.path])).view(np.uint64)
+    own = mix64((file + np.arange(place.first_row, place.first_row + len(ids), dtype=np.uint64)).view(np.int64))
+    return pc.if_else(ids.is_valid(), ids, pa.array(own.view(np.int64)))

@@ -2,17 +2,18 @@
 
 import time
 from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import replace
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.fs as pafs
 import pyarrow.parquet as pq
+import ray
 import ray.data
 from ray.data.block import BlockMetadata
 from ray.data.context import DataContext
 from ray.data.datasource import Datasource, ReadTask
 
-from raymtl.config.features import DenseFeature, IdsFeature, SequenceFeature
 from raymtl.config.root import Config
 from raymtl.data.blocks import BlockMaker, Place
 from raymtl.data.contract import is_string_column
@@ -23,29 +24,32 @@ from raymtl.errors import DataError
 Schedule = Sequence[tuple[int, int]]
 """What to read, in order: (pass, unit of the plan). The pass only changes how rows are shuffled."""
 
-_TYPICAL_LIST = 16
+_MEASURED_ROWS = 4096
+_FALLBACK_ROW_BYTES = 300.0
 _ATTEMPTS = 4
 
 
 class UnitsDatasource(Datasource):
     """The units of a schedule, each read by one task or more; each block holds rows of one unit."""
 
-    def __init__(self, plan: Plan, schedule: Schedule, config: Config, evaluation: bool):
+    def __init__(self, plan: Plan, schedule: Schedule, config: Config, maker: BlockMaker, row_bytes: float):
         super().__init__()
         self._plan, self._schedule = plan, schedule
-        self._maker = BlockMaker(config, evaluation)
+        self._maker, self._row_bytes = maker, row_bytes
         self._block_rows = config.data.block_rows
-        self._row_bytes = estimated_row_bytes(config)
-        self._shuffle_seed = config.data.shuffle.seed if config.data.shuffle.mode == "rows" and not evaluation else None
+        self._shuffle_seed = (
+            config.data.shuffle.seed if config.data.shuffle.mode == "rows" and not maker.evaluation else None
+        )
 
     def get_name(self) -> str:
         return "ReadUnits"
 
     def estimate_inmemory_data_size(self) -> int:
-        return self._plan.rows * self._row_bytes
+        return int(self._plan.rows * self._row_bytes)
 
     def get_read_tasks(self, parallelism: int, per_task_row_limit=None, data_context=None) -> list[ReadTask]:
         tasks = []
+        maker = ray.put(self._maker)  # once, not once per task: it holds the whole configuration
         for place, (pass_number, number) in enumerate(self._schedule):
             for portion in _portions(self._plan.units[number].fragments, self._block_rows):
                 seeds = [
@@ -53,9 +57,9 @@ class UnitsDatasource(Datasource):
                     for n, _ in portion
                 ]
                 fragments = [f for _, f in portion]
-                read = _ReadPortion(self._plan.root, fragments, seeds, place, self._maker, self._block_rows)
+                read = _ReadPortion(self._plan.root, fragments, seeds, place, maker, self._block_rows)
                 rows = sum(f.rows for f in fragments)
-                metadata = BlockMetadata(rows, rows * self._row_bytes, [f.path for f in fragments], None)
+                metadata = BlockMetadata(rows, int(rows * self._row_bytes), [f.path for f in fragments], None)
                 tasks.append(ReadTask(read, metadata))
         return tasks
 
@@ -87,17 +91,18 @@ class _ReadPortion:
         fragments: list[Fragment],
         seeds: list[list[int] | None],
         unit: int,
-        maker: BlockMaker,
+        maker: ray.ObjectRef,
         block_rows: int,
     ):
         self._root, self._fragments, self._seeds, self._unit = root, fragments, seeds, unit
         self._maker, self._block_rows = maker, block_rows
 
     def __call__(self) -> Iterable[pa.Table]:
+        maker: BlockMaker = ray.get(self._maker)
         for fragment, seed in zip(self._fragments, self._seeds, strict=True):
             random = None if seed is None else np.random.default_rng(seed)
-            for raw, first_row in read_fragment(self._root, fragment, self._maker.raw_columns(), self._block_rows):
-                block = self._maker(raw, Place(fragment.path, first_row), self._unit)
+            for raw, first_row in read_fragment(self._root, fragment, maker.raw_columns(), self._block_rows):
+                block = maker(raw, Place(fragment.path, first_row), self._unit)
                 if random is not None:
                     block = block.take(pa.array(random.permutation(len(block))))
                 yield block
@@ -154,17 +159,16 @@ def _changed(fragment: Fragment) -> str:
     return f"{fragment.path}: the file was replaced or removed after the run began; leave the days of a run as they are"
 
 
-def estimated_row_bytes(config: Config) -> int:
-    """Bytes of one row of a block, about."""
-    total = 16 + 4 * len(config.tasks)
-    for feature in config.features.values():
-        if isinstance(feature, DenseFeature):
-            total += 4
-        elif isinstance(feature, IdsFeature | SequenceFeature):
-            total += 4 + 8 * min(feature.max_length or _TYPICAL_LIST, _TYPICAL_LIST)
-        else:
-            total += 8
-    return total
+def measured_row_bytes(plan: Plan, maker: BlockMaker) -> float:
+    """Bytes of one row of a block, measured on the first rows of the plan."""
+    fragment = plan.units[0].fragments[0]
+    first = replace(fragment, row_groups=fragment.row_groups[:1])
+    try:
+        raw, row = next(read_fragment(plan.root, first, maker.raw_columns(), _MEASURED_ROWS))
+        return maker(raw, Place(fragment.path, row), 0).nbytes / len(raw)
+    except DataError:
+        # Only one worker measures; the reading task meets the error again, and through it all workers learn of it
+        return _FALLBACK_ROW_BYTES
 
 
 def stream(
@@ -182,13 +186,16 @@ def stream(
     (`equal=False`): the workers agree on their steps themselves (`training/feed.py`), so no row is left out.
     """
     context = DataContext.get_current().copy()
-    # One piece of `block_rows` rows is one block: a lower target than its size keeps Ray from gluing pieces together.
-    context.target_max_block_size = max(1, int(0.7 * config.data.block_rows * estimated_row_bytes(config)))
+    maker = BlockMaker(config, evaluation)
+    row_bytes = measured_row_bytes(plan, maker)
+    # One piece of `block_rows` rows is to be one block: Ray glues pieces together below this target
+    # and cuts them above 1.5 of it
+    context.target_max_block_size = max(1, int(0.8 * config.data.block_rows * row_bytes))
     context.execution_options.preserve_order = True
     context.enable_progress_bars = False
     context.print_on_execution_start = False
     with DataContext.current(context):
-        source = UnitsDatasource(plan, schedule, config, evaluation)
+        source = UnitsDatasource(plan, schedule, config, maker, row_bytes)
         tasks = source.task_count()
         dataset = ray.data.read_datasource(
             source, concurrency=max(1, min(read_tasks, tasks)), override_num_blocks=tasks

@@ -26,8 +26,6 @@ class Context:
     Wherever a contract below says T for anything but logits, it means this number."""
     width: int = 0
     """Last dimension d of what this slot reads."""
-    per_task: bool = False
-    """Whether this slot reads [B, T, d], each task its own input, instead of [B, d]."""
 
 
 class InputSlot(nn.Module):
@@ -40,33 +38,30 @@ class InputSlot(nn.Module):
 
 
 class SequenceSlot(nn.Module):
-    """Behaviour sequences -> [B, width], or [B, T, width] if `per_task`; None if the model has no sequences."""
+    """Behaviour sequences -> [B, width], or per task [B, T, width]; None, with width 0, if the model has no sequences."""
 
     width: int
-    per_task: bool = False
 
     def forward(self, inputs: ModelInput) -> Tensor | None:
         raise NotImplementedError
 
 
 class RefineSlot(nn.Module):
-    """x [B, d] or [B, T, d] -> x [B, width], or [B, T, width] if `per_task`."""
+    """x [B, d] or [B, T, d] -> x [B, width] or [B, T, width]."""
 
     width: int
-    per_task: bool
 
     def forward(self, x: Tensor, inputs: ModelInput) -> Tensor:
         raise NotImplementedError
 
 
 class TrunkSlot(nn.Module):
-    """x [B, d] or [B, T, d] -> one representation for all tasks [B, width], or [B, T, width] if `per_task`.
+    """x [B, d], or each task its own input [B, T, d] -> one representation for all tasks [B, width], or [B, T, width].
 
     `inputs` is there for trunks that read the scenario; the features themselves are already in x.
     """
 
     width: int
-    per_task: bool
 
     def forward(self, x: Tensor, inputs: ModelInput) -> Tensor:
         raise NotImplementedError

@@ -92,7 +92,7 @@ class TaskLosses(nn.Module):
         return torch.where(n > 0, n, 1.0)  # floor 0 and no label: 0 / 1, not 0 / 0
 
     def _order_penalty(self, logits: Tensor, valid: Tensor, valid_rows: Tensor, world: int) -> Tensor:
-        """α · Σ over the funnel's edges of the mean over all valid rows of max(child - parent, 0)  (AITM §3.4).
+        """α · Σ over the funnel's edges of the mean over all valid rows of max(child - parent, 0): AITM's calibrator.
 
         It needs no label, so it counts every valid row, whatever its weight.
         """

@@ -27,6 +27,9 @@ from raymtl.training.checkpoint import Progress
 from raymtl.training.loop import Loop, Worker
 from raymtl.training.runlog import RunLog
 
+_WORST = -1e30
+"""Score of a checkpoint without an evaluation: never the best, kept only as the last. Ray's own snapshot loses an infinity."""
+
 
 @dataclass
 class Job:
@@ -150,9 +153,8 @@ class _Saver:
             return storage.persist_current_checkpoint(checkpoint, name)
 
         ray.train.report(
-            # a checkpoint without an evaluation of its own is never the best, only the last
             {
-                "score": float("-inf") if score is None else score,
+                "score": _WORST if score is None else score,
                 "step": self._progress.step,
                 "rows": self._progress.rows,
             },

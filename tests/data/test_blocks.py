@@ -92,7 +92,7 @@ def test_columns_of_type_null_are_all_null():
     assert np.isnan(block.column("label:click").to_numpy()).all()
     assert block.column("weight").to_pylist() == [0.0, 0.0]
     assert block.column("scenario").to_pylist() == [1, 1]
-    assert block.column("group").to_pylist() == [0, 0]
+    assert len(set(block.column("group").to_pylist())) == 2
 
 
 # Features of kind ids and sequence
@@ -269,8 +269,20 @@ def test_group_and_truth_are_read_for_evaluation_alone():
     assert BlockMaker(config, evaluation=True).raw_columns() == ["item", "click", "p", "user"]
     assert block_of(config, raw).column_names == ["id:item", "label:click", "unit"]
     block = block_of(config, raw, evaluation=True)
-    assert block.column("group").to_pylist() == [hash_strings(pa.array(["u1"]))[0], 0]
+    assert block.column("group")[0].as_py() == hash_strings(pa.array(["u1"]))[0]
     assert block.column("truth:click").to_pylist() == [0.25, pytest.approx(math.nan, nan_ok=True)]
+
+
+def test_rows_without_a_group_are_groups_of_their_own_the_same_each_time():
+    config = make_config(group="user")
+    columns = {"item": pa.array([1] * 4), "user": pa.array([5, None, None, 5])}
+    groups = block_of(config, columns, evaluation=True).column("group").to_pylist()
+    assert (groups[0], groups[3]) == (5, 5)
+    assert len(set(groups)) == 3
+    assert groups == block_of(config, columns, evaluation=True).column("group").to_pylist()
+    raw = pa.table({**columns, "click": pa.array([0] * 4)})
+    for other in (Place(PLACE.path, 1004), Place("another.parquet", 1000)):
+        assert not {*groups[1:3]} & {*BlockMaker(config, True)(raw, other, 0).column("group").to_pylist()}
 
 
 def test_types_of_a_block():

@@ -1,108 +1,20 @@
-"""`raymtl check`: figures against plain counting, each broken rule found with its place, odd data said to be odd."""
+"""`raymtl check`: figures against plain counting, and each broken rule found with its place."""
 
+import io
 import json
 import math
-import re
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
 import pytest
+from check_logs import DAYS, FEATURES, TASKS, config_of, everything, good_rows, table
 from rich.console import Console
-from small_data import make_config, write_file
+from small_data import write_file
 
-from raymtl.data import check
 from raymtl.data.check import check_data
-from raymtl.data.check_judge import expected_shared, rows_for
-from raymtl.data.check_scan import Moments
 from raymtl.data.check_view import render
 from raymtl.errors import DataError
-
-DAYS = ["2026-01-01", "2026-01-02", "2026-01-03"]
-FEATURES: dict[str, Any] = {
-    "user": {"kind": "id"},
-    "city": {"kind": "id"},
-    "tags": {"kind": "ids", "max_length": 3},
-    "price": {"kind": "dense", "transform": "log1p", "mean": 1.2, "std": 0.6},
-}
-TABLES = {"user": {"rows": 10_000}, "city": {"rows": 20, "id_space": "direct"}, "tags": {"rows": 1000}}
-TASKS = {
-    "click": {"kind": "binary", "truth": "p"},
-    "buy": {"kind": "binary", "parent": "click", "observed": "mature"},
-    "views": {"kind": "count"},
-}
-
-
-def good_rows(count: int = 400, seed: int = 0, day: str = DAYS[0]) -> dict[str, list]:
-    """Columns of clean logs, as lists to be spoilt by a test."""
-    random = np.random.default_rng(seed)
-    click = random.integers(0, 2, count)
-    start = np.datetime64(day, "us").astype(np.int64)
-    return {
-        "user": [f"u{n}" for n in random.integers(0, 300, count)],
-        "city": random.integers(0, 20, count).tolist(),
-        "tags": [list(map(int, random.integers(0, 90, n))) for n in random.integers(0, 5, count)],
-        "price": np.exp(random.normal(0.5, 1, count)).tolist(),
-        "click": click.tolist(),
-        "p": random.random(count).tolist(),
-        "buy": (click * random.integers(0, 2, count)).tolist(),
-        "mature": (random.random(count) < 0.8).tolist(),
-        "views": random.poisson(2, count).tolist(),
-        "scene": random.choice(["feed", "search"], count).tolist(),
-        "weight": random.choice([0.0, 1.0, 2.0], count).tolist(),
-        "ts": [int(start + n) for n in random.integers(0, 86_400_000_000, count)],
-    }
-
-
-def table(columns: dict[str, list], **types: pa.DataType) -> pa.Table:
-    types = {"ts": pa.timestamp("us"), "city": pa.int32(), **types}
-    return pa.table({name: pa.array(values, types.get(name)) for name, values in columns.items()})
-
-
-def config_of(root, days=DAYS, **data):
-    features, tasks = data.pop("features", FEATURES), data.pop("tasks", TASKS)
-    looked_up = {f.get("table", name) for name, f in features.items()}
-    tables = {name: spec for name, spec in {**TABLES, **data.pop("tables", {})}.items() if name in looked_up}
-    settings = {
-        "path": str(root),
-        "train": {"start": days[0], "end": days[-1]},
-        "scenario": {"column": "scene", "values": ["feed", "search"]},
-        "weight": "weight",
-        "timestamp": "ts",
-        "group": "user",
-        "block_rows": 64,
-    }
-    return make_config(features, tasks, tables, **{**settings, **data})
-
-
-@pytest.fixture
-def in_process(monkeypatch):
-    """The tasks of a check run one after another in this process, without Ray."""
-
-    def stream(source, tasks, read_tasks):
-        for task in source.get_read_tasks(tasks):
-            yield from task()
-
-    monkeypatch.setattr(check, "_stream", stream)
-
-
-@pytest.fixture
-def clean(tmp_path):
-    """Three days of two clean files each."""
-    for n, day in enumerate(DAYS):
-        for part in range(2):
-            write_file(tmp_path, table(good_rows(seed=2 * n + part, day=day)), day, f"part-{part}.parquet", 150)
-    return tmp_path
-
-
-def everything(root) -> dict[str, list]:
-    """All rows of the clean data as one set of columns."""
-    merged: dict[str, list] = {}
-    for n, day in enumerate(DAYS):
-        for part in range(2):
-            for name, values in good_rows(seed=2 * n + part, day=day).items():
-                merged.setdefault(name, []).extend(values)
-    return merged
 
 
 def check_figures(report, rows) -> None:
@@ -146,6 +58,13 @@ def check_figures(report, rows) -> None:
     assert part.tables["city"].shared is None
 
 
+def shown(report) -> str:
+    """What the terminal would show."""
+    console = Console(width=120, file=io.StringIO())
+    console.print(*render(report), sep="\n")
+    return console.file.getvalue()
+
+
 def test_clean_data_passes_with_the_right_figures(clean, in_process):
     seen = []
     report = check_data(config_of(clean), progress=lambda done, total: seen.append((done, total)))
@@ -156,7 +75,7 @@ def test_clean_data_passes_with_the_right_figures(clean, in_process):
 
 @pytest.mark.ray
 @pytest.mark.timeout(120)
-def test_on_ray_with_tasks_of_several_files(clean, ray_cluster, monkeypatch):
+def test_on_ray_with_tasks_of_several_files(clean, ray_cluster):
     report = check_data(config_of(clean, block_rows=100), read_tasks=3)
     check_figures(report, everything(clean))
 
@@ -167,10 +86,7 @@ def test_the_report_is_plain_json_and_can_be_shown(clean, in_process):
     assert loaded["ok"] is True
     assert loaded["parts"]["train"]["tasks"]["click"]["by_day"][DAYS[0]]["rows"] == 800
     assert "squares" not in loaded["parts"]["train"]["tasks"]["click"]["all"]
-    console = Console(width=120, record=True, file=open("/dev/null", "w"))  # noqa: SIM115
-    for shown in render(report):
-        console.print(shown)
-    text = console.export_text()
+    text = shown(report)
     assert "The data keeps its contract, no warnings (2,400 rows" in text
     assert all(word in text for word in ("user", "price", "click", "feed"))
 
@@ -209,6 +125,7 @@ def test_broken_values_are_counted_over_all_files(clean, in_process, case):
     (broken,) = report.parts["train"].broken
     assert [(p.row, p.count) for p in broken.places] == [(7, 1), (399, 1)]
     assert json.dumps(report.to_dict(), allow_nan=False)
+    assert "The data breaks its contract: 1 problem (2,400 rows" in shown(report)
 
 
 def test_several_rules_are_found_at_once(clean, in_process):
@@ -357,126 +274,3 @@ def test_columns_of_the_evaluation_alone_may_be_missing_in_training(clean, in_pr
     assert report.problems == []
     assert sum("is missing" in n for n in report.notes) == 2
     assert list(report.parts) == ["train", "eval"]
-
-
-# What is allowed, but odd
-
-
-def warnings_of(root, days=DAYS, change=None, **config) -> list[str]:
-    for n, day in enumerate(days):
-        rows = good_rows(2000, seed=n, day=day)
-        if change:
-            change(rows, n)
-        types = {name: pa.int8() for name in ("click", "buy", "views") if name in rows}
-        write_file(root, table(rows, user=pa.string(), price=pa.float32(), **types), day)
-    report = check_data(config_of(root, days, **config))
-    assert report.problems == []
-    return report.warnings
-
-
-def put(column, value, day=None, share=1.0):
-    def change(rows, n):
-        if day is None or n == day:
-            stop = int(share * len(rows[column]))
-            rows[column] = [value] * stop + rows[column][stop:]
-
-    return change
-
-
-@pytest.mark.parametrize(
-    ("change", "words"),
-    [
-        (put("price", None, share=0.7), "features.price: 70% of column `price` are null"),
-        (put("user", None), "features.user: the column `user` is null in every row"),
-        (put("city", 4), "features.city: the column `city` has one value only"),
-        (put("price", 2.5), "features.price: the column `price` has one value only"),
-        (put("tags", []), "features.tags: every list of column `tags` is empty"),
-        (put("click", 1), "tasks.click: all 6,000 observed labels are 1"),
-        (put("buy", 0, day=1), "tasks.buy: 1 day (2026-01-02) where all observed labels are 0"),
-        (put("mature", False, day=2), "tasks.buy: 1 day (2026-01-03) without an observed label"),
-        (put("mature", False, day=2, share=0.8), "tasks.buy: 1 day (2026-01-03) with far fewer observed labels"),
-        (put("views", 40, day=0, share=0.5), "tasks.views: the label rate jumps on"),
-        (put("scene", "live", share=0.1), "data.scenario: 600 rows (10.0%) with values that are not listed count as `other`"),
-        (put("scene", "feed"), "data.scenario.values: 1 value (search) that no row has"),
-        (put("ts", 0, day=1), "data.timestamp: 2,000 rows of column `ts` lie more than a day outside"),
-    ],
-)  # fmt: skip
-def test_odd_data(tmp_path, in_process, change, words):
-    found = warnings_of(tmp_path, change=change)
-    assert any(words in w for w in found), found
-
-
-def test_a_dense_feature_far_from_unit_scale(tmp_path, in_process):
-    raw = {**FEATURES, "price": {"kind": "dense", "mean": 0, "std": 0.01}}
-    found = warnings_of(tmp_path, features=raw)
-    assert any("features.price: the model would see values of mean" in w and "; set mean: 2.7" in w for w in found), (
-        found
-    )
-
-
-def test_a_table_that_is_too_small_says_how_many_rows(tmp_path, in_process):
-    (found,) = warnings_of(tmp_path, tables={"user": {"rows": 300}})
-    assert re.search(r"tables\.user: about (29|30)\d distinct IDs on 300 rows, so 6\d% of them share a row", found)
-    assert re.search(r"tables\.user\.rows: 2[89]00 brings that to 10%", found)
-
-
-@pytest.mark.parametrize(("distinct", "rows"), [(50, 100), (1000, 1000), (5000, 40_000)])
-def test_the_expected_share_is_what_hashing_gives(distinct, rows):
-    random = np.random.default_rng(distinct)
-    shares = []
-    for _ in range(100_000 // distinct):
-        placed = random.integers(0, rows, distinct)
-        shares.append(np.mean(np.bincount(placed, minlength=rows)[placed] > 1))
-    assert expected_shared(distinct, rows) == pytest.approx(np.mean(shares), abs=0.02)
-    assert expected_shared(distinct, rows_for(distinct, 0.1)) == pytest.approx(0.1, abs=0.01)
-
-
-def test_the_smallest_tables():
-    assert (expected_shared(1, 1), expected_shared(2, 1), expected_shared(0, 5)) == (0, 1, 0)
-
-
-def test_a_day_that_is_much_shorter_than_the_others(tmp_path, in_process):
-    for n, day in enumerate(DAYS):
-        write_file(tmp_path, table(good_rows(2000 if n else 100, seed=n, day=day)), day)
-    (found,) = check_data(config_of(tmp_path)).warnings
-    assert "1 day (2026-01-01) with an odd number of rows: 100 on 2026-01-01, the median day has 2,000" in found
-
-
-def test_empty_files_and_days(tmp_path, in_process):
-    write_file(tmp_path, table(good_rows()), DAYS[0])
-    empty = table(good_rows()).slice(0, 0)
-    write_file(tmp_path, empty, DAYS[1])
-    assert any("1 day (2026-01-02) without any row" in w for w in check_data(config_of(tmp_path, DAYS[:2])).warnings)
-    write_file(tmp_path, empty, DAYS[0])
-    (problem,) = check_data(config_of(tmp_path, DAYS[:2])).problems
-    assert "there are no rows on 2026-01-01..2026-01-02" in problem
-
-
-def test_layouts_that_cost_time(tmp_path, in_process):
-    for n in range(60):
-        write_file(tmp_path, table(good_rows(5, seed=n)), DAYS[0], f"part-{n}.parquet")
-    found = check_data(config_of(tmp_path, DAYS[:1], unit_rows=1)).warnings
-    assert any("60 files have 5 rows each on average" in w for w in found)
-    assert any("the largest row group has 5 rows, data.unit_rows is 1" in w for w in found)
-
-
-def test_features_of_one_table_with_strings_and_integers(tmp_path, in_process):
-    features = {**FEATURES, "city": {"kind": "id", "table": "user"}}
-    found = warnings_of(tmp_path, features=features)
-    assert any("tables.user: some of its features hold strings and some integers" in w for w in found)
-
-
-def test_training_days_in_the_evaluation(clean, in_process):
-    report = check_data(config_of(clean, eval={"start": DAYS[2], "end": DAYS[2]}))
-    assert any("data.eval: the day 2026-01-03 is also a training day" in w for w in report.warnings)
-
-
-def test_moments_merge_exactly():
-    values = np.random.default_rng(0).normal(1e9, 1, 1000)
-    merged = Moments()
-    for part in np.array_split(values, 7):
-        moments = Moments()
-        moments.add(part)
-        merged.merge(moments)
-    assert (merged.count, merged.low, merged.high) == (1000, values.min(), values.max())
-    assert (merged.mean, merged.std) == pytest.approx((values.mean(), values.std()), rel=1e-7)

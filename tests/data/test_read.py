@@ -10,7 +10,8 @@ import pytest
 from small_data import make_config, write_file
 
 from raymtl.data import read
-from raymtl.data.read import UnitsDatasource, read_fragment, stream
+from raymtl.data.blocks import BlockMaker
+from raymtl.data.read import UnitsDatasource, measured_row_bytes, read_fragment, stream
 from raymtl.data.units import Fragment, plan_input
 from raymtl.errors import DataError, find_user_error
 
@@ -164,26 +165,32 @@ def test_a_fault_in_mid_stream_is_one_sentence_on_every_worker(ray_cluster, tmp_
     assert "\n" not in str(error)
 
 
-# Without Ray
+# The reading tasks themselves
+
+
+def source_of(plan, schedule, config):
+    return UnitsDatasource(plan, schedule, config, BlockMaker(config, evaluation=False), row_bytes=16.0)
 
 
 def tasks_of(config, schedule):
     plan = plan_input(config, "train")
-    return UnitsDatasource(plan, schedule, config, False).get_read_tasks(1)
+    return source_of(plan, schedule, config).get_read_tasks(1)
 
 
-def test_small_files_share_a_reading_task(tmp_path):
+@pytest.mark.ray
+def test_small_files_share_a_reading_task(ray_cluster, tmp_path):
     for n in range(20):
         write_file(tmp_path, rows(10, 10 * n), name=f"part-{n:02d}.parquet")
     day = {"start": "2026-01-01", "end": "2026-01-01"}
     config = config_of(tmp_path, train=day, unit_rows=200, block_rows=50, shuffle={"mode": "units"})
     tasks = tasks_of(config, [(0, 0)])
     assert [t.metadata.num_rows for t in tasks] == [50, 50, 50, 50]
-    assert UnitsDatasource(plan_input(config, "train"), [(0, 0)], config, False).task_count() == 4
+    assert source_of(plan_input(config, "train"), [(0, 0)], config).task_count() == 4
     assert [numbers(list(t())) for t in tasks] == [list(range(n, n + 50)) for n in range(0, 200, 50)]
 
 
-def test_rows_are_permuted_within_their_block_alone(tmp_path):
+@pytest.mark.ray
+def test_rows_are_permuted_within_their_block_alone(ray_cluster, tmp_path):
     write_file(tmp_path, rows(100, 0))
     day = {"start": "2026-01-01", "end": "2026-01-01"}
     config = config_of(tmp_path, train=day, block_rows=40)
@@ -193,6 +200,18 @@ def test_rows_are_permuted_within_their_block_alone(tmp_path):
     assert blocks[0] != sorted(blocks[0])
     (again,) = tasks_of(config, [(0, 0)])
     assert [numbers([b]) for b in again()] == blocks
+
+
+def test_the_size_of_a_row_is_measured_or_guessed_where_the_first_rows_are_broken(tmp_path):
+    """An error here would reach one worker alone; the reading task tells all of them."""
+    path = write_file(tmp_path, rows(100, 0))
+    config = config_of(tmp_path, train={"start": "2026-01-01", "end": "2026-01-01"})
+    plan, maker = plan_input(config, "train"), BlockMaker(config, evaluation=False)
+    assert 15 < measured_row_bytes(plan, maker) < 30  # an ID, a feature, a label and the unit
+    pq.write_table(rows(99, 0).set_column(2, "click", pa.array([7] * 99, pa.int8())), path)
+    assert measured_row_bytes(plan, maker) > 0
+    (tmp_path / "ds=2026-01-01" / "part-0.parquet").unlink()
+    assert measured_row_bytes(plan, maker) > 0
 
 
 def test_string_columns_are_read_as_dictionaries_and_row_numbers_count_in_the_file(tmp_path):
@@ -235,14 +254,14 @@ def flaky(monkeypatch):
     return install
 
 
-def test_a_remote_storage_that_fails_is_asked_again(tmp_path, flaky):
+def test_a_remote_storage_that_fails_is_asked_again(ray_cluster, tmp_path, flaky):
     path = write_file(tmp_path, rows(100, 0))
     flaky(failures=3)
     tables = [t for t, _ in read_fragment(str(tmp_path), Fragment(path, (0,), 0, 100), ["row"], 30)]
     assert [v for t in tables for v in t.column("row").to_pylist()] == list(range(100))
 
 
-def test_a_remote_storage_that_goes_on_failing_is_an_error(tmp_path, flaky):
+def test_a_remote_storage_that_goes_on_failing_is_an_error(ray_cluster, tmp_path, flaky):
     path = write_file(tmp_path, rows(100, 0))
     filesystem = flaky(failures=99)
     with pytest.raises(DataError, match=r"part-0\.parquet: cannot be read from row 0 on .503 slow down"):
@@ -250,7 +269,7 @@ def test_a_remote_storage_that_goes_on_failing_is_an_error(tmp_path, flaky):
     assert filesystem.opened == 4
 
 
-def test_a_failure_in_the_middle_delivers_no_row_twice(tmp_path, flaky, monkeypatch):
+def test_a_failure_in_the_middle_delivers_no_row_twice(ray_cluster, tmp_path, flaky, monkeypatch):
     path = write_file(tmp_path, rows(100, 0))
     flaky(failures=0)
     whole, calls = read._tables, []

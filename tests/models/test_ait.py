@@ -29,7 +29,7 @@ TREE = {
 
 
 def coupler(tasks: dict[str, Task], seed: int = 0, **options: Any) -> AIT:
-    return stir(AIT(Context(tasks, InputSpec({}), len(tasks), K, True), width=K, **options), seed)
+    return stir(AIT(Context(tasks, InputSpec({}), len(tasks), K), width=K, **options), seed)
 
 
 def written_out(ait: AIT, tasks: dict[str, Task], q: Tensor) -> Tensor:
@@ -179,6 +179,6 @@ def test_starts_as_the_authors_code() -> None:
 
 def test_what_does_not_fit_is_refused() -> None:
     with pytest.raises(ConfigError, match="no task has a `parent`"):
-        AIT(Context({"a": Task(), "b": Task()}, InputSpec({}), 2, K, True), width=K)
+        AIT(Context({"a": Task(), "b": Task()}, InputSpec({}), 2, K), width=K)
     with pytest.raises(ConfigError, match=r"coupler.width is 7 but the towers end at 5"):
-        AIT(Context(FUNNEL, InputSpec({}), 3, K, True), width=7)
+        AIT(Context(FUNNEL, InputSpec({}), 3, K), width=7)

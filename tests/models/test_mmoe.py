@@ -45,10 +45,9 @@ def test_equals_the_paper_written_out(hidden: list[int], shared_gate: bool, bias
 
 @pytest.mark.parametrize("shared_gate", [False, True])
 def test_per_task_inputs(shared_gate: bool) -> None:
-    trunk = stir(MMoE(context(FUNNEL, per_task=True), experts=3, hidden=[7, 5], shared_gate=shared_gate))
+    trunk = stir(MMoE(context(FUNNEL), experts=3, hidden=[7, 5], shared_gate=shared_gate))
     x = torch.randn(20, 3, WIDTH)
     h = trunk(x, rows(20))
-    assert trunk.per_task
     assert h.shape == (20, 3, 5)
     for t in range(3):
         torch.testing.assert_close(h[:, t], written_out(trunk, x[:, t], t))
@@ -123,7 +122,7 @@ def test_m6_a_gate_serves_its_own_task_only() -> None:
 
 
 def sines(correlation: float, rows: int, d: int = 20) -> tuple[Tensor, Tensor]:
-    """The paper's synthetic regression (§3.2): two tasks whose weight vectors have the given cosine."""
+    """The paper's synthetic regression: two tasks whose weight vectors have the given cosine."""
     g = torch.Generator().manual_seed(0)
     u, _ = torch.linalg.qr(torch.randn(d, 2, generator=g))
     w = torch.stack((u[:, 0], correlation * u[:, 0] + math.sqrt(1 - correlation**2) * u[:, 1]), 1)

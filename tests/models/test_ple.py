@@ -39,7 +39,7 @@ def test_equals_the_paper_written_out(
     levels: int, hidden: list[int], own: int, shared: int, bias: bool, per_task: bool
 ) -> None:
     options = {"levels": levels, "task_experts": own, "shared_experts": shared, "hidden": hidden, "gate_bias": bias}
-    trunk = stir(PLE(context(FUNNEL, per_task=per_task), **options))
+    trunk = stir(PLE(context(FUNNEL), **options))
     x = torch.randn(20, 3, WIDTH) if per_task else torch.randn(20, WIDTH)
     h = trunk(x, rows(20))
     assert h.shape == (20, 3, hidden[-1])

@@ -1,13 +1,19 @@
 """Inputs, sequences, the bias slot, and classes from outside the package."""
 
+import ast
+import re
+import sys
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 
 import pytest
 import torch
+import yaml
 from torch import Tensor, nn
 from zoo import FUNNEL, SPEC, WIDTH, config, rows
 
-from raymtl.config.model import Custom, MMoE
+from raymtl.config.model import Custom, MMoE, Model
+from raymtl.config.presets import apply_preset
 from raymtl.config.tasks import Task
 from raymtl.errors import ConfigError
 from raymtl.models.inputs import InputSpec, ModelInput
@@ -15,6 +21,7 @@ from raymtl.models.ranker import build_ranker
 from raymtl.models.registry import build, find, register
 from raymtl.models.slots import BiasSlot, Context, CouplerSlot, RefineSlot, SequenceSlot, TrunkSlot
 
+ROOT = Path(__file__).parents[2]
 SEQUENCES = InputSpec(pooled={"user": 4}, sequences={"seen": 3, "bought": 2}, dense=("age",), bias={"position": 2})
 
 
@@ -77,7 +84,7 @@ class ScaledRefine(RefineSlot):
 
     def __init__(self, context: Context, *, scale: float = 1.0):
         super().__init__()
-        self.width, self.per_task = context.width, True
+        self.width = context.width
         self.scale = nn.Parameter(torch.full((context.heads, 1), scale))
 
     def forward(self, x: Tensor, inputs: ModelInput) -> Tensor:
@@ -89,7 +96,7 @@ class InterestPerTask(SequenceSlot):
 
     def __init__(self, context: Context):
         super().__init__()
-        self.width, self.per_task, self._heads = 3, True, context.heads
+        self.width, self._heads = 3, context.heads
 
     def forward(self, inputs: ModelInput) -> Tensor:
         return inputs.sequences["seen"][0].sum(1).unsqueeze(1) * torch.arange(self._heads).view(1, -1, 1)
@@ -109,7 +116,7 @@ class ScenarioTrunk(TrunkSlot):
 
     def __init__(self, context: Context):
         super().__init__()
-        self.width, self.per_task = context.width, context.per_task
+        self.width = context.width
 
     def forward(self, x: Tensor, inputs: ModelInput) -> Tensor:
         assert inputs.scenario is not None
@@ -211,6 +218,38 @@ def test_a_wrong_path_is_named(path: str, says: str) -> None:
         find("refine", Custom(type="custom", path=path))
     assert "model.refine.path" in str(caught.value)
     assert path in str(caught.value)
+
+
+def test_the_example_of_the_docs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    page = (ROOT / "docs" / "extending.md").read_text()
+    section = re.search(r"```yaml\n(.*?)```", page, re.DOTALL)
+    code = re.search(r"```python\n(.*?)```", page, re.DOTALL)
+    assert section is not None
+    assert code is not None
+    (tmp_path / "mypackage").mkdir()
+    (tmp_path / "mypackage" / "trunks.py").write_text(code[1])
+    monkeypatch.syspath_prepend(tmp_path)
+    model = build_ranker(Model(**apply_preset(yaml.safe_load(section[1])["model"])), FUNNEL, SPEC, {})
+    assert len(model.trunk.crosses) == 2
+    assert model(rows(4)).shape == (4, 3)
+
+
+def test_models_and_objectives_need_torch_and_the_config_only() -> None:
+    allowed = (
+        "torch",
+        "raymtl.config",
+        "raymtl.errors",
+        "raymtl.models",
+        "raymtl.objectives",
+        *sys.stdlib_module_names,
+    )
+    for file in [*(ROOT / "raymtl/models").rglob("*.py"), ROOT / "raymtl/objectives/losses.py"]:
+        for node in ast.walk(ast.parse(file.read_text())):
+            names = [a.name for a in node.names] if isinstance(node, ast.Import) else []
+            names += [node.module or ""] if isinstance(node, ast.ImportFrom) else []
+            for name in names:
+                assert any(name == a or name.startswith(a + ".") for a in allowed), f"{file} imports {name}"
+                assert not name.startswith("torch.distributed"), f"{file} imports {name}"
 
 
 def test_a_wrong_option_is_named() -> None:

@@ -86,8 +86,8 @@ def x_of(inputs: ModelInput) -> Tensor:
     return torch.cat((inputs.pooled, inputs.dense), 1)
 
 
-def context(tasks: dict[str, Task], width: int = WIDTH, per_task: bool = False) -> Context:
-    return Context(tasks, SPEC, heads=len(tasks), width=width, per_task=per_task)
+def context(tasks: dict[str, Task], width: int = WIDTH) -> Context:
+    return Context(tasks, SPEC, heads=len(tasks), width=width)
 
 
 def labels(n: int, tasks: int, seed: int = 2) -> Tensor:

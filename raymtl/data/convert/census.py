@@ -4,7 +4,6 @@ The paper (Ma et al., KDD'18, §6.2) predicts whether the income exceeds 50,000 
 Both label columns leave the inputs, and so does `instance_weight`, which UCI bars from classifiers.
 """
 
-import datetime as dt
 import os
 from typing import Any
 
@@ -45,7 +44,7 @@ CATEGORICAL = tuple(c for c in COLUMNS if c not in DENSE and c not in NOT_INPUTS
 """The 32 columns that become string IDs; `?` (unknown) stays a value of its own."""
 
 _INCOME = {"50000+.": True, "- 50000.": False}
-_DAY = dt.date(1994, 1, 1)  # the surveys name years, not days: one partition, dated at the start of the period
+_DAY = "1994-01-01"  # the surveys name years, not days: one partition, dated at the start of the period
 _HEADER = """\
 UCI Census-Income (KDD), CC BY 4.0, converted by `raymtl convert census`.
 Tasks: the first pair of the MMoE paper, income above 50,000 and never married.
@@ -64,8 +63,8 @@ def convert_census(source: str, out: str) -> str:
     """
     splits = {name: _table(_read(_find(source, name))) for name in _FILES}
     folder = Folder(out)
-    write_split(splits["train"], folder, "train", str(_DAY), files=8)
-    write_split(splits["test"], folder, "test", str(_DAY), files=4)
+    write_split(splits["train"], folder, "train", _DAY, files=8)
+    write_split(splits["test"], folder, "test", _DAY, files=4)
     return write_config(_config(splits["train"], splits["test"], folder.path), folder, _HEADER)
 
 

@@ -1,23 +1,19 @@
 """What turns tables into a data set: parquet files that appear whole, table sizes, a configuration in readable YAML."""
 
-import os
+import re
 from collections.abc import Sequence
 from typing import Any
-from urllib.parse import urlparse
 
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.fs as pafs
 import pyarrow.parquet as pq
-import yaml
 
-from raymtl.config.presets import apply_preset
-from raymtl.config.root import Config
+from raymtl.config.load import absolute, config_from_dict
+from raymtl.config.yamltext import dump_yaml
 from raymtl.data.hashing import hash_rows, to_int64
 from raymtl.data.source import open_filesystem
 from raymtl.errors import DataError
-
-_LINE = 100
 
 
 class Folder:
@@ -27,7 +23,7 @@ class Folder:
     """
 
     def __init__(self, path: str):
-        self.path = path.rstrip("/") if urlparse(path).scheme else os.path.abspath(path)
+        self.path = absolute(path).rstrip("/") or "/"
         """Absolute, since Ray's workers run in folders of their own."""
         self._filesystem, self._root = open_filesystem(self.path)
         self.make("")
@@ -142,39 +138,8 @@ def rows_without_collision(values: pa.ChunkedArray) -> int:
 
 def write_config(config: dict[str, Any], folder: Folder, header: str) -> str:
     """Check `config` and write it to `config.yaml` below `header` (as comments); returns the file's path."""
-    Config.model_validate({**config, "model": apply_preset(config["model"])})
+    config_from_dict(config, "the new config.yaml")
     comments = "".join(f"# {line}".rstrip() + "\n" for line in header.splitlines())
-    folder.write_text("config.yaml", comments + to_yaml(config))
+    body = re.sub(r"(?m)^(?=\w+:$)", "\n", dump_yaml(config))  # a blank line before every section
+    folder.write_text("config.yaml", comments + body)
     return f"{folder.path}/config.yaml"
-
-
-def to_yaml(config: dict[str, Any]) -> str:
-    """`config` as YAML, a blank line between sections and small mappings on one line: `age: {kind: dense, mean: 34}`."""
-    sections = []
-    for key, value in config.items():
-        body = yaml.dump(value, Dumper=_Dumper, sort_keys=False, width=_LINE + 20, allow_unicode=True, indent=2)
-        if not isinstance(value, dict):
-            sections.append(f"{key}: {body.removesuffix(chr(10)).removesuffix('...')}".rstrip() + "\n")
-        elif body.startswith("{"):
-            sections.append(f"{key}: {body}")
-        else:
-            sections.append(f"{key}:\n" + "".join(f"  {line}\n" for line in body.splitlines()))
-    return "\n".join(sections)
-
-
-class _Dumper(yaml.SafeDumper):
-    """Short leaf mappings and lists in one line; no anchors."""
-
-    def ignore_aliases(self, data: Any) -> bool:
-        return True
-
-    def represent_mapping(self, tag: str, mapping: Any, flow_style: bool | None = None) -> yaml.MappingNode:
-        leaf = not any(isinstance(v, dict) for v in mapping.values()) and len(str(mapping)) <= _LINE
-        return super().represent_mapping(tag, mapping, flow_style=leaf and len(mapping) <= 6)
-
-    def represent_sequence(self, tag: str, sequence: Any, flow_style: bool | None = None) -> yaml.SequenceNode:
-        return super().represent_sequence(tag, sequence, flow_style=True)
-
-
-_Dumper.add_representer(dict, lambda dumper, data: dumper.represent_mapping("tag:yaml.org,2002:map", data))
-_Dumper.add_representer(list, lambda dumper, data: dumper.represent_sequence("tag:yaml.org,2002:seq", data))

@@ -35,7 +35,6 @@ class Columns:
         """The rows as a table with the columns that `docs/synth.md` lists."""
         spec, day, items = self._spec, rows.day, rows.day.items
         width = spec.request_rows
-        count = rows.item.size
         request = np.arange(len(rows.user))
         of_request = np.repeat(request, width)
         user, item = rows.user, rows.item.reshape(-1)
@@ -80,8 +79,7 @@ class Columns:
         columns["weight"] = each(np.where(filtered, 0, 1).astype(np.float32))
         for place, name in enumerate(TRUTH):
             columns[name] = pa.array(np.ascontiguousarray(rows.truth[:, place]), pa.float32())
-        assert all(len(c) == count for c in columns.values())
-        return pa.table(columns)
+        return pa.table(columns).slice(0, rows.count)
 
     def _history(self, rows: Rows) -> pa.Array:
         """The history of each request, once per row."""

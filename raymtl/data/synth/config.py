@@ -40,7 +40,8 @@ def synth_config(spec: SynthSpec, root: str) -> dict[str, Any]:
             "unit_rows": min(spec.rows_per_day, 500_000),
         },
         "features": _features(spec),
-        "table_defaults": {"dim": 16},
+        # at the default scale of 0.01 the products of two embeddings (segment × category) start too small for one pass
+        "table_defaults": {"dim": 16, "init": {"distribution": "normal", "scale": 0.1}},
         "tables": _tables(spec),
         "tasks": {
             "click": {"kind": "binary", "truth": "p_click"},
@@ -52,8 +53,9 @@ def synth_config(spec: SynthSpec, root: str) -> dict[str, Any]:
         "model": {"preset": "mmoe", **({"sequence": {"type": "pooled"}} if spec.history else {})},
         "train": {
             "batch_size": 2048,
-            "dense_optimizer": {"type": "adam", "lr": 1e-3},
-            "sparse_optimizer": {"type": "adam", "lr": 1e-3},
+            "dense_optimizer": {"type": "adam", "lr": 5e-3},
+            "sparse_optimizer": {"type": "adam", "lr": 1e-2},
+            "schedule": {"decay": "linear", "final_factor": 0.02},
         },
     }
 
@@ -63,8 +65,8 @@ def write_synth_config(spec: SynthSpec, folder: Folder) -> str:
     return write_config(synth_config(spec, folder.path), folder, _HEADER)
 
 
-def _days(first: dt.date, last: dt.date) -> dict[str, dt.date]:
-    return {"start": first, "end": last}
+def _days(first: dt.date, last: dt.date) -> dict[str, str]:
+    return {"start": str(first), "end": str(last)}
 
 
 def _features(spec: SynthSpec) -> dict[str, Any]:

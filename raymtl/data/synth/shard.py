@@ -49,6 +49,8 @@ class Rows:
     """N rows, those of a request together and in the order of their positions; slots index the tables of `day`."""
 
     day: Day
+    count: int
+    """Rows that exist: N, or less in the day's last block, whose last request is cut short."""
     user: np.ndarray
     """User slot of every request, [R]."""
     scenario: np.ndarray
@@ -131,7 +133,7 @@ class Shard:
         )
 
     def rows(self, number: int) -> Iterator[Rows]:
-        """The rows of day `number` in blocks; the last request of the day may be cut short by the caller."""
+        """The rows of day `number` in blocks."""
         spec = self._spec
         mine = spec.shard_rows(number, self._shard)
         requests = -(-mine // spec.request_rows)
@@ -142,8 +144,9 @@ class Shard:
             first, end = requests * block // blocks, requests * (block + 1) // blocks
             random = generator(spec.seed, 3, self._shard, number, block)
             part = (block + np.sort(random.random(end - first))) / blocks
-            rows = self._outcomes(today, random, self._show(today, random, part), first)
-            clicks = np.flatnonzero(rows.labels[:, CLICK])
+            count = min(end * spec.request_rows, mine) - first * spec.request_rows
+            rows = self._outcomes(today, random, self._show(today, random, part), first, count)
+            clicks = np.flatnonzero(rows.labels[:count, CLICK])
             slots = rows.item.reshape(-1)[clicks]
             self._history.add(
                 rows.user[clicks // spec.request_rows], today.items.number[slots], today.items.category[slots]
@@ -171,14 +174,13 @@ class Shard:
         scores = np.take_along_axis(scores, order[:, :, None], axis=1)
         return _Shown(user, scenario, hour, time_ms, shuffled, item, history, valid, scores.reshape(-1, len(OUTPUTS)))
 
-    def _outcomes(self, day: Day, random: np.random.Generator, shown: "_Shown", first: int) -> Rows:
+    def _outcomes(self, day: Day, random: np.random.Generator, shown: "_Shown", first: int, count: int) -> Rows:
         flat = shown.scores
         first_place = 1 / (1 + np.exp(-flat[:, CLICK]))
         flat[:, CLICK] += day.effects.position[shown.scenario].reshape(-1)
         chance = chances(flat)
-        labels = (
-            random.random(len(flat), dtype=np.float32)[:, None] < chance
-        )  # one draw for the funnel: buy ⊂ cart ⊂ click
+        draw = random.random(len(flat), dtype=np.float32)
+        labels = draw[:, None] < chance  # one draw for the whole funnel: buy ⊂ cart ⊂ click
         mean_views = np.exp(flat[:, VIEWS])
         watch_time = np.full(len(flat), np.nan, np.float32)
         clicked = np.flatnonzero(labels[:, CLICK])
@@ -188,6 +190,7 @@ class Shard:
         truth = np.column_stack([chance, first_place, mean_views, mean_watch])
         return Rows(
             day=day,
+            count=count,
             user=shown.user,
             scenario=shown.scenario,
             hour=shown.hour,

@@ -44,7 +44,7 @@ class SynthSpec(Section):
     last_day_rows: PositiveInt | None = None
     """Impressions of the last day; none: `rows_per_day`."""
     users: PositiveInt = 20_000
-    """Users alive on any one day. Memory grows by about 300 bytes per user."""
+    """Users alive on any one day. Memory grows by about 500 bytes per user."""
     items: PositiveInt = 5_000
     """Items alive on any one day. Memory grows by about 200 bytes per item."""
     new_users: Share = 0.02
@@ -59,7 +59,7 @@ class SynthSpec(Section):
     """Buys per impression over all scenarios, about."""
     segments: PositiveInt = 8
     """Values of `user_segment`."""
-    categories: PositiveInt = 30
+    categories: Annotated[int, Field(ge=1, le=32_767)] = 30
     """Values of `category`."""
     brands: PositiveInt = 300
     """Values of `brand`; each belongs to one category."""

@@ -150,11 +150,8 @@ def _write_shard(
     tally = _Tally()
     for day, date in enumerate(spec.dates()):
         files = _Files(spec, folder, f"ds={date}", number, tally)
-        left = spec.shard_rows(day, number)
         for rows in shard.rows(day):
             table = columns.table(rows)
-            table = table.slice(0, min(left, table.num_rows))  # the day's last request may be cut short
-            left -= table.num_rows
             files.add(table)
             if step is not None:
                 step(table.num_rows)

@@ -19,7 +19,7 @@ ATTENTION_STD = 0.01
 
 @register("coupler", "ait")
 class AIT(CouplerSlot):
-    """Adaptive information transfer along the funnel: towers q [B, T, k] -> logits [B, T]  (§3.3).
+    """Adaptive information transfer along the funnel: towers q [B, T, k] -> logits [B, T] (the paper's AIT module).
 
     For a task t with parent s, and for a task without one z_t = q_t:
 

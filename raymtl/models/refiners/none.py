@@ -14,7 +14,6 @@ class NoRefine(RefineSlot):
     def __init__(self, context: Context):
         super().__init__()
         self.width = context.width
-        self.per_task = context.per_task
 
     def forward(self, x: Tensor, inputs: ModelInput) -> Tensor:
         return x

@@ -13,7 +13,7 @@ from raymtl.models.slots import Context, TrunkSlot
 
 @register("trunk", "mmoe")
 class MMoE(TrunkSlot):
-    """E experts f_e and, for every task t, a softmax gate on the same x: h_t = Σ_e softmax(W_t x)_e · f_e(x)  (§4.1).
+    """E experts f_e and, for every task t, a softmax gate on the same x: h_t = Σ_e softmax(W_t x)_e · f_e(x).
 
     x [B, d] -> [B, T, k]. With one gate for all tasks (`shared_gate`, OMoE) the mixture is the same for all of them:
     [B, d] -> [B, k]. With per-task inputs [B, T, d] the experts read every task's row, which costs T times as much.
@@ -33,14 +33,14 @@ class MMoE(TrunkSlot):
         self.experts = GroupedMLP(experts, context.width, hidden, dropout)
         self.gates = Gates(1 if shared_gate else context.heads, experts, context.width, gate_bias)
         self.width = self.experts.width
-        self.per_task = context.per_task or not shared_gate
+        self._one_mixture = shared_gate
 
     def forward(self, x: Tensor, inputs: ModelInput) -> Tensor:
         gates = self.gates(x)  # [B, T, E], or [B, 1, E] for the one gate on a common input
         if x.dim() == 2:
             experts = self.experts(x).transpose(0, 1)  # [B, E, k]
             h = torch.bmm(gates.to(experts.dtype), experts)
-            return h if self.per_task else h.squeeze(1)
+            return h.squeeze(1) if self._one_mixture else h
         experts = self.experts(x.flatten(0, 1)).transpose(0, 1)  # [B·T, E, k]
         rows = gates.flatten(0, 1).unsqueeze(1).to(experts.dtype)  # [B·T, 1, E]
         return torch.bmm(rows, experts).view(x.shape[0], x.shape[1], self.width)

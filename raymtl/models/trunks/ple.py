@@ -47,7 +47,6 @@ class PLE(TrunkSlot):
         )
         self._shared = shared_experts > 0
         self.width = hidden[-1]
-        self.per_task = True
 
     def forward(self, x: Tensor, inputs: ModelInput) -> Tensor:
         if x.dim() == 3 and self._shared:

@@ -21,7 +21,6 @@ class SharedBottom(TrunkSlot):
         super().__init__()
         self.mlp = MLP(context.width, hidden, dropout)
         self.width = self.mlp.width
-        self.per_task = context.per_task
 
     def forward(self, x: Tensor, inputs: ModelInput) -> Tensor:
         return self.mlp(x)

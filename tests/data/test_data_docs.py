@@ -1,0 +1,21 @@
+"""The code in docs/data.md runs, and agrees with raymtl's own hashes."""
+
+import re
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+
+from raymtl.data.hashing import hash_rows, hash_strings
+
+PAGE = Path(__file__).parents[2] / "docs" / "data.md"
+
+
+def test_the_reference_code_of_the_docs():
+    (code,) = re.findall(r"```python\n(.*?)```", PAGE.read_text(), re.S)
+    names: dict = {}
+    exec(code, names)
+    for text in ("", "u123", "日本語"):
+        assert names["fnv1a_64"](text) == hash_strings(pa.array([text]))[0]
+    for number in (0, 1, -1, 2**63 - 1, -(2**63)):
+        assert names["mix64"](number) % 1000 == hash_rows(np.array([number]), 1000)[0]
