@@ -156,11 +156,13 @@ def check(
     """Read the logs once and report rows, nulls, IDs, label rates and everything that breaks the contract."""
     from raymtl.data.check import check_data
     from raymtl.data.check_view import render
+    from raymtl.reports.progress import counting
     from raymtl.training.cluster import connect, reading_tasks
 
     loaded = _load(config, sets)
     connect(loaded, address)
-    report = check_data(loaded, part, reading_tasks(loaded, workers=0))
+    with counting("rows read", console) as progress:
+        report = check_data(loaded, part, reading_tasks(loaded, workers=0), progress)
     console.print(*render(report), sep="\n")
     _finish(as_json, report.to_dict())
     if report.problems:

@@ -254,14 +254,14 @@ def flaky(monkeypatch):
     return install
 
 
-def test_a_remote_storage_that_fails_is_asked_again(ray_cluster, tmp_path, flaky):
+def test_a_remote_storage_that_fails_is_asked_again(tmp_path, flaky):
     path = write_file(tmp_path, rows(100, 0))
     flaky(failures=3)
     tables = [t for t, _ in read_fragment(str(tmp_path), Fragment(path, (0,), 0, 100), ["row"], 30)]
     assert [v for t in tables for v in t.column("row").to_pylist()] == list(range(100))
 
 
-def test_a_remote_storage_that_goes_on_failing_is_an_error(ray_cluster, tmp_path, flaky):
+def test_a_remote_storage_that_goes_on_failing_is_an_error(tmp_path, flaky):
     path = write_file(tmp_path, rows(100, 0))
     filesystem = flaky(failures=99)
     with pytest.raises(DataError, match=r"part-0\.parquet: cannot be read from row 0 on .503 slow down"):
@@ -269,7 +269,7 @@ def test_a_remote_storage_that_goes_on_failing_is_an_error(ray_cluster, tmp_path
     assert filesystem.opened == 4
 
 
-def test_a_failure_in_the_middle_delivers_no_row_twice(ray_cluster, tmp_path, flaky, monkeypatch):
+def test_a_failure_in_the_middle_delivers_no_row_twice(tmp_path, flaky, monkeypatch):
     path = write_file(tmp_path, rows(100, 0))
     flaky(failures=0)
     whole, calls = read._tables, []

@@ -44,7 +44,7 @@ class SynthSpec(Section):
     last_day_rows: PositiveInt | None = None
     """Impressions of the last day; none: `rows_per_day`."""
     users: PositiveInt = 20_000
-    """Users alive on any one day. Memory grows by about 500 bytes per user."""
+    """Users alive on any one day. Memory grows by about 300 bytes per user."""
     items: PositiveInt = 5_000
     """Items alive on any one day. Memory grows by about 200 bytes per item."""
     new_users: Share = 0.02
