@@ -53,8 +53,8 @@ lint: setup  ## style and types alone
 demo: setup  ## synthetic logs, training on two workers, a report
 	$(BIN)/python jobs/demo.py
 
-bench: setup  ## the benchmarks
-	$(BIN)/python -m pytest tests/benchmarks -o python_files='bench_*.py' -s --timeout=1800
+bench: setup  ## the benchmarks that need no other data (docs/performance.md has the others)
+	$(BIN)/python tests/benchmarks/bench_tables.py
 
 docs: setup  ## write docs/config.md anew from the configuration's classes
 	$(BIN)/python -m raymtl.config.reference > .venv/config.md

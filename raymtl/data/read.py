@@ -1,5 +1,6 @@
 """Ray Data source of a plan: reading tasks turn row groups into blocks, in the order of the pass."""
 
+import os
 import time
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
@@ -27,6 +28,7 @@ Schedule = Sequence[tuple[int, int]]
 _MEASURED_ROWS = 4096
 _FALLBACK_ROW_BYTES = 300.0
 _ATTEMPTS = 4
+_LOWEST_PRIORITY = 19
 
 
 class UnitsDatasource(Datasource):
@@ -98,6 +100,8 @@ class _ReadPortion:
         self._maker, self._block_rows = maker, block_rows
 
     def __call__(self) -> Iterable[pa.Table]:
+        # Readers give way to trainers on the same cores: a trainer that waits for rows leaves them all the time they need
+        os.setpriority(os.PRIO_PROCESS, 0, _LOWEST_PRIORITY)
         maker: BlockMaker = ray.get(self._maker)
         for fragment, seed in zip(self._fragments, self._seeds, strict=True):
             random = None if seed is None else np.random.default_rng(seed)

@@ -234,10 +234,11 @@ def _fit(job: Job, room: Room, config: Config, listener: Listener | None) -> dic
 def worker_environment(threads: int) -> dict[str, str]:
     """Environment of a worker process.
 
-    Threads that wait for each other sleep instead of spinning: the reading tasks share the cores, and a spinning thread that
-    waits for one without a core costs many times what it saves (docs/performance.md).
+    Threads of one product wait for each other at its end by spinning for a while, then they sleep. Spinning for long starves
+    whoever shares the cores (a step can become ten times slower), not spinning at all costs a wake-up for each of the many
+    short products; the count lies between (docs/performance.md).
     """
-    return {"OMP_NUM_THREADS": str(threads), "OMP_WAIT_POLICY": "PASSIVE"}
+    return {"OMP_NUM_THREADS": str(threads), "GOMP_SPINCOUNT": "10000"}
 
 
 def _resources(config: Config) -> dict[str, float]:

@@ -14,6 +14,7 @@ import stages
 
 from raymtl.config.load import load_config
 from raymtl.data.convert.registry import convert
+from raymtl.training.cluster import connect
 
 MODELS = {
     "mmoe": ["model={preset: mmoe, trunk: {experts: 4, hidden: [128, 64]}, towers: {hidden: [32]}}"],
@@ -42,6 +43,7 @@ def main() -> None:
                 "data.eval=null",
                 "train.sparse_optimizer={type: rowwise_adagrad, lr: 0.02}",
                 f"train.threads_per_worker={options.threads}",
+                "train.batch_size=2048",
                 f"train.passes={options.passes}",
                 "train.checkpoint.every_units=1000000",
                 "train.log_every_steps=25",
@@ -50,7 +52,7 @@ def main() -> None:
         )
         answer = {"model": options.model, "threads": options.threads, **stages.machine()}
         answer["a_scan"] = stages.scan(config)
-        ray.init(address="local", num_cpus=3, include_dashboard=False, log_to_driver=False, logging_level="ERROR")
+        connect(config, "local")
         answer["b_reading"] = stages.reading(config, skip_rows=200_000)
         batches = stages.some_batches(config, 16)
         answer["plain_pytorch"] = stages.plain_step(config, batches, options.threads, 60)

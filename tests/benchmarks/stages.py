@@ -65,10 +65,10 @@ def scan(config: Config) -> dict[str, float]:
 
 
 def feed(config: Config, plan: Plan, read_tasks: int) -> Feed:
-    (iterator,) = stream(
-        plan, pass_schedule(plan, config), config, workers=1, evaluation=False, read_tasks=read_tasks
+    (iterator,) = stream(plan, pass_schedule(plan, config), config, workers=1, evaluation=False, read_tasks=read_tasks)
+    blocks = iterator.iter_batches(
+        batch_size=None, batch_format="pyarrow", prefetch_batches=config.data.prefetch_blocks
     )
-    blocks = iterator.iter_batches(batch_size=None, batch_format="pyarrow", prefetch_batches=config.data.prefetch_blocks)
     return Feed(blocks, Collator(config, config.train.batch_size, False), None)
 
 
@@ -118,7 +118,10 @@ def step(config: Config, batches: list[Batch], threads: int, steps: int) -> dict
         built = build(config, {}, steps, torch.device("cpu"), group)
         built.model.train()
         pipeline = TrainPipelineSparseDist(
-            built.model, built.optimizers, torch.device("cpu"), execute_all_batches=True  # type: ignore[arg-type]
+            built.model,
+            built.optimizers,
+            torch.device("cpu"),
+            execute_all_batches=True,  # type: ignore[arg-type]
         )
         warm = steps // 4
 
@@ -141,9 +144,12 @@ class _Plain(nn.Module):
     def __init__(self, config: Config):
         super().__init__()
         lookup = describe_lookup(config)
-        self.names = [n for n in lookup.spec.pooled]
+        self.names = list(lookup.spec.pooled)
         self.bags = nn.ModuleDict(
-            {n: nn.EmbeddingBag(config.tables[config.table_of(n)].rows, d, mode="sum") for n, d in lookup.spec.pooled.items()}
+            {
+                n: nn.EmbeddingBag(config.tables[config.table_of(n)].rows, d, mode="sum")
+                for n, d in lookup.spec.pooled.items()
+            }
         )
         self.ranker = build_ranker(config.model, config.active_tasks(), lookup.spec, {})
         self.losses = TaskLosses(config.active_tasks(), config.model.order_loss)

@@ -102,8 +102,12 @@ def test_converting_again_replaces_what_lay_there(tmp_path):
     convert("census", str(tmp_path), f"{tmp_path}/out")
     stale = tmp_path / "out" / "train" / "ds=1994-01-01" / "part-00099.parquet"
     stale.write_bytes((stale.parent / "part-00000.parquet").read_bytes())
+    notes = stale.parent / "notes.txt"
+    notes.write_text("mine")
     convert("census", str(tmp_path), f"{tmp_path}/out")
     assert not stale.exists()
+    assert notes.read_text() == "mine"
+    notes.unlink()
     assert read(f"{tmp_path}/out", "train").num_rows == 40
 
 
@@ -116,7 +120,7 @@ def test_the_names_of_uci_are_found_too(tmp_path):
 
 
 def test_a_missing_source_is_named(tmp_path):
-    with pytest.raises(DataError, match="source folder .*/nowhere` does not exist; give the folder"):
+    with pytest.raises(DataError, match=r"source folder .*/nowhere` does not exist; give the folder"):
         convert_census(f"{tmp_path}/nowhere", f"{tmp_path}/out")
     write(tmp_path)
     os.remove(tmp_path / NAMES[1])

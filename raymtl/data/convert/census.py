@@ -157,10 +157,10 @@ def _config(train: pa.Table, test: pa.Table, root: str) -> dict[str, Any]:
             "towers": {"hidden": [32]},
         },
         "train": {
-            "batch_size": 2048,
+            "batch_size": 512,
             "passes": 3,
             "dense_optimizer": {"type": "adam", "lr": 2e-3},
-            "sparse_optimizer": {"type": "adam", "lr": 2e-3},
+            "sparse_optimizer": {"type": "rowwise_adagrad", "lr": 5e-3},
             "checkpoint": {"every_units": 8},
         },
     }

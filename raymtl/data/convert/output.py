@@ -109,11 +109,14 @@ def _leaves(schema: pa.Schema) -> list[str]:
 
 
 def write_split(table: pa.Table, folder: Folder, split: str, day: str, files: int) -> None:
-    """Write `table` to `<split>/ds=<day>` in `files` files of nearly equal size, replacing what lay in `split`."""
+    """Write `table` to `<split>/ds=<day>` in `files` files of nearly equal size, in place of earlier ones."""
     partition = f"{split}/ds={day}"
     folder.make(partition)
-    for old in folder.files(split):
-        folder.remove(old)
+    for old in folder.files(partition):
+        if re.fullmatch(
+            r"_?part-\d+\.parquet", old.rpartition("/")[2]
+        ):  # an earlier conversion; nothing else is touched
+            folder.remove(old)
     for n in range(files):
         start, end = table.num_rows * n // files, table.num_rows * (n + 1) // files
         if end > start:

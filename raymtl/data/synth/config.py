@@ -54,7 +54,7 @@ def synth_config(spec: SynthSpec, root: str) -> dict[str, Any]:
         "train": {
             "batch_size": 2048,
             "dense_optimizer": {"type": "adam", "lr": 5e-3},
-            "sparse_optimizer": {"type": "adam", "lr": 1e-2},
+            "sparse_optimizer": {"type": "rowwise_adagrad", "lr": 5e-2},
             "schedule": {"decay": "linear", "final_factor": 0.02},
         },
     }

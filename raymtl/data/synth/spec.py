@@ -52,7 +52,7 @@ class SynthSpec(Section):
     new_items: Share = 0.02
     """Share of the items replaced by new ones every day."""
     scenarios: Annotated[tuple[ScenarioSpec, ...], Field(min_length=1)] = _SCENARIOS
-    """The scenarios; tastes and prices matter differently in each, and partly in opposite directions."""
+    """The scenarios; tastes, prices, hours and positions matter differently in each."""
     cart_rate: Rate = 0.04
     """Carts per impression over all scenarios, about (also where the cart is not logged)."""
     buy_rate: Rate = 0.012
@@ -72,7 +72,7 @@ class SynthSpec(Section):
     random_order: Share = 0.15
     """Share of the requests shown in random order; the others were sorted by a noisy old ranker."""
     history: NonNegativeInt = 20
-    """Items at most in `hist_items`; 0 leaves the column empty. Memory grows by 4 bytes per user and step."""
+    """Items at most in `hist_items`; 0 leaves the column empty. Memory grows by 6 bytes per user and step."""
     refreshes_per_day: PositiveInt = 96
     """Times a day at which `hist_items` takes up the clicks made since; more often where 65,536 rows come first."""
     drift: NonNegativeFloat = 0.03
