@@ -72,9 +72,8 @@ def test_every_command_has_help(command: str, capfd: pytest.CaptureFixture[str])
 
 
 def test_progress_lines() -> None:
-    record = {
-        "step": 1200, "rows": 2_400_000, "loss": 0.25, "losses": {"click": 0.2, "buy": 0.05}, "rows_per_s": 41_234.6, "data_wait": 0.031,
-    }  # fmt: skip
+    record = {"step": 1200, "rows": 2_400_000, "loss": 0.25, "rows_per_s": 41_234.6, "data_wait": 0.031}
+    record["losses"] = {"click": 0.2, "buy": 0.05}
     assert training_line(record, 4_800_000, 65.4) == (
         "step 1,200  2,400,000 rows (50%)  loss 0.2500 (click 0.2000 buy 0.0500)  41,235 rows/s  data-wait 3%  eta 1:05"
     )
