@@ -149,23 +149,28 @@ def _saved_entries(folder: str) -> dict[str, Any]:
 
 def _compare(model: dict[str, Any], saved: dict[str, Any], folder: str) -> None:
     """Names and shapes first: the loader itself would stop half way, with a message about keys."""
-    for name, value in model.items():
-        key = f"model.{name}"
-        if key not in saved:
-            raise CheckpointError(
-                f"the checkpoint `{folder}` is of another model: it has no `{name}`; use the config.yaml of its run"
-            )
-        shape, found = tuple(value.size()), tuple(getattr(saved[key], "size", value.size()))
+    known = {k.removeprefix("model.") for k in saved if k.startswith("model.")}
+    if missing := sorted(set(model) - known, key=_tables_first):
+        raise CheckpointError(
+            f"the checkpoint `{folder}` is of another model: it has no `{missing[0]}`; use the config.yaml of its run"
+        )
+    if extra := sorted(known - set(model), key=_tables_first):
+        raise CheckpointError(
+            f"the checkpoint `{folder}` is of another model: it has `{extra[0]}`, which this configuration lacks; "
+            f"use the config.yaml of its run"
+        )
+    for name, value in sorted(model.items(), key=lambda item: _tables_first(item[0])):
+        shape, found = tuple(value.size()), tuple(getattr(saved[f"model.{name}"], "size", value.size()))
         if shape != found:
             raise CheckpointError(
                 f"the checkpoint `{folder}` is of another model: `{name}` has shape {list(found)} there and {list(shape)} "
                 f"here; use the config.yaml of its run, or start a new run under another name"
             )
-    if extra := sorted(k for k in saved if k.startswith("model.") and k.removeprefix("model.") not in model):
-        raise CheckpointError(
-            f"the checkpoint `{folder}` is of another model: it has `{extra[0].removeprefix('model.')}`, which this "
-            f"configuration lacks; use the config.yaml of its run"
-        )
+
+
+def _tables_first(name: str) -> tuple[bool, str]:
+    """Order of complaints: a table says more of what was changed than the layers that follow from it."""
+    return name.startswith("head."), name
 
 
 def _first_line(error: BaseException) -> str:
