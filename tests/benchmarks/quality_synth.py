@@ -18,16 +18,19 @@ def main() -> None:
     parser.add_argument("--rows-per-day", type=int, default=1_000_000)
     parser.add_argument("--days", type=int, default=6, help="the last one is for evaluation, at half the rows")
     parser.add_argument("--workers", type=int, default=2)
-    parser.add_argument("--alphas", default="", help="also train AITM with each of these on the same logs")
+    parser.add_argument("--alphas", default="", help="train AITM with each of these instead of MMoE")
+    parser.add_argument(
+        "--logs", action="append", default=[], metavar="KEY=VALUE", help="a field of the logs, such as buy_rate=0.03"
+    )
     parser.add_argument("--set", action="append", default=[])
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
         rows = options.rows_per_day
         values = {"rows_per_day": rows, "days": options.days, "last_day_rows": rows // 2}
-        summary = write_logs(section_from(SynthSpec, values, [], "the logs"), f"{folder}/logs")
-        runs: dict[str, list[str]] = {"mmoe": []}
+        summary = write_logs(section_from(SynthSpec, values, options.logs, "the logs"), f"{folder}/logs")
+        runs: dict[str, list[str]] = {} if options.alphas else {"mmoe": []}
         for alpha in filter(None, options.alphas.split(",")):
-            runs[f"aitm alpha {alpha}"] = [f"model={{preset: aitm, order_loss: {{alpha: {alpha}}}}}"]
+            runs[f"aitm alpha {alpha}"] = ["model.preset=aitm", f"model.order_loss.alpha={alpha}"]
         for name, sets in runs.items():
             config = load_config(
                 summary.config,
