@@ -4,8 +4,8 @@ from typing import Any
 
 PRESETS: dict[str, dict[str, Any]] = {
     "single_task": {
-        "trunk": {"type": "single_task", "hidden": [256, 128]},
-        "towers": {"hidden": [64, 32]},
+        "trunk": {"type": "single_task", "hidden": [128, 64]},
+        "towers": {"hidden": [32]},
     },
     "shared_bottom": {
         "trunk": {"type": "shared_bottom", "hidden": [256, 128]},
