@@ -1,9 +1,10 @@
 """The whole way on one machine, in a few minutes: logs, check, training on two workers, evaluation, report (`make demo`)."""
 
+import subprocess
 import sys
 from pathlib import Path
 
-from raymtl.cli import console, run_command
+from raymtl.cli import console
 
 OUT = Path("demo").absolute()
 LOGS = OUT / "logs"
@@ -29,7 +30,8 @@ def main() -> int:
     for title, arguments in STEPS.items():
         console.rule(f"[bold]{title}", align="left")
         console.print(f"[dim]raymtl {' '.join(arguments)}[/]", soft_wrap=True)
-        if code := run_command(arguments):
+        # each step a process of its own, as on the command line: Ray starts with the CPUs that the step asks for
+        if code := subprocess.call([sys.executable, "-m", "raymtl.cli", *arguments]):
             return code
     return 0
 

@@ -21,7 +21,8 @@ app = typer.Typer(
 )
 config_app = typer.Typer(help="Look at and check configurations.", no_args_is_help=True)
 app.add_typer(config_app, name="config")
-console = Console(highlight=False)
+# In a file or a pipe there is no width to keep to; tables would be folded at 80
+console = Console(highlight=False, width=None if sys.stdout.isatty() else 140)
 
 ConfigFile = Annotated[
     str, typer.Option("--config", "-c", metavar="FILE", help="The YAML configuration, a path or a URL.")
