@@ -59,6 +59,8 @@ class Loop:
         self._collators = {part: Collator(config, rows, part == "eval") for part in ("train", "eval")}
         self._tasks = config.active_tasks()
         self._window = _Window(len(self._tasks), worker.device)
+        self.peak_private_bytes = 0
+        """Largest memory of this process alone, seen at the ends of windows; pages shared with Ray do not count."""
         self._pipeline = self._make_pipeline()
 
     def run(self) -> None:
@@ -152,6 +154,7 @@ class Loop:
         window = self._window
         if window.steps == 0:
             return
+        self.peak_private_bytes = max(self.peak_private_bytes, private_bytes())
         sums = window.sums
         dist.all_reduce(sums, group=self._worker.group)
         values = (sums / (window.steps * self._worker.workers)).tolist()
@@ -241,6 +244,15 @@ class Loop:
             if value > known[best_at] + stop.min_gain:
                 best_at = n
         return len(known) - 1 - best_at >= stop.patience
+
+
+def private_bytes() -> int:
+    """Memory of this process that no other one shares, from Linux's own account."""
+    with open("/proc/self/status") as status:
+        for line in status:
+            if line.startswith("RssAnon:"):
+                return int(line.split()[1]) * 1024
+    return 0
 
 
 def pass_schedule(plan: Plan, config: Config) -> Schedule:

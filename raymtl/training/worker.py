@@ -96,7 +96,9 @@ def _run(job: Job, rank: int, workers: int) -> dict[str, Any]:
             log.close()
     return {
         "progress": vars(progress),
-        "peak_memory_bytes": _peak_memory(device),
+        "peak_memory_bytes": torch.cuda.max_memory_allocated(device)
+        if device.type == "cuda"
+        else loop.peak_private_bytes,
         "parameters": _count_parameters(built),
         "sharding": {t: str(p.sharding_type) for plan in built.plan.plan.values() for t, p in plan.items()},  # type: ignore[attr-defined]
     }
@@ -220,14 +222,6 @@ def _init_alone(timeout: dt.timedelta) -> None:
     store = dist.HashStore()
     backend = "cuda:nccl,cpu:gloo" if torch.cuda.is_available() else "gloo"
     dist.init_process_group(backend, store=store, rank=0, world_size=1, timeout=timeout)
-
-
-def _peak_memory(device: torch.device) -> int:
-    import resource
-
-    if device.type == "cuda":
-        return torch.cuda.max_memory_allocated(device)
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
 
 
 def _count_parameters(built: Built) -> dict[str, int]:
