@@ -54,9 +54,8 @@ def _sentences(detail: ErrorDetails, place: Place, root: type[Section]) -> list[
         tag = value.get(kind.discriminator) if isinstance(value, dict) else None
         says = "is missing" if tag is None else f"is {_quoted(tag)}"
         expected = ", ".join(f"`{t}`" for t in kind.variants)
-        return [
-            f"{path}.{kind.discriminator} {says}; expected one of {expected}{did_you_mean(str(tag), kind.variants)}"
-        ]
+        near = "" if tag is None else did_you_mean(str(tag), kind.variants)
+        return [f"{path}.{kind.discriminator} {says}; expected one of {expected}{near}"]
     hint = did_you_mean(value, map(str, get_args(kind.type))) if isinstance(value, str) else ""
     if kind.type is str and isinstance(value, int | float):
         hint = "; put it in quotes to make it text"

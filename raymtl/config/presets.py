@@ -25,6 +25,52 @@ PRESETS: dict[str, dict[str, Any]] = {
         "coupler": {"type": "ait", "width": 32},
         "order_loss": {"alpha": 0.6},
     },
+    "esmm": {
+        "trunk": {"type": "shared_bottom", "hidden": []},
+        "towers": {"hidden": [128, 64]},
+        "coupler": {"type": "product"},
+    },
+    "esm2": {
+        "trunk": {"type": "shared_bottom", "hidden": []},
+        "towers": {"hidden": [128, 64]},
+        "coupler": {"type": "esm2"},
+    },
+    "m2m": {
+        "sequence": {"type": "transformer"},
+        "trunk": {"type": "m2m"},
+        "towers": {"hidden": []},
+    },
+    "dupn": {
+        "sequence": {"type": "dupn"},
+        "trunk": {"type": "shared_bottom", "hidden": [256, 128]},
+        "towers": {"hidden": [64, 32]},
+    },
+    "meituan": {
+        "input": {"type": "concat", "missing": "learned"},
+        "trunk": {"type": "shared_bottom", "hidden": [256, 128]},
+        "towers": {"hidden": [32]},
+        "kl_bound": {"weight": 0.5},
+    },
+    "youtube": {
+        "trunk": {"type": "mmoe", "experts": 4, "hidden": [128, 64], "bottom": [256]},
+        "towers": {"hidden": [32]},
+        "bias": {"type": "position"},
+    },
+    "zhihu": {
+        "trunk": {"type": "shared_bottom", "hidden": [256, 128]},
+        "towers": {"hidden": [64]},
+    },
+    "nfwfm": {
+        "input": {"type": "field_wise", "dice": 0.9},
+        "trunk": {"type": "shared_bottom", "hidden": [256, 128]},
+        "towers": {"hidden": [64]},
+    },
+    "dtrn": {
+        "sequence": {"type": "tim"},
+        "refine": {"type": "trm"},
+        "trunk": {"type": "mmoe", "experts": 4, "hidden": [128, 64]},
+        "towers": {"hidden": [32]},
+    },
 }
 
 

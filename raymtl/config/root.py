@@ -69,6 +69,10 @@ class Config(Section):
         orphan = {"parent": None}
         return {n: t.model_copy(update=orphan) if t.parent not in (None, *names) else t for n, t in kept.items()}
 
+    def multiplies_labels(self) -> bool:
+        """Whether a child's label is that of its event *and* its parent's: the model is of products of probabilities (ESMM)."""
+        return self.model.coupler.type in ("product", "esm2")
+
     def table_of(self, feature: str) -> str:
         """Name of the table that an ID feature looks up."""
         return getattr(self.features[feature], "table", None) or feature

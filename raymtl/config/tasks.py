@@ -8,7 +8,7 @@ from raymtl.config.base import Section
 
 
 class Task(Section):
-    """One prediction target. Every head predicts on all impressions: `parent` gives the funnel's order, not a condition."""
+    """One prediction target, on all impressions unless it has `given`: `parent` is the funnel's order, not a condition."""
 
     kind: Literal["binary", "count", "real"] = "binary"
     """`binary`: labels 0 or 1, cross entropy. `count`: labels ≥ 0, Poisson. `real`: any finite number, squared error."""
@@ -18,6 +18,9 @@ class Task(Section):
     """Boolean column that is true where the label counts. Null: observed wherever the label is not null."""
     parent: str | None = None
     """The task one step up the funnel (a click comes before a buy); binary tasks only."""
+    given: str | None = None
+    """Makes the prediction conditional: only rows count where this binary task is observed and 1 (a conversion given the click).
+    Null: all impressions."""
     weight: NonNegativeFloat = 1.0
     """Weight of the task's loss in the total."""
     transform: Literal["none", "log1p"] = "none"

@@ -49,6 +49,7 @@ def describe_lookup(config: Config) -> Lookup:
         pooled=pooled,
         sequences=sequences,
         dense=tuple(n for n, f in config.features.items() if isinstance(f, DenseFeature)),
+        dense_fill=tuple(f.fill for f in config.features.values() if isinstance(f, DenseFeature)),
         bias=bias,
         scenarios=len(config.data.scenario.values) + 1 if config.data.scenario else 0,
     )

@@ -1,31 +1,25 @@
 """The ranker: the chain of slots from looked-up features to one logit per task."""
 
+import importlib
 import math
+import pkgutil
 from collections.abc import Mapping
 from dataclasses import replace
 
 import torch
 from torch import Tensor, nn
 
-# Importing a slot's module is what registers its class.
-import raymtl.models.biases.none
-import raymtl.models.couplers.ait
-import raymtl.models.couplers.none
-import raymtl.models.input_layers.concat
-import raymtl.models.refiners.none
-import raymtl.models.sequences.none
-import raymtl.models.sequences.pooled
-import raymtl.models.trunks.mmoe
-import raymtl.models.trunks.ple
-import raymtl.models.trunks.shared_bottom
-import raymtl.models.trunks.single_task  # noqa: F401
+import raymtl.models
 from raymtl.config.model import Model
 from raymtl.config.tasks import Task
 from raymtl.models.inputs import InputSpec, ModelInput
-from raymtl.models.registry import build, find
-from raymtl.models.slots import Context
+from raymtl.models.registry import build, find, options_of
+from raymtl.models.slots import Context, Derived
 from raymtl.models.towers import Towers
 from raymtl.objectives.link import predictions
+
+for _module in pkgutil.walk_packages(raymtl.models.__path__, "raymtl.models."):
+    importlib.import_module(_module.name)  # importing a slot's module is what registers its class
 
 MIN_RATE = 1e-6
 """Least base rate, and least distance to 1: a sample without one positive must not start a head at minus infinity."""
@@ -34,9 +28,11 @@ MIN_RATE = 1e-6
 class Ranker(nn.Module):
     """input -> sequence -> refine -> trunk -> towers -> coupler (+ bias in training); built by `build_ranker`."""
 
-    def __init__(self, tasks: Mapping[str, Task], slots: Mapping[str, nn.Module]):
+    def __init__(self, tasks: Mapping[str, Task], slots: Mapping[str, nn.Module], derived: Mapping[str, Derived]):
         super().__init__()
         self.tasks = dict(tasks)
+        self.derived = dict(derived)
+        """Outputs beside the tasks', in the order of the last columns."""
         self.input = slots["input"]
         self.sequence = slots["sequence"]
         self.refine = slots["refine"]
@@ -46,14 +42,14 @@ class Ranker(nn.Module):
         self.bias = slots["bias"]
 
     def forward(self, inputs: ModelInput) -> Tensor:
-        """Logits [B, T] in fp32, columns in the order of the tasks."""
+        """Logits [B, T + derived outputs] in fp32, columns in the order of the tasks and of `derived`."""
         x = _beside(self.input(inputs), self.sequence(inputs))  # [B, d], or [B, T, d]
         h = self.trunk(self.refine(x, inputs), inputs)  # [B, d], or [B, T, d]
         return self.coupler(self.towers(h), self.bias(inputs) if self.training else None)
 
     def predictions(self, logits: Tensor) -> Tensor:
-        """Probability, mean count or value of every task, [B, T], from the logits [B, T]."""
-        return predictions(logits, self.tasks.values())
+        """Probability, mean count or value of every output, from the logits of `forward`; of the same shape."""
+        return predictions(logits, [*self.tasks.values(), *(self.tasks[d.child] for d in self.derived.values())])
 
 
 def build_ranker(model: Model, tasks: Mapping[str, Task], spec: InputSpec, base_rates: Mapping[str, float]) -> Ranker:
@@ -83,7 +79,8 @@ def build_ranker(model: Model, tasks: Mapping[str, Task], spec: InputSpec, base_
         "coupler": coupler,
         "bias": build("bias", model.bias, context),
     }
-    return Ranker(tasks, slots)
+    derived = find("coupler", model.coupler).derived(tasks, options_of(model.coupler))
+    return Ranker(tasks, slots, derived)
 
 
 def start_logit(task: Task, base_rate: float) -> float:

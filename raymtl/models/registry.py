@@ -7,7 +7,7 @@ from typing import Any, TypeVar
 from torch import nn
 
 from raymtl.config.base import Section
-from raymtl.config.model import Custom
+from raymtl.config.slots.common import Custom
 from raymtl.errors import ConfigError
 from raymtl.models.slots import BiasSlot, Context, CouplerSlot, InputSlot, RefineSlot, SequenceSlot, TrunkSlot
 
@@ -55,14 +55,19 @@ def build(slot: str, section: Section, context: Context) -> nn.Module:
     """The module of the section `model.<slot>`: its class called with the context and the section's other keys."""
     cls = find(slot, section)
     if not isinstance(section, Custom):
-        return cls(context, **section.model_dump(exclude={"type"}))
+        return cls(context, **options_of(section))
     try:
-        return cls(context, **section.options)
+        return cls(context, **options_of(section))
     except TypeError as error:
         raise ConfigError(
             f"model.{slot}.options {sorted(section.options)} do not fit {section.path}: {error}; "
             "the class is called as Class(context, **options)"
         ) from error
+
+
+def options_of(section: Section) -> dict[str, Any]:
+    """The keyword arguments of the section's class."""
+    return section.options if isinstance(section, Custom) else section.model_dump(exclude={"type"})
 
 
 def _import(slot: str, path: str) -> Any:

@@ -6,11 +6,22 @@ configuration, and is then called once per step by `Ranker.forward`. `docs/exten
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from torch import Tensor, nn
 
 from raymtl.config.tasks import Task
 from raymtl.models.inputs import InputSpec, ModelInput
+
+
+@dataclass(frozen=True)
+class Derived:
+    """An output beside the tasks' own: P(child | given), which a coupler has at hand though nobody has a label for all rows."""
+
+    child: str
+    """Task of the event."""
+    given: str
+    """Task of the condition; labels of the output count only where this one is observed and 1."""
 
 
 @dataclass(frozen=True)
@@ -68,7 +79,7 @@ class TrunkSlot(nn.Module):
 
 
 class CouplerSlot(nn.Module):
-    """h [B, T, d] -> logits [B, number of tasks] in fp32, whatever the precision of h.
+    """h [B, T, d] -> logits in fp32, whatever the precision of h: [B, number of tasks], then one column per derived output.
 
     `bias` [B, number of tasks] comes from the bias slot, in training only. It belongs to each task's own logit, before
     any product of probabilities, so the coupler adds it.
@@ -78,6 +89,11 @@ class CouplerSlot(nn.Module):
     def heads(cls, tasks: Mapping[str, Task]) -> int:
         """Number of representations that this coupler wants from trunk and towers."""
         return len(tasks)
+
+    @classmethod
+    def derived(cls, tasks: Mapping[str, Task], options: Mapping[str, Any]) -> dict[str, Derived]:
+        """Outputs beside the tasks' own, by name, in the order of their columns; `options` are the section's keys."""
+        return {}
 
     def start_at(self, logits: Sequence[float]) -> None:
         """Set the output biases so that the untrained model predicts about `logits`, one number per task."""

@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from raymtl.config.model import OrderLoss
+from raymtl.config.slots.penalties import OrderLoss
 from raymtl.config.tasks import Task
 from raymtl.objectives.link import MAX_LOG_COUNT
 

@@ -26,13 +26,13 @@ class Head(nn.Module):
     def forward(
         self, pooled: KeyedTensor | None, unpooled: dict[str, JaggedTensor] | None, batch: Batch
     ) -> tuple[Tensor, tuple[Tensor, Tensor, Tensor]]:
-        """Loss [], and (logits [B, T], loss of each task [T], order loss []), the three without gradient."""
+        """Loss [], and (logits [B, T + derived outputs], loss of each task [T], order loss []), the three without gradient."""
         joined, sequences, bias = self.arrange(pooled, unpooled, batch.dense)
         inputs = ModelInput(joined, batch.dense, sequences, bias, batch.scenario)
         with torch.autocast(batch.dense.device.type, torch.bfloat16, enabled=self._bf16):
             logits = self.ranker(inputs)
         losses = self.losses(
-            logits,
+            logits[:, : len(self.ranker.tasks)],
             batch.labels,
             batch.observed,
             batch.weight,

@@ -11,9 +11,10 @@ from hypothesis import strategies as st
 from small_config import SMALL, small, small_raw
 
 from raymtl.config.load import absolute, config_from_dict, config_hash, dump_config, load_config
-from raymtl.config.model import Custom, MMoE
 from raymtl.config.presets import PRESETS
 from raymtl.config.root import Config
+from raymtl.config.slots.common import Custom
+from raymtl.config.slots.trunk import MMoE
 from raymtl.config.yamltext import dump_yaml, parse_yaml
 from raymtl.errors import ConfigError
 
@@ -22,6 +23,18 @@ def refused(*overrides: str, text: str | None = SMALL, path: str | None = None) 
     with pytest.raises(ConfigError) as caught:
         load_config(path, overrides, text=text)
     return str(caught.value)
+
+
+_HISTORY = "features.history={kind: sequence, table: user}"
+NEEDED = {
+    "m2m": [_HISTORY, "data.scenario={column: scenario, values: [feed]}"],
+    "dupn": [_HISTORY],
+    "dtrn": [_HISTORY, "model.sequence.target=[user]"],
+    "youtube": ["features.position={kind: bias}", "tables.position={rows: 10}"],
+    "esm2": ["tasks.cart={parent: click}"],
+    "meituan": ["tasks.order={label: buy}", "tasks.conversion={label: buy, given: click}"],
+}
+"""What a preset asks of a configuration beyond the small one."""
 
 
 class TestFile:
@@ -254,7 +267,7 @@ class TestRoundTrip:
         overrides = (
             [f"model.preset={preset}", "tasks_subset=[click]"]
             if preset == "single_task"
-            else [f"model.preset={preset}"]
+            else [f"model.preset={preset}", *NEEDED.get(preset, [])]
         )
         config = small(*overrides)
         for slot, keys in PRESETS[preset].items():

@@ -4,7 +4,7 @@ import pytest
 from small_config import SMALL, small
 
 from raymtl.config.load import load_config
-from raymtl.config.model import PLE, SharedBottom
+from raymtl.config.slots.trunk import PLE, SharedBottom
 from raymtl.errors import ConfigError
 
 

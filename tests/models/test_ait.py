@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 from zoo import FUNNEL, labels, make, rows, stir, stirred
 
-from raymtl.config.model import OrderLoss
+from raymtl.config.slots.penalties import OrderLoss
 from raymtl.config.tasks import Task
 from raymtl.errors import ConfigError
 from raymtl.models.couplers.ait import AIT, attend, funnel_levels

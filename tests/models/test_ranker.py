@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from zoo import FUNNEL, MODELS, PRESETS, SPEC, config, labels, make, rows, stir, stirred, take, tasks_of
 
-from raymtl.config.model import OrderLoss
+from raymtl.config.slots.penalties import OrderLoss
 from raymtl.config.tasks import Task
 from raymtl.models.inputs import InputSpec, ModelInput
 from raymtl.models.layers import Gates, Heads

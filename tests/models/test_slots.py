@@ -12,8 +12,10 @@ import yaml
 from torch import Tensor, nn
 from zoo import FUNNEL, SPEC, WIDTH, config, rows
 
-from raymtl.config.model import Custom, MMoE, Model
+from raymtl.config.model import Model
 from raymtl.config.presets import apply_preset
+from raymtl.config.slots.common import Custom
+from raymtl.config.slots.trunk import MMoE
 from raymtl.config.tasks import Task
 from raymtl.errors import ConfigError
 from raymtl.models.inputs import InputSpec, ModelInput

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 from zoo import FUNNEL, make, rows, stir, take
 
-from raymtl.config.model import OrderLoss
+from raymtl.config.slots.penalties import OrderLoss
 from raymtl.objectives.losses import TaskLosses
 
 NAMES = ["shared_bottom", "ple", "mmoe_ait"]

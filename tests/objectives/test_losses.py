@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from raymtl.config.model import OrderLoss
+from raymtl.config.slots.penalties import OrderLoss
 from raymtl.config.tasks import Task
 from raymtl.objectives.link import MAX_LOG_COUNT
 from raymtl.objectives.losses import Losses, TaskLosses

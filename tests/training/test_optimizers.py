@@ -8,7 +8,7 @@ import torch
 import torch.distributed as dist
 from several import mixed_config, several, share
 
-from raymtl.config.model import OrderLoss
+from raymtl.config.slots.penalties import OrderLoss
 from raymtl.config.train import Schedule
 from raymtl.training.build import build
 from raymtl.training.optimizers import schedule_factor

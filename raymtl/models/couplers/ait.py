@@ -40,6 +40,8 @@ class AIT(CouplerSlot):
         context: Context,
         *,
         width: int,
+        mode: str = "self",
+        predecessors: Mapping[str, Sequence[str]] | None = None,
         share_attention: bool = True,
         stop_gradient: bool = False,
         dropout: float = 0.0,

@@ -3,6 +3,7 @@
 import torch
 from torch import Tensor
 
+from raymtl.models.input_layers.missing import MissingValues
 from raymtl.models.inputs import ModelInput
 from raymtl.models.registry import register
 from raymtl.models.slots import Context, InputSlot
@@ -10,17 +11,20 @@ from raymtl.models.slots import Context, InputSlot
 
 @register("input", "concat")
 class ConcatInput(InputSlot):
-    """Pooled embeddings [B, ΣD] and dense features [B, F] -> x [B, ΣD + F]."""
+    """Pooled embeddings [B, ΣD] and dense features [B, F] -> x [B, ΣD + F]; F more with `missing_flags`."""
 
-    def __init__(self, context: Context):
+    def __init__(self, context: Context, *, missing: str = "fill", missing_flags: bool = False):
         super().__init__()
-        self._dense = len(context.spec.dense)
+        dense = len(context.spec.dense)
         self._pooled = sum(context.spec.pooled.values())
+        self.missing = MissingValues(context.spec, missing_flags) if missing == "learned" and dense else None
+        self._dense = self.missing.width if self.missing is not None else dense
         self.width = self._pooled + self._dense
 
     def forward(self, inputs: ModelInput) -> Tensor:
+        dense = inputs.dense if self.missing is None else self.missing(inputs.dense)
         if not self._dense:
             return inputs.pooled
         if not self._pooled:
-            return inputs.dense
-        return torch.cat((inputs.pooled, inputs.dense), 1)
+            return dense
+        return torch.cat((inputs.pooled, dense), 1)

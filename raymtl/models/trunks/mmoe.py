@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from raymtl.models.inputs import ModelInput
-from raymtl.models.layers import Gates, GroupedMLP
+from raymtl.models.layers import MLP, Gates, GroupedMLP
 from raymtl.models.registry import register
 from raymtl.models.slots import Context, TrunkSlot
 
@@ -16,7 +16,8 @@ class MMoE(TrunkSlot):
     """E experts f_e and, for every task t, a softmax gate on the same x: h_t = Σ_e softmax(W_t x)_e · f_e(x).
 
     x [B, d] -> [B, T, k]. With one gate for all tasks (`shared_gate`, OMoE) the mixture is the same for all of them:
-    [B, d] -> [B, k]. With per-task inputs [B, T, d] the experts read every task's row, which costs T times as much.
+    [B, d] -> [B, k]. With a `bottom` experts and gates read the last of those shared layers in place of x (YouTube, Zhao et
+    al., RecSys 2019). With per-task inputs [B, T, d] the experts read every task's row, which costs T times as much.
     """
 
     def __init__(
@@ -25,17 +26,20 @@ class MMoE(TrunkSlot):
         *,
         experts: int,
         hidden: Sequence[int],
+        bottom: Sequence[int] = (),
         gate_bias: bool = False,
         shared_gate: bool = False,
         dropout: float = 0.0,
     ):
         super().__init__()
-        self.experts = GroupedMLP(experts, context.width, hidden, dropout)
-        self.gates = Gates(1 if shared_gate else context.heads, experts, context.width, gate_bias)
+        self.bottom = MLP(context.width, bottom, dropout)
+        self.experts = GroupedMLP(experts, self.bottom.width, hidden, dropout)
+        self.gates = Gates(1 if shared_gate else context.heads, experts, self.bottom.width, gate_bias)
         self.width = self.experts.width
         self._one_mixture = shared_gate
 
     def forward(self, x: Tensor, inputs: ModelInput) -> Tensor:
+        x = self.bottom(x)
         gates = self.gates(x)  # [B, T, E], or [B, 1, E] for the one gate on a common input
         if x.dim() == 2:
             experts = self.experts(x).transpose(0, 1)  # [B, E, k]

@@ -1,0 +1,31 @@
+"""`model.bias`."""
+
+from typing import Annotated, Literal
+
+from pydantic import Field
+
+from raymtl.config.base import Section
+from raymtl.config.slots.common import Custom, Dropout, Widths
+
+
+class NoBias(Section):
+    """No position tower."""
+
+    type: Literal["none"] = "none"
+    """No position tower."""
+
+
+class PositionTower(Section):
+    """A shallow tower over the `bias` features, added to some heads in training only (YouTube, RecSys'19)."""
+
+    type: Literal["position"]
+    """Shallow tower over position-like features."""
+    tasks: list[str] | None = None
+    """Tasks whose labels depend on where the item was shown, such as clicks; null: the first task."""
+    hidden: Widths = [16]
+    """Widths of the tower; []: linear."""
+    dropout: Dropout = 0.1
+    """Share of the rows whose position is hidden in training, so that the model does not lean on it."""
+
+
+Bias = Annotated[NoBias | PositionTower | Custom, Field(discriminator="type")]

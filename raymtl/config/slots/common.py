@@ -1,0 +1,23 @@
+"""What the sections of several slots share."""
+
+from typing import Annotated, Any, Literal
+
+from pydantic import Field, PositiveInt
+
+from raymtl.config.base import Section, Words
+
+Widths = list[PositiveInt]
+Dropout = Annotated[float, Field(ge=0, lt=1)]
+Groups = dict[str, Annotated[list[str], Field(min_length=1)]]
+"""Names to lists of features."""
+
+
+class Custom(Section):
+    """A slot class from outside the package."""
+
+    type: Literal["custom"]
+    """Your own class."""
+    path: Annotated[str, Field(pattern=r"^[\w.]+:\w+$"), Words("the import path of a class, `package.module:Class`")]
+    """`package.module:Class`, importable on every node."""
+    options: dict[str, Any] = {}
+    """Keyword arguments of the class."""

@@ -1,0 +1,26 @@
+"""`model.order_loss` and `model.kl_bound`: terms of the loss that tie tasks together and need no label."""
+
+from typing import Literal
+
+from pydantic import NonNegativeFloat
+
+from raymtl.config.base import Section
+
+
+class OrderLoss(Section):
+    """AITM's behavioural expectation calibrator: α · mean max(p_child − p_parent, 0) over the funnel's edges."""
+
+    alpha: NonNegativeFloat = 0.0
+    """Strength α; 0 turns the term off. The paper's code uses 0.6."""
+    space: Literal["probability", "logit"] = "probability"
+    """Where the gap is measured; the paper: probabilities."""
+
+
+class KLBound(Section):
+    """Meituan's bound: symmetric KL divergence between p(click)·p(conversion | click) and p(order), mean over all rows.
+
+    A conversion is a task with `given: <click>`, an order one on all rows with the same label column; every such pair is bound.
+    """
+
+    weight: NonNegativeFloat = 0.0
+    """Weight λ of the term; 0 turns it off."""

@@ -1,0 +1,84 @@
+"""`model.sequence`."""
+
+from typing import Annotated, Literal
+
+from pydantic import Field, PositiveInt
+
+from raymtl.config.base import Section
+from raymtl.config.slots.common import Custom, Dropout, Groups
+
+
+class NoSequence(Section):
+    """The model has no sequence features."""
+
+    type: Literal["none"] = "none"
+    """No sequence slot."""
+
+
+class PooledSequence(Section):
+    """Each sequence is averaged over its valid steps."""
+
+    type: Literal["pooled"]
+    """Mean over the steps."""
+
+
+class TransformerSequence(Section):
+    """Multi-head self-attention over each behaviour with positions, then the mean over its steps (M2M)."""
+
+    type: Literal["transformer"]
+    """Self-attention over the steps."""
+    behaviours: Groups | None = None
+    """Names to `sequence` features that describe the same steps, side by side; null: every sequence is a behaviour."""
+    heads: PositiveInt = 2
+    """Attention heads."""
+    layers: PositiveInt = 1
+    """Layers of attention and feed-forward."""
+    width: PositiveInt = 32
+    """Width of a step inside and of each behaviour's output; a multiple of `heads`."""
+    position_dim: PositiveInt = 16
+    """Width of the learned position, put beside the step's embedding."""
+    dropout: Dropout = 0.0
+    """On attention and feed-forward."""
+
+
+class DUPNSequence(Section):
+    """Property-gated LSTM over items and how they were acted on, then attention with the user (DUPN, KDD'18)."""
+
+    type: Literal["dupn"]
+    """Property-gated LSTM and attention."""
+    item: list[str] | None = None
+    """`sequence` features that say what a step was about; null: all but the properties."""
+    properties: list[str] = []
+    """`sequence` features that say how it was acted on (behaviour type, time); they drive the gates only."""
+    user: list[str] = []
+    """Pooled ID features and dense ones of the user; never of the candidate, so that the vector is computed once per request."""
+    hidden: PositiveInt = 128
+    """Width of the LSTM and of the user's vector; the slot's output is twice as wide."""
+    attention_hidden: PositiveInt = 64
+    """Width of the hidden layer of the attention."""
+
+
+class TIMSequence(Section):
+    """One transformer for all tasks and behaviours, told apart by conditional layer norms (DTRN's TIM, CIKM'23)."""
+
+    type: Literal["tim"]
+    """Task-specific interest from several behaviours."""
+    behaviours: Groups | None = None
+    """Names to `sequence` features that describe the same steps, side by side; null: every sequence is a behaviour."""
+    target: Annotated[list[str], Field(min_length=1)]
+    """Pooled features of the candidate item: the decoder's query."""
+    width: PositiveInt = 32
+    """Width d of the transformer; each task gets d per behaviour."""
+    heads: PositiveInt = 2
+    """Attention heads."""
+    layers: PositiveInt = 1
+    """Encoder layers; the decoder has one."""
+    condition_dim: PositiveInt = 16
+    """Width of the embeddings of tasks and of behaviour types that the hypernetwork reads."""
+    dropout: Dropout = 0.0
+    """On attention and feed-forward."""
+
+
+Sequence = Annotated[
+    NoSequence | PooledSequence | TransformerSequence | DUPNSequence | TIMSequence | Custom, Field(discriminator="type")
+]

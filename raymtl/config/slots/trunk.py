@@ -1,0 +1,96 @@
+"""`model.trunk`."""
+
+from typing import Annotated, Literal
+
+from pydantic import Field, PositiveInt
+
+from raymtl.config.base import Section
+from raymtl.config.slots.common import Custom, Dropout, Widths
+
+
+class SharedBottom(Section):
+    """One MLP shared by all tasks; with `hidden: []` the towers read the input itself."""
+
+    type: Literal["shared_bottom"]
+    """Shared bottom."""
+    hidden: Widths = [256, 128]
+    """Widths of the shared layers."""
+    dropout: Dropout = 0.0
+    """After each layer."""
+
+
+class MMoE(Section):
+    """Experts shared by all tasks, mixed by one softmax gate per task (KDD'18)."""
+
+    type: Literal["mmoe"]
+    """Multi-gate mixture of experts."""
+    experts: PositiveInt = 4
+    """Number E of experts."""
+    hidden: Annotated[Widths, Field(min_length=1)] = [128, 64]
+    """Widths of every expert."""
+    bottom: Widths = []
+    """Shared layers in front of experts and gates, where the input is wide (YouTube); []: they read the input."""
+    gate_bias: bool = False
+    """Adds a bias to the gates; the paper has none."""
+    shared_gate: bool = False
+    """One gate for all tasks (OMoE)."""
+    dropout: Dropout = 0.0
+    """After each expert layer."""
+
+
+class PLE(Section):
+    """Experts of each task and shared ones, in levels (RecSys'20); one level is CGC."""
+
+    type: Literal["ple"]
+    """Progressive layered extraction."""
+    levels: PositiveInt = 2
+    """Extraction levels."""
+    task_experts: Annotated[int, Field(ge=0)] = 2
+    """Own experts of each task, per level."""
+    shared_experts: Annotated[int, Field(ge=0)] = 2
+    """Shared experts, per level; `task_experts + shared_experts` ≥ 1."""
+    hidden: Annotated[Widths, Field(min_length=1)] = [128, 64]
+    """Widths of every expert."""
+    gate_bias: bool = False
+    """Adds a bias to the gates."""
+    dropout: Dropout = 0.0
+    """After each expert layer."""
+
+
+class SingleTask(Section):
+    """One MLP for exactly one task (`tasks_subset`), the yardstick of the multi-task models."""
+
+    type: Literal["single_task"]
+    """One task alone."""
+    hidden: Widths = [256, 128]
+    """Widths of the layers."""
+    dropout: Dropout = 0.0
+    """After each layer."""
+
+
+class M2M(Section):
+    """Experts, attention and towers whose weights the row's scenario generates (WSDM'22); set `towers.hidden` to []."""
+
+    type: Literal["m2m"]
+    """Multi-scenario multi-task meta learning."""
+    experts: PositiveInt = 4
+    """Number E of experts."""
+    hidden: Annotated[Widths, Field(min_length=1)] = [128, 64]
+    """Widths of every expert; the last is D, the width of all views."""
+    knowledge: list[str] = []
+    """Features that describe the scenario and who acts in it, beside the scenario column: pooled ID features and dense ones."""
+    knowledge_dim: PositiveInt = 64
+    """Width of the scenario knowledge from which weights are generated."""
+    meta_layers: PositiveInt = 1
+    """Layers K of the meta unit in the attention."""
+    tower_layers: PositiveInt = 2
+    """Layers J of the residual meta tower."""
+    meta_attention: bool = True
+    """False: the scenario takes no part in mixing the experts (ablation): plain softmax gates."""
+    meta_tower: bool = True
+    """False: residual towers with fixed weights (ablation)."""
+    dropout: Dropout = 0.0
+    """After each expert layer."""
+
+
+Trunk = Annotated[SharedBottom | MMoE | PLE | SingleTask | M2M | Custom, Field(discriminator="type")]

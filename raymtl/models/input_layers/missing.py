@@ -1,0 +1,26 @@
+"""The Missing Value Layer: what stands for a missing number is learned (Meituan, 2018)."""
+
+import torch
+from torch import Tensor, nn
+
+from raymtl.models.inputs import InputSpec
+
+
+class MissingValues(nn.Module):
+    """Replaces NaN: x [B, F] -> [B, F], where feature f of a row is x where it is there, else a learned v_f.
+
+    v starts at the features' `fill`. The text of the source gives the idea, not the formula; this reading keeps the value a
+    constant of the feature. With `flags` the result is [B, 2F]: then come F columns that are 1 where the number was missing.
+    """
+
+    def __init__(self, spec: InputSpec, flags: bool):
+        super().__init__()
+        self.value = nn.Parameter(torch.tensor(spec.dense_fill, dtype=torch.float32))
+        self._flags = flags
+        self.width = len(spec.dense) * (2 if flags else 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        missing = x.isnan()
+        # Selected, not multiplied: 0 · NaN is NaN, in the value and in the gradient.
+        filled = torch.where(missing, self.value, x)
+        return torch.cat((filled, missing.to(filled.dtype)), 1) if self._flags else filled

@@ -1,0 +1,32 @@
+"""Behaviours: sequences of several features that describe the same steps."""
+
+from collections.abc import Mapping, Sequence
+
+import torch
+from torch import Tensor
+
+from raymtl.models.inputs import InputSpec, ModelInput
+
+
+class Behaviours:
+    """Puts the features of each behaviour side by side: inputs -> by name, steps [B, L, width] and mask [B, L], true on a step.
+
+    Without `groups` every sequence feature is a behaviour of its own name. The features of one behaviour are of the same
+    steps, with the same `max_length`: the mask is that of the first.
+    """
+
+    def __init__(self, spec: InputSpec, groups: Mapping[str, Sequence[str]] | None):
+        self.groups = dict(groups) if groups else {name: [name] for name in spec.sequences}
+        self.widths = {name: sum(spec.sequences[f] for f in features) for name, features in self.groups.items()}
+
+    def __call__(self, inputs: ModelInput) -> dict[str, tuple[Tensor, Tensor]]:
+        return {name: side_by_side(inputs, features) for name, features in self.groups.items()}
+
+
+def side_by_side(inputs: ModelInput, features: Sequence[str]) -> tuple[Tensor, Tensor]:
+    """Steps [B, L, ΣD] and mask [B, L] of features of the same steps."""
+    parts = [inputs.sequences[name] for name in features]
+    lengths = parts[0][1]
+    steps = torch.cat([steps for steps, _ in parts], -1) if len(parts) > 1 else parts[0][0]
+    mask = torch.arange(steps.shape[1], device=steps.device) < lengths.unsqueeze(1)
+    return steps, mask
