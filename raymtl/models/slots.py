@@ -6,7 +6,7 @@ configuration, and is then called once per step by `Ranker.forward`. `docs/exten
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 from torch import Tensor, nn
 
@@ -14,8 +14,7 @@ from raymtl.config.tasks import Task
 from raymtl.models.inputs import InputSpec, ModelInput
 
 
-@dataclass(frozen=True)
-class Derived:
+class Derived(NamedTuple):
     """An output beside the tasks' own: P(child | given), which a coupler has at hand though nobody has a label for all rows."""
 
     child: str

@@ -213,7 +213,8 @@ class Loop:
             self._pipeline.detach()
         model.eval()
         scenarios = [str(v) for v in config.data.scenario.values] + ["other"] if config.data.scenario else []
-        metrics = EvalMetrics(self._tasks, scenarios, worker.device)
+        derived = model.module.head.ranker.derived
+        metrics = EvalMetrics(self._tasks, scenarios, worker.device, derived=derived)
         with torch.no_grad():
             for step in self._feed("eval", [(0, n) for n in self._plans["eval"].order(None, 0)]):
                 batch = step.batch.to(worker.device, non_blocking=True)

@@ -16,6 +16,7 @@ except that the GAUC sample is tidied each time it has taken in a quarter of its
 Shapes: B rows, T tasks, S scenarios, E funnel edges, N rows of the GAUC sample.
 """
 
+from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -42,6 +43,7 @@ class EvalMetrics:
         device: torch.device | str = "cpu",
         gauc_rows: int = 2_000_000,
         gauc_rows_total: int = 4_000_000,
+        derived: Mapping[str, tuple[str, str]] | None = None,
     ) -> None:
         """Set all counters to zero.
 
@@ -51,8 +53,12 @@ class EvalMetrics:
             device: where the batches are.
             gauc_rows: rows that each worker keeps for GAUC; up to here it is exact, beyond it a sample of whole groups.
             gauc_rows_total: rows of all workers together that `gather_form` lets through.
+            derived: outputs P(child | given) by name, each (child, given); their logits are the last columns. Their labels are
+                the child's, on the rows where `given` is observed and 1.
         """
-        self.tasks = dict(tasks)
+        derived = derived or {}
+        self._main = list(tasks)
+        self.tasks = {**tasks, **{name: _conditional(tasks, *pair) for name, pair in derived.items()}}
         self.scenarios = list(scenarios)
         self.device = torch.device(device)
         self.gauc_rows = gauc_rows
@@ -65,6 +71,8 @@ class EvalMetrics:
         self.edges = [(task.parent, name) for name, task in self.tasks.items() if task.parent in columns]
         self._parents = self._index([columns[str(parent)] for parent, _ in self.edges])
         self._children = self._index([columns[child] for _, child in self.edges])
+        pairs = [(columns[child], columns[given]) for child, given in derived.values()]
+        self._derived = [self._index(list(side)) for side in zip(*pairs, strict=True)]
         self.reset()
 
     def _index(self, values: list[int]) -> Tensor:
@@ -97,7 +105,7 @@ class EvalMetrics:
         """Add one batch.
 
         Args:
-            logits: [B, T] outputs of the model, read as 32-bit floats.
+            logits: [B, T] outputs of the model and then the derived ones, read as 32-bit floats.
             labels: [B, T]; whatever stands where a label is not observed (NaN too) has no effect.
             observed: [B, T] bool.
             weight: [B] ≥ 0; a row of weight 0 counts nowhere but in the order of the funnel.
@@ -106,6 +114,8 @@ class EvalMetrics:
             group: [B] int64 id of the row's group; None: no GAUC.
             truth: [B, T] true probability or mean, NaN where absent; read only for tasks with a `truth` column.
         """
+        if self._derived:
+            labels, observed, truth = _with_derived(*self._derived, labels, observed, truth)
         if self._summed is not None:
             raise RuntimeError("these metrics hold the sums of all workers; call reset() before the next evaluation")
         logits = logits.float()
@@ -177,7 +187,8 @@ class EvalMetrics:
 
         Returns:
             `tasks`: metrics by task; `scenarios`: the same by scenario and task; `order_violation_rate`: by edge
-            (`parent>child`) and `overall`, None without a funnel; `mean_auc` over the tasks that have an AUC; `rows`.
+            (`parent>child`) and `overall`, None without a funnel; `mean_auc` over the tasks that have an AUC, derived outputs
+            left out; `rows`.
             What each number means is in `docs/metrics.md`.
         """
         overall, parts = self._binary.compute()
@@ -185,7 +196,7 @@ class EvalMetrics:
         overall = {name: (overall | more)[name] for name in self.tasks}
         parts = [{name: (a | b)[name] for name in self.tasks} for a, b in zip(parts, more_parts, strict=True)]
         self._add_gauc([overall, *parts], gathered)
-        areas = [overall[n]["auc"] for n in self._binary_names if overall[n]["auc"] is not None]
+        areas = [overall[n]["auc"] for n in self._main if overall[n].get("auc") is not None]
         return {
             "rows": int(self._rows),
             "mean_auc": sum(areas) / len(areas) if areas else None,
@@ -210,6 +221,24 @@ class EvalMetrics:
             return None
         names = [f"{parent}>{child}" for parent, child in self.edges]
         return {name: count / rows for name, count in zip([*names, "overall"], self._order.tolist(), strict=True)}
+
+
+def _conditional(tasks: Mapping[str, Task], child: str, given: str) -> Task:
+    """The task whose metrics a derived output gets; with truth where both of its parts have it."""
+    known = tasks[child].truth is not None and tasks[given].truth is not None
+    return Task(label=child, given=given, truth=f"{child}|{given}" if known else None)
+
+
+def _with_derived(
+    children: Tensor, givens: Tensor, labels: Tensor, observed: Tensor, truth: Tensor | None
+) -> tuple[Tensor, Tensor, Tensor | None]:
+    """Labels, mask and truth [B, T + derived outputs]; the true P(child | given) is the quotient of the two."""
+    seen = observed[:, children] & observed[:, givens] & (labels[:, givens] > 0)
+    labels_too = torch.cat((labels, labels[:, children]), 1)
+    observed_too = torch.cat((observed, seen), 1)
+    if truth is None:
+        return labels_too, observed_too, None
+    return labels_too, observed_too, torch.cat((truth, truth[:, children] / truth[:, givens]), 1)
 
 
 def _columns(values: Tensor, index: Tensor) -> Tensor:
