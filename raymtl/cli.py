@@ -8,7 +8,7 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from raymtl import __version__
+from raymtl import __version__, cli_versions
 from raymtl.errors import UserError
 
 app = typer.Typer(
@@ -21,6 +21,7 @@ app = typer.Typer(
 )
 config_app = typer.Typer(help="Look at and check configurations.", no_args_is_help=True)
 app.add_typer(config_app, name="config")
+app.add_typer(cli_versions.app, name="versions")
 # In a file or a pipe there is no width to keep to; tables would be folded at 80
 console = Console(highlight=False, width=None if sys.stdout.isatty() else 140)
 
@@ -174,9 +175,9 @@ def check(
 def plan(
     config: ConfigFile,
     sets: Sets = [],  # noqa: B006
-    gpus: Annotated[int, typer.Option(help="GPUs in all.")] = 8,
+    gpus: Annotated[int, typer.Option(min=1, help="GPUs in all.")] = 8,
     hbm: Annotated[str, typer.Option(help="Memory of each GPU, such as 80GB or 40GiB.")] = "80GB",
-    per_node: Annotated[int, typer.Option(help="GPUs of one machine.")] = 8,
+    per_node: Annotated[int, typer.Option(min=1, help="GPUs of one machine.")] = 8,
     cpu: Annotated[
         bool, typer.Option("--cpu", help="Plan for that many CPU workers with so much memory each.")
     ] = False,
@@ -214,6 +215,7 @@ def train(
     from raymtl.reports.progress import TrainingLines
     from raymtl.reports.terminal import print_table
     from raymtl.training import run
+    from raymtl.training.rundir import run_folder
     from raymtl.versions import check_stack
 
     loaded = _load(config, sets, name, workers, gpu)
@@ -229,7 +231,7 @@ def train(
         result = run.train(loaded, address=address, listener=lines)
     if result["metrics"]["eval"]:
         console.print(print_table(result))
-    run_dir = run.run_folder(loaded)
+    run_dir = run_folder(loaded)
     console.print(
         f"{result['rows_trained']:,} rows trained, {result['rows_left_out']} left out, {result['rows_per_s']:,.0f} rows/s\n"
         f"run: {run_dir}\nnext: raymtl report {run_dir}"

@@ -42,6 +42,24 @@ class CheckpointError(UserError):
     exit_code = 66
 
 
+class VersionError(UserError):
+    """A version of the store is missing, damaged, or does not fit the model."""
+
+    exit_code = 66
+
+
+class StorageError(UserError):
+    """The storage does not do what it is asked to: full, not writable, not reachable."""
+
+    exit_code = 74
+
+
+class TryLaterError(UserError):
+    """Nothing is wrong, but it is not the time: another holds the lease, or the input is not there yet."""
+
+    exit_code = 75
+
+
 def find_user_error(error: BaseException | None) -> UserError | None:
     """The UserError inside an exception, through Ray's `cause` and Python's chaining."""
     seen: set[int] = set()

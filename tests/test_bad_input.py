@@ -146,7 +146,7 @@ def test_the_unspoilt_logs_are_accepted(tmp_path: Path, capfd: pytest.CaptureFix
         (["train"], 2, ["--config"]),
         (["train", "--config", "{tmp}/none.yaml"], 64, ["none.yaml"]),
         (["trian"], 2, ["trian"]),
-        (["evaluate", "{tmp}/none"], 64, ["none"]),
+        (["evaluate", "{tmp}/none"], 66, ["none"]),
         (["report", "{tmp}/none"], 1, ["none"]),
         (["synth", "{tmp}/out", "--start", "tomorrow"], 64, ["start", "tomorrow"]),
         (["synth", "{tmp}/out", "--set", "uesrs=5"], 64, ["uesrs", "did you mean `users`?"]),

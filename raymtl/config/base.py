@@ -25,3 +25,14 @@ def did_you_mean(given: str, known: Iterable[str]) -> str:
     names = {name.lower(): name for name in known}
     near = get_close_matches(given.lower(), names, n=1)
     return f"; did you mean `{names[near[0]]}`?" if near else ""
+
+
+def quoted(names: Iterable[str]) -> str:
+    """Names in backquotes, side by side."""
+    return ", ".join(f"`{name}`" for name in names)
+
+
+def not_a_task(name: str, tasks: Iterable[str]) -> str:
+    """The end of a sentence about a task that does not exist."""
+    tasks = list(tasks)
+    return f"which is not one of the tasks {quoted(tasks)}{did_you_mean(name, tasks)}"

@@ -43,7 +43,7 @@ class SequenceFeature(_Lookup):
 
 
 class DenseFeature(_Column):
-    """One number per row. NaN and infinities break the contract; null is replaced by `fill`."""
+    """One number per row. NaN and infinities break the contract; null becomes `fill`, or is learned (`model.input.missing`)."""
 
     kind: Literal["dense"]
     """A number."""
@@ -54,7 +54,7 @@ class DenseFeature(_Column):
     std: PositiveFloat = 1.0
     """Divides after `mean` is subtracted."""
     fill: float = 0.0
-    """Value of null, in the units after `mean` and `std`."""
+    """Value of null, in the units after `mean` and `std`; a learned value starts there."""
 
 
 class BiasFeature(_Lookup):
@@ -81,8 +81,13 @@ class TableDefaults(Section):
 
     dim: PositiveInt = 16
     """Width D of an embedding; kernels like multiples of 4."""
-    id_space: Literal["hash", "direct"] = "hash"
-    """How an ID becomes a row. `hash`: mix64(id) mod rows, any ID, strings too. `direct`: the ID is the row, 0 ≤ id < rows."""
+    id_space: Literal["hash", "direct", "map"] = "hash"
+    """How an ID becomes a row. `hash`: mix64(id) mod rows, any ID, strings too. `direct`: the ID is the row, 0 ≤ id < rows.
+    `map`: each ID that was admitted has a row of its own, any ID, strings too; row 0 stands for all the others."""
+    admit_count: PositiveInt = 1
+    """Only for `map`: lookups in the counting pass that a new ID needs to get a row."""
+    forget_after_days: PositiveInt | None = None
+    """Only for `map`: an ID that was last seen more than so many days ago loses its row; null: never."""
     pooling: Literal["sum", "mean"] = "sum"
     """How the embeddings of an `ids` feature become one vector."""
     init: Init = Init()

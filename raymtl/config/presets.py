@@ -46,7 +46,7 @@ PRESETS: dict[str, dict[str, Any]] = {
         "towers": {"hidden": [64, 32]},
     },
     "meituan": {
-        "input": {"type": "concat", "missing": "learned"},
+        "input": {"type": "concat", "missing": "learned", "missing_flags": True},
         "trunk": {"type": "shared_bottom", "hidden": [256, 128]},
         "towers": {"hidden": [32]},
         "kl_bound": {"weight": 0.5},

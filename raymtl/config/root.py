@@ -1,14 +1,15 @@
 """The whole configuration, and the checks that need more than one section."""
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from typing import Annotated
 
 from pydantic import Field, model_validator
 
-from raymtl.config.base import Section, Words, did_you_mean
+from raymtl.config.base import Section, Words, did_you_mean, not_a_task, quoted
 from raymtl.config.data import Data, Location
-from raymtl.config.features import BiasFeature, DenseFeature, Feature, SequenceFeature, Table, TableDefaults
+from raymtl.config.features import DenseFeature, Feature, Table, TableDefaults
 from raymtl.config.model import Model
+from raymtl.config.model_checks import model_problems
 from raymtl.config.tasks import Task
 from raymtl.config.train import Train
 
@@ -57,7 +58,7 @@ class Config(Section):
     @model_validator(mode="after")
     def _consistent(self) -> "Config":
         # Whether model and run fit the tasks can only be said of tasks that are right.
-        problems = [*_table_problems(self), *_task_problems(self)] or [*_model_problems(self), *_train_problems(self)]
+        problems = [*_table_problems(self), *_task_problems(self)] or [*model_problems(self), *_train_problems(self)]
         if problems:
             raise ValueError("\n".join(problems))
         return self
@@ -72,6 +73,10 @@ class Config(Section):
     def multiplies_labels(self) -> bool:
         """Whether a child's label is that of its event *and* its parent's: the model is of products of probabilities (ESMM)."""
         return self.model.coupler.type in ("product", "esm2")
+
+    def map_tables(self) -> list[str]:
+        """Names of the tables whose IDs get their rows from a map."""
+        return [name for name, table in self.tables.items() if table.id_space == "map"]
 
     def table_of(self, feature: str) -> str:
         """Name of the table that an ID feature looks up."""
@@ -97,6 +102,16 @@ def _table_problems(config: Config) -> Iterator[str]:
     for table in config.tables:
         if table not in lookups.values():
             yield f"tables.{table} is looked up by no feature; remove it or name it in a feature's `table`"
+    for name, spec in config.tables.items():
+        if spec.id_space == "map" and spec.rows < 2:
+            yield f"tables.{name}.rows is {spec.rows}; a `map` table has an unknown row and needs 2 or more"
+        for key in ("admit_count", "forget_after_days"):
+            value, usual = getattr(spec, key), getattr(config.table_defaults, key)
+            if spec.id_space != "map" and value not in (usual, TableDefaults.model_fields[key].default):
+                yield (
+                    f"tables.{name}.{key} is {value}, but its id_space is `{spec.id_space}`, which admits every ID; set id_space "
+                    f"to `map`, or remove {key}"
+                )
 
 
 def _task_problems(config: Config) -> Iterator[str]:
@@ -104,16 +119,18 @@ def _task_problems(config: Config) -> Iterator[str]:
         yield "tasks_subset is empty; leave it out to train all tasks"
     for name in config.tasks_subset or []:
         if name not in config.tasks:
-            yield f"tasks_subset names `{name}`, {_no_task(name, config)}"
+            yield f"tasks_subset names `{name}`, {not_a_task(name, config.tasks)}"
     seen: list[str] = []
     for name, task in config.tasks.items():
         if task.parent is not None:
             if task.parent not in config.tasks:
-                yield f"tasks.{name}.parent is `{task.parent}`, {_no_task(task.parent, config)}"
+                yield f"tasks.{name}.parent is `{task.parent}`, {not_a_task(task.parent, config.tasks)}"
             elif task.parent not in seen:
                 yield f"tasks.{name} stands before its parent `{task.parent}`; list the funnel from its top"
             elif task.kind != "binary" or config.tasks[task.parent].kind != "binary":
                 yield f"tasks.{name}.parent is `{task.parent}`; both ends of a funnel step must be `binary` tasks"
+        if task.given is not None:
+            yield from _condition_problems(name, task.given, config, seen)
         if task.kind == "binary" and task.base_rate is not None and task.base_rate >= 1:
             yield f"tasks.{name}.base_rate is {task.base_rate}; a `binary` task needs a value below 1"
         if task.transform != "none" and task.kind != "real":
@@ -121,38 +138,27 @@ def _task_problems(config: Config) -> Iterator[str]:
         seen.append(name)
 
 
-def _model_problems(config: Config) -> Iterator[str]:
-    model, tasks = config.model, config.active_tasks()
-    if model.trunk.type == "single_task" and len(tasks) != 1:
+def _condition_problems(name: str, given: str, config: Config, before: list[str]) -> Iterator[str]:
+    """What is wrong with `given` of a task, `before` which these tasks stand."""
+    task, key = config.tasks[name], f"tasks.{name}.given"
+    if given not in config.tasks:
+        yield f"{key} is `{given}`, {not_a_task(given, config.tasks)}"
+    elif given == name:
+        yield f"{key} is the task itself; name the task that must have happened, or leave it out"
+    elif given not in before:
+        yield f"tasks.{name} stands before its condition `{given}`; list `{given}` first"
+    elif config.tasks[given].kind != "binary":
+        yield f"{key} is `{given}`, a `{config.tasks[given].kind}` task; only a `binary` one can be a condition"
+    if task.parent is not None:
         yield (
-            f"model.trunk is `single_task` but there are {len(tasks)} tasks {_names(tasks)}; "
-            f"train one at a time with `--set tasks_subset=[{next(iter(tasks))}]`"
+            f"tasks.{name} has a `parent` and `given`; a conditional task is no step of the funnel, whose tasks are all on "
+            "all impressions: remove one of the two"
         )
-    if model.trunk.type == "ple" and model.trunk.task_experts + model.trunk.shared_experts == 0:
-        yield "model.trunk has no experts at all; set task_experts or shared_experts above 0"
-    funnel = any(task.parent is not None for task in tasks.values())
-    if model.order_loss.alpha > 0 and not funnel:
+    if children := [n for n, t in config.tasks.items() if t.parent == name]:
         yield (
-            f"model.order_loss.alpha is {model.order_loss.alpha} but no task has a `parent`; "
-            "set tasks.<name>.parent, or alpha to 0"
+            f"tasks.{children[0]}.parent is `{name}`, which has `given`; a conditional task is no step of the funnel: "
+            "remove one of the two"
         )
-    if model.coupler.type == "ait" and not funnel:
-        yield "model.coupler is `ait`, which passes information along the funnel, but no task has a `parent`; set one"
-    if model.coupler.type == "ait" and model.towers.hidden[-1:] != [model.coupler.width]:
-        yield (
-            f"model.towers.hidden is {model.towers.hidden}; with the coupler `ait` its last width must be "
-            f"model.coupler.width = {model.coupler.width}"
-        )
-    sequences = any(isinstance(f, SequenceFeature) for f in config.features.values())
-    if sequences and model.sequence.type == "none":
-        yield (
-            "model.sequence is `none` but there are features of kind `sequence`; "
-            "set model.sequence.type to `pooled`, or remove them"
-        )
-    if not sequences and model.sequence.type != "none":
-        yield f"model.sequence is `{model.sequence.type}` but no feature has the kind `sequence`; add one, or set it to `none`"
-    if model.bias.type == "none" and any(isinstance(f, BiasFeature) for f in config.features.values()):
-        yield "model.bias is `none` but there are features of kind `bias`; set model.bias, or remove them"
 
 
 def _train_problems(config: Config) -> Iterator[str]:
@@ -172,13 +178,5 @@ def _train_problems(config: Config) -> Iterator[str]:
         if metric != "mean_auc" and task not in config.active_tasks():
             yield (
                 f"{path} is `{metric}`; expected `mean_auc` or `<task>.<metric>` with one of the tasks "
-                f"{_names(config.active_tasks())}{did_you_mean(task, config.active_tasks())}"
+                f"{quoted(config.active_tasks())}{did_you_mean(task, config.active_tasks())}"
             )
-
-
-def _no_task(name: str, config: Config) -> str:
-    return f"which is not one of the tasks {_names(config.tasks)}{did_you_mean(name, config.tasks)}"
-
-
-def _names(named: Iterable[str]) -> str:
-    return ", ".join(f"`{name}`" for name in named)

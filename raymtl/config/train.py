@@ -4,6 +4,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt
 
+from raymtl.config.balance import Balance, Fixed
 from raymtl.config.base import Section
 
 Betas = tuple[Annotated[float, Field(ge=0, lt=1)], Annotated[float, Field(ge=0, lt=1)]]
@@ -95,6 +96,8 @@ class Train(Section):
     """Optimizer of the dense weights."""
     sparse_optimizer: SparseOptimizer = SparseOptimizer()
     """Optimizer of the tables."""
+    balance: Balance = Fixed()
+    """How the tasks' losses are weighed against each other."""
     schedule: Schedule = Schedule()
     """Warm-up and decay."""
     clip_grad_norm: PositiveFloat | None = None

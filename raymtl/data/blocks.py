@@ -4,7 +4,7 @@ A block is an Arrow table with one column per use, named `<role>:<name>`:
 
     id:<feature>     int64, row of the table; null: look up nothing        (features of kind id and bias)
     ids:<feature>    list<int64>, rows of the table                        (kind ids and sequence)
-    dense:<feature>  float32, transformed, never null
+    dense:<feature>  float32, transformed; a null is the feature's `fill`, or NaN where the model learns what stands for it
     label:<task>     float32, NaN where not observed
     truth:<task>     float32, NaN where unknown                            (evaluation only)
     weight           float32
@@ -15,7 +15,8 @@ A block is an Arrow table with one column per use, named `<role>:<name>`:
 Everything is checked and converted here, in the reading tasks, column by column; `rules.py` has the rules.
 """
 
-from collections.abc import Callable
+import math
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -25,9 +26,11 @@ import pyarrow.compute as pc
 
 from raymtl.config.features import BiasFeature, DenseFeature, IdFeature, IdsFeature, SequenceFeature
 from raymtl.config.root import Config
-from raymtl.config.tasks import Task
 from raymtl.data import rules
+from raymtl.data.contract import label_tasks
 from raymtl.data.hashing import hash_rows, hash_strings, mix64, to_int64
+from raymtl.data.idmap import MapFile, MapRows
+from raymtl.data.labels import make_labels
 from raymtl.data.rules import Rule, one_array
 from raymtl.errors import DataError
 
@@ -50,17 +53,25 @@ class Place:
 class BlockMaker:
     """Turns raw tables of one configuration into blocks; small, and pickled into every reading task."""
 
-    def __init__(self, config: Config, evaluation: bool):
+    def __init__(self, config: Config, evaluation: bool, maps: Mapping[str, MapFile | None] | None = None):
+        """`maps` has an entry for each `map` table: its saved map, or None for one that knows no ID yet."""
         self._config = config
+        self._maps = MapRows(maps or {})
+        if missing := set(config.map_tables()) - set(maps or {}):
+            raise ValueError(f"no map is given for the tables {sorted(missing)}")
         self.evaluation = evaluation
         self._tasks = config.active_tasks()
+        self._label_tasks = label_tasks(config)
+        # A custom input slot has no such key: it gets the fill.
+        self._learns_nulls = getattr(config.model.input, "missing", "fill") == "learned"
 
     def raw_columns(self) -> list[str]:
         """Columns to read from the parquet files, each once."""
         data, evaluation = self._config.data, self.evaluation
         names = [f.column or n for n, f in self._config.features.items()]
-        for name, task in self._tasks.items():
-            names += [task.label_column(name), task.observed or "", (task.truth or "") if evaluation else ""]
+        for name, task in self._label_tasks.items():
+            truth = task.truth if evaluation and name in self._tasks else None
+            names += [task.label_column(name), task.observed or "", truth or ""]
         names += [
             data.weight or "",
             data.scenario.column if data.scenario else "",
@@ -75,14 +86,16 @@ class BlockMaker:
             source = feature.column or name
             if isinstance(feature, DenseFeature):
                 column = one_array(raw, source, "number")
-                columns[f"dense:{name}"] = _dense(column, feature, place, source, f"features.{name}")
+                fill = math.nan if self._learns_nulls else feature.fill
+                columns[f"dense:{name}"] = _dense(column, feature, fill, place, source, f"features.{name}")
             elif isinstance(feature, IdFeature | BiasFeature):
                 ids = to_int64(one_array(raw, source, "id"))
                 columns[f"id:{name}"] = self._rows(ids, name, place, source)
             else:
                 columns[f"ids:{name}"] = self._lists(one_array(raw, source, "ids"), name, feature, place, source)
+        labels = self._labels(raw, place)
         for name, task in self._tasks.items():
-            columns[f"label:{name}"] = _label(raw, name, task, place)
+            columns[f"label:{name}"] = pa.array(labels[name])
             if task.truth and self.evaluation:
                 columns[f"truth:{name}"] = pa.array(rules.floats(one_array(raw, task.truth, "number")))
         data = self._config.data
@@ -96,6 +109,17 @@ class BlockMaker:
         columns["unit"] = pa.array(np.full(len(raw), unit, np.int32))
         return pa.table(columns)
 
+    def _labels(self, raw: pa.Table, place: Place) -> dict[str, np.ndarray]:
+        tasks = self._label_tasks
+
+        def broken(name: str, wrong: np.ndarray, column: pa.Array) -> None:
+            row, source = int(wrong.argmax()), tasks[name].label_column(name)
+            raise place.error(
+                source, f"tasks.{name}.label", row, column[row].as_py(), rules.label_rule(name, tasks[name])
+            )
+
+        return make_labels(raw, tasks, self._config.multiplies_labels(), broken).final
+
     def _rows(
         self, ids: pa.Array, feature: str, place: Place, column: str, owner: Callable[[int], int] = int
     ) -> pa.Array:
@@ -105,6 +129,8 @@ class BlockMaker:
         values = rules.int64_values(ids)
         if table.id_space == "hash":
             rows = hash_rows(values, table.rows)
+        elif table.id_space == "map":
+            rows = self._maps.rows(name, values)
         else:
             rows = np.ascontiguousarray(values)
             wrong = rules.outside(ids, values, table.rows)
@@ -129,7 +155,8 @@ class BlockMaker:
         return pa.ListArray.from_arrays(pa.array(offsets), self._rows(to_int64(flat), name, place, column, owner))
 
 
-def _dense(column: pa.Array, feature: DenseFeature, place: Place, name: str, used_by: str) -> pa.Array:
+def _dense(column: pa.Array, feature: DenseFeature, fill: float, place: Place, name: str, used_by: str) -> pa.Array:
+    """Values of a dense feature, with `fill` for null; NaN and infinities of the files are errors all the same."""
     nulls = rules.null_mask(column)
     values = rules.floats(column)
     broken = rules.not_finite(values, nulls)
@@ -138,19 +165,8 @@ def _dense(column: pa.Array, feature: DenseFeature, place: Place, name: str, use
         raise place.error(name, used_by, row, column[row].as_py(), rules.DENSE)
     values = (rules.scaled(values, feature.transform) - np.float32(feature.mean)) / np.float32(feature.std)
     if nulls is not None:
-        values[nulls] = feature.fill
+        values[nulls] = fill
     return pa.array(values.astype(np.float32, copy=False))
-
-
-def _label(raw: pa.Table, name: str, task: Task, place: Place) -> pa.Array:
-    source = task.label_column(name)
-    column = one_array(raw, source, "number")
-    values = rules.observed_labels(column, one_array(raw, task.observed, "flag") if task.observed else None)
-    wrong = rules.broken_labels(values, task)
-    if wrong.any():
-        row = int(wrong.argmax())
-        raise place.error(source, f"tasks.{name}.label", row, column[row].as_py(), rules.label_rule(name, task))
-    return pa.array(values)
 
 
 def _weight(column: pa.Array, place: Place, name: str) -> pa.Array:

@@ -11,6 +11,7 @@ from raymtl.config.features import DenseFeature
 from raymtl.config.root import Config
 from raymtl.config.tasks import Task
 from raymtl.data.check_report import ColumnReport, LabelRate, PartReport, TableReport
+from raymtl.data.rules import where_observed
 
 _MANY_NULLS = 0.5
 _SHARED_ROWS, _FEWER_SHARED = 0.40, 0.10
@@ -39,8 +40,8 @@ def judge(report: PartReport, config: Config, part: str, largest_row_group: int,
         _table(report.warnings, name, table)
     for name, task in config.active_tasks().items():
         if name in report.tasks:
-            _task(report, name, task, part)
-    _funnel(report)
+            _task(report, name, task, part, config.multiplies_labels())
+    _funnel(report, config.multiplies_labels())
     _scenario(report)
     _others(report)
 
@@ -125,11 +126,10 @@ def _table(warnings: list[str], name: str, table: TableReport) -> None:
         )
 
 
-def _task(report: PartReport, name: str, task: Task, part: str) -> None:
+def _task(report: PartReport, name: str, task: Task, part: str, products: bool) -> None:
     found = report.tasks[name]
     if not found.all.observed:
-        sentence = f"tasks.{name}: no label is observed (column `{found.column}`"
-        sentence += f", observed where `{task.observed}`)" if task.observed else ")"
+        sentence = f"tasks.{name}: no label is observed ({where_observed(name, task, products)})"
         needed = part == "train" and task.base_rate is None
         remedy = "choose days whose labels are there" + (f", or set tasks.{name}.base_rate" if needed else "")
         (report.problems if needed else report.warnings).append(f"{sentence}; {remedy}")
@@ -189,7 +189,7 @@ def _jumps(overall: LabelRate, days: dict[str, LabelRate], kind: str) -> list[st
     return [day for _, day in sorted(jumps, reverse=True)]
 
 
-def _funnel(report: PartReport) -> None:
+def _funnel(report: PartReport, products: bool) -> None:
     for edge in report.funnel:
         if not edge.violations:
             continue
@@ -197,7 +197,11 @@ def _funnel(report: PartReport) -> None:
             f"tasks.{edge.child}.parent: {edge.violations:,} of {edge.positives:,} rows with {edge.child} = 1 have "
             f"{edge.parent} = 0 ({edge.violations / edge.positives:.1%}), first {edge.first}"
         )
-        if edge.violations > _ORDER_BROKEN * edge.positives:
+        if products:
+            report.warnings.append(
+                f"{sentence}; the model learns {edge.parent} and {edge.child} together: they count as 0"
+            )
+        elif edge.violations > _ORDER_BROKEN * edge.positives:
             report.problems.append(f"{sentence}; this is no funnel: mend the labels or name another parent")
         else:
             report.warnings.append(f"{sentence}; the funnel says that {edge.parent} comes first")

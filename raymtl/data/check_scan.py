@@ -12,8 +12,9 @@ import pyarrow.compute as pc
 from raymtl.config.features import DenseFeature, IdsFeature, SequenceFeature
 from raymtl.config.root import Config
 from raymtl.data import rules
-from raymtl.data.contract import Column, required_columns
+from raymtl.data.contract import Column, label_tasks, required_columns
 from raymtl.data.hashing import to_int64
+from raymtl.data.labels import Labels, make_labels
 from raymtl.data.read import read_fragment
 from raymtl.data.rules import Rule, one_array
 from raymtl.data.sketch import HyperLogLog
@@ -290,20 +291,12 @@ class _Piece:
             index = rules.scenario_index(one_array(self._raw, scenario.column, "category"), scenario.values)
         else:
             index = np.full(len(self._raw), groups - 1, np.int32)
+        labels = self._made_labels(columns)
         counts = np.zeros((len(self._tasks), groups, 4))
-        labels: dict[str, np.ndarray] = {}
-        for t, (name, task) in enumerate(self._tasks.items()):
-            if f"tasks.{name}.label" not in columns or (task.observed and f"tasks.{name}.observed" not in columns):
+        for t, name in enumerate(self._tasks):
+            if name not in labels.final:
                 continue
-            column = columns[f"tasks.{name}.label"]
-            array = one_array(self._raw, column.name, "number")
-            flags = one_array(self._raw, task.observed, "flag") if task.observed else None
-            values = rules.observed_labels(array, flags)
-            wrong = rules.broken_labels(values, task)
-            self._note(column, rules.label_rule(name, task), wrong, array)
-            if wrong.any():
-                values = np.where(wrong, np.float32(np.nan), values)
-            labels[name] = values
+            values = labels.final[name]
             seen = ~np.isnan(values)
             kept, group = values[seen].astype(np.float64), index[seen]
             counts[t, :, 0] = np.bincount(index, minlength=groups)
@@ -313,8 +306,22 @@ class _Piece:
         by_day = self._partial.labels
         by_day[self._day] = by_day[self._day] + counts if self._day in by_day else counts
         for name, task in self._tasks.items():
-            if task.parent in labels and name in labels:
-                self._funnel(name, labels[name], labels[task.parent])
+            if task.parent in labels.events and name in labels.events:
+                self._funnel(name, labels.events[name], labels.events[task.parent])
+
+    def _made_labels(self, columns: dict[str, Column]) -> Labels:
+        """The labels that training would see, as far as the file has their columns; broken ones are noted."""
+        tasks = label_tasks(self._config)
+        without = {
+            name
+            for name, task in tasks.items()
+            if f"tasks.{name}.label" not in columns or (task.observed and f"tasks.{name}.observed" not in columns)
+        }
+
+        def broken(name: str, wrong: np.ndarray, array: pa.Array) -> None:
+            self._note(columns[f"tasks.{name}.label"], rules.label_rule(name, tasks[name]), wrong, array)
+
+        return make_labels(self._raw, tasks, self._config.multiplies_labels(), broken, without)
 
     def _funnel(self, child: str, values: np.ndarray, parent: np.ndarray) -> None:
         both = ~np.isnan(values) & ~np.isnan(parent)

@@ -9,6 +9,7 @@ import pyarrow as pa
 
 from raymtl.config.features import DenseFeature, IdsFeature, SequenceFeature
 from raymtl.config.root import Config
+from raymtl.config.tasks import Task
 
 Kind = Literal["id", "ids", "number", "flag", "category", "time"]
 
@@ -36,11 +37,12 @@ def required_columns(config: Config) -> list[Column]:
         if isinstance(feature, IdsFeature | SequenceFeature):
             kind = "ids"
         columns.append(Column(feature.column or name, kind, f"features.{name}"))
-    for name, task in config.active_tasks().items():
+    active = config.active_tasks()
+    for name, task in label_tasks(config).items():
         columns.append(Column(task.label_column(name), "number", f"tasks.{name}.label"))
         if task.observed:
             columns.append(Column(task.observed, "flag", f"tasks.{name}.observed"))
-        if task.truth:
+        if task.truth and name in active:
             columns.append(Column(task.truth, "number", f"tasks.{name}.truth", training=False))
     if data.scenario:
         columns.append(Column(data.scenario.column, "category", "data.scenario.column"))
@@ -51,6 +53,21 @@ def required_columns(config: Config) -> list[Column]:
     if data.timestamp:
         columns.append(Column(data.timestamp, "time", "data.timestamp", training=False))
     return columns
+
+
+def label_tasks(config: Config) -> dict[str, Task]:
+    """The tasks whose label columns are read: the active ones, and those that the condition of an active one needs.
+
+    A condition means the same whatever `tasks_subset` leaves out, so a condition from outside keeps its own parent where
+    labels are multiplied.
+    """
+    needed = config.active_tasks()
+    for name in reversed(config.tasks):  # parents and conditions stand before the tasks that name them
+        if name in needed:
+            task = needed[name]
+            above = (task.given, task.parent if config.multiplies_labels() else None)
+            needed |= {other: config.tasks[other] for other in above if other is not None and other not in needed}
+    return {name: needed[name] for name in config.tasks if name in needed}
 
 
 def schema_faults(schema: pa.Schema, config: Config, columns: Iterable[Column]) -> list[tuple[Column, str]]:

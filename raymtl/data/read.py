@@ -2,7 +2,7 @@
 
 import os
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 
 import numpy as np
@@ -18,9 +18,10 @@ from ray.data.datasource import Datasource, ReadTask
 from raymtl.config.root import Config
 from raymtl.data.blocks import BlockMaker, Place
 from raymtl.data.contract import is_string_column
+from raymtl.data.idmap import MapFile
 from raymtl.data.source import open_filesystem
 from raymtl.data.units import Fragment, Plan
-from raymtl.errors import DataError
+from raymtl.errors import CheckpointError, DataError
 
 Schedule = Sequence[tuple[int, int]]
 """What to read, in order: (pass, unit of the plan). The pass only changes how rows are shuffled."""
@@ -170,7 +171,7 @@ def measured_row_bytes(plan: Plan, maker: BlockMaker) -> float:
     try:
         raw, row = next(read_fragment(plan.root, first, maker.raw_columns(), _MEASURED_ROWS))
         return maker(raw, Place(fragment.path, row), 0).nbytes / len(raw)
-    except DataError:
+    except (DataError, CheckpointError):
         # Only one worker measures; the reading task meets the error again, and through it all workers learn of it
         return _FALLBACK_ROW_BYTES
 
@@ -183,6 +184,7 @@ def stream(
     workers: int,
     evaluation: bool,
     read_tasks: int,
+    maps: Mapping[str, MapFile] | None = None,
 ) -> list[ray.data.DataIterator]:
     """One iterator of blocks per worker over the units of `schedule`: every row goes to exactly one of them, in that order.
 
@@ -190,7 +192,7 @@ def stream(
     (`equal=False`): the workers agree on their steps themselves (`training/feed.py`), so no row is left out.
     """
     context = DataContext.get_current().copy()
-    maker = BlockMaker(config, evaluation)
+    maker = BlockMaker(config, evaluation, maps)
     row_bytes = measured_row_bytes(plan, maker)
     # One piece of `block_rows` rows is to be one block: Ray glues pieces together below this target
     # and cuts them above 1.5 of it

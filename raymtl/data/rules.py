@@ -48,6 +48,15 @@ def label_rule(name: str, task: Task) -> Rule:
     return Rule("label", expected, f"mend the logs (null: not observed) or set tasks.{name}.kind")
 
 
+def where_observed(name: str, task: Task, products: bool) -> str:
+    """Where the labels of a task come from and which of them count, in words, for errors about there being none."""
+    words = [f"column `{task.label_column(name)}`"]
+    words += [f"observed where `{task.observed}`"] if task.observed else []
+    words += [f"given `{task.given}`: only rows where that is 1"] if task.given else []
+    words += [f"only rows where the parent `{task.parent}` is observed"] if products and task.parent else []
+    return ", ".join(words)
+
+
 def direct_rule(table: str, rows: int) -> Rule:
     """The rule of the IDs of a `direct` table."""
     return Rule(
@@ -94,10 +103,29 @@ def scaled(values: np.ndarray, transform: str) -> np.ndarray:
 def observed_labels(labels: pa.Array, flags: pa.Array | None) -> np.ndarray:
     """Labels as float32, NaN where not observed: null, NaN, or a flag that is false, 0 or null."""
     values = floats(labels)
-    if flags is None:
-        return values
-    seen = flags.cast(pa.bool_()).fill_null(False).to_numpy(zero_copy_only=False)
-    return np.where(seen, values, np.float32(np.nan))
+    return values if flags is None else kept(values, _is_set(flags))
+
+
+def kept(labels: np.ndarray, where: np.ndarray) -> np.ndarray:
+    """Labels where the mask is true, not observed elsewhere."""
+    return np.where(where, labels, np.float32(np.nan))
+
+
+def product_labels(labels: np.ndarray, parents: np.ndarray, column: pa.Array, flags: pa.Array | None) -> np.ndarray:
+    """Labels of "the parent and this": `labels` times those of the parent, both as observed.
+
+    Where the parent is 0 and a flag says that the label counts, a null of its column is a 0: without the click nothing can
+    follow. Without flags a null stays not observed, because it may stand for a label that is still to come; taken for a 0
+    where the parent is 0, it would leave the youngest rows with negatives only.
+    """
+    products = labels * parents
+    if flags is not None:
+        products[(parents == 0) & _is_set(flags) & np.isnan(floats(column))] = 0
+    return products
+
+
+def _is_set(flags: pa.Array) -> np.ndarray:
+    return flags.cast(pa.bool_()).fill_null(False).to_numpy(zero_copy_only=False)
 
 
 def broken_labels(values: np.ndarray, task: Task) -> np.ndarray:

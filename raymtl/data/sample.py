@@ -7,6 +7,7 @@ import numpy as np
 from raymtl.config.root import Config
 from raymtl.data.blocks import BlockMaker, Place
 from raymtl.data.read import read_fragment
+from raymtl.data.rules import where_observed
 from raymtl.data.units import Plan
 from raymtl.errors import DataError
 
@@ -20,7 +21,8 @@ def sample_base_rates(config: Config, plan: Plan) -> dict[str, float]:
     The same pieces go through every check that a reading task makes, so a broken value there stops the job in seconds.
     Raises DataError where a task has no observed label at all in the sample and no `base_rate` in the configuration.
     """
-    maker = BlockMaker(config, evaluation=False)
+    # The maps are made after these checks, and no label depends on a row
+    maker = BlockMaker(config, evaluation=False, maps=dict.fromkeys(config.map_tables()))
     fragments = [f for unit in plan.units for f in unit.fragments]
     places = sorted({round(p) for p in np.linspace(0, len(fragments) - 1, _PIECES)})
     sums = {name: np.zeros(3) for name in config.active_tasks()}
@@ -43,8 +45,8 @@ def sample_base_rates(config: Config, plan: Plan) -> dict[str, float]:
             rates[name] = task.base_rate
         elif weighed == 0:
             raise DataError(
-                f"tasks.{name}: no label is observed in a sample of the training days (column `{task.label_column(name)}`"
-                + (f", observed where `{task.observed}`" if task.observed else "")
+                f"tasks.{name}: no label is observed in a sample of the training days "
+                f"({where_observed(name, task, config.multiplies_labels())}"
                 + (f", weighted by `{config.data.weight}`" if config.data.weight else "")
                 + f"); choose days whose labels are there, or set tasks.{name}.base_rate to go on anyway"
             )

@@ -152,6 +152,9 @@ def parse_bytes(text: str) -> int:
     digits = text.strip().rstrip("BKMGTbkmgti ")
     unit = text.strip()[len(digits) :].strip().lower()
     try:
-        return int(float(digits) * units[unit])
+        size = int(float(digits) * units[unit])
+        if size <= 0:
+            raise ValueError("not positive")
+        return size
     except (ValueError, KeyError) as error:
         raise ConfigError(f"`{text}` is not an amount of memory; write it like 80GB or 40GiB") from error

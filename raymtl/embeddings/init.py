@@ -17,12 +17,27 @@ _MASKS = {shift: (1 << (64 - shift)) - 1 for shift in (27, 30, 31, 40)}
 
 
 def fill_rows(
-    weight: Tensor, init: Init, *, seed: int, table: str, first_row: int, first_column: int, dim: int
+    weight: Tensor,
+    init: Init,
+    *,
+    seed: int,
+    table: str,
+    first_row: int,
+    first_column: int,
+    dim: int,
+    unknown_row: bool = False,
 ) -> None:
     """Fill a shard in place.
 
     `weight` [rows, columns] is the part of the table from (`first_row`, `first_column`) on; `dim` is the table's full width.
+    `unknown_row`: row 0 of the table stands for unknown IDs and starts at zeros.
     """
+    _draw_rows(weight, init, seed, table, first_row, first_column, dim)
+    if unknown_row and first_row == 0:
+        weight[:1].zero_()
+
+
+def _draw_rows(weight: Tensor, init: Init, seed: int, table: str, first_row: int, first_column: int, dim: int) -> None:
     if init.distribution == "zeros" or init.scale == 0:
         weight.zero_()
         return

@@ -14,8 +14,8 @@ from torchrec.sparse.jagged_tensor import JaggedTensor, KeyedTensor
 
 from raymtl.config.features import BiasFeature, DenseFeature, IdFeature, IdsFeature, SequenceFeature, Table
 from raymtl.config.root import Config
-from raymtl.data.batch import unpooled_tables
-from raymtl.models.inputs import InputSpec
+from raymtl.data.batch import Batch, unpooled_tables
+from raymtl.models.inputs import InputSpec, ModelInput
 
 
 @dataclass(frozen=True)
@@ -98,7 +98,7 @@ class Arrange(nn.Module):
 
     A sharded module answers in the order of its sharding groups, so the order of the concatenated widths changes with the
     plan; a model trained under one plan and loaded under another would read permuted inputs. Hence the order is always that of
-    the configuration.
+    the configuration. A batch and what the tables answered to it become the model's input.
     """
 
     def __init__(self, config: Config, lookup: Lookup):
@@ -112,26 +112,34 @@ class Arrange(nn.Module):
             if isinstance(f, IdFeature | IdsFeature | BiasFeature) and config.table_of(n) in lookup.unpooled
         }
 
-    def forward(
-        self, pooled: KeyedTensor | None, unpooled: dict[str, JaggedTensor] | None, dense: Tensor
-    ) -> tuple[Tensor, dict[str, tuple[Tensor, Tensor]], Tensor | None]:
-        """Pooled embeddings [B, ΣD], for each sequence its embeddings [B, L, D] and lengths [B], bias embeddings [B, ΣD]."""
+    def forward(self, pooled: KeyedTensor | None, unpooled: dict[str, JaggedTensor] | None, batch: Batch) -> ModelInput:
         vectors: dict[str, Tensor] = {}
         if pooled is not None:
             if not self._bias and not self._mean and list(pooled.keys()) == self._pooled:
-                vectors_pooled = pooled.values()
-                return vectors_pooled, self._padded(unpooled), None
+                return ModelInput(pooled.values(), batch.dense, self._padded(unpooled), scenario=batch.scenario)
             vectors.update(
                 zip(pooled.keys(), torch.split(pooled.values(), pooled.length_per_key(), dim=1), strict=True)
             )
         for name, mean in self._mean.items():
             assert unpooled is not None
             vectors[name] = _pool(unpooled[name], mean)
-        bias = torch.cat([vectors[n] for n in self._bias], dim=1) if self._bias else None
-        joined = (
-            torch.cat([vectors[n] for n in self._pooled], dim=1) if self._pooled else dense.new_zeros(len(dense), 0)
+        return ModelInput(
+            pooled=torch.cat([vectors[n] for n in self._pooled], dim=1) if self._pooled else batch.dense[:, :0],
+            dense=batch.dense,
+            sequences=self._padded(unpooled),
+            bias=torch.cat([vectors[n] for n in self._bias], dim=1) if self._bias else None,
+            bias_present=self._present(batch) if self._bias else None,
+            scenario=batch.scenario,
         )
-        return joined, self._padded(unpooled), bias
+
+    def _present(self, batch: Batch) -> Tensor:
+        """[B], whether the row has all its bias features."""
+        # From the lengths of all features at once: `ids[name]` would ask the device where each feature begins.
+        held: list[Tensor] = []
+        for ids in (batch.ids, batch.sequences):
+            lengths = ids.lengths().view(len(ids.keys()), len(batch.valid))
+            held += [lengths[n] for n, name in enumerate(ids.keys()) if name in self._bias]
+        return torch.stack(held).all(0)
 
     def _padded(self, unpooled: dict[str, JaggedTensor] | None) -> dict[str, tuple[Tensor, Tensor]]:
         if unpooled is None:

@@ -21,11 +21,16 @@ class InputSpec:
     dense: tuple[str, ...] = ()
     """Names of the dense features."""
     dense_fill: tuple[float, ...] = ()
-    """What a null of each dense feature becomes, in the units of `ModelInput.dense`; the start of a learned value."""
+    """What a null of each dense feature becomes, in the units of `ModelInput.dense`; the start of a learned value. None
+    given: 0."""
     bias: dict[str, int] = field(default_factory=dict)
     """Width D of every bias feature."""
     scenarios: int = 0
     """Number of scenarios including `other`; 0 without a scenario column."""
+
+    def __post_init__(self) -> None:
+        if not self.dense_fill:
+            object.__setattr__(self, "dense_fill", (0.0,) * len(self.dense))
 
 
 @dataclass
@@ -35,7 +40,8 @@ class ModelInput:
     pooled: Tensor
     """[B, ΣD] pooled embeddings side by side."""
     dense: Tensor
-    """[B, F] dense features; with `missing: learned` a null is NaN until the input slot has replaced it."""
+    """[B, F] dense features; with `missing: learned` a null is NaN, for which the input slot has a learned value and `Pick`
+    the feature's fill."""
     sequences: dict[str, tuple[Tensor, Tensor]] = field(default_factory=dict)
     """For every sequence feature its embeddings [B, L, D], zero beyond the end, and the lengths [B]."""
     bias: Tensor | None = None
@@ -47,22 +53,35 @@ class ModelInput:
 
 
 class Pick:
-    """Reads some pooled and dense features by name, side by side in the given order: inputs -> [B, width]."""
+    """Reads some pooled and dense features by name, side by side in the given order: inputs -> [B, width].
+
+    A null of a dense feature reads as its fill, also where the input slot has a learned value for it.
+    """
 
     def __init__(self, spec: InputSpec, names: Iterable[str]):
-        starts, at = {}, 0
-        for name, width in spec.pooled.items():
-            starts[name] = (at, at + width)
-            at += width
-        self._parts: list[tuple[bool, int, int]] = []
+        pooled = list(spec.pooled)
+        self._widths = list(spec.pooled.values())
+        # The place among the pooled features and None, or the column of a dense feature and its fill.
+        self._parts: list[tuple[int, float | None]] = []
+        self.width = 0
         for name in names:
-            if name in starts:
-                self._parts.append((True, *starts[name]))
+            if name in spec.pooled:
+                self._parts.append((pooled.index(name), None))
+                self.width += spec.pooled[name]
             else:
                 column = spec.dense.index(name)
-                self._parts.append((False, column, column + 1))
-        self.width = sum(end - start for _, start, end in self._parts)
+                self._parts.append((column, spec.dense_fill[column]))
+                self.width += 1
 
     def __call__(self, inputs: ModelInput) -> Tensor:
-        parts = [(inputs.pooled if pooled else inputs.dense)[:, a:b] for pooled, a, b in self._parts]
+        # One split and not a slice per feature: the gradient of each slice would be a tensor as large as all features.
+        pooled = inputs.pooled.split(self._widths, 1)
+        parts = [
+            pooled[place] if fill is None else _filled(inputs.dense[:, place : place + 1], fill)
+            for place, fill in self._parts
+        ]
         return torch.cat(parts, 1) if parts else inputs.pooled[:, :0]
+
+
+def _filled(dense: Tensor, fill: float) -> Tensor:
+    return torch.where(dense.isnan(), fill, dense)

@@ -1,9 +1,9 @@
-"""Losses of all tasks over the global batch, and AITM's order penalty. `docs/losses.md` has the reasons.
+"""Losses of all tasks over the global batch, AITM's order penalty and Meituan's bound. `docs/losses.md` has the reasons.
 
 Shapes: B rows of this worker, T tasks, W workers.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from itertools import groupby
 from typing import NamedTuple
 
@@ -11,8 +11,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from raymtl.config.slots.penalties import OrderLoss
+from raymtl.config.slots.penalties import KLBound, OrderLoss
 from raymtl.config.tasks import Task
+from raymtl.config.wiring import bounds, order_pairs
+from raymtl.objectives.algebra import logit_prod, sym_kl
 from raymtl.objectives.link import MAX_LOG_COUNT
 
 
@@ -20,11 +22,17 @@ class Losses(NamedTuple):
     """What one batch costs. Each number is this worker's share times W, so its mean over the workers is the global one."""
 
     total: Tensor
-    """[] Σ_t weight_t · loss_t + order; backward starts here."""
+    """[] Σ_t weight_t · loss_t + order + bound; backward starts here."""
     per_task: Tensor
     """[T] loss of each task before its weight; without gradient."""
     order: Tensor
     """[] order penalty with its α; without gradient."""
+    bound: Tensor
+    """[] KL bound with its λ; without gradient."""
+    shares: Tensor
+    """[T] `per_task` with its gradient, for what weighs the tasks in another way (`balance`)."""
+    rest: Tensor
+    """[] what the total has beside the tasks, with its gradient."""
 
 
 class TaskLosses(nn.Module):
@@ -36,15 +44,25 @@ class TaskLosses(nn.Module):
     part in every collective. All arithmetic is in fp32.
     """
 
-    def __init__(self, tasks: Mapping[str, Task], order: OrderLoss):
+    def __init__(
+        self,
+        tasks: Mapping[str, Task],
+        order: OrderLoss,
+        bound: KLBound | None = None,
+        predecessors: Mapping[str, Sequence[str]] | None = None,
+    ):
+        """`predecessors` are those of the coupler `ait`: the order penalty holds for them as for the parents."""
         super().__init__()
         names = list(tasks)
         # Consecutive tasks of one kind are computed together.
         runs = [(fn, len(list(run))) for fn, run in groupby(_row_loss(task) for task in tasks.values())]
         self._row_losses = [fn for fn, _ in runs]
         self._sizes = [size for _, size in runs]
-        self._edges = [(i, names.index(t.parent)) for i, t in enumerate(tasks.values()) if t.parent is not None]
+        self._pairs = [(names.index(a), names.index(b)) for a, b in order_pairs(tasks, predecessors or {})]
         self._order = order
+        self._bounds = [tuple(names.index(name) for name in triple) for triple in bounds(tasks)]
+        self._bound_weight = bound.weight if bound else 0.0
+        self.register_buffer("_counts", torch.tensor([t.kind == "count" for t in tasks.values()]), persistent=False)
         self.register_buffer("_weights", torch.tensor([t.weight for t in tasks.values()]), persistent=False)
         self.register_buffer("_floors", torch.tensor([t.normalizer_floor for t in tasks.values()]), persistent=False)
 
@@ -85,25 +103,58 @@ class TaskLosses(nn.Module):
         rows = torch.cat([row_loss(a_run, y_run) for row_loss, a_run, y_run in parts], 1)
         per_task = (rows * weights).sum(0) * (world / self._denominator(normalizer))
         order = self._order_penalty(logits, valid, valid_rows, world)
-        return Losses((per_task * self._weights).sum() + order, per_task.detach(), order.detach())
+        bound = self._kl_bound(logits, valid, valid_rows, world)
+        rest = order + bound
+        total = (per_task * self._weights).sum() + rest
+        return Losses(total, per_task.detach(), order.detach(), bound.detach(), per_task, rest)
+
+    def least(
+        self, labels: Tensor, observed: Tensor, weight: Tensor, valid: Tensor, normalizer: Tensor, world: int = 1
+    ) -> Tensor:
+        """What the losses [T] of this batch cannot fall below, without gradient; the arguments are those of `forward`.
+
+        It is 0 but for counts: without log y! the Poisson loss has its least at λ = y, where it is y - y·log y, mostly negative.
+        """
+        mask = observed & valid.unsqueeze(1) & self._counts
+        y = torch.where(mask, labels.float(), 0.0)
+        weights = torch.where(mask, weight.float().unsqueeze(1), 0.0)
+        return ((y - torch.xlogy(y, y)) * weights).sum(0) * (world / self._denominator(normalizer))
 
     def _denominator(self, normalizer: Tensor) -> Tensor:
         n = torch.maximum(normalizer.float(), self._floors)
         return torch.where(n > 0, n, 1.0)  # floor 0 and no label: 0 / 1, not 0 / 0
 
     def _order_penalty(self, logits: Tensor, valid: Tensor, valid_rows: Tensor, world: int) -> Tensor:
-        """α · Σ over the funnel's edges of the mean over all valid rows of max(child - parent, 0): AITM's calibrator.
+        """α · Σ over ordered pairs of the mean over all valid rows of max(lower - upper, 0): AITM's calibrator.
 
         It needs no label, so it counts every valid row, whatever its weight.
         """
-        if not self._order.alpha or not self._edges:
+        if not self._order.alpha or not self._pairs:
             return logits.new_zeros(())
         scores = torch.where(valid.unsqueeze(1), logits, 0.0)  # padding: all alike, no gap
         if self._order.space == "probability":
             scores = scores.sigmoid()
         columns = scores.unbind(1)
-        gaps = torch.stack([columns[child] - columns[parent] for child, parent in self._edges], 1)
-        return self._order.alpha * gaps.relu().sum() * (world / valid_rows.float().clamp(min=1.0))
+        gaps = torch.stack([columns[lower] - columns[upper] for lower, upper in self._pairs], 1)
+        return self._order.alpha * gaps.relu().sum() * _per_row(valid_rows, world)
+
+    def _kl_bound(self, logits: Tensor, valid: Tensor, valid_rows: Tensor, world: int) -> Tensor:
+        """λ · Σ over bounds of the mean over all valid rows of the symmetric KL divergence of p(g)·p(c | g) and p(o).
+
+        Meituan's bound. It needs no label either: it is what the conditional head learns about rows without a click.
+        """
+        if not self._bound_weight or not self._bounds:
+            return logits.new_zeros(())
+        columns = torch.where(valid.unsqueeze(1), logits, 0.0).unbind(1)
+        given, conversion, order = (
+            torch.stack([columns[t] for t in part], 1) for part in zip(*self._bounds, strict=True)
+        )
+        rows = sym_kl(logit_prod(given, conversion), order)
+        return self._bound_weight * torch.where(valid.unsqueeze(1), rows, 0.0).sum() * _per_row(valid_rows, world)
+
+
+def _per_row(valid_rows: Tensor, world: int) -> Tensor:
+    return world / valid_rows.float().clamp(min=1.0)
 
 
 def _binary(a: Tensor, y: Tensor) -> Tensor:

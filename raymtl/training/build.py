@@ -15,6 +15,7 @@ from raymtl.embeddings.init import fill_rows
 from raymtl.embeddings.lookup import Lookup, describe_lookup
 from raymtl.embeddings.sharding import Machine, make_plan, make_planner, sharders
 from raymtl.errors import ConfigError
+from raymtl.objectives.balance.balancer import Balancer
 from raymtl.training.model import TrainModel
 from raymtl.training.optimizers import Optimizers, attach_sparse_optimizer
 
@@ -27,6 +28,8 @@ class Built:
     optimizers: Optimizers
     lookup: Lookup
     plan: ShardingPlan
+    balancer: Balancer | None = None
+    """What weighs the tasks, if it is more than their weights."""
 
 
 def build(
@@ -36,7 +39,7 @@ def build(
     workers = dist.get_world_size(group)
     lookup = describe_lookup(config)
     torch.manual_seed(config.train.seed)
-    model = TrainModel(config, lookup, base_rates, workers)
+    model = TrainModel(config, lookup, base_rates, group)
     model.head.to(device)
     attach_sparse_optimizer(model, config)
     machine = Machine(workers, device.type, _workers_per_node(workers))
@@ -56,7 +59,7 @@ def build(
     initialise_tables(sharded, lookup, config.train.seed)
     # Dropout must differ between the ranks, the weights (made above) must not.
     torch.manual_seed(config.train.seed * 1_000_003 + dist.get_rank(group) + 1)
-    return Built(sharded, Optimizers(sharded, config, total_steps), lookup, plan)
+    return Built(sharded, Optimizers(sharded, config, total_steps), lookup, plan, model.head.balancer)
 
 
 def initialise_tables(model: nn.Module, lookup: Lookup, seed: int) -> None:
@@ -78,6 +81,7 @@ def initialise_tables(model: nn.Module, lookup: Lookup, seed: int) -> None:
                         first_row=row,
                         first_column=column,
                         dim=spec.dim,
+                        unknown_row=spec.id_space == "map",
                     )
             else:
                 local = value.to_local() if hasattr(value, "to_local") else value
@@ -85,7 +89,16 @@ def initialise_tables(model: nn.Module, lookup: Lookup, seed: int) -> None:
                     raise NotImplementedError(
                         f"table {table}: a sharding whose state is neither ShardedTensor nor replicated"
                     )
-                fill_rows(local, spec.init, seed=seed, table=table, first_row=0, first_column=0, dim=spec.dim)
+                fill_rows(
+                    local,
+                    spec.init,
+                    seed=seed,
+                    table=table,
+                    first_row=0,
+                    first_column=0,
+                    dim=spec.dim,
+                    unknown_row=spec.id_space == "map",
+                )
 
 
 def _table_of(name: str) -> str | None:

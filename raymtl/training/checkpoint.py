@@ -43,8 +43,6 @@ class Progress:
     """`{step, rows, pass, units, score, metrics}` of every evaluation so far."""
     plan: str = ""
     """Identity of the plan of the input."""
-    config_hash: str = ""
-    """Hash of what defines the run."""
     starts: int = 0
     """Times that the run was started or recovered."""
     finished: bool = False

@@ -2,6 +2,7 @@
 
 import logging
 import os
+import socket
 import time
 from dataclasses import dataclass
 
@@ -31,6 +32,7 @@ def connect(config: Config, address: str | None) -> bool:
     quiet = {"logging_level": logging.ERROR, "log_to_driver": False}
     try:
         if address and address != "local":
+            _check_reachable(address)
             ray.init(address=address, **quiet)
             return False
         cores = os.cpu_count() or 1
@@ -38,11 +40,18 @@ def connect(config: Config, address: str | None) -> bool:
         need = config.train.workers * config.train.cpus_per_worker + (config.data.read_tasks or 1)
         ray.init(address="local", num_cpus=max(cores, need), include_dashboard=False, **quiet)
         return True
-    except (ConnectionError, ValueError, RuntimeError, TimeoutError) as error:
+    except (OSError, ValueError, RuntimeError) as error:
         raise ClusterError(
             f"cannot reach a Ray cluster at `{address or 'local'}`: {str(error).splitlines()[0]}; check the address, or leave "
             f"it out to run on this machine"
         ) from error
+
+
+def _check_reachable(address: str) -> None:
+    """Raise OSError within seconds where nobody listens at a `host:port`; Ray itself would try for minutes."""
+    host, colon, port = address.removeprefix("ray://").rpartition(":")
+    if colon and port.isdigit():
+        socket.create_connection((host.strip("[]"), int(port)), timeout=5).close()
 
 
 def check_room(config: Config, local: bool) -> Room:

@@ -105,7 +105,8 @@ class Feed:
             votes = self._exchange(pending, error is not None)
             if votes[:, 1].any():
                 raise self._shared_error(error)
-            if (self._group is not None and votes[:, 2].any()) or self._stop.is_set():
+            # Only what all have read counts: who was told to stop after he voted leaves with the others, one step later.
+            if votes[:, 2].any():
                 return
             unit = votes[:, 0].min()
             if unit >= _NO_UNIT:

@@ -33,8 +33,8 @@ class Worker:
     device: torch.device
     group: dist.ProcessGroup
     """All workers, with the backend of the device."""
-    feed_group: dist.ProcessGroup | None
-    """All workers over gloo, for the feed alone; none with a single worker."""
+    feed_groups: dict[str, dist.ProcessGroup | None]
+    """All workers over gloo, for the feed of `train` or of `eval` alone: both may live at a time. None with a single worker."""
     open_stream: Callable[[str, Schedule], Iterable[pa.Table]]
     """Opens this worker's blocks of (`train` or `eval`, schedule); called by all workers together."""
 
@@ -72,7 +72,13 @@ class Loop:
         first = progress.pass_number * units + progress.units_done
         self._built.model.train()
         feed = self._feed("train", schedule[first:])
-        for step in self._steps(feed):
+
+        def evaluates_after(step: Step) -> bool:
+            in_pass = (first + step.unit + 1) % units
+            due = in_pass == 0 or _is_due(in_pass, train.eval_every_units)
+            return "eval" in self._plans and step.ends_unit and due
+
+        for step in self._steps(feed, evaluates_after):
             if not step.ends_unit:
                 continue
             done = first + step.unit + 1
@@ -80,7 +86,7 @@ class Loop:
             progress.finished = done == len(schedule)
             ends_pass = progress.units_done == 0
             score, stop = None, False
-            if "eval" in self._plans and (ends_pass or _is_due(progress.units_done, train.eval_every_units)):
+            if evaluates_after(step):
                 self._close_window()
                 score = self.evaluate((done - 1) // units)
                 stop = self._out_of_patience()
@@ -94,7 +100,7 @@ class Loop:
         self._close_window()
 
     def _feed(self, part: str, schedule: Schedule) -> Feed:
-        return Feed(self._worker.open_stream(part, schedule), self._collators[part], self._worker.feed_group)
+        return Feed(self._worker.open_stream(part, schedule), self._collators[part], self._worker.feed_groups[part])
 
     # Training steps
 
@@ -108,37 +114,47 @@ class Loop:
             execute_all_batches=True,  # type: ignore[arg-type]
         )
 
-    def _steps(self, feed: Feed) -> Iterator[Step]:
-        """Train on every step of the feed; each is handed on when the weights have taken it in."""
+    def _steps(self, feed: Feed, pause_after: Callable[[Step], bool]) -> Iterator[Step]:
+        """Train on every step of the feed; each is handed on when the weights have taken it in.
+
+        At a step to pause after, the pipeline has nothing under way: the model may be used for something else.
+        """
+        steps = iter(feed)
         under_way: deque[Step] = deque()
-        waited = 0.0
+        waited, ended = 0.0, False
+        started = False  # the wait for the very first batch is start-up, not training
 
         def batches() -> Iterator[Batch]:
-            nonlocal waited
-            steps = iter(feed)
+            nonlocal waited, ended
             while True:
                 start = time.perf_counter()
                 step = next(steps, None)
                 waited += time.perf_counter() - start
                 if step is None:
+                    ended = True
                     return
                 under_way.append(step)
                 yield step.batch
+                if pause_after(step):
+                    return
 
-        source = batches()
-        while True:
-            start, waited = time.perf_counter(), 0.0
-            try:
-                output = self._pipeline.progress(source) if self._pipeline else self._plain_step(next(source))
-            except StopIteration:
-                return
-            step = under_way.popleft()
-            self.progress.step += 1
-            self.progress.rows += step.rows
-            self._window.add(output, step.rows, time.perf_counter() - start, waited)
-            if self.progress.step % self._config.train.log_every_steps == 0:
-                self._close_window()
-            yield step
+        while not ended:
+            source = batches()
+            while True:
+                start, waited = time.perf_counter(), 0.0
+                try:
+                    output = self._pipeline.progress(source) if self._pipeline else self._plain_step(next(source))
+                except StopIteration:
+                    break
+                step = under_way.popleft()
+                self.progress.step += 1
+                self.progress.rows += step.rows
+                if not started:
+                    start, waited, started = start + waited, 0.0, True
+                self._window.add(output, step.rows, time.perf_counter() - start, waited)
+                if self.progress.step % self._config.train.log_every_steps == 0:
+                    self._close_window()
+                yield step
 
     def _plain_step(self, batch: Batch) -> tuple[torch.Tensor, ...]:
         """The step without any pipeline: where a debugger belongs."""
@@ -163,13 +179,13 @@ class Loop:
             if loss != loss or loss in (float("inf"), float("-inf")):
                 raise DataError(
                     f"the loss of task `{name}` became {loss} in the steps {self.progress.step - window.steps + 1} to "
-                    f"{self.progress.step}; lower train.dense_optimizer.lr, set train.clip_grad_norm, or look for extreme "
-                    f"values with `raymtl check`; the last checkpoint is sound"
+                    f"{self.progress.step}; look for extreme values with `raymtl check`, or train under another "
+                    f"`name` with a lower train.dense_optimizer.lr or with train.clip_grad_norm"
                 )
-        order = values[-1]
+        order, bound = values[-2:]
         self.progress.train_seconds += window.seconds
         if self._log is not None:
-            total = sum(t.weight * losses[n] for n, t in self._tasks.items()) + order
+            total = sum(t.weight * losses[n] for n, t in self._tasks.items()) + order + bound
             self._log.train(
                 {
                     "step": self.progress.step,
@@ -178,9 +194,11 @@ class Loop:
                     "loss": total,
                     "losses": losses,
                     "order": order,
+                    "bound": bound,
                     "lr": self._config.train.dense_optimizer.lr * self._built.optimizers.factor,
                     "rows_per_s": window.rows / max(window.seconds, 1e-9),
                     "data_wait": window.waited / max(window.seconds, 1e-9),
+                    **(self._built.balancer.report() if self._built.balancer else {}),
                 }
             )
         self._window = _Window(len(self._tasks), self._worker.device)
@@ -209,7 +227,7 @@ class Loop:
     def measure(self) -> dict[str, Any]:
         """The metrics of the model as it stands, the same on all workers."""
         config, worker, model = self._config, self._worker, self._built.model
-        if self._pipeline is not None and self.progress.step:
+        if self._pipeline is not None:
             self._pipeline.detach()
         model.eval()
         scenarios = [str(v) for v in config.data.scenario.values] + ["other"] if config.data.scenario else []
@@ -218,7 +236,7 @@ class Loop:
         with torch.no_grad():
             for step in self._feed("eval", [(0, n) for n in self._plans["eval"].order(None, 0)]):
                 batch = step.batch.to(worker.device, non_blocking=True)
-                _, (logits, _, _) = model(batch)
+                _, (logits, *_) = model(batch)
                 metrics.update(
                     logits,
                     batch.labels,
@@ -271,14 +289,15 @@ class _Window:
     """Sums over the steps since the last log line; they stay on the device until it is written."""
 
     def __init__(self, tasks: int, device: torch.device):
-        self.sums = torch.zeros(tasks + 1, dtype=torch.float64, device=device)
+        self.sums = torch.zeros(tasks + 2, dtype=torch.float64, device=device)
         self.steps = self.rows = 0
         self.seconds = self.waited = 0.0
 
     def add(self, output: tuple[torch.Tensor, ...], rows: int, seconds: float, waited: float) -> None:
-        _, per_task, order = output
-        self.sums[:-1] += per_task
-        self.sums[-1] += order
+        _, per_task, order, bound = output
+        self.sums[:-2] += per_task
+        self.sums[-2] += order
+        self.sums[-1] += bound
         self.steps += 1
         self.rows += rows
         self.seconds += seconds

@@ -1,34 +1,42 @@
 """The trained module: tables, then the model's slots, then the loss."""
 
 import torch
+import torch.distributed as dist
 from torch import Tensor, nn
 from torchrec.sparse.jagged_tensor import JaggedTensor, KeyedTensor
 
 from raymtl.config.root import Config
 from raymtl.data.batch import Batch
 from raymtl.embeddings.lookup import Arrange, Lookup, pooled_module, unpooled_module
-from raymtl.models.inputs import ModelInput
 from raymtl.models.ranker import build_ranker
-from raymtl.objectives.losses import TaskLosses
+from raymtl.objectives.balance.balancer import build_balancer
+from raymtl.objectives.losses import Losses, TaskLosses
 
 
 class Head(nn.Module):
     """Everything above the tables: one leaf for the pipeline's tracer, so that the slots may be written freely."""
 
-    def __init__(self, config: Config, lookup: Lookup, base_rates: dict[str, float], workers: int):
+    def __init__(self, config: Config, lookup: Lookup, base_rates: dict[str, float], group: dist.ProcessGroup):
         super().__init__()
         self.arrange = Arrange(config, lookup)
         self.ranker = build_ranker(config.model, config.active_tasks(), lookup.spec, base_rates)
-        self.losses = TaskLosses(config.active_tasks(), config.model.order_loss)
-        self._workers = workers
+        self.losses = TaskLosses(
+            config.active_tasks(),
+            config.model.order_loss,
+            config.model.kl_bound,
+            getattr(config.model.coupler, "predecessors", None),
+        )
+        self.balancer = build_balancer(
+            config.train.balance, config.active_tasks(), base_rates, config.train.seed, group
+        )
+        self._workers = dist.get_world_size(group)
         self._bf16 = config.train.precision == "bf16"
 
     def forward(
         self, pooled: KeyedTensor | None, unpooled: dict[str, JaggedTensor] | None, batch: Batch
-    ) -> tuple[Tensor, tuple[Tensor, Tensor, Tensor]]:
-        """Loss [], and (logits [B, T + derived outputs], loss of each task [T], order loss []), the three without gradient."""
-        joined, sequences, bias = self.arrange(pooled, unpooled, batch.dense)
-        inputs = ModelInput(joined, batch.dense, sequences, bias, batch.scenario)
+    ) -> tuple[Tensor, tuple[Tensor, Tensor, Tensor, Tensor]]:
+        """Loss [], and without gradient (logits [B, T + derived outputs], loss of each task [T], order loss [], KL bound [])."""
+        inputs = self.arrange(pooled, unpooled, batch)
         with torch.autocast(batch.dense.device.type, torch.bfloat16, enabled=self._bf16):
             logits = self.ranker(inputs)
         losses = self.losses(
@@ -41,19 +49,31 @@ class Head(nn.Module):
             batch.totals[-1],
             self._workers,
         )
-        return losses.total, (logits.detach(), losses.per_task, losses.order)
+        total = losses.total
+        if self.balancer is not None and self.training and torch.is_grad_enabled():
+            looked_up = [inputs.pooled, *(vectors for vectors, _ in inputs.sequences.values()), inputs.bias]
+            total = self._balance(losses, looked_up, batch)
+        return total, (logits.detach(), losses.per_task, losses.order, losses.bound)
+
+    def _balance(self, losses: Losses, looked_up: list[Tensor | None], batch: Batch) -> Tensor:
+        """The total with the tasks weighed by `train.balance`; gradients of single tasks end at the looked-up embeddings."""
+        assert self.balancer is not None
+        normalizer = batch.totals[:-1]
+        least = self.losses.least(batch.labels, batch.observed, batch.weight, batch.valid, normalizer, self._workers)
+        cut = [vectors for vectors in looked_up if vectors is not None]
+        return self.balancer(losses.shares - least, losses.rest, normalizer > 0, cut)
 
 
 class TrainModel(nn.Module):
     """Tables and head; `forward` is traced by TorchRec's pipeline, so it stays this plain."""
 
-    def __init__(self, config: Config, lookup: Lookup, base_rates: dict[str, float], workers: int):
+    def __init__(self, config: Config, lookup: Lookup, base_rates: dict[str, float], group: dist.ProcessGroup):
         super().__init__()
         self.pooled = pooled_module(lookup)
         self.unpooled = unpooled_module(lookup)
-        self.head = Head(config, lookup, base_rates, workers)
+        self.head = Head(config, lookup, base_rates, group)
 
-    def forward(self, batch: Batch) -> tuple[Tensor, tuple[Tensor, Tensor, Tensor]]:
+    def forward(self, batch: Batch) -> tuple[Tensor, tuple[Tensor, Tensor, Tensor, Tensor]]:
         pooled = self.pooled(batch.ids) if self.pooled is not None else None
         unpooled = self.unpooled(batch.sequences) if self.unpooled is not None else None
         return self.head(pooled, unpooled, batch)

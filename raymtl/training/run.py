@@ -23,14 +23,26 @@ from raymtl.config.root import Config
 from raymtl.data.sample import sample_base_rates
 from raymtl.data.source import open_filesystem
 from raymtl.data.units import Plan, plan_input
-from raymtl.errors import CheckpointError, ConfigError, UserError, find_user_error
-from raymtl.training.cluster import Room, check_room, connect
+from raymtl.errors import ClusterError, ConfigError, UserError, find_user_error
+from raymtl.training.cluster import Room, check_room, connect, reading_tasks
+from raymtl.training.id_maps import make_maps, saved_maps
+from raymtl.training.rundir import (
+    CONFIG,
+    RESULT,
+    check_writable,
+    checkpoints,
+    last_checkpoint,
+    only_one,
+    read_file,
+    read_result,
+    run_folder,
+    write_file,
+)
+from raymtl.training.runlog import Mailbox
 from raymtl.training.score import check_scores
 from raymtl.training.worker import Job, run_worker
 from raymtl.versions import package_versions
 
-RESULT = "result.json"
-CONFIG = "config.yaml"
 Listener = Callable[[dict[str, Any]], None]
 
 # What may change between a stop and going on: where and how a run computes, not what it computes
@@ -75,6 +87,7 @@ def prepare(config: Config) -> Prepared:
     plans = {"train": plan_input(config, "train")}
     if config.data.eval is not None:
         plans["eval"] = plan_input(config, "eval")
+    check_writable(run_folder(config))
     _compare_with_previous(config, run_folder(config))
     return Prepared(config, plans, sample_base_rates(config, plans["train"]), config_hash(config))
 
@@ -85,22 +98,36 @@ def train(config: Config, *, address: str | None = None, listener: Listener | No
     `listener` gets every record of `metrics.jsonl` and notes, as they come. Raises UserError with one sentence for anything the
     user can mend.
     """
-    ready = prepare(config)
     run_dir = run_folder(config)
     done = read_result(run_dir)
     if done is not None and done["status"] == "finished":
+        _compare_with_previous(config, run_dir)
         if listener:
             listener({"note": f"the run {run_dir} is finished already; give another `name` to train again"})
         return done
-    local = connect(config, address)
-    room = check_room(config, local)
-    _write(run_dir, CONFIG, dump_config(config))
-    if listener:
-        listener({"total_rows": ready.plans["train"].rows * config.train.passes})
-    job = Job(config, ready.plans, ready.base_rates, run_dir, None, room.read_tasks, room.threads, ready.hash)
-    started = time.time()
-    result = _result(ready, _fit(job, room, config, listener), time.time() - started)
-    _write(run_dir, RESULT, json.dumps(result, indent=2))
+    ready = prepare(config)
+    with only_one(run_dir):
+        local = connect(config, address)
+        room = check_room(config, local)
+        write_file(run_dir, CONFIG, dump_config(config))
+        if listener:
+            listener({"total_rows": ready.plans["train"].rows * config.train.passes})
+        started = time.time()
+        maps = make_maps(
+            config,
+            ready.plans["train"],
+            run_dir,
+            reading_tasks(config, workers=0),  # the workers are not there yet
+            begun=_has_checkpoint(run_dir),
+            say=lambda line: listener({"note": line}) if listener else None,
+        )
+        job = Job(
+            config, ready.plans, ready.base_rates, run_dir, None, room.read_tasks, room.threads, ready.hash, maps=maps
+        )
+        result = _result(ready, _fit(job, room, config, listener), time.time() - started)
+        if maps:
+            result["id_maps"] = {table: dict(file.notes) for table, file in maps.items()}
+        write_file(run_dir, RESULT, json.dumps(result, indent=2))
     return result
 
 
@@ -141,13 +168,15 @@ def metrics_section(metrics: dict[str, Any] | None) -> dict[str, Any]:
 
 def evaluate(run: str, *, overrides: list[str], checkpoint: str | None, address: str | None) -> dict[str, Any]:
     """Metrics of a run's checkpoint (none: its last one) on the evaluation days of its configuration, changed by `overrides`."""
-    config = load_config(f"{run.rstrip('/')}/{CONFIG}" if not run.endswith(CONFIG) else run, overrides)
+    run = run.rstrip("/").removesuffix(f"/{CONFIG}")
     folder = checkpoint or last_checkpoint(run)
+    config = load_config(f"{run}/{CONFIG}", overrides)
     plans = {"eval": plan_input(config, "eval")}
+    maps = saved_maps(config, run)
     local = connect(config, address)
     room = check_room(config, local)
     rates = dict.fromkeys(config.active_tasks(), 0.5)  # the checkpoint has the biases
-    job = Job(config, plans, rates, "", None, room.read_tasks, room.threads, config_hash(config), folder)
+    job = Job(config, plans, rates, "", None, room.read_tasks, room.threads, config_hash(config), folder, maps)
     with tempfile.TemporaryDirectory(prefix="raymtl-evaluate-") as scratch:
         summary = _fit(job, room, config.model_copy(update={"output": scratch}), None)
     return {
@@ -156,31 +185,6 @@ def evaluate(run: str, *, overrides: list[str], checkpoint: str | None, address:
         "data_range": {"eval": list(plans["eval"].days)},
         "metrics": metrics_section(summary["metrics"]),
     }
-
-
-def run_folder(config: Config) -> str:
-    """`<output>/<name>`."""
-    return f"{config.output.rstrip('/')}/{config.name}"
-
-
-def read_result(run_dir: str) -> dict[str, Any] | None:
-    """`result.json` of a run, or None where it has not finished."""
-    text = _read(run_dir, RESULT)
-    return None if text is None else json.loads(text)
-
-
-def last_checkpoint(run_dir: str) -> str:
-    """Folder of the newest checkpoint of a run."""
-    filesystem, inner = open_filesystem(run_dir.rstrip("/"))
-    if filesystem.get_file_info(inner).type != pafs.FileType.Directory:
-        raise CheckpointError(f"the run `{run_dir}` does not exist; name the folder that `raymtl train` printed")
-    entries = filesystem.get_file_info(pafs.FileSelector(inner))
-    names = sorted(
-        e.base_name for e in entries if e.type == pafs.FileType.Directory and e.base_name.startswith("checkpoint_")
-    )
-    if not names:
-        raise CheckpointError(f"the run `{run_dir}` has no checkpoint yet; let it finish a unit first")
-    return f"{run_dir.rstrip('/')}/{names[-1]}"
 
 
 def _fit(job: Job, room: Room, config: Config, listener: Listener | None) -> dict[str, Any]:
@@ -220,7 +224,7 @@ def _fit(job: Job, room: Room, config: Config, listener: Listener | None) -> dic
         )
         if found is not None:
             raise found from None
-        raise
+        raise _lost(error, train.max_failures) from error
     finally:
         if post:
             post.close()
@@ -229,6 +233,19 @@ def _fit(job: Job, room: Room, config: Config, listener: Listener | None) -> dic
         kind, message = summary["user_error"]
         raise getattr(errors, kind, UserError)(message)
     return summary
+
+
+def _lost(error: Exception, max_failures: int) -> ClusterError:
+    """One sentence for workers that died of something that is no mistake of the user's."""
+    failures = getattr(error, "worker_failures", None) or {None: error}
+    rank, cause = next(iter(failures.items()))
+    lines = [line.strip() for line in str(cause).splitlines() if line.strip()]
+    logs = ray.get_runtime_context().worker.node.get_logs_dir_path()
+    return ClusterError(
+        f"training failed after {max_failures} recoveries (train.max_failures); worker {rank} ended with: "
+        f"{lines[-1] if lines else type(cause).__name__}; the whole story is in {logs}, and the same command goes on from the "
+        "last checkpoint"
+    )
 
 
 def worker_environment(threads: int) -> dict[str, str]:
@@ -250,10 +267,17 @@ def _resources(config: Config) -> dict[str, float]:
 
 def _compare_with_previous(config: Config, run_dir: str) -> None:
     """A run of the same name goes on; with another configuration that would be a silent mix of two models."""
-    text = _read(run_dir, CONFIG)
-    if text is None:
-        return
-    before, now = _defining(load_config(None, text=text)), _defining(config)
+    text = read_file(run_dir, CONFIG)
+    if text is None or not (read_file(run_dir, RESULT) or _has_checkpoint(run_dir)):
+        return  # nothing is there to mix with
+    try:
+        previous = load_config(None, text=text)
+    except ConfigError as error:
+        raise ConfigError(
+            f"{run_dir}/{CONFIG} of the earlier run cannot be read, it is damaged or of another version of raymtl ({error}); "
+            "set another `name`"
+        ) from error
+    before, now = _defining(previous), _defining(config)
     if before == now:
         return
     differing = [k for k in sorted({*before, *now}) if before.get(k) != now.get(k)]
@@ -263,6 +287,11 @@ def _compare_with_previous(config: Config, run_dir: str) -> None:
         + (f" ({len(differing) - 1} more keys differ)" if len(differing) > 1 else "")
         + "; set another `name`, or the old values to go on with it"
     )
+
+
+def _has_checkpoint(run_dir: str) -> bool:
+    filesystem, inner = open_filesystem(run_dir)
+    return filesystem.get_file_info(inner).type == pafs.FileType.Directory and bool(checkpoints(run_dir))
 
 
 def _defining(config: Config) -> dict[str, Any]:
@@ -281,28 +310,10 @@ def _defining(config: Config) -> dict[str, Any]:
     return {k: v for k, v in flat.items() if not k.endswith(".sharding")}
 
 
-def _read(run_dir: str, name: str) -> str | None:
-    filesystem, inner = open_filesystem(run_dir)
-    path = f"{inner}/{name}"
-    if filesystem.get_file_info(path).type != pafs.FileType.File:
-        return None
-    with filesystem.open_input_stream(path) as stream:
-        return stream.read().decode()
-
-
-def _write(run_dir: str, name: str, text: str) -> None:
-    filesystem, inner = open_filesystem(run_dir)
-    filesystem.create_dir(inner, recursive=True)
-    with filesystem.open_output_stream(f"{inner}/{name}") as stream:
-        stream.write(text.encode())
-
-
 class _Post:
     """Empties the mailbox into the listener while training goes on."""
 
     def __init__(self, listener: Listener):
-        from raymtl.training.runlog import Mailbox
-
         self.mailbox = Mailbox.remote()  # type: ignore[attr-defined]
         self._listener = listener
         self._stop = threading.Event()

@@ -41,13 +41,16 @@ class RunLog:
         self._folder = Path(inner if not self._remote else "raymtl-log").absolute()
         self._folder.mkdir(parents=True, exist_ok=True)
         path = self._folder / METRICS
-        kept = [line for line in self._previous(path) if json.loads(line)["step"] <= resume_step]
-        path.write_text("".join(line + "\n" for line in kept))
+        kept = [line for line, step in self._previous(path) if step <= resume_step]
+        whole = path.with_suffix(".new")  # a kill here must not cost the lines
+        whole.write_text("".join(line + "\n" for line in kept))
+        whole.replace(path)
         self._file = path.open("a", buffering=1)
         self._board = SummaryWriter(str(self._folder / "tensorboard"), purge_step=resume_step + 1)
         self._mailbox = mailbox
 
-    def _previous(self, path: Path) -> list[str]:
+    def _previous(self, path: Path) -> list[tuple[str, int]]:
+        """The lines of earlier starts with their steps; a crash may have cut off the last one."""
         if self._remote and self._filesystem.get_file_info(f"{self._target}/{METRICS}").type == pafs.FileType.File:
             with self._filesystem.open_input_stream(f"{self._target}/{METRICS}") as stream:
                 text = stream.read().decode()
@@ -55,16 +58,26 @@ class RunLog:
             text = path.read_text()
         else:
             return []
-        lines = text.splitlines()
-        return [line for line in lines if line.endswith("}")]  # the last one may have been cut off by a crash
+        found = []
+        for line in text.splitlines():
+            try:
+                found.append((line, int(json.loads(line)["step"])))
+            except (ValueError, KeyError, TypeError):
+                continue
+        return found
 
     def train(self, record: dict[str, Any]) -> None:
         """One window of training steps."""
         self._write({"kind": "train", **record})
-        for key in ("loss", "rows_per_s", "data_wait", "lr", "order"):
+        for key in ("loss", "rows_per_s", "data_wait", "lr", "order", "bound"):
             self._board.add_scalar(f"train/{key}", record[key], record["step"])
         for task, loss in record["losses"].items():
             self._board.add_scalar(f"train/loss/{task}", loss, record["step"])
+        for key, tag in (("weights", "weight"), ("gradient_cosine", "cosine")):  # of `train.balance`
+            for name, value in record.get(key, {}).items():
+                self._board.add_scalar(f"train/{tag}/{name}", value, record["step"])
+        if "gradient_conflict" in record:
+            self._board.add_scalar("train/gradient_conflict", record["gradient_conflict"], record["step"])
 
     def evaluation(self, record: dict[str, Any]) -> None:
         """One evaluation."""

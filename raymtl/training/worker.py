@@ -6,7 +6,7 @@ import tempfile
 import warnings
 from collections.abc import Iterable
 from concurrent.futures import Future
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import pyarrow as pa
@@ -18,6 +18,7 @@ from ray.train import Checkpoint, CheckpointUploadMode
 from ray.train.torch import get_device
 
 from raymtl.config.root import Config
+from raymtl.data.idmap import MapFile
 from raymtl.data.read import Schedule, stream
 from raymtl.data.units import Plan
 from raymtl.errors import CheckpointError, UserError
@@ -46,6 +47,8 @@ class Job:
     config_hash: str
     evaluate_checkpoint: str | None = None
     """Only evaluate this checkpoint folder, do not train."""
+    maps: dict[str, MapFile] = field(default_factory=dict)
+    """Where the map of each `map` table is saved."""
 
 
 def run_worker(job: dict[str, Any]) -> dict[str, Any]:
@@ -72,10 +75,10 @@ def _run(job: Job, rank: int, workers: int) -> dict[str, Any]:
         _init_alone(timeout)
     group = dist.group.WORLD
     assert group is not None
-    # Two groups over gloo, each used by one thread alone: the feed's, and the writer of checkpoints in the background
-    feed_group = dist.new_group(backend="gloo", timeout=timeout) if workers > 1 else None
+    # Groups over gloo, each used by one thread alone: those of the feeds, and that of the writer of checkpoints
+    feed_groups = {part: dist.new_group(backend="gloo", timeout=timeout) if workers > 1 else None for part in job.plans}
     save_group = dist.new_group(backend="gloo", timeout=timeout)
-    worker = Worker(rank, workers, device, group, feed_group, _Streams(job, rank, workers))
+    worker = Worker(rank, workers, device, group, feed_groups, _Streams(job, rank, workers))
     total_steps = _total_steps(job)
     built = build(config, job.base_rates, total_steps, device, group)
     if job.evaluate_checkpoint is not None:
@@ -121,6 +124,7 @@ class _Streams:
                 workers=self._workers,
                 evaluation=part == "eval",
                 read_tasks=job.read_tasks,
+                maps=job.maps,
             )
             shares = [iterators]
         if self._workers > 1:
@@ -180,7 +184,7 @@ def _restore(job: Job, built: Built, group: dist.ProcessGroup) -> Progress:
     checkpoint = ray.train.get_checkpoint()
     plan = job.plans["train"].identity
     if checkpoint is None:
-        return Progress(plan=plan, config_hash=job.config_hash)
+        return Progress(plan=plan)
     with checkpoint.as_directory() as folder:
         progress = saved_state.read_progress(folder)
         if progress.plan != plan and not progress.finished:

@@ -42,9 +42,9 @@ def written_out(ait: AIT, tasks: dict[str, Task], q: Tensor) -> Tensor:
             z[name] = q[:, i]
             continue
         depth, position = next((d, level.index(i)) for d, level in enumerate(levels) if i in level)
-        info = ait.info[depth - 1]
+        info = ait.transfer.info[depth - 1]
         p = (z[task.parent] @ info.weight[position].T + info.bias[position]).relu()
-        h1, h2, h3 = ait.attention[transition[name] if len(ait.attention) > 1 else 0]
+        h1, h2, h3 = ait.transfer.attention[transition[name] if len(ait.transfer.attention) > 1 else 0]
         scores = torch.stack([((u @ h2.T) * (u @ h3.T)).sum(1) / math.sqrt(K) for u in (p, q[:, i])], 1).softmax(1)
         z[name] = scores[:, :1] * (p @ h1.T) + scores[:, 1:] * (q[:, i] @ h1.T)
     return torch.stack([z[n] @ ait.head.weight[i] + ait.head.bias[i] for i, n in enumerate(names)], 1)
@@ -132,9 +132,9 @@ def test_a5_the_two_candidates_have_no_order() -> None:
 
 def test_a6_without_information_z_is_the_damped_tower() -> None:
     ait, q = coupler({"click": Task(), "buy": Task(parent="click")}), torch.randn(20, 2, K)
-    for p in ait.info.parameters():
+    for p in ait.transfer.info.parameters():
         p.data.zero_()
-    h1, h2, h3 = ait.attention[0]
+    h1, h2, h3 = ait.transfer.attention[0]
     score = ((q[:, 1] @ h2.T) * (q[:, 1] @ h3.T)).sum(1) / math.sqrt(K)
     w_q = (score.exp() / (score.exp() + 1)).unsqueeze(1)  # the score of the zero vector is 0
     z = w_q * (q[:, 1] @ h1.T)
@@ -168,11 +168,11 @@ def test_a9_penalty_is_a_mean(space: str) -> None:
 
 def test_starts_as_the_authors_code() -> None:
     ait = make("aitm", towers={"hidden": [64]}, coupler={"type": "ait", "width": 64}).coupler
-    assert ait.attention.std().item() == pytest.approx(0.01, rel=0.05)
+    assert ait.transfer.attention.std().item() == pytest.approx(0.01, rel=0.05)
     bound = math.sqrt(6 / 128)  # Glorot
-    assert ait.info[0].weight.abs().max().item() == pytest.approx(bound, rel=0.01)
-    assert not ait.info[0].bias.any()
-    assert len(ait.attention) == 1
+    assert ait.transfer.info[0].weight.abs().max().item() == pytest.approx(bound, rel=0.01)
+    assert not ait.transfer.info[0].bias.any()
+    assert len(ait.transfer.attention) == 1
     assert ait.head.weight[0].std().item() == pytest.approx(0.01, rel=0.3)
     assert (ait.head.weight[1:].abs().amax(1) > 0.8 * math.sqrt(6 / 65)).all()
 

@@ -264,7 +264,7 @@ def test_the_registry_refuses_strangers_and_doubles() -> None:
         register("refine", "position")(PositionBias)
     with pytest.raises(ValueError, match="already has the type none"):
         register("bias", "none")(PositionBias)
-    with pytest.raises(ConfigError, match=r"model.bias.type is `mmoe`; known are \['none', 'custom'\]"):
+    with pytest.raises(ConfigError, match=r"model.bias.type is `mmoe`; known are \['none', 'position', 'custom'\]"):
         find("bias", MMoE(type="mmoe"))
 
 

@@ -1,5 +1,6 @@
 """Every model of the presets, small, with inputs and labels for it."""
 
+from dataclasses import fields
 from typing import Any, TypeVar
 
 import torch
@@ -12,14 +13,39 @@ from raymtl.models.inputs import InputSpec, ModelInput
 from raymtl.models.ranker import Ranker, build_ranker
 from raymtl.models.slots import Context
 
-SPEC = InputSpec(pooled={"user": 4, "item": 4}, dense=("age", "hour", "price"))
+STEPS = 5
+"""Length L of every sequence."""
+
+
+def spec(width: int = 4) -> InputSpec:
+    """Two ID features of this width, three sequences, three numbers, a position, two scenarios and `other`."""
+    return InputSpec(
+        pooled={"user": width, "item": width},
+        sequences={"items": 4, "kinds": 2, "carts": 4},
+        dense=("age", "hour", "price"),
+        dense_fill=(0.0, 0.5, 0.0),
+        bias={"position": 4},
+        scenarios=3,
+    )
+
+
+SPEC = spec()
 WIDTH = 11
 FUNNEL = {"click": Task(), "cart": Task(parent="click"), "buy": Task(parent="cart")}
+FORK = {"click": Task(), "cart": Task(parent="click"), "buy": Task(parent="click")}
+ORDER = {"click": Task(), "conversion": Task(label="order", given="click"), "order": Task()}
 ONE = {"click": Task()}
+EIGHT = {name: Task() for name in ("click", "favourite", "like", "comment", "share", "follow", "cart", "buy")}
 
 _EXPERTS = {"experts": 3, "hidden": [8, 6]}
 _PLE = {"levels": 2, "task_experts": 2, "shared_experts": 1, "hidden": [8, 6]}
 _AIT: dict[str, Any] = {"towers": {"hidden": [6, 4]}, "coupler": {"type": "ait", "width": 4}}
+_BOTTOM = {"trunk": {"type": "shared_bottom", "hidden": [8, 6]}, "towers": {"hidden": [4]}}
+_ESMM = {"preset": "esmm", "towers": {"hidden": [6, 4]}}
+_M2M = {"experts": 3, "hidden": [8, 6], "knowledge": ["user", "age"], "knowledge_dim": 4}
+_SELF = {"type": "transformer", "behaviours": {"seen": ["items", "kinds"], "carts": ["carts"]}, "width": 4}
+_TIM = {"type": "tim", "behaviours": {"seen": ["items", "kinds"], "carts": ["carts"]}, "target": ["item"], "width": 4}
+_POSITION = {"type": "position", "tasks": ["click"], "hidden": [3], "dropout": 0.0}
 
 MODELS: dict[str, dict[str, Any]] = {
     "single_task": {"preset": "single_task", "trunk": {"hidden": [8, 6]}, "towers": {"hidden": [4]}},
@@ -39,18 +65,81 @@ MODELS: dict[str, dict[str, Any]] = {
     },
     "aitm": {"preset": "aitm", **_AIT},
     "aitm_own_attention": {"preset": "aitm", **_AIT, "coupler": {"type": "ait", "width": 4, "share_attention": False}},
+    "aitm_cross": {
+        "preset": "aitm",
+        **_AIT,
+        "coupler": {"type": "ait", "width": 4, "mode": "cross", "predecessors": {"buy": ["click", "cart"]}},
+    },
     "mmoe_ait": {"preset": "mmoe", "trunk": _EXPERTS, **_AIT},
     "ple_ait": {"preset": "ple", "trunk": _PLE, **_AIT},
+    "m2m": {"preset": "m2m", "trunk": _M2M, "sequence": _SELF},
+    "m2m_no_attention": {"preset": "m2m", "trunk": {**_M2M, "meta_attention": False}, "sequence": {"type": "pooled"}},
+    "m2m_no_tower": {"preset": "m2m", "trunk": {**_M2M, "meta_tower": False, "meta_layers": 2}, "sequence": _SELF},
+    "esmm": _ESMM,
+    "esmm_position": {**_ESMM, "bias": _POSITION},
+    "mmoe_esmm": {"preset": "mmoe", "trunk": _EXPERTS, "towers": {"hidden": [4]}, "coupler": {"type": "product"}},
+    "esm2": {"preset": "esm2", "towers": {"hidden": [6, 4]}},
+    "dupn": {
+        "preset": "dupn",
+        **_BOTTOM,
+        "sequence": {"type": "dupn", "properties": ["kinds"], "item": ["items"], "user": ["user", "age"], "hidden": 4},
+    },
+    "meituan": {
+        "preset": "meituan",
+        **_BOTTOM,
+        "input": {"type": "concat", "missing": "learned", "missing_flags": True},
+    },
+    "youtube": {
+        "preset": "youtube",
+        "trunk": {**_EXPERTS, "bottom": [7]},
+        "towers": {"hidden": [4]},
+        "bias": _POSITION,
+    },
+    "zhihu": {"preset": "zhihu", **_BOTTOM},
+    "nfwfm": {"preset": "nfwfm", **_BOTTOM, "input": {"type": "field_wise", "dice": 1.0}},
+    "nfwfm_one_field": {
+        "preset": "nfwfm",
+        **_BOTTOM,
+        "input": {"type": "field_wise", "dice": 1.0, "fields": {"all": ["user", "item"]}},
+    },
+    "dtrn": {
+        "preset": "dtrn",
+        "sequence": _TIM,
+        "refine": {"hidden": 5},
+        "trunk": _EXPERTS,
+        "towers": {"hidden": [4]},
+    },
+    "dtrn_ple": {
+        "preset": "ple",
+        "sequence": _TIM,
+        "refine": {"type": "trm", "hidden": 5},
+        "trunk": _PLE,
+        "towers": {"hidden": [4]},
+    },
 }
-PRESETS = ["single_task", "shared_bottom", "mmoe", "ple", "aitm", "mmoe_ait"]
+PRESETS = [
+    *("single_task", "shared_bottom", "mmoe", "ple", "aitm", "mmoe_ait", "m2m", "esmm", "esm2", "dupn", "meituan"),
+    *("youtube", "zhihu", "nfwfm", "dtrn"),
+]
+_TASKS = {"single_task": ONE, "esm2": FORK, "meituan": ORDER, "zhihu": EIGHT}
 
 
 def config(name: str, **slots: Any) -> Model:
     return Model(**apply_preset({**MODELS[name], **slots}))
 
 
+def large(name: str, **slots: Any) -> Model:
+    """The model with room enough to learn a few hundred rows by heart."""
+    small = config(name)
+    towers = {"hidden": [32, 32]} if small.towers.hidden else {"hidden": []}
+    wide = {"trunk": {**small.trunk.model_dump(), "hidden": [64, 32]}, "towers": towers}
+    if small.coupler.type == "ait":
+        wide["coupler"] = {**small.coupler.model_dump(), "width": 32}
+    return config(name, **wide, **slots)
+
+
 def tasks_of(name: str) -> dict[str, Task]:
-    return ONE if name == "single_task" else FUNNEL
+    return _TASKS.get(name, FUNNEL)
 
 
 def make(name: str, tasks: dict[str, Task] | None = None, seed: int = 0, **slots: Any) -> Ranker:
@@ -73,13 +162,43 @@ def stir(module: M, seed: int = 0) -> M:
     return module
 
 
-def rows(n: int, seed: int = 1) -> ModelInput:
+def rows(n: int, seed: int = 1, spec: InputSpec = SPEC) -> ModelInput:
+    """Random inputs; sequences of every length from none to L."""
     generator = torch.Generator().manual_seed(seed)
-    return ModelInput(torch.randn(n, 8, generator=generator), torch.randn(n, 3, generator=generator))
+    pooled = torch.randn(n, sum(spec.pooled.values()), generator=generator)
+    dense = torch.randn(n, len(spec.dense), generator=generator)
+    lengths = torch.randint(0, STEPS + 1, (n,), generator=generator)
+    carts = torch.randint(0, STEPS + 1, (n,), generator=generator)
+    sequences = {}
+    for name, width in spec.sequences.items():
+        own = carts if name == "carts" else lengths
+        steps = torch.randn(n, STEPS, width, generator=generator)
+        sequences[name] = (steps * (torch.arange(STEPS) < own.unsqueeze(1)).unsqueeze(-1), own)
+    return ModelInput(
+        pooled,
+        dense,
+        sequences,
+        torch.randn(n, sum(spec.bias.values()), generator=generator),
+        torch.rand(n, generator=generator) < 0.8,
+        torch.randint(0, spec.scenarios, (n,), generator=generator),
+    )
+
+
+def rows_of(name: str, n: int, seed: int = 1, spec: InputSpec = SPEC) -> ModelInput:
+    """Inputs for one model: with missing numbers if it reads them."""
+    inputs = rows(n, seed, spec)
+    if getattr(config(name).input, "missing", "fill") == "learned":
+        inputs.dense[torch.rand(inputs.dense.shape, generator=torch.Generator().manual_seed(seed)) < 0.3] = torch.nan
+    return inputs
 
 
 def take(inputs: ModelInput, index: Tensor | slice) -> ModelInput:
-    return ModelInput(inputs.pooled[index], inputs.dense[index])
+    def part(value: Any) -> Any:
+        if isinstance(value, dict):
+            return {name: (steps[index], lengths[index]) for name, (steps, lengths) in value.items()}
+        return None if value is None else value[index]
+
+    return ModelInput(**{field.name: part(getattr(inputs, field.name)) for field in fields(inputs)})
 
 
 def x_of(inputs: ModelInput) -> Tensor:
@@ -90,5 +209,14 @@ def context(tasks: dict[str, Task], width: int = WIDTH) -> Context:
     return Context(tasks, SPEC, heads=len(tasks), width=width)
 
 
-def labels(n: int, tasks: int, seed: int = 2) -> Tensor:
-    return (torch.rand(n, tasks, generator=torch.Generator().manual_seed(seed)) < 0.4).float()
+def labels(n: int, tasks: int, seed: int = 2, rate: float = 0.4) -> Tensor:
+    return (torch.rand(n, tasks, generator=torch.Generator().manual_seed(seed)) < rate).float()
+
+
+def funnel_labels(n: int, tasks: dict[str, Task], seed: int = 2) -> Tensor:
+    """Labels of which no child is 1 where its parent is 0."""
+    y, names = labels(n, len(tasks), seed, rate=0.6), list(tasks)
+    for t, task in enumerate(tasks.values()):
+        if task.parent is not None:
+            y[:, t] *= y[:, names.index(task.parent)]
+    return y

@@ -28,14 +28,16 @@ def _child(rank: int, work: Callable[..., Any], workers: int, folder: str, argum
     dist.destroy_process_group()
 
 
-def several(workers: int, folder: Path, work: Callable[..., Any], *arguments: Any) -> list[Any]:
+def several(
+    workers: int, folder: Path, work: Callable[..., Any], *arguments: Any, limit_s: float = TIME_LIMIT_S
+) -> list[Any]:
     """What `work(rank, workers, *arguments)` returned on each of `workers` processes; a hang fails after the time limit."""
     folder.mkdir(parents=True)
     children = mp.spawn(_child, args=(work, workers, str(folder), arguments), nprocs=workers, join=False)
-    limit = time.monotonic() + TIME_LIMIT_S
+    limit = time.monotonic() + limit_s
     try:
         while not children.join(timeout=1):
-            assert time.monotonic() < limit, f"{workers} processes did not finish within {TIME_LIMIT_S} s"
+            assert time.monotonic() < limit, f"{workers} processes did not finish within {limit_s} s"
     finally:
         for process in children.processes:
             if process.is_alive():

@@ -1,4 +1,4 @@
-"""Small logs and a configuration for whole runs: an ID with nulls, a string ID, a list, a number, a funnel with gaps."""
+"""Small logs and a configuration for whole runs: an ID with nulls, a string ID, lists, a number, a funnel with gaps."""
 
 from pathlib import Path
 from typing import Any
@@ -24,6 +24,9 @@ def write_part(root: Path, day: str, name: str, rows: int, seed: int, **columns:
         "item": pa.array(random.integers(0, 90, rows), mask=random.random(rows) < 0.1),
         "tags": pa.array(
             [random.integers(0, 20, n).tolist() for n in random.integers(0, 4, rows)], pa.list_(pa.int64())
+        ),
+        "history": pa.array(
+            [random.integers(0, 90, n).tolist() for n in random.integers(0, 7, rows)], pa.list_(pa.int64())
         ),
         "price": pa.array(random.lognormal(size=rows).astype(np.float32)),
         "place": pa.array(random.choice(["feed", "search", "mail"], rows)),
@@ -52,6 +55,7 @@ def small_config(root: Path, output: Path, name: str, **train: Any) -> dict[str,
             "user": {"kind": "id"},
             "item": {"kind": "id"},
             "tags": {"kind": "ids"},
+            "history": {"kind": "sequence", "table": "item", "max_length": 5},
             "price": {"kind": "dense", "transform": "log1p"},
         },
         "table_defaults": {"dim": 8},
@@ -59,6 +63,7 @@ def small_config(root: Path, output: Path, name: str, **train: Any) -> dict[str,
         "tasks": {"click": {}, "buy": {"parent": "click"}},
         "model": {
             "preset": "aitm",
+            "sequence": {"type": "pooled"},
             "towers": {"hidden": [16, 8]},
             "coupler": {"type": "ait", "width": 8},
         },

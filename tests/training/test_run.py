@@ -17,11 +17,13 @@ from small_logs import DAYS, small_config, write_config, write_part
 
 from raymtl.config.load import config_from_dict
 from raymtl.config.root import Config
+from raymtl.data.units import plan_input
 from raymtl.errors import ClusterError, ConfigError, DataError
 from raymtl.reports.html import write_report
 from raymtl.training import run
+from raymtl.training.rundir import run_folder
 
-pytestmark = [pytest.mark.ray, pytest.mark.timeout(240)]
+pytestmark = [pytest.mark.ray, pytest.mark.timeout(480)]
 SIZES = (150, 90, 201, 64)
 
 
@@ -40,15 +42,16 @@ def configured(raw: dict[str, Any], **data: Any) -> Config:
 
 
 def lines_of(config: Config, kind: str) -> list[dict[str, Any]]:
-    text = Path(run.run_folder(config), "metrics.jsonl").read_text()
+    text = Path(run_folder(config), "metrics.jsonl").read_text()
     return [line for line in map(json.loads, text.splitlines()) if line["kind"] == kind]
 
 
 def test_a_run_counts_every_row_and_leaves_its_results(ray_cluster: None, logs: Path, tmp_path: Path) -> None:
-    config = configured(small_config(logs, tmp_path, "whole", workers=2, passes=2), unit_rows=200, block_rows=50)
+    raw = small_config(logs, tmp_path, "whole", workers=2, passes=2, eval_every_units=1)
+    config = configured(raw, unit_rows=200, block_rows=50)
     heard: list[dict[str, Any]] = []
     result = run.train(config, listener=heard.append)
-    folder = Path(run.run_folder(config))
+    folder = Path(run_folder(config))
     assert result["rows_trained"] == 2 * sum(SIZES)
     assert result["rows_left_out"] == 0
     assert result["metrics"]["eval"]["click"]["count"] == 207
@@ -59,13 +62,20 @@ def test_a_run_counts_every_row_and_leaves_its_results(ray_cluster: None, logs: 
     assert result == json.loads((folder / "result.json").read_text())
     assert json.dumps(result)  # plain numbers all the way
     evaluations = lines_of(config, "eval")
-    assert [e["pass"] for e in evaluations] == [0, 1]
+    units = len(plan_input(config, "train").units)
+    assert [e["pass"] for e in evaluations] == [0] * units + [1] * units
+    assert units > 1  # most evaluations come in mid-stream, while the next units are read
+    assert {e["metrics"]["rows"] for e in evaluations} == {207}
     assert [line["step"] for line in lines_of(config, "train")] == list(range(1, result["steps"] + 1))
     assert any(item.get("kind") == "eval" for item in heard)
     assert "<html" in Path(write_report(str(folder))).read_text().lower()
 
     again = run.train(config, listener=heard.append)
     assert again == result
+    text = (folder / "result.json").read_text()
+    (folder / "result.json").write_text(text[:200])  # killed while it was written
+    assert run.train(config)["metrics"]["eval"] == result["metrics"]["eval"]
+    (folder / "result.json").write_text(text)
     assert "finished already" in heard[-1]["note"]
     other = config_from_dict({**small_config(logs, tmp_path, "whole", workers=1, passes=2, seed=1)})
     with pytest.raises(ConfigError, match=r"begun with another configuration.*set another `name`"):
@@ -143,10 +153,10 @@ def test_a_killed_driver_goes_on_with_the_same_command_and_fewer_workers(
     folder = tmp_path / "stopped"
     driver = subprocess.Popen(command, stdout=subprocess.DEVNULL, start_new_session=True)
     try:
-        limit = time.monotonic() + 120
+        limit = time.monotonic() + 240
         while len(list(folder.glob("checkpoint_*"))) < 2:
             assert driver.poll() is None, "the driver ended before it could be killed"
-            assert time.monotonic() < limit, "no checkpoint within two minutes"
+            assert time.monotonic() < limit, "no checkpoint within four minutes"
             time.sleep(0.05)
     finally:
         os.killpg(driver.pid, signal.SIGKILL)  # the driver and the Ray that it started

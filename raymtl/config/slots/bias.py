@@ -21,7 +21,7 @@ class PositionTower(Section):
     type: Literal["position"]
     """Shallow tower over position-like features."""
     tasks: list[str] | None = None
-    """Tasks whose labels depend on where the item was shown, such as clicks; null: the first task."""
+    """Tasks whose labels depend on where the item was shown, such as clicks, but not what follows them; null: the first."""
     hidden: Widths = [16]
     """Widths of the tower; []: linear."""
     dropout: Dropout = 0.1

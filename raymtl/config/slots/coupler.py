@@ -25,9 +25,10 @@ class AIT(Section):
     mode: Literal["self", "cross"] = "self"
     """`self`: each candidate scores itself (paper). `cross`: the task's tower queries itself and its predecessors (EasyRec)."""
     predecessors: Groups = {}
-    """Tasks that pass information on to a task, for tasks that listen to more than their parent; `cross` only."""
+    """For a task, all those that pass information on to it, in place of its parent; `cross` only. The order loss counts each
+    such pair too."""
     share_attention: bool = True
-    """One set of h1, h2, h3 for all transitions, as the authors' multi-task code has it; `self` only."""
+    """One set of h1, h2, h3 for all transitions, as the authors' multi-task code has it; `self` only: `cross` never shares."""
     stop_gradient: bool = False
     """Keep later tasks from training earlier towers; the paper lets the gradient through."""
     dropout: Dropout = 0.0
@@ -47,11 +48,11 @@ class ESM2(Section):
     type: Literal["esm2"]
     """Click, then a decisive action or none, then the purchase."""
     click: str | None = None
-    """Task of the click; null: the only one without a parent."""
+    """Task of the click; null: the only top of a funnel that has two children."""
     action: str | None = None
-    """Task of the decisive action (cart, wish list); null: the first child of the click."""
+    """Task of the decisive action (cart, wish list), with `parent: <click>`; null: the first child of the click."""
     buy: str | None = None
-    """Task of the purchase; null: the second child of the click."""
+    """Task of the purchase, with `parent: <click>` too: it comes with or without the action; null: the second child."""
 
 
 Coupler = Annotated[NoCoupler | AIT | Product | ESM2 | Custom, Field(discriminator="type")]

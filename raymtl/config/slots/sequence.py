@@ -37,6 +37,8 @@ class TransformerSequence(Section):
     """Width of a step inside and of each behaviour's output; a multiple of `heads`."""
     position_dim: PositiveInt = 16
     """Width of the learned position, put beside the step's embedding."""
+    positions: PositiveInt = 50
+    """Learned positions, counted back from the most recent step; older steps share the last one."""
     dropout: Dropout = 0.0
     """On attention and feed-forward."""
 
@@ -53,7 +55,7 @@ class DUPNSequence(Section):
     user: list[str] = []
     """Pooled ID features and dense ones of the user; never of the candidate, so that the vector is computed once per request."""
     hidden: PositiveInt = 128
-    """Width of the LSTM and of the user's vector; the slot's output is twice as wide."""
+    """Width of the LSTM and of the user's vector; the slot's output is twice as wide, or just so without `user`."""
     attention_hidden: PositiveInt = 64
     """Width of the hidden layer of the attention."""
 
@@ -75,6 +77,8 @@ class TIMSequence(Section):
     """Encoder layers; the decoder has one."""
     condition_dim: PositiveInt = 16
     """Width of the embeddings of tasks and of behaviour types that the hypernetwork reads."""
+    positions: PositiveInt = 50
+    """Learned positions, counted back from the most recent step; older steps share the last one."""
     dropout: Dropout = 0.0
     """On attention and feed-forward."""
 

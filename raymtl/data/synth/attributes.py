@@ -18,6 +18,7 @@ TAGS = 5
 """Tags of an item at most."""
 TASTE = 3
 """Width of the pure user × item taste."""
+_MOST_WITHHELD = 0.25  # share of the items at `missing_signal` 1
 
 
 @dataclass(frozen=True)
@@ -57,6 +58,10 @@ class Items:
     """Noise of the published statistics (click rate, rating), [N, 2] float32; another one every day."""
     rated: np.ndarray
     """Whether anybody rates the item."""
+    price_withheld: np.ndarray
+    """Whether the price is missing for a reason that moves the labels, today."""
+    rating_withheld: np.ndarray
+    """The same of the rating."""
     residual: np.ndarray
     """[N, R] float32."""
     taste: np.ndarray
@@ -99,19 +104,30 @@ def describe_items(spec: SynthSpec, number: np.ndarray, age_days: np.ndarray, da
     count[uniform(seed, "item tags null", number) < 0.03] = -1
     tags = np.stack([_tag(spec, n, number, category) for n in range(TAGS)], axis=1)
     price = np.round(np.exp(level + tail), 2)
+    price_withheld, rating_withheld = (_withheld(spec, name, number, day) for name in ("price", "rating"))
+    unknown = price_withheld | (uniform(seed, "item price null", number) < 0.05)
     return Items(
         number=number,
         category=category,
         brand=brand,
         tags=tags,
         tag_count=count,
-        price=np.where(uniform(seed, "item price null", number) < 0.05, np.nan, price).astype(np.float32),
+        price=np.where(unknown, np.nan, price).astype(np.float32),
         age_days=age_days.astype(np.float32),
         noise=_normals(seed, f"item noise {day}", number, 2),
         rated=uniform(seed, "item rated", number) > 0.1,
+        price_withheld=price_withheld,
+        rating_withheld=rating_withheld,
         residual=_normals(seed, "item residual", number, outputs),
         taste=_turned(seed, "item taste", number, TASTE, 0.0),
     )
+
+
+def _withheld(spec: SynthSpec, name: str, number: np.ndarray, day: int) -> np.ndarray:
+    """Others every day, so that no ID tells them."""
+    if not spec.missing_signal:
+        return np.zeros(len(number), bool)
+    return uniform(spec.seed, f"item {name} withheld {day}", number) < _MOST_WITHHELD * spec.missing_signal
 
 
 def _tag(spec: SynthSpec, place: int, number: np.ndarray, category: np.ndarray) -> np.ndarray:

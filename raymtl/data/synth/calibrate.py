@@ -2,16 +2,17 @@
 
 import numpy as np
 
-from raymtl.data.synth.shard import Shard
+from raymtl.data.synth import engagement
+from raymtl.data.synth.shard import Shard, start_intercepts
 from raymtl.data.synth.spec import SynthSpec
-from raymtl.data.synth.truth import CART, CLICK, start_scores
+from raymtl.data.synth.truth import CART, CLICK, OUTPUTS
 
 _CALIBRATION_REQUESTS = 6000
 
 
 def calibrate(spec: SynthSpec) -> np.ndarray:
     """Intercepts [S, O] with which the rates of `spec` come out on its first day, from a sample of requests."""
-    intercepts = np.tile(start_scores(), (len(spec.scenarios), 1))
+    intercepts = start_intercepts(spec)
     whole = spec.model_copy(update={"shards": 1})
     shard = Shard(whole, 0, intercepts)
     scores, scenario = shard.sample(_CALIBRATION_REQUESTS)
@@ -26,6 +27,9 @@ def calibrate(spec: SynthSpec) -> np.ndarray:
         weight[here] = shares[number] / here.sum()
     weight /= weight.mean()
     reached = weight / (1 + np.exp(-scores[:, CLICK] - intercepts[scenario, CLICK]))
+    if spec.engagement:
+        for output, rate in enumerate(engagement.RATES, start=len(OUTPUTS)):
+            intercepts[:, output] = _solve(scores[:, output], reached, rate)
     for output, rate in ((CART, spec.cart_rate), (CART + 1, spec.buy_rate)):
         intercepts[:, output] = _solve(scores[:, output], reached, rate)
         reached = reached / (1 + np.exp(-scores[:, output] - intercepts[0, output]))

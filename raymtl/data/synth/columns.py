@@ -6,10 +6,13 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from raymtl.data.synth import engagement
 from raymtl.data.synth.attributes import AGES, APPS, DEVICES, GENDERS
+from raymtl.data.synth.behaviours import Past
 from raymtl.data.synth.chance import uniform
 from raymtl.data.synth.clock import DAY_MS
-from raymtl.data.synth.shard import Rows
+from raymtl.data.synth.engagement import ACTIONS, Engagement
+from raymtl.data.synth.rows import Rows
 from raymtl.data.synth.spec import SynthSpec
 from raymtl.data.synth.truth import BUY, CART, CLICK
 
@@ -17,9 +20,15 @@ FIRST_ITEM_ID = 10_000_000
 """`item_id` of item number 0; the IDs follow each other, as an auto-increment key does."""
 TRUTH = ("p_click", "p_cart", "p_buy", "p_click_first", "mean_page_views", "mean_watch_time")
 LABELS = ("click", "cart", "buy", "page_views", "watch_time")
-PLAIN = ("request_id", "timestamp", *TRUTH)
+ENGAGEMENT_TRUTH = (*(f"p_{name}" for name in ACTIONS), "mean_stars")
+PLAIN = ("request_id", "timestamp", *TRUTH, *ENGAGEMENT_TRUTH)
 """Columns of mostly distinct values, for which a parquet dictionary is only a cost."""
 _FILTERED = 0.01  # share of requests that a traffic filter gave weight 0
+
+
+def label_columns(spec: SynthSpec) -> tuple[str, ...]:
+    """The label columns of the logs."""
+    return (*LABELS, *engagement.OUTPUTS) if spec.engagement else LABELS
 
 
 class Columns:
@@ -28,7 +37,6 @@ class Columns:
     def __init__(self, spec: SynthSpec, shard: int):
         self._spec, self._shard = spec, shard
         self._scenarios = pa.array([s.name for s in spec.scenarios])
-        self._unlogged = np.array([s.name in spec.cart_not_logged for s in spec.scenarios])
         self._brands = pa.array([f"b{n}" for n in range(spec.brands)])
 
     def table(self, rows: Rows) -> pa.Table:
@@ -70,31 +78,46 @@ class Columns:
             "item_age_days": _dense(items.age_days[item]),
             "item_ctr_7d": _dense(day.item_ctr[item]),
             "rating": _dense(day.item_rating[item]),
-            "hist_items": self._history(rows),
+            "hist_items": self._history(rows.history, rows.history_valid, FIRST_ITEM_ID),
+            **(self._behaviours(rows.past) if rows.past else {}),
             "position": pa.array(np.tile(np.arange(1, width + 1), len(request))),
             "random_order": each(rows.shuffled),
         }
         columns |= self._labels(rows)
+        if rows.engagement:
+            columns |= _engagement_labels(rows.engagement)
         filtered = uniform(spec.seed, "weight", number) < _FILTERED
         columns["weight"] = each(np.where(filtered, 0, 1).astype(np.float32))
         for place, name in enumerate(TRUTH):
             columns[name] = pa.array(np.ascontiguousarray(rows.truth[:, place]), pa.float32())
+        if rows.engagement:
+            for place, name in enumerate(ENGAGEMENT_TRUTH):
+                columns[name] = pa.array(np.ascontiguousarray(rows.engagement.truth[:, place]), pa.float32())
         return pa.table(columns).slice(0, rows.count)
 
-    def _history(self, rows: Rows) -> pa.Array:
-        """The history of each request, once per row."""
+    def _history(self, steps: np.ndarray, valid: np.ndarray, first: int = 0) -> pa.Array:
+        """The valid steps [R, L] of each request, counted from `first`, once per row."""
         width = self._spec.request_rows
-        kept = np.repeat(rows.history_valid, width, axis=0)
-        values = np.repeat(rows.history.astype(np.int64) + FIRST_ITEM_ID, width, axis=0)[kept]
+        kept = np.repeat(valid, width, axis=0)
+        values = np.repeat(steps.astype(np.int64) + first, width, axis=0)[kept]
         return _list_array(values, kept.sum(axis=1))
+
+    def _behaviours(self, past: Past) -> dict[str, pa.Array]:
+        """The properties of the steps of `hist_items`, and the further histories."""
+        return {
+            "hist_kinds": self._history(past.kinds, past.valid),
+            "hist_gaps": self._history(past.gaps, past.valid),
+            "hist_hours": self._history(past.hours, past.valid),
+            "hist_carts": self._history(past.cart_items, past.cart_valid, FIRST_ITEM_ID),
+            "hist_buys": self._history(past.buy_items, past.buy_valid, FIRST_ITEM_ID),
+        }
 
     def _labels(self, rows: Rows) -> dict[str, pa.Array]:
         """Labels as the log of the day's end has them: null where not logged or not yet known."""
         spec = self._spec
         happened = rows.labels.astype(np.int8)
-        not_logged = self._unlogged[rows.scenario] | (rows.day.users.app[rows.user] == 0)
         mature = rows.time_ms + spec.buy_window_hours * 3_600_000 <= DAY_MS
-        not_logged, mature = np.repeat(not_logged, spec.request_rows), np.repeat(mature, spec.request_rows)
+        not_logged, mature = np.repeat(~rows.cart_logged, spec.request_rows), np.repeat(mature, spec.request_rows)
         return {
             "click": pa.array(np.ascontiguousarray(happened[:, CLICK])),
             "cart": pa.array(np.ascontiguousarray(happened[:, CART]), mask=not_logged),
@@ -103,6 +126,12 @@ class Columns:
             "page_views": pa.array(rows.page_views.astype(np.float32)),
             "watch_time": _dense(rows.watch_time),
         }
+
+
+def _engagement_labels(reacted: Engagement) -> dict[str, pa.Array]:
+    actions = reacted.actions.astype(np.int8)
+    labels = {name: pa.array(np.ascontiguousarray(actions[:, n])) for n, name in enumerate(ACTIONS)}
+    return {**labels, "stars": _dense(reacted.stars)}
 
 
 def _dense(values: np.ndarray) -> pa.Array:

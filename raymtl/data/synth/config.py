@@ -6,18 +6,29 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from raymtl.data.convert.output import Folder, rows_without_collision, write_config
 from raymtl.data.synth.attributes import AGES, APPS, DEVICES, GENDERS
+from raymtl.data.synth.behaviours import GAPS, KINDS
+from raymtl.data.synth.engagement import ACTIONS
 from raymtl.data.synth.shard import Shard
 from raymtl.data.synth.spec import SynthSpec
 from raymtl.data.synth.truth import ACTIVITY_LOG_MEAN, ACTIVITY_LOG_STD, PRICE_LOG_MEAN, PRICE_LOG_STD
+from raymtl.data.writing import Folder, rows_without_collision, write_config
 
 _HEADER = """\
 Synthetic logs of `raymtl synth`: a funnel of three steps, a count and a real target, with the truth beside every label.
-`position` is an ordinary ID feature here; the model may use it, and so do the best reachable metrics.
+{position}
 p_click_first is the click probability at position 1, for models that take the position out.
 `cart` is null where the app does not log it, `buy` where it may still come; null is not observed, never 0.
-`hist_items` looks up the table of `item_id`."""
+{history}"""
+_POSITION = {
+    "id": "`position` is an ordinary ID feature here; the model may use it, and so do the best reachable metrics.",
+    "bias": "`position` only reaches the position tower, which no prediction includes; the best reachable metrics use it.",
+}
+_HISTORY = "`hist_items` looks up the table of `item_id`."
+_HISTORIES = """\
+`hist_items`, `hist_carts` and `hist_buys` look up the table of `item_id`; `hist_kinds`, `hist_gaps` and `hist_hours` say how,
+how long ago and at which hour each step of `hist_items` was made."""
+_PROPERTIES = {"hist_kinds": KINDS, "hist_gaps": GAPS, "hist_hours": 24}
 _ID_SLACK = 2  # rows per ID in the tables of users and items
 
 
@@ -43,18 +54,12 @@ def synth_config(spec: SynthSpec, root: str) -> dict[str, Any]:
         # at the default scale of 0.01 the products of two embeddings (segment × category) start too small for one pass
         "table_defaults": {"dim": 16, "init": {"distribution": "normal", "scale": 0.1}},
         "tables": _tables(spec),
-        "tasks": {
-            "click": {"kind": "binary", "truth": "p_click"},
-            "cart": {"kind": "binary", "parent": "click", "truth": "p_cart"},
-            "buy": {"kind": "binary", "parent": "cart", "observed": "buy_mature", "truth": "p_buy"},
-            "page_views": {"kind": "count", "truth": "mean_page_views"},
-            "watch_time": {"kind": "real", "transform": "log1p", "truth": "mean_watch_time"},
-        },
-        "model": {"preset": "mmoe", **({"sequence": {"type": "pooled"}} if spec.history else {})},
+        "tasks": _tasks(spec),
+        "model": _model(spec),
         "train": {
             "batch_size": 2048,
             "dense_optimizer": {"type": "adam", "lr": 5e-3},
-            "sparse_optimizer": {"type": "rowwise_adagrad", "lr": 5e-2},
+            "sparse_optimizer": {"type": "adagrad", "lr": 5e-2},
             "schedule": {"decay": "linear", "final_factor": 0.02},
         },
     }
@@ -62,19 +67,50 @@ def synth_config(spec: SynthSpec, root: str) -> dict[str, Any]:
 
 def write_synth_config(spec: SynthSpec, folder: Folder) -> str:
     """Write `synth_config` to the folder of the logs; returns the file's path."""
-    return write_config(synth_config(spec, folder.path), folder, _HEADER)
+    history = _HISTORIES if spec.behaviours and spec.history else _HISTORY
+    header = _HEADER.format(position=_POSITION[spec.position], history=history)
+    return write_config(synth_config(spec, folder.path), folder, header)
 
 
 def _days(first: dt.date, last: dt.date) -> dict[str, str]:
     return {"start": str(first), "end": str(last)}
 
 
+def _tasks(spec: SynthSpec) -> dict[str, Any]:
+    # Weights of about one over the size of each loss: left alone, counts and amounts rule what the tables learn, and buy starves
+    tasks: dict[str, Any] = {
+        "click": {"kind": "binary", "truth": "p_click"},
+        "cart": {"kind": "binary", "parent": "click", "weight": 2.0, "truth": "p_cart"},
+        "buy": {"kind": "binary", "parent": "cart", "weight": 4.0, "observed": "buy_mature", "truth": "p_buy"},
+        "page_views": {"kind": "count", "weight": 0.2, "truth": "mean_page_views"},
+        "watch_time": {"kind": "real", "transform": "log1p", "weight": 0.1, "truth": "mean_watch_time"},
+    }
+    if spec.engagement:
+        tasks |= {name: {"kind": "binary", "parent": "click", "truth": f"p_{name}"} for name in ACTIONS}
+        tasks["stars"] = {"kind": "real", "weight": 0.1, "truth": "mean_stars"}
+    return tasks
+
+
+def _model(spec: SynthSpec) -> dict[str, Any]:
+    model: dict[str, Any] = {"preset": "mmoe"}
+    if spec.history:
+        model["sequence"] = {"type": "pooled"}
+    if spec.position == "bias":
+        # all that comes after a click depends on the position through it
+        model["bias"] = {"type": "position", "tasks": [n for n, t in _tasks(spec).items() if t["kind"] == "binary"]}
+    return model
+
+
 def _features(spec: SynthSpec) -> dict[str, Any]:
     ids = ("user_id", "user_segment", "age", "gender", "city", "device", "app_version", "scenario", "hour_of_day")
     features: dict[str, Any] = {name: {"kind": "id"} for name in (*ids, "position", "item_id", "category", "brand")}
+    features["position"] = {"kind": spec.position}
     features["tags"] = {"kind": "ids"}
     if spec.history:
-        features["hist_items"] = {"kind": "sequence", "table": "item_id", "max_length": spec.history}
+        length = {"max_length": spec.history}
+        more = ("hist_carts", "hist_buys") if spec.behaviours else ()
+        features |= {name: {"kind": "sequence", "table": "item_id", **length} for name in ("hist_items", *more)}
+        features |= {name: {"kind": "sequence", **length} for name in _PROPERTIES if spec.behaviours}
     day = Shard(spec.model_copy(update={"shards": 1})).day(0)
     shown = day.draw_item.weights
     # null means "no effect" for these two in the truth, and becomes 0 here: the truth's own centre, not a measured one
@@ -118,6 +154,7 @@ def _tables(spec: SynthSpec) -> dict[str, Any]:
         "position": spec.request_rows + 1,
         "category": spec.categories,
         "tags": spec.tag_values,
+        **(_PROPERTIES if spec.behaviours and spec.history else {}),
     }
     return {
         "user_id": {"rows": _round_up(_ID_SLACK * users)},

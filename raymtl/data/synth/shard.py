@@ -11,73 +11,38 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from raymtl.data.synth.attributes import Items, Users, describe_items, describe_users
+from raymtl.data.synth import engagement
+from raymtl.data.synth.attributes import describe_items, describe_users
+from raymtl.data.synth.behaviours import Behaviours, Past, usual_shares
 from raymtl.data.synth.chance import generator
-from raymtl.data.synth.clock import milliseconds
+from raymtl.data.synth.clock import DAY_MS, milliseconds
 from raymtl.data.synth.history import History
 from raymtl.data.synth.population import Draw, Population
+from raymtl.data.synth.rows import Day, Rows
+from raymtl.data.synth.scales import ENGAGEMENT
+from raymtl.data.synth.scores import day_tables, score
 from raymtl.data.synth.spec import SynthSpec
-from raymtl.data.synth.truth import CART, CLICK, OUTPUTS, VIEWS, WATCH, WATCH_SPREAD, Effects, chances
+from raymtl.data.synth.truth import (
+    AGAINST_CLICK,
+    BUY,
+    CART,
+    CLICK,
+    OUTPUTS,
+    VIEWS,
+    WATCH,
+    WATCH_SPREAD,
+    Effects,
+    chances,
+    start_scores,
+)
 
 BLOCK_ROWS = 65_536
 _RANKER_NOISE = 1.0  # logits; the old ranker knows the relevance with a correlation of about 0.7
 
 
 @dataclass(frozen=True)
-class Day:
-    """All that is fixed during one day."""
-
-    number: int
-    users: Users
-    items: Items
-    effects: Effects
-    draw_user: Draw
-    draw_item: Draw
-    user_main: np.ndarray
-    user_factors: np.ndarray
-    item_main: np.ndarray
-    item_factors: np.ndarray
-    item_price: np.ndarray
-    item_ctr: np.ndarray
-    """Click rate of the last 7 days as a statistics job published it: noisy; NaN for an item that is new today."""
-    item_rating: np.ndarray
-    """1 to 5, noisy; NaN for new items and where nobody rated."""
-
-
-@dataclass(frozen=True)
-class Rows:
-    """N rows, those of a request together and in the order of their positions; slots index the tables of `day`."""
-
-    day: Day
-    count: int
-    """Rows that exist: N, or less in the day's last block, whose last request is cut short."""
-    user: np.ndarray
-    """User slot of every request, [R]."""
-    scenario: np.ndarray
-    hour: np.ndarray
-    time_ms: np.ndarray
-    """After midnight, [R]."""
-    shuffled: np.ndarray
-    """Whether the order was drawn at random, [R]."""
-    first_request: int
-    """Number of the first request within shard and day."""
-    history: np.ndarray
-    """Item numbers [R, L]."""
-    history_valid: np.ndarray
-    item: np.ndarray
-    """Item slot of every row, [R, K]."""
-    truth: np.ndarray
-    """P(click), P(cart), P(buy), P(click at position 1), mean page views, mean watch time, [N, 6] float32."""
-    labels: np.ndarray
-    """click, cart, buy, as they happen, logged or not, [N, 3] bool."""
-    page_views: np.ndarray
-    watch_time: np.ndarray
-    """Seconds, [N] float32; NaN without a click."""
-
-
-@dataclass(frozen=True)
 class _Shown:
-    """Requests as shown, before anybody reacts; `scores` [N, O] is without the position."""
+    """Requests as shown, before anybody reacts; scores [N, O] are without the position."""
 
     user: np.ndarray
     scenario: np.ndarray
@@ -88,6 +53,8 @@ class _Shown:
     history: np.ndarray
     history_valid: np.ndarray
     scores: np.ndarray
+    engagement: np.ndarray | None
+    past: Past | None
 
 
 class Shard:
@@ -97,39 +64,42 @@ class Shard:
         self._spec, self._shard = spec, shard
         self._users = Population(spec.seed, "user", spec.users, spec.new_users, 0.7, shard, spec.shards)
         self._items = Population(spec.seed, "item", spec.items, spec.new_items, 0.9)
-        self._history = History(len(self._users), spec.history)
+        self._behaviours = Behaviours(spec, len(self._users)) if spec.behaviours else None
+        self._history = self._behaviours.clicks if self._behaviours else History(len(self._users), spec.history)
         share = np.cumsum([s.share for s in spec.scenarios])
         self._scenarios = share / share[-1]
-        self._intercepts = (
-            np.zeros((len(spec.scenarios), len(OUTPUTS)), np.float32) if intercepts is None else intercepts
-        )
+        self._cart_not_logged = np.array([s.name in spec.cart_not_logged for s in spec.scenarios])
+        self._intercepts = np.zeros_like(start_intercepts(spec)) if intercepts is None else intercepts
 
     def day(self, number: int) -> Day:
         """Everyone who is there on day `number`, and what moves them."""
-        spec, effects = self._spec, Effects(self._spec, number)
+        spec = self._spec
         user_weights, item_weights = self._users.weights(number), self._items.weights(number)
+        outputs = self._intercepts.shape[1]
         users = describe_users(
-            spec, self._users.numbers(number), self._users.age_days(number), user_weights, number, len(OUTPUTS)
+            spec, self._users.numbers(number), self._users.age_days(number), user_weights, number, outputs
         )
-        items = describe_items(spec, self._items.numbers(number), self._items.age_days(number), number, len(OUTPUTS))
-        user_main, user_factors = effects.user_table(users)
-        item_main, item_factors, item_price = effects.item_table(items)
-        ctr = 1 / (1 + np.exp(1.8 - item_main[:, CLICK] - 0.2 * items.noise[:, 0]))
-        rating = np.clip(3.8 + 0.7 * item_main[:, CART] + 0.2 * items.noise[:, 1], 1, 5)
+        items = describe_items(spec, self._items.numbers(number), self._items.age_days(number), number, outputs)
+        funnel = day_tables(Effects(spec, number), users, items)
+        ctr = 1 / (1 + np.exp(1.8 - funnel.item_main[:, CLICK] - 0.2 * items.noise[:, 0]))
+        rating = np.clip(3.8 + 0.7 * funnel.item_main[:, CART] + 0.2 * items.noise[:, 1], 1, 5)
+        if spec.missing_signal:
+            funnel.item_main[:] += funnel.effects.withheld(items)
+        more = Effects(spec, number, ENGAGEMENT, stream=6, first=len(OUTPUTS)) if spec.engagement else None
+        usual = usual_shares(items, item_weights, funnel.item_main, spec.categories) if spec.behaviours else None
         return Day(
             number=number,
             users=users,
             items=items,
-            effects=effects,
+            funnel=funnel,
+            engagement=day_tables(more, users, items) if more else None,
             draw_user=Draw(user_weights),
             draw_item=Draw(item_weights),
-            user_main=user_main,
-            user_factors=user_factors,
-            item_main=item_main,
-            item_factors=item_factors,
-            item_price=item_price,
+            usual_shares=usual,
             item_ctr=np.where(items.age_days > 0, ctr, np.nan).astype(np.float32),
-            item_rating=np.where((items.age_days > 0) & items.rated, rating, np.nan).astype(np.float32),
+            item_rating=np.where((items.age_days > 0) & items.rated & ~items.rating_withheld, rating, np.nan).astype(
+                np.float32
+            ),
         )
 
     def rows(self, number: int) -> Iterator[Rows]:
@@ -139,19 +109,34 @@ class Shard:
         requests = -(-mine // spec.request_rows)
         blocks = max(1, min(requests, max(spec.refreshes_per_day, -(-mine // BLOCK_ROWS))))
         today = self.day(number)
-        self._history.forget(self._users.replaced(number))
+        (self._behaviours or self._history).forget(self._users.replaced(number))
         for block in range(blocks):
             first, end = requests * block // blocks, requests * (block + 1) // blocks
-            random = generator(spec.seed, 3, self._shard, number, block)
+            place = (self._shard, number, block)
+            random = generator(spec.seed, 3, *place)
             part = (block + np.sort(random.random(end - first))) / blocks
             count = min(end * spec.request_rows, mine) - first * spec.request_rows
-            rows = self._outcomes(today, random, self._show(today, random, part), first, count)
-            clicks = np.flatnonzero(rows.labels[:count, CLICK])
-            slots = rows.item.reshape(-1)[clicks]
-            self._history.add(
-                rows.user[clicks // spec.request_rows], today.items.number[slots], today.items.category[slots]
-            )
+            if self._behaviours:
+                self._behaviours.refresh(number * DAY_MS + int(milliseconds(np.array([block / blocks]))[0]))
+            rows = self._outcomes(today, random, self._show(today, random, part), first, count, place)
+            self._remember(rows, place)
             yield rows
+
+    def _remember(self, rows: Rows, place: tuple[int, ...]) -> None:
+        """Take up the clicks of a block, for the histories from the next one on."""
+        spec, items = self._spec, rows.day.items
+        clicks = np.flatnonzero(rows.labels[: rows.count, CLICK])
+        slots, request = rows.item.reshape(-1)[clicks], clicks // spec.request_rows
+        step = (rows.user[request], items.number[slots], items.category[slots])
+        if not self._behaviours:
+            self._history.add(*step)
+            return
+        time_ms = rows.day.number * DAY_MS + rows.time_ms[request]
+        carted = rows.labels[clicks, CART] & rows.cart_logged[request]
+        # most buys arrive soon, the last ones at the end of the window
+        window = generator(spec.seed, 8, *place).random(len(clicks)) ** 4 * (spec.buy_window_hours * 3_600_000)
+        arrival = np.where(rows.labels[clicks, BUY], time_ms + window.astype(np.int64), -1)
+        self._behaviours.add(*step, time_ms, carted, arrival)
 
     def _show(self, day: Day, random: np.random.Generator, part: np.ndarray) -> "_Shown":
         spec = self._spec
@@ -162,9 +147,9 @@ class Shard:
         scenario = np.searchsorted(self._scenarios, random.random(requests), side="right")
         # one candidate from each of K strata of the cumulative popularity: right marginals, and no item twice in a request
         item = day.draw_item((np.arange(width) + random.random((requests, width))) / width)
-        history, history_category, valid = self._history.read(user)
-        match = _share_of(history_category, valid, day.items.category[item])
-        scores = self._scores(day, user, item, scenario, hour, match)
+        past = self._behaviours.read(user, day.number * DAY_MS + time_ms) if self._behaviours else None
+        history, categories, valid = (past.items, past.categories, past.valid) if past else self._history.read(user)
+        scores = self._scores(day, (user, scenario, hour, item), categories, valid, past)
 
         shuffled = random.random(requests) < spec.random_order
         seen = _RANKER_NOISE * random.standard_normal((requests, width), dtype=np.float32)
@@ -172,12 +157,24 @@ class Shard:
         order = np.argsort(-seen, axis=1)
         item = np.take_along_axis(item, order, axis=1)
         scores = np.take_along_axis(scores, order[:, :, None], axis=1)
-        return _Shown(user, scenario, hour, time_ms, shuffled, item, history, valid, scores.reshape(-1, len(OUTPUTS)))
+        return _Shown(
+            user=user,
+            scenario=scenario,
+            hour=hour,
+            time_ms=time_ms,
+            shuffled=shuffled,
+            item=item,
+            history=history,
+            history_valid=valid,
+            scores=scores.reshape(-1, len(OUTPUTS)),
+            engagement=self._engagement_scores(day, (user, scenario, hour, item), scores),
+            past=past,
+        )
 
-    def _outcomes(self, day: Day, random: np.random.Generator, shown: "_Shown", first: int, count: int) -> Rows:
+    def _outcomes(self, day: Day, random: np.random.Generator, shown: "_Shown", first: int, count: int, place) -> Rows:
         flat = shown.scores
         first_place = 1 / (1 + np.exp(-flat[:, CLICK]))
-        flat[:, CLICK] += day.effects.position[shown.scenario].reshape(-1)
+        flat[:, CLICK] += day.funnel.effects.position[shown.scenario].reshape(-1)
         chance = chances(flat)
         draw = random.random(len(flat), dtype=np.float32)
         labels = draw[:, None] < chance  # one draw for the whole funnel: buy ⊂ cart ⊂ click
@@ -188,6 +185,9 @@ class Shard:
         watch_time[clicked] = np.exp(flat[clicked, WATCH] + np.float32(WATCH_SPREAD) * noise)
         mean_watch = np.exp(flat[:, WATCH] + np.float32(WATCH_SPREAD**2 / 2))
         truth = np.column_stack([chance, first_place, mean_views, mean_watch])
+        reacted = None
+        if shown.engagement is not None:
+            reacted = engagement.react(shown.engagement, chance, labels, generator(self._spec.seed, 5, *place))
         return Rows(
             day=day,
             count=count,
@@ -202,30 +202,51 @@ class Shard:
             item=shown.item,
             truth=truth,
             labels=labels,
+            cart_logged=~(self._cart_not_logged[shown.scenario] | (day.users.app[shown.user] == 0)),
             page_views=random.poisson(mean_views),
             watch_time=watch_time,
+            past=shown.past,
+            engagement=reacted,
         )
 
     def sample(self, requests: int) -> tuple[np.ndarray, np.ndarray]:
-        """Scores with the position [N, O] and scenarios [N] of a sample of the first day, without any outcome."""
+        """Scores with the position [N, O] and scenarios [N] of a sample of the first day, without any outcome.
+
+        O counts the outputs of `engagement` too, where there are any.
+        """
         day, random = self.day(0), generator(self._spec.seed, 4)
         shown = self._show(day, random, np.sort(random.random(requests)))
-        shown.scores[:, CLICK] += day.effects.position[shown.scenario].reshape(-1)
-        return shown.scores, np.repeat(shown.scenario, self._spec.request_rows)
+        shown.scores[:, CLICK] += day.funnel.effects.position[shown.scenario].reshape(-1)
+        scores = shown.scores if shown.engagement is None else np.hstack([shown.scores, shown.engagement])
+        return scores, np.repeat(shown.scenario, self._spec.request_rows)
 
-    def _scores(self, day: Day, user, item, scenario, hour, match) -> np.ndarray:
-        """Scores without position, [R, K, O] float32."""
-        users, effects = day.users, day.effects
-        asker = day.user_main[user] + self._intercepts[scenario] + effects.context[scenario, hour, users.device[user]]
-        scores = day.item_main[item]
-        scores += asker[:, None]
-        scores += effects.cross[scenario[:, None], users.segment[user][:, None], day.items.category[item]]
-        scores += day.item_price[item][:, :, None] * effects.price_slope[scenario, users.age[user]][:, None]
-        scores += match[:, :, None] * effects.history[scenario][:, None]
-        product = day.user_factors[user][:, None] * day.item_factors[item]
-        for factor, weight in enumerate(effects.bilinear):  # no BLAS: the same sums whatever the number of threads
-            scores += product[:, :, factor, None] * weight
+    def _scores(self, day: Day, shown, categories: np.ndarray, valid: np.ndarray, past: Past | None) -> np.ndarray:
+        """The funnel's scores without position, [R, K, O] float32."""
+        _, scenario, _, item = shown
+        category, intercepts = day.items.category[item], self._intercepts[:, : len(OUTPUTS)]
+        match = _share_of(categories, valid, category) if past is None else None
+        scores = score(day.funnel, day.users, day.items, shown, intercepts, match)
+        if self._behaviours is not None and past is not None and day.usual_shares is not None:
+            scores += self._behaviours.effects.scores(past, category, scenario, day.usual_shares)
+        if self._spec.conflict:
+            taste = scores[:, :, CLICK] - intercepts[scenario, CLICK, None]
+            for output, multiple in AGAINST_CLICK.items():
+                scores[:, :, output] -= np.float32(self._spec.conflict * multiple) * taste
         return scores
+
+    def _engagement_scores(self, day: Day, shown, scores: np.ndarray) -> np.ndarray | None:
+        """Scores of the engagement [N, 6] for requests in their final order, whose scores in the funnel are `scores`."""
+        if day.engagement is None:
+            return None
+        taste = scores[:, :, CLICK] - self._intercepts[shown[1], CLICK, None]
+        own = score(day.engagement, day.users, day.items, shown, self._intercepts[:, len(OUTPUTS) :])
+        return engagement.with_click_taste(own, taste).reshape(-1, len(engagement.OUTPUTS))
+
+
+def start_intercepts(spec: SynthSpec) -> np.ndarray:
+    """Where the intercepts of all outputs start before calibration, [S, O]."""
+    more = [engagement.start_scores()] if spec.engagement else []
+    return np.tile(np.concatenate([start_scores(), *more]), (len(spec.scenarios), 1))
 
 
 def _share_of(history_category: np.ndarray, valid: np.ndarray, category: np.ndarray) -> np.ndarray:

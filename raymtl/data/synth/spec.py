@@ -2,7 +2,7 @@
 
 import datetime as dt
 from dataclasses import dataclass
-from typing import Annotated
+from typing import Annotated, Literal
 
 from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt, model_validator
 
@@ -83,6 +83,20 @@ class SynthSpec(Section):
     """Share of the users with app version 4.0, which does not log the cart (null)."""
     cart_not_logged: tuple[str, ...] = ("live",)
     """Scenarios that do not log the cart (null)."""
+    behaviours: bool = False
+    """Adds the histories `hist_carts` and `hist_buys`, and how far each step of `hist_items` went, how long ago and at which
+    hour. All of it moves the labels. Memory grows by 24 bytes more per user and step."""
+    engagement: bool = False
+    """Adds the labels `like`, `favourite`, `comment`, `share`, `follow` and `stars` with tastes of their own; nothing else
+    changes."""
+    conflict: Share = 0.0
+    """How far cart and buy turn away from the click's taste: from about 0.5 on they have little to do with it, at 1 they run
+    against it."""
+    missing_signal: Share = 0.0
+    """Every day a quarter of this share of the items withholds its price, and another such part its rating, for reasons that
+    move the labels."""
+    position: Literal["id", "bias"] = "id"
+    """What `config.yaml` makes of the position: an ordinary ID, or a `bias` that only a position tower reads."""
     buy_window_hours: NonNegativeFloat = 3.0
     """Time that a buy takes at most to arrive. A day is written at its end, so rows of its last so many hours are immature."""
     rows_per_file: PositiveInt = 250_000

@@ -7,11 +7,14 @@
              + price                  z(log price) · slope[scenario, age]
              + context                scenario × hour × device
              + bilinear               age × tags, and user taste × item taste (turning by the day)
-             + history                share of `hist_items` in the item's category
+             + history                share of `hist_items` in the item's category, or what `behaviours` makes of it
+             + missing                where the price or the rating is withheld (`missing_signal`)
+             − conflict               cart and buy: a multiple of all that the click's score has but its intercept
              + position               click only: −slope[scenario] · log(position)
 
-for the outputs click, cart given click, buy given cart, page views (log mean), watch time (log median). The logs show every
-input (the rests through the IDs), so a model can come close to the truth; chance alone decides the labels given the scores.
+for the outputs click, cart given click, buy given cart, page views (log mean), watch time (log median), and, of the same form,
+those of `engagement`. The logs show every input (the rests through the IDs), so a model can come close to the truth; chance
+alone decides the labels given the scores.
 
 Shapes: N rows, R requests, O outputs, S scenarios.
 """
@@ -20,6 +23,7 @@ import numpy as np
 
 from raymtl.data.synth.attributes import AGES, DEVICES, GENDERS, TASTE, Items, Users
 from raymtl.data.synth.chance import generator
+from raymtl.data.synth.scales import FUNNEL, Scales
 from raymtl.data.synth.spec import SynthSpec
 
 OUTPUTS = ("click", "cart", "buy", "page_views", "watch_time")
@@ -27,27 +31,10 @@ CLICK, CART, BUY, VIEWS, WATCH = range(5)
 WATCH_SPREAD = 0.5
 """Standard deviation of log watch time given its score."""
 
-# Standard deviations of the effects, one per output. The parts that a model must learn per ID (`rest`, `taste`) are kept
-# smaller than those that few parameters tell, so that one pass over some million rows is enough.
-_SEGMENT = (0.36, 0.18, 0.14, 0.15, 0.10)
-_AGE = (0.30, 0.15, 0.18, 0.10, 0.10)
-_GENDER = (0.18, 0.10, 0.10, 0.05, 0.05)
-_CITY = (0.15, 0.06, 0.05, 0.06, 0.05)
-_ACTIVITY = (0.30, 0.12, 0.12, 0.10, 0.05)
-_USER_REST = (0.12, 0.06, 0.04, 0.06, 0.05)
-_CATEGORY = (0.38, 0.22, 0.12, 0.15, 0.20)
-_BRAND = (0.30, 0.10, 0.05, 0.10, 0.10)
-_TAGS = (0.22, 0.08, 0.05, 0.08, 0.06)
-_FRESH = (-0.18, -0.05, 0.0, -0.05, 0.0)
-_ITEM_REST = (0.12, 0.06, 0.04, 0.06, 0.05)
-_CROSS = (0.35, 0.16, 0.06, 0.12, 0.12)
-_PRICE = (0.05, -0.35, -0.50, 0.10, 0.05)
-_PRICE_SPREAD = (0.20, 0.10, 0.08, 0.05, 0.05)
-_HOUR = (0.10, 0.05, 0.05, 0.05, 0.05)
-_DEVICE = (0.15, 0.10, 0.10, 0.08, 0.08)
-_AGE_TAGS = (0.10, 0.05, 0.03, 0.04, 0.03)
-_TASTE = (0.08, 0.04, 0.02, 0.03, 0.02)
-_HISTORY = (0.9, 0.3, 0.2, 0.2, 0.2)
+_HIDDEN_PRICE = (-0.6, -0.5, -0.7, -0.2, 0.0)
+_HIDDEN_RATING = (0.5, 0.4, 0.4, 0.1, 0.0)
+AGAINST_CLICK = {CART: 3.0, BUY: 0.5}
+"""How many times the click's taste is taken from these scores at `conflict` 1."""
 _POSITION = (0.40, 0.60, 0.25)
 _MEANS = (0.0, 0.0, 0.0, np.log(2.0), np.log(25.0))
 _RANK = 2
@@ -58,7 +45,7 @@ def _row(values: tuple[float, ...]) -> np.ndarray:
     return np.array(values, dtype=np.float32)
 
 
-def _standard(values: np.ndarray, of_one: tuple[int, ...] | None = None) -> np.ndarray:
+def standardised(values: np.ndarray, of_one: tuple[int, ...] | None = None) -> np.ndarray:
     """`values` with mean 0 and variance 1 over the axes `of_one` (none: all but the last), so that no seed is hard by luck."""
     axes = tuple(range(values.ndim - 1)) if of_one is None else of_one
     centred = values - values.mean(axis=axes, keepdims=True)
@@ -66,35 +53,43 @@ def _standard(values: np.ndarray, of_one: tuple[int, ...] | None = None) -> np.n
 
 
 class Effects:
-    """The effects of one world on one day; tables over small vocabularies only."""
+    """The effects of one world on one day; tables over small vocabularies only.
 
-    def __init__(self, spec: SynthSpec, day: int):
-        self._spec = spec
+    `stream` tells families of outputs apart, `first` is the column of `residual` with which one begins.
+    """
+
+    def __init__(self, spec: SynthSpec, day: int, scales: Scales = FUNNEL, stream: int = 2, first: int = 0):
+        self._spec, self._scales = spec, scales
+        self._residuals = slice(first, first + len(scales.segment))
         seed, angle = spec.seed, spec.drift * day
-        draw = generator(seed, 2)
-        scenarios, outputs = len(spec.scenarios), len(OUTPUTS)
+        draw = generator(seed, stream)
+        scenarios, outputs = len(spec.scenarios), len(scales.segment)
 
         def table(scale: tuple[float, ...], *shape: int) -> np.ndarray:
-            return (_standard(draw.normal(size=(*shape, outputs))) * scale * spec.signal).astype(np.float32)
+            return (standardised(draw.normal(size=(*shape, outputs))) * scale * spec.signal).astype(np.float32)
 
         def turning(*shape: int) -> np.ndarray:
             first, second = draw.normal(size=shape), draw.normal(size=shape)
             return np.cos(angle) * first + np.sin(angle) * second
 
-        self._segment, self._age = table(_SEGMENT, spec.segments), table(_AGE, len(AGES))
-        self._gender, self._city = table(_GENDER, len(GENDERS)), table(_CITY, spec.cities)
-        self._category, self._brand = table(_CATEGORY, spec.categories), table(_BRAND, spec.brands)
-        self._tags = table(_TAGS, spec.tag_values)
+        self._segment, self._age = table(scales.segment, spec.segments), table(scales.age, len(AGES))
+        self._gender, self._city = table(scales.gender, len(GENDERS)), table(scales.city, spec.cities)
+        self._category, self._brand = table(scales.category, spec.categories), table(scales.brand, spec.brands)
+        self._tags = table(scales.tags, spec.tag_values)
         self.context = self._context(table, scenarios)
-        self.price_slope = table(_PRICE_SPREAD, scenarios, len(AGES)) + np.float32(spec.signal) * _row(_PRICE)
+        self.price_slope = table(scales.price_spread, scenarios, len(AGES)) + np.float32(spec.signal) * _row(
+            scales.price_slope
+        )
         self._age_vectors = draw.normal(size=(len(AGES), _AGE_FACTORS)).astype(np.float32)
         self._tag_vectors = draw.normal(size=(spec.tag_values, _AGE_FACTORS)).astype(np.float32)
         signs = draw.choice([-1.0, 1.0], size=(_AGE_FACTORS + TASTE, outputs))
-        scale = np.array([_AGE_TAGS] * _AGE_FACTORS + [_TASTE] * TASTE) / np.sqrt(
+        scale = np.array([scales.age_tags] * _AGE_FACTORS + [scales.taste] * TASTE) / np.sqrt(
             np.array([[_AGE_FACTORS]] * _AGE_FACTORS + [[TASTE]] * TASTE)
         )
         self.bilinear = (signs * scale * spec.signal).astype(np.float32)
-        self.history = (draw.uniform(0.5, 1.5, (scenarios, outputs)) * _HISTORY * spec.signal).astype(np.float32)
+        self.history = (draw.uniform(0.5, 1.5, (scenarios, outputs)) * scales.history_slope * spec.signal).astype(
+            np.float32
+        )
         slope = np.array([_POSITION[s % len(_POSITION)] for s in range(scenarios)])
         self.position = -np.outer(slope, np.log(np.arange(1, spec.request_rows + 1))).astype(np.float32)
         self.cross = self._cross(turning, scenarios, outputs)
@@ -102,9 +97,9 @@ class Effects:
     def _context(self, table, scenarios: int) -> np.ndarray:
         """[S, 24, devices, O]: a wave over the day and an effect of the device, both of the scenario's own."""
         angle = 2 * np.pi * np.arange(24)[:, None] / 24
-        sine, cosine = table(_HOUR, scenarios, 1), table(_HOUR, scenarios, 1)
+        sine, cosine = table(self._scales.hour, scenarios, 1), table(self._scales.hour, scenarios, 1)
         wave = np.sin(angle) * sine + np.cos(angle) * cosine
-        return (wave[:, :, None] + table(_DEVICE, scenarios, 1, len(DEVICES))).astype(np.float32)
+        return (wave[:, :, None] + table(self._scales.device, scenarios, 1, len(DEVICES))).astype(np.float32)
 
     def _cross(self, turning, scenarios: int, outputs: int) -> np.ndarray:
         """[S, segments, categories, O]: outputs correlate by about 0.4, scenarios by about 0.9."""
@@ -115,15 +110,18 @@ class Effects:
         left = 0.95 * of_output + 0.31 * local
         first, others = turning(spec.categories, _RANK), turning(outputs, spec.categories, _RANK)
         right = np.stack([first if o == CLICK else 0.7 * first + 0.71 * others[o] for o in range(outputs)])
-        cross = _standard(np.einsum("sour,ocr->suco", left, right), of_one=(1, 2))
-        return np.ascontiguousarray(cross * _CROSS * spec.signal, dtype=np.float32)
+        cross = standardised(np.einsum("sour,ocr->suco", left, right), of_one=(1, 2))
+        return np.ascontiguousarray(cross * self._scales.cross * spec.signal, dtype=np.float32)
 
     def user_table(self, users: Users) -> tuple[np.ndarray, np.ndarray]:
         """Main effects [N, O] and bilinear factors [N, F] of every user slot, float32."""
         signal = np.float32(self._spec.signal)
         busy = np.nan_to_num((np.log1p(users.activity) - ACTIVITY_LOG_MEAN) / ACTIVITY_LOG_STD).clip(-2.5, 2.5)
         main = self._segment[users.segment] + self._age[users.age] + self._gender[users.gender] + self._city[users.city]
-        main += signal * (busy[:, None] * _row(_ACTIVITY) + users.residual * _row(_USER_REST))
+        main += signal * (
+            busy[:, None] * _row(self._scales.activity_slope)
+            + users.residual[:, self._residuals] * _row(self._scales.user_rest)
+        )
         return main, np.concatenate([self._age_vectors[users.age], users.taste], axis=1)
 
     def item_table(self, items: Items) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -134,10 +132,20 @@ class Effects:
         main = self._category[items.category] + self._brand[items.brand]
         main += np.einsum("nt,nto->no", per_tag, self._tags[items.tags])
         fresh = np.log1p(items.age_days) - 2.5
-        main += signal * (fresh[:, None] * _row(_FRESH) + items.residual * _row(_ITEM_REST))
+        main += signal * (
+            fresh[:, None] * _row(self._scales.fresh_slope)
+            + items.residual[:, self._residuals] * _row(self._scales.item_rest)
+        )
         vectors = np.einsum("nt,ntf->nf", per_tag, self._tag_vectors[items.tags])
         price = np.nan_to_num((np.log1p(items.price) - PRICE_LOG_MEAN) / PRICE_LOG_STD)
         return main, np.concatenate([vectors, items.taste], axis=1), price.astype(np.float32)
+
+    def withheld(self, items: Items) -> np.ndarray:
+        """What it says that an item's price or rating is withheld today, [N, O] float32."""
+        shift = items.price_withheld[:, None] * _row(_HIDDEN_PRICE) + items.rating_withheld[:, None] * _row(
+            _HIDDEN_RATING
+        )
+        return np.float32(self._spec.signal) * shift
 
 
 PRICE_LOG_MEAN, PRICE_LOG_STD = 3.1, 0.85

@@ -13,12 +13,12 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from raymtl.data.convert.output import Folder, ParquetFile
 from raymtl.data.synth.calibrate import calibrate
-from raymtl.data.synth.columns import LABELS, PLAIN, Columns
+from raymtl.data.synth.columns import PLAIN, Columns, label_columns
 from raymtl.data.synth.config import write_synth_config
 from raymtl.data.synth.shard import Shard
 from raymtl.data.synth.spec import SynthSpec, SynthSummary
+from raymtl.data.writing import Folder, ParquetFile
 from raymtl.errors import DataError
 
 Progress = Callable[[int, int], None]
@@ -42,7 +42,8 @@ def write_logs(spec: SynthSpec, out: str, processes: int = 1, progress: Progress
         parts = _in_processes(spec, folder.path, intercepts, processes, report)
     else:
         parts = _in_line(spec, folder.path, intercepts, report)
-    tally = sum(parts, _Tally())
+    labels = label_columns(spec)
+    tally = sum(parts, _Tally(labels))
     config = write_synth_config(spec, folder)
     observed = np.maximum(tally.observed, 1)
     return SynthSummary(
@@ -52,8 +53,8 @@ def write_logs(spec: SynthSpec, out: str, processes: int = 1, progress: Progress
         files=tally.files,
         bytes=tally.bytes,
         seconds=time.monotonic() - start,
-        label_means=dict(zip(LABELS, (tally.sums / observed).tolist(), strict=True)),
-        label_nulls=dict(zip(LABELS, (1 - tally.observed / max(tally.rows, 1)).tolist(), strict=True)),
+        label_means=dict(zip(labels, (tally.sums / observed).tolist(), strict=True)),
+        label_nulls=dict(zip(labels, (1 - tally.observed / max(tally.rows, 1)).tolist(), strict=True)),
     )
 
 
@@ -61,14 +62,17 @@ def write_logs(spec: SynthSpec, out: str, processes: int = 1, progress: Progress
 class _Tally:
     """What was written so far."""
 
+    labels: tuple[str, ...]
     rows: int = 0
     files: int = 0
     bytes: int = 0
-    sums: np.ndarray = field(default_factory=lambda: np.zeros(len(LABELS)))
-    observed: np.ndarray = field(default_factory=lambda: np.zeros(len(LABELS)))
+    sums: np.ndarray = field(default_factory=lambda: np.zeros(1))
+    """Per label."""
+    observed: np.ndarray = field(default_factory=lambda: np.zeros(1))
 
     def __add__(self, other: "_Tally") -> "_Tally":
         return _Tally(
+            self.labels,
             self.rows + other.rows,
             self.files + other.files,
             self.bytes + other.bytes,
@@ -79,26 +83,25 @@ class _Tally:
     def count(self, table: pa.Table) -> None:
         """Take up the labels of a table."""
         self.rows += table.num_rows
-        for place, name in enumerate(LABELS):
-            self.sums[place] += pc.sum(table[name]).as_py() or 0
-            self.observed[place] += table.num_rows - table[name].null_count
+        self.sums = self.sums + np.array([pc.sum(table[name]).as_py() or 0.0 for name in self.labels])
+        self.observed = self.observed + np.array([table.num_rows - table[name].null_count for name in self.labels])
 
 
 def _claim(folder: Folder, spec: SynthSpec) -> None:
     """Make sure that the folder is empty or holds logs of the same spec, and mark it."""
-    wanted = json.dumps(spec.model_dump(mode="json"), indent=1)
     found = folder.read_text(_MARKER)
-    if found == wanted:
-        return
     if found is not None:
-        old, new = json.loads(found), json.loads(wanted)
+        # a key that an older version did not write has its default
+        old, new = {**SynthSpec().model_dump(mode="json"), **json.loads(found)}, spec.model_dump(mode="json")
+        if old == new:
+            return
         differs = ", ".join(f"{k} {old.get(k)!r} instead of {new[k]!r}" for k in new if old.get(k) != new[k])
         raise DataError(
             f"`{folder.path}` holds synthetic logs of another spec ({differs}); remove it or choose another folder"
         )
     if others := folder.files():
         raise DataError(f"`{folder.path}` is not empty (`{others[0]}`); choose a new folder for synthetic logs")
-    folder.write_text(_MARKER, wanted)
+    folder.write_text(_MARKER, json.dumps(spec.model_dump(mode="json"), indent=1))
 
 
 def _in_line(spec: SynthSpec, path: str, intercepts: np.ndarray, report: Progress) -> list[_Tally]:
@@ -147,7 +150,7 @@ def _write_shard(
 ) -> _Tally:
     """Write all days of one shard; `step` (None: the parent's queue) hears of every batch of rows."""
     folder, shard, columns = Folder(path), Shard(spec, number, intercepts), Columns(spec, number)
-    tally = _Tally()
+    tally = _Tally(label_columns(spec))
     for day, date in enumerate(spec.dates()):
         files = _Files(spec, folder, f"ds={date}", number, tally)
         for rows in shard.rows(day):

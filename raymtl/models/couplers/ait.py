@@ -8,7 +8,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from raymtl.config.tasks import Task
+from raymtl.config.wiring import listened_to
 from raymtl.errors import ConfigError
+from raymtl.models.couplers.ait_cross import CrossTransfer
 from raymtl.models.layers import GroupedLayer, Heads, glorot_
 from raymtl.models.registry import register
 from raymtl.models.slots import Context, CouplerSlot
@@ -21,18 +23,12 @@ ATTENTION_STD = 0.01
 class AIT(CouplerSlot):
     """Adaptive information transfer along the funnel: towers q [B, T, k] -> logits [B, T] (the paper's AIT module).
 
-    For a task t with parent s, and for a task without one z_t = q_t:
-
-        p = ReLU(G_t z_s + b_t)                                      information from the parent
-        w = softmax over u ∈ {q_t, p} of <h2(u), h3(u)> / √k         each candidate scores itself: no query meets a key
-        z_t = w_q h1(q_t) + w_p h1(p)                                h1, h2, h3: k x k, no bias
+        z = transfer(q)                 z_t reads q_t and what the tasks above t passed on
         logit_t = v_t · z_t + c_t
 
-    The funnel is a tree: tasks of the same depth are computed together, so a forward has as many steps as the funnel
-    has levels, not tasks. Every head predicts on all impressions; nothing here makes a child's probability smaller
-    than its parent's, that is what `order_loss` pulls towards.
-
-    Authors' code: h1, h2, h3 shared by all transitions, gradients flow into the parent (`stop_gradient` cuts them).
+    `mode: self` is the paper's transfer from the parent (`SelfTransfer`), `cross` EasyRec's from any number of
+    `predecessors` (`CrossTransfer`). Every head predicts on all impressions; nothing here makes a child's probability
+    smaller than its parent's, that is what `order_loss` pulls towards.
     """
 
     def __init__(
@@ -49,11 +45,56 @@ class AIT(CouplerSlot):
         super().__init__()
         if context.width != width:
             raise ConfigError(f"model.coupler.width is {width} but the towers end at {context.width}; make them equal")
-        self._levels, self._parents = funnel_levels(context.tasks)
-        if len(self._levels) == 1:
+        above = listened_to(context.tasks, predecessors or {})
+        if not any(above.values()):
             raise ConfigError(
                 "model.coupler `ait` passes information along the funnel but no task has a `parent`; set one"
             )
+        if predecessors and mode != "cross":
+            raise ConfigError(
+                "model.coupler.predecessors needs mode `cross`; in mode `self` a task listens to its parent"
+            )
+        self.transfer: SelfTransfer | CrossTransfer
+        if mode == "cross":
+            self.transfer = CrossTransfer(above, width, stop_gradient, dropout)
+        else:
+            self.transfer = SelfTransfer(context.tasks, width, share_attention, stop_gradient, dropout)
+        self.head = Heads(len(context.tasks), width)
+        if mode == "self":
+            # h1 makes z small at the start. A small head on top would leave both waiting for each other (500 steps later
+            # the children's loss was still 3 % behind), so theirs start as the authors' dense layers do; the roots read q
+            # itself.
+            for t, names in enumerate(above.values()):
+                if names:
+                    glorot_(self.head.weight.data[t : t + 1])
+
+    def start_at(self, logits: Sequence[float]) -> None:
+        self.head.start_at(logits)
+
+    def forward(self, h: Tensor, bias: Tensor | None = None) -> Tensor:
+        logits = self.head(self.transfer(h.transpose(0, 1)).transpose(0, 1))
+        return logits if bias is None else logits + bias
+
+
+class SelfTransfer(nn.Module):
+    """The paper's transfer from parent to child: q [T, B, k] -> z [T, B, k].
+
+    For a task t with parent s, and for a task without one z_t = q_t:
+
+        p = ReLU(G_t z_s + b_t)                                      information from the parent
+        w = softmax over u ∈ {q_t, p} of <h2(u), h3(u)> / √k         each candidate scores itself: no query meets a key
+        z_t = w_q h1(q_t) + w_p h1(p)                                h1, h2, h3: k x k, no bias
+
+    The funnel is a tree: tasks of the same depth are computed together, so a forward has as many steps as the funnel
+    has levels, not tasks. Authors' code: h1, h2, h3 shared by all transitions, gradients flow into the parent
+    (`stop_gradient` cuts them).
+    """
+
+    def __init__(
+        self, tasks: Mapping[str, Task], width: int, share_attention: bool, stop_gradient: bool, dropout: float
+    ):
+        super().__init__()
+        self._levels, self._parents = funnel_levels(tasks)
         order = [t for level in self._levels for t in level]
         self._back = [order.index(t) for t in range(len(order))]
         self._sizes = [len(level) for level in self._levels[1:]]
@@ -61,20 +102,11 @@ class AIT(CouplerSlot):
         transitions = 1 if share_attention else sum(self._sizes)
         # [transitions, h1 h2 h3, k, k]: value, and the two sides of the self-score.
         self.attention = nn.Parameter(nn.init.normal_(torch.empty(transitions, 3, width, width), std=ATTENTION_STD))
-        self.head = Heads(len(context.tasks), width)
-        # h1 makes z small at the start. A small head on top would leave both waiting for each other (500 steps later the
-        # children's loss was still 3 % behind), so theirs start as the authors' dense layers do; the roots read q itself.
-        for t in order[len(self._levels[0]) :]:
-            glorot_(self.head.weight.data[t : t + 1])
         self._shared = share_attention
         self._stop_gradient = stop_gradient
         self._dropout = dropout
 
-    def start_at(self, logits: Sequence[float]) -> None:
-        self.head.start_at(logits)
-
-    def forward(self, h: Tensor, bias: Tensor | None = None) -> Tensor:
-        q = h.transpose(0, 1)  # [T, B, k]
+    def forward(self, q: Tensor) -> Tensor:
         maps = self.attention.flatten(1, 2)  # [transitions, 3k, k]
         maps_of_level = [maps] * len(self.info) if self._shared else maps.split(self._sizes)
         z = [_pick(q, self._levels[0])]
@@ -82,8 +114,7 @@ class AIT(CouplerSlot):
             self._levels[1:], self._parents[1:], self.info, maps_of_level, strict=True
         ):
             z.append(attend(_pick(q, level), self._inform(info, _pick(z[-1], parents)), own)[0])
-        logits = self.head(_pick(torch.cat(z), self._back).transpose(0, 1))
-        return logits if bias is None else logits + bias
+        return _pick(torch.cat(z), self._back)
 
     def _inform(self, info: nn.Module, z: Tensor) -> Tensor:
         p = info(z.detach() if self._stop_gradient else z)

@@ -71,8 +71,8 @@ class EvalMetrics:
         self.edges = [(task.parent, name) for name, task in self.tasks.items() if task.parent in columns]
         self._parents = self._index([columns[str(parent)] for parent, _ in self.edges])
         self._children = self._index([columns[child] for _, child in self.edges])
-        pairs = [(columns[child], columns[given]) for child, given in derived.values()]
-        self._derived = [self._index(list(side)) for side in zip(*pairs, strict=True)]
+        self._derived_children = self._index([columns[child] for child, _ in derived.values()])
+        self._derived_givens = self._index([columns[given] for _, given in derived.values()])
         self.reset()
 
     def _index(self, values: list[int]) -> Tensor:
@@ -114,8 +114,10 @@ class EvalMetrics:
             group: [B] int64 id of the row's group; None: no GAUC.
             truth: [B, T] true probability or mean, NaN where absent; read only for tasks with a `truth` column.
         """
-        if self._derived:
-            labels, observed, truth = _with_derived(*self._derived, labels, observed, truth)
+        if len(self._derived_children):
+            labels, observed, truth = _with_derived(
+                self._derived_children, self._derived_givens, labels, observed, truth
+            )
         if self._summed is not None:
             raise RuntimeError("these metrics hold the sums of all workers; call reset() before the next evaluation")
         logits = logits.float()

@@ -1,0 +1,110 @@
+"""Whether the coupler, the position tower and the penalties that tie tasks together fit the tasks and the features."""
+
+from collections.abc import Iterator
+from typing import TYPE_CHECKING
+
+from raymtl.config.base import not_a_task, quoted
+from raymtl.config.features import BiasFeature
+from raymtl.config.slots.bias import NoBias, PositionTower
+from raymtl.config.slots.coupler import AIT, ESM2, Product
+from raymtl.config.wiring import bounds, levels, listened_to, order_pairs, trio
+from raymtl.errors import ConfigError
+
+if TYPE_CHECKING:
+    from raymtl.config.root import Config
+
+
+def coupling_problems(config: "Config") -> Iterator[str]:
+    """What is wrong with `model.coupler`, `model.bias`, `model.order_loss` and `model.kl_bound`."""
+    coupler = config.model.coupler
+    if isinstance(coupler, AIT):
+        yield from _ait_problems(config, coupler)
+    if isinstance(coupler, Product | ESM2):
+        yield from _product_problems(config, coupler)
+    yield from _bias_problems(config)
+    yield from _penalty_problems(config)
+
+
+def _ait_problems(config: "Config", ait: AIT) -> Iterator[str]:
+    tasks, hidden = config.active_tasks(), config.model.towers.hidden
+    if hidden[-1:] != [ait.width]:
+        yield (
+            f"model.towers.hidden is {hidden}; with the coupler `ait` its last width must be "
+            f"model.coupler.width = {ait.width}"
+        )
+    wrong = [*_predecessor_problems(config, ait)]
+    if not wrong and not any(listened_to(tasks, ait.predecessors).values()):
+        wrong = [
+            "model.coupler is `ait`, which passes information along the funnel, but no task has a `parent`; set one"
+        ]
+    yield from wrong
+
+
+def _predecessor_problems(config: "Config", ait: AIT) -> Iterator[str]:
+    if ait.predecessors and ait.mode != "cross":
+        yield (
+            f"model.coupler.predecessors needs model.coupler.mode `cross`; in mode `{ait.mode}` a task listens to its parent"
+        )
+        return
+    known = True
+    for name, before in ait.predecessors.items():
+        if name not in config.tasks:
+            known = False
+            yield f"model.coupler.predecessors has an entry for `{name}`, {not_a_task(name, config.tasks)}"
+        for other in before:
+            if other not in config.tasks:
+                known = False
+                yield f"model.coupler.predecessors.{name} names `{other}`, {not_a_task(other, config.tasks)}"
+        if name in before:
+            known = False
+            yield f"model.coupler.predecessors.{name} names the task itself; name the tasks before it"
+    if known:
+        try:
+            levels(listened_to(config.active_tasks(), ait.predecessors))
+        except ConfigError as error:
+            yield str(error)
+
+
+def _product_problems(config: "Config", coupler: Product | ESM2) -> Iterator[str]:
+    tasks = config.active_tasks()
+    if isinstance(coupler, ESM2):
+        try:
+            trio(tasks, coupler.click, coupler.action, coupler.buy)
+        except ConfigError as error:
+            yield str(error)
+    elif all(task.parent is None for task in tasks.values()):
+        yield "model.coupler is `product`, which multiplies along the funnel, but no task has a `parent`; set one"
+
+
+def _bias_problems(config: "Config") -> Iterator[str]:
+    bias = config.model.bias
+    features = any(isinstance(f, BiasFeature) for f in config.features.values())
+    if isinstance(bias, NoBias) and features:
+        yield "model.bias is `none` but there are features of kind `bias`; set model.bias, or remove them"
+    if not isinstance(bias, PositionTower):
+        return
+    if not features:
+        yield "model.bias is `position` but no feature has the kind `bias`; add one, or set it to `none`"
+    unknown = [name for name in bias.tasks or [] if name not in config.tasks]
+    for name in unknown:
+        yield f"model.bias.tasks names `{name}`, {not_a_task(name, config.tasks)}"
+    if bias.tasks is not None and not unknown and not any(name in config.active_tasks() for name in bias.tasks):
+        yield f"model.bias.tasks is {bias.tasks}, none of which is trained; name one of {quoted(config.active_tasks())}"
+
+
+def _penalty_problems(config: "Config") -> Iterator[str]:
+    model, tasks = config.model, config.active_tasks()
+    pairs = order_pairs(tasks, getattr(model.coupler, "predecessors", {}))
+    if model.order_loss.alpha > 0 and not pairs:
+        yield (
+            f"model.order_loss.alpha is {model.order_loss.alpha} but no task has a `parent`; "
+            "set tasks.<name>.parent, or alpha to 0"
+        )
+    if model.kl_bound.weight > 0 and not bounds(tasks):
+        conditional = [n for n, t in tasks.items() if t.kind == "binary" and t.given in tasks]
+        if conditional:
+            columns = quoted(dict.fromkeys(tasks[name].label_column(name) for name in conditional))
+            why = f"no binary task without `given` has the label column {columns}, so there is no order on all rows"
+        else:
+            why = "no binary task has `given`, so there is no conversion after a click"
+        yield f"model.kl_bound.weight is {model.kl_bound.weight} but {why}; add such a task, or set the weight to 0"

@@ -1,0 +1,81 @@
+"""Whether the slots that name features (histories, the user, the candidate, the scenario) name the right ones."""
+
+from collections.abc import Iterable, Iterator, Mapping
+from typing import TYPE_CHECKING
+
+from raymtl.config.base import did_you_mean, quoted
+from raymtl.config.features import DenseFeature, IdFeature, IdsFeature, SequenceFeature
+from raymtl.config.slots.sequence import DUPNSequence, NoSequence, TIMSequence, TransformerSequence
+from raymtl.config.slots.trunk import M2M
+
+if TYPE_CHECKING:
+    from raymtl.config.root import Config
+
+_POOLED = (IdFeature, IdsFeature)
+_FLAT = (IdFeature, IdsFeature, DenseFeature)
+
+
+def sequence_problems(config: "Config") -> Iterator[str]:
+    """What is wrong with `model.sequence` and with the features that `model.trunk` names."""
+    section, trunk = config.model.sequence, config.model.trunk
+    histories = [n for n, f in config.features.items() if isinstance(f, SequenceFeature)]
+    if histories and isinstance(section, NoSequence):
+        yield (
+            "model.sequence is `none` but there are features of kind `sequence`; "
+            "set model.sequence.type to `pooled`, or remove them"
+        )
+    if not histories and not isinstance(section, NoSequence):
+        yield f"model.sequence is `{section.type}` but no feature has the kind `sequence`; add one, or set it to `none`"
+        return
+    dims = {table: config.tables[table].dim for table in map(config.table_of, histories)}
+    if len(set(dims.values())) > 1:
+        found = ", ".join(f"`{table}` {dim}" for table, dim in dims.items())
+        yield f"tables that are read as sequences need one `dim` (TorchRec keeps them in one module), but they have {found}"
+    if isinstance(section, TransformerSequence | TIMSequence):
+        if section.width % section.heads:
+            yield f"model.sequence.width is {section.width}, which {section.heads} heads cannot share; make it a multiple of them"
+        if section.behaviours is not None:
+            yield from _groups(config, "model.sequence.behaviours", section.behaviours, histories)
+    if isinstance(section, TIMSequence):
+        yield from _named(config, "model.sequence.target", section.target, _POOLED)
+    if isinstance(section, DUPNSequence):
+        item = section.item if section.item is not None else [n for n in histories if n not in section.properties]
+        if not item:
+            yield "model.sequence.item is empty; name the `sequence` features that say what each step was about"
+        yield from _groups(config, "model.sequence", {"item": item, "properties": section.properties}, histories, True)
+        yield from _named(config, "model.sequence.user", section.user, _FLAT)
+    if isinstance(trunk, M2M):
+        yield from _named(config, "model.trunk.knowledge", trunk.knowledge, _FLAT)
+        if not trunk.knowledge and config.data.scenario is None and (trunk.meta_attention or trunk.meta_tower):
+            yield (
+                "model.trunk is `m2m` but nothing tells one scenario from another; set data.scenario, or name features in "
+                "model.trunk.knowledge"
+            )
+
+
+def _groups(
+    config: "Config", path: str, groups: Mapping[str, list[str]], histories: list[str], together: bool = False
+) -> Iterator[str]:
+    """Groups of sequence features of the same steps; with `together` all groups are of the same steps."""
+    for group, names in groups.items():
+        yield from _named(config, f"{path}.{group}", names, (SequenceFeature,))
+    named = [name for names in groups.values() for name in names]
+    for name in sorted({name for name in named if named.count(name) > 1}):
+        yield f"{path} names `{name}` {named.count(name)} times; name it once"
+    for name in histories:
+        if name not in named:
+            yield f"features.{name} has the kind `sequence` but {path} leaves it out; name it there, or remove the feature"
+    for same in [named] if together else groups.values():
+        lengths = {n: f.max_length for n in same if isinstance(f := config.features.get(n), SequenceFeature)}
+        if len(set(lengths.values())) > 1:
+            found = ", ".join(f"`{name}` {length}" for name, length in lengths.items())
+            yield f"{path}: features of the same steps need one max_length, but they have {found}"
+
+
+def _named(config: "Config", path: str, names: Iterable[str], kinds: tuple[type, ...]) -> Iterator[str]:
+    fitting = [n for n, f in config.features.items() if isinstance(f, kinds)]
+    for name in names:
+        if name not in config.features:
+            yield f"{path} names `{name}`, which is not one of the features {quoted(fitting)}{did_you_mean(name, fitting)}"
+        elif name not in fitting:
+            yield f"{path} names `{name}`, a feature of kind `{config.features[name].kind}`; these would fit: {quoted(fitting)}"

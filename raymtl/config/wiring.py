@@ -1,0 +1,109 @@
+"""Which tasks are tied together: read by the checks, the couplers and the losses alike, so that none has its own opinion.
+
+Names of tasks that are not trained (outside `tasks_subset`) are skipped, as a parent outside it is.
+"""
+
+from collections.abc import Mapping, Sequence
+
+from raymtl.config.base import not_a_task, quoted
+from raymtl.config.tasks import Task
+from raymtl.errors import ConfigError
+
+
+def parents(tasks: Mapping[str, Task]) -> dict[str, list[str]]:
+    """For every task the list of its parent, or of nothing."""
+    return {name: [up for up in [task.parent] if up is not None and up in tasks] for name, task in tasks.items()}
+
+
+def listened_to(tasks: Mapping[str, Task], predecessors: Mapping[str, Sequence[str]]) -> dict[str, list[str]]:
+    """For every task those it takes information from: the ones listed for it, or else its parent."""
+    listed = {name: [p for p in dict.fromkeys(names) if p in tasks] for name, names in predecessors.items()}
+    return {name: listed.get(name, parent) for name, parent in parents(tasks).items()}
+
+
+def levels(above: Mapping[str, Sequence[str]]) -> list[list[str]]:
+    """Tasks by the number of steps they must wait for: a task comes one level after the last of those it listens to."""
+    left = dict(above)
+    found: list[list[str]] = []
+    while left:
+        ready = [name for name, names in left.items() if not any(other in left for other in names)]
+        if not ready:
+            raise ConfigError(f"model.coupler.predecessors make a circle: {' → '.join(_circle(left))}")
+        found.append(ready)
+        left = {name: names for name, names in left.items() if name not in ready}
+    return found
+
+
+def _circle(left: Mapping[str, Sequence[str]]) -> list[str]:
+    path = [next(iter(left))]
+    while path.count(path[-1]) == 1:
+        path.append(next(name for name in left[path[-1]] if name in left))
+    return path[path.index(path[-1]) :]
+
+
+def order_pairs(tasks: Mapping[str, Task], predecessors: Mapping[str, Sequence[str]]) -> list[tuple[str, str]]:
+    """Pairs (a, b) with p(a) ≤ p(b): a task with its parent, and with those it listens to.
+
+    Both must be probabilities on the same rows: a conditional one may well be larger than that of its condition.
+    """
+    wired = listened_to(tasks, predecessors)
+    pairs = [(name, other) for name, up in parents(tasks).items() for other in dict.fromkeys([*up, *wired[name]])]
+    return [(a, b) for a, b in pairs if _comparable(tasks[a], tasks[b])]
+
+
+def _comparable(a: Task, b: Task) -> bool:
+    return a.kind == b.kind == "binary" and a.given == b.given
+
+
+def bounds(tasks: Mapping[str, Task]) -> list[tuple[str, str, str]]:
+    """Triples (g, c, o) with p(g)·p(c | g) = p(o): c has `given: g`, o is on all rows, and both have one label column."""
+    binary = {name: task for name, task in tasks.items() if task.kind == "binary"}
+    return [
+        (task.given, name, order)
+        for name, task in binary.items()
+        if task.given in binary and binary[task.given].given is None
+        for order, other in binary.items()
+        if other.given is None and other.label_column(order) == task.label_column(name)
+    ]
+
+
+def trio(tasks: Mapping[str, Task], click: str | None, action: str | None, buy: str | None) -> tuple[str, str, str]:
+    """The tasks of ESM²: the click, the decisive action after it and the purchase after it; what is None is found."""
+    for role, name in (("click", click), ("action", action), ("buy", buy)):
+        if name is not None and name not in tasks:
+            raise ConfigError(f"model.coupler.{role} is `{name}`, {not_a_task(name, tasks)}")
+    click = click or _click(tasks, action or buy)
+    children = [name for name, task in tasks.items() if task.parent == click]
+    free = [name for name in children if name not in (action, buy)]
+    if (action is None or buy is None) and len(free) != (action is None) + (buy is None):
+        raise ConfigError(
+            f"model.coupler `esm2` cannot tell action and purchase among the children of `{click}` "
+            f"({quoted(children) or 'none'}); set model.coupler.action and buy"
+        )
+    action, buy = action or free.pop(0), buy or free.pop(0)
+    if action == buy:
+        raise ConfigError(f"model.coupler.action and buy are both `{buy}`; `esm2` needs two tasks")
+    for name in (action, buy):
+        if name not in children:
+            raise ConfigError(
+                f"tasks.{name}.parent must be `{click}` for the coupler `esm2`: the purchase follows the click with or "
+                "without the action"
+            )
+    return click, action, buy
+
+
+def _click(tasks: Mapping[str, Task], child: str | None) -> str:
+    """The parent of the child, or else the only top of a funnel that has two children."""
+    if child is not None:
+        above = tasks[child].parent
+        if above is None:
+            raise ConfigError(f"tasks.{child}.parent is null; the coupler `esm2` needs it to be the click")
+        return above
+    down = [up for names in parents(tasks).values() for up in names]
+    tops = [name for name, task in tasks.items() if task.parent is None and down.count(name) == 2]
+    if len(tops) != 1:
+        raise ConfigError(
+            f"model.coupler `esm2` needs a task whose two children are an action and a purchase, but {len(tops) or 'none'} of "
+            f"{quoted(tasks)} {'have' if tops else 'has'} two children; set `parent`, or model.coupler.click, action and buy"
+        )
+    return tops[0]

@@ -1,0 +1,1 @@
+"""The daily job: versions of the model on plain storage, and who may write them."""

@@ -1,0 +1,145 @@
+"""What a version says of itself: `manifest.json`, written last, with a hash of every other file."""
+
+import datetime as dt
+import json
+import re
+import secrets
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from raymtl.errors import VersionError
+
+FORMAT = 1
+"""Number of the format; a reader refuses a greater one."""
+NAME = "manifest.json"
+DENSE, OPTIMIZER = "dense.safetensors", "optimizer.safetensors"
+KEY, WEIGHT = "row", "embedding"
+"""Columns of a table's files: the row number, and the embedding."""
+
+_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,99}")
+
+
+class _Part(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
+
+
+class FileEntry(_Part):
+    """One file of the version."""
+
+    path: str
+    """From the version's folder on."""
+    bytes: int
+    """Size."""
+    sha256: str
+    """Hex digest of the content."""
+    rows: int | None = None
+    """Rows of a table's part."""
+    first: int | None = None
+    """Its lowest row number."""
+    last: int | None = None
+    """Its highest row number."""
+
+
+class TableEntry(_Part):
+    """One embedding table."""
+
+    rows: int
+    """Rows of the table, which a delta holds only some of."""
+    dim: int
+    """Width D."""
+    id_space: str
+    """How an ID becomes a row."""
+    optimizer: str
+    """Kind of the tables' optimizer."""
+    state: dict[str, int]
+    """Columns of the optimizer's state and their numbers per row, 1 or D."""
+    columns: list[str]
+    """All columns of its files, in order."""
+    files: list[FileEntry]
+    """Its parts; row numbers ascend within a part, and no row is in two."""
+
+
+class Manifest(_Part):
+    """A version."""
+
+    format: int = FORMAT
+    """Number of the format."""
+    id: str
+    """Name of the version, which is its folder."""
+    parent: str | None
+    """Version that its training began with; null: began from nothing."""
+    base: str | None = None
+    """For a delta, the version that its rows complete (itself whole or a delta); null: this version is whole."""
+    created: dt.datetime
+    """When it was written, UTC."""
+    code: dict[str, str]
+    """Versions of raymtl and of the packages that decide what is computed."""
+    config: dict[str, Any]
+    """The whole configuration."""
+    config_hash: str
+    """Hash of it, `name` and `output` aside."""
+    data_range: dict[str, list[str]]
+    """First and last day of `train`, and of `eval` where there is one."""
+    counts: dict[str, int]
+    """`rows` trained on and `steps` taken by this training, and what else is counted."""
+    metrics: dict[str, Any]
+    """As in `result.json`."""
+    base_rates: dict[str, float]
+    """Mean label of each task where its training began; empty where that is not recorded."""
+    tables: dict[str, TableEntry]
+    """Every table."""
+    files: list[FileEntry]
+    """All other files."""
+
+    @property
+    def data_end(self) -> dt.date:
+        """The last day trained on."""
+        return dt.date.fromisoformat(self.data_range["train"][1])
+
+    @property
+    def all_files(self) -> list[FileEntry]:
+        """The files of the tables and all others."""
+        return [*self.files, *(file for table in self.tables.values() for file in table.files)]
+
+    @property
+    def total_bytes(self) -> int:
+        """Size of all files."""
+        return sum(file.bytes for file in self.all_files)
+
+    def dump(self) -> bytes:
+        """The content of `manifest.json`."""
+        return (self.model_dump_json(indent=1) + "\n").encode()
+
+
+def parse_manifest(data: bytes, where: str) -> Manifest:
+    """Read a manifest; VersionError where it is damaged or of a newer format."""
+    try:
+        raw = json.loads(data)
+        number = raw["format"]
+    except (ValueError, KeyError, TypeError) as error:
+        raise VersionError(f"`{where}` is damaged ({error}); take another version") from error
+    if number != FORMAT:
+        raise VersionError(
+            f"`{where}` is of format {number}, this raymtl reads format {FORMAT}; install the raymtl that wrote it, or newer"
+        )
+    try:
+        return Manifest.model_validate(raw)
+    except ValidationError as error:
+        first = error.errors()[0]
+        path = ".".join(str(p) for p in first["loc"])
+        raise VersionError(f"`{where}` is damaged ({path}: {first['msg']}); take another version") from error
+
+
+def new_id(data_end: dt.date) -> str:
+    """A name for a version: the last day of its data and six hex digits by chance."""
+    return f"{data_end}-{secrets.token_hex(3)}"
+
+
+def check_id(name: str) -> str:
+    """The name itself; VersionError where it cannot be a folder's."""
+    if not _ID.fullmatch(name):
+        raise VersionError(
+            f"`{name}` cannot name a version; use letters, digits, `_`, `.` and `-`, beginning with a letter or digit"
+        )
+    return name

@@ -1,0 +1,89 @@
+"""A finished run becomes a version: one process builds the model, loads the checkpoint and writes it out."""
+
+import logging
+import tempfile
+import warnings
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+import pyarrow.fs as pafs
+import torch
+import torch.distributed as dist
+
+from raymtl.config.load import load_config
+from raymtl.config.root import Config
+from raymtl.daily.export import Draft, export
+from raymtl.daily.manifest import Manifest, new_id
+from raymtl.daily.storage import Store
+from raymtl.daily.store import publish
+from raymtl.data.source import open_filesystem
+from raymtl.errors import CheckpointError
+from raymtl.training import checkpoint as saved_state
+from raymtl.training.build import build
+from raymtl.training.rundir import CONFIG, last_checkpoint, read_result
+
+
+def publish_run(
+    run: str, store: Store, *, checkpoint: str | None, version: str | None, held: Callable[[], None]
+) -> Manifest:
+    """Publish a run's checkpoint (None: its last whole one) as a version of `store`, whose lease the caller holds.
+
+    The tables must fit into the memory of this machine. Raises CheckpointError where the run has not finished.
+    """
+    run = run.rstrip("/").removesuffix(f"/{CONFIG}")
+    result = read_result(run)
+    if result is None or result.get("status") != "finished":
+        raise CheckpointError(f"the run `{run}` has not finished; let `raymtl train` end, then publish it")
+    config = load_config(f"{run}/{CONFIG}")
+    folder = checkpoint or last_checkpoint(run)
+    data_range = {part: [str(day) for day in days] for part, days in result["data_range"].items()}
+    name = version or new_id(config.data.train.end)
+    with _fetched(folder) as local, _alone() as group:
+        progress = saved_state.read_progress(local)
+        device = torch.device("cuda" if config.train.use_gpu and torch.cuda.is_available() else "cpu")
+        built = build(
+            _for_one(config), dict.fromkeys(config.active_tasks(), 0.5), 0, device, group
+        )  # biases are loaded
+        saved_state.load(built, local, model_only=False, group=group)
+        draft = Draft(
+            name,
+            config,
+            data_range,
+            counts={"rows": progress.rows, "steps": progress.step},
+            metrics=result["metrics"] if checkpoint is None else {},
+        )
+        manifest = export(built, store, draft, group)
+    publish(store, name, held)
+    return manifest
+
+
+def _for_one(config: Config) -> Config:
+    """The same model for a single worker."""
+    return config.model_copy(update={"train": config.train.model_copy(update={"workers": 1})})
+
+
+@contextmanager
+def _fetched(folder: str) -> Iterator[str]:
+    """A checkpoint as a local folder."""
+    filesystem, path = open_filesystem(folder)
+    if isinstance(filesystem, pafs.LocalFileSystem):
+        yield path
+        return
+    with tempfile.TemporaryDirectory(prefix="raymtl-publish-") as scratch:
+        pafs.copy_files(path, scratch, source_filesystem=filesystem, destination_filesystem=pafs.LocalFileSystem())
+        yield scratch
+
+
+@contextmanager
+def _alone() -> Iterator[dist.ProcessGroup]:
+    """A process group of this process."""
+    logging.getLogger("torchrec").setLevel(logging.ERROR)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        backend = "cuda:nccl,cpu:gloo" if torch.cuda.is_available() else "gloo"
+        dist.init_process_group(backend, store=dist.HashStore(), rank=0, world_size=1)
+        try:
+            assert dist.group.WORLD is not None
+            yield dist.group.WORLD
+        finally:
+            dist.destroy_process_group()

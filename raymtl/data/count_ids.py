@@ -1,0 +1,206 @@
+"""How often each ID of the `map` tables is looked up, and on which day last: one pass over a plan with Ray Data.
+
+What it takes: a reading task holds the counts of its own rows, at most those of `_TASK_ROWS` rows; the process that asks holds
+those of all distinct IDs of all `map` tables, some 20 bytes per ID for the result and three times that while it merges.
+"""
+
+import datetime as dt
+import logging
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import pyarrow as pa
+import ray.data
+from ray.data.block import BlockMetadata
+from ray.data.context import DataContext
+from ray.data.datasource import Datasource, ReadTask
+
+from raymtl.config.features import DenseFeature, IdsFeature, SequenceFeature
+from raymtl.config.root import Config
+from raymtl.data import rules
+from raymtl.data.hashing import to_int64
+from raymtl.data.read import read_fragment
+from raymtl.data.rules import one_array
+from raymtl.data.source import open_filesystem
+from raymtl.data.units import Fragment, Plan
+from raymtl.errors import find_user_error
+
+_TASK_ROWS = 1_000_000
+_TASKS_PER_SLOT = 4
+_TASK_BYTES = 1_000_000  # a guess; only the rows of a task say how many IDs it meets
+_EPOCH = dt.date(1970, 1, 1)
+
+Progress = Callable[[int, int], None]
+"""Called with rows done and rows in all."""
+
+
+@dataclass(frozen=True, eq=False)
+class IdCounts:
+    """Lookups of N distinct IDs."""
+
+    ids: np.ndarray
+    """[N] int64, ascending."""
+    counts: np.ndarray
+    """[N] int64, at least 1 each."""
+    last_seen: np.ndarray
+    """[N] int32, the last day with the ID, in days since 1970-01-01."""
+
+    @staticmethod
+    def of(ids: np.ndarray, day: int) -> "IdCounts":
+        """Of the lookups [L] int64 of one day, in any order."""
+        distinct, counts = np.unique(ids, return_counts=True)
+        return IdCounts(distinct, counts.astype(np.int64, copy=False), np.full(len(distinct), day, np.int32))
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+    def merge(self, other: "IdCounts") -> "IdCounts":
+        """The counts of both together."""
+        large, small = (self, other) if len(self) >= len(other) else (other, self)
+        if not len(small):
+            return large
+        places = np.searchsorted(large.ids, small.ids)
+        both = large.ids[np.minimum(places, len(large) - 1)] == small.ids
+        at, counts, last_seen = places[both], large.counts.copy(), large.last_seen.copy()
+        counts[at] += small.counts[both]
+        last_seen[at] = np.maximum(last_seen[at], small.last_seen[both])
+        new, places = ~both, places[~both]
+        return IdCounts(
+            np.insert(large.ids, places, small.ids[new]),
+            np.insert(counts, places, small.counts[new]),
+            np.insert(last_seen, places, small.last_seen[new]),
+        )
+
+
+class Tally:
+    """Counts added piece by piece: pieces are merged with others of about their size, so that an ID moves log(pieces) times."""
+
+    def __init__(self) -> None:
+        self._pieces: list[IdCounts] = []
+
+    def add(self, piece: IdCounts) -> None:
+        """Add one piece."""
+        self._pieces.append(piece)
+        # Each piece stays more than twice as long as the next: all of them together hold less than two of the first
+        while len(self._pieces) > 1 and len(self._pieces[-2]) <= 2 * len(self._pieces[-1]):
+            last = self._pieces.pop()
+            self._pieces.append(last.merge(self._pieces.pop()))
+
+    def total(self) -> IdCounts:
+        """The counts of all pieces."""
+        while len(self._pieces) > 1:
+            last = self._pieces.pop()
+            self._pieces.append(last.merge(self._pieces.pop()))
+        return self._pieces[0] if self._pieces else IdCounts.of(np.empty(0, np.int64), 0)
+
+
+def count_ids(config: Config, plan: Plan, read_tasks: int, progress: Progress | None = None) -> dict[str, IdCounts]:
+    """The counts of every `map` table over the rows of a plan: all features that share it together, lists as they are looked
+    up (cut to `max_length`), nulls left out. Runs on `read_tasks` CPUs of the connected Ray cluster."""
+    tables = config.map_tables()
+    tallies = {table: Tally() for table in tables}
+    done = 0
+    for block in _stream(_CountSource(config, plan, read_tasks), read_tasks) if tables else ():
+        for row in range(len(block)):
+            for table, tally in tallies.items():
+                tally.add(IdCounts(*(_value(block, f"{part}:{table}", row) for part in ("ids", "counts", "last_seen"))))
+            done += block.column("rows")[row].as_py()
+        if progress is not None:
+            progress(done, plan.rows)
+    return {table: tally.total() for table, tally in tallies.items()}
+
+
+def count_raw(config: Config, raw: pa.Table, day: int, tallies: Mapping[str, Tally]) -> None:
+    """Add the lookups of a raw table, which is of one day, to the tallies of its tables."""
+    for name, feature in config.features.items():
+        tally = None if isinstance(feature, DenseFeature) else tallies.get(config.table_of(name))
+        if tally is None:
+            continue
+        if isinstance(feature, IdsFeature | SequenceFeature):
+            flat, _ = rules.cut_lists(*rules.list_parts(one_array(raw, feature.column or name, "ids")), feature)
+        else:
+            flat = one_array(raw, feature.column or name, "id").drop_null()
+        tally.add(IdCounts.of(rules.int64_values(to_int64(flat)), day))
+
+
+class _CountSource(Datasource):
+    """One reading task per portion of the plan; each yields one row: the rows that it read and the counts of each table."""
+
+    def __init__(self, config: Config, plan: Plan, read_tasks: int):
+        super().__init__()
+        most = min(_TASK_ROWS, max(config.data.block_rows, plan.rows // (_TASKS_PER_SLOT * read_tasks)))
+        self._config, self._root = config, plan.root
+        self.portions = list(_portions([f for unit in plan.units for f in unit.fragments], most))
+
+    def get_name(self) -> str:
+        return "CountIds"
+
+    def estimate_inmemory_data_size(self) -> int:
+        return len(self.portions) * _TASK_BYTES
+
+    def get_read_tasks(self, parallelism: int, per_task_row_limit=None, data_context=None) -> list[ReadTask]:
+        metadata = BlockMetadata(1, _TASK_BYTES, None, None)
+        return [ReadTask(_CountTask(self._config, self._root, portion), metadata) for portion in self.portions]
+
+
+class _CountTask:
+    """The body of one reading task."""
+
+    def __init__(self, config: Config, root: str, fragments: list[Fragment]):
+        self._config, self._root, self._fragments = config, root, fragments
+
+    def __call__(self) -> Iterable[pa.Table]:
+        config = self._config
+        tallies = {table: Tally() for table in config.map_tables()}
+        looked_up = {n: f for n, f in config.features.items() if not isinstance(f, DenseFeature)}
+        names = dict.fromkeys(f.column or n for n, f in looked_up.items() if config.table_of(n) in tallies)
+        _, inner = open_filesystem(self._root)
+        for fragment in self._fragments:
+            day = _day_of(fragment.path.removeprefix(inner))
+            for raw, _ in read_fragment(self._root, fragment, list(names), config.data.block_rows):
+                count_raw(config, raw, day, tallies)
+        row: dict[str, pa.Array] = {"rows": pa.array([sum(f.rows for f in self._fragments)])}
+        for table, tally in tallies.items():
+            for part, values in vars(tally.total()).items():
+                offsets = pa.array([0, len(values)], pa.int64())
+                row[f"{part}:{table}"] = pa.LargeListArray.from_arrays(offsets, pa.array(values))
+        yield pa.table(row)
+
+
+def _value(block: pa.Table, column: str, row: int) -> np.ndarray:
+    return block.column(column)[row].values.to_numpy()
+
+
+def _day_of(below: str) -> int:
+    """The day of a path below the root, `/ds=2026-01-31/…`, in days since 1970-01-01."""
+    return (dt.date.fromisoformat(below.lstrip("/").split("/")[0].removeprefix("ds=")) - _EPOCH).days
+
+
+def _portions(fragments: Sequence[Fragment], rows: int) -> Iterator[list[Fragment]]:
+    """Fragments gathered, in order, until a portion has `rows` rows."""
+    portion: list[Fragment] = []
+    for fragment in fragments:
+        portion.append(fragment)
+        if sum(f.rows for f in portion) >= rows:
+            yield portion
+            portion = []
+    if portion:
+        yield portion
+
+
+def _stream(source: _CountSource, read_tasks: int) -> Iterator[pa.Table]:
+    context = DataContext.get_current().copy()
+    context.enable_progress_bars = False
+    context.print_on_execution_start = False
+    tasks = len(source.portions)
+    with DataContext.current(context):
+        dataset = ray.data.read_datasource(source, concurrency=min(read_tasks, tasks), override_num_blocks=tasks)
+        logging.getLogger("ray.data").setLevel(logging.ERROR)  # a line per execution otherwise
+        try:
+            yield from dataset.iter_batches(batch_size=None, batch_format="pyarrow")
+        except Exception as error:
+            found = find_user_error(error)
+            if found is not None:
+                raise found from None
+            raise

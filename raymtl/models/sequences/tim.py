@@ -1,0 +1,139 @@
+"""TIM: what each task wants to know of several kinds of behaviour, from one transformer (DTRN, CIKM 2023)."""
+
+from collections.abc import Mapping, Sequence
+
+import torch
+from torch import Tensor, nn
+
+from raymtl.models.attention import FeedForward, MultiHeadAttention
+from raymtl.models.inputs import ModelInput, Pick
+from raymtl.models.layers import full_precision, glorot_
+from raymtl.models.registry import register
+from raymtl.models.sequences.conditional_norm import ConditionalNorms, conditional_norm
+from raymtl.models.sequences.steps import Behaviours
+from raymtl.models.slots import Context, SequenceSlot
+
+POSITION_STD = 0.02
+"""Standard deviation of the learned positions at the start."""
+FEED_FORWARD = 2
+"""Hidden width of the feed-forwards in widths of the transformer: less than the usual 4, since every step passes T times."""
+
+
+@register("sequence", "tim")
+class TIMSequence(SequenceSlot):
+    """Histories of S behaviour types -> [B, T, S·width]: for each task t and type b what the transformer makes of them.
+
+    All pairs (t, b) run through the same encoder and decoder; what tells them apart are the scales and shifts of the layer
+    norms (`ConditionalNorms`, CLN below):
+
+        x_b = projected steps of b + positions
+        x_{t,b} = CLN_{t,b}(x + attention(x)), CLN_{t,b}(x + feed-forward(x))          `layers` times, over the steps
+        z_{t,b} = CLN_{t,b}(q + attention(q → x_{t,b})), CLN_{t,b}(z + feed-forward(z))    q: the projected target item
+
+    Up to its first CLN the encoder's work is the same for all tasks and is done once; then all pairs are folded into the
+    rows. Every type has a projection of its own, because its features are its own. Positions count back from the most
+    recent step; steps older than `positions` share the last one. A history without steps adds nothing to q, so its output
+    depends on the target item, the task and the type alone.
+
+    The paper leaves open where the norms stand (here as in the first transformer: after the sums) and what the decoder's
+    query attends to itself (here nothing: it is one vector).
+    """
+
+    def __init__(
+        self,
+        context: Context,
+        *,
+        behaviours: Mapping[str, Sequence[str]] | None = None,
+        target: Sequence[str],
+        width: int,
+        heads: int,
+        layers: int,
+        condition_dim: int,
+        positions: int = 50,
+        dropout: float = 0.0,
+    ):
+        super().__init__()
+        self._behaviours = Behaviours(context.spec, behaviours)
+        self._target = Pick(context.spec, target)
+        types = len(self._behaviours.widths)
+        self.project = nn.ModuleList(nn.Linear(d, width, bias=False) for d in self._behaviours.widths.values())
+        self.position = nn.Embedding(positions, width)
+        nn.init.trunc_normal_(self.position.weight, std=POSITION_STD)
+        self.query = nn.Linear(self._target.width, width)
+        nn.init.zeros_(self.query.bias)
+        for layer in (*self.project, self.query):
+            glorot_(layer.weight.data)
+        self.attention = nn.ModuleList(MultiHeadAttention(width, heads, dropout) for _ in range(layers))
+        self.feed_forward = nn.ModuleList(FeedForward(width, FEED_FORWARD * width, dropout) for _ in range(layers))
+        self.target_attention = TargetAttention(width, heads, dropout)
+        self.target_feed_forward = FeedForward(width, FEED_FORWARD * width, dropout)
+        self.norms = ConditionalNorms(2 * layers + 2, context.heads, types, width, condition_dim)
+        self.width = types * width
+
+    def forward(self, inputs: ModelInput) -> Tensor:
+        norms = zip(*self.norms(), strict=True)
+        x, mask = self._steps(inputs)  # [B, 1, S, L, d]; from the first norm on, [B, T, S, L, d]
+        for attention, feed_forward in zip(self.attention, self.feed_forward, strict=True):
+            # Rows are flattened: a linear layer returns more than two dimensions as a view, and the ReLU in place behind
+            # it would then copy the whole gradient.
+            rows, seen = x.flatten(0, 2), mask.expand(x.shape[:4]).flatten(0, 2)
+            x = conditional_norm(x + attention(rows, rows, seen).view(x.shape), *next(norms))
+            x = conditional_norm(x + feed_forward(x.flatten(0, 3)).view(x.shape), *next(norms))
+        q = self.query(self._target(inputs))
+        z = q[:, None, None, None] + self.target_attention(q, x, mask)  # [B, T, S, 1, d]
+        z = conditional_norm(z, *next(norms))
+        z = conditional_norm(z + self.target_feed_forward(z.flatten(0, 3)).view(z.shape), *next(norms))
+        return z.flatten(2)
+
+    def _steps(self, inputs: ModelInput) -> tuple[Tensor, Tensor]:
+        """Projected steps with their positions [B, 1, S, L, d], and mask [B, 1, S, L]; L is that of the longest type."""
+        behaviours = self._behaviours(inputs).values()
+        length = max(mask.shape[1] for _, mask in behaviours)
+        parts, masks = [], []
+        for project, (steps, mask) in zip(self.project, behaviours, strict=True):
+            beyond = length - mask.shape[1]
+            parts.append(nn.functional.pad(project(steps), (0, 0, 0, beyond)))
+            masks.append(nn.functional.pad(mask, (0, beyond)))
+        x, mask = torch.stack(parts, 1), torch.stack(masks, 1)
+        age = mask.sum(2, keepdim=True) - 1 - torch.arange(length, device=mask.device)  # beyond the end: below 0
+        x = x + self.position(age.clamp(0, self.position.num_embeddings - 1))
+        return x.unsqueeze(1), mask.unsqueeze(1)
+
+
+class TargetAttention(nn.Module):
+    """One query per row asks many memories: q [B, d], memory [B, T, S, L, d], mask [B, 1, S, L] -> [B, T, S, 1, d].
+
+    Multi-head attention, reordered for a single query: W_K is applied to the query and W_V to the weighted sum of the steps,
+    so that nothing is projected at every step of every memory. Weights are in fp32 also under autocast; a memory without
+    steps is answered by the bias of the output alone.
+    """
+
+    def __init__(self, width: int, heads: int, dropout: float):
+        super().__init__()
+        self.query, self.out = nn.Linear(width, width), nn.Linear(width, width)
+        for layer in (self.query, self.out):
+            glorot_(layer.weight.data)
+            nn.init.zeros_(layer.bias)
+        # [2, d, d], the matrices of keys and values. A bias of the keys would leave the softmax as it is, one of the values
+        # would be a second bias of the output.
+        self.key_value = nn.Parameter(glorot_(torch.empty(2, width, width)))
+        self._heads = heads
+        self._dropout = dropout
+
+    def forward(self, q: Tensor, memory: Tensor, mask: Tensor) -> Tensor:
+        key, value = self.key_value.unflatten(1, (self._heads, -1))  # each [H, d/H, d]
+        asked = torch.einsum("bhe,hed->bhd", self.query(q).unflatten(1, (self._heads, -1)), key)
+        weight = self.weights(asked, memory, mask)
+        if self._dropout and self.training:
+            weight = nn.functional.dropout(weight, self._dropout)
+        found = torch.matmul(weight, memory)  # [B, T, S, H, d]
+        answer = torch.einsum("btshd,hed->btshe", found, value).flatten(3)
+        return self.out(answer).unsqueeze(3)
+
+    def weights(self, asked: Tensor, memory: Tensor, mask: Tensor) -> Tensor:
+        """Queries in the space of the memory [B, H, d] -> weights [B, T, S, H, L]; all zero for a memory without steps."""
+        with full_precision(memory):
+            score = torch.bmm(memory.flatten(1, 3).float(), asked.float().transpose(1, 2))  # [B, T·S·L, H]
+        score = score.view(*memory.shape[:4], self._heads).transpose(3, 4) * (asked.shape[-1] / self._heads) ** -0.5
+        mask = mask.unsqueeze(3)
+        return score.masked_fill(~mask, torch.finfo(score.dtype).min).softmax(-1) * mask

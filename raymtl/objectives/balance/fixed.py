@@ -1,0 +1,28 @@
+"""Weights that nothing learns: the tasks' own, and those relative to the start losses."""
+
+from raymtl.objectives.balance.base import Balance, Choice, Facts, Step, register
+from raymtl.objectives.balance.start import StartLosses
+
+
+@register("fixed")
+class Fixed(Balance):
+    """λ_t = weight_t."""
+
+    def forward(self, step: Step) -> Choice:
+        return Choice(self.task_weights)
+
+
+@register("entropy")
+class Entropy(Balance):
+    """λ_t = weight_t / L_t(0), where L_t(0) of a binary task is the entropy of its base rate.
+
+    So the loss of a binary task is its normalised entropy: 1 at the start whatever its base rate, with weight 1.
+    """
+
+    def __init__(self, facts: Facts, start_steps: int):
+        super().__init__(facts)
+        self.start = StartLosses(facts, start_steps)
+        self.needs_losses = not self.start.known
+
+    def forward(self, step: Step) -> Choice:
+        return Choice(self.task_weights / self.start(step.losses, step.active))

@@ -1,0 +1,58 @@
+"""GradNorm: gradient normalisation (Chen et al., ICML 2018) at the cut."""
+
+import torch
+from torch import Tensor
+
+from raymtl.objectives.balance.base import Balance, Choice, Facts, Step, register
+from raymtl.objectives.balance.start import LEAST_LOSS, StartLosses
+
+_BETAS, _EPS = (0.9, 0.999), 1e-12
+
+
+@register("gradnorm")
+class GradNorm(Balance):
+    """λ_t steered so that λ_t‖g_t‖ → mean norm · r_t^α, with r_t = (L_t / L_t(0)) / its mean over the tasks (section 3.1).
+
+    λ follows the gradient of Σ_t |λ_t‖g_t‖ − target_t|, the targets held constant, by Adam on logits: λ = T · softmax, so the
+    weights stay positive and sum to T. The weights of a step do not depend on its own batch. The task's weight multiplies the
+    result. Tasks without labels in the step take no part in it.
+    """
+
+    needs_losses = True
+    at_cut = True
+
+    def __init__(self, facts: Facts, alpha: float, lr: float, start_steps: int):
+        super().__init__(facts)
+        self._alpha, self._lr = alpha, lr
+        self.start = StartLosses(facts, start_steps)
+        for name in ("logits", "mean", "square", "updates"):
+            self.register_buffer(name, torch.zeros(len(facts.tasks)))
+
+    def forward(self, step: Step) -> Choice:
+        weights = len(self.logits) * self.logits.softmax(0)
+        self._learn(step, weights)
+        return Choice(self.task_weights * weights)
+
+    def _learn(self, step: Step, weights: Tensor) -> None:
+        assert step.losses is not None
+        assert step.gram is not None
+        active, count = step.active, step.active.sum().clamp_min(1)
+        norms = step.gram.diagonal().float().clamp_min(0.0).sqrt()
+        own = torch.where(active, weights * norms, 0.0)
+        pace = torch.where(active, step.losses / self.start(step.losses, active), 0.0)
+        pace = pace * count / pace.sum().clamp_min(LEAST_LOSS)
+        target = own.sum() / count * pace**self._alpha
+        slope = torch.where(active, (own - target).sign() * norms, 0.0)
+        share = torch.where(active, weights, 0.0)
+        share = share / share.sum().clamp_min(LEAST_LOSS)
+        self._adam(share * (slope - (share * slope).sum()), active)
+
+    def _adam(self, gradient: Tensor, active: Tensor) -> None:
+        """A step of Adam for the active tasks; its scale of the gradient drops out."""
+        first, second = _BETAS
+        self.updates.add_(active)
+        self.mean.copy_(torch.where(active, first * self.mean + (1 - first) * gradient, self.mean))
+        self.square.copy_(torch.where(active, second * self.square + (1 - second) * gradient.square(), self.square))
+        updates = self.updates.clamp_min(1.0)
+        mean, square = self.mean / (1 - first**updates), self.square / (1 - second**updates)
+        self.logits.sub_(torch.where(active, self._lr * mean / (square.sqrt() + _EPS), 0.0))

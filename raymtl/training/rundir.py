@@ -1,0 +1,124 @@
+"""The folder of a run: its two files, its checkpoints, and who is working in it."""
+
+import fcntl
+import json
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pyarrow.fs as pafs
+
+from raymtl.config.root import Config
+from raymtl.data.source import open_filesystem
+from raymtl.errors import CheckpointError, ConfigError
+from raymtl.training.checkpoint import PROGRESS
+
+RESULT = "result.json"
+CONFIG = "config.yaml"
+_LOCK = ".lock"
+
+
+def run_folder(config: Config) -> str:
+    """`<output>/<name>`."""
+    return f"{config.output.rstrip('/')}/{config.name}"
+
+
+def read_file(run_dir: str, name: str) -> str | None:
+    """A file of the run, or None where it is not there."""
+    filesystem, inner = open_filesystem(run_dir)
+    path = f"{inner}/{name}"
+    if filesystem.get_file_info(path).type != pafs.FileType.File:
+        return None
+    with filesystem.open_input_stream(path) as stream:
+        return stream.read().decode()
+
+
+def write_file(run_dir: str, name: str, text: str) -> None:
+    """Write a file of the run so that a reader sees the old one or the new one whole, whenever this is killed."""
+    filesystem, inner = open_filesystem(run_dir)
+    local = isinstance(filesystem, pafs.LocalFileSystem)  # an object store shows an object when it is closed
+    written = f"{inner}/{name}.new" if local else f"{inner}/{name}"
+    try:
+        filesystem.create_dir(inner, recursive=True)
+        with filesystem.open_output_stream(written) as stream:
+            stream.write(text.encode())
+        if local:
+            os.replace(written, f"{inner}/{name}")
+    except OSError as error:
+        raise ConfigError(
+            f"output: the run folder `{run_dir}` cannot be written ({error}); set another `output`"
+        ) from error
+
+
+def check_writable(run_dir: str) -> None:
+    """Raise ConfigError where the run folder is local and can be neither made nor written."""
+    filesystem, inner = open_filesystem(run_dir)
+    if not isinstance(filesystem, pafs.LocalFileSystem):
+        return
+    nearest = next(path for path in (Path(inner).absolute(), *Path(inner).absolute().parents) if path.exists())
+    if not nearest.is_dir() or not os.access(nearest, os.W_OK | os.X_OK):
+        what = "cannot be written by this user" if nearest.is_dir() else "is a file"
+        raise ConfigError(f"output: the run folder would be `{run_dir}`, but `{nearest}` {what}; set another `output`")
+
+
+@contextmanager
+def only_one(run_dir: str) -> Iterator[None]:
+    """Hold the run folder against a second process of this machine; the system lets go of it when the process dies."""
+    filesystem, inner = open_filesystem(run_dir)
+    if not isinstance(filesystem, pafs.LocalFileSystem):
+        yield
+        return
+    path = Path(inner, _LOCK)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        file = path.open("a+")
+    except OSError as error:
+        raise ConfigError(
+            f"output: the run folder `{run_dir}` cannot be written ({error}); set another `output`"
+        ) from error
+    with file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            file.seek(0)
+            raise ConfigError(
+                f"the run {run_dir} is under way already (process {file.read().strip() or 'unknown'}); wait for it, or set "
+                "another `name`"
+            ) from error
+        file.truncate(0)
+        file.write(str(os.getpid()))
+        file.flush()
+        yield
+
+
+def read_result(run_dir: str) -> dict[str, Any] | None:
+    """`result.json` of a run, or None where it has not finished."""
+    text = read_file(run_dir, RESULT)
+    try:
+        return None if text is None else json.loads(text)
+    except json.JSONDecodeError:  # cut off: the run had not finished writing it
+        return None
+
+
+def checkpoints(run_dir: str) -> list[str]:
+    """Folders of the whole checkpoints of a run, oldest first; one whose upload was cut off has no metadata."""
+    filesystem, inner = open_filesystem(run_dir.rstrip("/"))
+    if filesystem.get_file_info(inner).type != pafs.FileType.Directory:
+        raise CheckpointError(f"the run `{run_dir}` does not exist; name the folder that `raymtl train` printed")
+    entries = filesystem.get_file_info(pafs.FileSelector(inner))
+    names = sorted(
+        e.base_name for e in entries if e.type == pafs.FileType.Directory and e.base_name.startswith("checkpoint_")
+    )
+    marks = filesystem.get_file_info([f"{inner}/{name}/{mark}" for name in names for mark in (".metadata", PROGRESS)])
+    whole = [mark.type == pafs.FileType.File for mark in marks]
+    return [f"{run_dir.rstrip('/')}/{name}" for n, name in enumerate(names) if whole[2 * n] and whole[2 * n + 1]]
+
+
+def last_checkpoint(run_dir: str) -> str:
+    """Folder of the newest checkpoint of a run."""
+    found = checkpoints(run_dir)
+    if not found:
+        raise CheckpointError(f"the run `{run_dir}` has no checkpoint yet; let it finish a unit first")
+    return found[-1]

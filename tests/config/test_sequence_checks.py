@@ -1,0 +1,60 @@
+"""The features that the sequence slots and M2M name."""
+
+import pytest
+from small_config import small
+
+from raymtl.errors import ConfigError
+
+HISTORIES = [
+    "features.seen={kind: sequence, table: user}",
+    "features.kinds={kind: sequence, table: user}",
+]
+TIM = [*HISTORIES, "model.preset=dtrn", "model.sequence.target=[user]"]
+DUPN = [*HISTORIES, "model.preset=dupn"]
+
+
+@pytest.mark.parametrize(
+    ("changes", "sentence"),
+    [
+        (
+            [*TIM, "model.sequence.target=[usr]"],
+            "model.sequence.target names `usr`, which is not one of the features `user`",
+        ),
+        ([*TIM, "model.sequence.target=[age]"], "names `age`, a feature of kind `dense`; these would fit: `user`"),
+        (
+            [*TIM, "model.sequence.behaviours={a: [seen, user], b: [kinds]}"],
+            "behaviours.a names `user`, a feature of kind `id`",
+        ),
+        (
+            [*TIM, "model.sequence.behaviours={a: [seen]}"],
+            "features.kinds has the kind `sequence` but model.sequence.behaviours",
+        ),
+        ([*TIM, "model.sequence.behaviours={a: [seen, kinds], b: [seen]}"], "names `seen` 2 times; name it once"),
+        (
+            [*TIM, "features.seen.max_length=9", "model.sequence.behaviours={a: [seen, kinds]}"],
+            "features of the same steps need one max_length, but they have `seen` 9, `kinds` 50",
+        ),
+        (
+            [*TIM, "features.kinds.table=kinds", "tables.kinds={rows: 3, dim: 8}"],
+            "tables that are read as sequences need one `dim` (TorchRec keeps them in one module), but they have `user` 16",
+        ),
+        ([*TIM, "model.sequence.heads=5"], "model.sequence.width is 32, which 5 heads cannot share"),
+        ([*DUPN, "model.sequence.properties=[kind]"], "model.sequence.properties names `kind`, which is not one of"),
+        ([*DUPN, "model.sequence.properties=[seen, kinds]"], "model.sequence.item is empty"),
+        ([*DUPN, "model.sequence.user=[seen]"], "model.sequence.user names `seen`, a feature of kind `sequence`"),
+        ([*HISTORIES, "model.preset=m2m"], "nothing tells one scenario from another; set data.scenario"),
+        ([*HISTORIES, "model.preset=m2m", "model.trunk.knowledge=[ag]"], "model.trunk.knowledge names `ag`"),
+        ([*HISTORIES], "model.sequence is `none` but there are features of kind `sequence`"),
+        (["model.sequence.type=pooled"], "model.sequence is `pooled` but no feature has the kind `sequence`"),
+    ],
+)
+def test_the_sentence(changes: list[str], sentence: str) -> None:
+    with pytest.raises(ConfigError) as caught:
+        small(*changes)
+    assert sentence in str(caught.value)
+
+
+def test_what_is_right_passes() -> None:
+    small(*TIM, "model.sequence.behaviours={a: [seen, kinds]}")
+    small(*DUPN, "model.sequence.properties=[kinds]", "model.sequence.user=[user, age]")
+    small(*HISTORIES, "model.preset=m2m", "model.trunk.knowledge=[user, age]")

@@ -1,0 +1,134 @@
+"""`raymtl versions` as a user types it, on runs that were made without Ray."""
+
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import torch.distributed as dist
+
+sys.path.append(str(Path(__file__).parents[1] / "training"))
+sys.path.append(str(Path(__file__).parent))
+from several import several
+from version_models import DAYS, contents, draft, make, mixed_config, train
+
+from raymtl.cli import run_command
+from raymtl.config.load import dump_config
+from raymtl.daily.export import export
+from raymtl.daily.lease import acquire
+from raymtl.daily.restore import restore
+from raymtl.daily.storage import open_store
+from raymtl.errors import StorageError
+from raymtl.training import checkpoint
+from raymtl.training.checkpoint import Progress
+
+
+def finish_runs(rank: int, workers: int, root: str) -> dict[str, torch.Tensor]:
+    """Two finished runs; returns what the second one's checkpoint holds."""
+    config = mixed_config(["row_wise", "column_wise"], workers=workers)
+    built = make(config)
+    for name, seeds in (("first", range(2)), ("second", range(2, 4))):
+        train(built, config, seeds)
+        run = Path(root, name)
+        folder = run / "checkpoint_000000"
+        folder.mkdir(parents=True, exist_ok=True)
+        checkpoint.save(built, Progress(step=seeds.stop, rows=24 * seeds.stop), str(folder), dist.group.WORLD, False)
+        if rank == 0:
+            (run / "config.yaml").write_text(dump_config(config))
+            result = {
+                "status": "finished",
+                "data_range": DAYS,
+                "metrics": {"eval": {"click": {"auc": 0.6 + seeds.stop / 100}}, "scenarios": {}},
+            }
+            (run / "result.json").write_text(json.dumps(result))
+    return contents(built)
+
+
+def load_it(rank: int, workers: int, root: str) -> dict[str, torch.Tensor]:
+    config = mixed_config(["row_wise"])
+    built = make(config)
+    restore(built, config, open_store(root), None, dist.group.WORLD)
+    return contents(built)
+
+
+def command(capfd: pytest.CaptureFixture[str], *arguments: str, code: int = 0) -> Any:
+    """The JSON object of a command, or what it said on standard error."""
+    assert run_command(["versions", *arguments, "--json"]) == code
+    said = capfd.readouterr()
+    return json.loads(said.out.strip().splitlines()[-1]) if said.out.strip() else said.err
+
+
+@pytest.mark.dist
+def test_publish_look_verify_roll_back(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    runs = tmp_path / "runs"
+    saved = several(2, tmp_path / "save", finish_runs, str(runs))[0]
+    store = ["--store", str(tmp_path / "store")]
+    assert command(capfd, "list", *store) == {"versions": [], "lease": None}
+    first = command(capfd, "publish", str(runs / "first"), *store)["version"]
+    assert first.startswith("2026-01-01-")
+    published = command(capfd, "publish", str(runs / "second"), *store, "--version", "two")
+    assert published["counts"] == {"rows": 96, "steps": 4}
+    again = several(1, tmp_path / "load", load_it, str(tmp_path / "store"))[0]
+    assert again.keys() == saved.keys()
+    for key, value in saved.items():  # the checkpoint of two workers, through one process, into another
+        assert torch.equal(again[key], value), key
+    listed = command(capfd, "list", *store)["versions"]
+    assert [(v["id"], v["current"]) for v in listed] == [("two", True), (first, False)]
+    assert command(capfd, "show", *store)["metrics"]["eval"]["click"]["auc"] == 0.64
+    assert command(capfd, "diff", first, *store)["metrics"] == {"eval.click.auc": [0.62, 0.64]}
+    assert command(capfd, "verify", *store)["faults"] == []
+    assert command(capfd, "rollback", *store) == {"current": first, "was": "two"}
+    assert command(capfd, "gc", "--keep", "1", *store) == {"versions": [], "leftovers": [], "dry_run": False}
+    part = next((tmp_path / "store/versions/two/tables/user").glob("*.parquet"))
+    part.write_bytes(part.read_bytes()[:-1])
+    assert part.name in command(capfd, "verify", "two", *store, code=66)["faults"][0]
+    assert "not whole" in command(capfd, "rollback", "two", *store, code=66)
+    with acquire(open_store(store[1]), "daily 2026-01-05"):
+        refused = command(capfd, "publish", str(runs / "second"), *store, code=75)
+        assert "holds it for `daily 2026-01-05` since" in refused
+        assert command(capfd, "list", *store)["lease"]["holder"] == "daily 2026-01-05"
+    (runs / "second/result.json").unlink()
+    assert "has not finished" in command(capfd, "publish", str(runs / "second"), *store, code=66)
+    assert list((tmp_path / "store/lease").iterdir()) == []
+    for shown in (["list"], ["show"], ["diff", first, "two"], ["verify"]):
+        assert run_command(["versions", *shown, *store]) == 0
+    text = capfd.readouterr().out
+    assert all(word in text for word in ("current", first, "rowwise_adagrad", "+0.02", "are as they were written"))
+
+
+def write_and_fail(rank: int, workers: int, root: str, limit: int) -> Any:
+    """What each worker says when the second one's disk is full, or what is left of its space if not."""
+    config = mixed_config(["column_wise", "row_wise"])
+    built = make(config)
+    store = open_store(root)
+    if rank == 1:
+        from raymtl.daily import storage
+
+        write = storage.Output.write
+
+        def full(self: Any, data: Any) -> int:
+            nonlocal limit
+            limit -= len(data)
+            if limit < 0:
+                with storage.storage(store, "write"):
+                    raise OSError(28, "No space left on device")
+            return write(self, data)
+
+        storage.Output.write = full  # type: ignore[method-assign]
+    try:
+        export(built, store, draft(config, "v"), dist.group.WORLD, piece_bytes=500)
+    except StorageError as error:
+        return str(error)
+    return limit
+
+
+@pytest.mark.dist
+@pytest.mark.parametrize("limit", [100, 4000])
+def test_one_workers_full_disk_stops_all_and_publishes_nothing(limit: int, tmp_path: Path) -> None:
+    root = tmp_path / "store"
+    answers = several(2, tmp_path / "work", write_and_fail, str(root), limit)
+    assert all("No space left on device" in answer for answer in answers)
+    assert not list(root.glob("versions/v/manifest.json"))
+    assert not list(root.glob("log/*"))

@@ -1,0 +1,75 @@
+"""Small trained models and what tests compare of them."""
+
+import sys
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.distributed as dist
+
+sys.path.append(str(Path(__file__).parents[1] / "training"))
+from several import mixed_config, share
+
+from raymtl.config.root import Config
+from raymtl.daily.export import Draft, dense_optimizer, dense_weights
+from raymtl.embeddings.rows import pieces, table_rows
+from raymtl.training.build import Built, build
+
+DAYS = {"train": ["2026-01-01", "2026-01-02"]}
+
+
+def make(config: Config) -> Built:
+    group = dist.group.WORLD
+    assert group is not None
+    return build(config, {"click": 0.3, "buy": 0.1}, 10, torch.device("cpu"), group)
+
+
+def train(built: Built, config: Config, seeds: range) -> list[float]:
+    """Loss of each of a few steps."""
+    rank, workers = dist.get_rank(), dist.get_world_size()
+    losses = []
+    for seed in seeds:
+        built.optimizers.zero_grad()
+        loss, _ = built.model(share(config, rank, workers, seed))
+        loss.backward()
+        built.optimizers.step()
+        total = loss.detach().clone()
+        dist.all_reduce(total)
+        losses.append(total.item() / workers)
+    return losses
+
+
+def logits(built: Built, config: Config) -> torch.Tensor:
+    """Evaluation logits of a fixed batch."""
+    rank, workers = dist.get_rank(), dist.get_world_size()
+    built.model.eval()
+    with torch.no_grad():
+        own = built.model(share(config, rank, workers, seed=99))[1][0]
+    built.model.train()
+    parts = [torch.empty_like(own) for _ in range(workers)]
+    dist.all_gather(parts, own)
+    return torch.cat(parts)
+
+
+def contents(built: Built) -> dict[str, torch.Tensor]:
+    """Everything that a version carries, whole on every worker: rows of the tables with their state, dense weights and state."""
+    found = {f"dense {k}": v.clone() for k, v in {**dense_weights(built), **dense_optimizer(built)}.items()}
+    for name, table in table_rows(built.model, dist.group.WORLD).items():
+        own = list(pieces(table, 7, dist.group.WORLD))
+        parts: list[Any] = [None] * dist.get_world_size()
+        dist.all_gather_object(parts, [(int(p.rows[0]), {"weight": p.weight, **p.state}) for p in own])
+        rows = sorted((item for part in parts for item in part), key=lambda item: item[0])
+        firsts = [first for first, _ in rows]
+        lengths = [len(values["weight"]) for _, values in rows]
+        assert firsts == [sum(lengths[:n]) for n in range(len(lengths))]
+        assert sum(lengths) == table.rows
+        for key in rows[0][1]:
+            found[f"{name} {key}"] = torch.cat([values[key] for _, values in rows])
+    return found
+
+
+def draft(config: Config, name: str, **more: Any) -> Draft:
+    return Draft(name, config, DAYS, counts={"rows": 96, "steps": 4}, base_rates={"click": 0.3, "buy": 0.1}, **more)
+
+
+__all__ = ["contents", "draft", "logits", "make", "mixed_config", "share", "train"]
