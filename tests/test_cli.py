@@ -65,7 +65,9 @@ def test_config_commands(capfd: pytest.CaptureFixture[str]) -> None:
     assert "aitm" in capfd.readouterr().out
 
 
-@pytest.mark.parametrize("command", ["synth", "check", "convert", "plan", "train", "evaluate", "report", "config"])
+@pytest.mark.parametrize(
+    "command", ["synth", "check", "convert", "plan", "train", "evaluate", "report", "config", "versions"]
+)
 def test_every_command_has_help(command: str, capfd: pytest.CaptureFixture[str]) -> None:
     assert run_command([command, "--help"]) == 0
     assert len(capfd.readouterr().out) > 200

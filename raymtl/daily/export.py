@@ -130,12 +130,7 @@ def export(
 
 def dense_weights(built: Built) -> dict[str, torch.Tensor]:
     """Everything of the model's state but the tables, by its name there; the model's own memory."""
-    tables = {f"{name}.weight" for name in built.lookup.tables}
-    return {
-        key: value
-        for key, value in built.model.state_dict().items()
-        if not isinstance(value, ShardedTensor) and ".".join(key.split(".")[-2:]) not in tables
-    }
+    return {key: value for key, value in built.model.state_dict().items() if not isinstance(value, ShardedTensor)}
 
 
 def dense_optimizer(built: Built) -> dict[str, torch.Tensor]:

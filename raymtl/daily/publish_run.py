@@ -51,6 +51,7 @@ def publish_run(
             data_range,
             counts={"rows": progress.rows, "steps": progress.step},
             metrics=result["metrics"] if checkpoint is None else {},
+            base_rates=result.get("base_rates", {}),
         )
         manifest = export(built, store, draft, group)
     publish(store, name, held)

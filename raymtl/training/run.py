@@ -106,9 +106,9 @@ def train(config: Config, *, address: str | None = None, listener: Listener | No
             listener({"note": f"the run {run_dir} is finished already; give another `name` to train again"})
         return done
     ready = prepare(config)
+    local = connect(config, address)
+    room = check_room(config, local)
     with only_one(run_dir):
-        local = connect(config, address)
-        room = check_room(config, local)
         write_file(run_dir, CONFIG, dump_config(config))
         if listener:
             listener({"total_rows": ready.plans["train"].rows * config.train.passes})
@@ -150,6 +150,7 @@ def _result(ready: Prepared, summary: dict[str, Any], seconds: float) -> dict[st
         "starts": progress["starts"],
         "seconds": round(seconds, 1),
         "config_hash": ready.hash,
+        "base_rates": ready.base_rates,
         "data_range": {part: list(plan.days) for part, plan in plans.items()},
         "workers": config.train.workers,
         "parameters": summary["parameters"],

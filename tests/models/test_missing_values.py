@@ -137,7 +137,7 @@ def test_a_null_reaches_the_model_as_nan_where_it_learns_and_as_fill_elsewhere(k
     raw = {"price": PRICES, "age": AGES, "user": [1, 2, 3, 4], "click": [0, 1, 0, 1]}
     found = {}
     for missing in ("fill", "learned"):
-        config = config_of(f"model.input={{type: {kind}, missing: {missing}}}", *ids)
+        config = config_of(f"model.input={{type: {kind}, missing: {missing}, missing_flags: false}}", *ids)
         found[missing] = BlockMaker(config, False)(pa.table(raw), PLACE, 0)
     there = (math.log(4) - 1) / 2
     assert found["learned"]["dense:price"].to_pylist() == pytest.approx([-0.5, NAN, there, NAN], nan_ok=True)
@@ -204,7 +204,8 @@ def test_k6_nulls_give_a_finite_loss_and_finite_gradients(flags: str, bf16: bool
 
 
 def test_the_first_step_is_that_of_fill_and_v_moves_afterwards() -> None:
-    config, plain = config_of(), config_of("model.input.missing=fill")
+    config = config_of("model.input.missing_flags=false")
+    plain = config_of("model.input={type: concat, missing: fill, missing_flags: false}")
     ranker, other = ranker_of(config), ranker_of(plain)
     assert learned(ranker).tolist() == [-0.5, 0]
     batch = batch_of(config)
