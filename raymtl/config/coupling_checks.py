@@ -36,8 +36,16 @@ def _ait_problems(config: "Config", ait: AIT) -> Iterator[str]:
     if not wrong and not any(listened_to(tasks, ait.predecessors).values()):
         wrong = [
             "model.coupler is `ait`, which passes information along the funnel, but no task has a `parent`; set one"
+            + _left_out(config)
         ]
     yield from wrong
+
+
+def _left_out(config: "Config") -> str:
+    """What `tasks_subset` took away of the funnel, where that is why something is missing."""
+    active = config.active_tasks()
+    gone = [config.tasks[name].parent for name in active if config.tasks[name].parent not in (None, *active)]
+    return f" (tasks_subset leaves out {quoted(str(name) for name in dict.fromkeys(gone))})" if gone else ""
 
 
 def _predecessor_problems(config: "Config", ait: AIT) -> Iterator[str]:
@@ -85,6 +93,9 @@ def _bias_problems(config: "Config") -> Iterator[str]:
         return
     if not features:
         yield "model.bias is `position` but no feature has the kind `bias`; add one, or set it to `none`"
+    first = next(iter(config.tasks))
+    if bias.tasks is None and first not in config.active_tasks():
+        yield f"model.bias.tasks is left out and means the first task, `{first}`, which is not in tasks_subset; name the tasks"
     unknown = [name for name in bias.tasks or [] if name not in config.tasks]
     for name in unknown:
         yield f"model.bias.tasks names `{name}`, {not_a_task(name, config.tasks)}"

@@ -40,6 +40,11 @@ def sequence_problems(config: "Config") -> Iterator[str]:
         yield from _named(config, "model.sequence.target", section.target, _POOLED)
     if isinstance(section, DUPNSequence):
         item = section.item if section.item is not None else [n for n in histories if n not in section.properties]
+        if section.item is None and len(item) > 1:
+            yield (
+                f"model.sequence.item is left out, but there are several histories: {quoted(item)}; name in it those of the same "
+                "steps, in model.sequence.properties how they were acted on, and remove the others"
+            )
         if not item:
             yield "model.sequence.item is empty; name the `sequence` features that say what each step was about"
         yield from _groups(config, "model.sequence", {"item": item, "properties": section.properties}, histories, True)

@@ -18,7 +18,7 @@ def parents(tasks: Mapping[str, Task]) -> dict[str, list[str]]:
 def listened_to(tasks: Mapping[str, Task], predecessors: Mapping[str, Sequence[str]]) -> dict[str, list[str]]:
     """For every task those it takes information from: the ones listed for it, or else its parent."""
     listed = {name: [p for p in dict.fromkeys(names) if p in tasks] for name, names in predecessors.items()}
-    return {name: listed.get(name, parent) for name, parent in parents(tasks).items()}
+    return {name: listed.get(name) or parent for name, parent in parents(tasks).items()}
 
 
 def levels(above: Mapping[str, Sequence[str]]) -> list[list[str]]:

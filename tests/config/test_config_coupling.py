@@ -129,3 +129,20 @@ class TestKLBound:
 
     def test_off_nothing_is_needed(self):
         small("model.kl_bound.weight=0")
+
+
+class TestSubsets:
+    def test_a_factor_of_a_product_must_be_trained(self):
+        message = refused(CART, "model.preset=esmm", "tasks_subset=[click, buy]")
+        assert (
+            "tasks_subset leaves out `cart`, the parent of `buy`, by which the coupler `product` multiplies" in message
+        )
+
+    def test_the_tower_does_not_move_to_another_task(self):
+        message = refused(*POSITION, "tasks={click: {}, like: {}}", "tasks_subset=[like]")
+        assert "model.bias.tasks is left out and means the first task, `click`, which is not in tasks_subset" in message
+        small(*POSITION, "tasks={click: {}, like: {}}", "tasks_subset=[like]", "model.bias.tasks=[like]")
+
+    def test_a_parent_outside_is_named(self):
+        message = refused(CART, "model.preset=aitm", "tasks_subset=[click, buy]")
+        assert "no task has a `parent`; set one (tasks_subset leaves out `cart`)" in message

@@ -39,6 +39,7 @@ DUPN = [*HISTORIES, "model.preset=dupn"]
             "tables that are read as sequences need one `dim` (TorchRec keeps them in one module), but they have `user` 16",
         ),
         ([*TIM, "model.sequence.heads=5"], "model.sequence.width is 32, which 5 heads cannot share"),
+        (DUPN, "model.sequence.item is left out, but there are several histories: `seen`, `kinds`"),
         ([*DUPN, "model.sequence.properties=[kind]"], "model.sequence.properties names `kind`, which is not one of"),
         ([*DUPN, "model.sequence.properties=[seen, kinds]"], "model.sequence.item is empty"),
         ([*DUPN, "model.sequence.user=[seen]"], "model.sequence.user names `seen`, a feature of kind `sequence`"),

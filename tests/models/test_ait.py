@@ -108,7 +108,7 @@ def penalty(logits: Tensor, tasks: dict[str, Task], alpha: float = 1.0, space: s
     ).total  # fmt: skip
 
 
-def test_a4_penalty_is_the_sum_of_the_positive_gaps() -> None:
+def test_a4_order_loss_zero_when_monotone() -> None:
     falling = torch.tensor([[2.0, 1.0, 0.5], [0.0, 0.0, -3.0]], requires_grad=True)
     value = penalty(falling, FUNNEL)
     assert value.item() == 0
