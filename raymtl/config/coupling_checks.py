@@ -75,6 +75,14 @@ def _predecessor_problems(config: "Config", ait: AIT) -> Iterator[str]:
 
 def _product_problems(config: "Config", coupler: Product | ESM2) -> Iterator[str]:
     tasks = config.active_tasks()
+    for name in tasks:
+        parent = config.tasks[name].parent
+        if parent is not None and parent not in tasks:
+            yield (
+                f"tasks_subset leaves out `{parent}`, the parent of `{name}`, by which the coupler `{coupler.type}` multiplies; "
+                "name it too, or train with another coupler"
+            )
+            return
     if isinstance(coupler, ESM2):
         try:
             trio(tasks, coupler.click, coupler.action, coupler.buy)
