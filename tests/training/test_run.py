@@ -146,7 +146,7 @@ def test_a_killed_worker_costs_no_row_and_repeats_none(ray_cluster: None, logs: 
 def test_a_killed_driver_goes_on_with_the_same_command_and_fewer_workers(
     ray_cluster: None, logs: Path, tmp_path: Path
 ) -> None:
-    raw = small_config(logs, tmp_path, "stopped", workers=2, passes=40)
+    raw = small_config(logs, tmp_path, "stopped", workers=2, passes=12)
     raw["data"] |= {"unit_rows": 100, "block_rows": 25}
     path = write_config(raw, tmp_path / "conf.yaml")
     command = [sys.executable, "-m", "raymtl.cli", "train", "--config", path]
@@ -167,7 +167,7 @@ def test_a_killed_driver_goes_on_with_the_same_command_and_fewer_workers(
         config_from_dict({**raw, "train": {**raw["train"], "workers": 1}}),
         listener=lambda item: notes.append(item.get("note", "")),
     )
-    assert result["rows_trained"] == 40 * sum(SIZES)
+    assert result["rows_trained"] == 12 * sum(SIZES)
     assert any("going on from step" in note for note in notes)
     assert result["starts"] >= 2
     assert result["workers"] == 1
