@@ -4,6 +4,11 @@ The command line prints such an error as one sentence without a traceback and en
 (`docs/cli.md` lists them). Anything else that escapes is a bug in raymtl and shows its traceback.
 """
 
+from collections.abc import Iterable, Iterator
+from typing import TypeVar
+
+T = TypeVar("T")
+
 
 class UserError(Exception):
     """A mistake outside raymtl's own code; `exit_code` is what the process returns."""
@@ -75,3 +80,14 @@ def find_user_error(error: BaseException | None) -> UserError | None:
             return cause if isinstance(cause, UserError) else current
         waiting += [getattr(current, "cause", None), current.__cause__, current.__context__]
     return None
+
+
+def user_errors(items: Iterable[T]) -> Iterator[T]:
+    """The items as they come; an error that Ray wrapped on its way from a task comes out as the UserError it was."""
+    try:
+        yield from items
+    except Exception as error:
+        found = find_user_error(error)
+        if found is not None:
+            raise found from None
+        raise

@@ -1,6 +1,5 @@
 """`raymtl check`: one pass over the data with Ray Data, every broken value counted, and figures to judge the data by."""
 
-import logging
 import pickle
 import time
 from collections import Counter
@@ -9,9 +8,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 import pyarrow as pa
-import ray.data
 from ray.data.block import BlockMetadata
-from ray.data.context import DataContext
 from ray.data.datasource import Datasource, ReadTask
 
 from raymtl.config.root import Config
@@ -20,9 +17,10 @@ from raymtl.data.check_judge import judge
 from raymtl.data.check_report import CheckReport, Findings, PartReport, SchemaDifference
 from raymtl.data.check_scan import Partial, Scanner
 from raymtl.data.contract import is_text, mixed_problems, required_columns, schema_faults
+from raymtl.data.scan import scan
 from raymtl.data.source import find_files, open_filesystem
 from raymtl.data.units import Footer, Fragment, find_footers, make_units
-from raymtl.errors import DataError, find_user_error
+from raymtl.errors import DataError
 
 _TASK_ROWS = 1_000_000
 _TASKS_PER_SLOT = 4
@@ -157,26 +155,10 @@ def _scan(config: Config, look: _Look, read_tasks: int) -> Iterator[tuple[Partia
     of_file = {f.file.path: (str(f.file.day), look.uses[id(f.schema)]) for f in look.footers}
     tasks = [[(f, *of_file[f.path]) for f in unit.fragments] for unit in make_units(look.footers, task_rows)]
     if tasks:
-        for table in _stream(_ScanSource(look.root, Scanner(config), tasks), len(tasks), read_tasks):
+        # in order: the same data, the same report
+        for table in scan(_ScanSource(look.root, Scanner(config), tasks), len(tasks), read_tasks, in_order=True):
             for pickled, rows in zip(table.column("partial"), table.column("rows").to_pylist(), strict=True):
                 yield pickle.loads(pickled.as_buffer()), rows
-
-
-def _stream(source: "_ScanSource", tasks: int, read_tasks: int) -> Iterator[pa.Table]:
-    context = DataContext.get_current().copy()
-    context.execution_options.preserve_order = True  # the same data, the same report
-    context.enable_progress_bars = False
-    context.print_on_execution_start = False
-    with DataContext.current(context):
-        dataset = ray.data.read_datasource(source, concurrency=min(read_tasks, tasks), override_num_blocks=tasks)
-        logging.getLogger("ray.data").setLevel(logging.ERROR)  # a line per execution otherwise
-        try:
-            yield from dataset.iter_batches(batch_size=None, batch_format="pyarrow")
-        except Exception as error:
-            found = find_user_error(error)
-            if found is not None:
-                raise found from None
-            raise
 
 
 _Piece = tuple[Fragment, str, frozenset[str]]

@@ -5,15 +5,12 @@ those of all distinct IDs of all `map` tables, some 20 bytes per ID for the resu
 """
 
 import datetime as dt
-import logging
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import pyarrow as pa
-import ray.data
 from ray.data.block import BlockMetadata
-from ray.data.context import DataContext
 from ray.data.datasource import Datasource, ReadTask
 
 from raymtl.config.features import DenseFeature, IdsFeature, SequenceFeature
@@ -22,9 +19,9 @@ from raymtl.data import rules
 from raymtl.data.hashing import to_int64
 from raymtl.data.read import read_fragment
 from raymtl.data.rules import one_array
+from raymtl.data.scan import scan
 from raymtl.data.source import open_filesystem
 from raymtl.data.units import Fragment, Plan
-from raymtl.errors import find_user_error
 
 _TASK_ROWS = 1_000_000
 _TASKS_PER_SLOT = 4
@@ -99,9 +96,12 @@ def count_ids(config: Config, plan: Plan, read_tasks: int, progress: Progress | 
     """The counts of every `map` table over the rows of a plan: all features that share it together, lists as they are looked
     up (cut to `max_length`), nulls left out. Runs on `read_tasks` CPUs of the connected Ray cluster."""
     tables = config.map_tables()
+    if not tables:
+        return {}
     tallies = {table: Tally() for table in tables}
     done = 0
-    for block in _stream(_CountSource(config, plan, read_tasks), read_tasks) if tables else ():
+    source = _CountSource(config, plan, read_tasks)
+    for block in scan(source, len(source.portions), read_tasks, in_order=False):
         for row in range(len(block)):
             for table, tally in tallies.items():
                 tally.add(IdCounts(*(_value(block, f"{part}:{table}", row) for part in ("ids", "counts", "last_seen"))))
@@ -187,20 +187,3 @@ def _portions(fragments: Sequence[Fragment], rows: int) -> Iterator[list[Fragmen
             portion = []
     if portion:
         yield portion
-
-
-def _stream(source: _CountSource, read_tasks: int) -> Iterator[pa.Table]:
-    context = DataContext.get_current().copy()
-    context.enable_progress_bars = False
-    context.print_on_execution_start = False
-    tasks = len(source.portions)
-    with DataContext.current(context):
-        dataset = ray.data.read_datasource(source, concurrency=min(read_tasks, tasks), override_num_blocks=tasks)
-        logging.getLogger("ray.data").setLevel(logging.ERROR)  # a line per execution otherwise
-        try:
-            yield from dataset.iter_batches(batch_size=None, batch_format="pyarrow")
-        except Exception as error:
-            found = find_user_error(error)
-            if found is not None:
-                raise found from None
-            raise

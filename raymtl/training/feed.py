@@ -20,7 +20,7 @@ import torch
 import torch.distributed as dist
 
 from raymtl.data.batch import Batch, Collator
-from raymtl.errors import UserError, find_user_error
+from raymtl.errors import UserError, user_errors
 
 _NO_UNIT = 2.0**40
 _READY = 4  # batches made ahead
@@ -148,7 +148,7 @@ class Feed:
         rows = self._collator.rows
         pieces: list[pa.Table] = []
         held, unit = 0, -1
-        for block in _user_errors(self._blocks):
+        for block in user_errors(self._blocks):
             if len(block) == 0:
                 continue
             block_unit = block.column("unit")[0].as_py()
@@ -167,14 +167,3 @@ class Feed:
                     pieces, held = [], 0
         if pieces:
             yield _Local(unit, held, self._collator(pieces))
-
-
-def _user_errors(blocks: Iterable[pa.Table]) -> Iterator[pa.Table]:
-    """Blocks as they come; an error that Ray wrapped on its way from a reading task comes out as the UserError it was."""
-    try:
-        yield from blocks
-    except Exception as error:
-        found = find_user_error(error)
-        if found is not None:
-            raise found from None
-        raise

@@ -9,13 +9,13 @@ from small_data import write_file
 def in_process(monkeypatch):
     """The tasks of a check run one after another in this process, without Ray."""
 
-    def stream(source, tasks, read_tasks):
+    def scan(source, tasks, read_tasks, *, in_order):
         for task in source.get_read_tasks(tasks):
             yield from task()
 
     from raymtl.data import check
 
-    monkeypatch.setattr(check, "_stream", stream)
+    monkeypatch.setattr(check, "scan", scan)
 
 
 @pytest.fixture

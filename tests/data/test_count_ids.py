@@ -85,11 +85,11 @@ def parts(tmp_path: Path) -> list[tuple[int, pa.Table]]:
 
 @pytest.fixture
 def in_process(monkeypatch: pytest.MonkeyPatch) -> None:
-    def stream(source, read_tasks):
+    def scan(source, tasks, read_tasks, *, in_order):
         for task in source.get_read_tasks(1):
             yield from task()
 
-    monkeypatch.setattr(module, "_stream", stream)
+    monkeypatch.setattr(module, "scan", scan)
 
 
 def test_every_lookup_is_counted_once(tmp_path: Path, parts: list, in_process: None) -> None:
