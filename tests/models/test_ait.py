@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor
-from zoo import FUNNEL, labels, make, rows, stir, stirred
+from zoo import FUNNEL, TREE, labels, make, rows, stir, stirred
 
 from raymtl.config.slots.penalties import OrderLoss
 from raymtl.config.tasks import Task
@@ -17,15 +17,6 @@ from raymtl.models.slots import Context
 from raymtl.objectives.losses import TaskLosses
 
 K = 5
-TREE = {
-    "share": Task(),
-    "click": Task(),
-    "cart": Task(parent="click"),
-    "like": Task(parent="click"),
-    "repost": Task(parent="share"),
-    "buy": Task(parent="cart"),
-    "spend": Task(kind="real"),
-}
 
 
 def coupler(tasks: dict[str, Task], seed: int = 0, **options: Any) -> AIT:

@@ -9,7 +9,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from torch import Tensor
-from zoo import FUNNEL, SPEC, config, make, rows, stirred
+from zoo import FUNNEL, SPEC, TREE, config, make, rows, stirred
 
 from raymtl.config.slots.penalties import OrderLoss
 from raymtl.config.tasks import Task
@@ -23,15 +23,6 @@ from raymtl.objectives.algebra import logit_prod
 from raymtl.objectives.losses import TaskLosses
 
 ESMM = {"click": Task(), "buy": Task(parent="click")}
-TREE = {
-    "share": Task(),
-    "click": Task(),
-    "cart": Task(parent="click"),
-    "like": Task(parent="click"),
-    "repost": Task(parent="share"),
-    "buy": Task(parent="cart"),
-    "spend": Task(kind="real"),
-}
 
 
 def product(tasks: dict[str, Task] = ESMM) -> Product:

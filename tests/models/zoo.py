@@ -33,6 +33,16 @@ SPEC = spec()
 WIDTH = 11
 FUNNEL = {"click": Task(), "cart": Task(parent="click"), "buy": Task(parent="cart")}
 FORK = {"click": Task(), "cart": Task(parent="click"), "buy": Task(parent="click")}
+TREE = {
+    "share": Task(),
+    "click": Task(),
+    "cart": Task(parent="click"),
+    "like": Task(parent="click"),
+    "repost": Task(parent="share"),
+    "buy": Task(parent="cart"),
+    "spend": Task(kind="real"),
+}
+"""Two funnels of different depth, one with a fork, and a task beside them."""
 ORDER = {"click": Task(), "conversion": Task(label="order", given="click"), "order": Task()}
 ONE = {"click": Task()}
 EIGHT = {name: Task() for name in ("click", "favourite", "like", "comment", "share", "follow", "cart", "buy")}
