@@ -109,18 +109,15 @@ def create(store: Store, name: str, data: bytes) -> None:
 
 def names(store: Store, folder: str) -> list[str]:
     """Names right below a folder, sorted; those in the making (a leading `.`) are left out."""
-    with storage(store, f"list `{folder}`"):
-        found = store.filesystem.get_file_info(pafs.FileSelector(store.inside(folder), allow_not_found=True))
+    found = _listed(store, folder, recursive=False)
     return sorted(name for e in found if not (name := e.path.rstrip("/").rpartition("/")[2]).startswith("."))
 
 
 def sizes(store: Store, folder: str) -> dict[str, int]:
     """Bytes of every file below a folder, by path from the folder on."""
-    inside = store.inside(folder)
-    with storage(store, f"list `{folder}`"):
-        found = store.filesystem.get_file_info(pafs.FileSelector(inside, allow_not_found=True, recursive=True))
+    found = _listed(store, folder, recursive=True)
     # a file system may answer with or without the leading slash
-    length = len(inside.lstrip("/")) + 1
+    length = len(store.inside(folder).lstrip("/")) + 1
     return {e.path.lstrip("/")[length:]: int(e.size) for e in found if e.type == pafs.FileType.File}
 
 
@@ -191,6 +188,17 @@ class Output(io.RawIOBase):
             self._stream.close()
             if self._store.is_local:
                 _flush_file(self._store.inside(self.name))
+
+
+def _listed(store: Store, folder: str, recursive: bool) -> list[pafs.FileInfo]:
+    selector = pafs.FileSelector(store.inside(folder), allow_not_found=True, recursive=recursive)
+    with storage(store, f"list `{folder}`"):
+        try:
+            return store.filesystem.get_file_info(selector)
+        except FileNotFoundError:
+            # Arrow lists a local folder, and only where that fails does it look whether the folder is missing: another process
+            # made it in between
+            return store.filesystem.get_file_info(selector)
 
 
 def _make_folder(store: Store, name: str) -> None:
