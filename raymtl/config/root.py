@@ -6,6 +6,7 @@ from typing import Annotated
 from pydantic import Field, model_validator
 
 from raymtl.config.base import Section, Words, did_you_mean, not_a_task, quoted
+from raymtl.config.daily import Daily
 from raymtl.config.data import Data, Location
 from raymtl.config.features import DenseFeature, Feature, Table, TableDefaults
 from raymtl.config.model import Model
@@ -48,6 +49,8 @@ class Config(Section):
     """The model."""
     train: Train = Train()
     """The run."""
+    daily: Daily | None = None
+    """The daily job (`raymtl daily`); null: there is none."""
 
     @model_validator(mode="after")
     def _complete(self) -> "Config":
@@ -58,7 +61,11 @@ class Config(Section):
     @model_validator(mode="after")
     def _consistent(self) -> "Config":
         # Whether model and run fit the tasks can only be said of tasks that are right.
-        problems = [*_table_problems(self), *_task_problems(self)] or [*model_problems(self), *_train_problems(self)]
+        problems = [*_table_problems(self), *_task_problems(self)] or [
+            *model_problems(self),
+            *_train_problems(self),
+            *_daily_problems(self),
+        ]
         if problems:
             raise ValueError("\n".join(problems))
         return self
@@ -180,3 +187,16 @@ def _train_problems(config: Config) -> Iterator[str]:
                 f"{path} is `{metric}`; expected `mean_auc` or `<task>.<metric>` with one of the tasks "
                 f"{quoted(config.active_tasks())}{did_you_mean(task, config.active_tasks())}"
             )
+
+
+def _daily_problems(config: Config) -> Iterator[str]:
+    daily, kind = config.daily, config.train.sparse_optimizer.type
+    if daily is None:
+        return
+    if config.data.group is None:
+        yield "daily needs data.group, the user column: the gate holds some users' rows out; set data.group"
+    if daily.accumulator_decay < 1 and kind not in ("rowwise_adagrad", "adagrad"):
+        yield (
+            f"daily.accumulator_decay is {daily.accumulator_decay}, but train.sparse_optimizer.type is `{kind}`, which has no "
+            "accumulator that only grows; remove it"
+        )

@@ -2,7 +2,7 @@
 
 from typing import Literal
 
-from pydantic import NonNegativeFloat, PositiveFloat
+from pydantic import NonNegativeFloat, NonNegativeInt, PositiveFloat
 
 from raymtl.config.base import Section
 
@@ -29,6 +29,9 @@ class Task(Section):
     """Mean label that the head's bias starts from; null: measured on a sample of the training days."""
     normalizer_floor: NonNegativeFloat = 1.0
     """Least number of observed labels that the mean of a batch divides by (`docs/losses.md`)."""
+    delay_days: NonNegativeInt = 0
+    """Only for `raymtl daily`: days until a day's labels of this task are final. Until then they are not trained on, neither as
+    negatives nor as positives; then the job reads that day's partition once more, for this task alone."""
     truth: str | None = None
     """Column with the true probability or mean, as `raymtl synth` writes it: gives the best reachable metric. It is never
     trained on."""

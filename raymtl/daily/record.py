@@ -1,0 +1,185 @@
+"""What the daily job notes of each day: `<store>/days/<date>/record.json`, written anew at each step.
+
+The state machine goes on from it after a kill, the reports draw it, and the bounds of later days are learned from it.
+"""
+
+import datetime as dt
+import json
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from raymtl.daily.storage import Store, names, read_bytes, write_bytes
+from raymtl.errors import StorageError
+
+FOLDER = "days"
+NAME = "record.json"
+FORMAT = 1
+
+StateName = Literal["wait", "check", "evaluate", "train", "gate", "publish", "expire"]
+STATES: tuple[StateName, ...] = ("wait", "check", "evaluate", "train", "gate", "publish", "expire")
+
+Status = Literal["running", "not ready", "broken", "refused", "published"]
+"""`published` and `refused` are final; the others go on with the same command."""
+
+
+class _Part(BaseModel):
+    model_config = ConfigDict(extra="forbid", use_attribute_docstrings=True)
+
+
+class Figures(_Part):
+    """What the check found in a day's logs."""
+
+    rows: int
+    files: int
+    columns: dict[str, str]
+    """Type of each column that the configuration reads."""
+    nulls: dict[str, float]
+    """Share of rows where a feature is null, by feature."""
+    observed: dict[str, float]
+    """Share of rows whose label is observed, by task."""
+    labels: dict[str, float | None]
+    """Mean of the observed labels, by task."""
+    scenarios: dict[str, float] = {}
+    """Share of rows of each value of `data.scenario`, `other` last."""
+    distinct: dict[str, int] = {}
+    """Distinct IDs of each table, estimated."""
+    new_ids: dict[str, float] = {}
+    """Share of the lookups of each `map` table whose ID the version before did not have."""
+
+
+class NextDay(_Part):
+    """How a version did on labels that it had never seen: scored before anything was trained on them."""
+
+    day: dt.date
+    """The day of the rows; the record's own day, or for a task with `delay_days` that many days earlier."""
+    version: str
+    """Who was scored: the version that was the newest when that day began."""
+    rows: int
+    """Rows scored."""
+    metrics: dict[str, Any]
+    """As `metrics` of `result.json`, of the tasks whose labels were final: `{"eval": {task: {...}}, "scenarios": {...}}`."""
+
+
+class Check(_Part):
+    """One comparison of the gate."""
+
+    task: str | None
+    """None: it is about the whole model."""
+    what: str
+    """`auc`, `ne`, `mse`, `poisson_deviance`, `calibration`, `order`, `not finite`, or `norm <table>`."""
+    base: float | None
+    """The version before; None for the very first version."""
+    candidate: float | None
+    limit: str
+    """What is allowed, in words: `≥ 0.7412`."""
+    passed: bool | None
+    """None: not judged, and `note` says why."""
+    note: str = ""
+
+
+class GateResult(_Part):
+    """The gate's verdict."""
+
+    passed: bool
+    checks: list[Check]
+    holdout_rows: int
+    """Held-out rows scored."""
+    base: dict[str, Any] | None
+    """Metrics of the version before on the held-out rows, as `metrics` of `result.json`."""
+    candidate: dict[str, Any]
+    """The candidate's."""
+
+
+class Trained(_Part):
+    """What the day's training did."""
+
+    rows: int
+    """Rows trained on."""
+    held_out: int
+    """Rows of held-out users, left out."""
+    steps: int
+    days: dict[str, list[str] | None]
+    """The days read, each with the tasks whose labels counted (None: all tasks)."""
+    losses: dict[str, float] = {}
+    """Mean loss of each task over the last window of steps."""
+    ids: dict[str, dict[str, Any]] = {}
+    """By `map` table, what the admission did: `admitted`, `known`, `below`, `outdated`, `no_room`, `unknown` as
+    `{"ids": n, "lookups": n}`, `forgotten` as `{"ids": n}`, `unknown_share`."""
+
+
+class Written(_Part):
+    """The files of the day's version."""
+
+    kind: Literal["full", "delta"]
+    bytes: int
+    rows: dict[str, int]
+    """Rows written of each table."""
+    expired: dict[str, int] = {}
+    """Forgotten IDs of each table."""
+
+
+class Record(_Part):
+    """One day."""
+
+    format: int = FORMAT
+    date: dt.date
+    attempt: int = 1
+    """Counts the times that the day was begun from the start: by `--force`, or from another version or configuration."""
+    status: Status = "running"
+    state: StateName = "wait"
+    """Where it is, or where it ended."""
+    reason: str = ""
+    """Why it ended without a version, or what somebody should know; one sentence."""
+    config_hash: str
+    base: str | None
+    """Version that the day began with; None: the very first one."""
+    version: str | None = None
+    """The day's version or candidate, once it is being written."""
+    begun: dt.datetime
+    """UTC."""
+    ended: dt.datetime | None = None
+    seconds: dict[str, float] = {}
+    """Time spent in each state, over all starts of this attempt."""
+    figures: Figures | None = None
+    next_day: list[NextDay] = []
+    trained: Trained | None = None
+    gate: GateResult | None = None
+    written: Written | None = None
+    notes: list[str] = []
+    """Sentences for the report."""
+
+
+def folder(day: dt.date) -> str:
+    """Folder of a day, from the store on."""
+    return f"{FOLDER}/{day}"
+
+
+def read_record(store: Store, day: dt.date) -> Record | None:
+    """The record of a day, or None where the day was never begun."""
+    name = f"{folder(day)}/{NAME}"
+    data = read_bytes(store, name)
+    if data is None:
+        return None
+    try:
+        return Record.model_validate(json.loads(data))
+    except (ValueError, ValidationError) as error:
+        raise StorageError(
+            f"store {store.path}: `{name}` is damaged ({str(error).splitlines()[0]}); remove it and run the day again with --force"
+        ) from error
+
+
+def write_record(store: Store, record: Record) -> None:
+    """Write the record in one step."""
+    write_bytes(store, f"{folder(record.date)}/{NAME}", (record.model_dump_json(indent=1) + "\n").encode())
+
+
+def recorded_days(store: Store) -> list[dt.date]:
+    """The days that were ever begun, in order."""
+    found = []
+    for name in names(store, FOLDER):
+        try:
+            found.append(dt.date.fromisoformat(name))
+        except ValueError:  # a report, or somebody else's file
+            continue
+    return sorted(found)
