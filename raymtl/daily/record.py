@@ -165,7 +165,8 @@ def read_record(store: Store, day: dt.date) -> Record | None:
         return Record.model_validate(json.loads(data))
     except (ValueError, ValidationError) as error:
         raise StorageError(
-            f"store {store.path}: `{name}` is damaged ({str(error).splitlines()[0]}); remove it and run the day again with --force"
+            f"store {store.path}: `{name}` is damaged ({str(error).splitlines()[0]}); remove it and run the day again "
+            f"with --force"
         ) from error
 
 
