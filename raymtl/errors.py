@@ -53,6 +53,12 @@ class VersionError(UserError):
     exit_code = 66
 
 
+class RefusedError(UserError):
+    """The gate refused the candidate; what was published before stays."""
+
+    exit_code = 70
+
+
 class StorageError(UserError):
     """The storage does not do what it is asked to: full, not writable, not reachable."""
 

@@ -15,18 +15,18 @@ from raymtl.config.root import Config
 from raymtl.daily.delta import changed_rows, check_base, write_expired
 from raymtl.daily.log import utc_now
 from raymtl.daily.manifest import DENSE, NAME, OPTIMIZER, FileEntry, Manifest, TableEntry
+from raymtl.daily.owners import Owners
 from raymtl.daily.storage import Output, Store, write_bytes
 from raymtl.daily.store import clear, folder_of, show
 from raymtl.daily.table_writer import (
     FILE_BYTES,
     PIECE_BYTES,
-    Columns,
     TableWriter,
-    check_columns,
     parquet_schema,
     rows_per_piece,
 )
 from raymtl.daily.together import together
+from raymtl.data.idmap import IdMap
 from raymtl.embeddings.rows import pieces, table_rows
 from raymtl.errors import UserError
 from raymtl.training.build import Built
@@ -57,6 +57,8 @@ class Delta:
     """By table, the row numbers that changed since, in any order; each worker names those it knows of, and all are written."""
     expired: Mapping[str, np.ndarray] = field(default_factory=dict)
     """By table, the IDs that are gone, [N] int64; the same on every worker."""
+    state_decay: float = 1.0
+    """Factor that the optimizer state of all rows was multiplied by since, before those rows changed."""
 
 
 def export(
@@ -65,15 +67,15 @@ def export(
     draft: Draft,
     group: dist.ProcessGroup,
     *,
-    columns: Columns | None = None,
+    maps: Mapping[str, IdMap] | None = None,
     delta: Delta | None = None,
     piece_bytes: int = PIECE_BYTES,
     file_bytes: int = FILE_BYTES,
 ) -> Manifest:
     """Write a version, whole or with `delta` its changed rows alone; called by all workers of `group` (over gloo) together.
 
-    All get the manifest. Nobody sees the version before `store.publish`. Whatever a killed writer left under that name is taken
-    away first. An error of one worker is raised on all of them.
+    `maps` say who holds the rows of each `map` table. All get the manifest. Nobody sees the version before `store.publish`.
+    Whatever a killed writer left under that name is taken away first. An error of one worker is raised on all of them.
     """
     rank = dist.get_rank(group)
     together(group, lambda: clear(store, draft.id) if rank == 0 else None)
@@ -88,9 +90,8 @@ def export(
     parts: dict[str, list[FileEntry]] = {}
     errors: list[UserError] = []
     for name, table in tables.items():
-        extra = (columns or {}).get(name, {})
-        check_columns(table, extra)
-        writer = TableWriter(store, draft.id, table, extra, rank, file_bytes)
+        owners = Owners(maps[name]) if maps and name in maps else None
+        writer = TableWriter(store, draft.id, table, owners, rank, file_bytes)
         for piece in pieces(table, rows_per_piece(table, piece_bytes), group, changed.get(name)):
             writer.write(piece)
         parts[name] = writer.close()
@@ -102,6 +103,7 @@ def export(
         id=draft.id,
         parent=draft.parent,
         base=delta.base if delta else None,
+        state_decay=delta.state_decay if delta else 1.0,
         created=utc_now().replace(microsecond=0),
         code=package_versions(),
         config=config.model_dump(mode="json"),
@@ -117,7 +119,7 @@ def export(
                 id_space=spaces[name],
                 optimizer=kind,
                 state=table.state_dims,
-                columns=parquet_schema(table, (columns or {}).get(name, {})).names,
+                columns=parquet_schema(table, bool(maps and name in maps)).names,
                 files=sorted((f for p in all_parts for f in p[name]), key=lambda f: (f.first, f.path)),
             )
             for name, table in tables.items()

@@ -71,6 +71,9 @@ class Manifest(_Part):
     """Version that its training began with; null: began from nothing."""
     base: str | None = None
     """For a delta, the version that its rows complete (itself whole or a delta); null: this version is whole."""
+    state_decay: float = 1.0
+    """For a delta, the factor on the optimizer state of all rows of the version it rests on, before its own rows are laid over
+    them."""
     created: dt.datetime
     """When it was written, UTC."""
     code: dict[str, str]

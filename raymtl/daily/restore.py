@@ -1,11 +1,8 @@
 """Reading a version into a model on any number of workers, under any sharding plan."""
 
-from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
-import pyarrow as pa
-import pyarrow.parquet as pq
 import safetensors.torch
 import torch
 import torch.distributed as dist
@@ -13,11 +10,12 @@ import torch.distributed as dist
 from raymtl.config.features import Table
 from raymtl.config.root import Config
 from raymtl.daily.export import dense_optimizer, dense_weights
-from raymtl.daily.manifest import DENSE, KEY, OPTIMIZER, WEIGHT, FileEntry, Manifest
-from raymtl.daily.storage import Store, read_bytes, storage
+from raymtl.daily.manifest import DENSE, KEY, OPTIMIZER, WEIGHT, Manifest
+from raymtl.daily.read_rows import numbers, row_groups
+from raymtl.daily.storage import Store, read_bytes
 from raymtl.daily.store import chain, file_fault, folder_of, show
 from raymtl.daily.together import together
-from raymtl.embeddings.rows import LocalShard, TableRows, fill, table_rows
+from raymtl.embeddings.rows import LocalShard, TableRows, decay_state, fill, table_rows
 from raymtl.errors import VersionError
 from raymtl.training.build import Built
 
@@ -72,6 +70,9 @@ def restore(
 
     def load() -> None:
         for manifest in manifests:
+            if optimizer and manifest.state_decay != 1:
+                for table in tables.values():
+                    decay_state(table, manifest.state_decay)
             for name, table in tables.items():
                 if name in newest.tables and name in manifest.tables:
                     with_state = optimizer and newest.tables[name].optimizer == kind
@@ -80,13 +81,6 @@ def restore(
 
     together(group, load)
     return Restored(newest, notes)
-
-
-def read_columns(store: Store, manifest: Manifest, table: str, columns: list[str]) -> Iterator[pa.RecordBatch]:
-    """Columns of a table's rows (`row`, `id`, …), a row group at a time; of a whole version, not of a delta."""
-    entry = manifest.tables[table]
-    for file in entry.files:
-        yield from _row_groups(store, manifest.id, file, columns, [(0, entry.rows)])
 
 
 def _check_files(store: Store, manifests: list[Manifest], group: dist.ProcessGroup) -> None:
@@ -218,36 +212,10 @@ def _load_table(store: Store, version: Manifest, table: TableRows, copies: bool,
     state = list(entry.state) if with_state else []
     for file in entry.files:
         ranges = [(p.first, p.last) for p in parts]
-        for batch in _row_groups(store, version.id, file, [KEY, WEIGHT, *state], ranges):
+        for batch in row_groups(store, version.id, file, [KEY, WEIGHT, *state], ranges):
             keys = batch.column(KEY).to_numpy()
-            values = {name: _numbers(batch.column(name)) for name in (WEIGHT, *state)}
+            values = {name: numbers(batch.column(name)) for name in (WEIGHT, *state)}
             for part in parts:
                 a, b = np.searchsorted(keys, [part.first, part.last])
                 rows = {name: value[a:b] for name, value in values.items()}
                 fill(part.shard, keys[a:b] + part.shift, rows.pop(WEIGHT), rows)
-
-
-def _row_groups(
-    store: Store, version: str, file: FileEntry, columns: list[str], ranges: list[tuple[int, int]]
-) -> Iterator[pa.RecordBatch]:
-    """The row groups of a file that have rows of any of the ranges [first, last), by the statistics of the key."""
-
-    def needed(first: int, last: int) -> bool:
-        return any(a <= last and first < b for a, b in ranges)
-
-    if not needed(file.first or 0, file.last or 0):
-        return
-    name = f"{folder_of(version)}/{file.path}"
-    with storage(store, f"read `{name}`"), store.filesystem.open_input_file(store.inside(name)) as opened:
-        parquet = pq.ParquetFile(opened)
-        for number in range(parquet.num_row_groups):
-            keys = parquet.metadata.row_group(number).column(0).statistics
-            if needed(keys.min, keys.max):
-                yield from parquet.read_row_group(number, columns=columns).combine_chunks().to_batches()
-
-
-def _numbers(column: pa.Array) -> np.ndarray:
-    """[N], or [N, D] of a list column."""
-    if pa.types.is_fixed_size_list(column.type):
-        return column.flatten().to_numpy(zero_copy_only=False).reshape(-1, column.type.list_size)
-    return column.to_numpy(zero_copy_only=False)

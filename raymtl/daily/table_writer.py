@@ -1,12 +1,13 @@
 """The parquet files of a table: one worker's rows, a row group per piece, in files of bounded size."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
 from raymtl.daily.manifest import KEY, WEIGHT, FileEntry
+from raymtl.daily.owners import FIELDS, Owners
 from raymtl.daily.storage import Output, Store
 from raymtl.daily.store import folder_of
 from raymtl.embeddings.rows import Piece, TableRows
@@ -16,9 +17,6 @@ PIECE_BYTES = 16 << 20
 """Memory that a worker takes for the rows it is writing, and about the size of a row group."""
 FILE_BYTES = 512 << 20
 
-Columns = Mapping[str, Mapping[str, pa.Array]]
-"""By table, then by column (`id`, `count`, `last_seen_day`): a value, or null, for every row of the table."""
-
 
 class TableWriter:
     """Writes one worker's pieces of a table, a row group each, into files of bounded size.
@@ -27,12 +25,11 @@ class TableWriter:
     must go through all pieces whatever happens.
     """
 
-    def __init__(
-        self, store: Store, version: str, table: TableRows, extra: Mapping[str, pa.Array], rank: int, file_bytes: int
-    ):
-        self._store, self._folder, self._table, self._extra = store, folder_of(version), table, extra
+    def __init__(self, store: Store, version: str, table: TableRows, owners: Owners | None, rank: int, file_bytes: int):
+        """`owners`: who holds the rows, of a `map` table."""
+        self._store, self._folder, self._table, self._owners = store, folder_of(version), table, owners
         self._rank, self._file_bytes = rank, file_bytes
-        self._schema = parquet_schema(table, extra)
+        self._schema = parquet_schema(table, owners is not None)
         self._files: list[FileEntry] = []
         self._open: tuple[Output, pq.ParquetWriter, str] | None = None
         self._rows, self._first, self._last = 0, 0, 0
@@ -101,10 +98,8 @@ class TableWriter:
     def _batch(self, piece: Piece) -> pa.RecordBatch:
         rows = piece.rows
         arrays: list[pa.Array] = [pa.array(rows)]
-        for name in self._extra:
-            part = self._extra[name].slice(rows[0], rows[-1] - rows[0] + 1)
-            part = part.take(pa.array(rows - rows[0])) if len(part) > len(rows) else part
-            arrays.append(part.combine_chunks() if isinstance(part, pa.ChunkedArray) else part)
+        if self._owners is not None:
+            arrays += self._owners.take(rows)
         for name in (WEIGHT, *self._table.state_dims):
             value = pa.array((piece.weight if name == WEIGHT else piece.state[name]).contiguous().numpy().reshape(-1))
             kind = self._schema.field(name).type
@@ -126,8 +121,8 @@ class TableWriter:
             )
 
 
-def parquet_schema(table: TableRows, extra: Mapping[str, pa.Array]) -> pa.Schema:
-    """Columns of a table's files: key, what the caller adds, embedding, optimizer state."""
+def parquet_schema(table: TableRows, owned: bool) -> pa.Schema:
+    """Columns of a table's files: key, who holds the row in a `map` table, embedding, optimizer state."""
 
     def floats(name: str, dim: int, as_list: bool) -> pa.Field:
         kind = pa.list_(pa.field("element", pa.float32(), nullable=False), dim) if as_list else pa.float32()
@@ -136,7 +131,7 @@ def parquet_schema(table: TableRows, extra: Mapping[str, pa.Array]) -> pa.Schema
     return pa.schema(
         [
             pa.field(KEY, pa.int64(), nullable=False),
-            *(pa.field(name, values.type) for name, values in extra.items()),
+            *(FIELDS if owned else ()),
             floats(WEIGHT, table.dim, True),
             *(floats(name, dim, dim > 1) for name, dim in table.state_dims.items()),
         ]
@@ -146,12 +141,3 @@ def parquet_schema(table: TableRows, extra: Mapping[str, pa.Array]) -> pa.Schema
 def rows_per_piece(table: TableRows, piece_bytes: int) -> int:
     """Rows whose embedding and state take about so many bytes."""
     return max(1, piece_bytes // (8 + 4 * (table.dim + sum(table.state_dims.values()))))
-
-
-def check_columns(table: TableRows, extra: Mapping[str, pa.Array]) -> None:
-    """The caller's columns have a value for every row and names of their own."""
-    for name, values in extra.items():
-        assert len(values) == table.rows, (
-            f"column {name} of table {table.name} has {len(values)} values for {table.rows} rows"
-        )
-        assert name not in (KEY, WEIGHT, *table.state_dims), f"column {name} of table {table.name} is taken"

@@ -63,6 +63,12 @@ class Changes:
         return _together(self.below, self.outdated, self.no_room)
 
     @property
+    def new_share(self) -> float:
+        """Lookups of the pass whose ID the old map did not have (or has forgotten now), out of all."""
+        total = self.known.lookups + self.new.lookups
+        return self.new.lookups / total if total else 0.0
+
+    @property
     def unknown_share(self) -> float:
         """Lookups of the pass that go to the unknown row, out of all."""
         total = self.known.lookups + self.new.lookups

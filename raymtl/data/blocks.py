@@ -16,8 +16,8 @@ Everything is checked and converted here, in the reading tasks, column by column
 """
 
 import math
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -32,6 +32,7 @@ from raymtl.data.hashing import hash_rows, hash_strings, mix64, to_int64
 from raymtl.data.idmap import MapFile, MapRows
 from raymtl.data.labels import make_labels
 from raymtl.data.rules import Rule, one_array
+from raymtl.data.user_slice import UserSlice
 from raymtl.errors import DataError
 
 
@@ -41,11 +42,21 @@ class Place:
 
     path: str
     first_row: int
+    kept: np.ndarray | None = None
+    """Which rows of the raw table are still there, [N] ascending; None: all."""
+
+    def row(self, number: int) -> int:
+        """Row of the file of a row of the raw table."""
+        return self.first_row + (number if self.kept is None else int(self.kept[number]))
+
+    def rows(self, count: int) -> np.ndarray:
+        """Rows of the file of all `count` rows of the raw table, [count] int64."""
+        return self.first_row + (np.arange(count) if self.kept is None else self.kept)
 
     def error(self, column: str, used_by: str, row: int, value: Any, rule: Rule) -> DataError:
         """The error of one value; `row` counts in the raw table."""
         return DataError(
-            f"{self.path}: column `{column}` ({used_by}), row {self.first_row + row}: the {rule.noun} is {value}, "
+            f"{self.path}: column `{column}` ({used_by}), row {self.row(row)}: the {rule.noun} is {value}, "
             f"expected {rule.expected}; {rule.remedy}"
         )
 
@@ -53,9 +64,17 @@ class Place:
 class BlockMaker:
     """Turns raw tables of one configuration into blocks; small, and pickled into every reading task."""
 
-    def __init__(self, config: Config, evaluation: bool, maps: Mapping[str, MapFile | None] | None = None):
-        """`maps` has an entry for each `map` table: its saved map, or None for one that knows no ID yet."""
+    def __init__(
+        self,
+        config: Config,
+        evaluation: bool,
+        maps: Mapping[str, MapFile | None] | None = None,
+        users: UserSlice | None = None,
+    ):
+        """`maps` has an entry for each `map` table: its saved map, or None for one that knows no ID yet. With `users`, only
+        their rows become part of the block."""
         self._config = config
+        self._users = users
         self._maps = MapRows(maps or {})
         if missing := set(config.map_tables()) - set(maps or {}):
             raise ValueError(f"no map is given for the tables {sorted(missing)}")
@@ -76,11 +95,19 @@ class BlockMaker:
             data.weight or "",
             data.scenario.column if data.scenario else "",
             (data.group or "") if evaluation else "",
+            self._users.column if self._users else "",
         ]
         return list(dict.fromkeys(n for n in names if n))
 
-    def __call__(self, raw: pa.Table, place: Place, unit: int) -> pa.Table:
-        """The block of a raw table; DataError names file, column, row and value where the contract is broken."""
+    def __call__(self, raw: pa.Table, place: Place, unit: int, tasks: Sequence[str] | None = None) -> pa.Table:
+        """The block of a raw table; DataError names file, column, row and value where the contract is broken.
+
+        With `tasks` the labels of all others are not observed.
+        """
+        if self._users is not None:
+            kept = np.flatnonzero(self._users.has(to_int64(one_array(raw, self._users.column, "id"))))
+            if len(kept) < len(raw):
+                raw, place = raw.take(pa.array(kept)), replace(place, kept=kept)
         columns: dict[str, pa.Array] = {}
         for name, feature in self._config.features.items():
             source = feature.column or name
@@ -95,7 +122,8 @@ class BlockMaker:
                 columns[f"ids:{name}"] = self._lists(one_array(raw, source, "ids"), name, feature, place, source)
         labels = self._labels(raw, place)
         for name, task in self._tasks.items():
-            columns[f"label:{name}"] = pa.array(labels[name])
+            counts = tasks is None or name in tasks
+            columns[f"label:{name}"] = pa.array(labels[name] if counts else np.full(len(raw), np.nan, np.float32))
             if task.truth and self.evaluation:
                 columns[f"truth:{name}"] = pa.array(rules.floats(one_array(raw, task.truth, "number")))
         data = self._config.data
@@ -182,5 +210,5 @@ def _groups(ids: pa.Array, place: Place) -> pa.Array:
     if not ids.null_count:
         return ids
     file = hash_strings(pa.array([place.path])).view(np.uint64)
-    own = mix64((file + np.arange(place.first_row, place.first_row + len(ids), dtype=np.uint64)).view(np.int64))
+    own = mix64((file + place.rows(len(ids)).astype(np.uint64)).view(np.int64))
     return pc.if_else(ids.is_valid(), ids, pa.array(own.view(np.int64)))

@@ -3,7 +3,7 @@
 import os
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 import pyarrow as pa
@@ -21,6 +21,7 @@ from raymtl.data.contract import is_string_column
 from raymtl.data.idmap import MapFile
 from raymtl.data.source import open_filesystem
 from raymtl.data.units import Fragment, Plan
+from raymtl.data.user_slice import UserSlice
 from raymtl.errors import CheckpointError, DataError
 
 Schedule = Sequence[tuple[int, int]]
@@ -30,6 +31,19 @@ _MEASURED_ROWS = 4096
 _FALLBACK_ROW_BYTES = 300.0
 _ATTEMPTS = 4
 _LOWEST_PRIORITY = 19
+
+
+@dataclass(frozen=True)
+class Input:
+    """Rows that a run reads, and how."""
+
+    plan: Plan
+    evaluation: bool = False
+    """Evaluation reads scenario, group and truth besides, in file order."""
+    maps: Mapping[str, MapFile | None] = field(default_factory=dict)
+    """The saved map of each `map` table."""
+    users: UserSlice | None = None
+    """Only the rows of these users; None: all rows."""
 
 
 class UnitsDatasource(Datasource):
@@ -60,7 +74,8 @@ class UnitsDatasource(Datasource):
                     for n, _ in portion
                 ]
                 fragments = [f for _, f in portion]
-                read = _ReadPortion(self._plan.root, fragments, seeds, place, maker, self._block_rows)
+                tasks_counted = self._plan.units[number].tasks
+                read = _ReadPortion(self._plan.root, fragments, seeds, place, tasks_counted, maker, self._block_rows)
                 rows = sum(f.rows for f in fragments)
                 metadata = BlockMetadata(rows, int(rows * self._row_bytes), [f.path for f in fragments], None)
                 tasks.append(ReadTask(read, metadata))
@@ -94,10 +109,11 @@ class _ReadPortion:
         fragments: list[Fragment],
         seeds: list[list[int] | None],
         unit: int,
+        tasks: tuple[str, ...] | None,
         maker: ray.ObjectRef,
         block_rows: int,
     ):
-        self._root, self._fragments, self._seeds, self._unit = root, fragments, seeds, unit
+        self._root, self._fragments, self._seeds, self._unit, self._tasks = root, fragments, seeds, unit, tasks
         self._maker, self._block_rows = maker, block_rows
 
     def __call__(self) -> Iterable[pa.Table]:
@@ -107,7 +123,7 @@ class _ReadPortion:
         for fragment, seed in zip(self._fragments, self._seeds, strict=True):
             random = None if seed is None else np.random.default_rng(seed)
             for raw, first_row in read_fragment(self._root, fragment, maker.raw_columns(), self._block_rows):
-                block = maker(raw, Place(fragment.path, first_row), self._unit)
+                block = maker(raw, Place(fragment.path, first_row), self._unit, self._tasks)
                 if random is not None:
                     block = block.take(pa.array(random.permutation(len(block))))
                 yield block
@@ -170,30 +186,25 @@ def measured_row_bytes(plan: Plan, maker: BlockMaker) -> float:
     first = replace(fragment, row_groups=fragment.row_groups[:1])
     try:
         raw, row = next(read_fragment(plan.root, first, maker.raw_columns(), _MEASURED_ROWS))
-        return maker(raw, Place(fragment.path, row), 0).nbytes / len(raw)
+        block = maker(raw, Place(fragment.path, row), 0)
+        return block.nbytes / len(block) if len(block) else _FALLBACK_ROW_BYTES
     except (DataError, CheckpointError):
         # Only one worker measures; the reading task meets the error again, and through it all workers learn of it
         return _FALLBACK_ROW_BYTES
 
 
 def stream(
-    plan: Plan,
-    schedule: Schedule,
-    config: Config,
-    *,
-    workers: int,
-    evaluation: bool,
-    read_tasks: int,
-    maps: Mapping[str, MapFile] | None = None,
+    source: Input, schedule: Schedule, config: Config, *, workers: int, read_tasks: int
 ) -> list[ray.data.DataIterator]:
-    """One iterator of blocks per worker over the units of `schedule`: every row goes to exactly one of them, in that order.
+    """One iterator of blocks per worker over the units of `schedule`: every row of the input goes to exactly one of them, in
+    that order.
 
     The blocks are dealt to the worker with the fewest rows so far. None is cut off to make the shares equal
     (`equal=False`): the workers agree on their steps themselves (`training/feed.py`), so no row is left out.
     """
     context = DataContext.get_current().copy()
-    maker = BlockMaker(config, evaluation, maps)
-    row_bytes = measured_row_bytes(plan, maker)
+    maker = BlockMaker(config, source.evaluation, source.maps, source.users)
+    row_bytes = measured_row_bytes(source.plan, maker)
     # One piece of `block_rows` rows is to be one block: Ray glues pieces together below this target
     # and cuts them above 1.5 of it
     context.target_max_block_size = max(1, int(0.8 * config.data.block_rows * row_bytes))
@@ -201,9 +212,7 @@ def stream(
     context.enable_progress_bars = False
     context.print_on_execution_start = False
     with DataContext.current(context):
-        source = UnitsDatasource(plan, schedule, config, maker, row_bytes)
-        tasks = source.task_count()
-        dataset = ray.data.read_datasource(
-            source, concurrency=max(1, min(read_tasks, tasks)), override_num_blocks=tasks
-        )
+        units = UnitsDatasource(source.plan, schedule, config, maker, row_bytes)
+        tasks = units.task_count()
+        dataset = ray.data.read_datasource(units, concurrency=max(1, min(read_tasks, tasks)), override_num_blocks=tasks)
         return dataset.streaming_split(workers, equal=False)

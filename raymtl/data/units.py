@@ -39,6 +39,8 @@ class Unit:
     """Fragments that are read as one."""
 
     fragments: tuple[Fragment, ...]
+    tasks: tuple[str, ...] | None = None
+    """The tasks whose labels count in these rows; None: all. Labels of the others are not observed."""
 
     @property
     def rows(self) -> int:
@@ -134,6 +136,16 @@ def plan_input(config: Config, part: str) -> Plan:
     if not units:
         raise DataError(f"`{root}` has no rows on {days}; the parquet files of those days are empty")
     return Plan(root, units, _identity(footers, units, inner), (str(files[0].day), str(files[-1].day)))
+
+
+def join_plans(parts: Sequence[tuple[Plan, tuple[str, ...] | None]]) -> Plan:
+    """One plan that reads several of the same data set, in order, each with the tasks whose labels count there (None: all)."""
+    roots = {plan.root for plan, _ in parts}
+    assert len(roots) == 1, f"plans of several data sets: {sorted(roots)}"
+    units = tuple(replace(unit, tasks=tasks) for plan, tasks in parts for unit in plan.units)
+    identity = hashlib.sha256(repr([(plan.identity, tasks) for plan, tasks in parts]).encode()).hexdigest()[:16]
+    days = [day for plan, _ in parts for day in plan.days]
+    return Plan(roots.pop(), units, identity, (min(days), max(days)))
 
 
 def _schema_problems(footers: Sequence[Footer], config: Config, evaluation: bool) -> list[str]:

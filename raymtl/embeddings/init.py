@@ -32,29 +32,31 @@ def fill_rows(
     `weight` [rows, columns] is the part of the table from (`first_row`, `first_column`) on; `dim` is the table's full width.
     `unknown_row`: row 0 of the table stands for unknown IDs and starts at zeros.
     """
-    _draw_rows(weight, init, seed, table, first_row, first_column, dim)
+    rows, columns = weight.shape
+    step = max(1, _CHUNK_ELEMENTS // columns)
+    for start in range(0, rows, step):
+        row = torch.arange(first_row + start, first_row + min(rows, start + step), device=weight.device)
+        weight[start : start + step] = drawn_rows(
+            row, init, seed=seed, table=table, columns=(first_column, columns), dim=dim
+        )
     if unknown_row and first_row == 0:
         weight[:1].zero_()
 
 
-def _draw_rows(weight: Tensor, init: Init, seed: int, table: str, first_row: int, first_column: int, dim: int) -> None:
+def drawn_rows(rows: Tensor, init: Init, *, seed: int, table: str, columns: tuple[int, int], dim: int) -> Tensor:
+    """The start of any rows [N] int64 of a table of width `dim`: [N, columns] float32 from column `columns[0]` on."""
+    first_column, width = columns
     if init.distribution == "zeros" or init.scale == 0:
-        weight.zero_()
-        return
-    rows, columns = weight.shape
-    step = max(1, _CHUNK_ELEMENTS // columns)
+        return torch.zeros(len(rows), width, device=rows.device)
     base = _signed(zlib.crc32(table.encode()) * 0x9E3779B97F4A7C15 + seed * 0xD1B54A32D192ED03)
-    column = torch.arange(first_column, first_column + columns, device=weight.device)
-    for start in range(0, rows, step):
-        stop = min(rows, start + step)
-        row = torch.arange(first_row + start, first_row + stop, device=weight.device)
-        counter = row.unsqueeze(1) * dim + column
-        if init.distribution == "uniform":
-            weight[start:stop] = (_uniform(counter, base) * 2 - 1) * init.scale
-        else:  # Box and Muller: one normal out of two uniforms
-            radius = torch.sqrt(-2 * torch.log(_uniform(counter, base) + 2.0**-25))
-            angle = _uniform(counter, _signed(base + 0x632BE59BD9B4E019)) * (2 * torch.pi)
-            weight[start:stop] = radius * torch.cos(angle) * init.scale
+    column = torch.arange(first_column, first_column + width, device=rows.device)
+    counter = rows.unsqueeze(1) * dim + column
+    if init.distribution == "uniform":
+        return (_uniform(counter, base) * 2 - 1) * init.scale
+    # Box and Muller: one normal out of two uniforms
+    radius = torch.sqrt(-2 * torch.log(_uniform(counter, base) + 2.0**-25))
+    angle = _uniform(counter, _signed(base + 0x632BE59BD9B4E019)) * (2 * torch.pi)
+    return radius * torch.cos(angle) * init.scale
 
 
 def _uniform(counter: Tensor, key: int) -> Tensor:

@@ -13,6 +13,11 @@ from torch import Tensor
 from torch.distributed._shard.sharded_tensor import ShardedTensor
 from torchrec.distributed import DistributedModelParallel
 
+from raymtl.config.features import Init
+from raymtl.embeddings.init import drawn_rows
+
+_CHECKED_ROWS = 1 << 18
+
 
 @dataclass(frozen=True)
 class Shard:
@@ -122,6 +127,43 @@ def fill(shard: LocalShard, rows: np.ndarray, weight: np.ndarray, state: dict[st
         for name, value in state.items():
             target = shard.state[name]
             target[where] = _like(value if target.dim() == 1 else value.reshape(len(rows), -1)[:, columns], target)
+
+
+def decay_state(table: TableRows, factor: float) -> None:
+    """Multiply the optimizer state of all rows of this worker's shards, in place."""
+    with torch.no_grad():
+        for shard in table.local:
+            for value in shard.state.values():
+                value.mul_(factor)
+
+
+def start_anew(table: TableRows, rows: np.ndarray, init: Init, seed: int) -> None:
+    """Give rows (ascending row numbers [N]) their first weights and an empty optimizer state, in this worker's shards."""
+    with torch.no_grad():
+        for shard in table.local:
+            place = shard.place
+            first, last = np.searchsorted(rows, [place.first_row, place.first_row + place.rows])
+            if first == last:
+                continue
+            own = torch.from_numpy(rows[first:last]).to(shard.weight.device)
+            where = own - place.first_row
+            shard.weight[where] = drawn_rows(
+                own, init, seed=seed, table=table.name, columns=(place.first_column, place.columns), dim=table.dim
+            ).to(shard.weight.dtype)
+            for value in shard.state.values():
+                value[where] = 0
+
+
+def weight_square_sum(table: TableRows) -> tuple[float, int]:
+    """Sum of the squares of this worker's weights, and how many of its numbers (state included) are not finite."""
+    total, wrong = 0.0, 0
+    for shard in table.local:
+        for rows in shard.weight.detach().split(_CHECKED_ROWS):
+            total += float(rows.double().square().sum())
+        for value in (shard.weight, *shard.state.values()):
+            for part in value.detach().split(_CHECKED_ROWS):
+                wrong += int((~torch.isfinite(part)).sum())
+    return total, wrong
 
 
 def _is_by_row(state: object, weight: ShardedTensor) -> bool:

@@ -12,7 +12,7 @@ the workers exchange one small vector over gloo (never over the GPU, so the loop
 
 import queue
 import threading
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 
 import pyarrow as pa
@@ -49,9 +49,16 @@ class _Local:
 class Feed:
     """Iterator of `Step`s over one stream of blocks; `close()` ends it early on all workers at the same step."""
 
-    def __init__(self, blocks: Iterable[pa.Table], collator: Collator, group: dist.ProcessGroup | None):
-        """`group` is a gloo group of all workers that nothing else uses while the feed lives; None: a single worker."""
-        self._blocks, self._collator, self._group = blocks, collator, group
+    def __init__(
+        self,
+        blocks: Iterable[pa.Table],
+        collator: Collator,
+        group: dist.ProcessGroup | None,
+        seen: Callable[[Batch], None] | None = None,
+    ):
+        """`group` is a gloo group of all workers that nothing else uses while the feed lives; None: a single worker. `seen` is
+        told of every batch of this worker's own rows, in the feed's thread, before it is handed on."""
+        self._blocks, self._collator, self._group, self._seen = blocks, collator, group, seen
         self._padding = collator([])
         self._ready: queue.Queue[Step | None] = queue.Queue(_READY)
         self._stop = threading.Event()
@@ -115,6 +122,8 @@ class Feed:
             totals = votes[working, 4:].sum(0)
             if pending is not None and pending.unit == unit:
                 batch, pending = pending.batch, None
+                if self._seen is not None:
+                    self._seen(batch)
             else:
                 batch = self._padding
             batch = Batch(**{**vars(batch), "totals": totals})

@@ -30,13 +30,13 @@ def make_maps(config: Config, plan: Plan, run_dir: str, read_tasks: int, begun: 
     tables = config.map_tables()
     if begun or not tables:
         return saved_maps(config, run_dir)
-    sources = {table: _source(config, plan, table) for table in tables}
+    sources = {table: source_of(config, plan, table) for table in tables}
     found = {table: find_map(_path(run_dir, table)) for table in tables}
     files = {t: f for t, f in found.items() if f is not None and f.notes.get("source") == sources[t]}
     if len(files) == len(tables):
         return files
     say(f"counting the IDs of {plan.rows:,} rows for the tables {', '.join(tables)}")
-    counts = count_ids(config, plan, read_tasks, _Progress(say))
+    counts = count_ids(config, plan, read_tasks, CountProgress(say))
     last_day = dt.date.fromisoformat(plan.days[1])
     for name in tables:
         table = config.tables[name]
@@ -73,6 +73,7 @@ def facts(changes: Changes) -> dict[str, Any]:
     parts = ("known", "admitted", "below", "outdated", "no_room", "unknown")
     return {
         "forgotten": {"ids": len(changes.forgotten_ids)},
+        "new_share": changes.new_share,
         **{part: asdict(getattr(changes, part)) for part in parts},
         "unknown_share": changes.unknown_share,
     }
@@ -97,7 +98,7 @@ def _path(run_dir: str, table: str) -> str:
     return f"{absolute(run_dir)}/maps/{table}.parquet"
 
 
-def _source(config: Config, plan: Plan, table: str) -> str:
+def source_of(config: Config, plan: Plan, table: str) -> str:
     """Hash of all that a first map depends on: the rows to count, and how they are looked up."""
     spec = config.tables[table]
     features = {n: f.model_dump(mode="json") for n, f in config.features.items() if config.table_of(n) == table}
@@ -105,7 +106,7 @@ def _source(config: Config, plan: Plan, table: str) -> str:
     return hashlib.sha256(json.dumps(defining).encode()).hexdigest()[:16]
 
 
-class _Progress:
+class CountProgress:
     """Says every now and then how far the counting has come."""
 
     def __init__(self, say: Say):

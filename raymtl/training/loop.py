@@ -13,7 +13,7 @@ from torchrec.distributed.train_pipeline import TrainPipelineSparseDist
 
 from raymtl.config.root import Config
 from raymtl.data.batch import Batch, Collator
-from raymtl.data.read import Schedule
+from raymtl.data.read import Input, Schedule
 from raymtl.data.units import Plan
 from raymtl.errors import DataError
 from raymtl.objectives.metrics import EvalMetrics
@@ -33,10 +33,11 @@ class Worker:
     device: torch.device
     group: dist.ProcessGroup
     """All workers, with the backend of the device."""
-    feed_groups: dict[str, dist.ProcessGroup | None]
-    """All workers over gloo, for the feed of `train` or of `eval` alone: both may live at a time. None with a single worker."""
-    open_stream: Callable[[str, Schedule], Iterable[pa.Table]]
-    """Opens this worker's blocks of (`train` or `eval`, schedule); called by all workers together."""
+    feed_groups: dict[bool, dist.ProcessGroup | None]
+    """All workers over gloo, for the feed of training (False) or of evaluation (True) alone: both may live at a time. None with
+    a single worker."""
+    open_stream: Callable[[Input, Schedule], Iterable[pa.Table]]
+    """Opens this worker's blocks of an input; called by all workers together."""
 
 
 class Loop:
@@ -47,18 +48,21 @@ class Loop:
         worker: Worker,
         config: Config,
         built: Built,
-        plans: dict[str, Plan],
+        inputs: dict[str, Input],
         progress: Progress,
         log: RunLog | None,
         save: Callable[[float | None], None],
+        seen: Callable[[Batch], None] | None = None,
     ):
-        """`log` is None but on the first worker; `save(score)` writes a checkpoint, called by all workers together."""
-        self._worker, self._config, self._built = worker, config, built
-        self._plans, self.progress, self._log, self._save = plans, progress, log, save
+        """`inputs` are those of `train` and, to evaluate on the way, `eval`; `log` is None but on the first worker; `save(score)`
+        writes a checkpoint, called by all workers together; `seen` is told of this worker's training batches."""
+        self._worker, self._config, self._built, self._seen = worker, config, built, seen
+        self._inputs, self.progress, self._log, self._save = inputs, progress, log, save
         rows = config.train.batch_size // worker.workers
-        self._collators = {part: Collator(config, rows, part == "eval") for part in ("train", "eval")}
+        self._collators = {evaluation: Collator(config, rows, evaluation) for evaluation in (False, True)}
         self._tasks = config.active_tasks()
         self._window = _Window(len(self._tasks), worker.device)
+        self.device = worker.device
         self.peak_private_bytes = 0
         """Largest memory of this process alone, seen at the ends of windows; pages shared with Ray do not count."""
         self._pipeline = self._make_pipeline()
@@ -67,16 +71,16 @@ class Loop:
         """What is left of all passes, as one stream: the first units of a pass are read while the pass before it ends."""
         config, progress = self._config, self.progress
         train = config.train
-        schedule = pass_schedule(self._plans["train"], config)
-        units = len(self._plans["train"].units)
+        schedule = pass_schedule(self._inputs["train"].plan, config)
+        units = len(self._inputs["train"].plan.units)
         first = progress.pass_number * units + progress.units_done
         self._built.model.train()
-        feed = self._feed("train", schedule[first:])
+        feed = self._feed(self._inputs["train"], schedule[first:], self._seen)
 
         def evaluates_after(step: Step) -> bool:
             in_pass = (first + step.unit + 1) % units
             due = in_pass == 0 or _is_due(in_pass, train.eval_every_units)
-            return "eval" in self._plans and step.ends_unit and due
+            return "eval" in self._inputs and step.ends_unit and due
 
         for step in self._steps(feed, evaluates_after):
             if not step.ends_unit:
@@ -98,9 +102,14 @@ class Loop:
                 feed.close()
                 return
         self._close_window()
+        if not progress.finished:  # the last units had no row of the users that are trained on
+            progress.pass_number, progress.units_done, progress.finished = train.passes, 0, True
+            self._save(None)
 
-    def _feed(self, part: str, schedule: Schedule) -> Feed:
-        return Feed(self._worker.open_stream(part, schedule), self._collators[part], self._worker.feed_groups[part])
+    def _feed(self, source: Input, schedule: Schedule, seen: Callable[[Batch], None] | None = None) -> Feed:
+        evaluation = source.evaluation
+        blocks = self._worker.open_stream(source, schedule)
+        return Feed(blocks, self._collators[evaluation], self._worker.feed_groups[evaluation], seen)
 
     # Training steps
 
@@ -208,7 +217,7 @@ class Loop:
     def evaluate(self, pass_number: int) -> float | None:
         """Metrics over every row of the evaluation days, once each; returns the score that `train.select` names."""
         started = time.perf_counter()
-        metrics = self.measure()
+        metrics = self.measure(self._inputs["eval"])
         score = score_of(metrics, self._config.train.select)
         record = {
             "step": self.progress.step,
@@ -224,8 +233,8 @@ class Loop:
             self._log.evaluation(record)
         return score
 
-    def measure(self) -> dict[str, Any]:
-        """The metrics of the model as it stands, the same on all workers."""
+    def measure(self, source: Input) -> dict[str, Any]:
+        """The metrics of the model as it stands over every row of an evaluation input, the same on all workers."""
         config, worker, model = self._config, self._worker, self._built.model
         if self._pipeline is not None:
             self._pipeline.detach()
@@ -234,7 +243,7 @@ class Loop:
         derived = model.module.head.ranker.derived
         metrics = EvalMetrics(self._tasks, scenarios, worker.device, derived=derived)
         with torch.no_grad():
-            for step in self._feed("eval", [(0, n) for n in self._plans["eval"].order(None, 0)]):
+            for step in self._feed(source, [(0, n) for n in source.plan.order(None, 0)]):
                 batch = step.batch.to(worker.device, non_blocking=True)
                 _, (logits, *_) = model(batch)
                 metrics.update(

@@ -69,6 +69,7 @@ class Optimizers:
         self._base = [[g["lr"] for g in o.param_groups] for o in (self._dense, self._fused)]
         self.steps_taken = 0
         self.factor = 1.0
+        self._frozen = False
         self._set_factor()
 
     def zero_grad(self) -> None:
@@ -77,9 +78,14 @@ class Optimizers:
     def step(self) -> None:
         if self._clip is not None:
             torch.nn.utils.clip_grad_norm_(self.dense_parameters, self._clip, foreach=True)
-        self._dense.step()
+        if not self._frozen:
+            self._dense.step()
         self.steps_taken += 1
         self._set_factor()
+
+    def freeze_dense(self) -> None:
+        """From now on only the tables learn; the dense weights and their moments stay as they are."""
+        self._frozen = True
 
     def restore(self, steps_taken: int) -> None:
         """Go on with the schedule after so many steps."""

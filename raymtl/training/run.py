@@ -20,6 +20,7 @@ from ray.train.torch import TorchConfig, TorchTrainer
 from raymtl import errors
 from raymtl.config.load import config_hash, dump_config, load_config
 from raymtl.config.root import Config
+from raymtl.data.read import Input
 from raymtl.data.sample import sample_base_rates
 from raymtl.data.source import open_filesystem
 from raymtl.data.units import Plan, plan_input
@@ -121,10 +122,9 @@ def train(config: Config, *, address: str | None = None, listener: Listener | No
             begun=_has_checkpoint(run_dir),
             say=lambda line: listener({"note": line}) if listener else None,
         )
-        job = Job(
-            config, ready.plans, ready.base_rates, run_dir, None, room.read_tasks, room.threads, ready.hash, maps=maps
-        )
-        result = _result(ready, _fit(job, room, config, listener), time.time() - started)
+        inputs = {part: Input(plan, part == "eval", maps) for part, plan in ready.plans.items()}
+        job = Job(config, inputs, ready.base_rates, run_dir, None, room.read_tasks, room.threads, ready.hash)
+        result = _result(ready, fit(run_worker, job, room, config, listener), time.time() - started)
         if maps:
             result["id_maps"] = {table: dict(file.notes) for table, file in maps.items()}
         write_file(run_dir, RESULT, json.dumps(result, indent=2))
@@ -172,24 +172,33 @@ def evaluate(run: str, *, overrides: list[str], checkpoint: str | None, address:
     run = run.rstrip("/").removesuffix(f"/{CONFIG}")
     folder = checkpoint or last_checkpoint(run)
     config = load_config(f"{run}/{CONFIG}", overrides)
-    plans = {"eval": plan_input(config, "eval")}
-    maps = saved_maps(config, run)
+    plan, maps = plan_input(config, "eval"), saved_maps(config, run)
     local = connect(config, address)
     room = check_room(config, local)
     rates = dict.fromkeys(config.active_tasks(), 0.5)  # the checkpoint has the biases
-    job = Job(config, plans, rates, "", None, room.read_tasks, room.threads, config_hash(config), folder, maps)
+    inputs = {"eval": Input(plan, True, maps)}
+    job = Job(config, inputs, rates, "", None, room.read_tasks, room.threads, config_hash(config), folder)
     with tempfile.TemporaryDirectory(prefix="raymtl-evaluate-") as scratch:
-        summary = _fit(job, room, config.model_copy(update={"output": scratch}), None)
+        summary = fit(run_worker, job, room, config.model_copy(update={"output": scratch}), None)
     return {
         "checkpoint": folder,
         "step": summary["progress"]["step"],
-        "data_range": {"eval": list(plans["eval"].days)},
+        "data_range": {"eval": list(plan.days)},
         "metrics": metrics_section(summary["metrics"]),
     }
 
 
-def _fit(job: Job, room: Room, config: Config, listener: Listener | None) -> dict[str, Any]:
-    """Run Ray Train and return the summary of the first worker."""
+def fit(
+    entry: Callable[[dict[str, Any]], dict[str, Any]],
+    job: Job,
+    room: Room,
+    config: Config,
+    listener: Listener | None,
+) -> dict[str, Any]:
+    """Run `entry` on the workers with Ray Train, in the folder `<output>/<name>`, and return what the first worker gave.
+
+    Raises the UserError that the workers met.
+    """
     os.environ.setdefault("RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", "0.5")
     os.environ.setdefault("RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S", str(config.train.start_timeout_s))
     train = config.train
@@ -197,7 +206,7 @@ def _fit(job: Job, room: Room, config: Config, listener: Listener | None) -> dic
     local_storage = isinstance(filesystem, pafs.LocalFileSystem)
     post = _Post(listener) if listener else None
     trainer = TorchTrainer(
-        run_worker,
+        entry,
         train_loop_config={"job": replace(job, mailbox=post.mailbox if post else None)},
         torch_config=TorchConfig(
             backend="cpu:gloo,cuda:nccl" if train.use_gpu else "gloo", timeout_s=int(train.step_timeout_s)

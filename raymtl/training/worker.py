@@ -4,9 +4,9 @@ import datetime as dt
 import logging
 import tempfile
 import warnings
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from concurrent.futures import Future
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 import pyarrow as pa
@@ -18,9 +18,7 @@ from ray.train import Checkpoint, CheckpointUploadMode
 from ray.train.torch import get_device
 
 from raymtl.config.root import Config
-from raymtl.data.idmap import MapFile
-from raymtl.data.read import Schedule, stream
-from raymtl.data.units import Plan
+from raymtl.data.read import Input, Schedule, stream
 from raymtl.errors import CheckpointError, UserError
 from raymtl.training import checkpoint as saved_state
 from raymtl.training.build import Built, build
@@ -37,7 +35,8 @@ class Job:
     """What the driver hands to every worker."""
 
     config: Config
-    plans: dict[str, Plan]
+    inputs: dict[str, Input]
+    """What to read, by name: `train`, `eval`."""
     base_rates: dict[str, float]
     run_dir: str
     mailbox: Any
@@ -47,8 +46,6 @@ class Job:
     config_hash: str
     evaluate_checkpoint: str | None = None
     """Only evaluate this checkpoint folder, do not train."""
-    maps: dict[str, MapFile] = field(default_factory=dict)
-    """Where the map of each `map` table is saved."""
 
 
 def run_worker(job: dict[str, Any]) -> dict[str, Any]:
@@ -62,6 +59,29 @@ def run_worker(job: dict[str, Any]) -> dict[str, Any]:
 
 
 def _run(job: Job, rank: int, workers: int) -> dict[str, Any]:
+    worker, save_group = set_up(job, rank, workers)
+    built = build(job.config, job.base_rates, total_steps(job), worker.device, worker.group)
+    if job.evaluate_checkpoint is not None:
+        return _evaluate(job, worker, built, save_group)
+    progress = restore(job, built, save_group)
+    progress.starts += 1
+    log = RunLog(job.run_dir, job.mailbox, progress.step) if rank == 0 else None
+    if log is not None and progress.step:
+        log.say(note=f"going on from step {progress.step}, {progress.rows} rows trained")
+    saver = Saver(job, built, progress, log, save_group)
+    loop = Loop(worker, job.config, built, job.inputs, progress, log, saver)
+    try:
+        if not progress.finished:
+            loop.run()
+        saver.wait()
+    finally:
+        if log is not None:
+            log.close()
+    return {"progress": vars(progress), **built_facts(built, loop)}
+
+
+def set_up(job: Job, rank: int, workers: int) -> tuple[Worker, dist.ProcessGroup]:
+    """This process as a worker, and a gloo group of all workers for what is saved and loaded."""
     warnings.filterwarnings("ignore", category=FutureWarning)
     warnings.filterwarnings("ignore", message="The given NumPy array is not writable")
     logging.getLogger("torchrec").setLevel(logging.ERROR)
@@ -76,32 +96,19 @@ def _run(job: Job, rank: int, workers: int) -> dict[str, Any]:
     group = dist.group.WORLD
     assert group is not None
     # Groups over gloo, each used by one thread alone: those of the feeds, and that of the writer of checkpoints
-    feed_groups = {part: dist.new_group(backend="gloo", timeout=timeout) if workers > 1 else None for part in job.plans}
+    feed_groups = {
+        evaluation: dist.new_group(backend="gloo", timeout=timeout) if workers > 1 else None
+        for evaluation in (False, True)
+    }
     save_group = dist.new_group(backend="gloo", timeout=timeout)
-    worker = Worker(rank, workers, device, group, feed_groups, _Streams(job, rank, workers))
-    total_steps = _total_steps(job)
-    built = build(config, job.base_rates, total_steps, device, group)
-    if job.evaluate_checkpoint is not None:
-        return _evaluate(job, worker, built, save_group)
-    progress = _restore(job, built, save_group)
-    progress.starts += 1
-    log = RunLog(job.run_dir, job.mailbox, progress.step) if rank == 0 else None
-    if log is not None and progress.step:
-        log.say(note=f"going on from step {progress.step}, {progress.rows} rows trained")
-    saver = _Saver(job, built, progress, log, save_group)
-    loop = Loop(worker, config, built, job.plans, progress, log, saver)
-    try:
-        if not progress.finished:
-            loop.run()
-        saver.wait()
-    finally:
-        if log is not None:
-            log.close()
+    return Worker(rank, workers, device, group, feed_groups, _Streams(job, rank, workers)), save_group
+
+
+def built_facts(built: Built, loop: Loop) -> dict[str, Any]:
+    """What a summary says of model and memory."""
+    cuda = torch.cuda.is_available() and loop.device.type == "cuda"
     return {
-        "progress": vars(progress),
-        "peak_memory_bytes": torch.cuda.max_memory_allocated(device)
-        if device.type == "cuda"
-        else loop.peak_private_bytes,
+        "peak_memory_bytes": torch.cuda.max_memory_allocated(loop.device) if cuda else loop.peak_private_bytes,
         "parameters": _count_parameters(built),
         "sharding": {t: str(p.sharding_type) for plan in built.plan.plan.values() for t, p in plan.items()},  # type: ignore[attr-defined]
     }
@@ -113,20 +120,11 @@ class _Streams:
     def __init__(self, job: Job, rank: int, workers: int):
         self._job, self._rank, self._workers = job, rank, workers
 
-    def __call__(self, part: str, schedule: Schedule) -> Iterable[pa.Table]:
+    def __call__(self, source: Input, schedule: Schedule) -> Iterable[pa.Table]:
         job = self._job
         shares: list[Any] = [None]
         if self._rank == 0:
-            iterators = stream(
-                job.plans[part],
-                schedule,
-                job.config,
-                workers=self._workers,
-                evaluation=part == "eval",
-                read_tasks=job.read_tasks,
-                maps=job.maps,
-            )
-            shares = [iterators]
+            shares = [stream(source, schedule, job.config, workers=self._workers, read_tasks=job.read_tasks)]
         if self._workers > 1:
             dist.broadcast_object_list(
                 shares, src=0, device=torch.device("cpu") if not torch.cuda.is_available() else None
@@ -137,11 +135,21 @@ class _Streams:
         )
 
 
-class _Saver:
+class Saver:
     """Writes checkpoints and reports them to Ray Train, one at a time."""
 
-    def __init__(self, job: Job, built: Built, progress: Progress, log: RunLog | None, group: dist.ProcessGroup):
+    def __init__(
+        self,
+        job: Job,
+        built: Built,
+        progress: Progress,
+        log: RunLog | None,
+        group: dist.ProcessGroup,
+        beside: Callable[[str], None] | None = None,
+    ):
+        """`beside(folder)` writes this worker's files beside the checkpoint's own."""
         self._job, self._built, self._progress, self._log, self._group = job, built, progress, log, group
+        self._beside = beside
         self._written: Future | None = None
 
     def __call__(self, score: float | None) -> None:
@@ -151,6 +159,8 @@ class _Saver:
             self._built, self._progress, folder, self._group, self._job.config.train.checkpoint.background
         )
         self._written = written
+        if self._beside is not None:
+            self._beside(folder)
         storage = ray.train.get_context().get_storage()
 
         def upload(checkpoint: Checkpoint, name: str) -> Checkpoint:
@@ -179,10 +189,10 @@ class _Saver:
             self._written = None
 
 
-def _restore(job: Job, built: Built, group: dist.ProcessGroup) -> Progress:
-    """Load the newest checkpoint of this run, or start."""
+def restore(job: Job, built: Built, group: dist.ProcessGroup, beside: Callable[[str], None] | None = None) -> Progress:
+    """Load the newest checkpoint of this run, or start; `beside(folder)` reads what `Saver` wrote beside it."""
     checkpoint = ray.train.get_checkpoint()
-    plan = job.plans["train"].identity
+    plan = job.inputs["train"].plan.identity
     if checkpoint is None:
         return Progress(plan=plan)
     with checkpoint.as_directory() as folder:
@@ -194,6 +204,8 @@ def _restore(job: Job, built: Built, group: dist.ProcessGroup) -> Progress:
             )
         saved_state.load(built, folder, model_only=False, group=group)
         built.optimizers.restore(progress.step)
+        if beside is not None:
+            beside(folder)
     return progress
 
 
@@ -203,8 +215,8 @@ def _evaluate(job: Job, worker: Worker, built: Built, group: dist.ProcessGroup) 
     with Checkpoint(*_checkpoint_place(folder)).as_directory() as local:
         progress = saved_state.read_progress(local)
         saved_state.load(built, local, model_only=True, group=group)
-    loop = Loop(worker, job.config, built, job.plans, progress, None, lambda score: None)
-    return {"metrics": loop.measure(), "progress": vars(progress)}
+    loop = Loop(worker, job.config, built, job.inputs, progress, None, lambda score: None)
+    return {"metrics": loop.measure(job.inputs["eval"]), "progress": vars(progress)}
 
 
 def _checkpoint_place(folder: str) -> tuple[str, Any]:
@@ -214,12 +226,12 @@ def _checkpoint_place(folder: str) -> tuple[str, Any]:
     return path, filesystem
 
 
-def _total_steps(job: Job) -> int:
+def total_steps(job: Job) -> int:
     """Steps of the whole run, for the decay of the learning rate; exact when the workers' shares of each unit are even."""
     rows = job.config.train.batch_size
-    if "train" not in job.plans:
+    if "train" not in job.inputs:
         return 0
-    return job.config.train.passes * sum(-(-u.rows // rows) for u in job.plans["train"].units)
+    return job.config.train.passes * sum(-(-u.rows // rows) for u in job.inputs["train"].plan.units)
 
 
 def _init_alone(timeout: dt.timedelta) -> None:

@@ -16,7 +16,7 @@ from stages import alone
 from raymtl.config.root import Config
 from raymtl.data.batch import Collator
 from raymtl.data.blocks import BlockMaker, Place
-from raymtl.data.read import Schedule, read_fragment
+from raymtl.data.read import Input, Schedule, read_fragment
 from raymtl.data.sample import sample_base_rates
 from raymtl.data.units import Plan, plan_input
 from raymtl.training.build import Built, build
@@ -61,12 +61,13 @@ def train(config: Config, threads: int = 1, extra: Iterable[str] = ()) -> dict[s
             1,
             torch.device("cpu"),
             group,
-            {"train": None, "eval": None},
-            lambda part, schedule: blocks(config, plans[part], schedule, part == "eval"),
+            {False: None, True: None},
+            lambda source, schedule: blocks(config, source.plan, schedule, source.evaluation),
         )
         progress = Progress()
         cpu = time.process_time()
-        Loop(worker, config, built, plans, progress, None, lambda score: None).run()
+        inputs = {part: Input(plan, part == "eval") for part, plan in plans.items()}
+        Loop(worker, config, built, inputs, progress, None, lambda score: None).run()
         return {
             "metrics": progress.evaluations[-1]["metrics"],
             "rows": progress.rows,

@@ -19,7 +19,7 @@ from torchrec.distributed.train_pipeline import TrainPipelineSparseDist
 from raymtl.config.root import Config
 from raymtl.data.batch import Batch, Collator
 from raymtl.data.blocks import BlockMaker
-from raymtl.data.read import stream
+from raymtl.data.read import Input, stream
 from raymtl.data.units import Plan, plan_input
 from raymtl.embeddings.lookup import describe_lookup
 from raymtl.models.inputs import ModelInput
@@ -65,7 +65,7 @@ def scan(config: Config) -> dict[str, float]:
 
 
 def feed(config: Config, plan: Plan, read_tasks: int) -> Feed:
-    (iterator,) = stream(plan, pass_schedule(plan, config), config, workers=1, evaluation=False, read_tasks=read_tasks)
+    (iterator,) = stream(Input(plan), pass_schedule(plan, config), config, workers=1, read_tasks=read_tasks)
     blocks = iterator.iter_batches(
         batch_size=None, batch_format="pyarrow", prefetch_batches=config.data.prefetch_blocks
     )

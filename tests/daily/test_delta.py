@@ -5,7 +5,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pyarrow as pa
 import pytest
 import torch
 import torch.distributed as dist
@@ -13,7 +12,7 @@ import torch.distributed as dist
 sys.path.append(str(Path(__file__).parents[1] / "training"))
 sys.path.append(str(Path(__file__).parent))
 from several import several
-from version_models import contents, draft, make, mixed_config, train
+from version_models import contents, draft, make, mixed_config, owned, train
 
 from raymtl.config.load import config_from_dict
 from raymtl.daily import store as versions
@@ -21,7 +20,7 @@ from raymtl.daily.delta import read_expired
 from raymtl.daily.export import Delta, export
 from raymtl.daily.restore import restore
 from raymtl.daily.storage import open_store
-from raymtl.embeddings.rows import table_rows
+from raymtl.embeddings.rows import decay_state, table_rows
 from raymtl.errors import VersionError
 
 
@@ -53,15 +52,14 @@ def write_three(rank: int, workers: int, root: str, sharding: list[str | None], 
         if rank == 0:
             versions.publish(store, ("whole", "one")[turn])
         dist.barrier()
-        before = contents(built)
+        before, decay = contents(built), (1.0, 0.9)[turn]
+        for table in table_rows(built.model, group).values():
+            decay_state(table, decay)
         train(built, config, range(2 + turn, 3 + turn))
-        delta = Delta(
-            ("whole", "one")[turn], changed_since(built, before), {"item": np.array([9, 7, 9])} if turn else {}
-        )
-        last = pa.array(range(61), pa.int64())
-        export(
-            built, store, draft(config, name), group, columns={"item": {"count": last}}, delta=delta, piece_bytes=700
-        )
+        expired = {"item": np.array([9, 7, 9])} if turn else {}
+        delta = Delta(("whole", "one")[turn], changed_since(built, before), expired, decay)
+        maps = {"item": owned(range(1, 61 - turn))}
+        export(built, store, draft(config, name), group, maps=maps, delta=delta, piece_bytes=700)
     if rank == 0:
         versions.publish(store, "two")
     dist.barrier()

@@ -4,7 +4,6 @@ import sys
 from pathlib import Path
 from typing import Any
 
-import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import torch
@@ -13,12 +12,13 @@ import torch.distributed as dist
 sys.path.append(str(Path(__file__).parents[1] / "training"))
 sys.path.append(str(Path(__file__).parent))
 from several import several
-from version_models import contents, draft, logits, make, mixed_config, train
+from version_models import contents, draft, logits, make, mixed_config, owned, train
 
 from raymtl.config.load import config_from_dict
 from raymtl.daily import store as versions
 from raymtl.daily.export import export
-from raymtl.daily.restore import read_columns, restore
+from raymtl.daily.owners import read_map
+from raymtl.daily.restore import restore
 from raymtl.daily.storage import open_store
 from raymtl.errors import UserError
 
@@ -32,12 +32,11 @@ def publish_some(rank: int, workers: int, root: str, runs: list[tuple[str, list[
         config = mixed_config(sharding, optimizer, clip_grad_norm=1.0)
         built = make(config)
         train(built, config, BEFORE)
-        ids = pa.array(range(1000, 1061), pa.int64())
-        columns = {"item": {"id": pa.concat_arrays([pa.nulls(1, pa.int64()), ids[1:]])}}
+        maps = {"item": owned(range(1001, 1061))}
         store = open_store(root)
         # pieces of a few rows and files of a few pieces
         manifest = export(
-            built, store, draft(config, name), dist.group.WORLD, columns=columns, piece_bytes=600, file_bytes=1200
+            built, store, draft(config, name), dist.group.WORLD, maps=maps, piece_bytes=600, file_bytes=1200
         )
         if rank == 0:
             versions.publish(store, name)
@@ -103,14 +102,13 @@ def test_from_two_workers_to_one_three_and_four(tmp_path: Path) -> None:
 def check_the_files(root: str, manifest: Any, kept: dict[str, torch.Tensor]) -> None:
     """Any system reads the rows of a table: here pyarrow alone, without raymtl."""
     table = pq.read_table(f"{root}/versions/rows/tables/item").sort_by("row")
-    assert table.column_names == ["row", "id", "embedding", "momentum1"]
+    assert table.column_names == ["row", "id", "count", "last_seen_day", "embedding", "momentum1"]
     assert table.column("row").to_pylist() == list(range(61))
     assert table.column("id").to_pylist() == [None, *range(1001, 1061)]
     assert table.schema.field("embedding").type.list_size == 16
     assert torch.equal(torch.tensor(table.column("embedding").to_pylist()), kept["item weight"])
     assert torch.equal(torch.tensor(table.column("momentum1").to_pylist()), kept["item momentum1"])
-    batches = list(read_columns(open_store(root), manifest, "item", ["row", "id"]))
-    assert pa.Table.from_batches(batches).sort_by("row").column("id").to_pylist() == [None, *range(1001, 1061)]
+    assert read_map(open_store(root), [manifest], "item").digest == owned(range(1001, 1061)).digest
 
 
 def changed(change: dict[str, Any], optimizer: str = "rowwise_adagrad") -> Any:

@@ -4,6 +4,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 import torch.distributed as dist
 
@@ -12,6 +13,7 @@ from several import mixed_config, share
 
 from raymtl.config.root import Config
 from raymtl.daily.export import Draft, dense_optimizer, dense_weights
+from raymtl.data.idmap import IdMap
 from raymtl.embeddings.rows import pieces, table_rows
 from raymtl.training.build import Built, build
 
@@ -68,8 +70,14 @@ def contents(built: Built) -> dict[str, torch.Tensor]:
     return found
 
 
+def owned(ids: range) -> IdMap:
+    """A map in which the n-th ID holds row n, from 1 on, with a count and a day of its own."""
+    count = len(ids)
+    return IdMap.of(61, np.array(ids), np.arange(1, count + 1), np.arange(count) + 5, np.arange(count) + 20_000)
+
+
 def draft(config: Config, name: str, **more: Any) -> Draft:
     return Draft(name, config, DAYS, counts={"rows": 96, "steps": 4}, base_rates={"click": 0.3, "buy": 0.1}, **more)
 
 
-__all__ = ["contents", "draft", "logits", "make", "mixed_config", "share", "train"]
+__all__ = ["contents", "draft", "logits", "make", "mixed_config", "owned", "share", "train"]

@@ -11,7 +11,7 @@ from small_data import make_config, write_file
 
 from raymtl.data import read
 from raymtl.data.blocks import BlockMaker
-from raymtl.data.read import UnitsDatasource, measured_row_bytes, read_fragment, stream
+from raymtl.data.read import Input, UnitsDatasource, measured_row_bytes, read_fragment, stream
 from raymtl.data.units import Fragment, plan_input
 from raymtl.errors import DataError, find_user_error
 
@@ -52,7 +52,7 @@ def deliver(config, schedule=None, workers=1, evaluation=False) -> list[list[pa.
     """The blocks that each worker gets, all workers reading at the same time; an error of a worker is raised."""
     plan = plan_input(config, "train")
     schedule = schedule if schedule is not None else [(0, n) for n in range(len(plan.units))]
-    iterators = stream(plan, schedule, config, workers=workers, evaluation=evaluation, read_tasks=2)
+    iterators = stream(Input(plan, evaluation), schedule, config, workers=workers, read_tasks=2)
     blocks: list[list[pa.Table]] = [[] for _ in iterators]
     errors: list[BaseException] = []
 
@@ -149,7 +149,7 @@ def test_a_fault_in_mid_stream_is_one_sentence_on_every_worker(ray_cluster, tmp_
         broken = rows(3000, 3000).to_pydict()
         broken["click"][1234] = 5
         pq.write_table(pa.table(broken).cast(rows(1, 0).schema), path, row_group_size=500)
-    iterators = stream(plan, [(0, n) for n in range(3)], config, workers=1, evaluation=False, read_tasks=1)
+    iterators = stream(Input(plan), [(0, n) for n in range(3)], config, workers=1, read_tasks=1)
     with pytest.raises(Exception) as caught:  # noqa: PT011
         list(iterators[0].iter_batches(batch_size=None, batch_format="pyarrow"))
     error = find_user_error(caught.value)

@@ -1,0 +1,88 @@
+"""The ID maps of a day: the version's before, and the one after the day's IDs were counted, admitted and forgotten."""
+
+import datetime as dt
+import hashlib
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from raymtl.config.root import Config
+from raymtl.daily.manifest import Manifest
+from raymtl.daily.owners import read_map
+from raymtl.daily.storage import Store
+from raymtl.data.admit import admit
+from raymtl.data.count_ids import count_ids
+from raymtl.data.idmap import IdMap, MapFile, find_map, save_map
+from raymtl.data.units import Plan
+from raymtl.training.id_maps import CountProgress, describe, facts, source_of
+
+Say = Callable[[str], None]
+
+
+@dataclass(frozen=True)
+class DayMaps:
+    """By `map` table; the same tables in all three."""
+
+    before: dict[str, MapFile]
+    """Maps of the version that the day begins with; empty ones for the very first."""
+    after: dict[str, MapFile]
+    """Maps that the day trains with and publishes."""
+    facts: dict[str, dict[str, Any]]
+    """What changed between them, in plain numbers."""
+
+
+def version_maps(store: Store, chain: list[Manifest], config: Config, folder: str, name: str) -> dict[str, MapFile]:
+    """The maps of a version, saved as `<folder>/<name>-<table>.parquet` below the store; of tables that it has."""
+    files = {}
+    for table in config.map_tables():
+        path = f"{store.path}/{folder}/{name}-{table}.parquet"
+        found = find_map(path)
+        if found is not None and found.notes.get("version") == chain[-1].id:
+            files[table] = found
+        elif table in chain[-1].tables:
+            files[table] = save_map(read_map(store, chain, table), path, {"version": chain[-1].id})
+    return files
+
+
+def make_day_maps(
+    config: Config, store: Store, folder: str, chain: list[Manifest], plan: Plan, read_tasks: int, say: Say
+) -> DayMaps:
+    """Count the IDs of `plan` and admit and forget by them, beginning with the maps at the end of `chain` (empty: no version).
+
+    Everything is saved below `folder` of the store; what is there already, of the same day and version, is not made again.
+    """
+    tables = config.map_tables()
+    assert config.daily is not None
+    base = chain[-1].id if chain else ""
+    before = version_maps(store, chain, config, folder, "before") if chain else {}
+    for table in tables:
+        if table not in before:  # a table that the version does not have
+            path = f"{store.path}/{folder}/before-{table}.parquet"
+            before[table] = save_map(IdMap.empty(config.tables[table].rows), path, {"version": base})
+    paths = {table: f"{store.path}/{folder}/after-{table}.parquet" for table in tables}
+    sources = {table: _digest(base, source_of(config, plan, table), config.daily.min_count) for table in tables}
+    found = {table: find_map(path) for table, path in paths.items()}
+    after = {t: f for t, f in found.items() if f is not None and f.notes.get("source") == sources[t]}
+    if missing := [table for table in tables if table not in after]:
+        say(f"counting the IDs of {plan.rows:,} rows for the tables {', '.join(tables)}")
+        counts = count_ids(config, plan, read_tasks, CountProgress(say))
+        last_day = dt.date.fromisoformat(plan.days[1])
+        for table in missing:
+            spec = config.tables[table]
+            new_map, changes = admit(
+                before[table].load(),
+                counts[table],
+                last_day,
+                spec.admit_count,
+                spec.forget_after_days,
+                config.daily.min_count,
+                spec.rows,
+            )
+            after[table] = save_map(new_map, paths[table], {"source": sources[table], **facts(changes)})
+            say(describe(table, changes, spec.admit_count, spec.rows))
+    noted = {table: {k: v for k, v in file.notes.items() if k != "source"} for table, file in after.items()}
+    return DayMaps(before, after, noted)
+
+
+def _digest(*parts: Any) -> str:
+    return hashlib.sha256(repr(parts).encode()).hexdigest()[:16]

@@ -1,0 +1,171 @@
+"""What a day reads: its own rows, older ones whose labels have become final since, and a share of older ones again."""
+
+import datetime as dt
+from collections.abc import Container
+from dataclasses import dataclass, field, replace
+
+import numpy as np
+
+from raymtl.config.data import DayRange
+from raymtl.config.root import Config
+from raymtl.data.read import Input
+from raymtl.data.source import find_files
+from raymtl.data.units import Fragment, Plan, Unit, join_plans, plan_input
+from raymtl.data.user_slice import UserSlice
+
+Tasks = tuple[str, ...] | None
+"""The tasks whose labels count; None: all."""
+
+
+@dataclass(frozen=True)
+class Late:
+    """Tasks whose labels are final some days after their rows, and the days that have become final."""
+
+    delay: int
+    """Days."""
+    tasks: tuple[str, ...]
+    days: list[dt.date]
+    """The days whose labels became final since the base was trained, in order."""
+
+
+@dataclass(frozen=True)
+class DayPlans:
+    """The plans of one day."""
+
+    own: Plan
+    """The day's rows: of the very first version, those of all its days."""
+    train: Plan
+    held_out: Plan
+    """The rows to judge the candidate by: of the drawn users alone."""
+    next_day: dict[int, Plan]
+    """By delay, the rows of the day whose labels of those tasks became final last: to score the version before."""
+    days: dict[str, list[str] | None]
+    """The days to train on, with the tasks whose labels count."""
+    notes: list[str] = field(default_factory=list)
+
+
+def plan_day(config: Config, day: dt.date, base_end: dt.date | None, left_out: Container[dt.date]) -> DayPlans:
+    """The plans of `day` after a version whose data end on `base_end` (None: the very first one).
+
+    `left_out` are days that no version was trained on, or that are known to be bad. Raises DataError where the day's files are
+    missing or damaged.
+    """
+    daily = config.daily
+    assert daily is not None
+    prompt, late = _by_delay(config, day, base_end)
+    notes: list[str] = []
+    first = day - dt.timedelta(days=daily.bootstrap_days - 1)
+    own_days = [day]
+    if base_end is None:
+        own_days = [d for d in (first + dt.timedelta(days=n) for n in range(daily.bootstrap_days)) if d not in left_out]
+    parts: list[tuple[dt.date, Tasks]] = [(d, _final(config, d, day)) for d in own_days]
+    matured: list[tuple[dt.date, Tasks]] = []
+    for group in late:
+        days = [d for d in group.days if d not in left_out and (base_end is not None or d >= first)]
+        there = [d for d in days if _exists(config, d)]
+        if gone := [d for d in days if d not in there]:
+            notes.append(
+                f"the labels of {', '.join(group.tasks)} of {gone[0]} are final now, but the logs of that day are gone"
+            )
+        if base_end is not None:
+            matured += [(d, group.tasks) for d in there]
+    plans = {d: _plan_of(config, d) for d in dict.fromkeys([d for d, _ in (*parts, *matured)])}
+    own = join_plans([(plans[d], tasks) for d, tasks in parts])
+    train = [(plans[d], tasks) for d, tasks in (*matured, *parts)]
+    read = _described([*matured, *parts])
+    if daily.replay is not None and base_end is not None:
+        again, replayed = _replay(config, day, own.rows, left_out)
+        train = [*again, *train]
+        read |= {f"{d} (again)": None for d in replayed}
+    held = [(plans[d], tasks) for d, tasks in matured] + [(plans[day], prompt)]
+    if base_end is None:
+        held += [(plans[g.days[-1]], g.tasks) for g in late if g.days and g.days[-1] in plans and g.days[-1] != day]
+    next_day = {} if base_end is None else {0: join_plans([(plans[day], prompt)])}
+    for group in late:
+        if base_end is not None and group.days and group.days[-1] in plans:
+            next_day[group.delay] = join_plans([(plans[group.days[-1]], group.tasks)])
+    return DayPlans(own, join_plans(train), join_plans(held), next_day, read, notes)
+
+
+def users_of(config: Config, day: dt.date, *, held_out: bool) -> UserSlice:
+    """The users whose rows of `day` are held out, or all others."""
+    assert config.daily is not None
+    assert config.data.group is not None
+    return UserSlice(config.data.group, day.toordinal(), config.daily.gate.holdout, held_out)
+
+
+def training_input(plans: DayPlans, config: Config, day: dt.date, maps: dict) -> Input:
+    """The rows to train on."""
+    return Input(plans.train, False, maps, users_of(config, day, held_out=False))
+
+
+def held_out_input(plans: DayPlans, config: Config, day: dt.date, maps: dict) -> Input:
+    """The rows to judge by."""
+    return Input(plans.held_out, True, maps, users_of(config, day, held_out=True))
+
+
+def _by_delay(config: Config, day: dt.date, base_end: dt.date | None) -> tuple[Tasks, list[Late]]:
+    """The tasks whose labels are final at once, and the others by their delay."""
+    tasks = config.active_tasks()
+    delays = sorted({t.delay_days for t in tasks.values()} - {0})
+    late = []
+    for delay in delays:
+        last = day - dt.timedelta(days=delay)
+        count = (day - base_end).days if base_end is not None else 1
+        days = [last - dt.timedelta(days=n) for n in reversed(range(count))]
+        late.append(Late(delay, tuple(n for n, t in tasks.items() if t.delay_days == delay), days))
+    prompt = tuple(n for n, t in tasks.items() if not t.delay_days)
+    return (None if not late else prompt), late
+
+
+def _final(config: Config, rows_of: dt.date, day: dt.date) -> Tasks:
+    """The tasks whose labels of one day are final when another day is over."""
+    tasks = config.active_tasks()
+    final = tuple(n for n, t in tasks.items() if rows_of + dt.timedelta(days=t.delay_days) <= day)
+    return None if len(final) == len(tasks) else final
+
+
+def _described(parts: list[tuple[dt.date, Tasks]]) -> dict[str, list[str] | None]:
+    found: dict[str, list[str] | None] = {}
+    for day, tasks in parts:
+        known = found.get(str(day), [])
+        found[str(day)] = None if tasks is None or known is None else [*known, *tasks]
+    return found
+
+
+def _exists(config: Config, day: dt.date) -> bool:
+    files, _ = find_files(config.data.path, DayRange(start=day, end=day))
+    return bool(files)
+
+
+def _plan_of(config: Config, day: dt.date) -> Plan:
+    data = config.data.model_copy(update={"train": DayRange(start=day, end=day)})
+    return plan_input(config.model_copy(update={"data": data}), "train")
+
+
+def _replay(
+    config: Config, day: dt.date, own_rows: int, left_out: Container[dt.date]
+) -> tuple[list[tuple[Plan, Tasks]], list[dt.date]]:
+    """Row groups of the days before by chance, the same for the same day, until they have the wanted share of its rows."""
+    assert config.daily is not None
+    replay = config.daily.replay
+    assert replay is not None
+    days = [day - dt.timedelta(days=n) for n in range(1, replay.days + 1)]
+    fine = config.model_copy(update={"data": config.data.model_copy(update={"unit_rows": 1})})  # each row group a unit
+    plans = {d: _plan_of(fine, d) for d in days if d not in left_out and _exists(config, d)}
+    groups = [(d, piece) for d, plan in plans.items() for unit in plan.units for piece in unit.fragments]
+    order = np.random.default_rng([config.data.shuffle.seed, day.toordinal()]).permutation(len(groups))
+    wanted = replay.share * own_rows
+    chosen: dict[dt.date, list[Fragment]] = {}
+    for n in order:
+        if wanted <= 0:
+            break
+        of, piece = groups[n]
+        chosen.setdefault(of, []).append(piece)
+        wanted -= piece.rows
+    parts: list[tuple[Plan, Tasks]] = []
+    for of in sorted(chosen):
+        pieces = sorted(chosen[of], key=lambda piece: (piece.path, piece.first_row))
+        plan = replace(plans[of], units=(Unit(tuple(pieces)),), identity=f"{plans[of].identity} {pieces}")
+        parts.append((plan, _final(config, of, day)))
+    return parts, sorted(chosen)

@@ -1,0 +1,37 @@
+"""Reading the parquet files of a version's tables: the row groups that have the rows wanted."""
+
+from collections.abc import Iterator
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from raymtl.daily.manifest import FileEntry
+from raymtl.daily.storage import Store, storage
+from raymtl.daily.store import folder_of
+
+
+def row_groups(
+    store: Store, version: str, file: FileEntry, columns: list[str], ranges: list[tuple[int, int]]
+) -> Iterator[pa.RecordBatch]:
+    """The row groups of a file that have rows of any of the ranges [first, last), by the statistics of the key."""
+
+    def needed(first: int, last: int) -> bool:
+        return any(a <= last and first < b for a, b in ranges)
+
+    if not needed(file.first or 0, file.last or 0):
+        return
+    name = f"{folder_of(version)}/{file.path}"
+    with storage(store, f"read `{name}`"), store.filesystem.open_input_file(store.inside(name)) as opened:
+        parquet = pq.ParquetFile(opened)
+        for number in range(parquet.num_row_groups):
+            keys = parquet.metadata.row_group(number).column(0).statistics
+            if needed(keys.min, keys.max):
+                yield from parquet.read_row_group(number, columns=columns).combine_chunks().to_batches()
+
+
+def numbers(column: pa.Array) -> np.ndarray:
+    """[N], or [N, D] of a list column."""
+    if pa.types.is_fixed_size_list(column.type):
+        return column.flatten().to_numpy(zero_copy_only=False).reshape(-1, column.type.list_size)
+    return column.to_numpy(zero_copy_only=False)

@@ -1,0 +1,32 @@
+"""A share of the users, drawn anew for every salt: who is held out of a day's training."""
+
+from dataclasses import dataclass
+
+import numpy as np
+import pyarrow as pa
+
+from raymtl.data.hashing import mix64
+from raymtl.data.rules import int64_values
+
+
+@dataclass(frozen=True)
+class UserSlice:
+    """Those of a user's rows that belong to the slice, by a hash of user and salt; the same on any machine."""
+
+    column: str
+    """Column with the user."""
+    salt: int
+    """Another salt is another draw."""
+    share: float
+    """Share of the users that is drawn."""
+    drawn: bool
+    """Whether the slice is those drawn, or all others. A row without a user is never drawn."""
+
+    def has(self, users: pa.Array) -> np.ndarray:
+        """Which of the rows belong to the slice, by their users as int64, nulls allowed; [N] bool."""
+        salt = mix64(np.array([self.salt], np.int64))
+        hashes = mix64((int64_values(users).view(np.uint64) ^ salt).view(np.int64))
+        drawn = hashes < np.uint64(min(self.share * 2.0**64, 2.0**64 - 2048))
+        if users.null_count:
+            drawn &= users.is_valid().to_numpy(zero_copy_only=False)
+        return drawn if self.drawn else ~drawn
