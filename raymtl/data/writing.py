@@ -109,7 +109,10 @@ def _leaves(schema: pa.Schema) -> list[str]:
 
 
 def write_split(table: pa.Table, folder: Folder, split: str, day: str, files: int) -> None:
-    """Write `table` to `<split>/ds=<day>` in `files` files of nearly equal size, in place of earlier ones."""
+    """Write `table` to `<split>/ds=<day>` in `files` files of nearly equal size, in place of earlier ones.
+
+    Without rows it makes one empty file: the reader wants every day of a range to be there.
+    """
     partition = f"{split}/ds={day}"
     folder.make(partition)
     for old in folder.files(partition):
@@ -119,7 +122,7 @@ def write_split(table: pa.Table, folder: Folder, split: str, day: str, files: in
             folder.remove(old)
     for n in range(files):
         start, end = table.num_rows * n // files, table.num_rows * (n + 1) // files
-        if end > start:
+        if end > start or (n == 0 and table.num_rows == 0):
             file = folder.open_parquet(f"{partition}/part-{n:05d}.parquet", table.schema)
             file.write(table.slice(start, end - start))
             file.close()

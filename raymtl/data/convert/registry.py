@@ -4,6 +4,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from raymtl.data.convert.census import convert_census
+from raymtl.data.convert.movielens import convert_movielens
 from raymtl.errors import DataError
 
 
@@ -25,6 +26,11 @@ CONVERTERS: dict[str, Converter] = {
         source="census_income_1994_1995_{train,test}.csv.gz, or UCI's census-income.data and census-income.test "
         "(https://archive.ics.uci.edu/dataset/117), plain or .gz",
         run=convert_census,
+    ),
+    "movielens": Converter(
+        summary="MovieLens-1M, 1,000,209 ratings from 2000 to 2003, day by day: like, love and stars, for the daily job",
+        source="users.dat, movies.dat and ratings.dat of ml-1m.zip (https://grouplens.org/datasets/movielens/1m/)",
+        run=convert_movielens,
     ),
 }
 
