@@ -6,11 +6,26 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from raymtl.config.root import Config
 from raymtl.daily.manifest import FileEntry, Manifest
 from raymtl.daily.storage import Output, Store, storage
 from raymtl.daily.store import folder_of
 from raymtl.embeddings.rows import TableRows
 from raymtl.errors import VersionError
+
+
+def can_rest_on(base: Manifest, config: Config) -> bool:
+    """Whether the tables of a configuration can be written as a delta on a version; `check_base` says it of a built model."""
+    kind = config.train.sparse_optimizer.type
+    if base.tables.keys() != config.tables.keys():
+        return False
+    for name, table in config.tables.items():
+        there = base.tables[name]
+        if (there.dim, there.id_space, there.optimizer) != (table.dim, table.id_space, kind):
+            return False
+        if table.rows != there.rows and (table.id_space == "hash" or table.rows < there.rows):
+            return False
+    return True
 
 
 def check_base(base: Manifest, tables: Mapping[str, TableRows], spaces: Mapping[str, str], optimizer: str) -> None:

@@ -6,7 +6,6 @@ same session begins again: scores that are written already are not made again, a
 
 import json
 import math
-import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -86,7 +85,6 @@ class _Session:
         self.worker, self.group = set_up(job, rank, workers)
         self.store = open_store(job.store)
         self.notes = _Notebook(self.store, job.notebook, rank, self.group)
-        self.clock = _Clock(job, rank)
 
     def run(self) -> dict[str, Any]:
         job, config = self.job, self.job.config
@@ -102,20 +100,19 @@ class _Session:
             saver = Saver(job, built, progress, log, self.group, lambda folder: touched.save(folder, self.rank))
             loop = Loop(self.worker, config, built, job.inputs, progress, log, saver, touched.add)
             if not begun:
-                self.clock.enter("evaluate")
+                self._enter("evaluate")
                 self._before(built, loop)
             elif log is not None:
                 log.say(note=f"going on from step {progress.step}, {progress.rows:,} rows trained")
-            self.clock.enter("train")
+            self._enter("train")
             if not progress.finished:
                 loop.run()
             saver.wait()
-            self.clock.enter("gate")
+            self._enter("gate")
             candidate = loop.measure(job.inputs[CANDIDATE])
             health = self._health(built)
-            self.clock.enter("publish")
+            self._enter("publish")
             manifest = self._write(built, progress, touched, candidate)
-            self.clock.leave()
         finally:
             if log is not None:
                 log.close()
@@ -128,6 +125,11 @@ class _Session:
             "manifest": manifest.model_dump(mode="json"),
             **built_facts(built, loop),
         }
+
+    def _enter(self, state: str) -> None:
+        """Tell the driver where the session is."""
+        if self.rank == 0 and self.job.mailbox is not None:
+            self.job.mailbox.put.remote({"state": state})
 
     def _before(self, built: Built, loop: Loop) -> None:
         """Score the versions before, then make the model ready to be trained: the base with its new owners of rows."""
@@ -246,22 +248,3 @@ class _Notebook:
     def _read(self) -> dict[str, Any]:
         data = read_bytes(self._store, self._name)
         return json.loads(data) if data else {}
-
-
-class _Clock:
-    """Tells the driver which state the session is in, and for how long it was in the one before."""
-
-    def __init__(self, job: DayJob, rank: int):
-        self._mailbox = job.mailbox if rank == 0 else None
-        self._state, self._since = "", time.monotonic()
-
-    def enter(self, state: str) -> None:
-        self.leave()
-        self._state, self._since = state, time.monotonic()
-        if self._mailbox is not None:
-            self._mailbox.put.remote({"state": state})
-
-    def leave(self) -> None:
-        if self._state and self._mailbox is not None:
-            self._mailbox.put.remote({"spent": self._state, "seconds": time.monotonic() - self._since})
-        self._state = ""

@@ -43,9 +43,11 @@ class TrainingLines:
 
     def __call__(self, record: dict[str, Any]) -> None:
         if "total_rows" in record:
-            self._total = record["total_rows"]
+            self._total, self._begun = record["total_rows"], None
         if "note" in record:
             self._console.print(record["note"], soft_wrap=True)
+        elif "state" in record:
+            self._console.print(f"{record['day']}: {record['state']}", soft_wrap=True)
         elif record.get("kind") == "train":
             self._train(record)
         elif record.get("kind") == "eval":

@@ -12,6 +12,9 @@ from raymtl.config.root import Config
 from raymtl.errors import ClusterError
 
 
+_GIVEN_BACK_S = 20.0
+
+
 @dataclass(frozen=True)
 class Room:
     """What a run takes of the cluster."""
@@ -57,17 +60,19 @@ def _check_reachable(address: str) -> None:
 def check_room(config: Config, local: bool) -> Room:
     """What the run may take, once the cluster has room for the workers and one reader.
 
-    On a cluster, where nodes may still join, it waits for `train.start_timeout_s`; on this machine alone it does not.
-    Raises ClusterError that says what is asked for, what there is and what is free.
+    On a cluster, where nodes may still join, it waits for `train.start_timeout_s`; on this machine alone only for what an earlier
+    run has not given back yet. Raises ClusterError that says what is asked for, what there is and what is free.
     """
     train = config.train
     need = {"CPU": train.workers * train.cpus_per_worker + 1, "GPU": train.workers if train.use_gpu else 0}
-    deadline = time.monotonic() + (0 if local else train.start_timeout_s)
+    began = time.monotonic()
     while True:
         total, free = ray.cluster_resources(), ray.available_resources()
+        enough = all(total.get(kind, 0) >= count for kind, count in need.items())
+        patience = (_GIVEN_BACK_S if enough else 0) if local else train.start_timeout_s
         if all(free.get(kind, 0) >= count for kind, count in need.items()):
             break
-        if time.monotonic() >= deadline:
+        if time.monotonic() - began >= patience:
             raise ClusterError(
                 f"train.workers = {train.workers} need {need['CPU']} CPUs (one of them for reading)"
                 + (f" and {need['GPU']} GPUs" if need["GPU"] else "")

@@ -1,0 +1,77 @@
+"""Which version a day begins with, and which days are still to do."""
+
+import datetime as dt
+from dataclasses import dataclass, field
+
+from raymtl.config.daily import Daily
+from raymtl.daily.manifest import Manifest
+from raymtl.daily.record import read_record
+from raymtl.daily.storage import Store
+from raymtl.daily.store import Listed, list_versions
+
+
+@dataclass(frozen=True)
+class Todo:
+    """What a command has to do."""
+
+    days: list[dt.date]
+    """In this order; empty: nothing."""
+    notes: list[str] = field(default_factory=list)
+    """Why days are left out, or that there is nothing to do."""
+
+
+def choose_base(versions: list[Listed], day: dt.date) -> Manifest | None:
+    """The version that `day` begins with: the current one where its data end before the day, else the one with the newest data
+    that does; None: there is none."""
+    usable = [v for v in versions if v.manifest is not None and v.manifest.data_end < day]
+    chosen = next((v for v in usable if v.current), None)
+    if chosen is None:  # `versions` has the last published first, which max keeps among equals
+        chosen = max(usable, key=lambda v: v.manifest.data_end if v.manifest else dt.date.min, default=None)
+    return chosen.manifest if chosen is not None else None
+
+
+def version_before(versions: list[Listed], day: dt.date) -> Manifest | None:
+    """The published version with the newest data that end before `day`; None: it is gone or never was."""
+    usable = [v.manifest for v in versions if v.manifest is not None and v.manifest.data_end < day]
+    return max(usable, key=lambda m: m.data_end, default=None)
+
+
+def days_to_do(store: Store, daily: Daily, day: dt.date) -> Todo:
+    """The days after the current version's data up to `day`.
+
+    Days that were refused, or whose version was rolled back, are left out: doing them again is somebody's decision (`--from`,
+    `--to` and `--force`). So are those of `daily.skip`.
+    """
+    current = next((v for v in list_versions(store) if v.current), None)
+    if current is None or current.manifest is None:
+        return Todo([day])
+    end = current.manifest.data_end
+    if day <= end:
+        return Todo([], [f"version {current.id} has the data up to {end} already"])
+    days, notes = [], []
+    for between in (end + dt.timedelta(days=n) for n in range(1, (day - end).days + 1)):
+        reason = why_left_out(store, daily, between)
+        if reason is None:
+            days.append(between)
+        else:
+            notes.append(f"{between} is left out: {reason}")
+    return Todo(days, notes)
+
+
+def days_between(daily: Daily, first: dt.date, last: dt.date) -> Todo:
+    """The days of a range that somebody asks for, without those of `daily.skip`."""
+    days = [first + dt.timedelta(days=n) for n in range((last - first).days + 1)]
+    notes = [f"{d} is left out: it stands in daily.skip" for d in days if d in daily.skip]
+    return Todo([d for d in days if d not in daily.skip], notes)
+
+
+def why_left_out(store: Store, daily: Daily, day: dt.date) -> str | None:
+    """Why a day is not done by itself, or None."""
+    if day in daily.skip:
+        return "it stands in daily.skip"
+    record = read_record(store, day)
+    if record is not None and record.status == "refused":
+        return "its candidate was refused"
+    if record is not None and record.status == "published":
+        return f"its version {record.version} was rolled back"
+    return None
