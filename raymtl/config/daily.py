@@ -47,7 +47,8 @@ class Gate(Section):
     holdout: Share = 0.02
     """Share of the users (`data.group`), other ones every day, whose rows of that day are not trained on."""
     min_positives: PositiveInt = 50
-    """A binary task with fewer held-out positives (or negatives) is not judged by AUC, NE and calibration."""
+    """A binary task with fewer held-out positives (or negatives), or another task with fewer held-out labels, is not judged by
+    its metrics."""
     auc_drop: NonNegativeFloat = 0.01
     """Most that the AUC may lie below that of the version before."""
     ne_rise: NonNegativeFloat = 0.05

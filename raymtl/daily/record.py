@@ -33,13 +33,15 @@ class Figures(_Part):
     rows: int
     files: int
     columns: dict[str, str]
-    """Type of each column that the configuration reads."""
+    """What each column that the configuration reads holds, in the words of `contract.plain_types`; `missing` where it is not."""
     nulls: dict[str, float]
-    """Share of rows where a feature is null, by feature."""
+    """Share of rows where a feature is null (or an empty list), by feature."""
     observed: dict[str, float]
-    """Share of rows whose label is observed, by task."""
+    """Share of rows whose label is observed, by task; without tasks whose labels are not final (`delay_days`)."""
     labels: dict[str, float | None]
-    """Mean of the observed labels, by task."""
+    """Mean of the observed labels, by the same tasks."""
+    deviations: dict[str, float] = {}
+    """Standard deviation of the observed labels, by task: how far the mean of so many labels is off by chance."""
     scenarios: dict[str, float] = {}
     """Share of rows of each value of `data.scenario`, `other` last."""
     distinct: dict[str, int] = {}
@@ -67,7 +69,8 @@ class Check(_Part):
     task: str | None
     """None: it is about the whole model."""
     what: str
-    """`auc`, `ne`, `mse`, `poisson_deviance`, `calibration`, `order`, `not finite`, or `norm <table>`."""
+    """`auc`, `ne`, `mse`, `poisson_deviance`, `calibration`, `order`, `not finite`, `norm <table>`, or `held-out rows` where
+    they were too few to judge any task."""
     base: float | None
     """The version before; None for the very first version."""
     candidate: float | None

@@ -3,7 +3,7 @@
 import pickle
 import time
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Container, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -16,7 +16,7 @@ from raymtl.data.check_build import build_report
 from raymtl.data.check_judge import judge
 from raymtl.data.check_report import CheckReport, Findings, PartReport, SchemaDifference
 from raymtl.data.check_scan import Partial, Scanner
-from raymtl.data.contract import is_text, mixed_problems, required_columns, schema_faults
+from raymtl.data.contract import is_text, mixed_problems, plain_types, required_columns, schema_faults
 from raymtl.data.scan import scan
 from raymtl.data.source import find_files, open_filesystem
 from raymtl.data.units import Footer, Fragment, find_footers, make_units
@@ -35,8 +35,11 @@ def check_data(
     part: Literal["train", "eval", "both"] = "both",
     read_tasks: int = 4,
     progress: Progress | None = None,
+    not_final: Container[str] = (),
 ) -> CheckReport:
     """Read every row of the training days, the evaluation days or both once, on `read_tasks` CPUs of the connected Ray cluster.
+
+    `not_final` are tasks whose labels are still to come: it is no problem where none is observed yet.
 
     Whatever is wrong with the data is in the report. Raises DataError only where there is nothing to report on: a data set
     that does not exist, or an evaluation that is not configured.
@@ -57,7 +60,7 @@ def check_data(
                 progress(done, total)
         build_report(look.report, merged, config)
         look.report.problems += [merged.unreadable[path] for path in sorted(merged.unreadable)]
-        judge(look.report, config, name, look.largest_row_group, tables=name == names[0])
+        judge(look.report, config, name, look.largest_row_group, tables=name == names[0], not_final=not_final)
     reports = {name: look.report for name, look in looks.items()}
     return CheckReport(reports, _across(config, looks), round(time.monotonic() - start, 3))
 
@@ -119,6 +122,7 @@ def _schemas(config: Config, look: _Look, evaluation: bool) -> None:
         where = paths[0] if len(paths) == 1 else f"{paths[0]} and {len(paths) - 1} more files"
         (report.problems if needed else report.notes).append(f"{where}: {fault}")
     report.problems += mixed_problems([(f.file.path, f.schema) for f in look.footers], columns)
+    report.types = plain_types(schemas.values(), columns)
     report.schema = _differences(
         {key: (schemas[key], paths) for key, paths in files.items()}, {c.name for c in columns}
     )

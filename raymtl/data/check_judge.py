@@ -5,7 +5,7 @@ Every sentence names the key of the configuration or the file, the figure, and w
 
 import math
 import statistics
-from collections.abc import Iterable
+from collections.abc import Container, Iterable
 
 from raymtl.config.features import DenseFeature
 from raymtl.config.root import Config
@@ -24,8 +24,18 @@ _FEW_ROWS_PER_FILE, _MANY_FILES = 20_000, 50
 _LONG_ROW_GROUP = 4
 
 
-def judge(report: PartReport, config: Config, part: str, largest_row_group: int, tables: bool) -> None:
-    """Add the problems, warnings and notes that the figures of a part give rise to; `tables`: also on the tables' sizes."""
+def judge(
+    report: PartReport,
+    config: Config,
+    part: str,
+    largest_row_group: int,
+    tables: bool,
+    not_final: Container[str] = (),
+) -> None:
+    """Add the problems, warnings and notes that the figures of a part give rise to.
+
+    `tables`: also on the tables' sizes; `not_final`: tasks whose labels are still to come, so that there may be none yet.
+    """
     _broken_values(report)
     if not report.rows:
         report.problems.append(f"there are no rows on {report.days}; write the days again or choose others")
@@ -39,7 +49,9 @@ def judge(report: PartReport, config: Config, part: str, largest_row_group: int,
     for name, table in report.tables.items() if tables else ():
         _table(report.warnings, name, table)
     for name, task in config.active_tasks().items():
-        if name in report.tasks:
+        if name in not_final and name in report.tasks and not report.tasks[name].all.observed:
+            report.notes.append(f"tasks.{name}: no label is observed yet; they are not final")
+        elif name in report.tasks:
             _task(report, name, task, part, config.multiplies_labels())
     _funnel(report, config.multiplies_labels())
     _scenario(report)

@@ -28,6 +28,11 @@ class LabelRate:
     def observed_share(self) -> float:
         return self.observed / self.rows if self.rows else 0.0
 
+    @property
+    def std(self) -> float | None:
+        """Standard deviation of the observed labels."""
+        return None if self.mean is None else math.sqrt(max(0.0, self.squares - self.mean**2))
+
 
 @dataclass
 class TaskReport:
@@ -167,6 +172,8 @@ class PartReport(Findings):
     rows: int = 0
     """Rows by the files' own account."""
     rows_by_day: dict[str, int] = field(default_factory=dict)
+    types: dict[str, str] = field(default_factory=dict)
+    """What each column that the configuration reads holds: `integer`, `string`, `number` …, or `missing`."""
     features: dict[str, ColumnReport] = field(default_factory=dict)
     others: dict[str, ColumnReport] = field(default_factory=dict)
     """Weight, group, timestamp, truths: by key of the configuration."""

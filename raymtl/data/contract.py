@@ -1,7 +1,7 @@
 """The columns that a configuration needs from the logs, and whether a file's schema has them with a fitting type."""
 
 import difflib
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -12,6 +12,8 @@ from raymtl.config.root import Config
 from raymtl.config.tasks import Task
 
 Kind = Literal["id", "ids", "number", "flag", "category", "time"]
+MISSING, NO_VALUES = "missing", "null"
+"""What `plain_types` says of a column that no file has, and of one without any value."""
 
 
 @dataclass(frozen=True)
@@ -116,6 +118,39 @@ def mixed_problems(files: Iterable[tuple[str, pa.Schema]], columns: Sequence[Col
 def fits(found: pa.DataType, kind: Kind) -> bool:
     """Whether a column of type `found` can be read as `kind`; type null (no value at all) always can."""
     return pa.types.is_null(found) or _FITS[kind](found)
+
+
+def plain_types(schemas: Collection[pa.Schema], columns: Iterable[Column]) -> dict[str, str]:
+    """What each column holds in some files, in words that stay the same where the contract sees no difference.
+
+    IDs are `integer` or `string`, other columns `number` or `time` whatever their width, lists `list of …`. More than one, such
+    as `integer and string`, where the files differ.
+    """
+    kinds: dict[str, set[Kind]] = {}
+    for column in columns:
+        kinds.setdefault(column.name, set()).add(column.kind)
+    types = {}
+    for name, uses in kinds.items():
+        found = {_plain_type(s.types[s.names.index(name)], uses) for s in schemas if name in s.names}
+        types[name] = " and ".join(sorted(found - {NO_VALUES})) or (NO_VALUES if found else MISSING)
+    return types
+
+
+def _plain_type(found: pa.DataType, uses: set[Kind]) -> str:
+    if _is_empty(found):
+        return NO_VALUES
+    if _has_elements(found):
+        return f"list of {_plain_type(found.value_type, uses)}"
+    if pa.types.is_dictionary(found):
+        return _plain_type(found.value_type, uses)
+    if is_text(found):
+        return "string"
+    # A column of numbers becomes one of doubles on the day of its first null; only IDs tell integers from other numbers.
+    if pa.types.is_integer(found) and uses & {"id", "ids", "category"}:
+        return "integer"
+    if _is_number(found):
+        return "number"
+    return "time" if _is_time(found) else str(found)
 
 
 def is_string_column(schema: pa.Schema, name: str) -> bool:

@@ -4,7 +4,7 @@ import pyarrow as pa
 import pytest
 from small_data import make_config
 
-from raymtl.data.contract import fits, mixed_problems, required_columns, schema_faults
+from raymtl.data.contract import fits, mixed_problems, plain_types, required_columns, schema_faults
 
 CONFIG = make_config(
     features={
@@ -168,3 +168,57 @@ def test_integers_in_one_file_and_strings_in_another():
 @pytest.mark.parametrize("other", [pa.list_(pa.int8()), pa.list_(pa.null()), pa.null()], ids=str)
 def test_other_widths_and_empty_columns_do_not_mix(other):
     assert mixed_problems([("a", SCHEMA), ("b", changed(tags=other))], required_columns(CONFIG)) == []
+
+
+def test_types_in_words():
+    assert plain_types([SCHEMA], required_columns(CONFIG)) == {
+        "user_id": "string",
+        "city": "integer",
+        "tags": "list of integer",
+        "history": "list of integer",
+        "price": "number",
+        "clicked": "number",
+        "seen": "number",
+        "p": "number",
+        "watch": "number",
+        "scene": "string",
+        "w": "number",
+        "ts": "time",
+    }
+
+
+@pytest.mark.parametrize(
+    "other",
+    [
+        {
+            "user_id": pa.large_string(),
+            "city": pa.uint64(),
+            "tags": pa.list_(pa.int8(), 3),
+            "history": pa.list_(pa.null()),
+        },
+        {"user_id": pa.dictionary(pa.int32(), pa.string()), "city": pa.dictionary(pa.int8(), pa.int64())},
+        {
+            "price": pa.int64(),
+            "clicked": pa.bool_(),
+            "seen": pa.int8(),
+            "watch": pa.decimal128(9, 2),
+            "ts": pa.date32(),
+        },
+    ],
+)
+def test_types_in_words_do_not_tell_what_the_contract_does_not(other):
+    columns = required_columns(CONFIG)
+    assert plain_types([changed(**other), SCHEMA], columns) == plain_types([SCHEMA], columns)
+
+
+def test_types_in_words_of_files_that_differ():
+    found = plain_types(
+        [SCHEMA.remove(0), changed(tags=pa.list_(pa.string()), ts=pa.int64())], required_columns(CONFIG)
+    )
+    assert (found["user_id"], found["tags"], found["ts"]) == (
+        "string",
+        "list of integer and list of string",
+        "number and time",
+    )
+    found = plain_types([SCHEMA.remove(0).set(0, pa.field("city", pa.null()))], required_columns(CONFIG))
+    assert (found["user_id"], found["city"]) == ("missing", "null")

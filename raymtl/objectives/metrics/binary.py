@@ -10,6 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from raymtl.objectives.metrics import bins
+from raymtl.objectives.metrics.broken import broken_reason
 from raymtl.objectives.metrics.curves import reliability
 
 _ROWS, _POSITIVES, _WEIGHT, _LABEL, _PREDICTED, _LOSS, _BROKEN, _TRUTH_ROWS, _TRUTH_LOSS = range(9)
@@ -149,7 +150,7 @@ def _report(sums: list[float], auc: float | None, best: float | None, has_truth:
 
 def _why_null(rows: int, positives: int, broken: int) -> str | None:
     if broken:
-        return f"{broken:,} of {rows + broken:,} predictions are not finite"
+        return broken_reason(broken, rows)
     if rows == 0:
         return "no observed labels"
     if positives == 0:

@@ -11,6 +11,7 @@ from torch import Tensor
 from raymtl.config.tasks import Task
 from raymtl.objectives.link import MAX_LOG_COUNT, predict
 from raymtl.objectives.metrics import bins
+from raymtl.objectives.metrics.broken import broken_reason
 from raymtl.objectives.metrics.curves import reliability
 
 _ROWS, _WEIGHT, _LABEL, _PREDICTED, _ABS_LABEL, _SQUARE, _ABS, _SMAPE, _DEVIANCE, _BROKEN = range(10)
@@ -95,7 +96,7 @@ def _report(sums: list[float], task: Task) -> dict[str, Any]:
     rows, weight, broken = sums[_ROWS], sums[_WEIGHT], sums[_BROKEN]
     reason = "no observed labels" if rows == 0 else None
     if broken:
-        reason = f"{int(broken):,} of {int(rows + broken):,} predictions are not finite"
+        reason = broken_reason(int(broken), int(rows))
     some = reason is None
 
     def mean(column: int, known: bool = some) -> float | None:

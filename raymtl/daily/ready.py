@@ -1,0 +1,113 @@
+"""Whether a day's logs are there and keep the contract, and the figures to judge them by."""
+
+import datetime as dt
+
+import pyarrow.fs as pafs
+
+from raymtl.config.data import DayRange
+from raymtl.config.root import Config
+from raymtl.daily.record import Figures
+from raymtl.data.check_report import ColumnReport, PartReport, ScenarioReport
+from raymtl.data.source import find_files, open_filesystem
+from raymtl.data.units import find_footers
+from raymtl.errors import DataError
+
+
+def find_not_ready(config: Config, day: dt.date) -> str | None:
+    """Why the logs of a day are not there yet, in one sentence, or None where they are.
+
+    Reads file names and footers only. Raises DataError where there is no data set at all, where it cannot be listed, and where a
+    file of a day that has its marker cannot be read: that will not get better by waiting.
+    """
+    assert config.daily is not None
+    path, ready = config.data.path, config.daily.ready
+    filesystem, root = open_filesystem(path)
+    partition = f"{root.rstrip('/')}/ds={day}"
+    # Before the files are listed: what is listed after the marker was there is whole.
+    marked = ready.marker is not None and _kind(filesystem, f"{partition}/{ready.marker}") == pafs.FileType.File
+    files, absent = find_files(path, _only(day))
+    if not files and _kind(filesystem, partition) != pafs.FileType.Directory:
+        return absent[0]
+    if ready.marker is not None and not marked:
+        return f"`{partition}` has no `{ready.marker}` yet, the file that marks a day as complete (daily.ready.marker)"
+    if not files:
+        return f"`{partition}` has no parquet file yet"
+    footers, broken = find_footers(filesystem, files)
+    if broken:
+        found = broken[0] + (f" (and {len(broken) - 1} more files)" if len(broken) > 1 else "")
+        if marked:
+            raise DataError(f"ds={day} is marked as complete (`{ready.marker}`), but {found}")
+        return found
+    rows = sum(sum(f.row_group_rows) for f in footers)
+    if rows < ready.min_rows:
+        return (
+            f"ds={day} of `{path}` has {_n(rows, 'row')} in {_n(len(files), 'file')}, fewer than the {ready.min_rows:,} of "
+            f"daily.ready.min_rows"
+        )
+    return None
+
+
+def check_day(config: Config, day: dt.date, read_tasks: int) -> tuple[Figures, list[str]]:
+    """Read every row of a day once, on `read_tasks` CPUs of the connected Ray cluster: its figures, and what breaks the contract.
+
+    Labels that are not final may be missing. Raises DataError where there is no data set.
+    """
+    from raymtl.data.check import check_data  # Ray takes seconds to import, and waiting for a day does not need it
+
+    data = config.data.model_copy(update={"train": _only(day), "eval": None})
+    config = config.model_copy(update={"data": data})
+    report = check_data(config, "train", read_tasks, not_final=not_final(config))
+    part = report.parts["train"]
+    return figures_of(part, config), part.problems + report.across.problems
+
+
+def figures_of(report: PartReport, config: Config) -> Figures:
+    """The figures of a day out of its check; tasks whose labels are not final on that day are left out."""
+    tasks = {name: task.all for name, task in report.tasks.items() if name not in not_final(config)}
+    return Figures(
+        rows=report.rows,
+        files=report.files,
+        columns=report.types,
+        nulls={name: _null_share(column) for name, column in report.features.items() if column.rows},
+        observed={name: labels.observed_share for name, labels in tasks.items()},
+        labels={name: labels.mean for name, labels in tasks.items()},
+        deviations={name: labels.std for name, labels in tasks.items() if labels.std is not None},
+        scenarios=_scenario_shares(report.scenario) if report.scenario else {},
+        distinct={name: table.distinct for name, table in report.tables.items()},
+    )
+
+
+def not_final(config: Config) -> set[str]:
+    """The tasks whose labels are not final on their own day: `delay_days`, or a task that their labels are made with has it."""
+    found: set[str] = set()
+    for name, task in config.tasks.items():  # conditions and parents stand before the tasks that name them
+        made_with = {task.given, task.parent if config.multiplies_labels() else None}
+        if task.delay_days or made_with & found:
+            found.add(name)
+    return found
+
+
+def _null_share(column: ColumnReport) -> float:
+    """A list without any ID is as good as null, and what a broken join leaves behind."""
+    return (column.nulls if column.empty is None else column.empty) / column.rows
+
+
+def _scenario_shares(scenario: ScenarioReport) -> dict[str, float]:
+    counts = {**scenario.listed, "other": sum(scenario.unlisted.values()) + scenario.nulls}
+    rows = max(1, sum(counts.values()))
+    return {value: count / rows for value, count in counts.items()}
+
+
+def _only(day: dt.date) -> DayRange:
+    return DayRange(start=day, end=day)
+
+
+def _kind(filesystem: pafs.FileSystem, path: str) -> pafs.FileType:
+    try:
+        return filesystem.get_file_info(path).type
+    except OSError as error:
+        raise DataError(f"cannot read `{path}`: {error}; check the storage and its credentials") from error
+
+
+def _n(count: int, noun: str) -> str:
+    return f"{count:,} {noun}" + ("" if count == 1 else "s")

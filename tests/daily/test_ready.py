@@ -1,0 +1,163 @@
+"""When a day's logs are there, and the figures of a day."""
+
+import datetime as dt
+import uuid
+from pathlib import Path
+from typing import Any
+
+import fsspec
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from daily_config import daily_config
+
+from raymtl.config.root import Config
+from raymtl.daily.ready import check_day, figures_of, find_not_ready, not_final
+from raymtl.data.check_report import ColumnReport, LabelRate, PartReport, ScenarioReport, TableReport, TaskReport
+from raymtl.data.synth import SynthSpec, synth_config, write_logs
+from raymtl.errors import DataError
+
+DAY = dt.date(2026, 1, 2)
+
+
+def write(folder: Path, name: str, rows: int = 10) -> Path:
+    path = folder / name
+    path.parent.mkdir(parents=True, exist_ok=True)
+    pq.write_table(pa.table({"user": list(range(rows))}), path)
+    return path
+
+
+def reason(root: Path | str, marker: str | None = None, min_rows: int = 1) -> str | None:
+    return find_not_ready(daily_config(str(root), ready={"marker": marker, "min_rows": min_rows}), DAY)
+
+
+@pytest.fixture
+def logs(tmp_path):
+    """The day in two hours of 10 rows, and the day before."""
+    for name in ("ds=2026-01-01/a.parquet", "ds=2026-01-02/hour=00/a.parquet", "ds=2026-01-02/hour=01/a.parquet"):
+        write(tmp_path, name)
+    return tmp_path
+
+
+def test_a_day_of_hours_is_ready(logs):
+    assert reason(logs) is None
+    assert reason(logs, min_rows=20) is None
+
+
+def test_too_few_rows(logs):
+    assert reason(logs, min_rows=21) == (
+        f"ds=2026-01-02 of `{logs}` has 20 rows in 2 files, fewer than the 21 of daily.ready.min_rows"
+    )
+
+
+def test_the_partition_is_missing(tmp_path):
+    write(tmp_path, "ds=2026-01-01/a.parquet")
+    for marker in (None, "_SUCCESS"):
+        assert reason(tmp_path, marker).startswith(f"`{tmp_path}` has no partition ds=2026-01-02; it has ds=2026-01-01")
+
+
+def test_an_empty_partition(logs):
+    for path in (logs / "ds=2026-01-02").glob("hour=*/*"):
+        path.rename(path.with_name("_being_written.parquet"))
+    assert reason(logs) == f"`{logs}/ds=2026-01-02` has no parquet file yet"
+
+
+def test_the_marker_counts_in_the_folder_of_the_day(logs):
+    (logs / "ds=2026-01-01/_SUCCESS").touch()
+    (logs / "ds=2026-01-02/hour=01/_SUCCESS").touch()
+    assert reason(logs, "_SUCCESS").startswith(f"`{logs}/ds=2026-01-02` has no `_SUCCESS` yet")
+    assert reason(logs, "hour=01/_SUCCESS") is None
+    (logs / "ds=2026-01-02/_SUCCESS").touch()
+    assert reason(logs, "_SUCCESS") is None
+
+
+@pytest.mark.parametrize("left", [0, 60])
+def test_a_truncated_file_is_still_being_written_unless_the_day_is_marked(logs, left):
+    path = logs / "ds=2026-01-02/hour=01/a.parquet"
+    path.write_bytes(path.read_bytes()[:left])
+    assert str(path) in reason(logs)
+    assert "no `_SUCCESS` yet" in reason(logs, "_SUCCESS")
+    (logs / "ds=2026-01-02/_SUCCESS").touch()
+    with pytest.raises(DataError, match=r"marked as complete \(`_SUCCESS`\), but .*hour=01/a.parquet.*write it again"):
+        reason(logs, "_SUCCESS")
+
+
+def test_a_data_set_that_does_not_exist_is_no_matter_of_waiting(tmp_path):
+    with pytest.raises(DataError, match=r"does not exist; check data\.path"):
+        reason(tmp_path / "nothing")
+
+
+def test_on_an_fsspec_file_system(logs):
+    memory, root = fsspec.filesystem("memory"), f"/{uuid.uuid4().hex}"
+    memory.put(str(logs), root, recursive=True)
+    url = f"memory:/{root}"
+    assert "no `_SUCCESS` yet" in reason(url, "_SUCCESS")
+    memory.touch(f"{root}/ds=2026-01-02/_SUCCESS")
+    assert reason(url, "_SUCCESS", 20) is None
+    assert "20 rows in 2 files" in reason(url, "_SUCCESS", 21)
+    memory.rm(f"{root}/ds=2026-01-02", recursive=True)
+    assert "has no partition" in reason(url, "_SUCCESS")
+
+
+def test_tasks_made_with_labels_that_are_not_final_are_not_final_either():
+    tasks: dict[str, Any] = {"click": {}, "buy": {"delay_days": 3}, "spend": {"kind": "real", "given": "buy"}}
+    assert not_final(daily_config(tasks=tasks)) == {"buy", "spend"}
+
+
+def rate(rows: int, observed: int, positives: int) -> LabelRate:
+    mean = positives / observed if observed else None
+    return LabelRate(rows, observed, mean, mean or 0.0)
+
+
+def test_figures_of_a_report():
+    report = PartReport(
+        path="/logs",
+        days="2026-01-02..2026-01-02",
+        files=2,
+        rows=200,
+        types={"user": "string", "tags": "list of integer", "ts": "missing"},
+        features={
+            "user": ColumnReport("id", "user", 200, 20),
+            "tags": ColumnReport("ids", "tags", 200, 20, empty=50),
+            "price": ColumnReport("number", "price", 0, 0),
+        },
+        tasks={
+            "click": TaskReport("binary", "click", rate(200, 160, 40), {}, {}),
+            "buy": TaskReport("binary", "buy", rate(200, 50, 1), {}, {}),
+        },
+        tables={"user": TableReport("hash", 100, 37, 0.1)},
+        scenario=ScenarioReport("scene", {"feed": 100, "search": 60}, {"live": 30}, 10),
+    )
+    figures = figures_of(report, daily_config())
+    assert (figures.rows, figures.files, figures.columns) == (200, 2, report.types)
+    assert figures.nulls == {"user": 0.1, "tags": 0.25}
+    assert figures.observed == {"click": 0.8}
+    assert figures.labels == {"click": 0.25}
+    assert figures.deviations == {"click": pytest.approx((0.25 * 0.75) ** 0.5)}
+    assert figures.scenarios == {"feed": 0.5, "search": 0.3, "other": 0.2}
+    assert figures.distinct == {"user": 37}
+
+
+@pytest.mark.ray
+@pytest.mark.timeout(120)
+def test_a_day_is_read_by_itself_and_late_labels_may_be_missing(tmp_path, ray_cluster):
+    spec = SynthSpec(days=2, rows_per_day=2000, users=200, items=100)
+    write_logs(spec, str(tmp_path))
+    raw = synth_config(spec, str(tmp_path))
+    raw["daily"] = {"store": str(tmp_path / "versions")}
+    first, last = spec.dates()
+
+    (tmp_path / f"ds={first}/broken.parquet").write_bytes(b"")  # of no interest to the other day
+    for path in (tmp_path / f"ds={last}").glob("*.parquet"):
+        rows = pq.read_table(path)
+        nothing = pa.array([False] * len(rows))
+        pq.write_table(rows.set_column(rows.schema.get_field_index("buy_mature"), "buy_mature", nothing), path)
+    raw["tasks"]["buy"]["delay_days"] = 3
+    figures, problems = check_day(Config.model_validate(raw), last, 2)
+    assert problems == []
+    assert (figures.rows, figures.files) == (2000, 1)
+    assert figures.observed.keys() == figures.labels.keys() == raw["tasks"].keys() - {"buy"}
+    assert figures.columns["item_id"] in ("integer", "string")
+    assert figures.columns["click"] == "number"
+    assert sum(figures.scenarios.values()) == pytest.approx(1)
+    assert 0 < figures.labels["click"] < 1
