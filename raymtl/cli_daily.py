@@ -13,7 +13,6 @@ from raymtl.errors import ConfigError
 console = Console(highlight=False, width=None if sys.stdout.isatty() else 140)
 
 
-
 def daily(
     config: Annotated[
         str, typer.Option("--config", "-c", metavar="FILE", help="The YAML configuration, a path or a URL.")
@@ -27,7 +26,9 @@ def daily(
     last: Annotated[str | None, typer.Option("--to", metavar="YYYY-MM-DD", help="Last day of a backfill.")] = None,
     sets: Annotated[
         list[str],
-        typer.Option("--set", metavar="KEY=VALUE", help="Override one field, such as train.workers=4; may be repeated."),
+        typer.Option(
+            "--set", metavar="KEY=VALUE", help="Override one field, such as train.workers=4; may be repeated."
+        ),
     ] = [],  # noqa: B006
     workers: Annotated[int | None, typer.Option(help="Short for --set train.workers=N.")] = None,
     gpu: Annotated[bool, typer.Option("--gpu", help="Short for --set train.use_gpu=true.")] = False,
@@ -38,12 +39,16 @@ def daily(
     wait: Annotated[
         float, typer.Option(metavar="SECONDS", help="Wait so long for the logs, and for a job that holds the lease.")
     ] = 0,
-    force: Annotated[bool, typer.Option("--force", help="Do days again that are published or refused already.")] = False,
+    force: Annotated[
+        bool, typer.Option("--force", help="Do days again that are published or refused already.")
+    ] = False,
     ignore_bounds: Annotated[
         bool, typer.Option("--ignore-bounds", help="Train though the day does not look like those before it.")
     ] = False,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what would be done, and do nothing.")] = False,
-    as_json: Annotated[bool, typer.Option("--json", help="Make the last line of standard output one JSON object.")] = False,
+    as_json: Annotated[
+        bool, typer.Option("--json", help="Make the last line of standard output one JSON object.")
+    ] = False,
 ) -> None:
     """Carry the published model over the new day's logs and publish the result, or refuse and say why (docs/daily.md)."""
     from raymtl.config.load import load_config

@@ -99,7 +99,9 @@ def look_ahead(config: Config, order: Order) -> list[dict[str, Any]]:
     daily = _daily_of(config)
     store = open_store(daily.store)
     explicit = order.first is not None or order.force
-    todo = days_between(daily, order.first or order.last, order.last) if explicit else days_to_do(store, daily, order.last)
+    todo = (
+        days_between(daily, order.first or order.last, order.last) if explicit else days_to_do(store, daily, order.last)
+    )
     base = choose_base(versions.list_versions(store), todo.days[0]) if todo.days else None
     begins = "nothing" if base is None else base.id
     found: list[dict[str, Any]] = [{"note": note} for note in todo.notes]
@@ -119,7 +121,9 @@ def look_ahead(config: Config, order: Order) -> list[dict[str, Any]]:
 
 def _daily_of(config: Config) -> Any:
     if config.daily is None:
-        raise ConfigError("the configuration has no section `daily`; add at least daily.store, where versions are published")
+        raise ConfigError(
+            "the configuration has no section `daily`; add at least daily.store, where versions are published"
+        )
     return config.daily
 
 
@@ -176,7 +180,9 @@ class _Day:
             return old  # killed between the publication and its note
         if old.status in ("published", "refused") or (old.base, old.config_hash) != (base, digest):
             if old.status not in ("published", "refused"):
-                self.tell({"note": f"{self.day} begins anew: the version before or the configuration is another one now"})
+                self.tell(
+                    {"note": f"{self.day} begins anew: the version before or the configuration is another one now"}
+                )
             return fresh
         return old.model_copy(update={"status": "running", "reason": "", "ended": None})
 
@@ -186,7 +192,14 @@ class _Day:
     def run(self) -> Record:
         record = self.record
         begins = f"version {record.base}" if record.base else "nothing: it is the first one"
-        self.tell({"day": str(self.day), "attempt": record.attempt, "base": record.base, "note": f"{self.day}: begins with {begins}"})
+        self.tell(
+            {
+                "day": str(self.day),
+                "attempt": record.attempt,
+                "base": record.base,
+                "note": f"{self.day}: begins with {begins}",
+            }
+        )
         try:
             if record.version is None or not self._is_published(record.version):
                 if record.written is None or not self._is_written():
@@ -238,13 +251,21 @@ class _Day:
         if self.record.figures is None:
             figures, problems = check_day(self.config, self.day, tasks)
             if problems:
-                raise DataError("; ".join(problems[:3]) + (f"; and {len(problems) - 3} more" if len(problems) > 3 else ""))
+                raise DataError(
+                    "; ".join(problems[:3]) + (f"; and {len(problems) - 3} more" if len(problems) > 3 else "")
+                )
             self._note(figures=figures)
         maps = make_day_maps(
-            self.config, self.store, f"{self.work}/maps", self.chain, plans.own, tasks, lambda line: self.tell({"note": line})
+            self.config,
+            self.store,
+            f"{self.work}/maps",
+            self.chain,
+            plans.own,
+            tasks,
+            lambda line: self.tell({"note": line}),
         )
+        assert self.record.figures is not None
         figures = self.record.figures
-        assert figures is not None
         if self.base is not None:
             new = {table: found["new_share"] for table, found in maps.facts.items()}
             figures = figures.model_copy(update={"new_ids": new})
@@ -277,7 +298,9 @@ class _Day:
             CANDIDATE: held_out_input(plans, config, self.day, maps.after),
         }
         scores = self._scores(plans, maps, inputs)
-        delta = self.base is not None and len(self.chain) < self.daily.full_every and can_rest_on(self.base, self.config)
+        delta = (
+            self.base is not None and len(self.chain) < self.daily.full_every and can_rest_on(self.base, self.config)
+        )
         rates = self.base.base_rates if self.base else sample_base_rates(config, plans.own)
         draft = Draft(
             new_id(self.day),
@@ -337,7 +360,9 @@ class _Day:
         for delay in sorted(plans.next_day, reverse=True):
             scored = version_before(self.listed, self.day - dt.timedelta(days=delay)) if delay else self.base
             if scored is None:
-                self._note(notes=[*self.record.notes, f"the version that could be scored on labels {delay} days old is gone"])
+                self._note(
+                    notes=[*self.record.notes, f"the version that could be scored on labels {delay} days old is gone"]
+                )
                 continue
             before = maps.before
             if scored.id != self.base.id:

@@ -11,7 +11,6 @@ import ray
 from raymtl.config.root import Config
 from raymtl.errors import ClusterError
 
-
 _GIVEN_BACK_S = 20.0
 
 
