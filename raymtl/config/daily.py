@@ -24,7 +24,7 @@ class Bounds(Section):
 
     history_days: PositiveInt = 14
     """Published days to learn from, at most."""
-    min_days: PositiveInt = 3
+    min_days: PositiveInt = 5
     """With fewer published days nothing is judged."""
     spread: PositiveFloat = 6.0
     """Half width of the bounds in standard deviations of the days before, measured by their median absolute deviation."""
@@ -46,9 +46,9 @@ class Gate(Section):
 
     holdout: Share = 0.02
     """Share of the users (`data.group`), other ones every day, whose rows of that day are not trained on."""
-    min_positives: PositiveInt = 50
-    """A binary task with fewer held-out positives (or negatives), or another task with fewer held-out labels, is not judged by
-    its metrics."""
+    min_positives: PositiveInt = 100
+    """A binary task with fewer held-out positives (or negatives) is not judged by its metrics, nor is another task with fewer
+    than ten times as many held-out labels: their metrics would be chance."""
     auc_drop: NonNegativeFloat = 0.01
     """Most that the AUC may lie below that of the version before."""
     ne_rise: NonNegativeFloat = 0.05

@@ -81,6 +81,14 @@ class Config(Section):
         """Whether a child's label is that of its event *and* its parent's: the model is of products of probabilities (ESMM)."""
         return self.model.coupler.type in ("product", "esm2")
 
+    def label_delays(self) -> dict[str, int]:
+        """Days until the labels of each task are final: its own `delay_days`, or those of what its labels are made with."""
+        found: dict[str, int] = {}
+        for name, task in self.tasks.items():  # conditions and parents stand before the tasks that name them
+            made_with = (task.given, task.parent if self.multiplies_labels() else None)
+            found[name] = max(task.delay_days, *(found[other] for other in made_with if other is not None), 0)
+        return found
+
     def map_tables(self) -> list[str]:
         """Names of the tables whose IDs get their rows from a map."""
         return [name for name, table in self.tables.items() if table.id_space == "map"]

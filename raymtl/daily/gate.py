@@ -15,6 +15,9 @@ from raymtl.objectives.metrics.broken import is_broken
 
 Metrics = dict[str, Any]
 
+_LABELS_PER_POSITIVE = 10
+"""Labels of a count or real task that are worth one positive of a binary one: squared errors hang on few large values."""
+
 
 def judge(
     config: Config,
@@ -89,7 +92,7 @@ def _few(gate: Gate, task: Task, metrics: Metrics) -> str | None:
     """Why the labels are too few to judge by."""
     count, least = metrics["count"], gate.min_positives
     if task.kind != "binary":
-        few = [f"{count:,} held-out labels"] if count < least else []
+        few = [f"{count:,} held-out labels"] if count < _LABELS_PER_POSITIVE * least else []
     else:
         sides = {"positives": metrics["positives"], "negatives": count - metrics["positives"]}
         few = [f"{n:,} {side} among {count:,} held-out labels" for side, n in sides.items() if n < least]

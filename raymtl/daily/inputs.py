@@ -106,23 +106,28 @@ def held_out_input(plans: DayPlans, config: Config, day: dt.date, maps: dict) ->
 
 def _by_delay(config: Config, day: dt.date, base_end: dt.date | None) -> tuple[Tasks, list[Late]]:
     """The tasks whose labels are final at once, and the others by their delay."""
-    tasks = config.active_tasks()
-    delays = sorted({t.delay_days for t in tasks.values()} - {0})
+    delay_of = _delays(config)
+    delays = sorted(set(delay_of.values()) - {0})
     late = []
     for delay in delays:
         last = day - dt.timedelta(days=delay)
         count = (day - base_end).days if base_end is not None else 1
         days = [last - dt.timedelta(days=n) for n in reversed(range(count))]
-        late.append(Late(delay, tuple(n for n, t in tasks.items() if t.delay_days == delay), days))
-    prompt = tuple(n for n, t in tasks.items() if not t.delay_days)
+        late.append(Late(delay, tuple(n for n, own in delay_of.items() if own == delay), days))
+    prompt = tuple(n for n, own in delay_of.items() if not own)
     return (None if not late else prompt), late
 
 
 def _final(config: Config, rows_of: dt.date, day: dt.date) -> Tasks:
     """The tasks whose labels of one day are final when another day is over."""
-    tasks = config.active_tasks()
-    final = tuple(n for n, t in tasks.items() if rows_of + dt.timedelta(days=t.delay_days) <= day)
-    return None if len(final) == len(tasks) else final
+    delays = _delays(config)
+    final = tuple(n for n, delay in delays.items() if rows_of + dt.timedelta(days=delay) <= day)
+    return None if len(final) == len(delays) else final
+
+
+def _delays(config: Config) -> dict[str, int]:
+    """Days until the labels of each active task are final."""
+    return {name: days for name, days in config.label_delays().items() if name in config.active_tasks()}
 
 
 def _described(parts: list[tuple[dt.date, Tasks]]) -> dict[str, list[str] | None]:

@@ -160,20 +160,13 @@ class _Day:
         self.chain = versions.chain(store, self.base) if self.base else []
         self.record = self._begun()
         self.folder = folder(day)
-        self.work = f"{self.folder}/run-{self.record.attempt}"
         self._since: float | None = None
 
     def _begun(self) -> Record:
         """The record to go on with, or a new one where the day was not begun, or from another version or configuration."""
         old, digest = read_record(self.store, self.day), config_hash(self.config)
         base = self.base.id if self.base else None
-        fresh = Record(
-            date=self.day,
-            attempt=old.attempt + 1 if old else 1,
-            config_hash=digest,
-            base=base,
-            begun=utc_now().replace(microsecond=0),
-        )
+        fresh = self._fresh(old.attempt + 1 if old else 1)
         if old is None:
             return fresh
         if old.version is not None and old.status == "running" and self._is_published(old.version):
@@ -185,6 +178,20 @@ class _Day:
                 )
             return fresh
         return old.model_copy(update={"status": "running", "reason": "", "ended": None})
+
+    def _fresh(self, attempt: int) -> Record:
+        return Record(
+            date=self.day,
+            attempt=attempt,
+            config_hash=config_hash(self.config),
+            base=self.base.id if self.base else None,
+            begun=utc_now().replace(microsecond=0),
+        )
+
+    @property
+    def work(self) -> str:
+        """Folder of the attempt: maps, what was measured, the run with its checkpoints."""
+        return f"{self.folder}/run-{self.record.attempt}"
 
     def _is_published(self, version: str) -> bool:
         return any(v.id == version for v in self.listed)
@@ -225,6 +232,10 @@ class _Day:
         self._wait()
         left_out = _LeftOut(self.store, self.daily)
         plans = plan_day(self.config, self.day, self.base.data_end if self.base else None, left_out)
+        if self.record.plan not in ("", plans.train.identity):
+            self.tell({"note": f"{self.day} begins anew: its logs were written again"})
+            self.record = self._fresh(self.record.attempt + 1)
+        self._note(plan=plans.train.identity)
         local = connect(self.config, self.address)
         self._enter("check")
         maps = self._check(plans)

@@ -78,13 +78,8 @@ def figures_of(report: PartReport, config: Config) -> Figures:
 
 
 def not_final(config: Config) -> set[str]:
-    """The tasks whose labels are not final on their own day: `delay_days`, or a task that their labels are made with has it."""
-    found: set[str] = set()
-    for name, task in config.tasks.items():  # conditions and parents stand before the tasks that name them
-        made_with = {task.given, task.parent if config.multiplies_labels() else None}
-        if task.delay_days or made_with & found:
-            found.add(name)
-    return found
+    """The tasks whose labels are not final on their own day."""
+    return {name for name, days in config.label_delays().items() if days}
 
 
 def _null_share(column: ColumnReport) -> float:

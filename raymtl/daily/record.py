@@ -137,6 +137,8 @@ class Record(_Part):
     config_hash: str
     base: str | None
     """Version that the day began with; None: the very first one."""
+    plan: str = ""
+    """Identity of the rows to train on: files, sizes, tasks. Where it changes, the day begins anew."""
     version: str | None = None
     """The day's version or candidate, once it is being written."""
     begun: dt.datetime
