@@ -1,0 +1,179 @@
+"""The daily job, end to end: days in order, done once, refused, not ready, broken, held up by another job."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from daily_world import FILES, contents, daily_raw, day_of, same, write_day
+
+from raymtl.config.load import config_from_dict
+from raymtl.config.root import Config
+from raymtl.daily import store as versions
+from raymtl.daily.lease import acquire
+from raymtl.daily.machine import Order, look_ahead, run_daily
+from raymtl.daily.record import Record, read_record
+from raymtl.daily.storage import Store, open_store
+from raymtl.errors import ConfigError, DataError, RefusedError, TryLaterError
+
+pytestmark = [pytest.mark.ray, pytest.mark.timeout(480)]
+ROWS = sum(FILES)
+
+
+@pytest.fixture(scope="module")
+def logs(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    root = tmp_path_factory.mktemp("days")
+    for number in range(4):
+        write_day(root, number)
+    return root
+
+
+def daily(config: Config, number: int, said: list[str] | None = None, **order: Any) -> list[Record]:
+    lines = said if said is not None else []
+    asked = Order(day_of(number), **order)
+    return run_daily(config, asked, address=None, listener=lambda item: lines.append(str(item.get("note", ""))))
+
+
+def opened(config: Config) -> Store:
+    assert config.daily is not None
+    return open_store(config.daily.store)
+
+
+@pytest.fixture(scope="module")
+def four_days(ray_cluster: None, logs: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Config, list[Record]]:
+    """A first version out of two days, then two days on it, as deltas."""
+    config = config_from_dict(daily_raw(logs, tmp_path_factory.mktemp("model") / "store", accumulator_decay=0.9))
+    return config, [*daily(config, 1), *daily(config, 3)]
+
+
+def test_every_day_is_trained_on_once(four_days: tuple[Config, list[Record]]) -> None:
+    _, (first, second, third) = four_days
+    assert [r.date for r in (first, second, third)] == [day_of(1), day_of(2), day_of(3)]
+    assert [r.status for r in (first, second, third)] == ["published"] * 3
+    assert [r.base for r in (first, second, third)] == [None, first.version, second.version]
+    assert first.trained is not None
+    assert first.trained.days == {"2026-01-01": None, "2026-01-02": ["click"]}
+    assert first.trained.rows + first.trained.held_out == 2 * ROWS
+    for record, before in ((second, 1), (third, 2)):
+        trained = record.trained
+        assert trained is not None
+        # the buys of the day before are final now
+        assert trained.days == {str(day_of(before)): ["buy"], str(record.date): ["click"]}
+        assert trained.rows + trained.held_out == 2 * ROWS
+        assert 0 < trained.held_out < ROWS
+        ids = trained.ids["user"]
+        parts = [ids[part]["lookups"] for part in ("known", "admitted", "below", "outdated", "no_room")]
+        assert sum(parts) == ROWS
+        assert ids["forgotten"]["ids"] > 0
+
+
+def test_the_version_before_is_scored_on_labels_it_never_saw(four_days: tuple[Config, list[Record]]) -> None:
+    _, (first, second, third) = four_days
+    assert first.next_day == []
+    # the first version had the clicks of the day before the second one, so nobody could be scored on its buys
+    assert [(n.day, n.version, n.rows) for n in second.next_day] == [(day_of(2), first.version, ROWS)]
+    assert any("is gone" in note for note in second.notes)
+    today, before = third.next_day
+    assert (today.day, today.version, today.rows) == (day_of(3), second.version, ROWS)
+    assert (before.day, before.version, before.rows) == (day_of(2), first.version, ROWS)
+    assert today.metrics["eval"]["click"]["count"] == ROWS
+    assert today.metrics["eval"]["buy"]["count"] == 0
+    assert before.metrics["eval"]["click"]["count"] == 0
+    assert before.metrics["eval"]["buy"]["count"] > 0
+
+
+def test_deltas_hold_what_changed(four_days: tuple[Config, list[Record]]) -> None:
+    config, records = four_days
+    store = opened(config)
+    kinds = [r.written.kind for r in records if r.written]
+    assert kinds == ["full", "delta", "delta"]
+    assert versions.verify(store) == []
+    last = records[-1].written
+    assert last is not None
+    assert 0 < last.rows["user"] < 64
+    assert last.expired["user"] == records[-1].trained.ids["user"]["forgotten"]["ids"]  # type: ignore[union-attr]
+
+
+def test_base_and_deltas_are_what_whole_versions_hold(
+    four_days: tuple[Config, list[Record]], logs: Path, tmp_path: Path
+) -> None:
+    config, _ = four_days
+    whole = config_from_dict(daily_raw(logs, tmp_path / "store", accumulator_decay=0.9, full_every=1))
+    records = daily(whole, 3, first=day_of(1))
+    assert [r.written.kind for r in records if r.written] == ["full"] * 3
+    assert same(contents(opened(config)), contents(opened(whole)))
+
+
+def test_a_done_day_is_done(four_days: tuple[Config, list[Record]]) -> None:
+    config, records = four_days
+    said: list[str] = []
+    before = len(versions.list_versions(opened(config)))
+    assert daily(config, 3, said) == [records[-1]]
+    assert said == [f"{day_of(3)} is done already: version {records[-1].version}"]
+    assert len(versions.list_versions(opened(config))) == before
+    assert look_ahead(config, Order(day_of(3)))[0]["note"].endswith(f"has the data up to {day_of(3)} already")
+
+
+def test_a_refused_candidate_is_kept_aside(ray_cluster: None, logs: Path, tmp_path: Path) -> None:
+    raw = daily_raw(logs, tmp_path / "store")
+    strict = config_from_dict(raw | {"daily": raw["daily"] | {"gate": {**raw["daily"]["gate"], "norm_growth": 1.000001}}})
+    config = config_from_dict(raw)
+    first = daily(config, 1)[0]
+    with pytest.raises(RefusedError, match=r"refused.*norm") as caught:
+        daily(strict, 2)
+    assert caught.value.exit_code == 70
+    store = opened(config)
+    record = read_record(store, day_of(2))
+    assert record is not None
+    assert record.version is not None
+    assert versions.current(store) == first.version
+    assert Path(store.root, "versions", record.version, "manifest.json").exists()
+    with pytest.raises(RefusedError):  # the verdict stays, and nothing is trained for it
+        daily(strict, 2)
+    said: list[str] = []
+    third = daily(config, 3, said)[0]
+    assert f"{day_of(2)} is left out: its candidate was refused" in said
+    assert third.base == first.version
+    assert third.trained is not None
+    assert third.trained.days == {"2026-01-02": ["buy"], "2026-01-04": ["click"]}  # nothing of the refused day
+    assert Path(store.root, "versions", record.version, "manifest.json").exists()
+
+
+def test_a_day_that_is_not_there_or_broken(ray_cluster: None, logs: Path, tmp_path: Path) -> None:
+    root = tmp_path / "logs"
+    for number in (0, 1):
+        write_day(root, number)
+    raw = daily_raw(root, tmp_path / "store", ready={"marker": "_SUCCESS"})
+    config = config_from_dict(raw)
+    with pytest.raises(TryLaterError, match="_SUCCESS") as caught:
+        daily(config, 1)
+    assert caught.value.exit_code == 75
+    record = read_record(opened(config), day_of(1))
+    assert record is not None
+    assert (record.status, record.state) == ("not ready", "wait")
+    for number in (0, 1):
+        (root / f"ds={day_of(number)}" / "_SUCCESS").touch()
+    write_day(root, 1, (150,), click=np.full(150, 7.0, np.float32))
+    with pytest.raises(DataError, match=r"click.*7\.0.*daily\.skip"):
+        daily(config, 1)
+    record = read_record(opened(config), day_of(1))
+    assert record is not None
+    assert (record.status, record.state) == ("broken", "check")
+    assert versions.current(opened(config)) is None
+    write_day(root, 1)
+    said: list[str] = []
+    assert daily(config, 1, said)[0].status == "published"
+    assert any("begins anew: its logs were written again" in line for line in said)
+
+
+def test_one_job_at_a_time(logs: Path, tmp_path: Path) -> None:
+    config = config_from_dict(daily_raw(logs, tmp_path / "store"))
+    with acquire(opened(config), "daily 2026-01-01"), pytest.raises(TryLaterError, match="holds it for `daily 2026-01-01`"):
+        daily(config, 1)
+
+
+def test_a_configuration_without_the_section(logs: Path, tmp_path: Path) -> None:
+    raw = daily_raw(logs, tmp_path / "store")
+    del raw["daily"]
+    with pytest.raises(ConfigError, match=r"daily\.store"):
+        daily(config_from_dict(raw), 1)
