@@ -3,24 +3,21 @@
 from typing import Any
 
 import fsspec
-from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from raymtl.errors import UserError
 from raymtl.reports import curves, slices, style
 from raymtl.reports.load import Run, load_run
+from raymtl.reports.page import OPEN_ROWS, Cell, Grid, StatusWord, fill, metric_grid
 from raymtl.reports.tables import (
     ALL,
     BINARY_COLUMNS,
     VALUE_COLUMNS,
-    Row,
     binary_rows,
     metrics_of,
-    shown_columns,
     value_rows,
 )
 
 _GOOD = {"finished", "done", "completed", "complete", "success", "succeeded", "ok"}
-_OPEN_ROWS = 30  # longer scenario tables start folded
 
 
 def write_report(run_dir: str, out: str | None = None) -> str:
@@ -50,29 +47,26 @@ def write_report(run_dir: str, out: str | None = None) -> str:
 
 def render(run: Run) -> str:
     """The whole page as text."""
-    pages = Environment(
-        loader=PackageLoader("raymtl.reports"),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
     metrics = run.final or {"tasks": {}, "scenarios": {}}
     ranked, valued = binary_rows(metrics), value_rows(metrics)
-    return pages.get_template("report.html.j2").render(
+    colours = style.task_colours(run.tasks)
+    return fill(
+        "report.html.j2",
         run=run,
         status=_status(run),
         keys=_key_numbers(run),
         evaluated=_evaluated(run),
-        colours=style.task_colours(run.tasks),
         tables=[
-            _table(BINARY_COLUMNS, [row for row in ranked if row.scenario == ALL]),
-            _table(VALUE_COLUMNS, [row for row in valued if row.scenario == ALL]),
+            metric_grid(BINARY_COLUMNS, [row for row in ranked if row.scenario == ALL], colours, parts=False),
+            metric_grid(VALUE_COLUMNS, [row for row in valued if row.scenario == ALL], colours, parts=False),
         ],
-        scenario_tables=[_table(BINARY_COLUMNS, ranked), _table(VALUE_COLUMNS, valued)]
+        scenario_tables=[
+            metric_grid(BINARY_COLUMNS, ranked, colours, parts=True),
+            metric_grid(VALUE_COLUMNS, valued, colours, parts=True),
+        ]
         if metrics.get("scenarios")
         else [],
-        fold_scenarios=len(ranked) + len(valued) > _OPEN_ROWS,
+        fold_scenarios=len(ranked) + len(valued) > OPEN_ROWS,
         order=_order(metrics),
         has_best=any(report.get("truth_auc") is not None for report in metrics["tasks"].values()),
         plots={
@@ -85,19 +79,14 @@ def render(run: Run) -> str:
         },
         evaluations=len(run.evals),
         packages=_pairs((run.result or {}).get("packages")),
-        ALL=ALL,
     )
 
 
-def _table(columns: tuple[str, ...], rows: list[Row]) -> dict[str, Any]:
-    return {"columns": columns, "shown": shown_columns(columns, rows), "rows": rows}
-
-
-def _status(run: Run) -> dict[str, Any]:
+def _status(run: Run) -> StatusWord:
     if run.result is None:
-        return {"text": "no result yet", "good": False}
+        return StatusWord("no result yet", good=False)
     text = str(run.result.get("status") or "finished")
-    return {"text": text, "good": text.lower() in _GOOD}
+    return StatusWord(text, text.lower() in _GOOD)
 
 
 def _evaluated(run: Run) -> str:
@@ -156,12 +145,13 @@ def _mean_best(best: list[float], ranked: list[Any], evaluated: bool) -> str:
     return f"best reachable {style.number(sum(best) / len(best))}" if len(best) == len(ranked) else f"over {tasks}"
 
 
-def _order(metrics: dict[str, Any]) -> list[tuple[str, str]]:
+def _order(metrics: dict[str, Any]) -> Grid | None:
     rates = metrics.get("order_violation_rate") or {}
-    return [
-        ("any edge" if edge == "overall" else edge.replace(">", " > "), style.percent(rate, 2))
+    rows = [
+        (Cell("any edge" if edge == "overall" else edge.replace(">", " > ")), Cell(style.percent(rate, 2)))
         for edge, rate in rates.items()
     ]
+    return Grid(("edge", "rows out of order"), rows, narrow=True) if rows else None
 
 
 def _pairs(packages: Any) -> list[tuple[str, str]]:

@@ -19,9 +19,17 @@ R = TypeVar("R")
 WIDTH_IN = 11.0
 """Width of a full figure; the page scales it to its own width."""
 
+_LABEL_IN = 0.17  # from one name at the end of a line to the next
+
 # Stand-ins that become colours of the page when the SVG is written, so that one drawing serves both themes.
-INK, FAINT, LINE, PAPER = "#010203", "#040506", "#070809", "#0a0b0c"
-_PAGE_COLOURS = {INK: "currentColor", FAINT: "var(--faint)", LINE: "var(--line)", PAPER: "var(--paper)"}
+INK, FAINT, LINE, PAPER, LOOK = "#010203", "#040506", "#070809", "#0a0b0c", "#0d0e0f"
+_PAGE_COLOURS = {
+    INK: "currentColor",
+    FAINT: "var(--faint)",
+    LINE: "var(--line)",
+    PAPER: "var(--paper)",
+    LOOK: "var(--look)",
+}
 
 _STYLE = {
     "svg.fonttype": "none",  # text stays text: sharp, searchable, in the page's own font
@@ -92,11 +100,15 @@ def _escaped(words: str) -> str:
     return words.replace("&", "&amp;").replace("<", "&lt;").replace('"', "&quot;")
 
 
+def count_unit(largest: float) -> tuple[float, str]:
+    """What to divide counts by, and what to write before what is counted."""
+    units = ((1e9, "billion "), (1e6, "million "), (1e3, "thousand "))
+    return next(((size, unit) for size, unit in units if largest >= size), (1.0, ""))
+
+
 def rows_axis(axes: Iterable[Axes], largest: float) -> float:
     """Label the x axes as rows seen, in thousands, millions or billions; returns what to divide row counts by."""
-    size, unit = next(
-        ((s, u) for s, u in ((1e9, "billion "), (1e6, "million "), (1e3, "thousand ")) if largest >= s), (1.0, "")
-    )
+    size, unit = count_unit(largest)
     for ax in axes:
         ax.set_xlabel(f"{unit}rows seen")
         ax.xaxis.set_major_locator(MaxNLocator(6, steps=[1, 2, 2.5, 5, 10]))
@@ -144,16 +156,25 @@ def label_ends(ax: Axes, ends: list[tuple[float, float, str, str]]) -> None:
     """Write each line's name (x, y, name, colour) at its right end, moved apart where they would overlap."""
     if not ends:
         return
-    low, high = ax.get_ylim()
-    step = 0.062 * (high - low)
+    ax.get_ylim()  # settles limits that are still automatic: the transform does not ask
+    # in shares of the frame's height, so that the axis may be logarithmic
+    height_of = (ax.transScale + ax.transLimits).transform
+    step = _LABEL_IN * ax.figure.dpi / ax.bbox.height
     places = sorted(ends, key=lambda end: end[1])
-    heights = [end[1] for end in places]
+    heights = [height_of((end[0], end[1]))[1] for end in places]
     for i in range(1, len(heights)):
         heights[i] = max(heights[i], heights[i - 1] + step)
-    over = max(heights[-1] - high + 0.02 * (high - low), 0.0)
+    over = max(heights[-1] - 0.98, 0.0)
     for i in range(len(heights) - 1, -1, -1):
         heights[i] = min(heights[i], heights[i + 1] - step) if i + 1 < len(heights) else heights[i] - over
     for (x, _, name, colour), height in zip(places, heights, strict=True):
         ax.annotate(
-            name, (x, height), xytext=(8, 0), textcoords="offset points", va="center", color=colour, weight="bold"
+            name,
+            (x, height),
+            xycoords=("data", "axes fraction"),
+            xytext=(8, 0),
+            textcoords="offset points",
+            va="center",
+            color=colour,
+            weight="bold",
         )

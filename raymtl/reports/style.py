@@ -1,15 +1,24 @@
 """How numbers and colours look, the same in every table and plot."""
 
+import datetime as dt
 import math
 from typing import Any
 
 PALETTE = ("#3f7fd6", "#e0781e", "#2f9e6e", "#c14f8c", "#8264d4", "#1e98b2", "#cf4a3f", "#948d1d")
 """Colours of tasks, readable on white and on near black, and told apart by people who see no red or green."""
 
+MUTED = ("#5f7a99", "#b08a4f", "#7d9a6a", "#a1687a", "#8fb0c4", "#cdb78c", "#6f6a8f", "#b7a3b8")
+"""Colours of all else (tables, scenarios, states), so that nothing is taken for a task."""
+
 
 def task_colours(names: list[str]) -> dict[str, str]:
     """One colour per task, by its place in the config; the same in all plots of all reports of that config."""
     return {name: PALETTE[i % len(PALETTE)] for i, name in enumerate(names)}
+
+
+def other_colours(names: list[str]) -> dict[str, str]:
+    """One colour per table, scenario or state, by its place."""
+    return {name: MUTED[i % len(MUTED)] for i, name in enumerate(names)}
 
 
 def number(value: Any, digits: int = 4) -> str:
@@ -19,6 +28,11 @@ def number(value: Any, digits: int = 4) -> str:
     if value != 0 and abs(value) < 0.5 * 10**-digits:
         return f"{value:.1e}"
     return f"{value:,.{digits}f}"
+
+
+def change(value: float | None, digits: int = 4) -> str:
+    """A difference with its sign; nothing for None."""
+    return "" if value is None else f"{value:+.{digits}f}".replace("-", "−")
 
 
 def significant(value: Any, digits: int = 4) -> str:
@@ -49,6 +63,11 @@ def short_count(value: Any) -> str:
 def percent(value: Any, digits: int = 1) -> str:
     """A share as per cent; a dash for None."""
     return f"{100 * value:.{digits}f} %" if isinstance(value, int | float) and math.isfinite(value) else "–"
+
+
+def short_day(day: dt.date) -> str:
+    """A day without its year, which does not break over a line: Nov 4."""
+    return f"{day:%b}\u00a0{day.day}"
 
 
 def duration(seconds: float | None) -> str:

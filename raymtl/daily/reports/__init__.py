@@ -1,0 +1,1 @@
+"""What the daily job shows: a page per day (`day`), a page of the last days (`index`), a table on the terminal (`table`)."""

@@ -1,0 +1,350 @@
+"""The page of one day: the verdict first, then what it rests on."""
+
+from collections.abc import Callable, Sequence
+from statistics import mean
+from typing import Any
+
+from raymtl.daily.record import STATES, Check, GateResult, NextDay, Record, folder
+from raymtl.daily.reports.data_part import data_parts
+from raymtl.daily.reports.series import aucs, by_date, ids_of, metrics_in, score_of, scored, task_names
+from raymtl.daily.reports.table import lead_and_rest
+from raymtl.daily.storage import Store, write_bytes
+from raymtl.embeddings.dry_plan import gib
+from raymtl.reports import slices
+from raymtl.reports.days import level_bars
+from raymtl.reports.page import (
+    OPEN_ROWS,
+    Cell,
+    Drawing,
+    Folded,
+    Grid,
+    Heading,
+    Kind,
+    Page,
+    Part,
+    Section,
+    StatusWord,
+    Words,
+    metric_grid,
+    render_page,
+)
+from raymtl.reports.style import (
+    change,
+    count,
+    duration,
+    number,
+    other_colours,
+    percent,
+    short_count,
+    short_day,
+    significant,
+    task_colours,
+)
+from raymtl.reports.tables import BINARY_COLUMNS, VALUE_COLUMNS, binary_rows, value_rows
+
+NAME = "report.html"
+
+_WORDS = {
+    "auc": "AUC",
+    "ne": "NE",
+    "mse": "mean squared error",
+    "poisson_deviance": "Poisson deviance",
+    "order": "rows out of order",
+}
+_ADMISSION = ("known", "admitted", "forgotten", "below", "outdated", "no_room")
+
+
+def write_day_report(store: Store, record: Record, earlier: Sequence[Record]) -> str:
+    """Write the page of a day and return its path or URL.
+
+    Args:
+        earlier: records of days before it, for the comparison; any order, and none at all will do.
+
+    Raises:
+        StorageError: it cannot be written.
+    """
+    name = f"{folder(record.date)}/{NAME}"
+    write_bytes(store, name, render_page(day_page(store.path, record, earlier)).encode())
+    return f"{store.path.rstrip('/')}/{name}"
+
+
+def day_page(place: str, record: Record, earlier: Sequence[Record]) -> Page:
+    """The page; `place` is the store as a user writes it."""
+    earlier = [other for other in by_date(earlier) if other.date < record.date]
+    colours = task_colours(task_names([*earlier, record]))
+    lead, rest = lead_and_rest(record)
+    links = [("all days", "../index.html")]
+    if earlier:
+        links.insert(0, (f"← {earlier[-1].date}", f"../{earlier[-1].date}/{NAME}"))
+    return Page(
+        title=f"{record.date} · {record.status} · raymtl daily",
+        heading=str(record.date),
+        status=StatusWord(lead, record.status == "published"),
+        verdict=f": {rest}",
+        meta=_meta(place, record),
+        links=links,
+        notes=record.notes,
+        keys=_keys(record, earlier),
+        sections=_sections(record, earlier, colours),
+    )
+
+
+def _sections(record: Record, earlier: Sequence[Record], colours: dict[str, str]) -> list[Section]:
+    """What there is, and at the end in one sentence what there is not."""
+    found = [
+        _next_day(record, earlier, colours),
+        _gate(record, colours),
+        _data(record, earlier, colours),
+        _ids(record),
+        _trained(record),
+        _time(record),
+        _version(record),
+    ]
+    sections = [part for part in found if isinstance(part, Section)]
+    missing = [part for part in found if isinstance(part, str)]
+    if missing:
+        still = record.status == "running"
+        where = (
+            f"The day is still in `{record.state}`" if still else f"The day ended in `{record.state}`, {record.status}"
+        )
+        sections.append(Section("Not there", f"{where}: {', '.join(missing)}."))
+    return sections
+
+
+def _meta(place: str, record: Record) -> list[str]:
+    version = record.version or "no version"
+    if record.version and record.status != "published":
+        version += " (candidate)"
+    ended = f" to {record.ended:%Y-%m-%d %H:%M:%S} UTC" if record.ended else " UTC, not ended"
+    attempt = f", attempt {record.attempt}" if record.attempt > 1 else ""
+    return [
+        f"{record.base or 'nothing'} → {version} · config {record.config_hash[:12]}",
+        f"{record.begun:%Y-%m-%d %H:%M:%S}{ended}{attempt} · {place}",
+    ]
+
+
+def _keys(record: Record, earlier: Sequence[Record]) -> list[tuple[str, str, str]]:
+    figures, gate, written, trained = record.figures, record.gate, record.written, record.trained
+    used = f"{short_count(trained.rows)} trained on" if trained else "none trained on"
+    keys = [_mean_auc(record, earlier), ("rows of the day", short_count(figures.rows if figures else None), used)]
+    if gate is not None:
+        passed, open_ = (sum(check.passed is which for check in gate.checks) for which in (True, None))
+        keys.append(
+            ("gate", f"{passed} of {len(gate.checks)}", f"passed, {open_} not judged" if open_ else "checks passed")
+        )
+    else:
+        keys.append(("gate", "–", "not reached"))
+    if figures and figures.new_ids:
+        table = max(figures.new_ids, key=lambda name: figures.new_ids[name])
+        keys.append(("new IDs", percent(figures.new_ids[table]), f"of the lookups of {table}"))
+    keys.append(
+        ("time", duration(sum(record.seconds.values()) if record.seconds else None), "of the job, in all states")
+    )
+    if written:
+        keys.append(("size", gib(written.bytes), "a whole version" if written.kind == "full" else "a delta"))
+    return keys
+
+
+def _mean_auc(record: Record, earlier: Sequence[Record]) -> tuple[str, str, str]:
+    values = aucs(record)
+    if not values:
+        return "next-day AUC", "–", "nothing was scored"
+    words = f"mean of {len(values)} task{'s' if len(values) > 1 else ''}"
+    for other in reversed(earlier):
+        before = aucs(other)
+        if before.keys() == values.keys():
+            words += f", {change(mean(values.values()) - mean(before.values()))} since {short_day(other.date)}"
+            break
+    return "next-day AUC", number(mean(values.values())), words
+
+
+def _next_day(record: Record, earlier: Sequence[Record], colours: dict[str, str]) -> Section | str:
+    title = "Next day"
+    if not record.next_day:
+        if record.base is None:
+            return Section(title, "There was no version before this day that could have been scored on it.")
+        return "no version was scored on its rows"
+    parts: list[Part] = []
+    merged: dict = {"tasks": {}, "scenarios": {}}
+    for entry in sorted(record.next_day, key=lambda entry: entry.day, reverse=True):
+        found = metrics_in(entry.metrics)
+        parts += [Heading(_about(record, entry)), *_entry_parts(found, entry, earlier, colours)]
+        merged["tasks"] = found["tasks"] | merged["tasks"]
+        for name, reports in found["scenarios"].items():
+            merged["scenarios"][name] = reports | merged["scenarios"].get(name, {})
+    if drawing := slices.scenario_auc(merged, list(colours)):
+        parts += [Heading("AUC by scenario, from 0.5, which is chance"), Drawing(drawing)]
+    if drawing := slices.calibration(merged, list(colours)):
+        parts += [Heading("Mean label against mean prediction, in buckets of rows by prediction"), Drawing(drawing)]
+    say = (
+        "How a version did on rows that it had never seen: it is scored before anything is trained on them. NE is the log "
+        "loss relative to that of a constant, less is better. Calibration is the sum of predictions over that of labels, "
+        "1 is right."
+    )
+    return Section(title, say, parts)
+
+
+def _about(record: Record, entry: NextDay) -> str:
+    late = (record.date - entry.day).days
+    when = "the day's own rows" if not late else f"rows of {entry.day}, whose labels are final now"
+    return f"{when[0].upper()}{when[1:]}: {count(entry.rows)} scored by version {entry.version}"
+
+
+def _entry_parts(found: dict, entry: NextDay, earlier: Sequence[Record], colours: dict[str, str]) -> list[Part]:
+    if not found["tasks"]:
+        return [Words("No task has metrics: no label was observed.")]
+    ranked, valued = binary_rows(found), value_rows(found)
+    grids = [metric_grid(BINARY_COLUMNS, ranked, colours, parts=bool(found["scenarios"]))]
+    grids.append(metric_grid(VALUE_COLUMNS, valued, colours, parts=bool(found["scenarios"])))
+    if len(ranked) + len(valued) <= OPEN_ROWS:
+        return [_changes(found, entry, earlier), *grids]
+    whole = {**found, "scenarios": {}}
+    short = [
+        metric_grid(BINARY_COLUMNS, binary_rows(whole), colours, parts=False),
+        metric_grid(VALUE_COLUMNS, value_rows(whole), colours, parts=False),
+    ]
+    return [_changes(found, entry, earlier), *short, Folded("All numbers by task and scenario", grids)]
+
+
+def _changes(found: dict, entry: NextDay, earlier: Sequence[Record]) -> Words:
+    """By how much each task differs from the last day before that has it."""
+    said = []
+    for task, report in found["tasks"].items():
+        name, value = score_of(report)
+        before = [
+            (old.day, score)
+            for other in earlier
+            for old, its in [scored(other).get(task, (None, {}))]
+            if old is not None and old.day < entry.day and (score := score_of(its)[1]) is not None
+        ]
+        if value is not None and before:
+            day, old_value = before[-1]
+            said.append(f"{task} {name} {change(value - old_value)} since {short_day(day)}")
+    return Words(f"{', '.join(said)}." if said else "There is no day before to compare with.")
+
+
+def _gate(record: Record, colours: dict[str, str]) -> Section | str:
+    gate = record.gate
+    if gate is None:
+        return "the gate judged no candidate"
+    failed = [check for check in gate.checks if check.passed is False]
+    others = [check for check in gate.checks if check.passed is not False]
+    open_ = sum(check.passed is None for check in gate.checks)
+    said = (
+        f"The candidate {'may' if gate.passed else 'must not'} be published: of {len(gate.checks)} checks "
+        f"{len(failed) or 'none'} failed{f' and {open_} could not be judged' if open_ else ''}. "
+        f"{f'It was compared with {record.base}' if record.base else 'As the very first one it was scored alone,'} on "
+        f"{count(gate.holdout_rows)} rows of held-out users."
+    )
+    rows = [_check_cells(check, colours) for check in failed + others]
+    noted = any(check.note for check in gate.checks)
+    columns = ["task", "check", "base", "candidate", "allowed", "verdict", *(["note"] if noted else [])]
+    grid = Grid(columns, rows if noted else [row[:-1] for row in rows])
+    return Section("Gate", said, [grid, *_held_out(gate, colours)])
+
+
+def _check_cells(check: Check, colours: dict[str, str]) -> list[Cell]:
+    look: Kind = "look" if check.passed is False else ""
+    word = {True: Cell("passed", "good"), False: Cell("failed", "look"), None: Cell("not judged", "faint")}[
+        check.passed
+    ]
+    show = _shown(check.what)
+    return [
+        Cell(check.task, "name", colours.get(check.task, "gray")) if check.task else Cell("whole model", "name"),
+        Cell(_WORDS.get(check.what, check.what), "part"),
+        Cell(show(check.base)),
+        Cell(show(check.candidate), look),
+        Cell(check.limit),
+        word,
+        Cell(check.note, "why"),
+    ]
+
+
+def _shown(what: str) -> Callable[[Any], str]:
+    return number if what in ("auc", "ne", "calibration", "order") else significant
+
+
+def _held_out(gate: GateResult, colours: dict[str, str]) -> list[Part]:
+    parts: list[Part] = []
+    for who, section in (("Candidate", gate.candidate), ("Version before", gate.base)):
+        found = metrics_in(section or {})
+        if found["tasks"]:
+            together = bool(found["scenarios"])
+            grids = [
+                metric_grid(BINARY_COLUMNS, binary_rows(found), colours, parts=together),
+                metric_grid(VALUE_COLUMNS, value_rows(found), colours, parts=together),
+            ]
+            parts += [Heading(who), *grids]
+    return [Folded("All numbers on the held-out rows", parts)] if parts else []
+
+
+def _data(record: Record, earlier: Sequence[Record], colours: dict[str, str]) -> Section | str:
+    if record.figures is None:
+        return "the logs have no figures"
+    figures = record.figures
+    files = f"{count(figures.rows)} rows in {count(figures.files)} file{'s' if figures.files != 1 else ''}."
+    return Section("Data", files, data_parts(figures, earlier, colours))
+
+
+def _ids(record: Record) -> Section | str:
+    title = "IDs"
+    if record.trained is None:
+        return "no IDs were admitted or forgotten"
+    if not record.trained.ids:
+        return Section(title, "No table keeps a map of its IDs (`id_space: map`), so none are admitted or forgotten.")
+    say = (
+        "What the admission did with the IDs of the day, table by table. Below: seen too rarely. Outdated: last seen too long "
+        "ago. No room: the table is full. Unknown: the share of lookups that go to the one row for all IDs without their own."
+    )
+    rows = []
+    for table, entry in record.trained.ids.items():
+        cells = [Cell(table, "name")]
+        for what in _ADMISSION:
+            found = ids_of(entry, what)
+            cells.append(Cell(count(found), "look" if what == "no_room" and found else ""))
+        rows.append([*cells, Cell(percent(entry.get("unknown_share"), 2))])
+    return Section(
+        title, say, [Grid(("table", *(what.replace("_", " ") for what in _ADMISSION), "unknown share"), rows)]
+    )
+
+
+def _trained(record: Record) -> Section | str:
+    trained = record.trained
+    if trained is None:
+        return "nothing was trained"
+    say = (
+        f"{count(trained.rows)} rows in {count(trained.steps)} step{'s' if trained.steps != 1 else ''}; "
+        f"{count(trained.held_out)} rows of held-out users were left out for the gate."
+    )
+    days = [
+        [Cell(day, "name"), Cell("all tasks" if tasks is None else ", ".join(tasks) or "no task", "part")]
+        for day, tasks in trained.days.items()
+    ]
+    parts: list[Part] = [Grid(("day", "labels that counted"), days, narrow=True)]
+    if trained.losses:
+        losses = ", ".join(f"{task} {significant(loss)}" for task, loss in trained.losses.items())
+        parts.append(Words(f"Mean loss at the end: {losses}."))
+    return Section("Training", say, parts)
+
+
+def _time(record: Record) -> Section | str:
+    if not record.seconds:
+        return "no time was noted"
+    states: dict[str, float] = {state: record.seconds[state] for state in STATES if state in record.seconds}
+    say = f"{duration(sum(states.values()))} in all, over all starts of this attempt."
+    drawing = level_bars(states, other_colours(list(STATES)), "Time in each state", duration)
+    return Section("Time", say, [Drawing(drawing)] if len(states) > 1 else [])
+
+
+def _version(record: Record) -> Section | str:
+    written = record.written
+    if written is None:
+        return "no version was written"
+    kind = "whole" if written.kind == "full" else f"as a delta, the rows that changed since {record.base}"
+    fate = "" if record.status == "published" else " It was not published."
+    rows = [
+        [Cell(table, "name"), Cell(count(n)), Cell(count(written.expired.get(table, 0)))]
+        for table, n in written.rows.items()
+    ]
+    grid = Grid(("table", "rows written", "IDs forgotten"), rows, narrow=True)
+    return Section("Version", f"{record.version} was written {kind}: {gib(written.bytes)}.{fate}", [grid])

@@ -1,0 +1,247 @@
+"""The page of the last days: what drifts, what was refused, and a line per day."""
+
+import datetime as dt
+from collections.abc import Sequence
+from statistics import mean
+
+from raymtl.daily.record import FOLDER, STATES, Record, Status
+from raymtl.daily.reports.day import NAME as DAY_PAGE
+from raymtl.daily.reports.series import (
+    Series,
+    aucs,
+    by_date,
+    by_name,
+    ids,
+    in_figures,
+    next_day,
+    number_in,
+    only,
+    score_of,
+    task_names,
+    within,
+)
+from raymtl.daily.reports.table import day_columns, day_lines, lead_and_rest
+from raymtl.daily.storage import Store, write_bytes
+from raymtl.embeddings.dry_plan import gib
+from raymtl.reports.days import Frame, Span, frames, sizes, small_multiples, stacks, time_unit
+from raymtl.reports.page import Cell, Drawing, Grid, Heading, Kind, Page, Part, Section, StatusWord, Words, render_page
+from raymtl.reports.plots import count_unit
+from raymtl.reports.style import MUTED, number, other_colours, short_count, short_day, significant, task_colours
+
+NAME = "index.html"
+DAYS = 30
+"""Calendar days on the page."""
+
+_KINDS: dict[Status, Kind] = {
+    "published": "good",
+    "refused": "look",
+    "not ready": "look",
+    "broken": "look",
+    "running": "faint",
+}
+_MARKS = "Dashed amber lines are refused days; a day without a value is a gap."
+
+
+def write_index(store: Store, records: Sequence[Record]) -> str:
+    """Write the page of the last 30 days and return its path or URL; older records are left out.
+
+    Raises:
+        StorageError: it cannot be written.
+    """
+    name = f"{FOLDER}/{NAME}"
+    write_bytes(store, name, render_page(index_page(store.path, records)).encode())
+    return f"{store.path.rstrip('/')}/{name}"
+
+
+def index_page(place: str, records: Sequence[Record]) -> Page:
+    """The page; `place` is the store as a user writes it."""
+    records = by_date(records)
+    if not records:
+        return Page(
+            "raymtl daily", "Daily job", StatusWord("No day yet", good=False), ": none was ever begun.", [place]
+        )
+    records = [r for r in records if r.date > records[-1].date - dt.timedelta(days=DAYS)]
+    span = Span(records[0].date, records[-1].date, [r.date for r in records if r.status == "refused"])
+    lead, rest = lead_and_rest(records[-1])
+    return Page(
+        title="days · raymtl daily",
+        heading="Daily job",
+        status=StatusWord(f"{records[-1].date}: {lead}", records[-1].status == "published"),
+        verdict=f": {rest}",
+        meta=[f"{span.first} to {span.last} · {place}"],
+        keys=_keys(records),
+        sections=[
+            _next_day(records, span),
+            _days(records),
+            _data(records, span),
+            _ids(records, span),
+            _time(records, span),
+            _bytes(records, span),
+        ],
+    )
+
+
+def _keys(records: list[Record]) -> list[tuple[str, str, str]]:
+    published = [r for r in records if r.status == "published"]
+    refused = [r for r in records if r.status == "refused"]
+    rows = [r.trained.rows for r in published if r.trained]
+    return [
+        _newest_auc(records),
+        ("published", str(len(published)), f"last {published[-1].date}" if published else "none yet"),
+        ("refused", str(len(refused)), f"last {refused[-1].date}" if refused else "none"),
+        ("open", str(len(records) - len(published) - len(refused)), "not ready, broken or running"),
+        ("rows trained", short_count(sum(rows)), "by the published days"),
+        ("written", gib(sum(r.written.bytes for r in published if r.written)), "by the published days"),
+    ]
+
+
+def _newest_auc(records: list[Record]) -> tuple[str, str, str]:
+    for record in reversed(records):
+        if values := aucs(record):
+            words = f"mean of {len(values)} task{'s' if len(values) > 1 else ''}, {short_day(record.date)}"
+            return "next-day AUC", number(mean(values.values())), words
+    return "next-day AUC", "–", "nothing was scored"
+
+
+def _section(title: str, say: str, drawings: Sequence[tuple[str, str | None]], missing: str) -> Section:
+    """Drawings under their headings; without any the sentence that says so."""
+    parts: list[Part] = []
+    for heading, drawing in drawings:
+        if drawing:
+            parts += [Heading(heading), Drawing(drawing)] if heading else [Drawing(drawing)]
+    return Section(title, say, parts) if parts else Section(title, missing)
+
+
+def _next_day(records: list[Record], span: Span) -> Section:
+    colours = task_colours(task_names(records))
+
+    def read(key: str) -> Series:
+        return within(next_day(records, lambda report: number_in(report, key)), span.first, span.last)
+
+    errors = next_day(records, lambda r: None if score_of(r)[0] == "AUC" else score_of(r)[1])
+    auc = small_multiples(
+        read("auc"), colours, span, "AUC", "Next-day AUC of every task by day", number, 0.01, read("truth_auc")
+    )
+    ne = small_multiples(read("ne"), colours, span, "NE", "Next-day NE of every task by day", number, 0.02)
+    error = small_multiples(
+        within(errors, span.first, span.last), colours, span, "error", "Next-day error by day", significant, 0.05
+    )
+    frame = Frame("", read("calibration"), "Σp / Σy", target=1.0)
+    calibration = frames([frame], colours, span, "Next-day calibration of every task by day")
+    say = (
+        f"Every day's rows, scored by the newest version before anything was trained on them; a task whose labels come later "
+        f"stands at the day of its rows. {_MARKS}"
+    )
+    best = " (dashed: the best reachable)" if any(read("truth_auc").values()) else ""
+    drawings = [
+        (f"AUC{best}", auc),
+        ("Normalised entropy, less is better", ne),
+        ("Deviance or mean squared error, less is better", error),
+        ("Calibration, 1 is right", calibration),
+    ]
+    return _section("Next-day metrics", say, drawings, "No version has been scored on a next day yet.")
+
+
+def _days(records: list[Record]) -> Section:
+    rows = []
+    for line in reversed(day_lines(records)):
+        status = line.record.status
+        rows.append(
+            [
+                Cell(str(line.record.date), "name", link=f"{line.record.date}/{DAY_PAGE}"),
+                Cell(status, _KINDS[status]),
+                Cell(line.version, "" if status == "published" else "faint"),
+                Cell(line.rows),
+                *(Cell(value, aside=by) for value, by in line.scores),
+                Cell(line.new_ids),
+                Cell(line.time),
+                Cell(line.size),
+            ]
+        )
+    columns = ["day", "verdict", "version", "rows", *day_columns(records), "new IDs", "time", "size"]
+    say = (
+        "The newest first. Beside each metric its change from the last value before. New IDs is the highest share of any table. "
+        "A version of a day that was not published is a candidate."
+    )
+    return Section("Days", say, [Grid(columns, rows, tight=True)])
+
+
+def _data(records: list[Record], span: Span) -> Section:
+    tasks = task_colours(task_names(records))
+    size, unit = count_unit(max((r.figures.rows for r in records if r.figures), default=0))
+    rows = by_name(records, in_figures(lambda f: {"Rows": f.rows / size}))
+    labels = by_name(records, in_figures(lambda f: f.labels))
+    scenarios = by_name(records, in_figures(lambda f: f.scenarios))
+    shown = _tables(records)
+    new_ids = only(by_name(records, in_figures(lambda f: f.new_ids)), shown)
+    mix = stacks(scenarios, other_colours(list(scenarios)), span, "of the rows", "Scenario mix by day", percent=True)
+    both = [
+        Frame("Rows", rows, f"{unit}rows"),
+        Frame("New IDs", new_ids, "of the lookups of a table", "share"),
+    ]
+    colours = {"Rows": MUTED[-2], **other_colours(shown)}
+    drawings = [
+        ("", frames(both, colours, span, "Rows, and the share of new IDs of every table, by day")),
+        ("Label rates", small_multiples(labels, tasks, span, "mean label", "Label rates by day", significant, 0.2)),
+        ("Scenarios", mix),
+    ]
+    return _section("Data", f"What the check found in the logs. {_MARKS}", drawings, "No logs have been checked yet.")
+
+
+def _tables(records: list[Record]) -> list[str]:
+    """The tables to show, with one colour each on the whole page: more lines in one frame cannot be told apart."""
+    found = by_name(records, ids("admitted")) or by_name(records, in_figures(lambda f: f.new_ids))
+    ranked = sorted(found, key=lambda table: -max(found[table].values()))[: len(MUTED)]
+    return [table for table in found if table in ranked]
+
+
+def _ids(records: list[Record], span: Span) -> Section:
+    found = {what: by_name(records, ids(what)) for what in ("admitted", "forgotten", "no_room", "unknown_share")}
+    names = _tables(records)
+    colours = other_colours(names)
+    shown = {what: only(series, names) for what, series in found.items()}
+    for what in ("forgotten", "no_room"):  # most tables never forget and always have room
+        shown[what] = {name: values for name, values in shown[what].items() if any(values.values())}
+
+    wanted = [
+        Frame("Admitted", shown["admitted"], "IDs", "count"),
+        Frame("Forgotten", shown["forgotten"], "IDs", "count"),
+        Frame("Unknown", shown["unknown_share"], "of the lookups of a table", "share"),
+        Frame("Without room", shown["no_room"], "IDs", "count"),
+    ]
+    drawings = [("", frames(wanted, colours, span, "IDs of every table by day"))]
+    section = _section(
+        "IDs",
+        f"What the admission did, table by table. {_MARKS}",
+        drawings,
+        "No table has admitted or forgotten IDs yet.",
+    )
+    hidden = len(found["admitted"]) - len(names)
+    more = (
+        [Words(f"{hidden} more tables, which admitted fewer IDs, are on the pages of the days.")] if hidden > 0 else []
+    )
+    return Section(section.title, section.say, [*section.parts, *more])
+
+
+def _time(records: list[Record], span: Span) -> Section:
+    seconds = by_name(records, lambda record: dict(record.seconds))
+    longest = max((sum(record.seconds.values()) for record in records), default=0.0)
+    size, unit = time_unit(longest)
+    ordered: Series = {
+        state: {day: v / size for day, v in seconds[state].items()} for state in STATES if state in seconds
+    }
+    drawing = stacks(ordered, other_colours(list(STATES)), span, unit, "Time in each state by day")
+    return _section(
+        "Time", "How long each state took, over all starts.", [("", drawing)], "No state has been timed yet."
+    )
+
+
+def _bytes(records: list[Record], span: Span) -> Section:
+    published = [r for r in records if r.status == "published" and r.written]
+    kinds: Series = {"full": {}, "delta": {}}
+    for record in published:
+        if record.written:
+            kinds[record.written.kind][record.date] = float(record.written.bytes)
+    drawing = sizes(kinds, other_colours(list(kinds)), span, "Bytes of each version by day", gib)
+    say = "What each published version wrote: a whole one (square), or the rows that changed since the one before (circle)."
+    return _section("Size of the versions", say, [("", drawing)], "No version has been published yet.")

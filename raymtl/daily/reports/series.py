@@ -1,0 +1,123 @@
+"""Reads numbers out of the records of many days; what a day does not have is left out."""
+
+import datetime as dt
+import math
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any
+
+from raymtl.daily.record import Figures, NextDay, Record
+from raymtl.reports.tables import metrics_of
+
+Report = dict[str, Any]
+"""The metrics of one task."""
+Series = dict[str, dict[dt.date, float]]
+"""By name, then by day."""
+
+
+def by_date(records: Iterable[Record]) -> list[Record]:
+    """The records in the order of their days."""
+    return sorted(records, key=lambda record: record.date)
+
+
+def metrics_in(section: dict[str, Any]) -> dict[str, Any]:
+    """`tasks` and `scenarios` of a record's metrics, without the entries that are empty."""
+    found = metrics_of({"metrics": section})
+    scenarios = {name: _reports(tasks) for name, tasks in (found["scenarios"] or {}).items()}
+    return {**found, "tasks": _reports(found["tasks"]), "scenarios": scenarios}
+
+
+def _reports(tasks: Any) -> dict[str, Report]:
+    return {name: report for name, report in (tasks or {}).items() if isinstance(report, dict)}
+
+
+def scored(record: Record) -> dict[str, tuple[NextDay, Report]]:
+    """The next-day metrics that a record has, by task, each with what it is about."""
+    found = {}
+    for entry in sorted(record.next_day, key=lambda entry: entry.day):
+        found.update({task: (entry, report) for task, report in metrics_in(entry.metrics)["tasks"].items()})
+    return found
+
+
+def task_names(records: Sequence[Record]) -> list[str]:
+    """All tasks, in the order of the newest day that knows them all: a task's colour goes by its place."""
+    names: dict[str, None] = {}
+    for record in reversed(by_date(records)):
+        if record.figures is not None:
+            names.update(dict.fromkeys(record.figures.labels))
+    for record in reversed(by_date(records)):
+        names.update(dict.fromkeys(scored(record)))
+        if record.gate is not None:
+            names.update(dict.fromkeys(metrics_in(record.gate.candidate)["tasks"]))
+    return list(names)
+
+
+def score_of(report: Report) -> tuple[str, float | None]:
+    """The metric that stands for a task, by name, and its value."""
+    key, name = {"count": ("poisson_deviance", "deviance"), "real": ("mse", "MSE")}.get(
+        str(report.get("kind")), ("auc", "AUC")
+    )
+    return name, number_in(report, key)
+
+
+def number_in(report: Report, key: str) -> float | None:
+    """A finite number, or None."""
+    value = report.get(key)
+    return float(value) if isinstance(value, int | float) and math.isfinite(value) else None
+
+
+def aucs(record: Record) -> dict[str, float]:
+    """The next-day AUC of each task that has one."""
+    found = {task: number_in(report, "auc") for task, (_, report) in scored(record).items()}
+    return {task: value for task, value in found.items() if value is not None}
+
+
+def next_day(records: Sequence[Record], read: Callable[[Report], float | None]) -> Series:
+    """A next-day metric of every task, by the day of the rows that it is about."""
+    found: Series = {task: {} for task in task_names(records)}
+    for record in by_date(records):
+        for task, (entry, report) in scored(record).items():
+            value = read(report)
+            if value is not None:
+                found[task][entry.day] = value
+    return found
+
+
+def by_name(records: Sequence[Record], read: Callable[[Record], dict[str, Any]]) -> Series:
+    """Whatever a record has by name (a task, a table, a scenario, a state), by day."""
+    found: Series = {}
+    for record in by_date(records):
+        for name, value in read(record).items():
+            if isinstance(value, int | float) and math.isfinite(value):
+                found.setdefault(name, {})[record.date] = float(value)
+    return found
+
+
+def in_figures(read: Callable[[Figures], dict[str, Any]]) -> Callable[[Record], dict[str, Any]]:
+    """Reads the figures of a record's data, where it has them."""
+    return lambda record: {} if record.figures is None else read(record.figures)
+
+
+def ids(what: str) -> Callable[[Record], dict[str, Any]]:
+    """Reads from the admission of every table how many IDs were `admitted`, `forgotten` and so on, or its `unknown_share`."""
+
+    def read(record: Record) -> dict[str, Any]:
+        tables = record.trained.ids if record.trained is not None else {}
+        return {table: ids_of(entry, what) for table, entry in tables.items()}
+
+    return read
+
+
+def ids_of(entry: dict[str, Any], what: str) -> Any:
+    """One number of a table's admission; None where it is not noted."""
+    value = entry.get(what)
+    return value.get("ids") if isinstance(value, dict) else value
+
+
+def within(series: Series, first: dt.date, last: dt.date) -> Series:
+    """The days from the first to the last."""
+    return {name: {day: v for day, v in values.items() if first <= day <= last} for name, values in series.items()}
+
+
+def only(series: Series, names: Sequence[str]) -> Series:
+    """The series of these names, in their order."""
+    return {name: series[name] for name in names if name in series}

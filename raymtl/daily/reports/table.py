@@ -1,0 +1,162 @@
+"""The verdict of a day in one sentence, and the next-day table: a line per day, on the terminal and in the page of all days."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from rich.table import Table
+from rich.text import Text
+
+from raymtl.daily.record import Record, Written
+from raymtl.daily.reports.series import by_date, score_of, scored, task_names
+from raymtl.embeddings.dry_plan import gib
+from raymtl.reports.style import change, count, duration, number, percent, significant, task_colours
+
+_STYLES = {
+    "published": "green",
+    "refused": "bold yellow",
+    "not ready": "yellow",
+    "broken": "bold red",
+    "running": "dim",
+}
+
+
+@dataclass(frozen=True)
+class Line:
+    """One day."""
+
+    record: Record
+    version: str
+    rows: str
+    scores: list[tuple[str, str]]
+    """Of each task: the metric, and by how much it differs from the last one before."""
+    new_ids: str
+    """The highest share of any table."""
+    time: str
+    size: str
+
+
+def verdict(record: Record) -> str:
+    """How the day ended, in one sentence."""
+    return ": ".join(lead_and_rest(record))
+
+
+def lead_and_rest(record: Record) -> tuple[str, str]:
+    """The verdict in two parts: the word that matters, and what it means."""
+    reason = " ".join(record.reason.split()).rstrip(".")
+    match record.status:
+        case "published":
+            first = f"follows {record.base}" if record.base else "is the very first one"
+            size = f", {_size(record.written)}" if record.written else ""
+            parts = [f"version {record.version or 'without a name'} {first}{size}", *_checks(record), reason]
+        case "refused":
+            stays = f"{record.base} stays the newest version" if record.base else "there is still no version"
+            parts = [f"{stays}, because {reason or _failed(record)}"]
+        case "not ready":
+            parts = [reason or "the day's logs are not there yet", "the same command tries again"]
+        case "broken":
+            parts = [f"in `{record.state}`, {reason or 'without a reason noted'}", "the same command goes on"]
+        case _:
+            parts = [f"in `{record.state}`", reason]
+    return record.status[0].upper() + record.status[1:], "; ".join(part for part in parts if part) + "."
+
+
+def _size(written: Written) -> str:
+    return f"whole, {gib(written.bytes)}" if written.kind == "full" else f"a delta of {gib(written.bytes)}"
+
+
+def _checks(record: Record) -> list[str]:
+    if record.gate is None:
+        return []
+    passed, open_ = (sum(check.passed is which for check in record.gate.checks) for which in (True, None))
+    words = f"{passed} check{'s' if passed != 1 else ''} passed"
+    return [f"{words}, {open_} not judged" if open_ else words]
+
+
+def _failed(record: Record) -> str:
+    """The reason, where none was noted: what the gate did not let pass."""
+    failed = [check for check in record.gate.checks if check.passed is False] if record.gate else []
+    words = [
+        f"{f'{check.what} of {check.task}' if check.task else check.what} is {significant(check.candidate)} "
+        f"(allowed: {check.limit})"
+        for check in failed
+    ]
+    return ", ".join(words) or "of a reason that was not noted"
+
+
+def day_columns(records: Sequence[Record]) -> list[str]:
+    """A head per task: its metric, and for labels that come later how many days before the record's day it is about."""
+    heads = []
+    for task in task_names(records):
+        found = [(record, *scored(record)[task]) for record in by_date(records) if task in scored(record)]
+        if not found:
+            heads.append(task)
+            continue
+        record, entry, report = found[-1]
+        late = (record.date - entry.day).days
+        heads.append(
+            f"{task} {score_of(report)[0]}" + (f", {late} day{'s' if late > 1 else ''} before" if late else "")
+        )
+    return heads
+
+
+def day_lines(records: Sequence[Record]) -> list[Line]:
+    """A line per record, the oldest first."""
+    tasks = task_names(records)
+    last: dict[str, float] = {}
+    lines = []
+    for record in by_date(records):
+        scores, found = [], scored(record)
+        for task in tasks:
+            name, value = score_of(found[task][1]) if task in found else ("", None)
+            if value is None:
+                scores.append(("–", ""))
+                continue
+            text = number(value) if name == "AUC" else significant(value)
+            scores.append((text, change(value - last[task]) if task in last else ""))
+            last[task] = value
+        figures, written = record.figures, record.written
+        lines.append(
+            Line(
+                record=record,
+                version=record.version or "–",
+                rows=count(figures.rows if figures else None),
+                scores=scores,
+                new_ids=percent(max(figures.new_ids.values()) if figures and figures.new_ids else None),
+                time=duration(sum(record.seconds.values()) if record.seconds else None),
+                size=f"{gib(written.bytes)} {written.kind}" if written else "–",
+            )
+        )
+    return lines
+
+
+def day_table(records: Sequence[Record]) -> Table:
+    """The next-day table for the terminal, the oldest day first; nothing is printed here."""
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    table.add_column("date", no_wrap=True)
+    table.add_column("verdict", no_wrap=True)
+    table.add_column("version", no_wrap=True)
+    table.add_column("rows", justify="right", no_wrap=True)
+    colours = task_colours(task_names(records))
+    for head, colour in zip(day_columns(records), colours.values(), strict=True):
+        table.add_column(Text(head.replace(", ", "\n"), style=colour), justify="right")
+    for head in ("new IDs", "time", "size"):
+        table.add_column(head, justify="right", no_wrap=True)
+    for line in day_lines(records):
+        status = line.record.status
+        table.add_row(
+            str(line.record.date),
+            Text(status, style=_STYLES[status]),
+            Text(line.version, style="" if status == "published" else "dim"),
+            line.rows,
+            *(Text.assemble(value, (f" {by}" if by else "", "dim")) for value, by in line.scores),
+            line.new_ids,
+            line.time,
+            line.size,
+        )
+    table.caption = Text(
+        "scored before anything was trained on the rows, beside it the change from the last value; new IDs: the highest "
+        "share of any table",
+        style="dim",
+    )
+    table.caption_justify = "left"
+    return table

@@ -1,0 +1,283 @@
+"""Plots over calendar days, and of one day's parts: what comes back every day, drawn so that a change stands out."""
+
+import datetime as dt
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from statistics import median
+from typing import Literal
+
+from matplotlib.axes import Axes
+from matplotlib.ticker import FuncFormatter, MaxNLocator, NullFormatter
+
+from raymtl.reports.plots import FAINT, INK, LOOK, PAPER, figure, label_ends, panels, percent_axis, styled, svg
+from raymtl.reports.style import short_count, short_day
+
+Values = Mapping[dt.date, float]
+Series = Mapping[str, Values]
+"""By name, then by day; a day that is not there is a gap."""
+
+
+@dataclass(frozen=True)
+class Span:
+    """The days that all plots of a page show, and those among them to mark."""
+
+    first: dt.date
+    last: dt.date
+    marked: Sequence[dt.date] = field(default_factory=tuple)
+
+    @property
+    def days(self) -> list[dt.date]:
+        """Every calendar day of it."""
+        return [self.first + dt.timedelta(days=i) for i in range((self.last - self.first).days + 1)]
+
+    def place(self, day: dt.date) -> int:
+        """Where a day stands on the axis."""
+        return (day - self.first).days
+
+
+@styled
+def small_multiples(
+    series: Series,
+    colours: Mapping[str, str],
+    span: Span,
+    unit: str,
+    words: str,
+    show: Callable[[float], str],
+    least: float = 0.0,
+    best: Series | None = None,
+    percent: bool = False,
+) -> str | None:
+    """One panel per name, each with its own scale, for numbers of different size; None without any value.
+
+    Args:
+        show: how the last value is written beside the name.
+        least: least height of a panel as a share of its values, so that noise is not blown up.
+        best: values drawn dashed in the same panel.
+        percent: the values are shares.
+    """
+    series = {name: values for name, values in series.items() if values}
+    if not series:
+        return None
+    drawing, axes = panels(len(series), 2.0)
+    for ax, (name, values) in zip(axes, series.items(), strict=True):
+        others = (best or {}).get(name, {})
+        if others:
+            dashed = ax.plot(*_points(others, span), color=colours[name], linewidth=1.0, alpha=0.8)
+            dashed[0].set_linestyle((0, (4, 3)))
+        _line(ax, values, span, colours[name])
+        _limits(ax, [*values.values(), *others.values()], least)
+        ax.set_title(f"{name}  {show(values[max(values)])}", color=colours[name])
+        ax.set_ylabel(unit)
+        _days_axis(ax, span, 4 if len(axes) > 2 else 6)
+        if percent:
+            percent_axis(ax)
+    return svg(drawing, words)
+
+
+@dataclass(frozen=True)
+class Frame:
+    """Lines of one scale, together in one frame."""
+
+    title: str
+    series: Series
+    unit: str
+    kind: Literal["number", "share", "count"] = "number"
+    """Shares and counts start at 0; counts that differ much have an axis that is logarithmic above the smallest."""
+    target: float | None = None
+    """Where all of them should be, drawn as a level line."""
+
+
+@styled
+def frames(wanted: Sequence[Frame], colours: Mapping[str, str], span: Span, words: str) -> str | None:
+    """Frames side by side, at most two in a row; those without any value are left out, and None if all are."""
+    wanted = [frame for frame in wanted if any(frame.series.values())]
+    if not wanted:
+        return None
+    drawing, axes = panels(len(wanted), 2.5, columns=2)
+    for ax, frame in zip(axes, wanted, strict=True):
+        series = {name: values for name, values in frame.series.items() if values}
+        if frame.target is not None:
+            ax.axhline(frame.target, color=FAINT, linewidth=1.0, linestyle=(0, (2, 2)))
+        for name, values in series.items():
+            _line(ax, values, span, colours[name])
+        found = [v for values in series.values() for v in values.values()]
+        if frame.kind == "number":
+            _limits(ax, found + ([frame.target] if frame.target is not None else []), 0.05)
+        else:
+            _from_zero(ax, found, frame.kind == "count")
+        ax.set_title(frame.title)
+        ax.set_ylabel(frame.unit)
+        _days_axis(ax, span, 10 if len(axes) == 1 else 6, room=0.12 if len(axes) == 1 else 0.2)
+        if len(series) > 1 or frame.title not in series:
+            label_ends(ax, [(span.place(max(v)), v[max(v)], name, colours[name]) for name, v in series.items()])
+    return svg(drawing, words)
+
+
+def _from_zero(ax: Axes, values: Sequence[float], counts: bool) -> None:
+    top = max(values) * 1.12 or (1.0 if counts else 0.01)
+    above = [v for v in values if v > 0]
+    if counts and above and top > 20 * median(above):
+        smallest = math.floor(math.log10(min(above)))
+        ax.set_yscale("symlog", linthresh=10.0**smallest)
+        ax.set_yticks([0.0, *(10.0**i for i in range(smallest, math.ceil(math.log10(top)) + 1))])
+        ax.yaxis.set_minor_formatter(NullFormatter())
+        top *= 1.5
+    ax.set_ylim(0 if counts else -0.03 * top, top)
+    if counts:
+        ax.yaxis.set_major_formatter(FuncFormatter(lambda value, _: short_count(value)))
+    else:
+        percent_axis(ax)
+
+
+@styled
+def stacks(
+    series: Series, colours: Mapping[str, str], span: Span, unit: str, words: str, percent: bool = False
+) -> str | None:
+    """A bar per day, its parts one on the other; None without any value."""
+    series = {name: values for name, values in series.items() if any(values.values())}
+    if not series:
+        return None
+    drawing = figure(2.7)
+    ax = drawing.add_subplot()
+    below = dict.fromkeys(span.days, 0.0)
+    for name, values in series.items():
+        days = [day for day in span.days if values.get(day)]
+        heights = [values[day] for day in days]
+        ax.bar(
+            [span.place(day) for day in days],
+            heights,
+            bottom=[below[day] for day in days],
+            width=0.8,
+            color=colours[name],
+            edgecolor=PAPER,
+            linewidth=0.4,
+            label=name,
+        )
+        below.update({day: below[day] + values[day] for day in days})
+    ax.grid(visible=False, axis="x")
+    ax.set_ylabel(unit)
+    _days_axis(ax, span, 10)
+    if percent:
+        ax.set_ylim(0, max(below.values()))
+        percent_axis(ax)
+    handles, names = ax.get_legend_handles_labels()
+    ax.legend(handles[::-1], names[::-1], frameon=False, fontsize=8.5, loc="center left", bbox_to_anchor=(1.0, 0.5))
+    return svg(drawing, words)
+
+
+@styled
+def sizes(series: Series, colours: Mapping[str, str], span: Span, words: str, show: Callable[[int], str]) -> str | None:
+    """A point per day on a stem, one colour and one mark per kind, logarithmic where they are far apart; None without any."""
+    series = {name: values for name, values in series.items() if values}
+    found = [v for values in series.values() for v in values.values() if v > 0]
+    if not found:
+        return None
+    drawing = figure(2.5)
+    ax = drawing.add_subplot()
+    floor = 0.0
+    if max(found) > 8 * min(found):
+        ax.set_yscale("log", base=2)
+        floor = min(found) / 2
+        ax.yaxis.set_minor_formatter(NullFormatter())
+    for (name, values), mark in zip(series.items(), "so^D", strict=False):
+        days = sorted(values)
+        places, heights = [span.place(day) for day in days], [values[day] for day in days]
+        ax.vlines(places, floor, heights, color=colours[name], linewidth=1.6, alpha=0.55)
+        ax.plot(places, heights, mark, color=colours[name], markersize=5.5, label=name)
+    ax.set_ylim(floor, max(found) * (1.5 if floor else 1.12))
+    ax.yaxis.set_major_formatter(FuncFormatter(lambda value, _: show(int(value))))
+    ax.set_ylabel("bytes written")
+    ax.grid(visible=False, axis="x")
+    _days_axis(ax, span, 10)
+    ax.legend(frameon=False, fontsize=8.5, loc="center left", bbox_to_anchor=(1.0, 0.5))
+    return svg(drawing, words)
+
+
+@styled
+def level_bars(
+    values: Mapping[str, float], colours: Mapping[str, str], words: str, show: Callable[[float], str]
+) -> str:
+    """A horizontal bar per name, with its value written beside it."""
+    drawing = figure(0.55 + 0.27 * len(values))
+    ax = drawing.add_subplot()
+    size, unit = time_unit(max(values.values(), default=0.0))
+    for i, (name, value) in enumerate(values.items()):
+        ax.barh(i, value / size, height=0.64, color=colours[name])
+        ax.annotate(
+            show(value), (value / size, i), xytext=(6, 0), textcoords="offset points", va="center", fontsize=8.5
+        )
+    ax.set_yticks(range(len(values)), list(values))
+    ax.tick_params(axis="y", length=0, labelcolor=INK)
+    ax.set_ylim(len(values) - 0.4, -0.6)
+    ax.set_xlim(0, (max(values.values(), default=0.0) / size or 1.0) * 1.12)
+    ax.grid(visible=False, axis="y")
+    ax.set_xlabel(unit)
+    return svg(drawing, words)
+
+
+@styled
+def against_usual(
+    rows: Sequence[tuple[str, float, float, float, bool]], colours: Mapping[str, str], words: str
+) -> str | None:
+    """Each figure of a day as a multiple of what was usual: name, value, least and greatest before, whether to mark it."""
+    if not rows:
+        return None
+    drawing = figure(0.75 + 0.24 * len(rows))
+    ax = drawing.add_subplot()
+    ax.set_xscale("log", base=2)
+    ax.axvline(1.0, color=FAINT, linewidth=1.0)
+    reach = max(1.25, *(max(v, 1 / v) for row in rows for v in row[1:4] if v > 0)) * 1.05
+    reach = min(reach, 16.0)
+    for i, (name, value, low, high, look) in enumerate(rows):
+        ax.plot([low, high], [i, i], color=FAINT, linewidth=6, alpha=0.35)
+        colour = LOOK if look else colours.get(name, INK)
+        ax.plot([min(max(value, 1 / reach), reach)], [i], "o", color=colour, markersize=6, clip_on=False)
+    ax.set_yticks(range(len(rows)), [name for name, *_ in rows])
+    ax.tick_params(axis="y", length=0, labelcolor=INK)
+    ax.set_ylim(len(rows) - 0.4, -0.6)
+    ax.set_xlim(1 / reach, reach)
+    steps = [0.125, 0.25, 0.5, 0.7, 0.8, 0.9, 1.0, 1.1, 1.25, 1.5, 2.0, 4.0, 8.0]
+    if reach > 2.5:
+        steps = [0.125, 0.25, 0.5, 1.0, 2.0, 4.0, 8.0]
+    steps = [step for step in steps if 1 / reach <= step <= reach]
+    ax.set_xticks(steps, [f"{step:g} ×" for step in steps])
+    ax.xaxis.set_minor_formatter(NullFormatter())
+    ax.grid(visible=False, axis="y")
+    ax.set_xlabel("of the median of the days before")
+    return svg(drawing, words)
+
+
+def time_unit(longest: float) -> tuple[float, str]:
+    """What to divide seconds by, and its name."""
+    if longest >= 3 * 3600:
+        return 3600.0, "hours"
+    return (60.0, "minutes") if longest >= 180 else (1.0, "seconds")
+
+
+def _points(values: Values, span: Span) -> tuple[list[int], list[float]]:
+    """Every day of the span, with NaN where there is no value: a line has a gap there."""
+    return [span.place(day) for day in span.days], [values.get(day, math.nan) for day in span.days]
+
+
+def _line(ax: Axes, values: Values, span: Span, colour: str) -> None:
+    ax.plot(*_points(values, span), color=colour, marker="o", markersize=3.2)
+
+
+def _limits(ax: Axes, values: Sequence[float], least: float) -> None:
+    low, high = min(values), max(values)
+    missing = max(least * max(abs(low), abs(high)) - (high - low), 0.0)
+    room = 0.1 * (high - low) + missing / 2 or 0.05 * abs(high) or 0.5
+    ax.set_ylim(low - room, high + room)
+
+
+def _days_axis(ax: Axes, span: Span, ticks: int, room: float = 0.0) -> None:
+    """Label the x axis by day, leave `room` for names at the right, and draw the marked days."""
+    for day in span.marked:
+        ax.axvline(span.place(day), color=LOOK, linewidth=1.0, linestyle=(0, (3, 3)), alpha=0.8, zorder=0.5)
+    length = max(span.place(span.last), 1)
+    ax.set_xlim(-0.6, length * (1 + room) + 0.6)
+    ax.xaxis.set_major_locator(MaxNLocator(ticks, integer=True))
+    places = [int(p) for p in ax.get_xticks() if 0 <= p <= span.place(span.last)]
+    ax.set_xticks(places, [short_day(span.days[p]) for p in places])
+    ax.set_xlabel("day")

@@ -1,0 +1,148 @@
+"""What HTML reports are put together from: tables, drawings and sentences, under one look and without anything from outside."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, ClassVar, Literal
+
+from jinja2 import Environment, PackageLoader, StrictUndefined
+
+from raymtl.reports.tables import ALL, Row, shown_columns
+
+OPEN_ROWS = 30
+"""Longer tables start folded."""
+
+
+Kind = Literal["", "name", "part", "why", "look", "good", "faint"]
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One place in a table."""
+
+    text: str
+    kind: Kind = ""
+    """Nothing: a number, to the right. `part` and `why` are words, to the left; `look` asks for a look."""
+    chip: str = ""
+    """Colour of a dot before it."""
+    link: str = ""
+    aside: str = ""
+    """Said after it, small."""
+
+
+@dataclass(frozen=True)
+class Grid:
+    """A table; without rows it is left out."""
+
+    part: ClassVar[str] = "grid"
+    columns: Sequence[str]
+    rows: Sequence[Sequence[Cell]]
+    heads: frozenset[int] = frozenset()
+    """Rows that begin a group."""
+    narrow: bool = False
+    """Only as wide as its text."""
+    tight: bool = False
+    """For many columns: smaller, and with heads over several lines."""
+
+
+@dataclass(frozen=True)
+class Words:
+    """A sentence or two."""
+
+    part: ClassVar[str] = "words"
+    text: str
+
+
+@dataclass(frozen=True)
+class Heading:
+    """A title within a section."""
+
+    part: ClassVar[str] = "heading"
+    text: str
+
+
+@dataclass(frozen=True)
+class Drawing:
+    """A plot, as SVG from `plots.svg`."""
+
+    part: ClassVar[str] = "drawing"
+    svg: str
+
+
+@dataclass(frozen=True)
+class Folded:
+    """Parts that are shown when asked for."""
+
+    part: ClassVar[str] = "folded"
+    title: str
+    parts: Sequence["Part"]
+
+
+Part = Grid | Words | Heading | Drawing | Folded
+
+
+@dataclass(frozen=True)
+class Section:
+    """A title, what there is to say, and what there is to see."""
+
+    title: str
+    say: str
+    parts: Sequence[Part] = ()
+
+
+@dataclass(frozen=True)
+class StatusWord:
+    """One word or two, green where all is well."""
+
+    text: str
+    good: bool
+
+
+@dataclass(frozen=True)
+class Page:
+    """A whole page, from top to bottom."""
+
+    title: str
+    """In the browser's tab."""
+    heading: str
+    status: StatusWord
+    verdict: str
+    """Goes on from the status."""
+    meta: Sequence[str] = ()
+    links: Sequence[tuple[str, str]] = ()
+    """Words and relative address."""
+    notes: Sequence[str] = ()
+    keys: Sequence[tuple[str, str, str]] = ()
+    """What to see first: name, value, remark."""
+    sections: Sequence[Section] = field(default_factory=list)
+
+
+def fill(template: str, **values: Any) -> str:
+    """A template of `reports/templates` as text; what it shows is escaped."""
+    pages = Environment(
+        loader=PackageLoader("raymtl.reports"),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    return pages.get_template(template).render(**values)
+
+
+def render_page(page: Page) -> str:
+    """The whole page as text."""
+    return fill("page.html.j2", page=page)
+
+
+def metric_grid(columns: tuple[str, ...], rows: list[Row], colours: Mapping[str, str], parts: bool) -> Grid:
+    """Metrics by task, with `parts` also by scenario; columns as in `reports.tables`."""
+    shown = shown_columns(columns, rows)
+    noted = any(row.note for row in rows)
+    found = []
+    for row in rows:
+        first = row.scenario == ALL or not parts
+        cells = [Cell(row.task, "name", colours.get(row.task, "gray")) if first else Cell("", "name")]
+        cells += [Cell(row.scenario, "part")] if parts else []
+        cells += [Cell(row.cells[i], "look" if i in row.marked else "") for i in shown]
+        found.append(cells + ([Cell(row.note, "why")] if noted else []))
+    names = ["task", *(["scenario"] if parts else []), *(columns[i] for i in shown), *([""] if noted else [])]
+    return Grid(names, found, frozenset(i for i, row in enumerate(rows) if parts and row.scenario == ALL))

@@ -1,0 +1,315 @@
+"""The pages and the table of the daily job: the right numbers, whole days, days that ended early, and text that is no HTML."""
+
+import datetime as dt
+import io
+import itertools
+import pathlib
+import re
+
+import fsspec
+import pyarrow.fs as pafs
+import pytest
+from fake_records import DELAY_DAYS, FIRST, REFUSED_BY_CHECK, REFUSED_BY_GATE, SKIPPED, TABLES, TASKS, thirty_days
+from rich.console import Console
+
+from raymtl.daily.record import Check, GateResult, NextDay, Record, Trained, folder, read_record, write_record
+from raymtl.daily.reports.day import write_day_report
+from raymtl.daily.reports.index import DAYS, write_index
+from raymtl.daily.reports.series import next_day, number_in, task_names
+from raymtl.daily.reports.table import day_table, verdict
+from raymtl.daily.storage import Store, open_store, read_bytes
+from raymtl.embeddings.dry_plan import gib
+from raymtl.reports.style import task_colours
+
+MEMORY = itertools.count()
+RECORDS = thirty_days()
+BY_DATE = {record.date: record for record in RECORDS}
+LAST = RECORDS[-2]  # the newest published one
+
+
+def words(page: str) -> str:
+    """What a reader sees: no tags, no drawings, no style."""
+    page = re.sub(r"<(style|svg).*?</\1>", " ", page, flags=re.DOTALL)
+    return re.sub(r"\s+", " ", re.sub(r"<[^>]+>", " ", page))
+
+
+def drawings(page: str) -> str:
+    return " ".join(re.findall(r"<svg.*?</svg>", page, flags=re.DOTALL))
+
+
+@pytest.fixture(scope="module")
+def store(tmp_path_factory: pytest.TempPathFactory) -> Store:
+    return open_store(str(tmp_path_factory.mktemp("days") / "store"))
+
+
+def day(store: Store, record: Record, earlier: list[Record] = RECORDS) -> str:
+    return pathlib.Path(write_day_report(store, record, earlier)).read_text()
+
+
+@pytest.fixture(scope="module")
+def page(store: Store) -> str:
+    return day(store, LAST)
+
+
+@pytest.fixture(scope="module")
+def index(store: Store) -> str:
+    return pathlib.Path(write_index(store, RECORDS)).read_text()
+
+
+def bare(**changes: object) -> Record:
+    begun = dt.datetime(2026, 11, 24, 2, tzinfo=dt.UTC)
+    return Record(date=dt.date(2026, 11, 23), config_hash="c0ffee", base=None, begun=begun).model_copy(update=changes)
+
+
+def titles(page: str) -> list[str]:
+    return re.findall(r"<h2>([^<]+)</h2>", page)
+
+
+def test_where_the_pages_lie(store: Store) -> None:
+    assert write_day_report(store, LAST, []) == f"{store.path}/{folder(LAST.date)}/report.html"
+    assert write_index(store, RECORDS) == f"{store.path}/days/index.html"
+
+
+def test_any_storage_will_do() -> None:
+    root = f"/store-{next(MEMORY)}"
+    files = pafs.PyFileSystem(pafs.FSSpecHandler(fsspec.filesystem("memory")))
+    store = Store(f"memory:/{root}", files, root)
+    write_day_report(store, RECORDS[0], [])
+    write_index(store, RECORDS[:2])
+    for name in (f"{folder(RECORDS[0].date)}/report.html", "days/index.html"):
+        assert (read_bytes(store, name) or b"").startswith(b"<!doctype html>")
+
+
+def test_a_day_has_what_was_asked_for(page: str) -> None:
+    text = words(page)
+    assert titles(page) == ["Next day", "Gate", "Data", "IDs", "Training", "Time", "Version"]
+    assert f"Published : version {LAST.version} follows {LAST.base}" in text
+    assert f"{LAST.base} → {LAST.version}" in text
+    click = LAST.next_day[0].metrics["eval"]["click"]
+    assert f"click all {click['auc']:.4f}" in text
+    search = LAST.next_day[0].metrics["scenarios"]["search"]["click"]
+    assert f"search {search['auc']:.4f} {search['gauc']:.4f}" in text
+    assert f"{search['ne']:.4f} {search['calibration']:.3f}" in text
+    assert "no positives among 8 observed labels" not in text
+    gate = {(c.task, c.what): c for c in LAST.gate.checks}
+    auc = gate["click", "auc"]
+    assert f"click AUC {auc.base:.4f} {auc.candidate:.4f} {auc.limit} passed" in text
+    assert "not judged 43 positives, fewer than 50" in text
+    assert "norm user 0.1312 0.1339 ≤ 0.1968 passed" in text
+    assert f"{LAST.figures.rows:,} rows in 24 files. Compared with the 14 published days before." in text
+    assert "10 features have no nulls" in text
+    ids = LAST.trained.ids["query"]
+    assert f"query {ids['known']['ids']:,} {ids['admitted']['ids']:,} {ids['forgotten']['ids']:,}" in text
+    assert f"{LAST.trained.rows:,} rows in {LAST.trained.steps:,} steps; 48,213 rows of held-out users" in text
+    assert f"{LAST.date} click, cart, dwell_s {LAST.date - dt.timedelta(days=DELAY_DAYS)} buy" in text
+    assert f"{LAST.version} was written whole: {gib(LAST.written.bytes)}." in text
+    assert all(state in drawings(page) for state in LAST.seconds)
+
+
+def test_a_delayed_task_says_which_day_it_is_about(page: str) -> None:
+    late = LAST.next_day[1]
+    assert f"Rows of {late.day}, whose labels are final now: {late.rows:,} scored by version {late.version}" in words(
+        page
+    )
+
+
+def test_a_full_table_asks_for_a_look(page: str) -> None:
+    assert '<td class="look">1,312</td>' in page
+
+
+def test_the_verdict_comes_first(page: str) -> None:
+    assert page.index('class="verdict"') < page.index('class="keys"') < page.index("<h2>")
+    assert '<span class="status good">Published</span>' in page
+
+
+def test_a_refused_day_shows_what_failed_first(store: Store) -> None:
+    page = day(store, BY_DATE[REFUSED_BY_GATE])
+    text = words(page)
+    assert "Refused : 2026-11-04" in text
+    assert "because the AUC of `click` is 0.7105 on the held-out rows and must be ≥ 0.7451." in text
+    assert "must not be published: of 16 checks 2 failed and 2 could not be judged" in text
+    assert page.index(">failed<") < page.index(">passed<")
+    assert "It was not published." in text
+    assert '<span class="status">Refused</span>' in page
+
+
+def test_a_day_refused_by_the_check_shows_why(store: Store) -> None:
+    page = day(store, BY_DATE[REFUSED_BY_CHECK])
+    assert titles(page) == ["Data", "Time", "Not there"]
+    assert (
+        "The day ended in `check`, refused: no version was scored on its rows, the gate judged no candidate"
+        in words(page)
+    )
+    rows = BY_DATE[REFUSED_BY_CHECK].figures.rows
+    assert f'<td class="look">{rows:,}</td>' in page
+    assert "var(--look)" in drawings(page)
+
+
+def test_the_first_day_has_nothing_before_it(store: Store) -> None:
+    text = words(day(store, RECORDS[0]))
+    assert "is the very first one, whole, " in text
+    assert f"nothing → {RECORDS[0].version}" in text
+    assert "There was no version before this day that could have been scored on it." in text
+    assert "As the very first one it was scored alone, on 48,213 rows" in text
+    assert "There is no published day before this one to compare with." in text
+    assert "median before" not in text
+    assert "←" not in text
+
+
+def test_links_between_the_pages(store: Store, page: str, index: str) -> None:
+    assert re.findall(r'<a href="([^"]+)"', page) == [f"../{RECORDS[-3].date}/report.html", "../index.html"]
+    assert re.findall(r'<a href="([^"]+)"', index) == [f"{record.date}/report.html" for record in reversed(RECORDS)]
+    home = pathlib.Path(store.path) / "days"
+    assert (home / str(LAST.date) / "../index.html").resolve() == (home / "index.html").resolve()
+
+
+def test_nothing_from_outside(page: str, index: str) -> None:
+    for text in (page, index):
+        for piece in ("<script", "<link", "@import", "src="):
+            assert piece not in text
+        assert not re.search(
+            r"""(?:https?:)?//[^\s"'<)]+""", re.sub(r'xmlns(:\w+)?="[^"]*"', "", text).replace("url(#", "")
+        )
+        assert len(text) < 2_000_000
+
+
+def test_the_index_draws_what_drifts(index: str) -> None:
+    assert titles(index) == ["Next-day metrics", "Days", "Data", "IDs", "Time", "Size of the versions"]
+    drawn = drawings(index)
+    for piece in ("AUC", "NE", "million rows", "mean label", "of the rows", "IDs", "minutes", "bytes written"):
+        assert f">{piece}</text>" in drawn
+    assert "full" in drawn
+    assert "delta" in drawn
+    assert drawn.count("var(--look)") >= 2 * 3  # two refused days in each panel
+    assert all(table in drawn for table in TABLES)
+    for colour in task_colours(list(TASKS)).values():
+        assert colour in drawn
+
+
+def test_the_index_has_a_row_per_day(index: str) -> None:
+    text = words(index)
+    assert "2026-11-23: Not ready : `ds=2026-11-23/_SUCCESS` is not there yet; the same command tries again." in text
+    assert str(SKIPPED) not in text
+    click, before = (r.next_day[0].metrics["eval"]["click"]["auc"] for r in (LAST, RECORDS[-3]))
+    row = f"{LAST.date} published {LAST.version} {LAST.figures.rows:,} {click:.4f} {click - before:+.4f}".replace(
+        " -", " −"
+    )
+    assert row in text
+    assert "buy AUC, 3 days before" in text
+
+
+def test_only_the_last_thirty_days(store: Store) -> None:
+    older = RECORDS[0].model_copy(update={"date": RECORDS[-1].date - dt.timedelta(days=DAYS)})
+    page = pathlib.Path(write_index(store, [older, *RECORDS])).read_text()
+    assert str(older.date) not in page
+    assert str(FIRST) in page
+
+
+def test_values_stand_at_the_day_of_their_rows() -> None:
+    aucs = next_day(RECORDS, lambda report: number_in(report, "auc"))
+    assert max(aucs["buy"]) == LAST.date - dt.timedelta(days=DELAY_DAYS)
+    assert max(aucs["click"]) == LAST.date
+    assert SKIPPED not in aucs["click"]
+    assert REFUSED_BY_CHECK not in aucs["click"]
+    assert aucs["dwell_s"] == {}
+    assert task_names(RECORDS) == task_names(RECORDS[:2]) == list(TASKS)
+
+
+def test_text_from_records_is_escaped(store: Store) -> None:
+    bad = "<script>alert(1)</script>"
+    check = Check(task=bad, what=bad, base=None, candidate=0.5, limit=f"≥ {bad}", passed=False, note=bad)
+    gate = GateResult(passed=False, checks=[check], holdout_rows=1, base=None, candidate={})
+    entry = NextDay(
+        day=dt.date(2026, 11, 23), version=bad, rows=1, metrics={"eval": {bad: {"kind": "binary", "auc": 0.6}}}
+    )
+    record = bare(status="refused", state="gate", reason=bad, notes=[bad], gate=gate, next_day=[entry])
+    for text in (day(store, record, []), pathlib.Path(write_index(store, [record])).read_text()):
+        assert "<script" not in text
+        assert "&lt;script&gt;" in text
+
+
+@pytest.mark.parametrize(
+    "record",
+    [
+        bare(),
+        bare(status="not ready", base="v1"),
+        bare(status="broken", state="check", base="v1", reason="a worker\nwas lost."),
+        bare(status="refused", state="gate"),
+        bare(status="published", state="expire", version="v2"),
+        bare(base="v1", next_day=[NextDay(day=dt.date(2026, 11, 23), version="v1", rows=0, metrics={})]),
+        bare(next_day=[NextDay(day=dt.date(2026, 11, 20), version="v1", rows=5, metrics={"eval": {"click": None}})]),
+        bare(next_day=[NextDay(day=dt.date(2026, 11, 23), version="v1", rows=5, metrics={"eval": None, "scenarios": None})]),
+        bare(gate=GateResult(passed=True, checks=[], holdout_rows=0, base=None, candidate={})),
+        bare(trained=Trained(rows=0, held_out=0, steps=1, days={"2026-11-23": None})),
+        bare(trained=Trained(rows=1, held_out=0, steps=1, days={}, ids={"user": {}, "item": {"admitted": {"ids": 0}}})),
+        bare(seconds={"wait": 0.0, "check": 0.0}),
+    ],
+)  # fmt: skip
+def test_whatever_is_missing(store: Store, record: Record) -> None:
+    assert "The day " in words(day(store, record, []))
+    assert "The day " in words(day(store, record, RECORDS[-6:]))
+    assert str(record.date) in words(pathlib.Path(write_index(store, [record])).read_text())
+    assert verdict(record).count("..") == 0
+    Console(file=io.StringIO()).print(day_table([record]))
+
+
+def test_an_empty_store_has_a_page(store: Store) -> None:
+    assert "No day yet : none was ever begun." in words(pathlib.Path(write_index(store, [])).read_text())
+
+
+def test_missing_numbers_of_a_task_have_their_reason(store: Store) -> None:
+    report = {
+        "kind": "binary",
+        "auc": None,
+        "ne": None,
+        "count": 9,
+        "null_reason": "no positives among 9 observed labels",
+    }
+    entry = NextDay(day=dt.date(2026, 11, 23), version="v1", rows=9, metrics={"eval": {"click": report}})
+    text = words(day(store, bare(base="v1", next_day=[entry]), []))
+    assert "click – – – – 9 – no positives among 9 observed labels" in text
+
+
+def test_columns_that_changed_are_named(store: Store) -> None:
+    figures = LAST.figures.model_copy(update={"columns": {"user": "string", "item": "string", "age": "float"}})
+    text = words(day(store, LAST.model_copy(update={"figures": figures})))
+    assert "Column `user` is now string, it was int64." in text
+    assert "Column `age` (float) is read for the first time." in text
+    assert "Column `click` is read no more." in text
+
+
+def test_verdicts() -> None:
+    assert verdict(BY_DATE[REFUSED_BY_CHECK]).startswith(
+        f"Refused: {BY_DATE[REFUSED_BY_CHECK].base} stays the newest version"
+    )
+    assert verdict(RECORDS[-1]).startswith("Not ready: `ds=")
+    assert verdict(bare(status="broken", state="check", reason="a worker\nwas lost.")) == (
+        "Broken: in `check`, a worker was lost; the same command goes on."
+    )
+    assert verdict(bare(state="train")) == "Running: in `train`."
+    check = Check(task="click", what="auc", base=0.75, candidate=0.7, limit="≥ 0.74", passed=False)
+    gate = GateResult(passed=False, checks=[check], holdout_rows=1, base=None, candidate={})
+    assert verdict(bare(status="refused", state="gate", gate=gate)) == (
+        "Refused: there is still no version, because auc of click is 0.7000 (allowed: ≥ 0.74)."
+    )
+    assert verdict(LAST).endswith(f"whole, {gib(LAST.written.bytes)}; 14 checks passed, 2 not judged.")
+
+
+def test_the_table_on_the_terminal() -> None:
+    console = Console(width=190, record=True, file=io.StringIO())
+    console.print(day_table(list(reversed(RECORDS))))
+    lines = console.export_text().splitlines()
+    heads = "date verdict version rows click AUC cart AUC 3 days before dwell_s deviance new IDs time size"
+    assert " ".join(lines[1].split()) == heads
+    days = lines[2 : 2 + len(RECORDS)]
+    assert [line.split()[0] for line in days] == [str(record.date) for record in RECORDS]
+    assert days[-2].split()[1:4] == ["published", LAST.version, f"{LAST.figures.rows:,}"]
+    assert days[-2].split()[-2:] == ["MiB", "full"]
+    assert "not ready" in days[-1]
+
+
+def test_the_pages_are_made_from_what_is_stored(store: Store) -> None:
+    write_record(store, LAST)
+    stored = read_record(store, LAST.date)
+    assert stored is not None
+    assert day(store, stored) == day(store, LAST)
