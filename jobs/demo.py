@@ -1,4 +1,5 @@
-"""The whole way on one machine, in a few minutes: logs, check, training on two workers, evaluation, report (`make demo`)."""
+"""The whole way on one machine, in a few minutes (`make demo`): logs, check, training on two workers, evaluation, report; then a
+first version for the daily job, and three days on it."""
 
 import subprocess
 import sys
@@ -9,18 +10,28 @@ from raymtl.cli import console
 OUT = Path("demo").absolute()
 LOGS = OUT / "logs"
 RUN = OUT / "runs" / "demo"
+CONFIG = str(LOGS / "config.yaml")
+STORE = OUT / "versions"
+DAYS = ["--config", CONFIG, "--workers", "2", "--set", f"daily.store={STORE}", "--set", "daily.bootstrap_days=3"]
 STEPS = {
-    "1/4 synthetic logs: three days to train on, one to evaluate on": [
-        "synth", str(LOGS), "--days", "4", "--rows-per-day", "150000",
+    "1/6 synthetic logs of six days, in which tastes drift and IDs come and go": [
+        "synth", str(LOGS), "--days", "6", "--rows-per-day", "150000", "--set", "drift=0.1",
     ],
-    "2/4 check them against the data contract": [
-        "check", "--config", str(LOGS / "config.yaml"),
+    "2/6 check them against the data contract": [
+        "check", "--config", CONFIG,
     ],
-    "3/4 train MMoE on two workers with sharded tables, then evaluate": [
-        "train", "--config", str(LOGS / "config.yaml"), "--workers", "2", "--name", "demo", "--set", f"output={OUT / 'runs'}",
+    "3/6 train MMoE on three days with two workers and sharded tables, then evaluate on the fourth": [
+        "train", "--config", CONFIG, "--workers", "2", "--name", "demo", "--set", f"output={OUT / 'runs'}",
+        "--set", "data.train={start: 2026-01-01, end: 2026-01-03}", "--set", "data.eval={start: 2026-01-04, end: 2026-01-04}",
     ],
-    "4/4 write the report": [
+    "4/6 write the report": [
         "report", str(RUN),
+    ],
+    "5/6 the daily job: a first version out of the three days": [
+        "daily", *DAYS, "--date", "2026-01-03",
+    ],
+    "6/6 and a version for each of the next three days, scored on the day before it learns from it": [
+        "daily", *DAYS, "--date", "2026-01-06",
     ],
 }  # fmt: skip
 

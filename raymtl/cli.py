@@ -264,14 +264,26 @@ def evaluate(
 
 @app.command()
 def report(
-    run_dir: Run,
-    out: Annotated[str | None, typer.Option(metavar="FILE", help="Where to write; default: RUN/report.html.")] = None,
+    run_dir: Annotated[
+        str, typer.Argument(metavar="RUN", help="Folder of a run, <output>/<name>, or of the store of a daily job.")
+    ],
+    out: Annotated[
+        str | None, typer.Option(metavar="FILE", help="Where to write that of a run; default: RUN/report.html.")
+    ] = None,
     as_json: Json = False,
 ) -> None:
-    """Write one self-contained HTML file with curves, calibration and AUC per scenario."""
+    """Write one self-contained HTML file: of a run its curves and metrics, of a daily job its last 30 days."""
+    from raymtl.daily.reports.index import write_index
+    from raymtl.daily.reports.table import day_table
+    from raymtl.daily.reports.write import last_records
+    from raymtl.daily.storage import open_store
     from raymtl.reports.html import write_report
 
-    path = write_report(run_dir, out)
+    if records := last_records(open_store(run_dir)):
+        path = write_index(open_store(run_dir), records)
+        console.print(day_table(records))
+    else:
+        path = write_report(run_dir, out)
     console.print(f"report: {path}")
     _finish(as_json, {"report": path})
 

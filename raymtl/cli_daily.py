@@ -53,7 +53,7 @@ def daily(
     """Carry the published model over the new day's logs and publish the result, or refuse and say why (docs/daily.md)."""
     from raymtl.config.load import load_config
     from raymtl.daily.machine import Order, look_ahead, run_daily
-    from raymtl.daily.reports import day_table, verdict
+    from raymtl.daily.reports.table import day_table, verdict
     from raymtl.daily.storage import open_store
     from raymtl.reports.progress import TrainingLines
     from raymtl.versions import check_stack

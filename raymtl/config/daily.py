@@ -6,6 +6,7 @@ from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveFloat, Pos
 
 from raymtl.config.base import Section
 from raymtl.config.data import Day, Location
+from raymtl.config.train import Schedule
 
 Share = Annotated[float, Field(gt=0, lt=1)]
 
@@ -79,6 +80,8 @@ class Daily(Section):
     dense_lr_factor: Annotated[float, Field(ge=0, le=1)] = 1.0
     """Factor on the learning rate of the dense weights after the first version; 0: they stay as they are and only the tables
     learn."""
+    schedule: Schedule = Schedule()
+    """Warm-up and decay of the learning rates within the day's training, in place of `train.schedule`."""
     accumulator_decay: Annotated[float, Field(gt=0, le=1)] = 1.0
     """Factor on Adagrad's accumulators of all tables at the start of each day; below 1 the tables' learning rate does not
     fade over the months."""

@@ -13,10 +13,9 @@ from typing import Any
 from raymtl.config.data import DayRange
 from raymtl.config.load import config_hash
 from raymtl.config.root import Config
-from raymtl.config.train import Schedule
 from raymtl.daily import store as versions
 from raymtl.daily.bounds import out_of_bounds
-from raymtl.daily.calendar import choose_base, days_between, days_to_do, version_before, why_left_out
+from raymtl.daily.calendar import choose_base, days_between, days_to_do, version_before
 from raymtl.daily.day_maps import DayMaps, make_day_maps, version_maps
 from raymtl.daily.delta import can_rest_on
 from raymtl.daily.export import Draft
@@ -27,7 +26,6 @@ from raymtl.daily.log import utc_now
 from raymtl.daily.manifest import Manifest, new_id
 from raymtl.daily.ready import check_day, find_not_ready
 from raymtl.daily.record import (
-    STATES,
     Figures,
     NextDay,
     Record,
@@ -39,7 +37,7 @@ from raymtl.daily.record import (
     recorded_days,
     write_record,
 )
-from raymtl.daily.reports import write_day_report, write_index
+from raymtl.daily.reports.write import write_reports
 from raymtl.daily.session import BASE, CANDIDATE, DayJob, Score, run_day_worker
 from raymtl.daily.storage import Store, names, open_store, remove_folder
 from raymtl.data.read import Input
@@ -50,7 +48,6 @@ from raymtl.training.run import fit
 
 Listener = Callable[[dict[str, Any]], None]
 _POLL_S = 30.0
-_INDEX_DAYS = 30
 
 
 @dataclass(frozen=True)
@@ -134,8 +131,11 @@ def _finished(store: Store, day: dt.date) -> Record | None:
 
 
 def _ended(records: list[Record]) -> list[Record]:
-    if records and records[-1].status == "refused":
-        raise RefusedError(records[-1].reason)
+    if records and (last := records[-1]).status == "refused":
+        raise RefusedError(
+            f"{last.date}: {last.reason}; version {last.base or '(none)'} stays, the candidate {last.version} is kept aside, and "
+            f"the page of the day has the comparison"
+        )
     return records
 
 
@@ -197,8 +197,7 @@ class _Day:
         return any(v.id == version for v in self.listed)
 
     def run(self) -> Record:
-        record = self.record
-        begins = f"version {record.base}" if record.base else "nothing: it is the first one"
+        begins = f"version {self.record.base}" if self.record.base else "nothing: it is the first one"
         self.tell(
             {
                 "day": str(self.day),
@@ -208,12 +207,12 @@ class _Day:
             }
         )
         try:
-            if record.version is None or not self._is_published(record.version):
-                if record.written is None or not self._is_written():
+            if self.record.version is None or not self._is_published(self.record.version):
+                if self.record.written is None or not self._is_written():
                     self._states()
                 self._decide()
             else:
-                record.status = "published"
+                self.record.status = "published"
             self._enter("expire")
             self._expire()
         except TryLaterError as error:
@@ -225,7 +224,7 @@ class _Day:
         except UserError as error:
             self._note(reason=str(error))
             raise
-        return record
+        return self.record
 
     def _states(self) -> None:
         self._enter("wait")
@@ -350,8 +349,7 @@ class _Day:
         if self.base is not None:
             factor = self.daily.dense_lr_factor or 1.0
             dense = train.dense_optimizer.model_copy(update={"lr": train.dense_optimizer.lr * factor})
-            # A warm-up every morning would waste the day's first rows, and a decay its last ones
-            changes |= {"passes": 1, "schedule": Schedule(), "dense_optimizer": dense}
+            changes |= {"passes": 1, "schedule": self.daily.schedule, "dense_optimizer": dense}
         days = DayRange(start=dt.date.fromisoformat(plans.train.days[0]), end=self.day)
         data = config.data.model_copy(update={"train": days, "eval": None, "eval_path": None})
         return config.model_copy(
@@ -462,7 +460,7 @@ class _Day:
             versions.publish(self.store, record.version, self.lease.held)
             self._end("published", "")
         else:
-            self._end("refused", f"{self.day}: the candidate {record.version} was refused: {summary(record.gate)}")
+            self._end("refused", summary(record.gate))
 
     def _expire(self) -> None:
         """Remove old versions, what is left of the training, and write the reports; what fails here is tried again tomorrow."""
@@ -516,17 +514,3 @@ class _LeftOut:
             refused = record is not None and record.status == "refused"
             self._known[day] = day in self._daily.skip or refused
         return self._known[day]
-
-
-def write_reports(store: Store, record: Record) -> None:
-    """The day's page and that of the last days; a storage that fails here costs the pages alone."""
-    days = [d for d in recorded_days(store) if d <= record.date][-_INDEX_DAYS:]
-    earlier = [r for d in days if d != record.date and (r := read_record(store, d)) is not None]
-    try:
-        write_day_report(store, record, earlier)
-        write_index(store, [*earlier, record])
-    except StorageError as error:
-        record.notes.append(f"the reports could not be written: {error}")
-
-
-__all__ = ["STATES", "Order", "look_ahead", "run_daily", "why_left_out", "write_reports"]

@@ -31,7 +31,9 @@ def facts(store: Store) -> dict[str, Any]:
     records = [read_record(store, day) for day in recorded_days(store)]
     tables = contents(store)
     return {
-        "trained": {str(r.date): (r.trained.rows, r.trained.held_out, r.trained.steps) for r in records if r and r.trained},
+        "trained": {
+            str(r.date): (r.trained.rows, r.trained.held_out, r.trained.steps) for r in records if r and r.trained
+        },
         "rows": {name: len(columns["embedding"]) for name, columns in tables.items()},
         "ids": tables["user"]["id"].tolist(),
         "counts": tables["user"]["count"].tolist(),
@@ -43,7 +45,9 @@ def metrics(store: Store) -> dict[str, float]:
     record = read_record(store, recorded_days(store)[-1])
     assert record is not None
     assert record.gate is not None
-    return {task: found["logloss"] for task, found in record.gate.candidate["eval"].items() if found["logloss"] is not None}
+    return {
+        task: found["logloss"] for task, found in record.gate.candidate["eval"].items() if found["logloss"] is not None
+    }
 
 
 def main() -> None:
@@ -73,7 +77,9 @@ def main() -> None:
             return store, (first, rest)
 
         calm, (_, undisturbed) = go("calm", 0, 0, 1)
-        print(json.dumps({"undisturbed_s": round(undisturbed.seconds, 1), "trained": facts(calm)["trained"]}), flush=True)
+        print(
+            json.dumps({"undisturbed_s": round(undisturbed.seconds, 1), "trained": facts(calm)["trained"]}), flush=True
+        )
         longest_s = 0.6 * undisturbed.seconds
         dealt: Counter[str] = Counter()
         turn = 0

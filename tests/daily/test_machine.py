@@ -116,7 +116,9 @@ def test_a_done_day_is_done(four_days: tuple[Config, list[Record]]) -> None:
 
 def test_a_refused_candidate_is_kept_aside(ray_cluster: None, logs: Path, tmp_path: Path) -> None:
     raw = daily_raw(logs, tmp_path / "store")
-    strict = config_from_dict(raw | {"daily": raw["daily"] | {"gate": {**raw["daily"]["gate"], "norm_growth": 1.000001}}})
+    strict = config_from_dict(
+        raw | {"daily": raw["daily"] | {"gate": {**raw["daily"]["gate"], "norm_growth": 1.000001}}}
+    )
     config = config_from_dict(raw)
     first = daily(config, 1)[0]
     with pytest.raises(RefusedError, match=r"refused.*norm") as caught:
@@ -168,7 +170,10 @@ def test_a_day_that_is_not_there_or_broken(ray_cluster: None, logs: Path, tmp_pa
 
 def test_one_job_at_a_time(logs: Path, tmp_path: Path) -> None:
     config = config_from_dict(daily_raw(logs, tmp_path / "store"))
-    with acquire(opened(config), "daily 2026-01-01"), pytest.raises(TryLaterError, match="holds it for `daily 2026-01-01`"):
+    with (
+        acquire(opened(config), "daily 2026-01-01"),
+        pytest.raises(TryLaterError, match="holds it for `daily 2026-01-01`"),
+    ):
         daily(config, 1)
 
 

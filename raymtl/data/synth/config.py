@@ -62,6 +62,12 @@ def synth_config(spec: SynthSpec, root: str) -> dict[str, Any]:
             "sparse_optimizer": {"type": "adagrad", "lr": 5e-2},
             "schedule": {"decay": "linear", "final_factor": 0.02},
         },
+        "daily": {
+            "store": f"{root.rstrip('/')}-versions",
+            "bootstrap_days": max(1, len(dates) - 3),
+            "schedule": {"decay": "linear", "final_factor": 0.02},
+            "gate": {"holdout": 0.05},
+        },
     }
 
 
