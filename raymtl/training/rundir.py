@@ -11,7 +11,9 @@ from typing import Any
 import pyarrow.fs as pafs
 
 from raymtl.config.root import Config
+from raymtl.data.remote import put
 from raymtl.data.source import open_filesystem
+from raymtl.data.whole import write_whole
 from raymtl.errors import CheckpointError, ConfigError
 from raymtl.training.checkpoint import PROGRESS
 
@@ -38,14 +40,9 @@ def read_file(run_dir: str, name: str) -> str | None:
 def write_file(run_dir: str, name: str, text: str) -> None:
     """Write a file of the run so that a reader sees the old one or the new one whole, whenever this is killed."""
     filesystem, inner = open_filesystem(run_dir)
-    local = isinstance(filesystem, pafs.LocalFileSystem)  # an object store shows an object when it is closed
-    written = f"{inner}/{name}.new" if local else f"{inner}/{name}"
+    path, data = f"{inner}/{name}", text.encode()
     try:
-        filesystem.create_dir(inner, recursive=True)
-        with filesystem.open_output_stream(written) as stream:
-            stream.write(text.encode())
-        if local:
-            os.replace(written, f"{inner}/{name}")
+        write_whole(filesystem, path, f"{path}.new", lambda written: put(filesystem, written, data))
     except OSError as error:
         raise ConfigError(
             f"output: the run folder `{run_dir}` cannot be written ({error}); set another `output`"
