@@ -17,7 +17,8 @@ import pyarrow.fs as pafs
 import pyarrow.parquet as pq
 
 from raymtl.data.id_lookup import IdLookup, shared_lookup
-from raymtl.data.remote import is_local
+from raymtl.data.remote import is_local, open_to_read
+from raymtl.data.retry import patiently
 from raymtl.data.source import open_filesystem
 from raymtl.data.whole import write_whole
 from raymtl.errors import CheckpointError
@@ -103,7 +104,7 @@ class MapFile:
         """Read the whole map. Raises CheckpointError where the file is missing or damaged, or holds another map."""
         filesystem, inner = open_filesystem(self.path)
         try:
-            with filesystem.open_input_file(inner) as stream:
+            with patiently(lambda: open_to_read(filesystem, inner)) as stream:
                 table = pq.read_table(stream, page_checksum_verification=True)
             columns = [table.column(f.name).combine_chunks() for f in _SCHEMA]
             ids, rows, counts = (c.to_numpy() for c in columns[:3])
@@ -185,7 +186,7 @@ def find_map(path: str) -> MapFile | None:
     try:
         if filesystem.get_file_info(inner).type == pafs.FileType.NotFound:
             return None
-        with filesystem.open_input_file(inner) as stream:
+        with patiently(lambda: open_to_read(filesystem, inner)) as stream:
             head = json.loads((pq.read_metadata(stream).metadata or {})[_HEADER])
         name = inner if is_local(filesystem) else path
         return MapFile(name, head["digest"], head["capacity"], head["notes"])
