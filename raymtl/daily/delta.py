@@ -8,6 +8,7 @@ import pyarrow.parquet as pq
 
 from raymtl.config.root import Config
 from raymtl.daily.manifest import FileEntry, Manifest
+from raymtl.daily.reopened import open_input
 from raymtl.daily.storage import Output, Store, storage
 from raymtl.daily.store import folder_of
 from raymtl.embeddings.rows import TableRows
@@ -79,5 +80,5 @@ def read_expired(store: Store, version: Manifest, table: str) -> np.ndarray:
     if not any(file.path == path for file in version.files):
         return np.empty(0, np.int64)
     name = f"{folder_of(version.id)}/{path}"
-    with storage(store, f"read `{name}`"), store.filesystem.open_input_file(store.inside(name)) as opened:
+    with storage(store, f"read `{name}`"), open_input(store, name) as opened:
         return pq.read_table(opened).column("id").to_numpy()

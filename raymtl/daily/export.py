@@ -1,5 +1,6 @@
 """Writing a version: every worker its own rows of every table, the first worker the rest, and the manifest last."""
 
+import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -16,7 +17,7 @@ from raymtl.daily.delta import changed_rows, check_base, write_expired
 from raymtl.daily.log import utc_now
 from raymtl.daily.manifest import DENSE, NAME, OPTIMIZER, FileEntry, Manifest, TableEntry
 from raymtl.daily.owners import Owners
-from raymtl.daily.storage import Output, Store, write_bytes
+from raymtl.daily.storage import Store, write_bytes
 from raymtl.daily.store import clear, folder_of, show
 from raymtl.daily.table_writer import (
     FILE_BYTES,
@@ -150,10 +151,10 @@ def dense_optimizer(built: Built) -> dict[str, torch.Tensor]:
 def _other_files(built: Built, store: Store, version: str, delta: Delta | None) -> list[FileEntry]:
     files = []
     for path, tensors in ((DENSE, dense_weights(built)), (OPTIMIZER, dense_optimizer(built))):
-        with Output(store, f"{folder_of(version)}/{path}") as output:
-            # a copy of each: the format refuses tensors that share memory
-            output.write(safetensors.torch.save({k: v.detach().cpu().clone() for k, v in tensors.items()}))
-        files.append(FileEntry(path=path, bytes=output.bytes, sha256=output.sha256))
+        # a copy of each: the format refuses tensors that share memory
+        data = safetensors.torch.save({k: v.detach().cpu().clone() for k, v in tensors.items()})
+        write_bytes(store, f"{folder_of(version)}/{path}", data)
+        files.append(FileEntry(path=path, bytes=len(data), sha256=hashlib.sha256(data).hexdigest()))
     for table, ids in (delta.expired if delta else {}).items():
         if len(ids):
             files.append(write_expired(store, version, table, ids))

@@ -112,7 +112,9 @@ class Lease:
                 if self._lost is not None:
                     return
                 self._beat_once()
-            except StorageError:
+            except (
+                Exception
+            ):  # whatever a storage's package raises: a heart that stops loses the lease of hours of work
                 continue  # tried again
 
     def _beat_once(self) -> None:
@@ -181,8 +183,13 @@ def _attempt(store: Store, holder: str, ttl_s: float, clock: Clock) -> Lease | C
         if not won:
             with suppress(StorageError):  # it dies by itself
                 remove(store, _claim_name(claim.name))
-    lease.held()
-    _clear_marks(store, clock)
+    try:
+        lease.held()
+    except BaseException:
+        lease.release()  # its thread would keep it for as long as the process lives
+        raise
+    with suppress(StorageError):  # the next one clears them
+        _clear_marks(store, clock)
     return lease
 
 

@@ -10,7 +10,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from typing import Literal
 
-from raymtl.daily.storage import Store, create, names, read_bytes
+from raymtl.daily.storage import Store, UnsureError, create, names, read_bytes
 from raymtl.errors import TryLaterError, VersionError
 
 FOLDER = "log"
@@ -56,7 +56,8 @@ def newest(store: Store) -> Entry | None:
 def append(store: Store, after: Entry | None, action: Action, version: str, current: str, manifest: str) -> Entry:
     """Add an action right after the entry `after` (None: as the first): the one step by which it takes place.
 
-    Raises TryLaterError where another process added one in between.
+    Raises TryLaterError where another process added one in between, and UnsureError where the storage does not say whether it
+    took the entry.
     """
     number = (after.number if after else 0) + 1
     entry = Entry(number, action, version, current, manifest, utc_now().isoformat(timespec="seconds"), who())
@@ -68,6 +69,11 @@ def append(store: Store, after: Entry | None, action: Action, version: str, curr
             f"store {store.path}: {other.by} did `{other.action} {other.version}` in between, at {other.time}; nothing was "
             f"done here: look at the versions and run the same command again"
         ) from None
+    except UnsureError as error:
+        raise UnsureError(
+            f"{error}; so it is not known whether `{action} {version}` took place: look with `raymtl versions list` before you "
+            f"run the command again"
+        ) from error
     return entry
 
 

@@ -7,6 +7,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from raymtl.daily.manifest import FileEntry
+from raymtl.daily.reopened import open_input
 from raymtl.daily.storage import Store, storage
 from raymtl.daily.store import folder_of
 
@@ -22,7 +23,7 @@ def row_groups(
     if not needed(file.first or 0, file.last or 0):
         return
     name = f"{folder_of(version)}/{file.path}"
-    with storage(store, f"read `{name}`"), store.filesystem.open_input_file(store.inside(name)) as opened:
+    with storage(store, f"read `{name}`"), open_input(store, name) as opened:
         parquet = pq.ParquetFile(opened)
         for number in range(parquet.num_row_groups):
             keys = parquet.metadata.row_group(number).column(0).statistics

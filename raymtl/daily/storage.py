@@ -1,6 +1,7 @@
 """The store as plain storage: a root on any pyarrow or fsspec file system, and the few operations that versions need.
 
 Only these are used: whole objects written, read, listed and deleted. No rename and no lock file: object storage has neither.
+Each is tried again after an error that may pass (`raymtl/data/retry.py`); what fails for good is one sentence.
 """
 
 import errno
@@ -8,18 +9,43 @@ import hashlib
 import io
 import os
 import uuid
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
+from typing import Any, TypeVar
 
 import pyarrow.fs as pafs
 
 from raymtl.config.load import absolute
+from raymtl.data.remote import (
+    delete_file,
+    fsspec_of,
+    is_local,
+    list_folder,
+    make_folder_of,
+    open_to_read,
+    put,
+    read_whole,
+)
+from raymtl.data.retry import may_pass, patiently
 from raymtl.data.source import open_filesystem
+from raymtl.data.whole import flush, removed_on_error, write_whole
 from raymtl.errors import StorageError
 
+T = TypeVar("T")
+
 _CHUNK_BYTES = 1 << 22
+_SMALL_BYTES = 8 << 20
 _NO_LINKS = {errno.EPERM, errno.ENOTSUP, errno.ENOSYS, errno.EMLINK}
+
+_ADVICE = (
+    ({errno.ENOSPC, errno.EDQUOT}, "make room on the storage"),
+    ({errno.EACCES, errno.EPERM, errno.EROFS}, "give this user the right to do that"),
+)
+
+
+class UnsureError(StorageError):
+    """The storage does not say whether it did what it was asked to."""
 
 
 @dataclass(frozen=True)
@@ -39,7 +65,7 @@ class Store:
     @property
     def is_local(self) -> bool:
         """Whether the operating system's own file calls reach it."""
-        return isinstance(self.filesystem, pafs.LocalFileSystem)
+        return is_local(self.filesystem)
 
 
 def open_store(path: str) -> Store:
@@ -54,23 +80,28 @@ def storage(store: Store, doing: str) -> Iterator[None]:
     """Turn an error of the file system into one sentence; `doing` is what was tried, such as `list log`."""
     try:
         yield
-    except FileExistsError:
-        raise
     except OSError as error:
         raise StorageError(
-            f"store {store.path}: cannot {doing}: {error}; what is published stays as it is: check the storage (room, rights, "
-            f"network) and run the same command again"
+            f"store {store.path}: cannot {doing}: {reason(error)}; what is published stays as it is: {advice(error)} and run the "
+            f"same command again"
         ) from error
+
+
+def reason(error: Exception) -> str:
+    """What the storage said, and how often it was asked."""
+    notes = getattr(error, "__notes__", [])
+    return f"{str(error) or type(error).__name__}{f' ({notes[0]})' if notes else ''}"
+
+
+def advice(error: Exception) -> str:
+    """What a user can do about it, as the begin of a sentence."""
+    number = getattr(error, "errno", None)
+    return next((text for numbers, text in _ADVICE if number in numbers), "check the storage (room, rights, network)")
 
 
 def read_bytes(store: Store, name: str) -> bytes | None:
     """Content of an object, or None where it is not there."""
-    with storage(store, f"read `{name}`"):
-        try:
-            with store.filesystem.open_input_stream(store.inside(name), compression=None) as stream:
-                return stream.read()
-        except FileNotFoundError:
-            return None
+    return _patiently(store, f"read `{name}`", lambda: _read(store, name))
 
 
 def write_bytes(store: Store, name: str, data: bytes, lasting: bool = True) -> None:
@@ -79,15 +110,10 @@ def write_bytes(store: Store, name: str, data: bytes, lasting: bool = True) -> N
     A local file is on the disk when this returns, unless it need not outlast the machine (`lasting` is False).
     """
     with storage(store, f"write `{name}`"):
-        _make_folder(store, name)
-        if not store.is_local:  # an object store shows an object when its upload is complete
-            with store.filesystem.open_output_stream(store.inside(name), compression=None) as stream:
-                stream.write(data)
-            return
-        making = _written_aside(store, name, data, lasting)
-        os.replace(making, store.inside(name))
-        if lasting:
-            _flush_folder(store, name)
+        filesystem, path = store.filesystem, store.inside(name)
+        write_whole(
+            filesystem, path, _making(store, name), lambda written: put(filesystem, written, data), lasting=lasting
+        )
 
 
 def create(store: Store, name: str, data: bytes) -> None:
@@ -96,15 +122,27 @@ def create(store: Store, name: str, data: bytes) -> None:
     A local file is linked to its name when it is whole, and an fsspec file system that can (s3fs, gcsfs, adlfs) refuses a second
     object itself. Plain object storage has no such step: there the object is looked for and then written, and the lease
     (`lease.py`) is what keeps two writers apart.
+
+    `data` says who writes it: an object of the very same content is this call's own, written by an attempt whose answer was
+    lost. Raises UnsureError where the storage does not even say whether it is there.
     """
-    with storage(store, f"write `{name}`"):
-        _make_folder(store, name)
+
+    def attempt() -> None:
+        try:
+            make_folder_of(store.filesystem, store.inside(name))
+            _create(store, name, data)
+        except FileExistsError:
+            if _read(store, name) != data:
+                raise
         if store.is_local:
-            _link(store, name, data)
-        elif not _created_by_fsspec(store, name, data):
-            if store.filesystem.get_file_info(store.inside(name)).type != pafs.FileType.NotFound:
-                raise FileExistsError(name)
-            write_bytes(store, name, data)
+            flush(os.path.dirname(store.inside(name)))
+
+    try:
+        patiently(attempt)
+    except FileExistsError:
+        raise
+    except OSError as error:
+        _settle(store, name, data, error)
 
 
 def names(store: Store, folder: str) -> list[str]:
@@ -123,43 +161,64 @@ def sizes(store: Store, folder: str) -> dict[str, int]:
 
 def remove(store: Store, name: str) -> None:
     """Remove an object, if it is there."""
-    with storage(store, f"remove `{name}`"), suppress(FileNotFoundError):
-        store.filesystem.delete_file(store.inside(name))
+
+    def attempt() -> None:
+        with suppress(FileNotFoundError):
+            delete_file(store.filesystem, store.inside(name))
+
+    _patiently(store, f"remove `{name}`", attempt)
 
 
 def remove_folder(store: Store, folder: str) -> None:
     """Remove everything below a folder, if it is there."""
-    with storage(store, f"remove `{folder}`"):
+
+    def attempt() -> None:
         if store.filesystem.get_file_info(store.inside(folder)).type != pafs.FileType.NotFound:
             store.filesystem.delete_dir(store.inside(folder))
+
+    _patiently(store, f"remove `{folder}`", attempt)
 
 
 def sha256_of(store: Store, name: str) -> tuple[str, int] | None:
     """Hex digest and bytes of an object, read in pieces; None where it is not there."""
-    digest, count = hashlib.sha256(), 0
-    with storage(store, f"read `{name}`"):
+
+    def attempt() -> tuple[str, int] | None:
+        digest, count = hashlib.sha256(), 0
         try:
-            stream = store.filesystem.open_input_stream(store.inside(name), compression=None)
+            stream = open_to_read(store.filesystem, store.inside(name))
         except FileNotFoundError:
             return None
         with stream:
             while data := stream.read(_CHUNK_BYTES):
                 digest.update(data)
                 count += len(data)
-    return digest.hexdigest(), count
+        return digest.hexdigest(), count
+
+    return _patiently(store, f"read `{name}`", attempt)
 
 
 class Output(io.RawIOBase):
-    """A new file to write from front to back; its hash and size are known when it is closed, and then it is on the disk."""
+    """A new file to write from front to back; its hash and size are known when it is closed, and then it is on the disk.
+
+    Opening it is tried again. What was streamed cannot be: an error in the middle is for the caller, who writes the file anew.
+    A file on remote storage is uploaded when it is closed, in one go that is tried again, unless it is a large one.
+    """
 
     def __init__(self, store: Store, name: str):
         super().__init__()
         self._store, self.name = store, name
         self._digest = hashlib.sha256()
         self.bytes = 0
-        with storage(store, f"write `{name}`"):
-            _make_folder(store, name)
-            self._stream = store.filesystem.open_output_stream(store.inside(name), compression=None)
+        self._waiting, self._failed = bytearray(), True
+        self._stream: Any = None
+        _patiently(store, f"write `{name}`", lambda: make_folder_of(store.filesystem, store.inside(name)))
+        if store.is_local:
+            self._open()
+        self._failed = False
+
+    def __del__(self) -> None:
+        self._failed = True  # nobody closed it: it holds a part, and another may have written the file since
+        self.close()
 
     @property
     def sha256(self) -> str:
@@ -174,91 +233,141 @@ class Output(io.RawIOBase):
 
     def write(self, data: object) -> int:
         view = memoryview(data).cast("B")  # type: ignore[arg-type]
-        with storage(self._store, f"write `{self.name}`"):
-            self._stream.write(view)
+        try:
+            if self._stream is None and len(self._waiting) + len(view) <= _SMALL_BYTES:
+                self._waiting += view
+            else:
+                self._push(view)
+        except StorageError:
+            self._failed = True
+            raise
         self._digest.update(view)
         self.bytes += len(view)
         return len(view)
+
+    def __exit__(self, kind: type[BaseException] | None, *rest: object) -> None:
+        self._failed = self._failed or kind is not None
+        self.close()
 
     def close(self) -> None:
         if self.closed:
             return
         super().close()
+        if self._failed:  # nobody will name the file, and it must not hide the first error
+            if self._stream is not None:
+                with suppress(OSError):
+                    self._stream.close()
+        elif self._stream is None:
+            write_bytes(self._store, self.name, bytes(self._waiting))
+        else:
+            self._finish(self._stream)
+
+    def _open(self) -> None:
+        path = self._store.inside(self.name)
+        self._stream = _patiently(
+            self._store,
+            f"write `{self.name}`",
+            lambda: self._store.filesystem.open_output_stream(path, compression=None),
+        )
+
+    def _push(self, view: memoryview) -> None:
+        if self._stream is None:
+            self._open()
+        waiting, self._waiting = self._waiting, bytearray()
         with storage(self._store, f"write `{self.name}`"):
-            self._stream.close()
+            if waiting:
+                self._stream.write(waiting)
+            self._stream.write(view)
+
+    def _finish(self, stream: Any) -> None:
+        # Neither is tried again: a second close of a stream, or a second flush of a file, says that all is well, and the data
+        # of the first is lost
+        try:
+            stream.close()
             if self._store.is_local:
-                _flush_file(self._store.inside(self.name))
+                flush(self._store.inside(self.name))
+        except OSError as error:
+            with storage(self._store, f"write `{self.name}`"):
+                # the answer to the upload may be what was lost
+                if self._store.is_local or sha256_of(self._store, self.name) != (self.sha256, self.bytes):
+                    raise error
+
+
+def _patiently(store: Store, doing: str, work: Callable[[], T]) -> T:
+    with storage(store, doing):
+        return patiently(work)
 
 
 def _listed(store: Store, folder: str, recursive: bool) -> list[pafs.FileInfo]:
-    selector = pafs.FileSelector(store.inside(folder), allow_not_found=True, recursive=recursive)
-    with storage(store, f"list `{folder}`"):
-        try:
-            return store.filesystem.get_file_info(selector)
-        except FileNotFoundError:
-            # Arrow lists a local folder, and only where that fails does it look whether the folder is missing: another process
-            # made it in between
-            return store.filesystem.get_file_info(selector)
+    """What is below a folder; nothing where it is missing."""
+    path = store.inside(folder)
+    return _patiently(
+        store,
+        f"list `{folder}`",
+        lambda: list_folder(store.filesystem, path, recursive=recursive, allow_not_found=True),
+    )
 
 
-def _make_folder(store: Store, name: str) -> None:
-    folder = name.rpartition("/")[0]
-    if store.filesystem.type_name in ("s3", "gcs"):  # objects need no folder
-        return
-    store.filesystem.create_dir(store.inside(folder), recursive=True)
-
-
-def _written_aside(store: Store, name: str, data: bytes, lasting: bool = True) -> str:
-    folder, _, last = name.rpartition("/")
-    making = store.inside(f"{folder}/.{last}.{uuid.uuid4().hex}".lstrip("/"))
+def _read(store: Store, name: str) -> bytes | None:
     try:
+        return read_whole(store.filesystem, store.inside(name))
+    except FileNotFoundError:
+        return None
+
+
+def _making(store: Store, name: str) -> str:
+    """A path beside an object for a file that is to become it, another one at each call."""
+    folder, _, last = name.rpartition("/")
+    return store.inside(f"{folder}/.{last}.{uuid.uuid4().hex}".lstrip("/"))
+
+
+def _create(store: Store, name: str, data: bytes) -> None:
+    """One attempt; FileExistsError where the object is there."""
+    path = store.inside(name)
+    if store.is_local:
+        _link(_making(store, name), path, data)
+        return
+    remote = fsspec_of(store.filesystem)
+    if remote is not None:
+        try:
+            remote.pipe_file(path, data, mode="create")
+            return
+        except io.UnsupportedOperation:
+            raise
+        except (TypeError, ValueError, NotImplementedError):
+            pass  # it knows no such mode
+    if store.filesystem.get_file_info(path).type != pafs.FileType.NotFound:
+        raise FileExistsError(name)
+    put(store.filesystem, path, data)
+
+
+def _link(making: str, final: str, data: bytes) -> None:
+    with removed_on_error(making):
         with open(making, "xb") as file:
             file.write(data)
-            if lasting:
-                file.flush()
-                os.fsync(file.fileno())
+            file.flush()
+            os.fsync(file.fileno())
+        try:
+            os.link(making, final)
+        except OSError as error:
+            if error.errno not in _NO_LINKS:
+                raise
+            if os.path.exists(final):  # a mount without hard links: as good as plain object storage
+                raise FileExistsError(final) from None
+            os.replace(making, final)
+            return
+    os.unlink(making)
+
+
+def _settle(store: Store, name: str, data: bytes, error: OSError) -> None:
+    """Return where the object is there in spite of `error`; raise it as a sentence where it is not, or nobody knows."""
+    try:
+        # A disk that is full, or one whose flush failed, did not do it, whatever it shows
+        there = None if store.is_local or not may_pass(error) else _read(store, name)
     except OSError:
-        with suppress(OSError):
-            os.unlink(making)
-        raise
-    return making
-
-
-def _link(store: Store, name: str, data: bytes) -> None:
-    making, final = _written_aside(store, name, data), store.inside(name)
-    try:
-        os.link(making, final)
-    except OSError as error:
-        if error.errno not in _NO_LINKS:
-            raise
-        if os.path.exists(final):  # a mount without hard links: as good as plain object storage
-            raise FileExistsError(name) from None
-        os.replace(making, final)
-    finally:
-        with suppress(FileNotFoundError):
-            os.unlink(making)
-    _flush_folder(store, name)
-
-
-def _created_by_fsspec(store: Store, name: str, data: bytes) -> bool:
-    """Whether the storage itself created the object and would have refused a second one."""
-    handler = getattr(store.filesystem, "handler", None)
-    if not isinstance(handler, pafs.FSSpecHandler):
-        return False
-    try:
-        handler.fs.pipe_file(store.inside(name), data, mode="create")
-    except (TypeError, ValueError, NotImplementedError):
-        return False
-    return True
-
-
-def _flush_file(path: str) -> None:
-    number = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(number)
-    finally:
-        os.close(number)
-
-
-def _flush_folder(store: Store, name: str) -> None:
-    _flush_file(os.path.dirname(store.inside(name)))
+        raise UnsureError(
+            f"store {store.path}: whether `{name}` was written is not known: {reason(error)}; {advice(error)}"
+        ) from error
+    if there != data:
+        with storage(store, f"write `{name}`"):
+            raise error

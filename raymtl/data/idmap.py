@@ -6,7 +6,6 @@ between runs. It is saved as one parquet file (`id`, `row`, `count`, `last_seen`
 
 import hashlib
 import json
-import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -18,7 +17,10 @@ import pyarrow.fs as pafs
 import pyarrow.parquet as pq
 
 from raymtl.data.id_lookup import IdLookup, shared_lookup
+from raymtl.data.remote import is_local, open_to_read
+from raymtl.data.retry import patiently
 from raymtl.data.source import open_filesystem
+from raymtl.data.whole import write_whole
 from raymtl.errors import CheckpointError
 
 UNKNOWN_ROW = 0
@@ -102,7 +104,7 @@ class MapFile:
         """Read the whole map. Raises CheckpointError where the file is missing or damaged, or holds another map."""
         filesystem, inner = open_filesystem(self.path)
         try:
-            with filesystem.open_input_file(inner) as stream:
+            with patiently(lambda: open_to_read(filesystem, inner)) as stream:
                 table = pq.read_table(stream, page_checksum_verification=True)
             columns = [table.column(f.name).combine_chunks() for f in _SCHEMA]
             ids, rows, counts = (c.to_numpy() for c in columns[:3])
@@ -159,10 +161,8 @@ def save_map(id_map: IdMap, path: str, notes: Mapping[str, Any] | None = None) -
         [pa.array(id_map.ids), pa.array(id_map.rows), pa.array(id_map.counts), days], schema=_SCHEMA
     ).replace_schema_metadata({_HEADER: json.dumps(head)})
     filesystem, inner = open_filesystem(path)
-    local = isinstance(filesystem, pafs.LocalFileSystem)  # an object store shows an object when it is closed
-    written = f"{inner}.new" if local else inner
-    try:
-        filesystem.create_dir(inner.rpartition("/")[0], recursive=True)
+
+    def write(written: str) -> None:
         # IDs and rows hardly repeat: no dictionary for them
         pq.write_table(
             table,
@@ -172,11 +172,12 @@ def save_map(id_map: IdMap, path: str, notes: Mapping[str, Any] | None = None) -
             use_dictionary=["last_seen"],
             write_page_checksum=True,
         )
-        if local:
-            os.replace(written, inner)
+
+    try:
+        write_whole(filesystem, inner, f"{inner}.new", write)
     except OSError as error:
         raise CheckpointError(f"the ID map `{path}` cannot be written ({error}); set another `output`") from error
-    return MapFile(inner if local else path, id_map.digest, id_map.capacity, noted)
+    return MapFile(inner if is_local(filesystem) else path, id_map.digest, id_map.capacity, noted)
 
 
 def find_map(path: str) -> MapFile | None:
@@ -185,9 +186,9 @@ def find_map(path: str) -> MapFile | None:
     try:
         if filesystem.get_file_info(inner).type == pafs.FileType.NotFound:
             return None
-        with filesystem.open_input_file(inner) as stream:
+        with patiently(lambda: open_to_read(filesystem, inner)) as stream:
             head = json.loads((pq.read_metadata(stream).metadata or {})[_HEADER])
-        name = inner if isinstance(filesystem, pafs.LocalFileSystem) else path
+        name = inner if is_local(filesystem) else path
         return MapFile(name, head["digest"], head["capacity"], head["notes"])
     except (pa.ArrowException, OSError, KeyError, ValueError) as error:
         raise _unreadable(path, error) from error

@@ -9,6 +9,8 @@ from urllib.parse import urlparse
 import pyarrow.fs as pafs
 
 from raymtl.config.data import DayRange
+from raymtl.data.remote import list_folder
+from raymtl.data.retry import patiently
 from raymtl.errors import DataError
 
 _LISTING_THREADS = 8
@@ -95,7 +97,7 @@ def find_files(path: str, days: DayRange | None) -> tuple[list[File], list[str]]
 def _partitions(filesystem: pafs.FileSystem, path: str, root: str) -> dict[dt.date, str]:
     """Folder of each day right below the root."""
     try:
-        kind = filesystem.get_file_info(root).type
+        kind = patiently(lambda: filesystem.get_file_info(root)).type
     except OSError as error:
         raise DataError(f"cannot read `{path}`: {error}") from error
     if kind == pafs.FileType.NotFound:
@@ -123,7 +125,7 @@ def _partitions(filesystem: pafs.FileSystem, path: str, root: str) -> dict[dt.da
 
 def _listed(filesystem: pafs.FileSystem, path: str, folder: str, recursive: bool) -> list[pafs.FileInfo]:
     try:
-        return filesystem.get_file_info(pafs.FileSelector(folder, recursive=recursive))
+        return patiently(lambda: list_folder(filesystem, folder, recursive=recursive))
     except OSError as error:
         raise DataError(f"cannot list `{folder}` of `{path}`: {error}") from error
 

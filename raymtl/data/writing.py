@@ -12,7 +12,9 @@ import pyarrow.parquet as pq
 from raymtl.config.load import absolute, config_from_dict
 from raymtl.config.yamltext import dump_yaml
 from raymtl.data.hashing import hash_rows, to_int64
+from raymtl.data.remote import put
 from raymtl.data.source import open_filesystem
+from raymtl.data.whole import move, write_whole
 from raymtl.errors import DataError
 
 
@@ -56,14 +58,17 @@ class Folder:
 
     def write_text(self, name: str, text: str) -> None:
         """Write a text file."""
-        with self._filesystem.open_output_stream(self._inside(name)) as stream:
-            stream.write(text.encode())
+        filesystem, data = self._filesystem, text.encode()
+        write_whole(filesystem, self._inside(name), self._making(name), lambda path: put(filesystem, path, data))
 
     def open_parquet(self, name: str, schema: pa.Schema, plain: Sequence[str] = ()) -> "ParquetFile":
         """A parquet file to write row group by row group; columns in `plain` (few equal values) get no dictionary."""
+        return ParquetFile(self._filesystem, self._making(name), self._inside(name), schema, plain)
+
+    def _making(self, name: str) -> str:
+        """Path of a file that has not got its name yet; readers of a data set leave it alone."""
         head, _, tail = name.rpartition("/")
-        making = self._inside(f"{head}/_{tail}" if head else f"_{tail}")
-        return ParquetFile(self._filesystem, making, self._inside(name), schema, plain)
+        return self._inside(f"{head}/_{tail}" if head else f"_{tail}")
 
     def _inside(self, name: str) -> str:
         return f"{self._root.rstrip('/')}/{name}".rstrip("/") or "/"
@@ -99,7 +104,7 @@ class ParquetFile:
     def close(self) -> int:
         """Finish the file; returns its bytes."""
         self._writer.close()
-        self._filesystem.move(self._making, self._final)
+        move(self._filesystem, self._making, self._final)
         return int(self._filesystem.get_file_info(self._final).size)
 
 

@@ -11,7 +11,10 @@ from typing import Any
 import pyarrow.fs as pafs
 
 from raymtl.config.root import Config
+from raymtl.data.remote import list_folder, put, read_whole
+from raymtl.data.retry import patiently
 from raymtl.data.source import open_filesystem
+from raymtl.data.whole import write_whole
 from raymtl.errors import CheckpointError, ConfigError
 from raymtl.training.checkpoint import PROGRESS
 
@@ -28,24 +31,18 @@ def run_folder(config: Config) -> str:
 def read_file(run_dir: str, name: str) -> str | None:
     """A file of the run, or None where it is not there."""
     filesystem, inner = open_filesystem(run_dir)
-    path = f"{inner}/{name}"
-    if filesystem.get_file_info(path).type != pafs.FileType.File:
+    try:
+        return patiently(lambda: read_whole(filesystem, f"{inner}/{name}")).decode()
+    except (FileNotFoundError, NotADirectoryError):
         return None
-    with filesystem.open_input_stream(path) as stream:
-        return stream.read().decode()
 
 
 def write_file(run_dir: str, name: str, text: str) -> None:
     """Write a file of the run so that a reader sees the old one or the new one whole, whenever this is killed."""
     filesystem, inner = open_filesystem(run_dir)
-    local = isinstance(filesystem, pafs.LocalFileSystem)  # an object store shows an object when it is closed
-    written = f"{inner}/{name}.new" if local else f"{inner}/{name}"
+    path, data = f"{inner}/{name}", text.encode()
     try:
-        filesystem.create_dir(inner, recursive=True)
-        with filesystem.open_output_stream(written) as stream:
-            stream.write(text.encode())
-        if local:
-            os.replace(written, f"{inner}/{name}")
+        write_whole(filesystem, path, f"{path}.new", lambda written: put(filesystem, written, data))
     except OSError as error:
         raise ConfigError(
             f"output: the run folder `{run_dir}` cannot be written ({error}); set another `output`"
@@ -107,7 +104,7 @@ def checkpoints(run_dir: str) -> list[str]:
     filesystem, inner = open_filesystem(run_dir.rstrip("/"))
     if filesystem.get_file_info(inner).type != pafs.FileType.Directory:
         raise CheckpointError(f"the run `{run_dir}` does not exist; name the folder that `raymtl train` printed")
-    entries = filesystem.get_file_info(pafs.FileSelector(inner))
+    entries = patiently(lambda: list_folder(filesystem, inner, recursive=False))
     names = sorted(
         e.base_name for e in entries if e.type == pafs.FileType.Directory and e.base_name.startswith("checkpoint_")
     )
