@@ -8,6 +8,7 @@ import threading
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -206,8 +207,8 @@ def fit(
     local_storage = isinstance(filesystem, pafs.LocalFileSystem)
     post = _Post(listener) if listener else None
     trainer = TorchTrainer(
-        entry,
-        train_loop_config={"job": replace(job, mailbox=post.mailbox if post else None)},
+        # The job goes with the function: Ray's controller reads `train_loop_config` too, and would import TorchRec for it
+        partial(entry, {"job": replace(job, mailbox=post.mailbox if post else None)}),
         torch_config=TorchConfig(
             backend="cpu:gloo,cuda:nccl" if train.use_gpu else "gloo", timeout_s=int(train.step_timeout_s)
         ),

@@ -68,7 +68,7 @@ def work(rank: int, folder: str) -> None:
 
 @pytest.mark.dist
 def test_g5_one_worker_and_two_agree(tmp_path: Path) -> None:
-    workers = mp.spawn(work, args=(str(tmp_path),), nprocs=2, join=False)
+    workers = mp.start_processes(work, args=(str(tmp_path),), nprocs=2, join=False, start_method="forkserver")
     limit = time.monotonic() + TIME_LIMIT_S
     try:
         while not workers.join(timeout=1):

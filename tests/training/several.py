@@ -1,5 +1,6 @@
 """Several processes over gloo under a hard time limit, and small models and batches for them."""
 
+import multiprocessing
 import os
 import time
 from collections.abc import Callable
@@ -18,6 +19,10 @@ from raymtl.data.batch import Batch, Collator
 
 TIME_LIMIT_S = 120
 
+# A process that is spawned imports torch and TorchRec first, which takes it longer than all that the tests let it do. So
+# they are forked from one that has imported them and does nothing else: it holds no model, no process group, no thread.
+multiprocessing.set_forkserver_preload(["raymtl.training.build", "raymtl.training.checkpoint", "raymtl.daily.restore"])
+
 
 def _child(rank: int, work: Callable[..., Any], workers: int, folder: str, arguments: tuple[Any, ...]) -> None:
     os.environ.update(RANK=str(rank), WORLD_SIZE=str(workers), LOCAL_WORLD_SIZE=str(workers), LOCAL_RANK=str(rank))
@@ -33,7 +38,9 @@ def several(
 ) -> list[Any]:
     """What `work(rank, workers, *arguments)` returned on each of `workers` processes; a hang fails after the time limit."""
     folder.mkdir(parents=True)
-    children = mp.spawn(_child, args=(work, workers, str(folder), arguments), nprocs=workers, join=False)
+    children = mp.start_processes(
+        _child, args=(work, workers, str(folder), arguments), nprocs=workers, join=False, start_method="forkserver"
+    )
     limit = time.monotonic() + limit_s
     try:
         while not children.join(timeout=1):
