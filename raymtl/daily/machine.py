@@ -37,7 +37,7 @@ from raymtl.daily.record import (
     recorded_days,
     write_record,
 )
-from raymtl.daily.reports.write import write_reports
+from raymtl.daily.reports.write import last_records, write_reports
 from raymtl.daily.session import BASE, CANDIDATE, DayJob, Score, run_day_worker
 from raymtl.daily.storage import Store, names, open_store, remove_folder
 from raymtl.data.read import Input
@@ -77,6 +77,8 @@ def run_daily(config: Config, order: Order, *, address: str | None, listener: Li
         listener({"note": f"{order.last} is done already: {done.reason or f'version {done.version}'}"})
         return _ended([done])
     with acquire(store, f"daily {order.last}", wait_s=order.wait_s) as lease:
+        for day in _published_without_note(store):
+            _Day(config, store, day, order, lease, address, listener).run()
         todo = days_to_do(store, daily, order.last)
         if order.first is not None or order.force:
             todo = days_between(daily, order.first or order.last, order.last)
@@ -128,6 +130,13 @@ def _finished(store: Store, day: dt.date) -> Record | None:
     """The record of a day that is published or refused."""
     record = read_record(store, day)
     return record if record is not None and record.status in ("published", "refused") else None
+
+
+def _published_without_note(store: Store) -> list[dt.date]:
+    """The day of a job that was killed after its version was published and before its record said so."""
+    published = {entry.version for entry in versions.published(store)}
+    records = last_records(store)
+    return [r.date for r in records if r.status == "running" and r.version in published]
 
 
 def _ended(records: list[Record]) -> list[Record]:
@@ -198,14 +207,7 @@ class _Day:
 
     def run(self) -> Record:
         begins = f"version {self.record.base}" if self.record.base else "nothing: it is the first one"
-        self.tell(
-            {
-                "day": str(self.day),
-                "attempt": record.attempt,
-                "base": record.base,
-                "note": f"{self.day}: begins with {begins}",
-            }
-        )
+        self.tell({"note": f"{self.day}: begins with {begins}"})
         try:
             if self.record.version is None or not self._is_published(self.record.version):
                 if self.record.written is None or not self._is_written():
