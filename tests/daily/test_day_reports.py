@@ -126,7 +126,9 @@ def test_a_refused_day_shows_what_failed_first(store: Store) -> None:
     page = day(store, BY_DATE[REFUSED_BY_GATE])
     text = words(page)
     assert "Refused : 2026-11-04" in text
-    assert "because the AUC of `click` is 0.7105 on the held-out rows and must be ≥ 0.7451." in text
+    check = BY_DATE[REFUSED_BY_GATE].gate.checks[0]
+    assert f"because the AUC of click is {check.candidate:.4f} (allowed {check.limit}, before {check.base:.4f})" in text
+    assert text.count("was refused") == 0
     assert "must not be published: of 16 checks 2 failed and 2 could not be judged" in text
     assert page.index(">failed<") < page.index(">passed<")
     assert "It was not published." in text
@@ -188,7 +190,7 @@ def test_the_index_draws_what_drifts(index: str) -> None:
 
 def test_the_index_has_a_row_per_day(index: str) -> None:
     text = words(index)
-    assert "2026-11-23: Not ready : `ds=2026-11-23/_SUCCESS` is not there yet; the same command tries again." in text
+    assert "2026-11-23: Not ready : `logs/ds=2026-11-23` has no `_SUCCESS` yet." in text
     assert str(SKIPPED) not in text
     click, before = (r.next_day[0].metrics["eval"]["click"]["auc"] for r in (LAST, RECORDS[-3]))
     row = f"{LAST.date} published {LAST.version} {LAST.figures.rows:,} {click:.4f} {click - before:+.4f}".replace(
@@ -212,6 +214,7 @@ def test_values_stand_at_the_day_of_their_rows() -> None:
     assert SKIPPED not in aucs["click"]
     assert REFUSED_BY_CHECK not in aucs["click"]
     assert aucs["dwell_s"] == {}
+    assert all(len(values) > 20 for task, values in aucs.items() if task != "dwell_s")
     assert task_names(RECORDS) == task_names(RECORDS[:2]) == list(TASKS)
 
 
@@ -282,15 +285,23 @@ def test_verdicts() -> None:
     assert verdict(BY_DATE[REFUSED_BY_CHECK]).startswith(
         f"Refused: {BY_DATE[REFUSED_BY_CHECK].base} stays the newest version"
     )
-    assert verdict(RECORDS[-1]).startswith("Not ready: `ds=")
+    assert verdict(RECORDS[-1]).startswith("Not ready: `logs/ds=")
     assert verdict(bare(status="broken", state="check", reason="a worker\nwas lost.")) == (
-        "Broken: in `check`, a worker was lost; the same command goes on."
+        "Broken: in `check`, a worker was lost."
     )
     assert verdict(bare(state="train")) == "Running: in `train`."
+    assert verdict(bare(state="train", reason="no GPU.")) == "Stopped: in `train`, no GPU; the same command goes on."
+    assert verdict(bare(status="not ready")) == (
+        "Not ready: the day's logs are not there yet; the same command tries again."
+    )
+    many = "2026-11-23: `buy` is null. Mend the logs."
+    assert verdict(bare(status="refused", reason=many, base="v1")) == (
+        "Refused: v1 stays the newest version, because `buy` is null. Mend the logs."
+    )
     check = Check(task="click", what="auc", base=0.75, candidate=0.7, limit="≥ 0.74", passed=False)
     gate = GateResult(passed=False, checks=[check], holdout_rows=1, base=None, candidate={})
     assert verdict(bare(status="refused", state="gate", gate=gate)) == (
-        "Refused: there is still no version, because auc of click is 0.7000 (allowed: ≥ 0.74)."
+        "Refused: there is still no version, because the AUC of click is 0.7000 (allowed ≥ 0.74, before 0.7500)."
     )
     assert verdict(LAST).endswith(f"whole, {gib(LAST.written.bytes)}; 14 checks passed, 2 not judged.")
 

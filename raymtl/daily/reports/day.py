@@ -6,8 +6,8 @@ from typing import Any
 
 from raymtl.daily.record import STATES, Check, GateResult, NextDay, Record, folder
 from raymtl.daily.reports.data_part import data_parts
-from raymtl.daily.reports.series import aucs, by_date, ids_of, metrics_in, score_of, scored, task_names
-from raymtl.daily.reports.table import lead_and_rest
+from raymtl.daily.reports.series import aucs, by_date, final_in, ids_of, metrics_in, score_of, scored, task_names
+from raymtl.daily.reports.table import CHECKS, lead_and_rest
 from raymtl.daily.storage import Store, write_bytes
 from raymtl.embeddings.dry_plan import gib
 from raymtl.reports import slices
@@ -44,13 +44,6 @@ from raymtl.reports.tables import BINARY_COLUMNS, VALUE_COLUMNS, binary_rows, va
 
 NAME = "report.html"
 
-_WORDS = {
-    "auc": "AUC",
-    "ne": "NE",
-    "mse": "mean squared error",
-    "poisson_deviance": "Poisson deviance",
-    "order": "rows out of order",
-}
 _ADMISSION = ("known", "admitted", "forgotten", "below", "outdated", "no_room")
 
 
@@ -167,7 +160,7 @@ def _next_day(record: Record, earlier: Sequence[Record], colours: dict[str, str]
     parts: list[Part] = []
     merged: dict = {"tasks": {}, "scenarios": {}}
     for entry in sorted(record.next_day, key=lambda entry: entry.day, reverse=True):
-        found = metrics_in(entry.metrics)
+        found = final_in(entry)
         parts += [Heading(_about(record, entry)), *_entry_parts(found, entry, earlier, colours)]
         merged["tasks"] = found["tasks"] | merged["tasks"]
         for name, reports in found["scenarios"].items():
@@ -251,16 +244,18 @@ def _check_cells(check: Check, colours: dict[str, str]) -> list[Cell]:
     show = _shown(check.what)
     return [
         Cell(check.task, "name", colours.get(check.task, "gray")) if check.task else Cell("whole model", "name"),
-        Cell(_WORDS.get(check.what, check.what), "part"),
+        Cell(CHECKS.get(check.what, check.what), "part"),
         Cell(show(check.base)),
         Cell(show(check.candidate), look),
-        Cell(check.limit),
+        Cell(check.limit or "–", "part"),
         word,
         Cell(check.note, "why"),
     ]
 
 
 def _shown(what: str) -> Callable[[Any], str]:
+    if what in ("not finite", "held-out rows"):
+        return count
     return number if what in ("auc", "ne", "calibration", "order") else significant
 
 

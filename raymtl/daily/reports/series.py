@@ -30,24 +30,36 @@ def _reports(tasks: Any) -> dict[str, Report]:
     return {name: report for name, report in (tasks or {}).items() if isinstance(report, dict)}
 
 
+def final_in(entry: NextDay) -> dict[str, Any]:
+    """The metrics of the tasks whose labels counted: the others were scored too, but on no label at all."""
+    found = metrics_in(entry.metrics)
+    tasks = {task: report for task, report in found["tasks"].items() if report.get("count") != 0}
+    scenarios = {
+        name: {task: report for task, report in reports.items() if task in tasks}
+        for name, reports in found["scenarios"].items()
+    }
+    return {**found, "tasks": tasks, "scenarios": scenarios}
+
+
 def scored(record: Record) -> dict[str, tuple[NextDay, Report]]:
     """The next-day metrics that a record has, by task, each with what it is about."""
     found = {}
     for entry in sorted(record.next_day, key=lambda entry: entry.day):
-        found.update({task: (entry, report) for task, report in metrics_in(entry.metrics)["tasks"].items()})
+        found.update({task: (entry, report) for task, report in final_in(entry)["tasks"].items()})
     return found
 
 
 def task_names(records: Sequence[Record]) -> list[str]:
-    """All tasks, in the order of the newest day that knows them all: a task's colour goes by its place."""
+    """All tasks, the newest day's first and in its order: a task's colour goes by its place.
+
+    The gate knows every task in the order of the configuration; the figures of the data lack those whose labels come later.
+    """
+    newest = list(reversed(by_date(records)))
     names: dict[str, None] = {}
-    for record in reversed(by_date(records)):
-        if record.figures is not None:
-            names.update(dict.fromkeys(record.figures.labels))
-    for record in reversed(by_date(records)):
-        names.update(dict.fromkeys(scored(record)))
-        if record.gate is not None:
-            names.update(dict.fromkeys(metrics_in(record.gate.candidate)["tasks"]))
+    for record in newest:
+        names.update(dict.fromkeys(metrics_in(record.gate.candidate)["tasks"] if record.gate else ()))
+    for record in newest:
+        names.update(dict.fromkeys([*(record.figures.labels if record.figures else ()), *scored(record)]))
     return list(names)
 
 

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from rich.table import Table
 from rich.text import Text
 
-from raymtl.daily.record import Record, Written
+from raymtl.daily.record import Check, Record, Written
 from raymtl.daily.reports.series import by_date, score_of, scored, task_names
 from raymtl.embeddings.dry_plan import gib
 from raymtl.reports.style import change, count, duration, number, percent, significant, task_colours
@@ -18,6 +18,15 @@ _STYLES = {
     "broken": "bold red",
     "running": "dim",
 }
+
+CHECKS = {
+    "auc": "AUC",
+    "ne": "NE",
+    "mse": "mean squared error",
+    "poisson_deviance": "Poisson deviance",
+    "order": "rows out of order",
+}
+"""The gate's checks in words."""
 
 
 @dataclass(frozen=True)
@@ -42,7 +51,7 @@ def verdict(record: Record) -> str:
 
 def lead_and_rest(record: Record) -> tuple[str, str]:
     """The verdict in two parts: the word that matters, and what it means."""
-    reason = " ".join(record.reason.split()).rstrip(".")
+    reason, lead = _reason(record), record.status[0].upper() + record.status[1:]
     match record.status:
         case "published":
             first = f"follows {record.base}" if record.base else "is the very first one"
@@ -50,14 +59,21 @@ def lead_and_rest(record: Record) -> tuple[str, str]:
             parts = [f"version {record.version or 'without a name'} {first}{size}", *_checks(record), reason]
         case "refused":
             stays = f"{record.base} stays the newest version" if record.base else "there is still no version"
-            parts = [f"{stays}, because {reason or _failed(record)}"]
+            parts = [f"{stays}, because {_failed(record) or reason or 'of a reason that was not noted'}"]
         case "not ready":
-            parts = [reason or "the day's logs are not there yet", "the same command tries again"]
+            parts = [reason or "the day's logs are not there yet; the same command tries again"]
         case "broken":
-            parts = [f"in `{record.state}`, {reason or 'without a reason noted'}", "the same command goes on"]
+            parts = [f"in `{record.state}`, {reason or 'without a reason noted'}"]
         case _:
-            parts = [f"in `{record.state}`", reason]
-    return record.status[0].upper() + record.status[1:], "; ".join(part for part in parts if part) + "."
+            lead = "Stopped" if reason else lead
+            parts = [f"in `{record.state}`, {reason}; the same command goes on" if reason else f"in `{record.state}`"]
+    return lead, "; ".join(part for part in parts if part) + "."
+
+
+def _reason(record: Record) -> str:
+    """The reason in one line, without the date and the status, which stand beside it."""
+    words = " ".join(record.reason.split()).rstrip(".")
+    return words.removeprefix(f"{record.date}").removeprefix(f" is {record.status}").removeprefix(":").strip()
 
 
 def _size(written: Written) -> str:
@@ -73,14 +89,18 @@ def _checks(record: Record) -> list[str]:
 
 
 def _failed(record: Record) -> str:
-    """The reason, where none was noted: what the gate did not let pass."""
+    """What the gate did not let pass."""
     failed = [check for check in record.gate.checks if check.passed is False] if record.gate else []
-    words = [
-        f"{f'{check.what} of {check.task}' if check.task else check.what} is {significant(check.candidate)} "
-        f"(allowed: {check.limit})"
-        for check in failed
-    ]
-    return ", ".join(words) or "of a reason that was not noted"
+    return ", ".join(map(_in_words, failed))
+
+
+def _in_words(check: Check) -> str:
+    what = CHECKS.get(check.what, check.what)
+    subject = f"the {what} of {check.task}" if check.task else what
+    if check.candidate is None or check.what == "not finite":
+        return f"{subject}: {check.note}"
+    before = "" if check.base is None else f", before {significant(check.base)}"
+    return f"{subject} is {significant(check.candidate)} (allowed {check.limit}{before})"
 
 
 def day_columns(records: Sequence[Record]) -> list[str]:
