@@ -132,6 +132,8 @@ def _problem(sizes: dict[str, int], workers: int, memory_bytes: int) -> str:
 
 def gib(size: int) -> str:
     """Bytes as a number that a person can read."""
+    if size < 2**18:
+        return f"{size / 2**10:.1f} KiB"
     return f"{size / 2**30:.2f} GiB" if size >= 2**28 else f"{size / 2**20:.1f} MiB"
 
 

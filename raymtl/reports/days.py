@@ -274,7 +274,7 @@ def _limits(ax: Axes, values: Sequence[float], least: float) -> None:
 def _days_axis(ax: Axes, span: Span, ticks: int, room: float = 0.0) -> None:
     """Label the x axis by day, leave `room` for names at the right, and draw the marked days."""
     for day in span.marked:
-        ax.axvline(span.place(day), color=LOOK, linewidth=1.0, linestyle=(0, (3, 3)), alpha=0.8, zorder=0.5)
+        ax.axvline(span.place(day), color=LOOK, linewidth=1.0, linestyle=(0, (3, 3)), alpha=0.8, zorder=1)
     length = max(span.place(span.last), 1)
     ax.set_xlim(-0.6, length * (1 + room) + 0.6)
     ax.xaxis.set_major_locator(MaxNLocator(ticks, integer=True))

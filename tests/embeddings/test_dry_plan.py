@@ -77,3 +77,4 @@ def test_no_amount_of_memory(text: str) -> None:
 def test_sizes_for_people() -> None:
     assert gib(3 * 2**30) == "3.00 GiB"
     assert gib(5 * 2**20) == "5.0 MiB"
+    assert gib(5 * 2**10) == "5.0 KiB"
