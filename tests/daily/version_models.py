@@ -10,47 +10,15 @@ import torch.distributed as dist
 
 sys.path.append(str(Path(__file__).parents[1] / "training"))
 from several import mixed_config, share
+from small_models import logits, make, train
 
 from raymtl.config.root import Config
 from raymtl.daily.export import Draft, dense_optimizer, dense_weights
 from raymtl.data.idmap import IdMap
 from raymtl.embeddings.rows import pieces, table_rows
-from raymtl.training.build import Built, build
+from raymtl.training.build import Built
 
 DAYS = {"train": ["2026-01-01", "2026-01-02"]}
-
-
-def make(config: Config) -> Built:
-    group = dist.group.WORLD
-    assert group is not None
-    return build(config, {"click": 0.3, "buy": 0.1}, 10, torch.device("cpu"), group)
-
-
-def train(built: Built, config: Config, seeds: range) -> list[float]:
-    """Loss of each of a few steps."""
-    rank, workers = dist.get_rank(), dist.get_world_size()
-    losses = []
-    for seed in seeds:
-        built.optimizers.zero_grad()
-        loss, _ = built.model(share(config, rank, workers, seed))
-        loss.backward()
-        built.optimizers.step()
-        total = loss.detach().clone()
-        dist.all_reduce(total)
-        losses.append(total.item() / workers)
-    return losses
-
-
-def logits(built: Built, config: Config) -> torch.Tensor:
-    """Evaluation logits of a fixed batch."""
-    rank, workers = dist.get_rank(), dist.get_world_size()
-    built.model.eval()
-    with torch.no_grad():
-        own = built.model(share(config, rank, workers, seed=99))[1][0]
-    built.model.train()
-    parts = [torch.empty_like(own) for _ in range(workers)]
-    dist.all_gather(parts, own)
-    return torch.cat(parts)
 
 
 def contents(built: Built) -> dict[str, torch.Tensor]:

@@ -6,7 +6,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from zoo import FUNNEL, stir
+from zoo import FUNNEL, compare_with_export, stir
 
 from raymtl.config.model import Model
 from raymtl.config.presets import apply_preset
@@ -365,27 +365,9 @@ def test_dropout_acts_in_training_only() -> None:
     torch.testing.assert_close(slot(inputs), tim()(inputs))
 
 
-class Flat(nn.Module):
-    def __init__(self, model: Ranker):
-        super().__init__()
-        self.model = model
-
-    def forward(self, pooled: Tensor, dense: Tensor, sequences: dict[str, tuple[Tensor, Tensor]]) -> Tensor:
-        return self.model(ModelInput(pooled, dense, sequences))
-
-
 @every_trunk
 def test_exported_graph_equals_eval(trunk: str) -> None:
-    model, inputs = stir(make(trunk)).eval(), rows(5)
-    batch = {0: torch.export.Dim("batch", min=1)}
-    graph = torch.export.export(
-        Flat(model),
-        (inputs.pooled, inputs.dense, inputs.sequences),
-        dynamic_shapes={"pooled": batch, "dense": batch, "sequences": dict.fromkeys(inputs.sequences, (batch, batch))},
-    ).module()
-    for n in (1, 3, 40):
-        some = rows(n, seed=n)
-        torch.testing.assert_close(graph(some.pooled, some.dense, some.sequences), model(some), rtol=1e-4, atol=1e-5)
+    compare_with_export(stir(make(trunk)), rows(5), lambda n: rows(n, seed=n), rtol=1e-4, atol=1e-5)
 
 
 def test_overfits_tasks_that_care_for_different_behaviour() -> None:

@@ -11,6 +11,7 @@ from zoo import (
     MODELS,
     PRESETS,
     SPEC,
+    compare_with_export,
     config,
     funnel_labels,
     labels,
@@ -27,7 +28,6 @@ from zoo import (
 
 from raymtl.config.slots.penalties import OrderLoss
 from raymtl.config.tasks import Task
-from raymtl.models.inputs import ModelInput
 from raymtl.models.layers import Gates, Heads
 from raymtl.models.ranker import Ranker, build_ranker, start_logit
 from raymtl.models.trunks.ple import Extraction
@@ -171,33 +171,9 @@ def test_autocast_stays_near_full_precision(name: str) -> None:
     assert all(p.grad.dtype == torch.float32 and p.grad.isfinite().all() for p in model.parameters())
 
 
-class Flat(torch.nn.Module):
-    """Plain tensors in, as a serving graph has them: no position."""
-
-    def __init__(self, model: Ranker):
-        super().__init__()
-        self.model = model
-
-    def forward(self, pooled: Tensor, dense: Tensor, scenario: Tensor, sequences: dict[str, list[Tensor]]) -> Tensor:
-        pairs = {name: (steps, lengths) for name, (steps, lengths) in sequences.items()}
-        return self.model(ModelInput(pooled, dense, pairs, scenario=scenario))
-
-
-def flat(inputs: ModelInput) -> tuple[Tensor, Tensor, Tensor, dict[str, list[Tensor]]]:
-    sequences = {name: list(pair) for name, pair in inputs.sequences.items()}
-    assert inputs.scenario is not None
-    return inputs.pooled, inputs.dense, inputs.scenario, sequences
-
-
 @every_model
 def test_g9_exported_graph_equals_eval(name: str) -> None:
-    model, inputs = stirred(name).eval(), rows_of(name, 5)
-    rows_first = {0: torch.export.Dim("batch", min=1)}
-    shapes = (rows_first, rows_first, rows_first, {n: [rows_first, rows_first] for n in inputs.sequences})
-    graph = torch.export.export(Flat(model), flat(inputs), dynamic_shapes=shapes).module()
-    for n in (1, 3, 40):
-        some = rows_of(name, n, seed=n)
-        torch.testing.assert_close(graph(*flat(some)), model(some), rtol=1e-5, atol=1e-6)
+    compare_with_export(stirred(name), rows_of(name, 5), lambda n: rows_of(name, n, seed=n))
 
 
 @every_preset

@@ -1,5 +1,6 @@
 """Every model of the presets, small, with inputs and labels for it."""
 
+from collections.abc import Callable
 from dataclasses import fields
 from typing import Any, TypeVar
 
@@ -230,3 +231,36 @@ def funnel_labels(n: int, tasks: dict[str, Task], seed: int = 2) -> Tensor:
         if task.parent is not None:
             y[:, t] *= y[:, names.index(task.parent)]
     return y
+
+
+class Flat(torch.nn.Module):
+    """Plain tensors in, as a serving graph has them: no position."""
+
+    def __init__(self, model: Ranker):
+        super().__init__()
+        self.model = model
+
+    def forward(
+        self, pooled: Tensor, dense: Tensor, scenario: Tensor | None, sequences: dict[str, list[Tensor]]
+    ) -> Tensor:
+        pairs = {name: (steps, lengths) for name, (steps, lengths) in sequences.items()}
+        return self.model(ModelInput(pooled, dense, pairs, scenario=scenario))
+
+
+def flat(inputs: ModelInput) -> tuple[Tensor, Tensor, Tensor | None, dict[str, list[Tensor]]]:
+    sequences = {name: list(pair) for name, pair in inputs.sequences.items()}
+    return inputs.pooled, inputs.dense, inputs.scenario, sequences
+
+
+def compare_with_export(
+    model: Ranker, first: ModelInput, inputs_of: Callable[[int], ModelInput], rtol: float = 1e-5, atol: float = 1e-6
+) -> None:
+    """The graph exported with the first inputs says what the model says, for other numbers of rows too."""
+    model.eval()
+    batch = {0: torch.export.Dim("batch", min=1)}
+    scenario = None if first.scenario is None else batch
+    shapes = (batch, batch, scenario, {name: [batch, batch] for name in first.sequences})
+    graph = torch.export.export(Flat(model), flat(first), dynamic_shapes=shapes).module()
+    for n in (1, 3, 40):
+        some = inputs_of(n)
+        torch.testing.assert_close(graph(*flat(some)), model(some), rtol=rtol, atol=atol)

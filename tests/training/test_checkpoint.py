@@ -8,44 +8,14 @@ from typing import Any
 import pytest
 import torch
 import torch.distributed as dist
-from several import mixed_config, several, share
+from several import mixed_config, several
+from small_models import logits, make, train
 
 from raymtl.errors import CheckpointError
 from raymtl.training import checkpoint
-from raymtl.training.build import Built, build
 from raymtl.training.checkpoint import Progress
 
 BEFORE, AFTER = 4, 3
-
-
-def make(config: Any) -> Built:
-    group = dist.group.WORLD
-    assert group is not None
-    return build(config, {"click": 0.3, "buy": 0.1}, 10, torch.device("cpu"), group)
-
-
-def logits(built: Built, config: Any, rank: int, workers: int) -> list[list[float]]:
-    """Evaluation logits of a fixed batch, in the order of its rows."""
-    built.model.eval()
-    with torch.no_grad():
-        own = built.model(share(config, rank, workers, seed=99))[1][0]
-    built.model.train()
-    parts = [torch.empty_like(own) for _ in range(workers)]
-    dist.all_gather(parts, own)
-    return torch.cat(parts).tolist()
-
-
-def train(built: Built, config: Any, rank: int, workers: int, seeds: range) -> list[float]:
-    losses = []
-    for seed in seeds:
-        built.optimizers.zero_grad()
-        loss, _ = built.model(share(config, rank, workers, seed))
-        loss.backward()
-        built.optimizers.step()
-        total = loss.detach().clone()
-        dist.all_reduce(total)
-        losses.append(total.item() / workers)
-    return losses
 
 
 def save_some(
@@ -53,12 +23,12 @@ def save_some(
 ) -> Any:
     config = mixed_config(sharding, optimizer, clip_grad_norm=1.0)
     built = make(config)
-    begun = train(built, config, rank, workers, range(BEFORE))
-    seen = logits(built, config, rank, workers)
+    begun = train(built, config, range(BEFORE))
+    seen = logits(built, config)
     Path(folder).mkdir(exist_ok=True)
     group = dist.new_group(backend="gloo")  # of its own: the writer's thread and the training steps must not mix
     writing = checkpoint.save(built, Progress(step=BEFORE, rows=77), folder, group, background)
-    after = train(built, config, rank, workers, range(BEFORE, BEFORE + AFTER))  # must not reach what is being written
+    after = train(built, config, range(BEFORE, BEFORE + AFTER))  # must not reach what is being written
     if writing is not None:
         writing.result()
     return begun, seen, after
@@ -70,8 +40,8 @@ def load_some(rank: int, workers: int, folder: str, sharding: list[str | None], 
     progress = checkpoint.read_progress(folder)
     checkpoint.load(built, folder, model_only=False, group=dist.group.WORLD)
     kinds = {str(p.sharding_type) for plan in built.plan.plan.values() for p in plan.values()}
-    seen = logits(built, config, rank, workers)
-    return asdict(progress), seen, train(built, config, rank, workers, range(BEFORE, BEFORE + AFTER)), kinds
+    seen = logits(built, config)
+    return asdict(progress), seen, train(built, config, range(BEFORE, BEFORE + AFTER)), kinds
 
 
 @pytest.mark.dist
@@ -91,7 +61,7 @@ def test_resharded(optimizer: str, background: bool, saved: Any, loaded: Any, tm
     progress, again, gone_on, kinds = several(loaded[0], tmp_path / "load", load_some, folder, loaded[1], optimizer)[0]
     assert progress == asdict(Progress(step=BEFORE, rows=77))
     assert kinds == set(loaded[1])
-    torch.testing.assert_close(torch.tensor(again), torch.tensor(before), rtol=0, atol=1e-6)
+    torch.testing.assert_close(again, before, rtol=0, atol=1e-6)
     # Row-wise Adagrad under column-wise sharding is another optimizer (docs/checkpoints.md), so there only its start agrees.
     exact = optimizer != "rowwise_adagrad" or "column_wise" not in [*saved[1], *loaded[1]]
     torch.testing.assert_close(torch.tensor(gone_on), torch.tensor(after), rtol=0, atol=1e-6 if exact else 5e-3)
@@ -103,7 +73,7 @@ def test_one_worker_and_two_train_alike(tmp_path: Path) -> None:
     alone = several(1, tmp_path / "one", save_some, str(tmp_path / "a"), ["table_wise"], "rowwise_adagrad", False)[0]
     pair = several(2, tmp_path / "two", save_some, str(tmp_path / "b"), ["row_wise"], "rowwise_adagrad", False)[0]
     torch.testing.assert_close(torch.tensor(pair[0] + pair[2]), torch.tensor(alone[0] + alone[2]), rtol=0, atol=1e-6)
-    torch.testing.assert_close(torch.tensor(pair[1]), torch.tensor(alone[1]), rtol=0, atol=1e-5)
+    torch.testing.assert_close(pair[1], alone[1], rtol=0, atol=1e-5)
 
 
 def load_others(rank: int, workers: int, cases: list[tuple[str, str]]) -> list[str]:
