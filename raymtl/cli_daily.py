@@ -52,7 +52,8 @@ def daily(
 ) -> None:
     """Carry the published model over the new day's logs and publish the result, or refuse and say why (docs/daily.md)."""
     from raymtl.config.load import load_config
-    from raymtl.daily.machine import Order, look_ahead, run_daily
+    from raymtl.daily.day import Order
+    from raymtl.daily.machine import look_ahead, run_daily
     from raymtl.daily.reports.table import day_table, verdict
     from raymtl.daily.storage import open_store
     from raymtl.reports.progress import TrainingLines

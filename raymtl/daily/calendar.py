@@ -75,3 +75,35 @@ def why_left_out(store: Store, daily: Daily, day: dt.date) -> str | None:
     if record is not None and record.status == "published":
         return f"its version {record.version} was rolled back"
     return None
+
+
+class LeftOut:
+    """The days that the model of a version has not seen: known to be bad, refused, or rolled back; `day in …` asks."""
+
+    def __init__(self, store: Store, daily: Daily, versions: list[Listed], base: Manifest | None):
+        """`base` is the version; None: there is none yet."""
+        self._store, self._daily = store, daily
+        self._ended: dict[dt.date, bool] = {}
+        by_name = {v.id: v.manifest for v in versions if v.manifest is not None}
+        self._seen: set[dt.date] = set()
+        """Days of the version and of those before it, as far back as they are in the store."""
+        self._from: dt.date | None = None
+        self._to = base.data_end if base else None
+        while base is not None:
+            first, last = (dt.date.fromisoformat(day) for day in base.data_range["train"])
+            self._seen |= {first + dt.timedelta(days=n) for n in range((last - first).days + 1)}
+            self._from = first
+            base = by_name.get(base.parent) if base.parent else None
+
+    def __contains__(self, day: object) -> bool:
+        assert isinstance(day, dt.date)
+        if day in self._daily.skip:
+            return True
+        if self._from is not None and self._to is not None and self._from <= day <= self._to:
+            return day not in self._seen
+        if day not in self._ended:
+            # after the version's data also a published day is none that it has seen: it was rolled back
+            final = ("refused", "published") if self._to is not None and day > self._to else ("refused",)
+            record = read_record(self._store, day)
+            self._ended[day] = record is not None and record.status in final
+        return self._ended[day]

@@ -133,7 +133,7 @@ def main() -> None:
                     "bytes": manifest.total_bytes,
                     "rows": sum(f.rows or 0 for f in manifest.tables["user"].files),
                 }
-            versions.publish(store, f"day-{day}")
+            versions.publish(store, f"day-{day}")  # the whole one; the delta was for its size
             ids = np.concatenate([counts.ids, counts.ids])[: options.lookups]
             lookup = {}
             for kind, rows_of in (("hash", lambda x: hash_rows(x, ROWS)), ("map", after.lookup.rows)):
@@ -155,8 +155,17 @@ def main() -> None:
                 }
             )
             id_map = after
-        total = len({i for d in range(DAYS) for i in range(d * NEW, (d + 1) * NEW)})
-        print(json.dumps({"rows": ROWS, "distinct_ids": total, "handed_on": handed, "days": found}, indent=1))
+        one_percent = np.sort(np.random.default_rng(1).choice(ROWS, ROWS // 100, replace=False))
+        draft = Draft("one-percent", config, {"train": [str(dt.date(2026, 1, 1 + DAYS))] * 2})
+        small = export(
+            built, store, draft, group, maps={"user": id_map}, delta=Delta(f"day-{DAYS - 1}", {"user": one_percent})
+        )
+        table_bytes = {
+            kind: sum(f.bytes for f in manifest.tables["user"].files)
+            for kind, manifest in (("full", versions.show(store, f"day-{DAYS - 1}")), ("one_percent", small))
+        }
+        summary = {"rows": ROWS, "distinct_ids": DAYS * NEW, "handed_on": handed, "table_bytes": table_bytes}
+        print(json.dumps({**summary, "days": found}, indent=1))
 
 
 if __name__ == "__main__":

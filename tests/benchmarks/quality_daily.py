@@ -13,7 +13,8 @@ import tempfile
 import time
 
 from raymtl.config.load import load_config, section_from
-from raymtl.daily.machine import Order, run_daily
+from raymtl.daily.day import Order
+from raymtl.daily.machine import run_daily
 from raymtl.data.synth.spec import SynthSpec
 from raymtl.data.synth.write import write_logs
 from raymtl.training import run

@@ -10,8 +10,9 @@ from daily_world import FILES, contents, daily_raw, day_of, same, write_day
 from raymtl.config.load import config_from_dict
 from raymtl.config.root import Config
 from raymtl.daily import store as versions
+from raymtl.daily.day import Order
 from raymtl.daily.lease import acquire
-from raymtl.daily.machine import Order, look_ahead, run_daily
+from raymtl.daily.machine import look_ahead, run_daily
 from raymtl.daily.record import Record, read_record
 from raymtl.daily.storage import Store, open_store
 from raymtl.errors import ConfigError, DataError, RefusedError, TryLaterError

@@ -1,0 +1,113 @@
+"""What the workers are asked to do for a day: the configuration of their session, what they read, score, train and write."""
+
+import datetime as dt
+from typing import Any
+
+from raymtl.config.data import DayRange
+from raymtl.config.root import Config
+from raymtl.daily import store as versions
+from raymtl.daily.calendar import version_before
+from raymtl.daily.day_maps import DayMaps, version_maps
+from raymtl.daily.delta import can_rest_on
+from raymtl.daily.export import Draft
+from raymtl.daily.inputs import DayPlans, held_out_input, training_input
+from raymtl.daily.manifest import Manifest, new_id
+from raymtl.daily.record import Record, folder
+from raymtl.daily.session import BASE, CANDIDATE, DayJob, Score
+from raymtl.daily.storage import Store
+from raymtl.daily.store import Listed
+from raymtl.data.read import Input
+from raymtl.data.sample import sample_base_rates
+from raymtl.training.cluster import Room
+
+
+def session_config(config: Config, plans: DayPlans, day: dt.date, output: str, record: Record) -> Config:
+    """The configuration that the workers run: the user's, with what the day changes."""
+    assert config.daily is not None
+    train = config.train
+    changes: dict[str, Any] = {"eval_every_units": None, "early_stop": None}
+    if record.base is not None:
+        factor = config.daily.dense_lr_factor or 1.0
+        dense = train.dense_optimizer.model_copy(update={"lr": train.dense_optimizer.lr * factor})
+        changes |= {"passes": 1, "schedule": config.daily.schedule, "dense_optimizer": dense}
+    days = DayRange(start=dt.date.fromisoformat(plans.train.days[0]), end=day)
+    data = config.data.model_copy(update={"train": days, "eval": None, "eval_path": None})
+    name = f"run-{record.attempt}"
+    return config.model_copy(
+        update={"train": train.model_copy(update=changes), "data": data, "output": output, "name": name}
+    )
+
+
+def day_job(
+    user_config: Config,
+    config: Config,
+    store: Store,
+    listed: list[Listed],
+    chain: list[Manifest],
+    plans: DayPlans,
+    maps: DayMaps,
+    room: Room,
+    record: Record,
+) -> tuple[DayJob, list[str]]:
+    """The job, and sentences on what could not be scored.
+
+    `user_config` is what the version will say of itself, `config` that of the session; `chain` ends with the version that the
+    day begins with, and is empty for the very first one.
+    """
+    daily, base, day = user_config.daily, chain[-1] if chain else None, record.date
+    assert daily is not None
+    inputs = {
+        "train": training_input(plans, config, day, maps.after),
+        CANDIDATE: held_out_input(plans, config, day, maps.after),
+    }
+    work = f"{folder(day)}/run-{record.attempt}"
+    scores: list[Score] = []
+    notes: list[str] = []
+    if base is not None:
+        for delay in sorted(plans.next_day, reverse=True):
+            scored = version_before(listed, day - dt.timedelta(days=delay)) if delay else base
+            before = None if scored is None else _maps_of(scored, base, store, user_config, maps, f"{work}/maps", delay)
+            if scored is None or before is None:
+                notes.append(
+                    f"nobody could be scored on the labels of {day - dt.timedelta(days=delay)}: the version before that day is "
+                    f"gone, or has other ID maps"
+                )
+                continue
+            inputs[f"next day {delay}"] = Input(plans.next_day[delay], True, before)
+            scores.append(Score(f"next day {delay}", scored.id))
+        inputs[BASE] = held_out_input(plans, config, day, maps.before)
+        scores.append(Score(BASE, base.id))
+    rates = base.base_rates if base else sample_base_rates(config, plans.own)
+    draft = Draft(
+        new_id(day), user_config, {"train": list(plans.own.days)}, parent=base.id if base else None, base_rates=rates
+    )
+    job = DayJob(
+        config,
+        inputs,
+        {name: rates.get(name, 0.5) for name in config.active_tasks()},
+        f"{config.output}/{config.name}",
+        None,
+        room.read_tasks,
+        room.threads,
+        record.config_hash,
+        store=store.path,
+        notebook=f"{work}/measured.json",
+        scores=scores,
+        base=base.id if base else None,
+        base_maps=maps.before,
+        delta=base is not None and len(chain) < daily.full_every and can_rest_on(base, user_config),
+        accumulator_decay=daily.accumulator_decay if base else 1.0,
+        train_dense=base is None or daily.dense_lr_factor > 0,
+        draft=draft,
+    )
+    return job, notes
+
+
+def _maps_of(
+    scored: Manifest, base: Manifest, store: Store, config: Config, maps: DayMaps, place: str, delay: int
+) -> dict | None:
+    """The ID maps of a version to score; None where it lacks one that the configuration has."""
+    if scored.id == base.id:
+        return maps.before
+    found = version_maps(store, versions.chain(store, scored), config, place, f"before-{delay}")
+    return found if set(found) == set(config.map_tables()) else None
