@@ -20,6 +20,7 @@ from raymtl.data.source import open_filesystem
 from raymtl.errors import CheckpointError
 from raymtl.training import checkpoint as saved_state
 from raymtl.training.build import build
+from raymtl.training.id_maps import saved_maps
 from raymtl.training.rundir import CONFIG, last_checkpoint, read_result
 
 
@@ -53,7 +54,8 @@ def publish_run(
             metrics=result["metrics"] if checkpoint is None else {},
             base_rates=result.get("base_rates", {}),
         )
-        manifest = export(built, store, draft, group)
+        maps = {table: file.load() for table, file in saved_maps(config, run).items()}
+        manifest = export(built, store, draft, group, maps=maps)
     publish(store, name, held)
     return manifest
 

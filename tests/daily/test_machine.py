@@ -122,7 +122,7 @@ def test_a_refused_candidate_is_kept_aside(ray_cluster: None, logs: Path, tmp_pa
     )
     config = config_from_dict(raw)
     first = daily(config, 1)[0]
-    with pytest.raises(RefusedError, match=r"refused.*norm") as caught:
+    with pytest.raises(RefusedError, match=r"refuses the candidate: .*norm") as caught:
         daily(strict, 2)
     assert caught.value.exit_code == 70
     store = opened(config)

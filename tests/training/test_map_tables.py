@@ -16,6 +16,9 @@ from small_logs import DAYS, small_config, write_part
 from raymtl.config.features import Init
 from raymtl.config.load import config_from_dict
 from raymtl.config.root import Config
+from raymtl.daily.owners import read_map
+from raymtl.daily.publish_run import publish_run
+from raymtl.daily.storage import open_store
 from raymtl.data.blocks import BlockMaker, Place
 from raymtl.data.count_ids import IdCounts
 from raymtl.data.hashing import hash_strings
@@ -101,6 +104,12 @@ def test_a_run_makes_its_maps_and_keeps_them(ray_cluster: None, logs: Path, tmp_
             assert measured["metrics"]["eval"][task][key] == pytest.approx(
                 result["metrics"]["eval"][task][key], abs=1e-6
             )
+
+    # A version of it says who holds which row, so that a daily job can begin with it
+    store = open_store(str(tmp_path / "store"))
+    manifest = publish_run(str(folder), store, checkpoint=None, version="first", held=lambda: None)
+    for table in ADMIT:
+        assert read_map(store, [manifest], table).digest == maps[table].load().digest
 
     # Going on with the run takes the maps that are there
     user = folder / "maps" / "user.parquet"
