@@ -44,7 +44,7 @@ def days_to_do(store: Store, daily: Daily, day: dt.date) -> Todo:
     """
     current = next((v for v in list_versions(store) if v.current), None)
     if current is None or current.manifest is None:
-        return Todo([day])
+        return days_between(daily, day, day)
     end = current.manifest.data_end
     if day <= end:
         return Todo([], [f"version {current.id} has the data up to {end} already"])
