@@ -8,11 +8,11 @@ import pytest
 from fake_versions import write
 
 from raymtl.config.daily import Daily
-from raymtl.daily.calendar import choose_base, days_between, days_to_do, version_before, why_left_out
+from raymtl.daily.calendar import LeftOut, choose_base, days_between, days_to_do, version_before, why_left_out
 from raymtl.daily.manifest import NAME
 from raymtl.daily.record import Record, write_record
-from raymtl.daily.storage import Store, open_store, write_bytes
-from raymtl.daily.store import list_versions, publish, rollback
+from raymtl.daily.storage import Store, open_store, remove_folder, write_bytes
+from raymtl.daily.store import gc, list_versions, publish, rollback
 
 
 def jan(day: int) -> dt.date:
@@ -35,11 +35,10 @@ def published(store: Store, *ends: int, **names: int) -> None:
         publish(store, name)
 
 
-def noted(store: Store, day: int, status: Any, version: str | None = None) -> None:
+def noted(store: Store, day: int, status: Any, version: str | None = None, base: str | None = None) -> None:
     begun = dt.datetime(2026, 1, 1, tzinfo=dt.UTC)
-    write_record(
-        store, Record(date=jan(day), status=status, version=version, config_hash="0", base=None, begun=begun)
-    )
+    record = Record(date=jan(day), status=status, version=version, config_hash="0", base=base, begun=begun)
+    write_record(store, record)
 
 
 def base_of(store: Store, day: int) -> str | None:
@@ -141,3 +140,62 @@ def test_days_between_takes_all_but_those_to_skip(store: Store) -> None:
     assert (todo.days, todo.notes) == ([jan(2), jan(4)], ["2026-01-03 is left out: it stands in daily.skip"])
     assert days_between(daily(), jan(2), jan(2)).days == [jan(2)]
     assert days_between(daily(), jan(3), jan(2)).days == []
+
+
+# Days that a base has not seen
+
+
+def in_line(store: Store, first: int, *days: int) -> None:
+    """A first version of two days up to `first`, then one on it for each day, with the records of all."""
+    parent, start = None, first - 1
+    for day in (first, *days):
+        name = f"v{day}"
+        write(store, name, parent=parent, data_range={"train": [str(jan(start or day)), str(jan(day))]})
+        publish(store, name)
+        noted(store, day, "published", name, parent)
+        parent, start = name, 0
+
+
+def left_out(store: Store, day: int, *skip: int) -> list[int]:
+    """The days before `day` that its base has not seen."""
+    versions = list_versions(store)
+    found = LeftOut(store, daily(*skip), versions, choose_base(versions, jan(day)))
+    return [n for n in range(1, day) if jan(n) in found]
+
+
+def test_days_of_a_line_without_gaps(store: Store) -> None:
+    assert left_out(store, 9, 4) == [4]
+    in_line(store, 5, 6, 7)
+    assert left_out(store, 8) == []
+    assert left_out(store, 8, 2, 6) == [2, 6]
+    noted(store, 2, "refused", "x")
+    noted(store, 3, "broken")
+    noted(store, 4, "refused", "y")  # on the way to the first version
+    assert left_out(store, 8) == [2, 4]
+
+
+def test_days_refused_passed_over_and_rolled_back(store: Store) -> None:
+    in_line(store, 3, 4, 7, 8, 9)  # 5 was passed over
+    noted(store, 6, "refused", "x", "v4")
+    assert left_out(store, 10) == [5, 6]
+    rollback(store, "v7")
+    assert left_out(store, 10) == [5, 6, 8, 9]
+    write(store, "v10", parent="v7", data_range={"train": [str(jan(10))] * 2})
+    publish(store, "v10")
+    noted(store, 10, "published", "v10", "v7")
+    assert left_out(store, 11) == [5, 6, 8, 9]
+    assert left_out(store, 8) == [5, 6]  # done again
+    noted(store, 10, "refused", "again", "v7")  # done again too, and the version before stayed
+    assert left_out(store, 11) == [5, 6, 8, 9]
+
+
+def test_versions_that_are_removed_are_known_by_their_records(store: Store) -> None:
+    in_line(store, 3, 4, 6, 7, 8)
+    rollback(store, "v6")
+    write(store, "v9", parent="v6", data_range={"train": [str(jan(9))] * 2})
+    publish(store, "v9")
+    gc(store, 1)
+    assert [v.id for v in list_versions(store)] == ["v9"]
+    assert left_out(store, 10) == [5, 7, 8]
+    remove_folder(store, "days/2026-01-06")  # nobody knows any more what was before
+    assert left_out(store, 10) == []
