@@ -145,5 +145,7 @@ def test_i8_maps_laid_together_from_deltas_are_the_maps_that_were_written(tmp_pa
     assert sum(f.rows or 0 for f in three[2].tables["item"].files) == 2
     assert read_expired(store, three[2], "item").tolist() == [101]
     for table, silent in (("item", "silent"), ("user", "three")):
-        with pytest.raises(VersionError, match=rf"{chain(silent)[0].id} does not say .* table `{table}` .*column `count`"):
+        with pytest.raises(
+            VersionError, match=rf"{chain(silent)[0].id} does not say .* table `{table}` .*column `count`"
+        ):
             read_map(store, chain(silent), table)

@@ -1,5 +1,7 @@
 """Who is held out: about the share, the same everywhere, others every day, and never a row without a user."""
 
+from itertools import pairwise
+
 import numpy as np
 import pyarrow as pa
 import pytest
@@ -49,7 +51,7 @@ def test_a_larger_share_draws_the_same_users_and_more():
 
 def test_every_day_draws_users_of_its_own():
     days = [drawn(MANY, salt) for salt in range(739_000, 739_008)]
-    for first, second in zip(days, days[1:], strict=False):
+    for first, second in pairwise(days):
         assert (first & second).mean() < 0.02**2 * 2
     assert np.any(days, axis=0).mean() > 0.13  # of 0.149
 
