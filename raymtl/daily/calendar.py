@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 
 from raymtl.config.daily import Daily
 from raymtl.daily.manifest import Manifest
-from raymtl.daily.record import read_record
+from raymtl.daily.record import Record, read_record, recorded_days
 from raymtl.daily.storage import Store
 from raymtl.daily.store import Listed, list_versions
 
@@ -44,7 +44,7 @@ def days_to_do(store: Store, daily: Daily, day: dt.date) -> Todo:
     """
     current = next((v for v in list_versions(store) if v.current), None)
     if current is None or current.manifest is None:
-        return Todo([day])
+        return days_between(daily, day, day)
     end = current.manifest.data_end
     if day <= end:
         return Todo([], [f"version {current.id} has the data up to {end} already"])
@@ -78,32 +78,50 @@ def why_left_out(store: Store, daily: Daily, day: dt.date) -> str | None:
 
 
 class LeftOut:
-    """The days that the model of a version has not seen: known to be bad, refused, or rolled back; `day in …` asks."""
+    """The days that a base was not trained on, nor any version before it: refused, rolled back, or passed over; and those of
+    `daily.skip`. Days before its first version count where they were refused."""
 
     def __init__(self, store: Store, daily: Daily, versions: list[Listed], base: Manifest | None):
-        """`base` is the version; None: there is none yet."""
+        """`base` None: there is none yet."""
         self._store, self._daily = store, daily
-        self._ended: dict[dt.date, bool] = {}
-        by_name = {v.id: v.manifest for v in versions if v.manifest is not None}
-        self._seen: set[dt.date] = set()
-        """Days of the version and of those before it, as far back as they are in the store."""
-        self._from: dt.date | None = None
-        self._to = base.data_end if base else None
-        while base is not None:
-            first, last = (dt.date.fromisoformat(day) for day in base.data_range["train"])
-            self._seen |= {first + dt.timedelta(days=n) for n in range((last - first).days + 1)}
-            self._from = first
-            base = by_name.get(base.parent) if base.parent else None
+        self._manifests = {v.id: v.manifest for v in versions if v.manifest is not None}
+        self._spans: list[tuple[dt.date, dt.date]] = []
+        """First and last day of the base and of the versions before it, as far back as was asked for."""
+        self._before = base.id if base is not None else None
+        self._records: dict[dt.date, Record | None] = {}
 
     def __contains__(self, day: object) -> bool:
         assert isinstance(day, dt.date)
         if day in self._daily.skip:
             return True
-        if self._from is not None and self._to is not None and self._from <= day <= self._to:
-            return day not in self._seen
-        if day not in self._ended:
-            # after the version's data also a published day is none that it has seen: it was rolled back
-            final = ("refused", "published") if self._to is not None and day > self._to else ("refused",)
-            record = read_record(self._store, day)
-            self._ended[day] = record is not None and record.status in final
-        return self._ended[day]
+        while self._before is not None and (not self._spans or day < self._spans[-1][0]):
+            self._look_back()
+        if any(day == last for _, last in self._spans):
+            return False
+        record = self._record(day)
+        if record is not None and record.status == "refused":
+            return True
+        in_line = bool(self._spans) and day >= self._spans[-1][0]
+        return in_line and not any(first <= day <= last for first, last in self._spans)
+
+    def _look_back(self) -> None:
+        """Add the span of one more version: by its manifest, or where it was removed by the record of its day."""
+        version, self._before = self._before, None
+        manifest = self._manifests.get(version or "")
+        if manifest is not None:
+            span = (dt.date.fromisoformat(manifest.data_range["train"][0]), manifest.data_end)
+            parent = manifest.parent
+        else:
+            records = (self._record(day) for day in reversed(recorded_days(self._store)))
+            record = next((r for r in records if r is not None and r.version == version), None)
+            if record is None:
+                return
+            span, parent = (record.date, record.date), record.base
+        if not self._spans or span[1] < self._spans[-1][1]:
+            self._spans.append(span)
+            self._before = parent
+
+    def _record(self, day: dt.date) -> Record | None:
+        if day not in self._records:
+            self._records[day] = read_record(self._store, day)
+        return self._records[day]

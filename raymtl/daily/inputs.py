@@ -74,9 +74,9 @@ def plan_day(config: Config, day: dt.date, base_end: dt.date | None, left_out: C
     train = [(plans[d], tasks) for d, tasks in (*matured, *parts)]
     read = _described([*matured, *parts])
     if daily.replay is not None and base_end is not None:
-        again, replayed = _replay(config, day, own.rows, left_out)
-        train = [*again, *train]
-        read |= {f"{d} (again)": None for d in replayed}
+        again = _replay(config, day, base_end, own.rows, left_out)
+        train = [*((plan, tasks) for _, plan, tasks in again), *train]
+        read |= {f"{d} (again)": None if tasks is None else list(tasks) for d, _, tasks in again}
     held = [(plans[d], tasks) for d, tasks in matured] + [(plans[day], prompt)]
     if base_end is None:
         held += [(plans[g.days[-1]], g.tasks) for g in late if g.days and g.days[-1] in plans and g.days[-1] != day]
@@ -149,15 +149,19 @@ def _plan_of(config: Config, day: dt.date) -> Plan:
 
 
 def _replay(
-    config: Config, day: dt.date, own_rows: int, left_out: Container[dt.date]
-) -> tuple[list[tuple[Plan, Tasks]], list[dt.date]]:
-    """Row groups of the days before by chance, the same for the same day, until they have the wanted share of its rows."""
+    config: Config, day: dt.date, base_end: dt.date, own_rows: int, left_out: Container[dt.date]
+) -> list[tuple[dt.date, Plan, Tasks]]:
+    """Row groups of the days before by chance, the same for the same day, until they have the wanted share of its rows.
+
+    Only the tasks count whose labels the base was trained on: those that became final since are read anyway.
+    """
     assert config.daily is not None
     replay = config.daily.replay
     assert replay is not None
     days = [day - dt.timedelta(days=n) for n in range(1, replay.days + 1)]
+    tasks = {d: _final(config, d, base_end) for d in days}
     fine = config.model_copy(update={"data": config.data.model_copy(update={"unit_rows": 1})})  # each row group a unit
-    plans = {d: _plan_of(fine, d) for d in days if d not in left_out and _exists(config, d)}
+    plans = {d: _plan_of(fine, d) for d in days if tasks[d] != () and d not in left_out and _exists(config, d)}
     groups = [(d, piece) for d, plan in plans.items() for unit in plan.units for piece in unit.fragments]
     order = np.random.default_rng([config.data.shuffle.seed, day.toordinal()]).permutation(len(groups))
     wanted = replay.share * own_rows
@@ -168,9 +172,9 @@ def _replay(
         of, piece = groups[n]
         chosen.setdefault(of, []).append(piece)
         wanted -= piece.rows
-    parts: list[tuple[Plan, Tasks]] = []
+    parts: list[tuple[dt.date, Plan, Tasks]] = []
     for of in sorted(chosen):
         pieces = sorted(chosen[of], key=lambda piece: (piece.path, piece.first_row))
         plan = replace(plans[of], units=(Unit(tuple(pieces)),), identity=f"{plans[of].identity} {pieces}")
-        parts.append((plan, _final(config, of, day)))
-    return parts, sorted(chosen)
+        parts.append((of, plan, tasks[of]))
+    return parts

@@ -13,6 +13,7 @@ from raymtl.config.root import Config
 from raymtl.data.batch import Batch
 
 _FILE = "touched-{rank}.npz"
+_PREFIX = "table "
 
 
 class Touched:
@@ -36,11 +37,13 @@ class Touched:
 
     def save(self, folder: str, rank: int) -> None:
         """Write the marks into the folder of a checkpoint."""
-        np.savez(Path(folder, _FILE.format(rank=rank)), **self.rows())  # type: ignore[arg-type]
+        # with a prefix: a table may be called `file`, which is an argument of savez
+        rows = {f"{_PREFIX}{name}": numbers for name, numbers in self.rows().items()}
+        np.savez(Path(folder, _FILE.format(rank=rank)), **rows)  # type: ignore[arg-type]
 
     def load(self, folder: str) -> None:
         """Add the marks of all workers that wrote a checkpoint."""
         for path in Path(folder).glob(_FILE.format(rank="*")):
             with np.load(path, allow_pickle=False) as saved:
                 for name in saved.files:
-                    self._marks[name][saved[name]] = True
+                    self._marks[name.removeprefix(_PREFIX)][saved[name]] = True

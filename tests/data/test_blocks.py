@@ -11,8 +11,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from small_data import make_config
 
+from raymtl.config.slots.coupler import Product
 from raymtl.data.blocks import BlockMaker, Place
-from raymtl.data.hashing import hash_rows, hash_strings
+from raymtl.data.hashing import hash_rows, hash_strings, to_int64
+from raymtl.data.user_slice import UserSlice
 from raymtl.errors import DataError
 
 PLACE = Place("logs/ds=2026-01-01/part-0.parquet", 1000)
@@ -420,3 +422,115 @@ def test_a_broken_value_names_its_place_and_the_remedy(case):
 
 def test_a_broken_value_in_a_list_that_would_be_cut_off_does_not_count():
     assert one("ids", pa.array([[1, 77]]), {"rows": 10, "id_space": "direct"}, max_length=1) == [[1]]
+
+
+# The rows of some users alone
+
+USERS = UserSlice("user", 5, 0.5, True)
+OTHERS = UserSlice("user", 5, 0.5, False)
+WORDS = pa.array(["a", None, "b", "c", "a", "d", "e", None, "f", "b"])
+
+
+def all_kinds(**changes):
+    """A configuration with every role of a column, and raw rows for it; the users are strings."""
+    config = make_config(
+        {"i": {"kind": "id"}, "t": {"kind": "ids", "max_length": 2}, "s": {"kind": "sequence"}, "d": {"kind": "dense"}},
+        tasks={"click": {"truth": "p"}},
+        tables={name: {"rows": 50, "id_space": "direct"} for name in "its"},
+        weight="w",
+        scenario={"column": "place", "values": ["x"]},
+        group="user",
+    )
+    rows = len(WORDS)
+    numbers = [float(n) for n in range(rows)]
+    columns = {
+        "user": WORDS,
+        "i": pa.array([None if n % 4 == 1 else n for n in range(rows)]),
+        "t": [[n, None, n + 1, 49] if n % 3 else None for n in range(rows)],
+        "s": [[n] * (n % 3) for n in range(rows)],
+        "d": numbers,
+        "click": pa.array([n % 2 for n in range(rows)], pa.int8()),
+        "p": [n / 10 for n in numbers],
+        "w": numbers,
+        "place": pa.array(["x", "y"] * (rows // 2)).dictionary_encode(),
+    }
+    return config, pa.table({n: c if isinstance(c, pa.Array) else pa.array(c) for n, c in (columns | changes).items()})
+
+
+@pytest.mark.parametrize("evaluation", [False, True])
+@pytest.mark.parametrize("start", [0, 3])
+def test_the_rows_of_some_users_are_those_of_the_whole_block(evaluation, start):
+    config, raw = all_kinds()
+    raw = raw.slice(start)
+    whole = BlockMaker(config, evaluation)(raw, PLACE, 7)
+    chosen = USERS.has(to_int64(WORDS.slice(start)))
+    assert 0 < chosen.sum() < len(raw)
+    for users, kept in ((USERS, chosen), (OTHERS, ~chosen)):
+        maker = BlockMaker(config, evaluation, users=users)
+        assert "user" in maker.raw_columns()
+        assert len(set(maker.raw_columns())) == len(maker.raw_columns())
+        assert maker(raw, PLACE, 7).equals(whole.filter(pa.array(kept)))  # so with the groups of rows without a user
+
+
+def test_no_user_of_the_slice():
+    config, raw = all_kinds()
+    none = raw.filter(pa.array(OTHERS.has(to_int64(WORDS))))
+    block = BlockMaker(config, True, users=USERS)(none, PLACE, 7)
+    assert len(block) == 0
+    assert block.schema == BlockMaker(config, True)(raw, PLACE, 7).schema
+    nobody = all_kinds(user=pa.nulls(len(WORDS)))[1]  # a column without any value
+    assert len(BlockMaker(config, False, users=USERS)(nobody, PLACE, 7)) == 0
+    assert len(BlockMaker(config, False, users=OTHERS)(nobody, PLACE, 7)) == len(WORDS)
+
+
+@pytest.mark.parametrize(
+    ("column", "value", "words"),
+    [
+        ("i", 50, "the ID is 50"),
+        ("t", [3, 77], "the ID is 77"),
+        ("s", [1, 2, -4], "the ID is -4"),
+        ("d", math.inf, "the value is inf"),
+        ("click", 2, "the label is 2"),
+        ("w", -1.0, "the weight is -1.0"),
+    ],
+)
+def test_errors_name_the_row_of_the_file_and_only_of_rows_that_are_read(column, value, words):
+    config, raw = all_kinds()
+    for row in range(2, len(raw)):
+        values = raw.column(column).to_pylist()
+        values[row] = value
+        broken = raw.set_column(raw.schema.get_field_index(column), column, pa.array(values))
+        chosen = USERS.has(to_int64(WORDS))[row]
+        reads, spared = (USERS, OTHERS) if chosen else (OTHERS, USERS)
+        with pytest.raises(DataError, match=rf"row {PLACE.first_row + row}: {words}"):
+            BlockMaker(config, True, users=reads)(broken, PLACE, 0)
+        BlockMaker(config, True, users=spared)(broken, PLACE, 0)
+
+
+# Units in which the labels of some tasks count
+
+
+def with_tasks(tasks, product):
+    """Labels by task with only those of `tasks` counted, None where not observed."""
+    config = make_config(tasks={"click": {}, "buy": {"parent": "click"}, "late": {"given": "click"}})
+    if product:
+        model = config.model.model_copy(update={"coupler": Product(type="product")})
+        config = config.model_copy(update={"model": model})
+    raw = {
+        "item": [1, 2, 3, 4],
+        "click": pa.array([0, 1, 1, None]),
+        "buy": pa.array([1, 1, 0, 1]),
+        "late": pa.array([1, 0, None, 1]),
+    }
+    block = BlockMaker(config, False)(pa.table(raw), PLACE, 0, tasks)
+    found = {n: block.column(f"label:{n}").to_pylist() for n in config.tasks}
+    return {name: [None if math.isnan(v) else v for v in values] for name, values in found.items()}
+
+
+@pytest.mark.parametrize("product", [False, True])
+@pytest.mark.parametrize("counted", [(), ("click",), ("buy",), ("late",), ("buy", "late"), ("click", "buy", "late")])
+def test_labels_of_other_tasks_are_not_observed_and_the_rest_are_as_before(counted, product):
+    whole = with_tasks(None, product)
+    assert whole["buy"] == ([0, 1, 0, None] if product else [1, 1, 0, 1])
+    assert whole["late"] == [None, 0, None, None]
+    assert with_tasks(counted, product) == {n: v if n in counted else [None] * 4 for n, v in whole.items()}

@@ -7,7 +7,7 @@ import torch
 from scipy import stats
 
 from raymtl.config.features import Init
-from raymtl.embeddings.init import fill_rows
+from raymtl.embeddings.init import drawn_rows, fill_rows
 
 ROWS, DIM = 200, 12
 
@@ -28,6 +28,27 @@ def test_any_cut_gives_the_same_elements(distribution: str, monkeypatch: pytest.
     assert torch.equal(filled(init, columns=slice(4, 8)), whole[:, 4:8])
     monkeypatch.setattr("raymtl.embeddings.init._CHUNK_ELEMENTS", 50)
     assert torch.equal(filled(init), whole)
+
+
+@pytest.mark.parametrize("distribution", ["normal", "uniform", "zeros"])
+def test_single_rows_are_drawn_as_the_whole_table_is(distribution: str) -> None:
+    init = Init(distribution=distribution, scale=0.1)
+    whole = filled(init)
+    for rows in ([], [7], [199, 0, 3, 3, 120]):
+        for first, width in ((0, DIM), (4, 4), (DIM - 1, 1)):
+            numbers = torch.tensor(rows, dtype=torch.int64)
+            found = drawn_rows(numbers, init, seed=3, table="user", columns=(first, width), dim=DIM)
+            assert found.shape == (len(rows), width)
+            assert torch.equal(found, whole[rows, first : first + width])
+
+
+def test_rows_far_beyond_what_32_bits_hold() -> None:
+    init, far = Init(distribution="uniform", scale=0.1), 10**11
+    weight = torch.empty(3, DIM)
+    fill_rows(weight, init, seed=3, table="user", first_row=far, first_column=0, dim=DIM)
+    rows = torch.arange(far, far + 3)
+    assert torch.equal(drawn_rows(rows, init, seed=3, table="user", columns=(0, DIM), dim=DIM), weight)
+    assert len(set(weight.flatten().tolist())) == 3 * DIM
 
 
 def test_seed_and_table_change_everything() -> None:

@@ -7,9 +7,11 @@ import pytest
 import torch
 import torch.distributed as dist
 from several import mixed_config, several, share
+from small_models import make, train
 
 from raymtl.config.slots.penalties import OrderLoss
 from raymtl.config.train import Schedule
+from raymtl.daily.export import dense_optimizer, dense_weights
 from raymtl.training.build import build
 from raymtl.training.optimizers import schedule_factor
 
@@ -75,3 +77,28 @@ def test_only_the_rows_of_the_batch_move(optimizer: str, tmp_path: Path) -> None
         # lr · g / (|g| + ε), so lr but where the gradient is as small as ε
         assert step.abs().max() <= 0.025 * 1.001
         assert ((step.abs() - 0.025).abs() < 1e-4).float().mean() > 0.8
+
+
+def frozen(rank: int, workers: int) -> list[dict[str, torch.Tensor]]:
+    """Dense weights with their moments, and a table, before and after steps with the dense weights frozen, and the factors."""
+    decaying = {"type": "adamw", "weight_decay": 0.1}
+    config = mixed_config([None], clip_grad_norm=0.1, dense_optimizer=decaying, schedule={"warmup_steps": 10})
+    built = make(config)
+    stages = []
+    for n in range(3):
+        train(built, config, range(2 * n, 2 * n + 2))
+        dense = {**dense_weights(built), **dense_optimizer(built)}
+        stages.append({"user": table(built.model, "user"), **{k: v.clone() for k, v in dense.items()}})
+        stages[-1]["factor"] = torch.tensor(built.optimizers.factor)
+        built.optimizers.freeze_dense()
+    return stages
+
+
+@pytest.mark.dist
+def test_frozen_dense_weights_and_their_moments_stay_and_the_tables_learn(tmp_path: Path) -> None:
+    first, *later = several(1, tmp_path / "run", frozen)[0]
+    assert any("exp_avg" in key for key in first)
+    for before, after in zip((first, *later), later, strict=False):
+        changed = {key for key, value in before.items() if not torch.equal(after[key], value)}
+        assert changed == {"user", "factor"}
+    assert [stage["factor"].item() for stage in (first, *later)] == pytest.approx([0.3, 0.5, 0.7])

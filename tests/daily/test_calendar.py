@@ -1,0 +1,201 @@
+"""Which version a day begins with, and which days are still to do."""
+
+import datetime as dt
+from pathlib import Path
+from typing import Any
+
+import pytest
+from fake_versions import write
+
+from raymtl.config.daily import Daily
+from raymtl.daily.calendar import LeftOut, choose_base, days_between, days_to_do, version_before, why_left_out
+from raymtl.daily.manifest import NAME
+from raymtl.daily.record import Record, write_record
+from raymtl.daily.storage import Store, open_store, remove_folder, write_bytes
+from raymtl.daily.store import gc, list_versions, publish, rollback
+
+
+def jan(day: int) -> dt.date:
+    return dt.date(2026, 1, day)
+
+
+def daily(*skip: int) -> Daily:
+    return Daily(store="/nowhere", skip=[jan(day) for day in skip])
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> Store:
+    return open_store(str(tmp_path / "store"))
+
+
+def published(store: Store, *ends: int, **names: int) -> None:
+    """A version for each last day of data, named `v<day>` or as told, in that order."""
+    for name, end in ({f"v{day}": day for day in ends} | names).items():
+        write(store, name, data_range={"train": [str(jan(1)), str(jan(end))]})
+        publish(store, name)
+
+
+def noted(store: Store, day: int, status: Any, version: str | None = None, base: str | None = None) -> None:
+    begun = dt.datetime(2026, 1, 1, tzinfo=dt.UTC)
+    record = Record(date=jan(day), status=status, version=version, config_hash="0", base=base, begun=begun)
+    write_record(store, record)
+
+
+def base_of(store: Store, day: int) -> str | None:
+    chosen = choose_base(list_versions(store), jan(day))
+    return chosen.id if chosen else None
+
+
+def before(store: Store, day: int) -> str | None:
+    found = version_before(list_versions(store), jan(day))
+    return found.id if found else None
+
+
+def test_a_day_begins_with_the_current_version(store: Store) -> None:
+    assert base_of(store, 3) is None
+    published(store, 3, 4)
+    assert base_of(store, 5) == "v4"
+    assert base_of(store, 9) == "v4"
+    # done again: its own version, and those after it, have seen the day
+    assert base_of(store, 4) == "v3"
+    assert base_of(store, 3) is None
+
+
+def test_after_a_rollback_the_current_version_wins_over_newer_data(store: Store) -> None:
+    published(store, 3, 4, 5)
+    rollback(store, "v3")
+    assert base_of(store, 6) == "v3"
+    assert base_of(store, 3) is None
+    published(store, again=2)  # current, and of older data than the others
+    assert base_of(store, 6) == "again"
+    assert base_of(store, 2) is None
+
+
+def test_without_a_current_version_before_the_day_the_newest_data_win(store: Store) -> None:
+    published(store, 3, 2, 6)
+    assert base_of(store, 5) == "v3"
+    published(store, same=3, last=7)
+    assert base_of(store, 5) == "same"  # of two with the same data the one published last
+
+
+def test_a_damaged_version_is_no_base(store: Store) -> None:
+    published(store, 3, 4)
+    write_bytes(store, f"versions/v4/{NAME}", b"{}")
+    assert base_of(store, 5) == "v3"
+    assert before(store, 5) == "v3"
+    assert days_to_do(store, daily(), jan(7)).days == [jan(7)]
+
+
+def test_version_before_is_that_of_the_newest_data(store: Store) -> None:
+    assert before(store, 5) is None
+    published(store, 3, 5, 4)
+    rollback(store, "v3")
+    assert [before(store, day) for day in (3, 4, 5, 6)] == [None, "v3", "v4", "v5"]
+
+
+def test_the_first_day_of_all(store: Store) -> None:
+    todo = days_to_do(store, daily(), jan(5))
+    assert (todo.days, todo.notes) == ([jan(5)], [])
+    todo = days_to_do(store, daily(5), jan(5))
+    assert (todo.days, todo.notes) == ([], ["2026-01-05 is left out: it stands in daily.skip"])
+
+
+def test_a_gap_is_caught_up_in_order(store: Store) -> None:
+    published(store, 28)
+    todo = days_to_do(store, daily(), dt.date(2026, 2, 2))
+    assert [str(day) for day in todo.days] == ["2026-01-29", "2026-01-30", "2026-01-31", "2026-02-01", "2026-02-02"]
+    assert todo.notes == []
+
+
+@pytest.mark.parametrize("day", [3, 4])
+def test_a_day_that_the_current_version_has(store: Store, day: int) -> None:
+    published(store, 4)
+    todo = days_to_do(store, daily(), jan(day))
+    assert (todo.days, todo.notes) == ([], ["version v4 has the data up to 2026-01-04 already"])
+
+
+def test_days_that_are_somebodys_decision_are_left_out(store: Store) -> None:
+    published(store, 2, 3, 4)
+    rollback(store, "v2")
+    noted(store, 3, "published", "v3")
+    noted(store, 4, "published", "v4")
+    noted(store, 5, "refused", "candidate")
+    noted(store, 7, "broken")
+    noted(store, 8, "not ready")
+    todo = days_to_do(store, daily(6), jan(9))
+    assert todo.days == [jan(7), jan(8), jan(9)]
+    assert todo.notes == [
+        "2026-01-03 is left out: its version v3 was rolled back",
+        "2026-01-04 is left out: its version v4 was rolled back",
+        "2026-01-05 is left out: its candidate was refused",
+        "2026-01-06 is left out: it stands in daily.skip",
+    ]
+    assert why_left_out(store, daily(5), jan(5)) == "it stands in daily.skip"
+    assert why_left_out(store, daily(), jan(8)) is None
+    assert why_left_out(store, daily(), jan(9)) is None
+
+
+def test_days_between_takes_all_but_those_to_skip(store: Store) -> None:
+    todo = days_between(daily(3, 9), jan(2), jan(4))
+    assert (todo.days, todo.notes) == ([jan(2), jan(4)], ["2026-01-03 is left out: it stands in daily.skip"])
+    assert days_between(daily(), jan(2), jan(2)).days == [jan(2)]
+    assert days_between(daily(), jan(3), jan(2)).days == []
+
+
+# Days that a base has not seen
+
+
+def in_line(store: Store, first: int, *days: int) -> None:
+    """A first version of two days up to `first`, then one on it for each day, with the records of all."""
+    parent, start = None, first - 1
+    for day in (first, *days):
+        name = f"v{day}"
+        write(store, name, parent=parent, data_range={"train": [str(jan(start or day)), str(jan(day))]})
+        publish(store, name)
+        noted(store, day, "published", name, parent)
+        parent, start = name, 0
+
+
+def left_out(store: Store, day: int, *skip: int) -> list[int]:
+    """The days before `day` that its base has not seen."""
+    versions = list_versions(store)
+    found = LeftOut(store, daily(*skip), versions, choose_base(versions, jan(day)))
+    return [n for n in range(1, day) if jan(n) in found]
+
+
+def test_days_of_a_line_without_gaps(store: Store) -> None:
+    assert left_out(store, 9, 4) == [4]
+    in_line(store, 5, 6, 7)
+    assert left_out(store, 8) == []
+    assert left_out(store, 8, 2, 6) == [2, 6]
+    noted(store, 2, "refused", "x")
+    noted(store, 3, "broken")
+    noted(store, 4, "refused", "y")  # on the way to the first version
+    assert left_out(store, 8) == [2, 4]
+
+
+def test_days_refused_passed_over_and_rolled_back(store: Store) -> None:
+    in_line(store, 3, 4, 7, 8, 9)  # 5 was passed over
+    noted(store, 6, "refused", "x", "v4")
+    assert left_out(store, 10) == [5, 6]
+    rollback(store, "v7")
+    assert left_out(store, 10) == [5, 6, 8, 9]
+    write(store, "v10", parent="v7", data_range={"train": [str(jan(10))] * 2})
+    publish(store, "v10")
+    noted(store, 10, "published", "v10", "v7")
+    assert left_out(store, 11) == [5, 6, 8, 9]
+    assert left_out(store, 8) == [5, 6]  # done again
+    noted(store, 10, "refused", "again", "v7")  # done again too, and the version before stayed
+    assert left_out(store, 11) == [5, 6, 8, 9]
+
+
+def test_versions_that_are_removed_are_known_by_their_records(store: Store) -> None:
+    in_line(store, 3, 4, 6, 7, 8)
+    rollback(store, "v6")
+    write(store, "v9", parent="v6", data_range={"train": [str(jan(9))] * 2})
+    publish(store, "v9")
+    gc(store, 1)
+    assert [v.id for v in list_versions(store)] == ["v9"]
+    assert left_out(store, 10) == [5, 7, 8]
+    remove_folder(store, "days/2026-01-06")  # nobody knows any more what was before
+    assert left_out(store, 10) == []
