@@ -39,7 +39,7 @@ def history(days: int, **changes: Any) -> dict[dt.date, Figures]:
 
 def found(today: Figures, earlier: dict[dt.date, Figures], **bounds: Any) -> tuple[list[str], list[str]]:
     day = max(earlier) + dt.timedelta(1)
-    findings = out_of_bounds(today, day, earlier, Bounds(**bounds))
+    findings = out_of_bounds(today, day, earlier, Bounds(**{"min_days": 3, **bounds}))
     return findings.late, findings.broken
 
 
@@ -145,7 +145,7 @@ def test_with_too_few_days_only_the_columns_are_judged():
     assert late == []
     assert len(broken) == 1
     assert broken[0].startswith("column `user` is gone; it held string until 2026-01-06")
-    assert out_of_bounds(odd, MONDAY, {}, Bounds()).broken == []
+    assert out_of_bounds(odd, MONDAY, {}, Bounds(min_days=3)).broken == []
 
 
 def test_a_column_that_was_accepted_once():

@@ -122,7 +122,7 @@ def test_calibration_says_nothing_where_labels_cancel_each_other():
     ("counts", "note"),
     [
         ({"buy__positives": 99}, "99 positives among 5,000 held-out labels, daily.gate.min_positives is 100"),
-        ({"buy__positives": 9960}, "40 negatives among 5,000 held-out labels, daily.gate.min_positives is 100"),
+        ({"buy__positives": 4960}, "40 negatives among 5,000 held-out labels, daily.gate.min_positives is 100"),
         (
             {"buy__count": 0, "buy__positives": 0},
             "0 positives among 0 held-out labels, daily.gate.min_positives is 100",
