@@ -69,7 +69,7 @@ def main() -> None:
             raw["train"]["max_failures"] = 100
             config = folder / "config.yaml"
             folder.mkdir()
-            config.write_text(yaml.safe_dump(raw))
+            config.write_text(yaml.safe_dump(raw, sort_keys=False))
             store = open_store(raw["daily"]["store"])
             first = run_and_kill(str(config), last[0], folder / "log", store, 0, 1, seed, nothing_is_half)
             rest = run_and_kill(str(config), last[1], folder / "log", store, kills, longest_s, seed, nothing_is_half)

@@ -46,7 +46,7 @@ def test_worker_and_driver_killed(ray_cluster: None, tmp_path: Path) -> None:
     run_daily(config_from_dict(raws["calm"]), Order(day_of(2)), address=None, listener=lambda item: None)
 
     file, log = tmp_path / "killed.yaml", tmp_path / "log"
-    file.write_text(yaml.safe_dump(raws["killed"]))
+    file.write_text(yaml.safe_dump(raws["killed"], sort_keys=False))
     with log.open("wb") as out:
         process = subprocess.Popen(command(str(file), "--date", str(day_of(2))), stdout=out, stderr=out)
         until(process, log, f"{day_of(2)}: train")
