@@ -71,6 +71,10 @@ class TryLaterError(UserError):
     exit_code = 75
 
 
+class LeaseLostError(TryLaterError):
+    """Another process took this one for dead, and may be at work in its place."""
+
+
 def find_user_error(error: BaseException | None) -> UserError | None:
     """The UserError inside an exception, through Ray's `cause` and Python's chaining."""
     seen: set[int] = set()

@@ -7,7 +7,7 @@ from raymtl.config.daily import Daily
 from raymtl.daily.manifest import Manifest
 from raymtl.daily.record import Record, read_record, recorded_days
 from raymtl.daily.storage import Store
-from raymtl.daily.store import Listed, list_versions
+from raymtl.daily.store import Listed, list_versions, show
 
 
 @dataclass(frozen=True)
@@ -20,20 +20,32 @@ class Todo:
     """Why days are left out, or that there is nothing to do."""
 
 
+def known_versions(store: Store) -> list[Listed]:
+    """The versions, newest first. Raises VersionError where the current one is damaged: nothing may begin behind its back."""
+    found = list_versions(store)
+    for version in found:
+        if version.current and version.manifest is None:
+            show(store, version.id)  # says what is wrong
+    return found
+
+
 def choose_base(versions: list[Listed], day: dt.date) -> Manifest | None:
-    """The version that `day` begins with: the current one where its data end before the day, else the one with the newest data
-    that does; None: there is none."""
-    usable = [v for v in versions if v.manifest is not None and v.manifest.data_end < day]
-    chosen = next((v for v in usable if v.current), None)
-    if chosen is None:  # `versions` has the last published first, which max keeps among equals
-        chosen = max(usable, key=lambda v: v.manifest.data_end if v.manifest else dt.date.min, default=None)
-    return chosen.manifest if chosen is not None else None
-
-
-def version_before(versions: list[Listed], day: dt.date) -> Manifest | None:
-    """The published version with the newest data that end before `day`; None: it is gone or never was."""
+    """The version that `day` begins with: the current one or, where its data do not end before the day, the nearest of those it
+    came from whose data do. Where that line is gone, the version with the newest data that do; None: there is none."""
+    current = next((v.manifest for v in versions if v.current), None)
+    found = version_before(versions, current, day)
+    if found is not None:
+        return found
     usable = [v.manifest for v in versions if v.manifest is not None and v.manifest.data_end < day]
-    return max(usable, key=lambda m: m.data_end, default=None)
+    return max(usable, key=lambda m: m.data_end, default=None)  # the last published stands first, and wins among equals
+
+
+def version_before(versions: list[Listed], start: Manifest | None, day: dt.date) -> Manifest | None:
+    """The version whose data end before `day` in the line that leads to `start`; None: it is gone or never was."""
+    by_name = {v.id: v.manifest for v in versions if v.manifest is not None}
+    while start is not None and start.data_end >= day:
+        start = by_name.get(start.parent or "")
+    return start
 
 
 def days_to_do(store: Store, daily: Daily, day: dt.date) -> Todo:
@@ -42,7 +54,7 @@ def days_to_do(store: Store, daily: Daily, day: dt.date) -> Todo:
     Days that were refused, or whose version was rolled back, are left out: doing them again is somebody's decision (`--from`,
     `--to` and `--force`). So are those of `daily.skip`.
     """
-    current = next((v for v in list_versions(store) if v.current), None)
+    current = next((v for v in known_versions(store) if v.current), None)
     if current is None or current.manifest is None:
         return days_between(daily, day, day)
     end = current.manifest.data_end

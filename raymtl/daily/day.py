@@ -5,6 +5,8 @@ command, a day that is done is done, and whoever looks at the storage sees where
 """
 
 import datetime as dt
+import hashlib
+import json
 import time
 from collections.abc import Callable
 from contextlib import suppress
@@ -12,12 +14,10 @@ from dataclasses import dataclass
 from typing import Any
 
 from raymtl.config.daily import Daily
-from raymtl.config.data import DayRange
-from raymtl.config.load import config_hash
 from raymtl.config.root import Config
 from raymtl.daily import store as versions
 from raymtl.daily.bounds import out_of_bounds
-from raymtl.daily.calendar import LeftOut, choose_base
+from raymtl.daily.calendar import LeftOut, choose_base, known_versions
 from raymtl.daily.day_job import day_job, session_config
 from raymtl.daily.day_maps import DayMaps, make_day_maps
 from raymtl.daily.gate import judge, summary
@@ -25,8 +25,9 @@ from raymtl.daily.inputs import DayPlans, plan_day
 from raymtl.daily.lease import Lease
 from raymtl.daily.log import utc_now
 from raymtl.daily.manifest import Manifest
-from raymtl.daily.ready import check_day, find_not_ready
+from raymtl.daily.ready import check_day, not_ready
 from raymtl.daily.record import (
+    FINAL,
     Figures,
     NextDay,
     Record,
@@ -39,12 +40,20 @@ from raymtl.daily.record import (
     recorded_days,
     write_record,
 )
-from raymtl.daily.reports.write import write_reports
+from raymtl.daily.reports.write import last_records, write_reports
 from raymtl.daily.session import BASE, DayJob, run_day_worker
 from raymtl.daily.storage import Store, names, remove_folder
-from raymtl.errors import ConfigError, DataError, StorageError, TryLaterError, UserError
+from raymtl.errors import (
+    CheckpointError,
+    ConfigError,
+    DataError,
+    LeaseLostError,
+    StorageError,
+    TryLaterError,
+    UserError,
+)
 from raymtl.training.cluster import check_room, connect, reading_tasks
-from raymtl.training.run import fit
+from raymtl.training.run import defining, fit
 
 Listener = Callable[[dict[str, Any]], None]
 _POLL_S = 30.0
@@ -74,6 +83,14 @@ def section(config: Config) -> Daily:
     return config.daily
 
 
+def training_hash(config: Config) -> str:
+    """Hash of what decides how a day is trained; where it runs and when things are kept or judged does not count."""
+    own = ("dense_lr_factor", "schedule", "accumulator_decay", "replay", "min_count", "gate.holdout", "bootstrap_days")
+    keys = tuple(f"daily.{key}" for key in own)
+    found = {k: v for k, v in defining(config).items() if not k.startswith("daily.") or k.startswith(keys)}
+    return hashlib.sha256(json.dumps(found, default=str).encode()).hexdigest()[:16]
+
+
 class Day:
     """One day's way through the states."""
 
@@ -86,40 +103,44 @@ class Day:
         lease: Lease,
         address: str | None,
         listener: Listener,
+        anew: bool = False,
     ):
+        """`anew`: begin from the start, whatever the record says."""
         self.config, self.store, self.day, self.order = config, store, day, order
         self.lease, self.address, self.tell = lease, address, listener
         self.daily = section(config)
-        self.listed = versions.list_versions(store)
+        self.listed = known_versions(store)
         self.base = choose_base(self.listed, day)
         self.chain = versions.chain(store, self.base) if self.base else []
-        self.record = self._begun()
         self.folder = folder(day)
+        self.record = self._begun(anew)
         self._since: float | None = None
         self._told = ""
 
-    def _begun(self) -> Record:
+    def _begun(self, anew: bool) -> Record:
         """The record to go on with, or a new one where the day was not begun, or from another version or configuration."""
-        old, digest = read_record(self.store, self.day), config_hash(self.config)
-        base = self.base.id if self.base else None
-        fresh = self._fresh(old.attempt + 1 if old else 1)
+        old = None if anew else read_record(self.store, self.day)
         if old is None:
-            return fresh
-        if old.version is not None and old.status == "running" and self._is_published(old.version):
-            return old  # killed between the publication and its note
-        if old.status in ("published", "refused") or (old.base, old.config_hash) != (base, digest):
-            if old.status not in ("published", "refused"):
-                self.tell(
-                    {"note": f"{self.day} begins anew: the version before or the configuration is another one now"}
-                )
-            return fresh
+            return self._fresh()
+        if old.ended is None and (old.status in FINAL or self._is_published(old.version)):
+            return old  # killed before its note, or before it was tidied up
+        if old.status in FINAL:
+            return self._fresh()
+        if (old.base, old.config_hash) != (self.base.id if self.base else None, training_hash(self.config)):
+            self.tell({"note": f"{self.day} begins anew: the version before or the configuration is another one now"})
+            return self._fresh()
         return old.model_copy(update={"status": "running", "reason": "", "ended": None})
 
-    def _fresh(self, attempt: int) -> Record:
+    def _fresh(self) -> Record:
+        """A record of an attempt whose folder nobody has used."""
+        used = [int(name.removeprefix("run-")) for name in self._runs() if name.removeprefix("run-").isdigit()]
+        with suppress(StorageError):  # a damaged record
+            old = read_record(self.store, self.day)
+            used += [old.attempt] if old else []
         return Record(
             date=self.day,
-            attempt=attempt,
-            config_hash=config_hash(self.config),
+            attempt=1 + max(used, default=0),
+            config_hash=training_hash(self.config),
             base=self.base.id if self.base else None,
             begun=utc_now().replace(microsecond=0),
         )
@@ -129,27 +150,35 @@ class Day:
         """Folder of the attempt: maps, what was measured, the run with its checkpoints."""
         return f"{self.folder}/run-{self.record.attempt}"
 
-    def _is_published(self, version: str) -> bool:
+    def _runs(self, of: str = "") -> list[str]:
+        """Folders of attempts of a day, by default this one."""
+        return [name for name in names(self.store, of or self.folder) if name.startswith("run-")]
+
+    def _is_published(self, version: str | None) -> bool:
         return any(v.id == version for v in self.listed)
 
     def run(self) -> Record:
-        begins = f"version {self.record.base}" if self.record.base else "nothing: it is the first one"
-        self.tell({"note": f"{self.day}: begins with {begins}"})
+        """Go through what is left of the states, and return the record."""
         try:
-            if self.record.version is None or not self._is_published(self.record.version):
+            if self._is_published(self.record.version):
+                self._note(status="published", reason="")
+            elif self.record.status != "refused":
+                begins = f"version {self.record.base}" if self.record.base else "nothing: it is the first one"
+                self.tell({"note": f"{self.day}: begins with {begins}"})
                 if self.record.written is None or not self._is_written():
                     self._states()
                 self._decide()
-            else:
-                self.record.status = "published"
             self._enter("expire")
             self._expire()
+        except LeaseLostError:
+            raise  # the record may be another process's by now
         except TryLaterError as error:
             self._end("not ready", str(error))
             raise
         except DataError as error:
             self._end("broken", str(error))
-            raise DataError(f"{self.day}: {error}; or leave the day out with daily.skip") from error
+            remedy = "" if self.record.state == "wait" else "; or leave the day out with daily.skip"
+            raise DataError(f"{self.day}: {error}{remedy}") from error
         except UserError as error:
             self._note(reason=str(error))
             raise
@@ -162,9 +191,18 @@ class Day:
         plans = plan_day(self.config, self.day, self.base.data_end if self.base else None, left_out)
         if self.record.plan not in ("", plans.train.identity):
             self.tell({"note": f"{self.day} begins anew: its logs were written again"})
-            self.record = self._fresh(self.record.attempt + 1)
+            self.record = self._fresh()
         self._note(plan=plans.train.identity)
         local = connect(self.config, self.address)
+        try:
+            self._check_and_train(plans, local)
+        except CheckpointError as error:  # of this very day, so nothing is lost by making it again
+            self.tell({"note": f"{self.day} begins anew: {error}"})
+            self.record = self._fresh()
+            self._note(plan=plans.train.identity)
+            self._check_and_train(plans, local)
+
+    def _check_and_train(self, plans: DayPlans, local: bool) -> None:
         self._enter("check")
         maps = self._check(plans)
         self._enter("evaluate")
@@ -173,12 +211,8 @@ class Day:
     # wait and check
 
     def _wait(self) -> None:
-        days = [self.day]
-        if self.base is None:
-            first = self.day - dt.timedelta(days=self.daily.bootstrap_days - 1)
-            days = [d for d in DayRange(start=first, end=self.day).days() if d not in self.daily.skip]
         waited = 0.0
-        while reasons := [r for d in days if (r := find_not_ready(self.config, d))]:
+        while reasons := not_ready(self.config, self.day, first=self.base is None):
             if waited >= self.order.wait_s:
                 raise TryLaterError(f"{self.day} is not ready: {reasons[0]}")
             time.sleep(min(_POLL_S, self.order.wait_s - waited))
@@ -243,7 +277,7 @@ class Day:
         if "state" not in item:
             self.tell(item)
             return
-        with suppress(StorageError):  # where the session is may be told late; what it found is noted at its end
+        with suppress(UserError):  # where the session is may be told late; what it found is noted at its end
             self._enter(item["state"])
 
     def _learned(self, found: dict[str, Any], job: DayJob, plans: DayPlans, maps: DayMaps) -> None:
@@ -315,24 +349,29 @@ class Day:
             self._end("refused", summary(record.gate))
 
     def _expire(self) -> None:
-        """Remove old versions, what is left of the training, and write the reports; what fails here is tried again tomorrow."""
-        spare = [r.version for d in recorded_days(self.store) if (r := read_record(self.store, d)) and r.version]
+        """Remove old versions and what is left of training, and write the pages; what fails here is tried again tomorrow."""
+        spare = [r.version for r in last_records(self.store) if r.version]
         try:
             versions.gc(self.store, self.daily.keep, spare[-self.daily.keep :], self.lease.held)
-            for name in names(self.store, self.folder):
-                if name.startswith("run-"):
-                    remove_folder(self.store, f"{self.folder}/{name}")
-        except StorageError as error:
-            self._note(notes=[*self.record.notes, f"not tidied up: {error}"])
+            for day in recorded_days(self.store):  # also what a killed job, or a day that was given up, left behind
+                if day <= self.day:
+                    for name in self._runs(folder(day)):
+                        remove_folder(self.store, f"{folder(day)}/{name}")
+        except LeaseLostError:
+            raise
+        except UserError as error:
+            self.record.notes.append(f"not tidied up: {error}")
         self._count_time()
-        write_record(self.store, self.record)
+        self.record.ended = utc_now().replace(microsecond=0)
         write_reports(self.store, self.record)
+        write_record(self.store, self.record)
 
     # the record
 
     def _enter(self, state: StateName) -> None:
         """Note the state, and the time spent in the one before."""
         self._count_time()
+        self.lease.held()
         if state != self._told:
             self._told = state
             self.tell({"state": state, "day": str(self.day)})
@@ -350,6 +389,9 @@ class Day:
         write_record(self.store, self.record)
 
     def _end(self, status: Status, reason: str) -> None:
+        """Note how the day went; a day that is `FINAL` has ended when it is tidied up."""
+        if status in FINAL:
+            self._note(status=status, reason=reason)
+            return
         self._note(status=status, reason=reason, ended=utc_now().replace(microsecond=0))
-        if status in ("not ready", "broken"):
-            write_reports(self.store, self.record)
+        write_reports(self.store, self.record)

@@ -18,6 +18,7 @@ from raymtl.daily.storage import Store
 from raymtl.daily.store import Listed
 from raymtl.data.read import Input
 from raymtl.data.sample import sample_base_rates
+from raymtl.errors import VersionError
 from raymtl.training.cluster import Room
 
 
@@ -65,13 +66,15 @@ def day_job(
     notes: list[str] = []
     if base is not None:
         for delay in sorted(plans.next_day, reverse=True):
-            scored = version_before(listed, day - dt.timedelta(days=delay)) if delay else base
-            before = None if scored is None else _maps_of(scored, base, store, user_config, maps, f"{work}/maps", delay)
-            if scored is None or before is None:
-                notes.append(
-                    f"nobody could be scored on the labels of {day - dt.timedelta(days=delay)}: the version before that day is "
-                    f"gone, or has other ID maps"
-                )
+            of = day - dt.timedelta(days=delay)
+            scored = version_before(listed, base, of)
+            if scored is None:
+                notes.append(f"nobody could be scored on the labels of {of}: the version before that day is gone")
+                continue
+            try:
+                before = _maps_of(scored, base, store, user_config, maps, f"{work}/maps", delay)
+            except VersionError as error:
+                notes.append(f"version {scored.id} could not be scored on the labels of {of}: {error}")
                 continue
             inputs[f"next day {delay}"] = Input(plans.next_day[delay], True, before)
             scores.append(Score(f"next day {delay}", scored.id))
@@ -105,9 +108,11 @@ def day_job(
 
 def _maps_of(
     scored: Manifest, base: Manifest, store: Store, config: Config, maps: DayMaps, place: str, delay: int
-) -> dict | None:
-    """The ID maps of a version to score; None where it lacks one that the configuration has."""
+) -> dict:
+    """The ID maps of a version to score. Raises VersionError where it lacks one that the configuration has."""
     if scored.id == base.id:
         return maps.before
     found = version_maps(store, versions.chain(store, scored), config, place, f"before-{delay}")
-    return found if set(found) == set(config.map_tables()) else None
+    if missing := set(config.map_tables()) - set(found):
+        raise VersionError(f"it has no ID map of table `{sorted(missing)[0]}`")
+    return found

@@ -12,6 +12,7 @@ from raymtl.data.read import Input
 from raymtl.data.source import find_files
 from raymtl.data.units import Fragment, Plan, Unit, join_plans, plan_input
 from raymtl.data.user_slice import UserSlice
+from raymtl.errors import ConfigError
 
 Tasks = tuple[str, ...] | None
 """The tasks whose labels count; None: all."""
@@ -71,16 +72,22 @@ def plan_day(config: Config, day: dt.date, base_end: dt.date | None, left_out: C
             matured += [(d, group.tasks) for d in there]
     plans = {d: _plan_of(config, d) for d in dict.fromkeys([d for d, _ in (*parts, *matured)])}
     own = join_plans([(plans[d], tasks) for d, tasks in parts])
-    train = [(plans[d], tasks) for d, tasks in (*matured, *parts)]
-    read = _described([*matured, *parts])
+    if base_end is None and all(tasks == () for _, tasks in parts):
+        raise ConfigError(
+            f"daily.bootstrap_days is {daily.bootstrap_days}, and no label of any task is final on those days up to {day} yet; "
+            f"set it above the least delay_days of the tasks"
+        )
+    read_now = _with_labels([*matured, *parts])
+    train = [(plans[d], tasks) for d, tasks in read_now]
+    read = _described(read_now)
     if daily.replay is not None and base_end is not None:
         again = _replay(config, day, base_end, own.rows, left_out)
         train = [*((plan, tasks) for _, plan, tasks in again), *train]
         read |= {f"{d} (again)": None if tasks is None else list(tasks) for d, _, tasks in again}
-    held = [(plans[d], tasks) for d, tasks in matured] + [(plans[day], prompt)]
+    held = [(plans[d], tasks) for d, tasks in _with_labels([*matured, (day, prompt)])]
     if base_end is None:
         held += [(plans[g.days[-1]], g.tasks) for g in late if g.days and g.days[-1] in plans and g.days[-1] != day]
-    next_day = {} if base_end is None else {0: join_plans([(plans[day], prompt)])}
+    next_day = {} if base_end is None or prompt == () else {0: join_plans([(plans[day], prompt)])}
     for group in late:
         if base_end is not None and group.days and group.days[-1] in plans:
             next_day[group.delay] = join_plans([(plans[group.days[-1]], group.tasks)])
@@ -128,6 +135,11 @@ def _final(config: Config, rows_of: dt.date, day: dt.date) -> Tasks:
 def _delays(config: Config) -> dict[str, int]:
     """Days until the labels of each active task are final."""
     return {name: days for name, days in config.label_delays().items() if name in config.active_tasks()}
+
+
+def _with_labels(parts: list[tuple[dt.date, Tasks]]) -> list[tuple[dt.date, Tasks]]:
+    """The parts in which any task's labels count; all of them where there is none, so that there is something to read."""
+    return [(d, tasks) for d, tasks in parts if tasks != ()] or parts
 
 
 def _described(parts: list[tuple[dt.date, Tasks]]) -> dict[str, list[str] | None]:

@@ -22,7 +22,7 @@ from types import TracebackType
 
 from raymtl.daily.log import who
 from raymtl.daily.storage import Store, names, read_bytes, remove, write_bytes
-from raymtl.errors import StorageError, TryLaterError
+from raymtl.errors import LeaseLostError, StorageError, TryLaterError
 
 FOLDER = "lease"
 TTL_S = 60.0
@@ -93,7 +93,7 @@ class Lease:
                 self._beat_once()
         self._look()
         if self._lost is not None:
-            raise TryLaterError(
+            raise LeaseLostError(
                 f"store {self._store.path}: this process lost the lease it had since {clock_text(self._claim.since)} "
                 f"({self._lost}); nothing was published: run the same command again"
             )

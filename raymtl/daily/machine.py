@@ -6,14 +6,15 @@ from typing import Any
 from raymtl.config.daily import Daily
 from raymtl.config.root import Config
 from raymtl.daily import store as versions
-from raymtl.daily.calendar import Todo, choose_base, days_between, days_to_do
+from raymtl.daily.calendar import Todo, choose_base, days_between, days_to_do, known_versions
 from raymtl.daily.day import Day, Listener, Order, section
 from raymtl.daily.lease import acquire
-from raymtl.daily.ready import find_not_ready
-from raymtl.daily.record import Record, read_record
+from raymtl.daily.ready import not_ready
+from raymtl.daily.record import FINAL, Record, read_record
+from raymtl.daily.redo import Redo
 from raymtl.daily.reports.write import last_records
 from raymtl.daily.storage import Store, open_store
-from raymtl.errors import RefusedError
+from raymtl.errors import ConfigError, RefusedError
 
 
 def run_daily(config: Config, order: Order, *, address: str | None, listener: Listener) -> list[Record]:
@@ -24,22 +25,34 @@ def run_daily(config: Config, order: Order, *, address: str | None, listener: Li
     """
     daily = section(config)
     store = open_store(daily.store)
-    if order.first is None and not order.force and (done := _finished(store, order.last)) is not None:
-        listener({"note": f"{order.last} is done already: {done.reason or f'version {done.version}'}"})
-        return _ended([done])
+    if order.first is None and not order.force and (done := _done(store, order.last)) is not None and done.ended:
+        listener({"note": _done_already(done)})
+        return _ended(store, [done])
     with acquire(store, f"daily {order.last}", wait_s=order.wait_s) as lease:
-        for day in _published_without_note(store):
-            Day(config, store, day, order, lease, address, listener).run()
+
+        def make(day: dt.date, anew: bool = False) -> Day:
+            return Day(config, store, day, order, lease, address, listener, anew)
+
+        records = [make(day).run() for day in _cut_off(store)]
         todo = _todo(store, daily, order)
         for note in todo.notes:
             listener({"note": note})
-        records = []
+        redo = Redo(store, order.first or order.last, order.last) if order.force else None
         for day in todo.days:
-            done = None if order.force else _finished(store, day)
-            if done is not None:
-                listener({"note": f"{day} is done already: {done.reason or f'version {done.version}'}"})
-            records.append(done or Day(config, store, day, order, lease, address, listener).run())
-    return _ended(records)
+            done = _done(store, day)
+            if done is not None and (redo is None or redo.has_done(day)):
+                listener({"note": _done_already(done)})
+                records.append(done)
+            elif redo is None:
+                records.append(make(day).run())
+            else:
+                again = make(day, anew=redo.must_begin(day))
+                redo.begin(day, again.record.attempt)
+                records.append(again.run())
+                redo.end(day)
+        if redo is not None:
+            redo.close()
+    return _ended(store, records)
 
 
 def look_ahead(config: Config, order: Order) -> list[dict[str, Any]]:
@@ -47,17 +60,18 @@ def look_ahead(config: Config, order: Order) -> list[dict[str, Any]]:
     daily = section(config)
     store = open_store(daily.store)
     todo = _todo(store, daily, order)
-    base = choose_base(versions.list_versions(store), todo.days[0]) if todo.days else None
-    begins = "nothing" if base is None else base.id
+    base = choose_base(known_versions(store), todo.days[0]) if todo.days else None
+    begins = None if base is None else base.id
     found: list[dict[str, Any]] = [{"note": note} for note in todo.notes]
     for day in todo.days:
-        done = None if order.force else _finished(store, day)
+        done = None if order.force else _done(store, day)
+        reasons = not_ready(config, day, first=begins is None)
         found.append(
             {
                 "day": str(day),
-                "begins_with": begins,
+                "begins_with": begins or "nothing",
                 "done": done.status if done else None,
-                "not_ready": find_not_ready(config, day),
+                "not_ready": reasons[0] if reasons else None,
             }
         )
         begins = f"the version of {day}"
@@ -65,28 +79,48 @@ def look_ahead(config: Config, order: Order) -> list[dict[str, Any]]:
 
 
 def _todo(store: Store, daily: Daily, order: Order) -> Todo:
-    if order.first is not None or order.force:
-        return days_between(daily, order.first or order.last, order.last)
-    return days_to_do(store, daily, order.last)
+    if order.first is None and not order.force:
+        return days_to_do(store, daily, order.last)
+    todo = days_between(daily, order.first or order.last, order.last)
+    train = [day for day in todo.days if order.force or _done(store, day) is None]
+    current = next((v.manifest for v in known_versions(store) if v.current), None)
+    if train and current is not None and train[0] <= current.data_end:
+        # the version of an old day would take the place of one that has learnt the days after it
+        later = {train[0] + dt.timedelta(days=n) for n in range((current.data_end - train[0]).days + 1)}
+        if missing := sorted(later - set(train) - set(daily.skip)):
+            raise ConfigError(
+                f"{train[0]} lies before the end of the data of version {current.id}, {current.data_end}: a new version of that "
+                f"day would take its place and not know {missing[0]}"
+                + (f" and {len(missing) - 1} more days" if len(missing) > 1 else "")
+                + f"; do the days after it again as well: --from {train[0]} --to {max(current.data_end, order.last)} --force"
+            )
+    return todo
 
 
-def _finished(store: Store, day: dt.date) -> Record | None:
+def _done(store: Store, day: dt.date) -> Record | None:
     """The record of a day that is published or refused."""
     record = read_record(store, day)
-    return record if record is not None and record.status in ("published", "refused") else None
+    return record if record is not None and record.status in FINAL else None
 
 
-def _published_without_note(store: Store) -> list[dt.date]:
-    """The day of a job that was killed after its version was published and before its record said so."""
+def _done_already(record: Record) -> str:
+    return f"{record.date} is done already: {record.reason or f'version {record.version}'}"
+
+
+def _cut_off(store: Store) -> list[dt.date]:
+    """Days whose version was published before the record could say so, or that were not tidied up after their verdict."""
     published = {entry.version for entry in versions.published(store)}
-    records = last_records(store)
-    return [r.date for r in records if r.status == "running" and r.version in published]
+    return [
+        r.date
+        for r in last_records(store)
+        if (r.status not in FINAL and r.version in published) or (r.status in FINAL and r.ended is None)
+    ]
 
 
-def _ended(records: list[Record]) -> list[Record]:
+def _ended(store: Store, records: list[Record]) -> list[Record]:
     if records and (last := records[-1]).status == "refused":
         raise RefusedError(
-            f"{last.date}: {last.reason}; version {last.base or '(none)'} stays, the candidate {last.version} is kept aside, and "
-            f"the page of the day has the comparison"
+            f"{last.date}: {last.reason}; version {versions.current(store) or '(none)'} stays the current one, the candidate "
+            f"{last.version} is kept aside, and the page of the day has the comparison"
         )
     return records

@@ -8,9 +8,9 @@ from raymtl.config.data import DayRange
 from raymtl.config.root import Config
 from raymtl.daily.record import Figures
 from raymtl.data.check_report import ColumnReport, PartReport, ScenarioReport
-from raymtl.data.source import find_files, open_filesystem
+from raymtl.data.source import find_files, open_filesystem, partitioned_days
 from raymtl.data.units import find_footers
-from raymtl.errors import DataError
+from raymtl.errors import ConfigError, DataError
 
 
 def find_not_ready(config: Config, day: dt.date) -> str | None:
@@ -45,6 +45,26 @@ def find_not_ready(config: Config, day: dt.date) -> str | None:
             f"daily.ready.min_rows"
         )
     return None
+
+
+def not_ready(config: Config, day: dt.date, *, first: bool) -> list[str]:
+    """Why the logs of `day` are not there yet, one sentence each; of the very `first` version, those of all its days.
+
+    Raises ConfigError where the logs begin too late for `daily.bootstrap_days`: waiting would not help.
+    """
+    assert config.daily is not None
+    days = [day]
+    if first:
+        window = DayRange(start=day - dt.timedelta(days=config.daily.bootstrap_days - 1), end=day)
+        days = [d for d in window.days() if d not in config.daily.skip]
+        begin = next(iter(partitioned_days(config.data.path)), day)
+        if days and days[0] < begin <= day:
+            raise ConfigError(
+                f"daily.bootstrap_days is {config.daily.bootstrap_days}, so the first version is trained on the days from "
+                f"{days[0]} to {day}, but the logs begin on {begin}; set daily.bootstrap_days to {(day - begin).days + 1}, or "
+                f"begin on a later day"
+            )
+    return [reason for d in days if (reason := find_not_ready(config, d))]
 
 
 def check_day(config: Config, day: dt.date, read_tasks: int) -> tuple[Figures, list[str]]:

@@ -23,8 +23,12 @@ Status = Literal["running", "not ready", "broken", "refused", "published"]
 """`published` and `refused` are final; the others go on with the same command."""
 
 
+FINAL: tuple[Status, ...] = ("published", "refused")
+
+
 class _Part(BaseModel):
-    model_config = ConfigDict(extra="forbid", use_attribute_docstrings=True)
+    # What a newer raymtl noted besides is no reason to stop
+    model_config = ConfigDict(extra="ignore", use_attribute_docstrings=True)
 
 
 class Figures(_Part):
@@ -104,8 +108,6 @@ class Trained(_Part):
     steps: int
     days: dict[str, list[str] | None]
     """The days read, each with the tasks whose labels counted (None: all tasks)."""
-    losses: dict[str, float] = {}
-    """Mean loss of each task over the last window of steps."""
     ids: dict[str, dict[str, Any]] = {}
     """By `map` table, what the admission did: `admitted`, `known`, `below`, `outdated`, `no_room`, `unknown` as
     `{"ids": n, "lookups": n}`, `forgotten` as `{"ids": n}`, `unknown_share`."""
@@ -144,6 +146,7 @@ class Record(_Part):
     begun: dt.datetime
     """UTC."""
     ended: dt.datetime | None = None
+    """UTC; of a day that is published or refused, when it was tidied up too."""
     seconds: dict[str, float] = {}
     """Time spent in each state, over all starts of this attempt."""
     figures: Figures | None = None

@@ -6,7 +6,7 @@ same session begins again: scores that are written already are not made again, a
 
 import json
 import math
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -156,7 +156,8 @@ class _Session:
             if job.accumulator_decay != 1:
                 decay_state(table, job.accumulator_decay)
             if name in job.maps:
-                before, after = job.base_maps[name].load(), job.maps[name].load()
+                pair = (job.base_maps[name], job.maps[name])
+                before, after = self._loaded(pair)
                 start_anew(table, new_owners(before, after), job.config.tables[name].init, job.config.train.seed)
 
     def _take(self, built: Built, version: str) -> str:
@@ -190,11 +191,11 @@ class _Session:
     def _write(self, built: Built, progress: Progress, touched: Touched, candidate: dict[str, Any]) -> Any:
         job = self.job
         assert job.draft is not None
-        maps = {name: file.load() for name, file in job.maps.items()}
+        maps = dict(zip(job.maps, self._loaded(job.maps.values()), strict=True))
         delta = None
         if job.delta:
             assert job.base is not None
-            before = {name: file.load() for name, file in job.base_maps.items()}
+            before = dict(zip(job.base_maps, self._loaded(job.base_maps.values()), strict=True))
             delta = Delta(
                 job.base,
                 self._changed(touched, before, maps),
@@ -209,6 +210,12 @@ class _Session:
             }
         )
         return export(built, self.store, draft, self.group, maps=maps, delta=delta)
+
+    def _loaded(self, files: Iterable[MapFile]) -> list[IdMap]:
+        """Maps, read by every worker; where one cannot, none goes on."""
+        found: list[IdMap] = []
+        together(self.group, lambda: found.extend(file.load() for file in files))
+        return found
 
     def _changed(
         self, touched: Touched, before: Mapping[str, IdMap], after: Mapping[str, IdMap]

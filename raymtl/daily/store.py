@@ -7,6 +7,7 @@ small object, so a version appears whole or not at all. Whoever publishes, rolls
 import hashlib
 from collections.abc import Callable, Collection
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
@@ -193,7 +194,8 @@ def publish(store: Store, version: str, held: Callable[[], None] | None = None) 
 
 
 def rollback(store: Store, version: str | None = None, held: Callable[[], None] | None = None) -> log.Entry:
-    """Make an earlier version current again; None: the one published before the current one.
+    """Make an earlier version current again; None: the one that the current one came from, or where that is gone, the last
+    published before it that nobody rolled back.
 
     Versions published since stay in the store. Raises VersionError where there is no such version, or files of it are missing.
     """
@@ -201,11 +203,7 @@ def rollback(store: Store, version: str | None = None, held: Callable[[], None] 
     if last is None:
         raise VersionError(f"store {store.path} has no version; publish one first")
     if version is None:
-        order = [entry.version for entry in there]
-        place = order.index(last.current) if last.current in order else 0
-        if place == 0:
-            raise VersionError(f"store {store.path}: there is no version before {last.current}; name one to go to")
-        version = order[place - 1]
+        version = _version_to_go_back_to(store, last.current, [entry.version for entry in there])
     entry = _entry(store, version)
     for part in chain(store, _manifest(store, entry.version, entry.manifest)):
         _check_sizes(store, part)
@@ -214,6 +212,24 @@ def rollback(store: Store, version: str | None = None, held: Callable[[], None] 
     if held is not None:
         held()
     return log.append(store, last, "rollback", version, version, entry.manifest)
+
+
+def _version_to_go_back_to(store: Store, now: str, there: list[str]) -> str:
+    with suppress(VersionError):  # a damaged manifest is no reason not to leave that version
+        parent = show(store, now).parent
+        if parent in there:
+            return parent
+    withdrawn: set[str] = set()
+    current = ""
+    for entry in log.entries(store):
+        if entry.action == "rollback":
+            withdrawn.add(current)
+        current = entry.current
+    before = there[: there.index(now)] if now in there else there
+    good = [version for version in before if version not in withdrawn]
+    if not good:
+        raise VersionError(f"store {store.path}: there is no version before {now}; name one to go to")
+    return good[-1]
 
 
 def gc(
@@ -229,7 +245,12 @@ def gc(
     last, there = log.newest(store), published(store)
     kept = {entry.version for entry in there[-keep:]} | ({last.current} if last else set())
     for version in list(kept):
-        kept |= {part.id for part in chain(store, show(store, version))}
+        try:
+            kept |= {part.id for part in chain(store, show(store, version))}
+        except VersionError:
+            if last is not None and version == last.current:
+                raise
+            continue  # damaged: it stays for somebody to look at, and holds nothing else
     gone = [entry.version for entry in there if entry.version not in kept]
     known = {entry.version for entry in there}
     leftovers = [name for name in names(store, FOLDER) if name not in known and name not in spare]

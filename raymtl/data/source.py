@@ -94,6 +94,12 @@ def find_files(path: str, days: DayRange | None) -> tuple[list[File], list[str]]
     return sorted(files, key=lambda f: f.path), problems
 
 
+def partitioned_days(path: str) -> list[dt.date]:
+    """The days that the data set has a partition of, in order."""
+    filesystem, root = open_filesystem(path)
+    return sorted(_partitions(filesystem, path, root))
+
+
 def _partitions(filesystem: pafs.FileSystem, path: str, root: str) -> dict[dt.date, str]:
     """Folder of each day right below the root."""
     try:

@@ -12,6 +12,8 @@ from raymtl.config.root import Config
 from raymtl.errors import ClusterError
 
 _GIVEN_BACK_S = 20.0
+_started_here = True
+"""Whether the Ray that this process is connected to is its own; one that somebody else initialised here counts as such."""
 
 
 @dataclass(frozen=True)
@@ -27,8 +29,9 @@ def connect(config: Config, address: str | None) -> bool:
 
     True: Ray was started here, so there is nobody who could add nodes.
     """
+    global _started_here
     if ray.is_initialized():
-        return True
+        return _started_here
     address = address or os.environ.get("RAY_ADDRESS")
     # What the workers have to say comes through the mailbox (`runlog.py`); their raw output stays in Ray's log files
     quiet = {"logging_level": logging.ERROR, "log_to_driver": False}
@@ -36,11 +39,13 @@ def connect(config: Config, address: str | None) -> bool:
         if address and address != "local":
             _check_reachable(address)
             ray.init(address=address, **quiet)
+            _started_here = False
             return False
         cores = os.cpu_count() or 1
         # Logical CPUs: the workers' and one for each reader, even where they share the cores of a small machine
         need = config.train.workers * config.train.cpus_per_worker + (config.data.read_tasks or 1)
         ray.init(address="local", num_cpus=max(cores, need), include_dashboard=False, **quiet)
+        _started_here = True
         return True
     except (OSError, ValueError, RuntimeError) as error:
         raise ClusterError(

@@ -188,8 +188,8 @@ class Loop:
             if loss != loss or loss in (float("inf"), float("-inf")):
                 raise DataError(
                     f"the loss of task `{name}` became {loss} in the steps {self.progress.step - window.steps + 1} to "
-                    f"{self.progress.step}; look for extreme values with `raymtl check`, or train under another "
-                    f"`name` with a lower train.dense_optimizer.lr or with train.clip_grad_norm"
+                    f"{self.progress.step}; look for extreme values with `raymtl check`, or lower "
+                    f"train.dense_optimizer.lr or set train.clip_grad_norm (`raymtl train` then needs another `name`)"
                 )
         order, bound = values[-2:]
         self.progress.train_seconds += window.seconds

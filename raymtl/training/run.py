@@ -288,7 +288,7 @@ def _compare_with_previous(config: Config, run_dir: str) -> None:
             f"{run_dir}/{CONFIG} of the earlier run cannot be read, it is damaged or of another version of raymtl ({error}); "
             "set another `name`"
         ) from error
-    before, now = _defining(previous), _defining(config)
+    before, now = defining(previous), defining(config)
     if before == now:
         return
     differing = [k for k in sorted({*before, *now}) if before.get(k) != now.get(k)]
@@ -305,7 +305,7 @@ def _has_checkpoint(run_dir: str) -> bool:
     return filesystem.get_file_info(inner).type == pafs.FileType.Directory and bool(checkpoints(run_dir))
 
 
-def _defining(config: Config) -> dict[str, Any]:
+def defining(config: Config) -> dict[str, Any]:
     """The configuration by dotted key, without what only says where and how to compute."""
     flat: dict[str, Any] = {}
 

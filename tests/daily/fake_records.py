@@ -200,7 +200,6 @@ def _record(i: int, base: str | None, versions: dict[dt.date, str], chance: rand
             **{str(d): [t for t in TASKS if t != "buy"] for d in days},
             str(day - dt.timedelta(days=DELAY_DAYS)): ["buy"],
         },
-        losses={"click": 0.2213, "cart": 0.0612, "buy": 0.0189, "dwell_s": 1.204},
         ids=_ids(i, chance),
     )
     record.seconds |= {"train": chance.gauss(520, 40) * len(days) ** 0.5, "gate": chance.gauss(41, 4)}

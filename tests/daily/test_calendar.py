@@ -12,7 +12,8 @@ from raymtl.daily.calendar import LeftOut, choose_base, days_between, days_to_do
 from raymtl.daily.manifest import NAME
 from raymtl.daily.record import Record, write_record
 from raymtl.daily.storage import Store, open_store, remove_folder, write_bytes
-from raymtl.daily.store import gc, list_versions, publish, rollback
+from raymtl.daily.store import current, gc, list_versions, publish, rollback
+from raymtl.errors import VersionError
 
 
 def jan(day: int) -> dt.date:
@@ -28,10 +29,11 @@ def store(tmp_path: Path) -> Store:
     return open_store(str(tmp_path / "store"))
 
 
-def published(store: Store, *ends: int, **names: int) -> None:
-    """A version for each last day of data, named `v<day>` or as told, in that order."""
+def published(store: Store, *ends: int, line: bool = True, **names: int) -> None:
+    """A version for each last day of data, named `v<day>` or as told, in that order; in a `line` each comes from the last."""
     for name, end in ({f"v{day}": day for day in ends} | names).items():
-        write(store, name, data_range={"train": [str(jan(1)), str(jan(end))]})
+        parent = current(store) if line else None
+        write(store, name, parent=parent, data_range={"train": [str(jan(1)), str(jan(end))]})
         publish(store, name)
 
 
@@ -47,7 +49,8 @@ def base_of(store: Store, day: int) -> str | None:
 
 
 def before(store: Store, day: int) -> str | None:
-    found = version_before(list_versions(store), jan(day))
+    versions = list_versions(store)
+    found = version_before(versions, next((v.manifest for v in versions if v.current), None), jan(day))
     return found.id if found else None
 
 
@@ -72,25 +75,28 @@ def test_after_a_rollback_the_current_version_wins_over_newer_data(store: Store)
 
 
 def test_without_a_current_version_before_the_day_the_newest_data_win(store: Store) -> None:
-    published(store, 3, 2, 6)
+    published(store, 3, 2, 6, line=False)
     assert base_of(store, 5) == "v3"
-    published(store, same=3, last=7)
+    published(store, same=3, last=7, line=False)
     assert base_of(store, 5) == "same"  # of two with the same data the one published last
 
 
-def test_a_damaged_version_is_no_base(store: Store) -> None:
+def test_nothing_begins_behind_the_back_of_a_damaged_version(store: Store) -> None:
     published(store, 3, 4)
     write_bytes(store, f"versions/v4/{NAME}", b"{}")
-    assert base_of(store, 5) == "v3"
-    assert before(store, 5) == "v3"
-    assert days_to_do(store, daily(), jan(7)).days == [jan(7)]
+    with pytest.raises(VersionError, match=r"v4.*damaged"):
+        days_to_do(store, daily(), jan(7))
 
 
-def test_version_before_is_that_of_the_newest_data(store: Store) -> None:
+def test_a_day_done_again_begins_with_the_line_that_is_current(store: Store) -> None:
     assert before(store, 5) is None
-    published(store, 3, 5, 4)
-    rollback(store, "v3")
-    assert [before(store, day) for day in (3, 4, 5, 6)] == [None, "v3", "v4", "v5"]
+    published(store, 28)
+    published(store, bad=29)
+    rollback(store, "v28")
+    write(store, "v30", parent="v28", data_range={"train": ["2026-01-30", "2026-01-30"]})
+    publish(store, "v30")
+    assert base_of(store, 30) == "v28"  # not the one that was rolled back, though its data are newer
+    assert [before(store, day) for day in (28, 29, 30, 31)] == [None, "v28", "v28", "v30"]
 
 
 def test_the_first_day_of_all(store: Store) -> None:

@@ -12,14 +12,14 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from daily_config import daily_config
-from hypothesis import given, settings
+from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from raymtl.config.root import Config
 from raymtl.daily import inputs
 from raymtl.daily.inputs import held_out_input, plan_day, training_input, users_of
 from raymtl.data.units import Plan
-from raymtl.errors import DataError
+from raymtl.errors import ConfigError, DataError
 
 PROMPT: dict[str, Any] = {"click": {}, "buy": {"parent": "click"}}
 LATE: dict[str, Any] = {"click": {}, "buy": {"parent": "click", "delay_days": 2}}
@@ -139,7 +139,10 @@ def test_two_delays_and_a_day_in_between_that_was_not_done(logs):
 
 def test_all_tasks_may_be_late(logs):
     plans = plan_day(configured(logs, {"buy": {"delay_days": 1}}), jan(5), jan(4), ())
-    assert parts(plans.train) == [(4, ("buy",)), (5, ())]
+    assert parts(plans.train) == [(4, ("buy",))]  # no step over rows without a label
+    assert plans.own.days == ("2026-01-05", "2026-01-05")
+    with pytest.raises(ConfigError, match="no label of any task is final"):
+        plan_day(configured(logs, {"buy": {"delay_days": 9}}), jan(5), None, ())
     assert parts(plans.next_day[1]) == [(4, ("buy",))]
 
 
@@ -176,6 +179,8 @@ def test_every_label_is_trained_once_and_never_before_it_is_final(logs, delays, 
     config = configured(logs, {name: {"delay_days": days} for name, days in delay_of.items()}, bootstrap_days=window)
     start, base = 5, None
     left_out = {jan(day) for day in skipped - {start}}
+    first_days = [of for of in range(start - window + 1, start + 1) if jan(of) not in left_out]
+    assume(any(of + min(delays) <= start for of in first_days))  # else there is nothing to begin with
     trained: Counter[tuple[int, str]] = Counter()
     for day in range(start, DAYS + 1):
         if jan(day) in left_out:

@@ -316,9 +316,6 @@ def _trained(record: Record) -> Section | str:
         for day, tasks in trained.days.items()
     ]
     parts: list[Part] = [Grid(("day", "labels that counted"), days, narrow=True)]
-    if trained.losses:
-        losses = ", ".join(f"{task} {significant(loss)}" for task, loss in trained.losses.items())
-        parts.append(Words(f"Mean loss at the end: {losses}."))
     return Section("Training", say, parts)
 
 

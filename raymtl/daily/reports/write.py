@@ -1,5 +1,7 @@
 """Writing the pages: that of a day when it ends, and that of the last days."""
 
+from contextlib import suppress
+
 from raymtl.daily.record import Record, read_record, recorded_days
 from raymtl.daily.reports.day import write_day_report
 from raymtl.daily.reports.index import write_index
@@ -11,15 +13,20 @@ DAYS = 30
 
 def write_reports(store: Store, record: Record) -> None:
     """The page of a day and that of the last days; a storage that fails here costs the pages alone."""
-    earlier = [r for r in last_records(store) if r.date < record.date]
+    records = [r for r in last_records(store) if r.date != record.date] + [record]
     try:
-        write_day_report(store, record, earlier)
-        write_index(store, [*earlier, record])
+        write_day_report(store, record, [r for r in records if r.date < record.date])
+        write_index(store, sorted(records, key=lambda r: r.date))
     except StorageError as error:
         record.notes.append(f"the reports could not be written: {error}")
 
 
 def last_records(store: Store) -> list[Record]:
-    """The records of the last days, in order; empty where the folder is not that of a daily job."""
-    days = recorded_days(store)[-DAYS:]
-    return [record for day in days if (record := read_record(store, day)) is not None]
+    """The records of the last days, in order; empty where the folder is not that of a daily job. Damaged ones are left out: the
+    day itself says so when it is asked for."""
+    found = []
+    for day in recorded_days(store)[-DAYS:]:
+        with suppress(StorageError):
+            record = read_record(store, day)
+            found += [record] if record is not None else []
+    return found
