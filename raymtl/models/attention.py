@@ -64,5 +64,7 @@ class FeedForward(nn.Module):
         self._dropout = dropout
 
     def forward(self, x: Tensor) -> Tensor:
-        x = self.inner(x).relu_()
-        return self.outer(drop(x, self._dropout, self.training) if self._dropout else x)
+        # As rows: a linear layer returns more than two dimensions as a view, and the backward of a ReLU in place on a view
+        # copies the whole gradient.
+        inner = self.inner(x.flatten(0, -2)).relu_()
+        return self.outer(drop(inner, self._dropout, self.training) if self._dropout else inner).view(x.shape)

@@ -43,4 +43,7 @@ class ConditionalNorms(nn.Module):
 
 def conditional_norm(x: Tensor, scale: Tensor, shift: Tensor) -> Tensor:
     """Layer norm of the last dimension in fp32, then scale and shift, which may bring in new leading dimensions."""
+    # With the steps' dimension expanded, the gradients of scale and shift are sums over the first dimension, and then over
+    # the steps of what is left: on a CPU several times as fast as one sum over both.
+    scale, shift = (part.expand(*part.shape[:-2], x.shape[-2], -1) for part in (scale, shift))
     return torch.addcmul(shift, layer_norm(x.float(), x.shape[-1:], eps=EPS), scale)

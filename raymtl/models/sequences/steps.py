@@ -7,6 +7,9 @@ from torch import Tensor
 
 from raymtl.models.inputs import InputSpec, ModelInput
 
+PORTION = 2**20
+"""Elements of the widest tensor that one portion of the rows makes on a CPU: 4 MiB."""
+
 
 class Behaviours:
     """Puts the features of each behaviour side by side: inputs -> by name, steps [B, L, width] and mask [B, L], true on a step.
@@ -30,3 +33,15 @@ def side_by_side(inputs: ModelInput, features: Sequence[str]) -> tuple[Tensor, T
     steps = torch.cat([steps for steps, _ in parts], -1) if len(parts) > 1 else parts[0][0]
     mask = torch.arange(steps.shape[1], device=steps.device) < lengths.unsqueeze(1)
     return steps, mask
+
+
+def portion(x: Tensor, elements: int) -> int | None:
+    """How many rows of x [B, ...] to run at a time, where a row makes so many elements of the widest tensor; None: all.
+
+    Of 32 MiB and more a CPU's allocator asks the system anew every time, and the system fills each page with zeros first:
+    for a whole batch of histories that takes longer than the products. A GPU's allocator keeps what it has, and an
+    exported graph has no loop over an unknown number of rows.
+    """
+    if torch.compiler.is_exporting() or x.device.type != "cpu":
+        return None
+    return max(1, PORTION // max(1, elements))

@@ -1,16 +1,20 @@
 """TIM: what each task wants to know of several kinds of behaviour, from one transformer (DTRN, CIKM 2023)."""
 
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
+from torch.nn.functional import dropout as drop
+from torch.nn.functional import layer_norm
 
 from raymtl.models.attention import FeedForward, MultiHeadAttention
 from raymtl.models.inputs import ModelInput, Pick
 from raymtl.models.layers import full_precision, glorot_
 from raymtl.models.registry import register
-from raymtl.models.sequences.conditional_norm import ConditionalNorms, conditional_norm
-from raymtl.models.sequences.steps import Behaviours
+from raymtl.models.sequences.conditional_norm import EPS, ConditionalNorms, conditional_norm
+from raymtl.models.sequences.steps import Behaviours, portion
 from raymtl.models.slots import Context, SequenceSlot
 
 POSITION_STD = 0.02
@@ -31,7 +35,8 @@ class TIMSequence(SequenceSlot):
         z_{t,b} = CLN_{t,b}(q + attention(q → x_{t,b})), CLN_{t,b}(z + feed-forward(z))    q: the projected target item
 
     Up to its first CLN the encoder's work is the same for all tasks and is done once; then all pairs are folded into the
-    rows. Every type has a projection of its own, because its features are its own. Positions count back from the most
+    rows. The scale and shift of its last CLN are not applied at the steps but, once per query, inside the target's
+    attention. Every type has a projection of its own, because its features are its own. Positions count back from the most
     recent step; steps older than `positions` share the last one. A history without steps adds nothing to q, so its output
     depends on the target item, the task and the type alone.
 
@@ -71,19 +76,41 @@ class TIMSequence(SequenceSlot):
         self.width = types * width
 
     def forward(self, inputs: ModelInput) -> Tensor:
-        norms = zip(*self.norms(), strict=True)
+        norms = self.norms()
+        portions = self._portions(inputs, self.query(self._target(inputs)))
+        z = torch.cat([self._asked(some, q, *norms) for some, q in portions])
+        *_, first, second = zip(*norms, strict=True)
+        z = conditional_norm(z, *first)
+        z = conditional_norm(z + self.target_feed_forward(z), *second)
+        return z.flatten(2)
+
+    def _asked(self, inputs: ModelInput, q: Tensor, scales: Tensor, shifts: Tensor) -> Tensor:
+        """q + attention(q → x_{t,b}), which the decoder's first norm reads: q [B, d] -> [B, T, S, 1, d]."""
         x, mask = self._steps(inputs)  # [B, 1, S, L, d]; from the first norm on, [B, T, S, L, d]
-        for attention, feed_forward in zip(self.attention, self.feed_forward, strict=True):
-            # Rows are flattened: a linear layer returns more than two dimensions as a view, and the ReLU in place behind
-            # it would then copy the whole gradient.
+        norms = zip(scales, shifts, strict=True)
+        for i, (attention, feed_forward) in enumerate(zip(self.attention, self.feed_forward, strict=True)):
+            if i > 0:
+                x = conditional_norm(x, *next(norms))
             rows, seen = x.flatten(0, 2), mask.expand(x.shape[:4]).flatten(0, 2)
             x = conditional_norm(x + attention(rows, rows, seen).view(x.shape), *next(norms))
-            x = conditional_norm(x + feed_forward(x.flatten(0, 3)).view(x.shape), *next(norms))
-        q = self.query(self._target(inputs))
-        z = q[:, None, None, None] + self.target_attention(q, x, mask)  # [B, T, S, 1, d]
-        z = conditional_norm(z, *next(norms))
-        z = conditional_norm(z + self.target_feed_forward(z.flatten(0, 3)).view(z.shape), *next(norms))
-        return z.flatten(2)
+            x = x + feed_forward(x)
+        x = layer_norm(x.float(), x.shape[-1:], eps=EPS)
+        return q[:, None, None, None] + self.target_attention(q, x, mask, *next(norms))
+
+    def _portions(self, inputs: ModelInput, q: Tensor) -> list[tuple[ModelInput, Tensor]]:
+        """The rows of the histories and of q in the portions that a CPU runs one after the other."""
+        length = max(steps.shape[1] for steps, _ in inputs.sequences.values())
+        pairs = len(self.norms.task) * len(self.norms.behaviour)
+        rows = portion(q, pairs * length * FEED_FORWARD * q.shape[1])
+        if rows is None:
+            return [(inputs, q)]
+        steps = {
+            n: zip(x.split(rows), lengths.split(rows), strict=True) for n, (x, lengths) in inputs.sequences.items()
+        }
+        return [
+            (ModelInput(inputs.pooled, inputs.dense, {n: next(parts) for n, parts in steps.items()}), some)
+            for some in q.split(rows)
+        ]
 
     def _steps(self, inputs: ModelInput) -> tuple[Tensor, Tensor]:
         """Projected steps with their positions [B, 1, S, L, d], and mask [B, 1, S, L]; L is that of the longest type."""
@@ -103,6 +130,9 @@ class TIMSequence(SequenceSlot):
 class TargetAttention(nn.Module):
     """One query per row asks many memories: q [B, d], memory [B, T, S, L, d], mask [B, 1, S, L] -> [B, T, S, 1, d].
 
+    The memory is read as memory ⊙ scale + shift, both [T, S, 1, d], by way of the queries and of the weighted sums; a
+    query's product with the shift is the same at all its steps, so the softmax takes it out.
+
     Multi-head attention, reordered for a single query: W_K is applied to the query and W_V to the weighted sum of the steps,
     so that nothing is projected at every step of every memory. Weights are in fp32 also under autocast; a memory without
     steps is answered by the bias of the output alone.
@@ -120,20 +150,53 @@ class TargetAttention(nn.Module):
         self._heads = heads
         self._dropout = dropout
 
-    def forward(self, q: Tensor, memory: Tensor, mask: Tensor) -> Tensor:
+    def forward(self, q: Tensor, memory: Tensor, mask: Tensor, scale: Tensor, shift: Tensor) -> Tensor:
         key, value = self.key_value.unflatten(1, (self._heads, -1))  # each [H, d/H, d]
         asked = torch.einsum("bhe,hed->bhd", self.query(q).unflatten(1, (self._heads, -1)), key)
-        weight = self.weights(asked, memory, mask)
-        if self._dropout and self.training:
-            weight = nn.functional.dropout(weight, self._dropout)
-        found = torch.matmul(weight, memory)  # [B, T, S, H, d]
+        asked = asked[:, None, None].float() * (scale * key.shape[1] ** -0.5)  # [B, T, S, H, d]
+        with full_precision(memory):
+            if (self._dropout and self.training) or torch.compiler.is_exporting():
+                weight = drop(self.weights(asked, memory, mask), self._dropout, self.training)
+                found, total = torch.matmul(weight, memory), weight.sum(-1, keepdim=True)
+            else:
+                found, total = _WeightedSum.apply(asked, memory, mask), mask.any(-1)[..., None, None]
+            found = found * scale + total * shift  # [B, T, S, H, d]
         answer = torch.einsum("btshd,hed->btshe", found, value).flatten(3)
         return self.out(answer).unsqueeze(3)
 
-    def weights(self, asked: Tensor, memory: Tensor, mask: Tensor) -> Tensor:
-        """Queries in the space of the memory [B, H, d] -> weights [B, T, S, H, L]; all zero for a memory without steps."""
+    @staticmethod
+    def weights(asked: Tensor, memory: Tensor, mask: Tensor) -> Tensor:
+        """Queries in the space of the memory [B, H, d], or [B, T, S, H, d] -> weights [B, T, S, H, L] in fp32.
+
+        All weights of a memory without steps are zero.
+        """
+        if asked.dim() == 3:
+            asked = asked[:, None, None]
         with full_precision(memory):
-            score = torch.bmm(memory.flatten(1, 3).float(), asked.float().transpose(1, 2))  # [B, T·S·L, H]
-        score = score.view(*memory.shape[:4], self._heads).transpose(3, 4) * (asked.shape[-1] / self._heads) ** -0.5
+            score = torch.matmul(asked.float(), memory.float().transpose(3, 4))
         mask = mask.unsqueeze(3)
         return score.masked_fill(~mask, torch.finfo(score.dtype).min).softmax(-1) * mask
+
+
+class _WeightedSum(torch.autograd.Function):
+    """Σ_l weights_l memory_l: asked [B, T, S, H, d], memory [B, T, S, L, d], mask [B, 1, S, L] -> [B, T, S, H, d].
+
+    The memory has two gradients, through its scores and through the sum. Here they are one product of twice the inner
+    width instead of two tensors as large as the memory, and their sum.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, asked: Tensor, memory: Tensor, mask: Tensor) -> Tensor:
+        weight = TargetAttention.weights(asked, memory, mask)
+        ctx.save_for_backward(asked, memory, weight)
+        return torch.matmul(weight, memory)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, Tensor, None]:
+        asked, memory, weight = ctx.saved_tensors
+        with full_precision(grad):
+            d_weight = torch.matmul(grad, memory.transpose(3, 4))
+            d_score = weight * (d_weight - (weight * d_weight).sum(-1, keepdim=True))
+            left, right = torch.cat((d_score, weight), 3), torch.cat((asked, grad), 3)
+            return torch.matmul(d_score, memory), torch.matmul(left.transpose(3, 4), right), None

@@ -10,11 +10,14 @@ from raymtl.models.attention import FeedForward, MultiHeadAttention
 from raymtl.models.inputs import ModelInput
 from raymtl.models.layers import glorot_
 from raymtl.models.registry import register
-from raymtl.models.sequences.steps import Behaviours
+from raymtl.models.sequences.steps import Behaviours, portion
 from raymtl.models.slots import Context, SequenceSlot
 
 POSITION_STD = 0.02
 """Standard deviation of the learned positions at the start."""
+
+FEED_FORWARD = 4
+"""Hidden width of the feed-forwards in widths of the transformer."""
 
 
 @register("sequence", "transformer")
@@ -71,6 +74,12 @@ class StepEncoder(nn.Module):
         self.layers = nn.ModuleList(TransformerLayer(width, heads, dropout) for _ in range(layers))
 
     def forward(self, steps: Tensor, mask: Tensor) -> Tensor:
+        rows = portion(steps, mask.shape[1] * FEED_FORWARD * self.project.out_features)
+        if rows is None:
+            return self._encoded(steps, mask)
+        return torch.cat([self._encoded(*part) for part in zip(steps.split(rows), mask.split(rows), strict=True)])
+
+    def _encoded(self, steps: Tensor, mask: Tensor) -> Tensor:
         age = mask.sum(1, keepdim=True) - 1 - torch.arange(mask.shape[1], device=mask.device)
         position = self.position(age.clamp(0, self.position.num_embeddings - 1))  # [B, L, position_dim]
         x = self.project(torch.cat((steps, position), 2))
@@ -86,7 +95,7 @@ class TransformerLayer(nn.Module):
     def __init__(self, width: int, heads: int, dropout: float):
         super().__init__()
         self.attention = MultiHeadAttention(width, heads, dropout)
-        self.feed_forward = FeedForward(width, 4 * width, dropout)
+        self.feed_forward = FeedForward(width, FEED_FORWARD * width, dropout)
         self.attention_norm, self.feed_forward_norm = nn.LayerNorm(width), nn.LayerNorm(width)
 
     def forward(self, x: Tensor, mask: Tensor) -> Tensor:
