@@ -2,6 +2,7 @@
 
 import datetime as dt
 import os
+import re
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from urllib.parse import urlparse
@@ -49,6 +50,19 @@ def open_filesystem(path: str) -> tuple[pafs.FileSystem, str]:
                 f"and install the fsspec package of that storage"
             ) from error
         return pafs.PyFileSystem(pafs.FSSpecHandler(filesystem)), inner.rstrip("/") or "/"
+
+
+def below(path: str, name: str) -> str:
+    """The path or URL of `name` below a folder; a URL's query and fragment, such as `?endpoint_override=…`, stay at its end."""
+    folder, options = split_options(path)
+    scheme, mark, rest = folder.rpartition("://")
+    return f"{scheme}{mark}{rest.rstrip('/')}/{name}{options}"
+
+
+def split_options(path: str) -> tuple[str, str]:
+    """A URL without its query and fragment, and these; a local path has none, whatever is in its name."""
+    folder = re.split("[?#]", path, maxsplit=1)[0] if "://" in path else path
+    return folder, path[len(folder) :]
 
 
 def list_files(path: str, days: DayRange | None) -> list[File]:
@@ -118,7 +132,8 @@ def _partitions(filesystem: pafs.FileSystem, path: str, root: str) -> dict[dt.da
         partitions[day] = entry.path.rstrip("/")
     if not partitions:
         raise DataError(
-            f"`{path}` has no `ds=YYYY-MM-DD` partition; a data set is a folder like {path}/ds=2026-01-31/part-0.parquet"
+            f"`{path}` has no `ds=YYYY-MM-DD` partition; a data set is a folder like "
+            f"{below(path, 'ds=2026-01-31/part-0.parquet')}"
         )
     return partitions
 
