@@ -11,7 +11,7 @@ import pyarrow.fs as pafs
 
 from raymtl.config.data import DayRange
 from raymtl.data.remote import list_folder
-from raymtl.data.retry import patiently
+from raymtl.data.retry import fault, is_of_storage, patiently
 from raymtl.errors import DataError
 
 _LISTING_THREADS = 8
@@ -37,7 +37,7 @@ def open_filesystem(path: str) -> tuple[pafs.FileSystem, str]:
     if not urlparse(path).scheme:
         return pafs.LocalFileSystem(), os.path.abspath(os.path.expanduser(path))
     try:
-        filesystem, inner = pafs.FileSystem.from_uri(path)
+        filesystem, inner = patiently(lambda: pafs.FileSystem.from_uri(path))  # S3 asks for the region of the bucket
         return filesystem, inner.rstrip("/") or "/"
     except (ValueError, OSError, NotImplementedError) as native:
         import fsspec
@@ -45,6 +45,8 @@ def open_filesystem(path: str) -> tuple[pafs.FileSystem, str]:
         try:
             filesystem, inner = fsspec.core.url_to_fs(path)
         except (ValueError, ImportError, OSError) as error:
+            if isinstance(native, OSError) and is_of_storage(native):
+                raise fault(f"open `{path}`", native) from native
             raise DataError(
                 f"cannot open `{path}`: {native}; fsspec says: {error}. Check the scheme and the credentials, "
                 f"and install the fsspec package of that storage"
@@ -79,7 +81,7 @@ def list_files(path: str, days: DayRange | None) -> list[File]:
 def find_files(path: str, days: DayRange | None) -> tuple[list[File], list[str]]:
     """Like `list_files`, but with the files that are there and what is wrong with the rest, one sentence each.
 
-    Raises DataError where there is no data set at all.
+    Raises DataError where there is no data set at all, and StorageError where the storage goes on failing.
     """
     filesystem, root = open_filesystem(path)
     partitions = _partitions(filesystem, path, root)
@@ -113,7 +115,7 @@ def _partitions(filesystem: pafs.FileSystem, path: str, root: str) -> dict[dt.da
     try:
         kind = patiently(lambda: filesystem.get_file_info(root)).type
     except OSError as error:
-        raise DataError(f"cannot read `{path}`: {error}") from error
+        raise fault(f"read `{path}`", error) from error
     if kind == pafs.FileType.NotFound:
         raise DataError(f"the data set `{path}` does not exist; check data.path")
     if kind != pafs.FileType.Directory:
@@ -142,7 +144,7 @@ def _listed(filesystem: pafs.FileSystem, path: str, folder: str, recursive: bool
     try:
         return patiently(lambda: list_folder(filesystem, folder, recursive=recursive))
     except OSError as error:
-        raise DataError(f"cannot list `{folder}` of `{path}`: {error}") from error
+        raise fault(f"list `{folder}` of `{path}`", error) from error
 
 
 def _is_data(below: str) -> bool:
