@@ -20,7 +20,7 @@ from raymtl.config.explain import explain, flags_as_numbers
 from raymtl.config.root import Config
 from raymtl.config.schema import kind_of
 from raymtl.config.yamltext import dump_yaml, parse_yaml
-from raymtl.errors import ConfigError
+from raymtl.errors import ConfigError, DataError, StorageError
 
 S = TypeVar("S", bound=Section)
 
@@ -105,18 +105,21 @@ def _read(path: str) -> str:
 
 
 def _read_url(url: str) -> str:
-    import fsspec
-    from pyarrow import fs
+    # Not before: Arrow takes a while to import, and these modules read configurations themselves
+    from raymtl.data.remote import read_whole
+    from raymtl.data.retry import advice, may_pass, patiently, reason
+    from raymtl.data.source import open_filesystem
 
     try:
-        try:
-            filesystem, inner = fs.FileSystem.from_uri(url)
-            with filesystem.open_input_stream(inner) as stream:
-                return stream.read().decode()
-        except (ValueError, NotImplementedError):  # a scheme that pyarrow does not have
-            with fsspec.open(url, encoding="utf-8", mode="r") as file:
-                return file.read()
-    except (OSError, ValueError, ImportError) as error:
+        filesystem, inner = open_filesystem(url)
+        return patiently(lambda: read_whole(filesystem, inner)).decode("utf-8-sig")
+    except OSError as error:
+        if may_pass(error):
+            raise StorageError(
+                f"the configuration file `{url}` cannot be read: {reason(error)}; {advice(error)} and run the same command again"
+            ) from error
+        raise ConfigError(f"the configuration file `{url}` cannot be read: {error}") from error
+    except (DataError, ValueError) as error:
         raise ConfigError(f"the configuration file `{url}` cannot be read: {error}") from error
 
 

@@ -43,6 +43,7 @@ from raymtl.daily.record import (
 from raymtl.daily.reports.write import last_records, write_reports
 from raymtl.daily.session import BASE, DayJob, run_day_worker
 from raymtl.daily.storage import Store, names, remove_folder
+from raymtl.data.source import below
 from raymtl.errors import (
     CheckpointError,
     ConfigError,
@@ -265,7 +266,7 @@ class Day:
     # evaluate, train, gate: one session of the workers
 
     def _train(self, plans: DayPlans, maps: DayMaps, local: bool) -> None:
-        config = session_config(self.config, plans, self.day, f"{self.store.path}/{self.folder}", self.record)
+        config = session_config(self.config, plans, self.day, below(self.store.path, self.folder), self.record)
         room = check_room(config, local)
         job, notes = day_job(self.config, config, self.store, self.listed, self.chain, plans, maps, room, self.record)
         self._note(notes=[*self.record.notes, *notes])

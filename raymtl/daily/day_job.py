@@ -18,6 +18,7 @@ from raymtl.daily.storage import Store
 from raymtl.daily.store import Listed
 from raymtl.data.read import Input
 from raymtl.data.sample import sample_base_rates
+from raymtl.data.source import below
 from raymtl.errors import VersionError
 from raymtl.training.cluster import Room
 
@@ -88,7 +89,7 @@ def day_job(
         config,
         inputs,
         {name: rates.get(name, 0.5) for name in config.active_tasks()},
-        f"{config.output}/{config.name}",
+        below(config.output, config.name),
         None,
         room.read_tasks,
         room.threads,

@@ -13,6 +13,7 @@ from raymtl.daily.storage import Store
 from raymtl.data.admit import admit
 from raymtl.data.count_ids import count_ids
 from raymtl.data.idmap import IdMap, MapFile, find_map, save_map
+from raymtl.data.source import below
 from raymtl.data.units import Plan
 from raymtl.training.id_maps import CountProgress, describe, facts, source_of
 
@@ -35,7 +36,7 @@ def version_maps(store: Store, chain: list[Manifest], config: Config, folder: st
     """The maps of a version, saved as `<folder>/<name>-<table>.parquet` below the store; of tables that it has."""
     files = {}
     for table in config.map_tables():
-        path = f"{store.path}/{folder}/{name}-{table}.parquet"
+        path = below(store.path, f"{folder}/{name}-{table}.parquet")
         found = find_map(path)
         if found is not None and found.notes.get("version") == chain[-1].id:
             files[table] = found
@@ -57,9 +58,9 @@ def make_day_maps(
     before = version_maps(store, chain, config, folder, "before") if chain else {}
     for table in tables:
         if table not in before:  # a table that the version does not have
-            path = f"{store.path}/{folder}/before-{table}.parquet"
+            path = below(store.path, f"{folder}/before-{table}.parquet")
             before[table] = save_map(IdMap.empty(config.tables[table].rows), path, {"version": base})
-    paths = {table: f"{store.path}/{folder}/after-{table}.parquet" for table in tables}
+    paths = {table: below(store.path, f"{folder}/after-{table}.parquet") for table in tables}
     sources = {table: _digest(base, source_of(config, plan, table), config.daily.min_count) for table in tables}
     found = {table: find_map(path) for table, path in paths.items()}
     after = {t: f for t, f in found.items() if f is not None and f.notes.get("source") == sources[t]}

@@ -16,12 +16,12 @@ from raymtl.daily.export import Draft, export
 from raymtl.daily.manifest import Manifest, new_id
 from raymtl.daily.storage import Store
 from raymtl.daily.store import publish
-from raymtl.data.source import open_filesystem
+from raymtl.data.source import below, open_filesystem
 from raymtl.errors import CheckpointError
 from raymtl.training import checkpoint as saved_state
 from raymtl.training.build import build
 from raymtl.training.id_maps import saved_maps
-from raymtl.training.rundir import CONFIG, last_checkpoint, read_result
+from raymtl.training.rundir import CONFIG, last_checkpoint, read_result, run_of
 
 
 def publish_run(
@@ -31,11 +31,11 @@ def publish_run(
 
     The tables must fit into the memory of this machine. Raises CheckpointError where the run has not finished.
     """
-    run = run.rstrip("/").removesuffix(f"/{CONFIG}")
+    run = run_of(run)
     result = read_result(run)
     if result is None or result.get("status") != "finished":
         raise CheckpointError(f"the run `{run}` has not finished; let `raymtl train` end, then publish it")
-    config = load_config(f"{run}/{CONFIG}")
+    config = load_config(below(run, CONFIG))
     folder = checkpoint or last_checkpoint(run)
     data_range = {part: [str(day) for day in days] for part, days in result["data_range"].items()}
     name = version or new_id(config.data.train.end)

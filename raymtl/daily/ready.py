@@ -8,6 +8,7 @@ from raymtl.config.data import DayRange
 from raymtl.config.root import Config
 from raymtl.daily.record import Figures
 from raymtl.data.check_report import ColumnReport, PartReport, ScenarioReport
+from raymtl.data.retry import fault, patiently
 from raymtl.data.source import find_files, open_filesystem, partitioned_days
 from raymtl.data.units import find_footers
 from raymtl.errors import ConfigError, DataError
@@ -16,8 +17,8 @@ from raymtl.errors import ConfigError, DataError
 def find_not_ready(config: Config, day: dt.date) -> str | None:
     """Why the logs of a day are not there yet, in one sentence, or None where they are.
 
-    Reads file names and footers only. Raises DataError where there is no data set at all, where it cannot be listed, and where a
-    file of a day that has its marker cannot be read: that will not get better by waiting.
+    Reads file names and footers only. Raises DataError where there is no data set at all, and where a file of a day that
+    has its marker is damaged: that will not get better by waiting. Raises StorageError where the storage goes on failing.
     """
     assert config.daily is not None
     path, ready = config.data.path, config.daily.ready
@@ -119,9 +120,9 @@ def _only(day: dt.date) -> DayRange:
 
 def _kind(filesystem: pafs.FileSystem, path: str) -> pafs.FileType:
     try:
-        return filesystem.get_file_info(path).type
+        return patiently(lambda: filesystem.get_file_info(path)).type
     except OSError as error:
-        raise DataError(f"cannot read `{path}`: {error}; check the storage and its credentials") from error
+        raise fault(f"read `{path}`", error) from error
 
 
 def _n(count: int, noun: str) -> str:

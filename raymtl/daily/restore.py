@@ -15,6 +15,7 @@ from raymtl.daily.read_rows import numbers, row_groups
 from raymtl.daily.storage import Store, read_bytes
 from raymtl.daily.store import chain, file_fault, folder_of, show
 from raymtl.daily.together import together
+from raymtl.data.source import below
 from raymtl.embeddings.rows import LocalShard, TableRows, decay_state, fill, table_rows
 from raymtl.errors import VersionError
 from raymtl.training.build import Built
@@ -146,7 +147,9 @@ def _compare_optimizer(version: Manifest, kind: str) -> list[str]:
 def _tensors(store: Store, version: str, path: str) -> dict[str, torch.Tensor]:
     data = read_bytes(store, f"{folder_of(version)}/{path}")
     if data is None:
-        raise VersionError(f"`{store.path}/{folder_of(version)}/{path}` went missing; run the same command again")
+        raise VersionError(
+            f"`{below(store.path, f'{folder_of(version)}/{path}')}` went missing; run the same command again"
+        )
     return safetensors.torch.load(data)
 
 

@@ -27,7 +27,7 @@ from raymtl.data.remote import (
     put,
     read_whole,
 )
-from raymtl.data.retry import may_pass, patiently
+from raymtl.data.retry import advice, may_pass, patiently, reason
 from raymtl.data.source import open_filesystem
 from raymtl.data.whole import flush, removed_on_error, write_whole
 from raymtl.errors import StorageError
@@ -37,11 +37,6 @@ T = TypeVar("T")
 _CHUNK_BYTES = 1 << 22
 _SMALL_BYTES = 8 << 20
 _NO_LINKS = {errno.EPERM, errno.ENOTSUP, errno.ENOSYS, errno.EMLINK}
-
-_ADVICE = (
-    ({errno.ENOSPC, errno.EDQUOT}, "make room on the storage"),
-    ({errno.EACCES, errno.EPERM, errno.EROFS}, "give this user the right to do that"),
-)
 
 
 class UnsureError(StorageError):
@@ -85,18 +80,6 @@ def storage(store: Store, doing: str) -> Iterator[None]:
             f"store {store.path}: cannot {doing}: {reason(error)}; what is published stays as it is: {advice(error)} and run the "
             f"same command again"
         ) from error
-
-
-def reason(error: Exception) -> str:
-    """What the storage said, and how often it was asked."""
-    notes = getattr(error, "__notes__", [])
-    return f"{str(error) or type(error).__name__}{f' ({notes[0]})' if notes else ''}"
-
-
-def advice(error: Exception) -> str:
-    """What a user can do about it, as the begin of a sentence."""
-    number = getattr(error, "errno", None)
-    return next((text for numbers, text in _ADVICE if number in numbers), "check the storage (room, rights, network)")
 
 
 def read_bytes(store: Store, name: str) -> bytes | None:

@@ -18,10 +18,10 @@ import pyarrow.parquet as pq
 
 from raymtl.data.id_lookup import IdLookup, shared_lookup
 from raymtl.data.remote import is_local, open_to_read
-from raymtl.data.retry import patiently
+from raymtl.data.retry import advice, fault, is_of_storage, patiently, reason
 from raymtl.data.source import open_filesystem
 from raymtl.data.whole import write_whole
-from raymtl.errors import CheckpointError
+from raymtl.errors import CheckpointError, StorageError, UserError
 
 UNKNOWN_ROW = 0
 _SCHEMA = pa.schema([("id", pa.int64()), ("row", pa.int64()), ("count", pa.int64()), ("last_seen", pa.date32())])
@@ -101,11 +101,14 @@ class MapFile:
     """What was noted when it was saved."""
 
     def load(self) -> IdMap:
-        """Read the whole map. Raises CheckpointError where the file is missing or damaged, or holds another map."""
+        """Read the whole map.
+
+        Raises CheckpointError where the file is missing or damaged, or holds another map, and StorageError where the storage
+        goes on failing.
+        """
         filesystem, inner = open_filesystem(self.path)
         try:
-            with patiently(lambda: open_to_read(filesystem, inner)) as stream:
-                table = pq.read_table(stream, page_checksum_verification=True)
+            table = patiently(lambda: _read_table(filesystem, inner))
             columns = [table.column(f.name).combine_chunks() for f in _SCHEMA]
             ids, rows, counts = (c.to_numpy() for c in columns[:3])
             last_seen = columns[3].cast(pa.int32()).to_numpy()
@@ -152,7 +155,7 @@ _in_use: dict[str, IdLookup] = {}
 def save_map(id_map: IdMap, path: str, notes: Mapping[str, Any] | None = None) -> MapFile:
     """Save a map so that a reader sees the old file or the new one whole; `notes` (plain JSON) come back with `find_map`.
 
-    Raises CheckpointError where it cannot be written.
+    Raises StorageError where it cannot be written.
     """
     noted = dict(notes or {})
     head = {"digest": id_map.digest, "capacity": id_map.capacity, "notes": noted}
@@ -176,25 +179,41 @@ def save_map(id_map: IdMap, path: str, notes: Mapping[str, Any] | None = None) -
     try:
         write_whole(filesystem, inner, f"{inner}.new", write)
     except OSError as error:
-        raise CheckpointError(f"the ID map `{path}` cannot be written ({error}); set another `output`") from error
+        raise StorageError(
+            f"the ID map `{path}` cannot be written: {reason(error)}; {advice(error)}, then the same command goes on"
+        ) from error
     return MapFile(inner if is_local(filesystem) else path, id_map.digest, id_map.capacity, noted)
 
 
 def find_map(path: str) -> MapFile | None:
-    """The saved map at `path` by its footer alone; None where there is no file. Raises CheckpointError for a damaged one."""
+    """The saved map at `path` by its footer alone; None where there is no file.
+
+    Raises CheckpointError for a damaged one, and StorageError where the storage goes on failing.
+    """
     filesystem, inner = open_filesystem(path)
     try:
-        if filesystem.get_file_info(inner).type == pafs.FileType.NotFound:
+        if patiently(lambda: filesystem.get_file_info(inner)).type == pafs.FileType.NotFound:
             return None
-        with patiently(lambda: open_to_read(filesystem, inner)) as stream:
-            head = json.loads((pq.read_metadata(stream).metadata or {})[_HEADER])
+        head = json.loads((patiently(lambda: _read_footer(filesystem, inner)).metadata or {})[_HEADER])
         name = inner if is_local(filesystem) else path
         return MapFile(name, head["digest"], head["capacity"], head["notes"])
     except (pa.ArrowException, OSError, KeyError, ValueError) as error:
         raise _unreadable(path, error) from error
 
 
-def _unreadable(path: str, error: Exception) -> CheckpointError:
+def _read_table(filesystem: pafs.FileSystem, path: str) -> pa.Table:
+    with open_to_read(filesystem, path) as stream:
+        return pq.read_table(stream, page_checksum_verification=True)
+
+
+def _read_footer(filesystem: pafs.FileSystem, path: str) -> pq.FileMetaData:
+    with open_to_read(filesystem, path) as stream:
+        return pq.read_metadata(stream)
+
+
+def _unreadable(path: str, error: Exception) -> UserError:
+    if isinstance(error, OSError) and is_of_storage(error):
+        return fault(f"read the ID map `{path}`", error)
     reason = str(error).splitlines()[0] if str(error) else type(error).__name__
     return CheckpointError(
         f"the ID map `{path}` is missing or damaged ({reason}); restore the file, or train again under another name"

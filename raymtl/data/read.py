@@ -19,17 +19,18 @@ from raymtl.config.root import Config
 from raymtl.data.blocks import BlockMaker, Place
 from raymtl.data.contract import is_string_column
 from raymtl.data.idmap import MapFile
+from raymtl.data.remote import open_to_read
+from raymtl.data.retry import PAUSES_S, fault, is_of_storage, may_pass
 from raymtl.data.source import open_filesystem
 from raymtl.data.units import Fragment, Plan
 from raymtl.data.user_slice import UserSlice
-from raymtl.errors import CheckpointError, DataError
+from raymtl.errors import CheckpointError, DataError, StorageError
 
 Schedule = Sequence[tuple[int, int]]
 """What to read, in order: (pass, unit of the plan). The pass only changes how rows are shuffled."""
 
 _MEASURED_ROWS = 4096
 _FALLBACK_ROW_BYTES = 300.0
-_ATTEMPTS = 4
 _LOWEST_PRIORITY = 19
 
 
@@ -132,13 +133,12 @@ class _ReadPortion:
 def read_fragment(root: str, fragment: Fragment, columns: list[str], rows: int) -> Iterator[tuple[pa.Table, int]]:
     """Raw tables of at most `rows` rows with the given columns, each with the row of the file where it starts.
 
-    A remote storage that fails is asked again, and no row is handed on twice. Raises DataError where the file is damaged or
-    is no longer the one that was planned.
+    A storage that fails is asked again, and no row is handed on twice. Raises StorageError where it goes on failing, and
+    DataError where the file is damaged or is no longer the one that was planned.
     """
     filesystem, _ = open_filesystem(root)
-    attempts = 1 if isinstance(filesystem, pafs.LocalFileSystem) else _ATTEMPTS
     done = fragment.first_row
-    for attempt in range(attempts):
+    for pause in (*PAUSES_S, None):
         row = fragment.first_row
         try:
             for table in _tables(filesystem, fragment, columns, rows):
@@ -149,9 +149,13 @@ def read_fragment(root: str, fragment: Fragment, columns: list[str], rows: int) 
         except FileNotFoundError as error:
             raise DataError(_changed(fragment)) from error
         except (pa.ArrowException, OSError) as error:
-            if isinstance(error, OSError) and attempt + 1 < attempts:
-                time.sleep(2**attempt)
-                continue
+            if isinstance(error, OSError) and is_of_storage(error):
+                if may_pass(error):
+                    if pause is not None:
+                        time.sleep(pause)
+                        continue
+                    error.add_note(f"tried {len(PAUSES_S) + 1} times")
+                raise fault(f"read `{fragment.path}` from row {done} on", error) from error
             raise DataError(
                 f"{fragment.path}: cannot be read from row {done} on ({str(error).splitlines()[0]}); write the file again"
             ) from error
@@ -161,7 +165,7 @@ def read_fragment(root: str, fragment: Fragment, columns: list[str], rows: int) 
 
 
 def _tables(filesystem: pafs.FileSystem, fragment: Fragment, columns: list[str], rows: int) -> Iterator[pa.Table]:
-    with filesystem.open_input_file(fragment.path) as stream:
+    with open_to_read(filesystem, fragment.path) as stream:
         metadata = pq.read_metadata(stream)
         schema = metadata.schema.to_arrow_schema()
         # A file replaced since the plan was made would be read twice or in part without anybody noticing
@@ -188,7 +192,7 @@ def measured_row_bytes(plan: Plan, maker: BlockMaker) -> float:
         raw, row = next(read_fragment(plan.root, first, maker.raw_columns(), _MEASURED_ROWS))
         block = maker(raw, Place(fragment.path, row), 0)
         return block.nbytes / len(block) if len(block) else _FALLBACK_ROW_BYTES
-    except (DataError, CheckpointError):
+    except (DataError, CheckpointError, StorageError):
         # Only one worker measures; the reading task meets the error again, and through it all workers learn of it
         return _FALLBACK_ROW_BYTES
 

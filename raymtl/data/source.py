@@ -2,6 +2,7 @@
 
 import datetime as dt
 import os
+import re
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from urllib.parse import urlparse
@@ -10,7 +11,7 @@ import pyarrow.fs as pafs
 
 from raymtl.config.data import DayRange
 from raymtl.data.remote import list_folder
-from raymtl.data.retry import patiently
+from raymtl.data.retry import fault, is_of_storage, patiently
 from raymtl.errors import DataError
 
 _LISTING_THREADS = 8
@@ -36,7 +37,7 @@ def open_filesystem(path: str) -> tuple[pafs.FileSystem, str]:
     if not urlparse(path).scheme:
         return pafs.LocalFileSystem(), os.path.abspath(os.path.expanduser(path))
     try:
-        filesystem, inner = pafs.FileSystem.from_uri(path)
+        filesystem, inner = patiently(lambda: pafs.FileSystem.from_uri(path))  # S3 asks for the region of the bucket
         return filesystem, inner.rstrip("/") or "/"
     except (ValueError, OSError, NotImplementedError) as native:
         import fsspec
@@ -44,11 +45,26 @@ def open_filesystem(path: str) -> tuple[pafs.FileSystem, str]:
         try:
             filesystem, inner = fsspec.core.url_to_fs(path)
         except (ValueError, ImportError, OSError) as error:
+            if isinstance(native, OSError) and is_of_storage(native):
+                raise fault(f"open `{path}`", native) from native
             raise DataError(
                 f"cannot open `{path}`: {native}; fsspec says: {error}. Check the scheme and the credentials, "
                 f"and install the fsspec package of that storage"
             ) from error
         return pafs.PyFileSystem(pafs.FSSpecHandler(filesystem)), inner.rstrip("/") or "/"
+
+
+def below(path: str, name: str) -> str:
+    """The path or URL of `name` below a folder; a URL's query and fragment, such as `?endpoint_override=…`, stay at its end."""
+    folder, options = split_options(path)
+    scheme, mark, rest = folder.rpartition("://")
+    return f"{scheme}{mark}{rest.rstrip('/')}/{name}{options}"
+
+
+def split_options(path: str) -> tuple[str, str]:
+    """A URL without its query and fragment, and these; a local path has none, whatever is in its name."""
+    folder = re.split("[?#]", path, maxsplit=1)[0] if "://" in path else path
+    return folder, path[len(folder) :]
 
 
 def list_files(path: str, days: DayRange | None) -> list[File]:
@@ -65,7 +81,7 @@ def list_files(path: str, days: DayRange | None) -> list[File]:
 def find_files(path: str, days: DayRange | None) -> tuple[list[File], list[str]]:
     """Like `list_files`, but with the files that are there and what is wrong with the rest, one sentence each.
 
-    Raises DataError where there is no data set at all.
+    Raises DataError where there is no data set at all, and StorageError where the storage goes on failing.
     """
     filesystem, root = open_filesystem(path)
     partitions = _partitions(filesystem, path, root)
@@ -105,7 +121,7 @@ def _partitions(filesystem: pafs.FileSystem, path: str, root: str) -> dict[dt.da
     try:
         kind = patiently(lambda: filesystem.get_file_info(root)).type
     except OSError as error:
-        raise DataError(f"cannot read `{path}`: {error}") from error
+        raise fault(f"read `{path}`", error) from error
     if kind == pafs.FileType.NotFound:
         raise DataError(f"the data set `{path}` does not exist; check data.path")
     if kind != pafs.FileType.Directory:
@@ -124,7 +140,8 @@ def _partitions(filesystem: pafs.FileSystem, path: str, root: str) -> dict[dt.da
         partitions[day] = entry.path.rstrip("/")
     if not partitions:
         raise DataError(
-            f"`{path}` has no `ds=YYYY-MM-DD` partition; a data set is a folder like {path}/ds=2026-01-31/part-0.parquet"
+            f"`{path}` has no `ds=YYYY-MM-DD` partition; a data set is a folder like "
+            f"{below(path, 'ds=2026-01-31/part-0.parquet')}"
         )
     return partitions
 
@@ -133,7 +150,7 @@ def _listed(filesystem: pafs.FileSystem, path: str, folder: str, recursive: bool
     try:
         return patiently(lambda: list_folder(filesystem, folder, recursive=recursive))
     except OSError as error:
-        raise DataError(f"cannot list `{folder}` of `{path}`: {error}") from error
+        raise fault(f"list `{folder}` of `{path}`", error) from error
 
 
 def _is_data(below: str) -> bool:

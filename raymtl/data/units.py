@@ -16,6 +16,8 @@ import pyarrow.parquet as pq
 
 from raymtl.config.root import Config
 from raymtl.data.contract import mixed_problems, required_columns, schema_faults
+from raymtl.data.remote import open_to_read
+from raymtl.data.retry import fault, is_of_storage, patiently
 from raymtl.data.source import File, list_files, open_filesystem
 from raymtl.errors import DataError
 
@@ -80,6 +82,10 @@ class Footer:
     row_group_rows: tuple[int, ...]
 
 
+class _BrokenError(Exception):
+    """The file, not the storage."""
+
+
 def read_footers(filesystem: pafs.FileSystem, files: Sequence[File]) -> list[Footer]:
     """Schema and row counts of every file; DataError names a file whose footer cannot be read."""
     footers, problems = find_footers(filesystem, files)
@@ -91,19 +97,30 @@ def read_footers(filesystem: pafs.FileSystem, files: Sequence[File]) -> list[Foo
 def find_footers(filesystem: pafs.FileSystem, files: Sequence[File]) -> tuple[list[Footer], list[str]]:
     """Schema and row counts of the readable files, read in threads, and what is wrong with the others.
 
-    Files of the same schema share one schema object.
+    Files of the same schema share one schema object. Raises StorageError where the storage goes on failing: then the files may
+    well be good.
     """
+
+    def footer(file: File) -> tuple[pq.FileMetaData, pa.Schema]:
+        try:
+            with open_to_read(filesystem, file.path) as stream:
+                metadata = pq.read_metadata(stream)
+            return metadata, metadata.schema.to_arrow_schema().remove_metadata()
+        except (pa.ArrowException, OSError) as error:
+            if is_of_storage(error):
+                raise
+            raise _BrokenError(str(error)) from error  # no second attempt
 
     def read(file: File) -> Footer | str:
         if file.size == 0:
             return f"{file.path}: the file is empty (0 bytes); write it again or remove it"
         try:
-            with filesystem.open_input_file(file.path) as stream:
-                metadata = pq.read_metadata(stream)
-            schema = metadata.schema.to_arrow_schema().remove_metadata()
-        except (pa.ArrowException, OSError) as error:
+            metadata, schema = patiently(lambda: footer(file))
+        except OSError as error:
+            raise fault(f"read `{file.path}`", error) from error
+        except _BrokenError as broken:
             return (
-                f"{file.path}: not a readable parquet file ({str(error).splitlines()[0]}); "
+                f"{file.path}: not a readable parquet file ({str(broken).splitlines()[0]}); "
                 f"it may be cut off or still being written: write it again or remove it"
             )
         rows = tuple(metadata.row_group(i).num_rows for i in range(metadata.num_row_groups))

@@ -13,7 +13,7 @@ from raymtl.config.load import absolute, config_from_dict
 from raymtl.config.yamltext import dump_yaml
 from raymtl.data.hashing import hash_rows, to_int64
 from raymtl.data.remote import put
-from raymtl.data.source import open_filesystem
+from raymtl.data.source import below, open_filesystem
 from raymtl.data.whole import move, write_whole
 from raymtl.errors import DataError
 
@@ -74,7 +74,7 @@ class Folder:
         return f"{self._root.rstrip('/')}/{name}".rstrip("/") or "/"
 
     def _shown(self, name: str) -> str:
-        return f"{self.path}/{name}".rstrip("/")
+        return below(self.path, name) if name else self.path
 
 
 class ParquetFile:
@@ -153,4 +153,4 @@ def write_config(config: dict[str, Any], folder: Folder, header: str) -> str:
     comments = "".join(f"# {line}".rstrip() + "\n" for line in header.splitlines())
     body = re.sub(r"(?m)^(?=\w+:$)", "\n", dump_yaml(config))  # a blank line before every section
     folder.write_text("config.yaml", comments + body)
-    return f"{folder.path}/config.yaml"
+    return below(folder.path, "config.yaml")

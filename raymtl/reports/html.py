@@ -2,8 +2,8 @@
 
 from typing import Any
 
-import fsspec
-
+from raymtl.data.remote import make_folder_of, put
+from raymtl.data.source import below, open_filesystem
 from raymtl.errors import UserError
 from raymtl.reports import curves, slices, style
 from raymtl.reports.load import Run, load_run
@@ -33,11 +33,12 @@ def write_report(run_dir: str, out: str | None = None) -> str:
         UserError: `run_dir` is missing, is not the folder of a run, or `out` cannot be written.
     """
     run = load_run(run_dir)
-    target = out or f"{run_dir.rstrip('/')}/report.html"
+    target = out or below(run_dir, "report.html")
     page = render(run)
+    filesystem, path = open_filesystem(target)
     try:
-        with fsspec.open(target, "w", encoding="utf-8") as file:
-            file.write(page)
+        make_folder_of(filesystem, path)
+        put(filesystem, path, page.encode())
     except OSError as e:
         raise UserError(
             f"the report cannot be written to `{target}`: {e.strerror or e}; name another place with `out`"

@@ -4,9 +4,12 @@ import json
 from dataclasses import dataclass, field
 from typing import Any
 
-import fsspec
+import pyarrow.fs as pafs
 import yaml
 
+from raymtl.data.remote import read_whole
+from raymtl.data.retry import patiently
+from raymtl.data.source import below, open_filesystem, split_options
 from raymtl.errors import UserError
 from raymtl.reports.tables import metrics_of
 
@@ -32,7 +35,7 @@ class Run:
 
     @property
     def name(self) -> str:
-        return str(self.config.get("name") or self.folder.rstrip("/").rpartition("/")[2])
+        return str(self.config.get("name") or split_options(self.folder)[0].rstrip("/").rpartition("/")[2])
 
     @property
     def final(self) -> dict[str, Any] | None:
@@ -61,15 +64,15 @@ class Run:
 
 
 def load_run(folder: str) -> Run:
-    """Read the run in `folder`, a path or a URL that fsspec knows.
+    """Read the run in `folder`, a path or a URL.
 
     Raises:
         UserError: there is no such folder, or it is not the folder of a run, or `config.yaml` or `result.json` is damaged.
     """
-    files, root = fsspec.core.url_to_fs(folder)
-    if not files.isdir(root):
+    filesystem, root = open_filesystem(folder)
+    if patiently(lambda: filesystem.get_file_info(root)).type != pafs.FileType.Directory:
         raise UserError(f"there is no folder `{folder}`; give the folder of a run, `<output>/<name>` in its config")
-    texts = {name: _read(files, f"{root.rstrip('/')}/{name}") for name in FILES}
+    texts = {name: _read(filesystem, f"{root.rstrip('/')}/{name}") for name in FILES}
     if not any(text is not None for text in texts.values()):
         raise UserError(
             f"`{folder}` is not the folder of a run: it holds none of {', '.join(FILES)}; "
@@ -78,11 +81,11 @@ def load_run(folder: str) -> Run:
     run = Run(folder)
     if (text := texts["config.yaml"]) is not None:
         run.config_text = text
-        run.config = _mapping(f"{folder}/config.yaml", text, yaml.safe_load, yaml.YAMLError)
+        run.config = _mapping(below(folder, "config.yaml"), text, yaml.safe_load, yaml.YAMLError)
     else:
         run.notes.append("There is no config.yaml, so the names and the data range come from what was logged.")
     if (text := texts["result.json"]) is not None:
-        run.result = _mapping(f"{folder}/result.json", text, json.loads, ValueError)
+        run.result = _mapping(below(folder, "result.json"), text, json.loads, ValueError)
     else:
         run.notes.append(
             "There is no result.json: the run is still going, or it was stopped. What follows is what it has logged so far."
@@ -93,10 +96,9 @@ def load_run(folder: str) -> Run:
     return run
 
 
-def _read(files: Any, path: str) -> str | None:
+def _read(filesystem: pafs.FileSystem, path: str) -> str | None:
     try:
-        with files.open(path, "r", encoding="utf-8") as file:
-            return file.read()
+        return patiently(lambda: read_whole(filesystem, path)).decode()
     except FileNotFoundError:
         return None
 

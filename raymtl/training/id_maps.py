@@ -13,6 +13,7 @@ from raymtl.config.root import Config
 from raymtl.data.admit import Changes, admit
 from raymtl.data.count_ids import count_ids
 from raymtl.data.idmap import IdMap, MapFile, find_map, save_map
+from raymtl.data.source import below
 from raymtl.data.units import Plan
 from raymtl.errors import CheckpointError
 
@@ -95,7 +96,7 @@ def describe(table: str, changes: Changes, threshold: int, rows: int) -> str:
 
 
 def _path(run_dir: str, table: str) -> str:
-    return f"{absolute(run_dir)}/maps/{table}.parquet"
+    return below(absolute(run_dir), f"maps/{table}.parquet")
 
 
 def source_of(config: Config, plan: Plan, table: str) -> str:

@@ -23,7 +23,7 @@ from raymtl.config.load import config_hash, dump_config, load_config
 from raymtl.config.root import Config
 from raymtl.data.read import Input
 from raymtl.data.sample import sample_base_rates
-from raymtl.data.source import open_filesystem
+from raymtl.data.source import below, open_filesystem
 from raymtl.data.units import Plan, plan_input
 from raymtl.errors import ClusterError, ConfigError, UserError, find_user_error
 from raymtl.training.cluster import Room, check_room, connect, reading_tasks
@@ -38,6 +38,7 @@ from raymtl.training.rundir import (
     read_file,
     read_result,
     run_folder,
+    run_of,
     write_file,
 )
 from raymtl.training.runlog import Mailbox
@@ -170,9 +171,9 @@ def metrics_section(metrics: dict[str, Any] | None) -> dict[str, Any]:
 
 def evaluate(run: str, *, overrides: list[str], checkpoint: str | None, address: str | None) -> dict[str, Any]:
     """Metrics of a run's checkpoint (none: its last one) on the evaluation days of its configuration, changed by `overrides`."""
-    run = run.rstrip("/").removesuffix(f"/{CONFIG}")
+    run = run_of(run)
     folder = checkpoint or last_checkpoint(run)
-    config = load_config(f"{run}/{CONFIG}", overrides)
+    config = load_config(below(run, CONFIG), overrides)
     plan, maps = plan_input(config, "eval"), saved_maps(config, run)
     local = connect(config, address)
     room = check_room(config, local)
@@ -285,8 +286,8 @@ def _compare_with_previous(config: Config, run_dir: str) -> None:
         previous = load_config(None, text=text)
     except ConfigError as error:
         raise ConfigError(
-            f"{run_dir}/{CONFIG} of the earlier run cannot be read, it is damaged or of another version of raymtl ({error}); "
-            "set another `name`"
+            f"{below(run_dir, CONFIG)} of the earlier run cannot be read, it is damaged or of another version of raymtl "
+            f"({error}); set another `name`"
         ) from error
     before, now = defining(previous), defining(config)
     if before == now:

@@ -13,7 +13,7 @@ import pyarrow.fs as pafs
 from raymtl.config.root import Config
 from raymtl.data.remote import list_folder, put, read_whole
 from raymtl.data.retry import patiently
-from raymtl.data.source import open_filesystem
+from raymtl.data.source import below, open_filesystem, split_options
 from raymtl.data.whole import write_whole
 from raymtl.errors import CheckpointError, ConfigError
 from raymtl.training.checkpoint import PROGRESS
@@ -25,7 +25,13 @@ _LOCK = ".lock"
 
 def run_folder(config: Config) -> str:
     """`<output>/<name>`."""
-    return f"{config.output.rstrip('/')}/{config.name}"
+    return below(config.output, config.name)
+
+
+def run_of(path: str) -> str:
+    """The folder of a run, where a user may have named the `config.yaml` in it."""
+    folder, options = split_options(path)
+    return folder.rstrip("/").removesuffix(f"/{CONFIG}") + options
 
 
 def read_file(run_dir: str, name: str) -> str | None:
@@ -101,7 +107,7 @@ def read_result(run_dir: str) -> dict[str, Any] | None:
 
 def checkpoints(run_dir: str) -> list[str]:
     """Folders of the whole checkpoints of a run, oldest first; one whose upload was cut off has no metadata."""
-    filesystem, inner = open_filesystem(run_dir.rstrip("/"))
+    filesystem, inner = open_filesystem(run_dir)
     if filesystem.get_file_info(inner).type != pafs.FileType.Directory:
         raise CheckpointError(f"the run `{run_dir}` does not exist; name the folder that `raymtl train` printed")
     entries = patiently(lambda: list_folder(filesystem, inner, recursive=False))
@@ -110,7 +116,7 @@ def checkpoints(run_dir: str) -> list[str]:
     )
     marks = filesystem.get_file_info([f"{inner}/{name}/{mark}" for name in names for mark in (".metadata", PROGRESS)])
     whole = [mark.type == pafs.FileType.File for mark in marks]
-    return [f"{run_dir.rstrip('/')}/{name}" for n, name in enumerate(names) if whole[2 * n] and whole[2 * n + 1]]
+    return [below(run_dir, name) for n, name in enumerate(names) if whole[2 * n] and whole[2 * n + 1]]
 
 
 def last_checkpoint(run_dir: str) -> str:

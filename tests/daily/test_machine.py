@@ -171,13 +171,13 @@ def test_a_day_that_is_not_there_or_broken(ray_cluster: None, logs: Path, tmp_pa
 
 def test_an_old_day_is_not_done_alone(four_days: tuple[Config, list[Record]]) -> None:
     config, _ = four_days
-    with pytest.raises(ConfigError, match=f"{day_of(3)}.*--from {day_of(2)} --to {day_of(3)} --force"):
+    with pytest.raises(ConfigError, match=rf"{day_of(3)}.*--from {day_of(2)} --to {day_of(3)} --force"):
         daily(config, 2, force=True)
 
 
 def test_logs_that_begin_too_late(logs: Path, tmp_path: Path) -> None:
     config = config_from_dict(daily_raw(logs, tmp_path / "store", bootstrap_days=7))
-    with pytest.raises(ConfigError, match="the logs begin on 2026-01-01; set daily.bootstrap_days to 2"):
+    with pytest.raises(ConfigError, match=r"the logs begin on 2026-01-01; set daily\.bootstrap_days to 2"):
         daily(config, 1)
 
 

@@ -3,6 +3,7 @@
 import datetime as dt
 import uuid
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import fsspec
@@ -10,12 +11,14 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from daily_config import daily_config
+from faulty import Faults, register
 
 from raymtl.config.root import Config
 from raymtl.daily.ready import check_day, figures_of, find_not_ready, not_final
+from raymtl.data import retry
 from raymtl.data.check_report import ColumnReport, LabelRate, PartReport, ScenarioReport, TableReport, TaskReport
 from raymtl.data.synth import SynthSpec, synth_config, write_logs
-from raymtl.errors import DataError
+from raymtl.errors import DataError, StorageError
 
 DAY = dt.date(2026, 1, 2)
 
@@ -85,6 +88,38 @@ def test_a_truncated_file_is_still_being_written_unless_the_day_is_marked(logs, 
 def test_a_data_set_that_does_not_exist_is_no_matter_of_waiting(tmp_path):
     with pytest.raises(DataError, match=r"does not exist; check data\.path"):
         reason(tmp_path / "nothing")
+
+
+@pytest.fixture
+def faults(tmp_path_factory, monkeypatch):
+    found = Faults(tmp_path_factory.mktemp("faults"))
+    monkeypatch.setenv(*found.variable)
+    register()
+    monkeypatch.setattr(retry, "time", SimpleNamespace(sleep=lambda seconds: None))
+    return found
+
+
+CALLS = [("list", "*/ds=2026-01-02*"), ("info", "*/_SUCCESS"), ("open", "*/hour=01/*"), ("read", "*/hour=01/*")]
+
+
+@pytest.mark.parametrize(("operation", "path"), CALLS)
+@pytest.mark.parametrize("error", ["EIO", "ConnectionResetError", "503 slow down"])
+def test_storage_that_fails_is_no_fault_of_the_logs(logs, faults, operation, path, error):
+    (logs / "ds=2026-01-02/_SUCCESS").touch()
+    faults.add(operation, path, error, times=2)
+    assert reason(f"faulty://{logs}", "_SUCCESS", 20) is None
+    faults.clear()
+    faults.add(operation, path, error, times=None)
+    with pytest.raises(StorageError, match=r"cannot .*ds=2026-01-02.*tried 4 times.*the same command goes on"):
+        reason(f"faulty://{logs}", "_SUCCESS")
+    assert len(faults.calls(operation, path)) == 4
+
+
+def test_rights_that_are_missing_are_not_waited_for(logs, faults):
+    faults.add("open", "*/hour=01/*", "EACCES", times=None)
+    with pytest.raises(StorageError, match="give this user the right to do that, then the same command goes on"):
+        reason(f"faulty://{logs}")
+    assert len(faults.calls("open", "*/hour=01/*")) == 1
 
 
 def test_on_an_fsspec_file_system(logs):

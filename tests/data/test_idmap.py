@@ -8,6 +8,7 @@ import sys
 import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pyarrow as pa
@@ -17,12 +18,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 from small_data import make_config
 
-from raymtl.data import id_lookup, idmap
+sys.path.append(str(Path(__file__).parents[1] / "daily"))
+from faulty import Faults, register
+
+from raymtl.data import id_lookup, idmap, retry
 from raymtl.data.blocks import BlockMaker, Place
 from raymtl.data.hashing import hash_strings
 from raymtl.data.id_lookup import IdLookup
 from raymtl.data.idmap import IdMap, MapFile, MapRows, find_map, save_map
-from raymtl.errors import CheckpointError
+from raymtl.errors import CheckpointError, StorageError
 
 PLACE = Place("part.parquet", 0)
 BORDERS = [0, 1, -1, 2**63 - 1, -(2**63)]
@@ -107,6 +111,34 @@ def test_a_saved_map_comes_back_and_names_its_content(tmp_path: Path) -> None:
     empty = save_map(IdMap.empty(10), path).load()
     assert len(empty) == 0
     assert empty.lookup.rows(np.array(BORDERS)).tolist() == [0] * 5
+
+
+def test_storage_that_fails_is_asked_again_and_then_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    faults = Faults(tmp_path / "faults")
+    monkeypatch.setenv(*faults.variable)
+    register()
+    monkeypatch.setattr(retry, "time", SimpleNamespace(sleep=lambda seconds: None))
+    path = f"faulty://{tmp_path}/maps/user.parquet"
+    made_map = made([5], [7])
+    faults.add("close", error="ENOSPC")
+    with pytest.raises(
+        StorageError, match=r"user.parquet` cannot be written: .*No space left.*make room on the storage"
+    ):
+        save_map(made_map, path)
+    assert find_map(path) is None
+    file = save_map(made_map, path)
+    for operation in ("info", "open", "read"):
+        faults.add(operation, "*/user.parquet", "EIO", times=2)
+        assert find_map(path) == file
+    faults.add("read", "*/user.parquet", "EIO", times=2)
+    assert file.load().digest == made_map.digest
+    for operation in ("info", "open", "read"):
+        faults.clear()
+        faults.add(operation, "*/user.parquet", "EIO", times=None)
+        with pytest.raises(StorageError, match=r"cannot read the ID map `.*user.parquet`: .*tried 4 times"):
+            find_map(path)
+    with pytest.raises(StorageError, match=r"cannot read the ID map"):
+        file.load()
 
 
 def test_a_host_holds_one_copy_of_a_map(folders: Path, tmp_path: Path) -> None:

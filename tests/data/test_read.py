@@ -13,7 +13,7 @@ from raymtl.data import read
 from raymtl.data.blocks import BlockMaker
 from raymtl.data.read import Input, UnitsDatasource, measured_row_bytes, read_fragment, stream
 from raymtl.data.units import Fragment, plan_input
-from raymtl.errors import DataError, find_user_error
+from raymtl.errors import DataError, StorageError, find_user_error
 
 DAYS = {"start": "2026-01-01", "end": "2026-01-03"}
 
@@ -233,20 +233,20 @@ def test_names_with_dots_and_nested_columns_beside_them(tmp_path):
 class Flaky:
     """A remote file system whose files fail now and then while they are read."""
 
-    def __init__(self, failures: int):
-        self.failures, self.opened = failures, 0
+    def __init__(self, failures: int, error: str):
+        self.failures, self.error, self.opened = failures, error, 0
 
     def open_input_file(self, path):
         self.opened += 1
         if self.opened <= self.failures:
-            raise OSError("503 slow down")
+            raise OSError(self.error)
         return pafs.LocalFileSystem().open_input_file(path)
 
 
 @pytest.fixture
 def flaky(monkeypatch):
-    def install(failures: int) -> Flaky:
-        filesystem = Flaky(failures)
+    def install(failures: int, error: str = "503 slow down") -> Flaky:
+        filesystem = Flaky(failures, error)
         monkeypatch.setattr(read, "open_filesystem", lambda root: (filesystem, root))
         monkeypatch.setattr(read.time, "sleep", lambda seconds: None)
         return filesystem
@@ -264,9 +264,19 @@ def test_a_remote_storage_that_fails_is_asked_again(tmp_path, flaky):
 def test_a_remote_storage_that_goes_on_failing_is_an_error(tmp_path, flaky):
     path = write_file(tmp_path, rows(100, 0))
     filesystem = flaky(failures=99)
-    with pytest.raises(DataError, match=r"part-0\.parquet: cannot be read from row 0 on .503 slow down"):
+    with pytest.raises(
+        StorageError, match=r"cannot read `.*part-0\.parquet` from row 0 on: 503 slow down .tried 4 times"
+    ):
         list(read_fragment(str(tmp_path), Fragment(path, (0,), 0, 100), ["row"], 30))
     assert filesystem.opened == 4
+
+
+def test_what_parquet_says_of_the_file_is_no_matter_of_asking_again(tmp_path, flaky):
+    path = write_file(tmp_path, rows(100, 0))
+    filesystem = flaky(failures=99, error="Couldn't deserialize thrift: TProtocolException: Invalid data")
+    with pytest.raises(DataError, match=r"part-0\.parquet: cannot be read from row 0 on .Couldn't deserialize"):
+        list(read_fragment(str(tmp_path), Fragment(path, (0,), 0, 100), ["row"], 30))
+    assert filesystem.opened == 1
 
 
 def test_a_failure_in_the_middle_delivers_no_row_twice(tmp_path, flaky, monkeypatch):

@@ -4,11 +4,14 @@ import datetime as dt
 
 import pyarrow.fs as pafs
 import pytest
-from small_data import click_rows, write_file
+from small_data import click_rows, make_config, write_file
 
 from raymtl.config.data import DayRange
-from raymtl.data.source import find_files, list_files, open_filesystem
+from raymtl.daily.storage import open_store
+from raymtl.data.source import below, find_files, list_files, open_filesystem
 from raymtl.errors import DataError
+from raymtl.training.id_maps import _path
+from raymtl.training.rundir import run_folder, run_of
 
 DAYS = DayRange(start=dt.date(2026, 1, 1), end=dt.date(2026, 1, 3))
 
@@ -116,3 +119,38 @@ def test_a_partition_with_an_odd_name(three_days, name):
     (three_days / name).mkdir()
     with pytest.raises(DataError, match=f"{name}` of .* is not ds=YYYY-MM-DD; rename or remove it"):
         list_files(str(three_days), DAYS)
+
+
+@pytest.mark.parametrize(
+    ("folder", "expected"),
+    [
+        ("/tmp/a", "/tmp/a/days/x"),
+        ("/tmp/what?#", "/tmp/what?#/days/x"),
+        ("/", "/days/x"),
+        ("s3://b/m/", "s3://b/m/days/x"),
+        (
+            "s3://b/m?endpoint_override=localhost:9000&scheme=http",
+            "s3://b/m/days/x?endpoint_override=localhost:9000&scheme=http",
+        ),
+        ("s3://b/m/?endpoint_override=a://b", "s3://b/m/days/x?endpoint_override=a://b"),
+        ("gs://b/m#f", "gs://b/m/days/x#f"),
+        ("memory://", "memory:///days/x"),
+        ("file:///", "file:///days/x"),
+    ],
+)
+def test_a_path_below_a_url_leaves_its_options_at_the_end(folder, expected):
+    assert below(folder, "days/x") == expected
+
+
+@pytest.mark.parametrize("folder", ["s3://b/m?endpoint_override=localhost:9000&scheme=http", "memory://b/m", "/b/m"])
+def test_what_is_below_a_url_lies_below_it_on_its_file_system(folder):
+    assert open_filesystem(below(folder, "days/x"))[1] == f"{open_filesystem(folder)[1]}/days/x"
+
+
+def test_the_paths_of_a_run_and_a_store_on_minio():
+    options = "?endpoint_override=localhost:9000&scheme=http"
+    config = make_config().model_copy(update={"output": f"s3://b/runs{options}", "name": "first"})
+    assert run_folder(config) == f"s3://b/runs/first{options}"
+    assert run_of(f"s3://b/runs/first/config.yaml{options}") == run_folder(config)
+    assert _path(run_folder(config), "user") == f"s3://b/runs/first/maps/user.parquet{options}"
+    assert open_store(f"s3://b/store{options}").inside("days") == "b/store/days"

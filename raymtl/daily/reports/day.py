@@ -9,6 +9,7 @@ from raymtl.daily.reports.data_part import data_parts
 from raymtl.daily.reports.series import aucs, by_date, final_in, ids_of, metrics_in, score_of, scored, task_names
 from raymtl.daily.reports.table import CHECKS, lead_and_rest
 from raymtl.daily.storage import Store, write_bytes
+from raymtl.data.source import below
 from raymtl.embeddings.dry_plan import gib
 from raymtl.reports import slices
 from raymtl.reports.days import level_bars
@@ -58,7 +59,7 @@ def write_day_report(store: Store, record: Record, earlier: Sequence[Record]) ->
     """
     name = f"{folder(record.date)}/{NAME}"
     write_bytes(store, name, render_page(day_page(store.path, record, earlier)).encode())
-    return f"{store.path.rstrip('/')}/{name}"
+    return below(store.path, name)
 
 
 def day_page(place: str, record: Record, earlier: Sequence[Record]) -> Page:

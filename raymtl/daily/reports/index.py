@@ -22,6 +22,7 @@ from raymtl.daily.reports.series import (
 )
 from raymtl.daily.reports.table import day_columns, day_lines, lead_and_rest
 from raymtl.daily.storage import Store, write_bytes
+from raymtl.data.source import below
 from raymtl.embeddings.dry_plan import gib
 from raymtl.reports.days import Frame, Span, frames, sizes, small_multiples, stacks, time_unit
 from raymtl.reports.page import Cell, Drawing, Grid, Heading, Kind, Page, Part, Section, StatusWord, Words, render_page
@@ -50,7 +51,7 @@ def write_index(store: Store, records: Sequence[Record]) -> str:
     """
     name = f"{FOLDER}/{NAME}"
     write_bytes(store, name, render_page(index_page(store.path, records)).encode())
-    return f"{store.path.rstrip('/')}/{name}"
+    return below(store.path, name)
 
 
 def index_page(place: str, records: Sequence[Record]) -> Page:

@@ -12,6 +12,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.csv as pacsv
 
+from raymtl.data.source import below
 from raymtl.data.writing import Folder, rows_without_collision, write_config, write_split
 from raymtl.errors import DataError
 
@@ -138,10 +139,10 @@ def _config(train: pa.Table, test: pa.Table, root: str) -> dict[str, Any]:
     return {
         "name": "census",
         "data": {
-            "path": f"{root}/train",
+            "path": below(root, "train"),
             "train": day,
             "eval": day,
-            "eval_path": f"{root}/test",
+            "eval_path": below(root, "test"),
             "unit_rows": 20_000,  # one file per unit
         },
         "features": features,

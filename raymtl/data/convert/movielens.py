@@ -13,6 +13,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from raymtl.data.source import below
 from raymtl.data.writing import Folder, rows_without_collision, write_config, write_split
 from raymtl.errors import DataError
 
@@ -266,8 +267,8 @@ def _refuse_other_days(folder: Folder, dates: Sequence[str]) -> None:
     found = {name.split("/")[1] for name in folder.files(_SPLIT)}
     if others := sorted(f for f in found - {f"ds={date}" for date in dates} if f.startswith("ds=")):
         raise DataError(
-            f"movielens: `{folder.path}/{_SPLIT}` has {len(others)} days that this source does not have, such as {others[0]}; "
-            "remove the folder or choose another one"
+            f"movielens: `{below(folder.path, _SPLIT)}` has {len(others)} days that this source does not have, such as "
+            f"{others[0]}; remove the folder or choose another one"
         )
 
 
@@ -292,7 +293,7 @@ def _config(table: pa.Table, dates: Sequence[str], counts: np.ndarray, root: str
     return {
         "name": "movielens",
         "data": {
-            "path": f"{root}/{_SPLIT}",
+            "path": below(root, _SPLIT),
             "train": {"start": dates[0], "end": dates[train]},
             "eval": {"start": dates[min(train + 1, evaluation)], "end": dates[evaluation]},
             "scenario": {"column": "scenario", "values": list(SCENARIOS)},
@@ -317,7 +318,7 @@ def _config(table: pa.Table, dates: Sequence[str], counts: np.ndarray, root: str
             "checkpoint": {"every_units": 5},
         },
         "daily": {
-            "store": f"{root}/versions",
+            "store": below(root, "versions"),
             "bootstrap_days": train + 1,
             "skip": [date for date, count in zip(dates, counts, strict=True) if not count],
             "bounds": {"min_days": 7, "spread": 10.0, "slack": 1.0},

@@ -6,6 +6,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
+from raymtl.data.source import split_options
 from raymtl.data.synth.attributes import AGES, APPS, DEVICES, GENDERS
 from raymtl.data.synth.behaviours import GAPS, KINDS
 from raymtl.data.synth.engagement import ACTIONS
@@ -38,6 +39,7 @@ def synth_config(spec: SynthSpec, root: str) -> dict[str, Any]:
     Trains on all days but the last and evaluates on the last; a single day serves as both.
     """
     dates = spec.dates()
+    folder, options = split_options(root)
     return {
         "name": "synth",
         "data": {
@@ -63,7 +65,7 @@ def synth_config(spec: SynthSpec, root: str) -> dict[str, Any]:
             "schedule": {"decay": "linear", "final_factor": 0.02},
         },
         "daily": {
-            "store": f"{root.rstrip('/')}-versions",
+            "store": f"{folder.rstrip('/')}-versions{options}",
             "bootstrap_days": max(1, len(dates) - 3),
             "schedule": {"decay": "linear", "final_factor": 0.02},
             "gate": {"holdout": 0.05},
