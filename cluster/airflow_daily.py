@@ -20,8 +20,8 @@ POLL_SECONDS = 15
 
 
 # Retries are for exit codes 75 (the logs are late), 69 and 74: every half hour until late in the morning. A day whose logs never
-# come fails loudly; skipping it would hide that. Old days first, one at a time, and one that was refused (70) does
-# not stop the next, which begins from the last version published. After broken or missing logs (65, 75) the next one fails at them too.
+# come fails loudly; skipping it would hide that. Old days first, one at a time. One that was refused (70) does not stop the next,
+# which begins from the last version published; after broken or missing logs (65, 75) the next one meets them too.
 @dag(
     dag_id="raymtl_daily",
     # Not a cron string: what Airflow 3 makes of one has no day before it
