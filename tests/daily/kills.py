@@ -83,6 +83,15 @@ def _until_killed(
     return True
 
 
+def until(process: subprocess.Popen, log: Path, text: str, limit_s: float = 240) -> None:
+    """Wait for a line of the command."""
+    end = time.monotonic() + limit_s
+    while text not in log.read_text():
+        assert process.poll() is None, log.read_text()[-2000:]
+        assert time.monotonic() < end, f"no `{text}` in {limit_s} s: {log.read_text()[-2000:]}"
+        time.sleep(0.02)
+
+
 def train_worker(pid: int) -> psutil.Process | None:
     """A training worker of the Ray cluster that a process started."""
     me = psutil.Process(pid)

@@ -1,11 +1,15 @@
 """The daily job, end to end: days in order, done once, refused, not ready, broken, held up by another job."""
 
+import shutil
+import subprocess
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+import yaml
 from daily_world import FILES, contents, daily_raw, day_of, same, write_day
+from kills import command, no_lease, nothing_is_half, train_worker, until
 
 from raymtl.config.load import config_from_dict
 from raymtl.config.root import Config
@@ -41,9 +45,23 @@ def opened(config: Config) -> Store:
 
 
 @pytest.fixture(scope="module")
-def four_days(ray_cluster: None, logs: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Config, list[Record]]:
-    """A first version out of two days, then two days on it, as deltas."""
-    config = config_from_dict(daily_raw(logs, tmp_path_factory.mktemp("model") / "store", accumulator_decay=0.9))
+def first_version(ray_cluster: None, logs: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A store with a first version out of two days, for others to begin with a copy of it."""
+    store = tmp_path_factory.mktemp("first") / "store"
+    daily(config_from_dict(daily_raw(logs, store)), 1)
+    return store
+
+
+def begun(first_version: Path, folder: Path) -> Path:
+    """A copy of the store with the first version."""
+    return Path(shutil.copytree(first_version, folder / "store"))
+
+
+@pytest.fixture(scope="module")
+def four_days(first_version: Path, logs: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Config, list[Record]]:
+    """Two days on the first version, as deltas."""
+    store = begun(first_version, tmp_path_factory.mktemp("model"))
+    config = config_from_dict(daily_raw(logs, store, accumulator_decay=0.9))
     return config, [*daily(config, 1), *daily(config, 3)]
 
 
@@ -96,10 +114,11 @@ def test_deltas_hold_what_changed(four_days: tuple[Config, list[Record]]) -> Non
 
 
 def test_base_and_deltas_are_what_whole_versions_hold(
-    four_days: tuple[Config, list[Record]], logs: Path, tmp_path: Path
+    four_days: tuple[Config, list[Record]], first_version: Path, logs: Path, tmp_path: Path
 ) -> None:
     config, _ = four_days
-    whole = config_from_dict(daily_raw(logs, tmp_path / "store", accumulator_decay=0.9, full_every=1))
+    store = begun(first_version, tmp_path)
+    whole = config_from_dict(daily_raw(logs, store, accumulator_decay=0.9, full_every=1))
     records = daily(whole, 3, first=day_of(1))
     assert [r.written.kind for r in records if r.written] == ["full"] * 3
     assert same(contents(opened(config)), contents(opened(whole)))
@@ -115,8 +134,8 @@ def test_a_done_day_is_done(four_days: tuple[Config, list[Record]]) -> None:
     assert look_ahead(config, Order(day_of(3)))[0]["note"].endswith(f"has the data up to {day_of(3)} already")
 
 
-def test_a_refused_candidate_is_kept_aside(ray_cluster: None, logs: Path, tmp_path: Path) -> None:
-    raw = daily_raw(logs, tmp_path / "store")
+def test_a_refused_candidate_is_kept_aside(first_version: Path, logs: Path, tmp_path: Path) -> None:
+    raw = daily_raw(logs, begun(first_version, tmp_path))
     strict = config_from_dict(
         raw | {"daily": raw["daily"] | {"gate": {**raw["daily"]["gate"], "norm_growth": 1.000001}}}
     )
@@ -195,3 +214,32 @@ def test_a_configuration_without_the_section(logs: Path, tmp_path: Path) -> None
     del raw["daily"]
     with pytest.raises(ConfigError, match=r"daily\.store"):
         daily(config_from_dict(raw), 1)
+
+
+def test_killed_in_the_middle_it_goes_on(
+    four_days: tuple[Config, list[Record]], first_version: Path, logs: Path, tmp_path: Path
+) -> None:
+    """A worker, then the driver; `tests/benchmarks/kill_daily.py` kills at many random moments."""
+    store = open_store(str(begun(first_version, tmp_path)))
+    file, log = tmp_path / "config.yaml", tmp_path / "log"
+    file.write_text(yaml.safe_dump(daily_raw(logs, Path(store.path), accumulator_decay=0.9), sort_keys=False))
+    again = command(str(file), "--date", str(day_of(2)))
+    with log.open("wb") as out:
+        process = subprocess.Popen(again, stdout=out, stderr=out)
+        until(process, log, f"{day_of(2)}: train")
+        worker = train_worker(process.pid)
+        assert worker is not None
+        worker.kill()
+        until(process, log, f"{day_of(2)}: gate")  # it recovered by itself
+        process.kill()
+        process.wait()
+    nothing_is_half(store)
+    assert versions.current(store) == four_days[1][0].version
+    ended = subprocess.run(again, capture_output=True, text=True, timeout=240)
+    assert ended.returncode == 0, ended.stderr
+    nothing_is_half(store)
+    no_lease(store)
+    killed, calm = read_record(store, day_of(2)), four_days[1][1]
+    assert killed is not None
+    assert (killed.status, killed.trained) == ("published", calm.trained)
+    assert same(contents(store), contents(opened(four_days[0]), calm.version))
