@@ -276,7 +276,7 @@ def report(
     from raymtl.daily.reports.index import write_index
     from raymtl.daily.reports.table import day_table
     from raymtl.daily.reports.write import last_records
-    from raymtl.daily.storage import open_store
+    from raymtl.daily.versions.storage import open_store
     from raymtl.reports.html import write_report
 
     if records := last_records(open_store(run_dir)):

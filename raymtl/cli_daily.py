@@ -55,7 +55,7 @@ def daily(
     from raymtl.daily.day import Order
     from raymtl.daily.machine import look_ahead, run_daily
     from raymtl.daily.reports.table import day_table, verdict
-    from raymtl.daily.storage import open_store
+    from raymtl.daily.versions.storage import open_store
     from raymtl.reports.progress import TrainingLines
     from raymtl.versions import check_stack
 

@@ -24,10 +24,10 @@ Wait = Annotated[
 @app.command("list")
 def list_(store: StoreOption, as_json: Json = False) -> None:
     """List the versions, the newest first, and who is writing."""
-    from raymtl.daily.lease import clock_text, holders
-    from raymtl.daily.storage import open_store
-    from raymtl.daily.store import list_versions
-    from raymtl.daily.view import list_table
+    from raymtl.daily.versions.lease import clock_text, holders
+    from raymtl.daily.versions.storage import open_store
+    from raymtl.daily.versions.store import list_versions
+    from raymtl.daily.versions.view import list_table
 
     opened = open_store(store)
     versions, claims = list_versions(opened), holders(opened)
@@ -45,9 +45,9 @@ def list_(store: StoreOption, as_json: Json = False) -> None:
 @app.command()
 def show(store: StoreOption, version: Version = None, as_json: Json = False) -> None:
     """Show one version: where it comes from, its data, metrics and tables."""
-    from raymtl.daily.storage import open_store
-    from raymtl.daily.store import show as read
-    from raymtl.daily.view import show_tables
+    from raymtl.daily.versions.storage import open_store
+    from raymtl.daily.versions.store import show as read
+    from raymtl.daily.versions.view import show_tables
 
     manifest = read(open_store(store), version)
     console.print(*show_tables(manifest), sep="\n")
@@ -62,10 +62,10 @@ def diff(
     as_json: Json = False,
 ) -> None:
     """Show what changed between two versions: data, rows, metrics, tables, configuration."""
-    from raymtl.daily.storage import open_store
-    from raymtl.daily.store import diff as compare
-    from raymtl.daily.store import show as read
-    from raymtl.daily.view import diff_tables
+    from raymtl.daily.versions.storage import open_store
+    from raymtl.daily.versions.store import diff as compare
+    from raymtl.daily.versions.store import show as read
+    from raymtl.daily.versions.view import diff_tables
 
     opened = open_store(store)
     difference = compare(read(opened, old), read(opened, new))
@@ -76,9 +76,9 @@ def diff(
 @app.command()
 def verify(store: StoreOption, version: Version = None, as_json: Json = False) -> None:
     """Read every file of a version and compare its hash with the manifest. Exit code 66: something is missing or damaged."""
-    from raymtl.daily.storage import open_store
-    from raymtl.daily.store import show as read
-    from raymtl.daily.store import verify as check
+    from raymtl.daily.versions.storage import open_store
+    from raymtl.daily.versions.store import show as read
+    from raymtl.daily.versions.store import verify as check
 
     opened = open_store(store)
     manifest = read(opened, version)
@@ -107,9 +107,9 @@ def publish(
     as_json: Json = False,
 ) -> None:
     """Make a finished run the current version."""
-    from raymtl.daily.lease import acquire
-    from raymtl.daily.publish_run import publish_run
-    from raymtl.daily.storage import open_store
+    from raymtl.daily.versions.lease import acquire
+    from raymtl.daily.versions.publish_run import publish_run
+    from raymtl.daily.versions.storage import open_store
     from raymtl.versions import check_stack
 
     check_stack()
@@ -134,10 +134,10 @@ def rollback(
     as_json: Json = False,
 ) -> None:
     """Make an earlier version current again; takes seconds, and nothing is deleted."""
-    from raymtl.daily.lease import acquire
-    from raymtl.daily.storage import open_store
-    from raymtl.daily.store import current
-    from raymtl.daily.store import rollback as go_back
+    from raymtl.daily.versions.lease import acquire
+    from raymtl.daily.versions.storage import open_store
+    from raymtl.daily.versions.store import current
+    from raymtl.daily.versions.store import rollback as go_back
 
     opened = open_store(store)
     with acquire(opened, "rollback", wait_s=wait) as lease:
@@ -156,9 +156,9 @@ def gc(
     as_json: Json = False,
 ) -> None:
     """Remove old versions and what killed writers left; never the current version, nor one that another rests on."""
-    from raymtl.daily.lease import acquire
-    from raymtl.daily.storage import open_store
-    from raymtl.daily.store import gc as clean
+    from raymtl.daily.versions.lease import acquire
+    from raymtl.daily.versions.storage import open_store
+    from raymtl.daily.versions.store import gc as clean
 
     opened = open_store(store)
     with acquire(opened, "gc", wait_s=wait) as lease:

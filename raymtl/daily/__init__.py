@@ -1,1 +1,1 @@
-"""The daily job: versions of the model on plain storage, and who may write them."""
+"""The daily job: `machine` and `day` are its states, `versions` what it publishes, `reports` what it shows."""

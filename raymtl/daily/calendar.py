@@ -4,10 +4,10 @@ import datetime as dt
 from dataclasses import dataclass, field
 
 from raymtl.config.daily import Daily
-from raymtl.daily.manifest import Manifest
 from raymtl.daily.record import Record, read_record, recorded_days
-from raymtl.daily.storage import Store
-from raymtl.daily.store import Listed, list_versions, show
+from raymtl.daily.versions.manifest import Manifest
+from raymtl.daily.versions.storage import Store
+from raymtl.daily.versions.store import Listed, list_versions, show
 
 
 @dataclass(frozen=True)

@@ -15,16 +15,12 @@ from typing import Any
 
 from raymtl.config.daily import Daily
 from raymtl.config.root import Config
-from raymtl.daily import store as versions
 from raymtl.daily.bounds import out_of_bounds
 from raymtl.daily.calendar import LeftOut, choose_base, known_versions
 from raymtl.daily.day_job import day_job, session_config
 from raymtl.daily.day_maps import DayMaps, make_day_maps
 from raymtl.daily.gate import judge, summary
 from raymtl.daily.inputs import DayPlans, plan_day
-from raymtl.daily.lease import Lease
-from raymtl.daily.log import utc_now
-from raymtl.daily.manifest import Manifest
 from raymtl.daily.ready import check_day, not_ready
 from raymtl.daily.record import (
     FINAL,
@@ -42,7 +38,11 @@ from raymtl.daily.record import (
 )
 from raymtl.daily.reports.write import last_records, write_reports
 from raymtl.daily.session import BASE, DayJob, run_day_worker
-from raymtl.daily.storage import Store, names, remove_folder
+from raymtl.daily.versions import store as versions
+from raymtl.daily.versions.lease import Lease
+from raymtl.daily.versions.log import utc_now
+from raymtl.daily.versions.manifest import Manifest
+from raymtl.daily.versions.storage import Store, names, remove_folder
 from raymtl.data.source import below
 from raymtl.errors import (
     CheckpointError,

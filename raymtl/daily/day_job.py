@@ -5,17 +5,17 @@ from typing import Any
 
 from raymtl.config.data import DayRange
 from raymtl.config.root import Config
-from raymtl.daily import store as versions
 from raymtl.daily.calendar import version_before
 from raymtl.daily.day_maps import DayMaps, version_maps
-from raymtl.daily.delta import can_rest_on
-from raymtl.daily.export import Draft
 from raymtl.daily.inputs import DayPlans, held_out_input, training_input
-from raymtl.daily.manifest import Manifest, new_id
 from raymtl.daily.record import Record, folder
 from raymtl.daily.session import BASE, CANDIDATE, DayJob, Score
-from raymtl.daily.storage import Store
-from raymtl.daily.store import Listed
+from raymtl.daily.versions import store as versions
+from raymtl.daily.versions.delta import can_rest_on
+from raymtl.daily.versions.export import Draft
+from raymtl.daily.versions.manifest import Manifest, new_id
+from raymtl.daily.versions.storage import Store
+from raymtl.daily.versions.store import Listed
 from raymtl.data.read import Input
 from raymtl.data.sample import sample_base_rates
 from raymtl.data.source import below

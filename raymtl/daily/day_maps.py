@@ -7,9 +7,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from raymtl.config.root import Config
-from raymtl.daily.manifest import Manifest
-from raymtl.daily.owners import read_map
-from raymtl.daily.storage import Store
+from raymtl.daily.versions.manifest import Manifest
+from raymtl.daily.versions.owners import read_map
+from raymtl.daily.versions.storage import Store
 from raymtl.data.admit import admit
 from raymtl.data.count_ids import count_ids
 from raymtl.data.idmap import IdMap, MapFile, find_map, save_map

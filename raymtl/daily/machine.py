@@ -5,15 +5,15 @@ from typing import Any
 
 from raymtl.config.daily import Daily
 from raymtl.config.root import Config
-from raymtl.daily import store as versions
 from raymtl.daily.calendar import Todo, choose_base, days_between, days_to_do, known_versions
 from raymtl.daily.day import Day, Listener, Order, section
-from raymtl.daily.lease import acquire
 from raymtl.daily.ready import not_ready
 from raymtl.daily.record import FINAL, Record, read_record
 from raymtl.daily.redo import Redo
 from raymtl.daily.reports.write import last_records
-from raymtl.daily.storage import Store, open_store
+from raymtl.daily.versions import store as versions
+from raymtl.daily.versions.lease import acquire
+from raymtl.daily.versions.storage import Store, open_store
 from raymtl.errors import ConfigError, RefusedError
 
 

@@ -9,7 +9,7 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from raymtl.daily.storage import Store, names, read_bytes, write_bytes
+from raymtl.daily.versions.storage import Store, names, read_bytes, write_bytes
 from raymtl.errors import StorageError
 
 FOLDER = "days"

@@ -7,7 +7,7 @@ import datetime as dt
 import json
 
 from raymtl.daily.record import FOLDER, read_record
-from raymtl.daily.storage import Store, read_bytes, remove, write_bytes
+from raymtl.daily.versions.storage import Store, read_bytes, remove, write_bytes
 
 _NAME = f"{FOLDER}/redo.json"
 

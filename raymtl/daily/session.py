@@ -15,11 +15,11 @@ import ray.train
 import torch
 import torch.distributed as dist
 
-from raymtl.daily.export import Delta, Draft, dense_weights, export
-from raymtl.daily.owners import changed_owners, gone, new_owners
-from raymtl.daily.restore import restore as restore_version
-from raymtl.daily.storage import Store, open_store, read_bytes, write_bytes
-from raymtl.daily.together import together
+from raymtl.daily.versions.export import Delta, Draft, dense_weights, export
+from raymtl.daily.versions.owners import changed_owners, gone, new_owners
+from raymtl.daily.versions.restore import restore as restore_version
+from raymtl.daily.versions.storage import Store, open_store, read_bytes, write_bytes
+from raymtl.daily.versions.together import together
 from raymtl.data.idmap import IdMap, MapFile
 from raymtl.embeddings.rows import TableRows, decay_state, start_anew, table_rows, weight_square_sum
 from raymtl.errors import UserError, VersionError

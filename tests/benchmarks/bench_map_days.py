@@ -23,10 +23,10 @@ import stages
 import torch
 
 from raymtl.config.load import config_from_dict
-from raymtl.daily import store as versions
-from raymtl.daily.export import Delta, Draft, export
-from raymtl.daily.owners import changed_owners, gone, new_owners
-from raymtl.daily.storage import open_store
+from raymtl.daily.versions import store as versions
+from raymtl.daily.versions.export import Delta, Draft, export
+from raymtl.daily.versions.owners import changed_owners, gone, new_owners
+from raymtl.daily.versions.storage import open_store
 from raymtl.data.admit import admit
 from raymtl.data.count_ids import count_ids
 from raymtl.data.hashing import hash_rows

@@ -23,7 +23,7 @@ from daily_world import contents, daily_raw, day_of, write_day
 from kills import no_lease, nothing_is_half, run_and_kill
 
 from raymtl.daily.record import read_record, recorded_days
-from raymtl.daily.storage import Store, open_store
+from raymtl.daily.versions.storage import Store, open_store
 
 
 def facts(store: Store) -> dict[str, Any]:

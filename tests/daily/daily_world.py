@@ -12,9 +12,9 @@ import pyarrow.parquet as pq
 sys.path.append(str(Path(__file__).parents[1] / "training"))
 from small_logs import small_config, write_part
 
-from raymtl.daily import store as versions
-from raymtl.daily.manifest import KEY, WEIGHT
-from raymtl.daily.storage import Store
+from raymtl.daily.versions import store as versions
+from raymtl.daily.versions.manifest import KEY, WEIGHT
+from raymtl.daily.versions.storage import Store
 
 FIRST = dt.date(2026, 1, 1)
 FILES = (150, 90, 120)

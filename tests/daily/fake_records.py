@@ -253,7 +253,7 @@ if __name__ == "__main__":
     from raymtl.daily.reports.day import write_day_report
     from raymtl.daily.reports.index import write_index
     from raymtl.daily.reports.table import day_table, verdict
-    from raymtl.daily.storage import open_store
+    from raymtl.daily.versions.storage import open_store
 
     store = open_store(sys.argv[1])
     made = thirty_days()

@@ -4,8 +4,8 @@ import datetime as dt
 import hashlib
 from typing import Any
 
-from raymtl.daily.manifest import NAME, FileEntry, Manifest, TableEntry
-from raymtl.daily.storage import Output, Store, write_bytes
+from raymtl.daily.versions.manifest import NAME, FileEntry, Manifest, TableEntry
+from raymtl.daily.versions.storage import Output, Store, write_bytes
 
 
 def write(store: Store, name: str, rows: bytes = b"rows", **more: Any) -> Manifest:

@@ -10,9 +10,9 @@ from pathlib import Path
 
 import psutil
 
-from raymtl.daily import store as versions
-from raymtl.daily.lease import holders
-from raymtl.daily.storage import Store
+from raymtl.daily.versions import store as versions
+from raymtl.daily.versions.lease import holders
+from raymtl.daily.versions.storage import Store
 
 VICTIMS = ("driver", "worker", "both")
 

@@ -9,10 +9,10 @@ from fake_versions import write
 
 from raymtl.config.daily import Daily
 from raymtl.daily.calendar import LeftOut, choose_base, days_between, days_to_do, version_before, why_left_out
-from raymtl.daily.manifest import NAME
 from raymtl.daily.record import Record, write_record
-from raymtl.daily.storage import Store, open_store, remove_folder, write_bytes
-from raymtl.daily.store import current, gc, list_versions, publish, rollback
+from raymtl.daily.versions.manifest import NAME
+from raymtl.daily.versions.storage import Store, open_store, remove_folder, write_bytes
+from raymtl.daily.versions.store import current, gc, list_versions, publish, rollback
 from raymtl.errors import VersionError
 
 

@@ -16,10 +16,10 @@ from version_models import DAYS, contents, draft, make, mixed_config, train
 
 from raymtl.cli import run_command
 from raymtl.config.load import dump_config
-from raymtl.daily.export import export
-from raymtl.daily.lease import acquire
-from raymtl.daily.restore import restore
-from raymtl.daily.storage import open_store
+from raymtl.daily.versions.export import export
+from raymtl.daily.versions.lease import acquire
+from raymtl.daily.versions.restore import restore
+from raymtl.daily.versions.storage import open_store
 from raymtl.errors import StorageError
 from raymtl.training import checkpoint
 from raymtl.training.checkpoint import Progress
@@ -104,7 +104,7 @@ def write_and_fail(rank: int, workers: int, root: str, limit: int) -> Any:
     built = make(config)
     store = open_store(root)
     if rank == 1:
-        from raymtl.daily import storage
+        from raymtl.daily.versions import storage
 
         write = storage.Output.write
 

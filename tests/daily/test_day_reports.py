@@ -17,7 +17,7 @@ from raymtl.daily.reports.day import write_day_report
 from raymtl.daily.reports.index import DAYS, write_index
 from raymtl.daily.reports.series import next_day, number_in, task_names
 from raymtl.daily.reports.table import day_table, verdict
-from raymtl.daily.storage import Store, open_store, read_bytes
+from raymtl.daily.versions.storage import Store, open_store, read_bytes
 from raymtl.embeddings.dry_plan import gib
 from raymtl.reports.style import task_colours
 

@@ -15,11 +15,11 @@ from several import several
 from version_models import contents, draft, make, mixed_config, owned, train
 
 from raymtl.config.load import config_from_dict
-from raymtl.daily import store as versions
-from raymtl.daily.delta import read_expired
-from raymtl.daily.export import Delta, export
-from raymtl.daily.restore import restore
-from raymtl.daily.storage import open_store
+from raymtl.daily.versions import store as versions
+from raymtl.daily.versions.delta import read_expired
+from raymtl.daily.versions.export import Delta, export
+from raymtl.daily.versions.restore import restore
+from raymtl.daily.versions.storage import open_store
 from raymtl.embeddings.rows import decay_state, table_rows
 from raymtl.errors import VersionError
 

@@ -14,11 +14,11 @@ sys.path.append(str(Path(__file__).parent))
 from version_models import draft, make, mixed_config, train
 
 from raymtl.config.root import Config
-from raymtl.daily.export import export
-from raymtl.daily.lease import acquire, holders
-from raymtl.daily.publish_run import _alone
-from raymtl.daily.storage import Store, open_store
-from raymtl.daily.store import list_versions, publish, verify
+from raymtl.daily.versions.export import export
+from raymtl.daily.versions.lease import acquire, holders
+from raymtl.daily.versions.publish_run import _alone
+from raymtl.daily.versions.storage import Store, open_store
+from raymtl.daily.versions.store import list_versions, publish, verify
 from raymtl.errors import StorageError
 from raymtl.training.build import Built
 

@@ -12,9 +12,9 @@ import fsspec
 import pyarrow.fs as pafs
 import pytest
 
-from raymtl.daily import lease
-from raymtl.daily.lease import Clock, acquire, holders
-from raymtl.daily.storage import Store, open_store, write_bytes
+from raymtl.daily.versions import lease
+from raymtl.daily.versions.lease import Clock, acquire, holders
+from raymtl.daily.versions.storage import Store, open_store, write_bytes
 from raymtl.errors import TryLaterError
 
 ROUNDS = 30

@@ -13,12 +13,12 @@ from kills import command, no_lease, nothing_is_half, train_worker, until
 
 from raymtl.config.load import config_from_dict
 from raymtl.config.root import Config
-from raymtl.daily import store as versions
 from raymtl.daily.day import Order
-from raymtl.daily.lease import acquire
 from raymtl.daily.machine import look_ahead, run_daily
 from raymtl.daily.record import Record, read_record
-from raymtl.daily.storage import Store, open_store
+from raymtl.daily.versions import store as versions
+from raymtl.daily.versions.lease import acquire
+from raymtl.daily.versions.storage import Store, open_store
 from raymtl.errors import ConfigError, DataError, RefusedError, TryLaterError
 
 pytestmark = [pytest.mark.ray, pytest.mark.timeout(480)]

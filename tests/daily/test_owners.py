@@ -18,11 +18,11 @@ from version_models import draft, make, mixed_config
 
 from raymtl.config.load import config_from_dict
 from raymtl.config.root import Config
-from raymtl.daily import store as versions
-from raymtl.daily.delta import read_expired
-from raymtl.daily.export import Delta, export
-from raymtl.daily.owners import FIELDS, Owners, changed_owners, gone, new_owners, read_map
-from raymtl.daily.storage import open_store
+from raymtl.daily.versions import store as versions
+from raymtl.daily.versions.delta import read_expired
+from raymtl.daily.versions.export import Delta, export
+from raymtl.daily.versions.owners import FIELDS, Owners, changed_owners, gone, new_owners, read_map
+from raymtl.daily.versions.storage import open_store
 from raymtl.data.idmap import IdMap
 from raymtl.errors import VersionError
 

@@ -15,11 +15,11 @@ from several import several
 from version_models import contents, draft, logits, make, mixed_config, owned, train
 
 from raymtl.config.load import config_from_dict
-from raymtl.daily import store as versions
-from raymtl.daily.export import export
-from raymtl.daily.owners import read_map
-from raymtl.daily.restore import restore
-from raymtl.daily.storage import open_store
+from raymtl.daily.versions import store as versions
+from raymtl.daily.versions.export import export
+from raymtl.daily.versions.owners import read_map
+from raymtl.daily.versions.restore import restore
+from raymtl.daily.versions.storage import open_store
 from raymtl.errors import UserError
 
 BEFORE, AFTER = range(4), range(4, 7)

@@ -22,10 +22,10 @@ from faulty import Faults, register
 from test_lease import FakeClock
 from test_store import write
 
-from raymtl.daily import log
-from raymtl.daily.lease import acquire, holders
-from raymtl.daily.reopened import open_input
-from raymtl.daily.storage import (
+from raymtl.daily.versions import log
+from raymtl.daily.versions.lease import acquire, holders
+from raymtl.daily.versions.reopened import open_input
+from raymtl.daily.versions.storage import (
     Output,
     Store,
     UnsureError,
@@ -39,7 +39,7 @@ from raymtl.daily.storage import (
     sizes,
     write_bytes,
 )
-from raymtl.daily.store import clear, current, gc, list_versions, publish, published, rollback, show, verify
+from raymtl.daily.versions.store import clear, current, gc, list_versions, publish, published, rollback, show, verify
 from raymtl.data import retry
 from raymtl.errors import StorageError, UserError, VersionError
 
@@ -194,7 +194,7 @@ def test_a_local_disk(call: str, tmp_path: Path, pauses: list[float], monkeypatc
 
 
 def test_a_large_file_is_streamed(store: Store, faults: Faults, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("raymtl.daily.storage._SMALL_BYTES", 10)
+    monkeypatch.setattr("raymtl.daily.versions.storage._SMALL_BYTES", 10)
     table = pa.table({"x": range(5000)})
 
     def attempt() -> Output:

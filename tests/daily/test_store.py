@@ -12,10 +12,10 @@ import pyarrow.fs as pafs
 import pytest
 from fake_versions import write
 
-from raymtl.daily import log
-from raymtl.daily.manifest import NAME, check_id, new_id, parse_manifest
-from raymtl.daily.storage import Output, Store, create, names, open_store, read_bytes, write_bytes
-from raymtl.daily.store import (
+from raymtl.daily.versions import log
+from raymtl.daily.versions.manifest import NAME, check_id, new_id, parse_manifest
+from raymtl.daily.versions.storage import Output, Store, create, names, open_store, read_bytes, write_bytes
+from raymtl.daily.versions.store import (
     chain,
     clear,
     current,
@@ -219,7 +219,7 @@ def test_a_removal_cut_off_is_ended_by_the_next(store: Store, monkeypatch: pytes
         raise StorageError("cut off")
 
     with monkeypatch.context() as patch:
-        patch.setattr("raymtl.daily.store.remove_folder", full)
+        patch.setattr("raymtl.daily.versions.store.remove_folder", full)
         with pytest.raises(StorageError):
             gc(store, 1)
     assert [v.id for v in list_versions(store)] == ["c", "b"]

@@ -13,7 +13,7 @@ from several import mixed_config, share
 from small_models import logits, make, train
 
 from raymtl.config.root import Config
-from raymtl.daily.export import Draft, dense_optimizer, dense_weights
+from raymtl.daily.versions.export import Draft, dense_optimizer, dense_weights
 from raymtl.data.idmap import IdMap
 from raymtl.embeddings.rows import pieces, table_rows
 from raymtl.training.build import Built

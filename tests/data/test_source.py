@@ -7,7 +7,7 @@ import pytest
 from small_data import click_rows, make_config, write_file
 
 from raymtl.config.data import DayRange
-from raymtl.daily.storage import open_store
+from raymtl.daily.versions.storage import open_store
 from raymtl.data.source import below, find_files, list_files, open_filesystem
 from raymtl.errors import DataError
 from raymtl.training.id_maps import _path

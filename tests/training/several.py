@@ -21,7 +21,9 @@ TIME_LIMIT_S = 120
 
 # A process that is spawned imports torch and TorchRec first, which takes it longer than all that the tests let it do. So
 # they are forked from one that has imported them and does nothing else: it holds no model, no process group, no thread.
-multiprocessing.set_forkserver_preload(["raymtl.training.build", "raymtl.training.checkpoint", "raymtl.daily.restore"])
+multiprocessing.set_forkserver_preload(
+    ["raymtl.training.build", "raymtl.training.checkpoint", "raymtl.daily.versions.restore"]
+)
 
 
 def _child(rank: int, work: Callable[..., Any], workers: int, folder: str, arguments: tuple[Any, ...]) -> None:

@@ -16,9 +16,9 @@ from small_logs import DAYS, small_config, write_part
 from raymtl.config.features import Init
 from raymtl.config.load import config_from_dict
 from raymtl.config.root import Config
-from raymtl.daily.owners import read_map
-from raymtl.daily.publish_run import publish_run
-from raymtl.daily.storage import open_store
+from raymtl.daily.versions.owners import read_map
+from raymtl.daily.versions.publish_run import publish_run
+from raymtl.daily.versions.storage import open_store
 from raymtl.data.blocks import BlockMaker, Place
 from raymtl.data.count_ids import IdCounts
 from raymtl.data.hashing import hash_strings

@@ -11,7 +11,7 @@ from small_models import make, train
 
 from raymtl.config.slots.penalties import OrderLoss
 from raymtl.config.train import Schedule
-from raymtl.daily.export import dense_optimizer, dense_weights
+from raymtl.daily.versions.export import dense_optimizer, dense_weights
 from raymtl.training.build import build
 from raymtl.training.optimizers import schedule_factor
 

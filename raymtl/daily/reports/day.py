@@ -8,7 +8,7 @@ from raymtl.daily.record import STATES, Check, GateResult, NextDay, Record, fold
 from raymtl.daily.reports.data_part import data_parts
 from raymtl.daily.reports.series import aucs, by_date, final_in, ids_of, metrics_in, score_of, scored, task_names
 from raymtl.daily.reports.table import CHECKS, lead_and_rest
-from raymtl.daily.storage import Store, write_bytes
+from raymtl.daily.versions.storage import Store, write_bytes
 from raymtl.data.source import below
 from raymtl.embeddings.dry_plan import gib
 from raymtl.reports import slices

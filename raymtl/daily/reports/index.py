@@ -21,7 +21,7 @@ from raymtl.daily.reports.series import (
     within,
 )
 from raymtl.daily.reports.table import day_columns, day_lines, lead_and_rest
-from raymtl.daily.storage import Store, write_bytes
+from raymtl.daily.versions.storage import Store, write_bytes
 from raymtl.data.source import below
 from raymtl.embeddings.dry_plan import gib
 from raymtl.reports.days import Frame, Span, frames, sizes, small_multiples, stacks, time_unit

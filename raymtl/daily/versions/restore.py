@@ -9,12 +9,12 @@ import torch.distributed as dist
 
 from raymtl.config.features import Table
 from raymtl.config.root import Config
-from raymtl.daily.export import dense_optimizer, dense_weights
-from raymtl.daily.manifest import DENSE, KEY, OPTIMIZER, WEIGHT, Manifest
-from raymtl.daily.read_rows import numbers, row_groups
-from raymtl.daily.storage import Store, read_bytes
-from raymtl.daily.store import chain, file_fault, folder_of, show
-from raymtl.daily.together import together
+from raymtl.daily.versions.export import dense_optimizer, dense_weights
+from raymtl.daily.versions.manifest import DENSE, KEY, OPTIMIZER, WEIGHT, Manifest
+from raymtl.daily.versions.read_rows import numbers, row_groups
+from raymtl.daily.versions.storage import Store, read_bytes
+from raymtl.daily.versions.store import chain, file_fault, folder_of, show
+from raymtl.daily.versions.together import together
 from raymtl.data.source import below
 from raymtl.embeddings.rows import LocalShard, TableRows, decay_state, fill, table_rows
 from raymtl.errors import VersionError

@@ -11,9 +11,9 @@ from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
-from raymtl.daily import log
-from raymtl.daily.manifest import NAME, FileEntry, Manifest, check_id, parse_manifest
-from raymtl.daily.storage import Store, names, read_bytes, remove_folder, sha256_of, sizes
+from raymtl.daily.versions import log
+from raymtl.daily.versions.manifest import NAME, FileEntry, Manifest, check_id, parse_manifest
+from raymtl.daily.versions.storage import Store, names, read_bytes, remove_folder, sha256_of, sizes
 from raymtl.errors import VersionError
 
 FOLDER = "versions"

@@ -12,10 +12,10 @@ import torch.distributed as dist
 
 from raymtl.config.load import load_config
 from raymtl.config.root import Config
-from raymtl.daily.export import Draft, export
-from raymtl.daily.manifest import Manifest, new_id
-from raymtl.daily.storage import Store
-from raymtl.daily.store import publish
+from raymtl.daily.versions.export import Draft, export
+from raymtl.daily.versions.manifest import Manifest, new_id
+from raymtl.daily.versions.storage import Store
+from raymtl.daily.versions.store import publish
 from raymtl.data.source import below, open_filesystem
 from raymtl.errors import CheckpointError
 from raymtl.training import checkpoint as saved_state

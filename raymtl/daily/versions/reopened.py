@@ -4,7 +4,7 @@ import io
 
 import pyarrow as pa
 
-from raymtl.daily.storage import Store
+from raymtl.daily.versions.storage import Store
 from raymtl.data.remote import fsspec_of, open_to_read
 from raymtl.data.retry import patiently
 

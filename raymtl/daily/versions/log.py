@@ -10,7 +10,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from typing import Literal
 
-from raymtl.daily.storage import Store, UnsureError, create, names, read_bytes
+from raymtl.daily.versions.storage import Store, UnsureError, create, names, read_bytes
 from raymtl.errors import TryLaterError, VersionError
 
 FOLDER = "log"

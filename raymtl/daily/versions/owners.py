@@ -3,9 +3,9 @@
 import numpy as np
 import pyarrow as pa
 
-from raymtl.daily.manifest import KEY, Manifest
-from raymtl.daily.read_rows import row_groups
-from raymtl.daily.storage import Store
+from raymtl.daily.versions.manifest import KEY, Manifest
+from raymtl.daily.versions.read_rows import row_groups
+from raymtl.daily.versions.storage import Store
 from raymtl.data.idmap import IdMap
 from raymtl.errors import VersionError
 

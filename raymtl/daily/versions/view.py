@@ -5,8 +5,8 @@ from typing import Any
 from rich.table import Table
 from rich.text import Text
 
-from raymtl.daily.manifest import Manifest
-from raymtl.daily.store import Difference, Listed
+from raymtl.daily.versions.manifest import Manifest
+from raymtl.daily.versions.store import Difference, Listed
 from raymtl.embeddings.dry_plan import gib
 
 

@@ -13,20 +13,20 @@ from torch.distributed._shard.sharded_tensor import ShardedTensor
 
 from raymtl.config.load import config_hash
 from raymtl.config.root import Config
-from raymtl.daily.delta import changed_rows, check_base, write_expired
-from raymtl.daily.log import utc_now
-from raymtl.daily.manifest import DENSE, NAME, OPTIMIZER, FileEntry, Manifest, TableEntry
-from raymtl.daily.owners import Owners
-from raymtl.daily.storage import Store, write_bytes
-from raymtl.daily.store import clear, folder_of, show
-from raymtl.daily.table_writer import (
+from raymtl.daily.versions.delta import changed_rows, check_base, write_expired
+from raymtl.daily.versions.log import utc_now
+from raymtl.daily.versions.manifest import DENSE, NAME, OPTIMIZER, FileEntry, Manifest, TableEntry
+from raymtl.daily.versions.owners import Owners
+from raymtl.daily.versions.storage import Store, write_bytes
+from raymtl.daily.versions.store import clear, folder_of, show
+from raymtl.daily.versions.table_writer import (
     FILE_BYTES,
     PIECE_BYTES,
     TableWriter,
     parquet_schema,
     rows_per_piece,
 )
-from raymtl.daily.together import together
+from raymtl.daily.versions.together import together
 from raymtl.data.idmap import IdMap
 from raymtl.embeddings.rows import pieces, table_rows
 from raymtl.errors import UserError

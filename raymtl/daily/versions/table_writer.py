@@ -6,10 +6,10 @@ from contextlib import contextmanager, suppress
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from raymtl.daily.manifest import KEY, WEIGHT, FileEntry
-from raymtl.daily.owners import FIELDS, Owners
-from raymtl.daily.storage import Output, Store
-from raymtl.daily.store import folder_of
+from raymtl.daily.versions.manifest import KEY, WEIGHT, FileEntry
+from raymtl.daily.versions.owners import FIELDS, Owners
+from raymtl.daily.versions.storage import Output, Store
+from raymtl.daily.versions.store import folder_of
 from raymtl.embeddings.rows import Piece, TableRows
 from raymtl.errors import StorageError, UserError
 

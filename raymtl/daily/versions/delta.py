@@ -7,10 +7,10 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from raymtl.config.root import Config
-from raymtl.daily.manifest import FileEntry, Manifest
-from raymtl.daily.reopened import open_input
-from raymtl.daily.storage import Output, Store, storage
-from raymtl.daily.store import folder_of
+from raymtl.daily.versions.manifest import FileEntry, Manifest
+from raymtl.daily.versions.reopened import open_input
+from raymtl.daily.versions.storage import Output, Store, storage
+from raymtl.daily.versions.store import folder_of
 from raymtl.embeddings.rows import TableRows
 from raymtl.errors import VersionError
 

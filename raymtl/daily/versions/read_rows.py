@@ -6,10 +6,10 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from raymtl.daily.manifest import FileEntry
-from raymtl.daily.reopened import open_input
-from raymtl.daily.storage import Store, storage
-from raymtl.daily.store import folder_of
+from raymtl.daily.versions.manifest import FileEntry
+from raymtl.daily.versions.reopened import open_input
+from raymtl.daily.versions.storage import Store, storage
+from raymtl.daily.versions.store import folder_of
 
 
 def row_groups(

@@ -20,8 +20,8 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from types import TracebackType
 
-from raymtl.daily.log import who
-from raymtl.daily.storage import Store, names, read_bytes, remove, write_bytes
+from raymtl.daily.versions.log import who
+from raymtl.daily.versions.storage import Store, names, read_bytes, remove, write_bytes
 from raymtl.errors import LeaseLostError, StorageError, TryLaterError
 
 FOLDER = "lease"
