@@ -3,6 +3,7 @@
 import json
 import logging
 import os
+import re
 import tempfile
 import threading
 import time
@@ -25,7 +26,7 @@ from raymtl.data.read import Input
 from raymtl.data.sample import sample_base_rates
 from raymtl.data.source import below, open_filesystem
 from raymtl.data.units import Plan, plan_input
-from raymtl.errors import ClusterError, ConfigError, UserError, find_user_error
+from raymtl.errors import ClusterError, ConfigError, StorageError, UserError, find_user_error
 from raymtl.training.cluster import Room, check_room, connect, reading_tasks
 from raymtl.training.id_maps import make_maps, saved_maps
 from raymtl.training.rundir import (
@@ -43,6 +44,7 @@ from raymtl.training.rundir import (
 )
 from raymtl.training.runlog import Mailbox
 from raymtl.training.score import check_scores
+from raymtl.training.snapshot import mend_snapshot
 from raymtl.training.worker import Job, run_worker
 from raymtl.versions import package_versions
 
@@ -56,6 +58,9 @@ _EXECUTION = {
     },
     "data": {"read_tasks", "prefetch_blocks", "block_rows", "path", "eval_path"},
 }  # fmt: skip
+
+# Of an error in a worker its text alone comes here
+_FULL = re.compile("No space left on device|Disk quota exceeded")
 
 
 @dataclass(frozen=True)
@@ -229,6 +234,7 @@ def fit(
         ),
     )
     try:
+        mend_snapshot(run_folder(config), lambda line: listener({"note": line}) if listener else None)
         result = trainer.fit()
     except ray.train.TrainingFailedError as error:
         found = find_user_error(error) or next(
@@ -236,7 +242,7 @@ def fit(
         )
         if found is not None:
             raise found from None
-        raise _lost(error, train.max_failures) from error
+        raise _lost(error, train.max_failures, run_folder(config)) from error
     finally:
         if post:
             post.close()
@@ -247,9 +253,15 @@ def fit(
     return summary
 
 
-def _lost(error: Exception, max_failures: int) -> ClusterError:
+def _lost(error: Exception, max_failures: int, run_dir: str) -> UserError:
     """One sentence for workers that died of something that is no mistake of the user's."""
     failures = getattr(error, "worker_failures", None) or {None: error}
+    for text in map(str, (*failures.values(), error)):
+        if full := next((line.strip() for line in text.splitlines() if _FULL.search(line)), None):
+            return StorageError(
+                f"the run `{run_dir}` could not be written, or a worker's temporary folder: {full}; make room there, then the "
+                "same command goes on from the last checkpoint"
+            )
     rank, cause = next(iter(failures.items()))
     lines = [line.strip() for line in str(cause).splitlines() if line.strip()]
     logs = ray.get_runtime_context().worker.node.get_logs_dir_path()

@@ -25,9 +25,7 @@ from raymtl.training.build import Built, build
 from raymtl.training.checkpoint import Progress
 from raymtl.training.loop import Loop, Worker
 from raymtl.training.runlog import RunLog
-
-_WORST = -1e30
-"""Score of a checkpoint without an evaluation: never the best, kept only as the last. Ray's own snapshot loses an infinity."""
+from raymtl.training.snapshot import WORST
 
 
 @dataclass
@@ -170,7 +168,7 @@ class Saver:
 
         ray.train.report(
             {
-                "score": _WORST if score is None else score,
+                "score": WORST if score is None else score,
                 "step": self._progress.step,
                 "rows": self._progress.rows,
             },

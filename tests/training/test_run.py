@@ -21,6 +21,7 @@ from raymtl.errors import ClusterError, ConfigError, DataError
 from raymtl.reports.html import write_report
 from raymtl.training import run
 from raymtl.training.rundir import run_folder
+from raymtl.training.snapshot import SNAPSHOT
 
 pytestmark = [pytest.mark.ray, pytest.mark.timeout(480)]
 SIZES = (150, 90, 201, 64)
@@ -73,9 +74,14 @@ def test_a_run_counts_every_row_and_leaves_its_results(ray_cluster: None, logs: 
     assert again == result
     text = (folder / "result.json").read_text()
     (folder / "result.json").write_text(text[:200])  # killed while it was written
-    assert run.train(config)["metrics"]["eval"] == result["metrics"]["eval"]
-    (folder / "result.json").write_text(text)
+    (folder / SNAPSHOT).write_text("")  # and Ray's list of the checkpoints, too
     assert "finished already" in heard[-1]["note"]
+    heard.clear()
+    gone_on = run.train(config, listener=heard.append)
+    assert (gone_on["metrics"]["eval"], gone_on["steps"]) == (result["metrics"]["eval"], result["steps"])
+    assert any("was damaged and is written anew" in item.get("note", "") for item in heard)
+    assert not any(item.get("kind") == "train" for item in heard)  # no step was taken again
+    (folder / "result.json").write_text(text)
     other = config_from_dict({**small_config(logs, tmp_path, "whole", workers=1, passes=2, seed=1)})
     with pytest.raises(ConfigError, match=r"begun with another configuration.*set another `name`"):
         run.train(other)

@@ -1,0 +1,94 @@
+"""Ray Train's own list of a run's checkpoints, and how it is mended.
+
+Ray writes `checkpoint_manager_snapshot.json` in place, so a kill or a full disk at that moment leaves half a file or none of it.
+Ray then neither goes on with the run nor starts it.
+"""
+
+import json
+import pickle
+from collections.abc import Callable
+
+import pyarrow.fs as pafs
+from ray.train.v2._internal.constants import CHECKPOINT_MANAGER_SNAPSHOT_FILENAME as SNAPSHOT
+from ray.train.v2._internal.execution.checkpoint.checkpoint_manager import (
+    _CheckpointManagerState,
+    _TrainingResultState,
+)
+
+from raymtl.data.remote import delete_file, list_folder, read_whole
+from raymtl.data.retry import patiently
+from raymtl.data.source import below, open_filesystem
+from raymtl.training.checkpoint import PROGRESS
+from raymtl.training.rundir import checkpoints, read_file, write_file
+
+WORST = -1e30
+"""Score of a checkpoint without an evaluation: never the best, kept only as the last. Ray's own snapshot loses an infinity."""
+
+
+def mend_snapshot(run_dir: str, say: Callable[[str], None]) -> None:
+    """Write Ray's list of the run's checkpoints anew where it is damaged; what is whole, or was never there, stays.
+
+    Where no checkpoint is whole the list is removed, and the run begins anew.
+    """
+    text = read_file(run_dir, SNAPSHOT)
+    if text is None or _is_whole(text):
+        return
+    results = [_result(folder) for folder in checkpoints(run_dir) if _has_all_files(folder)]
+    if not results:
+        filesystem, inner = open_filesystem(run_dir)
+        patiently(lambda: delete_file(filesystem, f"{inner}/{SNAPSHOT}"))
+        say(f"`{below(run_dir, SNAPSHOT)}` is damaged, and no checkpoint is whole: the run begins anew")
+        return
+    state = _CheckpointManagerState(
+        checkpoint_results=sorted(results, key=lambda r: r.metrics["score"]),  # the worst first; equal ones by age
+        checkpoint_report_indices=[],
+        latest_checkpoint_result=results[-1],
+        pending_training_results=[],
+        pending_validation_specs=[],
+        current_report_index=len(results),
+        validated_checkpoint_dir_names=[],
+        timed_out_validation_checkpoint_dir_names=[],
+        failed_validation_checkpoint_dir_names=[],
+    )
+    state.checkpoint_report_indices = [results.index(result) for result in state.checkpoint_results]
+    write_file(run_dir, SNAPSHOT, state.json())
+    say(
+        f"`{below(run_dir, SNAPSHOT)}` was damaged and is written anew: the run goes on from {results[-1].checkpoint_dir_name}"
+    )
+
+
+def _is_whole(text: str) -> bool:
+    try:
+        _CheckpointManagerState.parse_obj(json.loads(text))
+    except ValueError:  # pydantic's and json's errors are both
+        return False
+    return True
+
+
+def _result(folder: str) -> _TrainingResultState:
+    """What was reported with a checkpoint."""
+    progress = json.loads(read_file(folder, PROGRESS) or "{}")
+    evaluations = progress.get("evaluations", [])
+    score = evaluations[-1]["score"] if evaluations and evaluations[-1]["step"] == progress["step"] else None
+    return _TrainingResultState(
+        checkpoint_dir_name=open_filesystem(folder)[1].rpartition("/")[2],
+        metrics={
+            "score": WORST if score is None else score,
+            "step": progress.get("step", 0),
+            "rows": progress.get("rows", 0),
+        },
+    )
+
+
+def _has_all_files(folder: str) -> bool:
+    """Whether every worker's part is there; the first worker's may be uploaded before the others'."""
+    filesystem, inner = open_filesystem(folder)
+    try:
+        metadata = pickle.loads(patiently(lambda: read_whole(filesystem, f"{inner}/.metadata")))
+        json.loads(read_file(folder, PROGRESS) or "")
+    except (ValueError, EOFError, pickle.UnpicklingError):  # cut off
+        return False
+    entries = patiently(lambda: list_folder(filesystem, inner, recursive=False))
+    sizes = {e.base_name: e.size for e in entries if e.type == pafs.FileType.File}
+    parts = (metadata.storage_data or {}).values()
+    return all(part.offset + part.length <= sizes.get(part.relative_path, -1) for part in parts)
