@@ -155,14 +155,15 @@ def gc(
     wait: Wait = 0,
     as_json: Json = False,
 ) -> None:
-    """Remove old versions and what killed writers left; never the current version, nor one that another rests on."""
+    """Remove old versions and what killed writers left; never what is current, rested on, or lately refused by the daily job."""
+    from raymtl.daily.record import candidates
     from raymtl.daily.versions.lease import acquire
     from raymtl.daily.versions.storage import open_store
     from raymtl.daily.versions.store import gc as clean
 
     opened = open_store(store)
     with acquire(opened, "gc", wait_s=wait) as lease:
-        removed = clean(opened, keep, held=lease.held, dry_run=dry_run)
+        removed = clean(opened, keep, candidates(opened, keep), held=lease.held, dry_run=dry_run)
     word = "would remove" if dry_run else "removed"
     console.print(
         f"{word} {len(removed.versions)} versions: {', '.join(removed.versions) or '–'}\n"

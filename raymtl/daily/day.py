@@ -31,12 +31,13 @@ from raymtl.daily.record import (
     Status,
     Trained,
     Written,
+    candidates,
     folder,
     read_record,
     recorded_days,
     write_record,
 )
-from raymtl.daily.reports.write import last_records, write_reports
+from raymtl.daily.reports.write import write_reports
 from raymtl.daily.session import BASE, DayJob, run_day_worker
 from raymtl.daily.versions import store as versions
 from raymtl.daily.versions.lease import Lease
@@ -351,9 +352,8 @@ class Day:
 
     def _expire(self) -> None:
         """Remove old versions and what is left of training, and write the pages; what fails here is tried again tomorrow."""
-        spare = [r.version for r in last_records(self.store) if r.version]
         try:
-            versions.gc(self.store, self.daily.keep, spare[-self.daily.keep :], self.lease.held)
+            versions.gc(self.store, self.daily.keep, candidates(self.store, self.daily.keep), self.lease.held)
             for day in recorded_days(self.store):  # also what a killed job, or a day that was given up, left behind
                 if day <= self.day:
                     for name in self._runs(folder(day)):

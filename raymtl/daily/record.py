@@ -5,6 +5,7 @@ The state machine goes on from it after a kill, the reports draw it, and the bou
 
 import datetime as dt
 import json
+from contextlib import suppress
 from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, ValidationError
@@ -192,3 +193,18 @@ def recorded_days(store: Store) -> list[dt.date]:
         except ValueError:  # a report, or somebody else's file
             continue
     return sorted(found)
+
+
+def candidates(store: Store, most: int) -> list[str]:
+    """The versions of the last `most` days that wrote one, published or refused; a damaged record is passed over.
+
+    Whoever removes what killed writers left must spare them: a refused candidate is kept to be looked at.
+    """
+    found: list[str] = []
+    for day in reversed(recorded_days(store)):
+        with suppress(StorageError):  # the day itself says so when it is asked for
+            record = read_record(store, day)
+            found += [record.version] if record is not None and record.version is not None else []
+        if len(found) == most:
+            break
+    return found

@@ -1,5 +1,6 @@
 """`raymtl versions` as a user types it, on runs that were made without Ray."""
 
+import datetime as dt
 import json
 import sys
 from pathlib import Path
@@ -16,8 +17,10 @@ from version_models import DAYS, contents, draft, make, mixed_config, train
 
 from raymtl.cli import run_command
 from raymtl.config.load import dump_config
+from raymtl.daily.record import Record, write_record
 from raymtl.daily.versions.export import export
 from raymtl.daily.versions.lease import acquire
+from raymtl.daily.versions.log import utc_now
 from raymtl.daily.versions.restore import restore
 from raymtl.daily.versions.storage import open_store
 from raymtl.errors import StorageError
@@ -81,6 +84,17 @@ def test_publish_look_verify_roll_back(tmp_path: Path, capfd: pytest.CaptureFixt
     assert command(capfd, "verify", *store)["faults"] == []
     assert command(capfd, "rollback", *store) == {"current": first, "was": "two"}
     assert command(capfd, "gc", "--keep", "1", *store) == {"versions": [], "leftovers": [], "dry_run": False}
+    versions = tmp_path / "store/versions"
+    for number, left in enumerate(("old", "refused", "killed"), start=1):
+        (versions / left).mkdir()
+        (versions / left / "manifest.json").touch()
+        if left != "killed":
+            day = dt.date(2026, 1, number)
+            record = Record(date=day, status="refused", config_hash="", base=None, version=left, begun=utc_now())
+            write_record(open_store(store[1]), record)
+    removed = command(capfd, "gc", "--keep", "1", *store)  # as many of the daily job's own as of what is published
+    assert removed == {"versions": [], "leftovers": ["killed", "old"], "dry_run": False}
+    assert {path.name for path in versions.iterdir()} == {first, "two", "refused"}
     part = next((tmp_path / "store/versions/two/tables/user").glob("*.parquet"))
     part.write_bytes(part.read_bytes()[:-1])
     assert part.name in command(capfd, "verify", "two", *store, code=66)["faults"][0]
