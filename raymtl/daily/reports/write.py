@@ -4,11 +4,9 @@ from contextlib import suppress
 
 from raymtl.daily.record import Record, read_record, recorded_days
 from raymtl.daily.reports.day import write_day_report
-from raymtl.daily.reports.index import write_index
+from raymtl.daily.reports.index import DAYS, write_index
 from raymtl.daily.versions.storage import Store
 from raymtl.errors import StorageError
-
-DAYS = 30
 
 
 def write_reports(store: Store, record: Record) -> None:
