@@ -1,6 +1,5 @@
 """The ID maps of a day: the version's before, and the one after the day's IDs were counted, admitted and forgotten."""
 
-import datetime as dt
 import hashlib
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -10,12 +9,10 @@ from raymtl.config.root import Config
 from raymtl.daily.versions.manifest import Manifest
 from raymtl.daily.versions.owners import read_map
 from raymtl.daily.versions.storage import Store
-from raymtl.data.admit import admit
-from raymtl.data.count_ids import count_ids
 from raymtl.data.idmap import IdMap, MapFile, find_map, save_map
 from raymtl.data.source import below
 from raymtl.data.units import Plan
-from raymtl.training.id_maps import CountProgress, describe, facts, source_of
+from raymtl.training.id_maps import count_and_admit, source_of
 
 Say = Callable[[str], None]
 
@@ -62,26 +59,12 @@ def make_day_maps(
             before[table] = save_map(IdMap.empty(config.tables[table].rows), path, {"version": base})
     paths = {table: below(store.path, f"{folder}/after-{table}.parquet") for table in tables}
     sources = {table: _digest(base, source_of(config, plan, table), config.daily.min_count) for table in tables}
-    found = {table: find_map(path) for table, path in paths.items()}
-    after = {t: f for t, f in found.items() if f is not None and f.notes.get("source") == sources[t]}
-    if missing := [table for table in tables if table not in after]:
-        say(f"counting the IDs of {plan.rows:,} rows for the tables {', '.join(tables)}")
-        counts = count_ids(config, plan, read_tasks, CountProgress(say))
-        last_day = dt.date.fromisoformat(plan.days[1])
-        for table in missing:
-            spec = config.tables[table]
-            new_map, changes = admit(
-                before[table].load(),
-                counts[table],
-                last_day,
-                spec.admit_count,
-                spec.forget_after_days,
-                config.daily.min_count,
-                spec.rows,
-            )
-            after[table] = save_map(new_map, paths[table], {"source": sources[table], **facts(changes)})
-            say(describe(table, changes, spec.admit_count, spec.rows))
-    noted = {table: {k: v for k, v in file.notes.items() if k != "source"} for table, file in after.items()}
+    after = count_and_admit(
+        config, plan, lambda table: before[table].load(), paths, sources, config.daily.min_count, read_tasks, say
+    )
+    noted = {
+        table: {k: v for k, v in file.notes.items() if k not in ("source", "day")} for table, file in after.items()
+    }
     return DayMaps(before, after, noted)
 
 

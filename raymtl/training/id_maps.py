@@ -31,21 +31,42 @@ def make_maps(config: Config, plan: Plan, run_dir: str, read_tasks: int, begun: 
     tables = config.map_tables()
     if begun or not tables:
         return saved_maps(config, run_dir)
+    paths = {table: _path(run_dir, table) for table in tables}
     sources = {table: source_of(config, plan, table) for table in tables}
-    found = {table: find_map(_path(run_dir, table)) for table in tables}
+    before = {table: IdMap.empty(config.tables[table].rows) for table in tables}
+    return count_and_admit(config, plan, before.__getitem__, paths, sources, 0, read_tasks, say)
+
+
+def count_and_admit(
+    config: Config,
+    plan: Plan,
+    before: Callable[[str], IdMap],
+    paths: dict[str, str],
+    sources: dict[str, str],
+    min_count: int,
+    read_tasks: int,
+    say: Say,
+) -> dict[str, MapFile]:
+    """The maps after the IDs of `plan` were counted, admitted and forgotten, saved at `paths`, by table.
+
+    `before` gives the map of a table that this begins with; `sources` are hashes of all that a map depends on: one that is there
+    already with its hash is not made again. `min_count` as in `admit`.
+    """
+    found = {table: find_map(path) for table, path in paths.items()}
     files = {t: f for t, f in found.items() if f is not None and f.notes.get("source") == sources[t]}
-    if len(files) == len(tables):
+    missing = [table for table in paths if table not in files]
+    if not missing:
         return files
-    say(f"counting the IDs of {plan.rows:,} rows for the tables {', '.join(tables)}")
+    say(f"counting the IDs of {plan.rows:,} rows for the tables {', '.join(paths)}")
     counts = count_ids(config, plan, read_tasks, CountProgress(say))
     last_day = dt.date.fromisoformat(plan.days[1])
-    for name in tables:
+    for name in missing:
         table = config.tables[name]
         new_map, changes = admit(
-            IdMap.empty(table.rows), counts[name], last_day, table.admit_count, table.forget_after_days, 0, table.rows
+            before(name), counts[name], last_day, table.admit_count, table.forget_after_days, min_count, table.rows
         )
         notes = {"source": sources[name], "day": str(last_day), **facts(changes)}
-        files[name] = save_map(new_map, _path(run_dir, name), notes)
+        files[name] = save_map(new_map, paths[name], notes)
         say(describe(name, changes, table.admit_count, table.rows))
     return files
 
