@@ -8,7 +8,7 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from raymtl import __version__, cli_daily, cli_versions
+from raymtl import __version__, cli_daily, cli_tune, cli_versions
 from raymtl.errors import UserError
 
 app = typer.Typer(
@@ -22,6 +22,7 @@ app = typer.Typer(
 config_app = typer.Typer(help="Look at and check configurations.", no_args_is_help=True)
 app.add_typer(config_app, name="config")
 app.add_typer(cli_versions.app, name="versions")
+app.add_typer(cli_tune.app, name="tune")
 app.command("daily")(cli_daily.daily)
 # In a file or a pipe there is no width to keep to; tables would be folded at 80
 console = Console(highlight=False, width=None if sys.stdout.isatty() else 140)

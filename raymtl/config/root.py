@@ -13,6 +13,7 @@ from raymtl.config.model import Model
 from raymtl.config.model_checks import model_problems
 from raymtl.config.tasks import Task
 from raymtl.config.train import Train
+from raymtl.config.tune import Tune
 
 Name = Annotated[
     str,
@@ -51,6 +52,8 @@ class Config(Section):
     """The run."""
     daily: Daily | None = None
     """The daily job (`raymtl daily`); null: there is none."""
+    tune: Tune | None = None
+    """The search (`raymtl tune`); null: there is none. It is no part of what a run is: a run goes on whatever it says."""
 
     @model_validator(mode="after")
     def _complete(self) -> "Config":

@@ -3,7 +3,7 @@
 import importlib
 import math
 import pkgutil
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import replace
 
 import torch
@@ -46,6 +46,11 @@ class Ranker(nn.Module):
         x = _beside(self.input(inputs), self.sequence(inputs))  # [B, d], or [B, T, d]
         h = self.trunk(self.refine(x, inputs), inputs)  # [B, d], or [B, T, d]
         return self.coupler(self.towers(h), self.bias(inputs) if self.training else None)
+
+    def heads(self) -> Iterator[nn.Parameter]:
+        """The weights above the trunk."""
+        for slot in (self.towers, self.coupler, self.bias):
+            yield from slot.parameters()
 
     def predictions(self, logits: Tensor) -> Tensor:
         """Probability, mean count or value of every output, from the logits of `forward`; of the same shape."""

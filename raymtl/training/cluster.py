@@ -24,8 +24,9 @@ class Room:
     threads: int
 
 
-def connect(config: Config, address: str | None) -> bool:
-    """Join the cluster at `address` (or of the job that runs this); without either, start Ray on this machine alone.
+def connect(config: Config, address: str | None, cpus: int = 0) -> bool:
+    """Join the cluster at `address` (or of the job that runs this); without either, start Ray on this machine alone, with at
+    least `cpus` logical CPUs.
 
     True: Ray was started here, so there is nobody who could add nodes.
     """
@@ -44,7 +45,7 @@ def connect(config: Config, address: str | None) -> bool:
         cores = os.cpu_count() or 1
         # Logical CPUs: the workers' and one for each reader, even where they share the cores of a small machine
         need = config.train.workers * config.train.cpus_per_worker + (config.data.read_tasks or 1)
-        ray.init(address="local", num_cpus=max(cores, need), include_dashboard=False, **quiet)
+        ray.init(address="local", num_cpus=max(cores, need, cpus), include_dashboard=False, **quiet)
         _started_here = True
         return True
     except (OSError, ValueError, RuntimeError) as error:

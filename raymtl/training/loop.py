@@ -24,6 +24,16 @@ from raymtl.training.runlog import RunLog
 from raymtl.training.score import score_of
 
 
+@dataclass(frozen=True)
+class Judged:
+    """A run that somebody watches, and may end at an evaluation."""
+
+    after_units: frozenset[int]
+    """Evaluate after so many units of all passes too."""
+    goes_on: Callable[[dict[str, Any]], bool]
+    """Told of every evaluation once what there is to save is saved; called by all workers together, with one answer for all."""
+
+
 @dataclass
 class Worker:
     """Who this worker is and what it shares with the others."""
@@ -53,10 +63,12 @@ class Loop:
         log: RunLog | None,
         save: Callable[[float | None], None],
         seen: Callable[[Batch], None] | None = None,
+        judged: Judged | None = None,
     ):
         """`inputs` are those of `train` and, to evaluate on the way, `eval`; `log` is None but on the first worker; `save(score)`
-        writes a checkpoint, called by all workers together; `seen` is told of this worker's training batches."""
-        self._worker, self._config, self._built, self._seen = worker, config, built, seen
+        writes a checkpoint, called by all workers together; `seen` is told of this worker's training batches; `judged` says
+        where else to evaluate and whether to go on."""
+        self._worker, self._config, self._built, self._seen, self._judged = worker, config, built, seen, judged
         self._inputs, self.progress, self._log, self._save = inputs, progress, log, save
         rows = config.train.batch_size // worker.workers
         self._collators = {evaluation: Collator(config, rows, evaluation) for evaluation in (False, True)}
@@ -80,6 +92,8 @@ class Loop:
         def evaluates_after(step: Step) -> bool:
             in_pass = (first + step.unit + 1) % units
             due = in_pass == 0 or _is_due(in_pass, train.eval_every_units)
+            if self._judged is not None:
+                due |= first + step.unit + 1 in self._judged.after_units
             return "eval" in self._inputs and step.ends_unit and due
 
         for step in self._steps(feed, evaluates_after):
@@ -98,6 +112,8 @@ class Loop:
             if ends_pass or stop or _is_due(progress.units_done, train.checkpoint.every_units):
                 self._close_window()
                 self._save(score)
+            if self._judged is not None and evaluates_after(step):
+                stop |= not self._judged.goes_on(progress.evaluations[-1])
             if stop:
                 feed.close()
                 return

@@ -1,6 +1,7 @@
 """The two optimizers: one inside the tables' backward pass, one for the dense weights; schedule and clipping around them."""
 
 import math
+from collections.abc import Iterable
 
 import torch
 from torch import nn
@@ -70,6 +71,7 @@ class Optimizers:
         self.steps_taken = 0
         self.factor = 1.0
         self._frozen = False
+        self._resting: list[nn.Parameter] = []
         self._set_factor()
 
     def zero_grad(self) -> None:
@@ -79,6 +81,8 @@ class Optimizers:
         if self._clip is not None:
             torch.nn.utils.clip_grad_norm_(self.dense_parameters, self._clip, foreach=True)
         if not self._frozen:
+            for parameter in self._resting:
+                parameter.grad = None  # which the optimizer passes over
             self._dense.step()
         self.steps_taken += 1
         self._set_factor()
@@ -86,6 +90,14 @@ class Optimizers:
     def freeze_dense(self) -> None:
         """From now on only the tables learn; the dense weights and their moments stay as they are."""
         self._frozen = True
+
+    def train_only(self, parameters: Iterable[nn.Parameter]) -> None:
+        """From now on only these dense weights learn: all others and the tables stay as they are."""
+        learning = {id(p) for p in parameters}
+        self._resting = [p for p in self.dense_parameters if id(p) not in learning]
+        self._base[1] = [0.0 for _ in self._base[1]]
+        self.factor = math.nan  # so that the rates are set anew
+        self._set_factor()
 
     def restore(self, steps_taken: int) -> None:
         """Go on with the schedule after so many steps."""

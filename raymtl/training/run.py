@@ -86,6 +86,14 @@ class Prepared:
 
 def prepare(config: Config) -> Prepared:
     """The cheap checks: files, schemas, a sample of the values, and the previous run of that name. Raises UserError."""
+    ready = prepare_inputs(config)
+    check_writable(run_folder(config))
+    _compare_with_previous(config, run_folder(config))
+    return ready
+
+
+def prepare_inputs(config: Config) -> Prepared:
+    """The checks that need no run folder. Raises UserError."""
     check_scores(config)
     if config.train.sparse_optimizer.type == "adam" and not config.train.use_gpu:
         raise ConfigError(
@@ -95,8 +103,6 @@ def prepare(config: Config) -> Prepared:
     plans = {"train": plan_input(config, "train")}
     if config.data.eval is not None:
         plans["eval"] = plan_input(config, "eval")
-    check_writable(run_folder(config))
-    _compare_with_previous(config, run_folder(config))
     return Prepared(config, plans, sample_base_rates(config, plans["train"]), config_hash(config))
 
 
@@ -329,7 +335,7 @@ def defining(config: Config) -> dict[str, Any]:
         else:
             flat[path] = value
 
-    raw = config.model_dump(mode="json", exclude={**_EXECUTION, "output": True})  # type: ignore[arg-type]
+    raw = config.model_dump(mode="json", exclude={**_EXECUTION, "output": True, "tune": True})  # type: ignore[arg-type]
     walk(raw, "")
     return {k: v for k, v in flat.items() if not k.endswith(".sharding")}
 

@@ -7,6 +7,7 @@ import warnings
 from collections.abc import Callable, Iterable
 from concurrent.futures import Future
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import pyarrow as pa
@@ -23,7 +24,7 @@ from raymtl.errors import CheckpointError, UserError
 from raymtl.training import checkpoint as saved_state
 from raymtl.training.build import Built, build
 from raymtl.training.checkpoint import Progress
-from raymtl.training.loop import Loop, Worker
+from raymtl.training.loop import Judged, Loop, Worker
 from raymtl.training.runlog import RunLog
 from raymtl.training.snapshot import WORST
 
@@ -44,6 +45,10 @@ class Job:
     config_hash: str
     evaluate_checkpoint: str | None = None
     """Only evaluate this checkpoint folder, do not train."""
+    judge: Any = None
+    """Handle of a `Judge`, who is asked at every evaluation whether to go on, or None."""
+    judge_after_units: frozenset[int] = frozenset()
+    """Evaluate for the judge after so many units of all passes."""
 
 
 def run_worker(job: dict[str, Any]) -> dict[str, Any]:
@@ -67,7 +72,8 @@ def _run(job: Job, rank: int, workers: int) -> dict[str, Any]:
     if log is not None and progress.step:
         log.say(note=f"going on from step {progress.step}, {progress.rows} rows trained")
     saver = Saver(job, built, progress, log, save_group)
-    loop = Loop(worker, job.config, built, job.inputs, progress, log, saver)
+    judged = None if job.judge is None else Judged(job.judge_after_units, partial(_ask, job.judge, worker))
+    loop = Loop(worker, job.config, built, job.inputs, progress, log, saver, judged=judged)
     try:
         if not progress.finished:
             loop.run()
@@ -76,6 +82,14 @@ def _run(job: Job, rank: int, workers: int) -> dict[str, Any]:
         if log is not None:
             log.close()
     return {"progress": vars(progress), **built_facts(built, loop)}
+
+
+def _ask(judge: Any, worker: Worker, evaluation: dict[str, Any]) -> bool:
+    """The judge's answer, the same on all workers."""
+    answer = [ray.get(judge.ask.remote(evaluation)) if worker.rank == 0 else None]
+    if worker.workers > 1:  # the feed of the evaluation has ended, so its group is free
+        dist.broadcast_object_list(answer, src=0, group=worker.feed_groups[True], device=torch.device("cpu"))
+    return bool(answer[0])
 
 
 def set_up(job: Job, rank: int, workers: int) -> tuple[Worker, dist.ProcessGroup]:
@@ -89,8 +103,7 @@ def set_up(job: Job, rank: int, workers: int) -> tuple[Worker, dist.ProcessGroup
     if device.type == "cuda":
         torch.cuda.set_device(device)
     timeout = dt.timedelta(seconds=config.train.step_timeout_s)
-    if not dist.is_initialized():  # a single local worker
-        _init_alone(timeout)
+    init_alone(timeout)
     group = dist.group.WORLD
     assert group is not None
     # Groups over gloo, each used by one thread alone: those of the feeds, and that of the writer of checkpoints
@@ -232,7 +245,10 @@ def total_steps(job: Job) -> int:
     return job.config.train.passes * sum(-(-u.rows // rows) for u in job.inputs["train"].plan.units)
 
 
-def _init_alone(timeout: dt.timedelta) -> None:
+def init_alone(timeout: dt.timedelta) -> None:
+    """Make this process a group of its own, unless it is part of one."""
+    if dist.is_initialized():
+        return
     store = dist.HashStore()
     backend = "cuda:nccl,cpu:gloo" if torch.cuda.is_available() else "gloo"
     dist.init_process_group(backend, store=store, rank=0, world_size=1, timeout=timeout)

@@ -1,0 +1,1 @@
+"""Searching the configuration with Ray Tune: the space, the trials, and what came of them."""

@@ -1,0 +1,178 @@
+"""A trial with one worker, which trains in the trial's own process: no second Ray Train, no process group beyond itself."""
+
+import datetime as dt
+import gc
+import json
+import logging
+import tempfile
+import time
+import warnings
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import pyarrow as pa
+import pyarrow.fs as pafs
+import torch
+import torch.distributed as dist
+
+from raymtl.daily.versions.restore import restore as restore_version
+from raymtl.daily.versions.storage import open_store
+from raymtl.data.read import Input, Schedule, stream
+from raymtl.data.remote import is_local
+from raymtl.data.source import below, open_filesystem
+from raymtl.training import checkpoint as saved_state
+from raymtl.training.build import Built, build
+from raymtl.training.checkpoint import Progress
+from raymtl.training.loop import Judged, Loop, Worker
+from raymtl.training.rundir import read_file, write_file
+from raymtl.training.worker import Job, init_alone, total_steps
+from raymtl.tuning.blocks import SharedInput
+
+STATE = "state.json"
+"""Names the folder of the newest whole checkpoint of a trial."""
+
+
+@dataclass(frozen=True)
+class Begin:
+    """The version that a trial starts from."""
+
+    store: str
+    version: str
+    heads_only: bool
+
+
+class Watcher(Protocol):
+    """Who is told how far a trial has come."""
+
+    def began(self, progress: Progress) -> None:
+        """Training begins now."""
+
+    def saved(self, progress: Progress) -> None:
+        """A checkpoint is written."""
+
+    def evaluated(self, evaluation: dict[str, Any]) -> bool:
+        """An evaluation is made; the answer says whether to go on."""
+
+
+def train_alone(
+    job: Job,
+    blocks: dict[str, SharedInput] | None,
+    begin: Begin | None,
+    watcher: Watcher,
+) -> Progress:
+    """Train what is left of a trial in `job.run_dir`, and return how far it came.
+
+    With `blocks` the inputs are those that all trials share; without they are read for this trial alone.
+    """
+    try:
+        return _train(job, blocks, begin, watcher)
+    finally:
+        gc.collect()  # sharded models hold themselves in cycles, and the next trial of this process needs the memory
+
+
+def _train(job: Job, blocks: dict[str, SharedInput] | None, begin: Begin | None, watcher: Watcher) -> Progress:
+    _quieten()
+    torch.set_num_threads(job.threads)
+    config = job.config
+    device = torch.device("cuda", 0) if config.train.use_gpu else torch.device("cpu")
+    if config.train.use_gpu:
+        torch.cuda.set_device(device)
+    init_alone(dt.timedelta(seconds=config.train.step_timeout_s))
+    group = dist.group.WORLD
+    assert group is not None
+    built = build(config, job.base_rates, total_steps(job), device, group)
+    state = _State(job, built, group)
+    progress = state.load()
+    if progress.step == 0 and begin is not None:
+        restore_version(built, config, open_store(begin.store), begin.version, group, optimizer=not begin.heads_only)
+    if begin is not None and begin.heads_only:
+        built.optimizers.train_only(built.model.module.head.ranker.heads())
+    progress.starts += 1
+    worker = Worker(0, 1, device, group, {False: None, True: None}, _opener(job, blocks))
+
+    def save(score: float | None) -> None:
+        state.save(progress)
+        watcher.saved(progress)
+
+    judged = Judged(job.judge_after_units, watcher.evaluated)
+    loop = Loop(worker, config, built, job.inputs, progress, None, save, judged=judged)
+    watcher.began(progress)
+    if not progress.finished:
+        loop.run()
+    return progress
+
+
+def _opener(job: Job, blocks: dict[str, SharedInput] | None) -> Callable[[Input, Schedule], Iterator[pa.Table]]:
+    config = job.config
+    shuffle = config.data.shuffle
+
+    def open_stream(source: Input, schedule: Schedule) -> Iterator[pa.Table]:
+        if blocks is not None:
+            seed = shuffle.seed if shuffle.mode == "rows" and not source.evaluation else None
+            return blocks["eval" if source.evaluation else "train"].stream(schedule, seed)
+        [iterator] = stream(source, schedule, config, workers=1, read_tasks=job.read_tasks)
+        return iterator.iter_batches(
+            batch_size=None, batch_format="pyarrow", prefetch_batches=config.data.prefetch_blocks
+        )
+
+    return open_stream
+
+
+class _State:
+    """The checkpoints of a trial: written under a new name each, then named in one small file, so that a kill costs at most what
+    came after the last one."""
+
+    def __init__(self, job: Job, built: Built, group: dist.ProcessGroup):
+        self._folder, self._built, self._group = job.run_dir, built, group
+        self._filesystem, self._inner = open_filesystem(job.run_dir)
+        self._plan = job.inputs["train"].plan.identity
+        self._last: str | None = None
+
+    def load(self) -> Progress:
+        text = read_file(self._folder, STATE)
+        if text is None:
+            return Progress(plan=self._plan)
+        self._last = json.loads(text)["folder"]
+        source = f"{self._inner}/{self._last}"
+        with tempfile.TemporaryDirectory(prefix="raymtl-trial-") as scratch:
+            if is_local(self._filesystem):
+                scratch = source
+            else:
+                pafs.copy_files(source, scratch, self._filesystem, pafs.LocalFileSystem())
+            progress = saved_state.read_progress(scratch)
+            saved_state.load(self._built, scratch, model_only=False, group=self._group)
+        self._built.optimizers.restore(progress.step)
+        return progress
+
+    def save(self, progress: Progress) -> None:
+        name = f"state-{progress.step}-{time.time_ns()}"
+        if is_local(self._filesystem):
+            self._filesystem.create_dir(f"{self._inner}/{name}")
+            saved_state.save(self._built, progress, f"{self._inner}/{name}", self._group, background=False)
+        else:
+            with tempfile.TemporaryDirectory(prefix="raymtl-trial-") as scratch:
+                saved_state.save(self._built, progress, scratch, self._group, background=False)
+                pafs.copy_files(scratch, f"{self._inner}/{name}", pafs.LocalFileSystem(), self._filesystem)
+        write_file(self._folder, STATE, json.dumps({"folder": name}))
+        if self._last is not None:
+            self._filesystem.delete_dir(f"{self._inner}/{self._last}")
+        self._last = name
+
+
+def remove_state(trial_folder: str) -> None:
+    """Take away what an ended trial would have gone on from."""
+    filesystem, inner = open_filesystem(trial_folder)
+    if filesystem.get_file_info(inner).type == pafs.FileType.Directory:
+        filesystem.delete_dir(inner)
+
+
+def trial_folder(search_folder: str, name: str) -> str:
+    """Folder of what a trial under way keeps."""
+    return below(search_folder, f"trials/{name}")
+
+
+def _quieten() -> None:
+    warnings.filterwarnings("ignore", category=FutureWarning)
+    warnings.filterwarnings("ignore", message="The given NumPy array is not writable")
+    logging.getLogger("torchrec").setLevel(logging.ERROR)

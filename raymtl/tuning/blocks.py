@@ -1,0 +1,82 @@
+"""Blocks that all trials of a search share: read and checked once, then kept in Ray's object store.
+
+A trial takes them without a copy from the memory of its machine; one that shuffles rows does it itself, in the order that a run
+of its own would have read them in.
+"""
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+
+import numpy as np
+import pyarrow as pa
+import ray
+
+from raymtl.config.root import Config
+from raymtl.data.blocks import BlockMaker, Place
+from raymtl.data.read import Input, Schedule, measured_row_bytes, read_fragment
+from raymtl.data.units import Fragment
+from raymtl.errors import find_user_error
+
+SHARE = 0.5
+"""Largest part of the cluster's object store that the blocks may take."""
+
+
+@dataclass(frozen=True)
+class SharedInput:
+    """One input, unit by unit and fragment by fragment, in file order."""
+
+    units: tuple[tuple[ray.ObjectRef, ...], ...]
+    """Of each unit its fragments, each a list of blocks."""
+
+    def stream(self, schedule: Schedule, seed: int | None) -> Iterator[pa.Table]:
+        """The blocks in the order of `schedule`; with the seed of a shuffle the rows of each in the order that
+        `data.read.stream` gives a single worker."""
+        for place, (pass_number, number) in enumerate(schedule):
+            for n, reference in enumerate(self.units[number]):
+                random = None if seed is None else np.random.default_rng([seed, pass_number, number, n])
+                for block in ray.get(reference):
+                    if random is not None:
+                        block = block.take(pa.array(random.permutation(len(block))))
+                    unit = pa.array(np.full(len(block), place, np.int32))
+                    yield block.set_column(block.column_names.index("unit"), "unit", unit)
+
+
+def fits(config: Config, inputs: Mapping[str, Input]) -> bool:
+    """Whether the blocks of all inputs find room in the object store."""
+    needed = sum(
+        source.plan.rows * measured_row_bytes(source.plan, BlockMaker(config, source.evaluation, source.maps))
+        for source in inputs.values()
+    )
+    return needed <= SHARE * ray.cluster_resources().get("object_store_memory", 0)
+
+
+def read_shared(config: Config, inputs: Mapping[str, Input]) -> dict[str, SharedInput]:
+    """Read every input, a task per fragment. Raises DataError and StorageError as reading does."""
+    found, counts = {}, []
+    for name, source in inputs.items():
+        maker = ray.put(BlockMaker(config, source.evaluation, source.maps))
+        units = []
+        for unit in source.plan.units:
+            pairs = [
+                _read.remote(source.plan.root, f, maker, config.data.block_rows, unit.tasks) for f in unit.fragments
+            ]
+            units.append(tuple(blocks for blocks, _ in pairs))
+            counts += [rows for _, rows in pairs]
+        found[name] = SharedInput(tuple(units))
+    try:
+        ray.get(counts)
+    except ray.exceptions.RayError as error:
+        if (cause := find_user_error(error)) is not None:
+            raise cause from None
+        raise
+    return found
+
+
+@ray.remote(max_retries=2, num_returns=2)
+def _read(
+    root: str, fragment: Fragment, maker: BlockMaker, block_rows: int, tasks: tuple[str, ...] | None
+) -> tuple[list[pa.Table], int]:
+    """The blocks, and their rows: a small answer that says whether all went well."""
+    raw = read_fragment(root, fragment, maker.raw_columns(), block_rows)
+    blocks = [maker(table, Place(fragment.path, first_row), 0, tasks) for table, first_row in raw]
+    return blocks, sum(len(block) for block in blocks)

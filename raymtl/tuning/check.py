@@ -1,0 +1,43 @@
+"""Everything that can be said of a search before its data is read, in the time that a person waits for.
+
+Imports neither Ray nor TorchRec, which take longer than the checks.
+"""
+
+from raymtl.config.root import Config
+from raymtl.data.source import below
+from raymtl.errors import ConfigError
+from raymtl.tuning.objective import check_objective
+from raymtl.tuning.space import Space
+
+
+def search_folder(config: Config) -> str:
+    """`<output>/<name>-tune`."""
+    return below(config.output, f"{config.name}-tune")
+
+
+def check(config: Config) -> Space:
+    """Everything that can be said of a search without its data. Raises ConfigError."""
+    if config.tune is None:
+        raise ConfigError("the configuration has no section `tune`; say there what to search (docs/tuning.md)")
+    check_objective(config, config.tune)
+    space = Space(config)
+    if config.tune.sampler.type == "grid" and (axis := next((a for a in space.axes if a.choices is None), None)):
+        raise ConfigError(
+            f"tune.sampler.type is `grid`, but tune.space.{axis.name} is a range; give it a `choice`, or take another sampler"
+        )
+    tables = {name.split(".")[1] for axis in space.axes for name in axis.fields if name.startswith("tables.")}
+    whose = {
+        f
+        for axis in space.axes
+        for f in axis.fields
+        if f.startswith("tables.") and f.split(".")[-1] not in ("dim", "lr")
+    }
+    if mapped := next(
+        (f for f in whose if f.split(".")[1] in config.map_tables() and tables and ".init" not in f), None
+    ):
+        raise ConfigError(f"tune.space.{mapped} cannot be searched: all trials share the map of that table; remove it")
+    if config.tune.start is not None and config.train.workers > 1:
+        raise ConfigError(
+            "tune.start needs train.workers: 1; a trial with several workers cannot begin with a version yet"
+        )
+    return space

@@ -1,0 +1,68 @@
+"""A trial with several workers: Ray Train inside the trial, which watches it and ends it in good order.
+
+Ray Tune would kill a trial that it stops, and with it leave Ray Train's placement group behind (Ray 2.60). So the
+workers ask at every evaluation whether to go on, and end by themselves.
+"""
+
+import asyncio
+import threading
+from typing import Any
+
+import ray
+
+from raymtl.training.checkpoint import Progress
+from raymtl.training.cluster import Room
+from raymtl.training.run import fit
+from raymtl.training.worker import Job, run_worker
+from raymtl.tuning.alone import Watcher
+
+_LOOK_EVERY_S = 0.2
+
+
+@ray.remote(num_cpus=0)
+class _Judge:
+    """Holds the workers' question until the trial has the answer."""
+
+    def __init__(self) -> None:
+        self._question: dict[str, Any] | None = None
+        self._answered: asyncio.Future[bool] | None = None
+
+    async def ask(self, evaluation: dict[str, Any]) -> bool:
+        self._answered = asyncio.get_running_loop().create_future()
+        self._question = evaluation
+        return await self._answered
+
+    async def question(self) -> dict[str, Any] | None:
+        asked, self._question = self._question, None
+        return asked
+
+    async def answer(self, goes_on: bool) -> None:
+        if self._answered is not None and not self._answered.done():
+            self._answered.set_result(goes_on)
+
+
+def train_nested(job: Job, room: Room, watcher: Watcher) -> Progress:
+    """Train what is left of a trial on `train.workers` workers. Raises what the run raised."""
+    judge = _Judge.remote()  # type: ignore[attr-defined]
+    job.judge = judge
+    outcome: dict[str, Any] = {}
+
+    def run() -> None:
+        try:
+            outcome["summary"] = fit(run_worker, job, room, job.config, None)
+        except BaseException as error:  # raised again by who waits for it
+            outcome["error"] = error
+
+    thread = threading.Thread(target=run, name="trial", daemon=True)
+    thread.start()
+    try:
+        while thread.is_alive():
+            thread.join(_LOOK_EVERY_S)
+            asked = ray.get(judge.question.remote())
+            if asked is not None:
+                ray.get(judge.answer.remote(watcher.evaluated(asked)))
+    finally:
+        ray.kill(judge)
+    if "error" in outcome:
+        raise outcome["error"]
+    return Progress(**outcome["summary"]["progress"])

@@ -1,0 +1,182 @@
+"""What makes a trial better: one number or several out of an evaluation, and the limits it must keep to.
+
+Every number here is oriented: higher is better, whatever the metric.
+"""
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from raymtl.config.base import did_you_mean, quoted
+from raymtl.config.root import Config
+from raymtl.config.tune import ASHA, MedianStop, Objective, Tune
+from raymtl.errors import ConfigError
+from raymtl.objectives.metrics import lower_is_better, value_of
+
+ORDER = "order_violations"
+"""The share of evaluation rows in which a child of the funnel is more probable than its parent; lower is better."""
+
+Metrics = dict[str, Any]
+
+
+def oriented(metrics: Metrics, name: str) -> float | None:
+    """The value of a metric, negated where lower is better; None where the evaluation has none."""
+    if name == ORDER:
+        rate = (metrics.get("order_violation_rate") or {}).get("overall")
+        return None if rate is None else -float(rate)
+    value = value_of(metrics, name)
+    if value is None:
+        return None
+    return -value if lower_is_better(name) else value
+
+
+def is_lower_better(name: str) -> bool:
+    """Whether the metric itself, as the user knows it, is the better the smaller."""
+    return name == ORDER or lower_is_better(name)
+
+
+def plain(name: str, value: float) -> float:
+    """An oriented value as the metric itself."""
+    return -value if is_lower_better(name) else value
+
+
+@dataclass(frozen=True)
+class Judge:
+    """An objective that can be asked about evaluations."""
+
+    objective: Objective
+
+    @property
+    def names(self) -> list[str]:
+        """What `values` holds, one name per value."""
+        if self.objective.metric is not None:
+            return [self.objective.metric]
+        return ["weighted mean"] if self.objective.mean is not None else list(self.objective.pareto or [])
+
+    def values(self, metrics: Metrics) -> list[float] | None:
+        """The numbers to make as great as possible; None where one of them cannot be told."""
+        weights = self.objective.mean
+        found = [oriented(metrics, name) for name in self.objective.goals()]
+        if any(v is None for v in found):
+            return None
+        numbers = [float(v) for v in found if v is not None]
+        if weights is None:
+            return numbers
+        return [sum(w * v for w, v in zip(weights.values(), numbers, strict=True)) / sum(weights.values())]
+
+    def excess(self, metrics: Metrics, default: Metrics | None) -> list[float]:
+        """By how much each limit of `subject_to` is broken, in the limit's order; 0 and below: it is kept.
+
+        Without the metrics of the default configuration a limit relative to it counts as kept.
+        """
+        found = []
+        for name, bound in self.objective.subject_to.items():
+            value = oriented(metrics, name)
+            if value is None:
+                found.append(1.0)
+            elif bound.loses_at_most is not None:
+                base = oriented(default, name) if default is not None else None
+                found.append(0.0 if base is None else base - bound.loses_at_most - value)
+            elif bound.at_least is not None:
+                found.append(bound.at_least - plain(name, value))
+            else:
+                found.append(plain(name, value) - float(bound.at_most or 0.0))
+        return found
+
+    def keeps(self, metrics: Metrics, default: Metrics | None) -> bool:
+        """Whether every limit is kept."""
+        return all(excess <= 0 for excess in self.excess(metrics, default))
+
+
+def stopping_value(tune: Tune, metrics: Metrics) -> float | None:
+    """The oriented number by which a trial under way is judged."""
+    by = getattr(tune.stopping, "by", None)
+    if by is not None:
+        return oriented(metrics, by)
+    values = Judge(tune.objective).values(metrics)
+    return None if values is None else values[0]
+
+
+def objective_problems(config: Config, tune: Tune) -> Iterator[str]:
+    """A sentence for everything that is wrong with the metrics that the search names."""
+    goals = tune.objective
+    where = "metric" if goals.metric is not None else "mean" if goals.mean is not None else "pareto"
+    named = {f"tune.objective.{where}": goals.goals(), "tune.objective.subject_to": list(goals.subject_to)}
+    stopping = tune.stopping
+    if isinstance(stopping, ASHA | MedianStop):
+        if stopping.by is not None:
+            named["tune.stopping.by"] = [stopping.by]
+        elif goals.pareto is not None:
+            yield (
+                "tune.stopping.by is missing: with a `pareto` objective no single number says which trial is behind; name one, "
+                "such as `mean_auc`"
+            )
+    for key, names in named.items():
+        for name in names:
+            if problem := metric_problem(config, name):
+                yield f"{key} {problem}"
+    for name in {n for n in goals.goals() if goals.goals().count(n) > 1}:
+        yield f"tune.objective.{where} names `{name}` twice"
+
+
+def metric_problem(config: Config, name: str) -> str | None:
+    """What is wrong with a metric's name, if anything."""
+    tasks = config.active_tasks()
+    if name in ("loss", "train.loss", "total_loss"):
+        return (
+            f"is `{name}`, but the training loss changes with the weights that are searched; use a metric of the evaluation, "
+            f"such as `{next(iter(tasks))}.logloss`"
+        )
+    if name == "mean_auc":
+        return None if any(t.kind == "binary" for t in tasks.values()) else "is `mean_auc`, but no task is binary"
+    if name == ORDER:
+        return None if any(t.parent for t in tasks.values()) else f"is `{ORDER}`, but no task has a `parent`"
+    task, dot, metric = name.rpartition(".")
+    if not dot or task not in tasks:
+        known = [f"{t}.{metric if dot else 'auc'}" for t in tasks]
+        near = did_you_mean(name, ["mean_auc", ORDER, *known])
+        return f"names `{name}`; expected `mean_auc`, `{ORDER}` or `<task>.<metric>` with one of the tasks {quoted(tasks)}{near}"
+    known = _metrics_of(tasks[task].kind, config)
+    if metric not in known:
+        near = did_you_mean(metric, known)
+        return f"names `{name}`; the `{tasks[task].kind}` task `{task}` can be judged by {quoted(known)}{near}"
+    return None
+
+
+def _metrics_of(kind: str, config: Config) -> list[str]:
+    if kind == "binary":
+        return ["auc", *(["gauc"] if config.data.group else []), "logloss", "ne"]
+    return [*(["poisson_deviance"] if kind == "count" else []), "mse", "rmse", "mae", "nmae", "smape"]
+
+
+def check_objective(config: Config, tune: Tune) -> None:
+    """Raise ConfigError where the objective cannot be worked out."""
+    problems = list(objective_problems(config, tune))
+    if config.data.eval is None:
+        problems.insert(0, "data.eval is missing; a search compares trials on evaluation days")
+    if problems:
+        raise ConfigError("\n".join(problems))
+
+
+def front(points: Mapping[int, Sequence[float]]) -> list[int]:
+    """The keys of the points that no other one beats: at least as good everywhere and better somewhere (higher is better)."""
+    return [
+        key
+        for key, point in points.items()
+        if not any(
+            all(o >= p for o, p in zip(other, point, strict=True))
+            and any(o > p for o, p in zip(other, point, strict=True))
+            for other in points.values()
+        )
+    ]
+
+
+def area(points: Sequence[Sequence[float]], reference: Sequence[float]) -> float:
+    """Area that points of two objectives dominate above a reference point (the hypervolume in two dimensions)."""
+    best = sorted((p for p in points if p[0] > reference[0] and p[1] > reference[1]), key=lambda p: (-p[0], -p[1]))
+    total, height = 0.0, float(reference[1])
+    for x, y in best:
+        if y > height:
+            total += (x - reference[0]) * (y - height)
+            height = y
+    return total

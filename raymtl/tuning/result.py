@@ -1,0 +1,165 @@
+"""What a search leaves: `best.yaml`, `trials.parquet`, `result.json`, all made out of the records."""
+
+import json
+import math
+import statistics
+from collections.abc import Sequence
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from raymtl.config.load import config_from_dict, dump_config
+from raymtl.data.source import below, open_filesystem
+from raymtl.data.whole import write_whole
+from raymtl.training.rundir import RESULT, write_file
+from raymtl.tuning.objective import Judge, front, oriented, plain
+from raymtl.tuning.record import Trial
+from raymtl.tuning.search import SEARCHED, Search
+
+BEST, TABLE, REPORT = "best.yaml", "trials.parquet", "report.html"
+
+
+def write_result(search: Search, folder: str, clock: dict[str, Any]) -> dict[str, Any]:
+    """Write the files of a search and return what `result.json` holds."""
+    result = summary(search, clock, folder)
+    result["report"] = below(folder, REPORT)
+    best = search.book.trials.get(result["best"]) if result["best"] is not None else None
+    if best is not None:
+        chosen = config_from_dict({**best.config, "name": f"{search.config.name}-best"})
+        write_file(folder, BEST, dump_config(chosen))
+    _write_table(folder, search)
+    write_file(folder, RESULT, json.dumps(result, indent=2))
+    return result
+
+
+def summary(search: Search, clock: dict[str, Any], folder: str) -> dict[str, Any]:
+    """Everything that a report says in numbers."""
+    trials = list(search.book.trials.values())
+    searched = [t for t in trials if t.kind in SEARCHED]
+    default = next((t for t in trials if t.kind == "default"), None)
+    best = search.best(searched)
+    found = search.candidates(searched)
+    points = {t.number: search.judge.values(t.metrics or {}) or [] for t in found}
+    return {
+        "status": "finished" if search.is_over() else "stopped",
+        "folder": folder,
+        "best": None if best is None else best.number,
+        "best_config": below(folder, BEST) if best is not None else None,
+        "best_fields": {} if best is None else best.fields,
+        "default": None if default is None else default.number,
+        "objective": search.judge.names,
+        "front": front(points) if len(search.judge.names) > 1 else [],
+        "trials": {
+            status: sum(t.status == status for t in searched) for status in ("finished", "stopped", "failed", "running")
+        },
+        "failures": {t.number: t.reason for t in trials if t.status == "failed"},
+        "repeats": gains(search),
+        "train_seconds": round(sum(t.train_seconds for t in trials), 1),
+        "start_seconds": round(sum(t.start_seconds for t in trials), 1),
+        **clock,
+    }
+
+
+def gains(search: Search) -> list[dict[str, Any]]:
+    """Best trial against the default over fresh seeds, per number of the objective and per limit.
+
+    The trial's own run is left out: it was chosen for being high, noise included. `beyond_noise` is whether the difference of
+    the means is more than twice its standard error (Welch).
+    """
+    repeats = [t for t in search.book.of_kind("repeat") if t.status == "finished" and t.metrics is not None]
+    default = next((t.number for t in search.book.of_kind("default")), None)
+    own = [t for t in repeats if t.of != default]
+    base = [t for t in repeats if t.of == default]
+    if not own or not base:
+        return []
+    names = [*search.judge.names, *search.judge.objective.subject_to]
+    found = []
+    for name in dict.fromkeys(names):
+        a, b = (_values(search.judge, name, group) for group in (own, base))
+        if not a or not b:
+            continue
+        error = math.sqrt(_variance(a) / len(a) + _variance(b) / len(b))
+        gain = statistics.mean(a) - statistics.mean(b)
+        known = len(a) > 1 and len(b) > 1
+        found.append(
+            {
+                "metric": name,
+                "best": a,
+                "default": b,
+                "gain": gain,
+                "standard_error": error if known else None,
+                "beyond_noise": abs(gain) > 2 * error if known else None,
+            }
+        )
+    return found
+
+
+def _values(judge: Judge, name: str, trials: Sequence[Trial]) -> list[float]:
+    """Oriented values of one number of the objective, or of a limit's metric."""
+    if name in judge.names:
+        index = judge.names.index(name)
+        return [values[index] for t in trials if (values := judge.values(t.metrics or {})) is not None]
+    return [v for t in trials if (v := oriented(t.metrics or {}, name)) is not None]
+
+
+def _variance(values: Sequence[float]) -> float:
+    return statistics.variance(values) if len(values) > 1 else 0.0
+
+
+def rows_of(search: Search) -> list[dict[str, Any]]:
+    """One row per trial: what it is, the fields it set, what it cost, and its metrics."""
+    default = next((t.metrics for t in search.book.of_kind("default")), None)
+    found = []
+    for t in search.book.trials.values():
+        metrics = t.metrics or {}
+        row: dict[str, Any] = {
+            "trial": t.number,
+            "kind": t.kind,
+            "of": t.of,
+            "seed": t.seed,
+            "status": t.status,
+            "reason": t.reason,
+            "rows": t.rows,
+            "train_seconds": t.train_seconds,
+            "starts": t.starts,
+            "keeps_limits": search.judge.keeps(metrics, default) if metrics else None,
+        }
+        for name in {name for other in search.book.trials.values() for name in other.fields}:
+            value = t.fields.get(name)
+            row[f"field.{name}"] = value if value is None or isinstance(value, int | float) else json.dumps(value)
+        known = search.judge.values(metrics) if metrics else None
+        values: Sequence[float | None] = known or [None] * len(search.judge.names)
+        for name, value in zip(search.judge.names, values, strict=True):
+            mean = search.judge.objective.mean is not None
+            row[f"objective.{name}"] = value if value is None or mean else plain(name, value)
+        for task, of_task in metrics.get("tasks", {}).items():
+            row |= {f"{task}.{k}": v for k, v in of_task.items() if isinstance(v, int | float)}
+        row["order_violations"] = (metrics.get("order_violation_rate") or {}).get("overall")
+        found.append(row)
+    return found
+
+
+def _write_table(folder: str, search: Search) -> None:
+    rows = rows_of(search)
+    columns = sorted({key for row in rows for key in row}, key=lambda k: _place(k, rows))
+    arrays = {}
+    for name in columns:
+        values = [row.get(name) for row in rows]
+        kinds = {type(v) for v in values if v is not None}
+        if len(kinds - {int, float}) == 0 and float in kinds:
+            values = [None if v is None else float(v) for v in values]
+        elif len(kinds) > 1:
+            values = [None if v is None else json.dumps(v) for v in values]
+        arrays[name] = pa.array(values)
+    table = pa.table(arrays)
+    filesystem, inner = open_filesystem(below(folder, TABLE))
+    write_whole(filesystem, inner, f"{inner}.new", lambda path: pq.write_table(table, path, filesystem=filesystem))
+
+
+def _place(key: str, rows: list[dict[str, Any]]) -> tuple[int, str]:
+    groups = ("field.", "objective.")
+    fixed = list(rows[0])[:10] if rows else []
+    if key in fixed:
+        return (fixed.index(key), "")
+    return (10 + next((i for i, g in enumerate(groups) if key.startswith(g)), len(groups)), key)

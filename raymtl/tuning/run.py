@@ -1,0 +1,286 @@
+"""A search from the driver's side: checks, the data that trials share, Ray Tune, and the result."""
+
+import json
+import math
+import os
+from typing import Any
+
+import pyarrow.fs as pafs
+import ray
+from ray import tune as ray_tune
+from ray.tune.schedulers import FIFOScheduler, TrialScheduler
+from ray.tune.search import Searcher
+
+from raymtl.config.load import config_hash, dump_config, load_config
+from raymtl.config.root import Config
+from raymtl.daily.versions.storage import open_store
+from raymtl.daily.versions.store import show
+from raymtl.data.read import Input
+from raymtl.data.source import below, open_filesystem
+from raymtl.data.units import Plan
+from raymtl.errors import CheckpointError, ClusterError, ConfigError
+from raymtl.training.cluster import Room, connect, reading_tasks
+from raymtl.training.id_maps import make_maps
+from raymtl.training.loop import pass_schedule
+from raymtl.training.run import defining, prepare_inputs
+from raymtl.training.rundir import CONFIG, check_writable, only_one, read_file, write_file
+from raymtl.tuning.alone import Begin, remove_state, trial_folder
+from raymtl.tuning.blocks import fits, read_shared
+from raymtl.tuning.check import check, search_folder
+from raymtl.tuning.record import Book, trial_name
+from raymtl.tuning.result import write_result
+from raymtl.tuning.sampler import rung_rows
+from raymtl.tuning.search import Finished, Listener, Search
+from raymtl.tuning.space import Space
+from raymtl.tuning.trial import REPORT, Shared, reading_part, run_trial
+
+CLOCK = "clock.json"
+"""Seconds that a search has taken, and where they went."""
+
+# Of the search only its size may change between a stop and going on
+_SIZE = {"max_trials", "max_concurrent", "time_budget_s", "repeats", "gpus_per_trial"}
+
+
+def tune(config: Config, *, address: str | None = None, listener: Listener | None = None) -> dict[str, Any]:
+    """Search (or go on with the search) that `config` describes and return what `result.json` of its folder holds.
+
+    `listener` gets `{note: text}`, and `{trial: Trial}` whenever one of them changes. Raises UserError.
+    """
+    say: Listener = listener or (lambda record: None)
+    space = check(config)
+    assert config.tune is not None
+    folder = search_folder(config)
+    ready = prepare_inputs(config)
+    check_writable(folder)
+    _compare_with_previous(config, folder)
+    room, concurrent = _room(config, address)
+    begin = _begin(config)
+    with only_one(folder):
+        write_file(folder, CONFIG, dump_config(config))
+        book = Book(folder)
+        maps = make_maps(
+            config,
+            ready.plans["train"],
+            folder,
+            reading_tasks(config, workers=0),
+            begun=bool(book.trials),
+            say=lambda line: say({"note": line}),
+        )
+        inputs = {part: Input(plan, part == "eval", maps) for part, plan in ready.plans.items()}
+        total = ready.plans["train"].rows * config.train.passes
+        clock = json.loads(read_file(folder, CLOCK) or "{}")
+        search = Search(config, space, book, total, say, clock.get("searched_s", 0.0))
+        say({"search": search, "concurrent": concurrent, "folder": folder})
+        if any(not t.ended for t in book.trials.values()) or not search.is_over():
+            blocks = None
+            if config.train.workers == 1:
+                if fits(config, inputs):
+                    say({"note": f"reading {total // config.train.passes:,} rows once for all trials"})
+                    blocks = read_shared(config, inputs)
+                else:
+                    say({"note": "the rows do not fit into the object store: every trial reads them for itself"})
+            shared = Shared(
+                folder,
+                inputs,
+                blocks,
+                reading_part(space.base),
+                ready.base_rates,
+                begin,
+                room,
+                _after_units(config, ready.plans["train"], total),
+                config.tune,
+            )
+            clock.setdefault("prepared_s", round(search.searched_s - clock.get("searched_s", 0.0), 1))
+            _run(config, folder, search, shared, concurrent, clock)
+        return write_result(search, folder, clock)
+
+
+def opened(folder: str) -> tuple[Search, dict[str, Any]]:
+    """A search out of its folder, to be looked at, and its clock. Raises CheckpointError where it is none."""
+    text = read_file(folder, CONFIG)
+    if text is None:
+        raise CheckpointError(f"`{folder}` is no folder of a search: it has no {CONFIG}; name <output>/<name>-tune")
+    config = load_config(None, text=text)
+    if config.tune is None:
+        raise CheckpointError(f"`{folder}` is the folder of a run, not of a search; name <output>/<name>-tune")
+    clock = json.loads(read_file(folder, CLOCK) or "{}")
+    book = Book(folder)
+    return Search(config, Space(config), book, 0, lambda record: None, clock.get("searched_s", 0.0)), clock
+
+
+def _run(config: Config, folder: str, search: Search, shared: Shared, concurrent: int, clock: dict[str, Any]) -> None:
+    os.environ["RAY_AIR_NEW_OUTPUT"] = "0"  # its own table cannot be turned off; the old one can, by `verbose`
+    os.environ["TUNE_DISABLE_AUTO_CALLBACK_LOGGERS"] = "1"  # the records hold everything already
+    os.environ["TUNE_DISABLE_SIGINT_HANDLER"] = "1"  # Ctrl-C stops here and now: the same command goes on
+    os.environ["TUNE_WARN_THRESHOLD_S"] = "60"
+    filesystem, inner = open_filesystem(folder)
+    local = isinstance(filesystem, pafs.LocalFileSystem)
+    notes = _Notes(search, folder, clock)
+    trainable = ray_tune.with_resources(ray_tune.with_parameters(run_trial, shared=shared), _resources(config))
+    tuner = ray_tune.Tuner(
+        trainable,
+        tune_config=ray_tune.TuneConfig(
+            search_alg=_NextTrial(notes),
+            scheduler=_Stops(notes),
+            num_samples=-1,
+            max_concurrent_trials=concurrent,
+            reuse_actors=True,
+            trial_name_creator=lambda trial: trial_name(trial.config["number"]),
+            trial_dirname_creator=lambda trial: trial_name(trial.config["number"]),
+        ),
+        run_config=ray_tune.RunConfig(
+            name="ray",
+            storage_path=inner,
+            storage_filesystem=None if local else filesystem,
+            # A process that dies is tried once more, from its checkpoint; what a trial itself finds wrong it reports
+            failure_config=ray_tune.FailureConfig(max_failures=1),
+            verbose=0,
+        ),
+    )
+    tuner.fit()
+    notes.write_clock()
+
+
+class _Notes:
+    """Between Ray Tune and the search: numbers of trials by Tune's own names, and the clock."""
+
+    def __init__(self, search: Search, folder: str, clock: dict[str, Any]):
+        self.search, self._folder, self._clock = search, folder, clock
+        self.numbers: dict[str, int] = {}
+
+    def ended(self, trial_id: str, crashed: bool) -> None:
+        number = self.numbers.pop(trial_id)
+        self.search.ended(number, crashed)
+        remove_state(trial_folder(self._folder, trial_name(number)))
+        self.write_clock()
+
+    def write_clock(self) -> None:
+        self._clock["searched_s"] = round(self.search.searched_s, 1)
+        write_file(self._folder, CLOCK, json.dumps(self._clock))
+
+
+class _NextTrial(Searcher):
+    """Hands the search's next trial to Ray Tune."""
+
+    def __init__(self, notes: _Notes):
+        super().__init__()
+        self._notes = notes
+
+    def suggest(self, trial_id: str) -> dict[str, Any] | str | None:
+        try:
+            trial = self._notes.search.next()
+        except Finished:
+            return Searcher.FINISHED
+        if trial is None:
+            return None
+        self._notes.numbers[trial_id] = trial.number
+        return {"number": trial.number, "config": trial.config}
+
+    def on_trial_complete(self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False) -> None:
+        self._notes.ended(trial_id, error)
+
+    # The records are the state; Tune's own snapshots are never read
+    def save(self, checkpoint_path: str) -> None:
+        del checkpoint_path
+
+    def restore(self, checkpoint_path: str) -> None:
+        del checkpoint_path
+
+
+class _Stops(FIFOScheduler):
+    """Tells the search of every report, and Ray Tune whether the trial goes on."""
+
+    def __init__(self, notes: _Notes):
+        super().__init__()
+        self._notes = notes
+
+    def on_trial_result(self, tune_controller: Any, trial: Any, result: dict[str, Any]) -> str:
+        goes_on = self._notes.search.reported(json.loads(result[REPORT]))
+        return TrialScheduler.CONTINUE if goes_on else TrialScheduler.STOP
+
+
+def _after_units(config: Config, plan: Plan, total: int) -> frozenset[int]:
+    """Units of all passes after which the stopping rule wants a measurement: the first that ends at or after each rung."""
+    assert config.tune is not None
+    rungs = rung_rows(config.tune, total)
+    found, rows = set(), 0
+    for done, (_, unit) in enumerate(pass_schedule(plan, config), start=1):
+        rows += plan.units[unit].rows
+        if rungs and rows >= rungs[0]:
+            found.add(done)
+            while rungs and rows >= rungs[0]:
+                rungs.pop(0)
+    return frozenset(found)
+
+
+def _begin(config: Config) -> Begin | None:
+    assert config.tune is not None
+    start = config.tune.start
+    if start is None:
+        return None
+    store = start.store or (config.daily.store if config.daily is not None else None)
+    if store is None:
+        raise ConfigError("tune.start.store is missing, and there is no daily.store; name the folder of the versions")
+    version = show(open_store(store), start.version).id
+    return Begin(store, version, start.train == "heads")
+
+
+def _compare_with_previous(config: Config, folder: str) -> None:
+    """A search of the same name goes on; with another configuration its trials could not be compared."""
+    text = read_file(folder, CONFIG)
+    if text is None:
+        return
+    try:
+        before = load_config(None, text=text)
+    except ConfigError as error:
+        raise ConfigError(
+            f"{below(folder, CONFIG)} of the earlier search cannot be read ({error}); set another `name`"
+        ) from error
+    if _identity(before) != _identity(config):
+        what = "tune" if config_hash(before) == config_hash(config) else "configuration"
+        raise ConfigError(
+            f"the search {folder} was begun with another {what}, and its trials cannot be compared with new ones; set another "
+            "`name`, or the old values to go on with it (max_trials, max_concurrent, time_budget_s and repeats may change)"
+        )
+
+
+def _identity(config: Config) -> Any:
+    assert config.tune is not None
+    return defining(config), config.tune.model_dump(mode="json", exclude=_SIZE)
+
+
+# Room
+
+
+def _resources(config: Config) -> dict[str, float]:
+    """What Ray Tune reserves for a trial; one with several workers only watches, and Ray Train reserves theirs."""
+    train, tune_ = config.train, config.tune
+    assert tune_ is not None
+    if train.workers > 1:
+        return {"CPU": 0.01}
+    return {"CPU": train.cpus_per_worker, **({"GPU": tune_.gpus_per_trial} if train.use_gpu else {})}
+
+
+def _room(config: Config, address: str | None) -> tuple[Room, int]:
+    """What a trial may take, and how many run at a time. Raises ClusterError where there is no room for one."""
+    train, tune_ = config.train, config.tune
+    assert tune_ is not None
+    cores = os.cpu_count() or 1
+    per_trial = train.workers * train.cpus_per_worker
+    # On this machine alone CPUs are only numbers: two per trial, one to train with and one to read with, and one for all
+    wanted = tune_.max_concurrent or max(1, cores // per_trial)
+    connect(config, address, cpus=wanted * (per_trial + 1) + 1)
+    total = ray.cluster_resources()
+    rooms = [int((total.get("CPU", 0) - 1) // (per_trial + 1)) or int(total.get("CPU", 0) // per_trial)]
+    if train.use_gpu:
+        rooms.append(int(total.get("GPU", 0) // (train.workers if train.workers > 1 else tune_.gpus_per_trial)))
+    if min(rooms) < 1:
+        raise ClusterError(
+            f"a trial needs {per_trial} CPUs"
+            + (f" and {train.workers if train.workers > 1 else tune_.gpus_per_trial:g} GPUs" if train.use_gpu else "")
+            + f"; the cluster has {total.get('CPU', 0):g} CPUs and {total.get('GPU', 0):g} GPUs; lower train.workers or "
+            "train.cpus_per_worker, or add nodes"
+        )
+    concurrent = min(tune_.max_concurrent or math.inf, *rooms, wanted if address is None else math.inf)
+    threads = train.threads_per_worker or max(1, cores // (int(concurrent) * train.workers))
+    return Room(config.data.read_tasks or 1, threads), int(concurrent)

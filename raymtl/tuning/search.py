@@ -1,0 +1,214 @@
+"""The course of a search: which trial comes next, what becomes of one that reports, and which is the best."""
+
+import statistics
+import time
+from collections.abc import Callable
+from typing import Any
+
+from raymtl.config.root import Config
+from raymtl.config.tune import Grid, Tune
+from raymtl.errors import ConfigError
+from raymtl.tuning import sampler
+from raymtl.tuning.objective import Judge, front
+from raymtl.tuning.record import Book, Kind, Trial
+from raymtl.tuning.space import Draw, Space
+
+Listener = Callable[[dict[str, Any]], None]
+SEARCHED: tuple[Kind, ...] = ("default", "structure", "search")
+"""Kinds of trials that count as trials of the search; the rest are repeats."""
+
+
+class Finished(Exception):
+    """There is no trial left to run."""
+
+
+class Search:
+    """Asked for the next trial and told of every report; the book is up to date whenever a call returns."""
+
+    def __init__(
+        self, config: Config, space: Space, book: Book, total_rows: int, listener: Listener, searched_s: float = 0.0
+    ):
+        """`total_rows` are those of a whole trial, `searched_s` the seconds that earlier starts have searched."""
+        assert config.tune is not None
+        self.config, self.space, self.book, self._total_rows = config, space, book, total_rows
+        self.tune: Tune = config.tune
+        self.judge = Judge(self.tune.objective)
+        self._listener = listener
+        self._live: set[int] = set()
+        self._begun, self._searched_before = time.monotonic(), searched_s
+        self._grid = space.grid() if isinstance(self.tune.sampler, Grid) else None
+
+    @property
+    def searched_s(self) -> float:
+        """Seconds of searching, over all starts."""
+        return self._searched_before + time.monotonic() - self._begun
+
+    # What comes next
+
+    def next(self) -> Trial | None:
+        """The next trial, its record written; None: there may be one once another has ended. Raises Finished."""
+        while True:
+            trial = self._next()
+            if trial is None or trial.status == "running":
+                if trial is not None:
+                    trial.starts += 1
+                    self._live.add(trial.number)
+                    self.book.save(trial)
+                    self._tell(trial)
+                return trial
+
+    def _next(self) -> Trial | None:
+        waiting = [t for t in self.book.trials.values() if not t.ended and t.number not in self._live]
+        if waiting:  # an earlier start of the command left them under way
+            return waiting[0]
+        searched = self.book.of_kind(*SEARCHED)
+        if not searched:
+            return self._add("default", self.space.default() or {}, {})
+        if self._may_search(len(searched)):
+            structures = self.tune.structure_trials
+            if structures and len(searched) < structures:
+                return self._draw("structure", searched, lambda axis: not axis.couples, {})
+            if structures:
+                if self._running("default", "structure"):
+                    return None
+                best = self.best(self.book.of_kind("default", "structure"))
+                couples = {axis.name for axis in self.space.axes if axis.couples}
+                fixed = {k: v for k, v in (best.draw if best else {}).items() if k not in couples}
+                return self._draw("search", searched, lambda axis: axis.couples, fixed)
+            if self._grid is None:
+                return self._draw("search", searched, lambda axis: True, {})
+            tried = [t.draw for t in searched]
+            if left := [point for point in self._grid if point not in tried]:
+                return self._add("search", left[0], {})
+        if self._running(*SEARCHED):
+            return None
+        return self._repeat()
+
+    def is_over(self) -> bool:
+        """Whether every trial has ended and none would come after them."""
+        searched = self.book.of_kind(*SEARCHED)
+        if not searched or self._running(*SEARCHED, "repeat"):
+            return False
+        left = self._grid is None or any(point not in [t.draw for t in searched] for point in self._grid)
+        return not (left and self._may_search(len(searched))) and self._repeats_left() is None
+
+    def _may_search(self, trials: int) -> bool:
+        budget = self.tune.time_budget_s
+        return trials < self.tune.max_trials and (budget is None or self.searched_s < budget)
+
+    def _running(self, *kinds: Kind) -> bool:
+        return any(not t.ended for t in self.book.of_kind(*kinds))
+
+    def _draw(self, kind: Kind, trials: list[Trial], takes: Callable[[Any], bool], fixed: Draw) -> Trial:
+        axes = [axis for axis in self.space.axes if takes(axis)]
+        drawn, noted = sampler.draw(self.space, axes, fixed, self.tune, trials, self.book.next_number())
+        return self._add(kind, drawn, noted)
+
+    def _repeat(self) -> Trial:
+        left = self._repeats_left()
+        if left is None:
+            raise Finished
+        trial, seed = left
+        return self._add("repeat", trial.draw, {}, seed, trial.number)
+
+    def _repeats_left(self) -> tuple[Trial, int] | None:
+        """The default and the best trial in turn, with one new seed after another."""
+        default = self.book.of_kind("default")[0]
+        best = self.best(self.book.of_kind(*SEARCHED))
+        if best is None or best.number == default.number or default.metrics is None:
+            return None
+        done = {(t.of, t.seed) for t in self.book.of_kind("repeat")}
+        for n in range(1, self.tune.repeats + 1):
+            for trial in (default, best):
+                if (trial.number, trial.seed + n) not in done:
+                    return trial, trial.seed + n
+        return None
+
+    def _add(
+        self, kind: Kind, draw: Draw, noted: dict[str, Any], seed: int | None = None, of: int | None = None
+    ) -> Trial:
+        number = self.book.next_number()
+        own = draw if kind != "default" and of != self._default_number() else {}
+        trial = Trial(number, kind, draw, self.space.fields(own), {}, seed or self.config.train.seed, of, sampler=noted)
+        try:
+            trial.config = self.space.config(own, seed).model_dump(mode="json")
+        except ConfigError as error:
+            trial.status, trial.reason = "failed", f"these values do not go together: {error}"
+        self.book.add(trial)
+        if trial.ended:
+            self._tell(trial)
+        return trial
+
+    def _default_number(self) -> int | None:
+        return next((t.number for t in self.book.of_kind("default")), None)
+
+    # What becomes of a trial
+
+    def reported(self, report: dict[str, Any]) -> bool:
+        """Note what a trial reported; False: it is to be stopped."""
+        trial = self.book.trials[report["number"]]
+        if trial.ended:
+            return True
+        if start := report.get("start"):
+            trial.start_seconds += start["seconds"]
+            trial.from_scratch += start["from_row"] == 0
+        trial.rows = report.get("rows", trial.rows)
+        trial.train_seconds = report.get("train_seconds", trial.train_seconds)
+        evaluation = report.get("evaluation")
+        goes_on = True
+        if evaluation is not None and all(e["rows"] != evaluation["rows"] for e in trial.history):
+            trial.history.append(evaluation)
+            trial.rows = evaluation["rows"]
+            if trial.kind in ("structure", "search") and trial.rows < self._total_rows:
+                goes_on = not sampler.falls_behind(self.tune, list(self.book.trials.values()), trial)
+        if "failed" in report:
+            trial.status, trial.reason = "failed", report["failed"]
+        elif not goes_on:
+            trial.status, trial.reason = "stopped", f"behind the others after {trial.rows:,} rows"
+        elif report.get("ended"):
+            trial.status = "finished"
+            if trial.metrics is None or self.judge.values(trial.metrics) is None:
+                trial.status, trial.reason = "failed", "the objective is null on its evaluation rows"
+        self.book.save(trial)
+        self._tell(trial)
+        return goes_on
+
+    def ended(self, number: int, crashed: bool) -> None:
+        """The trial's process has given it back."""
+        trial = self.book.trials[number]
+        self._live.discard(number)
+        if not trial.ended:
+            trial.status = "failed"
+            trial.reason = "its process died twice" if crashed else "it ended without a last report"
+            self.book.save(trial)
+            self._tell(trial)
+
+    def _tell(self, trial: Trial) -> None:
+        self._listener({"trial": trial})
+
+    # What came of it
+
+    def best(self, trials: list[Trial]) -> Trial | None:
+        """The trial to recommend: of those that were trained to their end and keep the limits, the one with the greatest
+        objective; of several objectives that of the front with the greatest sum, each in units of its spread over the trials."""
+        found = self.candidates(trials)
+        if not found:
+            return next((t for t in trials if t.kind == "default" and t.status == "finished"), None)
+        points = {t.number: self.judge.values(t.metrics or {}) or [] for t in found}
+        if len(self.judge.names) == 1:
+            return max(found, key=lambda t: (points[t.number][0], -t.number))
+        on_front = front(points)
+        spreads = [statistics.pstdev(values) or 1.0 for values in zip(*points.values(), strict=True)]
+        return max(
+            (t for t in found if t.number in on_front),
+            key=lambda t: sum(v / s for v, s in zip(points[t.number], spreads, strict=True)),
+        )
+
+    def candidates(self, trials: list[Trial]) -> list[Trial]:
+        """Trials that are whole and keep the limits."""
+        default = next((t.metrics for t in self.book.of_kind("default")), None)
+        return [
+            t
+            for t in trials
+            if t.status == "finished" and t.metrics is not None and self.judge.keeps(t.metrics, default)
+        ]

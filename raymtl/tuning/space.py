@@ -1,0 +1,385 @@
+"""The search space: dimensions that a sampler draws from, and the configuration that a draw stands for."""
+
+import copy
+import itertools
+import json
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution, IntDistribution
+
+from raymtl.config.base import did_you_mean
+from raymtl.config.load import MOST, config_from_dict
+from raymtl.config.root import Config
+from raymtl.config.tune import Dimension
+from raymtl.errors import ConfigError
+
+Raw = dict[str, Any]
+Draw = dict[str, Any]
+"""What a sampler drew, by the name of the dimension; those whose condition does not hold are missing."""
+
+RATIO = "weight_ratio."
+"""Dimensions of `loss_weights`: weight of a task over that of the first task."""
+
+_FIXED = {
+    "name": "it names the folder of the search",
+    "output": "it is where the search is kept",
+    "data": "all trials read the same rows",
+    "tasks_subset": "all trials are measured on the same tasks",
+    "daily": "no trial publishes",
+    "tune": "a search does not change itself",
+    "train.workers": "it does not change what is learned",
+    "train.use_gpu": "it does not change what is learned",
+    "train.cpus_per_worker": "it does not change what is learned",
+    "train.threads_per_worker": "it does not change what is learned",
+    "train.checkpoint": "it does not change what is learned",
+    "train.eval_every_units": "all trials are measured at the same rows",
+    "train.select": "`tune.objective` chooses",
+    "train.early_stop": "`tune.stopping` stops trials",
+    "train.seed": "the seed is what the repeats at the end change",
+}
+_OF_TASKS = ("weight", "normalizer_floor", "base_rate")
+
+
+@dataclass(frozen=True)
+class Axis:
+    """One dimension."""
+
+    name: str
+    """Dotted path of the field, or `weight_ratio.<task>`."""
+    distribution: BaseDistribution
+    fields: tuple[str, ...]
+    """Fields that the drawn value is written to."""
+    choices: tuple[Any, ...] | None = None
+    """Values of a choice whose distribution holds their texts."""
+    when: Mapping[str, Any] = field(default_factory=dict)
+
+    def value(self, drawn: Any) -> Any:
+        """What is written into the configuration."""
+        if self.choices is None:
+            return drawn
+        return self.choices[list(self.distribution.choices).index(drawn)]  # type: ignore[attr-defined]
+
+    def draw_of(self, value: Any) -> Any:
+        """What a sampler would have drawn to give this value; None where it cannot."""
+        if self.choices is not None:
+            found = [i for i, choice in enumerate(self.choices) if choice == value and type(choice) is type(value)]
+            return self.distribution.choices[found[0]] if found else None  # type: ignore[attr-defined]
+        numeric = isinstance(value, int | float) and not isinstance(value, bool)
+        return value if numeric and self.distribution._contains(value) else None
+
+    def samples(self) -> list[Any]:
+        """Values that stand for all: every choice, or both ends of a range."""
+        if self.choices is not None:
+            return list(self.choices)
+        return [self.distribution.low, self.distribution.high]  # type: ignore[attr-defined]
+
+    @property
+    def couples(self) -> bool:
+        """Whether this is a loss weight or a coupling, which a search in two stages leaves to the second."""
+        weights = self.name.startswith("tasks.") and self.name.endswith(".weight")
+        return weights or self.name.startswith((RATIO, "model.order_loss.", "model.kl_bound.", "train.balance"))
+
+
+class Space:
+    """All dimensions of a search over one configuration."""
+
+    def __init__(self, config: Config):
+        """Raises ConfigError where a dimension names no field, or gives it a value that does not fit."""
+        assert config.tune is not None
+        self.base: Raw = config.model_copy(update={"tune": None}).model_dump(mode="json")
+        self._tasks = list(config.active_tasks())
+        own = [_axis(name, d) for name, d in config.tune.space.items()]
+        named = {f for axis in own for f in axis.fields}
+        ready = [
+            axis
+            for kind in config.tune.ready_made
+            for axis in _READY[kind](config, kind, config.tune.space)
+            if not named & set(axis.fields)
+        ]
+        # conditions are looked up in what was drawn before
+        self.axes = sorted([*own, *ready], key=lambda axis: bool(axis.when))
+        if not self.axes:
+            raise ConfigError(
+                "tune has neither `space` nor `ready_made`; name a field to search, such as tasks.<task>.weight"
+            )
+        self._check()
+
+    def active(self, axis: Axis, draw: Draw) -> bool:
+        """Whether the condition of a dimension holds, given what was drawn so far."""
+        if not axis.when:
+            return True
+        try:
+            raw = _complete(self._written(draw))
+        except ConfigError:  # the trial is none at all, and says so itself
+            return False
+        return all(_get(raw, path) in (v if isinstance(v, list) else [v]) for path, v in axis.when.items())
+
+    def fields(self, draw: Draw) -> dict[str, Any]:
+        """The fields that a draw sets, by dotted path."""
+        found = {
+            path: axis.value(draw[axis.name])
+            for axis in self.axes
+            if axis.name in draw and not axis.name.startswith(RATIO)
+            for path in axis.fields
+        }
+        ratios = {n.removeprefix(RATIO): v for n, v in draw.items() if n.startswith(RATIO)}
+        if ratios:
+            found |= {f"tasks.{task}.weight": weight for task, weight in self._weights(ratios).items()}
+        return found
+
+    def config(self, draw: Draw, seed: int | None = None) -> Config:
+        """The configuration of a trial. Raises ConfigError where the values do not go together."""
+        raw = self._written(draw)
+        if seed is not None:
+            raw["train"]["seed"] = raw["data"]["shuffle"]["seed"] = seed
+        return config_from_dict(raw, "the configuration of the trial")
+
+    def default(self) -> Draw | None:
+        """The draw that gives the configuration as it stands; None where the space does not hold it."""
+        draw: Draw = {}
+        for axis in self.axes:
+            if not self.active(axis, draw):
+                continue
+            if axis.name.startswith(RATIO):
+                first, own = (
+                    _get(self.base, f"tasks.{t}.weight") for t in (self._tasks[0], axis.name.removeprefix(RATIO))
+                )
+                value = own / first if first else None
+            else:
+                values = [_get(self.base, path) for path in axis.fields]
+                value = values[0] if all(v == values[0] for v in values) else None
+            drawn = None if value is None and axis.choices is None else axis.draw_of(value)
+            if drawn is None:
+                return None
+            draw[axis.name] = drawn
+        return draw
+
+    def grid(self) -> list[Draw]:
+        """Every combination of the choices, those that a condition makes equal once."""
+        found: dict[str, Draw] = {}
+        for values in itertools.product(*(axis.distribution.choices for axis in self.axes)):  # type: ignore[attr-defined]
+            draw: Draw = {}
+            for axis, value in zip(self.axes, values, strict=True):
+                if self.active(axis, draw):
+                    draw[axis.name] = value
+            found.setdefault(json.dumps(draw, sort_keys=True), draw)
+        return list(found.values())
+
+    def _weights(self, ratios: Mapping[str, float]) -> dict[str, float]:
+        """Weights of the given ratios to the first task, with the geometric mean that the configuration's weights have."""
+        before = [_get(self.base, f"tasks.{task}.weight") for task in self._tasks]
+        relative = [ratios.get(task, w / before[0]) for task, w in zip(self._tasks, before, strict=True)]
+        relative[0] = 1.0
+        scale = (_product(before) / _product(relative)) ** (1 / len(relative))
+        return {task: scale * value for task, value in zip(self._tasks, relative, strict=True)}
+
+    def _written(self, draw: Draw) -> Raw:
+        return _with(self.base, self.fields(draw))
+
+    def _check(self) -> None:
+        """Try every value of a choice and both ends of a range, each alone beside the configuration."""
+        problems: list[str] = []
+        for axis in self.axes:
+            for value in axis.samples():
+                if axis.name.startswith(RATIO):
+                    continue
+                try:
+                    raw = _complete(_with(self.base, _conditions(axis))) if axis.when else self.base
+                except ConfigError as error:
+                    problems.append(f"tune.space.{axis.name}.when: {error}")
+                    break
+                known = {path: _holder(raw, path) for path in axis.fields}
+                lost = next((path for path, keys in known.items() if keys is None), None)
+                if lost is not None:
+                    problems.append(_lost(axis, lost, raw))
+                    break
+                try:
+                    config_from_dict(_with(raw, dict.fromkeys(axis.fields, value)), f"tune.space.{axis.name}")
+                except ConfigError as error:
+                    problems.append(str(error))
+                    break
+        if problems:
+            shown = problems[:MOST]
+            more = [f"… and {len(problems) - MOST} more"] if len(problems) > MOST else []
+            raise ConfigError("\n".join([*shown, *more]))
+
+
+def _axis(name: str, dimension: Dimension) -> Axis:
+    """A dimension as the user wrote it."""
+    _refuse_fixed(name)
+    when = dict(dimension.when)
+    if dimension.choice is not None:
+        return _choice(name, (name,), dimension.choice, when)
+    for kind, make in _RANGES.items():
+        limits = getattr(dimension, kind)
+        if limits is not None:
+            return Axis(name, make(*limits), (name,), when=when)
+    raise AssertionError(name)
+
+
+_RANGES: dict[str, Any] = {
+    "uniform": lambda low, high: FloatDistribution(low, high),
+    "log_uniform": lambda low, high: FloatDistribution(low, high, log=True),
+    "integer": lambda low, high: IntDistribution(low, high),
+    "log_integer": lambda low, high: IntDistribution(low, high, log=True),
+}
+
+
+def _choice(name: str, fields: tuple[str, ...], values: list[Any], when: Mapping[str, Any]) -> Axis:
+    """Values of any kind; the sampler gets their texts, which a file can hold."""
+    return Axis(name, CategoricalDistribution([json.dumps(v) for v in values]), fields, tuple(values), when)
+
+
+def _refuse_fixed(name: str) -> None:
+    for path, reason in _FIXED.items():
+        if name == path or name.startswith(f"{path}."):
+            raise ConfigError(f"tune.space.{name} cannot be searched: {reason}; remove it")
+    parts = name.split(".")
+    if parts[0] == "tasks" and len(parts) > 2 and parts[2] not in _OF_TASKS:
+        near = did_you_mean(parts[2], _OF_TASKS)
+        raise ConfigError(
+            f"tune.space.{name} cannot be searched: of a task only `weight`, `normalizer_floor` and `base_rate` can, the rest "
+            f"changes what is measured{near}"
+        )
+
+
+# Spaces that are ready to use
+
+
+def _loss_weights(config: Config, kind: str, own: Mapping[str, Any]) -> Iterator[Axis]:
+    first, *others = config.active_tasks()
+    if not others:
+        raise ConfigError(f"tune.ready_made names `loss_weights`, but `{first}` is the only task; remove it")
+    if taken := next((n for n in own if n.startswith("tasks.") and n.endswith(".weight")), None):
+        raise ConfigError(f"tune.ready_made names `loss_weights`, and tune.space has {taken} too; keep one of them")
+    zero = next((n for n, t in config.active_tasks().items() if t.weight == 0), None)
+    if zero is not None:
+        raise ConfigError(f"tasks.{zero}.weight is 0, so `loss_weights` has no ratio to begin with; give it a weight")
+    for task in others:
+        yield Axis(f"{RATIO}{task}", FloatDistribution(0.1, 10, log=True), (f"tasks.{task}.weight",))
+
+
+def _alpha(config: Config, kind: str, own: Mapping[str, Any]) -> Iterator[Axis]:
+    if not any(t.parent for t in config.active_tasks().values()):
+        raise ConfigError(
+            "tune.ready_made names `alpha`, but no task has a `parent`, so there is no order to keep; remove it"
+        )
+    # Products of probabilities keep the order by themselves: there alpha would change nothing
+    free = ["ait", "ait_cross", "none"]
+    searched = own.get("model.coupler.type") or own.get("model.coupler") or own.get("model.preset")
+    if searched is None and config.model.coupler.type not in (*free, "custom"):
+        raise ConfigError(
+            f"tune.ready_made names `alpha`, but model.coupler.type is `{config.model.coupler.type}`, whose probabilities keep "
+            "the funnel's order by themselves; remove it"
+        )
+    when = {"model.coupler.type": ["ait", "ait_cross"]} if searched is not None else {}
+    yield _choice("model.order_loss.alpha", ("model.order_loss.alpha",), [0.0, 0.1, 0.3, 0.6, 1.0, 3.0], when)
+
+
+def _learning_rates(config: Config, kind: str, own: Mapping[str, Any]) -> Iterator[Axis]:
+    for name in ("dense_optimizer", "sparse_optimizer"):
+        lr = getattr(config.train, name).lr
+        path = f"train.{name}.lr"
+        yield Axis(path, FloatDistribution(lr / 5, lr * 5, log=True), (path,))
+
+
+def _trunk(config: Config, kind: str, own: Mapping[str, Any]) -> Iterator[Axis]:
+    trunk = config.model.trunk
+    for path, section in (("model.trunk.hidden", trunk), ("model.towers.hidden", config.model.towers)):
+        widths = list(getattr(section, "hidden", []))
+        if widths:
+            yield _choice(path, (path,), [[max(w // 2, 1) for w in widths], widths, [w * 2 for w in widths]], {})
+    experts = getattr(trunk, "experts", None)
+    if experts is not None:
+        yield _choice(
+            "model.trunk.experts", ("model.trunk.experts",), sorted({max(experts // 2, 1), experts, experts * 2}), {}
+        )
+
+
+def _embedding_dims(config: Config, kind: str, own: Mapping[str, Any]) -> Iterator[Axis]:
+    """One width for all tables: several inputs ask for equal widths."""
+    dims = [table.dim for table in config.tables.values()]
+    if not dims:
+        raise ConfigError("tune.ready_made names `embedding_dims`, but there is no table; remove it")
+    common = max(set(dims), key=dims.count)
+    paths = tuple(f"tables.{name}.dim" for name, table in config.tables.items() if table.dim == common)
+    yield _choice("tables.*.dim", paths, sorted({max(common // 2, 4), common, common * 2}), {})
+
+
+_READY = {
+    "loss_weights": _loss_weights,
+    "alpha": _alpha,
+    "learning_rates": _learning_rates,
+    "trunk": _trunk,
+    "embedding_dims": _embedding_dims,
+}
+
+
+# Dotted paths
+
+
+def _complete(raw: Raw) -> Raw:
+    """With every default filled in, those of a preset too."""
+    return config_from_dict(raw).model_dump(mode="json")
+
+
+def _conditions(axis: Axis) -> dict[str, Any]:
+    """The fields of an axis' condition, set so that it holds."""
+    return {path: value[0] if isinstance(value, list) else value for path, value in axis.when.items()}
+
+
+def _lost(axis: Axis, path: str, raw: Raw) -> str:
+    """The sentence on a path that leads nowhere, with the nearest name at the place where it goes wrong."""
+    keys = path.split(".")
+    inner: Any = raw
+    for n, key in enumerate(keys):
+        if not isinstance(inner, dict):
+            return f"tune.space.{axis.name}: `{'.'.join(keys[:n])}` is `{inner}` and has no keys"
+        if key not in inner:
+            here = ".".join(keys[:n])
+            near = did_you_mean(key, inner)
+            known = "" if near else "; known are " + ", ".join(f"`{k}`" for k in list(inner)[:12])
+            of = f"`{here}`" if here else "the configuration"
+            of += f" (of `{inner['type']}`)" if here and "type" in inner else ""
+            return f"tune.space.{axis.name} names no field: {of} has no key `{key}`{near}{known}"
+        inner = inner[key]
+    raise AssertionError(path)
+
+
+def _holder(raw: Raw, path: str) -> Raw | None:
+    """The mapping that has the last key of a path; None where there is no such field."""
+    *above, last = path.split(".")
+    inner: Any = raw
+    for key in above:
+        if not isinstance(inner, dict) or key not in inner:
+            return None
+        inner = inner[key]
+    return inner if isinstance(inner, dict) and last in inner else None
+
+
+def _get(raw: Raw, path: str) -> Any:
+    holder = _holder(raw, path)
+    return None if holder is None else holder[path.rpartition(".")[2]]
+
+
+def _with(raw: Raw, fields: Mapping[str, Any]) -> Raw:
+    """A copy with some fields set. A slot whose type changes keeps none of its other keys, nor does a model of another preset."""
+    written = copy.deepcopy(raw)
+    for path in sorted(fields, key=lambda p: (not p.endswith((".preset", ".type")), p.count("."))):
+        value, (*above, last) = fields[path], path.split(".")
+        inner = written
+        for key in above:
+            inner = inner.setdefault(key, {})
+        if last in ("preset", "type") and inner.get(last) != value:
+            inner.clear()
+        inner[last] = copy.deepcopy(value)
+    return written
+
+
+def _product(values: list[float]) -> float:
+    total = 1.0
+    for value in values:
+        total *= value
+    return total

@@ -1,0 +1,159 @@
+"""What Ray Tune runs: one trial, from its record to its last report."""
+
+import json
+import os
+import time
+import traceback
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from ray import tune
+
+from raymtl.config.load import config_from_dict, config_hash
+from raymtl.config.tune import Tune
+from raymtl.data.read import Input
+from raymtl.errors import UserError
+from raymtl.training.checkpoint import Progress
+from raymtl.training.cluster import Room
+from raymtl.training.worker import Job
+from raymtl.tuning.alone import Begin, train_alone, trial_folder
+from raymtl.tuning.blocks import SharedInput
+from raymtl.tuning.nested import train_nested
+from raymtl.tuning.record import slim, trial_name
+
+REPORT = "report"
+"""The one key of what Tune is told, whose value is JSON: Tune takes nested values apart."""
+
+# Time for a trial that is stopped to end in good order; Tune kills it after 2 s otherwise, and starts a new process
+os.environ.setdefault("TUNE_FUNCTION_THREAD_TIMEOUT_S", "60")
+
+
+@dataclass(frozen=True)
+class Shared:
+    """What all trials of a search have in common."""
+
+    folder: str
+    """Of the search."""
+    inputs: dict[str, Input]
+    blocks: dict[str, SharedInput] | None
+    """None: every trial reads for itself."""
+    reading: dict[str, Any]
+    """The parts of the configuration that the blocks depend on."""
+    base_rates: dict[str, float]
+    begin: Begin | None
+    room: Room
+    after_units: frozenset[int]
+    """Where to measure for the stopping rule."""
+    tune: Tune
+
+
+def reading_part(config: dict[str, Any]) -> dict[str, Any]:
+    """What of a configuration, as plain values, the blocks depend on."""
+    tables = {name: {k: t[k] for k in ("rows", "id_space")} for name, t in config["tables"].items()}
+    # the order of rows and units is up to the trial
+    data = {k: v for k, v in config["data"].items() if k not in ("shuffle", "read_tasks", "prefetch_blocks")}
+    tasks = {n: {k: v for k, v in t.items() if k not in ("weight", "base_rate")} for n, t in config["tasks"].items()}
+    couples = config["model"]["coupler"].get("type") in ("product", "esm2")
+    missing = config["model"]["input"].get("missing")
+    return {
+        "features": config["features"],
+        "tables": tables,
+        "data": data,
+        "tasks": tasks,
+        "coupled": couples,
+        "missing": missing,
+    }
+
+
+def run_trial(config: dict[str, Any], shared: Shared) -> None:
+    """Entry of a trial; `config` has its `number` and, as `config`, its configuration."""
+    reports = Reports(config["number"])
+    try:
+        progress = _train(config["number"], config["config"], shared, reports)
+        reports.end(progress)
+    except UserError as error:
+        reports.fail(str(error))
+    except Exception as error:
+        lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+        where = traceback.extract_tb(error.__traceback__)[-1]
+        reports.fail(
+            f"{type(error).__name__}: {lines[0] if lines else ''} ({Path(where.filename).name}:{where.lineno})"
+        )
+
+
+def _train(number: int, raw: dict[str, Any], shared: Shared, reports: "Reports") -> Progress:
+    folder = trial_folder(shared.folder, trial_name(number))
+    loaded = config_from_dict(raw)
+    alone = loaded.train.workers == 1
+    if not alone:
+        loaded = loaded.model_copy(update={"output": folder, "name": "run"})
+    job = Job(
+        loaded,
+        shared.inputs,
+        shared.base_rates,
+        folder if alone else f"{folder}/run",
+        None,
+        shared.room.read_tasks,
+        shared.room.threads,
+        config_hash(loaded),
+        judge_after_units=shared.after_units,
+    )
+    if not alone:
+        return train_nested(job, shared.room, reports)
+    blocks = shared.blocks if reading_part(raw) == shared.reading else None
+    return train_alone(job, blocks, shared.begin, reports)
+
+
+class Reports:
+    """Tells Ray Tune how far a trial has come. Every report waits until Tune has decided whether the trial goes on."""
+
+    def __init__(self, number: int):
+        self._number, self._begun = number, time.time()
+        self._told: set[int] = set()
+        self._start: dict[str, Any] = {}
+        self._stop: SystemExit | None = None
+
+    def began(self, progress: Progress) -> None:
+        """Training begins now, after the rows that `progress` has; told with the next report."""
+        self._start = {"start": {"seconds": time.time() - self._begun, "from_row": progress.rows}}
+
+    def saved(self, progress: Progress) -> None:
+        """A checkpoint is written."""
+        self._report(**_reached(progress))
+
+    def evaluated(self, evaluation: dict[str, Any]) -> bool:
+        """Report an evaluation, once; False: the trial is to end."""
+        if evaluation["rows"] not in self._told:
+            self._told.add(evaluation["rows"])
+            self._report(evaluation={"rows": evaluation["rows"], "metrics": slim(evaluation["metrics"])})
+        return self._stop is None
+
+    def end(self, progress: Progress) -> None:
+        """The last report, unless the trial was stopped."""
+        for evaluation in progress.evaluations:  # a start before this one may have been killed before it could tell
+            self.evaluated(evaluation)
+        self._report(ended=True, **_reached(progress))
+        if self._stop is not None:
+            raise self._stop
+
+    def fail(self, reason: str) -> None:
+        """The last report of a trial that broke."""
+        self._report(failed=reason)
+        if self._stop is not None:
+            raise self._stop
+
+    def _report(self, **facts: Any) -> None:
+        """Tune stops a trial by SystemExit out of a report: it is kept until the loop has ended in good order."""
+        if self._stop is not None:
+            return
+        try:
+            start, self._start = self._start, {}
+            tune.report({REPORT: json.dumps({"number": self._number, **start, **facts})})
+        except SystemExit as stop:
+            self._stop = stop
+
+
+def _reached(progress: Progress) -> dict[str, Any]:
+    evaluating = sum(e["seconds"] for e in progress.evaluations)
+    return {"rows": progress.rows, "train_seconds": progress.train_seconds + evaluating}
