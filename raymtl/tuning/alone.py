@@ -45,8 +45,8 @@ class Begin:
 class Watcher(Protocol):
     """Who is told how far a trial has come."""
 
-    def began(self, progress: Progress) -> None:
-        """Training begins now."""
+    def began(self, progress: Progress) -> bool:
+        """Training begins now; the answer says whether to begin at all."""
 
     def saved(self, progress: Progress) -> None:
         """A checkpoint is written."""
@@ -97,8 +97,7 @@ def _train(job: Job, blocks: dict[str, SharedInput] | None, begin: Begin | None,
 
     judged = Judged(job.judge_after_units, watcher.evaluated)
     loop = Loop(worker, config, built, job.inputs, progress, None, save, judged=judged)
-    watcher.began(progress)
-    if not progress.finished:
+    if watcher.began(progress) and not progress.finished:
         loop.run()
     return progress
 

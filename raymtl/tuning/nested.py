@@ -1,7 +1,7 @@
-"""A trial with several workers: Ray Train inside the trial, which watches it and ends it in good order.
+"""A trial with several workers: Ray Train inside the trial, which watches it.
 
-Ray Tune would kill a trial that it stops, and with it leave Ray Train's placement group behind (Ray 2.60). So the
-workers ask at every evaluation whether to go on, and end by themselves.
+At every evaluation the workers ask whether to go on; told that they are not to, they end by themselves, and Ray Train gives back
+what it holds.
 """
 
 import asyncio

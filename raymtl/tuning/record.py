@@ -50,7 +50,9 @@ class Trial:
     starts: int = 0
     """Times that it was begun or taken up again."""
     from_scratch: int = 0
-    """How many of these began at row 0."""
+    """How many of these began at row 0 and came as far as a checkpoint; never more than one."""
+    processes: list[str] = field(default_factory=list)
+    """Host and process number of every start; of a trial with several workers those of the one that watches them."""
     rungs: dict[str, Any] = field(default_factory=dict)
     """What the stopping rule noted."""
     sampler: dict[str, Any] = field(default_factory=dict)
@@ -69,6 +71,12 @@ class Trial:
 def trial_name(number: int) -> str:
     """Its file's name without the ending, and its folder's."""
     return f"{number:04d}"
+
+
+def is_given_up(folder: str, number: int) -> bool:
+    """Whether the record of a trial says that it is to end."""
+    text = read_file(folder, f"{TRIALS}/{trial_name(number)}.json")
+    return text is None or json.loads(text)["status"] != "running"
 
 
 class Book:

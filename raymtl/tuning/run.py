@@ -8,7 +8,6 @@ from typing import Any
 import pyarrow.fs as pafs
 import ray
 from ray import tune as ray_tune
-from ray.tune.schedulers import FIFOScheduler, TrialScheduler
 from ray.tune.search import Searcher
 
 from raymtl.config.load import config_hash, dump_config, load_config
@@ -121,7 +120,6 @@ def _run(config: Config, folder: str, search: Search, shared: Shared, concurrent
         trainable,
         tune_config=ray_tune.TuneConfig(
             search_alg=_NextTrial(notes),
-            scheduler=_Stops(notes),
             num_samples=-1,
             max_concurrent_trials=concurrent,
             reuse_actors=True,
@@ -148,6 +146,9 @@ class _Notes:
         self.search, self._folder, self._clock = search, folder, clock
         self.numbers: dict[str, int] = {}
 
+    def __getstate__(self) -> dict[str, Any]:
+        return {}  # Tune saves what it is given, to restore it; here the records do that, and a terminal cannot be saved
+
     def ended(self, trial_id: str, crashed: bool) -> None:
         number = self.numbers.pop(trial_id)
         self.search.ended(number, crashed)
@@ -160,7 +161,7 @@ class _Notes:
 
 
 class _NextTrial(Searcher):
-    """Hands the search's next trial to Ray Tune."""
+    """Hands the search's next trial to Ray Tune, and its reports to the search."""
 
     def __init__(self, notes: _Notes):
         super().__init__()
@@ -176,6 +177,10 @@ class _NextTrial(Searcher):
         self._notes.numbers[trial_id] = trial.number
         return {"number": trial.number, "config": trial.config}
 
+    def on_trial_result(self, trial_id: str, result: dict[str, Any]) -> None:
+        """Called before Tune lets the trial go on: by then its record says whether it is given up."""
+        self._notes.search.reported(json.loads(result[REPORT]))
+
     def on_trial_complete(self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False) -> None:
         self._notes.ended(trial_id, error)
 
@@ -185,18 +190,6 @@ class _NextTrial(Searcher):
 
     def restore(self, checkpoint_path: str) -> None:
         del checkpoint_path
-
-
-class _Stops(FIFOScheduler):
-    """Tells the search of every report, and Ray Tune whether the trial goes on."""
-
-    def __init__(self, notes: _Notes):
-        super().__init__()
-        self._notes = notes
-
-    def on_trial_result(self, tune_controller: Any, trial: Any, result: dict[str, Any]) -> str:
-        goes_on = self._notes.search.reported(json.loads(result[REPORT]))
-        return TrialScheduler.CONTINUE if goes_on else TrialScheduler.STOP
 
 
 def _after_units(config: Config, plan: Plan, total: int) -> frozenset[int]:

@@ -144,26 +144,27 @@ class Search:
 
     # What becomes of a trial
 
-    def reported(self, report: dict[str, Any]) -> bool:
-        """Note what a trial reported; False: it is to be stopped."""
+    def reported(self, report: dict[str, Any]) -> None:
+        """Note what a trial reported, and whether it is given up: it reads that in its record."""
         trial = self.book.trials[report["number"]]
-        if trial.ended:
-            return True
         if start := report.get("start"):
             trial.start_seconds += start["seconds"]
             trial.from_scratch += start["from_row"] == 0
+            trial.processes.append(start["process"])
         trial.rows = report.get("rows", trial.rows)
         trial.train_seconds = report.get("train_seconds", trial.train_seconds)
         evaluation = report.get("evaluation")
-        goes_on = True
+        behind = False
         if evaluation is not None and all(e["rows"] != evaluation["rows"] for e in trial.history):
             trial.history.append(evaluation)
             trial.rows = evaluation["rows"]
             if trial.kind in ("structure", "search") and trial.rows < self._total_rows:
-                goes_on = not sampler.falls_behind(self.tune, list(self.book.trials.values()), trial)
-        if "failed" in report:
+                behind = sampler.falls_behind(self.tune, list(self.book.trials.values()), trial)
+        if trial.ended:
+            pass  # given up before, and only telling what it took
+        elif "failed" in report:
             trial.status, trial.reason = "failed", report["failed"]
-        elif not goes_on:
+        elif behind:
             trial.status, trial.reason = "stopped", f"behind the others after {trial.rows:,} rows"
         elif report.get("ended"):
             trial.status = "finished"
@@ -171,7 +172,6 @@ class Search:
                 trial.status, trial.reason = "failed", "the objective is null on its evaluation rows"
         self.book.save(trial)
         self._tell(trial)
-        return goes_on
 
     def ended(self, number: int, crashed: bool) -> None:
         """The trial's process has given it back."""

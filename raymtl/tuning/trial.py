@@ -2,6 +2,7 @@
 
 import json
 import os
+import socket
 import time
 import traceback
 from dataclasses import dataclass
@@ -20,13 +21,10 @@ from raymtl.training.worker import Job
 from raymtl.tuning.alone import Begin, train_alone, trial_folder
 from raymtl.tuning.blocks import SharedInput
 from raymtl.tuning.nested import train_nested
-from raymtl.tuning.record import slim, trial_name
+from raymtl.tuning.record import is_given_up, slim, trial_name
 
 REPORT = "report"
 """The one key of what Tune is told, whose value is JSON: Tune takes nested values apart."""
-
-# Time for a trial that is stopped to end in good order; Tune kills it after 2 s otherwise, and starts a new process
-os.environ.setdefault("TUNE_FUNCTION_THREAD_TIMEOUT_S", "60")
 
 
 @dataclass(frozen=True)
@@ -68,7 +66,7 @@ def reading_part(config: dict[str, Any]) -> dict[str, Any]:
 
 def run_trial(config: dict[str, Any], shared: Shared) -> None:
     """Entry of a trial; `config` has its `number` and, as `config`, its configuration."""
-    reports = Reports(config["number"])
+    reports = Reports(shared.folder, config["number"])
     try:
         progress = _train(config["number"], config["config"], shared, reports)
         reports.end(progress)
@@ -106,17 +104,25 @@ def _train(number: int, raw: dict[str, Any], shared: Shared, reports: "Reports")
 
 
 class Reports:
-    """Tells Ray Tune how far a trial has come. Every report waits until Tune has decided whether the trial goes on."""
+    """Tells Ray Tune how far a trial has come. Every report waits until the search has noted it.
 
-    def __init__(self, number: int):
-        self._number, self._begun = number, time.time()
+    A trial is never stopped from outside: Tune would kill it, and Ray Train's placement group of a trial with several workers
+    would stay. It reads in its own record whether it is given up, and ends in good order.
+    """
+
+    def __init__(self, folder: str, number: int):
+        self._folder, self._number, self._begun = folder, number, time.time()
         self._told: set[int] = set()
         self._start: dict[str, Any] = {}
-        self._stop: SystemExit | None = None
 
-    def began(self, progress: Progress) -> None:
-        """Training begins now, after the rows that `progress` has; told with the next report."""
-        self._start = {"start": {"seconds": time.time() - self._begun, "from_row": progress.rows}}
+    def began(self, progress: Progress) -> bool:
+        """Training begins now, after the rows that `progress` has; False: the trial is to end, by what it measured before."""
+        process = f"{socket.gethostname()}:{os.getpid()}"
+        self._start = {"start": {"seconds": time.time() - self._begun, "from_row": progress.rows, "process": process}}
+        goes_on = True
+        for evaluation in progress.evaluations:  # a start before this one may have been killed before it could tell
+            goes_on &= self.evaluated(evaluation)
+        return goes_on
 
     def saved(self, progress: Progress) -> None:
         """A checkpoint is written."""
@@ -124,34 +130,25 @@ class Reports:
 
     def evaluated(self, evaluation: dict[str, Any]) -> bool:
         """Report an evaluation, once; False: the trial is to end."""
-        if evaluation["rows"] not in self._told:
-            self._told.add(evaluation["rows"])
-            self._report(evaluation={"rows": evaluation["rows"], "metrics": slim(evaluation["metrics"])})
-        return self._stop is None
+        if evaluation["rows"] in self._told:
+            return True
+        self._told.add(evaluation["rows"])
+        self._report(evaluation={"rows": evaluation["rows"], "metrics": slim(evaluation["metrics"])})
+        return not is_given_up(self._folder, self._number)
 
     def end(self, progress: Progress) -> None:
-        """The last report, unless the trial was stopped."""
-        for evaluation in progress.evaluations:  # a start before this one may have been killed before it could tell
+        """The last report."""
+        for evaluation in progress.evaluations:
             self.evaluated(evaluation)
         self._report(ended=True, **_reached(progress))
-        if self._stop is not None:
-            raise self._stop
 
     def fail(self, reason: str) -> None:
         """The last report of a trial that broke."""
         self._report(failed=reason)
-        if self._stop is not None:
-            raise self._stop
 
     def _report(self, **facts: Any) -> None:
-        """Tune stops a trial by SystemExit out of a report: it is kept until the loop has ended in good order."""
-        if self._stop is not None:
-            return
-        try:
-            start, self._start = self._start, {}
-            tune.report({REPORT: json.dumps({"number": self._number, **start, **facts})})
-        except SystemExit as stop:
-            self._stop = stop
+        start, self._start = self._start, {}
+        tune.report({REPORT: json.dumps({"number": self._number, **start, **facts})})
 
 
 def _reached(progress: Progress) -> dict[str, Any]:

@@ -1,0 +1,61 @@
+"""Objectives by hand: orientation, means, limits, fronts."""
+
+from typing import Any
+
+import pytest
+
+from raymtl.config.tune import Objective
+from raymtl.tuning.objective import Judge, area, front, oriented, plain
+
+
+def metrics(click: float, buy: float, order: float = 0.1, logloss: float = 0.3) -> dict[str, Any]:
+    tasks = {"click": {"kind": "binary", "auc": click, "logloss": logloss}, "buy": {"kind": "binary", "auc": buy}}
+    return {"tasks": tasks, "mean_auc": click, "order_violation_rate": {"overall": order}}
+
+
+def judge(**objective: Any) -> Judge:
+    return Judge(Objective(**objective))
+
+
+def test_higher_is_always_better() -> None:
+    found = metrics(0.7, 0.8, order=0.2, logloss=0.4)
+    assert oriented(found, "click.auc") == 0.7
+    assert oriented(found, "click.logloss") == -0.4
+    assert oriented(found, "order_violations") == -0.2
+    assert plain("click.logloss", -0.4) == 0.4
+    assert plain("click.auc", 0.7) == 0.7
+
+
+def test_values_of_each_kind() -> None:
+    found = metrics(0.7, 0.8, logloss=0.4)
+    assert judge(metric="buy.auc").values(found) == [0.8]
+    assert judge(pareto=["buy.auc", "click.logloss"]).values(found) == [0.8, -0.4]
+    weighted = judge(mean={"click.auc": 1.0, "buy.auc": 3.0})
+    assert weighted.values(found) == [pytest.approx((0.7 + 3 * 0.8) / 4)]
+    assert judge(metric="buy.auc").values(metrics(0.7, None)) is None  # type: ignore[arg-type]
+
+
+def test_a_limit_relative_to_the_default() -> None:
+    asked = judge(metric="buy.auc", subject_to={"click.auc": {"loses_at_most": 0.001}})
+    default = metrics(0.7, 0.8)
+    assert asked.keeps(metrics(0.6995, 0.9), default)
+    assert not asked.keeps(metrics(0.698, 0.9), default)
+    assert asked.excess(metrics(0.698, 0.9), default) == [pytest.approx(0.001)]
+    assert asked.keeps(metrics(0.1, 0.9), None), "nothing to compare with yet"
+
+
+def test_fixed_limits_are_in_the_metrics_own_sense() -> None:
+    assert judge(metric="buy.auc", subject_to={"click.auc": {"at_least": 0.7}}).keeps(metrics(0.7, 0.5), None)
+    ceiling = judge(metric="buy.auc", subject_to={"order_violations": {"at_most": 0.05}})
+    assert not ceiling.keeps(metrics(0.7, 0.5, order=0.06), None)
+    assert ceiling.keeps(metrics(0.7, 0.5, order=0.04), None)
+    lost = judge(metric="buy.auc", subject_to={"click.logloss": {"loses_at_most": 0.01}})
+    assert lost.keeps(metrics(0.7, 0.5, logloss=0.305), metrics(0.7, 0.5, logloss=0.3))
+    assert not lost.keeps(metrics(0.7, 0.5, logloss=0.32), metrics(0.7, 0.5, logloss=0.3))
+
+
+def test_front_and_area_by_hand() -> None:
+    points = {1: [1.0, 3.0], 2: [2.0, 2.0], 3: [3.0, 1.0], 4: [1.0, 1.0], 5: [2.0, 1.5]}
+    assert front(points) == [1, 2, 3]
+    assert area(list(points.values()), (0.0, 0.0)) == 6.0  # 1·3 + 1·2 + 1·1
+    assert area([[1.0, 1.0]], (1.0, 0.0)) == 0.0

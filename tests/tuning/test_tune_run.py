@@ -1,0 +1,129 @@
+"""Whole searches on a Ray cluster: trials alone and nested, stopped, crashed, broken, and taken up again."""
+
+import os
+import signal
+import time
+from pathlib import Path
+from typing import Any
+
+import pyarrow.parquet as pq
+import pytest
+import ray
+import yaml
+from searches import search_config
+
+from raymtl.config.load import load_config
+from raymtl.config.root import Config
+from raymtl.errors import ConfigError
+from raymtl.training import run as training
+from raymtl.tuning import sampler
+from raymtl.tuning.record import Book
+from raymtl.tuning.run import opened, tune
+
+pytestmark = [pytest.mark.ray, pytest.mark.timeout(400)]
+LR = "train.dense_optimizer.lr"
+
+
+@pytest.fixture(scope="module")
+def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("searches")
+
+
+def loaded(root: Path, name: str, section: dict[str, Any], *sets: str, **train: Any) -> Config:
+    return load_config(search_config(root, name, section, files=4, **train), sets)
+
+
+def test_trials_share_data_and_processes_and_equal_runs_of_their_own(ray_cluster: None, root: Path) -> None:
+    section = {
+        "space": {LR: {"choice": [0.001, 0.002, 1e30]}},
+        "sampler": {"type": "grid"},
+        "max_trials": 4,
+        "max_concurrent": 2,
+        "repeats": 1,
+    }
+    config = loaded(root, "alone", section)
+    result = tune(config)
+    folder = Path(result["folder"])
+    book = Book(str(folder))
+    broken = [t for t in book.trials.values() if t.status == "failed"]
+    assert [t.fields[LR] for t in broken] == [1e30]
+    assert "became nan" in str(broken[0].reason) or "null" in str(broken[0].reason)
+    assert all(t.rows == 800 for t in book.trials.values() if t.status == "finished")
+    assert len({p for t in book.trials.values() for p in t.processes}) <= 2, "two at a time, so at most two processes"
+    # a trial is the very run that `raymtl train` would be
+    best = load_config(result["best_config"])
+    own = training.train(best.model_copy(update={"name": "own"}))["metrics"]
+    told = book.trials[result["best"]].metrics
+    assert told is not None
+    assert {task: m["logloss"] for task, m in told["tasks"].items()} == {
+        t: m["logloss"] for t, m in own["eval"].items()
+    }
+    table = pq.read_table(folder / "trials.parquet").to_pylist()
+    assert [row["trial"] for row in table] == sorted(book.trials)
+    assert not list(folder.glob("trials/0*/")), "nothing is kept of a trial that has ended but its record"
+    again = tune(config)
+    assert again["best"] == result["best"]
+    assert Book(str(folder)).trials == book.trials, "a search that is over is not searched again"
+
+
+def test_a_killed_process_goes_on_from_its_checkpoint_and_stopped_trials_leave_in_order(
+    ray_cluster: None, root: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    section = {
+        "space": {LR: {"log_uniform": [0.001, 0.01]}},
+        "stopping": {"type": "asha", "first_rung_rows": 300, "reduction": 2},
+        "max_trials": 3,
+        "max_concurrent": 1,
+        "repeats": 0,
+    }
+    monkeypatch.setattr(sampler, "falls_behind", lambda tune, trials, trial: trial.number == 1)
+    killed: list[int] = []
+
+    def kill(record: dict[str, Any]) -> None:
+        trial = record.get("trial")
+        if trial is not None and trial.number == 2 and trial.rows >= 400 and not killed:
+            killed.append(int(trial.processes[-1].partition(":")[2]))
+            os.kill(killed[0], signal.SIGKILL)
+
+    result = tune(loaded(root, "killed", section), listener=kill)
+    trials = Book(result["folder"]).trials
+    assert killed
+    assert [t.status for t in trials.values()] == ["finished", "stopped", "finished"]
+    assert trials[1].rows == 400, "the end of the unit in which the rung lies"
+    assert trials[2].rows == 800
+    assert trials[2].from_scratch == 1
+    assert [e["rows"] for e in trials[2].history] == [400, 600, 800]
+
+
+def test_nested_trials_end_by_themselves_and_leave_nothing(
+    ray_cluster: None, root: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    section = {
+        "space": {LR: {"log_uniform": [0.001, 0.01]}},
+        "stopping": {"type": "asha", "first_rung_rows": 300, "reduction": 2},
+        "max_trials": 2,
+        "max_concurrent": 1,
+        "repeats": 0,
+    }
+    monkeypatch.setattr(sampler, "falls_behind", lambda tune, trials, trial: trial.number == 1)
+    result = tune(loaded(root, "nested", section, workers=2))
+    trials = Book(result["folder"]).trials
+    assert [t.status for t in trials.values()] == ["finished", "stopped"]
+    assert [t.rows for t in trials.values()] == [800, 400]
+    total, deadline = ray.cluster_resources()["CPU"], time.monotonic() + 20
+    while ray.available_resources().get("CPU") != total and time.monotonic() < deadline:
+        time.sleep(0.5)
+    assert ray.available_resources().get("CPU") == total, "no placement group holds what the workers had"
+
+
+def test_another_configuration_under_the_same_name_is_refused(ray_cluster: None, root: Path) -> None:
+    section = {"space": {LR: {"choice": [0.001]}}, "max_trials": 1, "repeats": 0}
+    tune(loaded(root, "same", section))
+    with pytest.raises(ConfigError, match="begun with another configuration"):
+        tune(loaded(root, "same", section, "train.batch_size=32"))
+    with pytest.raises(ConfigError, match="begun with another tune"):
+        tune(loaded(root, "same", section, "tune.seed=5"))
+    more = tune(loaded(root, "same", section, "tune.max_trials=2"))
+    assert more["trials"]["finished"] == 2
+    assert opened(more["folder"])[0].is_over()
+    assert yaml.safe_load(Path(more["best_config"]).read_text())["tune"] is None
