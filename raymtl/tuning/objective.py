@@ -53,8 +53,10 @@ class Judge:
             return [self.objective.metric]
         return ["weighted mean"] if self.objective.mean is not None else list(self.objective.pareto or [])
 
-    def values(self, metrics: Metrics) -> list[float] | None:
-        """The numbers to make as great as possible; None where one of them cannot be told."""
+    def values(self, metrics: Metrics | None) -> list[float] | None:
+        """The numbers to make as great as possible; None where there are no metrics yet or one of them cannot be told."""
+        if not metrics:
+            return None
         weights = self.objective.mean
         found = [oriented(metrics, name) for name in self.objective.goals()]
         if any(v is None for v in found):

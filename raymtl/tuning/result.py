@@ -40,7 +40,7 @@ def summary(search: Search, clock: dict[str, Any], folder: str) -> dict[str, Any
     default = next((t for t in trials if t.kind == "default"), None)
     best = search.best(searched)
     found = search.candidates(searched)
-    points = {t.number: search.judge.values(t.metrics or {}) or [] for t in found}
+    points = {t.number: search.judge.values(t.metrics) or [] for t in found}
     return {
         "status": "finished" if search.is_over() else "stopped",
         "folder": folder,
@@ -69,7 +69,9 @@ def gains(search: Search) -> list[dict[str, Any]]:
     """
     repeats = [t for t in search.book.of_kind("repeat") if t.status == "finished" and t.metrics is not None]
     default = next((t.number for t in search.book.of_kind("default")), None)
-    own = [t for t in repeats if t.of != default]
+    best = search.best(search.book.of_kind(*SEARCHED))
+    # an earlier best, of a search that was made longer, has repeats too
+    own = [t for t in repeats if best is not None and t.of == best.number]
     base = [t for t in repeats if t.of == default]
     if not own or not base:
         return []
@@ -99,7 +101,7 @@ def _values(judge: Judge, name: str, trials: Sequence[Trial]) -> list[float]:
     """Oriented values of one number of the objective, or of a limit's metric."""
     if name in judge.names:
         index = judge.names.index(name)
-        return [values[index] for t in trials if (values := judge.values(t.metrics or {})) is not None]
+        return [values[index] for t in trials if (values := judge.values(t.metrics)) is not None]
     return [v for t in trials if (v := oriented(t.metrics or {}, name)) is not None]
 
 
@@ -128,7 +130,7 @@ def rows_of(search: Search) -> list[dict[str, Any]]:
         for name in {name for other in search.book.trials.values() for name in other.fields}:
             value = t.fields.get(name)
             row[f"field.{name}"] = value if value is None or isinstance(value, int | float) else json.dumps(value)
-        known = search.judge.values(metrics) if metrics else None
+        known = search.judge.values(metrics)
         values: Sequence[float | None] = known or [None] * len(search.judge.names)
         for name, value in zip(search.judge.names, values, strict=True):
             mean = search.judge.objective.mean is not None

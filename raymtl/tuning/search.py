@@ -194,7 +194,7 @@ class Search:
         found = self.candidates(trials)
         if not found:
             return next((t for t in trials if t.kind == "default" and t.status == "finished"), None)
-        points = {t.number: self.judge.values(t.metrics or {}) or [] for t in found}
+        points = {t.number: self.judge.values(t.metrics) or [] for t in found}
         if len(self.judge.names) == 1:
             return max(found, key=lambda t: (points[t.number][0], -t.number))
         on_front = front(points)

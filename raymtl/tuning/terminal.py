@@ -89,12 +89,12 @@ def trials_table(search: Search, most: int | None = None) -> Table:
 
 
 def _rank(trial: Trial, search: Search) -> tuple[bool, float, int]:
-    values = search.judge.values(trial.metrics) if trial.metrics is not None else None
+    values = search.judge.values(trial.metrics)
     return (not trial.ended, -sum(values) if values else float("inf"), trial.number)
 
 
 def _number(search: Search, trial: Trial, index: int) -> str:
-    values = search.judge.values(trial.metrics) if trial.metrics is not None else None
+    values = search.judge.values(trial.metrics)
     if values is None:
         return "–"
     name = search.judge.names[index]

@@ -224,7 +224,7 @@ def test_a_front_is_found_faster_than_at_random(tmp_path: Path, kind: str) -> No
         }
         search = open_search(tmp_path / f"{sampler['type']}{trials}{seed}", tune)
         run(search, conflict, at_a_time=2)
-        points = [search.judge.values(t.metrics or {}) or [] for t in search.book.trials.values()]
+        points = [search.judge.values(t.metrics) or [] for t in search.book.trials.values()]
         return area(points, (0.5, 0.5))
 
     sampler = {"tpe": {"type": "tpe", "startup_trials": 6}, "nsga2": {"type": "nsga2", "population": 6}}[kind]
