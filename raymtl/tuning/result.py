@@ -15,6 +15,7 @@ from raymtl.data.whole import write_whole
 from raymtl.training.rundir import RESULT, write_file
 from raymtl.tuning.objective import Judge, front, oriented, plain
 from raymtl.tuning.record import Trial
+from raymtl.tuning.report.page import write_report
 from raymtl.tuning.search import SEARCHED, Search
 
 BEST, TABLE, REPORT = "best.yaml", "trials.parquet", "report.html"
@@ -30,6 +31,7 @@ def write_result(search: Search, folder: str, clock: dict[str, Any]) -> dict[str
         write_file(folder, BEST, dump_config(chosen))
     _write_table(folder, search)
     write_file(folder, RESULT, json.dumps(result, indent=2))
+    write_report(search, folder, result)
     return result
 
 

@@ -1,0 +1,101 @@
+"""How much each dimension of the space decides whether a trial is among the best."""
+
+import warnings
+
+import optuna
+from optuna.importance import PedAnovaImportanceEvaluator, get_param_importances
+from optuna.trial import TrialState, create_trial
+
+from raymtl.reports.plots import FAINT, INK, panels, styled, svg
+from raymtl.reports.style import MUTED
+from raymtl.tuning.objective import oriented
+from raymtl.tuning.record import Trial
+from raymtl.tuning.report.view import View, text
+
+FEWEST = 8
+"""Measured trials before anything is said."""
+TOP = 0.25
+"""The share of trials that counts as the best: of some dozens of trials a tenth would be two or three."""
+MOST = 12
+"""Fields that the plot shows."""
+
+Importances = dict[str, dict[str, float]]
+"""By number of the objective, then by dimension: shares that add up to 1."""
+
+
+def measured(view: View) -> list[Trial]:
+    """Trials that tell something: whole ones, and those that were stopped, which are not among the best."""
+    return [t for t in view.trials if t.status in ("finished", "stopped") and t.metrics is not None and t.draw]
+
+
+def importances(view: View) -> Importances:
+    """The importance of every dimension for each number of the objective; empty with too few trials.
+
+    PED-ANOVA compares where the best quarter of the trials lies in a dimension with where all of them lie.
+    """
+    trials = measured(view)
+    if len(trials) < FEWEST:
+        return {}
+    found = {goal: _of_goal(view, goal, trials) for goal in view.goals}
+    return {goal: shares for goal, shares in found.items() if shares}
+
+
+def _of_goal(view: View, goal: str, trials: list[Trial]) -> dict[str, float]:
+    distributions = {axis.name: axis.distribution for axis in view.search.space.axes}
+    with warnings.catch_warnings(action="ignore"):  # small numbers of trials under a condition, experimental options
+        study = optuna.create_study(direction="maximize")
+        for trial in trials:
+            value = _worth(view, trial, goal)
+            if value is not None:
+                known = {name: distributions[name] for name in trial.draw}
+                study.add_trial(
+                    create_trial(state=TrialState.COMPLETE, value=value, params=trial.draw, distributions=known)
+                )
+        values = [t.value for t in study.trials]
+        if len(values) < FEWEST or min(values) == max(values):
+            return {}
+        shares = get_param_importances(study, evaluator=_evaluator())
+    return shares if sum(shares.values()) > 0 else {}
+
+
+def _worth(view: View, trial: Trial, goal: str) -> float | None:
+    """Higher is better."""
+    if trial.metrics is None:
+        return None
+    if view.search.judge.objective.mean is not None:
+        return view.value(trial, goal)
+    return oriented(trial.metrics, goal)
+
+
+def _evaluator() -> PedAnovaImportanceEvaluator:
+    try:
+        return PedAnovaImportanceEvaluator(target_quantile=TOP)
+    except TypeError:  # its name in Optuna 4.5
+        return PedAnovaImportanceEvaluator(baseline_quantile=TOP)
+
+
+def by_weight(found: Importances) -> list[str]:
+    """All dimensions, the one that matters most first."""
+    names = list(dict.fromkeys(name for shares in found.values() for name in shares))
+    return sorted(names, key=lambda name: -sum(shares.get(name, 0.0) for shares in found.values()))
+
+
+@styled
+def importance_bars(view: View, found: Importances) -> str | None:
+    """Bars, one panel per number of the objective, the dimensions in one order."""
+    if not found:
+        return None
+    names = by_weight(found)[:MOST]
+    drawing, axes = panels(len(found), 0.75 + 0.27 * len(names), columns=2)
+    for i, (ax, (goal, shares)) in enumerate(zip(axes, found.items(), strict=True)):
+        values = [100 * shares.get(name, 0.0) for name in names]
+        bars = ax.barh(range(len(names)), values, color=MUTED[0], height=0.62)
+        ax.bar_label(bars, [f"{v:.0f} %" for v in values], padding=4, color=FAINT, fontsize=8.5)
+        # the right panel of two has the left one's names
+        ax.set_yticks(range(len(names)), [text(name) for name in names] if i % 2 == 0 else [""] * len(names))
+        ax.invert_yaxis()
+        ax.set_xlim(0, max(values) * 1.15 or 1.0)
+        ax.grid(axis="y", visible=False)
+        ax.set_xlabel("share of the importance (%)")
+        ax.set_title(f"for {text(goal)}", color=view.colours.get(goal.rpartition(".")[0], INK))
+    return svg(drawing, f"Importance of {', '.join(names)} for {', '.join(found)}")

@@ -1,0 +1,203 @@
+"""The page of a search: the verdict first, then what it rests on."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from raymtl.data.source import below
+from raymtl.reports.page import Drawing, Heading, Page, Part, Section, Words, render_page
+from raymtl.training.rundir import write_file
+from raymtl.tuning.report import fields, outcome
+from raymtl.tuning.report.importance import FEWEST, Importances, by_weight, importance_bars, importances, measured
+from raymtl.tuning.report.outcome import Seeds
+from raymtl.tuning.report.parallel import MOST, parallel
+from raymtl.tuning.report.tables import failures_table, fields_table, gains_table, seeds_table, trials_table
+from raymtl.tuning.report.verdict import keys, notes, verdict
+from raymtl.tuning.report.view import View
+from raymtl.tuning.search import Search
+
+NAME = "report.html"
+
+
+def write_report(search: Search, folder: str, result: Mapping[str, Any]) -> str:
+    """Write the page of a search and return its path or URL; `result` is what `result.json` holds.
+
+    Raises ConfigError where it cannot be written.
+    """
+    write_file(folder, NAME, render_page(search_page(search, folder, result)))
+    return below(folder, NAME)
+
+
+def search_page(search: Search, folder: str, result: Mapping[str, Any]) -> Page:
+    """The page; `folder` is that of the search as a user writes it."""
+    view = View(search, result)
+    status, say = verdict(view)
+    found = importances(view)
+    sections = [
+        _outcome(view),
+        _seeds(view),
+        _configuration(view),
+        _importance(view, found),
+        _parallel(view, found),
+        _alpha(view),
+        _weights(view),
+        _learning(view),
+        _trials(view),
+    ]
+    return Page(
+        title=f"{search.config.name} · search · raymtl",
+        heading=search.config.name,
+        status=status,
+        verdict=say,
+        meta=[f"search for {_objective(view)} · {search.tune.sampler.type} · {folder}"],
+        notes=notes(view),
+        keys=keys(view),
+        sections=[section for section in sections if section is not None],
+    )
+
+
+def _objective(view: View) -> str:
+    mean = view.search.judge.objective.mean
+    if mean is not None:
+        found = "the weighted mean of " + ", ".join(f"{weight:g} × {name}" for name, weight in mean.items())
+    else:
+        found = " and ".join(view.goals)
+    bounds = []
+    for name, bound in view.search.judge.objective.subject_to.items():
+        kind, value = next((k, v) for k, v in bound.model_dump().items() if v is not None)
+        bounds.append(f"{name} {kind.replace('_', ' ')} {value:g}")
+    return found + (f", where {', '.join(bounds)}" if bounds else "")
+
+
+def _drawn(title: str, say: str, drawings: Sequence[tuple[str, str | None]], missing: str) -> Section:
+    """Drawings under their headings; without any the sentence that says so."""
+    parts: list[Part] = []
+    for heading, drawing in drawings:
+        if drawing is not None:
+            parts += [Heading(heading), Drawing(drawing)] if heading else [Drawing(drawing)]
+    return Section(title, say, parts) if parts else Section(title, missing)
+
+
+def _outcome(view: View) -> Section:
+    hollow = " Hollow trials break a limit." if view.limits else ""
+    limited = ("Against the limits", outcome.constrained(view))
+    if len(view.goals) > 1:
+        say = (
+            "Every trial that was trained to its end. No trial beats one on the front in everything; of those on it the "
+            "recommended one has the greatest sum, each number in units of its spread over the trials."
+        )
+        missing = "No trial was trained to its end with all objectives measured."
+        return _drawn("Pareto front", say + hollow, [("", outcome.pareto(view)), limited], missing)
+    say = "Each trial's value at its end, and the best so far of those to recommend."
+    missing = "No trial was trained to its end with its objective measured."
+    return _drawn("Objective by trial", say + hollow, [("", outcome.course(view)), limited], missing)
+
+
+def _seeds(view: View) -> Section:
+    title, gains = "Gain over fresh seeds", view.result["repeats"]
+    best, default = view.best, view.default
+    if best is None or default is None or best is default:
+        return Section(title, "There is no trial to repeat: none is better than the default.")
+    by_metric = _by_seed(view)
+    if not by_metric or not gains:
+        return Section(title, "The default and the best trial have not been repeated with fresh seeds.")
+    say = (
+        "The default and the recommended trial, trained again with other seeds. Their own runs are left out: the best was "
+        "chosen for being high, noise included. A difference of more than twice its standard error is beyond the noise; in the "
+        "plot a bar is a mean, and a thin line joins runs of the same seed."
+    )
+    parts: list[Part] = [gains_table(view, gains)]
+    drawing = outcome.strips(view, by_metric)
+    parts += [Drawing(drawing)] if drawing is not None else []
+    return Section(title, say, [*parts, seeds_table(view, by_metric)])
+
+
+def _by_seed(view: View) -> dict[str, Seeds]:
+    """Values of finished repeats, by metric and seed."""
+    assert view.best is not None
+    assert view.default is not None
+    who = {view.default.number: "default", view.best.number: "best"}
+    found: dict[str, dict[int, dict[str, float]]] = {}
+    for name in dict.fromkeys([*view.goals, *view.limits]):
+        for trial in view.search.book.of_kind("repeat"):
+            value = view.value(trial, name) if trial.status == "finished" else None
+            if value is not None and trial.of in who:
+                found.setdefault(name, {}).setdefault(trial.seed, {})[who[trial.of]] = value
+    return dict(found)
+
+
+def _configuration(view: View) -> Section | None:
+    if view.best is None or view.best is view.default or not view.best.fields:
+        return None
+    say = f"Trial {view.best.number} beside the default; the whole of it is in {view.result['best_config']}."
+    return Section("Recommended configuration", say, [fields_table(view)])
+
+
+def _importance(view: View, found: Importances) -> Section:
+    say = (
+        "How much each dimension decides whether a trial is among the best quarter (PED-ANOVA): where the best lie in it, "
+        "compared with where all lie. It knows what was tried: of few trials it is a hint."
+    )
+    trials = len(measured(view))
+    missing = (
+        f"With {trials} measured trial{'' if trials == 1 else 's'} nothing can be said; it takes {FEWEST}."
+        if trials < FEWEST
+        else "The trials hardly differ, so nothing can be said."
+    )
+    return _drawn("Importance of the fields", say, [("", importance_bars(view, found))], missing)
+
+
+def _parallel(view: View, found: Importances) -> Section:
+    names = [axis.name for axis in view.search.space.axes]
+    ranked = by_weight(found)
+    shown = sorted(names, key=lambda n: ranked.index(n) if n in ranked else len(names))[:MOST]
+    drawings = [
+        (f"Coloured by {goal}" if len(view.goals) > 1 else "", parallel(view, goal, shown)) for goal in view.goals
+    ]
+    say = (
+        "A line per trial that was trained to its end, from field to field to the objective, whose better end is above. "
+        "The thick line is the recommended trial, the dashed one the default where the space holds it."
+    )
+    section = _drawn("All fields together", say, drawings, "This takes two trials that were trained to their end.")
+    if section.parts and len(names) > len(shown):
+        more = Words(f"{len(names) - len(shown)} fields that matter less are left out.")
+        return Section(section.title, section.say, [*section.parts, more])
+    return section
+
+
+def _alpha(view: View) -> Section | None:
+    if not fields.searches_alpha(view):
+        return None
+    say = "What the weight of the order loss does to the order of the funnel and to each task; the line is the mean."
+    return _drawn("Alpha", say, [("", fields.alpha(view))], "No trial was trained to its end.")
+
+
+def _weights(view: View) -> Section | None:
+    if not fields.searches_weights(view):
+        return None
+    say = (
+        "Each task's metric against its share of the sum of all loss weights; the line is the mean over neighbours. Other "
+        "fields differ between the trials too."
+    )
+    return _drawn("Loss weights", say, [("", fields.weights(view))], "No trial was trained to its end.")
+
+
+def _learning(view: View) -> Section:
+    say = (
+        "The objective at every evaluation, a line per trial: amber the recommended one, dashed the default, faint those that "
+        "were stopped or failed."
+    )
+    missing = "No trial was measured more than once."
+    return _drawn("Learning curves", say, [("", outcome.learning(view))], missing)
+
+
+def _trials(view: View) -> Section:
+    if not view.trials:
+        return Section("Trials", "There is none.")
+    say = (
+        "The best first; those that break a limit, were stopped or failed follow. The values of stopped trials are their last "
+        "measurement. Repeats are not among them."
+    )
+    parts: list[Part] = [*trials_table(view)]
+    if any(t.status == "failed" for t in view.search.book.trials.values()):
+        parts += [Heading("Failures"), *failures_table(view)]
+    return Section("Trials", say, parts)

@@ -1,0 +1,149 @@
+"""Tables of a search: all trials, what failed, the recommended configuration beside the default, fresh seeds."""
+
+import json
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from raymtl.reports.page import OPEN_ROWS, Cell, Folded, Grid, Kind, Part
+from raymtl.reports.style import duration, short_count, significant
+from raymtl.tuning.record import Trial
+from raymtl.tuning.report.outcome import Seeds
+from raymtl.tuning.report.view import View, config_value
+
+
+def field_text(value: Any) -> str:
+    """A value of a field, numbers rounded."""
+    if isinstance(value, bool | None):
+        return "–" if value is None else str(value).lower()
+    if isinstance(value, float):
+        return f"{value:.4g}" if 1e-4 <= abs(value) < 1e6 or value == 0 else significant(value, 3)
+    return value if isinstance(value, str) else json.dumps(value)
+
+
+def trials_table(view: View) -> list[Part]:
+    """A row per trial, the best first; folded when long."""
+    axes = view.search.space.axes
+    front = set(view.result["front"])
+    metrics = [*view.goals, *(name for name in view.limits if name not in view.goals)]
+    rows = []
+    for trial in view.ranked(view.trials):
+        marks = [
+            "recommended" if trial is view.best else "",
+            "default" if trial.kind == "default" else "",
+            "front" if trial.number in front and trial is not view.best else "",
+        ]
+        state = trial.status if view.keeps(trial) or trial.status != "finished" else "breaks a limit"
+        rows.append(
+            [
+                Cell(str(trial.number), "name", aside=", ".join(m for m in marks if m)),
+                Cell(state, "part"),
+                *(_metric(view, trial, name) for name in metrics),
+                *(Cell(_drawn(view, trial, axis.name, axis.fields[0])) for axis in axes),
+                Cell(short_count(trial.rows)),
+                Cell(duration(trial.train_seconds)),
+            ]
+        )
+    names = [axis.name.replace(".", ".\u200b") for axis in axes]  # may break after every dot
+    columns = ["trial", "state", *(m.replace(".", ".\u200b") for m in metrics), *names, "rows", "trained"]
+    table = Grid(columns, rows, tight=True)
+    return [Folded(f"All {len(rows)} trials", [table])] if len(rows) > OPEN_ROWS else [table]
+
+
+def _metric(view: View, trial: Trial, name: str) -> Cell:
+    value = view.value(trial, name)
+    at = view.limit(name)
+    broken = value is not None and at is not None and (value > at if view.limit_is_ceiling(name) else value < at)
+    kind: Kind = "look" if broken else "faint" if trial.status != "finished" else ""
+    return Cell(view.show(name, value), kind)
+
+
+def _drawn(view: View, trial: Trial, name: str, field: str) -> str:
+    """What a trial has in a dimension; the default where the space does not hold it shows the field."""
+    axis = next(axis for axis in view.search.space.axes if axis.name == name)
+    if name in trial.draw:
+        return field_text(axis.value(trial.draw[name]))
+    return field_text(config_value(trial.config, field)) if trial.kind == "default" and name in axis.fields else "–"
+
+
+def failures_table(view: View) -> list[Part]:
+    """Why trials failed, repeats too; folded when many."""
+    failed = [t for t in view.search.book.trials.values() if t.status == "failed"]
+    rows = []
+    for trial in sorted(failed, key=lambda t: t.number):
+        what = trial.kind if trial.of is None else f"repeat of {trial.of}, seed {trial.seed}"
+        fields = ", ".join(f"{name} {field_text(value)}" for name, value in trial.fields.items())
+        cells = [Cell(str(trial.number), "name"), Cell(what, "part"), Cell(short_count(trial.rows))]
+        rows.append([*cells, Cell(trial.reason or "no reason was noted", "why"), Cell(fields or "as it is", "why")])
+    table = Grid(["trial", "kind", "rows", "reason", "fields"], rows)
+    return [Folded(f"{len(rows)} failed trials", [table])] if len(rows) > OPEN_ROWS else [table]
+
+
+def fields_table(view: View) -> Grid:
+    """The fields of the recommended configuration beside the default, those that differ first."""
+    best = view.best
+    rows = []
+    found = best.fields if best is not None else {}
+    base = {name: config_value(view.search.space.base, name) for name in found}
+    for name, value in sorted(found.items(), key=lambda item: (base[item[0]] == item[1], item[0])):
+        before, same = base[name], base[name] == value
+        factor = value / before if _is_number(value) and _is_number(before) and before and not same else None
+        aside = "" if factor is None or factor <= 0 else f"× {factor:.3g}"
+        rows.append(
+            [
+                Cell(name, "name"),
+                Cell(field_text(before)),
+                Cell(field_text(value), "faint" if same else "", aside=aside),
+            ]
+        )
+    return Grid(["field", "default", "recommended"], rows, narrow=True)
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool)
+
+
+def seeds_table(view: View, by_metric: Mapping[str, Seeds]) -> Grid:
+    """Every fresh seed, metric by metric: default, recommended, and the difference."""
+    rows: list[list[Cell]] = []
+    heads: set[int] = set()
+    for name, found in by_metric.items():
+        heads.add(len(rows))
+        for i, (seed, values) in enumerate(sorted(found.items())):
+            a, b = values.get("default"), values.get("best")
+            gain = "–" if a is None or b is None else view.difference(name, b - a)
+            first = Cell(
+                name if i == 0 else "", "name", view.colours.get(name.rpartition(".")[0], "") if i == 0 else ""
+            )
+            rows.append([first, Cell(str(seed)), Cell(view.show(name, a)), Cell(view.show(name, b)), Cell(gain)])
+    return Grid(["metric", "seed", "default", "recommended", "difference"], rows, frozenset(heads), narrow=True)
+
+
+def gains_table(view: View, gains: Sequence[Mapping[str, Any]]) -> Grid:
+    """Means over fresh seeds, and whether they differ by more than noise."""
+    rows = []
+    for gain in gains:
+        name = gain["metric"]
+        a, b = (_mean(view, name, gain[who]) for who in ("default", "best"))
+        known = gain["standard_error"]
+        word, kind = gain_word(gain)
+        error = "–" if known is None else view.difference(name, 2 * known).lstrip("+")
+        cells = [Cell(name, "name", view.colours.get(name.rpartition(".")[0], "")), Cell(view.show(name, a))]
+        rows.append(
+            [*cells, Cell(view.show(name, b)), Cell(view.difference(name, b - a)), Cell(error), Cell(word, kind)]
+        )
+    return Grid(["metric", "default", "recommended", "difference", "± twice its error", ""], rows, narrow=True)
+
+
+def gain_word(gain: Mapping[str, Any]) -> tuple[str, Kind]:
+    """Better, worse, or not to be told from noise."""
+    if gain["beyond_noise"] is None:
+        return "one seed tells nothing of the noise", "faint"
+    if not gain["beyond_noise"]:
+        return "within the noise", "faint"
+    return ("better", "good") if gain["gain"] > 0 else ("worse", "look")
+
+
+def _mean(view: View, name: str, values: Sequence[float]) -> float:
+    """Of oriented values, as the metric itself."""
+    mean = sum(values) / len(values)
+    return -mean if view.lower(name) else mean

@@ -1,0 +1,155 @@
+"""What a search found, in a sentence."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from raymtl.reports.page import StatusWord
+from raymtl.reports.style import duration, short_count
+from raymtl.tuning.report.tables import field_text
+from raymtl.tuning.report.view import POINTS, View
+
+_SHOWN_FIELDS = 5
+
+
+def verdict(view: View) -> tuple[StatusWord, str]:
+    """A word, and how the sentence goes on."""
+    best, default = view.best, view.default
+    if not view.trials:
+        return StatusWord("No trial yet", good=False), ": the search has not begun."
+    if best is None:
+        return _without_best(view)
+    if best is default:
+        if not view.keeps(best):  # else it would be one of those that do
+            return StatusWord("No trial keeps the limits", good=False), ": the default stays the recommendation."
+        if len(view.trials) == 1:
+            return StatusWord("Only the default", good=False), f" was trained so far: {_reached(view)}."
+        if len(view.whole) == 1:
+            return StatusWord("Nothing to compare", good=False), ": no trial but the default was trained to its end."
+        lead = ": no other trial that was trained to its end is better"
+        return StatusWord("The default stays", good=False), f"{lead}. {_reached(view)}."
+    fields = _fields(best.fields)
+    gains = [g for g in view.result["repeats"] if g["metric"] in view.goals]
+    if not gains:
+        before = f", the default {_reached(view, of_default=True)}" if default is not None and default.metrics else ""
+        say = f": trial {best.number} reached {_reached(view)}{before}, but no fresh seeds tell a gain from noise yet{fields}."
+        return StatusWord("Not proven", good=False), say
+    return _over_seeds(view, gains, fields)
+
+
+def _without_best(view: View) -> tuple[StatusWord, str]:
+    failed = [t for t in view.trials if t.status == "failed"]
+    if len(failed) == len(view.trials):
+        lead = "The only trial failed" if len(failed) == 1 else f"All {len(failed)} trials failed"
+        return StatusWord(lead, good=False), f": {(failed[0].reason or 'no reason was noted').rstrip('.')}."
+    if any(t.status == "running" for t in view.trials):
+        return StatusWord("No result yet", good=False), ": no trial has been trained to its end."
+    if view.limits and view.whole:
+        return StatusWord("No trial keeps the limits", good=False), ", and the default failed."
+    return StatusWord("No result", good=False), ": no trial was trained to its end."
+
+
+def _over_seeds(view: View, gains: list[Mapping[str, Any]], fields: str) -> tuple[StatusWord, str]:
+    best = view.best
+    assert best is not None
+    better = [g for g in gains if g["beyond_noise"] and g["gain"] > 0]
+    worse = [g for g in gains if g["beyond_noise"] and g["gain"] <= 0]
+    seeds = max(len(g["best"]) for g in gains)
+    over = f"over {seeds} fresh seed{'s' if seeds > 1 else ''}"
+    mixed = len({g["beyond_noise"] for g in gains}) > 1
+    said = "; ".join(_said(view, g, mixed) for g in gains)
+    facts = f"{over}: {said}{fields}."
+    this = f": trial {best.number}"
+    if all(g["beyond_noise"] is None for g in gains):
+        say = f": one fresh seed cannot tell trial {best.number} from noise: {said}{fields}."
+        return StatusWord("Not proven", good=False), say
+    if view.default is not None and not view.keeps(view.default):
+        return StatusWord("Keeps the limits", good=not worse), f", which the default does not{this} beside it {facts}"
+    if better and worse:
+        return StatusWord("A trade", good=False), f"{this} is better in some and worse in others {facts}"
+    if better:
+        return StatusWord("Better", good=True), f"{this} beats the default {facts}"
+    if worse:
+        return StatusWord("Worse", good=False), f"{this} loses to the default {facts}"
+    return StatusWord("Within the noise", good=False), f"{this} cannot be told from the default {facts}"
+
+
+def _said(view: View, gain: Mapping[str, Any], mixed: bool) -> str:
+    """One metric's difference, as the metric itself."""
+    name = gain["metric"]
+    difference = -gain["gain"] if view.lower(name) else gain["gain"]
+    error = gain["standard_error"]
+    about = "" if error is None else f" ± {view.difference(name, 2 * error).lstrip('+')}"
+    noise = " (within the noise)" if mixed and gain["beyond_noise"] is False else ""
+    shown = view.difference(name, difference)
+    unit = f" {POINTS}" if shown.endswith(POINTS) and about else ""
+    return f"{name} {shown.removesuffix(unit)}{about}{noise}"
+
+
+def _reached(view: View, of_default: bool = False) -> str:
+    trial = view.default if of_default else view.best
+    assert trial is not None
+    values = [f"{'' if of_default else goal + ' '}{view.show(goal, view.value(trial, goal))}" for goal in view.goals]
+    return " and ".join(values)
+
+
+def _fields(fields: Mapping[str, Any]) -> str:
+    if not fields:
+        return ""
+    shown = [f"{name} {field_text(value)}" for name, value in list(fields.items())[:_SHOWN_FIELDS]]
+    more = len(fields) - len(shown)
+    return f", with {', '.join(shown)}{f' and {more} more' if more > 0 else ''}"
+
+
+def notes(view: View) -> list[str]:
+    """What a reader must not miss."""
+    found = []
+    if view.result["status"] != "finished" and view.trials:
+        found.append("The search is not at its end; `raymtl tune` with the same configuration goes on with it.")
+    default = view.default
+    if default is not None and default.status == "failed":
+        found.append(f"The default configuration failed ({default.reason}): there is nothing to compare with.")
+    for gain in view.result["repeats"]:
+        name = gain["metric"]
+        if name not in view.limits or view.best is None:
+            continue
+        sign = -1 if view.lower(name) else 1
+        a, b = (sign * sum(gain[who]) / len(gain[who]) for who in ("default", "best"))
+        at = view.limit(name, a)
+        if at is not None and (b > at if view.limit_is_ceiling(name) else b < at):
+            found.append(
+                f"Over fresh seeds the recommended trial breaks the limit on {name}: {view.show(name, b)}, the limit being "
+                f"{view.show(name, at)}."
+            )
+    return found
+
+
+def keys(view: View) -> list[tuple[str, str, str]]:
+    """The figures to see first."""
+    counts, result = view.result["trials"], view.result
+    best, default = view.best, view.default
+    found = []
+    for goal in view.goals[:3]:
+        if best is None:
+            break
+        remark = "the default"
+        if best is not default:
+            before = None if default is None else view.value(default, goal)
+            remark = f"trial {best.number}, default {view.show(goal, before)}"
+        found.append((goal, view.show(goal, view.value(best, goal)), remark))
+    others = [
+        f"{counts[s]} {word}"
+        for s, word in (("stopped", "stopped early"), ("failed", "failed"), ("running", "under way"))
+    ]
+    rows = sum(t.rows for t in view.search.book.trials.values())
+    repeats = len(view.search.book.of_kind("repeat"))
+    found += [
+        ("trials finished", str(counts["finished"]), ", ".join(others[:2] if not counts["running"] else others)),
+        ("training time", duration(result["train_seconds"]), f"{short_count(rows)} rows, with {repeats} repeats"),
+        ("time of the search", duration(result.get("searched_s")), "over all starts"),
+        (
+            "preparation",
+            duration(result.get("prepared_s")),
+            f"before the first trial; trials took {duration(result['start_seconds'])} to start",
+        ),
+    ]
+    return found
