@@ -3,11 +3,11 @@
     python tests/benchmarks/quality_tune.py front      a planted conflict between two tasks: TPE in half of random's trials
     python tests/benchmarks/quality_tune.py alpha      a planted limit on order violations: which alpha is found
 
-`front`: two binary tasks whose labels depend on two different numbers, and a trunk that is one unit wide: the loss weights decide
-which of the two it carries. The third task counts, with a larger loss, and reads the same trunk: with the
-default weights it takes most of it. So the default is far from the front. `alpha`: synthetic logs whose purchases are nearly
-as frequent as their carts, where a model without the calibrator often puts the child above its parent; the objective is the AUC
-of `buy` with at most 5 % of the rows out of order. A grid over alpha says what is right, the search must come near it.
+`front`: `click` and `share` depend on a number each, and `watch` on two others; the trunk is three units wide, so the loss weights
+decide what it carries. The configuration weighs `watch`, whose loss is the largest anyway, five times: its AUCs are far from the
+front. The area of a front is that between it and the point of this default. `alpha`: synthetic logs whose purchases are nearly as
+frequent as their carts, where a model without the calibrator often puts the child above its parent; the objective is the AUC of
+`buy` with at most 5 % of the rows out of order. A grid over alpha says what is right, the search must come near it.
 """
 
 import argparse
@@ -32,7 +32,7 @@ from raymtl.tuning.run import opened, tune
 def conflict_logs(root: Path, rows: int) -> None:
     for day, count, seed in (("2026-01-01", rows, 0), ("2026-01-02", rows // 2, 1)):
         random = np.random.default_rng(seed)
-        a, b, c = random.normal(size=(3, count)).astype(np.float32)
+        a, b, c, d = random.normal(size=(4, count)).astype(np.float32)
         noise = random.normal(size=(3, count)) * 0.5
         folder = root / f"ds={day}"
         folder.mkdir(parents=True)
@@ -41,9 +41,10 @@ def conflict_logs(root: Path, rows: int) -> None:
             "a": a,
             "b": b,
             "c": c,
+            "d": d,
             "click": (a + noise[0] > 0).astype(np.float32),
             "share": (b + noise[1] > 0).astype(np.float32),
-            "watch": (1.5 * (c + noise[2])).astype(np.float32),
+            "watch": (1.5 * (c + np.abs(d) + noise[2])).astype(np.float32),
         }
         pq.write_table(pa.table({k: pa.array(v) for k, v in table.items()}), folder / "part-0.parquet")
 
@@ -65,10 +66,10 @@ def conflict_config(root: Path, name: str, sampler: dict[str, Any], trials: int,
                 "b": {"kind": "dense"},
                 "c": {"kind": "dense"},
             },
-            "tasks": {"click": {}, "share": {}, "watch": {"kind": "real"}},
+            "tasks": {"click": {}, "share": {}, "watch": {"kind": "real", "weight": 5}},
             "model": {
                 "preset": "shared_bottom",
-                "trunk": {"type": "shared_bottom", "hidden": [1]},
+                "trunk": {"type": "shared_bottom", "hidden": [3]},
                 "towers": {"hidden": [4]},
             },
             "train": {"batch_size": 256, "passes": 2, "dense_optimizer": {"lr": 0.005}},
@@ -94,9 +95,8 @@ def measure_front(root: Path, trials: int, seeds: int) -> dict[str, Any]:
             result = tune(conflict_config(root, f"{kind}{seed}", sampler, trials, seed), address="local")
             search, _ = opened(result["folder"])
             points = [search.judge.values(t.metrics) or [] for t in search.book.trials.values()]
-            reached = [area(points[:n], (0.5, 0.5)) for n in range(1, len(points) + 1)]
-            found[kind].append(reached)
             default = points[0]
+            found[kind].append([area(points[:n], default) for n in range(1, len(points) + 1)])
             if kind == "tpe":
                 best = [points[k] for k in front(dict(enumerate(points)))]
                 dominated.append(
