@@ -1,8 +1,8 @@
 """Features (the columns that a model reads) and the embedding tables that ID features look up."""
 
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import Field, NonNegativeFloat, PositiveFloat, PositiveInt
+from pydantic import Field, NonNegativeFloat, PositiveFloat, PositiveInt, field_validator
 
 from raymtl.config.base import Section
 
@@ -96,6 +96,16 @@ class TableDefaults(Section):
     """Learning rate of the table; null: that of `train.sparse_optimizer`. Keep to few distinct values: each costs a kernel."""
     sharding: Literal["table_wise", "row_wise", "column_wise"] | None = None
     """Fixes how the table is spread over the workers; null: the planner chooses."""
+
+    @field_validator("id_space", mode="before")
+    @classmethod
+    def _no_managed_collision(cls, value: Any) -> Any:
+        if value == "zch":
+            raise ValueError(
+                "TorchRec's managed collision trains on CUDA only, and raymtl does not yet publish which ID holds which of its "
+                "rows; use `map`, which gives each ID a row of its own too"
+            )
+        return value
 
 
 class Table(TableDefaults):

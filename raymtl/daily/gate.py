@@ -92,11 +92,12 @@ def _few(gate: Gate, task: Task, metrics: Metrics) -> str | None:
     """Why the labels are too few to judge by."""
     count, least = metrics["count"], gate.min_positives
     if task.kind != "binary":
-        few = [f"{count:,} held-out labels"] if count < _LABELS_PER_POSITIVE * least else []
+        wanted = _LABELS_PER_POSITIVE * least
+        few = [f"{count:,} held-out labels, fewer than {_LABELS_PER_POSITIVE} times"] if count < wanted else []
     else:
         sides = {"positives": metrics["positives"], "negatives": count - metrics["positives"]}
-        few = [f"{n:,} {side} among {count:,} held-out labels" for side, n in sides.items() if n < least]
-    return f"{few[0]}, daily.gate.min_positives is {least:,}" if few else None
+        few = [f"{n:,} {side} among {count:,} held-out labels, fewer than" for side, n in sides.items() if n < least]
+    return f"{few[0]} daily.gate.min_positives ({least:,})" if few else None
 
 
 def _quality(gate: Gate, name: str, what: str, base: Metrics | None, candidate: Metrics) -> Check | None:

@@ -58,7 +58,13 @@ def not_ready(config: Config, day: dt.date, *, first: bool) -> list[str]:
     if first:
         window = DayRange(start=day - dt.timedelta(days=config.daily.bootstrap_days - 1), end=day)
         days = [d for d in window.days() if d not in config.daily.skip]
-        begin = next(iter(partitioned_days(config.data.path)), day)
+        there = partitioned_days(config.data.path)
+        if days and there and there[-1] < days[0]:
+            return [
+                f"the logs `{config.data.path}` end with {there[-1]}, and the first version would be trained on {days[0]} to "
+                f"{day}; where they are old ones, name the day to begin with: --date, or --from and --to"
+            ]
+        begin = next(iter(there), day)
         if days and days[0] < begin <= day:
             raise ConfigError(
                 f"daily.bootstrap_days is {config.daily.bootstrap_days}, so the first version is trained on the days from "

@@ -19,7 +19,6 @@ from raymtl.daily.versions.export import Delta, Draft, dense_weights, export
 from raymtl.daily.versions.owners import changed_owners, gone, new_owners
 from raymtl.daily.versions.restore import restore as restore_version
 from raymtl.daily.versions.storage import Store, open_store, read_bytes, write_bytes
-from raymtl.daily.versions.together import together
 from raymtl.data.idmap import IdMap, MapFile
 from raymtl.embeddings.rows import TableRows, decay_state, start_anew, table_rows, weight_square_sum
 from raymtl.errors import UserError, VersionError
@@ -27,9 +26,9 @@ from raymtl.training.build import Built, build
 from raymtl.training.checkpoint import Progress
 from raymtl.training.loop import Loop
 from raymtl.training.run import metrics_section
-from raymtl.training.runlog import RunLog
+from raymtl.training.together import together
 from raymtl.training.touched import Touched
-from raymtl.training.worker import Job, Saver, built_facts, restore, set_up, total_steps
+from raymtl.training.worker import Job, Saver, built_facts, open_log, restore, set_up, total_steps
 
 CANDIDATE, BASE = "candidate", "base"
 """Inputs of the held-out rows: scored by the candidate, and by the version before with its own maps."""
@@ -95,7 +94,7 @@ class _Session:
         progress = restore(job, built, self.group, touched.load)
         begun = progress.step > 0 or progress.finished
         progress.starts += 1
-        log = RunLog(job.run_dir, job.mailbox, progress.step) if self.rank == 0 else None
+        log = open_log(job, progress, self.group)
         try:
             saver = Saver(job, built, progress, log, self.group, lambda folder: touched.save(folder, self.rank))
             loop = Loop(self.worker, config, built, job.inputs, progress, log, saver, touched.add)

@@ -33,7 +33,7 @@ from raymtl.training.rundir import (
     CONFIG,
     RESULT,
     check_writable,
-    checkpoints,
+    has_checkpoint,
     last_checkpoint,
     only_one,
     read_file,
@@ -132,7 +132,7 @@ def train(config: Config, *, address: str | None = None, listener: Listener | No
             ready.plans["train"],
             run_dir,
             reading_tasks(config, workers=0),  # the workers are not there yet
-            begun=_has_checkpoint(run_dir),
+            begun=has_checkpoint(run_dir),
             say=lambda line: listener({"note": line}) if listener else None,
         )
         inputs = {part: Input(plan, part == "eval", maps) for part, plan in ready.plans.items()}
@@ -298,7 +298,7 @@ def _resources(config: Config) -> dict[str, float]:
 def _compare_with_previous(config: Config, run_dir: str) -> None:
     """A run of the same name goes on; with another configuration that would be a silent mix of two models."""
     text = read_file(run_dir, CONFIG)
-    if text is None or not (read_file(run_dir, RESULT) or _has_checkpoint(run_dir)):
+    if text is None or not (read_file(run_dir, RESULT) or has_checkpoint(run_dir)):
         return  # nothing is there to mix with
     try:
         previous = load_config(None, text=text)
@@ -317,11 +317,6 @@ def _compare_with_previous(config: Config, run_dir: str) -> None:
         + (f" ({len(differing) - 1} more keys differ)" if len(differing) > 1 else "")
         + "; set another `name`, or the old values to go on with it"
     )
-
-
-def _has_checkpoint(run_dir: str) -> bool:
-    filesystem, inner = open_filesystem(run_dir)
-    return filesystem.get_file_info(inner).type == pafs.FileType.Directory and bool(checkpoints(run_dir))
 
 
 def defining(config: Config) -> dict[str, Any]:

@@ -1,5 +1,6 @@
 """The folder of a run: its two files, its checkpoints, and who is working in it."""
 
+import errno
 import fcntl
 import json
 import os
@@ -11,16 +12,17 @@ from typing import Any
 import pyarrow.fs as pafs
 
 from raymtl.config.root import Config
-from raymtl.data.remote import list_folder, put, read_whole
-from raymtl.data.retry import patiently
+from raymtl.data.remote import is_local, list_folder, put, read_whole
+from raymtl.data.retry import advice, may_pass, patiently, reason
 from raymtl.data.source import below, open_filesystem, split_options
 from raymtl.data.whole import write_whole
-from raymtl.errors import CheckpointError, ConfigError
+from raymtl.errors import CheckpointError, ConfigError, StorageError
 from raymtl.training.checkpoint import PROGRESS
 
 RESULT = "result.json"
 CONFIG = "config.yaml"
 _LOCK = ".lock"
+_FULL = {errno.ENOSPC, errno.EDQUOT}
 
 
 def run_folder(config: Config) -> str:
@@ -34,13 +36,25 @@ def run_of(path: str) -> str:
     return folder.rstrip("/").removesuffix(f"/{CONFIG}") + options
 
 
-def read_file(run_dir: str, name: str) -> str | None:
-    """A file of the run, or None where it is not there."""
-    filesystem, inner = open_filesystem(run_dir)
+@contextmanager
+def run_storage(run_dir: str, doing: str) -> Iterator[None]:
+    """Turn an error of the storage that lasts into one sentence; `doing` is what was tried, such as "list it"."""
     try:
-        return patiently(lambda: read_whole(filesystem, f"{inner}/{name}")).decode()
-    except (FileNotFoundError, NotADirectoryError):
-        return None
+        yield
+    except OSError as error:
+        raise StorageError(
+            f"run folder `{run_dir}`: cannot {doing}: {reason(error)}; {advice(error)}, then the same command goes on"
+        ) from error
+
+
+def read_file(run_dir: str, name: str) -> str | None:
+    """A file of the run, or None where it is not there. Raises StorageError where the storage goes on failing."""
+    filesystem, inner = open_filesystem(run_dir)
+    with run_storage(run_dir, f"read `{name}`"):
+        try:
+            return patiently(lambda: read_whole(filesystem, f"{inner}/{name}")).decode()
+        except (FileNotFoundError, NotADirectoryError):
+            return None
 
 
 def write_file(run_dir: str, name: str, text: str) -> None:
@@ -50,6 +64,9 @@ def write_file(run_dir: str, name: str, text: str) -> None:
     try:
         write_whole(filesystem, path, f"{path}.new", lambda written: put(filesystem, written, data))
     except OSError as error:
+        with run_storage(run_dir, f"write `{name}`"):
+            if not is_local(filesystem) or may_pass(error) or error.errno in _FULL:
+                raise
         raise ConfigError(
             f"output: the run folder `{run_dir}` cannot be written ({error}); set another `output`"
         ) from error
@@ -106,17 +123,37 @@ def read_result(run_dir: str) -> dict[str, Any] | None:
 
 
 def checkpoints(run_dir: str) -> list[str]:
-    """Folders of the whole checkpoints of a run, oldest first; one whose upload was cut off has no metadata."""
+    """Folders of the whole checkpoints of a run, oldest first; one whose upload was cut off has no metadata.
+
+    Raises CheckpointError where there is no such run, and StorageError where the storage goes on failing: a checkpoint that
+    could not be seen would be one that is not there.
+    """
     filesystem, inner = open_filesystem(run_dir)
-    if filesystem.get_file_info(inner).type != pafs.FileType.Directory:
-        raise CheckpointError(f"the run `{run_dir}` does not exist; name the folder that `raymtl train` printed")
-    entries = patiently(lambda: list_folder(filesystem, inner, recursive=False))
-    names = sorted(
-        e.base_name for e in entries if e.type == pafs.FileType.Directory and e.base_name.startswith("checkpoint_")
-    )
-    marks = filesystem.get_file_info([f"{inner}/{name}/{mark}" for name in names for mark in (".metadata", PROGRESS)])
-    whole = [mark.type == pafs.FileType.File for mark in marks]
-    return [below(run_dir, name) for n, name in enumerate(names) if whole[2 * n] and whole[2 * n + 1]]
+    with run_storage(run_dir, "list its checkpoints"):
+        try:
+            entries = patiently(lambda: list_folder(filesystem, inner, recursive=False))
+        except (FileNotFoundError, NotADirectoryError) as error:
+            raise CheckpointError(
+                f"the run `{run_dir}` does not exist; name the folder that `raymtl train` printed"
+            ) from error
+        names = sorted(
+            e.base_name for e in entries if e.type == pafs.FileType.Directory and e.base_name.startswith("checkpoint_")
+        )
+        return [below(run_dir, name) for name in names if _is_whole(filesystem, f"{inner}/{name}")]
+
+
+def has_checkpoint(run_dir: str) -> bool:
+    """Whether the run is there and has a whole checkpoint."""
+    try:
+        return bool(checkpoints(run_dir))
+    except CheckpointError:
+        return False
+
+
+def _is_whole(filesystem: pafs.FileSystem, folder: str) -> bool:
+    # Listed, since fsspec takes any error for a no when it is asked for one file (data/remote.py)
+    entries = patiently(lambda: list_folder(filesystem, folder, recursive=False, allow_not_found=True))
+    return {".metadata", PROGRESS} <= {e.base_name for e in entries if e.type == pafs.FileType.File}
 
 
 def last_checkpoint(run_dir: str) -> str:

@@ -10,7 +10,9 @@ import pyarrow.fs as pafs
 import ray
 from torch.utils.tensorboard import SummaryWriter
 
+from raymtl.data.retry import patiently, reason
 from raymtl.data.source import open_filesystem
+from raymtl.training.rundir import read_file, run_storage
 
 METRICS = "metrics.jsonl"
 
@@ -34,32 +36,30 @@ class RunLog:
     """Writer of the first worker; the files lie in the run's folder, or are copied there where that is remote storage."""
 
     def __init__(self, run_dir: str, mailbox: Any, resume_step: int):
-        """Lines of steps after `resume_step` are dropped: a run that goes on from a checkpoint takes those steps again."""
+        """Lines of steps after `resume_step` are dropped: a run that goes on from a checkpoint takes those steps again.
+
+        Raises StorageError where the earlier lines cannot be read, or the files not be made.
+        """
+        self._run_dir = run_dir
         self._filesystem, inner = open_filesystem(run_dir)
         self._remote = not isinstance(self._filesystem, pafs.LocalFileSystem)
         self._target = inner
         self._folder = Path(inner if not self._remote else "raymtl-log").absolute()
-        self._folder.mkdir(parents=True, exist_ok=True)
         path = self._folder / METRICS
-        kept = [line for line, step in self._previous(path) if step <= resume_step]
+        kept = [line for line, step in self._previous() if step <= resume_step]
         whole = path.with_suffix(".new")  # a kill here must not cost the lines
-        whole.write_text("".join(line + "\n" for line in kept))
-        whole.replace(path)
-        self._file = path.open("a", buffering=1)
-        self._board = SummaryWriter(str(self._folder / "tensorboard"), purge_step=resume_step + 1)
+        with run_storage(run_dir, f"write `{METRICS}`"):
+            self._folder.mkdir(parents=True, exist_ok=True)
+            whole.write_text("".join(line + "\n" for line in kept))
+            whole.replace(path)
+            self._file = path.open("a", buffering=1)
+            self._board = SummaryWriter(str(self._folder / "tensorboard"), purge_step=resume_step + 1)
         self._mailbox = mailbox
 
-    def _previous(self, path: Path) -> list[tuple[str, int]]:
+    def _previous(self) -> list[tuple[str, int]]:
         """The lines of earlier starts with their steps; a crash may have cut off the last one."""
-        if self._remote and self._filesystem.get_file_info(f"{self._target}/{METRICS}").type == pafs.FileType.File:
-            with self._filesystem.open_input_stream(f"{self._target}/{METRICS}") as stream:
-                text = stream.read().decode()
-        elif not self._remote and path.exists():
-            text = path.read_text()
-        else:
-            return []
         found = []
-        for line in text.splitlines():
+        for line in (read_file(self._run_dir, METRICS) or "").splitlines():
             try:
                 found.append((line, int(json.loads(line)["step"])))
             except (ValueError, KeyError, TypeError):
@@ -93,10 +93,18 @@ class RunLog:
             self._mailbox.put.remote(item)
 
     def sync(self) -> None:
-        """Make the files visible to others: at each checkpoint and at the end."""
+        """Make the files visible to others: at each checkpoint and at the end; a model is worth more than its log."""
         self._board.flush()
-        if self._remote:
-            pafs.copy_files(str(self._folder), self._target, pafs.LocalFileSystem(), self._filesystem)
+        if not self._remote:
+            return
+        try:
+            patiently(
+                lambda: pafs.copy_files(str(self._folder), self._target, pafs.LocalFileSystem(), self._filesystem)
+            )
+        except OSError as error:
+            self.say(
+                note=f"run folder `{self._run_dir}`: the log cannot be copied there, training goes on: {reason(error)}"
+            )
 
     def close(self) -> None:
         self._board.close()

@@ -19,7 +19,7 @@ from raymtl.data.remote import delete_file, list_folder, read_whole
 from raymtl.data.retry import patiently
 from raymtl.data.source import below, open_filesystem
 from raymtl.training.checkpoint import PROGRESS
-from raymtl.training.rundir import checkpoints, read_file, write_file
+from raymtl.training.rundir import checkpoints, read_file, run_storage, write_file
 
 WORST = -1e30
 """Score of a checkpoint without an evaluation: never the best, kept only as the last. Ray's own snapshot loses an infinity."""
@@ -36,7 +36,8 @@ def mend_snapshot(run_dir: str, say: Callable[[str], None]) -> None:
     results = [_result(folder) for folder in checkpoints(run_dir) if _has_all_files(folder)]
     if not results:
         filesystem, inner = open_filesystem(run_dir)
-        patiently(lambda: delete_file(filesystem, f"{inner}/{SNAPSHOT}"))
+        with run_storage(run_dir, f"remove `{SNAPSHOT}`"):
+            patiently(lambda: delete_file(filesystem, f"{inner}/{SNAPSHOT}"))
         say(f"`{below(run_dir, SNAPSHOT)}` is damaged, and no checkpoint is whole: the run begins anew")
         return
     state = _CheckpointManagerState(
@@ -83,12 +84,13 @@ def _result(folder: str) -> _TrainingResultState:
 def _has_all_files(folder: str) -> bool:
     """Whether every worker's part is there; the first worker's may be uploaded before the others'."""
     filesystem, inner = open_filesystem(folder)
-    try:
-        metadata = pickle.loads(patiently(lambda: read_whole(filesystem, f"{inner}/.metadata")))
-        json.loads(read_file(folder, PROGRESS) or "")
-    except (ValueError, EOFError, pickle.UnpicklingError):  # cut off
-        return False
-    entries = patiently(lambda: list_folder(filesystem, inner, recursive=False))
+    with run_storage(folder, "read the checkpoint"):
+        try:
+            metadata = pickle.loads(patiently(lambda: read_whole(filesystem, f"{inner}/.metadata")))
+            json.loads(read_file(folder, PROGRESS) or "")
+        except (ValueError, EOFError, pickle.UnpicklingError):  # cut off
+            return False
+        entries = patiently(lambda: list_folder(filesystem, inner, recursive=False))
     sizes = {e.base_name: e.size for e in entries if e.type == pafs.FileType.File}
     parts = (metadata.storage_data or {}).values()
     return all(part.offset + part.length <= sizes.get(part.relative_path, -1) for part in parts)

@@ -27,6 +27,7 @@ from raymtl.training.checkpoint import Progress
 from raymtl.training.loop import Judged, Loop, Worker
 from raymtl.training.runlog import RunLog
 from raymtl.training.snapshot import WORST
+from raymtl.training.together import together
 
 
 @dataclass
@@ -68,7 +69,7 @@ def _run(job: Job, rank: int, workers: int) -> dict[str, Any]:
         return _evaluate(job, worker, built, save_group)
     progress = restore(job, built, save_group)
     progress.starts += 1
-    log = RunLog(job.run_dir, job.mailbox, progress.step) if rank == 0 else None
+    log = open_log(job, progress, save_group)
     if log is not None and progress.step:
         log.say(note=f"going on from step {progress.step}, {progress.rows} rows trained")
     saver = Saver(job, built, progress, log, save_group)
@@ -113,6 +114,18 @@ def set_up(job: Job, rank: int, workers: int) -> tuple[Worker, dist.ProcessGroup
     }
     save_group = dist.new_group(backend="gloo", timeout=timeout)
     return Worker(rank, workers, device, group, feed_groups, _Streams(job, rank, workers)), save_group
+
+
+def open_log(job: Job, progress: Progress, group: dist.ProcessGroup) -> RunLog | None:
+    """The log of the first worker; where it cannot be made all workers raise the error, and none waits for the first."""
+    made: list[RunLog] = []
+
+    def make() -> None:
+        if dist.get_rank(group) == 0:
+            made.append(RunLog(job.run_dir, job.mailbox, progress.step))
+
+    together(group, make)
+    return made[0] if made else None
 
 
 def built_facts(built: Built, loop: Loop) -> dict[str, Any]:

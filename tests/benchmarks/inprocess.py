@@ -5,7 +5,7 @@ For comparisons of many models, where starting a cluster for each would take lon
 
 import math
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 import numpy as np
@@ -16,6 +16,7 @@ from stages import alone
 from raymtl.config.root import Config
 from raymtl.data.batch import Collator
 from raymtl.data.blocks import BlockMaker, Place
+from raymtl.data.idmap import MapFile
 from raymtl.data.read import Input, Schedule, read_fragment
 from raymtl.data.sample import sample_base_rates
 from raymtl.data.units import Plan, plan_input
@@ -28,10 +29,15 @@ BLOCK_ROWS = 65_536
 
 
 def blocks(
-    config: Config, plan: Plan, schedule: Schedule, evaluation: bool, extra: Iterable[str] = ()
+    config: Config,
+    plan: Plan,
+    schedule: Schedule,
+    evaluation: bool,
+    extra: Iterable[str] = (),
+    maps: Mapping[str, MapFile | None] | None = None,
 ) -> Iterator[pa.Table]:
     """The blocks of a schedule, in its order; `extra` raw columns ride along as `raw:<name>`."""
-    maker, more = BlockMaker(config, evaluation), list(extra)
+    maker, more = BlockMaker(config, evaluation, maps), list(extra)
     columns = list(dict.fromkeys([*maker.raw_columns(), *more]))
     for place, (_, number) in enumerate(schedule):
         for fragment in plan.units[number].fragments:

@@ -77,6 +77,13 @@ CASES = [
     # choices
     ({"train__precision": "fp16"}, "train.precision is `fp16`; expected one of `fp32`, `bf16`"),
     ({"train__precision": "BF16"}, "expected one of `fp32`, `bf16`; did you mean `bf16`?"),
+    ({"tables__user__id_space": "mapp"}, "id_space is `mapp`; expected one of `hash`, `direct`, `map`; did you mean `map`?"),
+    (
+        {"tables__user__id_space": "zch"},
+        "tables.user.id_space is `zch`; TorchRec's managed collision trains on CUDA only, and raymtl does not yet publish which "
+        "ID holds which of its rows; use `map`",
+    ),
+    ({"table_defaults__id_space": "zch"}, "table_defaults.id_space is `zch`; TorchRec's managed collision trains on CUDA only"),
     ({"tasks__buy__kind": "binery"}, "buy.kind is `binery`; expected one of `binary`, `count`, `real`; did you mean `binary`"),
     (
         {"model__trunk": {"type": "mmo"}},

@@ -196,7 +196,7 @@ class FaultyFileSystem(LocalFileSystem):
         path = self._strip_protocol(path)
         if "r" in mode:
             with self.call("open", path):
-                return _Reader(self, path)
+                return _Reader(self, path, Path(path).open("rb"))
         with self.call("open-new", path):
             return _Writer(self, path, self._upload())
 
@@ -206,16 +206,11 @@ class FaultyFileSystem(LocalFileSystem):
         return folder / f"upload-{uuid.uuid4().hex}"
 
 
-class _Reader:
-    """A file being read."""
+class _File:
+    """An open file that meets the faults; whatever else is asked of it, the file itself answers."""
 
-    def __init__(self, storage: FaultyFileSystem, path: str):
-        self._storage, self._path = storage, path
-        self._file = Path(path).open("rb")  # noqa: SIM115 - closed as the file that this is
-
-    def read(self, size: int = -1) -> bytes:
-        with self._storage.call("read", self._path):
-            return self._file.read(size)
+    def __init__(self, storage: FaultyFileSystem, path: str, file: Any):
+        self._storage, self._path, self._file = storage, path, file
 
     def __enter__(self) -> Any:
         return self
@@ -227,11 +222,20 @@ class _Reader:
         return getattr(self._file, name)
 
 
-class _Writer:
+class _Reader(_File):
+    """A file being read."""
+
+    def read(self, size: int = -1) -> bytes:
+        with self._storage.call("read", self._path):
+            return self._file.read(size)
+
+
+class _Writer(_File):
     """A file being written; it gets its name when it is closed."""
 
     def __init__(self, storage: FaultyFileSystem, path: str, upload: Path):
-        self._storage, self._path, self._upload, self._file = storage, path, upload, upload.open("xb")
+        super().__init__(storage, path, upload.open("xb"))
+        self._upload = upload
 
     def write(self, data: Any) -> int:
         with self._storage.call("write", self._path):
@@ -243,15 +247,6 @@ class _Writer:
         self._file.close()  # first: as with fsspec's own, a second close says that all is well
         with self._storage.call("close", self._path):
             os.replace(self._upload, self._path)
-
-    def __enter__(self) -> Any:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.close()
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self._file, name)
 
 
 def fail(error: str) -> None:

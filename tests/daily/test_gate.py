@@ -121,11 +121,14 @@ def test_calibration_says_nothing_where_labels_cancel_each_other():
 @pytest.mark.parametrize(
     ("counts", "note"),
     [
-        ({"buy__positives": 99}, "99 positives among 5,000 held-out labels, daily.gate.min_positives is 100"),
-        ({"buy__positives": 4960}, "40 negatives among 5,000 held-out labels, daily.gate.min_positives is 100"),
+        ({"buy__positives": 99}, "99 positives among 5,000 held-out labels, fewer than daily.gate.min_positives (100)"),
+        (
+            {"buy__positives": 4960},
+            "40 negatives among 5,000 held-out labels, fewer than daily.gate.min_positives (100)",
+        ),
         (
             {"buy__count": 0, "buy__positives": 0},
-            "0 positives among 0 held-out labels, daily.gate.min_positives is 100",
+            "0 positives among 0 held-out labels, fewer than daily.gate.min_positives (100)",
         ),
     ],
 )
@@ -140,7 +143,8 @@ def test_too_few_positives_or_negatives_are_not_judged(counts, note):
 def test_too_few_labels_of_another_task():
     result = run(metrics(views__count=999, views__poisson_deviance=50.0))
     assert result.passed
-    assert found(result, "views", "calibration").note == "999 held-out labels, daily.gate.min_positives is 100"
+    note = "999 held-out labels, fewer than 10 times daily.gate.min_positives (100)"
+    assert found(result, "views", "calibration").note == note
 
 
 def test_a_metric_that_is_null_says_its_reason():

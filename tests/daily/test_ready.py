@@ -14,7 +14,7 @@ from daily_config import daily_config
 from faulty import Faults, register
 
 from raymtl.config.root import Config
-from raymtl.daily.ready import check_day, figures_of, find_not_ready, not_final
+from raymtl.daily.ready import check_day, figures_of, find_not_ready, not_final, not_ready
 from raymtl.data import retry
 from raymtl.data.check_report import ColumnReport, LabelRate, PartReport, ScenarioReport, TableReport, TaskReport
 from raymtl.data.synth import SynthSpec, synth_config, write_logs
@@ -57,6 +57,17 @@ def test_the_partition_is_missing(tmp_path):
     write(tmp_path, "ds=2026-01-01/a.parquet")
     for marker in (None, "_SUCCESS"):
         assert reason(tmp_path, marker).startswith(f"`{tmp_path}` has no partition ds=2026-01-02; it has ds=2026-01-01")
+
+
+def test_a_first_day_long_after_the_logs_asks_for_the_day_to_begin_with(logs):
+    config = daily_config(str(logs), bootstrap_days=2)
+    assert not_ready(config, dt.date(2026, 3, 1), first=True) == [
+        f"the logs `{logs}` end with 2026-01-02, and the first version would be trained on 2026-02-28 to 2026-03-01; where they "
+        "are old ones, name the day to begin with: --date, or --from and --to"
+    ]
+    later = not_ready(config, dt.date(2026, 1, 3), first=True)
+    assert len(later) == 1
+    assert "no partition ds=2026-01-03" in later[0]
 
 
 def test_an_empty_partition(logs):

@@ -20,10 +20,12 @@ from raymtl.daily.versions.store import (
     clear,
     current,
     diff,
+    file_fault,
     gc,
     list_versions,
     publish,
     published,
+    read_unpublished,
     rollback,
     show,
     verify,
@@ -159,6 +161,24 @@ def test_damage_is_found(store: Store) -> None:
     write_bytes(store, "log/00000001.json", b'{"number": 1')
     with pytest.raises(VersionError, match=r"00000001.json` is damaged"):
         current(store)
+
+
+def test_the_options_of_a_url_stand_at_the_end_of_what_is_named(tmp_path: Path) -> None:
+    store = Store("s3://bucket/model?region=eu", pafs.LocalFileSystem(), str(tmp_path))
+    manifest = write(store, "a")
+    part = "versions/a/tables/user/part-0-0.parquet"
+    write_bytes(store, part, b"rowz")
+    found = [file_fault(store, "a", manifest.tables["user"].files[0])]
+    write_bytes(store, part, b"rows!")
+    with pytest.raises(VersionError) as unpublished:
+        publish(store, "a")
+    store.filesystem.delete_file(store.inside(part))
+    found += [file_fault(store, "a", manifest.tables["user"].files[0]), str(unpublished.value)]
+    for message in found:
+        assert message is not None
+        assert f"`s3://bucket/model/{part}?region=eu`" in message
+    with pytest.raises(VersionError, match=rf"`s3://bucket/model/versions/b/{NAME}\?region=eu` is missing"):
+        read_unpublished(store, "b")
 
 
 def test_rollback(store: Store) -> None:

@@ -196,6 +196,10 @@ def test_the_configuration_fits_the_data(out):
         feature = config.features[name]
         assert (feature.mean, feature.std) == pytest.approx((values.mean(), values.std()), abs=1e-4)
     assert config.daily.store == f"{out}/versions"
+    end = days.index(str(config.data.train.end))
+    command = f"raymtl daily --config {out}/config.yaml --from {days[end]} --to {days[min(end + 14, len(days) - 1)]}"
+    with open(f"{out}/config.yaml", encoding="utf-8") as file:
+        assert command in file.read()
 
 
 def test_the_check_finds_no_problem(out, in_process):

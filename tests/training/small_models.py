@@ -5,6 +5,7 @@ import torch.distributed as dist
 from several import share
 
 from raymtl.config.root import Config
+from raymtl.data.batch import Batch
 from raymtl.training.build import Built, build
 
 
@@ -29,12 +30,12 @@ def train(built: Built, config: Config, seeds: range) -> list[float]:
     return losses
 
 
-def logits(built: Built, config: Config) -> torch.Tensor:
-    """Evaluation logits of a fixed batch."""
+def logits(built: Built, config: Config, batch: Batch | None = None) -> torch.Tensor:
+    """Evaluation logits of a fixed batch, or of another one of which this worker has its part."""
     rank, workers = dist.get_rank(), dist.get_world_size()
     built.model.eval()
     with torch.no_grad():
-        own = built.model(share(config, rank, workers, seed=99))[1][0]
+        own = built.model(share(config, rank, workers, seed=99) if batch is None else batch)[1][0]
     built.model.train()
     parts = [torch.empty_like(own) for _ in range(workers)]
     dist.all_gather(parts, own)

@@ -26,11 +26,11 @@ from raymtl.daily.versions.table_writer import (
     parquet_schema,
     rows_per_piece,
 )
-from raymtl.daily.versions.together import together
 from raymtl.data.idmap import IdMap
 from raymtl.embeddings.rows import pieces, table_rows
 from raymtl.errors import UserError
 from raymtl.training.build import Built
+from raymtl.training.together import together
 from raymtl.versions import package_versions
 
 

@@ -14,11 +14,11 @@ from raymtl.daily.versions.manifest import DENSE, KEY, OPTIMIZER, WEIGHT, Manife
 from raymtl.daily.versions.read_rows import numbers, row_groups
 from raymtl.daily.versions.storage import Store, read_bytes
 from raymtl.daily.versions.store import chain, file_fault, folder_of, show
-from raymtl.daily.versions.together import together
 from raymtl.data.source import below
 from raymtl.embeddings.rows import LocalShard, TableRows, decay_state, fill, table_rows
 from raymtl.errors import VersionError
 from raymtl.training.build import Built
+from raymtl.training.together import together
 
 
 @dataclass(frozen=True)

@@ -14,6 +14,7 @@ from typing import Any
 from raymtl.daily.versions import log
 from raymtl.daily.versions.manifest import NAME, FileEntry, Manifest, check_id, parse_manifest
 from raymtl.daily.versions.storage import Store, names, read_bytes, remove_folder, sha256_of, sizes
+from raymtl.data.source import below
 from raymtl.errors import VersionError
 
 FOLDER = "versions"
@@ -135,10 +136,10 @@ def file_fault(store: Store, version: str, file: FileEntry) -> str | None:
     name = f"{folder_of(version)}/{file.path}"
     found = sha256_of(store, name)
     if found is None:
-        return f"`{store.path}/{name}` is missing"
+        return f"`{below(store.path, name)}` is missing"
     if found != (file.sha256, file.bytes):
         size = "" if found[1] == file.bytes else f" ({found[1]:,} bytes, written were {file.bytes:,})"
-        return f"`{store.path}/{name}` is damaged: its hash is not that of the manifest{size}"
+        return f"`{below(store.path, name)}` is damaged: its hash is not that of the manifest{size}"
     return None
 
 
@@ -286,7 +287,7 @@ def _manifest(store: Store, version: str, digest: str) -> Manifest:
     """The manifest of a version, checked against the digest that the log has of it (empty: there is none)."""
     name = f"{folder_of(version)}/{NAME}"
     data = read_bytes(store, name)
-    where = f"{store.path}/{name}"
+    where = below(store.path, name)
     if data is None:
         raise VersionError(f"`{where}` is missing, so version {version} is not whole; take another version")
     if digest and hashlib.sha256(data).hexdigest() != digest:
@@ -307,8 +308,8 @@ def _check_sizes(store: Store, manifest: Manifest) -> None:
         if there.get(file.path) != file.bytes:
             found = f"has {there[file.path]:,} bytes instead of {file.bytes:,}" if file.path in there else "is missing"
             raise VersionError(
-                f"`{store.path}/{folder_of(manifest.id)}/{file.path}` {found}, so version {manifest.id} is not whole; write it "
-                f"again, or take another version"
+                f"`{below(store.path, f'{folder_of(manifest.id)}/{file.path}')}` {found}, so version {manifest.id} is not whole; "
+                f"write it again, or take another version"
             )
 
 

@@ -51,13 +51,15 @@ _EARLIEST, _LATEST = (
     4_102_444_800,
 )  # 1995 and 2100: a stamp in milliseconds would make a million partitions
 _BOOTSTRAP, _EVALUATION = 0.5, 0.05  # shares of the ratings
+_FORTNIGHT = 14
 _UNITS = 20  # of all ratings, about
 _SPLIT = "logs"
 _SITE = "https://grouplens.org/datasets/movielens/1m/"
 _HEADER = """\
 MovieLens-1M (GroupLens), converted by `raymtl convert movielens`. One row is one rating, at its real time (UTC).
 Tasks: like (4 or 5 stars), love (5 stars), and the stars themselves, for movies that a user chose to rate.
-data.train is the first half of the ratings, data.eval the days after it; `raymtl daily` goes on from there, day by day.
+data.train is the first half of the ratings, data.eval the days after it. Day by day, here a fortnight of it:
+  raymtl daily --config {config} --from {first} --to {last}
 daily.skip are the days on which nobody rated anything; bounds and gate allow for days of a few thousand ratings."""
 
 
@@ -77,7 +79,10 @@ def convert_movielens(source: str, out: str) -> str:
     ends = np.cumsum(counts)
     for date, count, end in zip(dates, counts.tolist(), ends.tolist(), strict=True):
         write_split(table.slice(end - count, count), folder, _SPLIT, date, files=1)
-    return write_config(_config(table, dates, counts, folder.path), folder, _HEADER)
+    train, _ = _days(counts)
+    days = {"first": dates[train], "last": dates[min(train + _FORTNIGHT, len(dates) - 1)]}
+    header = _HEADER.format(config=below(folder.path, "config.yaml"), **days)
+    return write_config(_config(table, dates, counts, folder.path), folder, header)
 
 
 @dataclass(frozen=True)
