@@ -1,5 +1,6 @@
 """A run from the driver's side: checks, Ray Train, and `result.json`."""
 
+import itertools
 import json
 import logging
 import os
@@ -16,6 +17,7 @@ from typing import Any
 import pyarrow.fs as pafs
 import ray
 import ray.train
+from ray.exceptions import RayActorError
 from ray.train import CheckpointConfig, FailureConfig, LoggingConfig, RunConfig, ScalingConfig
 from ray.train.torch import TorchConfig, TorchTrainer
 
@@ -240,15 +242,7 @@ def fit(
         ),
     )
     try:
-        mend_snapshot(run_folder(config), lambda line: listener({"note": line}) if listener else None)
-        result = trainer.fit()
-    except ray.train.TrainingFailedError as error:
-        found = find_user_error(error) or next(
-            (e for e in map(find_user_error, getattr(error, "worker_failures", {}).values()) if e), None
-        )
-        if found is not None:
-            raise found from None
-        raise _lost(error, train.max_failures, run_folder(config)) from error
+        result = _fit(trainer, config, lambda line: listener({"note": line}) if listener else None)
     finally:
         if post:
             post.close()
@@ -257,6 +251,31 @@ def fit(
         kind, message = summary["user_error"]
         raise getattr(errors, kind, UserError)(message)
     return summary
+
+
+def _fit(trainer: TorchTrainer, config: Config, say: Callable[[str], None]) -> Any:
+    """Run the trainer; `train.max_failures` also counts workers that die between Ray's start of them and their first line,
+    which Ray takes for a fault of its own and does not try again."""
+    allowed = config.train.max_failures
+    for attempt in itertools.count(1):
+        try:
+            mend_snapshot(run_folder(config), say)
+            return trainer.fit()
+        except ray.train.TrainingFailedError as error:
+            found = find_user_error(error) or next(
+                (e for e in map(find_user_error, getattr(error, "worker_failures", {}).values()) if e), None
+            )
+            if found is not None:
+                raise found from None
+            if not _died_at_start(error) or 0 <= allowed < attempt:
+                raise _lost(error, allowed, run_folder(config)) from error
+            say("a worker died while it started; starting the workers again")
+    raise AssertionError
+
+
+def _died_at_start(error: BaseException) -> bool:
+    failure = getattr(error, "controller_failure", None)
+    return isinstance(failure, RayActorError) or isinstance(getattr(failure, "cause", None), RayActorError)
 
 
 def _lost(error: Exception, max_failures: int, run_dir: str) -> UserError:
@@ -272,10 +291,14 @@ def _lost(error: Exception, max_failures: int, run_dir: str) -> UserError:
     lines = [line.strip() for line in str(cause).splitlines() if line.strip()]
     logs = ray.get_runtime_context().worker.node.get_logs_dir_path()
     return ClusterError(
-        f"training failed after {max_failures} recoveries (train.max_failures); worker {rank} ended with: "
+        f"training failed after at most {max_failures} recoveries (train.max_failures); {_who(rank)} ended with: "
         f"{lines[-1] if lines else type(cause).__name__}; the whole story is in {logs}, and the same command goes on from the "
         "last checkpoint"
     )
+
+
+def _who(rank: int | None) -> str:
+    return "Ray Train" if rank is None else f"worker {rank}"
 
 
 def worker_environment(threads: int) -> dict[str, str]:

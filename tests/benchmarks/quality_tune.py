@@ -3,7 +3,7 @@
     python tests/benchmarks/quality_tune.py front      a planted conflict between two tasks: TPE in half of random's trials
     python tests/benchmarks/quality_tune.py alpha      a planted limit on order violations: which alpha is found
 
-`front`: `click` and `share` depend on a number each, and `watch` on two others; the trunk is three units wide, so the loss weights
+`front`: `click` and `share` depend on a number each, and `watch` on two others; the trunk is three units wide, so the weights
 decide what it carries. The configuration weighs `watch`, whose loss is the largest anyway, five times: its AUCs are far from the
 front. The area of a front is that between it and the point of this default. `alpha`: synthetic logs whose purchases are nearly as
 frequent as their carts, where a model without the calibrator often puts the child above its parent; the objective is the AUC of
@@ -129,7 +129,7 @@ def measure_alpha(root: Path, rows: int, trials: int) -> dict[str, Any]:
     values = {"rows_per_day": rows, "days": 3, "last_day_rows": rows}
     # purchases nearly as frequent as carts, so that their order is easily broken
     path = write_logs(section_from(SynthSpec, values, ["buy_rate=0.038"], "the logs"), str(root / "synth")).config
-    sets = ["model={preset: aitm}", f"output={root}/runs", "train.batch_size=512", "train.workers=1"]
+    sets = ["model.preset=aitm", f"output={root}/runs", "train.batch_size=512", "train.workers=1"]
     objective = "tune.objective={metric: buy.auc, subject_to: {order_violations: {at_most: 0.05}}}"
 
     def run(name: str, tune_set: str) -> Book:

@@ -1,0 +1,58 @@
+"""Workers that die before their first line, which Ray Train does not count as a failure of the workers."""
+
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import ray.train
+from ray.exceptions import RayActorError
+from small_logs import small_config
+
+from raymtl.config.load import config_from_dict
+from raymtl.errors import ClusterError, DataError
+from raymtl.training import run
+
+
+class Trainer:
+    """Fails with these errors, one after the other, and then ends well."""
+
+    def __init__(self, *errors: Exception):
+        self._errors = list(errors)
+        self.starts = 0
+
+    def fit(self) -> Any:
+        self.starts += 1
+        if self._errors:
+            raise self._errors.pop(0)
+        return SimpleNamespace(return_value="done")
+
+
+def fitted(trainer: Trainer, tmp_path: Any, monkeypatch: pytest.MonkeyPatch, **train: Any) -> tuple[Any, list[str]]:
+    monkeypatch.setattr(run, "_lost", lambda error, allowed, run_dir: ClusterError("lost"))
+    config = config_from_dict(small_config(tmp_path, tmp_path, "starts", **train))
+    said: list[str] = []
+    return run._fit(trainer, config, said.append), said  # type: ignore[arg-type]
+
+
+def test_workers_that_die_while_they_start_are_started_again(tmp_path: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    died = [ray.train.ControllerError(RayActorError()) for _ in range(2)]
+    trainer = Trainer(*died)
+    result, said = fitted(trainer, tmp_path, monkeypatch, max_failures=2)
+    assert result.return_value == "done"
+    assert trainer.starts == 3
+    assert len(said) == 2
+
+
+def test_but_only_so_often_and_for_nothing_else(tmp_path: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    trainer = Trainer(*[ray.train.ControllerError(RayActorError()) for _ in range(5)])
+    with pytest.raises(ClusterError):
+        fitted(trainer, tmp_path, monkeypatch, max_failures=1)
+    assert trainer.starts == 2
+    other = Trainer(ray.train.ControllerError(ValueError("a fault of Ray's")))
+    with pytest.raises(ClusterError):
+        fitted(other, tmp_path, monkeypatch)
+    assert other.starts == 1
+    mistake = ray.train.ControllerError(ValueError())
+    mistake.__cause__ = DataError("a user's mistake")
+    with pytest.raises(DataError, match="a user's mistake"):
+        fitted(Trainer(mistake), tmp_path, monkeypatch)
