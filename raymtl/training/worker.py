@@ -12,6 +12,7 @@ from typing import Any
 
 import pyarrow as pa
 import ray
+import ray.data
 import ray.train
 import torch
 import torch.distributed as dist
@@ -139,12 +140,30 @@ def built_facts(built: Built, loop: Loop) -> dict[str, Any]:
 
 
 class _Streams:
-    """Opens streams: the first worker makes the dataset, all get their share of it."""
+    """Opens streams: the first worker makes the dataset, all get their share of it.
+
+    The share of the evaluation input read last is kept: a run reads the same one again and again, and its dataset may be
+    iterated again, while a new one costs the start of the actor that deals its blocks out.
+    """
 
     def __init__(self, job: Job, rank: int, workers: int):
         self._job, self._rank, self._workers = job, rank, workers
+        self._kept: tuple[Input, Schedule, ray.data.DataIterator] | None = None
 
     def __call__(self, source: Input, schedule: Schedule) -> Iterable[pa.Table]:
+        if self._kept is not None and self._kept[0] is source and self._kept[1] == schedule:
+            share = self._kept[2]
+        elif source.evaluation:
+            self._kept = None  # its actor ends before another one starts
+            share = self._open(source, schedule)
+            self._kept = source, schedule, share
+        else:
+            share = self._open(source, schedule)
+        return share.iter_batches(
+            batch_size=None, batch_format="pyarrow", prefetch_batches=self._job.config.data.prefetch_blocks
+        )
+
+    def _open(self, source: Input, schedule: Schedule) -> ray.data.DataIterator:
         job = self._job
         shares: list[Any] = [None]
         if self._rank == 0:
@@ -153,10 +172,7 @@ class _Streams:
             dist.broadcast_object_list(
                 shares, src=0, device=torch.device("cpu") if not torch.cuda.is_available() else None
             )
-        iterator = shares[0][self._rank]
-        return iterator.iter_batches(
-            batch_size=None, batch_format="pyarrow", prefetch_batches=job.config.data.prefetch_blocks
-        )
+        return shares[0][self._rank]
 
 
 class Saver:

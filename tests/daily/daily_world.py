@@ -47,8 +47,11 @@ def daily_raw(root: Path, store: Path, **daily: Any) -> dict[str, Any]:
 
 
 def contents(store: Store, version: str | None = None) -> dict[str, dict[str, np.ndarray]]:
-    """Every table of a version, whole: its own rows laid over those of the versions that it rests on, column by column."""
-    chain = versions.chain(store, versions.show(store, version))
+    """Every table of a version (published or not; None: the current one), whole: its own rows laid over those of the versions
+    that it rests on, column by column."""
+    chain = versions.chain(
+        store, versions.show(store) if version is None else versions.read_unpublished(store, version)
+    )
     found: dict[str, dict[str, np.ndarray]] = {}
     for manifest in chain:
         for name, table in manifest.tables.items():

@@ -41,9 +41,9 @@ def race(root: str, start: Any, number: int, answers: Any) -> None:
 
 
 def test_of_three_that_race_exactly_one_wins(tmp_path: Path) -> None:
-    spawn = mp.get_context("spawn")
-    start, answers = spawn.Barrier(3, timeout=120), spawn.Queue()
-    racers = [spawn.Process(target=race, args=(str(tmp_path), start, n, answers)) for n in range(3)]
+    processes = mp.get_context("forkserver")
+    start, answers = processes.Barrier(3, timeout=120), processes.Queue()
+    racers = [processes.Process(target=race, args=(str(tmp_path), start, n, answers)) for n in range(3)]
     for racer in racers:
         racer.start()
     seen = [answers.get(timeout=120) for _ in range(3 * ROUNDS)]
@@ -66,9 +66,9 @@ def hold(root: str, ready: Any) -> None:
 @pytest.fixture
 def killed(tmp_path: Path) -> Store:
     """A store whose holder was killed; its claim is still there."""
-    spawn = mp.get_context("spawn")
-    ready = spawn.Event()
-    holder = spawn.Process(target=hold, args=(str(tmp_path), ready))
+    processes = mp.get_context("forkserver")
+    ready = processes.Event()
+    holder = processes.Process(target=hold, args=(str(tmp_path), ready))
     holder.start()
     assert ready.wait(60)
     with pytest.raises(TryLaterError, match=rf"process {holder.pid} holds it for `a long job`") as caught:

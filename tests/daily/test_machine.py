@@ -1,7 +1,9 @@
 """The daily job, end to end: days in order, done once, refused, not ready, broken, held up by another job."""
 
+import re
 import shutil
 import subprocess
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +13,7 @@ import yaml
 from daily_world import FILES, contents, daily_raw, day_of, same, write_day
 from kills import command, no_lease, nothing_is_half, train_worker, until
 
+from raymtl.cli import run_command
 from raymtl.config.load import config_from_dict
 from raymtl.config.root import Config
 from raymtl.daily.day import Order
@@ -44,12 +47,46 @@ def opened(config: Config) -> Store:
     return open_store(config.daily.store)
 
 
+def raw_of(logs: Path, store: Path, **daily: Any) -> dict[str, Any]:
+    return daily_raw(logs, store, ready={"marker": "_SUCCESS"}, **daily)
+
+
+@dataclass
+class First:
+    """How the first version came about: its day was not ready, then broken, then done."""
+
+    store: Path
+    not_ready: tuple[TryLaterError, Record | None]
+    broken: tuple[DataError, Record | None]
+    current_then: str | None
+    """Version when the day was broken."""
+    records: list[Record]
+    said: list[str]
+
+
 @pytest.fixture(scope="module")
-def first_version(ray_cluster: None, logs: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A store with a first version out of two days, for others to begin with a copy of it."""
+def first(ray_cluster: None, logs: Path, tmp_path_factory: pytest.TempPathFactory) -> First:
     store = tmp_path_factory.mktemp("first") / "store"
-    daily(config_from_dict(daily_raw(logs, store)), 1)
-    return store
+    config = config_from_dict(raw_of(logs, store))
+    with pytest.raises(TryLaterError) as late:
+        daily(config, 1)
+    not_ready = late.value, read_record(opened(config), day_of(1))
+    for day in logs.iterdir():
+        (day / "_SUCCESS").touch()
+    write_day(logs, 1, (150,), click=np.full(150, 7.0, np.float32))
+    with pytest.raises(DataError) as odd:
+        daily(config, 1)
+    broken = odd.value, read_record(opened(config), day_of(1))
+    current = versions.current(opened(config))
+    write_day(logs, 1)
+    said: list[str] = []
+    return First(store, not_ready, broken, current, daily(config, 1, said), said)
+
+
+@pytest.fixture(scope="module")
+def first_version(first: First) -> Path:
+    """A store with a first version out of two days, for others to begin with a copy of it."""
+    return first.store
 
 
 def begun(first_version: Path, folder: Path) -> Path:
@@ -61,8 +98,48 @@ def begun(first_version: Path, folder: Path) -> Path:
 def four_days(first_version: Path, logs: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Config, list[Record]]:
     """Two days on the first version, as deltas."""
     store = begun(first_version, tmp_path_factory.mktemp("model"))
-    config = config_from_dict(daily_raw(logs, store, accumulator_decay=0.9))
+    config = config_from_dict(raw_of(logs, store, accumulator_decay=0.9))
     return config, [*daily(config, 1), *daily(config, 3)]
+
+
+@dataclass
+class Refused:
+    """The second day on the first version, written whole, and refused."""
+
+    config: Config
+    strict: Config
+    """With the gate that refused it."""
+    error: RefusedError
+    record: Record
+
+
+@pytest.fixture(scope="module")
+def refused(first_version: Path, logs: Path, tmp_path_factory: pytest.TempPathFactory) -> Refused:
+    store = begun(first_version, tmp_path_factory.mktemp("refused"))
+    raw = raw_of(logs, store, accumulator_decay=0.9, full_every=1)
+    gate = {**raw["daily"]["gate"], "norm_growth": 1.000001}
+    config = config_from_dict(raw)
+    strict = config_from_dict(raw | {"daily": raw["daily"] | {"gate": gate}})
+    with pytest.raises(RefusedError) as caught:
+        daily(strict, 2)
+    record = read_record(opened(config), day_of(2))
+    assert record is not None
+    return Refused(config, strict, caught.value, record)
+
+
+def test_a_day_that_is_not_there_or_broken(first: First) -> None:
+    error, record = first.not_ready
+    assert "_SUCCESS" in str(error)
+    assert error.exit_code == 75
+    assert record is not None
+    assert (record.status, record.state) == ("not ready", "wait")
+    broken, record = first.broken
+    assert re.search(r"click.*7\.0.*daily\.skip", str(broken))
+    assert record is not None
+    assert (record.status, record.state) == ("broken", "check")
+    assert first.current_then is None
+    assert [r.status for r in first.records] == ["published"]
+    assert any("begins anew: its logs were written again" in line for line in first.said)
 
 
 def test_every_day_is_trained_on_once(four_days: tuple[Config, list[Record]]) -> None:
@@ -113,17 +190,14 @@ def test_deltas_hold_what_changed(four_days: tuple[Config, list[Record]]) -> Non
     assert last.expired["user"] == records[-1].trained.ids["user"]["forgotten"]["ids"]  # type: ignore[union-attr]
 
 
-def test_base_and_deltas_are_what_whole_versions_hold(
-    four_days: tuple[Config, list[Record]], first_version: Path, logs: Path, tmp_path: Path
-) -> None:
-    config, records_of = four_days
-    store = begun(first_version, tmp_path)
-    whole = config_from_dict(daily_raw(logs, store, accumulator_decay=0.9, full_every=1))
-    records = daily(whole, 2, first=day_of(1))
-    assert [r.written.kind for r in records if r.written] == ["full"] * 2
-    delta = records_of[1]
+def test_base_and_deltas_are_what_whole_versions_hold(four_days: tuple[Config, list[Record]], refused: Refused) -> None:
+    config, records = four_days
+    delta, whole = records[1], refused.record
+    assert delta.date == whole.date
+    assert whole.written is not None
+    assert whole.written.kind == "full"
     assert versions.show(opened(config), delta.version).base is not None
-    assert same(contents(opened(config), delta.version), contents(opened(whole)))
+    assert same(contents(opened(config), delta.version), contents(opened(refused.config), whole.version))
 
 
 def test_a_done_day_is_done(four_days: tuple[Config, list[Record]]) -> None:
@@ -136,54 +210,19 @@ def test_a_done_day_is_done(four_days: tuple[Config, list[Record]]) -> None:
     assert look_ahead(config, Order(day_of(3)))[0]["note"].endswith(f"has the data up to {day_of(3)} already")
 
 
-def test_a_refused_candidate_is_kept_aside(first_version: Path, logs: Path, tmp_path: Path) -> None:
-    raw = daily_raw(logs, begun(first_version, tmp_path))
-    strict = config_from_dict(
-        raw | {"daily": raw["daily"] | {"gate": {**raw["daily"]["gate"], "norm_growth": 1.000001}}}
-    )
-    config = config_from_dict(raw)
-    first = daily(config, 1)[0]
-    with pytest.raises(RefusedError, match=r"refuses the candidate: .*norm") as caught:
-        daily(strict, 2)
-    assert caught.value.exit_code == 70
-    store = opened(config)
-    record = read_record(store, day_of(2))
-    assert record is not None
+def test_a_refused_candidate_is_kept_aside(refused: Refused) -> None:
+    assert re.search(r"refuses the candidate: .*norm", str(refused.error))
+    assert refused.error.exit_code == 70
+    store, record = opened(refused.config), refused.record
+    first = daily(refused.config, 1)[0]
     assert record.version is not None
     assert versions.current(store) == first.version
     assert Path(store.root, "versions", record.version, "manifest.json").exists()
     with pytest.raises(RefusedError):  # the verdict stays, and nothing is trained for it
-        daily(strict, 2)
-    left_out, third = look_ahead(config, Order(day_of(3)))
+        daily(refused.strict, 2)
+    left_out, third = look_ahead(refused.config, Order(day_of(3)))
     assert left_out == {"note": f"{day_of(2)} is left out: its candidate was refused"}
     assert (third["day"], third["begins_with"]) == (str(day_of(3)), first.version)
-
-
-def test_a_day_that_is_not_there_or_broken(ray_cluster: None, logs: Path, tmp_path: Path) -> None:
-    root = tmp_path / "logs"
-    for number in (0, 1):
-        write_day(root, number)
-    raw = daily_raw(root, tmp_path / "store", ready={"marker": "_SUCCESS"})
-    config = config_from_dict(raw)
-    with pytest.raises(TryLaterError, match="_SUCCESS") as caught:
-        daily(config, 1)
-    assert caught.value.exit_code == 75
-    record = read_record(opened(config), day_of(1))
-    assert record is not None
-    assert (record.status, record.state) == ("not ready", "wait")
-    for number in (0, 1):
-        (root / f"ds={day_of(number)}" / "_SUCCESS").touch()
-    write_day(root, 1, (150,), click=np.full(150, 7.0, np.float32))
-    with pytest.raises(DataError, match=r"click.*7\.0.*daily\.skip"):
-        daily(config, 1)
-    record = read_record(opened(config), day_of(1))
-    assert record is not None
-    assert (record.status, record.state) == ("broken", "check")
-    assert versions.current(opened(config)) is None
-    write_day(root, 1)
-    said: list[str] = []
-    assert daily(config, 1, said)[0].status == "published"
-    assert any("begins anew: its logs were written again" in line for line in said)
 
 
 def test_an_old_day_is_not_done_alone(four_days: tuple[Config, list[Record]]) -> None:
@@ -220,21 +259,23 @@ def test_killed_in_the_middle_it_goes_on(
     """A worker, then the driver; `tests/benchmarks/kill_daily.py` kills at many random moments."""
     store = open_store(str(begun(first_version, tmp_path)))
     file, log = tmp_path / "config.yaml", tmp_path / "log"
-    file.write_text(yaml.safe_dump(daily_raw(logs, Path(store.path), accumulator_decay=0.9), sort_keys=False))
-    again = command(str(file), "--date", str(day_of(2)))
+    file.write_text(yaml.safe_dump(raw_of(logs, Path(store.path), accumulator_decay=0.9), sort_keys=False))
+    arguments = ["--date", str(day_of(2))]
     with log.open("wb") as out:
-        process = subprocess.Popen(again, stdout=out, stderr=out)
+        process = subprocess.Popen(command(str(file), *arguments), stdout=out, stderr=out)
         until(process, log, f"{day_of(2)}: train")
         worker = train_worker(process.pid)
         assert worker is not None
         worker.kill()
         until(process, log, f"{day_of(2)}: gate")  # it recovered by itself
+        worker = train_worker(process.pid)
         process.kill()
         process.wait()
+        if worker is not None:
+            worker.wait(60)  # its Ray goes with it
     nothing_is_half(store)
     assert versions.current(store) == four_days[1][0].version
-    ended = subprocess.run(again, capture_output=True, text=True, timeout=240)
-    assert ended.returncode == 0, ended.stderr
+    assert run_command(["daily", "--config", str(file), *arguments]) == 0
     nothing_is_half(store)
     no_lease(store)
     killed, calm = read_record(store, day_of(2)), four_days[1][1]

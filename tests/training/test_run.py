@@ -6,12 +6,15 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
 import pytest
+from processes import ray_processes
 from small_logs import DAYS, small_config, write_config, write_part
 
 from raymtl.config.load import config_from_dict
@@ -25,6 +28,7 @@ from raymtl.training.snapshot import SNAPSHOT
 
 pytestmark = [pytest.mark.ray, pytest.mark.timeout(480)]
 SIZES = (150, 90, 201, 64)
+UNITS, BATCH = 6, 512
 
 
 @pytest.fixture(scope="module")
@@ -46,13 +50,45 @@ def lines_of(config: Config, kind: str) -> list[dict[str, Any]]:
     return [line for line in map(json.loads, text.splitlines()) if line["kind"] == kind]
 
 
-def test_a_run_counts_every_row_and_leaves_its_results(ray_cluster: None, logs: Path, tmp_path: Path) -> None:
-    raw = small_config(logs, tmp_path, "whole", workers=2, passes=2, eval_every_units=1)
-    config = configured(raw, unit_rows=300, block_rows=50)
+@dataclass
+class Whole:
+    """A run of two workers to its end."""
+
+    raw: dict[str, Any]
+    config: Config
+    result: dict[str, Any]
+    heard: list[dict[str, Any]]
+    dealers: set[int]
+    """Processes that dealt blocks out to the workers, seen at one evaluation or another."""
+
+
+@pytest.fixture(scope="module")
+def whole(ray_cluster: None, tmp_path_factory: pytest.TempPathFactory) -> Whole:
+    """A unit is one global batch, so that one worker has the same rows in each step; the halves miss labels unevenly."""
+    folder = tmp_path_factory.mktemp("whole")
+    for n in range(UNITS):
+        write_part(folder / "logs", DAYS[0], f"part-{n}.parquet", BATCH, seed=n)
+    for n, rows in enumerate((77, 130)):
+        write_part(folder / "logs", DAYS[1], f"part-{n}.parquet", rows, seed=10 + n)
+    raw = small_config(folder / "logs", folder, "whole", workers=2, passes=2, eval_every_units=2)
+    raw["train"]["batch_size"] = BATCH
+    raw["data"] |= {"unit_rows": BATCH, "block_rows": BATCH // 2}
+    found = Whole(raw, config_from_dict(raw), {}, [], set())
+
+    def listener(item: dict[str, Any]) -> None:
+        found.heard.append(item)
+        if item.get("kind") == "eval":
+            found.dealers |= ray_processes("SplitCoordinator")
+
+    found.result = run.train(found.config, listener=listener)
+    return found
+
+
+def test_a_run_counts_every_row_and_leaves_its_results(whole: Whole) -> None:
+    config, result = whole.config, whole.result
     heard: list[dict[str, Any]] = []
-    result = run.train(config, listener=heard.append)
     folder = Path(run_folder(config))
-    assert result["rows_trained"] == 2 * sum(SIZES)
+    assert result["rows_trained"] == 2 * UNITS * BATCH
     assert result["rows_left_out"] == 0
     assert result["metrics"]["eval"]["click"]["count"] == 207
     assert result["metrics"]["rows"] == 207
@@ -62,12 +98,17 @@ def test_a_run_counts_every_row_and_leaves_its_results(ray_cluster: None, logs: 
     assert result == json.loads((folder / "result.json").read_text())
     assert json.dumps(result)  # plain numbers all the way
     evaluations = lines_of(config, "eval")
-    units = len(plan_input(config, "train").units)
-    assert [e["pass"] for e in evaluations] == [0] * units + [1] * units
-    assert units > 1  # most evaluations come in mid-stream, while the next units are read
+    assert len(plan_input(config, "train").units) == UNITS
+    # most evaluations come in mid-stream, while the next units are read
+    assert [(e["pass"], e["units"]) for e in evaluations] == [(0, 2), (0, 4), (0, 0), (1, 2), (1, 4), (1, 0)]
     assert {e["metrics"]["rows"] for e in evaluations} == {207}
     assert [line["step"] for line in lines_of(config, "train")] == list(range(1, result["steps"] + 1))
-    assert any(item.get("kind") == "eval" for item in heard)
+    assert any(item.get("kind") == "eval" for item in whole.heard)
+    assert 1 <= len(whole.dealers) <= 2  # of the training rows, and of the evaluation rows, once for all evaluations
+    limit = time.monotonic() + 60
+    while whole.dealers & ray_processes("SplitCoordinator"):
+        assert time.monotonic() < limit, "the run is over, and its actors are still there"
+        time.sleep(0.1)
     assert "<html" in Path(write_report(str(folder))).read_text().lower()
 
     again = run.train(config, listener=heard.append)
@@ -77,12 +118,13 @@ def test_a_run_counts_every_row_and_leaves_its_results(ray_cluster: None, logs: 
     (folder / SNAPSHOT).write_text("")  # and Ray's list of the checkpoints, too
     assert "finished already" in heard[-1]["note"]
     heard.clear()
-    gone_on = run.train(config, listener=heard.append)
+    fewer = {**whole.raw, "train": {**whole.raw["train"], "workers": 1}}
+    gone_on = run.train(config_from_dict(fewer), listener=heard.append)
     assert (gone_on["metrics"]["eval"], gone_on["steps"]) == (result["metrics"]["eval"], result["steps"])
     assert any("was damaged and is written anew" in item.get("note", "") for item in heard)
     assert not any(item.get("kind") == "train" for item in heard)  # no step was taken again
     (folder / "result.json").write_text(text)
-    other = config_from_dict({**small_config(logs, tmp_path, "whole", workers=1, passes=2, seed=1)})
+    other = config_from_dict({**fewer, "train": {**fewer["train"], "seed": 1}})
     with pytest.raises(ConfigError, match=r"begun with another configuration.*set another `name`"):
         run.train(other)
 
@@ -94,90 +136,65 @@ def test_a_run_counts_every_row_and_leaves_its_results(ray_cluster: None, logs: 
             )
 
 
-def test_one_worker_and_two_have_the_same_loss_at_every_step(ray_cluster: None, tmp_path: Path) -> None:
-    root = tmp_path / "logs"
-    for n in range(
-        6
-    ):  # a unit is one global batch, so that the same rows make each step; the halves miss labels unevenly
-        write_part(root, DAYS[0], f"part-{n}.parquet", 512, seed=n)
-    write_part(root, DAYS[1], "part-0.parquet", 64, seed=9)
-    losses = {}
-    for workers in (1, 2):
-        raw = small_config(root, tmp_path, f"w{workers}", workers=workers, passes=2)
-        raw["train"]["batch_size"] = 512
-        config = configured(raw, unit_rows=512, block_rows=256)
-        result = run.train(config)
-        assert result["steps"] == 12
-        losses[workers] = [
-            [line["loss"], *line["losses"].values(), line["order"]] for line in lines_of(config, "train")
-        ]
-    assert np.abs(np.array(losses[1]) - np.array(losses[2])).max() < 1e-5
-    assert np.ptp(np.array(losses[1])[:, 0]) > 0.05
+def test_one_worker_and_two_have_the_same_loss_at_every_step(whole: Whole) -> None:
+    train = {**whole.raw["train"], "workers": 1, "eval_every_units": None}
+    alone = config_from_dict({**whole.raw, "name": "alone", "train": train})
+    assert run.train(alone)["steps"] == whole.result["steps"] == 2 * UNITS
+    one, two = (
+        np.array([[line["loss"], *line["losses"].values(), line["order"]] for line in lines_of(config, "train")])
+        for config in (alone, whole.config)
+    )
+    assert np.abs(one - two).max() < 1e-5
+    assert np.ptp(one[:, 0]) > 0.05
 
 
-def worker_processes() -> list[int]:
-    """The training workers that run under this process."""
-    import psutil  # Ray brings it along, and it is found once Ray has been imported
-
-    found = []
-    for process in psutil.Process().children(recursive=True):
-        try:
-            if "RayTrainWorker" in " ".join(process.cmdline()):
-                found.append(process.pid)
-        except psutil.Error:
-            continue
-    return found
-
-
-def test_a_killed_worker_costs_no_row_and_repeats_none(ray_cluster: None, logs: Path, tmp_path: Path) -> None:
-    raw = small_config(logs, tmp_path, "killed", workers=2, passes=6, checkpoint={"every_units": 1, "background": True})
-    config = configured(raw, unit_rows=100, block_rows=25, eval=None)
-    killed: list[int] = []
-
-    def listener(item: dict[str, Any]) -> None:
-        if item.get("kind") == "train" and item["step"] >= 8 and not killed and (found := worker_processes()):
-            killed.append(found[0])
-            os.kill(found[0], signal.SIGKILL)
-
-    result = run.train(config, listener=listener)
-    assert killed
-    assert result["starts"] == 2
-    assert result["rows_trained"] == 6 * sum(SIZES)
-    steps = [line["step"] for line in lines_of(config, "train")]
-    assert steps == list(range(1, result["steps"] + 1))  # the steps taken again replaced those that were lost
-    rows = [line["rows"] for line in lines_of(config, "train")]
-    assert rows == sorted(rows)
-    assert rows[-1] == 6 * sum(SIZES)
-
-
-def test_a_killed_driver_goes_on_with_the_same_command_and_fewer_workers(
+def test_a_killed_worker_and_a_killed_driver_cost_no_row_and_repeat_none(
     ray_cluster: None, logs: Path, tmp_path: Path
 ) -> None:
-    raw = small_config(logs, tmp_path, "stopped", workers=2, passes=20)
+    """A worker, whose place is taken by itself; then the driver, after which the same command goes on with fewer workers."""
+    raw = small_config(
+        logs, tmp_path, "killed", workers=2, passes=10, checkpoint={"every_units": 1, "background": True, "keep": 4}
+    )
     raw["data"] |= {"unit_rows": 100, "block_rows": 25, "eval": None}
     path = write_config(raw, tmp_path / "conf.yaml")
+    config = config_from_dict({**raw, "train": {**raw["train"], "workers": 1}})
+    folder, said = Path(run_folder(config)), tmp_path / "said"
     command = [sys.executable, "-m", "raymtl.cli", "train", "--config", path]
-    folder = tmp_path / "stopped"
-    driver = subprocess.Popen(command, stdout=subprocess.DEVNULL, start_new_session=True)
-    try:
+    with said.open("wb") as out:
+        driver = subprocess.Popen(command, stdout=out, stderr=out, start_new_session=True)
+
+    def until(happened: Callable[[], bool]) -> None:
         limit = time.monotonic() + 240
-        while len(list(folder.glob("checkpoint_*"))) < 2:
-            assert driver.poll() is None, "the driver ended before it could be killed"
-            assert time.monotonic() < limit, "no checkpoint within four minutes"
+        while not happened():
+            assert driver.poll() is None, f"it ended before it could be killed: {said.read_text()[-2000:]}"
+            assert time.monotonic() < limit, said.read_text()[-2000:]
             time.sleep(0.05)
+
+    def checkpoints() -> set[Path]:
+        return set(folder.glob("checkpoint_*"))
+
+    try:
+        metrics = folder / "metrics.jsonl"
+        until(lambda: metrics.exists() and metrics.read_text().count("\n") >= 8 and len(checkpoints()) >= 2)
+        os.kill(min(ray_processes("RayTrainWorker", driver.pid)), signal.SIGKILL)
+        until(lambda: "going on from step" in said.read_text())
+        before = checkpoints()
+        until(lambda: len(checkpoints() - before) >= 2)
     finally:
         os.killpg(driver.pid, signal.SIGKILL)  # the driver and the Ray that it started
         driver.wait()
     assert not (folder / "result.json").exists()
     notes: list[str] = []
-    result = run.train(
-        config_from_dict({**raw, "train": {**raw["train"], "workers": 1}}),
-        listener=lambda item: notes.append(item.get("note", "")),
-    )
-    assert result["rows_trained"] == 20 * sum(SIZES)
+    result = run.train(config, listener=lambda item: notes.append(item.get("note", "")))
     assert any("going on from step" in note for note in notes)
-    assert result["starts"] >= 2
+    assert result["starts"] == 3
     assert result["workers"] == 1
+    assert result["rows_trained"] == 10 * sum(SIZES)
+    steps = [line["step"] for line in lines_of(config, "train")]
+    assert steps == list(range(1, result["steps"] + 1))  # the steps taken again replaced those that were lost
+    rows = [line["rows"] for line in lines_of(config, "train")]
+    assert rows == sorted(rows)
+    assert rows[-1] == 10 * sum(SIZES)
 
 
 def test_a_broken_value_in_mid_stream_ends_all_workers_with_its_place(ray_cluster: None, tmp_path: Path) -> None:

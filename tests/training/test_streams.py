@@ -1,0 +1,82 @@
+"""The streams of a worker: the evaluation input is opened once and read as often as a run evaluates."""
+
+import time
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import pyarrow as pa
+import pytest
+from processes import ray_processes
+from small_logs import DAYS, small_config, write_part
+
+from raymtl.config.load import config_from_dict
+from raymtl.data.read import Input, Schedule
+from raymtl.data.units import plan_input
+from raymtl.errors import DataError, user_errors
+from raymtl.training.worker import Job, _Streams
+
+pytestmark = [pytest.mark.ray, pytest.mark.timeout(120)]
+ROWS = 300
+
+
+def job_of(root: Path) -> tuple[Job, Schedule]:
+    """A job on the logs, and the schedule of its evaluation input."""
+    raw = small_config(root, root / "runs", "streams")
+    raw["data"] |= {"block_rows": 50, "prefetch_blocks": 1}
+    config = config_from_dict(raw)
+    inputs = {part: Input(plan_input(config, part), part == "eval") for part in ("train", "eval")}
+    job = Job(config, inputs, {}, "", None, read_tasks=1, threads=1, config_hash="")
+    return job, [(0, n) for n in inputs["eval"].plan.order(None, 0)]
+
+
+def until(happened: Callable[[], bool]) -> None:
+    limit = time.monotonic() + 60
+    while not happened():
+        assert time.monotonic() < limit
+        time.sleep(0.05)
+
+
+def test_the_evaluation_input_is_opened_once(ray_cluster: None, tmp_path: Path) -> None:
+    write_part(tmp_path, DAYS[0], "part-0.parquet", 40, seed=1)
+    path = write_part(tmp_path, DAYS[1], "part-0.parquet", ROWS, seed=2)
+    job, schedule = job_of(tmp_path)
+    others = ray_processes("SplitCoordinator")
+
+    def dealers() -> set[int]:
+        """The actors that deal blocks out."""
+        return ray_processes("SplitCoordinator") - others
+
+    streams = _Streams(job, 0, 1)
+
+    def read(source: Input) -> pa.Table:
+        found = pa.concat_tables(user_errors(streams(source, schedule)))
+        return found.drop_columns("label:buy")  # a missing label is NaN, which equals nothing
+
+    source = job.inputs["eval"]
+    whole = read(source)
+    assert len(whole) == ROWS
+    opened = dealers()
+    assert len(opened) == 1
+    assert read(source) == whole
+    left = iter(streams(source, schedule))  # an evaluation that ends in mid-stream
+    assert 0 < len(next(left)) < ROWS
+    left.close()  # type: ignore[attr-defined]
+    assert read(source) == whole
+
+    written = path.read_bytes()
+    path.write_bytes(written[:100])
+    for _ in range(2):
+        with pytest.raises(DataError, match=r"part-0\.parquet: cannot be read"):
+            read(source)
+    path.write_bytes(written)
+    assert read(source) == whole
+    assert dealers() == opened
+
+    assert len(read(job.inputs["train"])) == 40
+    until(lambda: dealers() == opened)  # a pass is read once
+    assert read(replace(source, maps={})) == whole
+    until(lambda: len(dealers()) == 1)  # one input is kept, and it is another one now
+    assert dealers() != opened
+    streams = _Streams(job, 0, 1)
+    until(lambda: not dealers())
