@@ -89,12 +89,13 @@ class Loop:
         self._built.model.train()
         feed = self._feed(self._inputs["train"], schedule[first:], self._seen)
 
+        def is_due(done: int) -> bool:
+            return done % units == 0 or _is_due(done % units, train.eval_every_units)
+
         def evaluates_after(step: Step) -> bool:
-            in_pass = (first + step.unit + 1) % units
-            due = in_pass == 0 or _is_due(in_pass, train.eval_every_units)
-            if self._judged is not None:
-                due |= first + step.unit + 1 in self._judged.after_units
-            return "eval" in self._inputs and step.ends_unit and due
+            done = first + step.unit + 1
+            judged = self._judged is not None and done in self._judged.after_units
+            return "eval" in self._inputs and step.ends_unit and (judged or is_due(done))
 
         for step in self._steps(feed, evaluates_after):
             if not step.ends_unit:
@@ -106,8 +107,8 @@ class Loop:
             score, stop = None, False
             if evaluates_after(step):
                 self._close_window()
-                score = self.evaluate((done - 1) // units)
-                stop = self._out_of_patience()
+                score = self.evaluate((done - 1) // units, for_judge=not is_due(done))
+                stop = is_due(done) and self._out_of_patience()
                 progress.finished |= stop
             if ends_pass or stop or _is_due(progress.units_done, train.checkpoint.every_units):
                 self._close_window()
@@ -230,8 +231,11 @@ class Loop:
 
     # Evaluation
 
-    def evaluate(self, pass_number: int) -> float | None:
-        """Metrics over every row of the evaluation days, once each; returns the score that `train.select` names."""
+    def evaluate(self, pass_number: int, for_judge: bool = False) -> float | None:
+        """Metrics over every row of the evaluation days, once each; returns the score that `train.select` names.
+
+        One that is only `for_judge` does not count for early stopping: without a judge the run would not have made it.
+        """
         started = time.perf_counter()
         metrics = self.measure(self._inputs["eval"])
         score = score_of(metrics, self._config.train.select)
@@ -243,6 +247,7 @@ class Loop:
             "score": score,
             "seconds": round(time.perf_counter() - started, 3),
             "metrics": metrics,
+            **({"for_judge": True} if for_judge else {}),
         }
         self.progress.evaluations.append(record)
         if self._log is not None:
@@ -279,7 +284,7 @@ class Loop:
         stop = self._config.train.early_stop
         if stop is None:
             return False
-        scores = [score_of(e["metrics"], stop.metric) for e in self.progress.evaluations]
+        scores = [score_of(e["metrics"], stop.metric) for e in self.progress.evaluations if "for_judge" not in e]
         known = [s for s in scores if s is not None]
         if not known:
             return False

@@ -78,11 +78,11 @@ class Optimizers:
         self._dense.zero_grad()
 
     def step(self) -> None:
+        for parameter in self._resting:
+            parameter.grad = None  # which clipping and the optimizer pass over
         if self._clip is not None:
             torch.nn.utils.clip_grad_norm_(self.dense_parameters, self._clip, foreach=True)
         if not self._frozen:
-            for parameter in self._resting:
-                parameter.grad = None  # which the optimizer passes over
             self._dense.step()
         self.steps_taken += 1
         self._set_factor()

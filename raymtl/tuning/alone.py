@@ -1,13 +1,13 @@
 """A trial with one worker, which trains in the trial's own process: no second Ray Train, no process group beyond itself."""
 
 import datetime as dt
-import gc
 import json
 import logging
 import tempfile
 import time
 import warnings
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -20,7 +20,9 @@ from raymtl.daily.versions.restore import restore as restore_version
 from raymtl.daily.versions.storage import open_store
 from raymtl.data.read import Input, Schedule, stream
 from raymtl.data.remote import is_local
+from raymtl.data.retry import patiently
 from raymtl.data.source import below, open_filesystem
+from raymtl.errors import CheckpointError
 from raymtl.training import checkpoint as saved_state
 from raymtl.training.build import Built, build
 from raymtl.training.checkpoint import Progress
@@ -65,13 +67,6 @@ def train_alone(
 
     With `blocks` the inputs are those that all trials share; without they are read for this trial alone.
     """
-    try:
-        return _train(job, blocks, begin, watcher)
-    finally:
-        gc.collect()  # sharded models hold themselves in cycles, and the next trial of this process needs the memory
-
-
-def _train(job: Job, blocks: dict[str, SharedInput] | None, begin: Begin | None, watcher: Watcher) -> Progress:
     _quieten()
     torch.set_num_threads(job.threads)
     config = job.config
@@ -138,8 +133,12 @@ class _State:
             if is_local(self._filesystem):
                 scratch = source
             else:
-                pafs.copy_files(source, scratch, self._filesystem, pafs.LocalFileSystem())
+                patiently(lambda: pafs.copy_files(source, scratch, self._filesystem, pafs.LocalFileSystem()))
             progress = saved_state.read_progress(scratch)
+            if progress.plan != self._plan:
+                raise CheckpointError(
+                    "the training days changed since this trial began; search anew under another `name`"
+                )
             saved_state.load(self._built, scratch, model_only=False, group=self._group)
         self._built.optimizers.restore(progress.step)
         return progress
@@ -152,17 +151,19 @@ class _State:
         else:
             with tempfile.TemporaryDirectory(prefix="raymtl-trial-") as scratch:
                 saved_state.save(self._built, progress, scratch, self._group, background=False)
-                pafs.copy_files(scratch, f"{self._inner}/{name}", pafs.LocalFileSystem(), self._filesystem)
+                target = f"{self._inner}/{name}"
+                patiently(lambda: pafs.copy_files(scratch, target, pafs.LocalFileSystem(), self._filesystem))
         write_file(self._folder, STATE, json.dumps({"folder": name}))
         if self._last is not None:
-            self._filesystem.delete_dir(f"{self._inner}/{self._last}")
+            with suppress(OSError):  # it goes with the trial's folder at the latest
+                self._filesystem.delete_dir(f"{self._inner}/{self._last}")
         self._last = name
 
 
 def remove_state(trial_folder: str) -> None:
     """Take away what an ended trial would have gone on from."""
     filesystem, inner = open_filesystem(trial_folder)
-    if filesystem.get_file_info(inner).type == pafs.FileType.Directory:
+    with suppress(FileNotFoundError):
         filesystem.delete_dir(inner)
 
 

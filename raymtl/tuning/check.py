@@ -36,8 +36,27 @@ def check(config: Config) -> Space:
         (f for f in whose if f.split(".")[1] in config.map_tables() and tables and ".init" not in f), None
     ):
         raise ConfigError(f"tune.space.{mapped} cannot be searched: all trials share the map of that table; remove it")
+    if (stages := config.tune.structure_trials) and len({axis.couples for axis in space.axes}) < 2:
+        kind = "loss weights and couplings" if space.axes[0].couples else "structure"
+        raise ConfigError(
+            f"tune.structure_trials is {stages}, but the space has nothing but {kind}; set it to 0, or add the other kind"
+        )
+    shaping = next((f for axis in space.axes for f in axis.fields if _shapes(f)), None)
+    if config.tune.start is not None and shaping is not None:
+        raise ConfigError(
+            f"tune.space.{shaping} changes the shape of the model, so that no trial could begin with the version of tune.start; "
+            "remove one of the two"
+        )
     if config.tune.start is not None and config.train.workers > 1:
         raise ConfigError(
             "tune.start needs train.workers: 1; a trial with several workers cannot begin with a version yet"
         )
     return space
+
+
+def _shapes(field: str) -> bool:
+    """Whether a field decides on the shapes of weights."""
+    loose = ("dropout", "alpha", "space", "weight")
+    return (field.split(".")[0] in ("model", "features") and field.split(".")[-1] not in loose) or field.endswith(
+        ".dim"
+    )

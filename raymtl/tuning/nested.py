@@ -43,6 +43,7 @@ class _Judge:
 
 def train_nested(job: Job, room: Room, watcher: Watcher) -> Progress:
     """Train what is left of a trial on `train.workers` workers. Raises what the run raised."""
+    watcher.began(Progress())  # Ray Train knows how far it is; what it measured before is told at the end
     judge = _Judge.remote()  # type: ignore[attr-defined]
     job.judge = judge
     outcome: dict[str, Any] = {}

@@ -3,6 +3,7 @@
 Every number here is oriented: higher is better, whatever the metric.
 """
 
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -25,7 +26,7 @@ def oriented(metrics: Metrics, name: str) -> float | None:
         rate = (metrics.get("order_violation_rate") or {}).get("overall")
         return None if rate is None else -float(rate)
     value = value_of(metrics, name)
-    if value is None:
+    if value is None or not math.isfinite(value):
         return None
     return -value if lower_is_better(name) else value
 

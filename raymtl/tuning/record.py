@@ -8,8 +8,6 @@ import json
 from dataclasses import asdict, dataclass, field
 from typing import Any, Literal
 
-import pyarrow.fs as pafs
-
 from raymtl.data.remote import list_folder
 from raymtl.data.retry import patiently
 from raymtl.data.source import below, open_filesystem
@@ -87,9 +85,7 @@ class Book:
         self.folder = folder
         self.trials: dict[int, Trial] = {}
         filesystem, inner = open_filesystem(below(folder, TRIALS))
-        if filesystem.get_file_info(inner).type != pafs.FileType.Directory:
-            return
-        entries = patiently(lambda: list_folder(filesystem, inner, recursive=False))
+        entries = patiently(lambda: list_folder(filesystem, inner, recursive=False, allow_not_found=True))
         for name in sorted(e.base_name for e in entries if e.base_name.endswith(".json")):
             text = read_file(folder, f"{TRIALS}/{name}")
             try:

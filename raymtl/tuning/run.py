@@ -3,6 +3,7 @@
 import json
 import math
 import os
+from collections.abc import Callable
 from typing import Any
 
 import pyarrow.fs as pafs
@@ -12,12 +13,14 @@ from ray.tune.search import Searcher
 
 from raymtl.config.load import config_hash, dump_config, load_config
 from raymtl.config.root import Config
+from raymtl.daily.versions.owners import read_map
 from raymtl.daily.versions.storage import open_store
-from raymtl.daily.versions.store import show
+from raymtl.daily.versions.store import chain, show
+from raymtl.data.idmap import MapFile, find_map, save_map
 from raymtl.data.read import Input
 from raymtl.data.source import below, open_filesystem
 from raymtl.data.units import Plan
-from raymtl.errors import CheckpointError, ClusterError, ConfigError
+from raymtl.errors import CheckpointError, ClusterError, ConfigError, StorageError, VersionError
 from raymtl.training.cluster import Room, connect, reading_tasks
 from raymtl.training.id_maps import make_maps
 from raymtl.training.loop import pass_schedule
@@ -53,21 +56,16 @@ def tune(config: Config, *, address: str | None = None, listener: Listener | Non
     check_writable(folder)
     _compare_with_previous(config, folder)
     room, concurrent = _room(config, address)
-    begin = _begin(config)
     with only_one(folder):
+        clock = json.loads(read_file(folder, CLOCK) or "{}")
+        begin = _begin(config, clock)
+        _compare_data(clock, {part: plan.identity for part, plan in ready.plans.items()}, folder)
         write_file(folder, CONFIG, dump_config(config))
+        write_file(folder, CLOCK, json.dumps(clock))
         book = Book(folder)
-        maps = make_maps(
-            config,
-            ready.plans["train"],
-            folder,
-            reading_tasks(config, workers=0),
-            begun=bool(book.trials),
-            say=lambda line: say({"note": line}),
-        )
+        maps = _maps(config, begin, ready.plans["train"], folder, bool(book.trials), lambda line: say({"note": line}))
         inputs = {part: Input(plan, part == "eval", maps) for part, plan in ready.plans.items()}
         total = ready.plans["train"].rows * config.train.passes
-        clock = json.loads(read_file(folder, CLOCK) or "{}")
         search = Search(config, space, book, total, say, clock.get("searched_s", 0.0))
         say({"search": search, "concurrent": concurrent, "folder": folder})
         if any(not t.ended for t in book.trials.values()) or not search.is_over():
@@ -91,7 +89,15 @@ def tune(config: Config, *, address: str | None = None, listener: Listener | Non
             )
             clock.setdefault("prepared_s", round(search.searched_s - clock.get("searched_s", 0.0), 1))
             _run(config, folder, search, shared, concurrent, clock)
-        return write_result(search, folder, clock)
+        if search.outage is not None:
+            raise StorageError(f"{search.outage}; the search stops here, and the same command goes on with it")
+        result = write_result(search, folder, clock)
+        if search.doomed is not None:
+            raise ConfigError(
+                f"the configuration as it is cannot be trained, so no trial of it can: {search.doomed}; mend it, and search "
+                "under another `name`"
+            )
+        return result
 
 
 def opened(folder: str) -> tuple[Search, dict[str, Any]]:
@@ -152,7 +158,8 @@ class _Notes:
     def ended(self, trial_id: str, crashed: bool) -> None:
         number = self.numbers.pop(trial_id)
         self.search.ended(number, crashed)
-        remove_state(trial_folder(self._folder, trial_name(number)))
+        if self.search.book.trials[number].ended:
+            remove_state(trial_folder(self._folder, trial_name(number)))
         self.write_clock()
 
     def write_clock(self) -> None:
@@ -196,6 +203,10 @@ def _after_units(config: Config, plan: Plan, total: int) -> frozenset[int]:
     """Units of all passes after which the stopping rule wants a measurement: the first that ends at or after each rung."""
     assert config.tune is not None
     rungs = rung_rows(config.tune, total)
+    if not rungs and config.tune.stopping.type != "none":
+        raise ConfigError(
+            f"tune.stopping begins at more rows than a trial has ({total:,}), so that it would stop none; lower it, or remove it"
+        )
     found, rows = set(), 0
     for done, (_, unit) in enumerate(pass_schedule(plan, config), start=1):
         rows += plan.units[unit].rows
@@ -206,7 +217,17 @@ def _after_units(config: Config, plan: Plan, total: int) -> frozenset[int]:
     return frozenset(found)
 
 
-def _begin(config: Config) -> Begin | None:
+def _compare_data(clock: dict[str, Any], plans: dict[str, str], folder: str) -> None:
+    """The rows of a search stay the same from start to start. Notes them at the first one."""
+    if clock.setdefault("plans", plans) != plans:
+        raise ConfigError(
+            f"the days that the search {folder} reads have changed since it began, so its trials cannot be compared with new "
+            "ones; set another `name`"
+        )
+
+
+def _begin(config: Config, clock: dict[str, Any]) -> Begin | None:
+    """The version to begin with: the one that is current when the search first starts. Noted then."""
     assert config.tune is not None
     start = config.tune.start
     if start is None:
@@ -214,8 +235,32 @@ def _begin(config: Config) -> Begin | None:
     store = start.store or (config.daily.store if config.daily is not None else None)
     if store is None:
         raise ConfigError("tune.start.store is missing, and there is no daily.store; name the folder of the versions")
-    version = show(open_store(store), start.version).id
+    version = clock.setdefault("version", show(open_store(store), start.version).id)
     return Begin(store, version, start.train == "heads")
+
+
+def _maps(
+    config: Config, begin: Begin | None, plan: Plan, folder: str, begun: bool, say: Callable[[str], None]
+) -> dict[str, MapFile]:
+    """Which ID holds which row of each `map` table, for all trials: by the training days, or as the version has it."""
+    if begin is None:
+        return make_maps(config, plan, folder, reading_tasks(config, workers=0), begun, say)
+    store = open_store(begin.store)
+    links = chain(store, show(store, begin.version))
+    files = {}
+    for table in config.map_tables():
+        if table not in links[-1].tables:
+            raise VersionError(
+                f"version {begin.version} has no table `{table}`, whose rows a map gives out; set its id_space to `hash`, "
+                "or begin with another version"
+            )
+        path = below(folder, f"maps/{table}.parquet")
+        found = find_map(path)
+        kept = found is not None and found.notes.get("version") == begin.version
+        files[table] = (
+            found if found and kept else save_map(read_map(store, links, table), path, {"version": begin.version})
+        )
+    return files
 
 
 def _compare_with_previous(config: Config, folder: str) -> None:
@@ -229,6 +274,8 @@ def _compare_with_previous(config: Config, folder: str) -> None:
         raise ConfigError(
             f"{below(folder, CONFIG)} of the earlier search cannot be read ({error}); set another `name`"
         ) from error
+    if before.tune is None:
+        raise ConfigError(f"the folder {folder} is that of a run, not of a search; set another `name`")
     if _identity(before) != _identity(config):
         what = "tune" if config_hash(before) == config_hash(config) else "configuration"
         raise ConfigError(
@@ -262,9 +309,12 @@ def _room(config: Config, address: str | None) -> tuple[Room, int]:
     per_trial = train.workers * train.cpus_per_worker
     # On this machine alone CPUs are only numbers: two per trial, one to train with and one to read with, and one for all
     wanted = tune_.max_concurrent or max(1, cores // per_trial)
-    connect(config, address, cpus=wanted * (per_trial + 1) + 1)
+    local = connect(config, address, cpus=wanted * (per_trial + 1) + 1)
     total = ray.cluster_resources()
-    rooms = [int((total.get("CPU", 0) - 1) // (per_trial + 1)) or int(total.get("CPU", 0) // per_trial)]
+    spare = 0 if train.workers == 1 else 1  # CPUs of a trial for reading
+    rooms = [sum(int(n["Resources"].get("CPU", 0)) // per_trial for n in ray.nodes() if n["Alive"])]
+    if train.workers > 1:
+        rooms = [int(total.get("CPU", 0) // (per_trial + spare))]
     if train.use_gpu:
         rooms.append(int(total.get("GPU", 0) // (train.workers if train.workers > 1 else tune_.gpus_per_trial)))
     if min(rooms) < 1:
@@ -274,6 +324,7 @@ def _room(config: Config, address: str | None) -> tuple[Room, int]:
             + f"; the cluster has {total.get('CPU', 0):g} CPUs and {total.get('GPU', 0):g} GPUs; lower train.workers or "
             "train.cpus_per_worker, or add nodes"
         )
-    concurrent = min(tune_.max_concurrent or math.inf, *rooms, wanted if address is None else math.inf)
-    threads = train.threads_per_worker or max(1, cores // (int(concurrent) * train.workers))
+    concurrent = min(tune_.max_concurrent or math.inf, *rooms, wanted if local else math.inf)
+    nodes = sum(n["Alive"] for n in ray.nodes())
+    threads = train.threads_per_worker or max(1, cores // -(-int(concurrent) * train.workers // nodes))
     return Room(config.data.read_tasks or 1, threads), int(concurrent)

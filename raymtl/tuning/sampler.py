@@ -121,13 +121,14 @@ def _frozen(
     """A record as Optuna has it; None for the default configuration where the space does not hold it."""
     if not trial.draw:
         return None
-    values = None if trial.metrics is None else judge.values(trial.metrics)
-    state = TrialState.RUNNING if not trial.ended else TrialState.FAIL if values is None else TrialState.COMPLETE
     limits = judge.objective.subject_to
+    # A trial that was stopped is behind, but its numbers are those of fewer rows: only a single objective can be told so
+    told = trial.status == "finished" or (trial.status == "stopped" and len(judge.names) == 1 and not limits)
+    values = judge.values(trial.metrics) if told else None
+    state = TrialState.RUNNING if not trial.ended else TrialState.FAIL if values is None else TrialState.COMPLETE
     broken = judge.excess(trial.metrics, default) if trial.metrics is not None and limits else []
     return optuna.trial.create_trial(
         state=state,
-        # a trial that was stopped counts with its last measurement: it is behind, and the sampler should know
         values=values if state == TrialState.COMPLETE else None,
         params=trial.draw,
         distributions={name: distributions[name] for name in trial.draw},

@@ -35,6 +35,8 @@ class Search:
         self.judge = Judge(self.tune.objective)
         self._listener = listener
         self._live: set[int] = set()
+        self.outage: str | None = None
+        """What the storage said, if it failed a trial: nothing more is begun, and the trial stays to be gone on with."""
         self._begun, self._searched_before = time.monotonic(), searched_s
         self._grid = space.grid() if isinstance(self.tune.sampler, Grid) else None
 
@@ -58,6 +60,8 @@ class Search:
                 return trial
 
     def _next(self) -> Trial | None:
+        if self.outage is not None or self.doomed is not None:
+            raise Finished
         waiting = [t for t in self.book.trials.values() if not t.ended and t.number not in self._live]
         if waiting:  # an earlier start of the command left them under way
             return waiting[0]
@@ -84,11 +88,18 @@ class Search:
             return None
         return self._repeat()
 
+    @property
+    def doomed(self) -> str | None:
+        """Why the configuration as it is cannot be trained, so that trials of it are vain."""
+        return next((t.reason for t in self.book.of_kind("default") if t.status == "failed"), None)
+
     def is_over(self) -> bool:
         """Whether every trial has ended and none would come after them."""
         searched = self.book.of_kind(*SEARCHED)
         if not searched or self._running(*SEARCHED, "repeat"):
             return False
+        if self.doomed is not None:
+            return True
         left = self._grid is None or any(point not in [t.draw for t in searched] for point in self._grid)
         return not (left and self._may_search(len(searched))) and self._repeats_left() is None
 
@@ -129,7 +140,16 @@ class Search:
     ) -> Trial:
         number = self.book.next_number()
         own = draw if kind != "default" and of != self._default_number() else {}
-        trial = Trial(number, kind, draw, self.space.fields(own), {}, seed or self.config.train.seed, of, sampler=noted)
+        trial = Trial(
+            number,
+            kind,
+            draw,
+            self.space.fields(own),
+            {},
+            self.config.train.seed if seed is None else seed,
+            of,
+            sampler=noted,
+        )
         try:
             trial.config = self.space.config(own, seed).model_dump(mode="json")
         except ConfigError as error:
@@ -160,7 +180,9 @@ class Search:
             trial.rows = evaluation["rows"]
             if trial.kind in ("structure", "search") and trial.rows < self._total_rows:
                 behind = sampler.falls_behind(self.tune, list(self.book.trials.values()), trial)
-        if trial.ended:
+        if "outage" in report:
+            self.outage = report["outage"]
+        elif trial.ended:
             pass  # given up before, and only telling what it took
         elif "failed" in report:
             trial.status, trial.reason = "failed", report["failed"]
@@ -177,7 +199,7 @@ class Search:
         """The trial's process has given it back."""
         trial = self.book.trials[number]
         self._live.discard(number)
-        if not trial.ended:
+        if not trial.ended and self.outage is None:
             trial.status = "failed"
             trial.reason = "its process died twice" if crashed else "it ended without a last report"
             self.book.save(trial)

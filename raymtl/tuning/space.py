@@ -3,6 +3,7 @@
 import copy
 import itertools
 import json
+import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -64,7 +65,8 @@ class Axis:
     def draw_of(self, value: Any) -> Any:
         """What a sampler would have drawn to give this value; None where it cannot."""
         if self.choices is not None:
-            found = [i for i, choice in enumerate(self.choices) if choice == value and type(choice) is type(value)]
+            same = isinstance(value, bool)
+            found = [i for i, choice in enumerate(self.choices) if choice == value and isinstance(choice, bool) is same]
             return self.distribution.choices[found[0]] if found else None  # type: ignore[attr-defined]
         numeric = isinstance(value, int | float) and not isinstance(value, bool)
         return value if numeric and self.distribution._contains(value) else None
@@ -73,7 +75,9 @@ class Axis:
         """Values that stand for all: every choice, or both ends of a range."""
         if self.choices is not None:
             return list(self.choices)
-        return [self.distribution.low, self.distribution.high]  # type: ignore[attr-defined]
+        low, high = self.distribution.low, self.distribution.high  # type: ignore[attr-defined]
+        between = [low + (high - low) / math.pi] if isinstance(self.distribution, FloatDistribution) else []
+        return [low, high, *between]
 
     @property
     def couples(self) -> bool:
@@ -234,11 +238,11 @@ def _choice(name: str, fields: tuple[str, ...], values: list[Any], when: Mapping
 
 def _refuse_fixed(name: str) -> None:
     for path, reason in _FIXED.items():
-        if name == path or name.startswith(f"{path}."):
+        if name == path or name.startswith(f"{path}.") or path.startswith(f"{name}."):
             raise ConfigError(f"tune.space.{name} cannot be searched: {reason}; remove it")
     parts = name.split(".")
-    if parts[0] == "tasks" and len(parts) > 2 and parts[2] not in _OF_TASKS:
-        near = did_you_mean(parts[2], _OF_TASKS)
+    if parts[0] == "tasks" and (len(parts) < 3 or parts[2] not in _OF_TASKS):
+        near = did_you_mean(parts[-1], _OF_TASKS)
         raise ConfigError(
             f"tune.space.{name} cannot be searched: of a task only `weight`, `normalizer_floor` and `base_rate` can, the rest "
             f"changes what is measured{near}"
@@ -372,7 +376,8 @@ def _with(raw: Raw, fields: Mapping[str, Any]) -> Raw:
         inner = written
         for key in above:
             inner = inner.setdefault(key, {})
-        if last in ("preset", "type") and inner.get(last) != value:
+        # what an optimizer of one kind is set to, one of another kind takes as well
+        if last in ("preset", "type") and inner.get(last) != value and "optimizer" not in path:
             inner.clear()
         inner[last] = copy.deepcopy(value)
     return written

@@ -77,7 +77,9 @@ def trials_table(search: Search, most: int | None = None) -> Table:
         box=None,
     )
     trials = sorted(search.book.trials.values(), key=lambda t: _rank(t, search))
-    for trial in trials if most is None else [*trials[: most // 2], *trials[-(most - most // 2) :]][: len(trials)]:
+    if most is not None and len(trials) > most:
+        trials = [*trials[: most // 2], *trials[-(most - most // 2) :]]
+    for trial in trials:
         values = [_number(search, trial, i) for i in range(len(search.judge.names))]
         if trial is default:
             fields = ["as it is"] + [""] * (len(shown) - 1) if shown else []

@@ -1,5 +1,6 @@
 """What Ray Tune runs: one trial, from its record to its last report."""
 
+import gc
 import json
 import os
 import socket
@@ -9,12 +10,16 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import torch
 from ray import tune
 
 from raymtl.config.load import config_from_dict, config_hash
+from raymtl.config.root import Config
 from raymtl.config.tune import Tune
 from raymtl.data.read import Input
-from raymtl.errors import UserError
+from raymtl.data.retry import is_of_storage
+from raymtl.data.source import below
+from raymtl.errors import StorageError, UserError
 from raymtl.training.checkpoint import Progress
 from raymtl.training.cluster import Room
 from raymtl.training.worker import Job
@@ -67,17 +72,35 @@ def reading_part(config: dict[str, Any]) -> dict[str, Any]:
 def run_trial(config: dict[str, Any], shared: Shared) -> None:
     """Entry of a trial; `config` has its `number` and, as `config`, its configuration."""
     reports = Reports(shared.folder, config["number"])
+    failed = outage = None
     try:
-        progress = _train(config["number"], config["config"], shared, reports)
-        reports.end(progress)
-    except UserError as error:
-        reports.fail(str(error))
+        reports.end(_train(config["number"], config["config"], shared, reports))
     except Exception as error:
-        lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-        where = traceback.extract_tb(error.__traceback__)[-1]
-        reports.fail(
-            f"{type(error).__name__}: {lines[0] if lines else ''} ({Path(where.filename).name}:{where.lineno})"
-        )
+        if _is_outage(error):
+            outage = str(error)
+        else:
+            failed = _in_words(error)
+    # sharded models hold themselves in cycles (an error holds them too), and the next trial of this process needs the memory
+    gc.collect()
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()
+    if outage is not None:
+        reports.stop_all(outage)
+    if failed is not None:
+        reports.fail(failed)
+
+
+def _is_outage(error: Exception) -> bool:
+    """Whether the storage failed, which says nothing of the trial."""
+    return isinstance(error, StorageError) or is_of_storage(error)
+
+
+def _in_words(error: Exception) -> str:
+    if isinstance(error, UserError):
+        return str(error)
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    where = traceback.extract_tb(error.__traceback__)[-1]
+    return f"{type(error).__name__}: {lines[0] if lines else ''} ({Path(where.filename).name}:{where.lineno})"
 
 
 def _train(number: int, raw: dict[str, Any], shared: Shared, reports: "Reports") -> Progress:
@@ -89,8 +112,8 @@ def _train(number: int, raw: dict[str, Any], shared: Shared, reports: "Reports")
     job = Job(
         loaded,
         shared.inputs,
-        shared.base_rates,
-        folder if alone else f"{folder}/run",
+        {**shared.base_rates, **_own_rates(loaded)},
+        folder if alone else below(folder, "run"),
         None,
         shared.room.read_tasks,
         shared.room.threads,
@@ -101,6 +124,11 @@ def _train(number: int, raw: dict[str, Any], shared: Shared, reports: "Reports")
         return train_nested(job, shared.room, reports)
     blocks = shared.blocks if reading_part(raw) == shared.reading else None
     return train_alone(job, blocks, shared.begin, reports)
+
+
+def _own_rates(config: Config) -> dict[str, float]:
+    """The base rates that the trial's configuration gives, which go before those that were measured for all."""
+    return {name: task.base_rate for name, task in config.active_tasks().items() if task.base_rate is not None}
 
 
 class Reports:
@@ -145,6 +173,10 @@ class Reports:
     def fail(self, reason: str) -> None:
         """The last report of a trial that broke."""
         self._report(failed=reason)
+
+    def stop_all(self, reason: str) -> None:
+        """The last report of a trial that the storage failed, and of this start of the search."""
+        self._report(outage=reason)
 
     def _report(self, **facts: Any) -> None:
         start, self._start = self._start, {}

@@ -14,6 +14,9 @@ from searches import search_config
 
 from raymtl.config.load import load_config
 from raymtl.config.root import Config
+from raymtl.daily.versions.lease import acquire
+from raymtl.daily.versions.publish_run import publish_run
+from raymtl.daily.versions.storage import open_store
 from raymtl.errors import ConfigError
 from raymtl.training import run as training
 from raymtl.tuning import sampler
@@ -58,12 +61,34 @@ def test_trials_share_data_and_processes_and_equal_runs_of_their_own(ray_cluster
     assert {task: m["logloss"] for task, m in told["tasks"].items()} == {
         t: m["logloss"] for t, m in own["eval"].items()
     }
+    store = open_store(str(folder / "versions"))
+    with acquire(store, "publish", wait_s=5) as lease:
+        publish_run(f"{best.output}/own", store, checkpoint=None, version="v1", held=lease.held)
+    _begins_with_the_version(loaded(root, "from", FROM, f"tune.start.store={folder}/versions"), own)
     table = pq.read_table(folder / "trials.parquet").to_pylist()
     assert [row["trial"] for row in table] == sorted(book.trials)
     assert not list(folder.glob("trials/0*/")), "nothing is kept of a trial that has ended but its record"
     again = tune(config)
     assert again["best"] == result["best"]
     assert Book(str(folder)).trials == book.trials, "a search that is over is not searched again"
+
+
+FROM = {
+    "space": {LR: {"choice": [1e-12]}},
+    "start": {"train": "heads"},
+    "max_trials": 2,
+    "max_concurrent": 1,
+    "repeats": 0,
+}
+
+
+def _begins_with_the_version(config: Config, own: dict[str, Any]) -> None:
+    """Heads that all but stand still under tables that do not learn leave the version's metrics as they are."""
+    [default, still] = Book(tune(config)["folder"]).trials.values()
+    for metrics, same in ((still.metrics, True), (default.metrics, False)):
+        assert metrics is not None
+        for task, found in metrics["tasks"].items():
+            assert (found["logloss"] == pytest.approx(own["eval"][task]["logloss"], abs=1e-9)) is same
 
 
 def test_a_killed_process_goes_on_from_its_checkpoint_and_stopped_trials_leave_in_order(
