@@ -73,12 +73,12 @@ def whole(ray_cluster: None, tmp_path_factory: pytest.TempPathFactory) -> Whole:
     raw = small_config(folder / "logs", folder, "whole", workers=2, passes=2, eval_every_units=2)
     raw["train"]["batch_size"] = BATCH
     raw["data"] |= {"unit_rows": BATCH, "block_rows": BATCH // 2}
-    found = Whole(raw, config_from_dict(raw), {}, [], set())
+    found, others = Whole(raw, config_from_dict(raw), {}, [], set()), ray_processes("SplitCoordinator")
 
     def listener(item: dict[str, Any]) -> None:
         found.heard.append(item)
         if item.get("kind") == "eval":
-            found.dealers |= ray_processes("SplitCoordinator")
+            found.dealers |= ray_processes("SplitCoordinator") - others
 
     found.result = run.train(found.config, listener=listener)
     return found

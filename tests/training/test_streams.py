@@ -1,5 +1,6 @@
 """The streams of a worker: the evaluation input is opened once and read as often as a run evaluates."""
 
+import gc
 import time
 from collections.abc import Callable
 from dataclasses import replace
@@ -33,6 +34,7 @@ def job_of(root: Path) -> tuple[Job, Schedule]:
 def until(happened: Callable[[], bool]) -> None:
     limit = time.monotonic() + 60
     while not happened():
+        gc.collect()  # an error caught above holds on to what it passed through
         assert time.monotonic() < limit
         time.sleep(0.05)
 
