@@ -33,6 +33,8 @@ def test_values_of_each_kind() -> None:
     weighted = judge(mean={"click.auc": 1.0, "buy.auc": 3.0})
     assert weighted.values(found) == [pytest.approx((0.7 + 3 * 0.8) / 4)]
     assert judge(metric="buy.auc").values(metrics(0.7, None)) is None  # type: ignore[arg-type]
+    assert judge(metric="buy.auc").values(metrics(0.7, float("nan"))) is None
+    assert judge(metric="buy.auc").values(None) is None
 
 
 def test_a_limit_relative_to_the_default() -> None:

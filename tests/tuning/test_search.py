@@ -243,3 +243,61 @@ def test_metrics_of_a_report_are_those_that_count(tmp_path: Path) -> None:
     assert len(trial.history) == 1
     assert trial.metrics is not None
     assert trial.metrics["tasks"]["click"]["auc"] == 0.7
+
+
+def test_an_outage_of_the_storage_stops_the_search_and_blames_no_trial(tmp_path: Path) -> None:
+    tune = {"space": SPACE, "max_trials": 4, "repeats": 0}
+    search = open_search(tmp_path, tune)
+    first, second = search.next(), search.next()
+    assert first is not None
+    assert second is not None
+    train(search, first, peak)
+    search.reported({"number": second.number, "outage": "the storage does not answer"})
+    search.ended(second.number, crashed=False)
+    assert search.outage == "the storage does not answer"
+    with pytest.raises(Finished):
+        search.next()
+    assert search.book.trials[1].status == "running"
+    later = open_search(tmp_path, tune)
+    run(later, peak)
+    assert [t.status for t in later.book.trials.values()] == ["finished"] * 4
+
+
+def test_a_configuration_that_cannot_be_trained_ends_the_search(tmp_path: Path) -> None:
+    search = open_search(tmp_path, {"space": SPACE, "max_trials": 9})
+    trial = search.next()
+    assert trial is not None
+    search.reported({"number": 0, "failed": "the version does not fit"})
+    search.ended(0, crashed=False)
+    assert search.doomed == "the version does not fit"
+    with pytest.raises(Finished):
+        search.next()
+    assert search.is_over()
+
+
+def test_failed_trials_and_nan_teach_the_sampler_nothing(tmp_path: Path) -> None:
+    """A trial that scores well and breaks afterwards is no example to follow, and NaN would end Optuna."""
+    search = open_search(tmp_path, {"space": SPACE, "max_trials": 14, "repeats": 0})
+
+    def run_one(trial: Trial) -> None:
+        value = float("nan") if trial.number % 3 == 1 else peak(trial, TOTAL)[0]
+        search.reported({"number": trial.number, "evaluation": {"rows": 10, "metrics": metrics(0.99, 0.99)}})
+        if trial.number % 3 == 2:
+            search.reported({"number": trial.number, "failed": "the loss became nan"})
+        else:
+            search.reported({"number": trial.number, "evaluation": {"rows": TOTAL, "metrics": metrics(value, value)}})
+            search.reported({"number": trial.number, "ended": True})
+        search.ended(trial.number, crashed=False)
+
+    for _ in range(14):
+        trial = search.next()
+        assert trial is not None
+        run_one(trial)
+    with pytest.raises(Finished):
+        search.next()
+    trials = search.book.trials.values()
+    assert len(trials) == 14
+    assert {t.status for t in trials if t.number % 3} == {"failed"}
+    best = search.best(list(trials))
+    assert best is not None
+    assert best.status == "finished"

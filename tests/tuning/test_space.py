@@ -48,6 +48,8 @@ def test_the_default_is_a_draw_where_the_space_holds_it() -> None:
     assert draw is not None
     assert draw[f"{RATIO}buy"] == 1.0
     assert inside.config(draw) == inside.config({})
+    whole = Space(searched({"space": {"tasks.buy.weight": {"choice": [1, 2]}}}))
+    assert whole.default() == {"tasks.buy.weight": "1"}, "1 and 1.0 are the same weight"
     outside = Space(searched({"space": {"train.dense_optimizer.lr": {"choice": [0.5]}}}))
     assert outside.default() is None
 
@@ -127,6 +129,11 @@ def test_a_grid_has_every_combination_once() -> None:
         ({"space": {"data.path": {"choice": ["a"]}}}, "all trials read the same rows"),
         ({"space": {"tasks.buy.parent": {"choice": ["a"]}}}, "of a task only `weight`"),
         ({"space": {"train.seed": {"choice": [1]}}}, "cannot be searched"),
+        ({"space": {"train.batch_size": {"uniform": [32, 64]}}}, "expected a whole number"),
+        ({"space": {"tasks.click": {"choice": [{"label": "buy"}]}}}, "of a task only `weight`"),
+        ({"space": {"train": {"choice": [{"seed": 3}]}}}, "cannot be searched"),
+        ({"ready_made": ["loss_weights"], "structure_trials": 5}, "nothing but loss weights and couplings"),
+        ({"ready_made": ["trunk"], "start": {"store": "/v"}}, "changes the shape of the model"),
         ({}, "neither `space` nor `ready_made`"),
         ({"ready_made": ["weights"]}, "expected one of `loss_weights`"),
         ({"ready_made": ["alpha"], "objective": "buy.acu"}, "did you mean `auc`?"),
