@@ -75,14 +75,15 @@ def tune(
         console.print(f"ready: {len(space.axes)} dimensions; the search would be {search_folder(loaded)}", markup=False)
         _finish(as_json, {"dimensions": [axis.name for axis in space.axes], "folder": search_folder(loaded)})
         return
-    from raymtl.tuning.run import tune as run  # not before: Ray and TorchRec take seconds to import
+    from raymtl.tuning.run import opened  # not before: Ray and TorchRec take seconds to import
+    from raymtl.tuning.run import tune as run
     from raymtl.tuning.terminal import TrialLines
     from raymtl.versions import check_stack
 
     check_stack()
     with TrialLines(console) as lines:
         result = run(loaded, address=address, listener=lines)
-    _show(search_folder(loaded), result, as_json)
+    _show(opened(search_folder(loaded))[0], result, as_json)
 
 
 @app.command()
@@ -106,14 +107,13 @@ def report(folder: Folder, as_json: Json = False) -> None:
     from raymtl.tuning.run import opened
 
     search, clock = opened(folder)
-    _show(folder, write_result(search, folder, clock), as_json)
+    _show(search, write_result(search, folder, clock), as_json)
 
 
-def _show(folder: str, result: dict[str, Any], as_json: bool) -> None:
-    from raymtl.tuning.run import opened
+def _show(search: Any, result: dict[str, Any], as_json: bool) -> None:
     from raymtl.tuning.terminal import field_text, trials_table
 
-    console.print(trials_table(opened(folder)[0], 20))
+    console.print(trials_table(search, 20))
     console.print(_counts(result), markup=False)
     for gain in result["repeats"]:
         console.print(_gain(gain), markup=False)

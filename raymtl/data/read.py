@@ -47,6 +47,12 @@ class Input:
     """Only the rows of these users; None: all rows."""
 
 
+def row_seed(config: Config, evaluation: bool) -> int | None:
+    """Seed of the shuffle of rows; None: they are read in file order, as an evaluation always is."""
+    shuffle = config.data.shuffle
+    return shuffle.seed if shuffle.mode == "rows" and not evaluation else None
+
+
 class UnitsDatasource(Datasource):
     """The units of a schedule, each read by one task or more; each block holds rows of one unit."""
 
@@ -55,9 +61,7 @@ class UnitsDatasource(Datasource):
         self._plan, self._schedule = plan, schedule
         self._maker, self._row_bytes = maker, row_bytes
         self._block_rows = config.data.block_rows
-        self._shuffle_seed = (
-            config.data.shuffle.seed if config.data.shuffle.mode == "rows" and not maker.evaluation else None
-        )
+        self._shuffle_seed = row_seed(config, maker.evaluation)
 
     def get_name(self) -> str:
         return "ReadUnits"

@@ -96,9 +96,7 @@ def _ask(judge: Any, worker: Worker, evaluation: dict[str, Any]) -> bool:
 
 def set_up(job: Job, rank: int, workers: int) -> tuple[Worker, dist.ProcessGroup]:
     """This process as a worker, and a gloo group of all workers for what is saved and loaded."""
-    warnings.filterwarnings("ignore", category=FutureWarning)
-    warnings.filterwarnings("ignore", message="The given NumPy array is not writable")
-    logging.getLogger("torchrec").setLevel(logging.ERROR)
+    quieten()
     torch.set_num_threads(job.threads)
     config = job.config
     device = get_device()
@@ -114,7 +112,14 @@ def set_up(job: Job, rank: int, workers: int) -> tuple[Worker, dist.ProcessGroup
         for evaluation in (False, True)
     }
     save_group = dist.new_group(backend="gloo", timeout=timeout)
-    return Worker(rank, workers, device, group, feed_groups, _Streams(job, rank, workers)), save_group
+    return Worker(rank, workers, device, group, feed_groups, Streams(job, rank, workers)), save_group
+
+
+def quieten() -> None:
+    """Keep what libraries say of themselves out of the logs of this process."""
+    warnings.filterwarnings("ignore", category=FutureWarning)
+    warnings.filterwarnings("ignore", message="The given NumPy array is not writable")
+    logging.getLogger("torchrec").setLevel(logging.ERROR)
 
 
 def open_log(job: Job, progress: Progress, group: dist.ProcessGroup) -> RunLog | None:
@@ -139,7 +144,7 @@ def built_facts(built: Built, loop: Loop) -> dict[str, Any]:
     }
 
 
-class _Streams:
+class Streams:
     """Opens streams: the first worker makes the dataset, all get their share of it.
 
     The share of the evaluation input read last is kept: a run reads the same one again and again, and its dataset may be

@@ -2,11 +2,9 @@
 
 import datetime as dt
 import json
-import logging
 import tempfile
 import time
-import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any, Protocol
@@ -18,7 +16,7 @@ import torch.distributed as dist
 
 from raymtl.daily.versions.restore import restore as restore_version
 from raymtl.daily.versions.storage import open_store
-from raymtl.data.read import Input, Schedule, stream
+from raymtl.data.read import Input, Schedule, row_seed
 from raymtl.data.remote import is_local
 from raymtl.data.retry import patiently
 from raymtl.data.source import below, open_filesystem
@@ -28,7 +26,7 @@ from raymtl.training.build import Built, build
 from raymtl.training.checkpoint import Progress
 from raymtl.training.loop import Judged, Loop, Worker
 from raymtl.training.rundir import read_file, write_file
-from raymtl.training.worker import Job, init_alone, total_steps
+from raymtl.training.worker import Job, Streams, init_alone, quieten, total_steps
 from raymtl.tuning.blocks import SharedInput
 
 STATE = "state.json"
@@ -67,7 +65,7 @@ def train_alone(
 
     With `blocks` the inputs are those that all trials share; without they are read for this trial alone.
     """
-    _quieten()
+    quieten()
     torch.set_num_threads(job.threads)
     config = job.config
     device = torch.device("cuda", 0) if config.train.use_gpu else torch.device("cpu")
@@ -97,18 +95,13 @@ def train_alone(
     return progress
 
 
-def _opener(job: Job, blocks: dict[str, SharedInput] | None) -> Callable[[Input, Schedule], Iterator[pa.Table]]:
-    config = job.config
-    shuffle = config.data.shuffle
+def _opener(job: Job, blocks: dict[str, SharedInput] | None) -> Callable[[Input, Schedule], Iterable[pa.Table]]:
+    if blocks is None:
+        return Streams(job, 0, 1)
 
     def open_stream(source: Input, schedule: Schedule) -> Iterator[pa.Table]:
-        if blocks is not None:
-            seed = shuffle.seed if shuffle.mode == "rows" and not source.evaluation else None
-            return blocks["eval" if source.evaluation else "train"].stream(schedule, seed)
-        [iterator] = stream(source, schedule, config, workers=1, read_tasks=job.read_tasks)
-        return iterator.iter_batches(
-            batch_size=None, batch_format="pyarrow", prefetch_batches=config.data.prefetch_blocks
-        )
+        part = "eval" if source.evaluation else "train"
+        return blocks[part].stream(schedule, row_seed(job.config, source.evaluation))
 
     return open_stream
 
@@ -170,9 +163,3 @@ def remove_state(trial_folder: str) -> None:
 def trial_folder(search_folder: str, name: str) -> str:
     """Folder of what a trial under way keeps."""
     return below(search_folder, f"trials/{name}")
-
-
-def _quieten() -> None:
-    warnings.filterwarnings("ignore", category=FutureWarning)
-    warnings.filterwarnings("ignore", message="The given NumPy array is not writable")
-    logging.getLogger("torchrec").setLevel(logging.ERROR)

@@ -25,23 +25,15 @@ def check(config: Config) -> Space:
         raise ConfigError(
             f"tune.sampler.type is `grid`, but tune.space.{axis.name} is a range; give it a `choice`, or take another sampler"
         )
-    tables = {name.split(".")[1] for axis in space.axes for name in axis.fields if name.startswith("tables.")}
-    whose = {
-        f
-        for axis in space.axes
-        for f in axis.fields
-        if f.startswith("tables.") and f.split(".")[-1] not in ("dim", "lr")
-    }
-    if mapped := next(
-        (f for f in whose if f.split(".")[1] in config.map_tables() and tables and ".init" not in f), None
-    ):
+    fields = [field for axis in space.axes for field in axis.fields]
+    if mapped := next((field for field in fields if _changes_map(field, config)), None):
         raise ConfigError(f"tune.space.{mapped} cannot be searched: all trials share the map of that table; remove it")
     if (stages := config.tune.structure_trials) and len({axis.couples for axis in space.axes}) < 2:
         kind = "loss weights and couplings" if space.axes[0].couples else "structure"
         raise ConfigError(
             f"tune.structure_trials is {stages}, but the space has nothing but {kind}; set it to 0, or add the other kind"
         )
-    shaping = next((f for axis in space.axes for f in axis.fields if _shapes(f)), None)
+    shaping = next((field for field in fields if _shapes(field)), None)
     if config.tune.start is not None and shaping is not None:
         raise ConfigError(
             f"tune.space.{shaping} changes the shape of the model, so that no trial could begin with the version of tune.start; "
@@ -52,6 +44,12 @@ def check(config: Config) -> Space:
             "tune.start needs train.workers: 1; a trial with several workers cannot begin with a version yet"
         )
     return space
+
+
+def _changes_map(field: str, config: Config) -> bool:
+    """Whether a field decides on which ID holds which row of a `map` table."""
+    section, *keys = field.split(".")
+    return section == "tables" and keys[0] in config.map_tables() and keys[1] not in ("dim", "lr", "init")
 
 
 def _shapes(field: str) -> bool:

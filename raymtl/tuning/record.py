@@ -108,6 +108,11 @@ class Book:
     def next_number(self) -> int:
         return max(self.trials, default=-1) + 1
 
+    @property
+    def default(self) -> Trial | None:
+        """The trial of the configuration as it is."""
+        return next(iter(self.of_kind("default")), None)
+
     def of_kind(self, *kinds: Kind) -> list[Trial]:
         return [t for t in self.trials.values() if t.kind in kinds]
 

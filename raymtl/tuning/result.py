@@ -39,7 +39,7 @@ def summary(search: Search, clock: dict[str, Any], folder: str) -> dict[str, Any
     """Everything that a report says in numbers."""
     trials = list(search.book.trials.values())
     searched = [t for t in trials if t.kind in SEARCHED]
-    default = next((t for t in trials if t.kind == "default"), None)
+    default = search.book.default
     best = search.best(searched)
     found = search.candidates(searched)
     points = {t.number: search.judge.values(t.metrics) or [] for t in found}
@@ -70,11 +70,11 @@ def gains(search: Search) -> list[dict[str, Any]]:
     the means is more than twice its standard error (Welch).
     """
     repeats = [t for t in search.book.of_kind("repeat") if t.status == "finished" and t.metrics is not None]
-    default = next((t.number for t in search.book.of_kind("default")), None)
+    default = search.book.default
     best = search.best(search.book.of_kind(*SEARCHED))
     # an earlier best, of a search that was made longer, has repeats too
     own = [t for t in repeats if best is not None and t.of == best.number]
-    base = [t for t in repeats if t.of == default]
+    base = [t for t in repeats if default is not None and t.of == default.number]
     if not own or not base:
         return []
     names = [*search.judge.names, *search.judge.objective.subject_to]
@@ -114,7 +114,7 @@ def _variance(values: Sequence[float]) -> float:
 
 def rows_of(search: Search) -> list[dict[str, Any]]:
     """One row per trial: what it is, the fields it set, what it cost, and its metrics."""
-    default = next((t.metrics for t in search.book.of_kind("default")), None)
+    default = search.book.default.metrics if search.book.default is not None else None
     found = []
     for t in search.book.trials.values():
         metrics = t.metrics or {}

@@ -85,7 +85,6 @@ def tune(config: Config, *, address: str | None = None, listener: Listener | Non
                 begin,
                 room,
                 _after_units(config, ready.plans["train"], total),
-                config.tune,
             )
             clock.setdefault("prepared_s", round(search.searched_s - clock.get("searched_s", 0.0), 1))
             _run(config, folder, search, shared, concurrent, clock)

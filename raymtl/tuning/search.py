@@ -91,7 +91,8 @@ class Search:
     @property
     def doomed(self) -> str | None:
         """Why the configuration as it is cannot be trained, so that trials of it are vain."""
-        return next((t.reason for t in self.book.of_kind("default") if t.status == "failed"), None)
+        default = self.book.default
+        return default.reason if default is not None and default.status == "failed" else None
 
     def is_over(self) -> bool:
         """Whether every trial has ended and none would come after them."""
@@ -124,9 +125,8 @@ class Search:
 
     def _repeats_left(self) -> tuple[Trial, int] | None:
         """The default and the best trial in turn, with one new seed after another."""
-        default = self.book.of_kind("default")[0]
-        best = self.best(self.book.of_kind(*SEARCHED))
-        if best is None or best.number == default.number or default.metrics is None:
+        default, best = self.book.default, self.best(self.book.of_kind(*SEARCHED))
+        if default is None or best is None or best is default or default.metrics is None:
             return None
         done = {(t.of, t.seed) for t in self.book.of_kind("repeat")}
         for n in range(1, self.tune.repeats + 1):
@@ -139,7 +139,8 @@ class Search:
         self, kind: Kind, draw: Draw, noted: dict[str, Any], seed: int | None = None, of: int | None = None
     ) -> Trial:
         number = self.book.next_number()
-        own = draw if kind != "default" and of != self._default_number() else {}
+        default = self.book.default
+        own = {} if default is None or of == default.number else draw
         trial = Trial(
             number,
             kind,
@@ -158,9 +159,6 @@ class Search:
         if trial.ended:
             self._tell(trial)
         return trial
-
-    def _default_number(self) -> int | None:
-        return next((t.number for t in self.book.of_kind("default")), None)
 
     # What becomes of a trial
 
@@ -228,9 +226,8 @@ class Search:
 
     def candidates(self, trials: list[Trial]) -> list[Trial]:
         """Trials that are whole and keep the limits."""
-        default = next((t.metrics for t in self.book.of_kind("default")), None)
+        default = self.book.default
+        usual = default.metrics if default is not None else None
         return [
-            t
-            for t in trials
-            if t.status == "finished" and t.metrics is not None and self.judge.keeps(t.metrics, default)
+            t for t in trials if t.status == "finished" and t.metrics is not None and self.judge.keeps(t.metrics, usual)
         ]

@@ -63,7 +63,7 @@ class TrialLines:
 
 def trials_table(search: Search, most: int | None = None) -> Table:
     """A line per trial, the best first; those under way at the end, with `most` only so many."""
-    default = next((t for t in search.book.of_kind("default")), None)
+    default = search.book.default
     names = [axis.name for axis in search.space.axes]
     shown = names[:5]
     table = Table(

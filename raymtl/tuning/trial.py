@@ -15,7 +15,6 @@ from ray import tune
 
 from raymtl.config.load import config_from_dict, config_hash
 from raymtl.config.root import Config
-from raymtl.config.tune import Tune
 from raymtl.data.read import Input
 from raymtl.data.retry import is_of_storage
 from raymtl.data.source import below
@@ -48,7 +47,6 @@ class Shared:
     room: Room
     after_units: frozenset[int]
     """Where to measure for the stopping rule."""
-    tune: Tune
 
 
 def reading_part(config: dict[str, Any]) -> dict[str, Any]:

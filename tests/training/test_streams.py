@@ -15,7 +15,7 @@ from raymtl.config.load import config_from_dict
 from raymtl.data.read import Input, Schedule
 from raymtl.data.units import plan_input
 from raymtl.errors import DataError, user_errors
-from raymtl.training.worker import Job, _Streams
+from raymtl.training.worker import Job, Streams
 
 pytestmark = [pytest.mark.ray, pytest.mark.timeout(120)]
 ROWS = 300
@@ -49,7 +49,7 @@ def test_the_evaluation_input_is_opened_once(ray_cluster: None, tmp_path: Path) 
         """The actors that deal blocks out."""
         return ray_processes("SplitCoordinator") - others
 
-    streams = _Streams(job, 0, 1)
+    streams = Streams(job, 0, 1)
 
     def read(source: Input) -> pa.Table:
         found = pa.concat_tables(user_errors(streams(source, schedule)))
@@ -80,5 +80,5 @@ def test_the_evaluation_input_is_opened_once(ray_cluster: None, tmp_path: Path) 
     assert read(replace(source, maps={})) == whole
     until(lambda: len(dealers()) == 1)  # one input is kept, and it is another one now
     assert dealers() != opened
-    streams = _Streams(job, 0, 1)
+    streams = Streams(job, 0, 1)
     until(lambda: not dealers())

@@ -25,6 +25,12 @@ from raymtl.tuning.run import opened, tune
 
 pytestmark = [pytest.mark.ray, pytest.mark.timeout(400)]
 LR = "train.dense_optimizer.lr"
+STOPPING: dict[str, Any] = {
+    "space": {LR: {"log_uniform": [0.001, 0.01]}},
+    "stopping": {"type": "asha", "first_rung_rows": 300, "reduction": 2},
+    "max_concurrent": 1,
+    "repeats": 0,
+}
 
 
 @pytest.fixture(scope="module")
@@ -94,13 +100,7 @@ def _begins_with_the_version(config: Config, own: dict[str, Any]) -> None:
 def test_a_killed_process_goes_on_from_its_checkpoint_and_stopped_trials_leave_in_order(
     ray_cluster: None, root: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    section = {
-        "space": {LR: {"log_uniform": [0.001, 0.01]}},
-        "stopping": {"type": "asha", "first_rung_rows": 300, "reduction": 2},
-        "max_trials": 3,
-        "max_concurrent": 1,
-        "repeats": 0,
-    }
+    section = {**STOPPING, "max_trials": 3}
     monkeypatch.setattr(sampler, "falls_behind", lambda tune, trials, trial: trial.number == 1)
     killed: list[int] = []
 
@@ -123,13 +123,7 @@ def test_a_killed_process_goes_on_from_its_checkpoint_and_stopped_trials_leave_i
 def test_nested_trials_end_by_themselves_and_leave_nothing(
     ray_cluster: None, root: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    section = {
-        "space": {LR: {"log_uniform": [0.001, 0.01]}},
-        "stopping": {"type": "asha", "first_rung_rows": 300, "reduction": 2},
-        "max_trials": 2,
-        "max_concurrent": 1,
-        "repeats": 0,
-    }
+    section = {**STOPPING, "max_trials": 2}
     monkeypatch.setattr(sampler, "falls_behind", lambda tune, trials, trial: trial.number == 1)
     result = tune(loaded(root, "nested", section, workers=2))
     trials = Book(result["folder"]).trials
