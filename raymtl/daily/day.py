@@ -54,7 +54,8 @@ from raymtl.errors import (
     TryLaterError,
     UserError,
 )
-from raymtl.training.cluster import check_room, connect, reading_tasks
+from raymtl.training.cluster import connect
+from raymtl.training.room import check_room, reading_tasks
 from raymtl.training.run import defining, fit
 
 Listener = Callable[[dict[str, Any]], None]

@@ -70,7 +70,9 @@ class Loop:
         where else to evaluate and whether to go on."""
         self._worker, self._config, self._built, self._seen, self._judged = worker, config, built, seen, judged
         self._inputs, self.progress, self._log, self._save = inputs, progress, log, save
-        rows = config.train.batch_size // worker.workers
+        # The same shapes on all workers; where the batch cannot be shared evenly, the last ones fill one row less
+        rows = -(-config.train.batch_size // worker.workers)
+        self._share = (config.train.batch_size + worker.workers - 1 - worker.rank) // worker.workers
         self._collators = {evaluation: Collator(config, rows, evaluation) for evaluation in (False, True)}
         self._tasks = config.active_tasks()
         self._window = _Window(len(self._tasks), worker.device)
@@ -126,7 +128,7 @@ class Loop:
     def _feed(self, source: Input, schedule: Schedule, seen: Callable[[Batch], None] | None = None) -> Feed:
         evaluation = source.evaluation
         blocks = self._worker.open_stream(source, schedule)
-        return Feed(blocks, self._collators[evaluation], self._worker.feed_groups[evaluation], seen)
+        return Feed(blocks, self._collators[evaluation], self._worker.feed_groups[evaluation], seen, self._share)
 
     # Training steps
 

@@ -29,8 +29,9 @@ from raymtl.data.sample import sample_base_rates
 from raymtl.data.source import below, open_filesystem
 from raymtl.data.units import Plan, plan_input
 from raymtl.errors import ClusterError, ConfigError, StorageError, UserError, find_user_error
-from raymtl.training.cluster import Room, check_room, connect, reading_tasks
+from raymtl.training.cluster import connect
 from raymtl.training.id_maps import make_maps, saved_maps
+from raymtl.training.room import Room, check_room, reading_tasks, worker_resources
 from raymtl.training.rundir import (
     CONFIG,
     RESULT,
@@ -55,10 +56,11 @@ Listener = Callable[[dict[str, Any]], None]
 # What may change between a stop and going on: where and how a run computes, not what it computes
 _EXECUTION = {
     "train": {
-        "workers", "use_gpu", "cpus_per_worker", "threads_per_worker", "pipeline", "checkpoint", "max_failures",
+        "workers", "min_workers", "placement", "resize_check_s", "use_gpu", "cpus_per_worker",
+        "threads_per_worker", "pipeline", "checkpoint", "max_failures",
         "start_timeout_s", "step_timeout_s", "log_every_steps",
     },
-    "data": {"read_tasks", "prefetch_blocks", "block_rows", "path", "eval_path"},
+    "data": {"read_tasks", "read_labels", "prefetch_blocks", "block_rows", "path", "eval_path"},
 }  # fmt: skip
 
 # Of an error in a worker its text alone comes here
@@ -167,7 +169,7 @@ def _result(ready: Prepared, summary: dict[str, Any], seconds: float) -> dict[st
         "config_hash": ready.hash,
         "base_rates": ready.base_rates,
         "data_range": {part: list(plan.days) for part, plan in plans.items()},
-        "workers": config.train.workers,
+        "workers": summary["workers"],
         "parameters": summary["parameters"],
         "sharding": summary["sharding"],
         "peak_memory_bytes": summary["peak_memory_bytes"],
@@ -227,7 +229,12 @@ def fit(
             backend="cpu:gloo,cuda:nccl" if train.use_gpu else "gloo", timeout_s=int(train.step_timeout_s)
         ),
         scaling_config=ScalingConfig(
-            num_workers=train.workers, use_gpu=train.use_gpu, resources_per_worker=_resources(config)
+            num_workers=train.workers if train.min_workers is None else (train.min_workers, train.workers),
+            use_gpu=train.use_gpu,
+            resources_per_worker=worker_resources(train),
+            placement_strategy=train.placement.strategy,
+            label_selector=train.placement.labels or None,
+            elastic_resize_monitor_interval_s=train.resize_check_s,
         ),
         run_config=RunConfig(
             name=config.name,
@@ -309,13 +316,6 @@ def worker_environment(threads: int) -> dict[str, str]:
     short products; the count lies between (docs/performance.md).
     """
     return {"OMP_NUM_THREADS": str(threads), "GOMP_SPINCOUNT": "10000"}
-
-
-def _resources(config: Config) -> dict[str, float]:
-    resources: dict[str, float] = {"CPU": config.train.cpus_per_worker}
-    if config.train.use_gpu:
-        resources["GPU"] = 1
-    return resources
 
 
 def _compare_with_previous(config: Config, run_dir: str) -> None:

@@ -21,11 +21,13 @@ from ray.train.torch import get_device
 
 from raymtl.config.root import Config
 from raymtl.data.read import Input, Schedule, stream
+from raymtl.data.source import below
 from raymtl.errors import CheckpointError, UserError
 from raymtl.training import checkpoint as saved_state
 from raymtl.training.build import Built, build
 from raymtl.training.checkpoint import Progress
 from raymtl.training.loop import Judged, Loop, Worker
+from raymtl.training.room import readers_take_cpus, reading_tasks
 from raymtl.training.runlog import RunLog
 from raymtl.training.snapshot import WORST
 from raymtl.training.together import together
@@ -42,7 +44,8 @@ class Job:
     run_dir: str
     mailbox: Any
     """Handle of the driver's `Mailbox`, or None."""
-    read_tasks: int
+    read_tasks: int | None
+    """Reading tasks at a time; None: by what the cluster has free when reading begins."""
     threads: int
     config_hash: str
     evaluate_checkpoint: str | None = None
@@ -138,6 +141,7 @@ def built_facts(built: Built, loop: Loop) -> dict[str, Any]:
     """What a summary says of model and memory."""
     cuda = torch.cuda.is_available() and loop.device.type == "cuda"
     return {
+        "workers": dist.get_world_size(),
         "peak_memory_bytes": torch.cuda.max_memory_allocated(loop.device) if cuda else loop.peak_private_bytes,
         "parameters": _count_parameters(built),
         "sharding": {t: str(p.sharding_type) for plan in built.plan.plan.values() for t, p in plan.items()},  # type: ignore[attr-defined]
@@ -172,7 +176,16 @@ class Streams:
         job = self._job
         shares: list[Any] = [None]
         if self._rank == 0:
-            shares = [stream(source, schedule, job.config, workers=self._workers, read_tasks=job.read_tasks)]
+            shares = [
+                stream(
+                    source,
+                    schedule,
+                    job.config,
+                    workers=self._workers,
+                    read_tasks=job.read_tasks or reading_tasks(job.config, self._workers),
+                    task_cpus=1 if readers_take_cpus(job.config) else 0,
+                )
+            ]
         if self._workers > 1:
             dist.broadcast_object_list(
                 shares, src=0, device=torch.device("cpu") if not torch.cuda.is_available() else None
@@ -240,35 +253,27 @@ def restore(job: Job, built: Built, group: dist.ProcessGroup, beside: Callable[[
     plan = job.inputs["train"].plan.identity
     if checkpoint is None:
         return Progress(plan=plan)
-    with checkpoint.as_directory() as folder:
-        progress = saved_state.read_progress(folder)
-        if progress.plan != plan and not progress.finished:
-            raise CheckpointError(
-                f"the training data of `{job.run_dir}` changed since its last checkpoint, so the rows already seen cannot be "
-                f"told from new ones; start a new run under another name"
-            )
-        saved_state.load(built, folder, model_only=False, group=group)
-        built.optimizers.restore(progress.step)
-        if beside is not None:
-            beside(folder)
+    folder = below(job.run_dir, checkpoint.path.rstrip("/").rpartition("/")[2])
+    progress = saved_state.read_progress(folder)
+    if progress.plan != plan and not progress.finished:
+        raise CheckpointError(
+            f"the training data of `{job.run_dir}` changed since its last checkpoint, so the rows already seen cannot be "
+            f"told from new ones; start a new run under another name"
+        )
+    saved_state.load(built, folder, model_only=False, group=group)
+    built.optimizers.restore(progress.step)
+    if beside is not None:
+        beside(folder)
     return progress
 
 
 def _evaluate(job: Job, worker: Worker, built: Built, group: dist.ProcessGroup) -> dict[str, Any]:
     folder = job.evaluate_checkpoint
     assert folder is not None
-    with Checkpoint(*_checkpoint_place(folder)).as_directory() as local:
-        progress = saved_state.read_progress(local)
-        saved_state.load(built, local, model_only=True, group=group)
+    progress = saved_state.read_progress(folder)
+    saved_state.load(built, folder, model_only=True, group=group)
     loop = Loop(worker, job.config, built, job.inputs, progress, None, lambda score: None)
     return {"metrics": loop.measure(job.inputs["eval"]), "progress": vars(progress)}
-
-
-def _checkpoint_place(folder: str) -> tuple[str, Any]:
-    from raymtl.data.source import open_filesystem
-
-    filesystem, path = open_filesystem(folder)
-    return path, filesystem
 
 
 def total_steps(job: Job) -> int:

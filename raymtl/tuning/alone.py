@@ -121,18 +121,11 @@ class _State:
         if text is None:
             return Progress(plan=self._plan)
         self._last = json.loads(text)["folder"]
-        source = f"{self._inner}/{self._last}"
-        with tempfile.TemporaryDirectory(prefix="raymtl-trial-") as scratch:
-            if is_local(self._filesystem):
-                scratch = source
-            else:
-                patiently(lambda: pafs.copy_files(source, scratch, self._filesystem, pafs.LocalFileSystem()))
-            progress = saved_state.read_progress(scratch)
-            if progress.plan != self._plan:
-                raise CheckpointError(
-                    "the training days changed since this trial began; search anew under another `name`"
-                )
-            saved_state.load(self._built, scratch, model_only=False, group=self._group)
+        source = below(self._folder, self._last)
+        progress = saved_state.read_progress(source)
+        if progress.plan != self._plan:
+            raise CheckpointError("the training days changed since this trial began; search anew under another `name`")
+        saved_state.load(self._built, source, model_only=False, group=self._group)
         self._built.optimizers.restore(progress.step)
         return progress
 

@@ -11,7 +11,7 @@ from typing import Any
 import ray
 
 from raymtl.training.checkpoint import Progress
-from raymtl.training.cluster import Room
+from raymtl.training.room import Room
 from raymtl.training.run import fit
 from raymtl.training.worker import Job, run_worker
 from raymtl.tuning.alone import Watcher
