@@ -55,8 +55,9 @@ from raymtl.errors import (
     UserError,
 )
 from raymtl.training.cluster import connect
+from raymtl.training.fit import fit
 from raymtl.training.room import check_room, reading_tasks
-from raymtl.training.run import defining, fit
+from raymtl.training.run import defining
 
 Listener = Callable[[dict[str, Any]], None]
 _POLL_S = 30.0

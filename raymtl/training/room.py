@@ -65,6 +65,12 @@ def check_room(config: Config, local: bool) -> Room:
     return Room(config.data.read_tasks, train.threads_per_worker or _threads(train, local))
 
 
+def shortage(config: Config) -> str | None:
+    """What is missing, where the nodes that are there now would not hold the workers even if nothing else ran."""
+    fit = _workers_that_fit(config.train, _totals(config.train.placement.labels))
+    return None if fit >= config.train.fewest_workers else _shortage(config)
+
+
 def reading_tasks(config: Config, workers: int) -> int:
     """Reading tasks at a time: what the configuration says, or half of the CPUs that `workers` leave free, at least one."""
     spare = ray.cluster_resources().get("CPU", 0) - workers * config.train.cpus_per_worker
@@ -167,6 +173,20 @@ def _may_grow(train: Train) -> bool:
 
 
 def _sentence(config: Config, waited_s: float) -> str:
+    """Why the run cannot begin."""
+    train, placement = config.train, config.train.placement
+    key = "train.workers" if train.min_workers is None else "train.min_workers"
+    return (
+        _shortage(config)
+        + (f" (waited {waited_s:.0f} s)" if waited_s else "")
+        + f"; lower {key} or train.cpus_per_worker"
+        + (", loosen train.placement" if placement.labels or placement.strategy.startswith("STRICT") else "")
+        + ", wait for others to end, or add nodes"
+    )
+
+
+def _shortage(config: Config) -> str:
+    """What is asked for, and what each node has."""
     train, placement = config.train, config.train.placement
     need = worker_resources(train)
     key = "train.workers" if train.min_workers is None else "train.min_workers"
@@ -188,13 +208,7 @@ def _sentence(config: Config, waited_s: float) -> str:
     ]
     more = f" and {len(nodes) - _LISTED_NODES} more nodes" if len(nodes) > _LISTED_NODES else ""
     fit = _workers_that_fit(train, _totals(placement.labels))
-    return (
-        f"{asked}; the cluster has room for {fit:g} such workers if it is empty: {', '.join(listed)}{more}"
-        + (f" (waited {waited_s:.0f} s)" if waited_s else "")
-        + f"; lower {key} or train.cpus_per_worker"
-        + (", loosen train.placement" if placement.labels or placement.strategy.startswith("STRICT") else "")
-        + ", wait for others to end, or add nodes"
-    )
+    return f"{asked}; the cluster has room for {fit:g} such workers if it is empty: {', '.join(listed)}{more}"
 
 
 def _amounts(resources: Resources) -> str:

@@ -2,7 +2,6 @@
 
 import datetime as dt
 import logging
-import tempfile
 import warnings
 from collections.abc import Callable, Iterable
 from concurrent.futures import Future
@@ -29,6 +28,7 @@ from raymtl.training.checkpoint import Progress
 from raymtl.training.loop import Judged, Loop, Worker
 from raymtl.training.room import readers_take_cpus, reading_tasks
 from raymtl.training.runlog import RunLog
+from raymtl.training.scratch import new_folder, sweep
 from raymtl.training.snapshot import WORST
 from raymtl.training.together import together
 
@@ -100,6 +100,7 @@ def _ask(judge: Any, worker: Worker, evaluation: dict[str, Any]) -> bool:
 def set_up(job: Job, rank: int, workers: int) -> tuple[Worker, dist.ProcessGroup]:
     """This process as a worker, and a gloo group of all workers for what is saved and loaded."""
     quieten()
+    sweep()
     torch.set_num_threads(job.threads)
     config = job.config
     device = get_device()
@@ -212,7 +213,7 @@ class Saver:
 
     def __call__(self, score: float | None) -> None:
         self.wait()
-        folder = tempfile.mkdtemp(prefix="raymtl-checkpoint-")
+        folder = new_folder("checkpoint")
         written = saved_state.save(
             self._built, self._progress, folder, self._group, self._job.config.train.checkpoint.background
         )

@@ -2,7 +2,6 @@
 
 import datetime as dt
 import json
-import tempfile
 import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import suppress
@@ -26,6 +25,7 @@ from raymtl.training.build import Built, build
 from raymtl.training.checkpoint import Progress
 from raymtl.training.loop import Judged, Loop, Worker
 from raymtl.training.rundir import read_file, write_file
+from raymtl.training.scratch import folder_for
 from raymtl.training.worker import Job, Streams, init_alone, quieten, total_steps
 from raymtl.tuning.blocks import SharedInput
 
@@ -135,7 +135,7 @@ class _State:
             self._filesystem.create_dir(f"{self._inner}/{name}")
             saved_state.save(self._built, progress, f"{self._inner}/{name}", self._group, background=False)
         else:
-            with tempfile.TemporaryDirectory(prefix="raymtl-trial-") as scratch:
+            with folder_for("trial") as scratch:
                 saved_state.save(self._built, progress, scratch, self._group, background=False)
                 target = f"{self._inner}/{name}"
                 patiently(lambda: pafs.copy_files(scratch, target, pafs.LocalFileSystem(), self._filesystem))
