@@ -36,6 +36,8 @@ Listener = Callable[[dict[str, Any]], None]
 # Of an error in a worker its text alone comes here
 _FULL = re.compile("No space left on device|Disk quota exceeded")
 _LOOK_S = 5.0
+_ELASTIC_START_S = 20.0
+"""Elastic workers that find no place within that time are asked for anew, as many as there is room for then."""
 
 
 def fit(
@@ -50,8 +52,10 @@ def fit(
     Raises the UserError that the workers met.
     """
     os.environ.setdefault("RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", "0.5")
-    os.environ.setdefault("RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S", str(config.train.start_timeout_s))
     train = config.train
+    # Right after the loss of a node Ray asks for as many workers as before, and only then for as many as there is room for
+    start_s = train.start_timeout_s if train.min_workers is None else min(_ELASTIC_START_S, train.start_timeout_s)
+    os.environ["RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S"] = str(start_s)
     filesystem, inner = open_filesystem(config.output)
     local_storage = isinstance(filesystem, pafs.LocalFileSystem)
     post = _Post(listener) if listener else None
@@ -73,7 +77,10 @@ def fit(
             name=config.name,
             storage_path=str(Path(inner).absolute()) if local_storage else inner,
             storage_filesystem=None if local_storage else filesystem,
-            failure_config=FailureConfig(max_failures=train.max_failures, controller_failure_limit=train.max_failures),
+            failure_config=FailureConfig(
+                max_failures=train.max_failures,
+                controller_failure_limit=int(train.max_failures * train.start_timeout_s / start_s),
+            ),
             checkpoint_config=CheckpointConfig(
                 num_to_keep=train.checkpoint.keep, checkpoint_score_attribute="score", checkpoint_score_order="max"
             ),
@@ -177,8 +184,9 @@ def _lost(error: Exception, config: Config) -> UserError:
     run_dir, allowed = run_folder(config), config.train.max_failures
     if isinstance(getattr(error, "controller_failure", None), WorkerGroupStartupTimeoutError):
         return ClusterError(
-            f"the cluster found no room for the workers of `{run_dir}` in {allowed + 1} times {config.train.start_timeout_s:g} s "
-            f"(train.start_timeout_s); `ray status` says what takes it, and the same command goes on from the last checkpoint"
+            f"others hold what the workers of `{run_dir}` need, for longer than {allowed + 1} times train.start_timeout_s, "
+            f"{config.train.start_timeout_s:g} s; `ray status` says what takes it, and the same command goes on from the last "
+            "checkpoint"
         )
     failures = getattr(error, "worker_failures", None) or {None: error}
     for text in map(str, (*failures.values(), error)):

@@ -48,6 +48,8 @@ class Worker:
     a single worker."""
     open_stream: Callable[[Input, Schedule], Iterable[pa.Table]]
     """Opens this worker's blocks of an input; called by all workers together."""
+    must_leave: Callable[[], bool] = lambda: False
+    """Whether a node is announced to be taken away soon; asked by all workers together, with one answer for all."""
 
 
 class Loop:
@@ -112,7 +114,8 @@ class Loop:
                 score = self.evaluate((done - 1) // units, for_judge=not is_due(done))
                 stop = is_due(done) and self._out_of_patience()
                 progress.finished |= stop
-            if ends_pass or stop or _is_due(progress.units_done, train.checkpoint.every_units):
+            is_saved = ends_pass or stop or _is_due(progress.units_done, train.checkpoint.every_units)
+            if is_saved or self._worker.must_leave():
                 self._close_window()
                 self._save(score)
             if self._judged is not None and evaluates_after(step):

@@ -75,7 +75,7 @@ def _run(job: Job, rank: int, workers: int) -> dict[str, Any]:
     progress.starts += 1
     log = open_log(job, progress, save_group)
     if log is not None and progress.step:
-        log.say(note=f"going on from step {progress.step}, {progress.rows} rows trained")
+        log.say(note=f"going on from step {progress.step}, {progress.rows:,} rows trained, with {workers} workers")
     saver = Saver(job, built, progress, log, save_group)
     judged = None if job.judge is None else Judged(job.judge_after_units, partial(_ask, job.judge, worker))
     loop = Loop(worker, job.config, built, job.inputs, progress, log, saver, judged=judged)
@@ -116,7 +116,12 @@ def set_up(job: Job, rank: int, workers: int) -> tuple[Worker, dist.ProcessGroup
         for evaluation in (False, True)
     }
     save_group = dist.new_group(backend="gloo", timeout=timeout)
-    return Worker(rank, workers, device, group, feed_groups, Streams(job, rank, workers)), save_group
+    streams = Streams(job, rank, workers)
+    return Worker(rank, workers, device, group, feed_groups, streams, _must_leave), save_group
+
+
+def _must_leave() -> bool:
+    return ray.train.get_preemption_info() is not None
 
 
 def quieten() -> None:
