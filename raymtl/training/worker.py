@@ -2,6 +2,9 @@
 
 import datetime as dt
 import logging
+import os
+import threading
+import time
 import warnings
 from collections.abc import Callable, Iterable
 from concurrent.futures import Future
@@ -31,6 +34,8 @@ from raymtl.training.runlog import RunLog
 from raymtl.training.scratch import new_folder, sweep
 from raymtl.training.snapshot import WORST
 from raymtl.training.together import together
+
+_PARENT_LOOK_S = 3.0
 
 
 @dataclass
@@ -100,6 +105,7 @@ def _ask(judge: Any, worker: Worker, evaluation: dict[str, Any]) -> bool:
 def set_up(job: Job, rank: int, workers: int) -> tuple[Worker, dist.ProcessGroup]:
     """This process as a worker, and a gloo group of all workers for what is saved and loaded."""
     quieten()
+    threading.Thread(target=_end_with_parent, args=(os.getppid(),), name="end with raylet", daemon=True).start()
     sweep()
     torch.set_num_threads(job.threads)
     config = job.config
@@ -118,6 +124,14 @@ def set_up(job: Job, rank: int, workers: int) -> tuple[Worker, dist.ProcessGroup
     save_group = dist.new_group(backend="gloo", timeout=timeout)
     streams = Streams(job, rank, workers)
     return Worker(rank, workers, device, group, feed_groups, streams, _must_leave), save_group
+
+
+def _end_with_parent(parent: int) -> None:
+    """End this process once the raylet that started it is gone. Ray means to do so, but a process whose gloo threads wait for
+    peers that are gone too has been seen to stay for good, at full load."""
+    while os.getppid() == parent:
+        time.sleep(_PARENT_LOOK_S)
+    os._exit(1)
 
 
 def _must_leave() -> bool:
