@@ -10,7 +10,7 @@ from torch import nn
 from raymtl.config.features import Table
 from raymtl.config.root import Config
 from raymtl.embeddings.lookup import describe_lookup, pooled_module, unpooled_module
-from raymtl.embeddings.sharding import Machine, make_planner, sharders
+from raymtl.embeddings.sharding import SPARSE_OPTIMIZERS, Machine, make_planner, sharders, table_parameters
 from raymtl.errors import ConfigError
 
 _STATE_FLOATS = {"rowwise_adagrad": None, "adagrad": 1, "adam": 2, "sgd": 0}
@@ -66,6 +66,8 @@ def dry_plan(config: Config, *, workers: int, memory_bytes: int, device: str, wo
             module.add_module(name, part)
     result = DryPlan(workers, device, memory_bytes)
     optimizer = config.train.sparse_optimizer.type
+    for parameter in table_parameters(module).values():
+        parameter._optimizer_classes = [SPARSE_OPTIMIZERS[optimizer]]  # type: ignore[attr-defined]
     sizes = {name: table_bytes(table, optimizer) for name, table in lookup.tables.items()}
     machine = Machine(workers, device, min(workers, workers_per_node), memory_bytes)
     planner = make_planner(lookup, machine, max(1, config.train.batch_size // workers))

@@ -78,3 +78,23 @@ def test_sizes_for_people() -> None:
     assert gib(3 * 2**30) == "3.00 GiB"
     assert gib(5 * 2**20) == "5.0 MiB"
     assert gib(5 * 2**10) == "5.0 KiB"
+
+
+def test_the_optimizers_state_takes_part_in_the_plan() -> None:
+    config = with_rows(120_000_000)  # 31 GB of weights, 92 GB with Adam's moments
+    assert plan(config, 1).fits
+    adam = config.model_dump(mode="json")
+    adam["train"]["sparse_optimizer"] = {"type": "adam"}
+    assert not plan(Config(**adam), 1).fits
+
+
+def test_a_table_that_long_histories_read_is_spread() -> None:
+    config = with_rows(1000).model_dump(mode="json")
+    config["train"]["batch_size"] = 16 * 4096
+    read = {n: f for n, f in config["features"].items() if f["kind"] == "sequence"}
+    table = next(f["table"] or n for n, f in read.items())
+    config["tables"][table]["rows"] = 1_000_000
+    for feature in read.values():
+        feature["max_length"] = 200
+    found = plan(Config(**config), 16)
+    assert next(t for t in found.tables if t.table == table).ranks == list(range(16))
