@@ -98,3 +98,14 @@ def test_a_table_that_long_histories_read_is_spread() -> None:
         feature["max_length"] = 200
     found = plan(Config(**config), 16)
     assert next(t for t in found.tables if t.table == table).ranks == list(range(16))
+
+
+def test_the_plan_says_what_a_step_sends() -> None:
+    found = plan(with_rows(400_000_000), 16)
+    user = next(t for t in found.tables if t.table == "user")
+    assert user.sharding == "row_wise"
+    rows = max(1, with_rows(1).train.batch_size // 16)
+    # the partial sums for 15 other ranks pass through each rank; a machine of eight sends them on over eight adapters
+    assert found.sent["vectors_inside"] >= 15 * rows * 64 * 4
+    assert found.sent["vectors_between"] >= 15 * rows * 64 * 4 / 8
+    assert plan(with_rows(1000), 1).sent == dict.fromkeys(found.sent, 0)
