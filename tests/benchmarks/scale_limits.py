@@ -34,7 +34,7 @@ rates; what could be measured was measured on 2 CPU cores. Made by `python tests
   today is narrow the table that the histories read.
 * **Beside the GPUs**, in the order in which they end: `map` tables at {power(IDS[1])} IDs ({gb((SHARED_MAP_BYTES + OWN_MAP_BYTES * PER_NODE) * IDS[1])} GB per machine in the daily job); the one actor
   that deals blocks at {most_blocks() * BLOCK_ROWS / 1e6:.0f} million rows/s; the feed's exchange where a step is shorter than {ms(large.feed)} ms on 512 GPUs.
-* The planner, dense gradients, checkpoints and the store end nowhere in this table."""
+* The planner, dense gradients, checkpoints and the bandwidth of the store are not what ends first in any cell."""
 
 
 def ends(cells: Cells) -> str:
@@ -59,7 +59,7 @@ def ends(cells: Cells) -> str:
         [
             "row-wise, pooled",
             f"sums and lengths grow with W: on 512 GPUs {mb(512 * BATCH * 64 * 4)} MB of sums over NVLink for one feature 64 wide, {mb(512 * BATCH * 4)} MB of lengths for "
-            f"{mb(BATCH * 8)} MB of IDs",
+            f"{BATCH * 8 / 1e3:.0f} KB of IDs",
             "unpooled lookups of single IDs; row-wise inside a machine; groups",
         ],
         [
@@ -106,7 +106,8 @@ def method(cells: Cells) -> str:
 and backward. Histories and bags are always full. IDs meet every row of a table alike: a row-wise table that a few IDs dominate is less even than here.
 
 **Where the tables go**: `raymtl plan` with HBM of 80 GB (`raymtl/embeddings/dry_plan.py`). **Bytes**: `raymtl/embeddings/traffic.py`, which has the formulas; IDs
-of 8 bytes, lengths of 4, vectors of 4 a number; what a GPU keeps for itself is not counted. A reduce-scatter runs in rings, so that a machine's sums leave it once, over all its adapters.
+of 8 bytes, lengths of 4, vectors of 4 a number; what a GPU keeps for itself is not counted. `python tests/benchmarks/scale_check.py` compares them, rank by rank, with what TorchRec hands to its collectives in a forward
+pass of four gloo processes: equal for table-wise, row-wise pooled and row-wise unpooled tables; `table_row_wise` was not run. A reduce-scatter runs in rings, so that a machine's sums leave it once, over all its adapters.
 
 **Time of a step** = max(dense + lookup, launches) + vectors + gradients, or IDs + vectors + gradients, or the feed's exchange, whichever is longest.
 
@@ -126,5 +127,5 @@ of 8 bytes, lengths of 4, vectors of 4 a number; what a GPU keeps for itself is 
 * Our measured step is a CPU's ([performance.md](performance.md)) and says nothing of a GPU's; it was not used. Measured here and used: reading, the
   coordinator, writers, files, maps, the planner. They come from two shared cores ({MEASURED["date"]}).
 * Stragglers, congestion between racks, failures and warm-up are left out: efficiencies of hundreds of GPUs are upper bounds of what these designs can do.
-* TorchRec's planner charges a reduce-scatter between machines with every byte over the slow wire. Among table-wise and row-wise it therefore prefers
-  whole tables longer than this page's count would."""
+* TorchRec's planner charges a reduce-scatter between machines with every byte over the slow wire; this page's count would not always
+  choose as it does."""
