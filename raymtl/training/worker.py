@@ -79,8 +79,9 @@ def _run(job: Job, rank: int, workers: int) -> dict[str, Any]:
     progress = restore(job, built, save_group)
     progress.starts += 1
     log = open_log(job, progress, save_group)
-    if log is not None and progress.step:
-        log.say(note=f"going on from step {progress.step}, {progress.rows:,} rows trained, with {workers} workers")
+    if log is not None:
+        done = f"going on from step {progress.step}, {progress.rows:,} rows trained," if progress.step else "training"
+        log.say(note=f"{done} with {workers} {'workers' if workers > 1 else 'worker'}")
     saver = Saver(job, built, progress, log, save_group)
     judged = None if job.judge is None else Judged(job.judge_after_units, partial(_ask, job.judge, worker))
     loop = Loop(worker, job.config, built, job.inputs, progress, log, saver, judged=judged)

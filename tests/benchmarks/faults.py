@@ -207,7 +207,9 @@ class World:
                 *(f"actor {name}" for name in alive if name not in _RAY_OWN),
                 *(f"placement group {group}" for group in groups),
                 *(f"process {name}" for name in orphans),
-                *(f"folder {path.name}" for path in Path(os.environ["TMPDIR"]).glob("raymtl-*")),
+                *(
+                    f"folder {path.name}" for path in Path(os.environ["TMPDIR"]).glob("raymtl-[!m]*")
+                ),  # not the shared maps
             ]
             if not left or time.monotonic() > until:
                 return left
