@@ -77,12 +77,14 @@ def main() -> None:
             nodes.kill(second)
             note("second node killed")
             at = rows()
-            wait_for("training goes on", lambda: "with 2 workers" in (root / "log").read_text() and rows() > at)
+            wait_for(
+                "training goes on", lambda: "rows trained, with 2 workers" in (root / "log").read_text() and rows() > at
+            )
             fourth = nodes.add(2)
             note("another node joined")
             wait_for(
                 "its workers train",
-                lambda: "with 4 workers" in (root / "log").read_text() and len(workers_on(fourth)) == 2,
+                lambda: "rows trained, with 4 workers" in (root / "log").read_text() and len(workers_on(fourth)) == 2,
             )
             code = driver.wait(timeout=600)
             note(f"ended with {code}")

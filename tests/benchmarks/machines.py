@@ -172,9 +172,11 @@ def scenario(shared: Path, machines: list[Machine], options: argparse.Namespace)
     before = [m.workers() for m in machines]
     machines.remove(second)
     second.switch_off()
-    wait_for("one is switched off, training goes on", lambda: "with 2 workers" in log.read_text())
+    wait_for("one is switched off, training goes on", lambda: "rows trained, with 2 workers" in log.read_text())
     fourth = machine(4, 2)
-    wait_for("another joined and trains", lambda: "with 4 workers" in log.read_text() and fourth.workers() == 2)
+    wait_for(
+        "another joined and trains", lambda: "rows trained, with 4 workers" in log.read_text() and fourth.workers() == 2
+    )
     code = client.wait(timeout=900)
     result = json.loads((shared / "runs" / "far" / "result.json").read_text())
     return {
