@@ -32,6 +32,8 @@ from raymtl.training.worker import Job, Saver, built_facts, open_log, restore, s
 
 CANDIDATE, BASE = "candidate", "base"
 """Inputs of the held-out rows: scored by the candidate, and by the version before with its own maps."""
+NEXT_DAY = "next day"
+"""Inputs of days that no version has seen, scored by the version before: this, and the days that their labels took."""
 
 
 @dataclass(frozen=True)
@@ -62,6 +64,11 @@ class DayJob(Job):
     train_dense: bool = True
     draft: Draft | None = None
     """The version to write."""
+
+    @property
+    def run(self) -> str:
+        """Name of the user's configuration: that of the session is another one each day."""
+        return self.config.name if self.draft is None else self.draft.config.name
 
     @property
     def maps(self) -> dict[str, MapFile]:
@@ -144,6 +151,7 @@ class _Session:
                 self.notes.put(score.name, {"note": f"version {score.version} could not be scored: {error}"})
                 continue
             self.notes.put(score.name, {"metrics": metrics_section(loop.measure(job.inputs[score.name]))})
+        self._tell_next_day()
         if job.base is None:
             return
         if held != job.base:
@@ -158,6 +166,15 @@ class _Session:
                 pair = (job.base_maps[name], job.maps[name])
                 before, after = self._loaded(pair)
                 start_anew(table, new_owners(before, after), job.config.tables[name].init, job.config.train.seed)
+
+    def _tell_next_day(self) -> None:
+        """Told before training, not at its end: Ray forgets what a process that has ended said."""
+        for score in self.job.scores:
+            delay = score.name.removeprefix(f"{NEXT_DAY} ")
+            if self.rank or delay == score.name:
+                continue
+            for task, found in self.notes.get(score.name, {}).get("metrics", {}).get("eval", {}).items():
+                self.worker.gauges.set("next_day_auc_ratio", found.get("auc"), task=task, delay_days=delay)
 
     def _take(self, built: Built, version: str) -> str:
         """Fill the model from a version, the optimizers too where training begins with it."""

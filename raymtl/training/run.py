@@ -29,6 +29,7 @@ from raymtl.data.sample import sample_base_rates
 from raymtl.data.source import below, open_filesystem
 from raymtl.data.units import Plan, plan_input
 from raymtl.errors import ClusterError, ConfigError, StorageError, UserError, find_user_error
+from raymtl.telemetry import logs
 from raymtl.training.cluster import Room, check_room, connect, reading_tasks
 from raymtl.training.id_maps import make_maps, saved_maps
 from raymtl.training.rundir import (
@@ -308,7 +309,7 @@ def worker_environment(threads: int) -> dict[str, str]:
     whoever shares the cores (a step can become ten times slower), not spinning at all costs a wake-up for each of the many
     short products; the count lies between (docs/performance.md).
     """
-    return {"OMP_NUM_THREADS": str(threads), "GOMP_SPINCOUNT": "10000"}
+    return {"OMP_NUM_THREADS": str(threads), "GOMP_SPINCOUNT": "10000", **logs.environment()}
 
 
 def _resources(config: Config) -> dict[str, float]:

@@ -2,9 +2,10 @@
 
 import datetime as dt
 import logging
+import socket
 import tempfile
 import warnings
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from concurrent.futures import Future
 from dataclasses import dataclass
 from functools import partial
@@ -20,8 +21,11 @@ from ray.train import Checkpoint, CheckpointUploadMode
 from ray.train.torch import get_device
 
 from raymtl.config.root import Config
+from raymtl.data.idmap import MapFile
 from raymtl.data.read import Input, Schedule, stream
 from raymtl.errors import CheckpointError, UserError
+from raymtl.telemetry import logs
+from raymtl.telemetry.metrics import Gauges
 from raymtl.training import checkpoint as saved_state
 from raymtl.training.build import Built, build
 from raymtl.training.checkpoint import Progress
@@ -51,6 +55,11 @@ class Job:
     """Handle of a `Judge`, who is asked at every evaluation whether to go on, or None."""
     judge_after_units: frozenset[int] = frozenset()
     """Evaluate for the judge after so many units of all passes."""
+
+    @property
+    def run(self) -> str:
+        """Name of the run in metrics and log lines."""
+        return self.config.name
 
 
 def run_worker(job: dict[str, Any]) -> dict[str, Any]:
@@ -97,6 +106,7 @@ def _ask(judge: Any, worker: Worker, evaluation: dict[str, Any]) -> bool:
 def set_up(job: Job, rank: int, workers: int) -> tuple[Worker, dist.ProcessGroup]:
     """This process as a worker, and a gloo group of all workers for what is saved and loaded."""
     quieten()
+    logs.begin_worker(job.run, rank)
     torch.set_num_threads(job.threads)
     config = job.config
     device = get_device()
@@ -112,7 +122,21 @@ def set_up(job: Job, rank: int, workers: int) -> tuple[Worker, dist.ProcessGroup
         for evaluation in (False, True)
     }
     save_group = dist.new_group(backend="gloo", timeout=timeout)
-    return Worker(rank, workers, device, group, feed_groups, Streams(job, rank, workers)), save_group
+    logs.log.info("worker %d of %d on %s, device %s", rank, workers, socket.gethostname(), device)
+    gauges = Gauges(job.run, rank)
+    if rank == 0 and "train" in job.inputs:
+        _tell_tables(gauges, job.inputs["train"].maps)
+    return Worker(rank, workers, device, group, feed_groups, Streams(job, rank, workers), gauges), save_group
+
+
+def _tell_tables(gauges: Gauges, maps: Mapping[str, MapFile | None]) -> None:
+    for table, file in maps.items():
+        if file is not None:
+            gauges.set("table_used_rows", file.ids, table=table)
+            gauges.set("table_capacity_rows", file.capacity, table=table)
+            gauges.set("table_admitted_ids", file.notes["admitted"]["ids"], table=table)
+            gauges.set("table_evicted_ids", file.notes["forgotten"]["ids"], table=table)
+            gauges.set("table_unknown_ratio", file.notes["unknown_share"], table=table)
 
 
 def quieten() -> None:
