@@ -7,7 +7,7 @@ from typing import Annotated, Any, Literal
 import typer
 from rich.table import Table
 
-from raymtl import __version__, cli_daily, cli_tune, cli_versions
+from raymtl import __version__, cli_daily, cli_doctor, cli_tune, cli_versions
 from raymtl.errors import UserError
 from raymtl.telemetry import logs
 
@@ -24,6 +24,7 @@ app.add_typer(config_app, name="config")
 app.add_typer(cli_versions.app, name="versions")
 app.add_typer(cli_tune.app, name="tune")
 app.command("daily")(cli_daily.daily)
+app.command("doctor")(cli_doctor.doctor)
 console = logs.terminal()
 
 ConfigFile = Annotated[
