@@ -22,6 +22,7 @@ from raymtl.daily.versions.storage import Store, open_store, read_bytes, write_b
 from raymtl.data.idmap import IdMap, MapFile
 from raymtl.embeddings.rows import TableRows, decay_state, start_anew, table_rows, weight_square_sum
 from raymtl.errors import UserError, VersionError
+from raymtl.telemetry import logs
 from raymtl.training.build import Built, build
 from raymtl.training.checkpoint import Progress
 from raymtl.training.loop import Loop
@@ -82,7 +83,11 @@ def run_day_worker(job: dict[str, Any]) -> dict[str, Any]:
     try:
         return _Session(job["job"], context.get_world_rank(), context.get_world_size()).run()
     except UserError as error:
+        logs.log.error("%s", error)
         return {"user_error": (type(error).__name__, str(error))}
+    except Exception as error:
+        logs.log.exception("this worker ends: %s", type(error).__name__)
+        raise
 
 
 class _Session:

@@ -69,7 +69,11 @@ def run_worker(job: dict[str, Any]) -> dict[str, Any]:
     try:
         return _run(job["job"], context.get_world_rank(), context.get_world_size())
     except UserError as error:
+        logs.log.error("%s", error)
         return {"user_error": (type(error).__name__, str(error))}
+    except Exception as error:
+        logs.log.exception("this worker ends: %s", type(error).__name__)
+        raise
 
 
 def _run(job: Job, rank: int, workers: int) -> dict[str, Any]:
