@@ -162,7 +162,8 @@ def check(
     from raymtl.data.check import check_data
     from raymtl.data.check_view import render
     from raymtl.reports.progress import counting
-    from raymtl.training.cluster import connect, reading_tasks
+    from raymtl.training.cluster import connect
+    from raymtl.training.room import reading_tasks
 
     loaded = _load(config, sets)
     connect(loaded, address)

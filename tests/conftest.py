@@ -7,6 +7,8 @@ from collections.abc import Iterator
 import pytest
 from hypothesis import settings
 
+from tests.s3 import ENVIRONMENT
+
 settings.register_profile("shared machine", deadline=None)
 settings.load_profile("shared machine")
 # Before torch is imported: the tensors are small, and a second thread that waits for the first takes the core from a worker.
@@ -14,6 +16,8 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 # Before Ray is imported: it waits 2 s per report otherwise, and gives its workers a low priority.
 os.environ.setdefault("RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", "0.1")
 os.environ.setdefault("RAY_worker_niceness", "0")
+# For the S3 server on loopback; the processes of the cluster inherit them.
+os.environ.update(ENVIRONMENT)
 # An actor per run, hence two seconds of a core, which waits for a cloud to announce that it takes a machine back.
 os.environ.setdefault("RAY_TRAIN_ENABLE_PREEMPTION_WATCHER", "0")
 

@@ -99,5 +99,7 @@ class Data(Section):
     read_tasks: PositiveInt | None = None
     """Reading tasks that run at a time, one logical CPU each. Null: half of the cluster's CPUs that the workers leave free,
     at least one."""
+    read_labels: dict[str, str] = {}
+    """Ray labels of the nodes that read, as in `train.placement.labels`; empty: any node."""
     prefetch_blocks: Annotated[int, Field(ge=0)] = 2
     """Blocks that each worker fetches ahead."""

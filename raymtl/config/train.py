@@ -1,8 +1,8 @@
 """How training runs: workers, batches, optimizers, schedule, evaluation, checkpoints."""
 
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt
+from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt, model_validator
 
 from raymtl.config.balance import Balance, Fixed
 from raymtl.config.base import Section
@@ -73,17 +73,35 @@ class Checkpoints(Section):
     """Write while training goes on, from a copy of the state in host memory; false: the loop waits."""
 
 
+class Placement(Section):
+    """Which nodes of the cluster the workers run on (docs/cluster.md)."""
+
+    strategy: Literal["PACK", "SPREAD", "STRICT_PACK", "STRICT_SPREAD"] = "PACK"
+    """`PACK`: on as few nodes as possible, `SPREAD`: on as many; the strict ones: on one node, or on a node each, or not at
+    all."""
+    labels: dict[str, str] = {}
+    """Ray labels that a node must have, as in `ray.io/accelerator-type: H100`; a value may be `!x`, `in(x,y)` or `!in(x,y)`."""
+    resources: dict[str, PositiveFloat] = {}
+    """What each worker takes beside its CPUs and its GPU, such as `memory` in bytes or a resource that `ray start` named."""
+
+
 class Train(Section):
     """The run."""
 
     workers: PositiveInt = 1
-    """Training processes; the tables are spread over them."""
+    """Training processes; the tables are spread over them. `{min: 2, max: 8}` in place of a number: as many as the cluster has
+    room for at the time, see `min_workers`."""
     use_gpu: bool = False
     """One GPU per worker (nccl); false: CPU (gloo)."""
     cpus_per_worker: PositiveInt = 1
     """Logical CPUs that Ray reserves for each worker."""
     threads_per_worker: PositiveInt | None = None
     """Threads of the arithmetic in each worker; null: the node's cores divided by its workers, at least 1."""
+    min_workers: PositiveInt | None = None
+    """Go on with so many workers where nodes are lost, and with up to `workers` again where nodes join, from the last checkpoint
+    each time; null: always `workers`."""
+    placement: Placement = Placement()
+    """Where the workers run."""
     batch_size: PositiveInt = 2048
     """Rows per step over all workers together, so that the number of workers does not change the optimisation."""
     passes: PositiveInt = 1
@@ -115,9 +133,35 @@ class Train(Section):
     """When and how many."""
     max_failures: NonNegativeInt = 3
     """Times that the run recovers by itself from lost workers."""
+    resize_check_s: PositiveFloat = 60.0
+    """Seconds between two looks whether there is room for more workers; with `min_workers` only."""
     start_timeout_s: PositiveFloat = 120.0
-    """Longest wait for the cluster to have room for the workers."""
+    """Longest wait for the cluster to have room for the workers: for others to end, for the autoscaler to bring nodes. Where
+    neither can help, the run ends within 30 s."""
     step_timeout_s: PositiveFloat = 600.0
     """Longest wait of one worker for the others before the run is taken for hung."""
     log_every_steps: PositiveInt = 50
     """Steps between two lines of progress and of `metrics.jsonl`."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _from_range(cls, raw: Any) -> Any:
+        workers = raw.get("workers") if isinstance(raw, dict) else None
+        if not isinstance(workers, dict):
+            return raw
+        if unknown := next((key for key in workers if key not in ("min", "max")), None):
+            raise ValueError(f"workers has the unknown key `{unknown}`; known are `min`, `max`")
+        if missing := next((key for key in ("min", "max") if key not in workers), None):
+            raise ValueError(f"workers has no `{missing}`; expected a whole number ≥ 1 there")
+        return {**raw, "workers": workers["max"], "min_workers": workers["min"]}
+
+    @model_validator(mode="after")
+    def _ordered(self) -> "Train":
+        if self.min_workers is not None and self.min_workers > self.workers:
+            raise ValueError(f"min_workers is {self.min_workers}, above workers, {self.workers}; swap them")
+        return self
+
+    @property
+    def fewest_workers(self) -> int:
+        """Workers that the run needs at least."""
+        return self.min_workers or self.workers

@@ -54,8 +54,10 @@ from raymtl.errors import (
     TryLaterError,
     UserError,
 )
-from raymtl.training.cluster import check_room, connect, reading_tasks
-from raymtl.training.run import defining, fit
+from raymtl.training.cluster import connect
+from raymtl.training.fit import fit
+from raymtl.training.room import check_room, reading_tasks
+from raymtl.training.run import defining
 
 Listener = Callable[[dict[str, Any]], None]
 _POLL_S = 30.0

@@ -20,7 +20,7 @@ from raymtl.data.read import Input
 from raymtl.data.sample import sample_base_rates
 from raymtl.data.source import below
 from raymtl.errors import VersionError
-from raymtl.training.cluster import Room
+from raymtl.training.room import Room
 
 
 def session_config(config: Config, plans: DayPlans, day: dt.date, output: str, record: Record) -> Config:

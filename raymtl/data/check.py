@@ -160,7 +160,8 @@ def _scan(config: Config, look: _Look, read_tasks: int) -> Iterator[tuple[Partia
     tasks = [[(f, *of_file[f.path]) for f in unit.fragments] for unit in make_units(look.footers, task_rows)]
     if tasks:
         # in order: the same data, the same report
-        for table in scan(_ScanSource(look.root, Scanner(config), tasks), len(tasks), read_tasks, in_order=True):
+        source = _ScanSource(look.root, Scanner(config), tasks)
+        for table in scan(source, len(tasks), read_tasks, config.data.read_labels, in_order=True):
             for pickled, rows in zip(table.column("partial"), table.column("rows").to_pylist(), strict=True):
                 yield pickle.loads(pickled.as_buffer()), rows
 

@@ -101,7 +101,7 @@ def count_ids(config: Config, plan: Plan, read_tasks: int, progress: Progress | 
     tallies = {table: Tally() for table in tables}
     done = 0
     source = _CountSource(config, plan, read_tasks)
-    for block in scan(source, len(source.portions), read_tasks, in_order=False):
+    for block in scan(source, len(source.portions), read_tasks, config.data.read_labels, in_order=False):
         for row in range(len(block)):
             for table, tally in tallies.items():
                 tally.add(IdCounts(*(_value(block, f"{part}:{table}", row) for part in ("ids", "counts", "last_seen"))))

@@ -202,13 +202,14 @@ def measured_row_bytes(plan: Plan, maker: BlockMaker) -> float:
 
 
 def stream(
-    source: Input, schedule: Schedule, config: Config, *, workers: int, read_tasks: int
+    source: Input, schedule: Schedule, config: Config, *, workers: int, read_tasks: int, task_cpus: float = 1
 ) -> list[ray.data.DataIterator]:
     """One iterator of blocks per worker over the units of `schedule`: every row of the input goes to exactly one of them, in
     that order.
 
     The blocks are dealt to the worker with the fewest rows so far. None is cut off to make the shares equal
-    (`equal=False`): the workers agree on their steps themselves (`training/feed.py`), so no row is left out.
+    (`equal=False`): the workers agree on their steps themselves (`training/feed.py`), so no row is left out. `read_tasks` run
+    at a time, each of which reserves `task_cpus`.
     """
     context = DataContext.get_current().copy()
     maker = BlockMaker(config, source.evaluation, source.maps, source.users)
@@ -217,10 +218,16 @@ def stream(
     # and cuts them above 1.5 of it
     context.target_max_block_size = max(1, int(0.8 * config.data.block_rows * row_bytes))
     context.execution_options.preserve_order = True
+    context.execution_options.label_selector = dict(config.data.read_labels) or None
     context.enable_progress_bars = False
     context.print_on_execution_start = False
     with DataContext.current(context):
         units = UnitsDatasource(source.plan, schedule, config, maker, row_bytes)
         tasks = units.task_count()
-        dataset = ray.data.read_datasource(units, concurrency=max(1, min(read_tasks, tasks)), override_num_blocks=tasks)
+        dataset = ray.data.read_datasource(
+            units,
+            concurrency=max(1, min(read_tasks, tasks)),
+            override_num_blocks=tasks,
+            num_cpus=task_cpus,
+        )
         return dataset.streaming_split(workers, equal=False)

@@ -19,6 +19,7 @@ from raymtl.doctor.finding import Finding
 from raymtl.doctor.probe import Probe
 from raymtl.errors import ClusterError, UserError
 from raymtl.training.cluster import join
+from raymtl.training.room import shortage
 from raymtl.versions import package_versions
 
 Say = Callable[[str], None]
@@ -59,7 +60,7 @@ def examine(
     nodes, findings = _nodes()
     findings += _settings(nodes, alone)
     if config is not None:
-        findings += _room(config, nodes)
+        findings += _room(config)
     with _probes(nodes) as probes:
         say(f"waiting for {len(nodes)} node{'s' * (len(nodes) > 1)}")
         offsets, silent = _clocks(probes, limits["start"])
@@ -117,16 +118,17 @@ def _settings(nodes: list[Node], alone: bool) -> list[Finding]:
     ]
 
 
-def _room(config: Config, nodes: list[Node]) -> list[Finding]:
+def _room(config: Config) -> list[Finding]:
+    """Whether the nodes could hold the workers if nobody else used them."""
     train = config.train
-    cpus, gpus = train.workers * train.cpus_per_worker + 1, train.workers if train.use_gpu else 0
-    have_cpus, have_gpus = sum(n.cpus for n in nodes), sum(n.gpus for n in nodes)
-    value = (
-        f"train.workers = {train.workers} need {cpus:g} CPUs and {gpus} GPUs, there are {have_cpus:g} and {have_gpus:g}"
+    if missing := shortage(config):
+        return [
+            Finding("cluster", "room", "fail", missing, "lower train.workers or train.cpus_per_worker, or add nodes")
+        ]
+    asked = (
+        f"{train.workers} workers" if train.min_workers is None else f"{train.min_workers} to {train.workers} workers"
     )
-    if cpus > have_cpus or gpus > have_gpus:
-        return [Finding("cluster", "room", "fail", value, "lower train.workers or train.cpus_per_worker, or add nodes")]
-    return [Finding("cluster", "room", "ok", value)]
+    return [Finding("cluster", "room", "ok", f"for {asked}, if nobody else uses it")]
 
 
 # Probes

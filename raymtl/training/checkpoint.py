@@ -5,6 +5,7 @@ A checkpoint is a folder in the format of torch.distributed.checkpoint (tables a
 """
 
 import json
+import pickle
 import warnings
 from concurrent.futures import Future
 from dataclasses import asdict, dataclass, field
@@ -19,8 +20,12 @@ from torch.distributed.checkpoint._nested_dict import flatten_state_dict
 from torch.distributed.checkpoint.api import CheckpointException
 from torch.distributed.checkpoint.staging import BlockingAsyncStager
 
+from raymtl.data.remote import read_whole
+from raymtl.data.retry import patiently
+from raymtl.data.source import below, open_filesystem
 from raymtl.errors import CheckpointError
 from raymtl.training.build import Built
+from raymtl.training.checkpoint_reader import Planner, Reader, read_index
 
 PROGRESS = "progress.json"
 
@@ -72,9 +77,10 @@ def save(built: Built, progress: Progress, folder: str, group: dist.ProcessGroup
 
 def read_progress(folder: str) -> Progress:
     """The progress of a checkpoint; CheckpointError where the folder is none."""
-    path = Path(folder, PROGRESS)
+    filesystem, inner = open_filesystem(folder)
+    path = below(folder, PROGRESS)
     try:
-        return Progress(**json.loads(path.read_text()))
+        return Progress(**json.loads(patiently(lambda: read_whole(filesystem, f"{inner}/{PROGRESS}"))))
     except FileNotFoundError as error:
         raise CheckpointError(
             f"`{folder}` is not a raymtl checkpoint: it has no {PROGRESS}; name another folder"
@@ -127,7 +133,7 @@ def _read(state: dict[str, Any], folder: str, group: dist.ProcessGroup) -> None:
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            dcp.load(state, checkpoint_id=folder, process_group=group)
+            dcp.load(state, storage_reader=Reader(folder), planner=Planner(), process_group=group)
     except (CheckpointException, OSError, RuntimeError) as error:
         raise CheckpointError(
             f"the checkpoint `{folder}` cannot be read: {_first_line(error)}; a file of it is missing or damaged: "
@@ -138,8 +144,8 @@ def _read(state: dict[str, Any], folder: str, group: dist.ProcessGroup) -> None:
 def _saved_entries(folder: str) -> dict[str, Any]:
     """Name and metadata of everything in a checkpoint."""
     try:
-        return dict(dcp.FileSystemReader(folder).read_metadata().state_dict_metadata)
-    except (OSError, CheckpointException) as error:
+        return dict(read_index(folder).state_dict_metadata)
+    except (OSError, EOFError, pickle.UnpicklingError) as error:
         raise CheckpointError(
             f"`{folder}` has no readable checkpoint ({_first_line(error)}); name another one"
         ) from error

@@ -1,10 +1,8 @@
-"""Finding or starting Ray, and whether it has room for the workers."""
+"""Finding or starting Ray."""
 
 import logging
 import os
 import socket
-import time
-from dataclasses import dataclass
 
 import ray
 
@@ -12,17 +10,8 @@ from raymtl.config.root import Config
 from raymtl.errors import ClusterError
 from raymtl.telemetry import logs
 
-_GIVEN_BACK_S = 20.0
 _started_here = True
 """Whether the Ray that this process is connected to is its own; one that somebody else initialised here counts as such."""
-
-
-@dataclass(frozen=True)
-class Room:
-    """What a run takes of the cluster."""
-
-    read_tasks: int
-    threads: int
 
 
 def connect(config: Config, address: str | None, cpus: int = 0) -> bool:
@@ -66,45 +55,3 @@ def _check_reachable(address: str) -> None:
     host, colon, port = address.removeprefix("ray://").rpartition(":")
     if colon and port.isdigit():
         socket.create_connection((host.strip("[]"), int(port)), timeout=5).close()
-
-
-def check_room(config: Config, local: bool) -> Room:
-    """What the run may take, once the cluster has room for the workers and one reader.
-
-    On a cluster, where nodes may still join, it waits for `train.start_timeout_s`; on this machine alone only for what an earlier
-    run has not given back yet. Raises ClusterError that says what is asked for, what there is and what is free.
-    """
-    train = config.train
-    need = {"CPU": train.workers * train.cpus_per_worker + 1, "GPU": train.workers if train.use_gpu else 0}
-    began = time.monotonic()
-    while True:
-        total, free = ray.cluster_resources(), ray.available_resources()
-        enough = all(total.get(kind, 0) >= count for kind, count in need.items())
-        patience = (_GIVEN_BACK_S if enough else 0) if local else train.start_timeout_s
-        if all(free.get(kind, 0) >= count for kind, count in need.items()):
-            break
-        if time.monotonic() - began >= patience:
-            raise ClusterError(
-                f"train.workers = {train.workers} need {need['CPU']} CPUs (one of them for reading)"
-                + (f" and {need['GPU']} GPUs" if need["GPU"] else "")
-                + f"; the cluster has {total.get('CPU', 0):g} CPUs and {total.get('GPU', 0):g} GPUs, free are "
-                f"{free.get('CPU', 0):g} and {free.get('GPU', 0):g}"
-                + ("" if local else f" (waited {train.start_timeout_s:g} s)")
-                + "; lower train.workers or train.cpus_per_worker, or add nodes"
-            )
-        time.sleep(0.5)
-    return Room(reading_tasks(config, train.workers), train.threads_per_worker or _threads(train.workers))
-
-
-def reading_tasks(config: Config, workers: int) -> int:
-    """Reading tasks at a time: what the configuration says, or half of the CPUs that `workers` leave free, at least one."""
-    spare = ray.cluster_resources().get("CPU", 0) - workers * config.train.cpus_per_worker
-    return config.data.read_tasks or max(1, int(spare // 2))
-
-
-def _threads(workers: int) -> int:
-    """Cores of a node over its share of the workers."""
-    nodes = [n for n in ray.nodes() if n["Alive"]]
-    cores = os.cpu_count() or 1
-    per_node = -(-workers // max(1, len(nodes)))
-    return max(1, cores // per_node)

@@ -55,10 +55,13 @@ class Feed:
         collator: Collator,
         group: dist.ProcessGroup | None,
         seen: Callable[[Batch], None] | None = None,
+        share: int | None = None,
     ):
         """`group` is a gloo group of all workers that nothing else uses while the feed lives; None: a single worker. `seen` is
-        told of every batch of this worker's own rows, in the feed's thread, before it is handed on."""
+        told of every batch of this worker's own rows, in the feed's thread, before it is handed on. `share`: rows of a step that
+        are this worker's own, the rest being padding; None: all that the collator makes."""
         self._blocks, self._collator, self._group, self._seen = blocks, collator, group, seen
+        self._share = share or collator.rows
         self._padding = collator([])
         self._ready: queue.Queue[Step | None] = queue.Queue(_READY)
         self._stop = threading.Event()
@@ -154,7 +157,7 @@ class Feed:
 
     def _local(self) -> Iterator[_Local]:
         """Batches of this worker alone, in the order of its blocks; the last one of a unit may be part padding."""
-        rows = self._collator.rows
+        rows = self._share
         pieces: list[pa.Table] = []
         held, unit = 0, -1
         for block in user_errors(self._blocks):

@@ -51,6 +51,8 @@ class Worker:
     a single worker."""
     open_stream: Callable[[Input, Schedule], Iterable[pa.Table]]
     """Opens this worker's blocks of an input; called by all workers together."""
+    must_leave: Callable[[], bool] = lambda: False
+    """Whether a node is announced to be taken away soon; asked by all workers together, with one answer for all."""
     gauges: Gauges = field(default_factory=Gauges)
     """This worker's metrics."""
 
@@ -75,7 +77,9 @@ class Loop:
         where else to evaluate and whether to go on."""
         self._worker, self._config, self._built, self._seen, self._judged = worker, config, built, seen, judged
         self._inputs, self.progress, self._log, self._save = inputs, progress, log, save
-        rows = config.train.batch_size // worker.workers
+        # The same shapes on all workers; where the batch cannot be shared evenly, the last ones fill one row less
+        rows = -(-config.train.batch_size // worker.workers)
+        self._share = (config.train.batch_size + worker.workers - 1 - worker.rank) // worker.workers
         self._collators = {evaluation: Collator(config, rows, evaluation) for evaluation in (False, True)}
         self._tasks = config.active_tasks()
         self._window = _Window(len(self._tasks), worker.device)
@@ -116,7 +120,8 @@ class Loop:
                 score = self.evaluate((done - 1) // units, for_judge=not is_due(done))
                 stop = is_due(done) and self._out_of_patience()
                 progress.finished |= stop
-            if ends_pass or stop or _is_due(progress.units_done, train.checkpoint.every_units):
+            is_saved = ends_pass or stop or _is_due(progress.units_done, train.checkpoint.every_units)
+            if is_saved or self._worker.must_leave():
                 self._close_window()
                 self._checkpoint(score)
             if self._judged is not None and evaluates_after(step):
@@ -139,7 +144,7 @@ class Loop:
     def _feed(self, source: Input, schedule: Schedule, seen: Callable[[Batch], None] | None = None) -> Feed:
         evaluation = source.evaluation
         blocks = self._worker.open_stream(source, schedule)
-        return Feed(blocks, self._collators[evaluation], self._worker.feed_groups[evaluation], seen)
+        return Feed(blocks, self._collators[evaluation], self._worker.feed_groups[evaluation], seen, self._share)
 
     # Training steps
 

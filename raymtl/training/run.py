@@ -1,37 +1,21 @@
 """A run from the driver's side: checks, Ray Train, and `result.json`."""
 
-import itertools
 import json
-import logging
-import os
-import re
-import tempfile
-import threading
 import time
-from collections.abc import Callable
-from dataclasses import dataclass, replace
-from functools import partial
-from pathlib import Path
+from dataclasses import dataclass
 from typing import Any
 
-import pyarrow.fs as pafs
-import ray
-import ray.train
-from ray.exceptions import RayActorError
-from ray.train import CheckpointConfig, FailureConfig, LoggingConfig, RunConfig, ScalingConfig
-from ray.train.torch import TorchConfig, TorchTrainer
-
-from raymtl import errors
 from raymtl.config.load import config_hash, dump_config, load_config
 from raymtl.config.root import Config
 from raymtl.data.read import Input
 from raymtl.data.sample import sample_base_rates
-from raymtl.data.source import below, open_filesystem
+from raymtl.data.source import below
 from raymtl.data.units import Plan, plan_input
-from raymtl.errors import ClusterError, ConfigError, StorageError, UserError, find_user_error
-from raymtl.telemetry import logs
-from raymtl.training.cluster import Room, check_room, connect, reading_tasks
+from raymtl.errors import ConfigError
+from raymtl.training.cluster import connect
+from raymtl.training.fit import Listener, fit
 from raymtl.training.id_maps import make_maps, saved_maps
+from raymtl.training.room import check_room, reading_tasks
 from raymtl.training.rundir import (
     CONFIG,
     RESULT,
@@ -45,25 +29,20 @@ from raymtl.training.rundir import (
     run_of,
     write_file,
 )
-from raymtl.training.runlog import Mailbox
 from raymtl.training.score import check_scores
-from raymtl.training.snapshot import mend_snapshot
+from raymtl.training.scratch import folder_for
 from raymtl.training.worker import Job, run_worker
 from raymtl.versions import package_versions
-
-Listener = Callable[[dict[str, Any]], None]
 
 # What may change between a stop and going on: where and how a run computes, not what it computes
 _EXECUTION = {
     "train": {
-        "workers", "use_gpu", "cpus_per_worker", "threads_per_worker", "pipeline", "checkpoint", "max_failures",
+        "workers", "min_workers", "placement", "resize_check_s", "use_gpu", "cpus_per_worker",
+        "threads_per_worker", "pipeline", "checkpoint", "max_failures",
         "start_timeout_s", "step_timeout_s", "log_every_steps",
     },
-    "data": {"read_tasks", "prefetch_blocks", "block_rows", "path", "eval_path"},
+    "data": {"read_tasks", "read_labels", "prefetch_blocks", "block_rows", "path", "eval_path"},
 }  # fmt: skip
-
-# Of an error in a worker its text alone comes here
-_FULL = re.compile("No space left on device|Disk quota exceeded")
 
 
 @dataclass(frozen=True)
@@ -168,7 +147,7 @@ def _result(ready: Prepared, summary: dict[str, Any], seconds: float) -> dict[st
         "config_hash": ready.hash,
         "base_rates": ready.base_rates,
         "data_range": {part: list(plan.days) for part, plan in plans.items()},
-        "workers": config.train.workers,
+        "workers": summary["workers"],
         "parameters": summary["parameters"],
         "sharding": summary["sharding"],
         "peak_memory_bytes": summary["peak_memory_bytes"],
@@ -194,7 +173,7 @@ def evaluate(run: str, *, overrides: list[str], checkpoint: str | None, address:
     rates = dict.fromkeys(config.active_tasks(), 0.5)  # the checkpoint has the biases
     inputs = {"eval": Input(plan, True, maps)}
     job = Job(config, inputs, rates, "", None, room.read_tasks, room.threads, config_hash(config), folder)
-    with tempfile.TemporaryDirectory(prefix="raymtl-evaluate-") as scratch:
+    with folder_for("evaluate") as scratch:
         summary = fit(run_worker, job, room, config.model_copy(update={"output": scratch}), None)
     return {
         "checkpoint": folder,
@@ -202,121 +181,6 @@ def evaluate(run: str, *, overrides: list[str], checkpoint: str | None, address:
         "data_range": {"eval": list(plan.days)},
         "metrics": metrics_section(summary["metrics"]),
     }
-
-
-def fit(
-    entry: Callable[[dict[str, Any]], dict[str, Any]],
-    job: Job,
-    room: Room,
-    config: Config,
-    listener: Listener | None,
-) -> dict[str, Any]:
-    """Run `entry` on the workers with Ray Train, in the folder `<output>/<name>`, and return what the first worker gave.
-
-    Raises the UserError that the workers met.
-    """
-    os.environ.setdefault("RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", "0.5")
-    os.environ.setdefault("RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S", str(config.train.start_timeout_s))
-    train = config.train
-    filesystem, inner = open_filesystem(config.output)
-    local_storage = isinstance(filesystem, pafs.LocalFileSystem)
-    post = _Post(listener) if listener else None
-    trainer = TorchTrainer(
-        # The job goes with the function: Ray's controller reads `train_loop_config` too, and would import TorchRec for it
-        partial(entry, {"job": replace(job, mailbox=post.mailbox if post else None)}),
-        torch_config=TorchConfig(
-            backend="cpu:gloo,cuda:nccl" if train.use_gpu else "gloo", timeout_s=int(train.step_timeout_s)
-        ),
-        scaling_config=ScalingConfig(
-            num_workers=train.workers, use_gpu=train.use_gpu, resources_per_worker=_resources(config)
-        ),
-        run_config=RunConfig(
-            name=config.name,
-            storage_path=str(Path(inner).absolute()) if local_storage else inner,
-            storage_filesystem=None if local_storage else filesystem,
-            failure_config=FailureConfig(max_failures=train.max_failures),
-            checkpoint_config=CheckpointConfig(
-                num_to_keep=train.checkpoint.keep, checkpoint_score_attribute="score", checkpoint_score_order="max"
-            ),
-            worker_runtime_env={"env_vars": worker_environment(room.threads)},
-            logging_config=LoggingConfig(log_level="ERROR"),
-        ),
-    )
-    try:
-        result = _fit(trainer, config, lambda line: listener({"note": line}) if listener else None)
-    finally:
-        if post:
-            post.close()
-    summary = result.return_value
-    if "user_error" in summary:
-        kind, message = summary["user_error"]
-        raise getattr(errors, kind, UserError)(message)
-    return summary
-
-
-def _fit(trainer: TorchTrainer, config: Config, say: Callable[[str], None]) -> Any:
-    """Run the trainer; `train.max_failures` also counts workers that die between Ray's start of them and their first line,
-    which Ray takes for a fault of its own and does not try again."""
-    allowed = config.train.max_failures
-    for attempt in itertools.count(1):
-        try:
-            mend_snapshot(run_folder(config), say)
-            return trainer.fit()
-        except ray.train.TrainingFailedError as error:
-            found = find_user_error(error) or next(
-                (e for e in map(find_user_error, getattr(error, "worker_failures", {}).values()) if e), None
-            )
-            if found is not None:
-                raise found from None
-            if not _died_at_start(error) or 0 <= allowed < attempt:
-                raise _lost(error, allowed, run_folder(config)) from error
-            say("a worker died while it started; starting the workers again")
-    raise AssertionError
-
-
-def _died_at_start(error: BaseException) -> bool:
-    failure = getattr(error, "controller_failure", None)
-    return isinstance(failure, RayActorError) or isinstance(getattr(failure, "cause", None), RayActorError)
-
-
-def _lost(error: Exception, max_failures: int, run_dir: str) -> UserError:
-    """One sentence for workers that died of something that is no mistake of the user's."""
-    failures = getattr(error, "worker_failures", None) or {None: error}
-    for text in map(str, (*failures.values(), error)):
-        if full := next((line.strip() for line in text.splitlines() if _FULL.search(line)), None):
-            return StorageError(
-                f"the run `{run_dir}` could not be written, or a worker's temporary folder: {full}; make room there, then the "
-                "same command goes on from the last checkpoint"
-            )
-    rank, cause = next(iter(failures.items()))
-    lines = [line.strip() for line in str(cause).splitlines() if line.strip()]
-    logs = ray.get_runtime_context().worker.node.get_logs_dir_path()
-    return ClusterError(
-        f"training failed after at most {max_failures} recoveries (train.max_failures); {_who(rank)} ended with: "
-        f"{lines[-1] if lines else type(cause).__name__}; the whole story is in {logs}, and the same command goes on from the "
-        "last checkpoint"
-    )
-
-
-def _who(rank: int | None) -> str:
-    return "Ray Train" if rank is None else f"worker {rank}"
-
-
-def worker_environment(threads: int) -> dict[str, str]:
-    """Environment of a worker process.
-
-    Threads of one product wait for each other at its end by spinning for a while, then they sleep. Spinning for long starves
-    whoever shares the cores (a step can become ten times slower), not spinning at all costs a wake-up for each of the many
-    short products; the count lies between (docs/performance.md).
-    """
-    return {"OMP_NUM_THREADS": str(threads), "GOMP_SPINCOUNT": "10000", **logs.environment()}
-
-
-def _resources(config: Config) -> dict[str, float]:
-    resources: dict[str, float] = {"CPU": config.train.cpus_per_worker}
-    if config.train.use_gpu:
-        resources["GPU"] = 1
-    return resources
 
 
 def _compare_with_previous(config: Config, run_dir: str) -> None:
@@ -357,31 +221,3 @@ def defining(config: Config) -> dict[str, Any]:
     raw = config.model_dump(mode="json", exclude={**_EXECUTION, "output": True, "tune": True})  # type: ignore[arg-type]
     walk(raw, "")
     return {k: v for k, v in flat.items() if not k.endswith(".sharding")}
-
-
-class _Post:
-    """Empties the mailbox into the listener while training goes on."""
-
-    def __init__(self, listener: Listener):
-        self.mailbox = Mailbox.remote()  # type: ignore[attr-defined]
-        self._listener = listener
-        self._stop = threading.Event()
-        self._thread = threading.Thread(target=self._run, daemon=True)
-        self._thread.start()
-
-    def _run(self) -> None:
-        while not self._stop.wait(0.5):
-            self._empty()
-
-    def _empty(self) -> None:
-        try:
-            for item in ray.get(self.mailbox.take.remote(), timeout=10):
-                self._listener(item)
-        except ray.exceptions.RayError as error:  # the lines are a comfort; the run goes on without them
-            logging.getLogger(__name__).debug("no lines from the workers: %s", error)
-
-    def close(self) -> None:
-        self._stop.set()
-        self._thread.join()
-        self._empty()
-        ray.kill(self.mailbox)

@@ -15,10 +15,11 @@ from ray.train.v2._internal.execution.checkpoint.checkpoint_manager import (
     _TrainingResultState,
 )
 
-from raymtl.data.remote import delete_file, list_folder, read_whole
+from raymtl.data.remote import delete_file, list_folder
 from raymtl.data.retry import patiently
 from raymtl.data.source import below, open_filesystem
 from raymtl.training.checkpoint import PROGRESS
+from raymtl.training.checkpoint_reader import read_index
 from raymtl.training.rundir import checkpoints, read_file, run_storage, write_file
 
 WORST = -1e30
@@ -86,7 +87,7 @@ def _has_all_files(folder: str) -> bool:
     filesystem, inner = open_filesystem(folder)
     with run_storage(folder, "read the checkpoint"):
         try:
-            metadata = pickle.loads(patiently(lambda: read_whole(filesystem, f"{inner}/.metadata")))
+            metadata = read_index(folder)
             json.loads(read_file(folder, PROGRESS) or "")
         except (ValueError, EOFError, pickle.UnpicklingError):  # cut off
             return False

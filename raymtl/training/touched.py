@@ -5,12 +5,18 @@ worker. A checkpoint carries the marks, so a run that goes on knows them. Marks 
 had made but not trained on), never too few.
 """
 
+import io
+from fnmatch import fnmatch
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 
 from raymtl.config.root import Config
 from raymtl.data.batch import Batch
+from raymtl.data.remote import list_folder, read_whole
+from raymtl.data.retry import patiently
+from raymtl.data.source import open_filesystem
 
 _FILE = "touched-{rank}.npz"
 _PREFIX = "table "
@@ -43,7 +49,11 @@ class Touched:
 
     def load(self, folder: str) -> None:
         """Add the marks of all workers that wrote a checkpoint."""
-        for path in Path(folder).glob(_FILE.format(rank="*")):
-            with np.load(path, allow_pickle=False) as saved:
+        filesystem, inner = open_filesystem(folder)
+        for entry in patiently(lambda: list_folder(filesystem, inner, recursive=False, allow_not_found=True)):
+            if not fnmatch(entry.base_name, _FILE.format(rank="*")):
+                continue
+            content = patiently(partial(read_whole, filesystem, entry.path))
+            with np.load(io.BytesIO(content), allow_pickle=False) as saved:
                 for name in saved.files:
                     self._marks[name.removeprefix(_PREFIX)][saved[name]] = True

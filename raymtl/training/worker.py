@@ -2,8 +2,10 @@
 
 import datetime as dt
 import logging
+import os
 import socket
-import tempfile
+import threading
+import time
 import warnings
 from collections.abc import Callable, Iterable, Mapping
 from concurrent.futures import Future
@@ -23,6 +25,7 @@ from ray.train.torch import get_device
 from raymtl.config.root import Config
 from raymtl.data.idmap import MapFile
 from raymtl.data.read import Input, Schedule, stream
+from raymtl.data.source import below
 from raymtl.errors import CheckpointError, UserError
 from raymtl.telemetry import logs
 from raymtl.telemetry.metrics import Gauges
@@ -30,9 +33,13 @@ from raymtl.training import checkpoint as saved_state
 from raymtl.training.build import Built, build
 from raymtl.training.checkpoint import Progress
 from raymtl.training.loop import Judged, Loop, Worker
+from raymtl.training.room import readers_take_cpus, reading_tasks
 from raymtl.training.runlog import RunLog
+from raymtl.training.scratch import new_folder, sweep
 from raymtl.training.snapshot import WORST
 from raymtl.training.together import together
+
+_PARENT_LOOK_S = 3.0
 
 
 @dataclass
@@ -46,7 +53,8 @@ class Job:
     run_dir: str
     mailbox: Any
     """Handle of the driver's `Mailbox`, or None."""
-    read_tasks: int
+    read_tasks: int | None
+    """Reading tasks at a time; None: by what the cluster has free when reading begins."""
     threads: int
     config_hash: str
     evaluate_checkpoint: str | None = None
@@ -85,7 +93,7 @@ def _run(job: Job, rank: int, workers: int) -> dict[str, Any]:
     progress.starts += 1
     log = open_log(job, progress, save_group)
     if log is not None and progress.step:
-        log.say(note=f"going on from step {progress.step}, {progress.rows} rows trained")
+        log.say(note=f"going on from step {progress.step}, {progress.rows:,} rows trained, with {workers} workers")
     saver = Saver(job, built, progress, log, save_group)
     judged = None if job.judge is None else Judged(job.judge_after_units, partial(_ask, job.judge, worker))
     loop = Loop(worker, job.config, built, job.inputs, progress, log, saver, judged=judged)
@@ -111,6 +119,8 @@ def set_up(job: Job, rank: int, workers: int) -> tuple[Worker, dist.ProcessGroup
     """This process as a worker, and a gloo group of all workers for what is saved and loaded."""
     quieten()
     logs.begin_worker(job.run, rank)
+    threading.Thread(target=_end_with_parent, args=(os.getppid(),), name="end with raylet", daemon=True).start()
+    sweep()
     torch.set_num_threads(job.threads)
     config = job.config
     device = get_device()
@@ -130,7 +140,20 @@ def set_up(job: Job, rank: int, workers: int) -> tuple[Worker, dist.ProcessGroup
     gauges = Gauges(job.run, rank)
     if rank == 0 and "train" in job.inputs:
         _tell_tables(gauges, job.inputs["train"].maps)
-    return Worker(rank, workers, device, group, feed_groups, Streams(job, rank, workers), gauges), save_group
+    streams = Streams(job, rank, workers)
+    return Worker(rank, workers, device, group, feed_groups, streams, _must_leave, gauges), save_group
+
+
+def _end_with_parent(parent: int) -> None:
+    """End this process once the raylet that started it is gone. Ray means to do so, but a process whose gloo threads wait for
+    peers that are gone too has been seen to stay for good, at full load."""
+    while os.getppid() == parent:
+        time.sleep(_PARENT_LOOK_S)
+    os._exit(1)
+
+
+def _must_leave() -> bool:
+    return ray.train.get_preemption_info() is not None
 
 
 def _tell_tables(gauges: Gauges, maps: Mapping[str, MapFile | None]) -> None:
@@ -166,6 +189,7 @@ def built_facts(built: Built, loop: Loop) -> dict[str, Any]:
     """What a summary says of model and memory."""
     cuda = torch.cuda.is_available() and loop.device.type == "cuda"
     return {
+        "workers": dist.get_world_size(),
         "peak_memory_bytes": torch.cuda.max_memory_allocated(loop.device) if cuda else loop.peak_private_bytes,
         "parameters": _count_parameters(built),
         "sharding": {t: str(p.sharding_type) for plan in built.plan.plan.values() for t, p in plan.items()},  # type: ignore[attr-defined]
@@ -200,7 +224,16 @@ class Streams:
         job = self._job
         shares: list[Any] = [None]
         if self._rank == 0:
-            shares = [stream(source, schedule, job.config, workers=self._workers, read_tasks=job.read_tasks)]
+            shares = [
+                stream(
+                    source,
+                    schedule,
+                    job.config,
+                    workers=self._workers,
+                    read_tasks=job.read_tasks or reading_tasks(job.config, self._workers),
+                    task_cpus=1 if readers_take_cpus(job.config) else 0,
+                )
+            ]
         if self._workers > 1:
             dist.broadcast_object_list(
                 shares, src=0, device=torch.device("cpu") if not torch.cuda.is_available() else None
@@ -227,7 +260,7 @@ class Saver:
 
     def __call__(self, score: float | None) -> None:
         self.wait()
-        folder = tempfile.mkdtemp(prefix="raymtl-checkpoint-")
+        folder = new_folder("checkpoint")
         written = saved_state.save(
             self._built, self._progress, folder, self._group, self._job.config.train.checkpoint.background
         )
@@ -268,35 +301,27 @@ def restore(job: Job, built: Built, group: dist.ProcessGroup, beside: Callable[[
     plan = job.inputs["train"].plan.identity
     if checkpoint is None:
         return Progress(plan=plan)
-    with checkpoint.as_directory() as folder:
-        progress = saved_state.read_progress(folder)
-        if progress.plan != plan and not progress.finished:
-            raise CheckpointError(
-                f"the training data of `{job.run_dir}` changed since its last checkpoint, so the rows already seen cannot be "
-                f"told from new ones; start a new run under another name"
-            )
-        saved_state.load(built, folder, model_only=False, group=group)
-        built.optimizers.restore(progress.step)
-        if beside is not None:
-            beside(folder)
+    folder = below(job.run_dir, checkpoint.path.rstrip("/").rpartition("/")[2])
+    progress = saved_state.read_progress(folder)
+    if progress.plan != plan and not progress.finished:
+        raise CheckpointError(
+            f"the training data of `{job.run_dir}` changed since its last checkpoint, so the rows already seen cannot be "
+            f"told from new ones; start a new run under another name"
+        )
+    saved_state.load(built, folder, model_only=False, group=group)
+    built.optimizers.restore(progress.step)
+    if beside is not None:
+        beside(folder)
     return progress
 
 
 def _evaluate(job: Job, worker: Worker, built: Built, group: dist.ProcessGroup) -> dict[str, Any]:
     folder = job.evaluate_checkpoint
     assert folder is not None
-    with Checkpoint(*_checkpoint_place(folder)).as_directory() as local:
-        progress = saved_state.read_progress(local)
-        saved_state.load(built, local, model_only=True, group=group)
+    progress = saved_state.read_progress(folder)
+    saved_state.load(built, folder, model_only=True, group=group)
     loop = Loop(worker, job.config, built, job.inputs, progress, None, lambda score: None)
     return {"metrics": loop.measure(job.inputs["eval"]), "progress": vars(progress)}
-
-
-def _checkpoint_place(folder: str) -> tuple[str, Any]:
-    from raymtl.data.source import open_filesystem
-
-    filesystem, path = open_filesystem(folder)
-    return path, filesystem
 
 
 def total_steps(job: Job) -> int:

@@ -2,7 +2,6 @@
 
 import datetime as dt
 import json
-import tempfile
 import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import suppress
@@ -27,6 +26,7 @@ from raymtl.training.build import Built, build
 from raymtl.training.checkpoint import Progress
 from raymtl.training.loop import Judged, Loop, Worker
 from raymtl.training.rundir import read_file, write_file
+from raymtl.training.scratch import folder_for
 from raymtl.training.worker import Job, Streams, init_alone, quieten, total_steps
 from raymtl.tuning.blocks import SharedInput
 
@@ -83,7 +83,7 @@ def train_alone(
     if begin is not None and begin.heads_only:
         built.optimizers.train_only(built.model.module.head.ranker.heads())
     progress.starts += 1
-    worker = Worker(0, 1, device, group, {False: None, True: None}, _opener(job, blocks), Gauges(job.run, 0))
+    worker = Worker(0, 1, device, group, {False: None, True: None}, _opener(job, blocks), gauges=Gauges(job.run, 0))
 
     def save(score: float | None) -> None:
         state.save(progress)
@@ -122,18 +122,11 @@ class _State:
         if text is None:
             return Progress(plan=self._plan)
         self._last = json.loads(text)["folder"]
-        source = f"{self._inner}/{self._last}"
-        with tempfile.TemporaryDirectory(prefix="raymtl-trial-") as scratch:
-            if is_local(self._filesystem):
-                scratch = source
-            else:
-                patiently(lambda: pafs.copy_files(source, scratch, self._filesystem, pafs.LocalFileSystem()))
-            progress = saved_state.read_progress(scratch)
-            if progress.plan != self._plan:
-                raise CheckpointError(
-                    "the training days changed since this trial began; search anew under another `name`"
-                )
-            saved_state.load(self._built, scratch, model_only=False, group=self._group)
+        source = below(self._folder, self._last)
+        progress = saved_state.read_progress(source)
+        if progress.plan != self._plan:
+            raise CheckpointError("the training days changed since this trial began; search anew under another `name`")
+        saved_state.load(self._built, source, model_only=False, group=self._group)
         self._built.optimizers.restore(progress.step)
         return progress
 
@@ -143,7 +136,7 @@ class _State:
             self._filesystem.create_dir(f"{self._inner}/{name}")
             saved_state.save(self._built, progress, f"{self._inner}/{name}", self._group, background=False)
         else:
-            with tempfile.TemporaryDirectory(prefix="raymtl-trial-") as scratch:
+            with folder_for("trial") as scratch:
                 saved_state.save(self._built, progress, scratch, self._group, background=False)
                 target = f"{self._inner}/{name}"
                 patiently(lambda: pafs.copy_files(scratch, target, pafs.LocalFileSystem(), self._filesystem))

@@ -39,6 +39,10 @@ def check(config: Config) -> Space:
             f"tune.space.{shaping} changes the shape of the model, so that no trial could begin with the version of tune.start; "
             "remove one of the two"
         )
+    if config.train.min_workers is not None:
+        raise ConfigError(
+            "train.min_workers is set, but all trials of a search need the same number of workers; set train.workers alone"
+        )
     if config.tune.start is not None and config.train.workers > 1:
         raise ConfigError(
             "tune.start needs train.workers: 1; a trial with several workers cannot begin with a version yet"

@@ -11,8 +11,8 @@ from typing import Any
 import ray
 
 from raymtl.training.checkpoint import Progress
-from raymtl.training.cluster import Room
-from raymtl.training.run import fit
+from raymtl.training.fit import fit
+from raymtl.training.room import Room
 from raymtl.training.worker import Job, run_worker
 from raymtl.tuning.alone import Watcher
 

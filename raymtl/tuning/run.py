@@ -21,9 +21,10 @@ from raymtl.data.read import Input
 from raymtl.data.source import below, open_filesystem
 from raymtl.data.units import Plan
 from raymtl.errors import CheckpointError, ClusterError, ConfigError, StorageError, VersionError
-from raymtl.training.cluster import Room, connect, reading_tasks
+from raymtl.training.cluster import connect
 from raymtl.training.id_maps import make_maps
 from raymtl.training.loop import pass_schedule
+from raymtl.training.room import Room, reading_tasks
 from raymtl.training.run import defining, prepare_inputs
 from raymtl.training.rundir import CONFIG, check_writable, only_one, read_file, write_file
 from raymtl.tuning.alone import Begin, remove_state, trial_folder

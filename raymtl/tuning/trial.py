@@ -20,7 +20,7 @@ from raymtl.data.retry import is_of_storage
 from raymtl.data.source import below
 from raymtl.errors import StorageError, UserError
 from raymtl.training.checkpoint import Progress
-from raymtl.training.cluster import Room
+from raymtl.training.room import Room
 from raymtl.training.worker import Job
 from raymtl.tuning.alone import Begin, train_alone, trial_folder
 from raymtl.tuning.blocks import SharedInput

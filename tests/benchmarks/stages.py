@@ -27,9 +27,9 @@ from raymtl.models.ranker import build_ranker
 from raymtl.objectives.losses import TaskLosses
 from raymtl.training import run
 from raymtl.training.build import build
-from raymtl.training.cluster import reading_tasks
 from raymtl.training.feed import Feed
 from raymtl.training.loop import pass_schedule
+from raymtl.training.room import reading_tasks
 
 
 def family_cpu_s() -> float:

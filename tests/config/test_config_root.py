@@ -162,12 +162,32 @@ class TestModel:
 
 
 class TestTrain:
-    def test_a_batch_that_workers_cannot_share(self):
-        message = refused("train.batch_size=10", "train.workers=4")
-        assert "train.batch_size is 10, which train.workers = 4 cannot share evenly; 8 can" in message
+    def test_a_batch_that_workers_cannot_share_evenly(self):
+        assert small("train.batch_size=10", "train.workers=4").train.batch_size == 10
 
     def test_a_batch_smaller_than_the_workers(self):
-        assert "cannot share evenly; 4 can" in refused("train.batch_size=3", "train.workers=4")
+        message = refused("train.batch_size=3", "train.workers=4")
+        assert "train.batch_size is 3, fewer rows than train.workers = 4; set it to 4 or more" in message
+
+    def test_a_range_of_workers(self):
+        train = small("train.workers={min: 2, max: 8}").train
+        assert (train.min_workers, train.workers, train.fewest_workers) == (2, 8, 2)
+        assert small("train.workers=3").train.fewest_workers == 3
+
+    @pytest.mark.parametrize(
+        ("workers", "says"),
+        [
+            ("{min: 4, max: 2}", "train.min_workers is 4, above workers, 2; swap them"),
+            ("{min: 2}", "train.workers has no `max`; expected a whole number"),
+            ("{min: 2, max: 4, most: 5}", "train.workers has the unknown key `most`; known are"),
+            ("{min: 0, max: 4}", "train.min_workers is 0; expected a whole number ≥ 1"),
+        ],
+    )
+    def test_a_range_of_workers_that_is_none(self, workers, says):
+        assert says in refused(f"train.workers={workers}")
+
+    def test_an_unknown_placement(self):
+        assert "train.placement.strategy is `SPRAED`; expected one of" in refused("train.placement.strategy=SPRAED")
 
     @pytest.mark.parametrize("metric", ["buyy.auc", "auc", "buyy.x.auc"])
     def test_an_unknown_task_in_select(self, metric):
@@ -192,5 +212,5 @@ class TestTrain:
 
 
 def test_problems_of_several_checks_come_together():
-    message = refused("train.batch_size=3", "train.workers=2", "model.sequence.type=pooled")
+    message = refused("train.batch_size=1", "train.workers=2", "model.sequence.type=pooled")
     assert "has 2 errors" in message

@@ -1,7 +1,7 @@
 """The loop over units of which some have no row for this run: it ends as finished, and its checkpoints count them as done."""
 
 from collections.abc import Iterator
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -73,7 +73,29 @@ def run_all(rank: int, workers: int, pipeline: str, passes: int) -> dict[str, An
             if begin.finished:
                 break
         found[case] = answers
+    found["announced"] = [saved_units(worker, config, announced) for announced in (False, True)]
     return found
+
+
+def saved_units(worker: Worker, config: Config, announced: bool) -> list[tuple[int, int]]:
+    """Passes and units after which is saved, every third unit being due, where the loss of a node is announced or not."""
+    sizes, saved = [12, 12, 12, 12], []
+    rare = config.train.model_copy(update={"checkpoint": config.train.checkpoint.model_copy(update={"every_units": 3})})
+    config, progress = config.model_copy(update={"train": rare}), Progress()
+
+    def open_stream(source: Input, schedule: Schedule) -> Iterator[pa.Table]:
+        return blocks(config, sizes, schedule, worker.rank, worker.workers)
+
+    Loop(
+        replace(worker, open_stream=open_stream, must_leave=lambda: announced),
+        config,
+        make(config),
+        {"train": Input(plan_of(sizes))},
+        progress,
+        None,
+        lambda score: saved.append((progress.pass_number, progress.units_done)),
+    ).run()
+    return saved
 
 
 @pytest.mark.dist
@@ -94,4 +116,8 @@ def test_units_without_a_row(workers: int, pipeline: str, passes: int, tmp_path:
             expected = [divmod(p * len(sizes) + n + 1, len(sizes)) for p in range(passes) for n in with_rows]
             assert done == expected + ([] if expected[-1:] == [(passes, 0)] else [(passes, 0)])
             assert bool(rows) == any(touched.values())
+    calm, announced = answers[0]["announced"]
+    assert calm == [place for p in range(passes) for place in ((p, 3), (p + 1, 0))]
+    assert announced == [place for p in range(passes) for place in ((p, 1), (p, 2), (p, 3), (p + 1, 0))]
+    for case in CASES:
         assert len({(len(saved), end["step"]) for (saved, end, _), *_ in (answer[case] for answer in answers)}) == 1

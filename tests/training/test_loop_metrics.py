@@ -41,7 +41,7 @@ def train(rank: int, workers: int) -> list[tuple[str, float | None, dict[str, st
         return blocks(config, sizes, schedule, rank, workers)
 
     heard = Heard(rank)
-    worker = Worker(rank, workers, torch.device("cpu"), world, feed_groups, open_stream, heard)
+    worker = Worker(rank, workers, torch.device("cpu"), world, feed_groups, open_stream, gauges=heard)
     inputs = {"train": Input(plan_of(sizes))}
     Loop(worker, config, make(config), inputs, Progress(), None, lambda score: None).run()
     return heard.said

@@ -10,7 +10,7 @@ from small_logs import small_config
 
 from raymtl.config.load import config_from_dict
 from raymtl.errors import ClusterError, DataError
-from raymtl.training import run
+from raymtl.training import fit
 
 
 class Trainer:
@@ -28,10 +28,10 @@ class Trainer:
 
 
 def fitted(trainer: Trainer, tmp_path: Any, monkeypatch: pytest.MonkeyPatch, **train: Any) -> tuple[Any, list[str]]:
-    monkeypatch.setattr(run, "_lost", lambda error, allowed, run_dir: ClusterError("lost"))
+    monkeypatch.setattr(fit, "_lost", lambda error, config: ClusterError("lost"))
     config = config_from_dict(small_config(tmp_path, tmp_path, "starts", **train))
     said: list[str] = []
-    return run._fit(trainer, config, said.append), said  # type: ignore[arg-type]
+    return fit._fit(trainer, config, said.append), said  # type: ignore[arg-type]
 
 
 def test_workers_that_die_while_they_start_are_started_again(tmp_path: Any, monkeypatch: pytest.MonkeyPatch) -> None:

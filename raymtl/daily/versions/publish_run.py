@@ -1,12 +1,10 @@
 """A finished run becomes a version: one process builds the model, loads the checkpoint and writes it out."""
 
 import logging
-import tempfile
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
-import pyarrow.fs as pafs
 import torch
 import torch.distributed as dist
 
@@ -16,7 +14,7 @@ from raymtl.daily.versions.export import Draft, export
 from raymtl.daily.versions.manifest import Manifest, new_id
 from raymtl.daily.versions.storage import Store
 from raymtl.daily.versions.store import publish
-from raymtl.data.source import below, open_filesystem
+from raymtl.data.source import below
 from raymtl.errors import CheckpointError
 from raymtl.training import checkpoint as saved_state
 from raymtl.training.build import build
@@ -39,13 +37,13 @@ def publish_run(
     folder = checkpoint or last_checkpoint(run)
     data_range = {part: [str(day) for day in days] for part, days in result["data_range"].items()}
     name = version or new_id(config.data.train.end)
-    with _fetched(folder) as local, _alone() as group:
-        progress = saved_state.read_progress(local)
+    with _alone() as group:
+        progress = saved_state.read_progress(folder)
         device = torch.device("cuda" if config.train.use_gpu and torch.cuda.is_available() else "cpu")
         built = build(
             _for_one(config), dict.fromkeys(config.active_tasks(), 0.5), 0, device, group
         )  # biases are loaded
-        saved_state.load(built, local, model_only=False, group=group)
+        saved_state.load(built, folder, model_only=False, group=group)
         draft = Draft(
             name,
             config,
@@ -63,18 +61,6 @@ def publish_run(
 def _for_one(config: Config) -> Config:
     """The same model for a single worker."""
     return config.model_copy(update={"train": config.train.model_copy(update={"workers": 1})})
-
-
-@contextmanager
-def _fetched(folder: str) -> Iterator[str]:
-    """A checkpoint as a local folder."""
-    filesystem, path = open_filesystem(folder)
-    if isinstance(filesystem, pafs.LocalFileSystem):
-        yield path
-        return
-    with tempfile.TemporaryDirectory(prefix="raymtl-publish-") as scratch:
-        pafs.copy_files(path, scratch, source_filesystem=filesystem, destination_filesystem=pafs.LocalFileSystem())
-        yield scratch
 
 
 @contextmanager

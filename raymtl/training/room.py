@@ -1,0 +1,231 @@
+"""Whether the cluster has room for a run: found out by asking Ray for it, told in numbers where there is none."""
+
+import math
+import os
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import ray
+from ray._private.state import available_resources_per_node
+from ray._private.state import state as cluster_state
+from ray.util.placement_group import PlacementGroup, placement_group, remove_placement_group
+
+from raymtl.config.root import Config
+from raymtl.config.train import Train
+from raymtl.errors import ClusterError
+
+_GIVEN_BACK_S = 20.0
+"""An earlier run on this machine gives back what it took within that time."""
+_JOINING_S = 30.0
+"""Nodes that are being started have joined within that time, where no autoscaler adds any later."""
+_LOOK_S = 1.0
+_LISTED_NODES = 6
+
+Resources = Mapping[str, float]
+
+
+@dataclass(frozen=True)
+class Room:
+    """What a run takes of the cluster."""
+
+    read_tasks: int | None
+    """Reading tasks at a time; None: by what is free when reading begins."""
+    threads: int
+
+
+def worker_resources(train: Train) -> dict[str, float]:
+    """What Ray reserves for each worker."""
+    return {"CPU": train.cpus_per_worker, **({"GPU": 1} if train.use_gpu else {}), **train.placement.resources}
+
+
+def readers_take_cpus(config: Config) -> bool:
+    """Whether reading tasks reserve a CPU each. Elastic workers may get every CPU there is, and readers would wait for ever."""
+    return config.train.min_workers is None
+
+
+def check_room(config: Config, local: bool) -> Room:
+    """What the run may take, once the cluster has room for its workers (`train.min_workers` of them) and one reader.
+
+    Ray is asked for exactly that, so an autoscaler learns of it. Raises ClusterError with what is asked for, what each node has
+    and what is free: after `train.start_timeout_s`; within 30 s where nobody can help, since the nodes are too few or too small
+    and no autoscaler could add enough.
+    """
+    train = config.train
+    began = time.monotonic()
+    with _asked_for(config) as groups:
+        while True:
+            waited, patience = time.monotonic() - began, _patience(config, local)
+            if _are_placed(groups, within_s=max(0.0, min(_LOOK_S, patience - waited))):
+                break
+            if waited >= patience:
+                raise ClusterError(_sentence(config, 0 if local else waited))
+    return Room(config.data.read_tasks, train.threads_per_worker or _threads(train, local))
+
+
+def shortage(config: Config) -> str | None:
+    """What is missing, where the nodes that are there now would not hold the workers even if nothing else ran."""
+    fit = _workers_that_fit(config.train, _totals(config.train.placement.labels))
+    return None if fit >= config.train.fewest_workers else _shortage(config)
+
+
+def reading_tasks(config: Config, workers: int) -> int:
+    """Reading tasks at a time: what the configuration says, or half of the CPUs that `workers` leave free, at least one."""
+    spare = ray.cluster_resources().get("CPU", 0) - workers * config.train.cpus_per_worker
+    return config.data.read_tasks or max(1, int(spare // 2))
+
+
+@contextmanager
+def _asked_for(config: Config) -> Iterator[list[PlacementGroup]]:
+    """The workers and a reader as placement groups, given back at the end."""
+    train, labels = config.train, config.train.placement.labels
+    count = train.fewest_workers
+    groups = [
+        placement_group(
+            [worker_resources(train)] * count,
+            strategy=train.placement.strategy,
+            bundle_label_selector=[labels] * count if labels else None,
+        )
+    ]
+    if readers_take_cpus(config):
+        read_labels = config.data.read_labels
+        groups.append(placement_group([{"CPU": 1}], bundle_label_selector=[read_labels] if read_labels else None))
+    try:
+        yield groups
+    finally:
+        for group in groups:
+            remove_placement_group(group)
+
+
+def _are_placed(groups: Sequence[PlacementGroup], within_s: float) -> bool:
+    """Whether Ray finds a place for all of them within that time."""
+    references = [group.ready() for group in groups]
+    ready, _ = ray.wait(references, num_returns=len(references), timeout=within_s)
+    return len(ready) == len(references)
+
+
+def _patience(config: Config, local: bool) -> float:
+    """Seconds to wait in all, as things are now."""
+    train = config.train
+    enough = _workers_that_fit(train, _totals(train.placement.labels)) >= train.fewest_workers
+    if enough and readers_take_cpus(config):
+        enough = _cpus_left(config) >= 1
+    if local:
+        return _GIVEN_BACK_S if enough else 0.0
+    return train.start_timeout_s if enough or _may_grow(train) else min(_JOINING_S, train.start_timeout_s)
+
+
+def _totals(labels: Mapping[str, str]) -> list[Resources]:
+    """What each node that has the labels has in all."""
+    return [node["Resources"] for node in ray.nodes() if node["Alive"] and _has_labels(node, labels)]
+
+
+def _has_labels(node: Mapping[str, Any], labels: Mapping[str, str]) -> bool:
+    return all(_label_fits(node.get("Labels", {}).get(key), value) for key, value in labels.items())
+
+
+def _label_fits(found: str | None, wanted: str) -> bool:
+    """Ray's label selectors: `x`, `!x`, `in(x,y)`, `!in(x,y)`."""
+    negated, wanted = wanted.startswith("!"), wanted.removeprefix("!")
+    values = wanted[3:-1].split(",") if wanted.startswith("in(") and wanted.endswith(")") else [wanted]
+    return (found in [v.strip() for v in values]) != negated
+
+
+def _workers_that_fit(train: Train, nodes: Sequence[Resources]) -> float:
+    """Workers that the nodes hold under the placement's strategy, if nothing else runs there."""
+    per_node = [_times(worker_resources(train), node) for node in nodes]
+    strategy = train.placement.strategy
+    if strategy == "STRICT_PACK":
+        return max(per_node, default=0)
+    return sum(min(n, 1) for n in per_node) if strategy == "STRICT_SPREAD" else sum(per_node)
+
+
+def _times(need: Resources, node: Resources) -> float:
+    return min((node.get(kind, 0) // amount for kind, amount in need.items()), default=math.inf)
+
+
+def _cpus_left(config: Config) -> float:
+    """CPUs beside the workers, on the nodes that may read, if the workers stand elsewhere as far as they can."""
+    train = config.train
+    cpus = sum(node.get("CPU", 0) for node in _totals({}))
+    return min(
+        cpus - train.fewest_workers * train.cpus_per_worker,
+        sum(node.get("CPU", 0) for node in _totals(config.data.read_labels)),
+    )
+
+
+def _may_grow(train: Train) -> bool:
+    """Whether the cluster has an autoscaler whose largest cluster would hold the workers."""
+    cluster = cluster_state.get_cluster_config()
+    if cluster is None:
+        return False
+    need = worker_resources(train)
+    return (
+        sum(
+            (math.inf if group.max_count < 0 else group.max_count) * times
+            for group in cluster.node_group_configs
+            if (times := _times(need, dict(group.resources)))
+        )
+        >= train.fewest_workers
+    )
+
+
+def _sentence(config: Config, waited_s: float) -> str:
+    """Why the run cannot begin."""
+    train, placement = config.train, config.train.placement
+    key = "train.workers" if train.min_workers is None else "train.min_workers"
+    return (
+        _shortage(config)
+        + (f" (waited {waited_s:.0f} s)" if waited_s else "")
+        + f"; lower {key} or train.cpus_per_worker"
+        + (", loosen train.placement" if placement.labels or placement.strategy.startswith("STRICT") else "")
+        + ", wait for others to end, or add nodes"
+    )
+
+
+def _shortage(config: Config) -> str:
+    """What is asked for, and what each node has."""
+    train, placement = config.train, config.train.placement
+    need = worker_resources(train)
+    key = "train.workers" if train.min_workers is None else "train.min_workers"
+    asked = f"{key} = {train.fewest_workers} need {_amounts(need)} each"
+    if placement.strategy.startswith("STRICT"):
+        asked += f", placed {placement.strategy}"
+    if placement.labels:
+        asked += f", on nodes with {_labels(placement.labels)}"
+    if readers_take_cpus(config):
+        where = f" on nodes with {_labels(config.data.read_labels)}" if config.data.read_labels else ""
+        asked += f", and 1 CPU{where} for reading"
+    kinds = sorted({"CPU", *need})
+    free = available_resources_per_node()
+    nodes = [n for n in ray.nodes() if n["Alive"]]
+    listed = [
+        f"{n['NodeManagerAddress']} has {_amounts({k: n['Resources'].get(k, 0) for k in kinds})} "
+        f"({_amounts({k: free.get(n['NodeID'], {}).get(k, 0) for k in kinds})} free)"
+        for n in nodes[:_LISTED_NODES]
+    ]
+    more = f" and {len(nodes) - _LISTED_NODES} more nodes" if len(nodes) > _LISTED_NODES else ""
+    fit = _workers_that_fit(train, _totals(placement.labels))
+    return f"{asked}; the cluster has room for {fit:g} such workers if it is empty: {', '.join(listed)}{more}"
+
+
+def _amounts(resources: Resources) -> str:
+    words = {"CPU": "CPUs", "GPU": "GPUs"}
+    return " and ".join(
+        f"{amount:g} {words.get(kind, kind) if amount != 1 else kind}" for kind, amount in resources.items()
+    )
+
+
+def _labels(labels: Mapping[str, str]) -> str:
+    return ", ".join(f"`{key}: {value}`" for key, value in labels.items())
+
+
+def _threads(train: Train, local: bool) -> int:
+    """Cores of the smallest node that can hold workers over its share of them."""
+    own = os.cpu_count() or 1
+    totals = [n for n in _totals(train.placement.labels) if _times(worker_resources(train), n) >= 1]
+    # On this machine alone Ray's CPUs are only numbers
+    cores = [own] if local else [int(n.get("CPU", own)) for n in totals] or [own]
+    return max(1, min(cores) // -(-train.workers // max(1, len(totals))))

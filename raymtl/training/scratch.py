@@ -1,0 +1,49 @@
+"""Folders for a moment in the node's temporary folder, which do not outlive the process that made them for long.
+
+A process that is killed leaves its folders behind, and a checkpoint can fill a disk. So each bears the number of its process, and
+every worker that starts or ends takes away those of processes that are gone.
+"""
+
+import os
+import re
+import shutil
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+_NAME = re.compile(r"raymtl-[a-z]+-(\d+)-")
+
+
+def new_folder(purpose: str) -> str:
+    """An empty folder of this process."""
+    return tempfile.mkdtemp(prefix=f"raymtl-{purpose}-{os.getpid()}-")
+
+
+@contextmanager
+def folder_for(purpose: str) -> Iterator[str]:
+    """An empty folder, removed at the end."""
+    folder = new_folder(purpose)
+    try:
+        yield folder
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def sweep() -> None:
+    """Remove what this user's processes of this host that are gone have left."""
+    for path in Path(tempfile.gettempdir()).glob("raymtl-*-*-*"):
+        found = _NAME.match(path.name)
+        with suppress(OSError):  # another sweeps too, or it is somebody else's
+            if found and path.stat().st_uid == os.getuid() and not _lives(int(found[1])):
+                shutil.rmtree(path, ignore_errors=True)
+
+
+def _lives(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        return True
+    return True

@@ -1,0 +1,50 @@
+"""A Ray cluster of several nodes on this machine, whose nodes can be killed and joined by others while a job runs."""
+
+import contextlib
+import os
+import signal
+from typing import Any
+
+import psutil
+from ray.cluster_utils import Cluster
+
+_SYSTEM = {"health_check_initial_delay_ms": 0, "health_check_period_ms": 1000, "health_check_failure_threshold": 8}
+
+
+class Nodes:
+    """The head and what joined it; `address` is for `raymtl … --address`."""
+
+    def __init__(self, head_cpus: int, dashboard_port: int | None = None):
+        head: dict[str, Any] = {"num_cpus": head_cpus, "_system_config": _SYSTEM}
+        if dashboard_port is not None:
+            head |= {"include_dashboard": True, "dashboard_host": "127.0.0.1", "dashboard_port": dashboard_port}
+        self._cluster = Cluster(initialize_head=True, head_node_args=head)
+        self.address = self._cluster.address
+        self.head = self._cluster.head_node
+
+    def add(self, cpus: int, **arguments: Any) -> Any:
+        """Start a node and wait until it has joined."""
+        return self._cluster.add_node(num_cpus=cpus, **arguments)
+
+    @staticmethod
+    def kill(node: Any) -> None:
+        """SIGKILL the node's raylet: its workers die with it, and nobody is told."""
+        os.kill(raylet(node).pid, signal.SIGKILL)
+
+    def close(self) -> None:
+        with contextlib.suppress(Exception):  # nodes that were killed are gone already
+            self._cluster.shutdown()
+
+
+def raylet(node: Any) -> psutil.Process:
+    return psutil.Process(node.all_processes["raylet"][0].process.pid)
+
+
+def workers_on(node: Any) -> list[psutil.Process]:
+    """The training workers that run on a node."""
+    found = []
+    for process in raylet(node).children(recursive=True):
+        with contextlib.suppress(psutil.NoSuchProcess):
+            if process.name().startswith("ray::RayTrainW") or "RayTrainWorker" in " ".join(process.cmdline()):
+                found.append(process)
+    return found

@@ -1,0 +1,127 @@
+"""Room for the workers: what fits on which nodes, how long it is waited, and what is said."""
+
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+from small_logs import small_config
+
+from raymtl.config.load import config_from_dict
+from raymtl.config.root import Config
+from raymtl.errors import ClusterError
+from raymtl.training import room
+
+
+def node(number: int, cpus: float, gpus: float = 0, **labels: str) -> dict[str, Any]:
+    return {
+        "Alive": True,
+        "NodeID": f"n{number}",
+        "NodeManagerAddress": f"10.0.0.{number}",
+        "Resources": {"CPU": cpus, **({"GPU": gpus} if gpus else {})},
+        "Labels": labels,
+    }
+
+
+def cluster(monkeypatch: pytest.MonkeyPatch, *nodes: dict[str, Any], grows_by: Any = None) -> None:
+    """A cluster of these nodes; Ray never finds a place on it."""
+    monkeypatch.setattr(room.ray, "nodes", lambda: list(nodes))
+    monkeypatch.setattr(room, "available_resources_per_node", lambda: {n["NodeID"]: n["Resources"] for n in nodes})
+    monkeypatch.setattr(room, "cluster_state", SimpleNamespace(get_cluster_config=lambda: grows_by))
+    monkeypatch.setattr(room, "_are_placed", lambda groups, within_s: False)
+    monkeypatch.setattr(room, "placement_group", lambda *a, **k: None)
+    monkeypatch.setattr(room, "remove_placement_group", lambda group: None)
+
+
+def config(data: dict[str, Any] | None = None, **train: Any) -> Config:
+    raw = small_config(Path("/logs"), Path("/runs"), "room", **train)
+    raw["data"] |= data or {}
+    return config_from_dict(raw)
+
+
+def refused(local: bool = False, **train: Any) -> str:
+    with pytest.raises(ClusterError) as caught:
+        room.check_room(config(**train), local)
+    return str(caught.value)
+
+
+def test_cpus_in_small_pieces_do_not_add_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(room, "_JOINING_S", 0.0)
+    cluster(monkeypatch, node(1, 3), node(2, 3), node(3, 3))
+    said = refused(workers=2, cpus_per_worker=4)
+    assert said.startswith(
+        "train.workers = 2 need 4 CPUs each, and 1 CPU for reading; the cluster has room for 0 such workers"
+    )
+    assert "10.0.0.2 has 3 CPUs (3 CPUs free)" in said
+    assert "lower train.workers or train.cpus_per_worker, wait for others to end, or add nodes" in said
+
+
+@pytest.mark.parametrize(
+    ("placement", "fit"),
+    [
+        ({}, 5),
+        ({"strategy": "SPREAD"}, 5),
+        ({"strategy": "STRICT_PACK"}, 3),
+        ({"strategy": "STRICT_SPREAD"}, 2),
+        ({"labels": {"zone": "a"}}, 3),
+        ({"labels": {"zone": "!a"}}, 2),
+        ({"labels": {"zone": "in(a, b)"}}, 5),
+        ({"labels": {"zone": "!in(a,b)"}}, 0),
+        ({"resources": {"fast": 1}}, 0),
+    ],
+)
+def test_placement(monkeypatch: pytest.MonkeyPatch, placement: dict[str, Any], fit: int) -> None:
+    monkeypatch.setattr(room, "_JOINING_S", 0.0)
+    cluster(monkeypatch, node(1, 3, zone="a"), node(2, 2, zone="b"))
+    said = refused(workers=6, placement=placement)
+    assert f"the cluster has room for {fit} such workers" in said
+    assert ("loosen train.placement" in said) == bool(
+        placement.get("labels") or "STRICT" in placement.get("strategy", "")
+    )
+
+
+def test_gpus_count_where_their_cpus_are(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(room, "_JOINING_S", 0.0)
+    cluster(monkeypatch, node(1, 2, 8), node(2, 64))
+    said = refused(workers=4, use_gpu=True)
+    assert "need 1 CPU and 1 GPU each" in said
+    assert "room for 2 such workers" in said
+
+
+def test_enough_nodes_but_no_cpu_to_read_with(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(room, "_JOINING_S", 0.0)
+    cluster(monkeypatch, node(1, 2))
+    assert "1 CPU on nodes with `role: read` for reading" in refused(workers=2, data={"read_labels": {"role": "read"}})
+
+
+def group(cpus: float, count: int) -> SimpleNamespace:
+    return SimpleNamespace(resources={"CPU": cpus}, max_count=count)
+
+
+@pytest.mark.parametrize(
+    ("groups", "patience"),
+    [
+        (None, 30),
+        ([group(4, 1)], 30),  # its largest cluster would still be too small
+        ([group(1, 10)], 30),  # its machines are too small
+        ([group(4, 2)], 500),
+        ([group(4, -1)], 500),
+    ],
+)
+def test_how_long_it_is_waited(monkeypatch: pytest.MonkeyPatch, groups: Any, patience: float) -> None:
+    cluster(monkeypatch, node(1, 2), grows_by=groups and SimpleNamespace(node_group_configs=groups))
+    large = config(workers=4, cpus_per_worker=2, start_timeout_s=500)
+    assert room._patience(large, local=False) == patience
+    assert room._patience(large, local=True) == 0
+    assert room._patience(config(workers=1, start_timeout_s=500), local=False) == 500
+
+
+def test_elastic_workers_need_the_fewest_and_no_cpu_for_reading(monkeypatch: pytest.MonkeyPatch) -> None:
+    cluster(monkeypatch, node(1, 2))
+    elastic = config(workers={"min": 2, "max": 8})
+    assert room.shortage(elastic) is None
+    assert not room.readers_take_cpus(elastic)
+    cluster(monkeypatch, node(1, 1))
+    said = room.shortage(elastic)
+    assert said is not None
+    assert said.startswith("train.min_workers = 2 need 1 CPU each; the cluster has room for 1 such workers")
