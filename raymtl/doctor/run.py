@@ -126,7 +126,9 @@ def _room(config: Config) -> list[Finding]:
             Finding("cluster", "room", "fail", missing, "lower train.workers or train.cpus_per_worker, or add nodes")
         ]
     asked = (
-        f"{train.workers} workers" if train.min_workers is None else f"{train.min_workers} to {train.workers} workers"
+        f"train.workers = {train.workers}"
+        if train.min_workers is None
+        else f"train.workers = {train.min_workers} to {train.workers}"
     )
     return [Finding("cluster", "room", "ok", f"for {asked}, if nobody else uses it")]
 
