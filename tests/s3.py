@@ -64,7 +64,7 @@ class Proxy:
             protocol_version = "HTTP/1.1"
 
             def _serve(self) -> None:
-                body = self.rfile.read(int(self.headers.get("Content-Length") or 0))
+                body = self._body()
                 with lock:
                     proxy.asked += 1
                     fails, kind = dice.random() < proxy.failing, dice.choice((500, 503, None))
@@ -78,11 +78,25 @@ class Proxy:
                     self._answer(kind, [], b"")
                     return
                 upstream = http.client.HTTPConnection("127.0.0.1", target, timeout=60)
-                upstream.request(self.command, self.path, body, dict(self.headers))
+                own = {"content-length", "transfer-encoding", "expect", "connection"}
+                upstream.request(
+                    self.command, self.path, body, {k: v for k, v in self.headers.items() if k.lower() not in own}
+                )
                 answer = upstream.getresponse()
                 data = answer.read()
                 self._answer(answer.status, answer.getheaders(), data)
                 upstream.close()
+
+            def _body(self) -> bytes:
+                if "chunked" not in self.headers.get("Transfer-Encoding", ""):
+                    return self.rfile.read(int(self.headers.get("Content-Length") or 0))
+                pieces = []
+                while size := int(self.rfile.readline().split(b";")[0], 16):
+                    pieces.append(self.rfile.read(size))
+                    self.rfile.readline()
+                while self.rfile.readline().strip():
+                    pass
+                return b"".join(pieces)
 
             def _answer(self, status: int, headers: list[tuple[str, str]], data: bytes) -> None:
                 self.send_response_only(status)

@@ -10,7 +10,8 @@ from torch import nn
 from raymtl.config.features import Table
 from raymtl.config.root import Config
 from raymtl.embeddings.lookup import describe_lookup, pooled_module, unpooled_module
-from raymtl.embeddings.sharding import Machine, make_planner, sharders
+from raymtl.embeddings.sharding import SPARSE_OPTIMIZERS, Machine, make_planner, sharders, table_parameters
+from raymtl.embeddings.traffic import TableTraffic, step_traffic
 from raymtl.errors import ConfigError
 
 _STATE_FLOATS = {"rowwise_adagrad": None, "adagrad": 1, "adam": 2, "sgd": 0}
@@ -44,6 +45,9 @@ class DryPlan:
     """The same plus what the planner expects a batch to take: looked-up vectors, send and receive buffers."""
     reserved_bytes: int = 0
     """Memory of each rank that the planner leaves to the dense model and the framework."""
+    sent: dict[str, int] = field(default_factory=dict)
+    """Bytes of a step over the wires of the busiest rank, in its busier direction: IDs to the tables and vectors from them (and
+    as many of gradients back), inside a machine and between machines."""
     problem: str | None = None
     """Why it does not fit, and what would."""
 
@@ -66,9 +70,12 @@ def dry_plan(config: Config, *, workers: int, memory_bytes: int, device: str, wo
             module.add_module(name, part)
     result = DryPlan(workers, device, memory_bytes)
     optimizer = config.train.sparse_optimizer.type
+    for parameter in table_parameters(module).values():
+        parameter._optimizer_classes = [SPARSE_OPTIMIZERS[optimizer]]  # type: ignore[attr-defined]
     sizes = {name: table_bytes(table, optimizer) for name, table in lookup.tables.items()}
     machine = Machine(workers, device, min(workers, workers_per_node), memory_bytes)
-    planner = make_planner(lookup, machine, max(1, config.train.batch_size // workers))
+    batch_rows = max(1, config.train.batch_size // workers)
+    planner = make_planner(lookup, machine, batch_rows)
     from torchrec.distributed.planner.types import PlannerError
 
     try:
@@ -100,6 +107,19 @@ def dry_plan(config: Config, *, workers: int, memory_bytes: int, device: str, wo
         for n, t in lookup.tables.items()
     ]
     result.rank_bytes, result.rank_planned_bytes = held, [max(h, p) for h, p in zip(held, planned, strict=True)]
+    traffic = step_traffic(
+        [
+            TableTraffic(
+                t.sharding, tuple(t.ranks), t.dim, tuple(lookup.lengths[t.table]), t.table not in lookup.unpooled
+            )
+            for t in result.tables
+        ],
+        workers=workers,
+        per_node=machine.workers_per_node,
+        batch_rows=batch_rows,
+    )
+    for name, wire in (("ids", traffic.ids), ("vectors", traffic.vectors)):
+        result.sent |= {f"{name}_inside": round(wire.inside()), f"{name}_between": round(wire.between())}
     left = planner._storage_reservation.last_reserved_topology
     if left is not None:
         free = left.devices[0].storage

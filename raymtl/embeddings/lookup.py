@@ -30,11 +30,14 @@ class Lookup:
     """Names of the tables that are looked up unpooled."""
     features: dict[str, list[str]]
     """Features of each table."""
+    lengths: dict[str, list[int]]
+    """IDs per row of each of those features, at most; 1 for an `ids` feature without `max_length`, of which nothing is known."""
 
 
 def describe_lookup(config: Config) -> Lookup:
     """The lookup of a configuration."""
     features: dict[str, list[str]] = {name: [] for name in config.tables}
+    lengths: dict[str, list[int]] = {name: [] for name in config.tables}
     pooled: dict[str, int] = {}
     sequences: dict[str, int] = {}
     bias: dict[str, int] = {}
@@ -43,6 +46,8 @@ def describe_lookup(config: Config) -> Lookup:
             continue
         table = config.table_of(name)
         features[table].append(name)
+        longest = feature.max_length if isinstance(feature, IdsFeature | SequenceFeature) else None
+        lengths[table].append(longest or 1)
         target = {SequenceFeature: sequences, BiasFeature: bias}.get(type(feature), pooled)
         target[name] = config.tables[table].dim
     spec = InputSpec(
@@ -53,7 +58,7 @@ def describe_lookup(config: Config) -> Lookup:
         bias=bias,
         scenarios=len(config.data.scenario.values) + 1 if config.data.scenario else 0,
     )
-    return Lookup(spec, dict(config.tables), frozenset(unpooled_tables(config)), features)
+    return Lookup(spec, dict(config.tables), frozenset(unpooled_tables(config)), features, lengths)
 
 
 def _leave_as_is(weight: Tensor) -> None:

@@ -24,7 +24,10 @@ def plan_tables(plan: DryPlan) -> list[Table | str]:
         f"fits: {gib(usable)} of each device's {gib(plan.memory_bytes)} are for tables and batches, "
         f"{gib(plan.reserved_bytes)} are kept for the model and the framework"
     )
-    return [tables, ranks, verdict]
+    sent = Table("each step, busiest rank", "inside a machine", "between machines", box=None)
+    for name, what in (("ids", "IDs to the tables"), ("vectors", "vectors from them, and gradients back, each")):
+        sent.add_row(what, gib(plan.sent[f"{name}_inside"]), gib(plan.sent[f"{name}_between"]))
+    return [tables, ranks, sent, verdict]
 
 
 def _ranks(ranks: list[int]) -> str:

@@ -42,7 +42,7 @@ def build(
     model = TrainModel(config, lookup, base_rates, group)
     model.head.to(device)
     attach_sparse_optimizer(model, config)
-    machine = Machine(workers, device.type, _workers_per_node(workers))
+    machine = Machine(workers, device.type, _workers_per_node(workers), _memory_bytes(device))
     planner = make_planner(lookup, machine, config.train.batch_size // workers)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", FutureWarning)
@@ -108,6 +108,11 @@ def _table_of(name: str) -> str | None:
         if len(parts) >= 3 and parts[-1] == "weight" and parts[-3] in ("embedding_bags", "embeddings")
         else None
     )
+
+
+def _memory_bytes(device: torch.device) -> int | None:
+    """Memory of this worker's GPU: without it the planner takes 32 GB, whatever the GPU. All workers must have the same one."""
+    return torch.cuda.get_device_properties(device).total_memory if device.type == "cuda" else None
 
 
 def _workers_per_node(workers: int) -> int:

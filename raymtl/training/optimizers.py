@@ -7,14 +7,11 @@ import torch
 from torch import nn
 from torch.distributed.optim import _apply_optimizer_in_backward
 from torchrec.distributed import DistributedModelParallel
-from torchrec.optim import SGD, Adagrad, Adam, RowWiseAdagrad
 from torchrec.optim.keyed import CombinedOptimizer, KeyedOptimizerWrapper
 
 from raymtl.config.root import Config
 from raymtl.config.train import Schedule, SparseOptimizer
-from raymtl.embeddings.sharding import table_parameters
-
-_SPARSE = {"rowwise_adagrad": RowWiseAdagrad, "adagrad": Adagrad, "adam": Adam, "sgd": SGD}
+from raymtl.embeddings.sharding import SPARSE_OPTIMIZERS, table_parameters
 
 
 def attach_sparse_optimizer(model: nn.Module, config: Config) -> None:
@@ -25,7 +22,7 @@ def attach_sparse_optimizer(model: nn.Module, config: Config) -> None:
     options = config.train.sparse_optimizer
     for name, parameter in table_parameters(model).items():
         lr = config.tables[name].lr or options.lr
-        _apply_optimizer_in_backward(_SPARSE[options.type], [parameter], _sparse_arguments(options, lr))
+        _apply_optimizer_in_backward(SPARSE_OPTIMIZERS[options.type], [parameter], _sparse_arguments(options, lr))
 
 
 def _sparse_arguments(options: SparseOptimizer, lr: float) -> dict[str, object]:

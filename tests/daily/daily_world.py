@@ -60,7 +60,8 @@ def contents(store: Store, version: str | None = None) -> dict[str, dict[str, np
                 if state in columns:
                     columns[state] = columns[state] * np.float32(manifest.state_decay)
             for file in table.files:
-                read = pq.read_table(store.inside(f"versions/{manifest.id}/{file.path}"))
+                path = store.inside(f"versions/{manifest.id}/{file.path}")
+                read = pq.read_table(path, filesystem=store.filesystem)
                 rows = read.column(KEY).to_numpy()
                 for column in read.column_names[1:]:
                     values = _values(read.column(column), column)

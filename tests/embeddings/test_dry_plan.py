@@ -78,3 +78,34 @@ def test_sizes_for_people() -> None:
     assert gib(3 * 2**30) == "3.00 GiB"
     assert gib(5 * 2**20) == "5.0 MiB"
     assert gib(5 * 2**10) == "5.0 KiB"
+
+
+def test_the_optimizers_state_takes_part_in_the_plan() -> None:
+    config = with_rows(120_000_000)  # 31 GB of weights, 92 GB with Adam's moments
+    assert plan(config, 1).fits
+    adam = config.model_dump(mode="json")
+    adam["train"]["sparse_optimizer"] = {"type": "adam"}
+    assert not plan(Config(**adam), 1).fits
+
+
+def test_a_table_that_long_histories_read_is_spread() -> None:
+    config = with_rows(1000).model_dump(mode="json")
+    config["train"]["batch_size"] = 16 * 4096
+    read = {n: f for n, f in config["features"].items() if f["kind"] == "sequence"}
+    table = next(f["table"] or n for n, f in read.items())
+    config["tables"][table]["rows"] = 1_000_000
+    for feature in read.values():
+        feature["max_length"] = 200
+    found = plan(Config(**config), 16)
+    assert next(t for t in found.tables if t.table == table).ranks == list(range(16))
+
+
+def test_the_plan_says_what_a_step_sends() -> None:
+    found = plan(with_rows(400_000_000), 16)
+    user = next(t for t in found.tables if t.table == "user")
+    assert user.sharding == "row_wise"
+    rows = max(1, with_rows(1).train.batch_size // 16)
+    # the partial sums for 15 other ranks pass through each rank; a machine of eight sends them on over eight adapters
+    assert found.sent["vectors_inside"] >= 15 * rows * 64 * 4
+    assert found.sent["vectors_between"] >= 15 * rows * 64 * 4 / 8
+    assert plan(with_rows(1000), 1).sent == dict.fromkeys(found.sent, 0)
