@@ -5,11 +5,11 @@ import sys
 from typing import Annotated, Any, Literal
 
 import typer
-from rich.console import Console
 from rich.table import Table
 
-from raymtl import __version__, cli_daily, cli_tune, cli_versions
+from raymtl import __version__, cli_daily, cli_doctor, cli_tune, cli_versions
 from raymtl.errors import UserError
+from raymtl.telemetry import logs
 
 app = typer.Typer(
     name="raymtl",
@@ -24,8 +24,8 @@ app.add_typer(config_app, name="config")
 app.add_typer(cli_versions.app, name="versions")
 app.add_typer(cli_tune.app, name="tune")
 app.command("daily")(cli_daily.daily)
-# In a file or a pipe there is no width to keep to; tables would be folded at 80
-console = Console(highlight=False, width=None if sys.stdout.isatty() else 140)
+app.command("doctor")(cli_doctor.doctor)
+console = logs.terminal()
 
 ConfigFile = Annotated[
     str, typer.Option("--config", "-c", metavar="FILE", help="The YAML configuration, a path or a URL.")
@@ -52,18 +52,19 @@ def main(arguments: list[str] | None = None) -> None:
 def run_command(arguments: list[str]) -> int:
     """Run one command line and return its exit code."""
     try:
+        logs.begin_command()
         result = app(arguments, standalone_mode=False)
     except UserError as error:
-        Console(stderr=True, highlight=False, soft_wrap=True).print(f"[bold red]raymtl:[/] {_escape(str(error))}")
+        logs.last_line(str(error), error.exit_code)
         return error.exit_code
     except typer.Exit as stop:
         return stop.exit_code
     except (typer.Abort, KeyboardInterrupt):
-        print("raymtl: stopped; the same command goes on from the last checkpoint", file=sys.stderr)
+        logs.last_line("stopped; the same command goes on from the last checkpoint", 130)
         return 130
     except Exception as error:
         if hasattr(error, "format_message") and hasattr(error, "exit_code"):  # a mistake in the command line itself
-            print(f"raymtl: {error.format_message()} (see raymtl --help)", file=sys.stderr)
+            logs.last_line(f"{error.format_message()} (see raymtl --help)", 2)
             return 2
         raise
     return result if isinstance(result, int) else 0

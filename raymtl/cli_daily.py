@@ -2,15 +2,14 @@
 
 import datetime as dt
 import json
-import sys
 from typing import Annotated, Any
 
 import typer
-from rich.console import Console
 
 from raymtl.errors import ConfigError
+from raymtl.telemetry.logs import terminal
 
-console = Console(highlight=False, width=None if sys.stdout.isatty() else 140)
+console = terminal()
 
 
 def daily(

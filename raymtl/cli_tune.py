@@ -1,15 +1,14 @@
 """`raymtl tune`: a search over the configuration."""
 
 import json
-import sys
 from typing import Annotated, Any
 
 import typer
-from rich.console import Console
 
 from raymtl.errors import ConfigError
+from raymtl.telemetry.logs import terminal
 
-console = Console(highlight=False, width=None if sys.stdout.isatty() else 140)
+console = terminal()
 app = typer.Typer(
     help="Search loss weights, the calibrator's alpha and any other field of the configuration (docs/tuning.md).",
     invoke_without_command=True,

@@ -1,15 +1,15 @@
 """`raymtl versions`: what is published, and the way back."""
 
 import json
-import sys
 from dataclasses import asdict
 from typing import Annotated, Any
 
 import typer
-from rich.console import Console
+
+from raymtl.telemetry.logs import terminal
 
 app = typer.Typer(help="Look at, check, publish and roll back versions of a model.", no_args_is_help=True)
-console = Console(highlight=False, width=None if sys.stdout.isatty() else 140)
+console = terminal()
 
 StoreOption = Annotated[
     str, typer.Option("--store", metavar="STORE", help="Folder or URL of the store that holds the versions.")

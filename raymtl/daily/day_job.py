@@ -9,7 +9,7 @@ from raymtl.daily.calendar import version_before
 from raymtl.daily.day_maps import DayMaps, version_maps
 from raymtl.daily.inputs import DayPlans, held_out_input, training_input
 from raymtl.daily.record import Record, folder
-from raymtl.daily.session import BASE, CANDIDATE, DayJob, Score
+from raymtl.daily.session import BASE, CANDIDATE, NEXT_DAY, DayJob, Score
 from raymtl.daily.versions import store as versions
 from raymtl.daily.versions.delta import can_rest_on
 from raymtl.daily.versions.export import Draft
@@ -77,8 +77,8 @@ def day_job(
             except VersionError as error:
                 notes.append(f"version {scored.id} could not be scored on the labels of {of}: {error}")
                 continue
-            inputs[f"next day {delay}"] = Input(plans.next_day[delay], True, before)
-            scores.append(Score(f"next day {delay}", scored.id))
+            inputs[f"{NEXT_DAY} {delay}"] = Input(plans.next_day[delay], True, before)
+            scores.append(Score(f"{NEXT_DAY} {delay}", scored.id))
         inputs[BASE] = held_out_input(plans, config, day, maps.before)
         scores.append(Score(BASE, base.id))
     rates = base.base_rates if base else sample_base_rates(config, plans.own)

@@ -22,6 +22,7 @@ from raymtl.daily.versions.storage import Store, open_store, read_bytes, write_b
 from raymtl.data.idmap import IdMap, MapFile
 from raymtl.embeddings.rows import TableRows, decay_state, start_anew, table_rows, weight_square_sum
 from raymtl.errors import UserError, VersionError
+from raymtl.telemetry import logs
 from raymtl.training.build import Built, build
 from raymtl.training.checkpoint import Progress
 from raymtl.training.loop import Loop
@@ -32,6 +33,8 @@ from raymtl.training.worker import Job, Saver, built_facts, open_log, restore, s
 
 CANDIDATE, BASE = "candidate", "base"
 """Inputs of the held-out rows: scored by the candidate, and by the version before with its own maps."""
+NEXT_DAY = "next day"
+"""Inputs of days that no version has seen, scored by the version before: this, and the days that their labels took."""
 
 
 @dataclass(frozen=True)
@@ -64,6 +67,11 @@ class DayJob(Job):
     """The version to write."""
 
     @property
+    def run(self) -> str:
+        """Name of the user's configuration: that of the session is another one each day."""
+        return self.config.name if self.draft is None else self.draft.config.name
+
+    @property
     def maps(self) -> dict[str, MapFile]:
         """The day's maps."""
         return {name: file for name, file in self.inputs["train"].maps.items() if file is not None}
@@ -75,7 +83,11 @@ def run_day_worker(job: dict[str, Any]) -> dict[str, Any]:
     try:
         return _Session(job["job"], context.get_world_rank(), context.get_world_size()).run()
     except UserError as error:
+        logs.log.error("%s", error)
         return {"user_error": (type(error).__name__, str(error))}
+    except Exception as error:
+        logs.log.exception("this worker ends: %s", type(error).__name__)
+        raise
 
 
 class _Session:
@@ -144,6 +156,7 @@ class _Session:
                 self.notes.put(score.name, {"note": f"version {score.version} could not be scored: {error}"})
                 continue
             self.notes.put(score.name, {"metrics": metrics_section(loop.measure(job.inputs[score.name]))})
+        self._tell_next_day()
         if job.base is None:
             return
         if held != job.base:
@@ -158,6 +171,15 @@ class _Session:
                 pair = (job.base_maps[name], job.maps[name])
                 before, after = self._loaded(pair)
                 start_anew(table, new_owners(before, after), job.config.tables[name].init, job.config.train.seed)
+
+    def _tell_next_day(self) -> None:
+        """Told before training, not at its end: Ray forgets what a process that has ended said."""
+        for score in self.job.scores:
+            delay = score.name.removeprefix(f"{NEXT_DAY} ")
+            if self.rank or delay == score.name:
+                continue
+            for task, found in self.notes.get(score.name, {}).get("metrics", {}).get("eval", {}).items():
+                self.worker.gauges.set("next_day_auc_ratio", found.get("auc"), task=task, delay_days=delay)
 
     def _take(self, built: Built, version: str) -> str:
         """Fill the model from a version, the optimizers too where training begins with it."""

@@ -97,6 +97,8 @@ class MapFile:
     digest: str
     """Content of the map; a file with another content is refused."""
     capacity: int
+    ids: int
+    """IDs that hold a row."""
     notes: Mapping[str, Any] = field(default_factory=dict, compare=False)
     """What was noted when it was saved."""
 
@@ -182,7 +184,7 @@ def save_map(id_map: IdMap, path: str, notes: Mapping[str, Any] | None = None) -
         raise StorageError(
             f"the ID map `{path}` cannot be written: {reason(error)}; {advice(error)}, then the same command goes on"
         ) from error
-    return MapFile(inner if is_local(filesystem) else path, id_map.digest, id_map.capacity, noted)
+    return MapFile(inner if is_local(filesystem) else path, id_map.digest, id_map.capacity, len(id_map.ids), noted)
 
 
 def find_map(path: str) -> MapFile | None:
@@ -194,9 +196,10 @@ def find_map(path: str) -> MapFile | None:
     try:
         if patiently(lambda: filesystem.get_file_info(inner)).type == pafs.FileType.NotFound:
             return None
-        head = json.loads((patiently(lambda: _read_footer(filesystem, inner)).metadata or {})[_HEADER])
+        footer = patiently(lambda: _read_footer(filesystem, inner))
+        head = json.loads((footer.metadata or {})[_HEADER])
         name = inner if is_local(filesystem) else path
-        return MapFile(name, head["digest"], head["capacity"], head["notes"])
+        return MapFile(name, head["digest"], head["capacity"], footer.num_rows, head["notes"])
     except (pa.ArrowException, OSError, KeyError, ValueError) as error:
         raise _unreadable(path, error) from error
 

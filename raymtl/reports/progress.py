@@ -8,6 +8,8 @@ from typing import Any
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
+from raymtl.telemetry import logs
+
 _LINE_EVERY_S = 10.0
 
 
@@ -42,6 +44,7 @@ class TrainingLines:
         self._bar.stop()
 
     def __call__(self, record: dict[str, Any]) -> None:
+        logs.at(**{key: record[key] for key in ("step", "day") if key in record})
         if "total_rows" in record:
             self._total, self._begun = record["total_rows"], None
         if "note" in record:

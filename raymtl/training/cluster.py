@@ -8,6 +8,7 @@ import ray
 
 from raymtl.config.root import Config
 from raymtl.errors import ClusterError
+from raymtl.telemetry import logs
 
 _started_here = True
 """Whether the Ray that this process is connected to is its own; one that somebody else initialised here counts as such."""
@@ -19,6 +20,14 @@ def connect(config: Config, address: str | None, cpus: int = 0) -> bool:
 
     True: Ray was started here, so there is nobody who could add nodes.
     """
+    logs.at(run=config.name)
+    # Logical CPUs: the workers' and one for each reader, even where they share the cores of a small machine
+    need = config.train.workers * config.train.cpus_per_worker + (config.data.read_tasks or 1)
+    return join(address, max(need, cpus))
+
+
+def join(address: str | None, cpus: int) -> bool:
+    """As `connect`, for whoever has no configuration."""
     global _started_here
     if ray.is_initialized():
         return _started_here
@@ -31,10 +40,7 @@ def connect(config: Config, address: str | None, cpus: int = 0) -> bool:
             ray.init(address=address, **quiet)
             _started_here = False
             return False
-        cores = os.cpu_count() or 1
-        # Logical CPUs: the workers' and one for each reader, even where they share the cores of a small machine
-        need = config.train.workers * config.train.cpus_per_worker + (config.data.read_tasks or 1)
-        ray.init(address="local", num_cpus=max(cores, need, cpus), include_dashboard=False, **quiet)
+        ray.init(address="local", num_cpus=max(os.cpu_count() or 1, cpus), include_dashboard=False, **quiet)
         _started_here = True
         return True
     except (OSError, ValueError, RuntimeError) as error:

@@ -24,6 +24,7 @@ from raymtl import errors
 from raymtl.config.root import Config
 from raymtl.data.source import open_filesystem
 from raymtl.errors import ClusterError, StorageError, UserError, find_user_error
+from raymtl.telemetry.logs import environment as log_environment
 from raymtl.training.room import Room, shortage, worker_resources
 from raymtl.training.rundir import run_folder
 from raymtl.training.runlog import Mailbox
@@ -216,7 +217,7 @@ def worker_environment(threads: int) -> dict[str, str]:
     whoever shares the cores (a step can become ten times slower), not spinning at all costs a wake-up for each of the many
     short products; the count lies between (docs/performance.md).
     """
-    return {"OMP_NUM_THREADS": str(threads), "GOMP_SPINCOUNT": "10000"}
+    return {"OMP_NUM_THREADS": str(threads), "GOMP_SPINCOUNT": "10000", **log_environment()}
 
 
 class _Post:

@@ -3,7 +3,7 @@
 import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import pyarrow as pa
@@ -17,6 +17,9 @@ from raymtl.data.read import Input, Schedule
 from raymtl.data.units import Plan
 from raymtl.errors import DataError
 from raymtl.objectives.metrics import EvalMetrics
+from raymtl.telemetry import logs
+from raymtl.telemetry.collectives import CollectiveSampler
+from raymtl.telemetry.metrics import Gauges
 from raymtl.training.build import Built
 from raymtl.training.checkpoint import Progress
 from raymtl.training.feed import Feed, Step
@@ -50,6 +53,8 @@ class Worker:
     """Opens this worker's blocks of an input; called by all workers together."""
     must_leave: Callable[[], bool] = lambda: False
     """Whether a node is announced to be taken away soon; asked by all workers together, with one answer for all."""
+    gauges: Gauges = field(default_factory=Gauges)
+    """This worker's metrics."""
 
 
 class Loop:
@@ -78,6 +83,7 @@ class Loop:
         self._collators = {evaluation: Collator(config, rows, evaluation) for evaluation in (False, True)}
         self._tasks = config.active_tasks()
         self._window = _Window(len(self._tasks), worker.device)
+        self._collectives = CollectiveSampler(worker.device, worker.workers, config.train.log_every_steps)
         self.device = worker.device
         self.peak_private_bytes = 0
         """Largest memory of this process alone, seen at the ends of windows; pages shared with Ray do not count."""
@@ -117,7 +123,7 @@ class Loop:
             is_saved = ends_pass or stop or _is_due(progress.units_done, train.checkpoint.every_units)
             if is_saved or self._worker.must_leave():
                 self._close_window()
-                self._save(score)
+                self._checkpoint(score)
             if self._judged is not None and evaluates_after(step):
                 stop |= not self._judged.goes_on(progress.evaluations[-1])
             if stop:
@@ -126,7 +132,14 @@ class Loop:
         self._close_window()
         if not progress.finished:  # the last units had no row of the users that are trained on
             progress.pass_number, progress.units_done, progress.finished = train.passes, 0, True
-            self._save(None)
+            self._checkpoint(None)
+
+    def _checkpoint(self, score: float | None) -> None:
+        started = time.perf_counter()
+        self._save(score)
+        seconds = time.perf_counter() - started
+        self._worker.gauges.set("checkpoint_seconds", seconds)
+        logs.log.info("checkpoint: training stood still for %.3f s", seconds)
 
     def _feed(self, source: Input, schedule: Schedule, seen: Callable[[Batch], None] | None = None) -> Feed:
         evaluation = source.evaluation
@@ -174,7 +187,8 @@ class Loop:
             while True:
                 start, waited = time.perf_counter(), 0.0
                 try:
-                    output = self._pipeline.progress(source) if self._pipeline else self._plain_step(next(source))
+                    with self._collectives.step(self.progress.step):
+                        output = self._pipeline.progress(source) if self._pipeline else self._plain_step(next(source))
                 except StopIteration:
                     break
                 step = under_way.popleft()
@@ -215,6 +229,8 @@ class Loop:
                 )
         order, bound = values[-2:]
         self.progress.train_seconds += window.seconds
+        rows_per_s, data_wait = window.rows / max(window.seconds, 1e-9), window.waited / max(window.seconds, 1e-9)
+        self._tell(losses, rows_per_s, data_wait)
         if self._log is not None:
             total = sum(t.weight * losses[n] for n, t in self._tasks.items()) + order + bound
             self._log.train(
@@ -227,12 +243,32 @@ class Loop:
                     "order": order,
                     "bound": bound,
                     "lr": self._config.train.dense_optimizer.lr * self._built.optimizers.factor,
-                    "rows_per_s": window.rows / max(window.seconds, 1e-9),
-                    "data_wait": window.waited / max(window.seconds, 1e-9),
+                    "rows_per_s": rows_per_s,
+                    "data_wait": data_wait,
                     **(self._built.balancer.report() if self._built.balancer else {}),
                 }
             )
         self._window = _Window(len(self._tasks), self._worker.device)
+
+    def _tell(self, losses: dict[str, float], rows_per_s: float, data_wait: float) -> None:
+        """What Prometheus and this worker's log hear of a window."""
+        gauges, progress, window = self._worker.gauges, self.progress, self._window
+        logs.at(step=progress.step, unit=progress.units_done)
+        logs.log.info("%.4f s a step, %.0f%% of it waiting for data", window.seconds / window.steps, 100 * data_wait)
+        gauges.set("step_seconds", window.seconds / window.steps)
+        gauges.set("data_wait_ratio", data_wait)
+        gauges.set("private_memory_bytes", private_bytes())
+        for kind, seconds in self._collectives.seconds.items():
+            gauges.set("collective_seconds", seconds, collective=kind)
+        if self._worker.rank == 0:
+            gauges.set("train_rows_per_second", rows_per_s)
+            gauges.set("trained_rows", progress.rows)
+            gauges.set("trained_steps", progress.step)
+            gauges.set("pass_number", progress.pass_number)
+            gauges.set("done_units", progress.units_done)
+            gauges.set("unit_count", len(self._inputs["train"].plan.units))
+            for task, loss in losses.items():
+                gauges.set("task_loss_mean", loss, task=task)
 
     # Evaluation
 
@@ -244,17 +280,24 @@ class Loop:
         started = time.perf_counter()
         metrics = self.measure(self._inputs["eval"])
         score = score_of(metrics, self._config.train.select)
+        seconds = round(time.perf_counter() - started, 3)
         record = {
             "step": self.progress.step,
             "rows": self.progress.rows,
             "pass": pass_number,
             "units": self.progress.units_done,
             "score": score,
-            "seconds": round(time.perf_counter() - started, 3),
+            "seconds": seconds,
             "metrics": metrics,
             **({"for_judge": True} if for_judge else {}),
         }
         self.progress.evaluations.append(record)
+        logs.log.info("evaluated in %.1f s", seconds)
+        if self._worker.rank == 0:
+            self._worker.gauges.set("eval_seconds", seconds)
+            for task, found in metrics["tasks"].items():
+                if isinstance(auc := found.get("auc"), float):
+                    self._worker.gauges.set("eval_auc_ratio", auc, task=task)
         if self._log is not None:
             self._log.evaluation(record)
         return score

@@ -3,10 +3,11 @@
 import datetime as dt
 import logging
 import os
+import socket
 import threading
 import time
 import warnings
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from concurrent.futures import Future
 from dataclasses import dataclass
 from functools import partial
@@ -22,9 +23,12 @@ from ray.train import Checkpoint, CheckpointUploadMode
 from ray.train.torch import get_device
 
 from raymtl.config.root import Config
+from raymtl.data.idmap import MapFile
 from raymtl.data.read import Input, Schedule, stream
 from raymtl.data.source import below
 from raymtl.errors import CheckpointError, UserError
+from raymtl.telemetry import logs
+from raymtl.telemetry.metrics import Gauges
 from raymtl.training import checkpoint as saved_state
 from raymtl.training.build import Built, build
 from raymtl.training.checkpoint import Progress
@@ -60,6 +64,11 @@ class Job:
     judge_after_units: frozenset[int] = frozenset()
     """Evaluate for the judge after so many units of all passes."""
 
+    @property
+    def run(self) -> str:
+        """Name of the run in metrics and log lines."""
+        return self.config.name
+
 
 def run_worker(job: dict[str, Any]) -> dict[str, Any]:
     """Entry of a worker. Returns the summary of the run, or `{"user_error": …}` for a mistake that all workers saw together:
@@ -68,7 +77,11 @@ def run_worker(job: dict[str, Any]) -> dict[str, Any]:
     try:
         return _run(job["job"], context.get_world_rank(), context.get_world_size())
     except UserError as error:
+        logs.log.error("%s", error)
         return {"user_error": (type(error).__name__, str(error))}
+    except Exception as error:
+        logs.log.exception("this worker ends: %s", type(error).__name__)
+        raise
 
 
 def _run(job: Job, rank: int, workers: int) -> dict[str, Any]:
@@ -106,6 +119,7 @@ def _ask(judge: Any, worker: Worker, evaluation: dict[str, Any]) -> bool:
 def set_up(job: Job, rank: int, workers: int) -> tuple[Worker, dist.ProcessGroup]:
     """This process as a worker, and a gloo group of all workers for what is saved and loaded."""
     quieten()
+    logs.begin_worker(job.run, rank)
     threading.Thread(target=_end_with_parent, args=(os.getppid(),), name="end with raylet", daemon=True).start()
     sweep()
     torch.set_num_threads(job.threads)
@@ -123,8 +137,12 @@ def set_up(job: Job, rank: int, workers: int) -> tuple[Worker, dist.ProcessGroup
         for evaluation in (False, True)
     }
     save_group = dist.new_group(backend="gloo", timeout=timeout)
+    logs.log.info("worker %d of %d on %s, device %s", rank, workers, socket.gethostname(), device)
+    gauges = Gauges(job.run, rank)
+    if rank == 0 and "train" in job.inputs:
+        _tell_tables(gauges, job.inputs["train"].maps)
     streams = Streams(job, rank, workers)
-    return Worker(rank, workers, device, group, feed_groups, streams, _must_leave), save_group
+    return Worker(rank, workers, device, group, feed_groups, streams, _must_leave, gauges), save_group
 
 
 def _end_with_parent(parent: int) -> None:
@@ -137,6 +155,16 @@ def _end_with_parent(parent: int) -> None:
 
 def _must_leave() -> bool:
     return ray.train.get_preemption_info() is not None
+
+
+def _tell_tables(gauges: Gauges, maps: Mapping[str, MapFile | None]) -> None:
+    for table, file in maps.items():
+        if file is not None:
+            gauges.set("table_used_rows", file.ids, table=table)
+            gauges.set("table_capacity_rows", file.capacity, table=table)
+            gauges.set("table_admitted_ids", file.notes["admitted"]["ids"], table=table)
+            gauges.set("table_evicted_ids", file.notes["forgotten"]["ids"], table=table)
+            gauges.set("table_unknown_ratio", file.notes["unknown_share"], table=table)
 
 
 def quieten() -> None:

@@ -20,6 +20,7 @@ from raymtl.data.remote import is_local
 from raymtl.data.retry import patiently
 from raymtl.data.source import below, open_filesystem
 from raymtl.errors import CheckpointError
+from raymtl.telemetry.metrics import Gauges
 from raymtl.training import checkpoint as saved_state
 from raymtl.training.build import Built, build
 from raymtl.training.checkpoint import Progress
@@ -82,7 +83,7 @@ def train_alone(
     if begin is not None and begin.heads_only:
         built.optimizers.train_only(built.model.module.head.ranker.heads())
     progress.starts += 1
-    worker = Worker(0, 1, device, group, {False: None, True: None}, _opener(job, blocks))
+    worker = Worker(0, 1, device, group, {False: None, True: None}, _opener(job, blocks), gauges=Gauges(job.run, 0))
 
     def save(score: float | None) -> None:
         state.save(progress)

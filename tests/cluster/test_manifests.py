@@ -92,6 +92,20 @@ def test_clusters_are_closed_and_of_a_fixed_size(value: dict[str, Any]) -> None:
         assert all(not one["securityContext"]["allowPrivilegeEscalation"] for one in pod["spec"]["containers"])
 
 
+@pytest.mark.parametrize("value", RAY)
+def test_prometheus_finds_every_ray_pod(value: dict[str, Any]) -> None:
+    monitor = _object("podmonitor.yaml", "PodMonitor")["spec"]
+    (endpoint,) = monitor["podMetricsEndpoints"]
+    pods = [pod for pod in _all(value, "template") if pod["spec"]["containers"][0]["name"].startswith("ray-")]
+    assert len(pods) == 2
+    for pod in pods:
+        assert monitor["selector"]["matchLabels"].items() <= pod["metadata"]["labels"].items()
+        ports = {port["name"]: port["containerPort"] for port in pod["spec"]["containers"][0]["ports"]}
+        assert ports[endpoint["port"]] == 8080
+    rules = _object("networkpolicy.yaml", "NetworkPolicy")["spec"]["ingress"]
+    assert {"protocol": "TCP", "port": 8080} in [port for rule in rules for port in rule.get("ports", [])]
+
+
 def test_one_days_job_and_kuberays_own_schedule_are_the_same_job() -> None:
     one_day = _object("rayjob-daily.yaml", "RayJob")
     template = _object("raycronjob-daily.yaml", "RayCronJob")["spec"]["jobTemplate"]

@@ -1,0 +1,34 @@
+"""Clocks of the nodes against that of the machine that asks: days are cut by them, and the lease's heartbeat is written by them.
+
+A wrong clock cannot end a lease that is alive, but it can make a day begin early or late.
+"""
+
+from raymtl.daily.versions.lease import TTL_S
+from raymtl.doctor.finding import Finding
+
+_WARN_S = 1.0
+_FAIL_S = TTL_S / 2
+
+
+def offset(asked: float, answered: float, node_time: float) -> tuple[float, float]:
+    """Seconds that the node's clock is ahead, and how far off that may be: half of the time that the question took."""
+    return node_time - (asked + answered) / 2, (answered - asked) / 2
+
+
+def judge(offsets: dict[str, tuple[float, float]]) -> list[Finding]:
+    """By node, what `offset` found. A clock is as far off as is certain: the doubt counts for it."""
+    findings, within = [], []
+    for node, (ahead, doubt) in offsets.items():
+        certain = max(0.0, abs(ahead) - doubt)
+        if certain < _WARN_S:
+            within.append(abs(ahead) + doubt)
+            continue
+        value = f"{ahead:+.1f} s (± {doubt:.1f}) against this machine"
+        remedy = "let chrony or ntpd keep the time there; a day and the lease of the store go by the clock"
+        findings.append(Finding("cluster", "clock", "fail" if certain > _FAIL_S else "warn", value, remedy, node))
+    if within:
+        value = f"within {max(1, round(max(within) * 1e3))} ms of this machine"
+        findings.append(
+            Finding("cluster", "clock", "ok", value, node=f"{len(within)} nodes" if len(within) > 1 else "")
+        )
+    return findings

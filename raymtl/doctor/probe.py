@@ -1,0 +1,69 @@
+"""What is asked of a node, by an actor that sits on it."""
+
+import time
+import urllib.error
+import urllib.request
+from typing import Any
+
+import ray
+
+from raymtl.data.remote import list_folder
+from raymtl.data.retry import reason
+from raymtl.data.source import open_filesystem
+from raymtl.doctor import machine, stack, storage
+from raymtl.errors import UserError
+
+_AGENT_STARTS_S = 10.0  # on a Ray that was started a moment ago, the agent is not there yet
+
+
+class Probe:
+    """Answers for its node; every method has a thread of its own, so that one that hangs holds up no other."""
+
+    def clock(self) -> float:
+        """Seconds since 1970."""
+        return time.time()
+
+    def stack(self, limit_s: float) -> dict[str, Any]:
+        return stack.look(limit_s)
+
+    def machine(self) -> dict[str, Any]:
+        return machine.look(ray.get_runtime_context().worker.node.get_session_dir_path())
+
+    def endpoint(self, address: str, port: int) -> str | None:
+        """What is wrong with the metrics that Ray serves on this node, or None."""
+        until = time.monotonic() + _AGENT_STARTS_S
+        while True:
+            try:
+                with urllib.request.urlopen(f"http://{address}:{port}/metrics", timeout=5) as answer:
+                    answer.read(1)
+                return None
+            except OSError as error:
+                if time.monotonic() >= until:
+                    return str(error)
+                time.sleep(0.5)
+
+    def dashboard(self) -> tuple[str, str | None]:
+        """Address of the cluster's dashboard (empty: there is none), and why it cannot be reached from here, or None."""
+        url = ray.get_runtime_context().worker.node.webui_url or ""
+        try:
+            if url:
+                urllib.request.urlopen(f"http://{url}/api/version", timeout=5).close()
+        except urllib.error.HTTPError:
+            pass  # it answers; without a token it says no
+        except OSError as error:
+            return url, str(error)
+        return url, None
+
+    def storage(self, folder: str, node: str) -> dict[str, Any]:
+        return storage.look(folder, node)
+
+    def listing(self, path: str) -> str | None:
+        """Why a folder cannot be listed from here, or None."""
+        try:
+            filesystem, inner = open_filesystem(path)
+            list_folder(filesystem, inner, recursive=False)
+        except OSError as error:
+            return reason(error)
+        except UserError as error:
+            return str(error)
+        return None

@@ -1,0 +1,309 @@
+"""All checks: on every node of a cluster at once, each under a time limit of its own.
+
+What does not answer in its time is a finding like any other: a node that hangs holds up nobody.
+"""
+
+import os
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import ray
+from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+
+from raymtl.config.root import Config
+from raymtl.doctor import clocks, machine, network, stack, storage
+from raymtl.doctor.finding import Finding
+from raymtl.doctor.probe import Probe
+from raymtl.errors import ClusterError, UserError
+from raymtl.training.cluster import join
+from raymtl.training.room import shortage
+from raymtl.versions import package_versions
+
+Say = Callable[[str], None]
+
+LIMITS_S = {"start": 60.0, "stack": 120.0, "storage": 60.0, "network": 90.0, "other": 30.0}
+"""Seconds that a check may take; `start`: that of the process that answers for a node."""
+
+
+@dataclass(frozen=True)
+class Node:
+    """A node that Ray takes for alive."""
+
+    name: str
+    id: str
+    address: str
+    metrics_port: int
+    gpus: float
+    cpus: float
+    object_store_bytes: float
+
+
+def examine(
+    config: Config | None, address: str | None, say: Say, limits_s: dict[str, float] | None = None
+) -> list[Finding]:
+    """Make every check on the cluster at `address` (None: that of the job, or this machine alone) and return what they found.
+
+    `config` says which storage to try and how many workers are wanted. `say` hears what is being done.
+    """
+    limits = {**LIMITS_S, **(limits_s or {})}
+    say("looking for Ray")
+    try:
+        alone = join(address, 1)
+    except ClusterError as error:
+        sentence, _, remedy = str(error).rpartition("; ")
+        say("looking at this machine")
+        own = stack.judge(stack.look(limits["stack"]), package_versions(), 0, "")
+        return [*own, Finding("cluster", "Ray", "fail", sentence, remedy)]
+    nodes, findings = _nodes()
+    findings += _settings(nodes, alone)
+    if config is not None:
+        findings += _room(config)
+    with _probes(nodes) as probes:
+        say(f"waiting for {len(nodes)} node{'s' * (len(nodes) > 1)}")
+        offsets, silent = _clocks(probes, limits["start"])
+        findings += silent + clocks.judge(offsets)
+        answering = {node: probe for node, probe in probes.items() if node.name in offsets}
+        say("looking at the nodes")
+        findings += _look(answering, limits)
+        if not alone:
+            findings += _dashboard(answering, limits["other"])
+        if config is not None:
+            say("trying the storage")
+            findings += _storage(answering, config, limits["storage"])
+    say("measuring the network")
+    findings += _network([node for node in nodes if node.name in offsets], limits["network"])
+    return findings
+
+
+def _nodes() -> tuple[list[Node], list[Finding]]:
+    known = ray.nodes()
+    alive = [n for n in known if n["Alive"]]
+    hosts = [n["NodeManagerHostname"] for n in alive]
+    nodes = [
+        Node(
+            host if hosts.count(host) == 1 else f"{host}-{n['NodeID'][:6]}",
+            n["NodeID"],
+            n["NodeManagerAddress"],
+            n["MetricsExportPort"],
+            n["Resources"].get("GPU", 0),
+            n["Resources"].get("CPU", 0),
+            n["Resources"].get("object_store_memory", 0),
+        )
+        for n, host in zip(alive, hosts, strict=True)
+    ]
+    cpus, gpus = sum(n.cpus for n in nodes), sum(n.gpus for n in nodes)
+    many = f"{len(nodes)} node{'s' * (len(nodes) > 1)}, {cpus:g} CPUs, {gpus:g} GPUs, Ray {ray.__version__}"
+    findings = [Finding("cluster", "nodes", "ok", many)]
+    # Ray lists a node that is gone for as long as the cluster lives: only a mark, since it may have been taken away on purpose
+    findings += [
+        Finding("cluster", "nodes", "warn", f"gone: {n.get('DeathReasonMessage') or 'no reason given'}",
+                "look into its logs, if it was not taken away on purpose", n["NodeManagerHostname"])
+        for n in known if not n["Alive"]
+    ]  # fmt: skip
+    return nodes, findings
+
+
+def _settings(nodes: list[Node], alone: bool) -> list[Finding]:
+    """Who may use the cluster. One that was started here for this command alone ends with it."""
+    if alone:
+        return []
+    if os.environ.get("RAY_AUTH_MODE", "").lower() == "token":
+        return [Finding("cluster", "token", "ok", "this machine sends one (RAY_AUTH_MODE=token)")]
+    remedy = "start Ray with RAY_AUTH_MODE=token, and keep its ports from everybody else (cluster/README.md)"
+    return [
+        Finding("cluster", "token", "warn", "none: whoever reaches a port of the cluster can run code on it", remedy)
+    ]
+
+
+def _room(config: Config) -> list[Finding]:
+    """Whether the nodes could hold the workers if nobody else used them."""
+    train = config.train
+    if missing := shortage(config):
+        return [
+            Finding("cluster", "room", "fail", missing, "lower train.workers or train.cpus_per_worker, or add nodes")
+        ]
+    asked = (
+        f"train.workers = {train.workers}"
+        if train.min_workers is None
+        else f"train.workers = {train.min_workers} to {train.workers}"
+    )
+    return [Finding("cluster", "room", "ok", f"for {asked}, if nobody else uses it")]
+
+
+# Probes
+
+Probes = dict[Node, Any]
+
+
+@contextmanager
+def _probes(nodes: list[Node]) -> Iterator[Probes]:
+    """An actor on each node; it is ended at once at the end, whatever it waits for."""
+    actor = ray.remote(num_cpus=0, max_concurrency=8)(Probe)
+    probes = {node: actor.options(scheduling_strategy=_on(node)).remote() for node in nodes}
+    try:
+        yield probes
+    finally:
+        for probe in probes.values():
+            ray.kill(probe)
+
+
+def _on(node: Node) -> NodeAffinitySchedulingStrategy:
+    return NodeAffinitySchedulingStrategy(node.id, soft=False)
+
+
+def _collect(refs: dict[Node, Any], limit_s: float) -> tuple[dict[Node, Any], dict[Node, str]]:
+    """Answers by node, and why there is none of the others."""
+    ready, _ = ray.wait(list(refs.values()), num_returns=len(refs), timeout=limit_s) if refs else ([], [])
+    answers, missing = {}, {}
+    for node, ref in refs.items():
+        if ref not in ready:
+            missing[node] = f"no answer in {limit_s:g} s"
+            continue
+        try:
+            answers[node] = ray.get(ref)
+        except ray.exceptions.RayError as error:
+            cause = getattr(error, "cause", None) or error
+            lines = [line.strip() for line in str(cause).splitlines() if line.strip()] or [type(cause).__name__]
+            missing[node] = next((line for line in lines if "ModuleNotFoundError" in line), lines[-1])
+    return answers, missing
+
+
+def _silent(group: str, check: str, missing: dict[Node, str], remedy: str) -> list[Finding]:
+    return [Finding(group, check, "fail", why, remedy, node.name) for node, why in missing.items()]
+
+
+def _clocks(probes: Probes, limit_s: float) -> tuple[dict[str, tuple[float, float]], list[Finding]]:
+    """Offsets by name of node, and findings about those that do not answer."""
+    started, missing = _collect({node: probe.clock.remote() for node, probe in probes.items()}, limit_s)
+    offsets = {}
+    for node in started:
+        tries = []
+        for _ in range(5):  # the quickest answer is the surest
+            asked = time.time()
+            answers, late = _collect({node: probes[node].clock.remote()}, 5)
+            if late:
+                missing |= late
+                break
+            tries.append(clocks.offset(asked, time.time(), answers[node]))
+        else:
+            offsets[node.name] = min(tries, key=lambda found: found[1])
+    remedy = "look whether raymtl is installed there, and whether the node is overloaded or lost (`ray status`)"
+    return offsets, _silent("cluster", "nodes", missing, remedy)
+
+
+def _look(probes: Probes, limits: dict[str, float]) -> list[Finding]:
+    """Stack, machine and endpoint of every node, all at once."""
+    here, findings = package_versions(), []
+    stacks = {node: probe.stack.remote(limits["stack"]) for node, probe in probes.items()}
+    machines = {node: probe.machine.remote() for node, probe in probes.items()}
+    endpoints = {node: probe.endpoint.remote(node.address, node.metrics_port) for node, probe in probes.items()}
+    answers, missing = _collect(stacks, limits["stack"] + 10)
+    findings += _silent("stack", "versions", missing, "look at the node: its disk or its driver hangs")
+    for node, found in answers.items():
+        findings += stack.judge(found, here, node.gpus, node.name)
+    answers, missing = _collect(machines, limits["other"])
+    findings += _silent("machine", "facts", missing, "look at the node: one of its disks hangs")
+    for node, found in answers.items():
+        findings += machine.judge(found, node.object_store_bytes, node.name)
+    answers, missing = _collect(endpoints, limits["other"])
+    missing |= {node: wrong for node, wrong in answers.items() if wrong}
+    for node in probes:
+        port = f"port {node.metrics_port}"
+        if node in missing:
+            remedy = (
+                "Prometheus gets nothing from it: install ray[default], or give --metrics-export-port one that is free"
+            )
+            findings.append(Finding("cluster", "metrics", "warn", f"{port}: {missing[node]}", remedy, node.name))
+        else:
+            findings.append(Finding("cluster", "metrics", "ok", f"served on {port}", node=node.name))
+    return findings
+
+
+def _dashboard(probes: Probes, limit_s: float) -> list[Finding]:
+    """Reached from one node is enough: on a well-kept cluster it listens on the head alone."""
+    answers, _ = _collect({node: probe.dashboard.remote() for node, probe in probes.items()}, limit_s)
+    reached = next((url for url, wrong in answers.values() if url and not wrong), None)
+    if reached:
+        return [Finding("cluster", "dashboard", "ok", reached)]
+    wrong = next((f"{url}: {wrong}" for url, wrong in answers.values() if url), "there is none")
+    remedy = "start the head with it: `ray job submit` and Ray's pages of metrics and logs need it"
+    return [Finding("cluster", "dashboard", "warn", wrong, remedy)]
+
+
+def _storage(probes: Probes, config: Config, limit_s: float) -> list[Finding]:
+    findings = _listed(probes, "data.path", config.data.path, limit_s)
+    findings += _tried(probes, "output", config.output, limit_s)
+    if config.daily is not None:
+        findings += _tried(probes, "daily.store", config.daily.store, limit_s)
+    return findings
+
+
+def _listed(probes: Probes, what: str, path: str, limit_s: float) -> list[Finding]:
+    answers, missing = _collect({node: probe.listing.remote(path) for node, probe in probes.items()}, limit_s)
+    missing |= {node: wrong for node, wrong in answers.items() if wrong}
+    findings = [
+        Finding("storage", what, "fail", f"{path}: {why}", "let every node read it, at the same path or URL", node.name)
+        for node, why in missing.items()
+    ]
+    return findings + [
+        Finding("storage", what, "ok", f"{path} can be listed", node=n.name) for n in probes if n not in missing
+    ]
+
+
+def _tried(probes: Probes, what: str, path: str, limit_s: float) -> list[Finding]:
+    """Every operation on the folder of the key `what`, from every node."""
+    try:
+        folder = storage.begin(path)
+    except UserError as error:
+        return [
+            Finding(
+                "storage", what, "fail", str(error), f"give this user the right to write there, or set another {what}"
+            )
+        ]
+    refs = {node: probe.storage.remote(folder, node.name) for node, probe in probes.items()}
+    answers, missing = _collect(refs, limit_s)
+    remedy = "the storage hangs for that node: look at its network, its mount and its credentials"
+    findings = _silent("storage", what, missing, remedy)
+    try:
+        unseen = set(storage.unseen(folder, [n.name for n in answers]))
+        for node, found in answers.items():
+            if node.name in unseen:
+                found["failed"].setdefault("share", "the asking machine does not see what the node wrote")
+            findings.append(storage.judge(found, what, folder, node.name))
+        storage.end(folder)
+    except UserError as error:
+        remedy = f"look at what {folder} holds, and remove it by hand"
+        findings.append(Finding("storage", what, "fail", f"from this machine: {error}", remedy))
+    return findings
+
+
+def _network(nodes: list[Node], limit_s: float) -> list[Finding]:
+    """An all-to-all between one worker on each of a few nodes; with a single node, of two workers on it."""
+    chosen = nodes[: network.MOST_PEERS] if len(nodes) > 1 else nodes * 2
+    on_gpus = (len(nodes) > 1 and all(node.gpus for node in chosen)) or (len(nodes) == 1 and nodes[0].gpus >= 2)
+    backend = "nccl" if on_gpus else "gloo"
+    if not chosen:
+        return []
+    actor = ray.remote(num_cpus=0, num_gpus=int(on_gpus), max_concurrency=2)(network.Peer)
+    peers = [actor.options(scheduling_strategy=_on(node)).remote() for node in chosen]
+    remedy = "open the ports between the nodes, choose the interface (GLOO_SOCKET_IFNAME, NCCL_SOCKET_IFNAME)"
+    if on_gpus:
+        remedy += ", or look again when the GPUs are free"
+    until = time.monotonic() + limit_s
+    try:
+        address, port = ray.get(peers[0].place.remote(), timeout=limit_s)
+        refs = [peer.measure.remote(address, port, n, len(peers), backend) for n, peer in enumerate(peers)]
+        measured = ray.get(refs, timeout=max(1.0, until - time.monotonic()))
+    except ray.exceptions.GetTimeoutError:
+        why = f"{len(peers)} workers did not exchange anything in {limit_s:g} s over {backend}"
+        return [Finding("network", "all-to-all", "fail", why, remedy)]
+    except ray.exceptions.RayError as error:
+        cause = str(getattr(error, "cause", None) or error).strip().splitlines()
+        return [Finding("network", "all-to-all", "fail", f"over {backend}: {cause[-1]}", remedy)]
+    finally:
+        for peer in peers:
+            ray.kill(peer)
+    return [network.judge(measured, len(nodes), backend)]

@@ -1,0 +1,119 @@
+"""Storage as raymtl uses it, tried from every node in a folder of its own, which is removed after."""
+
+import time
+import uuid
+from collections.abc import Callable
+from typing import Any
+
+from raymtl.daily.versions.storage import (
+    Store,
+    create,
+    names,
+    open_store,
+    read_bytes,
+    remove,
+    remove_folder,
+    write_bytes,
+)
+from raymtl.doctor.finding import Finding
+from raymtl.errors import UserError
+
+FOLDER = ".raymtl-doctor"
+ASKER = "asker"
+"""File of the machine that asks; every node must see it."""
+_SLOW_S = 2.0
+
+
+def begin(path: str) -> str:
+    """Make the folder of this look at `path`, and return its path. Raises UserError where it cannot be written."""
+    folder = f"{path.rstrip('/')}/{FOLDER}-{uuid.uuid4().hex[:8]}"
+    write_bytes(open_store(folder), ASKER, b"here", lasting=False)
+    return folder
+
+
+def end(folder: str) -> None:
+    """Remove it. Raises UserError where that does not work."""
+    store = open_store(folder)
+    remove_folder(store, "")
+
+
+def look(folder: str, node: str) -> dict[str, Any]:
+    """Try every operation from this node: `{"failed": {operation: sentence}, "seconds": the slowest one}`."""
+    failed: dict[str, str] = {}
+    slowest = 0.0
+    store = open_store(folder)
+    for name, attempt in _attempts(store, node).items():
+        started = time.perf_counter()
+        try:
+            if wrong := attempt():
+                failed[name] = wrong
+        except UserError as error:
+            failed[name] = str(error)
+        slowest = max(slowest, time.perf_counter() - started)
+    return {"failed": failed, "seconds": slowest}
+
+
+def judge(found: dict[str, Any], what: str, folder: str, node: str) -> Finding:
+    """The finding of one node; `what` is the key of the configuration."""
+    failed: dict[str, str] = found["failed"]
+    path = folder.rpartition("/")[0]
+    if "share" in failed:
+        remedy = f"set {what} to storage that all nodes share: object storage, or a network disk at the same path"
+        return Finding("storage", what, "fail", f"{path}: {failed['share']}", remedy, node)
+    if failed:
+        operation, sentence = next(iter(failed.items()))
+        remedy = f"give the node the right to {operation} below {path}"
+        return Finding("storage", what, "fail", f"{path}: cannot {operation}: {sentence}", remedy, node)
+    value = f"{path}: {', '.join(_OPERATIONS)} work, the slowest took {found['seconds']:.3f} s"
+    if found["seconds"] > _SLOW_S:
+        return Finding("storage", what, "warn", value, "use storage nearer to the cluster", node)
+    return Finding("storage", what, "ok", value, node=node)
+
+
+def unseen(folder: str, nodes: list[str]) -> list[str]:
+    """Nodes whose file the asking machine does not see, though they wrote it."""
+    there = set(names(open_store(folder), ""))
+    return [node for node in nodes if _file(node) not in there]
+
+
+_OPERATIONS = ("write", "read", "list", "replace", "create once", "delete")
+
+
+def _file(node: str) -> str:
+    return f"node-{node}"
+
+
+def _attempts(store: Store, node: str) -> dict[str, Callable[[], str | None]]:
+    """By operation, what to try; it returns what is wrong. `share` comes first: the rest may work on a disk of the node's own."""
+    mine, once = _file(node), f"once-{node}"
+
+    def share() -> str | None:
+        return None if read_bytes(store, ASKER) == b"here" else "the node does not see what the asking machine wrote"
+
+    def write() -> None:
+        write_bytes(store, mine, b"first")
+
+    def read() -> str | None:
+        return None if read_bytes(store, mine) == b"first" else "what was written comes back as something else"
+
+    def listed() -> str | None:
+        return None if mine in names(store, "") else "a listing lacks what was written just before"
+
+    def replace() -> str | None:
+        write_bytes(store, mine, b"second")
+        return None if read_bytes(store, mine) == b"second" else "the old content comes back after it was replaced"
+
+    def create_once() -> str | None:
+        create(store, once, b"mine")
+        try:
+            create(store, once, b"another's")
+        except FileExistsError:
+            return None
+        return "an object that was there already was written again"
+
+    def delete() -> str | None:
+        remove(store, once)
+        return None if read_bytes(store, once) is None else "it is still there after it was deleted"
+
+    steps = (write, read, listed, replace, create_once, delete)
+    return {"share": share, **dict(zip(_OPERATIONS, steps, strict=True))}

@@ -1,0 +1,64 @@
+"""Findings as lines on the terminal."""
+
+from collections.abc import Iterable
+from dataclasses import replace
+
+from rich.table import Table
+from rich.text import Text
+
+from raymtl.doctor.finding import STATUSES, Finding, worst
+
+GROUPS = ("stack", "machine", "cluster", "storage", "network")
+_COLOURS = {"ok": "green", "warn": "yellow", "fail": "bold red"}
+_SHOWN = 3
+
+
+def together(findings: Iterable[Finding]) -> list[Finding]:
+    """Findings that differ in their node alone as one, by group and check, the worst first.
+
+    Where many nodes are well and each has a value of its own, the first few stand for all.
+    """
+    nodes: dict[Finding, list[str]] = {}
+    for finding in findings:
+        nodes.setdefault(replace(finding, node=""), []).append(finding.node)
+    checks: dict[tuple[str, str], list[Finding]] = {}
+    for finding, names in nodes.items():
+        merged = replace(finding, node=names[0] if len(names) == 1 else f"{len(names)} nodes")
+        checks.setdefault((finding.group, finding.check), []).append(merged)
+    found: list[Finding] = []
+    for of_check in sorted(checks.values(), key=lambda c: GROUPS.index(c[0].group)):
+        well = [f for f in of_check if f.status == "ok"]
+        found += sorted((f for f in of_check if f.status != "ok"), key=lambda f: -STATUSES.index(f.status))
+        found += well[:_SHOWN]
+        if len(well) > _SHOWN:
+            found.append(replace(well[0], value=f"{len(well) - _SHOWN} more like these", node=""))
+    return found
+
+
+def lines(findings: list[Finding]) -> Table:
+    """One line per check, and the remedy below it where there is one; for `rich.print`."""
+    table = Table.grid(padding=(0, 2))
+    for column in ("status", "check", "node"):
+        table.add_column(column, no_wrap=True)
+    table.add_column("value", overflow="fold")
+    group = ""
+    for finding in together(findings):
+        if finding.group != group:
+            if group:
+                table.add_row()
+            group = finding.group
+            table.add_row("", Text(group, style="bold"))
+        status = Text(f"{finding.status:>4}", style=_COLOURS[finding.status])
+        table.add_row(status, finding.check, Text(finding.node, style="dim"), Text(finding.value))
+        if finding.remedy:
+            table.add_row("", "", "", Text(f"→ {finding.remedy}", style="italic"))
+    return table
+
+
+def verdict(findings: list[Finding]) -> str:
+    """All of it in one sentence."""
+    failed, warned = (sum(f.status == status for f in together(findings)) for status in ("fail", "warn"))
+    if worst(findings) == "ok":
+        return "nothing stands in the way of a run"
+    parts = [f"{failed} failed"] * bool(failed) + [f"{warned} to look at"] * bool(warned)
+    return f"{' and '.join(parts)}; the lines that begin with → say what to do"

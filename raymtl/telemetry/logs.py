@@ -1,0 +1,124 @@
+"""Log lines: readable ones, or one JSON object each where the environment has `RAYMTL_LOG=json`.
+
+A line of a worker goes to its standard error, which Ray keeps in the log files of the node. A driver's go where the command
+prints. A JSON line holds `time` (UTC), `level`, `message`, and as far as they are known `run`, `rank`, `step`, `unit`, `day` and
+`exit_code`; an error that is raymtl's own fault has its `traceback`.
+"""
+
+import io
+import json
+import logging
+import os
+import sys
+import time
+import traceback
+from types import TracebackType
+from typing import Any
+
+from rich.console import Console
+from rich.text import Text
+
+from raymtl.errors import ConfigError
+
+VARIABLE = "RAYMTL_LOG"
+_PIPE_WIDTH = 140  # in a file or a pipe there is no width to keep to; tables would be folded at 80
+log = logging.getLogger("raymtl")
+_place: dict[str, Any] = {}
+
+
+def as_json() -> bool:
+    """Whether lines are JSON. Raises ConfigError where the variable holds something else."""
+    value = os.environ.get(VARIABLE, "text")
+    if value not in ("text", "json"):
+        raise ConfigError(f"the environment variable {VARIABLE} is `{value}`; it can be `text` or `json`")
+    return value == "json"
+
+
+def at(**place: Any) -> None:
+    """Say where this process is: its next lines hold it (`run`, `rank`, `step`, `unit`, `day`)."""
+    _place.update(place)
+
+
+def environment() -> dict[str, str]:
+    """What a worker's environment needs so that its lines look like those of this process."""
+    return {VARIABLE: "json"} if as_json() else {}
+
+
+def begin_worker(run: str, rank: int) -> None:
+    """Send the lines of this worker to its standard error."""
+    _place.clear()
+    at(run=run, rank=rank)
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(_Formatter(as_json()))
+    log.handlers[:] = [handler]
+    log.setLevel(logging.INFO)
+    log.propagate = False
+
+
+def terminal() -> Console:
+    """Where a command prints; with JSON lines each line that it prints becomes one."""
+    if os.environ.get(VARIABLE) == "json":
+        return Console(file=_JsonLines(), highlight=False, width=_PIPE_WIDTH)
+    return Console(highlight=False, width=None if sys.stdout.isatty() else _PIPE_WIDTH)
+
+
+def begin_command() -> None:
+    """The lines of a command: an error that nobody catches becomes one too. Raises ConfigError as `as_json`."""
+    _place.clear()
+    if as_json():
+        sys.excepthook = _crashed
+
+
+def last_line(message: str, exit_code: int) -> None:
+    """The sentence that a command fails with, on its standard error; nothing comes after it."""
+    if os.environ.get(VARIABLE) == "json":
+        sys.stderr.write(line("error", f"raymtl: {message}", exit_code=exit_code) + "\n")
+    else:
+        console = Console(stderr=True, highlight=False, soft_wrap=True)
+        console.print(Text("raymtl:", style="bold red"), Text(message))
+
+
+def line(level: str, message: str, **more: Any) -> str:
+    """One JSON line, without its end."""
+    now = time.time()
+    stamp = time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(now)) + f".{int(now % 1 * 1000):03d}Z"
+    return json.dumps({"time": stamp, "level": level, **_place, "message": message, **more}, ensure_ascii=False)
+
+
+class _Formatter(logging.Formatter):
+    def __init__(self, json_lines: bool):
+        super().__init__()
+        self._json = json_lines
+
+    def format(self, record: logging.LogRecord) -> str:
+        level, message = record.levelname.lower(), record.getMessage()
+        more = {}
+        if record.exc_info:
+            more["traceback"] = self.formatException(record.exc_info)
+        if self._json:
+            return line(level, message, **more)
+        stamp = time.strftime("%Y-%m-%d %H:%M:%S UTC", time.gmtime(record.created))
+        place = " ".join(f"{key}={value}" for key, value in _place.items())
+        return "\n".join([f"{stamp} {level} {place}: {message}", *more.values()])
+
+
+class _JsonLines(io.StringIO):
+    """A stream whose every line goes on to standard output as JSON."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._open = ""
+
+    def write(self, text: str) -> int:
+        *whole, self._open = (self._open + text).split("\n")
+        for message in filter(str.strip, whole):
+            sys.stdout.write(line("info", message.rstrip()) + "\n")
+        return len(text)
+
+    def flush(self) -> None:
+        sys.stdout.flush()
+
+
+def _crashed(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
+    text = "".join(traceback.format_exception(kind, error, trace))
+    sys.stderr.write(line("critical", f"{kind.__name__}: {error}", traceback=text) + "\n")
