@@ -8,7 +8,7 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from raymtl import __version__, cli_daily, cli_tune, cli_versions
+from raymtl import __version__, cli_daily, cli_submit, cli_tune, cli_versions
 from raymtl.errors import UserError
 
 app = typer.Typer(
@@ -24,6 +24,8 @@ app.add_typer(config_app, name="config")
 app.add_typer(cli_versions.app, name="versions")
 app.add_typer(cli_tune.app, name="tune")
 app.command("daily")(cli_daily.daily)
+app.command("submit", context_settings={"ignore_unknown_options": True})(cli_submit.submit)
+app.add_typer(cli_submit.app, name="jobs")
 # In a file or a pipe there is no width to keep to; tables would be folded at 80
 console = Console(highlight=False, width=None if sys.stdout.isatty() else 140)
 
@@ -86,10 +88,20 @@ def _load(path: str, sets: list[str], name: str | None = None, workers: int | No
 
 
 @app.callback(invoke_without_command=True)
-def _root(version: Annotated[bool, typer.Option("--version", help="Print the version.")] = False) -> None:
+def _root(
+    version: Annotated[bool, typer.Option("--version", help="Print the version.")] = False,
+    require: Annotated[
+        str | None,
+        typer.Option(metavar="PACKAGE==VERSION,…", help="Stop with exit code 71 where other versions are installed."),
+    ] = None,
+) -> None:
     if version:
         print(__version__)
         raise typer.Exit
+    if require is not None:
+        from raymtl.versions import check_required
+
+        check_required(require)
 
 
 @app.command()
