@@ -51,6 +51,8 @@ def read_request(root: Any, words: Sequence[str], job_id: str | None = None) -> 
     gets its day, so that it does the same day whenever it starts. `job_id` replaces the id that command and name make.
     Raises ConfigError, and click's own errors for options that the command does not have.
     """
+    if job_id is not None and (not job_id or _NAME.search(job_id)):
+        raise ConfigError(f"--id is `{job_id}`; an id has letters, digits, `_`, `.` and `-` alone")
     name, context = _parsed(root, words)
     values = dict(context.params)
     config = text = None

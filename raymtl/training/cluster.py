@@ -4,9 +4,12 @@ import logging
 import os
 import socket
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 import ray
+from ray._private import ray_constants
 
 from raymtl.config.root import Config
 from raymtl.errors import ClusterError
@@ -45,7 +48,8 @@ def connect(config: Config, address: str | None, cpus: int = 0) -> bool:
         cores = os.cpu_count() or 1
         # Logical CPUs: the workers' and one for each reader, even where they share the cores of a small machine
         need = config.train.workers * config.train.cpus_per_worker + (config.data.read_tasks or 1)
-        ray.init(address="local", num_cpus=max(cores, need, cpus), include_dashboard=False, **quiet)
+        with _on_loopback():
+            ray.init(address="local", num_cpus=max(cores, need, cpus), include_dashboard=False, **quiet)
         _started_here = True
         return True
     except (OSError, ValueError, RuntimeError) as error:
@@ -53,6 +57,20 @@ def connect(config: Config, address: str | None, cpus: int = 0) -> bool:
             f"cannot reach a Ray cluster at `{address or 'local'}`: {str(error).splitlines()[0]}; check the address, or leave "
             f"it out to run on this machine"
         ) from error
+
+
+@contextmanager
+def _on_loopback() -> Iterator[None]:
+    """Let a Ray that starts here listen on 127.0.0.1 alone, as it does by itself on macOS and Windows.
+
+    An address given to `ray.init` does not do it: Ray takes any loopback address for that of the machine.
+    """
+    before = ray_constants.ENABLE_RAY_CLUSTER
+    ray_constants.ENABLE_RAY_CLUSTER = False
+    try:
+        yield
+    finally:
+        ray_constants.ENABLE_RAY_CLUSTER = before
 
 
 def _check_reachable(address: str) -> None:

@@ -131,6 +131,7 @@ def test_the_digest_tells_work_apart() -> None:
         (["submit", "train"], 64, "no command that runs on a cluster"),
         (["train", "-c", EXAMPLE, "--env", "NOT_SET_HERE"], 64, "no such variable here"),
         (["train", "-c", EXAMPLE, "--env", "=hunter2"], 64, "--env takes NAME"),
+        (["train", "-c", EXAMPLE, "--id", "../a"], 64, "an id has letters"),
         (["train", "-c", EXAMPLE, "--working-dir", "nowhere"], 64, "no folder here"),
         (["train", "-c", EXAMPLE, "--pip", "nowhere"], 64, "no file here"),
         (["train", "-c", EXAMPLE, "--entrypoint-resources", "[1]"], 64, "must be a JSON object"),
