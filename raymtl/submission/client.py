@@ -14,7 +14,7 @@ from ray._private.authentication.authentication_token_setup import maybe_enable_
 from ray.exceptions import AuthenticationError
 from ray.job_submission import JobDetails, JobSubmissionClient
 
-from raymtl.errors import ClusterError, ConfigError, UserError
+from raymtl.errors import ClusterError, ConfigError, TryLaterError, UserError
 
 ADDRESS = "RAY_API_SERVER_ADDRESS"
 """The environment variable with Ray's own default for the address of a dashboard."""
@@ -145,6 +145,11 @@ def asking(address: str, doing: str, job: str | None = None) -> Iterator[None]:
         if job is not None and "status code 404" in said:
             raise UnknownJobError(
                 f"the cluster at {address} knows no job `{job}`; `raymtl jobs list --address {address}` shows those it knows"
+            ) from error
+        if "try again later" in said:
+            raise TryLaterError(
+                f"the cluster at {address} is not ready to {doing}: its head is starting, or overloaded; run the same command "
+                "again in a minute"
             ) from error
         # What went wrong in the dashboard comes as its traceback
         line = said.strip().splitlines()[-1 if "Traceback" in said else 0]

@@ -48,7 +48,7 @@ def connect(config: Config, address: str | None, cpus: int = 0) -> bool:
         cores = os.cpu_count() or 1
         # Logical CPUs: the workers' and one for each reader, even where they share the cores of a small machine
         need = config.train.workers * config.train.cpus_per_worker + (config.data.read_tasks or 1)
-        with _on_loopback():
+        with on_loopback():
             ray.init(address="local", num_cpus=max(cores, need, cpus), include_dashboard=False, **quiet)
         _started_here = True
         return True
@@ -60,7 +60,7 @@ def connect(config: Config, address: str | None, cpus: int = 0) -> bool:
 
 
 @contextmanager
-def _on_loopback() -> Iterator[None]:
+def on_loopback() -> Iterator[None]:
     """Let a Ray that starts here listen on 127.0.0.1 alone, as it does by itself on macOS and Windows.
 
     An address given to `ray.init` does not do it: Ray takes any loopback address for that of the machine.

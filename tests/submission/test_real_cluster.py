@@ -35,7 +35,7 @@ class Started:
             env=self.environment,
             capture_output=True,
             text=True,
-            timeout=120,
+            timeout=200,
             check=False,
         )
 

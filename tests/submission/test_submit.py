@@ -3,7 +3,7 @@
 import pytest
 from fake_jobs import FakeClient, job, jobs_of
 
-from raymtl.errors import ConfigError, TryLaterError
+from raymtl.errors import ClusterError, ConfigError, TryLaterError
 from raymtl.submission.request import Request
 from raymtl.submission.submit import DIGEST, Driver, Submitted, entrypoint, submit
 
@@ -88,6 +88,28 @@ def test_an_answer_that_is_lost_does_not_start_a_second_job() -> None:
     client.submit_job = lost
     assert run(client) == Submitted("raymtl-train-a", "under way")
     assert len(client.jobs) == 1
+
+
+@pytest.mark.parametrize(
+    ("answer", "kind", "said"),
+    [
+        ("500: No available agent to submit job, please try again later..", TryLaterError, "its head is starting"),
+        (
+            "500: Traceback (most recent call last):\n  x\nValueError: Package size is too much",
+            ClusterError,
+            "is too much$",
+        ),
+    ],
+)
+def test_a_head_that_does_not_take_the_job(answer: str, kind: type[Exception], said: str) -> None:
+    client = FakeClient()
+
+    def refuse(**values: object) -> str:
+        raise RuntimeError(f"Request failed with status code {answer}")
+
+    client.submit_job = refuse
+    with pytest.raises(kind, match=said):
+        run(client)
 
 
 def test_what_cannot_be_packed_is_said_in_one_sentence() -> None:
