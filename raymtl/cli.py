@@ -7,7 +7,7 @@ from typing import Annotated, Any, Literal
 import typer
 from rich.table import Table
 
-from raymtl import __version__, cli_daily, cli_doctor, cli_tune, cli_versions
+from raymtl import __version__, cli_daily, cli_doctor, cli_submit, cli_tune, cli_versions
 from raymtl.errors import UserError
 from raymtl.telemetry import logs
 
@@ -25,6 +25,8 @@ app.add_typer(cli_versions.app, name="versions")
 app.add_typer(cli_tune.app, name="tune")
 app.command("daily")(cli_daily.daily)
 app.command("doctor")(cli_doctor.doctor)
+app.command("submit", context_settings={"ignore_unknown_options": True})(cli_submit.submit)
+app.add_typer(cli_submit.app, name="jobs")
 console = logs.terminal()
 
 ConfigFile = Annotated[
@@ -87,10 +89,20 @@ def _load(path: str, sets: list[str], name: str | None = None, workers: int | No
 
 
 @app.callback(invoke_without_command=True)
-def _root(version: Annotated[bool, typer.Option("--version", help="Print the version.")] = False) -> None:
+def _root(
+    version: Annotated[bool, typer.Option("--version", help="Print the version.")] = False,
+    require: Annotated[
+        str | None,
+        typer.Option(metavar="PACKAGE==VERSION,…", help="Stop with exit code 71 where other versions are installed."),
+    ] = None,
+) -> None:
     if version:
         print(__version__)
         raise typer.Exit
+    if require is not None:
+        from raymtl.versions import check_required
+
+        check_required(require)
 
 
 @app.command()

@@ -34,6 +34,25 @@ def package_versions() -> dict[str, str]:
     return {"raymtl": __version__, "python": platform.python_version(), **found}
 
 
+def required_versions() -> str:
+    """The packages installed here as `check_required` takes them: `name==version` with commas between, without build tags."""
+    found = {name: version.partition("+")[0] for name, version in package_versions().items() if name != "python"}
+    # One of the two builds is here, and where the check is made perhaps the other one
+    return ",".join(f"{'fbgemm' if name in FBGEMM else name}=={version}" for name, version in found.items())
+
+
+def check_required(required: str) -> None:
+    """Raise a `StackError` of one sentence where an installed package is of another version than `required` says."""
+    here = dict(one.split("==") for one in required_versions().split(","))
+    wanted = dict(one.partition("==")[::2] for one in required.split(","))
+    other = [(name, here.get(name), version) for name, version in wanted.items() if here.get(name) != version]
+    if other:
+        raise StackError(
+            "; ".join(f"{name} is {found or 'not there'} and should be {version}" for name, found, version in other)
+            + ": install the same lock in both places, or leave --require out (for a job: `raymtl submit --any-versions`)"
+        )
+
+
 def check_stack() -> None:
     """Raise a `StackError` of one sentence if the trio is incomplete, does not fit together or cannot be loaded."""
     _check_minors()

@@ -24,17 +24,20 @@ os.environ.setdefault("RAY_TRAIN_ENABLE_PREEMPTION_WATCHER", "0")
 
 @pytest.fixture(scope="session")
 def ray_cluster() -> Iterator[None]:
-    """A local Ray cluster with 8 logical CPUs; never one that happens to run on this machine."""
+    """A local Ray cluster with 8 logical CPUs, on loopback as raymtl's own; never one that happens to run on this machine."""
     import ray
 
-    ray.init(
-        address="local",
-        num_cpus=8,
-        include_dashboard=False,
-        log_to_driver=False,
-        logging_level=logging.ERROR,
-        configure_logging=True,
-    )
+    from raymtl.training.cluster import on_loopback
+
+    with on_loopback():
+        ray.init(
+            address="local",
+            num_cpus=8,
+            include_dashboard=False,
+            log_to_driver=False,
+            logging_level=logging.ERROR,
+            configure_logging=True,
+        )
     logging.getLogger("ray.data").setLevel(logging.ERROR)
     yield
     ray.shutdown()

@@ -9,8 +9,9 @@ import pytest
 
 import raymtl
 from raymtl import versions
+from raymtl.cli import run_command
 from raymtl.errors import UserError
-from raymtl.versions import StackError, check_stack, package_versions
+from raymtl.versions import StackError, check_required, check_stack, package_versions, required_versions
 
 REQUIREMENTS = Path(__file__).parent.parent / "requirements"
 GOOD = {"torch": "2.13.0+cpu", "torchrec": "1.8.0", "fbgemm-gpu-cpu": "1.8.0"}
@@ -126,3 +127,29 @@ def test_the_locks_differ_in_cuda_alone():
         "triton",
     }
     assert all(gpu[name] == version for name, version in cpu.items() if name in gpu)
+
+
+def test_required_versions_are_those_that_are_here() -> None:
+    required = required_versions()
+    assert "torch==" in required
+    assert "fbgemm==" in required
+    assert "+" not in required  # the CPU and the CUDA build are one version
+    check_required(required)
+    check_required("ray==" + metadata.version("ray"))
+
+
+@pytest.mark.parametrize(
+    ("required", "said"),
+    [
+        (
+            "torch==1.0.0,ray==" + metadata.version("ray"),
+            r"^torch is \d+\.\d+\.\d+ and should be 1\.0\.0: install the same lock",
+        ),
+        ("nothing==3", "^nothing is not there and should be 3:"),
+    ],
+)
+def test_other_versions_are_named(required: str, said: str) -> None:
+    with pytest.raises(StackError, match=said) as error:
+        check_required(required)
+    assert error.value.exit_code == 71
+    assert run_command(["--require", required, "config", "presets"]) == 71

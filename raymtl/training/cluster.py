@@ -3,8 +3,11 @@
 import logging
 import os
 import socket
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 import ray
+from ray._private import ray_constants
 
 from raymtl.config.root import Config
 from raymtl.errors import ClusterError
@@ -40,7 +43,8 @@ def join(address: str | None, cpus: int) -> bool:
             ray.init(address=address, **quiet)
             _started_here = False
             return False
-        ray.init(address="local", num_cpus=max(os.cpu_count() or 1, cpus), include_dashboard=False, **quiet)
+        with on_loopback():
+            ray.init(address="local", num_cpus=max(os.cpu_count() or 1, cpus), include_dashboard=False, **quiet)
         _started_here = True
         return True
     except (OSError, ValueError, RuntimeError) as error:
@@ -48,6 +52,20 @@ def join(address: str | None, cpus: int) -> bool:
             f"cannot reach a Ray cluster at `{address or 'local'}`: {str(error).splitlines()[0]}; check the address, or leave "
             f"it out to run on this machine"
         ) from error
+
+
+@contextmanager
+def on_loopback() -> Iterator[None]:
+    """Let a Ray that starts here listen on 127.0.0.1 alone, as it does by itself on macOS and Windows.
+
+    An address given to `ray.init` does not do it: Ray takes any loopback address for that of the machine.
+    """
+    before = ray_constants.ENABLE_RAY_CLUSTER
+    ray_constants.ENABLE_RAY_CLUSTER = False
+    try:
+        yield
+    finally:
+        ray_constants.ENABLE_RAY_CLUSTER = before
 
 
 def _check_reachable(address: str) -> None:

@@ -19,6 +19,7 @@ from ray.exceptions import RayActorError
 from ray.train import CheckpointConfig, FailureConfig, LoggingConfig, RunConfig, ScalingConfig
 from ray.train.torch import TorchConfig, TorchTrainer
 from ray.train.v2._internal.exceptions import WorkerGroupStartupTimeoutError
+from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from raymtl import errors
 from raymtl.config.root import Config
@@ -224,7 +225,9 @@ class _Post:
     """Empties the mailbox into the listener while training goes on."""
 
     def __init__(self, listener: Listener):
-        self.mailbox = Mailbox.remote()  # type: ignore[attr-defined]
+        here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
+        # Where the driver is: on a node that is lost it would take the lines of the rest with it
+        self.mailbox = Mailbox.options(scheduling_strategy=here).remote()  # type: ignore[attr-defined]
         self._listener = listener
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._run, daemon=True)

@@ -2,6 +2,7 @@
 
 import datetime as dt
 import json
+import re
 import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import suppress
@@ -121,7 +122,7 @@ class _State:
         text = read_file(self._folder, STATE)
         if text is None:
             return Progress(plan=self._plan)
-        self._last = json.loads(text)["folder"]
+        self._last = _named_in(text, self._folder)
         source = below(self._folder, self._last)
         progress = saved_state.read_progress(source)
         if progress.plan != self._plan:
@@ -145,6 +146,19 @@ class _State:
             with suppress(OSError):  # it goes with the trial's folder at the latest
                 self._filesystem.delete_dir(f"{self._inner}/{self._last}")
         self._last = name
+
+
+def _named_in(text: str, folder: str) -> str:
+    """The folder that the small file names: it is removed when the next one is written, so it has to be one of these."""
+    try:
+        name = json.loads(text)["folder"]
+    except (ValueError, TypeError, KeyError):
+        name = text
+    if not isinstance(name, str) or not re.fullmatch(r"state-\d+-\d+", name):
+        raise CheckpointError(
+            f"`{below(folder, STATE)}` is damaged: it names `{name}`; remove it, and the trial begins anew"
+        )
+    return name
 
 
 def remove_state(trial_folder: str) -> None:

@@ -67,9 +67,13 @@ def fault(words: list[str]) -> str | None:
 
 
 def _command(words: list[str]) -> tuple[str, dict[str, bool] | None, int, list[str]]:
+    if words[0] == "submit" and words[1:]:  # takes its own options and those of the command that it brings to a cluster
+        _, own, _, _ = _command(words[:1])
+        name, options, places, rest = _command(words[1:])
+        return f"submit {name}", None if options is None else {**(own or {}), **options}, places, rest
     command = typer.main.get_command(app)
     for at, word in enumerate(words):
-        if not hasattr(command, "commands"):
+        if not hasattr(command, "commands") or (at and word.startswith("-")):  # a group may be a command itself
             break
         if word not in command.commands:
             return " ".join(words[: at + 1]), PLANNED.get(word) if at == 0 else None, 0, words[at + 1 :]

@@ -119,9 +119,27 @@ def test_one_days_job_and_kuberays_own_schedule_are_the_same_job() -> None:
 
 
 def test_workers_of_the_entrypoint_are_those_of_the_cluster() -> None:
-    for file, kind in (("rayjob-daily.yaml", "RayJob"), ("rayjob-train.yaml", "RayJob")):
-        spec = _object(file, kind)["spec"]
+    for file in ("rayjob-daily.yaml", "rayjob-train.yaml", "rayjob-train-gpu.yaml"):
+        spec = _object(file, "RayJob")["spec"]
         assert f"--workers {spec['rayClusterSpec']['workerGroupSpecs'][0]['replicas']}" in spec["entrypoint"]
+
+
+def test_gpus_train_and_other_nodes_read() -> None:
+    cluster = _object("raycluster-gpu.yaml", "RayCluster")["spec"]
+    train, tune = (_object(f"rayjob-{name}.yaml", "RayJob")["spec"] for name in ("train-gpu", "tune"))
+    assert cluster == train["rayClusterSpec"] == tune["rayClusterSpec"]
+    gpus = {
+        group["labels"]["raymtl.io/part"]: group["replicas"]
+        * sum(
+            int(one["resources"]["limits"].get("nvidia.com/gpu", 0)) for one in group["template"]["spec"]["containers"]
+        )
+        for group in cluster["workerGroupSpecs"]
+    }
+    assert gpus == {"train": 4, "read": 0}
+    for spec in (train, tune):
+        assert spec["entrypoint"].endswith(" --gpu")
+        assert (spec["shutdownAfterJobFinishes"], spec["backoffLimit"]) == (True, 2)
+    assert f"--max-concurrent {gpus['train']} " in tune["entrypoint"]
 
 
 def test_the_night_ends_before_the_day_does() -> None:

@@ -10,6 +10,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from typing import Literal
 
+from raymtl.daily.versions.manifest import is_id
 from raymtl.daily.versions.storage import Store, UnsureError, create, names, read_bytes
 from raymtl.errors import TryLaterError, VersionError
 
@@ -103,7 +104,11 @@ def _read(store: Store, number: int) -> Entry:
     name = _name(number)
     data = read_bytes(store, name)
     try:
-        return Entry(**json.loads(data or b""))
+        entry = Entry(**json.loads(data or b""))
+        # These are folders that a later step reads, or removes
+        if wrong := [one for one in (entry.version, entry.current) if not is_id(one)]:
+            raise ValueError(f"`{wrong[0]}` cannot name a version")
+        return entry
     except (ValueError, TypeError) as error:
         raise VersionError(
             f"store {store.path}: `{name}` is damaged ({error}); restore it from a copy of the store, or if it is the newest, "

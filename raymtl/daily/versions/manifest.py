@@ -4,9 +4,9 @@ import datetime as dt
 import json
 import re
 import secrets
-from typing import Any
+from typing import Annotated, Any
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import AfterValidator, BaseModel, ConfigDict, ValidationError
 
 from raymtl.errors import VersionError
 
@@ -18,6 +18,29 @@ KEY, WEIGHT = "row", "embedding"
 """Columns of a table's files: the row number, and the embedding."""
 
 _ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,99}")
+_PART = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]*")
+
+
+def is_id(name: object) -> bool:
+    """Whether a value can be the name of a version, and so of a folder below the store."""
+    return isinstance(name, str) and _ID.fullmatch(name) is not None
+
+
+def _inside(path: str) -> str:
+    # A manifest comes from wherever the store lies: what it names is read, and hashed, as this user
+    if not all(_PART.fullmatch(part) for part in path.split("/")):
+        raise ValueError(f"`{path}` is no path below the version's folder")
+    return path
+
+
+def _named(name: str) -> str:
+    if not is_id(name):
+        raise ValueError(f"`{name}` cannot name a version")
+    return name
+
+
+_Inside = Annotated[str, AfterValidator(_inside)]
+_Id = Annotated[str, AfterValidator(_named)]
 
 
 class _Part(BaseModel):
@@ -27,7 +50,7 @@ class _Part(BaseModel):
 class FileEntry(_Part):
     """One file of the version."""
 
-    path: str
+    path: _Inside
     """From the version's folder on."""
     bytes: int
     """Size."""
@@ -65,11 +88,11 @@ class Manifest(_Part):
 
     format: int = FORMAT
     """Number of the format."""
-    id: str
+    id: _Id
     """Name of the version, which is its folder."""
-    parent: str | None
+    parent: _Id | None
     """Version that its training began with; null: began from nothing."""
-    base: str | None = None
+    base: _Id | None = None
     """For a delta, the version that its rows complete (itself whole or a delta); null: this version is whole."""
     state_decay: float = 1.0
     """For a delta, the factor on the optimizer state of all rows of the version it rests on, before its own rows are laid over
@@ -90,7 +113,7 @@ class Manifest(_Part):
     """As in `result.json`."""
     base_rates: dict[str, float]
     """Mean label of each task where its training began; empty where that is not recorded."""
-    tables: dict[str, TableEntry]
+    tables: dict[_Inside, TableEntry]
     """Every table."""
     files: list[FileEntry]
     """All other files."""
@@ -141,7 +164,7 @@ def new_id(data_end: dt.date) -> str:
 
 def check_id(name: str) -> str:
     """The name itself; VersionError where it cannot be a folder's."""
-    if not _ID.fullmatch(name):
+    if not is_id(name):
         raise VersionError(
             f"`{name}` cannot name a version; use letters, digits, `_`, `.` and `-`, beginning with a letter or digit"
         )

@@ -1,0 +1,169 @@
+"""The jobs API of a Ray cluster, with each of its failures as one sentence."""
+
+import logging
+import os
+import socket
+from collections.abc import Iterator
+from contextlib import contextmanager
+from urllib.parse import urlsplit
+
+import aiohttp
+import ray
+import requests
+from ray._private.authentication.authentication_token_setup import maybe_enable_token_auth_if_token_available
+from ray.exceptions import AuthenticationError
+from ray.job_submission import JobDetails, JobSubmissionClient
+
+from raymtl.errors import ClusterError, ConfigError, TryLaterError, UserError
+
+ADDRESS = "RAY_API_SERVER_ADDRESS"
+"""The environment variable with Ray's own default for the address of a dashboard."""
+
+_CHATTY = (
+    "ray.dashboard.modules.dashboard_sdk",
+    "ray.dashboard.modules.job.sdk",
+    "ray._private.authentication.authentication_token_setup",
+    "ray._private.runtime_env.packaging",
+    "ray._private.runtime_env.working_dir",
+)
+
+LOST = (OSError, aiohttp.ClientError, requests.RequestException)
+"""What a call raises where the cluster does not answer; `ConnectionError` and time-outs are OSErrors."""
+
+
+class UnknownJobError(UserError):
+    """The cluster does not know the job."""
+
+    exit_code = 66
+
+
+class Jobs:
+    """The jobs of one cluster, by their submission ids."""
+
+    def __init__(self, client: JobSubmissionClient, address: str):
+        self.client = client
+        self.address = address
+
+    def known(self) -> dict[str, JobDetails]:
+        """The jobs that were submitted to the cluster since its head started, the oldest first."""
+        with asking(self.address, "list the jobs"):
+            found = [job for job in self.client.list_jobs() if job.submission_id]
+        return {job.submission_id: job for job in sorted(found, key=lambda job: job.start_time or 0)}
+
+    def info(self, job: str) -> JobDetails:
+        """One job. Raises UnknownJobError where the cluster does not know it."""
+        with asking(self.address, f"ask for the job `{job}`", job):
+            return self.client.get_job_info(job)
+
+    def logs(self, job: str) -> str:
+        """What a job has printed so far."""
+        with asking(self.address, f"read the log of `{job}`", job):
+            return self.client.get_job_logs(job)
+
+    def stop(self, job: str) -> bool:
+        """Ask a job to stop; False where it had ended already."""
+        with asking(self.address, f"stop `{job}`", job):
+            return self.client.stop_job(job)
+
+
+def connect(address: str | None) -> Jobs:
+    """The jobs of the cluster whose dashboard is at `address`, or at $RAY_API_SERVER_ADDRESS.
+
+    Raises ConfigError where the address is none, and ClusterError where nobody answers there, where the token is missing or
+    wrong, or where the cluster runs another minor version of Ray.
+    """
+    address = (address or os.environ.get(ADDRESS) or "").rstrip("/")
+    if not address:
+        raise ConfigError(f"name the cluster's dashboard by --address http://HEAD:8265, or in {ADDRESS}")
+    host, port = _host_and_port(address)
+    os.environ[ADDRESS] = address  # Ray takes this before the argument, and RAY_ADDRESS too
+    for name in _CHATTY:
+        logging.getLogger(name).setLevel(logging.ERROR)
+    # What ray.init does where RAY_AUTH_MODE says nothing; Ray's own client of the jobs would send no token
+    maybe_enable_token_auth_if_token_available(warn_if_disabled=False)
+    with asking(address, "ask for the version of Ray"):
+        # Ray itself would wait for minutes where packets get lost
+        socket.create_connection((host, port), timeout=10).close()
+        client = JobSubmissionClient(address)
+    _check_version(address, client._server_ray_version or "unknown")
+    return Jobs(client, address)
+
+
+def _host_and_port(address: str) -> tuple[str, int]:
+    try:
+        parts = urlsplit(address)
+        host, port = parts.hostname, parts.port
+    except ValueError:  # a port that is no number, or brackets that are not closed
+        parts, host, port = urlsplit(""), None, None
+    # Ray would import a module of the name of any other scheme
+    if parts.scheme not in ("http", "https") or not host:
+        raise ConfigError(
+            f"--address is `{address}`; it must be the URL of the cluster's dashboard, such as http://HEAD:8265"
+        )
+    return host, port or (443 if parts.scheme == "https" else 80)
+
+
+def _check_version(address: str, there: str) -> None:
+    if there.split(".")[:2] != ray.__version__.split(".")[:2]:
+        raise ClusterError(
+            f"the cluster at {address} runs Ray {there}, and here is Ray {ray.__version__}; install the version of the cluster "
+            f"here, or submit from an environment that has it"
+        )
+
+
+@contextmanager
+def asking(address: str, doing: str, job: str | None = None) -> Iterator[None]:
+    """Turn a failed call into one sentence; `doing` is what was asked for, and `job` the job that may not exist."""
+    try:
+        yield
+    except AuthenticationError as error:
+        what = (
+            "does not accept the token"
+            if "failed" in str(error).splitlines()[0]
+            else "demands a token, and there is none"
+        )
+        raise ClusterError(
+            f"the cluster at {address} {what}; set RAY_AUTH_MODE=token, and RAY_AUTH_TOKEN or RAY_AUTH_TOKEN_PATH to the "
+            f"cluster's token (without either, ~/.ray/auth_token is read)"
+        ) from error
+    except requests.HTTPError as error:
+        answer = error.response
+        raise _no_dashboard(address, "an error" if answer is None else f"HTTP {answer.status_code}") from error
+    except LOST as error:
+        if isinstance(error, ValueError):  # an answer, but no JSON
+            raise _no_dashboard(address, "another page") from error
+        raise ClusterError(
+            f"cannot reach a Ray cluster at {address} to {doing}: {_reason(error)}; check the address and that the dashboard "
+            f"listens there (port 8265 of the head; `kubectl port-forward` or `ray dashboard` make a way to it)"
+        ) from error
+    except KeyError as error:
+        raise _no_dashboard(address, f"an answer without {error}") from error
+    except RuntimeError as error:
+        said = str(error)
+        if said.startswith("Version check returned 404"):
+            raise _no_dashboard(address, "HTTP 404") from error
+        if job is not None and "status code 404" in said:
+            raise UnknownJobError(
+                f"the cluster at {address} knows no job `{job}`; `raymtl jobs list --address {address}` shows those it knows"
+            ) from error
+        if "try again later" in said:
+            raise TryLaterError(
+                f"the cluster at {address} is not ready to {doing}: its head is starting, or overloaded; run the same command "
+                "again in a minute"
+            ) from error
+        # What went wrong in the dashboard comes as its traceback
+        line = said.strip().splitlines()[-1 if "Traceback" in said else 0]
+        raise ClusterError(f"the cluster at {address} failed to {doing}: {line}") from error
+
+
+def _no_dashboard(address: str, seen: str) -> ClusterError:
+    return ClusterError(
+        f"what answers at {address} is no Ray dashboard (it sent {seen}); check the address, whose port is 8265 as a rule"
+    )
+
+
+def _reason(error: BaseException) -> str:
+    """The innermost cause, in one line."""
+    while error.__cause__ or error.__context__:
+        error = error.__cause__ or error.__context__ or error
+    return str(getattr(error, "strerror", None) or error or type(error).__name__).splitlines()[0]

@@ -1,0 +1,63 @@
+"""What a job takes along: the configuration, the user's code where it is asked for, packages and environment variables."""
+
+import os
+import re
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+from raymtl.errors import ConfigError
+from raymtl.submission.request import UPLOADED
+
+_IGNORES = (".gitignore", ".rayignore")
+
+
+def environment(wanted: Sequence[str]) -> dict[str, str]:
+    """Variables for the job out of `KEY=VALUE`, or `KEY` alone for the value that it has here. Raises ConfigError.
+
+    No sentence here shows a value: they are keys and passwords more often than not.
+    """
+    found: dict[str, str] = {}
+    for one in wanted:
+        name, equals, value = one.partition("=")
+        if not re.fullmatch(r"[A-Za-z_][A-Za-z0-9_]*", name):
+            raise ConfigError("--env takes NAME or NAME=VALUE, and a name has letters, digits and `_` alone")
+        if not equals and name not in os.environ:
+            raise ConfigError(f"--env {name}: there is no such variable here; set it, or write --env {name}=VALUE")
+        found[name] = value if equals else os.environ[name]
+    return found
+
+
+@contextmanager
+def runtime_env(
+    config: str | None, working_dir: str | None, pip: str | None, variables: dict[str, str]
+) -> Iterator[dict[str, Any]]:
+    """Ray's description of what the job runs in; the folder that it names is there until the block ends.
+
+    The folder holds links to what lies in `working_dir` and the configuration, which no ignore file can leave out. Raises
+    ConfigError where `working_dir` or the file of requirements `pip` is not there.
+    """
+    if working_dir is not None and not Path(working_dir).expanduser().is_dir():
+        raise ConfigError(f"--working-dir is `{working_dir}`, which is no folder here; name the root of your code")
+    if pip is not None and not Path(pip).expanduser().is_file():
+        raise ConfigError(f"--pip is `{pip}`, which is no file here; name a requirements.txt")
+    found: dict[str, Any] = {"env_vars": variables} if variables else {}
+    if pip is not None:
+        found["pip"] = str(Path(pip).expanduser())
+    with TemporaryDirectory(prefix="raymtl-submit-") as made:
+        folder = Path(made)
+        if working_dir is not None:
+            for entry in Path(working_dir).expanduser().resolve().iterdir():
+                if entry.name == UPLOADED:
+                    continue
+                if entry.name in _IGNORES:
+                    (folder / entry.name).write_text(f"{entry.read_text()}\n!/{UPLOADED}\n")
+                else:
+                    (folder / entry.name).symlink_to(entry)
+        if config is not None:
+            (folder / UPLOADED).write_text(config, encoding="utf-8")
+        if any(folder.iterdir()):
+            found["working_dir"] = made
+        yield found

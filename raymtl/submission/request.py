@@ -1,0 +1,132 @@
+"""From a command line of raymtl to a job: the same arguments, in words that mean the same on the cluster."""
+
+import datetime as dt
+import hashlib
+import json
+import re
+import secrets
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from raymtl.config.load import absolute, dump_config, load_config
+from raymtl.config.root import Config
+from raymtl.errors import ConfigError
+
+UPLOADED = "raymtl-submitted.yaml"
+"""Name of the configuration in the folder that the job runs in."""
+
+PLACES = ("FILE", "RUN", "DIR", "OUT", "PATH", "STORE", "SEARCH")
+"""How the command line calls arguments that are paths: they are made absolute, since the job runs in a folder of its own."""
+
+_GOES_ON = ("train", "tune", "daily")
+"""Commands that go on with what an earlier job of the same name began, so that one name is one piece of work."""
+
+_SHORT = {"name": "name", "workers": "train.workers", "gpu": "train.use_gpu"}
+_NAME = re.compile(r"[^A-Za-z0-9_.-]+")
+
+
+@dataclass(frozen=True)
+class Request:
+    """One command for a cluster."""
+
+    words: tuple[str, ...]
+    """The command and its arguments, without the program."""
+    config: str | None
+    """Text of the configuration to upload as `UPLOADED`; None: the command takes none, or one behind a URL."""
+    id: str
+    """Submission id of the first attempt."""
+
+    @property
+    def digest(self) -> str:
+        """16 hex digits that two requests for the same work share."""
+        content = json.dumps([self.words, self.config])
+        return hashlib.sha256(content.encode()).hexdigest()[:16]
+
+
+def read_request(root: Any, words: Sequence[str], job_id: str | None = None) -> Request:
+    """The job of a command line, `words`, for the program `root` (click's group of all commands).
+
+    The configuration is read and checked here, and what is uploaded has all of `--set` and absolute paths in it. A daily job
+    gets its day, so that it does the same day whenever it starts. `job_id` replaces the id that command and name make.
+    Raises ConfigError, and click's own errors for options that the command does not have.
+    """
+    if job_id is not None and (not job_id or _NAME.search(job_id)):
+        raise ConfigError(f"--id is `{job_id}`; an id has letters, digits, `_`, `.` and `-` alone")
+    name, context = _parsed(root, words)
+    values = dict(context.params)
+    config = text = None
+    if path := values.get("config"):
+        if "://" in path:
+            relative = [
+                one for one in values.get("sets", ()) if re.match(r"(output|data\.path|daily\.store)=(?!\w+://|/)", one)
+            ]
+            if relative:
+                raise ConfigError(f"--set {relative[0]} is no absolute path; the job runs in a folder of its own")
+        else:
+            short = [f"{key}={json.dumps(values[of])}" for of, key in _SHORT.items() if values.get(of)]
+            config = load_config(path, [*values.get("sets", ()), *short])
+            text = dump_config(_with_absolute_stores(config))
+            values |= {"config": UPLOADED, "sets": []}
+    given = _given(context, values)
+    if name == "daily" and not (values.get("date") or values.get("first")):
+        day = (dt.datetime.now(dt.UTC) - dt.timedelta(days=1)).date().isoformat()
+        values["date"] = day
+        given += ["--date", day]
+    return Request((name, *given), text, job_id or _id(name, values, config))
+
+
+def _parsed(root: Any, words: Sequence[str]) -> tuple[str, Any]:
+    """Name and click's context of a command that runs on a cluster: those that have the option --address."""
+    able = [name for name, one in root.commands.items() if any("--address" in p.opts for p in one.params)]
+    able = [name for name in able if name not in ("submit", "jobs")]
+    if not words or words[0] not in able:
+        raise ConfigError(
+            f"`{words[0] if words else ''}` is no command that runs on a cluster; these do: {', '.join(sorted(able))}"
+        )
+    context = root.commands[words[0]].make_context(words[0], list(words[1:]))
+    if rest := [*getattr(context, "_protected_args", ()), *context.args]:
+        raise ConfigError(f"`{words[0]} {rest[0]}` needs no cluster; run `raymtl {words[0]} {rest[0]}` here")
+    return words[0], context
+
+
+def _given(context: Any, values: Mapping[str, Any]) -> list[str]:
+    """The arguments that were given, written out again with `values`."""
+    options: list[str] = []
+    places: list[str] = []
+    for parameter in context.command.params:
+        source = context.get_parameter_source(parameter.name)
+        value = values[parameter.name]
+        if source is None or source.name != "COMMANDLINE" or value in (None, [], ()):
+            continue
+        if parameter.metavar in PLACES and parameter.name != "config":
+            value = [absolute(one) for one in value] if isinstance(value, list | tuple) else absolute(value)
+        several = value if isinstance(value, list | tuple) else [value]
+        if not parameter.opts[0].startswith("-"):
+            places += map(str, several)
+        elif getattr(parameter, "is_flag", False):
+            options += [(parameter.opts if value else parameter.secondary_opts)[0]]
+        else:
+            options += [word for one in several for word in (parameter.opts[0], str(one))]
+    return [*options, *places]
+
+
+def _with_absolute_stores(config: Config) -> Config:
+    """The configuration with absolute local stores; the other paths are made absolute where it is loaded."""
+    update: dict[str, Any] = {}
+    if config.daily is not None:
+        update["daily"] = config.daily.model_copy(update={"store": absolute(config.daily.store)})
+    if config.tune is not None and config.tune.start is not None and config.tune.start.store is not None:
+        start = config.tune.start.model_copy(update={"store": absolute(config.tune.start.store)})
+        update["tune"] = config.tune.model_copy(update={"start": start})
+    return config.model_copy(update=update)
+
+
+def _id(command: str, values: Mapping[str, Any], config: Config | None) -> str:
+    if command not in _GOES_ON:
+        now = dt.datetime.now(dt.UTC)
+        return f"raymtl-{command}-{now:%Y%m%d-%H%M%S}-{secrets.token_hex(2)}"
+    path = values.get("config") or ""
+    name = config.name if config is not None else values.get("name") or path.rpartition("/")[2].removesuffix(".yaml")
+    days = [str(values[key]) for key in ("date", "first", "last") if values.get(key)]
+    return "-".join(["raymtl", command, _NAME.sub("-", name).strip("-") or "run", *days])

@@ -1,0 +1,105 @@
+"""One submission to a Ray that `ray start` began, with a token, as docs/cluster.md has it."""
+
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Iterator
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+TOKEN = "a-token-for-this-test-alone-0123456789"
+
+
+@dataclass
+class Started:
+    """A Ray of one node."""
+
+    address: str
+    environment: dict[str, str]
+
+    def raymtl(self, folder: Path, *words: str) -> subprocess.CompletedProcess[str]:
+        return subprocess.run(
+            [sys.executable, "-m", "raymtl.cli", *words, "--address", self.address],
+            cwd=folder,
+            env=self.environment,
+            capture_output=True,
+            text=True,
+            timeout=200,
+            check=False,
+        )
+
+
+@pytest.fixture
+def started() -> Iterator[Started]:
+    with ExitStack() as stack:
+        sockets = [stack.enter_context(socket.socket()) for _ in range(4)]
+        for one in sockets:
+            one.bind(("127.0.0.1", 0))
+        gcs, dashboard, client, agent = (one.getsockname()[1] for one in sockets)
+    # Short, since the names of sockets may not be long
+    with TemporaryDirectory(prefix="ray", dir="/tmp", ignore_cleanup_errors=True) as folder:
+        environment = {
+            **{name: value for name, value in os.environ.items() if not name.startswith("RAY_")},
+            "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}",
+            "PYTHONPATH": str(ROOT),
+            "HOME": folder,
+            "RAY_AUTH_MODE": "token",
+            "RAY_AUTH_TOKEN": TOKEN,
+            "RAY_worker_niceness": "0",
+        }
+        ray = subprocess.Popen(
+            [
+                *(str(Path(sys.executable).with_name("ray")), "start", "--head", "--block", "--num-cpus=1"),
+                *(f"--port={gcs}", "--dashboard-host=127.0.0.1", f"--dashboard-port={dashboard}"),
+                *(f"--ray-client-server-port={client}", f"--dashboard-agent-listen-port={agent}"),
+                *(f"--temp-dir={folder}", "--object-store-memory=100000000", "--disable-usage-stats"),
+            ],
+            env=environment,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+            start_new_session=True,
+        )
+        address = f"http://127.0.0.1:{dashboard}"
+        try:
+            for _ in range(600):
+                assert ray.poll() is None
+                try:
+                    urllib.request.urlopen(f"{address}/api/version", timeout=5)
+                except urllib.error.HTTPError:  # it is there and wants its token
+                    break
+                except OSError:
+                    time.sleep(0.1)
+            yield Started(address, environment)
+        finally:
+            ray.send_signal(signal.SIGTERM)
+            try:
+                ray.wait(30)
+            finally:
+                if ray.poll() is None:
+                    os.killpg(ray.pid, signal.SIGKILL)
+
+
+def test_the_exit_code_of_the_command_inside(started: Started, tmp_path: Path) -> None:
+    config = tmp_path / "conf.yaml"
+    config.write_text(f"{(ROOT / 'jobs' / 'conf' / 'example.yaml').read_text()}\nmodle: {{}}\n")
+    # Behind a URL, so that the mistake is found over there; by a command that needs no torch for it
+    done = started.raymtl(tmp_path, "submit", "check", "--config", config.as_uri(), "--id", "first")
+    assert done.returncode == 64, done.stderr
+    assert "modle is an unknown key; did you mean `model`?" in done.stdout
+    assert done.stderr.splitlines() == [
+        f"raymtl: first is submitted to {started.address}",
+        "raymtl: first failed, exit code 64",
+    ]
+    listed = json.loads(started.raymtl(tmp_path, "jobs", "list", "--json").stdout.splitlines()[-1])["jobs"]
+    assert [(one["id"], one["state"], one["exit_code"]) for one in listed] == [("first", "FAILED", 64)]

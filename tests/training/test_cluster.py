@@ -1,0 +1,46 @@
+"""The Ray that a command starts for itself."""
+
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+from ray._private import ray_constants
+
+from raymtl.config.load import load_config
+from raymtl.training import cluster
+
+CONFIG = load_config(str(Path(__file__).parents[2] / "jobs" / "conf" / "example.yaml"))
+
+
+@pytest.mark.ray
+def test_a_ray_of_ones_own_listens_on_loopback_alone(ray_cluster: None) -> None:
+    me = psutil.Process()
+    found = {
+        (process.name(), one.laddr.ip)
+        for process in [me, *me.children(recursive=True)]
+        if "RayTrainWorker" not in process.name()  # PyTorch's store, as long as a training runs
+        for one in process.net_connections("inet")
+        if one.status == psutil.CONN_LISTEN
+    }
+    assert {name for name, _ in found} >= {"gcs_server", "raylet"}
+    assert {ip for _, ip in found} <= {"127.0.0.1", "::ffff:127.0.0.1", "::1"}
+
+
+@pytest.mark.parametrize(("address", "everywhere"), [(None, False), ("local", False), ("head:6379", True)])
+def test_only_a_ray_of_ones_own_is_kept_on_loopback(
+    monkeypatch: pytest.MonkeyPatch, address: str | None, everywhere: bool
+) -> None:
+    seen: list[tuple[str, bool]] = []
+
+    def init(address: str, **options: Any) -> None:
+        seen.append((address, ray_constants.ENABLE_RAY_CLUSTER))
+
+    monkeypatch.delenv("RAY_ADDRESS", raising=False)
+    monkeypatch.setattr(cluster, "_started_here", True)
+    monkeypatch.setattr(cluster, "_check_reachable", lambda address: None)
+    monkeypatch.setattr(cluster.ray, "is_initialized", lambda: False)
+    monkeypatch.setattr(cluster.ray, "init", init)
+    assert cluster.connect(CONFIG, address) is not everywhere
+    assert seen == [(address or "local", everywhere)]
+    assert ray_constants.ENABLE_RAY_CLUSTER  # of whatever this process starts later
