@@ -6,6 +6,7 @@ Ray then neither goes on with the run nor starts it.
 
 import json
 import pickle
+import re
 from collections.abc import Callable
 
 import pyarrow.fs as pafs
@@ -22,6 +23,7 @@ from raymtl.training.checkpoint import PROGRESS
 from raymtl.training.checkpoint_reader import read_index
 from raymtl.training.rundir import checkpoints, read_file, run_storage, write_file
 
+_CHECKPOINT = re.compile(r"checkpoint_[\w.:-]+")
 WORST = -1e30
 """Score of a checkpoint without an evaluation: never the best, kept only as the last. Ray's own snapshot loses an infinity."""
 
@@ -60,11 +62,12 @@ def mend_snapshot(run_dir: str, say: Callable[[str], None]) -> None:
 
 
 def _is_whole(text: str) -> bool:
+    """Whether Ray can read it, and would only ever touch checkpoints by it: it removes the folders that it names."""
     try:
         _CheckpointManagerState.parse_obj(json.loads(text))
     except ValueError:  # pydantic's and json's errors are both
         return False
-    return True
+    return all(_CHECKPOINT.fullmatch(name) for name in re.findall(r'"checkpoint_dir_name": *"([^"]*)"', text))
 
 
 def _result(folder: str) -> _TrainingResultState:

@@ -63,6 +63,20 @@ def test_a_damaged_list_is_written_anew_from_the_whole_checkpoints(run_dir: Path
     assert len(notes) == 1
 
 
+@pytest.mark.parametrize("name", ["../../elsewhere", "/etc", "..", "logs"])
+def test_a_list_that_names_other_folders_is_not_believed(run_dir: Path, name: str) -> None:
+    notes: list[str] = []
+    (run_dir / SNAPSHOT).write_text("")
+    mend_snapshot(str(run_dir), notes.append)
+    text = (run_dir / SNAPSHOT).read_text()
+    forged = text.replace("checkpoint_2026-01-01_00-00-01.000000", name)
+    assert forged != text
+    (run_dir / SNAPSHOT).write_text(forged)
+    mend_snapshot(str(run_dir), notes.append)
+    assert f'"{name}"' not in (run_dir / SNAPSHOT).read_text()
+    assert "was damaged and is written anew" in notes[-1]
+
+
 def test_without_a_whole_checkpoint_the_run_begins_anew(tmp_path: Path) -> None:
     folder = tmp_path / "first"
     mend_snapshot(str(folder), print)
