@@ -8,7 +8,7 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from raymtl import __version__, cli_daily, cli_tune, cli_versions
+from raymtl import __version__, cli_daily, cli_serving, cli_tune, cli_versions
 from raymtl.errors import UserError
 
 app = typer.Typer(
@@ -24,6 +24,8 @@ app.add_typer(config_app, name="config")
 app.add_typer(cli_versions.app, name="versions")
 app.add_typer(cli_tune.app, name="tune")
 app.command("daily")(cli_daily.daily)
+app.command("score")(cli_serving.score)
+app.command("export")(cli_serving.export)
 # In a file or a pipe there is no width to keep to; tables would be folded at 80
 console = Console(highlight=False, width=None if sys.stdout.isatty() else 140)
 

@@ -127,10 +127,15 @@ class SplitRanker(nn.Module):
         x = self.ranker.input(arranged(self.spec, features) if self._alone else inputs)
         x = x.index_select(1, self._item_columns)
         x = x if sequence is None else torch.cat((x, sequence), 1)
-        products: tuple[Tensor, ...] = ()
+        products: list[Tensor] = []
         if self._sizes:
-            # The layers side by side are one product, to which the user's share and the biases are added
-            products = torch.addmm(state["products"].index_select(0, index), x, self._item_weight).split(self._sizes, 1)
+            # Each into memory of its own: batched products are slow on slices of one wide result
+            shares = state["products"].split(self._sizes, 1)
+            weights = self._item_weight.split(self._sizes)
+            products = [
+                share.index_select(0, index).addmm_(x, weight.t())
+                for share, weight in zip(shares, weights, strict=True)
+            ]
 
         def whole() -> Tensor:
             return torch.cat((state["x"].index_select(0, index), x), 1).index_select(1, self._order)
@@ -180,7 +185,7 @@ class SplitRanker(nn.Module):
         if self._sizes:
             weight = torch.cat(reader.weights)
             self.register_buffer("_user_weight", weight[:, _places(sides, True)], persistent=False)
-            self.register_buffer("_item_weight", weight[:, _places(sides, False)].t().contiguous(), persistent=False)
+            self.register_buffer("_item_weight", weight[:, _places(sides, False)], persistent=False)
             self.register_buffer("_bias", torch.cat(reader.biases), persistent=False)
 
     def _made_up(self, rows: int, of_user: bool | None = None) -> Features:
