@@ -31,12 +31,14 @@ def _entrypoints(value: object) -> list[str]:
     [
         ("cluster/rayjob-daily.yaml", 1),
         ("cluster/rayjob-train.yaml", 1),
+        ("cluster/rayjob-score.yaml", 1),
         ("cluster/raycronjob-daily.yaml", 1),
         ("cluster/raycluster.yaml", 1),
         ("cluster/raycluster-gpu.yaml", 1),
         ("cluster/airflow_daily.py", 1),
         ("cluster/README.md", 0),
         ("docs/daily.md", 10),
+        ("docs/serving.md", 4),
     ],
 )
 def test_calls_are_understood(file: str, least: int) -> None:

@@ -102,11 +102,12 @@ def test_one_days_job_and_kuberays_own_schedule_are_the_same_job() -> None:
     assert (
         cluster == one_day["spec"]["rayClusterSpec"] == _object("rayjob-train.yaml", "RayJob")["spec"]["rayClusterSpec"]
     )
+    assert cluster == _object("rayjob-score.yaml", "RayJob")["spec"]["rayClusterSpec"]
 
 
 def test_workers_of_the_entrypoint_are_those_of_the_cluster() -> None:
-    for file, kind in (("rayjob-daily.yaml", "RayJob"), ("rayjob-train.yaml", "RayJob")):
-        spec = _object(file, kind)["spec"]
+    for file in ("rayjob-daily.yaml", "rayjob-train.yaml", "rayjob-score.yaml"):
+        spec = _object(file, "RayJob")["spec"]
         assert f"--workers {spec['rayClusterSpec']['workerGroupSpecs'][0]['replicas']}" in spec["entrypoint"]
 
 
