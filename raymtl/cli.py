@@ -7,7 +7,7 @@ from typing import Annotated, Any, Literal
 import typer
 from rich.table import Table
 
-from raymtl import __version__, cli_daily, cli_doctor, cli_submit, cli_tune, cli_versions
+from raymtl import __version__, cli_daily, cli_doctor, cli_serving, cli_submit, cli_tune, cli_versions
 from raymtl.errors import UserError
 from raymtl.telemetry import logs
 
@@ -25,6 +25,8 @@ app.add_typer(cli_versions.app, name="versions")
 app.add_typer(cli_tune.app, name="tune")
 app.command("daily")(cli_daily.daily)
 app.command("doctor")(cli_doctor.doctor)
+app.command("score")(cli_serving.score)
+app.command("export")(cli_serving.export)
 app.command("submit", context_settings={"ignore_unknown_options": True})(cli_submit.submit)
 app.add_typer(cli_submit.app, name="jobs")
 console = logs.terminal()

@@ -10,6 +10,11 @@ from raymtl.config.base import Section
 class _Column(Section):
     column: str | None = None
     """Column of the parquet files; null: the feature's own name."""
+    side: Literal["user", "item"] | None = None
+    """What the value belongs to when candidates are ranked for a request: `user`, the same for all candidates (the user, history,
+    device, time), or `item`, one for each. Training does not ask; a served model computes what depends on the user's side alone
+    once (`docs/serving.md`). Null: `user` for a `sequence`, for the column of `data.group` and for `model.sequence.user`, else
+    `item`."""
 
 
 class _Lookup(_Column):

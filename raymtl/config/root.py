@@ -92,6 +92,17 @@ class Config(Section):
             found[name] = max(task.delay_days, *(found[other] for other in made_with if other is not None), 0)
         return found
 
+    def user_features(self) -> list[str]:
+        """Names of the features that are the same for all candidates of a request, in order; see `side`."""
+
+        def is_of_user(name: str, feature: Feature) -> bool:
+            if feature.side is not None:
+                return feature.side == "user"
+            own = feature.kind == "sequence" or name in getattr(self.model.sequence, "user", [])
+            return own or (feature.column or name) == self.data.group
+
+        return [name for name, feature in self.features.items() if is_of_user(name, feature)]
+
     def map_tables(self) -> list[str]:
         """Names of the tables whose IDs get their rows from a map."""
         return [name for name, table in self.tables.items() if table.id_space == "map"]

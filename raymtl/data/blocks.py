@@ -29,6 +29,7 @@ from raymtl.config.root import Config
 from raymtl.data import rules
 from raymtl.data.contract import label_tasks
 from raymtl.data.hashing import hash_rows, hash_strings, mix64, to_int64
+from raymtl.data.id_lookup import IdLookup
 from raymtl.data.idmap import MapFile, MapRows
 from raymtl.data.labels import make_labels
 from raymtl.data.rules import Rule, one_array
@@ -68,10 +69,10 @@ class BlockMaker:
         self,
         config: Config,
         evaluation: bool,
-        maps: Mapping[str, MapFile | None] | None = None,
+        maps: Mapping[str, MapFile | IdLookup | None] | None = None,
         users: UserSlice | None = None,
     ):
-        """`maps` has an entry for each `map` table: its saved map, or None for one that knows no ID yet. With `users`, only
+        """`maps` has an entry for each `map` table: its map, or None for one that knows no ID yet. With `users`, only
         their rows become part of the block."""
         self._config = config
         self._users = users
@@ -108,8 +109,26 @@ class BlockMaker:
             kept = np.flatnonzero(self._users.has(to_int64(one_array(raw, self._users.column, "id"))))
             if len(kept) < len(raw):
                 raw, place = raw.take(pa.array(kept)), replace(place, kept=kept)
+        columns = self.features(raw, place, list(self._config.features))
+        labels = self._labels(raw, place)
+        for name, task in self._tasks.items():
+            counts = tasks is None or name in tasks
+            columns[f"label:{name}"] = pa.array(labels[name] if counts else np.full(len(raw), np.nan, np.float32))
+            if task.truth and self.evaluation:
+                columns[f"truth:{name}"] = pa.array(rules.floats(one_array(raw, task.truth, "number")))
+        data = self._config.data
+        if data.weight:
+            columns["weight"] = _weight(one_array(raw, data.weight, "number"), place, data.weight)
+        if data.group and self.evaluation:
+            columns["group"] = _groups(to_int64(one_array(raw, data.group, "id")), place)
+        columns["unit"] = pa.array(np.full(len(raw), unit, np.int32))
+        return pa.table(columns)
+
+    def features(self, raw: pa.Table, place: Place, names: Sequence[str]) -> dict[str, pa.Array]:
+        """The columns of some features, and of the scenario: all that a model needs to predict."""
         columns: dict[str, pa.Array] = {}
-        for name, feature in self._config.features.items():
+        for name in names:
+            feature = self._config.features[name]
             source = feature.column or name
             if isinstance(feature, DenseFeature):
                 column = one_array(raw, source, "number")
@@ -120,22 +139,11 @@ class BlockMaker:
                 columns[f"id:{name}"] = self._rows(ids, name, place, source)
             else:
                 columns[f"ids:{name}"] = self._lists(one_array(raw, source, "ids"), name, feature, place, source)
-        labels = self._labels(raw, place)
-        for name, task in self._tasks.items():
-            counts = tasks is None or name in tasks
-            columns[f"label:{name}"] = pa.array(labels[name] if counts else np.full(len(raw), np.nan, np.float32))
-            if task.truth and self.evaluation:
-                columns[f"truth:{name}"] = pa.array(rules.floats(one_array(raw, task.truth, "number")))
-        data = self._config.data
-        if data.weight:
-            columns["weight"] = _weight(one_array(raw, data.weight, "number"), place, data.weight)
-        if data.scenario:
-            column = one_array(raw, data.scenario.column, "category")
-            columns["scenario"] = pa.array(rules.scenario_index(column, data.scenario.values))
-        if data.group and self.evaluation:
-            columns["group"] = _groups(to_int64(one_array(raw, data.group, "id")), place)
-        columns["unit"] = pa.array(np.full(len(raw), unit, np.int32))
-        return pa.table(columns)
+        scenario = self._config.data.scenario
+        if scenario:
+            column = one_array(raw, scenario.column, "category")
+            columns["scenario"] = pa.array(rules.scenario_index(column, scenario.values))
+        return columns
 
     def _labels(self, raw: pa.Table, place: Place) -> dict[str, np.ndarray]:
         tasks = self._label_tasks

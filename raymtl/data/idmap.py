@@ -130,10 +130,10 @@ class MapFile:
 
 
 class MapRows:
-    """Applies saved maps where the logs are read; it is pickled as file names, and each process maps the shared pages itself."""
+    """Applies maps where the logs are read. A saved one is pickled as its file's name, and each process maps the shared pages."""
 
-    def __init__(self, files: Mapping[str, MapFile | None]):
-        """`files` by table; None stands for a map that knows no ID."""
+    def __init__(self, files: Mapping[str, MapFile | IdLookup | None]):
+        """By table, a saved map or one that is in this process already; None stands for a map that knows no ID."""
         self._files = dict(files)
 
     def rows(self, table: str, ids: np.ndarray) -> np.ndarray:
@@ -141,10 +141,12 @@ class MapRows:
         file = self._files[table]
         if file is None:
             return np.full(len(ids), UNKNOWN_ROW, np.int64)
+        if isinstance(file, IdLookup):
+            return file.rows(ids)
         lookup = _in_use.get(file.digest)
         if lookup is None:
             # A process keeps what it used last, so that the next task need not map it again, and lets go of other runs' maps
-            own = {f.digest for f in self._files.values() if f is not None}
+            own = {f.digest for f in self._files.values() if isinstance(f, MapFile)}
             for other in set(_in_use) - own:
                 _in_use.pop(other, None)
             lookup = _in_use[file.digest] = file.shared()

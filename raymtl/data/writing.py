@@ -58,7 +58,11 @@ class Folder:
 
     def write_text(self, name: str, text: str) -> None:
         """Write a text file."""
-        filesystem, data = self._filesystem, text.encode()
+        self.write_bytes(name, text.encode())
+
+    def write_bytes(self, name: str, data: bytes) -> None:
+        """Write a file of that content."""
+        filesystem = self._filesystem
         write_whole(filesystem, self._inside(name), self._making(name), lambda path: put(filesystem, path, data))
 
     def open_parquet(self, name: str, schema: pa.Schema, plain: Sequence[str] = ()) -> "ParquetFile":

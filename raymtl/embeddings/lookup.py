@@ -15,6 +15,7 @@ from torchrec.sparse.jagged_tensor import JaggedTensor, KeyedTensor
 from raymtl.config.features import BiasFeature, DenseFeature, IdFeature, IdsFeature, SequenceFeature, Table
 from raymtl.config.root import Config
 from raymtl.data.batch import Batch, unpooled_tables
+from raymtl.embeddings.spec import input_spec
 from raymtl.models.inputs import InputSpec, ModelInput
 
 
@@ -38,9 +39,6 @@ def describe_lookup(config: Config) -> Lookup:
     """The lookup of a configuration."""
     features: dict[str, list[str]] = {name: [] for name in config.tables}
     lengths: dict[str, list[int]] = {name: [] for name in config.tables}
-    pooled: dict[str, int] = {}
-    sequences: dict[str, int] = {}
-    bias: dict[str, int] = {}
     for name, feature in config.features.items():
         if isinstance(feature, DenseFeature):
             continue
@@ -48,17 +46,7 @@ def describe_lookup(config: Config) -> Lookup:
         features[table].append(name)
         longest = feature.max_length if isinstance(feature, IdsFeature | SequenceFeature) else None
         lengths[table].append(longest or 1)
-        target = {SequenceFeature: sequences, BiasFeature: bias}.get(type(feature), pooled)
-        target[name] = config.tables[table].dim
-    spec = InputSpec(
-        pooled=pooled,
-        sequences=sequences,
-        dense=tuple(n for n, f in config.features.items() if isinstance(f, DenseFeature)),
-        dense_fill=tuple(f.fill for f in config.features.values() if isinstance(f, DenseFeature)),
-        bias=bias,
-        scenarios=len(config.data.scenario.values) + 1 if config.data.scenario else 0,
-    )
-    return Lookup(spec, dict(config.tables), frozenset(unpooled_tables(config)), features, lengths)
+    return Lookup(input_spec(config), dict(config.tables), frozenset(unpooled_tables(config)), features, lengths)
 
 
 def _leave_as_is(weight: Tensor) -> None:

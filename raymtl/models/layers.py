@@ -14,11 +14,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from raymtl.models.parts import X, linear
+
 HEAD_STD = 0.01
 """Standard deviation of the output weights: small, so that the output bias alone sets the first predictions (G12)."""
 
 
-def full_precision(x: Tensor) -> AbstractContextManager:
+def full_precision(x: X) -> AbstractContextManager:
     """A region without autocast on the device of x; for exported graphs it leaves no trace when autocast is off."""
     device = x.device.type
     if torch.is_autocast_enabled(device):
@@ -43,11 +45,11 @@ class GroupedLayer(nn.Module):
         self.weight = nn.Parameter(glorot_(torch.empty(groups, d_out, d_in)))
         self.bias = nn.Parameter(torch.zeros(groups, d_out))
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, x: X) -> Tensor:
         if x.dim() == 3:
             return torch.baddbmm(self.bias.unsqueeze(1), x, self.weight.transpose(1, 2)).relu_()
         # One GEMM with G·out columns; the result stays as it lies in memory and is only seen as [G, B, out].
-        y = F.linear(x, self.weight.flatten(0, 1), self.bias.flatten()).relu_()
+        y = linear(x, self.weight.flatten(0, 1), self.bias.flatten()).relu_()
         return y.unflatten(1, self.bias.shape).transpose(0, 1)
 
 
@@ -63,7 +65,7 @@ class GroupedMLP(nn.Module):
     def drop(self, x: Tensor) -> Tensor:
         return F.dropout(x, self.dropout) if self.dropout and self.training else x
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, x: X) -> Tensor:
         for layer in self.layers:
             x = self.drop(layer(x))
         return x
@@ -81,9 +83,9 @@ class MLP(nn.Module):
         self.dropout = dropout
         self.width = hidden[-1] if hidden else d_in
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, x: X) -> X:
         for layer in self.layers:
-            x = layer(x).relu_()
+            x = linear(x, layer.weight, layer.bias).relu_()
             if self.dropout and self.training:
                 x = F.dropout(x, self.dropout)
         return x
@@ -104,14 +106,14 @@ class Gates(nn.Module):
         self.weight = nn.Parameter(torch.zeros(gates, choices, d_in))
         self.bias = nn.Parameter(torch.zeros(gates, choices)) if bias else None
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, x: X) -> Tensor:
         with full_precision(x):
             return self.logits(x.float()).softmax(-1)
 
-    def logits(self, x: Tensor) -> Tensor:
+    def logits(self, x: X) -> Tensor:
         gates, choices, _ = self.weight.shape
         if x.dim() == 2:
-            flat = F.linear(x, self.weight.flatten(0, 1), None if self.bias is None else self.bias.flatten())
+            flat = linear(x, self.weight.flatten(0, 1), None if self.bias is None else self.bias.flatten())
             return flat.unflatten(1, (gates, choices))
         if gates == 1:
             return F.linear(x, self.weight[0], None if self.bias is None else self.bias[0])

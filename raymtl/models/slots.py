@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from raymtl.config.tasks import Task
 from raymtl.models.inputs import InputSpec, ModelInput
+from raymtl.models.parts import X
 
 
 class Derived(NamedTuple):
@@ -42,6 +43,9 @@ class InputSlot(nn.Module):
     """Features -> x [B, width]."""
 
     width: int
+    columns: Sequence[str | None] | None = None
+    """For each column of x the feature that it depends on alone, or None where several do; None for all: not known. Where a
+    served model can be cut in two (`docs/serving.md`)."""
 
     def forward(self, inputs: ModelInput) -> Tensor:
         raise NotImplementedError
@@ -51,8 +55,23 @@ class SequenceSlot(nn.Module):
     """Behaviour sequences -> [B, width], or per task [B, T, width]; None, with width 0, if the model has no sequences."""
 
     width: int
+    reads: Sequence[str] | None = None
+    """Features that the output (of an `AskedSequenceSlot`: of `encode`) depends on, and nothing else does; None: not known.
+    Where a served model can be cut in two."""
 
     def forward(self, inputs: ModelInput) -> Tensor | None:
+        raise NotImplementedError
+
+
+class AskedSequenceSlot(SequenceSlot):
+    """A sequence slot whose output depends on the candidate too: `forward` is `answer` to what `encode` made of the histories."""
+
+    def encode(self, inputs: ModelInput) -> tuple[Tensor, ...]:
+        """What the histories of U users are, whoever asks: tensors [U, ...]."""
+        raise NotImplementedError
+
+    def answer(self, encoded: tuple[Tensor, ...], user: Tensor, inputs: ModelInput) -> Tensor:
+        """What the candidates of B rows find there: `user` [B] is each row's place in `encoded` -> as `forward`."""
         raise NotImplementedError
 
 
@@ -60,8 +79,10 @@ class RefineSlot(nn.Module):
     """x [B, d] or [B, T, d] -> x [B, width] or [B, T, width]."""
 
     width: int
+    takes_parts = False
+    """Whether x may also be `KnownProducts` (`models/parts.py`), as it is in the item part of a served model."""
 
-    def forward(self, x: Tensor, inputs: ModelInput) -> Tensor:
+    def forward(self, x: X, inputs: ModelInput) -> X:
         raise NotImplementedError
 
 
@@ -72,8 +93,10 @@ class TrunkSlot(nn.Module):
     """
 
     width: int
+    takes_parts = False
+    """Whether x may also be `KnownProducts`, as for a refine slot."""
 
-    def forward(self, x: Tensor, inputs: ModelInput) -> Tensor:
+    def forward(self, x: X, inputs: ModelInput) -> X:
         raise NotImplementedError
 
 

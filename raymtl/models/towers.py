@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from torch import Tensor, nn
 
 from raymtl.models.layers import GroupedMLP
+from raymtl.models.parts import X, whole
 from raymtl.models.slots import Context
 
 
@@ -17,7 +18,8 @@ class Towers(nn.Module):
         self.width = hidden[-1] if hidden else context.width
         self._heads = context.heads
 
-    def forward(self, h: Tensor) -> Tensor:
+    def forward(self, h: X) -> Tensor:
         if self.mlps is None:
+            h = whole(h)
             return h if h.dim() == 3 else h.unsqueeze(1).expand(-1, self._heads, -1)
         return self.mlps(h.transpose(0, 1) if h.dim() == 3 else h).transpose(0, 1)

@@ -84,8 +84,11 @@ def check_writable(run_dir: str) -> None:
 
 
 @contextmanager
-def only_one(run_dir: str) -> Iterator[None]:
-    """Hold the run folder against a second process of this machine; the system lets go of it when the process dies."""
+def only_one(run_dir: str, what: str = "the run", remedy: str = "set another `name`") -> Iterator[None]:
+    """Hold the folder of a run, or of other work, against a second process of this machine.
+
+    The system lets go of it when the process dies.
+    """
     filesystem, inner = open_filesystem(run_dir)
     if not isinstance(filesystem, pafs.LocalFileSystem):
         yield
@@ -104,8 +107,7 @@ def only_one(run_dir: str) -> Iterator[None]:
         except BlockingIOError as error:
             file.seek(0)
             raise ConfigError(
-                f"the run {run_dir} is under way already (process {file.read().strip() or 'unknown'}); wait for it, or set "
-                "another `name`"
+                f"{what} {run_dir} is under way already (process {file.read().strip() or 'unknown'}); wait for it, or {remedy}"
             ) from error
         file.truncate(0)
         file.write(str(os.getpid()))

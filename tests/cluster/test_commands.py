@@ -33,6 +33,7 @@ def _entrypoints(value: object) -> list[str]:
         ("cluster/rayjob-train.yaml", 1),
         ("cluster/rayjob-train-gpu.yaml", 1),
         ("cluster/rayjob-tune.yaml", 1),
+        ("cluster/rayjob-score.yaml", 1),
         ("cluster/raycronjob-daily.yaml", 1),
         ("cluster/raycluster.yaml", 2),
         ("cluster/raycluster-gpu.yaml", 2),
@@ -40,6 +41,7 @@ def _entrypoints(value: object) -> list[str]:
         ("cluster/README.md", 1),
         ("docs/cluster.md", 8),
         ("docs/daily.md", 10),
+        ("docs/serving.md", 4),
     ],
 )
 def test_calls_are_understood(file: str, least: int) -> None:

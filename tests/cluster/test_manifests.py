@@ -97,7 +97,7 @@ def test_prometheus_finds_every_ray_pod(value: dict[str, Any]) -> None:
     monitor = _object("podmonitor.yaml", "PodMonitor")["spec"]
     (endpoint,) = monitor["podMetricsEndpoints"]
     pods = [pod for pod in _all(value, "template") if pod["spec"]["containers"][0]["name"].startswith("ray-")]
-    assert len(pods) == 2
+    assert len(pods) == 1 + len(_all(value, "workerGroupSpecs")[0])
     for pod in pods:
         assert monitor["selector"]["matchLabels"].items() <= pod["metadata"]["labels"].items()
         ports = {port["name"]: port["containerPort"] for port in pod["spec"]["containers"][0]["ports"]}
@@ -116,10 +116,11 @@ def test_one_days_job_and_kuberays_own_schedule_are_the_same_job() -> None:
     assert (
         cluster == one_day["spec"]["rayClusterSpec"] == _object("rayjob-train.yaml", "RayJob")["spec"]["rayClusterSpec"]
     )
+    assert cluster == _object("rayjob-score.yaml", "RayJob")["spec"]["rayClusterSpec"]
 
 
 def test_workers_of_the_entrypoint_are_those_of_the_cluster() -> None:
-    for file in ("rayjob-daily.yaml", "rayjob-train.yaml", "rayjob-train-gpu.yaml"):
+    for file in ("rayjob-daily.yaml", "rayjob-train.yaml", "rayjob-train-gpu.yaml", "rayjob-score.yaml"):
         spec = _object(file, "RayJob")["spec"]
         assert f"--workers {spec['rayClusterSpec']['workerGroupSpecs'][0]['replicas']}" in spec["entrypoint"]
 

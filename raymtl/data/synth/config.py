@@ -111,7 +111,8 @@ def _model(spec: SynthSpec) -> dict[str, Any]:
 
 def _features(spec: SynthSpec) -> dict[str, Any]:
     ids = ("user_id", "user_segment", "age", "gender", "city", "device", "app_version", "scenario", "hour_of_day")
-    features: dict[str, Any] = {name: {"kind": "id"} for name in (*ids, "position", "item_id", "category", "brand")}
+    features: dict[str, Any] = {name: {"kind": "id", "side": "user"} for name in ids}
+    features |= {name: {"kind": "id"} for name in ("position", "item_id", "category", "brand")}
     features["position"] = {"kind": spec.position}
     features["tags"] = {"kind": "ids"}
     if spec.history:
@@ -123,7 +124,7 @@ def _features(spec: SynthSpec) -> dict[str, Any]:
     shown = day.draw_item.weights
     # null means "no effect" for these two in the truth, and becomes 0 here: the truth's own centre, not a measured one
     features["price"] = _dense("log1p", PRICE_LOG_MEAN, PRICE_LOG_STD)
-    features["user_clicks_30d"] = _dense("log1p", ACTIVITY_LOG_MEAN, ACTIVITY_LOG_STD)
+    features["user_clicks_30d"] = {**_dense("log1p", ACTIVITY_LOG_MEAN, ACTIVITY_LOG_STD), "side": "user"}
     features["item_age_days"] = _dense("log1p", *_moments(np.log1p(day.items.age_days), shown))
     features["item_ctr_7d"] = _dense("none", *_moments(day.item_ctr, shown))
     features["rating"] = _dense("none", *_moments(day.item_rating, shown))

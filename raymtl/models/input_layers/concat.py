@@ -20,6 +20,12 @@ class ConcatInput(InputSlot):
         self.missing = MissingValues(context.spec, missing_flags) if missing == "learned" and dense else None
         self._dense = self.missing.width if self.missing is not None else dense
         self.width = self._pooled + self._dense
+        flags = self._dense - dense
+        self.columns: list[str | None] = [
+            *(name for name, d in context.spec.pooled.items() for _ in range(d)),
+            *context.spec.dense,
+            *context.spec.dense[:flags],
+        ]
 
     def forward(self, inputs: ModelInput) -> Tensor:
         dense = inputs.dense if self.missing is None else self.missing(inputs.dense)

@@ -65,7 +65,9 @@ class FieldWiseInput(InputSlot):
         self.interaction = FieldInteraction([len(group) for group in groups], mf, fm)
         self._interacts = bool(list(self.interaction.parameters()))
         self._dice = dice
-        self.width = int(linear) + (d if self._interacts else 0) + self.plain.width
+        own = int(linear) + (d if self._interacts else 0)
+        self.width = own + self.plain.width
+        self.columns = [None] * own + self.plain.columns
 
     def forward(self, inputs: ModelInput) -> Tensor:
         parts = [self.plain(inputs)]

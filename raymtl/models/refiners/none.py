@@ -1,8 +1,7 @@
 """All tasks read the same input."""
 
-from torch import Tensor
-
 from raymtl.models.inputs import ModelInput
+from raymtl.models.parts import X
 from raymtl.models.registry import register
 from raymtl.models.slots import Context, RefineSlot
 
@@ -11,9 +10,11 @@ from raymtl.models.slots import Context, RefineSlot
 class NoRefine(RefineSlot):
     """Hands x on unchanged."""
 
+    takes_parts = True
+
     def __init__(self, context: Context):
         super().__init__()
         self.width = context.width
 
-    def forward(self, x: Tensor, inputs: ModelInput) -> Tensor:
+    def forward(self, x: X, inputs: ModelInput) -> X:
         return x

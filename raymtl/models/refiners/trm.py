@@ -5,6 +5,7 @@ from torch import Tensor, nn
 
 from raymtl.models.inputs import ModelInput
 from raymtl.models.layers import GroupedLayer
+from raymtl.models.parts import X, whole
 from raymtl.models.registry import register
 from raymtl.models.slots import Context, RefineSlot
 
@@ -18,6 +19,8 @@ class TRM(RefineSlot):
     turn a feature's sign nor, unlike a ReLU, shut it for good.
     """
 
+    takes_parts = True
+
     def __init__(self, context: Context, *, hidden: int):
         super().__init__()
         self.hidden = GroupedLayer(context.heads, context.width, hidden)
@@ -25,10 +28,10 @@ class TRM(RefineSlot):
         self.bias = nn.Parameter(torch.zeros(context.heads, context.width))
         self.width = context.width
 
-    def forward(self, x: Tensor, inputs: ModelInput) -> Tensor:
-        return (x if x.dim() == 3 else x.unsqueeze(1)) * self.gate(x).transpose(0, 1)
+    def forward(self, x: X, inputs: ModelInput) -> Tensor:
+        return (x if x.dim() == 3 else whole(x).unsqueeze(1)) * self.gate(x).transpose(0, 1)
 
-    def gate(self, x: Tensor) -> Tensor:
+    def gate(self, x: X) -> Tensor:
         """The factors, between 0 and 2, in fp32 also under autocast: [T, B, d]."""
         hidden = self.hidden(x.transpose(0, 1) if x.dim() == 3 else x)
         logits = torch.baddbmm(self.bias.unsqueeze(1), hidden, self.weight.transpose(1, 2))

@@ -30,9 +30,6 @@ class DUPNSequence(SequenceSlot):
     the user only, the output is the same for all candidates of a request, so serving computes it once and repeats it.
     """
 
-    reads: tuple[str, ...]
-    """Features that the output depends on, and nothing else does: where a served model can be cut in two."""
-
     def __init__(
         self,
         context: Context,

@@ -12,6 +12,7 @@ class NoSequence(SequenceSlot):
     def __init__(self, context: Context):
         super().__init__()
         self.width = 0
+        self.reads = ()
 
     def forward(self, inputs: ModelInput) -> None:
         return None

@@ -15,6 +15,7 @@ class PooledSequence(SequenceSlot):
     def __init__(self, context: Context):
         super().__init__()
         self._names = tuple(context.spec.sequences)
+        self.reads = self._names
         self.width = sum(context.spec.sequences.values())
 
     def forward(self, inputs: ModelInput) -> Tensor:

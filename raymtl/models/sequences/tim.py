@@ -15,7 +15,7 @@ from raymtl.models.layers import full_precision, glorot_
 from raymtl.models.registry import register
 from raymtl.models.sequences.conditional_norm import EPS, ConditionalNorms, conditional_norm
 from raymtl.models.sequences.steps import Behaviours, portion
-from raymtl.models.slots import Context, SequenceSlot
+from raymtl.models.slots import AskedSequenceSlot, Context
 
 POSITION_STD = 0.02
 """Standard deviation of the learned positions at the start."""
@@ -24,7 +24,7 @@ FEED_FORWARD = 2
 
 
 @register("sequence", "tim")
-class TIMSequence(SequenceSlot):
+class TIMSequence(AskedSequenceSlot):
     """Histories of S behaviour types -> [B, T, S·width]: for each task t and type b what the transformer makes of them.
 
     All pairs (t, b) run through the same encoder and decoder; what tells them apart are the scales and shifts of the layer
@@ -60,6 +60,7 @@ class TIMSequence(SequenceSlot):
         super().__init__()
         self._behaviours = Behaviours(context.spec, behaviours)
         self._target = Pick(context.spec, target)
+        self.reads = tuple(name for group in self._behaviours.groups.values() for name in group)
         types = len(self._behaviours.widths)
         self.project = nn.ModuleList(nn.Linear(d, width, bias=False) for d in self._behaviours.widths.values())
         self.position = nn.Embedding(positions, width)
@@ -78,14 +79,39 @@ class TIMSequence(SequenceSlot):
     def forward(self, inputs: ModelInput) -> Tensor:
         norms = self.norms()
         portions = self._portions(inputs, self.query(self._target(inputs)))
-        z = torch.cat([self._asked(some, q, *norms) for some, q in portions])
-        *_, first, second = zip(*norms, strict=True)
+        return self._decoded(
+            torch.cat([self._asked(q, *self._encoded(some, *norms), *norms) for some, q in portions]), *norms
+        )
+
+    def encode(self, inputs: ModelInput) -> tuple[Tensor, ...]:
+        """The encoder's steps [U, T, S, L, d], before the scale and shift of their last norm, and mask [U, S, L]."""
+        norms = self.norms()
+        rows = next(iter(inputs.sequences.values()))[1]
+        portions = self._portions(inputs, self.position.weight.new_zeros(rows.shape[0], self.query.out_features))
+        x, mask = zip(*(self._encoded(some, *norms) for some, _ in portions), strict=True)
+        return torch.cat(x), torch.cat(mask).squeeze(1)
+
+    def answer(self, encoded: tuple[Tensor, ...], user: Tensor, inputs: ModelInput) -> Tensor:
+        norms = self.norms()
+        (x, mask), q = encoded, self.query(self._target(inputs))
+        rows = portion(q, self.norms.weight.shape[-1] * mask[0].numel() * len(self.norms.task))
+        parts = [(user, q)] if rows is None else zip(user.split(rows), q.split(rows), strict=True)
+        asked = [self._asked(some, x[own], mask[own].unsqueeze(1), *norms) for own, some in parts]
+        return self._decoded(torch.cat(asked), *norms)
+
+    def _decoded(self, z: Tensor, scales: Tensor, shifts: Tensor) -> Tensor:
+        """What the decoder makes of q + attention(q → x_{t,b}): z [B, T, S, 1, d] -> [B, T, S·d]."""
+        *_, first, second = zip(scales, shifts, strict=True)
         z = conditional_norm(z, *first)
         z = conditional_norm(z + self.target_feed_forward(z), *second)
         return z.flatten(2)
 
-    def _asked(self, inputs: ModelInput, q: Tensor, scales: Tensor, shifts: Tensor) -> Tensor:
+    def _asked(self, q: Tensor, x: Tensor, mask: Tensor, scales: Tensor, shifts: Tensor) -> Tensor:
         """q + attention(q → x_{t,b}), which the decoder's first norm reads: q [B, d] -> [B, T, S, 1, d]."""
+        return q[:, None, None, None] + self.target_attention(q, x, mask, scales[-3], shifts[-3])
+
+    def _encoded(self, inputs: ModelInput, scales: Tensor, shifts: Tensor) -> tuple[Tensor, Tensor]:
+        """The encoder's steps, before the scale and shift of their last norm: [B, T, S, L, d], and mask [B, 1, S, L]."""
         x, mask = self._steps(inputs)  # [B, 1, S, L, d]; from the first norm on, [B, T, S, L, d]
         norms = zip(scales, shifts, strict=True)
         for i, (attention, feed_forward) in enumerate(zip(self.attention, self.feed_forward, strict=True)):
@@ -94,8 +120,7 @@ class TIMSequence(SequenceSlot):
             rows, seen = x.flatten(0, 2), mask.expand(x.shape[:4]).flatten(0, 2)
             x = conditional_norm(x + attention(rows, rows, seen).view(x.shape), *next(norms))
             x = x + feed_forward(x)
-        x = layer_norm(x.float(), x.shape[-1:], eps=EPS)
-        return q[:, None, None, None] + self.target_attention(q, x, mask, *next(norms))
+        return layer_norm(x.float(), x.shape[-1:], eps=EPS), mask
 
     def _portions(self, inputs: ModelInput, q: Tensor) -> list[tuple[ModelInput, Tensor]]:
         """The rows of the histories and of q in the portions that a CPU runs one after the other."""

@@ -52,6 +52,7 @@ class TransformerSequence(SequenceSlot):
             StepEncoder(d, width, heads, layers, position_dim, positions, dropout)
             for d in self._behaviours.widths.values()
         )
+        self.reads = tuple(name for group in self._behaviours.groups.values() for name in group)
         self.width = width * len(self.encoders)
 
     def forward(self, inputs: ModelInput) -> Tensor:

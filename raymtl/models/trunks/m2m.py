@@ -7,6 +7,7 @@ from torch import Tensor, nn
 
 from raymtl.models.inputs import ModelInput
 from raymtl.models.layers import MLP, Gates, GroupedMLP, full_precision, glorot_
+from raymtl.models.parts import X
 from raymtl.models.registry import register
 from raymtl.models.slots import Context, TrunkSlot
 from raymtl.models.trunks.knowledge import EveryRow, ScenarioKnowledge
@@ -27,6 +28,8 @@ class M2M(TrunkSlot):
     The parts can be turned off: without `meta_attention` the experts are mixed by plain gates on x, without `meta_tower`
     the tower's layers have fixed weights.
     """
+
+    takes_parts = True
 
     def __init__(
         self,
@@ -58,7 +61,7 @@ class M2M(TrunkSlot):
         )
         self._meta_tower = meta_tower
 
-    def forward(self, x: Tensor, inputs: ModelInput) -> Tensor:
+    def forward(self, x: X, inputs: ModelInput) -> Tensor:
         s, groups = self.knowledge(inputs) if self.knowledge is not None else (None, EveryRow())
         views = self._views(x)  # [T, B, E, D], or [1, B, E, D] for the one input of all tasks
         weights = (
@@ -72,7 +75,7 @@ class M2M(TrunkSlot):
             h = nn.functional.leaky_relu(layer(h, s) + h, LEAK)
         return groups.collect(h).transpose(0, 1)
 
-    def _views(self, x: Tensor) -> Tensor:
+    def _views(self, x: X) -> Tensor:
         if x.dim() == 2:
             return self.experts(x).transpose(0, 1).unsqueeze(0)
         return self.experts(x.flatten(0, 1)).unflatten(1, x.shape[:2]).permute(2, 1, 0, 3)

@@ -7,6 +7,7 @@ from torch import Tensor
 
 from raymtl.models.inputs import ModelInput
 from raymtl.models.layers import MLP, Gates, GroupedMLP
+from raymtl.models.parts import X
 from raymtl.models.registry import register
 from raymtl.models.slots import Context, TrunkSlot
 
@@ -19,6 +20,8 @@ class MMoE(TrunkSlot):
     [B, d] -> [B, k]. With a `bottom` experts and gates read the last of those shared layers in place of x (YouTube, Zhao et
     al., RecSys 2019). With per-task inputs [B, T, d] the experts read every task's row, which costs T times as much.
     """
+
+    takes_parts = True
 
     def __init__(
         self,
@@ -38,7 +41,7 @@ class MMoE(TrunkSlot):
         self.width = self.experts.width
         self._one_mixture = shared_gate
 
-    def forward(self, x: Tensor, inputs: ModelInput) -> Tensor:
+    def forward(self, x: X, inputs: ModelInput) -> Tensor:
         x = self.bottom(x)
         gates = self.gates(x)  # [B, T, E], or [B, 1, E] for the one gate on a common input
         if x.dim() == 2:

@@ -3,11 +3,11 @@
 from collections.abc import Sequence
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from raymtl.models.inputs import ModelInput
 from raymtl.models.layers import Gates, GroupedMLP, full_precision
+from raymtl.models.parts import X, linear
 from raymtl.models.registry import register
 from raymtl.models.slots import Context, TrunkSlot
 
@@ -19,6 +19,8 @@ class PLE(TrunkSlot):
     At the first level all streams are x. With per-task inputs task t's stream is its own, and the shared stream is
     their mean (the paper has a common input only; the mean keeps the order of tasks out of it).
     """
+
+    takes_parts = True
 
     def __init__(
         self,
@@ -48,7 +50,7 @@ class PLE(TrunkSlot):
         self._shared = shared_experts > 0
         self.width = hidden[-1]
 
-    def forward(self, x: Tensor, inputs: ModelInput) -> Tensor:
+    def forward(self, x: X, inputs: ModelInput) -> Tensor:
         if x.dim() == 3 and self._shared:
             x = torch.cat((x, x.mean(1, keepdim=True)), 1)
         for level in self.levels:
@@ -84,11 +86,11 @@ class Extraction(nn.Module):
         self.task_gates = Gates(tasks, own + shared, d_in, gate_bias)
         self.shared_gate = Gates(1, tasks * own + shared, d_in, gate_bias) if shared and not last else None
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, x: X) -> Tensor:
         experts = self._experts(x).transpose(0, 1)  # [B, G, k]
         return torch.bmm(self.mixture(x).to(experts.dtype), experts)
 
-    def mixture(self, x: Tensor) -> Tensor:
+    def mixture(self, x: X) -> Tensor:
         """Weight of every expert in every outgoing stream: [B, S', G] in fp32; rows sum to one.
 
         A task's weight on another task's own experts is an exact zero, so one batched product mixes all streams.
@@ -100,7 +102,7 @@ class Extraction(nn.Module):
             rows = torch.cat(((own.unsqueeze(2) * diagonal).flatten(2), common), 2)  # [B, T, G]
             return rows if shared is None else torch.cat((rows, shared.softmax(-1)), 1)
 
-    def _gate_logits(self, x: Tensor) -> tuple[Tensor, Tensor | None]:
+    def _gate_logits(self, x: X) -> tuple[Tensor, Tensor | None]:
         if self.shared_gate is None:
             return self.task_gates.logits(x[:, : self.tasks] if x.dim() == 3 else x), None
         if x.dim() == 3:
@@ -110,10 +112,10 @@ class Extraction(nn.Module):
         weight = torch.cat([g.weight.flatten(0, 1) for g in gates])
         biases = [g.bias.flatten() for g in gates if g.bias is not None]
         sizes = [g.weight.shape[:2] for g in gates]
-        task, shared = F.linear(x, weight, torch.cat(biases) if biases else None).split([s.numel() for s in sizes], 1)
+        task, shared = linear(x, weight, torch.cat(biases) if biases else None).split([s.numel() for s in sizes], 1)
         return task.unflatten(1, sizes[0]), shared.unflatten(1, sizes[1])
 
-    def _experts(self, x: Tensor) -> Tensor:
+    def _experts(self, x: X) -> Tensor:
         """Outputs of all experts, [G, B, k]."""
         if x.dim() == 2:
             return self.experts(x)

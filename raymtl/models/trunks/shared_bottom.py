@@ -2,10 +2,9 @@
 
 from collections.abc import Sequence
 
-from torch import Tensor
-
 from raymtl.models.inputs import ModelInput
 from raymtl.models.layers import MLP
+from raymtl.models.parts import X
 from raymtl.models.registry import register
 from raymtl.models.slots import Context, TrunkSlot
 
@@ -17,10 +16,12 @@ class SharedBottom(TrunkSlot):
     Without layers it hands x on, so that the tasks share the tables only, as AITM and ESMM do.
     """
 
+    takes_parts = True
+
     def __init__(self, context: Context, *, hidden: Sequence[int], dropout: float = 0.0):
         super().__init__()
         self.mlp = MLP(context.width, hidden, dropout)
         self.width = self.mlp.width
 
-    def forward(self, x: Tensor, inputs: ModelInput) -> Tensor:
+    def forward(self, x: X, inputs: ModelInput) -> X:
         return self.mlp(x)

@@ -1,0 +1,103 @@
+"""`raymtl score` and `raymtl export`: what a published version predicts, in batches and as programs for a server."""
+
+import json
+from typing import TYPE_CHECKING, Annotated, Literal
+
+import typer
+
+from raymtl.errors import ConfigError
+from raymtl.telemetry import logs
+
+if TYPE_CHECKING:
+    from raymtl.config.data import DayRange
+
+console = logs.terminal()
+
+VersionOption = Annotated[
+    str,
+    typer.Option(
+        "--version",
+        metavar="VERSION",
+        help="Folder or URL of a published version, STORE/versions/ID; STORE alone means its current one.",
+    ),
+]
+Json = Annotated[bool, typer.Option("--json", help="Make the last line of standard output one JSON object.")]
+
+
+def score(
+    version: VersionOption,
+    data: Annotated[
+        str, typer.Option(metavar="PATH", help="The rows: a folder or URL with `ds=YYYY-MM-DD` partitions.")
+    ],
+    out: Annotated[str, typer.Option(metavar="OUT", help="Folder or URL to write to; the same one goes on.")],
+    days: Annotated[
+        str | None, typer.Option(metavar="A..B", help="First and last day, or one day; default: all that are there.")
+    ] = None,
+    keys: Annotated[
+        list[str],
+        typer.Option(
+            metavar="COLUMN", help="A column to copy beside the predictions; may be repeated. Default: the IDs."
+        ),
+    ] = [],  # noqa: B006
+    workers: Annotated[
+        int | None, typer.Option(min=1, help="Processes that score; default: as many as the cluster has room for.")
+    ] = None,
+    cpus_per_worker: Annotated[int, typer.Option(min=1, help="CPUs and threads of each.")] = 1,
+    gpu: Annotated[bool, typer.Option("--gpu", help="Give each process a GPU.")] = False,
+    batch_rows: Annotated[int, typer.Option(min=1, help="Rows that the model takes at a time.")] = 4096,
+    address: Annotated[
+        str | None,
+        typer.Option(metavar="ADDR", help="Ray cluster to join; default: that of the job, or this machine alone."),
+    ] = None,
+    as_json: Json = False,
+) -> None:
+    """Write a published version's predictions for every row of a data set, or go on with what a killed call left."""
+    from raymtl.reports.progress import counting
+    from raymtl.serving.score import Pool
+    from raymtl.serving.score import score as run
+
+    pool = Pool(workers, cpus_per_worker, gpu, batch_rows)
+    with counting("rows scored", console) as progress:
+        result = run(version, data, out, days=_days(days), keys=keys, pool=pool, address=address, progress=progress)
+    console.print(
+        f"{result['rows']:,} rows in {len(result['files'])} files, predictions of version {result['version']}: {out}",
+        markup=False,
+        soft_wrap=True,
+    )
+    if as_json:
+        print(json.dumps(result), flush=True)
+
+
+def export(
+    version: VersionOption,
+    out: Annotated[str, typer.Option(metavar="DIR", help="Folder or URL to write the programs and model.json to.")],
+    quantize: Annotated[
+        Literal["none", "fp16", "int8"], typer.Option(help="How the tables are kept in the programs.")
+    ] = "none",
+    as_json: Json = False,
+) -> None:
+    """Write a published version as torch.export programs that take raw IDs: whole, and as user part and item part."""
+    from raymtl.serving.export import export_version
+    from raymtl.serving.version import open_version
+
+    facts = export_version(open_version(version), out, quantize)
+    for name, program in facts["programs"].items():
+        console.print(f"{name:<10} {program['bytes'] / 2**20:8.1f} MiB", markup=False)
+    console.print(f"version {facts['version']}: {out}", markup=False, soft_wrap=True)
+    if as_json:
+        print(json.dumps(facts), flush=True)
+
+
+def _days(text: str | None) -> "DayRange | None":
+    from pydantic import ValidationError
+
+    from raymtl.config.data import DayRange
+
+    if text is None:
+        return None
+    first, dots, last = text.partition("..")
+    try:
+        return DayRange.model_validate({"start": first, "end": last if dots else first})
+    except ValidationError as error:
+        reason = error.errors()[0]["msg"].removeprefix("Value error, ")
+        raise ConfigError(f"--days is `{text}`: {reason}; write 2026-01-01..2026-01-07, or one day") from error

@@ -1,0 +1,24 @@
+"""What the model sees of the features: names and widths, in the order of the configuration."""
+
+from raymtl.config.features import BiasFeature, DenseFeature, SequenceFeature
+from raymtl.config.root import Config
+from raymtl.models.inputs import InputSpec
+
+
+def input_spec(config: Config) -> InputSpec:
+    """The static description of what the tables and the dense columns deliver."""
+    pooled: dict[str, int] = {}
+    sequences: dict[str, int] = {}
+    bias: dict[str, int] = {}
+    for name, feature in config.features.items():
+        if not isinstance(feature, DenseFeature):
+            target = {SequenceFeature: sequences, BiasFeature: bias}.get(type(feature), pooled)
+            target[name] = config.tables[config.table_of(name)].dim
+    return InputSpec(
+        pooled=pooled,
+        sequences=sequences,
+        dense=tuple(n for n, f in config.features.items() if isinstance(f, DenseFeature)),
+        dense_fill=tuple(f.fill for f in config.features.values() if isinstance(f, DenseFeature)),
+        bias=bias,
+        scenarios=len(config.data.scenario.values) + 1 if config.data.scenario else 0,
+    )

@@ -1,0 +1,151 @@
+"""The model of a version in plain torch, in evaluation: whole, and as user part and item part.
+
+Inputs are dictionaries: `<name>` [N] int64 for an `id` feature (with `<name>.present` [N] bool where some are null), `<name>` [V]
+int64 and `<name>.lengths` [N] int64 for a list, `<name>` [N] float32 for a number, and `data.scenario` [N] int64.
+Shapes: U users, B candidates, N rows of either, V values of a list, D width of a table, O outputs.
+"""
+
+from collections.abc import Mapping, Sequence
+
+import torch
+from torch import Tensor, nn
+
+from raymtl.config.features import BiasFeature, DenseFeature, IdFeature, IdsFeature, SequenceFeature
+from raymtl.config.root import Config
+from raymtl.embeddings.spec import input_spec
+from raymtl.errors import VersionError
+from raymtl.models.ranker import Ranker, build_ranker
+from raymtl.serving.split import Features, SplitRanker, State, arranged
+
+SCENARIO = "data.scenario"
+"""Name of the input that holds the index of the scenario."""
+_RANKER = "head.ranker."
+
+Raw = dict[str, Tensor]
+
+
+class ServedModel(nn.Module):
+    """Predictions of a version; the position tower takes no part, and nothing is drawn at random."""
+
+    def __init__(self, config: Config, ranker: Ranker, tables: Mapping[str, nn.Module]):
+        """`tables` has a module for every table that `served_tables` names: rows [N] -> embeddings [N, D]."""
+        super().__init__()
+        self.spec = input_spec(config)
+        self.sides = feature_sides(config)
+        self.lookups = nn.ModuleDict({side: Lookup(config, names, tables) for side, names in self.sides.items()})
+        self.ranker = ranker.eval()
+        self.split = SplitRanker(ranker, self.spec, self.sides["user"]) if can_split(config) else None
+
+    @property
+    def outputs(self) -> list[str]:
+        """Names of the columns of every prediction: the tasks, then what the coupler derives."""
+        return [*self.ranker.tasks, *self.ranker.derived]
+
+    def whole(self, raw: Raw) -> Tensor:
+        """Predictions [B, O] from the features of both sides, each given for every row."""
+        user, item = (lookup(raw) for lookup in (self.lookups["user"], self.lookups["item"]))
+        both = Features(
+            user.pooled | item.pooled, user.dense | item.dense, user.sequences | item.sequences, raw.get(SCENARIO)
+        )
+        return self.ranker.predictions(self.ranker(arranged(self.spec, both)))
+
+    def user(self, raw: Raw) -> State:
+        """What the item part needs to know of U users, from the features of the user's side and the scenario."""
+        assert self.split is not None
+        features = self.lookups["user"](raw)
+        features.scenario = raw.get(SCENARIO)
+        return self.split.user(features)
+
+    def item(self, state: State, index: Tensor, raw: Raw) -> Tensor:
+        """Predictions [B, O] from the features of the item's side; `index` [B] int64 is each candidate's user in `state`."""
+        assert self.split is not None
+        return self.ranker.predictions(self.split.item(state, index, self.lookups["item"](raw)))
+
+
+class Lookup(nn.Module):
+    """Some features by name -> their embeddings and numbers; lists are cut to `max_length` here."""
+
+    def __init__(self, config: Config, names: Sequence[str], tables: Mapping[str, nn.Module]):
+        super().__init__()
+        self._features = {name: config.features[name] for name in names}
+        self._table = {n: config.table_of(n) for n, f in self._features.items() if not isinstance(f, DenseFeature)}
+        self._mean = {n: config.tables[table].pooling == "mean" for n, table in self._table.items()}
+        self.tables = nn.ModuleDict({name: tables[name] for name in sorted(set(self._table.values()))})
+
+    def forward(self, raw: Raw) -> Features:
+        found = Features({}, {})
+        for name, feature in self._features.items():
+            if isinstance(feature, DenseFeature):
+                found.dense[name] = raw[name]
+            elif isinstance(feature, IdFeature):
+                vectors = self._vectors(name, raw[name])
+                present = raw.get(f"{name}.present")
+                found.pooled[name] = vectors if present is None else vectors * present.unsqueeze(1)
+            elif isinstance(feature, IdsFeature):
+                found.pooled[name] = self._bag(name, feature, raw[name], raw[f"{name}.lengths"])
+            elif isinstance(feature, SequenceFeature):
+                found.sequences[name] = self._steps(name, feature, raw[name], raw[f"{name}.lengths"])
+        return found
+
+    def _vectors(self, name: str, rows: Tensor) -> Tensor:
+        return self.tables[self._table[name]](rows)
+
+    def _bag(self, name: str, feature: IdsFeature, rows: Tensor, lengths: Tensor) -> Tensor:
+        """Sum or mean of the first embeddings of each list: [N, D]."""
+        ends = lengths.cumsum(0)
+        place = torch.arange(rows.shape[0], device=rows.device)
+        owner = torch.searchsorted(ends, place, right=True)
+        vectors = self._vectors(name, rows)
+        if feature.max_length is not None:
+            kept = place - (ends - lengths).index_select(0, owner) < feature.max_length
+            vectors, lengths = vectors * kept.unsqueeze(1), lengths.clamp(max=feature.max_length)
+        pooled = vectors.new_zeros(lengths.shape[0], vectors.shape[1]).index_add(0, owner, vectors)
+        return pooled / lengths.clamp(min=1).unsqueeze(1) if self._mean[name] else pooled
+
+    def _steps(self, name: str, feature: SequenceFeature, rows: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
+        """The last embeddings of each list [N, L, D], zero beyond the end, and how many they are [N]."""
+        kept = lengths.clamp(max=feature.max_length)
+        step = torch.arange(feature.max_length, device=rows.device)
+        there = step < kept.unsqueeze(1)
+        place = (lengths.cumsum(0) - kept).unsqueeze(1) + step
+        # A row of any ID stands for the steps that are not there, also where no list has one
+        rows = torch.cat((rows, rows.new_zeros(1)))
+        rows = rows.index_select(0, torch.where(there, place, rows.shape[0] - 1).flatten())
+        vectors = self._vectors(name, rows).unflatten(0, there.shape)
+        return vectors * there.unsqueeze(2), kept
+
+
+def feature_sides(config: Config) -> dict[str, list[str]]:
+    """Names of the served features by side, `user` and `item`; bias features are there for training alone."""
+    user = config.user_features()
+    served = [name for name, feature in config.features.items() if not isinstance(feature, BiasFeature)]
+    return {"user": [n for n in served if n in user], "item": [n for n in served if n not in user]}
+
+
+def can_split(config: Config) -> bool:
+    """Whether there is something of either side."""
+    return all(feature_sides(config).values())
+
+
+def served_tables(config: Config) -> list[str]:
+    """Names of the tables that predictions need."""
+    lookups = [n for names in feature_sides(config).values() for n in names]
+    used = {config.table_of(n) for n in lookups if not isinstance(config.features[n], DenseFeature)}
+    return [name for name in config.tables if name in used]
+
+
+def load_ranker(config: Config, dense: Mapping[str, Tensor], version: str) -> Ranker:
+    """The ranker of a configuration with the dense weights of a version. VersionError where they are of another model."""
+    ranker = build_ranker(config.model, config.active_tasks(), input_spec(config), {})
+    weights = {key.removeprefix(_RANKER): value for key, value in dense.items() if key.startswith(_RANKER)}
+    expected = ranker.state_dict()
+    for name in [*expected, *weights]:
+        if name not in weights or name not in expected or weights[name].shape != expected[name].shape:
+            raise VersionError(
+                f"version {version}: its weight `{name}` is not that of the model in its own manifest; it was written by "
+                "another raymtl, or model.*.path names a class that was changed since"
+            )
+    ranker.load_state_dict(weights)
+    for parameter in ranker.parameters():
+        parameter.requires_grad_(False)
+    return ranker.eval()

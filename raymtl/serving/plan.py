@@ -1,0 +1,102 @@
+"""What a scoring reads, and the files that it makes of it: one for every unit of a day, whoever scores it."""
+
+import hashlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import groupby
+
+import pyarrow as pa
+
+from raymtl.config.data import DayRange
+from raymtl.config.features import BiasFeature
+from raymtl.config.root import Config
+from raymtl.data.contract import mixed_problems, required_columns, schema_faults
+from raymtl.data.source import list_files, open_filesystem
+from raymtl.data.units import Unit, make_units, read_footers
+from raymtl.errors import DataError
+
+UNIT_ROWS = 1 << 18
+"""Rows of an output file, about: row groups of the input are gathered until there are so many, and none is cut."""
+
+
+@dataclass(frozen=True)
+class Output:
+    """One file to make."""
+
+    name: str
+    """From the output folder on."""
+    unit: Unit
+    """The rows of the input that it is made of, in order."""
+
+
+@dataclass(frozen=True)
+class ScorePlan:
+    """All files of a scoring."""
+
+    root: str
+    """The data set."""
+    outputs: tuple[Output, ...]
+    keys: pa.Schema
+    """The key columns, with the types that they are written in."""
+    identity: str
+    """Hash of the input's files and the cuts: equal plans make the same files of the same rows."""
+
+    @property
+    def rows(self) -> int:
+        return sum(o.unit.rows for o in self.outputs)
+
+
+def served_columns(config: Config) -> list[str]:
+    """Columns of the logs that predictions need, each once."""
+    return list(dict.fromkeys(c.name for c in _needed(config)))
+
+
+def default_keys(config: Config) -> list[str]:
+    """The user, and every column of an `id` feature: what tells whom a row was about."""
+    columns = [f.column or name for name, f in config.features.items() if f.kind == "id"]
+    return list(dict.fromkeys([*([config.data.group] if config.data.group else []), *columns]))
+
+
+def plan_scoring(config: Config, path: str, days: DayRange | None, keys: Sequence[str]) -> ScorePlan:
+    """The files to make of the days (None: all) of the data set at `path`; reads footers only.
+
+    Raises DataError where a day or file is missing or damaged, or a column is missing or has a type that does not fit. Labels
+    need not be there.
+    """
+    files = list_files(path, days)
+    filesystem, root = open_filesystem(path)
+    footers = read_footers(filesystem, files)
+    needed = _needed(config)
+    for footer in footers:
+        for _, fault in schema_faults(footer.schema, config, needed):
+            raise DataError(f"{footer.file.path}: {fault}")
+        if missing := [key for key in keys if key not in footer.schema.names]:
+            raise DataError(
+                f"{footer.file.path}: the key column `{missing[0]}` is missing; its columns are {', '.join(footer.schema.names)}"
+            )
+    if problems := mixed_problems([(f.file.path, f.schema) for f in footers], needed):
+        raise DataError(problems[0])
+    outputs = []
+    for day, group in groupby(footers, key=lambda footer: footer.file.day):
+        units = make_units(list(group), UNIT_ROWS)
+        outputs += [Output(f"ds={day}/unit-{n:05d}.parquet", unit) for n, unit in enumerate(units)]
+    if not outputs:
+        raise DataError(f"`{path}` has no rows{f' on {days}' if days else ''}; there is nothing to score")
+    schema = pa.schema([_plain(footers[0].schema.field(key)) for key in keys])
+    digest = hashlib.sha256()
+    for footer in footers:
+        name = footer.file.path.removeprefix(root).lstrip("/")
+        digest.update(f"{name}\0{footer.file.size}\0{footer.row_group_rows}\n".encode())
+    return ScorePlan(path, tuple(outputs), schema, digest.hexdigest()[:16])
+
+
+def _needed(config: Config) -> list:
+    training_only = {f"features.{n}" for n, f in config.features.items() if isinstance(f, BiasFeature)}
+    uses = [c for c in required_columns(config) if c.used_by.startswith(("features.", "data.scenario"))]
+    return [c for c in uses if c.used_by not in training_only]
+
+
+def _plain(field: pa.Field) -> pa.Field:
+    """The field as it is written: values in place of a dictionary's codes."""
+    kind = field.type.value_type if pa.types.is_dictionary(field.type) else field.type
+    return pa.field(field.name, kind)

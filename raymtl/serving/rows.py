@@ -1,0 +1,112 @@
+"""Logged rows as the inputs of a served model: neighbouring rows that share all of the user's side are one user.
+
+Shapes: N rows, U users among them, V values of a list.
+"""
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import torch
+
+from raymtl.config.features import DenseFeature, Feature, IdFeature
+from raymtl.config.root import Config
+from raymtl.data import rules
+from raymtl.data.contract import Kind
+from raymtl.data.rules import one_array
+from raymtl.serving.model import SCENARIO, Raw
+
+Columns = dict[str, pa.Array]
+"""What `BlockMaker.features` makes."""
+
+
+@dataclass(frozen=True)
+class Rows:
+    """N rows of the logs, ready for the model."""
+
+    keys: pa.Table
+    """The key columns as they are written, [N]."""
+    users: Columns
+    """The user's side and the scenario, [U]."""
+    index: np.ndarray
+    """Each row's user, [N] int64, ascending."""
+    items: Columns
+    """The item's side, [N]."""
+
+
+def tensors(columns: Columns, features: Mapping[str, Feature]) -> Raw:
+    """The inputs of some features, with rows of tables for IDs, and the scenario where the columns have it."""
+    raw: Raw = {}
+    for name, feature in features.items():
+        if isinstance(feature, DenseFeature):
+            raw[name] = torch.from_numpy(columns[f"dense:{name}"].to_numpy())
+        elif isinstance(feature, IdFeature):
+            column = columns[f"id:{name}"]
+            if column.null_count:  # what lies below a null may be no row of the table
+                raw[f"{name}.present"] = torch.from_numpy(column.is_valid().to_numpy(zero_copy_only=False))
+                column = column.fill_null(0)
+            raw[name] = torch.from_numpy(column.to_numpy())
+        else:
+            column = columns[f"ids:{name}"]
+            raw[name] = torch.from_numpy(column.flatten().to_numpy())
+            raw[f"{name}.lengths"] = torch.from_numpy(column.value_lengths().to_numpy().astype(np.int64))
+    if "scenario" in columns:
+        raw[SCENARIO] = torch.from_numpy(columns["scenario"].to_numpy().astype(np.int64))
+    return raw
+
+
+def new_users(raw: pa.Table, config: Config, names: Sequence[str]) -> np.ndarray:
+    """Where a row differs from the one before in a feature of the user's side (`names`) or the scenario, [N] bool.
+
+    The first row always does. Rows up to the next such place are of one user in one state, so what a model makes of the user's
+    side is the same for all of them.
+    """
+    new = np.zeros(len(raw), bool)
+    new[:1] = True
+    for column, kind in _columns(config, names):
+        values = one_array(raw, column, kind)
+        if kind == "ids":
+            new |= _list_changes(*rules.list_parts(values))
+        elif kind == "number":
+            bits = rules.floats(values).view(np.int32)  # a null is NaN here, and equal to itself
+            new[1:] |= bits[1:] != bits[:-1]
+        else:
+            codes, nulls = _codes(values), rules.null_mask(values)
+            new[1:] |= codes[1:] != codes[:-1]
+            if nulls is not None:
+                new[1:] |= nulls[1:] != nulls[:-1]
+    return new
+
+
+def _columns(config: Config, names: Sequence[str]) -> Iterator[tuple[str, Kind]]:
+    for name in names:
+        feature = config.features[name]
+        kind: Kind = (
+            "number" if isinstance(feature, DenseFeature) else "id" if isinstance(feature, IdFeature) else "ids"
+        )
+        yield feature.column or name, kind
+    if config.data.scenario:
+        yield config.data.scenario.column, "category"
+
+
+def _codes(values: pa.Array) -> np.ndarray:
+    """Integers that are equal where the values are; a null has that of some value."""
+    if not pa.types.is_integer(values.type):
+        values = (values if pa.types.is_dictionary(values.type) else pc.dictionary_encode(values)).indices
+    return values.fill_null(0).to_numpy(zero_copy_only=False)
+
+
+def _list_changes(flat: pa.Array, lengths: np.ndarray) -> np.ndarray:
+    """Where a list differs from the one before, [N] bool; false for the first."""
+    values = _codes(flat)
+    changed = np.zeros(len(lengths), bool)
+    changed[1:] = lengths[1:] != lengths[:-1]
+    # Where the lengths are the same, each value has its counterpart that many places before
+    comparable = ~changed
+    comparable[:1] = False
+    place = np.flatnonzero(np.repeat(comparable, lengths))
+    differs = place[values[place] != values[place - np.repeat(lengths, lengths)[place]]]
+    changed[np.searchsorted(np.cumsum(lengths), differs, side="right")] = True
+    return changed

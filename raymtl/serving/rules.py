@@ -1,0 +1,87 @@
+"""From what the logs say to what the tables and the model read, as tensor operations: what an exported program begins with.
+
+The same rules as in `data/hashing.py`, `data/idmap.py` and `data/blocks.py`. Shapes: N rows, V values of a list, M IDs of a map.
+"""
+
+from collections.abc import Mapping, Sequence
+
+import torch
+from torch import Tensor, nn
+
+from raymtl.config.features import DenseFeature, Table
+from raymtl.config.root import Config
+from raymtl.data.idmap import UNKNOWN_ROW, IdMap
+
+
+def mix64(ids: Tensor) -> Tensor:
+    """SplitMix64's finaliser of int64 IDs; products wrap round, as those of unsigned numbers do."""
+    z = ids ^ _shifted(ids, 30)
+    z = z * (0xBF58476D1CE4E5B9 - 2**64)
+    z = z ^ _shifted(z, 27)
+    z = z * (0x94D049BB133111EB - 2**64)
+    return z ^ _shifted(z, 31)
+
+
+def _shifted(z: Tensor, bits: int) -> Tensor:
+    """The bits of z moved to the right, zeros coming in from the left; torch's own shift brings in copies of the sign."""
+    return (z >> bits) & (2 ** (64 - bits) - 1)
+
+
+def hash_rows(ids: Tensor, rows: int) -> Tensor:
+    """Row of every ID in a `hash` table: mix64 as an unsigned number, modulo the rows."""
+    z = mix64(ids)
+    # 2 · (z without its last bit) + its last bit, as torch knows no unsigned remainder
+    return (_shifted(z, 1) % rows * 2 + (z & 1)) % rows
+
+
+class MapRows(nn.Module):
+    """Row of every ID in a `map` table, by binary search; the unknown row for an ID that the map does not have."""
+
+    def __init__(self, id_map: IdMap):
+        super().__init__()
+        # One more entry, so that an empty map needs no case of its own; its row is the unknown one
+        last = torch.iinfo(torch.int64).max
+        self.register_buffer("ids", torch.cat((_copied(id_map.ids), torch.tensor([last]))))
+        self.register_buffer("rows", torch.cat((_copied(id_map.rows), torch.tensor([UNKNOWN_ROW]))))
+
+    def forward(self, ids: Tensor) -> Tensor:
+        places = torch.searchsorted(self.ids, ids).clamp(max=len(self.ids) - 1)
+        return torch.where(self.ids[places] == ids, self.rows[places], UNKNOWN_ROW)
+
+
+def _copied(values: object) -> Tensor:
+    return torch.tensor(values, dtype=torch.int64)
+
+
+class Rules(nn.Module):
+    """Raw features by name -> the same names with rows of tables for IDs, and numbers as the model reads them.
+
+    An ID feature is `<name>` [N] int64 with `<name>.present` [N] bool, a list `<name>` [V] int64 with `<name>.lengths` [N], a
+    number `<name>` [N] float32 with NaN for null.
+    """
+
+    def __init__(self, config: Config, names: Sequence[str], maps: Mapping[str, IdMap]):
+        super().__init__()
+        self._dense = {n: f for n in names if isinstance(f := config.features[n], DenseFeature)}
+        self._tables: dict[str, tuple[str, Table]] = {
+            n: (table, config.tables[table]) for n in names if n not in self._dense for table in [config.table_of(n)]
+        }
+        used = {name for name, table in self._tables.values() if table.id_space == "map"}
+        self.maps = nn.ModuleDict({name: MapRows(maps[name]) for name in sorted(used)})
+        self._learns_nulls = getattr(config.model.input, "missing", "fill") == "learned"
+
+    def forward(self, raw: dict[str, Tensor]) -> dict[str, Tensor]:
+        made = dict(raw)
+        for name, feature in self._dense.items():
+            made[name] = self._number(raw[name], feature)
+        for name, (table_name, table) in self._tables.items():
+            if table.id_space == "hash":
+                made[name] = hash_rows(raw[name], table.rows)
+            elif table.id_space == "map":
+                made[name] = self.maps[table_name](raw[name])
+        return made
+
+    def _number(self, value: Tensor, feature: DenseFeature) -> Tensor:
+        scaled = value.sign() * value.abs().log1p() if feature.transform == "log1p" else value
+        scaled = (scaled - feature.mean) / feature.std
+        return scaled if self._learns_nulls else torch.where(value.isnan(), feature.fill, scaled)

@@ -1,0 +1,157 @@
+"""Evaluation, scoring and exported programs predict the same, out of one published version."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+import torch
+
+sys.path.append(str(Path(__file__).parent))
+from served import publish_version, served_config, write_logs
+
+from raymtl.data.hashing import to_int64
+from raymtl.data.id_lookup import IdLookup
+from raymtl.errors import VersionError
+from raymtl.serving.export import export_version
+from raymtl.serving.model import ServedModel, load_ranker, served_tables
+from raymtl.serving.plan import plan_scoring
+from raymtl.serving.scorer import Predictor, UnitReader
+from raymtl.serving.tables import make_table
+from raymtl.serving.version import Version, open_version, read_dense, read_id_map, read_table
+
+DAY = "2026-01-02"
+USER, ITEM = ["user", "place", "history"], ["item", "tags", "again", "price"]
+FP16_BOUND, INT8_BOUND = 5e-4, 1e-2
+"""Largest difference of a probability that such tables may make here, with embeddings of N(0, 1), 8 wide."""
+
+
+@pytest.fixture(scope="module")
+def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("served")
+    write_logs(folder)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def expected(root: Path) -> np.ndarray:
+    return publish_version(root, served_config(root))
+
+
+@pytest.fixture(scope="module")
+def version(root: Path, expected: np.ndarray) -> Version:
+    return open_version(str(root / "store"))
+
+
+def scored(
+    version: Version, root: Path, batch_rows: int, split: bool = True, quantization: str = "none"
+) -> tuple[np.ndarray, int]:
+    config = version.config
+    tables = {n: make_table(torch.from_numpy(read_table(version, n)), quantization) for n in served_tables(config)}
+    model = ServedModel(config, load_ranker(config, read_dense(version), "v1"), tables)
+    if not split:
+        model.split = None
+    predictor = Predictor(config, model, batch_rows, torch.device("cpu"))
+    plan = plan_scoring(config, str(root / "logs"), None, ["user"])
+    id_map = read_id_map(version, "user")
+    reader = UnitReader(config, plan, {"user": IdLookup.build(id_map.ids, id_map.rows)})
+    found = [predictor.predict(rows) for rows in reader.read(plan.outputs[1])]
+    return np.concatenate([p for p, _ in found]), sum(users for _, users in found)
+
+
+@pytest.mark.parametrize(("batch_rows", "split"), [(64, True), (300, True), (300, False)])
+def test_scoring_predicts_what_evaluation_does(
+    version: Version, root: Path, expected: np.ndarray, batch_rows: int, split: bool
+) -> None:
+    found, users = scored(version, root, batch_rows, split)
+    np.testing.assert_allclose(found, expected, rtol=0, atol=1e-6)
+    assert expected.std(0).min() > 0.01
+    assert users < 120 if split else users == 300
+
+
+def raw_features(root: Path) -> dict[str, torch.Tensor]:
+    """The second day as a server would send it, in the order of the program's inputs."""
+    raw = pq.read_table(root / "logs" / f"ds={DAY}")
+    made: dict[str, torch.Tensor] = {}
+    columns = {"again": "history"}
+    for name in [*USER, *ITEM]:
+        column = raw.column(columns.get(name, name)).combine_chunks()
+        if name == "price":
+            made[name] = torch.tensor(column.to_numpy(zero_copy_only=False))
+        elif name in ("history", "tags", "again"):
+            made[name] = torch.tensor(column.flatten().to_numpy())
+            made[f"{name}.lengths"] = torch.tensor(column.value_lengths().to_numpy().astype(np.int64))
+        else:
+            made[name] = torch.tensor(to_int64(column).fill_null(0).to_numpy())
+            made[f"{name}.present"] = torch.tensor(column.is_valid().to_numpy(zero_copy_only=False))
+    places = raw.column("place").to_pylist()
+    made["data.scenario"] = torch.tensor([["feed", "search"].index(p) if p != "mail" else 2 for p in places])
+    return made
+
+
+def sided(raw: dict[str, torch.Tensor], names: list[str]) -> dict[str, torch.Tensor]:
+    return {key: value for key, value in raw.items() if key.partition(".")[0] in names}
+
+
+PROGRAM = """
+import sys, torch
+folder = sys.argv[1]
+load = lambda name: torch.export.load(f"{folder}/{name}.pt2").module()
+both, user, item, index = torch.load(f"{folder}/inputs.pt")
+whole, parts = load("whole")(both), load("item")(load("user")(user), index, item)
+assert not [name for name in sys.modules if name.partition(".")[0] in ("raymtl", "torchrec", "fbgemm_gpu", "ray")]
+torch.save((whole, parts), f"{folder}/outputs.pt")
+"""
+
+
+def test_programs_predict_it_in_a_process_with_torch_alone(
+    version: Version, root: Path, expected: np.ndarray, tmp_path: Path
+) -> None:
+    facts = export_version(version, str(tmp_path), "none")
+    raw = raw_features(root)
+    whole, user, item = (
+        {k: raw[k] for k in facts["programs"][f"{name}.pt2"]["features"]} for name in ("whole", "user", "item")
+    )
+    assert set(user) == set(sided(raw, [*USER, "data"]))
+    assert set(item) == set(sided(raw, ITEM))
+    torch.save((whole, user, item, torch.arange(300)), tmp_path / "inputs.pt")
+    subprocess.run([sys.executable, "-c", PROGRAM, str(tmp_path)], check=True, cwd=tmp_path)
+    for found in torch.load(tmp_path / "outputs.pt"):
+        np.testing.assert_allclose(found.numpy(), expected, rtol=0, atol=1e-6)
+    assert json.loads((tmp_path / "model.json").read_text()) == facts
+    assert [o["name"] for o in facts["outputs"]] == ["click", "buy", "cvr"]
+    assert facts["features"]["user"]["id_space"] == "map"
+
+
+@pytest.mark.parametrize(("quantization", "bound"), [("fp16", FP16_BOUND), ("int8", INT8_BOUND)])
+def test_quantised_tables_change_probabilities_a_little(
+    version: Version, root: Path, expected: np.ndarray, quantization: str, bound: float
+) -> None:
+    off = np.abs(scored(version, root, 300, quantization=quantization)[0] - expected).max()
+    print(f"{quantization}: {off:.2e}")
+    assert 1e-6 < off <= bound
+
+
+@pytest.mark.parametrize("path", ["store", "store/versions/v1", "store/versions/current/"])
+def test_ways_to_name_a_version(version: Version, root: Path, path: str) -> None:
+    assert open_version(str(root / path)).manifest.id == "v1"
+
+
+@pytest.mark.parametrize("path", ["store/versions/v9", "nowhere"])
+def test_a_version_that_is_not_there(version: Version, root: Path, path: str) -> None:
+    with pytest.raises(VersionError, match="has no version"):
+        open_version(str(root / path))
+
+
+def test_a_damaged_file_is_named(version: Version, root: Path) -> None:
+    path = next((root / "store" / "versions" / "v1" / "tables" / "item").iterdir())
+    good = path.read_bytes()
+    path.write_bytes(good[:-9] + b"x" * 9)
+    try:
+        with pytest.raises(VersionError, match=f"{path.name}` is damaged"):
+            open_version(str(root / "store"))
+    finally:
+        path.write_bytes(good)
