@@ -8,7 +8,13 @@ from typing import Any
 import psutil
 from ray.cluster_utils import Cluster
 
+from raymtl.training.cluster import on_loopback
+
 _SYSTEM = {"health_check_initial_delay_ms": 0, "health_check_period_ms": 1000, "health_check_failure_threshold": 8}
+
+
+ENVIRONMENT = {"RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0"}
+"""What a process needs that joins it: its nodes listen on 127.0.0.1 alone."""
 
 
 class Nodes:
@@ -18,13 +24,15 @@ class Nodes:
         head: dict[str, Any] = {"num_cpus": head_cpus, "_system_config": _SYSTEM}
         if dashboard_port is not None:
             head |= {"include_dashboard": True, "dashboard_host": "127.0.0.1", "dashboard_port": dashboard_port}
-        self._cluster = Cluster(initialize_head=True, head_node_args=head)
+        with on_loopback():
+            self._cluster = Cluster(initialize_head=True, head_node_args=head)
         self.address = self._cluster.address
         self.head = self._cluster.head_node
 
     def add(self, cpus: int, **arguments: Any) -> Any:
         """Start a node and wait until it has joined."""
-        return self._cluster.add_node(num_cpus=cpus, **arguments)
+        with on_loopback():
+            return self._cluster.add_node(num_cpus=cpus, **arguments)
 
     @staticmethod
     def kill(node: Any) -> None:

@@ -30,6 +30,7 @@ import yaml
 sys.path += [str(Path(__file__).parents[1] / part) for part in (".", "..", "daily", "training")]
 from daily_world import contents, daily_raw, day_of, write_day
 from kills import no_lease, nothing_is_half
+from nodes import ENVIRONMENT as LOOPBACK
 from nodes import Nodes, workers_on
 from s3 import ENVIRONMENT, S3, Proxy, free_port
 from small_logs import DAYS, small_config, write_part
@@ -221,7 +222,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=20)
     parser.add_argument("--seed", type=int, default=1)
     options = parser.parse_args()
-    os.environ |= ENVIRONMENT | {"RAY_worker_niceness": "0", "PYTHONPATH": str(Path(__file__).parents[2])}
+    os.environ |= ENVIRONMENT | LOOPBACK | {"RAY_worker_niceness": "0", "PYTHONPATH": str(Path(__file__).parents[2])}
     with tempfile.TemporaryDirectory(prefix="faults-") as scratch:
         root = Path(scratch)
         os.environ["TMPDIR"] = str(root / "t")

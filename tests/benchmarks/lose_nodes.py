@@ -17,7 +17,7 @@ from pathlib import Path
 import yaml
 
 sys.path += [str(Path(__file__).parents[1]), str(Path(__file__).parents[1] / "training")]
-from nodes import Nodes, workers_on
+from nodes import ENVIRONMENT, Nodes, workers_on
 from small_logs import DAYS, small_config, write_part
 
 
@@ -27,6 +27,7 @@ def main() -> None:
     parser.add_argument("--rows", type=int, default=4000, help="rows of each file")
     parser.add_argument("--passes", type=int, default=5)
     options = parser.parse_args()
+    os.environ |= ENVIRONMENT
     os.environ["RAY_worker_niceness"] = "0"  # noqa: SIM112 (Ray spells it so)
     with tempfile.TemporaryDirectory(prefix="lose-nodes-") as scratch:
         root = Path(scratch)
