@@ -17,7 +17,7 @@ VersionOption = Annotated[
     str,
     typer.Option(
         "--version",
-        metavar="VERSION",
+        metavar="STORE",
         help="Folder or URL of a published version, STORE/versions/ID; STORE alone means its current one.",
     ),
 ]

@@ -23,6 +23,7 @@ from raymtl.telemetry.metrics import Gauges
 from raymtl.training.build import Built
 from raymtl.training.checkpoint import Progress
 from raymtl.training.feed import Feed, Step
+from raymtl.training.reduce import compute_metrics
 from raymtl.training.runlog import RunLog
 from raymtl.training.score import score_of
 
@@ -380,33 +381,3 @@ class _Window:
         self.rows += rows
         self.seconds += seconds
         self.waited += waited
-
-
-def compute_metrics(metrics: EvalMetrics, group: dist.ProcessGroup) -> dict[str, Any]:
-    """The metrics over the rows of all workers, the same on each of them."""
-    if dist.get_world_size(group) == 1:
-        return metrics.compute()
-    state = metrics.state()
-    for name in sorted(state):
-        dist.all_reduce(state[name], group=group)
-    metrics.load_state(state)
-    return metrics.compute(_gather_ragged(metrics.gather_form(), group))
-
-
-def _gather_ragged(rows: dict[str, torch.Tensor], group: dist.ProcessGroup) -> list[dict[str, torch.Tensor]]:
-    """Tensors of every worker whose first dims differ: padded to the longest, sent, and cut again."""
-    workers = dist.get_world_size(group)
-    own = torch.tensor([len(next(iter(rows.values())))], dtype=torch.int64, device=next(iter(rows.values())).device)
-    counts = [torch.empty_like(own) for _ in range(workers)]
-    dist.all_gather(counts, own, group=group)
-    lengths = [int(c) for c in counts]
-    shards: list[dict[str, torch.Tensor]] = [{} for _ in lengths]
-    for name in sorted(rows):
-        padded = rows[name].new_zeros(max(lengths), *rows[name].shape[1:])
-        padded[: len(rows[name])] = rows[name]
-        carried = padded.view(torch.uint8)  # gloo knows few of the narrow types
-        parts = [torch.empty_like(carried) for _ in lengths]
-        dist.all_gather(parts, carried, group=group)
-        for shard, part, length in zip(shards, parts, lengths, strict=True):
-            shard[name] = part.view(padded.dtype)[:length]
-    return shards
