@@ -136,8 +136,8 @@ class Train(Section):
     resize_check_s: PositiveFloat = 60.0
     """Seconds between two looks whether there is room for more workers; with `min_workers` only."""
     start_timeout_s: PositiveFloat = 120.0
-    """Longest wait for the cluster to have room for the workers: for others to end, for the autoscaler to bring nodes. Where
-    neither can help, the run ends within 30 s."""
+    """Longest wait for the cluster to have room for the workers: for others to end, for nodes to join. What is missing is said at
+    once."""
     step_timeout_s: PositiveFloat = 600.0
     """Longest wait of one worker for the others before the run is taken for hung."""
     log_every_steps: PositiveInt = 50
@@ -159,6 +159,16 @@ class Train(Section):
     def _ordered(self) -> "Train":
         if self.min_workers is not None and self.min_workers > self.workers:
             raise ValueError(f"min_workers is {self.min_workers}, above workers, {self.workers}; swap them")
+        # Ray counts room for elastic workers by their resources alone, and would ask for more than can be placed
+        if self.min_workers is not None and self.placement.labels:
+            raise ValueError(
+                "placement.labels cannot be had with min_workers; give those nodes a resource of their own and ask for it in "
+                "placement.resources"
+            )
+        if self.min_workers is not None and self.placement.strategy.startswith("STRICT"):
+            raise ValueError(
+                f"placement.strategy is `{self.placement.strategy}`, which min_workers cannot keep to; use PACK or SPREAD"
+            )
         return self
 
     @property

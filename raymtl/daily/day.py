@@ -270,7 +270,7 @@ class Day:
 
     def _train(self, plans: DayPlans, maps: DayMaps, local: bool) -> None:
         config = session_config(self.config, plans, self.day, below(self.store.path, self.folder), self.record)
-        room = check_room(config, local)
+        room = check_room(config, local, lambda line: self.tell({"note": line}))
         job, notes = day_job(self.config, config, self.store, self.listed, self.chain, plans, maps, room, self.record)
         self._note(notes=[*self.record.notes, *notes])
         self.tell({"total_rows": plans.train.rows * config.train.passes})

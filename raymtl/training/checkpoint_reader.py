@@ -29,8 +29,7 @@ _ONE_READ_BYTES = 8 << 20
 
 _PARTS_OF_AN_INDEX = {
     "collections": {"OrderedDict"},
-    "pathlib": {"PosixPath"},  # where the writer wrote it; newer Pythons have it in the second place
-    "pathlib._local": {"PosixPath"},
+    "pathlib": {"PosixPath"},  # where the writer wrote it
     "torch": {"Size"},
     "torch.serialization": {"_get_layout"},
     "torch.distributed.checkpoint.metadata": {
@@ -75,7 +74,7 @@ def read_index(folder: str) -> Metadata:
     data = patiently(lambda: read_whole(filesystem, f"{inner}/{INDEX}"))
     try:
         index = _Index(io.BytesIO(data)).load()
-    except (ValueError, KeyError, IndexError, AttributeError, TypeError) as error:  # what a damaged pickle can end in
+    except (ValueError, LookupError, AttributeError, TypeError, ImportError) as error:  # what a damaged pickle ends in
         raise pickle.UnpicklingError(f"the index is damaged: {error}") from error
     if not isinstance(index, Metadata):
         raise pickle.UnpicklingError("the index is damaged")
@@ -93,6 +92,8 @@ class Planner(DefaultLoadPlanner):
 
 class _Index(pickle.Unpickler):
     def find_class(self, module: str, name: str) -> Any:
+        if module == "pathlib._local":
+            module = "pathlib"  # as newer Pythons call it
         if name in _PARTS_OF_AN_INDEX.get(module, ()) or (
             module == "torch" and isinstance(getattr(torch, name, None), torch.dtype)
         ):

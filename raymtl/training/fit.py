@@ -1,6 +1,5 @@
 """Ray Train around the workers: starting them, watching over them, and what is said when they are lost."""
 
-import itertools
 import logging
 import os
 import re
@@ -92,7 +91,12 @@ def fit(
     )
     sweep()
     try:
-        result = _fit(trainer, config, lambda line: listener({"note": line}) if listener else None)
+        result = _fit(
+            trainer,
+            config,
+            lambda line: listener({"note": line}) if listener else None,
+            lambda: post.last_heard if post else 0.0,
+        )
     finally:
         if post:
             post.close()
@@ -113,13 +117,16 @@ class _Trainer(TorchTrainer):
         self.controller = controller
 
 
-def _fit(trainer: _Trainer, config: Config, say: Callable[[str], None]) -> Any:
+def _fit(
+    trainer: _Trainer, config: Config, say: Callable[[str], None], heard: Callable[[], float] = lambda: 0.0
+) -> Any:
     """Run the trainer; `train.max_failures` also counts workers that die between Ray's start of them and their first line,
-    which Ray takes for a fault of its own and does not try again."""
+    which Ray takes for a fault of its own and does not try again. `heard`: when a line of the workers came last."""
     allowed = config.train.max_failures
-    for attempt in itertools.count(1):
+    attempt = 0
+    while True:
         mend_snapshot(run_folder(config), say)
-        watch = _Watch(trainer, config, say)
+        watch, began = _Watch(trainer, config, say, heard), time.monotonic()
         try:
             return trainer.fit()
         except (ray.train.TrainingFailedError, RayActorError) as error:
@@ -130,21 +137,23 @@ def _fit(trainer: _Trainer, config: Config, say: Callable[[str], None]) -> Any:
             )
             if found is not None:
                 raise found from None
+            if _found_no_room(error) and heard() > began:
+                continue  # Ray counts such waits over the whole run: it has trained since, and begins to count anew
+            attempt += 1
             if not _died_at_start(error) or 0 <= allowed < attempt:
                 raise _lost(error, config) from error
             say("a worker died while it started; starting the workers again")
         finally:
             watch.close()
-    raise AssertionError
 
 
 class _Watch:
     """Looks whether the cluster still has the nodes that the workers need; Ray Train itself waits for them for ever."""
 
-    def __init__(self, trainer: _Trainer, config: Config, say: Callable[[str], None]):
+    def __init__(self, trainer: _Trainer, config: Config, say: Callable[[str], None], heard: Callable[[], float]):
         self.gave_up: str | None = None
         """What was missing for so long that the run was ended."""
-        self._trainer, self._config, self._say = trainer, config, say
+        self._trainer, self._config, self._say, self._heard = trainer, config, say, heard
         self._closed = threading.Event()
         self._thread = threading.Thread(target=self._run, name="watch", daemon=True)
         self._thread.start()
@@ -158,8 +167,10 @@ class _Watch:
         while not self._closed.wait(_LOOK_S):
             try:
                 missing = shortage(self._config)
-            except ray.exceptions.RayError as error:  # the next look may succeed
-                logging.getLogger(__name__).debug("cannot look at the nodes: %s", error)
+            except (
+                Exception
+            ) as error:  # whatever it is, the next look may succeed, and without any a run could wait for ever
+                logging.getLogger(__name__).warning("cannot look at the nodes: %s", error)
                 continue
             patience = self._config.train.start_timeout_s
             if missing is None:
@@ -169,6 +180,8 @@ class _Watch:
             elif missing_since is None:
                 missing_since = time.monotonic()
                 self._say(f"nodes were lost: {missing}; waiting {patience:.0f} s for others")
+            elif self._heard() > missing_since:
+                missing_since = self._heard()  # the workers train all the same
             elif time.monotonic() - missing_since >= patience and self._trainer.controller is not None:
                 self.gave_up = f"nodes were lost, and none came within {patience:.0f} s: {missing}"
                 ray.kill(self._trainer.controller)
@@ -181,10 +194,14 @@ def _died_at_start(error: BaseException) -> bool:
     return isinstance(failure, RayActorError) or isinstance(getattr(failure, "cause", None), RayActorError)
 
 
+def _found_no_room(error: BaseException) -> bool:
+    return isinstance(getattr(error, "controller_failure", None), WorkerGroupStartupTimeoutError)
+
+
 def _lost(error: Exception, config: Config) -> UserError:
     """One sentence for workers that died of something that is no mistake of the user's."""
     run_dir, allowed = run_folder(config), config.train.max_failures
-    if isinstance(getattr(error, "controller_failure", None), WorkerGroupStartupTimeoutError):
+    if _found_no_room(error):
         return ClusterError(
             f"others hold what the workers of `{run_dir}` need, for longer than {allowed + 1} times train.start_timeout_s, "
             f"{config.train.start_timeout_s:g} s; `ray status` says what takes it, and the same command goes on from the last "
@@ -229,6 +246,8 @@ class _Post:
         # Where the driver is: on a node that is lost it would take the lines of the rest with it
         self.mailbox = Mailbox.options(scheduling_strategy=here).remote()  # type: ignore[attr-defined]
         self._listener = listener
+        self.last_heard = 0.0
+        """When the last line came, by the monotonic clock."""
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._run, daemon=True)
         self._thread.start()
@@ -240,6 +259,7 @@ class _Post:
     def _empty(self) -> None:
         try:
             for item in ray.get(self.mailbox.take.remote(), timeout=10):
+                self.last_heard = time.monotonic()
                 self._listener(item)
         except ray.exceptions.RayError as error:  # the lines are a comfort; the run goes on without them
             logging.getLogger(__name__).debug("no lines from the workers: %s", error)

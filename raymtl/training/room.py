@@ -3,14 +3,13 @@
 import math
 import os
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
 import ray
 from ray._private.state import available_resources_per_node
-from ray._private.state import state as cluster_state
 from ray.util.placement_group import PlacementGroup, placement_group, remove_placement_group
 
 from raymtl.config.root import Config
@@ -19,8 +18,7 @@ from raymtl.errors import ClusterError
 
 _GIVEN_BACK_S = 20.0
 """An earlier run on this machine gives back what it took within that time."""
-_JOINING_S = 30.0
-"""Nodes that are being started have joined within that time, where no autoscaler adds any later."""
+_SAID_AFTER_S = 5.0
 _LOOK_S = 1.0
 _LISTED_NODES = 6
 
@@ -46,29 +44,35 @@ def readers_take_cpus(config: Config) -> bool:
     return config.train.min_workers is None
 
 
-def check_room(config: Config, local: bool) -> Room:
+def check_room(config: Config, local: bool, say: Callable[[str], None] | None = None) -> Room:
     """What the run may take, once the cluster has room for its workers (`train.min_workers` of them) and one reader.
 
-    Ray is asked for exactly that, so an autoscaler learns of it. Raises ClusterError with what is asked for, what each node has
-    and what is free: after `train.start_timeout_s`; within 30 s where nobody can help, since the nodes are too few or too small
-    and no autoscaler could add enough.
+    Ray is asked for exactly that, so an autoscaler learns of it. Where there is no room, `say` is told at once what is missing,
+    and ClusterError tells it after `train.start_timeout_s`; on this machine alone, where no node can join, right away.
     """
     train = config.train
-    began = time.monotonic()
+    began, told = time.monotonic(), say is None
     with _asked_for(config) as groups:
         while True:
-            waited, patience = time.monotonic() - began, _patience(config, local)
+            waited, patience = time.monotonic() - began, train.start_timeout_s
+            if local:
+                patience = _GIVEN_BACK_S if shortage(config) is None else 0.0
             if _are_placed(groups, within_s=max(0.0, min(_LOOK_S, patience - waited))):
                 break
             if waited >= patience:
                 raise ClusterError(_sentence(config, 0 if local else waited))
+            if not told and waited > _SAID_AFTER_S:
+                assert say is not None
+                say(f"waiting up to {patience:.0f} s for room: {_shortage(config)}")
+                told = True
     return Room(config.data.read_tasks, train.threads_per_worker or _threads(train, local))
 
 
 def shortage(config: Config) -> str | None:
-    """What is missing, where the nodes that are there now would not hold the workers even if nothing else ran."""
+    """What is missing, where the nodes that are there now would not hold the workers and a reader even if nothing else ran."""
     fit = _workers_that_fit(config.train, _totals(config.train.placement.labels))
-    return None if fit >= config.train.fewest_workers else _shortage(config)
+    enough = fit >= config.train.fewest_workers and _can_read(config)
+    return None if enough else _shortage(config)
 
 
 def reading_tasks(config: Config, workers: int) -> int:
@@ -106,17 +110,6 @@ def _are_placed(groups: Sequence[PlacementGroup], within_s: float) -> bool:
     return len(ready) == len(references)
 
 
-def _patience(config: Config, local: bool) -> float:
-    """Seconds to wait in all, as things are now."""
-    train = config.train
-    enough = _workers_that_fit(train, _totals(train.placement.labels)) >= train.fewest_workers
-    if enough and readers_take_cpus(config):
-        enough = _cpus_left(config) >= 1
-    if local:
-        return _GIVEN_BACK_S if enough else 0.0
-    return train.start_timeout_s if enough or _may_grow(train) else min(_JOINING_S, train.start_timeout_s)
-
-
 def _totals(labels: Mapping[str, str]) -> list[Resources]:
     """What each node that has the labels has in all."""
     return [node["Resources"] for node in ray.nodes() if node["Alive"] and _has_labels(node, labels)]
@@ -143,33 +136,17 @@ def _workers_that_fit(train: Train, nodes: Sequence[Resources]) -> float:
 
 
 def _times(need: Resources, node: Resources) -> float:
-    return min((node.get(kind, 0) // amount for kind, amount in need.items()), default=math.inf)
+    # Ray counts in ten-thousandths: five times 0.2 fit into 1
+    return min((math.floor(node.get(kind, 0) / amount + 1e-6) for kind, amount in need.items()), default=math.inf)
 
 
-def _cpus_left(config: Config) -> float:
-    """CPUs beside the workers, on the nodes that may read, if the workers stand elsewhere as far as they can."""
-    train = config.train
-    cpus = sum(node.get("CPU", 0) for node in _totals({}))
-    return min(
-        cpus - train.fewest_workers * train.cpus_per_worker,
-        sum(node.get("CPU", 0) for node in _totals(config.data.read_labels)),
-    )
-
-
-def _may_grow(train: Train) -> bool:
-    """Whether the cluster has an autoscaler whose largest cluster would hold the workers."""
-    cluster = cluster_state.get_cluster_config()
-    if cluster is None:
-        return False
-    need = worker_resources(train)
-    return (
-        sum(
-            (math.inf if group.max_count < 0 else group.max_count) * times
-            for group in cluster.node_group_configs
-            if (times := _times(need, dict(group.resources)))
-        )
-        >= train.fewest_workers
-    )
+def _can_read(config: Config) -> bool:
+    """Whether a CPU is left beside the workers on a node that may read; a reader that takes none needs such a node alone."""
+    train, readers = config.train, _totals(config.data.read_labels)
+    if not readers_take_cpus(config):
+        return bool(readers)
+    left = sum(node.get("CPU", 0) for node in _totals({})) - train.fewest_workers * train.cpus_per_worker
+    return min(left, sum(node.get("CPU", 0) for node in readers)) >= 1
 
 
 def _sentence(config: Config, waited_s: float) -> str:
@@ -195,9 +172,11 @@ def _shortage(config: Config) -> str:
         asked += f", placed {placement.strategy}"
     if placement.labels:
         asked += f", on nodes with {_labels(placement.labels)}"
+    where = f" on nodes with {_labels(config.data.read_labels)}" if config.data.read_labels else ""
     if readers_take_cpus(config):
-        where = f" on nodes with {_labels(config.data.read_labels)}" if config.data.read_labels else ""
         asked += f", and 1 CPU{where} for reading"
+    elif where:
+        asked += f", and a node for reading,{where}"
     kinds = sorted({"CPU", *need})
     free = available_resources_per_node()
     nodes = [n for n in ray.nodes() if n["Alive"]]

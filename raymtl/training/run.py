@@ -103,7 +103,7 @@ def train(config: Config, *, address: str | None = None, listener: Listener | No
         return done
     ready = prepare(config)
     local = connect(config, address)
-    room = check_room(config, local)
+    room = check_room(config, local, lambda line: listener({"note": line}) if listener else None)
     with only_one(run_dir):
         write_file(run_dir, CONFIG, dump_config(config))
         if listener:

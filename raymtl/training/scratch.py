@@ -12,12 +12,12 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-_NAME = re.compile(r"raymtl-[a-z]+-(\d+)-")
+_NAME = re.compile(r"raymtl-[a-z]+-(\d+)-(\d+)-")
 
 
 def new_folder(purpose: str) -> str:
     """An empty folder of this process."""
-    return tempfile.mkdtemp(prefix=f"raymtl-{purpose}-{os.getpid()}-")
+    return tempfile.mkdtemp(prefix=f"raymtl-{purpose}-{_namespace()}-{os.getpid()}-")
 
 
 @contextmanager
@@ -35,8 +35,14 @@ def sweep() -> None:
     for path in Path(tempfile.gettempdir()).glob("raymtl-*-*-*"):
         found = _NAME.match(path.name)
         with suppress(OSError):  # another sweeps too, or it is somebody else's
-            if found and path.stat().st_uid == os.getuid() and not _lives(int(found[1])):
+            own = found is not None and int(found[1]) == _namespace() and path.stat().st_uid == os.getuid()
+            if own and found is not None and not _lives(int(found[2])):
                 shutil.rmtree(path, ignore_errors=True)
+
+
+def _namespace() -> int:
+    """Which numbers of processes are meant: containers that share the folder count each from 1."""
+    return os.stat("/proc/self/ns/pid").st_ino
 
 
 def _lives(pid: int) -> bool:

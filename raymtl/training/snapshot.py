@@ -7,7 +7,8 @@ Ray then neither goes on with the run nor starts it.
 import json
 import pickle
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from typing import Any
 
 import pyarrow.fs as pafs
 from ray.train.v2._internal.constants import CHECKPOINT_MANAGER_SNAPSHOT_FILENAME as SNAPSHOT
@@ -64,10 +65,22 @@ def mend_snapshot(run_dir: str, say: Callable[[str], None]) -> None:
 def _is_whole(text: str) -> bool:
     """Whether Ray can read it, and would only ever touch checkpoints by it: it removes the folders that it names."""
     try:
-        _CheckpointManagerState.parse_obj(json.loads(text))
+        state = _CheckpointManagerState.parse_obj(json.loads(text))
     except ValueError:  # pydantic's and json's errors are both
         return False
-    return all(_CHECKPOINT.fullmatch(name) for name in re.findall(r'"checkpoint_dir_name": *"([^"]*)"', text))
+    return all(_CHECKPOINT.fullmatch(name) for name in _folders(json.loads(state.json())))
+
+
+def _folders(value: Any, key: str = "") -> Iterator[str]:
+    """Every folder that a part of the list names, whatever field it stands in."""
+    if isinstance(value, dict):
+        for inner, part in value.items():
+            yield from _folders(part, inner)
+    elif isinstance(value, list):
+        for part in value:
+            yield from _folders(part, key)
+    elif "dir_name" in key and value is not None:
+        yield str(value)
 
 
 def _result(folder: str) -> _TrainingResultState:

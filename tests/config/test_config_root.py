@@ -186,6 +186,10 @@ class TestTrain:
     def test_a_range_of_workers_that_is_none(self, workers, says):
         assert says in refused(f"train.workers={workers}")
 
+    @pytest.mark.parametrize("placement", ["{labels: {zone: a}}", "{strategy: STRICT_PACK}"])
+    def test_a_placement_that_elastic_workers_cannot_keep_to(self, placement):
+        assert "min_workers" in refused("train.workers={min: 1, max: 4}", f"train.placement={placement}")
+
     def test_an_unknown_placement(self):
         assert "train.placement.strategy is `SPRAED`; expected one of" in refused("train.placement.strategy=SPRAED")
 

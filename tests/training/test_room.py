@@ -1,7 +1,6 @@
 """Room for the workers: what fits on which nodes, how long it is waited, and what is said."""
 
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -23,11 +22,10 @@ def node(number: int, cpus: float, gpus: float = 0, **labels: str) -> dict[str, 
     }
 
 
-def cluster(monkeypatch: pytest.MonkeyPatch, *nodes: dict[str, Any], grows_by: Any = None) -> None:
+def cluster(monkeypatch: pytest.MonkeyPatch, *nodes: dict[str, Any]) -> None:
     """A cluster of these nodes; Ray never finds a place on it."""
     monkeypatch.setattr(room.ray, "nodes", lambda: list(nodes))
     monkeypatch.setattr(room, "available_resources_per_node", lambda: {n["NodeID"]: n["Resources"] for n in nodes})
-    monkeypatch.setattr(room, "cluster_state", SimpleNamespace(get_cluster_config=lambda: grows_by))
     monkeypatch.setattr(room, "_are_placed", lambda groups, within_s: False)
     monkeypatch.setattr(room, "placement_group", lambda *a, **k: None)
     monkeypatch.setattr(room, "remove_placement_group", lambda group: None)
@@ -39,14 +37,13 @@ def config(data: dict[str, Any] | None = None, **train: Any) -> Config:
     return config_from_dict(raw)
 
 
-def refused(local: bool = False, **train: Any) -> str:
+def refused(**train: Any) -> str:
     with pytest.raises(ClusterError) as caught:
-        room.check_room(config(**train), local)
+        room.check_room(config(**train), local=True)
     return str(caught.value)
 
 
 def test_cpus_in_small_pieces_do_not_add_up(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(room, "_JOINING_S", 0.0)
     cluster(monkeypatch, node(1, 3), node(2, 3), node(3, 3))
     said = refused(workers=2, cpus_per_worker=4)
     assert said.startswith(
@@ -71,7 +68,6 @@ def test_cpus_in_small_pieces_do_not_add_up(monkeypatch: pytest.MonkeyPatch) -> 
     ],
 )
 def test_placement(monkeypatch: pytest.MonkeyPatch, placement: dict[str, Any], fit: int) -> None:
-    monkeypatch.setattr(room, "_JOINING_S", 0.0)
     cluster(monkeypatch, node(1, 3, zone="a"), node(2, 2, zone="b"))
     said = refused(workers=6, placement=placement)
     assert f"the cluster has room for {fit} such workers" in said
@@ -81,7 +77,6 @@ def test_placement(monkeypatch: pytest.MonkeyPatch, placement: dict[str, Any], f
 
 
 def test_gpus_count_where_their_cpus_are(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(room, "_JOINING_S", 0.0)
     cluster(monkeypatch, node(1, 2, 8), node(2, 64))
     said = refused(workers=4, use_gpu=True)
     assert "need 1 CPU and 1 GPU each" in said
@@ -89,31 +84,39 @@ def test_gpus_count_where_their_cpus_are(monkeypatch: pytest.MonkeyPatch) -> Non
 
 
 def test_enough_nodes_but_no_cpu_to_read_with(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(room, "_JOINING_S", 0.0)
     cluster(monkeypatch, node(1, 2))
     assert "1 CPU on nodes with `role: read` for reading" in refused(workers=2, data={"read_labels": {"role": "read"}})
 
 
-def group(cpus: float, count: int) -> SimpleNamespace:
-    return SimpleNamespace(resources={"CPU": cpus}, max_count=count)
+def test_what_is_missing_is_said_long_before_the_wait_is_over(monkeypatch: pytest.MonkeyPatch) -> None:
+    clock = iter(range(0, 10_000, 2))
+    monkeypatch.setattr(room.time, "monotonic", lambda: float(next(clock)))
+    cluster(monkeypatch, node(1, 2))
+    said: list[str] = []
+    with pytest.raises(ClusterError, match=r"waited \d+ s"):
+        room.check_room(config(workers=4, start_timeout_s=100), False, said.append)
+    assert len(said) == 1
+    assert said[0].startswith("waiting up to 100 s for room: train.workers = 4 need 1 CPU each")
+    assert next(clock) > 100
 
 
-@pytest.mark.parametrize(
-    ("groups", "patience"),
-    [
-        (None, 30),
-        ([group(4, 1)], 30),  # its largest cluster would still be too small
-        ([group(1, 10)], 30),  # its machines are too small
-        ([group(4, 2)], 500),
-        ([group(4, -1)], 500),
-    ],
-)
-def test_how_long_it_is_waited(monkeypatch: pytest.MonkeyPatch, groups: Any, patience: float) -> None:
-    cluster(monkeypatch, node(1, 2), grows_by=groups and SimpleNamespace(node_group_configs=groups))
-    large = config(workers=4, cpus_per_worker=2, start_timeout_s=500)
-    assert room._patience(large, local=False) == patience
-    assert room._patience(large, local=True) == 0
-    assert room._patience(config(workers=1, start_timeout_s=500), local=False) == 500
+def test_fractions_of_a_resource(monkeypatch: pytest.MonkeyPatch) -> None:
+    nodes = node(1, 8)
+    nodes["Resources"]["slot"] = 1
+    cluster(monkeypatch, nodes)
+    assert room.shortage(config(workers=5, placement={"resources": {"slot": 0.2}})) is None
+    assert room.shortage(config(workers=6, placement={"resources": {"slot": 0.2}})) is not None
+
+
+def test_nodes_that_may_read_are_missed_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    cluster(monkeypatch, node(1, 2), node(2, 2, role="read"))
+    data = {"read_labels": {"role": "read"}}
+    assert room.shortage(config(data, workers=2)) is None
+    cluster(monkeypatch, node(1, 2))
+    assert room.shortage(config(workers=2)) is not None
+    said = room.shortage(config(data, workers={"min": 1, "max": 2}))
+    assert said is not None
+    assert "and a node for reading, on nodes with `role: read`" in said
 
 
 def test_elastic_workers_need_the_fewest_and_no_cpu_for_reading(monkeypatch: pytest.MonkeyPatch) -> None:

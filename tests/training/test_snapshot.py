@@ -63,13 +63,13 @@ def test_a_damaged_list_is_written_anew_from_the_whole_checkpoints(run_dir: Path
     assert len(notes) == 1
 
 
-@pytest.mark.parametrize("name", ["../../elsewhere", "/etc", "..", "logs"])
+@pytest.mark.parametrize("name", ["../../elsewhere", "/etc", "..", "logs", "checkpoint_1/../../x"])
 def test_a_list_that_names_other_folders_is_not_believed(run_dir: Path, name: str) -> None:
     notes: list[str] = []
     (run_dir / SNAPSHOT).write_text("")
     mend_snapshot(str(run_dir), notes.append)
     text = (run_dir / SNAPSHOT).read_text()
-    forged = text.replace("checkpoint_2026-01-01_00-00-01.000000", name)
+    forged = text.replace("checkpoint_2026-01-01_00-00-01.000000", name).replace('_dir_name":', '_dir_name" :')
     assert forged != text
     (run_dir / SNAPSHOT).write_text(forged)
     mend_snapshot(str(run_dir), notes.append)
