@@ -42,8 +42,9 @@ $(STAMP): requirements/cpu.txt requirements/gpu.txt pyproject.toml
 	$(PIP) install -q --no-deps --no-build-isolation -e .
 	@touch $@
 
+# Two processes, each with files of its own: while one waits for Ray's processes to start, the other computes
 test: setup lint  ## style, types and all tests
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n 2 --dist loadfile
 
 lint: setup  ## style and types alone
 	$(BIN)/ruff check .

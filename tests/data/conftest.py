@@ -9,7 +9,7 @@ from small_data import write_file
 def in_process(monkeypatch):
     """The tasks of a check run one after another in this process, without Ray."""
 
-    def scan(source, tasks, read_tasks, *, in_order):
+    def scan(source, tasks, read_tasks, labels, *, in_order):
         for task in source.get_read_tasks(tasks):
             yield from task()
 

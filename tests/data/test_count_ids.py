@@ -85,7 +85,7 @@ def parts(tmp_path: Path) -> list[tuple[int, pa.Table]]:
 
 @pytest.fixture
 def in_process(monkeypatch: pytest.MonkeyPatch) -> None:
-    def scan(source, tasks, read_tasks, *, in_order):
+    def scan(source, tasks, read_tasks, labels, *, in_order):
         for task in source.get_read_tasks(1):
             yield from task()
 

@@ -154,7 +154,7 @@ def test_a_killed_node_and_a_killed_driver_cost_no_row_and_repeat_none(
 ) -> None:
     """One of two nodes, without which the other goes on; then the driver, after which the same command goes on elsewhere."""
     checkpoint = {"every_units": 1, "background": True, "keep": 4}
-    raw = small_config(logs, tmp_path, "killed", workers={"min": 1, "max": 2}, passes=30, checkpoint=checkpoint)
+    raw = small_config(logs, tmp_path, "killed", workers={"min": 1, "max": 2}, passes=10, checkpoint=checkpoint)
     raw["data"] |= {"unit_rows": 100, "block_rows": 25, "eval": None}
     # Batches that two workers cannot share evenly; Ray waits so long for as many workers as before the loss
     raw["train"] |= {"batch_size": 51, "start_timeout_s": 5}
@@ -197,12 +197,12 @@ def test_a_killed_node_and_a_killed_driver_cost_no_row_and_repeat_none(
     assert any("going on from step" in note for note in notes)
     assert result["starts"] == 3
     assert result["workers"] == 1
-    assert result["rows_trained"] == 30 * sum(SIZES)
+    assert result["rows_trained"] == 10 * sum(SIZES)
     steps = [line["step"] for line in lines_of(config, "train")]
     assert steps == list(range(1, result["steps"] + 1))  # the steps taken again replaced those that were lost
     rows = [line["rows"] for line in lines_of(config, "train")]
     assert rows == sorted(rows)
-    assert rows[-1] == 30 * sum(SIZES)
+    assert rows[-1] == 10 * sum(SIZES)
 
 
 def test_a_broken_value_in_mid_stream_ends_all_workers_with_its_place(ray_cluster: None, tmp_path: Path) -> None:
