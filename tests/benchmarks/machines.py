@@ -11,6 +11,7 @@ Needs root and `ip`, `unshare` and `nsenter`. Prints one JSON line.
 import argparse
 import json
 import os
+import secrets
 import shlex
 import subprocess
 import sys
@@ -102,6 +103,7 @@ class Machine:
         """End all processes at once, and the network."""
         self._init.kill()
         self._init.wait()
+        subprocess.run(["ip", "link", "del", f"rm{self.number}"], check=False)  # else it stays as long as the name space
         sh(f"ip netns del {self.name}")
 
 
@@ -111,7 +113,9 @@ def main() -> None:
     parser.add_argument("--rows", type=int, default=4000, help="rows of each file")
     parser.add_argument("--passes", type=int, default=2)
     options = parser.parse_args()
-    os.environ |= {"RAY_worker_niceness": "0", "PYTHONPATH": str(ROOT)}
+    token = {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": secrets.token_hex(32)}
+    active = {"PATH": f"{BIN}:{os.environ['PATH']}", "PYTHONPATH": str(ROOT)}
+    os.environ |= {"RAY_worker_niceness": "0", **active, **token}
     machines: list[Machine] = []
     sh(f"ip link add {BRIDGE} type bridge && ip addr add {NET}.254/24 dev {BRIDGE} && ip link set {BRIDGE} up")
     try:
