@@ -1,6 +1,7 @@
 """The log of a job comes whole and once, and its exit code is that of the command inside."""
 
 import io
+from collections.abc import AsyncIterator
 
 import aiohttp
 import pytest
@@ -63,6 +64,56 @@ def test_a_cluster_that_does_not_come_back_is_given_up(monkeypatch: pytest.Monke
     client.states, client.streams = [RUNNING, ConnectionError("refused")], [["one\n"]]
     with pytest.raises(ClusterError, match="not answered for 0 s"):
         _followed(client)
+
+
+class Clock:
+    """Stands still but for what the test adds."""
+
+    def __init__(self) -> None:
+        self.now = 0.0
+
+    def monotonic(self) -> float:
+        return self.now
+
+    def sleep(self, seconds: float) -> None:
+        self.now += seconds
+
+
+class Hours(FakeClient):
+    """A client whose followers hear nothing for three hours, and then lose the connection."""
+
+    clock: Clock
+
+    async def tail_job_logs(self, name: str) -> AsyncIterator[str]:
+        async for piece in super().tail_job_logs(name):
+            yield piece
+        if len(self.streams) > 1:
+            self.clock.now += 3 * 3600
+            raise RuntimeError("WebSocket connection closed unexpectedly")
+
+
+@pytest.fixture
+def hours(monkeypatch: pytest.MonkeyPatch) -> Hours:
+    client = Hours()
+    client.clock = Clock()
+    monkeypatch.setattr(follow, "time", client.clock)
+    monkeypatch.setattr(follow, "POLL_S", 1.0)
+    return client
+
+
+def test_a_connection_lost_after_hours_is_made_again(hours: Hours) -> None:
+    refused = ConnectionError("refused")
+    # a minute, and nearly two, of a head that does not answer, with an answer in between
+    hours.states = [RUNNING, *[refused] * 60, RUNNING, *[refused] * 119, RUNNING, DONE]
+    hours.streams = [["one\n"], ["one\ntwo\n"], WHOLE, WHOLE]
+    assert _followed(hours)[0] == "one\ntwo\nthree\n"
+
+
+def test_a_cluster_is_given_up_two_minutes_after_the_connection_was_lost(hours: Hours) -> None:
+    hours.states, hours.streams = [RUNNING, ConnectionError("refused")], [["one\n"], WHOLE, WHOLE]
+    with pytest.raises(ClusterError, match="not answered for 120 s"):
+        _followed(hours)
+    assert 120 < hours.clock.now - 3 * 3600 <= 122
 
 
 @pytest.mark.parametrize(
