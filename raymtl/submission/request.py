@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from raymtl.config.load import absolute, dump_config, load_config
+from raymtl.config.load import absolute, dump_config, load_config, relative_paths
 from raymtl.config.root import Config
 from raymtl.errors import ConfigError
 
@@ -56,18 +56,14 @@ def read_request(root: Any, words: Sequence[str], job_id: str | None = None) -> 
     name, context = _parsed(root, words)
     values = dict(context.params)
     config = text = None
-    if path := values.get("config"):
-        if "://" in path:
-            relative = [
-                one for one in values.get("sets", ()) if re.match(r"(output|data\.path|daily\.store)=(?!\w+://|/)", one)
-            ]
-            if relative:
-                raise ConfigError(f"--set {relative[0]} is no absolute path; the job runs in a folder of its own")
-        else:
-            short = [f"{key}={json.dumps(values[of])}" for of, key in _SHORT.items() if values.get(of)]
-            config = load_config(path, [*values.get("sets", ()), *short])
-            text = dump_config(_with_absolute_stores(config))
-            values |= {"config": UPLOADED, "sets": []}
+    path = values.get("config")
+    if path and "://" not in path:
+        short = [f"{key}={json.dumps(values[of])}" for of, key in _SHORT.items() if values.get(of)]
+        config = load_config(path, [*values.get("sets", ()), *short])
+        text = dump_config(config)
+        values |= {"config": UPLOADED, "sets": []}
+    elif relative := relative_paths(values.get("sets", ())):  # applied over there, to a configuration that is there
+        raise ConfigError(f"--set {relative[0]} is no absolute path; the job runs in a folder of its own")
     given = _given(context, values)
     if name == "daily" and not (values.get("date") or values.get("first")):
         day = (dt.datetime.now(dt.UTC) - dt.timedelta(days=1)).date().isoformat()
@@ -109,17 +105,6 @@ def _given(context: Any, values: Mapping[str, Any]) -> list[str]:
         else:
             options += [word for one in several for word in (parameter.opts[0], str(one))]
     return [*options, *places]
-
-
-def _with_absolute_stores(config: Config) -> Config:
-    """The configuration with absolute local stores; the other paths are made absolute where it is loaded."""
-    update: dict[str, Any] = {}
-    if config.daily is not None:
-        update["daily"] = config.daily.model_copy(update={"store": absolute(config.daily.store)})
-    if config.tune is not None and config.tune.start is not None and config.tune.start.store is not None:
-        start = config.tune.start.model_copy(update={"store": absolute(config.tune.start.store)})
-        update["tune"] = config.tune.model_copy(update={"start": start})
-    return config.model_copy(update=update)
 
 
 def _id(command: str, values: Mapping[str, Any], config: Config | None) -> str:

@@ -64,8 +64,29 @@ def test_a_url_goes_as_it_is() -> None:
     assert request.id == "raymtl-train-big"
     for kept in ("output=s3://bucket/runs", "output=/mnt/runs"):
         assert read("train", "-c", "s3://b/c.yaml", "--set", kept).words[-1] == kept
-    with pytest.raises(ConfigError, match="output=runs is no absolute path"):
-        read("train", "-c", "s3://b/c.yaml", "--set", "output=runs")
+
+
+@pytest.mark.parametrize(
+    ("given", "named"),
+    [
+        ("output=runs", "output=runs"),
+        ("output=~/runs", "output=~/runs"),
+        ("data.path=logs", "data.path=logs"),
+        ("data.eval_path=logs", "data.eval_path=logs"),
+        ("daily.store=model", "daily.store=model"),
+        ("tune.start.store=model", "tune.start.store=model"),
+        ("tune={start: {store: model}}", "tune.start.store=model"),
+    ],
+)
+@pytest.mark.parametrize("command", [("train", "-c", "s3://b/c.yaml"), ("evaluate", "s3://b/runs/a")])
+def test_a_relative_path_that_would_be_taken_from_the_folder_of_the_job(
+    command: tuple[str, ...], given: str, named: str
+) -> None:
+    with pytest.raises(ConfigError, match=rf"--set {re.escape(named)} is no absolute path"):
+        read(*command, "--set", given)
+    key = named.partition("=")[0]
+    for kept in ("/mnt/here", "s3://bucket/here", *([""] if key == "data.eval_path" else [])):
+        assert f"{key}={kept}" in read(*command, "--set", f"{key}={kept}").words
 
 
 def test_places_are_made_absolute(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
