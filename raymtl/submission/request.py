@@ -37,12 +37,6 @@ class Request:
     id: str
     """Submission id of the first attempt."""
 
-    @property
-    def digest(self) -> str:
-        """16 hex digits that two requests for the same work share."""
-        content = json.dumps([self.words, self.config])
-        return hashlib.sha256(content.encode()).hexdigest()[:16]
-
 
 def read_request(root: Any, words: Sequence[str], job_id: str | None = None) -> Request:
     """The job of a command line, `words`, for the program `root` (click's group of all commands).
