@@ -19,8 +19,8 @@ UPLOADED = "raymtl-submitted.yaml"
 PLACES = ("FILE", "RUN", "DIR", "OUT", "PATH", "STORE", "SEARCH")
 """How the command line calls arguments that are paths: they are made absolute, since the job runs in a folder of its own."""
 
-_GOES_ON = ("train", "tune", "daily")
-"""Commands that go on with what an earlier job of the same name began, so that one name is one piece of work."""
+GOES_ON = ("train", "tune", "daily", "score")
+"""Commands that go on with what an earlier call began, so that one name, or one OUT, is one piece of work."""
 
 _SHORT = {"name": "name", "workers": "train.workers", "gpu": "train.use_gpu"}
 _NAME = re.compile(r"[^A-Za-z0-9_.-]+")
@@ -102,9 +102,13 @@ def _given(context: Any, values: Mapping[str, Any]) -> list[str]:
 
 
 def _id(command: str, values: Mapping[str, Any], config: Config | None) -> str:
-    if command not in _GOES_ON:
+    if command not in GOES_ON:
         now = dt.datetime.now(dt.UTC)
         return f"raymtl-{command}-{now:%Y%m%d-%H%M%S}-{secrets.token_hex(2)}"
+    if command == "score":  # it has no name; what it goes on with is its output
+        out = absolute(values["out"]).rstrip("/")
+        last = _NAME.sub("-", out.rpartition("/")[2]).strip("-") or "out"
+        return f"raymtl-score-{last}-{hashlib.sha256(out.encode()).hexdigest()[:8]}"
     path = values.get("config") or ""
     name = config.name if config is not None else values.get("name") or path.rpartition("/")[2].removesuffix(".yaml")
     days = [str(values[key]) for key in ("date", "first", "last") if values.get(key)]

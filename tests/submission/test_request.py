@@ -139,6 +139,20 @@ def test_the_same_work_is_the_same_request() -> None:
     assert first != read("train", "-c", EXAMPLE, "--dry-run")
 
 
+def test_the_id_of_a_scoring_is_that_of_its_output(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    work = ("score", "--version", "s3://bucket/model", "--data", "s3://bucket/logs", "--out")
+    first = read(*work, "s3://bucket/scores/31 Jan")
+    assert re.fullmatch(r"raymtl-score-31-Jan-[0-9a-f]{8}", first.id)
+    assert (
+        read(*work, "s3://bucket/scores/31 Jan/").id
+        == read(*work[:5], "--out=s3://bucket/scores/31 Jan").id
+        == first.id
+    )
+    assert read(*work, "s3://other/scores/31 Jan").id != first.id
+    assert read(*work, "scores").id == read(*work, f"{tmp_path}/scores").id
+
+
 @pytest.mark.parametrize(
     ("words", "code", "said"),
     [
