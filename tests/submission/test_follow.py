@@ -1,12 +1,14 @@
 """The log of a job comes whole and once, and its exit code is that of the command inside."""
 
 import io
+import json
 from collections.abc import AsyncIterator
 
 import aiohttp
 import pytest
 from fake_jobs import FakeClient, job, jobs_of
 
+from raymtl import cli_submit
 from raymtl.cli import run_command
 from raymtl.errors import ClusterError
 from raymtl.submission import follow
@@ -193,6 +195,14 @@ class TestCommand:
         _, *lines, last = capfd.readouterr().out.splitlines()
         assert [line.split()[:3] for line in lines] == [["early", "failed", "65"], ["late", "running", "1970-01-01"]]
         assert '"id": "early", "state": "FAILED", "exit_code": 65' in last
+
+    def test_json_lines(
+        self, client: FakeClient, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setenv("RAYMTL_LOG", "json")
+        monkeypatch.setattr(cli_submit, "console", cli_submit.terminal())
+        assert run_command(["jobs", "list"]) == 0
+        assert json.loads(capfd.readouterr().out)["message"].startswith("no job was submitted")
 
     def test_submit_prints_the_id_and_nothing_else(self, client: FakeClient, capfd: pytest.CaptureFixture[str]) -> None:
         for said in ("is submitted to http://head:8265", "is under way already"):
