@@ -153,6 +153,14 @@ def test_the_id_of_a_scoring_is_that_of_its_output(tmp_path: Path, monkeypatch: 
     assert read(*work, "scores").id == read(*work, f"{tmp_path}/scores").id
 
 
+def test_a_doctor_goes_with_its_configuration_or_without() -> None:
+    request = read("doctor", "--config", EXAMPLE)
+    assert request.words == ("doctor", "--config", UPLOADED)
+    assert request.config is not None
+    assert request.id.startswith("raymtl-doctor-")
+    assert read("doctor").words == ("doctor",)
+
+
 @pytest.mark.parametrize(
     ("words", "code", "said"),
     [
