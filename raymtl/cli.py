@@ -64,7 +64,9 @@ def run_command(arguments: list[str]) -> int:
     except typer.Exit as stop:
         return stop.exit_code
     except (typer.Abort, KeyboardInterrupt):
-        logs.last_line("stopped; the same command goes on from the last checkpoint", 130)
+        logs.last_line(
+            "stopped; the same command goes on from what is saved" if _goes_on(arguments) else "stopped", 130
+        )
         return 130
     except Exception as error:
         if hasattr(error, "format_message") and hasattr(error, "exit_code"):  # a mistake in the command line itself
@@ -72,6 +74,17 @@ def run_command(arguments: list[str]) -> int:
             return 2
         raise
     return result if isinstance(result, int) else 0
+
+
+def _goes_on(arguments: list[str]) -> bool:
+    """Whether the command that these begin goes on, called again, with what it had done."""
+    from raymtl.submission.request import GOES_ON
+
+    words = [
+        word for n, word in enumerate(arguments) if not word.startswith("-") and arguments[max(0, n - 1)] != "--require"
+    ]
+    looks = "--dry-run" in arguments or words[:2] in (["tune", "status"], ["tune", "report"])
+    return bool(words) and words[0] in GOES_ON and not looks
 
 
 def _escape(text: str) -> str:

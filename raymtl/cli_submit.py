@@ -6,12 +6,12 @@ import sys
 from typing import Annotated, Any
 
 import typer
-from rich.console import Console
 from rich.table import Table
 
 from raymtl.errors import ConfigError
+from raymtl.telemetry.logs import terminal
 
-console = Console(highlight=False, width=None if sys.stdout.isatty() else 140)
+console = terminal()
 app = typer.Typer(help="Look at, follow and stop the jobs of a cluster (docs/cluster.md).", no_args_is_help=True)
 
 Address = Annotated[
@@ -27,7 +27,8 @@ def submit(
     command: Annotated[
         str,
         typer.Argument(
-            metavar="COMMAND", help="A command that runs on a cluster: train, tune, daily, evaluate, score, check."
+            metavar="COMMAND",
+            help="A command that runs on a cluster: train, tune, daily, evaluate, score, check, doctor.",
         ),
     ],
     arguments: Annotated[list[str], typer.Argument(metavar="ARGS", help="Its arguments, as they would be here.")] = [],  # noqa: B006

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 
+from raymtl import cli
 from raymtl.cli import run_command
 from raymtl.config.load import load_config
 from raymtl.reports.progress import evaluation_line, training_line
@@ -71,6 +72,35 @@ def test_config_commands(capfd: pytest.CaptureFixture[str]) -> None:
 def test_every_command_has_help(command: str, capfd: pytest.CaptureFixture[str]) -> None:
     assert run_command([command, "--help"]) == 0
     assert len(capfd.readouterr().out) > 200
+
+
+@pytest.mark.parametrize(
+    ("command", "goes_on"),
+    [
+        ("train --config c.yaml", True),
+        ("--require torch==2.13.0 train --config c.yaml", True),
+        ("tune --config c.yaml", True),
+        ("daily --config c.yaml", True),
+        ("score --version s --data d --out o", True),
+        ("train --config c.yaml --dry-run", False),
+        ("tune status runs/a-tune", False),
+        ("export --version train --out o", False),
+        ("doctor", False),
+        ("submit train --config c.yaml", False),
+        ("--version", False),
+        ("", False),
+    ],
+)
+def test_interrupted(
+    command: str, goes_on: bool, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def interrupt(*arguments: object, **options: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(cli, "app", interrupt)
+    assert run_command(command.split()) == 130
+    said = "raymtl: stopped; the same command goes on from what is saved\n" if goes_on else "raymtl: stopped\n"
+    assert capfd.readouterr().err == said
 
 
 def test_progress_lines() -> None:

@@ -3,8 +3,8 @@
 The YAML is read as version 1.2 has it where 1.1 surprises: `1e-3` is a number, `no` and `on` are text, and so is
 `2026-01-31` (the fields that hold days turn it into one). A key given twice is an error, never a silent choice.
 
-Local relative paths (`data.path`, `data.eval_path`, `output`) are taken from the current folder at the moment of loading and
-`~` is expanded, because Ray starts its workers in a folder of its own. URLs stay as they are.
+Local relative paths (the keys in `PATHS`) are taken from the current folder at the moment of loading and `~` is expanded,
+because Ray starts its workers in a folder of its own. URLs stay as they are.
 """
 
 import hashlib
@@ -23,6 +23,9 @@ from raymtl.config.yamltext import dump_yaml, parse_yaml
 from raymtl.errors import ConfigError, DataError, StorageError
 
 S = TypeVar("S", bound=Section)
+
+PATHS = ("data.path", "data.eval_path", "output", "daily.store", "tune.start.store")
+"""Keys that hold a folder or a URL."""
 
 MOST = 10
 """Errors listed at most."""
@@ -46,9 +49,36 @@ def load_config(path: str | None, overrides: Sequence[str] = (), *, text: str | 
 def config_from_dict(raw: dict[str, Any], source: str = "the configuration", set_paths: Sequence[str] = ()) -> Config:
     """Validate a configuration that is a dict already; `source` names it in errors, `set_paths` are marked as from `--set`."""
     config = _validated(Config, raw, source, set_paths)
-    data = config.data
-    paths = {"path": absolute(data.path), "eval_path": None if data.eval_path is None else absolute(data.eval_path)}
-    return config.model_copy(update={"data": data.model_copy(update=paths), "output": absolute(config.output)})
+    for path in PATHS:
+        config = _with_absolute(config, path.split("."))
+    return config
+
+
+def relative_paths(overrides: Sequence[str]) -> list[str]:
+    """Those of `PATHS` that `--set` overrides give as a relative path or below `~`, each as `key=value`."""
+    raw: dict[str, Any] = {}
+    for override in overrides:
+        _override(raw, override)
+    found = {path: _at(raw, path.split(".")) for path in PATHS}
+    return [
+        f"{path}={value}"
+        for path, value in found.items()
+        if isinstance(value, str) and "://" not in value and not os.path.isabs(value)
+    ]
+
+
+def _with_absolute(section: S, keys: Sequence[str]) -> S:
+    value = getattr(section, keys[0])
+    if value is None:
+        return section
+    changed = _with_absolute(value, keys[1:]) if keys[1:] else absolute(value)
+    return section.model_copy(update={keys[0]: changed})
+
+
+def _at(raw: Any, keys: Sequence[str]) -> Any:
+    for key in keys:
+        raw = raw.get(key) if isinstance(raw, dict) else None
+    return raw
 
 
 def section_from(kind: type[S], values: dict[str, Any], overrides: Sequence[str], source: str) -> S:

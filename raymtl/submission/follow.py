@@ -11,7 +11,7 @@ from raymtl.submission.client import LOST, Jobs
 
 POLL_S = 1.0
 PATIENCE_S = 120.0
-"""So long without an answer, and the cluster is given up."""
+"""So long after the first failed attempt without an answer, and the cluster is given up."""
 
 _NO_RAYMTL = ("No module named raymtl", "No module named 'raymtl'", "python: not found", "python: command not found")
 _TAIL = 4000
@@ -26,14 +26,15 @@ class Log:
         """Characters written."""
         self.tail = ""
         """The end of what was written."""
+        self._lost_at: float | None = None
+        """When the first attempt failed since something was last received."""
 
     def follow(self) -> JobDetails:
         """Write what the job prints until it ends; returns how it ended. Raises ClusterError where the cluster is lost."""
-        answered = time.monotonic()
         while True:
             try:
                 info = self.jobs.client.get_job_info(self.job)
-                answered = time.monotonic()
+                self._lost_at = None
                 if info.status == JobStatus.PENDING:  # there is no log yet to wait at
                     time.sleep(POLL_S)
                     continue
@@ -45,7 +46,10 @@ class Log:
             except (RuntimeError, *LOST) as error:
                 # A head that was started anew answers, but knows nothing of the job
                 gone = "status code 404" in str(error)
-                if gone or time.monotonic() - answered > PATIENCE_S:
+                # Not from the last answer: a stream is silent for as long as the job prints nothing, hours at times
+                now = time.monotonic()
+                self._lost_at = now if self._lost_at is None else self._lost_at
+                if gone or now - self._lost_at > PATIENCE_S:
                     raise ClusterError(
                         f"the cluster at {self.jobs.address} "
                         + ("no longer knows" if gone else f"has not answered for {PATIENCE_S:.0f} s about")
@@ -57,6 +61,7 @@ class Log:
     async def _stream(self) -> None:
         seen = 0
         async for text in self.jobs.client.tail_job_logs(self.job):
+            self._lost_at = None
             self._write(text[max(0, self.shown - seen) :])
             seen += len(text)
 

@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from raymtl.config.load import absolute, dump_config, load_config
+from raymtl.config.load import absolute, dump_config, load_config, relative_paths
 from raymtl.config.root import Config
 from raymtl.errors import ConfigError
 
@@ -19,8 +19,8 @@ UPLOADED = "raymtl-submitted.yaml"
 PLACES = ("FILE", "RUN", "DIR", "OUT", "PATH", "STORE", "SEARCH")
 """How the command line calls arguments that are paths: they are made absolute, since the job runs in a folder of its own."""
 
-_GOES_ON = ("train", "tune", "daily")
-"""Commands that go on with what an earlier job of the same name began, so that one name is one piece of work."""
+GOES_ON = ("train", "tune", "daily", "score")
+"""Commands that go on with what an earlier call began, so that one name, or one OUT, is one piece of work."""
 
 _SHORT = {"name": "name", "workers": "train.workers", "gpu": "train.use_gpu"}
 _NAME = re.compile(r"[^A-Za-z0-9_.-]+")
@@ -37,12 +37,6 @@ class Request:
     id: str
     """Submission id of the first attempt."""
 
-    @property
-    def digest(self) -> str:
-        """16 hex digits that two requests for the same work share."""
-        content = json.dumps([self.words, self.config])
-        return hashlib.sha256(content.encode()).hexdigest()[:16]
-
 
 def read_request(root: Any, words: Sequence[str], job_id: str | None = None) -> Request:
     """The job of a command line, `words`, for the program `root` (click's group of all commands).
@@ -56,18 +50,14 @@ def read_request(root: Any, words: Sequence[str], job_id: str | None = None) -> 
     name, context = _parsed(root, words)
     values = dict(context.params)
     config = text = None
-    if path := values.get("config"):
-        if "://" in path:
-            relative = [
-                one for one in values.get("sets", ()) if re.match(r"(output|data\.path|daily\.store)=(?!\w+://|/)", one)
-            ]
-            if relative:
-                raise ConfigError(f"--set {relative[0]} is no absolute path; the job runs in a folder of its own")
-        else:
-            short = [f"{key}={json.dumps(values[of])}" for of, key in _SHORT.items() if values.get(of)]
-            config = load_config(path, [*values.get("sets", ()), *short])
-            text = dump_config(_with_absolute_stores(config))
-            values |= {"config": UPLOADED, "sets": []}
+    path = values.get("config")
+    if path and "://" not in path:
+        short = [f"{key}={json.dumps(values[of])}" for of, key in _SHORT.items() if values.get(of)]
+        config = load_config(path, [*values.get("sets", ()), *short])
+        text = dump_config(config)
+        values |= {"config": UPLOADED, "sets": []}
+    elif relative := relative_paths(values.get("sets", ())):  # applied over there, to a configuration that is there
+        raise ConfigError(f"--set {relative[0]} is no absolute path; the job runs in a folder of its own")
     given = _given(context, values)
     if name == "daily" and not (values.get("date") or values.get("first")):
         day = (dt.datetime.now(dt.UTC) - dt.timedelta(days=1)).date().isoformat()
@@ -111,21 +101,14 @@ def _given(context: Any, values: Mapping[str, Any]) -> list[str]:
     return [*options, *places]
 
 
-def _with_absolute_stores(config: Config) -> Config:
-    """The configuration with absolute local stores; the other paths are made absolute where it is loaded."""
-    update: dict[str, Any] = {}
-    if config.daily is not None:
-        update["daily"] = config.daily.model_copy(update={"store": absolute(config.daily.store)})
-    if config.tune is not None and config.tune.start is not None and config.tune.start.store is not None:
-        start = config.tune.start.model_copy(update={"store": absolute(config.tune.start.store)})
-        update["tune"] = config.tune.model_copy(update={"start": start})
-    return config.model_copy(update=update)
-
-
 def _id(command: str, values: Mapping[str, Any], config: Config | None) -> str:
-    if command not in _GOES_ON:
+    if command not in GOES_ON:
         now = dt.datetime.now(dt.UTC)
         return f"raymtl-{command}-{now:%Y%m%d-%H%M%S}-{secrets.token_hex(2)}"
+    if command == "score":  # it has no name; what it goes on with is its output
+        out = absolute(values["out"]).rstrip("/")
+        last = _NAME.sub("-", out.rpartition("/")[2]).strip("-") or "out"
+        return f"raymtl-score-{last}-{hashlib.sha256(out.encode()).hexdigest()[:8]}"
     path = values.get("config") or ""
     name = config.name if config is not None else values.get("name") or path.rpartition("/")[2].removesuffix(".yaml")
     days = [str(values[key]) for key in ("date", "first", "last") if values.get(key)]

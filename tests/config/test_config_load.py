@@ -248,6 +248,17 @@ class TestPaths:
         assert small().output == str(tmp_path / "runs")
         assert config_from_dict(small_raw()).output == str(tmp_path / "runs")
 
+    def test_stores_are_taken_from_the_current_folder(self, tmp_path, monkeypatch):
+        monkeypatch.chdir(tmp_path)
+        config = small(
+            "daily.store=model",
+            "data.group=user",
+            "tune={space: {}, ready_made: [loss_weights], start: {store: ../old}}",
+        )
+        assert config.daily.store == str(tmp_path / "model")
+        assert config.tune.start.store == str(tmp_path.parent / "old")
+        assert small("daily.store=s3://bucket/model", "data.group=user").daily.store == "s3://bucket/model"
+
     def test_the_home_folder_is_expanded(self):
         assert small("data.path=~/logs").data.path == str(Path.home() / "logs")
 

@@ -1,11 +1,14 @@
 """The log of a job comes whole and once, and its exit code is that of the command inside."""
 
 import io
+import json
+from collections.abc import AsyncIterator
 
 import aiohttp
 import pytest
 from fake_jobs import FakeClient, job, jobs_of
 
+from raymtl import cli_submit
 from raymtl.cli import run_command
 from raymtl.errors import ClusterError
 from raymtl.submission import follow
@@ -63,6 +66,56 @@ def test_a_cluster_that_does_not_come_back_is_given_up(monkeypatch: pytest.Monke
     client.states, client.streams = [RUNNING, ConnectionError("refused")], [["one\n"]]
     with pytest.raises(ClusterError, match="not answered for 0 s"):
         _followed(client)
+
+
+class Clock:
+    """Stands still but for what the test adds."""
+
+    def __init__(self) -> None:
+        self.now = 0.0
+
+    def monotonic(self) -> float:
+        return self.now
+
+    def sleep(self, seconds: float) -> None:
+        self.now += seconds
+
+
+class Hours(FakeClient):
+    """A client whose followers hear nothing for three hours, and then lose the connection."""
+
+    clock: Clock
+
+    async def tail_job_logs(self, name: str) -> AsyncIterator[str]:
+        async for piece in super().tail_job_logs(name):
+            yield piece
+        if len(self.streams) > 1:
+            self.clock.now += 3 * 3600
+            raise RuntimeError("WebSocket connection closed unexpectedly")
+
+
+@pytest.fixture
+def hours(monkeypatch: pytest.MonkeyPatch) -> Hours:
+    client = Hours()
+    client.clock = Clock()
+    monkeypatch.setattr(follow, "time", client.clock)
+    monkeypatch.setattr(follow, "POLL_S", 1.0)
+    return client
+
+
+def test_a_connection_lost_after_hours_is_made_again(hours: Hours) -> None:
+    refused = ConnectionError("refused")
+    # a minute, and nearly two, of a head that does not answer, with an answer in between
+    hours.states = [RUNNING, *[refused] * 60, RUNNING, *[refused] * 119, RUNNING, DONE]
+    hours.streams = [["one\n"], ["one\ntwo\n"], WHOLE, WHOLE]
+    assert _followed(hours)[0] == "one\ntwo\nthree\n"
+
+
+def test_a_cluster_is_given_up_two_minutes_after_the_connection_was_lost(hours: Hours) -> None:
+    hours.states, hours.streams = [RUNNING, ConnectionError("refused")], [["one\n"], WHOLE, WHOLE]
+    with pytest.raises(ClusterError, match="not answered for 120 s"):
+        _followed(hours)
+    assert 120 < hours.clock.now - 3 * 3600 <= 122
 
 
 @pytest.mark.parametrize(
@@ -142,6 +195,14 @@ class TestCommand:
         _, *lines, last = capfd.readouterr().out.splitlines()
         assert [line.split()[:3] for line in lines] == [["early", "failed", "65"], ["late", "running", "1970-01-01"]]
         assert '"id": "early", "state": "FAILED", "exit_code": 65' in last
+
+    def test_json_lines(
+        self, client: FakeClient, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setenv("RAYMTL_LOG", "json")
+        monkeypatch.setattr(cli_submit, "console", cli_submit.terminal())
+        assert run_command(["jobs", "list"]) == 0
+        assert json.loads(capfd.readouterr().out)["message"].startswith("no job was submitted")
 
     def test_submit_prints_the_id_and_nothing_else(self, client: FakeClient, capfd: pytest.CaptureFixture[str]) -> None:
         for said in ("is submitted to http://head:8265", "is under way already"):

@@ -64,8 +64,29 @@ def test_a_url_goes_as_it_is() -> None:
     assert request.id == "raymtl-train-big"
     for kept in ("output=s3://bucket/runs", "output=/mnt/runs"):
         assert read("train", "-c", "s3://b/c.yaml", "--set", kept).words[-1] == kept
-    with pytest.raises(ConfigError, match="output=runs is no absolute path"):
-        read("train", "-c", "s3://b/c.yaml", "--set", "output=runs")
+
+
+@pytest.mark.parametrize(
+    ("given", "named"),
+    [
+        ("output=runs", "output=runs"),
+        ("output=~/runs", "output=~/runs"),
+        ("data.path=logs", "data.path=logs"),
+        ("data.eval_path=logs", "data.eval_path=logs"),
+        ("daily.store=model", "daily.store=model"),
+        ("tune.start.store=model", "tune.start.store=model"),
+        ("tune={start: {store: model}}", "tune.start.store=model"),
+    ],
+)
+@pytest.mark.parametrize("command", [("train", "-c", "s3://b/c.yaml"), ("evaluate", "s3://b/runs/a")])
+def test_a_relative_path_that_would_be_taken_from_the_folder_of_the_job(
+    command: tuple[str, ...], given: str, named: str
+) -> None:
+    with pytest.raises(ConfigError, match=rf"--set {re.escape(named)} is no absolute path"):
+        read(*command, "--set", given)
+    key = named.partition("=")[0]
+    for kept in ("/mnt/here", "s3://bucket/here", *([""] if key == "data.eval_path" else [])):
+        assert f"{key}={kept}" in read(*command, "--set", f"{key}={kept}").words
 
 
 def test_places_are_made_absolute(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -111,11 +132,33 @@ def test_ids_of_work_that_goes_on_are_its_own_and_of_other_work_are_new() -> Non
     assert read("train", "-c", EXAMPLE, job_id="mine").id == "mine"
 
 
-def test_the_digest_tells_work_apart() -> None:
+def test_the_same_work_is_the_same_request() -> None:
     first = read("train", "-c", EXAMPLE)
-    assert first.digest == read("train", "--config", EXAMPLE).digest
-    assert first.digest != read("train", "-c", EXAMPLE, "--set", "train.workers=2").digest
-    assert first.digest != read("train", "-c", EXAMPLE, "--dry-run").digest
+    assert first == read("train", "--config", EXAMPLE)
+    assert first != read("train", "-c", EXAMPLE, "--set", "train.workers=2")
+    assert first != read("train", "-c", EXAMPLE, "--dry-run")
+
+
+def test_the_id_of_a_scoring_is_that_of_its_output(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    work = ("score", "--version", "s3://bucket/model", "--data", "s3://bucket/logs", "--out")
+    first = read(*work, "s3://bucket/scores/31 Jan")
+    assert re.fullmatch(r"raymtl-score-31-Jan-[0-9a-f]{8}", first.id)
+    assert (
+        read(*work, "s3://bucket/scores/31 Jan/").id
+        == read(*work[:5], "--out=s3://bucket/scores/31 Jan").id
+        == first.id
+    )
+    assert read(*work, "s3://other/scores/31 Jan").id != first.id
+    assert read(*work, "scores").id == read(*work, f"{tmp_path}/scores").id
+
+
+def test_a_doctor_goes_with_its_configuration_or_without() -> None:
+    request = read("doctor", "--config", EXAMPLE)
+    assert request.words == ("doctor", "--config", UPLOADED)
+    assert request.config is not None
+    assert request.id.startswith("raymtl-doctor-")
+    assert read("doctor").words == ("doctor",)
 
 
 @pytest.mark.parametrize(

@@ -1,19 +1,24 @@
 """A job is started once."""
 
+from collections.abc import Sequence
+from pathlib import Path
+
 import pytest
 from fake_jobs import FakeClient, job, jobs_of
 
 from raymtl.errors import ClusterError, ConfigError, TryLaterError
+from raymtl.submission.package import environment, runtime_env
 from raymtl.submission.request import Request
-from raymtl.submission.submit import DIGEST, Driver, Submitted, entrypoint, submit
+from raymtl.submission.submit import DIGEST, Driver, Submitted, digest, entrypoint, submit
 
 REQUEST = Request(("train", "--config", "c.yaml"), "name: a\n", "raymtl-train-a")
+SURROUNDINGS, DRIVER = {"env_vars": {"A": "b"}}, Driver(2, None, {"driver": 1})
 OTHER = {DIGEST: "of other work"}
-SAME = {DIGEST: REQUEST.digest}
+SAME = {DIGEST: digest(REQUEST, SURROUNDINGS, DRIVER)}
 
 
 def run(client: FakeClient) -> Submitted:
-    return submit(jobs_of(client), REQUEST, "the command", {"env_vars": {"A": "b"}}, Driver(2, None, {"driver": 1}))
+    return submit(jobs_of(client), REQUEST, "the command", SURROUNDINGS, DRIVER)
 
 
 def test_a_first_attempt_has_the_name_alone() -> None:
@@ -54,6 +59,46 @@ def test_what_is_under_way_or_done_is_not_started_again(
     submitted = run(client)
     assert (submitted.id.removeprefix("raymtl-train-a"), submitted.how) == expected
     assert len(client.submitted) == (expected[1] == "started")
+
+
+@pytest.fixture
+def code(tmp_path: Path) -> Path:
+    folder = tmp_path / "code"
+    (folder / "mine").mkdir(parents=True)
+    (folder / "mine" / "slot.py").write_text("WIDTH = 8\n")
+    (folder / ".gitignore").write_text("/runs/\n")
+    (tmp_path / "requirements.txt").write_text("polars==1.0\n")
+    return folder
+
+
+def _digest(code: Path, env: Sequence[str] = ("A=b",), driver: Driver = DRIVER, request: Request = REQUEST) -> str:
+    pip = str(code.parent / "requirements.txt")
+    with runtime_env(request.config, str(code), pip, environment(env)) as surroundings:
+        return digest(request, surroundings, driver)
+
+
+def test_the_digest_is_that_of_arguments_code_packages_and_resources(code: Path) -> None:
+    first = _digest(code)
+    assert _digest(code) == first
+    assert _digest(code, request=Request(REQUEST.words, "name: b\n", REQUEST.id)) != first
+    assert _digest(code, request=Request((*REQUEST.words, "--dry-run"), REQUEST.config, REQUEST.id)) != first
+    assert _digest(code, driver=Driver(2, 1 << 30, {"driver": 1})) != first
+    assert _digest(code, env=("A=b", "B=b")) != first
+    assert _digest(code, env=("A=a fresh key",)) == first
+    requirements = code.parent / "requirements.txt"
+    requirements.write_text("polars==1.1\n")
+    second = _digest(code)
+    assert second != first
+    (code / "mine" / "slot.py").write_text("WIDTH = 9\n")
+    assert _digest(code) not in (first, second)
+
+
+def test_what_is_not_uploaded_does_not_change_the_digest(code: Path) -> None:
+    first = _digest(code)
+    for left_out in (".git/HEAD", ".venv/a.py", "mine/__pycache__/slot.pyc", "runs/a/config.yaml"):
+        (code / left_out).parent.mkdir(parents=True, exist_ok=True)
+        (code / left_out).write_text("of another time")
+    assert _digest(code) == first
 
 
 def test_other_work_of_the_same_name_is_not_taken_for_this() -> None:
