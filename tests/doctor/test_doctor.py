@@ -60,6 +60,14 @@ def test_who_does_not_answer_is_a_line_that_says_so(ray_cluster: None) -> None:
     assert run._collect({}, 1) == ({}, {})
 
 
+@pytest.mark.ray
+def test_a_cluster_without_a_dashboard(ray_cluster: None) -> None:
+    nodes, _ = run._nodes()
+    with run._probes(nodes) as probes:
+        (finding,) = run._dashboard(probes, 20)
+    assert (finding.status, finding.value) == ("warn", "there is none")
+
+
 def test_storage_from_a_node(tmp_path: Path) -> None:
     folder = storage.begin(str(tmp_path / "runs"))
     good = storage.look(folder, "a")
