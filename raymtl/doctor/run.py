@@ -18,7 +18,7 @@ from raymtl.doctor import clocks, machine, network, stack, storage
 from raymtl.doctor.finding import Finding
 from raymtl.doctor.probe import Probe
 from raymtl.errors import ClusterError, UserError
-from raymtl.training.cluster import join
+from raymtl.training.cluster import connect, join
 from raymtl.training.room import shortage
 from raymtl.versions import package_versions
 
@@ -51,7 +51,8 @@ def examine(
     limits = {**LIMITS_S, **(limits_s or {})}
     say("looking for Ray")
     try:
-        alone = join(address, 1)
+        # With a configuration Ray starts here as it would for the run, whose logical CPUs may be more than the machine has
+        alone = join(address, 1) if config is None else connect(config, address)
     except ClusterError as error:
         sentence, _, remedy = str(error).rpartition("; ")
         say("looking at this machine")

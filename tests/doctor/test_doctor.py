@@ -3,11 +3,13 @@
 import json
 import threading
 from pathlib import Path
+from typing import Any
 
 import pytest
 import ray
 
 from raymtl.cli import run_command
+from raymtl.config.load import load_config
 from raymtl.doctor import run, storage
 from raymtl.doctor.probe import Probe
 from raymtl.errors import StorageError
@@ -84,6 +86,24 @@ def test_storage_that_cannot_be_written(tmp_path: Path) -> None:
     (tmp_path / "runs").write_text("a file")
     with pytest.raises(StorageError, match="runs"):
         storage.begin(str(tmp_path / "runs"))
+
+
+def test_ray_starts_here_as_for_the_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: dict[str, Any] = {}
+
+    def no_ray(**options: Any) -> None:
+        asked.update(options)
+        raise RuntimeError("not now")
+
+    monkeypatch.delenv("RAY_ADDRESS", raising=False)
+    monkeypatch.setattr(ray, "is_initialized", lambda: False)
+    monkeypatch.setattr(ray, "init", no_ray)
+    monkeypatch.setattr("raymtl.doctor.stack.look", lambda limit_s: {"died": "not looked at"})
+    config = tmp_path / "conf.yaml"
+    config.write_text(CONFIG.format(root=tmp_path))
+    found = run.examine(load_config(str(config)), None, lambda text: None)
+    assert [f.check for f in found] == ["versions", "Ray"]
+    assert asked["num_cpus"] == 99 + 1  # and a reader
 
 
 def test_an_endpoint_that_nobody_serves(monkeypatch: pytest.MonkeyPatch) -> None:
