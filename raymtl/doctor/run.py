@@ -282,29 +282,46 @@ def _tried(probes: Probes, what: str, path: str, limit_s: float) -> list[Finding
 
 
 def _network(nodes: list[Node], limit_s: float) -> list[Finding]:
-    """An all-to-all between one worker on each of a few nodes; with a single node, of two workers on it."""
-    chosen = nodes[: network.MOST_PEERS] if len(nodes) > 1 else nodes * 2
-    on_gpus = (len(nodes) > 1 and all(node.gpus for node in chosen)) or (len(nodes) == 1 and nodes[0].gpus >= 2)
-    backend = "nccl" if on_gpus else "gloo"
-    if not chosen:
-        return []
+    """The all-to-alls, one after the other: side by side they would slow each other down."""
+    return [_exchanged(backend, chosen, limit_s) for backend, chosen in _exchanges(nodes)]
+
+
+def _exchanges(nodes: list[Node]) -> list[tuple[str, list[Node]]]:
+    """Backend, and the node of each worker: NCCL between the nodes with a GPU, gloo between all; two workers on a single one.
+
+    A cluster of GPUs has nodes without any, the head and the readers, and its workers exchange over NCCL all the same.
+    """
+    with_gpu = [node for node in nodes if node.gpus >= 1]
+    if len(with_gpu) == 1 and with_gpu[0].gpus >= 2:
+        with_gpu *= 2
+    everybody = nodes * 2 if len(nodes) == 1 else nodes
+    both = (("nccl", with_gpu), ("gloo", everybody))
+    return [(backend, chosen[: network.MOST_PEERS]) for backend, chosen in both if len(chosen) > 1]
+
+
+def _exchanged(backend: str, chosen: list[Node], limit_s: float) -> Finding:
+    """An all-to-all between workers, one on each of `chosen`."""
+    on_gpus = backend == "nccl"
     actor = ray.remote(num_cpus=0, num_gpus=int(on_gpus), max_concurrency=2)(network.Peer)
     peers = [actor.options(scheduling_strategy=_on(node)).remote() for node in chosen]
     remedy = "open the ports between the nodes, choose the interface (GLOO_SOCKET_IFNAME, NCCL_SOCKET_IFNAME)"
-    if on_gpus:
-        remedy += ", or look again when the GPUs are free"
     until = time.monotonic() + limit_s
     try:
-        address, port = ray.get(peers[0].place.remote(), timeout=limit_s)
+        places = [peer.place.remote() for peer in peers]
+        _, waiting = ray.wait(places, num_returns=len(places), timeout=limit_s)
+        if waiting and on_gpus:
+            why = f"{len(waiting)} of {len(peers)} workers got no GPU in {limit_s:g} s: nothing was exchanged over nccl"
+            return Finding("network", "all-to-all", "warn", why, "look again when the GPUs are free")
+        address, port = ray.get(places, timeout=1)[0]
         refs = [peer.measure.remote(address, port, n, len(peers), backend) for n, peer in enumerate(peers)]
         measured = ray.get(refs, timeout=max(1.0, until - time.monotonic()))
     except ray.exceptions.GetTimeoutError:
         why = f"{len(peers)} workers did not exchange anything in {limit_s:g} s over {backend}"
-        return [Finding("network", "all-to-all", "fail", why, remedy)]
+        return Finding("network", "all-to-all", "fail", why, remedy)
     except ray.exceptions.RayError as error:
         cause = str(getattr(error, "cause", None) or error).strip().splitlines()
-        return [Finding("network", "all-to-all", "fail", f"over {backend}: {cause[-1]}", remedy)]
+        return Finding("network", "all-to-all", "fail", f"over {backend}: {cause[-1]}", remedy)
     finally:
         for peer in peers:
             ray.kill(peer)
-    return [network.judge(measured, len(nodes), backend)]
+    return network.judge(measured, len(set(chosen)), backend)

@@ -25,6 +25,10 @@ output: {root}/runs
 """
 
 
+def node(name: str, gpus: float = 0) -> run.Node:
+    return run.Node(name, "0" * 56, "127.0.0.1", 0, gpus, 1, 0)
+
+
 @pytest.mark.ray
 def test_everything_once(ray_cluster: None, tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
     (tmp_path / "logs").mkdir()
@@ -45,17 +49,17 @@ def test_everything_once(ray_cluster: None, tmp_path: Path, capfd: pytest.Captur
 
 @pytest.mark.ray
 def test_who_does_not_answer_is_a_line_that_says_so(ray_cluster: None) -> None:
-    node = run.Node("a", "0" * 56, "127.0.0.1", 0, 0, 1, 0)
+    lost = node("a")
 
     @ray.remote(num_cpus=0)
     def asleep() -> None:
         threading.Event().wait(30)
 
     hanging = asleep.remote()
-    _, missing = run._collect({node: hanging}, 0.2)
+    _, missing = run._collect({lost: hanging}, 0.2)
     ray.cancel(hanging, force=True)
-    assert missing == {node: "no answer in 0.2 s"}
-    with run._probes([node]) as probes:  # Ray knows no such node
+    assert missing == {lost: "no answer in 0.2 s"}
+    with run._probes([lost]) as probes:  # Ray knows no such node
         offsets, findings = run._clocks(probes, 10)
     assert offsets == {}
     assert [(f.status, f.node) for f in findings] == [("fail", "a")]
@@ -86,6 +90,18 @@ def test_storage_that_cannot_be_written(tmp_path: Path) -> None:
     (tmp_path / "runs").write_text("a file")
     with pytest.raises(StorageError, match="runs"):
         storage.begin(str(tmp_path / "runs"))
+
+
+def test_nccl_between_the_nodes_with_a_gpu_and_gloo_between_all() -> None:
+    head, a, b, c = node("head"), node("a", gpus=1), node("b", gpus=8), node("c", gpus=1)
+    assert run._exchanges([head, a, b]) == [("nccl", [a, b]), ("gloo", [head, a, b])]
+    assert run._exchanges([head, b]) == [("nccl", [b, b]), ("gloo", [head, b])]
+    assert run._exchanges([b]) == [("nccl", [b, b]), ("gloo", [b, b])]
+    assert run._exchanges([head, a]) == [("gloo", [head, a])]
+    assert run._exchanges([c]) == [("gloo", [c, c])]
+    assert run._exchanges([]) == []
+    many = [node(str(n), gpus=n % 2) for n in range(40)]
+    assert [(backend, len(chosen)) for backend, chosen in run._exchanges(many)] == [("nccl", 8), ("gloo", 8)]
 
 
 def test_ray_starts_here_as_for_the_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
