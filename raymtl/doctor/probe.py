@@ -59,6 +59,9 @@ class Probe:
     def storage(self, folder: str, node: str) -> dict[str, Any]:
         return storage.look(folder, node)
 
+    def leave(self, folder: str, node: str) -> str | None:
+        return storage.leave(folder, node)
+
     def listing(self, path: str) -> str | None:
         """Why a folder cannot be listed from here, or None."""
         try:

@@ -4,11 +4,13 @@ What does not answer in its time is a finding like any other: a node that hangs 
 """
 
 import os
+import threading
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import Future
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 import ray
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
@@ -22,6 +24,7 @@ from raymtl.training.cluster import connect, join
 from raymtl.training.room import shortage
 from raymtl.versions import package_versions
 
+T = TypeVar("T")
 Say = Callable[[str], None]
 
 LIMITS_S = {"start": 60.0, "stack": 120.0, "storage": 60.0, "network": 90.0, "other": 30.0}
@@ -256,29 +259,58 @@ def _listed(probes: Probes, what: str, path: str, limit_s: float) -> list[Findin
 
 def _tried(probes: Probes, what: str, path: str, limit_s: float) -> list[Finding]:
     """Every operation on the folder of the key `what`, from every node."""
-    try:
-        folder = storage.begin(path)
-    except UserError as error:
-        return [
-            Finding(
-                "storage", what, "fail", str(error), f"give this user the right to write there, or set another {what}"
-            )
-        ]
+    remedy = f"give this user the right to write there, or set another {what}"
+    trial, findings = _here(what, path, limit_s, lambda: storage.begin(path), remedy)
+    if trial is None:
+        return findings
+    folder = trial.folder
     refs = {node: probe.storage.remote(folder, node.name) for node, probe in probes.items()}
     answers, missing = _collect(refs, limit_s)
-    remedy = "the storage hangs for that node: look at its network, its mount and its credentials"
+    remedy = (
+        f"the storage hangs for that node: look at its network, its mount and its credentials, and remove {folder} there "
+        "if it is left"
+    )
     findings = _silent("storage", what, missing, remedy)
+    remedy = f"look at what {folder} holds, and remove it by hand"
+    names = [node.name for node in answers]
+    unseen, wrong = _here(what, path, limit_s, lambda: storage.unseen(folder, names), remedy)
+    findings += wrong
+    left, late = _collect({node: probes[node].leave.remote(folder, node.name) for node in answers}, limit_s)
+    for node, found in answers.items():
+        if node.name in (unseen or ()):
+            found["failed"].setdefault("share", "the asking machine does not see what the node wrote")
+        if stays := left.get(node) or late.get(node):
+            found["failed"].setdefault("delete", stays)
+        findings.append(storage.judge(found, what, folder, node.name))
+    return findings + _here(what, path, limit_s, lambda: storage.end(trial), remedy)[1]
+
+
+def _here(what: str, path: str, limit_s: float, work: Callable[[], T], remedy: str) -> tuple[T | None, list[Finding]]:
+    """What `work` returns on this machine, or the finding that says why it does not.
+
+    It has a thread that is given up after `limit_s`, since nothing can interrupt a call to a mount that hangs. No executor:
+    Python waits at its end for the threads of one.
+    """
+    done: Future[T] = Future()
+
+    def attempt() -> None:
+        try:
+            done.set_result(work())
+        except BaseException as error:
+            done.set_exception(error)
+
+    threading.Thread(target=attempt, daemon=True).start()
     try:
-        unseen = set(storage.unseen(folder, [n.name for n in answers]))
-        for node, found in answers.items():
-            if node.name in unseen:
-                found["failed"].setdefault("share", "the asking machine does not see what the node wrote")
-            findings.append(storage.judge(found, what, folder, node.name))
-        storage.end(folder)
+        return done.result(limit_s), []
+    except TimeoutError:
+        why = f"{path}: no answer to this machine in {limit_s:g} s"
+        remedy = (
+            "the storage hangs for this machine: look at its network, its mount and its credentials, and remove "
+            f"{path.rstrip('/')}/{storage.FOLDER}-* if it is left"
+        )
     except UserError as error:
-        remedy = f"look at what {folder} holds, and remove it by hand"
-        findings.append(Finding("storage", what, "fail", f"from this machine: {error}", remedy))
-    return findings
+        why = f"from this machine: {error}"
+    return None, [Finding("storage", what, "fail", why, remedy)]
 
 
 def _network(nodes: list[Node], limit_s: float) -> list[Finding]:
