@@ -6,6 +6,7 @@ import urllib.request
 from typing import Any
 
 import ray
+from ray._private.services import get_webui_url_from_internal_kv
 
 from raymtl.data.remote import list_folder
 from raymtl.data.retry import reason
@@ -44,7 +45,8 @@ class Probe:
 
     def dashboard(self) -> tuple[str, str | None]:
         """Address of the cluster's dashboard (empty: there is none), and why it cannot be reached from here, or None."""
-        url = ray.get_runtime_context().worker.node.webui_url or ""
+        # What a worker's own node says is Ray's default address, wherever the dashboard is
+        url = get_webui_url_from_internal_kv() or ""
         try:
             if url:
                 urllib.request.urlopen(f"http://{url}/api/version", timeout=5).close()
@@ -56,6 +58,9 @@ class Probe:
 
     def storage(self, folder: str, node: str) -> dict[str, Any]:
         return storage.look(folder, node)
+
+    def leave(self, folder: str, node: str) -> str | None:
+        return storage.leave(folder, node)
 
     def listing(self, path: str) -> str | None:
         """Why a folder cannot be listed from here, or None."""

@@ -4,11 +4,13 @@ What does not answer in its time is a finding like any other: a node that hangs 
 """
 
 import os
+import threading
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import Future
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 import ray
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
@@ -18,10 +20,11 @@ from raymtl.doctor import clocks, machine, network, stack, storage
 from raymtl.doctor.finding import Finding
 from raymtl.doctor.probe import Probe
 from raymtl.errors import ClusterError, UserError
-from raymtl.training.cluster import join
+from raymtl.training.cluster import connect, join
 from raymtl.training.room import shortage
 from raymtl.versions import package_versions
 
+T = TypeVar("T")
 Say = Callable[[str], None]
 
 LIMITS_S = {"start": 60.0, "stack": 120.0, "storage": 60.0, "network": 90.0, "other": 30.0}
@@ -51,7 +54,8 @@ def examine(
     limits = {**LIMITS_S, **(limits_s or {})}
     say("looking for Ray")
     try:
-        alone = join(address, 1)
+        # With a configuration Ray starts here as it would for the run, whose logical CPUs may be more than the machine has
+        alone = join(address, 1) if config is None else connect(config, address)
     except ClusterError as error:
         sentence, _, remedy = str(error).rpartition("; ")
         say("looking at this machine")
@@ -255,55 +259,101 @@ def _listed(probes: Probes, what: str, path: str, limit_s: float) -> list[Findin
 
 def _tried(probes: Probes, what: str, path: str, limit_s: float) -> list[Finding]:
     """Every operation on the folder of the key `what`, from every node."""
-    try:
-        folder = storage.begin(path)
-    except UserError as error:
-        return [
-            Finding(
-                "storage", what, "fail", str(error), f"give this user the right to write there, or set another {what}"
-            )
-        ]
+    remedy = f"give this user the right to write there, or set another {what}"
+    trial, findings = _here(what, path, limit_s, lambda: storage.begin(path), remedy)
+    if trial is None:
+        return findings
+    folder = trial.folder
     refs = {node: probe.storage.remote(folder, node.name) for node, probe in probes.items()}
     answers, missing = _collect(refs, limit_s)
-    remedy = "the storage hangs for that node: look at its network, its mount and its credentials"
+    remedy = (
+        f"the storage hangs for that node: look at its network, its mount and its credentials, and remove {folder} there "
+        "if it is left"
+    )
     findings = _silent("storage", what, missing, remedy)
+    remedy = f"look at what {folder} holds, and remove it by hand"
+    names = [node.name for node in answers]
+    unseen, wrong = _here(what, path, limit_s, lambda: storage.unseen(folder, names), remedy)
+    findings += wrong
+    left, late = _collect({node: probes[node].leave.remote(folder, node.name) for node in answers}, limit_s)
+    for node, found in answers.items():
+        if node.name in (unseen or ()):
+            found["failed"].setdefault("share", "the asking machine does not see what the node wrote")
+        if stays := left.get(node) or late.get(node):
+            found["failed"].setdefault("delete", stays)
+        findings.append(storage.judge(found, what, folder, node.name))
+    return findings + _here(what, path, limit_s, lambda: storage.end(trial), remedy)[1]
+
+
+def _here(what: str, path: str, limit_s: float, work: Callable[[], T], remedy: str) -> tuple[T | None, list[Finding]]:
+    """What `work` returns on this machine, or the finding that says why it does not.
+
+    It has a thread that is given up after `limit_s`, since nothing can interrupt a call to a mount that hangs. No executor:
+    Python waits at its end for the threads of one.
+    """
+    done: Future[T] = Future()
+
+    def attempt() -> None:
+        try:
+            done.set_result(work())
+        except BaseException as error:
+            done.set_exception(error)
+
+    threading.Thread(target=attempt, daemon=True).start()
     try:
-        unseen = set(storage.unseen(folder, [n.name for n in answers]))
-        for node, found in answers.items():
-            if node.name in unseen:
-                found["failed"].setdefault("share", "the asking machine does not see what the node wrote")
-            findings.append(storage.judge(found, what, folder, node.name))
-        storage.end(folder)
+        return done.result(limit_s), []
+    except TimeoutError:
+        why = f"{path}: no answer to this machine in {limit_s:g} s"
+        remedy = (
+            "the storage hangs for this machine: look at its network, its mount and its credentials, and remove "
+            f"{path.rstrip('/')}/{storage.FOLDER}-* if it is left"
+        )
     except UserError as error:
-        remedy = f"look at what {folder} holds, and remove it by hand"
-        findings.append(Finding("storage", what, "fail", f"from this machine: {error}", remedy))
-    return findings
+        why = f"from this machine: {error}"
+    return None, [Finding("storage", what, "fail", why, remedy)]
 
 
 def _network(nodes: list[Node], limit_s: float) -> list[Finding]:
-    """An all-to-all between one worker on each of a few nodes; with a single node, of two workers on it."""
-    chosen = nodes[: network.MOST_PEERS] if len(nodes) > 1 else nodes * 2
-    on_gpus = (len(nodes) > 1 and all(node.gpus for node in chosen)) or (len(nodes) == 1 and nodes[0].gpus >= 2)
-    backend = "nccl" if on_gpus else "gloo"
-    if not chosen:
-        return []
+    """The all-to-alls, one after the other: side by side they would slow each other down."""
+    return [_exchanged(backend, chosen, limit_s) for backend, chosen in _exchanges(nodes)]
+
+
+def _exchanges(nodes: list[Node]) -> list[tuple[str, list[Node]]]:
+    """Backend, and the node of each worker: NCCL between the nodes with a GPU, gloo between all; two workers on a single one.
+
+    A cluster of GPUs has nodes without any, the head and the readers, and its workers exchange over NCCL all the same.
+    """
+    with_gpu = [node for node in nodes if node.gpus >= 1]
+    if len(with_gpu) == 1 and with_gpu[0].gpus >= 2:
+        with_gpu *= 2
+    everybody = nodes * 2 if len(nodes) == 1 else nodes
+    both = (("nccl", with_gpu), ("gloo", everybody))
+    return [(backend, chosen[: network.MOST_PEERS]) for backend, chosen in both if len(chosen) > 1]
+
+
+def _exchanged(backend: str, chosen: list[Node], limit_s: float) -> Finding:
+    """An all-to-all between workers, one on each of `chosen`."""
+    on_gpus = backend == "nccl"
     actor = ray.remote(num_cpus=0, num_gpus=int(on_gpus), max_concurrency=2)(network.Peer)
     peers = [actor.options(scheduling_strategy=_on(node)).remote() for node in chosen]
     remedy = "open the ports between the nodes, choose the interface (GLOO_SOCKET_IFNAME, NCCL_SOCKET_IFNAME)"
-    if on_gpus:
-        remedy += ", or look again when the GPUs are free"
     until = time.monotonic() + limit_s
     try:
-        address, port = ray.get(peers[0].place.remote(), timeout=limit_s)
+        places = [peer.place.remote() for peer in peers]
+        _, waiting = ray.wait(places, num_returns=len(places), timeout=limit_s)
+        if waiting and on_gpus:
+            why = f"{len(waiting)} of {len(peers)} workers got no GPU in {limit_s:g} s: nothing was exchanged over nccl"
+            return Finding("network", "all-to-all", "warn", why, "look again when the GPUs are free")
+        address, port = ray.get(places, timeout=1)[0]
         refs = [peer.measure.remote(address, port, n, len(peers), backend) for n, peer in enumerate(peers)]
         measured = ray.get(refs, timeout=max(1.0, until - time.monotonic()))
     except ray.exceptions.GetTimeoutError:
         why = f"{len(peers)} workers did not exchange anything in {limit_s:g} s over {backend}"
-        return [Finding("network", "all-to-all", "fail", why, remedy)]
+        return Finding("network", "all-to-all", "fail", why, remedy)
     except ray.exceptions.RayError as error:
         cause = str(getattr(error, "cause", None) or error).strip().splitlines()
-        return [Finding("network", "all-to-all", "fail", f"over {backend}: {cause[-1]}", remedy)]
+        return Finding("network", "all-to-all", "fail", f"over {backend}: {cause[-1]}", remedy)
     finally:
         for peer in peers:
             ray.kill(peer)
-    return [network.judge(measured, len(nodes), backend)]
+    return network.judge(measured, len(set(chosen)), backend)

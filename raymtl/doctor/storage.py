@@ -1,8 +1,12 @@
 """Storage as raymtl uses it, tried from every node in a folder of its own, which is removed after."""
 
+import os
 import time
 import uuid
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from raymtl.daily.versions.storage import (
@@ -24,21 +28,40 @@ ASKER = "asker"
 _SLOW_S = 2.0
 
 
-def begin(path: str) -> str:
-    """Make the folder of this look at `path`, and return its path. Raises UserError where it cannot be written."""
-    folder = f"{path.rstrip('/')}/{FOLDER}-{uuid.uuid4().hex[:8]}"
-    write_bytes(open_store(folder), ASKER, b"here", lasting=False)
-    return folder
+@dataclass(frozen=True)
+class Trial:
+    """One look at a place of the configuration."""
+
+    folder: str
+    """Its own folder there, as a user would write it, absolute."""
+    made: tuple[str, ...]
+    """Local folders above it that were missing before, the deepest first."""
 
 
-def end(folder: str) -> None:
-    """Remove it. Raises UserError where that does not work."""
-    store = open_store(folder)
-    remove_folder(store, "")
+def begin(path: str) -> Trial:
+    """Make the folder of this look at `path`, and those above it. Raises UserError where it cannot be written."""
+    store = open_store(f"{path.rstrip('/')}/{FOLDER}-{uuid.uuid4().hex[:8]}")
+    missing = tuple(str(f) for f in Path(store.root).parents if not os.path.exists(f)) if store.is_local else ()
+    try:
+        write_bytes(store, ASKER, b"here", lasting=False)
+    except UserError:
+        if store.is_local:
+            _remove_empty([store.root, *missing])
+        raise
+    return Trial(store.path, missing)
+
+
+def end(trial: Trial) -> None:
+    """Remove the folder, and those made for it that nobody uses by now. Raises UserError where that does not work."""
+    remove_folder(open_store(trial.folder), "")
+    _remove_empty(trial.made)
 
 
 def look(folder: str, node: str) -> dict[str, Any]:
-    """Try every operation from this node: `{"failed": {operation: sentence}, "seconds": the slowest one}`."""
+    """Try every operation from this node: `{"failed": {operation: sentence}, "seconds": the slowest one}`.
+
+    What it wrote stays until `leave`, for the asking machine to see. Where the folder is not shared, nothing is written.
+    """
     failed: dict[str, str] = {}
     slowest = 0.0
     store = open_store(folder)
@@ -50,7 +73,22 @@ def look(folder: str, node: str) -> dict[str, Any]:
         except UserError as error:
             failed[name] = str(error)
         slowest = max(slowest, time.perf_counter() - started)
+        if "share" in failed:
+            break  # what is written now would lie on a disk that nobody else cleans up
     return {"failed": failed, "seconds": slowest}
+
+
+def leave(folder: str, node: str) -> str | None:
+    """Remove what `look` wrote from this node; what is wrong, or None."""
+    try:
+        store = open_store(folder)
+        for name in (_file(node), _once(node)):
+            remove(store, name)
+    except UserError as error:
+        return str(error)
+    if store.is_local:
+        _remove_empty([store.root])  # shared with the asking machine, it holds that one's file
+    return None
 
 
 def judge(found: dict[str, Any], what: str, folder: str, node: str) -> Finding:
@@ -83,9 +121,20 @@ def _file(node: str) -> str:
     return f"node-{node}"
 
 
+def _once(node: str) -> str:
+    return f"once-{node}"
+
+
+def _remove_empty(folders: Iterable[str]) -> None:
+    """Remove local folders, each unless something is in it."""
+    for folder in folders:
+        with suppress(OSError):
+            os.rmdir(folder)
+
+
 def _attempts(store: Store, node: str) -> dict[str, Callable[[], str | None]]:
-    """By operation, what to try; it returns what is wrong. `share` comes first: the rest may work on a disk of the node's own."""
-    mine, once = _file(node), f"once-{node}"
+    """By operation, what to try; it returns what is wrong. `share` comes first: the rest works on a disk of its own too."""
+    mine, once = _file(node), _once(node)
 
     def share() -> str | None:
         return None if read_bytes(store, ASKER) == b"here" else "the node does not see what the asking machine wrote"
