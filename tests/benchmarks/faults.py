@@ -35,6 +35,8 @@ from nodes import Nodes, workers_on
 from s3 import ENVIRONMENT, S3, Proxy, free_port
 from small_logs import DAYS, small_config, write_part
 
+from raymtl.training.cluster import on_loopback
+
 FAULTS = ("worker", "raylet", "driver", "storage errors", "storage outage", "slow storage")
 DOCUMENTED = {0, 64, 65, 66, 69, 70, 74, 75}
 FILES, ROWS, PASSES = 10, 800, 2
@@ -189,14 +191,11 @@ class World:
 
         until = time.monotonic() + 45
         while True:
-            alive = [
-                a.class_name for a in list_actors(self.nodes.address, filters=[("state", "=", "ALIVE")], limit=500)
-            ]
-            groups = [
-                g.placement_group_id
-                for g in list_placement_groups(self.nodes.address, limit=500)
-                if g.state != "REMOVED"
-            ]
+            with on_loopback():
+                actors = list_actors(self.nodes.address, filters=[("state", "=", "ALIVE")], limit=500)
+                placed = list_placement_groups(self.nodes.address, limit=500)
+            alive = [actor.class_name for actor in actors]
+            groups = [group.placement_group_id for group in placed if group.state != "REMOVED"]
             orphans = [
                 p.info["name"]
                 for p in psutil.process_iter(["name", "ppid", "environ"])

@@ -103,7 +103,9 @@ class Machine:
         """End all processes at once, and the network."""
         self._init.kill()
         self._init.wait()
-        subprocess.run(["ip", "link", "del", f"rm{self.number}"], check=False)  # else it stays as long as the name space
+        subprocess.run(
+            ["ip", "link", "del", f"rm{self.number}"], check=False
+        )  # else it stays as long as the name space
         sh(f"ip netns del {self.name}")
 
 
