@@ -116,6 +116,21 @@ def test_how_long_it_is_waited(monkeypatch: pytest.MonkeyPatch, groups: Any, pat
     assert room._patience(config(workers=1, start_timeout_s=500), local=False) == 500
 
 
+def test_other_processes_are_counted_node_by_node(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(room, "_JOINING_S", 0.0)
+    cluster(monkeypatch, node(1, 3), node(2, 3))
+    with pytest.raises(ClusterError) as caught:
+        room.places({"CPU": 4}, 1, local=False, limit_s=500, who="1 scorers", remedy="add nodes")
+    said = str(caught.value)
+    assert said.startswith("1 scorers need 4 CPUs each; the cluster has room for 0 such if it is empty: 10.0.0.1 has 3")
+    assert said.endswith("; add nodes")
+    # There is room, but others have it
+    with pytest.raises(ClusterError, match="room for 2 such if it is empty"):
+        room.places({"CPU": 3}, 1, local=False, limit_s=0, who="1 scorers", remedy="add nodes")
+    monkeypatch.setattr(room, "_are_placed", lambda groups, within_s: True)
+    assert room.places({"CPU": 2}, 1, local=False, limit_s=500, who="", remedy="") == 2
+
+
 def test_elastic_workers_need_the_fewest_and_no_cpu_for_reading(monkeypatch: pytest.MonkeyPatch) -> None:
     cluster(monkeypatch, node(1, 2))
     elastic = config(workers={"min": 2, "max": 8})
