@@ -103,6 +103,11 @@ def test_days_and_keys_unless_they_are_given(root: Path) -> None:
     assert [(o.name, o.unit.rows) for o in one_day.outputs] == [(f"ds={DAYS[0]}/unit-00000.parquet", 300)]
 
 
+def test_a_key_that_is_named_twice_is_one_column(root: Path) -> None:
+    made = plan.plan_scoring(served_config(root), str(root / "logs"), None, ["item", "user", "item"])
+    assert made.keys.names == ["item", "user"]
+
+
 def done(root: Path, out: Path) -> None:
     """The folder of a scoring by version v1 of all days that has just begun."""
     from raymtl.data.writing import Folder
