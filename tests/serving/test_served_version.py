@@ -1,5 +1,7 @@
 """Evaluation, scoring and exported programs predict the same, out of one published version."""
 
+import hashlib
+import io
 import json
 import subprocess
 import sys
@@ -15,7 +17,9 @@ from served import publish_version, served_config, write_logs
 
 from raymtl.data.hashing import to_int64
 from raymtl.data.id_lookup import IdLookup
+from raymtl.data.writing import Folder
 from raymtl.errors import VersionError
+from raymtl.serving import export
 from raymtl.serving.export import export_version
 from raymtl.serving.model import ServedModel, load_ranker, served_tables
 from raymtl.serving.plan import plan_scoring
@@ -155,3 +159,37 @@ def test_a_damaged_file_is_named(version: Version, root: Path) -> None:
             open_version(str(root / "store"))
     finally:
         path.write_bytes(good)
+
+
+def test_an_export_that_is_killed_leaves_no_mixture(
+    version: Version, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def exported(data: bytes, *names: str) -> export.Exported:
+        return export.Exported(dict.fromkeys(names, data), {"programs": {name: {} for name in names}})
+
+    def save(program: bytes, buffer: io.BytesIO) -> None:
+        buffer.write(program)
+
+    monkeypatch.setattr(torch.export, "save", save)
+    made = exported(b"old", "whole.pt2", "user.pt2", "item.pt2")
+    monkeypatch.setattr(export, "export_model", lambda *a: made)
+    (tmp_path / "notes.txt").write_text("not ours")
+    first = export_version(version, str(tmp_path), "none")
+    assert first["programs"]["item.pt2"] == {"bytes": 3, "sha256": hashlib.sha256(b"old").hexdigest()}
+
+    def killed(folder: Folder, name: str, data: bytes) -> None:
+        if name != "whole.pt2":
+            raise KeyboardInterrupt
+        write(folder, name, data)
+
+    write = Folder.write_bytes
+    made = exported(b"new", "whole.pt2", "user.pt2", "item.pt2")
+    monkeypatch.setattr(Folder, "write_bytes", killed)
+    with pytest.raises(KeyboardInterrupt):
+        export_version(version, str(tmp_path), "none")
+    assert {p.name: p.read_text() for p in tmp_path.iterdir()} == {"notes.txt": "not ours", "whole.pt2": "new"}
+
+    made = exported(b"one", "whole.pt2")  # a model without parts
+    monkeypatch.setattr(Folder, "write_bytes", write)
+    export_version(version, str(tmp_path), "none")
+    assert {p.name for p in tmp_path.iterdir()} == {"notes.txt", "whole.pt2", "model.json"}
