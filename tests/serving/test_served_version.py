@@ -15,6 +15,7 @@ import torch
 sys.path.append(str(Path(__file__).parent))
 from served import publish_version, served_config, write_logs
 
+from raymtl.daily.versions import storage
 from raymtl.data.hashing import to_int64
 from raymtl.data.id_lookup import IdLookup
 from raymtl.data.writing import Folder
@@ -150,15 +151,32 @@ def test_a_version_that_is_not_there(version: Version, root: Path, path: str) ->
         open_version(str(root / path))
 
 
-def test_a_damaged_file_is_named(version: Version, root: Path) -> None:
-    path = next((root / "store" / "versions" / "v1" / "tables" / "item").iterdir())
+@pytest.mark.parametrize("file", ["tables/item", "tables/user", "dense.safetensors"])
+def test_a_damaged_file_is_named(version: Version, root: Path, file: str) -> None:
+    path = root / "store" / "versions" / "v1" / file
+    path = next(path.iterdir()) if path.is_dir() else path
     good = path.read_bytes()
-    path.write_bytes(good[:-9] + b"x" * 9)
     try:
-        with pytest.raises(VersionError, match=f"{path.name}` is damaged"):
+        path.write_bytes(good[: len(good) // 2] + bytes([good[len(good) // 2] ^ 1]) + good[len(good) // 2 + 1 :])
+        same_size = open_version(str(root / "store"))  # not read yet
+        read = {"item": read_table, "user": read_id_map}.get(path.parent.name, lambda v, _: read_dense(v))
+        with pytest.raises(VersionError, match=f"{path.name}` is damaged: its hash"):
+            read(same_size, path.parent.name)
+        path.write_bytes(good[:-9])
+        with pytest.raises(VersionError, match=f"{path.name}` has .* bytes instead of"):
             open_version(str(root / "store"))
     finally:
         path.write_bytes(good)
+
+
+def test_each_file_is_read_once(version: Version, monkeypatch: pytest.MonkeyPatch) -> None:
+    read: list[str] = []
+    monkeypatch.setattr(
+        storage, "_read", lambda store, name, _read=storage._read: read.append(name) or _read(store, name)
+    )
+    monkeypatch.setattr(storage, "open_to_read", lambda *a: pytest.fail("read in pieces, beside the whole"))
+    read_table(version, "item")
+    assert [name.rpartition("/")[0] for name in read] == ["versions/v1/tables/item"]
 
 
 def test_an_export_that_is_killed_leaves_no_mixture(
