@@ -65,15 +65,17 @@ def score(
     keys: Sequence[str] = (),
     pool: Pool = Pool(),
     address: str | None = None,
+    allow_custom: bool = False,
     progress: Progress | None = None,
 ) -> dict[str, Any]:
     """Write the predictions of a version for every row of the data to the folder `out`; returns what `_SUCCESS` holds.
 
     Without `keys` the columns are those of `default_keys`. What an earlier call for the same version, data and keys has written
-    stays; another one's output is refused with a ConfigError. Raises other UserErrors for whatever else the user can mend.
+    stays; another one's output is refused with a ConfigError. `allow_custom`: the version may name classes to import. Raises
+    other UserErrors for whatever else the user can mend.
     """
     began = time.monotonic()
-    opened = open_version(version)
+    opened = open_version(version, allow_custom)
     config = opened.config
     plan = plan_scoring(config, data, days, list(keys) or default_keys(config))
     names = [PREDICTION + name for name in _outputs(opened)]

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from raymtl.config.load import config_from_dict
 from raymtl.config.root import Config
+from raymtl.config.slots.common import Custom
 from raymtl.daily.versions.manifest import DENSE, KEY, WEIGHT, FileEntry, Manifest
 from raymtl.daily.versions.owners import read_map
 from raymtl.daily.versions.read_rows import numbers, row_groups
@@ -17,7 +18,7 @@ from raymtl.daily.versions.storage import Store, open_store
 from raymtl.daily.versions.store import chain, check_sizes, read_file, show
 from raymtl.data.idmap import IdMap
 from raymtl.data.source import split_options
-from raymtl.errors import VersionError
+from raymtl.errors import ConfigError, VersionError
 from raymtl.serving.model import served_tables
 
 _CURRENT = "current"
@@ -44,22 +45,36 @@ class Version:
         return hashlib.sha256(self.manifest.dump()).hexdigest()
 
 
-def open_version(path: str) -> Version:
+def open_version(path: str, allow_custom: bool = False) -> Version:
     """The version in the folder `<store>/versions/<id>`; `<store>/versions/current` and the store alone mean the current one.
 
     Every file that serving reads is there with its size; its hash is checked where it is read. Raises VersionError where one is
-    not, or there is no such version, and StorageError where the storage goes on failing.
+    not, or there is no such version, and StorageError where the storage goes on failing. A model with slots of `type: custom`
+    means code that its configuration names; it is a ConfigError unless `allow_custom`.
     """
     folder, options = split_options(path)
     named = _FOLDER.fullmatch(folder.rstrip("/"))
     store = open_store(named[1] + options if named else path)
     parts = chain(store, show(store, named[2] if named and named[2] != _CURRENT else None))
     config = config_from_dict(parts[-1].config, f"version {parts[-1].id}")
+    if not allow_custom:
+        _refuse_custom(config, parts[-1].id)
     for part in parts:
         check_sizes(store, part, [file for table in served_tables(config) for file in part.tables[table].files])
     version = Version(store, parts, config)
     check_sizes(store, version.manifest, [_dense_file(version)])
     return version
+
+
+def _refuse_custom(config: Config, version: str) -> None:
+    """Raise ConfigError where building the model would import what the version's configuration names."""
+    for slot in type(config.model).model_fields:
+        section = getattr(config.model, slot)
+        if isinstance(section, Custom):
+            raise ConfigError(
+                f"version {version} has a slot of `type: custom`: model.{slot}.path is `{section.path}`, which would be imported "
+                "and run; give --allow-custom if you know that class and trust whoever published the version"
+            )
 
 
 def _dense_file(version: Version) -> FileEntry:

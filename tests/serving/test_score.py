@@ -16,6 +16,7 @@ from served import DAYS, publish_version, served_config, write_logs
 
 from raymtl.cli import run_command
 from raymtl.config.data import DayRange
+from raymtl.config.slots.common import Custom
 from raymtl.daily.versions import storage
 from raymtl.data.writing import Folder
 from raymtl.errors import ClusterError
@@ -211,6 +212,41 @@ def test_reading_a_table_needs_memory_beside_the_object_store(root: Path, monkey
     monkeypatch.setattr(serving_score.ray, "nodes", lambda: nodes(most - 1))
     with pytest.raises(ClusterError, match=r"reading the \w+ `\w+` of version v1 takes .* beside the object store"):
         serving_score._check_memory(version, reading)
+
+
+OWN = """
+from raymtl.models.slots import TrunkSlot
+
+
+class Own(TrunkSlot):
+    def __init__(self, context):
+        super().__init__()
+        self.width = context.width
+
+    def forward(self, x, inputs):
+        return x
+"""
+
+
+def test_code_of_a_version_runs_only_where_it_is_allowed(
+    root: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "own_of_version.py").write_text(OWN)
+    monkeypatch.syspath_prepend(tmp_path)
+    write_logs(tmp_path)
+    config = served_config(tmp_path)
+    own = Custom(type="custom", path="own_of_version:Own")
+    publish_version(tmp_path, config.model_copy(update={"model": config.model.model_copy(update={"trunk": own})}))
+    sys.modules.pop("own_of_version")
+    path = str(tmp_path / "store")
+    for command in (["score", "--data", str(root / "logs")], ["export"]):
+        assert run_command([*command, "--version", path, "--out", str(tmp_path / "out")]) == 64
+        said = " ".join(capfd.readouterr().err.split())
+        assert "model.trunk.path is `own_of_version:Own`, which would be imported and run; give --allow-custom" in said
+    assert "own_of_version" not in sys.modules
+    assert not (tmp_path / "out").exists()
+    monkeypatch.setattr(serving_score, "join", lambda *a: (_ for _ in ()).throw(ClusterError("allowed")))
+    assert "allowed" in score(capfd, root, tmp_path / "out", "--version", path, "--allow-custom", code=69)
 
 
 def done(root: Path, out: Path) -> tuple[plan.Output, ...]:
