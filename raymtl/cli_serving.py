@@ -21,6 +21,12 @@ VersionOption = Annotated[
         help="Folder or URL of a published version, STORE/versions/ID; STORE alone means its current one.",
     ),
 ]
+AllowCustom = Annotated[
+    bool,
+    typer.Option(
+        "--allow-custom", help="Import the classes that the version's slots of `type: custom` name: its code runs."
+    ),
+]
 Json = Annotated[bool, typer.Option("--json", help="Make the last line of standard output one JSON object.")]
 
 
@@ -49,6 +55,7 @@ def score(
         str | None,
         typer.Option(metavar="ADDR", help="Ray cluster to join; default: that of the job, or this machine alone."),
     ] = None,
+    allow_custom: AllowCustom = False,
     as_json: Json = False,
 ) -> None:
     """Write a published version's predictions for every row of a data set, or go on with what a killed call left."""
@@ -58,7 +65,17 @@ def score(
 
     pool = Pool(workers, cpus_per_worker, gpu, batch_rows)
     with counting("rows scored", console) as progress:
-        result = run(version, data, out, days=_days(days), keys=keys, pool=pool, address=address, progress=progress)
+        result = run(
+            version,
+            data,
+            out,
+            days=_days(days),
+            keys=keys,
+            pool=pool,
+            address=address,
+            allow_custom=allow_custom,
+            progress=progress,
+        )
     console.print(
         f"{result['rows']:,} rows in {len(result['files'])} files, predictions of version {result['version']}: {out}",
         markup=False,
@@ -74,13 +91,14 @@ def export(
     quantize: Annotated[
         Literal["none", "fp16", "int8"], typer.Option(help="How the tables are kept in the programs.")
     ] = "none",
+    allow_custom: AllowCustom = False,
     as_json: Json = False,
 ) -> None:
     """Write a published version as torch.export programs that take raw IDs: whole, and as user part and item part."""
     from raymtl.serving.export import export_version
     from raymtl.serving.version import open_version
 
-    facts = export_version(open_version(version), out, quantize)
+    facts = export_version(open_version(version, allow_custom), out, quantize)
     for name, program in facts["programs"].items():
         console.print(f"{name:<10} {program['bytes'] / 2**20:8.1f} MiB", markup=False)
     console.print(f"version {facts['version']}: {out}", markup=False, soft_wrap=True)

@@ -105,11 +105,14 @@ def dump_config(config: Config) -> str:
 
 
 def config_hash(config: Config) -> str:
-    """16 hex digits that two configurations share exactly when they say the same, `name`, `output` and `tune` aside.
+    """16 hex digits that two configurations share exactly when they say the same, `name`, `output` and `tune` aside, and the
+    features' `side`, which only serving asks for.
 
     The order of features, tables and tasks counts: it is the order of the model's inputs and outputs.
     """
-    content = config.model_dump(mode="json", exclude={"name", "output", "tune"})
+    content = config.model_dump(
+        mode="json", exclude={"name": True, "output": True, "tune": True, "features": {"__all__": {"side"}}}
+    )
     return hashlib.sha256(json.dumps(content, separators=(",", ":")).encode()).hexdigest()[:16]
 
 

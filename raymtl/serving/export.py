@@ -5,6 +5,7 @@ running once per user. `model.json` says what goes in and what comes out.
 """
 
 import contextlib
+import hashlib
 import io
 import json
 import logging
@@ -18,6 +19,7 @@ from torch import Tensor, nn
 
 from raymtl.config.features import DenseFeature, IdFeature
 from raymtl.config.root import Config
+from raymtl.data.retry import fault
 from raymtl.data.writing import Folder
 from raymtl.errors import ConfigError
 from raymtl.models.ranker import Ranker
@@ -31,6 +33,8 @@ FORMAT = 1
 """Number of the format of `model.json`."""
 _USERS, _CANDIDATES, _VALUES = 2, 3, 7
 """Rows and values of the inputs that a program is traced with; it takes any numbers."""
+_FACTS = "model.json"
+_PROGRAMS = ("whole.pt2", "user.pt2", "item.pt2")
 _INDEX = "user"
 """The item part's input that names each candidate's user."""
 
@@ -78,7 +82,11 @@ class Exported:
 
 
 def export_version(version: Version, out: str, quantization: Quantization) -> dict[str, Any]:
-    """Write a version's programs and `model.json`, which comes last, to the folder `out`; returns what the latter says."""
+    """Write a version's programs and `model.json` to the folder `out`; returns what the latter says.
+
+    `model.json` comes last, with the hash of each program, and that of an earlier export goes first: where it is there, the
+    programs are those that it names.
+    """
     config = version.config
     tables = {n: make_table(torch.from_numpy(read_table(version, n)), quantization) for n in served_tables(config)}
     maps = {n: read_id_map(version, n) for n in served_tables(config) if n in config.map_tables()}
@@ -96,15 +104,27 @@ def export_version(version: Version, out: str, quantization: Quantization) -> di
         "torch": torch.__version__,
     }
     folder = Folder(out)
+    _clear(folder)
     for name, program in exported.programs.items():
         buffer = io.BytesIO()
         with _quiet():
             torch.export.save(program, buffer)
         data = buffer.getvalue()
         folder.write_bytes(name, data)
-        facts["programs"][name]["bytes"] = len(data)
-    folder.write_text("model.json", json.dumps(facts, indent=1) + "\n")
+        facts["programs"][name] |= {"bytes": len(data), "sha256": hashlib.sha256(data).hexdigest()}
+    folder.write_text(_FACTS, json.dumps(facts, indent=1) + "\n")
     return facts
+
+
+def _clear(folder: Folder) -> None:
+    """Take away what an earlier export wrote, `model.json` first."""
+    there = folder.files()
+    for name in (_FACTS, *_PROGRAMS):
+        if name in there:
+            try:
+                folder.remove(name)
+            except OSError as error:
+                raise fault(f"remove `{name}` of an earlier export from `{folder.path}`", error) from error
 
 
 def export_model(

@@ -58,7 +58,7 @@ def default_keys(config: Config) -> list[str]:
 
 
 def plan_scoring(config: Config, path: str, days: DayRange | None, keys: Sequence[str]) -> ScorePlan:
-    """The files to make of the days (None: all) of the data set at `path`; reads footers only.
+    """The files to make of the days (None: all) of the data set at `path`; reads footers only. A key named twice is one column.
 
     Raises DataError where a day or file is missing or damaged, or a column is missing or has a type that does not fit. Labels
     need not be there.
@@ -82,7 +82,7 @@ def plan_scoring(config: Config, path: str, days: DayRange | None, keys: Sequenc
         outputs += [Output(f"ds={day}/unit-{n:05d}.parquet", unit) for n, unit in enumerate(units)]
     if not outputs:
         raise DataError(f"`{path}` has no rows{f' on {days}' if days else ''}; there is nothing to score")
-    schema = pa.schema([_plain(footers[0].schema.field(key)) for key in keys])
+    schema = pa.schema([_plain(footers[0].schema.field(key)) for key in dict.fromkeys(keys)])
     digest = hashlib.sha256()
     for footer in footers:
         name = footer.file.path.removeprefix(root).lstrip("/")

@@ -24,7 +24,9 @@ from raymtl.serving.model import load_ranker, served_tables
 from raymtl.serving.plan import ScorePlan, default_keys, plan_scoring
 from raymtl.serving.scorer import PREDICTION, Assets, Scorer
 from raymtl.serving.version import Version, open_version, read_dense, read_id_map, read_table
-from raymtl.training.cluster import connect
+from raymtl.telemetry import logs
+from raymtl.training.cluster import join
+from raymtl.training.room import places
 from raymtl.training.rundir import only_one
 
 JOB, SUCCESS = "_scoring.json", "_SUCCESS"
@@ -32,6 +34,10 @@ JOB, SUCCESS = "_scoring.json", "_SUCCESS"
 BATCH_ROWS = 4096
 _MAP_BYTES = 32
 """Of an ID in the lookup of a map."""
+_MAP_READING_BYTES = 128
+"""Of a row while a map is read, beside the lookup's copy in the object store."""
+_ROOM_S = 60.0
+"""Longest wait for the cluster to have room for the scorers."""
 _NO_DAY = dt.date.min
 Progress = Callable[[int, int], None]
 
@@ -41,7 +47,7 @@ class Pool:
     """The processes that score."""
 
     workers: int | None = None
-    """How many; None: as many as the CPUs (with `gpu`: the GPUs) of the cluster allow."""
+    """How many; None: as many as the CPUs (with `gpu`: the GPUs) of the nodes allow."""
     cpus: int = 1
     """CPUs, and threads, of each."""
     gpu: bool = False
@@ -59,15 +65,17 @@ def score(
     keys: Sequence[str] = (),
     pool: Pool = Pool(),
     address: str | None = None,
+    allow_custom: bool = False,
     progress: Progress | None = None,
 ) -> dict[str, Any]:
     """Write the predictions of a version for every row of the data to the folder `out`; returns what `_SUCCESS` holds.
 
     Without `keys` the columns are those of `default_keys`. What an earlier call for the same version, data and keys has written
-    stays; another one's output is refused with a ConfigError. Raises other UserErrors for whatever else the user can mend.
+    stays; another one's output is refused with a ConfigError. `allow_custom`: the version may name classes to import. Raises
+    other UserErrors for whatever else the user can mend.
     """
     began = time.monotonic()
-    opened = open_version(version)
+    opened = open_version(version, allow_custom)
     config = opened.config
     plan = plan_scoring(config, data, days, list(keys) or default_keys(config))
     names = [PREDICTION + name for name in _outputs(opened)]
@@ -77,16 +85,19 @@ def score(
         )
     folder = Folder(out)
     with only_one(folder.path, what="scoring into", remedy="give another --out"):
-        if (done := _begin(folder, opened, plan, names)) is not None:
-            return done
+        _begin(folder, opened, plan, names)
         written = _written(folder, plan)
         missing = [n for n, output in enumerate(plan.outputs) if output.name not in written]
+        if (done := _success(folder, plan, missing)) is not None:
+            return done
         users, scorer_seconds, cpu_seconds = 0, 0.0, 0.0
         if progress:
             progress(sum(written.values()), plan.rows)
         if missing:
-            connect(config, address)
-            for made in _scored(opened, plan, folder.path, missing, pool):
+            logs.at(run=config.name)
+            # On one machine as many as it has CPUs, whatever the training took
+            local = join(address, pool.cpus * min(pool.workers or 1, len(missing)))
+            for made in _scored(opened, plan, folder.path, missing, pool, local):
                 written[made["file"]] = made["rows"]
                 users += made["users"]
                 scorer_seconds += made["seconds"]
@@ -99,7 +110,7 @@ def score(
             "users_computed": users,
             "scorer_seconds": round(scorer_seconds, 2),
             "cpu_seconds": round(cpu_seconds, 2),
-            "files": [{"path": o.name, "rows": written[o.name]} for o in plan.outputs],
+            "files": _files(plan),
             "seconds": round(time.monotonic() - began, 1),
         }
         folder.write_text(SUCCESS, json.dumps(facts, indent=1) + "\n")
@@ -129,22 +140,17 @@ _SAME = ("manifest", "input", "keys", "predictions")
 """What must not change between two calls for one folder; paths may, as a mount does."""
 
 
-def _begin(folder: Folder, version: Version, plan: ScorePlan, names: list[str]) -> dict[str, Any] | None:
-    """Say in the folder whose output it holds; what `_SUCCESS` says where all of it is there already.
-
-    Raises ConfigError where the folder holds something else.
-    """
+def _begin(folder: Folder, version: Version, plan: ScorePlan, names: list[str]) -> None:
+    """Say in the folder whose output it holds. Raises ConfigError where it holds something else."""
     job = _job(version, plan, names)
-    text = folder.read_text(JOB)
-    if text is None:
+    before = _marker(folder, JOB)
+    if before is None:
         if found := [name for name in folder.files() if not name.rpartition("/")[2].startswith((".", "_"))]:
             raise ConfigError(f"--out `{folder.path}` holds other files, such as `{found[0]}`; give an empty folder")
         folder.write_text(JOB, json.dumps(job, indent=1) + "\n")
-        return None
-    try:
-        before = json.loads(text)
-    except ValueError as error:
-        raise ConfigError(f"`{below(folder.path, JOB)}` is damaged ({error}); give another --out") from error
+        return
+    if not before:
+        raise ConfigError(f"`{below(folder.path, JOB)}` is damaged; give another --out")
     if differing := [key for key in _SAME if before.get(key) != job[key]]:
         what = {
             "manifest": f"version {before.get('version')}, not {job['version']}",
@@ -153,8 +159,32 @@ def _begin(folder: Folder, version: Version, plan: ScorePlan, names: list[str]) 
             "predictions": f"the predictions {before.get('predictions')}, not {names}",
         }[differing[0]]
         raise ConfigError(f"--out `{folder.path}` holds the output of {what}; give another folder, or remove that one")
-    done = folder.read_text(SUCCESS)
-    return None if done is None else json.loads(done)
+
+
+def _success(folder: Folder, plan: ScorePlan, missing: list[int]) -> dict[str, Any] | None:
+    """What `_SUCCESS` says where it is whole and so are all files; otherwise it is taken away, until all are there."""
+    found = _marker(folder, SUCCESS)
+    if found is None:
+        return None
+    if not missing and found.get("files") == _files(plan) and found.get("rows") == plan.rows:
+        return found
+    folder.remove(SUCCESS)
+    return None
+
+
+def _files(plan: ScorePlan) -> list[dict[str, Any]]:
+    """What `_SUCCESS` says of the files, all of which have the rows of their units."""
+    return [{"path": output.name, "rows": output.unit.rows} for output in plan.outputs]
+
+
+def _marker(folder: Folder, name: str) -> dict[str, Any] | None:
+    """The JSON object of a marker, an empty one where it is damaged; None where it is not there."""
+    try:
+        text = folder.read_text(name)
+        found = None if text is None else json.loads(text)
+    except ValueError:
+        return {}
+    return found if text is None or isinstance(found, dict) else {}
 
 
 def _written(folder: Folder, plan: ScorePlan) -> dict[str, int]:
@@ -168,17 +198,24 @@ def _written(folder: Folder, plan: ScorePlan) -> dict[str, int]:
     return {output.name: count for output, count in rows.items() if count == output.unit.rows}
 
 
-def _scored(version: Version, plan: ScorePlan, out: str, units: list[int], pool: Pool) -> Iterator[dict[str, Any]]:
+def _scored(
+    version: Version, plan: ScorePlan, out: str, units: list[int], pool: Pool, local: bool
+) -> Iterator[dict[str, Any]]:
     """Have the units scored; yields what each scorer says of its unit, as they end."""
-    workers = min(_workers(pool), len(units))
-    _check_memory(version)
-    names = served_tables(version.config)
-    tables = {name: _load_table.remote(version, name) for name in names}
-    maps = {name: _load_map.remote(version, name) for name in names if name in version.config.map_tables()}
-    loading = [*tables.values(), *maps.values()]
-    # The scorers may take all CPUs, so they must not wait for tasks that need one
-    ray.wait(loading, num_returns=len(loading), fetch_local=False)
-    assets = Assets(version.manifest.id, ray.put(read_dense(version)), tables, maps)
+    workers = _workers(pool, len(units), local)
+    reading = _reading_bytes(version)
+    _check_memory(version, reading)
+    loaded: dict[str, dict[str, ray.ObjectRef]] = {"table": {}, "map": {}}
+    ended = []
+    for (kind, name), memory in reading.items():
+        load = _load_table if kind == "table" else _load_map
+        # Ray reads no more of them on a node at a time than its memory holds
+        loaded[kind][name], end = load.options(memory=memory).remote(version, name)
+        ended.append(end)
+    # The scorers may take all CPUs, so they must not wait for tasks that need one; the weights stay where they are
+    for _ in user_errors(ray.get(end) for end in ended):
+        pass
+    assets = Assets(version.manifest.id, ray.put(read_dense(version)), loaded["table"], loaded["map"])
     context = DataContext.get_current().copy()
     context.enable_progress_bars = False
     context.print_on_execution_start = False
@@ -197,24 +234,34 @@ def _scored(version: Version, plan: ScorePlan, out: str, units: list[int], pool:
             yield from batch.to_pylist()
 
 
-def _workers(pool: Pool) -> int:
-    """How many scorers there are room for. Raises ClusterError where the cluster has no room for those asked for."""
-    total = ray.cluster_resources()
-    room = int(total.get("CPU", 0) // pool.cpus)
-    if pool.gpu:
-        room = min(room, int(total.get("GPU", 0)))
-    if (pool.workers or 1) > room:
-        raise ClusterError(
-            f"{pool.workers or 1} scorers need {(pool.workers or 1) * pool.cpus} CPUs"
-            + (f" and {pool.workers or 1} GPUs" if pool.gpu else "")
-            + f"; the cluster has {total.get('CPU', 0):g} CPUs and {total.get('GPU', 0):g} GPUs; lower --workers or "
-            "--cpus-per-worker, or add nodes"
-        )
-    return pool.workers or room
+def _workers(pool: Pool, units: int, local: bool) -> int:
+    """How many scorers to start. Raises ClusterError where the nodes have no room for those asked for."""
+    need = {"CPU": pool.cpus, **({"GPU": 1} if pool.gpu else {})}
+    least = min(pool.workers or 1, units)
+    remedy = "lower --workers or --cpus-per-worker, wait for others to end, or add nodes"
+    room = places(need, least, local, _ROOM_S, f"{least} scorers", remedy)
+    return least if pool.workers else min(room, units)
 
 
-def _check_memory(version: Version) -> None:
-    """Raise ClusterError where the tables are larger than the object store of some node that scores."""
+def _reading_bytes(version: Version) -> dict[tuple[str, str], int]:
+    """Memory of the task that reads a `table` or `map`, by that word and the table's name.
+
+    It holds the whole in its own memory, beside the copy that Ray makes of it in the object store, and a file that is read, as
+    it lies there and unpacked.
+    """
+    found = {}
+    for name in served_tables(version.config):
+        table = version.manifest.tables[name]
+        file = 2 * max((f.bytes for part in version.parts for f in part.tables[name].files), default=0)
+        found["table", name] = 4 * table.rows * table.dim + file
+        if table.id_space == "map":
+            found["map", name] = _MAP_READING_BYTES * table.rows + file
+    return found
+
+
+def _check_memory(version: Version, reading: dict[tuple[str, str], int]) -> None:
+    """Raise ClusterError where the tables are larger than the object store of some node that scores, or one of them than the
+    memory that any node has to read it."""
     tables = {name: version.manifest.tables[name] for name in served_tables(version.config)}
     need = sum(4 * t.rows * t.dim + (_MAP_BYTES * t.rows if t.id_space == "map" else 0) for t in tables.values())
     nodes = [n["Resources"] for n in ray.nodes() if n["Alive"] and n["Resources"].get("CPU", 0)]
@@ -225,14 +272,22 @@ def _check_memory(version: Version) -> None:
             f"{least / 2**30:.1f} GiB on some node; start Ray with a larger --object-store-memory (and /dev/shm), or on larger "
             "nodes"
         )
+    most = max(resources.get("memory", 0) for resources in nodes)
+    for (kind, table), size in reading.items():
+        if size > most:
+            raise ClusterError(
+                f"reading the {kind} `{table}` of version {version.manifest.id} takes {size / 2**30:.1f} GiB beside the object "
+                f"store, and no node has more than {most / 2**30:.1f} GiB; start Ray on a node with more memory (`--memory`)"
+            )
 
 
-@ray.remote(num_cpus=1)
-def _load_table(version: Version, table: str) -> np.ndarray:
-    return read_table(version, table)
+@ray.remote(num_cpus=1, num_returns=2)
+def _load_table(version: Version, table: str) -> tuple[np.ndarray, None]:
+    """The weights, and what tells the driver that they are there, or why not, without fetching them."""
+    return read_table(version, table), None
 
 
-@ray.remote(num_cpus=1)
-def _load_map(version: Version, table: str) -> np.ndarray:
+@ray.remote(num_cpus=1, num_returns=2)
+def _load_map(version: Version, table: str) -> tuple[np.ndarray, None]:
     id_map = read_id_map(version, table)
-    return IdLookup.build(id_map.ids, id_map.rows).words
+    return IdLookup.build(id_map.ids, id_map.rows).words, None

@@ -2,7 +2,6 @@
 
 import hashlib
 import re
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
 import numpy as np
@@ -11,17 +10,17 @@ from torch import Tensor
 
 from raymtl.config.load import config_from_dict
 from raymtl.config.root import Config
-from raymtl.daily.versions.manifest import DENSE, KEY, WEIGHT, Manifest
+from raymtl.config.slots.common import Custom
+from raymtl.daily.versions.manifest import DENSE, KEY, WEIGHT, FileEntry, Manifest
 from raymtl.daily.versions.owners import read_map
 from raymtl.daily.versions.read_rows import numbers, row_groups
-from raymtl.daily.versions.storage import Store, open_store, read_bytes
-from raymtl.daily.versions.store import chain, file_fault, folder_of, show
+from raymtl.daily.versions.storage import Store, open_store
+from raymtl.daily.versions.store import chain, check_sizes, read_file, show
 from raymtl.data.idmap import IdMap
-from raymtl.data.source import below, split_options
-from raymtl.errors import VersionError
+from raymtl.data.source import split_options
+from raymtl.errors import ConfigError, VersionError
 from raymtl.serving.model import served_tables
 
-_THREADS = 8
 _CURRENT = "current"
 _FOLDER = re.compile(r"(.+)/versions/([^/]+)")
 
@@ -46,47 +45,61 @@ class Version:
         return hashlib.sha256(self.manifest.dump()).hexdigest()
 
 
-def open_version(path: str) -> Version:
+def open_version(path: str, allow_custom: bool = False) -> Version:
     """The version in the folder `<store>/versions/<id>`; `<store>/versions/current` and the store alone mean the current one.
 
-    Every file that serving reads is checked by its hash first. Raises VersionError where one is missing or damaged, or there is
-    no such version, and StorageError where the storage goes on failing.
+    Every file that serving reads is there with its size; its hash is checked where it is read. Raises VersionError where one is
+    not, or there is no such version, and StorageError where the storage goes on failing. A model with slots of `type: custom`
+    means code that its configuration names; it is a ConfigError unless `allow_custom`.
     """
     folder, options = split_options(path)
     named = _FOLDER.fullmatch(folder.rstrip("/"))
     store = open_store(named[1] + options if named else path)
     parts = chain(store, show(store, named[2] if named and named[2] != _CURRENT else None))
     config = config_from_dict(parts[-1].config, f"version {parts[-1].id}")
-    files = [(part.id, file) for part in parts for table in served_tables(config) for file in part.tables[table].files]
-    files += [(parts[-1].id, file) for file in parts[-1].files if file.path == DENSE]
-    with ThreadPoolExecutor(_THREADS) as pool:
-        faults = [fault for fault in pool.map(lambda f: file_fault(store, *f), files) if fault]
-    if faults:
-        more = f" (and {len(faults) - 1} more of its files)" if len(faults) > 1 else ""
-        raise VersionError(f"{faults[0]}{more}; take another version, or restore the file from a copy")
-    return Version(store, parts, config)
+    if not allow_custom:
+        _refuse_custom(config, parts[-1].id)
+    for part in parts:
+        check_sizes(store, part, [file for table in served_tables(config) for file in part.tables[table].files])
+    version = Version(store, parts, config)
+    check_sizes(store, version.manifest, [_dense_file(version)])
+    return version
+
+
+def _refuse_custom(config: Config, version: str) -> None:
+    """Raise ConfigError where building the model would import what the version's configuration names."""
+    for slot in type(config.model).model_fields:
+        section = getattr(config.model, slot)
+        if isinstance(section, Custom):
+            raise ConfigError(
+                f"version {version} has a slot of `type: custom`: model.{slot}.path is `{section.path}`, which would be imported "
+                "and run; give --allow-custom if you know that class and trust whoever published the version"
+            )
+
+
+def _dense_file(version: Version) -> FileEntry:
+    for file in version.manifest.files:
+        if file.path == DENSE:
+            return file
+    raise VersionError(f"version {version.manifest.id} has no dense weights; take another version")
 
 
 def read_dense(version: Version) -> dict[str, Tensor]:
-    """The dense weights by their name in the trained module."""
-    name = f"{folder_of(version.manifest.id)}/{DENSE}"
-    data = read_bytes(version.store, name)
-    if data is None:
-        raise VersionError(f"`{below(version.store.path, name)}` went missing; run the same command again")
-    return safetensors.torch.load(data)
+    """The dense weights by their name in the trained module. VersionError where the file is damaged."""
+    return safetensors.torch.load(read_file(version.store, version.manifest.id, _dense_file(version)))
 
 
 def read_table(version: Version, table: str) -> np.ndarray:
-    """The weights of a table, [R, D] float32."""
+    """The weights of a table, [R, D] float32. VersionError where a file is damaged."""
     newest = version.manifest.tables[table]
     weights = np.zeros((newest.rows, newest.dim), np.float32)
     for part in version.parts:
         for file in part.tables[table].files:
-            for batch in row_groups(version.store, part.id, file, [KEY, WEIGHT], [(0, newest.rows)]):
+            for batch in row_groups(version.store, part.id, file, [KEY, WEIGHT], [(0, newest.rows)], checked=True):
                 weights[batch.column(KEY).to_numpy()] = numbers(batch.column(WEIGHT)).reshape(-1, newest.dim)
     return weights
 
 
 def read_id_map(version: Version, table: str) -> IdMap:
-    """Who holds which row of a `map` table."""
-    return read_map(version.store, version.parts, table)
+    """Who holds which row of a `map` table. VersionError where a file is damaged."""
+    return read_map(version.store, version.parts, table, checked=True)

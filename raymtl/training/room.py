@@ -68,6 +68,31 @@ def check_room(config: Config, local: bool, say: Callable[[str], None] | None = 
     return Room(config.data.read_tasks, train.threads_per_worker or _threads(train, local))
 
 
+def places(need: Resources, least: int, local: bool, limit_s: float, who: str, remedy: str) -> int:
+    """How many processes that take `need` each the nodes hold if nothing else runs there, once Ray has a place for `least`.
+
+    Raises ClusterError, which names them as `who`, with what each node has and is free, and the `remedy`: after `limit_s`, and
+    at once where Ray runs on this machine alone and it is too small.
+    """
+    began = time.monotonic()
+    group = placement_group([dict(need)] * least)
+    try:
+        while True:
+            waited, fit = time.monotonic() - began, int(sum(_times(need, node) for node in _totals({})))
+            patience = limit_s
+            if local:
+                patience = _GIVEN_BACK_S if fit >= least else 0.0
+            if _are_placed([group], within_s=max(0.0, min(_LOOK_S, patience - waited))):
+                return max(fit, least)
+            if waited >= patience:
+                raise ClusterError(
+                    f"{who} need {_amounts(need)} each; the cluster has room for {fit} such if it is empty: "
+                    f"{_nodes_listed(need)}{_waited(0 if local else waited)}; {remedy}"
+                )
+    finally:
+        remove_placement_group(group)
+
+
 def shortage(config: Config) -> str | None:
     """What is missing, where the nodes that are there now would not hold the workers and a reader even if nothing else ran."""
     fit = _workers_that_fit(config.train, _totals(config.train.placement.labels))
@@ -155,11 +180,15 @@ def _sentence(config: Config, waited_s: float) -> str:
     key = "train.workers" if train.min_workers is None else "train.min_workers"
     return (
         _shortage(config)
-        + (f" (waited {waited_s:.0f} s)" if waited_s else "")
+        + _waited(waited_s)
         + f"; lower {key} or train.cpus_per_worker"
         + (", loosen train.placement" if placement.labels or placement.strategy.startswith("STRICT") else "")
         + ", wait for others to end, or add nodes"
     )
+
+
+def _waited(seconds: float) -> str:
+    return f" (waited {seconds:.0f} s)" if seconds else ""
 
 
 def _shortage(config: Config) -> str:
@@ -177,6 +206,12 @@ def _shortage(config: Config) -> str:
         asked += f", and 1 CPU{where} for reading"
     elif where:
         asked += f", and a node for reading,{where}"
+    fit = _workers_that_fit(train, _totals(placement.labels))
+    return f"{asked}; the cluster has room for {fit:g} such workers if it is empty: {_nodes_listed(need)}"
+
+
+def _nodes_listed(need: Resources) -> str:
+    """What the first nodes have of the resources in `need`, in all and free."""
     kinds = sorted({"CPU", *need})
     free = available_resources_per_node()
     nodes = [n for n in ray.nodes() if n["Alive"]]
@@ -186,8 +221,7 @@ def _shortage(config: Config) -> str:
         for n in nodes[:_LISTED_NODES]
     ]
     more = f" and {len(nodes) - _LISTED_NODES} more nodes" if len(nodes) > _LISTED_NODES else ""
-    fit = _workers_that_fit(train, _totals(placement.labels))
-    return f"{asked}; the cluster has room for {fit:g} such workers if it is empty: {', '.join(listed)}{more}"
+    return f"{', '.join(listed)}{more}"
 
 
 def _amounts(resources: Resources) -> str:

@@ -42,6 +42,7 @@ _EXECUTION = {
         "start_timeout_s", "step_timeout_s", "log_every_steps",
     },
     "data": {"read_tasks", "read_labels", "prefetch_blocks", "block_rows", "path", "eval_path"},
+    "features": {"__all__": {"side"}},  # serving alone asks for it
 }  # fmt: skip
 
 

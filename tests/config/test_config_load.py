@@ -323,6 +323,12 @@ class TestHash:
     def test_name_and_output_do_not_count(self):
         assert config_hash(small("name=a", "output=/a")) == config_hash(small("name=b", "output=/b"))
 
+    def test_what_only_serving_asks_for_does_not_count(self):
+        raw = small_raw()
+        name = next(iter(raw["features"]))
+        other = {**raw, "features": {**raw["features"], name: {**raw["features"][name], "side": "item"}}}
+        assert config_hash(config_from_dict(raw)) == config_hash(config_from_dict(other))
+
     def test_every_other_key_counts(self):
         assert len({config_hash(small(*o)) for o in ((), ("train.seed=1",), ("tasks.buy.weight=2",))}) == 3
 

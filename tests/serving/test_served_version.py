@@ -1,5 +1,7 @@
 """Evaluation, scoring and exported programs predict the same, out of one published version."""
 
+import hashlib
+import io
 import json
 import subprocess
 import sys
@@ -13,9 +15,12 @@ import torch
 sys.path.append(str(Path(__file__).parent))
 from served import publish_version, served_config, write_logs
 
+from raymtl.daily.versions import storage
 from raymtl.data.hashing import to_int64
 from raymtl.data.id_lookup import IdLookup
+from raymtl.data.writing import Folder
 from raymtl.errors import VersionError
+from raymtl.serving import export
 from raymtl.serving.export import export_version
 from raymtl.serving.model import ServedModel, load_ranker, served_tables
 from raymtl.serving.plan import plan_scoring
@@ -146,12 +151,63 @@ def test_a_version_that_is_not_there(version: Version, root: Path, path: str) ->
         open_version(str(root / path))
 
 
-def test_a_damaged_file_is_named(version: Version, root: Path) -> None:
-    path = next((root / "store" / "versions" / "v1" / "tables" / "item").iterdir())
+@pytest.mark.parametrize("file", ["tables/item", "tables/user", "dense.safetensors"])
+def test_a_damaged_file_is_named(version: Version, root: Path, file: str) -> None:
+    path = root / "store" / "versions" / "v1" / file
+    path = next(path.iterdir()) if path.is_dir() else path
     good = path.read_bytes()
-    path.write_bytes(good[:-9] + b"x" * 9)
     try:
-        with pytest.raises(VersionError, match=f"{path.name}` is damaged"):
+        path.write_bytes(good[: len(good) // 2] + bytes([good[len(good) // 2] ^ 1]) + good[len(good) // 2 + 1 :])
+        same_size = open_version(str(root / "store"))  # not read yet
+        read = {"item": read_table, "user": read_id_map}.get(path.parent.name, lambda v, _: read_dense(v))
+        with pytest.raises(VersionError, match=f"{path.name}` is damaged: its hash"):
+            read(same_size, path.parent.name)
+        path.write_bytes(good[:-9])
+        with pytest.raises(VersionError, match=f"{path.name}` has .* bytes instead of"):
             open_version(str(root / "store"))
     finally:
         path.write_bytes(good)
+
+
+def test_each_file_is_read_once(version: Version, monkeypatch: pytest.MonkeyPatch) -> None:
+    read: list[str] = []
+    monkeypatch.setattr(
+        storage, "_read", lambda store, name, _read=storage._read: read.append(name) or _read(store, name)
+    )
+    monkeypatch.setattr(storage, "open_to_read", lambda *a: pytest.fail("read in pieces, beside the whole"))
+    read_table(version, "item")
+    assert [name.rpartition("/")[0] for name in read] == ["versions/v1/tables/item"]
+
+
+def test_an_export_that_is_killed_leaves_no_mixture(
+    version: Version, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def exported(data: bytes, *names: str) -> export.Exported:
+        return export.Exported(dict.fromkeys(names, data), {"programs": {name: {} for name in names}})
+
+    def save(program: bytes, buffer: io.BytesIO) -> None:
+        buffer.write(program)
+
+    monkeypatch.setattr(torch.export, "save", save)
+    made = exported(b"old", "whole.pt2", "user.pt2", "item.pt2")
+    monkeypatch.setattr(export, "export_model", lambda *a: made)
+    (tmp_path / "notes.txt").write_text("not ours")
+    first = export_version(version, str(tmp_path), "none")
+    assert first["programs"]["item.pt2"] == {"bytes": 3, "sha256": hashlib.sha256(b"old").hexdigest()}
+
+    def killed(folder: Folder, name: str, data: bytes) -> None:
+        if name != "whole.pt2":
+            raise KeyboardInterrupt
+        write(folder, name, data)
+
+    write = Folder.write_bytes
+    made = exported(b"new", "whole.pt2", "user.pt2", "item.pt2")
+    monkeypatch.setattr(Folder, "write_bytes", killed)
+    with pytest.raises(KeyboardInterrupt):
+        export_version(version, str(tmp_path), "none")
+    assert {p.name: p.read_text() for p in tmp_path.iterdir()} == {"notes.txt": "not ours", "whole.pt2": "new"}
+
+    made = exported(b"one", "whole.pt2")  # a model without parts
+    monkeypatch.setattr(Folder, "write_bytes", write)
+    export_version(version, str(tmp_path), "none")
+    assert {p.name for p in tmp_path.iterdir()} == {"notes.txt", "whole.pt2", "model.json"}

@@ -119,6 +119,20 @@ def test_nodes_that_may_read_are_missed_too(monkeypatch: pytest.MonkeyPatch) -> 
     assert "and a node for reading, on nodes with `role: read`" in said
 
 
+def test_other_processes_are_counted_node_by_node(monkeypatch: pytest.MonkeyPatch) -> None:
+    cluster(monkeypatch, node(1, 3), node(2, 3))
+    with pytest.raises(ClusterError) as caught:
+        room.places({"CPU": 4}, 1, local=False, limit_s=0, who="1 scorers", remedy="add nodes")
+    said = str(caught.value)
+    assert said.startswith("1 scorers need 4 CPUs each; the cluster has room for 0 such if it is empty: 10.0.0.1 has 3")
+    assert said.endswith("; add nodes")
+    # There is room, but others have it
+    with pytest.raises(ClusterError, match="room for 2 such if it is empty"):
+        room.places({"CPU": 3}, 1, local=False, limit_s=0, who="1 scorers", remedy="add nodes")
+    monkeypatch.setattr(room, "_are_placed", lambda groups, within_s: True)
+    assert room.places({"CPU": 2}, 1, local=False, limit_s=500, who="", remedy="") == 2
+
+
 def test_elastic_workers_need_the_fewest_and_no_cpu_for_reading(monkeypatch: pytest.MonkeyPatch) -> None:
     cluster(monkeypatch, node(1, 2))
     elastic = config(workers={"min": 2, "max": 8})

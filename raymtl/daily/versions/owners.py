@@ -32,10 +32,11 @@ class Owners:
         return [column.take(indices) for column in self._columns]
 
 
-def read_map(store: Store, chain: list[Manifest], table: str) -> IdMap:
+def read_map(store: Store, chain: list[Manifest], table: str, checked: bool = False) -> IdMap:
     """The map of a table in the version at the end of `chain` (`store.chain`), whole or laid together from deltas.
 
-    Raises VersionError where the version does not say who holds the rows of the table.
+    `checked`: the hash of each file is looked at on the way. Raises VersionError where the version does not say who holds the
+    rows of the table.
     """
     newest = chain[-1].tables[table]
     rows = newest.rows
@@ -50,7 +51,7 @@ def read_map(store: Store, chain: list[Manifest], table: str) -> IdMap:
                 f"fresh store"
             )
         for file in manifest.tables[table].files:
-            for batch in row_groups(store, manifest.id, file, [KEY, *names], [(0, rows)]):
+            for batch in row_groups(store, manifest.id, file, [KEY, *names], [(0, rows)], checked):
                 places = batch.column(KEY).to_numpy()
                 column = batch.column("id")
                 held[places] = column.is_valid().to_numpy(zero_copy_only=False)

@@ -9,13 +9,21 @@ import pyarrow.parquet as pq
 from raymtl.daily.versions.manifest import FileEntry
 from raymtl.daily.versions.reopened import open_input
 from raymtl.daily.versions.storage import Store, storage
-from raymtl.daily.versions.store import folder_of
+from raymtl.daily.versions.store import folder_of, read_file
 
 
 def row_groups(
-    store: Store, version: str, file: FileEntry, columns: list[str], ranges: list[tuple[int, int]]
+    store: Store,
+    version: str,
+    file: FileEntry,
+    columns: list[str],
+    ranges: list[tuple[int, int]],
+    checked: bool = False,
 ) -> Iterator[pa.RecordBatch]:
-    """The row groups of a file that have rows of any of the ranges [first, last), by the statistics of the key."""
+    """The row groups of a file that have rows of any of the ranges [first, last), by the statistics of the key.
+
+    `checked`: the file is read into memory once, and VersionError raised where its hash is not that of the manifest.
+    """
 
     def needed(first: int, last: int) -> bool:
         return any(a <= last and first < b for a, b in ranges)
@@ -23,7 +31,10 @@ def row_groups(
     if not needed(file.first or 0, file.last or 0):
         return
     name = f"{folder_of(version)}/{file.path}"
-    with storage(store, f"read `{name}`"), open_input(store, name) as opened:
+    with (
+        storage(store, f"read `{name}`"),
+        pa.BufferReader(read_file(store, version, file)) if checked else open_input(store, name) as opened,
+    ):
         parquet = pq.ParquetFile(opened)
         for number in range(parquet.num_row_groups):
             keys = parquet.metadata.row_group(number).column(0).statistics

@@ -5,7 +5,7 @@ small object, so a version appears whole or not at all. Whoever publishes, rolls
 """
 
 import hashlib
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass
@@ -134,7 +134,22 @@ def verify(store: Store, version: str | None = None) -> list[str]:
 def file_fault(store: Store, version: str, file: FileEntry) -> str | None:
     """What is wrong with one file, by its size and hash."""
     name = f"{folder_of(version)}/{file.path}"
-    found = sha256_of(store, name)
+    return _difference(store, name, file, sha256_of(store, name))
+
+
+def read_file(store: Store, version: str, file: FileEntry) -> bytes:
+    """The content of one file. Raises VersionError where it is missing, or its size or hash is not that of the manifest."""
+    name = f"{folder_of(version)}/{file.path}"
+    data = read_bytes(store, name)
+    found = None if data is None else (hashlib.sha256(data).hexdigest(), len(data))
+    wrong = _difference(store, name, file, found)
+    if data is None or wrong:
+        raise VersionError(f"{wrong}; take another version, or restore the file from a copy")
+    return data
+
+
+def _difference(store: Store, name: str, file: FileEntry, found: tuple[str, int] | None) -> str | None:
+    """What is wrong with a file whose hash and bytes are those found; None: it is not there."""
     if found is None:
         return f"`{below(store.path, name)}` is missing"
     if found != (file.sha256, file.bytes):
@@ -186,7 +201,7 @@ def publish(store: Store, version: str, held: Callable[[], None] | None = None) 
     if last is not None and last.version == version and last.action == "publish":
         return last  # the answer to an earlier call got lost
     manifest = read_unpublished(store, version)
-    _check_sizes(store, manifest)
+    check_sizes(store, manifest, manifest.all_files)
     if any(entry.version == version for entry in log.entries(store)):
         raise VersionError(f"store {store.path}: version {version} was published before; roll back to it instead")
     if held is not None:
@@ -207,7 +222,7 @@ def rollback(store: Store, version: str | None = None, held: Callable[[], None] 
         version = _version_to_go_back_to(store, last.current, [entry.version for entry in there])
     entry = _entry(store, version)
     for part in chain(store, _manifest(store, entry.version, entry.manifest)):
-        _check_sizes(store, part)
+        check_sizes(store, part, part.all_files)
     if version == last.current:
         return last
     if held is not None:
@@ -302,9 +317,10 @@ def _digest(store: Store, version: str) -> str:
     return hashlib.sha256(read_bytes(store, f"{folder_of(version)}/{NAME}") or b"").hexdigest()
 
 
-def _check_sizes(store: Store, manifest: Manifest) -> None:
+def check_sizes(store: Store, manifest: Manifest, files: Iterable[FileEntry]) -> None:
+    """Raise VersionError where some of these files of a version are missing or have another size."""
     there = sizes(store, folder_of(manifest.id))
-    for file in manifest.all_files:
+    for file in files:
         if there.get(file.path) != file.bytes:
             found = f"has {there[file.path]:,} bytes instead of {file.bytes:,}" if file.path in there else "is missing"
             raise VersionError(
