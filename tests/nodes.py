@@ -3,10 +3,13 @@
 import contextlib
 import os
 import signal
+import time
 from typing import Any
 
 import psutil
+from ray._raylet import GcsClient
 from ray.cluster_utils import Cluster
+from ray.core.generated import autoscaler_pb2
 
 from raymtl.training.cluster import on_loopback
 
@@ -38,6 +41,15 @@ class Nodes:
     def kill(node: Any) -> None:
         """SIGKILL the node's raylet: its workers die with it, and nobody is told."""
         os.kill(raylet(node).pid, signal.SIGKILL)
+        # Until its parent, this process, has asked for its end it counts as alive, and the workers wait for it
+        node.all_processes["raylet"][0].process.wait()
+
+    def announce(self, node: Any, seconds: float) -> None:
+        """Tell Ray that the node is taken away then, as a cloud does of a spot machine."""
+        deadline = int((time.time() + seconds) * 1000)
+        reason = autoscaler_pb2.DrainNodeReason.Value("DRAIN_NODE_REASON_PREEMPTION")
+        accepted, why = GcsClient(address=self.address).drain_node(node.node_id, reason, "a spot machine", deadline)
+        assert accepted, why
 
     def close(self) -> None:
         with contextlib.suppress(Exception):  # nodes that were killed are gone already

@@ -2,10 +2,7 @@
 
 import datetime as dt
 import logging
-import os
 import socket
-import threading
-import time
 import warnings
 from collections.abc import Callable, Iterable, Mapping
 from concurrent.futures import Future
@@ -38,8 +35,6 @@ from raymtl.training.runlog import RunLog
 from raymtl.training.scratch import new_folder, sweep
 from raymtl.training.snapshot import WORST
 from raymtl.training.together import together
-
-_PARENT_LOOK_S = 3.0
 
 
 @dataclass
@@ -120,7 +115,6 @@ def set_up(job: Job, rank: int, workers: int) -> tuple[Worker, dist.ProcessGroup
     """This process as a worker, and a gloo group of all workers for what is saved and loaded."""
     quieten()
     logs.begin_worker(job.run, rank)
-    threading.Thread(target=_end_with_parent, args=(os.getppid(),), name="end with raylet", daemon=True).start()
     sweep()
     torch.set_num_threads(job.threads)
     config = job.config
@@ -143,14 +137,6 @@ def set_up(job: Job, rank: int, workers: int) -> tuple[Worker, dist.ProcessGroup
         _tell_tables(gauges, job.inputs["train"].maps)
     streams = Streams(job, rank, workers)
     return Worker(rank, workers, device, group, feed_groups, streams, _must_leave, gauges), save_group
-
-
-def _end_with_parent(parent: int) -> None:
-    """End this process once the raylet that started it is gone. Ray means to do so, but a process whose gloo threads wait for
-    peers that are gone too has been seen to stay for good, at full load."""
-    while os.getppid() == parent:
-        time.sleep(_PARENT_LOOK_S)
-    os._exit(1)
 
 
 def _must_leave() -> bool:

@@ -1,6 +1,7 @@
 """A run on four workers over three nodes, one of which is killed, and another joins: is every row trained once?
 
     python tests/benchmarks/lose_nodes.py
+    python tests/benchmarks/lose_nodes.py --announced-s 20     # told before, with a checkpoint due after each tenth unit alone
 
 Prints one JSON line: rows of the input, rows trained, how the number of workers changed and when, and what was left behind.
 """
@@ -26,6 +27,7 @@ def main() -> None:
     parser.add_argument("--files", type=int, default=20)
     parser.add_argument("--rows", type=int, default=4000, help="rows of each file")
     parser.add_argument("--passes", type=int, default=5)
+    parser.add_argument("--announced-s", type=float, help="announce the loss of the node so long before")
     options = parser.parse_args()
     os.environ |= ENVIRONMENT
     os.environ["RAY_worker_niceness"] = "0"  # noqa: SIM112 (Ray spells it so)
@@ -39,6 +41,8 @@ def main() -> None:
         raw = small_config(root / "logs", root / "runs", "elastic", workers={"min": 2, "max": 4}, passes=options.passes)
         raw["train"] |= {"batch_size": 200, "resize_check_s": 5, "threads_per_worker": 1, "log_every_steps": 10}
         raw["data"] |= {"unit_rows": options.rows, "block_rows": 200}
+        if options.announced_s is not None:
+            raw["train"]["checkpoint"] = {"every_units": 10}
         config = root / "config.yaml"
         config.write_text(yaml.safe_dump(raw, sort_keys=False))
         nodes = Nodes(1)
@@ -75,6 +79,13 @@ def main() -> None:
         try:
             wait_for("training on three nodes", lambda: rows() > 2 * options.rows)
             note(f"workers per node {[len(workers_on(n)) for n in (nodes.head, second, third)]}")
+            if options.announced_s is not None:
+                before = len(list((root / "runs" / "elastic").glob("checkpoint_*")))
+                nodes.announce(second, options.announced_s)
+                note(f"loss of the second node announced, {before} checkpoints")
+                until = time.monotonic() + options.announced_s
+                wait_for("saved", lambda: len(list((root / "runs" / "elastic").glob("checkpoint_*"))) > before)
+                time.sleep(max(0.0, until - time.monotonic()))
             nodes.kill(second)
             note("second node killed")
             at = rows()
