@@ -220,6 +220,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--rounds", type=int, default=20)
     parser.add_argument("--seed", type=int, default=1)
+    parser.add_argument("--first", type=int, default=0, help="the fault to begin with, by its place in the list")
     options = parser.parse_args()
     os.environ |= ENVIRONMENT | LOOPBACK | {"RAY_worker_niceness": "0", "PYTHONPATH": str(Path(__file__).parents[2])}
     with tempfile.TemporaryDirectory(prefix="faults-") as scratch:
@@ -244,7 +245,7 @@ def main() -> None:
             total: Counter[str] = Counter()
             for number in range(options.rounds):
                 job = ("train", "daily")[number % 2]
-                fault = FAULTS[(number // 2 + number) % len(FAULTS)]
+                fault = FAULTS[(number // 2 + options.first) % len(FAULTS)]
                 began = time.monotonic()
                 done, result = world.run(f"round-{number}", job, fault, longest[job])
                 found, left = world.facts(f"round-{number}", job, result), world.left_behind()
