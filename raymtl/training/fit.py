@@ -167,9 +167,7 @@ class _Watch:
         while not self._closed.wait(_LOOK_S):
             try:
                 missing = shortage(self._config)
-            except (
-                Exception
-            ) as error:  # whatever it is, the next look may succeed, and without any a run could wait for ever
+            except Exception as error:  # the next look may succeed; without any the run could wait for ever
                 logging.getLogger(__name__).warning("cannot look at the nodes: %s", error)
                 continue
             patience = self._config.train.start_timeout_s
