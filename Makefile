@@ -42,9 +42,10 @@ $(STAMP): requirements/cpu.txt requirements/gpu.txt pyproject.toml
 	$(PIP) install -q --no-deps --no-build-isolation -e .
 	@touch $@
 
-# Two processes, each with files of its own: while one waits for Ray's processes to start, the other computes
+# What needs no Ray in two processes, each with files of its own; the rest starts enough processes by itself
 test: setup lint  ## style, types and all tests
-	$(BIN)/python -m pytest -n 2 --dist loadfile
+	$(BIN)/python -m pytest -n 2 --dist loadfile -m "not ray"
+	$(BIN)/python -m pytest -m ray
 
 lint: setup  ## style and types alone
 	$(BIN)/ruff check .
