@@ -19,7 +19,8 @@ from torch.distributed.checkpoint.default_planner import DefaultLoadPlanner
 from torch.distributed.checkpoint.metadata import Metadata, StorageMeta
 from torch.distributed.checkpoint.planner import ReadItem
 
-from raymtl.data.remote import open_to_read, read_whole
+from raymtl.data.remote import read_whole
+from raymtl.data.reopened import Reopened
 from raymtl.data.retry import patiently
 from raymtl.data.source import open_filesystem
 
@@ -114,36 +115,5 @@ class _Files:
 
     @contextmanager
     def create_stream(self, path: str, mode: str) -> Iterator[IO[bytes]]:
-        with patiently(lambda: open_to_read(self.filesystem, path)) as file:
-            yield io.BufferedReader(_Patient(file), 1 << 20)
-
-
-class _Patient(io.RawIOBase):
-    """A file of which each read is tried again after an error that may pass."""
-
-    def __init__(self, file: pa.NativeFile):
-        super().__init__()
-        self._file, self._place, self._size = file, 0, file.size()
-
-    def readable(self) -> bool:
-        return True
-
-    def seekable(self) -> bool:
-        return True
-
-    def tell(self) -> int:
-        return self._place
-
-    def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
-        self._place = offset + {io.SEEK_SET: 0, io.SEEK_CUR: self._place, io.SEEK_END: self._size}[whence]
-        return self._place
-
-    def readinto(self, target: Any) -> int:
-        def attempt() -> bytes:
-            self._file.seek(self._place)
-            return self._file.read(len(target))
-
-        data = patiently(attempt)
-        target[: len(data)] = data
-        self._place += len(data)
-        return len(data)
+        with io.BufferedReader(Reopened(self.filesystem, path), 1 << 20) as file:
+            yield file
