@@ -51,20 +51,17 @@ def check_room(config: Config, local: bool, say: Callable[[str], None] | None = 
     and ClusterError tells it after `train.start_timeout_s`; on this machine alone, where no node can join, right away.
     """
     train = config.train
-    began, told = time.monotonic(), say is None
+
+    def waiting() -> str:
+        return f"waiting up to {train.start_timeout_s:.0f} s for room: {_shortage(config)}"
+
     with _asked_for(config) as groups:
-        while True:
-            waited, patience = time.monotonic() - began, train.start_timeout_s
-            if local:
-                patience = _GIVEN_BACK_S if shortage(config) is None else 0.0
-            if _are_placed(groups, within_s=max(0.0, min(_LOOK_S, patience - waited))):
-                break
-            if waited >= patience:
-                raise ClusterError(_sentence(config, 0 if local else waited))
-            if not told and waited > _SAID_AFTER_S:
-                assert say is not None
-                say(f"waiting up to {patience:.0f} s for room: {_shortage(config)}")
-                told = True
+        _wait(
+            groups,
+            lambda: _patience(local, train.start_timeout_s, lambda: shortage(config) is None),
+            lambda waited: _sentence(config, 0 if local else waited),
+            None if say is None else lambda: say(waiting()),
+        )
     return Room(config.data.read_tasks, train.threads_per_worker or _threads(train, local))
 
 
@@ -74,23 +71,50 @@ def places(need: Resources, least: int, local: bool, limit_s: float, who: str, r
     Raises ClusterError, which names them as `who`, with what each node has and is free, and the `remedy`: after `limit_s`, and
     at once where Ray runs on this machine alone and it is too small.
     """
-    began = time.monotonic()
+
+    def fit() -> int:
+        return int(sum(_times(need, node) for node in _totals({})))
+
     group = placement_group([dict(need)] * least)
     try:
-        while True:
-            waited, fit = time.monotonic() - began, int(sum(_times(need, node) for node in _totals({})))
-            patience = limit_s
-            if local:
-                patience = _GIVEN_BACK_S if fit >= least else 0.0
-            if _are_placed([group], within_s=max(0.0, min(_LOOK_S, patience - waited))):
-                return max(fit, least)
-            if waited >= patience:
-                raise ClusterError(
-                    f"{who} need {_amounts(need)} each; the cluster has room for {fit} such if it is empty: "
-                    f"{_nodes_listed(need)}{_waited(0 if local else waited)}; {remedy}"
-                )
+        _wait(
+            [group],
+            lambda: _patience(local, limit_s, lambda: fit() >= least),
+            lambda waited: (
+                f"{who} need {_amounts(need)} each; the cluster has room for {fit()} such if it is empty: "
+                f"{_nodes_listed(need)}{_waited(0 if local else waited)}; {remedy}"
+            ),
+        )
+        return max(fit(), least)
     finally:
         remove_placement_group(group)
+
+
+def _wait(
+    groups: Sequence[PlacementGroup],
+    patience: Callable[[], float],
+    refusal: Callable[[float], str],
+    tell: Callable[[], None] | None = None,
+) -> None:
+    """Until Ray has a place for all of them. Raises ClusterError with the `refusal`, told the seconds waited, once `patience`
+    is over; `tell` is called once, early in a wait that is not over soon."""
+    began = time.monotonic()
+    while True:
+        waited, longest = time.monotonic() - began, patience()
+        if _are_placed(groups, within_s=max(0.0, min(_LOOK_S, longest - waited))):
+            return
+        if waited >= longest:
+            raise ClusterError(refusal(waited))
+        if tell is not None and waited > _SAID_AFTER_S:
+            tell()
+            tell = None
+
+
+def _patience(local: bool, limit_s: float, enough: Callable[[], bool]) -> float:
+    """Seconds to wait in all; on this machine alone nobody adds a node, but an earlier run may still hold what it took."""
+    if local:
+        return _GIVEN_BACK_S if enough() else 0.0
+    return limit_s
 
 
 def shortage(config: Config) -> str | None:
