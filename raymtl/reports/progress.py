@@ -17,7 +17,7 @@ _LINE_EVERY_S = 10.0
 def counting(what: str, console: Console) -> Iterator[Callable[[int, int], None]]:
     """A function `(done, total)` that shows how far a long piece of work has come."""
     with _bar(console) as bar:
-        task = bar.add_task(what, total=None)
+        task = bar.add_task(what, total=None, text="")
 
         def update(done: int, total: int) -> None:
             bar.update(task, completed=done, total=total, text=f"{done:,} of {total:,}")
@@ -61,8 +61,8 @@ class TrainingLines:
         line = training_line(record, self._total, self._eta(now, record["rows"]))
         if self._console.is_terminal:
             if self._task is None:
-                self._task = self._bar.add_task("", total=self._total or None)
-            self._bar.update(self._task, completed=record["rows"], text=line)
+                self._task = self._bar.add_task("", total=self._total or None, text=line)
+            self._bar.update(self._task, completed=record["rows"], total=self._total or None, text=line)
         elif now - self._last_line >= _LINE_EVERY_S:
             self._last_line = now
             self._console.print(line, soft_wrap=True)
@@ -105,7 +105,7 @@ def _bar(console: Console) -> Progress:
     return Progress(
         TextColumn("{task.description}"),
         BarColumn(bar_width=20),
-        TextColumn("{task.fields[text]}"),
+        TextColumn("{task.fields[text]}", markup=False),
         TimeRemainingColumn(),
         console=console,
         transient=True,
