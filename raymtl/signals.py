@@ -14,14 +14,16 @@ import signal
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from types import FrameType
+from typing import ClassVar
 
 from raymtl.telemetry.lines import last_line
 
-CLEAN_UP_S = 4.0
+CLEAN_UP_S = 3.0
+_LAST_ACTS_S = 1.5
 _NUMBERS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
@@ -36,6 +38,9 @@ class _State:
     """Of a command that has ended by itself."""
     deadline = float("inf")
     leaving = threading.Lock()
+    leaver = 0
+    """The thread that ends the process."""
+    clean_ups: ClassVar[list[Callable[[], None]]] = []
 
 
 _state = _State()
@@ -70,6 +75,16 @@ def received() -> str | None:
 def allow(seconds: float) -> None:
     """Give the clean-up that many seconds, counted from now."""
     _state.deadline = time.monotonic() + seconds
+
+
+@contextmanager
+def clean_up_with(clean_up: Callable[[], None]) -> Iterator[None]:
+    """Inside, `clean_up` is called too where a signal ends the process at once: what others would have to wait for."""
+    _state.clean_ups.append(clean_up)
+    try:
+        yield
+    finally:
+        _state.clean_ups.remove(clean_up)
 
 
 def end(exit_code: int) -> None:
@@ -113,7 +128,7 @@ def _on_signal(number: int, frame: FrameType | None) -> None:
     if os.getpid() != _state.owner:  # a forked child: it ends in silence, its parent speaks
         os._exit(128 + number)
     if _state.at_once or _state.received is not None:
-        _leave(number)
+        return _leave(number)
     _state.received = number
     raise KeyboardInterrupt
 
@@ -138,7 +153,10 @@ def _watch(reader: int) -> None:
 def _leave(number: int) -> None:
     """The sentence, and the end of this process and of its children."""
     if not _state.leaving.acquire(blocking=False):
-        time.sleep(60)  # the other thread ends the process
+        if _state.leaver != threading.get_ident():
+            time.sleep(60)  # the other thread ends the process
+        return  # another signal, while this thread does
+    _state.leaver = threading.get_ident()
     code = _state.exit_code
     with suppress(OSError, ValueError):  # the terminal may be gone
         sys.stdout.flush()
@@ -152,10 +170,19 @@ def _leave(number: int) -> None:
                 os.write(2, b"\n")  # the terminal has painted ^C
             head, semicolon, rest = _state.sentence.partition(";")
             last_line(f"{head}{name}{semicolon}{rest}", code)
+    thread = threading.Thread(target=_clean_up, daemon=True)
+    thread.start()
+    thread.join(_LAST_ACTS_S)
     for child in _children():
         with suppress(ProcessLookupError):
             os.kill(child, signal.SIGKILL)
     os._exit(code)
+
+
+def _clean_up() -> None:
+    for clean_up in list(_state.clean_ups):
+        with suppress(Exception):  # this process ends now, as after SIGKILL, whatever its storage says
+            clean_up()
 
 
 def _children() -> list[int]:

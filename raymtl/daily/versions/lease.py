@@ -15,11 +15,12 @@ import threading
 import time
 import uuid
 from collections.abc import Callable
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from types import TracebackType
 
+from raymtl import signals
 from raymtl.daily.versions.log import who
 from raymtl.daily.versions.storage import Store, names, read_bytes, remove, write_bytes
 from raymtl.errors import LeaseLostError, StorageError, TryLaterError
@@ -71,6 +72,8 @@ class Lease:
         self._beaten = time.monotonic()
         self._stop = threading.Event()
         self._lost: str | None = None
+        self._clean_up = ExitStack()
+        self._clean_up.enter_context(signals.clean_up_with(self._let_go))
         self._thread = threading.Thread(target=self._beat, name="lease", daemon=True)
         self._thread.start()
 
@@ -100,6 +103,10 @@ class Lease:
 
     def release(self) -> None:
         """Let go; what it leaves behind is nothing."""
+        self._clean_up.close()
+        self._let_go()
+
+    def _let_go(self) -> None:
         self._stop.set()
         self._thread.join()
         with suppress(StorageError):  # the claim dies by itself
