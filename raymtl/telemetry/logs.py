@@ -12,6 +12,7 @@ import os
 import sys
 import time
 import traceback
+import warnings
 from types import TracebackType
 from typing import Any
 
@@ -65,8 +66,22 @@ def terminal() -> Console:
 def begin_command() -> None:
     """The lines of a command: an error that nobody catches becomes one too. Raises ConfigError as `as_json`."""
     _place.clear()
+    _tame_libraries()
     if as_json():
         sys.excepthook = _crashed
+
+
+def _tame_libraries() -> None:
+    """Keep the libraries' warnings from ending a command, or one of the processes that it starts, and from its output."""
+    # PyTorch's own imports warn: where PYTHONWARNINGS makes errors of warnings, nothing could be imported
+    if "error" in os.environ.get("PYTHONWARNINGS", ""):
+        del os.environ["PYTHONWARNINGS"]
+        sys.warnoptions.clear()
+        warnings.resetwarnings()
+        for kind in (DeprecationWarning, PendingDeprecationWarning, ImportWarning, ResourceWarning):
+            warnings.simplefilter("ignore", kind)  # as Python itself does
+    # Where HOME cannot be written it names the folder that it takes instead
+    logging.getLogger("matplotlib").setLevel(logging.ERROR)
 
 
 def last_line(message: str, exit_code: int) -> None:

@@ -11,6 +11,7 @@ from raymtl.data.read import Input
 from raymtl.data.sample import sample_base_rates
 from raymtl.data.source import below
 from raymtl.data.units import Plan, plan_input
+from raymtl.data.writable import check_writable
 from raymtl.errors import ConfigError
 from raymtl.training.cluster import connect
 from raymtl.training.fit import Listener, fit
@@ -19,7 +20,6 @@ from raymtl.training.room import check_room, reading_tasks
 from raymtl.training.rundir import (
     CONFIG,
     RESULT,
-    check_writable,
     has_checkpoint,
     last_checkpoint,
     only_one,

@@ -1,0 +1,92 @@
+"""Whether Ray answers at an address, found out in seconds: Ray itself would try for minutes, and log every attempt."""
+
+import logging
+import os
+import socket
+
+from ray._private.services import canonicalize_bootstrap_address
+
+from raymtl.errors import ClusterError, ConfigError
+
+_CONNECT_S = 5.0
+_ANSWER_S = 15.0
+_HELLO = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + b"\0\0\0\4\0\0\0\0\0"
+"""How a client of HTTP/2, and so of gRPC, begins: the preface, and settings without any."""
+_HEADER_BYTES = 9
+_SETTINGS = 4
+
+
+def check_answers(address: str, source: str) -> None:
+    """Raise a UserError where no Ray answers at `address`, which `source` (an option or variable) holds.
+
+    ConfigError: no address of a cluster. ClusterError: nobody listens there, nothing answers, or something else than Ray does.
+    """
+    shown = f"`{address}`"
+    if address == "auto":
+        address = _own_cluster()
+        shown = f"`{address}`, the Ray that was started last on this machine"
+    host, port = _host_and_port(address, source)
+    try:
+        seen = _first_answer(host, port)
+    except TimeoutError as error:
+        raise unreachable(shown, f"no answer within {_ANSWER_S:.0f} s") from error
+    except OSError as error:
+        raise unreachable(shown, error.strerror or str(error)) from error
+    if seen is not None:
+        raise ClusterError(
+            f"what answers at {shown} is not Ray (it sent {seen}); name port 6379 of the cluster's head, or leave the address "
+            "out to run on this machine"
+        )
+
+
+def _host_and_port(address: str, source: str) -> tuple[str, int]:
+    scheme, mark, rest = address.rpartition("://")
+    if scheme in ("http", "https"):
+        raise ConfigError(
+            f"{source} is `{address}`, the address of a dashboard, which takes jobs; run `raymtl submit … --address {address}`, or "
+            "name HOST:6379 on a machine of that cluster, or leave the address out to run on this machine alone"
+        )
+    host, colon, port = rest.rpartition(":")
+    if (mark and scheme != "ray") or not (host and colon and port.isdigit()) or int(port) > 65535:
+        raise ConfigError(
+            f"{source} is `{address}`; it must be HOST:PORT of a cluster's head, such as head:6379, or `auto`, or `local`"
+        )
+    return host.strip("[]"), int(port)
+
+
+def _own_cluster() -> str:
+    """The address of the cluster that `auto` means."""
+    ray_log = logging.getLogger("ray")
+    before = ray_log.level
+    ray_log.setLevel(logging.ERROR)  # it names all the clusters that it finds
+    try:
+        return str(canonicalize_bootstrap_address("auto"))
+    except (ConnectionError, OSError, ValueError) as error:
+        raise ClusterError(
+            "the address is `auto`, but no Ray runs on this machine; start one (`ray start --head`), name the cluster's "
+            "HOST:6379, or leave the address out"
+        ) from error
+    finally:
+        ray_log.setLevel(before)
+
+
+def _first_answer(host: str, port: int) -> str | None:
+    """None where a server of gRPC answers, else what came in its place. Raises OSError."""
+    with socket.create_connection((host, port), timeout=_CONNECT_S) as connection:
+        if os.environ.get("RAY_USE_TLS", "0").lower() in ("1", "true"):
+            return None
+        connection.settimeout(_ANSWER_S)
+        connection.sendall(_HELLO)
+        answer = b""
+        while len(answer) < _HEADER_BYTES and (more := connection.recv(64)):
+            answer += more
+    if len(answer) >= _HEADER_BYTES and answer[3] == _SETTINGS:
+        return None
+    return repr(answer[:20].decode(errors="replace")) if answer else "nothing"
+
+
+def unreachable(shown: str, reason: str) -> ClusterError:
+    """The sentence for a cluster that does not take us."""
+    return ClusterError(
+        f"cannot reach a Ray cluster at {shown}: {reason}; check the address, or leave it out to run on this machine"
+    )
