@@ -13,7 +13,7 @@ from ray.exceptions import RayError
 from raymtl.config.root import Config
 from raymtl.telemetry import logs
 from raymtl.training.local_ray import check_this_machine, start_failed
-from raymtl.training.reach import check_answers, unreachable
+from raymtl.training.reach import find_cluster, unreachable
 
 _started_here = True
 """Whether the Ray that this process is connected to is its own; one that somebody else initialised here counts as such."""
@@ -44,7 +44,7 @@ def join(address: str | None, cpus: int) -> bool:
     quiet = {"logging_level": logging.ERROR, "log_to_driver": False}
     worker.print_to_stdstream = _drop  # and so do the reports of the raylets, which Ray prints all the same
     if address and address != "local":
-        check_answers(address, source)
+        address = find_cluster(address, source)
         try:
             ray.init(address=address, **quiet)
         except (OSError, ValueError, RuntimeError, RayError) as error:

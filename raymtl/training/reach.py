@@ -4,7 +4,8 @@ import logging
 import os
 import socket
 
-from ray._private.services import canonicalize_bootstrap_address
+from ray._private.authentication.authentication_token_setup import maybe_enable_token_auth_if_token_available
+from ray._private.services import canonicalize_bootstrap_address, find_gcs_addresses
 
 from raymtl.errors import ClusterError, ConfigError
 
@@ -16,14 +17,16 @@ _HEADER_BYTES = 9
 _SETTINGS = 4
 
 
-def check_answers(address: str, source: str) -> None:
-    """Raise a UserError where no Ray answers at `address`, which `source` (an option or variable) holds.
+def find_cluster(address: str, source: str) -> str:
+    """The address to join, which is `address` unless that is `auto`; `source` is the option or variable that holds it.
 
-    ConfigError: no address of a cluster. ClusterError: nobody listens there, nothing answers, or something else than Ray does.
+    Raises ConfigError where it is no address of a cluster, and ClusterError where nobody listens there, nothing answers, or
+    something else than Ray does.
     """
     shown = f"`{address}`"
     if address == "auto":
         address = _own_cluster()
+        maybe_enable_token_auth_if_token_available(warn_if_disabled=False)  # as Ray does for `auto` alone
         shown = f"`{address}`, the Ray that was started last on this machine"
     host, port = _host_and_port(address, source)
     try:
@@ -37,14 +40,15 @@ def check_answers(address: str, source: str) -> None:
             f"what answers at {shown} is not Ray (it sent {seen}); name port 6379 of the cluster's head, or leave the address "
             "out to run on this machine"
         )
+    return address
 
 
 def _host_and_port(address: str, source: str) -> tuple[str, int]:
     scheme, mark, rest = address.rpartition("://")
     if scheme in ("http", "https"):
         raise ConfigError(
-            f"{source} is `{address}`, the address of a dashboard, which takes jobs; run `raymtl submit … --address {address}`, or "
-            "name HOST:6379 on a machine of that cluster, or leave the address out to run on this machine alone"
+            f"{source} is `{address}`, the address of a dashboard, which takes jobs; run `raymtl submit … --address {address}`, "
+            "or name HOST:6379 on a machine of that cluster, or leave the address out to run on this machine alone"
         )
     host, colon, port = rest.rpartition(":")
     if (mark and scheme != "ray") or not (host and colon and port.isdigit()) or int(port) > 65535:
@@ -59,6 +63,7 @@ def _own_cluster() -> str:
     ray_log = logging.getLogger("ray")
     before = ray_log.level
     ray_log.setLevel(logging.ERROR)  # it names all the clusters that it finds
+    find_gcs_addresses.cache_clear()
     try:
         return str(canonicalize_bootstrap_address("auto"))
     except (ConnectionError, OSError, ValueError) as error:
