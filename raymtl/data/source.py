@@ -41,7 +41,7 @@ def open_filesystem(path: str) -> tuple[pafs.FileSystem, str]:
     try:
         filesystem, inner = patiently(lambda: pafs.FileSystem.from_uri(path))  # S3 asks for the region of the bucket
         return filesystem, inner.rstrip("/") or "/"
-    except (ValueError, OSError, NotImplementedError) as native:
+    except (ValueError, OSError, NotImplementedError, ImportError) as native:
         import fsspec
 
         try:
