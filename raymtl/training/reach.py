@@ -3,6 +3,8 @@
 import logging
 import os
 import socket
+import subprocess
+import sys
 
 from ray._private.authentication.authentication_token_setup import maybe_enable_token_auth_if_token_available
 from ray._private.services import canonicalize_bootstrap_address, find_gcs_addresses
@@ -13,6 +15,7 @@ _CONNECT_S = 5.0
 _ANSWER_S = 15.0
 _HELLO = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + b"\0\0\0\4\0\0\0\0\0"
 """How a client of HTTP/2, and so of gRPC, begins: the preface, and settings without any."""
+_GREETING = "import sys; from ray._raylet import GcsClient; GcsClient(address=sys.argv[1])"
 _HEADER_BYTES = 9
 _SETTINGS = 4
 
@@ -40,6 +43,8 @@ def find_cluster(address: str, source: str) -> str:
             f"what answers at {shown} is not Ray (it sent {seen}); name port 6379 of the cluster's head, or leave the address "
             "out to run on this machine"
         )
+    if not address.startswith("ray://"):
+        _greet(address, shown)
     return address
 
 
@@ -88,6 +93,24 @@ def _first_answer(host: str, port: int) -> str | None:
     if len(answer) >= _HEADER_BYTES and answer[3] == _SETTINGS:
         return None
     return repr(answer[:20].decode(errors="replace")) if answer else "nothing"
+
+
+def _greet(address: str, shown: str) -> None:
+    """Speak to Ray once. In a process of its own: Ray's client can neither be stopped nor kept from writing to the terminal."""
+    try:
+        done = subprocess.run(
+            [sys.executable, "-c", _GREETING, address], capture_output=True, text=True, timeout=_ANSWER_S / 2
+        )
+        said = done.stderr if done.returncode else ""
+    except subprocess.TimeoutExpired as error:
+        said = (error.stderr or b"").decode(errors="replace") or "no answer"
+    if "AuthToken" in said or "AuthenticationError" in said:
+        raise ClusterError(
+            f"the cluster at {shown} does not accept the token, or demands one; set RAY_AUTH_MODE=token, and RAY_AUTH_TOKEN or "
+            "RAY_AUTH_TOKEN_PATH to the cluster's token (without either, ~/.ray/auth_token is read)"
+        )
+    if said:
+        raise unreachable(shown, f"what answers there is no head of Ray ({said.strip().splitlines()[-1][:200]})")
 
 
 def unreachable(shown: str, reason: str) -> ClusterError:

@@ -16,7 +16,7 @@ sys.path.append(str(Path(__file__).parents[1] / "daily"))
 from faulty import Faults, register
 
 from raymtl.data import retry
-from raymtl.errors import CheckpointError, ConfigError, StorageError, UserError
+from raymtl.errors import CheckpointError, StorageError, UserError
 from raymtl.training.checkpoint import PROGRESS, Progress
 from raymtl.training.rundir import checkpoints, has_checkpoint, last_checkpoint, read_file, read_result, write_file
 from raymtl.training.runlog import METRICS, RunLog
@@ -99,7 +99,7 @@ def test_a_run_that_is_not_there_is_no_fault_of_the_storage(run: str, tmp_path: 
         assert not has_checkpoint(missing)
         assert read_result(missing) is None
     assert [folder.rpartition("/")[2] for folder in checkpoints(run)] == ["checkpoint_0", "checkpoint_1"]
-    with pytest.raises(ConfigError, match="set another `output`"):
+    with pytest.raises(StorageError, match="name another place"):
         write_file(str(tmp_path / "run/result.json"), "config.yaml", "")
 
 
