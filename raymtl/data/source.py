@@ -62,7 +62,7 @@ def _unknown_scheme(path: str, error: Exception) -> ConfigError | None:
     """The sentence for a URL that nothing here can read, whatever its credentials."""
     scheme = urlparse(path).scheme
     rest = path.partition(":")[2]
-    if scheme in _HADOOP and isinstance(error, ImportError):
+    if scheme in _HADOOP and isinstance(error, ImportError | ValueError):
         return ConfigError(f"`{path}` is how Hadoop names it; write {_HADOOP[scheme]}:{rest}")
     if "Protocol not known" in str(error):
         return ConfigError(
