@@ -43,13 +43,13 @@ def check_this_machine() -> None:
             file.write(b"x")
     except OSError as error:
         if (full := full_disk(ROOM_BYTES, folder)) is not None:
-            raise _no_room(full, ROOM_BYTES, "Ray's logs and sockets", variable) from error
+            raise _no_room(full, ROOM_BYTES, "Ray with its logs", variable) from error
         raise StorageError(
             f"Ray cannot start: its temporary folder `{folder}` cannot be written ({error.strerror or error}); set {variable} "
             "to a folder that this user can write"
         ) from error
     if (full := full_disk(ROOM_BYTES, folder)) is not None:
-        raise _no_room(full, ROOM_BYTES, "Ray's logs and sockets", variable)
+        raise _no_room(full, ROOM_BYTES, "Ray with its logs", variable)
     _make_token()
 
 
@@ -102,7 +102,7 @@ def mib(size: int) -> str:
 
 def _no_room(full: str, need: int, what: str, variable: str) -> StorageError:
     return StorageError(
-        f"{full}, and {what} need {mib(need)} there; make room, or set {variable} to a folder on another disk, then run the "
+        f"{full}, and {what} takes {mib(need)} there; make room, or set {variable} to a folder on another disk, then run the "
         "same command again"
     )
 

@@ -74,7 +74,9 @@ def test_a_disk_without_room_is_named(disk: Path, ballast: int, monkeypatch: pyt
         file.truncate(0)
         os.posix_fallocate(file.fileno(), 0, max(1, ballast << 20))
     monkeypatch.setenv("TMPDIR", str(disk))
-    said = rf"the disk of `{disk}/ray` has \d\.\d MiB free of 8\.0 MiB, and Ray's logs and sockets need 64\.0 MiB there; make"
+    said = (
+        rf"the disk of `{disk}/ray` has \d\.\d MiB free of 8\.0 MiB, and Ray with its logs takes 64\.0 MiB there; make"
+    )
     with pytest.raises(StorageError, match=said) as caught:
         check_this_machine()
     assert caught.value.exit_code == 74
@@ -85,7 +87,7 @@ def test_a_checkpoint_must_fit(disk: Path, monkeypatch: pytest.MonkeyPatch) -> N
     assert checkpoint_bytes(CONFIG) > 1 << 20
     check_room_for_checkpoints(CONFIG)
     monkeypatch.setattr("tempfile.tempdir", str(disk))
-    with pytest.raises(StorageError, match=r"one checkpoint of the tables need .* MiB there.*set TMPDIR"):
+    with pytest.raises(StorageError, match=r"one checkpoint of the tables takes .* MiB there.*set TMPDIR"):
         check_room_for_checkpoints(CONFIG)
 
 
