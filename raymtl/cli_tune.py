@@ -56,6 +56,7 @@ def tune(
     if config is None:
         raise ConfigError("--config is missing; name the YAML configuration, or one of `raymtl tune status|report`")
     from raymtl.config.load import load_config
+    from raymtl.data.writable import check_writable
     from raymtl.tuning.check import check, search_folder
 
     short = {
@@ -69,6 +70,7 @@ def tune(
     loaded = load_config(config, [*sets, *(f"{k}={json.dumps(v)}" for k, v in short.items() if v is not None)])
     space = check(loaded)
     if dry_run:
+        check_writable(search_folder(loaded), "output: the folder of the search")
         for axis in space.axes:
             console.print(f"{axis.name}: {_values(axis)}", markup=False)
         console.print(f"ready: {len(space.axes)} dimensions; the search would be {search_folder(loaded)}", markup=False)

@@ -19,7 +19,10 @@ EXIT_CODES = {
         "`plan`: the tables do not fit; `report`: the folder is not a run; with a traceback: a bug in raymtl", "retry"
     ),
     2: ExitCode("the command line itself is wrong", "look"),
-    64: ExitCode("the configuration is not valid, or not that of the run it names", "look"),
+    64: ExitCode(
+        "the configuration is not valid, or not that of the run it names; an address or a URL that nothing here understands",
+        "look",
+    ),
     65: ExitCode("the data break their contract: a file, a column, a value", "look"),
     66: ExitCode(
         "a checkpoint, an ID map or a version is missing, damaged, or of another model; `evaluate`: there is no such run; "
@@ -37,11 +40,12 @@ EXIT_CODES = {
         "look",
     ),
     74: ExitCode(
-        "storage failed while it was read or written (logs, runs or versions), cannot be written, or is full", "retry"
+        "storage failed while it was read or written (logs, runs, versions or temporary files), is full, or may not be written",
+        "retry",
     ),
     75: ExitCode(
-        "try again later: another process works on the same run or store, the day's logs are not there yet, or another job of "
-        "that name is running",
+        "try again later: another process works on the same store, the day's logs are not there yet, or another run, search or "
+        "job of that name is under way",
         "wait",
     ),
     129: ExitCode("the terminal was closed (SIGHUP)", "retry"),

@@ -14,6 +14,7 @@ from raymtl.daily.reports.write import last_records
 from raymtl.daily.versions import store as versions
 from raymtl.daily.versions.lease import acquire
 from raymtl.daily.versions.storage import Store, open_store
+from raymtl.data.writable import check_writable
 from raymtl.errors import ConfigError, RefusedError
 
 
@@ -56,9 +57,13 @@ def run_daily(config: Config, order: Order, *, address: str | None, listener: Li
 
 
 def look_ahead(config: Config, order: Order) -> list[dict[str, Any]]:
-    """What `run_daily` would do, day by day: base, whether the logs are there, and why a day is left out."""
+    """What `run_daily` would do, day by day: base, whether the logs are there, and why a day is left out.
+
+    Raises StorageError where the store could not be written.
+    """
     daily = section(config)
     store = open_store(daily.store)
+    check_writable(store.path, "daily.store: the store", "daily.store")
     todo = _todo(store, daily, order)
     base = choose_base(known_versions(store), todo.days[0]) if todo.days else None
     begins = None if base is None else base.id

@@ -1,7 +1,8 @@
 """What turns tables into a data set: parquet files that appear whole, table sizes, a configuration in readable YAML."""
 
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager
 from typing import Any
 
 import pyarrow as pa
@@ -13,15 +14,16 @@ from raymtl.config.load import absolute, config_from_dict
 from raymtl.config.yamltext import dump_yaml
 from raymtl.data.hashing import hash_rows, to_int64
 from raymtl.data.remote import put
+from raymtl.data.retry import advice, reason
 from raymtl.data.source import below, open_filesystem
 from raymtl.data.whole import move, write_whole
-from raymtl.errors import DataError
+from raymtl.errors import StorageError
 
 
 class Folder:
     """An output folder, local or a URL; a file in it appears whole or not at all.
 
-    Raises DataError where the folder cannot be made or written.
+    Raises StorageError where the folder cannot be made, read or written.
     """
 
     def __init__(self, path: str):
@@ -32,29 +34,28 @@ class Folder:
 
     def make(self, name: str) -> None:
         """Make a folder below this one, parents included."""
-        try:
+        with self._storage("make the folder", name):
             self._filesystem.create_dir(self._inside(name), recursive=True)
-        except OSError as error:
-            raise DataError(
-                f"cannot make the folder `{self._shown(name)}`: {error}; choose another output folder"
-            ) from error
 
     def files(self, name: str = "") -> list[str]:
         """Paths of all files below folder `name`, relative to this folder, in order."""
         selector = pafs.FileSelector(self._inside(name), recursive=True, allow_not_found=True)
-        found = self._filesystem.get_file_info(selector)
+        with self._storage("list", name):
+            found = self._filesystem.get_file_info(selector)
         return sorted(f.path[len(self._root) :].lstrip("/") for f in found if f.type == pafs.FileType.File)
 
     def remove(self, name: str) -> None:
         """Remove one file."""
-        self._filesystem.delete_file(self._inside(name))
+        with self._storage("remove", name):
+            self._filesystem.delete_file(self._inside(name))
 
     def read_text(self, name: str) -> str | None:
         """Content of a text file; None where it does not exist."""
-        if self._filesystem.get_file_info(self._inside(name)).type != pafs.FileType.File:
-            return None
-        with self._filesystem.open_input_stream(self._inside(name)) as stream:
-            return stream.read().decode()
+        with self._storage("read", name):
+            if self._filesystem.get_file_info(self._inside(name)).type != pafs.FileType.File:
+                return None
+            with self._filesystem.open_input_stream(self._inside(name)) as stream:
+                return stream.read().decode()
 
     def write_text(self, name: str, text: str) -> None:
         """Write a text file."""
@@ -63,11 +64,29 @@ class Folder:
     def write_bytes(self, name: str, data: bytes) -> None:
         """Write a file of that content."""
         filesystem = self._filesystem
-        write_whole(filesystem, self._inside(name), self._making(name), lambda path: put(filesystem, path, data))
+        with self._storage("write", name):
+            write_whole(filesystem, self._inside(name), self._making(name), lambda path: put(filesystem, path, data))
 
     def open_parquet(self, name: str, schema: pa.Schema, plain: Sequence[str] = ()) -> "ParquetFile":
         """A parquet file to write row group by row group; columns in `plain` (few equal values) get no dictionary."""
-        return ParquetFile(self._filesystem, self._making(name), self._inside(name), schema, plain)
+        return ParquetFile(
+            self._filesystem,
+            self._making(name),
+            self._inside(name),
+            schema,
+            plain,
+            lambda: self._storage("write", name),
+        )
+
+    @contextmanager
+    def _storage(self, doing: str, name: str) -> Iterator[None]:
+        try:
+            yield
+        except OSError as error:
+            raise StorageError(
+                f"cannot {doing} `{self._shown(name)}`: {reason(error)}; {advice(error)}, or name another place, then run "
+                "the same command again"
+            ) from error
 
     def _making(self, name: str) -> str:
         """Path of a file that has not got its name yet; readers of a data set leave it alone."""
@@ -85,31 +104,41 @@ class ParquetFile:
     """A parquet file in the making; it gets its name when closed, and a reader never sees a part of it."""
 
     def __init__(
-        self, filesystem: pafs.FileSystem, making: str, final: str, schema: pa.Schema, plain: Sequence[str] = ()
+        self,
+        filesystem: pafs.FileSystem,
+        making: str,
+        final: str,
+        schema: pa.Schema,
+        plain: Sequence[str],
+        storage: Callable[[], AbstractContextManager[None]],
     ):
-        self._filesystem, self._making, self._final = filesystem, making, final
+        """`storage()` turns the errors of the file system into one sentence."""
+        self._filesystem, self._making, self._final, self._storage = filesystem, making, final, storage
         self.rows = 0
-        self._writer = pq.ParquetWriter(
-            making,
-            schema,
-            filesystem=filesystem,
-            compression="zstd",
-            compression_level=1,  # files a third smaller than snappy's, at its speed
-            use_dictionary=[name for name in _leaves(schema) if name.split(".")[0] not in plain],
-            # dictionary-encoded Arrow columns are only a fast way to write strings: readers shall see strings
-            store_schema=False,
-        )
+        with storage():
+            self._writer = pq.ParquetWriter(
+                making,
+                schema,
+                filesystem=filesystem,
+                compression="zstd",
+                compression_level=1,  # files a third smaller than snappy's, at its speed
+                use_dictionary=[name for name in _leaves(schema) if name.split(".")[0] not in plain],
+                # dictionary-encoded Arrow columns are only a fast way to write strings: readers shall see strings
+                store_schema=False,
+            )
 
     def write(self, table: pa.Table) -> None:
         """Append `table` as one row group."""
-        self._writer.write_table(table, row_group_size=max(1, table.num_rows))
+        with self._storage():
+            self._writer.write_table(table, row_group_size=max(1, table.num_rows))
         self.rows += table.num_rows
 
     def close(self) -> int:
         """Finish the file; returns its bytes."""
-        self._writer.close()
-        move(self._filesystem, self._making, self._final)
-        return int(self._filesystem.get_file_info(self._final).size)
+        with self._storage():
+            self._writer.close()
+            move(self._filesystem, self._making, self._final)
+            return int(self._filesystem.get_file_info(self._final).size)
 
 
 def _leaves(schema: pa.Schema) -> list[str]:

@@ -19,7 +19,7 @@ from raymtl.config.root import Config
 from raymtl.doctor import clocks, machine, network, stack, storage
 from raymtl.doctor.finding import Finding
 from raymtl.doctor.probe import Probe
-from raymtl.errors import ClusterError, UserError
+from raymtl.errors import UserError
 from raymtl.training.cluster import connect, join
 from raymtl.training.room import shortage
 from raymtl.versions import package_versions
@@ -56,7 +56,7 @@ def examine(
     try:
         # With a configuration Ray starts here as it would for the run, whose logical CPUs may be more than the machine has
         alone = join(address, 1) if config is None else connect(config, address)
-    except ClusterError as error:
+    except UserError as error:
         sentence, _, remedy = str(error).rpartition("; ")
         say("looking at this machine")
         own = stack.judge(stack.look(limits["stack"]), package_versions(), 0, "")

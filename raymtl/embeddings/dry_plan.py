@@ -7,14 +7,12 @@ from typing import Any
 
 from torch import nn
 
-from raymtl.config.features import Table
 from raymtl.config.root import Config
 from raymtl.embeddings.lookup import describe_lookup, pooled_module, unpooled_module
 from raymtl.embeddings.sharding import SPARSE_OPTIMIZERS, Machine, make_planner, sharders, table_parameters
+from raymtl.embeddings.size import table_bytes
 from raymtl.embeddings.traffic import TableTraffic, step_traffic
 from raymtl.errors import ConfigError
-
-_STATE_FLOATS = {"rowwise_adagrad": None, "adagrad": 1, "adam": 2, "sgd": 0}
 
 
 @dataclass
@@ -125,13 +123,6 @@ def dry_plan(config: Config, *, workers: int, memory_bytes: int, device: str, wo
         free = left.devices[0].storage
         result.reserved_bytes = memory_bytes - (free.hbm if device == "cuda" else free.ddr)
     return result
-
-
-def table_bytes(table: Table, optimizer: str) -> int:
-    """Bytes of a table's weights and optimizer state, fp32."""
-    floats = _STATE_FLOATS[optimizer]
-    state = table.rows if floats is None else floats * table.rows * table.dim
-    return 4 * (table.rows * table.dim + state)
 
 
 def _problem(sizes: dict[str, int], workers: int, memory_bytes: int) -> str:

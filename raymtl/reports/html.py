@@ -3,8 +3,9 @@
 from typing import Any
 
 from raymtl.data.remote import make_folder_of, put
+from raymtl.data.retry import advice
 from raymtl.data.source import below, open_filesystem
-from raymtl.errors import UserError
+from raymtl.errors import StorageError
 from raymtl.reports import curves, slices, style
 from raymtl.reports.load import Run, load_run
 from raymtl.reports.page import OPEN_ROWS, Cell, Grid, StatusWord, fill, metric_grid
@@ -30,7 +31,8 @@ def write_report(run_dir: str, out: str | None = None) -> str:
         out: file or URL to write; none: `report.html` in `run_dir`.
 
     Raises:
-        UserError: `run_dir` is missing, is not the folder of a run, or `out` cannot be written.
+        UserError: `run_dir` is missing, or is not the folder of a run.
+        StorageError: `run_dir` cannot be read, or `out` cannot be written.
     """
     run = load_run(run_dir)
     target = out or below(run_dir, "report.html")
@@ -40,8 +42,8 @@ def write_report(run_dir: str, out: str | None = None) -> str:
         make_folder_of(filesystem, path)
         put(filesystem, path, page.encode())
     except OSError as e:
-        raise UserError(
-            f"the report cannot be written to `{target}`: {e.strerror or e}; name another place with `out`"
+        raise StorageError(
+            f"the report cannot be written to `{target}`: {e.strerror or e}; {advice(e)}, or name another place with --out"
         ) from e
     return target
 

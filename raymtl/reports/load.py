@@ -8,7 +8,7 @@ import pyarrow.fs as pafs
 import yaml
 
 from raymtl.data.remote import read_whole
-from raymtl.data.retry import patiently
+from raymtl.data.retry import fault, patiently
 from raymtl.data.source import below, open_filesystem, split_options
 from raymtl.errors import UserError
 from raymtl.reports.tables import metrics_of
@@ -70,7 +70,11 @@ def load_run(folder: str) -> Run:
         UserError: there is no such folder, or it is not the folder of a run, or `config.yaml` or `result.json` is damaged.
     """
     filesystem, root = open_filesystem(folder)
-    if patiently(lambda: filesystem.get_file_info(root)).type != pafs.FileType.Directory:
+    try:
+        kind = patiently(lambda: filesystem.get_file_info(root)).type
+    except OSError as error:
+        raise fault(f"read `{folder}`", error) from error
+    if kind != pafs.FileType.Directory:
         raise UserError(f"there is no folder `{folder}`; give the folder of a run, `<output>/<name>` in its config")
     texts = {name: _read(filesystem, f"{root.rstrip('/')}/{name}") for name in FILES}
     if not any(text is not None for text in texts.values()):
@@ -101,6 +105,8 @@ def _read(filesystem: pafs.FileSystem, path: str) -> str | None:
         return patiently(lambda: read_whole(filesystem, path)).decode()
     except FileNotFoundError:
         return None
+    except OSError as error:
+        raise fault(f"read `{path}`", error) from error
 
 
 def _mapping(path: str, text: str, parse: Any, error: type[Exception]) -> dict[str, Any]:

@@ -11,6 +11,7 @@ import os
 import sys
 import time
 import traceback
+import warnings
 from types import TracebackType
 
 from rich.console import Console
@@ -56,8 +57,26 @@ def terminal() -> Console:
 def begin_command() -> None:
     """The lines of a command: an error that nobody catches becomes one too. Raises ConfigError as `as_json`."""
     begin_lines()
+    _prepare_environment()
     if as_json():
         sys.excepthook = _crashed
+
+
+def _prepare_environment() -> None:
+    """Give the libraries an environment in which they can be imported, here and in the processes that a command starts."""
+    # PyTorch's own imports warn: where PYTHONWARNINGS makes errors of warnings, nothing could be imported
+    if "error" in os.environ.get("PYTHONWARNINGS", ""):
+        del os.environ["PYTHONWARNINGS"]
+        sys.warnoptions.clear()
+        warnings.resetwarnings()
+        for kind in (DeprecationWarning, PendingDeprecationWarning, ImportWarning, ResourceWarning):
+            warnings.simplefilter("ignore", kind)  # as Python itself does
+    # Ray asks for the home folder when it is imported, and PyTorch for the name; a user that no list knows has neither
+    if os.path.expanduser("~") == "~":
+        os.environ["HOME"] = "/"
+        os.environ.setdefault("USER", str(os.getuid()))
+    # Where HOME cannot be written it names the folder that it takes instead
+    logging.getLogger("matplotlib").setLevel(logging.ERROR)
 
 
 class _Formatter(logging.Formatter):

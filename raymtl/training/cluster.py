@@ -2,17 +2,19 @@
 
 import logging
 import os
-import socket
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
 
 import ray
-from ray._private import ray_constants
+from ray._private import ray_constants, worker
+from ray.exceptions import RayError
 
 from raymtl import signals
 from raymtl.config.root import Config
-from raymtl.errors import ClusterError
 from raymtl.telemetry import logs
+from raymtl.training.local_ray import check_this_machine, start_failed
+from raymtl.training.reach import find_cluster, unreachable
 
 _started_here = True
 """Whether the Ray that this process is connected to is its own; one that somebody else initialised here counts as such."""
@@ -35,25 +37,39 @@ def join(address: str | None, cpus: int) -> bool:
     global _started_here
     if ray.is_initialized():
         return _started_here
+    source = "--address" if address else "RAY_ADDRESS"
     address = address or os.environ.get("RAY_ADDRESS")
+    if address == "auto" and os.environ.get("RAY_ADDRESS"):  # Ray means that one by it
+        address, source = os.environ["RAY_ADDRESS"], "RAY_ADDRESS"
     # What the workers have to say comes through the mailbox (`runlog.py`); their raw output stays in Ray's log files
     quiet = {"logging_level": logging.ERROR, "log_to_driver": False}
-    try:
-        if address and address != "local":
-            _check_reachable(address)
+    worker.print_to_stdstream = _drop  # and so do the reports of the raylets, which Ray prints all the same
+    if address and address != "local":
+        address = find_cluster(address, source)
+        try:
             with signals.while_ray_starts():
                 ray.init(address=address, **quiet)
-            _started_here = False
-            return False
+        except (OSError, ValueError, RuntimeError, RayError) as error:
+            raise unreachable(f"`{address}`", str(error).strip().splitlines()[0]) from error
+        _started_here = False
+        return False
+    check_this_machine()
+    try:
         with on_loopback(), signals.while_ray_starts():
             ray.init(address="local", num_cpus=max(os.cpu_count() or 1, cpus), include_dashboard=False, **quiet)
-        _started_here = True
-        return True
-    except (OSError, ValueError, RuntimeError) as error:
-        raise ClusterError(
-            f"cannot reach a Ray cluster at `{address or 'local'}`: {str(error).splitlines()[0]}; check the address, or leave "
-            f"it out to run on this machine"
-        ) from error
+    except (OSError, ValueError, RuntimeError, RayError) as error:
+        raise start_failed(error) from error
+    _started_here = True
+    return True
+
+
+def started_here() -> bool:
+    """Whether the Ray that this process is connected to runs on this machine alone, as this process started it."""
+    return _started_here
+
+
+def _drop(*data: Any, **options: Any) -> None:
+    pass
 
 
 @contextmanager
@@ -68,10 +84,3 @@ def on_loopback() -> Iterator[None]:
         yield
     finally:
         ray_constants.ENABLE_RAY_CLUSTER = before
-
-
-def _check_reachable(address: str) -> None:
-    """Raise OSError within seconds where nobody listens at a `host:port`; Ray itself would try for minutes."""
-    host, colon, port = address.removeprefix("ray://").rpartition(":")
-    if colon and port.isdigit():
-        socket.create_connection((host.strip("[]"), int(port)), timeout=5).close()

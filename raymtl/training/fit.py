@@ -25,6 +25,8 @@ from raymtl.config.root import Config
 from raymtl.data.source import open_filesystem
 from raymtl.errors import ClusterError, StorageError, UserError, find_user_error
 from raymtl.telemetry.logs import environment as log_environment
+from raymtl.training.cluster import started_here
+from raymtl.training.local_ray import check_room_for_checkpoints, checkpoint_bytes, full_disk, temporary_folder
 from raymtl.training.room import Room, shortage, worker_resources
 from raymtl.training.rundir import read_file, run_folder
 from raymtl.training.runlog import Mailbox
@@ -36,6 +38,9 @@ Listener = Callable[[dict[str, Any]], None]
 
 # Of an error in a worker its text alone comes here
 _FULL = re.compile("No space left on device|Disk quota exceeded")
+_GUESSES = " Some common causes include"
+"""How Ray begins what it knows of all the ways in which a process can die."""
+_LITTLE_ROOM_BYTES = 8 << 20
 _LOOK_S = 5.0
 _ELASTIC_START_S = 20.0
 """Elastic workers that find no place within that time are asked for anew, as many as there is room for then."""
@@ -90,6 +95,8 @@ def fit(
         ),
     )
     sweep()
+    if started_here() and job.evaluate_checkpoint is None:
+        check_room_for_checkpoints(config)
     try:
         result = _fit(
             trainer,
@@ -240,9 +247,18 @@ def _lost(error: Exception, config: Config) -> UserError:
                 f"the run `{run_dir}` could not be written, or a worker's temporary folder: {full}; make room there, then the "
                 "same command goes on from the last checkpoint"
             )
+    logs = ray.get_runtime_context().worker.node.get_logs_dir_path()
+    # A process that meets a full disk often dies without a word of it
+    room = checkpoint_bytes(config) + _LITTLE_ROOM_BYTES
+    if started_here() and (full := full_disk(room, temporary_folder(), logs, "/dev/shm")) is not None:
+        return StorageError(
+            f"the run `{run_dir}` lost its workers, and {full}; make room there, or set TMPDIR to a folder on another disk, then "
+            "the same command goes on from the last checkpoint"
+        )
     rank, cause = next(iter(failures.items()))
     lines = [line.strip() for line in str(cause).splitlines() if line.strip()]
-    logs = ray.get_runtime_context().worker.node.get_logs_dir_path()
+    if lines:
+        lines[-1] = lines[-1].partition(_GUESSES)[0]
     return ClusterError(
         f"training failed after at most {allowed} recoveries (train.max_failures); {_who(rank)} ended with: "
         f"{lines[-1] if lines else type(cause).__name__}; the whole story is in {logs}, and the same command goes on from the "

@@ -5,12 +5,13 @@ import time
 from dataclasses import dataclass
 from typing import Any
 
-from raymtl.config.load import config_hash, dump_config, load_config
+from raymtl.config.load import absolute, config_hash, dump_config, load_config
 from raymtl.config.root import Config
 from raymtl.data.read import Input
 from raymtl.data.sample import sample_base_rates
 from raymtl.data.source import below
 from raymtl.data.units import Plan, plan_input
+from raymtl.data.writable import check_writable
 from raymtl.errors import ConfigError
 from raymtl.training.cluster import connect
 from raymtl.training.fit import Listener, fit
@@ -19,7 +20,6 @@ from raymtl.training.room import check_room, reading_tasks
 from raymtl.training.rundir import (
     CONFIG,
     RESULT,
-    check_writable,
     has_checkpoint,
     last_checkpoint,
     only_one,
@@ -165,8 +165,8 @@ def metrics_section(metrics: dict[str, Any] | None) -> dict[str, Any]:
 
 def evaluate(run: str, *, overrides: list[str], checkpoint: str | None, address: str | None) -> dict[str, Any]:
     """Metrics of a run's checkpoint (none: its last one) on the evaluation days of its configuration, changed by `overrides`."""
-    run = run_of(run)
-    folder = checkpoint or last_checkpoint(run)
+    run = absolute(run_of(run))  # Ray's workers run in folders of their own
+    folder = absolute(checkpoint) if checkpoint else last_checkpoint(run)
     config = load_config(below(run, CONFIG), overrides)
     plan, maps = plan_input(config, "eval"), saved_maps(config, run)
     local = connect(config, address)

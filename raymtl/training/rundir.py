@@ -16,7 +16,8 @@ from raymtl.data.remote import is_local, list_folder, put, read_whole
 from raymtl.data.retry import advice, may_pass, patiently, reason
 from raymtl.data.source import below, open_filesystem, split_options
 from raymtl.data.whole import write_whole
-from raymtl.errors import CheckpointError, ConfigError, StorageError
+from raymtl.data.writable import not_writable
+from raymtl.errors import CheckpointError, StorageError, TryLaterError
 from raymtl.training.checkpoint import PROGRESS
 
 RESULT = "result.json"
@@ -67,27 +68,15 @@ def write_file(run_dir: str, name: str, text: str) -> None:
         with run_storage(run_dir, f"write `{name}`"):
             if not is_local(filesystem) or may_pass(error) or error.errno in _FULL:
                 raise
-        raise ConfigError(
-            f"output: the run folder `{run_dir}` cannot be written ({error}); set another `output`"
-        ) from error
-
-
-def check_writable(run_dir: str) -> None:
-    """Raise ConfigError where the run folder is local and can be neither made nor written."""
-    filesystem, inner = open_filesystem(run_dir)
-    if not isinstance(filesystem, pafs.LocalFileSystem):
-        return
-    nearest = next(path for path in (Path(inner).absolute(), *Path(inner).absolute().parents) if path.exists())
-    if not nearest.is_dir() or not os.access(nearest, os.W_OK | os.X_OK):
-        what = "cannot be written by this user" if nearest.is_dir() else "is a file"
-        raise ConfigError(f"output: the run folder would be `{run_dir}`, but `{nearest}` {what}; set another `output`")
+        raise not_writable(run_dir, error) from error
 
 
 @contextmanager
 def only_one(run_dir: str, what: str = "the run", remedy: str = "set another `name`") -> Iterator[None]:
     """Hold the folder of a run, or of other work, against a second process of this machine.
 
-    The system lets go of it when the process dies.
+    The system lets go of it when the process dies. Raises TryLaterError where another has it, and StorageError where the folder
+    cannot be written.
     """
     filesystem, inner = open_filesystem(run_dir)
     if not isinstance(filesystem, pafs.LocalFileSystem):
@@ -98,15 +87,13 @@ def only_one(run_dir: str, what: str = "the run", remedy: str = "set another `na
         path.parent.mkdir(parents=True, exist_ok=True)
         file = path.open("a+")
     except OSError as error:
-        raise ConfigError(
-            f"output: the run folder `{run_dir}` cannot be written ({error}); set another `output`"
-        ) from error
+        raise not_writable(run_dir, error) from error
     with file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as error:
             file.seek(0)
-            raise ConfigError(
+            raise TryLaterError(
                 f"{what} {run_dir} is under way already (process {file.read().strip() or 'unknown'}); wait for it, or {remedy}"
             ) from error
         file.truncate(0)

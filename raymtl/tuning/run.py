@@ -20,13 +20,14 @@ from raymtl.data.idmap import MapFile, find_map, save_map
 from raymtl.data.read import Input
 from raymtl.data.source import below, open_filesystem
 from raymtl.data.units import Plan
+from raymtl.data.writable import check_writable
 from raymtl.errors import CheckpointError, ClusterError, ConfigError, StorageError, VersionError
 from raymtl.training.cluster import connect
 from raymtl.training.id_maps import make_maps
 from raymtl.training.loop import pass_schedule
 from raymtl.training.room import Room, reading_tasks
 from raymtl.training.run import defining, prepare_inputs
-from raymtl.training.rundir import CONFIG, check_writable, only_one, read_file, write_file
+from raymtl.training.rundir import CONFIG, only_one, read_file, write_file
 from raymtl.tuning.alone import Begin, remove_state, trial_folder
 from raymtl.tuning.blocks import fits, read_shared
 from raymtl.tuning.check import check, search_folder

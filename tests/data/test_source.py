@@ -9,7 +9,7 @@ from small_data import click_rows, make_config, write_file
 from raymtl.config.data import DayRange
 from raymtl.daily.versions.storage import open_store
 from raymtl.data.source import below, find_files, list_files, open_filesystem
-from raymtl.errors import DataError
+from raymtl.errors import ConfigError, DataError
 from raymtl.training.id_maps import _path
 from raymtl.training.rundir import run_folder, run_of
 
@@ -84,12 +84,30 @@ def test_fsspec_file_systems(three_days):
         ("{root}/nothing", "does not exist; check data.path"),
         ("{root}/ds=2026-01-01/c.pq", "is a file; data.path must be the folder above"),
         ("{root}/ds=2026-01-01", "has no `ds=YYYY-MM-DD` partition"),
-        ("nosuch://bucket/logs", "Check the scheme and the credentials"),
     ],
 )
 def test_no_data_set(three_days, path, words):
     with pytest.raises(DataError, match=words):
         list_files(path.format(root=three_days), DAYS)
+
+
+@pytest.mark.parametrize(
+    ("url", "words"),
+    [
+        (
+            "nosuch://bucket/logs",
+            "no storage is known by `nosuch:`; write a local path, or a URL that begins with s3://",
+        ),
+        ("s3a://bucket/logs", "is how Hadoop names it; write s3://bucket/logs"),
+        ("s3n://bucket/logs", "write s3://bucket/logs"),
+        ("oss://bucket/logs", "needs a package that is not installed: Install ossfs"),
+        ("hf://datasets/a", "needs a package that is not installed: Install huggingface_hub"),
+    ],
+)
+def test_a_url_that_nothing_reads_is_one_sentence(url: str, words: str) -> None:
+    with pytest.raises(ConfigError, match=words) as caught:
+        open_filesystem(url)
+    assert "\n" not in str(caught.value)
 
 
 def test_a_missing_day_names_the_days_that_are_there(three_days):

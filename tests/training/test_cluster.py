@@ -38,7 +38,7 @@ def test_only_a_ray_of_ones_own_is_kept_on_loopback(
 
     monkeypatch.delenv("RAY_ADDRESS", raising=False)
     monkeypatch.setattr(cluster, "_started_here", True)
-    monkeypatch.setattr(cluster, "_check_reachable", lambda address: None)
+    monkeypatch.setattr(cluster, "find_cluster", lambda address, source: address)
     monkeypatch.setattr(cluster.ray, "is_initialized", lambda: False)
     monkeypatch.setattr(cluster.ray, "init", init)
     assert cluster.connect(CONFIG, address) is not everywhere

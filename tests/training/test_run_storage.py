@@ -16,9 +16,17 @@ sys.path.append(str(Path(__file__).parents[1] / "daily"))
 from faulty import Faults, register
 
 from raymtl.data import retry
-from raymtl.errors import CheckpointError, ConfigError, StorageError, UserError
+from raymtl.errors import CheckpointError, StorageError, TryLaterError, UserError
 from raymtl.training.checkpoint import PROGRESS, Progress
-from raymtl.training.rundir import checkpoints, has_checkpoint, last_checkpoint, read_file, read_result, write_file
+from raymtl.training.rundir import (
+    checkpoints,
+    has_checkpoint,
+    last_checkpoint,
+    only_one,
+    read_file,
+    read_result,
+    write_file,
+)
 from raymtl.training.runlog import METRICS, RunLog
 from raymtl.training.snapshot import SNAPSHOT, mend_snapshot
 from raymtl.training.worker import open_log
@@ -99,7 +107,7 @@ def test_a_run_that_is_not_there_is_no_fault_of_the_storage(run: str, tmp_path: 
         assert not has_checkpoint(missing)
         assert read_result(missing) is None
     assert [folder.rpartition("/")[2] for folder in checkpoints(run)] == ["checkpoint_0", "checkpoint_1"]
-    with pytest.raises(ConfigError, match="set another `output`"):
+    with pytest.raises(StorageError, match="name another place"):
         write_file(str(tmp_path / "run/result.json"), "config.yaml", "")
 
 
@@ -152,3 +160,15 @@ def test_a_log_that_cannot_be_made_is_told_to_all_workers(run: str, faults: Faul
     assert answers[0] == answers[1]
     assert answers[0][0].startswith(f"run folder `{run}`: cannot read `{METRICS}`: ")
     assert answers[0][1] == 74
+
+
+def test_a_folder_is_held_by_one_process(tmp_path: Path) -> None:
+    with (
+        only_one(str(tmp_path / "run")),
+        pytest.raises(TryLaterError, match=rf"\(process {os.getpid()}\); wait for it"),
+        only_one(str(tmp_path / "run")),
+    ):
+        pass
+    (tmp_path / "file").write_text("")
+    with pytest.raises(StorageError, match="cannot be written"), only_one(str(tmp_path / "file" / "run")):
+        pass

@@ -12,6 +12,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.csv as pacsv
 
+from raymtl.data.retry import fault
 from raymtl.data.source import below
 from raymtl.data.writing import Folder, rows_without_collision, write_config, write_split
 from raymtl.errors import DataError
@@ -95,6 +96,8 @@ def _read(path: str) -> pa.Table:
                 column_types={c: pa.string() for c in COLUMNS}, strings_can_be_null=False
             ),
         )
+    except PermissionError as error:
+        raise fault(f"read `{path}`", error) from error
     except (pa.ArrowInvalid, OSError) as error:
         raise DataError(
             f"census: `{path}` is not the census file, a CSV of {len(COLUMNS)} columns without a header ({error}); "

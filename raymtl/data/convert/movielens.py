@@ -13,6 +13,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from raymtl.data.retry import fault
 from raymtl.data.source import below
 from raymtl.data.writing import Folder, rows_without_collision, write_config, write_split
 from raymtl.errors import DataError
@@ -134,7 +135,7 @@ def _read(source: str, name: str) -> _File:
         with open(path, encoding="latin-1", newline="") as file:  # every byte is a character: it cannot fail
             text = file.read()
     except OSError as error:
-        raise DataError(f"movielens: cannot read `{path}` ({error}); look at its permissions") from error
+        raise fault(f"read `{path}`", error) from error
     lines = pc.utf8_rtrim(pc.split_pattern(pa.array([text], pa.large_string()), "\n").flatten(), "\r")
     if not lines[-1].as_py():
         lines = lines[:-1]

@@ -1,0 +1,36 @@
+"""Whether a folder that does not exist yet could be made and written."""
+
+import os
+from pathlib import Path
+
+import pyarrow.fs as pafs
+
+from raymtl.data.source import open_filesystem
+from raymtl.errors import StorageError
+
+
+def check_writable(folder: str, what: str = "output: the run folder", field: str = "output") -> None:
+    """Raise StorageError where a folder is local and can be neither made nor written; `field` of the configuration names it."""
+    filesystem, inner = open_filesystem(folder)
+    if not isinstance(filesystem, pafs.LocalFileSystem):
+        return
+    nearest = next(path for path in (Path(inner), *Path(inner).parents) if os.path.lexists(path))
+    if not nearest.is_dir():
+        reason = "is a file" if nearest.exists() else "is a link to nothing"
+    elif os.statvfs(nearest).f_flag & os.ST_RDONLY:
+        reason = "is on a disk that is mounted to be read alone"
+    elif not os.access(nearest, os.W_OK | os.X_OK):
+        reason = "cannot be written by this user"
+    else:
+        return
+    raise StorageError(
+        f"{what} would be `{folder}`, but `{nearest}` {reason}; set another `{field}`, or give this user the right to write there"
+    )
+
+
+def not_writable(folder: str, error: OSError) -> StorageError:
+    """The sentence for a local folder that cannot be written."""
+    return StorageError(
+        f"the folder `{folder}` cannot be written ({error.strerror or error}); name another place (`output`, or --out), or give "
+        "this user the right to write there"
+    )

@@ -1,0 +1,12 @@
+"""How large tables are; without PyTorch, for whoever only asks that."""
+
+from raymtl.config.features import Table
+
+_STATE_FLOATS = {"rowwise_adagrad": None, "adagrad": 1, "adam": 2, "sgd": 0}
+
+
+def table_bytes(table: Table, optimizer: str) -> int:
+    """Bytes of a table's weights and optimizer state, fp32."""
+    floats = _STATE_FLOATS[optimizer]
+    state = table.rows if floats is None else floats * table.rows * table.dim
+    return 4 * (table.rows * table.dim + state)
