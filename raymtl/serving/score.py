@@ -2,7 +2,6 @@
 
 import datetime as dt
 import json
-import logging
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -13,13 +12,15 @@ import ray
 import ray.data
 from ray.data import ActorPoolStrategy
 from ray.data.context import DataContext
+from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from raymtl.config.data import DayRange
+from raymtl.config.root import Config
 from raymtl.data.id_lookup import IdLookup
 from raymtl.data.source import File, below, open_filesystem
 from raymtl.data.units import find_footers
 from raymtl.data.writing import Folder
-from raymtl.errors import ClusterError, ConfigError, user_errors
+from raymtl.errors import ClusterError, ConfigError, UserError, user_errors
 from raymtl.serving.model import load_ranker, served_tables
 from raymtl.serving.plan import ScorePlan, default_keys, plan_scoring
 from raymtl.serving.scorer import PREDICTION, Assets, Scorer
@@ -213,9 +214,21 @@ def _scored(
         loaded[kind][name], end = load.options(memory=memory).remote(version, name)
         ended.append(end)
     # The scorers may take all CPUs, so they must not wait for tasks that need one; the weights stay where they are
-    for _ in user_errors(ray.get(end) for end in ended):
-        pass
+    if (error := next(filter(None, user_errors(ray.get(ended))), None)) is not None:
+        raise error
     assets = Assets(version.manifest.id, ray.put(read_dense(version)), loaded["table"], loaded["map"])
+    here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
+    made = _run_pool.options(scheduling_strategy=here).remote(version.config, plan, out, units, pool, workers, assets)
+    for found in user_errors(ray.get(batch) for batch in made):
+        yield from found
+
+
+@ray.remote(num_cpus=0, num_returns="streaming", max_retries=0)
+def _run_pool(
+    config: Config, plan: ScorePlan, out: str, units: list[int], pool: Pool, workers: int, assets: Assets
+) -> Iterator[list[dict[str, Any]]]:
+    """Score with a pool of Ray Data. In a process of its own: what Ray prints of the pool's actors and of their failures, which
+    no setting turns off, stays in Ray's log files."""
     context = DataContext.get_current().copy()
     context.enable_progress_bars = False
     context.print_on_execution_start = False
@@ -224,14 +237,13 @@ def _scored(
             Scorer,
             batch_size=1,
             batch_format="pyarrow",
-            fn_constructor_args=(version.config, plan, out, assets, pool.batch_rows, pool.cpus, pool.gpu),
+            fn_constructor_args=(config, plan, out, assets, pool.batch_rows, pool.cpus, pool.gpu),
             compute=ActorPoolStrategy(size=workers, max_tasks_in_flight_per_actor=1),
             num_cpus=pool.cpus,
             num_gpus=1 if pool.gpu else None,
         )
-        logging.getLogger("ray.data").setLevel(logging.ERROR)  # a line per execution otherwise
         for batch in user_errors(dataset.iter_batches(batch_size=None, batch_format="pyarrow", prefetch_batches=0)):
-            yield from batch.to_pylist()
+            yield batch.to_pylist()
 
 
 def _workers(pool: Pool, units: int, local: bool) -> int:
@@ -282,12 +294,22 @@ def _check_memory(version: Version, reading: dict[tuple[str, str], int]) -> None
 
 
 @ray.remote(num_cpus=1, num_returns=2)
-def _load_table(version: Version, table: str) -> tuple[np.ndarray, None]:
-    """The weights, and what tells the driver that they are there, or why not, without fetching them."""
-    return read_table(version, table), None
+def _load_table(version: Version, table: str) -> tuple[np.ndarray | None, UserError | None]:
+    """The weights, and what tells the driver that they are there, or why not, without fetching them.
+
+    An error that were raised would be the content of both results, and Ray prints those that nobody fetches.
+    """
+    try:
+        return read_table(version, table), None
+    except UserError as error:
+        return None, error
 
 
 @ray.remote(num_cpus=1, num_returns=2)
-def _load_map(version: Version, table: str) -> tuple[np.ndarray, None]:
-    id_map = read_id_map(version, table)
-    return IdLookup.build(id_map.ids, id_map.rows).words, None
+def _load_map(version: Version, table: str) -> tuple[np.ndarray | None, UserError | None]:
+    """The lookup of a map, as `_load_table`."""
+    try:
+        id_map = read_id_map(version, table)
+        return IdLookup.build(id_map.ids, id_map.rows).words, None
+    except UserError as error:
+        return None, error

@@ -13,8 +13,7 @@ from raymtl.daily.versions.export import dense_optimizer, dense_weights
 from raymtl.daily.versions.manifest import DENSE, KEY, OPTIMIZER, WEIGHT, Manifest
 from raymtl.daily.versions.read_rows import numbers, row_groups
 from raymtl.daily.versions.storage import Store, read_bytes
-from raymtl.daily.versions.store import chain, file_fault, folder_of, show
-from raymtl.data.source import below
+from raymtl.daily.versions.store import chain, file_fault, folder_of, missing, show
 from raymtl.embeddings.rows import LocalShard, TableRows, decay_state, fill, table_rows
 from raymtl.errors import VersionError
 from raymtl.training.build import Built
@@ -147,9 +146,7 @@ def _compare_optimizer(version: Manifest, kind: str) -> list[str]:
 def _tensors(store: Store, version: str, path: str) -> dict[str, torch.Tensor]:
     data = read_bytes(store, f"{folder_of(version)}/{path}")
     if data is None:
-        raise VersionError(
-            f"`{below(store.path, f'{folder_of(version)}/{path}')}` went missing; run the same command again"
-        )
+        raise missing(store, version, path)
     return safetensors.torch.load(data)
 
 
