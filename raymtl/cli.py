@@ -10,6 +10,7 @@ from rich.table import Table
 from raymtl import __version__, cli_daily, cli_doctor, cli_serving, cli_submit, cli_tune, cli_versions
 from raymtl.errors import UserError
 from raymtl.telemetry import logs
+from raymtl.words import count_of
 
 app = typer.Typer(
     name="raymtl",
@@ -149,7 +150,8 @@ def synth(
     with counting("rows written", console) as progress:
         summary = write_logs(spec, out, processes, progress)
     console.print(
-        f"{summary.rows:,} rows in {summary.files} files, {summary.bytes / 2**20:.0f} MiB, {summary.seconds:.0f} s"
+        f"{count_of(summary.rows, 'row')} in {count_of(summary.files, 'file')}, {summary.bytes / 2**20:.0f} MiB, "
+        f"{summary.seconds:.0f} s"
     )
     for name, mean in summary.label_means.items():
         console.print(f"  {name:<8} mean {mean:.4f}   null {summary.label_nulls[name]:.1%}")
@@ -254,7 +256,8 @@ def train(
     if dry_run:
         facts = run.prepare(loaded).facts()
         console.print(
-            f"ready: {facts['train_rows']:,} training rows in {facts['units']} units, config {facts['config_hash']}"
+            f"ready: {count_of(facts['train_rows'], 'training row')} in {count_of(facts['units'], 'unit')}, "
+            f"config {facts['config_hash']}"
         )
         _finish(as_json, facts)
         return
@@ -264,7 +267,8 @@ def train(
         console.print(print_table(result))
     run_dir = run_folder(loaded)
     console.print(
-        f"{result['rows_trained']:,} rows trained, {result['rows_left_out']} left out, {result['rows_per_s']:,.0f} rows/s\n"
+        f"{count_of(result['rows_trained'], 'row')} trained, {result['rows_left_out']} left out, "
+        f"{result['rows_per_s']:,.0f} rows/s\n"
         f"run: {run_dir}\nnext: raymtl report {run_dir}"
     )
     _finish(as_json, {**result, "run_dir": run_dir})

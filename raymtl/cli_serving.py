@@ -7,6 +7,7 @@ import typer
 
 from raymtl.errors import ConfigError
 from raymtl.telemetry import logs
+from raymtl.words import count_of
 
 if TYPE_CHECKING:
     from raymtl.config.data import DayRange
@@ -77,7 +78,8 @@ def score(
             progress=progress,
         )
     console.print(
-        f"{result['rows']:,} rows in {len(result['files'])} files, predictions of version {result['version']}: {out}",
+        f"{count_of(result['rows'], 'row')} in {count_of(len(result['files']), 'file')}, "
+        f"predictions of version {result['version']}: {out}",
         markup=False,
         soft_wrap=True,
     )

@@ -36,6 +36,7 @@ from raymtl.tuning.sampler import rung_rows
 from raymtl.tuning.search import Finished, Listener, Search
 from raymtl.tuning.space import Space
 from raymtl.tuning.trial import REPORT, Shared, reading_part, run_trial
+from raymtl.words import count_of
 
 CLOCK = "clock.json"
 """Seconds that a search has taken, and where they went."""
@@ -73,7 +74,7 @@ def tune(config: Config, *, address: str | None = None, listener: Listener | Non
             blocks = None
             if config.train.workers == 1:
                 if fits(config, inputs):
-                    say({"note": f"reading {total // config.train.passes:,} rows once for all trials"})
+                    say({"note": f"reading {count_of(total // config.train.passes, 'row')} once for all trials"})
                     blocks = read_shared(config, inputs)
                 else:
                     say({"note": "the rows do not fit into the object store: every trial reads them for itself"})

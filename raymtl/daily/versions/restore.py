@@ -18,6 +18,7 @@ from raymtl.embeddings.rows import LocalShard, TableRows, decay_state, fill, tab
 from raymtl.errors import VersionError
 from raymtl.training.build import Built
 from raymtl.training.together import together
+from raymtl.words import count_of
 
 
 @dataclass(frozen=True)
@@ -89,7 +90,7 @@ def _check_files(store: Store, manifests: list[Manifest], group: dist.ProcessGro
     own = files[dist.get_rank(group) :: dist.get_world_size(group)]
     found = together(group, lambda: [fault for item in own if (fault := file_fault(store, *item))])
     if faults := [fault for part in found for fault in part]:
-        more = f" (and {len(faults) - 1} more of its files)" if len(faults) > 1 else ""
+        more = f" (and {count_of(len(faults) - 1, 'more fault')} of its files)" if len(faults) > 1 else ""
         raise VersionError(
             f"{faults[0]}{more}; nothing was loaded: go back with `raymtl versions rollback`, or restore the file from a copy"
         )
@@ -170,7 +171,8 @@ def _load_dense_optimizer(saved: dict[str, torch.Tensor], here: dict[str, torch.
     _copy(both, here)
     if missing := [k for k in here if k not in both]:
         return [
-            f"the dense optimizer has {len(missing)} states that version {version} lacks, they start fresh, `{missing[0]}` first"
+            f"the dense optimizer has {count_of(len(missing), 'state')} that version {version} lacks, they start fresh, "
+            f"`{missing[0]}` first"
         ]
     return []
 
