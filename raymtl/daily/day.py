@@ -43,6 +43,7 @@ from raymtl.daily.versions import store as versions
 from raymtl.daily.versions.lease import Lease
 from raymtl.daily.versions.log import utc_now
 from raymtl.daily.versions.manifest import Manifest
+from raymtl.daily.versions.restore import check_fits
 from raymtl.daily.versions.storage import Store, names, remove_folder
 from raymtl.data.source import below
 from raymtl.errors import (
@@ -219,6 +220,8 @@ class Day:
             self.tell({"note": f"{self.day} begins anew: its logs were written again"})
             self.record = self._fresh()
         self._note(plan=plans.train.identity)
+        if self.base is not None:
+            check_fits(self.config, self.store, self.base)
         local = connect(self.config, self.address)
         try:
             self._check_and_train(plans, local)

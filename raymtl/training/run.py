@@ -31,6 +31,7 @@ from raymtl.training.rundir import (
 )
 from raymtl.training.score import check_scores
 from raymtl.training.scratch import folder_for
+from raymtl.training.shapes import check_fits
 from raymtl.training.worker import Job, run_worker
 from raymtl.versions import package_versions
 
@@ -168,6 +169,7 @@ def evaluate(run: str, *, overrides: list[str], checkpoint: str | None, address:
     run = run_of(run)
     folder = checkpoint or last_checkpoint(run)
     config = load_config(below(run, CONFIG), overrides)
+    check_fits(config, folder)
     plan, maps = plan_input(config, "eval"), saved_maps(config, run)
     local = connect(config, address)
     room = check_room(config, local)

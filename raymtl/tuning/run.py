@@ -14,6 +14,7 @@ from ray.tune.search import Searcher
 from raymtl.config.load import config_hash, dump_config, load_config
 from raymtl.config.root import Config
 from raymtl.daily.versions.owners import read_map
+from raymtl.daily.versions.restore import check_fits
 from raymtl.daily.versions.storage import open_store
 from raymtl.daily.versions.store import chain, show
 from raymtl.data.idmap import MapFile, find_map, save_map
@@ -57,6 +58,9 @@ def tune(config: Config, *, address: str | None = None, listener: Listener | Non
     ready = prepare_inputs(config)
     check_writable(folder)
     _compare_with_previous(config, folder)
+    if (begin := _begin(config, json.loads(read_file(folder, CLOCK) or "{}"))) is not None:
+        store = open_store(begin.store)
+        check_fits(config, store, show(store, begin.version))
     room, concurrent = _room(config, address)
     with only_one(folder):
         clock = json.loads(read_file(folder, CLOCK) or "{}")

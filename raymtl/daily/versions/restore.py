@@ -17,6 +17,7 @@ from raymtl.daily.versions.store import chain, file_fault, folder_of, missing, s
 from raymtl.embeddings.rows import LocalShard, TableRows, decay_state, fill, table_rows
 from raymtl.errors import VersionError
 from raymtl.training.build import Built
+from raymtl.training.shapes import model_entries
 from raymtl.training.together import together
 from raymtl.words import count_of
 
@@ -82,6 +83,15 @@ def restore(
 
     together(group, load)
     return Restored(newest, notes)
+
+
+def check_fits(config: Config, store: Store, version: Manifest) -> None:
+    """Raise VersionError where the model of `config` cannot begin with a version: the same comparison, without the model."""
+    _compare_tables(config.tables, version)
+    if (entries := model_entries(config)) is not None:
+        saved = _tensors(store, version.id, DENSE)
+        dense, here = ({k: v for k, v in some.items() if k.startswith("head.")} for some in (saved, entries))
+        _compare_dense(dense, here, version.id)
 
 
 def _check_files(store: Store, manifests: list[Manifest], group: dist.ProcessGroup) -> None:
