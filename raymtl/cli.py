@@ -10,6 +10,8 @@ from rich.table import Table
 from raymtl import __version__, cli_daily, cli_doctor, cli_serving, cli_submit, cli_tune, cli_versions
 from raymtl.errors import UserError
 from raymtl.telemetry import logs
+from raymtl.training import sessions
+from raymtl.training.phases import joining
 from raymtl.words import count_of
 
 app = typer.Typer(
@@ -51,7 +53,10 @@ Run = Annotated[str, typer.Argument(metavar="RUN", help="Folder of a run, <outpu
 
 def main(arguments: list[str] | None = None) -> None:
     """Entry point: a user's mistake is one clear message and an exit code (`docs/cli.md`), never a traceback."""
-    sys.exit(run_command(sys.argv[1:] if arguments is None else arguments))
+    code = run_command(sys.argv[1:] if arguments is None else arguments)
+    if code:
+        sessions.keep_logs()
+    sys.exit(code)
 
 
 def run_command(arguments: list[str]) -> int:
@@ -90,6 +95,10 @@ def _goes_on(arguments: list[str]) -> bool:
 
 def _escape(text: str) -> str:
     return text.replace("[", "\\[")
+
+
+def _say(line: str) -> None:
+    console.print(line, markup=False, soft_wrap=True)
 
 
 def _finish(as_json: bool, value: dict[str, Any]) -> None:
@@ -188,13 +197,14 @@ def check(
     as_json: Json = False,
 ) -> None:
     """Read the logs once and report rows, nulls, IDs, label rates and everything that breaks the contract."""
+    loaded = _load(config, sets)
+    _say(joining(address))
     from raymtl.data.check import check_data
     from raymtl.data.check_view import render
     from raymtl.reports.progress import counting
     from raymtl.training.cluster import connect
     from raymtl.training.room import reading_tasks
 
-    loaded = _load(config, sets)
     connect(loaded, address)
     with counting("rows read", console) as progress:
         report = check_data(loaded, part, reading_tasks(loaded, workers=0), progress)
@@ -245,13 +255,14 @@ def train(
     as_json: Json = False,
 ) -> None:
     """Train a model, or go on with a run that was stopped."""
+    loaded = _load(config, sets, name, workers, gpu)
+    console.print("checking the configuration and the logs")  # before the imports, which take seconds
     from raymtl.reports.progress import TrainingLines
     from raymtl.reports.terminal import print_table
     from raymtl.training import run
     from raymtl.training.rundir import run_folder
     from raymtl.versions import check_stack
 
-    loaded = _load(config, sets, name, workers, gpu)
     check_stack()
     if dry_run:
         facts = run.prepare(loaded).facts()
@@ -285,12 +296,13 @@ def evaluate(
     as_json: Json = False,
 ) -> None:
     """Measure a run's model on the evaluation days of its config, or on others given by --set data.eval=…"""
+    console.print("checking the checkpoint and the logs")
     from raymtl.reports.terminal import print_table
     from raymtl.training import run
     from raymtl.versions import check_stack
 
     check_stack()
-    result = run.evaluate(run_dir, overrides=sets, checkpoint=checkpoint, address=address)
+    result = run.evaluate(run_dir, overrides=sets, checkpoint=checkpoint, address=address, say=_say)
     console.print(print_table(result))
     console.print(f"checkpoint: {result['checkpoint']}")
     _finish(as_json, result)

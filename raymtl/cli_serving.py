@@ -60,6 +60,8 @@ def score(
     as_json: Json = False,
 ) -> None:
     """Write a published version's predictions for every row of a data set, or go on with what a killed call left."""
+    chosen = _days(days)
+    console.print("checking the version and the data")  # before the imports, which take seconds
     from raymtl.reports.progress import counting
     from raymtl.serving.score import Pool
     from raymtl.serving.score import score as run
@@ -70,12 +72,13 @@ def score(
             version,
             data,
             out,
-            days=_days(days),
+            days=chosen,
             keys=keys,
             pool=pool,
             address=address,
             allow_custom=allow_custom,
             progress=progress,
+            say=lambda line: console.print(line, markup=False, soft_wrap=True),
         )
     console.print(
         f"{count_of(result['rows'], 'row')} in {count_of(len(result['files']), 'file')}, "

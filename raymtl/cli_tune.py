@@ -57,7 +57,6 @@ def tune(
     if config is None:
         raise ConfigError("--config is missing; name the YAML configuration, or one of `raymtl tune status|report`")
     from raymtl.config.load import load_config
-    from raymtl.tuning.check import check, search_folder
 
     short = {
         "name": name,
@@ -68,6 +67,9 @@ def tune(
         "train.use_gpu": True if gpu else None,
     }
     loaded = load_config(config, [*sets, *(f"{k}={json.dumps(v)}" for k, v in short.items() if v is not None)])
+    console.print("checking the configuration and the logs")  # before the imports, which take seconds
+    from raymtl.tuning.check import check, search_folder
+
     space = check(loaded)
     if dry_run:
         for axis in space.axes:

@@ -57,6 +57,7 @@ from raymtl.errors import (
 )
 from raymtl.training.cluster import connect
 from raymtl.training.fit import fit
+from raymtl.training.phases import joining, starting_workers
 from raymtl.training.room import check_room, reading_tasks
 from raymtl.training.run import defining
 
@@ -222,6 +223,7 @@ class Day:
         self._note(plan=plans.train.identity)
         if self.base is not None:
             check_fits(self.config, self.store, self.base)
+        self.tell({"note": joining(self.address)})
         local = connect(self.config, self.address)
         try:
             self._check_and_train(plans, local)
@@ -303,6 +305,7 @@ class Day:
         job, notes = day_job(self.config, config, self.store, self.listed, self.chain, plans, maps, room, self.record)
         self._note(notes=[*self.record.notes, *notes])
         self.tell({"total_rows": plans.train.rows * config.train.passes})
+        self.tell({"note": starting_workers(config)})
         self._learned(fit(run_day_worker, job, room, config, self._heard), job, plans, maps)
 
     def _heard(self, item: dict[str, Any]) -> None:

@@ -27,8 +27,10 @@ from raymtl.serving.scorer import PREDICTION, Assets, Scorer
 from raymtl.serving.version import Version, open_version, read_dense, read_id_map, read_table
 from raymtl.telemetry import logs
 from raymtl.training.cluster import join
+from raymtl.training.phases import joining
 from raymtl.training.room import places
 from raymtl.training.rundir import only_one
+from raymtl.words import count_of
 
 JOB, SUCCESS = "_scoring.json", "_SUCCESS"
 """Files of a scoring: what it is, written first, and that it is complete, written last."""
@@ -68,12 +70,13 @@ def score(
     address: str | None = None,
     allow_custom: bool = False,
     progress: Progress | None = None,
+    say: Callable[[str], None] = lambda line: None,
 ) -> dict[str, Any]:
     """Write the predictions of a version for every row of the data to the folder `out`; returns what `_SUCCESS` holds.
 
     Without `keys` the columns are those of `default_keys`. What an earlier call for the same version, data and keys has written
-    stays; another one's output is refused with a ConfigError. `allow_custom`: the version may name classes to import. Raises
-    other UserErrors for whatever else the user can mend.
+    stays; another one's output is refused with a ConfigError. `allow_custom`: the version may name classes to import. `say` is
+    told each step that takes a while. Raises other UserErrors for whatever else the user can mend.
     """
     began = time.monotonic()
     opened = open_version(version, allow_custom)
@@ -97,8 +100,9 @@ def score(
         if missing:
             logs.at(run=config.name)
             # On one machine as many as it has CPUs, whatever the training took
+            say(joining(address))
             local = join(address, pool.cpus * min(pool.workers or 1, len(missing)))
-            for made in _scored(opened, plan, folder.path, missing, pool, local):
+            for made in _scored(opened, plan, folder.path, missing, pool, local, say):
                 written[made["file"]] = made["rows"]
                 users += made["users"]
                 scorer_seconds += made["seconds"]
@@ -200,12 +204,14 @@ def _written(folder: Folder, plan: ScorePlan) -> dict[str, int]:
 
 
 def _scored(
-    version: Version, plan: ScorePlan, out: str, units: list[int], pool: Pool, local: bool
+    version: Version, plan: ScorePlan, out: str, units: list[int], pool: Pool, local: bool, say: Callable[[str], None]
 ) -> Iterator[dict[str, Any]]:
     """Have the units scored; yields what each scorer says of its unit, as they end."""
     workers = _workers(pool, len(units), local)
     reading = _reading_bytes(version)
     _check_memory(version, reading)
+    tables = sum(kind == "table" for kind, _ in reading)
+    say(f"reading {count_of(tables, 'table')} of version {version.manifest.id}")
     loaded: dict[str, dict[str, ray.ObjectRef]] = {"table": {}, "map": {}}
     ended = []
     for (kind, name), memory in reading.items():
@@ -217,6 +223,7 @@ def _scored(
     if (error := next(filter(None, user_errors(ray.get(ended))), None)) is not None:
         raise error
     assets = Assets(version.manifest.id, ray.put(read_dense(version)), loaded["table"], loaded["map"])
+    say(f"starting {count_of(workers, 'scorer')}")
     here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
     made = _run_pool.options(scheduling_strategy=here).remote(version.config, plan, out, units, pool, workers, assets)
     for found in user_errors(ray.get(batch) for batch in made):

@@ -12,6 +12,7 @@ from ray._private import ray_constants
 from raymtl.config.root import Config
 from raymtl.errors import ClusterError
 from raymtl.telemetry import logs
+from raymtl.training import sessions
 
 _started_here = True
 """Whether the Ray that this process is connected to is its own; one that somebody else initialised here counts as such."""
@@ -44,7 +45,10 @@ def join(address: str | None, cpus: int) -> bool:
             _started_here = False
             return False
         with on_loopback():
-            ray.init(address="local", num_cpus=max(os.cpu_count() or 1, cpus), include_dashboard=False, **quiet)
+            context = ray.init(
+                address="local", num_cpus=max(os.cpu_count() or 1, cpus), include_dashboard=False, **quiet
+            )
+        sessions.own(context.address_info["session_dir"])
         _started_here = True
         return True
     except (OSError, ValueError, RuntimeError) as error:

@@ -25,6 +25,7 @@ from raymtl.errors import CheckpointError, ClusterError, ConfigError, StorageErr
 from raymtl.training.cluster import connect
 from raymtl.training.id_maps import make_maps
 from raymtl.training.loop import pass_schedule
+from raymtl.training.phases import joining
 from raymtl.training.room import Room, reading_tasks
 from raymtl.training.run import defining, prepare_inputs
 from raymtl.training.rundir import CONFIG, check_writable, only_one, read_file, write_file
@@ -61,6 +62,7 @@ def tune(config: Config, *, address: str | None = None, listener: Listener | Non
     if (begin := _begin(config, json.loads(read_file(folder, CLOCK) or "{}"))) is not None:
         store = open_store(begin.store)
         check_fits(config, store, show(store, begin.version))
+    say({"note": joining(address)})
     room, concurrent = _room(config, address)
     with only_one(folder):
         clock = json.loads(read_file(folder, CLOCK) or "{}")
