@@ -86,6 +86,9 @@ def what_became_of(store: Store, daily: Daily, day: dt.date, versions: list[List
             f"another daily.store to backfill earlier days, or do every day again in this one: {again}"
         )
     if not was_left_out(store, day, versions):
+        # A day that the first version learned beside others is done with them
+        roots = [v.manifest.data_end for v in versions if v.manifest is not None and v.manifest.parent is None]
+        again = redo_command(max([day, *(end for end in roots if end <= current.data_end)]), current.data_end)
         return f"{day} is done already: version {current.id} has its data; to do it again: {again}"
     if (reason := why_left_out(store, daily, day)) is not None:
         remove = "remove it there and run " if day in daily.skip else ""

@@ -228,6 +228,8 @@ class Day:
         try:
             self._check_and_train(plans, local)
         except CheckpointError as error:  # of this very day, so nothing is lost by making it again
+            if self._store_is_gone():
+                raise
             self.tell({"note": f"{self.day} begins anew: {error}"})
             self.record = self._fresh()
             self._note(plan=plans.train.identity)

@@ -115,12 +115,16 @@ def test_a_gap_is_caught_up_in_order(store: Store) -> None:
 
 @pytest.mark.parametrize(
     ("day", "again"),
-    [(3, "raymtl daily --from 2026-01-03 --to 2026-01-04 --force"), (4, "raymtl daily --date 2026-01-04 --force")],
+    [
+        (3, "raymtl daily --from 2026-01-04 --to 2026-01-06 --force"),  # with the other days of the first version
+        (5, "raymtl daily --from 2026-01-05 --to 2026-01-06 --force"),
+        (6, "raymtl daily --date 2026-01-06 --force"),
+    ],
 )
 def test_a_day_that_the_current_version_has(store: Store, day: int, again: str) -> None:
-    published(store, 4)
+    in_line(store, 4, 5, 6)
     todo = days_to_do(store, daily(), jan(day))
-    said = f"{jan(day)} is done already: version v4 has its data; to do it again: {again}"
+    said = f"{jan(day)} is done already: version v6 has its data; to do it again: {again}"
     assert (todo.days, todo.notes) == ([], [said])
 
 
