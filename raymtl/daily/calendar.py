@@ -68,7 +68,7 @@ def days_to_do(store: Store, daily: Daily, day: dt.date) -> Todo:
         if reason is None:
             days.append(between)
         else:
-            notes.append(f"{between} is left out: {reason}")
+            notes.append(_left_out(daily, between, reason, day))
     return Todo(days, notes)
 
 
@@ -91,12 +91,16 @@ def what_became_of(store: Store, daily: Daily, day: dt.date, versions: list[List
         again = redo_command(max([day, *(end for end in roots if end <= current.data_end)]), current.data_end)
         return f"{day} is done already: version {current.id} has its data; to do it again: {again}"
     if (reason := why_left_out(store, daily, day)) is not None:
-        remove = "remove it there and run " if day in daily.skip else ""
-        return f"{day} is left out: {reason}; to do it after all: {remove}{again}"
+        return _left_out(daily, day, reason, current.data_end)
     raise ConfigError(
         f"{day} was passed over: version {current.id} has the days up to {current.data_end} without it; to do it after all: "
         f"{again}"
     )
+
+
+def _left_out(daily: Daily, day: dt.date, reason: str, end: dt.date) -> str:
+    remove = "remove it there and run " if day in daily.skip else ""
+    return f"{day} is left out: {reason}; to do it after all: {remove}{redo_command(day, end)}"
 
 
 def was_left_out(store: Store, day: dt.date, versions: list[Listed]) -> bool:
@@ -126,7 +130,11 @@ def first_day(store: Store, versions: list[Listed]) -> dt.date:
 def days_between(daily: Daily, first: dt.date, last: dt.date) -> Todo:
     """The days of a range that somebody asks for, without those of `daily.skip`."""
     days = [first + dt.timedelta(days=n) for n in range((last - first).days + 1)]
-    notes = [f"{d} is left out: it stands in daily.skip" for d in days if d in daily.skip]
+    notes = [
+        f"{d} is left out: it stands in daily.skip; to do it after all: remove it there"
+        for d in days
+        if d in daily.skip
+    ]
     return Todo([d for d in days if d not in daily.skip], notes)
 
 

@@ -103,7 +103,10 @@ def test_the_first_day_of_all(store: Store) -> None:
     todo = days_to_do(store, daily(), jan(5))
     assert (todo.days, todo.notes) == ([jan(5)], [])
     todo = days_to_do(store, daily(5), jan(5))
-    assert (todo.days, todo.notes) == ([], ["2026-01-05 is left out: it stands in daily.skip"])
+    assert (todo.days, todo.notes) == (
+        [],
+        ["2026-01-05 is left out: it stands in daily.skip; to do it after all: remove it there"],
+    )
 
 
 def test_a_gap_is_caught_up_in_order(store: Store) -> None:
@@ -174,10 +177,13 @@ def test_days_that_are_somebodys_decision_are_left_out(store: Store) -> None:
     todo = days_to_do(store, daily(6), jan(9))
     assert todo.days == [jan(7), jan(8), jan(9)]
     assert todo.notes == [
-        "2026-01-03 is left out: its version v3 was rolled back",
-        "2026-01-04 is left out: its version v4 was rolled back",
-        "2026-01-05 is left out: its candidate was refused",
-        "2026-01-06 is left out: it stands in daily.skip",
+        f"2026-01-0{n} is left out: {why}; to do it after all: {first}raymtl daily --from 2026-01-0{n} --to 2026-01-09 --force"
+        for n, why, first in (
+            (3, "its version v3 was rolled back", ""),
+            (4, "its version v4 was rolled back", ""),
+            (5, "its candidate was refused", ""),
+            (6, "it stands in daily.skip", "remove it there and run "),
+        )
     ]
     assert why_left_out(store, daily(5), jan(5)) == "it stands in daily.skip"
     assert why_left_out(store, daily(), jan(8)) is None
@@ -186,7 +192,8 @@ def test_days_that_are_somebodys_decision_are_left_out(store: Store) -> None:
 
 def test_days_between_takes_all_but_those_to_skip(store: Store) -> None:
     todo = days_between(daily(3, 9), jan(2), jan(4))
-    assert (todo.days, todo.notes) == ([jan(2), jan(4)], ["2026-01-03 is left out: it stands in daily.skip"])
+    said = "2026-01-03 is left out: it stands in daily.skip; to do it after all: remove it there"
+    assert (todo.days, todo.notes) == ([jan(2), jan(4)], [said])
     assert days_between(daily(), jan(2), jan(2)).days == [jan(2)]
     assert days_between(daily(), jan(3), jan(2)).days == []
 
