@@ -11,6 +11,9 @@ from raymtl import __version__, cli_daily, cli_doctor, cli_serving, cli_submit, 
 from raymtl.errors import UserError
 from raymtl.telemetry import logs
 from raymtl.telemetry.lines import last_line
+from raymtl.training import sessions
+from raymtl.training.phases import joining
+from raymtl.words import count_of
 
 app = typer.Typer(
     name="raymtl",
@@ -52,6 +55,8 @@ Run = Annotated[str, typer.Argument(metavar="RUN", help="Folder of a run, <outpu
 def main(arguments: list[str] | None = None) -> None:
     """Entry point: a user's mistake is one clear message and an exit code (`docs/cli.md`), never a traceback."""
     code = run_command(sys.argv[1:] if arguments is None else arguments)
+    if code:
+        sessions.keep_logs()
     signals.end(code)
     sys.exit(code)
 
@@ -94,6 +99,10 @@ def _resumes(arguments: list[str]) -> bool:
 
 def _escape(text: str) -> str:
     return text.replace("[", "\\[")
+
+
+def _say(line: str) -> None:
+    console.print(line, markup=False, soft_wrap=True)
 
 
 def _finish(as_json: bool, value: dict[str, Any]) -> None:
@@ -154,7 +163,8 @@ def synth(
     with counting("rows written", console) as progress:
         summary = write_logs(spec, out, processes, progress)
     console.print(
-        f"{summary.rows:,} rows in {summary.files} files, {summary.bytes / 2**20:.0f} MiB, {summary.seconds:.0f} s"
+        f"{count_of(summary.rows, 'row')} in {count_of(summary.files, 'file')}, {summary.bytes / 2**20:.0f} MiB, "
+        f"{summary.seconds:.0f} s"
     )
     for name, mean in summary.label_means.items():
         console.print(f"  {name:<8} mean {mean:.4f}   null {summary.label_nulls[name]:.1%}")
@@ -191,13 +201,14 @@ def check(
     as_json: Json = False,
 ) -> None:
     """Read the logs once and report rows, nulls, IDs, label rates and everything that breaks the contract."""
+    loaded = _load(config, sets)
+    _say(joining(address))
     from raymtl.data.check import check_data
     from raymtl.data.check_view import render
     from raymtl.reports.progress import counting
     from raymtl.training.cluster import connect
     from raymtl.training.room import reading_tasks
 
-    loaded = _load(config, sets)
     connect(loaded, address)
     with counting("rows read", console) as progress:
         report = check_data(loaded, part, reading_tasks(loaded, workers=0), progress)
@@ -248,18 +259,20 @@ def train(
     as_json: Json = False,
 ) -> None:
     """Train a model, or go on with a run that was stopped."""
+    loaded = _load(config, sets, name, workers, gpu)
+    console.print("checking the configuration and the logs")  # before the imports, which take seconds
     from raymtl.reports.progress import TrainingLines
     from raymtl.reports.terminal import print_table
     from raymtl.training import run
     from raymtl.training.rundir import run_folder
     from raymtl.versions import check_stack
 
-    loaded = _load(config, sets, name, workers, gpu)
     check_stack()
     if dry_run:
         facts = run.prepare(loaded).facts()
         console.print(
-            f"ready: {facts['train_rows']:,} training rows in {facts['units']} units, config {facts['config_hash']}"
+            f"ready: {count_of(facts['train_rows'], 'training row')} in {count_of(facts['units'], 'unit')}, "
+            f"config {facts['config_hash']}"
         )
         _finish(as_json, facts)
         return
@@ -269,7 +282,8 @@ def train(
         console.print(print_table(result))
     run_dir = run_folder(loaded)
     console.print(
-        f"{result['rows_trained']:,} rows trained, {result['rows_left_out']} left out, {result['rows_per_s']:,.0f} rows/s\n"
+        f"{count_of(result['rows_trained'], 'row')} trained, {result['rows_left_out']} left out, "
+        f"{result['rows_per_s']:,.0f} rows/s\n"
         f"run: {run_dir}\nnext: raymtl report {run_dir}"
     )
     _finish(as_json, {**result, "run_dir": run_dir})
@@ -286,12 +300,13 @@ def evaluate(
     as_json: Json = False,
 ) -> None:
     """Measure a run's model on the evaluation days of its config, or on others given by --set data.eval=…"""
+    console.print("checking the checkpoint and the logs")
     from raymtl.reports.terminal import print_table
     from raymtl.training import run
     from raymtl.versions import check_stack
 
     check_stack()
-    result = run.evaluate(run_dir, overrides=sets, checkpoint=checkpoint, address=address)
+    result = run.evaluate(run_dir, overrides=sets, checkpoint=checkpoint, address=address, say=_say)
     console.print(print_table(result))
     console.print(f"checkpoint: {result['checkpoint']}")
     _finish(as_json, result)

@@ -51,6 +51,11 @@ def daily(
 ) -> None:
     """Carry the published model over the new day's logs and publish the result, or refuse and say why (docs/daily.md)."""
     from raymtl.config.load import load_config
+
+    short = {"train.workers": workers, "train.use_gpu": True if gpu else None}
+    loaded = load_config(config, [*sets, *(f"{k}={json.dumps(v)}" for k, v in short.items() if v is not None)])
+    days = _days(date, first, last)
+    console.print("looking at the store and the logs")  # before the imports, which take seconds
     from raymtl.daily.day import Order
     from raymtl.daily.machine import look_ahead, run_daily
     from raymtl.daily.reports.table import day_table, verdict
@@ -58,9 +63,7 @@ def daily(
     from raymtl.reports.progress import TrainingLines
     from raymtl.versions import check_stack
 
-    short = {"train.workers": workers, "train.use_gpu": True if gpu else None}
-    loaded = load_config(config, [*sets, *(f"{k}={json.dumps(v)}" for k, v in short.items() if v is not None)])
-    order = Order(*_days(date, first, last), force, ignore_bounds, wait)
+    order = Order(*days, force, ignore_bounds, wait)
     check_stack()
     if dry_run:
         found = look_ahead(loaded, order)

@@ -7,6 +7,7 @@ import typer
 
 from raymtl.errors import ConfigError
 from raymtl.telemetry import logs
+from raymtl.words import count_of
 
 if TYPE_CHECKING:
     from raymtl.config.data import DayRange
@@ -59,6 +60,8 @@ def score(
     as_json: Json = False,
 ) -> None:
     """Write a published version's predictions for every row of a data set, or go on with what a killed call left."""
+    chosen = _days(days)
+    console.print("checking the version and the data")  # before the imports, which take seconds
     from raymtl.reports.progress import counting
     from raymtl.serving.score import Pool
     from raymtl.serving.score import score as run
@@ -69,15 +72,17 @@ def score(
             version,
             data,
             out,
-            days=_days(days),
+            days=chosen,
             keys=keys,
             pool=pool,
             address=address,
             allow_custom=allow_custom,
             progress=progress,
+            say=lambda line: console.print(line, markup=False, soft_wrap=True),
         )
     console.print(
-        f"{result['rows']:,} rows in {len(result['files'])} files, predictions of version {result['version']}: {out}",
+        f"{count_of(result['rows'], 'row')} in {count_of(len(result['files']), 'file')}, "
+        f"predictions of version {result['version']}: {out}",
         markup=False,
         soft_wrap=True,
     )

@@ -7,6 +7,7 @@ import typer
 
 from raymtl.errors import ConfigError
 from raymtl.telemetry.logs import terminal
+from raymtl.words import count_of
 
 console = terminal()
 app = typer.Typer(
@@ -57,7 +58,6 @@ def tune(
         raise ConfigError("--config is missing; name the YAML configuration, or one of `raymtl tune status|report`")
     from raymtl.config.load import load_config
     from raymtl.data.writable import check_writable
-    from raymtl.tuning.check import check, search_folder
 
     short = {
         "name": name,
@@ -68,12 +68,18 @@ def tune(
         "train.use_gpu": True if gpu else None,
     }
     loaded = load_config(config, [*sets, *(f"{k}={json.dumps(v)}" for k, v in short.items() if v is not None)])
+    console.print("checking the configuration and the logs")  # before the imports, which take seconds
+    from raymtl.tuning.check import check, search_folder
+
     space = check(loaded)
     if dry_run:
         check_writable(search_folder(loaded), "output: the folder of the search")
         for axis in space.axes:
-            console.print(f"{axis.name}: {_values(axis)}", markup=False)
-        console.print(f"ready: {len(space.axes)} dimensions; the search would be {search_folder(loaded)}", markup=False)
+            console.print(f"{axis.name}: {axis.values}", markup=False)
+        console.print(
+            f"ready: {count_of(len(space.axes), 'dimension')}; the search would be {search_folder(loaded)}",
+            markup=False,
+        )
         _finish(as_json, {"dimensions": [axis.name for axis in space.axes], "folder": search_folder(loaded)})
         return
     from raymtl.tuning.run import opened  # not before: Ray and TorchRec take seconds to import
@@ -138,15 +144,10 @@ def _counts(result: dict[str, Any]) -> str:
 
 def _gain(gain: dict[str, Any]) -> str:
     error = gain["standard_error"]
-    said = f"{gain['metric']}: {gain['gain']:+.5f} over the default on {len(gain['best'])} fresh seeds"
+    said = f"{gain['metric']}: {gain['gain']:+.5f} over the default on {count_of(len(gain['best']), 'fresh seed')}"
     if error is None:
         return f"{said}; one seed each says nothing of the noise: raise tune.repeats"
     return f"{said}, standard error {error:.5f}: {'beyond' if gain['beyond_noise'] else 'within'} the noise"
-
-
-def _values(axis: Any) -> str:
-    samples = axis.samples()
-    return f"one of {samples}" if axis.choices is not None else f"{samples[0]:g} to {samples[-1]:g}"
 
 
 def _finish(as_json: bool, value: dict[str, Any]) -> None:

@@ -7,6 +7,7 @@ from typing import Annotated, Any
 import typer
 
 from raymtl.telemetry.logs import terminal
+from raymtl.words import count_of
 
 app = typer.Typer(help="Look at, check, publish and roll back versions of a model.", no_args_is_help=True)
 console = terminal()
@@ -86,7 +87,7 @@ def verify(store: StoreOption, version: Version = None, as_json: Json = False) -
     for fault in faults:
         console.print(fault, markup=False)
     if not faults:
-        console.print(f"{manifest.id}: {len(manifest.all_files)} files are as they were written")
+        console.print(f"{manifest.id}: {_as_written(len(manifest.all_files))}")
     _finish(as_json, {"version": manifest.id, "files": len(manifest.all_files), "faults": faults})
     if faults:
         raise typer.Exit(66)
@@ -117,7 +118,7 @@ def publish(
     with acquire(opened, f"publish {run_dir}", wait_s=wait) as lease:
         manifest = publish_run(run_dir, opened, checkpoint=checkpoint, version=version, held=lease.held)
     console.print(
-        f"published {manifest.id}: {len(manifest.all_files)} files, {manifest.total_bytes / 2**20:,.1f} MiB\n"
+        f"published {manifest.id}: {count_of(len(manifest.all_files), 'file')}, {manifest.total_bytes / 2**20:,.1f} MiB\n"
         f"next: raymtl versions list --store {opened.path}",
         markup=False,
     )
@@ -166,11 +167,15 @@ def gc(
         removed = clean(opened, keep, candidates(opened, keep), held=lease.held, dry_run=dry_run)
     word = "would remove" if dry_run else "removed"
     console.print(
-        f"{word} {len(removed.versions)} versions: {', '.join(removed.versions) or '–'}\n"
-        f"{word} {len(removed.leftovers)} leftovers: {', '.join(removed.leftovers) or '–'}",
+        f"{word} {count_of(len(removed.versions), 'version')}: {', '.join(removed.versions) or '–'}\n"
+        f"{word} {count_of(len(removed.leftovers), 'leftover')}: {', '.join(removed.leftovers) or '–'}",
         markup=False,
     )
     _finish(as_json, {**asdict(removed), "dry_run": dry_run})
+
+
+def _as_written(files: int) -> str:
+    return f"{count_of(files, 'file')} {'is as it was' if files == 1 else 'are as they were'} written"
 
 
 def _facts(manifest: Any) -> dict[str, Any]:

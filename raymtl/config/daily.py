@@ -26,7 +26,10 @@ class Bounds(Section):
     history_days: PositiveInt = 14
     """Published days to learn from, at most."""
     min_days: PositiveInt = 5
-    """With fewer published days nothing is judged."""
+    """With fewer published days only the columns and `min_rows_share` are judged."""
+    min_rows_share: Annotated[float, Field(ge=0, lt=1)] = 0.2
+    """Fewest rows of a day as a share of the median of the days before it, or of an earlier day of the same weekday that had
+    fewer; judged from the second day on."""
     spread: PositiveFloat = 6.0
     """Half width of the bounds in standard deviations of the days before, measured by their median absolute deviation."""
     slack: NonNegativeFloat = 0.25

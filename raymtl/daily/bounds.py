@@ -15,7 +15,8 @@ of its values on the last `daily.bounds.history_days` published days:
 * floor: 0.01 for shares of a whole, 0.05 for new IDs.
 
 Weekdays differ: with two or more days of the same weekday, the bounds reach as far as those do, and max(slack · usual, noise,
-floor) beyond. A figure that fewer than `min_days` days have is not judged; for the columns one earlier day is enough.
+floor) beyond. A figure that fewer than `min_days` days have is not judged. One earlier day is enough for the columns, and for
+the fewest rows: `min_rows_share` of the median of the days before, or of the same weekday's day that had fewest.
 
 | figure | too low | too high |
 |---|---|---|
@@ -35,6 +36,7 @@ from dataclasses import dataclass, field
 from raymtl.config.daily import Bounds
 from raymtl.daily.record import Figures
 from raymtl.data.contract import MISSING, NO_VALUES
+from raymtl.words import count_of
 
 _MAD_TO_STD = 1.4826  # of a normal distribution
 _TWO_WEEKS = 14
@@ -56,6 +58,11 @@ class Findings:
     """What is probably still to come."""
     broken: list[str] = field(default_factory=list)
     """What waiting does not mend."""
+
+    def without_advice(self) -> list[str]:
+        """The sentences without what to do: of a day that a human has let through."""
+        said = [sentence.replace(_WAIT, "").replace(_MEND, "") for sentence in (*self.broken, *self.late)]
+        return [sentence.rstrip("; ") for sentence in said]
 
 
 def out_of_bounds(figures: Figures, day: dt.date, earlier: Mapping[dt.date, Figures], bounds: Bounds) -> Findings:
@@ -92,18 +99,32 @@ class _Judge:
                 self.findings.broken.append(f"column `{name}` holds {now}; it held {kind} until {last}; {_MEND}")
 
     def rows(self) -> None:
-        now = self.figures.rows
+        now, before = self.figures.rows, {d: f.rows for d, f in self.earlier.items()}
         usual = self._usual(
-            {d: f.rows for d, f in self.earlier.items()},
-            lambda centre: max(self.bounds.slack * centre, self.bounds.spread * math.sqrt(centre)),
+            before, lambda centre: max(self.bounds.slack * centre, self.bounds.spread * math.sqrt(centre))
         )
+        has = f"the day has {count_of(now, 'row')}"
+        if usual is None or now >= usual.low:
+            self._far_too_few(now, before, has)
         if usual is None:
             return
-        sentence = f"the day has {now:,} rows, usual are {usual.low:,.0f} to {usual.high:,.0f} {usual.days}"
+        sentence = f"{has}, usual are {usual.low:,.0f} to {usual.high:,.0f} {usual.days}"
         if now < usual.low:
             self.findings.late.append(f"{sentence}; {_WAIT}")
         elif now > usual.high:
             self.findings.broken.append(f"{sentence}; are some written twice? {_MEND}")
+
+    def _far_too_few(self, now: int, before: Mapping[dt.date, int], has: str) -> None:
+        """A day that is next to nothing beside the others, also where they are too few to learn bounds from."""
+        if not before:
+            return
+        alike = [rows for day, rows in before.items() if day.weekday() == self.day.weekday()]
+        usual = min(statistics.median(before.values()), *alike) if alike else statistics.median(before.values())
+        if now < self.bounds.min_rows_share * usual:
+            self.findings.late.append(
+                f"{has}, fewer than {_percent(self.bounds.min_rows_share)} of the {usual:,.0f} that are usual (of "
+                f"{count_of(len(before), 'day')}; daily.bounds.min_rows_share); {_WAIT}"
+            )
 
     def labels(self) -> None:
         for name, share in self.figures.observed.items():
@@ -189,7 +210,7 @@ class _Usual:
 
     @property
     def days(self) -> str:
-        return f"(of {self.count} days)"
+        return f"(of {count_of(self.count, 'day')})"
 
     def shares(self) -> str:
         return f"{_percent(self.low)} to {_percent(min(1.0, self.high))} {self.days}"

@@ -8,6 +8,7 @@ from raymtl.daily.record import Record, read_record, recorded_days
 from raymtl.daily.versions.manifest import Manifest
 from raymtl.daily.versions.storage import Store
 from raymtl.daily.versions.store import Listed, list_versions, show
+from raymtl.errors import ConfigError
 
 
 @dataclass(frozen=True)
@@ -54,26 +55,86 @@ def days_to_do(store: Store, daily: Daily, day: dt.date) -> Todo:
     Days that were refused, or whose version was rolled back, are left out: doing them again is somebody's decision (`--from`,
     `--to` and `--force`). So are those of `daily.skip`.
     """
-    current = next((v for v in known_versions(store) if v.current), None)
+    versions = known_versions(store)
+    current = next((v for v in versions if v.current), None)
     if current is None or current.manifest is None:
         return days_between(daily, day, day)
     end = current.manifest.data_end
     if day <= end:
-        return Todo([], [f"version {current.id} has the data up to {end} already"])
+        return Todo([], [what_became_of(store, daily, day, versions)])
     days, notes = [], []
     for between in (end + dt.timedelta(days=n) for n in range(1, (day - end).days + 1)):
         reason = why_left_out(store, daily, between)
         if reason is None:
             days.append(between)
         else:
-            notes.append(f"{between} is left out: {reason}")
+            notes.append(_left_out(daily, between, reason, day))
     return Todo(days, notes)
+
+
+def what_became_of(store: Store, daily: Daily, day: dt.date, versions: list[Listed]) -> str:
+    """What a day up to the end of the current version's data has become, and the command that does it again.
+
+    Raises ConfigError for a day that this command will never do: one before the store's first, or one that was passed over.
+    """
+    current = next(v.manifest for v in versions if v.current and v.manifest is not None)
+    again = redo_command(day, current.data_end)
+    begin = first_day(store, versions)
+    if day < begin:
+        raise ConfigError(
+            f"{day} lies before {begin}, the first day of store {store.path}: its versions cannot learn an earlier day; set "
+            f"another daily.store to backfill earlier days, or do every day again in this one: {again}"
+        )
+    if not was_left_out(store, day, versions):
+        # A day that the first version learned beside others is done with them
+        roots = [v.manifest.data_end for v in versions if v.manifest is not None and v.manifest.parent is None]
+        again = redo_command(max([day, *(end for end in roots if end <= current.data_end)]), current.data_end)
+        return f"{day} is done already: version {current.id} has its data; to do it again: {again}"
+    if (reason := why_left_out(store, daily, day)) is not None:
+        return _left_out(daily, day, reason, current.data_end)
+    raise ConfigError(
+        f"{day} was passed over: version {current.id} has the days up to {current.data_end} without it; to do it after all: "
+        f"{again}"
+    )
+
+
+def _left_out(daily: Daily, day: dt.date, reason: str, end: dt.date) -> str:
+    remove = "remove it there and run " if day in daily.skip else ""
+    return f"{day} is left out: {reason}; to do it after all: {remove}{redo_command(day, end)}"
+
+
+def was_left_out(store: Store, day: dt.date, versions: list[Listed]) -> bool:
+    """Whether no version in the line of the current one learned a day up to the end of its data."""
+    current = next((v.manifest for v in versions if v.current), None)
+    nothing_skipped = Daily(store=store.path)
+    return day in LeftOut(store, nothing_skipped, versions, current)
+
+
+def redo_command(day: dt.date, end: dt.date) -> str:
+    """The options that do a day again, with the days after it up to the end of the current version's data."""
+    return f"raymtl daily --date {day} --force" if day >= end else f"raymtl daily --from {day} --to {end} --force"
+
+
+def first_day(store: Store, versions: list[Listed]) -> dt.date:
+    """The first day that a version learned; versions that were removed are known by the records of their days."""
+    begins = [dt.date.fromisoformat(v.manifest.data_range["train"][0]) for v in versions if v.manifest is not None]
+    for day in recorded_days(store):
+        record = read_record(store, day)
+        if record is not None and record.status == "published":
+            bootstrap = record.trained.days if record.trained is not None and record.base is None else {}
+            begins += [day, *map(dt.date.fromisoformat, bootstrap)]
+            break
+    return min(begins)
 
 
 def days_between(daily: Daily, first: dt.date, last: dt.date) -> Todo:
     """The days of a range that somebody asks for, without those of `daily.skip`."""
     days = [first + dt.timedelta(days=n) for n in range((last - first).days + 1)]
-    notes = [f"{d} is left out: it stands in daily.skip" for d in days if d in daily.skip]
+    notes = [
+        f"{d} is left out: it stands in daily.skip; to do it after all: remove it there"
+        for d in days
+        if d in daily.skip
+    ]
     return Todo([d for d in days if d not in daily.skip], notes)
 
 

@@ -43,6 +43,7 @@ from raymtl.daily.versions import store as versions
 from raymtl.daily.versions.lease import Lease
 from raymtl.daily.versions.log import utc_now
 from raymtl.daily.versions.manifest import Manifest
+from raymtl.daily.versions.restore import check_fits
 from raymtl.daily.versions.storage import Store, names, remove_folder
 from raymtl.data.source import below
 from raymtl.errors import (
@@ -56,6 +57,7 @@ from raymtl.errors import (
 )
 from raymtl.training.cluster import connect
 from raymtl.training.fit import fit
+from raymtl.training.phases import joining, starting_workers
 from raymtl.training.room import check_room, reading_tasks
 from raymtl.training.run import defining
 
@@ -87,12 +89,16 @@ def section(config: Config) -> Daily:
     return config.daily
 
 
-def training_hash(config: Config) -> str:
-    """Hash of what decides how a day is trained; where it runs and when things are kept or judged does not count."""
+def training_fields(config: Config) -> dict[str, Any]:
+    """What decides how a day is trained, by dotted key; where it runs and when things are kept or judged does not count."""
     own = ("dense_lr_factor", "schedule", "accumulator_decay", "replay", "min_count", "gate.holdout", "bootstrap_days")
     keys = tuple(f"daily.{key}" for key in own)
-    found = {k: v for k, v in defining(config).items() if not k.startswith("daily.") or k.startswith(keys)}
-    return hashlib.sha256(json.dumps(found, default=str).encode()).hexdigest()[:16]
+    return {k: v for k, v in defining(config).items() if not k.startswith("daily.") or k.startswith(keys)}
+
+
+def training_hash(config: Config) -> str:
+    """Hash of what decides how a day is trained."""
+    return hashlib.sha256(json.dumps(training_fields(config), default=str).encode()).hexdigest()[:16]
 
 
 class Day:
@@ -164,6 +170,23 @@ class Day:
     def run(self) -> Record:
         """Go through what is left of the states, and return the record."""
         try:
+            return self._run()
+        except Exception as error:
+            if not self._store_is_gone():
+                raise
+            raise StorageError(
+                f"the folder of store {self.store.path} was removed while {self.day} was under way, and nothing was published; "
+                f"restore the folder from a copy and run the same command again, or run it without one: the next version is then "
+                f"a first one, trained on daily.bootstrap_days days"
+            ) from error
+
+    def _store_is_gone(self) -> bool:
+        with suppress(StorageError):  # it does not even answer, which the error at hand says
+            return self.lease.was_deleted()
+        return False
+
+    def _run(self) -> Record:
+        try:
             if self._is_published(self.record.version):
                 self._note(status="published", reason="")
             elif self.record.status != "refused":
@@ -184,7 +207,8 @@ class Day:
             remedy = "" if self.record.state == "wait" else "; or leave the day out with daily.skip"
             raise DataError(f"{self.day}: {error}{remedy}") from error
         except UserError as error:
-            self._note(reason=str(error))
+            if not self._store_is_gone():  # a record alone would be no store
+                self._note(reason=str(error))
             raise
         return self.record
 
@@ -197,10 +221,15 @@ class Day:
             self.tell({"note": f"{self.day} begins anew: its logs were written again"})
             self.record = self._fresh()
         self._note(plan=plans.train.identity)
+        if self.base is not None:
+            check_fits(self.config, self.store, self.base)
+        self.tell({"note": joining(self.address)})
         local = connect(self.config, self.address)
         try:
             self._check_and_train(plans, local)
         except CheckpointError as error:  # of this very day, so nothing is lost by making it again
+            if self._store_is_gone():
+                raise
             self.tell({"note": f"{self.day} begins anew: {error}"})
             self.record = self._fresh()
             self._note(plan=plans.train.identity)
@@ -247,9 +276,13 @@ class Day:
             new = {table: found["new_share"] for table, found in maps.facts.items()}
             figures = figures.model_copy(update={"new_ids": new})
         self._note(figures=figures, notes=plans.notes)
-        if self.daily.bounds is not None and not self.order.ignore_bounds:
+        if self.daily.bounds is not None:
             earlier = self._earlier_figures(self.daily.bounds.history_days)
             found = out_of_bounds(figures, self.day, earlier, self.daily.bounds)
+            if self.order.ignore_bounds:
+                let_through = [f"--ignore-bounds let the day through: {odd}" for odd in found.without_advice()]
+                self._note(notes=[*self.record.notes, *let_through])
+                return maps
             if found.broken:
                 raise DataError("; ".join(found.broken))
             if found.late:
@@ -274,6 +307,7 @@ class Day:
         job, notes = day_job(self.config, config, self.store, self.listed, self.chain, plans, maps, room, self.record)
         self._note(notes=[*self.record.notes, *notes])
         self.tell({"total_rows": plans.train.rows * config.train.passes})
+        self.tell({"note": starting_workers(config)})
         self._learned(fit(run_day_worker, job, room, config, self._heard), job, plans, maps)
 
     def _heard(self, item: dict[str, Any]) -> None:

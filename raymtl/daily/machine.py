@@ -4,9 +4,20 @@ import datetime as dt
 from typing import Any
 
 from raymtl.config.daily import Daily
+from raymtl.config.load import config_from_dict
 from raymtl.config.root import Config
-from raymtl.daily.calendar import Todo, choose_base, days_between, days_to_do, known_versions
-from raymtl.daily.day import Day, Listener, Order, section
+from raymtl.daily.calendar import (
+    Todo,
+    choose_base,
+    days_between,
+    days_to_do,
+    first_day,
+    known_versions,
+    redo_command,
+    was_left_out,
+    what_became_of,
+)
+from raymtl.daily.day import Day, Listener, Order, section, training_fields, training_hash
 from raymtl.daily.ready import not_ready
 from raymtl.daily.record import FINAL, Record, read_record
 from raymtl.daily.redo import Redo
@@ -15,7 +26,8 @@ from raymtl.daily.versions import store as versions
 from raymtl.daily.versions.lease import acquire
 from raymtl.daily.versions.storage import Store, open_store
 from raymtl.data.writable import check_writable
-from raymtl.errors import ConfigError, RefusedError
+from raymtl.errors import ConfigError, RefusedError, UserError
+from raymtl.words import count_of
 
 
 def run_daily(config: Config, order: Order, *, address: str | None, listener: Listener) -> list[Record]:
@@ -27,7 +39,11 @@ def run_daily(config: Config, order: Order, *, address: str | None, listener: Li
     daily = section(config)
     store = open_store(daily.store)
     if order.first is None and not order.force and (done := _done(store, order.last)) is not None and done.ended:
-        listener({"note": _done_already(done)})
+        versions_there = versions.list_versions(store)
+        if done.status == "published" and was_left_out(store, done.date, versions_there):
+            listener({"note": what_became_of(store, daily, done.date, versions_there)})
+            return []
+        listener({"note": _done_already(config, store, done)})
         return _ended(store, [done])
     with acquire(store, f"daily {order.last}", wait_s=order.wait_s) as lease:
 
@@ -42,7 +58,7 @@ def run_daily(config: Config, order: Order, *, address: str | None, listener: Li
         for day in todo.days:
             done = _done(store, day)
             if done is not None and (redo is None or redo.has_done(day)):
-                listener({"note": _done_already(done)})
+                listener({"note": _done_already(config, store, done)})
                 records.append(done)
             elif redo is None:
                 records.append(make(day).run())
@@ -87,8 +103,15 @@ def _todo(store: Store, daily: Daily, order: Order) -> Todo:
     if order.first is None and not order.force:
         return days_to_do(store, daily, order.last)
     todo = days_between(daily, order.first or order.last, order.last)
+    there = known_versions(store)
+    current = next((v.manifest for v in there if v.current), None)
+    if not order.force and current is not None:
+        # Days that the first version learned beside its last one have no record of their own
+        old = [day for day in todo.days if first_day(store, there) <= day <= current.data_end]
+        learned = [day for day in old if _done(store, day) is None and not was_left_out(store, day, there)]
+        notes = [what_became_of(store, daily, day, there) for day in learned]
+        todo = Todo([day for day in todo.days if day not in learned], [*todo.notes, *notes])
     train = [day for day in todo.days if order.force or _done(store, day) is None]
-    current = next((v.manifest for v in known_versions(store) if v.current), None)
     if train and current is not None and train[0] <= current.data_end:
         # the version of an old day would take the place of one that has learnt the days after it
         later = {train[0] + dt.timedelta(days=n) for n in range((current.data_end - train[0]).days + 1)}
@@ -96,7 +119,7 @@ def _todo(store: Store, daily: Daily, order: Order) -> Todo:
             raise ConfigError(
                 f"{train[0]} lies before the end of the data of version {current.id}, {current.data_end}: a new version of that "
                 f"day would take its place and not know {missing[0]}"
-                + (f" and {len(missing) - 1} more days" if len(missing) > 1 else "")
+                + (f" and {count_of(len(missing) - 1, 'more day')}" if len(missing) > 1 else "")
                 + f"; do the days after it again as well: --from {train[0]} --to {max(current.data_end, order.last)} --force"
             )
     return todo
@@ -108,8 +131,28 @@ def _done(store: Store, day: dt.date) -> Record | None:
     return record if record is not None and record.status in FINAL else None
 
 
-def _done_already(record: Record) -> str:
-    return f"{record.date} is done already: {record.reason or f'version {record.version}'}"
+def _done_already(config: Config, store: Store, record: Record) -> str:
+    said = f"{record.date} is done already: {record.reason or f'version {record.version}'}"
+    if (changed := _changed_since(config, store, record)) is None:
+        return said
+    end = next((v.manifest.data_end for v in versions.list_versions(store) if v.current and v.manifest), record.date)
+    return f"{said}; it was trained with another configuration ({changed}); to do it again: {redo_command(record.date, end)}"
+
+
+def _changed_since(config: Config, store: Store, record: Record) -> str | None:
+    """The first key that decides about the training and was another one when a day was done, in words; None: it is the same."""
+    if record.config_hash == training_hash(config):
+        return None
+    try:
+        manifest = versions.read_unpublished(store, record.version or "")
+        before, now = training_fields(config_from_dict(manifest.config)), training_fields(config)
+    except UserError:  # the version was removed since, or another raymtl wrote it
+        return "which key differs is not known: its version is gone, or of another raymtl"
+    differing = [key for key in sorted({*before, *now}) if before.get(key) != now.get(key)]
+    if not differing:
+        return None
+    more = f", and {count_of(len(differing) - 1, 'more key')}" if len(differing) > 1 else ""
+    return f"{differing[0]} was {before.get(differing[0])!r} and is now {now.get(differing[0])!r}{more}"
 
 
 def _cut_off(store: Store) -> list[dt.date]:

@@ -12,6 +12,7 @@ from raymtl.data.retry import fault, patiently
 from raymtl.data.source import find_files, open_filesystem, partitioned_days
 from raymtl.data.units import find_footers
 from raymtl.errors import ConfigError, DataError
+from raymtl.words import count_of
 
 
 def find_not_ready(config: Config, day: dt.date) -> str | None:
@@ -35,15 +36,15 @@ def find_not_ready(config: Config, day: dt.date) -> str | None:
         return f"`{partition}` has no parquet file yet"
     footers, broken = find_footers(filesystem, files)
     if broken:
-        found = broken[0] + (f" (and {len(broken) - 1} more files)" if len(broken) > 1 else "")
+        found = broken[0] + (f" (and {count_of(len(broken) - 1, 'more file')})" if len(broken) > 1 else "")
         if marked:
             raise DataError(f"ds={day} is marked as complete (`{ready.marker}`), but {found}")
         return found
     rows = sum(sum(f.row_group_rows) for f in footers)
     if rows < ready.min_rows:
         return (
-            f"ds={day} of `{path}` has {_n(rows, 'row')} in {_n(len(files), 'file')}, fewer than the {ready.min_rows:,} of "
-            f"daily.ready.min_rows"
+            f"ds={day} of `{path}` has {count_of(rows, 'row')} in {count_of(len(files), 'file')}, fewer than the "
+            f"{ready.min_rows:,} of daily.ready.min_rows"
         )
     return None
 
@@ -129,7 +130,3 @@ def _kind(filesystem: pafs.FileSystem, path: str) -> pafs.FileType:
         return patiently(lambda: filesystem.get_file_info(path)).type
     except OSError as error:
         raise fault(f"read `{path}`", error) from error
-
-
-def _n(count: int, noun: str) -> str:
-    return f"{count:,} {noun}" + ("" if count == 1 else "s")

@@ -30,6 +30,7 @@ from raymtl.training.run import metrics_section
 from raymtl.training.together import together
 from raymtl.training.touched import Touched
 from raymtl.training.worker import Job, Saver, built_facts, open_log, restore, set_up, total_steps
+from raymtl.words import count_of
 
 CANDIDATE, BASE = "candidate", "base"
 """Inputs of the held-out rows: scored by the candidate, and by the version before with its own maps."""
@@ -114,7 +115,7 @@ class _Session:
                 self._enter("evaluate")
                 self._before(built, loop)
             elif log is not None:
-                log.say(note=f"going on from step {progress.step}, {progress.rows:,} rows trained")
+                log.say(note=f"going on from step {progress.step}, {count_of(progress.rows, 'row')} trained")
             self._enter("train")
             if not progress.finished:
                 loop.run()

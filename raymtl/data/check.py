@@ -21,6 +21,7 @@ from raymtl.data.scan import scan
 from raymtl.data.source import find_files, open_filesystem
 from raymtl.data.units import Footer, Fragment, find_footers, make_units
 from raymtl.errors import DataError
+from raymtl.words import count_of
 
 _TASK_ROWS = 1_000_000
 _TASKS_PER_SLOT = 4
@@ -127,7 +128,7 @@ def _schemas(config: Config, look: _Look, evaluation: bool) -> None:
         {key: (schemas[key], paths) for key, paths in files.items()}, {c.name for c in columns}
     )
     for difference in report.schema:
-        found = [f"{kind} in {n} files (first {path})" for kind, (n, path) in difference.types.items()]
+        found = [f"{kind} in {count_of(n, 'file')} (first {path})" for kind, (n, path) in difference.types.items()]
         found += [f"missing in {difference.missing} (first {difference.first_missing})"] if difference.missing else []
         use = "" if difference.used else ", which the configuration does not use,"
         report.notes.append(f"column `{difference.column}`{use} is not the same in all files: {'; '.join(found)}")

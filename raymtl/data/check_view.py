@@ -8,6 +8,7 @@ from rich.table import Table
 from rich.text import Text
 
 from raymtl.data.check_report import CheckReport, ColumnReport, PartReport
+from raymtl.words import count_of
 
 _BARS = "▁▂▃▄▅▆▇█"
 _LENGTHS = ("mean length", "longest", "empty")
@@ -24,7 +25,7 @@ def render(report: CheckReport) -> list[RenderableType]:
         shown.append(Text(f"  … and {len(report.notes) - _MOST_NOTES} more notes (--json has them)", style="dim"))
     shown += _sentences("warning", "yellow", report.warnings)
     shown += _sentences("problem", "red", report.problems)
-    speed = f"{report.rows:,} rows in {report.seconds:.1f} s"
+    speed = f"{count_of(report.rows, 'row')} in {report.seconds:.1f} s"
     if report.problems:
         shown.append(
             Text(f"The data breaks its contract: {_count(report.problems, 'problem')} ({speed}).", style="bold red")
@@ -40,8 +41,9 @@ def _part(name: str, part: PartReport) -> Iterable[RenderableType]:
     size = f"{part.bytes / 2**30:.2f} GiB" if part.bytes >= 2**30 else f"{part.bytes / 2**20:.1f} MiB"
     yield Text.assemble(
         (f"{name} ", "bold"),
-        f"{part.path}, {part.days}: {part.rows:,} rows, {part.files:,} files ({size}), {part.row_groups:,} row groups, "
-        f"{part.units:,} units of data.unit_rows",
+        f"{part.path}, {part.days}: {count_of(part.rows, 'row')}, {count_of(part.files, 'file')} ({size}), "
+        f"{count_of(part.row_groups, 'row group')}, "
+        f"{count_of(part.units, 'unit')} of data.unit_rows",
     )
     ids = {n: c for n, c in part.features.items() if c.kind in ("id", "ids")}
     dense = {n: c for n, c in part.features.items() if c.kind == "number"}

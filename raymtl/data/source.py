@@ -13,6 +13,7 @@ from raymtl.config.data import DayRange
 from raymtl.data.remote import list_folder
 from raymtl.data.retry import fault, is_of_storage, patiently
 from raymtl.errors import ConfigError, DataError
+from raymtl.words import count_of
 
 _LISTING_THREADS = 8
 _HADOOP = {"s3a": "s3", "s3n": "s3", "wasb": "abfs", "wasbs": "abfss"}
@@ -111,7 +112,7 @@ def find_files(path: str, days: DayRange | None) -> tuple[list[File], list[str]]
         problems.append(
             f"`{path}` has no partition ds={missing[0]}"
             + (f" (and {len(missing) - 1} more of {days})" if len(missing) > 1 else "")
-            + f"; it has ds={min(partitions)} to ds={max(partitions)}, {len(partitions)} days"
+            + f"; it has ds={min(partitions)} to ds={max(partitions)}, {count_of(len(partitions), 'day')}"
         )
     present = [d for d in wanted if d in partitions]
     with ThreadPoolExecutor(_LISTING_THREADS) as pool:

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from raymtl.doctor.finding import Finding, Status
+from raymtl.words import count_of
 
 _GIB = 2**30
 _RAY_STOPS_AT = 0.95  # Ray takes nothing more on a disk that is fuller (RAY_local_fs_capacity_threshold)
@@ -78,7 +79,8 @@ def judge(found: dict[str, Any], object_store_bytes: float, node: str) -> list[F
         finding(
             "Ray's logs",
             "fail" if "error" in logs else "ok",
-            logs.get("error") or f"{logs['files']} files, {logs['bytes'] / 2**20:.0f} MiB in {found['session']}/logs",
+            logs.get("error")
+            or f"{count_of(logs['files'], 'file')}, {logs['bytes'] / 2**20:.0f} MiB in {found['session']}/logs",
             "let the user of the workers read that folder, or start Ray with another --temp-dir",
         )
     )

@@ -16,11 +16,16 @@ _LINE_EVERY_S = 10.0
 @contextmanager
 def counting(what: str, console: Console) -> Iterator[Callable[[int, int], None]]:
     """A function `(done, total)` that shows how far a long piece of work has come."""
+    said = time.monotonic()
     with _bar(console) as bar:
         task = bar.add_task(what, total=None, text="")
 
         def update(done: int, total: int) -> None:
+            nonlocal said
             bar.update(task, completed=done, total=total, text=f"{done:,} of {total:,}")
+            if not console.is_terminal and time.monotonic() - said >= _LINE_EVERY_S:
+                said = time.monotonic()
+                console.print(f"{what}: {done:,} of {total:,}")
 
         yield update
 

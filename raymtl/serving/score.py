@@ -2,7 +2,6 @@
 
 import datetime as dt
 import json
-import logging
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -13,21 +12,25 @@ import ray
 import ray.data
 from ray.data import ActorPoolStrategy
 from ray.data.context import DataContext
+from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from raymtl.config.data import DayRange
+from raymtl.config.root import Config
 from raymtl.data.id_lookup import IdLookup
 from raymtl.data.source import File, below, open_filesystem
 from raymtl.data.units import find_footers
 from raymtl.data.writing import Folder
-from raymtl.errors import ClusterError, ConfigError, user_errors
+from raymtl.errors import ClusterError, ConfigError, UserError, user_errors
 from raymtl.serving.model import load_ranker, served_tables
 from raymtl.serving.plan import ScorePlan, default_keys, plan_scoring
 from raymtl.serving.scorer import PREDICTION, Assets, Scorer
 from raymtl.serving.version import Version, open_version, read_dense, read_id_map, read_table
 from raymtl.telemetry import logs
 from raymtl.training.cluster import join
+from raymtl.training.phases import joining
 from raymtl.training.room import places
 from raymtl.training.rundir import only_one
+from raymtl.words import count_of
 
 JOB, SUCCESS = "_scoring.json", "_SUCCESS"
 """Files of a scoring: what it is, written first, and that it is complete, written last."""
@@ -67,12 +70,13 @@ def score(
     address: str | None = None,
     allow_custom: bool = False,
     progress: Progress | None = None,
+    say: Callable[[str], None] = lambda line: None,
 ) -> dict[str, Any]:
     """Write the predictions of a version for every row of the data to the folder `out`; returns what `_SUCCESS` holds.
 
     Without `keys` the columns are those of `default_keys`. What an earlier call for the same version, data and keys has written
-    stays; another one's output is refused with a ConfigError. `allow_custom`: the version may name classes to import. Raises
-    other UserErrors for whatever else the user can mend.
+    stays; another one's output is refused with a ConfigError. `allow_custom`: the version may name classes to import. `say` is
+    told each step that takes a while. Raises other UserErrors for whatever else the user can mend.
     """
     began = time.monotonic()
     opened = open_version(version, allow_custom)
@@ -96,8 +100,9 @@ def score(
         if missing:
             logs.at(run=config.name)
             # On one machine as many as it has CPUs, whatever the training took
+            say(joining(address))
             local = join(address, pool.cpus * min(pool.workers or 1, len(missing)))
-            for made in _scored(opened, plan, folder.path, missing, pool, local):
+            for made in _scored(opened, plan, folder.path, missing, pool, local, say):
                 written[made["file"]] = made["rows"]
                 users += made["users"]
                 scorer_seconds += made["seconds"]
@@ -199,12 +204,14 @@ def _written(folder: Folder, plan: ScorePlan) -> dict[str, int]:
 
 
 def _scored(
-    version: Version, plan: ScorePlan, out: str, units: list[int], pool: Pool, local: bool
+    version: Version, plan: ScorePlan, out: str, units: list[int], pool: Pool, local: bool, say: Callable[[str], None]
 ) -> Iterator[dict[str, Any]]:
     """Have the units scored; yields what each scorer says of its unit, as they end."""
     workers = _workers(pool, len(units), local)
     reading = _reading_bytes(version)
     _check_memory(version, reading)
+    tables = sum(kind == "table" for kind, _ in reading)
+    say(f"reading {count_of(tables, 'table')} of version {version.manifest.id}")
     loaded: dict[str, dict[str, ray.ObjectRef]] = {"table": {}, "map": {}}
     ended = []
     for (kind, name), memory in reading.items():
@@ -213,9 +220,22 @@ def _scored(
         loaded[kind][name], end = load.options(memory=memory).remote(version, name)
         ended.append(end)
     # The scorers may take all CPUs, so they must not wait for tasks that need one; the weights stay where they are
-    for _ in user_errors(ray.get(end) for end in ended):
-        pass
+    if (error := next(filter(None, user_errors(ray.get(ended))), None)) is not None:
+        raise error
     assets = Assets(version.manifest.id, ray.put(read_dense(version)), loaded["table"], loaded["map"])
+    say(f"starting {count_of(workers, 'scorer')}")
+    here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
+    made = _run_pool.options(scheduling_strategy=here).remote(version.config, plan, out, units, pool, workers, assets)
+    for found in user_errors(ray.get(batch) for batch in made):
+        yield from found
+
+
+@ray.remote(num_cpus=0, num_returns="streaming", max_retries=0)
+def _run_pool(
+    config: Config, plan: ScorePlan, out: str, units: list[int], pool: Pool, workers: int, assets: Assets
+) -> Iterator[list[dict[str, Any]]]:
+    """Score with a pool of Ray Data. In a process of its own: what Ray prints of the pool's actors and of their failures, which
+    no setting turns off, stays in Ray's log files."""
     context = DataContext.get_current().copy()
     context.enable_progress_bars = False
     context.print_on_execution_start = False
@@ -224,14 +244,13 @@ def _scored(
             Scorer,
             batch_size=1,
             batch_format="pyarrow",
-            fn_constructor_args=(version.config, plan, out, assets, pool.batch_rows, pool.cpus, pool.gpu),
+            fn_constructor_args=(config, plan, out, assets, pool.batch_rows, pool.cpus, pool.gpu),
             compute=ActorPoolStrategy(size=workers, max_tasks_in_flight_per_actor=1),
             num_cpus=pool.cpus,
             num_gpus=1 if pool.gpu else None,
         )
-        logging.getLogger("ray.data").setLevel(logging.ERROR)  # a line per execution otherwise
         for batch in user_errors(dataset.iter_batches(batch_size=None, batch_format="pyarrow", prefetch_batches=0)):
-            yield from batch.to_pylist()
+            yield batch.to_pylist()
 
 
 def _workers(pool: Pool, units: int, local: bool) -> int:
@@ -282,12 +301,22 @@ def _check_memory(version: Version, reading: dict[tuple[str, str], int]) -> None
 
 
 @ray.remote(num_cpus=1, num_returns=2)
-def _load_table(version: Version, table: str) -> tuple[np.ndarray, None]:
-    """The weights, and what tells the driver that they are there, or why not, without fetching them."""
-    return read_table(version, table), None
+def _load_table(version: Version, table: str) -> tuple[np.ndarray | None, UserError | None]:
+    """The weights, and what tells the driver that they are there, or why not, without fetching them.
+
+    An error that were raised would be the content of both results, and Ray prints those that nobody fetches.
+    """
+    try:
+        return read_table(version, table), None
+    except UserError as error:
+        return None, error
 
 
 @ray.remote(num_cpus=1, num_returns=2)
-def _load_map(version: Version, table: str) -> tuple[np.ndarray, None]:
-    id_map = read_id_map(version, table)
-    return IdLookup.build(id_map.ids, id_map.rows).words, None
+def _load_map(version: Version, table: str) -> tuple[np.ndarray | None, UserError | None]:
+    """The lookup of a map, as `_load_table`."""
+    try:
+        id_map = read_id_map(version, table)
+        return IdLookup.build(id_map.ids, id_map.rows).words, None
+    except UserError as error:
+        return None, error

@@ -99,8 +99,8 @@ def load(built: Built, folder: str, *, model_only: bool, group: dist.ProcessGrou
     state: dict[str, Any] = {"model": built.model.state_dict()}
     if not model_only:
         state["optimizer"] = built.optimizers.combined.state_dict()
-    saved = _saved_entries(folder)
-    _compare(state["model"], saved, folder)
+    saved = saved_entries(folder)
+    compare(state["model"], saved, folder)
     flat, _ = flatten_state_dict(state)
     regrouped = {
         k: v for k, v in flat.items() if isinstance(v, ShardedTensor) and k in saved and saved[k].size != v.size()
@@ -141,7 +141,7 @@ def _read(state: dict[str, Any], folder: str, group: dist.ProcessGroup) -> None:
         ) from error
 
 
-def _saved_entries(folder: str) -> dict[str, Any]:
+def saved_entries(folder: str) -> dict[str, Any]:
     """Name and metadata of everything in a checkpoint."""
     try:
         return dict(read_index(folder).state_dict_metadata)
@@ -151,8 +151,11 @@ def _saved_entries(folder: str) -> dict[str, Any]:
         ) from error
 
 
-def _compare(model: dict[str, Any], saved: dict[str, Any], folder: str) -> None:
-    """Names and shapes first: the loader itself would stop half way, with a message about keys."""
+def compare(model: dict[str, Any], saved: dict[str, Any], folder: str) -> None:
+    """Raise CheckpointError where a model's entries are not those of a checkpoint, by names and shapes.
+
+    Before anything is loaded: the loader itself would stop half way, with a message about keys.
+    """
     known = {k.removeprefix("model.") for k in saved if k.startswith("model.")}
     if missing := sorted(set(model) - known, key=_tables_first):
         raise CheckpointError(

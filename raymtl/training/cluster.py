@@ -13,6 +13,7 @@ from ray.exceptions import RayError
 from raymtl import signals
 from raymtl.config.root import Config
 from raymtl.telemetry import logs
+from raymtl.training import sessions
 from raymtl.training.local_ray import check_this_machine, start_failed
 from raymtl.training.reach import find_cluster, unreachable
 
@@ -56,9 +57,12 @@ def join(address: str | None, cpus: int) -> bool:
     check_this_machine()
     try:
         with on_loopback(), signals.while_ray_starts():
-            ray.init(address="local", num_cpus=max(os.cpu_count() or 1, cpus), include_dashboard=False, **quiet)
+            context = ray.init(
+                address="local", num_cpus=max(os.cpu_count() or 1, cpus), include_dashboard=False, **quiet
+            )
     except (OSError, ValueError, RuntimeError, RayError) as error:
         raise start_failed(error) from error
+    sessions.own(context.address_info["session_dir"])
     _started_here = True
     return True
 

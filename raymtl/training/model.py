@@ -16,7 +16,7 @@ from raymtl.objectives.losses import Losses, TaskLosses
 class Head(nn.Module):
     """Everything above the tables: one leaf for the pipeline's tracer, so that the slots may be written freely."""
 
-    def __init__(self, config: Config, lookup: Lookup, base_rates: dict[str, float], group: dist.ProcessGroup):
+    def __init__(self, config: Config, lookup: Lookup, base_rates: dict[str, float], group: dist.ProcessGroup | None):
         super().__init__()
         self.arrange = Arrange(config, lookup)
         self.ranker = build_ranker(config.model, config.active_tasks(), lookup.spec, base_rates)
@@ -29,7 +29,7 @@ class Head(nn.Module):
         self.balancer = build_balancer(
             config.train.balance, config.active_tasks(), base_rates, config.train.seed, group
         )
-        self._workers = dist.get_world_size(group)
+        self._workers = 1 if group is None else dist.get_world_size(group)
         self._bf16 = config.train.precision == "bf16"
 
     def forward(
@@ -67,7 +67,7 @@ class Head(nn.Module):
 class TrainModel(nn.Module):
     """Tables and head; `forward` is traced by TorchRec's pipeline, so it stays this plain."""
 
-    def __init__(self, config: Config, lookup: Lookup, base_rates: dict[str, float], group: dist.ProcessGroup):
+    def __init__(self, config: Config, lookup: Lookup, base_rates: dict[str, float], group: dist.ProcessGroup | None):
         super().__init__()
         self.pooled = pooled_module(lookup)
         self.unpooled = unpooled_module(lookup)

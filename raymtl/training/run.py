@@ -2,6 +2,7 @@
 
 import json
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,6 +17,7 @@ from raymtl.errors import ConfigError
 from raymtl.training.cluster import connect
 from raymtl.training.fit import Listener, fit
 from raymtl.training.id_maps import make_maps, saved_maps
+from raymtl.training.phases import joining, starting_workers
 from raymtl.training.room import check_room, reading_tasks
 from raymtl.training.rundir import (
     CONFIG,
@@ -31,6 +33,7 @@ from raymtl.training.rundir import (
 )
 from raymtl.training.score import check_scores
 from raymtl.training.scratch import folder_for
+from raymtl.training.shapes import check_fits
 from raymtl.training.worker import Job, run_worker
 from raymtl.versions import package_versions
 
@@ -102,9 +105,11 @@ def train(config: Config, *, address: str | None = None, listener: Listener | No
         if listener:
             listener({"note": f"the run {run_dir} is finished already; give another `name` to train again"})
         return done
+    say = (lambda line: listener({"note": line})) if listener else (lambda line: None)
     ready = prepare(config)
+    say(joining(address))
     local = connect(config, address)
-    room = check_room(config, local, lambda line: listener({"note": line}) if listener else None)
+    room = check_room(config, local, say)
     with only_one(run_dir):
         write_file(run_dir, CONFIG, dump_config(config))
         if listener:
@@ -116,10 +121,11 @@ def train(config: Config, *, address: str | None = None, listener: Listener | No
             run_dir,
             reading_tasks(config, workers=0),  # the workers are not there yet
             begun=has_checkpoint(run_dir),
-            say=lambda line: listener({"note": line}) if listener else None,
+            say=say,
         )
         inputs = {part: Input(plan, part == "eval", maps) for part, plan in ready.plans.items()}
         job = Job(config, inputs, ready.base_rates, run_dir, None, room.read_tasks, room.threads, ready.hash)
+        say(starting_workers(config))
         result = _result(ready, fit(run_worker, job, room, config, listener), time.time() - started)
         if maps:
             result["id_maps"] = {table: dict(file.notes) for table, file in maps.items()}
@@ -163,17 +169,30 @@ def metrics_section(metrics: dict[str, Any] | None) -> dict[str, Any]:
     return {"eval": metrics["tasks"], **{k: v for k, v in metrics.items() if k != "tasks"}}
 
 
-def evaluate(run: str, *, overrides: list[str], checkpoint: str | None, address: str | None) -> dict[str, Any]:
-    """Metrics of a run's checkpoint (none: its last one) on the evaluation days of its configuration, changed by `overrides`."""
+def evaluate(
+    run: str,
+    *,
+    overrides: list[str],
+    checkpoint: str | None,
+    address: str | None,
+    say: Callable[[str], None] = lambda line: None,
+) -> dict[str, Any]:
+    """Metrics of a run's checkpoint (none: its last one) on the evaluation days of its configuration, changed by `overrides`.
+
+    `say` is told each step that takes a while.
+    """
     run = absolute(run_of(run))  # Ray's workers run in folders of their own
     folder = absolute(checkpoint) if checkpoint else last_checkpoint(run)
     config = load_config(below(run, CONFIG), overrides)
+    check_fits(config, folder)
     plan, maps = plan_input(config, "eval"), saved_maps(config, run)
+    say(joining(address))
     local = connect(config, address)
-    room = check_room(config, local)
+    room = check_room(config, local, say)
     rates = dict.fromkeys(config.active_tasks(), 0.5)  # the checkpoint has the biases
     inputs = {"eval": Input(plan, True, maps)}
     job = Job(config, inputs, rates, "", None, room.read_tasks, room.threads, config_hash(config), folder)
+    say(starting_workers(config))
     with folder_for("evaluate") as scratch:
         summary = fit(run_worker, job, room, config.model_copy(update={"output": scratch}), None)
     return {

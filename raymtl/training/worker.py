@@ -35,6 +35,7 @@ from raymtl.training.runlog import RunLog
 from raymtl.training.scratch import new_folder, sweep
 from raymtl.training.snapshot import WORST
 from raymtl.training.together import together
+from raymtl.words import count_of
 
 
 @dataclass
@@ -88,7 +89,11 @@ def _run(job: Job, rank: int, workers: int) -> dict[str, Any]:
     progress.starts += 1
     log = open_log(job, progress, save_group)
     if log is not None:
-        done = f"going on from step {progress.step}, {progress.rows:,} rows trained," if progress.step else "training"
+        done = (
+            f"going on from step {progress.step}, {count_of(progress.rows, 'row')} trained,"
+            if progress.step
+            else "training"
+        )
         log.say(note=f"{done} with {workers} {'workers' if workers > 1 else 'worker'}")
     saver = Saver(job, built, progress, log, save_group)
     judged = None if job.judge is None else Judged(job.judge_after_units, partial(_ask, job.judge, worker))

@@ -14,6 +14,7 @@ from ray.tune.search import Searcher
 from raymtl.config.load import config_hash, dump_config, load_config
 from raymtl.config.root import Config
 from raymtl.daily.versions.owners import read_map
+from raymtl.daily.versions.restore import check_fits
 from raymtl.daily.versions.storage import open_store
 from raymtl.daily.versions.store import chain, show
 from raymtl.data.idmap import MapFile, find_map, save_map
@@ -25,6 +26,7 @@ from raymtl.errors import CheckpointError, ClusterError, ConfigError, StorageErr
 from raymtl.training.cluster import connect
 from raymtl.training.id_maps import make_maps
 from raymtl.training.loop import pass_schedule
+from raymtl.training.phases import joining
 from raymtl.training.room import Room, reading_tasks
 from raymtl.training.run import defining, prepare_inputs
 from raymtl.training.rundir import CONFIG, only_one, read_file, write_file
@@ -37,6 +39,7 @@ from raymtl.tuning.sampler import rung_rows
 from raymtl.tuning.search import Finished, Listener, Search
 from raymtl.tuning.space import Space
 from raymtl.tuning.trial import REPORT, Shared, reading_part, run_trial
+from raymtl.words import count_of
 
 CLOCK = "clock.json"
 """Seconds that a search has taken, and where they went."""
@@ -57,6 +60,10 @@ def tune(config: Config, *, address: str | None = None, listener: Listener | Non
     ready = prepare_inputs(config)
     check_writable(folder)
     _compare_with_previous(config, folder)
+    if (begin := _begin(config, json.loads(read_file(folder, CLOCK) or "{}"))) is not None:
+        store = open_store(begin.store)
+        check_fits(config, store, show(store, begin.version))
+    say({"note": joining(address)})
     room, concurrent = _room(config, address)
     with only_one(folder):
         clock = json.loads(read_file(folder, CLOCK) or "{}")
@@ -74,7 +81,7 @@ def tune(config: Config, *, address: str | None = None, listener: Listener | Non
             blocks = None
             if config.train.workers == 1:
                 if fits(config, inputs):
-                    say({"note": f"reading {total // config.train.passes:,} rows once for all trials"})
+                    say({"note": f"reading {count_of(total // config.train.passes, 'row')} once for all trials"})
                     blocks = read_shared(config, inputs)
                 else:
                     say({"note": "the rows do not fit into the object store: every trial reads them for itself"})

@@ -12,6 +12,7 @@ from raymtl.tuning import sampler
 from raymtl.tuning.objective import Judge, front
 from raymtl.tuning.record import Book, Kind, Trial
 from raymtl.tuning.space import Draw, Space
+from raymtl.words import count_of
 
 Listener = Callable[[dict[str, Any]], None]
 SEARCHED: tuple[Kind, ...] = ("default", "structure", "search")
@@ -185,7 +186,7 @@ class Search:
         elif "failed" in report:
             trial.status, trial.reason = "failed", report["failed"]
         elif behind:
-            trial.status, trial.reason = "stopped", f"behind the others after {trial.rows:,} rows"
+            trial.status, trial.reason = "stopped", f"behind the others after {count_of(trial.rows, 'row')}"
         elif report.get("ended"):
             trial.status = "finished"
             if trial.metrics is None or self.judge.values(trial.metrics) is None:

@@ -71,8 +71,16 @@ class Axis:
         numeric = isinstance(value, int | float) and not isinstance(value, bool)
         return value if numeric and self.distribution._contains(value) else None
 
+    @property
+    def values(self) -> str:
+        """What it may be, in words."""
+        if self.choices is not None:
+            return f"one of {list(self.choices)}"
+        low, high = self.distribution.low, self.distribution.high  # type: ignore[attr-defined]
+        return f"{low:g} to {high:g}" if isinstance(self.distribution, FloatDistribution) else f"{low:,} to {high:,}"
+
     def samples(self) -> list[Any]:
-        """Values that stand for all: every choice, or both ends of a range."""
+        """Values to try: every choice, or both ends of a range and, of numbers, one between."""
         if self.choices is not None:
             return list(self.choices)
         low, high = self.distribution.low, self.distribution.high  # type: ignore[attr-defined]

@@ -12,6 +12,7 @@ from raymtl.reports import style
 from raymtl.tuning.objective import plain
 from raymtl.tuning.record import Trial
 from raymtl.tuning.search import Search
+from raymtl.words import count_of
 
 _SHOWN = 12
 _STYLES = {"finished": "green", "running": "bold", "stopped": "dim", "failed": "red"}
@@ -43,8 +44,8 @@ class TrialLines:
             self._search = record["search"]
             known = len(self._search.book.trials)
             self._console.print(
-                f"search: {record['folder']}, {record['concurrent']} trials at a time"
-                + (f"; going on, {known} trials are there already" if known else ""),
+                f"search: {record['folder']}, {count_of(record['concurrent'], 'trial')} at a time"
+                + (f"; going on with {count_of(known, 'trial')}" if known else ""),
                 soft_wrap=True,
                 markup=False,
             )
@@ -55,7 +56,9 @@ class TrialLines:
         if self._live is not None:
             done = sum(t.ended for t in search.book.trials.values())
             took = style.duration(time.monotonic() - self._begun)
-            self._live.update(Group(trials_table(search, _SHOWN), Text(f"{done} trials ended, {took}", style="dim")))
+            self._live.update(
+                Group(trials_table(search, _SHOWN), Text(f"{count_of(done, 'trial')} ended, {took}", style="dim"))
+            )
         elif self._said.get(trial.number) != (key := (trial.status, len(trial.history))):
             self._said[trial.number] = key
             self._console.print(_line(trial, search), soft_wrap=True, markup=False)
@@ -119,4 +122,4 @@ def _line(trial: Trial, search: Search) -> str:
     said = f"trial {trial.number} ({_kind(trial)}) {trial.status}"
     if trial.status == "running" and not trial.history:
         return f"{said}: {fields or 'the configuration as it is'}"
-    return f"{said} at {trial.rows:,} rows: {trial.reason or values}"
+    return f"{said} at {count_of(trial.rows, 'row')}: {trial.reason or values}"

@@ -140,12 +140,42 @@ def test_only_the_newest_days_before_the_day_count():
 
 
 def test_with_too_few_days_only_the_columns_are_judged():
-    odd = figures(rows=1, nulls={"price": 1.0}, labels={"click": 0.9}, columns={"user": "missing", "price": "number"})
+    odd = figures(nulls={"price": 1.0}, labels={"click": 0.9}, columns={"user": "missing", "price": "number"})
     late, broken = found(odd, history(2))
     assert late == []
     assert len(broken) == 1
     assert broken[0].startswith("column `user` is gone; it held string until 2026-01-06")
     assert out_of_bounds(odd, MONDAY, {}, Bounds(min_days=3)).broken == []
+
+
+def test_far_too_few_rows_are_seen_from_the_second_day_on():
+    for days in (1, 2, 4):
+        late, broken = found(figures(rows=1), history(days, rows=20_000), min_days=5)
+        assert broken == []
+        assert late[0].startswith(
+            f"the day has 1 row, fewer than 20% of the 20,000 that are usual (of {days} day{'s' if days > 1 else ''}; "
+            "daily.bounds.min_rows_share); run the same command again"
+        )
+        assert found(figures(rows=4000), history(days, rows=20_000), min_days=5) == ([], [])
+    assert found(figures(rows=1), {MONDAY: figures(rows=20_000)}, min_rows_share=0.0) == ([], [])
+    assert out_of_bounds(figures(rows=1), MONDAY, {}, Bounds()).late == []  # the very first day
+
+
+def test_few_rows_are_usual_where_that_weekday_has_few():
+    rows = [20_000, 20_000, 20_000, 20_000, 20_000, 3000, 3000]
+    earlier = {MONDAY + dt.timedelta(n): figures(rows=rows[n % 7]) for n in range(12)}
+    for rows_now, late in ((700, 0), (500, 1)):
+        findings = out_of_bounds(figures(rows=rows_now), MONDAY + dt.timedelta(12), earlier, Bounds(min_days=14))
+        assert (len(findings.late), findings.broken) == (late, [])
+
+
+def test_bounds_that_reach_down_to_nothing_do_not_let_next_to_nothing_through():
+    wild = {MONDAY + dt.timedelta(n): figures(rows=[100, 9000, 20_000, 41_000, 300][n]) for n in range(5)}
+    findings = out_of_bounds(figures(rows=1), MONDAY + dt.timedelta(5), wild, Bounds())
+    assert findings.late[0].startswith("the day has 1 row, fewer than 20% of the 9,000 that are usual")
+    assert findings.without_advice() == [
+        "the day has 1 row, fewer than 20% of the 9,000 that are usual (of 5 days; daily.bounds.min_rows_share)"
+    ]
 
 
 def test_a_column_that_was_accepted_once():

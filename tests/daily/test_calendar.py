@@ -13,7 +13,7 @@ from raymtl.daily.record import Record, write_record
 from raymtl.daily.versions.manifest import NAME
 from raymtl.daily.versions.storage import Store, open_store, remove_folder, write_bytes
 from raymtl.daily.versions.store import current, gc, list_versions, publish, rollback
-from raymtl.errors import VersionError
+from raymtl.errors import ConfigError, VersionError
 
 
 def jan(day: int) -> dt.date:
@@ -103,7 +103,10 @@ def test_the_first_day_of_all(store: Store) -> None:
     todo = days_to_do(store, daily(), jan(5))
     assert (todo.days, todo.notes) == ([jan(5)], [])
     todo = days_to_do(store, daily(5), jan(5))
-    assert (todo.days, todo.notes) == ([], ["2026-01-05 is left out: it stands in daily.skip"])
+    assert (todo.days, todo.notes) == (
+        [],
+        ["2026-01-05 is left out: it stands in daily.skip; to do it after all: remove it there"],
+    )
 
 
 def test_a_gap_is_caught_up_in_order(store: Store) -> None:
@@ -113,11 +116,54 @@ def test_a_gap_is_caught_up_in_order(store: Store) -> None:
     assert todo.notes == []
 
 
-@pytest.mark.parametrize("day", [3, 4])
-def test_a_day_that_the_current_version_has(store: Store, day: int) -> None:
-    published(store, 4)
+@pytest.mark.parametrize(
+    ("day", "again"),
+    [
+        (3, "raymtl daily --from 2026-01-04 --to 2026-01-06 --force"),  # with the other days of the first version
+        (5, "raymtl daily --from 2026-01-05 --to 2026-01-06 --force"),
+        (6, "raymtl daily --date 2026-01-06 --force"),
+    ],
+)
+def test_a_day_that_the_current_version_has(store: Store, day: int, again: str) -> None:
+    in_line(store, 4, 5, 6)
     todo = days_to_do(store, daily(), jan(day))
-    assert (todo.days, todo.notes) == ([], ["version v4 has the data up to 2026-01-04 already"])
+    said = f"{jan(day)} is done already: version v6 has its data; to do it again: {again}"
+    assert (todo.days, todo.notes) == ([], [said])
+
+
+def test_a_day_before_the_store_begins_is_impossible(store: Store) -> None:
+    in_line(store, 5, 6, 7)  # the first version learned days 4 and 5
+    for removed in (False, True):
+        if removed:
+            gc(store, 1)
+        with pytest.raises(
+            ConfigError, match=r"^2025-12-30 lies before 2026-01-0[45], the first day of store .*another"
+        ) as caught:
+            days_to_do(store, daily(), dt.date(2025, 12, 30))
+        assert "raymtl daily --from 2025-12-30 --to 2026-01-07 --force" in str(caught.value)
+
+
+def test_a_day_inside_that_nobody_learned(store: Store) -> None:
+    in_line(store, 3, 4, 7, 8)
+    noted(store, 6, "refused", "x", "v4")
+    assert days_to_do(store, daily(5), jan(5)).notes == [
+        "2026-01-05 is left out: it stands in daily.skip; to do it after all: remove it there and run raymtl daily --from "
+        "2026-01-05 --to 2026-01-08 --force"
+    ]
+    assert days_to_do(store, daily(), jan(6)).notes == [
+        "2026-01-06 is left out: its candidate was refused; to do it after all: raymtl daily --from 2026-01-06 --to 2026-01-08 "
+        "--force"
+    ]
+    with pytest.raises(
+        ConfigError, match=r"^2026-01-05 was passed over: version v8 .*--from 2026-01-05 --to 2026-01-08"
+    ):
+        days_to_do(store, daily(), jan(5))
+    rollback(store, "v7")
+    write(store, "v9", parent="v7", data_range={"train": [str(jan(9))] * 2})
+    publish(store, "v9")
+    assert "is left out: its version v8 was rolled back" in days_to_do(store, daily(), jan(8)).notes[0]
+    # a day that was put into daily.skip after a version had learned it
+    assert "is done already" in days_to_do(store, daily(4), jan(4)).notes[0]
 
 
 def test_days_that_are_somebodys_decision_are_left_out(store: Store) -> None:
@@ -131,10 +177,13 @@ def test_days_that_are_somebodys_decision_are_left_out(store: Store) -> None:
     todo = days_to_do(store, daily(6), jan(9))
     assert todo.days == [jan(7), jan(8), jan(9)]
     assert todo.notes == [
-        "2026-01-03 is left out: its version v3 was rolled back",
-        "2026-01-04 is left out: its version v4 was rolled back",
-        "2026-01-05 is left out: its candidate was refused",
-        "2026-01-06 is left out: it stands in daily.skip",
+        f"2026-01-0{n} is left out: {why}; to do it after all: {first}raymtl daily --from 2026-01-0{n} --to 2026-01-09 --force"
+        for n, why, first in (
+            (3, "its version v3 was rolled back", ""),
+            (4, "its version v4 was rolled back", ""),
+            (5, "its candidate was refused", ""),
+            (6, "it stands in daily.skip", "remove it there and run "),
+        )
     ]
     assert why_left_out(store, daily(5), jan(5)) == "it stands in daily.skip"
     assert why_left_out(store, daily(), jan(8)) is None
@@ -143,7 +192,8 @@ def test_days_that_are_somebodys_decision_are_left_out(store: Store) -> None:
 
 def test_days_between_takes_all_but_those_to_skip(store: Store) -> None:
     todo = days_between(daily(3, 9), jan(2), jan(4))
-    assert (todo.days, todo.notes) == ([jan(2), jan(4)], ["2026-01-03 is left out: it stands in daily.skip"])
+    said = "2026-01-03 is left out: it stands in daily.skip; to do it after all: remove it there"
+    assert (todo.days, todo.notes) == ([jan(2), jan(4)], [said])
     assert days_between(daily(), jan(2), jan(2)).days == [jan(2)]
     assert days_between(daily(), jan(3), jan(2)).days == []
 

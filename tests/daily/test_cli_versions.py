@@ -16,16 +16,19 @@ from several import several
 from version_models import DAYS, contents, draft, make, mixed_config, train
 
 from raymtl.cli import run_command
-from raymtl.config.load import dump_config
+from raymtl.config.load import config_from_dict, dump_config
 from raymtl.daily.record import Record, write_record
 from raymtl.daily.versions.export import export
 from raymtl.daily.versions.lease import acquire
 from raymtl.daily.versions.log import utc_now
+from raymtl.daily.versions.restore import check_fits as version_fits
 from raymtl.daily.versions.restore import restore
 from raymtl.daily.versions.storage import open_store
-from raymtl.errors import StorageError
+from raymtl.daily.versions.store import show
+from raymtl.errors import CheckpointError, StorageError, VersionError
 from raymtl.training import checkpoint
 from raymtl.training.checkpoint import Progress
+from raymtl.training.shapes import check_fits
 
 
 def finish_runs(rank: int, workers: int, root: str) -> dict[str, torch.Tensor]:
@@ -63,6 +66,30 @@ def command(capfd: pytest.CaptureFixture[str], *arguments: str, code: int = 0) -
     return json.loads(said.out.strip().splitlines()[-1]) if said.out.strip() else said.err
 
 
+def another_model_is_told_before_anything_starts(checkpoint: Path, root: Path) -> None:
+    """By names and shapes, of a checkpoint and of a version, in a process that has neither the model nor Ray."""
+    store, raw = open_store(str(root)), mixed_config([None]).model_dump(mode="json")
+    newest = show(store)
+    same = config_from_dict(raw | {"train": raw["train"] | {"workers": 3, "balance": {"type": "uncertainty"}}})
+    with pytest.raises(CheckpointError, match=r"it has no `head\.balancer"):
+        check_fits(same, str(checkpoint))
+    for config in (mixed_config([None]), mixed_config(["column_wise", "row_wise"], workers=2)):
+        check_fits(config, str(checkpoint))
+        version_fits(config, store, newest)
+    wide = config_from_dict(raw | {"tables": raw["tables"] | {"item": raw["tables"]["item"] | {"dim": 8}}})
+    with pytest.raises(
+        CheckpointError, match=r"`unpooled\.embeddings\.item\.weight` has shape .61, 16. there and .61, 8. here"
+    ):
+        check_fits(wide, str(checkpoint))
+    with pytest.raises(VersionError, match=r"tables\.item\.dim is 8 and version two has 16"):
+        version_fits(wide, store, newest)
+    towers = config_from_dict(raw | {"model": raw["model"] | {"towers": {"hidden": [12]}}})
+    with pytest.raises(CheckpointError, match=r"head\.ranker\.coupler.*shape .2, 8. there and .2, 12. here"):
+        check_fits(towers, str(checkpoint))
+    with pytest.raises(VersionError, match=r"head\.ranker\.towers.*shape .2, 8, 16. there and .2, 12, 16. here"):
+        version_fits(towers, store, newest)
+
+
 @pytest.mark.dist
 def test_publish_look_verify_roll_back(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
     runs = tmp_path / "runs"
@@ -82,6 +109,7 @@ def test_publish_look_verify_roll_back(tmp_path: Path, capfd: pytest.CaptureFixt
     assert command(capfd, "show", *store)["metrics"]["eval"]["click"]["auc"] == 0.64
     assert command(capfd, "diff", first, *store)["metrics"] == {"eval.click.auc": [0.62, 0.64]}
     assert command(capfd, "verify", *store)["faults"] == []
+    another_model_is_told_before_anything_starts(runs / "first/checkpoint_000000", tmp_path / "store")
     assert command(capfd, "rollback", *store) == {"current": first, "was": "two"}
     assert command(capfd, "gc", "--keep", "1", *store) == {"versions": [], "leftovers": [], "dry_run": False}
     versions = tmp_path / "store/versions"

@@ -207,7 +207,23 @@ def test_a_done_day_is_done(four_days: tuple[Config, list[Record]]) -> None:
     assert daily(config, 3, said) == [records[-1]]
     assert said == [f"{day_of(3)} is done already: version {records[-1].version}"]
     assert len(versions.list_versions(opened(config))) == before
-    assert look_ahead(config, Order(day_of(3)))[0]["note"].endswith(f"has the data up to {day_of(3)} already")
+    assert look_ahead(config, Order(day_of(3)))[0]["note"].startswith(f"{day_of(3)} is done already: version ")
+    with pytest.raises(ConfigError, match=r"2025-12-20 lies before 2026-01-01, the first day of store"):
+        run_daily(config, Order(day_of(-12)), address=None, listener=lambda item: None)
+    assert daily(config, 0, said := []) == []  # the first version learned it beside its own day
+    assert said[0].startswith(f"{day_of(0)} is done already: version ")
+    assert daily(config, 1, said := [], first=day_of(0)) == [records[0]]
+    assert [line.partition(":")[0] for line in said] == [f"{day} is done already" for day in (day_of(0), day_of(1))]
+
+
+def test_a_done_day_of_another_configuration(four_days: tuple[Config, list[Record]], logs: Path) -> None:
+    config, records = four_days
+    raw = raw_of(logs, Path(opened(config).path), accumulator_decay=0.8)
+    assert daily(config_from_dict(raw), 3, said := []) == [records[-1]]
+    assert said == [
+        f"{day_of(3)} is done already: version {records[-1].version}; it was trained with another configuration "
+        f"(daily.accumulator_decay was 0.9 and is now 0.8); to do it again: raymtl daily --date {day_of(3)} --force"
+    ]
 
 
 def test_a_refused_candidate_is_kept_aside(refused: Refused) -> None:
@@ -221,7 +237,9 @@ def test_a_refused_candidate_is_kept_aside(refused: Refused) -> None:
     with pytest.raises(RefusedError):  # the verdict stays, and nothing is trained for it
         daily(refused.strict, 2)
     left_out, third = look_ahead(refused.config, Order(day_of(3)))
-    assert left_out == {"note": f"{day_of(2)} is left out: its candidate was refused"}
+    assert left_out["note"].startswith(
+        f"{day_of(2)} is left out: its candidate was refused; to do it after all: raymtl daily"
+    )
     assert (third["day"], third["begins_with"]) == (str(day_of(3)), first.version)
 
 

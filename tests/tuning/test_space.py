@@ -54,6 +54,22 @@ def test_the_default_is_a_draw_where_the_space_holds_it() -> None:
     assert outside.default() is None
 
 
+@pytest.mark.parametrize(
+    ("field", "values", "said"),
+    [
+        ("tasks.buy.weight", {"log_uniform": [0.5, 2]}, "0.5 to 2"),
+        ("tasks.buy.weight", {"uniform": [0, 1]}, "0 to 1"),
+        ("train.dense_optimizer.lr", {"log_uniform": [1e-5, 0.1]}, "1e-05 to 0.1"),
+        ("train.batch_size", {"integer": [64, 4096]}, "64 to 4,096"),
+        ("train.batch_size", {"log_integer": [1, 2000000]}, "1 to 2,000,000"),
+        ("tasks.buy.weight", {"choice": [1, 2.5]}, "one of [1, 2.5]"),
+        ("model.trunk.hidden", {"choice": [[8], [16, 8]]}, "one of [[8], [16, 8]]"),
+    ],
+)
+def test_a_dimension_in_words(field: str, values: dict[str, Any], said: str) -> None:
+    assert [axis.values for axis in Space(searched({"space": {field: values}})).axes] == [said]
+
+
 def test_whole_sections_and_lists_can_be_chosen() -> None:
     space = Space(searched({"space": {"model.trunk.hidden": {"choice": [[8], [16, 8]]}}}))
     texts = space.axes[0].distribution.choices  # type: ignore[attr-defined]

@@ -42,6 +42,7 @@ from raymtl.reports.style import (
     task_colours,
 )
 from raymtl.reports.tables import BINARY_COLUMNS, VALUE_COLUMNS, binary_rows, value_rows
+from raymtl.words import count_of
 
 NAME = "report.html"
 
@@ -278,7 +279,7 @@ def _data(record: Record, earlier: Sequence[Record], colours: dict[str, str]) ->
     if record.figures is None:
         return "the logs have no figures"
     figures = record.figures
-    files = f"{count(figures.rows)} rows in {count(figures.files)} file{'s' if figures.files != 1 else ''}."
+    files = f"{count_of(figures.rows, 'row')} in {count_of(figures.files, 'file')}."
     return Section("Data", files, data_parts(figures, earlier, colours))
 
 
@@ -309,7 +310,7 @@ def _trained(record: Record) -> Section | str:
     if trained is None:
         return "nothing was trained"
     say = (
-        f"{count(trained.rows)} rows in {count(trained.steps)} step{'s' if trained.steps != 1 else ''}; "
+        f"{count_of(trained.rows, 'row')} in {count_of(trained.steps, 'step')}; "
         f"{count(trained.held_out)} rows of held-out users were left out for the gate."
     )
     days = [

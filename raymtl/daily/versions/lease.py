@@ -101,6 +101,11 @@ class Lease:
                 f"({self._lost}); nothing was published: run the same command again"
             )
 
+    def was_deleted(self) -> bool:
+        """Whether the claim is gone though nobody took it over: somebody removed it, most likely with the whole store."""
+        name = self._claim.name
+        return all(read_bytes(self._store, of(name)) is None for of in (_claim_name, _mark_name))
+
     def release(self) -> None:
         """Let go; what it leaves behind is nothing."""
         self._clean_up.close()

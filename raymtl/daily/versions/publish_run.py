@@ -1,6 +1,7 @@
 """A finished run becomes a version: one process builds the model, loads the checkpoint and writes it out."""
 
 import logging
+import os
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -67,6 +68,7 @@ def _for_one(config: Config) -> Config:
 def _alone() -> Iterator[dist.ProcessGroup]:
     """A process group of this process."""
     logging.getLogger("torchrec").setLevel(logging.ERROR)
+    os.environ.setdefault("LOCAL_WORLD_SIZE", "1")  # TorchRec warns where nobody says how many processes a machine has
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         backend = "cuda:nccl,cpu:gloo" if torch.cuda.is_available() else "gloo"

@@ -9,7 +9,7 @@ import pyarrow.parquet as pq
 from raymtl.daily.versions.manifest import FileEntry
 from raymtl.daily.versions.reopened import open_input
 from raymtl.daily.versions.storage import Store, storage
-from raymtl.daily.versions.store import folder_of, read_file
+from raymtl.daily.versions.store import folder_of, missing, read_file
 
 
 def row_groups(
@@ -33,13 +33,20 @@ def row_groups(
     name = f"{folder_of(version)}/{file.path}"
     with (
         storage(store, f"read `{name}`"),
-        pa.BufferReader(read_file(store, version, file)) if checked else open_input(store, name) as opened,
+        pa.BufferReader(read_file(store, version, file)) if checked else _opened(store, version, file) as opened,
     ):
         parquet = pq.ParquetFile(opened)
         for number in range(parquet.num_row_groups):
             keys = parquet.metadata.row_group(number).column(0).statistics
             if needed(keys.min, keys.max):
                 yield from parquet.read_row_group(number, columns=columns).combine_chunks().to_batches()
+
+
+def _opened(store: Store, version: str, file: FileEntry) -> pa.NativeFile:
+    try:
+        return open_input(store, f"{folder_of(version)}/{file.path}")
+    except FileNotFoundError as error:
+        raise missing(store, version, file.path) from error
 
 
 def numbers(column: pa.Array) -> np.ndarray:

@@ -13,12 +13,13 @@ from raymtl.daily.versions.export import dense_optimizer, dense_weights
 from raymtl.daily.versions.manifest import DENSE, KEY, OPTIMIZER, WEIGHT, Manifest
 from raymtl.daily.versions.read_rows import numbers, row_groups
 from raymtl.daily.versions.storage import Store, read_bytes
-from raymtl.daily.versions.store import chain, file_fault, folder_of, show
-from raymtl.data.source import below
+from raymtl.daily.versions.store import chain, file_fault, folder_of, missing, show
 from raymtl.embeddings.rows import LocalShard, TableRows, decay_state, fill, table_rows
 from raymtl.errors import VersionError
 from raymtl.training.build import Built
+from raymtl.training.shapes import model_entries
 from raymtl.training.together import together
+from raymtl.words import count_of
 
 
 @dataclass(frozen=True)
@@ -84,13 +85,22 @@ def restore(
     return Restored(newest, notes)
 
 
+def check_fits(config: Config, store: Store, version: Manifest) -> None:
+    """Raise VersionError where the model of `config` cannot begin with a version: the same comparison, without the model."""
+    _compare_tables(config.tables, version)
+    if (entries := model_entries(config)) is not None:
+        saved = _tensors(store, version.id, DENSE)
+        dense, here = ({k: v for k, v in some.items() if k.startswith("head.")} for some in (saved, entries))
+        _compare_dense(dense, here, version.id)
+
+
 def _check_files(store: Store, manifests: list[Manifest], group: dist.ProcessGroup) -> None:
     """Hash every file, the largest first, dealt to the workers in turn."""
     files = sorted(((m.id, f) for m in manifests for f in m.all_files), key=lambda item: -item[1].bytes)
     own = files[dist.get_rank(group) :: dist.get_world_size(group)]
     found = together(group, lambda: [fault for item in own if (fault := file_fault(store, *item))])
     if faults := [fault for part in found for fault in part]:
-        more = f" (and {len(faults) - 1} more of its files)" if len(faults) > 1 else ""
+        more = f" (and {count_of(len(faults) - 1, 'more fault')} of its files)" if len(faults) > 1 else ""
         raise VersionError(
             f"{faults[0]}{more}; nothing was loaded: go back with `raymtl versions rollback`, or restore the file from a copy"
         )
@@ -147,9 +157,7 @@ def _compare_optimizer(version: Manifest, kind: str) -> list[str]:
 def _tensors(store: Store, version: str, path: str) -> dict[str, torch.Tensor]:
     data = read_bytes(store, f"{folder_of(version)}/{path}")
     if data is None:
-        raise VersionError(
-            f"`{below(store.path, f'{folder_of(version)}/{path}')}` went missing; run the same command again"
-        )
+        raise missing(store, version, path)
     return safetensors.torch.load(data)
 
 
@@ -173,7 +181,8 @@ def _load_dense_optimizer(saved: dict[str, torch.Tensor], here: dict[str, torch.
     _copy(both, here)
     if missing := [k for k in here if k not in both]:
         return [
-            f"the dense optimizer has {len(missing)} states that version {version} lacks, they start fresh, `{missing[0]}` first"
+            f"the dense optimizer has {count_of(len(missing), 'state')} that version {version} lacks, they start fresh, "
+            f"`{missing[0]}` first"
         ]
     return []
 

@@ -141,11 +141,23 @@ def read_file(store: Store, version: str, file: FileEntry) -> bytes:
     """The content of one file. Raises VersionError where it is missing, or its size or hash is not that of the manifest."""
     name = f"{folder_of(version)}/{file.path}"
     data = read_bytes(store, name)
-    found = None if data is None else (hashlib.sha256(data).hexdigest(), len(data))
-    wrong = _difference(store, name, file, found)
-    if data is None or wrong:
+    if data is None:
+        raise missing(store, version, file.path)
+    wrong = _difference(store, name, file, (hashlib.sha256(data).hexdigest(), len(data)))
+    if wrong:
         raise VersionError(f"{wrong}; take another version, or restore the file from a copy")
     return data
+
+
+def missing(store: Store, version: str, path: str) -> VersionError:
+    """The error for a file of a published version that is not there: damage, or the version was removed in the meantime."""
+    if any(entry.version == version for entry in published(store)):
+        where = below(store.path, f"{folder_of(version)}/{path}")
+        return VersionError(f"`{where}` is missing; take another version, or restore the file from a copy")
+    return VersionError(
+        f"version {version} of store {store.path} was removed while it was read, probably by `raymtl versions gc`; take the "
+        f"current version, or let gc keep more of them with --keep"
+    )
 
 
 def _difference(store: Store, name: str, file: FileEntry, found: tuple[str, int] | None) -> str | None:

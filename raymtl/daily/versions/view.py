@@ -8,6 +8,7 @@ from rich.text import Text
 from raymtl.daily.versions.manifest import Manifest
 from raymtl.daily.versions.store import Difference, Listed
 from raymtl.embeddings.dry_plan import gib
+from raymtl.words import count_of
 
 
 def list_table(versions: list[Listed]) -> Table:
@@ -34,7 +35,7 @@ def show_tables(manifest: Manifest) -> list[Table | str]:
         "created": f"{manifest.created:%Y-%m-%d %H:%M:%S} UTC by raymtl {manifest.code.get('raymtl', '?')}",
         **{f"data {part}": "..".join(days) for part, days in manifest.data_range.items()},
         **{key: f"{count:,}" for key, count in manifest.counts.items()},
-        "size": f"{gib(manifest.total_bytes)} in {len(manifest.all_files)} files",
+        "size": f"{gib(manifest.total_bytes)} in {count_of(len(manifest.all_files), 'file')}",
         "config": manifest.config_hash,
     }
     for task, metrics in manifest.metrics.get("eval", {}).items():

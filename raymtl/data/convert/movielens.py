@@ -17,6 +17,7 @@ from raymtl.data.retry import fault
 from raymtl.data.source import below
 from raymtl.data.writing import Folder, rows_without_collision, write_config, write_split
 from raymtl.errors import DataError
+from raymtl.words import count_of
 
 FILES = {
     "users.dat": ("user_id", "gender", "age", "occupation", "zip"),
@@ -273,8 +274,8 @@ def _refuse_other_days(folder: Folder, dates: Sequence[str]) -> None:
     found = {name.split("/")[1] for name in folder.files(_SPLIT)}
     if others := sorted(f for f in found - {f"ds={date}" for date in dates} if f.startswith("ds=")):
         raise DataError(
-            f"movielens: `{below(folder.path, _SPLIT)}` has {len(others)} days that this source does not have, such as "
-            f"{others[0]}; remove the folder or choose another one"
+            f"movielens: `{below(folder.path, _SPLIT)}` has {count_of(len(others), 'day')} that this source does not have, "
+            f"such as {others[0]}; remove the folder or choose another one"
         )
 
 

@@ -1,0 +1,80 @@
+"""The session folders of the Ray that raymtl starts on this machine: removed when a command ends well, or some days later.
+
+Ray keeps a folder of logs for each of its starts (`/tmp/ray/session_…`) and removes none. A folder of ours has a marker that its
+process holds locked for as long as it lives, so that nobody takes away one that is in use, or one of another Ray.
+"""
+
+import atexit
+import fcntl
+import os
+import shutil
+import sys
+import time
+from contextlib import suppress
+from pathlib import Path
+from typing import IO
+
+MARKER = "raymtl.lock"
+KEPT_S = 3 * 24 * 3600.0
+"""How long the logs of a command that failed stay; its error names them."""
+_TRIES, _PAUSE_S = 5, 0.2
+
+_held: dict[Path, IO[str]] = {}
+"""Markers of the sessions that this process started, open and locked."""
+_failed = False
+
+
+def own(session: str) -> None:
+    """Mark the session that this process has just started; it is removed with the process unless `keep_logs` was called.
+
+    Takes away those of earlier processes that failed and are old.
+    """
+    folder = Path(session)
+    with suppress(OSError):  # the folder is a convenience; the run goes on without the marker
+        marker = (folder / MARKER).open("a")
+        fcntl.flock(marker, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        if not _held:
+            atexit.register(_end)
+        _held[folder] = marker
+        remove_old(folder.parent)
+
+
+def keep_logs() -> None:
+    """The command failed: its session stays for somebody to look at."""
+    global _failed
+    _failed = True
+
+
+def remove_old(root: Path) -> None:
+    """Remove the sessions below Ray's temporary folder that raymtl started, whose process is gone, and that are old."""
+    for marker in root.glob(f"session_*/{MARKER}"):
+        with suppress(OSError):  # in use, or another one removes it
+            found = marker.stat()
+            if found.st_uid != os.getuid() or time.time() - found.st_mtime < KEPT_S or marker.parent.is_symlink():
+                continue
+            with marker.open("a") as file:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                _remove(marker.parent)
+
+
+def _end() -> None:
+    """Before Ray's own end, which was registered earlier: end it here, then nobody writes into the folder."""
+    if _failed or hasattr(sys, "last_value"):  # an error that nobody caught
+        return
+    import ray
+
+    ray.shutdown()
+    for folder in _held:
+        _remove(folder)
+
+
+def _remove(folder: Path) -> None:
+    latest = folder.parent / "session_latest"
+    with suppress(OSError):
+        if latest.is_symlink() and latest.resolve() == folder.resolve():
+            latest.unlink()
+    for _ in range(_TRIES):  # a process of Ray that is still ending may write once more
+        shutil.rmtree(folder, ignore_errors=True)
+        if not folder.exists():
+            return
+        time.sleep(_PAUSE_S)

@@ -1,0 +1,89 @@
+"""`raymtl daily` as a process: what it says and returns where something is wrong around it."""
+
+import shutil
+import subprocess
+import sys
+import threading
+from pathlib import Path
+
+import pytest
+import yaml
+
+sys.path.append(str(Path(__file__).parents[1] / "daily"))
+from daily_world import daily_raw, day_of, write_day
+
+from raymtl.daily.record import read_record
+from raymtl.daily.versions.storage import open_store
+from tests.terminal.screen import RAYMTL, ROOT, clean_environment
+
+pytestmark = [pytest.mark.ray, pytest.mark.timeout(480)]
+
+
+def world(root: Path, **daily: object) -> tuple[list[str], Path]:
+    """The command over three small days, and its store."""
+    for number in range(3):
+        write_day(root / "logs", number)
+    store = root / "store"
+    file = root / "daily.yaml"
+    file.write_text(yaml.safe_dump(daily_raw(root / "logs", store, **daily), sort_keys=False))
+    return [*RAYMTL, "daily", "--config", str(file)], store
+
+
+def run(command: list[str]) -> tuple[int, str, str]:
+    """Exit code, standard output and standard error."""
+    done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT, env=clean_environment(), timeout=300)
+    return done.returncode, done.stdout, done.stderr
+
+
+def test_a_store_that_is_deleted_under_way(tmp_path: Path) -> None:
+    command, store = world(tmp_path)
+    process = subprocess.Popen(
+        [*command, "--date", str(day_of(1))],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        cwd=ROOT,
+        env=clean_environment(),
+    )
+    assert process.stdout is not None
+    assert process.stderr is not None
+    errors: list[str] = []
+    reader = threading.Thread(target=lambda: errors.append(process.stderr.read()))  # type: ignore[union-attr]
+    reader.start()
+    for line in process.stdout:
+        if line.startswith("starting 1 worker"):
+            shutil.rmtree(store)
+            break
+    process.stdout.read()
+    assert process.wait(240) == 74
+    reader.join()
+    assert errors[0].startswith(
+        f"raymtl: the folder of store {store} was removed while {day_of(1)} was under way, and nothing was published; restore"
+    )
+    assert len(errors[0].splitlines()) == 1
+    assert read_record(open_store(str(store)), day_of(1)) is None
+    assert not (store / "log").exists()
+
+
+def test_a_day_of_next_to_no_rows(tmp_path: Path) -> None:
+    """Not published by default; with --ignore-bounds it is, and the record and the page say what was unusual."""
+    command, store = world(tmp_path, bounds={}, bootstrap_days=1)
+    shutil.rmtree(tmp_path / "logs" / f"ds={day_of(1)}")
+    write_day(tmp_path / "logs", 1, (3,))
+    code, out, err = run([*command, "--date", str(day_of(0))])
+    assert (code, err) == (0, ""), out
+    code, out, err = run([*command, "--date", str(day_of(1))])
+    assert (code, len(err.splitlines())) == (75, 1)
+    odd = "the day has 3 rows, fewer than 20% of the 360 that are usual (of 1 day; daily.bounds.min_rows_share)"
+    assert odd in err
+    record = read_record(open_store(str(store)), day_of(1))
+    assert record is not None
+    assert (record.status, record.version) == ("not ready", None)
+    assert odd in record.reason
+    code, out, err = run([*command, "--date", str(day_of(1)), "--ignore-bounds"])
+    assert (code, err) == (0, ""), out
+    record = read_record(open_store(str(store)), day_of(1))
+    assert record is not None
+    assert record.status == "published"
+    assert f"--ignore-bounds let the day through: {odd}" in record.notes
+    assert "--ignore-bounds let the day through" in (store / "days" / str(day_of(1)) / "report.html").read_text()
