@@ -1,16 +1,17 @@
 """The commands: parse, call, print. The work is done by the packages below."""
 
+import atexit
 import json
 import sys
 from typing import Annotated, Any, Literal
 
 import typer
-from rich.table import Table
 
 from raymtl import __version__, cli_daily, cli_doctor, cli_serving, cli_submit, cli_tune, cli_versions, signals
 from raymtl.errors import UserError
 from raymtl.telemetry import logs
 from raymtl.telemetry.lines import last_line
+from raymtl.telemetry.logs import FoldedTable
 from raymtl.training import sessions
 from raymtl.training.phases import joining
 from raymtl.words import count_of
@@ -58,6 +59,8 @@ def main(arguments: list[str] | None = None) -> None:
     if code:
         sessions.keep_logs()
     signals.end(code)
+    if (colorama := sys.modules.get("colorama.initialise")) is not None:
+        atexit.unregister(colorama.reset_all)  # it writes an escape sequence after the last line
     sys.exit(code)
 
 
@@ -359,7 +362,7 @@ def config_presets() -> None:
     """List the published models and the slots that each one sets."""
     from raymtl.config.presets import PRESETS
 
-    table = Table("preset", "slots", box=None)
+    table = FoldedTable("preset", "slots", box=None)
     for name, slots in PRESETS.items():
         table.add_row(name, _escape(json.dumps(slots)))
     console.print(table)

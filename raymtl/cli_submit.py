@@ -6,11 +6,10 @@ import sys
 from typing import Annotated, Any
 
 import typer
-from rich.table import Table
 
 from raymtl import signals
 from raymtl.errors import ConfigError
-from raymtl.telemetry.logs import terminal
+from raymtl.telemetry.logs import FoldedTable, terminal
 
 console = terminal()
 app = typer.Typer(help="Look at, follow and stop the jobs of a cluster (docs/cluster.md).", no_args_is_help=True)
@@ -101,7 +100,7 @@ def list_(address: Address = None, as_json: Json = False) -> None:
     from raymtl.submission.client import connect
 
     known = connect(address).known()
-    table = Table("job", "state", "exit code", "began (UTC)", "took", "command", box=None)
+    table = FoldedTable("job", "state", "exit code", "began (UTC)", "took", "command", box=None)
     for job, info in known.items():
         began, ended = info.start_time, info.end_time
         table.add_row(

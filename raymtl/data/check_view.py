@@ -8,6 +8,7 @@ from rich.table import Table
 from rich.text import Text
 
 from raymtl.data.check_report import CheckReport, ColumnReport, PartReport
+from raymtl.telemetry.logs import FoldedTable
 from raymtl.words import count_of
 
 _BARS = "▁▂▃▄▅▆▇█"
@@ -58,7 +59,7 @@ def _part(name: str, part: PartReport) -> Iterable[RenderableType]:
 
 
 def _table(*columns: str) -> Table:
-    table = Table(box=box.SIMPLE, pad_edge=False)
+    table = FoldedTable(box=box.SIMPLE, pad_edge=False)
     for n, column in enumerate(columns):
         table.add_column(Text(column), justify="left" if n == 0 else "right", overflow="fold")
     return table

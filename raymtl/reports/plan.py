@@ -3,11 +3,12 @@
 from rich.table import Table
 
 from raymtl.embeddings.dry_plan import DryPlan, gib
+from raymtl.telemetry.logs import FoldedTable
 
 
 def plan_tables(plan: DryPlan) -> list[Table | str]:
     """Table by table, then rank by rank, then the verdict."""
-    tables = Table(
+    tables = FoldedTable(
         "table", "features", "rows", "dim", "size", "sharding", "ranks", box=None, title="tables", title_justify="left"
     )
     for t in sorted(plan.tables, key=lambda t: -t.bytes):
@@ -16,7 +17,7 @@ def plan_tables(plan: DryPlan) -> list[Table | str]:
         )
     if plan.problem is not None:
         return [tables, f"[bold red]does not fit:[/] {plan.problem}"]
-    ranks = Table("rank", "tables", "with buffers", "full", box=None, title="ranks", title_justify="left")
+    ranks = FoldedTable("rank", "tables", "with buffers", "full", box=None, title="ranks", title_justify="left")
     usable = plan.memory_bytes - plan.reserved_bytes
     for rank, (held, planned) in enumerate(zip(plan.rank_bytes, plan.rank_planned_bytes, strict=True)):
         ranks.add_row(str(rank), gib(held), gib(planned), f"{planned / usable:.1%}")
@@ -24,7 +25,7 @@ def plan_tables(plan: DryPlan) -> list[Table | str]:
         f"fits: {gib(usable)} of each device's {gib(plan.memory_bytes)} are for tables and batches, "
         f"{gib(plan.reserved_bytes)} are kept for the model and the framework"
     )
-    sent = Table("each step, busiest rank", "inside a machine", "between machines", box=None)
+    sent = FoldedTable("each step, busiest rank", "inside a machine", "between machines", box=None)
     for name, what in (("ids", "IDs to the tables"), ("vectors", "vectors from them, and gradients back, each")):
         sent.add_row(what, gib(plan.sent[f"{name}_inside"]), gib(plan.sent[f"{name}_between"]))
     return [tables, ranks, sent, verdict]

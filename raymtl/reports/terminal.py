@@ -16,6 +16,7 @@ from raymtl.reports.tables import (
     shown_columns,
     value_rows,
 )
+from raymtl.telemetry.logs import FoldedTable
 
 _SHORT = {"calibration": "calib.", "positives": "pos."}
 _VALUE_PLACES = {name: VALUE_COLUMNS.index(name) for name in ("calibration", "rows")}
@@ -36,7 +37,7 @@ def print_table(result: dict[str, Any]) -> Table:
     ranked, valued = binary_rows(metrics), value_rows(metrics)
     colours = task_colours(list(metrics["tasks"]))
     places = [i for i in shown_columns(BINARY_COLUMNS, ranked) if BINARY_COLUMNS[i] not in _LEFT_OUT]
-    table = Table(box=None, pad_edge=False, header_style="bold")
+    table = FoldedTable(box=None, pad_edge=False, header_style="bold")
     table.add_column("task", no_wrap=True)
     table.add_column("scenario", no_wrap=True)
     for i in places:

@@ -13,8 +13,10 @@ import time
 import traceback
 import warnings
 from types import TracebackType
+from typing import Any
 
 from rich.console import Console
+from rich.table import Table
 
 from raymtl.errors import ConfigError
 from raymtl.telemetry.lines import VARIABLE, at, begin_lines, json_line, place
@@ -52,6 +54,13 @@ def terminal() -> Console:
     if os.environ.get(VARIABLE) == "json":
         return Console(file=_JsonLines(), highlight=False, width=_PIPE_WIDTH)
     return Console(highlight=False, width=None if sys.stdout.isatty() else _PIPE_WIDTH)
+
+
+class FoldedTable(Table):
+    """A table that folds its cells where it is too wide; rich cuts them off, and a date without its end is none."""
+
+    def add_column(self, *arguments: Any, **options: Any) -> None:
+        super().add_column(*arguments, **{"overflow": "fold", **options})
 
 
 def begin_command() -> None:

@@ -9,6 +9,7 @@ from rich.table import Table
 from rich.text import Text
 
 from raymtl.reports import style
+from raymtl.telemetry.logs import FoldedTable
 from raymtl.tuning.objective import plain
 from raymtl.tuning.record import Trial
 from raymtl.tuning.search import Search
@@ -69,7 +70,7 @@ def trials_table(search: Search, most: int | None = None) -> Table:
     default = search.book.default
     names = [axis.name for axis in search.space.axes]
     shown = names[:5]
-    table = Table(
+    table = FoldedTable(
         "trial",
         "kind",
         "state",

@@ -10,6 +10,7 @@ from raymtl.daily.record import Check, Record, Written
 from raymtl.daily.reports.series import by_date, score_of, scored, task_names
 from raymtl.embeddings.dry_plan import gib
 from raymtl.reports.style import change, count, duration, number, percent, significant, task_colours
+from raymtl.telemetry.logs import FoldedTable
 
 _STYLES = {
     "published": "green",
@@ -151,7 +152,7 @@ def day_lines(records: Sequence[Record]) -> list[Line]:
 
 def day_table(records: Sequence[Record]) -> Table:
     """The next-day table for the terminal, the oldest day first; nothing is printed here."""
-    table = Table(box=None, pad_edge=False, header_style="bold")
+    table = FoldedTable(box=None, pad_edge=False, header_style="bold")
     table.add_column("date", no_wrap=True)
     table.add_column("verdict", no_wrap=True)
     table.add_column("version", no_wrap=True)

@@ -8,12 +8,13 @@ from rich.text import Text
 from raymtl.daily.versions.manifest import Manifest
 from raymtl.daily.versions.store import Difference, Listed
 from raymtl.embeddings.dry_plan import gib
+from raymtl.telemetry.logs import FoldedTable
 from raymtl.words import count_of
 
 
 def list_table(versions: list[Listed]) -> Table:
     """A line per version, the newest first."""
-    table = Table("", "version", "data", "rows", "size", "parent", "published", "by", box=None)
+    table = FoldedTable("", "version", "data", "rows", "size", "parent", "published", "by", box=None)
     for v in versions:
         mark = Text("current" if v.current else "", style="bold green")
         if v.manifest is None:
@@ -27,7 +28,7 @@ def list_table(versions: list[Listed]) -> Table:
 
 def show_tables(manifest: Manifest) -> list[Table | str]:
     """One version: its facts, then its tables."""
-    facts = Table("", "", box=None, show_header=False)
+    facts = FoldedTable("", "", box=None, show_header=False)
     values = {
         "version": manifest.id,
         "parent": manifest.parent or "–",
@@ -45,7 +46,7 @@ def show_tables(manifest: Manifest) -> list[Table | str]:
         values[f"task {task}"] = "  ".join(found) or "–"
     for key, value in values.items():
         facts.add_row(key, Text(value))
-    tables = Table("table", "rows", "dim", "ID space", "optimizer", "size", "files", box=None)
+    tables = FoldedTable("table", "rows", "dim", "ID space", "optimizer", "size", "files", box=None)
     for name, t in manifest.tables.items():
         size = gib(sum(f.bytes for f in t.files))
         tables.add_row(name, f"{t.rows:,}", str(t.dim), t.id_space, t.optimizer, size, str(len(t.files)))
@@ -59,7 +60,7 @@ def diff_tables(difference: Difference) -> list[Table | str]:
         changes: dict[str, tuple[Any, Any]] = getattr(difference, title)
         if not changes:
             continue
-        table = Table(title, difference.a, difference.b, "change", box=None)
+        table = FoldedTable(title, difference.a, difference.b, "change", box=None)
         for key, (old, new) in changes.items():
             table.add_row(key, Text(_value(old)), Text(_value(new)), _change(old, new))
         shown += [table, ""]

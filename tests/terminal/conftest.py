@@ -1,0 +1,39 @@
+"""What the tests of commands share: one small run, and two versions of it."""
+
+import time
+from pathlib import Path
+
+import pytest
+
+from tests.terminal.pipe import run, start
+
+FIRST_LINE_S = 10.0
+"""The imports of torch and Ray, and Ray's start, take longer; two seconds on a machine that nobody else uses."""
+
+
+@pytest.fixture(scope="session")
+def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with logs, a finished run and a store with two versions of it, made by the commands themselves."""
+    root = tmp_path_factory.mktemp("quiet")
+    run("synth", str(root / "logs"), "--days", "2", "--rows-per-day", "3000")
+    config = str(root / "logs/config.yaml")
+    said, _ = run("check", "--config", config)
+    assert said[0] == "starting Ray on this machine"
+    began = time.monotonic()
+    with start("train", "--config", config, "--set", f"output={root}", "--name", "run", "--workers", "1") as process:
+        assert process.stdout is not None
+        assert process.stderr is not None
+        lines = [process.stdout.readline()]
+        assert time.monotonic() - began < FIRST_LINE_S
+        lines += process.stdout.readlines()
+        assert process.stderr.read() == ""
+        assert process.wait() == 0
+    assert [line.strip() for line in lines[:4]] == [
+        "checking the configuration and the logs",
+        "starting Ray on this machine",
+        "starting 1 worker",
+        "training with 1 worker",
+    ]
+    for name in ("one", "two"):
+        run("versions", "publish", str(root / "run"), "--store", str(root / "store"), "--version", name)
+    return root
