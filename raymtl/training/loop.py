@@ -16,7 +16,7 @@ from raymtl.data.batch import Batch, Collator
 from raymtl.data.read import Input, Schedule
 from raymtl.data.units import Plan
 from raymtl.errors import DataError
-from raymtl.objectives.metrics import EvalMetrics
+from raymtl.objectives.metrics import EvalMetrics, signed_value
 from raymtl.telemetry import logs
 from raymtl.telemetry.collectives import CollectiveSampler
 from raymtl.telemetry.metrics import Gauges
@@ -25,7 +25,6 @@ from raymtl.training.checkpoint import Progress
 from raymtl.training.feed import Feed, Step
 from raymtl.training.reduce import compute_metrics
 from raymtl.training.runlog import RunLog
-from raymtl.training.score import score_of
 
 
 @dataclass(frozen=True)
@@ -280,7 +279,7 @@ class Loop:
         """
         started = time.perf_counter()
         metrics = self.measure(self._inputs["eval"])
-        score = score_of(metrics, self._config.train.select)
+        score = signed_value(metrics, self._config.train.select)
         seconds = round(time.perf_counter() - started, 3)
         record = {
             "step": self.progress.step,
@@ -333,7 +332,7 @@ class Loop:
         stop = self._config.train.early_stop
         if stop is None:
             return False
-        scores = [score_of(e["metrics"], stop.metric) for e in self.progress.evaluations if "for_judge" not in e]
+        scores = [signed_value(e["metrics"], stop.metric) for e in self.progress.evaluations if "for_judge" not in e]
         known = [s for s in scores if s is not None]
         if not known:
             return False
