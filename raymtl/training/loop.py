@@ -46,9 +46,10 @@ class Worker:
     device: torch.device
     group: dist.ProcessGroup
     """All workers, with the backend of the device."""
-    feed_groups: dict[bool, dist.ProcessGroup | None]
-    """All workers over gloo, for the feed of training (False) or of evaluation (True) alone: both may live at a time. None with
-    a single worker."""
+    train_feed_group: dist.ProcessGroup | None
+    """All workers over gloo, for the feed of training alone; None with a single worker."""
+    eval_feed_group: dist.ProcessGroup | None
+    """The same for the feed of evaluation: both feeds may live at a time."""
     open_stream: Callable[[Input, Schedule], Iterable[pa.Table]]
     """Opens this worker's blocks of an input; called by all workers together."""
     must_leave: Callable[[], bool] = lambda: False
@@ -144,7 +145,8 @@ class Loop:
     def _feed(self, source: Input, schedule: Schedule, seen: Callable[[Batch], None] | None = None) -> Feed:
         evaluation = source.evaluation
         blocks = self._worker.open_stream(source, schedule)
-        return Feed(blocks, self._collators[evaluation], self._worker.feed_groups[evaluation], seen, self._share)
+        group = self._worker.eval_feed_group if evaluation else self._worker.train_feed_group
+        return Feed(blocks, self._collators[evaluation], group, seen, self._share)
 
     # Training steps
 
