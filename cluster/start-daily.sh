@@ -8,7 +8,7 @@ DAY=${DAY:-$(date -u -d "@$(($(date +%s) - 86400))" +%F)}
 POLL_SECONDS=${POLL_SECONDS:-15}
 RETRY_SECONDS=${RETRY_SECONDS:-1800}     # between two tries; each one starts a cluster
 GIVE_UP_SECONDS=${GIVE_UP_SECONDS:-28800}
-TRIES=${TRIES:-3}                        # of a job that was lost, or met a full cluster or broken storage
+TRIES=${TRIES:-3}                        # of a job that was lost or ended by a signal, or met a full cluster or broken storage
 
 say() { echo "$(date -u +%H:%M:%S) $*"; }
 
@@ -77,7 +77,7 @@ while :; do
 
     case ${code:-lost} in
         75) ;;
-        lost | 1 | 69 | 74)
+        lost | 1 | 69 | 74 | 129 | 137 | 143)
             lost=$((lost + 1))
             [ "$lost" -lt "$TRIES" ] || exit "${code:-1}"
             ;;

@@ -1,12 +1,14 @@
 """The whole way on one machine, in a few minutes (`make demo`): logs, check, training on two workers, evaluation, report; then a
 first version for the daily job, and three days on it."""
 
+import signal
 import subprocess
 import sys
 from pathlib import Path
 
-from raymtl.cli import console
+from raymtl.telemetry.logs import terminal
 
+console = terminal()
 OUT = Path("demo").absolute()
 LOGS = OUT / "logs"
 RUN = OUT / "runs" / "demo"
@@ -41,10 +43,20 @@ def main() -> int:
     for title, arguments in STEPS.items():
         console.rule(f"[bold]{title}", align="left")
         console.print(f"[dim]raymtl {' '.join(arguments)}[/]", soft_wrap=True)
-        # each step a process of its own, as on the command line: Ray starts with the CPUs that the step asks for
-        if code := subprocess.call([sys.executable, "-m", "raymtl.cli", *arguments]):
+        if code := _run(arguments):
             return code
     return 0
+
+
+def _run(arguments: list[str]) -> int:
+    """Run a step as a process of its own, as on the command line: Ray starts with the CPUs that the step asks for."""
+    with subprocess.Popen([sys.executable, "-m", "raymtl", *arguments]) as step:
+        for number in (signal.SIGINT, signal.SIGHUP):
+            signal.signal(
+                number, lambda *_: None
+            )  # the terminal sends them to the step too, which says what there is to say
+        signal.signal(signal.SIGTERM, lambda *_: step.terminate())
+        return step.wait()
 
 
 if __name__ == "__main__":

@@ -7,9 +7,10 @@ from typing import Annotated, Any, Literal
 import typer
 from rich.table import Table
 
-from raymtl import __version__, cli_daily, cli_doctor, cli_serving, cli_submit, cli_tune, cli_versions
+from raymtl import __version__, cli_daily, cli_doctor, cli_serving, cli_submit, cli_tune, cli_versions, signals
 from raymtl.errors import UserError
 from raymtl.telemetry import logs
+from raymtl.telemetry.lines import last_line
 
 app = typer.Typer(
     name="raymtl",
@@ -50,41 +51,45 @@ Run = Annotated[str, typer.Argument(metavar="RUN", help="Folder of a run, <outpu
 
 def main(arguments: list[str] | None = None) -> None:
     """Entry point: a user's mistake is one clear message and an exit code (`docs/cli.md`), never a traceback."""
-    sys.exit(run_command(sys.argv[1:] if arguments is None else arguments))
+    code = run_command(sys.argv[1:] if arguments is None else arguments)
+    signals.end(code)
+    sys.exit(code)
 
 
 def run_command(arguments: list[str]) -> int:
     """Run one command line and return its exit code."""
+    signals.begin("stopped; rerun the same command to resume from what is saved" if _resumes(arguments) else "stopped")
     try:
         logs.begin_command()
         result = app(arguments, standalone_mode=False)
     except UserError as error:
-        logs.last_line(str(error), error.exit_code)
-        return error.exit_code
+        return _failed(str(error), error.exit_code)
     except typer.Exit as stop:
         return stop.exit_code
-    except (typer.Abort, KeyboardInterrupt):
-        logs.last_line(
-            "stopped; the same command goes on from what is saved" if _goes_on(arguments) else "stopped", 130
-        )
-        return 130
     except Exception as error:
         if hasattr(error, "format_message") and hasattr(error, "exit_code"):  # a mistake in the command line itself
-            logs.last_line(f"{error.format_message()} (see raymtl --help)", 2)
-            return 2
-        raise
+            return _failed(f"{error.format_message()} (see raymtl --help)", 2)
+        if signals.received() is None:
+            raise
+        return 1  # whatever a stopped command stumbled over; `signals.end` says that it was stopped
     return result if isinstance(result, int) else 0
 
 
-def _goes_on(arguments: list[str]) -> bool:
-    """Whether the command that these begin goes on, called again, with what it had done."""
-    from raymtl.submission.request import GOES_ON
+def _failed(message: str, code: int) -> int:
+    if signals.received() is None:
+        last_line(message, code)
+    return code
+
+
+def _resumes(arguments: list[str]) -> bool:
+    """Whether the command that these begin, called again, resumes what it was doing."""
+    from raymtl.submission.request import RESUMABLE
 
     words = [
         word for n, word in enumerate(arguments) if not word.startswith("-") and arguments[max(0, n - 1)] != "--require"
     ]
     looks = "--dry-run" in arguments or words[:2] in (["tune", "status"], ["tune", "report"])
-    return bool(words) and words[0] in GOES_ON and not looks
+    return bool(words) and words[0] in RESUMABLE and not looks
 
 
 def _escape(text: str) -> str:
@@ -343,7 +348,3 @@ def config_presets() -> None:
     for name, slots in PRESETS.items():
         table.add_row(name, _escape(json.dumps(slots)))
     console.print(table)
-
-
-if __name__ == "__main__":
-    main()

@@ -8,6 +8,7 @@ from typing import Annotated, Any
 import typer
 from rich.table import Table
 
+from raymtl import signals
 from raymtl.errors import ConfigError
 from raymtl.telemetry.logs import terminal
 
@@ -164,13 +165,16 @@ def _follow(jobs: Any, job: str) -> int:
     from raymtl.submission.follow import Log, exit_code
 
     log = Log(jobs, job, sys.stdout)
+    left = (
+        f"stopped following {job}; the job keeps running\n"
+        f"  follow it:  raymtl jobs logs {job} --follow --address {jobs.address}\n"
+        f"  stop it:    raymtl jobs stop {job} --address {jobs.address}"
+    )
+    signals.say(left)
     try:
         info = log.follow()
-    except (KeyboardInterrupt, BrokenPipeError):
-        _note(
-            f"no longer following {job}, which goes on\n  follow it:  raymtl jobs logs {job} --follow --address {jobs.address}\n"
-            f"  stop it:    raymtl jobs stop {job} --address {jobs.address}"
-        )
+    except BrokenPipeError:
+        _note(left)
         return 130
     code = exit_code(info)
     if code in (1, 127) and log.misses_raymtl():
@@ -196,7 +200,7 @@ def _resources(text: str | None) -> dict[str, float]:
 
 def _short(command: str | None) -> str:
     """The command of a job without the program and the check of the versions."""
-    words = (command or "").removeprefix("python -m raymtl.cli ")
+    words = (command or "").removeprefix("python -m raymtl ")
     return words.split(" ", 2)[-1] if words.startswith("--require ") else words
 
 

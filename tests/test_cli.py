@@ -75,7 +75,7 @@ def test_every_command_has_help(command: str, capfd: pytest.CaptureFixture[str])
 
 
 @pytest.mark.parametrize(
-    ("command", "goes_on"),
+    ("command", "resumes"),
     [
         ("train --config c.yaml", True),
         ("--require torch==2.13.0 train --config c.yaml", True),
@@ -91,16 +91,8 @@ def test_every_command_has_help(command: str, capfd: pytest.CaptureFixture[str])
         ("", False),
     ],
 )
-def test_interrupted(
-    command: str, goes_on: bool, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    def interrupt(*arguments: object, **options: object) -> None:
-        raise KeyboardInterrupt
-
-    monkeypatch.setattr(cli, "app", interrupt)
-    assert run_command(command.split()) == 130
-    said = "raymtl: stopped; the same command goes on from what is saved\n" if goes_on else "raymtl: stopped\n"
-    assert capfd.readouterr().err == said
+def test_which_commands_resume(command: str, resumes: bool) -> None:
+    assert cli._resumes(command.split()) == resumes
 
 
 def test_progress_lines() -> None:

@@ -71,6 +71,9 @@ class Checkpoints(Section):
     """The best so many (by `train.select`) are kept, and the last one always."""
     background: bool = True
     """Write while training goes on, from a copy of the state in host memory; false: the loop waits."""
+    stop_grace_s: NonNegativeFloat = 20
+    """After SIGTERM, wait so many seconds for the unit under way to end with a checkpoint; then stop without it. Keep it below
+    the time that your scheduler allows (Kubernetes: `terminationGracePeriodSeconds`, 30 by default)."""
 
 
 class Placement(Section):

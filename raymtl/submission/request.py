@@ -19,8 +19,8 @@ UPLOADED = "raymtl-submitted.yaml"
 PLACES = ("FILE", "RUN", "DIR", "OUT", "PATH", "STORE", "SEARCH")
 """How the command line calls arguments that are paths: they are made absolute, since the job runs in a folder of its own."""
 
-GOES_ON = ("train", "tune", "daily", "score")
-"""Commands that go on with what an earlier call began, so that one name, or one OUT, is one piece of work."""
+RESUMABLE = ("train", "tune", "daily", "score")
+"""Commands that resume what an earlier call began: one name, or one OUT, is one piece of work."""
 
 _SHORT = {"name": "name", "workers": "train.workers", "gpu": "train.use_gpu"}
 _NAME = re.compile(r"[^A-Za-z0-9_.-]+")
@@ -102,7 +102,7 @@ def _given(context: Any, values: Mapping[str, Any]) -> list[str]:
 
 
 def _id(command: str, values: Mapping[str, Any], config: Config | None) -> str:
-    if command not in GOES_ON:
+    if command not in RESUMABLE:
         now = dt.datetime.now(dt.UTC)
         return f"raymtl-{command}-{now:%Y%m%d-%H%M%S}-{secrets.token_hex(2)}"
     if command == "score":  # it has no name; what it goes on with is its output

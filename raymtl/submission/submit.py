@@ -41,7 +41,7 @@ class Submitted:
 def entrypoint(words: Sequence[str], require: str | None) -> str:
     """The shell command of a job; with `require` it ends with 71 where the cluster has other versions of the packages."""
     check = ["--require", require] if require else []
-    return shlex.join(["python", "-m", "raymtl.cli", *check, *words])
+    return shlex.join(["python", "-m", "raymtl", *check, *words])
 
 
 def digest(request: Request, environment: dict[str, Any], driver: Driver) -> str:

@@ -6,24 +6,20 @@ prints. A JSON line holds `time` (UTC), `level`, `message`, and as far as they a
 """
 
 import io
-import json
 import logging
 import os
 import sys
 import time
 import traceback
 from types import TracebackType
-from typing import Any
 
 from rich.console import Console
-from rich.text import Text
 
 from raymtl.errors import ConfigError
+from raymtl.telemetry.lines import VARIABLE, at, begin_lines, json_line, place
 
-VARIABLE = "RAYMTL_LOG"
 _PIPE_WIDTH = 140  # in a file or a pipe there is no width to keep to; tables would be folded at 80
 log = logging.getLogger("raymtl")
-_place: dict[str, Any] = {}
 
 
 def as_json() -> bool:
@@ -34,11 +30,6 @@ def as_json() -> bool:
     return value == "json"
 
 
-def at(**place: Any) -> None:
-    """Say where this process is: its next lines hold it (`run`, `rank`, `step`, `unit`, `day`)."""
-    _place.update(place)
-
-
 def environment() -> dict[str, str]:
     """What a worker's environment needs so that its lines look like those of this process."""
     return {VARIABLE: "json"} if as_json() else {}
@@ -46,7 +37,7 @@ def environment() -> dict[str, str]:
 
 def begin_worker(run: str, rank: int) -> None:
     """Send the lines of this worker to its standard error."""
-    _place.clear()
+    begin_lines()
     at(run=run, rank=rank)
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(_Formatter(as_json()))
@@ -64,25 +55,9 @@ def terminal() -> Console:
 
 def begin_command() -> None:
     """The lines of a command: an error that nobody catches becomes one too. Raises ConfigError as `as_json`."""
-    _place.clear()
+    begin_lines()
     if as_json():
         sys.excepthook = _crashed
-
-
-def last_line(message: str, exit_code: int) -> None:
-    """The sentence that a command fails with, on its standard error; nothing comes after it."""
-    if os.environ.get(VARIABLE) == "json":
-        sys.stderr.write(line("error", f"raymtl: {message}", exit_code=exit_code) + "\n")
-    else:
-        console = Console(stderr=True, highlight=False, soft_wrap=True)
-        console.print(Text("raymtl:", style="bold red"), Text(message))
-
-
-def line(level: str, message: str, **more: Any) -> str:
-    """One JSON line, without its end."""
-    now = time.time()
-    stamp = time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(now)) + f".{int(now % 1 * 1000):03d}Z"
-    return json.dumps({"time": stamp, "level": level, **_place, "message": message, **more}, ensure_ascii=False)
 
 
 class _Formatter(logging.Formatter):
@@ -96,10 +71,10 @@ class _Formatter(logging.Formatter):
         if record.exc_info:
             more["traceback"] = self.formatException(record.exc_info)
         if self._json:
-            return line(level, message, **more)
+            return json_line(level, message, **more)
         stamp = time.strftime("%Y-%m-%d %H:%M:%S UTC", time.gmtime(record.created))
-        place = " ".join(f"{key}={value}" for key, value in _place.items())
-        return "\n".join([f"{stamp} {level} {place}: {message}", *more.values()])
+        where = " ".join(f"{key}={value}" for key, value in place().items())
+        return "\n".join([f"{stamp} {level} {where}: {message}", *more.values()])
 
 
 class _JsonLines(io.StringIO):
@@ -112,7 +87,7 @@ class _JsonLines(io.StringIO):
     def write(self, text: str) -> int:
         *whole, self._open = (self._open + text).split("\n")
         for message in filter(str.strip, whole):
-            sys.stdout.write(line("info", message.rstrip()) + "\n")
+            sys.stdout.write(json_line("info", message.rstrip()) + "\n")
         return len(text)
 
     def flush(self) -> None:
@@ -121,4 +96,4 @@ class _JsonLines(io.StringIO):
 
 def _crashed(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
     text = "".join(traceback.format_exception(kind, error, trace))
-    sys.stderr.write(line("critical", f"{kind.__name__}: {error}", traceback=text) + "\n")
+    sys.stderr.write(json_line("critical", f"{kind.__name__}: {error}", traceback=text) + "\n")

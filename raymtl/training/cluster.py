@@ -9,6 +9,7 @@ from contextlib import contextmanager
 import ray
 from ray._private import ray_constants
 
+from raymtl import signals
 from raymtl.config.root import Config
 from raymtl.errors import ClusterError
 from raymtl.telemetry import logs
@@ -40,10 +41,11 @@ def join(address: str | None, cpus: int) -> bool:
     try:
         if address and address != "local":
             _check_reachable(address)
-            ray.init(address=address, **quiet)
+            with signals.while_ray_starts():
+                ray.init(address=address, **quiet)
             _started_here = False
             return False
-        with on_loopback():
+        with on_loopback(), signals.while_ray_starts():
             ray.init(address="local", num_cpus=max(os.cpu_count() or 1, cpus), include_dashboard=False, **quiet)
         _started_here = True
         return True

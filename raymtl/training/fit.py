@@ -20,16 +20,16 @@ from ray.train.torch import TorchConfig, TorchTrainer
 from ray.train.v2._internal.exceptions import WorkerGroupStartupTimeoutError
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-from raymtl import errors
+from raymtl import errors, signals
 from raymtl.config.root import Config
 from raymtl.data.source import open_filesystem
 from raymtl.errors import ClusterError, StorageError, UserError, find_user_error
 from raymtl.telemetry.logs import environment as log_environment
 from raymtl.training.room import Room, shortage, worker_resources
-from raymtl.training.rundir import run_folder
+from raymtl.training.rundir import read_file, run_folder
 from raymtl.training.runlog import Mailbox
 from raymtl.training.scratch import sweep
-from raymtl.training.snapshot import mend_snapshot
+from raymtl.training.snapshot import SNAPSHOT, mend_snapshot
 from raymtl.training.worker import Job
 
 Listener = Callable[[dict[str, Any]], None]
@@ -96,6 +96,7 @@ def fit(
             config,
             lambda line: listener({"note": line}) if listener else None,
             lambda: post.last_heard if post else 0.0,
+            lambda: post.save_soon() if post else None,
         )
     finally:
         if post:
@@ -118,10 +119,15 @@ class _Trainer(TorchTrainer):
 
 
 def _fit(
-    trainer: _Trainer, config: Config, say: Callable[[str], None], heard: Callable[[], float] = lambda: 0.0
+    trainer: _Trainer,
+    config: Config,
+    say: Callable[[str], None],
+    heard: Callable[[], float] = lambda: 0.0,
+    save_soon: Callable[[], None] = lambda: None,
 ) -> Any:
     """Run the trainer; `train.max_failures` also counts workers that die between Ray's start of them and their first line,
-    which Ray takes for a fault of its own and does not try again. `heard`: when a line of the workers came last."""
+    which Ray takes for a fault of its own and does not try again. `heard`: when a line of the workers came last; `save_soon`
+    asks them for a checkpoint at the end of the unit under way."""
     allowed = config.train.max_failures
     attempt = 0
     while True:
@@ -129,6 +135,10 @@ def _fit(
         watch, began = _Watch(trainer, config, say, heard), time.monotonic()
         try:
             return trainer.fit()
+        except KeyboardInterrupt:
+            if signals.received() == "SIGTERM" and heard() > began:
+                _await_checkpoint(config, say, save_soon)
+            raise
         except (ray.train.TrainingFailedError, RayActorError) as error:
             if watch.gave_up is not None:
                 raise ClusterError(f"{watch.gave_up}; the same command goes on from the last checkpoint") from error
@@ -145,6 +155,24 @@ def _fit(
             say("a worker died while it started; starting the workers again")
         finally:
             watch.close()
+
+
+def _await_checkpoint(config: Config, say: Callable[[str], None], save_soon: Callable[[], None]) -> None:
+    """Before the process obeys SIGTERM: wait until the unit under way has ended with a checkpoint, if that is soon."""
+    grace_s = config.train.checkpoint.stop_grace_s
+    signals.allow(grace_s + signals.CLEAN_UP_S)
+    before = read_file(run_folder(config), SNAPSHOT)
+    say(
+        f"SIGTERM: waiting up to {grace_s:g} s (train.checkpoint.stop_grace_s) for the checkpoint at the end of this unit"
+    )
+    save_soon()
+    end = time.monotonic() + grace_s
+    while time.monotonic() < end:
+        if read_file(run_folder(config), SNAPSHOT) != before:
+            say("checkpoint saved")
+            break
+        time.sleep(0.2)
+    signals.allow(signals.CLEAN_UP_S)
 
 
 class _Watch:
@@ -261,6 +289,10 @@ class _Post:
                 self._listener(item)
         except ray.exceptions.RayError as error:  # the lines are a comfort; the run goes on without them
             logging.getLogger(__name__).debug("no lines from the workers: %s", error)
+
+    def save_soon(self) -> None:
+        """Ask the workers for a checkpoint at the end of the unit under way."""
+        ray.get(self.mailbox.save_soon.remote(), timeout=10)
 
     def close(self) -> None:
         self._stop.set()

@@ -52,8 +52,9 @@ class Worker:
     """The same for the feed of evaluation: both feeds may live at a time."""
     open_stream: Callable[[Input, Schedule], Iterable[pa.Table]]
     """Opens this worker's blocks of an input; called by all workers together."""
-    must_leave: Callable[[], bool] = lambda: False
-    """Whether a node is announced to be taken away soon; asked by all workers together, with one answer for all."""
+    must_save: Callable[[], bool] = lambda: False
+    """Whether a checkpoint is wanted at the end of this unit, since a node or the driver is about to go; asked by all workers
+    together, with one answer for all."""
     gauges: Gauges = field(default_factory=Gauges)
     """This worker's metrics."""
 
@@ -122,7 +123,7 @@ class Loop:
                 stop = is_due(done) and self._out_of_patience()
                 progress.finished |= stop
             is_saved = ends_pass or stop or _is_due(progress.units_done, train.checkpoint.every_units)
-            if is_saved or self._worker.must_leave():
+            if is_saved or self._worker.must_save():
                 self._close_window()
                 self._checkpoint(score)
             if self._judged is not None and evaluates_after(step):

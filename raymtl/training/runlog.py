@@ -19,10 +19,12 @@ METRICS = "metrics.jsonl"
 
 @ray.remote(num_cpus=0)
 class Mailbox:
-    """Lines from the first worker to the driver, which may sit on another machine without shared storage."""
+    """Lines from the first worker to the driver, which may sit on another machine without shared storage, and one wish of the
+    driver's for the workers."""
 
     def __init__(self) -> None:
         self._items: list[dict[str, Any]] = []
+        self._save_soon = False
 
     def put(self, item: dict[str, Any]) -> None:
         self._items.append(item)
@@ -30,6 +32,12 @@ class Mailbox:
     def take(self) -> list[dict[str, Any]]:
         items, self._items = self._items, []
         return items
+
+    def save_soon(self) -> None:
+        self._save_soon = True
+
+    def wants_save(self) -> bool:
+        return self._save_soon
 
 
 class RunLog:

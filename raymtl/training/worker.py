@@ -135,13 +135,23 @@ def set_up(job: Job, rank: int, workers: int) -> tuple[Worker, dist.ProcessGroup
     if rank == 0 and "train" in job.inputs:
         _tell_tables(gauges, job.inputs["train"].maps)
     streams = Streams(job, rank, workers)
+    must_save = partial(_must_save, job.mailbox if rank == 0 else None, device)
     return Worker(
-        rank, workers, device, group, train_feed_group, eval_feed_group, streams, _must_leave, gauges
+        rank, workers, device, group, train_feed_group, eval_feed_group, streams, must_save, gauges
     ), save_group
 
 
-def _must_leave() -> bool:
-    return ray.train.get_preemption_info() is not None
+def _must_save(mailbox: Any, device: torch.device) -> bool:
+    """Whether a node is announced to be taken away, or the driver is about to stop: one answer for all workers."""
+    wanted = ray.train.get_preemption_info() is not None
+    if mailbox is not None:
+        try:
+            wanted |= ray.get(mailbox.wants_save.remote(), timeout=10)
+        except ray.exceptions.RayError as error:  # a driver that is gone has no wishes
+            logs.log.debug("the driver cannot be asked: %s", error)
+    answer = torch.tensor([wanted], dtype=torch.int32, device=device)
+    dist.all_reduce(answer, op=dist.ReduceOp.MAX)
+    return bool(answer.item())
 
 
 def _tell_tables(gauges: Gauges, maps: Mapping[str, MapFile | None]) -> None:

@@ -98,7 +98,7 @@ class World:
 
     def command(self, job: str, config: str) -> list[str]:
         end = ["train"] if job == "train" else ["daily", "--date", str(day_of(2))]
-        return [sys.executable, "-m", "raymtl.cli", *end, "-c", config, "--address", self.nodes.address, "--json"]
+        return [sys.executable, "-m", "raymtl", *end, "-c", config, "--address", self.nodes.address, "--json"]
 
     def run(self, name: str, job: str, fault: str, longest_s: float) -> tuple[Round, dict[str, Any]]:
         """Give the command until it ends well."""

@@ -54,7 +54,7 @@ def main() -> None:
             events.append((round(time.monotonic() - began, 1), what))
             print(events[-1], file=sys.stderr, flush=True)
 
-        command = [sys.executable, "-m", "raymtl.cli", "train", "-c", str(config), "--address", nodes.address, "--json"]
+        command = [sys.executable, "-m", "raymtl", "train", "-c", str(config), "--address", nodes.address, "--json"]
         with (root / "log").open("wb") as out:
             driver = subprocess.Popen(command, stdout=out, stderr=subprocess.STDOUT)
         metrics = root / "runs" / "elastic" / "metrics.jsonl"

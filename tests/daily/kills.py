@@ -28,7 +28,7 @@ class Killed:
 
 
 def command(config: str, *arguments: str) -> list[str]:
-    return [sys.executable, "-m", "raymtl.cli", "daily", "--config", config, *arguments]
+    return [sys.executable, "-m", "raymtl", "daily", "--config", config, *arguments]
 
 
 def run_and_kill(

@@ -17,7 +17,7 @@ def job(name: str, status: str, code: int | None = None, **fields: Any) -> JobDe
         submission_id=name,
         status=JobStatus(status),
         driver_exit_code=code,
-        entrypoint="python -m raymtl.cli train",
+        entrypoint="python -m raymtl train",
         **fields,
     )
 

@@ -162,14 +162,6 @@ class TestCommand:
         assert run_command(["jobs", "logs", "a", "-f"]) == 1
         assert "upload a checkout by --working-dir" in capfd.readouterr().err
 
-    def test_interrupted(self, client: FakeClient, capfd: pytest.CaptureFixture[str]) -> None:
-        client.states, client.streams = [RUNNING], [["one\n", KeyboardInterrupt()]]
-        assert run_command(["jobs", "logs", "a", "-f"]) == 130
-        said = capfd.readouterr().err
-        assert "goes on" in said
-        assert "raymtl jobs stop a --address http://head:8265" in said
-        assert client.stopped == []
-
     def test_stop(self, client: FakeClient, capfd: pytest.CaptureFixture[str]) -> None:
         client.states = [RUNNING, RUNNING, job("a", "STOPPED")]
         assert run_command(["jobs", "stop", "a"]) == 0

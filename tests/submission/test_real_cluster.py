@@ -16,6 +16,9 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 import pytest
+from ray.job_submission import JobStatus, JobSubmissionClient
+
+from tests.terminal.screen import RAYMTL, Terminal
 
 ROOT = Path(__file__).parents[2]
 TOKEN = "a-token-for-this-test-alone-0123456789"
@@ -30,7 +33,7 @@ class Started:
 
     def raymtl(self, folder: Path, *words: str) -> subprocess.CompletedProcess[str]:
         return subprocess.run(
-            [sys.executable, "-m", "raymtl.cli", *words, "--address", self.address],
+            [sys.executable, "-m", "raymtl", *words, "--address", self.address],
             cwd=folder,
             env=self.environment,
             capture_output=True,
@@ -88,6 +91,25 @@ def started() -> Iterator[Started]:
             finally:
                 if ray.poll() is None:
                     os.killpg(ray.pid, signal.SIGKILL)
+
+
+def test_ctrl_c_leaves_the_job_alone(started: Started, tmp_path: Path) -> None:
+    (tmp_path / "code").mkdir()
+    (tmp_path / "code" / "wait.py").write_text("print('at work', flush=True); import time; time.sleep(600)")
+    client = JobSubmissionClient(started.address, headers={"Authorization": f"Bearer {TOKEN}"})
+    client.submit_job(
+        entrypoint="python wait.py", submission_id="long", runtime_env={"working_dir": str(tmp_path / "code")}
+    )
+    follow = [*RAYMTL, "jobs", "logs", "long", "--follow", "--address", started.address]
+    with Terminal(follow, columns=200, env=started.environment) as terminal:
+        terminal.wait_for("at work")
+        terminal.type(b"\x03")
+        assert terminal.wait(10) == 130
+    assert f"raymtl jobs stop long --address {started.address}" in terminal.text
+    assert "raymtl: stopped following long; the job keeps running" in terminal.text
+    assert "Traceback" not in terminal.text
+    assert client.get_job_status("long") == JobStatus.RUNNING
+    client.stop_job("long")
 
 
 def test_the_exit_code_of_the_command_inside(started: Started, tmp_path: Path) -> None:

@@ -170,5 +170,5 @@ def test_what_cannot_be_packed_is_said_in_one_sentence() -> None:
 
 def test_the_command_is_quoted_for_the_shell() -> None:
     line = entrypoint(("train", "--set", "a=[1, $(reboot)]; rm"), "torch==2.13.0")
-    assert line == "python -m raymtl.cli --require torch==2.13.0 train --set 'a=[1, $(reboot)]; rm'"
+    assert line == "python -m raymtl --require torch==2.13.0 train --set 'a=[1, $(reboot)]; rm'"
     assert "--require" not in entrypoint(("train",), None)

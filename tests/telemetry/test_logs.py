@@ -12,7 +12,7 @@ import pytest
 from raymtl import cli
 from raymtl.cli import run_command
 from raymtl.reports.progress import TrainingLines
-from raymtl.telemetry import logs
+from raymtl.telemetry import lines, logs
 
 
 @pytest.fixture(autouse=True)
@@ -22,7 +22,7 @@ def as_before() -> Iterator[None]:
     yield
     sys.excepthook = hook
     log.handlers[:], log.level, log.propagate = kept
-    logs._place.clear()
+    lines.begin_lines()
 
 
 def test_a_worker_says_where_it_is(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
@@ -53,15 +53,15 @@ def test_readable_lines_hold_the_same(monkeypatch: pytest.MonkeyPatch, capsys: p
 
 
 def test_a_command_prints_json_lines_and_its_sentence_last(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setenv(logs.VARIABLE, "json")
     monkeypatch.setattr(cli, "console", logs.terminal())
     assert run_command(["config", "presets"]) == 0
-    printed = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+    printed = [json.loads(line) for line in capfd.readouterr().out.splitlines()]
     assert any("mmoe" in line["message"] for line in printed)
     assert run_command(["config", "show", "-c", "/nowhere.yaml"]) == 64
-    last = json.loads(capsys.readouterr().err.splitlines()[-1])
+    last = json.loads(capfd.readouterr().err.splitlines()[-1])
     assert (last["level"], last["exit_code"]) == ("error", 64)
     assert last["message"].startswith("raymtl: ")
     assert "/nowhere.yaml" in last["message"]
@@ -79,10 +79,10 @@ def test_the_lines_of_a_driver_hold_the_step(
     assert line["message"].startswith("step 40 ")
 
 
-def test_another_value_is_refused(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+def test_another_value_is_refused(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> None:
     monkeypatch.setenv(logs.VARIABLE, "yaml")
     assert run_command(["config", "presets"]) == 64
-    assert "RAYMTL_LOG is `yaml`; it can be `text` or `json`" in capsys.readouterr().err
+    assert "RAYMTL_LOG is `yaml`; it can be `text` or `json`" in capfd.readouterr().err
 
 
 def test_a_fault_of_raymtl_is_one_line_too() -> None:

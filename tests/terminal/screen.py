@@ -17,7 +17,7 @@ from types import TracebackType
 import pyte
 
 ROOT = Path(__file__).parents[2]
-RAYMTL = [sys.executable, "-m", "raymtl.cli"]
+RAYMTL = [sys.executable, "-m", "raymtl"]
 # What the tests of this session set for the processes of Ray would hide what a user meets
 _OF_THE_TESTS = ("RAY_", "RAYMTL_", "PYTEST_", "COLUMNS", "LINES", "NO_COLOR", "FORCE_COLOR", "TERM", "TTY_")
 

@@ -87,7 +87,7 @@ def saved_units(worker: Worker, config: Config, announced: bool) -> list[tuple[i
         return blocks(config, sizes, schedule, worker.rank, worker.workers)
 
     Loop(
-        replace(worker, open_stream=open_stream, must_leave=lambda: announced),
+        replace(worker, open_stream=open_stream, must_save=lambda: announced),
         config,
         make(config),
         {"train": Input(plan_of(sizes))},

@@ -164,7 +164,7 @@ def test_a_killed_node_and_a_killed_driver_cost_no_row_and_repeat_none(
     temporary.mkdir()
     nodes = Nodes(1)
     second = nodes.add(1)
-    command = [sys.executable, "-m", "raymtl.cli", "train", "--config", path, "--address", nodes.address]
+    command = [sys.executable, "-m", "raymtl", "train", "--config", path, "--address", nodes.address]
     environment = os.environ | ENVIRONMENT | {"TMPDIR": str(temporary)}
     with said.open("wb") as out:
         driver = subprocess.Popen(command, stdout=out, stderr=out, start_new_session=True, env=environment)

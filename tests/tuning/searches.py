@@ -26,7 +26,7 @@ def start(config: str, log: Path, *arguments: str) -> subprocess.Popen:
     """The command, as a process."""
     with log.open("ab") as out:
         return subprocess.Popen(
-            [sys.executable, "-m", "raymtl.cli", "tune", "--config", config, *arguments], stdout=out, stderr=out
+            [sys.executable, "-m", "raymtl", "tune", "--config", config, *arguments], stdout=out, stderr=out
         )
 
 

@@ -4,9 +4,11 @@ import itertools
 import json
 import multiprocessing
 import queue
+import signal
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -123,14 +125,30 @@ def _in_processes(spec: SynthSpec, path: str, intercepts: np.ndarray, processes:
     total, done = _rows(spec), 0
     workers = min(processes, spec.shards)
     with ProcessPoolExecutor(workers, context, initializer=_set_steps, initargs=(steps,)) as pool:
-        futures = [pool.submit(_write_shard, spec, shard, path, intercepts) for shard in range(spec.shards)]
-        while not all(f.done() for f in futures):
-            try:
-                done += steps.get(timeout=0.2)
-            except queue.Empty:
-                continue
-            report(done, total)
-        return [f.result() for f in futures]
+        with _without_sigint():
+            futures = [pool.submit(_write_shard, spec, shard, path, intercepts) for shard in range(spec.shards)]
+        try:
+            while not all(f.done() for f in futures):
+                try:
+                    done += steps.get(timeout=0.2)
+                except queue.Empty:
+                    continue
+                report(done, total)
+            return [f.result() for f in futures]
+        except KeyboardInterrupt:
+            for process in multiprocessing.active_children():
+                process.kill()  # the pool would wait for their shards
+            raise
+
+
+@contextmanager
+def _without_sigint() -> Iterator[None]:
+    """Processes started inside leave a typed Ctrl-C, which reaches them too, to their parent."""
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 def _rows(spec: SynthSpec) -> int:

@@ -1,0 +1,173 @@
+"""SIGINT, SIGTERM and SIGHUP: a command ends with one sentence and the code 128 + number, within seconds, whatever it is doing.
+
+The first signal raises KeyboardInterrupt in the main thread, so that leases, locks and temporary folders are let go; whoever
+catches it and carries on has `CLEAN_UP_S` seconds. A second signal, or one while Python imports or Ray starts, ends the process
+at once: what was saved is as good as after SIGKILL, and Linux ends the processes of a Ray that was started here.
+
+This module needs the standard library alone: it is the first that a command imports.
+"""
+
+import ctypes
+import os
+import select
+import signal
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from types import FrameType
+
+from raymtl.telemetry.lines import last_line
+
+CLEAN_UP_S = 4.0
+_NUMBERS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+
+
+class _State:
+    owner = 0
+    """The process that `install` was called in; its children inherit the handlers."""
+    received: int | None = None
+    sentence = "stopped"
+    at_once = True
+    """End in the handler: nothing has to be let go yet, or the place is one where an exception would do harm."""
+    exit_code: int | None = None
+    """Of a command that has ended by itself."""
+    deadline = float("inf")
+    leaving = threading.Lock()
+
+
+_state = _State()
+
+
+def install() -> None:
+    """Handle the signals in this process, except those that it was told to ignore, as `nohup` does."""
+    _state.owner = os.getpid()
+    reader, writer = os.pipe()
+    os.set_blocking(writer, False)
+    # The bytes come also while the main thread waits in C code, where Python's own handler has to wait too
+    signal.set_wakeup_fd(writer, warn_on_full_buffer=False)
+    threading.Thread(target=_watch, args=(reader,), name="signals", daemon=True).start()
+    _handle()
+
+
+def begin(sentence: str) -> None:
+    """From now on a signal raises KeyboardInterrupt, and `sentence` is what the command says at its end."""
+    _state.sentence, _state.at_once = sentence, False
+
+
+def say(sentence: str) -> None:
+    """Replace what the command says when it is stopped."""
+    _state.sentence = sentence
+
+
+def received() -> str | None:
+    """Name of the signal that came, or None."""
+    return None if _state.received is None else signal.Signals(_state.received).name
+
+
+def allow(seconds: float) -> None:
+    """Give the clean-up that many seconds, counted from now."""
+    _state.deadline = time.monotonic() + seconds
+
+
+def end(exit_code: int) -> None:
+    """End of the command: with a signal received its sentence and code; else a later signal cannot turn success into failure."""
+    if _state.received is not None:
+        _leave(_state.received)
+    _state.exit_code, _state.at_once = exit_code, True
+
+
+@contextmanager
+def while_ray_starts() -> Iterator[None]:
+    """Keep the handlers through `ray.init`, which replaces that of SIGTERM twice: in Python, and in C++ by one that aborts.
+
+    An exception inside of `ray.init` leaves half a Ray behind; so a signal ends the process there.
+    """
+    if _state.owner != os.getpid() or threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before, _state.at_once = _state.at_once, True
+    done = threading.Event()
+    keeper = threading.Thread(target=_keep, args=(done,), name="signal-keeper", daemon=True)
+    keeper.start()
+    try:
+        yield
+    except SystemExit as stop:  # of Ray's handler in Python
+        _leave(stop.code if isinstance(stop.code, int) and stop.code in _NUMBERS else signal.SIGTERM)
+    finally:
+        done.set()
+        keeper.join()
+        _handle()
+        _state.at_once = before
+
+
+def _handle() -> None:
+    for number in _NUMBERS:
+        if signal.getsignal(number) is not signal.SIG_IGN:
+            signal.signal(number, _on_signal)
+
+
+def _on_signal(number: int, frame: FrameType | None) -> None:
+    if os.getpid() != _state.owner:  # a forked child: it ends in silence, its parent speaks
+        os._exit(128 + number)
+    if _state.at_once or _state.received is not None:
+        _leave(number)
+    _state.received = number
+    raise KeyboardInterrupt
+
+
+def _watch(reader: int) -> None:
+    """End the process where the main thread does not: at the second signal, or when the time for the clean-up is over."""
+    came = 0
+    while True:
+        left = _state.deadline - time.monotonic()
+        ready = select.select([reader], [], [], None if left == float("inf") else max(left, 0))[0]
+        numbers = [n for n in os.read(reader, 64) if n in _NUMBERS] if ready else []
+        came += len(numbers)
+        first = next(iter(numbers), _state.received)
+        if first is None:
+            continue
+        if _state.deadline == float("inf"):
+            allow(CLEAN_UP_S)
+        if _state.at_once or came > 1 or time.monotonic() >= _state.deadline:
+            _leave(_state.received or first)
+
+
+def _leave(number: int) -> None:
+    """The sentence, and the end of this process and of its children."""
+    if not _state.leaving.acquire(blocking=False):
+        time.sleep(60)  # the other thread ends the process
+    code = _state.exit_code
+    with suppress(OSError, ValueError):  # the terminal may be gone
+        sys.stdout.flush()
+    if code is None:
+        code = 128 + number
+        name = "" if number == signal.SIGINT else f" by {signal.Signals(number).name}"
+        with suppress(OSError):
+            if sys.stdout.isatty():
+                os.write(1, b"\x1b[?25h")  # a progress bar hides the cursor
+            if number == signal.SIGINT and sys.stderr.isatty():
+                os.write(2, b"\n")  # the terminal has painted ^C
+            head, semicolon, rest = _state.sentence.partition(";")
+            last_line(f"{head}{name}{semicolon}{rest}", code)
+    for child in _children():
+        with suppress(ProcessLookupError):
+            os.kill(child, signal.SIGKILL)
+    os._exit(code)
+
+
+def _children() -> list[int]:
+    return [int(pid) for path in Path("/proc/self/task").glob("*/children") for pid in path.read_text().split()]
+
+
+def _keep(done: threading.Event) -> None:
+    """Put Python's C handler back as often as another library replaces it."""
+    get, put = ctypes.pythonapi.PyOS_getsig, ctypes.pythonapi.PyOS_setsig
+    get.argtypes, get.restype = [ctypes.c_int], ctypes.c_void_p
+    put.argtypes, put.restype = [ctypes.c_int, ctypes.c_void_p], ctypes.c_void_p
+    own = get(signal.SIGTERM)
+    while not done.wait(0.002):
+        if get(signal.SIGTERM) != own:
+            put(signal.SIGTERM, own)

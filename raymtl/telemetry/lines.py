@@ -1,0 +1,48 @@
+"""One line of a log or of an error, in text or as JSON; needs the standard library alone."""
+
+import json
+import os
+import sys
+import time
+from typing import Any
+
+VARIABLE = "RAYMTL_LOG"
+"""Environment variable: `text`, or `json` for lines that are JSON objects."""
+_place: dict[str, Any] = {}
+
+
+def begin_lines() -> None:
+    """Forget where this process was."""
+    _place.clear()
+
+
+def at(**place: Any) -> None:
+    """Say where this process is: its next lines hold it (`run`, `rank`, `step`, `unit`, `day`)."""
+    _place.update(place)
+
+
+def place() -> dict[str, Any]:
+    """Where this process is."""
+    return dict(_place)
+
+
+def json_line(level: str, message: str, **more: Any) -> str:
+    """One JSON line, without its end."""
+    now = time.time()
+    stamp = time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(now)) + f".{int(now % 1 * 1000):03d}Z"
+    return json.dumps({"time": stamp, "level": level, **_place, "message": message, **more}, ensure_ascii=False)
+
+
+def last_line(message: str, exit_code: int) -> None:
+    """Write the sentence that a command ends with to standard error; nothing comes after it.
+
+    It takes no lock, so that it can be written whatever the other threads are doing.
+    """
+    if os.environ.get(VARIABLE) == "json":
+        text = json_line("error", f"raymtl: {message}", exit_code=exit_code)
+    else:
+        plain = not sys.stderr.isatty() or "NO_COLOR" in os.environ or os.environ.get("TERM") == "dumb"
+        text = f"raymtl: {message}" if plain else f"\x1b[1;31mraymtl:\x1b[0m {message}"
+    data = (text + "\n").encode(errors="replace")
+    while data:
+        data = data[os.write(2, data) :]
