@@ -1,54 +1,53 @@
 """Whether the coupler, the position tower and the penalties that tie tasks together fit the tasks and the features."""
 
-from collections.abc import Iterator
-from typing import TYPE_CHECKING
+from collections.abc import Iterator, Mapping
 
 from raymtl.config.base import not_a_task, quoted
-from raymtl.config.features import BiasFeature
+from raymtl.config.features import BiasFeature, Feature
+from raymtl.config.model import Model
 from raymtl.config.slots.bias import NoBias, PositionTower
 from raymtl.config.slots.coupler import AIT, ESM2, Product
+from raymtl.config.tasks import Task
 from raymtl.config.wiring import bounds, levels, listened_to, order_pairs, trio
 from raymtl.errors import ConfigError
 
-if TYPE_CHECKING:
-    from raymtl.config.root import Config
+Tasks = Mapping[str, Task]
 
 
-def coupling_problems(config: "Config") -> Iterator[str]:
-    """What is wrong with `model.coupler`, `model.bias`, `model.order_loss` and `model.kl_bound`."""
-    coupler = config.model.coupler
+def coupling_problems(model: Model, tasks: Tasks, active: Tasks, features: Mapping[str, Feature]) -> Iterator[str]:
+    """What is wrong with coupler, bias, order loss and KL bound of the model; `active` are the tasks that are trained."""
+    coupler = model.coupler
     if isinstance(coupler, AIT):
-        yield from _ait_problems(config, coupler)
+        yield from _ait_problems(model, tasks, active, coupler)
     if isinstance(coupler, Product | ESM2):
-        yield from _product_problems(config, coupler)
-    yield from _bias_problems(config)
-    yield from _penalty_problems(config)
+        yield from _product_problems(tasks, active, coupler)
+    yield from _bias_problems(model, tasks, active, features)
+    yield from _penalty_problems(model, active)
 
 
-def _ait_problems(config: "Config", ait: AIT) -> Iterator[str]:
-    tasks, hidden = config.active_tasks(), config.model.towers.hidden
+def _ait_problems(model: Model, tasks: Tasks, active: Tasks, ait: AIT) -> Iterator[str]:
+    hidden = model.towers.hidden
     if hidden[-1:] != [ait.width]:
         yield (
             f"model.towers.hidden is {hidden}; with the coupler `ait` its last width must be "
             f"model.coupler.width = {ait.width}"
         )
-    wrong = [*_predecessor_problems(config, ait)]
-    if not wrong and not any(listened_to(tasks, ait.predecessors).values()):
+    wrong = [*_predecessor_problems(tasks, active, ait)]
+    if not wrong and not any(listened_to(active, ait.predecessors).values()):
         wrong = [
             "model.coupler is `ait`, which passes information along the funnel, but no task has a `parent`; set one"
-            + _left_out(config)
+            + _left_out(tasks, active)
         ]
     yield from wrong
 
 
-def _left_out(config: "Config") -> str:
+def _left_out(tasks: Tasks, active: Tasks) -> str:
     """What `tasks_subset` took away of the funnel, where that is why something is missing."""
-    active = config.active_tasks()
-    gone = [config.tasks[name].parent for name in active if config.tasks[name].parent not in (None, *active)]
+    gone = [tasks[name].parent for name in active if tasks[name].parent not in (None, *active)]
     return f" (tasks_subset leaves out {quoted(str(name) for name in dict.fromkeys(gone))})" if gone else ""
 
 
-def _predecessor_problems(config: "Config", ait: AIT) -> Iterator[str]:
+def _predecessor_problems(tasks: Tasks, active: Tasks, ait: AIT) -> Iterator[str]:
     if ait.predecessors and ait.mode != "cross":
         yield (
             f"model.coupler.predecessors needs model.coupler.mode `cross`; in mode `{ait.mode}` a task listens to its parent"
@@ -56,28 +55,27 @@ def _predecessor_problems(config: "Config", ait: AIT) -> Iterator[str]:
         return
     known = True
     for name, before in ait.predecessors.items():
-        if name not in config.tasks:
+        if name not in tasks:
             known = False
-            yield f"model.coupler.predecessors has an entry for `{name}`, {not_a_task(name, config.tasks)}"
+            yield f"model.coupler.predecessors has an entry for `{name}`, {not_a_task(name, tasks)}"
         for other in before:
-            if other not in config.tasks:
+            if other not in tasks:
                 known = False
-                yield f"model.coupler.predecessors.{name} names `{other}`, {not_a_task(other, config.tasks)}"
+                yield f"model.coupler.predecessors.{name} names `{other}`, {not_a_task(other, tasks)}"
         if name in before:
             known = False
             yield f"model.coupler.predecessors.{name} names the task itself; name the tasks before it"
     if known:
         try:
-            levels(listened_to(config.active_tasks(), ait.predecessors))
+            levels(listened_to(active, ait.predecessors))
         except ConfigError as error:
             yield str(error)
 
 
-def _product_problems(config: "Config", coupler: Product | ESM2) -> Iterator[str]:
-    tasks = config.active_tasks()
-    for name in tasks:
-        parent = config.tasks[name].parent
-        if parent is not None and parent not in tasks:
+def _product_problems(tasks: Tasks, active: Tasks, coupler: Product | ESM2) -> Iterator[str]:
+    for name in active:
+        parent = tasks[name].parent
+        if parent is not None and parent not in active:
             yield (
                 f"tasks_subset leaves out `{parent}`, the parent of `{name}`, by which the coupler `{coupler.type}` multiplies; "
                 "name it too, or train with another coupler"
@@ -85,34 +83,33 @@ def _product_problems(config: "Config", coupler: Product | ESM2) -> Iterator[str
             return
     if isinstance(coupler, ESM2):
         try:
-            trio(tasks, coupler.click, coupler.action, coupler.buy)
+            trio(active, coupler.click, coupler.action, coupler.buy)
         except ConfigError as error:
             yield str(error)
-    elif all(task.parent is None for task in tasks.values()):
+    elif all(task.parent is None for task in active.values()):
         yield "model.coupler is `product`, which multiplies along the funnel, but no task has a `parent`; set one"
 
 
-def _bias_problems(config: "Config") -> Iterator[str]:
-    bias = config.model.bias
-    features = any(isinstance(f, BiasFeature) for f in config.features.values())
-    if isinstance(bias, NoBias) and features:
+def _bias_problems(model: Model, tasks: Tasks, active: Tasks, features: Mapping[str, Feature]) -> Iterator[str]:
+    bias = model.bias
+    found = any(isinstance(f, BiasFeature) for f in features.values())
+    if isinstance(bias, NoBias) and found:
         yield "model.bias is `none` but there are features of kind `bias`; set model.bias, or remove them"
     if not isinstance(bias, PositionTower):
         return
-    if not features:
+    if not found:
         yield "model.bias is `position` but no feature has the kind `bias`; add one, or set it to `none`"
-    first = next(iter(config.tasks))
-    if bias.tasks is None and first not in config.active_tasks():
+    first = next(iter(tasks))
+    if bias.tasks is None and first not in active:
         yield f"model.bias.tasks is left out and means the first task, `{first}`, which is not in tasks_subset; name the tasks"
-    unknown = [name for name in bias.tasks or [] if name not in config.tasks]
+    unknown = [name for name in bias.tasks or [] if name not in tasks]
     for name in unknown:
-        yield f"model.bias.tasks names `{name}`, {not_a_task(name, config.tasks)}"
-    if bias.tasks is not None and not unknown and not any(name in config.active_tasks() for name in bias.tasks):
-        yield f"model.bias.tasks is {bias.tasks}, none of which is trained; name one of {quoted(config.active_tasks())}"
+        yield f"model.bias.tasks names `{name}`, {not_a_task(name, tasks)}"
+    if bias.tasks is not None and not unknown and not any(name in active for name in bias.tasks):
+        yield f"model.bias.tasks is {bias.tasks}, none of which is trained; name one of {quoted(active)}"
 
 
-def _penalty_problems(config: "Config") -> Iterator[str]:
-    model, tasks = config.model, config.active_tasks()
+def _penalty_problems(model: Model, tasks: Tasks) -> Iterator[str]:
     pairs = order_pairs(tasks, getattr(model.coupler, "predecessors", {}))
     if model.order_loss.alpha > 0 and not pairs:
         yield (

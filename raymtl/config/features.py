@@ -118,3 +118,8 @@ class Table(TableDefaults):
 
     rows: PositiveInt
     """Number of rows."""
+
+
+def table_of(name: str, feature: Feature) -> str:
+    """Name of the table that an ID feature looks up."""
+    return getattr(feature, "table", None) or name

@@ -1,19 +1,16 @@
 """Whether the input slot fits the features: field-wise interaction and missing values."""
 
 from collections.abc import Iterator, Mapping
-from typing import TYPE_CHECKING
 
 from raymtl.config.base import did_you_mean, quoted
-from raymtl.config.features import IdFeature, IdsFeature
+from raymtl.config.features import Feature, IdFeature, IdsFeature, Table, table_of
+from raymtl.config.model import Model
 from raymtl.config.slots.input import ConcatInput, FieldWise
 
-if TYPE_CHECKING:
-    from raymtl.config.root import Config
 
-
-def input_problems(config: "Config") -> Iterator[str]:
+def input_problems(model: Model, features: Mapping[str, Feature], tables: Mapping[str, Table]) -> Iterator[str]:
     """What is wrong with `model.input`."""
-    section = config.model.input
+    section = model.input
     if isinstance(section, ConcatInput | FieldWise) and section.missing_flags and section.missing != "learned":
         yield (
             f"model.input.missing_flags is on but model.input.missing is `{section.missing}`; flags belong to "
@@ -21,16 +18,16 @@ def input_problems(config: "Config") -> Iterator[str]:
         )
     if not isinstance(section, FieldWise):
         return
-    pooled = [n for n, f in config.features.items() if isinstance(f, IdFeature | IdsFeature)]
+    pooled = [n for n, f in features.items() if isinstance(f, IdFeature | IdsFeature)]
     if not pooled:
         yield "model.input is `field_wise` but no feature has the kind `id` or `ids`; add one, or use the type `concat`"
         return
-    wrong = [*_member_problems(config, section, pooled)]
+    wrong = [*_member_problems(features, section, pooled)]
     if wrong:
         yield from wrong
         return
     fields = [*section.fields.values()] if section.fields else [[name] for name in pooled]
-    wide = width_problem({name: config.tables[config.table_of(name)].dim for field in fields for name in field})
+    wide = width_problem({name: tables[table_of(name, features[name])].dim for field in fields for name in field})
     if wide:
         yield wide
     pairs = (section.mf and len(fields) > 1) or (section.fm and any(len(field) > 1 for field in fields))
@@ -54,7 +51,7 @@ def width_problem(widths: Mapping[str, int]) -> str | None:
     )
 
 
-def _member_problems(config: "Config", section: FieldWise, pooled: list[str]) -> Iterator[str]:
+def _member_problems(features: Mapping[str, Feature], section: FieldWise, pooled: list[str]) -> Iterator[str]:
     """Names in the fields that are no pooled features, or that are there twice."""
     if section.fields == {}:
         yield "model.input.fields is empty; name the groups of features, or leave it out: then every feature is a field"
@@ -62,10 +59,10 @@ def _member_problems(config: "Config", section: FieldWise, pooled: list[str]) ->
     for field, names in (section.fields or {}).items():
         for name in names:
             where = f"model.input.fields.{field} names `{name}`"
-            if name not in config.features:
+            if name not in features:
                 yield f"{where}, which is not one of the features {quoted(pooled)}{did_you_mean(name, pooled)}"
             elif name not in pooled:
-                kind = config.features[name].kind
+                kind = features[name].kind
                 yield f"{where}, a feature of kind `{kind}`; fields are made of the kinds `id` and `ids`"
             elif name in of:
                 yield f"{where}, which is in the field `{of[name]}` already; a feature belongs to one field"

@@ -1,27 +1,32 @@
 """Whether the model fits the tasks and the features: what `Config` checks once those are right."""
 
-from collections.abc import Iterator
-from typing import TYPE_CHECKING
+from collections.abc import Iterator, Mapping
 
 from raymtl.config.base import quoted
 from raymtl.config.coupling_checks import coupling_problems
+from raymtl.config.features import Feature, Table
 from raymtl.config.input_checks import input_problems
+from raymtl.config.model import Model
 from raymtl.config.sequence_checks import sequence_problems
-
-if TYPE_CHECKING:
-    from raymtl.config.root import Config
+from raymtl.config.tasks import Task
 
 
-def model_problems(config: "Config") -> Iterator[str]:
-    """What is wrong with `model`."""
-    model, tasks = config.model, config.active_tasks()
-    yield from input_problems(config)
-    yield from sequence_problems(config)
-    yield from coupling_problems(config)
-    if model.trunk.type == "single_task" and len(tasks) != 1:
+def model_problems(
+    model: Model,
+    tasks: Mapping[str, Task],
+    active: Mapping[str, Task],
+    features: Mapping[str, Feature],
+    tables: Mapping[str, Table],
+    has_scenario: bool,
+) -> Iterator[str]:
+    """What is wrong with `model`; `active` are the tasks that are trained, `has_scenario` is whether `data.scenario` is set."""
+    yield from input_problems(model, features, tables)
+    yield from sequence_problems(model, features, tables, has_scenario)
+    yield from coupling_problems(model, tasks, active, features)
+    if model.trunk.type == "single_task" and len(active) != 1:
         yield (
-            f"model.trunk is `single_task` but there are {len(tasks)} tasks {quoted(tasks)}; "
-            f"train one at a time with `--set tasks_subset=[{next(iter(tasks))}]`"
+            f"model.trunk is `single_task` but there are {len(active)} tasks {quoted(active)}; "
+            f"train one at a time with `--set tasks_subset=[{next(iter(active))}]`"
         )
     if model.trunk.type == "ple" and model.trunk.task_experts + model.trunk.shared_experts == 0:
         yield "model.trunk has no experts at all; set task_experts or shared_experts above 0"

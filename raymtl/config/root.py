@@ -8,7 +8,7 @@ from pydantic import Field, model_validator
 from raymtl.config.base import Section, Words, did_you_mean, not_a_task, quoted
 from raymtl.config.daily import Daily
 from raymtl.config.data import Data, Location
-from raymtl.config.features import DenseFeature, Feature, Table, TableDefaults
+from raymtl.config.features import DenseFeature, Feature, Table, TableDefaults, table_of
 from raymtl.config.model import Model
 from raymtl.config.model_checks import model_problems
 from raymtl.config.tasks import Task
@@ -65,13 +65,17 @@ class Config(Section):
     def _consistent(self) -> "Config":
         # Whether model and run fit the tasks can only be said of tasks that are right.
         problems = [*_table_problems(self), *_task_problems(self)] or [
-            *model_problems(self),
+            *self._model_problems(),
             *_train_problems(self),
             *_daily_problems(self),
         ]
         if problems:
             raise ValueError("\n".join(problems))
         return self
+
+    def _model_problems(self) -> Iterator[str]:
+        active, has_scenario = self.active_tasks(), self.data.scenario is not None
+        return model_problems(self.model, self.tasks, active, self.features, self.tables, has_scenario)
 
     def active_tasks(self) -> dict[str, Task]:
         """The tasks to train, in order, with parents outside the subset dropped."""
@@ -109,7 +113,7 @@ class Config(Section):
 
     def table_of(self, feature: str) -> str:
         """Name of the table that an ID feature looks up."""
-        return getattr(self.features[feature], "table", None) or feature
+        return table_of(feature, self.features[feature])
 
 
 def _with_defaults(table: Table, defaults: TableDefaults) -> Table:

@@ -1,24 +1,25 @@
 """Whether the slots that name features (histories, the user, the candidate, the scenario) name the right ones."""
 
 from collections.abc import Iterable, Iterator, Mapping
-from typing import TYPE_CHECKING
 
 from raymtl.config.base import did_you_mean, quoted
-from raymtl.config.features import DenseFeature, IdFeature, IdsFeature, SequenceFeature
+from raymtl.config.features import DenseFeature, Feature, IdFeature, IdsFeature, SequenceFeature, Table, table_of
+from raymtl.config.model import Model
 from raymtl.config.slots.sequence import DUPNSequence, NoSequence, TIMSequence, TransformerSequence
 from raymtl.config.slots.trunk import M2M
 
-if TYPE_CHECKING:
-    from raymtl.config.root import Config
+Features = Mapping[str, Feature]
 
 _POOLED = (IdFeature, IdsFeature)
 _FLAT = (IdFeature, IdsFeature, DenseFeature)
 
 
-def sequence_problems(config: "Config") -> Iterator[str]:
+def sequence_problems(
+    model: Model, features: Features, tables: Mapping[str, Table], has_scenario: bool
+) -> Iterator[str]:
     """What is wrong with `model.sequence` and with the features that `model.trunk` names."""
-    section, trunk = config.model.sequence, config.model.trunk
-    histories = [n for n, f in config.features.items() if isinstance(f, SequenceFeature)]
+    section, trunk = model.sequence, model.trunk
+    histories = [n for n, f in features.items() if isinstance(f, SequenceFeature)]
     if histories and isinstance(section, NoSequence):
         yield (
             "model.sequence is `none` but there are features of kind `sequence`; "
@@ -27,7 +28,7 @@ def sequence_problems(config: "Config") -> Iterator[str]:
     if not histories and not isinstance(section, NoSequence):
         yield f"model.sequence is `{section.type}` but no feature has the kind `sequence`; add one, or set it to `none`"
         return
-    dims = {table: config.tables[table].dim for table in map(config.table_of, histories)}
+    dims = {(table := table_of(name, features[name])): tables[table].dim for name in histories}
     if len(set(dims.values())) > 1:
         found = ", ".join(f"`{table}` {dim}" for table, dim in dims.items())
         yield f"tables that are read as sequences need one `dim` (TorchRec keeps them in one module), but they have {found}"
@@ -35,9 +36,9 @@ def sequence_problems(config: "Config") -> Iterator[str]:
         if section.width % section.heads:
             yield f"model.sequence.width is {section.width}, which {section.heads} heads cannot share; make it a multiple of them"
         if section.behaviours is not None:
-            yield from _groups(config, "model.sequence.behaviours", section.behaviours, histories)
+            yield from _groups(features, "model.sequence.behaviours", section.behaviours, histories)
     if isinstance(section, TIMSequence):
-        yield from _named(config, "model.sequence.target", section.target, _POOLED)
+        yield from _named(features, "model.sequence.target", section.target, _POOLED)
     if isinstance(section, DUPNSequence):
         item = section.item if section.item is not None else [n for n in histories if n not in section.properties]
         if section.item is None and len(item) > 1:
@@ -47,11 +48,13 @@ def sequence_problems(config: "Config") -> Iterator[str]:
             )
         if not item:
             yield "model.sequence.item is empty; name the `sequence` features that say what each step was about"
-        yield from _groups(config, "model.sequence", {"item": item, "properties": section.properties}, histories, True)
-        yield from _named(config, "model.sequence.user", section.user, _FLAT)
+        yield from _groups(
+            features, "model.sequence", {"item": item, "properties": section.properties}, histories, True
+        )
+        yield from _named(features, "model.sequence.user", section.user, _FLAT)
     if isinstance(trunk, M2M):
-        yield from _named(config, "model.trunk.knowledge", trunk.knowledge, _FLAT)
-        if not trunk.knowledge and config.data.scenario is None and (trunk.meta_attention or trunk.meta_tower):
+        yield from _named(features, "model.trunk.knowledge", trunk.knowledge, _FLAT)
+        if not trunk.knowledge and not has_scenario and (trunk.meta_attention or trunk.meta_tower):
             yield (
                 "model.trunk is `m2m` but nothing tells one scenario from another; set data.scenario, or name features in "
                 "model.trunk.knowledge"
@@ -59,11 +62,11 @@ def sequence_problems(config: "Config") -> Iterator[str]:
 
 
 def _groups(
-    config: "Config", path: str, groups: Mapping[str, list[str]], histories: list[str], together: bool = False
+    features: Features, path: str, groups: Mapping[str, list[str]], histories: list[str], together: bool = False
 ) -> Iterator[str]:
     """Groups of sequence features of the same steps; with `together` all groups are of the same steps."""
     for group, names in groups.items():
-        yield from _named(config, f"{path}.{group}", names, (SequenceFeature,))
+        yield from _named(features, f"{path}.{group}", names, (SequenceFeature,))
     named = [name for names in groups.values() for name in names]
     for name in sorted({name for name in named if named.count(name) > 1}):
         yield f"{path} names `{name}` {named.count(name)} times; name it once"
@@ -71,16 +74,16 @@ def _groups(
         if name not in named:
             yield f"features.{name} has the kind `sequence` but {path} leaves it out; name it there, or remove the feature"
     for same in [named] if together else groups.values():
-        lengths = {n: f.max_length for n in same if isinstance(f := config.features.get(n), SequenceFeature)}
+        lengths = {n: f.max_length for n in same if isinstance(f := features.get(n), SequenceFeature)}
         if len(set(lengths.values())) > 1:
             found = ", ".join(f"`{name}` {length}" for name, length in lengths.items())
             yield f"{path}: features of the same steps need one max_length, but they have {found}"
 
 
-def _named(config: "Config", path: str, names: Iterable[str], kinds: tuple[type, ...]) -> Iterator[str]:
-    fitting = [n for n, f in config.features.items() if isinstance(f, kinds)]
+def _named(features: Features, path: str, names: Iterable[str], kinds: tuple[type, ...]) -> Iterator[str]:
+    fitting = [n for n, f in features.items() if isinstance(f, kinds)]
     for name in names:
-        if name not in config.features:
+        if name not in features:
             yield f"{path} names `{name}`, which is not one of the features {quoted(fitting)}{did_you_mean(name, fitting)}"
         elif name not in fitting:
-            yield f"{path} names `{name}`, a feature of kind `{config.features[name].kind}`; these would fit: {quoted(fitting)}"
+            yield f"{path} names `{name}`, a feature of kind `{features[name].kind}`; these would fit: {quoted(fitting)}"

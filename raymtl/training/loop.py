@@ -16,7 +16,7 @@ from raymtl.data.batch import Batch, Collator
 from raymtl.data.read import Input, Schedule
 from raymtl.data.units import Plan
 from raymtl.errors import DataError
-from raymtl.objectives.metrics import EvalMetrics
+from raymtl.objectives.metrics import EvalMetrics, signed_value
 from raymtl.telemetry import logs
 from raymtl.telemetry.collectives import CollectiveSampler
 from raymtl.telemetry.metrics import Gauges
@@ -25,7 +25,6 @@ from raymtl.training.checkpoint import Progress
 from raymtl.training.feed import Feed, Step
 from raymtl.training.reduce import compute_metrics
 from raymtl.training.runlog import RunLog
-from raymtl.training.score import score_of
 
 
 @dataclass(frozen=True)
@@ -47,9 +46,10 @@ class Worker:
     device: torch.device
     group: dist.ProcessGroup
     """All workers, with the backend of the device."""
-    feed_groups: dict[bool, dist.ProcessGroup | None]
-    """All workers over gloo, for the feed of training (False) or of evaluation (True) alone: both may live at a time. None with
-    a single worker."""
+    train_feed_group: dist.ProcessGroup | None
+    """All workers over gloo, for the feed of training alone; None with a single worker."""
+    eval_feed_group: dist.ProcessGroup | None
+    """The same for the feed of evaluation: both feeds may live at a time."""
     open_stream: Callable[[Input, Schedule], Iterable[pa.Table]]
     """Opens this worker's blocks of an input; called by all workers together."""
     must_save: Callable[[], bool] = lambda: False
@@ -146,7 +146,8 @@ class Loop:
     def _feed(self, source: Input, schedule: Schedule, seen: Callable[[Batch], None] | None = None) -> Feed:
         evaluation = source.evaluation
         blocks = self._worker.open_stream(source, schedule)
-        return Feed(blocks, self._collators[evaluation], self._worker.feed_groups[evaluation], seen, self._share)
+        group = self._worker.eval_feed_group if evaluation else self._worker.train_feed_group
+        return Feed(blocks, self._collators[evaluation], group, seen, self._share)
 
     # Training steps
 
@@ -281,7 +282,7 @@ class Loop:
         """
         started = time.perf_counter()
         metrics = self.measure(self._inputs["eval"])
-        score = score_of(metrics, self._config.train.select)
+        score = signed_value(metrics, self._config.train.select)
         seconds = round(time.perf_counter() - started, 3)
         record = {
             "step": self.progress.step,
@@ -334,7 +335,7 @@ class Loop:
         stop = self._config.train.early_stop
         if stop is None:
             return False
-        scores = [score_of(e["metrics"], stop.metric) for e in self.progress.evaluations if "for_judge" not in e]
+        scores = [signed_value(e["metrics"], stop.metric) for e in self.progress.evaluations if "for_judge" not in e]
         known = [s for s in scores if s is not None]
         if not known:
             return False

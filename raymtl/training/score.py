@@ -1,18 +1,8 @@
-"""One number out of an evaluation, for choosing checkpoints and for early stopping: higher is better."""
-
-from typing import Any
+"""Whether the metrics to choose checkpoints and to stop early by are there."""
 
 from raymtl.config.root import Config
 from raymtl.errors import ConfigError
-from raymtl.objectives.metrics import lower_is_better, value_of
-
-
-def score_of(metrics: dict[str, Any], what: str) -> float | None:
-    """The value of `what` (`mean_auc` or `<task>.<metric>`), negated where lower is better; None where it is null."""
-    value = value_of(metrics, what)
-    if value is None:
-        return None
-    return -value if lower_is_better(what) else value
+from raymtl.objectives.metrics import lower_is_better
 
 
 def check_scores(config: Config) -> None:

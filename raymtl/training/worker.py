@@ -112,7 +112,7 @@ def _ask(judge: Any, worker: Worker, evaluation: dict[str, Any]) -> bool:
     """The judge's answer, the same on all workers."""
     answer = [ray.get(judge.ask.remote(evaluation)) if worker.rank == 0 else None]
     if worker.workers > 1:  # the feed of the evaluation has ended, so its group is free
-        dist.broadcast_object_list(answer, src=0, group=worker.feed_groups[True], device=torch.device("cpu"))
+        dist.broadcast_object_list(answer, src=0, group=worker.eval_feed_group, device=torch.device("cpu"))
     return bool(answer[0])
 
 
@@ -131,10 +131,9 @@ def set_up(job: Job, rank: int, workers: int) -> tuple[Worker, dist.ProcessGroup
     group = dist.group.WORLD
     assert group is not None
     # Groups over gloo, each used by one thread alone: those of the feeds, and that of the writer of checkpoints
-    feed_groups = {
-        evaluation: dist.new_group(backend="gloo", timeout=timeout) if workers > 1 else None
-        for evaluation in (False, True)
-    }
+    train_feed_group, eval_feed_group = (
+        dist.new_group(backend="gloo", timeout=timeout) if workers > 1 else None for _ in range(2)
+    )
     save_group = dist.new_group(backend="gloo", timeout=timeout)
     logs.log.info("worker %d of %d on %s, device %s", rank, workers, socket.gethostname(), device)
     gauges = Gauges(job.run, rank)
@@ -142,7 +141,9 @@ def set_up(job: Job, rank: int, workers: int) -> tuple[Worker, dist.ProcessGroup
         _tell_tables(gauges, job.inputs["train"].maps)
     streams = Streams(job, rank, workers)
     must_save = partial(_must_save, job.mailbox if rank == 0 else None, device)
-    return Worker(rank, workers, device, group, feed_groups, streams, must_save, gauges), save_group
+    return Worker(
+        rank, workers, device, group, train_feed_group, eval_feed_group, streams, must_save, gauges
+    ), save_group
 
 
 def _must_save(mailbox: Any, device: torch.device) -> bool:

@@ -84,7 +84,7 @@ def train_alone(
     if begin is not None and begin.heads_only:
         built.optimizers.train_only(built.model.module.head.ranker.heads())
     progress.starts += 1
-    worker = Worker(0, 1, device, group, {False: None, True: None}, _opener(job, blocks), gauges=Gauges(job.run, 0))
+    worker = Worker(0, 1, device, group, None, None, _opener(job, blocks), gauges=Gauges(job.run, 0))
 
     def save(score: float | None) -> None:
         state.save(progress)

@@ -1,9 +1,8 @@
 """What makes a trial better: one number or several out of an evaluation, and the limits it must keep to.
 
-Every number here is oriented: higher is better, whatever the metric.
+Every number here is signed: higher is better, whatever the metric.
 """
 
-import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -12,23 +11,9 @@ from raymtl.config.base import did_you_mean, quoted
 from raymtl.config.root import Config
 from raymtl.config.tune import ASHA, MedianStop, Objective, Tune
 from raymtl.errors import ConfigError
-from raymtl.objectives.metrics import lower_is_better, value_of
-
-ORDER = "order_violations"
-"""The share of evaluation rows in which a child of the funnel is more probable than its parent; lower is better."""
+from raymtl.objectives.metrics import ORDER, lower_is_better, signed_value
 
 Metrics = dict[str, Any]
-
-
-def oriented(metrics: Metrics, name: str) -> float | None:
-    """The value of a metric, negated where lower is better; None where the evaluation has none."""
-    if name == ORDER:
-        rate = (metrics.get("order_violation_rate") or {}).get("overall")
-        return None if rate is None else -float(rate)
-    value = value_of(metrics, name)
-    if value is None or not math.isfinite(value):
-        return None
-    return -value if lower_is_better(name) else value
 
 
 def is_lower_better(name: str) -> bool:
@@ -37,7 +22,7 @@ def is_lower_better(name: str) -> bool:
 
 
 def plain(name: str, value: float) -> float:
-    """An oriented value as the metric itself."""
+    """A signed value as the metric itself."""
     return -value if is_lower_better(name) else value
 
 
@@ -59,7 +44,7 @@ class Judge:
         if not metrics:
             return None
         weights = self.objective.mean
-        found = [oriented(metrics, name) for name in self.objective.goals()]
+        found = [signed_value(metrics, name) for name in self.objective.goals()]
         if any(v is None for v in found):
             return None
         numbers = [float(v) for v in found if v is not None]
@@ -74,11 +59,11 @@ class Judge:
         """
         found = []
         for name, bound in self.objective.subject_to.items():
-            value = oriented(metrics, name)
+            value = signed_value(metrics, name)
             if value is None:
                 found.append(1.0)
             elif bound.loses_at_most is not None:
-                base = oriented(default, name) if default is not None else None
+                base = signed_value(default, name) if default is not None else None
                 found.append(0.0 if base is None else base - bound.loses_at_most - value)
             elif bound.at_least is not None:
                 found.append(bound.at_least - plain(name, value))
@@ -92,10 +77,10 @@ class Judge:
 
 
 def stopping_value(tune: Tune, metrics: Metrics) -> float | None:
-    """The oriented number by which a trial under way is judged."""
+    """The signed number by which a trial under way is judged."""
     by = getattr(tune.stopping, "by", None)
     if by is not None:
-        return oriented(metrics, by)
+        return signed_value(metrics, by)
     values = Judge(tune.objective).values(metrics)
     return None if values is None else values[0]
 

@@ -12,8 +12,9 @@ import pyarrow.parquet as pq
 from raymtl.config.load import config_from_dict, dump_config
 from raymtl.data.source import below, open_filesystem
 from raymtl.data.whole import write_whole
+from raymtl.objectives.metrics import signed_value
 from raymtl.training.rundir import RESULT, write_file
-from raymtl.tuning.objective import Judge, front, oriented, plain
+from raymtl.tuning.objective import Judge, front, plain
 from raymtl.tuning.record import Trial
 from raymtl.tuning.report.page import write_report
 from raymtl.tuning.search import SEARCHED, Search
@@ -105,7 +106,7 @@ def _values(judge: Judge, name: str, trials: Sequence[Trial]) -> list[float]:
     if name in judge.names:
         index = judge.names.index(name)
         return [values[index] for t in trials if (values := judge.values(t.metrics)) is not None]
-    return [v for t in trials if (v := oriented(t.metrics or {}, name)) is not None]
+    return [v for t in trials if (v := signed_value(t.metrics or {}, name)) is not None]
 
 
 def _variance(values: Sequence[float]) -> float:

@@ -67,7 +67,8 @@ def train(config: Config, threads: int = 1, extra: Iterable[str] = ()) -> dict[s
             1,
             torch.device("cpu"),
             group,
-            {False: None, True: None},
+            None,
+            None,
             lambda source, schedule: blocks(config, source.plan, schedule, source.evaluation),
         )
         progress = Progress()

@@ -68,7 +68,8 @@ def frozen(config: Config, store: Store, version: str, dates: list[dt.date]) -> 
                 1,
                 cpu,
                 group,
-                {False: None, True: None},
+                None,
+                None,
                 lambda source, schedule, day=day: blocks(day, source.plan, schedule, True, maps=source.maps),
             )
             loop = Loop(worker, day, built, {"train": source}, Progress(), None, lambda score: None)

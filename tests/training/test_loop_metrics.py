@@ -32,7 +32,7 @@ class Heard(Gauges):
 
 def train(rank: int, workers: int) -> list[tuple[str, float | None, dict[str, str]]]:
     config = mixed_config([None], rows=12, log_every_steps=2, checkpoint={"every_units": 1})
-    feed_groups = {e: dist.new_group(backend="gloo") for e in (False, True)}
+    feed_groups = [dist.new_group(backend="gloo") for _ in range(2)]
     world = dist.group.WORLD
     assert world is not None
     sizes = [80, 70]
@@ -41,7 +41,7 @@ def train(rank: int, workers: int) -> list[tuple[str, float | None, dict[str, st
         return blocks(config, sizes, schedule, rank, workers)
 
     heard = Heard(rank)
-    worker = Worker(rank, workers, torch.device("cpu"), world, feed_groups, open_stream, gauges=heard)
+    worker = Worker(rank, workers, torch.device("cpu"), world, *feed_groups, open_stream, gauges=heard)
     inputs = {"train": Input(plan_of(sizes))}
     Loop(worker, config, make(config), inputs, Progress(), None, lambda score: None).run()
     return heard.said

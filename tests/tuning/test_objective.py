@@ -5,7 +5,8 @@ from typing import Any
 import pytest
 
 from raymtl.config.tune import Objective
-from raymtl.tuning.objective import Judge, area, front, oriented, plain
+from raymtl.objectives.metrics import signed_value
+from raymtl.tuning.objective import Judge, area, front, plain
 
 
 def metrics(click: float, buy: float, order: float = 0.1, logloss: float = 0.3) -> dict[str, Any]:
@@ -19,9 +20,9 @@ def judge(**objective: Any) -> Judge:
 
 def test_higher_is_always_better() -> None:
     found = metrics(0.7, 0.8, order=0.2, logloss=0.4)
-    assert oriented(found, "click.auc") == 0.7
-    assert oriented(found, "click.logloss") == -0.4
-    assert oriented(found, "order_violations") == -0.2
+    assert signed_value(found, "click.auc") == 0.7
+    assert signed_value(found, "click.logloss") == -0.4
+    assert signed_value(found, "order_violations") == -0.2
     assert plain("click.logloss", -0.4) == 0.4
     assert plain("click.auc", 0.7) == 0.7
 

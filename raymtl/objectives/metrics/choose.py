@@ -1,6 +1,10 @@
-"""One number out of a result, by the name that `train.select` and `train.early_stop.metric` use."""
+"""One number out of a result, by the name that `train.select`, `train.early_stop.metric` and `tune.objective` use."""
 
+import math
 from typing import Any
+
+ORDER = "order_violations"
+"""The share of evaluation rows in which a child of the funnel is more probable than its parent; lower is better."""
 
 LOWER_IS_BETTER = frozenset({"logloss", "ne", "poisson_deviance", "mse", "rmse", "mae", "nmae", "smape"})
 """Losses and errors: the smaller the better."""
@@ -19,6 +23,17 @@ def lower_is_better(name: str) -> bool:
         return metric in LOWER_IS_BETTER
     known = ", ".join(sorted(LOWER_IS_BETTER | HIGHER_IS_BETTER - {"mean_auc"}))
     raise ValueError(f"`{name}` cannot choose a checkpoint; use mean_auc or <task>.<metric> with one of {known}")
+
+
+def signed_value(result: dict[str, Any], name: str) -> float | None:
+    """The value of a metric, negated where lower is better, so that higher always is; None where it is null or not finite."""
+    if name == ORDER:
+        rate = (result.get("order_violation_rate") or {}).get("overall")
+        return None if rate is None else -float(rate)
+    value = value_of(result, name)
+    if value is None or not math.isfinite(value):
+        return None
+    return -value if lower_is_better(name) else value
 
 
 def value_of(result: dict[str, Any], name: str) -> float | None:

@@ -5,9 +5,9 @@ from collections.abc import Callable, Sequence
 from matplotlib.axes import Axes
 from matplotlib.ticker import FuncFormatter, MaxNLocator
 
+from raymtl.objectives.metrics import ORDER
 from raymtl.reports.plots import INK, panels, styled, svg
 from raymtl.reports.style import MUTED
-from raymtl.tuning.objective import ORDER
 from raymtl.tuning.record import Trial
 from raymtl.tuning.report.marks import Point, legend, mean_line, number_axis, scatter
 from raymtl.tuning.report.view import View, config_value, text

@@ -6,9 +6,9 @@ import optuna
 from optuna.importance import PedAnovaImportanceEvaluator, get_param_importances
 from optuna.trial import TrialState, create_trial
 
+from raymtl.objectives.metrics import signed_value
 from raymtl.reports.plots import FAINT, INK, panels, styled, svg
 from raymtl.reports.style import MUTED
-from raymtl.tuning.objective import oriented
 from raymtl.tuning.record import Trial
 from raymtl.tuning.report.view import View, text
 
@@ -64,7 +64,7 @@ def _worth(view: View, trial: Trial, goal: str) -> float | None:
         return None
     if view.search.judge.objective.mean is not None:
         return view.value(trial, goal)
-    return oriented(trial.metrics, goal)
+    return signed_value(trial.metrics, goal)
 
 
 def _evaluator() -> PedAnovaImportanceEvaluator:

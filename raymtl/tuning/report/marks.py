@@ -10,9 +10,9 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import FuncFormatter, MaxNLocator, ScalarFormatter
 
+from raymtl.objectives.metrics import ORDER
 from raymtl.reports.plots import FAINT, INK, LINE, LOOK, PAPER
 from raymtl.reports.style import MUTED
-from raymtl.tuning.objective import ORDER
 from raymtl.tuning.record import Trial
 from raymtl.tuning.report.view import View
 

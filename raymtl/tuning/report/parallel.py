@@ -10,8 +10,8 @@ from matplotlib.cm import ScalarMappable
 from matplotlib.colors import LinearSegmentedColormap, Normalize
 from optuna.distributions import FloatDistribution, IntDistribution
 
+from raymtl.objectives.metrics import ORDER
 from raymtl.reports.plots import FAINT, INK, LINE, PAPER, figure, styled, svg
-from raymtl.tuning.objective import ORDER
 from raymtl.tuning.record import Trial
 from raymtl.tuning.report.marks import DASHED, limits
 from raymtl.tuning.report.view import View, text

@@ -144,6 +144,6 @@ def gain_word(gain: Mapping[str, Any]) -> tuple[str, Kind]:
 
 
 def _mean(view: View, name: str, values: Sequence[float]) -> float:
-    """Of oriented values, as the metric itself."""
+    """Of signed values, as the metric itself."""
     mean = sum(values) / len(values)
     return -mean if view.lower(name) else mean

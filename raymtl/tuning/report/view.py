@@ -1,4 +1,4 @@
-"""What the report of a search is about: its trials, and their numbers as the user knows them (not oriented)."""
+"""What the report of a search is about: its trials, and their numbers as the user knows them (not signed)."""
 
 import math
 import statistics
@@ -7,8 +7,9 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
+from raymtl.objectives.metrics import ORDER, signed_value
 from raymtl.reports import style
-from raymtl.tuning.objective import ORDER, is_lower_better, oriented, plain
+from raymtl.tuning.objective import is_lower_better, plain
 from raymtl.tuning.record import Trial
 from raymtl.tuning.search import SEARCHED, Search
 
@@ -80,7 +81,7 @@ class View:
             values = self.search.judge.values(dict(metrics))
             return None if values is None else values[0]
         try:
-            value = oriented(dict(metrics), name)
+            value = signed_value(dict(metrics), name)
         except (KeyError, ValueError):  # a task that this evaluation does not have
             return None
         return None if value is None or not math.isfinite(value) else plain(name, value)
