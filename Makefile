@@ -51,6 +51,7 @@ lint: setup  ## style and types alone
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+	$(BIN)/lint-imports
 
 demo: setup  ## synthetic logs, training on two workers, a report
 	$(BIN)/python jobs/demo.py

@@ -1,15 +1,6 @@
-"""What `raymtl` and `python -m raymtl` run."""
+"""`python -m raymtl`."""
 
-from raymtl import signals
-
-
-def main(arguments: list[str] | None = None) -> None:
-    """Handle signals from the first moment on, before anything that takes time is imported; then run the command."""
-    signals.install()
-    from raymtl.cli import main as run
-
-    run(arguments)
-
+from raymtl.cli.__main__ import main
 
 if __name__ == "__main__":
     main()

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 import pytest
 from hypothesis import settings
 
-from tests.s3 import ENVIRONMENT
+from tests.helpers.s3_server import ENVIRONMENT
 
 settings.register_profile("shared machine", deadline=None)
 settings.load_profile("shared machine")

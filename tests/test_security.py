@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from raymtl.cli import run_command
+from raymtl.cli.main import run_command
 from raymtl.config.load import load_config
 from raymtl.errors import ConfigError
 
@@ -27,14 +27,14 @@ RUNS_CODE = {
     *("yaml.load", "yaml.unsafe_load", "yaml.full_load", "importlib.import_module", "pandas.read_pickle"),
 }
 ALLOWED = {
-    ("raymtl/data/check.py", "pickle.loads"): "what a reading task of the same run has counted",
+    ("raymtl/data/validation/run.py", "pickle.loads"): "what a reading task of the same run has counted",
     ("raymtl/training/checkpoint_reader.py", "torch.load"): "weights_only=True",
-    ("raymtl/training/touched.py", "np.load"): "allow_pickle=False",
+    ("raymtl/training/row_tracker.py", "np.load"): "allow_pickle=False",
     ("raymtl/config/yamltext.py", "yaml.load"): "a subclass of the safe loader",
     ("raymtl/models/registry.py", "importlib.import_module"): "`type: custom`, which names code on purpose",
     ("raymtl/models/ranker.py", "importlib.import_module"): "the package's own modules",
     ("raymtl/objectives/balance/balancer.py", "importlib.import_module"): "the package's own modules",
-    ("raymtl/versions.py", "importlib.import_module"): "one fixed name",
+    ("raymtl/dependencies.py", "importlib.import_module"): "one fixed name",
 }
 
 
@@ -54,7 +54,7 @@ def test_nothing_that_is_read_is_run() -> None:
     assert found - set(ALLOWED) == set()
     assert ("raymtl/config/yamltext.py", "yaml.load") in found  # the search finds what is there
     training = ROOT / "raymtl" / "training"
-    assert "allow_pickle=False" in (training / "touched.py").read_text()
+    assert "allow_pickle=False" in (training / "row_tracker.py").read_text()
     assert "torch.load(value, weights_only=True)" in (training / "checkpoint_reader.py").read_text()
 
 

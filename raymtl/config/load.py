@@ -21,6 +21,7 @@ from raymtl.config.root import Config
 from raymtl.config.schema import kind_of
 from raymtl.config.yamltext import dump_yaml, parse_yaml
 from raymtl.errors import ConfigError, DataError, StorageError
+from raymtl.storage.paths import absolute
 
 S = TypeVar("S", bound=Section)
 
@@ -116,11 +117,6 @@ def config_hash(config: Config) -> str:
     return hashlib.sha256(json.dumps(content, separators=(",", ":")).encode()).hexdigest()[:16]
 
 
-def absolute(path: str) -> str:
-    """A local path made absolute from the current folder, `~` expanded; a URL as it is."""
-    return path if "://" in path else os.path.abspath(os.path.expanduser(path))
-
-
 def _read(path: str) -> str:
     if "://" in path:
         return _read_url(path)
@@ -139,9 +135,8 @@ def _read(path: str) -> str:
 
 def _read_url(url: str) -> str:
     # Not before: Arrow takes a while to import, and these modules read configurations themselves
-    from raymtl.data.remote import read_whole
-    from raymtl.data.retry import advice, may_pass, patiently, reason
-    from raymtl.data.source import open_filesystem
+    from raymtl.storage.filesystem import open_filesystem, read_whole
+    from raymtl.storage.retry import advice, may_pass, patiently, reason
 
     try:
         filesystem, inner = open_filesystem(url)

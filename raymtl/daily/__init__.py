@@ -1,1 +1,1 @@
-"""The daily job: `machine` and `day` are its states, `versions` what it publishes, `reports` what it shows."""
+"""The daily job: `runner` goes through the days, `day` through the states of one, `reports` shows them."""

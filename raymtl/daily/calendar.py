@@ -5,10 +5,10 @@ from dataclasses import dataclass, field
 
 from raymtl.config.daily import Daily
 from raymtl.daily.record import Record, read_record, recorded_days
-from raymtl.daily.versions.manifest import Manifest
-from raymtl.daily.versions.storage import Store
-from raymtl.daily.versions.store import Listed, list_versions, show
 from raymtl.errors import ConfigError
+from raymtl.model_store.manifest import Manifest
+from raymtl.model_store.store import Listed, list_versions, show
+from raymtl.storage.object_store import Store
 
 
 @dataclass(frozen=True)

@@ -15,12 +15,12 @@ from typing import Any
 
 from raymtl.config.daily import Daily
 from raymtl.config.root import Config
-from raymtl.daily.bounds import out_of_bounds
 from raymtl.daily.calendar import LeftOut, choose_base, known_versions
+from raymtl.daily.data_drift import out_of_bounds
 from raymtl.daily.day_job import day_job, session_config
 from raymtl.daily.day_maps import DayMaps, make_day_maps
 from raymtl.daily.gate import judge, summary
-from raymtl.daily.inputs import DayPlans, plan_day
+from raymtl.daily.input_plan import DayPlans, plan_day
 from raymtl.daily.ready import check_day, not_ready
 from raymtl.daily.record import (
     FINAL,
@@ -38,14 +38,7 @@ from raymtl.daily.record import (
     write_record,
 )
 from raymtl.daily.reports.write import write_reports
-from raymtl.daily.session import BASE, DayJob, run_day_worker
-from raymtl.daily.versions import store as versions
-from raymtl.daily.versions.lease import Lease
-from raymtl.daily.versions.log import utc_now
-from raymtl.daily.versions.manifest import Manifest
-from raymtl.daily.versions.restore import check_fits
-from raymtl.daily.versions.storage import Store, names, remove_folder
-from raymtl.data.source import below
+from raymtl.daily.worker import BASE, DayJob, run_day_worker
 from raymtl.errors import (
     CheckpointError,
     ConfigError,
@@ -55,11 +48,18 @@ from raymtl.errors import (
     TryLaterError,
     UserError,
 )
+from raymtl.model_store import store as versions
+from raymtl.model_store.commit_log import utc_now
+from raymtl.model_store.lease import Lease
+from raymtl.model_store.loader import check_fits
+from raymtl.model_store.manifest import Manifest
+from raymtl.storage.object_store import Store, names, remove_folder
+from raymtl.storage.paths import below
 from raymtl.training.cluster import connect
-from raymtl.training.fit import fit
+from raymtl.training.driver import defining
 from raymtl.training.phases import joining, starting_workers
-from raymtl.training.room import check_room, reading_tasks
-from raymtl.training.run import defining
+from raymtl.training.ray_trainer import fit
+from raymtl.training.resources import check_room, reading_tasks
 
 Listener = Callable[[dict[str, Any]], None]
 _POLL_S = 30.0

@@ -7,20 +7,20 @@ from raymtl.config.data import DayRange
 from raymtl.config.root import Config
 from raymtl.daily.calendar import version_before
 from raymtl.daily.day_maps import DayMaps, version_maps
-from raymtl.daily.inputs import DayPlans, held_out_input, training_input
+from raymtl.daily.input_plan import DayPlans, held_out_input, training_input
 from raymtl.daily.record import Record, folder
-from raymtl.daily.session import BASE, CANDIDATE, NEXT_DAY, DayJob, Score
-from raymtl.daily.versions import store as versions
-from raymtl.daily.versions.delta import can_rest_on
-from raymtl.daily.versions.export import Draft
-from raymtl.daily.versions.manifest import Manifest, new_id
-from raymtl.daily.versions.storage import Store
-from raymtl.daily.versions.store import Listed
+from raymtl.daily.worker import BASE, CANDIDATE, NEXT_DAY, DayJob, Score
 from raymtl.data.read import Input
 from raymtl.data.sample import sample_base_rates
-from raymtl.data.source import below
 from raymtl.errors import VersionError
-from raymtl.training.room import Room
+from raymtl.model_store import store as versions
+from raymtl.model_store.delta import can_rest_on
+from raymtl.model_store.manifest import Manifest, new_id
+from raymtl.model_store.store import Listed
+from raymtl.model_store.writer import Draft
+from raymtl.storage.object_store import Store
+from raymtl.storage.paths import below
+from raymtl.training.resources import Room
 
 
 def session_config(config: Config, plans: DayPlans, day: dt.date, output: str, record: Record) -> Config:

@@ -6,13 +6,13 @@ from dataclasses import dataclass
 from typing import Any
 
 from raymtl.config.root import Config
-from raymtl.daily.versions.manifest import Manifest
-from raymtl.daily.versions.owners import read_map
-from raymtl.daily.versions.storage import Store
-from raymtl.data.idmap import IdMap, MapFile, find_map, save_map
-from raymtl.data.source import below
+from raymtl.data.build_id_maps import count_and_admit, source_of
+from raymtl.data.ids.id_map import IdMap, MapFile, find_map, save_map
 from raymtl.data.units import Plan
-from raymtl.training.id_maps import count_and_admit, source_of
+from raymtl.model_store.manifest import Manifest
+from raymtl.model_store.row_owners import read_map
+from raymtl.storage.object_store import Store
+from raymtl.storage.paths import below
 
 Say = Callable[[str], None]
 

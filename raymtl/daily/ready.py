@@ -7,11 +7,12 @@ import pyarrow.fs as pafs
 from raymtl.config.data import DayRange
 from raymtl.config.root import Config
 from raymtl.daily.record import Figures
-from raymtl.data.check_report import ColumnReport, PartReport, ScenarioReport
-from raymtl.data.retry import fault, patiently
-from raymtl.data.source import find_files, open_filesystem, partitioned_days
+from raymtl.data.source import find_files, partitioned_days
 from raymtl.data.units import find_footers
+from raymtl.data.validation.report import ColumnReport, PartReport, ScenarioReport
 from raymtl.errors import ConfigError, DataError
+from raymtl.storage.filesystem import open_filesystem
+from raymtl.storage.retry import fault, patiently
 from raymtl.words import count_of
 
 
@@ -80,7 +81,9 @@ def check_day(config: Config, day: dt.date, read_tasks: int) -> tuple[Figures, l
 
     Labels that are not final may be missing. Raises DataError where there is no data set.
     """
-    from raymtl.data.check import check_data  # Ray takes seconds to import, and waiting for a day does not need it
+    from raymtl.data.validation.run import (
+        check_data,  # Ray takes seconds to import, and waiting for a day does not need it
+    )
 
     data = config.data.model_copy(update={"train": _only(day), "eval": None})
     config = config.model_copy(update={"data": data})

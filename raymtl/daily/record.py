@@ -10,8 +10,8 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from raymtl.daily.versions.storage import Store, names, read_bytes, write_bytes
 from raymtl.errors import StorageError
+from raymtl.storage.object_store import Store, names, read_bytes, write_bytes
 
 FOLDER = "days"
 NAME = "record.json"

@@ -1,1 +1,1 @@
-"""Logs to batches: the contract, reading with Ray Data, checking, synthetic logs, converters."""
+"""Logs to batches: the contract, reading with Ray Data, validation, ID maps, converters."""

@@ -28,9 +28,9 @@ from raymtl.config.features import BiasFeature, DenseFeature, IdFeature, IdsFeat
 from raymtl.config.root import Config
 from raymtl.data import rules
 from raymtl.data.contract import label_tasks
-from raymtl.data.hashing import hash_rows, hash_strings, mix64, to_int64
-from raymtl.data.id_lookup import IdLookup
-from raymtl.data.idmap import MapFile, MapRows
+from raymtl.data.ids.hashing import hash_rows, hash_strings, mix64, to_int64
+from raymtl.data.ids.id_map import MapFile, MapRows
+from raymtl.data.ids.id_map_lookup import IdLookup
 from raymtl.data.labels import make_labels
 from raymtl.data.rules import Rule, one_array
 from raymtl.data.user_slice import UserSlice

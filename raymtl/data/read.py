@@ -18,13 +18,12 @@ from ray.data.datasource import Datasource, ReadTask
 from raymtl.config.root import Config
 from raymtl.data.blocks import BlockMaker, Place
 from raymtl.data.contract import is_string_column
-from raymtl.data.idmap import MapFile
-from raymtl.data.remote import open_to_read
-from raymtl.data.retry import PAUSES_S, fault, is_of_storage, may_pass
-from raymtl.data.source import open_filesystem
+from raymtl.data.ids.id_map import MapFile
 from raymtl.data.units import Fragment, Plan
 from raymtl.data.user_slice import UserSlice
 from raymtl.errors import CheckpointError, DataError, StorageError
+from raymtl.storage.filesystem import open_filesystem, open_to_read
+from raymtl.storage.retry import PAUSES_S, fault, is_of_storage, may_pass
 
 Schedule = Sequence[tuple[int, int]]
 """What to read, in order: (pass, unit of the plan). The pass only changes how rows are shuffled."""
@@ -208,8 +207,8 @@ def stream(
     that order.
 
     The blocks are dealt to the worker with the fewest rows so far. None is cut off to make the shares equal
-    (`equal=False`): the workers agree on their steps themselves (`training/feed.py`), so no row is left out. `read_tasks` run
-    at a time, each of which reserves `task_cpus`.
+    (`equal=False`): the workers agree on their steps themselves (`training/synced_loader.py`), so no row is left out.
+    `read_tasks` run at a time, each of which reserves `task_cpus`.
     """
     context = DataContext.get_current().copy()
     maker = BlockMaker(config, source.evaluation, source.maps, source.users)

@@ -4,7 +4,7 @@ import math
 
 import numpy as np
 
-from raymtl.data.hashing import mix64
+from raymtl.data.ids.hashing import mix64
 
 _BITS = 14
 _REGISTERS = 1 << _BITS

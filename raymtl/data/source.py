@@ -1,22 +1,19 @@
-"""Finding the files of a data set: any pyarrow or fsspec file system, hive partitions `ds=YYYY-MM-DD[/hour=HH]`."""
+"""Finding the files of a data set in hive partitions `ds=YYYY-MM-DD[/hour=HH]`."""
 
 import datetime as dt
-import os
-import re
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from urllib.parse import urlparse
 
 import pyarrow.fs as pafs
 
 from raymtl.config.data import DayRange
-from raymtl.data.remote import list_folder
-from raymtl.data.retry import fault, is_of_storage, patiently
-from raymtl.errors import ConfigError, DataError
+from raymtl.errors import DataError
+from raymtl.storage.filesystem import list_folder, open_filesystem
+from raymtl.storage.paths import below
+from raymtl.storage.retry import fault, patiently
 from raymtl.words import count_of
 
 _LISTING_THREADS = 8
-_HADOOP = {"s3a": "s3", "s3n": "s3", "wasb": "abfs", "wasbs": "abfss"}
 
 
 @dataclass(frozen=True)
@@ -29,63 +26,6 @@ class File:
     """The day of its `ds=` partition."""
     size: int
     """Bytes."""
-
-
-def open_filesystem(path: str) -> tuple[pafs.FileSystem, str]:
-    """The file system and the path on it, for a local path or a URL of pyarrow's or fsspec's schemes.
-
-    A local path comes back absolute, since Ray's processes run in folders of their own; `~` is the home folder. Raises
-    ConfigError where nothing reads such URLs.
-    """
-    if not urlparse(path).scheme:
-        return pafs.LocalFileSystem(), os.path.abspath(os.path.expanduser(path))
-    try:
-        filesystem, inner = patiently(lambda: pafs.FileSystem.from_uri(path))  # S3 asks for the region of the bucket
-        return filesystem, inner.rstrip("/") or "/"
-    except (ValueError, OSError, NotImplementedError, ImportError) as native:
-        import fsspec
-
-        try:
-            filesystem, inner = fsspec.core.url_to_fs(path)
-        except (ValueError, ImportError, OSError) as error:
-            if isinstance(native, OSError) and is_of_storage(native):
-                raise fault(f"open `{path}`", native) from native
-            if (unknown := _unknown_scheme(path, error)) is not None:
-                raise unknown from error
-            raise DataError(
-                f"cannot open `{path}`: {native}; fsspec says: {error}. Check the scheme and the credentials, "
-                f"and install the fsspec package of that storage"
-            ) from error
-        return pafs.PyFileSystem(pafs.FSSpecHandler(filesystem)), inner.rstrip("/") or "/"
-
-
-def _unknown_scheme(path: str, error: Exception) -> ConfigError | None:
-    """The sentence for a URL that nothing here can read, whatever its credentials."""
-    scheme = urlparse(path).scheme
-    rest = path.partition(":")[2]
-    if scheme in _HADOOP and isinstance(error, ImportError | ValueError):
-        return ConfigError(f"`{path}` is how Hadoop names it; write {_HADOOP[scheme]}:{rest}")
-    if "Protocol not known" in str(error):
-        return ConfigError(
-            f"`{path}`: no storage is known by `{scheme}:`; write a local path, or a URL that begins with s3://, gs://, "
-            "abfss://, hdfs:// or a name that fsspec knows"
-        )
-    if isinstance(error, ImportError):
-        return ConfigError(f"`{path}` needs a package that is not installed: {error}; install it on every node")
-    return None
-
-
-def below(path: str, name: str) -> str:
-    """The path or URL of `name` below a folder; a URL's query and fragment, such as `?endpoint_override=…`, stay at its end."""
-    folder, options = split_options(path)
-    scheme, mark, rest = folder.rpartition("://")
-    return f"{scheme}{mark}{rest.rstrip('/')}/{name}{options}"
-
-
-def split_options(path: str) -> tuple[str, str]:
-    """A URL without its query and fragment, and these; a local path has none, whatever is in its name."""
-    folder = re.split("[?#]", path, maxsplit=1)[0] if "://" in path else path
-    return folder, path[len(folder) :]
 
 
 def list_files(path: str, days: DayRange | None) -> list[File]:

@@ -16,10 +16,10 @@ import pyarrow.parquet as pq
 
 from raymtl.config.root import Config
 from raymtl.data.contract import mixed_problems, required_columns, schema_faults
-from raymtl.data.remote import open_to_read
-from raymtl.data.retry import fault, is_of_storage, patiently
-from raymtl.data.source import File, list_files, open_filesystem
+from raymtl.data.source import File, list_files
 from raymtl.errors import DataError
+from raymtl.storage.filesystem import open_filesystem, open_to_read
+from raymtl.storage.retry import fault, is_of_storage, patiently
 
 _FOOTER_THREADS = 16
 _MOST_PROBLEMS = 10

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 import numpy as np
 import pyarrow as pa
 
-from raymtl.data.hashing import mix64
+from raymtl.data.ids.hashing import mix64
 from raymtl.data.rules import int64_values
 
 

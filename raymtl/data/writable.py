@@ -5,8 +5,8 @@ from pathlib import Path
 
 import pyarrow.fs as pafs
 
-from raymtl.data.source import open_filesystem
 from raymtl.errors import StorageError
+from raymtl.storage.filesystem import open_filesystem
 
 
 def check_writable(folder: str, what: str = "output: the run folder", field: str = "output") -> None:

@@ -10,14 +10,14 @@ import pyarrow.compute as pc
 import pyarrow.fs as pafs
 import pyarrow.parquet as pq
 
-from raymtl.config.load import absolute, config_from_dict
+from raymtl.config.load import config_from_dict
 from raymtl.config.yamltext import dump_yaml
-from raymtl.data.hashing import hash_rows, to_int64
-from raymtl.data.remote import put
-from raymtl.data.retry import advice, reason
-from raymtl.data.source import below, open_filesystem
-from raymtl.data.whole import move, write_whole
+from raymtl.data.ids.hashing import hash_rows, to_int64
 from raymtl.errors import StorageError
+from raymtl.storage.atomic import move, write_whole
+from raymtl.storage.filesystem import open_filesystem, put
+from raymtl.storage.paths import absolute, below
+from raymtl.storage.retry import advice, reason
 
 
 class Folder:

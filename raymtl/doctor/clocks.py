@@ -3,8 +3,8 @@
 A wrong clock cannot end a lease that is alive, but it can make a day begin early or late.
 """
 
-from raymtl.daily.versions.lease import TTL_S
 from raymtl.doctor.finding import Finding
+from raymtl.model_store.lease import TTL_S
 
 _WARN_S = 1.0
 _FAIL_S = TTL_S / 2

@@ -8,11 +8,10 @@ from typing import Any
 import ray
 from ray._private.services import get_webui_url_from_internal_kv
 
-from raymtl.data.remote import list_folder
-from raymtl.data.retry import reason
-from raymtl.data.source import open_filesystem
 from raymtl.doctor import machine, stack, storage
 from raymtl.errors import UserError
+from raymtl.storage.filesystem import list_folder, open_filesystem
+from raymtl.storage.retry import reason
 
 _AGENT_STARTS_S = 10.0  # on a Ray that was started a moment ago, the agent is not there yet
 

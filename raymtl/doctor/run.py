@@ -16,13 +16,13 @@ import ray
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from raymtl.config.root import Config
+from raymtl.dependencies import package_versions
 from raymtl.doctor import clocks, machine, network, stack, storage
 from raymtl.doctor.finding import Finding
 from raymtl.doctor.probe import Probe
 from raymtl.errors import UserError
 from raymtl.training.cluster import connect, join
-from raymtl.training.room import shortage
-from raymtl.versions import package_versions
+from raymtl.training.resources import shortage
 
 T = TypeVar("T")
 Say = Callable[[str], None]

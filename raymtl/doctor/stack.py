@@ -11,8 +11,8 @@ import subprocess
 import sys
 from typing import Any
 
+from raymtl.dependencies import StackError, check_stack, package_versions
 from raymtl.doctor.finding import Finding
-from raymtl.versions import StackError, check_stack, package_versions
 
 SHOWN = ("torch", "torchrec", "fbgemm-gpu-cpu", "fbgemm-gpu", "ray", "pyarrow")
 

@@ -9,18 +9,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from raymtl.daily.versions.storage import (
-    Store,
-    create,
-    names,
-    open_store,
-    read_bytes,
-    remove,
-    remove_folder,
-    write_bytes,
-)
 from raymtl.doctor.finding import Finding
 from raymtl.errors import UserError
+from raymtl.storage.object_store import Store, create, names, open_store, read_bytes, remove, remove_folder, write_bytes
 
 FOLDER = ".raymtl-doctor"
 ASKER = "asker"

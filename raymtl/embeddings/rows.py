@@ -14,7 +14,7 @@ from torch.distributed._shard.sharded_tensor import ShardedTensor
 from torchrec.distributed import DistributedModelParallel
 
 from raymtl.config.features import Init
-from raymtl.embeddings.init import drawn_rows
+from raymtl.embeddings.initialisation import drawn_rows
 
 _CHECKED_ROWS = 1 << 18
 

@@ -15,7 +15,7 @@ from torchrec.distributed.planner.types import PlannerError
 from torchrec.distributed.types import ModuleSharder, ShardingPlan, ShardingType
 from torchrec.optim import SGD, Adagrad, Adam, RowWiseAdagrad
 
-from raymtl.embeddings.lookup import Lookup
+from raymtl.embeddings.tables import Lookup
 from raymtl.errors import ConfigError
 
 # Left out of the free choice: data-parallel tables, whose optimizer state does not load into another sharding

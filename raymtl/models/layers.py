@@ -14,7 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from raymtl.models.parts import X, linear
+from raymtl.models.precomputed import X, linear
 
 HEAD_STD = 0.01
 """Standard deviation of the output weights: small, so that the output bias alone sets the first predictions (G12)."""

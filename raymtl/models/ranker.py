@@ -13,7 +13,7 @@ import raymtl.models
 from raymtl.config.model import Model
 from raymtl.config.tasks import Task
 from raymtl.models.inputs import InputSpec, ModelInput
-from raymtl.models.parts import X, whole
+from raymtl.models.precomputed import X, whole
 from raymtl.models.registry import build, find, options_of
 from raymtl.models.slots import Context, Derived
 from raymtl.models.towers import Towers

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from raymtl.config.tasks import Task
 from raymtl.models.inputs import InputSpec, ModelInput
-from raymtl.models.parts import X
+from raymtl.models.precomputed import X
 
 
 class Derived(NamedTuple):
@@ -80,7 +80,7 @@ class RefineSlot(nn.Module):
 
     width: int
     takes_parts = False
-    """Whether x may also be `KnownProducts` (`models/parts.py`), as it is in the item part of a served model."""
+    """Whether x may also be `KnownProducts` (`models/precomputed.py`), as it is in the item part of a served model."""
 
     def forward(self, x: X, inputs: ModelInput) -> X:
         raise NotImplementedError

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from torch import Tensor, nn
 
 from raymtl.models.layers import GroupedMLP
-from raymtl.models.parts import X, whole
+from raymtl.models.precomputed import X, whole
 from raymtl.models.slots import Context
 
 

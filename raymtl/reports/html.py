@@ -2,9 +2,6 @@
 
 from typing import Any
 
-from raymtl.data.remote import make_folder_of, put
-from raymtl.data.retry import advice
-from raymtl.data.source import below, open_filesystem
 from raymtl.errors import StorageError
 from raymtl.reports import curves, slices, style
 from raymtl.reports.load import Run, load_run
@@ -17,6 +14,9 @@ from raymtl.reports.tables import (
     metrics_of,
     value_rows,
 )
+from raymtl.storage.filesystem import make_folder_of, open_filesystem, put
+from raymtl.storage.paths import below
+from raymtl.storage.retry import advice
 
 _GOOD = {"finished", "done", "completed", "complete", "success", "succeeded", "ok"}
 

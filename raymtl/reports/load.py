@@ -7,11 +7,11 @@ from typing import Any
 import pyarrow.fs as pafs
 import yaml
 
-from raymtl.data.remote import read_whole
-from raymtl.data.retry import fault, patiently
-from raymtl.data.source import below, open_filesystem, split_options
 from raymtl.errors import UserError
 from raymtl.reports.tables import metrics_of
+from raymtl.storage.filesystem import open_filesystem, read_whole
+from raymtl.storage.paths import below, split_options
+from raymtl.storage.retry import fault, patiently
 
 FILES = ("config.yaml", "metrics.jsonl", "result.json")
 

@@ -2,7 +2,7 @@
 
 from rich.table import Table
 
-from raymtl.embeddings.dry_plan import DryPlan, gib
+from raymtl.embeddings.planning import DryPlan, gib
 from raymtl.telemetry.logs import FoldedTable
 
 

@@ -31,7 +31,7 @@ def counting(what: str, console: Console) -> Iterator[Callable[[int, int], None]
 
 
 class TrainingLines:
-    """Listener of a run: `raymtl.training.run.train` calls it with every record."""
+    """Listener of a run: `raymtl.training.driver.train` calls it with every record."""
 
     def __init__(self, console: Console):
         self._console = console

@@ -19,7 +19,6 @@ from torch import Tensor, nn
 
 from raymtl.config.features import DenseFeature, IdFeature
 from raymtl.config.root import Config
-from raymtl.data.retry import fault
 from raymtl.data.writing import Folder
 from raymtl.errors import ConfigError
 from raymtl.models.ranker import Ranker
@@ -28,6 +27,7 @@ from raymtl.serving.rules import Rules
 from raymtl.serving.split import State
 from raymtl.serving.tables import Quantization, make_table
 from raymtl.serving.version import Version, read_dense, read_id_map, read_table
+from raymtl.storage.retry import fault
 
 FORMAT = 1
 """Number of the format of `model.json`."""

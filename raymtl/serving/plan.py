@@ -11,9 +11,10 @@ from raymtl.config.data import DayRange
 from raymtl.config.features import BiasFeature
 from raymtl.config.root import Config
 from raymtl.data.contract import mixed_problems, required_columns, schema_faults
-from raymtl.data.source import list_files, open_filesystem
+from raymtl.data.source import list_files
 from raymtl.data.units import Unit, make_units, read_footers
 from raymtl.errors import DataError
+from raymtl.storage.filesystem import open_filesystem
 
 UNIT_ROWS = 1 << 18
 """Rows of an output file, about: row groups of the input are gathered until there are so many, and none is cut."""

@@ -1,6 +1,7 @@
 """From what the logs say to what the tables and the model read, as tensor operations: what an exported program begins with.
 
-The same rules as in `data/hashing.py`, `data/idmap.py` and `data/blocks.py`. Shapes: N rows, V values of a list, M IDs of a map.
+The same rules as in `data/ids/hashing.py`, `data/ids/id_map.py` and `data/blocks.py`. Shapes: N rows, V values of a list, M
+IDs of a map.
 """
 
 from collections.abc import Mapping, Sequence
@@ -10,7 +11,7 @@ from torch import Tensor, nn
 
 from raymtl.config.features import DenseFeature, Table
 from raymtl.config.root import Config
-from raymtl.data.idmap import UNKNOWN_ROW, IdMap
+from raymtl.data.ids.id_map import UNKNOWN_ROW, IdMap
 
 
 def mix64(ids: Tensor) -> Tensor:

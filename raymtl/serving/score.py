@@ -16,8 +16,8 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from raymtl.config.data import DayRange
 from raymtl.config.root import Config
-from raymtl.data.id_lookup import IdLookup
-from raymtl.data.source import File, below, open_filesystem
+from raymtl.data.ids.id_map_lookup import IdLookup
+from raymtl.data.source import File
 from raymtl.data.units import find_footers
 from raymtl.data.writing import Folder
 from raymtl.errors import ClusterError, ConfigError, UserError, user_errors
@@ -25,10 +25,12 @@ from raymtl.serving.model import load_ranker, served_tables
 from raymtl.serving.plan import ScorePlan, default_keys, plan_scoring
 from raymtl.serving.scorer import PREDICTION, Assets, Scorer
 from raymtl.serving.version import Version, open_version, read_dense, read_id_map, read_table
+from raymtl.storage.filesystem import open_filesystem
+from raymtl.storage.paths import below
 from raymtl.telemetry import logs
 from raymtl.training.cluster import join
 from raymtl.training.phases import joining
-from raymtl.training.room import places
+from raymtl.training.resources import places
 from raymtl.training.rundir import only_one
 from raymtl.words import count_of
 

@@ -16,15 +16,15 @@ import torch
 
 from raymtl.config.root import Config
 from raymtl.data.blocks import BlockMaker, Place
-from raymtl.data.id_lookup import IdLookup
+from raymtl.data.ids.id_map_lookup import IdLookup
 from raymtl.data.read import read_fragment
-from raymtl.data.retry import fault
 from raymtl.data.writing import Folder
 from raymtl.errors import DataError
 from raymtl.serving.model import Raw, ServedModel, feature_sides, load_ranker
 from raymtl.serving.plan import Output, ScorePlan, served_columns
 from raymtl.serving.rows import Rows, new_users, tensors
 from raymtl.serving.tables import FloatTable
+from raymtl.storage.retry import fault
 
 PREDICTION = "pred_"
 """What the names of the predictions' columns begin with."""

@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from raymtl.models.inputs import InputSpec, ModelInput
-from raymtl.models.parts import KnownProducts
+from raymtl.models.precomputed import KnownProducts
 from raymtl.models.ranker import Ranker, beside
 from raymtl.models.slots import AskedSequenceSlot
 

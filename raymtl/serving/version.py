@@ -11,15 +11,15 @@ from torch import Tensor
 from raymtl.config.load import config_from_dict
 from raymtl.config.root import Config
 from raymtl.config.slots.common import Custom
-from raymtl.daily.versions.manifest import DENSE, KEY, WEIGHT, FileEntry, Manifest
-from raymtl.daily.versions.owners import read_map
-from raymtl.daily.versions.read_rows import numbers, row_groups
-from raymtl.daily.versions.storage import Store, open_store
-from raymtl.daily.versions.store import chain, check_sizes, read_file, show
-from raymtl.data.idmap import IdMap
-from raymtl.data.source import split_options
+from raymtl.data.ids.id_map import IdMap
 from raymtl.errors import ConfigError, VersionError
+from raymtl.model_store.manifest import DENSE, KEY, WEIGHT, FileEntry, Manifest
+from raymtl.model_store.row_owners import read_map
+from raymtl.model_store.store import chain, check_sizes, read_file, show
+from raymtl.model_store.table_reader import numbers, row_groups
 from raymtl.serving.model import served_tables
+from raymtl.storage.object_store import Store, open_store
+from raymtl.storage.paths import split_options
 
 _CURRENT = "current"
 _FOLDER = re.compile(r"(.+)/versions/([^/]+)")

@@ -9,9 +9,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from raymtl.config.load import absolute, dump_config, load_config, relative_paths
+from raymtl.config.load import dump_config, load_config, relative_paths
 from raymtl.config.root import Config
 from raymtl.errors import ConfigError
+from raymtl.storage.paths import absolute
 
 UPLOADED = "raymtl-submitted.yaml"
 """Name of the configuration in the folder that the job runs in."""

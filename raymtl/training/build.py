@@ -11,9 +11,9 @@ from torchrec.distributed import DistributedModelParallel
 from torchrec.distributed.types import ShardingPlan
 
 from raymtl.config.root import Config
-from raymtl.embeddings.init import fill_rows
-from raymtl.embeddings.lookup import Lookup, describe_lookup
+from raymtl.embeddings.initialisation import fill_rows
 from raymtl.embeddings.sharding import Machine, make_plan, make_planner, sharders
+from raymtl.embeddings.tables import Lookup, describe_lookup
 from raymtl.errors import ConfigError
 from raymtl.objectives.balance.balancer import Balancer
 from raymtl.training.model import TrainModel

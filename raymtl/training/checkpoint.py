@@ -20,10 +20,10 @@ from torch.distributed.checkpoint._nested_dict import flatten_state_dict
 from torch.distributed.checkpoint.api import CheckpointException
 from torch.distributed.checkpoint.staging import BlockingAsyncStager
 
-from raymtl.data.remote import read_whole
-from raymtl.data.retry import patiently
-from raymtl.data.source import below, open_filesystem
 from raymtl.errors import CheckpointError
+from raymtl.storage.filesystem import open_filesystem, read_whole
+from raymtl.storage.paths import below
+from raymtl.storage.retry import patiently
 from raymtl.training.build import Built
 from raymtl.training.checkpoint_reader import Planner, Reader, read_index
 

@@ -19,10 +19,9 @@ from torch.distributed.checkpoint.default_planner import DefaultLoadPlanner
 from torch.distributed.checkpoint.metadata import Metadata, StorageMeta
 from torch.distributed.checkpoint.planner import ReadItem
 
-from raymtl.data.remote import read_whole
-from raymtl.data.reopened import Reopened
-from raymtl.data.retry import patiently
-from raymtl.data.source import open_filesystem
+from raymtl.storage.filesystem import open_filesystem, read_whole
+from raymtl.storage.retry import patiently
+from raymtl.storage.retrying_file import Reopened
 
 INDEX = ".metadata"
 _ONE_READ_BYTES = 8 << 20

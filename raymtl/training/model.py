@@ -7,7 +7,7 @@ from torchrec.sparse.jagged_tensor import JaggedTensor, KeyedTensor
 
 from raymtl.config.root import Config
 from raymtl.data.batch import Batch
-from raymtl.embeddings.lookup import Arrange, Lookup, pooled_module, unpooled_module
+from raymtl.embeddings.tables import Arrange, Lookup, pooled_module, unpooled_module
 from raymtl.models.ranker import build_ranker
 from raymtl.objectives.balance.balancer import build_balancer
 from raymtl.objectives.losses import Losses, TaskLosses

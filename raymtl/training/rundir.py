@@ -12,12 +12,12 @@ from typing import Any
 import pyarrow.fs as pafs
 
 from raymtl.config.root import Config
-from raymtl.data.remote import is_local, list_folder, put, read_whole
-from raymtl.data.retry import advice, may_pass, patiently, reason
-from raymtl.data.source import below, open_filesystem, split_options
-from raymtl.data.whole import write_whole
 from raymtl.data.writable import not_writable
 from raymtl.errors import CheckpointError, StorageError, TryLaterError
+from raymtl.storage.atomic import write_whole
+from raymtl.storage.filesystem import is_local, list_folder, open_filesystem, put, read_whole
+from raymtl.storage.paths import below, split_options
+from raymtl.storage.retry import advice, may_pass, patiently, reason
 from raymtl.training.checkpoint import PROGRESS
 
 RESULT = "result.json"
@@ -140,7 +140,7 @@ def has_checkpoint(run_dir: str) -> bool:
 
 
 def _is_whole(filesystem: pafs.FileSystem, folder: str) -> bool:
-    # Listed, since fsspec takes any error for a no when it is asked for one file (data/remote.py)
+    # Listed, since fsspec takes any error for a no when it is asked for one file (storage/filesystem.py)
     entries = patiently(lambda: list_folder(filesystem, folder, recursive=False, allow_not_found=True))
     return {".metadata", PROGRESS} <= {e.base_name for e in entries if e.type == pafs.FileType.File}
 

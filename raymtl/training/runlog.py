@@ -10,8 +10,8 @@ import pyarrow.fs as pafs
 import ray
 from torch.utils.tensorboard import SummaryWriter
 
-from raymtl.data.retry import patiently, reason
-from raymtl.data.source import open_filesystem
+from raymtl.storage.filesystem import open_filesystem
+from raymtl.storage.retry import patiently, reason
 from raymtl.training.rundir import read_file, run_storage
 
 METRICS = "metrics.jsonl"

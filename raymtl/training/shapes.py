@@ -4,7 +4,7 @@ from torch import Tensor
 
 from raymtl.config.root import Config
 from raymtl.config.slots.common import Custom
-from raymtl.embeddings.lookup import describe_lookup
+from raymtl.embeddings.tables import describe_lookup
 from raymtl.training.checkpoint import compare, saved_entries
 from raymtl.training.model import TrainModel
 

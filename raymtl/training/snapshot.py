@@ -17,9 +17,9 @@ from ray.train.v2._internal.execution.checkpoint.checkpoint_manager import (
     _TrainingResultState,
 )
 
-from raymtl.data.remote import delete_file, list_folder
-from raymtl.data.retry import patiently
-from raymtl.data.source import below, open_filesystem
+from raymtl.storage.filesystem import delete_file, list_folder, open_filesystem
+from raymtl.storage.paths import below
+from raymtl.storage.retry import patiently
 from raymtl.training.checkpoint import PROGRESS
 from raymtl.training.checkpoint_reader import read_index
 from raymtl.training.rundir import checkpoints, read_file, run_storage, write_file

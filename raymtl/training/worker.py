@@ -20,21 +20,21 @@ from ray.train import Checkpoint, CheckpointUploadMode
 from ray.train.torch import get_device
 
 from raymtl.config.root import Config
-from raymtl.data.idmap import MapFile
+from raymtl.data.ids.id_map import MapFile
 from raymtl.data.read import Input, Schedule, stream
-from raymtl.data.source import below
 from raymtl.errors import CheckpointError, UserError
+from raymtl.storage.paths import below
+from raymtl.storage.temp_dirs import new_folder, sweep
 from raymtl.telemetry import logs
 from raymtl.telemetry.metrics import Gauges
 from raymtl.training import checkpoint as saved_state
 from raymtl.training.build import Built, build
 from raymtl.training.checkpoint import Progress
-from raymtl.training.loop import Judged, Loop, Worker
-from raymtl.training.room import readers_take_cpus, reading_tasks
+from raymtl.training.distributed import together
+from raymtl.training.resources import readers_take_cpus, reading_tasks
 from raymtl.training.runlog import RunLog
-from raymtl.training.scratch import new_folder, sweep
 from raymtl.training.snapshot import WORST
-from raymtl.training.together import together
+from raymtl.training.trainer import Judged, Loop, Worker
 from raymtl.words import count_of
 
 

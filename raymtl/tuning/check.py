@@ -4,8 +4,8 @@ Imports neither Ray nor TorchRec, which take longer than the checks.
 """
 
 from raymtl.config.root import Config
-from raymtl.data.source import below
 from raymtl.errors import ConfigError
+from raymtl.storage.paths import below
 from raymtl.tuning.objective import check_objective
 from raymtl.tuning.space import Space
 

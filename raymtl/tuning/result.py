@@ -10,14 +10,15 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from raymtl.config.load import config_from_dict, dump_config
-from raymtl.data.source import below, open_filesystem
-from raymtl.data.whole import write_whole
 from raymtl.objectives.metrics import signed_value
+from raymtl.storage.atomic import write_whole
+from raymtl.storage.filesystem import open_filesystem
+from raymtl.storage.paths import below
 from raymtl.training.rundir import RESULT, write_file
 from raymtl.tuning.objective import Judge, front, plain
-from raymtl.tuning.record import Trial
 from raymtl.tuning.report.page import write_report
 from raymtl.tuning.search import SEARCHED, Search
+from raymtl.tuning.trial_store import Trial
 
 BEST, TABLE, REPORT = "best.yaml", "trials.parquet", "report.html"
 

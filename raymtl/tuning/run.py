@@ -13,32 +13,33 @@ from ray.tune.search import Searcher
 
 from raymtl.config.load import config_hash, dump_config, load_config
 from raymtl.config.root import Config
-from raymtl.daily.versions.owners import read_map
-from raymtl.daily.versions.restore import check_fits
-from raymtl.daily.versions.storage import open_store
-from raymtl.daily.versions.store import chain, show
-from raymtl.data.idmap import MapFile, find_map, save_map
+from raymtl.data.build_id_maps import make_maps
+from raymtl.data.ids.id_map import MapFile, find_map, save_map
 from raymtl.data.read import Input
-from raymtl.data.source import below, open_filesystem
 from raymtl.data.units import Plan
 from raymtl.data.writable import check_writable
 from raymtl.errors import CheckpointError, ClusterError, ConfigError, StorageError, VersionError
+from raymtl.model_store.loader import check_fits
+from raymtl.model_store.row_owners import read_map
+from raymtl.model_store.store import chain, show
+from raymtl.storage.filesystem import open_filesystem
+from raymtl.storage.object_store import open_store
+from raymtl.storage.paths import below
 from raymtl.training.cluster import connect
-from raymtl.training.id_maps import make_maps
-from raymtl.training.loop import pass_schedule
+from raymtl.training.driver import defining, prepare_inputs
 from raymtl.training.phases import joining
-from raymtl.training.room import Room, reading_tasks
-from raymtl.training.run import defining, prepare_inputs
+from raymtl.training.resources import Room, reading_tasks
 from raymtl.training.rundir import CONFIG, only_one, read_file, write_file
-from raymtl.tuning.alone import Begin, remove_state, trial_folder
+from raymtl.training.trainer import pass_schedule
 from raymtl.tuning.blocks import fits, read_shared
 from raymtl.tuning.check import check, search_folder
-from raymtl.tuning.record import Book, trial_name
+from raymtl.tuning.inprocess_trial import Begin, remove_state, trial_folder
 from raymtl.tuning.result import write_result
 from raymtl.tuning.sampler import rung_rows
 from raymtl.tuning.search import Finished, Listener, Search
 from raymtl.tuning.space import Space
 from raymtl.tuning.trial import REPORT, Shared, reading_part, run_trial
+from raymtl.tuning.trial_store import Book, trial_name
 from raymtl.words import count_of
 
 CLOCK = "clock.json"

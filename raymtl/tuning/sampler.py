@@ -16,8 +16,8 @@ from optuna.trial import FrozenTrial, TrialState
 
 from raymtl.config.tune import ASHA, NSGA2, TPE, MedianStop, Tune
 from raymtl.tuning.objective import Judge, stopping_value
-from raymtl.tuning.record import Trial
 from raymtl.tuning.space import Axis, Draw, Space
+from raymtl.tuning.trial_store import Trial
 
 optuna.logging.set_verbosity(optuna.logging.WARNING)
 

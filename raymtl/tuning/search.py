@@ -10,8 +10,8 @@ from raymtl.config.tune import Grid, Tune
 from raymtl.errors import ConfigError
 from raymtl.tuning import sampler
 from raymtl.tuning.objective import Judge, front
-from raymtl.tuning.record import Book, Kind, Trial
 from raymtl.tuning.space import Draw, Space
+from raymtl.tuning.trial_store import Book, Kind, Trial
 from raymtl.words import count_of
 
 Listener = Callable[[dict[str, Any]], None]

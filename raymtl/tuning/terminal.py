@@ -11,8 +11,8 @@ from rich.text import Text
 from raymtl.reports import style
 from raymtl.telemetry.logs import FoldedTable
 from raymtl.tuning.objective import plain
-from raymtl.tuning.record import Trial
 from raymtl.tuning.search import Search
+from raymtl.tuning.trial_store import Trial
 from raymtl.words import count_of
 
 _SHOWN = 12

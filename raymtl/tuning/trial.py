@@ -16,16 +16,16 @@ from ray import tune
 from raymtl.config.load import config_from_dict, config_hash
 from raymtl.config.root import Config
 from raymtl.data.read import Input
-from raymtl.data.retry import is_of_storage
-from raymtl.data.source import below
 from raymtl.errors import StorageError, UserError
+from raymtl.storage.paths import below
+from raymtl.storage.retry import is_of_storage
 from raymtl.training.checkpoint import Progress
-from raymtl.training.room import Room
+from raymtl.training.resources import Room
 from raymtl.training.worker import Job
-from raymtl.tuning.alone import Begin, train_alone, trial_folder
 from raymtl.tuning.blocks import SharedInput
-from raymtl.tuning.nested import train_nested
-from raymtl.tuning.record import is_given_up, slim, trial_name
+from raymtl.tuning.distributed_trial import train_nested
+from raymtl.tuning.inprocess_trial import Begin, train_alone, trial_folder
+from raymtl.tuning.trial_store import is_given_up, slim, trial_name
 
 REPORT = "report"
 """The one key of what Tune is told, whose value is JSON: Tune takes nested values apart."""

@@ -17,7 +17,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from raymtl.config.load import load_config
 from raymtl.config.root import Config
-from raymtl.embeddings.lookup import describe_lookup
+from raymtl.embeddings.tables import describe_lookup
 from raymtl.models.inputs import InputSpec, ModelInput
 from raymtl.models.ranker import build_ranker
 

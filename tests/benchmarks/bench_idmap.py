@@ -19,12 +19,13 @@ from typing import Any
 import numpy as np
 import stages
 
-from raymtl.data import id_lookup
-from raymtl.data.admit import admit
-from raymtl.data.count_ids import IdCounts, Tally
-from raymtl.data.hashing import hash_rows
-from raymtl.data.id_lookup import IdLookup
-from raymtl.data.idmap import IdMap, find_map, save_map
+from raymtl.data.count_ids import Tally
+from raymtl.data.ids import id_map_lookup
+from raymtl.data.ids.admission import admit
+from raymtl.data.ids.counts import IdCounts
+from raymtl.data.ids.hashing import hash_rows
+from raymtl.data.ids.id_map import IdMap, find_map, save_map
+from raymtl.data.ids.id_map_lookup import IdLookup
 
 BLOCK, IDS = 65_536, 1_000_000
 DAYS = [dt.date(1970, 1, 1) + dt.timedelta(n) for n in range(3)]
@@ -65,7 +66,7 @@ def lookups(count: int, repeats: int) -> dict[str, Any]:
         lambda: in_blocks(lambda ids: hash_rows(ids, id_map.capacity), mixed), repeats
     )
     with tempfile.TemporaryDirectory() as folder, tempfile.TemporaryDirectory(dir="/dev/shm") as memory:
-        id_lookup._FOLDERS = (memory,)
+        id_map_lookup._FOLDERS = (memory,)
         start = time.perf_counter()
         file = save_map(id_map, f"{folder}/map.parquet")
         save_ms, size = (time.perf_counter() - start) * 1e3, os.path.getsize(file.path)

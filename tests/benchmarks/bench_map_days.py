@@ -23,17 +23,17 @@ import stages
 import torch
 
 from raymtl.config.load import config_from_dict
-from raymtl.daily.versions import store as versions
-from raymtl.daily.versions.export import Delta, Draft, export
-from raymtl.daily.versions.owners import changed_owners, gone, new_owners
-from raymtl.daily.versions.storage import open_store
-from raymtl.data.admit import admit
 from raymtl.data.count_ids import count_ids
-from raymtl.data.hashing import hash_rows
-from raymtl.data.idmap import IdMap
+from raymtl.data.ids.admission import admit
+from raymtl.data.ids.hashing import hash_rows
+from raymtl.data.ids.id_map import IdMap
 from raymtl.data.units import plan_input
-from raymtl.embeddings.init import drawn_rows
+from raymtl.embeddings.initialisation import drawn_rows
 from raymtl.embeddings.rows import start_anew, table_rows
+from raymtl.model_store import store as versions
+from raymtl.model_store.row_owners import changed_owners, gone, new_owners
+from raymtl.model_store.writer import Delta, Draft, export
+from raymtl.storage.object_store import open_store
 from raymtl.training.build import build
 from raymtl.training.cluster import connect
 

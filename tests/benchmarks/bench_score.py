@@ -19,13 +19,10 @@ import torch.distributed as dist
 
 from raymtl.config.load import load_config
 from raymtl.config.root import Config
-from raymtl.daily.versions.export import Draft
-from raymtl.daily.versions.export import export as write_version
-from raymtl.daily.versions.storage import open_store
-from raymtl.daily.versions.store import publish
-from raymtl.data.synth.spec import SynthSpec
-from raymtl.data.synth.write import write_logs
 from raymtl.embeddings.spec import input_spec
+from raymtl.model_store.store import publish
+from raymtl.model_store.writer import Draft
+from raymtl.model_store.writer import export as write_version
 from raymtl.models.ranker import build_ranker
 from raymtl.serving.export import _example
 from raymtl.serving.model import SCENARIO, Raw, ServedModel, load_ranker, served_tables
@@ -35,6 +32,9 @@ from raymtl.serving.score import BATCH_ROWS, Pool, score
 from raymtl.serving.scorer import Predictor, UnitReader
 from raymtl.serving.tables import FloatTable
 from raymtl.serving.version import open_version, read_dense, read_table
+from raymtl.storage.object_store import open_store
+from raymtl.synth.spec import SynthSpec
+from raymtl.synth.write import write_logs
 from raymtl.training.build import build
 
 CONF = Path(__file__).parents[2] / "jobs" / "conf"

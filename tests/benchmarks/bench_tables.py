@@ -17,9 +17,9 @@ import stages
 from raymtl.config.load import config_from_dict, load_config, section_from
 from raymtl.config.root import Config
 from raymtl.data.batch import Collator
-from raymtl.data.synth.spec import SynthSpec
-from raymtl.data.synth.write import write_logs
-from raymtl.training import run
+from raymtl.synth.spec import SynthSpec
+from raymtl.synth.write import write_logs
+from raymtl.training import driver
 
 FEATURES = 30
 
@@ -68,7 +68,7 @@ def main() -> None:
             values = {"rows_per_day": factor * options.rows_per_day, "days": 3, "last_day_rows": 50_000}
             summary = write_logs(section_from(SynthSpec, values, [], "the logs"), f"{folder}/logs")
             sets = [f"output={folder}/runs", "name=memory", "train.precision=bf16", "data.unit_rows=100000"]
-            result = run.train(load_config(summary.config, sets), address="local")
+            result = driver.train(load_config(summary.config, sets), address="local")
             peaks[f"{result['rows_trained']:,} rows"] = round(result["peak_memory_bytes"] / 2**20)
     answer["worker_peak_mib"] = peaks
     print(json.dumps(answer, indent=2))

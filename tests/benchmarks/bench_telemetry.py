@@ -14,13 +14,12 @@ from pathlib import Path
 import ray
 import torch
 
-sys.path.insert(0, str(Path(__file__).parents[1] / "training"))
-
-from several import mixed_config, several, share
-from small_models import make
+sys.path.append(str(Path(__file__).parents[2]))
 
 from raymtl.telemetry.collectives import CollectiveSampler
 from raymtl.telemetry.metrics import METRICS, Gauges
+from tests.helpers.mixed_models import make
+from tests.helpers.worker_processes import mixed_config, several, share
 
 STEPS, EVERY = 400, 2
 

@@ -15,8 +15,8 @@ from typing import Any
 
 from raymtl.config.load import load_config
 from raymtl.data.convert.registry import convert
-from raymtl.tuning.record import Book
 from raymtl.tuning.run import tune
+from raymtl.tuning.trial_store import Book
 
 AT_A_TIME = 2
 

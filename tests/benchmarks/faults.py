@@ -27,15 +27,14 @@ from typing import Any
 import psutil
 import yaml
 
-sys.path += [str(Path(__file__).parents[1] / part) for part in (".", "..", "daily", "training")]
-from daily_world import contents, daily_raw, day_of, write_day
-from kills import no_lease, nothing_is_half
-from nodes import ENVIRONMENT as LOOPBACK
-from nodes import Nodes, workers_on
-from s3 import ENVIRONMENT, S3, Proxy, free_port
-from small_logs import DAYS, small_config, write_part
-
+sys.path.append(str(Path(__file__).parents[2]))
 from raymtl.training.cluster import on_loopback
+from tests.helpers.daily_process import no_lease, nothing_is_half
+from tests.helpers.daily_world import contents, daily_raw, day_of, write_day
+from tests.helpers.ray_nodes import ENVIRONMENT as LOOPBACK
+from tests.helpers.ray_nodes import Nodes, workers_on
+from tests.helpers.run_logs import DAYS, small_config, write_part
+from tests.helpers.s3_server import ENVIRONMENT, S3, Proxy, free_port
 
 FAULTS = ("worker", "raylet", "driver", "storage errors", "storage outage", "slow storage")
 DOCUMENTED = {0, 64, 65, 66, 69, 70, 74, 75}
@@ -170,7 +169,7 @@ class World:
         if job == "train":
             return {key: result[key] for key in ("rows_trained", "rows_left_out", "passes")}
         from raymtl.daily.record import read_record, recorded_days
-        from raymtl.daily.versions.storage import open_store
+        from raymtl.storage.object_store import open_store
 
         store = open_store(self.s3.url(f"store-{name}"))
         nothing_is_half(store)

@@ -16,14 +16,14 @@ from stages import alone
 from raymtl.config.root import Config
 from raymtl.data.batch import Collator
 from raymtl.data.blocks import BlockMaker, Place
-from raymtl.data.idmap import MapFile
+from raymtl.data.ids.id_map import MapFile
 from raymtl.data.read import Input, Schedule, read_fragment
 from raymtl.data.sample import sample_base_rates
 from raymtl.data.units import Plan, plan_input
 from raymtl.training.build import Built, build
 from raymtl.training.checkpoint import Progress
-from raymtl.training.feed import Feed
-from raymtl.training.loop import Loop, Worker
+from raymtl.training.synced_loader import Feed
+from raymtl.training.trainer import Loop, Worker
 
 BLOCK_ROWS = 65_536
 

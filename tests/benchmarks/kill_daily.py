@@ -18,12 +18,11 @@ from typing import Any
 import numpy as np
 import yaml
 
-sys.path += [str(Path(__file__).parents[1] / "daily")]
-from daily_world import contents, daily_raw, day_of, write_day
-from kills import no_lease, nothing_is_half, run_and_kill
-
+sys.path.append(str(Path(__file__).parents[2]))
 from raymtl.daily.record import read_record, recorded_days
-from raymtl.daily.versions.storage import Store, open_store
+from raymtl.storage.object_store import Store, open_store
+from tests.helpers.daily_process import no_lease, nothing_is_half, run_and_kill
+from tests.helpers.daily_world import contents, daily_raw, day_of, write_day
 
 
 def facts(store: Store) -> dict[str, Any]:

@@ -21,10 +21,9 @@ from typing import Any
 
 import ray
 
-sys.path += [str(Path(__file__).parents[1] / "tuning")]
-from searches import leaks, search_config, start
-
-from raymtl.tuning.record import Book
+sys.path.append(str(Path(__file__).parents[2]))
+from raymtl.tuning.trial_store import Book
+from tests.helpers.tune_process import leaks, search_config, start
 
 TUNE: dict[str, Any] = {
     "space": {"train.dense_optimizer.lr": {"log_uniform": [0.0005, 0.01]}},

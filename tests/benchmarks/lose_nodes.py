@@ -17,9 +17,9 @@ from pathlib import Path
 
 import yaml
 
-sys.path += [str(Path(__file__).parents[1]), str(Path(__file__).parents[1] / "training")]
-from nodes import ENVIRONMENT, Nodes, workers_on
-from small_logs import DAYS, small_config, write_part
+sys.path.append(str(Path(__file__).parents[2]))
+from tests.helpers.ray_nodes import ENVIRONMENT, Nodes, workers_on
+from tests.helpers.run_logs import DAYS, small_config, write_part
 
 
 def main() -> None:

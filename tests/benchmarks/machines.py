@@ -22,8 +22,8 @@ from pathlib import Path
 
 import yaml
 
-sys.path += [str(Path(__file__).parents[1] / "training")]
-from small_logs import DAYS, small_config, write_part
+sys.path.append(str(Path(__file__).parents[2]))
+from tests.helpers.run_logs import DAYS, small_config, write_part
 
 ROOT = Path(__file__).parents[2]
 BRIDGE, NET = "raymtl0", "10.77.0"

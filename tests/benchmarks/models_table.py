@@ -19,8 +19,8 @@ from inprocess import train
 from raymtl.config.load import load_config
 from raymtl.config.root import Config
 from raymtl.data.convert.registry import convert
-from raymtl.data.synth.spec import SynthSpec
-from raymtl.data.synth.write import write_logs
+from raymtl.synth.spec import SynthSpec
+from raymtl.synth.write import write_logs
 
 ROOT = Path(__file__).parent.parent.parent
 PRESETS = [

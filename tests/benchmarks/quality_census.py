@@ -10,7 +10,7 @@ import tempfile
 
 from raymtl.config.load import load_config
 from raymtl.data.convert.registry import convert
-from raymtl.training import run
+from raymtl.training import driver
 
 RUNS = {
     "mmoe": [],
@@ -45,7 +45,7 @@ def main() -> None:
                         f"train.workers={options.workers}",
                     ],
                 )
-                for task, metrics in run.train(config, address="local")["metrics"]["eval"].items():
+                for task, metrics in driver.train(config, address="local")["metrics"]["eval"].items():
                     found.setdefault(task, []).append(metrics["auc"])
             answer[kind] = {
                 task: {

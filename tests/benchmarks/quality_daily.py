@@ -14,10 +14,10 @@ import time
 
 from raymtl.config.load import load_config, section_from
 from raymtl.daily.day import Order
-from raymtl.daily.machine import run_daily
-from raymtl.data.synth.spec import SynthSpec
-from raymtl.data.synth.write import write_logs
-from raymtl.training import run
+from raymtl.daily.runner import run_daily
+from raymtl.synth.spec import SynthSpec
+from raymtl.synth.write import write_logs
+from raymtl.training import driver
 
 
 def aucs(metrics: dict) -> dict[str, float]:
@@ -47,7 +47,7 @@ def main() -> None:
         frozen = load_config(
             summary.config, [*base, "name=frozen", window("train", dates[0], first), window("eval", last, last)]
         )
-        run.train(frozen, address="local")
+        driver.train(frozen, address="local")
         config = load_config(
             summary.config, [*base, f"daily.store={folder}/store", f"daily.bootstrap_days={options.bootstrap}"]
         )
@@ -58,7 +58,7 @@ def main() -> None:
             records += run_daily(config, Order(day), address="local", listener=lambda item: None)
             seconds.append(time.perf_counter() - began)
         for record in records[1:]:
-            stale = run.evaluate(
+            stale = driver.evaluate(
                 f"{folder}/runs/frozen",
                 overrides=[window("eval", record.date, record.date)],
                 checkpoint=None,
@@ -84,7 +84,7 @@ def main() -> None:
             summary.config, [*base, "name=scratch", window("train", dates[0], dates[-2]), window("eval", last, last)]
         )
         began = time.perf_counter()
-        result = run.train(scratch, address="local")
+        result = driver.train(scratch, address="local")
         whole = time.perf_counter() - began
         there, here = aucs(result["metrics"]), aucs(records[-1].next_day[0].metrics)
         print(

@@ -26,22 +26,22 @@ from raymtl.config.data import DayRange
 from raymtl.config.load import load_config
 from raymtl.config.root import Config
 from raymtl.daily.day import Order
-from raymtl.daily.machine import run_daily
-from raymtl.daily.versions import store as versions
-from raymtl.daily.versions.owners import read_map
-from raymtl.daily.versions.restore import restore
-from raymtl.daily.versions.storage import Store, open_store
+from raymtl.daily.runner import run_daily
 from raymtl.data.convert.movielens import convert_movielens
-from raymtl.data.idmap import IdMap, save_map
+from raymtl.data.ids.id_map import IdMap, save_map
 from raymtl.data.read import Input
 from raymtl.data.units import plan_input
+from raymtl.model_store import store as versions
+from raymtl.model_store.loader import restore
+from raymtl.model_store.row_owners import read_map
+from raymtl.storage.object_store import Store, open_store
 from raymtl.training.build import build
 from raymtl.training.checkpoint import Progress
-from raymtl.training.loop import Loop, Worker
-from raymtl.training.run import metrics_section
+from raymtl.training.driver import metrics_section
+from raymtl.training.trainer import Loop, Worker
 
-sys.path.append(str(Path(__file__).parents[1] / "data"))
-from movielens_like import write_movielens_like
+sys.path.append(str(Path(__file__).parents[2]))
+from tests.helpers.movielens_like import write_movielens_like
 
 
 def aucs(metrics: dict[str, Any]) -> dict[str, float]:

@@ -8,9 +8,9 @@ import json
 import tempfile
 
 from raymtl.config.load import load_config, section_from
-from raymtl.data.synth.spec import SynthSpec
-from raymtl.data.synth.write import write_logs
-from raymtl.training import run
+from raymtl.synth.spec import SynthSpec
+from raymtl.synth.write import write_logs
+from raymtl.training import driver
 
 
 def main() -> None:
@@ -42,7 +42,7 @@ def main() -> None:
                     f"train.workers={options.workers}",
                 ],
             )
-            result = run.train(config, address="local")
+            result = driver.train(config, address="local")
             tasks = {
                 task: {
                     key: m.get(key)

@@ -22,11 +22,11 @@ import pyarrow.parquet as pq
 
 from raymtl.config.load import config_from_dict, load_config, section_from
 from raymtl.config.root import Config
-from raymtl.data.synth.spec import SynthSpec
-from raymtl.data.synth.write import write_logs
+from raymtl.synth.spec import SynthSpec
+from raymtl.synth.write import write_logs
 from raymtl.tuning.objective import area, front
-from raymtl.tuning.record import Book, Trial
 from raymtl.tuning.run import opened, tune
+from raymtl.tuning.trial_store import Book, Trial
 
 
 def conflict_logs(root: Path, rows: int) -> None:

@@ -10,7 +10,7 @@ from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import flop_registry
 
 from raymtl.config.root import Config
-from raymtl.embeddings.lookup import describe_lookup
+from raymtl.embeddings.tables import describe_lookup
 from raymtl.models.inputs import ModelInput
 from raymtl.models.ranker import build_ranker
 

@@ -105,7 +105,7 @@ def method(cells: Cells) -> str:
 ({ITEM_DIM} columns); two bags of 10 and 20 IDs; {DENSE} numbers; PLE with two levels, four tasks, {dense.weights / 1e6:.1f} million dense weights, {dense.flop_per_row / 1e6:.0f} MFLOP per row forward
 and backward. Histories and bags are always full. IDs meet every row of a table alike: a row-wise table that a few IDs dominate is less even than here.
 
-**Where the tables go**: `raymtl plan` with HBM of 80 GB (`raymtl/embeddings/dry_plan.py`). **Bytes**: `raymtl/embeddings/traffic.py`, which has the formulas; IDs
+**Where the tables go**: `raymtl plan` with HBM of 80 GB (`raymtl/embeddings/planning.py`). **Bytes**: `raymtl/embeddings/traffic.py`, which has the formulas; IDs
 of 8 bytes, lengths of 4, vectors of 4 a number; what a GPU keeps for itself is not counted. `python tests/benchmarks/scale_check.py` compares them, rank by rank, with what TorchRec hands to its collectives in a forward
 pass of four gloo processes: equal for table-wise, row-wise pooled and row-wise unpooled tables; `table_row_wise` was not run. A reduce-scatter runs in rings, so that a machine's sums leave it once, over all its adapters.
 

@@ -25,9 +25,9 @@ import torch
 import torch.distributed as dist
 import torch.distributed.checkpoint as dcp
 
-from raymtl.daily.versions.storage import open_store
-from raymtl.daily.versions.table_writer import FILE_BYTES, PIECE_BYTES, TableWriter, rows_per_piece
 from raymtl.embeddings.rows import Piece, TableRows
+from raymtl.model_store.table_writer import FILE_BYTES, PIECE_BYTES, TableWriter, rows_per_piece
+from raymtl.storage.object_store import open_store
 
 
 def coordinator(blocks: int = 3000) -> list[dict[str, Any]]:

@@ -8,8 +8,8 @@ from typing import Any
 
 from scale_config import scale_config
 
-from raymtl.embeddings.dry_plan import dry_plan
-from raymtl.embeddings.lookup import describe_lookup
+from raymtl.embeddings.planning import dry_plan
+from raymtl.embeddings.tables import describe_lookup
 from raymtl.embeddings.traffic import TableTraffic
 
 GPUS = (8, 64, 512)

@@ -9,7 +9,7 @@ from scale_model import NETWORKS, by_rows, half_vectors, single_ids_unpooled
 from scale_plan import BATCH, IDS
 from scale_tables import IB, Cells, gb, million, ms, plan_usable, power, table
 
-from raymtl.embeddings.dry_plan import table_bytes
+from raymtl.embeddings.planning import table_bytes
 from raymtl.embeddings.traffic import TableTraffic
 
 Tables = list[TableTraffic]

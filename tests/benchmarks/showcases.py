@@ -325,8 +325,8 @@ CASES: dict[str, Case] = {
 def write(job: tuple[str, int, str, int]) -> None:
     """The logs of one case and seed."""
     from raymtl.config.load import section_from
-    from raymtl.data.synth.spec import SynthSpec
-    from raymtl.data.synth.write import write_logs
+    from raymtl.synth.spec import SynthSpec
+    from raymtl.synth.write import write_logs
 
     name, seed, folder, rows_per_day = job
     case, place = CASES[name], _place(folder, name, seed)

@@ -9,8 +9,8 @@ import argparse
 import tempfile
 from pathlib import Path
 
-from tests.terminal.interrupt import MOMENTS, interrupt, small_logs
-from tests.terminal.screen import RAYMTL, Terminal
+from tests.helpers.interrupt import MOMENTS, interrupt, small_logs
+from tests.helpers.terminal import RAYMTL, Terminal
 
 SIGNALS = ("INT", "TERM", "HUP", "INT INT", "TERM INT")
 GRACE_S = 20

@@ -21,15 +21,15 @@ from raymtl.data.batch import Batch, Collator
 from raymtl.data.blocks import BlockMaker
 from raymtl.data.read import Input, stream
 from raymtl.data.units import Plan, plan_input
-from raymtl.embeddings.lookup import describe_lookup
+from raymtl.embeddings.tables import describe_lookup
 from raymtl.models.inputs import ModelInput
 from raymtl.models.ranker import build_ranker
 from raymtl.objectives.losses import TaskLosses
-from raymtl.training import run
+from raymtl.training import driver
 from raymtl.training.build import build
-from raymtl.training.feed import Feed
-from raymtl.training.loop import pass_schedule
-from raymtl.training.room import reading_tasks
+from raymtl.training.resources import reading_tasks
+from raymtl.training.synced_loader import Feed
+from raymtl.training.trainer import pass_schedule
 
 
 def family_cpu_s() -> float:
@@ -193,7 +193,7 @@ def end_to_end(config: Config, skip_rows: int) -> dict[str, float]:
             if item.get("kind") == "train":
                 marks.append((item["time"], family_cpu_s(), item["rows"]))
 
-        result = run.train(config, listener=listener)
+        result = driver.train(config, listener=listener)
         first = next(m for m in marks if m[2] >= skip_rows)
         last = marks[-1]
         waits = [

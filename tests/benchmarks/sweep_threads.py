@@ -11,7 +11,7 @@ import tempfile
 
 from raymtl.config.load import load_config
 from raymtl.data.convert.registry import convert
-from raymtl.training import run
+from raymtl.training import driver
 
 
 def main() -> None:
@@ -38,7 +38,7 @@ def main() -> None:
                         f"output={folder}/runs",
                         "data.eval=",
                     ]
-                    result = run.train(load_config(path, [*sets, *options.set]), address="local")
+                    result = driver.train(load_config(path, [*sets, *options.set]), address="local")
                     speeds.setdefault(f"workers {workers}, threads {threads}", []).append(round(result["rows_per_s"]))
         print(json.dumps(speeds, indent=1))
 

@@ -7,8 +7,9 @@ from types import ModuleType, SimpleNamespace
 from typing import Any
 
 import pytest
-from command_lines import ROOT
 from ray.job_submission import JobStatus
+
+from tests.helpers.command_lines import ROOT
 
 
 class FailError(Exception):

@@ -5,7 +5,8 @@ from pathlib import Path
 
 import pytest
 import yaml
-from command_lines import ROOT, calls, code_of, fault
+
+from tests.helpers.command_lines import ROOT, calls, code_of, fault
 
 CLUSTER = ROOT / "cluster"
 

@@ -6,9 +6,9 @@ from itertools import combinations
 from typing import Any
 
 import pytest
-from command_lines import ROOT
 
 from raymtl.telemetry.metrics import COMMON_TAGS, METRICS, PREFIX, RAY_PREFIX
+from tests.helpers.command_lines import ROOT
 
 DASHBOARD = json.loads((ROOT / "cluster" / "grafana-raymtl.json").read_text())
 PANELS: list[dict[str, Any]] = DASHBOARD["panels"]

@@ -5,14 +5,14 @@ import re
 from pathlib import Path
 from typing import Any
 
-import crds
 import jsonschema
 import pytest
 import ray
 import yaml
-from command_lines import ROOT
 
 import raymtl
+from tests.helpers import kuberay_schemas
+from tests.helpers.command_lines import ROOT
 
 CLUSTER = ROOT / "cluster"
 MANIFESTS = sorted(CLUSTER.glob("*.yaml"))
@@ -23,7 +23,9 @@ OBJECTS = [
     if "kind" in value
 ]
 RAY = [one for one in OBJECTS if one.values[0]["kind"].startswith("Ray")]
-needs_crds = pytest.mark.skipif(not crds.FOLDER.is_dir(), reason="the CRDs of KubeRay are not beside the checkout")
+needs_crds = pytest.mark.skipif(
+    not kuberay_schemas.FOLDER.is_dir(), reason="the CRDs of KubeRay are not beside the checkout"
+)
 
 
 def _object(file: str, kind: str) -> dict[str, Any]:
@@ -40,16 +42,18 @@ def _all(value: Any, key: str) -> list[Any]:
 @needs_crds
 @pytest.mark.parametrize("value", RAY)
 def test_ray_objects_fit_their_schema(value: dict[str, Any]) -> None:
-    assert crds.problems(value, crds.schema(value["kind"])) == []
+    assert kuberay_schemas.problems(value, kuberay_schemas.schema(value["kind"])) == []
 
 
 @needs_crds
 def test_other_objects_fit_the_same_schemas_where_these_have_them() -> None:
     pods = _object("cronjob-daily.yaml", "CronJob")["spec"]["jobTemplate"]["spec"]["template"]
-    assert crds.problems(pods, crds.schema("RayJob", "spec", "submitterPodTemplate")) == []
+    assert kuberay_schemas.problems(pods, kuberay_schemas.schema("RayJob", "spec", "submitterPodTemplate")) == []
     rules = _object("networkpolicy.yaml", "NetworkPolicy")["spec"]["ingress"]
     assert (
-        crds.problems(rules, crds.schema("RayJob", "spec", "rayClusterSpec", "networkPolicy", "head", "ingressRules"))
+        kuberay_schemas.problems(
+            rules, kuberay_schemas.schema("RayJob", "spec", "rayClusterSpec", "networkPolicy", "head", "ingressRules")
+        )
         == []
     )
 
@@ -61,7 +65,7 @@ def test_fields_that_would_be_dropped_are_found() -> None:
     head = wrong["spec"]["jobTemplate"]["rayClusterSpec"]["headGroupSpec"]
     head["template"]["spec"]["containers"][0]["resource"] = {}
     head["rayStartParams"]["num-cpus"] = 0
-    found = "\n".join(crds.problems(wrong, crds.schema("RayCronJob")))
+    found = "\n".join(kuberay_schemas.problems(wrong, kuberay_schemas.schema("RayCronJob")))
     assert "spec.concurrencyPolicy: there is no such field" in found
     assert "headGroupSpec.template.spec.containers[0].resource: there is no such field" in found
     assert "rayStartParams.num-cpus: 0 is not of type 'string'" in found

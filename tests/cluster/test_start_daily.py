@@ -7,7 +7,8 @@ from pathlib import Path
 
 import pytest
 import yaml
-from command_lines import ROOT
+
+from tests.helpers.command_lines import ROOT
 
 SCRIPT = ROOT / "cluster" / "start-daily.sh"
 KUBECTL = r"""#!/bin/sh

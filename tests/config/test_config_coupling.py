@@ -1,9 +1,9 @@
 """What the configuration refuses of couplers, the position tower and the penalties between tasks."""
 
 import pytest
-from small_config import small
 
 from raymtl.errors import ConfigError
+from tests.helpers.small_config import small
 
 CART = "tasks={click: {}, cart: {parent: click}, buy: {parent: cart}}"
 FORK = "tasks={click: {}, cart: {parent: click}, buy: {parent: click}}"

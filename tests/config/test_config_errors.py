@@ -1,10 +1,10 @@
 """Every mistake is one line with the dotted path, what was found, what was expected, and the nearest name."""
 
 import pytest
-from small_config import small_raw
 
 from raymtl.config.load import config_from_dict, load_config
 from raymtl.errors import ConfigError
+from tests.helpers.small_config import small_raw
 
 
 def put(raw, path, value):

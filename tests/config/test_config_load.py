@@ -8,15 +8,16 @@ from pathlib import Path
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from small_config import SMALL, small, small_raw
 
-from raymtl.config.load import absolute, config_from_dict, config_hash, dump_config, load_config
+from raymtl.config.load import config_from_dict, config_hash, dump_config, load_config
 from raymtl.config.presets import PRESETS
 from raymtl.config.root import Config
 from raymtl.config.slots.common import Custom
 from raymtl.config.slots.trunk import MMoE
 from raymtl.config.yamltext import dump_yaml, parse_yaml
 from raymtl.errors import ConfigError
+from raymtl.storage.paths import absolute
+from tests.helpers.small_config import SMALL, small, small_raw
 
 
 def refused(*overrides: str, text: str | None = SMALL, path: str | None = None) -> str:

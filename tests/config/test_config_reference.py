@@ -4,12 +4,12 @@ import json
 from pathlib import Path
 
 import pytest
-from small_config import small_raw
 
 from raymtl.config.presets import PRESETS
 from raymtl.config.reference import json_schema, reference
 from raymtl.config.root import Config
 from raymtl.config.schema import sections
+from tests.helpers.small_config import small_raw
 
 PAGE = Path(__file__).parent.parent.parent / "docs" / "config.md"
 

@@ -1,11 +1,11 @@
 """The checks that need more than one section, and what the sections resolve to."""
 
 import pytest
-from small_config import SMALL, small
 
 from raymtl.config.load import load_config
 from raymtl.config.slots.trunk import PLE, SharedBottom
 from raymtl.errors import ConfigError
+from tests.helpers.small_config import SMALL, small
 
 
 def refused(*overrides: str) -> str:

@@ -1,9 +1,9 @@
 """The features that the sequence slots and M2M name."""
 
 import pytest
-from small_config import small
 
 from raymtl.errors import ConfigError
+from tests.helpers.small_config import small
 
 HISTORIES = [
     "features.seen={kind: sequence, table: user}",

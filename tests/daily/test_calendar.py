@@ -5,15 +5,15 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from fake_versions import write
 
 from raymtl.config.daily import Daily
 from raymtl.daily.calendar import LeftOut, choose_base, days_between, days_to_do, version_before, why_left_out
 from raymtl.daily.record import Record, write_record
-from raymtl.daily.versions.manifest import NAME
-from raymtl.daily.versions.storage import Store, open_store, remove_folder, write_bytes
-from raymtl.daily.versions.store import current, gc, list_versions, publish, rollback
 from raymtl.errors import ConfigError, VersionError
+from raymtl.model_store.manifest import NAME
+from raymtl.model_store.store import current, gc, list_versions, publish, rollback
+from raymtl.storage.object_store import Store, open_store, remove_folder, write_bytes
+from tests.helpers.fake_versions import write
 
 
 def jan(day: int) -> dt.date:

@@ -9,7 +9,6 @@ import re
 import fsspec
 import pyarrow.fs as pafs
 import pytest
-from fake_records import DELAY_DAYS, FIRST, REFUSED_BY_CHECK, REFUSED_BY_GATE, SKIPPED, TABLES, TASKS, thirty_days
 from rich.console import Console
 
 from raymtl.daily.record import Check, GateResult, NextDay, Record, Trained, folder, read_record, write_record
@@ -17,9 +16,19 @@ from raymtl.daily.reports.day import write_day_report
 from raymtl.daily.reports.index import DAYS, write_index
 from raymtl.daily.reports.series import next_day, number_in, task_names
 from raymtl.daily.reports.table import day_table, verdict
-from raymtl.daily.versions.storage import Store, open_store, read_bytes
-from raymtl.embeddings.dry_plan import gib
+from raymtl.embeddings.planning import gib
 from raymtl.reports.style import task_colours
+from raymtl.storage.object_store import Store, open_store, read_bytes
+from tests.helpers.fake_records import (
+    DELAY_DAYS,
+    FIRST,
+    REFUSED_BY_CHECK,
+    REFUSED_BY_GATE,
+    SKIPPED,
+    TABLES,
+    TASKS,
+    thirty_days,
+)
 
 MEMORY = itertools.count()
 RECORDS = thirty_days()

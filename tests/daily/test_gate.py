@@ -6,14 +6,14 @@ from typing import Any
 
 import pytest
 import torch
-from daily_config import daily_config
 from hypothesis import given
 from hypothesis import strategies as st
 
 from raymtl.daily.gate import judge, summary
 from raymtl.daily.record import Check, GateResult
 from raymtl.objectives.metrics import EvalMetrics
-from raymtl.training.run import metrics_section
+from raymtl.training.driver import metrics_section
+from tests.helpers.daily_config import daily_config
 
 TASKS: dict[str, Any] = {
     "click": {},

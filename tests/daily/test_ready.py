@@ -10,15 +10,15 @@ import fsspec
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from daily_config import daily_config
-from faulty import Faults, register
 
 from raymtl.config.root import Config
 from raymtl.daily.ready import check_day, figures_of, find_not_ready, not_final, not_ready
-from raymtl.data import retry
-from raymtl.data.check_report import ColumnReport, LabelRate, PartReport, ScenarioReport, TableReport, TaskReport
-from raymtl.data.synth import SynthSpec, synth_config, write_logs
+from raymtl.data.validation.report import ColumnReport, LabelRate, PartReport, ScenarioReport, TableReport, TaskReport
 from raymtl.errors import DataError, StorageError
+from raymtl.storage import retry
+from raymtl.synth import SynthSpec, synth_config, write_logs
+from tests.helpers.daily_config import daily_config
+from tests.helpers.faulty_storage import Faults, register
 
 DAY = dt.date(2026, 1, 2)
 

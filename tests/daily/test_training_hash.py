@@ -1,9 +1,8 @@
 """What a day that was begun is compared by: how it is trained, and nothing else."""
 
-from daily_config import daily_config
-
 from raymtl.daily.day import training_hash
-from raymtl.training.run import defining
+from raymtl.training.driver import defining
+from tests.helpers.daily_config import daily_config
 
 
 def test_the_side_of_a_feature_is_for_serving_alone() -> None:

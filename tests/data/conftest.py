@@ -1,8 +1,9 @@
 """Fixtures of the data tests."""
 
 import pytest
-from check_logs import DAYS, good_rows, table
-from small_data import write_file
+
+from tests.helpers.small_data import write_file
+from tests.helpers.validation_logs import DAYS, good_rows, table
 
 
 @pytest.fixture
@@ -13,9 +14,9 @@ def in_process(monkeypatch):
         for task in source.get_read_tasks(tasks):
             yield from task()
 
-    from raymtl.data import check
+    from raymtl.data.validation import run as validation_run
 
-    monkeypatch.setattr(check, "scan", scan)
+    monkeypatch.setattr(validation_run, "scan", scan)
 
 
 @pytest.fixture

@@ -9,9 +9,9 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from small_data import make_config
 
 from raymtl.data.batch import Batch, Collator, unpooled_tables
+from tests.helpers.small_data import make_config
 
 CONFIG = make_config(
     features={

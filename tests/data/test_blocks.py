@@ -9,13 +9,13 @@ import pyarrow as pa
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from small_data import make_config
 
 from raymtl.config.slots.coupler import Product
 from raymtl.data.blocks import BlockMaker, Place
-from raymtl.data.hashing import hash_rows, hash_strings, to_int64
+from raymtl.data.ids.hashing import hash_rows, hash_strings, to_int64
 from raymtl.data.user_slice import UserSlice
 from raymtl.errors import DataError
+from tests.helpers.small_data import make_config
 
 PLACE = Place("logs/ds=2026-01-01/part-0.parquet", 1000)
 CLICK = pa.array([0, 1, 0, 1], pa.int8())

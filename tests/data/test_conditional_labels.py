@@ -9,17 +9,17 @@ import pyarrow as pa
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from small_data import make_config, write_file
 
 from raymtl.config.load import load_config
 from raymtl.config.root import Config
 from raymtl.config.slots.coupler import ESM2, Product
 from raymtl.data.blocks import BlockMaker, Place
-from raymtl.data.check import check_data
 from raymtl.data.contract import required_columns
 from raymtl.data.sample import sample_base_rates
 from raymtl.data.units import plan_input
+from raymtl.data.validation.run import check_data
 from raymtl.errors import ConfigError, DataError
+from tests.helpers.small_data import make_config, write_file
 
 PLACE = Place("part-0.parquet", 0)
 Columns = dict[str, list[Any]]

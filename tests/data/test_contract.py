@@ -2,9 +2,9 @@
 
 import pyarrow as pa
 import pytest
-from small_data import make_config
 
 from raymtl.data.contract import fits, mixed_problems, plain_types, required_columns, schema_faults
+from tests.helpers.small_data import make_config
 
 CONFIG = make_config(
     features={

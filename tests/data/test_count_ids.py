@@ -9,15 +9,16 @@ import pyarrow as pa
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from small_data import make_config, write_file
 
 from raymtl.config.load import config_from_dict
 from raymtl.config.root import Config
 from raymtl.data import count_ids as module
-from raymtl.data.count_ids import IdCounts, Tally, count_ids
-from raymtl.data.hashing import hash_strings
+from raymtl.data.count_ids import Tally, count_ids
+from raymtl.data.ids.counts import IdCounts
+from raymtl.data.ids.hashing import hash_strings
 from raymtl.data.units import plan_input
 from raymtl.errors import ConfigError, DataError
+from tests.helpers.small_data import make_config, write_file
 
 DAYS = ("2026-01-01", "2026-01-02")
 FIRST = 20454  # 2026-01-01

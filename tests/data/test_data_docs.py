@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 
-from raymtl.data.hashing import hash_rows, hash_strings
+from raymtl.data.ids.hashing import hash_rows, hash_strings
 
 PAGE = Path(__file__).parents[2] / "docs" / "data.md"
 

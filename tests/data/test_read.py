@@ -7,13 +7,13 @@ import pyarrow as pa
 import pyarrow.fs as pafs
 import pyarrow.parquet as pq
 import pytest
-from small_data import make_config, write_file
 
 from raymtl.data import read
 from raymtl.data.blocks import BlockMaker
 from raymtl.data.read import Input, UnitsDatasource, measured_row_bytes, read_fragment, stream
 from raymtl.data.units import Fragment, plan_input
 from raymtl.errors import DataError, StorageError, find_user_error
+from tests.helpers.small_data import make_config, write_file
 
 DAYS = {"start": "2026-01-01", "end": "2026-01-03"}
 

@@ -3,11 +3,11 @@
 import numpy as np
 import pyarrow as pa
 import pytest
-from small_data import click_rows, make_config, write_file
 
 from raymtl.data.sample import sample_base_rates
 from raymtl.data.units import plan_input
 from raymtl.errors import DataError
+from tests.helpers.small_data import click_rows, make_config, write_file
 
 
 def rates(root, **config):

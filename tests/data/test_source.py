@@ -4,14 +4,16 @@ import datetime as dt
 
 import pyarrow.fs as pafs
 import pytest
-from small_data import click_rows, make_config, write_file
 
 from raymtl.config.data import DayRange
-from raymtl.daily.versions.storage import open_store
-from raymtl.data.source import below, find_files, list_files, open_filesystem
+from raymtl.data.build_id_maps import _path
+from raymtl.data.source import find_files, list_files
 from raymtl.errors import ConfigError, DataError
-from raymtl.training.id_maps import _path
+from raymtl.storage.filesystem import open_filesystem
+from raymtl.storage.object_store import open_store
+from raymtl.storage.paths import below
 from raymtl.training.rundir import run_folder, run_of
+from tests.helpers.small_data import click_rows, make_config, write_file
 
 DAYS = DayRange(start=dt.date(2026, 1, 1), end=dt.date(2026, 1, 3))
 

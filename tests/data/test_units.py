@@ -7,11 +7,12 @@ import pyarrow.parquet as pq
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from small_data import click_rows, make_config, write_file
 
-from raymtl.data.source import File, open_filesystem
+from raymtl.data.source import File
 from raymtl.data.units import Footer, find_footers, make_units, plan_input
 from raymtl.errors import DataError
+from raymtl.storage.filesystem import open_filesystem
+from tests.helpers.small_data import click_rows, make_config, write_file
 
 DAY = dt.date(2026, 1, 1)
 layouts = st.lists(st.lists(st.integers(0, 30), max_size=6), max_size=8)

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from raymtl.data.hashing import to_int64
+from raymtl.data.ids.hashing import to_int64
 from raymtl.data.user_slice import UserSlice
 
 MANY = pa.array(range(100_000))

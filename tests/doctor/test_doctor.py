@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 import ray
 
-from raymtl.cli import run_command
+from raymtl.cli.main import run_command
 from raymtl.config.load import load_config
 from raymtl.doctor import run, storage
 from raymtl.doctor.probe import Probe
@@ -167,7 +167,7 @@ def test_storage_that_cannot_be_written(tmp_path: Path, monkeypatch: pytest.Monk
     def full(*args: object, **more: object) -> None:
         raise OSError(errno.ENOSPC, "No space left on device")
 
-    monkeypatch.setattr("raymtl.daily.versions.storage.put", full)
+    monkeypatch.setattr("raymtl.storage.object_store.put", full)
     (finding,) = run._tried({}, "output", str(tmp_path / "new" / "runs"), 10)
     assert "No space left" in finding.value
     assert not (tmp_path / "new").exists()

@@ -1,6 +1,5 @@
 """Rows of sharded tables that start anew with another ID, and the fading of the optimizer's state."""
 
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -9,14 +8,11 @@ import pytest
 import torch
 import torch.distributed as dist
 
-sys.path.append(str(Path(__file__).parents[1] / "training"))
-sys.path.append(str(Path(__file__).parents[1] / "daily"))
-from several import several
-from version_models import contents, make, mixed_config, train
-
 from raymtl.config.features import Init
-from raymtl.embeddings.init import fill_rows
+from raymtl.embeddings.initialisation import fill_rows
 from raymtl.embeddings.rows import decay_state, start_anew, table_rows
+from tests.helpers.version_models import contents, make, mixed_config, train
+from tests.helpers.worker_processes import several
 
 SHARDING = ["row_wise", "column_wise", "table_wise", "row_wise"]
 OPTIMIZERS = ("rowwise_adagrad", "adagrad")

@@ -10,7 +10,7 @@ from scale import page
 from scale_config import LARGE, TAIL_DIM, scale_config, table_rows
 from scale_plan import load_plans, make_plan
 
-from raymtl.embeddings.dry_plan import dry_plan
+from raymtl.embeddings.planning import dry_plan
 
 ROOT = Path(__file__).parents[2]
 

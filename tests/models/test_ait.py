@@ -6,7 +6,6 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor
-from zoo import FUNNEL, TREE, labels, make, rows, stir, stirred
 
 from raymtl.config.slots.penalties import OrderLoss
 from raymtl.config.tasks import Task
@@ -15,6 +14,7 @@ from raymtl.models.couplers.ait import AIT, attend, funnel_levels
 from raymtl.models.inputs import InputSpec
 from raymtl.models.slots import Context
 from raymtl.objectives.losses import TaskLosses
+from tests.helpers.model_zoo import FUNNEL, TREE, labels, make, rows, stir, stirred
 
 K = 5
 

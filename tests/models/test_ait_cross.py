@@ -7,7 +7,6 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor
-from zoo import FUNNEL, context, make, rows, stir, stirred
 
 from raymtl.config.slots.penalties import OrderLoss
 from raymtl.config.tasks import Task
@@ -16,6 +15,7 @@ from raymtl.errors import ConfigError
 from raymtl.models.couplers.ait import AIT
 from raymtl.models.couplers.ait_cross import CrossAttention
 from raymtl.objectives.losses import TaskLosses
+from tests.helpers.model_zoo import FUNNEL, context, make, rows, stir, stirred
 
 K = 5
 TASKS = {

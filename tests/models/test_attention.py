@@ -5,10 +5,10 @@ import math
 import pytest
 import torch
 from torch import Tensor
-from zoo import stir
 
 from raymtl.errors import ConfigError
 from raymtl.models.attention import FeedForward, MultiHeadAttention, masked_attention
+from tests.helpers.model_zoo import stir
 
 HEADS = 2
 

@@ -6,7 +6,6 @@ import pytest
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from zoo import FUNNEL, compare_with_export, stir
 
 from raymtl.config.model import Model
 from raymtl.config.presets import apply_preset
@@ -16,6 +15,7 @@ from raymtl.models.refiners.trm import TRM
 from raymtl.models.sequences.conditional_norm import ConditionalNorms, conditional_norm
 from raymtl.models.sequences.tim import TargetAttention, TIMSequence
 from raymtl.models.slots import Context
+from tests.helpers.model_zoo import FUNNEL, compare_with_export, stir
 
 SPEC = InputSpec(
     pooled={"user": 4, "item": 3}, sequences={"clicked": 3, "how": 2, "bought": 3}, dense=("price",), dense_fill=(0.0,)

@@ -6,7 +6,6 @@ import pytest
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from zoo import FUNNEL, compare_with_export, stir
 
 from raymtl.config.model import Model
 from raymtl.config.presets import apply_preset
@@ -15,6 +14,7 @@ from raymtl.models.inputs import InputSpec, ModelInput
 from raymtl.models.ranker import Ranker, build_ranker
 from raymtl.models.sequences.dupn import DUPNSequence, PropertyGatedLSTM
 from raymtl.models.slots import Context
+from tests.helpers.model_zoo import FUNNEL, compare_with_export, stir
 
 SPEC = InputSpec(
     pooled={"user": 4, "item": 4},

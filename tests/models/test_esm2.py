@@ -6,7 +6,6 @@ import pytest
 import torch
 import torch.nn.functional as F
 from torch import Tensor
-from zoo import FORK, SPEC, config, make, rows, stirred
 
 from raymtl.config.slots.penalties import OrderLoss
 from raymtl.config.tasks import Task
@@ -18,6 +17,7 @@ from raymtl.models.inputs import InputSpec
 from raymtl.models.ranker import build_ranker
 from raymtl.models.slots import Context, Derived
 from raymtl.objectives.losses import TaskLosses
+from tests.helpers.model_zoo import FORK, SPEC, config, make, rows, stirred
 
 AMONG_OTHERS = {
     "spend": Task(kind="real"),

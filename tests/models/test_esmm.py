@@ -9,7 +9,6 @@ import pytest
 import torch
 import torch.nn.functional as F
 from torch import Tensor
-from zoo import FUNNEL, SPEC, TREE, config, make, rows, stirred
 
 from raymtl.config.slots.penalties import OrderLoss
 from raymtl.config.tasks import Task
@@ -21,6 +20,7 @@ from raymtl.models.ranker import build_ranker
 from raymtl.models.slots import Context, Derived
 from raymtl.objectives.algebra import logit_prod
 from raymtl.objectives.losses import TaskLosses
+from tests.helpers.model_zoo import FUNNEL, SPEC, TREE, config, make, rows, stirred
 
 ESMM = {"click": Task(), "buy": Task(parent="click")}
 

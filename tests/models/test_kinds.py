@@ -8,12 +8,12 @@ import math
 import pytest
 import torch
 from torch import Tensor
-from zoo import SPEC, config, large, rows, spec, stir
 
 from raymtl.config.slots.penalties import OrderLoss
 from raymtl.config.tasks import Task
 from raymtl.models.ranker import Ranker, build_ranker
 from raymtl.objectives.losses import TaskLosses
+from tests.helpers.model_zoo import SPEC, config, large, rows, spec, stir
 
 KINDS = {
     "click": Task(),

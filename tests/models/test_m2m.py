@@ -7,7 +7,6 @@ import pytest
 import torch
 import torch.nn.functional as F
 from torch import Tensor
-from zoo import FUNNEL, SPEC, WIDTH, context, make, rows, stir, stirred, take, x_of
 
 from raymtl.config.model import Model
 from raymtl.config.presets import apply_preset
@@ -23,6 +22,7 @@ from raymtl.models.trunks.knowledge import ScenarioBlocks, ScenarioKnowledge
 from raymtl.models.trunks.m2m import M2M, MetaAttention
 from raymtl.models.trunks.meta import LEAK, MetaLayer
 from raymtl.objectives.losses import TaskLosses
+from tests.helpers.model_zoo import FUNNEL, SPEC, WIDTH, context, make, rows, stir, stirred, take, x_of
 
 D, K = 6, 4
 OTHER = SPEC.scenarios - 1

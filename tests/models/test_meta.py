@@ -12,11 +12,11 @@ from torch import Tensor
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
-from zoo import stir
 
 from raymtl.models.trunks import knowledge, meta
 from raymtl.models.trunks.knowledge import EveryRow, ScenarioBlocks
 from raymtl.models.trunks.meta import LEAK, MetaLayer, meta_product
+from tests.helpers.model_zoo import stir
 
 TASKS, GROUPS, KNOWLEDGE, D_IN, D_OUT = 3, 11, 4, 5, 6
 

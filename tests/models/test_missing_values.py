@@ -15,7 +15,7 @@ from raymtl.config.root import Config
 from raymtl.config.tasks import Task
 from raymtl.data.batch import Batch, Collator
 from raymtl.data.blocks import BlockMaker, Place
-from raymtl.embeddings.lookup import describe_lookup
+from raymtl.embeddings.tables import describe_lookup
 from raymtl.errors import DataError
 from raymtl.models.input_layers.concat import ConcatInput
 from raymtl.models.input_layers.missing import MissingValues

@@ -6,7 +6,6 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor
-from zoo import FUNNEL, WIDTH, context, make, rows, stir, stirred, x_of
 
 from raymtl.config.model import Model, Towers
 from raymtl.config.tasks import Task
@@ -14,6 +13,7 @@ from raymtl.models.inputs import InputSpec, ModelInput
 from raymtl.models.layers import GroupedMLP
 from raymtl.models.ranker import Ranker, build_ranker
 from raymtl.models.trunks.mmoe import MMoE
+from tests.helpers.model_zoo import FUNNEL, WIDTH, context, make, rows, stir, stirred, x_of
 
 
 def expert(mlp: GroupedMLP, e: int, x: Tensor) -> Tensor:

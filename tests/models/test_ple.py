@@ -2,12 +2,12 @@
 
 import pytest
 import torch
-from test_mmoe import expert
 from torch import Tensor
-from zoo import FUNNEL, WIDTH, context, rows, stir, stirred, x_of
 
 from raymtl.models.trunks.mmoe import MMoE
 from raymtl.models.trunks.ple import PLE
+from tests.helpers.model_zoo import FUNNEL, WIDTH, context, rows, stir, stirred, x_of
+from tests.models.test_mmoe import expert
 
 
 def written_out(trunk: PLE, x: Tensor) -> Tensor:

@@ -3,12 +3,12 @@
 import pytest
 import torch
 from torch import Tensor, nn
-from zoo import rows, stirred
 
 from raymtl.models.inputs import ModelInput
 from raymtl.models.sequences import steps
 from raymtl.models.sequences.tim import TargetAttention
 from raymtl.models.trunks import meta
+from tests.helpers.model_zoo import rows, stirred
 
 
 def loss_and_gradients(model: nn.Module, inputs: ModelInput) -> list[Tensor]:

@@ -8,18 +8,18 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 from torchrec.sparse.jagged_tensor import JaggedTensor, KeyedTensor
-from zoo import FUNNEL, SPEC, make, rows, stir, stirred
 
 from raymtl.config.load import load_config
 from raymtl.config.model import Model
 from raymtl.config.tasks import Task
 from raymtl.data.batch import Collator
-from raymtl.embeddings.lookup import Arrange, describe_lookup
+from raymtl.embeddings.tables import Arrange, describe_lookup
 from raymtl.errors import ConfigError
 from raymtl.models.biases.position import PositionTower
 from raymtl.models.inputs import InputSpec, ModelInput
 from raymtl.models.ranker import Ranker, build_ranker
 from raymtl.models.slots import Context
+from tests.helpers.model_zoo import FUNNEL, SPEC, make, rows, stir, stirred
 
 TWO = {"tasks": ["click", "buy"], "hidden": [3], "dropout": 0.0}
 

@@ -6,7 +6,14 @@ import pytest
 import torch
 import torch.nn.functional as F
 from torch import Tensor
-from zoo import (
+
+from raymtl.config.slots.penalties import OrderLoss
+from raymtl.config.tasks import Task
+from raymtl.models.layers import Gates, Heads
+from raymtl.models.ranker import Ranker, build_ranker, start_logit
+from raymtl.models.trunks.ple import Extraction
+from raymtl.objectives.losses import Losses, TaskLosses
+from tests.helpers.model_zoo import (
     FUNNEL,
     MODELS,
     PRESETS,
@@ -25,13 +32,6 @@ from zoo import (
     take,
     tasks_of,
 )
-
-from raymtl.config.slots.penalties import OrderLoss
-from raymtl.config.tasks import Task
-from raymtl.models.layers import Gates, Heads
-from raymtl.models.ranker import Ranker, build_ranker, start_logit
-from raymtl.models.trunks.ple import Extraction
-from raymtl.objectives.losses import Losses, TaskLosses
 
 PLAIN = ["single_task", "shared_bottom", "mmoe", "ple", "aitm", "mmoe_ait"]
 """Models whose dropout is that of the grouped layers alone."""

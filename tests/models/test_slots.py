@@ -10,7 +10,6 @@ import pytest
 import torch
 import yaml
 from torch import Tensor, nn
-from zoo import FUNNEL, SPEC, WIDTH, config, rows
 
 from raymtl.config.model import Model
 from raymtl.config.presets import apply_preset
@@ -22,6 +21,7 @@ from raymtl.models.inputs import InputSpec, ModelInput
 from raymtl.models.ranker import build_ranker
 from raymtl.models.registry import build, find, register
 from raymtl.models.slots import BiasSlot, Context, CouplerSlot, RefineSlot, SequenceSlot, TrunkSlot
+from tests.helpers.model_zoo import FUNNEL, SPEC, WIDTH, config, rows
 
 ROOT = Path(__file__).parents[2]
 SEQUENCES = InputSpec(pooled={"user": 4}, sequences={"seen": 3, "bought": 2}, dense=("age",), bias={"position": 2})

@@ -7,12 +7,12 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor
-from zoo import FUNNEL, SPEC, STEPS, rows, stir, take
 
 from raymtl.errors import ConfigError
 from raymtl.models.inputs import InputSpec, ModelInput
 from raymtl.models.sequences.transformer import StepEncoder, TransformerSequence
 from raymtl.models.slots import Context
+from tests.helpers.model_zoo import FUNNEL, SPEC, STEPS, rows, stir, take
 
 BEHAVIOURS = {"seen": ["items", "kinds"], "carts": ["carts"]}
 

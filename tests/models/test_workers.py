@@ -10,10 +10,10 @@ import torch.distributed as dist
 import torch.multiprocessing as mp
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
-from zoo import PRESETS, config, make, rows_of, stir, take, tasks_of
 
 from raymtl.config.slots.penalties import OrderLoss
 from raymtl.objectives.losses import TaskLosses
+from tests.helpers.model_zoo import PRESETS, config, make, rows_of, stir, take, tasks_of
 
 STEPS, ROWS, CUT = 3, 24, 7
 TIME_LIMIT_S = 60

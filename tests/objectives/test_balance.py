@@ -4,7 +4,6 @@ import math
 
 import pytest
 import torch
-from balance_cases import BUY, CLICK, KINDS, TWO, balancer, gram_of, method, section, step
 
 from raymtl.config.slots.penalties import KLBound, OrderLoss
 from raymtl.config.tasks import Task
@@ -14,6 +13,7 @@ from raymtl.objectives.balance.famo import FAMO
 from raymtl.objectives.balance.gradnorm import GradNorm
 from raymtl.objectives.balance.start import entropy
 from raymtl.objectives.losses import TaskLosses
+from tests.helpers.balance_cases import BUY, CLICK, KINDS, TWO, balancer, gram_of, method, section, step
 
 # Fixed and entropy
 

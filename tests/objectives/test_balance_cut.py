@@ -5,7 +5,6 @@ from typing import Any
 
 import pytest
 import torch
-from balance_cases import AT_CUT, KINDS, TWO, balancer, gram_of, method, section, step
 from torch import Tensor, nn
 
 from raymtl.config.slots.penalties import KLBound, OrderLoss
@@ -16,6 +15,7 @@ from raymtl.objectives.balance.base import Facts, build
 from raymtl.objectives.balance.cagrad import conflict_averse, norm, worst_mix
 from raymtl.objectives.balance.pcgrad import project
 from raymtl.objectives.losses import TaskLosses
+from tests.helpers.balance_cases import AT_CUT, KINDS, TWO, balancer, gram_of, method, section, step
 
 # PCGrad
 

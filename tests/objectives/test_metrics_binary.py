@@ -6,11 +6,11 @@ from itertools import pairwise
 import numpy as np
 import pytest
 import torch
-from metric_rows import FUNNEL, draw_rows, feed, part, seen
 from sklearn.metrics import log_loss, roc_auc_score
 
 from raymtl.config.tasks import Task
 from raymtl.objectives.metrics import EvalMetrics
+from tests.helpers.metric_rows import FUNNEL, draw_rows, feed, part, seen
 
 torch.set_num_threads(1)
 TRUTHS = {name: task.model_copy(update={"truth": f"{name}_p"}) for name, task in FUNNEL.items()}

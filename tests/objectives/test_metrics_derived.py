@@ -2,10 +2,10 @@
 
 import pytest
 import torch
-from metric_rows import draw_rows, feed, seen
 
 from raymtl.config.tasks import Task
 from raymtl.objectives.metrics import EvalMetrics
+from tests.helpers.metric_rows import draw_rows, feed, seen
 
 torch.set_num_threads(1)
 TASKS = {"click": Task(truth="p"), "buy": Task(parent="click", truth="q")}

@@ -4,11 +4,11 @@ import json
 
 import pytest
 import torch
-from metric_rows import FUNNEL, draw_rows, feed, part
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from raymtl.config.tasks import Task
 from raymtl.objectives.metrics import EvalMetrics, lower_is_better, value_of
+from tests.helpers.metric_rows import FUNNEL, draw_rows, feed, part
 
 torch.set_num_threads(1)
 TASKS = {

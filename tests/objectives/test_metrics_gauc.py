@@ -3,12 +3,12 @@
 import numpy as np
 import pytest
 import torch
-from metric_rows import draw_rows, feed, part, seen
 from sklearn.metrics import roc_auc_score
 
 from raymtl.config.tasks import Task
 from raymtl.objectives.metrics import EvalMetrics
 from raymtl.objectives.metrics.grouped import GroupedSample, common_level, grouped_auc, mix
+from tests.helpers.metric_rows import draw_rows, feed, part, seen
 
 torch.set_num_threads(1)
 TASKS = {"click": Task(), "buy": Task(parent="click")}

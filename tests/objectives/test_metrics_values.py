@@ -3,11 +3,11 @@
 import numpy as np
 import pytest
 import torch
-from metric_rows import draw_rows, feed
 from sklearn.metrics import mean_absolute_error, mean_poisson_deviance, mean_squared_error
 
 from raymtl.config.tasks import Task
 from raymtl.objectives.metrics import EvalMetrics
+from tests.helpers.metric_rows import draw_rows, feed
 
 torch.set_num_threads(1)
 TASKS = {

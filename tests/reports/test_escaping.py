@@ -3,9 +3,8 @@
 import json
 from pathlib import Path
 
-from fake_run import write_run
-
 from raymtl.reports.html import write_report
+from tests.helpers.fake_run import write_run
 
 BAD = "<script>alert(1)</script>"
 

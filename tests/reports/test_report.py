@@ -7,7 +7,6 @@ import re
 
 import pytest
 import torch
-from fake_run import SCENARIOS, TASKS, write_run
 from rich.console import Console
 
 from raymtl.config.tasks import Task
@@ -16,6 +15,7 @@ from raymtl.reports.html import render, write_report
 from raymtl.reports.load import load_run
 from raymtl.reports.style import PALETTE
 from raymtl.reports.terminal import print_table
+from tests.helpers.fake_run import SCENARIOS, TASKS, write_run
 
 torch.set_num_threads(1)
 

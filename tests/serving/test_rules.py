@@ -9,8 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from raymtl.config.features import DenseFeature, IdFeature, SequenceFeature
-from raymtl.data import hashing
-from raymtl.data.idmap import IdMap
+from raymtl.data.ids import hashing
+from raymtl.data.ids.id_map import IdMap
 from raymtl.serving.rows import new_users
 from raymtl.serving.rules import MapRows, hash_rows, mix64
 from raymtl.serving.tables import Int8Table, make_table

@@ -11,19 +11,17 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-sys.path.append(str(Path(__file__).parent))
-from served import DAYS, publish_version, served_config, write_logs
-
-from raymtl.cli import run_command
+from raymtl.cli.main import run_command
 from raymtl.config.data import DayRange
 from raymtl.config.slots.common import Custom
-from raymtl.daily.versions import storage
 from raymtl.data.writing import Folder
 from raymtl.errors import ClusterError
 from raymtl.serving import plan
 from raymtl.serving import score as serving_score
 from raymtl.serving.version import open_version
+from raymtl.storage import object_store
 from raymtl.training import cluster
+from tests.helpers.served_version import DAYS, publish_version, served_config, write_logs
 
 
 @pytest.fixture(scope="module")
@@ -131,8 +129,8 @@ def test_a_refused_folder_costs_no_reading_of_tables(
     root: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     done(root, tmp_path)
-    monkeypatch.setattr(storage, "sha256_of", lambda *a: pytest.fail("a hash"))
-    monkeypatch.setattr("raymtl.daily.versions.store.sha256_of", lambda *a: pytest.fail("a hash"))
+    monkeypatch.setattr(object_store, "sha256_of", lambda *a: pytest.fail("a hash"))
+    monkeypatch.setattr("raymtl.model_store.store.sha256_of", lambda *a: pytest.fail("a hash"))
     said = score(capfd, root, tmp_path, "--version", str(root / "store/versions/v2"), code=64)
     assert "holds the output of version v1" in " ".join(said.split())
 

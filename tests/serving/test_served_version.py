@@ -12,12 +12,8 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 
-sys.path.append(str(Path(__file__).parent))
-from served import publish_version, served_config, write_logs
-
-from raymtl.daily.versions import storage
-from raymtl.data.hashing import to_int64
-from raymtl.data.id_lookup import IdLookup
+from raymtl.data.ids.hashing import to_int64
+from raymtl.data.ids.id_map_lookup import IdLookup
 from raymtl.data.writing import Folder
 from raymtl.errors import VersionError
 from raymtl.serving import export
@@ -27,6 +23,8 @@ from raymtl.serving.plan import plan_scoring
 from raymtl.serving.scorer import Predictor, UnitReader
 from raymtl.serving.tables import make_table
 from raymtl.serving.version import Version, open_version, read_dense, read_id_map, read_table
+from raymtl.storage import object_store
+from tests.helpers.served_version import publish_version, served_config, write_logs
 
 DAY = "2026-01-02"
 USER, ITEM = ["user", "place", "history"], ["item", "tags", "again", "price"]
@@ -172,9 +170,9 @@ def test_a_damaged_file_is_named(version: Version, root: Path, file: str) -> Non
 def test_each_file_is_read_once(version: Version, monkeypatch: pytest.MonkeyPatch) -> None:
     read: list[str] = []
     monkeypatch.setattr(
-        storage, "_read", lambda store, name, _read=storage._read: read.append(name) or _read(store, name)
+        object_store, "_read", lambda store, name, _read=object_store._read: read.append(name) or _read(store, name)
     )
-    monkeypatch.setattr(storage, "open_to_read", lambda *a: pytest.fail("read in pieces, beside the whole"))
+    monkeypatch.setattr(object_store, "open_to_read", lambda *a: pytest.fail("read in pieces, beside the whole"))
     read_table(version, "item")
     assert [name.rpartition("/")[0] for name in read] == ["versions/v1/tables/item"]
 

@@ -1,20 +1,15 @@
 """User part and item part of every model say together what the whole model says, and the user's share is done once."""
 
-import sys
-from pathlib import Path
-
 import pytest
 import torch
 from torch import Tensor, nn
-
-sys.path.append(str(Path(__file__).parents[1] / "models"))
-import zoo
 
 from raymtl.config.model import Model
 from raymtl.models.inputs import ModelInput
 from raymtl.models.ranker import Ranker, build_ranker
 from raymtl.models.slots import RefineSlot
 from raymtl.serving.split import Features, SplitRanker, arranged
+from tests.helpers import model_zoo
 
 NAMES = ["user", "item", "items", "kinds", "carts", "age", "hour", "price"]
 SIDES = {
@@ -26,10 +21,10 @@ INDEX = torch.tensor([0, 0, 1, 1, 1, 2, 2])
 
 
 def features(inputs: ModelInput, names: list[str], rows: Tensor | slice, scenario: bool) -> Features:
-    pooled = dict(zip(zoo.SPEC.pooled, inputs.pooled.split(list(zoo.SPEC.pooled.values()), 1), strict=True))
+    pooled = dict(zip(model_zoo.SPEC.pooled, inputs.pooled.split(list(model_zoo.SPEC.pooled.values()), 1), strict=True))
     return Features(
         {n: x[rows] for n, x in pooled.items() if n in names},
-        {n: inputs.dense[rows, k] for k, n in enumerate(zoo.SPEC.dense) if n in names},
+        {n: inputs.dense[rows, k] for k, n in enumerate(model_zoo.SPEC.dense) if n in names},
         {n: (x[rows], lengths[rows]) for n, (x, lengths) in inputs.sequences.items() if n in names},
         inputs.scenario[rows] if scenario else None,
     )
@@ -37,7 +32,7 @@ def features(inputs: ModelInput, names: list[str], rows: Tensor | slice, scenari
 
 def parts(name: str, user: list[str]) -> tuple[Features, Features, ModelInput]:
     """Three users, seven candidates of theirs, and the two side by side."""
-    of_user, of_item = zoo.rows_of(name, 3), zoo.rows_of(name, 7, seed=5)
+    of_user, of_item = model_zoo.rows_of(name, 3), model_zoo.rows_of(name, 7, seed=5)
     item = [n for n in NAMES if n not in user]
     a, b, c = (
         features(of_user, user, slice(None), True),
@@ -45,13 +40,13 @@ def parts(name: str, user: list[str]) -> tuple[Features, Features, ModelInput]:
         features(of_user, user, INDEX, True),
     )
     both = Features(c.pooled | b.pooled, c.dense | b.dense, c.sequences | b.sequences, c.scenario)
-    return a, b, arranged(zoo.SPEC, both)
+    return a, b, arranged(model_zoo.SPEC, both)
 
 
 def check(model: Ranker, name: str, user: list[str]) -> SplitRanker:
     of_user, of_item, both = parts(name, user)
     with torch.no_grad():
-        split = SplitRanker(model, zoo.SPEC, user)
+        split = SplitRanker(model, model_zoo.SPEC, user)
         found = split.item(split.user(of_user), INDEX, of_item)
         expected = model(both)
     # Of the probabilities, which is what is promised; logits of these wild weights reach the hundreds
@@ -60,9 +55,9 @@ def check(model: Ranker, name: str, user: list[str]) -> SplitRanker:
 
 
 @pytest.mark.parametrize("sides", SIDES)
-@pytest.mark.parametrize("name", zoo.MODELS)
+@pytest.mark.parametrize("name", model_zoo.MODELS)
 def test_the_parts_say_what_the_whole_says(name: str, sides: str) -> None:
-    check(zoo.stirred(name, tasks=None).eval(), name, SIDES[sides])
+    check(model_zoo.stirred(name, tasks=None).eval(), name, SIDES[sides])
 
 
 @pytest.mark.parametrize(
@@ -80,7 +75,7 @@ def test_the_parts_say_what_the_whole_says(name: str, sides: str) -> None:
 )
 def test_how_deep_each_model_is_cut(name: str, state: set[str]) -> None:
     user = SIDES["sequences and user"]
-    split = SplitRanker(zoo.stirred(name), zoo.SPEC, user)
+    split = SplitRanker(model_zoo.stirred(name), model_zoo.SPEC, user)
     with torch.no_grad():
         assert set(split.user(parts(name, user)[0])) == state
 
@@ -100,8 +95,8 @@ class Counted(nn.Module):
 
 @pytest.mark.parametrize(("user", "rows"), [(SIDES["sequences and user"], 3), (["user", "age"], 7)])
 def test_sequences_of_the_user_are_read_once_per_user(user: list[str], rows: int) -> None:
-    model = zoo.stirred("dupn")
-    split = SplitRanker(model, zoo.SPEC, user)
+    model = model_zoo.stirred("dupn")
+    split = SplitRanker(model, model_zoo.SPEC, user)
     of_user, of_item, _ = parts("dupn", user)
     model.sequence = counted = Counted(model.sequence)
     with torch.no_grad():
@@ -126,5 +121,5 @@ def test_a_slot_that_takes_no_parts_gets_the_whole_x() -> None:
         "refine": {"type": "custom", "path": f"{__name__}:Doubled"},
         "sequence": {"type": "pooled"},
     }
-    model = zoo.stir(build_ranker(Model.model_validate(raw), zoo.FUNNEL, zoo.SPEC, {})).eval()
+    model = model_zoo.stir(build_ranker(Model.model_validate(raw), model_zoo.FUNNEL, model_zoo.SPEC, {})).eval()
     check(model, "mmoe", SIDES["sequences and user"])

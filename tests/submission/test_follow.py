@@ -6,13 +6,13 @@ from collections.abc import AsyncIterator
 
 import aiohttp
 import pytest
-from fake_jobs import FakeClient, job, jobs_of
 
-from raymtl import cli_submit
-from raymtl.cli import run_command
+from raymtl.cli import submit
+from raymtl.cli.main import run_command
 from raymtl.errors import ClusterError
 from raymtl.submission import follow
 from raymtl.submission.follow import Log, exit_code
+from tests.helpers.fake_jobs import FakeClient, job, jobs_of
 
 RUNNING, DONE = job("a", "RUNNING"), job("a", "SUCCEEDED", 0)
 WHOLE = ["one\n", "two\n", "three\n"]
@@ -192,7 +192,7 @@ class TestCommand:
         self, client: FakeClient, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
     ) -> None:
         monkeypatch.setenv("RAYMTL_LOG", "json")
-        monkeypatch.setattr(cli_submit, "console", cli_submit.terminal())
+        monkeypatch.setattr(submit, "console", submit.terminal())
         assert run_command(["jobs", "list"]) == 0
         assert json.loads(capfd.readouterr().out)["message"].startswith("no job was submitted")
 

@@ -18,7 +18,7 @@ from tempfile import TemporaryDirectory
 import pytest
 from ray.job_submission import JobStatus, JobSubmissionClient
 
-from tests.terminal.screen import RAYMTL, Terminal
+from tests.helpers.terminal import RAYMTL, Terminal
 
 ROOT = Path(__file__).parents[2]
 TOKEN = "a-token-for-this-test-alone-0123456789"

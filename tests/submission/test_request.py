@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import typer
 
-from raymtl.cli import app, run_command
+from raymtl.cli.main import app, run_command
 from raymtl.config.load import config_hash, load_config
 from raymtl.config.root import Config
 from raymtl.errors import ConfigError

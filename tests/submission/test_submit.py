@@ -4,12 +4,12 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
-from fake_jobs import FakeClient, job, jobs_of
 
 from raymtl.errors import ClusterError, ConfigError, TryLaterError
 from raymtl.submission.package import environment, runtime_env
 from raymtl.submission.request import Request
 from raymtl.submission.submit import DIGEST, Driver, Submitted, digest, entrypoint, submit
+from tests.helpers.fake_jobs import FakeClient, job, jobs_of
 
 REQUEST = Request(("train", "--config", "c.yaml"), "name: a\n", "raymtl-train-a")
 SURROUNDINGS, DRIVER = {"env_vars": {"A": "b"}}, Driver(2, None, {"driver": 1})

@@ -9,8 +9,8 @@ from datetime import UTC, datetime
 
 import pytest
 
-from raymtl import cli
-from raymtl.cli import run_command
+from raymtl.cli import main as cli_main
+from raymtl.cli.main import run_command
 from raymtl.reports.progress import TrainingLines
 from raymtl.telemetry import lines, logs
 
@@ -56,7 +56,7 @@ def test_a_command_prints_json_lines_and_its_sentence_last(
     monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setenv(logs.VARIABLE, "json")
-    monkeypatch.setattr(cli, "console", logs.terminal())
+    monkeypatch.setattr(cli_main, "console", logs.terminal())
     assert run_command(["config", "presets"]) == 0
     printed = [json.loads(line) for line in capfd.readouterr().out.splitlines()]
     assert any("mmoe" in line["message"] for line in printed)

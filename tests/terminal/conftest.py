@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.terminal.pipe import run, start
+from tests.helpers.pipe import run, start
 
 FIRST_LINE_S = 10.0
 """The imports of torch and Ray, and Ray's start, take longer; two seconds on a machine that nobody else uses."""

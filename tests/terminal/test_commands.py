@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.terminal.pipe import foreign, run
-from tests.terminal.screen import RAYMTL, Terminal
+from tests.helpers.pipe import foreign, run
+from tests.helpers.terminal import RAYMTL, Terminal
 
 pytestmark = [pytest.mark.ray, pytest.mark.timeout(600)]
 ENVIRONMENTS = {"no colour": {"NO_COLOR": "1"}, "dumb": {"TERM": "dumb"}, "json": {"RAYMTL_LOG": "json"}}

@@ -2,19 +2,16 @@
 
 import shutil
 import subprocess
-import sys
 import threading
 from pathlib import Path
 
 import pytest
 import yaml
 
-sys.path.append(str(Path(__file__).parents[1] / "daily"))
-from daily_world import daily_raw, day_of, write_day
-
 from raymtl.daily.record import read_record
-from raymtl.daily.versions.storage import open_store
-from tests.terminal.screen import RAYMTL, ROOT, clean_environment
+from raymtl.storage.object_store import open_store
+from tests.helpers.daily_world import daily_raw, day_of, write_day
+from tests.helpers.terminal import RAYMTL, ROOT, clean_environment
 
 pytestmark = [pytest.mark.ray, pytest.mark.timeout(480)]
 

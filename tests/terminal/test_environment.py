@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.terminal.screen import RAYMTL, ROOT, clean_environment
+from tests.helpers.terminal import RAYMTL, ROOT, clean_environment
 
 
 def raymtl(*arguments: str, env: dict[str, str] | None = None) -> tuple[int, str]:

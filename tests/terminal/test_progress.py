@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.terminal.screen import RAYMTL, Terminal
+from tests.helpers.terminal import RAYMTL, Terminal
 
 
 @pytest.mark.parametrize("columns", [80, 200])

@@ -4,9 +4,9 @@ from pathlib import Path
 
 import pytest
 
-from raymtl.cli import run_command
-from tests.terminal.pipe import foreign, run, start
-from tests.terminal.screen import RAYMTL, Terminal
+from raymtl.cli.main import run_command
+from tests.helpers.pipe import foreign, run, start
+from tests.helpers.terminal import RAYMTL, Terminal
 
 pytestmark = [pytest.mark.ray, pytest.mark.timeout(900)]
 

@@ -5,8 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.terminal.interrupt import interrupt, small_logs
-from tests.terminal.screen import RAYMTL, Terminal
+from tests.helpers.interrupt import interrupt, small_logs
+from tests.helpers.terminal import RAYMTL, Terminal
 
 
 @pytest.mark.parametrize(

@@ -6,7 +6,6 @@ from typing import Any
 import pytest
 import torch
 import torch.distributed as dist
-from several import mixed_block, mixed_config, several
 from torchrec.distributed.train_pipeline import TrainPipelineSparseDist
 
 from raymtl.config.root import Config
@@ -14,6 +13,7 @@ from raymtl.data.batch import Batch, Collator
 from raymtl.training import checkpoint
 from raymtl.training.build import Built, build
 from raymtl.training.checkpoint import Progress
+from tests.helpers.worker_processes import mixed_block, mixed_config, several
 
 METHODS: dict[str, dict[str, Any]] = {
     "fixed": {"cosine_every_steps": 2},

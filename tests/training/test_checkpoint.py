@@ -8,12 +8,12 @@ from typing import Any
 import pytest
 import torch
 import torch.distributed as dist
-from several import mixed_config, several
-from small_models import logits, make, train
 
 from raymtl.errors import CheckpointError
 from raymtl.training import checkpoint
 from raymtl.training.checkpoint import Progress
+from tests.helpers.mixed_models import logits, make, train
+from tests.helpers.worker_processes import mixed_config, several
 
 BEFORE, AFTER = 4, 3
 

@@ -10,7 +10,7 @@ import torch.distributed.checkpoint as dcp
 from torch.distributed.checkpoint.api import CheckpointException
 
 from raymtl.training.checkpoint_reader import INDEX, Planner, Reader, read_index
-from tests.daily.faulty import Faults, register
+from tests.helpers.faulty_storage import Faults, register
 
 pytestmark = pytest.mark.filterwarnings("ignore::UserWarning")
 

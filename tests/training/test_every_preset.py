@@ -7,7 +7,6 @@ from typing import Any
 import pytest
 import torch
 import torch.distributed as dist
-from several import several
 
 from raymtl.config.load import load_config
 from raymtl.config.presets import PRESETS
@@ -16,12 +15,13 @@ from raymtl.data.batch import Batch, Collator
 from raymtl.data.blocks import BlockMaker, Place
 from raymtl.data.read import read_fragment
 from raymtl.data.sample import sample_base_rates
-from raymtl.data.synth.spec import SynthSpec
-from raymtl.data.synth.write import write_logs
 from raymtl.data.units import plan_input
+from raymtl.synth.spec import SynthSpec
+from raymtl.synth.write import write_logs
 from raymtl.training import checkpoint
 from raymtl.training.build import Built, build
 from raymtl.training.checkpoint import Progress
+from tests.helpers.worker_processes import several
 
 CONF = Path(__file__).parent.parent.parent / "jobs" / "conf"
 NAMES = sorted(path.stem for path in CONF.glob("*.yaml") if path.stem != "example")

@@ -11,22 +11,23 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 import torch.distributed.checkpoint as dcp
-from small_logs import DAYS, small_config, write_part
 
 from raymtl.config.features import Init
 from raymtl.config.load import config_from_dict
 from raymtl.config.root import Config
-from raymtl.daily.versions.owners import read_map
-from raymtl.daily.versions.publish_run import publish_run
-from raymtl.daily.versions.storage import open_store
+from raymtl.data import build_id_maps
 from raymtl.data.blocks import BlockMaker, Place
-from raymtl.data.count_ids import IdCounts
-from raymtl.data.hashing import hash_strings
+from raymtl.data.ids.counts import IdCounts
+from raymtl.data.ids.hashing import hash_strings
 from raymtl.data.units import Plan, plan_input
-from raymtl.embeddings.init import fill_rows
+from raymtl.embeddings.initialisation import fill_rows
 from raymtl.errors import CheckpointError, ConfigError
-from raymtl.training import id_maps, run
+from raymtl.model_store.publish import publish_run
+from raymtl.model_store.row_owners import read_map
+from raymtl.storage.object_store import open_store
+from raymtl.training import driver
 from raymtl.training.rundir import last_checkpoint, run_folder
+from tests.helpers.run_logs import DAYS, small_config, write_part
 
 SIZES = (150, 90, 201)
 ADMIT = {"user": 12, "item": 16}
@@ -69,11 +70,11 @@ def looked_up(root: Path, day: str) -> dict[str, Counter[Any]]:
 def test_a_run_makes_its_maps_and_keeps_them(ray_cluster: None, logs: Path, tmp_path: Path) -> None:
     config = configured(logs, tmp_path, "mapped")
     heard: list[dict[str, Any]] = []
-    result = run.train(config, listener=heard.append)
+    result = driver.train(config, listener=heard.append)
     folder = Path(run_folder(config))
     assert result["rows_trained"] == 2 * sum(SIZES)
     seen, later = looked_up(logs, DAYS[0]), looked_up(logs, DAYS[1])
-    maps = id_maps.saved_maps(config, str(folder))
+    maps = build_id_maps.saved_maps(config, str(folder))
     maker = BlockMaker(config, evaluation=True, maps=maps)
     raw = pq.read_table(logs / f"ds={DAYS[1]}" / "part-0.parquet", columns=maker.raw_columns(), partitioning=None)
     block = maker(raw, Place("part-0.parquet", 0), 0)
@@ -98,7 +99,7 @@ def test_a_run_makes_its_maps_and_keeps_them(ray_cluster: None, logs: Path, tmp_
         _only_these_rows_were_trained(config, table, maps[table].load().rows, unknown=unknown > 0)
 
     # Another process measures the same, out of the run's folder
-    measured = run.evaluate(str(folder), overrides=["train.workers=1"], checkpoint=None, address=None)
+    measured = driver.evaluate(str(folder), overrides=["train.workers=1"], checkpoint=None, address=None)
     for task in ("click", "buy"):
         for key in ("auc", "logloss", "count"):
             assert measured["metrics"]["eval"][task][key] == pytest.approx(
@@ -116,19 +117,19 @@ def test_a_run_makes_its_maps_and_keeps_them(ray_cluster: None, logs: Path, tmp_
     written = os.stat(user).st_mtime_ns
     (folder / "result.json").unlink()
     one = config.model_copy(update={"train": config.train.model_copy(update={"workers": 1})})
-    assert run.train(one)["metrics"]["eval"] == result["metrics"]["eval"]
+    assert driver.train(one)["metrics"]["eval"] == result["metrics"]["eval"]
     assert os.stat(user).st_mtime_ns == written
     with pytest.raises(
         ConfigError, match=r"begun with another configuration: tables.user.admit_count was 12 and is now 3"
     ):
-        run.train(configured(logs, tmp_path, "mapped", user={"admit_count": 3}))
+        driver.train(configured(logs, tmp_path, "mapped", user={"admit_count": 3}))
 
     # and never makes them anew: those would give the trained rows to other IDs
     (folder / "result.json").unlink()
     user.unlink()
     for go_on in (
-        lambda: run.train(config),
-        lambda: run.evaluate(str(folder), overrides=[], checkpoint=None, address=None),
+        lambda: driver.train(config),
+        lambda: driver.evaluate(str(folder), overrides=[], checkpoint=None, address=None),
     ):
         with pytest.raises(CheckpointError, match=r"has no ID map for tables.user .*restore the file"):
             go_on()
@@ -181,13 +182,13 @@ def test_a_run_stopped_before_it_trained_makes_maps_that_fit(
         words = [word for word, n in looked_up(logs, DAYS[0])["user"].items() for _ in range(n)]
         return {"user": IdCounts.of(hash_strings(pa.array(words)), 0), "item": IdCounts.of(np.arange(3), 0)}
 
-    monkeypatch.setattr(id_maps, "count_ids", count)
+    monkeypatch.setattr(build_id_maps, "count_ids", count)
     lines: list[str] = []
 
     def make(config: Config) -> dict[str, int]:
         plan = plan_input(config, "train")
-        files = id_maps.make_maps(config, plan, run_folder(config), 1, begun=False, say=lines.append)
-        assert files == id_maps.saved_maps(config, run_folder(config))
+        files = build_id_maps.make_maps(config, plan, run_folder(config), 1, begun=False, say=lines.append)
+        assert files == build_id_maps.saved_maps(config, run_folder(config))
         return {table: len(file.load()) for table, file in files.items()}
 
     config = configured(logs, tmp_path, "stopped", item={"admit_count": 1})
@@ -204,4 +205,4 @@ def test_a_run_stopped_before_it_trained_makes_maps_that_fit(
     assert small["user"] == 10
     assert "30 without a row (rows is 11)" in next(line for line in reversed(lines) if line.startswith("table user"))
     with pytest.raises(CheckpointError, match=r"of a table of 11 rows, and tables.user.rows is 50"):
-        id_maps.saved_maps(config, run_folder(config))
+        build_id_maps.saved_maps(config, run_folder(config))

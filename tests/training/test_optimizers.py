@@ -6,14 +6,14 @@ from typing import Any
 import pytest
 import torch
 import torch.distributed as dist
-from several import mixed_config, several, share
-from small_models import make, train
 
 from raymtl.config.slots.penalties import OrderLoss
 from raymtl.config.train import Schedule
-from raymtl.daily.versions.export import dense_optimizer, dense_weights
+from raymtl.model_store.writer import dense_optimizer, dense_weights
 from raymtl.training.build import build
 from raymtl.training.optimizers import schedule_factor
+from tests.helpers.mixed_models import make, train
+from tests.helpers.worker_processes import mixed_config, several, share
 
 
 @pytest.mark.parametrize(

@@ -6,18 +6,18 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from small_logs import DAYS, small_config, write_part
 
 from raymtl.config.load import config_from_dict
-from raymtl.daily.versions import store as versions
-from raymtl.daily.versions.publish_run import publish_run
-from raymtl.daily.versions.storage import create, names, open_store, read_bytes, remove, sha256_of, sizes, write_bytes
-from raymtl.data import retry
-from raymtl.data.source import below
 from raymtl.errors import DataError, StorageError
-from raymtl.training import run
+from raymtl.model_store import store as versions
+from raymtl.model_store.publish import publish_run
+from raymtl.storage import retry
+from raymtl.storage.object_store import create, names, open_store, read_bytes, remove, sha256_of, sizes, write_bytes
+from raymtl.storage.paths import below
+from raymtl.training import driver
 from raymtl.training.rundir import checkpoints, read_file
-from tests.s3 import ENVIRONMENT, S3, Proxy, s3_server
+from tests.helpers.run_logs import DAYS, small_config, write_part
+from tests.helpers.s3_server import ENVIRONMENT, S3, Proxy, s3_server
 
 pytestmark = pytest.mark.timeout(300)
 
@@ -47,7 +47,7 @@ def test_a_run_with_everything_on_s3(ray_cluster: None, server: S3, tmp_path: Pa
     proxy = Proxy(server.port, seed=1)
     try:
         config = config_from_dict(raw_config(server, "first", proxy.port, batch_size=32))
-        result = run.train(config)
+        result = driver.train(config)
         assert (result["rows_trained"], result["rows_left_out"]) == (300, 0)
         folder = below(server.url("runs"), "first")
         assert len(checkpoints(folder)) == config.train.checkpoint.keep
@@ -85,7 +85,7 @@ def test_a_bucket_that_is_not_there(server: S3) -> None:
     raw = raw_config(server, "lost")
     raw["data"]["path"] = raw["data"]["path"].replace("bucket", "no-such-bucket")
     with pytest.raises((DataError, StorageError), match="no-such-bucket"):
-        run.prepare(config_from_dict(raw))
+        driver.prepare(config_from_dict(raw))
 
 
 def test_a_server_that_is_gone(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -93,4 +93,4 @@ def test_a_server_that_is_gone(monkeypatch: pytest.MonkeyPatch) -> None:
     gone = S3()
     gone.close()
     with pytest.raises(StorageError, match=r"cannot (read|list|open)"):
-        run.prepare(config_from_dict(raw_config(gone, "gone")))
+        driver.prepare(config_from_dict(raw_config(gone, "gone")))

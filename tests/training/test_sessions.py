@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from raymtl.training.sessions import KEPT_S, MARKER, remove_old
-from tests.terminal.screen import ROOT, clean_environment
+from tests.helpers.terminal import ROOT, clean_environment
 
 OLD = time.time() - KEPT_S - 60
 HOLD = "import fcntl, sys; f = open(sys.argv[1], 'a'); fcntl.flock(f, fcntl.LOCK_EX); print('held', flush=True); sys.stdin.read()"

@@ -10,12 +10,12 @@ import torch.distributed.checkpoint as dcp
 from ray.train import CheckpointConfig
 from ray.train.v2._internal.execution.checkpoint.checkpoint_manager import CheckpointManager
 from ray.train.v2._internal.execution.storage import StorageContext
-from small_logs import small_config
 
 from raymtl.config.load import config_from_dict
 from raymtl.errors import ClusterError, StorageError
-from raymtl.training import fit
+from raymtl.training import ray_trainer
 from raymtl.training.snapshot import SNAPSHOT, WORST, mend_snapshot
+from tests.helpers.run_logs import small_config
 
 pytestmark = pytest.mark.filterwarnings("ignore:torch.distributed is disabled")
 
@@ -91,14 +91,16 @@ def test_without_a_whole_checkpoint_the_run_begins_anew(tmp_path: Path) -> None:
 def test_a_full_disk_under_a_checkpoint_is_a_storage_fault(monkeypatch: pytest.MonkeyPatch) -> None:
     config = config_from_dict(small_config(Path("/logs"), Path("/runs"), "first"))
     line = "OSError: [Errno 28] Error writing bytes to file. Detail: [errno 28] No space left on device"
-    error = fit.ray.train.WorkerGroupError("", {1: RuntimeError(f"upload failed\n  {line}\nlast line")})
-    found = fit._lost(error, config)
+    error = ray_trainer.ray.train.WorkerGroupError("", {1: RuntimeError(f"upload failed\n  {line}\nlast line")})
+    found = ray_trainer._lost(error, config)
     assert isinstance(found, StorageError)
     assert str(found).startswith(f"the run `/runs/first` could not be written, or a worker's temporary folder: {line}")
-    error = fit.ray.train.ControllerError(OSError(28, "No space left on device"))
-    assert isinstance(fit._lost(error, config), StorageError)
+    error = ray_trainer.ray.train.ControllerError(OSError(28, "No space left on device"))
+    assert isinstance(ray_trainer._lost(error, config), StorageError)
     node = SimpleNamespace(get_logs_dir_path=lambda: "/logs")
-    monkeypatch.setattr(fit.ray, "get_runtime_context", lambda: SimpleNamespace(worker=SimpleNamespace(node=node)))
-    other = fit._lost(fit.ray.train.WorkerGroupError("", {1: RuntimeError("lost")}), config)
+    monkeypatch.setattr(
+        ray_trainer.ray, "get_runtime_context", lambda: SimpleNamespace(worker=SimpleNamespace(node=node))
+    )
+    other = ray_trainer._lost(ray_trainer.ray.train.WorkerGroupError("", {1: RuntimeError("lost")}), config)
     assert isinstance(other, ClusterError)
     assert "worker 1 ended with: lost; the whole story is in /logs" in str(other)

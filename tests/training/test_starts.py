@@ -6,11 +6,11 @@ from typing import Any
 import pytest
 import ray.train
 from ray.exceptions import RayActorError
-from small_logs import small_config
 
 from raymtl.config.load import config_from_dict
 from raymtl.errors import ClusterError, DataError
-from raymtl.training import fit
+from raymtl.training import ray_trainer
+from tests.helpers.run_logs import small_config
 
 
 class Trainer:
@@ -28,10 +28,10 @@ class Trainer:
 
 
 def fitted(trainer: Trainer, tmp_path: Any, monkeypatch: pytest.MonkeyPatch, **train: Any) -> tuple[Any, list[str]]:
-    monkeypatch.setattr(fit, "_lost", lambda error, config: ClusterError("lost"))
+    monkeypatch.setattr(ray_trainer, "_lost", lambda error, config: ClusterError("lost"))
     config = config_from_dict(small_config(tmp_path, tmp_path, "starts", **train))
     said: list[str] = []
-    return fit._fit(trainer, config, said.append), said  # type: ignore[arg-type]
+    return ray_trainer._fit(trainer, config, said.append), said  # type: ignore[arg-type]
 
 
 def test_workers_that_die_while_they_start_are_started_again(tmp_path: Any, monkeypatch: pytest.MonkeyPatch) -> None:

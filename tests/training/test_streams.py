@@ -8,14 +8,14 @@ from pathlib import Path
 
 import pyarrow as pa
 import pytest
-from processes import ray_processes
-from small_logs import DAYS, small_config, write_part
 
 from raymtl.config.load import config_from_dict
 from raymtl.data.read import Input, Schedule
 from raymtl.data.units import plan_input
 from raymtl.errors import DataError, user_errors
 from raymtl.training.worker import Job, Streams
+from tests.helpers.ray_processes import ray_processes
+from tests.helpers.run_logs import DAYS, small_config, write_part
 
 pytestmark = [pytest.mark.ray, pytest.mark.timeout(120)]
 ROWS = 300

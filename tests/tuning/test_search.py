@@ -5,13 +5,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from simulated import TOTAL, metrics, open_search, run, train
 
 from raymtl.errors import CheckpointError
 from raymtl.tuning.objective import area
-from raymtl.tuning.record import Trial
 from raymtl.tuning.result import gains, rows_of, summary
 from raymtl.tuning.search import Finished
+from raymtl.tuning.trial_store import Trial
+from tests.helpers.simulated_search import TOTAL, metrics, open_search, run, train
 
 LR = "train.dense_optimizer.lr"
 SPACE = {LR: {"log_uniform": [0.0001, 1]}}

@@ -1,19 +1,15 @@
 """The search space: what a draw means, and what is refused before anything runs."""
 
-import sys
-from pathlib import Path
 from typing import Any
 
 import pytest
-
-sys.path += [str(Path(__file__).parents[1] / "config")]
-from small_config import small_raw
 
 from raymtl.config.load import config_from_dict
 from raymtl.config.root import Config
 from raymtl.errors import ConfigError
 from raymtl.tuning.check import check
 from raymtl.tuning.space import RATIO, Space
+from tests.helpers.small_config import small_raw
 
 
 def searched(tune: dict[str, Any], **sections: Any) -> Config:

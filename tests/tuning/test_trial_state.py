@@ -5,7 +5,7 @@ import json
 import pytest
 
 from raymtl.errors import CheckpointError
-from raymtl.tuning.alone import _named_in
+from raymtl.tuning.inprocess_trial import _named_in
 
 
 def test_a_folder_of_the_trial() -> None:

@@ -7,17 +7,17 @@ import re
 from typing import Any
 
 import pytest
-from fake_search import BASE, SPACE, add, draws, effect_of, filled, make_search, repeat, result_of
 from optuna.distributions import CategoricalDistribution
 
-from raymtl.tuning.record import Trial
 from raymtl.tuning.report.importance import FEWEST, by_weight, importances
-from raymtl.tuning.report.marks import limits
 from raymtl.tuning.report.page import write_report
-from raymtl.tuning.report.view import View
+from raymtl.tuning.report.plot_markers import limits
+from raymtl.tuning.report.report_data import View
 from raymtl.tuning.result import write_result
 from raymtl.tuning.search import Search
 from raymtl.tuning.space import Axis
+from raymtl.tuning.trial_store import Trial
+from tests.helpers.fake_search import BASE, SPACE, add, draws, effect_of, filled, make_search, repeat, result_of
 
 ONE: dict[str, Any] = {
     "space": SPACE,

@@ -10,18 +10,18 @@ import pyarrow.parquet as pq
 import pytest
 import ray
 import yaml
-from searches import search_config
 
 from raymtl.config.load import load_config
 from raymtl.config.root import Config
-from raymtl.daily.versions.lease import acquire
-from raymtl.daily.versions.publish_run import publish_run
-from raymtl.daily.versions.storage import open_store
 from raymtl.errors import ConfigError
-from raymtl.training import run as training
+from raymtl.model_store.lease import acquire
+from raymtl.model_store.publish import publish_run
+from raymtl.storage.object_store import open_store
+from raymtl.training import driver as training
 from raymtl.tuning import sampler
-from raymtl.tuning.record import Book
 from raymtl.tuning.run import opened, tune
+from raymtl.tuning.trial_store import Book
+from tests.helpers.tune_process import search_config
 
 pytestmark = [pytest.mark.ray, pytest.mark.timeout(400)]
 LR = "train.dense_optimizer.lr"

@@ -8,9 +8,7 @@ from raymtl.daily.record import STATES, Check, GateResult, NextDay, Record, fold
 from raymtl.daily.reports.data_part import data_parts
 from raymtl.daily.reports.series import aucs, by_date, final_in, ids_of, metrics_in, score_of, scored, task_names
 from raymtl.daily.reports.table import CHECKS, lead_and_rest
-from raymtl.daily.versions.storage import Store, write_bytes
-from raymtl.data.source import below
-from raymtl.embeddings.dry_plan import gib
+from raymtl.embeddings.planning import gib
 from raymtl.reports import slices
 from raymtl.reports.days import level_bars
 from raymtl.reports.page import (
@@ -42,6 +40,8 @@ from raymtl.reports.style import (
     task_colours,
 )
 from raymtl.reports.tables import BINARY_COLUMNS, VALUE_COLUMNS, binary_rows, value_rows
+from raymtl.storage.object_store import Store, write_bytes
+from raymtl.storage.paths import below
 from raymtl.words import count_of
 
 NAME = "report.html"

@@ -21,13 +21,13 @@ from raymtl.daily.reports.series import (
     within,
 )
 from raymtl.daily.reports.table import day_columns, day_lines, lead_and_rest
-from raymtl.daily.versions.storage import Store, write_bytes
-from raymtl.data.source import below
-from raymtl.embeddings.dry_plan import gib
+from raymtl.embeddings.planning import gib
 from raymtl.reports.days import Frame, Span, frames, sizes, small_multiples, stacks, time_unit
 from raymtl.reports.page import Cell, Drawing, Grid, Heading, Kind, Page, Part, Section, StatusWord, Words, render_page
 from raymtl.reports.plots import count_unit
 from raymtl.reports.style import MUTED, number, other_colours, short_count, short_day, significant, task_colours
+from raymtl.storage.object_store import Store, write_bytes
+from raymtl.storage.paths import below
 
 NAME = "index.html"
 DAYS = 30

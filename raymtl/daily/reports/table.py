@@ -8,7 +8,7 @@ from rich.text import Text
 
 from raymtl.daily.record import Check, Record, Written
 from raymtl.daily.reports.series import by_date, score_of, scored, task_names
-from raymtl.embeddings.dry_plan import gib
+from raymtl.embeddings.planning import gib
 from raymtl.reports.style import change, count, duration, number, percent, significant, task_colours
 from raymtl.telemetry.logs import FoldedTable
 

@@ -5,8 +5,8 @@ from contextlib import suppress
 from raymtl.daily.record import Record, read_record, recorded_days
 from raymtl.daily.reports.day import write_day_report
 from raymtl.daily.reports.index import DAYS, write_index
-from raymtl.daily.versions.storage import Store
 from raymtl.errors import StorageError
+from raymtl.storage.object_store import Store
 
 
 def write_reports(store: Store, record: Record) -> None:

@@ -13,10 +13,10 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from raymtl.data.retry import fault
-from raymtl.data.source import below
 from raymtl.data.writing import Folder, rows_without_collision, write_config, write_split
 from raymtl.errors import DataError
+from raymtl.storage.paths import below
+from raymtl.storage.retry import fault
 from raymtl.words import count_of
 
 FILES = {

@@ -1,7 +1,7 @@
 """All tasks read the same input."""
 
 from raymtl.models.inputs import ModelInput
-from raymtl.models.parts import X
+from raymtl.models.precomputed import X
 from raymtl.models.registry import register
 from raymtl.models.slots import Context, RefineSlot
 

@@ -5,7 +5,7 @@ from torch import Tensor, nn
 
 from raymtl.models.inputs import ModelInput
 from raymtl.models.layers import GroupedLayer
-from raymtl.models.parts import X, whole
+from raymtl.models.precomputed import X, whole
 from raymtl.models.registry import register
 from raymtl.models.slots import Context, RefineSlot
 

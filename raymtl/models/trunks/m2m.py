@@ -7,7 +7,7 @@ from torch import Tensor, nn
 
 from raymtl.models.inputs import ModelInput
 from raymtl.models.layers import MLP, Gates, GroupedMLP, full_precision, glorot_
-from raymtl.models.parts import X
+from raymtl.models.precomputed import X
 from raymtl.models.registry import register
 from raymtl.models.slots import Context, TrunkSlot
 from raymtl.models.trunks.knowledge import EveryRow, ScenarioKnowledge

@@ -7,7 +7,7 @@ from torch import Tensor, nn
 
 from raymtl.models.inputs import ModelInput
 from raymtl.models.layers import Gates, GroupedMLP, full_precision
-from raymtl.models.parts import X, linear
+from raymtl.models.precomputed import X, linear
 from raymtl.models.registry import register
 from raymtl.models.slots import Context, TrunkSlot
 

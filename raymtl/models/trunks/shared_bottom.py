@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 from raymtl.models.inputs import ModelInput
 from raymtl.models.layers import MLP
-from raymtl.models.parts import X
+from raymtl.models.precomputed import X
 from raymtl.models.registry import register
 from raymtl.models.slots import Context, TrunkSlot
 

@@ -8,9 +8,9 @@ from matplotlib.ticker import FuncFormatter, MaxNLocator
 from raymtl.objectives.metrics import ORDER
 from raymtl.reports.plots import INK, panels, styled, svg
 from raymtl.reports.style import MUTED
-from raymtl.tuning.record import Trial
-from raymtl.tuning.report.marks import Point, legend, mean_line, number_axis, scatter
-from raymtl.tuning.report.view import View, config_value, text
+from raymtl.tuning.report.plot_markers import Point, legend, mean_line, number_axis, scatter
+from raymtl.tuning.report.report_data import View, config_value, text
+from raymtl.tuning.trial_store import Trial
 
 ALPHA = "model.order_loss.alpha"
 _FEW = 8

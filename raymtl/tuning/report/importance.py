@@ -9,8 +9,8 @@ from optuna.trial import TrialState, create_trial
 from raymtl.objectives.metrics import signed_value
 from raymtl.reports.plots import FAINT, INK, panels, styled, svg
 from raymtl.reports.style import MUTED
-from raymtl.tuning.record import Trial
-from raymtl.tuning.report.view import View, text
+from raymtl.tuning.report.report_data import View, text
+from raymtl.tuning.trial_store import Trial
 
 FEWEST = 8
 """Measured trials before anything is said."""

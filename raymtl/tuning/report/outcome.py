@@ -8,8 +8,7 @@ from matplotlib.axes import Axes
 from matplotlib.ticker import MaxNLocator
 
 from raymtl.reports.plots import FAINT, INK, LOOK, PAPER, figure, panels, rows_axis, styled, svg
-from raymtl.tuning.record import Trial
-from raymtl.tuning.report.marks import (
+from raymtl.tuning.report.plot_markers import (
     DASHED,
     PLAIN,
     Point,
@@ -20,7 +19,8 @@ from raymtl.tuning.report.marks import (
     number_axis,
     scatter,
 )
-from raymtl.tuning.report.view import View
+from raymtl.tuning.report.report_data import View
+from raymtl.tuning.trial_store import Trial
 
 Seeds = Mapping[int, Mapping[str, float]]
 """By seed: the values of `default` and `best`."""

@@ -3,16 +3,16 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from raymtl.data.source import below
 from raymtl.reports.page import Drawing, Heading, Page, Part, Section, Words, render_page
+from raymtl.storage.paths import below
 from raymtl.training.rundir import write_file
 from raymtl.tuning.report import fields, outcome
 from raymtl.tuning.report.importance import FEWEST, Importances, by_weight, importance_bars, importances, measured
 from raymtl.tuning.report.outcome import Seeds
 from raymtl.tuning.report.parallel import MOST, parallel
+from raymtl.tuning.report.report_data import View
 from raymtl.tuning.report.tables import failures_table, fields_table, gains_table, seeds_table, trials_table
 from raymtl.tuning.report.verdict import keys, notes, verdict
-from raymtl.tuning.report.view import View
 from raymtl.tuning.search import Search
 
 NAME = "report.html"

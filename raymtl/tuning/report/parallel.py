@@ -12,10 +12,10 @@ from optuna.distributions import FloatDistribution, IntDistribution
 
 from raymtl.objectives.metrics import ORDER
 from raymtl.reports.plots import FAINT, INK, LINE, PAPER, figure, styled, svg
-from raymtl.tuning.record import Trial
-from raymtl.tuning.report.marks import DASHED, limits
-from raymtl.tuning.report.view import View, text
+from raymtl.tuning.report.plot_markers import DASHED, limits
+from raymtl.tuning.report.report_data import View, text
 from raymtl.tuning.space import Axis
+from raymtl.tuning.trial_store import Trial
 
 MOST = 9
 """Dimensions side by side; those that matter least are left out."""

@@ -6,9 +6,9 @@ from typing import Any
 
 from raymtl.reports.page import OPEN_ROWS, Cell, Folded, Grid, Kind, Part
 from raymtl.reports.style import duration, short_count, significant
-from raymtl.tuning.record import Trial
 from raymtl.tuning.report.outcome import Seeds
-from raymtl.tuning.report.view import View, config_value
+from raymtl.tuning.report.report_data import View, config_value
+from raymtl.tuning.trial_store import Trial
 
 
 def field_text(value: Any) -> str:

@@ -5,8 +5,8 @@ from typing import Any
 
 from raymtl.reports.page import StatusWord
 from raymtl.reports.style import duration, short_count
+from raymtl.tuning.report.report_data import POINTS, View
 from raymtl.tuning.report.tables import field_text
-from raymtl.tuning.report.view import POINTS, View
 
 _SHOWN_FIELDS = 5
 

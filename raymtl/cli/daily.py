@@ -1,0 +1,102 @@
+"""`raymtl daily`: one command every night."""
+
+import datetime as dt
+import json
+from typing import Annotated, Any
+
+import typer
+
+from raymtl.cli.options import Address, ConfigFile, Gpu, Json, Sets, Workers, finish
+from raymtl.errors import ConfigError
+from raymtl.telemetry.logs import terminal
+
+console = terminal()
+
+
+def daily(
+    config: ConfigFile,
+    date: Annotated[
+        str | None, typer.Option(metavar="YYYY-MM-DD", help="The day whose logs are new; default: yesterday (UTC).")
+    ] = None,
+    first: Annotated[
+        str | None, typer.Option("--from", metavar="YYYY-MM-DD", help="First day of a backfill; needs --to.")
+    ] = None,
+    last: Annotated[str | None, typer.Option("--to", metavar="YYYY-MM-DD", help="Last day of a backfill.")] = None,
+    sets: Sets = [],  # noqa: B006
+    workers: Workers = None,
+    gpu: Gpu = False,
+    address: Address = None,
+    wait: Annotated[
+        float, typer.Option(metavar="SECONDS", help="Wait so long for the logs, and for a job that holds the lease.")
+    ] = 0,
+    force: Annotated[
+        bool, typer.Option("--force", help="Do days again that are published or refused already.")
+    ] = False,
+    ignore_bounds: Annotated[
+        bool, typer.Option("--ignore-bounds", help="Train though the day does not look like those before it.")
+    ] = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what would be done, and do nothing.")] = False,
+    as_json: Json = False,
+) -> None:
+    """Carry the published model over the new day's logs and publish the result, or refuse and say why (docs/daily.md)."""
+    from raymtl.config.load import load_config
+
+    short = {"train.workers": workers, "train.use_gpu": True if gpu else None}
+    loaded = load_config(config, [*sets, *(f"{k}={json.dumps(v)}" for k, v in short.items() if v is not None)])
+    days = _days(date, first, last)
+    console.print("looking at the store and the logs")  # before the imports, which take seconds
+    from raymtl.daily.day import Order
+    from raymtl.daily.reports.table import day_table, verdict
+    from raymtl.daily.runner import look_ahead, run_daily
+    from raymtl.dependencies import check_stack
+    from raymtl.reports.progress import TrainingLines
+    from raymtl.storage.object_store import open_store
+
+    order = Order(*days, force, ignore_bounds, wait)
+    check_stack()
+    if dry_run:
+        found = look_ahead(loaded, order)
+        for step in found:
+            console.print(_ahead(step), markup=False)
+        finish(as_json, {"would": found})
+        return
+    with TrainingLines(console) as lines:
+        records = run_daily(loaded, order, address=address, listener=lines)
+    for record in records:
+        console.print(verdict(record), markup=False)
+    if records and loaded.daily is not None:
+        console.print(day_table(records))
+        console.print(f"next: raymtl report {open_store(loaded.daily.store).path}", markup=False)
+    finish(as_json, {"days": [record.model_dump(mode="json") for record in records]})
+
+
+def _days(date: str | None, first: str | None, last: str | None) -> tuple[dt.date, dt.date | None]:
+    """Last and first day that the options ask for."""
+    if (first is None) != (last is None):
+        raise ConfigError("--from and --to go together: name the first and the last day of the backfill")
+    if date is not None and first is not None:
+        raise ConfigError("--date is one day, --from and --to are several; give one or the other")
+    if first is not None and last is not None:
+        begin, end = _day(first, "--from"), _day(last, "--to")
+        if end < begin:
+            raise ConfigError(f"--to is {end}, which lies before --from, {begin}; swap them")
+        return end, begin
+    if date is not None:
+        return _day(date, "--date"), None
+    return (dt.datetime.now(dt.UTC) - dt.timedelta(days=1)).date(), None
+
+
+def _day(text: str, option: str) -> dt.date:
+    try:
+        return dt.date.fromisoformat(text)
+    except ValueError as error:
+        raise ConfigError(f"{option} is `{text}`; a day is written YYYY-MM-DD") from error
+
+
+def _ahead(step: dict[str, Any]) -> str:
+    if "note" in step:
+        return step["note"]
+    if step["done"]:
+        return f"{step['day']}: {step['done']} already"
+    state = f"not ready: {step['not_ready']}" if step["not_ready"] else "ready"
+    return f"{step['day']}: would begin with {step['begins_with']}; {state}"

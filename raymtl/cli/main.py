@@ -1,0 +1,352 @@
+"""The commands: parse, call, print. The work is done by the packages below."""
+
+import atexit
+import json
+import sys
+from typing import Annotated, Any, Literal
+
+import typer
+
+from raymtl import __version__, signals
+from raymtl.cli import daily as cli_daily
+from raymtl.cli import doctor, submit, tune, versions
+from raymtl.cli import serving as cli_serving
+from raymtl.cli.options import Address, Checkpoint, ConfigFile, DryRun, Gpu, Json, Sets, Workers, finish
+from raymtl.errors import UserError
+from raymtl.telemetry import logs
+from raymtl.telemetry.lines import last_line
+from raymtl.telemetry.logs import FoldedTable
+from raymtl.training import sessions
+from raymtl.training.phases import joining
+from raymtl.words import count_of
+
+app = typer.Typer(
+    name="raymtl",
+    help="Multi-task ranking models on a Ray cluster: parquet logs in, sharded tables, a report out.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110},
+)
+config_app = typer.Typer(help="Look at and check configurations.", no_args_is_help=True)
+app.add_typer(config_app, name="config")
+app.add_typer(versions.app, name="versions")
+app.add_typer(tune.app, name="tune")
+app.command("daily")(cli_daily.daily)
+app.command("doctor")(doctor.doctor)
+app.command("score")(cli_serving.score)
+app.command("export")(cli_serving.export)
+app.command("submit", context_settings={"ignore_unknown_options": True})(submit.submit)
+app.add_typer(submit.app, name="jobs")
+console = logs.terminal()
+
+Part = Literal["train", "eval", "both"]
+Run = Annotated[str, typer.Argument(metavar="RUN", help="Folder of a run, <output>/<name>.")]
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Entry point: a user's mistake is one clear message and an exit code (`docs/cli.md`), never a traceback."""
+    code = run_command(sys.argv[1:] if arguments is None else arguments)
+    if code:
+        sessions.keep_logs()
+    signals.end(code)
+    if (colorama := sys.modules.get("colorama.initialise")) is not None:
+        atexit.unregister(colorama.reset_all)  # it writes an escape sequence after the last line
+    sys.exit(code)
+
+
+def run_command(arguments: list[str]) -> int:
+    """Run one command line and return its exit code."""
+    signals.begin("stopped; rerun the same command to resume from what is saved" if _resumes(arguments) else "stopped")
+    try:
+        logs.begin_command()
+        result = app(arguments, standalone_mode=False)
+    except UserError as error:
+        return _failed(str(error), error.exit_code)
+    except typer.Exit as stop:
+        return stop.exit_code
+    except Exception as error:
+        if hasattr(error, "format_message") and hasattr(error, "exit_code"):  # a mistake in the command line itself
+            return _failed(f"{error.format_message()} (see raymtl --help)", 2)
+        if signals.received() is None:
+            raise
+        return 1  # whatever a stopped command stumbled over; `signals.end` says that it was stopped
+    return result if isinstance(result, int) else 0
+
+
+def _failed(message: str, code: int) -> int:
+    if signals.received() is None:
+        last_line(message, code)
+    return code
+
+
+def _resumes(arguments: list[str]) -> bool:
+    """Whether the command that these begin, called again, resumes what it was doing."""
+    from raymtl.submission.request import RESUMABLE
+
+    words = [
+        word for n, word in enumerate(arguments) if not word.startswith("-") and arguments[max(0, n - 1)] != "--require"
+    ]
+    looks = "--dry-run" in arguments or words[:2] in (["tune", "status"], ["tune", "report"])
+    return bool(words) and words[0] in RESUMABLE and not looks
+
+
+def _escape(text: str) -> str:
+    return text.replace("[", "\\[")
+
+
+def _say(line: str) -> None:
+    console.print(line, markup=False, soft_wrap=True)
+
+
+def _load(path: str, sets: list[str], name: str | None = None, workers: int | None = None, gpu: bool = False) -> Any:
+    from raymtl.config.load import load_config
+
+    short = {"name": name, "train.workers": workers, "train.use_gpu": True if gpu else None}
+    return load_config(path, [*sets, *(f"{k}={json.dumps(v)}" for k, v in short.items() if v is not None)])
+
+
+@app.callback(invoke_without_command=True)
+def _root(
+    version: Annotated[bool, typer.Option("--version", help="Print the version.")] = False,
+    require: Annotated[
+        str | None,
+        typer.Option(metavar="PACKAGE==VERSION,…", help="Stop with exit code 71 where other versions are installed."),
+    ] = None,
+) -> None:
+    if version:
+        print(__version__)
+        raise typer.Exit
+    if require is not None:
+        from raymtl.dependencies import check_required
+
+        check_required(require)
+
+
+@app.command()
+def synth(
+    out: Annotated[
+        str, typer.Argument(metavar="OUT", help="Folder or URL to write the logs and their config.yaml to.")
+    ],
+    rows_per_day: Annotated[int, typer.Option(help="Impressions per day.")] = 200_000,
+    days: Annotated[int, typer.Option(help="Days; the last one is for evaluation.")] = 4,
+    start: Annotated[str, typer.Option(metavar="YYYY-MM-DD", help="First day.")] = "2026-01-01",
+    seed: Annotated[int, typer.Option(help="Another seed is another world.")] = 0,
+    processes: Annotated[int, typer.Option(help="Processes that write; needs --set shards=N of at least as many.")] = 1,
+    sets: Annotated[
+        list[str],
+        typer.Option(
+            "--set", metavar="KEY=VALUE", help="Any other field of the logs, such as users=1000000 (docs/synth.md)."
+        ),
+    ] = [],  # noqa: B006
+    as_json: Json = False,
+) -> None:
+    """Write realistic synthetic logs at any size, with the true probabilities and a config that trains on them."""
+    from raymtl.config.load import section_from
+    from raymtl.reports.progress import counting
+    from raymtl.synth.spec import SynthSpec
+    from raymtl.synth.write import write_logs
+
+    values = {"rows_per_day": rows_per_day, "days": days, "start": start, "seed": seed}
+    spec = section_from(SynthSpec, values, sets, "the synthetic logs")
+    with counting("rows written", console) as progress:
+        summary = write_logs(spec, out, processes, progress)
+    console.print(
+        f"{count_of(summary.rows, 'row')} in {count_of(summary.files, 'file')}, {summary.bytes / 2**20:.0f} MiB, "
+        f"{summary.seconds:.0f} s"
+    )
+    for name, mean in summary.label_means.items():
+        console.print(f"  {name:<8} mean {mean:.4f}   null {summary.label_nulls[name]:.1%}")
+    console.print(f"next: raymtl train --config {summary.config}")
+    finish(as_json, vars(summary))
+
+
+@app.command()
+def convert(
+    name: Annotated[str | None, typer.Argument(metavar="NAME", help="The data set; leave it out to list them.")] = None,
+    source: Annotated[str, typer.Option(metavar="DIR", help="Folder with the original files.")] = ".",
+    out: Annotated[str, typer.Option(metavar="OUT", help="Folder or URL to write to.")] = "data",
+    as_json: Json = False,
+) -> None:
+    """Turn a public data set into logs of raymtl's contract and a config for them."""
+    from raymtl.data.convert.registry import CONVERTERS
+    from raymtl.data.convert.registry import convert as run
+
+    if name is None:
+        for key, converter in CONVERTERS.items():
+            console.print(f"[bold]{key}[/]  {converter.summary}\n  needs {_escape(converter.source)}")
+        return
+    config = run(name, source, out)
+    console.print(f"next: raymtl train --config {config}")
+    finish(as_json, {"config": config})
+
+
+@app.command()
+def check(
+    config: ConfigFile,
+    sets: Sets = [],  # noqa: B006
+    part: Annotated[Part, typer.Option(help="The days to read.")] = "both",
+    address: Address = None,
+    as_json: Json = False,
+) -> None:
+    """Read the logs once and report rows, nulls, IDs, label rates and everything that breaks the contract."""
+    loaded = _load(config, sets)
+    _say(joining(address))
+    from raymtl.data.validation.console import render
+    from raymtl.data.validation.run import check_data
+    from raymtl.reports.progress import counting
+    from raymtl.training.cluster import connect
+    from raymtl.training.resources import reading_tasks
+
+    connect(loaded, address)
+    with counting("rows read", console) as progress:
+        report = check_data(loaded, part, reading_tasks(loaded, workers=0), progress)
+    console.print(*render(report), sep="\n")
+    finish(as_json, report.to_dict())
+    if report.problems:
+        raise typer.Exit(65)
+
+
+@app.command()
+def plan(
+    config: ConfigFile,
+    sets: Sets = [],  # noqa: B006
+    gpus: Annotated[int, typer.Option(min=1, help="GPUs in all.")] = 8,
+    hbm: Annotated[str, typer.Option(help="Memory of each GPU, such as 80GB or 40GiB.")] = "80GB",
+    per_node: Annotated[int, typer.Option(min=1, help="GPUs of one machine.")] = 8,
+    cpu: Annotated[
+        bool, typer.Option("--cpu", help="Plan for that many CPU workers with so much memory each.")
+    ] = False,
+    as_json: Json = False,
+) -> None:
+    """Say which table goes where, how full each device gets and what does not fit; needs no GPU. Exit code 1: does not fit."""
+    from raymtl.embeddings.planning import dry_plan, parse_bytes
+    from raymtl.reports.plan import plan_tables
+
+    result = dry_plan(
+        _load(config, sets),
+        workers=gpus,
+        memory_bytes=parse_bytes(hbm),
+        device="cpu" if cpu else "cuda",
+        workers_per_node=per_node,
+    )
+    console.print(*plan_tables(result), sep="\n")
+    finish(as_json, result.to_dict())
+    if not result.fits:
+        raise typer.Exit(1)
+
+
+@app.command()
+def train(
+    config: ConfigFile,
+    sets: Sets = [],  # noqa: B006
+    name: Annotated[str | None, typer.Option(help="Name of the run; the same name goes on with the same run.")] = None,
+    workers: Workers = None,
+    gpu: Gpu = False,
+    address: Address = None,
+    dry_run: DryRun = False,
+    as_json: Json = False,
+) -> None:
+    """Train a model, or go on with a run that was stopped."""
+    loaded = _load(config, sets, name, workers, gpu)
+    console.print("checking the configuration and the logs")  # before the imports, which take seconds
+    from raymtl.dependencies import check_stack
+    from raymtl.reports.progress import TrainingLines
+    from raymtl.reports.terminal import print_table
+    from raymtl.training import driver
+    from raymtl.training.rundir import run_folder
+
+    check_stack()
+    if dry_run:
+        facts = driver.prepare(loaded).facts()
+        console.print(
+            f"ready: {count_of(facts['train_rows'], 'training row')} in {count_of(facts['units'], 'unit')}, "
+            f"config {facts['config_hash']}"
+        )
+        finish(as_json, facts)
+        return
+    with TrainingLines(console) as lines:
+        result = driver.train(loaded, address=address, listener=lines)
+    if result["metrics"]["eval"]:
+        console.print(print_table(result))
+    run_dir = run_folder(loaded)
+    console.print(
+        f"{count_of(result['rows_trained'], 'row')} trained, {result['rows_left_out']} left out, "
+        f"{result['rows_per_s']:,.0f} rows/s\n"
+        f"run: {run_dir}\nnext: raymtl report {run_dir}"
+    )
+    finish(as_json, {**result, "run_dir": run_dir})
+
+
+@app.command()
+def evaluate(
+    run_dir: Run,
+    sets: Sets = [],  # noqa: B006
+    checkpoint: Checkpoint = None,
+    address: Address = None,
+    as_json: Json = False,
+) -> None:
+    """Measure a run's model on the evaluation days of its config, or on others given by --set data.eval=…"""
+    console.print("checking the checkpoint and the logs")
+    from raymtl.dependencies import check_stack
+    from raymtl.reports.terminal import print_table
+    from raymtl.training import driver
+
+    check_stack()
+    result = driver.evaluate(run_dir, overrides=sets, checkpoint=checkpoint, address=address, say=_say)
+    console.print(print_table(result))
+    console.print(f"checkpoint: {result['checkpoint']}")
+    finish(as_json, result)
+
+
+@app.command()
+def report(
+    run_dir: Annotated[
+        str, typer.Argument(metavar="RUN", help="Folder of a run, <output>/<name>, or of the store of a daily job.")
+    ],
+    out: Annotated[
+        str | None, typer.Option(metavar="FILE", help="Where to write that of a run; default: RUN/report.html.")
+    ] = None,
+    as_json: Json = False,
+) -> None:
+    """Write one self-contained HTML file: of a run its curves and metrics, of a daily job its last 30 days."""
+    from raymtl.daily.reports.index import write_index
+    from raymtl.daily.reports.table import day_table
+    from raymtl.daily.reports.write import last_records
+    from raymtl.reports.html import write_report
+    from raymtl.storage.object_store import open_store
+
+    if records := last_records(open_store(run_dir)):
+        path = write_index(open_store(run_dir), records)
+        console.print(day_table(records))
+    else:
+        path = write_report(run_dir, out)
+    console.print(f"report: {path}")
+    finish(as_json, {"report": path})
+
+
+@config_app.command("schema")
+def config_schema() -> None:
+    """Print the JSON schema of the configuration."""
+    from raymtl.config.reference import json_schema
+
+    print(json.dumps(json_schema(), indent=2))
+
+
+@config_app.command("show")
+def config_show(config: ConfigFile, sets: Sets = []) -> None:  # noqa: B006
+    """Check a configuration and print it with every default filled in."""
+    from raymtl.config.load import dump_config
+
+    print(dump_config(_load(config, sets)), end="")
+
+
+@config_app.command("presets")
+def config_presets() -> None:
+    """List the published models and the slots that each one sets."""
+    from raymtl.config.presets import PRESETS
+
+    table = FoldedTable("preset", "slots", box=None)
+    for name, slots in PRESETS.items():
+        table.add_row(name, _escape(json.dumps(slots)))
+    console.print(table)

@@ -1,0 +1,120 @@
+"""`raymtl score` and `raymtl export`: what a published version predicts, in batches and as programs for a server."""
+
+from typing import TYPE_CHECKING, Annotated, Literal
+
+import typer
+
+from raymtl.cli.options import Address, Json, finish
+from raymtl.errors import ConfigError
+from raymtl.telemetry import logs
+from raymtl.words import count_of
+
+if TYPE_CHECKING:
+    from raymtl.config.data import DayRange
+
+console = logs.terminal()
+
+VersionOption = Annotated[
+    str,
+    typer.Option(
+        "--version",
+        metavar="STORE",
+        help="Folder or URL of a published version, STORE/versions/ID; STORE alone means its current one.",
+    ),
+]
+AllowCustom = Annotated[
+    bool,
+    typer.Option(
+        "--allow-custom", help="Import the classes that the version's slots of `type: custom` name: its code runs."
+    ),
+]
+
+
+def score(
+    version: VersionOption,
+    data: Annotated[
+        str, typer.Option(metavar="PATH", help="The rows: a folder or URL with `ds=YYYY-MM-DD` partitions.")
+    ],
+    out: Annotated[str, typer.Option(metavar="OUT", help="Folder or URL to write to; the same one goes on.")],
+    days: Annotated[
+        str | None, typer.Option(metavar="A..B", help="First and last day, or one day; default: all that are there.")
+    ] = None,
+    keys: Annotated[
+        list[str],
+        typer.Option(
+            metavar="COLUMN", help="A column to copy beside the predictions; may be repeated. Default: the IDs."
+        ),
+    ] = [],  # noqa: B006
+    workers: Annotated[
+        int | None, typer.Option(min=1, help="Processes that score; default: as many as the cluster has room for.")
+    ] = None,
+    cpus_per_worker: Annotated[int, typer.Option(min=1, help="CPUs and threads of each.")] = 1,
+    gpu: Annotated[bool, typer.Option("--gpu", help="Give each process a GPU.")] = False,
+    batch_rows: Annotated[int, typer.Option(min=1, help="Rows that the model takes at a time.")] = 4096,
+    address: Address = None,
+    allow_custom: AllowCustom = False,
+    as_json: Json = False,
+) -> None:
+    """Write a published version's predictions for every row of a data set, or go on with what a killed call left."""
+    chosen = _days(days)
+    console.print("checking the version and the data")  # before the imports, which take seconds
+    from raymtl.reports.progress import counting
+    from raymtl.serving.score import Pool
+    from raymtl.serving.score import score as run
+
+    pool = Pool(workers, cpus_per_worker, gpu, batch_rows)
+    with counting("rows scored", console) as progress:
+        result = run(
+            version,
+            data,
+            out,
+            days=chosen,
+            keys=keys,
+            pool=pool,
+            address=address,
+            allow_custom=allow_custom,
+            progress=progress,
+            say=lambda line: console.print(line, markup=False, soft_wrap=True),
+        )
+    console.print(
+        f"{count_of(result['rows'], 'row')} in {count_of(len(result['files']), 'file')}, "
+        f"predictions of version {result['version']}: {out}",
+        markup=False,
+        soft_wrap=True,
+    )
+    finish(as_json, result)
+
+
+def export(
+    version: VersionOption,
+    out: Annotated[str, typer.Option(metavar="DIR", help="Folder or URL to write the programs and model.json to.")],
+    quantize: Annotated[
+        Literal["none", "fp16", "int8"], typer.Option(help="How the tables are kept in the programs.")
+    ] = "none",
+    allow_custom: AllowCustom = False,
+    as_json: Json = False,
+) -> None:
+    """Write a published version as torch.export programs that take raw IDs: whole, and as user part and item part."""
+    from raymtl.serving.export import export_version
+    from raymtl.serving.version import open_version
+
+    facts = export_version(open_version(version, allow_custom), out, quantize)
+    for name, program in facts["programs"].items():
+        console.print(f"{name:<10} {program['bytes'] / 2**20:8.1f} MiB", markup=False)
+    console.print(f"version {facts['version']}: {out}", markup=False, soft_wrap=True)
+    finish(as_json, facts)
+
+
+def _days(text: str | None) -> "DayRange | None":
+    from pydantic import ValidationError
+
+    from raymtl.config.data import DayRange
+
+    if text is None:
+        return None
+    first, dots, last = text.partition("..")
+    try:
+        return DayRange.model_validate({"start": first, "end": last if dots else first})
+    except ValidationError as error:
+        reason = error.errors()[0]["msg"].removeprefix("Value error, ")
+        raise ConfigError(f"--days is `{text}`: {reason}; write 2026-01-01..2026-01-07, or one day") from error

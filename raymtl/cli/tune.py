@@ -1,0 +1,147 @@
+"""`raymtl tune`: a search over the configuration."""
+
+import json
+from typing import Annotated, Any
+
+import typer
+
+from raymtl.cli.options import Address, Gpu, Json, finish
+from raymtl.errors import ConfigError
+from raymtl.telemetry.logs import terminal
+from raymtl.words import count_of
+
+console = terminal()
+app = typer.Typer(
+    help="Search loss weights, the calibrator's alpha and any other field of the configuration (docs/tuning.md).",
+    invoke_without_command=True,
+)
+
+Folder = Annotated[str, typer.Argument(metavar="SEARCH", help="Folder of a search, <output>/<name>-tune.")]
+
+
+@app.callback()
+def tune(
+    context: typer.Context,
+    config: Annotated[
+        str | None, typer.Option("--config", "-c", metavar="FILE", help="The YAML configuration, a path or a URL.")
+    ] = None,
+    sets: Annotated[
+        list[str],
+        typer.Option("--set", metavar="KEY=VALUE", help="Override one field, such as tune.repeats=5; may be repeated."),
+    ] = [],  # noqa: B006
+    name: Annotated[
+        str | None, typer.Option(help="Name of the search; the same name goes on with the same one.")
+    ] = None,
+    max_trials: Annotated[int | None, typer.Option(help="Short for --set tune.max_trials=N.")] = None,
+    max_concurrent: Annotated[int | None, typer.Option(help="Short for --set tune.max_concurrent=N.")] = None,
+    time_budget: Annotated[
+        float | None, typer.Option(metavar="SECONDS", help="Short for --set tune.time_budget_s=SECONDS.")
+    ] = None,
+    from_version: Annotated[
+        str | None,
+        typer.Option(
+            metavar="VERSION", help="Begin every trial with this version of the store: short for tune.start.version."
+        ),
+    ] = None,
+    gpu: Gpu = False,
+    address: Address = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Check the space and the objective, and stop.")] = False,
+    as_json: Json = False,
+) -> None:
+    """Search, or go on with a search that was stopped; writes best.yaml, trials.parquet and report.html."""
+    if context.invoked_subcommand is not None:
+        return
+    if config is None:
+        raise ConfigError("--config is missing; name the YAML configuration, or one of `raymtl tune status|report`")
+    from raymtl.config.load import load_config
+    from raymtl.data.writable import check_writable
+
+    short = {
+        "name": name,
+        "tune.max_trials": max_trials,
+        "tune.max_concurrent": max_concurrent,
+        "tune.time_budget_s": time_budget,
+        "tune.start.version": from_version,
+        "train.use_gpu": True if gpu else None,
+    }
+    loaded = load_config(config, [*sets, *(f"{k}={json.dumps(v)}" for k, v in short.items() if v is not None)])
+    console.print("checking the configuration and the logs")  # before the imports, which take seconds
+    from raymtl.tuning.check import check, search_folder
+
+    space = check(loaded)
+    if dry_run:
+        check_writable(search_folder(loaded), "output: the folder of the search")
+        for axis in space.axes:
+            console.print(f"{axis.name}: {axis.values}", markup=False)
+        console.print(
+            f"ready: {count_of(len(space.axes), 'dimension')}; the search would be {search_folder(loaded)}",
+            markup=False,
+        )
+        finish(as_json, {"dimensions": [axis.name for axis in space.axes], "folder": search_folder(loaded)})
+        return
+    from raymtl.dependencies import check_stack
+    from raymtl.tuning.run import opened  # not before: Ray and TorchRec take seconds to import
+    from raymtl.tuning.run import tune as run
+    from raymtl.tuning.terminal import TrialLines
+
+    check_stack()
+    with TrialLines(console) as lines:
+        result = run(loaded, address=address, listener=lines)
+    _show(opened(search_folder(loaded))[0], result, as_json)
+
+
+@app.command()
+def status(folder: Folder, as_json: Json = False) -> None:
+    """Say how far a search has come, whoever runs it."""
+    from raymtl.tuning.result import summary
+    from raymtl.tuning.run import opened
+    from raymtl.tuning.terminal import trials_table
+
+    search, clock = opened(folder)
+    found = summary(search, clock, folder)
+    console.print(trials_table(search))
+    console.print(_counts(found), markup=False)
+    finish(as_json, found)
+
+
+@app.command()
+def report(folder: Folder, as_json: Json = False) -> None:
+    """Write the report, best.yaml and trials.parquet anew out of a search's records, finished or not."""
+    from raymtl.tuning.result import write_result
+    from raymtl.tuning.run import opened
+
+    search, clock = opened(folder)
+    _show(search, write_result(search, folder, clock), as_json)
+
+
+def _show(search: Any, result: dict[str, Any], as_json: bool) -> None:
+    from raymtl.tuning.terminal import field_text, trials_table
+
+    console.print(trials_table(search, 20))
+    console.print(_counts(result), markup=False)
+    for gain in result["repeats"]:
+        console.print(_gain(gain), markup=False)
+    if result["best"] is None:
+        console.print("no trial is better than the configuration as it is, or none has finished")
+    elif not result["best_fields"]:
+        console.print("the best trial is the configuration as it is")
+    else:
+        fields = ", ".join(f"{k} = {field_text(v)}" for k, v in result["best_fields"].items())
+        console.print(f"best: trial {result['best']} with {fields}", markup=False, soft_wrap=True)
+    console.print(f"report: {result['report']}", markup=False, soft_wrap=True)
+    if result["best_config"]:
+        console.print(f"next: raymtl train --config {result['best_config']}", markup=False, soft_wrap=True)
+    finish(as_json, result)
+
+
+def _counts(result: dict[str, Any]) -> str:
+    counts = ", ".join(f"{count} {state}" for state, count in result["trials"].items() if count)
+    return f"{counts or 'no trial yet'}; {result['train_seconds']:,.0f} s of training"
+
+
+def _gain(gain: dict[str, Any]) -> str:
+    error = gain["standard_error"]
+    said = f"{gain['metric']}: {gain['gain']:+.5f} over the default on {count_of(len(gain['best']), 'fresh seed')}"
+    if error is None:
+        return f"{said}; one seed each says nothing of the noise: raise tune.repeats"
+    return f"{said}, standard error {error:.5f}: {'beyond' if gain['beyond_noise'] else 'within'} the noise"

@@ -1,0 +1,80 @@
+"""Versions as tables on the terminal."""
+
+from typing import Any
+
+from rich.table import Table
+from rich.text import Text
+
+from raymtl.embeddings.planning import gib
+from raymtl.model_store.manifest import Manifest
+from raymtl.model_store.store import Difference, Listed
+from raymtl.telemetry.logs import FoldedTable
+from raymtl.words import count_of
+
+
+def list_table(versions: list[Listed]) -> Table:
+    """A line per version, the newest first."""
+    table = FoldedTable("", "version", "data", "rows", "size", "parent", "published", "by", box=None)
+    for v in versions:
+        mark = Text("current" if v.current else "", style="bold green")
+        if v.manifest is None:
+            table.add_row(mark, v.id, Text("damaged", style="bold red"), "", "", "", v.published, v.by)
+            continue
+        days = "..".join(v.manifest.data_range["train"])
+        rows = f"{v.manifest.counts['rows']:,}" if "rows" in v.manifest.counts else "–"
+        table.add_row(mark, v.id, days, rows, gib(v.manifest.total_bytes), v.manifest.parent or "–", v.published, v.by)
+    return table
+
+
+def show_tables(manifest: Manifest) -> list[Table | str]:
+    """One version: its facts, then its tables."""
+    facts = FoldedTable("", "", box=None, show_header=False)
+    values = {
+        "version": manifest.id,
+        "parent": manifest.parent or "–",
+        "rests on": manifest.base or "nothing, it is whole",
+        "created": f"{manifest.created:%Y-%m-%d %H:%M:%S} UTC by raymtl {manifest.code.get('raymtl', '?')}",
+        **{f"data {part}": "..".join(days) for part, days in manifest.data_range.items()},
+        **{key: f"{count:,}" for key, count in manifest.counts.items()},
+        "size": f"{gib(manifest.total_bytes)} in {count_of(len(manifest.all_files), 'file')}",
+        "config": manifest.config_hash,
+    }
+    for task, metrics in manifest.metrics.get("eval", {}).items():
+        found = [
+            f"{name} {metrics[name]:.4f}" for name in ("auc", "ne", "calibration") if metrics.get(name) is not None
+        ]
+        values[f"task {task}"] = "  ".join(found) or "–"
+    for key, value in values.items():
+        facts.add_row(key, Text(value))
+    tables = FoldedTable("table", "rows", "dim", "ID space", "optimizer", "size", "files", box=None)
+    for name, t in manifest.tables.items():
+        size = gib(sum(f.bytes for f in t.files))
+        tables.add_row(name, f"{t.rows:,}", str(t.dim), t.id_space, t.optimizer, size, str(len(t.files)))
+    return [facts, "", tables]
+
+
+def diff_tables(difference: Difference) -> list[Table | str]:
+    """What changed, section by section; a number also by how much."""
+    shown: list[Table | str] = []
+    for title in ("data", "counts", "metrics", "tables", "config"):
+        changes: dict[str, tuple[Any, Any]] = getattr(difference, title)
+        if not changes:
+            continue
+        table = FoldedTable(title, difference.a, difference.b, "change", box=None)
+        for key, (old, new) in changes.items():
+            table.add_row(key, Text(_value(old)), Text(_value(new)), _change(old, new))
+        shown += [table, ""]
+    return shown[:-1] if shown else [f"{difference.a} and {difference.b} do not differ"]
+
+
+def _value(value: Any) -> str:
+    if value is None:
+        return "–"
+    if isinstance(value, float):
+        return f"{value:.6g}"
+    return f"{value:,}" if isinstance(value, int) and not isinstance(value, bool) else str(value)
+
+
+def _change(old: Any, new: Any) -> str:
+    numbers = all(isinstance(v, int | float) and not isinstance(v, bool) for v in (old, new))
+    return f"{new - old:+.4g}" if numbers else ""

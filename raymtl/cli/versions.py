@@ -1,0 +1,185 @@
+"""`raymtl versions`: what is published, and the way back."""
+
+from dataclasses import asdict
+from typing import Annotated, Any
+
+import typer
+
+from raymtl.cli.options import Checkpoint, Json, finish
+from raymtl.telemetry.logs import terminal
+from raymtl.words import count_of
+
+app = typer.Typer(help="Look at, check, publish and roll back versions of a model.", no_args_is_help=True)
+console = terminal()
+
+StoreOption = Annotated[
+    str, typer.Option("--store", metavar="STORE", help="Folder or URL of the store that holds the versions.")
+]
+Version = Annotated[str | None, typer.Argument(metavar="[VERSION]", help="Default: the current one.")]
+Wait = Annotated[
+    float, typer.Option("--wait", metavar="SECONDS", help="Wait so long for another process that holds the lease.")
+]
+
+
+@app.command("list")
+def list_(store: StoreOption, as_json: Json = False) -> None:
+    """List the versions, the newest first, and who is writing."""
+    from raymtl.cli.version_tables import list_table
+    from raymtl.model_store.lease import clock_text, holders
+    from raymtl.model_store.store import list_versions
+    from raymtl.storage.object_store import open_store
+
+    opened = open_store(store)
+    versions, claims = list_versions(opened), holders(opened)
+    console.print(list_table(versions) if versions else f"{opened.path} has no version")
+    for claim in claims[:1]:
+        console.print(f"in use by {claim.by} for `{claim.holder}` since {clock_text(claim.since)}", markup=False)
+    rows = [
+        {"id": v.id, "published": v.published, "by": v.by, "current": v.current}
+        | ({"damaged": True} if v.manifest is None else _facts(v.manifest))
+        for v in versions
+    ]
+    finish(as_json, {"versions": rows, "lease": asdict(claims[0]) if claims else None})
+
+
+@app.command()
+def show(store: StoreOption, version: Version = None, as_json: Json = False) -> None:
+    """Show one version: where it comes from, its data, metrics and tables."""
+    from raymtl.cli.version_tables import show_tables
+    from raymtl.model_store.store import show as read
+    from raymtl.storage.object_store import open_store
+
+    manifest = read(open_store(store), version)
+    console.print(*show_tables(manifest), sep="\n")
+    finish(as_json, manifest.model_dump(mode="json"))
+
+
+@app.command()
+def diff(
+    store: StoreOption,
+    old: Annotated[str, typer.Argument(metavar="OLD", help="A version.")],
+    new: Annotated[str | None, typer.Argument(metavar="[NEW]", help="Another; default: the current one.")] = None,
+    as_json: Json = False,
+) -> None:
+    """Show what changed between two versions: data, rows, metrics, tables, configuration."""
+    from raymtl.cli.version_tables import diff_tables
+    from raymtl.model_store.store import diff as compare
+    from raymtl.model_store.store import show as read
+    from raymtl.storage.object_store import open_store
+
+    opened = open_store(store)
+    difference = compare(read(opened, old), read(opened, new))
+    console.print(*diff_tables(difference), sep="\n")
+    finish(as_json, asdict(difference))
+
+
+@app.command()
+def verify(store: StoreOption, version: Version = None, as_json: Json = False) -> None:
+    """Read every file of a version and compare its hash with the manifest. Exit code 66: something is missing or damaged."""
+    from raymtl.model_store.store import show as read
+    from raymtl.model_store.store import verify as check
+    from raymtl.storage.object_store import open_store
+
+    opened = open_store(store)
+    manifest = read(opened, version)
+    faults = check(opened, manifest.id)
+    for fault in faults:
+        console.print(fault, markup=False)
+    if not faults:
+        console.print(f"{manifest.id}: {_as_written(len(manifest.all_files))}")
+    finish(as_json, {"version": manifest.id, "files": len(manifest.all_files), "faults": faults})
+    if faults:
+        raise typer.Exit(66)
+
+
+@app.command()
+def publish(
+    run_dir: Annotated[str, typer.Argument(metavar="RUN", help="Folder of a finished run, <output>/<name>.")],
+    store: StoreOption,
+    checkpoint: Checkpoint = None,
+    version: Annotated[
+        str | None,
+        typer.Option("--version", metavar="NAME", help="Name; default: the last day of its data and six digits."),
+    ] = None,
+    wait: Wait = 0,
+    as_json: Json = False,
+) -> None:
+    """Make a finished run the current version."""
+    from raymtl.dependencies import check_stack
+    from raymtl.model_store.lease import acquire
+    from raymtl.model_store.publish import publish_run
+    from raymtl.storage.object_store import open_store
+
+    check_stack()
+    opened = open_store(store)
+    with acquire(opened, f"publish {run_dir}", wait_s=wait) as lease:
+        manifest = publish_run(run_dir, opened, checkpoint=checkpoint, version=version, held=lease.held)
+    console.print(
+        f"published {manifest.id}: {count_of(len(manifest.all_files), 'file')}, {manifest.total_bytes / 2**20:,.1f} MiB\n"
+        f"next: raymtl versions list --store {opened.path}",
+        markup=False,
+    )
+    finish(as_json, {"version": manifest.id, "store": opened.path, **_facts(manifest)})
+
+
+@app.command()
+def rollback(
+    store: StoreOption,
+    version: Annotated[
+        str | None, typer.Argument(metavar="[VERSION]", help="Default: the one published before the current one.")
+    ] = None,
+    wait: Wait = 0,
+    as_json: Json = False,
+) -> None:
+    """Make an earlier version current again; takes seconds, and nothing is deleted."""
+    from raymtl.model_store.lease import acquire
+    from raymtl.model_store.store import current
+    from raymtl.model_store.store import rollback as go_back
+    from raymtl.storage.object_store import open_store
+
+    opened = open_store(store)
+    with acquire(opened, "rollback", wait_s=wait) as lease:
+        before = current(opened)
+        entry = go_back(opened, version, lease.held)
+    console.print(f"current: {entry.current} (was {before})", markup=False)
+    finish(as_json, {"current": entry.current, "was": before})
+
+
+@app.command()
+def gc(
+    store: StoreOption,
+    keep: Annotated[int, typer.Option(min=1, help="Newest versions to keep.")] = 7,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what would go.")] = False,
+    wait: Wait = 0,
+    as_json: Json = False,
+) -> None:
+    """Remove old versions and what killed writers left; never what is current, rested on, or lately refused by the daily job."""
+    from raymtl.daily.record import candidates
+    from raymtl.model_store.lease import acquire
+    from raymtl.model_store.store import gc as clean
+    from raymtl.storage.object_store import open_store
+
+    opened = open_store(store)
+    with acquire(opened, "gc", wait_s=wait) as lease:
+        removed = clean(opened, keep, candidates(opened, keep), held=lease.held, dry_run=dry_run)
+    word = "would remove" if dry_run else "removed"
+    console.print(
+        f"{word} {count_of(len(removed.versions), 'version')}: {', '.join(removed.versions) or '–'}\n"
+        f"{word} {count_of(len(removed.leftovers), 'leftover')}: {', '.join(removed.leftovers) or '–'}",
+        markup=False,
+    )
+    finish(as_json, {**asdict(removed), "dry_run": dry_run})
+
+
+def _as_written(files: int) -> str:
+    return f"{count_of(files, 'file')} {'is as it was' if files == 1 else 'are as they were'} written"
+
+
+def _facts(manifest: Any) -> dict[str, Any]:
+    return {
+        "data_range": manifest.data_range,
+        "counts": manifest.counts,
+        "bytes": manifest.total_bytes,
+        "parent": manifest.parent,
+        "base": manifest.base,
+    }

@@ -1,0 +1,279 @@
+"""What the workers do for one day: score the versions before, train, score the candidate, and write it out.
+
+One group of workers does all of it, so that its start and the building of the model are paid for once. Whatever is killed, the
+same session begins again: scores that are written already are not made again, and training goes on from its last checkpoint.
+"""
+
+import json
+import math
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import ray.train
+import torch
+import torch.distributed as dist
+
+from raymtl.data.ids.id_map import IdMap, MapFile
+from raymtl.embeddings.rows import TableRows, decay_state, start_anew, table_rows, weight_square_sum
+from raymtl.errors import UserError, VersionError
+from raymtl.model_store.loader import restore as restore_version
+from raymtl.model_store.row_owners import changed_owners, gone, new_owners
+from raymtl.model_store.writer import Delta, Draft, dense_weights, export
+from raymtl.storage.object_store import Store, open_store, read_bytes, write_bytes
+from raymtl.telemetry import logs
+from raymtl.training.build import Built, build
+from raymtl.training.checkpoint import Progress
+from raymtl.training.distributed import together
+from raymtl.training.driver import metrics_section
+from raymtl.training.row_tracker import Touched
+from raymtl.training.trainer import Loop
+from raymtl.training.worker import Job, Saver, built_facts, open_log, restore, set_up, total_steps
+from raymtl.words import count_of
+
+CANDIDATE, BASE = "candidate", "base"
+"""Inputs of the held-out rows: scored by the candidate, and by the version before with its own maps."""
+NEXT_DAY = "next day"
+"""Inputs of days that no version has seen, scored by the version before: this, and the days that their labels took."""
+
+
+@dataclass(frozen=True)
+class Score:
+    """A version to score before anything is trained."""
+
+    name: str
+    """Name of the score, and of its input in `Job.inputs`."""
+    version: str
+
+
+@dataclass
+class DayJob(Job):
+    """What the driver hands to every worker; `inputs` has `train`, `candidate` and that of every score."""
+
+    store: str = ""
+    notebook: str = ""
+    """Object of the store in which the session notes what it has measured."""
+    scores: list[Score] = field(default_factory=list)
+    """In this order; those of `base` are last, so that it need not be read twice."""
+    base: str | None = None
+    """Version to begin with; None: from the seed."""
+    base_maps: Mapping[str, MapFile] = field(default_factory=dict)
+    """Its maps."""
+    delta: bool = False
+    """Write only what differs from `base`."""
+    accumulator_decay: float = 1.0
+    train_dense: bool = True
+    draft: Draft | None = None
+    """The version to write."""
+
+    @property
+    def run(self) -> str:
+        """Name of the user's configuration: that of the session is another one each day."""
+        return self.config.name if self.draft is None else self.draft.config.name
+
+    @property
+    def maps(self) -> dict[str, MapFile]:
+        """The day's maps."""
+        return {name: file for name, file in self.inputs["train"].maps.items() if file is not None}
+
+
+def run_day_worker(job: dict[str, Any]) -> dict[str, Any]:
+    """Entry of a worker; as `training.worker.run_worker`."""
+    context = ray.train.get_context()
+    try:
+        return _Session(job["job"], context.get_world_rank(), context.get_world_size()).run()
+    except UserError as error:
+        logs.log.error("%s", error)
+        return {"user_error": (type(error).__name__, str(error))}
+    except Exception as error:
+        logs.log.exception("this worker ends: %s", type(error).__name__)
+        raise
+
+
+class _Session:
+    def __init__(self, job: DayJob, rank: int, workers: int):
+        self.job, self.rank = job, rank
+        self.worker, self.group = set_up(job, rank, workers)
+        self.store = open_store(job.store)
+        self.notes = _Notebook(self.store, job.notebook, rank, self.group)
+
+    def run(self) -> dict[str, Any]:
+        job, config = self.job, self.job.config
+        built = build(config, job.base_rates, total_steps(job), self.worker.device, self.worker.group)
+        if not job.train_dense:
+            built.optimizers.freeze_dense()
+        touched = Touched(config)
+        progress = restore(job, built, self.group, touched.load)
+        begun = progress.step > 0 or progress.finished
+        progress.starts += 1
+        log = open_log(job, progress, self.group)
+        try:
+            saver = Saver(job, built, progress, log, self.group, lambda folder: touched.save(folder, self.rank))
+            loop = Loop(self.worker, config, built, job.inputs, progress, log, saver, touched.add)
+            if not begun:
+                self._enter("evaluate")
+                self._before(built, loop)
+            elif log is not None:
+                log.say(note=f"going on from step {progress.step}, {count_of(progress.rows, 'row')} trained")
+            self._enter("train")
+            if not progress.finished:
+                loop.run()
+            saver.wait()
+            self._enter("gate")
+            candidate = loop.measure(job.inputs[CANDIDATE])
+            health = self._health(built)
+            self._enter("publish")
+            manifest = self._write(built, progress, touched, candidate)
+        finally:
+            if log is not None:
+                log.close()
+        return {
+            "progress": vars(progress),
+            "candidate": metrics_section(candidate),
+            "norms": {name: (self.notes.get("norms", {}).get(name), norm) for name, norm in health[0].items()},
+            "not_finite": health[1],
+            "measured": self.notes.all(),
+            "manifest": manifest.model_dump(mode="json"),
+            **built_facts(built, loop),
+        }
+
+    def _enter(self, state: str) -> None:
+        """Tell the driver where the session is."""
+        if self.rank == 0 and self.job.mailbox is not None:
+            self.job.mailbox.put.remote({"state": state})
+
+    def _before(self, built: Built, loop: Loop) -> None:
+        """Score the versions before, then make the model ready to be trained: the base with its new owners of rows."""
+        job, held = self.job, ""
+        for score in job.scores:
+            if self.notes.has(score.name):
+                continue
+            try:
+                held = held if held == score.version else self._take(built, score.version)
+            except VersionError as error:
+                if score.version == job.base:
+                    raise
+                self.notes.put(score.name, {"note": f"version {score.version} could not be scored: {error}"})
+                continue
+            self.notes.put(score.name, {"metrics": metrics_section(loop.measure(job.inputs[score.name]))})
+        self._tell_next_day()
+        if job.base is None:
+            return
+        if held != job.base:
+            self._take(built, job.base)
+        tables = table_rows(built.model, self.group)
+        if not self.notes.has("norms"):
+            self.notes.put("norms", self._norms(tables)[0])
+        for name, table in tables.items():
+            if job.accumulator_decay != 1:
+                decay_state(table, job.accumulator_decay)
+            if name in job.maps:
+                pair = (job.base_maps[name], job.maps[name])
+                before, after = self._loaded(pair)
+                start_anew(table, new_owners(before, after), job.config.tables[name].init, job.config.train.seed)
+
+    def _tell_next_day(self) -> None:
+        """Told before training, not at its end: Ray forgets what a process that has ended said."""
+        for score in self.job.scores:
+            delay = score.name.removeprefix(f"{NEXT_DAY} ")
+            if self.rank or delay == score.name:
+                continue
+            for task, found in self.notes.get(score.name, {}).get("metrics", {}).get("eval", {}).items():
+                self.worker.gauges.set("next_day_auc_ratio", found.get("auc"), task=task, delay_days=delay)
+
+    def _take(self, built: Built, version: str) -> str:
+        """Fill the model from a version, the optimizers too where training begins with it."""
+        begins = version == self.job.base
+        restored = restore_version(built, self.job.config, self.store, version, self.group, optimizer=begins)
+        if begins:
+            self.notes.put("said", restored.notes)
+        return version
+
+    def _health(self, built: Built) -> tuple[dict[str, float], dict[str, int]]:
+        """Root mean square of each table, and the numbers that are not finite by table and dense weight."""
+        norms, wrong = self._norms(table_rows(built.model, self.group))
+        for name, value in dense_weights(built).items():
+            if value.is_floating_point() and (count := int((~torch.isfinite(value)).sum())):
+                wrong[name] = count
+        return norms, wrong
+
+    def _norms(self, tables: Mapping[str, TableRows]) -> tuple[dict[str, float], dict[str, int]]:
+        sums = torch.zeros(len(tables), 2, dtype=torch.float64)
+        for n, table in enumerate(tables.values()):
+            sums[n] = torch.tensor(weight_square_sum(table), dtype=torch.float64)
+        dist.all_reduce(sums, group=self.group)
+        norms, wrong = {}, {}
+        for (name, table), (squares, count) in zip(tables.items(), sums.tolist(), strict=True):
+            norms[name] = math.sqrt(squares / (table.rows * table.dim)) if math.isfinite(squares) else squares
+            if count:
+                wrong[name] = int(count)
+        return norms, wrong
+
+    def _write(self, built: Built, progress: Progress, touched: Touched, candidate: dict[str, Any]) -> Any:
+        job = self.job
+        assert job.draft is not None
+        maps = dict(zip(job.maps, self._loaded(job.maps.values()), strict=True))
+        delta = None
+        if job.delta:
+            assert job.base is not None
+            before = dict(zip(job.base_maps, self._loaded(job.base_maps.values()), strict=True))
+            delta = Delta(
+                job.base,
+                self._changed(touched, before, maps),
+                {name: gone(before[name], after) for name, after in maps.items()},
+                job.accumulator_decay,
+            )
+        draft = Draft(
+            **{
+                **vars(job.draft),
+                "counts": {"rows": progress.rows, "steps": progress.step},
+                "metrics": metrics_section(candidate),
+            }
+        )
+        return export(built, self.store, draft, self.group, maps=maps, delta=delta)
+
+    def _loaded(self, files: Iterable[MapFile]) -> list[IdMap]:
+        """Maps, read by every worker; where one cannot, none goes on."""
+        found: list[IdMap] = []
+        together(self.group, lambda: found.extend(file.load() for file in files))
+        return found
+
+    def _changed(
+        self, touched: Touched, before: Mapping[str, IdMap], after: Mapping[str, IdMap]
+    ) -> dict[str, np.ndarray]:
+        """Rows that training looked up, and on the first worker those whose owner, count or day is another one now."""
+        rows = touched.rows()
+        if self.rank == 0:
+            for name, new in after.items():
+                rows[name] = np.union1d(rows[name], changed_owners(before[name], new))
+        return rows
+
+
+class _Notebook:
+    """What was measured before training, on the storage as soon as it is known; the same on all workers."""
+
+    def __init__(self, store: Store, name: str, rank: int, group: dist.ProcessGroup):
+        self._store, self._name, self._rank, self._group = store, name, rank, group
+        self._notes: dict[str, Any] = together(group, lambda: self._read() if rank == 0 else None)[0]
+
+    def has(self, key: str) -> bool:
+        return key in self._notes
+
+    def get(self, key: str, default: Any) -> Any:
+        return self._notes.get(key, default)
+
+    def all(self) -> dict[str, Any]:
+        return dict(self._notes)
+
+    def put(self, key: str, value: Any) -> None:
+        """Note a value that all workers have alike; called by all together."""
+        self._notes[key] = value
+        together(self._group, lambda: self._save() if self._rank == 0 else None)
+
+    def _save(self) -> None:
+        write_bytes(self._store, self._name, json.dumps(self._notes).encode())
+
+    def _read(self) -> dict[str, Any]:
+        data = read_bytes(self._store, self._name)
+        return json.loads(data) if data else {}

@@ -1,0 +1,1 @@
+"""IDs to rows: hashing, persistent ID maps and their lookup, admission."""

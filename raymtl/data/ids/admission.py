@@ -1,0 +1,167 @@
+"""Who holds a row of a `map` table from now on: known IDs stay, forgotten ones make room, new ones come in.
+
+This happens between runs only, so that training and evaluation see one fixed map.
+"""
+
+import datetime as dt
+from dataclasses import dataclass
+
+import numpy as np
+
+from raymtl.data.ids.counts import IdCounts
+from raymtl.data.ids.hashing import mix64
+from raymtl.data.ids.id_map import UNKNOWN_ROW, IdMap
+from raymtl.errors import ConfigError
+
+_EPOCH = dt.date(1970, 1, 1)
+
+
+@dataclass(frozen=True)
+class Share:
+    """Some of the IDs of a counting pass."""
+
+    ids: int
+    """Distinct IDs."""
+    lookups: int
+    """Lookups of them in the pass."""
+
+
+@dataclass(frozen=True, eq=False)
+class Changes:
+    """What one admission did. Each ID of the pass is in just one of `known`, `admitted`, `below`, `outdated` and `no_room`."""
+
+    admitted_ids: np.ndarray
+    """[A] int64, most frequent first."""
+    admitted_rows: np.ndarray
+    """[A] int64, the row that each of them got."""
+    forgotten_ids: np.ndarray
+    """[F] int64, ascending."""
+    forgotten_rows: np.ndarray
+    """[F] int64, the row that each of them held."""
+    reset: np.ndarray
+    """[A] int64, ascending: the rows that got a new owner. Their weights and optimizer state must start anew before the new map
+    is used; who held them before (one just forgotten, one forgotten long ago, nobody) does not matter."""
+    known: Share
+    """IDs that keep the row they had."""
+    admitted: Share
+    """IDs that were not in the map and now are."""
+    below: Share
+    """New IDs that were seen too rarely."""
+    outdated: Share
+    """IDs, known or new, that were last seen too long ago."""
+    no_room: Share
+    """New IDs for which no row was left."""
+
+    @property
+    def new(self) -> Share:
+        """All IDs of the pass that the old map did not have, or had and has forgotten."""
+        return _together(self.admitted, self.below, self.outdated, self.no_room)
+
+    @property
+    def unknown(self) -> Share:
+        """The IDs of the pass that the new map does not have; their lookups go to the unknown row."""
+        return _together(self.below, self.outdated, self.no_room)
+
+    @property
+    def new_share(self) -> float:
+        """Lookups of the pass whose ID the old map did not have (or has forgotten now), out of all."""
+        total = self.known.lookups + self.new.lookups
+        return self.new.lookups / total if total else 0.0
+
+    @property
+    def unknown_share(self) -> float:
+        """Lookups of the pass that go to the unknown row, out of all."""
+        total = self.known.lookups + self.new.lookups
+        return self.unknown.lookups / total if total else 0.0
+
+
+def admit(
+    id_map: IdMap,
+    counts: IdCounts,
+    day: dt.date,
+    threshold: int,
+    forget_after_days: int | None,
+    min_count: int,
+    capacity: int,
+) -> tuple[IdMap, Changes]:
+    """The map after a counting pass whose last day is `day`, and what changed; the same arguments give the same rows.
+
+    * A known ID keeps its row; its count grows by that of the pass.
+    * It is forgotten where it was last seen more than `forget_after_days` days before `day` (None: never), or where the pass
+      does not have it and its count of all days is below `min_count`.
+    * A new ID seen at least `threshold` times in the pass gets a row, the most frequent first, equals in the order of their
+      IDs: the rows just freed go first, then the other free ones. An ID last seen too long ago stays out.
+    * IDs beyond the capacity stay unknown. A larger `capacity` than the map's adds rows; a smaller one is a ConfigError.
+
+    The free rows are taken in the order of their hash, not one after another: row-wise sharding cuts a table into ranges, and
+    the first worker would get all the frequent IDs.
+    """
+    if capacity < id_map.capacity:
+        raise ConfigError(
+            f"the ID map has {id_map.capacity} rows and its table is to have {capacity}; a map grows but does not shrink: set "
+            f"`rows` to {id_map.capacity} or more"
+        )
+    oldest = -(2**31) if forget_after_days is None else (day - _EPOCH).days - forget_after_days
+    places, known = id_map.find(counts.ids)
+    seen = np.zeros(len(id_map), bool)
+    seen[places[known]] = True
+    total, last_seen = id_map.counts.copy(), id_map.last_seen.copy()
+    total[places[known]] += counts.counts[known]
+    last_seen[places[known]] = np.maximum(last_seen[places[known]], counts.last_seen[known])
+    forgotten = (last_seen < oldest) | (~seen & (total < min_count))
+
+    outdated = ~known & (counts.last_seen < oldest)
+    below = ~known & ~outdated & (counts.counts < threshold)
+    wanted = np.flatnonzero(~known & ~outdated & ~below)
+    wanted = wanted[np.argsort(-counts.counts[wanted], kind="stable")]  # equals stay in the order of their IDs
+    rows = _free_rows(capacity, id_map.rows[~forgotten], id_map.rows[forgotten], len(wanted))
+    admitted, no_room = wanted[: len(rows)], wanted[len(rows) :]
+    outdated[known] = forgotten[places[known]]
+
+    kept = ~forgotten
+    new_map = IdMap.of(
+        capacity,
+        np.concatenate([id_map.ids[kept], counts.ids[admitted]]),
+        np.concatenate([id_map.rows[kept], rows]),
+        np.concatenate([total[kept], counts.counts[admitted]]),
+        np.concatenate([last_seen[kept], counts.last_seen[admitted]]),
+    )
+    return new_map, Changes(
+        admitted_ids=counts.ids[admitted],
+        admitted_rows=rows,
+        forgotten_ids=id_map.ids[forgotten],
+        forgotten_rows=id_map.rows[forgotten],
+        reset=np.sort(rows),
+        known=_share(counts, known & ~outdated),
+        admitted=_share(counts, admitted),
+        below=_share(counts, below),
+        outdated=_share(counts, outdated),
+        no_room=_share(counts, no_room),
+    )
+
+
+def _free_rows(capacity: int, held: np.ndarray, freed: np.ndarray, most: int) -> np.ndarray:
+    """Up to `most` rows that nobody holds, [A] int64: those just freed, then the others, each in the order of their hash."""
+    if not most:
+        return np.empty(0, np.int64)
+    free = np.ones(capacity, bool)
+    free[held] = free[freed] = free[UNKNOWN_ROW] = False
+    others = np.flatnonzero(free)
+    return np.concatenate([_in_order_of_hash(freed, most), _in_order_of_hash(others, max(0, most - len(freed)))])
+
+
+def _in_order_of_hash(rows: np.ndarray, most: int) -> np.ndarray:
+    hashes = mix64(rows)
+    if most < len(rows):  # of the rows of a large table few may be wanted
+        first = np.argpartition(hashes, most)[:most]
+        rows, hashes = rows[first], hashes[first]
+    return rows[np.argsort(hashes)]
+
+
+def _share(counts: IdCounts, which: np.ndarray) -> Share:
+    lookups = counts.counts[which]
+    return Share(len(lookups), int(lookups.sum()))
+
+
+def _together(*shares: Share) -> Share:
+    return Share(sum(s.ids for s in shares), sum(s.lookups for s in shares))

@@ -1,0 +1,259 @@
+"""Figures to sentences: which findings of `raymtl check` break the contract, and which are odd enough to say.
+
+Every sentence names the key of the configuration or the file, the figure, and what to do.
+"""
+
+import math
+import statistics
+from collections.abc import Container, Iterable
+
+from raymtl.config.features import DenseFeature
+from raymtl.config.root import Config
+from raymtl.config.tasks import Task
+from raymtl.data.rules import where_observed
+from raymtl.data.validation.report import ColumnReport, LabelRate, PartReport, TableReport
+
+_MANY_NULLS = 0.5
+_SHARED_ROWS, _FEWER_SHARED = 0.40, 0.10
+_ODD_SCALE = 10.0
+_UNLISTED = 0.01
+_ORDER_BROKEN = 0.5
+_RATE_JUMP, _REAL_JUMP, _STANDARD_ERRORS = 1.5, 0.25, 6.0
+_DAY_JUMP = 3.0
+_FEW_ROWS_PER_FILE, _MANY_FILES = 20_000, 50
+_LONG_ROW_GROUP = 4
+
+
+def judge(
+    report: PartReport,
+    config: Config,
+    part: str,
+    largest_row_group: int,
+    tables: bool,
+    not_final: Container[str] = (),
+) -> None:
+    """Add the problems, warnings and notes that the figures of a part give rise to.
+
+    `tables`: also on the tables' sizes; `not_final`: tasks whose labels are still to come, so that there may be none yet.
+    """
+    _broken_values(report)
+    if not report.rows:
+        report.problems.append(f"there are no rows on {report.days}; write the days again or choose others")
+        return
+    _layout(report, config, largest_row_group)
+    for name, column in report.features.items():
+        feature = config.features[name]
+        _feature(report.warnings, name, column)
+        if isinstance(feature, DenseFeature):
+            _dense(report.warnings, name, column, feature)
+    for name, table in report.tables.items() if tables else ():
+        _table(report.warnings, name, table)
+    for name, task in config.active_tasks().items():
+        if name in not_final and name in report.tasks and not report.tasks[name].all.observed:
+            report.notes.append(f"tasks.{name}: no label is observed yet; they are not final")
+        elif name in report.tasks:
+            _task(report, name, task, part, config.multiplies_labels())
+    _funnel(report, config.multiplies_labels())
+    _scenario(report)
+    _others(report)
+
+
+def _broken_values(report: PartReport) -> None:
+    for broken in report.broken:
+        place = broken.places[0]
+        where = f" in {broken.files} files" if broken.files > 1 else ""
+        report.problems.append(
+            f"column `{broken.column}` ({broken.used_by}): {_n(broken.count, broken.noun)}{where} "
+            f"{'is' if broken.count == 1 else 'are'} not {broken.expected}; the first is {place.value} in row {place.row} of "
+            f"{place.file}; {broken.remedy}"
+        )
+
+
+def _layout(report: PartReport, config: Config, largest_row_group: int) -> None:
+    unit_rows = config.data.unit_rows
+    if largest_row_group > _LONG_ROW_GROUP * unit_rows:
+        report.warnings.append(
+            f"the largest row group has {largest_row_group:,} rows, data.unit_rows is {unit_rows:,}; a row group is never cut: "
+            f"checkpoints come that far apart. Write row groups of {min(unit_rows, 1_000_000):,} rows at most"
+        )
+    if report.files >= _MANY_FILES and report.rows / report.files < _FEW_ROWS_PER_FILE:
+        report.warnings.append(
+            f"{report.files:,} files have {report.rows // report.files:,} rows each on average: opening them takes longer than "
+            f"reading; write files of 100,000 rows or more"
+        )
+    if empty := [d for d, rows in report.rows_by_day.items() if not rows]:
+        report.warnings.append(f"{_some(empty, 'day')} without any row; write the day again or leave it out")
+    days = {d: r for d, r in report.rows_by_day.items() if r}
+    if len(days) >= 3:
+        usual = statistics.median(days.values())
+        odd = [d for d, rows in days.items() if rows * _DAY_JUMP < usual or rows > usual * _DAY_JUMP]
+        if odd:
+            report.warnings.append(
+                f"{_some(odd, 'day')} with an odd number of rows: {days[odd[0]]:,} on {odd[0]}, the median day has {usual:,.0f}; "
+                f"is the day complete, and written once?"
+            )
+
+
+def _feature(warnings: list[str], name: str, column: ColumnReport) -> None:
+    rows = max(1, column.rows)
+    if column.nulls == column.rows:
+        warnings.append(f"features.{name}: the column `{column.column}` is null in every row; leave the feature out")
+    elif column.nulls > _MANY_NULLS * rows:
+        warnings.append(f"features.{name}: {column.nulls / rows:.0%} of column `{column.column}` are null")
+    elif column.distinct == 1 or (column.min is not None and column.min == column.max and not column.nulls):
+        warnings.append(f"features.{name}: the column `{column.column}` has one value only; leave the feature out")
+    if column.empty is not None and column.nulls < column.rows and column.empty == column.rows:
+        warnings.append(f"features.{name}: every list of column `{column.column}` is empty; leave the feature out")
+
+
+def _dense(warnings: list[str], name: str, column: ColumnReport, feature: DenseFeature) -> None:
+    if not column.scaled_std or column.scaled_mean is None:
+        return
+    mean, std = (column.scaled_mean - feature.mean) / feature.std, column.scaled_std / feature.std
+    if abs(mean) > _ODD_SCALE or std > _ODD_SCALE or std < 1 / _ODD_SCALE:
+        warnings.append(
+            f"features.{name}: the model would see values of mean {mean:.3g} and standard deviation {std:.3g}, best are about "
+            f"0 and 1; set mean: {column.scaled_mean:.6g} and std: {column.scaled_std:.6g}"
+        )
+
+
+def expected_shared(distinct: int, rows: int) -> float:
+    """Expected share of `distinct` hashed IDs that share their row of a table with another one."""
+    return -math.expm1((max(1, distinct) - 1) * math.log1p(-1 / rows)) if rows > 1 else float(distinct > 1)
+
+
+def rows_for(distinct: int, shared: float) -> int:
+    """Rows of a `hash` table in which about that share of the IDs is not alone, rounded up to two digits."""
+    rows = math.ceil((distinct - 1) / -math.log1p(-shared))
+    unit = 10 ** max(0, len(str(rows)) - 2)
+    return -(-rows // unit) * unit
+
+
+def _table(warnings: list[str], name: str, table: TableReport) -> None:
+    if table.shared is not None and table.shared > _SHARED_ROWS:
+        warnings.append(
+            f"tables.{name}: about {table.distinct:,} distinct IDs on {table.rows:,} rows, so {table.shared:.0%} of them share a "
+            f"row with another ID; tables.{name}.rows: {rows_for(table.distinct, _FEWER_SHARED)} brings that to "
+            f"{_FEWER_SHARED:.0%}"
+        )
+
+
+def _task(report: PartReport, name: str, task: Task, part: str, products: bool) -> None:
+    found = report.tasks[name]
+    if not found.all.observed:
+        sentence = f"tasks.{name}: no label is observed ({where_observed(name, task, products)})"
+        needed = part == "train" and task.base_rate is None
+        remedy = "choose days whose labels are there" + (f", or set tasks.{name}.base_rate" if needed else "")
+        (report.problems if needed else report.warnings).append(f"{sentence}; {remedy}")
+        return
+    if blind := [g for g, rate in found.by_scenario.items() if rate.rows and not rate.observed]:
+        report.notes.append(f"tasks.{name}: no label is observed in {_some(blind, 'scenario')}")
+    if task.kind == "binary" and found.all.mean in (0, 1):
+        report.warnings.append(f"tasks.{name}: all {found.all.observed:,} observed labels are {found.all.mean:.0f}")
+        return
+    days = {d: rate for d, rate in found.by_day.items() if rate.rows}
+    if blind := [d for d, rate in days.items() if not rate.observed]:
+        report.warnings.append(
+            f"tasks.{name}: {_some(blind, 'day')} without an observed label; have the labels arrived?"
+        )
+    elif few := _few_observed(days):
+        share = days[few[0]].observed_share
+        report.warnings.append(
+            f"tasks.{name}: {_some(few, 'day')} with far fewer observed labels than the others: {share:.0%} of the rows on "
+            f"{few[0]}, {found.all.observed_share:.0%} overall; have all labels arrived?"
+        )
+    if barren := [d for d, rate in days.items() if rate.observed and rate.mean == 0]:
+        report.warnings.append(f"tasks.{name}: {_some(barren, 'day')} where all observed labels are 0")
+    if jumps := _jumps(found.all, {d: r for d, r in days.items() if d not in barren}, task.kind):
+        day = jumps[0]
+        report.warnings.append(
+            f"tasks.{name}: the label rate jumps on {_some(jumps, 'day')}: {days[day].mean:.4g} on {day}, "
+            f"{found.all.mean:.4g} overall"
+        )
+
+
+def _few_observed(days: dict[str, LabelRate]) -> list[str]:
+    rows, observed = sum(r.rows for r in days.values()), sum(r.observed for r in days.values())
+    few = []
+    for day, rate in days.items():
+        if rows > rate.rows and rate.observed_share < 0.5 * (observed - rate.observed) / (rows - rate.rows):
+            few.append(day)
+    return few
+
+
+def _jumps(overall: LabelRate, days: dict[str, LabelRate], kind: str) -> list[str]:
+    """Days whose mean label differs from that of the other days by far more than chance, the farthest first."""
+    jumps = []
+    for day, rate in days.items():
+        others = overall.observed - rate.observed
+        if not rate.observed or not others or rate.mean is None or overall.mean is None:
+            continue
+        rest = (overall.mean * overall.observed - rate.mean * rate.observed) / others
+        spread = max(0.0, overall.squares - overall.mean**2)
+        gap = abs(rate.mean - rest)
+        errors = gap / math.sqrt(spread * (1 / rate.observed + 1 / others) or 1)
+        if kind == "real":
+            far = gap > _REAL_JUMP * math.sqrt(spread)
+        else:
+            far = not rest / _RATE_JUMP <= rate.mean <= rest * _RATE_JUMP
+        if far and errors > _STANDARD_ERRORS:
+            jumps.append((errors, day))
+    return [day for _, day in sorted(jumps, reverse=True)]
+
+
+def _funnel(report: PartReport, products: bool) -> None:
+    for edge in report.funnel:
+        if not edge.violations:
+            continue
+        sentence = (
+            f"tasks.{edge.child}.parent: {edge.violations:,} of {edge.positives:,} rows with {edge.child} = 1 have "
+            f"{edge.parent} = 0 ({edge.violations / edge.positives:.1%}), first {edge.first}"
+        )
+        if products:
+            report.warnings.append(
+                f"{sentence}; the model learns {edge.parent} and {edge.child} together: they count as 0"
+            )
+        elif edge.violations > _ORDER_BROKEN * edge.positives:
+            report.problems.append(f"{sentence}; this is no funnel: mend the labels or name another parent")
+        else:
+            report.warnings.append(f"{sentence}; the funnel says that {edge.parent} comes first")
+
+
+def _scenario(report: PartReport) -> None:
+    found = report.scenario
+    if found is None:
+        return
+    if never := [v for v, rows in found.listed.items() if not rows]:
+        report.warnings.append(f"data.scenario.values: {_some(never, 'value')} that no row has; check the spelling")
+    if found.unlisted:
+        rows = sum(found.unlisted.values())
+        most = ", ".join(f"`{v}` ({n:,})" for v, n in list(found.unlisted.items())[:5])
+        target = report.warnings if rows > _UNLISTED * report.rows else report.notes
+        target.append(
+            f"data.scenario: {_n(rows, 'row')} ({rows / report.rows:.1%}) with values that are not listed count as `other`: "
+            f"{most}"
+        )
+
+
+def _others(report: PartReport) -> None:
+    weight = report.others.get("data.weight")
+    if weight is not None and weight.max == 0 and weight.min == 0:
+        report.problems.append(
+            f"data.weight: every weight in column `{weight.column}` is 0, so nothing would be learnt"
+        )
+    time = report.others.get("data.timestamp")
+    if time is not None and time.off_day:
+        report.warnings.append(
+            f"data.timestamp: {_n(time.off_day, 'row')} of column `{time.column}` lie more than a day outside their partition; "
+            f"are the rows in the right `ds=`?"
+        )
+
+
+def _n(count: int, noun: str) -> str:
+    return f"{count:,} {noun}" + ("" if count == 1 else "s")
+
+
+def _some(items: Iterable[str], noun: str) -> str:
+    """`1 day (2026-01-03)`, `5 days (2026-01-03, 2026-01-04, 2026-01-05 …)`."""
+    items = list(items)
+    return f"{_n(len(items), noun)} ({', '.join(items[:3])}{' …' if len(items) > 3 else ''})"

@@ -1,0 +1,236 @@
+"""`raymtl check`: one pass over the data with Ray Data, every broken value counted, and figures to judge the data by."""
+
+import pickle
+import time
+from collections import Counter
+from collections.abc import Callable, Container, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import pyarrow as pa
+from ray.data.block import BlockMetadata
+from ray.data.datasource import Datasource, ReadTask
+
+from raymtl.config.root import Config
+from raymtl.data.contract import is_text, mixed_problems, plain_types, required_columns, schema_faults
+from raymtl.data.scan import scan
+from raymtl.data.source import find_files
+from raymtl.data.units import Footer, Fragment, find_footers, make_units
+from raymtl.data.validation.report import CheckReport, Findings, PartReport, SchemaDifference
+from raymtl.data.validation.rules import judge
+from raymtl.data.validation.statistics import Partial, Scanner
+from raymtl.data.validation.summarize import build_report
+from raymtl.errors import DataError
+from raymtl.storage.filesystem import open_filesystem
+from raymtl.words import count_of
+
+_TASK_ROWS = 1_000_000
+_TASKS_PER_SLOT = 4
+_SKETCH_BYTES = 16_384
+
+Progress = Callable[[int, int], None]
+"""Called with rows done and rows in all."""
+
+
+def check_data(
+    config: Config,
+    part: Literal["train", "eval", "both"] = "both",
+    read_tasks: int = 4,
+    progress: Progress | None = None,
+    not_final: Container[str] = (),
+) -> CheckReport:
+    """Read every row of the training days, the evaluation days or both once, on `read_tasks` CPUs of the connected Ray cluster.
+
+    `not_final` are tasks whose labels are still to come: it is no problem where none is observed yet.
+
+    Whatever is wrong with the data is in the report. Raises DataError only where there is nothing to report on: a data set
+    that does not exist, or an evaluation that is not configured.
+    """
+    start = time.monotonic()
+    if part == "eval" and config.data.eval is None:
+        raise DataError("data.eval is not set; say which days to evaluate on: data.eval.start and data.eval.end")
+    names = [p for p in ("train", "eval") if part in (p, "both") and (p == "train" or config.data.eval is not None)]
+    looks = {name: _look(config, name) for name in names}
+    total = sum(look.report.rows for look in looks.values())
+    done = 0
+    for name, look in looks.items():
+        merged = Partial()
+        for partial, rows in _scan(config, look, read_tasks):
+            merged.merge(partial)
+            done += rows
+            if progress is not None:
+                progress(done, total)
+        build_report(look.report, merged, config)
+        look.report.problems += [merged.unreadable[path] for path in sorted(merged.unreadable)]
+        judge(look.report, config, name, look.largest_row_group, tables=name == names[0], not_final=not_final)
+    reports = {name: look.report for name, look in looks.items()}
+    return CheckReport(reports, _across(config, looks), round(time.monotonic() - start, 3))
+
+
+@dataclass
+class _Look:
+    """What the file names and footers of one part tell."""
+
+    root: str
+    report: PartReport
+    footers: list[Footer]
+    uses: dict[int, frozenset[str]]
+    """The keys whose columns a schema (by its `id`) has with a type that fits."""
+
+    @property
+    def largest_row_group(self) -> int:
+        return max((rows for f in self.footers for rows in f.row_group_rows), default=0)
+
+
+def _look(config: Config, part: str) -> _Look:
+    data = config.data
+    evaluation = part == "eval"
+    root = data.eval_path if evaluation and data.eval_path else data.path
+    days = data.eval if evaluation else data.train
+    assert days is not None
+    report = PartReport(path=root, days=str(days))
+    filesystem, _ = open_filesystem(root)
+    files, missing = find_files(root, days)
+    footers, broken = find_footers(filesystem, files)
+    report.problems += missing + broken
+    report.files, report.bytes = len(files), sum(f.size for f in files)
+    report.row_groups = sum(len(f.row_group_rows) for f in footers)
+    report.units = len(make_units(footers, data.unit_rows))
+    for footer in footers:
+        rows, day = sum(footer.row_group_rows), str(footer.file.day)
+        report.rows += rows
+        report.rows_by_day[day] = report.rows_by_day.get(day, 0) + rows
+    report.rows_by_day = dict(sorted(report.rows_by_day.items()))
+    look = _Look(root, report, footers, {})
+    _schemas(config, look, evaluation)
+    return look
+
+
+def _schemas(config: Config, look: _Look, evaluation: bool) -> None:
+    """Columns that are missing or of a wrong type, and those that are not the same in all files."""
+    report, columns = look.report, required_columns(config)
+    files: dict[int, list[str]] = {}
+    schemas: dict[int, pa.Schema] = {}
+    for footer in look.footers:
+        files.setdefault(id(footer.schema), []).append(footer.file.path)
+        schemas[id(footer.schema)] = footer.schema
+    faulty: dict[tuple[str, bool], list[str]] = {}
+    for key, schema in schemas.items():
+        faults = schema_faults(schema, config, columns)
+        look.uses[key] = frozenset(c.used_by for c in columns) - {c.used_by for c, _ in faults}
+        for column, fault in faults:
+            faulty.setdefault((fault, column.training or evaluation), []).extend(files[key])
+    for (fault, needed), paths in faulty.items():
+        where = paths[0] if len(paths) == 1 else f"{paths[0]} and {len(paths) - 1} more files"
+        (report.problems if needed else report.notes).append(f"{where}: {fault}")
+    report.problems += mixed_problems([(f.file.path, f.schema) for f in look.footers], columns)
+    report.types = plain_types(schemas.values(), columns)
+    report.schema = _differences(
+        {key: (schemas[key], paths) for key, paths in files.items()}, {c.name for c in columns}
+    )
+    for difference in report.schema:
+        found = [f"{kind} in {count_of(n, 'file')} (first {path})" for kind, (n, path) in difference.types.items()]
+        found += [f"missing in {difference.missing} (first {difference.first_missing})"] if difference.missing else []
+        use = "" if difference.used else ", which the configuration does not use,"
+        report.notes.append(f"column `{difference.column}`{use} is not the same in all files: {'; '.join(found)}")
+
+
+def _differences(schemas: dict[int, tuple[pa.Schema, list[str]]], used: set[str]) -> list[SchemaDifference]:
+    names = list(dict.fromkeys(name for schema, _ in schemas.values() for name in schema.names))
+    differences = []
+    for name in names:
+        types: dict[str, tuple[int, str]] = {}
+        without: list[str] = []
+        for schema, paths in schemas.values():
+            if name not in schema.names:
+                without += paths
+                continue
+            kind = str(schema.types[schema.names.index(name)])
+            count, first = types.get(kind, (0, paths[0]))
+            types[kind] = (count + len(paths), min(first, paths[0]))
+        if len(types) > 1 or without:
+            differences.append(
+                SchemaDifference(name, name in used, types, len(without), min(without) if without else None)
+            )
+    return differences
+
+
+def _scan(config: Config, look: _Look, read_tasks: int) -> Iterator[tuple[Partial, int]]:
+    """Statistics of pieces of the data as the tasks hand them in, with the rows that each piece has."""
+    task_rows = min(_TASK_ROWS, max(config.data.block_rows, look.report.rows // (_TASKS_PER_SLOT * read_tasks)))
+    of_file = {f.file.path: (str(f.file.day), look.uses[id(f.schema)]) for f in look.footers}
+    tasks = [[(f, *of_file[f.path]) for f in unit.fragments] for unit in make_units(look.footers, task_rows)]
+    if tasks:
+        # in order: the same data, the same report
+        source = _ScanSource(look.root, Scanner(config), tasks)
+        for table in scan(source, len(tasks), read_tasks, config.data.read_labels, in_order=True):
+            for pickled, rows in zip(table.column("partial"), table.column("rows").to_pylist(), strict=True):
+                yield pickle.loads(pickled.as_buffer()), rows
+
+
+_Piece = tuple[Fragment, str, frozenset[str]]
+
+
+class _ScanSource(Datasource):
+    """One reading task per list of fragments; each yields one row with the pickled statistics of its fragments."""
+
+    def __init__(self, root: str, scanner: Scanner, tasks: Sequence[list[_Piece]]):
+        super().__init__()
+        self._root, self._scanner, self._tasks = root, scanner, tasks
+
+    def get_name(self) -> str:
+        return "Check"
+
+    def estimate_inmemory_data_size(self) -> int:
+        return len(self._tasks) * 8 * _SKETCH_BYTES
+
+    def get_read_tasks(self, parallelism: int, per_task_row_limit=None, data_context=None) -> list[ReadTask]:
+        metadata = BlockMetadata(1, 8 * _SKETCH_BYTES, None, None)
+        return [ReadTask(_ScanTask(self._root, self._scanner, pieces), metadata) for pieces in self._tasks]
+
+
+class _ScanTask:
+    """The body of one reading task."""
+
+    def __init__(self, root: str, scanner: Scanner, pieces: list[_Piece]):
+        self._root, self._scanner, self._pieces = root, scanner, pieces
+
+    def __call__(self) -> Iterable[pa.Table]:
+        partial = Partial()
+        for fragment, day, uses in self._pieces:
+            partial.merge(self._scanner.scan(self._root, fragment, day, uses))
+        rows = sum(f.rows for f, _, _ in self._pieces)
+        yield pa.table({"partial": pa.array([pickle.dumps(partial)], pa.binary()), "rows": [rows]})
+
+
+def _across(config: Config, looks: dict[str, _Look]) -> Findings:
+    """What only shows when the parts, or the features of a table, are seen side by side."""
+    findings = Findings()
+    data = config.data
+    if "train" in looks and "eval" in looks:
+        schemas = [(f.file.path, f.schema) for look in looks.values() for f in look.footers]
+        within = {p for look in looks.values() for p in look.report.problems}
+        mixed = mixed_problems(schemas, required_columns(config))
+        findings.problems += [
+            p for p in mixed if not any(w.split(" holds ")[0] == p.split(" holds ")[0] for w in within)
+        ]
+        if looks["train"].root == looks["eval"].root and data.eval is not None:
+            shared = sorted(set(data.train.days()) & set(data.eval.days()))
+            if shared:
+                findings.warnings.append(
+                    f"data.eval: the day {shared[0]} is also a training day; the evaluation would flatter the model"
+                )
+    kinds: dict[str, Counter[bool]] = {}
+    for look in looks.values():
+        for schema in {id(f.schema): f.schema for f in look.footers}.values():
+            for name, feature in config.features.items():
+                column = feature.column or name
+                if feature.kind != "dense" and column in schema.names:
+                    text = is_text(schema.types[schema.names.index(column)])
+                    kinds.setdefault(config.table_of(name), Counter())[text] += 1
+    findings.warnings += [
+        f"tables.{table}: some of its features hold strings and some integers, so that they never look up the same row"
+        for table, kind in kinds.items()
+        if len(kind) > 1
+    ]
+    return findings

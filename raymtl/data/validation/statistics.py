@@ -1,0 +1,342 @@
+"""What `raymtl check` counts in one pass over the rows: statistics of a part of the data that merge with those of other parts."""
+
+import math
+from collections import Counter
+from dataclasses import dataclass, field, fields
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from raymtl.config.features import DenseFeature, IdsFeature, SequenceFeature
+from raymtl.config.root import Config
+from raymtl.data import rules
+from raymtl.data.contract import Column, label_tasks, required_columns
+from raymtl.data.ids.hashing import to_int64
+from raymtl.data.labels import Labels, make_labels
+from raymtl.data.read import read_fragment
+from raymtl.data.rules import Rule, one_array
+from raymtl.data.sketch import HyperLogLog
+from raymtl.data.units import Fragment
+from raymtl.errors import DataError
+
+_DAY_US = 86_400_000_000
+_MOST_SCENARIOS = 1000
+_REST = "… all others"
+
+
+@dataclass
+class Moments:
+    """Count, mean, spread and range of finite numbers."""
+
+    count: int = 0
+    mean: float = 0.0
+    squares: float = 0.0
+    """Sum of the squared distances to the mean."""
+    low: float = math.inf
+    high: float = -math.inf
+
+    def add(self, values: np.ndarray) -> None:
+        """Add finite numbers."""
+        if len(values):
+            values = values.astype(np.float64)
+            mean = float(values.mean())
+            squares = float(((values - mean) ** 2).sum())
+            self.merge(Moments(len(values), mean, squares, float(values.min()), float(values.max())))
+
+    def merge(self, other: "Moments") -> None:
+        """Add all that `other` has seen."""
+        if not other.count:
+            return
+        total = self.count + other.count
+        gap = other.mean - self.mean
+        self.squares += other.squares + gap * gap * self.count * other.count / total
+        self.mean += gap * other.count / total
+        self.count, self.low, self.high = total, min(self.low, other.low), max(self.high, other.high)
+
+    @property
+    def std(self) -> float:
+        return math.sqrt(self.squares / self.count) if self.count else 0.0
+
+
+@dataclass
+class ColumnStats:
+    """What one use of a column saw; the parts that its kind does not have stay empty."""
+
+    rows: int = 0
+    nulls: int = 0
+    nan: int = 0
+    infinite: int = 0
+    empty: int = 0
+    """Lists without any ID, null lists among them."""
+    elements: int = 0
+    """IDs in all lists."""
+    null_elements: int = 0
+    cut: int = 0
+    """Lists longer than the feature's `max_length`."""
+    off_day: int = 0
+    """Timestamps more than a day outside their partition."""
+    typed_times: bool = False
+    """The column holds timestamps or dates, not numbers."""
+    longest: int = 0
+    numbers: Moments = field(default_factory=Moments)
+    """Finite values as they are in the files; timestamps in microseconds since 1970."""
+    scaled: Moments = field(default_factory=Moments)
+    """Dense values after their transform, before `mean` and `std`."""
+    ids: HyperLogLog | None = None
+
+    def merge(self, other: "ColumnStats") -> None:
+        """Add all that `other` has seen."""
+        for item in fields(self):
+            mine, theirs = getattr(self, item.name), getattr(other, item.name)
+            if item.name in ("longest", "typed_times"):
+                setattr(self, item.name, max(mine, theirs))
+            elif isinstance(mine, int):
+                setattr(self, item.name, mine + theirs)
+            elif mine is None:
+                self.ids = theirs
+            elif theirs is not None:
+                mine.merge(theirs)
+
+
+@dataclass
+class Found:
+    """Values of one file that break one rule."""
+
+    count: int
+    row: int
+    """The first such row of the file."""
+    value: str
+
+
+@dataclass
+class Partial:
+    """The statistics of some rows."""
+
+    rows: dict[str, int] = field(default_factory=dict)
+    """By day."""
+    columns: dict[str, ColumnStats] = field(default_factory=dict)
+    """By the key of the configuration that uses the column."""
+    labels: dict[str, np.ndarray] = field(default_factory=dict)
+    """By day: [T, scenarios, 4] rows, observed labels, their sum, the sum of their squares."""
+    funnel: dict[str, np.ndarray] = field(default_factory=dict)
+    """By child task: rows with parent and child observed, positives of the child among them, those without the parent's."""
+    scenarios: Counter[str] = field(default_factory=Counter)
+    broken: dict[tuple[Column, Rule], dict[str, Found]] = field(default_factory=dict)
+    """Values that break a rule, by column and rule, then by file."""
+    out_of_order: dict[str, dict[str, Found]] = field(default_factory=dict)
+    """Positives of a child without its parent, by child task, then by file."""
+    unreadable: dict[str, str] = field(default_factory=dict)
+    """Files that broke off: what is wrong, by file."""
+
+    def merge(self, other: "Partial") -> None:
+        """Add all that `other` has seen."""
+        for day, rows in other.rows.items():
+            self.rows[day] = self.rows.get(day, 0) + rows
+        for use, stats in other.columns.items():
+            self.columns.setdefault(use, ColumnStats()).merge(stats)
+        for mine, theirs in ((self.labels, other.labels), (self.funnel, other.funnel)):
+            for key, counts in theirs.items():
+                mine[key] = mine[key] + counts if key in mine else counts
+        self.scenarios.update(other.scenarios)
+        if len(self.scenarios) > _MOST_SCENARIOS:
+            kept = Counter(dict(self.scenarios.most_common(_MOST_SCENARIOS)))
+            kept[_REST] += self.scenarios.total() - kept.total()
+            self.scenarios = kept
+        for rule, files in other.broken.items():
+            _merge_found(self.broken.setdefault(rule, {}), files)
+        for child, files in other.out_of_order.items():
+            _merge_found(self.out_of_order.setdefault(child, {}), files)
+        self.unreadable = {**other.unreadable, **self.unreadable}
+
+
+def _merge_found(mine: dict[str, Found], theirs: dict[str, Found]) -> None:
+    for path, found in theirs.items():
+        if path not in mine:
+            mine[path] = found
+            continue
+        first = min(mine[path], found, key=lambda f: f.row)
+        mine[path] = Found(mine[path].count + found.count, first.row, first.value)
+
+
+class Scanner:
+    """Counts fragments of one configuration's data; small, and pickled into every task."""
+
+    def __init__(self, config: Config):
+        self._config = config
+        self._columns = required_columns(config)
+        self._tasks = config.active_tasks()
+
+    def scan(self, root: str, fragment: Fragment, day: str, uses: frozenset[str]) -> Partial:
+        """The statistics of a fragment; `uses` are the keys whose columns its file has with a type that fits."""
+        partial = Partial()
+        columns = [c for c in self._columns if c.used_by in uses]
+        names = list(dict.fromkeys(c.name for c in columns))
+        try:
+            for raw, first_row in read_fragment(root, fragment, names, self._config.data.block_rows):
+                _Piece(self._config, self._tasks, partial, raw, fragment.path, first_row, day).count(columns)
+        except DataError as error:
+            partial.unreadable[fragment.path] = str(error)
+        return partial
+
+
+class _Piece:
+    """One raw table on its way into a `Partial`."""
+
+    def __init__(
+        self,
+        config: Config,
+        tasks: dict[str, Any],
+        partial: Partial,
+        raw: pa.Table,
+        path: str,
+        first_row: int,
+        day: str,
+    ):
+        self._config, self._tasks, self._partial = config, tasks, partial
+        self._raw, self._path, self._first_row, self._day = raw, path, first_row, day
+
+    def count(self, columns: list[Column]) -> None:
+        partial, rows = self._partial, len(self._raw)
+        partial.rows[self._day] = partial.rows.get(self._day, 0) + rows
+        by_use = {c.used_by: c for c in columns}
+        for column in columns:
+            array = one_array(self._raw, column.name, column.kind)
+            stats = partial.columns.setdefault(column.used_by, ColumnStats())
+            stats.rows += rows
+            stats.nulls += array.null_count
+            feature = self._config.features.get(column.used_by.removeprefix("features."))
+            if isinstance(feature, IdsFeature | SequenceFeature):
+                self._lists(stats, array, column, feature)
+            elif column.kind == "id":
+                self._ids(stats, array, column, int)
+            elif column.kind == "category":
+                self._scenarios(array)
+            elif column.kind == "time":
+                self._times(stats, array)
+            elif isinstance(feature, DenseFeature):
+                self._dense(stats, array, column, feature)
+            elif column.used_by == "data.weight":
+                values, wrong = rules.weights(array)
+                self._note(column, rules.WEIGHT, wrong, array)
+                self._numbers(stats, values, None)
+            else:  # labels, observed flags, truths
+                self._numbers(stats, rules.floats(array), rules.null_mask(array))
+        self._labels(by_use)
+
+    def _numbers(self, stats: ColumnStats, values: np.ndarray, nulls: np.ndarray | None) -> np.ndarray:
+        """Count the values; returns the finite ones."""
+        finite = values[np.isfinite(values)]
+        stats.infinite += int(np.isinf(values).sum())
+        stats.nan += int(np.isnan(values).sum()) - (0 if nulls is None else int(nulls.sum()))
+        stats.numbers.add(finite)
+        return finite
+
+    def _dense(self, stats: ColumnStats, array: pa.Array, column: Column, feature: DenseFeature) -> None:
+        values, nulls = rules.floats(array), rules.null_mask(array)
+        self._note(column, rules.DENSE, rules.not_finite(values, nulls), array)
+        stats.scaled.add(rules.scaled(self._numbers(stats, values, nulls), feature.transform))
+
+    def _ids(self, stats: ColumnStats, array: pa.Array, column: Column, owner: Any) -> None:
+        if stats.ids is None:
+            stats.ids = HyperLogLog()
+        name = column.used_by.removeprefix("features.")
+        if name in self._config.features:
+            table_name = self._config.table_of(name)
+            table = self._config.tables[table_name]
+            if table.id_space == "direct":
+                array = to_int64(array)
+                wrong = rules.outside(array, rules.int64_values(array), table.rows)
+                self._note(column, rules.direct_rule(table_name, table.rows), wrong, array, owner)
+        if pa.types.is_dictionary(array.type):  # one hash per word; a word may be there that no row has
+            array = array.dictionary.take(pc.unique(array.indices).drop_null())
+        stats.ids.add(rules.int64_values(to_int64(array.drop_null())))
+
+    def _lists(
+        self, stats: ColumnStats, array: pa.Array, column: Column, feature: IdsFeature | SequenceFeature
+    ) -> None:
+        flat, lengths = rules.list_parts(array)
+        stats.null_elements += (pc.sum(pc.list_value_length(array)).as_py() or 0) - len(flat)
+        stats.elements += len(flat)
+        stats.empty += int((lengths == 0).sum())
+        stats.longest = max(stats.longest, int(lengths.max(initial=0)))
+        if feature.max_length is not None:
+            stats.cut += int((lengths > feature.max_length).sum())
+        flat, lengths = rules.cut_lists(flat, lengths, feature)  # what is cut off is never looked up
+        ends = np.cumsum(lengths)
+        self._ids(stats, flat, column, lambda index: int(np.searchsorted(ends, index, side="right")))
+
+    def _scenarios(self, array: pa.Array) -> None:
+        counted = pc.value_counts(array.drop_null())
+        values = counted.field("values").cast(pa.string()).to_pylist()
+        self._partial.scenarios.update(dict(zip(values, counted.field("counts").to_pylist(), strict=True)))
+
+    def _times(self, stats: ColumnStats, array: pa.Array) -> None:
+        array = array.drop_null()
+        if not (pa.types.is_timestamp(array.type) or pa.types.is_date(array.type)):
+            self._numbers(stats, array.cast(pa.float64(), safe=False).to_numpy(zero_copy_only=False), None)
+            return
+        moments = rules.int64_values(array.cast(pa.timestamp("us"), safe=False).cast(pa.int64()))
+        stats.typed_times = True
+        start = int(np.datetime64(self._day, "us").astype(np.int64))
+        stats.off_day += int(((moments < start - _DAY_US) | (moments >= start + 2 * _DAY_US)).sum())
+        stats.numbers.add(moments)
+
+    def _labels(self, columns: dict[str, Column]) -> None:
+        """Label statistics by task and scenario, broken labels, and the order of the funnel."""
+        scenario = self._config.data.scenario
+        groups = len(scenario.values) + 1 if scenario else 1
+        if scenario and "data.scenario.column" in columns:
+            index = rules.scenario_index(one_array(self._raw, scenario.column, "category"), scenario.values)
+        else:
+            index = np.full(len(self._raw), groups - 1, np.int32)
+        labels = self._made_labels(columns)
+        counts = np.zeros((len(self._tasks), groups, 4))
+        for t, name in enumerate(self._tasks):
+            if name not in labels.final:
+                continue
+            values = labels.final[name]
+            seen = ~np.isnan(values)
+            kept, group = values[seen].astype(np.float64), index[seen]
+            counts[t, :, 0] = np.bincount(index, minlength=groups)
+            counts[t, :, 1] = np.bincount(group, minlength=groups)
+            counts[t, :, 2] = np.bincount(group, kept, minlength=groups)
+            counts[t, :, 3] = np.bincount(group, kept * kept, minlength=groups)
+        by_day = self._partial.labels
+        by_day[self._day] = by_day[self._day] + counts if self._day in by_day else counts
+        for name, task in self._tasks.items():
+            if task.parent in labels.events and name in labels.events:
+                self._funnel(name, labels.events[name], labels.events[task.parent])
+
+    def _made_labels(self, columns: dict[str, Column]) -> Labels:
+        """The labels that training would see, as far as the file has their columns; broken ones are noted."""
+        tasks = label_tasks(self._config)
+        without = {
+            name
+            for name, task in tasks.items()
+            if f"tasks.{name}.label" not in columns or (task.observed and f"tasks.{name}.observed" not in columns)
+        }
+
+        def broken(name: str, wrong: np.ndarray, array: pa.Array) -> None:
+            self._note(columns[f"tasks.{name}.label"], rules.label_rule(name, tasks[name]), wrong, array)
+
+        return make_labels(self._raw, tasks, self._config.multiplies_labels(), broken, without)
+
+    def _funnel(self, child: str, values: np.ndarray, parent: np.ndarray) -> None:
+        both = ~np.isnan(values) & ~np.isnan(parent)
+        positive = both & (values == 1)
+        wrong = positive & (parent == 0)
+        counts = np.array([both.sum(), positive.sum(), wrong.sum()], np.int64)
+        funnel = self._partial.funnel
+        funnel[child] = funnel[child] + counts if child in funnel else counts
+        if counts[2]:
+            found = Found(int(counts[2]), self._first_row + int(wrong.argmax()), "1")
+            _merge_found(self._partial.out_of_order.setdefault(child, {}), {self._path: found})
+
+    def _note(self, column: Column, rule: Rule, wrong: np.ndarray, array: pa.Array, owner: Any = int) -> None:
+        """Record the values that break a rule; `owner` gives the row of the raw table that holds the n-th of them."""
+        if wrong.any():
+            first = int(wrong.argmax())
+            found = Found(int(wrong.sum()), self._first_row + owner(first), str(array[first].as_py()))
+            _merge_found(self._partial.broken.setdefault((column, rule), {}), {self._path: found})

@@ -1,0 +1,173 @@
+"""Planning without workers: which table goes where on a given number of GPUs, how full each one gets, what does not fit."""
+
+import math
+from collections import defaultdict
+from dataclasses import dataclass, field
+from typing import Any
+
+from torch import nn
+
+from raymtl.config.root import Config
+from raymtl.embeddings.sharding import SPARSE_OPTIMIZERS, Machine, make_planner, sharders, table_parameters
+from raymtl.embeddings.size import table_bytes
+from raymtl.embeddings.tables import describe_lookup, pooled_module, unpooled_module
+from raymtl.embeddings.traffic import TableTraffic, step_traffic
+from raymtl.errors import ConfigError
+
+
+@dataclass
+class TablePlan:
+    """One table of a plan."""
+
+    table: str
+    features: list[str]
+    rows: int
+    dim: int
+    bytes: int
+    """Weights and optimizer state, over all ranks."""
+    sharding: str
+    ranks: list[int]
+
+
+@dataclass
+class DryPlan:
+    """What the planner would do."""
+
+    workers: int
+    device: str
+    memory_bytes: int
+    tables: list[TablePlan] = field(default_factory=list)
+    rank_bytes: list[int] = field(default_factory=list)
+    """Weights and optimizer state of the tables on each rank."""
+    rank_planned_bytes: list[int] = field(default_factory=list)
+    """The same plus what the planner expects a batch to take: looked-up vectors, send and receive buffers."""
+    reserved_bytes: int = 0
+    """Memory of each rank that the planner leaves to the dense model and the framework."""
+    sent: dict[str, int] = field(default_factory=dict)
+    """Bytes of a step over the wires of the busiest rank, in its busier direction: IDs to the tables and vectors from them (and
+    as many of gradients back), inside a machine and between machines."""
+    problem: str | None = None
+    """Why it does not fit, and what would."""
+
+    @property
+    def fits(self) -> bool:
+        return self.problem is None
+
+    def to_dict(self) -> dict[str, Any]:
+        return {**vars(self), "tables": [vars(t) for t in self.tables], "fits": self.fits}
+
+
+def dry_plan(config: Config, *, workers: int, memory_bytes: int, device: str, workers_per_node: int) -> DryPlan:
+    """Plan the tables of `config` for `workers` devices with `memory_bytes` each; needs no data, no GPU and no cluster."""
+    lookup = describe_lookup(config)
+    if not lookup.tables:
+        raise ConfigError("there are no tables to plan: the configuration has no ID features")
+    module = nn.Module()
+    for name, part in (("pooled", pooled_module(lookup)), ("unpooled", unpooled_module(lookup))):
+        if part is not None:
+            module.add_module(name, part)
+    result = DryPlan(workers, device, memory_bytes)
+    optimizer = config.train.sparse_optimizer.type
+    for parameter in table_parameters(module).values():
+        parameter._optimizer_classes = [SPARSE_OPTIMIZERS[optimizer]]  # type: ignore[attr-defined]
+    sizes = {name: table_bytes(table, optimizer) for name, table in lookup.tables.items()}
+    machine = Machine(workers, device, min(workers, workers_per_node), memory_bytes)
+    batch_rows = max(1, config.train.batch_size // workers)
+    planner = make_planner(lookup, machine, batch_rows)
+    from torchrec.distributed.planner.types import PlannerError
+
+    try:
+        plan = planner.plan(module, sharders())
+    except PlannerError:
+        result.tables = [
+            TablePlan(n, lookup.features[n], t.rows, t.dim, sizes[n], "does not fit", [])
+            for n, t in lookup.tables.items()
+        ]
+        result.problem = _problem(sizes, workers, memory_bytes)
+        return result
+    held, planned = [0] * workers, [0] * workers
+    ranks: dict[str, set[int]] = defaultdict(set)
+    kinds: dict[str, str] = {}
+    for part in plan.plan.values():
+        for name, sharding in part.items():  # type: ignore[attr-defined]
+            kinds[name] = sharding.sharding_type
+            for shard in sharding.sharding_spec.shards:
+                rank = shard.placement.rank()
+                ranks[name].add(rank)
+                share = math.prod(shard.shard_sizes) / (lookup.tables[name].rows * lookup.tables[name].dim)
+                held[rank] += round(sizes[name] * share)
+    for option in planner._best_plan or []:
+        for shard in option.shards:
+            if shard.rank is not None and shard.storage is not None:
+                planned[shard.rank] += shard.storage.hbm if device == "cuda" else shard.storage.ddr
+    result.tables = [
+        TablePlan(n, lookup.features[n], t.rows, t.dim, sizes[n], kinds[n], sorted(ranks[n]))
+        for n, t in lookup.tables.items()
+    ]
+    result.rank_bytes, result.rank_planned_bytes = held, [max(h, p) for h, p in zip(held, planned, strict=True)]
+    traffic = step_traffic(
+        [
+            TableTraffic(
+                t.sharding, tuple(t.ranks), t.dim, tuple(lookup.lengths[t.table]), t.table not in lookup.unpooled
+            )
+            for t in result.tables
+        ],
+        workers=workers,
+        per_node=machine.workers_per_node,
+        batch_rows=batch_rows,
+    )
+    for name, wire in (("ids", traffic.ids), ("vectors", traffic.vectors)):
+        result.sent |= {f"{name}_inside": round(wire.inside()), f"{name}_between": round(wire.between())}
+    left = planner._storage_reservation.last_reserved_topology
+    if left is not None:
+        free = left.devices[0].storage
+        result.reserved_bytes = memory_bytes - (free.hbm if device == "cuda" else free.ddr)
+    return result
+
+
+def _problem(sizes: dict[str, int], workers: int, memory_bytes: int) -> str:
+    total, largest = sum(sizes.values()), max(sizes, key=lambda n: sizes[n])
+    usable = 0.85 * memory_bytes  # the planner keeps 15 % for itself
+    need = math.ceil(total / usable)
+    return (
+        f"the tables need {gib(total)} with optimizer state, the largest is `{largest}` with {gib(sizes[largest])}; "
+        f"{workers} x {gib(memory_bytes)} hold about {gib(int(workers * usable))}. "
+        + (
+            f"At least {need} such devices are needed, or fewer rows or a smaller dim"
+            if need > workers
+            else "A fixed `sharding` or the space for batches stands in the way: drop `sharding` from the large tables, or lower "
+            "train.batch_size"
+        )
+    )
+
+
+def gib(size: int) -> str:
+    """Bytes as a number that a person can read."""
+    if size < 2**18:
+        return f"{size / 2**10:.1f} KiB"
+    return f"{size / 2**30:.2f} GiB" if size >= 2**28 else f"{size / 2**20:.1f} MiB"
+
+
+def parse_bytes(text: str) -> int:
+    """`80GB`, `40GiB`, `512MB` or plain bytes as bytes."""
+    units = {
+        "": 1,
+        "b": 1,
+        "kb": 10**3,
+        "mb": 10**6,
+        "gb": 10**9,
+        "tb": 10**12,
+        "kib": 2**10,
+        "mib": 2**20,
+        "gib": 2**30,
+        "tib": 2**40,
+    }
+    digits = text.strip().rstrip("BKMGTbkmgti ")
+    unit = text.strip()[len(digits) :].strip().lower()
+    try:
+        size = int(float(digits) * units[unit])
+        if size <= 0:
+            raise ValueError("not positive")
+        return size
+    except (ValueError, KeyError) as error:
+        raise ConfigError(f"`{text}` is not an amount of memory; write it like 80GB or 40GiB") from error

@@ -1,0 +1,116 @@
+"""The log of a store: one small object per action, numbered; the newest one says which version is current."""
+
+import datetime as dt
+import getpass
+import json
+import os
+import re
+import socket
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict, dataclass
+from typing import Literal
+
+from raymtl.errors import TryLaterError, VersionError
+from raymtl.model_store.manifest import is_id
+from raymtl.storage.object_store import Store, UnsureError, create, names, read_bytes
+
+FOLDER = "log"
+_NAME = re.compile(r"(\d{8,})\.json")
+_READ_THREADS = 16
+
+Action = Literal["publish", "rollback", "remove"]
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One action."""
+
+    number: int
+    """Its place in the log, from 1."""
+    action: Action
+    """`publish` and `rollback` make `version` current; `remove` says that its files are deleted."""
+    version: str
+    """Whom it is about."""
+    current: str
+    """The current version from here on."""
+    manifest: str
+    """sha256 of that version's manifest; empty for `remove`."""
+    time: str
+    """UTC, ISO 8601."""
+    by: str
+    """Who did it: user@host, process."""
+
+
+def entries(store: Store) -> list[Entry]:
+    """The whole log, oldest first."""
+    numbers = _numbers(store)
+    with ThreadPoolExecutor(_READ_THREADS) as pool:
+        return list(pool.map(lambda number: _read(store, number), numbers))
+
+
+def newest(store: Store) -> Entry | None:
+    """The newest action, or None in an empty store."""
+    numbers = _numbers(store)
+    return _read(store, numbers[-1]) if numbers else None
+
+
+def append(store: Store, after: Entry | None, action: Action, version: str, current: str, manifest: str) -> Entry:
+    """Add an action right after the entry `after` (None: as the first): the one step by which it takes place.
+
+    Raises TryLaterError where another process added one in between, and UnsureError where the storage does not say whether it
+    took the entry.
+    """
+    number = (after.number if after else 0) + 1
+    entry = Entry(number, action, version, current, manifest, utc_now().isoformat(timespec="seconds"), who())
+    try:
+        create(store, _name(number), (json.dumps(asdict(entry)) + "\n").encode())
+    except FileExistsError:
+        other = _read(store, number)
+        raise TryLaterError(
+            f"store {store.path}: {other.by} did `{other.action} {other.version}` in between, at {other.time}; nothing was "
+            f"done here: look at the versions and run the same command again"
+        ) from None
+    except UnsureError as error:
+        raise UnsureError(
+            f"{error}; so it is not known whether `{action} {version}` took place: look with `raymtl versions list` before you "
+            f"run the command again"
+        ) from error
+    return entry
+
+
+def utc_now() -> dt.datetime:
+    """The time, UTC."""
+    return dt.datetime.now(dt.UTC)
+
+
+def who() -> str:
+    """User, host and process."""
+    try:
+        user = getpass.getuser()
+    except (OSError, KeyError):  # a container's user need not have a name
+        user = str(os.getuid())
+    return f"{user}@{socket.gethostname()}, process {os.getpid()}"
+
+
+def _name(number: int) -> str:
+    return f"{FOLDER}/{number:08d}.json"
+
+
+def _numbers(store: Store) -> list[int]:
+    return sorted(int(match[1]) for name in names(store, FOLDER) if (match := _NAME.fullmatch(name)))
+
+
+def _read(store: Store, number: int) -> Entry:
+    name = _name(number)
+    data = read_bytes(store, name)
+    try:
+        entry = Entry(**json.loads(data or b""))
+        # These are folders that a later step reads, or removes
+        if wrong := [one for one in (entry.version, entry.current) if not is_id(one)]:
+            raise ValueError(f"`{wrong[0]}` cannot name a version")
+        return entry
+    except (ValueError, TypeError) as error:
+        raise VersionError(
+            f"store {store.path}: `{name}` is damaged ({error}); restore it from a copy of the store, or if it is the newest, "
+            f"delete it and publish or roll back again"
+        ) from error

@@ -1,0 +1,83 @@
+"""A version that holds changed rows alone and rests on another one: what it must have in common with it, and expired IDs."""
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from raymtl.config.root import Config
+from raymtl.embeddings.rows import TableRows
+from raymtl.errors import VersionError
+from raymtl.model_store.manifest import FileEntry, Manifest
+from raymtl.model_store.store import folder_of
+from raymtl.storage.object_store import Output, Store, open_input, storage
+
+
+def can_rest_on(base: Manifest, config: Config) -> bool:
+    """Whether the tables of a configuration can be written as a delta on a version; `check_base` says it of a built model."""
+    kind = config.train.sparse_optimizer.type
+    if base.tables.keys() != config.tables.keys():
+        return False
+    for name, table in config.tables.items():
+        there = base.tables[name]
+        if (there.dim, there.id_space, there.optimizer) != (table.dim, table.id_space, kind):
+            return False
+        if table.rows != there.rows and (table.id_space == "hash" or table.rows < there.rows):
+            return False
+    return True
+
+
+def check_base(base: Manifest, tables: Mapping[str, TableRows], spaces: Mapping[str, str], optimizer: str) -> None:
+    """Raise VersionError where the rows of `base` are not what is left of these tables' rows."""
+    if base.tables.keys() != tables.keys():
+        other = sorted(base.tables.keys() ^ tables.keys())[0]
+        raise VersionError(
+            f"a delta on version {base.id} needs the same tables, and only one of the two has `{other}`; write it whole"
+        )
+    for name, table in tables.items():
+        there = base.tables[name]
+        was = (there.dim, there.id_space, there.optimizer, there.state)
+        here = (table.dim, spaces[name], optimizer, table.state_dims)
+        if was != here:
+            raise VersionError(
+                f"table `{name}` is {here} (width, ID space, optimizer, state) and {was} in version {base.id}, so a delta on it "
+                f"cannot be; write the version whole"
+            )
+        grew = table.rows > there.rows and spaces[name] != "hash"
+        if table.rows != there.rows and not grew:
+            raise VersionError(
+                f"table `{name}` has {table.rows:,} rows and {there.rows:,} in version {base.id}, so a delta on it cannot be; "
+                f"write the version whole"
+            )
+
+
+def changed_rows(
+    named: Sequence[Mapping[str, np.ndarray]], base: Manifest, tables: Mapping[str, TableRows]
+) -> dict[str, np.ndarray]:
+    """The rows that any worker names and those that `base` has not, of every table, ascending and each once."""
+    found = {}
+    for name, table in tables.items():
+        new = np.arange(base.tables[name].rows, table.rows)
+        rows = np.unique(np.concatenate([new, *(np.asarray(w.get(name, []), np.int64) for w in named)]))
+        assert not len(rows) or (rows[0] >= 0 and rows[-1] < table.rows), f"rows of {name} outside the table"
+        found[name] = rows
+    return found
+
+
+def write_expired(store: Store, version: str, table: str, ids: np.ndarray) -> FileEntry:
+    """Write the IDs of a table that are gone since the base, one column `id`, ascending."""
+    path = f"expired/{table}.parquet"
+    with Output(store, f"{folder_of(version)}/{path}") as output:
+        pq.write_table(pa.table({"id": pa.array(np.unique(ids), pa.int64())}), output, compression="zstd")
+    return FileEntry(path=path, bytes=output.bytes, sha256=output.sha256, rows=len(np.unique(ids)))
+
+
+def read_expired(store: Store, version: Manifest, table: str) -> np.ndarray:
+    """The IDs of a table that are gone since the base of a delta, [N] int64."""
+    path = f"expired/{table}.parquet"
+    if not any(file.path == path for file in version.files):
+        return np.empty(0, np.int64)
+    name = f"{folder_of(version.id)}/{path}"
+    with storage(store, f"read `{name}`"), open_input(store, name) as opened:
+        return pq.read_table(opened).column("id").to_numpy()

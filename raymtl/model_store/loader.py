@@ -1,0 +1,233 @@
+"""Reading a version into a model on any number of workers, under any sharding plan."""
+
+from dataclasses import dataclass
+
+import numpy as np
+import safetensors.torch
+import torch
+import torch.distributed as dist
+
+from raymtl.config.features import Table
+from raymtl.config.root import Config
+from raymtl.embeddings.rows import LocalShard, TableRows, decay_state, fill, table_rows
+from raymtl.errors import VersionError
+from raymtl.model_store.manifest import DENSE, KEY, OPTIMIZER, WEIGHT, Manifest
+from raymtl.model_store.store import chain, file_fault, folder_of, missing, show
+from raymtl.model_store.table_reader import numbers, row_groups
+from raymtl.model_store.writer import dense_optimizer, dense_weights
+from raymtl.storage.object_store import Store, read_bytes
+from raymtl.training.build import Built
+from raymtl.training.distributed import together
+from raymtl.training.shapes import model_entries
+from raymtl.words import count_of
+
+
+@dataclass(frozen=True)
+class Restored:
+    """What was read."""
+
+    manifest: Manifest
+    notes: list[str]
+    """Sentences on what could not be carried over and starts fresh."""
+
+
+def restore(
+    built: Built,
+    config: Config,
+    store: Store,
+    version: str | None,
+    group: dist.ProcessGroup,
+    *,
+    optimizer: bool = True,
+) -> Restored:
+    """Fill the model of `config` and its optimizers from a published version (None: the current one), in place.
+
+    Called by all workers of `group` (over gloo) together. Every file is checked by its hash first, each by one of the workers:
+    nothing is loaded from a damaged version. Without `optimizer` only the weights are read. Raises VersionError, on all workers
+    alike, before the model is touched.
+    """
+    first = dist.get_rank(group) == 0
+    manifests: list[Manifest] = together(group, lambda: chain(store, show(store, version)) if first else None)[0]
+    newest = manifests[-1]
+    _check_files(store, manifests, group)
+    tables = table_rows(built.model, group)
+    kind = config.train.sparse_optimizer.type
+    read: dict[str, dict[str, torch.Tensor]] = {}
+
+    def compare() -> list[str]:
+        found = _compare_tables(built.lookup.tables, newest)
+        if optimizer:
+            found += _compare_optimizer(newest, kind)
+        read[DENSE] = _tensors(store, newest.id, DENSE)
+        _compare_dense(read[DENSE], dense_weights(built), newest.id)
+        if optimizer:
+            read[OPTIMIZER] = _tensors(store, newest.id, OPTIMIZER)
+        return found
+
+    notes = together(group, compare)[0]
+    _copy(read[DENSE], dense_weights(built))
+    if optimizer:
+        built.optimizers.materialize_dense_state()
+        notes += _load_dense_optimizer(read[OPTIMIZER], dense_optimizer(built), newest.id)
+
+    def load() -> None:
+        for manifest in manifests:
+            if optimizer and manifest.state_decay != 1:
+                for table in tables.values():
+                    decay_state(table, manifest.state_decay)
+            for name, table in tables.items():
+                if name in newest.tables and name in manifest.tables:
+                    with_state = optimizer and newest.tables[name].optimizer == kind
+                    copies = newest.tables[name].id_space == "hash"
+                    _load_table(store, manifest, table, copies, with_state)
+
+    together(group, load)
+    return Restored(newest, notes)
+
+
+def check_fits(config: Config, store: Store, version: Manifest) -> None:
+    """Raise VersionError where the model of `config` cannot begin with a version: the same comparison, without the model."""
+    _compare_tables(config.tables, version)
+    if (entries := model_entries(config)) is not None:
+        saved = _tensors(store, version.id, DENSE)
+        dense, here = ({k: v for k, v in some.items() if k.startswith("head.")} for some in (saved, entries))
+        _compare_dense(dense, here, version.id)
+
+
+def _check_files(store: Store, manifests: list[Manifest], group: dist.ProcessGroup) -> None:
+    """Hash every file, the largest first, dealt to the workers in turn."""
+    files = sorted(((m.id, f) for m in manifests for f in m.all_files), key=lambda item: -item[1].bytes)
+    own = files[dist.get_rank(group) :: dist.get_world_size(group)]
+    found = together(group, lambda: [fault for item in own if (fault := file_fault(store, *item))])
+    if faults := [fault for part in found for fault in part]:
+        more = f" (and {count_of(len(faults) - 1, 'more fault')} of its files)" if len(faults) > 1 else ""
+        raise VersionError(
+            f"{faults[0]}{more}; nothing was loaded: go back with `raymtl versions rollback`, or restore the file from a copy"
+        )
+
+
+def _compare_tables(tables: dict[str, Table], version: Manifest) -> list[str]:
+    """What of the tables is not carried over as it is; VersionError where a table cannot be."""
+    notes = []
+    for name, table in tables.items():
+        saved = version.tables.get(name)
+        if saved is None:
+            notes.append(f"table `{name}` is not in version {version.id} and starts fresh")
+            continue
+        for key, here, there in (("dim", table.dim, saved.dim), ("id_space", table.id_space, saved.id_space)):
+            if here != there:
+                raise VersionError(
+                    f"tables.{name}.{key} is {here} and version {version.id} has {there}, so its rows cannot be carried over; "
+                    f"set it back to {there}, or give the table another name and it starts fresh"
+                )
+        if table.rows == saved.rows:
+            continue
+        if table.id_space == "hash":
+            if table.rows % saved.rows:
+                raise VersionError(
+                    f"tables.{name}.rows is {table.rows:,} and version {version.id} has {saved.rows:,}; the row of an ID in a "
+                    f"`hash` table is its hash modulo the rows, so nearly every ID would get the row of others: set rows back "
+                    f"to {saved.rows:,} or to a multiple of it, or give the table another name and it starts fresh"
+                )
+            notes.append(
+                f"table `{name}` grew from {saved.rows:,} to {table.rows:,} rows; each starts as a copy of the row that its IDs "
+                f"had"
+            )
+        elif table.rows < saved.rows:
+            raise VersionError(
+                f"tables.{name}.rows is {table.rows:,} and version {version.id} has {saved.rows:,} rows, some of which would be "
+                f"lost; set rows to {saved.rows:,} or more, or give the table another name and it starts fresh"
+            )
+        else:
+            notes.append(f"table `{name}` grew from {saved.rows:,} to {table.rows:,} rows; the new ones start fresh")
+    if extra := [name for name in version.tables if name not in tables]:
+        notes.append(f"version {version.id} has tables that this model lacks, they are left out: {', '.join(extra)}")
+    return notes
+
+
+def _compare_optimizer(version: Manifest, kind: str) -> list[str]:
+    if others := {t.optimizer for t in version.tables.values()} - {kind}:
+        return [
+            f"the tables' optimizer was {', '.join(sorted(others))} in version {version.id} and is {kind} now; its state starts "
+            f"fresh"
+        ]
+    return []
+
+
+def _tensors(store: Store, version: str, path: str) -> dict[str, torch.Tensor]:
+    data = read_bytes(store, f"{folder_of(version)}/{path}")
+    if data is None:
+        raise missing(store, version, path)
+    return safetensors.torch.load(data)
+
+
+def _compare_dense(saved: dict[str, torch.Tensor], here: dict[str, torch.Tensor], version: str) -> None:
+    advice = f"use the configuration of the version (`raymtl versions show {version}`), or train a new model"
+    for name in [*here, *saved]:
+        if name not in saved:
+            raise VersionError(f"version {version} is of another model: it has no `{name}`; {advice}")
+        if name not in here:
+            raise VersionError(f"version {version} is of another model: it has `{name}`; {advice}")
+        if saved[name].shape != here[name].shape:
+            raise VersionError(
+                f"version {version} is of another model: `{name}` has shape {list(saved[name].shape)} there and "
+                f"{list(here[name].shape)} here; {advice}"
+            )
+
+
+def _load_dense_optimizer(saved: dict[str, torch.Tensor], here: dict[str, torch.Tensor], version: str) -> list[str]:
+    """Copy what both have; the rest is as fresh as `materialize_dense_state` left it."""
+    both = {k: v for k, v in saved.items() if k in here and here[k].shape == v.shape}
+    _copy(both, here)
+    if missing := [k for k in here if k not in both]:
+        return [
+            f"the dense optimizer has {count_of(len(missing), 'state')} that version {version} lacks, they start fresh, "
+            f"`{missing[0]}` first"
+        ]
+    return []
+
+
+def _copy(source: dict[str, torch.Tensor], target: dict[str, torch.Tensor]) -> None:
+    with torch.no_grad():
+        for name, value in source.items():
+            target[name].copy_(value)
+
+
+@dataclass(frozen=True)
+class _Part:
+    """Rows [`first`, `last`) of the version, and the shard that takes them `shift` rows further on."""
+
+    shard: LocalShard
+    first: int
+    last: int
+    shift: int
+
+
+def _parts(table: TableRows, rows: int) -> list[_Part]:
+    """What this worker's shards need of a table that has `rows` rows in the version.
+
+    A table that is k times as large takes the same rows k times over: with row = hash mod rows, the IDs of the rows r, r + rows,
+    r + 2·rows … of the larger table are those of row r. (Of a table that grew in another way, only the rows there are.)
+    """
+    found = []
+    for shard in table.local:
+        begin, end = shard.place.first_row, shard.place.first_row + shard.place.rows
+        for shift in range(begin // rows * rows, end, rows):
+            first, last = max(begin, shift), min(end, shift + rows)
+            found.append(_Part(shard, first - shift, last - shift, shift))
+    return found
+
+
+def _load_table(store: Store, version: Manifest, table: TableRows, copies: bool, with_state: bool) -> None:
+    entry = version.tables[table.name]
+    parts = [p for p in _parts(table, entry.rows) if copies or p.shift == 0]
+    state = list(entry.state) if with_state else []
+    for file in entry.files:
+        ranges = [(p.first, p.last) for p in parts]
+        for batch in row_groups(store, version.id, file, [KEY, WEIGHT, *state], ranges):
+            keys = batch.column(KEY).to_numpy()
+            values = {name: numbers(batch.column(name)) for name in (WEIGHT, *state)}
+            for part in parts:
+                a, b = np.searchsorted(keys, [part.first, part.last])
+                rows = {name: value[a:b] for name, value in values.items()}
+                fill(part.shard, keys[a:b] + part.shift, rows.pop(WEIGHT), rows)

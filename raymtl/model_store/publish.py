@@ -1,0 +1,80 @@
+"""A finished run becomes a version: one process builds the model, loads the checkpoint and writes it out."""
+
+import logging
+import os
+import warnings
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+import torch
+import torch.distributed as dist
+
+from raymtl.config.load import load_config
+from raymtl.config.root import Config
+from raymtl.data.build_id_maps import saved_maps
+from raymtl.errors import CheckpointError
+from raymtl.model_store.manifest import Manifest, new_id
+from raymtl.model_store.store import publish
+from raymtl.model_store.writer import Draft, export
+from raymtl.storage.object_store import Store
+from raymtl.storage.paths import below
+from raymtl.training import checkpoint as saved_state
+from raymtl.training.build import build
+from raymtl.training.rundir import CONFIG, last_checkpoint, read_result, run_of
+
+
+def publish_run(
+    run: str, store: Store, *, checkpoint: str | None, version: str | None, held: Callable[[], None]
+) -> Manifest:
+    """Publish a run's checkpoint (None: its last whole one) as a version of `store`, whose lease the caller holds.
+
+    The tables must fit into the memory of this machine. Raises CheckpointError where the run has not finished.
+    """
+    run = run_of(run)
+    result = read_result(run)
+    if result is None or result.get("status") != "finished":
+        raise CheckpointError(f"the run `{run}` has not finished; let `raymtl train` end, then publish it")
+    config = load_config(below(run, CONFIG))
+    folder = checkpoint or last_checkpoint(run)
+    data_range = {part: [str(day) for day in days] for part, days in result["data_range"].items()}
+    name = version or new_id(config.data.train.end)
+    with _alone() as group:
+        progress = saved_state.read_progress(folder)
+        device = torch.device("cuda" if config.train.use_gpu and torch.cuda.is_available() else "cpu")
+        built = build(
+            _for_one(config), dict.fromkeys(config.active_tasks(), 0.5), 0, device, group
+        )  # biases are loaded
+        saved_state.load(built, folder, model_only=False, group=group)
+        draft = Draft(
+            name,
+            config,
+            data_range,
+            counts={"rows": progress.rows, "steps": progress.step},
+            metrics=result["metrics"] if checkpoint is None else {},
+            base_rates=result.get("base_rates", {}),
+        )
+        maps = {table: file.load() for table, file in saved_maps(config, run).items()}
+        manifest = export(built, store, draft, group, maps=maps)
+    publish(store, name, held)
+    return manifest
+
+
+def _for_one(config: Config) -> Config:
+    """The same model for a single worker."""
+    return config.model_copy(update={"train": config.train.model_copy(update={"workers": 1})})
+
+
+@contextmanager
+def _alone() -> Iterator[dist.ProcessGroup]:
+    """A process group of this process."""
+    logging.getLogger("torchrec").setLevel(logging.ERROR)
+    os.environ.setdefault("LOCAL_WORLD_SIZE", "1")  # TorchRec warns where nobody says how many processes a machine has
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        backend = "cuda:nccl,cpu:gloo" if torch.cuda.is_available() else "gloo"
+        dist.init_process_group(backend, store=dist.HashStore(), rank=0, world_size=1)
+        try:
+            assert dist.group.WORLD is not None
+            yield dist.group.WORLD
+        finally:
+            dist.destroy_process_group()

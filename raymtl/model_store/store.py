@@ -1,0 +1,355 @@
+"""Versions of a model: `<store>/versions/<id>/…` and the log that says which of them exist and which is current.
+
+A version is written into its folder over minutes and is nobody's business until an entry of the log names it; that entry is one
+small object, so a version appears whole or not at all. Whoever publishes, rolls back or removes holds the lease (`lease.py`).
+"""
+
+import hashlib
+from collections.abc import Callable, Collection, Iterable
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
+from dataclasses import dataclass
+from typing import Any
+
+from raymtl.errors import VersionError
+from raymtl.model_store import commit_log
+from raymtl.model_store.manifest import NAME, FileEntry, Manifest, check_id, parse_manifest
+from raymtl.storage.object_store import Store, names, read_bytes, remove_folder, sha256_of, sizes
+from raymtl.storage.paths import below
+
+FOLDER = "versions"
+_THREADS = 8
+
+
+@dataclass(frozen=True)
+class Listed:
+    """A published version, as a list shows it."""
+
+    id: str
+    published: str
+    """UTC."""
+    by: str
+    current: bool
+    manifest: Manifest | None
+    """None where it is missing or damaged."""
+
+
+@dataclass(frozen=True)
+class Removed:
+    """What a clean-up took away."""
+
+    versions: list[str]
+    """Published ones."""
+    leftovers: list[str]
+    """Folders that no entry of the log names: of a writer that was killed, or of a removal that was."""
+
+
+@dataclass(frozen=True)
+class Difference:
+    """How version `b` differs from `a`; `old` and `new` of each pair are None where there is nothing."""
+
+    a: str
+    b: str
+    config: dict[str, tuple[Any, Any]]
+    """By dotted key."""
+    metrics: dict[str, tuple[Any, Any]]
+    """Numbers that are in either, by dotted key."""
+    tables: dict[str, tuple[Any, Any]]
+    """Rows, width, ID space and optimizer of tables that differ, by `table.key`."""
+    counts: dict[str, tuple[Any, Any]]
+    """Rows, steps, bytes."""
+    data: dict[str, tuple[Any, Any]]
+    """Days, and versions of the code."""
+
+
+def folder_of(version: str) -> str:
+    """Folder of a version, from the store on."""
+    return f"{FOLDER}/{version}"
+
+
+def current(store: Store) -> str | None:
+    """Name of the current version, or None in an empty store."""
+    entry = commit_log.newest(store)
+    return None if entry is None else entry.current
+
+
+def published(store: Store) -> list[commit_log.Entry]:
+    """The entries that published the versions which are still there, oldest first."""
+    found: dict[str, commit_log.Entry] = {}
+    for entry in commit_log.entries(store):
+        if entry.action == "publish":
+            found[entry.version] = entry
+        elif entry.action == "remove":
+            found.pop(entry.version, None)
+    return list(found.values())
+
+
+def list_versions(store: Store) -> list[Listed]:
+    """The versions, newest first."""
+    now = current(store)
+
+    def look(entry: commit_log.Entry) -> Listed:
+        try:
+            manifest = _manifest(store, entry.version, entry.manifest)
+        except VersionError:
+            manifest = None
+        return Listed(entry.version, entry.time, entry.by, entry.version == now, manifest)
+
+    with ThreadPoolExecutor(_THREADS) as pool:
+        return list(pool.map(look, reversed(published(store))))
+
+
+def show(store: Store, version: str | None = None) -> Manifest:
+    """Manifest of a published version; None: of the current one. VersionError where there is none, or it is damaged."""
+    entry = _entry(store, version)
+    return _manifest(store, entry.version, entry.manifest)
+
+
+def read_unpublished(store: Store, version: str) -> Manifest:
+    """Manifest of a version that is written whole, published or not."""
+    return _manifest(store, check_id(version), "")
+
+
+def chain(store: Store, manifest: Manifest) -> list[Manifest]:
+    """The versions whose rows make up this one: a whole one, then the deltas on it, this one last."""
+    found = [manifest]
+    while found[0].base is not None:
+        if any(found[0].base == m.id for m in found):
+            raise VersionError(f"store {store.path}: version {manifest.id} rests on itself; take another version")
+        found.insert(0, show(store, found[0].base))
+    return found
+
+
+def verify(store: Store, version: str | None = None) -> list[str]:
+    """What is wrong with the files of a version and of those it rests on, one sentence each; an empty list: nothing is.
+
+    Raises VersionError where the manifest itself is missing or damaged.
+    """
+    parts = chain(store, show(store, version))
+    files = [(part.id, file) for part in parts for file in part.all_files]
+    with ThreadPoolExecutor(_THREADS) as pool:
+        return [fault for fault in pool.map(lambda f: file_fault(store, *f), files) if fault]
+
+
+def file_fault(store: Store, version: str, file: FileEntry) -> str | None:
+    """What is wrong with one file, by its size and hash."""
+    name = f"{folder_of(version)}/{file.path}"
+    return _difference(store, name, file, sha256_of(store, name))
+
+
+def read_file(store: Store, version: str, file: FileEntry) -> bytes:
+    """The content of one file. Raises VersionError where it is missing, or its size or hash is not that of the manifest."""
+    name = f"{folder_of(version)}/{file.path}"
+    data = read_bytes(store, name)
+    if data is None:
+        raise missing(store, version, file.path)
+    wrong = _difference(store, name, file, (hashlib.sha256(data).hexdigest(), len(data)))
+    if wrong:
+        raise VersionError(f"{wrong}; take another version, or restore the file from a copy")
+    return data
+
+
+def missing(store: Store, version: str, path: str) -> VersionError:
+    """The error for a file of a published version that is not there: damage, or the version was removed in the meantime."""
+    if any(entry.version == version for entry in published(store)):
+        where = below(store.path, f"{folder_of(version)}/{path}")
+        return VersionError(f"`{where}` is missing; take another version, or restore the file from a copy")
+    return VersionError(
+        f"version {version} of store {store.path} was removed while it was read, probably by `raymtl versions gc`; take the "
+        f"current version, or let gc keep more of them with --keep"
+    )
+
+
+def _difference(store: Store, name: str, file: FileEntry, found: tuple[str, int] | None) -> str | None:
+    """What is wrong with a file whose hash and bytes are those found; None: it is not there."""
+    if found is None:
+        return f"`{below(store.path, name)}` is missing"
+    if found != (file.sha256, file.bytes):
+        size = "" if found[1] == file.bytes else f" ({found[1]:,} bytes, written were {file.bytes:,})"
+        return f"`{below(store.path, name)}` is damaged: its hash is not that of the manifest{size}"
+    return None
+
+
+def diff(a: Manifest, b: Manifest) -> Difference:
+    """What changed from version `a` to version `b`."""
+
+    def table(manifest: Manifest) -> dict[str, Any]:
+        keys = ("rows", "dim", "id_space", "optimizer")
+        return {f"{name}.{key}": getattr(t, key) for name, t in manifest.tables.items() for key in keys}
+
+    def facts(manifest: Manifest) -> dict[str, Any]:
+        return {"data": manifest.data_range, "code": manifest.code, "base_rates": manifest.base_rates}
+
+    return Difference(
+        a.id,
+        b.id,
+        _changes(_flat(a.config), _flat(b.config)),
+        _changes(_flat(a.metrics), _flat(b.metrics)),
+        _changes(table(a), table(b)),
+        _changes({**a.counts, "bytes": a.total_bytes}, {**b.counts, "bytes": b.total_bytes}),
+        _changes(_flat(facts(a)), _flat(facts(b))),
+    )
+
+
+def clear(store: Store, version: str) -> None:
+    """Make room for a version that is about to be written: take away what a killed writer left under that name.
+
+    Raises VersionError where a version of that name was published.
+    """
+    if any(entry.version == check_id(version) for entry in commit_log.entries(store)):
+        raise VersionError(
+            f"store {store.path} has published a version {version} before; give the new one another name"
+        )
+    remove_folder(store, folder_of(version))
+
+
+def publish(store: Store, version: str, held: Callable[[], None] | None = None) -> commit_log.Entry:
+    """Make a written version current, in one step.
+
+    `held` is called right before and raises where the lease is lost. A version that is current already stays so. Raises
+    VersionError where its files are not all there with their sizes.
+    """
+    last = commit_log.newest(store)
+    if last is not None and last.version == version and last.action == "publish":
+        return last  # the answer to an earlier call got lost
+    manifest = read_unpublished(store, version)
+    check_sizes(store, manifest, manifest.all_files)
+    if any(entry.version == version for entry in commit_log.entries(store)):
+        raise VersionError(f"store {store.path}: version {version} was published before; roll back to it instead")
+    if held is not None:
+        held()
+    return commit_log.append(store, last, "publish", version, version, _digest(store, version))
+
+
+def rollback(store: Store, version: str | None = None, held: Callable[[], None] | None = None) -> commit_log.Entry:
+    """Make an earlier version current again; None: the one that the current one came from, or where that is gone, the last
+    published before it that nobody rolled back.
+
+    Versions published since stay in the store. Raises VersionError where there is no such version, or files of it are missing.
+    """
+    last, there = commit_log.newest(store), published(store)
+    if last is None:
+        raise VersionError(f"store {store.path} has no version; publish one first")
+    if version is None:
+        version = _version_to_go_back_to(store, last.current, [entry.version for entry in there])
+    entry = _entry(store, version)
+    for part in chain(store, _manifest(store, entry.version, entry.manifest)):
+        check_sizes(store, part, part.all_files)
+    if version == last.current:
+        return last
+    if held is not None:
+        held()
+    return commit_log.append(store, last, "rollback", version, version, entry.manifest)
+
+
+def _version_to_go_back_to(store: Store, now: str, there: list[str]) -> str:
+    with suppress(VersionError):  # a damaged manifest is no reason not to leave that version
+        parent = show(store, now).parent
+        if parent in there:
+            return parent
+    withdrawn: set[str] = set()
+    current = ""
+    for entry in commit_log.entries(store):
+        if entry.action == "rollback":
+            withdrawn.add(current)
+        current = entry.current
+    before = there[: there.index(now)] if now in there else there
+    good = [version for version in before if version not in withdrawn]
+    if not good:
+        raise VersionError(f"store {store.path}: there is no version before {now}; name one to go to")
+    return good[-1]
+
+
+def gc(
+    store: Store, keep: int, spare: Collection[str] = (), held: Callable[[], None] | None = None, dry_run: bool = False
+) -> Removed:
+    """Remove all but the newest `keep` versions, and what killed writers left behind; the lease is held.
+
+    The current version stays, and so does every version that one of those kept rests on. `spare` names folders to leave alone
+    that are not published, such as a candidate's.
+    """
+    if keep < 1:
+        raise VersionError(f"keep is {keep}; at least 1 version must stay")
+    last, there = commit_log.newest(store), published(store)
+    kept = {entry.version for entry in there[-keep:]} | ({last.current} if last else set())
+    for version in list(kept):
+        try:
+            kept |= {part.id for part in chain(store, show(store, version))}
+        except VersionError:
+            if last is not None and version == last.current:
+                raise
+            continue  # damaged: it stays for somebody to look at, and holds nothing else
+    gone = [entry.version for entry in there if entry.version not in kept]
+    known = {entry.version for entry in there}
+    leftovers = [name for name in names(store, FOLDER) if name not in known and name not in spare]
+    if not dry_run:
+        for version in gone:
+            if held is not None:
+                held()
+            assert last is not None
+            # Said first: a reader that finds the entry does not begin, and a removal cut off is ended by the next one
+            last = commit_log.append(store, last, "remove", version, last.current, "")
+            remove_folder(store, folder_of(version))
+        for name in leftovers:
+            if held is not None:
+                held()
+            remove_folder(store, folder_of(name))
+    return Removed(gone, leftovers)
+
+
+def _entry(store: Store, version: str | None) -> commit_log.Entry:
+    """The entry that published a version which is still there."""
+    there = {entry.version: entry for entry in published(store)}
+    if version is None:
+        version = current(store)
+        if version is None:
+            raise VersionError(f"store {store.path} has no version; publish one first")
+    if version not in there:
+        listed = ", ".join(list(there)[-5:]) or "none"
+        raise VersionError(f"store {store.path} has no version {version}; the newest ones are: {listed}")
+    return there[version]
+
+
+def _manifest(store: Store, version: str, digest: str) -> Manifest:
+    """The manifest of a version, checked against the digest that the log has of it (empty: there is none)."""
+    name = f"{folder_of(version)}/{NAME}"
+    data = read_bytes(store, name)
+    where = below(store.path, name)
+    if data is None:
+        raise VersionError(f"`{where}` is missing, so version {version} is not whole; take another version")
+    if digest and hashlib.sha256(data).hexdigest() != digest:
+        raise VersionError(f"`{where}` is damaged: its hash is not that of the log; take another version")
+    manifest = parse_manifest(data, where)
+    if manifest.id != version:
+        raise VersionError(f"`{where}` is of version {manifest.id}; take another version")
+    return manifest
+
+
+def _digest(store: Store, version: str) -> str:
+    return hashlib.sha256(read_bytes(store, f"{folder_of(version)}/{NAME}") or b"").hexdigest()
+
+
+def check_sizes(store: Store, manifest: Manifest, files: Iterable[FileEntry]) -> None:
+    """Raise VersionError where some of these files of a version are missing or have another size."""
+    there = sizes(store, folder_of(manifest.id))
+    for file in files:
+        if there.get(file.path) != file.bytes:
+            found = f"has {there[file.path]:,} bytes instead of {file.bytes:,}" if file.path in there else "is missing"
+            raise VersionError(
+                f"`{below(store.path, f'{folder_of(manifest.id)}/{file.path}')}` {found}, so version {manifest.id} is not whole; "
+                f"write it again, or take another version"
+            )
+
+
+def _flat(value: Any, path: str = "") -> dict[str, Any]:
+    if isinstance(value, dict):
+        found: dict[str, Any] = {}
+        for key, inner in value.items():
+            found |= _flat(inner, f"{path}.{key}" if path else str(key))
+        return found
+    return {path: value}
+
+
+def _changes(a: dict[str, Any], b: dict[str, Any]) -> dict[str, tuple[Any, Any]]:
+    keys = [*a, *(key for key in b if key not in a)]
+    return {key: (a.get(key), b.get(key)) for key in keys if a.get(key) != b.get(key)}

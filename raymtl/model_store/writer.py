@@ -1,0 +1,166 @@
+"""Writing a version: every worker its own rows of every table, the first worker the rest, and the manifest last."""
+
+import hashlib
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import safetensors.torch
+import torch
+import torch.distributed as dist
+from torch.distributed._shard.sharded_tensor import ShardedTensor
+
+from raymtl.config.load import config_hash
+from raymtl.config.root import Config
+from raymtl.data.ids.id_map import IdMap
+from raymtl.dependencies import package_versions
+from raymtl.embeddings.rows import pieces, table_rows
+from raymtl.errors import UserError
+from raymtl.model_store.commit_log import utc_now
+from raymtl.model_store.delta import changed_rows, check_base, write_expired
+from raymtl.model_store.manifest import DENSE, NAME, OPTIMIZER, FileEntry, Manifest, TableEntry
+from raymtl.model_store.row_owners import Owners
+from raymtl.model_store.store import clear, folder_of, show
+from raymtl.model_store.table_writer import FILE_BYTES, PIECE_BYTES, TableWriter, parquet_schema, rows_per_piece
+from raymtl.storage.object_store import Store, write_bytes
+from raymtl.training.build import Built
+from raymtl.training.distributed import together
+
+
+@dataclass(frozen=True)
+class Draft:
+    """What the caller knows of a version that is to be written."""
+
+    id: str
+    config: Config
+    data_range: dict[str, list[str]]
+    """First and last day of `train`, and of `eval`."""
+    parent: str | None = None
+    counts: dict[str, int] = field(default_factory=dict)
+    metrics: dict[str, Any] = field(default_factory=dict)
+    base_rates: dict[str, float] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Delta:
+    """What a version has that differs from another one."""
+
+    base: str
+    """The published version that the rest is taken from."""
+    rows: Mapping[str, np.ndarray]
+    """By table, the row numbers that changed since, in any order; each worker names those it knows of, and all are written."""
+    expired: Mapping[str, np.ndarray] = field(default_factory=dict)
+    """By table, the IDs that are gone, [N] int64; the same on every worker."""
+    state_decay: float = 1.0
+    """Factor that the optimizer state of all rows was multiplied by since, before those rows changed."""
+
+
+def export(
+    built: Built,
+    store: Store,
+    draft: Draft,
+    group: dist.ProcessGroup,
+    *,
+    maps: Mapping[str, IdMap] | None = None,
+    delta: Delta | None = None,
+    piece_bytes: int = PIECE_BYTES,
+    file_bytes: int = FILE_BYTES,
+) -> Manifest:
+    """Write a version, whole or with `delta` its changed rows alone; called by all workers of `group` (over gloo) together.
+
+    `maps` say who holds the rows of each `map` table. All get the manifest. Nobody sees the version before `store.publish`.
+    Whatever a killed writer left under that name is taken away first. An error of one worker is raised on all of them.
+    """
+    rank = dist.get_rank(group)
+    together(group, lambda: clear(store, draft.id) if rank == 0 else None)
+    tables = table_rows(built.model, group)
+    kind = draft.config.train.sparse_optimizer.type
+    spaces = {name: table.id_space for name, table in built.lookup.tables.items()}
+    changed: dict[str, np.ndarray] = {}
+    if delta is not None:
+        base: Manifest = together(group, lambda: show(store, delta.base) if rank == 0 else None)[0]
+        together(group, lambda: check_base(base, tables, spaces, kind))
+        changed = changed_rows(together(group, lambda: delta.rows), base, tables)
+    parts: dict[str, list[FileEntry]] = {}
+    errors: list[UserError] = []
+    for name, table in tables.items():
+        owners = Owners(maps[name]) if maps and name in maps else None
+        writer = TableWriter(store, draft.id, table, owners, rank, file_bytes)
+        for piece in pieces(table, rows_per_piece(table, piece_bytes), group, changed.get(name)):
+            writer.write(piece)
+        parts[name] = writer.close()
+        errors += [writer.error] if writer.error else []
+    all_parts: list[Any] = together(group, lambda: _unless(errors, parts))
+    others: list[Any] = together(group, lambda: _other_files(built, store, draft.id, delta) if rank == 0 else [])
+    config = draft.config
+    manifest = Manifest(
+        id=draft.id,
+        parent=draft.parent,
+        base=delta.base if delta else None,
+        state_decay=delta.state_decay if delta else 1.0,
+        created=utc_now().replace(microsecond=0),
+        code=package_versions(),
+        config=config.model_dump(mode="json"),
+        config_hash=config_hash(config),
+        data_range=draft.data_range,
+        counts=draft.counts,
+        metrics=draft.metrics,
+        base_rates=draft.base_rates,
+        tables={
+            name: TableEntry(
+                rows=table.rows,
+                dim=table.dim,
+                id_space=spaces[name],
+                optimizer=kind,
+                state=table.state_dims,
+                columns=parquet_schema(table, bool(maps and name in maps)).names,
+                files=sorted((f for p in all_parts for f in p[name]), key=lambda f: (f.first, f.path)),
+            )
+            for name, table in tables.items()
+        },
+        files=others[0],
+    )
+    manifests = together(group, lambda: _written(store, manifest) if rank == 0 else None)
+    return manifests[0]
+
+
+def dense_weights(built: Built) -> dict[str, torch.Tensor]:
+    """Everything of the model's state but the tables, by its name there; the model's own memory."""
+    return {key: value for key, value in built.model.state_dict().items() if not isinstance(value, ShardedTensor)}
+
+
+def dense_optimizer(built: Built) -> dict[str, torch.Tensor]:
+    """State of the dense optimizer, by `<weight>.<state>`; the optimizer's own memory."""
+    states = built.optimizers.combined.state_dict()["state"]
+    return {
+        f"{key.removeprefix('dense.')}.{name}": value
+        for key, state in states.items()
+        if key.startswith("dense.")
+        for name, value in state.items()
+        if isinstance(value, torch.Tensor)
+    }
+
+
+def _other_files(built: Built, store: Store, version: str, delta: Delta | None) -> list[FileEntry]:
+    files = []
+    for path, tensors in ((DENSE, dense_weights(built)), (OPTIMIZER, dense_optimizer(built))):
+        # a copy of each: the format refuses tensors that share memory
+        data = safetensors.torch.save({k: v.detach().cpu().clone() for k, v in tensors.items()})
+        write_bytes(store, f"{folder_of(version)}/{path}", data)
+        files.append(FileEntry(path=path, bytes=len(data), sha256=hashlib.sha256(data).hexdigest()))
+    for table, ids in (delta.expired if delta else {}).items():
+        if len(ids):
+            files.append(write_expired(store, version, table, ids))
+    return files
+
+
+def _written(store: Store, manifest: Manifest) -> Manifest:
+    write_bytes(store, f"{folder_of(manifest.id)}/{NAME}", manifest.dump())
+    return manifest
+
+
+def _unless(errors: list[UserError], value: Any) -> Any:
+    if errors:
+        raise errors[0]
+    return value

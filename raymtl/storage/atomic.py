@@ -1,0 +1,75 @@
+"""Files that a reader sees whole: the old one or the new one, whenever the writer is killed."""
+
+import os
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+
+import pyarrow.fs as pafs
+
+from raymtl.storage.filesystem import is_local, make_folder_of
+from raymtl.storage.retry import patiently
+
+
+def write_whole(
+    filesystem: pafs.FileSystem, path: str, making: str, write: Callable[[str], None], *, lasting: bool = False
+) -> None:
+    """Write the file `path`, in place of an earlier one; folders above it are made.
+
+    `write(name)` writes the content under the name that it is given: on a local disk `making`, a name in the same folder that
+    readers leave alone; object storage shows an object once its upload is complete, so there it is `path` itself. It is called
+    again after an error that may pass. A `lasting` local file is on the disk when this returns. Raises OSError.
+    """
+
+    def attempt() -> None:
+        make_folder_of(filesystem, path)
+        if not is_local(filesystem):
+            write(path)
+            return
+        with removed_on_error(making):
+            write(making)
+            if lasting:
+                flush(making)
+            os.replace(making, path)
+        if lasting:
+            flush(os.path.dirname(path))
+
+    patiently(attempt)
+
+
+def move(filesystem: pafs.FileSystem, making: str, path: str) -> None:
+    """Give a finished file its name, in place of an earlier one."""
+    failed = False
+
+    def attempt() -> None:
+        nonlocal failed
+        try:
+            filesystem.move(making, path)
+        except FileNotFoundError:
+            # Nobody else takes `making` away: the attempt before did it, and its answer was lost
+            if not failed or filesystem.get_file_info(path).type != pafs.FileType.File:
+                raise
+        except OSError:
+            failed = True
+            raise
+
+    patiently(attempt)
+
+
+def flush(path: str) -> None:
+    """Return when a local file, or the names in a local folder, are on the disk."""
+    number = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(number)
+    finally:
+        os.close(number)
+
+
+@contextmanager
+def removed_on_error(path: str) -> Iterator[None]:
+    """Take a local file away where what makes it fails: on a full disk it would keep the room."""
+    try:
+        yield
+    except BaseException:
+        with suppress(OSError):
+            os.unlink(path)
+        raise

@@ -1,0 +1,366 @@
+"""The store as plain storage: a root on any pyarrow or fsspec file system, and the few operations that versions need.
+
+Only these are used: whole objects written, read, listed and deleted. No rename and no lock file: object storage has neither.
+Each is tried again after an error that may pass (`retry.py`); what fails for good is one sentence.
+"""
+
+import errno
+import hashlib
+import io
+import os
+import uuid
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field
+from typing import Any, TypeVar
+
+import pyarrow as pa
+import pyarrow.fs as pafs
+
+from raymtl.errors import StorageError
+from raymtl.storage.atomic import flush, removed_on_error, write_whole
+from raymtl.storage.filesystem import (
+    delete_file,
+    fsspec_of,
+    is_local,
+    list_folder,
+    make_folder_of,
+    open_filesystem,
+    open_to_read,
+    put,
+    read_whole,
+)
+from raymtl.storage.paths import absolute
+from raymtl.storage.retry import advice, may_pass, patiently, reason
+from raymtl.storage.retrying_file import Reopened
+
+T = TypeVar("T")
+
+_CHUNK_BYTES = 1 << 22
+_SMALL_BYTES = 8 << 20
+_NO_LINKS = {errno.EPERM, errno.ENOTSUP, errno.ENOSYS, errno.EMLINK}
+
+
+class UnsureError(StorageError):
+    """The storage does not say whether it did what it was asked to."""
+
+
+@dataclass(frozen=True)
+class Store:
+    """A folder of versions."""
+
+    path: str
+    """As a user writes it, absolute."""
+    filesystem: pafs.FileSystem = field(repr=False)
+    root: str
+    """The path on its file system."""
+
+    def inside(self, name: str) -> str:
+        """Path of an object on the file system."""
+        return f"{self.root.rstrip('/')}/{name}".rstrip("/")
+
+    @property
+    def is_local(self) -> bool:
+        """Whether the operating system's own file calls reach it."""
+        return is_local(self.filesystem)
+
+
+def open_store(path: str) -> Store:
+    """The store at a path or URL; it need not exist yet."""
+    path = absolute(path).rstrip("/") or "/"
+    filesystem, root = open_filesystem(path)
+    return Store(path, filesystem, root)
+
+
+@contextmanager
+def storage(store: Store, doing: str) -> Iterator[None]:
+    """Turn an error of the file system into one sentence; `doing` is what was tried, such as `list log`."""
+    try:
+        yield
+    except OSError as error:
+        raise StorageError(
+            f"store {store.path}: cannot {doing}: {reason(error)}; what is published stays as it is: {advice(error)} and run the "
+            f"same command again"
+        ) from error
+
+
+def read_bytes(store: Store, name: str) -> bytes | None:
+    """Content of an object, or None where it is not there."""
+    return _patiently(store, f"read `{name}`", lambda: _read(store, name))
+
+
+def write_bytes(store: Store, name: str, data: bytes, lasting: bool = True) -> None:
+    """Write an object, in place of an earlier one, so that a reader sees the old or the new one whole.
+
+    A local file is on the disk when this returns, unless it need not outlast the machine (`lasting` is False).
+    """
+    with storage(store, f"write `{name}`"):
+        filesystem, path = store.filesystem, store.inside(name)
+        write_whole(
+            filesystem, path, _making(store, name), lambda written: put(filesystem, written, data), lasting=lasting
+        )
+
+
+def create(store: Store, name: str, data: bytes) -> None:
+    """Write an object that must not exist yet, in one step; FileExistsError where it does.
+
+    A local file is linked to its name when it is whole, and an fsspec file system that can (s3fs, gcsfs, adlfs) refuses a second
+    object itself. Plain object storage has no such step: there the object is looked for and then written, and the lease
+    (`lease.py`) is what keeps two writers apart.
+
+    `data` says who writes it: an object of the very same content is this call's own, written by an attempt whose answer was
+    lost. Raises UnsureError where the storage does not even say whether it is there.
+    """
+
+    def attempt() -> None:
+        try:
+            make_folder_of(store.filesystem, store.inside(name))
+            _create(store, name, data)
+        except FileExistsError:
+            if _read(store, name) != data:
+                raise
+        if store.is_local:
+            flush(os.path.dirname(store.inside(name)))
+
+    try:
+        patiently(attempt)
+    except FileExistsError:
+        raise
+    except OSError as error:
+        _settle(store, name, data, error)
+
+
+def names(store: Store, folder: str) -> list[str]:
+    """Names right below a folder, sorted; those in the making (a leading `.`) are left out."""
+    found = _listed(store, folder, recursive=False)
+    return sorted(name for e in found if not (name := e.path.rstrip("/").rpartition("/")[2]).startswith("."))
+
+
+def sizes(store: Store, folder: str) -> dict[str, int]:
+    """Bytes of every file below a folder, by path from the folder on."""
+    found = _listed(store, folder, recursive=True)
+    # a file system may answer with or without the leading slash
+    length = len(store.inside(folder).lstrip("/")) + 1
+    return {e.path.lstrip("/")[length:]: int(e.size) for e in found if e.type == pafs.FileType.File}
+
+
+def remove(store: Store, name: str) -> None:
+    """Remove an object, if it is there."""
+
+    def attempt() -> None:
+        with suppress(FileNotFoundError):
+            delete_file(store.filesystem, store.inside(name))
+
+    _patiently(store, f"remove `{name}`", attempt)
+
+
+def remove_folder(store: Store, folder: str) -> None:
+    """Remove everything below a folder, if it is there."""
+
+    def attempt() -> None:
+        if store.filesystem.get_file_info(store.inside(folder)).type != pafs.FileType.NotFound:
+            store.filesystem.delete_dir(store.inside(folder))
+
+    _patiently(store, f"remove `{folder}`", attempt)
+
+
+def sha256_of(store: Store, name: str) -> tuple[str, int] | None:
+    """Hex digest and bytes of an object, read in pieces; None where it is not there."""
+
+    def attempt() -> tuple[str, int] | None:
+        digest, count = hashlib.sha256(), 0
+        try:
+            stream = open_to_read(store.filesystem, store.inside(name))
+        except FileNotFoundError:
+            return None
+        with stream:
+            while data := stream.read(_CHUNK_BYTES):
+                digest.update(data)
+                count += len(data)
+        return digest.hexdigest(), count
+
+    return _patiently(store, f"read `{name}`", attempt)
+
+
+class Output(io.RawIOBase):
+    """A new file to write from front to back; its hash and size are known when it is closed, and then it is on the disk.
+
+    Opening it is tried again. What was streamed cannot be: an error in the middle is for the caller, who writes the file anew.
+    A file on remote storage is uploaded when it is closed, in one go that is tried again, unless it is a large one.
+    """
+
+    def __init__(self, store: Store, name: str):
+        super().__init__()
+        self._store, self.name = store, name
+        self._digest = hashlib.sha256()
+        self.bytes = 0
+        self._waiting, self._failed = bytearray(), True
+        self._stream: Any = None
+        _patiently(store, f"write `{name}`", lambda: make_folder_of(store.filesystem, store.inside(name)))
+        if store.is_local:
+            self._open()
+        self._failed = False
+
+    def __del__(self) -> None:
+        self._failed = True  # nobody closed it: it holds a part, and another may have written the file since
+        self.close()
+
+    @property
+    def sha256(self) -> str:
+        """Hex digest of what was written so far."""
+        return self._digest.hexdigest()
+
+    def writable(self) -> bool:
+        return True
+
+    def tell(self) -> int:
+        return self.bytes
+
+    def write(self, data: object) -> int:
+        view = memoryview(data).cast("B")  # type: ignore[arg-type]
+        try:
+            if self._stream is None and len(self._waiting) + len(view) <= _SMALL_BYTES:
+                self._waiting += view
+            else:
+                self._push(view)
+        except StorageError:
+            self._failed = True
+            raise
+        self._digest.update(view)
+        self.bytes += len(view)
+        return len(view)
+
+    def __exit__(self, kind: type[BaseException] | None, *rest: object) -> None:
+        self._failed = self._failed or kind is not None
+        self.close()
+
+    def close(self) -> None:
+        if self.closed:
+            return
+        super().close()
+        if self._failed:  # nobody will name the file, and it must not hide the first error
+            if self._stream is not None:
+                with suppress(OSError):
+                    self._stream.close()
+        elif self._stream is None:
+            write_bytes(self._store, self.name, bytes(self._waiting))
+        else:
+            self._finish(self._stream)
+
+    def _open(self) -> None:
+        path = self._store.inside(self.name)
+        self._stream = _patiently(
+            self._store,
+            f"write `{self.name}`",
+            lambda: self._store.filesystem.open_output_stream(path, compression=None),
+        )
+
+    def _push(self, view: memoryview) -> None:
+        if self._stream is None:
+            self._open()
+        waiting, self._waiting = self._waiting, bytearray()
+        with storage(self._store, f"write `{self.name}`"):
+            if waiting:
+                self._stream.write(waiting)
+            self._stream.write(view)
+
+    def _finish(self, stream: Any) -> None:
+        # Neither is tried again: a second close of a stream, or a second flush of a file, says that all is well, and the data
+        # of the first is lost
+        try:
+            stream.close()
+            if self._store.is_local:
+                flush(self._store.inside(self.name))
+        except OSError as error:
+            with storage(self._store, f"write `{self.name}`"):
+                # the answer to the upload may be what was lost
+                if self._store.is_local or sha256_of(self._store, self.name) != (self.sha256, self.bytes):
+                    raise error
+
+
+def _patiently(store: Store, doing: str, work: Callable[[], T]) -> T:
+    with storage(store, doing):
+        return patiently(work)
+
+
+def _listed(store: Store, folder: str, recursive: bool) -> list[pafs.FileInfo]:
+    """What is below a folder; nothing where it is missing."""
+    path = store.inside(folder)
+    return _patiently(
+        store,
+        f"list `{folder}`",
+        lambda: list_folder(store.filesystem, path, recursive=recursive, allow_not_found=True),
+    )
+
+
+def _read(store: Store, name: str) -> bytes | None:
+    try:
+        return read_whole(store.filesystem, store.inside(name))
+    except FileNotFoundError:
+        return None
+
+
+def _making(store: Store, name: str) -> str:
+    """A path beside an object for a file that is to become it, another one at each call."""
+    folder, _, last = name.rpartition("/")
+    return store.inside(f"{folder}/.{last}.{uuid.uuid4().hex}".lstrip("/"))
+
+
+def _create(store: Store, name: str, data: bytes) -> None:
+    """One attempt; FileExistsError where the object is there."""
+    path = store.inside(name)
+    if store.is_local:
+        _link(_making(store, name), path, data)
+        return
+    remote = fsspec_of(store.filesystem)
+    if remote is not None:
+        try:
+            remote.pipe_file(path, data, mode="create")
+            return
+        except io.UnsupportedOperation:
+            raise
+        except (TypeError, ValueError, NotImplementedError):
+            pass  # it knows no such mode
+    if store.filesystem.get_file_info(path).type != pafs.FileType.NotFound:
+        raise FileExistsError(name)
+    put(store.filesystem, path, data)
+
+
+def _link(making: str, final: str, data: bytes) -> None:
+    with removed_on_error(making):
+        with open(making, "xb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        try:
+            os.link(making, final)
+        except OSError as error:
+            if error.errno not in _NO_LINKS:
+                raise
+            if os.path.exists(final):  # a mount without hard links: as good as plain object storage
+                raise FileExistsError(final) from None
+            os.replace(making, final)
+            return
+    os.unlink(making)
+
+
+def _settle(store: Store, name: str, data: bytes, error: OSError) -> None:
+    """Return where the object is there in spite of `error`; raise it as a sentence where it is not, or nobody knows."""
+    try:
+        # A disk that is full, or one whose flush failed, did not do it, whatever it shows
+        there = None if store.is_local or not may_pass(error) else _read(store, name)
+    except OSError:
+        raise UnsureError(
+            f"store {store.path}: whether `{name}` was written is not known: {reason(error)}; {advice(error)}"
+        ) from error
+    if there != data:
+        with storage(store, f"write `{name}`"):
+            raise error
+
+
+def open_input(store: Store, name: str) -> pa.NativeFile:
+    """An object to read from any place; what is read is tried again. Raises OSError, for `storage` to turn into a sentence."""
+    path = store.inside(name)
+    if fsspec_of(store.filesystem) is None:  # Arrow's own S3 and GCS try each request again themselves
+        return patiently(lambda: open_to_read(store.filesystem, path))
+    return pa.PythonFile(Reopened(store.filesystem, path), mode="r")

@@ -1,0 +1,22 @@
+"""Paths and URLs as text."""
+
+import os
+import re
+
+
+def below(path: str, name: str) -> str:
+    """The path or URL of `name` below a folder; a URL's query and fragment, such as `?endpoint_override=…`, stay at its end."""
+    folder, options = split_options(path)
+    scheme, mark, rest = folder.rpartition("://")
+    return f"{scheme}{mark}{rest.rstrip('/')}/{name}{options}"
+
+
+def split_options(path: str) -> tuple[str, str]:
+    """A URL without its query and fragment, and these; a local path has none, whatever is in its name."""
+    folder = re.split("[?#]", path, maxsplit=1)[0] if "://" in path else path
+    return folder, path[len(folder) :]
+
+
+def absolute(path: str) -> str:
+    """A local path made absolute from the current folder, `~` expanded; a URL as it is."""
+    return path if "://" in path else os.path.abspath(os.path.expanduser(path))

@@ -1,0 +1,243 @@
+"""A run from the driver's side: checks, Ray Train, and `result.json`."""
+
+import json
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from raymtl.config.load import config_hash, dump_config, load_config
+from raymtl.config.root import Config
+from raymtl.data.build_id_maps import make_maps, saved_maps
+from raymtl.data.read import Input
+from raymtl.data.sample import sample_base_rates
+from raymtl.data.units import Plan, plan_input
+from raymtl.data.writable import check_writable
+from raymtl.dependencies import package_versions
+from raymtl.errors import ConfigError
+from raymtl.storage.paths import absolute, below
+from raymtl.storage.temp_dirs import folder_for
+from raymtl.training.cluster import connect
+from raymtl.training.phases import joining, starting_workers
+from raymtl.training.ray_trainer import Listener, fit
+from raymtl.training.resources import check_room, reading_tasks
+from raymtl.training.rundir import (
+    CONFIG,
+    RESULT,
+    has_checkpoint,
+    last_checkpoint,
+    only_one,
+    read_file,
+    read_result,
+    run_folder,
+    run_of,
+    write_file,
+)
+from raymtl.training.score import check_scores
+from raymtl.training.shapes import check_fits
+from raymtl.training.worker import Job, run_worker
+
+# What may change between a stop and going on: where and how a run computes, not what it computes
+_EXECUTION = {
+    "train": {
+        "workers", "min_workers", "placement", "resize_check_s", "use_gpu", "cpus_per_worker",
+        "threads_per_worker", "pipeline", "checkpoint", "max_failures",
+        "start_timeout_s", "step_timeout_s", "log_every_steps",
+    },
+    "data": {"read_tasks", "read_labels", "prefetch_blocks", "block_rows", "path", "eval_path"},
+    "features": {"__all__": {"side"}},  # serving alone asks for it
+}  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """A run that has passed every check that needs no cluster."""
+
+    config: Config
+    plans: dict[str, Plan]
+    base_rates: dict[str, float]
+    hash: str
+
+    def facts(self) -> dict[str, Any]:
+        """What the checks found, for a dry run."""
+        return {
+            "train_rows": self.plans["train"].rows,
+            "eval_rows": self.plans["eval"].rows if "eval" in self.plans else 0,
+            "units": len(self.plans["train"].units),
+            "base_rates": self.base_rates,
+            "config_hash": self.hash,
+            "run_dir": run_folder(self.config),
+        }
+
+
+def prepare(config: Config) -> Prepared:
+    """The cheap checks: files, schemas, a sample of the values, and the previous run of that name. Raises UserError."""
+    ready = prepare_inputs(config)
+    check_writable(run_folder(config))
+    _compare_with_previous(config, run_folder(config))
+    return ready
+
+
+def prepare_inputs(config: Config) -> Prepared:
+    """The checks that need no run folder. Raises UserError."""
+    check_scores(config)
+    if config.train.sparse_optimizer.type == "adam" and not config.train.use_gpu:
+        raise ConfigError(
+            "train.sparse_optimizer.type is `adam`, which fbgemm has for GPUs only; use rowwise_adagrad, adagrad or sgd, "
+            "or set train.use_gpu"
+        )
+    plans = {"train": plan_input(config, "train")}
+    if config.data.eval is not None:
+        plans["eval"] = plan_input(config, "eval")
+    return Prepared(config, plans, sample_base_rates(config, plans["train"]), config_hash(config))
+
+
+def train(config: Config, *, address: str | None = None, listener: Listener | None = None) -> dict[str, Any]:
+    """Train (or go on with) the run that `config` describes and return what `result.json` holds.
+
+    `listener` gets every record of `metrics.jsonl` and notes, as they come. Raises UserError with one sentence for anything the
+    user can mend.
+    """
+    run_dir = run_folder(config)
+    done = read_result(run_dir)
+    if done is not None and done["status"] == "finished":
+        _compare_with_previous(config, run_dir)
+        if listener:
+            listener({"note": f"the run {run_dir} is finished already; give another `name` to train again"})
+        return done
+    say = (lambda line: listener({"note": line})) if listener else (lambda line: None)
+    ready = prepare(config)
+    say(joining(address))
+    local = connect(config, address)
+    room = check_room(config, local, say)
+    with only_one(run_dir):
+        write_file(run_dir, CONFIG, dump_config(config))
+        if listener:
+            listener({"total_rows": ready.plans["train"].rows * config.train.passes})
+        started = time.time()
+        maps = make_maps(
+            config,
+            ready.plans["train"],
+            run_dir,
+            reading_tasks(config, workers=0),  # the workers are not there yet
+            begun=has_checkpoint(run_dir),
+            say=say,
+        )
+        inputs = {part: Input(plan, part == "eval", maps) for part, plan in ready.plans.items()}
+        job = Job(config, inputs, ready.base_rates, run_dir, None, room.read_tasks, room.threads, ready.hash)
+        say(starting_workers(config))
+        result = _result(ready, fit(run_worker, job, room, config, listener), time.time() - started)
+        if maps:
+            result["id_maps"] = {table: dict(file.notes) for table, file in maps.items()}
+        write_file(run_dir, RESULT, json.dumps(result, indent=2))
+    return result
+
+
+def _result(ready: Prepared, summary: dict[str, Any], seconds: float) -> dict[str, Any]:
+    """What `result.json` holds."""
+    config, progress, plans = ready.config, summary["progress"], ready.plans
+    evaluations = progress["evaluations"]
+    scored = [e for e in evaluations if e["score"] is not None]
+    best = max(scored, key=lambda e: e["score"], default=None)
+    all_passes = progress["pass_number"] >= config.train.passes
+    return {
+        "status": "finished",
+        "metrics": metrics_section(evaluations[-1]["metrics"] if evaluations else None),
+        "best": None if best is None else {k: best[k] for k in ("step", "pass", "units", "score")},
+        "rows_trained": progress["rows"],
+        "rows_left_out": plans["train"].rows * config.train.passes - progress["rows"] if all_passes else 0,
+        "rows_per_s": progress["rows"] / max(progress["train_seconds"], 1e-9),
+        "steps": progress["step"],
+        "passes": progress["pass_number"],
+        "starts": progress["starts"],
+        "seconds": round(seconds, 1),
+        "config_hash": ready.hash,
+        "base_rates": ready.base_rates,
+        "data_range": {part: list(plan.days) for part, plan in plans.items()},
+        "workers": summary["workers"],
+        "parameters": summary["parameters"],
+        "sharding": summary["sharding"],
+        "peak_memory_bytes": summary["peak_memory_bytes"],
+        "packages": package_versions(),
+    }
+
+
+def metrics_section(metrics: dict[str, Any] | None) -> dict[str, Any]:
+    """The `metrics` of a result: `eval` by task, then `scenarios` and what else `EvalMetrics.compute` found."""
+    if metrics is None:
+        return {"eval": {}, "scenarios": {}}
+    return {"eval": metrics["tasks"], **{k: v for k, v in metrics.items() if k != "tasks"}}
+
+
+def evaluate(
+    run: str,
+    *,
+    overrides: list[str],
+    checkpoint: str | None,
+    address: str | None,
+    say: Callable[[str], None] = lambda line: None,
+) -> dict[str, Any]:
+    """Metrics of a run's checkpoint (none: its last one) on the evaluation days of its configuration, changed by `overrides`.
+
+    `say` is told each step that takes a while.
+    """
+    run = absolute(run_of(run))  # Ray's workers run in folders of their own
+    folder = absolute(checkpoint) if checkpoint else last_checkpoint(run)
+    config = load_config(below(run, CONFIG), overrides)
+    check_fits(config, folder)
+    plan, maps = plan_input(config, "eval"), saved_maps(config, run)
+    say(joining(address))
+    local = connect(config, address)
+    room = check_room(config, local, say)
+    rates = dict.fromkeys(config.active_tasks(), 0.5)  # the checkpoint has the biases
+    inputs = {"eval": Input(plan, True, maps)}
+    job = Job(config, inputs, rates, "", None, room.read_tasks, room.threads, config_hash(config), folder)
+    say(starting_workers(config))
+    with folder_for("evaluate") as scratch:
+        summary = fit(run_worker, job, room, config.model_copy(update={"output": scratch}), None)
+    return {
+        "checkpoint": folder,
+        "step": summary["progress"]["step"],
+        "data_range": {"eval": list(plan.days)},
+        "metrics": metrics_section(summary["metrics"]),
+    }
+
+
+def _compare_with_previous(config: Config, run_dir: str) -> None:
+    """A run of the same name goes on; with another configuration that would be a silent mix of two models."""
+    text = read_file(run_dir, CONFIG)
+    if text is None or not (read_file(run_dir, RESULT) or has_checkpoint(run_dir)):
+        return  # nothing is there to mix with
+    try:
+        previous = load_config(None, text=text)
+    except ConfigError as error:
+        raise ConfigError(
+            f"{below(run_dir, CONFIG)} of the earlier run cannot be read, it is damaged or of another version of raymtl "
+            f"({error}); set another `name`"
+        ) from error
+    before, now = defining(previous), defining(config)
+    if before == now:
+        return
+    differing = [k for k in sorted({*before, *now}) if before.get(k) != now.get(k)]
+    first = differing[0]
+    raise ConfigError(
+        f"the run {run_dir} was begun with another configuration: {first} was {before.get(first)!r} and is now {now.get(first)!r}"
+        + (f" ({len(differing) - 1} more keys differ)" if len(differing) > 1 else "")
+        + "; set another `name`, or the old values to go on with it"
+    )
+
+
+def defining(config: Config) -> dict[str, Any]:
+    """The configuration by dotted key, without what only says where and how to compute."""
+    flat: dict[str, Any] = {}
+
+    def walk(value: Any, path: str) -> None:
+        if isinstance(value, dict) and value:
+            for key, inner in value.items():
+                walk(inner, f"{path}.{key}" if path else key)
+        else:
+            flat[path] = value
+
+    raw = config.model_dump(mode="json", exclude={**_EXECUTION, "output": True, "tune": True})  # type: ignore[arg-type]
+    walk(raw, "")
+    return {k: v for k, v in flat.items() if not k.endswith(".sharding")}

@@ -1,0 +1,317 @@
+"""Ray Train around the workers: starting them, watching over them, and what is said when they are lost."""
+
+import logging
+import os
+import re
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import pyarrow.fs as pafs
+import ray
+import ray.train
+from ray.exceptions import RayActorError
+from ray.train import CheckpointConfig, FailureConfig, LoggingConfig, RunConfig, ScalingConfig
+from ray.train.torch import TorchConfig, TorchTrainer
+from ray.train.v2._internal.exceptions import WorkerGroupStartupTimeoutError
+from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+
+from raymtl import errors, signals
+from raymtl.config.root import Config
+from raymtl.errors import ClusterError, StorageError, UserError, find_user_error
+from raymtl.storage.filesystem import open_filesystem
+from raymtl.storage.temp_dirs import sweep
+from raymtl.telemetry.logs import environment as log_environment
+from raymtl.training.cluster import started_here
+from raymtl.training.local_ray import check_room_for_checkpoints, checkpoint_bytes, full_disk, temporary_folder
+from raymtl.training.resources import Room, shortage, worker_resources
+from raymtl.training.rundir import read_file, run_folder
+from raymtl.training.runlog import Mailbox
+from raymtl.training.snapshot import SNAPSHOT, mend_snapshot
+from raymtl.training.worker import Job
+
+Listener = Callable[[dict[str, Any]], None]
+
+# Of an error in a worker its text alone comes here
+_FULL = re.compile("No space left on device|Disk quota exceeded")
+_GUESSES = " Some common causes include"
+"""How Ray begins what it knows of all the ways in which a process can die."""
+_LITTLE_ROOM_BYTES = 8 << 20
+_LOOK_S = 5.0
+_ELASTIC_START_S = 20.0
+"""Elastic workers that find no place within that time are asked for anew, as many as there is room for then."""
+
+
+def fit(
+    entry: Callable[[dict[str, Any]], dict[str, Any]],
+    job: Job,
+    room: Room,
+    config: Config,
+    listener: Listener | None,
+) -> dict[str, Any]:
+    """Run `entry` on the workers with Ray Train, in the folder `<output>/<name>`, and return what the first worker gave.
+
+    Raises the UserError that the workers met.
+    """
+    os.environ.setdefault("RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", "0.5")
+    train = config.train
+    # Right after the loss of a node Ray asks for as many workers as before, and only then for as many as there is room for
+    start_s = train.start_timeout_s if train.min_workers is None else min(_ELASTIC_START_S, train.start_timeout_s)
+    os.environ["RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S"] = str(start_s)
+    filesystem, inner = open_filesystem(config.output)
+    local_storage = isinstance(filesystem, pafs.LocalFileSystem)
+    post = _Post(listener) if listener else None
+    trainer = _Trainer(
+        # The job goes with the function: Ray's controller reads `train_loop_config` too, and would import TorchRec for it
+        partial(entry, {"job": replace(job, mailbox=post.mailbox if post else None)}),
+        torch_config=TorchConfig(
+            backend="cpu:gloo,cuda:nccl" if train.use_gpu else "gloo", timeout_s=int(train.step_timeout_s)
+        ),
+        scaling_config=ScalingConfig(
+            num_workers=train.workers if train.min_workers is None else (train.min_workers, train.workers),
+            use_gpu=train.use_gpu,
+            resources_per_worker=worker_resources(train),
+            placement_strategy=train.placement.strategy,
+            label_selector=train.placement.labels or None,
+            elastic_resize_monitor_interval_s=train.resize_check_s,
+        ),
+        run_config=RunConfig(
+            name=config.name,
+            storage_path=str(Path(inner).absolute()) if local_storage else inner,
+            storage_filesystem=None if local_storage else filesystem,
+            failure_config=FailureConfig(
+                max_failures=train.max_failures,
+                controller_failure_limit=int(train.max_failures * train.start_timeout_s / start_s),
+            ),
+            checkpoint_config=CheckpointConfig(
+                num_to_keep=train.checkpoint.keep, checkpoint_score_attribute="score", checkpoint_score_order="max"
+            ),
+            worker_runtime_env={"env_vars": worker_environment(room.threads)},
+            logging_config=LoggingConfig(log_level="ERROR"),
+        ),
+    )
+    sweep()
+    if started_here() and job.evaluate_checkpoint is None:
+        check_room_for_checkpoints(config)
+    try:
+        result = _fit(
+            trainer,
+            config,
+            lambda line: listener({"note": line}) if listener else None,
+            lambda: post.last_heard if post else 0.0,
+            lambda: post.save_soon() if post else None,
+        )
+    finally:
+        if post:
+            post.close()
+        sweep()
+    summary = result.return_value
+    if "user_error" in summary:
+        kind, message = summary["user_error"]
+        raise getattr(errors, kind, UserError)(message)
+    return summary
+
+
+class _Trainer(TorchTrainer):
+    """Ray's trainer, which tells who its controller is, and leaves Ctrl-C to Python: Ray's own handler ends with exit code 0."""
+
+    controller: Any = None
+
+    def _register_sigint_handler(self, controller: Any) -> None:
+        self.controller = controller
+
+
+def _fit(
+    trainer: _Trainer,
+    config: Config,
+    say: Callable[[str], None],
+    heard: Callable[[], float] = lambda: 0.0,
+    save_soon: Callable[[], None] = lambda: None,
+) -> Any:
+    """Run the trainer; `train.max_failures` also counts workers that die between Ray's start of them and their first line,
+    which Ray takes for a fault of its own and does not try again. `heard`: when a line of the workers came last; `save_soon`
+    asks them for a checkpoint at the end of the unit under way."""
+    allowed = config.train.max_failures
+    attempt = 0
+    while True:
+        mend_snapshot(run_folder(config), say)
+        watch, began = _Watch(trainer, config, say, heard), time.monotonic()
+        try:
+            return trainer.fit()
+        except KeyboardInterrupt:
+            if signals.received() == "SIGTERM" and heard() > began:
+                _await_checkpoint(config, say, save_soon)
+            raise
+        except (ray.train.TrainingFailedError, RayActorError) as error:
+            if watch.gave_up is not None:
+                raise ClusterError(f"{watch.gave_up}; the same command goes on from the last checkpoint") from error
+            found = find_user_error(error) or next(
+                (e for e in map(find_user_error, getattr(error, "worker_failures", {}).values()) if e), None
+            )
+            if found is not None:
+                raise found from None
+            if _found_no_room(error) and heard() > began:
+                continue  # Ray counts such waits over the whole run: it has trained since, and begins to count anew
+            attempt += 1
+            if not _died_at_start(error) or 0 <= allowed < attempt:
+                raise _lost(error, config) from error
+            say("a worker died while it started; starting the workers again")
+        finally:
+            watch.close()
+
+
+def _await_checkpoint(config: Config, say: Callable[[str], None], save_soon: Callable[[], None]) -> None:
+    """Before the process obeys SIGTERM: wait until the unit under way has ended with a checkpoint, if that is soon."""
+    grace_s = config.train.checkpoint.stop_grace_s
+    signals.allow(grace_s + signals.CLEAN_UP_S)
+    before = read_file(run_folder(config), SNAPSHOT)
+    say(
+        f"SIGTERM: waiting up to {grace_s:g} s (train.checkpoint.stop_grace_s) for the checkpoint at the end of this unit"
+    )
+    save_soon()
+    end = time.monotonic() + grace_s
+    while time.monotonic() < end:
+        if read_file(run_folder(config), SNAPSHOT) != before:
+            say("checkpoint saved")
+            break
+        time.sleep(0.2)
+    signals.allow(signals.CLEAN_UP_S)
+
+
+class _Watch:
+    """Looks whether the cluster still has the nodes that the workers need; Ray Train itself waits for them for ever."""
+
+    def __init__(self, trainer: _Trainer, config: Config, say: Callable[[str], None], heard: Callable[[], float]):
+        self.gave_up: str | None = None
+        """What was missing for so long that the run was ended."""
+        self._trainer, self._config, self._say, self._heard = trainer, config, say, heard
+        self._closed = threading.Event()
+        self._thread = threading.Thread(target=self._run, name="watch", daemon=True)
+        self._thread.start()
+
+    def close(self) -> None:
+        self._closed.set()
+        self._thread.join()
+
+    def _run(self) -> None:
+        missing_since: float | None = None
+        while not self._closed.wait(_LOOK_S):
+            try:
+                missing = shortage(self._config)
+            except Exception as error:  # the next look may succeed; without any the run could wait for ever
+                logging.getLogger(__name__).warning("cannot look at the nodes: %s", error)
+                continue
+            patience = self._config.train.start_timeout_s
+            if missing is None:
+                if missing_since is not None:
+                    self._say("nodes have come: the run goes on")
+                missing_since = None
+            elif missing_since is None:
+                missing_since = time.monotonic()
+                self._say(f"nodes were lost: {missing}; waiting {patience:.0f} s for others")
+            elif self._heard() > missing_since:
+                missing_since = self._heard()  # the workers train all the same
+            elif time.monotonic() - missing_since >= patience and self._trainer.controller is not None:
+                self.gave_up = f"nodes were lost, and none came within {patience:.0f} s: {missing}"
+                ray.kill(self._trainer.controller)
+                return
+
+
+def _died_at_start(error: BaseException) -> bool:
+    """Whether a worker was lost, or the controller, where Ray's own failure policy does not start them again."""
+    failure = getattr(error, "controller_failure", error)
+    return isinstance(failure, RayActorError) or isinstance(getattr(failure, "cause", None), RayActorError)
+
+
+def _found_no_room(error: BaseException) -> bool:
+    return isinstance(getattr(error, "controller_failure", None), WorkerGroupStartupTimeoutError)
+
+
+def _lost(error: Exception, config: Config) -> UserError:
+    """One sentence for workers that died of something that is no mistake of the user's."""
+    run_dir, allowed = run_folder(config), config.train.max_failures
+    if _found_no_room(error):
+        return ClusterError(
+            f"others hold what the workers of `{run_dir}` need, for longer than {allowed + 1} times train.start_timeout_s, "
+            f"{config.train.start_timeout_s:g} s; `ray status` says what takes it, and the same command goes on from the last "
+            "checkpoint"
+        )
+    failures = getattr(error, "worker_failures", None) or {None: error}
+    for text in map(str, (*failures.values(), error)):
+        if full := next((line.strip() for line in text.splitlines() if _FULL.search(line)), None):
+            return StorageError(
+                f"the run `{run_dir}` could not be written, or a worker's temporary folder: {full}; make room there, then the "
+                "same command goes on from the last checkpoint"
+            )
+    logs = ray.get_runtime_context().worker.node.get_logs_dir_path()
+    # A process that meets a full disk often dies without a word of it
+    room = checkpoint_bytes(config) + _LITTLE_ROOM_BYTES
+    if started_here() and (full := full_disk(room, temporary_folder(), logs, "/dev/shm")) is not None:
+        return StorageError(
+            f"the run `{run_dir}` lost its workers, and {full}; make room there, or set TMPDIR to a folder on another disk, then "
+            "the same command goes on from the last checkpoint"
+        )
+    rank, cause = next(iter(failures.items()))
+    lines = [line.strip() for line in str(cause).splitlines() if line.strip()]
+    if lines:
+        lines[-1] = lines[-1].partition(_GUESSES)[0]
+    return ClusterError(
+        f"training failed after at most {allowed} recoveries (train.max_failures); {_who(rank)} ended with: "
+        f"{lines[-1] if lines else type(cause).__name__}; the whole story is in {logs}, and the same command goes on from the "
+        "last checkpoint"
+    )
+
+
+def _who(rank: int | None) -> str:
+    return "Ray Train" if rank is None else f"worker {rank}"
+
+
+def worker_environment(threads: int) -> dict[str, str]:
+    """Environment of a worker process.
+
+    Threads of one product wait for each other at its end by spinning for a while, then they sleep. Spinning for long starves
+    whoever shares the cores (a step can become ten times slower), not spinning at all costs a wake-up for each of the many
+    short products; the count lies between (docs/performance.md).
+    """
+    return {"OMP_NUM_THREADS": str(threads), "GOMP_SPINCOUNT": "10000", **log_environment()}
+
+
+class _Post:
+    """Empties the mailbox into the listener while training goes on."""
+
+    def __init__(self, listener: Listener):
+        here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
+        # Where the driver is: on a node that is lost it would take the lines of the rest with it
+        self.mailbox = Mailbox.options(scheduling_strategy=here).remote()  # type: ignore[attr-defined]
+        self._listener = listener
+        self.last_heard = 0.0
+        """When the last line came, by the monotonic clock."""
+        self._stop = threading.Event()
+        self._thread = threading.Thread(target=self._run, daemon=True)
+        self._thread.start()
+
+    def _run(self) -> None:
+        while not self._stop.wait(0.5):
+            self._empty()
+
+    def _empty(self) -> None:
+        try:
+            for item in ray.get(self.mailbox.take.remote(), timeout=10):
+                self.last_heard = time.monotonic()
+                self._listener(item)
+        except ray.exceptions.RayError as error:  # the lines are a comfort; the run goes on without them
+            logging.getLogger(__name__).debug("no lines from the workers: %s", error)
+
+    def save_soon(self) -> None:
+        """Ask the workers for a checkpoint at the end of the unit under way."""
+        ray.get(self.mailbox.save_soon.remote(), timeout=10)
+
+    def close(self) -> None:
+        self._stop.set()
+        self._thread.join()
+        self._empty()
+        ray.kill(self.mailbox)

@@ -1,0 +1,58 @@
+"""Which rows of the tables a run has looked up: what a delta has to hold.
+
+Marked in the feed's thread, batch by batch, at a cost that depends on the batch alone; one byte per row of the tables in each
+worker. A checkpoint carries the marks, so a run that goes on knows them. Marks may be too many (of a batch that a killed worker
+had made but not trained on), never too few.
+"""
+
+import io
+from fnmatch import fnmatch
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+
+from raymtl.config.root import Config
+from raymtl.data.batch import Batch
+from raymtl.storage.filesystem import list_folder, open_filesystem, read_whole
+from raymtl.storage.retry import patiently
+
+_FILE = "touched-{rank}.npz"
+_PREFIX = "table "
+
+
+class Touched:
+    """Marks of one worker, by table."""
+
+    def __init__(self, config: Config):
+        self._config = config
+        self._marks = {name: np.zeros(table.rows, bool) for name, table in config.tables.items()}
+
+    def add(self, batch: Batch) -> None:
+        """Mark the rows of a batch in host memory."""
+        for jagged in (batch.ids, batch.sequences):
+            ends = jagged.offset_per_key()
+            values = jagged.values().numpy()
+            for n, feature in enumerate(jagged.keys()):
+                self._marks[self._config.table_of(feature)][values[ends[n] : ends[n + 1]]] = True
+
+    def rows(self) -> dict[str, np.ndarray]:
+        """The rows marked, ascending [N] int64, by table."""
+        return {name: np.flatnonzero(marks) for name, marks in self._marks.items()}
+
+    def save(self, folder: str, rank: int) -> None:
+        """Write the marks into the folder of a checkpoint."""
+        # with a prefix: a table may be called `file`, which is an argument of savez
+        rows = {f"{_PREFIX}{name}": numbers for name, numbers in self.rows().items()}
+        np.savez(Path(folder, _FILE.format(rank=rank)), **rows)  # type: ignore[arg-type]
+
+    def load(self, folder: str) -> None:
+        """Add the marks of all workers that wrote a checkpoint."""
+        filesystem, inner = open_filesystem(folder)
+        for entry in patiently(lambda: list_folder(filesystem, inner, recursive=False, allow_not_found=True)):
+            if not fnmatch(entry.base_name, _FILE.format(rank="*")):
+                continue
+            content = patiently(partial(read_whole, filesystem, entry.path))
+            with np.load(io.BytesIO(content), allow_pickle=False) as saved:
+                for name in saved.files:
+                    self._marks[name.removeprefix(_PREFIX)][saved[name]] = True

@@ -1,0 +1,385 @@
+"""The loop of one worker: steps over the units of each pass, evaluation and checkpoints at the ends of units."""
+
+import time
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, field
+from typing import Any
+
+import pyarrow as pa
+import torch
+import torch.distributed as dist
+from torchrec.distributed.train_pipeline import TrainPipelineSparseDist
+
+from raymtl.config.root import Config
+from raymtl.data.batch import Batch, Collator
+from raymtl.data.read import Input, Schedule
+from raymtl.data.units import Plan
+from raymtl.errors import DataError
+from raymtl.objectives.metrics import EvalMetrics, signed_value
+from raymtl.telemetry import logs
+from raymtl.telemetry.collectives import CollectiveSampler
+from raymtl.telemetry.metrics import Gauges
+from raymtl.training.build import Built
+from raymtl.training.checkpoint import Progress
+from raymtl.training.distributed import compute_metrics
+from raymtl.training.runlog import RunLog
+from raymtl.training.synced_loader import Feed, Step
+
+
+@dataclass(frozen=True)
+class Judged:
+    """A run that somebody watches, and may end at an evaluation."""
+
+    after_units: frozenset[int]
+    """Evaluate after so many units of all passes too."""
+    goes_on: Callable[[dict[str, Any]], bool]
+    """Told of every evaluation once what there is to save is saved; called by all workers together, with one answer for all."""
+
+
+@dataclass
+class Worker:
+    """Who this worker is and what it shares with the others."""
+
+    rank: int
+    workers: int
+    device: torch.device
+    group: dist.ProcessGroup
+    """All workers, with the backend of the device."""
+    train_feed_group: dist.ProcessGroup | None
+    """All workers over gloo, for the feed of training alone; None with a single worker."""
+    eval_feed_group: dist.ProcessGroup | None
+    """The same for the feed of evaluation: both feeds may live at a time."""
+    open_stream: Callable[[Input, Schedule], Iterable[pa.Table]]
+    """Opens this worker's blocks of an input; called by all workers together."""
+    must_save: Callable[[], bool] = lambda: False
+    """Whether a checkpoint is wanted at the end of this unit, since a node or the driver is about to go; asked by all workers
+    together, with one answer for all."""
+    gauges: Gauges = field(default_factory=Gauges)
+    """This worker's metrics."""
+
+
+class Loop:
+    """Trains, from where `progress` stands to the end of the last pass."""
+
+    def __init__(
+        self,
+        worker: Worker,
+        config: Config,
+        built: Built,
+        inputs: dict[str, Input],
+        progress: Progress,
+        log: RunLog | None,
+        save: Callable[[float | None], None],
+        seen: Callable[[Batch], None] | None = None,
+        judged: Judged | None = None,
+    ):
+        """`inputs` are those of `train` and, to evaluate on the way, `eval`; `log` is None but on the first worker; `save(score)`
+        writes a checkpoint, called by all workers together; `seen` is told of this worker's training batches; `judged` says
+        where else to evaluate and whether to go on."""
+        self._worker, self._config, self._built, self._seen, self._judged = worker, config, built, seen, judged
+        self._inputs, self.progress, self._log, self._save = inputs, progress, log, save
+        # The same shapes on all workers; where the batch cannot be shared evenly, the last ones fill one row less
+        rows = -(-config.train.batch_size // worker.workers)
+        self._share = (config.train.batch_size + worker.workers - 1 - worker.rank) // worker.workers
+        self._collators = {evaluation: Collator(config, rows, evaluation) for evaluation in (False, True)}
+        self._tasks = config.active_tasks()
+        self._window = _Window(len(self._tasks), worker.device)
+        self._collectives = CollectiveSampler(worker.device, worker.workers, config.train.log_every_steps)
+        self.device = worker.device
+        self.peak_private_bytes = 0
+        """Largest memory of this process alone, seen at the ends of windows; pages shared with Ray do not count."""
+        self._pipeline = self._make_pipeline()
+
+    def run(self) -> None:
+        """What is left of all passes, as one stream: the first units of a pass are read while the pass before it ends."""
+        config, progress = self._config, self.progress
+        train = config.train
+        schedule = pass_schedule(self._inputs["train"].plan, config)
+        units = len(self._inputs["train"].plan.units)
+        first = progress.pass_number * units + progress.units_done
+        self._built.model.train()
+        feed = self._feed(self._inputs["train"], schedule[first:], self._seen)
+
+        def is_due(done: int) -> bool:
+            return done % units == 0 or _is_due(done % units, train.eval_every_units)
+
+        def evaluates_after(step: Step) -> bool:
+            done = first + step.unit + 1
+            judged = self._judged is not None and done in self._judged.after_units
+            return "eval" in self._inputs and step.ends_unit and (judged or is_due(done))
+
+        for step in self._steps(feed, evaluates_after):
+            if not step.ends_unit:
+                continue
+            done = first + step.unit + 1
+            progress.pass_number, progress.units_done = divmod(done, units)
+            progress.finished = done == len(schedule)
+            ends_pass = progress.units_done == 0
+            score, stop = None, False
+            if evaluates_after(step):
+                self._close_window()
+                score = self.evaluate((done - 1) // units, for_judge=not is_due(done))
+                stop = is_due(done) and self._out_of_patience()
+                progress.finished |= stop
+            is_saved = ends_pass or stop or _is_due(progress.units_done, train.checkpoint.every_units)
+            if is_saved or self._worker.must_save():
+                self._close_window()
+                self._checkpoint(score)
+            if self._judged is not None and evaluates_after(step):
+                stop |= not self._judged.goes_on(progress.evaluations[-1])
+            if stop:
+                feed.close()
+                return
+        self._close_window()
+        if not progress.finished:  # the last units had no row of the users that are trained on
+            progress.pass_number, progress.units_done, progress.finished = train.passes, 0, True
+            self._checkpoint(None)
+
+    def _checkpoint(self, score: float | None) -> None:
+        started = time.perf_counter()
+        self._save(score)
+        seconds = time.perf_counter() - started
+        self._worker.gauges.set("checkpoint_seconds", seconds)
+        logs.log.info("checkpoint: training stood still for %.3f s", seconds)
+
+    def _feed(self, source: Input, schedule: Schedule, seen: Callable[[Batch], None] | None = None) -> Feed:
+        evaluation = source.evaluation
+        blocks = self._worker.open_stream(source, schedule)
+        group = self._worker.eval_feed_group if evaluation else self._worker.train_feed_group
+        return Feed(blocks, self._collators[evaluation], group, seen, self._share)
+
+    # Training steps
+
+    def _make_pipeline(self) -> TrainPipelineSparseDist | None:
+        if self._config.train.pipeline == "none":
+            return None
+        return TrainPipelineSparseDist(
+            self._built.model,
+            self._built.optimizers,
+            self._worker.device,
+            execute_all_batches=True,  # type: ignore[arg-type]
+        )
+
+    def _steps(self, feed: Feed, pause_after: Callable[[Step], bool]) -> Iterator[Step]:
+        """Train on every step of the feed; each is handed on when the weights have taken it in.
+
+        At a step to pause after, the pipeline has nothing under way: the model may be used for something else.
+        """
+        steps = iter(feed)
+        under_way: deque[Step] = deque()
+        waited, ended = 0.0, False
+        started = False  # the wait for the very first batch is start-up, not training
+
+        def batches() -> Iterator[Batch]:
+            nonlocal waited, ended
+            while True:
+                start = time.perf_counter()
+                step = next(steps, None)
+                waited += time.perf_counter() - start
+                if step is None:
+                    ended = True
+                    return
+                under_way.append(step)
+                yield step.batch
+                if pause_after(step):
+                    return
+
+        while not ended:
+            source = batches()
+            while True:
+                start, waited = time.perf_counter(), 0.0
+                try:
+                    with self._collectives.step(self.progress.step):
+                        output = self._pipeline.progress(source) if self._pipeline else self._plain_step(next(source))
+                except StopIteration:
+                    break
+                step = under_way.popleft()
+                self.progress.step += 1
+                self.progress.rows += step.rows
+                if not started:
+                    start, waited, started = start + waited, 0.0, True
+                self._window.add(output, step.rows, time.perf_counter() - start, waited)
+                if self.progress.step % self._config.train.log_every_steps == 0:
+                    self._close_window()
+                yield step
+
+    def _plain_step(self, batch: Batch) -> tuple[torch.Tensor, ...]:
+        """The step without any pipeline: where a debugger belongs."""
+        optimizers = self._built.optimizers
+        optimizers.zero_grad()
+        loss, output = self._built.model(batch.to(self._worker.device, non_blocking=True))
+        loss.backward()
+        optimizers.step()
+        return output
+
+    def _close_window(self) -> None:
+        """Log the steps since the last time; the one place of the loop that waits for the device."""
+        window = self._window
+        if window.steps == 0:
+            return
+        self.peak_private_bytes = max(self.peak_private_bytes, private_bytes())
+        sums = window.sums
+        dist.all_reduce(sums, group=self._worker.group)
+        values = (sums / (window.steps * self._worker.workers)).tolist()
+        losses = dict(zip(self._tasks, values, strict=False))
+        for name, loss in losses.items():
+            if loss != loss or loss in (float("inf"), float("-inf")):
+                raise DataError(
+                    f"the loss of task `{name}` became {loss} in the steps {self.progress.step - window.steps + 1} to "
+                    f"{self.progress.step}; look for extreme values with `raymtl check`, or lower "
+                    f"train.dense_optimizer.lr or set train.clip_grad_norm (`raymtl train` then needs another `name`)"
+                )
+        order, bound = values[-2:]
+        self.progress.train_seconds += window.seconds
+        rows_per_s, data_wait = window.rows / max(window.seconds, 1e-9), window.waited / max(window.seconds, 1e-9)
+        self._tell(losses, rows_per_s, data_wait)
+        if self._log is not None:
+            total = sum(t.weight * losses[n] for n, t in self._tasks.items()) + order + bound
+            self._log.train(
+                {
+                    "step": self.progress.step,
+                    "rows": self.progress.rows,
+                    "pass": self.progress.pass_number,
+                    "loss": total,
+                    "losses": losses,
+                    "order": order,
+                    "bound": bound,
+                    "lr": self._config.train.dense_optimizer.lr * self._built.optimizers.factor,
+                    "rows_per_s": rows_per_s,
+                    "data_wait": data_wait,
+                    **(self._built.balancer.report() if self._built.balancer else {}),
+                }
+            )
+        self._window = _Window(len(self._tasks), self._worker.device)
+
+    def _tell(self, losses: dict[str, float], rows_per_s: float, data_wait: float) -> None:
+        """What Prometheus and this worker's log hear of a window."""
+        gauges, progress, window = self._worker.gauges, self.progress, self._window
+        logs.at(step=progress.step, unit=progress.units_done)
+        logs.log.info("%.4f s a step, %.0f%% of it waiting for data", window.seconds / window.steps, 100 * data_wait)
+        gauges.set("step_seconds", window.seconds / window.steps)
+        gauges.set("data_wait_ratio", data_wait)
+        gauges.set("private_memory_bytes", private_bytes())
+        for kind, seconds in self._collectives.seconds.items():
+            gauges.set("collective_seconds", seconds, collective=kind)
+        if self._worker.rank == 0:
+            gauges.set("train_rows_per_second", rows_per_s)
+            gauges.set("trained_rows", progress.rows)
+            gauges.set("trained_steps", progress.step)
+            gauges.set("pass_number", progress.pass_number)
+            gauges.set("done_units", progress.units_done)
+            gauges.set("unit_count", len(self._inputs["train"].plan.units))
+            for task, loss in losses.items():
+                gauges.set("task_loss_mean", loss, task=task)
+
+    # Evaluation
+
+    def evaluate(self, pass_number: int, for_judge: bool = False) -> float | None:
+        """Metrics over every row of the evaluation days, once each; returns the score that `train.select` names.
+
+        One that is only `for_judge` does not count for early stopping: without a judge the run would not have made it.
+        """
+        started = time.perf_counter()
+        metrics = self.measure(self._inputs["eval"])
+        score = signed_value(metrics, self._config.train.select)
+        seconds = round(time.perf_counter() - started, 3)
+        record = {
+            "step": self.progress.step,
+            "rows": self.progress.rows,
+            "pass": pass_number,
+            "units": self.progress.units_done,
+            "score": score,
+            "seconds": seconds,
+            "metrics": metrics,
+            **({"for_judge": True} if for_judge else {}),
+        }
+        self.progress.evaluations.append(record)
+        logs.log.info("evaluated in %.1f s", seconds)
+        if self._worker.rank == 0:
+            self._worker.gauges.set("eval_seconds", seconds)
+            for task, found in metrics["tasks"].items():
+                if isinstance(auc := found.get("auc"), float):
+                    self._worker.gauges.set("eval_auc_ratio", auc, task=task)
+        if self._log is not None:
+            self._log.evaluation(record)
+        return score
+
+    def measure(self, source: Input) -> dict[str, Any]:
+        """The metrics of the model as it stands over every row of an evaluation input, the same on all workers."""
+        config, worker, model = self._config, self._worker, self._built.model
+        if self._pipeline is not None:
+            self._pipeline.detach()
+        model.eval()
+        scenarios = [str(v) for v in config.data.scenario.values] + ["other"] if config.data.scenario else []
+        derived = model.module.head.ranker.derived
+        metrics = EvalMetrics(self._tasks, scenarios, worker.device, derived=derived)
+        with torch.no_grad():
+            for step in self._feed(source, [(0, n) for n in source.plan.order(None, 0)]):
+                batch = step.batch.to(worker.device, non_blocking=True)
+                _, (logits, *_) = model(batch)
+                metrics.update(
+                    logits,
+                    batch.labels,
+                    batch.observed,
+                    batch.weight,
+                    batch.valid,
+                    batch.scenario if scenarios else None,
+                    batch.group if config.data.group else None,
+                    batch.truth,
+                )
+        model.train()
+        return compute_metrics(metrics, worker.group)
+
+    def _out_of_patience(self) -> bool:
+        stop = self._config.train.early_stop
+        if stop is None:
+            return False
+        scores = [signed_value(e["metrics"], stop.metric) for e in self.progress.evaluations if "for_judge" not in e]
+        known = [s for s in scores if s is not None]
+        if not known:
+            return False
+        best_at = 0
+        for n, value in enumerate(known):
+            if value > known[best_at] + stop.min_gain:
+                best_at = n
+        return len(known) - 1 - best_at >= stop.patience
+
+
+def private_bytes() -> int:
+    """Memory of this process that no other one shares, from Linux's own account."""
+    with open("/proc/self/status") as status:
+        for line in status:
+            if line.startswith("RssAnon:"):
+                return int(line.split()[1]) * 1024
+    return 0
+
+
+def pass_schedule(plan: Plan, config: Config) -> Schedule:
+    """All passes over the plan, in the order that `data.shuffle` asks for."""
+    shuffle = config.data.shuffle
+    seed = None if shuffle.mode == "none" else shuffle.seed
+    return [(number, unit) for number in range(config.train.passes) for unit in plan.order(seed, number)]
+
+
+def _is_due(done: int, every: int | None) -> bool:
+    return every is not None and done % every == 0
+
+
+class _Window:
+    """Sums over the steps since the last log line; they stay on the device until it is written."""
+
+    def __init__(self, tasks: int, device: torch.device):
+        self.sums = torch.zeros(tasks + 2, dtype=torch.float64, device=device)
+        self.steps = self.rows = 0
+        self.seconds = self.waited = 0.0
+
+    def add(self, output: tuple[torch.Tensor, ...], rows: int, seconds: float, waited: float) -> None:
+        _, per_task, order, bound = output
+        self.sums[:-2] += per_task
+        self.sums[-2] += order
+        self.sums[-1] += bound
+        self.steps += 1
+        self.rows += rows
+        self.seconds += seconds
+        self.waited += waited

@@ -1,0 +1,69 @@
+"""A trial with several workers: Ray Train inside the trial, which watches it.
+
+At every evaluation the workers ask whether to go on; told that they are not to, they end by themselves, and Ray Train gives back
+what it holds.
+"""
+
+import asyncio
+import threading
+from typing import Any
+
+import ray
+
+from raymtl.training.checkpoint import Progress
+from raymtl.training.ray_trainer import fit
+from raymtl.training.resources import Room
+from raymtl.training.worker import Job, run_worker
+from raymtl.tuning.inprocess_trial import Watcher
+
+_LOOK_EVERY_S = 0.2
+
+
+@ray.remote(num_cpus=0)
+class _Judge:
+    """Holds the workers' question until the trial has the answer."""
+
+    def __init__(self) -> None:
+        self._question: dict[str, Any] | None = None
+        self._answered: asyncio.Future[bool] | None = None
+
+    async def ask(self, evaluation: dict[str, Any]) -> bool:
+        self._answered = asyncio.get_running_loop().create_future()
+        self._question = evaluation
+        return await self._answered
+
+    async def question(self) -> dict[str, Any] | None:
+        asked, self._question = self._question, None
+        return asked
+
+    async def answer(self, goes_on: bool) -> None:
+        if self._answered is not None and not self._answered.done():
+            self._answered.set_result(goes_on)
+
+
+def train_nested(job: Job, room: Room, watcher: Watcher) -> Progress:
+    """Train what is left of a trial on `train.workers` workers. Raises what the run raised."""
+    watcher.began(Progress())  # Ray Train knows how far it is; what it measured before is told at the end
+    judge = _Judge.remote()  # type: ignore[attr-defined]
+    job.judge = judge
+    outcome: dict[str, Any] = {}
+
+    def run() -> None:
+        try:
+            outcome["summary"] = fit(run_worker, job, room, job.config, None)
+        except BaseException as error:  # raised again by who waits for it
+            outcome["error"] = error
+
+    thread = threading.Thread(target=run, name="trial", daemon=True)
+    thread.start()
+    try:
+        while thread.is_alive():
+            thread.join(_LOOK_EVERY_S)
+            asked = ray.get(judge.question.remote())
+            if asked is not None:
+                ray.get(judge.answer.remote(watcher.evaluated(asked)))
+    finally:
+        ray.kill(judge)
+    if "error" in outcome:
+        raise outcome["error"]
+    return Progress(**outcome["summary"]["progress"])

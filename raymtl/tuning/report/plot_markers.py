@@ -1,0 +1,160 @@
+"""How trials look in every plot: the default, the recommended one, those that break a limit; and axes that outliers spare."""
+
+from collections.abc import Callable, Sequence
+from itertools import pairwise
+from typing import Any
+
+from matplotlib.axes import Axes
+from matplotlib.axis import Axis
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+from matplotlib.ticker import FuncFormatter, MaxNLocator, ScalarFormatter
+
+from raymtl.objectives.metrics import ORDER
+from raymtl.reports.plots import FAINT, INK, LINE, LOOK, PAPER
+from raymtl.reports.style import MUTED
+from raymtl.tuning.report.report_data import View
+from raymtl.tuning.trial_store import Trial
+
+PLAIN = MUTED[0]
+"""Colour of all trials that are nothing special."""
+DASHED, DOTTED = (0, (4, 3)), (0, (1.5, 2.5))
+Point = tuple[Trial, float, float]
+
+_DEFAULT: dict[str, Any] = {
+    "marker": "D",
+    "markersize": 7.5,
+    "color": INK,
+    "markerfacecolor": PAPER,
+    "markeredgewidth": 1.6,
+}
+_BEST: dict[str, Any] = {
+    "marker": "*",
+    "markersize": 15.0,
+    "color": LOOK,
+    "markeredgecolor": PAPER,
+    "markeredgewidth": 0.8,
+}
+_BREAKS: dict[str, Any] = {
+    "marker": "o",
+    "markersize": 5.5,
+    "color": FAINT,
+    "markerfacecolor": "none",
+    "markeredgewidth": 1.1,
+}
+
+
+def limits(values: Sequence[float], must: Sequence[float] = ()) -> tuple[float, float]:
+    """The ends of an axis: all values but those far from the bulk, which would flatten the rest; `must` are always within."""
+    ordered = sorted(values)
+    low, high = ordered[0], ordered[-1]
+    if len(ordered) >= 6:
+        first, third = ordered[len(ordered) // 4], ordered[(3 * len(ordered)) // 4]
+        reach = 4 * (third - first)
+        if reach > 0:
+            low, high = max(low, first - reach), min(high, third + reach)
+    low, high = min(low, *must, high), max(high, *must, low)
+    room = 0.07 * (high - low) or 0.02 * abs(high) or 0.01
+    return low - room, high + room
+
+
+def scatter(ax: Axes, view: View, points: Sequence[Point], colour: str = PLAIN) -> None:
+    """Trials as points, within axes that leave out what lies far off."""
+    marked = [p for p in points if p[0] is view.default or p[0] is view.best]
+    x = limits([p[1] for p in points], [p[1] for p in marked])
+    y = limits([p[2] for p in points], [p[2] for p in marked])
+    ax.set_xlim(x)
+    ax.set_ylim(y)
+    for trial, px, py in points:
+        if trial is not view.default and trial is not view.best:
+            look = dot(colour) if view.keeps(trial) else {**_BREAKS, "color": FAINT if colour == PLAIN else colour}
+            ax.plot([px], [py], linestyle="none", **look)
+    for trial, px, py in marked:
+        ax.plot([px], [py], linestyle="none", zorder=6, **(_DEFAULT if trial is view.default else _BEST))
+    note_outside(ax, sum(not (x[0] <= px <= x[1] and y[0] <= py <= y[1]) for _, px, py in points))
+
+
+def dot(colour: str = PLAIN) -> dict[str, Any]:
+    """The look of a trial that is nothing special."""
+    return {"marker": "o", "markersize": 5.5, "color": colour, "markeredgewidth": 0, "alpha": 0.9}
+
+
+def note_outside(ax: Axes, count: int, stopped: int = 0) -> None:
+    """Say how many trials the axes leave out."""
+    parts = [f"{count} trial{'s' if count > 1 else ''}"] if count else []
+    parts += [f"{stopped} stopped early"] if stopped else []
+    if parts:
+        words = f"far outside: {' and '.join(parts)}"
+        ax.annotate(words, (0.01, 0.01), xycoords="axes fraction", color=FAINT, fontsize=8, va="bottom")
+
+
+def mean_line(ax: Axes, points: Sequence[tuple[float, float]], colour: str, bins: int = 5) -> None:
+    """The mean of y over groups of about equally many points in the order of x; where x takes few values, over each."""
+    ordered = sorted(points)
+    distinct = sorted({x for x, _ in ordered})
+    if len(distinct) <= 8:
+        groups = [[p for p in ordered if p[0] == x] for x in distinct]
+    else:
+        bins = min(bins, len(ordered) // 3)
+        cuts = [round(i * len(ordered) / max(bins, 1)) for i in range(max(bins, 1) + 1)]
+        groups = [ordered[a:b] for a, b in pairwise(cuts)]
+    means = [(sum(x for x, _ in g) / len(g), sum(y for _, y in g) / len(g)) for g in groups if g]
+    if len(means) > 1:
+        ax.plot([m[0] for m in means], [m[1] for m in means], color=colour, linewidth=1.8, zorder=4)
+
+
+def number_axis(axis: Axis, name: str, ticks: int = 5) -> None:
+    """Ticks of a metric: shares as per cent."""
+    axis.set_major_locator(MaxNLocator(ticks, steps=[1, 2, 2.5, 5, 10]))
+    if name == ORDER:
+        axis.set_major_formatter(FuncFormatter(lambda value, _: f"{100 * value:.3g} %"))
+    else:
+        axis.set_major_formatter(ScalarFormatter(useOffset=False))
+
+
+def draw_limit(ax: Axes, view: View, name: str, vertical: bool) -> bool:
+    """The limit on a metric as a line, its forbidden side shaded; the axes keep their ends, made wider for a limit close by."""
+    at = view.limit(name)
+    if at is None:
+        return False
+    low, high = ax.get_xlim() if vertical else ax.get_ylim()
+    span = high - low
+    if low - 0.5 * span <= at <= high + 0.5 * span:
+        low, high = min(low, at - 0.06 * span), max(high, at + 0.06 * span)
+    line, shade = (ax.axvline, ax.axvspan) if vertical else (ax.axhline, ax.axhspan)
+    if low <= at <= high:
+        line(at, color=FAINT, linewidth=1.1, linestyle=DOTTED)
+    edge = (max(at, low), high) if view.limit_is_ceiling(name) else (low, min(at, high))
+    if edge[0] < edge[1]:
+        shade(*edge, color=LINE, alpha=0.45, linewidth=0, zorder=0)
+    (ax.set_xlim if vertical else ax.set_ylim)(low, high)
+    return True
+
+
+_LEGEND: dict[str, Callable[[], Line2D]] = {
+    "trial": lambda: Line2D([], [], linestyle="none", **dot()),
+    "breaks a limit": lambda: Line2D([], [], linestyle="none", **_BREAKS),
+    "stopped early": lambda: Line2D([], [], linestyle="none", marker="x", markersize=5, color=FAINT),
+    "default": lambda: Line2D([], [], linestyle="none", **_DEFAULT),
+    "recommended": lambda: Line2D([], [], linestyle="none", **_BEST),
+    "Pareto front": lambda: Line2D([], [], color=PLAIN, linewidth=1.4),
+    "best so far": lambda: Line2D([], [], color=PLAIN, linewidth=1.4, drawstyle="steps-post"),
+    "limit": lambda: Line2D([], [], color=FAINT, linewidth=1.1, linestyle=DOTTED),
+    "mean": lambda: Line2D([], [], color=PLAIN, linewidth=1.8),
+}
+
+
+def legend(drawing: Figure, view: View, *more: str, trials: bool = True) -> None:
+    """What the marks mean, above the plots: those of the trials that are there, and `more`."""
+    shown = ["trial"] if trials else []
+    if trials and any(not view.keeps(t) for t in view.whole):
+        shown.append("breaks a limit")
+    shown += ["default"] if view.default is not None and view.default in view.whole else []
+    named = {name: name for name in [*shown, *more]}
+    if view.best is not None and view.best is not view.default:
+        named["recommended"] = f"recommended (trial {view.best.number})"
+    handles = [_LEGEND[name]() for name in named]
+    drawing.legend(
+        handles, list(named.values()), loc="outside upper left", ncols=len(named), frameon=False, fontsize=8.5,
+        handletextpad=0.5, columnspacing=1.8,
+    )  # fmt: skip

@@ -1,0 +1,127 @@
+"""What a search knows of its trials: one file per trial, written before the trial begins and after everything it reports.
+
+The files are the whole memory of a search. Whatever is killed, the same command reads them and goes on: finished trials are
+kept, those under way are taken up from their checkpoints, and what a sampler knows is what the files say.
+"""
+
+import json
+from dataclasses import asdict, dataclass, field
+from typing import Any, Literal
+
+from raymtl.errors import CheckpointError
+from raymtl.storage.filesystem import list_folder, open_filesystem
+from raymtl.storage.paths import below
+from raymtl.storage.retry import patiently
+from raymtl.training.rundir import read_file, write_file
+
+TRIALS = "trials"
+Kind = Literal["default", "structure", "search", "repeat"]
+Status = Literal["running", "finished", "stopped", "failed"]
+
+
+@dataclass
+class Trial:
+    """One trial."""
+
+    number: int
+    kind: Kind
+    draw: dict[str, Any]
+    """What the sampler drew."""
+    fields: dict[str, Any]
+    """What of the configuration differs from the default, by dotted path."""
+    config: dict[str, Any]
+    """The whole configuration."""
+    seed: int
+    of: int | None = None
+    """The trial that this one repeats with another seed."""
+    status: Status = "running"
+    reason: str | None = None
+    """Why it failed, or was stopped."""
+    history: list[dict[str, Any]] = field(default_factory=list)
+    """`{rows, metrics}` of every evaluation."""
+    rows: int = 0
+    """Rows trained on."""
+    train_seconds: float = 0.0
+    """Time in training steps and evaluations, over all starts."""
+    start_seconds: float = 0.0
+    """Time to get ready (process, model, checkpoint), over all starts."""
+    starts: int = 0
+    """Times that it was begun or taken up again."""
+    from_scratch: int = 0
+    """How many of these began at row 0 and came as far as a checkpoint; never more than one."""
+    processes: list[str] = field(default_factory=list)
+    """Host and process number of every start; of a trial with several workers those of the one that watches them."""
+    rungs: dict[str, Any] = field(default_factory=dict)
+    """What the stopping rule noted."""
+    sampler: dict[str, Any] = field(default_factory=dict)
+    """What the sampler noted."""
+
+    @property
+    def metrics(self) -> dict[str, Any] | None:
+        """Those of its last evaluation."""
+        return self.history[-1]["metrics"] if self.history else None
+
+    @property
+    def ended(self) -> bool:
+        return self.status != "running"
+
+
+def trial_name(number: int) -> str:
+    """Its file's name without the ending, and its folder's."""
+    return f"{number:04d}"
+
+
+def is_given_up(folder: str, number: int) -> bool:
+    """Whether the record of a trial says that it is to end."""
+    text = read_file(folder, f"{TRIALS}/{trial_name(number)}.json")
+    return text is None or json.loads(text)["status"] != "running"
+
+
+class Book:
+    """The trials of a search, in memory and in `<search>/trials`."""
+
+    def __init__(self, folder: str):
+        """Read what is there. Raises CheckpointError where a file is damaged."""
+        self.folder = folder
+        self.trials: dict[int, Trial] = {}
+        filesystem, inner = open_filesystem(below(folder, TRIALS))
+        entries = patiently(lambda: list_folder(filesystem, inner, recursive=False, allow_not_found=True))
+        for name in sorted(e.base_name for e in entries if e.base_name.endswith(".json")):
+            text = read_file(folder, f"{TRIALS}/{name}")
+            try:
+                trial = Trial(**json.loads(text or ""))
+            except (ValueError, TypeError) as error:
+                raise CheckpointError(
+                    f"`{below(folder, f'{TRIALS}/{name}')}` is damaged ({error}); remove it, and the trial is run again"
+                ) from error
+            self.trials[trial.number] = trial
+
+    def add(self, trial: Trial) -> None:
+        """Take in a new trial."""
+        self.trials[trial.number] = trial
+        self.save(trial)
+
+    def save(self, trial: Trial) -> None:
+        """Write what is known of a trial."""
+        write_file(self.folder, f"{TRIALS}/{trial_name(trial.number)}.json", json.dumps(asdict(trial)))
+
+    def next_number(self) -> int:
+        return max(self.trials, default=-1) + 1
+
+    @property
+    def default(self) -> Trial | None:
+        """The trial of the configuration as it is."""
+        return next(iter(self.of_kind("default")), None)
+
+    def of_kind(self, *kinds: Kind) -> list[Trial]:
+        return [t for t in self.trials.values() if t.kind in kinds]
+
+
+def slim(metrics: dict[str, Any]) -> dict[str, Any]:
+    """The metrics of an evaluation without curves and scenarios: what a search compares and shows."""
+    tasks = {
+        task: {k: v for k, v in found.items() if v is None or isinstance(v, int | float | str)}
+        for task, found in metrics["tasks"].items()
+    }
+    kept = {k: metrics.get(k) for k in ("mean_auc", "order_violation_rate", "rows")}
+    return {"tasks": tasks, **kept}

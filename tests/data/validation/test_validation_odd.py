@@ -1,0 +1,159 @@
+"""What `raymtl check` finds odd: data that keeps the contract but is rarely meant so."""
+
+import datetime as dt
+import re
+
+import numpy as np
+import pyarrow as pa
+import pytest
+
+from raymtl.data.validation.rules import expected_shared, rows_for
+from raymtl.data.validation.run import check_data
+from raymtl.data.validation.statistics import Moments
+from tests.helpers.small_data import write_file
+from tests.helpers.validation_logs import DAYS, FEATURES, config_of, good_rows, table
+
+
+def warnings_of(root, days=DAYS, change=None, **config) -> list[str]:
+    for n, day in enumerate(days):
+        rows = good_rows(2000, seed=n, day=day)
+        if change:
+            change(rows, n)
+        types = {name: pa.int8() for name in ("click", "buy", "views") if name in rows}
+        write_file(root, table(rows, user=pa.string(), price=pa.float32(), **types), day)
+    report = check_data(config_of(root, days, **config))
+    assert report.problems == []
+    return report.warnings
+
+
+def put(column, value, day=None, share=1.0):
+    def change(rows, n):
+        if day is None or n == day:
+            stop = int(share * len(rows[column]))
+            rows[column] = [value] * stop + rows[column][stop:]
+
+    return change
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        (put("price", None, share=0.7), "features.price: 70% of column `price` are null"),
+        (put("user", None), "features.user: the column `user` is null in every row"),
+        (put("city", 4), "features.city: the column `city` has one value only"),
+        (put("price", 2.5), "features.price: the column `price` has one value only"),
+        (put("tags", []), "features.tags: every list of column `tags` is empty"),
+        (put("click", 1), "tasks.click: all 6,000 observed labels are 1"),
+        (put("buy", 0, day=1), "tasks.buy: 1 day (2026-01-02) where all observed labels are 0"),
+        (put("mature", False, day=2), "tasks.buy: 1 day (2026-01-03) without an observed label"),
+        (put("mature", False, day=2, share=0.8), "tasks.buy: 1 day (2026-01-03) with far fewer observed labels"),
+        (put("views", 40, day=0, share=0.5), "tasks.views: the label rate jumps on"),
+        (put("scene", "live", share=0.1), "data.scenario: 600 rows (10.0%) with values that are not listed count as `other`"),
+        (put("scene", "feed"), "data.scenario.values: 1 value (search) that no row has"),
+        (put("ts", 0, day=1), "data.timestamp: 2,000 rows of column `ts` lie more than a day outside"),
+    ],
+)  # fmt: skip
+def test_odd_data(tmp_path, in_process, change, words):
+    found = warnings_of(tmp_path, change=change)
+    assert any(words in w for w in found), found
+
+
+def test_a_dense_feature_far_from_unit_scale(tmp_path, in_process):
+    raw = {**FEATURES, "price": {"kind": "dense", "mean": 0, "std": 0.01}}
+    found = warnings_of(tmp_path, features=raw)
+    assert any("features.price: the model would see values of mean" in w and "; set mean: 2.7" in w for w in found), (
+        found
+    )
+
+
+def test_a_table_that_is_too_small_says_how_many_rows(tmp_path, in_process):
+    (found,) = warnings_of(tmp_path, tables={"user": {"rows": 300}})
+    assert re.search(r"tables\.user: about (29|30)\d distinct IDs on 300 rows, so 6\d% of them share a row", found)
+    assert re.search(r"tables\.user\.rows: 2[89]00 brings that to 10%", found)
+
+
+@pytest.mark.parametrize(("distinct", "rows"), [(50, 100), (1000, 1000), (5000, 40_000)])
+def test_the_expected_share_is_what_hashing_gives(distinct, rows):
+    random = np.random.default_rng(distinct)
+    shares = []
+    for _ in range(100_000 // distinct):
+        placed = random.integers(0, rows, distinct)
+        shares.append(np.mean(np.bincount(placed, minlength=rows)[placed] > 1))
+    assert expected_shared(distinct, rows) == pytest.approx(np.mean(shares), abs=0.02)
+    assert expected_shared(distinct, rows_for(distinct, 0.1)) == pytest.approx(0.1, abs=0.01)
+
+
+def test_the_smallest_tables():
+    assert (expected_shared(1, 1), expected_shared(2, 1), expected_shared(0, 5)) == (0, 1, 0)
+
+
+def test_a_day_that_is_much_shorter_than_the_others(tmp_path, in_process):
+    for n, day in enumerate(DAYS):
+        write_file(tmp_path, table(good_rows(2000 if n else 100, seed=n, day=day)), day)
+    (found,) = check_data(config_of(tmp_path)).warnings
+    assert "1 day (2026-01-01) with an odd number of rows: 100 on 2026-01-01, the median day has 2,000" in found
+
+
+def test_empty_files_and_days(tmp_path, in_process):
+    write_file(tmp_path, table(good_rows()), DAYS[0])
+    empty = table(good_rows()).slice(0, 0)
+    write_file(tmp_path, empty, DAYS[1])
+    assert any("1 day (2026-01-02) without any row" in w for w in check_data(config_of(tmp_path, DAYS[:2])).warnings)
+    write_file(tmp_path, empty, DAYS[0])
+    (problem,) = check_data(config_of(tmp_path, DAYS[:2])).problems
+    assert "there are no rows on 2026-01-01..2026-01-02" in problem
+
+
+def test_layouts_that_cost_time(tmp_path, in_process):
+    for n in range(60):
+        write_file(tmp_path, table(good_rows(5, seed=n)), DAYS[0], f"part-{n}.parquet")
+    found = check_data(config_of(tmp_path, DAYS[:1], unit_rows=1)).warnings
+    assert any("60 files have 5 rows each on average" in w for w in found)
+    assert any("the largest row group has 5 rows, data.unit_rows is 1" in w for w in found)
+
+
+def test_features_of_one_table_with_strings_and_integers(tmp_path, in_process):
+    features = {**FEATURES, "city": {"kind": "id", "table": "user"}}
+    found = warnings_of(tmp_path, features=features)
+    assert any("tables.user: some of its features hold strings and some integers" in w for w in found)
+
+
+def test_training_days_in_the_evaluation(clean, in_process):
+    report = check_data(config_of(clean, eval={"start": DAYS[2], "end": DAYS[2]}))
+    assert any("data.eval: the day 2026-01-03 is also a training day" in w for w in report.warnings)
+
+
+def test_moments_merge_exactly():
+    values = np.random.default_rng(0).normal(1e9, 1, 1000)
+    merged = Moments()
+    for part in np.array_split(values, 7):
+        moments = Moments()
+        moments.add(part)
+        merged.merge(moments)
+    assert (merged.count, merged.low, merged.high) == (1000, values.min(), values.max())
+    assert (merged.mean, merged.std) == pytest.approx((values.mean(), values.std()), rel=1e-7)
+
+
+@pytest.mark.parametrize(
+    ("kind", "shown"),
+    [
+        (pa.timestamp("ms", "UTC"), "2026-01-01 12:00:00"),
+        (pa.timestamp("us"), "2026-01-01 12:00:00"),
+        (pa.date32(), "2026-01-01 00:00:00"),
+    ],
+    ids=str,
+)
+def test_times_of_every_type(tmp_path, in_process, kind, shown):
+    moments = pa.array([dt.datetime(2026, 1, 1, 12)] * 3 + [None], pa.timestamp("us")).cast(kind, safe=False)
+    rows = {name: values[:4] for name, values in good_rows().items()}
+    write_file(tmp_path, table(rows).drop_columns(["ts"]).append_column("ts", moments))
+    report = check_data(config_of(tmp_path, DAYS[:1]))
+    time = report.parts["train"].others["data.timestamp"]
+    assert (time.min, time.max, time.nulls, time.off_day) == (shown, shown, 1, 0)
+
+
+def test_times_as_numbers_have_a_range_but_no_day(tmp_path, in_process):
+    rows = {name: values[:3] for name, values in good_rows().items()}
+    write_file(tmp_path, table({**rows, "ts": [1, 2, 1767225600]}, ts=pa.int64()))
+    time = check_data(config_of(tmp_path, DAYS[:1])).parts["train"].others["data.timestamp"]
+    assert (time.min, time.max, time.off_day) == (1, 1767225600, 0)

@@ -1,0 +1,123 @@
+"""Send signals to the real process of a command at a moment of its life, and see what it says and leaves."""
+
+import os
+import re
+import signal
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+import psutil
+
+from tests.helpers.terminal import RAYMTL, Terminal
+
+CODES = {"INT": 130, "TERM": 143, "HUP": 129}
+MOMENTS = ("imports", "checks", "Ray starts", "Ray is up", "at work")
+FOREIGN = (
+    "Traceback",
+    "core_worker",
+    "(raylet)",
+    "*** SIG",
+    "Stack trace",
+    "Exception ignored",
+    "WARNING",
+    "Error in atexit",
+)
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """How a command ended."""
+
+    code: int
+    seconds: float
+    """From the last signal to the end of the process."""
+    screen: str
+    left: list[str]
+    """Processes of it that were still there after 10 s."""
+
+    def faults(self, signals: str, grace_s: float = 0) -> list[str]:
+        """What is not as it should be after `signals`, such as "INT" or "INT INT"."""
+        first = signals.split()[0]
+        by = "" if first == "INT" else f" by SIG{first}"
+        found = []
+        if self.code != CODES[first]:
+            found.append(f"exit code {self.code}")
+        # The terminal paints ^C where it is typed, before or after what the command says
+        lines = [line for line in self.screen.replace("^C", "").splitlines() if line.strip()]
+        if not any(line.startswith(f"raymtl: stopped{by}") for line in lines[-1:]):
+            found.append("the sentence is not the last line")
+        if self.seconds > 5 + grace_s:
+            found.append(f"{self.seconds:.1f} s")
+        found += [f"`{word}` on the screen" for word in FOREIGN if word in self.screen]
+        return found + [f"left: {name}" for name in self.left]
+
+
+def interrupt(words: list[str], moment: str, signals: str, at_work: str) -> Outcome | None:
+    """Start `raymtl words` on a terminal of 200 columns and send it the signals; None where it ended before the moment came.
+
+    `at_work`: when it is at work, by an expression for its screen, or by `process TITLE` of a process that it started."""
+    with Terminal([*RAYMTL, *words], columns=200) as terminal:
+        if not _reached(terminal, moment, at_work):
+            return None
+        process = psutil.Process(terminal.process.pid)
+        tree = process.children(recursive=True)
+        for n, name in enumerate(signals.split()):
+            if n:
+                terminal.read(0.2)
+            sent = time.monotonic()
+            if name == "INT":
+                terminal.type(b"\x03")
+            elif terminal.process.poll() is None:
+                os.kill(process.pid, getattr(signal, f"SIG{name}"))
+        code = terminal.wait(90)
+        seconds = time.monotonic() - sent
+        _, left = psutil.wait_procs(tree, timeout=10)
+        return Outcome(code, seconds, terminal.text, [_title(p) for p in left if _lives(p)])
+
+
+def _reached(terminal: Terminal, moment: str, at_work: str) -> bool:
+    start = time.monotonic()
+    if moment == "imports":
+        seen = lambda: time.monotonic() > start + 0.15  # noqa: E731
+    elif moment == "checks":
+        seen = lambda: time.monotonic() > start + 1.5  # noqa: E731
+    else:
+        wanted = {"Ray starts": "process gcs_server", "Ray is up": "process ray::"}.get(moment, at_work)
+        if wanted.startswith("process "):
+            seen = lambda: _has_child(terminal, wanted.removeprefix("process "))  # noqa: E731
+        else:
+            seen = lambda: re.search(wanted, terminal.text) is not None  # noqa: E731
+    while time.monotonic() < start + 180 and terminal.process.poll() is None:
+        terminal.read(0.02)
+        if seen():
+            return True
+    return False
+
+
+def _has_child(terminal: Terminal, title: str) -> bool:
+    try:
+        children = psutil.Process(terminal.process.pid).children(recursive=True)
+    except psutil.NoSuchProcess:
+        return False
+    return any(title in _title(child) for child in children)
+
+
+def _title(process: psutil.Process) -> str:
+    try:
+        return " ".join(process.cmdline())[:80]
+    except psutil.Error:
+        return ""
+
+
+def _lives(process: psutil.Process) -> bool:
+    return process.is_running() and process.status() != psutil.STATUS_ZOMBIE
+
+
+def small_logs(folder: Path, rows_per_day: int = 30_000, days: int = 3) -> str:
+    """Write synthetic logs and return the path of their configuration."""
+    with Terminal(
+        [*RAYMTL, "synth", str(folder), "--days", str(days), "--rows-per-day", str(rows_per_day), "--set", "users=2000"]
+    ) as terminal:
+        assert terminal.wait() == 0, terminal.text
+    return str(folder / "config.yaml")

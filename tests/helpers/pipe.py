@@ -1,0 +1,41 @@
+"""A command as a script sees it: a real process on pipes, whose lines are all raymtl's own."""
+
+import re
+import subprocess
+
+from tests.helpers.terminal import RAYMTL, ROOT, clean_environment
+
+FOREIGN = re.compile(
+    r"warning:|warn\(|\.cc:\d|\.py:\d|Traceback|ray::|\(pid|torchrec|matplotlib|^\[.*\d{4}-\d\d-\d\d", re.IGNORECASE
+)
+"""What lines of Ray, TorchRec, matplotlib and Python look like."""
+
+
+def start(*arguments: str, env: dict[str, str] | None = None) -> subprocess.Popen[str]:
+    """Start a command of raymtl on two pipes."""
+    return subprocess.Popen(
+        [*RAYMTL, *arguments],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        cwd=ROOT,
+        env=clean_environment(env),
+    )
+
+
+def run(*arguments: str, code: int = 0, env: dict[str, str] | None = None) -> tuple[list[str], str]:
+    """Lines of standard output, and standard error, of a command that ends with `code`."""
+    with start(*arguments, env=env) as process:
+        try:
+            output, error = process.communicate(timeout=400)
+        finally:
+            process.kill()
+    assert process.returncode == code, output + error
+    assert not foreign(output + error)
+    assert len(error.splitlines()) == (0 if code == 0 else 1), error
+    return output.splitlines(), error
+
+
+def foreign(text: str) -> list[str]:
+    """Lines that are not raymtl's."""
+    return [line for line in text.splitlines() if FOREIGN.search(line)]

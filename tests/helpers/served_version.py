@@ -1,0 +1,126 @@
+"""A published version made without Ray, and what evaluation predicts with its model."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import torch.distributed as dist
+
+from raymtl.config.load import config_from_dict
+from raymtl.config.root import Config
+from raymtl.data.batch import Collator
+from raymtl.data.blocks import BlockMaker, Place
+from raymtl.data.ids.hashing import hash_strings
+from raymtl.data.ids.id_map import IdMap, save_map
+from raymtl.data.read import read_fragment
+from raymtl.data.units import plan_input
+from raymtl.model_store.store import publish
+from raymtl.model_store.writer import Draft, export
+from raymtl.storage.object_store import open_store
+from raymtl.training.build import Built, build
+from tests.helpers.run_logs import DAYS, small_config, write_part
+
+ROWS = 300
+"""Rows of a day: two files, of 200 and 100."""
+
+
+@contextmanager
+def alone() -> Iterator[dist.ProcessGroup]:
+    """A process group of this process."""
+    dist.init_process_group("gloo", store=dist.HashStore(), rank=0, world_size=1)
+    try:
+        yield dist.group.WORLD
+    finally:
+        dist.destroy_process_group()
+
+
+def served_config(root: Path, **data: Any) -> Config:
+    """A funnel over string, `direct` and `map` IDs, lists, a history, a learned null and a position; MMoE with DUPN."""
+    raw = small_config(root / "logs", root / "runs", "served")
+    raw["features"] |= {
+        "user": {"kind": "id"},
+        "place": {"kind": "id", "side": "user"},
+        "tags": {"kind": "ids", "max_length": 2},
+        "again": {"kind": "ids", "column": "history", "table": "item"},
+        "rank": {"kind": "bias"},
+    }
+    raw["tables"] |= {"user": {"rows": 30, "id_space": "map"}, "place": {"rows": 16}, "rank": {"rows": 8}}
+    raw["tables"]["tags"]["pooling"] = "mean"
+    raw["model"] = {
+        "preset": "mmoe",
+        "input": {"type": "concat", "missing": "learned", "missing_flags": True},
+        "sequence": {"type": "dupn", "item": ["history"], "user": ["user"], "hidden": 8, "attention_hidden": 4},
+        "coupler": {"type": "product"},
+        "bias": {"type": "position"},
+    }
+    raw["data"] |= data
+    return config_from_dict(raw)
+
+
+def write_logs(root: Path) -> None:
+    """Two days of rows; prices have gaps, and rows of one user and history lie together in threes."""
+    import pyarrow as pa
+
+    for seed, day in enumerate(DAYS):
+        for name, rows in (("a", 200), ("b", 100)):
+            random = np.random.default_rng([seed, rows])
+            users = np.repeat(random.integers(0, 40, rows // 3 + 1), 3)[:rows]
+            lists = [random.integers(0, 90, n).tolist() for n in random.integers(0, 9, rows // 3 + 1)]
+            write_part(
+                root / "logs",
+                day,
+                f"{name}.parquet",
+                rows,
+                seed=10 * seed + rows,
+                user=pa.array([f"u{n}" for n in users]),
+                history=pa.array([lists[n // 3] for n in range(rows)], pa.list_(pa.int64())),
+                place=pa.array(np.repeat(random.choice(["feed", "search", "mail"], rows // 3 + 1), 3)[:rows]),
+                price=pa.array(random.lognormal(size=rows).astype(np.float32), mask=random.random(rows) < 0.2),
+                rank=pa.array(random.integers(0, 8, rows)),
+            )
+
+
+def user_map() -> IdMap:
+    """Half of the users have a row; the others are unknown."""
+    import pyarrow as pa
+
+    ids = hash_strings(pa.array([f"u{n}" for n in range(20)]))
+    return IdMap.of(30, ids, np.arange(1, 21), np.ones(20), np.full(20, 20_000))
+
+
+def publish_version(root: Path, config: Config, name: str = "v1", seed: int = 0) -> np.ndarray:
+    """Publish a model with random weights; returns evaluation's predictions of the second day, [rows, O]."""
+    with alone() as group:
+        torch.manual_seed(seed)
+        built = build(config, dict.fromkeys(config.active_tasks(), 0.3), 1, torch.device("cpu"), group)
+        with torch.no_grad():
+            for parameter in built.model.module.head.parameters():
+                parameter.add_(torch.randn_like(parameter) * 0.2)
+            for value in built.model.state_dict().values():
+                if hasattr(value, "local_shards"):
+                    for shard in value.local_shards():
+                        shard.tensor.copy_(torch.randn_like(shard.tensor))
+        store = open_store(str(root / "store"))
+        days = {"train": [DAYS[0], DAYS[0]]}
+        export(built, store, Draft(name, config, days), group, maps={"user": user_map()})
+        publish(store, name)
+        return evaluated(built, config, root)
+
+
+def evaluated(built: Built, config: Config, root: Path) -> np.ndarray:
+    """What the model says in evaluation: its own reading, collating, tables and head."""
+    maps = {"user": save_map(user_map(), str(root / "user.parquet"))}
+    maker = BlockMaker(config, evaluation=True, maps=maps)
+    plan = plan_input(config, "eval")
+    found = []
+    built.model.eval()
+    for fragment in (f for unit in plan.units for f in unit.fragments):
+        for raw, row in read_fragment(plan.root, fragment, maker.raw_columns(), ROWS):
+            block = maker(raw, Place(fragment.path, row), 0)
+            with torch.no_grad():
+                logits = built.model(Collator(config, len(block), True)([block]))[1][0]
+                found.append(built.model.module.head.ranker.predictions(logits).numpy())
+    return np.concatenate(found)

@@ -1,0 +1,316 @@
+"""The store: what is visible when, damage, the way back, and cleaning up."""
+
+import datetime as dt
+import itertools
+import json
+import threading
+from pathlib import Path
+from typing import Any
+
+import fsspec
+import pyarrow.fs as pafs
+import pytest
+
+from raymtl.errors import StorageError, TryLaterError, VersionError
+from raymtl.model_store import commit_log
+from raymtl.model_store.manifest import NAME, check_id, new_id, parse_manifest
+from raymtl.model_store.store import (
+    chain,
+    clear,
+    current,
+    diff,
+    file_fault,
+    gc,
+    list_versions,
+    publish,
+    published,
+    read_unpublished,
+    rollback,
+    show,
+    verify,
+)
+from raymtl.storage.object_store import Output, Store, create, names, open_store, read_bytes, write_bytes
+from tests.helpers.fake_versions import write
+
+MEMORY = itertools.count()
+
+
+@pytest.fixture(params=["local", "fsspec", "plain"])
+def store(request: pytest.FixtureRequest, tmp_path: Path) -> Store:
+    """A local folder, an fsspec storage that refuses a second object itself, and plain storage that does not."""
+    if request.param == "local":
+        return open_store(str(tmp_path / "store"))
+    memory = fsspec.filesystem("memory")
+    if request.param == "plain":
+        memory = type("Plain", (type(memory),), {"pipe_file": _without_mode, "cachable": False})()
+    root = f"/store-{next(MEMORY)}"
+    return Store(f"memory:/{root}", pafs.PyFileSystem(pafs.FSSpecHandler(memory)), root)
+
+
+def _without_mode(self: Any, path: str, value: bytes) -> None:
+    raise NotImplementedError
+
+
+def test_a_version_exists_once_the_log_names_it(store: Store) -> None:
+    assert current(store) is None
+    assert list_versions(store) == []
+    write(store, "a")
+    assert current(store) is None
+    assert list_versions(store) == []
+    with pytest.raises(VersionError, match="has no version"):
+        show(store)
+    publish(store, "a")
+    assert current(store) == "a"
+    assert show(store).id == "a"
+    assert verify(store) == []
+    write(store, "b")
+    publish(store, "b")
+    assert [(v.id, v.current) for v in list_versions(store)] == [("b", True), ("a", False)]
+    assert publish(store, "b").number == 2  # again: the first answer was lost
+    with pytest.raises(VersionError, match="published before"):
+        publish(store, "a")
+    with pytest.raises(VersionError, match="has published a version a before"):
+        clear(store, "a")
+
+
+def test_a_half_written_version_cannot_be_published(store: Store) -> None:
+    write(store, "a")
+    store.filesystem.delete_file(store.inside(f"versions/a/{NAME}"))
+    with pytest.raises(VersionError, match=r"manifest.json` is missing.*not whole"):
+        publish(store, "a")
+    write(store, "a")
+    write_bytes(store, "versions/a/dense.safetensors", b"wei")
+    with pytest.raises(VersionError, match=r"dense.safetensors` has 3 bytes instead of 7"):
+        publish(store, "a")
+    store.filesystem.delete_file(store.inside("versions/a/dense.safetensors"))
+    with pytest.raises(VersionError, match=r"dense.safetensors` is missing"):
+        publish(store, "a")
+    assert current(store) is None
+    clear(store, "a")  # the next writer of that name
+    assert names(store, "versions/a") == []
+
+
+def test_a_lost_lease_stops_every_step(store: Store) -> None:
+    for name in "abc":
+        write(store, name)
+        publish(store, name)
+    write(store, "d")
+
+    def lost() -> None:
+        raise TryLaterError("lost")
+
+    for step in (lambda: publish(store, "d", lost), lambda: rollback(store, "a", lost), lambda: gc(store, 1, (), lost)):
+        with pytest.raises(TryLaterError):
+            step()
+    assert current(store) == "c"
+    assert [e.version for e in published(store)] == ["a", "b", "c"]
+    assert len(commit_log.entries(store)) == 3
+
+
+def test_two_that_publish_at_once(store: Store) -> None:
+    """Without any lease: the log takes one of them, and the other says who it was."""
+    for name in "ab":
+        write(store, name)
+    last = commit_log.newest(store)
+    commit_log.append(store, last, "publish", "a", "a", "")
+    with pytest.raises(TryLaterError, match="did `publish a` in between"):
+        commit_log.append(store, last, "publish", "b", "b", "")
+    assert current(store) == "a"
+
+
+def test_only_one_of_many_creates_an_object(tmp_path: Path) -> None:
+    store = open_store(str(tmp_path))
+    done: list[int] = []
+
+    def attempt(number: int) -> None:
+        try:
+            create(store, "log/x.json", bytes([number]) * 1000)
+        except FileExistsError:
+            return
+        done.append(number)
+
+    threads = [threading.Thread(target=attempt, args=(n,)) for n in range(16)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert len(done) == 1
+    assert read_bytes(store, "log/x.json") == bytes(done) * 1000
+    assert names(store, "log") == ["x.json"]
+    assert len(list((tmp_path / "log").iterdir())) == 1
+
+
+def test_damage_is_found(store: Store) -> None:
+    write(store, "a")
+    publish(store, "a")
+    write_bytes(store, "versions/a/tables/user/part-0-0.parquet", b"rowz")
+    assert verify(store) == [
+        f"`{store.path}/versions/a/tables/user/part-0-0.parquet` is damaged: its hash is not that of the manifest"
+    ]
+    write_bytes(store, "versions/a/tables/user/part-0-0.parquet", b"rows!")
+    assert "(5 bytes, written were 4)" in verify(store)[0]
+    store.filesystem.delete_file(store.inside("versions/a/dense.safetensors"))
+    assert [fault.endswith("missing") for fault in verify(store)] == [True, False]
+    name = f"versions/a/{NAME}"
+    data = read_bytes(store, name)
+    assert data is not None
+    write_bytes(store, name, data.replace(b"0.7", b"0.9"))
+    with pytest.raises(VersionError, match="hash is not that of the log"):
+        show(store)
+    assert list_versions(store)[0].manifest is None
+    write_bytes(store, "log/00000001.json", b'{"number": 1')
+    with pytest.raises(VersionError, match=r"00000001.json` is damaged"):
+        current(store)
+
+
+def test_the_options_of_a_url_stand_at_the_end_of_what_is_named(tmp_path: Path) -> None:
+    store = Store("s3://bucket/model?region=eu", pafs.LocalFileSystem(), str(tmp_path))
+    manifest = write(store, "a")
+    part = "versions/a/tables/user/part-0-0.parquet"
+    write_bytes(store, part, b"rowz")
+    found = [file_fault(store, "a", manifest.tables["user"].files[0])]
+    write_bytes(store, part, b"rows!")
+    with pytest.raises(VersionError) as unpublished:
+        publish(store, "a")
+    store.filesystem.delete_file(store.inside(part))
+    found += [file_fault(store, "a", manifest.tables["user"].files[0]), str(unpublished.value)]
+    for message in found:
+        assert message is not None
+        assert f"`s3://bucket/model/{part}?region=eu`" in message
+    with pytest.raises(VersionError, match=rf"`s3://bucket/model/versions/b/{NAME}\?region=eu` is missing"):
+        read_unpublished(store, "b")
+
+
+def test_rollback(store: Store) -> None:
+    with pytest.raises(VersionError, match="publish one first"):
+        rollback(store)
+    for name in "abc":
+        write(store, name)
+        publish(store, name)
+    assert rollback(store).current == "b"
+    assert current(store) == "b"
+    assert rollback(store).current == "a"
+    with pytest.raises(VersionError, match="no version before a"):
+        rollback(store)
+    assert rollback(store, "c").current == "c"
+    assert rollback(store, "c").number == 6  # nothing to do
+    assert show(store).id == "c"
+    assert [(v.id, v.current) for v in list_versions(store)] == [("c", True), ("b", False), ("a", False)]
+    with pytest.raises(VersionError, match="no version x; the newest ones are: a, b, c"):
+        rollback(store, "x")
+    store.filesystem.delete_file(store.inside("versions/a/dense.safetensors"))
+    with pytest.raises(VersionError, match="missing"):
+        rollback(store, "a")
+    assert current(store) == "c"
+
+
+def test_gc(store: Store) -> None:
+    for name in "abcde":
+        write(store, name, base="b" if name == "d" else None)
+        publish(store, name)
+    write(store, "killed")
+    write(store, "candidate")
+    rollback(store, "c")
+    planned = gc(store, 2, ["candidate"], dry_run=True)
+    assert [v.id for v in list_versions(store)] == list("edcba")
+    assert gc(store, 2, ["candidate"]) == planned
+    assert planned.versions == ["a"]  # e and d are the newest, c is current, d rests on b
+    assert planned.leftovers == ["killed"]
+    assert names(store, "versions") == ["b", "c", "candidate", "d", "e"]
+    assert current(store) == "c"
+    assert [m.id for m in chain(store, show(store, "d"))] == ["b", "d"]
+    for name in "bcde":
+        assert verify(store, name) == []
+    with pytest.raises(VersionError, match="no version a"):
+        show(store, "a")
+    publish(store, "candidate")
+    assert gc(store, 1).versions == ["b", "c", "d", "e"]
+    assert names(store, "versions") == ["candidate"]
+    with pytest.raises(VersionError, match="at least 1"):
+        gc(store, 0)
+
+
+def test_a_removal_cut_off_is_ended_by_the_next(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in "abc":
+        write(store, name)
+        publish(store, name)
+
+    def full(*_: object) -> None:
+        raise StorageError("cut off")
+
+    with monkeypatch.context() as patch:
+        patch.setattr("raymtl.model_store.store.remove_folder", full)
+        with pytest.raises(StorageError):
+            gc(store, 1)
+    assert [v.id for v in list_versions(store)] == ["c", "b"]
+    removed = gc(store, 1)
+    assert (removed.versions, removed.leftovers) == (["b"], ["a"])
+    assert names(store, "versions") == ["c"]
+
+
+def test_diff(store: Store) -> None:
+    a = write(store, "a")
+    b = write(
+        store,
+        "b",
+        rows=b"more rows",
+        counts={"rows": 9},
+        config={"train": {"lr": 0.1, "workers": 4}},
+        metrics={"eval": {"click": {"auc": 0.75}, "buy": {"auc": 0.6}}},
+    )
+    found = diff(a, b)
+    assert found.config == {"train.workers": (2, 4)}
+    assert found.counts == {"rows": (5, 9), "bytes": (11, 16)}
+    assert found.metrics == {"eval.click.auc": (0.7, 0.75), "eval.buy.auc": (None, 0.6)}
+    assert found.tables == {}
+    assert diff(a, a).config == {}
+
+
+def test_versions_that_rest_on_each_other(store: Store) -> None:
+    for name, base in (("a", "b"), ("b", "a")):
+        write(store, name, base=base)
+        publish(store, name)
+    with pytest.raises(VersionError, match="rests on itself"):
+        verify(store)
+
+
+def test_manifests_of_other_formats(store: Store) -> None:
+    data = write(store, "a").dump()
+    for change, message in (
+        ({"format": 2}, "format 2, this raymtl reads format 1"),
+        ({"surprise": 1}, r"damaged \(surprise"),
+        ({"tables": 1}, r"damaged \(tables"),
+    ):
+        with pytest.raises(VersionError, match=message):
+            parse_manifest(json.dumps({**json.loads(data), **change}).encode(), "m")
+    for damaged in (data[:50], b"[]", b""):
+        with pytest.raises(VersionError, match="`m` is damaged"):
+            parse_manifest(damaged, "m")
+    assert parse_manifest(data, "m").data_end == dt.date(2026, 1, 1)
+
+
+def test_names() -> None:
+    first, second = new_id(dt.date(2026, 1, 5)), new_id(dt.date(2026, 1, 5))
+    assert first != second
+    assert check_id(first).startswith("2026-01-05-")
+    for bad in ("", "../x", "a/b", ".hidden", "a b"):
+        with pytest.raises(VersionError, match="cannot name a version"):
+            check_id(bad)
+
+
+def test_a_full_or_read_only_storage_is_one_sentence(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    for step in (
+        lambda s: write_bytes(s, "a/b", b""),
+        lambda s: create(s, "a/b", b""),
+        lambda s: Output(s, "a/b"),
+    ):
+        with pytest.raises(StorageError, match=r"cannot write `a/b`: .*what is published stays as it is") as caught:
+            step(open_store(str(tmp_path / "file")))
+        assert "\n" not in str(caught.value)
+    if Path("/dev/full").exists():
+        store = open_store(str(tmp_path))
+        (tmp_path / "full").symlink_to("/dev/full")
+        output = Output(store, "full")
+        with pytest.raises(StorageError, match="No space left"):
+            output.write(b"x" * (1 << 20))

@@ -1,0 +1,231 @@
+"""Whole runs on a Ray cluster: exact row counts, the same losses on one worker and two, recovery, refusals."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pytest
+
+from raymtl.config.load import config_from_dict
+from raymtl.config.root import Config
+from raymtl.data.units import plan_input
+from raymtl.errors import ClusterError, ConfigError, DataError
+from raymtl.reports.html import write_report
+from raymtl.training import driver as training_driver
+from raymtl.training.rundir import run_folder
+from raymtl.training.snapshot import SNAPSHOT
+from tests.helpers.ray_nodes import ENVIRONMENT, Nodes, workers_on
+from tests.helpers.ray_processes import ray_processes
+from tests.helpers.run_logs import DAYS, small_config, write_config, write_part
+
+pytestmark = [pytest.mark.ray, pytest.mark.timeout(480)]
+SIZES = (150, 90, 201, 64)
+UNITS, BATCH = 6, 512
+
+
+@pytest.fixture(scope="module")
+def logs(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    root = tmp_path_factory.mktemp("logs")
+    for n, rows in enumerate(SIZES):
+        write_part(root, DAYS[0], f"part-{n}.parquet", rows, seed=n)
+    for n, rows in enumerate((77, 130)):
+        write_part(root, DAYS[1], f"part-{n}.parquet", rows, seed=10 + n)
+    return root
+
+
+def configured(raw: dict[str, Any], **data: Any) -> Config:
+    return config_from_dict({**raw, "data": {**raw["data"], **data}})
+
+
+def lines_of(config: Config, kind: str) -> list[dict[str, Any]]:
+    text = Path(run_folder(config), "metrics.jsonl").read_text()
+    return [line for line in map(json.loads, text.splitlines()) if line["kind"] == kind]
+
+
+@dataclass
+class Whole:
+    """A run of two workers to its end."""
+
+    raw: dict[str, Any]
+    config: Config
+    result: dict[str, Any]
+    heard: list[dict[str, Any]]
+    dealers: set[int]
+    """Processes that dealt blocks out to the workers, seen at one evaluation or another."""
+
+
+@pytest.fixture(scope="module")
+def whole(ray_cluster: None, tmp_path_factory: pytest.TempPathFactory) -> Whole:
+    """A unit is one global batch, so that one worker has the same rows in each step; the halves miss labels unevenly."""
+    folder = tmp_path_factory.mktemp("whole")
+    for n in range(UNITS):
+        write_part(folder / "logs", DAYS[0], f"part-{n}.parquet", BATCH, seed=n)
+    for n, rows in enumerate((77, 130)):
+        write_part(folder / "logs", DAYS[1], f"part-{n}.parquet", rows, seed=10 + n)
+    raw = small_config(folder / "logs", folder, "whole", workers=2, passes=2, eval_every_units=2)
+    raw["train"]["batch_size"] = BATCH
+    raw["data"] |= {"unit_rows": BATCH, "block_rows": BATCH // 2}
+    found, others = Whole(raw, config_from_dict(raw), {}, [], set()), ray_processes("SplitCoordinator")
+
+    def listener(item: dict[str, Any]) -> None:
+        found.heard.append(item)
+        if item.get("kind") == "eval":
+            found.dealers |= ray_processes("SplitCoordinator") - others
+
+    found.result = training_driver.train(found.config, listener=listener)
+    return found
+
+
+def test_a_run_counts_every_row_and_leaves_its_results(whole: Whole) -> None:
+    config, result = whole.config, whole.result
+    heard: list[dict[str, Any]] = []
+    folder = Path(run_folder(config))
+    assert result["rows_trained"] == 2 * UNITS * BATCH
+    assert result["rows_left_out"] == 0
+    assert result["metrics"]["eval"]["click"]["count"] == 207
+    assert result["metrics"]["rows"] == 207
+    assert sum(s["click"]["count"] for s in result["metrics"]["scenarios"].values()) == 207
+    assert result["metrics"]["eval"]["click"]["auc"] > 0.7
+    assert 0 < result["metrics"]["eval"]["buy"]["count"] < 207
+    assert result == json.loads((folder / "result.json").read_text())
+    assert json.dumps(result)  # plain numbers all the way
+    evaluations = lines_of(config, "eval")
+    assert len(plan_input(config, "train").units) == UNITS
+    # most evaluations come in mid-stream, while the next units are read
+    assert [(e["pass"], e["units"]) for e in evaluations] == [(0, 2), (0, 4), (0, 0), (1, 2), (1, 4), (1, 0)]
+    assert {e["metrics"]["rows"] for e in evaluations} == {207}
+    assert [line["step"] for line in lines_of(config, "train")] == list(range(1, result["steps"] + 1))
+    assert any(item.get("kind") == "eval" for item in whole.heard)
+    assert 1 <= len(whole.dealers) <= 2  # of the training rows, and of the evaluation rows, once for all evaluations
+    limit = time.monotonic() + 60
+    while whole.dealers & ray_processes("SplitCoordinator"):
+        assert time.monotonic() < limit, "the run is over, and its actors are still there"
+        time.sleep(0.1)
+    assert "<html" in Path(write_report(str(folder))).read_text().lower()
+
+    again = training_driver.train(config, listener=heard.append)
+    assert again == result
+    text = (folder / "result.json").read_text()
+    (folder / "result.json").write_text(text[:200])  # killed while it was written
+    (folder / SNAPSHOT).write_text("")  # and Ray's list of the checkpoints, too
+    assert "finished already" in heard[-1]["note"]
+    heard.clear()
+    fewer = {**whole.raw, "train": {**whole.raw["train"], "workers": 1}}
+    gone_on = training_driver.train(config_from_dict(fewer), listener=heard.append)
+    assert (gone_on["metrics"]["eval"], gone_on["steps"]) == (result["metrics"]["eval"], result["steps"])
+    assert any("was damaged and is written anew" in item.get("note", "") for item in heard)
+    assert not any(item.get("kind") == "train" for item in heard)  # no step was taken again
+    (folder / "result.json").write_text(text)
+    other = config_from_dict({**fewer, "train": {**fewer["train"], "seed": 1}})
+    with pytest.raises(ConfigError, match=r"begun with another configuration.*set another `name`"):
+        training_driver.train(other)
+
+    measured = training_driver.evaluate(str(folder), overrides=["train.workers=1"], checkpoint=None, address=None)
+    for task in ("click", "buy"):
+        for key in ("auc", "logloss", "count", "gauc"):
+            assert measured["metrics"]["eval"][task][key] == pytest.approx(
+                result["metrics"]["eval"][task][key], abs=1e-6
+            )
+
+
+def test_one_worker_and_two_have_the_same_loss_at_every_step(whole: Whole) -> None:
+    train = {**whole.raw["train"], "workers": 1, "eval_every_units": None}
+    alone = config_from_dict({**whole.raw, "name": "alone", "train": train})
+    assert training_driver.train(alone)["steps"] == whole.result["steps"] == 2 * UNITS
+    one, two = (
+        np.array([[line["loss"], *line["losses"].values(), line["order"]] for line in lines_of(config, "train")])
+        for config in (alone, whole.config)
+    )
+    assert np.abs(one - two).max() < 1e-5
+    assert np.ptp(one[:, 0]) > 0.05
+
+
+def test_a_killed_node_and_a_killed_driver_cost_no_row_and_repeat_none(
+    ray_cluster: None, logs: Path, tmp_path: Path
+) -> None:
+    """One of two nodes, without which the other goes on; then the driver, after which the same command goes on elsewhere."""
+    checkpoint = {"every_units": 1, "background": True, "keep": 4}
+    raw = small_config(logs, tmp_path, "killed", workers={"min": 1, "max": 2}, passes=10, checkpoint=checkpoint)
+    raw["data"] |= {"unit_rows": 100, "block_rows": 25, "eval": None}
+    # Batches that two workers cannot share evenly; Ray waits so long for as many workers as before the loss
+    raw["train"] |= {"batch_size": 51, "start_timeout_s": 5}
+    path = write_config(raw, tmp_path / "conf.yaml")
+    config = config_from_dict({**raw, "train": {**raw["train"], "workers": 1}})
+    folder, said, temporary = Path(run_folder(config)), tmp_path / "said", tmp_path / "t"
+    temporary.mkdir()
+    nodes = Nodes(1)
+    second = nodes.add(1)
+    command = [sys.executable, "-m", "raymtl", "train", "--config", path, "--address", nodes.address]
+    environment = os.environ | ENVIRONMENT | {"TMPDIR": str(temporary)}
+    with said.open("wb") as out:
+        driver = subprocess.Popen(command, stdout=out, stderr=out, start_new_session=True, env=environment)
+
+    def until(happened: Callable[[], bool]) -> None:
+        limit = time.monotonic() + 90
+        while not happened():
+            assert driver.poll() is None, f"it ended before it could be killed: {said.read_text()[-2000:]}"
+            assert time.monotonic() < limit, said.read_text()[-2000:]
+            time.sleep(0.05)
+
+    def checkpoints() -> set[Path]:
+        return set(folder.glob("checkpoint_*"))
+
+    try:
+        metrics = folder / "metrics.jsonl"
+        until(lambda: metrics.exists() and metrics.read_text().count("\n") >= 8 and len(checkpoints()) >= 3)
+        assert len(workers_on(second)) == 1
+        nodes.kill(second)
+        until(lambda: "with 1 worker\n" in said.read_text())
+        before = checkpoints()
+        until(lambda: len(checkpoints() - before) >= 2)
+    finally:
+        os.killpg(driver.pid, signal.SIGKILL)
+        driver.wait()
+        nodes.close()
+    assert not (folder / "result.json").exists()
+    notes: list[str] = []
+    result = training_driver.train(config, listener=lambda item: notes.append(item.get("note", "")))
+    assert any("going on from step" in note for note in notes)
+    assert result["starts"] == 3
+    assert result["workers"] == 1
+    assert result["rows_trained"] == 10 * sum(SIZES)
+    steps = [line["step"] for line in lines_of(config, "train")]
+    assert steps == list(range(1, result["steps"] + 1))  # the steps taken again replaced those that were lost
+    rows = [line["rows"] for line in lines_of(config, "train")]
+    assert rows == sorted(rows)
+    assert rows[-1] == 10 * sum(SIZES)
+
+
+def test_a_broken_value_in_mid_stream_ends_all_workers_with_its_place(ray_cluster: None, tmp_path: Path) -> None:
+    root = tmp_path / "logs"
+    for n in range(12):
+        labels = np.zeros(40, np.float32)
+        labels[7] = 3.0 if n == 1 else 1.0  # not one of the files that the sample before the run looks at
+        write_part(root, DAYS[0], f"part-{n:02}.parquet", 40, seed=n, click=pa.array(labels))
+    write_part(root, DAYS[1], "part-0.parquet", 40, seed=99)
+    config = configured(small_config(root, tmp_path, "broken", workers=2), unit_rows=40)
+    with pytest.raises(DataError) as caught:
+        training_driver.train(config)
+    said = str(caught.value)
+    assert all(part in said for part in ("part-01.parquet", "`click`", "tasks.click", "row 7", "3", "0 or 1"))
+    assert "Traceback" not in said
+
+
+def test_more_workers_than_the_cluster_has(ray_cluster: None, logs: Path, tmp_path: Path) -> None:
+    started = time.monotonic()
+    with pytest.raises(
+        ClusterError,
+        match=r"train.workers = 64 need 1 CPU each, and 1 CPU for reading.*room for 8 such workers.*has 8 CPUs.*lower train.w",
+    ):
+        training_driver.train(config_from_dict(small_config(logs, tmp_path, "large", workers=64)))
+    assert time.monotonic() - started < 60
+    assert not (tmp_path / "large").exists()

@@ -1,0 +1,171 @@
+"""A run folder on storage that fails: what passes is tried again, what lasts is one sentence and no other answer."""
+
+import json
+import os
+from collections.abc import Callable
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import torch.distributed as dist
+
+from raymtl.errors import CheckpointError, StorageError, TryLaterError, UserError
+from raymtl.storage import retry
+from raymtl.training.checkpoint import PROGRESS, Progress
+from raymtl.training.rundir import (
+    checkpoints,
+    has_checkpoint,
+    last_checkpoint,
+    only_one,
+    read_file,
+    read_result,
+    write_file,
+)
+from raymtl.training.runlog import METRICS, RunLog
+from raymtl.training.snapshot import SNAPSHOT, mend_snapshot
+from raymtl.training.worker import open_log
+from tests.helpers.faulty_storage import Faults, register
+from tests.helpers.worker_processes import several
+
+
+@pytest.fixture
+def faults(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Faults:
+    found = Faults(tmp_path / "faults")
+    monkeypatch.setenv(*found.variable)
+    monkeypatch.setattr(retry, "time", SimpleNamespace(sleep=lambda seconds: None))
+    register()
+    return found
+
+
+@pytest.fixture
+def run(faults: Faults, tmp_path: Path) -> str:
+    """A run with two whole checkpoints, one without metadata, and a damaged list of them."""
+    for number in range(3):
+        folder = tmp_path / f"run/checkpoint_{number}"
+        folder.mkdir(parents=True)
+        (folder / PROGRESS).write_text("{}")
+        if number < 2:
+            (folder / ".metadata").write_bytes(b"")
+    (tmp_path / "run/result.json").write_text('{"status": "finished"}')
+    (tmp_path / f"run/{SNAPSHOT}").write_text("{")
+    return f"faulty://{tmp_path}/run"
+
+
+def mend(run: str) -> str:
+    said: list[str] = []
+    mend_snapshot(run, said.append)
+    return said[0].partition("` ")[2]
+
+
+STEPS: list[tuple[str, str, Callable[[str], Any], Any]] = [
+    ("open", "*/result.json", read_result, {"status": "finished"}),
+    ("read", "*/result.json", read_result, {"status": "finished"}),
+    ("open", "*/config.yaml", lambda run: read_file(run, "config.yaml"), None),
+    ("list", "*/run", last_checkpoint, "checkpoint_1"),
+    ("list", "*/checkpoint_1", last_checkpoint, "checkpoint_1"),
+    ("list", "*/checkpoint_0", has_checkpoint, True),
+    ("put", "*/config.yaml", lambda run: write_file(run, "config.yaml", "name: a"), None),
+    ("open", "*/.metadata", mend, "is damaged, and no checkpoint is whole: the run begins anew"),
+    ("remove", f"*/{SNAPSHOT}", mend, "is damaged, and no checkpoint is whole: the run begins anew"),
+]
+
+
+@pytest.mark.parametrize(("operation", "path", "step", "answer"), STEPS)
+def test_what_passes_is_tried_again(
+    operation: str, path: str, step: Callable[[str], Any], answer: Any, run: str, faults: Faults
+) -> None:
+    faults.add(operation, path, "ConnectionResetError", times=3)
+    found = step(run)
+    assert (found.rpartition("/")[2] if step is last_checkpoint else found) == answer
+    assert [error for _, _, error in faults.calls(operation, path)][:3] == ["ConnectionResetError"] * 3
+
+
+@pytest.mark.parametrize("error", ["EIO", "ENOSPC", "EACCES", "AWS Error SLOW_DOWN (HTTP status 503)"])
+@pytest.mark.parametrize(("operation", "path", "step", "_"), STEPS)
+def test_what_lasts_is_one_sentence(
+    operation: str, path: str, step: Callable[[str], Any], _: Any, error: str, run: str, faults: Faults
+) -> None:
+    faults.add(operation, path, error, times=None)
+    with pytest.raises(StorageError) as caught:
+        step(run)
+    message = str(caught.value)
+    assert message.startswith(f"run folder `{run}")
+    assert "cannot " in message
+    assert message.endswith(", then the same command goes on")
+    assert "\n" not in message
+    assert caught.value.exit_code == 74
+
+
+def test_a_run_that_is_not_there_is_no_fault_of_the_storage(run: str, tmp_path: Path) -> None:
+    for missing in (f"{run}-2", str(tmp_path / "nothing"), str(tmp_path / "run/result.json")):
+        with pytest.raises(CheckpointError, match="does not exist"):
+            checkpoints(missing)
+        assert not has_checkpoint(missing)
+        assert read_result(missing) is None
+    assert [folder.rpartition("/")[2] for folder in checkpoints(run)] == ["checkpoint_0", "checkpoint_1"]
+    with pytest.raises(StorageError, match="name another place"):
+        write_file(str(tmp_path / "run/result.json"), "config.yaml", "")
+
+
+class Mail:
+    """A mailbox without Ray."""
+
+    def __init__(self) -> None:
+        self.items: list[dict[str, Any]] = []
+        self.put = SimpleNamespace(remote=self.items.append)
+
+
+def test_a_log_that_cannot_be_copied_does_not_end_the_training(
+    run: str, faults: Faults, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "run" / METRICS).write_text('{"step": 1}\n{"step": 2}\n{"step"')
+    mail = Mail()
+    log = RunLog(run, mail, 1)
+    faults.add("*", f"*/run/{METRICS}", "EIO", times=None)
+    log.sync()
+    assert len(mail.items) == 1
+    assert mail.items[0]["note"].startswith(f"run folder `{run}`: the log cannot be copied there, training goes on: ")
+    faults.clear()
+    log.evaluation({"step": 2, "metrics": {"tasks": {}}})
+    log.close()
+    assert len(mail.items) == 2
+    lines = [json.loads(line) for line in (tmp_path / "run" / METRICS).read_text().splitlines()]
+    assert [line["step"] for line in lines] == [1, 2]
+    assert not (tmp_path / "raymtl-log").exists()
+
+
+def log_of_all(rank: int, workers: int, run: str, control: tuple[str, str]) -> tuple[str, int]:
+    """What each worker hears of a log that the first one cannot make."""
+    os.environ.update([control])
+    retry.PAUSES_S = ()  # type: ignore[assignment]
+    register()
+    group = dist.group.WORLD
+    assert group is not None
+    try:
+        open_log(SimpleNamespace(run_dir=run, mailbox=None), Progress(), group)  # type: ignore[arg-type]
+    except UserError as error:
+        return str(error), error.exit_code
+    return "", 0
+
+
+@pytest.mark.dist
+def test_a_log_that_cannot_be_made_is_told_to_all_workers(run: str, faults: Faults, tmp_path: Path) -> None:
+    faults.add("open", f"*/{METRICS}", "EIO", times=None)
+    answers = several(2, tmp_path / "work", log_of_all, run, faults.variable)
+    assert answers[0] == answers[1]
+    assert answers[0][0].startswith(f"run folder `{run}`: cannot read `{METRICS}`: ")
+    assert answers[0][1] == 74
+
+
+def test_a_folder_is_held_by_one_process(tmp_path: Path) -> None:
+    with (
+        only_one(str(tmp_path / "run")),
+        pytest.raises(TryLaterError, match=rf"\(process {os.getpid()}\); wait for it"),
+        only_one(str(tmp_path / "run")),
+    ):
+        pass
+    (tmp_path / "file").write_text("")
+    with pytest.raises(StorageError, match="cannot be written"), only_one(str(tmp_path / "file" / "run")):
+        pass
