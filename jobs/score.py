@@ -6,7 +6,7 @@ ray job submit --address http://HEAD:8265 --working-dir . -- \\
 
 import sys
 
-from raymtl.cli.__main__ import main
+from raymtl.__main__ import main
 
 if __name__ == "__main__":
     main(["score", *sys.argv[1:]])

@@ -5,7 +5,7 @@ ray job submit --address http://HEAD:8265 --working-dir . -- python jobs/tune.py
 
 import sys
 
-from raymtl.cli.__main__ import main
+from raymtl.__main__ import main
 
 if __name__ == "__main__":
     main(["tune", *sys.argv[1:]])

@@ -45,23 +45,24 @@ def daily(
     loaded = load_config(config, [*sets, *(f"{k}={json.dumps(v)}" for k, v in short.items() if v is not None)])
     days = _days(date, first, last)
     console.print("looking at the store and the logs")  # before the imports, which take seconds
-    from raymtl.daily.day import Order
+    from raymtl.daily.day import DailyRequest
     from raymtl.daily.reports.table import day_table, verdict
-    from raymtl.daily.runner import look_ahead, run_daily
+    from raymtl.daily.runner import dry_run as daily_dry_run
+    from raymtl.daily.runner import run_daily
     from raymtl.dependencies import check_stack
     from raymtl.reports.progress import TrainingLines
     from raymtl.storage.object_store import open_store
 
-    order = Order(*days, force, ignore_bounds, wait)
+    order = DailyRequest(*days, force, ignore_bounds, wait)
     check_stack()
     if dry_run:
-        found = look_ahead(loaded, order)
+        found = daily_dry_run(loaded, order)
         for step in found:
             console.print(_ahead(step), markup=False)
         finish(as_json, {"would": found})
         return
     with TrainingLines(console) as lines:
-        records = run_daily(loaded, order, address=address, listener=lines)
+        records = run_daily(loaded, order, address=address, on_event=lines)
     for record in records:
         console.print(verdict(record), markup=False)
     if records and loaded.daily is not None:

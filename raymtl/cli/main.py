@@ -266,7 +266,7 @@ def train(
         finish(as_json, facts)
         return
     with TrainingLines(console) as lines:
-        result = driver.train(loaded, address=address, listener=lines)
+        result = driver.train(loaded, address=address, on_event=lines)
     if result["metrics"]["eval"]:
         console.print(print_table(result))
     run_dir = run_folder(loaded)
@@ -293,7 +293,7 @@ def evaluate(
     from raymtl.training import driver
 
     check_stack()
-    result = driver.evaluate(run_dir, overrides=sets, checkpoint=checkpoint, address=address, say=_say)
+    result = driver.evaluate(run_dir, overrides=sets, checkpoint=checkpoint, address=address, notify=_say)
     console.print(print_table(result))
     console.print(f"checkpoint: {result['checkpoint']}")
     finish(as_json, result)

@@ -86,7 +86,7 @@ def tune(
 
     check_stack()
     with TrialLines(console) as lines:
-        result = run(loaded, address=address, listener=lines)
+        result = run(loaded, address=address, on_event=lines)
     _show(opened(search_folder(loaded))[0], result, as_json)
 
 

@@ -73,7 +73,7 @@ class Daily(Section):
     store: Location
     """Folder or URL of the versions; what the job notes of each day lies beside them."""
     bootstrap_days: PositiveInt = 7
-    """Days up to the first one that the very first version is trained on, in `train.passes` passes."""
+    """Days up to the first one that the very first version is trained on, for `train.epochs` epochs."""
     skip: list[Day] = []
     """Days to leave out: known to be bad, and never trained on."""
     ready: Ready = Ready()
@@ -91,7 +91,7 @@ class Daily(Section):
     replay: Replay | None = None
     """Older rows to train on again; null: every row once."""
     min_count: NonNegativeInt = 0
-    """Only for `map` tables: an ID that the day does not have is forgotten where it was looked up less often in all."""
+    """Only for `map` tables: an ID that the day does not have is evicted where it was looked up less often in all."""
     gate: Gate = Gate()
     """What a candidate must reach."""
     full_every: PositiveInt = 7

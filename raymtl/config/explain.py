@@ -13,6 +13,14 @@ from raymtl.config.schema import Kind, Place, field_kind, in_words, locate, sect
 LONGEST = 60
 """Characters of a value that a sentence quotes at most."""
 
+RENAMED = {
+    "passes": "epochs",
+    "ready_made": "presets",
+    "loses_at_most": "max_drop",
+    "forget_after_days": "evict_after_days",
+}
+"""Fields by the names that they had once."""
+
 
 def explain(error: ValidationError, root: type[Section]) -> list[str]:
     """One sentence for everything that is wrong; its first word is the dotted path wherever there is one."""
@@ -76,6 +84,8 @@ def _unknown_key(place: Place, root: type[Section]) -> str:
     key = place.path.rpartition(".")[2]
     known = place.holder.model_fields if place.holder else {}
     says = f"{place.path} is an unknown key" + (f" of `{place.tag}`" if place.tag else "")
+    if RENAMED.get(key) in known:
+        return f"{says}; did you mean `{RENAMED[key]}`?"
     if near := did_you_mean(key, known):
         return says + near
     others = [

@@ -91,7 +91,7 @@ class TableDefaults(Section):
     `map`: each ID that was admitted has a row of its own, any ID, strings too; row 0 stands for all the others."""
     admit_count: PositiveInt = 1
     """Only for `map`: lookups in the counting pass that a new ID needs to get a row."""
-    forget_after_days: PositiveInt | None = None
+    evict_after_days: PositiveInt | None = None
     """Only for `map`: an ID that was last seen more than so many days ago loses its row; null: never."""
     pooling: Literal["sum", "mean"] = "sum"
     """How the embeddings of an `ids` feature become one vector."""

@@ -136,13 +136,13 @@ def _read(path: str) -> str:
 def _read_url(url: str) -> str:
     # Not before: Arrow takes a while to import, and these modules read configurations themselves
     from raymtl.storage.filesystem import open_filesystem, read_whole
-    from raymtl.storage.retry import advice, may_pass, patiently, reason
+    from raymtl.storage.retry import advice, is_transient, reason, retry
 
     try:
         filesystem, inner = open_filesystem(url)
-        return patiently(lambda: read_whole(filesystem, inner)).decode("utf-8-sig")
+        return retry(lambda: read_whole(filesystem, inner)).decode("utf-8-sig")
     except OSError as error:
-        if may_pass(error):
+        if is_transient(error):
             raise StorageError(
                 f"the configuration file `{url}` cannot be read: {reason(error)}; {advice(error)} and run the same command again"
             ) from error

@@ -138,7 +138,7 @@ def _table_problems(config: Config) -> Iterator[str]:
     for name, spec in config.tables.items():
         if spec.id_space == "map" and spec.rows < 2:
             yield f"tables.{name}.rows is {spec.rows}; a `map` table has an unknown row and needs 2 or more"
-        for key in ("admit_count", "forget_after_days"):
+        for key in ("admit_count", "evict_after_days"):
             value, usual = getattr(spec, key), getattr(config.table_defaults, key)
             if spec.id_space != "map" and value not in (usual, TableDefaults.model_fields[key].default):
                 yield (

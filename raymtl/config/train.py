@@ -107,7 +107,7 @@ class Train(Section):
     """Where the workers run."""
     batch_size: PositiveInt = 2048
     """Rows per step over all workers together, so that the number of workers does not change the optimisation."""
-    passes: PositiveInt = 1
+    epochs: PositiveInt = 1
     """Times that the training days are read."""
     seed: int = 0
     """Seed of the initial weights and of dropout."""

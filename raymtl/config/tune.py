@@ -50,7 +50,7 @@ class Dimension(Section):
 class Bound(Section):
     """What a metric must keep to; exactly one of the three."""
 
-    loses_at_most: NonNegativeFloat | None = None
+    max_drop: NonNegativeFloat | None = None
     """The metric may be worse than that of the default configuration by this much."""
     at_least: float | None = None
     """A fixed floor."""
@@ -62,7 +62,7 @@ class Bound(Section):
         given = [k for k in type(self).model_fields if getattr(self, k) is not None]
         if len(given) != 1:
             raise ValueError(
-                f"has {quoted(given) if given else 'no limit'}; give exactly one of `loses_at_most`, `at_least` and `at_most`"
+                f"has {quoted(given) if given else 'no limit'}; give exactly one of `max_drop`, `at_least` and `at_most`"
             )
         return self
 
@@ -192,7 +192,7 @@ class Tune(Section):
 
     space: dict[str, Dimension] = {}
     """Fields by their dotted path, such as `tasks.cart.weight` or `train.dense_optimizer.lr`, and the values to try."""
-    ready_made: list[Literal["loss_weights", "alpha", "learning_rates", "trunk", "embedding_dims"]] = []
+    presets: list[Literal["loss_weights", "alpha", "learning_rates", "trunk", "embedding_dims"]] = []
     """Spaces that are ready to use, beside `space`; `docs/tuning.md` says what is in each."""
     objective: Objective = Objective(metric="mean_auc")
     """What makes a trial better."""

@@ -12,7 +12,7 @@ from raymtl.storage.object_store import Store, read_bytes, remove, write_bytes
 _NAME = f"{FOLDER}/redo.json"
 
 
-class Redo:
+class Backfill:
     """The days of a range that are done again."""
 
     def __init__(self, store: Store, first: dt.date, last: dt.date):

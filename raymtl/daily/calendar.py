@@ -12,7 +12,7 @@ from raymtl.storage.object_store import Store
 
 
 @dataclass(frozen=True)
-class Todo:
+class DaySchedule:
     """What a command has to do."""
 
     days: list[dt.date]
@@ -49,7 +49,7 @@ def version_before(versions: list[Listed], start: Manifest | None, day: dt.date)
     return start
 
 
-def days_to_do(store: Store, daily: Daily, day: dt.date) -> Todo:
+def days_to_do(store: Store, daily: Daily, day: dt.date) -> DaySchedule:
     """The days after the current version's data up to `day`.
 
     Days that were refused, or whose version was rolled back, are left out: doing them again is somebody's decision (`--from`,
@@ -61,7 +61,7 @@ def days_to_do(store: Store, daily: Daily, day: dt.date) -> Todo:
         return days_between(daily, day, day)
     end = current.manifest.data_end
     if day <= end:
-        return Todo([], [what_became_of(store, daily, day, versions)])
+        return DaySchedule([], [what_became_of(store, daily, day, versions)])
     days, notes = [], []
     for between in (end + dt.timedelta(days=n) for n in range(1, (day - end).days + 1)):
         reason = why_left_out(store, daily, between)
@@ -69,7 +69,7 @@ def days_to_do(store: Store, daily: Daily, day: dt.date) -> Todo:
             days.append(between)
         else:
             notes.append(_left_out(daily, between, reason, day))
-    return Todo(days, notes)
+    return DaySchedule(days, notes)
 
 
 def what_became_of(store: Store, daily: Daily, day: dt.date, versions: list[Listed]) -> str:
@@ -107,7 +107,7 @@ def was_left_out(store: Store, day: dt.date, versions: list[Listed]) -> bool:
     """Whether no version in the line of the current one learned a day up to the end of its data."""
     current = next((v.manifest for v in versions if v.current), None)
     nothing_skipped = Daily(store=store.path)
-    return day in LeftOut(store, nothing_skipped, versions, current)
+    return day in ExcludedDays(store, nothing_skipped, versions, current)
 
 
 def redo_command(day: dt.date, end: dt.date) -> str:
@@ -127,7 +127,7 @@ def first_day(store: Store, versions: list[Listed]) -> dt.date:
     return min(begins)
 
 
-def days_between(daily: Daily, first: dt.date, last: dt.date) -> Todo:
+def days_between(daily: Daily, first: dt.date, last: dt.date) -> DaySchedule:
     """The days of a range that somebody asks for, without those of `daily.skip`."""
     days = [first + dt.timedelta(days=n) for n in range((last - first).days + 1)]
     notes = [
@@ -135,7 +135,7 @@ def days_between(daily: Daily, first: dt.date, last: dt.date) -> Todo:
         for d in days
         if d in daily.skip
     ]
-    return Todo([d for d in days if d not in daily.skip], notes)
+    return DaySchedule([d for d in days if d not in daily.skip], notes)
 
 
 def why_left_out(store: Store, daily: Daily, day: dt.date) -> str | None:
@@ -150,7 +150,7 @@ def why_left_out(store: Store, daily: Daily, day: dt.date) -> str | None:
     return None
 
 
-class LeftOut:
+class ExcludedDays:
     """The days that a base was not trained on, nor any version before it: refused, rolled back, or passed over; and those of
     `daily.skip`. Days before its first version count where they were refused."""
 

@@ -65,10 +65,10 @@ class Findings:
         return [sentence.rstrip("; ") for sentence in said]
 
 
-def out_of_bounds(figures: Figures, day: dt.date, earlier: Mapping[dt.date, Figures], bounds: Bounds) -> Findings:
+def find_data_drift(figures: Figures, day: dt.date, earlier: Mapping[dt.date, Figures], bounds: Bounds) -> Findings:
     """Compare a day with the published days before it; `earlier` may hold any days, and those from `day` on are left out."""
     days = sorted(d for d in earlier if d < day)[-bounds.history_days :]
-    judge = _Judge(figures, day, {d: earlier[d] for d in days}, bounds, Findings())
+    judge = _DriftEvaluator(figures, day, {d: earlier[d] for d in days}, bounds, Findings())
     judge.columns()
     judge.rows()
     judge.labels()
@@ -77,7 +77,7 @@ def out_of_bounds(figures: Figures, day: dt.date, earlier: Mapping[dt.date, Figu
 
 
 @dataclass(frozen=True)
-class _Judge:
+class _DriftEvaluator:
     figures: Figures
     day: dt.date
     earlier: dict[dt.date, Figures]

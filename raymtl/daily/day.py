@@ -15,11 +15,11 @@ from typing import Any
 
 from raymtl.config.daily import Daily
 from raymtl.config.root import Config
-from raymtl.daily.calendar import LeftOut, choose_base, known_versions
-from raymtl.daily.data_drift import out_of_bounds
+from raymtl.daily.calendar import ExcludedDays, choose_base, known_versions
+from raymtl.daily.data_drift import find_data_drift
 from raymtl.daily.day_job import day_job, session_config
 from raymtl.daily.day_maps import DayMaps, make_day_maps
-from raymtl.daily.gate import judge, summary
+from raymtl.daily.gate import evaluate_gate, summary
 from raymtl.daily.input_plan import DayPlans, plan_day
 from raymtl.daily.ready import check_day, not_ready
 from raymtl.daily.record import (
@@ -54,19 +54,19 @@ from raymtl.model_store.lease import Lease
 from raymtl.model_store.loader import check_fits
 from raymtl.model_store.manifest import Manifest
 from raymtl.storage.object_store import Store, names, remove_folder
-from raymtl.storage.paths import below
+from raymtl.storage.paths import join_path
 from raymtl.training.cluster import connect
-from raymtl.training.driver import defining
+from raymtl.training.driver import model_defining_fields
 from raymtl.training.phases import joining, starting_workers
-from raymtl.training.ray_trainer import fit
-from raymtl.training.resources import check_room, reading_tasks
+from raymtl.training.ray_trainer import launch
+from raymtl.training.resources import reading_tasks, wait_for_resources
 
 Listener = Callable[[dict[str, Any]], None]
 _POLL_S = 30.0
 
 
 @dataclass(frozen=True)
-class Order:
+class DailyRequest:
     """What a command asks for."""
 
     last: dt.date
@@ -93,7 +93,7 @@ def training_fields(config: Config) -> dict[str, Any]:
     """What decides how a day is trained, by dotted key; where it runs and when things are kept or judged does not count."""
     own = ("dense_lr_factor", "schedule", "accumulator_decay", "replay", "min_count", "gate.holdout", "bootstrap_days")
     keys = tuple(f"daily.{key}" for key in own)
-    return {k: v for k, v in defining(config).items() if not k.startswith("daily.") or k.startswith(keys)}
+    return {k: v for k, v in model_defining_fields(config).items() if not k.startswith("daily.") or k.startswith(keys)}
 
 
 def training_hash(config: Config) -> str:
@@ -109,15 +109,15 @@ class Day:
         config: Config,
         store: Store,
         day: dt.date,
-        order: Order,
+        order: DailyRequest,
         lease: Lease,
         address: str | None,
-        listener: Listener,
+        on_event: Listener,
         anew: bool = False,
     ):
         """`anew`: begin from the start, whatever the record says."""
         self.config, self.store, self.day, self.order = config, store, day, order
-        self.lease, self.address, self.tell = lease, address, listener
+        self.lease, self.address, self.on_event = lease, address, on_event
         self.daily = section(config)
         self.listed = known_versions(store)
         self.base = choose_base(self.listed, day)
@@ -137,7 +137,9 @@ class Day:
         if old.status in FINAL:
             return self._fresh()
         if (old.base, old.config_hash) != (self.base.id if self.base else None, training_hash(self.config)):
-            self.tell({"note": f"{self.day} begins anew: the version before or the configuration is another one now"})
+            self.on_event(
+                {"note": f"{self.day} begins anew: the version before or the configuration is another one now"}
+            )
             return self._fresh()
         return old.model_copy(update={"status": "running", "reason": "", "ended": None})
 
@@ -191,7 +193,7 @@ class Day:
                 self._note(status="published", reason="")
             elif self.record.status != "refused":
                 begins = f"version {self.record.base}" if self.record.base else "nothing: it is the first one"
-                self.tell({"note": f"{self.day}: begins with {begins}"})
+                self.on_event({"note": f"{self.day}: begins with {begins}"})
                 if self.record.written is None or not self._is_written():
                     self._states()
                 self._decide()
@@ -215,22 +217,22 @@ class Day:
     def _states(self) -> None:
         self._enter("wait")
         self._wait()
-        left_out = LeftOut(self.store, self.daily, self.listed, self.base)
+        left_out = ExcludedDays(self.store, self.daily, self.listed, self.base)
         plans = plan_day(self.config, self.day, self.base.data_end if self.base else None, left_out)
         if self.record.plan not in ("", plans.train.identity):
-            self.tell({"note": f"{self.day} begins anew: its logs were written again"})
+            self.on_event({"note": f"{self.day} begins anew: its logs were written again"})
             self.record = self._fresh()
         self._note(plan=plans.train.identity)
         if self.base is not None:
             check_fits(self.config, self.store, self.base)
-        self.tell({"note": joining(self.address)})
+        self.on_event({"note": joining(self.address)})
         local = connect(self.config, self.address)
         try:
             self._check_and_train(plans, local)
         except CheckpointError as error:  # of this very day, so nothing is lost by making it again
             if self._store_is_gone():
                 raise
-            self.tell({"note": f"{self.day} begins anew: {error}"})
+            self.on_event({"note": f"{self.day} begins anew: {error}"})
             self.record = self._fresh()
             self._note(plan=plans.train.identity)
             self._check_and_train(plans, local)
@@ -268,7 +270,7 @@ class Day:
             self.chain,
             plans.own,
             tasks,
-            lambda line: self.tell({"note": line}),
+            lambda line: self.on_event({"note": line}),
         )
         assert self.record.figures is not None
         figures = self.record.figures
@@ -278,7 +280,7 @@ class Day:
         self._note(figures=figures, notes=plans.notes)
         if self.daily.bounds is not None:
             earlier = self._earlier_figures(self.daily.bounds.history_days)
-            found = out_of_bounds(figures, self.day, earlier, self.daily.bounds)
+            found = find_data_drift(figures, self.day, earlier, self.daily.bounds)
             if self.order.ignore_bounds:
                 let_through = [f"--ignore-bounds let the day through: {odd}" for odd in found.without_advice()]
                 self._note(notes=[*self.record.notes, *let_through])
@@ -302,18 +304,18 @@ class Day:
     # evaluate, train, gate: one session of the workers
 
     def _train(self, plans: DayPlans, maps: DayMaps, local: bool) -> None:
-        config = session_config(self.config, plans, self.day, below(self.store.path, self.folder), self.record)
-        room = check_room(config, local, lambda line: self.tell({"note": line}))
+        config = session_config(self.config, plans, self.day, join_path(self.store.path, self.folder), self.record)
+        room = wait_for_resources(config, local, lambda line: self.on_event({"note": line}))
         job, notes = day_job(self.config, config, self.store, self.listed, self.chain, plans, maps, room, self.record)
         self._note(notes=[*self.record.notes, *notes])
-        self.tell({"total_rows": plans.train.rows * config.train.passes})
-        self.tell({"note": starting_workers(config)})
-        self._learned(fit(run_day_worker, job, room, config, self._heard), job, plans, maps)
+        self.on_event({"total_rows": plans.train.rows * config.train.epochs})
+        self.on_event({"note": starting_workers(config)})
+        self._learned(launch(run_day_worker, job, room, config, self._on_worker_event), job, plans, maps)
 
-    def _heard(self, item: dict[str, Any]) -> None:
+    def _on_worker_event(self, item: dict[str, Any]) -> None:
         """A line of the workers."""
         if "state" not in item:
-            self.tell(item)
+            self.on_event(item)
             return
         with suppress(UserError):  # where the session is may be told late; what it found is noted at its end
             self._enter(item["state"])
@@ -332,7 +334,7 @@ class Day:
                 next_day.append(NextDay(day=day, version=score.version, rows=plan.rows, metrics=result["metrics"]))
         manifest = Manifest.model_validate(found["manifest"])
         candidate = found["candidate"]
-        gate = judge(
+        gate = evaluate_gate(
             self.config,
             measured.get(BASE, {}).get("metrics"),
             candidate,
@@ -344,7 +346,7 @@ class Day:
             next_day=sorted(next_day, key=lambda n: n.day, reverse=True),
             trained=Trained(
                 rows=progress["rows"],
-                held_out=plans.train.rows * job.config.train.passes - progress["rows"],
+                held_out=plans.train.rows * job.config.train.epochs - progress["rows"],
                 steps=progress["step"],
                 days=plans.days,
                 ids=maps.facts,
@@ -411,7 +413,7 @@ class Day:
         self.lease.held()
         if state != self._told:
             self._told = state
-            self.tell({"state": state, "day": str(self.day)})
+            self.on_event({"state": state, "day": str(self.day)})
         self._note(state=state)
 
     def _count_time(self) -> None:

@@ -19,8 +19,8 @@ from raymtl.model_store.manifest import Manifest, new_id
 from raymtl.model_store.store import Listed
 from raymtl.model_store.writer import Draft
 from raymtl.storage.object_store import Store
-from raymtl.storage.paths import below
-from raymtl.training.resources import Room
+from raymtl.storage.paths import join_path
+from raymtl.training.resources import ResourceGrant
 
 
 def session_config(config: Config, plans: DayPlans, day: dt.date, output: str, record: Record) -> Config:
@@ -31,7 +31,7 @@ def session_config(config: Config, plans: DayPlans, day: dt.date, output: str, r
     if record.base is not None:
         factor = config.daily.dense_lr_factor or 1.0
         dense = train.dense_optimizer.model_copy(update={"lr": train.dense_optimizer.lr * factor})
-        changes |= {"passes": 1, "schedule": config.daily.schedule, "dense_optimizer": dense}
+        changes |= {"epochs": 1, "schedule": config.daily.schedule, "dense_optimizer": dense}
     days = DayRange(start=dt.date.fromisoformat(plans.train.days[0]), end=day)
     data = config.data.model_copy(update={"train": days, "eval": None, "eval_path": None})
     name = f"run-{record.attempt}"
@@ -48,7 +48,7 @@ def day_job(
     chain: list[Manifest],
     plans: DayPlans,
     maps: DayMaps,
-    room: Room,
+    room: ResourceGrant,
     record: Record,
 ) -> tuple[DayJob, list[str]]:
     """The job, and sentences on what could not be scored.
@@ -89,7 +89,7 @@ def day_job(
         config,
         inputs,
         {name: rates.get(name, 0.5) for name in config.active_tasks()},
-        below(config.output, config.name),
+        join_path(config.output, config.name),
         None,
         room.read_tasks,
         room.threads,

@@ -1,4 +1,4 @@
-"""The ID maps of a day: the version's before, and the one after the day's IDs were counted, admitted and forgotten."""
+"""The ID maps of a day: the version's before, and the one after the day's IDs were counted, admitted and evicted."""
 
 import hashlib
 from collections.abc import Callable
@@ -12,9 +12,9 @@ from raymtl.data.units import Plan
 from raymtl.model_store.manifest import Manifest
 from raymtl.model_store.row_owners import read_map
 from raymtl.storage.object_store import Store
-from raymtl.storage.paths import below
+from raymtl.storage.paths import join_path
 
-Say = Callable[[str], None]
+Notify = Callable[[str], None]
 
 
 @dataclass(frozen=True)
@@ -33,7 +33,7 @@ def version_maps(store: Store, chain: list[Manifest], config: Config, folder: st
     """The maps of a version, saved as `<folder>/<name>-<table>.parquet` below the store; of tables that it has."""
     files = {}
     for table in config.map_tables():
-        path = below(store.path, f"{folder}/{name}-{table}.parquet")
+        path = join_path(store.path, f"{folder}/{name}-{table}.parquet")
         found = find_map(path)
         if found is not None and found.notes.get("version") == chain[-1].id:
             files[table] = found
@@ -43,7 +43,7 @@ def version_maps(store: Store, chain: list[Manifest], config: Config, folder: st
 
 
 def make_day_maps(
-    config: Config, store: Store, folder: str, chain: list[Manifest], plan: Plan, read_tasks: int, say: Say
+    config: Config, store: Store, folder: str, chain: list[Manifest], plan: Plan, read_tasks: int, notify: Notify
 ) -> DayMaps:
     """Count the IDs of `plan` and admit and forget by them, beginning with the maps at the end of `chain` (empty: no version).
 
@@ -55,12 +55,12 @@ def make_day_maps(
     before = version_maps(store, chain, config, folder, "before") if chain else {}
     for table in tables:
         if table not in before:  # a table that the version does not have
-            path = below(store.path, f"{folder}/before-{table}.parquet")
+            path = join_path(store.path, f"{folder}/before-{table}.parquet")
             before[table] = save_map(IdMap.empty(config.tables[table].rows), path, {"version": base})
-    paths = {table: below(store.path, f"{folder}/after-{table}.parquet") for table in tables}
+    paths = {table: join_path(store.path, f"{folder}/after-{table}.parquet") for table in tables}
     sources = {table: _digest(base, source_of(config, plan, table), config.daily.min_count) for table in tables}
     after = count_and_admit(
-        config, plan, lambda table: before[table].load(), paths, sources, config.daily.min_count, read_tasks, say
+        config, plan, lambda table: before[table].load(), paths, sources, config.daily.min_count, read_tasks, notify
     )
     noted = {
         table: {k: v for k, v in file.notes.items() if k not in ("source", "day")} for table, file in after.items()

@@ -19,7 +19,7 @@ _LABELS_PER_POSITIVE = 10
 """Labels of a count or real task that are worth one positive of a binary one: squared errors hang on few large values."""
 
 
-def judge(
+def evaluate_gate(
     config: Config,
     base: Metrics | None,
     candidate: Metrics,

@@ -19,7 +19,7 @@ Tasks = tuple[str, ...] | None
 
 
 @dataclass(frozen=True)
-class Late:
+class DelayedLabels:
     """Tasks whose labels are final some days after their rows, and the days that have become final."""
 
     delay: int
@@ -111,7 +111,7 @@ def held_out_input(plans: DayPlans, config: Config, day: dt.date, maps: dict) ->
     return Input(plans.held_out, True, maps, users_of(config, day, held_out=True))
 
 
-def _by_delay(config: Config, day: dt.date, base_end: dt.date | None) -> tuple[Tasks, list[Late]]:
+def _by_delay(config: Config, day: dt.date, base_end: dt.date | None) -> tuple[Tasks, list[DelayedLabels]]:
     """The tasks whose labels are final at once, and the others by their delay."""
     delay_of = _delays(config)
     delays = sorted(set(delay_of.values()) - {0})
@@ -120,7 +120,7 @@ def _by_delay(config: Config, day: dt.date, base_end: dt.date | None) -> tuple[T
         last = day - dt.timedelta(days=delay)
         count = (day - base_end).days if base_end is not None else 1
         days = [last - dt.timedelta(days=n) for n in reversed(range(count))]
-        late.append(Late(delay, tuple(n for n, own in delay_of.items() if own == delay), days))
+        late.append(DelayedLabels(delay, tuple(n for n, own in delay_of.items() if own == delay), days))
     prompt = tuple(n for n, own in delay_of.items() if not own)
     return (None if not late else prompt), late
 

@@ -12,7 +12,7 @@ from raymtl.data.units import find_footers
 from raymtl.data.validation.report import ColumnReport, PartReport, ScenarioReport
 from raymtl.errors import ConfigError, DataError
 from raymtl.storage.filesystem import open_filesystem
-from raymtl.storage.retry import fault, patiently
+from raymtl.storage.retry import retry, to_user_error
 from raymtl.words import count_of
 
 
@@ -130,6 +130,6 @@ def _only(day: dt.date) -> DayRange:
 
 def _kind(filesystem: pafs.FileSystem, path: str) -> pafs.FileType:
     try:
-        return patiently(lambda: filesystem.get_file_info(path)).type
+        return retry(lambda: filesystem.get_file_info(path)).type
     except OSError as error:
-        raise fault(f"read `{path}`", error) from error
+        raise to_user_error(f"read `{path}`", error) from error

@@ -111,7 +111,7 @@ class Trained(_Part):
     """The days read, each with the tasks whose labels counted (None: all tasks)."""
     ids: dict[str, dict[str, Any]] = {}
     """By `map` table, what the admission did: `admitted`, `known`, `below`, `outdated`, `no_room`, `unknown` as
-    `{"ids": n, "lookups": n}`, `forgotten` as `{"ids": n}`, `unknown_share`."""
+    `{"ids": n, "lookups": n}`, `evicted` as `{"ids": n}`, `unknown_share`."""
 
 
 class Written(_Part):
@@ -122,7 +122,7 @@ class Written(_Part):
     rows: dict[str, int]
     """Rows written of each table."""
     expired: dict[str, int] = {}
-    """Forgotten IDs of each table."""
+    """Evicted IDs of each table."""
 
 
 class Record(_Part):

@@ -6,9 +6,9 @@ from typing import Any
 from raymtl.config.daily import Daily
 from raymtl.config.load import config_from_dict
 from raymtl.config.root import Config
-from raymtl.daily.backfill import Redo
+from raymtl.daily.backfill import Backfill
 from raymtl.daily.calendar import (
-    Todo,
+    DaySchedule,
     choose_base,
     days_between,
     days_to_do,
@@ -18,7 +18,7 @@ from raymtl.daily.calendar import (
     was_left_out,
     what_became_of,
 )
-from raymtl.daily.day import Day, Listener, Order, section, training_fields, training_hash
+from raymtl.daily.day import DailyRequest, Day, Listener, section, training_fields, training_hash
 from raymtl.daily.ready import not_ready
 from raymtl.daily.record import FINAL, Record, read_record
 from raymtl.daily.reports.write import last_records
@@ -30,7 +30,7 @@ from raymtl.storage.object_store import Store, open_store
 from raymtl.words import count_of
 
 
-def run_daily(config: Config, order: Order, *, address: str | None, listener: Listener) -> list[Record]:
+def run_daily(config: Config, order: DailyRequest, *, address: str | None, on_event: Listener) -> list[Record]:
     """Do what is to be done up to the last day; returns the records of the days asked for.
 
     Raises RefusedError where the last day's candidate was refused, TryLaterError where a day is not there yet, and other
@@ -41,24 +41,24 @@ def run_daily(config: Config, order: Order, *, address: str | None, listener: Li
     if order.first is None and not order.force and (done := _done(store, order.last)) is not None and done.ended:
         versions_there = versions.list_versions(store)
         if done.status == "published" and was_left_out(store, done.date, versions_there):
-            listener({"note": what_became_of(store, daily, done.date, versions_there)})
+            on_event({"note": what_became_of(store, daily, done.date, versions_there)})
             return []
-        listener({"note": _done_already(config, store, done)})
+        on_event({"note": _done_already(config, store, done)})
         return _ended(store, [done])
     with acquire(store, f"daily {order.last}", wait_s=order.wait_s) as lease:
 
         def make(day: dt.date, anew: bool = False) -> Day:
-            return Day(config, store, day, order, lease, address, listener, anew)
+            return Day(config, store, day, order, lease, address, on_event, anew)
 
         records = [make(day).run() for day in _cut_off(store)]
         todo = _todo(store, daily, order)
         for note in todo.notes:
-            listener({"note": note})
-        redo = Redo(store, order.first or order.last, order.last) if order.force else None
+            on_event({"note": note})
+        redo = Backfill(store, order.first or order.last, order.last) if order.force else None
         for day in todo.days:
             done = _done(store, day)
             if done is not None and (redo is None or redo.has_done(day)):
-                listener({"note": _done_already(config, store, done)})
+                on_event({"note": _done_already(config, store, done)})
                 records.append(done)
             elif redo is None:
                 records.append(make(day).run())
@@ -72,7 +72,7 @@ def run_daily(config: Config, order: Order, *, address: str | None, listener: Li
     return _ended(store, records)
 
 
-def look_ahead(config: Config, order: Order) -> list[dict[str, Any]]:
+def dry_run(config: Config, order: DailyRequest) -> list[dict[str, Any]]:
     """What `run_daily` would do, day by day: base, whether the logs are there, and why a day is left out.
 
     Raises StorageError where the store could not be written.
@@ -99,7 +99,7 @@ def look_ahead(config: Config, order: Order) -> list[dict[str, Any]]:
     return found
 
 
-def _todo(store: Store, daily: Daily, order: Order) -> Todo:
+def _todo(store: Store, daily: Daily, order: DailyRequest) -> DaySchedule:
     if order.first is None and not order.force:
         return days_to_do(store, daily, order.last)
     todo = days_between(daily, order.first or order.last, order.last)
@@ -110,7 +110,7 @@ def _todo(store: Store, daily: Daily, order: Order) -> Todo:
         old = [day for day in todo.days if first_day(store, there) <= day <= current.data_end]
         learned = [day for day in old if _done(store, day) is None and not was_left_out(store, day, there)]
         notes = [what_became_of(store, daily, day, there) for day in learned]
-        todo = Todo([day for day in todo.days if day not in learned], [*todo.notes, *notes])
+        todo = DaySchedule([day for day in todo.days if day not in learned], [*todo.notes, *notes])
     train = [day for day in todo.days if order.force or _done(store, day) is None]
     if train and current is not None and train[0] <= current.data_end:
         # the version of an old day would take the place of one that has learnt the days after it

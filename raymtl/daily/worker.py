@@ -16,19 +16,19 @@ import torch
 import torch.distributed as dist
 
 from raymtl.data.ids.id_map import IdMap, MapFile
-from raymtl.embeddings.rows import TableRows, decay_state, start_anew, table_rows, weight_square_sum
+from raymtl.embeddings.rows import TableRows, decay_state, reset_rows, table_rows, weight_square_sum
 from raymtl.errors import UserError, VersionError
 from raymtl.model_store.loader import restore as restore_version
-from raymtl.model_store.row_owners import changed_owners, gone, new_owners
+from raymtl.model_store.row_owners import changed_owners, evicted, new_owners
 from raymtl.model_store.writer import Delta, Draft, dense_weights, export
 from raymtl.storage.object_store import Store, open_store, read_bytes, write_bytes
 from raymtl.telemetry import logs
-from raymtl.training.build import Built, build
+from raymtl.training.build import TrainState, build
 from raymtl.training.checkpoint import Progress
-from raymtl.training.distributed import together
+from raymtl.training.distributed import all_gather_or_raise
 from raymtl.training.driver import metrics_section
-from raymtl.training.row_tracker import Touched
-from raymtl.training.trainer import Loop
+from raymtl.training.row_tracker import TouchedRowTracker
+from raymtl.training.trainer import Trainer
 from raymtl.training.worker import Job, Saver, built_facts, open_log, restore, set_up, total_steps
 from raymtl.words import count_of
 
@@ -82,7 +82,7 @@ def run_day_worker(job: dict[str, Any]) -> dict[str, Any]:
     """Entry of a worker; as `training.worker.run_worker`."""
     context = ray.train.get_context()
     try:
-        return _Session(job["job"], context.get_world_rank(), context.get_world_size()).run()
+        return _DailyWorker(job["job"], context.get_world_rank(), context.get_world_size()).run()
     except UserError as error:
         logs.log.error("%s", error)
         return {"user_error": (type(error).__name__, str(error))}
@@ -91,31 +91,31 @@ def run_day_worker(job: dict[str, Any]) -> dict[str, Any]:
         raise
 
 
-class _Session:
+class _DailyWorker:
     def __init__(self, job: DayJob, rank: int, workers: int):
         self.job, self.rank = job, rank
         self.worker, self.group = set_up(job, rank, workers)
         self.store = open_store(job.store)
-        self.notes = _Notebook(self.store, job.notebook, rank, self.group)
+        self.notes = _MeasurementLog(self.store, job.notebook, rank, self.group)
 
     def run(self) -> dict[str, Any]:
         job, config = self.job, self.job.config
         built = build(config, job.base_rates, total_steps(job), self.worker.device, self.worker.group)
         if not job.train_dense:
             built.optimizers.freeze_dense()
-        touched = Touched(config)
+        touched = TouchedRowTracker(config)
         progress = restore(job, built, self.group, touched.load)
         begun = progress.step > 0 or progress.finished
         progress.starts += 1
         log = open_log(job, progress, self.group)
         try:
             saver = Saver(job, built, progress, log, self.group, lambda folder: touched.save(folder, self.rank))
-            loop = Loop(self.worker, config, built, job.inputs, progress, log, saver, touched.add)
+            loop = Trainer(self.worker, config, built, job.inputs, progress, log, saver, touched.add)
             if not begun:
                 self._enter("evaluate")
                 self._before(built, loop)
             elif log is not None:
-                log.say(note=f"going on from step {progress.step}, {count_of(progress.rows, 'row')} trained")
+                log.notify(note=f"going on from step {progress.step}, {count_of(progress.rows, 'row')} trained")
             self._enter("train")
             if not progress.finished:
                 loop.run()
@@ -140,10 +140,10 @@ class _Session:
 
     def _enter(self, state: str) -> None:
         """Tell the driver where the session is."""
-        if self.rank == 0 and self.job.mailbox is not None:
-            self.job.mailbox.put.remote({"state": state})
+        if self.rank == 0 and self.job.event_queue is not None:
+            self.job.event_queue.put.remote({"state": state})
 
-    def _before(self, built: Built, loop: Loop) -> None:
+    def _before(self, built: TrainState, loop: Trainer) -> None:
         """Score the versions before, then make the model ready to be trained: the base with its new owners of rows."""
         job, held = self.job, ""
         for score in job.scores:
@@ -171,7 +171,7 @@ class _Session:
             if name in job.maps:
                 pair = (job.base_maps[name], job.maps[name])
                 before, after = self._loaded(pair)
-                start_anew(table, new_owners(before, after), job.config.tables[name].init, job.config.train.seed)
+                reset_rows(table, new_owners(before, after), job.config.tables[name].init, job.config.train.seed)
 
     def _tell_next_day(self) -> None:
         """Told before training, not at its end: Ray forgets what a process that has ended said."""
@@ -182,7 +182,7 @@ class _Session:
             for task, found in self.notes.get(score.name, {}).get("metrics", {}).get("eval", {}).items():
                 self.worker.gauges.set("next_day_auc_ratio", found.get("auc"), task=task, delay_days=delay)
 
-    def _take(self, built: Built, version: str) -> str:
+    def _take(self, built: TrainState, version: str) -> str:
         """Fill the model from a version, the optimizers too where training begins with it."""
         begins = version == self.job.base
         restored = restore_version(built, self.job.config, self.store, version, self.group, optimizer=begins)
@@ -190,7 +190,7 @@ class _Session:
             self.notes.put("said", restored.notes)
         return version
 
-    def _health(self, built: Built) -> tuple[dict[str, float], dict[str, int]]:
+    def _health(self, built: TrainState) -> tuple[dict[str, float], dict[str, int]]:
         """Root mean square of each table, and the numbers that are not finite by table and dense weight."""
         norms, wrong = self._norms(table_rows(built.model, self.group))
         for name, value in dense_weights(built).items():
@@ -210,7 +210,9 @@ class _Session:
                 wrong[name] = int(count)
         return norms, wrong
 
-    def _write(self, built: Built, progress: Progress, touched: Touched, candidate: dict[str, Any]) -> Any:
+    def _write(
+        self, built: TrainState, progress: Progress, touched: TouchedRowTracker, candidate: dict[str, Any]
+    ) -> Any:
         job = self.job
         assert job.draft is not None
         maps = dict(zip(job.maps, self._loaded(job.maps.values()), strict=True))
@@ -221,7 +223,7 @@ class _Session:
             delta = Delta(
                 job.base,
                 self._changed(touched, before, maps),
-                {name: gone(before[name], after) for name, after in maps.items()},
+                {name: evicted(before[name], after) for name, after in maps.items()},
                 job.accumulator_decay,
             )
         draft = Draft(
@@ -236,11 +238,11 @@ class _Session:
     def _loaded(self, files: Iterable[MapFile]) -> list[IdMap]:
         """Maps, read by every worker; where one cannot, none goes on."""
         found: list[IdMap] = []
-        together(self.group, lambda: found.extend(file.load() for file in files))
+        all_gather_or_raise(self.group, lambda: found.extend(file.load() for file in files))
         return found
 
     def _changed(
-        self, touched: Touched, before: Mapping[str, IdMap], after: Mapping[str, IdMap]
+        self, touched: TouchedRowTracker, before: Mapping[str, IdMap], after: Mapping[str, IdMap]
     ) -> dict[str, np.ndarray]:
         """Rows that training looked up, and on the first worker those whose owner, count or day is another one now."""
         rows = touched.rows()
@@ -250,12 +252,12 @@ class _Session:
         return rows
 
 
-class _Notebook:
+class _MeasurementLog:
     """What was measured before training, on the storage as soon as it is known; the same on all workers."""
 
     def __init__(self, store: Store, name: str, rank: int, group: dist.ProcessGroup):
         self._store, self._name, self._rank, self._group = store, name, rank, group
-        self._notes: dict[str, Any] = together(group, lambda: self._read() if rank == 0 else None)[0]
+        self._notes: dict[str, Any] = all_gather_or_raise(group, lambda: self._read() if rank == 0 else None)[0]
 
     def has(self, key: str) -> bool:
         return key in self._notes
@@ -269,7 +271,7 @@ class _Notebook:
     def put(self, key: str, value: Any) -> None:
         """Note a value that all workers have alike; called by all together."""
         self._notes[key] = value
-        together(self._group, lambda: self._save() if self._rank == 0 else None)
+        all_gather_or_raise(self._group, lambda: self._save() if self._rank == 0 else None)
 
     def _save(self) -> None:
         write_bytes(self._store, self._name, json.dumps(self._notes).encode())

@@ -14,14 +14,16 @@ from raymtl.data.ids.admission import Changes, admit
 from raymtl.data.ids.id_map import IdMap, MapFile, find_map, save_map
 from raymtl.data.units import Plan
 from raymtl.errors import CheckpointError
-from raymtl.storage.paths import absolute, below
+from raymtl.storage.paths import absolute, join_path
 
 _LINE_EVERY_S = 10.0
 
-Say = Callable[[str], None]
+Notify = Callable[[str], None]
 
 
-def make_maps(config: Config, plan: Plan, run_dir: str, read_tasks: int, begun: bool, say: Say) -> dict[str, MapFile]:
+def make_maps(
+    config: Config, plan: Plan, run_dir: str, read_tasks: int, begun: bool, notify: Notify
+) -> dict[str, MapFile]:
     """The map of every `map` table, saved as `<run>/maps/<table>.parquet`; those that the run has already are kept.
 
     A run that has `begun` to train must have them: rows given anew would be those of other IDs. One that was stopped before
@@ -33,7 +35,7 @@ def make_maps(config: Config, plan: Plan, run_dir: str, read_tasks: int, begun: 
     paths = {table: _path(run_dir, table) for table in tables}
     sources = {table: source_of(config, plan, table) for table in tables}
     before = {table: IdMap.empty(config.tables[table].rows) for table in tables}
-    return count_and_admit(config, plan, before.__getitem__, paths, sources, 0, read_tasks, say)
+    return count_and_admit(config, plan, before.__getitem__, paths, sources, 0, read_tasks, notify)
 
 
 def count_and_admit(
@@ -44,9 +46,9 @@ def count_and_admit(
     sources: dict[str, str],
     min_count: int,
     read_tasks: int,
-    say: Say,
+    notify: Notify,
 ) -> dict[str, MapFile]:
-    """The maps after the IDs of `plan` were counted, admitted and forgotten, saved at `paths`, by table.
+    """The maps after the IDs of `plan` were counted, admitted and evicted, saved at `paths`, by table.
 
     `before` gives the map of a table that this begins with; `sources` are hashes of all that a map depends on: one that is there
     already with its hash is not made again. `min_count` as in `admit`.
@@ -56,17 +58,17 @@ def count_and_admit(
     missing = [table for table in paths if table not in files]
     if not missing:
         return files
-    say(f"counting the IDs of {plan.rows:,} rows for the tables {', '.join(paths)}")
-    counts = count_ids(config, plan, read_tasks, CountProgress(say))
+    notify(f"counting the IDs of {plan.rows:,} rows for the tables {', '.join(paths)}")
+    counts = count_ids(config, plan, read_tasks, CountProgress(notify))
     last_day = dt.date.fromisoformat(plan.days[1])
     for name in missing:
         table = config.tables[name]
         new_map, changes = admit(
-            before(name), counts[name], last_day, table.admit_count, table.forget_after_days, min_count, table.rows
+            before(name), counts[name], last_day, table.admit_count, table.evict_after_days, min_count, table.rows
         )
         notes = {"source": sources[name], "day": str(last_day), **facts(changes)}
         files[name] = save_map(new_map, paths[name], notes)
-        say(describe(name, changes, table.admit_count, table.rows))
+        notify(describe(name, changes, table.admit_count, table.rows))
     return files
 
 
@@ -93,7 +95,7 @@ def facts(changes: Changes) -> dict[str, Any]:
     """What an admission did, in plain numbers."""
     parts = ("known", "admitted", "below", "outdated", "no_room", "unknown")
     return {
-        "forgotten": {"ids": len(changes.forgotten_ids)},
+        "evicted": {"ids": len(changes.evicted_ids)},
         "new_share": changes.new_share,
         **{part: asdict(getattr(changes, part)) for part in parts},
         "unknown_share": changes.unknown_share,
@@ -106,8 +108,8 @@ def describe(table: str, changes: Changes, threshold: int, rows: int) -> str:
         f"table {table}: {changes.admitted.ids:,} IDs admitted",
         f"{changes.below.ids:,} below {threshold} lookups",
     ]
-    if len(changes.forgotten_ids):
-        words.append(f"{len(changes.forgotten_ids):,} forgotten")
+    if len(changes.evicted_ids):
+        words.append(f"{len(changes.evicted_ids):,} evicted")
     if changes.outdated.ids:
         words.append(f"{changes.outdated.ids:,} last seen too long ago")
     if changes.no_room.ids:
@@ -116,25 +118,25 @@ def describe(table: str, changes: Changes, threshold: int, rows: int) -> str:
 
 
 def _path(run_dir: str, table: str) -> str:
-    return below(absolute(run_dir), f"maps/{table}.parquet")
+    return join_path(absolute(run_dir), f"maps/{table}.parquet")
 
 
 def source_of(config: Config, plan: Plan, table: str) -> str:
     """Hash of all that a first map depends on: the rows to count, and how they are looked up."""
     spec = config.tables[table]
     features = {n: f.model_dump(mode="json") for n, f in config.features.items() if config.table_of(n) == table}
-    defining = [plan.identity, plan.days, features, spec.rows, spec.admit_count, spec.forget_after_days]
+    defining = [plan.identity, plan.days, features, spec.rows, spec.admit_count, spec.evict_after_days]
     return hashlib.sha256(json.dumps(defining).encode()).hexdigest()[:16]
 
 
 class CountProgress:
     """Says every now and then how far the counting has come."""
 
-    def __init__(self, say: Say):
-        self._say, self._last = say, time.monotonic()
+    def __init__(self, notify: Notify):
+        self._notify, self._last = notify, time.monotonic()
 
     def __call__(self, done: int, total: int) -> None:
         now = time.monotonic()
         if done < total and now - self._last >= _LINE_EVERY_S:
             self._last = now
-            self._say(f"counted the IDs of {done:,} of {total:,} rows")
+            self._notify(f"counted the IDs of {done:,} of {total:,} rows")

@@ -23,7 +23,7 @@ from raymtl.data.units import Fragment, Plan
 from raymtl.data.user_slice import UserSlice
 from raymtl.errors import CheckpointError, DataError, StorageError
 from raymtl.storage.filesystem import open_filesystem, open_to_read
-from raymtl.storage.retry import PAUSES_S, fault, is_of_storage, may_pass
+from raymtl.storage.retry import PAUSES_S, is_of_storage, is_transient, to_user_error
 
 Schedule = Sequence[tuple[int, int]]
 """What to read, in order: (pass, unit of the plan). The pass only changes how rows are shuffled."""
@@ -153,12 +153,12 @@ def read_fragment(root: str, fragment: Fragment, columns: list[str], rows: int) 
             raise DataError(_changed(fragment)) from error
         except (pa.ArrowException, OSError) as error:
             if isinstance(error, OSError) and is_of_storage(error):
-                if may_pass(error):
+                if is_transient(error):
                     if pause is not None:
                         time.sleep(pause)
                         continue
                     error.add_note(f"tried {len(PAUSES_S) + 1} times")
-                raise fault(f"read `{fragment.path}` from row {done} on", error) from error
+                raise to_user_error(f"read `{fragment.path}` from row {done} on", error) from error
             raise DataError(
                 f"{fragment.path}: cannot be read from row {done} on ({str(error).splitlines()[0]}); write the file again"
             ) from error

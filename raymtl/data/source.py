@@ -9,8 +9,8 @@ import pyarrow.fs as pafs
 from raymtl.config.data import DayRange
 from raymtl.errors import DataError
 from raymtl.storage.filesystem import list_folder, open_filesystem
-from raymtl.storage.paths import below
-from raymtl.storage.retry import fault, patiently
+from raymtl.storage.paths import join_path
+from raymtl.storage.retry import retry, to_user_error
 from raymtl.words import count_of
 
 _LISTING_THREADS = 8
@@ -80,9 +80,9 @@ def partitioned_days(path: str) -> list[dt.date]:
 def _partitions(filesystem: pafs.FileSystem, path: str, root: str) -> dict[dt.date, str]:
     """Folder of each day right below the root."""
     try:
-        kind = patiently(lambda: filesystem.get_file_info(root)).type
+        kind = retry(lambda: filesystem.get_file_info(root)).type
     except OSError as error:
-        raise fault(f"read `{path}`", error) from error
+        raise to_user_error(f"read `{path}`", error) from error
     if kind == pafs.FileType.NotFound:
         raise DataError(f"the data set `{path}` does not exist; check data.path")
     if kind != pafs.FileType.Directory:
@@ -102,16 +102,16 @@ def _partitions(filesystem: pafs.FileSystem, path: str, root: str) -> dict[dt.da
     if not partitions:
         raise DataError(
             f"`{path}` has no `ds=YYYY-MM-DD` partition; a data set is a folder like "
-            f"{below(path, 'ds=2026-01-31/part-0.parquet')}"
+            f"{join_path(path, 'ds=2026-01-31/part-0.parquet')}"
         )
     return partitions
 
 
 def _listed(filesystem: pafs.FileSystem, path: str, folder: str, recursive: bool) -> list[pafs.FileInfo]:
     try:
-        return patiently(lambda: list_folder(filesystem, folder, recursive=recursive))
+        return retry(lambda: list_folder(filesystem, folder, recursive=recursive))
     except OSError as error:
-        raise fault(f"list `{folder}` of `{path}`", error) from error
+        raise to_user_error(f"list `{folder}` of `{path}`", error) from error
 
 
 def _is_data(below: str) -> bool:

@@ -19,7 +19,7 @@ from raymtl.data.contract import mixed_problems, required_columns, schema_faults
 from raymtl.data.source import File, list_files
 from raymtl.errors import DataError
 from raymtl.storage.filesystem import open_filesystem, open_to_read
-from raymtl.storage.retry import fault, is_of_storage, patiently
+from raymtl.storage.retry import is_of_storage, retry, to_user_error
 
 _FOOTER_THREADS = 16
 _MOST_PROBLEMS = 10
@@ -115,9 +115,9 @@ def find_footers(filesystem: pafs.FileSystem, files: Sequence[File]) -> tuple[li
         if file.size == 0:
             return f"{file.path}: the file is empty (0 bytes); write it again or remove it"
         try:
-            metadata, schema = patiently(lambda: footer(file))
+            metadata, schema = retry(lambda: footer(file))
         except OSError as error:
-            raise fault(f"read `{file.path}`", error) from error
+            raise to_user_error(f"read `{file.path}`", error) from error
         except _BrokenError as broken:
             return (
                 f"{file.path}: not a readable parquet file ({str(broken).splitlines()[0]}); "

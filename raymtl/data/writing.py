@@ -14,9 +14,9 @@ from raymtl.config.load import config_from_dict
 from raymtl.config.yamltext import dump_yaml
 from raymtl.data.ids.hashing import hash_rows, to_int64
 from raymtl.errors import StorageError
-from raymtl.storage.atomic import move, write_whole
+from raymtl.storage.atomic import atomic_write, move
 from raymtl.storage.filesystem import open_filesystem, put
-from raymtl.storage.paths import absolute, below
+from raymtl.storage.paths import absolute, join_path
 from raymtl.storage.retry import advice, reason
 
 
@@ -65,13 +65,15 @@ class Folder:
         """Write a file of that content."""
         filesystem = self._filesystem
         with self._storage("write", name):
-            write_whole(filesystem, self._inside(name), self._making(name), lambda path: put(filesystem, path, data))
+            atomic_write(
+                filesystem, self._inside(name), self._temp_path(name), lambda path: put(filesystem, path, data)
+            )
 
     def open_parquet(self, name: str, schema: pa.Schema, plain: Sequence[str] = ()) -> "ParquetFile":
         """A parquet file to write row group by row group; columns in `plain` (few equal values) get no dictionary."""
         return ParquetFile(
             self._filesystem,
-            self._making(name),
+            self._temp_path(name),
             self._inside(name),
             schema,
             plain,
@@ -88,7 +90,7 @@ class Folder:
                 "the same command again"
             ) from error
 
-    def _making(self, name: str) -> str:
+    def _temp_path(self, name: str) -> str:
         """Path of a file that has not got its name yet; readers of a data set leave it alone."""
         head, _, tail = name.rpartition("/")
         return self._inside(f"{head}/_{tail}" if head else f"_{tail}")
@@ -97,7 +99,7 @@ class Folder:
         return f"{self._root.rstrip('/')}/{name}".rstrip("/") or "/"
 
     def _shown(self, name: str) -> str:
-        return below(self.path, name) if name else self.path
+        return join_path(self.path, name) if name else self.path
 
 
 class ParquetFile:
@@ -106,18 +108,18 @@ class ParquetFile:
     def __init__(
         self,
         filesystem: pafs.FileSystem,
-        making: str,
+        temp_path: str,
         final: str,
         schema: pa.Schema,
         plain: Sequence[str],
         storage: Callable[[], AbstractContextManager[None]],
     ):
         """`storage()` turns the errors of the file system into one sentence."""
-        self._filesystem, self._making, self._final, self._storage = filesystem, making, final, storage
+        self._filesystem, self._temp_path, self._final, self._storage = filesystem, temp_path, final, storage
         self.rows = 0
         with storage():
             self._writer = pq.ParquetWriter(
-                making,
+                temp_path,
                 schema,
                 filesystem=filesystem,
                 compression="zstd",
@@ -137,7 +139,7 @@ class ParquetFile:
         """Finish the file; returns its bytes."""
         with self._storage():
             self._writer.close()
-            move(self._filesystem, self._making, self._final)
+            move(self._filesystem, self._temp_path, self._final)
             return int(self._filesystem.get_file_info(self._final).size)
 
 
@@ -186,4 +188,4 @@ def write_config(config: dict[str, Any], folder: Folder, header: str) -> str:
     comments = "".join(f"# {line}".rstrip() + "\n" for line in header.splitlines())
     body = re.sub(r"(?m)^(?=\w+:$)", "\n", dump_yaml(config))  # a blank line before every section
     folder.write_text("config.yaml", comments + body)
-    return below(folder.path, "config.yaml")
+    return join_path(folder.path, "config.yaml")

@@ -15,7 +15,7 @@ def offset(asked: float, answered: float, node_time: float) -> tuple[float, floa
     return node_time - (asked + answered) / 2, (answered - asked) / 2
 
 
-def judge(offsets: dict[str, tuple[float, float]]) -> list[Finding]:
+def evaluate(offsets: dict[str, tuple[float, float]]) -> list[Finding]:
     """By node, what `offset` found. A clock is as far off as is certain: the doubt counts for it."""
     findings, within = [], []
     for node, (ahead, doubt) in offsets.items():

@@ -30,7 +30,7 @@ def look(session_folder: str) -> dict[str, Any]:
     }
 
 
-def judge(found: dict[str, Any], object_store_bytes: float, node: str) -> list[Finding]:
+def evaluate(found: dict[str, Any], object_store_bytes: float, node: str) -> list[Finding]:
     """Findings of one node; `object_store_bytes` is what Ray gave its object store there."""
 
     def finding(check: str, status: Status, value: str, remedy: str = "") -> Finding:

@@ -62,7 +62,7 @@ def _exchange(each: int, peers: int, device: Any) -> float:
     return time.perf_counter() - started
 
 
-def judge(measured: list[dict[str, float]], nodes: int, backend: str) -> Finding:
+def evaluate(measured: list[dict[str, float]], nodes: int, backend: str) -> Finding:
     """The finding: the slowest worker counts, as all wait for it."""
     rate = min(m["bytes_per_s"] for m in measured)
     latency = max(m["latency_s"] for m in measured)

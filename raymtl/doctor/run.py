@@ -25,7 +25,7 @@ from raymtl.training.cluster import connect, join
 from raymtl.training.resources import shortage
 
 T = TypeVar("T")
-Say = Callable[[str], None]
+Notify = Callable[[str], None]
 
 LIMITS_S = {"start": 60.0, "stack": 120.0, "storage": 60.0, "network": 90.0, "other": 30.0}
 """Seconds that a check may take; `start`: that of the process that answers for a node."""
@@ -45,39 +45,39 @@ class Node:
 
 
 def examine(
-    config: Config | None, address: str | None, say: Say, limits_s: dict[str, float] | None = None
+    config: Config | None, address: str | None, notify: Notify, limits_s: dict[str, float] | None = None
 ) -> list[Finding]:
     """Make every check on the cluster at `address` (None: that of the job, or this machine alone) and return what they found.
 
-    `config` says which storage to try and how many workers are wanted. `say` hears what is being done.
+    `config` says which storage to try and how many workers are wanted. `notify` hears what is being done.
     """
     limits = {**LIMITS_S, **(limits_s or {})}
-    say("looking for Ray")
+    notify("looking for Ray")
     try:
         # With a configuration Ray starts here as it would for the run, whose logical CPUs may be more than the machine has
         alone = join(address, 1) if config is None else connect(config, address)
     except UserError as error:
         sentence, _, remedy = str(error).rpartition("; ")
-        say("looking at this machine")
-        own = stack.judge(stack.look(limits["stack"]), package_versions(), 0, "")
+        notify("looking at this machine")
+        own = stack.evaluate(stack.look(limits["stack"]), package_versions(), 0, "")
         return [*own, Finding("cluster", "Ray", "fail", sentence, remedy)]
     nodes, findings = _nodes()
     findings += _settings(nodes, alone)
     if config is not None:
         findings += _room(config)
     with _probes(nodes) as probes:
-        say(f"waiting for {len(nodes)} node{'s' * (len(nodes) > 1)}")
+        notify(f"waiting for {len(nodes)} node{'s' * (len(nodes) > 1)}")
         offsets, silent = _clocks(probes, limits["start"])
-        findings += silent + clocks.judge(offsets)
+        findings += silent + clocks.evaluate(offsets)
         answering = {node: probe for node, probe in probes.items() if node.name in offsets}
-        say("looking at the nodes")
+        notify("looking at the nodes")
         findings += _look(answering, limits)
         if not alone:
             findings += _dashboard(answering, limits["other"])
         if config is not None:
-            say("trying the storage")
+            notify("trying the storage")
             findings += _storage(answering, config, limits["storage"])
-    say("measuring the network")
+    notify("measuring the network")
     findings += _network([node for node in nodes if node.name in offsets], limits["network"])
     return findings
 
@@ -207,11 +207,11 @@ def _look(probes: Probes, limits: dict[str, float]) -> list[Finding]:
     answers, missing = _collect(stacks, limits["stack"] + 10)
     findings += _silent("stack", "versions", missing, "look at the node: its disk or its driver hangs")
     for node, found in answers.items():
-        findings += stack.judge(found, here, node.gpus, node.name)
+        findings += stack.evaluate(found, here, node.gpus, node.name)
     answers, missing = _collect(machines, limits["other"])
     findings += _silent("machine", "facts", missing, "look at the node: one of its disks hangs")
     for node, found in answers.items():
-        findings += machine.judge(found, node.object_store_bytes, node.name)
+        findings += machine.evaluate(found, node.object_store_bytes, node.name)
     answers, missing = _collect(endpoints, limits["other"])
     missing |= {node: wrong for node, wrong in answers.items() if wrong}
     for node in probes:
@@ -281,7 +281,7 @@ def _tried(probes: Probes, what: str, path: str, limit_s: float) -> list[Finding
             found["failed"].setdefault("share", "the asking machine does not see what the node wrote")
         if stays := left.get(node) or late.get(node):
             found["failed"].setdefault("delete", stays)
-        findings.append(storage.judge(found, what, folder, node.name))
+        findings.append(storage.evaluate(found, what, folder, node.name))
     return findings + _here(what, path, limit_s, lambda: storage.end(trial), remedy)[1]
 
 
@@ -356,4 +356,4 @@ def _exchanged(backend: str, chosen: list[Node], limit_s: float) -> Finding:
     finally:
         for peer in peers:
             ray.kill(peer)
-    return network.judge(measured, len(set(chosen)), backend)
+    return network.evaluate(measured, len(set(chosen)), backend)

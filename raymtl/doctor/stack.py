@@ -40,7 +40,7 @@ def look(limit_s: float) -> dict[str, Any]:
     return json.loads(lines[-1])
 
 
-def judge(found: dict[str, Any], here: dict[str, str], ray_gpus: float, node: str) -> list[Finding]:
+def evaluate(found: dict[str, Any], here: dict[str, str], ray_gpus: float, node: str) -> list[Finding]:
     """Findings of one node; `here` are the packages of the machine that asks, `ray_gpus` what Ray says the node has."""
     if "died" in found:
         return [Finding("stack", "versions", "fail", found["died"], "install the lock again: `make setup`", node)]

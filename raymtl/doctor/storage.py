@@ -82,7 +82,7 @@ def leave(folder: str, node: str) -> str | None:
     return None
 
 
-def judge(found: dict[str, Any], what: str, folder: str, node: str) -> Finding:
+def evaluate(found: dict[str, Any], what: str, folder: str, node: str) -> Finding:
     """The finding of one node; `what` is the key of the configuration."""
     failed: dict[str, str] = found["failed"]
     path = folder.rpartition("/")[0]

@@ -137,7 +137,7 @@ def decay_state(table: TableRows, factor: float) -> None:
                 value.mul_(factor)
 
 
-def start_anew(table: TableRows, rows: np.ndarray, init: Init, seed: int) -> None:
+def reset_rows(table: TableRows, rows: np.ndarray, init: Init, seed: int) -> None:
     """Give rows (ascending row numbers [N]) their first weights and an empty optimizer state, in this worker's shards."""
     with torch.no_grad():
         for shard in table.local:

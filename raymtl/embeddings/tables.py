@@ -86,7 +86,7 @@ def unpooled_module(lookup: Lookup) -> EmbeddingCollection | None:
     return EmbeddingCollection(tables=configs, device=torch.device("meta")) if configs else None
 
 
-class Arrange(nn.Module):
+class InputAssembler(nn.Module):
     """Puts looked-up embeddings into the model's order.
 
     A sharded module answers in the order of its sharding groups, so the order of the concatenated widths changes with the

@@ -16,8 +16,8 @@ from raymtl.model_store.store import chain, file_fault, folder_of, missing, show
 from raymtl.model_store.table_reader import numbers, row_groups
 from raymtl.model_store.writer import dense_optimizer, dense_weights
 from raymtl.storage.object_store import Store, read_bytes
-from raymtl.training.build import Built
-from raymtl.training.distributed import together
+from raymtl.training.build import TrainState
+from raymtl.training.distributed import all_gather_or_raise
 from raymtl.training.shapes import model_entries
 from raymtl.words import count_of
 
@@ -32,7 +32,7 @@ class Restored:
 
 
 def restore(
-    built: Built,
+    built: TrainState,
     config: Config,
     store: Store,
     version: str | None,
@@ -47,7 +47,9 @@ def restore(
     alike, before the model is touched.
     """
     first = dist.get_rank(group) == 0
-    manifests: list[Manifest] = together(group, lambda: chain(store, show(store, version)) if first else None)[0]
+    manifests: list[Manifest] = all_gather_or_raise(
+        group, lambda: chain(store, show(store, version)) if first else None
+    )[0]
     newest = manifests[-1]
     _check_files(store, manifests, group)
     tables = table_rows(built.model, group)
@@ -64,7 +66,7 @@ def restore(
             read[OPTIMIZER] = _tensors(store, newest.id, OPTIMIZER)
         return found
 
-    notes = together(group, compare)[0]
+    notes = all_gather_or_raise(group, compare)[0]
     _copy(read[DENSE], dense_weights(built))
     if optimizer:
         built.optimizers.materialize_dense_state()
@@ -81,7 +83,7 @@ def restore(
                     copies = newest.tables[name].id_space == "hash"
                     _load_table(store, manifest, table, copies, with_state)
 
-    together(group, load)
+    all_gather_or_raise(group, load)
     return Restored(newest, notes)
 
 
@@ -98,7 +100,7 @@ def _check_files(store: Store, manifests: list[Manifest], group: dist.ProcessGro
     """Hash every file, the largest first, dealt to the workers in turn."""
     files = sorted(((m.id, f) for m in manifests for f in m.all_files), key=lambda item: -item[1].bytes)
     own = files[dist.get_rank(group) :: dist.get_world_size(group)]
-    found = together(group, lambda: [fault for item in own if (fault := file_fault(store, *item))])
+    found = all_gather_or_raise(group, lambda: [fault for item in own if (fault := file_fault(store, *item))])
     if faults := [fault for part in found for fault in part]:
         more = f" (and {count_of(len(faults) - 1, 'more fault')} of its files)" if len(faults) > 1 else ""
         raise VersionError(

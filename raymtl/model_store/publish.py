@@ -17,7 +17,7 @@ from raymtl.model_store.manifest import Manifest, new_id
 from raymtl.model_store.store import publish
 from raymtl.model_store.writer import Draft, export
 from raymtl.storage.object_store import Store
-from raymtl.storage.paths import below
+from raymtl.storage.paths import join_path
 from raymtl.training import checkpoint as saved_state
 from raymtl.training.build import build
 from raymtl.training.rundir import CONFIG, last_checkpoint, read_result, run_of
@@ -34,7 +34,7 @@ def publish_run(
     result = read_result(run)
     if result is None or result.get("status") != "finished":
         raise CheckpointError(f"the run `{run}` has not finished; let `raymtl train` end, then publish it")
-    config = load_config(below(run, CONFIG))
+    config = load_config(join_path(run, CONFIG))
     folder = checkpoint or last_checkpoint(run)
     data_range = {part: [str(day) for day in days] for part, days in result["data_range"].items()}
     name = version or new_id(config.data.train.end)

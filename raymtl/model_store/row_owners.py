@@ -13,7 +13,7 @@ FIELDS = (pa.field("id", pa.int64()), pa.field("count", pa.int64()), pa.field("l
 """Null in all three: the row has no ID."""
 
 
-class Owners:
+class RowIds:
     """The columns of `FIELDS` for any rows of one table."""
 
     def __init__(self, id_map: IdMap):
@@ -86,7 +86,7 @@ def new_owners(before: IdMap, after: IdMap) -> np.ndarray:
     return np.sort(after.rows[~same])
 
 
-def gone(before: IdMap, after: IdMap) -> np.ndarray:
+def evicted(before: IdMap, after: IdMap) -> np.ndarray:
     """IDs that the map before has and the one after has not, ascending [N] int64."""
     _, known = after.find(before.ids)
     return before.ids[~known]

@@ -15,7 +15,7 @@ from raymtl.errors import VersionError
 from raymtl.model_store import commit_log
 from raymtl.model_store.manifest import NAME, FileEntry, Manifest, check_id, parse_manifest
 from raymtl.storage.object_store import Store, names, read_bytes, remove_folder, sha256_of, sizes
-from raymtl.storage.paths import below
+from raymtl.storage.paths import join_path
 
 FOLDER = "versions"
 _THREADS = 8
@@ -152,7 +152,7 @@ def read_file(store: Store, version: str, file: FileEntry) -> bytes:
 def missing(store: Store, version: str, path: str) -> VersionError:
     """The error for a file of a published version that is not there: damage, or the version was removed in the meantime."""
     if any(entry.version == version for entry in published(store)):
-        where = below(store.path, f"{folder_of(version)}/{path}")
+        where = join_path(store.path, f"{folder_of(version)}/{path}")
         return VersionError(f"`{where}` is missing; take another version, or restore the file from a copy")
     return VersionError(
         f"version {version} of store {store.path} was removed while it was read, probably by `raymtl versions gc`; take the "
@@ -163,10 +163,10 @@ def missing(store: Store, version: str, path: str) -> VersionError:
 def _difference(store: Store, name: str, file: FileEntry, found: tuple[str, int] | None) -> str | None:
     """What is wrong with a file whose hash and bytes are those found; None: it is not there."""
     if found is None:
-        return f"`{below(store.path, name)}` is missing"
+        return f"`{join_path(store.path, name)}` is missing"
     if found != (file.sha256, file.bytes):
         size = "" if found[1] == file.bytes else f" ({found[1]:,} bytes, written were {file.bytes:,})"
-        return f"`{below(store.path, name)}` is damaged: its hash is not that of the manifest{size}"
+        return f"`{join_path(store.path, name)}` is damaged: its hash is not that of the manifest{size}"
     return None
 
 
@@ -314,7 +314,7 @@ def _manifest(store: Store, version: str, digest: str) -> Manifest:
     """The manifest of a version, checked against the digest that the log has of it (empty: there is none)."""
     name = f"{folder_of(version)}/{NAME}"
     data = read_bytes(store, name)
-    where = below(store.path, name)
+    where = join_path(store.path, name)
     if data is None:
         raise VersionError(f"`{where}` is missing, so version {version} is not whole; take another version")
     if digest and hashlib.sha256(data).hexdigest() != digest:
@@ -336,7 +336,8 @@ def check_sizes(store: Store, manifest: Manifest, files: Iterable[FileEntry]) ->
         if there.get(file.path) != file.bytes:
             found = f"has {there[file.path]:,} bytes instead of {file.bytes:,}" if file.path in there else "is missing"
             raise VersionError(
-                f"`{below(store.path, f'{folder_of(manifest.id)}/{file.path}')}` {found}, so version {manifest.id} is not whole; "
+                f"`{join_path(store.path, f'{folder_of(manifest.id)}/{file.path}')}` {found}, so version "
+                f"{manifest.id} is not whole; "
                 f"write it again, or take another version"
             )
 

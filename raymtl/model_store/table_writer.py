@@ -9,7 +9,7 @@ import pyarrow.parquet as pq
 from raymtl.embeddings.rows import Piece, TableRows
 from raymtl.errors import StorageError, UserError
 from raymtl.model_store.manifest import KEY, WEIGHT, FileEntry
-from raymtl.model_store.row_owners import FIELDS, Owners
+from raymtl.model_store.row_owners import FIELDS, RowIds
 from raymtl.model_store.store import folder_of
 from raymtl.storage.object_store import Output, Store
 
@@ -25,7 +25,7 @@ class TableWriter:
     must go through all pieces whatever happens.
     """
 
-    def __init__(self, store: Store, version: str, table: TableRows, owners: Owners | None, rank: int, file_bytes: int):
+    def __init__(self, store: Store, version: str, table: TableRows, owners: RowIds | None, rank: int, file_bytes: int):
         """`owners`: who holds the rows, of a `map` table."""
         self._store, self._folder, self._table, self._owners = store, folder_of(version), table, owners
         self._rank, self._file_bytes = rank, file_bytes

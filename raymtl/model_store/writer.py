@@ -20,12 +20,12 @@ from raymtl.errors import UserError
 from raymtl.model_store.commit_log import utc_now
 from raymtl.model_store.delta import changed_rows, check_base, write_expired
 from raymtl.model_store.manifest import DENSE, NAME, OPTIMIZER, FileEntry, Manifest, TableEntry
-from raymtl.model_store.row_owners import Owners
+from raymtl.model_store.row_owners import RowIds
 from raymtl.model_store.store import clear, folder_of, show
 from raymtl.model_store.table_writer import FILE_BYTES, PIECE_BYTES, TableWriter, parquet_schema, rows_per_piece
 from raymtl.storage.object_store import Store, write_bytes
-from raymtl.training.build import Built
-from raymtl.training.distributed import together
+from raymtl.training.build import TrainState
+from raymtl.training.distributed import all_gather_or_raise
 
 
 @dataclass(frozen=True)
@@ -57,7 +57,7 @@ class Delta:
 
 
 def export(
-    built: Built,
+    built: TrainState,
     store: Store,
     draft: Draft,
     group: dist.ProcessGroup,
@@ -73,26 +73,28 @@ def export(
     Whatever a killed writer left under that name is taken away first. An error of one worker is raised on all of them.
     """
     rank = dist.get_rank(group)
-    together(group, lambda: clear(store, draft.id) if rank == 0 else None)
+    all_gather_or_raise(group, lambda: clear(store, draft.id) if rank == 0 else None)
     tables = table_rows(built.model, group)
     kind = draft.config.train.sparse_optimizer.type
     spaces = {name: table.id_space for name, table in built.lookup.tables.items()}
     changed: dict[str, np.ndarray] = {}
     if delta is not None:
-        base: Manifest = together(group, lambda: show(store, delta.base) if rank == 0 else None)[0]
-        together(group, lambda: check_base(base, tables, spaces, kind))
-        changed = changed_rows(together(group, lambda: delta.rows), base, tables)
+        base: Manifest = all_gather_or_raise(group, lambda: show(store, delta.base) if rank == 0 else None)[0]
+        all_gather_or_raise(group, lambda: check_base(base, tables, spaces, kind))
+        changed = changed_rows(all_gather_or_raise(group, lambda: delta.rows), base, tables)
     parts: dict[str, list[FileEntry]] = {}
     errors: list[UserError] = []
     for name, table in tables.items():
-        owners = Owners(maps[name]) if maps and name in maps else None
+        owners = RowIds(maps[name]) if maps and name in maps else None
         writer = TableWriter(store, draft.id, table, owners, rank, file_bytes)
         for piece in pieces(table, rows_per_piece(table, piece_bytes), group, changed.get(name)):
             writer.write(piece)
         parts[name] = writer.close()
         errors += [writer.error] if writer.error else []
-    all_parts: list[Any] = together(group, lambda: _unless(errors, parts))
-    others: list[Any] = together(group, lambda: _other_files(built, store, draft.id, delta) if rank == 0 else [])
+    all_parts: list[Any] = all_gather_or_raise(group, lambda: _unless(errors, parts))
+    others: list[Any] = all_gather_or_raise(
+        group, lambda: _other_files(built, store, draft.id, delta) if rank == 0 else []
+    )
     config = draft.config
     manifest = Manifest(
         id=draft.id,
@@ -121,16 +123,16 @@ def export(
         },
         files=others[0],
     )
-    manifests = together(group, lambda: _written(store, manifest) if rank == 0 else None)
+    manifests = all_gather_or_raise(group, lambda: _written(store, manifest) if rank == 0 else None)
     return manifests[0]
 
 
-def dense_weights(built: Built) -> dict[str, torch.Tensor]:
+def dense_weights(built: TrainState) -> dict[str, torch.Tensor]:
     """Everything of the model's state but the tables, by its name there; the model's own memory."""
     return {key: value for key, value in built.model.state_dict().items() if not isinstance(value, ShardedTensor)}
 
 
-def dense_optimizer(built: Built) -> dict[str, torch.Tensor]:
+def dense_optimizer(built: TrainState) -> dict[str, torch.Tensor]:
     """State of the dense optimizer, by `<weight>.<state>`; the optimizer's own memory."""
     states = built.optimizers.combined.state_dict()["state"]
     return {
@@ -142,7 +144,7 @@ def dense_optimizer(built: Built) -> dict[str, torch.Tensor]:
     }
 
 
-def _other_files(built: Built, store: Store, version: str, delta: Delta | None) -> list[FileEntry]:
+def _other_files(built: TrainState, store: Store, version: str, delta: Delta | None) -> list[FileEntry]:
     files = []
     for path, tensors in ((DENSE, dense_weights(built)), (OPTIMIZER, dense_optimizer(built))):
         # a copy of each: the format refuses tensors that share memory

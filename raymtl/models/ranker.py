@@ -13,7 +13,7 @@ import raymtl.models
 from raymtl.config.model import Model
 from raymtl.config.tasks import Task
 from raymtl.models.inputs import InputSpec, ModelInput
-from raymtl.models.precomputed import X, whole
+from raymtl.models.precomputed import X, materialize
 from raymtl.models.registry import build, find, options_of
 from raymtl.models.slots import Context, Derived
 from raymtl.models.towers import Towers
@@ -44,12 +44,12 @@ class Ranker(nn.Module):
 
     def forward(self, inputs: ModelInput) -> Tensor:
         """Logits [B, T + derived outputs] in fp32, columns in the order of the tasks and of `derived`."""
-        return self.above(beside(self.input(inputs), self.sequence(inputs)), inputs)
+        return self.above(concat_sequence(self.input(inputs), self.sequence(inputs)), inputs)
 
     def above(self, x: X, inputs: ModelInput) -> Tensor:
         """The logits from x [B, d] or [B, T, d], what the slots below refine make of the inputs."""
-        x = self.refine(x if self.refine.takes_parts else whole(x), inputs)
-        h = self.trunk(x if self.trunk.takes_parts else whole(x), inputs)  # [B, d], or [B, T, d]
+        x = self.refine(x if self.refine.supports_precomputed else materialize(x), inputs)
+        h = self.trunk(x if self.trunk.supports_precomputed else materialize(x), inputs)  # [B, d], or [B, T, d]
         return self.coupler(self.towers(h), self.bias(inputs) if self.training else None)
 
     def heads(self) -> Iterator[nn.Parameter]:
@@ -108,7 +108,7 @@ def _start(name: str, task: Task, base_rates: Mapping[str, float]) -> float:
     return 0.0 if rate is None else start_logit(task, rate)
 
 
-def beside(x: Tensor, sequence: Tensor | None) -> Tensor:
+def concat_sequence(x: Tensor, sequence: Tensor | None) -> Tensor:
     """x [B, d] and what the sequence slot adds, [B, k] or per task [B, T, k], in one tensor."""
     if sequence is None:
         return x

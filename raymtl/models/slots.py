@@ -56,21 +56,21 @@ class SequenceSlot(nn.Module):
 
     width: int
     reads: Sequence[str] | None = None
-    """Features that the output (of an `AskedSequenceSlot`: of `encode`) depends on, and nothing else does; None: not known.
+    """Features that the output (of an `TargetAwareSequenceSlot`: of `encode`) depends on, and nothing else does; None: not known.
     Where a served model can be cut in two."""
 
     def forward(self, inputs: ModelInput) -> Tensor | None:
         raise NotImplementedError
 
 
-class AskedSequenceSlot(SequenceSlot):
-    """A sequence slot whose output depends on the candidate too: `forward` is `answer` to what `encode` made of the histories."""
+class TargetAwareSequenceSlot(SequenceSlot):
+    """A sequence slot whose output depends on the candidate too: `forward` is `attend` to what `encode` made of the histories."""
 
     def encode(self, inputs: ModelInput) -> tuple[Tensor, ...]:
         """What the histories of U users are, whoever asks: tensors [U, ...]."""
         raise NotImplementedError
 
-    def answer(self, encoded: tuple[Tensor, ...], user: Tensor, inputs: ModelInput) -> Tensor:
+    def attend(self, encoded: tuple[Tensor, ...], user: Tensor, inputs: ModelInput) -> Tensor:
         """What the candidates of B rows find there: `user` [B] is each row's place in `encoded` -> as `forward`."""
         raise NotImplementedError
 
@@ -79,8 +79,8 @@ class RefineSlot(nn.Module):
     """x [B, d] or [B, T, d] -> x [B, width] or [B, T, width]."""
 
     width: int
-    takes_parts = False
-    """Whether x may also be `KnownProducts` (`models/precomputed.py`), as it is in the item part of a served model."""
+    supports_precomputed = False
+    """Whether x may also be `PrecomputedInput` (`models/precomputed.py`), as it is in the item part of a served model."""
 
     def forward(self, x: X, inputs: ModelInput) -> X:
         raise NotImplementedError
@@ -93,8 +93,8 @@ class TrunkSlot(nn.Module):
     """
 
     width: int
-    takes_parts = False
-    """Whether x may also be `KnownProducts`, as for a refine slot."""
+    supports_precomputed = False
+    """Whether x may also be `PrecomputedInput`, as for a refine slot."""
 
     def forward(self, x: X, inputs: ModelInput) -> X:
         raise NotImplementedError

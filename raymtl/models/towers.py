@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from torch import Tensor, nn
 
 from raymtl.models.layers import GroupedMLP
-from raymtl.models.precomputed import X, whole
+from raymtl.models.precomputed import X, materialize
 from raymtl.models.slots import Context
 
 
@@ -20,6 +20,6 @@ class Towers(nn.Module):
 
     def forward(self, h: X) -> Tensor:
         if self.mlps is None:
-            h = whole(h)
+            h = materialize(h)
             return h if h.dim() == 3 else h.unsqueeze(1).expand(-1, self._heads, -1)
         return self.mlps(h.transpose(0, 1) if h.dim() == 3 else h).transpose(0, 1)

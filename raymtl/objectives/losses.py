@@ -108,7 +108,7 @@ class TaskLosses(nn.Module):
         total = (per_task * self._weights).sum() + rest
         return Losses(total, per_task.detach(), order.detach(), bound.detach(), per_task, rest)
 
-    def least(
+    def lower_bound(
         self, labels: Tensor, observed: Tensor, weight: Tensor, valid: Tensor, normalizer: Tensor, world: int = 1
     ) -> Tensor:
         """What the losses [T] of this batch cannot fall below, without gradient; the arguments are those of `forward`.

@@ -15,7 +15,7 @@ from raymtl.reports.tables import (
     value_rows,
 )
 from raymtl.storage.filesystem import make_folder_of, open_filesystem, put
-from raymtl.storage.paths import below
+from raymtl.storage.paths import join_path
 from raymtl.storage.retry import advice
 
 _GOOD = {"finished", "done", "completed", "complete", "success", "succeeded", "ok"}
@@ -35,7 +35,7 @@ def write_report(run_dir: str, out: str | None = None) -> str:
         StorageError: `run_dir` cannot be read, or `out` cannot be written.
     """
     run = load_run(run_dir)
-    target = out or below(run_dir, "report.html")
+    target = out or join_path(run_dir, "report.html")
     page = render(run)
     filesystem, path = open_filesystem(target)
     try:

@@ -10,8 +10,8 @@ import yaml
 from raymtl.errors import UserError
 from raymtl.reports.tables import metrics_of
 from raymtl.storage.filesystem import open_filesystem, read_whole
-from raymtl.storage.paths import below, split_options
-from raymtl.storage.retry import fault, patiently
+from raymtl.storage.paths import join_path, split_options
+from raymtl.storage.retry import retry, to_user_error
 
 FILES = ("config.yaml", "metrics.jsonl", "result.json")
 
@@ -71,9 +71,9 @@ def load_run(folder: str) -> Run:
     """
     filesystem, root = open_filesystem(folder)
     try:
-        kind = patiently(lambda: filesystem.get_file_info(root)).type
+        kind = retry(lambda: filesystem.get_file_info(root)).type
     except OSError as error:
-        raise fault(f"read `{folder}`", error) from error
+        raise to_user_error(f"read `{folder}`", error) from error
     if kind != pafs.FileType.Directory:
         raise UserError(f"there is no folder `{folder}`; give the folder of a run, `<output>/<name>` in its config")
     texts = {name: _read(filesystem, f"{root.rstrip('/')}/{name}") for name in FILES}
@@ -85,11 +85,11 @@ def load_run(folder: str) -> Run:
     run = Run(folder)
     if (text := texts["config.yaml"]) is not None:
         run.config_text = text
-        run.config = _mapping(below(folder, "config.yaml"), text, yaml.safe_load, yaml.YAMLError)
+        run.config = _mapping(join_path(folder, "config.yaml"), text, yaml.safe_load, yaml.YAMLError)
     else:
         run.notes.append("There is no config.yaml, so the names and the data range come from what was logged.")
     if (text := texts["result.json"]) is not None:
-        run.result = _mapping(below(folder, "result.json"), text, json.loads, ValueError)
+        run.result = _mapping(join_path(folder, "result.json"), text, json.loads, ValueError)
     else:
         run.notes.append(
             "There is no result.json: the run is still going, or it was stopped. What follows is what it has logged so far."
@@ -102,11 +102,11 @@ def load_run(folder: str) -> Run:
 
 def _read(filesystem: pafs.FileSystem, path: str) -> str | None:
     try:
-        return patiently(lambda: read_whole(filesystem, path)).decode()
+        return retry(lambda: read_whole(filesystem, path)).decode()
     except FileNotFoundError:
         return None
     except OSError as error:
-        raise fault(f"read `{path}`", error) from error
+        raise to_user_error(f"read `{path}`", error) from error
 
 
 def _mapping(path: str, text: str, parse: Any, error: type[Exception]) -> dict[str, Any]:

@@ -27,7 +27,7 @@ from raymtl.serving.rules import Rules
 from raymtl.serving.split import State
 from raymtl.serving.tables import Quantization, make_table
 from raymtl.serving.version import Version, read_dense, read_id_map, read_table
-from raymtl.storage.retry import fault
+from raymtl.storage.retry import to_user_error
 
 FORMAT = 1
 """Number of the format of `model.json`."""
@@ -124,7 +124,7 @@ def _clear(folder: Folder) -> None:
             try:
                 folder.remove(name)
             except OSError as error:
-                raise fault(f"remove `{name}` of an earlier export from `{folder.path}`", error) from error
+                raise to_user_error(f"remove `{name}` of an earlier export from `{folder.path}`", error) from error
 
 
 def export_model(

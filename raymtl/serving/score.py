@@ -26,12 +26,12 @@ from raymtl.serving.plan import ScorePlan, default_keys, plan_scoring
 from raymtl.serving.scorer import PREDICTION, Assets, Scorer
 from raymtl.serving.version import Version, open_version, read_dense, read_id_map, read_table
 from raymtl.storage.filesystem import open_filesystem
-from raymtl.storage.paths import below
+from raymtl.storage.paths import join_path
 from raymtl.telemetry import logs
 from raymtl.training.cluster import join
 from raymtl.training.phases import joining
 from raymtl.training.resources import places
-from raymtl.training.rundir import only_one
+from raymtl.training.rundir import run_lock
 from raymtl.words import count_of
 
 JOB, SUCCESS = "_scoring.json", "_SUCCESS"
@@ -90,7 +90,7 @@ def score(
             f"--keys names `{sorted(taken)[0]}`, which is the name of a column of predictions; leave it out"
         )
     folder = Folder(out)
-    with only_one(folder.path, what="scoring into", remedy="give another --out"):
+    with run_lock(folder.path, what="scoring into", remedy="give another --out"):
         _begin(folder, opened, plan, names)
         written = _written(folder, plan)
         missing = [n for n, output in enumerate(plan.outputs) if output.name not in written]
@@ -157,7 +157,7 @@ def _begin(folder: Folder, version: Version, plan: ScorePlan, names: list[str]) 
         folder.write_text(JOB, json.dumps(job, indent=1) + "\n")
         return
     if not before:
-        raise ConfigError(f"`{below(folder.path, JOB)}` is damaged; give another --out")
+        raise ConfigError(f"`{join_path(folder.path, JOB)}` is damaged; give another --out")
     if differing := [key for key in _SAME if before.get(key) != job[key]]:
         what = {
             "manifest": f"version {before.get('version')}, not {job['version']}",

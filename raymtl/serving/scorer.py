@@ -24,7 +24,7 @@ from raymtl.serving.model import Raw, ServedModel, feature_sides, load_ranker
 from raymtl.serving.plan import Output, ScorePlan, served_columns
 from raymtl.serving.rows import Rows, new_users, tensors
 from raymtl.serving.tables import FloatTable
-from raymtl.storage.retry import fault
+from raymtl.storage.retry import to_user_error
 
 PREDICTION = "pred_"
 """What the names of the predictions' columns begin with."""
@@ -217,4 +217,4 @@ def _writing(folder: Folder, name: str) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        raise fault(f"write `{name}` in `{folder.path}`", error) from error
+        raise to_user_error(f"write `{name}` in `{folder.path}`", error) from error

@@ -11,9 +11,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from raymtl.models.inputs import InputSpec, ModelInput
-from raymtl.models.precomputed import KnownProducts
-from raymtl.models.ranker import Ranker, beside
-from raymtl.models.slots import AskedSequenceSlot
+from raymtl.models.precomputed import PrecomputedInput
+from raymtl.models.ranker import Ranker, concat_sequence
+from raymtl.models.slots import TargetAwareSequenceSlot
 
 State = dict[str, Tensor]
 """What the user part hands to the item part, each tensor [U, ...]."""
@@ -82,7 +82,7 @@ class SplitRanker(nn.Module):
         self.of_user = frozenset(user)
         slot = ranker.sequence
         reads_user = slot.width > 0 and slot.reads is not None and set(slot.reads) <= self.of_user
-        self._asked = reads_user and isinstance(slot, AskedSequenceSlot)
+        self._asked = reads_user and isinstance(slot, TargetAwareSequenceSlot)
         self._encoded = reads_user and not self._asked
         columns = ranker.input.columns or [None] * ranker.input.width
         self._alone = None not in columns
@@ -123,7 +123,7 @@ class SplitRanker(nn.Module):
         inputs = _Inputs(self, state, index, features)
         sequence = self._sequence(state, index, inputs)
         if self._sizes is None:
-            return self.ranker.above(beside(self.ranker.input(inputs), sequence), inputs)
+            return self.ranker.above(concat_sequence(self.ranker.input(inputs), sequence), inputs)
         x = self.ranker.input(arranged(self.spec, features) if self._alone else inputs)
         x = x.index_select(1, self._item_columns)
         x = x if sequence is None else torch.cat((x, sequence), 1)
@@ -137,17 +137,17 @@ class SplitRanker(nn.Module):
                 for share, weight in zip(shares, weights, strict=True)
             ]
 
-        def whole() -> Tensor:
+        def materialize() -> Tensor:
             return torch.cat((state["x"].index_select(0, index), x), 1).index_select(1, self._order)
 
-        return self.ranker.above(KnownProducts(products, whole, x.device), inputs)
+        return self.ranker.above(PrecomputedInput(products, materialize, x.device), inputs)
 
     def _sequence(self, state: State, index: Tensor, inputs: ModelInput) -> Tensor | None:
         """What the sequence slot adds to x for each candidate; None where the products have it."""
         slot = self.ranker.sequence
         if self._asked:
             encoded = [value for name, value in state.items() if name.startswith("encoded.")]
-            return slot.answer(tuple(encoded), index, inputs)
+            return slot.attend(tuple(encoded), index, inputs)
         if self._encoded:
             return state["encoded.0"].index_select(0, index) if self._sizes is None else None
         return slot(inputs) if slot.width else None
@@ -173,7 +173,7 @@ class SplitRanker(nn.Module):
         sequence = self._sequence(state, index, inputs)
         per_task = sequence is not None and sequence.dim() == 3
         alone = self._alone and not per_task
-        x = beside(self.ranker.input(arranged(self.spec, self._made_up(2)) if alone else inputs), sequence)
+        x = concat_sequence(self.ranker.input(arranged(self.spec, self._made_up(2)) if alone else inputs), sequence)
         if per_task:
             self.ranker.above(x, inputs)
             self._needs = inputs.read
@@ -245,7 +245,7 @@ class _Inputs(ModelInput):
         return found
 
 
-class _Reader(KnownProducts):
+class _Reader(PrecomputedInput):
     """An x that makes the products itself, and remembers with what."""
 
     def __init__(self, x: Tensor):
@@ -257,11 +257,11 @@ class _Reader(KnownProducts):
     def linear(self, weight: Tensor, bias: Tensor | None) -> Tensor:
         self.weights.append(weight)
         self.biases.append(weight.new_zeros(len(weight)) if bias is None else bias)
-        return F.linear(super().whole(), weight, bias)
+        return F.linear(super().materialize(), weight, bias)
 
-    def whole(self) -> Tensor:
+    def materialize(self) -> Tensor:
         self.read_whole = True
-        return super().whole()
+        return super().materialize()
 
 
 def _places(sides: Sequence[bool], side: bool) -> Tensor:

@@ -7,15 +7,15 @@ from contextlib import contextmanager, suppress
 import pyarrow.fs as pafs
 
 from raymtl.storage.filesystem import is_local, make_folder_of
-from raymtl.storage.retry import patiently
+from raymtl.storage.retry import retry
 
 
-def write_whole(
-    filesystem: pafs.FileSystem, path: str, making: str, write: Callable[[str], None], *, lasting: bool = False
+def atomic_write(
+    filesystem: pafs.FileSystem, path: str, temp_path: str, write: Callable[[str], None], *, lasting: bool = False
 ) -> None:
     """Write the file `path`, in place of an earlier one; folders above it are made.
 
-    `write(name)` writes the content under the name that it is given: on a local disk `making`, a name in the same folder that
+    `write(name)` writes the content under the name that it is given: on a local disk `temp_path`, a name in the same folder that
     readers leave alone; object storage shows an object once its upload is complete, so there it is `path` itself. It is called
     again after an error that may pass. A `lasting` local file is on the disk when this returns. Raises OSError.
     """
@@ -25,34 +25,34 @@ def write_whole(
         if not is_local(filesystem):
             write(path)
             return
-        with removed_on_error(making):
-            write(making)
+        with removed_on_error(temp_path):
+            write(temp_path)
             if lasting:
-                flush(making)
-            os.replace(making, path)
+                flush(temp_path)
+            os.replace(temp_path, path)
         if lasting:
             flush(os.path.dirname(path))
 
-    patiently(attempt)
+    retry(attempt)
 
 
-def move(filesystem: pafs.FileSystem, making: str, path: str) -> None:
+def move(filesystem: pafs.FileSystem, temp_path: str, path: str) -> None:
     """Give a finished file its name, in place of an earlier one."""
     failed = False
 
     def attempt() -> None:
         nonlocal failed
         try:
-            filesystem.move(making, path)
+            filesystem.move(temp_path, path)
         except FileNotFoundError:
-            # Nobody else takes `making` away: the attempt before did it, and its answer was lost
+            # Nobody else takes `temp_path` away: the attempt before did it, and its answer was lost
             if not failed or filesystem.get_file_info(path).type != pafs.FileType.File:
                 raise
         except OSError:
             failed = True
             raise
 
-    patiently(attempt)
+    retry(attempt)
 
 
 def flush(path: str) -> None:

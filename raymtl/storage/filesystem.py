@@ -13,7 +13,7 @@ import pyarrow as pa
 import pyarrow.fs as pafs
 
 from raymtl.errors import ConfigError, DataError
-from raymtl.storage.retry import fault, is_of_storage, patiently
+from raymtl.storage.retry import is_of_storage, retry, to_user_error
 
 
 def is_local(filesystem: pafs.FileSystem) -> bool:
@@ -120,7 +120,7 @@ def open_filesystem(path: str) -> tuple[pafs.FileSystem, str]:
     if not urlparse(path).scheme:
         return pafs.LocalFileSystem(), os.path.abspath(os.path.expanduser(path))
     try:
-        filesystem, inner = patiently(lambda: pafs.FileSystem.from_uri(path))  # S3 asks for the region of the bucket
+        filesystem, inner = retry(lambda: pafs.FileSystem.from_uri(path))  # S3 asks for the region of the bucket
         return filesystem, inner.rstrip("/") or "/"
     except (ValueError, OSError, NotImplementedError, ImportError) as native:
         import fsspec
@@ -129,7 +129,7 @@ def open_filesystem(path: str) -> tuple[pafs.FileSystem, str]:
             filesystem, inner = fsspec.core.url_to_fs(path)
         except (ValueError, ImportError, OSError) as error:
             if isinstance(native, OSError) and is_of_storage(native):
-                raise fault(f"open `{path}`", native) from native
+                raise to_user_error(f"open `{path}`", native) from native
             if (unknown := _unknown_scheme(path, error)) is not None:
                 raise unknown from error
             raise DataError(

@@ -18,7 +18,7 @@ import pyarrow as pa
 import pyarrow.fs as pafs
 
 from raymtl.errors import StorageError
-from raymtl.storage.atomic import flush, removed_on_error, write_whole
+from raymtl.storage.atomic import atomic_write, flush, removed_on_error
 from raymtl.storage.filesystem import (
     delete_file,
     fsspec_of,
@@ -31,8 +31,8 @@ from raymtl.storage.filesystem import (
     read_whole,
 )
 from raymtl.storage.paths import absolute
-from raymtl.storage.retry import advice, may_pass, patiently, reason
-from raymtl.storage.retrying_file import Reopened
+from raymtl.storage.retry import advice, is_transient, reason, retry
+from raymtl.storage.retrying_file import RetryingFile
 
 T = TypeVar("T")
 
@@ -86,7 +86,7 @@ def storage(store: Store, doing: str) -> Iterator[None]:
 
 def read_bytes(store: Store, name: str) -> bytes | None:
     """Content of an object, or None where it is not there."""
-    return _patiently(store, f"read `{name}`", lambda: _read(store, name))
+    return _retry(store, f"read `{name}`", lambda: _read(store, name))
 
 
 def write_bytes(store: Store, name: str, data: bytes, lasting: bool = True) -> None:
@@ -96,8 +96,8 @@ def write_bytes(store: Store, name: str, data: bytes, lasting: bool = True) -> N
     """
     with storage(store, f"write `{name}`"):
         filesystem, path = store.filesystem, store.inside(name)
-        write_whole(
-            filesystem, path, _making(store, name), lambda written: put(filesystem, written, data), lasting=lasting
+        atomic_write(
+            filesystem, path, _temp_path(store, name), lambda written: put(filesystem, written, data), lasting=lasting
         )
 
 
@@ -123,7 +123,7 @@ def create(store: Store, name: str, data: bytes) -> None:
             flush(os.path.dirname(store.inside(name)))
 
     try:
-        patiently(attempt)
+        retry(attempt)
     except FileExistsError:
         raise
     except OSError as error:
@@ -151,7 +151,7 @@ def remove(store: Store, name: str) -> None:
         with suppress(FileNotFoundError):
             delete_file(store.filesystem, store.inside(name))
 
-    _patiently(store, f"remove `{name}`", attempt)
+    _retry(store, f"remove `{name}`", attempt)
 
 
 def remove_folder(store: Store, folder: str) -> None:
@@ -161,7 +161,7 @@ def remove_folder(store: Store, folder: str) -> None:
         if store.filesystem.get_file_info(store.inside(folder)).type != pafs.FileType.NotFound:
             store.filesystem.delete_dir(store.inside(folder))
 
-    _patiently(store, f"remove `{folder}`", attempt)
+    _retry(store, f"remove `{folder}`", attempt)
 
 
 def sha256_of(store: Store, name: str) -> tuple[str, int] | None:
@@ -179,7 +179,7 @@ def sha256_of(store: Store, name: str) -> tuple[str, int] | None:
                 count += len(data)
         return digest.hexdigest(), count
 
-    return _patiently(store, f"read `{name}`", attempt)
+    return _retry(store, f"read `{name}`", attempt)
 
 
 class Output(io.RawIOBase):
@@ -196,7 +196,7 @@ class Output(io.RawIOBase):
         self.bytes = 0
         self._waiting, self._failed = bytearray(), True
         self._stream: Any = None
-        _patiently(store, f"write `{name}`", lambda: make_folder_of(store.filesystem, store.inside(name)))
+        _retry(store, f"write `{name}`", lambda: make_folder_of(store.filesystem, store.inside(name)))
         if store.is_local:
             self._open()
         self._failed = False
@@ -249,7 +249,7 @@ class Output(io.RawIOBase):
 
     def _open(self) -> None:
         path = self._store.inside(self.name)
-        self._stream = _patiently(
+        self._stream = _retry(
             self._store,
             f"write `{self.name}`",
             lambda: self._store.filesystem.open_output_stream(path, compression=None),
@@ -278,15 +278,15 @@ class Output(io.RawIOBase):
                     raise error
 
 
-def _patiently(store: Store, doing: str, work: Callable[[], T]) -> T:
+def _retry(store: Store, doing: str, work: Callable[[], T]) -> T:
     with storage(store, doing):
-        return patiently(work)
+        return retry(work)
 
 
 def _listed(store: Store, folder: str, recursive: bool) -> list[pafs.FileInfo]:
     """What is below a folder; nothing where it is missing."""
     path = store.inside(folder)
-    return _patiently(
+    return _retry(
         store,
         f"list `{folder}`",
         lambda: list_folder(store.filesystem, path, recursive=recursive, allow_not_found=True),
@@ -300,7 +300,7 @@ def _read(store: Store, name: str) -> bytes | None:
         return None
 
 
-def _making(store: Store, name: str) -> str:
+def _temp_path(store: Store, name: str) -> str:
     """A path beside an object for a file that is to become it, another one at each call."""
     folder, _, last = name.rpartition("/")
     return store.inside(f"{folder}/.{last}.{uuid.uuid4().hex}".lstrip("/"))
@@ -310,7 +310,7 @@ def _create(store: Store, name: str, data: bytes) -> None:
     """One attempt; FileExistsError where the object is there."""
     path = store.inside(name)
     if store.is_local:
-        _link(_making(store, name), path, data)
+        _link(_temp_path(store, name), path, data)
         return
     remote = fsspec_of(store.filesystem)
     if remote is not None:
@@ -326,29 +326,29 @@ def _create(store: Store, name: str, data: bytes) -> None:
     put(store.filesystem, path, data)
 
 
-def _link(making: str, final: str, data: bytes) -> None:
-    with removed_on_error(making):
-        with open(making, "xb") as file:
+def _link(temp_path: str, final: str, data: bytes) -> None:
+    with removed_on_error(temp_path):
+        with open(temp_path, "xb") as file:
             file.write(data)
             file.flush()
             os.fsync(file.fileno())
         try:
-            os.link(making, final)
+            os.link(temp_path, final)
         except OSError as error:
             if error.errno not in _NO_LINKS:
                 raise
             if os.path.exists(final):  # a mount without hard links: as good as plain object storage
                 raise FileExistsError(final) from None
-            os.replace(making, final)
+            os.replace(temp_path, final)
             return
-    os.unlink(making)
+    os.unlink(temp_path)
 
 
 def _settle(store: Store, name: str, data: bytes, error: OSError) -> None:
     """Return where the object is there in spite of `error`; raise it as a sentence where it is not, or nobody knows."""
     try:
         # A disk that is full, or one whose flush failed, did not do it, whatever it shows
-        there = None if store.is_local or not may_pass(error) else _read(store, name)
+        there = None if store.is_local or not is_transient(error) else _read(store, name)
     except OSError:
         raise UnsureError(
             f"store {store.path}: whether `{name}` was written is not known: {reason(error)}; {advice(error)}"
@@ -362,5 +362,5 @@ def open_input(store: Store, name: str) -> pa.NativeFile:
     """An object to read from any place; what is read is tried again. Raises OSError, for `storage` to turn into a sentence."""
     path = store.inside(name)
     if fsspec_of(store.filesystem) is None:  # Arrow's own S3 and GCS try each request again themselves
-        return patiently(lambda: open_to_read(store.filesystem, path))
-    return pa.PythonFile(Reopened(store.filesystem, path), mode="r")
+        return retry(lambda: open_to_read(store.filesystem, path))
+    return pa.PythonFile(RetryingFile(store.filesystem, path), mode="r")

@@ -4,7 +4,7 @@ import os
 import re
 
 
-def below(path: str, name: str) -> str:
+def join_path(path: str, name: str) -> str:
     """The path or URL of `name` below a folder; a URL's query and fragment, such as `?endpoint_override=…`, stay at its end."""
     folder, options = split_options(path)
     scheme, mark, rest = folder.rpartition("://")

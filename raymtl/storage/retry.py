@@ -57,7 +57,7 @@ _ADVICE = (
 _ABSENT = (FileNotFoundError, IsADirectoryError, NotADirectoryError)
 
 
-def may_pass(error: OSError) -> bool:
+def is_transient(error: OSError) -> bool:
     """Whether the same call may go well a moment later; not where the disk is full, rights are missing or a name is wrong."""
     if isinstance(error, _LASTING_KINDS) or error.errno in _LASTING:
         return False
@@ -86,7 +86,7 @@ def advice(error: Exception) -> str:
     return next((text for numbers, text in _ADVICE if number in numbers), "check the storage (room, rights, network)")
 
 
-def fault(doing: str, error: OSError) -> UserError:
+def to_user_error(doing: str, error: OSError) -> UserError:
     """The sentence for input that could not be read: StorageError, or DataError where it is simply not there.
 
     `doing` is what was tried, such as "read `/logs`".
@@ -96,7 +96,7 @@ def fault(doing: str, error: OSError) -> UserError:
     return StorageError(f"cannot {doing}: {reason(error)}; {advice(error)}, then the same command goes on")
 
 
-def patiently(work: Callable[[], T]) -> T:
+def retry(work: Callable[[], T]) -> T:
     """`work()`, tried again after each error that may pass; it must be such that a second time does no harm.
 
     The error of the last attempt is raised, with a note of how many there were.
@@ -105,13 +105,13 @@ def patiently(work: Callable[[], T]) -> T:
         try:
             return work()
         except OSError as error:
-            if not may_pass(error):
+            if not is_transient(error):
                 raise
         # Unequal pauses: many workers meet a storage that is overloaded at the same moment
         time.sleep(pause * random.uniform(0.75, 1.25))
     try:
         return work()
     except OSError as error:
-        if may_pass(error):
+        if is_transient(error):
             error.add_note(f"tried {len(PAUSES_S) + 1} times")
         raise

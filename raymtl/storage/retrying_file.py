@@ -7,16 +7,16 @@ import pyarrow as pa
 import pyarrow.fs as pafs
 
 from raymtl.storage.filesystem import open_to_read
-from raymtl.storage.retry import patiently
+from raymtl.storage.retry import retry
 
 
-class Reopened(io.RawIOBase):
+class RetryingFile(io.RawIOBase):
     """The file at a path; what is read is tried again after an error that may pass. Raises OSError."""
 
     def __init__(self, filesystem: pafs.FileSystem, path: str):
         super().__init__()
         self._filesystem, self._path = filesystem, path
-        opened = patiently(lambda: open_to_read(filesystem, path))
+        opened = retry(lambda: open_to_read(filesystem, path))
         self._file: pa.NativeFile | None = opened
         self._size, self._place = opened.size(), 0
 
@@ -47,7 +47,7 @@ class Reopened(io.RawIOBase):
                 self._file = None
                 raise
 
-        data = patiently(attempt)
+        data = retry(attempt)
         self._place += len(data)
         return data
 

@@ -30,7 +30,7 @@ def folder_for(purpose: str) -> Iterator[str]:
         shutil.rmtree(folder, ignore_errors=True)
 
 
-def sweep() -> None:
+def remove_stale() -> None:
     """Remove what this user's processes of this host that are gone have left."""
     for path in Path(tempfile.gettempdir()).glob("raymtl-*-*-*"):
         found = _NAME.match(path.name)

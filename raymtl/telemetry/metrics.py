@@ -54,7 +54,7 @@ METRICS = (
     Metric("table_used_rows", "first", "rows of a `map` table that an ID holds", ("table",)),
     Metric("table_capacity_rows", "first", "rows of a `map` table", ("table",)),
     Metric("table_admitted_ids", "first", "IDs that the run's count of its logs admitted to a `map` table", ("table",)),
-    Metric("table_evicted_ids", "first", "IDs that were forgotten before that, by age or to make room", ("table",)),
+    Metric("table_evicted_ids", "first", "IDs that were evicted before that, by age or to make room", ("table",)),
     Metric("table_unknown_ratio", "first", "share of the lookups in the run's logs whose ID has no row", ("table",)),
     Metric(
         "next_day_auc_ratio",

@@ -21,7 +21,7 @@ from raymtl.training.optimizers import Optimizers, attach_sparse_optimizer
 
 
 @dataclass
-class Built:
+class TrainState:
     """What a worker trains."""
 
     model: DistributedModelParallel
@@ -34,7 +34,7 @@ class Built:
 
 def build(
     config: Config, base_rates: dict[str, float], total_steps: int, device: torch.device, group: dist.ProcessGroup
-) -> Built:
+) -> TrainState:
     """Make the model on every rank of `group`; the start depends on the seed alone, not on the workers or the plan."""
     workers = dist.get_world_size(group)
     lookup = describe_lookup(config)
@@ -59,7 +59,7 @@ def build(
     initialise_tables(sharded, lookup, config.train.seed)
     # Dropout must differ between the ranks, the weights (made above) must not.
     torch.manual_seed(config.train.seed * 1_000_003 + dist.get_rank(group) + 1)
-    return Built(sharded, Optimizers(sharded, config, total_steps), lookup, plan, model.head.balancer)
+    return TrainState(sharded, Optimizers(sharded, config, total_steps), lookup, plan, model.head.balancer)
 
 
 def initialise_tables(model: nn.Module, lookup: Lookup, seed: int) -> None:

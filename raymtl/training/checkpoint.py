@@ -22,9 +22,9 @@ from torch.distributed.checkpoint.staging import BlockingAsyncStager
 
 from raymtl.errors import CheckpointError
 from raymtl.storage.filesystem import open_filesystem, read_whole
-from raymtl.storage.paths import below
-from raymtl.storage.retry import patiently
-from raymtl.training.build import Built
+from raymtl.storage.paths import join_path
+from raymtl.storage.retry import retry
+from raymtl.training.build import TrainState
 from raymtl.training.checkpoint_reader import Planner, Reader, read_index
 
 PROGRESS = "progress.json"
@@ -39,9 +39,9 @@ class Progress:
     units_done: int = 0
     """Units of that pass that are wholly trained on, in the order of the pass."""
     step: int = 0
-    """Steps taken in all passes."""
+    """Steps taken in all epochs."""
     rows: int = 0
-    """Rows trained on in all passes."""
+    """Rows trained on in all epochs."""
     train_seconds: float = 0.0
     """Time spent in training steps, over all starts of the run."""
     evaluations: list[dict[str, Any]] = field(default_factory=list)
@@ -54,12 +54,14 @@ class Progress:
     """Training is over: the last pass, or an early stop."""
 
 
-def state_of(built: Built) -> dict[str, Any]:
+def state_of(built: TrainState) -> dict[str, Any]:
     """Model and both optimizers, as torch.distributed.checkpoint takes them."""
     return {"model": built.model.state_dict(), "optimizer": built.optimizers.combined.state_dict()}
 
 
-def save(built: Built, progress: Progress, folder: str, group: dist.ProcessGroup, background: bool) -> Future | None:
+def save(
+    built: TrainState, progress: Progress, folder: str, group: dist.ProcessGroup, background: bool
+) -> Future | None:
     """Write this worker's part into `folder`; in the background the state is copied first and the Future tells when it is
     written."""
     if dist.get_rank(group) == 0:
@@ -78,9 +80,9 @@ def save(built: Built, progress: Progress, folder: str, group: dist.ProcessGroup
 def read_progress(folder: str) -> Progress:
     """The progress of a checkpoint; CheckpointError where the folder is none."""
     filesystem, inner = open_filesystem(folder)
-    path = below(folder, PROGRESS)
+    path = join_path(folder, PROGRESS)
     try:
-        return Progress(**json.loads(patiently(lambda: read_whole(filesystem, f"{inner}/{PROGRESS}"))))
+        return Progress(**json.loads(retry(lambda: read_whole(filesystem, f"{inner}/{PROGRESS}"))))
     except FileNotFoundError as error:
         raise CheckpointError(
             f"`{folder}` is not a raymtl checkpoint: it has no {PROGRESS}; name another folder"
@@ -89,7 +91,7 @@ def read_progress(folder: str) -> Progress:
         raise CheckpointError(f"`{path}` is damaged ({error}); name another checkpoint of the run") from error
 
 
-def load(built: Built, folder: str, *, model_only: bool, group: dist.ProcessGroup) -> None:
+def load(built: TrainState, folder: str, *, model_only: bool, group: dist.ProcessGroup) -> None:
     """Read a checkpoint into the model (and the optimizers), whatever sharding it was written under.
 
     Raises CheckpointError that names the first table or weight that is missing or has another shape.

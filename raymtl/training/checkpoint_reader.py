@@ -20,8 +20,8 @@ from torch.distributed.checkpoint.metadata import Metadata, StorageMeta
 from torch.distributed.checkpoint.planner import ReadItem
 
 from raymtl.storage.filesystem import open_filesystem, read_whole
-from raymtl.storage.retry import patiently
-from raymtl.storage.retrying_file import Reopened
+from raymtl.storage.retry import retry
+from raymtl.storage.retrying_file import RetryingFile
 
 INDEX = ".metadata"
 _ONE_READ_BYTES = 8 << 20
@@ -71,7 +71,7 @@ class Reader(dcp.FileSystemReader):
 def read_index(folder: str) -> Metadata:
     """The index of a checkpoint; UnpicklingError or EOFError where it is cut off or holds what no index holds."""
     filesystem, inner = open_filesystem(folder)
-    data = patiently(lambda: read_whole(filesystem, f"{inner}/{INDEX}"))
+    data = retry(lambda: read_whole(filesystem, f"{inner}/{INDEX}"))
     try:
         index = _Index(io.BytesIO(data)).load()
     except (ValueError, LookupError, AttributeError, TypeError, ImportError) as error:  # what a damaged pickle ends in
@@ -114,5 +114,5 @@ class _Files:
 
     @contextmanager
     def create_stream(self, path: str, mode: str) -> Iterator[IO[bytes]]:
-        with io.BufferedReader(Reopened(self.filesystem, path), 1 << 20) as file:
+        with io.BufferedReader(RetryingFile(self.filesystem, path), 1 << 20) as file:
             yield file

@@ -10,7 +10,7 @@ from raymtl.errors import UserError
 from raymtl.objectives.metrics import EvalMetrics
 
 
-def together(group: dist.ProcessGroup, work: Callable[[], Any]) -> list[Any]:
+def all_gather_or_raise(group: dist.ProcessGroup, work: Callable[[], Any]) -> list[Any]:
     """What `work()` gave on each worker; a UserError of any of them is raised on all, so that none waits for the others."""
     answer: Any = None
     failed: tuple[type[UserError], str] | None = None

@@ -15,21 +15,21 @@ from raymtl.data.units import Plan, plan_input
 from raymtl.data.writable import check_writable
 from raymtl.dependencies import package_versions
 from raymtl.errors import ConfigError
-from raymtl.storage.paths import absolute, below
+from raymtl.storage.paths import absolute, join_path
 from raymtl.storage.temp_dirs import folder_for
 from raymtl.training.cluster import connect
 from raymtl.training.phases import joining, starting_workers
-from raymtl.training.ray_trainer import Listener, fit
-from raymtl.training.resources import check_room, reading_tasks
+from raymtl.training.ray_trainer import Listener, launch
+from raymtl.training.resources import reading_tasks, wait_for_resources
 from raymtl.training.rundir import (
     CONFIG,
     RESULT,
     has_checkpoint,
     last_checkpoint,
-    only_one,
     read_file,
     read_result,
     run_folder,
+    run_lock,
     run_of,
     write_file,
 )
@@ -50,7 +50,7 @@ _EXECUTION = {
 
 
 @dataclass(frozen=True)
-class Prepared:
+class RunPlan:
     """A run that has passed every check that needs no cluster."""
 
     config: Config
@@ -70,7 +70,7 @@ class Prepared:
         }
 
 
-def prepare(config: Config) -> Prepared:
+def prepare(config: Config) -> RunPlan:
     """The cheap checks: files, schemas, a sample of the values, and the previous run of that name. Raises UserError."""
     ready = prepare_inputs(config)
     check_writable(run_folder(config))
@@ -78,7 +78,7 @@ def prepare(config: Config) -> Prepared:
     return ready
 
 
-def prepare_inputs(config: Config) -> Prepared:
+def prepare_inputs(config: Config) -> RunPlan:
     """The checks that need no run folder. Raises UserError."""
     check_scores(config)
     if config.train.sparse_optimizer.type == "adam" and not config.train.use_gpu:
@@ -89,31 +89,31 @@ def prepare_inputs(config: Config) -> Prepared:
     plans = {"train": plan_input(config, "train")}
     if config.data.eval is not None:
         plans["eval"] = plan_input(config, "eval")
-    return Prepared(config, plans, sample_base_rates(config, plans["train"]), config_hash(config))
+    return RunPlan(config, plans, sample_base_rates(config, plans["train"]), config_hash(config))
 
 
-def train(config: Config, *, address: str | None = None, listener: Listener | None = None) -> dict[str, Any]:
+def train(config: Config, *, address: str | None = None, on_event: Listener | None = None) -> dict[str, Any]:
     """Train (or go on with) the run that `config` describes and return what `result.json` holds.
 
-    `listener` gets every record of `metrics.jsonl` and notes, as they come. Raises UserError with one sentence for anything the
+    `on_event` gets every record of `metrics.jsonl` and notes, as they come. Raises UserError with one sentence for anything the
     user can mend.
     """
     run_dir = run_folder(config)
     done = read_result(run_dir)
     if done is not None and done["status"] == "finished":
         _compare_with_previous(config, run_dir)
-        if listener:
-            listener({"note": f"the run {run_dir} is finished already; give another `name` to train again"})
+        if on_event:
+            on_event({"note": f"the run {run_dir} is finished already; give another `name` to train again"})
         return done
-    say = (lambda line: listener({"note": line})) if listener else (lambda line: None)
+    notify = (lambda line: on_event({"note": line})) if on_event else (lambda line: None)
     ready = prepare(config)
-    say(joining(address))
+    notify(joining(address))
     local = connect(config, address)
-    room = check_room(config, local, say)
-    with only_one(run_dir):
+    room = wait_for_resources(config, local, notify)
+    with run_lock(run_dir):
         write_file(run_dir, CONFIG, dump_config(config))
-        if listener:
-            listener({"total_rows": ready.plans["train"].rows * config.train.passes})
+        if on_event:
+            on_event({"total_rows": ready.plans["train"].rows * config.train.epochs})
         started = time.time()
         maps = make_maps(
             config,
@@ -121,34 +121,34 @@ def train(config: Config, *, address: str | None = None, listener: Listener | No
             run_dir,
             reading_tasks(config, workers=0),  # the workers are not there yet
             begun=has_checkpoint(run_dir),
-            say=say,
+            notify=notify,
         )
         inputs = {part: Input(plan, part == "eval", maps) for part, plan in ready.plans.items()}
         job = Job(config, inputs, ready.base_rates, run_dir, None, room.read_tasks, room.threads, ready.hash)
-        say(starting_workers(config))
-        result = _result(ready, fit(run_worker, job, room, config, listener), time.time() - started)
+        notify(starting_workers(config))
+        result = _result(ready, launch(run_worker, job, room, config, on_event), time.time() - started)
         if maps:
             result["id_maps"] = {table: dict(file.notes) for table, file in maps.items()}
         write_file(run_dir, RESULT, json.dumps(result, indent=2))
     return result
 
 
-def _result(ready: Prepared, summary: dict[str, Any], seconds: float) -> dict[str, Any]:
+def _result(ready: RunPlan, summary: dict[str, Any], seconds: float) -> dict[str, Any]:
     """What `result.json` holds."""
     config, progress, plans = ready.config, summary["progress"], ready.plans
     evaluations = progress["evaluations"]
     scored = [e for e in evaluations if e["score"] is not None]
     best = max(scored, key=lambda e: e["score"], default=None)
-    all_passes = progress["pass_number"] >= config.train.passes
+    all_epochs = progress["pass_number"] >= config.train.epochs
     return {
         "status": "finished",
         "metrics": metrics_section(evaluations[-1]["metrics"] if evaluations else None),
         "best": None if best is None else {k: best[k] for k in ("step", "pass", "units", "score")},
         "rows_trained": progress["rows"],
-        "rows_left_out": plans["train"].rows * config.train.passes - progress["rows"] if all_passes else 0,
+        "rows_left_out": plans["train"].rows * config.train.epochs - progress["rows"] if all_epochs else 0,
         "rows_per_s": progress["rows"] / max(progress["train_seconds"], 1e-9),
         "steps": progress["step"],
-        "passes": progress["pass_number"],
+        "epochs": progress["pass_number"],
         "starts": progress["starts"],
         "seconds": round(seconds, 1),
         "config_hash": ready.hash,
@@ -175,26 +175,26 @@ def evaluate(
     overrides: list[str],
     checkpoint: str | None,
     address: str | None,
-    say: Callable[[str], None] = lambda line: None,
+    notify: Callable[[str], None] = lambda line: None,
 ) -> dict[str, Any]:
     """Metrics of a run's checkpoint (none: its last one) on the evaluation days of its configuration, changed by `overrides`.
 
-    `say` is told each step that takes a while.
+    `notify` is told each step that takes a while.
     """
     run = absolute(run_of(run))  # Ray's workers run in folders of their own
     folder = absolute(checkpoint) if checkpoint else last_checkpoint(run)
-    config = load_config(below(run, CONFIG), overrides)
+    config = load_config(join_path(run, CONFIG), overrides)
     check_fits(config, folder)
     plan, maps = plan_input(config, "eval"), saved_maps(config, run)
-    say(joining(address))
+    notify(joining(address))
     local = connect(config, address)
-    room = check_room(config, local, say)
+    room = wait_for_resources(config, local, notify)
     rates = dict.fromkeys(config.active_tasks(), 0.5)  # the checkpoint has the biases
     inputs = {"eval": Input(plan, True, maps)}
     job = Job(config, inputs, rates, "", None, room.read_tasks, room.threads, config_hash(config), folder)
-    say(starting_workers(config))
+    notify(starting_workers(config))
     with folder_for("evaluate") as scratch:
-        summary = fit(run_worker, job, room, config.model_copy(update={"output": scratch}), None)
+        summary = launch(run_worker, job, room, config.model_copy(update={"output": scratch}), None)
     return {
         "checkpoint": folder,
         "step": summary["progress"]["step"],
@@ -212,10 +212,10 @@ def _compare_with_previous(config: Config, run_dir: str) -> None:
         previous = load_config(None, text=text)
     except ConfigError as error:
         raise ConfigError(
-            f"{below(run_dir, CONFIG)} of the earlier run cannot be read, it is damaged or of another version of raymtl "
+            f"{join_path(run_dir, CONFIG)} of the earlier run cannot be read, it is damaged or of another version of raymtl "
             f"({error}); set another `name`"
         ) from error
-    before, now = defining(previous), defining(config)
+    before, now = model_defining_fields(previous), model_defining_fields(config)
     if before == now:
         return
     differing = [k for k in sorted({*before, *now}) if before.get(k) != now.get(k)]
@@ -227,7 +227,7 @@ def _compare_with_previous(config: Config, run_dir: str) -> None:
     )
 
 
-def defining(config: Config) -> dict[str, Any]:
+def model_defining_fields(config: Config) -> dict[str, Any]:
     """The configuration by dotted key, without what only says where and how to compute."""
     flat: dict[str, Any] = {}
 

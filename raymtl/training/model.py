@@ -7,7 +7,7 @@ from torchrec.sparse.jagged_tensor import JaggedTensor, KeyedTensor
 
 from raymtl.config.root import Config
 from raymtl.data.batch import Batch
-from raymtl.embeddings.tables import Arrange, Lookup, pooled_module, unpooled_module
+from raymtl.embeddings.tables import InputAssembler, Lookup, pooled_module, unpooled_module
 from raymtl.models.ranker import build_ranker
 from raymtl.objectives.balance.balancer import build_balancer
 from raymtl.objectives.losses import Losses, TaskLosses
@@ -18,7 +18,7 @@ class Head(nn.Module):
 
     def __init__(self, config: Config, lookup: Lookup, base_rates: dict[str, float], group: dist.ProcessGroup | None):
         super().__init__()
-        self.arrange = Arrange(config, lookup)
+        self.arrange = InputAssembler(config, lookup)
         self.ranker = build_ranker(config.model, config.active_tasks(), lookup.spec, base_rates)
         self.losses = TaskLosses(
             config.active_tasks(),
@@ -59,9 +59,11 @@ class Head(nn.Module):
         """The total with the tasks weighed by `train.balance`; gradients of single tasks end at the looked-up embeddings."""
         assert self.balancer is not None
         normalizer = batch.totals[:-1]
-        least = self.losses.least(batch.labels, batch.observed, batch.weight, batch.valid, normalizer, self._workers)
+        lower_bound = self.losses.lower_bound(
+            batch.labels, batch.observed, batch.weight, batch.valid, normalizer, self._workers
+        )
         cut = [vectors for vectors in looked_up if vectors is not None]
-        return self.balancer(losses.shares - least, losses.rest, normalizer > 0, cut)
+        return self.balancer(losses.shares - lower_bound, losses.rest, normalizer > 0, cut)
 
 
 class TrainModel(nn.Module):

@@ -24,14 +24,14 @@ from raymtl import errors, signals
 from raymtl.config.root import Config
 from raymtl.errors import ClusterError, StorageError, UserError, find_user_error
 from raymtl.storage.filesystem import open_filesystem
-from raymtl.storage.temp_dirs import sweep
+from raymtl.storage.temp_dirs import remove_stale
 from raymtl.telemetry.logs import environment as log_environment
 from raymtl.training.cluster import started_here
 from raymtl.training.local_ray import check_room_for_checkpoints, checkpoint_bytes, full_disk, temporary_folder
-from raymtl.training.resources import Room, shortage, worker_resources
+from raymtl.training.resources import ResourceGrant, shortage, worker_resources
 from raymtl.training.rundir import read_file, run_folder
-from raymtl.training.runlog import Mailbox
-from raymtl.training.snapshot import SNAPSHOT, mend_snapshot
+from raymtl.training.runlog import EventQueue
+from raymtl.training.snapshot import SNAPSHOT, repair_checkpoint_index
 from raymtl.training.worker import Job
 
 Listener = Callable[[dict[str, Any]], None]
@@ -46,12 +46,12 @@ _ELASTIC_START_S = 20.0
 """Elastic workers that find no place within that time are asked for anew, as many as there is room for then."""
 
 
-def fit(
+def launch(
     entry: Callable[[dict[str, Any]], dict[str, Any]],
     job: Job,
-    room: Room,
+    room: ResourceGrant,
     config: Config,
-    listener: Listener | None,
+    on_event: Listener | None,
 ) -> dict[str, Any]:
     """Run `entry` on the workers with Ray Train, in the folder `<output>/<name>`, and return what the first worker gave.
 
@@ -64,10 +64,10 @@ def fit(
     os.environ["RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S"] = str(start_s)
     filesystem, inner = open_filesystem(config.output)
     local_storage = isinstance(filesystem, pafs.LocalFileSystem)
-    post = _Post(listener) if listener else None
+    pump = _EventPump(on_event) if on_event else None
     trainer = _Trainer(
         # The job goes with the function: Ray's controller reads `train_loop_config` too, and would import TorchRec for it
-        partial(entry, {"job": replace(job, mailbox=post.mailbox if post else None)}),
+        partial(entry, {"job": replace(job, event_queue=pump.event_queue if pump else None)}),
         torch_config=TorchConfig(
             backend="cpu:gloo,cuda:nccl" if train.use_gpu else "gloo", timeout_s=int(train.step_timeout_s)
         ),
@@ -94,21 +94,21 @@ def fit(
             logging_config=LoggingConfig(log_level="ERROR"),
         ),
     )
-    sweep()
+    remove_stale()
     if started_here() and job.evaluate_checkpoint is None:
         check_room_for_checkpoints(config)
     try:
-        result = _fit(
+        result = _launch(
             trainer,
             config,
-            lambda line: listener({"note": line}) if listener else None,
-            lambda: post.last_heard if post else 0.0,
-            lambda: post.save_soon() if post else None,
+            lambda line: on_event({"note": line}) if on_event else None,
+            lambda: pump.last_event_time if pump else 0.0,
+            lambda: pump.save_soon() if pump else None,
         )
     finally:
-        if post:
-            post.close()
-        sweep()
+        if pump:
+            pump.close()
+        remove_stale()
     summary = result.return_value
     if "user_error" in summary:
         kind, message = summary["user_error"]
@@ -125,26 +125,26 @@ class _Trainer(TorchTrainer):
         self.controller = controller
 
 
-def _fit(
+def _launch(
     trainer: _Trainer,
     config: Config,
-    say: Callable[[str], None],
-    heard: Callable[[], float] = lambda: 0.0,
+    notify: Callable[[str], None],
+    last_event_time: Callable[[], float] = lambda: 0.0,
     save_soon: Callable[[], None] = lambda: None,
 ) -> Any:
     """Run the trainer; `train.max_failures` also counts workers that die between Ray's start of them and their first line,
-    which Ray takes for a fault of its own and does not try again. `heard`: when a line of the workers came last; `save_soon`
-    asks them for a checkpoint at the end of the unit under way."""
+    which Ray takes for a fault of its own and does not try again. `last_event_time`: when a line of the workers came last;
+    `save_soon` asks them for a checkpoint at the end of the unit under way."""
     allowed = config.train.max_failures
     attempt = 0
     while True:
-        mend_snapshot(run_folder(config), say)
-        watch, began = _Watch(trainer, config, say, heard), time.monotonic()
+        repair_checkpoint_index(run_folder(config), notify)
+        watch, began = _Watch(trainer, config, notify, last_event_time), time.monotonic()
         try:
             return trainer.fit()
         except KeyboardInterrupt:
-            if signals.received() == "SIGTERM" and heard() > began:
-                _await_checkpoint(config, say, save_soon)
+            if signals.received() == "SIGTERM" and last_event_time() > began:
+                _await_checkpoint(config, notify, save_soon)
             raise
         except (ray.train.TrainingFailedError, RayActorError) as error:
             if watch.gave_up is not None:
@@ -154,29 +154,29 @@ def _fit(
             )
             if found is not None:
                 raise found from None
-            if _found_no_room(error) and heard() > began:
+            if _found_no_room(error) and last_event_time() > began:
                 continue  # Ray counts such waits over the whole run: it has trained since, and begins to count anew
             attempt += 1
             if not _died_at_start(error) or 0 <= allowed < attempt:
                 raise _lost(error, config) from error
-            say("a worker died while it started; starting the workers again")
+            notify("a worker died while it started; starting the workers again")
         finally:
             watch.close()
 
 
-def _await_checkpoint(config: Config, say: Callable[[str], None], save_soon: Callable[[], None]) -> None:
+def _await_checkpoint(config: Config, notify: Callable[[str], None], save_soon: Callable[[], None]) -> None:
     """Before the process obeys SIGTERM: wait until the unit under way has ended with a checkpoint, if that is soon."""
     grace_s = config.train.checkpoint.stop_grace_s
     signals.allow(grace_s + signals.CLEAN_UP_S)
     before = read_file(run_folder(config), SNAPSHOT)
-    say(
+    notify(
         f"SIGTERM: waiting up to {grace_s:g} s (train.checkpoint.stop_grace_s) for the checkpoint at the end of this unit"
     )
     save_soon()
     end = time.monotonic() + grace_s
     while time.monotonic() < end:
         if read_file(run_folder(config), SNAPSHOT) != before:
-            say("checkpoint saved")
+            notify("checkpoint saved")
             break
         time.sleep(0.2)
     signals.allow(signals.CLEAN_UP_S)
@@ -185,10 +185,12 @@ def _await_checkpoint(config: Config, say: Callable[[str], None], save_soon: Cal
 class _Watch:
     """Looks whether the cluster still has the nodes that the workers need; Ray Train itself waits for them for ever."""
 
-    def __init__(self, trainer: _Trainer, config: Config, say: Callable[[str], None], heard: Callable[[], float]):
+    def __init__(
+        self, trainer: _Trainer, config: Config, notify: Callable[[str], None], last_event_time: Callable[[], float]
+    ):
         self.gave_up: str | None = None
         """What was missing for so long that the run was ended."""
-        self._trainer, self._config, self._say, self._heard = trainer, config, say, heard
+        self._trainer, self._config, self._notify, self._last_event_time = trainer, config, notify, last_event_time
         self._closed = threading.Event()
         self._thread = threading.Thread(target=self._run, name="watch", daemon=True)
         self._thread.start()
@@ -208,13 +210,13 @@ class _Watch:
             patience = self._config.train.start_timeout_s
             if missing is None:
                 if missing_since is not None:
-                    self._say("nodes have come: the run goes on")
+                    self._notify("nodes have come: the run goes on")
                 missing_since = None
             elif missing_since is None:
                 missing_since = time.monotonic()
-                self._say(f"nodes were lost: {missing}; waiting {patience:.0f} s for others")
-            elif self._heard() > missing_since:
-                missing_since = self._heard()  # the workers train all the same
+                self._notify(f"nodes were lost: {missing}; waiting {patience:.0f} s for others")
+            elif self._last_event_time() > missing_since:
+                missing_since = self._last_event_time()  # the workers train all the same
             elif time.monotonic() - missing_since >= patience and self._trainer.controller is not None:
                 self.gave_up = f"nodes were lost, and none came within {patience:.0f} s: {missing}"
                 ray.kill(self._trainer.controller)
@@ -280,15 +282,15 @@ def worker_environment(threads: int) -> dict[str, str]:
     return {"OMP_NUM_THREADS": str(threads), "GOMP_SPINCOUNT": "10000", **log_environment()}
 
 
-class _Post:
+class _EventPump:
     """Empties the mailbox into the listener while training goes on."""
 
-    def __init__(self, listener: Listener):
+    def __init__(self, on_event: Listener):
         here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
         # Where the driver is: on a node that is lost it would take the lines of the rest with it
-        self.mailbox = Mailbox.options(scheduling_strategy=here).remote()  # type: ignore[attr-defined]
-        self._listener = listener
-        self.last_heard = 0.0
+        self.event_queue = EventQueue.options(scheduling_strategy=here).remote()  # type: ignore[attr-defined]
+        self._on_event = on_event
+        self.last_event_time = 0.0
         """When the last line came, by the monotonic clock."""
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._run, daemon=True)
@@ -300,18 +302,18 @@ class _Post:
 
     def _empty(self) -> None:
         try:
-            for item in ray.get(self.mailbox.take.remote(), timeout=10):
-                self.last_heard = time.monotonic()
-                self._listener(item)
+            for item in ray.get(self.event_queue.take.remote(), timeout=10):
+                self.last_event_time = time.monotonic()
+                self._on_event(item)
         except ray.exceptions.RayError as error:  # the lines are a comfort; the run goes on without them
             logging.getLogger(__name__).debug("no lines from the workers: %s", error)
 
     def save_soon(self) -> None:
         """Ask the workers for a checkpoint at the end of the unit under way."""
-        ray.get(self.mailbox.save_soon.remote(), timeout=10)
+        ray.get(self.event_queue.save_soon.remote(), timeout=10)
 
     def close(self) -> None:
         self._stop.set()
         self._thread.join()
         self._empty()
-        ray.kill(self.mailbox)
+        ray.kill(self.event_queue)

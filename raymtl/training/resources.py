@@ -26,7 +26,7 @@ Resources = Mapping[str, float]
 
 
 @dataclass(frozen=True)
-class Room:
+class ResourceGrant:
     """What a run takes of the cluster."""
 
     read_tasks: int | None
@@ -44,11 +44,11 @@ def readers_take_cpus(config: Config) -> bool:
     return config.train.min_workers is None
 
 
-def check_room(config: Config, local: bool, say: Callable[[str], None] | None = None) -> Room:
+def wait_for_resources(config: Config, local: bool, notify: Callable[[str], None] | None = None) -> ResourceGrant:
     """What the run may take, once the cluster has room for its workers (`train.min_workers` of them) and one reader.
 
-    Ray is asked for exactly that, so an autoscaler learns of it. Where there is no room, `say` is told at once what is missing,
-    and ClusterError tells it after `train.start_timeout_s`; on this machine alone, where no node can join, right away.
+    Ray is asked for exactly that, so an autoscaler learns of it. Where there is no room, `notify` is told at once what is
+    missing, and ClusterError tells it after `train.start_timeout_s`; on this machine alone, where no node can join, right away.
     """
     train = config.train
 
@@ -60,9 +60,9 @@ def check_room(config: Config, local: bool, say: Callable[[str], None] | None = 
             groups,
             lambda: _patience(local, train.start_timeout_s, lambda: shortage(config) is None),
             lambda waited: _sentence(config, 0 if local else waited),
-            None if say is None else lambda: say(waiting()),
+            None if notify is None else lambda: notify(waiting()),
         )
-    return Room(config.data.read_tasks, train.threads_per_worker or _threads(train, local))
+    return ResourceGrant(config.data.read_tasks, train.threads_per_worker or _threads(train, local))
 
 
 def places(need: Resources, least: int, local: bool, limit_s: float, who: str, remedy: str) -> int:
@@ -94,10 +94,10 @@ def _wait(
     groups: Sequence[PlacementGroup],
     patience: Callable[[], float],
     refusal: Callable[[float], str],
-    tell: Callable[[], None] | None = None,
+    notify: Callable[[], None] | None = None,
 ) -> None:
     """Until Ray has a place for all of them. Raises ClusterError with the `refusal`, told the seconds waited, once `patience`
-    is over; `tell` is called once, early in a wait that is not over soon."""
+    is over; `notify` is called once, early in a wait that is not over soon."""
     began = time.monotonic()
     while True:
         waited, longest = time.monotonic() - began, patience()
@@ -105,9 +105,9 @@ def _wait(
             return
         if waited >= longest:
             raise ClusterError(refusal(waited))
-        if tell is not None and waited > _SAID_AFTER_S:
-            tell()
-            tell = None
+        if notify is not None and waited > _SAID_AFTER_S:
+            notify()
+            notify = None
 
 
 def _patience(local: bool, limit_s: float, enough: Callable[[], bool]) -> float:

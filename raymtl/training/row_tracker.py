@@ -15,13 +15,13 @@ import numpy as np
 from raymtl.config.root import Config
 from raymtl.data.batch import Batch
 from raymtl.storage.filesystem import list_folder, open_filesystem, read_whole
-from raymtl.storage.retry import patiently
+from raymtl.storage.retry import retry
 
 _FILE = "touched-{rank}.npz"
 _PREFIX = "table "
 
 
-class Touched:
+class TouchedRowTracker:
     """Marks of one worker, by table."""
 
     def __init__(self, config: Config):
@@ -49,10 +49,10 @@ class Touched:
     def load(self, folder: str) -> None:
         """Add the marks of all workers that wrote a checkpoint."""
         filesystem, inner = open_filesystem(folder)
-        for entry in patiently(lambda: list_folder(filesystem, inner, recursive=False, allow_not_found=True)):
+        for entry in retry(lambda: list_folder(filesystem, inner, recursive=False, allow_not_found=True)):
             if not fnmatch(entry.base_name, _FILE.format(rank="*")):
                 continue
-            content = patiently(partial(read_whole, filesystem, entry.path))
+            content = retry(partial(read_whole, filesystem, entry.path))
             with np.load(io.BytesIO(content), allow_pickle=False) as saved:
                 for name in saved.files:
                     self._marks[name.removeprefix(_PREFIX)][saved[name]] = True

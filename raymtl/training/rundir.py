@@ -14,10 +14,10 @@ import pyarrow.fs as pafs
 from raymtl.config.root import Config
 from raymtl.data.writable import not_writable
 from raymtl.errors import CheckpointError, StorageError, TryLaterError
-from raymtl.storage.atomic import write_whole
+from raymtl.storage.atomic import atomic_write
 from raymtl.storage.filesystem import is_local, list_folder, open_filesystem, put, read_whole
-from raymtl.storage.paths import below, split_options
-from raymtl.storage.retry import advice, may_pass, patiently, reason
+from raymtl.storage.paths import join_path, split_options
+from raymtl.storage.retry import advice, is_transient, reason, retry
 from raymtl.training.checkpoint import PROGRESS
 
 RESULT = "result.json"
@@ -28,7 +28,7 @@ _FULL = {errno.ENOSPC, errno.EDQUOT}
 
 def run_folder(config: Config) -> str:
     """`<output>/<name>`."""
-    return below(config.output, config.name)
+    return join_path(config.output, config.name)
 
 
 def run_of(path: str) -> str:
@@ -53,7 +53,7 @@ def read_file(run_dir: str, name: str) -> str | None:
     filesystem, inner = open_filesystem(run_dir)
     with run_storage(run_dir, f"read `{name}`"):
         try:
-            return patiently(lambda: read_whole(filesystem, f"{inner}/{name}")).decode()
+            return retry(lambda: read_whole(filesystem, f"{inner}/{name}")).decode()
         except (FileNotFoundError, NotADirectoryError):
             return None
 
@@ -63,16 +63,16 @@ def write_file(run_dir: str, name: str, text: str) -> None:
     filesystem, inner = open_filesystem(run_dir)
     path, data = f"{inner}/{name}", text.encode()
     try:
-        write_whole(filesystem, path, f"{path}.new", lambda written: put(filesystem, written, data))
+        atomic_write(filesystem, path, f"{path}.new", lambda written: put(filesystem, written, data))
     except OSError as error:
         with run_storage(run_dir, f"write `{name}`"):
-            if not is_local(filesystem) or may_pass(error) or error.errno in _FULL:
+            if not is_local(filesystem) or is_transient(error) or error.errno in _FULL:
                 raise
         raise not_writable(run_dir, error) from error
 
 
 @contextmanager
-def only_one(run_dir: str, what: str = "the run", remedy: str = "set another `name`") -> Iterator[None]:
+def run_lock(run_dir: str, what: str = "the run", remedy: str = "set another `name`") -> Iterator[None]:
     """Hold the folder of a run, or of other work, against a second process of this machine.
 
     The system lets go of it when the process dies. Raises TryLaterError where another has it, and StorageError where the folder
@@ -120,7 +120,7 @@ def checkpoints(run_dir: str) -> list[str]:
     filesystem, inner = open_filesystem(run_dir)
     with run_storage(run_dir, "list its checkpoints"):
         try:
-            entries = patiently(lambda: list_folder(filesystem, inner, recursive=False))
+            entries = retry(lambda: list_folder(filesystem, inner, recursive=False))
         except (FileNotFoundError, NotADirectoryError) as error:
             raise CheckpointError(
                 f"the run `{run_dir}` does not exist; name the folder that `raymtl train` printed"
@@ -128,7 +128,7 @@ def checkpoints(run_dir: str) -> list[str]:
         names = sorted(
             e.base_name for e in entries if e.type == pafs.FileType.Directory and e.base_name.startswith("checkpoint_")
         )
-        return [below(run_dir, name) for name in names if _is_whole(filesystem, f"{inner}/{name}")]
+        return [join_path(run_dir, name) for name in names if _is_whole(filesystem, f"{inner}/{name}")]
 
 
 def has_checkpoint(run_dir: str) -> bool:
@@ -141,7 +141,7 @@ def has_checkpoint(run_dir: str) -> bool:
 
 def _is_whole(filesystem: pafs.FileSystem, folder: str) -> bool:
     # Listed, since fsspec takes any error for a no when it is asked for one file (storage/filesystem.py)
-    entries = patiently(lambda: list_folder(filesystem, folder, recursive=False, allow_not_found=True))
+    entries = retry(lambda: list_folder(filesystem, folder, recursive=False, allow_not_found=True))
     return {".metadata", PROGRESS} <= {e.base_name for e in entries if e.type == pafs.FileType.File}
 
 

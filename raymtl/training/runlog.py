@@ -11,14 +11,14 @@ import ray
 from torch.utils.tensorboard import SummaryWriter
 
 from raymtl.storage.filesystem import open_filesystem
-from raymtl.storage.retry import patiently, reason
+from raymtl.storage.retry import reason, retry
 from raymtl.training.rundir import read_file, run_storage
 
 METRICS = "metrics.jsonl"
 
 
 @ray.remote(num_cpus=0)
-class Mailbox:
+class EventQueue:
     """Lines from the first worker to the driver, which may sit on another machine without shared storage, and one wish of the
     driver's for the workers."""
 
@@ -40,10 +40,10 @@ class Mailbox:
         return self._save_soon
 
 
-class RunLog:
+class RunLogger:
     """Writer of the first worker; the files lie in the run's folder, or are copied there where that is remote storage."""
 
-    def __init__(self, run_dir: str, mailbox: Any, resume_step: int):
+    def __init__(self, run_dir: str, event_queue: Any, resume_step: int):
         """Lines of steps after `resume_step` are dropped: a run that goes on from a checkpoint takes those steps again.
 
         Raises StorageError where the earlier lines cannot be read, or the files not be made.
@@ -62,7 +62,7 @@ class RunLog:
             whole.replace(path)
             self._file = path.open("a", buffering=1)
             self._board = SummaryWriter(str(self._folder / "tensorboard"), purge_step=resume_step + 1)
-        self._mailbox = mailbox
+        self._mailbox = event_queue
 
     def _previous(self) -> list[tuple[str, int]]:
         """The lines of earlier starts with their steps; a crash may have cut off the last one."""
@@ -95,7 +95,7 @@ class RunLog:
                 if isinstance(value, int | float) and not isinstance(value, bool):
                     self._board.add_scalar(f"eval/{task}/{key}", value, record["step"])
 
-    def say(self, **item: Any) -> None:
+    def notify(self, **item: Any) -> None:
         """Tell the driver something that is no metric."""
         if self._mailbox is not None:
             self._mailbox.put.remote(item)
@@ -106,11 +106,9 @@ class RunLog:
         if not self._remote:
             return
         try:
-            patiently(
-                lambda: pafs.copy_files(str(self._folder), self._target, pafs.LocalFileSystem(), self._filesystem)
-            )
+            retry(lambda: pafs.copy_files(str(self._folder), self._target, pafs.LocalFileSystem(), self._filesystem))
         except OSError as error:
-            self.say(
+            self.notify(
                 note=f"run folder `{self._run_dir}`: the log cannot be copied there, training goes on: {reason(error)}"
             )
 

@@ -18,8 +18,8 @@ from ray.train.v2._internal.execution.checkpoint.checkpoint_manager import (
 )
 
 from raymtl.storage.filesystem import delete_file, list_folder, open_filesystem
-from raymtl.storage.paths import below
-from raymtl.storage.retry import patiently
+from raymtl.storage.paths import join_path
+from raymtl.storage.retry import retry
 from raymtl.training.checkpoint import PROGRESS
 from raymtl.training.checkpoint_reader import read_index
 from raymtl.training.rundir import checkpoints, read_file, run_storage, write_file
@@ -29,7 +29,7 @@ WORST = -1e30
 """Score of a checkpoint without an evaluation: never the best, kept only as the last. Ray's own snapshot loses an infinity."""
 
 
-def mend_snapshot(run_dir: str, say: Callable[[str], None]) -> None:
+def repair_checkpoint_index(run_dir: str, notify: Callable[[str], None]) -> None:
     """Write Ray's list of the run's checkpoints anew where it is damaged; what is whole, or was never there, stays.
 
     Where no checkpoint is whole the list is removed, and the run begins anew.
@@ -41,8 +41,8 @@ def mend_snapshot(run_dir: str, say: Callable[[str], None]) -> None:
     if not results:
         filesystem, inner = open_filesystem(run_dir)
         with run_storage(run_dir, f"remove `{SNAPSHOT}`"):
-            patiently(lambda: delete_file(filesystem, f"{inner}/{SNAPSHOT}"))
-        say(f"`{below(run_dir, SNAPSHOT)}` is damaged, and no checkpoint is whole: the run begins anew")
+            retry(lambda: delete_file(filesystem, f"{inner}/{SNAPSHOT}"))
+        notify(f"`{join_path(run_dir, SNAPSHOT)}` is damaged, and no checkpoint is whole: the run begins anew")
         return
     state = _CheckpointManagerState(
         checkpoint_results=sorted(results, key=lambda r: r.metrics["score"]),  # the worst first; equal ones by age
@@ -57,8 +57,9 @@ def mend_snapshot(run_dir: str, say: Callable[[str], None]) -> None:
     )
     state.checkpoint_report_indices = [results.index(result) for result in state.checkpoint_results]
     write_file(run_dir, SNAPSHOT, state.json())
-    say(
-        f"`{below(run_dir, SNAPSHOT)}` was damaged and is written anew: the run goes on from {results[-1].checkpoint_dir_name}"
+    notify(
+        f"`{join_path(run_dir, SNAPSHOT)}` was damaged and is written anew: the run goes on from "
+        f"{results[-1].checkpoint_dir_name}"
     )
 
 
@@ -107,7 +108,7 @@ def _has_all_files(folder: str) -> bool:
             json.loads(read_file(folder, PROGRESS) or "")
         except (ValueError, EOFError, pickle.UnpicklingError):  # cut off
             return False
-        entries = patiently(lambda: list_folder(filesystem, inner, recursive=False))
+        entries = retry(lambda: list_folder(filesystem, inner, recursive=False))
     sizes = {e.base_name: e.size for e in entries if e.type == pafs.FileType.File}
     parts = (metadata.storage_data or {}).values()
     return all(part.offset + part.length <= sizes.get(part.relative_path, -1) for part in parts)

@@ -46,7 +46,7 @@ class _Local:
     batch: Batch
 
 
-class Feed:
+class SyncedLoader:
     """Iterator of `Step`s over one stream of blocks; `close()` ends it early on all workers at the same step."""
 
     def __init__(
@@ -54,13 +54,13 @@ class Feed:
         blocks: Iterable[pa.Table],
         collator: Collator,
         group: dist.ProcessGroup | None,
-        seen: Callable[[Batch], None] | None = None,
+        on_batch: Callable[[Batch], None] | None = None,
         share: int | None = None,
     ):
-        """`group` is a gloo group of all workers that nothing else uses while the feed lives; None: a single worker. `seen` is
-        told of every batch of this worker's own rows, in the feed's thread, before it is handed on. `share`: rows of a step that
-        are this worker's own, the rest being padding; None: all that the collator makes."""
-        self._blocks, self._collator, self._group, self._seen = blocks, collator, group, seen
+        """`group` is a gloo group of all workers that nothing else uses while the feed lives; None: a single worker.
+        `on_batch` is told of every batch of this worker's own rows, in the feed's thread, before it is handed on. `share`:
+        rows of a step that are this worker's own, the rest being padding; None: all that the collator makes."""
+        self._blocks, self._collator, self._group, self._on_batch = blocks, collator, group, on_batch
         self._share = share or collator.rows
         self._padding = collator([])
         self._ready: queue.Queue[Step | None] = queue.Queue(_READY)
@@ -125,8 +125,8 @@ class Feed:
             totals = votes[working, 4:].sum(0)
             if pending is not None and pending.unit == unit:
                 batch, pending = pending.batch, None
-                if self._seen is not None:
-                    self._seen(batch)
+                if self._on_batch is not None:
+                    self._on_batch(batch)
             else:
                 batch = self._padding
             batch = Batch(**{**vars(batch), "totals": totals})

@@ -20,20 +20,20 @@ from raymtl.objectives.metrics import EvalMetrics, signed_value
 from raymtl.telemetry import logs
 from raymtl.telemetry.collectives import CollectiveSampler
 from raymtl.telemetry.metrics import Gauges
-from raymtl.training.build import Built
+from raymtl.training.build import TrainState
 from raymtl.training.checkpoint import Progress
 from raymtl.training.distributed import compute_metrics
-from raymtl.training.runlog import RunLog
-from raymtl.training.synced_loader import Feed, Step
+from raymtl.training.runlog import RunLogger
+from raymtl.training.synced_loader import Step, SyncedLoader
 
 
 @dataclass(frozen=True)
-class Judged:
+class StopCallback:
     """A run that somebody watches, and may end at an evaluation."""
 
     after_units: frozenset[int]
-    """Evaluate after so many units of all passes too."""
-    goes_on: Callable[[dict[str, Any]], bool]
+    """Evaluate after so many units of all epochs too."""
+    should_continue: Callable[[dict[str, Any]], bool]
     """Told of every evaluation once what there is to save is saved; called by all workers together, with one answer for all."""
 
 
@@ -59,25 +59,31 @@ class Worker:
     """This worker's metrics."""
 
 
-class Loop:
+class Trainer:
     """Trains, from where `progress` stands to the end of the last pass."""
 
     def __init__(
         self,
         worker: Worker,
         config: Config,
-        built: Built,
+        built: TrainState,
         inputs: dict[str, Input],
         progress: Progress,
-        log: RunLog | None,
+        log: RunLogger | None,
         save: Callable[[float | None], None],
-        seen: Callable[[Batch], None] | None = None,
-        judged: Judged | None = None,
+        on_batch: Callable[[Batch], None] | None = None,
+        stop_callback: StopCallback | None = None,
     ):
         """`inputs` are those of `train` and, to evaluate on the way, `eval`; `log` is None but on the first worker; `save(score)`
-        writes a checkpoint, called by all workers together; `seen` is told of this worker's training batches; `judged` says
-        where else to evaluate and whether to go on."""
-        self._worker, self._config, self._built, self._seen, self._judged = worker, config, built, seen, judged
+        writes a checkpoint, called by all workers together; `on_batch` is told of this worker's training batches;
+        `stop_callback` says where else to evaluate and whether to go on."""
+        self._worker, self._config, self._built, self._on_batch, self._stop_callback = (
+            worker,
+            config,
+            built,
+            on_batch,
+            stop_callback,
+        )
         self._inputs, self.progress, self._log, self._save = inputs, progress, log, save
         # The same shapes on all workers; where the batch cannot be shared evenly, the last ones fill one row less
         rows = -(-config.train.batch_size // worker.workers)
@@ -92,22 +98,22 @@ class Loop:
         self._pipeline = self._make_pipeline()
 
     def run(self) -> None:
-        """What is left of all passes, as one stream: the first units of a pass are read while the pass before it ends."""
+        """What is left of all epochs, as one stream: the first units of a pass are read while the pass before it ends."""
         config, progress = self._config, self.progress
         train = config.train
         schedule = pass_schedule(self._inputs["train"].plan, config)
         units = len(self._inputs["train"].plan.units)
         first = progress.pass_number * units + progress.units_done
         self._built.model.train()
-        feed = self._feed(self._inputs["train"], schedule[first:], self._seen)
+        feed = self._feed(self._inputs["train"], schedule[first:], self._on_batch)
 
         def is_due(done: int) -> bool:
             return done % units == 0 or _is_due(done % units, train.eval_every_units)
 
         def evaluates_after(step: Step) -> bool:
             done = first + step.unit + 1
-            judged = self._judged is not None and done in self._judged.after_units
-            return "eval" in self._inputs and step.ends_unit and (judged or is_due(done))
+            stop_callback = self._stop_callback is not None and done in self._stop_callback.after_units
+            return "eval" in self._inputs and step.ends_unit and (stop_callback or is_due(done))
 
         for step in self._steps(feed, evaluates_after):
             if not step.ends_unit:
@@ -119,21 +125,21 @@ class Loop:
             score, stop = None, False
             if evaluates_after(step):
                 self._close_window()
-                score = self.evaluate((done - 1) // units, for_judge=not is_due(done))
+                score = self.evaluate((done - 1) // units, for_stop_callback=not is_due(done))
                 stop = is_due(done) and self._out_of_patience()
                 progress.finished |= stop
             is_saved = ends_pass or stop or _is_due(progress.units_done, train.checkpoint.every_units)
             if is_saved or self._worker.must_save():
                 self._close_window()
                 self._checkpoint(score)
-            if self._judged is not None and evaluates_after(step):
-                stop |= not self._judged.goes_on(progress.evaluations[-1])
+            if self._stop_callback is not None and evaluates_after(step):
+                stop |= not self._stop_callback.should_continue(progress.evaluations[-1])
             if stop:
                 feed.close()
                 return
         self._close_window()
         if not progress.finished:  # the last units had no row of the users that are trained on
-            progress.pass_number, progress.units_done, progress.finished = train.passes, 0, True
+            progress.pass_number, progress.units_done, progress.finished = train.epochs, 0, True
             self._checkpoint(None)
 
     def _checkpoint(self, score: float | None) -> None:
@@ -143,11 +149,11 @@ class Loop:
         self._worker.gauges.set("checkpoint_seconds", seconds)
         logs.log.info("checkpoint: training stood still for %.3f s", seconds)
 
-    def _feed(self, source: Input, schedule: Schedule, seen: Callable[[Batch], None] | None = None) -> Feed:
+    def _feed(self, source: Input, schedule: Schedule, on_batch: Callable[[Batch], None] | None = None) -> SyncedLoader:
         evaluation = source.evaluation
         blocks = self._worker.open_stream(source, schedule)
         group = self._worker.eval_feed_group if evaluation else self._worker.train_feed_group
-        return Feed(blocks, self._collators[evaluation], group, seen, self._share)
+        return SyncedLoader(blocks, self._collators[evaluation], group, on_batch, self._share)
 
     # Training steps
 
@@ -161,7 +167,7 @@ class Loop:
             execute_all_batches=True,  # type: ignore[arg-type]
         )
 
-    def _steps(self, feed: Feed, pause_after: Callable[[Step], bool]) -> Iterator[Step]:
+    def _steps(self, feed: SyncedLoader, pause_after: Callable[[Step], bool]) -> Iterator[Step]:
         """Train on every step of the feed; each is handed on when the weights have taken it in.
 
         At a step to pause after, the pipeline has nothing under way: the model may be used for something else.
@@ -275,10 +281,10 @@ class Loop:
 
     # Evaluation
 
-    def evaluate(self, pass_number: int, for_judge: bool = False) -> float | None:
+    def evaluate(self, pass_number: int, for_stop_callback: bool = False) -> float | None:
         """Metrics over every row of the evaluation days, once each; returns the score that `train.select` names.
 
-        One that is only `for_judge` does not count for early stopping: without a judge the run would not have made it.
+        One that is only `for_stop_callback` does not count for early stopping: without a judge the run would not have made it.
         """
         started = time.perf_counter()
         metrics = self.measure(self._inputs["eval"])
@@ -292,7 +298,7 @@ class Loop:
             "score": score,
             "seconds": seconds,
             "metrics": metrics,
-            **({"for_judge": True} if for_judge else {}),
+            **({"for_stop_callback": True} if for_stop_callback else {}),
         }
         self.progress.evaluations.append(record)
         logs.log.info("evaluated in %.1f s", seconds)
@@ -335,7 +341,9 @@ class Loop:
         stop = self._config.train.early_stop
         if stop is None:
             return False
-        scores = [signed_value(e["metrics"], stop.metric) for e in self.progress.evaluations if "for_judge" not in e]
+        scores = [
+            signed_value(e["metrics"], stop.metric) for e in self.progress.evaluations if "for_stop_callback" not in e
+        ]
         known = [s for s in scores if s is not None]
         if not known:
             return False
@@ -359,7 +367,7 @@ def pass_schedule(plan: Plan, config: Config) -> Schedule:
     """All passes over the plan, in the order that `data.shuffle` asks for."""
     shuffle = config.data.shuffle
     seed = None if shuffle.mode == "none" else shuffle.seed
-    return [(number, unit) for number in range(config.train.passes) for unit in plan.order(seed, number)]
+    return [(number, unit) for number in range(config.train.epochs) for unit in plan.order(seed, number)]
 
 
 def _is_due(done: int, every: int | None) -> bool:

@@ -23,18 +23,18 @@ from raymtl.config.root import Config
 from raymtl.data.ids.id_map import MapFile
 from raymtl.data.read import Input, Schedule, stream
 from raymtl.errors import CheckpointError, UserError
-from raymtl.storage.paths import below
-from raymtl.storage.temp_dirs import new_folder, sweep
+from raymtl.storage.paths import join_path
+from raymtl.storage.temp_dirs import new_folder, remove_stale
 from raymtl.telemetry import logs
 from raymtl.telemetry.metrics import Gauges
 from raymtl.training import checkpoint as saved_state
-from raymtl.training.build import Built, build
+from raymtl.training.build import TrainState, build
 from raymtl.training.checkpoint import Progress
-from raymtl.training.distributed import together
+from raymtl.training.distributed import all_gather_or_raise
 from raymtl.training.resources import readers_take_cpus, reading_tasks
-from raymtl.training.runlog import RunLog
+from raymtl.training.runlog import RunLogger
 from raymtl.training.snapshot import WORST
-from raymtl.training.trainer import Judged, Loop, Worker
+from raymtl.training.trainer import StopCallback, Trainer, Worker
 from raymtl.words import count_of
 
 
@@ -47,18 +47,18 @@ class Job:
     """What to read, by name: `train`, `eval`."""
     base_rates: dict[str, float]
     run_dir: str
-    mailbox: Any
-    """Handle of the driver's `Mailbox`, or None."""
+    event_queue: Any
+    """Handle of the driver's `EventQueue`, or None."""
     read_tasks: int | None
     """Reading tasks at a time; None: by what the cluster has free when reading begins."""
     threads: int
     config_hash: str
     evaluate_checkpoint: str | None = None
     """Only evaluate this checkpoint folder, do not train."""
-    judge: Any = None
-    """Handle of a `Judge`, who is asked at every evaluation whether to go on, or None."""
-    judge_after_units: frozenset[int] = frozenset()
-    """Evaluate for the judge after so many units of all passes."""
+    stop_decider: Any = None
+    """Handle of a `_StopDecider`, which is asked at every evaluation whether to go on, or None."""
+    stop_check_units: frozenset[int] = frozenset()
+    """Evaluate for the judge after so many units of all epochs."""
 
     @property
     def run(self) -> str:
@@ -94,10 +94,14 @@ def _run(job: Job, rank: int, workers: int) -> dict[str, Any]:
             if progress.step
             else "training"
         )
-        log.say(note=f"{done} with {workers} {'workers' if workers > 1 else 'worker'}")
+        log.notify(note=f"{done} with {workers} {'workers' if workers > 1 else 'worker'}")
     saver = Saver(job, built, progress, log, save_group)
-    judged = None if job.judge is None else Judged(job.judge_after_units, partial(_ask, job.judge, worker))
-    loop = Loop(worker, job.config, built, job.inputs, progress, log, saver, judged=judged)
+    stop_callback = (
+        None
+        if job.stop_decider is None
+        else StopCallback(job.stop_check_units, partial(_ask, job.stop_decider, worker))
+    )
+    loop = Trainer(worker, job.config, built, job.inputs, progress, log, saver, stop_callback=stop_callback)
     try:
         if not progress.finished:
             loop.run()
@@ -108,9 +112,9 @@ def _run(job: Job, rank: int, workers: int) -> dict[str, Any]:
     return {"progress": vars(progress), **built_facts(built, loop)}
 
 
-def _ask(judge: Any, worker: Worker, evaluation: dict[str, Any]) -> bool:
+def _ask(stop_decider: Any, worker: Worker, evaluation: dict[str, Any]) -> bool:
     """The judge's answer, the same on all workers."""
-    answer = [ray.get(judge.ask.remote(evaluation)) if worker.rank == 0 else None]
+    answer = [ray.get(stop_decider.ask.remote(evaluation)) if worker.rank == 0 else None]
     if worker.workers > 1:  # the feed of the evaluation has ended, so its group is free
         dist.broadcast_object_list(answer, src=0, group=worker.eval_feed_group, device=torch.device("cpu"))
     return bool(answer[0])
@@ -118,16 +122,16 @@ def _ask(judge: Any, worker: Worker, evaluation: dict[str, Any]) -> bool:
 
 def set_up(job: Job, rank: int, workers: int) -> tuple[Worker, dist.ProcessGroup]:
     """This process as a worker, and a gloo group of all workers for what is saved and loaded."""
-    quieten()
+    mute_library_logs()
     logs.begin_worker(job.run, rank)
-    sweep()
+    remove_stale()
     torch.set_num_threads(job.threads)
     config = job.config
     device = get_device()
     if device.type == "cuda":
         torch.cuda.set_device(device)
     timeout = dt.timedelta(seconds=config.train.step_timeout_s)
-    init_alone(timeout)
+    init_single_process_group(timeout)
     group = dist.group.WORLD
     assert group is not None
     # Groups over gloo, each used by one thread alone: those of the feeds, and that of the writer of checkpoints
@@ -140,18 +144,18 @@ def set_up(job: Job, rank: int, workers: int) -> tuple[Worker, dist.ProcessGroup
     if rank == 0 and "train" in job.inputs:
         _tell_tables(gauges, job.inputs["train"].maps)
     streams = Streams(job, rank, workers)
-    must_save = partial(_must_save, job.mailbox if rank == 0 else None, device)
+    must_save = partial(_must_save, job.event_queue if rank == 0 else None, device)
     return Worker(
         rank, workers, device, group, train_feed_group, eval_feed_group, streams, must_save, gauges
     ), save_group
 
 
-def _must_save(mailbox: Any, device: torch.device) -> bool:
+def _must_save(event_queue: Any, device: torch.device) -> bool:
     """Whether a node is announced to be taken away, or the driver is about to stop: one answer for all workers."""
     wanted = ray.train.get_preemption_info() is not None
-    if mailbox is not None:
+    if event_queue is not None:
         try:
-            wanted |= ray.get(mailbox.wants_save.remote(), timeout=10)
+            wanted |= ray.get(event_queue.wants_save.remote(), timeout=10)
         except ray.exceptions.RayError as error:  # a driver that is gone has no wishes
             logs.log.debug("the driver cannot be asked: %s", error)
     answer = torch.tensor([wanted], dtype=torch.int32, device=device)
@@ -165,30 +169,30 @@ def _tell_tables(gauges: Gauges, maps: Mapping[str, MapFile | None]) -> None:
             gauges.set("table_used_rows", file.ids, table=table)
             gauges.set("table_capacity_rows", file.capacity, table=table)
             gauges.set("table_admitted_ids", file.notes["admitted"]["ids"], table=table)
-            gauges.set("table_evicted_ids", file.notes["forgotten"]["ids"], table=table)
+            gauges.set("table_evicted_ids", file.notes["evicted"]["ids"], table=table)
             gauges.set("table_unknown_ratio", file.notes["unknown_share"], table=table)
 
 
-def quieten() -> None:
+def mute_library_logs() -> None:
     """Keep what libraries say of themselves out of the logs of this process."""
     warnings.filterwarnings("ignore", category=FutureWarning)
     warnings.filterwarnings("ignore", message="The given NumPy array is not writable")
     logging.getLogger("torchrec").setLevel(logging.ERROR)
 
 
-def open_log(job: Job, progress: Progress, group: dist.ProcessGroup) -> RunLog | None:
+def open_log(job: Job, progress: Progress, group: dist.ProcessGroup) -> RunLogger | None:
     """The log of the first worker; where it cannot be made all workers raise the error, and none waits for the first."""
-    made: list[RunLog] = []
+    made: list[RunLogger] = []
 
     def make() -> None:
         if dist.get_rank(group) == 0:
-            made.append(RunLog(job.run_dir, job.mailbox, progress.step))
+            made.append(RunLogger(job.run_dir, job.event_queue, progress.step))
 
-    together(group, make)
+    all_gather_or_raise(group, make)
     return made[0] if made else None
 
 
-def built_facts(built: Built, loop: Loop) -> dict[str, Any]:
+def built_facts(built: TrainState, loop: Trainer) -> dict[str, Any]:
     """What a summary says of model and memory."""
     cuda = torch.cuda.is_available() and loop.device.type == "cuda"
     return {
@@ -250,15 +254,15 @@ class Saver:
     def __init__(
         self,
         job: Job,
-        built: Built,
+        built: TrainState,
         progress: Progress,
-        log: RunLog | None,
+        log: RunLogger | None,
         group: dist.ProcessGroup,
-        beside: Callable[[str], None] | None = None,
+        extra_files: Callable[[str], None] | None = None,
     ):
-        """`beside(folder)` writes this worker's files beside the checkpoint's own."""
+        """`extra_files(folder)` writes this worker's files beside the checkpoint's own."""
         self._job, self._built, self._progress, self._log, self._group = job, built, progress, log, group
-        self._beside = beside
+        self._extra_files = extra_files
         self._written: Future | None = None
 
     def __call__(self, score: float | None) -> None:
@@ -268,8 +272,8 @@ class Saver:
             self._built, self._progress, folder, self._group, self._job.config.train.checkpoint.background
         )
         self._written = written
-        if self._beside is not None:
-            self._beside(folder)
+        if self._extra_files is not None:
+            self._extra_files(folder)
         storage = ray.train.get_context().get_storage()
 
         def upload(checkpoint: Checkpoint, name: str) -> Checkpoint:
@@ -298,13 +302,15 @@ class Saver:
             self._written = None
 
 
-def restore(job: Job, built: Built, group: dist.ProcessGroup, beside: Callable[[str], None] | None = None) -> Progress:
-    """Load the newest checkpoint of this run, or start; `beside(folder)` reads what `Saver` wrote beside it."""
+def restore(
+    job: Job, built: TrainState, group: dist.ProcessGroup, extra_files: Callable[[str], None] | None = None
+) -> Progress:
+    """Load the newest checkpoint of this run, or start; `extra_files(folder)` reads what `Saver` wrote beside it."""
     checkpoint = ray.train.get_checkpoint()
     plan = job.inputs["train"].plan.identity
     if checkpoint is None:
         return Progress(plan=plan)
-    folder = below(job.run_dir, checkpoint.path.rstrip("/").rpartition("/")[2])
+    folder = join_path(job.run_dir, checkpoint.path.rstrip("/").rpartition("/")[2])
     progress = saved_state.read_progress(folder)
     if progress.plan != plan and not progress.finished:
         raise CheckpointError(
@@ -313,17 +319,17 @@ def restore(job: Job, built: Built, group: dist.ProcessGroup, beside: Callable[[
         )
     saved_state.load(built, folder, model_only=False, group=group)
     built.optimizers.restore(progress.step)
-    if beside is not None:
-        beside(folder)
+    if extra_files is not None:
+        extra_files(folder)
     return progress
 
 
-def _evaluate(job: Job, worker: Worker, built: Built, group: dist.ProcessGroup) -> dict[str, Any]:
+def _evaluate(job: Job, worker: Worker, built: TrainState, group: dist.ProcessGroup) -> dict[str, Any]:
     folder = job.evaluate_checkpoint
     assert folder is not None
     progress = saved_state.read_progress(folder)
     saved_state.load(built, folder, model_only=True, group=group)
-    loop = Loop(worker, job.config, built, job.inputs, progress, None, lambda score: None)
+    loop = Trainer(worker, job.config, built, job.inputs, progress, None, lambda score: None)
     return {"metrics": loop.measure(job.inputs["eval"]), "progress": vars(progress)}
 
 
@@ -332,10 +338,10 @@ def total_steps(job: Job) -> int:
     rows = job.config.train.batch_size
     if "train" not in job.inputs:
         return 0
-    return job.config.train.passes * sum(-(-u.rows // rows) for u in job.inputs["train"].plan.units)
+    return job.config.train.epochs * sum(-(-u.rows // rows) for u in job.inputs["train"].plan.units)
 
 
-def init_alone(timeout: dt.timedelta) -> None:
+def init_single_process_group(timeout: dt.timedelta) -> None:
     """Make this process a group of its own, unless it is part of one."""
     if dist.is_initialized():
         return
@@ -344,6 +350,6 @@ def init_alone(timeout: dt.timedelta) -> None:
     dist.init_process_group(backend, store=store, rank=0, world_size=1, timeout=timeout)
 
 
-def _count_parameters(built: Built) -> dict[str, int]:
+def _count_parameters(built: TrainState) -> dict[str, int]:
     tables = sum(t.rows * t.dim for t in built.lookup.tables.values())
     return {"dense": sum(p.numel() for p in built.optimizers.dense_parameters), "tables": tables}

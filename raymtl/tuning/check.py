@@ -5,14 +5,14 @@ Imports neither Ray nor TorchRec, which take longer than the checks.
 
 from raymtl.config.root import Config
 from raymtl.errors import ConfigError
-from raymtl.storage.paths import below
+from raymtl.storage.paths import join_path
 from raymtl.tuning.objective import check_objective
 from raymtl.tuning.space import Space
 
 
 def search_folder(config: Config) -> str:
     """`<output>/<name>-tune`."""
-    return below(config.output, f"{config.name}-tune")
+    return join_path(config.output, f"{config.name}-tune")
 
 
 def check(config: Config) -> Space:

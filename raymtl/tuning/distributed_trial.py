@@ -11,8 +11,8 @@ from typing import Any
 import ray
 
 from raymtl.training.checkpoint import Progress
-from raymtl.training.ray_trainer import fit
-from raymtl.training.resources import Room
+from raymtl.training.ray_trainer import launch
+from raymtl.training.resources import ResourceGrant
 from raymtl.training.worker import Job, run_worker
 from raymtl.tuning.inprocess_trial import Watcher
 
@@ -20,7 +20,7 @@ _LOOK_EVERY_S = 0.2
 
 
 @ray.remote(num_cpus=0)
-class _Judge:
+class _StopDecider:
     """Holds the workers' question until the trial has the answer."""
 
     def __init__(self) -> None:
@@ -36,21 +36,21 @@ class _Judge:
         asked, self._question = self._question, None
         return asked
 
-    async def answer(self, goes_on: bool) -> None:
+    async def answer(self, should_continue: bool) -> None:
         if self._answered is not None and not self._answered.done():
-            self._answered.set_result(goes_on)
+            self._answered.set_result(should_continue)
 
 
-def train_nested(job: Job, room: Room, watcher: Watcher) -> Progress:
+def train_nested(job: Job, room: ResourceGrant, watcher: Watcher) -> Progress:
     """Train what is left of a trial on `train.workers` workers. Raises what the run raised."""
     watcher.began(Progress())  # Ray Train knows how far it is; what it measured before is told at the end
-    judge = _Judge.remote()  # type: ignore[attr-defined]
-    job.judge = judge
+    stop_decider = _StopDecider.remote()  # type: ignore[attr-defined]
+    job.stop_decider = stop_decider
     outcome: dict[str, Any] = {}
 
     def run() -> None:
         try:
-            outcome["summary"] = fit(run_worker, job, room, job.config, None)
+            outcome["summary"] = launch(run_worker, job, room, job.config, None)
         except BaseException as error:  # raised again by who waits for it
             outcome["error"] = error
 
@@ -59,11 +59,11 @@ def train_nested(job: Job, room: Room, watcher: Watcher) -> Progress:
     try:
         while thread.is_alive():
             thread.join(_LOOK_EVERY_S)
-            asked = ray.get(judge.question.remote())
+            asked = ray.get(stop_decider.question.remote())
             if asked is not None:
-                ray.get(judge.answer.remote(watcher.evaluated(asked)))
+                ray.get(stop_decider.answer.remote(watcher.evaluated(asked)))
     finally:
-        ray.kill(judge)
+        ray.kill(stop_decider)
     if "error" in outcome:
         raise outcome["error"]
     return Progress(**outcome["summary"]["progress"])

@@ -19,16 +19,16 @@ from raymtl.errors import CheckpointError
 from raymtl.model_store.loader import restore as restore_version
 from raymtl.storage.filesystem import is_local, open_filesystem
 from raymtl.storage.object_store import open_store
-from raymtl.storage.paths import below
-from raymtl.storage.retry import patiently
+from raymtl.storage.paths import join_path
+from raymtl.storage.retry import retry
 from raymtl.storage.temp_dirs import folder_for
 from raymtl.telemetry.metrics import Gauges
 from raymtl.training import checkpoint as saved_state
-from raymtl.training.build import Built, build
+from raymtl.training.build import TrainState, build
 from raymtl.training.checkpoint import Progress
 from raymtl.training.rundir import read_file, write_file
-from raymtl.training.trainer import Judged, Loop, Worker
-from raymtl.training.worker import Job, Streams, init_alone, quieten, total_steps
+from raymtl.training.trainer import StopCallback, Trainer, Worker
+from raymtl.training.worker import Job, Streams, init_single_process_group, mute_library_logs, total_steps
 from raymtl.tuning.blocks import SharedInput
 
 STATE = "state.json"
@@ -57,7 +57,7 @@ class Watcher(Protocol):
         """An evaluation is made; the answer says whether to go on."""
 
 
-def train_alone(
+def train_in_process(
     job: Job,
     blocks: dict[str, SharedInput] | None,
     begin: Begin | None,
@@ -67,13 +67,13 @@ def train_alone(
 
     With `blocks` the inputs are those that all trials share; without they are read for this trial alone.
     """
-    quieten()
+    mute_library_logs()
     torch.set_num_threads(job.threads)
     config = job.config
     device = torch.device("cuda", 0) if config.train.use_gpu else torch.device("cpu")
     if config.train.use_gpu:
         torch.cuda.set_device(device)
-    init_alone(dt.timedelta(seconds=config.train.step_timeout_s))
+    init_single_process_group(dt.timedelta(seconds=config.train.step_timeout_s))
     group = dist.group.WORLD
     assert group is not None
     built = build(config, job.base_rates, total_steps(job), device, group)
@@ -90,8 +90,8 @@ def train_alone(
         state.save(progress)
         watcher.saved(progress)
 
-    judged = Judged(job.judge_after_units, watcher.evaluated)
-    loop = Loop(worker, config, built, job.inputs, progress, None, save, judged=judged)
+    stop_callback = StopCallback(job.stop_check_units, watcher.evaluated)
+    loop = Trainer(worker, config, built, job.inputs, progress, None, save, stop_callback=stop_callback)
     if watcher.began(progress) and not progress.finished:
         loop.run()
     return progress
@@ -112,7 +112,7 @@ class _State:
     """The checkpoints of a trial: written under a new name each, then named in one small file, so that a kill costs at most what
     came after the last one."""
 
-    def __init__(self, job: Job, built: Built, group: dist.ProcessGroup):
+    def __init__(self, job: Job, built: TrainState, group: dist.ProcessGroup):
         self._folder, self._built, self._group = job.run_dir, built, group
         self._filesystem, self._inner = open_filesystem(job.run_dir)
         self._plan = job.inputs["train"].plan.identity
@@ -123,7 +123,7 @@ class _State:
         if text is None:
             return Progress(plan=self._plan)
         self._last = _named_in(text, self._folder)
-        source = below(self._folder, self._last)
+        source = join_path(self._folder, self._last)
         progress = saved_state.read_progress(source)
         if progress.plan != self._plan:
             raise CheckpointError("the training days changed since this trial began; search anew under another `name`")
@@ -140,7 +140,7 @@ class _State:
             with folder_for("trial") as scratch:
                 saved_state.save(self._built, progress, scratch, self._group, background=False)
                 target = f"{self._inner}/{name}"
-                patiently(lambda: pafs.copy_files(scratch, target, pafs.LocalFileSystem(), self._filesystem))
+                retry(lambda: pafs.copy_files(scratch, target, pafs.LocalFileSystem(), self._filesystem))
         write_file(self._folder, STATE, json.dumps({"folder": name}))
         if self._last is not None:
             with suppress(OSError):  # it goes with the trial's folder at the latest
@@ -156,7 +156,7 @@ def _named_in(text: str, folder: str) -> str:
         name = text
     if not isinstance(name, str) or not re.fullmatch(r"state-\d+-\d+", name):
         raise CheckpointError(
-            f"`{below(folder, STATE)}` is damaged: it names `{name}`; remove it, and the trial begins anew"
+            f"`{join_path(folder, STATE)}` is damaged: it names `{name}`; remove it, and the trial begins anew"
         )
     return name
 
@@ -170,4 +170,4 @@ def remove_state(trial_folder: str) -> None:
 
 def trial_folder(search_folder: str, name: str) -> str:
     """Folder of what a trial under way keeps."""
-    return below(search_folder, f"trials/{name}")
+    return join_path(search_folder, f"trials/{name}")

@@ -21,14 +21,14 @@ def is_lower_better(name: str) -> bool:
     return name == ORDER or lower_is_better(name)
 
 
-def plain(name: str, value: float) -> float:
+def unsigned(name: str, value: float) -> float:
     """A signed value as the metric itself."""
     return -value if is_lower_better(name) else value
 
 
 @dataclass(frozen=True)
-class Judge:
-    """An objective that can be asked about evaluations."""
+class ObjectiveEvaluator:
+    """An objective that evaluates metrics."""
 
     objective: Objective
 
@@ -62,13 +62,13 @@ class Judge:
             value = signed_value(metrics, name)
             if value is None:
                 found.append(1.0)
-            elif bound.loses_at_most is not None:
+            elif bound.max_drop is not None:
                 base = signed_value(default, name) if default is not None else None
-                found.append(0.0 if base is None else base - bound.loses_at_most - value)
+                found.append(0.0 if base is None else base - bound.max_drop - value)
             elif bound.at_least is not None:
-                found.append(bound.at_least - plain(name, value))
+                found.append(bound.at_least - unsigned(name, value))
             else:
-                found.append(plain(name, value) - float(bound.at_most or 0.0))
+                found.append(unsigned(name, value) - float(bound.at_most or 0.0))
         return found
 
     def keeps(self, metrics: Metrics, default: Metrics | None) -> bool:
@@ -81,7 +81,7 @@ def stopping_value(tune: Tune, metrics: Metrics) -> float | None:
     by = getattr(tune.stopping, "by", None)
     if by is not None:
         return signed_value(metrics, by)
-    values = Judge(tune.objective).values(metrics)
+    values = ObjectiveEvaluator(tune.objective).values(metrics)
     return None if values is None else values[0]
 
 

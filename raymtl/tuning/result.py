@@ -11,11 +11,11 @@ import pyarrow.parquet as pq
 
 from raymtl.config.load import config_from_dict, dump_config
 from raymtl.objectives.metrics import signed_value
-from raymtl.storage.atomic import write_whole
+from raymtl.storage.atomic import atomic_write
 from raymtl.storage.filesystem import open_filesystem
-from raymtl.storage.paths import below
+from raymtl.storage.paths import join_path
 from raymtl.training.rundir import RESULT, write_file
-from raymtl.tuning.objective import Judge, front, plain
+from raymtl.tuning.objective import ObjectiveEvaluator, front, unsigned
 from raymtl.tuning.report.page import write_report
 from raymtl.tuning.search import SEARCHED, Search
 from raymtl.tuning.trial_store import Trial
@@ -26,8 +26,8 @@ BEST, TABLE, REPORT = "best.yaml", "trials.parquet", "report.html"
 def write_result(search: Search, folder: str, clock: dict[str, Any]) -> dict[str, Any]:
     """Write the files of a search and return what `result.json` holds."""
     result = summary(search, clock, folder)
-    result["report"] = below(folder, REPORT)
-    best = search.book.trials.get(result["best"]) if result["best"] is not None else None
+    result["report"] = join_path(folder, REPORT)
+    best = search.trial_store.trials.get(result["best"]) if result["best"] is not None else None
     if best is not None:
         chosen = config_from_dict({**best.config, "name": f"{search.config.name}-best"})
         write_file(folder, BEST, dump_config(chosen))
@@ -39,21 +39,21 @@ def write_result(search: Search, folder: str, clock: dict[str, Any]) -> dict[str
 
 def summary(search: Search, clock: dict[str, Any], folder: str) -> dict[str, Any]:
     """Everything that a report says in numbers."""
-    trials = list(search.book.trials.values())
+    trials = list(search.trial_store.trials.values())
     searched = [t for t in trials if t.kind in SEARCHED]
-    default = search.book.default
+    default = search.trial_store.default
     best = search.best(searched)
     found = search.candidates(searched)
-    points = {t.number: search.judge.values(t.metrics) or [] for t in found}
+    points = {t.number: search.evaluator.values(t.metrics) or [] for t in found}
     return {
         "status": "finished" if search.is_over() else "stopped",
         "folder": folder,
         "best": None if best is None else best.number,
-        "best_config": below(folder, BEST) if best is not None else None,
+        "best_config": join_path(folder, BEST) if best is not None else None,
         "best_fields": {} if best is None else best.fields,
         "default": None if default is None else default.number,
-        "objective": search.judge.names,
-        "front": front(points) if len(search.judge.names) > 1 else [],
+        "objective": search.evaluator.names,
+        "front": front(points) if len(search.evaluator.names) > 1 else [],
         "trials": {
             status: sum(t.status == status for t in searched) for status in ("finished", "stopped", "failed", "running")
         },
@@ -71,18 +71,18 @@ def gains(search: Search) -> list[dict[str, Any]]:
     The trial's own run is left out: it was chosen for being high, noise included. `beyond_noise` is whether the difference of
     the means is more than twice its standard error (Welch).
     """
-    repeats = [t for t in search.book.of_kind("repeat") if t.status == "finished" and t.metrics is not None]
-    default = search.book.default
-    best = search.best(search.book.of_kind(*SEARCHED))
+    repeats = [t for t in search.trial_store.of_kind("repeat") if t.status == "finished" and t.metrics is not None]
+    default = search.trial_store.default
+    best = search.best(search.trial_store.of_kind(*SEARCHED))
     # an earlier best, of a search that was made longer, has repeats too
     own = [t for t in repeats if best is not None and t.of == best.number]
     base = [t for t in repeats if default is not None and t.of == default.number]
     if not own or not base:
         return []
-    names = [*search.judge.names, *search.judge.objective.subject_to]
+    names = [*search.evaluator.names, *search.evaluator.objective.subject_to]
     found = []
     for name in dict.fromkeys(names):
-        a, b = (_values(search.judge, name, group) for group in (own, base))
+        a, b = (_values(search.evaluator, name, group) for group in (own, base))
         if not a or not b:
             continue
         error = math.sqrt(_variance(a) / len(a) + _variance(b) / len(b))
@@ -102,11 +102,11 @@ def gains(search: Search) -> list[dict[str, Any]]:
     return found
 
 
-def _values(judge: Judge, name: str, trials: Sequence[Trial]) -> list[float]:
+def _values(evaluator: ObjectiveEvaluator, name: str, trials: Sequence[Trial]) -> list[float]:
     """Oriented values of one number of the objective, or of a limit's metric."""
-    if name in judge.names:
-        index = judge.names.index(name)
-        return [values[index] for t in trials if (values := judge.values(t.metrics)) is not None]
+    if name in evaluator.names:
+        index = evaluator.names.index(name)
+        return [values[index] for t in trials if (values := evaluator.values(t.metrics)) is not None]
     return [v for t in trials if (v := signed_value(t.metrics or {}, name)) is not None]
 
 
@@ -116,9 +116,9 @@ def _variance(values: Sequence[float]) -> float:
 
 def rows_of(search: Search) -> list[dict[str, Any]]:
     """One row per trial: what it is, the fields it set, what it cost, and its metrics."""
-    default = search.book.default.metrics if search.book.default is not None else None
+    default = search.trial_store.default.metrics if search.trial_store.default is not None else None
     found = []
-    for t in search.book.trials.values():
+    for t in search.trial_store.trials.values():
         metrics = t.metrics or {}
         row: dict[str, Any] = {
             "trial": t.number,
@@ -130,16 +130,16 @@ def rows_of(search: Search) -> list[dict[str, Any]]:
             "rows": t.rows,
             "train_seconds": t.train_seconds,
             "starts": t.starts,
-            "keeps_limits": search.judge.keeps(metrics, default) if metrics else None,
+            "keeps_limits": search.evaluator.keeps(metrics, default) if metrics else None,
         }
-        for name in {name for other in search.book.trials.values() for name in other.fields}:
+        for name in {name for other in search.trial_store.trials.values() for name in other.fields}:
             value = t.fields.get(name)
             row[f"field.{name}"] = value if value is None or isinstance(value, int | float) else json.dumps(value)
-        known = search.judge.values(metrics)
-        values: Sequence[float | None] = known or [None] * len(search.judge.names)
-        for name, value in zip(search.judge.names, values, strict=True):
-            mean = search.judge.objective.mean is not None
-            row[f"objective.{name}"] = value if value is None or mean else plain(name, value)
+        known = search.evaluator.values(metrics)
+        values: Sequence[float | None] = known or [None] * len(search.evaluator.names)
+        for name, value in zip(search.evaluator.names, values, strict=True):
+            mean = search.evaluator.objective.mean is not None
+            row[f"objective.{name}"] = value if value is None or mean else unsigned(name, value)
         for task, of_task in metrics.get("tasks", {}).items():
             row |= {f"{task}.{k}": v for k, v in of_task.items() if isinstance(v, int | float)}
         row["order_violations"] = (metrics.get("order_violation_rate") or {}).get("overall")
@@ -160,8 +160,8 @@ def _write_table(folder: str, search: Search) -> None:
             values = [None if v is None else json.dumps(v) for v in values]
         arrays[name] = pa.array(values)
     table = pa.table(arrays)
-    filesystem, inner = open_filesystem(below(folder, TABLE))
-    write_whole(filesystem, inner, f"{inner}.new", lambda path: pq.write_table(table, path, filesystem=filesystem))
+    filesystem, inner = open_filesystem(join_path(folder, TABLE))
+    atomic_write(filesystem, inner, f"{inner}.new", lambda path: pq.write_table(table, path, filesystem=filesystem))
 
 
 def _place(key: str, rows: list[dict[str, Any]]) -> tuple[int, str]:

@@ -24,12 +24,12 @@ from raymtl.model_store.row_owners import read_map
 from raymtl.model_store.store import chain, show
 from raymtl.storage.filesystem import open_filesystem
 from raymtl.storage.object_store import open_store
-from raymtl.storage.paths import below
+from raymtl.storage.paths import join_path
 from raymtl.training.cluster import connect
-from raymtl.training.driver import defining, prepare_inputs
+from raymtl.training.driver import model_defining_fields, prepare_inputs
 from raymtl.training.phases import joining
-from raymtl.training.resources import Room, reading_tasks
-from raymtl.training.rundir import CONFIG, only_one, read_file, write_file
+from raymtl.training.resources import ResourceGrant, reading_tasks
+from raymtl.training.rundir import CONFIG, read_file, run_lock, write_file
 from raymtl.training.trainer import pass_schedule
 from raymtl.tuning.blocks import fits, read_shared
 from raymtl.tuning.check import check, search_folder
@@ -39,7 +39,7 @@ from raymtl.tuning.sampler import rung_rows
 from raymtl.tuning.search import Finished, Listener, Search
 from raymtl.tuning.space import Space
 from raymtl.tuning.trial import REPORT, Shared, reading_part, run_trial
-from raymtl.tuning.trial_store import Book, trial_name
+from raymtl.tuning.trial_store import TrialStore, trial_name
 from raymtl.words import count_of
 
 CLOCK = "clock.json"
@@ -49,12 +49,12 @@ CLOCK = "clock.json"
 _SIZE = {"max_trials", "max_concurrent", "time_budget_s", "repeats", "gpus_per_trial"}
 
 
-def tune(config: Config, *, address: str | None = None, listener: Listener | None = None) -> dict[str, Any]:
+def tune(config: Config, *, address: str | None = None, on_event: Listener | None = None) -> dict[str, Any]:
     """Search (or go on with the search) that `config` describes and return what `result.json` of its folder holds.
 
-    `listener` gets `{note: text}`, and `{trial: Trial}` whenever one of them changes. Raises UserError.
+    `on_event` gets `{note: text}`, and `{trial: Trial}` whenever one of them changes. Raises UserError.
     """
-    say: Listener = listener or (lambda record: None)
+    notify: Listener = on_event or (lambda record: None)
     space = check(config)
     assert config.tune is not None
     folder = search_folder(config)
@@ -64,28 +64,30 @@ def tune(config: Config, *, address: str | None = None, listener: Listener | Non
     if (begin := _begin(config, json.loads(read_file(folder, CLOCK) or "{}"))) is not None:
         store = open_store(begin.store)
         check_fits(config, store, show(store, begin.version))
-    say({"note": joining(address)})
+    notify({"note": joining(address)})
     room, concurrent = _room(config, address)
-    with only_one(folder):
+    with run_lock(folder):
         clock = json.loads(read_file(folder, CLOCK) or "{}")
         begin = _begin(config, clock)
         _compare_data(clock, {part: plan.identity for part, plan in ready.plans.items()}, folder)
         write_file(folder, CONFIG, dump_config(config))
         write_file(folder, CLOCK, json.dumps(clock))
-        book = Book(folder)
-        maps = _maps(config, begin, ready.plans["train"], folder, bool(book.trials), lambda line: say({"note": line}))
+        trial_store = TrialStore(folder)
+        maps = _maps(
+            config, begin, ready.plans["train"], folder, bool(trial_store.trials), lambda line: notify({"note": line})
+        )
         inputs = {part: Input(plan, part == "eval", maps) for part, plan in ready.plans.items()}
-        total = ready.plans["train"].rows * config.train.passes
-        search = Search(config, space, book, total, say, clock.get("searched_s", 0.0))
-        say({"search": search, "concurrent": concurrent, "folder": folder})
-        if any(not t.ended for t in book.trials.values()) or not search.is_over():
+        total = ready.plans["train"].rows * config.train.epochs
+        search = Search(config, space, trial_store, total, notify, clock.get("searched_s", 0.0))
+        notify({"search": search, "concurrent": concurrent, "folder": folder})
+        if any(not t.ended for t in trial_store.trials.values()) or not search.is_over():
             blocks = None
             if config.train.workers == 1:
                 if fits(config, inputs):
-                    say({"note": f"reading {count_of(total // config.train.passes, 'row')} once for all trials"})
+                    notify({"note": f"reading {count_of(total // config.train.epochs, 'row')} once for all trials"})
                     blocks = read_shared(config, inputs)
                 else:
-                    say({"note": "the rows do not fit into the object store: every trial reads them for itself"})
+                    notify({"note": "the rows do not fit into the object store: every trial reads them for itself"})
             shared = Shared(
                 folder,
                 inputs,
@@ -101,9 +103,10 @@ def tune(config: Config, *, address: str | None = None, listener: Listener | Non
         if search.outage is not None:
             raise StorageError(f"{search.outage}; the search stops here, and the same command goes on with it")
         result = write_result(search, folder, clock)
-        if search.doomed is not None:
+        if search.default_failed is not None:
             raise ConfigError(
-                f"the configuration as it is cannot be trained, so no trial of it can: {search.doomed}; mend it, and search "
+                f"the configuration as it is cannot be trained, so no trial of it can: {search.default_failed}; mend "
+                f"it, and search "
                 "under another `name`"
             )
         return result
@@ -118,8 +121,8 @@ def opened(folder: str) -> tuple[Search, dict[str, Any]]:
     if config.tune is None:
         raise CheckpointError(f"`{folder}` is the folder of a run, not of a search; name <output>/<name>-tune")
     clock = json.loads(read_file(folder, CLOCK) or "{}")
-    book = Book(folder)
-    return Search(config, Space(config), book, 0, lambda record: None, clock.get("searched_s", 0.0)), clock
+    trial_store = TrialStore(folder)
+    return Search(config, Space(config), trial_store, 0, lambda record: None, clock.get("searched_s", 0.0)), clock
 
 
 def _run(config: Config, folder: str, search: Search, shared: Shared, concurrent: int, clock: dict[str, Any]) -> None:
@@ -167,7 +170,7 @@ class _Notes:
     def ended(self, trial_id: str, crashed: bool) -> None:
         number = self.numbers.pop(trial_id)
         self.search.ended(number, crashed)
-        if self.search.book.trials[number].ended:
+        if self.search.trial_store.trials[number].ended:
             remove_state(trial_folder(self._folder, trial_name(number)))
         self.write_clock()
 
@@ -209,7 +212,7 @@ class _NextTrial(Searcher):
 
 
 def _after_units(config: Config, plan: Plan, total: int) -> frozenset[int]:
-    """Units of all passes after which the stopping rule wants a measurement: the first that ends at or after each rung."""
+    """Units of all epochs after which the stopping rule wants a measurement: the first that ends at or after each rung."""
     assert config.tune is not None
     rungs = rung_rows(config.tune, total)
     if not rungs and config.tune.stopping.type != "none":
@@ -249,11 +252,11 @@ def _begin(config: Config, clock: dict[str, Any]) -> Begin | None:
 
 
 def _maps(
-    config: Config, begin: Begin | None, plan: Plan, folder: str, begun: bool, say: Callable[[str], None]
+    config: Config, begin: Begin | None, plan: Plan, folder: str, begun: bool, notify: Callable[[str], None]
 ) -> dict[str, MapFile]:
     """Which ID holds which row of each `map` table, for all trials: by the training days, or as the version has it."""
     if begin is None:
-        return make_maps(config, plan, folder, reading_tasks(config, workers=0), begun, say)
+        return make_maps(config, plan, folder, reading_tasks(config, workers=0), begun, notify)
     store = open_store(begin.store)
     links = chain(store, show(store, begin.version))
     files = {}
@@ -263,7 +266,7 @@ def _maps(
                 f"version {begin.version} has no table `{table}`, whose rows a map gives out; set its id_space to `hash`, "
                 "or begin with another version"
             )
-        path = below(folder, f"maps/{table}.parquet")
+        path = join_path(folder, f"maps/{table}.parquet")
         found = find_map(path)
         kept = found is not None and found.notes.get("version") == begin.version
         files[table] = (
@@ -281,7 +284,7 @@ def _compare_with_previous(config: Config, folder: str) -> None:
         before = load_config(None, text=text)
     except ConfigError as error:
         raise ConfigError(
-            f"{below(folder, CONFIG)} of the earlier search cannot be read ({error}); set another `name`"
+            f"{join_path(folder, CONFIG)} of the earlier search cannot be read ({error}); set another `name`"
         ) from error
     if before.tune is None:
         raise ConfigError(f"the folder {folder} is that of a run, not of a search; set another `name`")
@@ -295,7 +298,7 @@ def _compare_with_previous(config: Config, folder: str) -> None:
 
 def _identity(config: Config) -> Any:
     assert config.tune is not None
-    return defining(config), config.tune.model_dump(mode="json", exclude=_SIZE)
+    return model_defining_fields(config), config.tune.model_dump(mode="json", exclude=_SIZE)
 
 
 # Room
@@ -310,7 +313,7 @@ def _resources(config: Config) -> dict[str, float]:
     return {"CPU": train.cpus_per_worker, **({"GPU": tune_.gpus_per_trial} if train.use_gpu else {})}
 
 
-def _room(config: Config, address: str | None) -> tuple[Room, int]:
+def _room(config: Config, address: str | None) -> tuple[ResourceGrant, int]:
     """What a trial may take, and how many run at a time. Raises ClusterError where there is no room for one."""
     train, tune_ = config.train, config.tune
     assert tune_ is not None
@@ -336,4 +339,4 @@ def _room(config: Config, address: str | None) -> tuple[Room, int]:
     concurrent = min(tune_.max_concurrent or math.inf, *rooms, wanted if local else math.inf)
     nodes = sum(n["Alive"] for n in ray.nodes())
     threads = train.threads_per_worker or max(1, cores // -(-int(concurrent) * train.workers // nodes))
-    return Room(config.data.read_tasks or 1, threads), int(concurrent)
+    return ResourceGrant(config.data.read_tasks or 1, threads), int(concurrent)

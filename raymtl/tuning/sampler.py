@@ -15,7 +15,7 @@ from optuna.samplers import BaseSampler, NSGAIISampler, RandomSampler, TPESample
 from optuna.trial import FrozenTrial, TrialState
 
 from raymtl.config.tune import ASHA, NSGA2, TPE, MedianStop, Tune
-from raymtl.tuning.objective import Judge, stopping_value
+from raymtl.tuning.objective import ObjectiveEvaluator, stopping_value
 from raymtl.tuning.space import Axis, Draw, Space
 from raymtl.tuning.trial_store import Trial
 
@@ -46,7 +46,7 @@ def draw(
     return found, {k: v for k, v in noted.items() if k.startswith("NSGAIISampler:")}
 
 
-def falls_behind(tune: Tune, trials: Sequence[Trial], trial: Trial) -> bool:
+def should_prune(tune: Tune, trials: Sequence[Trial], trial: Trial) -> bool:
     """Whether the stopping rule gives up a trial that has just reported; notes in it what the rule wants to find again."""
     pruner = _pruner(tune)
     if pruner is None:
@@ -103,30 +103,33 @@ def _pruner(tune: Tune) -> BasePruner | None:
 
 
 def _study(space: Space, tune: Tune, trials: Sequence[Trial], sampler: BaseSampler) -> optuna.Study:
-    judge = Judge(tune.objective)
+    evaluator = ObjectiveEvaluator(tune.objective)
     default = next((t.metrics for t in trials if t.kind == "default"), None)
     with _quiet():
-        study = optuna.create_study(directions=["maximize"] * len(judge.names), sampler=sampler)
+        study = optuna.create_study(directions=["maximize"] * len(evaluator.names), sampler=sampler)
         distributions = {axis.name: axis.distribution for axis in space.axes}
         for trial in trials:
-            frozen = _frozen(trial, judge, default, distributions)
+            frozen = _frozen(trial, evaluator, default, distributions)
             if frozen is not None:
                 study.add_trial(frozen)
     return study
 
 
 def _frozen(
-    trial: Trial, judge: Judge, default: dict[str, Any] | None, distributions: dict[str, BaseDistribution]
+    trial: Trial,
+    evaluator: ObjectiveEvaluator,
+    default: dict[str, Any] | None,
+    distributions: dict[str, BaseDistribution],
 ) -> FrozenTrial | None:
     """A record as Optuna has it; None for the default configuration where the space does not hold it."""
     if not trial.draw:
         return None
-    limits = judge.objective.subject_to
+    limits = evaluator.objective.subject_to
     # A trial that was stopped is behind, but its numbers are those of fewer rows: only a single objective can be told so
-    told = trial.status == "finished" or (trial.status == "stopped" and len(judge.names) == 1 and not limits)
-    values = judge.values(trial.metrics) if told else None
+    told = trial.status == "finished" or (trial.status == "stopped" and len(evaluator.names) == 1 and not limits)
+    values = evaluator.values(trial.metrics) if told else None
     state = TrialState.RUNNING if not trial.ended else TrialState.FAIL if values is None else TrialState.COMPLETE
-    broken = judge.excess(trial.metrics, default) if trial.metrics is not None and limits else []
+    broken = evaluator.excess(trial.metrics, default) if trial.metrics is not None and limits else []
     return optuna.trial.create_trial(
         state=state,
         values=values if state == TrialState.COMPLETE else None,

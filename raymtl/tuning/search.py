@@ -9,9 +9,9 @@ from raymtl.config.root import Config
 from raymtl.config.tune import Grid, Tune
 from raymtl.errors import ConfigError
 from raymtl.tuning import sampler
-from raymtl.tuning.objective import Judge, front
+from raymtl.tuning.objective import ObjectiveEvaluator, front
 from raymtl.tuning.space import Draw, Space
-from raymtl.tuning.trial_store import Book, Kind, Trial
+from raymtl.tuning.trial_store import Kind, Trial, TrialStore
 from raymtl.words import count_of
 
 Listener = Callable[[dict[str, Any]], None]
@@ -27,14 +27,20 @@ class Search:
     """Asked for the next trial and told of every report; the book is up to date whenever a call returns."""
 
     def __init__(
-        self, config: Config, space: Space, book: Book, total_rows: int, listener: Listener, searched_s: float = 0.0
+        self,
+        config: Config,
+        space: Space,
+        trial_store: TrialStore,
+        total_rows: int,
+        on_event: Listener,
+        searched_s: float = 0.0,
     ):
         """`total_rows` are those of a whole trial, `searched_s` the seconds that earlier starts have searched."""
         assert config.tune is not None
-        self.config, self.space, self.book, self._total_rows = config, space, book, total_rows
+        self.config, self.space, self.trial_store, self._total_rows = config, space, trial_store, total_rows
         self.tune: Tune = config.tune
-        self.judge = Judge(self.tune.objective)
-        self._listener = listener
+        self.evaluator = ObjectiveEvaluator(self.tune.objective)
+        self._on_event = on_event
         self._live: set[int] = set()
         self.outage: str | None = None
         """What the storage said, if it failed a trial: nothing more is begun, and the trial stays to be gone on with."""
@@ -56,17 +62,17 @@ class Search:
                 if trial is not None:
                     trial.starts += 1
                     self._live.add(trial.number)
-                    self.book.save(trial)
+                    self.trial_store.save(trial)
                     self._tell(trial)
                 return trial
 
     def _next(self) -> Trial | None:
-        if self.outage is not None or self.doomed is not None:
+        if self.outage is not None or self.default_failed is not None:
             raise Finished
-        waiting = [t for t in self.book.trials.values() if not t.ended and t.number not in self._live]
+        waiting = [t for t in self.trial_store.trials.values() if not t.ended and t.number not in self._live]
         if waiting:  # an earlier start of the command left them under way
             return waiting[0]
-        searched = self.book.of_kind(*SEARCHED)
+        searched = self.trial_store.of_kind(*SEARCHED)
         if not searched:
             return self._add("default", self.space.default() or {}, {})
         if self._may_search(len(searched)):
@@ -76,7 +82,7 @@ class Search:
             if structures:
                 if self._running("default", "structure"):
                     return None
-                best = self.best(self.book.of_kind("default", "structure"))
+                best = self.best(self.trial_store.of_kind("default", "structure"))
                 couples = {axis.name for axis in self.space.axes if axis.couples}
                 fixed = {k: v for k, v in (best.draw if best else {}).items() if k not in couples}
                 return self._draw("search", searched, lambda axis: axis.couples, fixed)
@@ -90,17 +96,17 @@ class Search:
         return self._repeat()
 
     @property
-    def doomed(self) -> str | None:
+    def default_failed(self) -> str | None:
         """Why the configuration as it is cannot be trained, so that trials of it are vain."""
-        default = self.book.default
+        default = self.trial_store.default
         return default.reason if default is not None and default.status == "failed" else None
 
     def is_over(self) -> bool:
         """Whether every trial has ended and none would come after them."""
-        searched = self.book.of_kind(*SEARCHED)
+        searched = self.trial_store.of_kind(*SEARCHED)
         if not searched or self._running(*SEARCHED, "repeat"):
             return False
-        if self.doomed is not None:
+        if self.default_failed is not None:
             return True
         left = self._grid is None or any(point not in [t.draw for t in searched] for point in self._grid)
         return not (left and self._may_search(len(searched))) and self._repeats_left() is None
@@ -110,11 +116,11 @@ class Search:
         return trials < self.tune.max_trials and (budget is None or self.searched_s < budget)
 
     def _running(self, *kinds: Kind) -> bool:
-        return any(not t.ended for t in self.book.of_kind(*kinds))
+        return any(not t.ended for t in self.trial_store.of_kind(*kinds))
 
     def _draw(self, kind: Kind, trials: list[Trial], takes: Callable[[Any], bool], fixed: Draw) -> Trial:
         axes = [axis for axis in self.space.axes if takes(axis)]
-        drawn, noted = sampler.draw(self.space, axes, fixed, self.tune, trials, self.book.next_number())
+        drawn, noted = sampler.draw(self.space, axes, fixed, self.tune, trials, self.trial_store.next_number())
         return self._add(kind, drawn, noted)
 
     def _repeat(self) -> Trial:
@@ -126,10 +132,10 @@ class Search:
 
     def _repeats_left(self) -> tuple[Trial, int] | None:
         """The default and the best trial in turn, with one new seed after another."""
-        default, best = self.book.default, self.best(self.book.of_kind(*SEARCHED))
+        default, best = self.trial_store.default, self.best(self.trial_store.of_kind(*SEARCHED))
         if default is None or best is None or best is default or default.metrics is None:
             return None
-        done = {(t.of, t.seed) for t in self.book.of_kind("repeat")}
+        done = {(t.of, t.seed) for t in self.trial_store.of_kind("repeat")}
         for n in range(1, self.tune.repeats + 1):
             for trial in (default, best):
                 if (trial.number, trial.seed + n) not in done:
@@ -139,8 +145,8 @@ class Search:
     def _add(
         self, kind: Kind, draw: Draw, noted: dict[str, Any], seed: int | None = None, of: int | None = None
     ) -> Trial:
-        number = self.book.next_number()
-        default = self.book.default
+        number = self.trial_store.next_number()
+        default = self.trial_store.default
         own = {} if default is None or of == default.number else draw
         trial = Trial(
             number,
@@ -156,7 +162,7 @@ class Search:
             trial.config = self.space.config(own, seed).model_dump(mode="json")
         except ConfigError as error:
             trial.status, trial.reason = "failed", f"these values do not go together: {error}"
-        self.book.add(trial)
+        self.trial_store.add(trial)
         if trial.ended:
             self._tell(trial)
         return trial
@@ -165,7 +171,7 @@ class Search:
 
     def reported(self, report: dict[str, Any]) -> None:
         """Note what a trial reported, and whether it is given up: it reads that in its record."""
-        trial = self.book.trials[report["number"]]
+        trial = self.trial_store.trials[report["number"]]
         if start := report.get("start"):
             trial.start_seconds += start["seconds"]
             trial.from_scratch += start["from_row"] == 0
@@ -178,7 +184,7 @@ class Search:
             trial.history.append(evaluation)
             trial.rows = evaluation["rows"]
             if trial.kind in ("structure", "search") and trial.rows < self._total_rows:
-                behind = sampler.falls_behind(self.tune, list(self.book.trials.values()), trial)
+                behind = sampler.should_prune(self.tune, list(self.trial_store.trials.values()), trial)
         if "outage" in report:
             self.outage = report["outage"]
         elif trial.ended:
@@ -189,23 +195,23 @@ class Search:
             trial.status, trial.reason = "stopped", f"behind the others after {count_of(trial.rows, 'row')}"
         elif report.get("ended"):
             trial.status = "finished"
-            if trial.metrics is None or self.judge.values(trial.metrics) is None:
+            if trial.metrics is None or self.evaluator.values(trial.metrics) is None:
                 trial.status, trial.reason = "failed", "the objective is null on its evaluation rows"
-        self.book.save(trial)
+        self.trial_store.save(trial)
         self._tell(trial)
 
     def ended(self, number: int, crashed: bool) -> None:
         """The trial's process has given it back."""
-        trial = self.book.trials[number]
+        trial = self.trial_store.trials[number]
         self._live.discard(number)
         if not trial.ended and self.outage is None:
             trial.status = "failed"
             trial.reason = "its process died twice" if crashed else "it ended without a last report"
-            self.book.save(trial)
+            self.trial_store.save(trial)
             self._tell(trial)
 
     def _tell(self, trial: Trial) -> None:
-        self._listener({"trial": trial})
+        self._on_event({"trial": trial})
 
     # What came of it
 
@@ -215,8 +221,8 @@ class Search:
         found = self.candidates(trials)
         if not found:
             return next((t for t in trials if t.kind == "default" and t.status == "finished"), None)
-        points = {t.number: self.judge.values(t.metrics) or [] for t in found}
-        if len(self.judge.names) == 1:
+        points = {t.number: self.evaluator.values(t.metrics) or [] for t in found}
+        if len(self.evaluator.names) == 1:
             return max(found, key=lambda t: (points[t.number][0], -t.number))
         on_front = front(points)
         spreads = [statistics.pstdev(values) or 1.0 for values in zip(*points.values(), strict=True)]
@@ -227,8 +233,10 @@ class Search:
 
     def candidates(self, trials: list[Trial]) -> list[Trial]:
         """Trials that are whole and keep the limits."""
-        default = self.book.default
+        default = self.trial_store.default
         usual = default.metrics if default is not None else None
         return [
-            t for t in trials if t.status == "finished" and t.metrics is not None and self.judge.keeps(t.metrics, usual)
+            t
+            for t in trials
+            if t.status == "finished" and t.metrics is not None and self.evaluator.keeps(t.metrics, usual)
         ]

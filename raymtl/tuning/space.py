@@ -106,7 +106,7 @@ class Space:
         named = {f for axis in own for f in axis.fields}
         ready = [
             axis
-            for kind in config.tune.ready_made
+            for kind in config.tune.presets
             for axis in _READY[kind](config, kind, config.tune.space)
             if not named & set(axis.fields)
         ]
@@ -114,7 +114,7 @@ class Space:
         self.axes = sorted([*own, *ready], key=lambda axis: bool(axis.when))
         if not self.axes:
             raise ConfigError(
-                "tune has neither `space` nor `ready_made`; name a field to search, such as tasks.<task>.weight"
+                "tune has neither `space` nor `presets`; name a field to search, such as tasks.<task>.weight"
             )
         self._check()
 
@@ -263,9 +263,9 @@ def _refuse_fixed(name: str) -> None:
 def _loss_weights(config: Config, kind: str, own: Mapping[str, Any]) -> Iterator[Axis]:
     first, *others = config.active_tasks()
     if not others:
-        raise ConfigError(f"tune.ready_made names `loss_weights`, but `{first}` is the only task; remove it")
+        raise ConfigError(f"tune.presets names `loss_weights`, but `{first}` is the only task; remove it")
     if taken := next((n for n in own if n.startswith("tasks.") and n.endswith(".weight")), None):
-        raise ConfigError(f"tune.ready_made names `loss_weights`, and tune.space has {taken} too; keep one of them")
+        raise ConfigError(f"tune.presets names `loss_weights`, and tune.space has {taken} too; keep one of them")
     zero = next((n for n, t in config.active_tasks().items() if t.weight == 0), None)
     if zero is not None:
         raise ConfigError(f"tasks.{zero}.weight is 0, so `loss_weights` has no ratio to begin with; give it a weight")
@@ -276,14 +276,14 @@ def _loss_weights(config: Config, kind: str, own: Mapping[str, Any]) -> Iterator
 def _alpha(config: Config, kind: str, own: Mapping[str, Any]) -> Iterator[Axis]:
     if not any(t.parent for t in config.active_tasks().values()):
         raise ConfigError(
-            "tune.ready_made names `alpha`, but no task has a `parent`, so there is no order to keep; remove it"
+            "tune.presets names `alpha`, but no task has a `parent`, so there is no order to keep; remove it"
         )
     # Products of probabilities keep the order by themselves: there alpha would change nothing
     free = ["ait", "ait_cross", "none"]
     searched = own.get("model.coupler.type") or own.get("model.coupler") or own.get("model.preset")
     if searched is None and config.model.coupler.type not in (*free, "custom"):
         raise ConfigError(
-            f"tune.ready_made names `alpha`, but model.coupler.type is `{config.model.coupler.type}`, whose probabilities keep "
+            f"tune.presets names `alpha`, but model.coupler.type is `{config.model.coupler.type}`, whose probabilities keep "
             "the funnel's order by themselves; remove it"
         )
     when = {"model.coupler.type": ["ait", "ait_cross"]} if searched is not None else {}
@@ -314,7 +314,7 @@ def _embedding_dims(config: Config, kind: str, own: Mapping[str, Any]) -> Iterat
     """One width for all tables: several inputs ask for equal widths."""
     dims = [table.dim for table in config.tables.values()]
     if not dims:
-        raise ConfigError("tune.ready_made names `embedding_dims`, but there is no table; remove it")
+        raise ConfigError("tune.presets names `embedding_dims`, but there is no table; remove it")
     common = max(set(dims), key=dims.count)
     paths = tuple(f"tables.{name}.dim" for name, table in config.tables.items() if table.dim == common)
     yield _choice("tables.*.dim", paths, sorted({max(common // 2, 4), common, common * 2}), {})

@@ -10,7 +10,7 @@ from rich.text import Text
 
 from raymtl.reports import style
 from raymtl.telemetry.logs import FoldedTable
-from raymtl.tuning.objective import plain
+from raymtl.tuning.objective import unsigned
 from raymtl.tuning.search import Search
 from raymtl.tuning.trial_store import Trial
 from raymtl.words import count_of
@@ -43,7 +43,7 @@ class TrialLines:
             self._console.print(record["note"], soft_wrap=True, markup=False)
         elif "search" in record:
             self._search = record["search"]
-            known = len(self._search.book.trials)
+            known = len(self._search.trial_store.trials)
             self._console.print(
                 f"search: {record['folder']}, {count_of(record['concurrent'], 'trial')} at a time"
                 + (f"; going on with {count_of(known, 'trial')}" if known else ""),
@@ -55,7 +55,7 @@ class TrialLines:
 
     def _trial(self, trial: Trial, search: Search) -> None:
         if self._live is not None:
-            done = sum(t.ended for t in search.book.trials.values())
+            done = sum(t.ended for t in search.trial_store.trials.values())
             took = style.duration(time.monotonic() - self._begun)
             self._live.update(
                 Group(trials_table(search, _SHOWN), Text(f"{count_of(done, 'trial')} ended, {took}", style="dim"))
@@ -67,7 +67,7 @@ class TrialLines:
 
 def trials_table(search: Search, most: int | None = None) -> Table:
     """A line per trial, the best first; those under way at the end, with `most` only so many."""
-    default = search.book.default
+    default = search.trial_store.default
     names = [axis.name for axis in search.space.axes]
     shown = names[:5]
     table = FoldedTable(
@@ -75,16 +75,16 @@ def trials_table(search: Search, most: int | None = None) -> Table:
         "kind",
         "state",
         "rows",
-        *search.judge.names,
+        *search.evaluator.names,
         *shown,
         *(["…"] if len(names) > len(shown) else []),
         box=None,
     )
-    trials = sorted(search.book.trials.values(), key=lambda t: _rank(t, search))
+    trials = sorted(search.trial_store.trials.values(), key=lambda t: _rank(t, search))
     if most is not None and len(trials) > most:
         trials = [*trials[: most // 2], *trials[-(most - most // 2) :]]
     for trial in trials:
-        values = [_number(search, trial, i) for i in range(len(search.judge.names))]
+        values = [_number(search, trial, i) for i in range(len(search.evaluator.names))]
         if trial is default:
             fields = ["as it is"] + [""] * (len(shown) - 1) if shown else []
         else:
@@ -95,16 +95,18 @@ def trials_table(search: Search, most: int | None = None) -> Table:
 
 
 def _rank(trial: Trial, search: Search) -> tuple[bool, float, int]:
-    values = search.judge.values(trial.metrics)
+    values = search.evaluator.values(trial.metrics)
     return (not trial.ended, -sum(values) if values else float("inf"), trial.number)
 
 
 def _number(search: Search, trial: Trial, index: int) -> str:
-    values = search.judge.values(trial.metrics)
+    values = search.evaluator.values(trial.metrics)
     if values is None:
         return "–"
-    name = search.judge.names[index]
-    return style.number(values[index] if search.judge.objective.mean is not None else plain(name, values[index]), 5)
+    name = search.evaluator.names[index]
+    return style.number(
+        values[index] if search.evaluator.objective.mean is not None else unsigned(name, values[index]), 5
+    )
 
 
 def _kind(trial: Trial) -> str:
@@ -118,7 +120,7 @@ def field_text(value: Any) -> str:
 
 def _line(trial: Trial, search: Search) -> str:
     """One trial in one line."""
-    values = "  ".join(f"{n} {_number(search, trial, i)}" for i, n in enumerate(search.judge.names))
+    values = "  ".join(f"{n} {_number(search, trial, i)}" for i, n in enumerate(search.evaluator.names))
     fields = ", ".join(f"{name} {field_text(value)}" for name, value in trial.fields.items())
     said = f"trial {trial.number} ({_kind(trial)}) {trial.status}"
     if trial.status == "running" and not trial.history:

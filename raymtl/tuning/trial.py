@@ -17,15 +17,15 @@ from raymtl.config.load import config_from_dict, config_hash
 from raymtl.config.root import Config
 from raymtl.data.read import Input
 from raymtl.errors import StorageError, UserError
-from raymtl.storage.paths import below
+from raymtl.storage.paths import join_path
 from raymtl.storage.retry import is_of_storage
 from raymtl.training.checkpoint import Progress
-from raymtl.training.resources import Room
+from raymtl.training.resources import ResourceGrant
 from raymtl.training.worker import Job
 from raymtl.tuning.blocks import SharedInput
 from raymtl.tuning.distributed_trial import train_nested
-from raymtl.tuning.inprocess_trial import Begin, train_alone, trial_folder
-from raymtl.tuning.trial_store import is_given_up, slim, trial_name
+from raymtl.tuning.inprocess_trial import Begin, train_in_process, trial_folder
+from raymtl.tuning.trial_store import compact_metrics, is_given_up, trial_name
 
 REPORT = "report"
 """The one key of what Tune is told, whose value is JSON: Tune takes nested values apart."""
@@ -44,7 +44,7 @@ class Shared:
     """The parts of the configuration that the blocks depend on."""
     base_rates: dict[str, float]
     begin: Begin | None
-    room: Room
+    room: ResourceGrant
     after_units: frozenset[int]
     """Where to measure for the stopping rule."""
 
@@ -111,17 +111,17 @@ def _train(number: int, raw: dict[str, Any], shared: Shared, reports: "Reports")
         loaded,
         shared.inputs,
         {**shared.base_rates, **_own_rates(loaded)},
-        folder if alone else below(folder, "run"),
+        folder if alone else join_path(folder, "run"),
         None,
         shared.room.read_tasks,
         shared.room.threads,
         config_hash(loaded),
-        judge_after_units=shared.after_units,
+        stop_check_units=shared.after_units,
     )
     if not alone:
         return train_nested(job, shared.room, reports)
     blocks = shared.blocks if reading_part(raw) == shared.reading else None
-    return train_alone(job, blocks, shared.begin, reports)
+    return train_in_process(job, blocks, shared.begin, reports)
 
 
 def _own_rates(config: Config) -> dict[str, float]:
@@ -145,10 +145,10 @@ class Reports:
         """Training begins now, after the rows that `progress` has; False: the trial is to end, by what it measured before."""
         process = f"{socket.gethostname()}:{os.getpid()}"
         self._start = {"start": {"seconds": time.time() - self._begun, "from_row": progress.rows, "process": process}}
-        goes_on = True
+        should_continue = True
         for evaluation in progress.evaluations:  # a start before this one may have been killed before it could tell
-            goes_on &= self.evaluated(evaluation)
-        return goes_on
+            should_continue &= self.evaluated(evaluation)
+        return should_continue
 
     def saved(self, progress: Progress) -> None:
         """A checkpoint is written."""
@@ -159,7 +159,7 @@ class Reports:
         if evaluation["rows"] in self._told:
             return True
         self._told.add(evaluation["rows"])
-        self._report(evaluation={"rows": evaluation["rows"], "metrics": slim(evaluation["metrics"])})
+        self._report(evaluation={"rows": evaluation["rows"], "metrics": compact_metrics(evaluation["metrics"])})
         return not is_given_up(self._folder, self._number)
 
     def end(self, progress: Progress) -> None:

@@ -10,8 +10,8 @@ from typing import Any, Literal
 
 from raymtl.errors import CheckpointError
 from raymtl.storage.filesystem import list_folder, open_filesystem
-from raymtl.storage.paths import below
-from raymtl.storage.retry import patiently
+from raymtl.storage.paths import join_path
+from raymtl.storage.retry import retry
 from raymtl.training.rundir import read_file, write_file
 
 TRIALS = "trials"
@@ -77,22 +77,22 @@ def is_given_up(folder: str, number: int) -> bool:
     return text is None or json.loads(text)["status"] != "running"
 
 
-class Book:
+class TrialStore:
     """The trials of a search, in memory and in `<search>/trials`."""
 
     def __init__(self, folder: str):
         """Read what is there. Raises CheckpointError where a file is damaged."""
         self.folder = folder
         self.trials: dict[int, Trial] = {}
-        filesystem, inner = open_filesystem(below(folder, TRIALS))
-        entries = patiently(lambda: list_folder(filesystem, inner, recursive=False, allow_not_found=True))
+        filesystem, inner = open_filesystem(join_path(folder, TRIALS))
+        entries = retry(lambda: list_folder(filesystem, inner, recursive=False, allow_not_found=True))
         for name in sorted(e.base_name for e in entries if e.base_name.endswith(".json")):
             text = read_file(folder, f"{TRIALS}/{name}")
             try:
                 trial = Trial(**json.loads(text or ""))
             except (ValueError, TypeError) as error:
                 raise CheckpointError(
-                    f"`{below(folder, f'{TRIALS}/{name}')}` is damaged ({error}); remove it, and the trial is run again"
+                    f"`{join_path(folder, f'{TRIALS}/{name}')}` is damaged ({error}); remove it, and the trial is run again"
                 ) from error
             self.trials[trial.number] = trial
 
@@ -117,7 +117,7 @@ class Book:
         return [t for t in self.trials.values() if t.kind in kinds]
 
 
-def slim(metrics: dict[str, Any]) -> dict[str, Any]:
+def compact_metrics(metrics: dict[str, Any]) -> dict[str, Any]:
     """The metrics of an evaluation without curves and scenarios: what a search compares and shows."""
     tasks = {
         task: {k: v for k, v in found.items() if v is None or isinstance(v, int | float | str)}

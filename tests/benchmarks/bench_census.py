@@ -31,7 +31,7 @@ def main() -> None:
     parser.add_argument("--source", required=True, help="folder with the census files")
     parser.add_argument("--model", choices=MODELS, default="mmoe")
     parser.add_argument("--threads", type=int, default=2)
-    parser.add_argument("--passes", type=int, default=8)
+    parser.add_argument("--epochs", type=int, default=8)
     parser.add_argument("--set", action="append", default=[])
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
@@ -44,7 +44,7 @@ def main() -> None:
                 "train.sparse_optimizer={type: rowwise_adagrad, lr: 0.02}",
                 f"train.threads_per_worker={options.threads}",
                 "train.batch_size=2048",
-                f"train.passes={options.passes}",
+                f"train.epochs={options.epochs}",
                 "train.checkpoint.every_units=1000000",
                 "train.log_every_steps=25",
                 *options.set,

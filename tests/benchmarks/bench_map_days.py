@@ -29,9 +29,9 @@ from raymtl.data.ids.hashing import hash_rows
 from raymtl.data.ids.id_map import IdMap
 from raymtl.data.units import plan_input
 from raymtl.embeddings.initialisation import drawn_rows
-from raymtl.embeddings.rows import start_anew, table_rows
+from raymtl.embeddings.rows import reset_rows, table_rows
 from raymtl.model_store import store as versions
-from raymtl.model_store.row_owners import changed_owners, gone, new_owners
+from raymtl.model_store.row_owners import changed_owners, evicted, new_owners
 from raymtl.model_store.writer import Delta, Draft, export
 from raymtl.storage.object_store import open_store
 from raymtl.training.build import build
@@ -62,7 +62,7 @@ def config_of(root: Path, day: int) -> Any:
         {
             "data": {"path": str(root), "train": {"start": date, "end": date}},
             "features": {"user": {"kind": "id"}},
-            "tables": {"user": {"rows": ROWS, "id_space": "map", "admit_count": 2, "forget_after_days": 1}},
+            "tables": {"user": {"rows": ROWS, "id_space": "map", "admit_count": 2, "evict_after_days": 1}},
             "table_defaults": {"dim": 16},
             "tasks": {"click": {}},
             "model": {"preset": "shared_bottom"},
@@ -100,7 +100,7 @@ def main() -> None:
             before_weight, before_state = shard.weight.clone(), shard.state["momentum1"].clone()
             owners = new_owners(id_map, after)
             reset = time.perf_counter()
-            start_anew(table_rows(built.model, group)["user"], owners, spec.init, config.train.seed)
+            reset_rows(table_rows(built.model, group)["user"], owners, spec.init, config.train.seed)
             anew_s = time.perf_counter() - reset
             fresh = torch.zeros(ROWS, dtype=torch.bool)
             fresh[torch.from_numpy(owners)] = True
@@ -123,7 +123,7 @@ def main() -> None:
                 delta = None
                 if kind == "delta":
                     rows = {"user": changed_owners(id_map, after)}
-                    delta = Delta(f"day-{day - 1}", rows, {"user": gone(id_map, after)})
+                    delta = Delta(f"day-{day - 1}", rows, {"user": evicted(id_map, after)})
                 name = f"day-{day}" if kind == "full" else f"day-{day}-delta"
                 draft = Draft(name, config, {"train": [str(dt.date(2026, 1, 1 + day))] * 2})
                 began = time.perf_counter()

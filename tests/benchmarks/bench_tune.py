@@ -16,7 +16,7 @@ from typing import Any
 from raymtl.config.load import load_config
 from raymtl.data.convert.registry import convert
 from raymtl.tuning.run import tune
-from raymtl.tuning.trial_store import Book
+from raymtl.tuning.trial_store import TrialStore
 
 AT_A_TIME = 2
 
@@ -30,16 +30,16 @@ def main() -> None:
     with tempfile.TemporaryDirectory(prefix="raymtl-bench-tune-") as scratch:
         path = convert("census", options.source, str(Path(scratch, "data")))
         section = {
-            "ready_made": ["loss_weights", "learning_rates"],
+            "presets": ["loss_weights", "learning_rates"],
             "max_trials": options.trials,
             "max_concurrent": AT_A_TIME,
             "repeats": 0,
         }
-        sets = [f"output={scratch}/runs", "train.batch_size=2048", "train.passes=1", f"tune={json.dumps(section)}"]
+        sets = [f"output={scratch}/runs", "train.batch_size=2048", "train.epochs=1", f"tune={json.dumps(section)}"]
         began = time.time()
         result = tune(load_config(path, [*sets, *options.set]), address="local")
         wall = time.time() - began
-        trials = list(Book(result["folder"]).trials.values())
+        trials = list(TrialStore(result["folder"]).trials.values())
         print(json.dumps(answer(trials, wall, result), indent=1))
 
 

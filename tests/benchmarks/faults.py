@@ -81,7 +81,7 @@ class World:
     def config(self, name: str, job: str) -> str:
         """A configuration on S3, by way of the proxy."""
         if job == "train":
-            raw = small_config(Path("-"), Path("-"), name, workers={"min": 1, "max": 3}, passes=PASSES, batch_size=120)
+            raw = small_config(Path("-"), Path("-"), name, workers={"min": 1, "max": 3}, epochs=PASSES, batch_size=120)
             raw["data"] |= {"path": self.s3.url("logs", self.proxy.port), "unit_rows": ROWS, "block_rows": 200}
             raw["train"]["resize_check_s"] = 5
         else:
@@ -167,7 +167,7 @@ class World:
     def facts(self, name: str, job: str, result: dict[str, Any]) -> dict[str, Any]:
         """What no fault may change; every version is checked on the way."""
         if job == "train":
-            return {key: result[key] for key in ("rows_trained", "rows_left_out", "passes")}
+            return {key: result[key] for key in ("rows_trained", "rows_left_out", "epochs")}
         from raymtl.daily.record import read_record, recorded_days
         from raymtl.storage.object_store import open_store
 

@@ -20,10 +20,10 @@ from raymtl.data.ids.id_map import MapFile
 from raymtl.data.read import Input, Schedule, read_fragment
 from raymtl.data.sample import sample_base_rates
 from raymtl.data.units import Plan, plan_input
-from raymtl.training.build import Built, build
+from raymtl.training.build import TrainState, build
 from raymtl.training.checkpoint import Progress
-from raymtl.training.synced_loader import Feed
-from raymtl.training.trainer import Loop, Worker
+from raymtl.training.synced_loader import SyncedLoader
+from raymtl.training.trainer import Trainer, Worker
 
 BLOCK_ROWS = 65_536
 
@@ -60,7 +60,7 @@ def train(config: Config, threads: int = 1, extra: Iterable[str] = ()) -> dict[s
     plans = {part: plan_input(config, part) for part in ("train", "eval")}
     with alone() as group:
         rows = config.train.batch_size
-        steps = config.train.passes * sum(math.ceil(u.rows / rows) for u in plans["train"].units)
+        steps = config.train.epochs * sum(math.ceil(u.rows / rows) for u in plans["train"].units)
         built = build(config, sample_base_rates(config, plans["train"]), steps, torch.device("cpu"), group)
         worker = Worker(
             0,
@@ -74,7 +74,7 @@ def train(config: Config, threads: int = 1, extra: Iterable[str] = ()) -> dict[s
         progress = Progress()
         cpu = time.process_time()
         inputs = {part: Input(plan, part == "eval") for part, plan in plans.items()}
-        Loop(worker, config, built, inputs, progress, None, lambda score: None).run()
+        Trainer(worker, config, built, inputs, progress, None, lambda score: None).run()
         return {
             "metrics": progress.evaluations[-1]["metrics"],
             "rows": progress.rows,
@@ -86,7 +86,7 @@ def train(config: Config, threads: int = 1, extra: Iterable[str] = ()) -> dict[s
 
 
 @torch.no_grad()
-def predict(built: Built, config: Config, plan: Plan, extra: Iterable[str]) -> dict[str, np.ndarray]:
+def predict(built: TrainState, config: Config, plan: Plan, extra: Iterable[str]) -> dict[str, np.ndarray]:
     """Predictions on every row of the plan, in order."""
     ranker = built.model.module.head.ranker
     names = [*ranker.tasks, *ranker.derived]
@@ -100,7 +100,7 @@ def predict(built: Built, config: Config, plan: Plan, extra: Iterable[str]) -> d
             yield block
 
     built.model.eval()
-    for step in Feed(noted(), Collator(config, config.train.batch_size, True), None):
+    for step in SyncedLoader(noted(), Collator(config, config.train.batch_size, True), None):
         logits = built.model(step.batch)[1][0]
         found.append(ranker.predictions(logits)[step.batch.valid])
     built.model.train()

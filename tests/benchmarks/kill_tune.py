@@ -22,12 +22,12 @@ from typing import Any
 import ray
 
 sys.path.append(str(Path(__file__).parents[2]))
-from raymtl.tuning.trial_store import Book
+from raymtl.tuning.trial_store import TrialStore
 from tests.helpers.tune_process import leaks, search_config, start
 
 TUNE: dict[str, Any] = {
     "space": {"train.dense_optimizer.lr": {"log_uniform": [0.0005, 0.01]}},
-    "ready_made": ["loss_weights", "alpha"],
+    "presets": ["loss_weights", "alpha"],
     "sampler": {"type": "random"},
     "max_trials": 6,
     "max_concurrent": 2,
@@ -35,7 +35,7 @@ TUNE: dict[str, Any] = {
 }
 
 
-def facts(book: Book) -> dict[int, Any]:
+def facts(book: TrialStore) -> dict[int, Any]:
     """What must not depend on what was killed: draws, and the metrics of every trial that was trained to its end."""
     return {
         t.number: (t.kind, t.draw, t.metrics["mean_auc"] if t.status == "finished" and t.metrics else None)
@@ -62,7 +62,7 @@ def main() -> None:
         began = time.monotonic()
         config = search_config(root, "calm", TUNE, files=12, rows=1500)
         assert start(config, root / "calm.log", *arguments).wait() == 0, (root / "calm.log").read_text()
-        calm = facts(Book(folder("calm")))
+        calm = facts(TrialStore(folder("calm")))
         print(json.dumps({"undisturbed_s": round(time.monotonic() - began, 1), "trials": len(calm)}), flush=True)
         kills = searches = 0
         moments: list[float] = []
@@ -84,7 +84,7 @@ def main() -> None:
                     moments.append(round(wait or 0, 1))
                     left = leaks(address)
                     assert not left, left
-            book = Book(folder(name))
+            book = TrialStore(folder(name))
             same = facts(book) == calm
             again = [t.number for t in book.trials.values() if t.from_scratch > 1]
             answer = {

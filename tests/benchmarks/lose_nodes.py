@@ -26,7 +26,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--files", type=int, default=20)
     parser.add_argument("--rows", type=int, default=4000, help="rows of each file")
-    parser.add_argument("--passes", type=int, default=5)
+    parser.add_argument("--epochs", type=int, default=5)
     parser.add_argument("--announced-s", type=float, help="announce the loss of the node so long before")
     options = parser.parse_args()
     os.environ |= ENVIRONMENT
@@ -38,7 +38,7 @@ def main() -> None:
         for n in range(options.files):
             write_part(root / "logs", DAYS[0], f"part-{n:02}.parquet", options.rows, seed=n)
         write_part(root / "logs", DAYS[1], "part-0.parquet", 500, seed=99)
-        raw = small_config(root / "logs", root / "runs", "elastic", workers={"min": 2, "max": 4}, passes=options.passes)
+        raw = small_config(root / "logs", root / "runs", "elastic", workers={"min": 2, "max": 4}, epochs=options.epochs)
         raw["train"] |= {"batch_size": 200, "resize_check_s": 5, "threads_per_worker": 1, "log_every_steps": 10}
         raw["data"] |= {"unit_rows": options.rows, "block_rows": 200}
         if options.announced_s is not None:
@@ -108,7 +108,7 @@ def main() -> None:
         print(
             json.dumps(
                 {
-                    "rows_of_the_input": options.files * options.rows * options.passes,
+                    "rows_of_the_input": options.files * options.rows * options.epochs,
                     "rows_trained": result["rows_trained"],
                     "rows_left_out": result["rows_left_out"],
                     "starts": result["starts"],
@@ -118,7 +118,7 @@ def main() -> None:
                 }
             )
         )
-        assert result["rows_trained"] == options.files * options.rows * options.passes
+        assert result["rows_trained"] == options.files * options.rows * options.epochs
 
 
 if __name__ == "__main__":

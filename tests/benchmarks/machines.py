@@ -113,7 +113,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--files", type=int, default=20)
     parser.add_argument("--rows", type=int, default=4000, help="rows of each file")
-    parser.add_argument("--passes", type=int, default=2)
+    parser.add_argument("--epochs", type=int, default=2)
     options = parser.parse_args()
     token = {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": secrets.token_hex(32)}
     active = {"PATH": f"{BIN}:{os.environ['PATH']}", "PYTHONPATH": str(ROOT)}
@@ -133,7 +133,7 @@ def scenario(shared: Path, machines: list[Machine], options: argparse.Namespace)
     for n in range(options.files):
         write_part(shared / "logs", DAYS[0], f"part-{n:02}.parquet", options.rows, seed=n)
     write_part(shared / "logs", DAYS[1], "part-0.parquet", 500, seed=99)
-    raw = small_config(shared / "logs", shared / "runs", "far", workers={"min": 2, "max": 4}, passes=options.passes)
+    raw = small_config(shared / "logs", shared / "runs", "far", workers={"min": 2, "max": 4}, epochs=options.epochs)
     raw["train"] |= {"batch_size": 200, "resize_check_s": 5, "threads_per_worker": 1, "log_every_steps": 10}
     raw["data"] |= {"unit_rows": options.rows, "block_rows": 200}
     config = shared / "config.yaml"
@@ -188,7 +188,7 @@ def scenario(shared: Path, machines: list[Machine], options: argparse.Namespace)
     return {
         "submitted": shlex.join(["raymtl", *submit[1:-1], "config.yaml"]),
         "exit_code": code,
-        "rows_of_the_input": options.files * options.rows * options.passes,
+        "rows_of_the_input": options.files * options.rows * options.epochs,
         "rows_trained": result["rows_trained"],
         "rows_left_out": result["rows_left_out"],
         "starts": result["starts"],

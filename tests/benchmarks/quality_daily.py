@@ -13,7 +13,7 @@ import tempfile
 import time
 
 from raymtl.config.load import load_config, section_from
-from raymtl.daily.day import Order
+from raymtl.daily.day import DailyRequest
 from raymtl.daily.runner import run_daily
 from raymtl.synth.spec import SynthSpec
 from raymtl.synth.write import write_logs
@@ -55,7 +55,7 @@ def main() -> None:
         seconds = []
         for day in dates[options.bootstrap - 1 :]:
             began = time.perf_counter()
-            records += run_daily(config, Order(day), address="local", listener=lambda item: None)
+            records += run_daily(config, DailyRequest(day), address="local", on_event=lambda item: None)
             seconds.append(time.perf_counter() - began)
         for record in records[1:]:
             stale = driver.evaluate(

@@ -25,7 +25,7 @@ from stages import alone
 from raymtl.config.data import DayRange
 from raymtl.config.load import load_config
 from raymtl.config.root import Config
-from raymtl.daily.day import Order
+from raymtl.daily.day import DailyRequest
 from raymtl.daily.runner import run_daily
 from raymtl.data.convert.movielens import convert_movielens
 from raymtl.data.ids.id_map import IdMap, save_map
@@ -38,7 +38,7 @@ from raymtl.storage.object_store import Store, open_store
 from raymtl.training.build import build
 from raymtl.training.checkpoint import Progress
 from raymtl.training.driver import metrics_section
-from raymtl.training.trainer import Loop, Worker
+from raymtl.training.trainer import Trainer, Worker
 
 sys.path.append(str(Path(__file__).parents[2]))
 from tests.helpers.movielens_like import write_movielens_like
@@ -72,7 +72,7 @@ def frozen(config: Config, store: Store, version: str, dates: list[dt.date]) -> 
                 None,
                 lambda source, schedule, day=day: blocks(day, source.plan, schedule, True, maps=source.maps),
             )
-            loop = Loop(worker, day, built, {"train": source}, Progress(), None, lambda score: None)
+            loop = Trainer(worker, day, built, {"train": source}, Progress(), None, lambda score: None)
             new = {f"new {table}": unseen(day, date, table, maps[table]) for table in maps}
             found.append({**aucs(metrics_section(loop.measure(source))), **new})
     return found
@@ -106,7 +106,7 @@ def main() -> None:
         first = config.data.train.end
         days = [first + dt.timedelta(days=n) for n in range(1, options.daily + 1)]
         began = time.perf_counter()
-        records = run_daily(config, Order(days[-1], first), address="local", listener=lambda item: None)
+        records = run_daily(config, DailyRequest(days[-1], first), address="local", on_event=lambda item: None)
         seconds = time.perf_counter() - began
         store = open_store(config.daily.store)
         told = [record for record in records[1:] if record.next_day]

@@ -26,7 +26,7 @@ from raymtl.synth.spec import SynthSpec
 from raymtl.synth.write import write_logs
 from raymtl.tuning.objective import area, front
 from raymtl.tuning.run import opened, tune
-from raymtl.tuning.trial_store import Book, Trial
+from raymtl.tuning.trial_store import Trial, TrialStore
 
 
 def conflict_logs(root: Path, rows: int) -> None:
@@ -72,9 +72,9 @@ def conflict_config(root: Path, name: str, sampler: dict[str, Any], trials: int,
                 "trunk": {"type": "shared_bottom", "hidden": [3]},
                 "towers": {"hidden": [4]},
             },
-            "train": {"batch_size": 256, "passes": 2, "dense_optimizer": {"lr": 0.005}},
+            "train": {"batch_size": 256, "epochs": 2, "dense_optimizer": {"lr": 0.005}},
             "tune": {
-                "ready_made": ["loss_weights"],
+                "presets": ["loss_weights"],
                 "objective": {"pareto": ["click.auc", "share.auc"]},
                 "sampler": sampler,
                 "max_trials": trials,
@@ -132,11 +132,11 @@ def measure_alpha(root: Path, rows: int, trials: int) -> dict[str, Any]:
     sets = ["model.preset=aitm", f"output={root}/runs", "train.batch_size=512", "train.workers=1"]
     objective = "tune.objective={metric: buy.auc, subject_to: {order_violations: {at_most: 0.05}}}"
 
-    def run(name: str, tune_set: str) -> Book:
+    def run(name: str, tune_set: str) -> TrialStore:
         config = load_config(
             path, [*sets, f"name={name}", tune_set, objective, "tune.repeats=0", "tune.max_concurrent=2"]
         )
-        return Book(tune(config, address="local")["folder"])
+        return TrialStore(tune(config, address="local")["folder"])
 
     grid = [0.03, 0.1, 0.3, 1, 3, 10, 30]
     book = run(

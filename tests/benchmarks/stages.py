@@ -28,7 +28,7 @@ from raymtl.objectives.losses import TaskLosses
 from raymtl.training import driver
 from raymtl.training.build import build
 from raymtl.training.resources import reading_tasks
-from raymtl.training.synced_loader import Feed
+from raymtl.training.synced_loader import SyncedLoader
 from raymtl.training.trainer import pass_schedule
 
 
@@ -64,12 +64,12 @@ def scan(config: Config) -> dict[str, float]:
     return figures(rows, time.perf_counter() - start, time.process_time() - cpu)
 
 
-def feed(config: Config, plan: Plan, read_tasks: int) -> Feed:
+def feed(config: Config, plan: Plan, read_tasks: int) -> SyncedLoader:
     (iterator,) = stream(Input(plan), pass_schedule(plan, config), config, workers=1, read_tasks=read_tasks)
     blocks = iterator.iter_batches(
         batch_size=None, batch_format="pyarrow", prefetch_batches=config.data.prefetch_blocks
     )
-    return Feed(blocks, Collator(config, config.train.batch_size, False), None)
+    return SyncedLoader(blocks, Collator(config, config.train.batch_size, False), None)
 
 
 def reading(config: Config, skip_rows: int = 0) -> dict[str, float]:
@@ -189,11 +189,11 @@ def end_to_end(config: Config, skip_rows: int) -> dict[str, float]:
         config = config.model_copy(update={"output": output, "name": "bench"})
         marks: list[tuple[float, float, int]] = []
 
-        def listener(item: dict[str, Any]) -> None:
+        def on_event(item: dict[str, Any]) -> None:
             if item.get("kind") == "train":
                 marks.append((item["time"], family_cpu_s(), item["rows"]))
 
-        result = driver.train(config, listener=listener)
+        result = driver.train(config, on_event=on_event)
         first = next(m for m in marks if m[2] >= skip_rows)
         last = marks[-1]
         waits = [

@@ -19,7 +19,7 @@ def main() -> None:
     parser.add_argument("--source", required=True, help="folder with the census files")
     parser.add_argument("--workers", default="1,2")
     parser.add_argument("--threads", default="null,1,2")
-    parser.add_argument("--passes", type=int, default=4)
+    parser.add_argument("--epochs", type=int, default=4)
     parser.add_argument("--repeats", type=int, default=2, help="rounds over all combinations, one after the other")
     parser.add_argument("--set", action="append", default=[])
     options = parser.parse_args()
@@ -31,7 +31,7 @@ def main() -> None:
                 for threads in options.threads.split(","):
                     sets = [
                         "train.batch_size=2048",
-                        f"train.passes={options.passes}",
+                        f"train.epochs={options.epochs}",
                         f"train.workers={workers}",
                         f"train.threads_per_worker={threads}",
                         f"name=w{workers}-t{threads}-{turn}",

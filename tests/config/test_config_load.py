@@ -254,7 +254,7 @@ class TestPaths:
         config = small(
             "daily.store=model",
             "data.group=user",
-            "tune={space: {}, ready_made: [loss_weights], start: {store: ../old}}",
+            "tune={space: {}, presets: [loss_weights], start: {store: ../old}}",
         )
         assert config.daily.store == str(tmp_path / "model")
         assert config.tune.start.store == str(tmp_path.parent / "old")

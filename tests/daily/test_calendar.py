@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from raymtl.config.daily import Daily
-from raymtl.daily.calendar import LeftOut, choose_base, days_between, days_to_do, version_before, why_left_out
+from raymtl.daily.calendar import ExcludedDays, choose_base, days_between, days_to_do, version_before, why_left_out
 from raymtl.daily.record import Record, write_record
 from raymtl.errors import ConfigError, VersionError
 from raymtl.model_store.manifest import NAME
@@ -215,7 +215,7 @@ def in_line(store: Store, first: int, *days: int) -> None:
 def left_out(store: Store, day: int, *skip: int) -> list[int]:
     """The days before `day` that its base has not seen."""
     versions = list_versions(store)
-    found = LeftOut(store, daily(*skip), versions, choose_base(versions, jan(day)))
+    found = ExcludedDays(store, daily(*skip), versions, choose_base(versions, jan(day)))
     return [n for n in range(1, day) if jan(n) in found]
 
 

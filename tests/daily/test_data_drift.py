@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from raymtl.config.daily import Bounds
-from raymtl.daily.data_drift import out_of_bounds
+from raymtl.daily.data_drift import find_data_drift
 from raymtl.daily.record import Figures
 
 MONDAY = dt.date(2026, 1, 5)
@@ -39,7 +39,7 @@ def history(days: int, **changes: Any) -> dict[dt.date, Figures]:
 
 def found(today: Figures, earlier: dict[dt.date, Figures], **bounds: Any) -> tuple[list[str], list[str]]:
     day = max(earlier) + dt.timedelta(1)
-    findings = out_of_bounds(today, day, earlier, Bounds(**{"min_days": 3, **bounds}))
+    findings = find_data_drift(today, day, earlier, Bounds(**{"min_days": 3, **bounds}))
     return findings.late, findings.broken
 
 
@@ -134,7 +134,7 @@ def test_weekends_differ():
 def test_only_the_newest_days_before_the_day_count():
     earlier = history(20, rows=10) | {MONDAY + dt.timedelta(n): figures() for n in range(20, 25)}
     assert found(figures(), earlier, history_days=5) == ([], [])
-    broken = out_of_bounds(figures(), MONDAY + dt.timedelta(20), earlier, Bounds(history_days=5)).broken
+    broken = find_data_drift(figures(), MONDAY + dt.timedelta(20), earlier, Bounds(history_days=5)).broken
     assert len(broken) == 1
     assert broken[0].startswith("the day has 1,000,000 rows, usual are 0 to 29 ")
 
@@ -145,7 +145,7 @@ def test_with_too_few_days_only_the_columns_are_judged():
     assert late == []
     assert len(broken) == 1
     assert broken[0].startswith("column `user` is gone; it held string until 2026-01-06")
-    assert out_of_bounds(odd, MONDAY, {}, Bounds(min_days=3)).broken == []
+    assert find_data_drift(odd, MONDAY, {}, Bounds(min_days=3)).broken == []
 
 
 def test_far_too_few_rows_are_seen_from_the_second_day_on():
@@ -158,20 +158,20 @@ def test_far_too_few_rows_are_seen_from_the_second_day_on():
         )
         assert found(figures(rows=4000), history(days, rows=20_000), min_days=5) == ([], [])
     assert found(figures(rows=1), {MONDAY: figures(rows=20_000)}, min_rows_share=0.0) == ([], [])
-    assert out_of_bounds(figures(rows=1), MONDAY, {}, Bounds()).late == []  # the very first day
+    assert find_data_drift(figures(rows=1), MONDAY, {}, Bounds()).late == []  # the very first day
 
 
 def test_few_rows_are_usual_where_that_weekday_has_few():
     rows = [20_000, 20_000, 20_000, 20_000, 20_000, 3000, 3000]
     earlier = {MONDAY + dt.timedelta(n): figures(rows=rows[n % 7]) for n in range(12)}
     for rows_now, late in ((700, 0), (500, 1)):
-        findings = out_of_bounds(figures(rows=rows_now), MONDAY + dt.timedelta(12), earlier, Bounds(min_days=14))
+        findings = find_data_drift(figures(rows=rows_now), MONDAY + dt.timedelta(12), earlier, Bounds(min_days=14))
         assert (len(findings.late), findings.broken) == (late, [])
 
 
 def test_bounds_that_reach_down_to_nothing_do_not_let_next_to_nothing_through():
     wild = {MONDAY + dt.timedelta(n): figures(rows=[100, 9000, 20_000, 41_000, 300][n]) for n in range(5)}
-    findings = out_of_bounds(figures(rows=1), MONDAY + dt.timedelta(5), wild, Bounds())
+    findings = find_data_drift(figures(rows=1), MONDAY + dt.timedelta(5), wild, Bounds())
     assert findings.late[0].startswith("the day has 1 row, fewer than 20% of the 9,000 that are usual")
     assert findings.without_advice() == [
         "the day has 1 row, fewer than 20% of the 9,000 that are usual (of 5 days; daily.bounds.min_rows_share)"

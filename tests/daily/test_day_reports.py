@@ -108,7 +108,7 @@ def test_a_day_has_what_was_asked_for(page: str) -> None:
     assert f"{LAST.figures.rows:,} rows in 24 files. Compared with the 14 published days before." in text
     assert "10 features have no nulls" in text
     ids = LAST.trained.ids["query"]
-    assert f"query {ids['known']['ids']:,} {ids['admitted']['ids']:,} {ids['forgotten']['ids']:,}" in text
+    assert f"query {ids['known']['ids']:,} {ids['admitted']['ids']:,} {ids['evicted']['ids']:,}" in text
     assert f"{LAST.trained.rows:,} rows in {LAST.trained.steps:,} steps; 48,213 rows of held-out users" in text
     assert f"{LAST.date} click, cart, dwell_s {LAST.date - dt.timedelta(days=DELAY_DAYS)} buy" in text
     assert f"{LAST.version} was written whole: {gib(LAST.written.bytes)}." in text

@@ -9,7 +9,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from raymtl.daily.gate import judge, summary
+from raymtl.daily.gate import evaluate_gate, summary
 from raymtl.daily.record import Check, GateResult
 from raymtl.objectives.metrics import EvalMetrics
 from raymtl.training.driver import metrics_section
@@ -56,7 +56,7 @@ def run(
     candidate: dict[str, Any], base: dict[str, Any] | None = None, first: bool = False, **others: Any
 ) -> GateResult:
     given = {"norms": NORMS, "not_finite": {"user": 0, "trunk.0.weight": 0}, "holdout_rows": 6000} | others
-    return judge(CONFIG, None if first else base or metrics(), candidate, **given)
+    return evaluate_gate(CONFIG, None if first else base or metrics(), candidate, **given)
 
 
 def found(result: GateResult, task: str | None, what: str) -> Check:

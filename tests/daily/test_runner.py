@@ -14,9 +14,9 @@ import yaml
 from raymtl.cli.main import run_command
 from raymtl.config.load import config_from_dict
 from raymtl.config.root import Config
-from raymtl.daily.day import Order
+from raymtl.daily.day import DailyRequest
 from raymtl.daily.record import Record, read_record
-from raymtl.daily.runner import look_ahead, run_daily
+from raymtl.daily.runner import dry_run, run_daily
 from raymtl.errors import ConfigError, DataError, RefusedError, TryLaterError
 from raymtl.model_store import store as versions
 from raymtl.model_store.lease import acquire
@@ -38,8 +38,8 @@ def logs(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def daily(config: Config, number: int, said: list[str] | None = None, **order: Any) -> list[Record]:
     lines = said if said is not None else []
-    asked = Order(day_of(number), **order)
-    return run_daily(config, asked, address=None, listener=lambda item: lines.append(str(item.get("note", ""))))
+    asked = DailyRequest(day_of(number), **order)
+    return run_daily(config, asked, address=None, on_event=lambda item: lines.append(str(item.get("note", ""))))
 
 
 def opened(config: Config) -> Store:
@@ -160,7 +160,7 @@ def test_every_day_is_trained_on_once(four_days: tuple[Config, list[Record]]) ->
         ids = trained.ids["user"]
         parts = [ids[part]["lookups"] for part in ("known", "admitted", "below", "outdated", "no_room")]
         assert sum(parts) == ROWS
-        assert ids["forgotten"]["ids"] > 0
+        assert ids["evicted"]["ids"] > 0
 
 
 def test_the_version_before_is_scored_on_labels_it_never_saw(four_days: tuple[Config, list[Record]]) -> None:
@@ -187,7 +187,7 @@ def test_deltas_hold_what_changed(four_days: tuple[Config, list[Record]]) -> Non
     last = records[-1].written
     assert last is not None
     assert 0 < last.rows["user"] < 64
-    assert last.expired["user"] == records[-1].trained.ids["user"]["forgotten"]["ids"]  # type: ignore[union-attr]
+    assert last.expired["user"] == records[-1].trained.ids["user"]["evicted"]["ids"]  # type: ignore[union-attr]
 
 
 def test_base_and_deltas_are_what_whole_versions_hold(four_days: tuple[Config, list[Record]], refused: Refused) -> None:
@@ -207,9 +207,9 @@ def test_a_done_day_is_done(four_days: tuple[Config, list[Record]]) -> None:
     assert daily(config, 3, said) == [records[-1]]
     assert said == [f"{day_of(3)} is done already: version {records[-1].version}"]
     assert len(versions.list_versions(opened(config))) == before
-    assert look_ahead(config, Order(day_of(3)))[0]["note"].startswith(f"{day_of(3)} is done already: version ")
+    assert dry_run(config, DailyRequest(day_of(3)))[0]["note"].startswith(f"{day_of(3)} is done already: version ")
     with pytest.raises(ConfigError, match=r"2025-12-20 lies before 2026-01-01, the first day of store"):
-        run_daily(config, Order(day_of(-12)), address=None, listener=lambda item: None)
+        run_daily(config, DailyRequest(day_of(-12)), address=None, on_event=lambda item: None)
     assert daily(config, 0, said := []) == []  # the first version learned it beside its own day
     assert said[0].startswith(f"{day_of(0)} is done already: version ")
     assert daily(config, 1, said := [], first=day_of(0)) == [records[0]]
@@ -236,7 +236,7 @@ def test_a_refused_candidate_is_kept_aside(refused: Refused) -> None:
     assert Path(store.root, "versions", record.version, "manifest.json").exists()
     with pytest.raises(RefusedError):  # the verdict stays, and nothing is trained for it
         daily(refused.strict, 2)
-    left_out, third = look_ahead(refused.config, Order(day_of(3)))
+    left_out, third = dry_run(refused.config, DailyRequest(day_of(3)))
     assert left_out["note"].startswith(
         f"{day_of(2)} is left out: its candidate was refused; to do it after all: raymtl daily"
     )

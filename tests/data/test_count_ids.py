@@ -144,7 +144,7 @@ def test_what_is_held_while_counting_is_bounded_by_the_distinct_ids() -> None:
     [
         ({"item": {"rows": 1, "id_space": "map"}}, r"tables.item.rows is 1; a `map` table .* needs 2 or more"),
         ({"item": {"rows": 9, "admit_count": 3}}, r"tables.item.admit_count is 3, but its id_space is `hash`"),
-        ({"item": {"rows": 9, "id_space": "direct", "forget_after_days": 3}}, r"forget_after_days is 3.*`direct`"),
+        ({"item": {"rows": 9, "id_space": "direct", "evict_after_days": 3}}, r"evict_after_days is 3.*`direct`"),
     ],
 )
 def test_keys_of_a_map_are_refused_elsewhere(tables: dict[str, Any], match: str) -> None:
@@ -155,9 +155,9 @@ def test_keys_of_a_map_are_refused_elsewhere(tables: dict[str, Any], match: str)
 
 def test_defaults_for_maps_may_stand_beside_other_tables() -> None:
     raw = make_config(features={"item": {"kind": "id"}, "user": {"kind": "id"}}).model_dump(mode="json")
-    raw |= {"table_defaults": {"admit_count": 3, "forget_after_days": 30}}
+    raw |= {"table_defaults": {"admit_count": 3, "evict_after_days": 30}}
     raw |= {"tables": {"item": {"rows": 9, "id_space": "map", "admit_count": 1}, "user": {"rows": 9}}}
     config = config_from_dict(raw)
-    assert (config.tables["item"].admit_count, config.tables["item"].forget_after_days) == (1, 30)
+    assert (config.tables["item"].admit_count, config.tables["item"].evict_after_days) == (1, 30)
     assert config_from_dict(config.model_dump(mode="json")) == config  # as it is saved in the run's folder
     assert config.map_tables() == ["item"]

@@ -11,7 +11,7 @@ from raymtl.data.source import find_files, list_files
 from raymtl.errors import ConfigError, DataError
 from raymtl.storage.filesystem import open_filesystem
 from raymtl.storage.object_store import open_store
-from raymtl.storage.paths import below
+from raymtl.storage.paths import join_path
 from raymtl.training.rundir import run_folder, run_of
 from tests.helpers.small_data import click_rows, make_config, write_file
 
@@ -159,12 +159,12 @@ def test_a_partition_with_an_odd_name(three_days, name):
     ],
 )
 def test_a_path_below_a_url_leaves_its_options_at_the_end(folder, expected):
-    assert below(folder, "days/x") == expected
+    assert join_path(folder, "days/x") == expected
 
 
 @pytest.mark.parametrize("folder", ["s3://b/m?endpoint_override=localhost:9000&scheme=http", "memory://b/m", "/b/m"])
 def test_what_is_below_a_url_lies_below_it_on_its_file_system(folder):
-    assert open_filesystem(below(folder, "days/x"))[1] == f"{open_filesystem(folder)[1]}/days/x"
+    assert open_filesystem(join_path(folder, "days/x"))[1] == f"{open_filesystem(folder)[1]}/days/x"
 
 
 def test_the_paths_of_a_run_and_a_store_on_minio():

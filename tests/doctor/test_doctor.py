@@ -101,7 +101,7 @@ def test_storage_from_a_node(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
     trial = storage.begin("runs")
     assert Path(trial.folder).parent == tmp_path / "runs"  # nodes have another current folder
     good = storage.look(trial.folder, "a")
-    assert storage.judge(good, "output", trial.folder, "a").status == "ok"
+    assert storage.evaluate(good, "output", trial.folder, "a").status == "ok"
     assert storage.unseen(trial.folder, ["a", "b"]) == ["b"]
     assert storage.leave(trial.folder, "a") is None
     assert [file.name for file in Path(trial.folder).iterdir()] == [storage.ASKER]

@@ -47,7 +47,7 @@ GPU = {"driver": [12, 8], "cuda": "12.6", "devices": ["H100", "H100"], "nccl": "
     ],
 )
 def test_stack(found: dict[str, Any], gpus: float, status: str, words: str) -> None:
-    findings = stack.judge(found, HERE, gpus, "a")
+    findings = stack.evaluate(found, HERE, gpus, "a")
     assert worst(findings) == status
     assert any(words in f.value for f in findings if f.status == status)
     assert all(bool(f.remedy) == (f.status != "ok") for f in findings)
@@ -67,7 +67,7 @@ def test_stack(found: dict[str, Any], gpus: float, status: str, words: str) -> N
     ],
 )
 def test_machine(changes: dict[str, Any], check: str, status: str) -> None:
-    findings = {f.check: f for f in machine.judge({**MACHINE, **changes}, 8 * GIB, "a")}
+    findings = {f.check: f for f in machine.evaluate({**MACHINE, **changes}, 8 * GIB, "a")}
     assert findings.pop(check).status == status
     assert worst(findings.values()) == "ok"
 
@@ -75,15 +75,17 @@ def test_machine(changes: dict[str, Any], check: str, status: str) -> None:
 def test_clocks_are_as_far_off_as_is_certain() -> None:
     ahead, doubt = clocks.offset(100.0, 100.2, 103.1)
     assert (ahead, doubt) == (pytest.approx(3.0), pytest.approx(0.1))
-    found = clocks.judge({"a": (0.001, 0.002), "b": (-0.9, 0.5), "c": (3.0, 0.1), "d": (-45.0, 1.0), "e": (20.0, 19.5)})
+    found = clocks.evaluate(
+        {"a": (0.001, 0.002), "b": (-0.9, 0.5), "c": (3.0, 0.1), "d": (-45.0, 1.0), "e": (20.0, 19.5)}
+    )
     assert [(f.status, f.node) for f in found] == [("warn", "c"), ("fail", "d"), ("ok", "3 nodes")]
 
 
 def test_the_slowest_worker_counts() -> None:
     fast, slow = {"bytes_per_s": 1e9, "latency_s": 1e-4}, {"bytes_per_s": 5e7, "latency_s": 1e-4}
-    assert network.judge([fast, fast], 2, "gloo").status == "ok"
-    assert network.judge([fast, slow], 2, "gloo").status == "warn"
-    assert "50 MB/s" in network.judge([fast, slow], 2, "gloo").value
+    assert network.evaluate([fast, fast], 2, "gloo").status == "ok"
+    assert network.evaluate([fast, slow], 2, "gloo").status == "warn"
+    assert "50 MB/s" in network.evaluate([fast, slow], 2, "gloo").value
 
 
 def test_nodes_that_agree_are_one_line_and_the_worst_comes_first() -> None:

@@ -10,7 +10,7 @@ import torch.distributed as dist
 
 from raymtl.config.features import Init
 from raymtl.embeddings.initialisation import fill_rows
-from raymtl.embeddings.rows import decay_state, start_anew, table_rows
+from raymtl.embeddings.rows import decay_state, reset_rows, table_rows
 from tests.helpers.version_models import contents, make, mixed_config, train
 from tests.helpers.worker_processes import several
 
@@ -34,7 +34,7 @@ def anew_and_decay(rank: int, workers: int) -> dict[str, Any]:
         stages = [contents(built)]
         for rows in (NEW, NEW_LATER):
             for name, numbers in rows.items():
-                start_anew(tables[name], np.array(numbers, np.int64), INIT, SEED)
+                reset_rows(tables[name], np.array(numbers, np.int64), INIT, SEED)
             stages.append(contents(built))
         for table in tables.values():
             decay_state(table, DECAY)

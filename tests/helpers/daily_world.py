@@ -36,7 +36,7 @@ def daily_raw(root: Path, store: Path, **daily: Any) -> dict[str, Any]:
     raw = small_config(root, store.parent / "runs", "unused", workers=1)
     raw["data"]["unit_rows"] = 100
     raw["data"].pop("eval")
-    raw["tables"]["user"] = {"rows": 64, "id_space": "map", "admit_count": 2, "forget_after_days": 1}
+    raw["tables"]["user"] = {"rows": 64, "id_space": "map", "admit_count": 2, "evict_after_days": 1}
     raw["tasks"]["buy"]["delay_days"] = 1
     gate = {"holdout": 0.2, "norm_growth": 5.0, "calibration": [0.01, 100.0]}
     raw["daily"] = {"store": str(store), "bootstrap_days": 2, "bounds": None, "gate": gate, **daily}

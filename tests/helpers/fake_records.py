@@ -110,7 +110,7 @@ def _ids(i: int, chance: random.Random) -> dict[str, dict[str, Any]]:
             "below": {"ids": round(ids * 0.08), "lookups": round(ids * 0.08)},
             "outdated": {"ids": 0, "lookups": 0},
             "no_room": {"ids": 1_312 if table == "query" and i > 24 else 0, "lookups": 2_000},
-            "forgotten": {"ids": max(0, round(ids * 0.02 * (i - 7) / 20)), "lookups": 0},
+            "evicted": {"ids": max(0, round(ids * 0.02 * (i - 7) / 20)), "lookups": 0},
             "unknown_share": 0.018 * (1 + n / 2) * chance.gauss(1, 0.04),
         }
     return found

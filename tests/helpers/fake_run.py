@@ -83,7 +83,7 @@ def write_run(
         },
         "tasks": {name: task.model_dump() for name, task in tasks.items()},
         "model": {"preset": "aitm", "order_loss": {"alpha": 0.6}},
-        "train": {"workers": 4, "batch_size": 8192, "passes": PASSES},
+        "train": {"workers": 4, "batch_size": 8192, "epochs": PASSES},
     }
     (folder / "config.yaml").write_text(yaml.safe_dump(config, sort_keys=False))
     chance = random.Random(0)

@@ -13,7 +13,7 @@ from raymtl.config.tune import Tune
 from raymtl.tuning.result import summary
 from raymtl.tuning.search import Search
 from raymtl.tuning.space import Draw, Space
-from raymtl.tuning.trial_store import Book, Trial
+from raymtl.tuning.trial_store import Trial, TrialStore
 
 ROWS = 3_000_000
 BASE: dict[str, Any] = {
@@ -42,7 +42,7 @@ def make_search(folder: Path, tune: dict[str, Any], base: dict[str, Any] | None 
     config = load_config(
         None, text=yaml.safe_dump({**(base or BASE), "output": str(folder), "tune": tune}, sort_keys=False)
     )
-    return Search(config, Space(config), Book(str(folder)), ROWS, lambda record: None)
+    return Search(config, Space(config), TrialStore(str(folder)), ROWS, lambda record: None)
 
 
 def result_of(search: Search, folder: Path) -> dict[str, Any]:
@@ -72,7 +72,7 @@ def add(
 ) -> Trial:
     """Put a trial into the book; a stopped one has half its evaluations."""
     own = draw if kind != "default" and more.pop("own", True) else {}
-    number = search.book.next_number()
+    number = search.trial_store.next_number()
     trial = Trial(number, kind, draw, search.space.fields(own), {}, seed, **more)
     trial.config = search.space.config(own, seed).model_dump(mode="json")
     trial.status, trial.starts, trial.start_seconds = status, 1, 7.0
@@ -86,7 +86,7 @@ def add(
     trial.train_seconds = 90.0 * last / 6
     if status == "failed":
         trial.reason = trial.reason or "RuntimeError: the loss is not finite (loop.py:88)"
-    search.book.trials[number] = trial
+    search.trial_store.trials[number] = trial
     return trial
 
 
@@ -141,8 +141,8 @@ def filled(
 def repeat(search: Search, effect: Effect, seeds: int) -> None:
     """Repeats of the default and the best trial."""
     assert isinstance(search.tune, Tune)
-    best = search.best(search.book.of_kind("default", "search"))
-    default = search.book.trials[0]
+    best = search.best(search.trial_store.of_kind("default", "search"))
+    default = search.trial_store.trials[0]
     for n in range(1, seeds + 1):
         for trial in (default, best):
             if best is not None and best is not default and trial is not None:

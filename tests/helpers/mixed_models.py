@@ -5,17 +5,17 @@ import torch.distributed as dist
 
 from raymtl.config.root import Config
 from raymtl.data.batch import Batch
-from raymtl.training.build import Built, build
+from raymtl.training.build import TrainState, build
 from tests.helpers.worker_processes import share
 
 
-def make(config: Config) -> Built:
+def make(config: Config) -> TrainState:
     group = dist.group.WORLD
     assert group is not None
     return build(config, {"click": 0.3, "buy": 0.1}, 10, torch.device("cpu"), group)
 
 
-def train(built: Built, config: Config, seeds: range) -> list[float]:
+def train(built: TrainState, config: Config, seeds: range) -> list[float]:
     """Loss of each of a few steps."""
     rank, workers = dist.get_rank(), dist.get_world_size()
     losses = []
@@ -30,7 +30,7 @@ def train(built: Built, config: Config, seeds: range) -> list[float]:
     return losses
 
 
-def logits(built: Built, config: Config, batch: Batch | None = None) -> torch.Tensor:
+def logits(built: TrainState, config: Config, batch: Batch | None = None) -> torch.Tensor:
     """Evaluation logits of a fixed batch, or of another one of which this worker has its part."""
     rank, workers = dist.get_rank(), dist.get_world_size()
     built.model.eval()

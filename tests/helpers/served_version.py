@@ -20,7 +20,7 @@ from raymtl.data.units import plan_input
 from raymtl.model_store.store import publish
 from raymtl.model_store.writer import Draft, export
 from raymtl.storage.object_store import open_store
-from raymtl.training.build import Built, build
+from raymtl.training.build import TrainState, build
 from tests.helpers.run_logs import DAYS, small_config, write_part
 
 ROWS = 300
@@ -110,7 +110,7 @@ def publish_version(root: Path, config: Config, name: str = "v1", seed: int = 0)
         return evaluated(built, config, root)
 
 
-def evaluated(built: Built, config: Config, root: Path) -> np.ndarray:
+def evaluated(built: TrainState, config: Config, root: Path) -> np.ndarray:
     """What the model says in evaluation: its own reading, collating, tables and head."""
     maps = {"user": save_map(user_map(), str(root / "user.parquet"))}
     maker = BlockMaker(config, evaluation=True, maps=maps)

@@ -6,7 +6,7 @@ from typing import Any
 
 from raymtl.tuning.search import Finished, Search
 from raymtl.tuning.space import Space
-from raymtl.tuning.trial_store import Book, Trial, is_given_up
+from raymtl.tuning.trial_store import Trial, TrialStore, is_given_up
 from tests.tuning.test_space import searched
 
 TOTAL = 1000
@@ -22,7 +22,7 @@ def metrics(click: float, buy: float, order: float = 0.1) -> dict[str, Any]:
 def open_search(folder: Path, tune: dict[str, Any], **sections: Any) -> Search:
     """The search as a new start of the command has it: out of its folder."""
     config = searched(tune, **sections)
-    return Search(config, Space(config), Book(str(folder)), TOTAL, lambda record: None)
+    return Search(config, Space(config), TrialStore(str(folder)), TOTAL, lambda record: None)
 
 
 def train(search: Search, trial: Trial, outcome: Outcome, rungs: tuple[int, ...] = (TOTAL,)) -> None:
@@ -31,7 +31,7 @@ def train(search: Search, trial: Trial, outcome: Outcome, rungs: tuple[int, ...]
         start = {"start": {"seconds": 0.1, "from_row": 0, "process": "here:1"}} if n == 0 else {}
         evaluation = {"rows": rows, "metrics": metrics(*outcome(trial, rows))}
         search.reported({"number": trial.number, **start, "evaluation": evaluation})
-        if is_given_up(search.book.folder, trial.number):
+        if is_given_up(search.trial_store.folder, trial.number):
             break
     else:
         search.reported({"number": trial.number, "ended": True, "rows": TOTAL, "train_seconds": 1.0})

@@ -10,14 +10,14 @@ from raymtl.config.root import Config
 from raymtl.data.ids.id_map import IdMap
 from raymtl.embeddings.rows import pieces, table_rows
 from raymtl.model_store.writer import Draft, dense_optimizer, dense_weights
-from raymtl.training.build import Built
+from raymtl.training.build import TrainState
 from tests.helpers.mixed_models import logits, make, train
 from tests.helpers.worker_processes import mixed_config, share
 
 DAYS = {"train": ["2026-01-01", "2026-01-02"]}
 
 
-def contents(built: Built) -> dict[str, torch.Tensor]:
+def contents(built: TrainState) -> dict[str, torch.Tensor]:
     """Everything that a version carries, whole on every worker: rows of the tables with their state, dense weights and state."""
     found = {f"dense {k}": v.clone() for k, v in {**dense_weights(built), **dense_optimizer(built)}.items()}
     for name, table in table_rows(built.model, dist.group.WORLD).items():

@@ -15,7 +15,7 @@ from raymtl.model_store.publish import _alone
 from raymtl.model_store.store import list_versions, publish, verify
 from raymtl.model_store.writer import export
 from raymtl.storage.object_store import Store, open_store
-from raymtl.training.build import Built
+from raymtl.training.build import TrainState
 from tests.helpers.version_models import draft, make, mixed_config, train
 
 
@@ -33,7 +33,7 @@ def disk(tmp_path: Path) -> Iterator[Path]:
     subprocess.run(["umount", "--lazy", str(folder)], check=True)
 
 
-def attempt(built: Built, config: Config, store: Store, group: dist.ProcessGroup) -> None:
+def attempt(built: TrainState, config: Config, store: Store, group: dist.ProcessGroup) -> None:
     with acquire(store, "publish") as held:
         export(built, store, draft(config, "b"), group)
         publish(store, "b", held.held)

@@ -14,14 +14,14 @@ from raymtl.config.load import config_from_dict
 from raymtl.config.root import Config
 from raymtl.data.batch import Batch, Collator
 from raymtl.data.ids.id_map import UNKNOWN_ROW, IdMap
-from raymtl.embeddings.rows import start_anew, table_rows
+from raymtl.embeddings.rows import reset_rows, table_rows
 from raymtl.model_store import store as versions
 from raymtl.model_store.loader import restore
-from raymtl.model_store.row_owners import changed_owners, gone, new_owners, read_map
+from raymtl.model_store.row_owners import changed_owners, evicted, new_owners, read_map
 from raymtl.model_store.writer import Delta, export
 from raymtl.storage.object_store import Store, open_store
-from raymtl.training.build import Built
-from raymtl.training.row_tracker import Touched
+from raymtl.training.build import TrainState
+from raymtl.training.row_tracker import TouchedRowTracker
 from tests.helpers.version_models import contents, draft, logits, make, mixed_config
 from tests.helpers.worker_processes import mixed_block, several
 
@@ -45,7 +45,7 @@ def map_of(capacity: int, ids: list[int], rows: np.ndarray) -> IdMap:
 
 
 def two_days(capacity: int) -> tuple[IdMap, IdMap]:
-    """Two maps on shuffled rows: IDs are forgotten in between, others get their rows, or rows that nobody had."""
+    """Two maps on shuffled rows: IDs are evicted in between, others get their rows, or rows that nobody had."""
     rows = 1 + np.random.default_rng(capacity).permutation(capacity - 1)
     ids = list(POOL[:40])
     later = [i + 45 if i % 4 == 0 else i for i in ids if i % 5] + [1088, 1089]
@@ -70,8 +70,8 @@ def batch_of_ids(config: Config, maps: dict[str, IdMap], seed: int) -> Batch:
     return batch
 
 
-def train_by_ids(built: Built, config: Config, maps: dict[str, IdMap], seeds: range) -> Touched:
-    touched = Touched(config)
+def train_by_ids(built: TrainState, config: Config, maps: dict[str, IdMap], seeds: range) -> TouchedRowTracker:
+    touched = TouchedRowTracker(config)
     for seed in seeds:
         batch = batch_of_ids(config, maps, seed)
         touched.add(batch)
@@ -81,7 +81,7 @@ def train_by_ids(built: Built, config: Config, maps: dict[str, IdMap], seeds: ra
     return touched
 
 
-def by_id(built: Built, maps: dict[str, IdMap]) -> ById:
+def by_id(built: TrainState, maps: dict[str, IdMap]) -> ById:
     """Read off the model itself, with the map to say which row is whose."""
     kept = contents(built)
     found: ById = {}
@@ -104,11 +104,11 @@ def write_two_days(rank: int, workers: int, root: str) -> tuple[ById, torch.Tens
     first = by_id(built, old), logits(built, config, batch_of_ids(config, old, 99))
     tables = table_rows(built.model, group)
     for table in CAPACITY:
-        start_anew(tables[table], new_owners(*days[table]), config.tables[table].init, config.train.seed)
+        reset_rows(tables[table], new_owners(*days[table]), config.tables[table].init, config.train.seed)
     rows = train_by_ids(built, config, new, range(4, 6)).rows()
     for table in CAPACITY:
         rows[table] = np.union1d(rows[table], changed_owners(*days[table]))
-    delta = Delta("whole", rows, {table: gone(*days[table]) for table in CAPACITY})
+    delta = Delta("whole", rows, {table: evicted(*days[table]) for table in CAPACITY})
     if rank == 0:
         versions.publish(store, "whole")
     dist.barrier()

@@ -16,7 +16,7 @@ from raymtl.data.ids.id_map import IdMap
 from raymtl.errors import VersionError
 from raymtl.model_store import store as versions
 from raymtl.model_store.delta import read_expired
-from raymtl.model_store.row_owners import FIELDS, Owners, changed_owners, gone, new_owners, read_map
+from raymtl.model_store.row_owners import FIELDS, RowIds, changed_owners, evicted, new_owners, read_map
 from raymtl.model_store.writer import Delta, export
 from raymtl.storage.object_store import open_store
 from tests.helpers.version_models import draft, make, mixed_config
@@ -46,28 +46,28 @@ def some_held(draw: st.DrawFn, capacity: int = 12) -> Held:
 
 
 BEFORE: Held = {7: (1, 5, 100), 8: (2, 6, 100), 9: (3, 7, 99), 10: (5, 1, 100)}
-# 7 as before, 8 seen again, 9 forgotten and its row given to 11, 10 forgotten, 12 on a row that nobody had
+# 7 as before, 8 seen again, 9 evicted and its row given to 11, 10 evicted, 12 on a row that nobody had
 AFTER: Held = {7: (1, 5, 100), 8: (2, 9, 101), 11: (3, 2, 101), 12: (4, 3, 101)}
 
 
 def test_owners_of_rows() -> None:
-    owners = Owners(map_of(BEFORE))
+    owners = RowIds(map_of(BEFORE))
     ids, counts, days = owners.take(np.array([0, 5, 2, 4, 11, 2]))
     assert [c.type for c in (ids, counts, days)] == [field.type for field in FIELDS]
     assert ids.to_pylist() == [None, 10, 8, None, None, 8]
     assert counts.to_pylist() == [None, 1, 6, None, None, 6]
     assert days.cast(pa.int32()).to_pylist() == [None, 100, 100, None, None, 100]
     assert [c.to_pylist() for c in owners.take(np.empty(0, np.int64))] == [[]] * 3
-    assert [c.to_pylist() for c in Owners(IdMap.empty(12)).take(np.array([0, 3]))] == [[None, None]] * 3
+    assert [c.to_pylist() for c in RowIds(IdMap.empty(12)).take(np.array([0, 3]))] == [[None, None]] * 3
 
 
 def test_what_a_day_changed() -> None:
     before, after = map_of(BEFORE), map_of(AFTER)
     assert changed_owners(before, after).tolist() == [2, 3, 4, 5]
     assert new_owners(before, after).tolist() == [3, 4]
-    assert gone(before, after).tolist() == [9, 10]
+    assert evicted(before, after).tolist() == [9, 10]
     assert changed_owners(before, before).tolist() == new_owners(before, before).tolist() == []
-    assert gone(before, before).tolist() == []
+    assert evicted(before, before).tolist() == []
     assert changed_owners(map_of(BEFORE), map_of({**BEFORE, 10: (6, 1, 100)})).tolist() == [5, 6]
     assert new_owners(map_of(BEFORE), map_of({**BEFORE, 10: (6, 1, 100)})).tolist() == [6]
 
@@ -77,14 +77,14 @@ def test_owners_against_dictionaries(before: Held, after: Held, rows: list[int])
     old, new = map_of(before), map_of(after, 15)  # the table grew
     assert held_of(new) == after
     by_row = [{row: (i, *rest) for i, (row, *rest) in held.items()} for held in (before, after)]
-    taken = list(zip(*(c.to_pylist() for c in Owners(new).take(np.array(rows, np.int64))), strict=True))
+    taken = list(zip(*(c.to_pylist() for c in RowIds(new).take(np.array(rows, np.int64))), strict=True))
     nobody = (None, None, None)
     assert [t[:2] for t in taken] == [by_row[1].get(row, nobody)[:2] for row in rows]
     assert changed_owners(old, new).tolist() == [r for r in range(15) if by_row[0].get(r) != by_row[1].get(r)]
     assert new_owners(old, new).tolist() == [
         r for r in range(15) if r in by_row[1] and by_row[0].get(r, nobody)[0] != by_row[1][r][0]
     ]
-    assert gone(old, new).tolist() == sorted(before.keys() - after.keys())
+    assert evicted(old, new).tolist() == sorted(before.keys() - after.keys())
     assert set(new_owners(old, new)) <= set(changed_owners(old, new))
 
 
@@ -92,7 +92,7 @@ def test_owners_against_dictionaries(before: Held, after: Held, rows: list[int])
 
 FIRST: Held = {i: (i % 60 + 1, i, 20_000 + i % 3) for i in range(100, 130)}
 SECOND: Held = {
-    **{i: values for i, values in FIRST.items() if i % 5},  # a fifth is forgotten,
+    **{i: values for i, values in FIRST.items() if i % 5},  # a fifth is evicted,
     **{i: (FIRST[i][0], i + 1, 20_005) for i in (101, 102)},  # some are seen again,
     **{-i: (FIRST[i][0], 3, 20_005) for i in (105, 110)},  # some rows go to others,
     2**62: (75, 4, 20_005),  # and one lies beyond the rows there were
@@ -116,7 +116,7 @@ def write_chain(rank: int, workers: int, root: str) -> None:
     built = make(large)
     for base, name in (("one", "two"), ("two", "three")):
         rows = {"item": changed_owners(maps[base], maps[name])}
-        delta = Delta(base, rows, {"item": gone(maps[base], maps[name])})
+        delta = Delta(base, rows, {"item": evicted(maps[base], maps[name])})
         export(built, store, draft(large, name), group, maps={"item": maps[name]}, delta=delta, piece_bytes=700)
         versions.publish(store, name)
     export(make(small), store, draft(small, "silent"), group)

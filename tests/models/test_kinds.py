@@ -50,7 +50,7 @@ def cost(losses: TaskLosses, logits: Tensor, y: Tensor, observed: Tensor) -> tup
     weight, valid = torch.ones(len(y)), torch.ones(len(y), dtype=torch.bool)
     counts = losses.counts(observed, weight, valid)
     found = losses(logits, y, observed, weight, valid, counts[:-1], counts[-1])
-    return found.total, found.per_task - losses.least(y, observed, weight, valid, counts[:-1])
+    return found.total, found.per_task - losses.lower_bound(y, observed, weight, valid, counts[:-1])
 
 
 def gradient(model: Ranker, total: Tensor) -> list[Tensor]:

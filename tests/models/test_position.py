@@ -13,7 +13,7 @@ from raymtl.config.load import load_config
 from raymtl.config.model import Model
 from raymtl.config.tasks import Task
 from raymtl.data.batch import Collator
-from raymtl.embeddings.tables import Arrange, describe_lookup
+from raymtl.embeddings.tables import InputAssembler, describe_lookup
 from raymtl.errors import ConfigError
 from raymtl.models.biases.position import PositionTower
 from raymtl.models.inputs import InputSpec, ModelInput
@@ -236,7 +236,7 @@ def test_a_row_has_a_position_if_it_has_all_of_its_bias_features(table: str) -> 
         }
     )
     batch = Collator(config, 5, False)([block])  # one row of padding
-    lookup, arrange = describe_lookup(config), Arrange(config, describe_lookup(config))
+    lookup, arrange = describe_lookup(config), InputAssembler(config, describe_lookup(config))
     pooled = {n: lookup.tables[config.table_of(n)].dim for n in list(batch.ids.keys())}
     values = torch.arange(5.0 * sum(pooled.values())).view(5, -1)
     answers = KeyedTensor(list(pooled), list(pooled.values()), values)
@@ -261,7 +261,7 @@ def test_without_bias_features_the_tables_answer_is_the_input() -> None:
     config = load_config(None, [], text=text)
     batch = Collator(config, 2, False)([])
     values = torch.randn(2, 2)
-    inputs = Arrange(config, describe_lookup(config))(KeyedTensor(["user"], [2], values), None, batch)
+    inputs = InputAssembler(config, describe_lookup(config))(KeyedTensor(["user"], [2], values), None, batch)
     assert inputs.pooled is values
     assert inputs.bias is None
     assert inputs.bias_present is None

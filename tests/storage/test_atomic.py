@@ -11,7 +11,7 @@ import pyarrow.fs as pafs
 import pytest
 
 from raymtl.storage import retry
-from raymtl.storage.atomic import move, write_whole
+from raymtl.storage.atomic import atomic_write, move
 from raymtl.storage.filesystem import list_folder, put
 
 LOCAL = pafs.LocalFileSystem()
@@ -27,7 +27,7 @@ def pauses(monkeypatch: pytest.MonkeyPatch) -> list[float]:
 @pytest.mark.parametrize(("number", "attempts"), [(errno.EIO, 4), (errno.ENOSPC, 1), (errno.EACCES, 1)])
 def test_a_failed_writing_leaves_the_old_file_and_nothing_else(number: int, attempts: int, tmp_path: Path) -> None:
     path, seen = tmp_path / "a" / "file", []
-    write_whole(LOCAL, str(path), f"{path}.new", lambda written: put(LOCAL, written, b"old"))
+    atomic_write(LOCAL, str(path), f"{path}.new", lambda written: put(LOCAL, written, b"old"))
 
     def write(written: str) -> None:
         put(LOCAL, written, b"half")
@@ -35,7 +35,7 @@ def test_a_failed_writing_leaves_the_old_file_and_nothing_else(number: int, atte
         raise OSError(number, os.strerror(number))
 
     with pytest.raises(OSError, match=os.strerror(number)):
-        write_whole(LOCAL, str(path), f"{path}.new", write)
+        atomic_write(LOCAL, str(path), f"{path}.new", write)
     assert seen == [f"{path}.new"] * attempts
     assert [p.name for p in path.parent.iterdir()] == ["file"]
     assert path.read_bytes() == b"old"

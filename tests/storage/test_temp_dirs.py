@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from raymtl.storage.temp_dirs import folder_for, new_folder, sweep
+from raymtl.storage.temp_dirs import folder_for, new_folder, remove_stale
 
 _LEAVES = """
 import os
@@ -29,7 +29,7 @@ def test_what_a_killed_process_left_is_removed(tmp_path: Path) -> None:
     assert left.parent == tmp_path
     own, other = Path(new_folder("checkpoint")), tmp_path / "raymtl-notes-of-mine-x"
     other.mkdir()
-    sweep()
+    remove_stale()
     assert not left.exists()
     assert own.is_dir()
     assert other.is_dir()

@@ -52,7 +52,7 @@ def test_stores_do_not_stay_relative(tmp_path: Path, monkeypatch: pytest.MonkeyP
     daily = ["--set", "daily.store=model", "--set", "data.group=user_id"]
     there = uploaded(read("daily", "-c", EXAMPLE, *daily), tmp_path)
     assert there.daily.store == f"{tmp_path}/model"
-    tune = ["--set", "tune={space: {}, ready_made: [loss_weights], start: {store: model}}"]
+    tune = ["--set", "tune={space: {}, presets: [loss_weights], start: {store: model}}"]
     there = uploaded(read("tune", "-c", EXAMPLE, *tune), tmp_path)
     assert there.tune.start.store == f"{tmp_path}/model"
 
@@ -125,7 +125,7 @@ def test_a_daily_job_keeps_its_day() -> None:
 
 
 def test_ids_of_work_that_goes_on_are_its_own_and_of_other_work_are_new() -> None:
-    assert read("tune", "-c", EXAMPLE, "--name", "a", "--set", "tune.ready_made=[alpha]").id == "raymtl-tune-a"
+    assert read("tune", "-c", EXAMPLE, "--name", "a", "--set", "tune.presets=[alpha]").id == "raymtl-tune-a"
     ids = [read("evaluate", "/runs/a").id for _ in range(2)]
     assert ids[0] != ids[1]
     assert re.fullmatch(r"raymtl-evaluate-\d{8}-\d{6}-[0-9a-f]{4}", ids[0])

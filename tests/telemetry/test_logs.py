@@ -72,8 +72,8 @@ def test_the_lines_of_a_driver_hold_the_step(
 ) -> None:
     monkeypatch.setenv(logs.VARIABLE, "json")
     record = {"kind": "train", "step": 40, "rows": 10, "loss": 1.0, "losses": {}, "rows_per_s": 5.0, "data_wait": 0.0}
-    with TrainingLines(logs.terminal()) as listener:
-        listener(record)
+    with TrainingLines(logs.terminal()) as on_event:
+        on_event(record)
     (line,) = map(json.loads, capsys.readouterr().out.splitlines())
     assert line["step"] == 40
     assert line["message"].startswith("step 40 ")

@@ -11,7 +11,7 @@ from torchrec.distributed.train_pipeline import TrainPipelineSparseDist
 from raymtl.config.root import Config
 from raymtl.data.batch import Batch, Collator
 from raymtl.training import checkpoint
-from raymtl.training.build import Built, build
+from raymtl.training.build import TrainState, build
 from raymtl.training.checkpoint import Progress
 from tests.helpers.worker_processes import mixed_block, mixed_config, several
 
@@ -54,13 +54,13 @@ def ragged(config: Config, rank: int, workers: int, step: int) -> Batch:
     return batch
 
 
-def make(config: Config) -> Built:
+def make(config: Config) -> TrainState:
     group = dist.group.WORLD
     assert group is not None
     return build(config, RATES, 10, torch.device("cpu"), group)
 
 
-def train(built: Built, config: Config, rank: int, workers: int, steps: range) -> list[Any]:
+def train(built: TrainState, config: Config, rank: int, workers: int, steps: range) -> list[Any]:
     """What each step reports."""
     reports = []
     for step in steps:
@@ -73,13 +73,13 @@ def train(built: Built, config: Config, rank: int, workers: int, steps: range) -
     return reports
 
 
-def dense_state(built: Built) -> dict[str, torch.Tensor]:
+def dense_state(built: TrainState) -> dict[str, torch.Tensor]:
     """Dense weights, and what the method keeps."""
     kept = [*built.model.named_parameters(), *built.model.named_buffers()]
     return {name: value.detach().clone() for name, value in kept if "head." in name}
 
 
-def state(built: Built, config: Config, rank: int, workers: int) -> dict[str, torch.Tensor]:
+def state(built: TrainState, config: Config, rank: int, workers: int) -> dict[str, torch.Tensor]:
     """The dense state, and the evaluation logits of a fixed batch, which tell the tables'."""
     found = dense_state(built)
     built.model.eval()
@@ -183,7 +183,7 @@ def without_order(config: Config) -> Config:
     return config.model_copy(update={"model": config.model.model_copy(update={"order_loss": order})})
 
 
-def user_table(built: Built) -> torch.Tensor:
+def user_table(built: TrainState) -> torch.Tensor:
     state = built.model.state_dict()
     return next(v for k, v in state.items() if ".user.weight" in k).local_shards()[0].tensor.clone().double()
 

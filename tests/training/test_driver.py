@@ -71,17 +71,17 @@ def whole(ray_cluster: None, tmp_path_factory: pytest.TempPathFactory) -> Whole:
         write_part(folder / "logs", DAYS[0], f"part-{n}.parquet", BATCH, seed=n)
     for n, rows in enumerate((77, 130)):
         write_part(folder / "logs", DAYS[1], f"part-{n}.parquet", rows, seed=10 + n)
-    raw = small_config(folder / "logs", folder, "whole", workers=2, passes=2, eval_every_units=2)
+    raw = small_config(folder / "logs", folder, "whole", workers=2, epochs=2, eval_every_units=2)
     raw["train"]["batch_size"] = BATCH
     raw["data"] |= {"unit_rows": BATCH, "block_rows": BATCH // 2}
     found, others = Whole(raw, config_from_dict(raw), {}, [], set()), ray_processes("SplitCoordinator")
 
-    def listener(item: dict[str, Any]) -> None:
+    def on_event(item: dict[str, Any]) -> None:
         found.heard.append(item)
         if item.get("kind") == "eval":
             found.dealers |= ray_processes("SplitCoordinator") - others
 
-    found.result = training_driver.train(found.config, listener=listener)
+    found.result = training_driver.train(found.config, on_event=on_event)
     return found
 
 
@@ -112,7 +112,7 @@ def test_a_run_counts_every_row_and_leaves_its_results(whole: Whole) -> None:
         time.sleep(0.1)
     assert "<html" in Path(write_report(str(folder))).read_text().lower()
 
-    again = training_driver.train(config, listener=heard.append)
+    again = training_driver.train(config, on_event=heard.append)
     assert again == result
     text = (folder / "result.json").read_text()
     (folder / "result.json").write_text(text[:200])  # killed while it was written
@@ -120,7 +120,7 @@ def test_a_run_counts_every_row_and_leaves_its_results(whole: Whole) -> None:
     assert "finished already" in heard[-1]["note"]
     heard.clear()
     fewer = {**whole.raw, "train": {**whole.raw["train"], "workers": 1}}
-    gone_on = training_driver.train(config_from_dict(fewer), listener=heard.append)
+    gone_on = training_driver.train(config_from_dict(fewer), on_event=heard.append)
     assert (gone_on["metrics"]["eval"], gone_on["steps"]) == (result["metrics"]["eval"], result["steps"])
     assert any("was damaged and is written anew" in item.get("note", "") for item in heard)
     assert not any(item.get("kind") == "train" for item in heard)  # no step was taken again
@@ -154,7 +154,7 @@ def test_a_killed_node_and_a_killed_driver_cost_no_row_and_repeat_none(
 ) -> None:
     """One of two nodes, without which the other goes on; then the driver, after which the same command goes on elsewhere."""
     checkpoint = {"every_units": 1, "background": True, "keep": 4}
-    raw = small_config(logs, tmp_path, "killed", workers={"min": 1, "max": 2}, passes=10, checkpoint=checkpoint)
+    raw = small_config(logs, tmp_path, "killed", workers={"min": 1, "max": 2}, epochs=10, checkpoint=checkpoint)
     raw["data"] |= {"unit_rows": 100, "block_rows": 25, "eval": None}
     # Batches that two workers cannot share evenly; Ray waits so long for as many workers as before the loss
     raw["train"] |= {"batch_size": 51, "start_timeout_s": 5}
@@ -193,7 +193,7 @@ def test_a_killed_node_and_a_killed_driver_cost_no_row_and_repeat_none(
         nodes.close()
     assert not (folder / "result.json").exists()
     notes: list[str] = []
-    result = training_driver.train(config, listener=lambda item: notes.append(item.get("note", "")))
+    result = training_driver.train(config, on_event=lambda item: notes.append(item.get("note", "")))
     assert any("going on from step" in note for note in notes)
     assert result["starts"] == 3
     assert result["workers"] == 1

@@ -17,13 +17,13 @@ from raymtl.training.rundir import (
     checkpoints,
     has_checkpoint,
     last_checkpoint,
-    only_one,
     read_file,
     read_result,
+    run_lock,
     write_file,
 )
-from raymtl.training.runlog import METRICS, RunLog
-from raymtl.training.snapshot import SNAPSHOT, mend_snapshot
+from raymtl.training.runlog import METRICS, RunLogger
+from raymtl.training.snapshot import SNAPSHOT, repair_checkpoint_index
 from raymtl.training.worker import open_log
 from tests.helpers.faulty_storage import Faults, register
 from tests.helpers.worker_processes import several
@@ -54,7 +54,7 @@ def run(faults: Faults, tmp_path: Path) -> str:
 
 def mend(run: str) -> str:
     said: list[str] = []
-    mend_snapshot(run, said.append)
+    repair_checkpoint_index(run, said.append)
     return said[0].partition("` ")[2]
 
 
@@ -122,7 +122,7 @@ def test_a_log_that_cannot_be_copied_does_not_end_the_training(
     monkeypatch.chdir(tmp_path)
     (tmp_path / "run" / METRICS).write_text('{"step": 1}\n{"step": 2}\n{"step"')
     mail = Mail()
-    log = RunLog(run, mail, 1)
+    log = RunLogger(run, mail, 1)
     faults.add("*", f"*/run/{METRICS}", "EIO", times=None)
     log.sync()
     assert len(mail.items) == 1
@@ -144,7 +144,7 @@ def log_of_all(rank: int, workers: int, run: str, control: tuple[str, str]) -> t
     group = dist.group.WORLD
     assert group is not None
     try:
-        open_log(SimpleNamespace(run_dir=run, mailbox=None), Progress(), group)  # type: ignore[arg-type]
+        open_log(SimpleNamespace(run_dir=run, event_queue=None), Progress(), group)  # type: ignore[arg-type]
     except UserError as error:
         return str(error), error.exit_code
     return "", 0
@@ -161,11 +161,11 @@ def test_a_log_that_cannot_be_made_is_told_to_all_workers(run: str, faults: Faul
 
 def test_a_folder_is_held_by_one_process(tmp_path: Path) -> None:
     with (
-        only_one(str(tmp_path / "run")),
+        run_lock(str(tmp_path / "run")),
         pytest.raises(TryLaterError, match=rf"\(process {os.getpid()}\); wait for it"),
-        only_one(str(tmp_path / "run")),
+        run_lock(str(tmp_path / "run")),
     ):
         pass
     (tmp_path / "file").write_text("")
-    with pytest.raises(StorageError, match="cannot be written"), only_one(str(tmp_path / "file" / "run")):
+    with pytest.raises(StorageError, match="cannot be written"), run_lock(str(tmp_path / "file" / "run")):
         pass

@@ -19,7 +19,7 @@ from raymtl.data.units import plan_input
 from raymtl.synth.spec import SynthSpec
 from raymtl.synth.write import write_logs
 from raymtl.training import checkpoint
-from raymtl.training.build import Built, build
+from raymtl.training.build import TrainState, build
 from raymtl.training.checkpoint import Progress
 from tests.helpers.worker_processes import several
 
@@ -48,7 +48,7 @@ def batches(config: Config, rank: int, workers: int) -> tuple[list[Batch], dict[
     return found, sample_base_rates(config, plan)
 
 
-def logits(built: Built, batch: Batch) -> torch.Tensor:
+def logits(built: TrainState, batch: Batch) -> torch.Tensor:
     built.model.eval()
     with torch.no_grad():
         found = built.model(batch)[1][0]

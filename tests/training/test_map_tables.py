@@ -44,7 +44,7 @@ def logs(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def configured(logs: Path, output: Path, name: str, **tables: Any) -> Config:
-    raw = small_config(logs, output, name, workers=2, passes=2)
+    raw = small_config(logs, output, name, workers=2, epochs=2)
     raw["data"] |= {"unit_rows": 200, "block_rows": 50}
     raw["tables"] |= {
         "user": {"rows": 50, "id_space": "map", "admit_count": ADMIT["user"], "sharding": "row_wise"},
@@ -70,7 +70,7 @@ def looked_up(root: Path, day: str) -> dict[str, Counter[Any]]:
 def test_a_run_makes_its_maps_and_keeps_them(ray_cluster: None, logs: Path, tmp_path: Path) -> None:
     config = configured(logs, tmp_path, "mapped")
     heard: list[dict[str, Any]] = []
-    result = driver.train(config, listener=heard.append)
+    result = driver.train(config, on_event=heard.append)
     folder = Path(run_folder(config))
     assert result["rows_trained"] == 2 * sum(SIZES)
     seen, later = looked_up(logs, DAYS[0]), looked_up(logs, DAYS[1])
@@ -187,7 +187,7 @@ def test_a_run_stopped_before_it_trained_makes_maps_that_fit(
 
     def make(config: Config) -> dict[str, int]:
         plan = plan_input(config, "train")
-        files = build_id_maps.make_maps(config, plan, run_folder(config), 1, begun=False, say=lines.append)
+        files = build_id_maps.make_maps(config, plan, run_folder(config), 1, begun=False, notify=lines.append)
         assert files == build_id_maps.saved_maps(config, run_folder(config))
         return {table: len(file.load()) for table, file in files.items()}
 

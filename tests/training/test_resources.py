@@ -39,7 +39,7 @@ def config(data: dict[str, Any] | None = None, **train: Any) -> Config:
 
 def refused(**train: Any) -> str:
     with pytest.raises(ClusterError) as caught:
-        resources.check_room(config(**train), local=True)
+        resources.wait_for_resources(config(**train), local=True)
     return str(caught.value)
 
 
@@ -94,7 +94,7 @@ def test_what_is_missing_is_said_long_before_the_wait_is_over(monkeypatch: pytes
     cluster(monkeypatch, node(1, 2))
     said: list[str] = []
     with pytest.raises(ClusterError, match=r"waited \d+ s"):
-        resources.check_room(config(workers=4, start_timeout_s=100), False, said.append)
+        resources.wait_for_resources(config(workers=4, start_timeout_s=100), False, said.append)
     assert len(said) == 1
     assert said[0].startswith("waiting up to 100 s for room: train.workers = 4 need 1 CPU each")
     assert next(clock) > 100

@@ -7,8 +7,8 @@ import pyarrow as pa
 
 from raymtl.config.root import Config
 from raymtl.data.batch import Collator
-from raymtl.training.row_tracker import Touched
-from raymtl.training.synced_loader import Feed
+from raymtl.training.row_tracker import TouchedRowTracker
+from raymtl.training.synced_loader import SyncedLoader
 from tests.helpers.worker_processes import mixed_block, mixed_config
 
 CONFIG = mixed_config([None], rows=12)
@@ -26,7 +26,7 @@ def looked_up(block: pa.Table, config: Config = CONFIG) -> Rows:
     return found
 
 
-def marked(touched: Touched) -> Rows:
+def marked(touched: TouchedRowTracker) -> Rows:
     rows = touched.rows()
     for numbers in rows.values():
         assert numbers.dtype == np.int64
@@ -38,8 +38,8 @@ def together(*parts: Rows) -> Rows:
     return {name: set().union(*(part[name] for part in parts)) for name in CONFIG.tables}
 
 
-def touched_by(*seeds: int) -> Touched:
-    touched = Touched(CONFIG)
+def touched_by(*seeds: int) -> TouchedRowTracker:
+    touched = TouchedRowTracker(CONFIG)
     for seed in seeds:
         touched.add(Collator(CONFIG, 12, False)([mixed_block(CONFIG, 9, seed)]))
     return touched
@@ -49,13 +49,13 @@ def test_rows_of_batches_are_marked() -> None:
     """`item` is read by an ID and by a sequence, and the last rows of each batch are padding."""
     blocks = [mixed_block(CONFIG, 9, seed) for seed in (1, 2)]
     assert looked_up(blocks[0])["item"] > set(blocks[0].column("id:item").drop_null().to_pylist())
-    assert marked(Touched(CONFIG)) == {name: set() for name in CONFIG.tables}
+    assert marked(TouchedRowTracker(CONFIG)) == {name: set() for name in CONFIG.tables}
     assert marked(touched_by(1)) == looked_up(blocks[0])
     assert marked(touched_by(1, 2, 1)) == together(*map(looked_up, blocks))
 
 
 def test_padding_marks_nothing() -> None:
-    touched = Touched(CONFIG)
+    touched = TouchedRowTracker(CONFIG)
     touched.add(Collator(CONFIG, 12, False)([]))
     assert marked(touched) == {name: set() for name in CONFIG.tables}
 
@@ -78,7 +78,7 @@ def test_marks_of_tables_with_odd_names(tmp_path: Path) -> None:
     raw["tables"] = {"file": {"rows": 51, "dim": 16}, **{n: t for n, t in raw["tables"].items() if n != "user"}}
     raw["features"]["user"]["table"] = "file"
     config = Config.model_validate(raw)
-    touched, read = Touched(config), Touched(config)
+    touched, read = TouchedRowTracker(config), TouchedRowTracker(config)
     touched.add(Collator(config, 12, False)([mixed_block(config, 9, 1)]))
     touched.save(str(tmp_path), 0)
     read.load(str(tmp_path))
@@ -87,9 +87,9 @@ def test_marks_of_tables_with_odd_names(tmp_path: Path) -> None:
 
 def test_a_feed_marks_every_batch_before_it_hands_it_on() -> None:
     blocks = [mixed_block(CONFIG, rows, seed=n, unit=n // 2) for n, rows in enumerate((5, 20, 13, 0, 1))]
-    touched = Touched(CONFIG)
+    touched = TouchedRowTracker(CONFIG)
     steps = 0
-    for step in Feed(blocks, Collator(CONFIG, 12, False), None, touched.add):
+    for step in SyncedLoader(blocks, Collator(CONFIG, 12, False), None, touched.add):
         now = touched.rows()
         for jagged in (step.batch.ids, step.batch.sequences):
             for feature, values in jagged.to_dict().items():

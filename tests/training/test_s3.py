@@ -13,7 +13,7 @@ from raymtl.model_store import store as versions
 from raymtl.model_store.publish import publish_run
 from raymtl.storage import retry
 from raymtl.storage.object_store import create, names, open_store, read_bytes, remove, sha256_of, sizes, write_bytes
-from raymtl.storage.paths import below
+from raymtl.storage.paths import join_path
 from raymtl.training import driver
 from raymtl.training.rundir import checkpoints, read_file
 from tests.helpers.run_logs import DAYS, small_config, write_part
@@ -49,7 +49,7 @@ def test_a_run_with_everything_on_s3(ray_cluster: None, server: S3, tmp_path: Pa
         config = config_from_dict(raw_config(server, "first", proxy.port, batch_size=32))
         result = driver.train(config)
         assert (result["rows_trained"], result["rows_left_out"]) == (300, 0)
-        folder = below(server.url("runs"), "first")
+        folder = join_path(server.url("runs"), "first")
         assert len(checkpoints(folder)) == config.train.checkpoint.keep
         assert json.loads(read_file(folder, "result.json") or "")["rows_trained"] == 300
         assert len((read_file(folder, "metrics.jsonl") or "").splitlines()) >= 2
@@ -57,7 +57,11 @@ def test_a_run_with_everything_on_s3(ray_cluster: None, server: S3, tmp_path: Pa
         proxy.failing, proxy.failed = 0.1, 0
         store = open_store(server.url("store", proxy.port))
         manifest = publish_run(
-            below(server.url("runs", proxy.port), "first"), store, checkpoint=None, version="first", held=lambda: None
+            join_path(server.url("runs", proxy.port), "first"),
+            store,
+            checkpoint=None,
+            version="first",
+            held=lambda: None,
         )
         assert proxy.failed > 0
     finally:

@@ -31,7 +31,7 @@ def fitted(trainer: Trainer, tmp_path: Any, monkeypatch: pytest.MonkeyPatch, **t
     monkeypatch.setattr(ray_trainer, "_lost", lambda error, config: ClusterError("lost"))
     config = config_from_dict(small_config(tmp_path, tmp_path, "starts", **train))
     said: list[str] = []
-    return ray_trainer._fit(trainer, config, said.append), said  # type: ignore[arg-type]
+    return ray_trainer._launch(trainer, config, said.append), said  # type: ignore[arg-type]
 
 
 def test_workers_that_die_while_they_start_are_started_again(tmp_path: Any, monkeypatch: pytest.MonkeyPatch) -> None:

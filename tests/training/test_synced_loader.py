@@ -10,7 +10,7 @@ import torch.distributed as dist
 
 from raymtl.data.batch import Collator
 from raymtl.errors import DataError
-from raymtl.training.synced_loader import Feed
+from raymtl.training.synced_loader import SyncedLoader
 from tests.helpers.worker_processes import mixed_block, mixed_config, several
 
 CONFIG = mixed_config([None], rows=12)
@@ -32,9 +32,9 @@ def blocks_of(layout: list[list[int]], rank: int) -> Iterator[pa.Table]:
             )
 
 
-def feed_of(rank: int, workers: int, blocks: Iterator[pa.Table]) -> Feed:
+def feed_of(rank: int, workers: int, blocks: Iterator[pa.Table]) -> SyncedLoader:
     group = dist.new_group(backend="gloo") if workers > 1 else None
-    return Feed(blocks, Collator(CONFIG, CONFIG.train.batch_size // workers, False), group)
+    return SyncedLoader(blocks, Collator(CONFIG, CONFIG.train.batch_size // workers, False), group)
 
 
 def read_all(rank: int, workers: int) -> list[dict[str, Any]]:

@@ -14,8 +14,8 @@ from raymtl.config.root import Config
 from raymtl.data.read import Input, Schedule
 from raymtl.data.units import Fragment, Plan, Unit
 from raymtl.training.checkpoint import Progress
-from raymtl.training.row_tracker import Touched
-from raymtl.training.trainer import Loop, Worker
+from raymtl.training.row_tracker import TouchedRowTracker
+from raymtl.training.trainer import Trainer, Worker
 from tests.helpers.mixed_models import make
 from tests.helpers.worker_processes import mixed_block, mixed_config, several
 
@@ -41,13 +41,13 @@ def blocks(config: Config, sizes: list[int], schedule: Schedule, rank: int, work
         yield mixed_block(config, rows, seed=10 * unit + rank, unit=place)
 
 
-def run_all(rank: int, workers: int, pipeline: str, passes: int) -> dict[str, Any]:
+def run_all(rank: int, workers: int, pipeline: str, epochs: int) -> dict[str, Any]:
     """Progress at each checkpoint and at the end of every case, from the start and from its first checkpoint on."""
     found = {}
     feed_groups = [dist.new_group(backend="gloo") if workers > 1 else None for _ in range(2)]
     world = dist.group.WORLD
     assert world is not None
-    config = mixed_config([None], rows=BATCH, pipeline=pipeline, passes=passes, checkpoint={"every_units": 1})
+    config = mixed_config([None], rows=BATCH, pipeline=pipeline, epochs=epochs, checkpoint={"every_units": 1})
     shuffle = config.data.shuffle.model_copy(update={"mode": "none"})
     config = config.model_copy(update={"data": config.data.model_copy(update={"shuffle": shuffle})})
     for case, sizes in CASES.items():
@@ -60,12 +60,12 @@ def run_all(rank: int, workers: int, pipeline: str, passes: int) -> dict[str, An
         begin = Progress()
         for _ in range(2):
             saved: list[dict[str, Any]] = []
-            touched, progress = Touched(config), Progress(**asdict(begin))
+            touched, progress = TouchedRowTracker(config), Progress(**asdict(begin))
 
             def save(score: float | None, saved: list[Any] = saved, progress: Progress = progress) -> None:
                 saved.append(asdict(progress))
 
-            Loop(
+            Trainer(
                 worker, config, make(config), {"train": Input(plan_of(sizes))}, progress, None, save, touched.add
             ).run()
             answers.append((saved, asdict(progress), {name: len(rows) for name, rows in touched.rows().items()}))
@@ -86,7 +86,7 @@ def saved_units(worker: Worker, config: Config, announced: bool) -> list[tuple[i
     def open_stream(source: Input, schedule: Schedule) -> Iterator[pa.Table]:
         return blocks(config, sizes, schedule, worker.rank, worker.workers)
 
-    Loop(
+    Trainer(
         replace(worker, open_stream=open_stream, must_save=lambda: announced),
         config,
         make(config),
@@ -99,25 +99,25 @@ def saved_units(worker: Worker, config: Config, announced: bool) -> list[tuple[i
 
 
 @pytest.mark.dist
-@pytest.mark.parametrize(("workers", "pipeline", "passes"), [(1, "none", PASSES), (2, "sparse_dist", 1)])
-def test_units_without_a_row(workers: int, pipeline: str, passes: int, tmp_path: Path) -> None:
-    answers = several(workers, tmp_path / "run", run_all, pipeline, passes)
+@pytest.mark.parametrize(("workers", "pipeline", "epochs"), [(1, "none", PASSES), (2, "sparse_dist", 1)])
+def test_units_without_a_row(workers: int, pipeline: str, epochs: int, tmp_path: Path) -> None:
+    answers = several(workers, tmp_path / "run", run_all, pipeline, epochs)
     for case, sizes in CASES.items():
         rows = sum(sizes)
         for (saved, end, touched), *again in (answer[case] for answer in answers):
             for last in (end, *(progress for _, progress, _ in again)):
                 assert last["finished"]
-                assert (last["pass_number"], last["units_done"], last["rows"]) == (passes, 0, passes * rows)
+                assert (last["pass_number"], last["units_done"], last["rows"]) == (epochs, 0, epochs * rows)
             assert saved[-1] == end
             assert [s["finished"] for s in saved] == [False] * (len(saved) - 1) + [True]
             done = [(s["pass_number"], s["units_done"]) for s in saved]
             assert done == sorted(set(done))
             with_rows = [n for n, size in enumerate(sizes) if size]
-            expected = [divmod(p * len(sizes) + n + 1, len(sizes)) for p in range(passes) for n in with_rows]
-            assert done == expected + ([] if expected[-1:] == [(passes, 0)] else [(passes, 0)])
+            expected = [divmod(p * len(sizes) + n + 1, len(sizes)) for p in range(epochs) for n in with_rows]
+            assert done == expected + ([] if expected[-1:] == [(epochs, 0)] else [(epochs, 0)])
             assert bool(rows) == any(touched.values())
     calm, announced = answers[0]["announced"]
-    assert calm == [place for p in range(passes) for place in ((p, 3), (p + 1, 0))]
-    assert announced == [place for p in range(passes) for place in ((p, 1), (p, 2), (p, 3), (p + 1, 0))]
+    assert calm == [place for p in range(epochs) for place in ((p, 3), (p + 1, 0))]
+    assert announced == [place for p in range(epochs) for place in ((p, 1), (p, 2), (p, 3), (p + 1, 0))]
     for case in CASES:
         assert len({(len(saved), end["step"]) for (saved, end, _), *_ in (answer[case] for answer in answers)}) == 1

@@ -10,7 +10,7 @@ import torch.distributed as dist
 from raymtl.data.read import Input, Schedule
 from raymtl.telemetry.metrics import METRICS, Gauges
 from raymtl.training.checkpoint import Progress
-from raymtl.training.trainer import Loop, Worker
+from raymtl.training.trainer import Trainer, Worker
 from tests.helpers.mixed_models import make
 from tests.helpers.worker_processes import mixed_config, several
 from tests.training.test_trainer import blocks, plan_of
@@ -43,7 +43,7 @@ def train(rank: int, workers: int) -> list[tuple[str, float | None, dict[str, st
     heard = Heard(rank)
     worker = Worker(rank, workers, torch.device("cpu"), world, *feed_groups, open_stream, gauges=heard)
     inputs = {"train": Input(plan_of(sizes))}
-    Loop(worker, config, make(config), inputs, Progress(), None, lambda score: None).run()
+    Trainer(worker, config, make(config), inputs, Progress(), None, lambda score: None).run()
     return heard.said
 
 

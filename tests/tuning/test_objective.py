@@ -6,7 +6,7 @@ import pytest
 
 from raymtl.config.tune import Objective
 from raymtl.objectives.metrics import signed_value
-from raymtl.tuning.objective import Judge, area, front, plain
+from raymtl.tuning.objective import ObjectiveEvaluator, area, front, unsigned
 
 
 def metrics(click: float, buy: float, order: float = 0.1, logloss: float = 0.3) -> dict[str, Any]:
@@ -14,8 +14,8 @@ def metrics(click: float, buy: float, order: float = 0.1, logloss: float = 0.3) 
     return {"tasks": tasks, "mean_auc": click, "order_violation_rate": {"overall": order}}
 
 
-def judge(**objective: Any) -> Judge:
-    return Judge(Objective(**objective))
+def evaluator(**objective: Any) -> ObjectiveEvaluator:
+    return ObjectiveEvaluator(Objective(**objective))
 
 
 def test_higher_is_always_better() -> None:
@@ -23,23 +23,23 @@ def test_higher_is_always_better() -> None:
     assert signed_value(found, "click.auc") == 0.7
     assert signed_value(found, "click.logloss") == -0.4
     assert signed_value(found, "order_violations") == -0.2
-    assert plain("click.logloss", -0.4) == 0.4
-    assert plain("click.auc", 0.7) == 0.7
+    assert unsigned("click.logloss", -0.4) == 0.4
+    assert unsigned("click.auc", 0.7) == 0.7
 
 
 def test_values_of_each_kind() -> None:
     found = metrics(0.7, 0.8, logloss=0.4)
-    assert judge(metric="buy.auc").values(found) == [0.8]
-    assert judge(pareto=["buy.auc", "click.logloss"]).values(found) == [0.8, -0.4]
-    weighted = judge(mean={"click.auc": 1.0, "buy.auc": 3.0})
+    assert evaluator(metric="buy.auc").values(found) == [0.8]
+    assert evaluator(pareto=["buy.auc", "click.logloss"]).values(found) == [0.8, -0.4]
+    weighted = evaluator(mean={"click.auc": 1.0, "buy.auc": 3.0})
     assert weighted.values(found) == [pytest.approx((0.7 + 3 * 0.8) / 4)]
-    assert judge(metric="buy.auc").values(metrics(0.7, None)) is None  # type: ignore[arg-type]
-    assert judge(metric="buy.auc").values(metrics(0.7, float("nan"))) is None
-    assert judge(metric="buy.auc").values(None) is None
+    assert evaluator(metric="buy.auc").values(metrics(0.7, None)) is None  # type: ignore[arg-type]
+    assert evaluator(metric="buy.auc").values(metrics(0.7, float("nan"))) is None
+    assert evaluator(metric="buy.auc").values(None) is None
 
 
 def test_a_limit_relative_to_the_default() -> None:
-    asked = judge(metric="buy.auc", subject_to={"click.auc": {"loses_at_most": 0.001}})
+    asked = evaluator(metric="buy.auc", subject_to={"click.auc": {"max_drop": 0.001}})
     default = metrics(0.7, 0.8)
     assert asked.keeps(metrics(0.6995, 0.9), default)
     assert not asked.keeps(metrics(0.698, 0.9), default)
@@ -48,11 +48,11 @@ def test_a_limit_relative_to_the_default() -> None:
 
 
 def test_fixed_limits_are_in_the_metrics_own_sense() -> None:
-    assert judge(metric="buy.auc", subject_to={"click.auc": {"at_least": 0.7}}).keeps(metrics(0.7, 0.5), None)
-    ceiling = judge(metric="buy.auc", subject_to={"order_violations": {"at_most": 0.05}})
+    assert evaluator(metric="buy.auc", subject_to={"click.auc": {"at_least": 0.7}}).keeps(metrics(0.7, 0.5), None)
+    ceiling = evaluator(metric="buy.auc", subject_to={"order_violations": {"at_most": 0.05}})
     assert not ceiling.keeps(metrics(0.7, 0.5, order=0.06), None)
     assert ceiling.keeps(metrics(0.7, 0.5, order=0.04), None)
-    lost = judge(metric="buy.auc", subject_to={"click.logloss": {"loses_at_most": 0.01}})
+    lost = evaluator(metric="buy.auc", subject_to={"click.logloss": {"max_drop": 0.01}})
     assert lost.keeps(metrics(0.7, 0.5, logloss=0.305), metrics(0.7, 0.5, logloss=0.3))
     assert not lost.keeps(metrics(0.7, 0.5, logloss=0.32), metrics(0.7, 0.5, logloss=0.3))
 

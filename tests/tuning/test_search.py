@@ -30,7 +30,7 @@ def peak(trial: Trial, rows: int) -> tuple[float, float]:
 def test_default_first_then_the_search_then_both_again_with_fresh_seeds(tmp_path: Path) -> None:
     search = open_search(tmp_path, {"space": SPACE, "max_trials": 12, "repeats": 2})
     run(search, peak, at_a_time=2)
-    trials = list(search.book.trials.values())
+    trials = list(search.trial_store.trials.values())
     assert [t.kind for t in trials] == ["default"] + ["search"] * 11 + ["repeat"] * 4
     assert all(t.status == "finished" for t in trials)
     best = search.best(trials[:12])
@@ -59,7 +59,7 @@ def test_a_gain_within_the_noise_is_said_to_be_so(tmp_path: Path) -> None:
 
 
 def test_the_best_keeps_the_limits(tmp_path: Path) -> None:
-    objective = {"metric": "buy.auc", "subject_to": {"click.auc": {"loses_at_most": 0.01}}}
+    objective = {"metric": "buy.auc", "subject_to": {"click.auc": {"max_drop": 0.01}}}
     search = open_search(tmp_path, {"space": SPACE, "objective": objective, "max_trials": 10, "repeats": 0})
 
     def trade(trial: Trial, rows: int) -> tuple[float, float]:  # what buy gains, click loses
@@ -67,32 +67,32 @@ def test_the_best_keeps_the_limits(tmp_path: Path) -> None:
         return 0.7 - gain, 0.7 + gain
 
     run(search, trade)
-    best = search.best(list(search.book.trials.values()))
+    best = search.best(list(search.trial_store.trials.values()))
     assert best is not None
     assert best.metrics is not None
     assert best.metrics["tasks"]["click"]["auc"] >= 0.69 - 1e-9
-    beyond = [t for t in search.book.trials.values() if t.metrics and t.metrics["tasks"]["buy"]["auc"] > 0.71]
+    beyond = [t for t in search.trial_store.trials.values() if t.metrics and t.metrics["tasks"]["buy"]["auc"] > 0.71]
     assert beyond, "some trial broke the limit, and was not taken"
 
 
 def test_structure_first_then_the_couplings_with_the_best_one(tmp_path: Path) -> None:
     tune = {
         "space": SPACE,
-        "ready_made": ["loss_weights", "alpha"],
+        "presets": ["loss_weights", "alpha"],
         "max_trials": 12,
         "structure_trials": 6,
         "repeats": 0,
     }
     search = open_search(tmp_path, tune)
     run(search, peak, at_a_time=2)
-    kinds = [t.kind for t in search.book.trials.values()]
+    kinds = [t.kind for t in search.trial_store.trials.values()]
     assert kinds == ["default"] + ["structure"] * 5 + ["search"] * 6
-    structures = search.book.of_kind("structure")
+    structures = search.trial_store.of_kind("structure")
     assert all(set(t.draw) == {LR} for t in structures)
-    best = search.best(search.book.of_kind("default", "structure"))
+    best = search.best(search.trial_store.of_kind("default", "structure"))
     assert best is not None
-    assert {lr_of(t) for t in search.book.of_kind("search")} == {lr_of(best)}
-    assert all("weight_ratio.buy" in t.draw for t in search.book.of_kind("search"))
+    assert {lr_of(t) for t in search.trial_store.of_kind("search")} == {lr_of(best)}
+    assert all("weight_ratio.buy" in t.draw for t in search.trial_store.of_kind("search"))
 
 
 def test_asha_lets_the_best_half_pass_each_rung(tmp_path: Path) -> None:
@@ -101,15 +101,15 @@ def test_asha_lets_the_best_half_pass_each_rung(tmp_path: Path) -> None:
         tmp_path, {"space": SPACE, "stopping": stopping, "max_trials": 9, "repeats": 0, "sampler": {"type": "random"}}
     )
     run(search, peak, rungs=(100, 200, 400, 800, TOTAL))
-    trials = search.book.of_kind("search")
+    trials = search.trial_store.of_kind("search")
     stopped = [t for t in trials if t.status == "stopped"]
     finished = [t for t in trials if t.status == "finished"]
     assert len(stopped) >= 3
     assert all(t.rows < TOTAL and t.reason for t in stopped)
     assert finished
     assert max(peak(t, 0) for t in stopped) < max(peak(t, 0) for t in finished)
-    assert search.book.trials[0].status == "finished", "the default is trained to its end, whatever it is worth"
-    chosen = search.best(list(search.book.trials.values()))
+    assert search.trial_store.trials[0].status == "finished", "the default is trained to its end, whatever it is worth"
+    chosen = search.best(list(search.trial_store.trials.values()))
     assert chosen is not None
     assert chosen.status == "finished"
 
@@ -118,7 +118,7 @@ def test_the_median_stops_what_lags_behind(tmp_path: Path) -> None:
     stopping = {"type": "median", "every_rows": 100, "startup_trials": 3}
     search = open_search(tmp_path, {"space": SPACE, "stopping": stopping, "max_trials": 10, "repeats": 0})
     run(search, peak, rungs=(100, 200, TOTAL))
-    assert any(t.status == "stopped" for t in search.book.of_kind("search"))
+    assert any(t.status == "stopped" for t in search.trial_store.of_kind("search"))
 
 
 def test_a_new_start_keeps_what_ended_and_takes_up_what_had_not(tmp_path: Path) -> None:
@@ -140,9 +140,11 @@ def test_a_new_start_keeps_what_ended_and_takes_up_what_had_not(tmp_path: Path) 
         assert trial is not None
         train(second, trial, peak)
     run(second, peak)
-    assert len(second.book.trials) == len(calm.book.trials)
-    assert [t.draw for t in second.book.trials.values()][:2] == [t.draw for t in calm.book.trials.values()][:2]
-    assert [t.starts for t in second.book.trials.values()] == [1, 1, 2, 2] + [1] * 4
+    assert len(second.trial_store.trials) == len(calm.trial_store.trials)
+    assert [t.draw for t in second.trial_store.trials.values()][:2] == [
+        t.draw for t in calm.trial_store.trials.values()
+    ][:2]
+    assert [t.starts for t in second.trial_store.trials.values()] == [1, 1, 2, 2] + [1] * 4
     assert open_search(tmp_path / "killed", tune).is_over()
 
 
@@ -165,7 +167,7 @@ def test_crashes_and_broken_trials_are_recorded_and_end_nothing(tmp_path: Path) 
     assert found["failures"] == {1: "the loss of task `click` became nan", 2: "its process died twice"}
     rows = rows_of(search)
     assert [row["status"] for row in rows] == ["finished", "failed", "failed", "finished"]
-    assert rows[1][f"field.{LR}"] == lr_of(search.book.trials[1])
+    assert rows[1][f"field.{LR}"] == lr_of(search.trial_store.trials[1])
 
 
 def test_values_that_do_not_go_together_cost_no_training(tmp_path: Path) -> None:
@@ -178,7 +180,7 @@ def test_values_that_do_not_go_together_cost_no_training(tmp_path: Path) -> None
     }
     search = open_search(tmp_path, tune, model={"preset": "ple"})
     run(search, peak)
-    trials = search.book.trials.values()
+    trials = search.trial_store.trials.values()
     [broken] = [t for t in trials if t.status == "failed"]
     assert broken.draw == {"model.trunk.task_experts": "0", "model.trunk.shared_experts": "0"}
     assert broken.reason is not None
@@ -190,7 +192,7 @@ def test_values_that_do_not_go_together_cost_no_training(tmp_path: Path) -> None
 def test_no_trial_begins_after_the_budget(tmp_path: Path) -> None:
     search = open_search(tmp_path, {"space": SPACE, "max_trials": 50, "time_budget_s": 1e-6, "repeats": 1})
     run(search, peak)
-    assert [t.kind for t in search.book.trials.values()] == ["default"], (
+    assert [t.kind for t in search.trial_store.trials.values()] == ["default"], (
         "with the default alone there is nothing to repeat"
     )
 
@@ -224,7 +226,7 @@ def test_a_front_is_found_faster_than_at_random(tmp_path: Path, kind: str) -> No
         }
         search = open_search(tmp_path / f"{sampler['type']}{trials}{seed}", tune)
         run(search, conflict, at_a_time=2)
-        points = [search.judge.values(t.metrics) or [] for t in search.book.trials.values()]
+        points = [search.evaluator.values(t.metrics) or [] for t in search.trial_store.trials.values()]
         return area(points, (0.5, 0.5))
 
     sampler = {"tpe": {"type": "tpe", "startup_trials": 6}, "nsga2": {"type": "nsga2", "population": 6}}[kind]
@@ -257,10 +259,10 @@ def test_an_outage_of_the_storage_stops_the_search_and_blames_no_trial(tmp_path:
     assert search.outage == "the storage does not answer"
     with pytest.raises(Finished):
         search.next()
-    assert search.book.trials[1].status == "running"
+    assert search.trial_store.trials[1].status == "running"
     later = open_search(tmp_path, tune)
     run(later, peak)
-    assert [t.status for t in later.book.trials.values()] == ["finished"] * 4
+    assert [t.status for t in later.trial_store.trials.values()] == ["finished"] * 4
 
 
 def test_a_configuration_that_cannot_be_trained_ends_the_search(tmp_path: Path) -> None:
@@ -269,7 +271,7 @@ def test_a_configuration_that_cannot_be_trained_ends_the_search(tmp_path: Path) 
     assert trial is not None
     search.reported({"number": 0, "failed": "the version does not fit"})
     search.ended(0, crashed=False)
-    assert search.doomed == "the version does not fit"
+    assert search.default_failed == "the version does not fit"
     with pytest.raises(Finished):
         search.next()
     assert search.is_over()
@@ -295,7 +297,7 @@ def test_failed_trials_and_nan_teach_the_sampler_nothing(tmp_path: Path) -> None
         run_one(trial)
     with pytest.raises(Finished):
         search.next()
-    trials = search.book.trials.values()
+    trials = search.trial_store.trials.values()
     assert len(trials) == 14
     assert {t.status for t in trials if t.number % 3} == {"failed"}
     best = search.best(list(trials))

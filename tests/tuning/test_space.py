@@ -31,7 +31,7 @@ def test_a_draw_sets_its_fields_and_nothing_else() -> None:
 
 def test_loss_weights_keep_their_ratio_and_geometric_mean() -> None:
     """Ratios 4 to the first task and a geometric mean of sqrt(2 · 1) as before: w² · 4 = 2."""
-    config = searched({"ready_made": ["loss_weights"]}, tasks={"click": {"weight": 2.0}, "buy": {"parent": "click"}})
+    config = searched({"presets": ["loss_weights"]}, tasks={"click": {"weight": 2.0}, "buy": {"parent": "click"}})
     made = Space(config).config({f"{RATIO}buy": 4.0})
     click, buy = (made.tasks[t].weight for t in ("click", "buy"))
     assert buy / click == pytest.approx(4.0)
@@ -39,7 +39,7 @@ def test_loss_weights_keep_their_ratio_and_geometric_mean() -> None:
 
 
 def test_the_default_is_a_draw_where_the_space_holds_it() -> None:
-    inside = Space(searched({"ready_made": ["loss_weights", "learning_rates", "trunk", "alpha", "embedding_dims"]}))
+    inside = Space(searched({"presets": ["loss_weights", "learning_rates", "trunk", "alpha", "embedding_dims"]}))
     draw = inside.default()
     assert draw is not None
     assert draw[f"{RATIO}buy"] == 1.0
@@ -92,7 +92,7 @@ def test_a_condition_leaves_a_dimension_out() -> None:
 
 
 def test_alpha_is_searched_only_where_the_coupler_is_aits() -> None:
-    tune = {"space": {"model.coupler.type": {"choice": ["ait", "product"]}}, "ready_made": ["alpha"]}
+    tune = {"space": {"model.coupler.type": {"choice": ["ait", "product"]}}, "presets": ["alpha"]}
     space = Space(searched(tune))
     alpha = next(axis for axis in space.axes if axis.name == "model.order_loss.alpha")
     assert space.active(alpha, {"model.coupler.type": '"ait"'})
@@ -144,21 +144,21 @@ def test_a_grid_has_every_combination_once() -> None:
         ({"space": {"train.batch_size": {"uniform": [32, 64]}}}, "expected a whole number"),
         ({"space": {"tasks.click": {"choice": [{"label": "buy"}]}}}, "of a task only `weight`"),
         ({"space": {"train": {"choice": [{"seed": 3}]}}}, "cannot be searched"),
-        ({"ready_made": ["loss_weights"], "structure_trials": 5}, "nothing but loss weights and couplings"),
-        ({"ready_made": ["trunk"], "start": {"store": "/v"}}, "changes the shape of the model"),
-        ({}, "neither `space` nor `ready_made`"),
-        ({"ready_made": ["weights"]}, "expected one of `loss_weights`"),
-        ({"ready_made": ["alpha"], "objective": "buy.acu"}, "did you mean `auc`?"),
-        ({"ready_made": ["alpha"], "objective": "by.auc"}, "did you mean `buy.auc`?"),
-        ({"ready_made": ["alpha"], "objective": {"pareto": ["buy.auc", "clik.auc"]}}, "did you mean `click.auc`?"),
-        ({"ready_made": ["alpha"], "objective": "loss"}, "the training loss changes with the weights"),
+        ({"presets": ["loss_weights"], "structure_trials": 5}, "nothing but loss weights and couplings"),
+        ({"presets": ["trunk"], "start": {"store": "/v"}}, "changes the shape of the model"),
+        ({}, "neither `space` nor `presets`"),
+        ({"presets": ["weights"]}, "expected one of `loss_weights`"),
+        ({"presets": ["alpha"], "objective": "buy.acu"}, "did you mean `auc`?"),
+        ({"presets": ["alpha"], "objective": "by.auc"}, "did you mean `buy.auc`?"),
+        ({"presets": ["alpha"], "objective": {"pareto": ["buy.auc", "clik.auc"]}}, "did you mean `click.auc`?"),
+        ({"presets": ["alpha"], "objective": "loss"}, "the training loss changes with the weights"),
         (
-            {"ready_made": ["alpha"], "objective": {"metric": "buy.auc", "subject_to": {"click.auc": {}}}},
-            "give exactly one of `loses_at_most`",
+            {"presets": ["alpha"], "objective": {"metric": "buy.auc", "subject_to": {"click.auc": {}}}},
+            "give exactly one of `max_drop`",
         ),
         (
             {
-                "ready_made": ["alpha"],
+                "presets": ["alpha"],
                 "objective": {"pareto": ["buy.auc", "click.auc"]},
                 "stopping": {"type": "asha", "first_rung_rows": 5},
             },
@@ -177,13 +177,13 @@ def test_mistakes_are_named_with_the_nearest_right_word(tune: dict[str, Any], sa
 
 def test_alpha_needs_a_funnel_that_the_coupler_does_not_keep() -> None:
     with pytest.raises(ConfigError, match="no task has a `parent`"):
-        Space(searched({"ready_made": ["alpha"]}, tasks={"click": {}, "buy": {}}))
+        Space(searched({"presets": ["alpha"]}, tasks={"click": {}, "buy": {}}))
     with pytest.raises(ConfigError, match="keep the funnel's order by themselves"):
-        Space(searched({"ready_made": ["alpha"]}, model={"preset": "esmm"}))
+        Space(searched({"presets": ["alpha"]}, model={"preset": "esmm"}))
 
 
 def test_weights_of_one_task_are_no_space() -> None:
     with pytest.raises(ConfigError, match="`click` is the only task"):
-        Space(searched({"ready_made": ["loss_weights"]}, tasks={"click": {}}))
+        Space(searched({"presets": ["loss_weights"]}, tasks={"click": {}}))
     with pytest.raises(ConfigError, match="keep one of them"):
-        Space(searched({"ready_made": ["loss_weights"], "space": {"tasks.buy.weight": {"choice": [1]}}}))
+        Space(searched({"presets": ["loss_weights"], "space": {"tasks.buy.weight": {"choice": [1]}}}))

@@ -21,7 +21,7 @@ from tests.helpers.fake_search import BASE, SPACE, add, draws, effect_of, filled
 
 ONE: dict[str, Any] = {
     "space": SPACE,
-    "ready_made": ["loss_weights", "alpha"],
+    "presets": ["loss_weights", "alpha"],
     "objective": {"metric": "mean_auc", "subject_to": {"order_violations": {"at_most": 0.065}}},
 }
 TWO: dict[str, Any] = {"space": SPACE, "objective": {"pareto": ["click.auc", "buy.logloss"]}}
@@ -214,7 +214,7 @@ def test_names_are_no_html(tmp_path: pathlib.Path) -> None:
     bad.reason, bad.fields = "<script>alert(1)</script>", {"x": "<b>&$a$"}
     odd = Axis("x<u>$", CategoricalDistribution(["1", "2"]), ("x",), ("a<b>&$x$", "plain"))
     search.space.axes.append(odd)
-    for trial in search.book.trials.values():
+    for trial in search.trial_store.trials.values():
         trial.draw[odd.name] = str(1 + trial.number % 2)
     page = written(search, folder)
     assert "<script" not in page
@@ -280,9 +280,9 @@ def test_a_weighted_mean_conditions_and_ranges_of_all_kinds(tmp_path: pathlib.Pa
         "model.coupler.type": {"choice": ["ait", "none"]},
         "tasks.buy.weight": {"uniform": [0.5, 4], "when": {"model.coupler.type": "ait"}},
     }
-    mean = {"mean": {"click.auc": 1, "buy.logloss": 2}, "subject_to": {"cart.auc": {"loses_at_most": 0.01}}}
+    mean = {"mean": {"click.auc": 1, "buy.logloss": 2}, "subject_to": {"cart.auc": {"max_drop": 0.01}}}
     page = written(filled(tmp_path, {"space": space, "objective": mean}, 26), tmp_path)
-    assert "the weighted mean of 1 × click.auc, 2 × buy.logloss, where cart.auc loses at most 0.01" in words(page)
+    assert "the weighted mean of 1 × click.auc, 2 × buy.logloss, where cart.auc drops at most 0.01" in words(page)
     assert {"Alpha", "Loss weights", "All fields together"} <= set(sections(page))
     assert sum("weighted mean against cart.auc" in name for name in drawings(page)) == 1
 

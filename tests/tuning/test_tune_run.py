@@ -20,7 +20,7 @@ from raymtl.storage.object_store import open_store
 from raymtl.training import driver as training
 from raymtl.tuning import sampler
 from raymtl.tuning.run import opened, tune
-from raymtl.tuning.trial_store import Book
+from raymtl.tuning.trial_store import TrialStore
 from tests.helpers.tune_process import search_config
 
 pytestmark = [pytest.mark.ray, pytest.mark.timeout(400)]
@@ -53,16 +53,18 @@ def test_trials_share_data_and_processes_and_equal_runs_of_their_own(ray_cluster
     config = loaded(root, "alone", section)
     result = tune(config)
     folder = Path(result["folder"])
-    book = Book(str(folder))
-    broken = [t for t in book.trials.values() if t.status == "failed"]
+    trial_store = TrialStore(str(folder))
+    broken = [t for t in trial_store.trials.values() if t.status == "failed"]
     assert [t.fields[LR] for t in broken] == [1e30]
     assert "became nan" in str(broken[0].reason) or "null" in str(broken[0].reason)
-    assert all(t.rows == 800 for t in book.trials.values() if t.status == "finished")
-    assert len({p for t in book.trials.values() for p in t.processes}) <= 2, "two at a time, so at most two processes"
+    assert all(t.rows == 800 for t in trial_store.trials.values() if t.status == "finished")
+    assert len({p for t in trial_store.trials.values() for p in t.processes}) <= 2, (
+        "two at a time, so at most two processes"
+    )
     # a trial is the very run that `raymtl train` would be
     best = load_config(result["best_config"])
     own = training.train(best.model_copy(update={"name": "own"}))["metrics"]
-    told = book.trials[result["best"]].metrics
+    told = trial_store.trials[result["best"]].metrics
     assert told is not None
     assert {task: m["logloss"] for task, m in told["tasks"].items()} == {
         t: m["logloss"] for t, m in own["eval"].items()
@@ -72,11 +74,11 @@ def test_trials_share_data_and_processes_and_equal_runs_of_their_own(ray_cluster
         publish_run(f"{best.output}/own", store, checkpoint=None, version="v1", held=lease.held)
     _begins_with_the_version(loaded(root, "from", FROM, f"tune.start.store={folder}/versions"), own)
     table = pq.read_table(folder / "trials.parquet").to_pylist()
-    assert [row["trial"] for row in table] == sorted(book.trials)
+    assert [row["trial"] for row in table] == sorted(trial_store.trials)
     assert not list(folder.glob("trials/0*/")), "nothing is kept of a trial that has ended but its record"
     again = tune(config)
     assert again["best"] == result["best"]
-    assert Book(str(folder)).trials == book.trials, "a search that is over is not searched again"
+    assert TrialStore(str(folder)).trials == trial_store.trials, "a search that is over is not searched again"
 
 
 FROM = {
@@ -90,7 +92,7 @@ FROM = {
 
 def _begins_with_the_version(config: Config, own: dict[str, Any]) -> None:
     """Heads that all but stand still under tables that do not learn leave the version's metrics as they are."""
-    [default, still] = Book(tune(config)["folder"]).trials.values()
+    [default, still] = TrialStore(tune(config)["folder"]).trials.values()
     for metrics, same in ((still.metrics, True), (default.metrics, False)):
         assert metrics is not None
         for task, found in metrics["tasks"].items():
@@ -101,7 +103,7 @@ def test_a_killed_process_goes_on_from_its_checkpoint_and_stopped_trials_leave_i
     ray_cluster: None, root: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     section = {**STOPPING, "max_trials": 3}
-    monkeypatch.setattr(sampler, "falls_behind", lambda tune, trials, trial: trial.number == 1)
+    monkeypatch.setattr(sampler, "should_prune", lambda tune, trials, trial: trial.number == 1)
     killed: list[int] = []
 
     def kill(record: dict[str, Any]) -> None:
@@ -110,8 +112,8 @@ def test_a_killed_process_goes_on_from_its_checkpoint_and_stopped_trials_leave_i
             killed.append(int(trial.processes[-1].partition(":")[2]))
             os.kill(killed[0], signal.SIGKILL)
 
-    result = tune(loaded(root, "killed", section), listener=kill)
-    trials = Book(result["folder"]).trials
+    result = tune(loaded(root, "killed", section), on_event=kill)
+    trials = TrialStore(result["folder"]).trials
     assert killed
     assert [t.status for t in trials.values()] == ["finished", "stopped", "finished"]
     assert trials[1].rows == 400, "the end of the unit in which the rung lies"
@@ -124,9 +126,9 @@ def test_nested_trials_end_by_themselves_and_leave_nothing(
     ray_cluster: None, root: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     section = {**STOPPING, "max_trials": 2}
-    monkeypatch.setattr(sampler, "falls_behind", lambda tune, trials, trial: trial.number == 1)
+    monkeypatch.setattr(sampler, "should_prune", lambda tune, trials, trial: trial.number == 1)
     result = tune(loaded(root, "nested", section, workers=2))
-    trials = Book(result["folder"]).trials
+    trials = TrialStore(result["folder"]).trials
     assert [t.status for t in trials.values()] == ["finished", "stopped"]
     assert [t.rows for t in trials.values()] == [800, 400]
     total, deadline = ray.cluster_resources()["CPU"], time.monotonic() + 20

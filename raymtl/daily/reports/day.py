@@ -41,12 +41,12 @@ from raymtl.reports.style import (
 )
 from raymtl.reports.tables import BINARY_COLUMNS, VALUE_COLUMNS, binary_rows, value_rows
 from raymtl.storage.object_store import Store, write_bytes
-from raymtl.storage.paths import below
+from raymtl.storage.paths import join_path
 from raymtl.words import count_of
 
 NAME = "report.html"
 
-_ADMISSION = ("known", "admitted", "forgotten", "below", "outdated", "no_room")
+_ADMISSION = ("known", "admitted", "evicted", "below", "outdated", "no_room")
 
 
 def write_day_report(store: Store, record: Record, earlier: Sequence[Record]) -> str:
@@ -60,7 +60,7 @@ def write_day_report(store: Store, record: Record, earlier: Sequence[Record]) ->
     """
     name = f"{folder(record.date)}/{NAME}"
     write_bytes(store, name, render_page(day_page(store.path, record, earlier)).encode())
-    return below(store.path, name)
+    return join_path(store.path, name)
 
 
 def day_page(place: str, record: Record, earlier: Sequence[Record]) -> Page:
@@ -286,9 +286,9 @@ def _data(record: Record, earlier: Sequence[Record], colours: dict[str, str]) ->
 def _ids(record: Record) -> Section | str:
     title = "IDs"
     if record.trained is None:
-        return "no IDs were admitted or forgotten"
+        return "no IDs were admitted or evicted"
     if not record.trained.ids:
-        return Section(title, "No table keeps a map of its IDs (`id_space: map`), so none are admitted or forgotten.")
+        return Section(title, "No table keeps a map of its IDs (`id_space: map`), so none are admitted or evicted.")
     say = (
         "What the admission did with the IDs of the day, table by table. Below: seen too rarely. Outdated: last seen too long "
         "ago. No room: the table is full. Unknown: the share of lookups that go to the one row for all IDs without their own."
@@ -340,5 +340,5 @@ def _version(record: Record) -> Section | str:
         [Cell(table, "name"), Cell(count(n)), Cell(count(written.expired.get(table, 0)))]
         for table, n in written.rows.items()
     ]
-    grid = Grid(("table", "rows written", "IDs forgotten"), rows, narrow=True)
+    grid = Grid(("table", "rows written", "IDs evicted"), rows, narrow=True)
     return Section("Version", f"{record.version} was written {kind}: {gib(written.bytes)}.{fate}", [grid])

@@ -27,7 +27,7 @@ from raymtl.reports.page import Cell, Drawing, Grid, Heading, Kind, Page, Part, 
 from raymtl.reports.plots import count_unit
 from raymtl.reports.style import MUTED, number, other_colours, short_count, short_day, significant, task_colours
 from raymtl.storage.object_store import Store, write_bytes
-from raymtl.storage.paths import below
+from raymtl.storage.paths import join_path
 
 NAME = "index.html"
 DAYS = 30
@@ -51,7 +51,7 @@ def write_index(store: Store, records: Sequence[Record]) -> str:
     """
     name = f"{FOLDER}/{NAME}"
     write_bytes(store, name, render_page(index_page(store.path, records)).encode())
-    return below(store.path, name)
+    return join_path(store.path, name)
 
 
 def index_page(place: str, records: Sequence[Record]) -> Page:
@@ -197,16 +197,16 @@ def _tables(records: list[Record]) -> list[str]:
 
 
 def _ids(records: list[Record], span: Span) -> Section:
-    found = {what: by_name(records, ids(what)) for what in ("admitted", "forgotten", "no_room", "unknown_share")}
+    found = {what: by_name(records, ids(what)) for what in ("admitted", "evicted", "no_room", "unknown_share")}
     names = _tables(records)
     colours = other_colours(names)
     shown = {what: only(series, names) for what, series in found.items()}
-    for what in ("forgotten", "no_room"):  # most tables never forget and always have room
+    for what in ("evicted", "no_room"):  # most tables never forget and always have room
         shown[what] = {name: values for name, values in shown[what].items() if any(values.values())}
 
     wanted = [
         Frame("Admitted", shown["admitted"], "IDs", "count"),
-        Frame("Forgotten", shown["forgotten"], "IDs", "count"),
+        Frame("Evicted", shown["evicted"], "IDs", "count"),
         Frame("Unknown", shown["unknown_share"], "of the lookups of a table", "share"),
         Frame("Without room", shown["no_room"], "IDs", "count"),
     ]
@@ -215,7 +215,7 @@ def _ids(records: list[Record], span: Span) -> Section:
         "IDs",
         f"What the admission did, table by table. {_MARKS}",
         drawings,
-        "No table has admitted or forgotten IDs yet.",
+        "No table has admitted or evicted IDs yet.",
     )
     hidden = len(found["admitted"]) - len(names)
     more = (

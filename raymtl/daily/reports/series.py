@@ -110,7 +110,7 @@ def in_figures(read: Callable[[Figures], dict[str, Any]]) -> Callable[[Record], 
 
 
 def ids(what: str) -> Callable[[Record], dict[str, Any]]:
-    """Reads from the admission of every table how many IDs were `admitted`, `forgotten` and so on, or its `unknown_share`."""
+    """Reads from the admission of every table how many IDs were `admitted`, `evicted` and so on, or its `unknown_share`."""
 
     def read(record: Record) -> dict[str, Any]:
         tables = record.trained.ids if record.trained is not None else {}

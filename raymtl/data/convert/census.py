@@ -14,8 +14,8 @@ import pyarrow.csv as pacsv
 
 from raymtl.data.writing import Folder, rows_without_collision, write_config, write_split
 from raymtl.errors import DataError
-from raymtl.storage.paths import below
-from raymtl.storage.retry import fault
+from raymtl.storage.paths import join_path
+from raymtl.storage.retry import to_user_error
 
 # fmt: off
 COLUMNS = (
@@ -97,7 +97,7 @@ def _read(path: str) -> pa.Table:
             ),
         )
     except PermissionError as error:
-        raise fault(f"read `{path}`", error) from error
+        raise to_user_error(f"read `{path}`", error) from error
     except (pa.ArrowInvalid, OSError) as error:
         raise DataError(
             f"census: `{path}` is not the census file, a CSV of {len(COLUMNS)} columns without a header ({error}); "
@@ -142,10 +142,10 @@ def _config(train: pa.Table, test: pa.Table, root: str) -> dict[str, Any]:
     return {
         "name": "census",
         "data": {
-            "path": below(root, "train"),
+            "path": join_path(root, "train"),
             "train": day,
             "eval": day,
-            "eval_path": below(root, "test"),
+            "eval_path": join_path(root, "test"),
             "unit_rows": 20_000,  # one file per unit
         },
         "features": features,
@@ -162,7 +162,7 @@ def _config(train: pa.Table, test: pa.Table, root: str) -> dict[str, Any]:
         },
         "train": {
             "batch_size": 512,
-            "passes": 3,
+            "epochs": 3,
             "dense_optimizer": {"type": "adam", "lr": 2e-3},
             "sparse_optimizer": {"type": "rowwise_adagrad", "lr": 5e-3},
             "checkpoint": {"every_units": 8},

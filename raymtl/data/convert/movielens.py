@@ -15,8 +15,8 @@ import pyarrow.compute as pc
 
 from raymtl.data.writing import Folder, rows_without_collision, write_config, write_split
 from raymtl.errors import DataError
-from raymtl.storage.paths import below
-from raymtl.storage.retry import fault
+from raymtl.storage.paths import join_path
+from raymtl.storage.retry import to_user_error
 from raymtl.words import count_of
 
 FILES = {
@@ -83,7 +83,7 @@ def convert_movielens(source: str, out: str) -> str:
         write_split(table.slice(end - count, count), folder, _SPLIT, date, files=1)
     train, _ = _days(counts)
     days = {"first": dates[train], "last": dates[min(train + _FORTNIGHT, len(dates) - 1)]}
-    header = _HEADER.format(config=below(folder.path, "config.yaml"), **days)
+    header = _HEADER.format(config=join_path(folder.path, "config.yaml"), **days)
     return write_config(_config(table, dates, counts, folder.path), folder, header)
 
 
@@ -136,7 +136,7 @@ def _read(source: str, name: str) -> _File:
         with open(path, encoding="latin-1", newline="") as file:  # every byte is a character: it cannot fail
             text = file.read()
     except OSError as error:
-        raise fault(f"read `{path}`", error) from error
+        raise to_user_error(f"read `{path}`", error) from error
     lines = pc.utf8_rtrim(pc.split_pattern(pa.array([text], pa.large_string()), "\n").flatten(), "\r")
     if not lines[-1].as_py():
         lines = lines[:-1]
@@ -274,7 +274,7 @@ def _refuse_other_days(folder: Folder, dates: Sequence[str]) -> None:
     found = {name.split("/")[1] for name in folder.files(_SPLIT)}
     if others := sorted(f for f in found - {f"ds={date}" for date in dates} if f.startswith("ds=")):
         raise DataError(
-            f"movielens: `{below(folder.path, _SPLIT)}` has {count_of(len(others), 'day')} that this source does not have, "
+            f"movielens: `{join_path(folder.path, _SPLIT)}` has {count_of(len(others), 'day')} that this source does not have, "
             f"such as {others[0]}; remove the folder or choose another one"
         )
 
@@ -300,7 +300,7 @@ def _config(table: pa.Table, dates: Sequence[str], counts: np.ndarray, root: str
     return {
         "name": "movielens",
         "data": {
-            "path": below(root, _SPLIT),
+            "path": join_path(root, _SPLIT),
             "train": {"start": dates[0], "end": dates[train]},
             "eval": {"start": dates[min(train + 1, evaluation)], "end": dates[evaluation]},
             "scenario": {"column": "scenario", "values": list(SCENARIOS)},
@@ -319,13 +319,13 @@ def _config(table: pa.Table, dates: Sequence[str], counts: np.ndarray, root: str
         "model": {"preset": "mmoe", "sequence": {"type": "pooled"}},
         "train": {
             "batch_size": 512,
-            "passes": 1,  # on files of the same format a second one lowered the AUC of like and love
+            "epochs": 1,  # on files of the same format a second one lowered the AUC of like and love
             "dense_optimizer": {"type": "adam", "lr": 1e-3},
             "sparse_optimizer": {"type": "rowwise_adagrad", "lr": 2e-2},
             "checkpoint": {"every_units": 5},
         },
         "daily": {
-            "store": below(root, "versions"),
+            "store": join_path(root, "versions"),
             "bootstrap_days": train + 1,
             "skip": [date for date, count in zip(dates, counts, strict=True) if not count],
             "bounds": {"min_days": 7, "spread": 10.0, "slack": 1.0},
@@ -353,7 +353,7 @@ def _tables(table: pa.Table) -> dict[str, Any]:
     words = {name: table[name] for name in ("gender", "age", "occupation", "zip_area", "year", "scenario")}
     words["genres"] = pc.list_flatten(table["genres"])
     return {
-        "user_id": {"rows": _room(table["user_id"]), "id_space": "map", "admit_count": 5, "forget_after_days": 365},
+        "user_id": {"rows": _room(table["user_id"]), "id_space": "map", "admit_count": 5, "evict_after_days": 365},
         "movie_id": {"rows": _room(table["movie_id"]), "id_space": "map", "admit_count": 5},
         "hour": {"rows": 24, "id_space": "direct"},
         "weekday": {"rows": 7, "id_space": "direct"},

@@ -1,4 +1,4 @@
-"""Who holds a row of a `map` table from now on: known IDs stay, forgotten ones make room, new ones come in.
+"""Who holds a row of a `map` table from now on: known IDs stay, evicted ones make room, new ones come in.
 
 This happens between runs only, so that training and evaluation see one fixed map.
 """
@@ -17,7 +17,7 @@ _EPOCH = dt.date(1970, 1, 1)
 
 
 @dataclass(frozen=True)
-class Share:
+class IdLookupCount:
     """Some of the IDs of a counting pass."""
 
     ids: int
@@ -34,37 +34,37 @@ class Changes:
     """[A] int64, most frequent first."""
     admitted_rows: np.ndarray
     """[A] int64, the row that each of them got."""
-    forgotten_ids: np.ndarray
+    evicted_ids: np.ndarray
     """[F] int64, ascending."""
-    forgotten_rows: np.ndarray
+    evicted_rows: np.ndarray
     """[F] int64, the row that each of them held."""
     reset: np.ndarray
     """[A] int64, ascending: the rows that got a new owner. Their weights and optimizer state must start anew before the new map
-    is used; who held them before (one just forgotten, one forgotten long ago, nobody) does not matter."""
-    known: Share
+    is used; who held them before (one just evicted, one evicted long ago, nobody) does not matter."""
+    known: IdLookupCount
     """IDs that keep the row they had."""
-    admitted: Share
+    admitted: IdLookupCount
     """IDs that were not in the map and now are."""
-    below: Share
+    below: IdLookupCount
     """New IDs that were seen too rarely."""
-    outdated: Share
+    outdated: IdLookupCount
     """IDs, known or new, that were last seen too long ago."""
-    no_room: Share
+    no_room: IdLookupCount
     """New IDs for which no row was left."""
 
     @property
-    def new(self) -> Share:
-        """All IDs of the pass that the old map did not have, or had and has forgotten."""
+    def new(self) -> IdLookupCount:
+        """All IDs of the pass that the old map did not have, or had and has evicted."""
         return _together(self.admitted, self.below, self.outdated, self.no_room)
 
     @property
-    def unknown(self) -> Share:
+    def unknown(self) -> IdLookupCount:
         """The IDs of the pass that the new map does not have; their lookups go to the unknown row."""
         return _together(self.below, self.outdated, self.no_room)
 
     @property
     def new_share(self) -> float:
-        """Lookups of the pass whose ID the old map did not have (or has forgotten now), out of all."""
+        """Lookups of the pass whose ID the old map did not have (or has evicted now), out of all."""
         total = self.known.lookups + self.new.lookups
         return self.new.lookups / total if total else 0.0
 
@@ -80,14 +80,14 @@ def admit(
     counts: IdCounts,
     day: dt.date,
     threshold: int,
-    forget_after_days: int | None,
+    evict_after_days: int | None,
     min_count: int,
     capacity: int,
 ) -> tuple[IdMap, Changes]:
     """The map after a counting pass whose last day is `day`, and what changed; the same arguments give the same rows.
 
     * A known ID keeps its row; its count grows by that of the pass.
-    * It is forgotten where it was last seen more than `forget_after_days` days before `day` (None: never), or where the pass
+    * It is evicted where it was last seen more than `evict_after_days` days before `day` (None: never), or where the pass
       does not have it and its count of all days is below `min_count`.
     * A new ID seen at least `threshold` times in the pass gets a row, the most frequent first, equals in the order of their
       IDs: the rows just freed go first, then the other free ones. An ID last seen too long ago stays out.
@@ -101,24 +101,24 @@ def admit(
             f"the ID map has {id_map.capacity} rows and its table is to have {capacity}; a map grows but does not shrink: set "
             f"`rows` to {id_map.capacity} or more"
         )
-    oldest = -(2**31) if forget_after_days is None else (day - _EPOCH).days - forget_after_days
+    oldest = -(2**31) if evict_after_days is None else (day - _EPOCH).days - evict_after_days
     places, known = id_map.find(counts.ids)
     seen = np.zeros(len(id_map), bool)
     seen[places[known]] = True
     total, last_seen = id_map.counts.copy(), id_map.last_seen.copy()
     total[places[known]] += counts.counts[known]
     last_seen[places[known]] = np.maximum(last_seen[places[known]], counts.last_seen[known])
-    forgotten = (last_seen < oldest) | (~seen & (total < min_count))
+    evicted = (last_seen < oldest) | (~seen & (total < min_count))
 
     outdated = ~known & (counts.last_seen < oldest)
     below = ~known & ~outdated & (counts.counts < threshold)
     wanted = np.flatnonzero(~known & ~outdated & ~below)
     wanted = wanted[np.argsort(-counts.counts[wanted], kind="stable")]  # equals stay in the order of their IDs
-    rows = _free_rows(capacity, id_map.rows[~forgotten], id_map.rows[forgotten], len(wanted))
+    rows = _free_rows(capacity, id_map.rows[~evicted], id_map.rows[evicted], len(wanted))
     admitted, no_room = wanted[: len(rows)], wanted[len(rows) :]
-    outdated[known] = forgotten[places[known]]
+    outdated[known] = evicted[places[known]]
 
-    kept = ~forgotten
+    kept = ~evicted
     new_map = IdMap.of(
         capacity,
         np.concatenate([id_map.ids[kept], counts.ids[admitted]]),
@@ -129,14 +129,14 @@ def admit(
     return new_map, Changes(
         admitted_ids=counts.ids[admitted],
         admitted_rows=rows,
-        forgotten_ids=id_map.ids[forgotten],
-        forgotten_rows=id_map.rows[forgotten],
+        evicted_ids=id_map.ids[evicted],
+        evicted_rows=id_map.rows[evicted],
         reset=np.sort(rows),
-        known=_share(counts, known & ~outdated),
-        admitted=_share(counts, admitted),
-        below=_share(counts, below),
-        outdated=_share(counts, outdated),
-        no_room=_share(counts, no_room),
+        known=_lookup_count(counts, known & ~outdated),
+        admitted=_lookup_count(counts, admitted),
+        below=_lookup_count(counts, below),
+        outdated=_lookup_count(counts, outdated),
+        no_room=_lookup_count(counts, no_room),
     )
 
 
@@ -158,10 +158,10 @@ def _in_order_of_hash(rows: np.ndarray, most: int) -> np.ndarray:
     return rows[np.argsort(hashes)]
 
 
-def _share(counts: IdCounts, which: np.ndarray) -> Share:
+def _lookup_count(counts: IdCounts, which: np.ndarray) -> IdLookupCount:
     lookups = counts.counts[which]
-    return Share(len(lookups), int(lookups.sum()))
+    return IdLookupCount(len(lookups), int(lookups.sum()))
 
 
-def _together(*shares: Share) -> Share:
-    return Share(sum(s.ids for s in shares), sum(s.lookups for s in shares))
+def _together(*shares: IdLookupCount) -> IdLookupCount:
+    return IdLookupCount(sum(s.ids for s in shares), sum(s.lookups for s in shares))

@@ -18,9 +18,9 @@ import pyarrow.parquet as pq
 
 from raymtl.data.ids.id_map_lookup import IdLookup, shared_lookup
 from raymtl.errors import CheckpointError, StorageError, UserError
-from raymtl.storage.atomic import write_whole
+from raymtl.storage.atomic import atomic_write
 from raymtl.storage.filesystem import is_local, open_filesystem, open_to_read
-from raymtl.storage.retry import advice, fault, is_of_storage, patiently, reason
+from raymtl.storage.retry import advice, is_of_storage, reason, retry, to_user_error
 
 UNKNOWN_ROW = 0
 _SCHEMA = pa.schema([("id", pa.int64()), ("row", pa.int64()), ("count", pa.int64()), ("last_seen", pa.date32())])
@@ -109,7 +109,7 @@ class MapFile:
         """
         filesystem, inner = open_filesystem(self.path)
         try:
-            table = patiently(lambda: _read_table(filesystem, inner))
+            table = retry(lambda: _read_table(filesystem, inner))
             columns = [table.column(f.name).combine_chunks() for f in _SCHEMA]
             ids, rows, counts = (c.to_numpy() for c in columns[:3])
             last_seen = columns[3].cast(pa.int32()).to_numpy()
@@ -180,7 +180,7 @@ def save_map(id_map: IdMap, path: str, notes: Mapping[str, Any] | None = None) -
         )
 
     try:
-        write_whole(filesystem, inner, f"{inner}.new", write)
+        atomic_write(filesystem, inner, f"{inner}.new", write)
     except OSError as error:
         raise StorageError(
             f"the ID map `{path}` cannot be written: {reason(error)}; {advice(error)}, then the same command goes on"
@@ -195,9 +195,9 @@ def find_map(path: str) -> MapFile | None:
     """
     filesystem, inner = open_filesystem(path)
     try:
-        if patiently(lambda: filesystem.get_file_info(inner)).type == pafs.FileType.NotFound:
+        if retry(lambda: filesystem.get_file_info(inner)).type == pafs.FileType.NotFound:
             return None
-        footer = patiently(lambda: _read_footer(filesystem, inner))
+        footer = retry(lambda: _read_footer(filesystem, inner))
         head = json.loads((footer.metadata or {})[_HEADER])
         name = inner if is_local(filesystem) else path
         return MapFile(name, head["digest"], head["capacity"], footer.num_rows, head["notes"])
@@ -217,7 +217,7 @@ def _read_footer(filesystem: pafs.FileSystem, path: str) -> pq.FileMetaData:
 
 def _unreadable(path: str, error: Exception) -> UserError:
     if isinstance(error, OSError) and is_of_storage(error):
-        return fault(f"read the ID map `{path}`", error)
+        return to_user_error(f"read the ID map `{path}`", error)
     reason = str(error).splitlines()[0] if str(error) else type(error).__name__
     return CheckpointError(
         f"the ID map `{path}` is missing or damaged ({reason}); restore the file, or train again under another name"

@@ -147,15 +147,15 @@ def _mapped(path: Path) -> IdLookup | None:
 
 def _write(path: Path, words: np.ndarray) -> bool:
     """Write a file that appears whole; False where there is no room for it."""
-    making = path.with_name(f"new-{os.getpid()}")
+    temp_path = path.with_name(f"new-{os.getpid()}")
     try:
-        with making.open("wb") as file:
+        with temp_path.open("wb") as file:
             os.posix_fallocate(file.fileno(), 0, words.nbytes)  # else a full /dev/shm shows as SIGBUS, not as an error
             file.write(words.data)
-        making.replace(path)
+        temp_path.replace(path)
         return True
     except OSError:
-        making.unlink(missing_ok=True)
+        temp_path.unlink(missing_ok=True)
         return False
 
 

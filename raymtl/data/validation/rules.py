@@ -24,7 +24,7 @@ _FEW_ROWS_PER_FILE, _MANY_FILES = 20_000, 50
 _LONG_ROW_GROUP = 4
 
 
-def judge(
+def evaluate_rules(
     report: PartReport,
     config: Config,
     part: str,

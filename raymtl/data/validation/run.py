@@ -17,7 +17,7 @@ from raymtl.data.scan import scan
 from raymtl.data.source import find_files
 from raymtl.data.units import Footer, Fragment, find_footers, make_units
 from raymtl.data.validation.report import CheckReport, Findings, PartReport, SchemaDifference
-from raymtl.data.validation.rules import judge
+from raymtl.data.validation.rules import evaluate_rules
 from raymtl.data.validation.statistics import Partial, Scanner
 from raymtl.data.validation.summarize import build_report
 from raymtl.errors import DataError
@@ -62,7 +62,7 @@ def check_data(
                 progress(done, total)
         build_report(look.report, merged, config)
         look.report.problems += [merged.unreadable[path] for path in sorted(merged.unreadable)]
-        judge(look.report, config, name, look.largest_row_group, tables=name == names[0], not_final=not_final)
+        evaluate_rules(look.report, config, name, look.largest_row_group, tables=name == names[0], not_final=not_final)
     reports = {name: look.report for name, look in looks.items()}
     return CheckReport(reports, _across(config, looks), round(time.monotonic() - start, 3))
 

@@ -10,7 +10,7 @@ from raymtl.models.slots import Context, RefineSlot
 class NoRefine(RefineSlot):
     """Hands x on unchanged."""
 
-    takes_parts = True
+    supports_precomputed = True
 
     def __init__(self, context: Context):
         super().__init__()

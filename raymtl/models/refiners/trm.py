@@ -5,7 +5,7 @@ from torch import Tensor, nn
 
 from raymtl.models.inputs import ModelInput
 from raymtl.models.layers import GroupedLayer
-from raymtl.models.precomputed import X, whole
+from raymtl.models.precomputed import X, materialize
 from raymtl.models.registry import register
 from raymtl.models.slots import Context, RefineSlot
 
@@ -19,7 +19,7 @@ class TRM(RefineSlot):
     turn a feature's sign nor, unlike a ReLU, shut it for good.
     """
 
-    takes_parts = True
+    supports_precomputed = True
 
     def __init__(self, context: Context, *, hidden: int):
         super().__init__()
@@ -29,7 +29,7 @@ class TRM(RefineSlot):
         self.width = context.width
 
     def forward(self, x: X, inputs: ModelInput) -> Tensor:
-        return (x if x.dim() == 3 else whole(x).unsqueeze(1)) * self.gate(x).transpose(0, 1)
+        return (x if x.dim() == 3 else materialize(x).unsqueeze(1)) * self.gate(x).transpose(0, 1)
 
     def gate(self, x: X) -> Tensor:
         """The factors, between 0 and 2, in fp32 also under autocast: [T, B, d]."""

@@ -15,7 +15,7 @@ from raymtl.models.layers import full_precision, glorot_
 from raymtl.models.registry import register
 from raymtl.models.sequences.conditional_norm import EPS, ConditionalNorms, conditional_norm
 from raymtl.models.sequences.steps import Behaviours, portion
-from raymtl.models.slots import AskedSequenceSlot, Context
+from raymtl.models.slots import Context, TargetAwareSequenceSlot
 
 POSITION_STD = 0.02
 """Standard deviation of the learned positions at the start."""
@@ -24,7 +24,7 @@ FEED_FORWARD = 2
 
 
 @register("sequence", "tim")
-class TIMSequence(AskedSequenceSlot):
+class TIMSequence(TargetAwareSequenceSlot):
     """Histories of S behaviour types -> [B, T, S·width]: for each task t and type b what the transformer makes of them.
 
     All pairs (t, b) run through the same encoder and decoder; what tells them apart are the scales and shifts of the layer
@@ -91,7 +91,7 @@ class TIMSequence(AskedSequenceSlot):
         x, mask = zip(*(self._encoded(some, *norms) for some, _ in portions), strict=True)
         return torch.cat(x), torch.cat(mask).squeeze(1)
 
-    def answer(self, encoded: tuple[Tensor, ...], user: Tensor, inputs: ModelInput) -> Tensor:
+    def attend(self, encoded: tuple[Tensor, ...], user: Tensor, inputs: ModelInput) -> Tensor:
         norms = self.norms()
         (x, mask), q = encoded, self.query(self._target(inputs))
         rows = portion(q, self.norms.weight.shape[-1] * mask[0].numel() * len(self.norms.task))

@@ -29,7 +29,7 @@ class M2M(TrunkSlot):
     the tower's layers have fixed weights.
     """
 
-    takes_parts = True
+    supports_precomputed = True
 
     def __init__(
         self,

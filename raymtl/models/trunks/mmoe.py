@@ -21,7 +21,7 @@ class MMoE(TrunkSlot):
     al., RecSys 2019). With per-task inputs [B, T, d] the experts read every task's row, which costs T times as much.
     """
 
-    takes_parts = True
+    supports_precomputed = True
 
     def __init__(
         self,

@@ -20,7 +20,7 @@ class PLE(TrunkSlot):
     their mean (the paper has a common input only; the mean keeps the order of tasks out of it).
     """
 
-    takes_parts = True
+    supports_precomputed = True
 
     def __init__(
         self,

@@ -16,7 +16,7 @@ class SharedBottom(TrunkSlot):
     Without layers it hands x on, so that the tasks share the tables only, as AITM and ESMM do.
     """
 
-    takes_parts = True
+    supports_precomputed = True
 
     def __init__(self, context: Context, *, hidden: Sequence[int], dropout: float = 0.0):
         super().__init__()

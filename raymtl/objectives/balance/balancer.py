@@ -15,7 +15,7 @@ import raymtl.objectives.balance
 from raymtl.config.balance import Balance as Section
 from raymtl.config.tasks import Task
 from raymtl.objectives.balance.base import Balance, Facts, Step, build
-from raymtl.objectives.balance.cut import CutGradients
+from raymtl.objectives.balance.cut import SharedGradients
 from raymtl.objectives.balance.window import BalanceWindow, Report
 
 for _module in pkgutil.iter_modules(raymtl.objectives.balance.__path__, "raymtl.objectives.balance."):
@@ -45,7 +45,7 @@ class Balancer(nn.Module):
         label for; `cut` are the looked-up embeddings.
         """
         measured = self.method.at_cut or self._is_due()
-        gradients = CutGradients(shares, cut) if measured else None
+        gradients = SharedGradients(shares, cut) if measured else None
         step = self._global(active, shares.detach() if self.method.needs_losses else None, gradients)
         choice = self.method(step)
         total = (choice.weights * shares).sum() + rest
@@ -65,7 +65,7 @@ class Balancer(nn.Module):
         self._steps += 1
         return self._cosine_every is not None and (self._steps - 1) % self._cosine_every == 0
 
-    def _global(self, active: Tensor, shares: Tensor | None, gradients: CutGradients | None) -> Step:
+    def _global(self, active: Tensor, shares: Tensor | None, gradients: SharedGradients | None) -> Step:
         """Losses and Gram matrix over all workers, by one all-reduce.
 
         A loss is the mean over the workers of share · W, and a worker's rows get 1/W of the gradient of that; so the Gram matrix

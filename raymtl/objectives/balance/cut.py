@@ -14,7 +14,7 @@ from torch import Tensor
 from raymtl.errors import ConfigError
 
 
-class CutGradients:
+class SharedGradients:
     """The gradient of every task's loss [T] with respect to the tensors of the cut, of this worker's rows."""
 
     def __init__(self, losses: Tensor, cut: Sequence[Tensor]):

@@ -62,7 +62,7 @@ def _worth(view: View, trial: Trial, goal: str) -> float | None:
     """Higher is better."""
     if trial.metrics is None:
         return None
-    if view.search.judge.objective.mean is not None:
+    if view.search.evaluator.objective.mean is not None:
         return view.value(trial, goal)
     return signed_value(trial.metrics, goal)
 

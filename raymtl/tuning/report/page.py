@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from raymtl.reports.page import Drawing, Heading, Page, Part, Section, Words, render_page
-from raymtl.storage.paths import below
+from raymtl.storage.paths import join_path
 from raymtl.training.rundir import write_file
 from raymtl.tuning.report import fields, outcome
 from raymtl.tuning.report.importance import FEWEST, Importances, by_weight, importance_bars, importances, measured
@@ -24,7 +24,7 @@ def write_report(search: Search, folder: str, result: Mapping[str, Any]) -> str:
     Raises ConfigError where it cannot be written.
     """
     write_file(folder, NAME, render_page(search_page(search, folder, result)))
-    return below(folder, NAME)
+    return join_path(folder, NAME)
 
 
 def search_page(search: Search, folder: str, result: Mapping[str, Any]) -> Page:
@@ -55,16 +55,19 @@ def search_page(search: Search, folder: str, result: Mapping[str, Any]) -> Page:
     )
 
 
+_LIMITS = {"max_drop": "drops at most", "at_least": "at least", "at_most": "at most"}
+
+
 def _objective(view: View) -> str:
-    mean = view.search.judge.objective.mean
+    mean = view.search.evaluator.objective.mean
     if mean is not None:
         found = "the weighted mean of " + ", ".join(f"{weight:g} × {name}" for name, weight in mean.items())
     else:
         found = " and ".join(view.goals)
     bounds = []
-    for name, bound in view.search.judge.objective.subject_to.items():
+    for name, bound in view.search.evaluator.objective.subject_to.items():
         kind, value = next((k, v) for k, v in bound.model_dump().items() if v is not None)
-        bounds.append(f"{name} {kind.replace('_', ' ')} {value:g}")
+        bounds.append(f"{name} {_LIMITS[kind]} {value:g}")
     return found + (f", where {', '.join(bounds)}" if bounds else "")
 
 
@@ -118,7 +121,7 @@ def _by_seed(view: View) -> dict[str, Seeds]:
     who = {view.default.number: "default", view.best.number: "best"}
     found: dict[str, dict[int, dict[str, float]]] = {}
     for name in dict.fromkeys([*view.goals, *view.limits]):
-        for trial in view.search.book.of_kind("repeat"):
+        for trial in view.search.trial_store.of_kind("repeat"):
             value = view.value(trial, name) if trial.status == "finished" else None
             if value is not None and trial.of in who:
                 found.setdefault(name, {}).setdefault(trial.seed, {})[who[trial.of]] = value
@@ -198,6 +201,6 @@ def _trials(view: View) -> Section:
         "measurement. Repeats are not among them."
     )
     parts: list[Part] = [*trials_table(view)]
-    if any(t.status == "failed" for t in view.search.book.trials.values()):
+    if any(t.status == "failed" for t in view.search.trial_store.trials.values()):
         parts += [Heading("Failures"), *failures_table(view)]
     return Section("Trials", say, parts)

@@ -9,7 +9,7 @@ from typing import Any
 
 from raymtl.objectives.metrics import ORDER, signed_value
 from raymtl.reports import style
-from raymtl.tuning.objective import is_lower_better, plain
+from raymtl.tuning.objective import is_lower_better, unsigned
 from raymtl.tuning.search import SEARCHED, Search
 from raymtl.tuning.trial_store import Trial
 
@@ -30,7 +30,7 @@ class View:
     @cached_property
     def trials(self) -> list[Trial]:
         """Those of the search, without the repeats."""
-        return sorted(self.search.book.of_kind(*SEARCHED), key=lambda t: t.number)
+        return sorted(self.search.trial_store.of_kind(*SEARCHED), key=lambda t: t.number)
 
     @cached_property
     def whole(self) -> list[Trial]:
@@ -49,12 +49,12 @@ class View:
     @property
     def goals(self) -> list[str]:
         """The numbers of the objective."""
-        return self.search.judge.names
+        return self.search.evaluator.names
 
     @property
     def limits(self) -> list[str]:
         """Metrics of `subject_to`."""
-        return list(self.search.judge.objective.subject_to)
+        return list(self.search.evaluator.objective.subject_to)
 
     @cached_property
     def tasks(self) -> dict[str, str]:
@@ -78,45 +78,47 @@ class View:
         if metrics is None:
             return None
         if self._is_mean(name):
-            values = self.search.judge.values(dict(metrics))
+            values = self.search.evaluator.values(dict(metrics))
             return None if values is None else values[0]
         try:
             value = signed_value(dict(metrics), name)
         except (KeyError, ValueError):  # a task that this evaluation does not have
             return None
-        return None if value is None or not math.isfinite(value) else plain(name, value)
+        return None if value is None or not math.isfinite(value) else unsigned(name, value)
 
     def lower(self, name: str) -> bool:
         """Whether less is better."""
         return not self._is_mean(name) and is_lower_better(name)
 
     def _is_mean(self, name: str) -> bool:
-        return self.search.judge.objective.mean is not None and name in self.goals
+        return self.search.evaluator.objective.mean is not None and name in self.goals
 
     def keeps(self, trial: Trial) -> bool:
         """Whether it keeps all limits."""
         default = None if self.default is None else self.default.metrics
-        return trial.metrics is None or self.search.judge.keeps(trial.metrics, default)
+        return trial.metrics is None or self.search.evaluator.keeps(trial.metrics, default)
 
     def limit(self, name: str, base: float | None = None) -> float | None:
         """Where the limit on a metric lies, if there is one; `base` stands for the default's value."""
-        bound = self.search.judge.objective.subject_to.get(name)
+        bound = self.search.evaluator.objective.subject_to.get(name)
         if bound is None:
             return None
-        if bound.loses_at_most is None:
+        if bound.max_drop is None:
             return bound.at_least if bound.at_least is not None else bound.at_most
         if base is None and self.default is not None:
             base = self.value(self.default, name)
-        return None if base is None else base + bound.loses_at_most * (1 if self.lower(name) else -1)
+        return None if base is None else base + bound.max_drop * (1 if self.lower(name) else -1)
 
     def limit_is_ceiling(self, name: str) -> bool:
         """Whether it is kept below the limit."""
-        bound = self.search.judge.objective.subject_to[name]
-        return bound.at_most is not None or (bound.loses_at_most is not None and self.lower(name))
+        bound = self.search.evaluator.objective.subject_to[name]
+        return bound.at_most is not None or (bound.max_drop is not None and self.lower(name))
 
     def ranked(self, trials: Sequence[Trial]) -> list[Trial]:
         """The recommended one first, then by the objective; those that break a limit, were stopped or failed follow."""
-        points = {t.number: v for t in trials if t.metrics and (v := self.search.judge.values(t.metrics)) is not None}
+        points = {
+            t.number: v for t in trials if t.metrics and (v := self.search.evaluator.values(t.metrics)) is not None
+        }
         whole = [points[t.number] for t in self.whole if t.number in points] or list(points.values())
         spreads = [statistics.pstdev(values) or 1.0 for values in zip(*whole, strict=True)]
         order = {"finished": 1, "running": 3, "stopped": 4, "failed": 5}

@@ -67,7 +67,7 @@ def _drawn(view: View, trial: Trial, name: str, field: str) -> str:
 
 def failures_table(view: View) -> list[Part]:
     """Why trials failed, repeats too; folded when many."""
-    failed = [t for t in view.search.book.trials.values() if t.status == "failed"]
+    failed = [t for t in view.search.trial_store.trials.values() if t.status == "failed"]
     rows = []
     for trial in sorted(failed, key=lambda t: t.number):
         what = trial.kind if trial.of is None else f"repeat of {trial.of}, seed {trial.seed}"

@@ -140,8 +140,8 @@ def keys(view: View) -> list[tuple[str, str, str]]:
         f"{counts[s]} {word}"
         for s, word in (("stopped", "stopped early"), ("failed", "failed"), ("running", "under way"))
     ]
-    rows = sum(t.rows for t in view.search.book.trials.values())
-    repeats = len(view.search.book.of_kind("repeat"))
+    rows = sum(t.rows for t in view.search.trial_store.trials.values())
+    repeats = len(view.search.trial_store.of_kind("repeat"))
     found += [
         ("trials finished", str(counts["finished"]), ", ".join(others[:2] if not counts["running"] else others)),
         ("training time", duration(result["train_seconds"]), f"{short_count(rows)} rows, with {repeats} repeats"),

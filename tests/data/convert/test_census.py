@@ -84,7 +84,7 @@ def test_the_configuration_fits_and_no_two_values_share_a_row(tmp_path):
     assert [plan_input(config, part).rows for part in ("train", "eval")] == [40, 20]
     assert set(config.features) == {*CATEGORICAL, *DENSE}
     assert list(config.tasks) == ["income", "never_married"]
-    assert (config.train.batch_size, config.train.passes, config.model.preset) == (512, 3, "mmoe")
+    assert (config.train.batch_size, config.train.epochs, config.model.preset) == (512, 3, "mmoe")
     train, test = read(f"{tmp_path}/out", "train"), read(f"{tmp_path}/out", "test")
     for name in CATEGORICAL:
         values = pc.unique(pa.chunked_array([*train[name].chunks, *test[name].chunks]))
