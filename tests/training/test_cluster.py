@@ -1,6 +1,7 @@
 """The Ray that a command starts for itself."""
 
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import psutil
@@ -33,8 +34,9 @@ def test_only_a_ray_of_ones_own_is_kept_on_loopback(
 ) -> None:
     seen: list[tuple[str, bool]] = []
 
-    def init(address: str, **options: Any) -> None:
+    def init(address: str, **options: Any) -> SimpleNamespace:
         seen.append((address, ray_constants.ENABLE_RAY_CLUSTER))
+        return SimpleNamespace(address_info={"session_dir": "/nowhere"})
 
     monkeypatch.delenv("RAY_ADDRESS", raising=False)
     monkeypatch.setattr(cluster, "_started_here", True)
