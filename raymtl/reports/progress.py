@@ -7,6 +7,7 @@ from typing import Any
 
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.table import Column
 
 from raymtl.telemetry import logs
 
@@ -23,7 +24,7 @@ def counting(what: str, console: Console) -> Iterator[Callable[[int, int], None]
         def update(done: int, total: int) -> None:
             nonlocal said
             bar.update(task, completed=done, total=total, text=f"{done:,} of {total:,}")
-            if not console.is_terminal and time.monotonic() - said >= _LINE_EVERY_S:
+            if not paints(console) and time.monotonic() - said >= _LINE_EVERY_S:
                 said = time.monotonic()
                 console.print(f"{what}: {done:,} of {total:,}")
 
@@ -63,14 +64,15 @@ class TrainingLines:
 
     def _train(self, record: dict[str, Any]) -> None:
         now = time.monotonic()
-        line = training_line(record, self._total, self._eta(now, record["rows"]))
-        if self._console.is_terminal:
+        eta_s = self._eta(now, record["rows"])
+        if paints(self._console):
+            line = status_line(record, self._total)
             if self._task is None:
-                self._task = self._bar.add_task("", total=self._total or None, text=line)
+                self._task = self._bar.add_task("training", total=self._total or None, text=line)
             self._bar.update(self._task, completed=record["rows"], total=self._total or None, text=line)
         elif now - self._last_line >= _LINE_EVERY_S:
             self._last_line = now
-            self._console.print(line, soft_wrap=True)
+            self._console.print(training_line(record, self._total, eta_s), soft_wrap=True)
 
     def _eta(self, now: float, rows: int) -> float | None:
         """Seconds left at the speed since the first record, reading and evaluation counted in."""
@@ -93,6 +95,21 @@ def training_line(record: dict[str, Any], total: int, eta_s: float | None) -> st
     )
 
 
+def status_line(record: dict[str, Any], total: int) -> str:
+    """One window of training beside the bar: a narrow terminal cuts off the end, so what matters most comes first."""
+    done = f"{record['rows'] / total:.0%}  " if total else ""
+    losses = " ".join(f"{task} {loss:.4f}" for task, loss in record["losses"].items())
+    return (
+        f"{done}{record['rows_per_s']:,.0f} rows/s  loss {record['loss']:.4f}  data-wait {record['data_wait']:.0%}  "
+        f"step {record['step']:,}  {losses}"
+    )
+
+
+def paints(console: Console) -> bool:
+    """Whether a line can be painted over; elsewhere progress is told in lines of its own."""
+    return console.is_terminal and not console.is_dumb_terminal
+
+
 def evaluation_line(record: dict[str, Any]) -> str:
     """One evaluation in one line."""
     parts = []
@@ -110,9 +127,12 @@ def _bar(console: Console) -> Progress:
     return Progress(
         TextColumn("{task.description}"),
         BarColumn(bar_width=20),
-        TextColumn("{task.fields[text]}", markup=False),
         TimeRemainingColumn(),
+        TextColumn(
+            "{task.fields[text]}", markup=False, table_column=Column(no_wrap=True, overflow="ellipsis", ratio=1)
+        ),
         console=console,
         transient=True,
-        disable=not console.is_terminal,
+        expand=True,
+        disable=not paints(console),
     )

@@ -8,7 +8,7 @@ import pytest
 from raymtl.cli import main as cli_main
 from raymtl.cli.main import run_command
 from raymtl.config.load import load_config
-from raymtl.reports.progress import evaluation_line, training_line
+from raymtl.reports.progress import evaluation_line, status_line, training_line
 
 ROOT = Path(__file__).parents[2]
 
@@ -100,6 +100,9 @@ def test_progress_lines() -> None:
     record["losses"] = {"click": 0.2, "buy": 0.05}
     assert training_line(record, 4_800_000, 65.4) == (
         "step 1,200  2,400,000 rows (50%)  loss 0.2500 (click 0.2000 buy 0.0500)  41,235 rows/s  data-wait 3%  eta 1:05"
+    )
+    assert status_line(record, 4_800_000) == (
+        "50%  41,235 rows/s  loss 0.2500  data-wait 3%  step 1,200  click 0.2000 buy 0.0500"
     )
     metrics = {"tasks": {"click": {"auc": 0.75}, "buy": {"auc": None}, "spend": {"rmse": 2.5}}}
     assert evaluation_line({"step": 7, "seconds": 2.4, "metrics": metrics}) == (

@@ -1,6 +1,7 @@
 """What commands paint while they work, on a terminal of 80 and of 200 columns."""
 
 import re
+import sys
 from pathlib import Path
 
 import pytest
@@ -34,3 +35,36 @@ def test_training_is_painted_on_a_terminal(tmp_path: Path) -> None:
         assert terminal.wait() == 0, terminal.text
     assert "20,000 rows trained, 0 left out" in terminal.text
     assert "Traceback" not in terminal.text
+
+
+PAINTED = """
+import time
+from raymtl.reports.progress import TrainingLines
+from raymtl.telemetry import logs
+with TrainingLines(logs.terminal()) as lines:
+    lines({"total_rows": 400})
+    losses = {f"a_task_with_a_long_name_{n}": 0.25 for n in range(6)}
+    for step in (1, 2, 3):
+        record = {"kind": "train", "step": step, "rows": 100 * step, "loss": 1.5, "losses": losses}
+        lines({**record, "rows_per_s": 10183.2, "data_wait": 0.03})
+        time.sleep(0.3)
+"""
+
+
+@pytest.mark.parametrize("columns", [50, 80, 200])
+def test_a_narrow_terminal_shows_first_what_matters_most(columns: int) -> None:
+    with Terminal([sys.executable, "-c", PAINTED], columns=columns) as terminal:
+        terminal.wait_for("75%  10,183")
+        (line,) = [line for line in terminal.text.splitlines() if line.strip()]
+        assert terminal.wait() == 0
+    assert line.startswith("training ")
+    assert len(line) <= columns
+    assert ("loss 1.5000" in line) == (columns > 50)
+    assert ("a_task_with_a_long_name_2" in line) == (columns == 200)
+    assert terminal.text == ""  # the line goes with the end of the work
+
+
+def test_a_dumb_terminal_gets_lines_of_their_own() -> None:
+    with Terminal([sys.executable, "-c", PAINTED], columns=200, env={"TERM": "dumb"}) as terminal:
+        assert terminal.wait() == 0
+    assert terminal.text.startswith("step 1  100 rows (25%)")
