@@ -137,8 +137,8 @@ def _watch(reader: int) -> None:
     """End the process where the main thread does not: at the second signal, or when the time for the clean-up is over."""
     came = 0
     while True:
-        left = _state.deadline - time.monotonic()
-        ready = select.select([reader], [], [], None if left == float("inf") else max(left, 0))[0]
+        # Where a deadline runs it is looked at often: the clean-up may shorten it
+        ready = select.select([reader], [], [], None if _state.deadline == float("inf") else 0.2)[0]
         numbers = [n for n in os.read(reader, 64) if n in _NUMBERS] if ready else []
         came += len(numbers)
         first = next(iter(numbers), _state.received)
@@ -158,8 +158,11 @@ def _leave(number: int) -> None:
         return  # another signal, while this thread does
     _state.leaver = threading.get_ident()
     code = _state.exit_code
-    with suppress(OSError, ValueError):  # the terminal may be gone
-        sys.stdout.flush()
+    if (
+        threading.current_thread() is threading.main_thread()
+    ):  # which may itself be waiting for whoever reads the output
+        with suppress(OSError, ValueError):  # the terminal may be gone
+            sys.stdout.flush()
     if code is None:
         code = 128 + number
         name = "" if number == signal.SIGINT else f" by {signal.Signals(number).name}"
