@@ -1,6 +1,21 @@
 """What `raymtl` and `python -m raymtl` run."""
 
-from raymtl import signals
+import os
+import signal
+from types import FrameType
+
+
+def _stopped(number: int, frame: FrameType | None) -> None:
+    """Until `raymtl.signals` is there, which takes a moment to import."""
+    os.write(2, b"raymtl: stopped\n")
+    os._exit(128 + number)
+
+
+for _number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+    if signal.getsignal(_number) is not signal.SIG_IGN:
+        signal.signal(_number, _stopped)
+
+from raymtl import signals  # noqa: E402
 
 
 def main(arguments: list[str] | None = None) -> None:

@@ -7,7 +7,6 @@ at once: what was saved is as good as after SIGKILL, and Linux ends the processe
 This module needs the standard library alone: it is the first that a command imports.
 """
 
-import ctypes
 import os
 import select
 import signal
@@ -16,14 +15,16 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
-from pathlib import Path
 from types import FrameType
 from typing import ClassVar
 
 from raymtl.telemetry.lines import last_line
 
-CLEAN_UP_S = 3.0
-_LAST_ACTS_S = 1.5
+CLEAN_UP_S = 1.8
+_LAST_ACTS_S = 0.8
+"""Together less than the three seconds that `ray job stop` allows."""
+_SAME_S = 0.3
+"""Within that time the same signal is the same one: `timeout` sends it to the process and then to its group."""
 _NUMBERS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
@@ -31,6 +32,7 @@ class _State:
     owner = 0
     """The process that `install` was called in; its children inherit the handlers."""
     received: int | None = None
+    received_at = 0.0
     sentence = "stopped"
     at_once = True
     """End in the handler: nothing has to be let go yet, or the place is one where an exception would do harm."""
@@ -49,12 +51,19 @@ _state = _State()
 def install() -> None:
     """Handle the signals in this process, except those that it was told to ignore, as `nohup` does."""
     _state.owner = os.getpid()
+    _open_standard_streams()
+    os.register_at_fork(after_in_child=_leave_to_parent)
     reader, writer = os.pipe()
     os.set_blocking(writer, False)
     # The bytes come also while the main thread waits in C code, where Python's own handler has to wait too
     signal.set_wakeup_fd(writer, warn_on_full_buffer=False)
     threading.Thread(target=_watch, args=(reader,), name="signals", daemon=True).start()
     _handle()
+
+
+def installed() -> bool:
+    """Whether this process is a command of raymtl, and not a notebook or another program that uses it."""
+    return _state.owner == os.getpid()
 
 
 def begin(sentence: str) -> None:
@@ -90,6 +99,8 @@ def clean_up_with(clean_up: Callable[[], None]) -> Iterator[None]:
 def end(exit_code: int) -> None:
     """End of the command: with a signal received its sentence and code; else a later signal cannot turn success into failure."""
     if _state.received is not None:
+        with suppress(OSError, ValueError):
+            sys.stdout.flush()
         _leave(_state.received)
     _state.exit_code, _state.at_once = exit_code, True
 
@@ -100,7 +111,7 @@ def while_ray_starts() -> Iterator[None]:
 
     An exception inside of `ray.init` leaves half a Ray behind; so a signal ends the process there.
     """
-    if _state.owner != os.getpid() or threading.current_thread() is not threading.main_thread():
+    if not installed() or threading.current_thread() is not threading.main_thread():
         yield
         return
     before, _state.at_once = _state.at_once, True
@@ -118,6 +129,26 @@ def while_ray_starts() -> Iterator[None]:
         _state.at_once = before
 
 
+def _open_standard_streams() -> None:
+    """Give a process that was started without standard streams empty ones: their numbers would go to other files."""
+    for number in (0, 1, 2):
+        try:
+            os.fstat(number)
+        except OSError:
+            os.open(os.devnull, os.O_RDWR)  # takes the lowest number that is free
+    sys.stdout = sys.stdout or open(1, "w", closefd=False)  # noqa: SIM115
+    sys.stderr = sys.stderr or open(2, "w", closefd=False)  # noqa: SIM115
+
+
+def _leave_to_parent() -> None:
+    """A forked child ends by a signal as any process does; what it gets is not its parent's."""
+    with suppress(ValueError):  # forked by another thread than the main one
+        signal.set_wakeup_fd(-1)
+        for number in _NUMBERS:
+            if signal.getsignal(number) is _on_signal:
+                signal.signal(number, signal.SIG_DFL)
+
+
 def _handle() -> None:
     for number in _NUMBERS:
         if signal.getsignal(number) is not signal.SIG_IGN:
@@ -125,61 +156,63 @@ def _handle() -> None:
 
 
 def _on_signal(number: int, frame: FrameType | None) -> None:
-    if os.getpid() != _state.owner:  # a forked child: it ends in silence, its parent speaks
-        os._exit(128 + number)
+    if number == _state.received and time.monotonic() - _state.received_at < _SAME_S:
+        return
     if _state.at_once or _state.received is not None:
-        return _leave(number)
-    _state.received = number
+        _leave(_state.received or number)
+        return
+    _state.received, _state.received_at = number, time.monotonic()
     raise KeyboardInterrupt
 
 
 def _watch(reader: int) -> None:
     """End the process where the main thread does not: at the second signal, or when the time for the clean-up is over."""
-    came = 0
+    first, first_at = None, 0.0
     while True:
         # Where a deadline runs it is looked at often: the clean-up may shorten it
         ready = select.select([reader], [], [], None if _state.deadline == float("inf") else 0.2)[0]
-        numbers = [n for n in os.read(reader, 64) if n in _NUMBERS] if ready else []
-        came += len(numbers)
-        first = next(iter(numbers), _state.received)
-        if first is None:
-            continue
-        if _state.deadline == float("inf"):
-            allow(CLEAN_UP_S)
-        if _state.at_once or came > 1 or time.monotonic() >= _state.deadline:
-            _leave(_state.received or first)
+        for number in os.read(reader, 64) if ready else b"":
+            if number not in _NUMBERS:
+                continue
+            if first is None:
+                first, first_at = number, time.monotonic()
+                allow(CLEAN_UP_S)
+            elif number != first or time.monotonic() - first_at >= _SAME_S:
+                _leave(first)
+        if first is not None and (_state.at_once or time.monotonic() >= _state.deadline):
+            _leave(first)
 
 
 def _leave(number: int) -> None:
-    """The sentence, and the end of this process and of its children."""
+    """The sentence, and the end of this process and of its children, whatever hangs or fails."""
     if not _state.leaving.acquire(blocking=False):
         if _state.leaver != threading.get_ident():
             time.sleep(60)  # the other thread ends the process
         return  # another signal, while this thread does
-    _state.leaver = threading.get_ident()
-    code = _state.exit_code
-    if (
-        threading.current_thread() is threading.main_thread()
-    ):  # which may itself be waiting for whoever reads the output
-        with suppress(OSError, ValueError):  # the terminal may be gone
-            sys.stdout.flush()
-    if code is None:
-        code = 128 + number
+    code = 128 + number if _state.exit_code is None else _state.exit_code
+    try:
+        _state.leaver = threading.get_ident()
+        thread = threading.Thread(target=_last_acts, args=(number,), daemon=True)
+        thread.start()
+        thread.join(_LAST_ACTS_S)
+        for child in _children():
+            with suppress(ProcessLookupError):
+                os.kill(child, signal.SIGKILL)
+    finally:
+        os._exit(code)
+
+
+def _last_acts(number: int) -> None:
+    if _state.exit_code is None:
         name = "" if number == signal.SIGINT else f" by {signal.Signals(number).name}"
         with suppress(OSError):
             if sys.stdout.isatty():
                 os.write(1, b"\x1b[?25h")  # a progress bar hides the cursor
             if number == signal.SIGINT and sys.stderr.isatty():
                 os.write(2, b"\n")  # the terminal has painted ^C
-            head, semicolon, rest = _state.sentence.partition(";")
-            last_line(f"{head}{name}{semicolon}{rest}", code)
-    thread = threading.Thread(target=_clean_up, daemon=True)
-    thread.start()
-    thread.join(_LAST_ACTS_S)
-    for child in _children():
-        with suppress(ProcessLookupError):
-            os.kill(child, signal.SIGKILL)
-    os._exit(code)
+        head, semicolon, rest = _state.sentence.partition(";")
+        last_line(f"{head}{name}{semicolon}{rest}", 128 + number)
+    _clean_up()
 
 
 def _clean_up() -> None:
@@ -189,11 +222,18 @@ def _clean_up() -> None:
 
 
 def _children() -> list[int]:
-    return [int(pid) for path in Path("/proc/self/task").glob("*/children") for pid in path.read_text().split()]
+    found = []
+    with suppress(OSError):
+        for thread in os.listdir("/proc/self/task"):
+            with suppress(OSError), open(f"/proc/self/task/{thread}/children") as children:  # the thread may have ended
+                found += [int(pid) for pid in children.read().split()]
+    return found
 
 
 def _keep(done: threading.Event) -> None:
     """Put Python's C handler back as often as another library replaces it."""
+    import ctypes
+
     get, put = ctypes.pythonapi.PyOS_getsig, ctypes.pythonapi.PyOS_setsig
     get.argtypes, get.restype = [ctypes.c_int], ctypes.c_void_p
     put.argtypes, put.restype = [ctypes.c_int, ctypes.c_void_p], ctypes.c_void_p

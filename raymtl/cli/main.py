@@ -2,7 +2,9 @@
 
 import atexit
 import json
+import signal
 import sys
+from contextlib import suppress
 from typing import Annotated, Any, Literal
 
 import typer
@@ -12,10 +14,10 @@ from raymtl.cli import daily as cli_daily
 from raymtl.cli import doctor, submit, tune, versions
 from raymtl.cli import serving as cli_serving
 from raymtl.cli.options import Address, Checkpoint, ConfigFile, DryRun, Gpu, Json, Sets, Workers, finish
-from raymtl.errors import UserError
+from raymtl.errors import StorageError, UserError
 from raymtl.telemetry import logs
 from raymtl.telemetry.lines import last_line
-from raymtl.telemetry.logs import FoldedTable
+from raymtl.telemetry.output import FoldedTable, replace_stdout
 from raymtl.training import sessions
 from raymtl.training.phases import joining
 from raymtl.words import count_of
@@ -46,12 +48,23 @@ Run = Annotated[str, typer.Argument(metavar="RUN", help="Folder of a run, <outpu
 
 def main(arguments: list[str] | None = None) -> None:
     """Entry point: a user's mistake is one clear message and an exit code (`docs/cli.md`), never a traceback."""
-    code = run_command(sys.argv[1:] if arguments is None else arguments)
-    if code:
-        sessions.keep_logs()
+    output = replace_stdout()
+    code = 128 + signal.SIGINT
+    with suppress(KeyboardInterrupt):  # `signals.end` says what there is to say
+        code = run_command(sys.argv[1:] if arguments is None else arguments)
+        if code:
+            sessions.keep_logs()
     signals.end(code)
     if (colorama := sys.modules.get("colorama.initialise")) is not None:
         atexit.unregister(colorama.reset_all)  # it writes an escape sequence after the last line
+    output.flush()
+    if code == 0 and output.error is not None and not isinstance(output.error, BrokenPipeError):
+        code = StorageError.exit_code
+        last_line(
+            f"standard output could not be written ({output.error.strerror}), so some of what this command printed is lost; "
+            "make room where it goes. What the command does besides is done",
+            code,
+        )
     sys.exit(code)
 
 

@@ -10,7 +10,9 @@ import typer
 from raymtl import signals
 from raymtl.cli.options import Json, finish
 from raymtl.errors import ConfigError
-from raymtl.telemetry.logs import FoldedTable, terminal
+from raymtl.telemetry.lines import note
+from raymtl.telemetry.logs import terminal
+from raymtl.telemetry.output import FoldedTable
 
 console = terminal()
 app = typer.Typer(help="Look at, follow and stop the jobs of a cluster (docs/cluster.md).", no_args_is_help=True)
@@ -80,14 +82,15 @@ def submit(
         driver = Driver(entrypoint_num_cpus, entrypoint_memory, resources)
         line = entrypoint(request.words, None if any_versions else required_versions())
         jobs = connect(address)
+        signals.say(f"stopped; the job may have started: look with `raymtl jobs list --address {jobs.address}`")
         submitted = run(jobs, request, line, surroundings, driver)
     job = submitted.id
     if submitted.how == "under way":
-        _note(f"{job} is under way already; nothing was started")
+        note(f"{job} is under way already; nothing was started")
     elif submitted.how == "done":
-        _note(f"{job} has succeeded already; nothing was started (another --id runs it again)")
+        note(f"{job} has succeeded already; nothing was started (another --id runs it again)")
     else:
-        _note(f"{job} is submitted to {jobs.address}")
+        note(f"{job} is submitted to {jobs.address}")
     if no_wait:
         print(job)
     elif submitted.how != "done":
@@ -153,11 +156,11 @@ def stop(job: Job, address: Address = None) -> None:
 
     jobs = connect(address)
     if not jobs.stop(job):
-        _note(f"{job} had ended already ({jobs.info(job).status.lower()})")
+        note(f"{job} had ended already ({jobs.info(job).status.lower()})")
         return
     while not (info := jobs.info(job)).status.is_terminal():
         time.sleep(0.5)
-    _note(f"{job}: {info.status.lower()}")
+    note(f"{job}: {info.status.lower()}")
 
 
 def _follow(jobs: Any, job: str) -> int:
@@ -173,15 +176,15 @@ def _follow(jobs: Any, job: str) -> int:
     try:
         info = log.follow()
     except BrokenPipeError:
-        _note(left)
+        note(left)
         return 130
     code = exit_code(info)
     if code in (1, 127) and log.misses_raymtl():
-        _note(
+        note(
             "the cluster's `python` has no raymtl: start Ray out of the environment that has it, take an image that has it, or "
             "upload a checkout by --working-dir"
         )
-    _note(f"{job} {info.status.lower()}, exit code {code}")
+    note(f"{job} {info.status.lower()}, exit code {code}")
     return code
 
 
@@ -201,8 +204,3 @@ def _short(command: str | None) -> str:
     """The command of a job without the program and the check of the versions."""
     words = (command or "").removeprefix("python -m raymtl ")
     return words.split(" ", 2)[-1] if words.startswith("--require ") else words
-
-
-def _note(text: str) -> None:
-    """A sentence of the submission itself; standard output is the job's."""
-    print(f"raymtl: {text}", file=sys.stderr, flush=True)

@@ -8,13 +8,13 @@ from rich.text import Text
 from raymtl.embeddings.planning import gib
 from raymtl.model_store.manifest import Manifest
 from raymtl.model_store.store import Difference, Listed
-from raymtl.telemetry.logs import FoldedTable
+from raymtl.telemetry.output import FoldedTable
 from raymtl.words import count_of
 
 
 def list_table(versions: list[Listed]) -> Table:
     """A line per version, the newest first."""
-    table = FoldedTable("", "version", "data", "rows", "size", "parent", "published", "by", box=None)
+    table = FoldedTable("", "version", "data", "rows", "size", "parent", "published", "by", box=None, keys=2)
     for v in versions:
         mark = Text("current" if v.current else "", style="bold green")
         if v.manifest is None:

@@ -1,6 +1,7 @@
 """Whether a folder that does not exist yet could be made and written."""
 
 import os
+import tempfile
 from pathlib import Path
 
 import pyarrow.fs as pafs
@@ -17,12 +18,12 @@ def check_writable(folder: str, what: str = "output: the run folder", field: str
     nearest = next(path for path in (Path(inner), *Path(inner).parents) if os.path.lexists(path))
     if not nearest.is_dir():
         reason = "is a file" if nearest.exists() else "is a link to nothing"
-    elif os.statvfs(nearest).f_flag & os.ST_RDONLY:
-        reason = "is on a disk that is mounted to be read alone"
-    elif not os.access(nearest, os.W_OK | os.X_OK):
-        reason = "cannot be written by this user"
     else:
-        return
+        try:  # asked for its rights, the system says yes to root, even where nothing can be made
+            with tempfile.TemporaryFile(dir=nearest):
+                return
+        except OSError as error:
+            reason = f"cannot be written by this user ({error.strerror})"
     raise StorageError(
         f"{what} would be `{folder}`, but `{nearest}` {reason}; set another `{field}`, or give this user the right to write there"
     )

@@ -3,7 +3,7 @@
 from rich.table import Table
 
 from raymtl.embeddings.planning import DryPlan, gib
-from raymtl.telemetry.logs import FoldedTable
+from raymtl.telemetry.output import FoldedTable
 
 
 def plan_tables(plan: DryPlan) -> list[Table | str]:

@@ -16,7 +16,7 @@ from raymtl.reports.tables import (
     shown_columns,
     value_rows,
 )
-from raymtl.telemetry.logs import FoldedTable
+from raymtl.telemetry.output import FoldedTable
 
 _SHORT = {"calibration": "calib.", "positives": "pos."}
 _VALUE_PLACES = {name: VALUE_COLUMNS.index(name) for name in ("calibration", "rows")}
@@ -37,13 +37,13 @@ def print_table(result: dict[str, Any]) -> Table:
     ranked, valued = binary_rows(metrics), value_rows(metrics)
     colours = task_colours(list(metrics["tasks"]))
     places = [i for i in shown_columns(BINARY_COLUMNS, ranked) if BINARY_COLUMNS[i] not in _LEFT_OUT]
-    table = FoldedTable(box=None, pad_edge=False, header_style="bold")
-    table.add_column("task", no_wrap=True)
-    table.add_column("scenario", no_wrap=True)
+    table = FoldedTable(keys=2, box=None, pad_edge=False, header_style="bold")
+    table.add_column("task")
+    table.add_column("scenario")
     for i in places:
-        table.add_column(_SHORT.get(BINARY_COLUMNS[i], BINARY_COLUMNS[i]), justify="right", no_wrap=True)
+        table.add_column(_SHORT.get(BINARY_COLUMNS[i], BINARY_COLUMNS[i]), justify="right")
     if valued:
-        table.add_column("error", justify="right", no_wrap=True)
+        table.add_column("error", justify="right")
     for row in [row for task in metrics["tasks"] for row in ranked + valued if row.task == task]:
         name = Text(row.task if row.scenario == ALL else "", style=f"bold {colours[row.task]}")
         cells = {BINARY_COLUMNS[i]: i for i in places} if row in ranked else _VALUE_PLACES

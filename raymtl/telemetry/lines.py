@@ -1,9 +1,9 @@
 """One line of a log or of an error, in text or as JSON; needs the standard library alone."""
 
-import json
 import os
 import sys
 import time
+from contextlib import suppress
 from typing import Any
 
 VARIABLE = "RAYMTL_LOG"
@@ -28,21 +28,36 @@ def place() -> dict[str, Any]:
 
 def json_line(level: str, message: str, **more: Any) -> str:
     """One JSON line, without its end."""
+    import json  # not before: a command handles signals before it imports anything that takes time
+
     now = time.time()
     stamp = time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(now)) + f".{int(now % 1 * 1000):03d}Z"
     return json.dumps({"time": stamp, "level": level, **_place, "message": message, **more}, ensure_ascii=False)
 
 
-def last_line(message: str, exit_code: int) -> None:
-    """Write the sentence that a command ends with to standard error; nothing comes after it.
+def note(message: str) -> None:
+    """Write a sentence of raymtl's own to standard error, where standard output belongs to somebody else."""
+    _write("info", message)
 
-    It takes no lock, so that it can be written whatever the other threads are doing.
-    """
+
+def last_line(message: str, exit_code: int) -> None:
+    """Write the sentence that a command ends with to standard error; nothing comes after it."""
+    _write("error", message, exit_code=exit_code)
+
+
+def _write(level: str, message: str, **more: Any) -> None:
+    """Without any lock, so that it can be done whatever the other threads are doing."""
     if os.environ.get(VARIABLE) == "json":
-        text = json_line("error", f"raymtl: {message}", exit_code=exit_code)
+        text = json_line(level, f"raymtl: {message}", **more)
     else:
-        plain = not sys.stderr.isatty() or "NO_COLOR" in os.environ or os.environ.get("TERM") == "dumb"
+        plain = (
+            sys.stderr is None
+            or not sys.stderr.isatty()
+            or "NO_COLOR" in os.environ
+            or os.environ.get("TERM") == "dumb"
+        )
         text = f"raymtl: {message}" if plain else f"\x1b[1;31mraymtl:\x1b[0m {message}"
     data = (text + "\n").encode(errors="replace")
-    while data:
-        data = data[os.write(2, data) :]
+    with suppress(OSError):  # the exit code has to say it
+        while data:
+            data = data[os.write(2, data) :]

@@ -13,10 +13,8 @@ import time
 import traceback
 import warnings
 from types import TracebackType
-from typing import Any
 
 from rich.console import Console
-from rich.table import Table
 
 from raymtl.errors import ConfigError
 from raymtl.telemetry.lines import VARIABLE, at, begin_lines, json_line, place
@@ -27,7 +25,7 @@ log = logging.getLogger("raymtl")
 
 def as_json() -> bool:
     """Whether lines are JSON. Raises ConfigError where the variable holds something else."""
-    value = os.environ.get(VARIABLE, "text")
+    value = os.environ.get(VARIABLE) or "text"
     if value not in ("text", "json"):
         raise ConfigError(f"the environment variable {VARIABLE} is `{value}`; it can be `text` or `json`")
     return value == "json"
@@ -56,13 +54,6 @@ def terminal() -> Console:
     return Console(highlight=False, width=None if sys.stdout.isatty() else _PIPE_WIDTH)
 
 
-class FoldedTable(Table):
-    """A table that folds its cells where it is too wide; rich cuts them off, and a date without its end is none."""
-
-    def add_column(self, *arguments: Any, **options: Any) -> None:
-        super().add_column(*arguments, **{"overflow": "fold", **options})
-
-
 def begin_command() -> None:
     """The lines of a command: an error that nobody catches becomes one too. Raises ConfigError as `as_json`."""
     begin_lines()
@@ -74,8 +65,8 @@ def begin_command() -> None:
 def _prepare_environment() -> None:
     """Give the libraries an environment in which they can be imported, here and in the processes that a command starts."""
     # PyTorch's own imports warn: where PYTHONWARNINGS makes errors of warnings, nothing could be imported
-    if "error" in os.environ.get("PYTHONWARNINGS", ""):
-        del os.environ["PYTHONWARNINGS"]
+    if "error" in os.environ.get("PYTHONWARNINGS", "") or any(option.startswith("error") for option in sys.warnoptions):
+        os.environ.pop("PYTHONWARNINGS", None)
         sys.warnoptions.clear()
         warnings.resetwarnings()
         for kind in (DeprecationWarning, PendingDeprecationWarning, ImportWarning, ResourceWarning):

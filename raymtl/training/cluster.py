@@ -44,7 +44,8 @@ def join(address: str | None, cpus: int) -> bool:
         address, source = os.environ["RAY_ADDRESS"], "RAY_ADDRESS"
     # What the workers have to say comes through the mailbox (`runlog.py`); their raw output stays in Ray's log files
     quiet = {"logging_level": logging.ERROR, "log_to_driver": False}
-    worker.print_to_stdstream = _drop  # and so do the reports of the raylets, which Ray prints all the same
+    if signals.installed():  # a command; and so do the reports of the raylets, which Ray prints all the same
+        worker.print_to_stdstream = _drop
     if address and address != "local":
         address = find_cluster(address, source)
         try:

@@ -74,7 +74,17 @@ def _remove(folder: Path) -> None:
         if latest.is_symlink() and latest.resolve() == folder.resolve():
             latest.unlink()
     for _ in range(_TRIES):  # a process of Ray that is still ending may write once more
+        for path in folder.iterdir():
+            if path.name != MARKER:  # last, so that a later command finds what a kill leaves here
+                _remove_entry(path)
         shutil.rmtree(folder, ignore_errors=True)
         if not folder.exists():
             return
         time.sleep(_PAUSE_S)
+
+
+def _remove_entry(path: Path) -> None:
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path, ignore_errors=True)
+    else:
+        path.unlink(missing_ok=True)

@@ -9,7 +9,7 @@ from rich.table import Table
 from rich.text import Text
 
 from raymtl.reports import style
-from raymtl.telemetry.logs import FoldedTable
+from raymtl.telemetry.output import FoldedTable
 from raymtl.tuning.objective import unsigned
 from raymtl.tuning.search import Search
 from raymtl.tuning.trial_store import Trial

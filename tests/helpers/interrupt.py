@@ -64,7 +64,9 @@ def interrupt(words: list[str], moment: str, signals: str, at_work: str) -> Outc
         tree = process.children(recursive=True)
         for n, name in enumerate(signals.split()):
             if n:
-                terminal.read(0.2)
+                end = time.monotonic() + 0.5
+                while time.monotonic() < end:
+                    terminal.read(0.05)
             sent = time.monotonic()
             if name == "INT":
                 terminal.type(b"\x03")

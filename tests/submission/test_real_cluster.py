@@ -97,9 +97,14 @@ def test_ctrl_c_leaves_the_job_alone(started: Started, tmp_path: Path) -> None:
     (tmp_path / "code").mkdir()
     (tmp_path / "code" / "wait.py").write_text("print('at work', flush=True); import time; time.sleep(600)")
     client = JobSubmissionClient(started.address, headers={"Authorization": f"Bearer {TOKEN}"})
-    client.submit_job(
-        entrypoint="python wait.py", submission_id="long", runtime_env={"working_dir": str(tmp_path / "code")}
-    )
+    job = {"entrypoint": "python wait.py", "runtime_env": {"working_dir": str(tmp_path / "code")}}
+    for _ in range(120):
+        try:
+            client.submit_job(submission_id="long", **job)
+            break
+        except RuntimeError as error:  # the cluster is still starting
+            assert "No available agent" in str(error)
+            time.sleep(0.5)
     follow = [*RAYMTL, "jobs", "logs", "long", "--follow", "--address", started.address]
     with Terminal(follow, columns=200, env=started.environment) as terminal:
         terminal.wait_for("at work")

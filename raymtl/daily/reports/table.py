@@ -10,7 +10,7 @@ from raymtl.daily.record import Check, Record, Written
 from raymtl.daily.reports.series import by_date, score_of, scored, task_names
 from raymtl.embeddings.planning import gib
 from raymtl.reports.style import change, count, duration, number, percent, significant, task_colours
-from raymtl.telemetry.logs import FoldedTable
+from raymtl.telemetry.output import FoldedTable
 
 _STYLES = {
     "published": "green",
@@ -153,15 +153,15 @@ def day_lines(records: Sequence[Record]) -> list[Line]:
 def day_table(records: Sequence[Record]) -> Table:
     """The next-day table for the terminal, the oldest day first; nothing is printed here."""
     table = FoldedTable(box=None, pad_edge=False, header_style="bold")
-    table.add_column("date", no_wrap=True)
-    table.add_column("verdict", no_wrap=True)
-    table.add_column("version", no_wrap=True)
-    table.add_column("rows", justify="right", no_wrap=True)
+    table.add_column("date")
+    table.add_column("verdict")
+    table.add_column("version")
+    table.add_column("rows", justify="right")
     colours = task_colours(task_names(records))
     for head, colour in zip(day_columns(records), colours.values(), strict=True):
         table.add_column(Text(head.replace(", ", "\n"), style=colour), justify="right")
     for head in ("new IDs", "time", "size"):
-        table.add_column(head, justify="right", no_wrap=True)
+        table.add_column(head, justify="right")
     for line in day_lines(records):
         status = line.record.status
         table.add_row(

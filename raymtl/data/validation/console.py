@@ -8,7 +8,7 @@ from rich.table import Table
 from rich.text import Text
 
 from raymtl.data.validation.report import CheckReport, ColumnReport, PartReport
-from raymtl.telemetry.logs import FoldedTable
+from raymtl.telemetry.output import FoldedTable
 from raymtl.words import count_of
 
 _BARS = "▁▂▃▄▅▆▇█"

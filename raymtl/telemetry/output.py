@@ -1,0 +1,92 @@
+"""Standard output that cannot stop the work: a reader that went away or a full disk costs what is printed, and nothing else."""
+
+import os
+import sys
+from copy import copy
+from typing import Any, TextIO
+
+from rich.console import Console, ConsoleOptions, RenderResult
+from rich.measure import Measurement
+from rich.table import Column, Table
+
+
+class Output:
+    """A text stream in place of `sys.stdout`; the first error is kept, and everything after it is dropped."""
+
+    def __init__(self, stream: TextIO):
+        self._stream = stream
+        self.error: OSError | None = None
+
+    def write(self, text: str) -> int:
+        """Write, or drop."""
+        return self._try(self._stream.write, text) or len(text)
+
+    def flush(self) -> None:
+        """Flush, or drop."""
+        self._try(self._stream.flush)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._stream, name)
+
+    def _try(self, act: Any, *arguments: Any) -> Any:
+        try:
+            return act(*arguments)
+        except OSError as error:
+            self.error = self.error or error
+            # What is still buffered goes nowhere, so that nothing fails at the interpreter's end
+            nowhere = os.open(os.devnull, os.O_WRONLY)
+            os.dup2(nowhere, self._stream.fileno())
+            os.close(nowhere)
+            return None
+
+
+def replace_stdout() -> Output:
+    """Put an `Output` in the place of `sys.stdout`; characters that its encoding lacks become question marks."""
+    for stream in (sys.stdout, sys.stderr):
+        if hasattr(stream, "reconfigure"):
+            stream.reconfigure(errors="replace")
+    sys.stdout = output = Output(sys.stdout)  # type: ignore[assignment]
+    return output
+
+
+class FoldedTable(Table):
+    """A table that loses nothing on a narrow screen: columns that do not fit stand below, beside the first ones again.
+
+    rich itself cuts cells off, and half a number or a date without its end is worse than none.
+    """
+
+    def __init__(self, *headers: Any, keys: int = 1, **options: Any):
+        """`keys`: how many of the first columns are shown again in each part."""
+        self._keys = keys
+        super().__init__(*headers, **options)
+
+    def add_column(self, *arguments: Any, **options: Any) -> None:
+        super().add_column(*arguments, **{"overflow": "fold", **options})
+
+    def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
+        yield from self._parts(console, options)
+
+    def _parts(self, console: Console, options: ConsoleOptions) -> list[Table]:
+        keys, rest = self.columns[: self._keys], self.columns[self._keys :]
+        parts, chosen = [], list(keys)
+        for column in rest:
+            wider = self._of([*chosen, column])
+            unbounded = options.update(max_width=10_000)
+            fits = Measurement.get(console, unbounded, wider).maximum <= options.max_width
+            if not fits and len(chosen) > len(keys):
+                parts.append(self._of(chosen))
+                chosen = list(keys)
+            chosen.append(column)
+        parts.append(self._of(chosen))
+        parts[0].title, parts[0].title_justify = self.title, self.title_justify
+        parts[-1].caption, parts[-1].caption_justify = self.caption, self.caption_justify
+        return parts
+
+    def _of(self, columns: list[Column]) -> Table:
+        table = Table(
+            box=self.box, pad_edge=self.pad_edge, show_header=self.show_header, header_style=self.header_style
+        )
+        table.columns, table.rows = [copy(column) for column in columns], self.rows
+        for place, column in enumerate(table.columns):
+            column._index = place
+        return table
