@@ -56,7 +56,6 @@ PURPOSES = (
 )  # fmt: skip
 
 _RUN = Role.NAME | Role.LEARNING | Role.SINGLE_RUN | Role.PUBLISHING
-_DAY = Role.NAME | Role.LEARNING | Role.SINGLE_RUN
 _HASHED = Role.EXECUTION | Role.LEARNING | Role.SINGLE_RUN | Role.PUBLISHING
 
 
@@ -77,7 +76,7 @@ def run_fields(config: Section) -> dict[str, Any]:
 
 def day_fields(config: Section) -> dict[str, Any]:
     """What decides how a day of `raymtl daily` is trained, by dotted key."""
-    return _flat(_kept(config, _DAY))
+    return _flat(_kept(config, Role.LEARNING))
 
 
 def search_fields(config: Section) -> dict[str, Any]:

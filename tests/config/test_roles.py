@@ -116,10 +116,10 @@ def changed(path: str, value: object) -> tuple[Config, Config]:
 @pytest.mark.parametrize(
     ("path", "value", "counts"),
     [
-        ("name", "other", "run day search"),
+        ("name", "other", "run search"),
         ("output", "/other", ""),
         ("data.path", "/other", "hash read"),
-        ("data.train", {"start": "2026-01-02", "end": "2026-01-02"}, "hash run day search read"),
+        ("data.train", {"start": "2026-01-02", "end": "2026-01-02"}, "hash run search read"),
         ("data.read_tasks", 3, "hash"),
         ("data.block_rows", 300, "hash read"),
         ("data.unit_rows", 300, "hash run day search read"),
@@ -138,7 +138,7 @@ def changed(path: str, value: object) -> tuple[Config, Config]:
         ("train.placement.labels", {"a": "b"}, "hash"),
         ("train.checkpoint.keep", 5, "hash"),
         ("train.schedule.warmup_steps", 5, "hash run day search"),
-        ("train.early_stop", {"patience": 2}, "hash run day search"),
+        ("train.early_stop", {"patience": 2}, "hash run search"),
         ("daily.store", "/other", "hash run search"),
         ("daily.skip", ["2026-01-02"], "hash run search"),
         ("daily.gate.holdout", 0.1, "hash run day search"),
