@@ -7,6 +7,7 @@ from typing import Annotated, Literal
 from pydantic import BeforeValidator, Field, PositiveInt, model_validator
 
 from raymtl.config.base import Section
+from raymtl.config.roles import Role
 
 
 def _day(value: object) -> object:
@@ -19,7 +20,7 @@ def _day(value: object) -> object:
 
 
 Day = Annotated[dt.date, BeforeValidator(_day)]
-Location = Annotated[str, Field(min_length=1)]
+Location = Annotated[str, Field(min_length=1), Role.PATH]
 
 
 class DayRange(Section):
@@ -47,9 +48,9 @@ class DayRange(Section):
 class Scenario(Section):
     """The column that tells search from feed from live; metrics are also reported for each of its values."""
 
-    column: str
+    column: Annotated[str, Role.LEARNING | Role.READ]
     """Column of kind string or integer."""
-    values: Annotated[list[str | int], Field(min_length=1)]
+    values: Annotated[list[str | int], Field(min_length=1), Role.LEARNING | Role.READ]
     """The values to tell apart, in the order of reports. Any other value, and null, counts as `other`."""
 
     @model_validator(mode="after")
@@ -63,43 +64,43 @@ class Scenario(Section):
 class Shuffle(Section):
     """How the order of training rows is mixed. Evaluation always reads in file order."""
 
-    mode: Literal["none", "units", "rows"] = "rows"
+    mode: Annotated[Literal["none", "units", "rows"], Role.LEARNING] = "rows"
     """`none`: file order. `units`: the order of units is drawn anew for each pass. `rows`: the same, and the rows of each
     block of `data.block_rows` rows are permuted in the reading task."""
-    seed: int = 0
+    seed: Annotated[int, Role.LEARNING] = 0
     """Seed of both permutations; the same seed, data and config give the same order on any number of workers."""
 
 
 class Data(Section):
     """The data set: parquet files below `path`, partitioned by `ds=YYYY-MM-DD` and optionally `hour=HH`."""
 
-    path: Location
+    path: Annotated[Location, Role.EXECUTION | Role.READ]
     """Root folder or URL (`/logs`, `s3://bucket/logs`, `gs://…`, any file system that pyarrow or fsspec knows). A relative
     folder is taken from the folder in which the configuration is loaded."""
-    train: DayRange
+    train: Annotated[DayRange, Role.SINGLE_RUN | Role.READ]
     """The days to train on."""
-    eval: DayRange | None = None
+    eval: Annotated[DayRange | None, Role.SINGLE_RUN | Role.READ] = None
     """The days to evaluate on; null: no evaluation."""
-    eval_path: Location | None = None
+    eval_path: Annotated[Location | None, Role.EXECUTION | Role.READ] = None
     """Root of the evaluation data where it is another one than `path`."""
     scenario: Scenario | None = None
     """The scenario column, if the logs have one."""
-    weight: str | None = None
+    weight: Annotated[str | None, Role.LEARNING | Role.READ] = None
     """Column with the weight of a row, ≥ 0; null counts as 0. Null: every row weighs 1."""
-    group: str | None = None
+    group: Annotated[str | None, Role.LEARNING | Role.READ] = None
     """Column that groups rows for GAUC, usually the user; kind string or integer."""
-    timestamp: str | None = None
+    timestamp: Annotated[str | None, Role.LEARNING | Role.READ] = None
     """Column with the time of the impression; checked, not trained on."""
-    unit_rows: PositiveInt = 1_000_000
+    unit_rows: Annotated[PositiveInt, Role.LEARNING | Role.READ] = 1_000_000
     """Rows per unit, about: a unit is the part of the input that a checkpoint counts as wholly read or not at all."""
-    block_rows: PositiveInt = 65_536
+    block_rows: Annotated[PositiveInt, Role.EXECUTION | Role.READ] = 65_536
     """Rows at most in one block, the piece that a reading task hands to a worker; also the window of `shuffle.mode: rows`."""
     shuffle: Shuffle = Shuffle()
     """Order of the training rows."""
-    read_tasks: PositiveInt | None = None
+    read_tasks: Annotated[PositiveInt | None, Role.EXECUTION] = None
     """Reading tasks that run at a time, one logical CPU each. Null: half of the cluster's CPUs that the workers leave free,
     at least one."""
-    read_labels: dict[str, str] = {}
+    read_labels: Annotated[dict[str, str], Role.EXECUTION] = {}
     """Ray labels of the nodes that read, as in `train.placement.labels`; empty: any node."""
-    prefetch_blocks: Annotated[int, Field(ge=0)] = 2
+    prefetch_blocks: Annotated[int, Field(ge=0), Role.EXECUTION] = 2
     """Blocks that each worker fetches ahead."""

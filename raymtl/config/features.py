@@ -5,12 +5,13 @@ from typing import Annotated, Any, Literal
 from pydantic import Field, NonNegativeFloat, PositiveFloat, PositiveInt, field_validator
 
 from raymtl.config.base import Section
+from raymtl.config.roles import Role
 
 
 class _Column(Section):
-    column: str | None = None
+    column: Annotated[str | None, Role.MODEL | Role.READ] = None
     """Column of the parquet files; null: the feature's own name."""
-    side: Literal["user", "item"] | None = None
+    side: Annotated[Literal["user", "item"] | None, Role.SERVING] = None
     """What the value belongs to when candidates are ranked for a request: `user`, the same for all candidates (the user, history,
     device, time), or `item`, one for each. Training does not ask; a served model computes what depends on the user's side alone
     once (`docs/serving.md`). Null: `user` for a `sequence`, for the column of `data.group` and for `model.sequence.user`, else
@@ -18,54 +19,54 @@ class _Column(Section):
 
 
 class _Lookup(_Column):
-    table: str | None = None
+    table: Annotated[str | None, Role.MODEL | Role.READ] = None
     """Table to look up, a key of `tables`; several features may share one. Null: the table of the feature's own name."""
 
 
 class IdFeature(_Lookup):
     """One ID per row, integer or string; null looks up nothing and reads as the zero vector."""
 
-    kind: Literal["id"]
+    kind: Annotated[Literal["id"], Role.MODEL | Role.READ]
     """One ID."""
 
 
 class IdsFeature(_Lookup):
     """A list of IDs per row whose embeddings are pooled by the table's `pooling`; null and an empty list read as zeros."""
 
-    kind: Literal["ids"]
+    kind: Annotated[Literal["ids"], Role.MODEL | Role.READ]
     """A bag of IDs."""
-    max_length: PositiveInt | None = None
+    max_length: Annotated[PositiveInt | None, Role.MODEL | Role.READ] = None
     """Keep only the first so many IDs of a row; null: all."""
 
 
 class SequenceFeature(_Lookup):
     """An ordered list of IDs per row, oldest first, handed unpooled to the sequence slot of the model."""
 
-    kind: Literal["sequence"]
+    kind: Annotated[Literal["sequence"], Role.MODEL | Role.READ]
     """A history."""
-    max_length: PositiveInt = 50
+    max_length: Annotated[PositiveInt, Role.MODEL | Role.READ] = 50
     """Keep only the last (most recent) so many IDs of a row."""
 
 
 class DenseFeature(_Column):
     """One number per row. NaN and infinities break the contract; null becomes `fill`, or is learned (`model.input.missing`)."""
 
-    kind: Literal["dense"]
+    kind: Annotated[Literal["dense"], Role.MODEL | Role.READ]
     """A number."""
-    transform: Literal["none", "log1p"] = "none"
+    transform: Annotated[Literal["none", "log1p"], Role.MODEL | Role.READ] = "none"
     """`log1p`: sign(x)·log(1+|x|), for heavy tails. Applied before `mean` and `std`."""
-    mean: float = 0.0
+    mean: Annotated[float, Role.MODEL | Role.READ] = 0.0
     """Subtracted after the transform."""
-    std: PositiveFloat = 1.0
+    std: Annotated[PositiveFloat, Role.MODEL | Role.READ] = 1.0
     """Divides after `mean` is subtracted."""
-    fill: float = 0.0
+    fill: Annotated[float, Role.MODEL | Role.READ] = 0.0
     """Value of null, in the units after `mean` and `std`; a learned value starts there."""
 
 
 class BiasFeature(_Lookup):
     """A position-like ID that may only reach the bias slot (training only), never the model's main input."""
 
-    kind: Literal["bias"]
+    kind: Annotated[Literal["bias"], Role.MODEL | Role.READ]
     """A position or the like."""
 
 
@@ -75,31 +76,31 @@ Feature = Annotated[IdFeature | IdsFeature | SequenceFeature | DenseFeature | Bi
 class Init(Section):
     """How the rows of a table start."""
 
-    distribution: Literal["normal", "uniform", "zeros"] = "normal"
+    distribution: Annotated[Literal["normal", "uniform", "zeros"], Role.LEARNING] = "normal"
     """`normal`: N(0, scale²). `uniform`: U(−scale, scale)."""
-    scale: NonNegativeFloat = 0.01
+    scale: Annotated[NonNegativeFloat, Role.LEARNING] = 0.01
     """Standard deviation, or half width."""
 
 
 class TableDefaults(Section):
     """What every table has unless its own entry says otherwise."""
 
-    dim: PositiveInt = 16
+    dim: Annotated[PositiveInt, Role.MODEL] = 16
     """Width D of an embedding; kernels like multiples of 4."""
-    id_space: Literal["hash", "direct", "map"] = "hash"
+    id_space: Annotated[Literal["hash", "direct", "map"], Role.LEARNING | Role.READ | Role.LOOKUP] = "hash"
     """How an ID becomes a row. `hash`: mix64(id) mod rows, any ID, strings too. `direct`: the ID is the row, 0 ≤ id < rows.
     `map`: each ID that was admitted has a row of its own, any ID, strings too; row 0 stands for all the others."""
-    admit_count: PositiveInt = 1
+    admit_count: Annotated[PositiveInt, Role.LEARNING | Role.LOOKUP] = 1
     """Only for `map`: lookups in the counting pass that a new ID needs to get a row."""
-    evict_after_days: PositiveInt | None = None
+    evict_after_days: Annotated[PositiveInt | None, Role.LEARNING | Role.LOOKUP] = None
     """Only for `map`: an ID that was last seen more than so many days ago loses its row; null: never."""
-    pooling: Literal["sum", "mean"] = "sum"
+    pooling: Annotated[Literal["sum", "mean"], Role.LEARNING | Role.LOOKUP] = "sum"
     """How the embeddings of an `ids` feature become one vector."""
     init: Init = Init()
     """Start of the rows."""
-    lr: PositiveFloat | None = None
+    lr: Annotated[PositiveFloat | None, Role.LEARNING] = None
     """Learning rate of the table; null: that of `train.sparse_optimizer`. Keep to few distinct values: each costs a kernel."""
-    sharding: Literal["table_wise", "row_wise", "column_wise"] | None = None
+    sharding: Annotated[Literal["table_wise", "row_wise", "column_wise"] | None, Role.EXECUTION | Role.LOOKUP] = None
     """Fixes how the table is spread over the workers; null: the planner chooses."""
 
     @field_validator("id_space", mode="before")
@@ -116,7 +117,7 @@ class TableDefaults(Section):
 class Table(TableDefaults):
     """One embedding table."""
 
-    rows: PositiveInt
+    rows: Annotated[PositiveInt, Role.LEARNING | Role.READ | Role.LOOKUP]
     """Number of rows."""
 
 

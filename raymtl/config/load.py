@@ -3,8 +3,8 @@
 The YAML is read as version 1.2 has it where 1.1 surprises: `1e-3` is a number, `no` and `on` are text, and so is
 `2026-01-31` (the fields that hold days turn it into one). A key given twice is an error, never a silent choice.
 
-Local relative paths (the keys in `PATHS`) are taken from the current folder at the moment of loading and `~` is expanded,
-because Ray starts its workers in a folder of its own. URLs stay as they are.
+Local relative paths (the fields of type `Location`) are taken from the current folder at the moment of loading and `~` is
+expanded, because Ray starts its workers in a folder of its own. URLs stay as they are.
 """
 
 import hashlib
@@ -17,6 +17,7 @@ from pydantic import ValidationError
 
 from raymtl.config.base import Section
 from raymtl.config.explain import explain, flags_as_numbers
+from raymtl.config.roles import hashed_fields, path_fields
 from raymtl.config.root import Config
 from raymtl.config.schema import kind_of
 from raymtl.config.yamltext import dump_yaml, parse_yaml
@@ -24,9 +25,6 @@ from raymtl.errors import ConfigError, DataError, StorageError
 from raymtl.storage.paths import absolute
 
 S = TypeVar("S", bound=Section)
-
-PATHS = ("data.path", "data.eval_path", "output", "daily.store", "tune.start.store")
-"""Keys that hold a folder or a URL."""
 
 MOST = 10
 """Errors listed at most."""
@@ -50,17 +48,17 @@ def load_config(path: str | None, overrides: Sequence[str] = (), *, text: str | 
 def config_from_dict(raw: dict[str, Any], source: str = "the configuration", set_paths: Sequence[str] = ()) -> Config:
     """Validate a configuration that is a dict already; `source` names it in errors, `set_paths` are marked as from `--set`."""
     config = _validated(Config, raw, source, set_paths)
-    for path in PATHS:
+    for path in path_fields(Config):
         config = _with_absolute(config, path.split("."))
     return config
 
 
 def relative_paths(overrides: Sequence[str]) -> list[str]:
-    """Those of `PATHS` that `--set` overrides give as a relative path or below `~`, each as `key=value`."""
+    """Those of the paths that `--set` overrides give as a relative path or below `~`, each as `key=value`."""
     raw: dict[str, Any] = {}
     for override in overrides:
         _override(raw, override)
-    found = {path: _at(raw, path.split(".")) for path in PATHS}
+    found = {path: _at(raw, path.split(".")) for path in path_fields(Config)}
     return [
         f"{path}={value}"
         for path, value in found.items()
@@ -111,10 +109,7 @@ def config_hash(config: Config) -> str:
 
     The order of features, tables and tasks counts: it is the order of the model's inputs and outputs.
     """
-    content = config.model_dump(
-        mode="json", exclude={"name": True, "output": True, "tune": True, "features": {"__all__": {"side"}}}
-    )
-    return hashlib.sha256(json.dumps(content, separators=(",", ":")).encode()).hexdigest()[:16]
+    return hashlib.sha256(json.dumps(hashed_fields(config), separators=(",", ":")).encode()).hexdigest()[:16]
 
 
 def _read(path: str) -> str:

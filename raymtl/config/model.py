@@ -3,12 +3,13 @@
 A slot of `type: custom` names a class of the user's own package (`docs/extending.md`).
 """
 
-from typing import Any
+from typing import Annotated, Any
 
 from pydantic import model_validator
 
 from raymtl.config.base import Section, did_you_mean
 from raymtl.config.presets import PRESETS, apply_preset
+from raymtl.config.roles import Role
 from raymtl.config.slots.bias import Bias, NoBias
 from raymtl.config.slots.common import Dropout, Widths
 from raymtl.config.slots.coupler import Coupler, NoCoupler
@@ -22,16 +23,16 @@ from raymtl.config.slots.trunk import Trunk
 class Towers(Section):
     """Per-task MLPs between trunk and coupler."""
 
-    hidden: Widths = [64, 32]
+    hidden: Annotated[Widths, Role.MODEL] = [64, 32]
     """Widths; `[]`: the coupler reads the trunk's output."""
-    dropout: Dropout = 0.0
+    dropout: Annotated[Dropout, Role.LEARNING] = 0.0
     """After each layer."""
 
 
 class Model(Section):
     """The model: a preset, and whatever of its slots is to differ."""
 
-    preset: str | None = None
+    preset: Annotated[str | None, Role.MODEL] = None
     """A published model (`raymtl config presets` lists them); the keys below override its slots."""
     input: Input = ConcatInput()
     """Embeddings and dense features -> x [B, d]."""

@@ -11,6 +11,7 @@ from raymtl.config.data import Data, Location
 from raymtl.config.features import DenseFeature, Feature, Table, TableDefaults, table_of
 from raymtl.config.model import Model
 from raymtl.config.model_checks import model_problems
+from raymtl.config.roles import NotSearched, Role
 from raymtl.config.tasks import Task
 from raymtl.config.train import Train
 from raymtl.config.tune import Tune
@@ -29,12 +30,14 @@ class Config(Section):
         str,
         Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*$"),
         Words("a name of letters, digits, `_`, `.` and `-` that begins with a letter or digit"),
+        Role.NAME,
+        NotSearched("it names the folder of the search"),
     ] = "run"
     """Name of the run; its folder is `<output>/<name>`. The same name continues the same run."""
-    output: Location = "runs"
+    output: Annotated[Location, Role.OUTPUT, NotSearched("it is where the search is kept")] = "runs"
     """Folder or URL for run folders; on several nodes it must be storage that all of them see. A relative folder is taken from
     the folder in which the configuration is loaded."""
-    data: Data
+    data: Annotated[Data, NotSearched("all trials read the same rows")]
     """The logs."""
     features: Annotated[dict[Name, Feature], Field(min_length=1)]
     """What the model reads."""
@@ -44,15 +47,17 @@ class Config(Section):
     """The embedding tables."""
     tasks: Annotated[dict[Name, Task], Field(min_length=1)]
     """What the model predicts, in the order of reports."""
-    tasks_subset: list[Name] | None = None
+    tasks_subset: Annotated[
+        list[Name] | None, Role.LEARNING | Role.READ, NotSearched("all trials are measured on the same tasks")
+    ] = None
     """Train only these of the tasks; null: all. A parent left out drops that edge of the funnel."""
     model: Model
     """The model."""
     train: Train = Train()
     """The run."""
-    daily: Daily | None = None
+    daily: Annotated[Daily | None, NotSearched("no trial publishes")] = None
     """The daily job (`raymtl daily`); null: there is none."""
-    tune: Tune | None = None
+    tune: Annotated[Tune | None, NotSearched("a search does not change itself")] = None
     """The search (`raymtl tune`); null: there is none. It is no part of what a run is: a run goes on whatever it says."""
 
     @model_validator(mode="after")

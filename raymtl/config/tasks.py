@@ -1,38 +1,42 @@
 """What the model predicts: one entry per task."""
 
-from typing import Literal
+from typing import Annotated, Literal
 
 from pydantic import NonNegativeFloat, NonNegativeInt, PositiveFloat
 
 from raymtl.config.base import Section
+from raymtl.config.roles import NotSearched, Role
+
+_LABELS = Role.LEARNING | Role.READ
+_MEASURED = NotSearched("it changes what is measured")
 
 
 class Task(Section):
     """One prediction target, on all impressions unless it has `given`: `parent` is the funnel's order, not a condition."""
 
-    kind: Literal["binary", "count", "real"] = "binary"
+    kind: Annotated[Literal["binary", "count", "real"], _LABELS, _MEASURED] = "binary"
     """`binary`: labels 0 or 1, cross entropy. `count`: labels ≥ 0, Poisson. `real`: any finite number, squared error."""
-    label: str | None = None
+    label: Annotated[str | None, _LABELS, _MEASURED] = None
     """Label column; null: the task's own name. Null (and NaN) means not observed."""
-    observed: str | None = None
+    observed: Annotated[str | None, _LABELS, _MEASURED] = None
     """Boolean column that is true where the label counts. Null: observed wherever the label is not null."""
-    parent: str | None = None
+    parent: Annotated[str | None, _LABELS, _MEASURED] = None
     """The task one step up the funnel (a click comes before a buy); binary tasks only."""
-    given: str | None = None
+    given: Annotated[str | None, _LABELS, _MEASURED] = None
     """Makes the prediction conditional: only rows count where this binary task is observed and 1 (a conversion given the click).
     Null: all impressions."""
-    weight: NonNegativeFloat = 1.0
+    weight: Annotated[NonNegativeFloat, Role.LEARNING | Role.COUPLING] = 1.0
     """Weight of the task's loss in the total."""
-    transform: Literal["none", "log1p"] = "none"
+    transform: Annotated[Literal["none", "log1p"], _LABELS, _MEASURED] = "none"
     """`log1p` trains a `real` task on log(1+y); metrics are in the label's own unit. Labels must be ≥ 0 then."""
-    base_rate: PositiveFloat | None = None
+    base_rate: Annotated[PositiveFloat | None, Role.LEARNING] = None
     """Mean label that the head's bias starts from; null: measured on a sample of the training days."""
-    normalizer_floor: NonNegativeFloat = 1.0
+    normalizer_floor: Annotated[NonNegativeFloat, Role.LEARNING] = 1.0
     """Least number of observed labels that the mean of a batch divides by (`docs/losses.md`)."""
-    delay_days: NonNegativeInt = 0
+    delay_days: Annotated[NonNegativeInt, _LABELS, _MEASURED] = 0
     """Only for `raymtl daily`: days until a day's labels of this task are final. Until then they are not trained on, neither as
     negatives nor as positives; then the job reads that day's partition once more, for this task alone."""
-    truth: str | None = None
+    truth: Annotated[str | None, _LABELS, _MEASURED] = None
     """Column with the true probability or mean, as `raymtl synth` writes it: gives the best reachable metric. It is never
     trained on."""
 

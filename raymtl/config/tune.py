@@ -6,6 +6,7 @@ from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveFloat, Pos
 
 from raymtl.config.base import Section, quoted
 from raymtl.config.data import Location
+from raymtl.config.roles import Role
 
 Range = tuple[float, float]
 WholeRange = tuple[int, int]
@@ -74,13 +75,13 @@ class Objective(Section):
     days: the training loss is none, since it changes with the very weights that are searched.
     """
 
-    metric: str | None = None
+    metric: Annotated[str | None, Role.SEARCH] = None
     """One metric."""
-    mean: Annotated[dict[str, PositiveFloat], Field(min_length=1)] | None = None
+    mean: Annotated[Annotated[dict[str, PositiveFloat], Field(min_length=1)] | None, Role.SEARCH] = None
     """A weighted mean of metrics, from their names to their weights; one of which less is better counts negative."""
-    pareto: Annotated[list[str], Field(min_length=2)] | None = None
+    pareto: Annotated[Annotated[list[str], Field(min_length=2)] | None, Role.SEARCH] = None
     """Several metrics at once: the trials that no other one beats in all of them."""
-    subject_to: dict[str, Bound] = {}
+    subject_to: Annotated[dict[str, Bound], Role.SEARCH] = {}
     """Limits on other metrics; a trial that breaks one is never the best."""
 
     @model_validator(mode="before")
@@ -107,32 +108,32 @@ class Objective(Section):
 class TPE(Section):
     """Optuna's tree-structured Parzen estimator: learns from the trials before; for one objective or several."""
 
-    type: Literal["tpe"]
+    type: Annotated[Literal["tpe"], Role.SEARCH]
     """Tree-structured Parzen estimator."""
-    startup_trials: PositiveInt = 8
+    startup_trials: Annotated[PositiveInt, Role.SEARCH] = 8
     """Trials at random before it begins to learn."""
 
 
 class NSGA2(Section):
     """Optuna's NSGA-II, a genetic search for several objectives; needs many short trials."""
 
-    type: Literal["nsga2"]
+    type: Annotated[Literal["nsga2"], Role.SEARCH]
     """NSGA-II."""
-    population: Annotated[int, Field(ge=2)] = 12
+    population: Annotated[int, Field(ge=2), Role.SEARCH] = 12
     """Trials of a generation."""
 
 
 class RandomSearch(Section):
     """Every trial at random, whatever was found before."""
 
-    type: Literal["random"]
+    type: Annotated[Literal["random"], Role.SEARCH]
     """Random."""
 
 
 class Grid(Section):
     """Every combination of the values; all dimensions must be a `choice`."""
 
-    type: Literal["grid"]
+    type: Annotated[Literal["grid"], Role.SEARCH]
     """Grid."""
 
 
@@ -142,34 +143,34 @@ Sampler = Annotated[TPE | NSGA2 | RandomSearch | Grid, Field(discriminator="type
 class NoStopping(Section):
     """Every trial trains to its end."""
 
-    type: Literal["none"]
+    type: Annotated[Literal["none"], Role.SEARCH]
     """No trial is stopped."""
 
 
 class ASHA(Section):
     """Asynchronous successive halving: at every rung only the best part of the trials that came so far goes on."""
 
-    type: Literal["asha"]
+    type: Annotated[Literal["asha"], Role.SEARCH]
     """Asynchronous successive halving."""
-    first_rung_rows: PositiveInt
+    first_rung_rows: Annotated[PositiveInt, Role.SEARCH]
     """Rows seen at the first rung; each further one lies `reduction` times as far. A trial is judged at the end of the unit in
     which it passes the rung."""
-    reduction: Annotated[int, Field(ge=2)] = 3
+    reduction: Annotated[int, Field(ge=2), Role.SEARCH] = 3
     """One of so many goes on from each rung."""
-    by: str | None = None
+    by: Annotated[str | None, Role.SEARCH] = None
     """Metric to judge by; null: the objective, which must not be `pareto` then."""
 
 
 class MedianStop(Section):
     """A trial stops where its best value so far is worse than the median of the others at the same rows."""
 
-    type: Literal["median"]
+    type: Annotated[Literal["median"], Role.SEARCH]
     """Median stopping."""
-    every_rows: PositiveInt
+    every_rows: Annotated[PositiveInt, Role.SEARCH]
     """Rows from one judgement to the next."""
-    startup_trials: PositiveInt = 5
+    startup_trials: Annotated[PositiveInt, Role.SEARCH] = 5
     """Finished trials before any is stopped."""
-    by: str | None = None
+    by: Annotated[str | None, Role.SEARCH] = None
     """Metric to judge by; null: the objective, which must not be `pareto` then."""
 
 
@@ -179,20 +180,22 @@ Stopping = Annotated[NoStopping | ASHA | MedianStop, Field(discriminator="type")
 class Start(Section):
     """A published version that every trial begins with."""
 
-    store: Location | None = None
+    store: Annotated[Location | None, Role.SEARCH] = None
     """Folder or URL of its store; null: `daily.store`."""
-    version: str | None = None
+    version: Annotated[str | None, Role.SEARCH] = None
     """Its name; null: the current one."""
-    train: Literal["all", "heads"] = "all"
+    train: Annotated[Literal["all", "heads"], Role.SEARCH] = "all"
     """`heads`: only towers, coupler and bias learn; the tables and all below the towers stay as they are."""
 
 
 class Tune(Section):
     """A search over fields of the configuration, for loss weights and anything else."""
 
-    space: dict[str, Dimension] = {}
+    space: Annotated[dict[str, Dimension], Role.SEARCH] = {}
     """Fields by their dotted path, such as `tasks.cart.weight` or `train.dense_optimizer.lr`, and the values to try."""
-    presets: list[Literal["loss_weights", "alpha", "learning_rates", "trunk", "embedding_dims"]] = []
+    presets: Annotated[
+        list[Literal["loss_weights", "alpha", "learning_rates", "trunk", "embedding_dims"]], Role.SEARCH
+    ] = []
     """Spaces that are ready to use, beside `space`; `docs/tuning.md` says what is in each."""
     objective: Objective = Objective(metric="mean_auc")
     """What makes a trial better."""
@@ -200,20 +203,20 @@ class Tune(Section):
     """How the next trial is chosen."""
     stopping: Stopping = NoStopping(type="none")
     """When a trial is given up early."""
-    max_trials: PositiveInt = 24
+    max_trials: Annotated[PositiveInt, Role.SEARCH_SIZE] = 24
     """Trials of the search, the default configuration being the first; the repeats come on top."""
-    max_concurrent: PositiveInt | None = None
+    max_concurrent: Annotated[PositiveInt | None, Role.SEARCH_SIZE] = None
     """Trials at a time; null: as many as the cluster has CPUs (or GPUs) for."""
-    time_budget_s: PositiveFloat | None = None
+    time_budget_s: Annotated[PositiveFloat | None, Role.SEARCH_SIZE] = None
     """No new trial begins after so many seconds of searching; those under way go on to their ends, and the repeats follow."""
-    structure_trials: NonNegativeInt = 0
+    structure_trials: Annotated[NonNegativeInt, Role.SEARCH] = 0
     """First so many trials on everything but loss weights and couplings (alpha); then, with the best structure found, those
     alone. 0: all at once."""
-    repeats: NonNegativeInt = 3
+    repeats: Annotated[NonNegativeInt, Role.SEARCH_SIZE] = 3
     """Seeds with which the best trial and the default are trained again at the end, to tell a gain from noise."""
-    seed: int = 0
+    seed: Annotated[int, Role.SEARCH] = 0
     """Seed of the sampler."""
-    gpus_per_trial: Annotated[float, Field(gt=0, le=1)] = 1.0
+    gpus_per_trial: Annotated[float, Field(gt=0, le=1), Role.SEARCH_SIZE] = 1.0
     """With `train.use_gpu` and one worker: the share of a GPU that a trial takes, so that several run on one."""
     start: Start | None = None
     """Version to begin with; null: every trial starts from the seed."""

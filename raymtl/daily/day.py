@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from raymtl.config.daily import Daily
+from raymtl.config.roles import day_fields
 from raymtl.config.root import Config
 from raymtl.daily.calendar import ExcludedDays, choose_base, known_versions
 from raymtl.daily.data_drift import find_data_drift
@@ -56,7 +57,6 @@ from raymtl.model_store.manifest import Manifest
 from raymtl.storage.object_store import Store, names, remove_folder
 from raymtl.storage.paths import join_path
 from raymtl.training.cluster import connect
-from raymtl.training.driver import model_defining_fields
 from raymtl.training.phases import joining, starting_workers
 from raymtl.training.ray_trainer import launch
 from raymtl.training.resources import reading_tasks, wait_for_resources
@@ -89,16 +89,9 @@ def section(config: Config) -> Daily:
     return config.daily
 
 
-def training_fields(config: Config) -> dict[str, Any]:
-    """What decides how a day is trained, by dotted key; where it runs and when things are kept or judged does not count."""
-    own = ("dense_lr_factor", "schedule", "accumulator_decay", "replay", "min_count", "gate.holdout", "bootstrap_days")
-    keys = tuple(f"daily.{key}" for key in own)
-    return {k: v for k, v in model_defining_fields(config).items() if not k.startswith("daily.") or k.startswith(keys)}
-
-
 def training_hash(config: Config) -> str:
     """Hash of what decides how a day is trained."""
-    return hashlib.sha256(json.dumps(training_fields(config), default=str).encode()).hexdigest()[:16]
+    return hashlib.sha256(json.dumps(day_fields(config), default=str).encode()).hexdigest()[:16]
 
 
 class Day:

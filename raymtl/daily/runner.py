@@ -5,6 +5,7 @@ from typing import Any
 
 from raymtl.config.daily import Daily
 from raymtl.config.load import config_from_dict
+from raymtl.config.roles import day_fields
 from raymtl.config.root import Config
 from raymtl.daily.backfill import Backfill
 from raymtl.daily.calendar import (
@@ -18,7 +19,7 @@ from raymtl.daily.calendar import (
     was_left_out,
     what_became_of,
 )
-from raymtl.daily.day import DailyRequest, Day, Listener, section, training_fields, training_hash
+from raymtl.daily.day import DailyRequest, Day, Listener, section, training_hash
 from raymtl.daily.ready import not_ready
 from raymtl.daily.record import FINAL, Record, read_record
 from raymtl.daily.reports.write import last_records
@@ -145,7 +146,7 @@ def _changed_since(config: Config, store: Store, record: Record) -> str | None:
         return None
     try:
         manifest = versions.read_unpublished(store, record.version or "")
-        before, now = training_fields(config_from_dict(manifest.config)), training_fields(config)
+        before, now = day_fields(config_from_dict(manifest.config)), day_fields(config)
     except UserError:  # the version was removed since, or another raymtl wrote it
         return "which key differs is not known: its version is gone, or of another raymtl"
     differing = [key for key in sorted({*before, *now}) if before.get(key) != now.get(key)]

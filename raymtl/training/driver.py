@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from raymtl.config.load import config_hash, dump_config, load_config
+from raymtl.config.roles import run_fields
 from raymtl.config.root import Config
 from raymtl.data.build_id_maps import make_maps, saved_maps
 from raymtl.data.read import Input
@@ -36,17 +37,6 @@ from raymtl.training.rundir import (
 from raymtl.training.score import check_scores
 from raymtl.training.shapes import check_fits
 from raymtl.training.worker import Job, run_worker
-
-# What may change between a stop and going on: where and how a run computes, not what it computes
-_EXECUTION = {
-    "train": {
-        "workers", "min_workers", "placement", "resize_check_s", "use_gpu", "cpus_per_worker",
-        "threads_per_worker", "pipeline", "checkpoint", "max_failures",
-        "start_timeout_s", "step_timeout_s", "log_every_steps",
-    },
-    "data": {"read_tasks", "read_labels", "prefetch_blocks", "block_rows", "path", "eval_path"},
-    "features": {"__all__": {"side"}},  # serving alone asks for it
-}  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -215,7 +205,7 @@ def _compare_with_previous(config: Config, run_dir: str) -> None:
             f"{join_path(run_dir, CONFIG)} of the earlier run cannot be read, it is damaged or of another version of raymtl "
             f"({error}); set another `name`"
         ) from error
-    before, now = model_defining_fields(previous), model_defining_fields(config)
+    before, now = run_fields(previous), run_fields(config)
     if before == now:
         return
     differing = [k for k in sorted({*before, *now}) if before.get(k) != now.get(k)]
@@ -225,19 +215,3 @@ def _compare_with_previous(config: Config, run_dir: str) -> None:
         + (f" ({len(differing) - 1} more keys differ)" if len(differing) > 1 else "")
         + "; set another `name`, or the old values to go on with it"
     )
-
-
-def model_defining_fields(config: Config) -> dict[str, Any]:
-    """The configuration by dotted key, without what only says where and how to compute."""
-    flat: dict[str, Any] = {}
-
-    def walk(value: Any, path: str) -> None:
-        if isinstance(value, dict) and value:
-            for key, inner in value.items():
-                walk(inner, f"{path}.{key}" if path else key)
-        else:
-            flat[path] = value
-
-    raw = config.model_dump(mode="json", exclude={**_EXECUTION, "output": True, "tune": True})  # type: ignore[arg-type]
-    walk(raw, "")
-    return {k: v for k, v in flat.items() if not k.endswith(".sharding")}

@@ -3,6 +3,7 @@
 Imports neither Ray nor TorchRec, which take longer than the checks.
 """
 
+from raymtl.config.roles import Role, roles_at
 from raymtl.config.root import Config
 from raymtl.errors import ConfigError
 from raymtl.storage.paths import join_path
@@ -33,7 +34,7 @@ def check(config: Config) -> Space:
         raise ConfigError(
             f"tune.structure_trials is {stages}, but the space has nothing but {kind}; set it to 0, or add the other kind"
         )
-    shaping = next((field for field in fields if _shapes(field)), None)
+    shaping = next((field for field in fields if any(Role.STRUCTURE in role for role in roles_at(Config, field))), None)
     if config.tune.start is not None and shaping is not None:
         raise ConfigError(
             f"tune.space.{shaping} changes the shape of the model, so that no trial could begin with the version of tune.start; "
@@ -53,12 +54,8 @@ def check(config: Config) -> Space:
 def _changes_map(field: str, config: Config) -> bool:
     """Whether a field decides on which ID holds which row of a `map` table."""
     section, *keys = field.split(".")
-    return section == "tables" and keys[0] in config.map_tables() and keys[1] not in ("dim", "lr", "init")
-
-
-def _shapes(field: str) -> bool:
-    """Whether a field decides on the shapes of weights."""
-    loose = ("dropout", "alpha", "space", "weight")
-    return (field.split(".")[0] in ("model", "features") and field.split(".")[-1] not in loose) or field.endswith(
-        ".dim"
+    return (
+        section == "tables"
+        and keys[0] in config.map_tables()
+        and any(Role.LOOKUP in role for role in roles_at(Config, field))
     )

@@ -12,6 +12,7 @@ from ray import tune as ray_tune
 from ray.tune.search import Searcher
 
 from raymtl.config.load import config_hash, dump_config, load_config
+from raymtl.config.roles import search_fields
 from raymtl.config.root import Config
 from raymtl.data.build_id_maps import make_maps
 from raymtl.data.ids.id_map import MapFile, find_map, save_map
@@ -26,7 +27,7 @@ from raymtl.storage.filesystem import open_filesystem
 from raymtl.storage.object_store import open_store
 from raymtl.storage.paths import join_path
 from raymtl.training.cluster import connect
-from raymtl.training.driver import model_defining_fields, prepare_inputs
+from raymtl.training.driver import prepare_inputs
 from raymtl.training.phases import joining
 from raymtl.training.resources import ResourceGrant, reading_tasks
 from raymtl.training.rundir import CONFIG, read_file, run_lock, write_file
@@ -44,9 +45,6 @@ from raymtl.words import count_of
 
 CLOCK = "clock.json"
 """Seconds that a search has taken, and where they went."""
-
-# Of the search only its size may change between a stop and going on
-_SIZE = {"max_trials", "max_concurrent", "time_budget_s", "repeats", "gpus_per_trial"}
 
 
 def tune(config: Config, *, address: str | None = None, on_event: Listener | None = None) -> dict[str, Any]:
@@ -92,7 +90,7 @@ def tune(config: Config, *, address: str | None = None, on_event: Listener | Non
                 folder,
                 inputs,
                 blocks,
-                reading_part(space.base),
+                reading_part(config),
                 ready.base_rates,
                 begin,
                 room,
@@ -288,17 +286,12 @@ def _compare_with_previous(config: Config, folder: str) -> None:
         ) from error
     if before.tune is None:
         raise ConfigError(f"the folder {folder} is that of a run, not of a search; set another `name`")
-    if _identity(before) != _identity(config):
+    if search_fields(before) != search_fields(config):
         what = "tune" if config_hash(before) == config_hash(config) else "configuration"
         raise ConfigError(
             f"the search {folder} was begun with another {what}, and its trials cannot be compared with new ones; set another "
             "`name`, or the old values to go on with it (max_trials, max_concurrent, time_budget_s and repeats may change)"
         )
-
-
-def _identity(config: Config) -> Any:
-    assert config.tune is not None
-    return model_defining_fields(config), config.tune.model_dump(mode="json", exclude=_SIZE)
 
 
 # Room

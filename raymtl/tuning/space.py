@@ -10,9 +10,11 @@ from typing import Any
 
 from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution, IntDistribution
 
-from raymtl.config.base import did_you_mean
+from raymtl.config.base import did_you_mean, quoted
 from raymtl.config.load import MOST, config_from_dict
+from raymtl.config.roles import Role, not_searched, roles_at
 from raymtl.config.root import Config
+from raymtl.config.tasks import Task
 from raymtl.config.tune import Dimension
 from raymtl.errors import ConfigError
 
@@ -22,25 +24,6 @@ Draw = dict[str, Any]
 
 RATIO = "weight_ratio."
 """Dimensions of `loss_weights`: weight of a task over that of the first task."""
-
-_FIXED = {
-    "name": "it names the folder of the search",
-    "output": "it is where the search is kept",
-    "data": "all trials read the same rows",
-    "tasks_subset": "all trials are measured on the same tasks",
-    "daily": "no trial publishes",
-    "tune": "a search does not change itself",
-    "train.workers": "it does not change what is learned",
-    "train.use_gpu": "it does not change what is learned",
-    "train.cpus_per_worker": "it does not change what is learned",
-    "train.threads_per_worker": "it does not change what is learned",
-    "train.checkpoint": "it does not change what is learned",
-    "train.eval_every_units": "all trials are measured at the same rows",
-    "train.select": "`tune.objective` chooses",
-    "train.early_stop": "`tune.stopping` stops trials",
-    "train.seed": "the seed is what the repeats at the end change",
-}
-_OF_TASKS = ("weight", "normalizer_floor", "base_rate")
 
 
 @dataclass(frozen=True)
@@ -90,8 +73,7 @@ class Axis:
     @property
     def couples(self) -> bool:
         """Whether this is a loss weight or a coupling, which a search in two stages leaves to the second."""
-        weights = self.name.startswith("tasks.") and self.name.endswith(".weight")
-        return weights or self.name.startswith((RATIO, "model.order_loss.", "model.kl_bound.", "train.balance"))
+        return all(Role.COUPLING in role for path in self.fields for role in roles_at(Config, path))
 
 
 class Space:
@@ -245,16 +227,15 @@ def _choice(name: str, fields: tuple[str, ...], values: list[Any], when: Mapping
 
 
 def _refuse_fixed(name: str) -> None:
-    for path, reason in _FIXED.items():
-        if name == path or name.startswith(f"{path}.") or path.startswith(f"{name}."):
-            raise ConfigError(f"tune.space.{name} cannot be searched: {reason}; remove it")
     parts = name.split(".")
-    if parts[0] == "tasks" and (len(parts) < 3 or parts[2] not in _OF_TASKS):
-        near = did_you_mean(parts[-1], _OF_TASKS)
+    free = [key for key in Task.model_fields if not_searched(Task, key) is None]
+    if parts[0] == "tasks" and (len(parts) < 3 or parts[2] not in free):
         raise ConfigError(
-            f"tune.space.{name} cannot be searched: of a task only `weight`, `normalizer_floor` and `base_rate` can, the rest "
-            f"changes what is measured{near}"
+            f"tune.space.{name} cannot be searched: of a task only {quoted(free[:-1])} and {quoted(free[-1:])} can, the rest "
+            f"changes what is measured{did_you_mean(parts[-1], free)}"
         )
+    if (reason := not_searched(Config, name)) is not None:
+        raise ConfigError(f"tune.space.{name} cannot be searched: {reason}; remove it")
 
 
 # Spaces that are ready to use

@@ -14,6 +14,7 @@ import torch
 from ray import tune
 
 from raymtl.config.load import config_from_dict, config_hash
+from raymtl.config.roles import read_fields
 from raymtl.config.root import Config
 from raymtl.data.read import Input
 from raymtl.errors import StorageError, UserError
@@ -49,22 +50,9 @@ class Shared:
     """Where to measure for the stopping rule."""
 
 
-def reading_part(config: dict[str, Any]) -> dict[str, Any]:
-    """What of a configuration, as plain values, the blocks depend on."""
-    tables = {name: {k: t[k] for k in ("rows", "id_space")} for name, t in config["tables"].items()}
-    # the order of rows and units is up to the trial
-    data = {k: v for k, v in config["data"].items() if k not in ("shuffle", "read_tasks", "prefetch_blocks")}
-    tasks = {n: {k: v for k, v in t.items() if k not in ("weight", "base_rate")} for n, t in config["tasks"].items()}
-    couples = config["model"]["coupler"].get("type") in ("product", "esm2")
-    missing = config["model"]["input"].get("missing")
-    return {
-        "features": config["features"],
-        "tables": tables,
-        "data": data,
-        "tasks": tasks,
-        "coupled": couples,
-        "missing": missing,
-    }
+def reading_part(config: Config) -> dict[str, Any]:
+    """What of a configuration the blocks depend on."""
+    return {**read_fields(config), "coupled": config.multiplies_labels()}
 
 
 def run_trial(config: dict[str, Any], shared: Shared) -> None:
@@ -120,7 +108,7 @@ def _train(number: int, raw: dict[str, Any], shared: Shared, reports: "Reports")
     )
     if not alone:
         return train_nested(job, shared.room, reports)
-    blocks = shared.blocks if reading_part(raw) == shared.reading else None
+    blocks = shared.blocks if reading_part(loaded) == shared.reading else None
     return train_in_process(job, blocks, shared.begin, reports)
 
 

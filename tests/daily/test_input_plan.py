@@ -16,7 +16,10 @@ from hypothesis import strategies as st
 
 from raymtl.config.root import Config
 from raymtl.daily import input_plan
+from raymtl.daily.day import training_hash
+from raymtl.daily.day_job import session_config
 from raymtl.daily.input_plan import held_out_input, plan_day, training_input, users_of
+from raymtl.daily.record import Record
 from raymtl.data.units import Plan
 from raymtl.errors import ConfigError, DataError
 from tests.helpers.daily_config import daily_config
@@ -318,3 +321,32 @@ def test_held_out_users_are_not_trained_on(logs):
     assert 200 < held.users.has(users).sum() < 400
     assert held.users.column == "user"
     assert (held.users.has(users) != users_of(config, jan(7), held_out=True).has(users)).any()
+
+
+@pytest.mark.parametrize("base", [None, 9])
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"name": "other"},
+        {"data": {"train": {"start": "2026-01-02", "end": "2026-01-04"}}},
+        {"data": {"eval": {"start": "2026-01-02", "end": "2026-01-04"}}},
+        {"train": {"early_stop": {"patience": 3}}},
+        {"train": {"eval_every_units": 3}},
+    ],
+)
+def test_what_a_run_of_its_own_is_told_changes_nothing_of_a_day(logs, change, base):
+    """A day goes by its date: neither is it another configuration, nor do the workers get another one, nor other rows."""
+    raw = configured(logs, replay={"share": 0.5, "days": 3}).model_dump(mode="json")
+    raw["data"]["eval"] = {"start": "2026-01-05", "end": "2026-01-05"}
+    before = Config.model_validate(raw)
+    for key, new in change.items():
+        raw[key] = {**raw[key], **new} if isinstance(new, dict) else new
+    after = Config.model_validate(raw)
+    assert after != before
+
+    def made(config: Config) -> Any:
+        record = Record(date=jan(10), config_hash="", base=base and "v", begun=dt.datetime(2026, 1, 11, tzinfo=dt.UTC))
+        plans = plan_day(config, jan(10), base and jan(base), ())
+        return plans, session_config(config, plans, jan(10), "/out", record), training_hash(config)
+
+    assert made(after) == made(before)

@@ -5,26 +5,27 @@ from typing import Annotated, Literal
 from pydantic import Field
 
 from raymtl.config.base import Section
+from raymtl.config.roles import Role
 from raymtl.config.slots.common import Custom, Dropout, Widths
 
 
 class NoBias(Section):
     """No position tower."""
 
-    type: Literal["none"] = "none"
+    type: Annotated[Literal["none"], Role.MODEL] = "none"
     """No position tower."""
 
 
 class PositionTower(Section):
     """A shallow tower over the `bias` features, added to some heads in training only (YouTube, RecSys'19)."""
 
-    type: Literal["position"]
+    type: Annotated[Literal["position"], Role.MODEL]
     """Shallow tower over position-like features."""
-    tasks: list[str] | None = None
+    tasks: Annotated[list[str] | None, Role.MODEL] = None
     """Tasks whose labels depend on where the item was shown, such as clicks, but not what follows them; null: the first."""
-    hidden: Widths = [16]
+    hidden: Annotated[Widths, Role.MODEL] = [16]
     """Widths of the tower; []: linear."""
-    dropout: Dropout = 0.1
+    dropout: Annotated[Dropout, Role.LEARNING] = 0.1
     """Share of the rows whose position is hidden in training, so that the model does not lean on it."""
 
 

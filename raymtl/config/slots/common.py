@@ -5,6 +5,7 @@ from typing import Annotated, Any, Literal
 from pydantic import Field, PositiveInt
 
 from raymtl.config.base import Section, Words
+from raymtl.config.roles import Role
 
 Widths = list[PositiveInt]
 Dropout = Annotated[float, Field(ge=0, lt=1)]
@@ -15,9 +16,11 @@ Groups = dict[str, Annotated[list[str], Field(min_length=1)]]
 class Custom(Section):
     """A slot class from outside the package."""
 
-    type: Literal["custom"]
+    type: Annotated[Literal["custom"], Role.MODEL]
     """Your own class."""
-    path: Annotated[str, Field(pattern=r"^[\w.]+:\w+$"), Words("the import path of a class, `package.module:Class`")]
+    path: Annotated[
+        str, Field(pattern=r"^[\w.]+:\w+$"), Words("the import path of a class, `package.module:Class`"), Role.MODEL
+    ]
     """`package.module:Class`, importable on every node."""
-    options: dict[str, Any] = {}
+    options: Annotated[dict[str, Any], Role.MODEL] = {}
     """Keyword arguments of the class."""

@@ -1,18 +1,19 @@
 """`model.order_loss` and `model.kl_bound`: terms of the loss that tie tasks together and need no label."""
 
-from typing import Literal
+from typing import Annotated, Literal
 
 from pydantic import NonNegativeFloat
 
 from raymtl.config.base import Section
+from raymtl.config.roles import Role
 
 
 class OrderLoss(Section):
     """AITM's behavioural expectation calibrator: α · mean max(p_child − p_parent, 0) over the funnel's edges."""
 
-    alpha: NonNegativeFloat = 0.0
+    alpha: Annotated[NonNegativeFloat, Role.LEARNING | Role.COUPLING] = 0.0
     """Strength α; 0 turns the term off. The paper's code uses 0.6."""
-    space: Literal["probability", "logit"] = "probability"
+    space: Annotated[Literal["probability", "logit"], Role.LEARNING | Role.COUPLING] = "probability"
     """Where the gap is measured; the paper: probabilities."""
 
 
@@ -22,5 +23,5 @@ class KLBound(Section):
     A conversion is a task with `given: <click>`, an order one on all rows with the same label column; every such pair is bound.
     """
 
-    weight: NonNegativeFloat = 0.0
+    weight: Annotated[NonNegativeFloat, Role.LEARNING | Role.COUPLING] = 0.0
     """Weight λ of the term; 0 turns it off."""

@@ -5,81 +5,82 @@ from typing import Annotated, Literal
 from pydantic import Field, PositiveInt
 
 from raymtl.config.base import Section
+from raymtl.config.roles import Role
 from raymtl.config.slots.common import Custom, Dropout, Groups
 
 
 class NoSequence(Section):
     """The model has no sequence features."""
 
-    type: Literal["none"] = "none"
+    type: Annotated[Literal["none"], Role.MODEL] = "none"
     """No sequence slot."""
 
 
 class PooledSequence(Section):
     """Each sequence is averaged over its valid steps."""
 
-    type: Literal["pooled"]
+    type: Annotated[Literal["pooled"], Role.MODEL]
     """Mean over the steps."""
 
 
 class TransformerSequence(Section):
     """Multi-head self-attention over each behaviour with positions, then the mean over its steps (M2M)."""
 
-    type: Literal["transformer"]
+    type: Annotated[Literal["transformer"], Role.MODEL]
     """Self-attention over the steps."""
-    behaviours: Groups | None = None
+    behaviours: Annotated[Groups | None, Role.MODEL] = None
     """Names to `sequence` features that describe the same steps, side by side; null: every sequence is a behaviour."""
-    heads: PositiveInt = 2
+    heads: Annotated[PositiveInt, Role.MODEL] = 2
     """Attention heads."""
-    layers: PositiveInt = 1
+    layers: Annotated[PositiveInt, Role.MODEL] = 1
     """Layers of attention and feed-forward."""
-    width: PositiveInt = 32
+    width: Annotated[PositiveInt, Role.MODEL] = 32
     """Width of a step inside and of each behaviour's output; a multiple of `heads`."""
-    position_dim: PositiveInt = 16
+    position_dim: Annotated[PositiveInt, Role.MODEL] = 16
     """Width of the learned position, put beside the step's embedding."""
-    positions: PositiveInt = 50
+    positions: Annotated[PositiveInt, Role.MODEL] = 50
     """Learned positions, counted back from the most recent step; older steps share the last one."""
-    dropout: Dropout = 0.0
+    dropout: Annotated[Dropout, Role.LEARNING] = 0.0
     """On attention and feed-forward."""
 
 
 class DUPNSequence(Section):
     """Property-gated LSTM over items and how they were acted on, then attention with the user (DUPN, KDD'18)."""
 
-    type: Literal["dupn"]
+    type: Annotated[Literal["dupn"], Role.MODEL]
     """Property-gated LSTM and attention."""
-    item: list[str] | None = None
+    item: Annotated[list[str] | None, Role.MODEL] = None
     """`sequence` features that say what a step was about; null: all but the properties."""
-    properties: list[str] = []
+    properties: Annotated[list[str], Role.MODEL] = []
     """`sequence` features that say how it was acted on (behaviour type, time); they drive the gates only."""
-    user: list[str] = []
+    user: Annotated[list[str], Role.MODEL] = []
     """Pooled ID features and dense ones of the user; never of the candidate, so that the vector is computed once per request."""
-    hidden: PositiveInt = 128
+    hidden: Annotated[PositiveInt, Role.MODEL] = 128
     """Width of the LSTM and of the user's vector; the slot's output is twice as wide, or just so without `user`."""
-    attention_hidden: PositiveInt = 64
+    attention_hidden: Annotated[PositiveInt, Role.MODEL] = 64
     """Width of the hidden layer of the attention."""
 
 
 class TIMSequence(Section):
     """One transformer for all tasks and behaviours, told apart by conditional layer norms (DTRN's TIM, CIKM'23)."""
 
-    type: Literal["tim"]
+    type: Annotated[Literal["tim"], Role.MODEL]
     """Task-specific interest from several behaviours."""
-    behaviours: Groups | None = None
+    behaviours: Annotated[Groups | None, Role.MODEL] = None
     """Names to `sequence` features that describe the same steps, side by side; null: every sequence is a behaviour."""
-    target: Annotated[list[str], Field(min_length=1)]
+    target: Annotated[list[str], Field(min_length=1), Role.MODEL]
     """Pooled features of the candidate item: the decoder's query."""
-    width: PositiveInt = 32
+    width: Annotated[PositiveInt, Role.MODEL] = 32
     """Width d of the transformer; each task gets d per behaviour."""
-    heads: PositiveInt = 2
+    heads: Annotated[PositiveInt, Role.MODEL] = 2
     """Attention heads."""
-    layers: PositiveInt = 1
+    layers: Annotated[PositiveInt, Role.MODEL] = 1
     """Encoder layers; the decoder has one."""
-    condition_dim: PositiveInt = 16
+    condition_dim: Annotated[PositiveInt, Role.MODEL] = 16
     """Width of the embeddings of tasks and of behaviour types that the hypernetwork reads."""
-    positions: PositiveInt = 50
+    positions: Annotated[PositiveInt, Role.MODEL] = 50
     """Learned positions, counted back from the most recent step; older steps share the last one."""
-    dropout: Dropout = 0.0
+    dropout: Annotated[Dropout, Role.LEARNING] = 0.0
     """On attention and feed-forward."""
 
 

@@ -5,91 +5,92 @@ from typing import Annotated, Literal
 from pydantic import Field, PositiveInt
 
 from raymtl.config.base import Section
+from raymtl.config.roles import Role
 from raymtl.config.slots.common import Custom, Dropout, Widths
 
 
 class SharedBottom(Section):
     """One MLP shared by all tasks; with `hidden: []` the towers read the input itself."""
 
-    type: Literal["shared_bottom"]
+    type: Annotated[Literal["shared_bottom"], Role.MODEL]
     """Shared bottom."""
-    hidden: Widths = [256, 128]
+    hidden: Annotated[Widths, Role.MODEL] = [256, 128]
     """Widths of the shared layers."""
-    dropout: Dropout = 0.0
+    dropout: Annotated[Dropout, Role.LEARNING] = 0.0
     """After each layer."""
 
 
 class MMoE(Section):
     """Experts shared by all tasks, mixed by one softmax gate per task (KDD'18)."""
 
-    type: Literal["mmoe"]
+    type: Annotated[Literal["mmoe"], Role.MODEL]
     """Multi-gate mixture of experts."""
-    experts: PositiveInt = 4
+    experts: Annotated[PositiveInt, Role.MODEL] = 4
     """Number E of experts."""
-    hidden: Annotated[Widths, Field(min_length=1)] = [128, 64]
+    hidden: Annotated[Widths, Field(min_length=1), Role.MODEL] = [128, 64]
     """Widths of every expert."""
-    bottom: Widths = []
+    bottom: Annotated[Widths, Role.MODEL] = []
     """Shared layers in front of experts and gates, where the input is wide (YouTube); []: they read the input."""
-    gate_bias: bool = False
+    gate_bias: Annotated[bool, Role.MODEL] = False
     """Adds a bias to the gates; the paper has none."""
-    shared_gate: bool = False
+    shared_gate: Annotated[bool, Role.MODEL] = False
     """One gate for all tasks (OMoE)."""
-    dropout: Dropout = 0.0
+    dropout: Annotated[Dropout, Role.LEARNING] = 0.0
     """After each expert layer."""
 
 
 class PLE(Section):
     """Experts of each task and shared ones, in levels (RecSys'20); one level is CGC."""
 
-    type: Literal["ple"]
+    type: Annotated[Literal["ple"], Role.MODEL]
     """Progressive layered extraction."""
-    levels: PositiveInt = 2
+    levels: Annotated[PositiveInt, Role.MODEL] = 2
     """Extraction levels."""
-    task_experts: Annotated[int, Field(ge=0)] = 2
+    task_experts: Annotated[int, Field(ge=0), Role.MODEL] = 2
     """Own experts of each task, per level."""
-    shared_experts: Annotated[int, Field(ge=0)] = 2
+    shared_experts: Annotated[int, Field(ge=0), Role.MODEL] = 2
     """Shared experts, per level; `task_experts + shared_experts` ≥ 1."""
-    hidden: Annotated[Widths, Field(min_length=1)] = [128, 64]
+    hidden: Annotated[Widths, Field(min_length=1), Role.MODEL] = [128, 64]
     """Widths of every expert."""
-    gate_bias: bool = False
+    gate_bias: Annotated[bool, Role.MODEL] = False
     """Adds a bias to the gates."""
-    dropout: Dropout = 0.0
+    dropout: Annotated[Dropout, Role.LEARNING] = 0.0
     """After each expert layer."""
 
 
 class SingleTask(Section):
     """One MLP for exactly one task (`tasks_subset`), the yardstick of the multi-task models."""
 
-    type: Literal["single_task"]
+    type: Annotated[Literal["single_task"], Role.MODEL]
     """One task alone."""
-    hidden: Widths = [256, 128]
+    hidden: Annotated[Widths, Role.MODEL] = [256, 128]
     """Widths of the layers."""
-    dropout: Dropout = 0.0
+    dropout: Annotated[Dropout, Role.LEARNING] = 0.0
     """After each layer."""
 
 
 class M2M(Section):
     """Experts, attention and towers whose weights the row's scenario generates (WSDM'22); set `towers.hidden` to []."""
 
-    type: Literal["m2m"]
+    type: Annotated[Literal["m2m"], Role.MODEL]
     """Multi-scenario multi-task meta learning."""
-    experts: PositiveInt = 4
+    experts: Annotated[PositiveInt, Role.MODEL] = 4
     """Number E of experts."""
-    hidden: Annotated[Widths, Field(min_length=1)] = [128, 64]
+    hidden: Annotated[Widths, Field(min_length=1), Role.MODEL] = [128, 64]
     """Widths of every expert; the last is D, the width of all views."""
-    knowledge: list[str] = []
+    knowledge: Annotated[list[str], Role.MODEL] = []
     """Features that describe the scenario and who acts in it, beside the scenario column: pooled ID features and dense ones."""
-    knowledge_dim: PositiveInt = 64
+    knowledge_dim: Annotated[PositiveInt, Role.MODEL] = 64
     """Width of the scenario knowledge from which weights are generated."""
-    meta_layers: PositiveInt = 1
+    meta_layers: Annotated[PositiveInt, Role.MODEL] = 1
     """Layers K of the meta unit in the attention."""
-    tower_layers: PositiveInt = 2
+    tower_layers: Annotated[PositiveInt, Role.MODEL] = 2
     """Layers J of the residual meta tower."""
-    meta_attention: bool = True
+    meta_attention: Annotated[bool, Role.MODEL] = True
     """False: the scenario takes no part in mixing the experts (ablation): plain softmax gates."""
-    meta_tower: bool = True
+    meta_tower: Annotated[bool, Role.MODEL] = True
     """False: residual towers with fixed weights (ablation)."""
-    dropout: Dropout = 0.0
+    dropout: Annotated[Dropout, Role.LEARNING] = 0.0
     """After each expert layer."""
 
 

@@ -1,0 +1,196 @@
+"""What each field decides, written on the field, and the lists of fields that follow from it.
+
+A field says its role in its type: `steps: Annotated[PositiveInt, Role.LEARNING] = 100`. A section of which no field has a role,
+such as a range of days, is one value: the field that holds it says the role.
+"""
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from enum import Flag, auto
+from functools import cache
+from typing import Any
+
+from raymtl.config.base import Section
+from raymtl.config.schema import Kind, field_kind, sections
+
+
+class Role(Flag):
+    """What a field decides: exactly one of `PURPOSES`, and any of the others beside it."""
+
+    NAME = auto()
+    """Names the run."""
+    OUTPUT = auto()
+    """Where results are kept."""
+    EXECUTION = auto()
+    """Where and how a run computes, not what: it may change between a stop and a resume."""
+    LEARNING = auto()
+    """What is learned: with another value a run, and a day of `raymtl daily`, is another one."""
+    SINGLE_RUN = auto()
+    """What a run of its own learns or measures; `raymtl daily` sets it for each day, whatever the file says."""
+    PUBLISHING = auto()
+    """When a day of `raymtl daily` is ready, and whether its version is published and kept; not how it is trained."""
+    SERVING = auto()
+    """How a version is served; training does not ask."""
+    SEARCH = auto()
+    """What a search is: its trials cannot be compared with those of another value."""
+    SEARCH_SIZE = auto()
+    """How far and how fast a search goes; it may change between a stop and a resume."""
+
+    STRUCTURE = auto()
+    """The model's structure: a version fits only a model with the same value."""
+    READ = auto()
+    """What reading makes of the logs: with the same values, trials share the rows that were read."""
+    LOOKUP = auto()
+    """How a table looks up its IDs; trials share the map of a `map` table."""
+    COUPLING = auto()
+    """How tasks are weighed and tied together; a search in two stages leaves it to the second."""
+    PATH = auto()
+    """A folder or a URL; a relative folder becomes absolute on loading."""
+
+    MODEL = LEARNING | STRUCTURE
+
+
+PURPOSES = (
+    Role.NAME, Role.OUTPUT, Role.EXECUTION, Role.LEARNING, Role.SINGLE_RUN, Role.PUBLISHING, Role.SERVING, Role.SEARCH,
+    Role.SEARCH_SIZE,
+)  # fmt: skip
+
+_RUN = Role.NAME | Role.LEARNING | Role.SINGLE_RUN | Role.PUBLISHING
+_HASHED = Role.EXECUTION | Role.LEARNING | Role.SINGLE_RUN | Role.PUBLISHING
+
+
+@dataclass(frozen=True)
+class NotSearched:
+    """Says in an `Annotated` type that `raymtl tune` must not change a field, or all fields of a section."""
+
+    reason: str
+
+
+# Lists that follow from the roles
+
+
+def run_fields(config: Section) -> dict[str, Any]:
+    """What a run is, by dotted key: another value is another run."""
+    return _flat(_kept(config, _RUN))
+
+
+def day_fields(config: Section) -> dict[str, Any]:
+    """What decides how a day of `raymtl daily` is trained, by dotted key."""
+    return _flat(_kept(config, Role.LEARNING))
+
+
+def search_fields(config: Section) -> dict[str, Any]:
+    """What a search is, by dotted key: another value is another search."""
+    return _flat(_kept(config, _RUN | Role.SEARCH))
+
+
+def read_fields(config: Section) -> dict[str, Any]:
+    """What decides what reading makes of the logs, by dotted key."""
+    return _flat(_kept(config, Role.READ))
+
+
+def hashed_fields(config: Section) -> dict[str, Any]:
+    """What the hash of a configuration is made of, section by section."""
+    return _kept(config, _HASHED)
+
+
+def path_fields(root: type[Section]) -> list[str]:
+    """Dotted keys of the folders and URLs."""
+    return [path for path, role in field_roles(root).items() if Role.PATH in role]
+
+
+def not_searched(root: type[Section], path: str) -> str | None:
+    """Why `raymtl tune` must not change a field or section; None: it may."""
+    return next((reason for fixed, reason in _reasons(root).items() if _meet(fixed, path)), None)
+
+
+def roles_at(root: type[Section], path: str) -> list[Role]:
+    """The role of a field, those of all fields of a section, or that of the field which holds a key such as `options.depth`."""
+    return [role for field, role in field_roles(root).items() if _meet(field, path)]
+
+
+# Roles of the classes' fields
+
+
+@cache
+def field_roles(root: type[Section]) -> dict[str, Role]:
+    """The role of every field by dotted key, with `<name>` for the names in mappings; those of a choice's sections together."""
+    found: dict[str, Role] = {}
+    for at in sections(root):
+        for key in at.section.model_fields:
+            if is_group(at.section) and not groups(field_kind(at.section, key)):
+                path = f"{at.path}.{key}".removeprefix(".")
+                found[path] = found.get(path, Role(0)) | own_role(at.section, key)
+    return found
+
+
+def own_role(section: type[Section], key: str) -> Role:
+    """The role that is written on a field; none: `Role(0)`."""
+    role = Role(0)
+    for mark in field_kind(section, key).marks:
+        role |= mark if isinstance(mark, Role) else Role(0)
+    return role
+
+
+@cache
+def is_group(section: type[Section]) -> bool:
+    """Whether a section is a group of fields, each with its role; else it is one value, whose holder says the role."""
+    return any(own_role(section, key) or groups(field_kind(section, key)) for key in section.model_fields)
+
+
+def groups(kind: Kind) -> list[type[Section]]:
+    """The groups of fields that a value holds, by themselves or by name; empty: the value has one role."""
+    inner = kind.item or kind
+    members = [inner.section] if inner.section is not None else list(inner.variants.values())
+    return [member for member in members if is_group(member)]
+
+
+@cache
+def _reasons(root: type[Section]) -> dict[str, str]:
+    return {
+        f"{at.path}.{key}".removeprefix("."): mark.reason
+        for at in sections(root)
+        for key in at.section.model_fields
+        for mark in field_kind(at.section, key).marks
+        if isinstance(mark, NotSearched)
+    }
+
+
+def _meet(pattern: str, path: str) -> bool:
+    """Whether one of the two is the other, or lies in it."""
+    pairs = zip(pattern.split("."), path.split("."), strict=False)
+    return all(known in ("<name>", given) for known, given in pairs)
+
+
+# Values of a configuration
+
+
+def _kept(section: Section, roles: Role) -> dict[str, Any]:
+    """The fields with one of these roles as plain values, in the order of the fields; a group that has none is left out."""
+    return dict(_walk(section, section.model_dump(mode="json"), lambda role: bool(role & roles)))
+
+
+def _walk(section: Section, plain: dict[str, Any], keep: Callable[[Role], bool]) -> Iterator[tuple[str, Any]]:
+    for key in type(section).model_fields:
+        value, kind = getattr(section, key), field_kind(type(section), key)
+        if not (below := groups(kind)):
+            if keep(own_role(type(section), key)):
+                yield key, plain[key]
+        elif not value:  # null, or a mapping without entries
+            if any(keep(role) for member in below for role in field_roles(member).values()):
+                yield key, plain[key]
+        elif isinstance(value, Section):
+            if inner := dict(_walk(value, plain[key], keep)):
+                yield key, inner
+        else:
+            named = {name: dict(_walk(one, plain[key][name], keep)) for name, one in value.items()}
+            if named := {name: inner for name, inner in named.items() if inner}:
+                yield key, named
+
+
+def _flat(nested: dict[str, Any], path: str = "") -> dict[str, Any]:
+    flat: dict[str, Any] = {}
+    for key, value in nested.items():
+        here = f"{path}.{key}" if path else key
+        flat |= _flat(value, here) if isinstance(value, dict) and value else {here: value}
+    return flat
