@@ -35,8 +35,6 @@ class TransformerSequence(Section):
     """Layers of attention and feed-forward."""
     width: PositiveInt = 32
     """Width of a step inside and of each behaviour's output; a multiple of `heads`."""
-    position_dim: PositiveInt = 16
-    """Width of the learned position, put beside the step's embedding."""
     positions: PositiveInt = 50
     """Learned positions, counted back from the most recent step; older steps share the last one."""
     dropout: Dropout = 0.0
@@ -56,8 +54,6 @@ class DUPNSequence(Section):
     """Pooled ID features and dense ones of the user; never of the candidate, so that the vector is computed once per request."""
     hidden: PositiveInt = 128
     """Width of the LSTM and of the user's vector; the slot's output is twice as wide, or just so without `user`."""
-    attention_hidden: PositiveInt = 64
-    """Width of the hidden layer of the attention."""
 
 
 class TIMSequence(Section):
@@ -75,8 +71,6 @@ class TIMSequence(Section):
     """Attention heads."""
     layers: PositiveInt = 1
     """Encoder layers; the decoder has one."""
-    condition_dim: PositiveInt = 16
-    """Width of the embeddings of tasks and of behaviour types that the hypernetwork reads."""
     positions: PositiveInt = 50
     """Learned positions, counted back from the most recent step; older steps share the last one."""
     dropout: Dropout = 0.0
