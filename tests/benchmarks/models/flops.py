@@ -91,7 +91,9 @@ def main() -> None:
     options = parser.parse_args()
     torch.set_num_threads(1)
     found: dict[str, dict[str, Any]] = {}
-    names = sorted((p.stem for p in CONF.glob("*.yaml") if p.stem != "example"), key=lambda n: n != "mmoe")
+    names = sorted(
+        (p.stem for p in CONF.glob("*.yaml") if p.stem not in ("base", "example")), key=lambda n: n != "mmoe"
+    )
     for name in names:
         runs = [measure(load_config(str(CONF / f"{name}.yaml")), options.rows, options.repeats) for _ in range(2)]
         best = max(runs, key=lambda r: r["gflop_per_s"])
