@@ -57,7 +57,7 @@ demo: setup  ## synthetic logs, training on two workers, a report
 	$(BIN)/python jobs/demo.py
 
 bench: setup  ## the benchmarks that need no other data (docs/performance.md has the others)
-	$(BIN)/python tests/benchmarks/bench_tables.py
+	$(BIN)/python -m tests.benchmarks.training.tables
 
 docs: setup  ## write docs/config.md anew from the configuration's classes
 	$(BIN)/python -m raymtl.config.reference > .venv/config.md

@@ -26,9 +26,8 @@ class Entropy(Section):
     """Each loss relative to what the best constant prediction costs: normalised entropies."""
 
     type: Annotated[Literal["entropy"], _BALANCE]
-    """Σ weight · loss / start loss; the start loss of a `binary` task is the entropy of its base rate."""
-    start_steps: Annotated[PositiveInt, _BALANCE] = 100
-    """Steps with labels whose mean loss is the start loss of a `count` or `real` task; fixed from then on."""
+    """Σ weight · loss / start loss; the start loss of a `binary` task is the entropy of its base rate, that of
+    another one the mean of its first 100 losses."""
     cosine_every_steps: Annotated[Cosine, _BALANCE] = None
     """As with `fixed`."""
 
@@ -84,8 +83,6 @@ class GradNorm(Section):
     """How much more a task gets that learns slowly: its norm is steered to the mean norm times (relative loss)^α."""
     lr: Annotated[PositiveFloat, _BALANCE] = 0.025
     """Adam's learning rate of the weights' logits."""
-    start_steps: Annotated[PositiveInt, _BALANCE] = 100
-    """Steps with labels whose mean loss is the reference of a `count` or `real` task; a `binary` task has its base rate's."""
 
 
 Balance = Annotated[

@@ -1,4 +1,4 @@
-"""Reading the configuration: YAML file and `--set` overrides in, one validated object out; and writing it back.
+"""Reading the configuration: YAML file, its base and `--set` overrides in, one validated object out; and writing it back.
 
 The YAML is read as version 1.2 has it where 1.1 surprises: `1e-3` is a number, `no` and `on` are text, and so is
 `2026-01-31` (the fields that hold days turn it into one). A key given twice is an error, never a silent choice.
@@ -20,8 +20,9 @@ from raymtl.config.explain import explain, flags_as_numbers
 from raymtl.config.roles import hashed_fields, path_fields
 from raymtl.config.root import Config
 from raymtl.config.schema import kind_of
+from raymtl.config.source import EXTENDS, Source, described, read_source
 from raymtl.config.yamltext import dump_yaml, parse_yaml
-from raymtl.errors import ConfigError, DataError, StorageError
+from raymtl.errors import ConfigError
 from raymtl.storage.paths import absolute
 
 S = TypeVar("S", bound=Section)
@@ -31,23 +32,28 @@ MOST = 10
 
 
 def load_config(path: str | None, overrides: Sequence[str] = (), *, text: str | None = None) -> Config:
-    """Read the file (or URL) at `path`, apply `--set` overrides such as `train.workers=4`, and validate.
+    """Read the file (or URL) at `path` and its base, apply `--set` overrides such as `train.workers=4`, and validate.
 
     With `text` that is the YAML and `path` only names it; with neither, the overrides alone make the configuration.
     Raises a ConfigError that lists everything wrong, each on a line with its dotted path.
     """
-    raw: dict[str, Any] = {}
-    if text is None and path is not None:
-        text = _read(path)
-    if text is not None:
-        raw = _mapping(text, path or "the configuration")
+    nothing = path is None and text is None
+    source = Source("the command line", {}) if nothing else read_source(path, text)
+    raw = source.merged()
     set_paths = [_override(raw, override) for override in overrides]
-    return config_from_dict(raw, path or ("the command line" if text is None else "the configuration"), set_paths)
+    if EXTENDS in raw:
+        raise ConfigError(
+            f"--set {EXTENDS}={raw[EXTENDS]}: the command line cannot name a base; write `{EXTENDS}` in the file"
+        )
+    return _with_absolute_paths(_validated(Config, raw, source, set_paths))
 
 
-def config_from_dict(raw: dict[str, Any], source: str = "the configuration", set_paths: Sequence[str] = ()) -> Config:
-    """Validate a configuration that is a dict already; `source` names it in errors, `set_paths` are marked as from `--set`."""
-    config = _validated(Config, raw, source, set_paths)
+def config_from_dict(raw: dict[str, Any], source: str = "the configuration") -> Config:
+    """Validate a configuration that is a dict already; `source` names it in errors."""
+    return _with_absolute_paths(_validated(Config, raw, Source(source, raw), ()))
+
+
+def _with_absolute_paths(config: Config) -> Config:
     for path in path_fields(Config):
         config = _with_absolute(config, path.split("."))
     return config
@@ -84,17 +90,17 @@ def section_from(kind: type[S], values: dict[str, Any], overrides: Sequence[str]
     """Any other section, such as the description of synthetic logs, from values and `--set` overrides."""
     raw = dict(values)
     paths = [_override(raw, override) for override in overrides]
-    return _validated(kind, raw, source, paths)
+    return _validated(kind, raw, Source(source, raw), paths)
 
 
-def _validated(kind: type[S], raw: dict[str, Any], source: str, set_paths: Sequence[str]) -> S:
+def _validated(kind: type[S], raw: dict[str, Any], source: Source, set_paths: Sequence[str]) -> S:
     problems = list(flags_as_numbers(raw, kind_of(kind)))
     try:
         section = kind.model_validate(raw)
     except ValidationError as error:
         problems += explain(error, kind)
     if problems:
-        raise ConfigError(_listed([_with_origin(p, set_paths) for p in problems], source))
+        raise ConfigError(_listed([_with_origin(p, set_paths, source) for p in problems], source.name))
     return section
 
 
@@ -110,51 +116,6 @@ def config_hash(config: Config) -> str:
     The order of features, tables and tasks counts: it is the order of the model's inputs and outputs.
     """
     return hashlib.sha256(json.dumps(hashed_fields(config), separators=(",", ":")).encode()).hexdigest()[:16]
-
-
-def _read(path: str) -> str:
-    if "://" in path:
-        return _read_url(path)
-    try:
-        with open(os.path.expanduser(path), encoding="utf-8-sig") as file:
-            return file.read()
-    except FileNotFoundError:
-        raise ConfigError(f"the configuration file `{path}` does not exist (looked from {os.getcwd()})") from None
-    except IsADirectoryError:
-        raise ConfigError(f"`{path}` is a folder; name the YAML file in it") from None
-    except UnicodeDecodeError as error:
-        raise ConfigError(f"{path}: not text in UTF-8 ({error.reason} at byte {error.start})") from None
-    except OSError as error:
-        raise ConfigError(f"the configuration file `{path}` cannot be read: {error.strerror}") from None
-
-
-def _read_url(url: str) -> str:
-    # Not before: Arrow takes a while to import, and these modules read configurations themselves
-    from raymtl.storage.filesystem import open_filesystem, read_whole
-    from raymtl.storage.retry import advice, is_transient, reason, retry
-
-    try:
-        filesystem, inner = open_filesystem(url)
-        return retry(lambda: read_whole(filesystem, inner)).decode("utf-8-sig")
-    except OSError as error:
-        if is_transient(error):
-            raise StorageError(
-                f"the configuration file `{url}` cannot be read: {reason(error)}; {advice(error)} and run the same command again"
-            ) from error
-        raise ConfigError(f"the configuration file `{url}` cannot be read: {error}") from error
-    except (DataError, ValueError) as error:
-        raise ConfigError(f"the configuration file `{url}` cannot be read: {error}") from error
-
-
-def _mapping(text: str, source: str) -> dict[str, Any]:
-    raw = parse_yaml(text, source)
-    if raw is None:
-        raise ConfigError(f"{source} is empty; it needs the sections `data`, `features`, `tasks` and `model`")
-    if not isinstance(raw, dict):
-        raise ConfigError(
-            f"{source} holds {_described(raw)}; it must be a mapping with keys such as `data` and `model`"
-        )
-    return raw
 
 
 def _override(raw: dict[str, Any], override: str) -> str:
@@ -173,22 +134,21 @@ def _override(raw: dict[str, Any], override: str) -> str:
         if not isinstance(below, dict):
             here = ".".join(keys[: n + 1])
             raise ConfigError(
-                f"--set {override}: `{here}` is {_described(below)} and has no keys; set it whole: {here}=…"
+                f"--set {override}: `{here}` is {described(below)} and has no keys; set it whole: {here}=…"
             )
         inner = below
     inner[keys[-1]] = parsed
     return path
 
 
-def _described(value: Any) -> str:
-    return "a list" if isinstance(value, list) else f"the single value `{value}`"
-
-
-def _with_origin(sentence: str, set_paths: Sequence[str]) -> str:
+def _with_origin(sentence: str, set_paths: Sequence[str], source: Source) -> str:
     path = sentence.split()[0].rstrip(":")
     inside = any(path == p or path.startswith((f"{p}.", f"{p}[")) for p in set_paths)
     above = "unknown key" in sentence and any(p.startswith(f"{path}.") for p in set_paths)
-    return f"{sentence} (given by --set)" if inside or above else sentence
+    if inside or above:
+        return f"{sentence} (given by --set)"
+    base = source.file_of(path)
+    return f"{sentence} (in {base})" if base else sentence
 
 
 def _listed(lines: list[str], source: str) -> str:

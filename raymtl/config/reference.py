@@ -12,6 +12,7 @@ from raymtl.config.features import Table, TableDefaults
 from raymtl.config.presets import PRESETS
 from raymtl.config.root import Config
 from raymtl.config.schema import Found, Kind, field_kind, in_words, sections
+from raymtl.config.source import EXTENDS
 
 INTRO = """\
 <!-- Written by `make docs` from the classes in raymtl/config: edit their docstrings instead. -->
@@ -26,6 +27,11 @@ named with its dotted path, what was found, what was expected and, for a misspel
 * Numbers may be written `1e-3` and `1_000_000`. Days are written `2026-01-31`. `yes`, `no`, `on` and `off` are text; a flag is
   `true` or `false`.
 * A key given twice is an error.
+* `extends: base.yaml` takes everything from another file, seen from the folder (or URL) of the file that has it, and what this
+  file says wins: sections, and `features`, `tables` and `tasks` by name, merge key by key; lists are taken whole, a section of
+  another `type` or `kind` too, and `null` takes a section or a name away. What the base names stands first. A base cannot extend
+  a third file. `--set` applies afterwards. `raymtl config show` prints the result, a run saves it and `raymtl submit` sends it:
+  none of them has `extends` any more.
 * A relative local path is taken from the folder in which the configuration is loaded, and `~` is your home; URLs stay as they
   are.
 
@@ -40,10 +46,12 @@ def reference() -> str:
 
 
 def json_schema() -> dict[str, Any]:
-    """JSON schema of the configuration file, for editors; a file may leave `model.trunk` to its preset."""
+    """JSON schema of the configuration file, for editors; a file may leave `model.trunk` to its preset, and all to a base."""
     schema = Config.model_json_schema()
     model = schema["$defs"]["Model"]
     model["required"] = [key for key in model.get("required", []) if key != "trunk"]
+    schema["properties"][EXTENDS] = {"type": "string", "description": "Path or URL of the file that this one adds to."}
+    schema["anyOf"] = [{"required": [EXTENDS]}, {"required": schema.pop("required")}]
     return {"$schema": "https://json-schema.org/draft/2020-12/schema", **schema}
 
 

@@ -11,7 +11,7 @@ from raymtl.embeddings.rows import TableRows
 from raymtl.errors import VersionError
 from raymtl.model_store.manifest import FileEntry, Manifest
 from raymtl.model_store.store import folder_of
-from raymtl.storage.object_store import Output, Store, open_input, storage
+from raymtl.storage.object_store import Output, Store
 
 
 def can_rest_on(base: Manifest, config: Config) -> bool:
@@ -71,13 +71,3 @@ def write_expired(store: Store, version: str, table: str, ids: np.ndarray) -> Fi
     with Output(store, f"{folder_of(version)}/{path}") as output:
         pq.write_table(pa.table({"id": pa.array(np.unique(ids), pa.int64())}), output, compression="zstd")
     return FileEntry(path=path, bytes=output.bytes, sha256=output.sha256, rows=len(np.unique(ids)))
-
-
-def read_expired(store: Store, version: Manifest, table: str) -> np.ndarray:
-    """The IDs of a table that are gone since the base of a delta, [N] int64."""
-    path = f"expired/{table}.parquet"
-    if not any(file.path == path for file in version.files):
-        return np.empty(0, np.int64)
-    name = f"{folder_of(version.id)}/{path}"
-    with storage(store, f"read `{name}`"), open_input(store, name) as opened:
-        return pq.read_table(opened).column("id").to_numpy()

@@ -6,8 +6,6 @@ nothing. As a logit every composite probability goes into the ordinary cross ent
 All functions broadcast, compute in fp32 (fp64 stays fp64) and are finite, with finite gradients, for logits of ±1e4.
 """
 
-import functools
-
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -21,11 +19,6 @@ def logit_prod(a: Tensor, b: Tensor) -> Tensor:
     """logit(σ(a)·σ(b)) = −log(e^−a + e^−b + e^−(a+b)); never above a or b, not even by rounding."""
     a, b = torch.broadcast_tensors(_wide(a), _wide(b))
     return -torch.logsumexp(torch.stack((-a, -b, -a - b)), 0)
-
-
-def logit_chain(*logits: Tensor) -> Tensor:
-    """logit(Π σ(a_t)), pairwise: the closed form from Σ log σ(a_t) is infinite where that sum underflows."""
-    return functools.reduce(logit_prod, logits)
 
 
 def logit_mix(gate: Tensor, on: Tensor, off: Tensor) -> Tensor:

@@ -60,6 +60,7 @@ def test_the_json_schema_accepts_a_file_that_names_a_preset():
     jsonschema.validate(small_raw(), schema)
     raw = small_raw()
     raw["train"] = {"wokers": 1}
+    jsonschema.validate({"extends": "base.yaml", "train": {"workers": 2}}, schema)
     with pytest.raises(jsonschema.ValidationError):
         jsonschema.validate(raw, schema)
     assert schema["$defs"]["Train"]["properties"]["workers"]["description"]

@@ -274,7 +274,7 @@ def test_a_configuration_without_the_section(logs: Path, tmp_path: Path) -> None
 def test_killed_in_the_middle_it_goes_on(
     four_days: tuple[Config, list[Record]], first_version: Path, logs: Path, tmp_path: Path
 ) -> None:
-    """A worker, then the driver; `tests/benchmarks/kill_daily.py` kills at many random moments."""
+    """A worker, then the driver; `tests/benchmarks/daily/kills.py` kills at many random moments."""
     store = open_store(str(begun(first_version, tmp_path)))
     file, log = tmp_path / "config.yaml", tmp_path / "log"
     file.write_text(yaml.safe_dump(raw_of(logs, Path(store.path), accumulator_decay=0.9), sort_keys=False))

@@ -1,23 +1,20 @@
 """docs/scale.md is what its command writes: the page from the kept plans, and a kept plan from the planner."""
 
-import sys
 from pathlib import Path
 
 import pytest
 
-sys.path.append(str(Path(__file__).parents[1] / "benchmarks"))
-from scale import page
-from scale_config import LARGE, TAIL_DIM, scale_config, table_rows
-from scale_plan import load_plans, make_plan
-
 from raymtl.embeddings.planning import dry_plan
+from tests.benchmarks.scale.config import LARGE, TAIL_DIM, scale_config, table_rows
+from tests.benchmarks.scale.page import page
+from tests.benchmarks.scale.plan import load_plans, make_plan
 
 ROOT = Path(__file__).parents[2]
 
 
 def test_the_page_is_what_the_command_writes() -> None:
     assert (ROOT / "docs" / "scale.md").read_text() == page(), (
-        "run python tests/benchmarks/scale.py --write docs/scale.md"
+        "run python -m tests.benchmarks.scale.page --write docs/scale.md"
     )
 
 
@@ -25,7 +22,7 @@ def test_the_planner_still_says_so() -> None:
     kept = dict(load_plans()[8, 10**9])
     planned = make_plan(10**9, 8)
     del kept["cpu_s"], planned["cpu_s"]
-    assert planned == kept, "run python tests/benchmarks/scale.py --plan --write docs/scale.md"
+    assert planned == kept, "run python -m tests.benchmarks.scale.page --plan --write docs/scale.md"
 
 
 def test_bytes_of_row_wise_tables_per_rank() -> None:

@@ -29,7 +29,6 @@ OPTIONS: dict[str, Any] = {
     "width": WIDTH,
     "heads": HEADS,
     "layers": 1,
-    "condition_dim": 4,
     "positions": 4,
 }
 TRUNKS: dict[str, dict[str, Any]] = {
@@ -320,7 +319,7 @@ def test_gates_are_in_fp32_under_autocast() -> None:
 def test_batch_of_none_one_and_any_order(trunk: str) -> None:
     model, inputs = stir(make(trunk)).eval(), rows(7)
     together = model(inputs)
-    assert together.std(0).min() > 0.01
+    assert together.std(0).min() > 1e-3  # ten times the tolerance below: the rows do differ
     alone = torch.cat([model(take(inputs, slice(i, i + 1))) for i in range(7)])
     torch.testing.assert_close(alone, together, rtol=1e-4, atol=1e-4)
     order = torch.randperm(7)

@@ -18,7 +18,7 @@ BEHAVIOURS = {"seen": ["items", "kinds"], "carts": ["carts"]}
 
 
 def encoder(spec: InputSpec = SPEC, **options: Any) -> TransformerSequence:
-    options = {"behaviours": BEHAVIOURS, "heads": 2, "layers": 2, "width": 6, "position_dim": 3, **options}
+    options = {"behaviours": BEHAVIOURS, "heads": 2, "layers": 2, "width": 6, **options}
     torch.manual_seed(0)
     return stir(TransformerSequence(Context(FUNNEL, spec, heads=3), **options)).eval()
 
@@ -115,7 +115,7 @@ def test_the_order_of_the_steps_counts() -> None:
 
 def test_positions_start_small_and_every_sequence_is_a_behaviour_by_default() -> None:
     torch.manual_seed(0)
-    module = TransformerSequence(Context(FUNNEL, SPEC, heads=3), heads=2, layers=1, width=6, position_dim=16)
+    module = TransformerSequence(Context(FUNNEL, SPEC, heads=3), heads=2, layers=1, width=6)
     assert [m.project.in_features for m in module.encoders] == [4 + 16, 2 + 16, 4 + 16]
     assert module.width == 18
     assert module.encoders[0].position.weight.shape == (50, 16)

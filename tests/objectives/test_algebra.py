@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from raymtl.objectives.algebra import logit_chain, logit_mix, logit_prod, sym_kl
+from raymtl.objectives.algebra import logit_mix, logit_prod, sym_kl
 
 EXTREMES = (-1e4, -80.0, -10.0, 0.0, 10.0, 80.0, 1e4)
 ROWS = 300
@@ -59,12 +59,11 @@ def worst(ours: Callable[..., Tensor], exact: Callable[..., Decimal], count: int
     ("ours", "exact", "count", "reach"),
     [
         (logit_prod, chain, 2, 20.0),
-        (logit_chain, chain, 5, 25.0),
         (logit_mix, mix, 3, 20.0),
         (lambda a, *x: logit_prod(a, logit_mix(*x)), lambda a, *x: logit(sigma(a) / (1 + (-mix(*x)).exp())), 4, 20.0),
         (sym_kl, kl_four_terms, 2, 20.0),
     ],
-    ids=["product", "chain of five", "mixture", "esm2", "symmetric KL"],
+    ids=["product", "mixture", "esm2", "symmetric KL"],
 )
 def test_exact_to_a_few_roundings(
     ours: Callable[..., Tensor], exact: Callable[..., Decimal], count: int, reach: float
@@ -79,7 +78,7 @@ def test_s2_product_equals_log_odds_in_float64() -> None:
 
 
 def test_s6_finite_with_finite_gradients_at_any_logit() -> None:
-    for ours, count in ((logit_prod, 2), (logit_chain, 3), (logit_mix, 3), (sym_kl, 2)):
+    for ours, count in ((logit_prod, 2), (logit_mix, 3), (sym_kl, 2)):
         corners = torch.cartesian_prod(*[torch.tensor(EXTREMES)] * count).requires_grad_()
         found = ours(*corners.unbind(1))
         found.sum().backward()
@@ -88,7 +87,7 @@ def test_s6_finite_with_finite_gradients_at_any_logit() -> None:
         assert corners.grad.isfinite().all()
 
 
-@pytest.mark.parametrize(("ours", "count"), [(logit_prod, 2), (logit_chain, 4), (logit_mix, 3), (sym_kl, 2)])
+@pytest.mark.parametrize(("ours", "count"), [(logit_prod, 2), (logit_mix, 3), (sym_kl, 2)])
 def test_gradients(ours: Callable[..., Tensor], count: int) -> None:
     x = 6 * torch.rand(count, 20, dtype=torch.float64) - 3
     torch.autograd.gradcheck(ours, tuple(column.requires_grad_() for column in x.unbind()))
@@ -99,12 +98,6 @@ def test_gradients(ours: Callable[..., Tensor], count: int) -> None:
 def test_a_product_never_exceeds_its_factors_not_even_by_rounding() -> None:
     a, b = 60 * torch.randn(2, 100_000)
     assert (logit_prod(a, b) <= torch.minimum(a, b)).all()
-
-
-def test_a_chain_does_not_depend_on_its_order() -> None:
-    x = 20 * torch.randn(4, 500)
-    torch.testing.assert_close(logit_chain(*x), logit_chain(*x.flip(0)), rtol=1e-6, atol=1e-6)
-    assert torch.equal(logit_chain(x[0]), x[0])
 
 
 def test_a_rare_positive_keeps_its_gradient() -> None:

@@ -40,9 +40,10 @@ def test_entropy_weights_by_hand() -> None:
     assert not method("entropy").needs_losses
 
 
-def test_entropy_takes_the_first_losses_of_other_kinds() -> None:
+def test_entropy_takes_the_first_losses_of_other_kinds(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("raymtl.objectives.balance.start.START_STEPS", 2)
     tasks = {"click": Task(base_rate=0.5), "spend": Task(kind="real", weight=2.0)}
-    made = method("entropy", tasks, start_steps=2)
+    made = method("entropy", tasks)
     assert made.needs_losses
     weights = [
         made(step(losses, active=active)).weights.tolist()

@@ -5,12 +5,12 @@ from typing import Any
 
 import pytest
 import torch
-import yaml
 from torch import Tensor
 
 from raymtl.config.load import config_from_dict
 from raymtl.config.presets import PRESETS
 from raymtl.config.root import Config
+from raymtl.config.source import read_source
 from raymtl.embeddings.spec import input_spec
 from raymtl.models.ranker import build_ranker
 from raymtl.serving.export import _example, export_model
@@ -33,7 +33,7 @@ def named(value: Any) -> set[str]:
 
 def small(preset: str) -> Config:
     """Its configuration with the features that the model names, one more of each side, and small tables."""
-    raw = yaml.safe_load((CONF / f"{preset}.yaml").read_text())
+    raw = read_source(str(CONF / f"{preset}.yaml"), None).merged()
     kept = named(raw["model"]) | {"user_id", "item_id", "price", "position"}
     kept |= set() if any(name.startswith("hist_") for name in kept) else {"hist_items"}
     raw["features"] = {n: f for n, f in raw["features"].items() if n in kept}

@@ -23,6 +23,7 @@ def read(*words: str, job_id: str | None = None) -> Request:
 
 
 def uploaded(request: Request, tmp_path: Path) -> Config:
+    tmp_path.mkdir(exist_ok=True)
     path = tmp_path / "uploaded.yaml"
     path.write_text(request.config or "")
     return load_config(str(path))
@@ -45,6 +46,14 @@ def test_the_configuration_is_replaced_by_a_copy_that_says_the_same(
     assert config_hash(there) == config_hash(here)
     assert (there.data.path, there.output) == (f"{tmp_path}/logs", "/home/me/runs")
     assert request.id == "raymtl-train-my.run"
+
+
+def test_a_base_is_sent_within_the_configuration(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "own.yaml").write_text(f"extends: {EXAMPLE}\nname: own\n")
+    request = read("train", "-c", "own.yaml")
+    assert "extends" not in (request.config or "")
+    assert uploaded(request, tmp_path / "elsewhere") == load_config(EXAMPLE, ["name=own"])
 
 
 def test_stores_do_not_stay_relative(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,4 +1,4 @@
-"""Signals to the real process of long commands; tests/benchmarks/signals.py has every command, moment and signal."""
+"""Signals to the real process of long commands; tests/benchmarks/terminal/signals.py has every command, moment and signal."""
 
 import json
 from pathlib import Path

@@ -17,12 +17,12 @@ from tests.helpers.worker_processes import mixed_block, mixed_config, several
 
 METHODS: dict[str, dict[str, Any]] = {
     "fixed": {"cosine_every_steps": 2},
-    "entropy": {"start_steps": 2},
+    "entropy": {},
     "uncertainty": {},
     "famo": {"lr": 5.0, "smoothing": 0.5, "cosine_every_steps": 3},
     "pcgrad": {},
     "cagrad": {},
-    "gradnorm": {"lr": 0.2, "start_steps": 2},
+    "gradnorm": {"lr": 0.2},
 }
 STATEFUL = ["entropy", "uncertainty", "famo", "pcgrad", "gradnorm"]
 PIPED = ["famo", "cagrad", "gradnorm"]

@@ -36,8 +36,6 @@ class TransformerSequence(Section):
     """Layers of attention and feed-forward."""
     width: Annotated[PositiveInt, Role.MODEL] = 32
     """Width of a step inside and of each behaviour's output; a multiple of `heads`."""
-    position_dim: Annotated[PositiveInt, Role.MODEL] = 16
-    """Width of the learned position, put beside the step's embedding."""
     positions: Annotated[PositiveInt, Role.MODEL] = 50
     """Learned positions, counted back from the most recent step; older steps share the last one."""
     dropout: Annotated[Dropout, Role.LEARNING] = 0.0
@@ -57,8 +55,6 @@ class DUPNSequence(Section):
     """Pooled ID features and dense ones of the user; never of the candidate, so that the vector is computed once per request."""
     hidden: Annotated[PositiveInt, Role.MODEL] = 128
     """Width of the LSTM and of the user's vector; the slot's output is twice as wide, or just so without `user`."""
-    attention_hidden: Annotated[PositiveInt, Role.MODEL] = 64
-    """Width of the hidden layer of the attention."""
 
 
 class TIMSequence(Section):
@@ -76,8 +72,6 @@ class TIMSequence(Section):
     """Attention heads."""
     layers: Annotated[PositiveInt, Role.MODEL] = 1
     """Encoder layers; the decoder has one."""
-    condition_dim: Annotated[PositiveInt, Role.MODEL] = 16
-    """Width of the embeddings of tasks and of behaviour types that the hypernetwork reads."""
     positions: Annotated[PositiveInt, Role.MODEL] = 50
     """Learned positions, counted back from the most recent step; older steps share the last one."""
     dropout: Annotated[Dropout, Role.LEARNING] = 0.0

@@ -22,6 +22,9 @@ POSITION_STD = 0.02
 FEED_FORWARD = 2
 """Hidden width of the feed-forwards in widths of the transformer: less than the usual 4, since every step passes T times."""
 
+CONDITION_DIM = 16
+"""Width of what the hypernetwork reads of a task and of a behaviour type, of which there are a handful each."""
+
 
 @register("sequence", "tim")
 class TIMSequence(TargetAwareSequenceSlot):
@@ -53,7 +56,6 @@ class TIMSequence(TargetAwareSequenceSlot):
         width: int,
         heads: int,
         layers: int,
-        condition_dim: int,
         positions: int = 50,
         dropout: float = 0.0,
     ):
@@ -73,7 +75,7 @@ class TIMSequence(TargetAwareSequenceSlot):
         self.feed_forward = nn.ModuleList(FeedForward(width, FEED_FORWARD * width, dropout) for _ in range(layers))
         self.target_attention = TargetAttention(width, heads, dropout)
         self.target_feed_forward = FeedForward(width, FEED_FORWARD * width, dropout)
-        self.norms = ConditionalNorms(2 * layers + 2, context.heads, types, width, condition_dim)
+        self.norms = ConditionalNorms(2 * layers + 2, context.heads, types, width, CONDITION_DIM)
         self.width = types * width
 
     def forward(self, inputs: ModelInput) -> Tensor:

@@ -16,6 +16,8 @@ from raymtl.models.slots import Context, SequenceSlot
 POSITION_STD = 0.02
 """Standard deviation of the learned positions at the start."""
 
+POSITION_DIM = 16
+"""Width of the learned position beside a step's embedding; 50 positions need no more, and no width of the user's rests on it."""
 FEED_FORWARD = 4
 """Hidden width of the feed-forwards in widths of the transformer."""
 
@@ -38,7 +40,6 @@ class TransformerSequence(SequenceSlot):
         heads: int,
         layers: int,
         width: int,
-        position_dim: int,
         positions: int = 50,
         dropout: float = 0.0,
     ):
@@ -49,8 +50,7 @@ class TransformerSequence(SequenceSlot):
                 "model.sequence is `transformer` but no feature has the kind `sequence`; add one, or set the type `none`"
             )
         self.encoders = nn.ModuleList(
-            StepEncoder(d, width, heads, layers, position_dim, positions, dropout)
-            for d in self._behaviours.widths.values()
+            StepEncoder(d, width, heads, layers, positions, dropout) for d in self._behaviours.widths.values()
         )
         self.reads = tuple(name for group in self._behaviours.groups.values() for name in group)
         self.width = width * len(self.encoders)
@@ -63,13 +63,11 @@ class TransformerSequence(SequenceSlot):
 class StepEncoder(nn.Module):
     """Steps [B, L, d] and mask [B, L], true on the steps of a row's prefix -> [B, width] in fp32."""
 
-    def __init__(
-        self, d_in: int, width: int, heads: int, layers: int, position_dim: int, positions: int, dropout: float
-    ):
+    def __init__(self, d_in: int, width: int, heads: int, layers: int, positions: int, dropout: float):
         super().__init__()
-        self.position = nn.Embedding(positions, position_dim)
+        self.position = nn.Embedding(positions, POSITION_DIM)
         nn.init.trunc_normal_(self.position.weight, std=POSITION_STD)
-        self.project = nn.Linear(d_in + position_dim, width)
+        self.project = nn.Linear(d_in + POSITION_DIM, width)
         glorot_(self.project.weight.data)
         nn.init.zeros_(self.project.bias)
         self.layers = nn.ModuleList(TransformerLayer(width, heads, dropout) for _ in range(layers))
@@ -82,7 +80,7 @@ class StepEncoder(nn.Module):
 
     def _encoded(self, steps: Tensor, mask: Tensor) -> Tensor:
         age = mask.sum(1, keepdim=True) - 1 - torch.arange(mask.shape[1], device=mask.device)
-        position = self.position(age.clamp(0, self.position.num_embeddings - 1))  # [B, L, position_dim]
+        position = self.position(age.clamp(0, self.position.num_embeddings - 1))  # [B, L, POSITION_DIM]
         x = self.project(torch.cat((steps, position), 2))
         for layer in self.layers:
             x = layer(x, mask)

@@ -19,9 +19,9 @@ class Entropy(Balance):
     So the loss of a binary task is its normalised entropy: 1 at the start whatever its base rate, with weight 1.
     """
 
-    def __init__(self, facts: Facts, start_steps: int):
+    def __init__(self, facts: Facts):
         super().__init__(facts)
-        self.start = StartLosses(facts, start_steps)
+        self.start = StartLosses(facts)
         self.needs_losses = not self.start.known
 
     def forward(self, step: Step) -> Choice:

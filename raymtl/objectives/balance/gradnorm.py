@@ -21,10 +21,10 @@ class GradNorm(Balance):
     needs_losses = True
     at_cut = True
 
-    def __init__(self, facts: Facts, alpha: float, lr: float, start_steps: int):
+    def __init__(self, facts: Facts, alpha: float, lr: float):
         super().__init__(facts)
         self._alpha, self._lr = alpha, lr
-        self.start = StartLosses(facts, start_steps)
+        self.start = StartLosses(facts)
         for name in ("logits", "mean", "square", "updates"):
             self.register_buffer(name, torch.zeros(len(facts.tasks)))
 
