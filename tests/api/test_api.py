@@ -64,3 +64,11 @@ def test_an_empty_store(tmp_path: Path) -> None:
     store = raymtl.open_store(tmp_path)
     assert (store.current(), store.versions(), store.path) == (None, [], str(tmp_path))
     assert repr(store) == f"ModelStore('{tmp_path}')"
+
+
+def test_a_notebook_shows_the_sentence_alone() -> None:
+    with pytest.raises(raymtl.errors.ConfigError) as caught:
+        raymtl.load_config(EXAMPLE, {"train.worker": 1})
+    (line,) = caught.value._render_traceback_()  # IPython calls it
+    assert line.startswith("ConfigError: ")
+    assert "did you mean `workers`?" in line
