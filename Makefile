@@ -19,10 +19,10 @@ NEW_ENOUGH = import sys; sys.version_info >= (3, 11) or sys.exit("raymtl needs P
              sys.executable + " is " + sys.version.split()[0] + "; $(1)")
 
 .DEFAULT_GOAL := help
-.PHONY: help setup test lint demo bench docs lock
+.PHONY: help setup test lint demo bench docs docs-site lock
 
 help:  ## this list
-	@awk -F ':.*## *' '/^[a-z]+:.*## / { printf "make %-8s%s\n", $$1, $$2 }' Makefile
+	@awk -F ':.*## *' '/^[a-z-]+:.*## / { printf "make %-10s%s\n", $$1, $$2 }' Makefile
 
 setup: $(STAMP)  ## create .venv and install the lock (nothing to do when it is up to date)
 
@@ -43,7 +43,7 @@ $(STAMP): requirements/cpu.txt requirements/gpu.txt pyproject.toml
 	@touch $@
 
 # What needs no Ray in two processes, each with files of its own; the rest starts enough processes by itself
-test: setup lint  ## style, types and all tests
+test: setup lint docs-site  ## style, types, the site and all tests
 	$(BIN)/python -m pytest -n 2 --dist loadfile -m "not ray"
 	$(BIN)/python -m pytest -m ray
 
@@ -59,9 +59,12 @@ demo: setup  ## synthetic logs, training on two workers, a report
 bench: setup  ## the benchmarks that need no other data (docs/performance.md has the others)
 	$(BIN)/python -m tests.benchmarks.training.tables
 
-docs: setup  ## write docs/config.md anew from the configuration's classes
+docs: setup  ## rewrite docs/config.md from the configuration's classes
 	$(BIN)/python -m raymtl.config.reference > .venv/config.md
 	@mkdir -p docs && mv .venv/config.md docs/config.md
 
-lock:  ## resolve requirements/*.txt anew (needs PYTHON=python3.11)
+docs-site: setup  ## build the site of docs/ into site/; a broken link is an error
+	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict --quiet
+
+lock:  ## resolve requirements/*.txt again (needs PYTHON=python3.11)
 	$(PYTHON) scripts/lock.py

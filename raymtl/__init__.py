@@ -1,3 +1,36 @@
 """raymtl: multi-task ranking models on a Ray cluster, from parquet impression logs to a fresh model every day."""
 
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from raymtl import errors
+    from raymtl.api import ModelStore, evaluate, export, load_config, open_store, run_daily, score, train, tune
+
 __version__ = "0.1.0"
+
+__all__ = [
+    "ModelStore",
+    "errors",
+    "evaluate",
+    "export",
+    "load_config",
+    "open_store",
+    "run_daily",
+    "score",
+    "train",
+    "tune",
+]
+
+
+def __getattr__(name: str) -> Any:
+    """Import the API when it is first used: the commands' start needs none of it."""
+    if name == "errors":
+        return importlib.import_module("raymtl.errors")
+    if name in __all__:
+        return getattr(importlib.import_module("raymtl.api"), name)
+    raise AttributeError(f"module `raymtl` has no attribute `{name}`; it has {', '.join(__all__)}")
+
+
+def __dir__() -> list[str]:
+    return [*globals(), *__all__]

@@ -6,6 +6,7 @@ from typing import Annotated, Any
 
 import typer
 
+from raymtl import api
 from raymtl.cli.options import Address, ConfigFile, Gpu, Json, Sets, Workers, finish
 from raymtl.errors import ConfigError
 from raymtl.telemetry.logs import terminal
@@ -39,35 +40,31 @@ def daily(
     as_json: Json = False,
 ) -> None:
     """Carry the published model over the new day's logs and publish the result, or refuse and say why (docs/daily.md)."""
-    from raymtl.config.load import load_config
-
     short = {"train.workers": workers, "train.use_gpu": True if gpu else None}
-    loaded = load_config(config, [*sets, *(f"{k}={json.dumps(v)}" for k, v in short.items() if v is not None)])
-    days = _days(date, first, last)
-    console.print("looking at the store and the logs")  # before the imports, which take seconds
-    from raymtl.daily.day import DailyRequest
-    from raymtl.daily.reports.table import day_table, verdict
-    from raymtl.daily.runner import dry_run as daily_dry_run
-    from raymtl.daily.runner import run_daily
-    from raymtl.dependencies import check_stack
-    from raymtl.reports.progress import TrainingLines
-    from raymtl.storage.object_store import open_store
-
-    order = DailyRequest(*days, force, ignore_bounds, wait)
-    check_stack()
+    loaded = api.load_config(config, [*sets, *(f"{k}={json.dumps(v)}" for k, v in short.items() if v is not None)])
+    until, begin = _days(date, first, last)
     if dry_run:
-        found = daily_dry_run(loaded, order)
+        console.print("looking at the store and the logs")  # before the imports, which take seconds
+        from raymtl.daily.day import DailyRequest
+        from raymtl.daily.runner import dry_run as daily_dry_run
+        from raymtl.dependencies import check_stack
+
+        check_stack()
+        found = daily_dry_run(loaded, DailyRequest(until, begin, force, ignore_bounds, wait))
         for step in found:
             console.print(_ahead(step), markup=False)
         finish(as_json, {"would": found})
         return
-    with TrainingLines(console) as lines:
-        records = run_daily(loaded, order, address=address, on_event=lines)
+    records = api.run_daily(
+        loaded, until, first=begin, wait_s=wait, force=force, ignore_bounds=ignore_bounds, address=address
+    )
+    from raymtl.daily.reports.table import day_table, verdict
+
     for record in records:
         console.print(verdict(record), markup=False)
     if records and loaded.daily is not None:
         console.print(day_table(records))
-        console.print(f"next: raymtl report {open_store(loaded.daily.store).path}", markup=False)
+        console.print(f"next: raymtl report {loaded.daily.store}", markup=False)
     finish(as_json, {"days": [record.model_dump(mode="json") for record in records]})
 
 

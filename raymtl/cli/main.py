@@ -9,7 +9,7 @@ from typing import Annotated, Any, Literal
 
 import typer
 
-from raymtl import __version__, signals
+from raymtl import __version__, api, signals
 from raymtl.cli import daily as cli_daily
 from raymtl.cli import doctor, submit, tune, versions
 from raymtl.cli import serving as cli_serving
@@ -113,10 +113,8 @@ def _say(line: str) -> None:
 
 
 def _load(path: str, sets: list[str], name: str | None = None, workers: int | None = None, gpu: bool = False) -> Any:
-    from raymtl.config.load import load_config
-
     short = {"name": name, "train.workers": workers, "train.use_gpu": True if gpu else None}
-    return load_config(path, [*sets, *(f"{k}={json.dumps(v)}" for k, v in short.items() if v is not None)])
+    return api.load_config(path, [*sets, *(f"{k}={json.dumps(v)}" for k, v in short.items() if v is not None)])
 
 
 @app.callback(invoke_without_command=True)
@@ -262,15 +260,12 @@ def train(
 ) -> None:
     """Train a model, or go on with a run that was stopped."""
     loaded = _load(config, sets, name, workers, gpu)
-    console.print("checking the configuration and the logs")  # before the imports, which take seconds
-    from raymtl.dependencies import check_stack
-    from raymtl.reports.progress import TrainingLines
-    from raymtl.reports.terminal import print_table
-    from raymtl.training import driver
-    from raymtl.training.rundir import run_folder
-
-    check_stack()
     if dry_run:
+        console.print("checking the configuration and the logs")  # before the imports, which take seconds
+        from raymtl.dependencies import check_stack
+        from raymtl.training import driver
+
+        check_stack()
         facts = driver.prepare(loaded).facts()
         console.print(
             f"ready: {count_of(facts['train_rows'], 'training row')} in {count_of(facts['units'], 'unit')}, "
@@ -278,17 +273,18 @@ def train(
         )
         finish(as_json, facts)
         return
-    with TrainingLines(console) as lines:
-        result = driver.train(loaded, address=address, on_event=lines)
+    result = api.train(loaded, address=address)
+    from raymtl.reports.terminal import print_table
+
     if result["metrics"]["eval"]:
         console.print(print_table(result))
-    run_dir = run_folder(loaded)
+    run_dir = result["run_dir"]
     console.print(
         f"{count_of(result['rows_trained'], 'row')} trained, {result['rows_left_out']} left out, "
         f"{result['rows_per_s']:,.0f} rows/s\n"
         f"run: {run_dir}\nnext: raymtl report {run_dir}"
     )
-    finish(as_json, {**result, "run_dir": run_dir})
+    finish(as_json, result)
 
 
 @app.command()
@@ -300,13 +296,9 @@ def evaluate(
     as_json: Json = False,
 ) -> None:
     """Measure a run's model on the evaluation days of its config, or on others given by --set data.eval=…"""
-    console.print("checking the checkpoint and the logs")
-    from raymtl.dependencies import check_stack
+    result = api.evaluate(run_dir, overrides=sets, checkpoint=checkpoint, address=address)
     from raymtl.reports.terminal import print_table
-    from raymtl.training import driver
 
-    check_stack()
-    result = driver.evaluate(run_dir, overrides=sets, checkpoint=checkpoint, address=address, notify=_say)
     console.print(print_table(result))
     console.print(f"checkpoint: {result['checkpoint']}")
     finish(as_json, result)

@@ -1,6 +1,7 @@
 """The options that several commands share, and how a command ends."""
 
 import json
+from collections.abc import Mapping
 from typing import Annotated, Any
 
 import typer
@@ -23,7 +24,7 @@ Gpu = Annotated[bool, typer.Option("--gpu", help="Short for --set train.use_gpu=
 Checkpoint = Annotated[str | None, typer.Option(metavar="DIR", help="Folder of the checkpoint; default: the last one.")]
 
 
-def finish(as_json: bool, value: dict[str, Any]) -> None:
+def finish(as_json: bool, value: Mapping[str, Any]) -> None:
     """Print the result as the last line of standard output, where `--json` asks for it."""
     if as_json:
         print(json.dumps(value, default=str), flush=True)

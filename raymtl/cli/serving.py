@@ -1,16 +1,13 @@
 """`raymtl score` and `raymtl export`: what a published version predicts, in batches and as programs for a server."""
 
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import Annotated, Literal
 
 import typer
 
+from raymtl import api
 from raymtl.cli.options import Address, Json, finish
-from raymtl.errors import ConfigError
 from raymtl.telemetry import logs
 from raymtl.words import count_of
-
-if TYPE_CHECKING:
-    from raymtl.config.data import DayRange
 
 console = logs.terminal()
 
@@ -56,26 +53,19 @@ def score(
     as_json: Json = False,
 ) -> None:
     """Write a published version's predictions for every row of a data set, or go on with what a killed call left."""
-    chosen = _days(days)
-    console.print("checking the version and the data")  # before the imports, which take seconds
-    from raymtl.reports.progress import counting
-    from raymtl.serving.score import Pool
-    from raymtl.serving.score import score as run
-
-    pool = Pool(workers, cpus_per_worker, gpu, batch_rows)
-    with counting("rows scored", console) as progress:
-        result = run(
-            version,
-            data,
-            out,
-            days=chosen,
-            keys=keys,
-            pool=pool,
-            address=address,
-            allow_custom=allow_custom,
-            progress=progress,
-            say=lambda line: console.print(line, markup=False, soft_wrap=True),
-        )
+    result = api.score(
+        version,
+        data,
+        out,
+        days,
+        keys=keys,
+        workers=workers,
+        cpus_per_worker=cpus_per_worker,
+        gpu=gpu,
+        batch_rows=batch_rows,
+        allow_custom=allow_custom,
+        address=address,
+    )
     console.print(
         f"{count_of(result['rows'], 'row')} in {count_of(len(result['files']), 'file')}, "
         f"predictions of version {result['version']}: {out}",
@@ -95,26 +85,8 @@ def export(
     as_json: Json = False,
 ) -> None:
     """Write a published version as torch.export programs that take raw IDs: whole, and as user part and item part."""
-    from raymtl.serving.export import export_version
-    from raymtl.serving.version import open_version
-
-    facts = export_version(open_version(version, allow_custom), out, quantize)
+    facts = api.export(version, out, quantize=quantize, allow_custom=allow_custom)
     for name, program in facts["programs"].items():
         console.print(f"{name:<10} {program['bytes'] / 2**20:8.1f} MiB", markup=False)
     console.print(f"version {facts['version']}: {out}", markup=False, soft_wrap=True)
     finish(as_json, facts)
-
-
-def _days(text: str | None) -> "DayRange | None":
-    from pydantic import ValidationError
-
-    from raymtl.config.data import DayRange
-
-    if text is None:
-        return None
-    first, dots, last = text.partition("..")
-    try:
-        return DayRange.model_validate({"start": first, "end": last if dots else first})
-    except ValidationError as error:
-        reason = error.errors()[0]["msg"].removeprefix("Value error, ")
-        raise ConfigError(f"--days is `{text}`: {reason}; write 2026-01-01..2026-01-07, or one day") from error

@@ -1,14 +1,18 @@
 """`raymtl tune`: a search over the configuration."""
 
 import json
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from raymtl import api
 from raymtl.cli.options import Address, Gpu, Json, finish
 from raymtl.errors import ConfigError
 from raymtl.telemetry.logs import terminal
 from raymtl.words import count_of
+
+if TYPE_CHECKING:
+    from raymtl.results import TuneResult
 
 console = terminal()
 app = typer.Typer(
@@ -53,9 +57,6 @@ def tune(
         return
     if config is None:
         raise ConfigError("--config is missing; name the YAML configuration, or one of `raymtl tune status|report`")
-    from raymtl.config.load import load_config
-    from raymtl.data.writable import check_writable
-
     short = {
         "name": name,
         "tune.max_trials": max_trials,
@@ -64,12 +65,13 @@ def tune(
         "tune.start.version": from_version,
         "train.use_gpu": True if gpu else None,
     }
-    loaded = load_config(config, [*sets, *(f"{k}={json.dumps(v)}" for k, v in short.items() if v is not None)])
-    console.print("checking the configuration and the logs")  # before the imports, which take seconds
-    from raymtl.tuning.check import check, search_folder
-
-    space = check(loaded)
+    loaded = api.load_config(config, [*sets, *(f"{k}={json.dumps(v)}" for k, v in short.items() if v is not None)])
     if dry_run:
+        console.print("checking the configuration and the logs")  # before the imports, which take seconds
+        from raymtl.data.writable import check_writable
+        from raymtl.tuning.check import check, search_folder
+
+        space = check(loaded)
         check_writable(search_folder(loaded), "output: the folder of the search")
         for axis in space.axes:
             console.print(f"{axis.name}: {axis.values}", markup=False)
@@ -79,15 +81,10 @@ def tune(
         )
         finish(as_json, {"dimensions": [axis.name for axis in space.axes], "folder": search_folder(loaded)})
         return
-    from raymtl.dependencies import check_stack
+    result = api.tune(loaded, address=address)
     from raymtl.tuning.run import opened  # not before: Ray and TorchRec take seconds to import
-    from raymtl.tuning.run import tune as run
-    from raymtl.tuning.terminal import TrialLines
 
-    check_stack()
-    with TrialLines(console) as lines:
-        result = run(loaded, address=address, on_event=lines)
-    _show(opened(search_folder(loaded))[0], result, as_json)
+    _show(opened(result["folder"])[0], result, as_json)
 
 
 @app.command()
@@ -114,7 +111,7 @@ def report(folder: Folder, as_json: Json = False) -> None:
     _show(search, write_result(search, folder, clock), as_json)
 
 
-def _show(search: Any, result: dict[str, Any], as_json: bool) -> None:
+def _show(search: Any, result: "TuneResult", as_json: bool) -> None:
     from raymtl.tuning.terminal import field_text, trials_table
 
     console.print(trials_table(search, 20))
@@ -134,7 +131,7 @@ def _show(search: Any, result: dict[str, Any], as_json: bool) -> None:
     finish(as_json, result)
 
 
-def _counts(result: dict[str, Any]) -> str:
+def _counts(result: "TuneResult") -> str:
     counts = ", ".join(f"{count} {state}" for state, count in result["trials"].items() if count)
     return f"{counts or 'no trial yet'}; {result['train_seconds']:,.0f} s of training"
 

@@ -5,6 +5,7 @@ from typing import Annotated, Any
 
 import typer
 
+from raymtl import api
 from raymtl.cli.options import Checkpoint, Json, finish
 from raymtl.telemetry.logs import terminal
 from raymtl.words import count_of
@@ -26,11 +27,9 @@ def list_(store: StoreOption, as_json: Json = False) -> None:
     """List the versions, the newest first, and who is writing."""
     from raymtl.cli.version_tables import list_table
     from raymtl.model_store.lease import clock_text, holders
-    from raymtl.model_store.store import list_versions
-    from raymtl.storage.object_store import open_store
 
-    opened = open_store(store)
-    versions, claims = list_versions(opened), holders(opened)
+    opened = api.open_store(store)
+    versions, claims = opened.versions(), holders(opened.storage)
     console.print(list_table(versions) if versions else f"{opened.path} has no version")
     for claim in claims[:1]:
         console.print(f"in use by {claim.by} for `{claim.holder}` since {clock_text(claim.since)}", markup=False)
@@ -46,10 +45,8 @@ def list_(store: StoreOption, as_json: Json = False) -> None:
 def show(store: StoreOption, version: Version = None, as_json: Json = False) -> None:
     """Show one version: where it comes from, its data, metrics and tables."""
     from raymtl.cli.version_tables import show_tables
-    from raymtl.model_store.store import show as read
-    from raymtl.storage.object_store import open_store
 
-    manifest = read(open_store(store), version)
+    manifest = api.open_store(store).show(version)
     console.print(*show_tables(manifest), sep="\n")
     finish(as_json, manifest.model_dump(mode="json"))
 
@@ -63,12 +60,8 @@ def diff(
 ) -> None:
     """Show what changed between two versions: data, rows, metrics, tables, configuration."""
     from raymtl.cli.version_tables import diff_tables
-    from raymtl.model_store.store import diff as compare
-    from raymtl.model_store.store import show as read
-    from raymtl.storage.object_store import open_store
 
-    opened = open_store(store)
-    difference = compare(read(opened, old), read(opened, new))
+    difference = api.open_store(store).diff(old, new)
     console.print(*diff_tables(difference), sep="\n")
     finish(as_json, asdict(difference))
 
@@ -76,13 +69,9 @@ def diff(
 @app.command()
 def verify(store: StoreOption, version: Version = None, as_json: Json = False) -> None:
     """Read every file of a version and compare its hash with the manifest. Exit code 66: something is missing or damaged."""
-    from raymtl.model_store.store import show as read
-    from raymtl.model_store.store import verify as check
-    from raymtl.storage.object_store import open_store
-
-    opened = open_store(store)
-    manifest = read(opened, version)
-    faults = check(opened, manifest.id)
+    opened = api.open_store(store)
+    manifest = opened.show(version)
+    faults = opened.verify(manifest.id)
     for fault in faults:
         console.print(fault, markup=False)
     if not faults:
@@ -105,15 +94,8 @@ def publish(
     as_json: Json = False,
 ) -> None:
     """Make a finished run the current version."""
-    from raymtl.dependencies import check_stack
-    from raymtl.model_store.lease import acquire
-    from raymtl.model_store.publish import publish_run
-    from raymtl.storage.object_store import open_store
-
-    check_stack()
-    opened = open_store(store)
-    with acquire(opened, f"publish {run_dir}", wait_s=wait) as lease:
-        manifest = publish_run(run_dir, opened, checkpoint=checkpoint, version=version, held=lease.held)
+    opened = api.open_store(store)
+    manifest = opened.publish(run_dir, checkpoint=checkpoint, version=version, wait_s=wait)
     console.print(
         f"published {manifest.id}: {count_of(len(manifest.all_files), 'file')}, {manifest.total_bytes / 2**20:,.1f} MiB\n"
         f"next: raymtl versions list --store {opened.path}",
@@ -132,17 +114,9 @@ def rollback(
     as_json: Json = False,
 ) -> None:
     """Make an earlier version current again; takes seconds, and nothing is deleted."""
-    from raymtl.model_store.lease import acquire
-    from raymtl.model_store.store import current
-    from raymtl.model_store.store import rollback as go_back
-    from raymtl.storage.object_store import open_store
-
-    opened = open_store(store)
-    with acquire(opened, "rollback", wait_s=wait) as lease:
-        before = current(opened)
-        entry = go_back(opened, version, lease.held)
-    console.print(f"current: {entry.current} (was {before})", markup=False)
-    finish(as_json, {"current": entry.current, "was": before})
+    now, before = api.open_store(store).rollback(version, wait_s=wait)
+    console.print(f"current: {now} (was {before})", markup=False)
+    finish(as_json, {"current": now, "was": before})
 
 
 @app.command()
@@ -154,14 +128,7 @@ def gc(
     as_json: Json = False,
 ) -> None:
     """Remove old versions and what killed writers left; never what is current, rested on, or lately refused by the daily job."""
-    from raymtl.daily.record import candidates
-    from raymtl.model_store.lease import acquire
-    from raymtl.model_store.store import gc as clean
-    from raymtl.storage.object_store import open_store
-
-    opened = open_store(store)
-    with acquire(opened, "gc", wait_s=wait) as lease:
-        removed = clean(opened, keep, candidates(opened, keep), held=lease.held, dry_run=dry_run)
+    removed = api.open_store(store).gc(keep, dry_run=dry_run, wait_s=wait)
     word = "would remove" if dry_run else "removed"
     console.print(
         f"{word} {count_of(len(removed.versions), 'version')}: {', '.join(removed.versions) or '–'}\n"

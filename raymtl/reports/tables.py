@@ -1,5 +1,6 @@
 """The rows of the tables, shared by the HTML report and the terminal."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -37,7 +38,7 @@ def shown_columns(columns: tuple[str, ...], rows: list[Row]) -> list[int]:
     ]
 
 
-def metrics_of(result: dict[str, Any]) -> dict[str, Any]:
+def metrics_of(result: Mapping[str, Any]) -> dict[str, Any]:
     """What `EvalMetrics.compute` returned, out of a run's result: `tasks` and `scenarios`, both empty before an evaluation.
 
     A result has the tasks under `metrics.eval` and the rest beside it; a line of `metrics.jsonl`, and what `compute` returned,

@@ -1,5 +1,6 @@
 """The metrics of a run as a table on the terminal."""
 
+from collections.abc import Mapping
 from typing import Any
 
 from rich.table import Table
@@ -23,7 +24,7 @@ _VALUE_PLACES = {name: VALUE_COLUMNS.index(name) for name in ("calibration", "ro
 _LEFT_OUT = {"log loss"}  # NE says the same, and a terminal is narrow
 
 
-def print_table(result: dict[str, Any]) -> Table:
+def print_table(result: Mapping[str, Any]) -> Table:
     """A table with one line per task and scenario, for `rich.print`; nothing is printed here.
 
     Args:

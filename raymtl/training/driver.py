@@ -4,7 +4,7 @@ import json
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 
 from raymtl.config.load import config_hash, dump_config, load_config
 from raymtl.config.roles import run_fields
@@ -16,6 +16,7 @@ from raymtl.data.units import Plan, plan_input
 from raymtl.data.writable import check_writable
 from raymtl.dependencies import package_versions
 from raymtl.errors import ConfigError
+from raymtl.results import EvaluateResult, RunResult
 from raymtl.storage.paths import absolute, join_path
 from raymtl.storage.temp_dirs import folder_for
 from raymtl.training.cluster import connect
@@ -82,7 +83,7 @@ def prepare_inputs(config: Config) -> RunPlan:
     return RunPlan(config, plans, sample_base_rates(config, plans["train"]), config_hash(config))
 
 
-def train(config: Config, *, address: str | None = None, on_event: Listener | None = None) -> dict[str, Any]:
+def train(config: Config, *, address: str | None = None, on_event: Listener | None = None) -> RunResult:
     """Train (or go on with) the run that `config` describes and return what `result.json` holds.
 
     `on_event` gets every record of `metrics.jsonl` and notes, as they come. Raises UserError with one sentence for anything the
@@ -94,7 +95,7 @@ def train(config: Config, *, address: str | None = None, on_event: Listener | No
         _compare_with_previous(config, run_dir)
         if on_event:
             on_event({"note": f"the run {run_dir} is finished already; give another `name` to train again"})
-        return done
+        return cast(RunResult, done)
     notify = (lambda line: on_event({"note": line})) if on_event else (lambda line: None)
     ready = prepare(config)
     notify(joining(address))
@@ -123,7 +124,7 @@ def train(config: Config, *, address: str | None = None, on_event: Listener | No
     return result
 
 
-def _result(ready: RunPlan, summary: dict[str, Any], seconds: float) -> dict[str, Any]:
+def _result(ready: RunPlan, summary: dict[str, Any], seconds: float) -> RunResult:
     """What `result.json` holds."""
     config, progress, plans = ready.config, summary["progress"], ready.plans
     evaluations = progress["evaluations"]
@@ -166,7 +167,7 @@ def evaluate(
     checkpoint: str | None,
     address: str | None,
     notify: Callable[[str], None] = lambda line: None,
-) -> dict[str, Any]:
+) -> EvaluateResult:
     """Metrics of a run's checkpoint (none: its last one) on the evaluation days of its configuration, changed by `overrides`.
 
     `notify` is told each step that takes a while.

@@ -4,13 +4,14 @@ import json
 import math
 import statistics
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, cast
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
 from raymtl.config.load import config_from_dict, dump_config
 from raymtl.objectives.metrics import signed_value
+from raymtl.results import TuneResult
 from raymtl.storage.atomic import atomic_write
 from raymtl.storage.filesystem import open_filesystem
 from raymtl.storage.paths import join_path
@@ -23,7 +24,7 @@ from raymtl.tuning.trial_store import Trial
 BEST, TABLE, REPORT = "best.yaml", "trials.parquet", "report.html"
 
 
-def write_result(search: Search, folder: str, clock: dict[str, Any]) -> dict[str, Any]:
+def write_result(search: Search, folder: str, clock: dict[str, Any]) -> TuneResult:
     """Write the files of a search and return what `result.json` holds."""
     result = summary(search, clock, folder)
     result["report"] = join_path(folder, REPORT)
@@ -37,7 +38,7 @@ def write_result(search: Search, folder: str, clock: dict[str, Any]) -> dict[str
     return result
 
 
-def summary(search: Search, clock: dict[str, Any], folder: str) -> dict[str, Any]:
+def summary(search: Search, clock: dict[str, Any], folder: str) -> TuneResult:
     """Everything that a report says in numbers."""
     trials = list(search.trial_store.trials.values())
     searched = [t for t in trials if t.kind in SEARCHED]
@@ -61,7 +62,7 @@ def summary(search: Search, clock: dict[str, Any], folder: str) -> dict[str, Any
         "repeats": gains(search),
         "train_seconds": round(sum(t.train_seconds for t in trials), 1),
         "start_seconds": round(sum(t.start_seconds for t in trials), 1),
-        **clock,
+        **cast(Any, clock),
     }
 
 

@@ -23,6 +23,7 @@ from raymtl.errors import CheckpointError, ClusterError, ConfigError, StorageErr
 from raymtl.model_store.loader import check_fits
 from raymtl.model_store.row_owners import read_map
 from raymtl.model_store.store import chain, show
+from raymtl.results import TuneResult
 from raymtl.storage.filesystem import open_filesystem
 from raymtl.storage.object_store import open_store
 from raymtl.storage.paths import join_path
@@ -47,7 +48,7 @@ CLOCK = "clock.json"
 """Seconds that a search has taken, and where they went."""
 
 
-def tune(config: Config, *, address: str | None = None, on_event: Listener | None = None) -> dict[str, Any]:
+def tune(config: Config, *, address: str | None = None, on_event: Listener | None = None) -> TuneResult:
     """Search (or go on with the search) that `config` describes and return what `result.json` of its folder holds.
 
     `on_event` gets `{note: text}`, and `{trial: Trial}` whenever one of them changes. Raises UserError.

@@ -43,6 +43,9 @@ def _entrypoints(value: object) -> list[str]:
         ("docs/cluster.md", 8),
         ("docs/daily.md", 10),
         ("docs/serving.md", 4),
+        ("docs/tutorial.md", 8),
+        ("docs/index.md", 4),
+        ("README.md", 3),
     ],
 )
 def test_calls_are_understood(file: str, least: int) -> None:

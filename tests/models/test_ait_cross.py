@@ -1,4 +1,4 @@
-"""AIT's cross form, with any number of predecessors (design/models.md §6), and its order loss."""
+"""AIT's cross form, with any number of predecessors (docs/formulas.md §6), and its order loss."""
 
 import math
 from collections.abc import Mapping, Sequence

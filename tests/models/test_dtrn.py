@@ -1,4 +1,4 @@
-"""DTRN = TIM + TRM: the formulas, and C1 to C8 (design/models.md §14)."""
+"""DTRN = TIM + TRM: the formulas, and C1 to C8 (docs/formulas.md §14)."""
 
 from typing import Any
 

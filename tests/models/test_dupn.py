@@ -1,4 +1,4 @@
-"""DUPN: the formulas, and D1 to D6 (design/models.md §10)."""
+"""DUPN: the formulas, and D1 to D6 (docs/formulas.md §10)."""
 
 from typing import Any
 

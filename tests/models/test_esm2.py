@@ -1,4 +1,4 @@
-"""ESM²: click, then a decisive action or none, then the purchase (design/models.md §8)."""
+"""ESM²: click, then a decisive action or none, then the purchase (docs/formulas.md §8)."""
 
 from typing import Any
 

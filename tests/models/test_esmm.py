@@ -1,4 +1,4 @@
-"""ESMM and its generalisation to any funnel (design/models.md §7 and §15)."""
+"""ESMM and its generalisation to any funnel (docs/formulas.md §7 and §15)."""
 
 import math
 from typing import Any

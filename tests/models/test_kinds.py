@@ -1,4 +1,4 @@
-"""G3, G4, G10 and G11 for every kind of label (design/models.md §1.8); binary ones alone have test_ranker.py.
+"""G3, G4, G10 and G11 for every kind of label (docs/formulas.md §1.8); binary ones alone have test_ranker.py.
 
 The couplers of funnels multiply probabilities, so these are the presets whose heads stand for themselves.
 """

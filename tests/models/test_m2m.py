@@ -1,4 +1,4 @@
-"""M2M: the formula, and X3 to X9 (design/models.md §13); X1 and X2 are in test_meta.py, X8 in test_transformer.py."""
+"""M2M: the formula, and X3 to X9 (docs/formulas.md §13); X1 and X2 are in test_meta.py, X8 in test_transformer.py."""
 
 import dataclasses
 from typing import Any

@@ -1,4 +1,4 @@
-"""Meta layers, the groups of rows that share weights, and their memory: X1 and X2 (design/models.md §13)."""
+"""Meta layers, the groups of rows that share weights, and their memory: X1 and X2 (docs/formulas.md §13)."""
 
 import itertools
 from collections.abc import Callable, Iterator

@@ -1,4 +1,4 @@
-"""The Missing Value Layer from the files to the loss: K4 to K6 (design/models.md §9)."""
+"""The Missing Value Layer from the files to the loss: K4 to K6 (docs/formulas.md §9)."""
 
 import math
 from typing import Any

@@ -1,4 +1,4 @@
-"""MMoE: the formula, and M1 to M7 (design/models.md §3)."""
+"""MMoE: the formula, and M1 to M7 (docs/formulas.md §3)."""
 
 import math
 from typing import Any

@@ -1,4 +1,4 @@
-"""Field-wise bi-interaction: the formula, and W1 to W7 (design/models.md §12)."""
+"""Field-wise bi-interaction: the formula, and W1 to W7 (docs/formulas.md §12)."""
 
 from itertools import combinations
 from typing import Any

@@ -1,4 +1,4 @@
-"""PLE and CGC: the formula, and P1 to P5 (design/models.md §4)."""
+"""PLE and CGC: the formula, and P1 to P5 (docs/formulas.md §4)."""
 
 import pytest
 import torch

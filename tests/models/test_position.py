@@ -1,4 +1,4 @@
-"""The position tower (design/models.md §11) and what it reads."""
+"""The position tower (docs/formulas.md §11) and what it reads."""
 
 from typing import Any
 

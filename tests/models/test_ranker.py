@@ -1,4 +1,4 @@
-"""G-tests: what holds for every model (design/models.md §1.8)."""
+"""G-tests: what holds for every model (docs/formulas.md §1.8)."""
 
 import math
 

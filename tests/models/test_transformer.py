@@ -1,4 +1,4 @@
-"""M2M's sequence encoder: the formula, X6 and X8 (design/models.md §13)."""
+"""M2M's sequence encoder: the formula, X6 and X8 (docs/formulas.md §13)."""
 
 import dataclasses
 import math

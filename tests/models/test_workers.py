@@ -1,4 +1,4 @@
-"""G5: one worker and two give the same loss and the same weights (design/models.md §1.8)."""
+"""G5: one worker and two give the same loss and the same weights (docs/formulas.md §1.8)."""
 
 import os
 import time

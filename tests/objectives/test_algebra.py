@@ -1,4 +1,4 @@
-"""Algebra of probabilities in logits against 60-digit decimals (design/models.md §1.5)."""
+"""Algebra of probabilities in logits against 60-digit decimals (docs/formulas.md §1.5)."""
 
 import math
 from collections.abc import Callable

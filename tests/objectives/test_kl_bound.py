@@ -1,4 +1,4 @@
-"""Meituan's bound: symmetric KL divergence between p(click)·p(conversion | click) and p(order) (design/models.md §9)."""
+"""Meituan's bound: symmetric KL divergence between p(click)·p(conversion | click) and p(order) (docs/formulas.md §9)."""
 
 import math
 

@@ -89,7 +89,7 @@ def ends(cells: Cells) -> str:
             "a map on every machine",
             f"{power(IDS[1])} IDs: {gb((SHARED_MAP_BYTES + OWN_MAP_BYTES * PER_NODE) * IDS[1])} GB in the daily job, {MAPS[-1]['first_of_the_host_ms'] / MAPS[-1]['entries'] * IDS[1] / 6e4:.0f} minutes to load; {power(IDS[2])} do not fit",
             "`hash`, or a higher `admit_count`; workers that share the day's maps; a map split by hash over the machines; managed collision in the tables "
-            "([design.md](design.md#id_space-zch))",
+            "([why](adr/0014-id-maps.md))",
         ],
         [
             "marks of all rows in every worker",

@@ -1,0 +1,395 @@
+"""The Python API, re-exported by `raymtl`: what the commands call, for notebooks and programs.
+
+Each function is one command. It raises `raymtl.errors.UserError` for whatever the user can fix. Heavy packages are imported
+when a function needs them, so that `import raymtl` is quick.
+"""
+
+import datetime as dt
+import json
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from os import PathLike, fspath
+from typing import TYPE_CHECKING, Any, Literal, cast
+
+from raymtl.errors import ConfigError
+
+if TYPE_CHECKING:
+    from raymtl.config.data import DayRange
+    from raymtl.config.root import Config
+    from raymtl.daily.record import Record
+    from raymtl.model_store.manifest import Manifest
+    from raymtl.model_store.store import Difference, Listed, Removed
+    from raymtl.results import EvaluateResult, ExportResult, ScoreResult, TrainResult, TuneResult
+    from raymtl.storage.object_store import Store
+
+Path = str | PathLike[str]
+Overrides = Sequence[str] | Mapping[str, Any]
+
+
+def load_config(path: Path, overrides: Overrides = ()) -> "Config":
+    """Read and check a configuration.
+
+    Args:
+        path: the YAML file, a path or a URL.
+        overrides: fields to change, as `{"train.workers": 4}` or as `["train.workers=4"]`.
+    """
+    from raymtl.config.load import load_config as load
+
+    return load(fspath(path), _texts(overrides))
+
+
+def train(config: "Config | Path", *, address: str | None = None, progress: bool = True) -> "TrainResult":
+    """Train the run that a configuration describes, or resume it.
+
+    Args:
+        config: what `load_config` returned, or the path of a configuration.
+        address: the Ray cluster to join; None: that of the job, or this machine alone.
+        progress: print how the run proceeds.
+    """
+    loaded = _loaded(config)
+    _speaker(progress, "checking the configuration and the logs")
+    from raymtl.dependencies import check_stack
+    from raymtl.training import driver
+    from raymtl.training.rundir import run_folder
+
+    check_stack()
+    with _training_lines(progress) as on_event:
+        result = driver.train(loaded, address=address, on_event=on_event)
+    return {**result, "run_dir": run_folder(loaded)}
+
+
+def evaluate(
+    run: Path,
+    *,
+    overrides: Overrides = (),
+    checkpoint: Path | None = None,
+    address: str | None = None,
+    progress: bool = True,
+) -> "EvaluateResult":
+    """Measure a run's model on the evaluation days of its configuration.
+
+    Args:
+        run: folder of the run, `run_dir` of what `train` returned.
+        overrides: fields to change, such as `{"data.eval": {"start": "2026-02-01", "end": "2026-02-01"}}`.
+        checkpoint: folder of a checkpoint; None: the last one.
+        address: as for `train`.
+        progress: print each step that takes a while.
+    """
+    say = _speaker(progress, "checking the checkpoint and the logs")
+    from raymtl.dependencies import check_stack
+    from raymtl.training import driver
+
+    check_stack()
+    return driver.evaluate(
+        fspath(run),
+        overrides=_texts(overrides),
+        checkpoint=None if checkpoint is None else fspath(checkpoint),
+        address=address,
+        notify=say,
+    )
+
+
+def tune(config: "Config | Path", *, address: str | None = None, progress: bool = True) -> "TuneResult":
+    """Run the search that the section `tune` of a configuration describes, or resume it.
+
+    Args:
+        config: what `load_config` returned, or the path of a configuration.
+        address: as for `train`.
+        progress: print the trials as they proceed.
+    """
+    loaded = _loaded(config)
+    _speaker(progress, "checking the configuration and the logs")
+    from raymtl.tuning.check import check
+
+    check(loaded)  # the space and the objective, before the imports that take seconds
+    from raymtl.dependencies import check_stack
+    from raymtl.telemetry.logs import terminal
+    from raymtl.tuning.run import tune as run
+    from raymtl.tuning.terminal import TrialLines
+
+    check_stack()
+    if not progress:
+        return run(loaded, address=address)
+    with TrialLines(terminal()) as lines:
+        return run(loaded, address=address, on_event=lines)
+
+
+def run_daily(
+    config: "Config | Path",
+    date: dt.date | str | None = None,
+    *,
+    first: dt.date | str | None = None,
+    wait_s: float = 0,
+    force: bool = False,
+    ignore_bounds: bool = False,
+    address: str | None = None,
+    progress: bool = True,
+) -> "list[Record]":
+    """Train the published model on the new day's logs and publish the result, or raise RefusedError that says why not.
+
+    Args:
+        config: what `load_config` returned, or the path of a configuration with a section `daily`.
+        date: the day whose logs are new; None: yesterday (UTC).
+        first: first day of a backfill that ends with `date`.
+        wait_s: wait so long for the logs, and for a job that holds the lease.
+        force: do days again that are published or refused already.
+        ignore_bounds: train although the day does not look like those before it.
+        address: as for `train`.
+        progress: print how the job proceeds.
+
+    Returns:
+        The record of every day that was asked for.
+    """
+    loaded = _loaded(config)
+    last = dt.datetime.now(dt.UTC).date() - dt.timedelta(days=1) if date is None else _day(date, "date")
+    begin = None if first is None else _day(first, "first")
+    if begin is not None and begin > last:
+        raise ConfigError(f"first is {begin}, which lies after date, {last}; swap them")
+    _speaker(progress, "looking at the store and the logs")
+    from raymtl.daily.day import DailyRequest
+    from raymtl.daily.runner import run_daily as run
+    from raymtl.dependencies import check_stack
+
+    check_stack()
+    request = DailyRequest(last, begin, force, ignore_bounds, wait_s)
+    with _training_lines(progress) as on_event:
+        return run(loaded, request, address=address, on_event=on_event or (lambda record: None))
+
+
+def score(
+    version: Path,
+    data: Path,
+    out: Path,
+    days: str | None = None,
+    *,
+    keys: Sequence[str] = (),
+    workers: int | None = None,
+    cpus_per_worker: int = 1,
+    gpu: bool = False,
+    batch_rows: int = 4096,
+    allow_custom: bool = False,
+    address: str | None = None,
+    progress: bool = True,
+) -> "ScoreResult":
+    """Write a published version's predictions for every row of a data set, or finish what an interrupted call left.
+
+    Args:
+        version: folder or URL of a version, `STORE/versions/ID`; that of the store means its current version.
+        data: the rows, a folder or URL with `ds=YYYY-MM-DD` partitions.
+        out: folder or URL to write to.
+        days: `2026-01-01..2026-01-07`, or one day; None: all that are there.
+        keys: columns to copy beside the predictions; none: the IDs.
+        workers: processes that score; None: as many as the cluster has room for.
+        cpus_per_worker: CPUs and threads of each.
+        gpu: give each process a GPU.
+        batch_rows: rows that the model takes at a time.
+        allow_custom: import the classes that the version's slots of `type: custom` name: its code runs.
+        address: as for `train`.
+        progress: print how far the scoring has come.
+    """
+    chosen = _day_range(days)
+    say = _speaker(progress, "checking the version and the data")
+    from raymtl.serving.score import Pool
+    from raymtl.serving.score import score as run
+
+    with _count("rows scored", progress) as count:
+        result = run(
+            fspath(version),
+            fspath(data),
+            fspath(out),
+            days=chosen,
+            keys=keys,
+            pool=Pool(workers, cpus_per_worker, gpu, batch_rows),
+            address=address,
+            allow_custom=allow_custom,
+            progress=count,
+            say=say,
+        )
+    return cast("ScoreResult", result)
+
+
+def export(
+    version: Path,
+    out: Path,
+    *,
+    quantize: Literal["none", "fp16", "int8"] = "none",
+    allow_custom: bool = False,
+) -> "ExportResult":
+    """Write a published version as torch.export programs that take raw IDs.
+
+    Args:
+        version: as for `score`.
+        out: folder or URL to write the programs and `model.json` to.
+        quantize: how the programs hold the tables.
+        allow_custom: as for `score`.
+    """
+    from raymtl.serving.export import export_version
+    from raymtl.serving.version import open_version
+
+    facts = export_version(open_version(fspath(version), allow_custom), fspath(out), quantize)
+    return cast("ExportResult", facts)
+
+
+def open_store(path: Path) -> "ModelStore":
+    """The published versions at a path or URL, such as `s3://bucket/models`; the store need not exist yet."""
+    from raymtl.storage.object_store import open_store as open_
+
+    return ModelStore(open_(fspath(path)))
+
+
+@dataclass(frozen=True)
+class ModelStore:
+    """The published versions of a model; `open_store` opens one."""
+
+    storage: "Store" = field(repr=False)
+    """The folder of the versions as plain storage."""
+
+    def __repr__(self) -> str:
+        return f"ModelStore({self.path!r})"
+
+    @property
+    def path(self) -> str:
+        """The folder or URL, absolute."""
+        return self.storage.path
+
+    def current(self) -> str | None:
+        """Name of the current version; None: nothing is published."""
+        from raymtl.model_store.store import current
+
+        return current(self.storage)
+
+    def versions(self) -> "list[Listed]":
+        """The versions, the newest first."""
+        from raymtl.model_store.store import list_versions
+
+        return list_versions(self.storage)
+
+    def show(self, version: str | None = None) -> "Manifest":
+        """What a version is made of: its data, metrics, tables and files; None: the current one."""
+        from raymtl.model_store.store import show
+
+        return show(self.storage, version)
+
+    def diff(self, old: str, new: str | None = None) -> "Difference":
+        """What changed between two versions; None: the current one."""
+        from raymtl.model_store.store import diff
+
+        return diff(self.show(old), self.show(new))
+
+    def verify(self, version: str | None = None) -> list[str]:
+        """Read every file of a version and compare its hash; returns what is wrong, one sentence each."""
+        from raymtl.model_store.store import verify
+
+        return verify(self.storage, version)
+
+    def publish(
+        self, run: Path, *, checkpoint: Path | None = None, version: str | None = None, wait_s: float = 0
+    ) -> "Manifest":
+        """Make a finished run the current version.
+
+        Args:
+            run: folder of the run.
+            checkpoint: folder of a checkpoint; None: the last one.
+            version: its name; None: the last day of its data and six digits.
+            wait_s: wait so long for another process that holds the lease.
+        """
+        from raymtl.dependencies import check_stack
+        from raymtl.model_store.lease import acquire
+        from raymtl.model_store.publish import publish_run
+
+        check_stack()
+        folder = None if checkpoint is None else fspath(checkpoint)
+        with acquire(self.storage, f"publish {fspath(run)}", wait_s=wait_s) as lease:
+            return publish_run(fspath(run), self.storage, checkpoint=folder, version=version, held=lease.held)
+
+    def rollback(self, version: str | None = None, *, wait_s: float = 0) -> tuple[str, str | None]:
+        """Make an earlier version current again (None: the one before the current one).
+
+        Returns:
+            The current version, and the one that was current before.
+        """
+        from raymtl.model_store.lease import acquire
+        from raymtl.model_store.store import rollback
+
+        with acquire(self.storage, "rollback", wait_s=wait_s) as lease:
+            before = self.current()
+            return rollback(self.storage, version, lease.held).current, before
+
+    def gc(self, keep: int = 7, *, dry_run: bool = False, wait_s: float = 0) -> "Removed":
+        """Remove all but the newest `keep` versions, and what killed writers left; see `raymtl versions gc`."""
+        from raymtl.daily.record import candidates
+        from raymtl.model_store.lease import acquire
+        from raymtl.model_store.store import gc
+
+        with acquire(self.storage, "gc", wait_s=wait_s) as lease:
+            return gc(self.storage, keep, candidates(self.storage, keep), held=lease.held, dry_run=dry_run)
+
+
+def _loaded(config: "Config | Path") -> "Config":
+    return load_config(config) if isinstance(config, str | PathLike) else config
+
+
+def _texts(overrides: Overrides) -> list[str]:
+    if isinstance(overrides, Mapping):
+        return [f"{key}={json.dumps(value, default=str)}" for key, value in overrides.items()]
+    return list(overrides)
+
+
+def _day(value: dt.date | str, name: str) -> dt.date:
+    if isinstance(value, dt.date):
+        return value
+    try:
+        return dt.date.fromisoformat(value)
+    except ValueError as error:
+        raise ConfigError(f"{name} is `{value}`; write a day as YYYY-MM-DD") from error
+
+
+def _day_range(text: str | None) -> "DayRange | None":
+    from pydantic import ValidationError
+
+    from raymtl.config.data import DayRange
+
+    if text is None:
+        return None
+    first, dots, last = text.partition("..")
+    try:
+        return DayRange.model_validate({"start": first, "end": last if dots else first})
+    except ValidationError as error:
+        reason = error.errors()[0]["msg"].removeprefix("Value error, ")
+        raise ConfigError(f"days is `{text}`: {reason}; write 2026-01-01..2026-01-07, or one day") from error
+
+
+def _speaker(progress: bool, first: str) -> Callable[[str], None]:
+    """Print the first line, and return what prints the next ones; without `progress` nothing is printed."""
+    if not progress:
+        return lambda line: None
+    from raymtl.telemetry.logs import terminal
+
+    console = terminal()
+    console.print(first)  # before the imports, which take seconds
+    return lambda line: console.print(line, markup=False, soft_wrap=True)
+
+
+@contextmanager
+def _training_lines(progress: bool) -> Iterator[Callable[[dict[str, Any]], None] | None]:
+    if not progress:
+        yield None
+        return
+    from raymtl.reports.progress import TrainingLines
+    from raymtl.telemetry.logs import terminal
+
+    with TrainingLines(terminal()) as lines:
+        yield lines
+
+
+@contextmanager
+def _count(what: str, progress: bool) -> Iterator[Callable[[int, int], None] | None]:
+    if not progress:
+        yield None
+        return
+    from raymtl.reports.progress import counting
+    from raymtl.telemetry.logs import terminal
+
+    with counting(what, terminal()) as count:
+        yield count

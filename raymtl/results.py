@@ -1,0 +1,109 @@
+"""What the functions of `raymtl` return: plain dicts that are written as JSON too, with the keys that a user may rely on."""
+
+from typing import Any, NotRequired, TypedDict
+
+
+class RunResult(TypedDict):
+    """A finished run, as `result.json` of its folder holds it."""
+
+    status: str
+    """`finished`."""
+    metrics: dict[str, Any]
+    """`eval`: task → metric → value on the evaluation days; `scenarios` and more beside it (docs/metrics.md)."""
+    best: dict[str, Any] | None
+    """The evaluation with the highest score, if the run chose one."""
+    rows_trained: int
+    rows_left_out: int
+    rows_per_s: float
+    steps: int
+    epochs: int
+    starts: int
+    """How often workers were started: 1 without a failure."""
+    seconds: float
+    config_hash: str
+    base_rates: dict[str, float]
+    data_range: dict[str, list[str]]
+    """First and last day, of `train` and `eval`."""
+    workers: int
+    parameters: Any
+    sharding: Any
+    peak_memory_bytes: Any
+    packages: dict[str, str]
+    id_maps: NotRequired[dict[str, Any]]
+    """Of every table of `id_space: map`: what its ID map holds."""
+
+
+class TrainResult(RunResult):
+    """A finished run and where it is."""
+
+    run_dir: str
+    """Folder of the run, `<output>/<name>`."""
+
+
+class EvaluateResult(TypedDict):
+    """The metrics of one checkpoint."""
+
+    checkpoint: str
+    step: int
+    data_range: dict[str, list[str]]
+    metrics: dict[str, Any]
+
+
+class TuneResult(TypedDict):
+    """A search, as `result.json` of its folder holds it."""
+
+    status: str
+    """`finished`, or `stopped` before its end."""
+    folder: str
+    best: int | None
+    """Number of the best trial; None: none is better than the configuration as it is."""
+    best_config: str | None
+    """Path of `best.yaml`."""
+    best_fields: dict[str, Any]
+    default: int | None
+    """Number of the trial of the configuration as it is."""
+    objective: list[str]
+    front: list[int]
+    """The trials of the Pareto front, with more than one objective."""
+    trials: dict[str, int]
+    """How many finished, stopped, failed and are running."""
+    failures: dict[int, str | None]
+    repeats: list[dict[str, Any]]
+    """The gain over the default on fresh seeds, per number of the objective."""
+    train_seconds: float
+    start_seconds: float
+    report: NotRequired[str]
+    """Path of `report.html`, once it is written."""
+
+
+class ScoreResult(TypedDict):
+    """A finished scoring, as `_SUCCESS` of its folder holds it."""
+
+    version: str
+    manifest: str
+    store: str
+    data: str
+    input: str
+    keys: dict[str, str]
+    predictions: list[str]
+    rows: int
+    users_computed: int
+    scorer_seconds: float
+    cpu_seconds: float
+    files: list[dict[str, Any]]
+    seconds: float
+
+
+class ExportResult(TypedDict):
+    """Exported programs, as `model.json` describes them."""
+
+    format: int
+    version: str
+    data: dict[str, Any]
+    quantization: str
+    outputs: list[dict[str, Any]]
+    programs: dict[str, dict[str, Any]]
+    features: dict[str, Any]
+    torch: str
+    scenario: NotRequired[dict[str, Any]]
+    state: NotRequired[dict[str, Any]]
