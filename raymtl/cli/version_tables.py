@@ -5,9 +5,11 @@ from typing import Any
 from rich.table import Table
 from rich.text import Text
 
+from raymtl.config.metrics import metrics_of_kind
 from raymtl.embeddings.planning import gib
 from raymtl.model_store.manifest import Manifest
 from raymtl.model_store.store import Difference, Listed
+from raymtl.reports.tables import kind_of
 from raymtl.telemetry.output import FoldedTable
 from raymtl.words import count_of
 
@@ -40,9 +42,9 @@ def show_tables(manifest: Manifest) -> list[Table | str]:
         "config": manifest.config_hash,
     }
     for task, metrics in manifest.metrics.get("eval", {}).items():
-        found = [
-            f"{name} {metrics[name]:.4f}" for name in ("auc", "ne", "calibration") if metrics.get(name) is not None
-        ]
+        kind = kind_of(metrics)
+        shown = [m.name for m in metrics_of_kind(kind) if m.decimals and m.name in (*kind.gated, "calibration")]
+        found = [f"{name} {metrics[name]:.4f}" for name in shown if metrics.get(name) is not None]
         values[f"task {task}"] = "  ".join(found) or "–"
     for key, value in values.items():
         facts.add_row(key, Text(value))

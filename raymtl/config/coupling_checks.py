@@ -117,7 +117,7 @@ def _penalty_problems(model: Model, tasks: Tasks) -> Iterator[str]:
             "set tasks.<name>.parent, or alpha to 0"
         )
     if model.kl_bound.weight > 0 and not bounds(tasks):
-        conditional = [n for n, t in tasks.items() if t.kind == "binary" and t.given in tasks]
+        conditional = [n for n, t in tasks.items() if t.is_event and t.given in tasks]
         if conditional:
             columns = quoted(dict.fromkeys(tasks[name].label_column(name) for name in conditional))
             why = f"no binary task without `given` has the label column {columns}, so there is no order on all rows"

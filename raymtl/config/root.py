@@ -9,9 +9,11 @@ from raymtl.config.base import Section, Words, did_you_mean, not_a_task, quoted
 from raymtl.config.daily import Daily
 from raymtl.config.data import Data, Location
 from raymtl.config.features import DenseFeature, Feature, Table, TableDefaults, table_of
+from raymtl.config.metrics import MEAN_AUC, parse_metric
 from raymtl.config.model import Model
 from raymtl.config.model_checks import model_problems
 from raymtl.config.roles import NotSearched, Role
+from raymtl.config.task_kinds import KINDS
 from raymtl.config.tasks import Task
 from raymtl.config.train import Train
 from raymtl.config.tune import Tune
@@ -165,14 +167,16 @@ def _task_problems(config: Config) -> Iterator[str]:
                 yield f"tasks.{name}.parent is `{task.parent}`, {not_a_task(task.parent, config.tasks)}"
             elif task.parent not in seen:
                 yield f"tasks.{name} stands before its parent `{task.parent}`; list the funnel from its top"
-            elif task.kind != "binary" or config.tasks[task.parent].kind != "binary":
+            elif not (task.is_event and config.tasks[task.parent].is_event):
                 yield f"tasks.{name}.parent is `{task.parent}`; both ends of a funnel step must be `binary` tasks"
         if task.given is not None:
             yield from _condition_problems(name, task.given, config, seen)
-        if task.kind == "binary" and task.base_rate is not None and task.base_rate >= 1:
-            yield f"tasks.{name}.base_rate is {task.base_rate}; a `binary` task needs a value below 1"
-        if task.transform != "none" and task.kind != "real":
-            yield f"tasks.{name}.transform is `{task.transform}`; only a `real` task can be transformed"
+        high = task.traits.labels.high
+        if high is not None and task.base_rate is not None and task.base_rate >= high:
+            yield f"tasks.{name}.base_rate is {task.base_rate}; a `{task.kind}` task needs a value below {high:g}"
+        if task.transform != task.traits.transform:
+            fitting = quoted(kind.name for kind in KINDS if kind.transform == task.transform)
+            yield f"tasks.{name}.transform is `{task.transform}`; only a {fitting} task can be transformed"
         seen.append(name)
 
 
@@ -185,7 +189,7 @@ def _condition_problems(name: str, given: str, config: Config, before: list[str]
         yield f"{key} is the task itself; name the task that must have happened, or leave it out"
     elif given not in before:
         yield f"tasks.{name} stands before its condition `{given}`; list `{given}` first"
-    elif config.tasks[given].kind != "binary":
+    elif not config.tasks[given].is_event:
         yield f"{key} is `{given}`, a `{config.tasks[given].kind}` task; only a `binary` one can be a condition"
     if task.parent is not None:
         yield (
@@ -212,8 +216,8 @@ def _train_problems(config: Config) -> Iterator[str]:
         if config.data.eval is None:
             yield "train.early_stop is set but there is nothing to evaluate; set data.eval, or remove it"
     for path, metric in chosen.items():
-        task = metric.rpartition(".")[0]
-        if metric != "mean_auc" and task not in config.active_tasks():
+        task = parse_metric(metric).task
+        if metric != MEAN_AUC.name and task not in config.active_tasks():
             yield (
                 f"{path} is `{metric}`; expected `mean_auc` or `<task>.<metric>` with one of the tasks "
                 f"{quoted(config.active_tasks())}{did_you_mean(task, config.active_tasks())}"

@@ -2,10 +2,11 @@
 
 from typing import Annotated, Literal
 
-from pydantic import NonNegativeFloat, NonNegativeInt, PositiveFloat
+from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveFloat
 
 from raymtl.config.base import Section
 from raymtl.config.roles import NotSearched, Role
+from raymtl.config.task_kinds import KIND_SUMMARY, Binary, KindName, TaskKind, find_kind
 
 _LABELS = Role.LEARNING | Role.READ
 _MEASURED = NotSearched("it changes what is measured")
@@ -14,8 +15,7 @@ _MEASURED = NotSearched("it changes what is measured")
 class Task(Section):
     """One prediction target, on all impressions unless it has `given`: `parent` is the funnel's order, not a condition."""
 
-    kind: Annotated[Literal["binary", "count", "real"], _LABELS, _MEASURED] = "binary"
-    """`binary`: labels 0 or 1, cross entropy. `count`: labels ≥ 0, Poisson. `real`: any finite number, squared error."""
+    kind: Annotated[KindName, Field(description=KIND_SUMMARY), _LABELS, _MEASURED] = "binary"
     label: Annotated[str | None, _LABELS, _MEASURED] = None
     """Label column; null: the task's own name. Null (and NaN) means not observed."""
     observed: Annotated[str | None, _LABELS, _MEASURED] = None
@@ -43,3 +43,13 @@ class Task(Section):
     def label_column(self, name: str) -> str:
         """The label column of the task that has this name."""
         return self.label or name
+
+    @property
+    def traits(self) -> type[TaskKind]:
+        """What is true of all tasks of this kind and transform."""
+        return find_kind(self.kind, self.transform)
+
+    @property
+    def is_event(self) -> bool:
+        """Whether it has a probability: only such a task is a step of the funnel or a condition."""
+        return issubclass(self.traits, Binary)

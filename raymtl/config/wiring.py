@@ -52,12 +52,12 @@ def order_pairs(tasks: Mapping[str, Task], predecessors: Mapping[str, Sequence[s
 
 
 def _comparable(a: Task, b: Task) -> bool:
-    return a.kind == b.kind == "binary" and a.given == b.given
+    return a.is_event and b.is_event and a.given == b.given
 
 
 def bounds(tasks: Mapping[str, Task]) -> list[tuple[str, str, str]]:
     """Triples (g, c, o) with p(g)·p(c | g) = p(o): c has `given: g`, o is on all rows, and both have one label column."""
-    binary = {name: task for name, task in tasks.items() if task.kind == "binary"}
+    binary = {name: task for name, task in tasks.items() if task.is_event}
     return [
         (task.given, name, order)
         for name, task in binary.items()

@@ -1,13 +1,17 @@
 """The gate: whether a candidate may take the place of the version before, judged on rows that neither was trained on.
 
 A check passes, fails, or is not judged for a reason that its note gives; one that fails refuses the candidate. A judged value
-that is not finite fails.
+that is not finite fails. Every check is an entry of `CHECKS` (of `TASK_CHECKS`, where each task is judged by itself).
 """
 
 import math
-from typing import Any
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any, Literal
 
 from raymtl.config.daily import Gate
+from raymtl.config.metrics import METRICS, Metric
 from raymtl.config.root import Config
 from raymtl.config.tasks import Task
 from raymtl.daily.record import Check, GateResult
@@ -19,6 +23,62 @@ _LABELS_PER_POSITIVE = 10
 """Labels of a count or real task that are worth one positive of a binary one: squared errors hang on few large values."""
 
 
+@dataclass(frozen=True)
+class TaskContext:
+    """One task of the day."""
+
+    gate: Gate
+    name: str
+    task: Task
+    base: Metrics | None
+    """Its metrics before; None: there is no version before, or it has not the task."""
+    candidate: Metrics
+
+
+@dataclass(frozen=True)
+class GateContext:
+    """What the checks know about the day."""
+
+    config: Config
+    base: Metrics | None
+    """Metrics of the version before, as `metrics` of `result.json`; None: there is none."""
+    candidate: Metrics
+    norms: dict[str, tuple[float | None, float]]
+    """Root mean square of each table's weights before (None: the table is new) and after."""
+    not_finite: dict[str, int]
+    """NaN and infinite numbers in each table and dense weight of the candidate."""
+    holdout_rows: int
+    """Rows that both were scored on."""
+
+    @property
+    def gate(self) -> Gate:
+        """The limits."""
+        assert self.config.daily is not None
+        return self.config.daily.gate
+
+    @cached_property
+    def task_checks(self) -> list[Check]:
+        """Of all tasks."""
+        found = []
+        for name, task in self.config.active_tasks().items():
+            base = (self.base or {}).get("eval", {}).get(name)
+            found += _task(self.gate, name, task, base, self.candidate["eval"].get(name))
+        return found
+
+
+@dataclass(frozen=True)
+class GateCheck:
+    """One entry of the gate."""
+
+    evaluate: Callable[[GateContext], Iterable[Check]]
+    what: str = ""
+    """`Check.what` of its checks, or the first word of it; empty: the name of a metric."""
+    words: str = ""
+    """What reports call it; empty: `what`."""
+    scale: Literal["count", "ratio", "significant"] = "significant"
+    """How reports show its values."""
+
+
 def evaluate_gate(
     config: Config,
     base: Metrics | None,
@@ -27,31 +87,12 @@ def evaluate_gate(
     not_finite: dict[str, int],
     holdout_rows: int,
 ) -> GateResult:
-    """Compare a candidate with the version before on the held-out rows.
+    """Compare a candidate with the version before on the held-out rows; the arguments are the fields of `GateContext`.
 
-    Args:
-        config: with `daily.gate`.
-        base: metrics of the version before, as `metrics` of `result.json`; None: there is none, and only AUC above 0.5,
-            calibration and finite numbers are asked for.
-        candidate: the candidate's, on the same rows.
-        norms: root mean square of each table's weights before (None: the table is new) and after.
-        not_finite: NaN and infinite numbers in each table and dense weight of the candidate.
-        holdout_rows: rows that both were scored on.
+    Without a version before, only AUC above 0.5, calibration and finite numbers are asked for.
     """
-    assert config.daily is not None
-    gate = config.daily.gate
-    checks: list[Check] = []
-    for name, task in config.active_tasks().items():
-        checks += _task(gate, name, task, (base or {}).get("eval", {}).get(name), candidate["eval"].get(name))
-    judged = any(check.passed is not None for check in checks)
-    if base is not None:
-        checks += _order(gate, base.get("order_violation_rate"), candidate.get("order_violation_rate"))
-    checks += _weights(not_finite)
-    for table, (before, after) in norms.items():
-        checks += _norm(gate, table, before, after, first=base is None)
-    if not judged:
-        note = f"no task could be judged on {holdout_rows:,} held-out rows, so nothing speaks against the candidate"
-        checks.append(_not_judged(None, "held-out rows", None, float(holdout_rows), note))
+    context = GateContext(config, base, candidate, norms, not_finite, holdout_rows)
+    checks = [check for entry in CHECKS for check in entry.evaluate(context)]
     passed = all(check.passed is not False for check in checks)
     return GateResult(passed=passed, checks=checks, holdout_rows=holdout_rows, base=base, candidate=candidate)
 
@@ -67,6 +108,26 @@ def summary(result: GateResult) -> str:
     )
 
 
+def check_words(what: str) -> str:
+    """What reports call a check, by its `what`."""
+    if what in METRICS:
+        return METRICS[what].in_words
+    entry = _entry(what)
+    return entry.words if entry is not None and entry.words else what
+
+
+def check_scale(what: str) -> Literal["count", "ratio", "significant"]:
+    """How reports show the values of a check, by its `what`."""
+    if what in METRICS:
+        return "significant" if METRICS[what].decimals is None else "ratio"
+    entry = _entry(what)
+    return "significant" if entry is None else entry.scale
+
+
+def _entry(what: str) -> GateCheck | None:
+    return next((e for e in CHECKS if e.what and (what == e.what or what.startswith(f"{e.what} "))), None)
+
+
 def _words(check: Check) -> str:
     subject = f"tasks.{check.task} {check.what}" if check.task else check.what
     if check.what == "not finite":
@@ -76,22 +137,21 @@ def _words(check: Check) -> str:
 
 
 def _task(gate: Gate, name: str, task: Task, base: Metrics | None, candidate: Metrics | None) -> list[Check]:
-    quality = {"binary": ("auc", "ne"), "count": ("poisson_deviance",), "real": ("mse",)}[task.kind]
-    names = (*quality, "calibration")
+    names = (*task.traits.gated, "calibration")
     if candidate is None:
         return [_not_judged(name, what, None, None, "it has no held-out labels") for what in names]
     if is_broken(reason := candidate["null_reason"]):
         return [Check(task=name, what="not finite", base=None, candidate=None, limit="0", passed=False, note=reason)]
     if few := _few(gate, task, candidate):
         return [_not_judged(name, what, _get(base, what), _get(candidate, what), few) for what in names]
-    checks = [_quality(gate, name, what, base, candidate) for what in quality]
-    return [*[c for c in checks if c is not None], _calibration(gate, name, task, base, candidate)]
+    context = TaskContext(gate, name, task, base, candidate)
+    return [check for evaluate in TASK_CHECKS for check in evaluate(context)]
 
 
 def _few(gate: Gate, task: Task, metrics: Metrics) -> str | None:
     """Why the labels are too few to judge by."""
     count, least = metrics["count"], gate.min_positives
-    if task.kind != "binary":
+    if not task.is_event:
         wanted = _LABELS_PER_POSITIVE * least
         few = [f"{count:,} held-out labels, fewer than {_LABELS_PER_POSITIVE} times"] if count < wanted else []
     else:
@@ -100,37 +160,49 @@ def _few(gate: Gate, task: Task, metrics: Metrics) -> str | None:
     return f"{few[0]} daily.gate.min_positives ({least:,})" if few else None
 
 
-def _quality(gate: Gate, name: str, what: str, base: Metrics | None, candidate: Metrics) -> Check | None:
-    """AUC, NE, MSE or Poisson deviance; None where there is nothing to compare with."""
-    before, after = _get(base, what), _get(candidate, what)
-    if base is None and what != "auc":
+def _quality(day: TaskContext) -> Iterator[Check]:
+    """The metrics of the kind that are compared, where there is something to compare with."""
+    for what in day.task.traits.gated:
+        check = _compared(day, METRICS[what])
+        if check is not None:
+            yield check
+
+
+def _compared(day: TaskContext, metric: Metric) -> Check | None:
+    gate, name, what = day.gate, day.name, metric.name
+    before, after = _get(day.base, what), _get(day.candidate, what)
+    if day.base is None and metric.chance is None:
         return None
     if after is None:
-        return _not_judged(name, what, before, after, candidate.get("null_reason") or "the metric is null")
-    if base is None:
-        return _judged(name, what, None, after, "> 0.5", after > 0.5)
+        return _not_judged(name, what, before, after, day.candidate.get("null_reason") or "the metric is null")
+    if day.base is None:
+        chance = metric.chance or 0.0
+        return _judged(name, what, None, after, f"> {chance:g}", after > chance)
     if before is None or not math.isfinite(before):
-        note = base.get("null_reason") or "the metric is not finite"
+        note = day.base.get("null_reason") or "the metric is not finite"
         return _not_judged(name, what, before, after, f"the version before: {note}")
-    if what == "auc":
+    if metric.better == "higher":
         return _judged(name, what, before, after, f"≥ {before - gate.auc_drop:.4g}", after >= before - gate.auc_drop)
     most = before * (1 + gate.ne_rise)
     return _judged(name, what, before, after, f"≤ {most:.4g}", after <= most)
 
 
-def _calibration(gate: Gate, name: str, task: Task, base: Metrics | None, candidate: Metrics) -> Check:
-    what, (low, high) = "calibration", gate.calibration
-    before, after = _get(base, what), _get(candidate, what)
+def _calibration(day: TaskContext) -> Iterator[Check]:
+    what, (low, high) = "calibration", day.gate.calibration
+    before, after = _get(day.base, what), _get(day.candidate, what)
+    note = None
     if after is None:
-        return _not_judged(name, what, before, after, candidate.get("null_reason") or "the metric is null")
-    if task.transform == "log1p":
+        note = day.candidate.get("null_reason") or "the metric is null"
+    elif not day.task.traits.calibrated:
         note = "a task trained on log(1 + y) predicts about the median, whose sum is below that of the labels"
-        return _not_judged(name, what, before, after, note)
-    if task.kind == "real" and _cancel(candidate):
-        return _not_judged(name, what, before, after, "labels of both signs cancel each other in the sum")
+    elif day.task.traits.labels.low is None and _cancel(day.candidate):
+        note = "labels of both signs cancel each other in the sum"
+    if after is None or note is not None:
+        yield _not_judged(day.name, what, before, after, note or "")
+        return
     nearer = before is not None and _far(after) < _far(before)
-    limit = f"{low:.4g} to {high:.4g}, or nearer to 1 than before" if base else f"{low:.4g} to {high:.4g}"
-    return _judged(name, what, before, after, limit, low <= after <= high or nearer)
+    limit = f"{low:.4g} to {high:.4g}, or nearer to 1 than before" if day.base else f"{low:.4g} to {high:.4g}"
+    yield _judged(day.name, what, before, after, limit, low <= after <= high or nearer)
 
 
 def _cancel(metrics: Metrics) -> bool:
@@ -144,43 +216,51 @@ def _far(calibration: float) -> float:
     return abs(math.log(calibration)) if 0 < calibration < math.inf else math.inf
 
 
-def _order(gate: Gate, base: Metrics | None, candidate: Metrics | None) -> list[Check]:
-    if candidate is None:  # no funnel, or no rows
-        return []
-    after = candidate["overall"]
-    if base is None:
-        return [_not_judged(None, "order", None, after, "the version before has no funnel")]
-    before = base["overall"]
-    most = before + gate.order_rise
-    return [_judged(None, "order", before, after, f"≤ {most:.4g}", after <= most)]
+def _order(day: GateContext) -> Iterator[Check]:
+    found = day.candidate.get("order_violation_rate")
+    if day.base is None or found is None:  # no version before, no funnel, or no rows
+        return
+    after, old = found["overall"], day.base.get("order_violation_rate")
+    if old is None:
+        yield _not_judged(None, "order", None, after, "the version before has no funnel")
+        return
+    before = old["overall"]
+    most = before + day.gate.order_rise
+    yield _judged(None, "order", before, after, f"≤ {most:.4g}", after <= most)
 
 
-def _weights(not_finite: dict[str, int]) -> list[Check]:
-    found = {name: count for name, count in not_finite.items() if count}
-    failed = [
-        Check(
+def _finite(day: GateContext) -> Iterator[Check]:
+    found = {name: count for name, count in day.not_finite.items() if count}
+    for name, count in found.items():
+        yield Check(
             task=None, what="not finite", base=None, candidate=count, limit="0", passed=False,
             note=f"{count:,} numbers of `{name}` are NaN or infinite",
-        )
-        for name, count in found.items()
-    ]  # fmt: skip
-    if failed or not not_finite:
-        return failed
-    return [_judged(None, "not finite", None, 0.0, "0", True)]
+        )  # fmt: skip
+    if day.not_finite and not found:
+        yield _judged(None, "not finite", None, 0.0, "0", True)
 
 
-def _norm(gate: Gate, table: str, before: float | None, after: float, first: bool) -> list[Check]:
-    what = f"norm {table}"
-    if not math.isfinite(after):
-        return [_judged(None, what, before, after, "a finite number", False)]
-    if first:
-        return []
-    if before is None:
-        return [_not_judged(None, what, before, after, "the version before does not have the table")]
-    if before == 0 or not math.isfinite(before):
-        return [_not_judged(None, what, before, after, "the weights before were all 0, or not finite")]
-    low, high = before / gate.norm_growth, before * gate.norm_growth
-    return [_judged(None, what, before, after, f"{low:.4g} to {high:.4g}", low <= after <= high)]
+def _norms(day: GateContext) -> Iterator[Check]:
+    for table, (before, after) in day.norms.items():
+        what = f"norm {table}"
+        if not math.isfinite(after):
+            yield _judged(None, what, before, after, "a finite number", False)
+        elif day.base is None:
+            continue
+        elif before is None:
+            yield _not_judged(None, what, before, after, "the version before does not have the table")
+        elif before == 0 or not math.isfinite(before):
+            yield _not_judged(None, what, before, after, "the weights before were all 0, or not finite")
+        else:
+            low, high = before / day.gate.norm_growth, before * day.gate.norm_growth
+            yield _judged(None, what, before, after, f"{low:.4g} to {high:.4g}", low <= after <= high)
+
+
+def _no_task(day: GateContext) -> Iterator[Check]:
+    if any(check.passed is not None for check in day.task_checks):
+        return
+    note = f"no task could be judged on {day.holdout_rows:,} held-out rows, so nothing speaks against the candidate"
+    yield _not_judged(None, "held-out rows", None, float(day.holdout_rows), note)
 
 
 def _get(metrics: Metrics | None, what: str) -> float | None:
@@ -195,3 +275,16 @@ def _judged(task: str | None, what: str, base: float | None, candidate: float, l
 
 def _not_judged(task: str | None, what: str, base: float | None, candidate: float | None, note: str) -> Check:
     return Check(task=task, what=what, base=base, candidate=candidate, limit="", passed=None, note=note)
+
+
+TASK_CHECKS: tuple[Callable[[TaskContext], Iterable[Check]], ...] = (_quality, _calibration)
+"""The checks of a task that has enough finite predictions."""
+
+CHECKS: tuple[GateCheck, ...] = (
+    GateCheck(lambda day: day.task_checks),
+    GateCheck(_order, "order", words="rows out of order", scale="ratio"),
+    GateCheck(_finite, "not finite", scale="count"),
+    GateCheck(_norms, "norm"),
+    GateCheck(_no_task, "held-out rows", scale="count"),
+)
+"""The gate's checks, in the order of the report."""

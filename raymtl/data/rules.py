@@ -39,13 +39,7 @@ _EMPTY: dict[Kind, pa.DataType] = {
 
 def label_rule(name: str, task: Task) -> Rule:
     """The rule of a task's labels."""
-    if task.kind == "binary":
-        expected = "0 or 1"
-    elif task.kind == "count" or task.transform == "log1p":
-        expected = "a finite number ≥ 0"
-    else:
-        expected = "a finite number"
-    return Rule("label", expected, f"mend the logs (null: not observed) or set tasks.{name}.kind")
+    return Rule("label", task.traits.labels.expected, f"mend the logs (null: not observed) or set tasks.{name}.kind")
 
 
 def where_observed(name: str, task: Task, products: bool) -> str:
@@ -130,12 +124,13 @@ def _is_set(flags: pa.Array) -> np.ndarray:
 
 def broken_labels(values: np.ndarray, task: Task) -> np.ndarray:
     """Where an observed label breaks its task's rule, [N] bool."""
-    if task.kind == "binary":
-        wrong = (values != 0) & (values != 1)
-    elif task.kind == "count" or task.transform == "log1p":
-        wrong = ~((values >= 0) & np.isfinite(values))
+    rule = task.traits.labels
+    if rule.only:
+        wrong = np.logical_and.reduce([values != allowed for allowed in rule.only])
     else:
         wrong = np.isinf(values)
+        wrong |= False if rule.low is None else values < rule.low
+        wrong |= False if rule.high is None else values > rule.high
     return wrong & ~np.isnan(values)
 
 

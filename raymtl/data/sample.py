@@ -52,6 +52,6 @@ def sample_base_rates(config: Config, plan: Plan) -> dict[str, float]:
             )
         else:
             # half a label of mean weight keeps the logarithm finite where the sample has one class only
-            more = 0.0 if task.kind == "real" else weighed / count
+            more = weighed / count if task.traits.is_rate else 0.0
             rates[name] = (total + 0.5 * more) / (weighed + more)
     return rates

@@ -1,7 +1,6 @@
 """The ranker: the chain of slots from looked-up features to one logit per task."""
 
 import importlib
-import math
 import pkgutil
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
@@ -18,12 +17,10 @@ from raymtl.models.registry import build, find, options_of
 from raymtl.models.slots import Context, Derived
 from raymtl.models.towers import Towers
 from raymtl.objectives.link import predictions
+from raymtl.objectives.tasks import objective_of
 
 for _module in pkgutil.walk_packages(raymtl.models.__path__, "raymtl.models."):
     importlib.import_module(_module.name)  # importing a slot's module is what registers its class
-
-MIN_RATE = 1e-6
-"""Least base rate, and least distance to 1: a sample without one positive must not start a head at minus infinity."""
 
 
 class Ranker(nn.Module):
@@ -95,12 +92,7 @@ def build_ranker(model: Model, tasks: Mapping[str, Task], spec: InputSpec, base_
 
 def start_logit(task: Task, base_rate: float) -> float:
     """The logit whose prediction is the base rate (mean label) of a task."""
-    if task.kind == "binary":
-        rate = min(max(base_rate, MIN_RATE), 1 - MIN_RATE)
-        return math.log(rate) - math.log1p(-rate)
-    if task.kind == "count":
-        return math.log(max(base_rate, MIN_RATE))
-    return math.log1p(base_rate) if task.transform == "log1p" else base_rate
+    return objective_of(task).start_logit(base_rate)
 
 
 def _start(name: str, task: Task, base_rates: Mapping[str, float]) -> float:

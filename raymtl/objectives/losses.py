@@ -3,19 +3,18 @@
 Shapes: B rows of this worker, T tasks, W workers.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from itertools import groupby
 from typing import NamedTuple
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from raymtl.config.slots.penalties import KLBound, OrderLoss
 from raymtl.config.tasks import Task
 from raymtl.config.wiring import bounds, order_pairs
 from raymtl.objectives.algebra import logit_prod, sym_kl
-from raymtl.objectives.link import MAX_LOG_COUNT
+from raymtl.objectives.tasks import objective_of
 
 
 class Losses(NamedTuple):
@@ -55,14 +54,13 @@ class TaskLosses(nn.Module):
         super().__init__()
         names = list(tasks)
         # Consecutive tasks of one kind are computed together.
-        runs = [(fn, len(list(run))) for fn, run in groupby(_row_loss(task) for task in tasks.values())]
-        self._row_losses = [fn for fn, _ in runs]
+        runs = [(kind, len(list(run))) for kind, run in groupby(objective_of(task) for task in tasks.values())]
+        self._objectives = [kind for kind, _ in runs]
         self._sizes = [size for _, size in runs]
         self._pairs = [(names.index(a), names.index(b)) for a, b in order_pairs(tasks, predecessors or {})]
         self._order = order
         self._bounds = [tuple(names.index(name) for name in triple) for triple in bounds(tasks)]
         self._bound_weight = bound.weight if bound else 0.0
-        self.register_buffer("_counts", torch.tensor([t.kind == "count" for t in tasks.values()]), persistent=False)
         self.register_buffer("_weights", torch.tensor([t.weight for t in tasks.values()]), persistent=False)
         self.register_buffer("_floors", torch.tensor([t.normalizer_floor for t in tasks.values()]), persistent=False)
 
@@ -99,8 +97,8 @@ class TaskLosses(nn.Module):
         y = torch.where(mask, labels.float(), 0.0)
         a = torch.where(mask, logits, 0.0)
         weights = torch.where(mask, weight.float().unsqueeze(1), 0.0)
-        parts = zip(self._row_losses, a.split(self._sizes, 1), y.split(self._sizes, 1), strict=True)
-        rows = torch.cat([row_loss(a_run, y_run) for row_loss, a_run, y_run in parts], 1)
+        parts = zip(self._objectives, a.split(self._sizes, 1), y.split(self._sizes, 1), strict=True)
+        rows = torch.cat([kind.loss(a_run, y_run) for kind, a_run, y_run in parts], 1)
         per_task = (rows * weights).sum(0) * (world / self._denominator(normalizer))
         order = self._order_penalty(logits, valid, valid_rows, world)
         bound = self._kl_bound(logits, valid, valid_rows, world)
@@ -111,14 +109,13 @@ class TaskLosses(nn.Module):
     def lower_bound(
         self, labels: Tensor, observed: Tensor, weight: Tensor, valid: Tensor, normalizer: Tensor, world: int = 1
     ) -> Tensor:
-        """What the losses [T] of this batch cannot fall below, without gradient; the arguments are those of `forward`.
-
-        It is 0 but for counts: without log y! the Poisson loss has its least at λ = y, where it is y - y·log y, mostly negative.
-        """
-        mask = observed & valid.unsqueeze(1) & self._counts
+        """What the losses [T] of this batch cannot fall below, without gradient; the arguments are those of `forward`."""
+        mask = observed & valid.unsqueeze(1)
         y = torch.where(mask, labels.float(), 0.0)
         weights = torch.where(mask, weight.float().unsqueeze(1), 0.0)
-        return ((y - torch.xlogy(y, y)) * weights).sum(0) * (world / self._denominator(normalizer))
+        parts = zip(self._objectives, y.split(self._sizes, 1), strict=True)
+        least = torch.cat([kind.lower_bound(y_run) for kind, y_run in parts], 1)
+        return (least * weights).sum(0) * (world / self._denominator(normalizer))
 
     def _denominator(self, normalizer: Tensor) -> Tensor:
         n = torch.maximum(normalizer.float(), self._floors)
@@ -155,36 +152,3 @@ class TaskLosses(nn.Module):
 
 def _per_row(valid_rows: Tensor, world: int) -> Tensor:
     return world / valid_rows.float().clamp(min=1.0)
-
-
-def _binary(a: Tensor, y: Tensor) -> Tensor:
-    """Cross entropy in nats: y·softplus(-a) + (1 - y)·softplus(a)."""
-    return F.binary_cross_entropy_with_logits(a, y, reduction="none")
-
-
-def _count(a: Tensor, y: Tensor) -> Tensor:
-    """Poisson loss λ - y·a with λ = exp(a); the constant log y! is left out.
-
-    Above MAX_LOG_COUNT λ follows its tangent. A plain clamp of a inside exp would leave -y as the whole gradient there,
-    which pushes a prediction that is far too large further up.
-    """
-    inside = a.clamp(max=MAX_LOG_COUNT)
-    return inside.exp() * (1.0 + (a - inside)) - y * a
-
-
-def _real(a: Tensor, y: Tensor) -> Tensor:
-    """Squared error."""
-    return (a - y).square()
-
-
-def _log_real(a: Tensor, y: Tensor) -> Tensor:
-    """Squared error against log(1 + y)."""
-    return (a - y.log1p()).square()
-
-
-def _row_loss(task: Task) -> Callable[[Tensor, Tensor], Tensor]:
-    if task.kind == "binary":
-        return _binary
-    if task.kind == "count":
-        return _count
-    return _log_real if task.transform == "log1p" else _real

@@ -18,6 +18,7 @@ from raymtl.reports.plots import (
     thin,
 )
 from raymtl.reports.style import PALETTE, task_colours
+from raymtl.reports.tables import kind_of
 
 
 def _largest(run: Run) -> float:
@@ -26,7 +27,7 @@ def _largest(run: Run) -> float:
 
 @styled
 def losses(run: Run) -> str | None:
-    """One panel per task: training loss, raw and smoothed, and the log loss of each evaluation."""
+    """One panel per task: training loss, raw and smoothed, and the same of each evaluation where a metric measures it."""
     names = [n for n in run.tasks if finite(run.train, "losses", n)]
     if not names:
         return None
@@ -38,7 +39,8 @@ def losses(run: Run) -> str | None:
         x, y = [p[0] / size for p in points], [p[1] for p in points]
         ax.plot(x, y, color=colours[name], alpha=0.3, linewidth=0.8)
         ax.plot(x, smooth(y), color=colours[name], label="training, smoothed", marker=_dot(points))
-        tested = finite(run.evals, "metrics", "tasks", name, "logloss")
+        kind = kind_of((run.config.get("tasks") or {}).get(name) or {})
+        tested = finite(run.evals, "metrics", "tasks", name, kind.loss_metric) if kind.loss_metric else []
         if tested:
             spots = ax.plot(
                 [p[0] / size for p in tested], [p[1] for p in tested], "o", color=colours[name], label="evaluation"
@@ -47,7 +49,7 @@ def losses(run: Run) -> str | None:
         low, high = _bulk(y + [p[1] for p in tested])
         ax.set_ylim(low, high)
         ax.set_title(name, color=colours[name])
-        ax.set_ylabel(_loss_unit(run, name))
+        ax.set_ylabel(kind.loss_label)
     axes[0].legend(frameon=False, fontsize=8, loc="upper right")
     return svg(drawing, f"Training loss against rows seen for {', '.join(names)}")
 
@@ -55,11 +57,6 @@ def losses(run: Run) -> str | None:
 def _dot(points: list[Any]) -> str:
     """A marker for a line of one point, which would not be seen otherwise."""
     return "o" if len(points) == 1 else ""
-
-
-def _loss_unit(run: Run, task: str) -> str:
-    kind = ((run.config.get("tasks") or {}).get(task) or {}).get("kind", "binary")
-    return {"binary": "log loss (nats)", "count": "Poisson loss", "real": "squared error"}.get(kind, "loss")
 
 
 def _bulk(values: list[float]) -> tuple[float, float]:

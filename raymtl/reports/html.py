@@ -6,14 +6,7 @@ from raymtl.errors import StorageError
 from raymtl.reports import curves, slices, style
 from raymtl.reports.load import Run, load_run
 from raymtl.reports.page import OPEN_ROWS, Cell, Grid, StatusWord, fill, metric_grid
-from raymtl.reports.tables import (
-    ALL,
-    BINARY_COLUMNS,
-    VALUE_COLUMNS,
-    binary_rows,
-    metrics_of,
-    value_rows,
-)
+from raymtl.reports.tables import metric_tables, metrics_of
 from raymtl.storage.filesystem import make_folder_of, open_filesystem, put
 from raymtl.storage.paths import join_path
 from raymtl.storage.retry import advice
@@ -51,7 +44,7 @@ def write_report(run_dir: str, out: str | None = None) -> str:
 def render(run: Run) -> str:
     """The whole page as text."""
     metrics = run.final or {"tasks": {}, "scenarios": {}}
-    ranked, valued = binary_rows(metrics), value_rows(metrics)
+    tables = metric_tables(metrics)
     colours = style.task_colours(run.tasks)
     return fill(
         "report.html.j2",
@@ -59,17 +52,11 @@ def render(run: Run) -> str:
         status=_status(run),
         keys=_key_numbers(run),
         evaluated=_evaluated(run),
-        tables=[
-            metric_grid(BINARY_COLUMNS, [row for row in ranked if row.scenario == ALL], colours, parts=False),
-            metric_grid(VALUE_COLUMNS, [row for row in valued if row.scenario == ALL], colours, parts=False),
-        ],
-        scenario_tables=[
-            metric_grid(BINARY_COLUMNS, ranked, colours, parts=True),
-            metric_grid(VALUE_COLUMNS, valued, colours, parts=True),
-        ]
+        tables=[metric_grid(table, colours, parts=False) for table in metric_tables(metrics, scenarios=False)],
+        scenario_tables=[metric_grid(table, colours, parts=True) for table in tables]
         if metrics.get("scenarios")
         else [],
-        fold_scenarios=len(ranked) + len(valued) > OPEN_ROWS,
+        fold_scenarios=sum(len(table.rows) for table in tables) > OPEN_ROWS,
         order=_order(metrics),
         has_best=any(report.get("truth_auc") is not None for report in metrics["tasks"].values()),
         plots={

@@ -6,7 +6,7 @@ from typing import Any, ClassVar, Literal
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
-from raymtl.reports.tables import ALL, Row, shown_columns
+from raymtl.reports.tables import ALL, MetricTable
 
 OPEN_ROWS = 30
 """Longer tables start folded."""
@@ -133,16 +133,16 @@ def render_page(page: Page) -> str:
     return fill("page.html.j2", page=page)
 
 
-def metric_grid(columns: tuple[str, ...], rows: list[Row], colours: Mapping[str, str], parts: bool) -> Grid:
-    """Metrics by task, with `parts` also by scenario; columns as in `reports.tables`."""
-    shown = shown_columns(columns, rows)
+def metric_grid(table: MetricTable, colours: Mapping[str, str], parts: bool) -> Grid:
+    """Metrics by task, with `parts` also by scenario."""
+    rows, columns = table.rows, table.columns
     noted = any(row.note for row in rows)
     found = []
     for row in rows:
         first = row.scenario == ALL or not parts
         cells = [Cell(row.task, "name", colours.get(row.task, "gray")) if first else Cell("", "name")]
         cells += [Cell(row.scenario, "part")] if parts else []
-        cells += [Cell(row.cells[i], "look" if i in row.marked else "") for i in shown]
+        cells += [Cell((cell := row.cells[c.name]).text, "look" if cell.odd else "") for c in columns]
         found.append(cells + ([Cell(row.note, "why")] if noted else []))
-    names = ["task", *(["scenario"] if parts else []), *(columns[i] for i in shown), *([""] if noted else [])]
+    names = ["task", *(["scenario"] if parts else []), *(column.name for column in columns), *([""] if noted else [])]
     return Grid(names, found, frozenset(i for i, row in enumerate(rows) if parts and row.scenario == ALL))

@@ -9,6 +9,8 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Column
 
+from raymtl.config.metrics import METRICS
+from raymtl.reports.tables import kind_of
 from raymtl.telemetry import logs
 
 _LINE_EVERY_S = 10.0
@@ -114,12 +116,10 @@ def evaluation_line(record: dict[str, Any]) -> str:
     """One evaluation in one line."""
     parts = []
     for task, metrics in record["metrics"]["tasks"].items():
-        if metrics.get("auc") is not None:
-            parts.append(f"{task} auc {metrics['auc']:.4f}")
-        elif metrics.get("rmse") is not None:
-            parts.append(f"{task} rmse {metrics['rmse']:.4g}")
-        else:
-            parts.append(f"{task} –")
+        metric = METRICS[kind_of(metrics).brief]
+        value = metrics.get(metric.name)
+        shown = "–" if value is None else f"{metric.name} {value:{'.4g' if metric.decimals is None else '.4f'}}"
+        parts.append(f"{task} {shown}")
     return f"evaluation at step {record['step']:,} ({record['seconds']:.0f} s): " + "  ".join(parts)
 
 

@@ -5,8 +5,10 @@ from typing import Any
 
 from matplotlib.axes import Axes
 
+from raymtl.config.task_kinds import Binary
 from raymtl.reports.plots import FAINT, INK, PAPER, panels, styled, svg
 from raymtl.reports.style import number, task_colours
+from raymtl.reports.tables import kind_of
 
 _PANEL_IN = {1: 3.5, 2: 3.5, 3: 3.5, 4: 3.0}  # height by the number of square panels in a row
 
@@ -22,7 +24,7 @@ def calibration(metrics: dict[str, Any], names: list[str]) -> str | None:
     drawing, axes = panels(len(curves), _PANEL_IN[min(len(curves), 4)], columns=4)
     for ax, (name, curve) in zip(axes, curves.items(), strict=True):
         report = metrics["tasks"][name]
-        _calibration_panel(ax, curve, colours[name], report.get("kind") == "binary")
+        _calibration_panel(ax, curve, colours[name], issubclass(kind_of(report), Binary))
         value = report.get("calibration")
         ax.set_title(name, color=colours[name])
         if value is not None:
@@ -73,7 +75,7 @@ def _interval(rate: float, rows: float) -> tuple[float, float]:
 def scenario_auc(metrics: dict[str, Any], names: list[str]) -> str | None:
     """AUC of every task in every scenario as bars from 0.5, the best reachable as a tick, the reason where there is none."""
     scenarios = metrics.get("scenarios") or {}
-    ranked = [n for n in names if metrics["tasks"].get(n, {}).get("kind") == "binary"]
+    ranked = [n for n in names if n in metrics["tasks"] and issubclass(kind_of(metrics["tasks"][n]), Binary)]
     if not scenarios or not ranked:
         return None
     colours = task_colours(names)

@@ -1,16 +1,39 @@
-"""The rows of the tables, shared by the HTML report and the terminal."""
+"""The tables of metrics, shared by the HTML report and the terminal: one for binary tasks, one for those with values."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from raymtl.config.metrics import METRICS, Metric, metrics_of_kind
+from raymtl.config.task_kinds import KINDS, Binary, TaskKind, Values, find_kind
 from raymtl.reports.style import count, number, significant
 
 ALL = "all"
-BINARY_COLUMNS = ("AUC", "best", "gap", "GAUC", "log loss", "NE", "calibration", "rows", "positives")
-VALUE_COLUMNS = ("error", "best", "RMSE", "MAE", "NMAE", "SMAPE", "calibration", "rows")
-CALIBRATION_TOLERANCE = 0.1
-"""A prediction further off than this share, on average, is marked."""
+Report = dict[str, Any]
+"""The metrics of one task."""
+
+
+@dataclass(frozen=True)
+class TableCell:
+    """One place in a table of metrics."""
+
+    text: str
+    odd: bool = False
+    """Asks for a look: a calibration far from 1, an AUC below one half."""
+
+
+@dataclass(frozen=True)
+class Column:
+    """One column of a table of metrics, by the name at its head."""
+
+    name: str
+    cell: Callable[[Report], TableCell]
+    short: str = ""
+    """The head on a terminal; empty: the name."""
+    wide_only: bool = False
+    """Left out on a terminal."""
+    optional: bool = False
+    """Left out where every row has a dash: it needs a `truth` or a group column, which most runs do without."""
 
 
 @dataclass(frozen=True)
@@ -19,23 +42,27 @@ class Row:
 
     task: str
     scenario: str
-    cells: tuple[str, ...]
+    cells: dict[str, TableCell]
+    """By the name of their column."""
     note: str
     """Why a cell is a dash; empty if none is."""
-    marked: frozenset[int]
-    """Cells to look at: a calibration far from 1, an AUC below one half."""
 
 
-_OPTIONAL = {"best", "gap", "GAUC"}  # need a `truth` or a group column, which most runs do without
+@dataclass(frozen=True)
+class MetricTable:
+    """All tasks of one family of kinds."""
 
+    family: type[TaskKind]
+    rows: list[Row]
 
-def shown_columns(columns: tuple[str, ...], rows: list[Row]) -> list[int]:
-    """The columns to show, by place: all but the optional ones in which every row has a dash."""
-    return [
-        i
-        for i, name in enumerate(columns)
-        if name not in _OPTIONAL or any(row.cells[i] not in ("–", "") for row in rows)
-    ]
+    @property
+    def columns(self) -> list[Column]:
+        """The columns to show: all but the optional ones in which every row has a dash."""
+        return [
+            column
+            for column in _COLUMNS[self.family]
+            if not column.optional or any(row.cells[column.name].text not in ("–", "") for row in self.rows)
+        ]
 
 
 def metrics_of(result: Mapping[str, Any]) -> dict[str, Any]:
@@ -52,17 +79,37 @@ def metrics_of(result: Mapping[str, Any]) -> dict[str, Any]:
     return {"scenarios": {}, "tasks": inner, **rest}
 
 
-def binary_rows(metrics: dict[str, Any], scenarios: bool = True) -> list[Row]:
-    """One row per binary task, followed by its scenarios; columns as in `BINARY_COLUMNS`."""
-    return [_binary_row(*place) for place in _places(metrics, scenarios) if place[2].get("kind") == "binary"]
+def metric_tables(metrics: dict[str, Any], scenarios: bool = True) -> list[MetricTable]:
+    """A table per family of kinds, each with one row per task, followed by its scenarios; some may have no rows."""
+    return [
+        MetricTable(
+            family,
+            [
+                Row(task, scenario, {column.name: column.cell(report) for column in columns}, _note(report))
+                for task, scenario, report in _places(metrics, scenarios)
+                if issubclass(kind_of(report), family)
+            ],
+        )
+        for family, columns in _COLUMNS.items()
+    ]
 
 
-def value_rows(metrics: dict[str, Any], scenarios: bool = True) -> list[Row]:
-    """One row per count or real task, followed by its scenarios; columns as in `VALUE_COLUMNS`."""
-    return [_value_row(*place) for place in _places(metrics, scenarios) if place[2].get("kind") != "binary"]
+def kind_of(report: Report) -> type[TaskKind]:
+    """The kind of the task that a report is about."""
+    return find_kind(report.get("kind"))
 
 
-def _places(metrics: dict[str, Any], scenarios: bool) -> list[tuple[str, str, dict[str, Any]]]:
+def headline(report: Report) -> Metric:
+    """The metric that stands for the task that a report is about."""
+    return METRICS[kind_of(report).headline]
+
+
+def show(metric: Metric, value: Any) -> str:
+    """A value of a metric as text."""
+    return significant(value) if metric.decimals is None else number(value, metric.decimals)
+
+
+def _places(metrics: dict[str, Any], scenarios: bool) -> list[tuple[str, str, Report]]:
     found = []
     for task, report in metrics["tasks"].items():
         found.append((task, ALL, report))
@@ -72,60 +119,50 @@ def _places(metrics: dict[str, Any], scenarios: bool) -> list[tuple[str, str, di
     return found
 
 
-def gap(report: dict[str, Any]) -> float | None:
-    """What is missing to the best reachable AUC."""
-    auc, best = report.get("auc"), report.get("truth_auc")
-    return None if auc is None or best is None else best - auc
+def _columns_of(family: type[TaskKind]) -> list[Column]:
+    """What stands for the task and its best reachable value, then the other metrics, then the numbers of rows."""
+    kinds = [kind for kind in KINDS if issubclass(kind, family)]
+    headlines = list(dict.fromkeys(kind.headline for kind in kinds))
+    if len(headlines) == 1:
+        main = METRICS[headlines[0]]
+        first = [_metric_column(main), Column("best", _best, optional=True), Column("gap", _gap, optional=True)]
+    else:
+        first = [Column("error", _named_headline), Column("best", _best, optional=True)]
+    known = [m for m in METRICS.values() if any(m in metrics_of_kind(kind) for kind in kinds)]
+    others = [_metric_column(metric) for metric in known if metric.name not in headlines]
+    counts = [Column("rows", lambda report: TableCell(count(report.get("count"))))]
+    if family is Binary:
+        counts.append(Column("positives", lambda report: TableCell(count(report.get("positives"))), short="pos."))
+    return [*first, *others, *counts]
 
 
-def _binary_row(task: str, scenario: str, report: dict[str, Any]) -> Row:
-    cells = (
-        number(report.get("auc")),
-        number(report.get("truth_auc")),
-        _signed(gap(report)),
-        number(report.get("gauc")),
-        significant(report.get("logloss")),
-        number(report.get("ne")),
-        number(report.get("calibration"), 3),
-        count(report.get("count")),
-        count(report.get("positives")),
-    )
-    auc = report.get("auc")
-    marked = ({0} if auc is not None and auc < 0.5 else set()) | _off_calibration(report, 6)
-    return Row(task, scenario, cells, _note(report), frozenset(marked))
+def _metric_column(metric: Metric) -> Column:
+    def cell(report: Report) -> TableCell:
+        value = report.get(metric.name)
+        return TableCell(show(metric, value), metric.is_odd(value))
+
+    return Column(metric.label, cell, metric.short, metric.wide_only, optional=metric.needs_group)
 
 
-def _signed(value: float | None) -> str:
-    return "–" if value is None else f"{value:.4f}".replace("-", "−")
+def _named_headline(report: Report) -> TableCell:
+    metric = headline(report)
+    value = report.get(metric.name)
+    return TableCell(show(metric, value) if value is None else f"{metric.label} {show(metric, value)}")
 
 
-def error_name(report: dict[str, Any]) -> str:
-    """The metric that stands for a count or real task."""
-    return "deviance" if report.get("kind") == "count" else "MSE"
+def _best(report: Report) -> TableCell:
+    metric = headline(report)
+    return TableCell(show(metric, report.get(f"truth_{metric.name}")))
 
 
-def _value_row(task: str, scenario: str, report: dict[str, Any]) -> Row:
-    key = "poisson_deviance" if report.get("kind") == "count" else "mse"
-    error = significant(report.get(key))
-    cells = (
-        error if report.get(key) is None else f"{error_name(report)} {error}",
-        significant(report.get(f"truth_{key}")),
-        significant(report.get("rmse")),
-        significant(report.get("mae")),
-        number(report.get("nmae")),
-        number(report.get("smape")),
-        number(report.get("calibration"), 3),
-        count(report.get("count")),
-    )
-    return Row(task, scenario, cells, _note(report), frozenset(_off_calibration(report, 6)))
+def _gap(report: Report) -> TableCell:
+    """What is missing to the best reachable value."""
+    name = headline(report).name
+    value, best = report.get(name), report.get(f"truth_{name}")
+    return TableCell("–" if value is None or best is None else f"{best - value:.4f}".replace("-", "−"))
 
 
-def _off_calibration(report: dict[str, Any], cell: int) -> set[int]:
-    value = report.get("calibration")
-    return {cell} if value is not None and abs(value - 1) > CALIBRATION_TOLERANCE else set()
-
-
-def _note(report: dict[str, Any]) -> str:
+def _note(report: Report) -> str:
     """The reason for the dashes, and how much of the rows GAUC has seen where that is not all."""
     why, gauc_why = report.get("null_reason"), report.get("gauc_null_reason")
     notes = [why] if why else []
@@ -135,3 +172,7 @@ def _note(report: dict[str, Any]) -> str:
     if report.get("gauc") is not None and share is not None and share < 0.9995:
         notes.append(f"GAUC from {100 * share:.0f} % of the rows")
     return "; ".join(notes)
+
+
+_COLUMNS: dict[type[TaskKind], Sequence[Column]] = {family: _columns_of(family) for family in (Binary, Values)}
+"""The columns of every table."""

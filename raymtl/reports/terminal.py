@@ -7,21 +7,8 @@ from rich.table import Table
 from rich.text import Text
 
 from raymtl.reports.style import task_colours
-from raymtl.reports.tables import (
-    ALL,
-    BINARY_COLUMNS,
-    VALUE_COLUMNS,
-    Row,
-    binary_rows,
-    metrics_of,
-    shown_columns,
-    value_rows,
-)
+from raymtl.reports.tables import ALL, Row, metric_tables, metrics_of
 from raymtl.telemetry.output import FoldedTable
-
-_SHORT = {"calibration": "calib.", "positives": "pos."}
-_VALUE_PLACES = {name: VALUE_COLUMNS.index(name) for name in ("calibration", "rows")}
-_LEFT_OUT = {"log loss"}  # NE says the same, and a terminal is narrow
 
 
 def print_table(result: Mapping[str, Any]) -> Table:
@@ -35,28 +22,30 @@ def print_table(result: Mapping[str, Any]) -> Table:
         reasons for dashes stand below.
     """
     metrics = metrics_of(result)
-    ranked, valued = binary_rows(metrics), value_rows(metrics)
+    ranked, *others = metric_tables(metrics)
+    valued = [row for table in others for row in table.rows]
     colours = task_colours(list(metrics["tasks"]))
-    places = [i for i in shown_columns(BINARY_COLUMNS, ranked) if BINARY_COLUMNS[i] not in _LEFT_OUT]
+    columns = [column for column in ranked.columns if not column.wide_only]
     table = FoldedTable(keys=2, box=None, pad_edge=False, header_style="bold")
     table.add_column("task")
     table.add_column("scenario")
-    for i in places:
-        table.add_column(_SHORT.get(BINARY_COLUMNS[i], BINARY_COLUMNS[i]), justify="right")
+    for column in columns:
+        table.add_column(column.short or column.name, justify="right")
     if valued:
         table.add_column("error", justify="right")
-    for row in [row for task in metrics["tasks"] for row in ranked + valued if row.task == task]:
+    shared = {column.name for column in columns if not column.optional}
+    for row in [row for task in metrics["tasks"] for row in ranked.rows + valued if row.task == task]:
         name = Text(row.task if row.scenario == ALL else "", style=f"bold {colours[row.task]}")
-        cells = {BINARY_COLUMNS[i]: i for i in places} if row in ranked else _VALUE_PLACES
-        found = [_cell(row, cells[n]) if (n := BINARY_COLUMNS[i]) in cells else Text("") for i in places]
-        error = [Text("") if row in ranked else _cell(row, 0)] if valued else []
+        cells = set(row.cells) if row in ranked.rows else shared & set(row.cells)
+        found = [_cell(row, column.name) if column.name in cells else Text("") for column in columns]
+        error = [Text("") if row in ranked.rows else _cell(row, "error")] if valued else []
         table.add_row(name, row.scenario, *found, *error)
-    reasons = [f"{row.task}, {row.scenario}: {row.note}" for row in ranked + valued if row.note]
+    reasons = [f"{row.task}, {row.scenario}: {row.note}" for row in ranked.rows + valued if row.note]
     if reasons:
         table.caption = Text("\n".join(reasons), style="dim")
         table.caption_justify = "left"
     return table
 
 
-def _cell(row: Row, place: int) -> Text:
-    return Text(row.cells[place], style="bold yellow" if place in row.marked else "")
+def _cell(row: Row, column: str) -> Text:
+    return Text(row.cells[column].text, style="bold yellow" if row.cells[column].odd else "")

@@ -1,5 +1,7 @@
 """Whether the metrics to choose checkpoints and to stop early by are there."""
 
+from raymtl.config.base import did_you_mean, quoted
+from raymtl.config.metrics import MEAN_AUC, choosable, parse_metric
 from raymtl.config.root import Config
 from raymtl.errors import ConfigError
 from raymtl.objectives.metrics import lower_is_better
@@ -11,16 +13,16 @@ def check_scores(config: Config) -> None:
     if config.train.early_stop is not None:
         wanted["train.early_stop.metric"] = config.train.early_stop.metric
     tasks = config.active_tasks()
-    binary = [n for n, t in tasks.items() if t.kind == "binary"]
     for key, what in wanted.items():
-        task = what.rpartition(".")[0]
-        if what == "mean_auc":
-            if not binary:
+        if what == MEAN_AUC.name:
+            if not any(task.is_event for task in tasks.values()):
+                name, task = next(iter(tasks.items()))
                 raise ConfigError(
-                    f"{key} is `mean_auc`, but no task is binary; use <task>.<metric>, such as {next(iter(tasks))}.mse"
+                    f"{key} is `{what}`, but no task is binary; use <task>.<metric>, such as {name}.{task.traits.headline}"
                 )
             continue
-        if task not in tasks:
+        name, metric = parse_metric(what)
+        if name not in tasks:
             raise ConfigError(
                 f"{key} is `{what}`; expected `mean_auc` or `<task>.<metric>` with one of the tasks {list(tasks)}"
             )
@@ -28,3 +30,9 @@ def check_scores(config: Config) -> None:
             lower_is_better(what)
         except ValueError as error:
             raise ConfigError(f"{key}: {error}") from error
+        known = choosable(tasks[name].traits)
+        if metric not in known:
+            raise ConfigError(
+                f"{key} is `{what}`; the `{tasks[name].kind}` task `{name}` can be judged by {quoted(known)}"
+                f"{did_you_mean(metric, known)}"
+            )

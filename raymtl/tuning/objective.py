@@ -8,22 +8,18 @@ from dataclasses import dataclass
 from typing import Any
 
 from raymtl.config.base import did_you_mean, quoted
+from raymtl.config.metrics import MEAN_AUC, ORDER, RUN_METRICS, choosable, parse_metric
 from raymtl.config.root import Config
 from raymtl.config.tune import ASHA, MedianStop, Objective, Tune
 from raymtl.errors import ConfigError
-from raymtl.objectives.metrics import ORDER, lower_is_better, signed_value
+from raymtl.objectives.metrics import lower_is_better, signed_value
 
 Metrics = dict[str, Any]
 
 
-def is_lower_better(name: str) -> bool:
-    """Whether the metric itself, as the user knows it, is the better the smaller."""
-    return name == ORDER or lower_is_better(name)
-
-
 def unsigned(name: str, value: float) -> float:
     """A signed value as the metric itself."""
-    return -value if is_lower_better(name) else value
+    return -value if lower_is_better(name) else value
 
 
 @dataclass(frozen=True)
@@ -115,26 +111,20 @@ def metric_problem(config: Config, name: str) -> str | None:
             f"is `{name}`, but the training loss changes with the weights that are searched; use a metric of the evaluation, "
             f"such as `{next(iter(tasks))}.logloss`"
         )
-    if name == "mean_auc":
-        return None if any(t.kind == "binary" for t in tasks.values()) else "is `mean_auc`, but no task is binary"
-    if name == ORDER:
-        return None if any(t.parent for t in tasks.values()) else f"is `{ORDER}`, but no task has a `parent`"
-    task, dot, metric = name.rpartition(".")
-    if not dot or task not in tasks:
-        known = [f"{t}.{metric if dot else 'auc'}" for t in tasks]
-        near = did_you_mean(name, ["mean_auc", ORDER, *known])
-        return f"names `{name}`; expected `mean_auc`, `{ORDER}` or `<task>.<metric>` with one of the tasks {quoted(tasks)}{near}"
-    known = _metrics_of(tasks[task].kind, config)
+    if name == MEAN_AUC.name:
+        return None if any(t.is_event for t in tasks.values()) else f"is `{name}`, but no task is binary"
+    if name == ORDER.name:
+        return None if any(t.parent for t in tasks.values()) else f"is `{name}`, but no task has a `parent`"
+    task, metric = parse_metric(name)
+    if task not in tasks:
+        known = [f"{t}.{metric if task else 'auc'}" for t in tasks]
+        near = did_you_mean(name, [*RUN_METRICS, *known])
+        return f"names `{name}`; expected {quoted(RUN_METRICS)} or `<task>.<metric>` with one of the tasks {quoted(tasks)}{near}"
+    known = choosable(tasks[task].traits, has_group=config.data.group is not None)
     if metric not in known:
         near = did_you_mean(metric, known)
         return f"names `{name}`; the `{tasks[task].kind}` task `{task}` can be judged by {quoted(known)}{near}"
     return None
-
-
-def _metrics_of(kind: str, config: Config) -> list[str]:
-    if kind == "binary":
-        return ["auc", *(["gauc"] if config.data.group else []), "logloss", "ne"]
-    return [*(["poisson_deviance"] if kind == "count" else []), "mse", "rmse", "mae", "nmae", "smape"]
 
 
 def check_objective(config: Config, tune: Tune) -> None:

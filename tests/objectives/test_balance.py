@@ -11,8 +11,8 @@ from raymtl.objectives.balance.balancer import build_balancer
 from raymtl.objectives.balance.base import Balance
 from raymtl.objectives.balance.famo import FAMO
 from raymtl.objectives.balance.gradnorm import GradNorm
-from raymtl.objectives.balance.start import entropy
 from raymtl.objectives.losses import TaskLosses
+from raymtl.objectives.tasks.binary import entropy
 from tests.helpers.balance_cases import BUY, CLICK, KINDS, TWO, balancer, gram_of, method, section, step
 
 # Fixed and entropy

@@ -9,8 +9,8 @@ from torch import Tensor
 
 from raymtl.config.slots.penalties import OrderLoss
 from raymtl.config.tasks import Task
-from raymtl.objectives.link import MAX_LOG_COUNT
 from raymtl.objectives.losses import Losses, TaskLosses
+from raymtl.objectives.tasks.count import MAX_LOG_COUNT
 
 NONE = OrderLoss()
 

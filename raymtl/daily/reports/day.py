@@ -1,13 +1,13 @@
 """The page of one day: the verdict first, then what it rests on."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from statistics import mean
-from typing import Any
 
+from raymtl.daily.gate import check_scale, check_words
 from raymtl.daily.record import STATES, Check, GateResult, NextDay, Record, folder
 from raymtl.daily.reports.data_part import data_parts
 from raymtl.daily.reports.series import aucs, by_date, final_in, ids_of, metrics_in, score_of, scored, task_names
-from raymtl.daily.reports.table import CHECKS, lead_and_rest
+from raymtl.daily.reports.table import lead_and_rest
 from raymtl.embeddings.planning import gib
 from raymtl.reports import slices
 from raymtl.reports.days import level_bars
@@ -39,7 +39,7 @@ from raymtl.reports.style import (
     significant,
     task_colours,
 )
-from raymtl.reports.tables import BINARY_COLUMNS, VALUE_COLUMNS, binary_rows, value_rows
+from raymtl.reports.tables import metric_tables
 from raymtl.storage.object_store import Store, write_bytes
 from raymtl.storage.paths import join_path
 from raymtl.words import count_of
@@ -188,16 +188,11 @@ def _about(record: Record, entry: NextDay) -> str:
 def _entry_parts(found: dict, entry: NextDay, earlier: Sequence[Record], colours: dict[str, str]) -> list[Part]:
     if not found["tasks"]:
         return [Words("No task has metrics: no label was observed.")]
-    ranked, valued = binary_rows(found), value_rows(found)
-    grids = [metric_grid(BINARY_COLUMNS, ranked, colours, parts=bool(found["scenarios"]))]
-    grids.append(metric_grid(VALUE_COLUMNS, valued, colours, parts=bool(found["scenarios"])))
-    if len(ranked) + len(valued) <= OPEN_ROWS:
+    tables = metric_tables(found)
+    grids = [metric_grid(table, colours, parts=bool(found["scenarios"])) for table in tables]
+    if sum(len(table.rows) for table in tables) <= OPEN_ROWS:
         return [_changes(found, entry, earlier), *grids]
-    whole = {**found, "scenarios": {}}
-    short = [
-        metric_grid(BINARY_COLUMNS, binary_rows(whole), colours, parts=False),
-        metric_grid(VALUE_COLUMNS, value_rows(whole), colours, parts=False),
-    ]
+    short = [metric_grid(table, colours, parts=False) for table in metric_tables(found, scenarios=False)]
     return [_changes(found, entry, earlier), *short, Folded("All numbers by task and scenario", grids)]
 
 
@@ -205,7 +200,7 @@ def _changes(found: dict, entry: NextDay, earlier: Sequence[Record]) -> Words:
     """By how much each task differs from the last day before that has it."""
     said = []
     for task, report in found["tasks"].items():
-        name, value = score_of(report)
+        metric, value = score_of(report)
         before = [
             (old.day, score)
             for other in earlier
@@ -214,7 +209,7 @@ def _changes(found: dict, entry: NextDay, earlier: Sequence[Record]) -> Words:
         ]
         if value is not None and before:
             day, old_value = before[-1]
-            said.append(f"{task} {name} {change(value - old_value)} since {short_day(day)}")
+            said.append(f"{task} {metric.label} {change(value - old_value)} since {short_day(day)}")
     return Words(f"{', '.join(said)}." if said else "There is no day before to compare with.")
 
 
@@ -243,10 +238,10 @@ def _check_cells(check: Check, colours: dict[str, str]) -> list[Cell]:
     word = {True: Cell("passed", "good"), False: Cell("failed", "look"), None: Cell("not judged", "faint")}[
         check.passed
     ]
-    show = _shown(check.what)
+    show = {"count": count, "ratio": number, "significant": significant}[check_scale(check.what)]
     return [
         Cell(check.task, "name", colours.get(check.task, "gray")) if check.task else Cell("whole model", "name"),
-        Cell(CHECKS.get(check.what, check.what), "part"),
+        Cell(check_words(check.what), "part"),
         Cell(show(check.base)),
         Cell(show(check.candidate), look),
         Cell(check.limit or "–", "part"),
@@ -255,23 +250,13 @@ def _check_cells(check: Check, colours: dict[str, str]) -> list[Cell]:
     ]
 
 
-def _shown(what: str) -> Callable[[Any], str]:
-    if what in ("not finite", "held-out rows"):
-        return count
-    return number if what in ("auc", "ne", "calibration", "order") else significant
-
-
 def _held_out(gate: GateResult, colours: dict[str, str]) -> list[Part]:
     parts: list[Part] = []
     for who, section in (("Candidate", gate.candidate), ("Version before", gate.base)):
         found = metrics_in(section or {})
         if found["tasks"]:
-            together = bool(found["scenarios"])
-            grids = [
-                metric_grid(BINARY_COLUMNS, binary_rows(found), colours, parts=together),
-                metric_grid(VALUE_COLUMNS, value_rows(found), colours, parts=together),
-            ]
-            parts += [Heading(who), *grids]
+            parts_too = bool(found["scenarios"])
+            parts += [Heading(who), *(metric_grid(table, colours, parts_too) for table in metric_tables(found))]
     return [Folded("All numbers on the held-out rows", parts)] if parts else []
 
 

@@ -4,6 +4,7 @@ import datetime as dt
 from collections.abc import Sequence
 from statistics import mean
 
+from raymtl.config.task_kinds import Values
 from raymtl.daily.record import FOLDER, STATES, Record, Status
 from raymtl.daily.reports.day import NAME as DAY_PAGE
 from raymtl.daily.reports.series import (
@@ -26,6 +27,7 @@ from raymtl.reports.days import Frame, Span, frames, sizes, small_multiples, sta
 from raymtl.reports.page import Cell, Drawing, Grid, Heading, Kind, Page, Part, Section, StatusWord, Words, render_page
 from raymtl.reports.plots import count_unit
 from raymtl.reports.style import MUTED, number, other_colours, short_count, short_day, significant, task_colours
+from raymtl.reports.tables import kind_of
 from raymtl.storage.object_store import Store, write_bytes
 from raymtl.storage.paths import join_path
 
@@ -119,7 +121,7 @@ def _next_day(records: list[Record], span: Span) -> Section:
     def read(key: str) -> Series:
         return within(next_day(records, lambda report: number_in(report, key)), span.first, span.last)
 
-    errors = next_day(records, lambda r: None if score_of(r)[0] == "AUC" else score_of(r)[1])
+    errors = next_day(records, lambda r: score_of(r)[1] if issubclass(kind_of(r), Values) else None)
     auc = small_multiples(
         read("auc"), colours, span, "AUC", "Next-day AUC of every task by day", number, 0.01, read("truth_auc")
     )

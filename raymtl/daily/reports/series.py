@@ -5,8 +5,9 @@ import math
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
+from raymtl.config.metrics import Metric
 from raymtl.daily.record import Figures, NextDay, Record
-from raymtl.reports.tables import metrics_of
+from raymtl.reports.tables import headline, metrics_of
 
 Report = dict[str, Any]
 """The metrics of one task."""
@@ -63,12 +64,10 @@ def task_names(records: Sequence[Record]) -> list[str]:
     return list(names)
 
 
-def score_of(report: Report) -> tuple[str, float | None]:
-    """The metric that stands for a task, by name, and its value."""
-    key, name = {"count": ("poisson_deviance", "deviance"), "real": ("mse", "MSE")}.get(
-        str(report.get("kind")), ("auc", "AUC")
-    )
-    return name, number_in(report, key)
+def score_of(report: Report) -> tuple[Metric, float | None]:
+    """The metric that stands for a task, and its value."""
+    metric = headline(report)
+    return metric, number_in(report, metric.name)
 
 
 def number_in(report: Report, key: str) -> float | None:

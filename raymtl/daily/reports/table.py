@@ -6,10 +6,12 @@ from dataclasses import dataclass
 from rich.table import Table
 from rich.text import Text
 
+from raymtl.daily.gate import check_words
 from raymtl.daily.record import Check, Record, Written
 from raymtl.daily.reports.series import by_date, score_of, scored, task_names
 from raymtl.embeddings.planning import gib
-from raymtl.reports.style import change, count, duration, number, percent, significant, task_colours
+from raymtl.reports.style import change, count, duration, percent, significant, task_colours
+from raymtl.reports.tables import show
 from raymtl.telemetry.output import FoldedTable
 
 _STYLES = {
@@ -19,15 +21,6 @@ _STYLES = {
     "broken": "bold red",
     "running": "dim",
 }
-
-CHECKS = {
-    "auc": "AUC",
-    "ne": "NE",
-    "mse": "mean squared error",
-    "poisson_deviance": "Poisson deviance",
-    "order": "rows out of order",
-}
-"""The gate's checks in words."""
 
 
 @dataclass(frozen=True)
@@ -96,7 +89,7 @@ def _failed(record: Record) -> str:
 
 
 def _in_words(check: Check) -> str:
-    what = CHECKS.get(check.what, check.what)
+    what = check_words(check.what)
     subject = f"the {what} of {check.task}" if check.task else what
     if check.candidate is None or check.what == "not finite":
         return f"{subject}: {check.note}"
@@ -115,7 +108,7 @@ def day_columns(records: Sequence[Record]) -> list[str]:
         record, entry, report = found[-1]
         late = (record.date - entry.day).days
         heads.append(
-            f"{task} {score_of(report)[0]}" + (f", {late} day{'s' if late > 1 else ''} before" if late else "")
+            f"{task} {score_of(report)[0].label}" + (f", {late} day{'s' if late > 1 else ''} before" if late else "")
         )
     return heads
 
@@ -128,11 +121,11 @@ def day_lines(records: Sequence[Record]) -> list[Line]:
     for record in by_date(records):
         scores, found = [], scored(record)
         for task in tasks:
-            name, value = score_of(found[task][1]) if task in found else ("", None)
-            if value is None:
+            metric, value = score_of(found[task][1]) if task in found else (None, None)
+            if metric is None or value is None:
                 scores.append(("–", ""))
                 continue
-            text = number(value) if name == "AUC" else significant(value)
+            text = show(metric, value)
             scores.append((text, change(value - last[task]) if task in last else ""))
             last[task] = value
         figures, written = record.figures, record.written

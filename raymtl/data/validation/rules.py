@@ -148,7 +148,7 @@ def _task(report: PartReport, name: str, task: Task, part: str, products: bool) 
         return
     if blind := [g for g, rate in found.by_scenario.items() if rate.rows and not rate.observed]:
         report.notes.append(f"tasks.{name}: no label is observed in {_some(blind, 'scenario')}")
-    if task.kind == "binary" and found.all.mean in (0, 1):
+    if found.all.mean in task.traits.labels.only:
         report.warnings.append(f"tasks.{name}: all {found.all.observed:,} observed labels are {found.all.mean:.0f}")
         return
     days = {d: rate for d, rate in found.by_day.items() if rate.rows}
@@ -164,7 +164,7 @@ def _task(report: PartReport, name: str, task: Task, part: str, products: bool) 
         )
     if barren := [d for d, rate in days.items() if rate.observed and rate.mean == 0]:
         report.warnings.append(f"tasks.{name}: {_some(barren, 'day')} where all observed labels are 0")
-    if jumps := _jumps(found.all, {d: r for d, r in days.items() if d not in barren}, task.kind):
+    if jumps := _jumps(found.all, {d: r for d, r in days.items() if d not in barren}, task.traits.is_rate):
         day = jumps[0]
         report.warnings.append(
             f"tasks.{name}: the label rate jumps on {_some(jumps, 'day')}: {days[day].mean:.4g} on {day}, "
@@ -181,7 +181,7 @@ def _few_observed(days: dict[str, LabelRate]) -> list[str]:
     return few
 
 
-def _jumps(overall: LabelRate, days: dict[str, LabelRate], kind: str) -> list[str]:
+def _jumps(overall: LabelRate, days: dict[str, LabelRate], is_rate: bool) -> list[str]:
     """Days whose mean label differs from that of the other days by far more than chance, the farthest first."""
     jumps = []
     for day, rate in days.items():
@@ -192,10 +192,10 @@ def _jumps(overall: LabelRate, days: dict[str, LabelRate], kind: str) -> list[st
         spread = max(0.0, overall.squares - overall.mean**2)
         gap = abs(rate.mean - rest)
         errors = gap / math.sqrt(spread * (1 / rate.observed + 1 / others) or 1)
-        if kind == "real":
-            far = gap > _REAL_JUMP * math.sqrt(spread)
-        else:
+        if is_rate:
             far = not rest / _RATE_JUMP <= rate.mean <= rest * _RATE_JUMP
+        else:
+            far = gap > _REAL_JUMP * math.sqrt(spread)
         if far and errors > _STANDARD_ERRORS:
             jumps.append((errors, day))
     return [day for _, day in sorted(jumps, reverse=True)]

@@ -1,35 +1,26 @@
 """The loss that a task starts from: what its best constant prediction costs."""
 
-import math
-
 import torch
 from torch import Tensor, nn
 
 from raymtl.config.tasks import Task
 from raymtl.objectives.balance.base import Facts
+from raymtl.objectives.tasks import objective_of
 
-MIN_RATE = 1e-6
-"""Least base rate and least distance to 1, as for the heads' biases: no task may start from a loss of zero."""
 LEAST_LOSS = 1e-8
 """What divides a loss is at least this."""
 START_STEPS = 100
 """Losses that a start loss is the mean of: enough to even out the batches, too few for the model to have learned much."""
 
 
-def entropy(rate: float) -> float:
-    """Cross entropy in nats of labels with this mean, if every prediction is the mean."""
-    p = min(max(rate, MIN_RATE), 1 - MIN_RATE)
-    return -p * math.log(p) - (1 - p) * math.log1p(-p)
-
-
 def start_loss(name: str, task: Task, facts: Facts) -> float | None:
-    """The start loss where the base rate alone tells it: for binary tasks."""
+    """The start loss where the base rate alone tells it, as for binary tasks."""
     rate = facts.base_rates.get(name, task.base_rate)
-    return entropy(rate) if task.kind == "binary" and rate is not None else None
+    return None if rate is None else objective_of(task).start_loss(rate)
 
 
 class StartLosses(nn.Module):
-    """Start loss of every task, [T]: known for binary tasks, else the mean over the first `START_STEPS` steps that have labels.
+    """Start loss of every task, [T]: known where the base rate tells it, else the mean of the first `START_STEPS` losses.
 
     The heads start at the base rates (`docs/losses.md`), so the first losses are about those of the best constant.
     """

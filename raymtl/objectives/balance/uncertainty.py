@@ -8,6 +8,7 @@ from torch import nn
 
 from raymtl.objectives.balance.base import Balance, Choice, Facts, Step, register
 from raymtl.objectives.balance.start import start_loss
+from raymtl.objectives.tasks import objective_of
 
 
 @register("uncertainty")
@@ -22,7 +23,7 @@ class Uncertainty(Balance):
 
     def __init__(self, facts: Facts, start: Literal["base_rate", "one"]):
         super().__init__(facts)
-        halves = [math.log(2) if task.kind == "real" else 0.0 for task in facts.tasks.values()]
+        halves = [-math.log(objective_of(task).likelihood_factor) for task in facts.tasks.values()]
         first = []
         for half, (name, task) in zip(halves, facts.tasks.items(), strict=True):
             loss = start_loss(name, task, facts) if start == "base_rate" else None

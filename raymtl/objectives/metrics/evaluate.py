@@ -64,8 +64,8 @@ class EvalMetrics:
         self.gauc_rows = gauc_rows
         self.gauc_rows_total = gauc_rows_total
         columns = {name: i for i, name in enumerate(self.tasks)}
-        self._binary_names = [n for n, task in self.tasks.items() if task.kind == "binary"]
-        self._value_names = [n for n, task in self.tasks.items() if task.kind != "binary"]
+        self._binary_names = [n for n, task in self.tasks.items() if task.is_event]
+        self._value_names = [n for n, task in self.tasks.items() if not task.is_event]
         self._binary_columns = self._index([columns[n] for n in self._binary_names])
         self._value_columns = self._index([columns[n] for n in self._value_names])
         self.edges = [(task.parent, name) for name, task in self.tasks.items() if task.parent in columns]

@@ -9,10 +9,11 @@ import torch
 from torch import Tensor
 
 from raymtl.config.tasks import Task
-from raymtl.objectives.link import MAX_LOG_COUNT, predict
+from raymtl.objectives.link import predict
 from raymtl.objectives.metrics import bins
 from raymtl.objectives.metrics.broken import broken_reason
 from raymtl.objectives.metrics.curves import reliability
+from raymtl.objectives.tasks import objective_of
 
 _ROWS, _WEIGHT, _LABEL, _PREDICTED, _ABS_LABEL, _SQUARE, _ABS, _SMAPE, _DEVIANCE, _BROKEN = range(10)
 _TRUTH_ROWS, _TRUTH_SQUARE, _TRUTH_ABS, _TRUTH_DEVIANCE = range(10, 14)
@@ -56,16 +57,17 @@ class ValueMetrics:
             sums[:, _ABS] = w * (p - y).abs()
             sums[:, _SMAPE] = w * _smape(p, y)
             sums[:, _BROKEN] = taken[:, t] & ~finite
-            if task.kind == "count":
-                sums[:, _DEVIANCE] = w * _deviance(x.double().clamp(max=MAX_LOG_COUNT), y)
+            kind = objective_of(task)
+            if kind.kind.deviance is not None:
+                sums[:, _DEVIANCE] = w * kind.deviance(x.double(), y)
             if truth is not None and task.truth is not None:
                 known = used & truth[:, t].isfinite()
                 best = truth[:, t].double().masked_fill(~known, 1.0)
                 sums[:, _TRUTH_ROWS] = known
                 sums[:, _TRUTH_SQUARE] = w * known * (best - y).square()
                 sums[:, _TRUTH_ABS] = w * known * (best - y).abs()
-                if task.kind == "count":
-                    sums[:, _TRUTH_DEVIANCE] = w * known * _deviance(best.clamp(min=1e-12).log(), y)
+                if kind.kind.deviance is not None:
+                    sums[:, _TRUTH_DEVIANCE] = w * known * kind.truth_deviance(best, y)
             self.sums[:, t].index_add_(0, scenario, sums)
             slot = bins.slots(bins.keys(x), levels=1)[0].long()
             self.curves[t].scatter_add_(1, slot.expand(3, -1), torch.stack([w * p, w * y, w]))
@@ -87,11 +89,6 @@ def _smape(p: Tensor, y: Tensor) -> Tensor:
     return 2 * (p - y).abs() / (p.abs() + y.abs()).clamp(min=torch.finfo(torch.float64).tiny)
 
 
-def _deviance(log_mean: Tensor, y: Tensor) -> Tensor:
-    """Poisson deviance of one row, 2·(y·log(y/μ) − y + μ); with y = 0 it is 2·μ."""
-    return 2 * (torch.special.xlogy(y, y) - y * log_mean - y + log_mean.exp())
-
-
 def _report(sums: list[float], task: Task) -> dict[str, Any]:
     rows, weight, broken = sums[_ROWS], sums[_WEIGHT], sums[_BROKEN]
     reason = "no observed labels" if rows == 0 else None
@@ -104,8 +101,8 @@ def _report(sums: list[float], task: Task) -> dict[str, Any]:
 
     mse = mean(_SQUARE)
     report: dict[str, Any] = {"kind": task.kind}
-    if task.kind == "count":
-        report["poisson_deviance"] = mean(_DEVIANCE)
+    if task.traits.deviance is not None:
+        report[task.traits.deviance] = mean(_DEVIANCE)
     report |= {
         "mse": mse,
         "rmse": None if mse is None else mse**0.5,
@@ -122,8 +119,8 @@ def _report(sums: list[float], task: Task) -> dict[str, Any]:
         report["null_reason"] = f"the {int(rows):,} observed labels sum to 0"
     if task.truth is not None:
         same = some and sums[_TRUTH_ROWS] == rows
-        if task.kind == "count":
-            report["truth_poisson_deviance"] = mean(_TRUTH_DEVIANCE, same)
+        if task.traits.deviance is not None:
+            report[f"truth_{task.traits.deviance}"] = mean(_TRUTH_DEVIANCE, same)
         report["truth_mse"] = mean(_TRUTH_SQUARE, same)
         report["truth_mae"] = mean(_TRUTH_ABS, same)
         report["truth_count"] = int(sums[_TRUTH_ROWS])

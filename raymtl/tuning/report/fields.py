@@ -5,7 +5,7 @@ from collections.abc import Callable, Sequence
 from matplotlib.axes import Axes
 from matplotlib.ticker import FuncFormatter, MaxNLocator
 
-from raymtl.objectives.metrics import ORDER
+from raymtl.config.metrics import ORDER, parse_metric
 from raymtl.reports.plots import INK, panels, styled, svg
 from raymtl.reports.style import MUTED
 from raymtl.tuning.report.plot_markers import Point, legend, mean_line, number_axis, scatter
@@ -45,7 +45,7 @@ def _alpha(trial: Trial, metric: str) -> float | None:
 @styled
 def alpha(view: View) -> str | None:
     """Rows out of order and the metric of every task against alpha."""
-    found = _metrics(view, _alpha, [ORDER, *view.tasks.values()])
+    found = _metrics(view, _alpha, [ORDER.name, *view.tasks.values()])
     if not found:
         return None
     known = sorted({x for points in found.values() for _, x, _ in points})
@@ -53,7 +53,7 @@ def alpha(view: View) -> str | None:
     log = not few and known[0] > 0 and known[-1] > 20 * known[0]
     drawing, axes = panels(len(found), 2.7)
     for ax, (name, points) in zip(axes, found.items(), strict=True):
-        task = name.rpartition(".")[0]
+        task = parse_metric(name).task
         colour = view.colours.get(task, MUTED[0])
         placed = [(t, _place(t, known.index(x)) if few else x, y) for t, x, y in points]
         scatter(ax, view, placed, colour)
@@ -83,7 +83,7 @@ def weights(view: View) -> str | None:
         return None
     drawing, axes = panels(len(found), 2.9)
     for ax, (name, points) in zip(axes, found.items(), strict=True):
-        task = name.rpartition(".")[0]
+        task = parse_metric(name).task
         scatter(ax, view, points, view.colours[task])
         mean_line(ax, [(x, y) for _, x, y in points], view.colours[task])
         ax.xaxis.set_major_locator(MaxNLocator(5))
@@ -98,13 +98,13 @@ def _share(trial: Trial, metric: str) -> float | None:
     tasks = trial.config.get("tasks") or {}
     found = {name: task.get("weight", 1.0) for name, task in tasks.items()}
     total = sum(found.values())
-    own = found.get(metric.rpartition(".")[0])
+    own = found.get(parse_metric(metric).task)
     return own / total if own is not None and total > 0 else None
 
 
 def _finish(ax: Axes, view: View, name: str, colour: str) -> None:
     number_axis(ax.yaxis, name)
-    task = name.rpartition(".")[0]
+    task = parse_metric(name).task
     ax.set_title(text(task) if task else "order violations", color=colour)
     ax.set_ylabel(
         view.label(name)

@@ -97,5 +97,5 @@ def importance_bars(view: View, found: Importances) -> str | None:
         ax.set_xlim(0, max(values) * 1.15 or 1.0)
         ax.grid(axis="y", visible=False)
         ax.set_xlabel("share of the importance (%)")
-        ax.set_title(f"for {text(goal)}", color=view.colours.get(goal.rpartition(".")[0], INK))
+        ax.set_title(f"for {text(goal)}", color=view.colour(goal, INK))
     return svg(drawing, f"Importance of {', '.join(names)} for {', '.join(found)}")

@@ -10,7 +10,6 @@ from matplotlib.cm import ScalarMappable
 from matplotlib.colors import LinearSegmentedColormap, Normalize
 from optuna.distributions import FloatDistribution, IntDistribution
 
-from raymtl.objectives.metrics import ORDER
 from raymtl.reports.plots import FAINT, INK, LINE, PAPER, figure, styled, svg
 from raymtl.tuning.report.plot_markers import DASHED, limits
 from raymtl.tuning.report.report_data import View, text
@@ -133,9 +132,9 @@ def _goal(view: View, goal: str, trials: Sequence[Trial]) -> _Column:
         share = 0.0 if value is None else min(max((value - low) / span, 0.0), 1.0)
         return 1 - share if lower else share
 
-    show = (lambda v: f"{100 * v:.3g} %") if goal == ORDER else (lambda v: f"{v:.4g}")
+    show = (lambda v: f"{100 * v:.3g} %") if view.is_share(goal) else (lambda v: f"{v:.4g}")
     ticks = [(1 - f if lower else f, show(low + f * span)) for f in (0.0, 0.25, 0.5, 0.75, 1.0)]
-    return _Column(_title(goal), place, ticks, view.colours.get(goal.rpartition(".")[0], INK))
+    return _Column(_title(goal), place, ticks, view.colour(goal, INK))
 
 
 def _scale(view: View, goal: str, trials: Sequence[Trial]) -> Callable[[Trial], float]:

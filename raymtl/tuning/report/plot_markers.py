@@ -10,7 +10,6 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import FuncFormatter, MaxNLocator, ScalarFormatter
 
-from raymtl.objectives.metrics import ORDER
 from raymtl.reports.plots import FAINT, INK, LINE, LOOK, PAPER
 from raymtl.reports.style import MUTED
 from raymtl.tuning.report.report_data import View
@@ -106,7 +105,7 @@ def mean_line(ax: Axes, points: Sequence[tuple[float, float]], colour: str, bins
 def number_axis(axis: Axis, name: str, ticks: int = 5) -> None:
     """Ticks of a metric: shares as per cent."""
     axis.set_major_locator(MaxNLocator(ticks, steps=[1, 2, 2.5, 5, 10]))
-    if name == ORDER:
+    if View.is_share(name):
         axis.set_major_formatter(FuncFormatter(lambda value, _: f"{100 * value:.3g} %"))
     else:
         axis.set_major_formatter(ScalarFormatter(useOffset=False))

@@ -7,16 +7,14 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
-from raymtl.objectives.metrics import ORDER, signed_value
+from raymtl.config.metrics import RUN_METRICS, Metric, find_metric, parse_metric
+from raymtl.objectives.metrics import lower_is_better, signed_value
 from raymtl.reports import style
-from raymtl.tuning.objective import is_lower_better, unsigned
+from raymtl.tuning.objective import unsigned
 from raymtl.tuning.search import SEARCHED, Search
 from raymtl.tuning.trial_store import Trial
 
-FIRST_METRIC = {"binary": "auc", "count": "poisson_deviance"}
-"""The metric that stands for a task, by its kind; else `mse`."""
 POINTS = "% points"
-_WORDS = {"auc": "AUC", "gauc": "GAUC", "logloss": "log loss (nats)", "ne": "NE", "poisson_deviance": "deviance"}
 
 
 @dataclass(frozen=True)
@@ -60,7 +58,7 @@ class View:
     def tasks(self) -> dict[str, str]:
         """Names of the tasks, and the metric that stands for each."""
         found = self.search.config.active_tasks()
-        return {name: f"{name}.{FIRST_METRIC.get(task.kind, 'mse')}" for name, task in found.items()}
+        return {name: f"{name}.{task.traits.headline}" for name, task in found.items()}
 
     @cached_property
     def colours(self) -> dict[str, str]:
@@ -88,7 +86,7 @@ class View:
 
     def lower(self, name: str) -> bool:
         """Whether less is better."""
-        return not self._is_mean(name) and is_lower_better(name)
+        return not self._is_mean(name) and lower_is_better(name)
 
     def _is_mean(self, name: str) -> bool:
         return self.search.evaluator.objective.mean is not None and name in self.goals
@@ -131,30 +129,38 @@ class View:
 
         return sorted(trials, key=place)
 
+    def colour(self, name: str, other: str) -> str:
+        """That of the task that a metric is about; `other` where it is about none."""
+        return self.colours.get(parse_metric(name).task, other)
+
     # Words
+
+    @staticmethod
+    def is_share(name: str) -> bool:
+        """Whether a metric is shown as per cent."""
+        return name in RUN_METRICS and RUN_METRICS[name].is_share
 
     def label(self, name: str) -> str:
         """A metric as the label of an axis."""
-        task, _, metric = name.rpartition(".")
-        if name == ORDER:
-            words = "rows out of order"
-        elif name == "mean_auc":
-            words = "mean AUC"
-        elif task:
-            words = f"{task}: {_WORDS.get(metric, metric.upper())}"
-        else:
-            words = name
+        metric = find_metric(name)
+        words = name
+        if isinstance(metric, Metric):
+            words = f"{parse_metric(name).task}: {metric.axis}"
+        elif metric is not None:
+            words = metric.label
         return text(f"{words}, lower is better" if self.lower(name) else words)
 
     def show(self, name: str, value: float | None) -> str:
         """A value of a metric."""
-        if value is None or name == ORDER:
-            return style.percent(value, 2) if value is not None else "–"
+        if value is None:
+            return "–"
+        if self.is_share(name):
+            return style.percent(value, 2)
         return style.number(value, 4) if abs(value) < 10 else style.significant(value, 4)
 
     def difference(self, name: str, value: float) -> str:
         """A difference of two values of a metric, with its sign."""
-        return f"{style.change(100 * value, 2)} {POINTS}" if name == ORDER else style.change(value)
+        return f"{style.change(100 * value, 2)} {POINTS}" if self.is_share(name) else style.change(value)
 
 
 def text(words: str) -> str:

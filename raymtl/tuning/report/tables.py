@@ -111,9 +111,7 @@ def seeds_table(view: View, by_metric: Mapping[str, Seeds]) -> Grid:
         for i, (seed, values) in enumerate(sorted(found.items())):
             a, b = values.get("default"), values.get("best")
             gain = "–" if a is None or b is None else view.difference(name, b - a)
-            first = Cell(
-                name if i == 0 else "", "name", view.colours.get(name.rpartition(".")[0], "") if i == 0 else ""
-            )
+            first = Cell(name if i == 0 else "", "name", view.colour(name, "") if i == 0 else "")
             rows.append([first, Cell(str(seed)), Cell(view.show(name, a)), Cell(view.show(name, b)), Cell(gain)])
     return Grid(["metric", "seed", "default", "recommended", "difference"], rows, frozenset(heads), narrow=True)
 
@@ -127,7 +125,7 @@ def gains_table(view: View, gains: Sequence[Mapping[str, Any]]) -> Grid:
         known = gain["standard_error"]
         word, kind = gain_word(gain)
         error = "–" if known is None else view.difference(name, 2 * known).lstrip("+")
-        cells = [Cell(name, "name", view.colours.get(name.rpartition(".")[0], "")), Cell(view.show(name, a))]
+        cells = [Cell(name, "name", view.colour(name, "")), Cell(view.show(name, a))]
         rows.append(
             [*cells, Cell(view.show(name, b)), Cell(view.difference(name, b - a)), Cell(error), Cell(word, kind)]
         )

@@ -1,0 +1,126 @@
+"""What each kind of task is, without torch: its labels, its metrics, and how reports call them; one class per kind.
+
+What a kind does with tensors (loss, link, start) is in `raymtl/objectives/tasks/`, one file per kind.
+"""
+
+from dataclasses import dataclass
+from typing import ClassVar, Literal
+
+KindName = Literal["binary", "count", "real"]
+"""The values of `tasks.<name>.kind`; `KINDS` has a class for each."""
+
+
+@dataclass(frozen=True)
+class LabelRule:
+    """Which numbers a label may be; the limits themselves are allowed, NaN (not observed) always is."""
+
+    low: float | None = None
+    """Smallest label; None: any."""
+    high: float | None = None
+    """Largest label; None: any finite one."""
+    only: tuple[float, ...] = ()
+    """The only labels, if there are few."""
+
+    @property
+    def expected(self) -> str:
+        """The rule in words."""
+        if self.only:
+            return " or ".join(f"{value:g}" for value in self.only)
+        if self.low is not None and self.high is not None:
+            return f"a number from {self.low:g} to {self.high:g}"
+        return "a finite number" + (f" ≥ {self.low:g}" if self.low is not None else "")
+
+
+class TaskKind:
+    """One kind of task; its class attributes are the facts, and it is never instantiated."""
+
+    name: ClassVar[KindName]
+    transform: ClassVar[str] = "none"
+    """The `transform` that the class stands for."""
+    summary: ClassVar[str]
+    """The labels and the loss in a few words, for the reference of the configuration."""
+    labels: ClassVar[LabelRule]
+    is_rate: ClassVar[bool] = True
+    """Whether the mean label is a rate above 0: days are compared by its ratio, and the head starts from its logarithm."""
+    headline: ClassVar[str]
+    """The metric that stands for a task."""
+    gated: ClassVar[tuple[str, ...]]
+    """Metrics that the daily job compares with those of the version before, besides the calibration."""
+    brief: ClassVar[str]
+    """The metric of the one-line progress."""
+    deviance: ClassVar[str | None] = None
+    """Name of the metric that only this kind has: the mean of `TaskObjective.deviance`."""
+    calibrated: ClassVar[bool] = True
+    """Whether the sum of good predictions comes near that of the labels."""
+    loss_label: ClassVar[str] = "loss"
+    """The training loss, as the label of an axis."""
+    loss_metric: ClassVar[str | None] = None
+    """The metric that measures the training loss on evaluation rows."""
+
+
+class Binary(TaskKind):
+    """An event that happens or does not: it has a probability, and may be a step of the funnel or a condition."""
+
+    name = "binary"
+    summary = "labels 0 or 1, cross entropy"
+    labels = LabelRule(low=0, high=1, only=(0, 1))
+    headline = "auc"
+    gated = ("auc", "ne")
+    brief = "auc"
+    loss_label = "log loss (nats)"
+    loss_metric = "logloss"
+
+
+class Values(TaskKind):
+    """What all kinds have in common whose labels are quantities: they are measured by their errors."""
+
+    headline = "mse"
+    gated = ("mse",)
+    brief = "rmse"
+
+
+class Count(Values):
+    """How often something happens."""
+
+    name = "count"
+    summary = "labels ≥ 0, Poisson"
+    labels = LabelRule(low=0)
+    headline = "poisson_deviance"
+    gated = ("poisson_deviance",)
+    deviance = "poisson_deviance"
+    loss_label = "Poisson loss"
+
+
+class Real(Values):
+    """Any number."""
+
+    name = "real"
+    summary = "any finite number, squared error"
+    labels = LabelRule()
+    is_rate = False
+    loss_label = "squared error"
+
+
+class LogReal(Real):
+    """A number ≥ 0 that is trained on log(1 + y)."""
+
+    transform = "log1p"
+    labels = LabelRule(low=0)
+    calibrated = False
+
+
+KINDS: tuple[type[TaskKind], ...] = (Binary, Count, Real, LogReal)
+"""All kinds, each with its transforms after it."""
+
+_FOUND: dict[tuple[str, str], type[TaskKind]] = {(kind.name, kind.transform): kind for kind in KINDS}
+KIND_SUMMARY = " ".join(f"`{kind.name}`: {kind.summary}." for kind in KINDS if kind.transform == "none")
+"""What `tasks.<name>.kind` means."""
+
+
+def find_kind(name: str | None, transform: str = "none") -> type[TaskKind]:
+    """The class of a kind; without the transform where the kind does not have it.
+
+    Results of other versions of raymtl may lack the name (`binary` then), or have one that is not known here (`Values`).
+    """
+    name = name or "binary"
+    return _FOUND.get((name, transform)) or _FOUND.get((name, "none"), Values)

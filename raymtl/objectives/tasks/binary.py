@@ -1,0 +1,39 @@
+"""`kind: binary`: an event that happens or does not."""
+
+import math
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from raymtl.config.task_kinds import Binary
+from raymtl.objectives.tasks.base import MIN_RATE, TaskObjective
+
+
+class BinaryObjective(TaskObjective):
+    """Cross entropy in nats, y·softplus(-a) + (1 - y)·softplus(a); predicts the probability σ(a)."""
+
+    kind = Binary
+
+    def loss(self, logit: Tensor, label: Tensor) -> Tensor:
+        return F.binary_cross_entropy_with_logits(logit, label, reduction="none")
+
+    def predict(self, logit: Tensor) -> Tensor:
+        return torch.sigmoid(logit)
+
+    def start_logit(self, base_rate: float) -> float:
+        rate = _inside(base_rate)
+        return math.log(rate) - math.log1p(-rate)
+
+    def start_loss(self, base_rate: float) -> float:
+        return entropy(base_rate)
+
+
+def entropy(rate: float) -> float:
+    """Cross entropy in nats of labels with this mean, if every prediction is the mean."""
+    p = _inside(rate)
+    return -p * math.log(p) - (1 - p) * math.log1p(-p)
+
+
+def _inside(rate: float) -> float:
+    return min(max(rate, MIN_RATE), 1 - MIN_RATE)

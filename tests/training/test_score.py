@@ -1,0 +1,37 @@
+"""Metrics to choose checkpoints by are refused before anything starts."""
+
+import pytest
+
+from raymtl.errors import ConfigError
+from raymtl.training.score import check_scores
+from tests.helpers.small_config import small
+
+
+@pytest.mark.parametrize("metric", ["mean_auc", "click.ne", "buy.auc", "buy.gauc"])
+def test_metrics_to_choose_by(metric):
+    check_scores(small(f"train.select={metric}"))
+
+
+@pytest.mark.parametrize(
+    ("metric", "said"),
+    [
+        (
+            "click.acu",
+            "train.select: `click.acu` cannot choose a checkpoint; use mean_auc or <task>.<metric> with one of auc,",
+        ),
+        ("click.calibration", "`click.calibration` cannot choose a checkpoint"),
+        (
+            "click.mse",
+            "train.select is `click.mse`; the `binary` task `click` can be judged by `auc`, `gauc`, `logloss`, `ne`",
+        ),
+    ],
+)
+def test_other_metrics_are_refused(metric, said):
+    with pytest.raises(ConfigError) as error:
+        check_scores(small(f"train.select={metric}"))
+    assert said in str(error.value)
+
+
+def test_without_a_binary_task_there_is_no_mean_auc():
+    with pytest.raises(ConfigError, match=r"no task is binary; use <task>\.<metric>, such as click\.poisson_deviance"):
+        check_scores(small("tasks.click.kind=count", "tasks_subset=[click]", "tasks.buy.parent=null"))
