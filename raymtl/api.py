@@ -161,7 +161,7 @@ def score(
     version: Path,
     data: Path,
     out: Path,
-    days: str | None = None,
+    days: "str | DayRange | None" = None,
     *,
     keys: Sequence[str] = (),
     workers: int | None = None,
@@ -188,7 +188,7 @@ def score(
         address: as for `train`.
         progress: print how far the scoring has come.
     """
-    chosen = _day_range(days)
+    chosen = day_range(days) if isinstance(days, str) else days
     say = _speaker(progress, "checking the version and the data")
     from raymtl.serving.score import Pool
     from raymtl.serving.score import score as run
@@ -345,19 +345,18 @@ def _day(value: dt.date | str, name: str) -> dt.date:
         raise ConfigError(f"{name} is `{value}`; write a day as YYYY-MM-DD") from error
 
 
-def _day_range(text: str | None) -> "DayRange | None":
+def day_range(text: str, name: str = "days") -> "DayRange":
+    """The days `A..B`, or one day; `name` is what an error calls them."""
     from pydantic import ValidationError
 
     from raymtl.config.data import DayRange
 
-    if text is None:
-        return None
     first, dots, last = text.partition("..")
     try:
         return DayRange.model_validate({"start": first, "end": last if dots else first})
     except ValidationError as error:
         reason = error.errors()[0]["msg"].removeprefix("Value error, ")
-        raise ConfigError(f"days is `{text}`: {reason}; write 2026-01-01..2026-01-07, or one day") from error
+        raise ConfigError(f"{name} is `{text}`: {reason}; write 2026-01-01..2026-01-07, or one day") from error
 
 
 def _speaker(progress: bool, first: str) -> Callable[[str], None]:

@@ -57,7 +57,7 @@ def score(
         version,
         data,
         out,
-        days,
+        None if days is None else api.day_range(days, "--days"),
         keys=keys,
         workers=workers,
         cpus_per_worker=cpus_per_worker,

@@ -1,4 +1,8 @@
-"""The snippets of docs/python.md run, one after the other, and the results have the keys that their types name."""
+"""The snippets of docs/python.md run, one after the other, and the results have the keys that their types name.
+
+Starting workers takes the time here. So the evaluation and the search are only prepared: tests/cli/test_main.py and
+tests/tuning/test_tune_run.py run what these functions call.
+"""
 
 import re
 import types
@@ -9,8 +13,10 @@ import pytest
 import raymtl
 from raymtl import results
 from raymtl.cli.main import run_command
+from raymtl.tuning.check import check
 
 PAGE = (Path(__file__).parents[2] / "docs" / "python.md").read_text()
+PREPARED = re.compile(r"^(measured|found) = .*", re.M | re.S)
 
 
 @pytest.mark.ray
@@ -25,20 +31,19 @@ def test_the_snippets_run_in_order(
     page = types.ModuleType("page")
     printed = []
     for code in re.findall(r"```python\n(.*?)```", PAGE, re.S):
-        exec(compile(code, "docs/python.md", "exec"), page.__dict__)
+        exec(compile(PREPARED.sub("", code), "docs/python.md", "exec"), page.__dict__)
         printed.append(capsys.readouterr().out)
     assert "training with" in printed[0]
     assert "2026-01-03 published" in printed[3]
     assert "64 " in printed[-1]
     for value, kind in (
         (page.result, results.TrainResult),
-        (page.measured, results.EvaluateResult),
         (page.scored, results.ScoreResult),
         (page.programs, results.ExportResult),
-        (page.found, results.TuneResult),
     ):
         assert kind.__required_keys__ <= set(value)
     assert set(page.result) <= set(results.TrainResult.__annotations__)
+    assert [axis.name for axis in check(page.search).axes] == ["train.dense_optimizer.lr"]
     quiet = raymtl.train(page.config, progress=False)
     assert quiet == page.result
     assert capsys.readouterr().out == ""

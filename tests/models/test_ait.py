@@ -1,4 +1,4 @@
-"""AIT: the formula, and A1 to A9 (docs/formulas.md §5); A10 needs the `cross` mode, which does not exist yet."""
+"""AIT: the formula, and A1 to A9 (docs/formulas.md §5); A10 is in test_ait_cross.py."""
 
 import math
 from typing import Any
