@@ -54,6 +54,8 @@ class DUPNSequence(Section):
     """Pooled ID features and dense ones of the user; never of the candidate, so that the vector is computed once per request."""
     hidden: PositiveInt = 128
     """Width of the LSTM and of the user's vector; the slot's output is twice as wide, or just so without `user`."""
+    attention_hidden: PositiveInt = 64
+    """Width of the hidden layer of the attention."""
 
 
 class TIMSequence(Section):
