@@ -52,7 +52,7 @@ def served_config(root: Path, **data: Any) -> Config:
     raw["model"] = {
         "preset": "mmoe",
         "input": {"type": "concat", "missing": "learned", "missing_flags": True},
-        "sequence": {"type": "dupn", "item": ["history"], "user": ["user"], "hidden": 8},
+        "sequence": {"type": "dupn", "item": ["history"], "user": ["user"], "hidden": 8, "attention_hidden": 4},
         "coupler": {"type": "product"},
         "bias": {"type": "position"},
     }

@@ -27,6 +27,7 @@ OPTIONS: dict[str, Any] = {
     "properties": ["how"],
     "user": ["user", "age"],
     "hidden": 6,
+    "attention_hidden": 5,
 }
 LENGTH, HIDDEN = 4, 6
 
@@ -292,7 +293,7 @@ def test_overfits_the_order_of_a_history() -> None:
     """The label is whether the last step resembles the first, which no mean over the steps can tell."""
     torch.manual_seed(2)
     spec = InputSpec({"user": 2}, sequences={"seen": 4})
-    dupn = DUPNSequence(Context(FUNNEL, spec, heads=3), user=["user"], hidden=16)
+    dupn = DUPNSequence(Context(FUNNEL, spec, heads=3), user=["user"], hidden=16, attention_hidden=8)
     head = nn.Linear(dupn.width, 1)
     steps = torch.randn(128, 5, 4)
     y = ((steps[:, 0] * steps[:, -1]).sum(1, keepdim=True) > 0).float()

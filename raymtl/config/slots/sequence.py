@@ -55,6 +55,8 @@ class DUPNSequence(Section):
     """Pooled ID features and dense ones of the user; never of the candidate, so that the vector is computed once per request."""
     hidden: Annotated[PositiveInt, Role.MODEL] = 128
     """Width of the LSTM and of the user's vector; the slot's output is twice as wide, or just so without `user`."""
+    attention_hidden: Annotated[PositiveInt, Role.MODEL] = 64
+    """Width of the hidden layer of the attention."""
 
 
 class TIMSequence(Section):

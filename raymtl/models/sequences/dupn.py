@@ -15,9 +15,6 @@ from raymtl.models.slots import Context, SequenceSlot
 _CANDIDATE = 2
 """Place of the candidate among the four blocks of an LSTM in torch: input gate, forget gate, candidate, output gate."""
 
-ATTENTION_HIDDEN = 64
-"""Hidden width of the attention: it makes one number per step, and the LSTM before it has the width that counts."""
-
 
 @register("sequence", "dupn")
 class DUPNSequence(SequenceSlot):
@@ -41,6 +38,7 @@ class DUPNSequence(SequenceSlot):
         properties: Sequence[str] = (),
         user: Sequence[str] = (),
         hidden: int,
+        attention_hidden: int,
     ):
         super().__init__()
         widths = context.spec.sequences
@@ -56,7 +54,7 @@ class DUPNSequence(SequenceSlot):
         properties_width = sum(widths[name] for name in self._properties)
         self.lstm = PropertyGatedLSTM(width, properties_width, hidden)
         self.user = MLP(self._user.width, [hidden]) if user else None
-        self.attention = HistoryAttention(hidden, properties_width, hidden if user else 0, ATTENTION_HIDDEN)
+        self.attention = HistoryAttention(hidden, properties_width, hidden if user else 0, attention_hidden)
         self.width = 2 * hidden if user else hidden
 
     def forward(self, inputs: ModelInput) -> Tensor:
