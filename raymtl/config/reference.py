@@ -10,6 +10,7 @@ from pydantic.fields import FieldInfo
 from raymtl.config.base import Section
 from raymtl.config.features import Table, TableDefaults
 from raymtl.config.presets import PRESETS
+from raymtl.config.roles import purpose
 from raymtl.config.root import Config
 from raymtl.config.schema import Found, Kind, field_kind, in_words, sections
 from raymtl.config.source import EXTENDS
@@ -35,7 +36,20 @@ named with its dotted path, what was found, what was expected and, for a misspel
 * A relative local path is taken from the folder in which the configuration is loaded, and `~` is your home; URLs stay as they
   are.
 
-The keys below that have no default must be given.
+The keys below that have no default must be given. The column *role* says when a key may change; a
+section without a role has keys with roles of their own.
+
+| role | resuming a run | finishing a day of `raymtl daily` | resuming a search |
+| --- | --- | --- | --- |
+| learning | must stay | a change starts the day again | must stay |
+| single run | must stay | not used | must stay |
+| publishing | must stay | may change | must stay |
+| execution | may change | may change | may change |
+| serving | may change | may change | may change |
+| search | not used | not used | must stay |
+| search size | not used | not used | may change |
+
+`name` and `output` say which run or search is resumed.
 """
 
 
@@ -80,10 +94,11 @@ def _table(found: Found) -> str:
         where = f"{found.path}.{key}".removeprefix(".")
         shared = found.section is Table and key in TableDefaults.model_fields
         default = f"that of {_link('table_defaults')}" if shared else _default(field)
-        rows.append(f"| `{key}` | {_type(kind, where)} | {default} | {_paragraph(field.description)} |\n")
+        role = purpose(found.section, key)
+        rows.append(f"| `{key}` | {_type(kind, where)} | {default} | {role} | {_paragraph(field.description)} |\n")
     if not rows:
         return "It has no keys of its own.\n"
-    return "".join(["| key | what it is | default | meaning |\n", "| --- | --- | --- | --- |\n", *rows])
+    return "".join(["| key | what it is | default | role | meaning |\n", "| --- | --- | --- | --- | --- |\n", *rows])
 
 
 def _type(kind: Kind, path: str) -> str:

@@ -132,6 +132,12 @@ def own_role(section: type[Section], key: str) -> Role:
     return role
 
 
+def purpose(section: type[Section], key: str) -> str:
+    """The purpose of a field in words; empty where the fields of the section that it holds have theirs."""
+    role = own_role(section, key)
+    return next(((each.name or "").lower().replace("_", " ") for each in PURPOSES if each in role), "")
+
+
 @cache
 def is_group(section: type[Section]) -> bool:
     """Whether a section is a group of fields, each with its role; else it is one value, whose holder says the role."""

@@ -12,7 +12,7 @@ from ray import tune as ray_tune
 from ray.tune.search import Searcher
 
 from raymtl.config.load import config_hash, dump_config, load_config
-from raymtl.config.roles import search_fields
+from raymtl.config.roles import Role, field_roles, search_fields
 from raymtl.config.root import Config
 from raymtl.data.build_id_maps import make_maps
 from raymtl.data.ids.id_map import MapFile, find_map, save_map
@@ -288,10 +288,11 @@ def _compare_with_previous(config: Config, folder: str) -> None:
     if before.tune is None:
         raise ConfigError(f"the folder {folder} is that of a run, not of a search; set another `name`")
     if search_fields(before) != search_fields(config):
+        sizes = [path.removeprefix("tune.") for path, role in field_roles(Config).items() if Role.SEARCH_SIZE in role]
         what = "tune" if config_hash(before) == config_hash(config) else "configuration"
         raise ConfigError(
             f"the search {folder} was begun with another {what}, and its trials cannot be compared with new ones; set another "
-            "`name`, or the old values to go on with it (max_trials, max_concurrent, time_budget_s and repeats may change)"
+            f"`name`, or the old values to go on with it ({', '.join(sizes)} may change)"
         )
 
 
