@@ -82,7 +82,7 @@ def submit(
         jobs = connect(address)
         submitted = run(jobs, request, line, surroundings, driver)
     job = submitted.id
-    if submitted.how == "under way":
+    if submitted.how == "running":
         _note(f"{job} is under way already; nothing was started")
     elif submitted.how == "done":
         _note(f"{job} has succeeded already; nothing was started (another --id runs it again)")
@@ -169,7 +169,7 @@ def _follow(jobs: Any, job: str) -> int:
         f"  follow it:  raymtl jobs logs {job} --follow --address {jobs.address}\n"
         f"  stop it:    raymtl jobs stop {job} --address {jobs.address}"
     )
-    signals.say(left)
+    signals.set_sentence(left)
     try:
         info = log.follow()
     except BrokenPipeError:

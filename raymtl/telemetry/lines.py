@@ -1,4 +1,4 @@
-"""One line of a log or of an error, in text or as JSON; needs the standard library alone."""
+"""One line of a log or of an error, in text or as JSON; needs only the standard library."""
 
 import json
 import os
@@ -12,31 +12,31 @@ _place: dict[str, Any] = {}
 
 
 def begin_lines() -> None:
-    """Forget where this process was."""
+    """Clear the context of this process's lines."""
     _place.clear()
 
 
 def at(**place: Any) -> None:
-    """Say where this process is: its next lines hold it (`run`, `rank`, `step`, `unit`, `day`)."""
+    """Set the context that this process's next lines hold (`run`, `rank`, `step`, `unit`, `day`)."""
     _place.update(place)
 
 
 def place() -> dict[str, Any]:
-    """Where this process is."""
+    """The context of this process's lines."""
     return dict(_place)
 
 
 def json_line(level: str, message: str, **more: Any) -> str:
-    """One JSON line, without its end."""
+    """One JSON line, without the newline."""
     now = time.time()
     stamp = time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(now)) + f".{int(now % 1 * 1000):03d}Z"
     return json.dumps({"time": stamp, "level": level, **_place, "message": message, **more}, ensure_ascii=False)
 
 
 def last_line(message: str, exit_code: int) -> None:
-    """Write the sentence that a command ends with to standard error; nothing comes after it.
+    """Write the sentence that a command ends with to standard error, as its last line.
 
-    It takes no lock, so that it can be written whatever the other threads are doing.
+    It takes no lock, so that it works whatever the other threads are doing.
     """
     if os.environ.get(VARIABLE) == "json":
         text = json_line("error", f"raymtl: {message}", exit_code=exit_code)

@@ -106,7 +106,7 @@ def _greet(address: str, shown: str) -> None:
         said = (error.stderr or b"").decode(errors="replace") or "no answer"
     if "token" in said.lower():
         raise ClusterError(
-            f"the cluster at {shown} does not accept the token, or demands one; set RAY_AUTH_MODE=token, and RAY_AUTH_TOKEN or "
+            f"the cluster at {shown} rejects the token, or requires one; set RAY_AUTH_MODE=token, and RAY_AUTH_TOKEN or "
             "RAY_AUTH_TOKEN_PATH to the cluster's token (without either, ~/.ray/auth_token is read)"
         )
     if said:

@@ -44,7 +44,7 @@ def run_storage(run_dir: str, doing: str) -> Iterator[None]:
         yield
     except OSError as error:
         raise StorageError(
-            f"run folder `{run_dir}`: cannot {doing}: {reason(error)}; {advice(error)}, then the same command goes on"
+            f"run folder `{run_dir}`: cannot {doing}: {reason(error)}; {advice(error)}, then rerun the same command"
         ) from error
 
 

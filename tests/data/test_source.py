@@ -98,9 +98,9 @@ def test_no_data_set(three_days, path, words):
     [
         (
             "nosuch://bucket/logs",
-            "no storage is known by `nosuch:`; write a local path, or a URL that begins with s3://",
+            "unknown scheme `nosuch:`; write a local path, or a URL that begins with s3://",
         ),
-        ("s3a://bucket/logs", "is how Hadoop names it; write s3://bucket/logs"),
+        ("s3a://bucket/logs", "has the scheme that only Hadoop uses; write s3://bucket/logs"),
         ("s3n://bucket/logs", "write s3://bucket/logs"),
         ("oss://bucket/logs", "needs a package that is not installed: Install ossfs"),
         ("hf://datasets/a", "needs a package that is not installed: Install huggingface_hub"),

@@ -141,7 +141,7 @@ def test_what_lasts_is_said_at_once(error: str, store: Store, faults: Faults, pa
     for operation, step, _ in STEPS:
         faults.clear()
         faults.add(operation, error=error, times=None)
-        with pytest.raises(StorageError, match=r"cannot .*`.*what is published stays as it is") as caught:
+        with pytest.raises(StorageError, match=r"cannot .*`.*published versions are unchanged") as caught:
             step(store)
         assert len([call for call in faults.calls() if call[2]]) == 1
         assert caught.value.exit_code == 74
@@ -157,7 +157,7 @@ def test_another_writers_object_is_not_taken_for_ones_own(store: Store, faults: 
     with pytest.raises(FileExistsError):
         create(store, "folder/a", b"mine")
     faults.add("*", times=None, skip=1, after=True)  # the folder, then the object, and never an answer
-    with pytest.raises(UnsureError, match="whether `folder/b` was written is not known"):
+    with pytest.raises(UnsureError, match="cannot tell whether `folder/b` was written"):
         create(store, "folder/b", b"mine")
     faults.clear()
     assert read_bytes(store, "folder/b") == b"mine"

@@ -305,7 +305,7 @@ def test_a_full_or_read_only_storage_is_one_sentence(tmp_path: Path) -> None:
         lambda s: create(s, "a/b", b""),
         lambda s: Output(s, "a/b"),
     ):
-        with pytest.raises(StorageError, match=r"cannot write `a/b`: .*what is published stays as it is") as caught:
+        with pytest.raises(StorageError, match=r"cannot write `a/b`: .*published versions are unchanged") as caught:
             step(open_store(str(tmp_path / "file")))
         assert "\n" not in str(caught.value)
     if Path("/dev/full").exists():

@@ -56,7 +56,7 @@ def test_a_head_that_was_started_anew_is_said() -> None:
     client = FakeClient()
     client.states = [RUNNING, RuntimeError("Request failed with status code 404: Job a does not exist.")]
     client.streams = [["one\n"]]
-    with pytest.raises(ClusterError, match="no longer knows the job `a`: its head was started anew"):
+    with pytest.raises(ClusterError, match="no longer knows the job `a`: its head was restarted"):
         _followed(client)
 
 
@@ -176,7 +176,7 @@ class TestCommand:
     def test_unknown_job(self, client: FakeClient, capfd: pytest.CaptureFixture[str]) -> None:
         for command in (["logs", "a"], ["logs", "a", "-f"], ["stop", "a"]):
             assert run_command(["jobs", *command]) == 66
-            assert "knows no job `a`" in capfd.readouterr().err
+            assert "has no job `a`" in capfd.readouterr().err
 
     def test_list(self, client: FakeClient, capfd: pytest.CaptureFixture[str]) -> None:
         client.jobs = [

@@ -82,7 +82,7 @@ def test_a_url_goes_as_it_is() -> None:
 def test_a_relative_path_that_would_be_taken_from_the_folder_of_the_job(
     command: tuple[str, ...], given: str, named: str
 ) -> None:
-    with pytest.raises(ConfigError, match=rf"--set {re.escape(named)} is no absolute path"):
+    with pytest.raises(ConfigError, match=rf"--set {re.escape(named)} is not an absolute path"):
         read(*command, "--set", given)
     key = named.partition("=")[0]
     for kept in ("/mnt/here", "s3://bucket/here", *([""] if key == "data.eval_path" else [])):
@@ -170,13 +170,13 @@ def test_a_doctor_goes_with_its_configuration_or_without() -> None:
         (["train"], 2, "Missing option '--config'"),
         (["evaluate", "a", "b"], 2, "unexpected extra argument"),
         (["tune", "status", "runs/a"], 64, "run `raymtl tune status` here"),
-        (["synth", "out"], 64, "no command that runs on a cluster; these do: check, daily"),
-        (["submit", "train"], 64, "no command that runs on a cluster"),
-        (["train", "-c", EXAMPLE, "--env", "NOT_SET_HERE"], 64, "no such variable here"),
+        (["synth", "out"], 64, "does not run on a cluster; use one of these: check, daily"),
+        (["submit", "train"], 64, "does not run on a cluster"),
+        (["train", "-c", EXAMPLE, "--env", "NOT_SET_HERE"], 64, "this machine has no such variable"),
         (["train", "-c", EXAMPLE, "--env", "=hunter2"], 64, "--env takes NAME"),
-        (["train", "-c", EXAMPLE, "--id", "../a"], 64, "an id has letters"),
-        (["train", "-c", EXAMPLE, "--working-dir", "nowhere"], 64, "no folder here"),
-        (["train", "-c", EXAMPLE, "--pip", "nowhere"], 64, "no file here"),
+        (["train", "-c", EXAMPLE, "--id", "../a"], 64, "use only letters"),
+        (["train", "-c", EXAMPLE, "--working-dir", "nowhere"], 64, "not a folder on this machine"),
+        (["train", "-c", EXAMPLE, "--pip", "nowhere"], 64, "not a file on this machine"),
         (["train", "-c", EXAMPLE, "--entrypoint-resources", "[1]"], 64, "must be a JSON object"),
     ],
 )

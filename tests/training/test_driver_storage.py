@@ -92,7 +92,7 @@ def test_what_lasts_is_one_sentence(
     message = str(caught.value)
     assert message.startswith(f"run folder `{run}")
     assert "cannot " in message
-    assert message.endswith(", then the same command goes on")
+    assert message.endswith(", then rerun the same command")
     assert "\n" not in message
     assert caught.value.exit_code == 74
 

@@ -99,5 +99,5 @@ def test_only_the_head_itself_with_the_right_token_will_do(
             monkeypatch.delenv("RAY_AUTH_TOKEN")
         else:
             monkeypatch.setenv("RAY_AUTH_TOKEN", token)
-        with pytest.raises(ClusterError, match="does not accept the token, or demands one; set RAY_AUTH_MODE=token"):
+        with pytest.raises(ClusterError, match="rejects the token, or requires one; set RAY_AUTH_MODE=token"):
             find_cluster(head, "--address")

@@ -183,7 +183,7 @@ def save_map(id_map: IdMap, path: str, notes: Mapping[str, Any] | None = None) -
         atomic_write(filesystem, inner, f"{inner}.new", write)
     except OSError as error:
         raise StorageError(
-            f"the ID map `{path}` cannot be written: {reason(error)}; {advice(error)}, then the same command goes on"
+            f"the ID map `{path}` cannot be written: {reason(error)}; {advice(error)}, then rerun the same command"
         ) from error
     return MapFile(inner if is_local(filesystem) else path, id_map.digest, id_map.capacity, len(id_map.ids), noted)
 

@@ -122,7 +122,7 @@ def test_storage_that_fails_is_asked_again_and_then_named(tmp_path: Path, monkey
     made_map = made([5], [7])
     faults.add("close", error="ENOSPC")
     with pytest.raises(
-        StorageError, match=r"user.parquet` cannot be written: .*No space left.*make room on the storage"
+        StorageError, match=r"user.parquet` cannot be written: .*No space left.*free space on the storage"
     ):
         save_map(made_map, path)
     assert find_map(path) is None
