@@ -35,7 +35,7 @@ def package_versions() -> dict[str, str]:
 
 
 def required_versions() -> str:
-    """The packages installed here in the form that `check_required` takes: `name==version`, comma-separated, without build tags."""
+    """The packages installed here as `check_required` takes them: `name==version`, comma-separated, without build tags."""
     found = {name: version.partition("+")[0] for name, version in package_versions().items() if name != "python"}
     # This machine may have one of the two builds and the checked machine the other
     return ",".join(f"{'fbgemm' if name in FBGEMM else name}=={version}" for name, version in found.items())

@@ -22,7 +22,7 @@ class Row:
     note: str
     """Why a cell is a dash; empty if none is."""
     marked: frozenset[int]
-    """Cells to look at: a calibration far from 1, an AUC below one half."""
+    """Marked cells: a calibration far from 1, an AUC below one half."""
 
 
 _OPTIONAL = {"best", "gap", "GAUC"}  # need a `truth` or a group column, which most runs do without
@@ -40,8 +40,8 @@ def shown_columns(columns: tuple[str, ...], rows: list[Row]) -> list[int]:
 def metrics_of(result: dict[str, Any]) -> dict[str, Any]:
     """What `EvalMetrics.compute` returned, out of a run's result: `tasks` and `scenarios`, both empty before an evaluation.
 
-    A result has the tasks under `metrics.eval` and the rest beside it; a line of `metrics.jsonl`, and what `compute` returned,
-    have it in one piece.
+    A result has the tasks under `metrics.eval` and the rest next to it; a line of `metrics.jsonl`, and the return value of
+    `compute`, have both together.
     """
     section = result.get("metrics") or ({} if "status" in result else result)
     inner = section.get("eval") or {}
@@ -72,7 +72,7 @@ def _places(metrics: dict[str, Any], scenarios: bool) -> list[tuple[str, str, di
 
 
 def gap(report: dict[str, Any]) -> float | None:
-    """What is missing to the best reachable AUC."""
+    """Distance to the best reachable AUC."""
     auc, best = report.get("auc"), report.get("truth_auc")
     return None if auc is None or best is None else best - auc
 
@@ -125,7 +125,7 @@ def _off_calibration(report: dict[str, Any], cell: int) -> set[int]:
 
 
 def _note(report: dict[str, Any]) -> str:
-    """The reason for the dashes, and how much of the rows GAUC has seen where that is not all."""
+    """The reason for the dashes, and the share of the rows in GAUC if it is not all."""
     why, gauc_why = report.get("null_reason"), report.get("gauc_null_reason")
     notes = [why] if why else []
     if gauc_why and gauc_why != why and not gauc_why.startswith("no group column"):

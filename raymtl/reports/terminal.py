@@ -20,7 +20,7 @@ from raymtl.telemetry.logs import FoldedTable
 
 _SHORT = {"calibration": "calib.", "positives": "pos."}
 _VALUE_PLACES = {name: VALUE_COLUMNS.index(name) for name in ("calibration", "rows")}
-_LEFT_OUT = {"log loss"}  # NE says the same, and a terminal is narrow
+_LEFT_OUT = {"log loss"}  # NE shows the same, and a terminal is narrow
 
 
 def print_table(result: dict[str, Any]) -> Table:

@@ -108,8 +108,8 @@ def _host_and_port(address: str) -> tuple[str, int]:
 def _check_version(address: str, there: str) -> None:
     if there.split(".")[:2] != ray.__version__.split(".")[:2]:
         raise ClusterError(
-            f"the cluster at {address} runs Ray {there}, and this machine has Ray {ray.__version__}; install the cluster's version "
-            f"here, or submit from an environment that has it"
+            f"the cluster at {address} runs Ray {there}, and this machine has Ray {ray.__version__}; install the cluster's "
+            f"version here, or submit from an environment that has it"
         )
 
 

@@ -12,7 +12,7 @@ from typing import Any
 
 import torch
 
-# By reported kind: prefixes of the names that gloo and NCCL give their work. Over gloo the reduce-scatter of row-wise tables is an
+# By reported kind: prefixes of gloo's and NCCL's names of their work. Over gloo the reduce-scatter of row-wise tables is an
 # all-reduce. All-gathers are left out: the loader's threads wait in one for as long as there is no data.
 _NAMES = {
     "all_to_all": ("gloo:all_to_all", "ncclDevKernel_SendRecv"),

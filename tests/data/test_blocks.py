@@ -349,7 +349,7 @@ BROKEN = {
         None,
         {"click": {}},
         {"click": [0, 1, 2]},
-        "`click` (tasks.click.label), row 1002: the label is 2, expected 0 or 1; mend the logs",
+        "`click` (tasks.click.label), row 1002: the label is 2, expected 0 or 1; fix the logs",
     ),
     "fraction": (None, {"click": {}}, {"click": [0.5, 1, 0]}, "row 1000: the label is 0.5, expected 0 or 1"),
     "count": (

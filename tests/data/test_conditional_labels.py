@@ -299,7 +299,7 @@ def test_labels_that_only_a_product_makes_a_funnel_break_the_contract_without_it
     tasks = {"click": {}, "buy": {"parent": "click"}}
     assert check_data(products(tasks, path=str(tmp_path))).problems == []
     (problem,) = check_data(config_of(tasks, path=str(tmp_path))).problems
-    assert "this is no funnel" in problem
+    assert "this is not a funnel" in problem
 
 
 def test_the_check_goes_on_without_the_column_of_a_condition(tmp_path: Any, in_process: Any) -> None:

@@ -156,8 +156,8 @@ def test_a_fault_in_mid_stream_is_one_sentence_on_every_worker(ray_cluster, tmp_
     assert type(error) is DataError
     words = {
         "damaged": "cannot be read from row",
-        "removed": "was replaced or removed after the run began",
-        "replaced": "was replaced or removed after the run began",
+        "removed": "was replaced or removed after the run started",
+        "replaced": "was replaced or removed after the run started",
         "broken value": "column `click` (tasks.click.label), row 1234: the label is 5",
     }
     assert str(error).startswith(f"{path}: ")

@@ -72,7 +72,7 @@ def test_a_cluster_without_a_dashboard(ray_cluster: None) -> None:
     nodes, _ = run._nodes()
     with run._probes(nodes) as probes:
         (finding,) = run._dashboard(probes, 20)
-    assert (finding.status, finding.value) == ("warn", "there is none")
+    assert (finding.status, finding.value) == ("warn", "not running")
 
 
 class Method:
@@ -83,7 +83,7 @@ class Method:
 
 
 class OnDisk:
-    """A probe on a node that has another disk than the asking machine, or the same one."""
+    """A probe on a node that has another disk than the checking machine, or the same one."""
 
     def __init__(self, asker: Path, disk: Path):
         self.storage = Method(lambda folder, node: storage.look(folder.replace(str(asker), str(disk)), node))
@@ -124,7 +124,7 @@ def test_a_node_whose_files_nobody_sees_removes_them(tmp_path: Path, at_once: No
     asker, other = tmp_path / "asker", tmp_path / "other"
 
     class Copied(OnDisk):
-        """On a disk that gets what the asking machine writes, and gives nothing back."""
+        """On a disk that gets what the checking machine writes, and gives nothing back."""
 
         def __init__(self) -> None:
             super().__init__(asker, other)
@@ -183,7 +183,7 @@ def test_storage_that_hangs_for_the_asking_machine(
     gone_on.set()
     hangs = [f for f in found if f.status == "fail"]
     assert [f.value for f in hangs] == [f"{tmp_path}: no answer to this machine in 0.3 s"]
-    assert f"remove {tmp_path}/.raymtl-doctor-* if it is left" in hangs[0].remedy
+    assert f"remove {tmp_path}/.raymtl-doctor-* if it still exists" in hangs[0].remedy
     assert len(found) == (1 if step == "begin" else 2)
 
 

@@ -112,7 +112,7 @@ def elsewhere(store: Store) -> lease.Claim:
 def test_a_killed_holder_of_another_machine_blocks_for_its_time_to_live(killed: Store) -> None:
     claim = elsewhere(killed)
     fake = FakeClock(claim.heartbeat + 59)
-    with pytest.raises(TryLaterError, match="last heard of 59 s ago"):
+    with pytest.raises(TryLaterError, match="last heartbeat 59 s ago"):
         acquire(killed, "too early", ttl_s=60, clock=fake.clock())
     fake.time = claim.heartbeat + 61
     with acquire(killed, "next", ttl_s=60, clock=fake.clock()):

@@ -111,13 +111,13 @@ def write_chain(rank: int, workers: int, root: str) -> None:
     store, group = open_store(root), dist.group.WORLD
     small, large = table_of(61), table_of(80)
     maps = {"one": map_of(FIRST, 61), "two": map_of(SECOND, 80), "three": map_of(THIRD, 80)}
-    export(make(small), store, draft(small, "one"), group, maps={"item": maps["one"]}, piece_bytes=700)
+    export(make(small), store, draft(small, "one"), group, maps={"item": maps["one"]}, chunk_bytes=700)
     versions.publish(store, "one")
     built = make(large)
     for base, name in (("one", "two"), ("two", "three")):
         rows = {"item": changed_owners(maps[base], maps[name])}
         delta = Delta(base, rows, {"item": evicted(maps[base], maps[name])})
-        export(built, store, draft(large, name), group, maps={"item": maps[name]}, delta=delta, piece_bytes=700)
+        export(built, store, draft(large, name), group, maps={"item": maps[name]}, delta=delta, chunk_bytes=700)
         versions.publish(store, name)
     export(make(small), store, draft(small, "silent"), group)
     versions.publish(store, "silent")

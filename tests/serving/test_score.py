@@ -208,7 +208,7 @@ def test_reading_a_table_needs_memory_beside_the_object_store(root: Path, monkey
     monkeypatch.setattr(serving_score.ray, "nodes", lambda: nodes(most))
     serving_score._check_memory(version, reading)
     monkeypatch.setattr(serving_score.ray, "nodes", lambda: nodes(most - 1))
-    with pytest.raises(ClusterError, match=r"reading the \w+ `\w+` of version v1 takes .* beside the object store"):
+    with pytest.raises(ClusterError, match=r"reading the \w+ `\w+` of version v1 takes .* besides the object store"):
         serving_score._check_memory(version, reading)
 
 

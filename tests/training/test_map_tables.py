@@ -120,7 +120,7 @@ def test_a_run_makes_its_maps_and_keeps_them(ray_cluster: None, logs: Path, tmp_
     assert driver.train(one)["metrics"]["eval"] == result["metrics"]["eval"]
     assert os.stat(user).st_mtime_ns == written
     with pytest.raises(
-        ConfigError, match=r"begun with another configuration: tables.user.admit_count was 12 and is now 3"
+        ConfigError, match=r"started with another configuration: tables.user.admit_count was 12 and is now 3"
     ):
         driver.train(configured(logs, tmp_path, "mapped", user={"admit_count": 3}))
 
@@ -187,7 +187,7 @@ def test_a_run_stopped_before_it_trained_makes_maps_that_fit(
 
     def make(config: Config) -> dict[str, int]:
         plan = plan_input(config, "train")
-        files = build_id_maps.make_maps(config, plan, run_folder(config), 1, begun=False, notify=lines.append)
+        files = build_id_maps.make_maps(config, plan, run_folder(config), 1, has_trained=False, notify=lines.append)
         assert files == build_id_maps.saved_maps(config, run_folder(config))
         return {table: len(file.load()) for table, file in files.items()}
 

@@ -91,7 +91,7 @@ def test_only_the_head_itself_with_the_right_token_will_do(
     assert find_cluster(head, "--address") == head
     raylet = next(p for p in psutil.Process().children(recursive=True) if p.name() == "raylet")
     port = next(c.laddr.port for c in raylet.net_connections("inet") if c.status == psutil.CONN_LISTEN)
-    with pytest.raises(ClusterError, match="what answers there is no head of Ray"):
+    with pytest.raises(ClusterError, match="the server there is not a Ray head"):
         find_cluster(f"{head.rpartition(':')[0]}:{port}", "--address")
     for token in ("wrong", None):
         if token is None:

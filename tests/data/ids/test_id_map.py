@@ -74,7 +74,7 @@ def test_ids_that_crowd_one_place_and_the_end_of_the_table(monkeypatch: pytest.M
 def test_a_map_refuses_what_would_give_one_row_to_two() -> None:
     for ids, rows, match in (
         ([1, 2], [5, 5], "the row 5 is held by two IDs"),
-        ([1, 1], [5, 6], "the ID 1 is there twice"),
+        ([1, 1], [5, 6], "the ID 1 occurs twice"),
         ([1], [0], "the ID 1 has row 0, expected 1 to 99"),
         ([1], [100], "the ID 1 has row 100, expected 1 to 99"),
     ):
