@@ -154,7 +154,7 @@ def test_a_pod_in_place_of_a_lost_one_waits_for_what_it_finds(night: Night) -> N
     (job / "jobDeploymentStatus").rename(job / "then" / "jobDeploymentStatus")
     (job / "jobDeploymentStatus").write_text("Running")
     assert night.run("70") == 0
-    assert "at work already" in night.log
+    assert "already running" in night.log
     assert night.created == ["2026-02-01"]
 
 

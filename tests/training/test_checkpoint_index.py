@@ -94,7 +94,7 @@ def test_a_full_disk_under_a_checkpoint_is_a_storage_fault(monkeypatch: pytest.M
     error = ray_trainer.ray.train.WorkerGroupError("", {1: RuntimeError(f"upload failed\n  {line}\nlast line")})
     found = ray_trainer._lost(error, config)
     assert isinstance(found, StorageError)
-    assert str(found).startswith(f"the run `/runs/first` cannot write the run … or a worker's temporary folder: {line}")
+    assert str(found).startswith(f"cannot write the run `/runs/first` or a worker's temporary folder: {line}")
     error = ray_trainer.ray.train.ControllerError(OSError(28, "No space left on device"))
     assert isinstance(ray_trainer._lost(error, config), StorageError)
     node = SimpleNamespace(get_logs_dir_path=lambda: "/logs")

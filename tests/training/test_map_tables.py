@@ -204,5 +204,5 @@ def test_a_run_stopped_before_it_trained_makes_maps_that_fit(
     small = make(configured(logs, tmp_path, "stopped", user={"admit_count": 1, "rows": 11}, item={"admit_count": 1}))
     assert small["user"] == 10
     assert "30 without a row (rows is 11)" in next(line for line in reversed(lines) if line.startswith("table user"))
-    with pytest.raises(CheckpointError, match=r"of a table of 11 rows, and tables.user.rows is 50"):
+    with pytest.raises(CheckpointError, match=r"for a table of 11 rows, and tables.user.rows is 50"):
         build_id_maps.saved_maps(config, run_folder(config))

@@ -67,9 +67,7 @@ def test_a_ray_that_has_died_since(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     monkeypatch.setenv("RAY_TMPDIR", str(tmp_path))
     monkeypatch.setattr("ray._private.services._cached_find_gcs_addresses", _no_others)
     monkeypatch.delenv("RAY_ADDRESS", raising=False)
-    with pytest.raises(
-        ClusterError, match=rf":{port}`, the Ray that was started last on this machine: Connection refused"
-    ):
+    with pytest.raises(ClusterError, match=rf":{port}`, the last Ray started on this machine: Connection refused"):
         find_cluster("auto", "--address")
     (tmp_path / "ray" / "ray_current_cluster").unlink()
     with pytest.raises(ClusterError, match="no Ray runs on this machine; start one"):

@@ -50,7 +50,7 @@ def test_cpus_in_fragments_do_not_add_up(monkeypatch: pytest.MonkeyPatch) -> Non
         "train.workers = 2 need 4 CPUs each, and 1 CPU for reading; an empty cluster has room for 0 such workers"
     )
     assert "10.0.0.2 has 3 CPUs (3 CPUs free)" in said
-    assert "lower train.workers or train.cpus_per_worker, wait for others to end, or add nodes" in said
+    assert "lower train.workers or train.cpus_per_worker, wait for other jobs to end, or add nodes" in said
 
 
 @pytest.mark.parametrize(
@@ -127,7 +127,7 @@ def test_other_processes_are_counted_node_by_node(monkeypatch: pytest.MonkeyPatc
     assert said.startswith("1 scorers need 4 CPUs each; an empty cluster has room for 0 of them: 10.0.0.1 has 3")
     assert said.endswith("; add nodes")
     # There is room, but others have it
-    with pytest.raises(ClusterError, match="room for 2 such if it is empty"):
+    with pytest.raises(ClusterError, match="room for 2 of them"):
         resources.places({"CPU": 3}, 1, local=False, limit_s=0, who="1 scorers", remedy="add nodes")
     monkeypatch.setattr(resources, "_are_placed", lambda groups, within_s: True)
     assert resources.places({"CPU": 2}, 1, local=False, limit_s=500, who="", remedy="") == 2
