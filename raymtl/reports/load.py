@@ -9,7 +9,7 @@ import yaml
 
 from raymtl.errors import UserError
 from raymtl.reports.tables import metrics_of
-from raymtl.storage.filesystem import open_filesystem, read_whole
+from raymtl.storage.filesystem import open_filesystem, read_all
 from raymtl.storage.paths import join_path, split_options
 from raymtl.storage.retry import retry, to_user_error
 
@@ -102,7 +102,7 @@ def load_run(folder: str) -> Run:
 
 def _read(filesystem: pafs.FileSystem, path: str) -> str | None:
     try:
-        return retry(lambda: read_whole(filesystem, path)).decode()
+        return retry(lambda: read_all(filesystem, path)).decode()
     except FileNotFoundError:
         return None
     except OSError as error:

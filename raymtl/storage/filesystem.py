@@ -27,7 +27,7 @@ def fsspec_of(filesystem: pafs.FileSystem) -> Any:
     return handler.fs if isinstance(handler, pafs.FSSpecHandler) else None
 
 
-def read_whole(filesystem: pafs.FileSystem, path: str) -> bytes:
+def read_all(filesystem: pafs.FileSystem, path: str) -> bytes:
     """Content of a file."""
     if (remote := fsspec_of(filesystem)) is not None:
         return remote.cat_file(path)

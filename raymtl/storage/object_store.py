@@ -28,7 +28,7 @@ from raymtl.storage.filesystem import (
     open_filesystem,
     open_to_read,
     put,
-    read_whole,
+    read_all,
 )
 from raymtl.storage.paths import absolute
 from raymtl.storage.retry import advice, is_transient, reason, retry
@@ -295,7 +295,7 @@ def _listed(store: Store, folder: str, recursive: bool) -> list[pafs.FileInfo]:
 
 def _read(store: Store, name: str) -> bytes | None:
     try:
-        return read_whole(store.filesystem, store.inside(name))
+        return read_all(store.filesystem, store.inside(name))
     except FileNotFoundError:
         return None
 

@@ -13,8 +13,8 @@ _CALIBRATION_REQUESTS = 6000
 def calibrate(spec: SynthSpec) -> np.ndarray:
     """Intercepts [S, O] that give the rates of `spec` on its first day, from a sample of requests."""
     intercepts = start_intercepts(spec)
-    whole = spec.model_copy(update={"shards": 1})
-    shard = Shard(whole, 0, intercepts)
+    single_shard = spec.model_copy(update={"shards": 1})
+    shard = Shard(single_shard, 0, intercepts)
     scores, scenario = shard.sample(_CALIBRATION_REQUESTS)
     shares = np.array([s.share for s in spec.scenarios])
     shares = shares / shares.sum()

@@ -21,7 +21,7 @@ from torch.distributed.checkpoint.api import CheckpointException
 from torch.distributed.checkpoint.staging import BlockingAsyncStager
 
 from raymtl.errors import CheckpointError
-from raymtl.storage.filesystem import open_filesystem, read_whole
+from raymtl.storage.filesystem import open_filesystem, read_all
 from raymtl.storage.paths import join_path
 from raymtl.storage.retry import retry
 from raymtl.training.build import TrainState
@@ -82,7 +82,7 @@ def read_progress(folder: str) -> Progress:
     filesystem, inner = open_filesystem(folder)
     path = join_path(folder, PROGRESS)
     try:
-        return Progress(**json.loads(retry(lambda: read_whole(filesystem, f"{inner}/{PROGRESS}"))))
+        return Progress(**json.loads(retry(lambda: read_all(filesystem, f"{inner}/{PROGRESS}"))))
     except FileNotFoundError as error:
         raise CheckpointError(
             f"`{folder}` is not a raymtl checkpoint: it has no {PROGRESS}; name another folder"

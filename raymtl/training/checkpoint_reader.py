@@ -19,7 +19,7 @@ from torch.distributed.checkpoint.default_planner import DefaultLoadPlanner
 from torch.distributed.checkpoint.metadata import Metadata, StorageMeta
 from torch.distributed.checkpoint.planner import ReadItem
 
-from raymtl.storage.filesystem import open_filesystem, read_whole
+from raymtl.storage.filesystem import open_filesystem, read_all
 from raymtl.storage.retry import retry
 from raymtl.storage.retrying_file import RetryingFile
 
@@ -71,7 +71,7 @@ class Reader(dcp.FileSystemReader):
 def read_index(folder: str) -> Metadata:
     """The index of a checkpoint; UnpicklingError or EOFError if it is truncated or names other classes."""
     filesystem, inner = open_filesystem(folder)
-    data = retry(lambda: read_whole(filesystem, f"{inner}/{INDEX}"))
+    data = retry(lambda: read_all(filesystem, f"{inner}/{INDEX}"))
     try:
         index = _Index(io.BytesIO(data)).load()
     except (ValueError, LookupError, AttributeError, TypeError, ImportError) as error:  # errors of a damaged pickle

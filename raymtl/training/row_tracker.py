@@ -14,7 +14,7 @@ import numpy as np
 
 from raymtl.config.root import Config
 from raymtl.data.batch import Batch
-from raymtl.storage.filesystem import list_folder, open_filesystem, read_whole
+from raymtl.storage.filesystem import list_folder, open_filesystem, read_all
 from raymtl.storage.retry import retry
 
 _FILE = "touched-{rank}.npz"
@@ -52,7 +52,7 @@ class TouchedRowTracker:
         for entry in retry(lambda: list_folder(filesystem, inner, recursive=False, allow_not_found=True)):
             if not fnmatch(entry.base_name, _FILE.format(rank="*")):
                 continue
-            content = retry(partial(read_whole, filesystem, entry.path))
+            content = retry(partial(read_all, filesystem, entry.path))
             with np.load(io.BytesIO(content), allow_pickle=False) as saved:
                 for name in saved.files:
                     self._marks[name.removeprefix(_PREFIX)][saved[name]] = True

@@ -15,7 +15,7 @@ from raymtl.config.root import Config
 from raymtl.data.writable import not_writable
 from raymtl.errors import CheckpointError, StorageError, TryLaterError
 from raymtl.storage.atomic import atomic_write
-from raymtl.storage.filesystem import is_local, list_folder, open_filesystem, put, read_whole
+from raymtl.storage.filesystem import is_local, list_folder, open_filesystem, put, read_all
 from raymtl.storage.paths import join_path, split_options
 from raymtl.storage.retry import advice, is_transient, reason, retry
 from raymtl.training.checkpoint import PROGRESS
@@ -53,7 +53,7 @@ def read_file(run_dir: str, name: str) -> str | None:
     filesystem, inner = open_filesystem(run_dir)
     with run_storage(run_dir, f"read `{name}`"):
         try:
-            return retry(lambda: read_whole(filesystem, f"{inner}/{name}")).decode()
+            return retry(lambda: read_all(filesystem, f"{inner}/{name}")).decode()
         except (FileNotFoundError, NotADirectoryError):
             return None
 

@@ -1,7 +1,7 @@
 """docs/scale.md: raymtl on 8, 64 and 512 GPUs and up to ten billion IDs, on paper.
 
     python tests/benchmarks/scale_measure.py > tests/benchmarks/scale_measured.json   # this machine's part, a minute
-    python tests/benchmarks/scale.py --plan --write docs/scale.md                     # plans anew (four minutes), and the page
+    python tests/benchmarks/scale.py --plan --write docs/scale.md  # reruns the planner (four minutes), and writes the page
     python tests/benchmarks/scale.py --write docs/scale.md                            # the page from the kept plans, seconds
 
 The page is a function of scale_plans.json, scale_measured.json, bench_idmap.json and the code; a test compares them.
@@ -28,7 +28,7 @@ def page() -> str:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--plan", action="store_true", help="run the planner anew")
+    parser.add_argument("--plan", action="store_true", help="rerun the planner")
     parser.add_argument("--write", type=Path, help="file to write; without it the page is printed")
     options = parser.parse_args()
     if options.plan:

@@ -459,7 +459,7 @@ def all_kinds(**changes):
 
 @pytest.mark.parametrize("evaluation", [False, True])
 @pytest.mark.parametrize("start", [0, 3])
-def test_the_rows_of_some_users_are_those_of_the_whole_block(evaluation, start):
+def test_the_rows_of_some_users_are_those_of_the_full_block(evaluation, start):
     config, raw = all_kinds()
     raw = raw.slice(start)
     whole = BlockMaker(config, evaluation)(raw, PLACE, 7)

@@ -261,7 +261,7 @@ def test_a_remote_storage_that_fails_is_asked_again(tmp_path, flaky):
     assert [v for t in tables for v in t.column("row").to_pylist()] == list(range(100))
 
 
-def test_a_remote_storage_that_goes_on_failing_is_an_error(tmp_path, flaky):
+def test_a_remote_storage_that_keeps_failing_is_an_error(tmp_path, flaky):
     path = write_file(tmp_path, rows(100, 0))
     filesystem = flaky(failures=99)
     with pytest.raises(

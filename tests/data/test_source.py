@@ -127,7 +127,7 @@ def test_a_day_without_files(three_days):
         list_files(str(three_days), None)
 
 
-def test_finding_goes_on_past_missing_days(three_days):
+def test_finding_continues_past_missing_days(three_days):
     (three_days / "ds=2026-01-04").mkdir()
     files, problems = find_files(str(three_days), DayRange(start=dt.date(2026, 1, 3), end=dt.date(2026, 1, 5)))
     assert len(files) == 3

@@ -120,7 +120,7 @@ def test_disks_of_the_nodes_own_are_left_as_they_were(tmp_path: Path, at_once: N
     assert list(asker.iterdir()) == list(other.iterdir()) == []
 
 
-def test_a_node_whose_files_nobody_sees_removes_them(tmp_path: Path, at_once: None) -> None:
+def test_a_node_whose_files_are_not_seen_removes_them(tmp_path: Path, at_once: None) -> None:
     asker, other = tmp_path / "asker", tmp_path / "other"
 
     class Copied(OnDisk):
@@ -217,6 +217,6 @@ def test_ray_starts_here_as_for_the_run(tmp_path: Path, monkeypatch: pytest.Monk
     assert asked["num_cpus"] == 99 + 1  # and a reader
 
 
-def test_an_endpoint_that_nobody_serves(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_endpoint_that_is_not_served(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("raymtl.doctor.probe._AGENT_STARTS_S", 0.0)
     assert "refused" in (Probe().endpoint("127.0.0.1", 1) or "")

@@ -80,7 +80,7 @@ def load_it(rank: int, workers: int, root: str, optimizer: str, rows: int) -> An
 @pytest.mark.parametrize(
     ("sharding", "optimizer"), [(["row_wise", "table_wise"], "rowwise_adagrad"), (["column_wise"], "adagrad")]
 )
-def test_i8_base_and_deltas_are_the_whole(sharding: list[str], optimizer: str, tmp_path: Path) -> None:
+def test_i8_base_and_deltas_equal_the_full_version(sharding: list[str], optimizer: str, tmp_path: Path) -> None:
     root = str(tmp_path / "store")
     kept, said = several(2, tmp_path / "write", write_three, root, sharding, optimizer)[1]
     _, loaded, notes = several(1, tmp_path / "load", load_it, root, optimizer, 30)[0]

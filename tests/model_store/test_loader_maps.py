@@ -45,7 +45,7 @@ def map_of(capacity: int, ids: list[int], rows: np.ndarray) -> IdMap:
 
 
 def two_days(capacity: int) -> tuple[IdMap, IdMap]:
-    """Two maps on shuffled rows: IDs are evicted in between, others get their rows, or rows that nobody had."""
+    """Two maps on shuffled rows: IDs are evicted in between, others get their rows, or free rows."""
     rows = 1 + np.random.default_rng(capacity).permutation(capacity - 1)
     ids = list(POOL[:40])
     later = [i + 45 if i % 4 == 0 else i for i in ids if i % 5] + [1088, 1089]

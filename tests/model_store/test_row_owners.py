@@ -46,7 +46,7 @@ def some_held(draw: st.DrawFn, capacity: int = 12) -> Held:
 
 
 BEFORE: Held = {7: (1, 5, 100), 8: (2, 6, 100), 9: (3, 7, 99), 10: (5, 1, 100)}
-# 7 as before, 8 seen again, 9 evicted and its row given to 11, 10 evicted, 12 on a row that nobody had
+# 7 as before, 8 seen again, 9 evicted and its row given to 11, 10 evicted, 12 on a free row
 AFTER: Held = {7: (1, 5, 100), 8: (2, 9, 101), 11: (3, 2, 101), 12: (4, 3, 101)}
 
 
@@ -124,7 +124,7 @@ def write_chain(rank: int, workers: int, root: str) -> None:
 
 
 @pytest.mark.dist
-def test_i8_maps_laid_together_from_deltas_are_the_maps_that_were_written(tmp_path: Path) -> None:
+def test_i8_maps_merged_from_deltas_are_the_maps_that_were_written(tmp_path: Path) -> None:
     root = str(tmp_path / "store")
     several(1, tmp_path / "write", write_chain, root)
     store = open_store(root)

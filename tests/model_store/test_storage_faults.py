@@ -115,7 +115,7 @@ def test_what_fails_twice_works(
 
 @pytest.mark.parametrize("error", ["ConnectionResetError", "EIO", "AWS Error SLOW_DOWN (HTTP status 503)"])
 @pytest.mark.parametrize(("operation", "step", "_"), STEPS)
-def test_what_goes_on_failing_is_one_sentence(
+def test_a_lasting_failure_is_one_sentence(
     operation: str, step: Callable[[Store], Any], _: Any, error: str, store: Store, faults: Faults, pauses: list
 ) -> None:
     faults.add(operation, error=error, times=None)
@@ -218,7 +218,7 @@ def test_a_large_file_is_streamed(store: Store, faults: Faults, monkeypatch: pyt
     assert len([call for call in faults.calls() if call[2]]) == 3
 
 
-def test_the_heart_goes_on_beating(store: Store, faults: Faults) -> None:
+def test_the_heartbeat_continues(store: Store, faults: Faults) -> None:
     with acquire(store, "job", ttl_s=0.6) as held:
         for number, error in enumerate(["EIO"] * 4 + ["EACCES", "RuntimeError"]):
             faults.add("put", "*/lease/*", error, skip=number)

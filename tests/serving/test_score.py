@@ -47,7 +47,7 @@ def score(capfd: pytest.CaptureFixture[str], root: Path, out: Path, *more: str, 
 
 
 @pytest.mark.ray
-def test_a_killed_scoring_goes_on_with_what_is_missing(
+def test_a_killed_scoring_resumes_with_the_missing_files(
     ray_cluster: None,
     root: Path,
     tmp_path: Path,
@@ -248,7 +248,7 @@ def test_code_of_a_version_runs_only_where_it_is_allowed(
 
 
 def done(root: Path, out: Path) -> tuple[plan.Output, ...]:
-    """The folder of a scoring by version v1 of all days that has just begun, and what is to be in it."""
+    """The folder of a scoring by version v1 of all days that has just started, and its expected content."""
     version = open_version(str(root / "store/versions/v1"))
     made = plan.plan_scoring(version.config, str(root / "logs"), None, plan.default_keys(version.config))
     names = ["pred_" + name for name in serving_score._outputs(version)]

@@ -67,7 +67,7 @@ def test_the_address_that_is_named_is_the_one_asked(address: str, monkeypatch: p
     assert connect(f"{address}/").client.get_address() == address
 
 
-def test_nobody_answers(address: str) -> None:
+def test_no_answer(address: str) -> None:
     with pytest.raises(ClusterError, match=r"cannot reach a Ray cluster at http://127\.0\.0\.1:1 .*refused"):
         connect("http://127.0.0.1:1")
 

@@ -52,7 +52,7 @@ def test_a_lost_connection_neither_ends_nor_doubles_the_log(lost: Exception) -> 
     assert _followed(client)[0] == "one\ntwo\nthree\n"
 
 
-def test_a_head_that_was_started_anew_is_said() -> None:
+def test_a_restarted_head_is_reported() -> None:
     client = FakeClient()
     client.states = [RUNNING, RuntimeError("Request failed with status code 404: Job a does not exist.")]
     client.streams = [["one\n"]]

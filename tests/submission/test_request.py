@@ -124,7 +124,7 @@ def test_a_daily_job_keeps_its_day() -> None:
     assert "--date" not in several.words
 
 
-def test_ids_of_work_that_goes_on_are_its_own_and_of_other_work_are_new() -> None:
+def test_ids_of_resumable_work_are_stable_and_of_other_work_are_new() -> None:
     assert read("tune", "-c", EXAMPLE, "--name", "a", "--set", "tune.presets=[alpha]").id == "raymtl-tune-a"
     ids = [read("evaluate", "/runs/a").id for _ in range(2)]
     assert ids[0] != ids[1]

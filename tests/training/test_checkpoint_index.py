@@ -1,4 +1,4 @@
-"""Ray's list of a run's checkpoints: rebuilt where it is damaged, such that Ray itself goes on by it."""
+"""Ray's index of a run's checkpoints: rebuilt if it is damaged, so that Ray itself can resume from it."""
 
 import json
 from pathlib import Path
@@ -46,7 +46,7 @@ def run_dir(tmp_path: Path) -> Path:
 
 
 @pytest.mark.parametrize("text", ["", '{"ray_version": "2', "{}"])
-def test_a_damaged_list_is_written_anew_from_the_whole_checkpoints(run_dir: Path, text: str) -> None:
+def test_a_damaged_index_is_rebuilt_from_the_complete_checkpoints(run_dir: Path, text: str) -> None:
     (run_dir / SNAPSHOT).write_text(text)
     with pytest.raises(Exception, match=r"."):
         manager_of(run_dir)
@@ -77,7 +77,7 @@ def test_a_list_that_names_other_folders_is_not_believed(run_dir: Path, name: st
     assert "was damaged and has been rebuilt" in notes[-1]
 
 
-def test_without_a_whole_checkpoint_the_run_begins_anew(tmp_path: Path) -> None:
+def test_without_a_complete_checkpoint_the_run_restarts_from_scratch(tmp_path: Path) -> None:
     folder = tmp_path / "first"
     repair_checkpoint_index(str(folder), print)
     (write_checkpoint(folder, 1, None) / ".metadata").write_bytes(b"")

@@ -152,7 +152,7 @@ def test_one_worker_and_two_have_the_same_loss_at_every_step(whole: Whole) -> No
 def test_a_killed_node_and_a_killed_driver_cost_no_row_and_repeat_none(
     ray_cluster: None, logs: Path, tmp_path: Path
 ) -> None:
-    """One of two nodes, without which the other goes on; then the driver, after which the same command goes on elsewhere."""
+    """Kill one of two nodes, and the other continues; then the driver, and the same command resumes elsewhere."""
     checkpoint = {"every_units": 1, "background": True, "keep": 4}
     raw = small_config(logs, tmp_path, "killed", workers={"min": 1, "max": 2}, epochs=10, checkpoint=checkpoint)
     raw["data"] |= {"unit_rows": 100, "block_rows": 25, "eval": None}

@@ -52,7 +52,7 @@ def run(faults: Faults, tmp_path: Path) -> str:
     return f"faulty://{tmp_path}/run"
 
 
-def mend(run: str) -> str:
+def repair(run: str) -> str:
     said: list[str] = []
     repair_checkpoint_index(run, said.append)
     return said[0].partition("` ")[2]
@@ -66,8 +66,8 @@ STEPS: list[tuple[str, str, Callable[[str], Any], Any]] = [
     ("list", "*/checkpoint_1", last_checkpoint, "checkpoint_1"),
     ("list", "*/checkpoint_0", has_checkpoint, True),
     ("put", "*/config.yaml", lambda run: write_file(run, "config.yaml", "name: a"), None),
-    ("open", "*/.metadata", mend, "is damaged, and there is no complete checkpoint: restarting from scratch"),
-    ("remove", f"*/{SNAPSHOT}", mend, "is damaged, and there is no complete checkpoint: restarting from scratch"),
+    ("open", "*/.metadata", repair, "is damaged, and there is no complete checkpoint: restarting from scratch"),
+    ("remove", f"*/{SNAPSHOT}", repair, "is damaged, and there is no complete checkpoint: restarting from scratch"),
 ]
 
 

@@ -38,7 +38,7 @@ def logs(tmp_path_factory: pytest.TempPathFactory) -> Path:
     root = tmp_path_factory.mktemp("logs")
     for n, rows in enumerate(SIZES):
         write_part(root, DAYS[0], f"part-{n}.parquet", rows, seed=n)
-    more = {"user": [f"u{n % 60}" for n in range(130)]}  # a third of them nobody has seen
+    more = {"user": [f"u{n % 60}" for n in range(130)]}  # a third of them are unknown
     write_part(root, DAYS[1], "part-0.parquet", 130, seed=9, **more)
     return root
 
@@ -124,7 +124,7 @@ def test_a_run_makes_its_maps_and_keeps_them(ray_cluster: None, logs: Path, tmp_
     ):
         driver.train(configured(logs, tmp_path, "mapped", user={"admit_count": 3}))
 
-    # and never makes them anew: those would give the trained rows to other IDs
+    # and never rebuilds them: new maps would assign the trained rows to other IDs
     (folder / "result.json").unlink()
     user.unlink()
     for go_on in (

@@ -159,7 +159,7 @@ def test_an_unknown_converter_lists_the_known_ones(tmp_path):
 
 
 @real_files
-def test_the_real_files_convert_whole(tmp_path):
+def test_the_real_files_convert_completely(tmp_path):
     config = load_config(convert_census(REAL, str(tmp_path)))
     train, test = read(tmp_path, "train"), read(tmp_path, "test")
     assert (train.num_rows, test.num_rows) == (199_523, 99_762)

@@ -149,7 +149,7 @@ def test_a_host_holds_one_copy_of_a_map(folders: Path, tmp_path: Path) -> None:
     assert again.rows(np.array([9, 4, -3])).tolist() == [50, 0, 99]
     assert not again.words.flags.writeable
     assert sorted(os.listdir(folders)) == ["lock", f"map-{file.digest}"]
-    # what is mapped stays, what nobody maps any more goes when the next map comes
+    # mapped files stay, unmapped ones are removed when the next map is written
     other = save_map(made([1], [1]), str(tmp_path / "other.parquet"))
     kept = other.shared()
     assert sorted(os.listdir(folders)) == sorted(["lock", f"map-{file.digest}", f"map-{other.digest}"])
