@@ -1,6 +1,6 @@
-"""Airflow 3: the daily job of every day, in order, on a Ray cluster that stays (raycluster.yaml, ray-up-*.yaml).
+"""Airflow 3: the daily job of every day, in order, on a permanent Ray cluster (raycluster.yaml, ray-up-*.yaml).
 
-Copy it into the folder of DAGs. The workers of Airflow need `ray[default]` of the cluster's version (nothing else of raymtl)
+Copy it into the DAGs folder. Airflow's workers need `ray[default]` of the cluster's version (nothing else of raymtl)
 and in their environment:
 
 * RAY_API_SERVER_ADDRESS, such as http://raymtl-head-svc:8265
@@ -15,16 +15,16 @@ from airflow.sdk.exceptions import AirflowFailException
 from airflow.timetables.interval import CronDataIntervalTimetable
 
 COMMAND = "python /app/jobs/daily.py --config /etc/raymtl/daily.yaml --date {day} --wait 300"
-FINAL = {2, 64, 65, 66, 70, 71, 130}  # somebody has to look; the same command would end the same way
+FINAL = {2, 64, 65, 66, 70, 71, 130}  # a person has to act; a retry would end the same way
 POLL_SECONDS = 15
 
 
-# Retries are for exit codes 75 (the logs are late), 69 and 74: every half hour until late in the morning. A day whose logs never
-# come fails loudly; skipping it would hide that. Old days first, one at a time. One that was refused (70) does not stop the next,
-# which begins from the last version published; after broken or missing logs (65, 75) the next one meets them too.
+# Retries are for exit codes 75 (late logs), 69 and 74: every half hour until late in the morning. A day whose logs never
+# arrive fails loudly; skipping it would hide that. Old days first, one at a time. A refused day (70) does not stop the next,
+# which starts from the last published version; broken or missing logs (65, 75) also fail the next day.
 @dag(
     dag_id="raymtl_daily",
-    # Not a cron string: what Airflow 3 makes of one has no day before it
+    # Not a cron string: Airflow 3's timetable for one has no previous day
     schedule=CronDataIntervalTimetable("30 2 * * *", timezone="UTC"),
     start_date=datetime(2026, 1, 31, tzinfo=UTC),
     catchup=True,
@@ -39,13 +39,13 @@ def raymtl_daily() -> None:
         day = f"{data_interval_start:%Y-%m-%d}"
         job = f"raymtl-daily-{day}-a{ti.try_number}"
         client = JobSubmissionClient()
-        # A task that lost its worker comes back with the same number and goes on waiting
+        # A task that lost its worker returns with the same number and continues waiting
         if job not in {known.submission_id for known in client.list_jobs()}:
             client.submit_job(entrypoint=COMMAND.format(day=day), submission_id=job, metadata={"day": day})
         try:
             while not client.get_job_status(job).is_terminal():
                 time.sleep(POLL_SECONDS)
-        except BaseException:  # a timeout, or somebody stops the task: the job must not go on unseen
+        except BaseException:  # a timeout, or the task is stopped: the job must not keep running unseen
             client.stop_job(job)
             raise
         print(client.get_job_logs(job))

@@ -204,7 +204,7 @@ def score(
             address=address,
             allow_custom=allow_custom,
             progress=count,
-            say=say,
+            notify=say,
         )
     return cast("ScoreResult", result)
 

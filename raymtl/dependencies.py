@@ -1,7 +1,7 @@
 """Which versions of the stack are installed, and whether torch, torchrec and fbgemm fit together.
 
 A minor version of torch goes with exactly one minor version of torchrec and fbgemm. Another combination often imports
-and then fails in the middle of a step, so `check_stack` says it before anything starts.
+and then fails in the middle of a step, so `check_stack` reports it before anything starts.
 """
 
 import importlib
@@ -35,20 +35,20 @@ def package_versions() -> dict[str, str]:
 
 
 def required_versions() -> str:
-    """The packages installed here as `check_required` takes them: `name==version` with commas between, without build tags."""
+    """The packages installed here as `check_required` takes them: `name==version`, comma-separated, without build tags."""
     found = {name: version.partition("+")[0] for name, version in package_versions().items() if name != "python"}
-    # One of the two builds is here, and where the check is made perhaps the other one
+    # This machine may have one of the two builds and the checked machine the other
     return ",".join(f"{'fbgemm' if name in FBGEMM else name}=={version}" for name, version in found.items())
 
 
 def check_required(required: str) -> None:
-    """Raise a `StackError` of one sentence where an installed package is of another version than `required` says."""
+    """Raise a `StackError` of one sentence if an installed package has another version than `required` names."""
     here = dict(one.split("==") for one in required_versions().split(","))
     wanted = dict(one.partition("==")[::2] for one in required.split(","))
     other = [(name, here.get(name), version) for name, version in wanted.items() if here.get(name) != version]
     if other:
         raise StackError(
-            "; ".join(f"{name} is {found or 'not there'} and should be {version}" for name, found, version in other)
+            "; ".join(f"{name} is {found or 'not installed'} and must be {version}" for name, found, version in other)
             + ": install the same lock in both places, or leave --require out (for a job: `raymtl submit --any-versions`)"
         )
 
@@ -74,7 +74,7 @@ def _check_minors() -> None:
     wanted = PAIRS.get(_minor(torch))
     if wanted is None:
         known = ", ".join(f"{a}.{b}" for a, b in PAIRS)
-        raise StackError(f"torch {torch} is not a version that raymtl knows ({known}); run `make setup`")
+        raise StackError(f"torch {torch} is not a supported version ({known}); run `make setup`")
     if _minor(torchrec) != wanted or _minor(version) != wanted:
         pair = f"{wanted[0]}.{wanted[1]}"
         raise StackError(
@@ -96,7 +96,7 @@ def _check_loads() -> None:
             cause = cause.__cause__ or cause.__context__ or cause
         name = next((n for n in FBGEMM if _version(n)), "fbgemm")
         raise StackError(
-            f"{name} {_version(name)} cannot be loaded beside torch {_version('torch')} ({cause}); "
+            f"{name} {_version(name)} cannot be loaded with torch {_version('torch')} ({cause});  "
             f"run `make setup LOCK=cpu` on a machine without a GPU, `make setup LOCK=gpu` on one with a GPU"
         ) from error
     finally:
@@ -111,6 +111,6 @@ def _version(package: str) -> str | None:
 
 
 def _minor(version: str) -> tuple[int, int]:
-    """`2.13.0+cpu` -> (2, 13); (0, 0) where the version has another form."""
+    """`2.13.0+cpu` -> (2, 13); (0, 0) for a version of another form."""
     match = re.match(r"(\d+)\.(\d+)", version)
     return (int(match[1]), int(match[2])) if match else (0, 0)

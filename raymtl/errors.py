@@ -1,4 +1,4 @@
-"""Errors that a user can mend: each says what is wrong, where, the value seen, and the remedy.
+"""Errors that a user can fix: each says what is wrong, where, the value seen, and the remedy.
 
 The command line prints such an error as one sentence without a traceback and ends with its exit code
 (`docs/cli.md` lists them). Anything else that escapes is a bug in raymtl and shows its traceback.
@@ -17,7 +17,7 @@ class UserError(Exception):
 
     def __init__(self, message: str):
         super().__init__(message)
-        self.message = message  # Ray Data appends advice of its own to `args`
+        self.message = message  # Ray Data appends its own advice to `args`
 
     def __str__(self) -> str:
         return self.message
@@ -58,25 +58,25 @@ class VersionError(UserError):
 
 
 class RefusedError(UserError):
-    """The gate refused the candidate; what was published before stays."""
+    """The gate refused the candidate; the published version stays current."""
 
     exit_code = 70
 
 
 class StorageError(UserError):
-    """The storage does not do what it is asked to: full, not writable, not reachable."""
+    """Storage failed: full, not writable, not reachable."""
 
     exit_code = 74
 
 
 class TryLaterError(UserError):
-    """Nothing is wrong, but it is not the time: another holds the lease, or the input is not there yet."""
+    """Nothing is wrong, but it is too early: another process holds the lease, or the input is not there yet."""
 
     exit_code = 75
 
 
 class LeaseLostError(TryLaterError):
-    """Another process took this one for dead, and may be at work in its place."""
+    """Another process took this one for dead and may have replaced it."""
 
 
 def find_user_error(error: BaseException | None) -> UserError | None:
@@ -97,7 +97,7 @@ def find_user_error(error: BaseException | None) -> UserError | None:
 
 
 def user_errors(items: Iterable[T]) -> Iterator[T]:
-    """The items as they come; an error that Ray wrapped on its way from a task comes out as the UserError it was."""
+    """Yield the items; raise an error that Ray wrapped in a task as the UserError it was."""
     try:
         yield from items
     except Exception as error:

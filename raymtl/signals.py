@@ -1,10 +1,10 @@
-"""SIGINT, SIGTERM and SIGHUP: a command ends with one sentence and the code 128 + number, within seconds, whatever it is doing.
+"""SIGINT, SIGTERM and SIGHUP: a command ends within seconds, with one sentence and the code 128 + number.
 
-The first signal raises KeyboardInterrupt in the main thread, so that leases, locks and temporary folders are let go; whoever
-catches it and carries on has `CLEAN_UP_S` seconds. A second signal, or one while Python imports or Ray starts, ends the process
-at once: what was saved is as good as after SIGKILL, and Linux ends the processes of a Ray that was started here.
+The first signal raises KeyboardInterrupt in the main thread, so that leases, locks and temporary folders are released; the
+clean-up has `CLEAN_UP_S` seconds. A second signal, or one while Python imports or Ray starts, ends the process
+at once, as SIGKILL would; Linux then ends the processes of a Ray that was started here.
 
-This module needs the standard library alone: it is the first that a command imports.
+This module needs only the standard library: a command imports it first.
 """
 
 import os
@@ -35,9 +35,9 @@ class _State:
     received_at = 0.0
     sentence = "stopped"
     at_once = True
-    """End in the handler: nothing has to be let go yet, or the place is one where an exception would do harm."""
+    """End in the handler: nothing has to be released yet, or an exception here would do harm."""
     exit_code: int | None = None
-    """Of a command that has ended by itself."""
+    """Exit code of a command that ended without a signal."""
     deadline = float("inf")
     leaving = threading.Lock()
     leaver = 0
@@ -49,13 +49,13 @@ _state = _State()
 
 
 def install() -> None:
-    """Handle the signals in this process, except those that it was told to ignore, as `nohup` does."""
+    """Handle the signals in this process, except those that its parent set to ignored, as `nohup` does."""
     _state.owner = os.getpid()
     _open_standard_streams()
     os.register_at_fork(after_in_child=_leave_to_parent)
     reader, writer = os.pipe()
     os.set_blocking(writer, False)
-    # The bytes come also while the main thread waits in C code, where Python's own handler has to wait too
+    # The bytes arrive even while the main thread waits in C code, where Python's own handler cannot run
     signal.set_wakeup_fd(writer, warn_on_full_buffer=False)
     threading.Thread(target=_watch, args=(reader,), name="signals", daemon=True).start()
     _handle()
@@ -67,12 +67,12 @@ def installed() -> bool:
 
 
 def begin(sentence: str) -> None:
-    """From now on a signal raises KeyboardInterrupt, and `sentence` is what the command says at its end."""
+    """From now on a signal raises KeyboardInterrupt, and the command ends with `sentence`."""
     _state.sentence, _state.at_once = sentence, False
 
 
-def say(sentence: str) -> None:
-    """Replace what the command says when it is stopped."""
+def set_sentence(sentence: str) -> None:
+    """Replace the sentence that a stopped command ends with."""
     _state.sentence = sentence
 
 
@@ -82,13 +82,13 @@ def received() -> str | None:
 
 
 def allow(seconds: float) -> None:
-    """Give the clean-up that many seconds, counted from now."""
+    """Give the clean-up `seconds` from now."""
     _state.deadline = time.monotonic() + seconds
 
 
 @contextmanager
 def clean_up_with(clean_up: Callable[[], None]) -> Iterator[None]:
-    """Inside, `clean_up` is called too where a signal ends the process at once: what others would have to wait for."""
+    """Inside, a signal that ends the process at once calls `clean_up` first: for what other processes would wait for."""
     _state.clean_ups.append(clean_up)
     try:
         yield
@@ -97,7 +97,7 @@ def clean_up_with(clean_up: Callable[[], None]) -> Iterator[None]:
 
 
 def end(exit_code: int) -> None:
-    """End of the command: with a signal received its sentence and code; else a later signal cannot turn success into failure."""
+    """End the command: with the sentence and code of a received signal; else a later signal cannot turn success into failure."""
     if _state.received is not None:
         with suppress(OSError, ValueError):
             sys.stdout.flush()
@@ -109,7 +109,7 @@ def end(exit_code: int) -> None:
 def while_ray_starts() -> Iterator[None]:
     """Keep the handlers through `ray.init`, which replaces that of SIGTERM twice: in Python, and in C++ by one that aborts.
 
-    An exception inside of `ray.init` leaves half a Ray behind; so a signal ends the process there.
+    An exception inside `ray.init` leaves a half-started Ray behind, so a signal ends the process there.
     """
     if not installed() or threading.current_thread() is not threading.main_thread():
         yield
@@ -166,7 +166,7 @@ def _on_signal(number: int, frame: FrameType | None) -> None:
 
 
 def _watch(reader: int) -> None:
-    """End the process where the main thread does not: at the second signal, or when the time for the clean-up is over."""
+    """End the process if the main thread does not: at the second signal, or when the time for the clean-up is over."""
     first, first_at = None, 0.0
     while True:
         # Where a deadline runs it is looked at often: the clean-up may shorten it
@@ -217,7 +217,7 @@ def _last_acts(number: int) -> None:
 
 def _clean_up() -> None:
     for clean_up in list(_state.clean_ups):
-        with suppress(Exception):  # this process ends now, as after SIGKILL, whatever its storage says
+        with suppress(Exception):  # this process ends now, even if its storage fails
             clean_up()
 
 
@@ -231,7 +231,7 @@ def _children() -> list[int]:
 
 
 def _keep(done: threading.Event) -> None:
-    """Put Python's C handler back as often as another library replaces it."""
+    """Restore Python's C handler whenever another library replaces it."""
     import ctypes
 
     get, put = ctypes.pythonapi.PyOS_getsig, ctypes.pythonapi.PyOS_setsig

@@ -93,7 +93,7 @@ def test_a_build_that_cannot_be_loaded_is_named_with_its_cause(installed, monkey
 
     monkeypatch.setattr(importlib, "import_module", fails)
     text = message(installed, {"torch": "2.13.0", "torchrec": "1.8.0", "fbgemm-gpu": "1.8.0"})
-    assert "fbgemm-gpu 1.8.0 cannot be loaded beside torch 2.13.0" in text
+    assert "fbgemm-gpu 1.8.0 cannot be loaded with torch 2.13.0" in text
     assert "libnvidia-ml.so.1" in text
     assert "make setup LOCK=cpu" in text
 
@@ -143,9 +143,9 @@ def test_required_versions_are_those_that_are_here() -> None:
     [
         (
             "torch==1.0.0,ray==" + metadata.version("ray"),
-            r"^torch is \d+\.\d+\.\d+ and should be 1\.0\.0: install the same lock",
+            r"^torch is \d+\.\d+\.\d+ and must be 1\.0\.0: install the same lock",
         ),
-        ("nothing==3", "^nothing is not there and should be 3:"),
+        ("nothing==3", "^nothing is not installed and must be 3:"),
     ],
 )
 def test_other_versions_are_named(required: str, said: str) -> None:

@@ -1,4 +1,4 @@
-"""`raymtl daily`: one command every night."""
+"""`raymtl daily`: the daily job."""
 
 import datetime as dt
 import json
@@ -17,7 +17,7 @@ console = terminal()
 def daily(
     config: ConfigFile,
     date: Annotated[
-        str | None, typer.Option(metavar="YYYY-MM-DD", help="The day whose logs are new; default: yesterday (UTC).")
+        str | None, typer.Option(metavar="YYYY-MM-DD", help="The day to train; default: yesterday (UTC).")
     ] = None,
     first: Annotated[
         str | None, typer.Option("--from", metavar="YYYY-MM-DD", help="First day of a backfill; needs --to.")
@@ -28,23 +28,21 @@ def daily(
     gpu: Gpu = False,
     address: Address = None,
     wait: Annotated[
-        float, typer.Option(metavar="SECONDS", help="Wait so long for the logs, and for a job that holds the lease.")
+        float, typer.Option(metavar="SECONDS", help="Maximum wait for the logs, and for a job that holds the lease.")
     ] = 0,
-    force: Annotated[
-        bool, typer.Option("--force", help="Do days again that are published or refused already.")
-    ] = False,
+    force: Annotated[bool, typer.Option("--force", help="Redo days that are already published or refused.")] = False,
     ignore_bounds: Annotated[
-        bool, typer.Option("--ignore-bounds", help="Train though the day does not look like those before it.")
+        bool, typer.Option("--ignore-bounds", help="Train even if the check for data drift fails.")
     ] = False,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what would be done, and do nothing.")] = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Show what would be done, and do nothing.")] = False,
     as_json: Json = False,
 ) -> None:
-    """Carry the published model over the new day's logs and publish the result, or refuse and say why (docs/daily.md)."""
+    """Train the published model on the new day's logs and publish the result, or refuse it with a reason (docs/daily.md)."""
     short = {"train.workers": workers, "train.use_gpu": True if gpu else None}
     loaded = api.load_config(config, [*sets, *(f"{k}={json.dumps(v)}" for k, v in short.items() if v is not None)])
     until, begin = _days(date, first, last)
     if dry_run:
-        console.print("looking at the store and the logs")  # before the imports, which take seconds
+        console.print("checking the store and the logs")  # before the imports, which take seconds
         from raymtl.daily.day import DailyRequest
         from raymtl.daily.runner import dry_run as daily_dry_run
         from raymtl.dependencies import check_stack
@@ -52,7 +50,7 @@ def daily(
         check_stack()
         found = daily_dry_run(loaded, DailyRequest(until, begin, force, ignore_bounds, wait))
         for step in found:
-            console.print(_ahead(step), markup=False)
+            console.print(_step_text(step), markup=False)
         finish(as_json, {"would": found})
         return
     records = api.run_daily(
@@ -69,15 +67,15 @@ def daily(
 
 
 def _days(date: str | None, first: str | None, last: str | None) -> tuple[dt.date, dt.date | None]:
-    """Last and first day that the options ask for."""
+    """Last and first day of the options."""
     if (first is None) != (last is None):
-        raise ConfigError("--from and --to go together: name the first and the last day of the backfill")
+        raise ConfigError("only one of --from and --to is set; name both, the first and the last day of the backfill")
     if date is not None and first is not None:
-        raise ConfigError("--date is one day, --from and --to are several; give one or the other")
+        raise ConfigError("both --date and --from are set; use --date for one day, or --from and --to for several")
     if first is not None and last is not None:
         begin, end = _day(first, "--from"), _day(last, "--to")
         if end < begin:
-            raise ConfigError(f"--to is {end}, which lies before --from, {begin}; swap them")
+            raise ConfigError(f"--to is {end}, which is before --from, {begin}; swap them")
         return end, begin
     if date is not None:
         return _day(date, "--date"), None
@@ -88,13 +86,13 @@ def _day(text: str, option: str) -> dt.date:
     try:
         return dt.date.fromisoformat(text)
     except ValueError as error:
-        raise ConfigError(f"{option} is `{text}`; a day is written YYYY-MM-DD") from error
+        raise ConfigError(f"{option} is `{text}`; write the day as YYYY-MM-DD") from error
 
 
-def _ahead(step: dict[str, Any]) -> str:
+def _step_text(step: dict[str, Any]) -> str:
     if "note" in step:
         return step["note"]
     if step["done"]:
-        return f"{step['day']}: {step['done']} already"
+        return f"{step['day']}: already {step['done']}"
     state = f"not ready: {step['not_ready']}" if step["not_ready"] else "ready"
-    return f"{step['day']}: would begin with {step['begins_with']}; {state}"
+    return f"{step['day']}: would start from {step['begins_with']}; {state}"

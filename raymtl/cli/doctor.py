@@ -1,4 +1,4 @@
-"""`raymtl doctor`: is this machine, or this cluster, fit for a run?"""
+"""`raymtl doctor`: check whether this machine or cluster is ready for a run."""
 
 from contextlib import nullcontext
 from dataclasses import asdict
@@ -16,17 +16,17 @@ def doctor(
     config: Annotated[
         str | None,
         typer.Option(
-            "--config", "-c", metavar="FILE", help="Try the storage of this configuration too, and count its workers."
+            "--config", "-c", metavar="FILE", help="Also check the storage and the resources of this configuration."
         ),
     ] = None,
     sets: Sets = [],  # noqa: B006
     address: Annotated[
         str | None,
-        typer.Option(metavar="ADDR", help="Ray cluster to look at; default: that of the job, or this machine alone."),
+        typer.Option(metavar="ADDR", help="Ray cluster to check; default: that of the job, or this machine alone."),
     ] = None,
     as_json: Json = False,
 ) -> None:
-    """Check versions, GPUs, memory, disks, clocks, storage rights and the network on every node. Exit code 69: a check failed."""
+    """Check versions, GPUs, memory, disks, clocks, storage access and the network on every node. Exit code 69: a check failed."""
     from raymtl.config.load import load_config
     from raymtl.doctor.finding import worst
     from raymtl.doctor.run import examine

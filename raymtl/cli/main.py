@@ -1,4 +1,4 @@
-"""The commands: parse, call, print. The work is done by the packages below."""
+"""The commands: parse, call, print. Other packages do the work."""
 
 import atexit
 import json
@@ -30,7 +30,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110},
 )
-config_app = typer.Typer(help="Look at and check configurations.", no_args_is_help=True)
+config_app = typer.Typer(help="Show and check configurations.", no_args_is_help=True)
 app.add_typer(config_app, name="config")
 app.add_typer(versions.app, name="versions")
 app.add_typer(tune.app, name="tune")
@@ -47,7 +47,7 @@ Run = Annotated[str, typer.Argument(metavar="RUN", help="Folder of a run, <outpu
 
 
 def main(arguments: list[str] | None = None) -> None:
-    """Entry point: a user's mistake is one clear message and an exit code (`docs/cli.md`), never a traceback."""
+    """Entry point: a user's mistake gives one message and an exit code (`docs/cli.md`), never a traceback."""
     output = replace_stdout()
     code = 128 + signal.SIGINT
     with suppress(KeyboardInterrupt):  # `signals.end` says what there is to say
@@ -83,7 +83,7 @@ def run_command(arguments: list[str]) -> int:
             return _failed(f"{error.format_message()} (see raymtl --help)", 2)
         if signals.received() is None:
             raise
-        return 1  # whatever a stopped command stumbled over; `signals.end` says that it was stopped
+        return 1  # an error of a stopped command; `signals.end` prints that it was stopped
     return result if isinstance(result, int) else 0
 
 
@@ -94,7 +94,7 @@ def _failed(message: str, code: int) -> int:
 
 
 def _resumes(arguments: list[str]) -> bool:
-    """Whether the command that these begin, called again, resumes what it was doing."""
+    """Whether a rerun of this command line resumes its work."""
     from raymtl.submission.request import RESUMABLE
 
     words = [
@@ -108,7 +108,7 @@ def _escape(text: str) -> str:
     return text.replace("[", "\\[")
 
 
-def _say(line: str) -> None:
+def _print(line: str) -> None:
     console.print(line, markup=False, soft_wrap=True)
 
 
@@ -122,7 +122,7 @@ def _root(
     version: Annotated[bool, typer.Option("--version", help="Print the version.")] = False,
     require: Annotated[
         str | None,
-        typer.Option(metavar="PACKAGE==VERSION,…", help="Stop with exit code 71 where other versions are installed."),
+        typer.Option(metavar="PACKAGE==VERSION,…", help="Stop with exit code 71 if other versions are installed."),
     ] = None,
 ) -> None:
     if version:
@@ -142,7 +142,7 @@ def synth(
     rows_per_day: Annotated[int, typer.Option(help="Impressions per day.")] = 200_000,
     days: Annotated[int, typer.Option(help="Days; the last one is for evaluation.")] = 4,
     start: Annotated[str, typer.Option(metavar="YYYY-MM-DD", help="First day.")] = "2026-01-01",
-    seed: Annotated[int, typer.Option(help="Another seed is another world.")] = 0,
+    seed: Annotated[int, typer.Option(help="Seed; each seed generates different logs.")] = 0,
     processes: Annotated[int, typer.Option(help="Processes that write; needs --set shards=N of at least as many.")] = 1,
     sets: Annotated[
         list[str],
@@ -179,7 +179,7 @@ def convert(
     out: Annotated[str, typer.Option(metavar="OUT", help="Folder or URL to write to.")] = "data",
     as_json: Json = False,
 ) -> None:
-    """Turn a public data set into logs of raymtl's contract and a config for them."""
+    """Convert a public data set into logs, with a config for them."""
     from raymtl.data.convert.registry import CONVERTERS
     from raymtl.data.convert.registry import convert as run
 
@@ -200,9 +200,9 @@ def check(
     address: Address = None,
     as_json: Json = False,
 ) -> None:
-    """Read the logs once and report rows, nulls, IDs, label rates and everything that breaks the contract."""
+    """Read the logs once and report rows, nulls, IDs, label rates and all violations of the contract."""
     loaded = _load(config, sets)
-    _say(joining(address))
+    _print(joining(address))
     from raymtl.data.validation.console import render
     from raymtl.data.validation.run import check_data
     from raymtl.reports.progress import counting
@@ -222,15 +222,15 @@ def check(
 def plan(
     config: ConfigFile,
     sets: Sets = [],  # noqa: B006
-    gpus: Annotated[int, typer.Option(min=1, help="GPUs in all.")] = 8,
+    gpus: Annotated[int, typer.Option(min=1, help="Total GPUs.")] = 8,
     hbm: Annotated[str, typer.Option(help="Memory of each GPU, such as 80GB or 40GiB.")] = "80GB",
     per_node: Annotated[int, typer.Option(min=1, help="GPUs of one machine.")] = 8,
     cpu: Annotated[
-        bool, typer.Option("--cpu", help="Plan for that many CPU workers with so much memory each.")
+        bool, typer.Option("--cpu", help="Plan for CPU workers: --gpus is their number and --hbm their memory.")
     ] = False,
     as_json: Json = False,
 ) -> None:
-    """Say which table goes where, how full each device gets and what does not fit; needs no GPU. Exit code 1: does not fit."""
+    """Show where each table goes, how full each device gets and what does not fit; needs no GPU. Exit code 1: does not fit."""
     from raymtl.embeddings.planning import dry_plan, parse_bytes
     from raymtl.reports.plan import plan_tables
 
@@ -251,14 +251,14 @@ def plan(
 def train(
     config: ConfigFile,
     sets: Sets = [],  # noqa: B006
-    name: Annotated[str | None, typer.Option(help="Name of the run; the same name goes on with the same run.")] = None,
+    name: Annotated[str | None, typer.Option(help="Name of the run; the same name resumes the same run.")] = None,
     workers: Workers = None,
     gpu: Gpu = False,
     address: Address = None,
     dry_run: DryRun = False,
     as_json: Json = False,
 ) -> None:
-    """Train a model, or go on with a run that was stopped."""
+    """Train a model, or resume a stopped run."""
     loaded = _load(config, sets, name, workers, gpu)
     if dry_run:
         console.print("checking the configuration and the logs")  # before the imports, which take seconds
@@ -295,7 +295,7 @@ def evaluate(
     address: Address = None,
     as_json: Json = False,
 ) -> None:
-    """Measure a run's model on the evaluation days of its config, or on others given by --set data.eval=…"""
+    """Evaluate a run's model on the evaluation days of its config, or on others set by --set data.eval=…"""
     result = api.evaluate(run_dir, overrides=sets, checkpoint=checkpoint, address=address)
     from raymtl.reports.terminal import print_table
 
@@ -310,11 +310,11 @@ def report(
         str, typer.Argument(metavar="RUN", help="Folder of a run, <output>/<name>, or of the store of a daily job.")
     ],
     out: Annotated[
-        str | None, typer.Option(metavar="FILE", help="Where to write that of a run; default: RUN/report.html.")
+        str | None, typer.Option(metavar="FILE", help="File for the report of a run; default: RUN/report.html.")
     ] = None,
     as_json: Json = False,
 ) -> None:
-    """Write one self-contained HTML file: of a run its curves and metrics, of a daily job its last 30 days."""
+    """Write one self-contained HTML file: the curves and metrics of a run, or the last 30 days of a daily job."""
     from raymtl.daily.reports.index import write_index
     from raymtl.daily.reports.table import day_table
     from raymtl.daily.reports.write import last_records
@@ -348,7 +348,7 @@ def config_show(config: ConfigFile, sets: Sets = []) -> None:  # noqa: B006
 
 @config_app.command("presets")
 def config_presets() -> None:
-    """List the published models and the slots that each one sets."""
+    """List the presets of published models and the slots that each one sets."""
     from raymtl.config.presets import PRESETS
 
     table = FoldedTable("preset", "slots", box=None)

@@ -1,4 +1,4 @@
-"""The options that several commands share, and how a command ends."""
+"""Options that several commands share, and their final JSON line."""
 
 import json
 from collections.abc import Mapping
@@ -13,8 +13,10 @@ Sets = Annotated[
     list[str],
     typer.Option("--set", metavar="KEY=VALUE", help="Override one field, such as train.workers=4; may be repeated."),
 ]
-Json = Annotated[bool, typer.Option("--json", help="Make the last line of standard output one JSON object.")]
-DryRun = Annotated[bool, typer.Option("--dry-run", help="Check everything that can be checked without doing it.")]
+Json = Annotated[
+    bool, typer.Option("--json", help="Print the result as one JSON object, on the last line of standard output.")
+]
+DryRun = Annotated[bool, typer.Option("--dry-run", help="Run all checks, then stop.")]
 Address = Annotated[
     str | None,
     typer.Option(metavar="ADDR", help="Ray cluster to join; default: that of the job, or this machine alone."),
@@ -25,6 +27,6 @@ Checkpoint = Annotated[str | None, typer.Option(metavar="DIR", help="Folder of t
 
 
 def finish(as_json: bool, value: Mapping[str, Any]) -> None:
-    """Print the result as the last line of standard output, where `--json` asks for it."""
+    """With `--json`, print the result as the last line of standard output."""
     if as_json:
         print(json.dumps(value, default=str), flush=True)

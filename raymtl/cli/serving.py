@@ -1,4 +1,4 @@
-"""`raymtl score` and `raymtl export`: what a published version predicts, in batches and as programs for a server."""
+"""`raymtl score` and `raymtl export`: batch predictions of a published version, and programs for a server."""
 
 from typing import Annotated, Literal
 
@@ -21,9 +21,7 @@ VersionOption = Annotated[
 ]
 AllowCustom = Annotated[
     bool,
-    typer.Option(
-        "--allow-custom", help="Import the classes that the version's slots of `type: custom` name: its code runs."
-    ),
+    typer.Option("--allow-custom", help="Import and run the classes that the version's slots of `type: custom` name."),
 ]
 
 
@@ -32,27 +30,25 @@ def score(
     data: Annotated[
         str, typer.Option(metavar="PATH", help="The rows: a folder or URL with `ds=YYYY-MM-DD` partitions.")
     ],
-    out: Annotated[str, typer.Option(metavar="OUT", help="Folder or URL to write to; the same one goes on.")],
+    out: Annotated[str, typer.Option(metavar="OUT", help="Folder or URL to write to; the same folder resumes.")],
     days: Annotated[
-        str | None, typer.Option(metavar="A..B", help="First and last day, or one day; default: all that are there.")
+        str | None, typer.Option(metavar="A..B", help="First and last day, or one day; default: all days.")
     ] = None,
     keys: Annotated[
         list[str],
-        typer.Option(
-            metavar="COLUMN", help="A column to copy beside the predictions; may be repeated. Default: the IDs."
-        ),
+        typer.Option(metavar="COLUMN", help="A column to copy to the output; may be repeated. Default: the IDs."),
     ] = [],  # noqa: B006
     workers: Annotated[
-        int | None, typer.Option(min=1, help="Processes that score; default: as many as the cluster has room for.")
+        int | None, typer.Option(min=1, help="Scoring processes; default: as many as the cluster has resources for.")
     ] = None,
     cpus_per_worker: Annotated[int, typer.Option(min=1, help="CPUs and threads of each.")] = 1,
     gpu: Annotated[bool, typer.Option("--gpu", help="Give each process a GPU.")] = False,
-    batch_rows: Annotated[int, typer.Option(min=1, help="Rows that the model takes at a time.")] = 4096,
+    batch_rows: Annotated[int, typer.Option(min=1, help="Rows of a model batch.")] = 4096,
     address: Address = None,
     allow_custom: AllowCustom = False,
     as_json: Json = False,
 ) -> None:
-    """Write a published version's predictions for every row of a data set, or go on with what a killed call left."""
+    """Write a published version's predictions for every row of a data set, or resume an interrupted scoring."""
     result = api.score(
         version,
         data,
@@ -79,12 +75,12 @@ def export(
     version: VersionOption,
     out: Annotated[str, typer.Option(metavar="DIR", help="Folder or URL to write the programs and model.json to.")],
     quantize: Annotated[
-        Literal["none", "fp16", "int8"], typer.Option(help="How the tables are kept in the programs.")
+        Literal["none", "fp16", "int8"], typer.Option(help="Quantization of the tables in the programs.")
     ] = "none",
     allow_custom: AllowCustom = False,
     as_json: Json = False,
 ) -> None:
-    """Write a published version as torch.export programs that take raw IDs: whole, and as user part and item part."""
+    """Write a published version as torch.export programs that take raw IDs: the full model, and its user part and item part."""
     facts = api.export(version, out, quantize=quantize, allow_custom=allow_custom)
     for name, program in facts["programs"].items():
         console.print(f"{name:<10} {program['bytes'] / 2**20:8.1f} MiB", markup=False)

@@ -1,4 +1,4 @@
-"""`raymtl submit` and `raymtl jobs`: commands of raymtl on a cluster that is reached through its dashboard."""
+"""`raymtl submit` and `raymtl jobs`: run raymtl commands on a cluster through its dashboard."""
 
 import datetime as dt
 import json
@@ -15,7 +15,7 @@ from raymtl.telemetry.logs import terminal
 from raymtl.telemetry.output import FoldedTable
 
 console = terminal()
-app = typer.Typer(help="Look at, follow and stop the jobs of a cluster (docs/cluster.md).", no_args_is_help=True)
+app = typer.Typer(help="List, follow and stop the jobs of a cluster (docs/cluster.md).", no_args_is_help=True)
 
 Address = Annotated[
     str | None,
@@ -33,30 +33,30 @@ def submit(
             help="A command that runs on a cluster: train, tune, daily, evaluate, score, check, doctor.",
         ),
     ],
-    arguments: Annotated[list[str], typer.Argument(metavar="ARGS", help="Its arguments, as they would be here.")] = [],  # noqa: B006
+    arguments: Annotated[list[str], typer.Argument(metavar="ARGS", help="Its arguments, as on this machine.")] = [],  # noqa: B006
     address: Address = None,
     no_wait: Annotated[
-        bool, typer.Option("--no-wait", help="Print the job's id and end, instead of showing its log.")
+        bool, typer.Option("--no-wait", help="Print the job's id and exit, instead of tailing its log.")
     ] = False,
     working_dir: Annotated[
         str | None,
-        typer.Option(metavar="DIR", help="Upload this folder of code; default: nothing, the cluster has raymtl."),
+        typer.Option(metavar="DIR", help="Upload this folder of code; default: none, the cluster has raymtl."),
     ] = None,
     pip: Annotated[
         str | None,
-        typer.Option(
-            metavar="FILE", help="Have these requirements installed for this job, on every node that it uses."
-        ),
+        typer.Option(metavar="FILE", help="Install these requirements for the job, on every node that it uses."),
     ] = None,
     env: Annotated[
         list[str],
-        typer.Option(metavar="NAME[=VALUE]", help="Environment variable of the job; without a value that of here."),
+        typer.Option(
+            metavar="NAME[=VALUE]", help="Environment variable of the job; without VALUE, copied from this machine."
+        ),
     ] = [],  # noqa: B006
     job_id: Annotated[
         str | None, typer.Option("--id", metavar="ID", help="Submission id; default: made of command, name and day.")
     ] = None,
     any_versions: Annotated[
-        bool, typer.Option("--any-versions", help="Run also where the cluster has other versions of the packages.")
+        bool, typer.Option("--any-versions", help="Run even if the cluster has other versions of the packages.")
     ] = False,
     entrypoint_num_cpus: Annotated[
         float | None, typer.Option(help="CPUs that the command itself reserves; then it may run on any node.")
@@ -66,7 +66,7 @@ def submit(
         str | None, typer.Option(metavar="JSON", help='Custom resources that it reserves, such as {"driver": 1}.')
     ] = None,
 ) -> None:
-    """Run a command on a cluster: upload its configuration, show its log, end with its exit code."""
+    """Run a command on a cluster: upload its configuration, tail its log, exit with its exit code."""
     from raymtl.dependencies import required_versions
     from raymtl.submission.package import environment, runtime_env
     from raymtl.submission.request import read_request
@@ -74,7 +74,7 @@ def submit(
     request = read_request(context.find_root().command, [command, *arguments], job_id)
     variables = environment(env)
     resources = _resources(entrypoint_resources)
-    with runtime_env(request.config, working_dir, pip, variables) as surroundings:
+    with runtime_env(request.config, working_dir, pip, variables) as job_environment:
         from raymtl.submission.client import connect  # not before: Ray takes a second to import, and mistakes need none
         from raymtl.submission.submit import Driver, entrypoint
         from raymtl.submission.submit import submit as run
@@ -82,13 +82,15 @@ def submit(
         driver = Driver(entrypoint_num_cpus, entrypoint_memory, resources)
         line = entrypoint(request.words, None if any_versions else required_versions())
         jobs = connect(address)
-        signals.say(f"stopped; the job may have started: look with `raymtl jobs list --address {jobs.address}`")
-        submitted = run(jobs, request, line, surroundings, driver)
+        signals.set_sentence(
+            f"stopped; the job may have started: look with `raymtl jobs list --address {jobs.address}`"
+        )
+        submitted = run(jobs, request, line, job_environment, driver)
     job = submitted.id
-    if submitted.how == "under way":
-        note(f"{job} is under way already; nothing was started")
+    if submitted.how == "running":
+        note(f"{job} is already running; nothing was started")
     elif submitted.how == "done":
-        note(f"{job} has succeeded already; nothing was started (another --id runs it again)")
+        note(f"{job} has already succeeded; nothing was started (use another --id to run it again)")
     else:
         note(f"{job} is submitted to {jobs.address}")
     if no_wait:
@@ -99,7 +101,7 @@ def submit(
 
 @app.command("list")
 def list_(address: Address = None, as_json: Json = False) -> None:
-    """List the jobs submitted since the cluster's head started, the newest last."""
+    """List the jobs submitted since the cluster's head started, newest last."""
     from raymtl.submission.client import connect
 
     known = connect(address).known()
@@ -134,10 +136,10 @@ def logs(
     job: Job,
     address: Address = None,
     follow: Annotated[
-        bool, typer.Option("--follow", "-f", help="Go on until the job ends, and end with its exit code.")
+        bool, typer.Option("--follow", "-f", help="Tail the log until the job ends, and exit with its exit code.")
     ] = False,
 ) -> None:
-    """Print what a job has printed so far."""
+    """Print a job's log so far."""
     from raymtl.submission.client import connect
 
     jobs = connect(address)
@@ -149,14 +151,14 @@ def logs(
 
 @app.command()
 def stop(job: Job, address: Address = None) -> None:
-    """Stop a job; the same submission goes on with its work later."""
+    """Stop a job; the same submission resumes its work later."""
     import time
 
     from raymtl.submission.client import connect
 
     jobs = connect(address)
     if not jobs.stop(job):
-        note(f"{job} had ended already ({jobs.info(job).status.lower()})")
+        note(f"{job} had already ended ({jobs.info(job).status.lower()})")
         return
     while not (info := jobs.info(job)).status.is_terminal():
         time.sleep(0.5)
@@ -172,7 +174,7 @@ def _follow(jobs: Any, job: str) -> int:
         f"  follow it:  raymtl jobs logs {job} --follow --address {jobs.address}\n"
         f"  stop it:    raymtl jobs stop {job} --address {jobs.address}"
     )
-    signals.say(left)
+    signals.set_sentence(left)
     try:
         info = log.follow()
     except BrokenPipeError:
@@ -181,8 +183,8 @@ def _follow(jobs: Any, job: str) -> int:
     code = exit_code(info)
     if code in (1, 127) and log.misses_raymtl():
         note(
-            "the cluster's `python` has no raymtl: start Ray out of the environment that has it, take an image that has it, or "
-            "upload a checkout by --working-dir"
+            "the cluster's `python` has no raymtl: start Ray from an environment that has it, use an image that has it, or "
+            "upload a checkout with --working-dir"
         )
     note(f"{job} {info.status.lower()}, exit code {code}")
     return code
@@ -201,6 +203,6 @@ def _resources(text: str | None) -> dict[str, float]:
 
 
 def _short(command: str | None) -> str:
-    """The command of a job without the program and the check of the versions."""
+    """The command of a job without the program and the version check."""
     words = (command or "").removeprefix("python -m raymtl ")
     return words.split(" ", 2)[-1] if words.startswith("--require ") else words

@@ -33,9 +33,7 @@ def tune(
         list[str],
         typer.Option("--set", metavar="KEY=VALUE", help="Override one field, such as tune.repeats=5; may be repeated."),
     ] = [],  # noqa: B006
-    name: Annotated[
-        str | None, typer.Option(help="Name of the search; the same name goes on with the same one.")
-    ] = None,
+    name: Annotated[str | None, typer.Option(help="Name of the search; the same name resumes the same search.")] = None,
     max_trials: Annotated[int | None, typer.Option(help="Short for --set tune.max_trials=N.")] = None,
     max_concurrent: Annotated[int | None, typer.Option(help="Short for --set tune.max_concurrent=N.")] = None,
     time_budget: Annotated[
@@ -44,19 +42,23 @@ def tune(
     from_version: Annotated[
         str | None,
         typer.Option(
-            metavar="VERSION", help="Begin every trial with this version of the store: short for tune.start.version."
+            metavar="VERSION", help="Start every trial from this version of the store: short for tune.start.version."
         ),
     ] = None,
     gpu: Gpu = False,
     address: Address = None,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Check the space and the objective, and stop.")] = False,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Check the search space and the objective, then stop.")
+    ] = False,
     as_json: Json = False,
 ) -> None:
-    """Search, or go on with a search that was stopped; writes best.yaml, trials.parquet and report.html."""
+    """Start a search, or resume a stopped one; writes best.yaml, trials.parquet and report.html."""
     if context.invoked_subcommand is not None:
         return
     if config is None:
-        raise ConfigError("--config is missing; name the YAML configuration, or one of `raymtl tune status|report`")
+        raise ConfigError(
+            "--config is missing; name the YAML configuration, or run `raymtl tune status` or `raymtl tune report`"
+        )
     short = {
         "name": name,
         "tune.max_trials": max_trials,
@@ -89,7 +91,7 @@ def tune(
 
 @app.command()
 def status(folder: Folder, as_json: Json = False) -> None:
-    """Say how far a search has come, whoever runs it."""
+    """Show the progress of a search, also while another process runs it."""
     from raymtl.tuning.result import summary
     from raymtl.tuning.run import opened
     from raymtl.tuning.terminal import trials_table
@@ -103,7 +105,7 @@ def status(folder: Folder, as_json: Json = False) -> None:
 
 @app.command()
 def report(folder: Folder, as_json: Json = False) -> None:
-    """Write the report, best.yaml and trials.parquet anew out of a search's records, finished or not."""
+    """Rewrite the report, best.yaml and trials.parquet from a search's records, finished or not."""
     from raymtl.tuning.result import write_result
     from raymtl.tuning.run import opened
 
@@ -119,9 +121,9 @@ def _show(search: Any, result: "TuneResult", as_json: bool) -> None:
     for gain in result["repeats"]:
         console.print(_gain(gain), markup=False)
     if result["best"] is None:
-        console.print("no trial is better than the configuration as it is, or none has finished")
+        console.print("no trial is better than the base configuration, or none has finished")
     elif not result["best_fields"]:
-        console.print("the best trial is the configuration as it is")
+        console.print("the best trial is the base configuration")
     else:
         fields = ", ".join(f"{k} = {field_text(v)}" for k, v in result["best_fields"].items())
         console.print(f"best: trial {result['best']} with {fields}", markup=False, soft_wrap=True)
@@ -138,7 +140,7 @@ def _counts(result: "TuneResult") -> str:
 
 def _gain(gain: dict[str, Any]) -> str:
     error = gain["standard_error"]
-    said = f"{gain['metric']}: {gain['gain']:+.5f} over the default on {count_of(len(gain['best']), 'fresh seed')}"
+    text = f"{gain['metric']}: {gain['gain']:+.5f} over the default on {count_of(len(gain['best']), 'fresh seed')}"
     if error is None:
-        return f"{said}; one seed each says nothing of the noise: raise tune.repeats"
-    return f"{said}, standard error {error:.5f}: {'beyond' if gain['beyond_noise'] else 'within'} the noise"
+        return f"{text}; one seed each cannot estimate the noise: raise tune.repeats"
+    return f"{text}, standard error {error:.5f}: {'beyond' if gain['beyond_noise'] else 'within'} the noise"

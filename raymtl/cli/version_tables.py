@@ -15,7 +15,7 @@ from raymtl.words import count_of
 
 
 def list_table(versions: list[Listed]) -> Table:
-    """A line per version, the newest first."""
+    """One line per version, newest first."""
     table = FoldedTable("", "version", "data", "rows", "size", "parent", "published", "by", box=None, keys=2)
     for v in versions:
         mark = Text("current" if v.current else "", style="bold green")
@@ -34,7 +34,7 @@ def show_tables(manifest: Manifest) -> list[Table | str]:
     values = {
         "version": manifest.id,
         "parent": manifest.parent or "–",
-        "rests on": manifest.base or "nothing, it is whole",
+        "delta on": manifest.base or "– (full version)",
         "created": f"{manifest.created:%Y-%m-%d %H:%M:%S} UTC by raymtl {manifest.code.get('raymtl', '?')}",
         **{f"data {part}": "..".join(days) for part, days in manifest.data_range.items()},
         **{key: f"{count:,}" for key, count in manifest.counts.items()},
@@ -56,7 +56,7 @@ def show_tables(manifest: Manifest) -> list[Table | str]:
 
 
 def diff_tables(difference: Difference) -> list[Table | str]:
-    """What changed, section by section; a number also by how much."""
+    """The changes by section, with the difference of numbers."""
     shown: list[Table | str] = []
     for title in ("data", "counts", "metrics", "tables", "config"):
         changes: dict[str, tuple[Any, Any]] = getattr(difference, title)

@@ -1,4 +1,4 @@
-"""`raymtl versions`: what is published, and the way back."""
+"""`raymtl versions`: list, check, publish and roll back versions."""
 
 from dataclasses import asdict
 from typing import Annotated, Any
@@ -10,7 +10,7 @@ from raymtl.cli.options import Checkpoint, Json, finish
 from raymtl.telemetry.logs import terminal
 from raymtl.words import count_of
 
-app = typer.Typer(help="Look at, check, publish and roll back versions of a model.", no_args_is_help=True)
+app = typer.Typer(help="List, check, publish and roll back versions of a model.", no_args_is_help=True)
 console = terminal()
 
 StoreOption = Annotated[
@@ -18,13 +18,13 @@ StoreOption = Annotated[
 ]
 Version = Annotated[str | None, typer.Argument(metavar="[VERSION]", help="Default: the current one.")]
 Wait = Annotated[
-    float, typer.Option("--wait", metavar="SECONDS", help="Wait so long for another process that holds the lease.")
+    float, typer.Option("--wait", metavar="SECONDS", help="Maximum wait for another process that holds the lease.")
 ]
 
 
 @app.command("list")
 def list_(store: StoreOption, as_json: Json = False) -> None:
-    """List the versions, the newest first, and who is writing."""
+    """List the versions, newest first, and the current writer."""
     from raymtl.cli.version_tables import list_table
     from raymtl.model_store.lease import clock_text, holders
 
@@ -43,7 +43,7 @@ def list_(store: StoreOption, as_json: Json = False) -> None:
 
 @app.command()
 def show(store: StoreOption, version: Version = None, as_json: Json = False) -> None:
-    """Show one version: where it comes from, its data, metrics and tables."""
+    """Show one version: its origin, data, metrics and tables."""
     from raymtl.cli.version_tables import show_tables
 
     manifest = api.open_store(store).show(version)
@@ -123,11 +123,11 @@ def rollback(
 def gc(
     store: StoreOption,
     keep: Annotated[int, typer.Option(min=1, help="Newest versions to keep.")] = 7,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what would go.")] = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Show what would be removed.")] = False,
     wait: Wait = 0,
     as_json: Json = False,
 ) -> None:
-    """Remove old versions and what killed writers left; never what is current, rested on, or lately refused by the daily job."""
+    """Remove old versions and leftovers of killed writers; keeps the current version, bases, and recently refused candidates."""
     removed = api.open_store(store).gc(keep, dry_run=dry_run, wait_s=wait)
     word = "would remove" if dry_run else "removed"
     console.print(
@@ -139,7 +139,7 @@ def gc(
 
 
 def _as_written(files: int) -> str:
-    return f"{count_of(files, 'file')} {'is as it was' if files == 1 else 'are as they were'} written"
+    return f"{count_of(files, 'file')} {'matches' if files == 1 else 'match'} the manifest"
 
 
 def _facts(manifest: Any) -> dict[str, Any]:

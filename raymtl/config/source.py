@@ -113,12 +113,12 @@ def _read(path: str) -> str:
 
 def _read_url(url: str) -> str:
     # Not before: Arrow takes a while to import, and these modules read configurations themselves
-    from raymtl.storage.filesystem import open_filesystem, read_whole
+    from raymtl.storage.filesystem import open_filesystem, read_all
     from raymtl.storage.retry import advice, is_transient, reason, retry
 
     try:
         filesystem, inner = open_filesystem(url)
-        return retry(lambda: read_whole(filesystem, inner)).decode("utf-8-sig")
+        return retry(lambda: read_all(filesystem, inner)).decode("utf-8-sig")
     except OSError as error:
         if is_transient(error):
             raise StorageError(

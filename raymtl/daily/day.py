@@ -8,7 +8,6 @@ import datetime as dt
 import hashlib
 import json
 import time
-from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
@@ -56,12 +55,12 @@ from raymtl.model_store.loader import check_fits
 from raymtl.model_store.manifest import Manifest
 from raymtl.storage.object_store import Store, names, remove_folder
 from raymtl.storage.paths import join_path
+from raymtl.telemetry.events import Listener
 from raymtl.training.cluster import connect
 from raymtl.training.phases import joining, starting_workers
 from raymtl.training.ray_trainer import launch
 from raymtl.training.resources import reading_tasks, wait_for_resources
 
-Listener = Callable[[dict[str, Any]], None]
 _POLL_S = 30.0
 
 
@@ -298,12 +297,12 @@ class Day:
 
     def _train(self, plans: DayPlans, maps: DayMaps, local: bool) -> None:
         config = session_config(self.config, plans, self.day, join_path(self.store.path, self.folder), self.record)
-        room = wait_for_resources(config, local, lambda line: self.on_event({"note": line}))
-        job, notes = day_job(self.config, config, self.store, self.listed, self.chain, plans, maps, room, self.record)
+        grant = wait_for_resources(config, local, lambda line: self.on_event({"note": line}))
+        job, notes = day_job(self.config, config, self.store, self.listed, self.chain, plans, maps, grant, self.record)
         self._note(notes=[*self.record.notes, *notes])
         self.on_event({"total_rows": plans.train.rows * config.train.epochs})
         self.on_event({"note": starting_workers(config)})
-        self._learned(launch(run_day_worker, job, room, config, self._on_worker_event), job, plans, maps)
+        self._learned(launch(run_day_worker, job, grant, config, self._on_worker_event), job, plans, maps)
 
     def _on_worker_event(self, item: dict[str, Any]) -> None:
         """A line of the workers."""

@@ -48,7 +48,7 @@ def day_job(
     chain: list[Manifest],
     plans: DayPlans,
     maps: DayMaps,
-    room: ResourceGrant,
+    grant: ResourceGrant,
     record: Record,
 ) -> tuple[DayJob, list[str]]:
     """The job, and sentences on what could not be scored.
@@ -91,8 +91,8 @@ def day_job(
         {name: rates.get(name, 0.5) for name in config.active_tasks()},
         join_path(config.output, config.name),
         None,
-        room.read_tasks,
-        room.threads,
+        grant.read_tasks,
+        grant.threads,
         record.config_hash,
         store=store.path,
         notebook=f"{work}/measured.json",

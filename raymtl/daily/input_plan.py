@@ -174,19 +174,19 @@ def _replay(
     tasks = {d: _final(config, d, base_end) for d in days}
     fine = config.model_copy(update={"data": config.data.model_copy(update={"unit_rows": 1})})  # each row group a unit
     plans = {d: _plan_of(fine, d) for d in days if tasks[d] != () and d not in left_out and _exists(config, d)}
-    groups = [(d, piece) for d, plan in plans.items() for unit in plan.units for piece in unit.fragments]
+    groups = [(d, chunk) for d, plan in plans.items() for unit in plan.units for chunk in unit.fragments]
     order = np.random.default_rng([config.data.shuffle.seed, day.toordinal()]).permutation(len(groups))
     wanted = replay.share * own_rows
     chosen: dict[dt.date, list[Fragment]] = {}
     for n in order:
         if wanted <= 0:
             break
-        of, piece = groups[n]
-        chosen.setdefault(of, []).append(piece)
-        wanted -= piece.rows
+        of, chunk = groups[n]
+        chosen.setdefault(of, []).append(chunk)
+        wanted -= chunk.rows
     parts: list[tuple[dt.date, Plan, Tasks]] = []
     for of in sorted(chosen):
-        pieces = sorted(chosen[of], key=lambda piece: (piece.path, piece.first_row))
-        plan = replace(plans[of], units=(Unit(tuple(pieces)),), identity=f"{plans[of].identity} {pieces}")
+        chunks = sorted(chosen[of], key=lambda chunk: (chunk.path, chunk.first_row))
+        plan = replace(plans[of], units=(Unit(tuple(chunks)),), identity=f"{plans[of].identity} {chunks}")
         parts.append((of, plan, tasks[of]))
     return parts

@@ -19,7 +19,7 @@ from raymtl.daily.calendar import (
     was_left_out,
     what_became_of,
 )
-from raymtl.daily.day import DailyRequest, Day, Listener, section, training_hash
+from raymtl.daily.day import DailyRequest, Day, section, training_hash
 from raymtl.daily.ready import not_ready
 from raymtl.daily.record import FINAL, Record, read_record
 from raymtl.daily.reports.write import last_records
@@ -28,6 +28,7 @@ from raymtl.errors import ConfigError, RefusedError, UserError
 from raymtl.model_store import store as versions
 from raymtl.model_store.lease import acquire
 from raymtl.storage.object_store import Store, open_store
+from raymtl.telemetry.events import Listener
 from raymtl.words import count_of
 
 

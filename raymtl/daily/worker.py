@@ -100,31 +100,33 @@ class _DailyWorker:
 
     def run(self) -> dict[str, Any]:
         job, config = self.job, self.job.config
-        built = build(config, job.base_rates, total_steps(job), self.worker.device, self.worker.group)
+        train_state = build(config, job.base_rates, total_steps(job), self.worker.device, self.worker.group)
         if not job.train_dense:
-            built.optimizers.freeze_dense()
-        touched = TouchedRowTracker(config)
-        progress = restore(job, built, self.group, touched.load)
+            train_state.optimizers.freeze_dense()
+        row_tracker = TouchedRowTracker(config)
+        progress = restore(job, train_state, self.group, row_tracker.load)
         begun = progress.step > 0 or progress.finished
         progress.starts += 1
         log = open_log(job, progress, self.group)
         try:
-            saver = Saver(job, built, progress, log, self.group, lambda folder: touched.save(folder, self.rank))
-            loop = Trainer(self.worker, config, built, job.inputs, progress, log, saver, touched.add)
+            saver = Saver(
+                job, train_state, progress, log, self.group, lambda folder: row_tracker.save(folder, self.rank)
+            )
+            trainer = Trainer(self.worker, config, train_state, job.inputs, progress, log, saver, row_tracker.add)
             if not begun:
                 self._enter("evaluate")
-                self._before(built, loop)
+                self._before(train_state, trainer)
             elif log is not None:
-                log.notify(note=f"going on from step {progress.step}, {count_of(progress.rows, 'row')} trained")
+                log.notify(note=f"resuming from step {progress.step}, {count_of(progress.rows, 'row')} trained")
             self._enter("train")
             if not progress.finished:
-                loop.run()
+                trainer.run()
             saver.wait()
             self._enter("gate")
-            candidate = loop.measure(job.inputs[CANDIDATE])
-            health = self._health(built)
+            candidate = trainer.measure(job.inputs[CANDIDATE])
+            health = self._health(train_state)
             self._enter("publish")
-            manifest = self._write(built, progress, touched, candidate)
+            manifest = self._write(train_state, progress, row_tracker, candidate)
         finally:
             if log is not None:
                 log.close()
@@ -135,7 +137,7 @@ class _DailyWorker:
             "not_finite": health[1],
             "measured": self.notes.all(),
             "manifest": manifest.model_dump(mode="json"),
-            **built_facts(built, loop),
+            **built_facts(train_state, trainer),
         }
 
     def _enter(self, state: str) -> None:
@@ -143,26 +145,26 @@ class _DailyWorker:
         if self.rank == 0 and self.job.event_queue is not None:
             self.job.event_queue.put.remote({"state": state})
 
-    def _before(self, built: TrainState, loop: Trainer) -> None:
+    def _before(self, train_state: TrainState, trainer: Trainer) -> None:
         """Score the versions before, then make the model ready to be trained: the base with its new owners of rows."""
         job, held = self.job, ""
         for score in job.scores:
             if self.notes.has(score.name):
                 continue
             try:
-                held = held if held == score.version else self._take(built, score.version)
+                held = held if held == score.version else self._take(train_state, score.version)
             except VersionError as error:
                 if score.version == job.base:
                     raise
                 self.notes.put(score.name, {"note": f"version {score.version} could not be scored: {error}"})
                 continue
-            self.notes.put(score.name, {"metrics": metrics_section(loop.measure(job.inputs[score.name]))})
+            self.notes.put(score.name, {"metrics": metrics_section(trainer.measure(job.inputs[score.name]))})
         self._tell_next_day()
         if job.base is None:
             return
         if held != job.base:
-            self._take(built, job.base)
-        tables = table_rows(built.model, self.group)
+            self._take(train_state, job.base)
+        tables = table_rows(train_state.model, self.group)
         if not self.notes.has("norms"):
             self.notes.put("norms", self._norms(tables)[0])
         for name, table in tables.items():
@@ -182,18 +184,18 @@ class _DailyWorker:
             for task, found in self.notes.get(score.name, {}).get("metrics", {}).get("eval", {}).items():
                 self.worker.gauges.set("next_day_auc_ratio", found.get("auc"), task=task, delay_days=delay)
 
-    def _take(self, built: TrainState, version: str) -> str:
+    def _take(self, train_state: TrainState, version: str) -> str:
         """Fill the model from a version, the optimizers too where training begins with it."""
         begins = version == self.job.base
-        restored = restore_version(built, self.job.config, self.store, version, self.group, optimizer=begins)
+        restored = restore_version(train_state, self.job.config, self.store, version, self.group, optimizer=begins)
         if begins:
             self.notes.put("said", restored.notes)
         return version
 
-    def _health(self, built: TrainState) -> tuple[dict[str, float], dict[str, int]]:
+    def _health(self, train_state: TrainState) -> tuple[dict[str, float], dict[str, int]]:
         """Root mean square of each table, and the numbers that are not finite by table and dense weight."""
-        norms, wrong = self._norms(table_rows(built.model, self.group))
-        for name, value in dense_weights(built).items():
+        norms, wrong = self._norms(table_rows(train_state.model, self.group))
+        for name, value in dense_weights(train_state).items():
             if value.is_floating_point() and (count := int((~torch.isfinite(value)).sum())):
                 wrong[name] = count
         return norms, wrong
@@ -211,7 +213,7 @@ class _DailyWorker:
         return norms, wrong
 
     def _write(
-        self, built: TrainState, progress: Progress, touched: TouchedRowTracker, candidate: dict[str, Any]
+        self, train_state: TrainState, progress: Progress, row_tracker: TouchedRowTracker, candidate: dict[str, Any]
     ) -> Any:
         job = self.job
         assert job.draft is not None
@@ -222,7 +224,7 @@ class _DailyWorker:
             before = dict(zip(job.base_maps, self._loaded(job.base_maps.values()), strict=True))
             delta = Delta(
                 job.base,
-                self._changed(touched, before, maps),
+                self._changed(row_tracker, before, maps),
                 {name: evicted(before[name], after) for name, after in maps.items()},
                 job.accumulator_decay,
             )
@@ -233,7 +235,7 @@ class _DailyWorker:
                 "metrics": metrics_section(candidate),
             }
         )
-        return export(built, self.store, draft, self.group, maps=maps, delta=delta)
+        return export(train_state, self.store, draft, self.group, maps=maps, delta=delta)
 
     def _loaded(self, files: Iterable[MapFile]) -> list[IdMap]:
         """Maps, read by every worker; where one cannot, none goes on."""
@@ -242,10 +244,10 @@ class _DailyWorker:
         return found
 
     def _changed(
-        self, touched: TouchedRowTracker, before: Mapping[str, IdMap], after: Mapping[str, IdMap]
+        self, row_tracker: TouchedRowTracker, before: Mapping[str, IdMap], after: Mapping[str, IdMap]
     ) -> dict[str, np.ndarray]:
         """Rows that training looked up, and on the first worker those whose owner, count or day is another one now."""
-        rows = touched.rows()
+        rows = row_tracker.rows()
         if self.rank == 0:
             for name, new in after.items():
                 rows[name] = np.union1d(rows[name], changed_owners(before[name], new))

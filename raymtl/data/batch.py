@@ -1,4 +1,4 @@
-"""The batch that a training step takes, and its making from blocks.
+"""The batch of a training step, and its collation from blocks.
 
 Shapes: B rows, T tasks, F dense features, L values of a jagged feature.
 """
@@ -20,8 +20,8 @@ from raymtl.config.root import Config
 
 @dataclass
 class Batch(Pipelineable):
-    """One step's rows on one worker, always `B = train.batch_size / workers` of them: padding rows look up nothing and weigh
-    nothing, so that all workers and all steps have the same shapes."""
+    """One step's rows on one worker, always `B = train.batch_size / workers`: padding rows look up nothing and have weight 0, so
+    that all workers and all steps have the same shapes."""
 
     ids: KeyedJaggedTensor
     """Rows of the pooled tables: kinds id, bias, ids; keys in the order of `Collator.pooled`."""
@@ -70,7 +70,7 @@ def unpooled_tables(config: Config) -> set[str]:
 
 
 class Collator:
-    """Makes batches of a fixed number of rows out of slices of blocks."""
+    """Collates chunks of blocks into batches of a fixed number of rows."""
 
     def __init__(self, config: Config, rows: int, evaluation: bool):
         unpooled = unpooled_tables(config)
@@ -89,21 +89,21 @@ class Collator:
         self._evaluation = evaluation
         self.rows = rows
 
-    def __call__(self, pieces: Sequence[pa.Table]) -> Batch:
-        """The batch of consecutive slices of blocks, `rows` rows at most in all; none: a batch of padding only."""
+    def __call__(self, chunks: Sequence[pa.Table]) -> Batch:
+        """The batch of consecutive chunks of blocks, at most `rows` rows in total; without chunks a batch of padding."""
         rows, tasks = self.rows, len(self.tasks)
-        filled = sum(len(p) for p in pieces)
+        filled = sum(len(p) for p in chunks)
         labels = np.full((rows, tasks), np.nan, np.float32)
         for t, name in enumerate(self.tasks):
-            _fill(labels[:, t], pieces, f"label:{name}")
+            _fill(labels[:, t], chunks, f"label:{name}")
         observed = ~np.isnan(labels)
         np.nan_to_num(labels, copy=False, nan=0.0)
         dense = np.zeros((rows, len(self.dense)), np.float32)
         for f, name in enumerate(self.dense):
-            _fill(dense[:, f], pieces, f"dense:{name}")
+            _fill(dense[:, f], chunks, f"dense:{name}")
         weight = np.zeros(rows, np.float32)
         if self._has_weight:
-            _fill(weight, pieces, "weight")
+            _fill(weight, chunks, "weight")
         else:
             weight[:filled] = 1
         valid = np.zeros(rows, bool)
@@ -111,20 +111,20 @@ class Collator:
         scenario = np.zeros(rows, np.int64)
         if self._other_scenario is not None:
             scenario[:] = self._other_scenario
-            _fill(scenario, pieces, "scenario")
+            _fill(scenario, chunks, "scenario")
         group = np.zeros(rows if self._evaluation else 0, np.int64)
         if self._has_group:
-            _fill(group, pieces, "group")
+            _fill(group, chunks, "group")
         truth = np.full((rows if self._evaluation else 0, tasks), np.nan, np.float32)
         for name in self._truth:
-            _fill(truth[:, self.tasks.index(name)], pieces, f"truth:{name}")
+            _fill(truth[:, self.tasks.index(name)], chunks, f"truth:{name}")
         # float64 sums: a float32 count stops at 2^24 and a bfloat16 one at 256
         counts = np.empty(tasks + 1)
         np.sum(observed * weight[:, None], axis=0, dtype=np.float64, out=counts[:tasks])
         counts[tasks] = filled
         return Batch(
-            ids=self._jagged(pieces, self.pooled),
-            sequences=self._jagged(pieces, self.unpooled),
+            ids=self._jagged(chunks, self.pooled),
+            sequences=self._jagged(chunks, self.unpooled),
             dense=torch.from_numpy(dense),
             labels=torch.from_numpy(labels),
             observed=torch.from_numpy(observed),
@@ -136,40 +136,40 @@ class Collator:
             totals=torch.from_numpy(counts),
         )
 
-    def _jagged(self, pieces: Sequence[pa.Table], features: list[str]) -> KeyedJaggedTensor:
+    def _jagged(self, chunks: Sequence[pa.Table], features: list[str]) -> KeyedJaggedTensor:
         """Values feature by feature, [F·B] lengths; a full batch of single IDs without nulls is one copy per feature."""
         rows = self.rows
         lengths = np.zeros((len(features), rows), np.int32)
         parts: list[np.ndarray] = []
         for f, name in enumerate(features):
             start = 0
-            for piece in pieces:
+            for chunk in chunks:
                 if name in self._single:
-                    column = _chunk(piece, f"id:{name}")
+                    column = _column(chunk, f"id:{name}")
                     if column.null_count:
-                        lengths[f, start : start + len(piece)] = column.is_valid().to_numpy(zero_copy_only=False)
+                        lengths[f, start : start + len(chunk)] = column.is_valid().to_numpy(zero_copy_only=False)
                         column = column.drop_null()
                     else:
-                        lengths[f, start : start + len(piece)] = 1
+                        lengths[f, start : start + len(chunk)] = 1
                     parts.append(column.to_numpy())
                 else:
-                    column = _chunk(piece, f"ids:{name}")
-                    lengths[f, start : start + len(piece)] = column.value_lengths().to_numpy()
+                    column = _column(chunk, f"ids:{name}")
+                    lengths[f, start : start + len(chunk)] = column.value_lengths().to_numpy()
                     parts.append(column.flatten().to_numpy())
-                start += len(piece)
+                start += len(chunk)
         values = np.concatenate(parts) if parts else np.empty(0, np.int64)
         return KeyedJaggedTensor(
             keys=features, values=torch.from_numpy(values), lengths=torch.from_numpy(lengths.reshape(-1)), stride=rows
         )
 
 
-def _chunk(piece: pa.Table, name: str) -> pa.Array:
-    column = piece.column(name)
+def _column(chunk: pa.Table, name: str) -> pa.Array:
+    column = chunk.column(name)
     return column.chunk(0) if column.num_chunks == 1 else column.combine_chunks()
 
 
-def _fill(target: np.ndarray, pieces: Sequence[pa.Table], name: str) -> None:
+def _fill(target: np.ndarray, chunks: Sequence[pa.Table], name: str) -> None:
     start = 0
-    for piece in pieces:
-        target[start : start + len(piece)] = _chunk(piece, name).to_numpy(zero_copy_only=False)
-        start += len(piece)
+    for chunk in chunks:
+        target[start : start + len(chunk)] = _column(chunk, name).to_numpy(zero_copy_only=False)
+        start += len(chunk)

@@ -1,16 +1,16 @@
-"""Raw parquet columns to a block: the columns that a worker only has to slice.
+"""Turn raw parquet columns into a block, whose columns a worker only has to slice.
 
 A block is an Arrow table with one column per use, named `<role>:<name>`:
 
     id:<feature>     int64, row of the table; null: look up nothing        (features of kind id and bias)
     ids:<feature>    list<int64>, rows of the table                        (kind ids and sequence)
-    dense:<feature>  float32, transformed; a null is the feature's `fill`, or NaN where the model learns what stands for it
+    dense:<feature>  float32, transformed; a null is the feature's `fill`, or NaN if the model learns a substitute
     label:<task>     float32, NaN where not observed
     truth:<task>     float32, NaN where unknown                            (evaluation only)
     weight           float32
     scenario         int32, index into `data.scenario.values`, the last one being `other`
-    group            int64, the user's ID; null: one of the row's own      (evaluation only)
-    unit             int32, place of the unit in the pass
+    group            int64, the user's ID; for null a unique ID        (evaluation only)
+    unit             int32, position of the unit in the epoch
 
 Everything is checked and converted here, in the reading tasks, column by column; `rules.py` has the rules.
 """
@@ -39,12 +39,12 @@ from raymtl.errors import DataError
 
 @dataclass(frozen=True)
 class Place:
-    """Where a raw table comes from, for error messages."""
+    """The origin of a raw table, for error messages."""
 
     path: str
     first_row: int
     kept: np.ndarray | None = None
-    """Which rows of the raw table are still there, [N] ascending; None: all."""
+    """The kept rows of the raw table, [N] ascending; None: all."""
 
     def row(self, number: int) -> int:
         """Row of the file of a row of the raw table."""
@@ -63,7 +63,7 @@ class Place:
 
 
 class BlockMaker:
-    """Turns raw tables of one configuration into blocks; small, and pickled into every reading task."""
+    """Turns raw tables of one configuration into blocks; small, since it is pickled into every reading task."""
 
     def __init__(
         self,
@@ -72,8 +72,8 @@ class BlockMaker:
         maps: Mapping[str, MapFile | IdLookup | None] | None = None,
         users: UserSlice | None = None,
     ):
-        """`maps` has an entry for each `map` table: its map, or None for one that knows no ID yet. With `users`, only
-        their rows become part of the block."""
+        """`maps` has an entry for each `map` table: its map, or None for an empty one. With `users`, the block holds only their
+        rows."""
         self._config = config
         self._users = users
         self._maps = MapRows(maps or {})
@@ -101,7 +101,7 @@ class BlockMaker:
         return list(dict.fromkeys(n for n in names if n))
 
     def __call__(self, raw: pa.Table, place: Place, unit: int, tasks: Sequence[str] | None = None) -> pa.Table:
-        """The block of a raw table; DataError names file, column, row and value where the contract is broken.
+        """The block of a raw table; DataError names file, column, row and value of a violation of the contract.
 
         With `tasks` the labels of all others are not observed.
         """
@@ -125,7 +125,7 @@ class BlockMaker:
         return pa.table(columns)
 
     def features(self, raw: pa.Table, place: Place, names: Sequence[str]) -> dict[str, pa.Array]:
-        """The columns of some features, and of the scenario: all that a model needs to predict."""
+        """The columns of some features and of the scenario: everything a model needs to predict."""
         columns: dict[str, pa.Array] = {}
         for name in names:
             feature = self._config.features[name]
@@ -192,7 +192,7 @@ class BlockMaker:
 
 
 def _dense(column: pa.Array, feature: DenseFeature, fill: float, place: Place, name: str, used_by: str) -> pa.Array:
-    """Values of a dense feature, with `fill` for null; NaN and infinities of the files are errors all the same."""
+    """Values of a dense feature, with `fill` for null; NaN and infinities in the files are errors."""
     nulls = rules.null_mask(column)
     values = rules.floats(column)
     broken = rules.not_finite(values, nulls)
@@ -214,7 +214,7 @@ def _weight(column: pa.Array, place: Place, name: str) -> pa.Array:
 
 
 def _groups(ids: pa.Array, place: Place) -> pa.Array:
-    """Group IDs; a row without one is a group of its own, which GAUC leaves out. Together such rows would be one huge user."""
+    """Group IDs; a row without one forms its own group, which GAUC leaves out, instead of one huge user."""
     if not ids.null_count:
         return ids
     file = hash_strings(pa.array([place.path])).view(np.uint64)

@@ -1,4 +1,4 @@
-"""The ID maps of a run: made out of the training days before the first worker starts, and fixed from then on."""
+"""The ID maps of a run: built from the training days before the first worker starts, and fixed from then on."""
 
 import datetime as dt
 import hashlib
@@ -22,15 +22,15 @@ Notify = Callable[[str], None]
 
 
 def make_maps(
-    config: Config, plan: Plan, run_dir: str, read_tasks: int, begun: bool, notify: Notify
+    config: Config, plan: Plan, run_dir: str, read_tasks: int, has_trained: bool, notify: Notify
 ) -> dict[str, MapFile]:
-    """The map of every `map` table, saved as `<run>/maps/<table>.parquet`; those that the run has already are kept.
+    """The map of every `map` table, saved as `<run>/maps/<table>.parquet`; maps that the run already has are kept.
 
-    A run that has `begun` to train must have them: rows given anew would be those of other IDs. One that was stopped before
-    makes them again where its training days or its tables are others now. Raises CheckpointError and DataError.
+    A run that `has_trained` must have them: new maps would assign its rows to other IDs. A run that was stopped before training
+    rebuilds them if its training days or its tables have changed. Raises CheckpointError and DataError.
     """
     tables = config.map_tables()
-    if begun or not tables:
+    if has_trained or not tables:
         return saved_maps(config, run_dir)
     paths = {table: _path(run_dir, table) for table in tables}
     sources = {table: source_of(config, plan, table) for table in tables}
@@ -48,10 +48,10 @@ def count_and_admit(
     read_tasks: int,
     notify: Notify,
 ) -> dict[str, MapFile]:
-    """The maps after the IDs of `plan` were counted, admitted and evicted, saved at `paths`, by table.
+    """Count, admit and evict the IDs of `plan`; returns the new maps, saved at `paths`, by table.
 
-    `before` gives the map of a table that this begins with; `sources` are hashes of all that a map depends on: one that is there
-    already with its hash is not made again. `min_count` as in `admit`.
+    `before` returns the previous map of a table; `sources` are hashes of all that a map depends on: an existing map with the same
+    hash is kept. `min_count` as in `admit`.
     """
     found = {table: find_map(path) for table, path in paths.items()}
     files = {t: f for t, f in found.items() if f is not None and f.notes.get("source") == sources[t]}
@@ -73,7 +73,7 @@ def count_and_admit(
 
 
 def saved_maps(config: Config, run_dir: str) -> dict[str, MapFile]:
-    """The maps that a run has saved. Raises CheckpointError where one is missing, or does not fit its table."""
+    """The maps that a run has saved. Raises CheckpointError if one is missing, or does not fit its table."""
     files = {}
     for table in config.map_tables():
         file = find_map(_path(run_dir, table))
@@ -84,7 +84,7 @@ def saved_maps(config: Config, run_dir: str) -> dict[str, MapFile]:
             )
         if file.capacity != config.tables[table].rows:
             raise CheckpointError(
-                f"the ID map `{file.path}` is of a table of {file.capacity} rows, and tables.{table}.rows is "
+                f"the ID map `{file.path}` is for a table of {file.capacity} rows, and tables.{table}.rows is "
                 f"{config.tables[table].rows}; use the config.yaml of its run"
             )
         files[table] = file
@@ -92,18 +92,18 @@ def saved_maps(config: Config, run_dir: str) -> dict[str, MapFile]:
 
 
 def facts(changes: Changes) -> dict[str, Any]:
-    """What an admission did, in plain numbers."""
-    parts = ("known", "admitted", "below", "outdated", "no_room", "unknown")
+    """The result of an admission, in plain numbers."""
+    groups = ("known", "admitted", "below", "outdated", "no_room", "unknown")
     return {
         "evicted": {"ids": len(changes.evicted_ids)},
         "new_share": changes.new_share,
-        **{part: asdict(getattr(changes, part)) for part in parts},
+        **{group: asdict(getattr(changes, group)) for group in groups},
         "unknown_share": changes.unknown_share,
     }
 
 
 def describe(table: str, changes: Changes, threshold: int, rows: int) -> str:
-    """What an admission did, in one line."""
+    """The result of an admission, in one line."""
     words = [
         f"table {table}: {changes.admitted.ids:,} IDs admitted",
         f"{changes.below.ids:,} below {threshold} lookups",
@@ -122,7 +122,7 @@ def _path(run_dir: str, table: str) -> str:
 
 
 def source_of(config: Config, plan: Plan, table: str) -> str:
-    """Hash of all that a first map depends on: the rows to count, and how they are looked up."""
+    """Hash of everything that a first map depends on: the rows to count, and how they are looked up."""
     spec = config.tables[table]
     features = {n: f.model_dump(mode="json") for n, f in config.features.items() if config.table_of(n) == table}
     defining = [plan.identity, plan.days, features, spec.rows, spec.admit_count, spec.evict_after_days]
@@ -130,7 +130,7 @@ def source_of(config: Config, plan: Plan, table: str) -> str:
 
 
 class CountProgress:
-    """Says every now and then how far the counting has come."""
+    """Logs the progress of the counting from time to time."""
 
     def __init__(self, notify: Notify):
         self._notify, self._last = notify, time.monotonic()

@@ -1,4 +1,4 @@
-"""The columns that a configuration needs from the logs, and whether a file's schema has them with a fitting type."""
+"""The columns that a configuration needs from the logs, and the check of a file's schema against them."""
 
 import difflib
 from collections.abc import Callable, Collection, Iterable, Sequence
@@ -13,7 +13,7 @@ from raymtl.config.tasks import Task
 
 Kind = Literal["id", "ids", "number", "flag", "category", "time"]
 MISSING, NO_VALUES = "missing", "null"
-"""What `plain_types` says of a column that no file has, and of one without any value."""
+"""The types that `plain_types` reports for a column that no file has, and for one without any value."""
 
 
 @dataclass(frozen=True)
@@ -25,7 +25,7 @@ class Column:
     kind: Kind
     """What it must hold."""
     used_by: str
-    """Dotted key of the configuration that asks for it."""
+    """Dotted key of the configuration that uses it."""
     training: bool = True
     """False: read for evaluation only (the scenario, the group, the truth)."""
 
@@ -58,13 +58,12 @@ def required_columns(config: Config) -> list[Column]:
 
 
 def label_tasks(config: Config) -> dict[str, Task]:
-    """The tasks whose label columns are read: the active ones, and those that the condition of an active one needs.
+    """The tasks whose label columns are read: the active ones, and those that their conditions need.
 
-    A condition means the same whatever `tasks_subset` leaves out, so a condition from outside keeps its own parent where
-    labels are multiplied.
+    A condition does not depend on `tasks_subset`: if labels are multiplied, a condition outside the subset keeps its own parent.
     """
     needed = config.active_tasks()
-    for name in reversed(config.tasks):  # parents and conditions stand before the tasks that name them
+    for name in reversed(config.tasks):  # parents and conditions precede the tasks that name them
         if name in needed:
             task = needed[name]
             above = (task.given, task.parent if config.multiplies_labels() else None)
@@ -73,7 +72,7 @@ def label_tasks(config: Config) -> dict[str, Task]:
 
 
 def schema_faults(schema: pa.Schema, config: Config, columns: Iterable[Column]) -> list[tuple[Column, str]]:
-    """The columns that a schema lacks or has with a type that does not fit, each with what is wrong in words."""
+    """The columns that a schema lacks or has with a wrong type, each with a description of the fault."""
     names = schema.names
     types = dict(zip(names, schema.types, strict=True))
     faults = []
@@ -84,10 +83,10 @@ def schema_faults(schema: pa.Schema, config: Config, columns: Iterable[Column]) 
             hint = f"did you mean `{close}`?" if close else f"its columns are {', '.join(names[:12])}"
             faults.append((column, f"{label} is missing; {hint}"))
         elif names.count(column.name) > 1:
-            faults.append((column, f"{label} is there {names.count(column.name)} times; write each column once"))
+            faults.append((column, f"{label} occurs {names.count(column.name)} times; write each column once"))
         elif not fits(types[column.name], column.kind):
             found, expected = types[column.name], _EXPECTED[column.kind]
-            remedy = "write the column with that type or name another one"
+            remedy = "write the column with that type or name another column"
             faults.append((column, f"{label} has type {found}, expected {expected}; {remedy}"))
         elif is_text(types[column.name]) and (table := _direct_table(config, column)):
             remedy = f"but tables.{table}.id_space is `direct`; use integers or id_space `hash`"
@@ -99,7 +98,7 @@ def mixed_problems(files: Iterable[tuple[str, pa.Schema]], columns: Sequence[Col
     """The ID columns that hold integers in one file and strings in another: the ID 7 and the ID "7" are two IDs."""
     ids = [c for c in columns if c.kind in ("id", "ids")]
     first: dict[tuple[str, bool], str] = {}
-    seen: set[int] = set()  # schema objects that equal an earlier one are shared, see `read_footers`
+    seen: set[int] = set()  # equal schemas share one object, see `read_footers`
     for path, schema in files:
         if id(schema) in seen:
             continue
@@ -121,10 +120,10 @@ def fits(found: pa.DataType, kind: Kind) -> bool:
 
 
 def plain_types(schemas: Collection[pa.Schema], columns: Iterable[Column]) -> dict[str, str]:
-    """What each column holds in some files, in words that stay the same where the contract sees no difference.
+    """The type of each column in some files, in words that are equal if the contract sees no difference.
 
-    IDs are `integer` or `string`, other columns `number` or `time` whatever their width, lists `list of …`. More than one, such
-    as `integer and string`, where the files differ.
+    IDs are `integer` or `string`, other columns `number` or `time` whatever their width, lists `list of …`. If the files differ,
+    several are joined, such as `integer and string`.
     """
     kinds: dict[str, set[Kind]] = {}
     for column in columns:
@@ -145,7 +144,7 @@ def _plain_type(found: pa.DataType, uses: set[Kind]) -> str:
         return _plain_type(found.value_type, uses)
     if is_text(found):
         return "string"
-    # A column of numbers becomes one of doubles on the day of its first null; only IDs tell integers from other numbers.
+    # A column of numbers becomes one of doubles on the day of its first null; only IDs distinguish integers from other numbers.
     if pa.types.is_integer(found) and uses & {"id", "ids", "category"}:
         return "integer"
     if _is_number(found):
@@ -154,7 +153,7 @@ def _plain_type(found: pa.DataType, uses: set[Kind]) -> str:
 
 
 def is_string_column(schema: pa.Schema, name: str) -> bool:
-    """Whether a top-level column holds strings: those are read dictionary-encoded, so that each value is hashed once."""
+    """Whether a top-level column holds strings: these are read dictionary-encoded, so that each value is hashed once."""
     return name in schema.names and (
         pa.types.is_string(schema.field(name).type) or pa.types.is_large_string(schema.field(name).type)
     )

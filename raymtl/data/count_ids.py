@@ -1,7 +1,7 @@
-"""How often each ID of the `map` tables is looked up, and on which day last: one pass over a plan with Ray Data.
+"""Lookups of each ID of the `map` tables, and the last day with one: one pass over a plan with Ray Data.
 
-What it takes: a reading task holds the counts of its own rows, at most those of `_TASK_ROWS` rows; the process that asks holds
-those of all distinct IDs of all `map` tables, some 20 bytes per ID for the result and three times that while it merges.
+Memory: a reading task holds the counts of its own rows, at most `_TASK_ROWS`; the calling process holds those of all distinct
+IDs of all `map` tables, some 20 bytes per ID for the result and three times that while it merges.
 """
 
 import datetime as dt
@@ -25,33 +25,33 @@ from raymtl.storage.filesystem import open_filesystem
 
 _TASK_ROWS = 1_000_000
 _TASKS_PER_SLOT = 4
-_TASK_BYTES = 1_000_000  # a guess; only the rows of a task say how many IDs it meets
+_TASK_BYTES = 1_000_000  # a guess: the number of IDs of a task is unknown before it runs
 _EPOCH = dt.date(1970, 1, 1)
 
 Progress = Callable[[int, int], None]
-"""Called with rows done and rows in all."""
+"""Called with the rows done and the total rows."""
 
 
 class Tally:
-    """Counts added piece by piece: pieces are merged with others of about their size, so that an ID moves log(pieces) times."""
+    """Counts added chunk by chunk; chunks of similar size are merged, so that an ID moves log(chunks) times."""
 
     def __init__(self) -> None:
-        self._pieces: list[IdCounts] = []
+        self._chunks: list[IdCounts] = []
 
-    def add(self, piece: IdCounts) -> None:
-        """Add one piece."""
-        self._pieces.append(piece)
-        # Each piece stays more than twice as long as the next: all of them together hold less than two of the first
-        while len(self._pieces) > 1 and len(self._pieces[-2]) <= 2 * len(self._pieces[-1]):
-            last = self._pieces.pop()
-            self._pieces.append(last.merge(self._pieces.pop()))
+    def add(self, chunk: IdCounts) -> None:
+        """Add one chunk."""
+        self._chunks.append(chunk)
+        # Each chunk stays more than twice as long as the next, so that together they are less than twice the first
+        while len(self._chunks) > 1 and len(self._chunks[-2]) <= 2 * len(self._chunks[-1]):
+            last = self._chunks.pop()
+            self._chunks.append(last.merge(self._chunks.pop()))
 
     def total(self) -> IdCounts:
-        """The counts of all pieces."""
-        while len(self._pieces) > 1:
-            last = self._pieces.pop()
-            self._pieces.append(last.merge(self._pieces.pop()))
-        return self._pieces[0] if self._pieces else IdCounts.of(np.empty(0, np.int64), 0)
+        """The counts of all chunks."""
+        while len(self._chunks) > 1:
+            last = self._chunks.pop()
+            self._chunks.append(last.merge(self._chunks.pop()))
+        return self._chunks[0] if self._chunks else IdCounts.of(np.empty(0, np.int64), 0)
 
 
 def count_ids(config: Config, plan: Plan, read_tasks: int, progress: Progress | None = None) -> dict[str, IdCounts]:
@@ -63,7 +63,7 @@ def count_ids(config: Config, plan: Plan, read_tasks: int, progress: Progress | 
     tallies = {table: Tally() for table in tables}
     done = 0
     source = _CountSource(config, plan, read_tasks)
-    for block in scan(source, len(source.portions), read_tasks, config.data.read_labels, in_order=False):
+    for block in scan(source, len(source.chunks), read_tasks, config.data.read_labels, in_order=False):
         for row in range(len(block)):
             for table, tally in tallies.items():
                 tally.add(IdCounts(*(_value(block, f"{part}:{table}", row) for part in ("ids", "counts", "last_seen"))))
@@ -74,7 +74,7 @@ def count_ids(config: Config, plan: Plan, read_tasks: int, progress: Progress | 
 
 
 def count_raw(config: Config, raw: pa.Table, day: int, tallies: Mapping[str, Tally]) -> None:
-    """Add the lookups of a raw table, which is of one day, to the tallies of its tables."""
+    """Add the lookups of a raw table of one day to the tallies of its tables."""
     for name, feature in config.features.items():
         tally = None if isinstance(feature, DenseFeature) else tallies.get(config.table_of(name))
         if tally is None:
@@ -87,23 +87,23 @@ def count_raw(config: Config, raw: pa.Table, day: int, tallies: Mapping[str, Tal
 
 
 class _CountSource(Datasource):
-    """One reading task per portion of the plan; each yields one row: the rows that it read and the counts of each table."""
+    """One reading task per chunk of the plan; each yields one row: the rows that it read and the counts of each table."""
 
     def __init__(self, config: Config, plan: Plan, read_tasks: int):
         super().__init__()
         most = min(_TASK_ROWS, max(config.data.block_rows, plan.rows // (_TASKS_PER_SLOT * read_tasks)))
         self._config, self._root = config, plan.root
-        self.portions = list(_portions([f for unit in plan.units for f in unit.fragments], most))
+        self.chunks = list(_task_chunks([f for unit in plan.units for f in unit.fragments], most))
 
     def get_name(self) -> str:
         return "CountIds"
 
     def estimate_inmemory_data_size(self) -> int:
-        return len(self.portions) * _TASK_BYTES
+        return len(self.chunks) * _TASK_BYTES
 
     def get_read_tasks(self, parallelism: int, per_task_row_limit=None, data_context=None) -> list[ReadTask]:
         metadata = BlockMetadata(1, _TASK_BYTES, None, None)
-        return [ReadTask(_CountTask(self._config, self._root, portion), metadata) for portion in self.portions]
+        return [ReadTask(_CountTask(self._config, self._root, chunk), metadata) for chunk in self.chunks]
 
 
 class _CountTask:
@@ -139,13 +139,13 @@ def _day_of(below: str) -> int:
     return (dt.date.fromisoformat(below.lstrip("/").split("/")[0].removeprefix("ds=")) - _EPOCH).days
 
 
-def _portions(fragments: Sequence[Fragment], rows: int) -> Iterator[list[Fragment]]:
-    """Fragments gathered, in order, until a portion has `rows` rows."""
-    portion: list[Fragment] = []
+def _task_chunks(fragments: Sequence[Fragment], rows: int) -> Iterator[list[Fragment]]:
+    """Fragments gathered, in order, until a chunk has `rows` rows."""
+    chunk: list[Fragment] = []
     for fragment in fragments:
-        portion.append(fragment)
-        if sum(f.rows for f in portion) >= rows:
-            yield portion
-            portion = []
-    if portion:
-        yield portion
+        chunk.append(fragment)
+        if sum(f.rows for f in chunk) >= rows:
+            yield chunk
+            chunk = []
+    if chunk:
+        yield chunk

@@ -1,6 +1,6 @@
-"""Labels as the tasks train on them: where they are observed, under which condition, and multiplied along the funnel.
+"""Labels as the tasks train on them: observed, conditioned, and multiplied along the funnel.
 
-The reading tasks (`blocks.py`) and `raymtl check` (`check_scan.py`) make them here, so that both mean the same rows.
+Both the reading tasks (`blocks.py`) and `raymtl check` (`validation/`) use this, so that they agree.
 """
 
 from collections.abc import Callable, Container
@@ -14,7 +14,7 @@ from raymtl.data import rules
 from raymtl.data.rules import one_array
 
 Broken = Callable[[str, np.ndarray, pa.Array], None]
-"""Told the task, where its observed labels break their rule [N] bool, and the label column."""
+"""Called with the task, a mask of its labels that break their rule [N] bool, and the label column."""
 
 
 @dataclass
@@ -22,9 +22,9 @@ class Labels:
     """Labels of N rows by task, each [N] float32 and NaN where not observed."""
 
     final: dict[str, np.ndarray] = field(default_factory=dict)
-    """What the loss and the metrics see."""
+    """The labels of the loss and the metrics."""
     events: dict[str, np.ndarray] = field(default_factory=dict)
-    """The same before a child was multiplied by its parent."""
+    """The labels before a child is multiplied by its parent."""
 
 
 def make_labels(
@@ -32,8 +32,8 @@ def make_labels(
 ) -> Labels:
     """The labels of the rows of a raw table, for `contract.label_tasks` and `Config.multiplies_labels()`.
 
-    `without` are tasks whose columns the table lacks: they are left out, and so is every task that needs them. Labels that
-    break their rule are reported and count as not observed.
+    `without` are tasks whose columns the table lacks: they and all tasks that need them are left out. Labels that break their
+    rule are reported and count as not observed.
     """
     made = Labels()
     for name, task in tasks.items():

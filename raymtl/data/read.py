@@ -1,4 +1,4 @@
-"""Ray Data source of a plan: reading tasks turn row groups into blocks, in the order of the pass."""
+"""The Ray Data source of a plan: reading tasks turn row groups into blocks, in the order of the epoch."""
 
 import os
 import time
@@ -26,7 +26,7 @@ from raymtl.storage.filesystem import open_filesystem, open_to_read
 from raymtl.storage.retry import PAUSES_S, is_of_storage, is_transient, to_user_error
 
 Schedule = Sequence[tuple[int, int]]
-"""What to read, in order: (pass, unit of the plan). The pass only changes how rows are shuffled."""
+"""What to read, in order: (epoch, unit of the plan). The epoch only changes how rows are shuffled."""
 
 _MEASURED_ROWS = 4096
 _FALLBACK_ROW_BYTES = 300.0
@@ -35,11 +35,11 @@ _LOWEST_PRIORITY = 19
 
 @dataclass(frozen=True)
 class Input:
-    """Rows that a run reads, and how."""
+    """The rows that a run reads, and how it reads them."""
 
     plan: Plan
     evaluation: bool = False
-    """Evaluation reads scenario, group and truth besides, in file order."""
+    """Evaluation also reads scenario, group and truth, in file order."""
     maps: Mapping[str, MapFile | None] = field(default_factory=dict)
     """The saved map of each `map` table."""
     users: UserSlice | None = None
@@ -47,13 +47,13 @@ class Input:
 
 
 def row_seed(config: Config, evaluation: bool) -> int | None:
-    """Seed of the shuffle of rows; None: they are read in file order, as an evaluation always is."""
+    """Seed of the shuffle of rows; None: file order, as always in an evaluation."""
     shuffle = config.data.shuffle
     return shuffle.seed if shuffle.mode == "rows" and not evaluation else None
 
 
 class UnitsDatasource(Datasource):
-    """The units of a schedule, each read by one task or more; each block holds rows of one unit."""
+    """The units of a schedule, each read by one or more tasks; each block holds rows of one unit."""
 
     def __init__(self, plan: Plan, schedule: Schedule, config: Config, maker: BlockMaker, row_bytes: float):
         super().__init__()
@@ -70,16 +70,16 @@ class UnitsDatasource(Datasource):
 
     def get_read_tasks(self, parallelism: int, per_task_row_limit=None, data_context=None) -> list[ReadTask]:
         tasks = []
-        maker = ray.put(self._maker)  # once, not once per task: it holds the whole configuration
+        maker = ray.put(self._maker)  # once, not once per task: it holds the complete configuration
         for place, (pass_number, number) in enumerate(self._schedule):
-            for portion in _portions(self._plan.units[number].fragments, self._block_rows):
+            for chunk in _task_chunks(self._plan.units[number].fragments, self._block_rows):
                 seeds = [
                     None if self._shuffle_seed is None else [self._shuffle_seed, pass_number, number, n]
-                    for n, _ in portion
+                    for n, _ in chunk
                 ]
-                fragments = [f for _, f in portion]
+                fragments = [f for _, f in chunk]
                 tasks_counted = self._plan.units[number].tasks
-                read = _ReadPortion(self._plan.root, fragments, seeds, place, tasks_counted, maker, self._block_rows)
+                read = _ReadChunk(self._plan.root, fragments, seeds, place, tasks_counted, maker, self._block_rows)
                 rows = sum(f.rows for f in fragments)
                 metadata = BlockMetadata(rows, int(rows * self._row_bytes), [f.path for f in fragments], None)
                 tasks.append(ReadTask(read, metadata))
@@ -87,24 +87,24 @@ class UnitsDatasource(Datasource):
 
     def task_count(self) -> int:
         """Number of reading tasks."""
-        return sum(len(_portions(self._plan.units[n].fragments, self._block_rows)) for _, n in self._schedule)
+        return sum(len(_task_chunks(self._plan.units[n].fragments, self._block_rows)) for _, n in self._schedule)
 
 
-def _portions(fragments: Sequence[Fragment], rows: int) -> list[list[tuple[int, Fragment]]]:
-    """Numbered fragments gathered, in order, until a portion has `rows` rows: a task per tiny file would cost more than its
-    reading."""
-    portions: list[list[tuple[int, Fragment]]] = []
+def _task_chunks(fragments: Sequence[Fragment], rows: int) -> list[list[tuple[int, Fragment]]]:
+    """Numbered fragments gathered, in order, until a chunk has `rows` rows: a task per tiny file would cost more than reading
+    the file."""
+    chunks: list[list[tuple[int, Fragment]]] = []
     gathered = rows
     for numbered in enumerate(fragments):
         if gathered >= rows:
-            portions.append([])
+            chunks.append([])
             gathered = 0
-        portions[-1].append(numbered)
+        chunks[-1].append(numbered)
         gathered += numbered[1].rows
-    return portions
+    return chunks
 
 
-class _ReadPortion:
+class _ReadChunk:
     """The body of one reading task: some fragments of one unit."""
 
     def __init__(
@@ -121,7 +121,7 @@ class _ReadPortion:
         self._maker, self._block_rows = maker, block_rows
 
     def __call__(self) -> Iterable[pa.Table]:
-        # Readers give way to trainers on the same cores: a trainer that waits for rows leaves them all the time they need
+        # Readers yield to trainers on the same cores: a trainer that waits for rows leaves them the core
         os.setpriority(os.PRIO_PROCESS, 0, _LOWEST_PRIORITY)
         maker: BlockMaker = ray.get(self._maker)
         for fragment, seed in zip(self._fragments, self._seeds, strict=True):
@@ -136,8 +136,8 @@ class _ReadPortion:
 def read_fragment(root: str, fragment: Fragment, columns: list[str], rows: int) -> Iterator[tuple[pa.Table, int]]:
     """Raw tables of at most `rows` rows with the given columns, each with the row of the file where it starts.
 
-    A storage that fails is asked again, and no row is handed on twice. Raises StorageError where it goes on failing, and
-    DataError where the file is damaged or is no longer the one that was planned.
+    Failed reads are retried, and no row is yielded twice. Raises StorageError if the storage keeps failing, and DataError if the
+    file is damaged or has changed since the plan was made.
     """
     filesystem, _ = open_filesystem(root)
     done = fragment.first_row
@@ -171,11 +171,11 @@ def _tables(filesystem: pafs.FileSystem, fragment: Fragment, columns: list[str],
     with open_to_read(filesystem, fragment.path) as stream:
         metadata = pq.read_metadata(stream)
         schema = metadata.schema.to_arrow_schema()
-        # A file replaced since the plan was made would be read twice or in part without anybody noticing
+        # Otherwise a file replaced since the plan was made would silently be read twice or incompletely
         if max(fragment.row_groups) >= metadata.num_row_groups or not set(columns) <= set(schema.names):
             raise DataError(_changed(fragment))
         strings = [c for c in columns if is_string_column(schema, c)]
-        # Pages without a checksum are read as they are: pyarrow writes none unless told to, Spark does
+        # Pages without a checksum are not verified: pyarrow writes checksums only on request, Spark always does
         file = pq.ParquetFile(
             stream, metadata=metadata, read_dictionary=strings, pre_buffer=True, page_checksum_verification=True
         )
@@ -184,7 +184,7 @@ def _tables(filesystem: pafs.FileSystem, fragment: Fragment, columns: list[str],
 
 
 def _changed(fragment: Fragment) -> str:
-    return f"{fragment.path}: the file was replaced or removed after the run began; leave the days of a run as they are"
+    return f"{fragment.path}: the file was replaced or removed after the run started; do not change the days of a running run"
 
 
 def measured_row_bytes(plan: Plan, maker: BlockMaker) -> float:
@@ -196,7 +196,7 @@ def measured_row_bytes(plan: Plan, maker: BlockMaker) -> float:
         block = maker(raw, Place(fragment.path, row), 0)
         return block.nbytes / len(block) if len(block) else _FALLBACK_ROW_BYTES
     except (DataError, CheckpointError, StorageError):
-        # Only one worker measures; the reading task meets the error again, and through it all workers learn of it
+        # Only one worker measures; the reading task hits the same error and reports it to all workers
         return _FALLBACK_ROW_BYTES
 
 
@@ -204,17 +204,16 @@ def stream(
     source: Input, schedule: Schedule, config: Config, *, workers: int, read_tasks: int, task_cpus: float = 1
 ) -> list[ray.data.DataIterator]:
     """One iterator of blocks per worker over the units of `schedule`: every row of the input goes to exactly one of them, in
-    that order.
+    schedule order.
 
-    The blocks are dealt to the worker with the fewest rows so far. None is cut off to make the shares equal
-    (`equal=False`): the workers agree on their steps themselves (`training/synced_loader.py`), so no row is left out.
+    Each block goes to the worker with the fewest rows so far. None is truncated to equalize the workers (`equal=False`): the
+    workers agree on their steps themselves (`training/synced_loader.py`), so no row is left out.
     `read_tasks` run at a time, each of which reserves `task_cpus`.
     """
     context = DataContext.get_current().copy()
     maker = BlockMaker(config, source.evaluation, source.maps, source.users)
     row_bytes = measured_row_bytes(source.plan, maker)
-    # One piece of `block_rows` rows is to be one block: Ray glues pieces together below this target
-    # and cuts them above 1.5 of it
+    # A chunk of `block_rows` rows must become one block: Ray merges chunks below this target and splits them above 1.5 of it
     context.target_max_block_size = max(1, int(0.8 * config.data.block_rows * row_bytes))
     context.execution_options.preserve_order = True
     context.execution_options.label_selector = dict(config.data.read_labels) or None

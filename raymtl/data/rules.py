@@ -1,6 +1,6 @@
-"""What a value may be, and what null, NaN and wide types turn into: the one place for the contract's rules on values.
+"""The contract's rules on values: what a value may be, and how null, NaN and wide types are converted.
 
-The reading tasks stop at the first value that breaks a rule (`blocks.py`); `raymtl check` counts them all (`check_scan.py`).
+The reading tasks stop at the first value that breaks a rule (`blocks.py`); `raymtl check` counts all of them (`validation/`).
 """
 
 from dataclasses import dataclass
@@ -16,7 +16,7 @@ from raymtl.data.contract import Kind
 
 @dataclass(frozen=True)
 class Rule:
-    """One rule in words: "the `noun` is 7, expected `expected`; `remedy`"."""
+    """One rule: "the `noun` is 7, expected `expected`; `remedy`"."""
 
     noun: str
     expected: str
@@ -24,9 +24,9 @@ class Rule:
 
 
 DENSE = Rule("value", "a finite number", "write null where the value is unknown")
-WEIGHT = Rule("weight", "a finite number ≥ 0", "write 0 or null for a row that is not to count")
+WEIGHT = Rule("weight", "a finite number ≥ 0", "write 0 or null for a row that must not count")
 
-# What a column without any value is read as: parquet writers give it the type `null`
+# Types for columns without any value, to which parquet writers give the type `null`
 _EMPTY: dict[Kind, pa.DataType] = {
     "id": pa.int64(),
     "ids": pa.list_(pa.int64()),
@@ -39,11 +39,13 @@ _EMPTY: dict[Kind, pa.DataType] = {
 
 def label_rule(name: str, task: Task) -> Rule:
     """The rule of a task's labels."""
-    return Rule("label", task.traits.labels.expected, f"mend the logs (null: not observed) or set tasks.{name}.kind")
+    return Rule(
+        "label", task.traits.labels.expected, f'fix the logs (use null for "not observed") or set tasks.{name}.kind'
+    )
 
 
 def where_observed(name: str, task: Task, products: bool) -> str:
-    """Where the labels of a task come from and which of them count, in words, for errors about there being none."""
+    """The source of a task's labels and which of them count, in words, for errors about missing labels."""
     words = [f"column `{task.label_column(name)}`"]
     words += [f"observed where `{task.observed}`"] if task.observed else []
     words += [f"given `{task.given}`: only rows where that is 1"] if task.given else []
@@ -61,7 +63,7 @@ def direct_rule(table: str, rows: int) -> Rule:
 
 
 def one_array(raw: pa.Table, name: str, kind: Kind) -> pa.Array:
-    """A column as one array; a column of type null gets a type that fits its kind."""
+    """A column as one array; a column of type null gets a type for its kind."""
     column = raw.column(name)
     if pa.types.is_null(column.type):
         return pa.nulls(len(column), _EMPTY[kind])
@@ -108,9 +110,9 @@ def kept(labels: np.ndarray, where: np.ndarray) -> np.ndarray:
 def product_labels(labels: np.ndarray, parents: np.ndarray, column: pa.Array, flags: pa.Array | None) -> np.ndarray:
     """Labels of "the parent and this": `labels` times those of the parent, both as observed.
 
-    Where the parent is 0 and a flag says that the label counts, a null of its column is a 0: without the click nothing can
-    follow. Without flags a null stays not observed, because it may stand for a label that is still to come; taken for a 0
-    where the parent is 0, it would leave the youngest rows with negatives only.
+    If the parent is 0 and a flag marks the label as observed, a null of its column is a 0: without the click nothing can follow.
+    Without flags a null stays not observed, because the label may still arrive; counting it as 0 where the parent is 0 would
+    leave the newest rows with only negatives.
     """
     products = labels * parents
     if flags is not None:
@@ -144,7 +146,7 @@ def weights(column: pa.Array) -> tuple[np.ndarray, np.ndarray]:
 
 
 def scenario_index(column: pa.Array, values: list[str | int]) -> np.ndarray:
-    """Index of each row's scenario in `values`, [N] int32; null and anything unknown is the index after the last."""
+    """Index of each row's scenario in `values`, [N] int32; null and unknown values get the index after the last."""
     known = pa.array([str(v) for v in values], pa.string())
     if pa.types.is_dictionary(column.type):
         words = column.dictionary.cast(pa.string())
@@ -156,7 +158,7 @@ def scenario_index(column: pa.Array, values: list[str | int]) -> np.ndarray:
 
 def list_parts(lists: pa.Array) -> tuple[pa.Array, np.ndarray]:
     """The elements of a list column without nulls, and the number of them in each row, [N] int64; a null list has none."""
-    flat = lists.flatten()  # skips what lies below null lists
+    flat = lists.flatten()  # skips values below null lists
     lengths = pc.list_value_length(lists).fill_null(0).to_numpy(zero_copy_only=False).astype(np.int64)
     if flat.null_count:
         owner = np.repeat(np.arange(len(lengths)), lengths)
@@ -168,7 +170,7 @@ def list_parts(lists: pa.Array) -> tuple[pa.Array, np.ndarray]:
 def cut_lists(
     flat: pa.Array, lengths: np.ndarray, feature: IdsFeature | SequenceFeature
 ) -> tuple[pa.Array, np.ndarray]:
-    """`list_parts` with `max_length` elements of each row at most: the first ones of `ids`, the last ones of a `sequence`."""
+    """`list_parts` with at most `max_length` elements of each row: the first ones of `ids`, the last ones of a `sequence`."""
     longest = feature.max_length
     if longest is None or not len(lengths) or lengths.max() <= longest:
         return flat, lengths
@@ -188,7 +190,7 @@ def outside(ids: pa.Array, values: np.ndarray, rows: int) -> np.ndarray:
 
 
 def int64_values(array: pa.Array) -> np.ndarray:
-    """The values of an int64 array without a copy, whatever stands below its nulls."""
+    """The values of an int64 array without a copy, with arbitrary values at its nulls."""
     if not len(array):
         return np.empty(0, np.int64)
     return np.frombuffer(array.buffers()[1], np.int64)[array.offset : array.offset + len(array)]

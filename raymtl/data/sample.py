@@ -1,4 +1,4 @@
-"""The cheap look at the data before a run: a few pieces of the training days, checked and counted in the driver."""
+"""A quick check of the data before a run: the driver checks and counts a few chunks of the training days."""
 
 from dataclasses import replace
 
@@ -11,20 +11,20 @@ from raymtl.data.rules import where_observed
 from raymtl.data.units import Plan
 from raymtl.errors import DataError
 
-_PIECES = 4
+_CHUNKS = 4
 _ROWS = 50_000
 
 
 def sample_base_rates(config: Config, plan: Plan) -> dict[str, float]:
-    """Weighted mean of the observed labels of each task over a few pieces spread over the plan, where the heads' biases start.
+    """Weighted mean of the observed labels of each task over a few chunks spread over the plan; the heads' biases start there.
 
-    The same pieces go through every check that a reading task makes, so a broken value there stops the job in seconds.
-    Raises DataError where a task has no observed label at all in the sample and no `base_rate` in the configuration.
+    These chunks go through every check that a reading task makes, so a broken value there stops the job in seconds.
+    Raises DataError if a task has no observed label in the sample and no `base_rate` in the configuration.
     """
-    # The maps are made after these checks, and no label depends on a row
+    # The maps are built after these checks, and no label depends on a row
     maker = BlockMaker(config, evaluation=False, maps=dict.fromkeys(config.map_tables()))
     fragments = [f for unit in plan.units for f in unit.fragments]
-    places = sorted({round(p) for p in np.linspace(0, len(fragments) - 1, _PIECES)})
+    places = sorted({round(p) for p in np.linspace(0, len(fragments) - 1, _CHUNKS)})
     sums = {name: np.zeros(3) for name in config.active_tasks()}
     for place in places:
         fragment = fragments[place]
@@ -37,7 +37,7 @@ def sample_base_rates(config: Config, plan: Plan) -> dict[str, float]:
                 seen = ~np.isnan(labels)
                 labels, weights = labels[seen].astype(np.float64), weight[seen].astype(np.float64)
                 triple += [labels @ weights, weights.sum(), len(weights)]
-            break  # the first piece of the row group is enough
+            break  # the first chunk of the row group is enough
     rates = {}
     for name, task in config.active_tasks().items():
         total, weighed, count = sums[name].tolist()
@@ -48,7 +48,7 @@ def sample_base_rates(config: Config, plan: Plan) -> dict[str, float]:
                 f"tasks.{name}: no label is observed in a sample of the training days "
                 f"({where_observed(name, task, config.multiplies_labels())}"
                 + (f", weighted by `{config.data.weight}`" if config.data.weight else "")
-                + f"); choose days whose labels are there, or set tasks.{name}.base_rate to go on anyway"
+                + f"); choose days that have labels, or set tasks.{name}.base_rate to train anyway"
             )
         else:
             # half a label of mean weight keeps the logarithm finite where the sample has one class only

@@ -1,4 +1,4 @@
-"""One pass over a data source with Ray Data, its small answers handed to the driver."""
+"""One pass over a data source with Ray Data that returns small results to the driver."""
 
 import logging
 from collections.abc import Iterator, Mapping
@@ -14,8 +14,8 @@ from raymtl.errors import user_errors
 def scan(
     source: Datasource, tasks: int, read_tasks: int, labels: Mapping[str, str], *, in_order: bool
 ) -> Iterator[pa.Table]:
-    """What the `tasks` reading tasks of the source yield, `read_tasks` of them at a time on nodes with these
-    labels; in the order of the tasks, or as they come. A UserError of a task comes out as itself."""
+    """Yield the results of the source's `tasks` reading tasks, `read_tasks` at a time on nodes with these labels; in task
+    order, or as they finish. A UserError of a task is raised as it is."""
     context = DataContext.get_current().copy()
     context.execution_options.preserve_order = in_order
     context.execution_options.label_selector = dict(labels) or None

@@ -1,4 +1,4 @@
-"""Distinct counts of any number of IDs in 16 KiB: HyperLogLog over mix64, vectorised, mergeable."""
+"""Distinct counts of any number of IDs in 16 KiB: HyperLogLog over mix64, vectorised and mergeable."""
 
 import math
 
@@ -10,7 +10,7 @@ _BITS = 14
 _REGISTERS = 1 << _BITS
 _REST = 64 - _BITS
 _RANKS = _REST + 2  # 0 (never hit) to _REST + 1
-_FEW = 16_384  # below, one by one is faster than a table of all registers and ranks
+_FEW = 16_384  # below, updating one by one is faster than a table of all registers and ranks
 
 
 class HyperLogLog:

@@ -29,9 +29,9 @@ class File:
 
 
 def list_files(path: str, days: DayRange | None) -> list[File]:
-    """The parquet files of the given days (none: of every day), ordered by path.
+    """The parquet files of the given days (None: of every day), ordered by path.
 
-    Raises DataError where the root, a whole day or the files of a day are missing, and says which days exist.
+    Raises DataError, with the days that exist, if the root, a day or the files of a day are missing.
     """
     files, problems = find_files(path, days)
     if problems:
@@ -40,9 +40,9 @@ def list_files(path: str, days: DayRange | None) -> list[File]:
 
 
 def find_files(path: str, days: DayRange | None) -> tuple[list[File], list[str]]:
-    """Like `list_files`, but with the files that are there and what is wrong with the rest, one sentence each.
+    """Like `list_files`, but returns the existing files and the faults of the others, one sentence each.
 
-    Raises DataError where there is no data set at all, and StorageError where the storage goes on failing.
+    Raises DataError if there is no data set at all, and StorageError if the storage keeps failing.
     """
     filesystem, root = open_filesystem(path)
     partitions = _partitions(filesystem, path, root)
@@ -72,13 +72,13 @@ def find_files(path: str, days: DayRange | None) -> tuple[list[File], list[str]]
 
 
 def partitioned_days(path: str) -> list[dt.date]:
-    """The days that the data set has a partition of, in order."""
+    """The days of the data set's partitions, in order."""
     filesystem, root = open_filesystem(path)
     return sorted(_partitions(filesystem, path, root))
 
 
 def _partitions(filesystem: pafs.FileSystem, path: str, root: str) -> dict[dt.date, str]:
-    """Folder of each day right below the root."""
+    """Folder of each day, directly below the root."""
     try:
         kind = retry(lambda: filesystem.get_file_info(root)).type
     except OSError as error:
@@ -115,6 +115,6 @@ def _listed(filesystem: pafs.FileSystem, path: str, folder: str, recursive: bool
 
 
 def _is_data(below: str) -> bool:
-    """Parquet files only; whatever has a leading `_` or `.` in its name, or in a folder's, is a marker or in the making."""
+    """Parquet files only; a leading `_` or `.` in the name of a file or folder marks metadata or an unfinished file."""
     names = below.strip("/").split("/")
     return names[-1].endswith((".parquet", ".pq")) and not any(n.startswith(("_", ".")) for n in names)

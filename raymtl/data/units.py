@@ -1,7 +1,7 @@
-"""The plan of a run's input: which row groups make up which unit, in which order.
+"""The plan of a run's input: the row groups of each unit, and the order of the units.
 
-A **unit** is the part of the input that a checkpoint counts as read wholly or not at all. The plan depends on the files and on
-`data.unit_rows` alone, never on the number of workers, so that a run goes on with the same units on another cluster.
+A **unit** is the smallest amount of input that a checkpoint counts as read. The plan depends on the files and on `data.unit_rows`
+alone, never on the number of workers, so that a run resumes with the same units on another cluster.
 """
 
 import hashlib
@@ -38,7 +38,7 @@ class Fragment:
 
 @dataclass(frozen=True)
 class Unit:
-    """Fragments that are read as one."""
+    """Fragments that are read as one unit."""
 
     fragments: tuple[Fragment, ...]
     tasks: tuple[str, ...] | None = None
@@ -75,7 +75,7 @@ class Plan:
 
 @dataclass(frozen=True)
 class Footer:
-    """What a parquet file says of itself."""
+    """The footer of a parquet file."""
 
     file: File
     schema: pa.Schema
@@ -83,7 +83,7 @@ class Footer:
 
 
 class _BrokenError(Exception):
-    """The file, not the storage."""
+    """The file is broken, not the storage."""
 
 
 def read_footers(filesystem: pafs.FileSystem, files: Sequence[File]) -> list[Footer]:
@@ -95,10 +95,10 @@ def read_footers(filesystem: pafs.FileSystem, files: Sequence[File]) -> list[Foo
 
 
 def find_footers(filesystem: pafs.FileSystem, files: Sequence[File]) -> tuple[list[Footer], list[str]]:
-    """Schema and row counts of the readable files, read in threads, and what is wrong with the others.
+    """Schema and row counts of the readable files, read in threads, and the faults of the others.
 
-    Files of the same schema share one schema object. Raises StorageError where the storage goes on failing: then the files may
-    well be good.
+    Files of the same schema share one schema object. Raises StorageError if the storage keeps failing: then the files may be
+    intact.
     """
 
     def footer(file: File) -> tuple[pq.FileMetaData, pa.Schema]:
@@ -109,7 +109,7 @@ def find_footers(filesystem: pafs.FileSystem, files: Sequence[File]) -> tuple[li
         except (pa.ArrowException, OSError) as error:
             if is_of_storage(error):
                 raise
-            raise _BrokenError(str(error)) from error  # no second attempt
+            raise _BrokenError(str(error)) from error  # not retried
 
     def read(file: File) -> Footer | str:
         if file.size == 0:
@@ -121,7 +121,7 @@ def find_footers(filesystem: pafs.FileSystem, files: Sequence[File]) -> tuple[li
         except _BrokenError as broken:
             return (
                 f"{file.path}: not a readable parquet file ({str(broken).splitlines()[0]}); "
-                f"it may be cut off or still being written: write it again or remove it"
+                f"it may be truncated or still being written: write it again or remove it"
             )
         rows = tuple(metadata.row_group(i).num_rows for i in range(metadata.num_row_groups))
         return Footer(file, schema, rows)
@@ -136,13 +136,13 @@ def find_footers(filesystem: pafs.FileSystem, files: Sequence[File]) -> tuple[li
 def plan_input(config: Config, part: str) -> Plan:
     """The plan of `part` (`train` or `eval`) of a configuration; reads footers only.
 
-    Raises DataError where a partition or file is missing or damaged, a schema does not fit, or there are no rows at all.
+    Raises DataError if a partition or file is missing or damaged, a schema does not fit, or there are no rows at all.
     """
     data = config.data
     root = data.eval_path if part == "eval" and data.eval_path else data.path
     days = data.eval if part == "eval" else data.train
     if days is None:
-        raise DataError("data.eval is not set; say which days to evaluate on: data.eval.start and data.eval.end")
+        raise DataError("data.eval is not set; set data.eval.start and data.eval.end to the days to evaluate on")
     filesystem, inner = open_filesystem(root)
     files = list_files(root, days)
     footers = read_footers(filesystem, files)
@@ -151,12 +151,14 @@ def plan_input(config: Config, part: str) -> Plan:
         raise DataError("\n".join(problems[:_MOST_PROBLEMS]) + more)
     units = make_units(footers, data.unit_rows)
     if not units:
-        raise DataError(f"`{root}` has no rows on {days}; the parquet files of those days are empty")
+        raise DataError(
+            f"`{root}` has no rows on {days}: its parquet files are empty; write those days again or choose others"
+        )
     return Plan(root, units, _identity(footers, units, inner), (str(files[0].day), str(files[-1].day)))
 
 
 def join_plans(parts: Sequence[tuple[Plan, tuple[str, ...] | None]]) -> Plan:
-    """One plan that reads several of the same data set, in order, each with the tasks whose labels count there (None: all)."""
+    """One plan that reads several plans of a data set in order, each with the tasks whose labels count there (None: all)."""
     roots = {plan.root for plan, _ in parts}
     assert len(roots) == 1, f"plans of several data sets: {sorted(roots)}"
     units = tuple(replace(unit, tasks=tasks) for plan, tasks in parts for unit in plan.units)
@@ -176,7 +178,7 @@ def _schema_problems(footers: Sequence[Footer], config: Config, evaluation: bool
 
 
 def make_units(footers: Sequence[Footer], unit_rows: int) -> tuple[Unit, ...]:
-    """Row groups in file order, gathered until a unit has at least `unit_rows` rows; a row group is never cut."""
+    """Row groups in file order, gathered until a unit has at least `unit_rows` rows; a row group is never split."""
     units: list[Unit] = []
     fragments: list[Fragment] = []
     gathered = 0
@@ -200,7 +202,7 @@ def make_units(footers: Sequence[Footer], unit_rows: int) -> tuple[Unit, ...]:
 
 
 def _identity(footers: Sequence[Footer], units: Sequence[Unit], root: str) -> str:
-    """Paths count from the root on, so that a data set may move or be mounted elsewhere between two starts of a run."""
+    """Hash paths relative to the root, so that a data set may move or be mounted elsewhere between two starts of a run."""
     digest = hashlib.sha256()
     for footer in footers:
         name = footer.file.path.removeprefix(root).lstrip("/")

@@ -1,4 +1,4 @@
-"""A share of the users, drawn anew for every salt: who is held out of a day's training."""
+"""A random share of the users, different for every salt: the users held out of a day's training."""
 
 from dataclasses import dataclass
 
@@ -11,16 +11,16 @@ from raymtl.data.rules import int64_values
 
 @dataclass(frozen=True)
 class UserSlice:
-    """Those of a user's rows that belong to the slice, by a hash of user and salt; the same on any machine."""
+    """A slice of the users by a hash of user and salt; the same on any machine."""
 
     column: str
     """Column with the user."""
     salt: int
-    """Another salt is another draw."""
+    """Each salt draws other users."""
     share: float
     """Share of the users that is drawn."""
     drawn: bool
-    """Whether the slice is those drawn, or all others. A row without a user is never drawn."""
+    """Whether the slice is the drawn users, or all others. A row without a user is never drawn."""
 
     def has(self, users: pa.Array) -> np.ndarray:
         """Which of the rows belong to the slice, by their users as int64, nulls allowed; [N] bool."""

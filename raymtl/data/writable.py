@@ -1,4 +1,4 @@
-"""Whether a folder that does not exist yet could be made and written."""
+"""Check whether a folder can be created and written before it exists."""
 
 import os
 import tempfile
@@ -11,13 +11,13 @@ from raymtl.storage.filesystem import open_filesystem
 
 
 def check_writable(folder: str, what: str = "output: the run folder", field: str = "output") -> None:
-    """Raise StorageError where a folder is local and can be neither made nor written; `field` of the configuration names it."""
+    """Raise StorageError if a local folder can be neither created nor written; `field` of the configuration sets it."""
     filesystem, inner = open_filesystem(folder)
     if not isinstance(filesystem, pafs.LocalFileSystem):
         return
     nearest = next(path for path in (Path(inner), *Path(inner).parents) if os.path.lexists(path))
     if not nearest.is_dir():
-        reason = "is a file" if nearest.exists() else "is a link to nothing"
+        reason = "is a file" if nearest.exists() else "is a broken link"
     else:
         try:  # asked for its rights, the system says yes to root, even where nothing can be made
             with tempfile.TemporaryFile(dir=nearest):
@@ -25,13 +25,14 @@ def check_writable(folder: str, what: str = "output: the run folder", field: str
         except OSError as error:
             reason = f"cannot be written by this user ({error.strerror})"
     raise StorageError(
-        f"{what} would be `{folder}`, but `{nearest}` {reason}; set another `{field}`, or give this user the right to write there"
+        f"{what} would be `{folder}`, but `{nearest}` {reason}; set another `{field}`, or give this user "
+        f"permission to write there"
     )
 
 
 def not_writable(folder: str, error: OSError) -> StorageError:
-    """The sentence for a local folder that cannot be written."""
+    """The error for a local folder that cannot be written."""
     return StorageError(
-        f"the folder `{folder}` cannot be written ({error.strerror or error}); name another place (`output`, or --out), or give "
-        "this user the right to write there"
+        f"the folder `{folder}` cannot be written ({error.strerror or error}); choose another folder (`output`, or --out), or "
+        "give this user permission to write there"
     )

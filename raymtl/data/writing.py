@@ -1,4 +1,4 @@
-"""What turns tables into a data set: parquet files that appear whole, table sizes, a configuration in readable YAML."""
+"""Write a data set: parquet files that appear atomically, table sizes, and a configuration in readable YAML."""
 
 import re
 from collections.abc import Callable, Iterator, Sequence
@@ -21,20 +21,20 @@ from raymtl.storage.retry import advice, reason
 
 
 class Folder:
-    """An output folder, local or a URL; a file in it appears whole or not at all.
+    """An output folder, local or a URL; a file in it appears completely or not at all.
 
-    Raises StorageError where the folder cannot be made, read or written.
+    Raises StorageError if the folder cannot be created, read or written.
     """
 
     def __init__(self, path: str):
         self.path = absolute(path).rstrip("/") or "/"
-        """Absolute, since Ray's workers run in folders of their own."""
+        """Absolute, since each Ray worker runs in its own folder."""
         self._filesystem, self._root = open_filesystem(self.path)
         self.make("")
 
     def make(self, name: str) -> None:
-        """Make a folder below this one, parents included."""
-        with self._storage("make the folder", name):
+        """Create a folder below this one, with its parents."""
+        with self._storage("create the folder", name):
             self._filesystem.create_dir(self._inside(name), recursive=True)
 
     def files(self, name: str = "") -> list[str]:
@@ -50,7 +50,7 @@ class Folder:
             self._filesystem.delete_file(self._inside(name))
 
     def read_text(self, name: str) -> str | None:
-        """Content of a text file; None where it does not exist."""
+        """Content of a text file; None if it does not exist."""
         with self._storage("read", name):
             if self._filesystem.get_file_info(self._inside(name)).type != pafs.FileType.File:
                 return None
@@ -86,12 +86,12 @@ class Folder:
             yield
         except OSError as error:
             raise StorageError(
-                f"cannot {doing} `{self._shown(name)}`: {reason(error)}; {advice(error)}, or name another place, then run "
-                "the same command again"
+                f"cannot {doing} `{self._shown(name)}`: {reason(error)}; {advice(error)}, or choose another folder, then rerun "
+                "the same command"
             ) from error
 
     def _temp_path(self, name: str) -> str:
-        """Path of a file that has not got its name yet; readers of a data set leave it alone."""
+        """Temporary path of a file; readers of a data set ignore it."""
         head, _, tail = name.rpartition("/")
         return self._inside(f"{head}/_{tail}" if head else f"_{tail}")
 
@@ -103,7 +103,7 @@ class Folder:
 
 
 class ParquetFile:
-    """A parquet file in the making; it gets its name when closed, and a reader never sees a part of it."""
+    """A parquet file being written; it gets its name when closed, so a reader never sees it incomplete."""
 
     def __init__(
         self,
@@ -125,7 +125,7 @@ class ParquetFile:
                 compression="zstd",
                 compression_level=1,  # files a third smaller than snappy's, at its speed
                 use_dictionary=[name for name in _leaves(schema) if name.split(".")[0] not in plain],
-                # dictionary-encoded Arrow columns are only a fast way to write strings: readers shall see strings
+                # dictionary-encoded Arrow columns are only a fast way to write strings: readers must see strings
                 store_schema=False,
             )
 
@@ -144,14 +144,14 @@ class ParquetFile:
 
 
 def _leaves(schema: pa.Schema) -> list[str]:
-    """Parquet's names of the columns, as the writer wants them: those of lists end in `.list.element`."""
+    """Parquet's names of the columns: those of lists end in `.list.element`."""
     return [f"{f.name}.list.element" if pa.types.is_list(f.type) else f.name for f in schema]
 
 
 def write_split(table: pa.Table, folder: Folder, split: str, day: str, files: int) -> None:
-    """Write `table` to `<split>/ds=<day>` in `files` files of nearly equal size, in place of earlier ones.
+    """Write `table` to `<split>/ds=<day>` in `files` files of nearly equal size, replacing earlier ones.
 
-    Without rows it makes one empty file: the reader wants every day of a range to be there.
+    Without rows it writes one empty file: the reader requires every day of a range.
     """
     partition = f"{split}/ds={day}"
     folder.make(partition)
@@ -169,10 +169,10 @@ def write_split(table: pa.Table, folder: Folder, split: str, day: str, files: in
 
 
 def rows_without_collision(values: pa.ChunkedArray) -> int:
-    """Rows of a `hash` table in which all values of a column of few distinct ones have rows of their own.
+    """Rows of a `hash` table in which the few distinct values of a column do not collide.
 
-    A power of two, at least 64 and 8 per value, doubled until raymtl's hash keeps the values apart, at most to 1024 per
-    value: beyond some thousand values single collisions are the price of `hash`.
+    A power of two, at least 64 and 8 per value, doubled until no two values collide, up to 1024 per
+    value: beyond some thousand values `hash` has single collisions.
     """
     ids = to_int64(pc.unique(values)).to_numpy(zero_copy_only=False)
     rows = max(64, 1 << (8 * len(ids) - 1).bit_length())

@@ -1,1 +1,1 @@
-"""`raymtl doctor`: small checks of a machine or a cluster, each with the value seen and the remedy."""
+"""`raymtl doctor`: checks of a machine or a cluster, each with the value seen and the remedy."""

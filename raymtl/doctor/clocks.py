@@ -1,6 +1,6 @@
-"""Clocks of the nodes against that of the machine that asks: days are cut by them, and the lease's heartbeat is written by them.
+"""Clocks of the nodes compared with this machine's: they decide where a day begins, and the lease's heartbeat uses them.
 
-A wrong clock cannot end a lease that is alive, but it can make a day begin early or late.
+A wrong clock cannot end a live lease, but it can make a day begin early or late.
 """
 
 from raymtl.doctor.finding import Finding
@@ -11,12 +11,12 @@ _FAIL_S = TTL_S / 2
 
 
 def offset(asked: float, answered: float, node_time: float) -> tuple[float, float]:
-    """Seconds that the node's clock is ahead, and how far off that may be: half of the time that the question took."""
+    """Seconds that the node's clock is ahead, and the uncertainty: half of the round trip."""
     return node_time - (asked + answered) / 2, (answered - asked) / 2
 
 
 def evaluate(offsets: dict[str, tuple[float, float]]) -> list[Finding]:
-    """By node, what `offset` found. A clock is as far off as is certain: the doubt counts for it."""
+    """Findings from each node's `offset`; only the certain part of an offset counts."""
     findings, within = [], []
     for node, (ahead, doubt) in offsets.items():
         certain = max(0.0, abs(ahead) - doubt)
@@ -24,7 +24,7 @@ def evaluate(offsets: dict[str, tuple[float, float]]) -> list[Finding]:
             within.append(abs(ahead) + doubt)
             continue
         value = f"{ahead:+.1f} s (± {doubt:.1f}) against this machine"
-        remedy = "let chrony or ntpd keep the time there; a day and the lease of the store go by the clock"
+        remedy = "run chrony or ntpd there; a day and the store's lease depend on the clock"
         findings.append(Finding("cluster", "clock", "fail" if certain > _FAIL_S else "warn", value, remedy, node))
     if within:
         value = f"within {max(1, round(max(within) * 1e3))} ms of this machine"

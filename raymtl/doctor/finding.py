@@ -1,4 +1,4 @@
-"""What a check found."""
+"""The result of a check."""
 
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -10,7 +10,7 @@ STATUSES: tuple[Status, ...] = ("ok", "warn", "fail")
 
 @dataclass(frozen=True)
 class Finding:
-    """One check, on one node or on the cluster as a whole."""
+    """One check, of one node or of the cluster."""
 
     group: str
     """`stack`, `machine`, `cluster`, `storage` or `network`."""
@@ -19,11 +19,11 @@ class Finding:
     value: str
     """The value seen."""
     remedy: str = ""
-    """What to do; empty where all is well."""
+    """What to do; empty if the status is `ok`."""
     node: str = ""
-    """Empty: it is not about one node."""
+    """Empty for a check of the cluster."""
 
 
 def worst(findings: Iterable[Finding]) -> Status:
-    """The worst status of all; `ok` of none."""
+    """The worst status; `ok` without findings."""
     return max((f.status for f in findings), key=STATUSES.index, default="ok")

@@ -1,4 +1,4 @@
-"""A node as a machine: memory, room on disks and in shared memory, open files, and Ray's own folders."""
+"""Checks of a node's machine: memory, disk space, shared memory, open files, and Ray's own folders."""
 
 import os
 import resource
@@ -11,7 +11,7 @@ from raymtl.doctor.finding import Finding, Status
 from raymtl.words import count_of
 
 _GIB = 2**30
-_RAY_STOPS_AT = 0.95  # Ray takes nothing more on a disk that is fuller (RAY_local_fs_capacity_threshold)
+_RAY_STOPS_AT = 0.95  # Ray writes nothing to a disk that is fuller (RAY_local_fs_capacity_threshold)
 _FEW_FREE_BYTES = 10 * _GIB
 _FEW_FILES = 8192
 _LITTLE_MEMORY_BYTES = 2 * _GIB
@@ -42,7 +42,7 @@ def evaluate(found: dict[str, Any], object_store_bytes: float, node: str) -> lis
             "memory",
             "warn" if available < _LITTLE_MEMORY_BYTES else "ok",
             f"{_gib(available)} of {_gib(total)} free",
-            "end what else runs there; a worker alone needs about 1 GiB beside its tables",
+            "end other processes there; a worker needs about 1 GiB besides its tables",
         )
     ]
     for folder, (free, size) in found["disks"].items():
@@ -52,7 +52,7 @@ def evaluate(found: dict[str, Any], object_store_bytes: float, node: str) -> lis
                 "temporary space",
                 "fail" if full else "warn" if free < _FEW_FREE_BYTES else "ok",
                 f"{_gib(free)} of {_gib(size)} free in {folder}",
-                f"make room: Ray stops at {_RAY_STOPS_AT:.0%} full, and checkpoints are written there before they are copied",
+                f"free space: Ray stops at {_RAY_STOPS_AT:.0%} full, and checkpoints are written there before they are copied",
             )
         )
     shm_free, shm_size = found["shm"]
@@ -61,7 +61,7 @@ def evaluate(found: dict[str, Any], object_store_bytes: float, node: str) -> lis
             "shared memory",
             "warn" if shm_size < object_store_bytes else "ok",
             f"/dev/shm {_gib(shm_size)}, {_gib(shm_free)} free; object store {_gib(object_store_bytes)}",
-            "give the container a larger /dev/shm (`--shm-size`, or an emptyDir of medium Memory): what has no room goes to disk",
+            "give the container a larger /dev/shm (`--shm-size`, or an emptyDir of medium Memory): Ray spills the rest to disk",
         )
     )
     files = found["files"]
@@ -99,7 +99,7 @@ def _on_own_disks(*folders: str) -> list[str]:
 
 
 def _usage(folder: str) -> list[int]:
-    """[free, size] of the file system of a folder, in bytes; nought where there is none."""
+    """[free, size] of the file system of a folder, in bytes; zeros if the folder does not exist."""
     try:
         usage = shutil.disk_usage(folder)
     except OSError:
@@ -108,7 +108,7 @@ def _usage(folder: str) -> list[int]:
 
 
 def _logs(folder: Path) -> dict[str, Any]:
-    """How much lies in Ray's folder of logs, once a file of it was read."""
+    """Files and bytes in Ray's log folder, after reading one of its files."""
     try:
         files = [entry for entry in os.scandir(folder) if entry.is_file()]
         for entry in files[:1]:

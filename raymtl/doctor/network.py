@@ -1,4 +1,4 @@
-"""The network between workers: an all-to-all of a few of them, as the embedding tables do it in every step."""
+"""The network between workers: an all-to-all between a few of them, as the embedding tables do in every step."""
 
 import datetime as dt
 import statistics
@@ -16,10 +16,10 @@ _JOIN_S = 20
 
 
 class Peer:
-    """One of the workers that exchange; made a Ray actor by `run`."""
+    """One of the workers that exchange data; `run` makes it a Ray actor."""
 
     def place(self) -> tuple[str, int]:
-        """Address of this process and a port that is free there."""
+        """Address of this process and a free port there."""
         import socket
 
         import ray
@@ -29,7 +29,7 @@ class Peer:
             return ray.util.get_node_ip_address(), found.getsockname()[1]
 
     def measure(self, address: str, port: int, rank: int, peers: int, backend: str) -> dict[str, float]:
-        """Bytes that this worker sends to others per second, and seconds of an exchange of next to nothing."""
+        """Bytes per second that this worker sends to others, and seconds of an almost empty exchange."""
         import torch
         import torch.distributed as dist
 
@@ -63,16 +63,14 @@ def _exchange(each: int, peers: int, device: Any) -> float:
 
 
 def evaluate(measured: list[dict[str, float]], nodes: int, backend: str) -> Finding:
-    """The finding: the slowest worker counts, as all wait for it."""
+    """The finding for the slowest worker, since all wait for it."""
     rate = min(m["bytes_per_s"] for m in measured)
     latency = max(m["latency_s"] for m in measured)
     between = "on one machine" if nodes == 1 else f"on {nodes} nodes"
     speed = f"{rate / 1e6:,.0f} MB/s each, {latency * 1e3:.2f} ms for an empty one"
     value = f"{len(measured)} workers {between} over {backend}: {speed}"
     if rate < _SLOW_BYTES_PER_S or latency > _SLOW_LATENCY_S:
-        apart = (
-            "put the workers into one zone or rack, choose the fast interface (GLOO_SOCKET_IFNAME, NCCL_SOCKET_IFNAME)"
-        )
-        remedy = apart if nodes > 1 else "no network is between them: look again when the cores are idle"
+        apart = "put the workers into one zone or rack, or choose the fast interface (GLOO_SOCKET_IFNAME, NCCL_SOCKET_IFNAME)"
+        remedy = apart if nodes > 1 else "this is no network problem: rerun when the cores are idle"
         return Finding("network", "all-to-all", "warn", value, remedy)
     return Finding("network", "all-to-all", "ok", value)

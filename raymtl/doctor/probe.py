@@ -1,4 +1,4 @@
-"""What is asked of a node, by an actor that sits on it."""
+"""The checks of one node, run by an actor on it."""
 
 import time
 import urllib.error
@@ -13,11 +13,11 @@ from raymtl.errors import UserError
 from raymtl.storage.filesystem import list_folder, open_filesystem
 from raymtl.storage.retry import reason
 
-_AGENT_STARTS_S = 10.0  # on a Ray that was started a moment ago, the agent is not there yet
+_AGENT_STARTS_S = 10.0  # on a Ray that has just started, the agent is not running yet
 
 
 class Probe:
-    """Answers for its node; every method has a thread of its own, so that one that hangs holds up no other."""
+    """Checks its node; every method has its own thread, so that one that hangs does not block the others."""
 
     def clock(self) -> float:
         """Seconds since 1970."""
@@ -30,7 +30,7 @@ class Probe:
         return machine.look(ray.get_runtime_context().worker.node.get_session_dir_path())
 
     def endpoint(self, address: str, port: int) -> str | None:
-        """What is wrong with the metrics that Ray serves on this node, or None."""
+        """The error of Ray's metrics endpoint on this node, or None."""
         until = time.monotonic() + _AGENT_STARTS_S
         while True:
             try:
@@ -43,14 +43,14 @@ class Probe:
                 time.sleep(0.5)
 
     def dashboard(self) -> tuple[str, str | None]:
-        """Address of the cluster's dashboard (empty: there is none), and why it cannot be reached from here, or None."""
-        # What a worker's own node says is Ray's default address, wherever the dashboard is
+        """Address of the cluster's dashboard (empty without one), and why this node cannot reach it, or None."""
+        # A worker's own node object always returns Ray's default address
         url = get_webui_url_from_internal_kv() or ""
         try:
             if url:
                 urllib.request.urlopen(f"http://{url}/api/version", timeout=5).close()
         except urllib.error.HTTPError:
-            pass  # it answers; without a token it says no
+            pass  # it answers, but rejects a request without a token
         except OSError as error:
             return url, str(error)
         return url, None
@@ -62,7 +62,7 @@ class Probe:
         return storage.leave(folder, node)
 
     def listing(self, path: str) -> str | None:
-        """Why a folder cannot be listed from here, or None."""
+        """Why this node cannot list a folder, or None."""
         try:
             filesystem, inner = open_filesystem(path)
             list_folder(filesystem, inner, recursive=False)

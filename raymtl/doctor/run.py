@@ -1,6 +1,6 @@
-"""All checks: on every node of a cluster at once, each under a time limit of its own.
+"""All checks: on every node of a cluster in parallel, each with its own time limit.
 
-What does not answer in its time is a finding like any other: a node that hangs holds up nobody.
+A check that exceeds its limit becomes a finding, so a node that hangs does not block the others.
 """
 
 import os
@@ -28,12 +28,12 @@ T = TypeVar("T")
 Notify = Callable[[str], None]
 
 LIMITS_S = {"start": 60.0, "stack": 120.0, "storage": 60.0, "network": 90.0, "other": 30.0}
-"""Seconds that a check may take; `start`: that of the process that answers for a node."""
+"""Seconds that a check may take; `start`: starting the process that runs a node's checks."""
 
 
 @dataclass(frozen=True)
 class Node:
-    """A node that Ray takes for alive."""
+    """A node that Ray reports as alive."""
 
     name: str
     id: str
@@ -47,14 +47,14 @@ class Node:
 def examine(
     config: Config | None, address: str | None, notify: Notify, limits_s: dict[str, float] | None = None
 ) -> list[Finding]:
-    """Make every check on the cluster at `address` (None: that of the job, or this machine alone) and return what they found.
+    """Run every check on the cluster at `address` (None: that of the job, or this machine alone) and return the findings.
 
-    `config` says which storage to try and how many workers are wanted. `notify` hears what is being done.
+    `config` sets the storage to try and the number of workers. `notify` receives the progress.
     """
     limits = {**LIMITS_S, **(limits_s or {})}
     notify("looking for Ray")
     try:
-        # With a configuration Ray starts here as it would for the run, whose logical CPUs may be more than the machine has
+        # With a configuration, start Ray as the run would, with logical CPUs that may exceed the machine's
         alone = join(address, 1) if config is None else connect(config, address)
     except UserError as error:
         sentence, _, remedy = str(error).rpartition("; ")
@@ -101,29 +101,29 @@ def _nodes() -> tuple[list[Node], list[Finding]]:
     cpus, gpus = sum(n.cpus for n in nodes), sum(n.gpus for n in nodes)
     many = f"{len(nodes)} node{'s' * (len(nodes) > 1)}, {cpus:g} CPUs, {gpus:g} GPUs, Ray {ray.__version__}"
     findings = [Finding("cluster", "nodes", "ok", many)]
-    # Ray lists a node that is gone for as long as the cluster lives: only a mark, since it may have been taken away on purpose
+    # Ray lists a removed node for as long as the cluster lives: only a warning, since it may have been removed on purpose
     findings += [
-        Finding("cluster", "nodes", "warn", f"gone: {n.get('DeathReasonMessage') or 'no reason given'}",
-                "look into its logs, if it was not taken away on purpose", n["NodeManagerHostname"])
+        Finding("cluster", "nodes", "warn", f"removed: {n.get('DeathReasonMessage') or 'no reason given'}",
+                "check its logs, unless it was removed on purpose", n["NodeManagerHostname"])
         for n in known if not n["Alive"]
     ]  # fmt: skip
     return nodes, findings
 
 
 def _settings(nodes: list[Node], alone: bool) -> list[Finding]:
-    """Who may use the cluster. One that was started here for this command alone ends with it."""
+    """Who can use the cluster; a Ray started for this command ends with it and needs no check."""
     if alone:
         return []
     if os.environ.get("RAY_AUTH_MODE", "").lower() == "token":
         return [Finding("cluster", "token", "ok", "this machine sends one (RAY_AUTH_MODE=token)")]
-    remedy = "start Ray with RAY_AUTH_MODE=token, and keep its ports from everybody else (cluster/README.md)"
+    remedy = "start Ray with RAY_AUTH_MODE=token, and restrict access to its ports (cluster/README.md)"
     return [
-        Finding("cluster", "token", "warn", "none: whoever reaches a port of the cluster can run code on it", remedy)
+        Finding("cluster", "token", "warn", "none: anyone who reaches a port of the cluster can run code on it", remedy)
     ]
 
 
 def _room(config: Config) -> list[Finding]:
-    """Whether the nodes could hold the workers if nobody else used them."""
+    """Whether the nodes could hold the workers if nothing else used them."""
     train = config.train
     if missing := shortage(config):
         return [
@@ -134,7 +134,7 @@ def _room(config: Config) -> list[Finding]:
         if train.min_workers is None
         else f"train.workers = {train.min_workers} to {train.workers}"
     )
-    return [Finding("cluster", "room", "ok", f"for {asked}, if nobody else uses it")]
+    return [Finding("cluster", "room", "ok", f"enough for {asked}, if nothing else uses the cluster")]
 
 
 # Probes
@@ -144,7 +144,7 @@ Probes = dict[Node, Any]
 
 @contextmanager
 def _probes(nodes: list[Node]) -> Iterator[Probes]:
-    """An actor on each node; it is ended at once at the end, whatever it waits for."""
+    """An actor on each node, killed at the end."""
     actor = ray.remote(num_cpus=0, max_concurrency=8)(Probe)
     probes = {node: actor.options(scheduling_strategy=_on(node)).remote() for node in nodes}
     try:
@@ -159,7 +159,7 @@ def _on(node: Node) -> NodeAffinitySchedulingStrategy:
 
 
 def _collect(refs: dict[Node, Any], limit_s: float) -> tuple[dict[Node, Any], dict[Node, str]]:
-    """Answers by node, and why there is none of the others."""
+    """Answers by node, and for the others the reason why there is none."""
     ready, _ = ray.wait(list(refs.values()), num_returns=len(refs), timeout=limit_s) if refs else ([], [])
     answers, missing = {}, {}
     for node, ref in refs.items():
@@ -185,7 +185,7 @@ def _clocks(probes: Probes, limit_s: float) -> tuple[dict[str, tuple[float, floa
     offsets = {}
     for node in started:
         tries = []
-        for _ in range(5):  # the quickest answer is the surest
+        for _ in range(5):  # the fastest answer is the most accurate
             asked = time.time()
             answers, late = _collect({node: probes[node].clock.remote()}, 5)
             if late:
@@ -194,7 +194,7 @@ def _clocks(probes: Probes, limit_s: float) -> tuple[dict[str, tuple[float, floa
             tries.append(clocks.offset(asked, time.time(), answers[node]))
         else:
             offsets[node.name] = min(tries, key=lambda found: found[1])
-    remedy = "look whether raymtl is installed there, and whether the node is overloaded or lost (`ray status`)"
+    remedy = "check that raymtl is installed there, and that the node is neither overloaded nor lost (`ray status`)"
     return offsets, _silent("cluster", "nodes", missing, remedy)
 
 
@@ -205,11 +205,11 @@ def _look(probes: Probes, limits: dict[str, float]) -> list[Finding]:
     machines = {node: probe.machine.remote() for node, probe in probes.items()}
     endpoints = {node: probe.endpoint.remote(node.address, node.metrics_port) for node, probe in probes.items()}
     answers, missing = _collect(stacks, limits["stack"] + 10)
-    findings += _silent("stack", "versions", missing, "look at the node: its disk or its driver hangs")
+    findings += _silent("stack", "versions", missing, "check the node: its disk or its driver hangs")
     for node, found in answers.items():
         findings += stack.evaluate(found, here, node.gpus, node.name)
     answers, missing = _collect(machines, limits["other"])
-    findings += _silent("machine", "facts", missing, "look at the node: one of its disks hangs")
+    findings += _silent("machine", "facts", missing, "check the node: one of its disks hangs")
     for node, found in answers.items():
         findings += machine.evaluate(found, node.object_store_bytes, node.name)
     answers, missing = _collect(endpoints, limits["other"])
@@ -218,7 +218,7 @@ def _look(probes: Probes, limits: dict[str, float]) -> list[Finding]:
         port = f"port {node.metrics_port}"
         if node in missing:
             remedy = (
-                "Prometheus gets nothing from it: install ray[default], or give --metrics-export-port one that is free"
+                "Prometheus gets no metrics from it: install ray[default], or set --metrics-export-port to a free port"
             )
             findings.append(Finding("cluster", "metrics", "warn", f"{port}: {missing[node]}", remedy, node.name))
         else:
@@ -227,13 +227,13 @@ def _look(probes: Probes, limits: dict[str, float]) -> list[Finding]:
 
 
 def _dashboard(probes: Probes, limit_s: float) -> list[Finding]:
-    """Reached from one node is enough: on a well-kept cluster it listens on the head alone."""
+    """Whether any node reaches the dashboard: on a secure cluster it listens on the head alone."""
     answers, _ = _collect({node: probe.dashboard.remote() for node, probe in probes.items()}, limit_s)
     reached = next((url for url, wrong in answers.values() if url and not wrong), None)
     if reached:
         return [Finding("cluster", "dashboard", "ok", reached)]
-    wrong = next((f"{url}: {wrong}" for url, wrong in answers.values() if url), "there is none")
-    remedy = "start the head with it: `ray job submit` and Ray's pages of metrics and logs need it"
+    wrong = next((f"{url}: {wrong}" for url, wrong in answers.values() if url), "not running")
+    remedy = "start the head with the dashboard: `ray job submit` and Ray's pages of metrics and logs need it"
     return [Finding("cluster", "dashboard", "warn", wrong, remedy)]
 
 
@@ -249,7 +249,14 @@ def _listed(probes: Probes, what: str, path: str, limit_s: float) -> list[Findin
     answers, missing = _collect({node: probe.listing.remote(path) for node, probe in probes.items()}, limit_s)
     missing |= {node: wrong for node, wrong in answers.items() if wrong}
     findings = [
-        Finding("storage", what, "fail", f"{path}: {why}", "let every node read it, at the same path or URL", node.name)
+        Finding(
+            "storage",
+            what,
+            "fail",
+            f"{path}: {why}",
+            "make it readable on every node, at the same path or URL",
+            node.name,
+        )
         for node, why in missing.items()
     ]
     return findings + [
@@ -259,7 +266,7 @@ def _listed(probes: Probes, what: str, path: str, limit_s: float) -> list[Findin
 
 def _tried(probes: Probes, what: str, path: str, limit_s: float) -> list[Finding]:
     """Every operation on the folder of the key `what`, from every node."""
-    remedy = f"give this user the right to write there, or set another {what}"
+    remedy = f"give this user permission to write there, or set another {what}"
     trial, findings = _here(what, path, limit_s, lambda: storage.begin(path), remedy)
     if trial is None:
         return findings
@@ -267,18 +274,18 @@ def _tried(probes: Probes, what: str, path: str, limit_s: float) -> list[Finding
     refs = {node: probe.storage.remote(folder, node.name) for node, probe in probes.items()}
     answers, missing = _collect(refs, limit_s)
     remedy = (
-        f"the storage hangs for that node: look at its network, its mount and its credentials, and remove {folder} there "
-        "if it is left"
+        f"the storage hangs for that node: check its network, its mount and its credentials, and remove {folder} there "
+        "if it still exists"
     )
     findings = _silent("storage", what, missing, remedy)
-    remedy = f"look at what {folder} holds, and remove it by hand"
+    remedy = f"check what {folder} holds, and remove it by hand"
     names = [node.name for node in answers]
     unseen, wrong = _here(what, path, limit_s, lambda: storage.unseen(folder, names), remedy)
     findings += wrong
     left, late = _collect({node: probes[node].leave.remote(folder, node.name) for node in answers}, limit_s)
     for node, found in answers.items():
         if node.name in (unseen or ()):
-            found["failed"].setdefault("share", "the asking machine does not see what the node wrote")
+            found["failed"].setdefault("share", "the checking machine does not see what the node wrote")
         if stays := left.get(node) or late.get(node):
             found["failed"].setdefault("delete", stays)
         findings.append(storage.evaluate(found, what, folder, node.name))
@@ -286,10 +293,10 @@ def _tried(probes: Probes, what: str, path: str, limit_s: float) -> list[Finding
 
 
 def _here(what: str, path: str, limit_s: float, work: Callable[[], T], remedy: str) -> tuple[T | None, list[Finding]]:
-    """What `work` returns on this machine, or the finding that says why it does not.
+    """The result of `work` on this machine, or the finding of its failure.
 
-    It has a thread that is given up after `limit_s`, since nothing can interrupt a call to a mount that hangs. No executor:
-    Python waits at its end for the threads of one.
+    It runs in a thread that is abandoned after `limit_s`, since nothing can interrupt a call to a mount that hangs. Not in an
+    executor: Python would wait for its threads at exit.
     """
     done: Future[T] = Future()
 
@@ -305,8 +312,8 @@ def _here(what: str, path: str, limit_s: float, work: Callable[[], T], remedy: s
     except TimeoutError:
         why = f"{path}: no answer to this machine in {limit_s:g} s"
         remedy = (
-            "the storage hangs for this machine: look at its network, its mount and its credentials, and remove "
-            f"{path.rstrip('/')}/{storage.FOLDER}-* if it is left"
+            "the storage hangs for this machine: check its network, its mount and its credentials, and remove "
+            f"{path.rstrip('/')}/{storage.FOLDER}-* if it still exists"
         )
     except UserError as error:
         why = f"from this machine: {error}"
@@ -314,20 +321,20 @@ def _here(what: str, path: str, limit_s: float, work: Callable[[], T], remedy: s
 
 
 def _network(nodes: list[Node], limit_s: float) -> list[Finding]:
-    """The all-to-alls, one after the other: side by side they would slow each other down."""
+    """The all-to-alls, one after the other: in parallel they would slow each other down."""
     return [_exchanged(backend, chosen, limit_s) for backend, chosen in _exchanges(nodes)]
 
 
 def _exchanges(nodes: list[Node]) -> list[tuple[str, list[Node]]]:
-    """Backend, and the node of each worker: NCCL between the nodes with a GPU, gloo between all; two workers on a single one.
+    """Backend, and the node of each worker: NCCL between nodes with GPUs, gloo between all; two workers on a single node.
 
-    A cluster of GPUs has nodes without any, the head and the readers, and its workers exchange over NCCL all the same.
+    A GPU cluster also has nodes without GPUs (the head and the readers), but its workers exchange over NCCL.
     """
     with_gpu = [node for node in nodes if node.gpus >= 1]
     if len(with_gpu) == 1 and with_gpu[0].gpus >= 2:
         with_gpu *= 2
-    everybody = nodes * 2 if len(nodes) == 1 else nodes
-    both = (("nccl", with_gpu), ("gloo", everybody))
+    every_node = nodes * 2 if len(nodes) == 1 else nodes
+    both = (("nccl", with_gpu), ("gloo", every_node))
     return [(backend, chosen[: network.MOST_PEERS]) for backend, chosen in both if len(chosen) > 1]
 
 
@@ -336,14 +343,14 @@ def _exchanged(backend: str, chosen: list[Node], limit_s: float) -> Finding:
     on_gpus = backend == "nccl"
     actor = ray.remote(num_cpus=0, num_gpus=int(on_gpus), max_concurrency=2)(network.Peer)
     peers = [actor.options(scheduling_strategy=_on(node)).remote() for node in chosen]
-    remedy = "open the ports between the nodes, choose the interface (GLOO_SOCKET_IFNAME, NCCL_SOCKET_IFNAME)"
+    remedy = "open the ports between the nodes, or choose the interface (GLOO_SOCKET_IFNAME, NCCL_SOCKET_IFNAME)"
     until = time.monotonic() + limit_s
     try:
         places = [peer.place.remote() for peer in peers]
         _, waiting = ray.wait(places, num_returns=len(places), timeout=limit_s)
         if waiting and on_gpus:
             why = f"{len(waiting)} of {len(peers)} workers got no GPU in {limit_s:g} s: nothing was exchanged over nccl"
-            return Finding("network", "all-to-all", "warn", why, "look again when the GPUs are free")
+            return Finding("network", "all-to-all", "warn", why, "rerun when the GPUs are free")
         address, port = ray.get(places, timeout=1)[0]
         refs = [peer.measure.remote(address, port, n, len(peers), backend) for n, peer in enumerate(peers)]
         measured = ray.get(refs, timeout=max(1.0, until - time.monotonic()))

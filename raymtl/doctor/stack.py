@@ -1,7 +1,7 @@
 """The installed stack of a node: versions, whether they fit together, and whether they find the GPUs.
 
-It is looked at in a process of its own (`python -m raymtl.doctor.stack`): a library that does not fit can end the process that
-loads it, and Ray hides the GPUs from a task that did not ask for one.
+A separate process (`python -m raymtl.doctor.stack`) inspects it: a library that does not fit can end the process that loads it,
+and Ray hides the GPUs from a task that did not request one.
 """
 
 import ctypes
@@ -18,7 +18,7 @@ SHOWN = ("torch", "torchrec", "fbgemm-gpu-cpu", "fbgemm-gpu", "ray", "pyarrow")
 
 
 def look(limit_s: float) -> dict[str, Any]:
-    """What `python -m raymtl.doctor.stack` says on this node; `{"died": ...}` where it does not get that far."""
+    """The output of `python -m raymtl.doctor.stack` on this node; `{"died": ...}` if it fails."""
     hidden = ("CUDA_VISIBLE_DEVICES", "NVIDIA_VISIBLE_DEVICES")
     environment = {k: v for k, v in os.environ.items() if k not in hidden}
     environment["PYTHONPATH"] = os.pathsep.join(filter(None, sys.path))
@@ -41,7 +41,7 @@ def look(limit_s: float) -> dict[str, Any]:
 
 
 def evaluate(found: dict[str, Any], here: dict[str, str], ray_gpus: float, node: str) -> list[Finding]:
-    """Findings of one node; `here` are the packages of the machine that asks, `ray_gpus` what Ray says the node has."""
+    """Findings of one node; `here`: the packages of the checking machine, `ray_gpus`: the node's GPUs according to Ray."""
     if "died" in found:
         return [Finding("stack", "versions", "fail", found["died"], "install the lock again: `make setup`", node)]
     packages: dict[str, str] = found["packages"]
@@ -73,11 +73,15 @@ def _judge_gpus(found: dict[str, Any], ray_gpus: float, node: str) -> list[Findi
     if driver is None or driver[0] < int(cuda.split(".")[0]):
         has = "no driver" if driver is None else f"a driver for CUDA {driver[0]}.{driver[1]}"
         return [
-            finding("fail", f"torch needs CUDA {cuda}, the node has {has}", "install a newer driver, or a torch for it")
+            finding(
+                "fail",
+                f"torch needs CUDA {cuda}, the node has {has}",
+                "install a newer driver, or a torch build for it",
+            )
         ]
     if len(devices) < ray_gpus:
         return [
-            finding("fail", seen, "start Ray on the node with --num-gpus as many as torch finds, or mend the driver")
+            finding("fail", seen, "start Ray on the node with --num-gpus as many as torch finds, or repair the driver")
         ]
     if found["gpu_error"]:
         return [finding("fail", f"fbgemm fails on the GPU: {found['gpu_error']}", "install with `make setup LOCK=gpu`")]
@@ -90,7 +94,7 @@ def _judge_gpus(found: dict[str, Any], ray_gpus: float, node: str) -> list[Findi
 
 
 def _driver() -> list[int] | None:
-    """The newest CUDA that the installed driver knows, [major, minor], or None where there is no driver."""
+    """The newest CUDA that the installed driver supports, [major, minor], or None without a driver."""
     try:
         library = ctypes.CDLL("libcuda.so.1")
     except OSError:

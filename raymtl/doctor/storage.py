@@ -1,4 +1,4 @@
-"""Storage as raymtl uses it, tried from every node in a folder of its own, which is removed after."""
+"""Checks of the storage: every operation that raymtl uses, tried from every node in a temporary folder."""
 
 import os
 import time
@@ -15,22 +15,22 @@ from raymtl.storage.object_store import Store, create, names, open_store, read_b
 
 FOLDER = ".raymtl-doctor"
 ASKER = "asker"
-"""File of the machine that asks; every node must see it."""
+"""File of the machine that runs the checks; every node must see it."""
 _SLOW_S = 2.0
 
 
 @dataclass(frozen=True)
 class Trial:
-    """One look at a place of the configuration."""
+    """A trial of one path of the configuration."""
 
     folder: str
-    """Its own folder there, as a user would write it, absolute."""
+    """Its temporary folder, absolute, as a user would write it."""
     made: tuple[str, ...]
-    """Local folders above it that were missing before, the deepest first."""
+    """Local parent folders that the trial created, deepest first."""
 
 
 def begin(path: str) -> Trial:
-    """Make the folder of this look at `path`, and those above it. Raises UserError where it cannot be written."""
+    """Create the trial's folder below `path`, with its parents. Raises UserError if it cannot be written."""
     store = open_store(f"{path.rstrip('/')}/{FOLDER}-{uuid.uuid4().hex[:8]}")
     missing = tuple(str(f) for f in Path(store.root).parents if not os.path.exists(f)) if store.is_local else ()
     try:
@@ -43,7 +43,7 @@ def begin(path: str) -> Trial:
 
 
 def end(trial: Trial) -> None:
-    """Remove the folder, and those made for it that nobody uses by now. Raises UserError where that does not work."""
+    """Remove the folder, and the parents created for it that are still empty. Raises UserError if that fails."""
     remove_folder(open_store(trial.folder), "")
     _remove_empty(trial.made)
 
@@ -51,7 +51,7 @@ def end(trial: Trial) -> None:
 def look(folder: str, node: str) -> dict[str, Any]:
     """Try every operation from this node: `{"failed": {operation: sentence}, "seconds": the slowest one}`.
 
-    What it wrote stays until `leave`, for the asking machine to see. Where the folder is not shared, nothing is written.
+    What it wrote stays until `leave`, for the checking machine to see. If the folder is not shared, nothing is written.
     """
     failed: dict[str, str] = {}
     slowest = 0.0
@@ -65,12 +65,12 @@ def look(folder: str, node: str) -> dict[str, Any]:
             failed[name] = str(error)
         slowest = max(slowest, time.perf_counter() - started)
         if "share" in failed:
-            break  # what is written now would lie on a disk that nobody else cleans up
+            break  # the checking machine could not clean up what is written to a local disk
     return {"failed": failed, "seconds": slowest}
 
 
 def leave(folder: str, node: str) -> str | None:
-    """Remove what `look` wrote from this node; what is wrong, or None."""
+    """Remove what `look` wrote from this node; returns the error, or None."""
     try:
         store = open_store(folder)
         for name in (_file(node), _once(node)):
@@ -78,7 +78,7 @@ def leave(folder: str, node: str) -> str | None:
     except UserError as error:
         return str(error)
     if store.is_local:
-        _remove_empty([store.root])  # shared with the asking machine, it holds that one's file
+        _remove_empty([store.root])  # not empty if shared with the checking machine, whose file it holds
     return None
 
 
@@ -91,16 +91,16 @@ def evaluate(found: dict[str, Any], what: str, folder: str, node: str) -> Findin
         return Finding("storage", what, "fail", f"{path}: {failed['share']}", remedy, node)
     if failed:
         operation, sentence = next(iter(failed.items()))
-        remedy = f"give the node the right to {operation} below {path}"
+        remedy = f"give the node permission to {operation} below {path}"
         return Finding("storage", what, "fail", f"{path}: cannot {operation}: {sentence}", remedy, node)
     value = f"{path}: {', '.join(_OPERATIONS)} work, the slowest took {found['seconds']:.3f} s"
     if found["seconds"] > _SLOW_S:
-        return Finding("storage", what, "warn", value, "use storage nearer to the cluster", node)
+        return Finding("storage", what, "warn", value, "use storage closer to the cluster", node)
     return Finding("storage", what, "ok", value, node=node)
 
 
 def unseen(folder: str, nodes: list[str]) -> list[str]:
-    """Nodes whose file the asking machine does not see, though they wrote it."""
+    """Nodes whose file this machine does not see, although they wrote it."""
     there = set(names(open_store(folder), ""))
     return [node for node in nodes if _file(node) not in there]
 
@@ -117,31 +117,31 @@ def _once(node: str) -> str:
 
 
 def _remove_empty(folders: Iterable[str]) -> None:
-    """Remove local folders, each unless something is in it."""
+    """Remove those local folders that are empty."""
     for folder in folders:
         with suppress(OSError):
             os.rmdir(folder)
 
 
 def _attempts(store: Store, node: str) -> dict[str, Callable[[], str | None]]:
-    """By operation, what to try; it returns what is wrong. `share` comes first: the rest works on a disk of its own too."""
+    """By operation, a function that tries it and returns the error. `share` comes first: the others work on a local disk too."""
     mine, once = _file(node), _once(node)
 
     def share() -> str | None:
-        return None if read_bytes(store, ASKER) == b"here" else "the node does not see what the asking machine wrote"
+        return None if read_bytes(store, ASKER) == b"here" else "the node does not see what the checking machine wrote"
 
     def write() -> None:
         write_bytes(store, mine, b"first")
 
     def read() -> str | None:
-        return None if read_bytes(store, mine) == b"first" else "what was written comes back as something else"
+        return None if read_bytes(store, mine) == b"first" else "a read returns other content than was written"
 
     def listed() -> str | None:
-        return None if mine in names(store, "") else "a listing lacks what was written just before"
+        return None if mine in names(store, "") else "a listing lacks an object that was just written"
 
     def replace() -> str | None:
         write_bytes(store, mine, b"second")
-        return None if read_bytes(store, mine) == b"second" else "the old content comes back after it was replaced"
+        return None if read_bytes(store, mine) == b"second" else "a read returns the old content after it was replaced"
 
     def create_once() -> str | None:
         create(store, once, b"mine")
@@ -149,11 +149,11 @@ def _attempts(store: Store, node: str) -> dict[str, Callable[[], str | None]]:
             create(store, once, b"another's")
         except FileExistsError:
             return None
-        return "an object that was there already was written again"
+        return "an existing object was overwritten"
 
     def delete() -> str | None:
         remove(store, once)
-        return None if read_bytes(store, once) is None else "it is still there after it was deleted"
+        return None if read_bytes(store, once) is None else "a deleted object still exists"
 
     steps = (write, read, listed, replace, create_once, delete)
     return {"share": share, **dict(zip(_OPERATIONS, steps, strict=True))}

@@ -7,6 +7,7 @@ from rich.table import Table
 from rich.text import Text
 
 from raymtl.doctor.finding import STATUSES, Finding, worst
+from raymtl.words import count_of
 
 GROUPS = ("stack", "machine", "cluster", "storage", "network")
 _COLOURS = {"ok": "green", "warn": "yellow", "fail": "bold red"}
@@ -14,9 +15,9 @@ _SHOWN = 3
 
 
 def together(findings: Iterable[Finding]) -> list[Finding]:
-    """Findings that differ in their node alone as one, by group and check, the worst first.
+    """Merge findings that differ only in their node, by group and check, worst first.
 
-    Where many nodes are well and each has a value of its own, the first few stand for all.
+    If many nodes are ok with different values, only the first few are shown.
     """
     nodes: dict[Finding, list[str]] = {}
     for finding in findings:
@@ -36,7 +37,7 @@ def together(findings: Iterable[Finding]) -> list[Finding]:
 
 
 def lines(findings: list[Finding]) -> Table:
-    """One line per check, and the remedy below it where there is one; for `rich.print`."""
+    """One line per check, with its remedy below; for `rich.print`."""
     table = Table.grid(padding=(0, 2))
     for column in ("status", "check", "node"):
         table.add_column(column, no_wrap=True)
@@ -56,9 +57,9 @@ def lines(findings: list[Finding]) -> Table:
 
 
 def verdict(findings: list[Finding]) -> str:
-    """All of it in one sentence."""
+    """The findings in one sentence."""
     failed, warned = (sum(f.status == status for f in together(findings)) for status in ("fail", "warn"))
     if worst(findings) == "ok":
-        return "nothing stands in the way of a run"
-    parts = [f"{failed} failed"] * bool(failed) + [f"{warned} to look at"] * bool(warned)
-    return f"{' and '.join(parts)}; the lines that begin with → say what to do"
+        return "all checks passed"
+    parts = [f"{failed} failed"] * bool(failed) + [f"{count_of(warned, 'warning')}"] * bool(warned)
+    return f"{' and '.join(parts)}; follow the lines that begin with →"

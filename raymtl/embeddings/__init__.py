@@ -1,1 +1,1 @@
-"""ID spaces, TorchRec tables, and how they are spread over the workers."""
+"""TorchRec tables, and how they are sharded over the workers."""

@@ -1,8 +1,8 @@
-"""The start of the tables: each element is a function of seed, table, row and column alone.
+"""Initial values of the tables: each element is a function of seed, table, row and column alone.
 
-TorchRec draws each shard from the rank's own random state, so one and the same seed would give other tables on another number
-of workers or under another plan. Here a counter goes through a 64-bit mixer instead (SplitMix64's finaliser), which gives one
-value per element wherever it lies.
+TorchRec draws each shard from the rank's own random state, so the same seed would give other tables with another number of
+workers or another plan. Here a 64-bit mixer (SplitMix64's finaliser) maps a counter to each element's value, wherever the
+element is stored.
 """
 
 import zlib
@@ -29,7 +29,7 @@ def fill_rows(
 ) -> None:
     """Fill a shard in place.
 
-    `weight` [rows, columns] is the part of the table from (`first_row`, `first_column`) on; `dim` is the table's full width.
+    `weight` [rows, columns] begins at (`first_row`, `first_column`) of the table; `dim` is the table's full width.
     `unknown_row`: row 0 of the table stands for unknown IDs and starts at zeros.
     """
     rows, columns = weight.shape
@@ -44,7 +44,7 @@ def fill_rows(
 
 
 def drawn_rows(rows: Tensor, init: Init, *, seed: int, table: str, columns: tuple[int, int], dim: int) -> Tensor:
-    """The start of any rows [N] int64 of a table of width `dim`: [N, columns] float32 from column `columns[0]` on."""
+    """Initial values of any rows [N] int64 of a table of width `dim`: [N, columns] float32 from column `columns[0]` on."""
     first_column, width = columns
     if init.distribution == "zeros" or init.scale == 0:
         return torch.zeros(len(rows), width, device=rows.device)

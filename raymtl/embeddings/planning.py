@@ -1,4 +1,4 @@
-"""Planning without workers: which table goes where on a given number of GPUs, how full each one gets, what does not fit."""
+"""Planning without workers: where each table goes on a given number of GPUs, how full each GPU gets, what does not fit."""
 
 import math
 from collections import defaultdict
@@ -42,12 +42,12 @@ class DryPlan:
     rank_planned_bytes: list[int] = field(default_factory=list)
     """The same plus what the planner expects a batch to take: looked-up vectors, send and receive buffers."""
     reserved_bytes: int = 0
-    """Memory of each rank that the planner leaves to the dense model and the framework."""
+    """Memory of each rank that the planner reserves for the dense model and the framework."""
     sent: dict[str, int] = field(default_factory=dict)
-    """Bytes of a step over the wires of the busiest rank, in its busier direction: IDs to the tables and vectors from them (and
+    """Bytes of a step over the network of the busiest rank, in its busier direction: IDs to the tables and vectors from them (and
     as many of gradients back), inside a machine and between machines."""
     problem: str | None = None
-    """Why it does not fit, and what would."""
+    """Why the tables do not fit, and what would fit."""
 
     @property
     def fits(self) -> bool:
@@ -61,7 +61,7 @@ def dry_plan(config: Config, *, workers: int, memory_bytes: int, device: str, wo
     """Plan the tables of `config` for `workers` devices with `memory_bytes` each; needs no data, no GPU and no cluster."""
     lookup = describe_lookup(config)
     if not lookup.tables:
-        raise ConfigError("there are no tables to plan: the configuration has no ID features")
+        raise ConfigError("the configuration has no tables to plan; add an ID feature to `features`")
     module = nn.Module()
     for name, part in (("pooled", pooled_module(lookup)), ("unpooled", unpooled_module(lookup))):
         if part is not None:
@@ -127,7 +127,7 @@ def dry_plan(config: Config, *, workers: int, memory_bytes: int, device: str, wo
 
 def _problem(sizes: dict[str, int], workers: int, memory_bytes: int) -> str:
     total, largest = sum(sizes.values()), max(sizes, key=lambda n: sizes[n])
-    usable = 0.85 * memory_bytes  # the planner keeps 15 % for itself
+    usable = 0.85 * memory_bytes  # the planner reserves 15 %
     need = math.ceil(total / usable)
     return (
         f"the tables need {gib(total)} with optimizer state, the largest is `{largest}` with {gib(sizes[largest])}; "
@@ -135,14 +135,14 @@ def _problem(sizes: dict[str, int], workers: int, memory_bytes: int) -> str:
         + (
             f"At least {need} such devices are needed, or fewer rows or a smaller dim"
             if need > workers
-            else "A fixed `sharding` or the space for batches stands in the way: drop `sharding` from the large tables, or lower "
+            else "A fixed `sharding` or the memory for batches prevents a plan: drop `sharding` from the large tables, or lower "
             "train.batch_size"
         )
     )
 
 
 def gib(size: int) -> str:
-    """Bytes as a number that a person can read."""
+    """Bytes in a readable unit."""
     if size < 2**18:
         return f"{size / 2**10:.1f} KiB"
     return f"{size / 2**30:.2f} GiB" if size >= 2**28 else f"{size / 2**20:.1f} MiB"

@@ -1,6 +1,6 @@
-"""Rows of the sharded tables: cut into pieces to write, and filled from pieces that were read.
+"""Rows of the sharded tables: split into chunks to write, and filled from chunks that were read.
 
-Shapes: N rows of a piece, R rows of the table, D its width, C columns of a shard.
+Shapes: N rows of a chunk, R rows of the table, D its width, C columns of a shard.
 """
 
 from collections.abc import Iterator
@@ -21,7 +21,7 @@ _CHECKED_ROWS = 1 << 18
 
 @dataclass(frozen=True)
 class Shard:
-    """Where a part of a table lies: rows and columns from (`first_row`, `first_column`) on, on worker `rank`."""
+    """Position of a shard in its table: rows and columns from (`first_row`, `first_column`), on worker `rank`."""
 
     rank: int
     first_row: int
@@ -57,8 +57,8 @@ class TableRows:
 
 
 @dataclass(frozen=True)
-class Piece:
-    """Whole rows of a table, in host memory."""
+class RowChunk:
+    """Complete rows of a table, in host memory."""
 
     rows: np.ndarray
     """Row numbers, ascending, [N] int64."""
@@ -87,35 +87,35 @@ def table_rows(model: DistributedModelParallel, group: dist.ProcessGroup) -> dic
     return {name: replace(table, state_dims=merged[name]) for name, table in found.items()}
 
 
-def pieces(
-    table: TableRows, rows_per_piece: int, group: dist.ProcessGroup, only: np.ndarray | None = None
-) -> Iterator[Piece]:
-    """The rows that this worker hands on, in ascending order; called by all workers of `group` (over gloo) together.
+def row_chunks(
+    table: TableRows, rows_per_chunk: int, group: dist.ProcessGroup, only: np.ndarray | None = None
+) -> Iterator[RowChunk]:
+    """Yield this worker's rows in ascending order; called by all workers of `group` (over gloo) together.
 
-    Every row (with `only`, ascending row numbers and the same on all workers: every one of those) comes from exactly one worker.
-    Shards of whole rows stay where they are; a table cut by columns is put together piece by piece, each on the next worker in
-    turn. A state of one number per row is then the mean over the column shards, weighed by their widths: the mean square of the
-    whole row where it is row-wise Adagrad's.
+    Exactly one worker yields each row (with `only`, ascending row numbers, equal on all workers: each of those rows). Shards of
+    complete rows stay where they are; a table sharded by columns is assembled chunk by chunk, on each worker in turn. A state of
+    one number per row is then the mean over the column shards, weighted by their widths: for row-wise Adagrad the mean square
+    of the complete row.
     """
     if all(shard.columns == table.dim for shard in table.shards):
         for shard in sorted(table.local, key=lambda s: s.place.first_row):
             first = shard.place.first_row
-            for rows in _chunks(first, first + shard.place.rows, rows_per_piece, only):
+            for rows in _chunks(first, first + shard.place.rows, rows_per_chunk, only):
                 here = _where(rows, first, shard.weight.device)
-                yield Piece(rows, _host(shard.weight[here]), {n: _host(v[here]) for n, v in shard.state.items()})
+                yield RowChunk(rows, _host(shard.weight[here]), {n: _host(v[here]) for n, v in shard.state.items()})
         return
     workers = dist.get_world_size(group)
-    for number, rows in enumerate(_chunks(0, table.rows, rows_per_piece, only)):
-        piece = _gathered(table, rows, number % workers, group)
-        if piece is not None:
-            yield piece
+    for number, rows in enumerate(_chunks(0, table.rows, rows_per_chunk, only)):
+        chunk = _gathered(table, rows, number % workers, group)
+        if chunk is not None:
+            yield chunk
 
 
 def fill(shard: LocalShard, rows: np.ndarray, weight: np.ndarray, state: dict[str, np.ndarray]) -> None:
     """Write rows into a local shard in place.
 
-    `rows` [N] are ascending row numbers of the table inside the shard, `weight` is [N, D] and each state [N] or [N, D]: of
-    whole rows, of which the shard takes its columns. A state of one number per row goes to every column shard as it is.
+    `rows` [N] are ascending row numbers of the table inside the shard, `weight` is [N, D] and each state [N] or [N, D]:
+    complete rows, of which the shard takes its columns. A state of one number per row goes to every column shard as it is.
     """
     if not len(rows):
         return
@@ -138,7 +138,7 @@ def decay_state(table: TableRows, factor: float) -> None:
 
 
 def reset_rows(table: TableRows, rows: np.ndarray, init: Init, seed: int) -> None:
-    """Give rows (ascending row numbers [N]) their first weights and an empty optimizer state, in this worker's shards."""
+    """Reset rows (ascending row numbers [N]) to their initial weights and an empty optimizer state, in this worker's shards."""
     with torch.no_grad():
         for shard in table.local:
             place = shard.place
@@ -155,7 +155,7 @@ def reset_rows(table: TableRows, rows: np.ndarray, init: Init, seed: int) -> Non
 
 
 def weight_square_sum(table: TableRows) -> tuple[float, int]:
-    """Sum of the squares of this worker's weights, and how many of its numbers (state included) are not finite."""
+    """Sum of the squares of this worker's weights, and how many of its values (state included) are not finite."""
     total, wrong = 0.0, 0
     for shard in table.local:
         for rows in shard.weight.detach().split(_CHECKED_ROWS):
@@ -167,11 +167,11 @@ def weight_square_sum(table: TableRows) -> tuple[float, int]:
 
 
 def _is_by_row(state: object, weight: ShardedTensor) -> bool:
-    """Whether a state has a value for every row; a counter of steps has not."""
+    """Whether a state has a value for every row; a counter of steps does not."""
     if not isinstance(state, ShardedTensor):
         return False
-    size, whole = tuple(state.metadata().size), tuple(weight.metadata().size)
-    return size == whole or (len(size) == 1 and size[0] % whole[0] == 0)
+    size, full = tuple(state.metadata().size), tuple(weight.metadata().size)
+    return size == full or (len(size) == 1 and size[0] % full[0] == 0)
 
 
 def _described(name: str, weight: ShardedTensor, state: dict[str, ShardedTensor]) -> TableRows:
@@ -183,8 +183,8 @@ def _described(name: str, weight: ShardedTensor, state: dict[str, ShardedTensor]
     ]
     held = {tuple(s.metadata.shard_offsets): s.tensor for s in weight.local_shards()}
     held_state = {n: {tuple(s.metadata.shard_offsets): s.tensor for s in v.local_shards()} for n, v in state.items()}
-    # The state of a shard stands at the same place of its own metadata; a row-wise one under column-wise sharding has other
-    # offsets than the weight, as it keeps the numbers of all column shards one after the other
+    # The state of a shard has the same index in its own metadata; a row-wise state under column-wise sharding has other offsets
+    # than the weight, as it keeps the numbers of all column shards one after the other
     places = {n: [tuple(m.shard_offsets) for m in v.metadata().shards_metadata] for n, v in state.items()}
     local = [
         LocalShard(shards[i], held[offsets], {n: held_state[n][places[n][i]] for n in state})
@@ -195,8 +195,8 @@ def _described(name: str, weight: ShardedTensor, state: dict[str, ShardedTensor]
     return TableRows(name, rows, dim, dims, shards, local)
 
 
-def _gathered(table: TableRows, rows: np.ndarray, writer: int, group: dist.ProcessGroup) -> Piece | None:
-    """Some rows put together on worker `writer`; None on the others."""
+def _gathered(table: TableRows, rows: np.ndarray, writer: int, group: dist.ProcessGroup) -> RowChunk | None:
+    """Rows assembled on worker `writer`; None on the others."""
     rank = dist.get_rank(group)
     local = {shard.place: shard for shard in table.local}
     weight = torch.empty(len(rows), table.dim)
@@ -228,11 +228,11 @@ def _gathered(table: TableRows, rows: np.ndarray, writer: int, group: dist.Proce
                 state[name][there, columns] = source
             else:
                 state[name][there] += source[:, 0] * (place.columns / table.dim)
-    return Piece(rows, weight, state) if rank == writer else None
+    return RowChunk(rows, weight, state) if rank == writer else None
 
 
 def _chunks(begin: int, end: int, step: int, only: np.ndarray | None) -> Iterator[np.ndarray]:
-    """The rows of [begin, end), or those of `only` in it, up to `step` at a time."""
+    """The rows of [begin, end), or those of `only` in it, at most `step` at a time."""
     if only is None:
         for start in range(begin, end, step):
             yield np.arange(start, min(start + step, end))
@@ -243,7 +243,7 @@ def _chunks(begin: int, end: int, step: int, only: np.ndarray | None) -> Iterato
 
 
 def _where(rows: np.ndarray, first_row: int, device: torch.device) -> slice | Tensor:
-    """Index of rows in a shard that begins with `first_row`; a slice where they follow on each other."""
+    """Index of rows in a shard that begins with `first_row`; a slice if they are consecutive."""
     first, last = int(rows[0]) - first_row, int(rows[-1]) - first_row
     if last - first + 1 == len(rows):
         return slice(first, last + 1)
@@ -255,5 +255,5 @@ def _host(value: Tensor) -> Tensor:
 
 
 def _like(value: np.ndarray, target: Tensor) -> Tensor:
-    # a copy where Arrow lent its own memory, which torch must not write to
+    # copies memory that Arrow owns, which torch must not write to
     return torch.from_numpy(np.require(value, requirements=["C", "W"])).to(target.device, target.dtype)

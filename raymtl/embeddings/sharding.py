@@ -1,4 +1,4 @@
-"""Spreading the tables over the workers: sharders, the planner, and planning without any worker."""
+"""Sharding of the tables over the workers: sharders, the planner, and planning without workers."""
 
 import logging
 import warnings
@@ -19,11 +19,11 @@ from raymtl.embeddings.tables import Lookup
 from raymtl.errors import ConfigError
 
 # Left out of the free choice: data-parallel tables, whose optimizer state does not load into another sharding
-# (meta-pytorch/torchrec#2394), and column-wise ones, because row-wise Adagrad is another optimizer there: each column shard
-# scales its part of a row by its own accumulator. A user may still ask for column-wise.
+# (meta-pytorch/torchrec#2394), and column-wise ones, because they change row-wise Adagrad: each column shard scales its columns
+# of a row by its own accumulator. A user may still choose column-wise.
 _CHOICES = [ShardingType.TABLE_WISE.value, ShardingType.ROW_WISE.value]
 _NARROWEST_SHARD = 4
-# Bandwidths of one H100 in a machine of eight, bytes/ms as the planner counts: HBM3 and, of NVLink and of its own 400 Gb/s
+# Bandwidths of one H100 in a machine of eight, in the planner's bytes/ms: HBM3 and, of NVLink and of its own 400 Gb/s
 # adapter, what NCCL reaches in one direction. TorchRec's defaults (897, 600 and 12.5 GiB/s) make the network look six times
 # slower against NVLink than it is there.
 _H100 = {"hbm_mem_bw": 3350e6, "intra_host_bw": 370e6, "inter_host_bw": 46e6}
@@ -33,7 +33,7 @@ SPARSE_OPTIMIZERS = {"rowwise_adagrad": RowWiseAdagrad, "adagrad": Adagrad, "ada
 
 
 class _PooledSharder(EmbeddingBagCollectionSharder):
-    """Offers row-wise sharding on the CPU as well, where gloo carries it though TorchRec does not list it."""
+    """Offers row-wise sharding on the CPU too: gloo supports it, although TorchRec does not list it."""
 
     def sharding_types(self, compute_device_type: str) -> list[str]:
         return sorted({*super().sharding_types(compute_device_type), ShardingType.ROW_WISE.value})
@@ -51,24 +51,24 @@ def sharders() -> list[ModuleSharder[nn.Module]]:
 
 @dataclass(frozen=True)
 class Machine:
-    """What the planner knows of the workers."""
+    """What the planner knows about the workers."""
 
     workers: int
     device: str
     """`cpu` or `cuda`."""
     workers_per_node: int
     memory_bytes: int | None = None
-    """Memory of one worker's device; none: TorchRec's default."""
+    """Memory of one worker's device; None: TorchRec's default."""
 
 
 def constraints(lookup: Lookup) -> dict[str, ParameterConstraints]:
-    """What the planner may choose for each table: the user's `sharding`, or any exact one; and how many IDs a row has."""
+    """The planner's choices for each table: the user's `sharding`, or any exact one; and the number of IDs per row."""
     result = {}
     for name, table in lookup.tables.items():
         result[name] = ParameterConstraints(
             sharding_types=[table.sharding] if table.sharding else _CHOICES,
-            # Tables stay in the device's own memory: the planner would otherwise move one that does not fit into host memory,
-            # which costs most of the speed and is not said. (On the CPU its estimator stops on those kernels.)
+            # Tables stay in the device's own memory: otherwise the planner would silently move a table that does not fit into
+            # host memory, which costs most of the speed. (On the CPU its estimator fails on those kernels.)
             compute_kernels=[EmbeddingComputeKernel.FUSED.value],
             min_partition=max(_NARROWEST_SHARD, table.dim // 4) if table.sharding == "column_wise" else None,
             pooling_factors=[float(n) for n in lookup.lengths[name]],
@@ -99,9 +99,9 @@ def make_planner(lookup: Lookup, machine: Machine, batch_rows: int) -> Embedding
 
 
 def make_plan(module: nn.Module, planner: EmbeddingShardingPlanner, group: dist.ProcessGroup | None) -> ShardingPlan:
-    """The sharding plan of a module whose tables lie on the meta device; with a group, the same one on all its ranks.
+    """The sharding plan of a module whose tables are on the meta device; with a group, the same plan on all its ranks.
 
-    Raises ConfigError where the tables do not fit.
+    Raises ConfigError if the tables do not fit.
     """
     try:
         with warnings.catch_warnings():
@@ -117,7 +117,7 @@ def make_plan(module: nn.Module, planner: EmbeddingShardingPlanner, group: dist.
 
 
 def table_parameters(module: nn.Module) -> dict[str, nn.Parameter]:
-    """Parameter of each table inside a (sharded or whole) module tree, by table name."""
+    """Parameter of each table inside a module tree, sharded or not, by table name."""
     found = {}
     for name, parameter in module.named_parameters():
         parts = name.split(".")

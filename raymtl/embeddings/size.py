@@ -1,4 +1,4 @@
-"""How large tables are; without PyTorch, for whoever only asks that."""
+"""Sizes of tables, computed without importing PyTorch."""
 
 from raymtl.config.features import Table
 

@@ -1,4 +1,4 @@
-"""What the model sees of the features: names and widths, in the order of the configuration."""
+"""The model's view of the features: names and widths, in the order of the configuration."""
 
 from raymtl.config.features import BiasFeature, DenseFeature, SequenceFeature
 from raymtl.config.root import Config
@@ -6,7 +6,7 @@ from raymtl.models.inputs import InputSpec
 
 
 def input_spec(config: Config) -> InputSpec:
-    """The static description of what the tables and the dense columns deliver."""
+    """The static description of the tables' and dense columns' outputs."""
     pooled: dict[str, int] = {}
     sequences: dict[str, int] = {}
     bias: dict[str, int] = {}

@@ -1,7 +1,7 @@
-"""The embedding tables of a configuration as TorchRec modules, and the lookup that always answers in the same order.
+"""The embedding tables of a configuration as TorchRec modules, and a lookup whose output order never changes.
 
 Tables that some `sequence` feature reads are looked up unpooled (`EmbeddingCollection`), all others pooled
-(`EmbeddingBagCollection`): TorchRec keeps the two kinds in different modules, so a table lives in exactly one of them.
+(`EmbeddingBagCollection`): TorchRec keeps the two kinds in different modules, so a table is in exactly one of them.
 """
 
 from dataclasses import dataclass
@@ -32,7 +32,7 @@ class Lookup:
     features: dict[str, list[str]]
     """Features of each table."""
     lengths: dict[str, list[int]]
-    """IDs per row of each of those features, at most; 1 for an `ids` feature without `max_length`, of which nothing is known."""
+    """Maximum IDs per row of each of those features; 1 for an `ids` feature without `max_length`, whose maximum is unknown."""
 
 
 def describe_lookup(config: Config) -> Lookup:
@@ -50,7 +50,7 @@ def describe_lookup(config: Config) -> Lookup:
 
 
 def _leave_as_is(weight: Tensor) -> None:
-    """The rows are filled after sharding (`init.py`), the same for every sharding plan."""
+    """The rows are filled after sharding (`initialisation.py`), the same for every sharding plan."""
 
 
 def pooled_module(lookup: Lookup) -> EmbeddingBagCollection | None:
@@ -89,9 +89,9 @@ def unpooled_module(lookup: Lookup) -> EmbeddingCollection | None:
 class InputAssembler(nn.Module):
     """Puts looked-up embeddings into the model's order.
 
-    A sharded module answers in the order of its sharding groups, so the order of the concatenated widths changes with the
-    plan; a model trained under one plan and loaded under another would read permuted inputs. Hence the order is always that of
-    the configuration. A batch and what the tables answered to it become the model's input.
+    A sharded module outputs its features in the order of its sharding groups, so the order of the concatenated widths changes
+    with the plan; a model trained under one plan and loaded under another would read permuted inputs. So the order here is
+    always that of the configuration. A batch and its embeddings become the model's input.
     """
 
     def __init__(self, config: Config, lookup: Lookup):
@@ -127,7 +127,7 @@ class InputAssembler(nn.Module):
 
     def _present(self, batch: Batch) -> Tensor:
         """[B], whether the row has all its bias features."""
-        # From the lengths of all features at once: `ids[name]` would ask the device where each feature begins.
+        # From the lengths of all features at once: `ids[name]` would synchronize with the device.
         held: list[Tensor] = []
         for ids in (batch.ids, batch.sequences):
             lengths = ids.lengths().view(len(ids.keys()), len(batch.valid))

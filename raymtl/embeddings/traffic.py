@@ -1,4 +1,4 @@
-"""What a sharding plan sends in each training step, rank by rank, and over which wire.
+"""The bytes that a sharding plan sends in each training step, by rank and by network.
 
 Per table and step, with B rows per rank, W ranks, L IDs per row over the features that read the table, F such features, D
 columns and 4-byte floats:
@@ -9,7 +9,7 @@ columns and 4-byte floats:
     row_wise       8·L·B/W + 4·F·B                         pooled: reduce-scatter of [W·F·B, D]; unpooled: L·B·D·4/W to each
 
 IDs are int64, lengths int32. The lengths of row-wise tables go to every rank, and so do their pooled vectors: each rank
-holds part of every sum. That is why both grow with W while the rows of a rank do not.
+holds a partial sum of every row. That is why both grow with W while the rows of a rank do not.
 """
 
 from dataclasses import dataclass
@@ -22,7 +22,7 @@ ID_BYTES, LENGTH_BYTES, FLOAT_BYTES = 8, 4, 4
 
 @dataclass(frozen=True)
 class TableTraffic:
-    """One table as the traffic sees it."""
+    """What the traffic of one table depends on."""
 
     sharding: str
     """`table_wise`, `column_wise`, `row_wise` or `table_row_wise` (over the ranks of one machine)."""
@@ -33,7 +33,7 @@ class TableTraffic:
     """IDs per row of each feature that reads it."""
     pooled: bool
     float_bytes: int = FLOAT_BYTES
-    """Bytes of a number on the wire: 4, or 2 where vectors travel in half precision."""
+    """Bytes of a number on the wire: 4, or 2 if vectors are sent in half precision."""
 
 
 @dataclass
@@ -73,7 +73,7 @@ class Traffic:
     lookup_bytes: NDArray[np.float64]
     """[W] bytes of the rows that each rank reads for them."""
     output_bytes: NDArray[np.float64]
-    """[W] bytes of the vectors that each rank makes before they are sent."""
+    """[W] bytes of the vectors that each rank computes before sending them."""
 
 
 def step_traffic(tables: list[TableTraffic], *, workers: int, per_node: int, batch_rows: int) -> Traffic:
@@ -102,7 +102,7 @@ def _add(found: Traffic, table: TableTraffic, workers: int, per_node: int, rows:
     elif table.sharding == "row_wise":
         _ring(found.vectors, held, vector_bytes, per_node)
     else:
-        # First the sums inside the machine, then each rank to its namesakes elsewhere.
+        # First the sums inside the machine, then each rank with the ranks of the same local number elsewhere.
         nodes = workers // per_node
         for direction in (found.vectors.sent_inside, found.vectors.received_inside):
             direction[held] += vector_bytes * nodes * (parts - 1)
@@ -116,7 +116,7 @@ def _all_to_all(wire: Wire, held: NDArray[np.int64], each: float, workers: int, 
     near = np.bincount(held // per_node, minlength=-(-workers // per_node))
     everyone = np.arange(workers)
     inside = near[everyone // per_node].astype(float)
-    inside[held] -= 1  # what a rank keeps does not travel
+    inside[held] -= 1  # what a rank keeps is not sent
     between = len(held) - near[everyone // per_node]
     of_holder = {"inside": (per_node - 1) * each, "between": (workers - per_node) * each}
     of_rank = {"inside": inside * each, "between": between * each}
@@ -127,8 +127,8 @@ def _all_to_all(wire: Wire, held: NDArray[np.int64], each: float, workers: int, 
 
 
 def _ring(wire: Wire, held: NDArray[np.int64], each: float, per_node: int) -> None:
-    """A reduce-scatter in rings: every rank passes on W - 1 pieces of `each` bytes; what leaves a machine is summed inside it and
-    shared out over the adapters of its ranks."""
+    """A reduce-scatter in rings: every rank passes on W - 1 chunks of `each` bytes; what leaves a machine is summed inside it and
+    split over the adapters of its ranks."""
     passed = (len(held) - 1) * each
     wire.sent_inside[held] += passed
     wire.received_inside[held] += passed

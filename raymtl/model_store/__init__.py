@@ -1,1 +1,1 @@
-"""The model store: versions, the log of what is current, the lease of the one writer, and tables on storage."""
+"""The model store: versions, the commit log of the current one, the writer's lease, and tables on storage."""

@@ -30,7 +30,7 @@ class Entry:
     action: Action
     """`publish` and `rollback` make `version` current; `remove` says that its files are deleted."""
     version: str
-    """Whom it is about."""
+    """The version that the action concerns."""
     current: str
     """The current version from here on."""
     manifest: str
@@ -42,7 +42,7 @@ class Entry:
 
 
 def entries(store: Store) -> list[Entry]:
-    """The whole log, oldest first."""
+    """All entries of the log, oldest first."""
     numbers = _numbers(store)
     with ThreadPoolExecutor(_READ_THREADS) as pool:
         return list(pool.map(lambda number: _read(store, number), numbers))
@@ -55,10 +55,10 @@ def newest(store: Store) -> Entry | None:
 
 
 def append(store: Store, after: Entry | None, action: Action, version: str, current: str, manifest: str) -> Entry:
-    """Add an action right after the entry `after` (None: as the first): the one step by which it takes place.
+    """Add an action right after the entry `after` (None: as the first); this single step makes it happen.
 
-    Raises TryLaterError where another process added one in between, and UnsureError where the storage does not say whether it
-    took the entry.
+    Raises TryLaterError if another process added one in between, and UnsureError if the storage does not say whether it stored
+    the entry.
     """
     number = (after.number if after else 0) + 1
     entry = Entry(number, action, version, current, manifest, utc_now().isoformat(timespec="seconds"), who())
@@ -68,12 +68,12 @@ def append(store: Store, after: Entry | None, action: Action, version: str, curr
         other = _read(store, number)
         raise TryLaterError(
             f"store {store.path}: {other.by} did `{other.action} {other.version}` in between, at {other.time}; nothing was "
-            f"done here: look at the versions and run the same command again"
+            f"changed here: check `raymtl versions list`, then rerun the same command"
         ) from None
     except UnsureError as error:
         raise UnsureError(
-            f"{error}; so it is not known whether `{action} {version}` took place: look with `raymtl versions list` before you "
-            f"run the command again"
+            f"{error}; `{action} {version}` may or may not have happened: check with `raymtl versions list` before you rerun the "
+            f"command"
         ) from error
     return entry
 
@@ -87,7 +87,7 @@ def who() -> str:
     """User, host and process."""
     try:
         user = getpass.getuser()
-    except (OSError, KeyError):  # a container's user need not have a name
+    except (OSError, KeyError):  # a container's user may have no name
         user = str(os.getuid())
     return f"{user}@{socket.gethostname()}, process {os.getpid()}"
 
@@ -105,12 +105,12 @@ def _read(store: Store, number: int) -> Entry:
     data = read_bytes(store, name)
     try:
         entry = Entry(**json.loads(data or b""))
-        # These are folders that a later step reads, or removes
+        # A later step reads or removes these folders
         if wrong := [one for one in (entry.version, entry.current) if not is_id(one)]:
             raise ValueError(f"`{wrong[0]}` cannot name a version")
         return entry
     except (ValueError, TypeError) as error:
         raise VersionError(
-            f"store {store.path}: `{name}` is damaged ({error}); restore it from a copy of the store, or if it is the newest, "
-            f"delete it and publish or roll back again"
+            f"store {store.path}: `{name}` is damaged ({error}); restore it from a copy of the store; if it is the newest entry, "
+            f"you can also delete it and publish or roll back again"
         ) from error

@@ -1,4 +1,4 @@
-"""A version that holds changed rows alone and rests on another one: what it must have in common with it, and expired IDs."""
+"""Delta versions, which hold only the rows changed since a base version: the check of the base, and expired IDs."""
 
 from collections.abc import Mapping, Sequence
 
@@ -15,7 +15,7 @@ from raymtl.storage.object_store import Output, Store
 
 
 def can_rest_on(base: Manifest, config: Config) -> bool:
-    """Whether the tables of a configuration can be written as a delta on a version; `check_base` says it of a built model."""
+    """Whether the tables of a configuration can be written as a delta on a version; `check_base` checks a built model."""
     kind = config.train.sparse_optimizer.type
     if base.tables.keys() != config.tables.keys():
         return False
@@ -29,11 +29,11 @@ def can_rest_on(base: Manifest, config: Config) -> bool:
 
 
 def check_base(base: Manifest, tables: Mapping[str, TableRows], spaces: Mapping[str, str], optimizer: str) -> None:
-    """Raise VersionError where the rows of `base` are not what is left of these tables' rows."""
+    """Raise VersionError if these tables cannot be written as a delta on `base`."""
     if base.tables.keys() != tables.keys():
         other = sorted(base.tables.keys() ^ tables.keys())[0]
         raise VersionError(
-            f"a delta on version {base.id} needs the same tables, and only one of the two has `{other}`; write it whole"
+            f"a delta on version {base.id} needs the same tables, and only one of the two has `{other}`; write a full version"
         )
     for name, table in tables.items():
         there = base.tables[name]
@@ -42,20 +42,20 @@ def check_base(base: Manifest, tables: Mapping[str, TableRows], spaces: Mapping[
         if was != here:
             raise VersionError(
                 f"table `{name}` is {here} (width, ID space, optimizer, state) and {was} in version {base.id}, so a delta on it "
-                f"cannot be; write the version whole"
+                f"is not possible; write a full version"
             )
         grew = table.rows > there.rows and spaces[name] != "hash"
         if table.rows != there.rows and not grew:
             raise VersionError(
-                f"table `{name}` has {table.rows:,} rows and {there.rows:,} in version {base.id}, so a delta on it cannot be; "
-                f"write the version whole"
+                f"table `{name}` has {table.rows:,} rows and {there.rows:,} in version {base.id}, so a delta on it is not "
+                f"possible; write a full version"
             )
 
 
 def changed_rows(
     named: Sequence[Mapping[str, np.ndarray]], base: Manifest, tables: Mapping[str, TableRows]
 ) -> dict[str, np.ndarray]:
-    """The rows that any worker names and those that `base` has not, of every table, ascending and each once."""
+    """For each table, the rows that any worker names and those that `base` lacks, ascending and distinct."""
     found = {}
     for name, table in tables.items():
         new = np.arange(base.tables[name].rows, table.rows)
@@ -66,7 +66,7 @@ def changed_rows(
 
 
 def write_expired(store: Store, version: str, table: str, ids: np.ndarray) -> FileEntry:
-    """Write the IDs of a table that are gone since the base, one column `id`, ascending."""
+    """Write the IDs of a table evicted since the base: one column `id`, ascending."""
     path = f"expired/{table}.parquet"
     with Output(store, f"{folder_of(version)}/{path}") as output:
         pq.write_table(pa.table({"id": pa.array(np.unique(ids), pa.int64())}), output, compression="zstd")

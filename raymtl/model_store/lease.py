@@ -1,12 +1,12 @@
-"""One writer at a time on a store, by nothing but objects that are written, listed, read and deleted.
+"""The lease of a store, which allows one writer at a time, using only writes, listings, reads and deletions of objects.
 
-Lamport's bakery, with claims for his registers: a process writes a claim without a ticket, lists the others, takes the number
-after the highest, and writes it. Whoever then finds nobody with a lower number holds the lease, whatever the clocks say; all
-others withdraw. It needs storage whose listing shows what was written before (local disks, S3 since 2020, GCS, Azure).
+Lamport's bakery algorithm, with claims as registers: a process writes a claim without a ticket, lists the others, takes the next
+number after the highest, and writes it. The process with the lowest number holds the lease, whatever the clocks say; all others
+withdraw. It needs storage with strongly consistent listings (local disks, S3 since 2020, GCS, Azure).
 
-The holder rewrites its claim every `ttl_s` / 6. A claim is dead when its process is known to be gone (same machine), or when its
-heartbeat is older than `ttl_s` and stands still while it is watched for `ttl_s` / 2, so that a clock that goes wrong cannot end a
-lease that is alive. A dead claim gets a mark before it is deleted: its holder, should it wake up, sees the mark and knows.
+The holder rewrites its claim every `ttl_s` / 6. A claim is dead when its process is known to have ended (same machine), or when
+its heartbeat is older than `ttl_s` and does not change while it is watched for `ttl_s` / 2, so that a wrong clock cannot end a
+live lease. A dead claim gets a mark before it is deleted: its holder, should it resume, sees the mark and stops.
 """
 
 import json
@@ -32,12 +32,12 @@ _MARK_LIFE_S = 24 * 3600.0
 
 @dataclass(frozen=True)
 class Claim:
-    """Who wants the lease or holds it."""
+    """A process that holds the lease or waits for it."""
 
     name: str
     """Name of the claim, unique."""
     holder: str
-    """What for, such as `publish` or `daily 2026-01-05`."""
+    """Its purpose, such as `publish` or `daily 2026-01-05`."""
     by: str
     """User, host and process."""
     since: float
@@ -45,27 +45,27 @@ class Claim:
     heartbeat: float
     """When it was last written, by its own clock."""
     place: str
-    """Machine and process namespace in which `pid` means something; empty where that is not known."""
+    """Machine and process namespace of `pid`; empty if unknown."""
     pid: int
     """Process."""
     started: str
-    """When the process started, in the system's own count: a number is given to another process later."""
+    """Start time of the process in the system's clock ticks, since a PID is reused later."""
     ticket: int = 0
     """Its number; 0 while it is choosing one."""
 
 
 @dataclass(frozen=True)
 class Clock:
-    """Time, which tests replace."""
+    """The clock, which tests replace."""
 
     now: Callable[[], float] = time.time
     """Seconds since 1970."""
     sleep: Callable[[float], None] = time.sleep
-    """Wait so many seconds."""
+    """Wait for some seconds."""
 
 
 class Lease:
-    """The right to write to a store; made by `acquire`, and a context manager that lets go at its end."""
+    """The right to write to a store; made by `acquire`, and a context manager that releases it."""
 
     def __init__(self, store: Store, claim: Claim, ttl_s: float, clock: Clock):
         self._store, self._claim, self._ttl_s, self._clock = store, claim, ttl_s, clock
@@ -86,11 +86,11 @@ class Lease:
         self.release()
 
     def held(self) -> None:
-        """Return where the lease is held, seen on the storage now; raise TryLaterError where it is not.
+        """Check on the storage that the lease is still held; raise TryLaterError if it is not.
 
         Called right before each step that others see.
         """
-        if time.monotonic() - self._beaten > self._ttl_s:  # this process stood still, or the storage did
+        if time.monotonic() - self._beaten > self._ttl_s:  # this process or the storage was stalled
             self._look()
             if self._lost is None:
                 self._beat_once()
@@ -98,23 +98,23 @@ class Lease:
         if self._lost is not None:
             raise LeaseLostError(
                 f"store {self._store.path}: this process lost the lease it had since {clock_text(self._claim.since)} "
-                f"({self._lost}); nothing was published: run the same command again"
+                f"({self._lost}); nothing was published: rerun the same command"
             )
 
     def was_deleted(self) -> bool:
-        """Whether the claim is gone though nobody took it over: somebody removed it, most likely with the whole store."""
+        """Whether the claim was deleted without being taken over, most likely with the entire store."""
         name = self._claim.name
         return all(read_bytes(self._store, of(name)) is None for of in (_claim_name, _mark_name))
 
     def release(self) -> None:
-        """Let go; what it leaves behind is nothing."""
+        """Release the lease and delete its claim."""
         self._clean_up.close()
         self._let_go()
 
     def _let_go(self) -> None:
         self._stop.set()
         self._thread.join()
-        with suppress(StorageError):  # the claim dies by itself
+        with suppress(StorageError):  # the claim expires by itself
             remove(self._store, _claim_name(self._claim.name))
 
     def _beat(self) -> None:
@@ -126,8 +126,8 @@ class Lease:
                 self._beat_once()
             except (
                 Exception
-            ):  # whatever a storage's package raises: a heart that stops loses the lease of hours of work
-                continue  # tried again
+            ):  # whatever a storage package raises: without a heartbeat the lease, and hours of work, would be lost
+                continue  # retry
 
     def _beat_once(self) -> None:
         _write(self._store, replace(self._claim, heartbeat=self._clock.now()))
@@ -138,7 +138,7 @@ class Lease:
             return
         name = self._claim.name
         if read_bytes(self._store, _mark_name(name)) is not None:
-            self._lost = "it did not answer for too long, and another process took it for dead"
+            self._lost = "its heartbeat was too old, and another process took it for dead"
         elif read_bytes(self._store, _claim_name(name)) is None:
             self._lost = "its claim was deleted"
 
@@ -146,7 +146,7 @@ class Lease:
 def acquire(store: Store, holder: str, *, ttl_s: float = TTL_S, wait_s: float = 0.0, clock: Clock = Clock()) -> Lease:
     """Take the lease of a store.
 
-    Where another has it, keep trying for `wait_s` seconds, then raise TryLaterError that says who, and since when.
+    If another process has it, retry for `wait_s` seconds, then raise TryLaterError with its holder and start time.
     """
     tried = 0.0
     while True:
@@ -157,7 +157,7 @@ def acquire(store: Store, holder: str, *, ttl_s: float = TTL_S, wait_s: float = 
             age = max(0.0, clock.now() - found.heartbeat)
             raise TryLaterError(
                 f"store {store.path} is in use: {found.by} holds it for `{found.holder}` since {clock_text(found.since)} "
-                f"(last heard of {age:.0f} s ago); try again when it is done, or {ttl_s:.0f} s after it died"
+                f"(last heartbeat {age:.0f} s ago); retry when it is done, or {ttl_s:.0f} s after it died"
             )
         pause = min(ttl_s / 6, max(wait_s - tried, 0.01))
         clock.sleep(pause)
@@ -175,11 +175,11 @@ def clock_text(seconds: float) -> str:
 
 
 def _attempt(store: Store, holder: str, ttl_s: float, clock: Clock) -> Lease | Claim:
-    """The lease, or the claim that is before this one."""
+    """The lease, or the claim that precedes this one."""
     now = clock.now()
     claim = Claim(uuid.uuid4().hex, holder, who(), now, now, *_identity())
     before = _living(store, ttl_s, clock)
-    if before:  # spares the doorway most of its visitors; it decides nothing in favour of anybody
+    if before:  # a shortcut for the common case; it never grants the lease
         taken = min(before, key=_turn)
         if taken.ticket:
             return taken
@@ -193,12 +193,12 @@ def _attempt(store: Store, holder: str, ttl_s: float, clock: Clock) -> Lease | C
         won = True
     finally:
         if not won:
-            with suppress(StorageError):  # it dies by itself
+            with suppress(StorageError):  # it expires by itself
                 remove(store, _claim_name(claim.name))
     try:
         lease.held()
     except BaseException:
-        lease.release()  # its thread would keep it for as long as the process lives
+        lease.release()  # its thread would keep it alive until the process ends
         raise
     with suppress(StorageError):  # the next one clears them
         _clear_marks(store, clock)
@@ -206,7 +206,7 @@ def _attempt(store: Store, holder: str, ttl_s: float, clock: Clock) -> Lease | C
 
 
 def _queued(store: Store, claim: Claim, ttl_s: float, clock: Clock) -> tuple[Claim, Claim | None]:
-    """The claim with its ticket, and who is before it."""
+    """The claim with its ticket, and the claim that precedes it."""
     others = _living(store, ttl_s, clock, but=claim.name)
     claim = replace(claim, ticket=1 + max((c.ticket for c in others), default=0), heartbeat=clock.now())
     _write(store, claim)
@@ -216,11 +216,11 @@ def _queued(store: Store, claim: Claim, ttl_s: float, clock: Clock) -> tuple[Cla
             return claim, min(first, key=_turn)
         if all(c.ticket for c in others):
             return claim, None
-        clock.sleep(ttl_s / 600)  # somebody is choosing, and may come out with a number as low
+        clock.sleep(ttl_s / 600)  # another process is choosing, and may get a number as low
 
 
 def _living(store: Store, ttl_s: float, clock: Clock, but: str = "") -> list[Claim]:
-    """The claims of others that are alive; the dead ones are cleared away."""
+    """The live claims of others; dead ones are removed."""
     claims = [c for c in _claims(store) if c.name != but]
     dead = [c for c in claims if _gone(c)]
     silent = [c for c in claims if c not in dead and abs(clock.now() - c.heartbeat) > ttl_s]
@@ -235,7 +235,7 @@ def _living(store: Store, ttl_s: float, clock: Clock, but: str = "") -> list[Cla
 
 
 def _unmoved(store: Store, claims: list[Claim], ttl_s: float, clock: Clock) -> list[Claim]:
-    """Those whose heartbeat stands still for half of the time to live: three beats of one that is alive."""
+    """The claims whose heartbeat does not change for half the time to live, which is three beats of a live one."""
     for _ in range(6):
         clock.sleep(ttl_s / 12)
         beats = {c.name: c.heartbeat for c in _claims(store)}
@@ -246,7 +246,7 @@ def _unmoved(store: Store, claims: list[Claim], ttl_s: float, clock: Clock) -> l
 
 
 def _claims(store: Store) -> list[Claim]:
-    """All claims that no mark says are dead."""
+    """All claims that are not marked as dead."""
     there = names(store, FOLDER)
     marked = {name.removesuffix(".dead") for name in there if name.endswith(".dead")}
     found = []
@@ -261,7 +261,7 @@ def _claims(store: Store) -> list[Claim]:
 
 
 def _clear_marks(store: Store, clock: Clock) -> None:
-    """Take away marks of long ago, and a claim that its holder wrote once more after it was marked."""
+    """Remove old marks, and claims that their holders rewrote after they were marked."""
     for name in names(store, FOLDER):
         if not name.endswith(".dead"):
             continue
@@ -288,7 +288,7 @@ def _mark_name(name: str) -> str:
 
 
 def _identity() -> tuple[str, int, str]:
-    """Where this process is, its number there, and when it started."""
+    """Machine and namespace of this process, its PID, and when it started."""
     try:
         boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
         place = f"{boot} {os.stat('/proc/self/ns/pid').st_ino}"
@@ -298,7 +298,7 @@ def _identity() -> tuple[str, int, str]:
 
 
 def _gone(claim: Claim) -> bool:
-    """Whether the process of a claim is known to have ended: it was on this very machine, and is not there any more."""
+    """Whether the process of a claim is known to have ended: it ran on this machine, and no longer exists."""
     place, _, _ = _identity()
     if not place or claim.place != place:
         return False
@@ -306,16 +306,16 @@ def _gone(claim: Claim) -> bool:
         os.kill(claim.pid, 0)
     except ProcessLookupError:
         return True
-    except PermissionError:  # of another user, and perhaps not to be seen in /proc
+    except PermissionError:  # of another user, and maybe not visible in /proc
         return False
     return _start_of(claim.pid) not in (claim.started, "")
 
 
 def _start_of(pid: int) -> str | None:
-    """When a process started, in ticks since the machine's start; None where it only waits to be collected, "" if unknown."""
+    """When a process started, in ticks since the machine's start; None for a zombie, "" if unknown."""
     try:
         text = Path(f"/proc/{pid}/stat").read_text()
     except OSError:
         return ""
-    fields = text.rpartition(")")[2].split()  # the name before may have spaces
+    fields = text.rpartition(")")[2].split()  # the process name before it may contain spaces
     return None if fields[0] in "ZX" else fields[19]

@@ -1,4 +1,4 @@
-"""Reading a version into a model on any number of workers, under any sharding plan."""
+"""Load a version into a model on any number of workers, under any sharding plan."""
 
 from dataclasses import dataclass
 
@@ -24,15 +24,15 @@ from raymtl.words import count_of
 
 @dataclass(frozen=True)
 class Restored:
-    """What was read."""
+    """A loaded version."""
 
     manifest: Manifest
     notes: list[str]
-    """Sentences on what could not be carried over and starts fresh."""
+    """Sentences on what the version lacks and starts fresh."""
 
 
 def restore(
-    built: TrainState,
+    train_state: TrainState,
     config: Config,
     store: Store,
     version: str | None,
@@ -42,9 +42,9 @@ def restore(
 ) -> Restored:
     """Fill the model of `config` and its optimizers from a published version (None: the current one), in place.
 
-    Called by all workers of `group` (over gloo) together. Every file is checked by its hash first, each by one of the workers:
-    nothing is loaded from a damaged version. Without `optimizer` only the weights are read. Raises VersionError, on all workers
-    alike, before the model is touched.
+    Called by all workers of `group` (over gloo) together. First one of the workers verifies each file's hash: nothing is loaded
+    from a damaged version. Without `optimizer` only the weights are read. Raises VersionError on all workers before the model
+    changes.
     """
     first = dist.get_rank(group) == 0
     manifests: list[Manifest] = all_gather_or_raise(
@@ -52,25 +52,25 @@ def restore(
     )[0]
     newest = manifests[-1]
     _check_files(store, manifests, group)
-    tables = table_rows(built.model, group)
+    tables = table_rows(train_state.model, group)
     kind = config.train.sparse_optimizer.type
     read: dict[str, dict[str, torch.Tensor]] = {}
 
     def compare() -> list[str]:
-        found = _compare_tables(built.lookup.tables, newest)
+        found = _compare_tables(train_state.lookup.tables, newest)
         if optimizer:
             found += _compare_optimizer(newest, kind)
         read[DENSE] = _tensors(store, newest.id, DENSE)
-        _compare_dense(read[DENSE], dense_weights(built), newest.id)
+        _compare_dense(read[DENSE], dense_weights(train_state), newest.id)
         if optimizer:
             read[OPTIMIZER] = _tensors(store, newest.id, OPTIMIZER)
         return found
 
     notes = all_gather_or_raise(group, compare)[0]
-    _copy(read[DENSE], dense_weights(built))
+    _copy(read[DENSE], dense_weights(train_state))
     if optimizer:
-        built.optimizers.materialize_dense_state()
-        notes += _load_dense_optimizer(read[OPTIMIZER], dense_optimizer(built), newest.id)
+        train_state.optimizers.materialize_dense_state()
+        notes += _load_dense_optimizer(read[OPTIMIZER], dense_optimizer(train_state), newest.id)
 
     def load() -> None:
         for manifest in manifests:
@@ -88,7 +88,7 @@ def restore(
 
 
 def check_fits(config: Config, store: Store, version: Manifest) -> None:
-    """Raise VersionError where the model of `config` cannot begin with a version: the same comparison, without the model."""
+    """Raise VersionError if the model of `config` cannot start from a version: the same comparison, without the model."""
     _compare_tables(config.tables, version)
     if (entries := model_entries(config)) is not None:
         saved = _tensors(store, version.id, DENSE)
@@ -97,19 +97,19 @@ def check_fits(config: Config, store: Store, version: Manifest) -> None:
 
 
 def _check_files(store: Store, manifests: list[Manifest], group: dist.ProcessGroup) -> None:
-    """Hash every file, the largest first, dealt to the workers in turn."""
+    """Verify the hash of every file, largest first, spread over the workers."""
     files = sorted(((m.id, f) for m in manifests for f in m.all_files), key=lambda item: -item[1].bytes)
     own = files[dist.get_rank(group) :: dist.get_world_size(group)]
     found = all_gather_or_raise(group, lambda: [fault for item in own if (fault := file_fault(store, *item))])
     if faults := [fault for part in found for fault in part]:
         more = f" (and {count_of(len(faults) - 1, 'more fault')} of its files)" if len(faults) > 1 else ""
         raise VersionError(
-            f"{faults[0]}{more}; nothing was loaded: go back with `raymtl versions rollback`, or restore the file from a copy"
+            f"{faults[0]}{more}; nothing was loaded: run `raymtl versions rollback`, or restore the file from a copy"
         )
 
 
 def _compare_tables(tables: dict[str, Table], version: Manifest) -> list[str]:
-    """What of the tables is not carried over as it is; VersionError where a table cannot be."""
+    """Notes on tables that are not loaded unchanged; VersionError if a table cannot be loaded."""
     notes = []
     for name, table in tables.items():
         saved = version.tables.get(name)
@@ -119,8 +119,8 @@ def _compare_tables(tables: dict[str, Table], version: Manifest) -> list[str]:
         for key, here, there in (("dim", table.dim, saved.dim), ("id_space", table.id_space, saved.id_space)):
             if here != there:
                 raise VersionError(
-                    f"tables.{name}.{key} is {here} and version {version.id} has {there}, so its rows cannot be carried over; "
-                    f"set it back to {there}, or give the table another name and it starts fresh"
+                    f"tables.{name}.{key} is {here} and version {version.id} has {there}, so its rows cannot be loaded; set it "
+                    f"back to {there}, or give the table another name to start it fresh"
                 )
         if table.rows == saved.rows:
             continue
@@ -128,29 +128,29 @@ def _compare_tables(tables: dict[str, Table], version: Manifest) -> list[str]:
             if table.rows % saved.rows:
                 raise VersionError(
                     f"tables.{name}.rows is {table.rows:,} and version {version.id} has {saved.rows:,}; the row of an ID in a "
-                    f"`hash` table is its hash modulo the rows, so nearly every ID would get the row of others: set rows back "
-                    f"to {saved.rows:,} or to a multiple of it, or give the table another name and it starts fresh"
+                    f"`hash` table is its hash modulo the rows, so nearly every ID would get another ID's row: set rows back "
+                    f"to {saved.rows:,} or to a multiple of it, or give the table another name to start it fresh"
                 )
             notes.append(
-                f"table `{name}` grew from {saved.rows:,} to {table.rows:,} rows; each starts as a copy of the row that its IDs "
-                f"had"
+                f"table `{name}` grew from {saved.rows:,} to {table.rows:,} rows; each new row starts as a copy of the row that "
+                f"its IDs had"
             )
         elif table.rows < saved.rows:
             raise VersionError(
                 f"tables.{name}.rows is {table.rows:,} and version {version.id} has {saved.rows:,} rows, some of which would be "
-                f"lost; set rows to {saved.rows:,} or more, or give the table another name and it starts fresh"
+                f"lost; set rows to {saved.rows:,} or more, or give the table another name to start it fresh"
             )
         else:
             notes.append(f"table `{name}` grew from {saved.rows:,} to {table.rows:,} rows; the new ones start fresh")
     if extra := [name for name in version.tables if name not in tables]:
-        notes.append(f"version {version.id} has tables that this model lacks, they are left out: {', '.join(extra)}")
+        notes.append(f"version {version.id} has tables that this model lacks; they are ignored: {', '.join(extra)}")
     return notes
 
 
 def _compare_optimizer(version: Manifest, kind: str) -> list[str]:
     if others := {t.optimizer for t in version.tables.values()} - {kind}:
         return [
-            f"the tables' optimizer was {', '.join(sorted(others))} in version {version.id} and is {kind} now; its state starts "
+            f"the tables' optimizer was {', '.join(sorted(others))} in version {version.id} and is now {kind}; its state starts "
             f"fresh"
         ]
     return []
@@ -178,13 +178,13 @@ def _compare_dense(saved: dict[str, torch.Tensor], here: dict[str, torch.Tensor]
 
 
 def _load_dense_optimizer(saved: dict[str, torch.Tensor], here: dict[str, torch.Tensor], version: str) -> list[str]:
-    """Copy what both have; the rest is as fresh as `materialize_dense_state` left it."""
+    """Copy the states that both have; the others stay as `materialize_dense_state` left them."""
     both = {k: v for k, v in saved.items() if k in here and here[k].shape == v.shape}
     _copy(both, here)
     if missing := [k for k in here if k not in both]:
         return [
-            f"the dense optimizer has {count_of(len(missing), 'state')} that version {version} lacks, they start fresh, "
-            f"`{missing[0]}` first"
+            f"the dense optimizer has {count_of(len(missing), 'state')} that version {version} lacks, such as `{missing[0]}`; "
+            f"they start fresh"
         ]
     return []
 
@@ -196,8 +196,8 @@ def _copy(source: dict[str, torch.Tensor], target: dict[str, torch.Tensor]) -> N
 
 
 @dataclass(frozen=True)
-class _Part:
-    """Rows [`first`, `last`) of the version, and the shard that takes them `shift` rows further on."""
+class _RowRange:
+    """Rows [`first`, `last`) of the version, and the shard that takes them, shifted by `shift` rows."""
 
     shard: LocalShard
     first: int
@@ -205,31 +205,31 @@ class _Part:
     shift: int
 
 
-def _parts(table: TableRows, rows: int) -> list[_Part]:
-    """What this worker's shards need of a table that has `rows` rows in the version.
+def _row_ranges(table: TableRows, rows: int) -> list[_RowRange]:
+    """The rows that this worker's shards need from a table with `rows` rows in the version.
 
-    A table that is k times as large takes the same rows k times over: with row = hash mod rows, the IDs of the rows r, r + rows,
-    r + 2·rows … of the larger table are those of row r. (Of a table that grew in another way, only the rows there are.)
+    A table that is k times as large takes the same rows k times: with row = hash mod rows, the IDs of the rows r, r + rows,
+    r + 2·rows … of the larger table are those of row r. (Other tables that grew take only the existing rows.)
     """
     found = []
     for shard in table.local:
         begin, end = shard.place.first_row, shard.place.first_row + shard.place.rows
         for shift in range(begin // rows * rows, end, rows):
             first, last = max(begin, shift), min(end, shift + rows)
-            found.append(_Part(shard, first - shift, last - shift, shift))
+            found.append(_RowRange(shard, first - shift, last - shift, shift))
     return found
 
 
 def _load_table(store: Store, version: Manifest, table: TableRows, copies: bool, with_state: bool) -> None:
     entry = version.tables[table.name]
-    parts = [p for p in _parts(table, entry.rows) if copies or p.shift == 0]
+    wanted = [r for r in _row_ranges(table, entry.rows) if copies or r.shift == 0]
     state = list(entry.state) if with_state else []
     for file in entry.files:
-        ranges = [(p.first, p.last) for p in parts]
+        ranges = [(r.first, r.last) for r in wanted]
         for batch in row_groups(store, version.id, file, [KEY, WEIGHT, *state], ranges):
             keys = batch.column(KEY).to_numpy()
             values = {name: numbers(batch.column(name)) for name in (WEIGHT, *state)}
-            for part in parts:
-                a, b = np.searchsorted(keys, [part.first, part.last])
+            for span in wanted:
+                a, b = np.searchsorted(keys, [span.first, span.last])
                 rows = {name: value[a:b] for name, value in values.items()}
-                fill(part.shard, keys[a:b] + part.shift, rows.pop(WEIGHT), rows)
+                fill(span.shard, keys[a:b] + span.shift, rows.pop(WEIGHT), rows)

@@ -1,4 +1,4 @@
-"""What a version says of itself: `manifest.json`, written last, with a hash of every other file."""
+"""The manifest of a version: `manifest.json`, written last, with a hash of every other file."""
 
 import datetime as dt
 import json
@@ -27,9 +27,9 @@ def is_id(name: object) -> bool:
 
 
 def _inside(path: str) -> str:
-    # A manifest comes from wherever the store lies: what it names is read, and hashed, as this user
+    # A manifest is untrusted: this user reads and hashes the files that it names
     if not all(_PART.fullmatch(part) for part in path.split("/")):
-        raise ValueError(f"`{path}` is no path below the version's folder")
+        raise ValueError(f"`{path}` is not a path below the version's folder")
     return path
 
 
@@ -51,13 +51,13 @@ class FileEntry(_Part):
     """One file of the version."""
 
     path: _Inside
-    """From the version's folder on."""
+    """Relative to the version's folder."""
     bytes: int
     """Size."""
     sha256: str
     """Hex digest of the content."""
     rows: int | None = None
-    """Rows of a table's part."""
+    """Rows of a table's file."""
     first: int | None = None
     """Its lowest row number."""
     last: int | None = None
@@ -68,7 +68,7 @@ class TableEntry(_Part):
     """One embedding table."""
 
     rows: int
-    """Rows of the table, which a delta holds only some of."""
+    """Rows of the table; a delta holds only some of them."""
     dim: int
     """Width D."""
     id_space: str
@@ -80,7 +80,7 @@ class TableEntry(_Part):
     columns: list[str]
     """All columns of its files, in order."""
     files: list[FileEntry]
-    """Its parts; row numbers ascend within a part, and no row is in two."""
+    """Its files; row numbers ascend within a file, and no row is in two files."""
 
 
 class Manifest(_Part):
@@ -91,28 +91,27 @@ class Manifest(_Part):
     id: _Id
     """Name of the version, which is its folder."""
     parent: _Id | None
-    """Version that its training began with; null: began from nothing."""
+    """Version that its training started from; null: it started from scratch."""
     base: _Id | None = None
-    """For a delta, the version that its rows complete (itself whole or a delta); null: this version is whole."""
+    """For a delta, the version that has all other rows (full or a delta itself); null: this version is full."""
     state_decay: float = 1.0
-    """For a delta, the factor on the optimizer state of all rows of the version it rests on, before its own rows are laid over
-    them."""
+    """For a delta, the factor on the optimizer state of all rows of its base, applied before its own rows replace theirs."""
     created: dt.datetime
     """When it was written, UTC."""
     code: dict[str, str]
     """Versions of raymtl and of the packages that decide what is computed."""
     config: dict[str, Any]
-    """The whole configuration."""
+    """The complete configuration."""
     config_hash: str
-    """Hash of it, `name` and `output` aside."""
+    """Hash of the configuration without `name` and `output`."""
     data_range: dict[str, list[str]]
     """First and last day of `train`, and of `eval` where there is one."""
     counts: dict[str, int]
-    """`rows` trained on and `steps` taken by this training, and what else is counted."""
+    """`rows` and `steps` of this training, and other counts."""
     metrics: dict[str, Any]
     """As in `result.json`."""
     base_rates: dict[str, float]
-    """Mean label of each task where its training began; empty where that is not recorded."""
+    """Mean label of each task at the start of its training; empty if not recorded."""
     tables: dict[_Inside, TableEntry]
     """Every table."""
     files: list[FileEntry]
@@ -139,31 +138,31 @@ class Manifest(_Part):
 
 
 def parse_manifest(data: bytes, where: str) -> Manifest:
-    """Read a manifest; VersionError where it is damaged or of a newer format."""
+    """Read a manifest; VersionError if it is damaged or of a newer format."""
     try:
         raw = json.loads(data)
         number = raw["format"]
     except (ValueError, KeyError, TypeError) as error:
-        raise VersionError(f"`{where}` is damaged ({error}); take another version") from error
+        raise VersionError(f"`{where}` is damaged ({error}); choose another version") from error
     if number != FORMAT:
         raise VersionError(
-            f"`{where}` is of format {number}, this raymtl reads format {FORMAT}; install the raymtl that wrote it, or newer"
+            f"`{where}` has format {number}, this raymtl reads format {FORMAT}; install the raymtl that wrote it, or a newer one"
         )
     try:
         return Manifest.model_validate(raw)
     except ValidationError as error:
         first = error.errors()[0]
         path = ".".join(str(p) for p in first["loc"])
-        raise VersionError(f"`{where}` is damaged ({path}: {first['msg']}); take another version") from error
+        raise VersionError(f"`{where}` is damaged ({path}: {first['msg']}); choose another version") from error
 
 
 def new_id(data_end: dt.date) -> str:
-    """A name for a version: the last day of its data and six hex digits by chance."""
+    """A name for a version: the last day of its data and six random hex digits."""
     return f"{data_end}-{secrets.token_hex(3)}"
 
 
 def check_id(name: str) -> str:
-    """The name itself; VersionError where it cannot be a folder's."""
+    """Return the name; VersionError if it cannot name a folder."""
     if not is_id(name):
         raise VersionError(
             f"`{name}` cannot name a version; use letters, digits, `_`, `.` and `-`, beginning with a letter or digit"

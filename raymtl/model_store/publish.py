@@ -1,4 +1,4 @@
-"""A finished run becomes a version: one process builds the model, loads the checkpoint and writes it out."""
+"""Publish a finished run as a version: one process builds the model, loads the checkpoint and writes the version."""
 
 import logging
 import os
@@ -26,25 +26,25 @@ from raymtl.training.rundir import CONFIG, last_checkpoint, read_result, run_of
 def publish_run(
     run: str, store: Store, *, checkpoint: str | None, version: str | None, held: Callable[[], None]
 ) -> Manifest:
-    """Publish a run's checkpoint (None: its last whole one) as a version of `store`, whose lease the caller holds.
+    """Publish a run's checkpoint (None: its last complete one) as a version of `store`, whose lease the caller holds.
 
-    The tables must fit into the memory of this machine. Raises CheckpointError where the run has not finished.
+    The tables must fit into the memory of this machine. Raises CheckpointError if the run has not finished.
     """
     run = run_of(run)
     result = read_result(run)
     if result is None or result.get("status") != "finished":
-        raise CheckpointError(f"the run `{run}` has not finished; let `raymtl train` end, then publish it")
+        raise CheckpointError(f"the run `{run}` has not finished; wait until `raymtl train` ends, then publish it")
     config = load_config(join_path(run, CONFIG))
     folder = checkpoint or last_checkpoint(run)
     data_range = {part: [str(day) for day in days] for part, days in result["data_range"].items()}
     name = version or new_id(config.data.train.end)
-    with _alone() as group:
+    with _single_process_group() as group:
         progress = saved_state.read_progress(folder)
         device = torch.device("cuda" if config.train.use_gpu and torch.cuda.is_available() else "cpu")
-        built = build(
+        train_state = build(
             _for_one(config), dict.fromkeys(config.active_tasks(), 0.5), 0, device, group
-        )  # biases are loaded
-        saved_state.load(built, folder, model_only=False, group=group)
+        )  # the checkpoint overwrites the biases
+        saved_state.load(train_state, folder, model_only=False, group=group)
         draft = Draft(
             name,
             config,
@@ -54,7 +54,7 @@ def publish_run(
             base_rates=result.get("base_rates", {}),
         )
         maps = {table: file.load() for table, file in saved_maps(config, run).items()}
-        manifest = export(built, store, draft, group, maps=maps)
+        manifest = export(train_state, store, draft, group, maps=maps)
     publish(store, name, held)
     return manifest
 
@@ -65,10 +65,10 @@ def _for_one(config: Config) -> Config:
 
 
 @contextmanager
-def _alone() -> Iterator[dist.ProcessGroup]:
+def _single_process_group() -> Iterator[dist.ProcessGroup]:
     """A process group of this process."""
     logging.getLogger("torchrec").setLevel(logging.ERROR)
-    os.environ.setdefault("LOCAL_WORLD_SIZE", "1")  # TorchRec warns where nobody says how many processes a machine has
+    os.environ.setdefault("LOCAL_WORLD_SIZE", "1")  # without it TorchRec warns
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         backend = "cuda:nccl,cpu:gloo" if torch.cuda.is_available() else "gloo"

@@ -1,4 +1,4 @@
-"""Who holds the rows of a `map` table, as columns of a version's files: written row by row, and read back as a map."""
+"""The IDs of the rows of a `map` table, as columns of a version's files: written row by row, and read back as a map."""
 
 import numpy as np
 import pyarrow as pa
@@ -33,10 +33,9 @@ class RowIds:
 
 
 def read_map(store: Store, chain: list[Manifest], table: str, checked: bool = False) -> IdMap:
-    """The map of a table in the version at the end of `chain` (`store.chain`), whole or laid together from deltas.
+    """The map of a table in the version at the end of `chain` (`store.chain`), with its deltas merged.
 
-    `checked`: the hash of each file is looked at on the way. Raises VersionError where the version does not say who holds the
-    rows of the table.
+    `checked`: verify the hash of each file. Raises VersionError if the version does not hold the IDs of the table's rows.
     """
     newest = chain[-1].tables[table]
     rows = newest.rows
@@ -46,9 +45,9 @@ def read_map(store: Store, chain: list[Manifest], table: str, checked: bool = Fa
     for manifest in chain:
         if missing := set(names) - set(manifest.tables[table].columns):
             raise VersionError(
-                f"version {manifest.id} does not say which ID holds which row of table `{table}` (its files have no column "
-                f"`{sorted(missing)[0]}`), so nothing can begin with it; publish the run again with this raymtl, or start from a "
-                f"fresh store"
+                f"version {manifest.id} does not hold the IDs of the rows of table `{table}` (its files have no column "
+                f"`{sorted(missing)[0]}`), so no training can start from it; publish the run again with this raymtl, or start "
+                f"from a fresh store"
             )
         for file in manifest.tables[table].files:
             for batch in row_groups(store, manifest.id, file, [KEY, *names], [(0, rows)], checked):
@@ -79,7 +78,7 @@ def changed_owners(before: IdMap, after: IdMap) -> np.ndarray:
 
 
 def new_owners(before: IdMap, after: IdMap) -> np.ndarray:
-    """Rows that got another ID than the one before, ascending [N] int64: their weights and optimizer state must start anew."""
+    """Rows assigned to another ID than before, ascending [N] int64: their weights and optimizer state must be reset."""
     places, known = before.find(after.ids)
     same = np.zeros(len(after), bool)
     same[known] = before.rows[places[known]] == after.rows[known]
@@ -87,6 +86,6 @@ def new_owners(before: IdMap, after: IdMap) -> np.ndarray:
 
 
 def evicted(before: IdMap, after: IdMap) -> np.ndarray:
-    """IDs that the map before has and the one after has not, ascending [N] int64."""
+    """IDs that are in the map `before` and not in `after`, ascending [N] int64."""
     _, known = after.find(before.ids)
     return before.ids[~known]

@@ -1,7 +1,7 @@
-"""Versions of a model: `<store>/versions/<id>/…` and the log that says which of them exist and which is current.
+"""Versions of a model: `<store>/versions/<id>/…` and the commit log that lists them and the current one.
 
-A version is written into its folder over minutes and is nobody's business until an entry of the log names it; that entry is one
-small object, so a version appears whole or not at all. Whoever publishes, rolls back or removes holds the lease (`lease.py`).
+A version is written into its folder over minutes and stays invisible until a log entry names it; that entry is one small object,
+so a version appears completely or not at all. A process that publishes, rolls back or removes must hold the lease (`lease.py`).
 """
 
 import hashlib
@@ -23,7 +23,7 @@ _THREADS = 8
 
 @dataclass(frozen=True)
 class Listed:
-    """A published version, as a list shows it."""
+    """A published version in a listing."""
 
     id: str
     published: str
@@ -31,29 +31,29 @@ class Listed:
     by: str
     current: bool
     manifest: Manifest | None
-    """None where it is missing or damaged."""
+    """None if it is missing or damaged."""
 
 
 @dataclass(frozen=True)
 class Removed:
-    """What a clean-up took away."""
+    """What a clean-up removed."""
 
     versions: list[str]
     """Published ones."""
     leftovers: list[str]
-    """Folders that no entry of the log names: of a writer that was killed, or of a removal that was."""
+    """Folders that no log entry names: left by a killed writer or a killed removal."""
 
 
 @dataclass(frozen=True)
 class Difference:
-    """How version `b` differs from `a`; `old` and `new` of each pair are None where there is nothing."""
+    """How version `b` differs from `a`; `old` or `new` of a pair is None if the value is missing."""
 
     a: str
     b: str
     config: dict[str, tuple[Any, Any]]
     """By dotted key."""
     metrics: dict[str, tuple[Any, Any]]
-    """Numbers that are in either, by dotted key."""
+    """Metrics of either version, by dotted key."""
     tables: dict[str, tuple[Any, Any]]
     """Rows, width, ID space and optimizer of tables that differ, by `table.key`."""
     counts: dict[str, tuple[Any, Any]]
@@ -63,7 +63,7 @@ class Difference:
 
 
 def folder_of(version: str) -> str:
-    """Folder of a version, from the store on."""
+    """Folder of a version, relative to the store."""
     return f"{FOLDER}/{version}"
 
 
@@ -74,7 +74,7 @@ def current(store: Store) -> str | None:
 
 
 def published(store: Store) -> list[commit_log.Entry]:
-    """The entries that published the versions which are still there, oldest first."""
+    """The entries that published the versions which still exist, oldest first."""
     found: dict[str, commit_log.Entry] = {}
     for entry in commit_log.entries(store):
         if entry.action == "publish":
@@ -100,30 +100,30 @@ def list_versions(store: Store) -> list[Listed]:
 
 
 def show(store: Store, version: str | None = None) -> Manifest:
-    """Manifest of a published version; None: of the current one. VersionError where there is none, or it is damaged."""
+    """Manifest of a published version (None: the current one). Raises VersionError if it is missing or damaged."""
     entry = _entry(store, version)
     return _manifest(store, entry.version, entry.manifest)
 
 
 def read_unpublished(store: Store, version: str) -> Manifest:
-    """Manifest of a version that is written whole, published or not."""
+    """Manifest of a completely written version, published or not."""
     return _manifest(store, check_id(version), "")
 
 
 def chain(store: Store, manifest: Manifest) -> list[Manifest]:
-    """The versions whose rows make up this one: a whole one, then the deltas on it, this one last."""
+    """The versions whose rows make up this one: a full version, then the deltas on it, this one last."""
     found = [manifest]
     while found[0].base is not None:
         if any(found[0].base == m.id for m in found):
-            raise VersionError(f"store {store.path}: version {manifest.id} rests on itself; take another version")
+            raise VersionError(f"store {store.path}: version {manifest.id} is its own base; choose another version")
         found.insert(0, show(store, found[0].base))
     return found
 
 
 def verify(store: Store, version: str | None = None) -> list[str]:
-    """What is wrong with the files of a version and of those it rests on, one sentence each; an empty list: nothing is.
+    """The faults of the files of a version and of its bases, one sentence each; empty if there are none.
 
-    Raises VersionError where the manifest itself is missing or damaged.
+    Raises VersionError if the manifest itself is missing or damaged.
     """
     parts = chain(store, show(store, version))
     files = [(part.id, file) for part in parts for file in part.all_files]
@@ -132,40 +132,40 @@ def verify(store: Store, version: str | None = None) -> list[str]:
 
 
 def file_fault(store: Store, version: str, file: FileEntry) -> str | None:
-    """What is wrong with one file, by its size and hash."""
+    """The fault of one file by its size and hash, or None."""
     name = f"{folder_of(version)}/{file.path}"
     return _difference(store, name, file, sha256_of(store, name))
 
 
 def read_file(store: Store, version: str, file: FileEntry) -> bytes:
-    """The content of one file. Raises VersionError where it is missing, or its size or hash is not that of the manifest."""
+    """The content of one file. Raises VersionError if it is missing, or its size or hash is not that of the manifest."""
     name = f"{folder_of(version)}/{file.path}"
     data = read_bytes(store, name)
     if data is None:
         raise missing(store, version, file.path)
     wrong = _difference(store, name, file, (hashlib.sha256(data).hexdigest(), len(data)))
     if wrong:
-        raise VersionError(f"{wrong}; take another version, or restore the file from a copy")
+        raise VersionError(f"{wrong}; choose another version, or restore the file from a copy")
     return data
 
 
 def missing(store: Store, version: str, path: str) -> VersionError:
-    """The error for a file of a published version that is not there: damage, or the version was removed in the meantime."""
+    """The error for a missing file of a published version: it is damaged, or was removed in the meantime."""
     if any(entry.version == version for entry in published(store)):
         where = join_path(store.path, f"{folder_of(version)}/{path}")
-        return VersionError(f"`{where}` is missing; take another version, or restore the file from a copy")
+        return VersionError(f"`{where}` is missing; choose another version, or restore the file from a copy")
     return VersionError(
-        f"version {version} of store {store.path} was removed while it was read, probably by `raymtl versions gc`; take the "
-        f"current version, or let gc keep more of them with --keep"
+        f"version {version} of store {store.path} was removed while it was read, probably by `raymtl versions gc`; use the "
+        f"current version, or let gc keep more versions with --keep"
     )
 
 
 def _difference(store: Store, name: str, file: FileEntry, found: tuple[str, int] | None) -> str | None:
-    """What is wrong with a file whose hash and bytes are those found; None: it is not there."""
+    """The fault of a file with the hash and bytes `found` (None: it does not exist), or None."""
     if found is None:
         return f"`{join_path(store.path, name)}` is missing"
     if found != (file.sha256, file.bytes):
-        size = "" if found[1] == file.bytes else f" ({found[1]:,} bytes, written were {file.bytes:,})"
+        size = "" if found[1] == file.bytes else f" ({found[1]:,} bytes instead of {file.bytes:,})"
         return f"`{join_path(store.path, name)}` is damaged: its hash is not that of the manifest{size}"
     return None
 
@@ -192,13 +192,13 @@ def diff(a: Manifest, b: Manifest) -> Difference:
 
 
 def clear(store: Store, version: str) -> None:
-    """Make room for a version that is about to be written: take away what a killed writer left under that name.
+    """Remove what a killed writer left under the name of a version that is about to be written.
 
-    Raises VersionError where a version of that name was published.
+    Raises VersionError if a version of that name was published.
     """
     if any(entry.version == check_id(version) for entry in commit_log.entries(store)):
         raise VersionError(
-            f"store {store.path} has published a version {version} before; give the new one another name"
+            f"store {store.path} has already published a version {version}; give the new one another name"
         )
     remove_folder(store, folder_of(version))
 
@@ -206,26 +206,26 @@ def clear(store: Store, version: str) -> None:
 def publish(store: Store, version: str, held: Callable[[], None] | None = None) -> commit_log.Entry:
     """Make a written version current, in one step.
 
-    `held` is called right before and raises where the lease is lost. A version that is current already stays so. Raises
-    VersionError where its files are not all there with their sizes.
+    `held` is called right before and raises if the lease is lost. A version that is already current stays so. Raises
+    VersionError if some of its files are missing or have another size.
     """
     last = commit_log.newest(store)
     if last is not None and last.version == version and last.action == "publish":
-        return last  # the answer to an earlier call got lost
+        return last  # an earlier call succeeded, but its answer was lost
     manifest = read_unpublished(store, version)
     check_sizes(store, manifest, manifest.all_files)
     if any(entry.version == version for entry in commit_log.entries(store)):
-        raise VersionError(f"store {store.path}: version {version} was published before; roll back to it instead")
+        raise VersionError(f"store {store.path}: version {version} is already published; roll back to it instead")
     if held is not None:
         held()
     return commit_log.append(store, last, "publish", version, version, _digest(store, version))
 
 
 def rollback(store: Store, version: str | None = None, held: Callable[[], None] | None = None) -> commit_log.Entry:
-    """Make an earlier version current again; None: the one that the current one came from, or where that is gone, the last
-    published before it that nobody rolled back.
+    """Make an earlier version current again; None: the parent of the current one, or if that was removed, the last version
+    published before it that was not rolled back.
 
-    Versions published since stay in the store. Raises VersionError where there is no such version, or files of it are missing.
+    Versions published since stay in the store. Raises VersionError if there is no such version, or files of it are missing.
     """
     last, there = commit_log.newest(store), published(store)
     if last is None:
@@ -243,7 +243,7 @@ def rollback(store: Store, version: str | None = None, held: Callable[[], None] 
 
 
 def _version_to_go_back_to(store: Store, now: str, there: list[str]) -> str:
-    with suppress(VersionError):  # a damaged manifest is no reason not to leave that version
+    with suppress(VersionError):  # rolling back must work from a damaged version too
         parent = show(store, now).parent
         if parent in there:
             return parent
@@ -256,20 +256,20 @@ def _version_to_go_back_to(store: Store, now: str, there: list[str]) -> str:
     before = there[: there.index(now)] if now in there else there
     good = [version for version in before if version not in withdrawn]
     if not good:
-        raise VersionError(f"store {store.path}: there is no version before {now}; name one to go to")
+        raise VersionError(f"store {store.path}: there is no version before {now}; name a version to roll back to")
     return good[-1]
 
 
 def gc(
     store: Store, keep: int, spare: Collection[str] = (), held: Callable[[], None] | None = None, dry_run: bool = False
 ) -> Removed:
-    """Remove all but the newest `keep` versions, and what killed writers left behind; the lease is held.
+    """Remove all but the newest `keep` versions, and what killed writers left behind; the caller holds the lease.
 
-    The current version stays, and so does every version that one of those kept rests on. `spare` names folders to leave alone
-    that are not published, such as a candidate's.
+    The current version stays, and so do the bases of all versions that are kept. `spare` names unpublished folders to keep, such
+    as a candidate's.
     """
     if keep < 1:
-        raise VersionError(f"keep is {keep}; at least 1 version must stay")
+        raise VersionError(f"keep is {keep}; set it to 1 or more")
     last, there = commit_log.newest(store), published(store)
     kept = {entry.version for entry in there[-keep:]} | ({last.current} if last else set())
     for version in list(kept):
@@ -278,7 +278,7 @@ def gc(
         except VersionError:
             if last is not None and version == last.current:
                 raise
-            continue  # damaged: it stays for somebody to look at, and holds nothing else
+            continue  # damaged: keep it for inspection, but not its bases
     gone = [entry.version for entry in there if entry.version not in kept]
     known = {entry.version for entry in there}
     leftovers = [name for name in names(store, FOLDER) if name not in known and name not in spare]
@@ -287,7 +287,7 @@ def gc(
             if held is not None:
                 held()
             assert last is not None
-            # Said first: a reader that finds the entry does not begin, and a removal cut off is ended by the next one
+            # Logged first: a reader that finds the entry does not start, and the next gc finishes an interrupted removal
             last = commit_log.append(store, last, "remove", version, last.current, "")
             remove_folder(store, folder_of(version))
         for name in leftovers:
@@ -298,7 +298,7 @@ def gc(
 
 
 def _entry(store: Store, version: str | None) -> commit_log.Entry:
-    """The entry that published a version which is still there."""
+    """The entry that published a version which still exists."""
     there = {entry.version: entry for entry in published(store)}
     if version is None:
         version = current(store)
@@ -311,17 +311,17 @@ def _entry(store: Store, version: str | None) -> commit_log.Entry:
 
 
 def _manifest(store: Store, version: str, digest: str) -> Manifest:
-    """The manifest of a version, checked against the digest that the log has of it (empty: there is none)."""
+    """The manifest of a version, verified against its digest in the log (empty: no digest)."""
     name = f"{folder_of(version)}/{NAME}"
     data = read_bytes(store, name)
     where = join_path(store.path, name)
     if data is None:
-        raise VersionError(f"`{where}` is missing, so version {version} is not whole; take another version")
+        raise VersionError(f"`{where}` is missing, so version {version} is incomplete; choose another version")
     if digest and hashlib.sha256(data).hexdigest() != digest:
-        raise VersionError(f"`{where}` is damaged: its hash is not that of the log; take another version")
+        raise VersionError(f"`{where}` is damaged: its hash is not that of the log; choose another version")
     manifest = parse_manifest(data, where)
     if manifest.id != version:
-        raise VersionError(f"`{where}` is of version {manifest.id}; take another version")
+        raise VersionError(f"`{where}` belongs to version {manifest.id}; choose another version")
     return manifest
 
 
@@ -330,15 +330,15 @@ def _digest(store: Store, version: str) -> str:
 
 
 def check_sizes(store: Store, manifest: Manifest, files: Iterable[FileEntry]) -> None:
-    """Raise VersionError where some of these files of a version are missing or have another size."""
+    """Raise VersionError if some of these files of a version are missing or have another size."""
     there = sizes(store, folder_of(manifest.id))
     for file in files:
         if there.get(file.path) != file.bytes:
             found = f"has {there[file.path]:,} bytes instead of {file.bytes:,}" if file.path in there else "is missing"
             raise VersionError(
                 f"`{join_path(store.path, f'{folder_of(manifest.id)}/{file.path}')}` {found}, so version "
-                f"{manifest.id} is not whole; "
-                f"write it again, or take another version"
+                f"{manifest.id} is incomplete; "
+                f"write it again, or choose another version"
             )
 
 

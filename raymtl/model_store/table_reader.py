@@ -1,4 +1,4 @@
-"""Reading the parquet files of a version's tables: the row groups that have the rows wanted."""
+"""Read the parquet files of a version's tables: only the row groups with the wanted rows."""
 
 from collections.abc import Iterator
 
@@ -21,7 +21,7 @@ def row_groups(
 ) -> Iterator[pa.RecordBatch]:
     """The row groups of a file that have rows of any of the ranges [first, last), by the statistics of the key.
 
-    `checked`: the file is read into memory once, and VersionError raised where its hash is not that of the manifest.
+    `checked`: read the file into memory once, and raise VersionError if its hash is not that of the manifest.
     """
 
     def needed(first: int, last: int) -> bool:

@@ -1,4 +1,4 @@
-"""The parquet files of a table: one worker's rows, a row group per piece, in files of bounded size."""
+"""The parquet files of a table: one worker's rows, a row group per chunk, in files of bounded size."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -6,27 +6,27 @@ from contextlib import contextmanager, suppress
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from raymtl.embeddings.rows import Piece, TableRows
+from raymtl.embeddings.rows import RowChunk, TableRows
 from raymtl.errors import StorageError, UserError
 from raymtl.model_store.manifest import KEY, WEIGHT, FileEntry
 from raymtl.model_store.row_owners import FIELDS, RowIds
 from raymtl.model_store.store import folder_of
 from raymtl.storage.object_store import Output, Store
 
-PIECE_BYTES = 16 << 20
-"""Memory that a worker takes for the rows it is writing, and about the size of a row group."""
+CHUNK_BYTES = 16 << 20
+"""Memory of a worker for the rows it is writing, and the approximate size of a row group."""
 FILE_BYTES = 512 << 20
 
 
 class TableWriter:
-    """Writes one worker's pieces of a table, a row group each, into files of bounded size.
+    """Writes one worker's chunks of a table, a row group each, into files of bounded size.
 
-    The first error is kept and what comes after it is dropped: the other workers may be waiting for this one's columns, so it
-    must go through all pieces whatever happens.
+    After the first error, which is kept, further chunks are dropped: the other workers may be waiting for this one's columns, so
+    it must take all chunks.
     """
 
     def __init__(self, store: Store, version: str, table: TableRows, owners: RowIds | None, rank: int, file_bytes: int):
-        """`owners`: who holds the rows, of a `map` table."""
+        """`owners`: the IDs of the rows of a `map` table."""
         self._store, self._folder, self._table, self._owners = store, folder_of(version), table, owners
         self._rank, self._file_bytes = rank, file_bytes
         self._schema = parquet_schema(table, owners is not None)
@@ -35,14 +35,14 @@ class TableWriter:
         self._rows, self._first, self._last = 0, 0, 0
         self.error: UserError | None = None
 
-    def write(self, piece: Piece) -> None:
-        """Append a piece."""
+    def write(self, chunk: RowChunk) -> None:
+        """Append a chunk."""
         if self.error is None:
             with self._kept():
-                self._write(piece)
+                self._write(chunk)
 
     def close(self) -> list[FileEntry]:
-        """The files, finished."""
+        """Finish and return the files."""
         if self.error is None:
             with self._kept():
                 self._finish()
@@ -53,7 +53,7 @@ class TableWriter:
                 self._open[0].close()
         return self._files
 
-    def _write(self, piece: Piece) -> None:
+    def _write(self, chunk: RowChunk) -> None:
         if self._open is None:
             path = f"tables/{self._table.name}/part-{self._rank}-{len(self._files)}.parquet"
             output = Output(self._store, f"{self._folder}/{path}")
@@ -67,17 +67,17 @@ class TableWriter:
                 self._schema,
                 compression="zstd",
                 compression_level=1,
-                # bytes of like weight side by side: embeddings become 30 % smaller than plain ones, at no cost in time
+                # byte-stream-split makes embeddings 30 % smaller, at no cost in time
                 use_dictionary=False,
                 column_encoding=encodings,
                 write_statistics=[KEY],
             )
-            self._open, self._rows, self._first = (output, writer, path), 0, int(piece.rows[0])
+            self._open, self._rows, self._first = (output, writer, path), 0, int(chunk.rows[0])
         output, writer, _ = self._open
-        batch = self._batch(piece)
+        batch = self._batch(chunk)
         writer.write_batch(batch, row_group_size=batch.num_rows)
         self._rows += batch.num_rows
-        self._last = int(piece.rows[-1])
+        self._last = int(chunk.rows[-1])
         if output.bytes >= self._file_bytes:
             self._finish()
 
@@ -95,13 +95,13 @@ class TableWriter:
             )
         )
 
-    def _batch(self, piece: Piece) -> pa.RecordBatch:
-        rows = piece.rows
+    def _batch(self, chunk: RowChunk) -> pa.RecordBatch:
+        rows = chunk.rows
         arrays: list[pa.Array] = [pa.array(rows)]
         if self._owners is not None:
             arrays += self._owners.take(rows)
         for name in (WEIGHT, *self._table.state_dims):
-            value = pa.array((piece.weight if name == WEIGHT else piece.state[name]).contiguous().numpy().reshape(-1))
+            value = pa.array((chunk.weight if name == WEIGHT else chunk.state[name]).contiguous().numpy().reshape(-1))
             kind = self._schema.field(name).type
             listed = pa.types.is_fixed_size_list(kind)
             arrays.append(pa.FixedSizeListArray.from_arrays(value, type=kind) if listed else value)
@@ -117,12 +117,12 @@ class TableWriter:
         except (OSError, pa.ArrowException) as error:
             self.error = StorageError(
                 f"store {self._store.path}: cannot write table {self._table.name} of the new version: {error}; check the storage "
-                f"(room, rights, network) and run the same command again"
+                f"(space, permissions, network) and rerun the same command"
             )
 
 
 def parquet_schema(table: TableRows, owned: bool) -> pa.Schema:
-    """Columns of a table's files: key, who holds the row in a `map` table, embedding, optimizer state."""
+    """Columns of a table's files: key, the row's ID in a `map` table, embedding, optimizer state."""
 
     def floats(name: str, dim: int, as_list: bool) -> pa.Field:
         kind = pa.list_(pa.field("element", pa.float32(), nullable=False), dim) if as_list else pa.float32()
@@ -138,6 +138,6 @@ def parquet_schema(table: TableRows, owned: bool) -> pa.Schema:
     )
 
 
-def rows_per_piece(table: TableRows, piece_bytes: int) -> int:
-    """Rows whose embedding and state take about so many bytes."""
-    return max(1, piece_bytes // (8 + 4 * (table.dim + sum(table.state_dims.values()))))
+def rows_per_chunk(table: TableRows, chunk_bytes: int) -> int:
+    """Rows whose embedding and state take about `chunk_bytes`."""
+    return max(1, chunk_bytes // (8 + 4 * (table.dim + sum(table.state_dims.values()))))

@@ -1,4 +1,4 @@
-"""Writing a version: every worker its own rows of every table, the first worker the rest, and the manifest last."""
+"""Write a version: every worker its own rows of every table, the first worker the other files and, last, the manifest."""
 
 import hashlib
 from collections.abc import Mapping
@@ -15,14 +15,14 @@ from raymtl.config.load import config_hash
 from raymtl.config.root import Config
 from raymtl.data.ids.id_map import IdMap
 from raymtl.dependencies import package_versions
-from raymtl.embeddings.rows import pieces, table_rows
+from raymtl.embeddings.rows import row_chunks, table_rows
 from raymtl.errors import UserError
 from raymtl.model_store.commit_log import utc_now
 from raymtl.model_store.delta import changed_rows, check_base, write_expired
 from raymtl.model_store.manifest import DENSE, NAME, OPTIMIZER, FileEntry, Manifest, TableEntry
 from raymtl.model_store.row_owners import RowIds
 from raymtl.model_store.store import clear, folder_of, show
-from raymtl.model_store.table_writer import FILE_BYTES, PIECE_BYTES, TableWriter, parquet_schema, rows_per_piece
+from raymtl.model_store.table_writer import CHUNK_BYTES, FILE_BYTES, TableWriter, parquet_schema, rows_per_chunk
 from raymtl.storage.object_store import Store, write_bytes
 from raymtl.training.build import TrainState
 from raymtl.training.distributed import all_gather_or_raise
@@ -30,7 +30,7 @@ from raymtl.training.distributed import all_gather_or_raise
 
 @dataclass(frozen=True)
 class Draft:
-    """What the caller knows of a version that is to be written."""
+    """The metadata of a version to write."""
 
     id: str
     config: Config
@@ -44,39 +44,39 @@ class Draft:
 
 @dataclass(frozen=True)
 class Delta:
-    """What a version has that differs from another one."""
+    """How a version differs from its base."""
 
     base: str
-    """The published version that the rest is taken from."""
+    """The published version that has all other rows."""
     rows: Mapping[str, np.ndarray]
-    """By table, the row numbers that changed since, in any order; each worker names those it knows of, and all are written."""
+    """By table, the row numbers changed since the base, in any order; each worker names the rows it knows of."""
     expired: Mapping[str, np.ndarray] = field(default_factory=dict)
-    """By table, the IDs that are gone, [N] int64; the same on every worker."""
+    """By table, the evicted IDs, [N] int64; the same on every worker."""
     state_decay: float = 1.0
-    """Factor that the optimizer state of all rows was multiplied by since, before those rows changed."""
+    """Factor on the optimizer state of all rows, applied before those rows changed."""
 
 
 def export(
-    built: TrainState,
+    train_state: TrainState,
     store: Store,
     draft: Draft,
     group: dist.ProcessGroup,
     *,
     maps: Mapping[str, IdMap] | None = None,
     delta: Delta | None = None,
-    piece_bytes: int = PIECE_BYTES,
+    chunk_bytes: int = CHUNK_BYTES,
     file_bytes: int = FILE_BYTES,
 ) -> Manifest:
-    """Write a version, whole or with `delta` its changed rows alone; called by all workers of `group` (over gloo) together.
+    """Write a full version, or with `delta` only its changed rows; called by all workers of `group` (over gloo) together.
 
-    `maps` say who holds the rows of each `map` table. All get the manifest. Nobody sees the version before `store.publish`.
-    Whatever a killed writer left under that name is taken away first. An error of one worker is raised on all of them.
+    `maps` hold the IDs of the rows of each `map` table. Returns the manifest on all workers. The version is invisible before
+    `store.publish`. Files that a killed writer left under that name are removed first. An error of one worker is raised on all.
     """
     rank = dist.get_rank(group)
     all_gather_or_raise(group, lambda: clear(store, draft.id) if rank == 0 else None)
-    tables = table_rows(built.model, group)
+    tables = table_rows(train_state.model, group)
     kind = draft.config.train.sparse_optimizer.type
-    spaces = {name: table.id_space for name, table in built.lookup.tables.items()}
+    spaces = {name: table.id_space for name, table in train_state.lookup.tables.items()}
     changed: dict[str, np.ndarray] = {}
     if delta is not None:
         base: Manifest = all_gather_or_raise(group, lambda: show(store, delta.base) if rank == 0 else None)[0]
@@ -87,13 +87,13 @@ def export(
     for name, table in tables.items():
         owners = RowIds(maps[name]) if maps and name in maps else None
         writer = TableWriter(store, draft.id, table, owners, rank, file_bytes)
-        for piece in pieces(table, rows_per_piece(table, piece_bytes), group, changed.get(name)):
-            writer.write(piece)
+        for chunk in row_chunks(table, rows_per_chunk(table, chunk_bytes), group, changed.get(name)):
+            writer.write(chunk)
         parts[name] = writer.close()
         errors += [writer.error] if writer.error else []
     all_parts: list[Any] = all_gather_or_raise(group, lambda: _unless(errors, parts))
     others: list[Any] = all_gather_or_raise(
-        group, lambda: _other_files(built, store, draft.id, delta) if rank == 0 else []
+        group, lambda: _other_files(train_state, store, draft.id, delta) if rank == 0 else []
     )
     config = draft.config
     manifest = Manifest(
@@ -127,14 +127,14 @@ def export(
     return manifests[0]
 
 
-def dense_weights(built: TrainState) -> dict[str, torch.Tensor]:
-    """Everything of the model's state but the tables, by its name there; the model's own memory."""
-    return {key: value for key, value in built.model.state_dict().items() if not isinstance(value, ShardedTensor)}
+def dense_weights(train_state: TrainState) -> dict[str, torch.Tensor]:
+    """The model's state except the tables, by name; the tensors are the model's own memory."""
+    return {key: value for key, value in train_state.model.state_dict().items() if not isinstance(value, ShardedTensor)}
 
 
-def dense_optimizer(built: TrainState) -> dict[str, torch.Tensor]:
-    """State of the dense optimizer, by `<weight>.<state>`; the optimizer's own memory."""
-    states = built.optimizers.combined.state_dict()["state"]
+def dense_optimizer(train_state: TrainState) -> dict[str, torch.Tensor]:
+    """State of the dense optimizer, by `<weight>.<state>`; the tensors are the optimizer's own memory."""
+    states = train_state.optimizers.combined.state_dict()["state"]
     return {
         f"{key.removeprefix('dense.')}.{name}": value
         for key, state in states.items()
@@ -144,9 +144,9 @@ def dense_optimizer(built: TrainState) -> dict[str, torch.Tensor]:
     }
 
 
-def _other_files(built: TrainState, store: Store, version: str, delta: Delta | None) -> list[FileEntry]:
+def _other_files(train_state: TrainState, store: Store, version: str, delta: Delta | None) -> list[FileEntry]:
     files = []
-    for path, tensors in ((DENSE, dense_weights(built)), (OPTIMIZER, dense_optimizer(built))):
+    for path, tensors in ((DENSE, dense_weights(train_state)), (OPTIMIZER, dense_optimizer(train_state))):
         # a copy of each: the format refuses tensors that share memory
         data = safetensors.torch.save({k: v.detach().cpu().clone() for k, v in tensors.items()})
         write_bytes(store, f"{folder_of(version)}/{path}", data)

@@ -55,12 +55,12 @@ def losses(run: Run) -> str | None:
 
 
 def _dot(points: list[Any]) -> str:
-    """A marker for a line of one point, which would not be seen otherwise."""
+    """A marker for a line of one point, which would otherwise be invisible."""
     return "o" if len(points) == 1 else ""
 
 
 def _bulk(values: list[float]) -> tuple[float, float]:
-    """Limits that leave out the first steps' spikes, which would flatten all the rest."""
+    """Limits that leave out the first steps' spikes, which would flatten the rest."""
     ordered = sorted(values)
     low, high = ordered[0], ordered[min(int(0.985 * len(ordered)), len(ordered) - 1)]
     room = 0.08 * (high - low) or 0.05 * abs(high) or 1.0
@@ -102,7 +102,7 @@ def eval_auc(run: Run) -> str | None:
 
 @styled
 def order_violations(run: Run) -> str | None:
-    """Share of rows on which a child is more probable than its parent, edge by edge; None before the second evaluation."""
+    """Share of rows on which a child is more probable than its parent, by edge; None before the second evaluation."""
     edges = list((run.final or {}).get("order_violation_rate") or {})
     edges = [edge for edge in edges if edge != "overall"]
     series = {edge: finite(run.evals, "metrics", "order_violation_rate", edge) for edge in edges}

@@ -1,4 +1,4 @@
-"""Plots over calendar days, and of one day's parts: what comes back every day, drawn so that a change stands out."""
+"""Plots over calendar days, and of one day's details, drawn so that changes stand out."""
 
 import datetime as dt
 import math
@@ -15,7 +15,7 @@ from raymtl.reports.style import short_count, short_day
 
 Values = Mapping[dt.date, float]
 Series = Mapping[str, Values]
-"""By name, then by day; a day that is not there is a gap."""
+"""By name, then by day; a missing day is a gap."""
 
 
 @dataclass(frozen=True)
@@ -32,7 +32,7 @@ class Span:
         return [self.first + dt.timedelta(days=i) for i in range((self.last - self.first).days + 1)]
 
     def place(self, day: dt.date) -> int:
-        """Where a day stands on the axis."""
+        """Position of a day on the axis."""
         return (day - self.first).days
 
 
@@ -85,7 +85,7 @@ class Frame:
     kind: Literal["number", "share", "count"] = "number"
     """Shares and counts start at 0; counts that differ much have an axis that is logarithmic above the smallest."""
     target: float | None = None
-    """Where all of them should be, drawn as a level line."""
+    """The target of all lines, drawn as a horizontal line."""
 
 
 @styled
@@ -220,7 +220,7 @@ def level_bars(
 def against_usual(
     rows: Sequence[tuple[str, float, float, float, bool]], colours: Mapping[str, str], words: str
 ) -> str | None:
-    """Each figure of a day as a multiple of what was usual: name, value, least and greatest before, whether to mark it."""
+    """Each figure of a day as a multiple of its usual value: name, value, minimum and maximum before, whether to mark it."""
     if not rows:
         return None
     drawing = figure(0.75 + 0.24 * len(rows))

@@ -15,9 +15,9 @@ _GOOD = {"finished", "done", "completed", "complete", "success", "succeeded", "o
 
 
 def write_report(run_dir: str, out: str | None = None) -> str:
-    """Write the report of the run in `run_dir` and return where it lies.
+    """Write the report of the run in `run_dir` and return its path.
 
-    Works on a run that is still going or was stopped: what is missing is said in a sentence.
+    Also works for a run that is still running or was stopped: a sentence names what is missing.
 
     Args:
         run_dir: folder or URL with `config.yaml`, `metrics.jsonl`, `result.json`, or the first of them.
@@ -36,13 +36,13 @@ def write_report(run_dir: str, out: str | None = None) -> str:
         put(filesystem, path, page.encode())
     except OSError as e:
         raise StorageError(
-            f"the report cannot be written to `{target}`: {e.strerror or e}; {advice(e)}, or name another place with --out"
+            f"the report cannot be written to `{target}`: {e.strerror or e}; {advice(e)}, or choose another file with --out"
         ) from e
     return target
 
 
 def render(run: Run) -> str:
-    """The whole page as text."""
+    """The complete page as text."""
     metrics = run.final or {"tasks": {}, "scenarios": {}}
     tables = metric_tables(metrics)
     colours = style.task_colours(run.tasks)
@@ -91,7 +91,7 @@ def _evaluated(run: Run) -> str:
 
 
 def _key_numbers(run: Run) -> list[tuple[str, str, str]]:
-    """What to see first: (name, value, remark)."""
+    """Key numbers: (name, value, remark)."""
     result, last = run.result or {}, run.train[-1] if run.train else {}
     rates = [line["rows_per_s"] for line in run.train if isinstance(line.get("rows_per_s"), int | float)]
     rate = result.get("rows_per_s", sum(rates) / len(rates) if rates else None)

@@ -1,4 +1,4 @@
-"""Reads the folder of a run, whole or still growing, into one object that the report is made from."""
+"""Read the folder of a run, finished or still running, into one object for the report."""
 
 import json
 from dataclasses import dataclass, field
@@ -9,7 +9,7 @@ import yaml
 
 from raymtl.errors import UserError
 from raymtl.reports.tables import metrics_of
-from raymtl.storage.filesystem import open_filesystem, read_whole
+from raymtl.storage.filesystem import open_filesystem, read_all
 from raymtl.storage.paths import join_path, split_options
 from raymtl.storage.retry import retry, to_user_error
 
@@ -18,7 +18,7 @@ FILES = ("config.yaml", "metrics.jsonl", "result.json")
 
 @dataclass
 class Run:
-    """What a run folder holds; a file that is not there yet leaves its field empty."""
+    """The content of a run folder; a missing file leaves its field empty."""
 
     folder: str
     config_text: str = ""
@@ -29,7 +29,7 @@ class Run:
     """Lines of evaluations, ascending in `rows`."""
     result: dict[str, Any] | None = None
     restarts: int = 0
-    """Times that the run went back to a checkpoint; what it did in between is left out of `train` and `evals`."""
+    """Times that the run resumed from a checkpoint; repeated steps are left out of `train` and `evals`."""
     notes: list[str] = field(default_factory=list)
     """Plain sentences about what is missing or damaged."""
 
@@ -75,12 +75,12 @@ def load_run(folder: str) -> Run:
     except OSError as error:
         raise to_user_error(f"read `{folder}`", error) from error
     if kind != pafs.FileType.Directory:
-        raise UserError(f"there is no folder `{folder}`; give the folder of a run, `<output>/<name>` in its config")
+        raise UserError(f"there is no folder `{folder}`; name the folder of a run, `<output>/<name>` of its config")
     texts = {name: _read(filesystem, f"{root.rstrip('/')}/{name}") for name in FILES}
     if not any(text is not None for text in texts.values()):
         raise UserError(
             f"`{folder}` is not the folder of a run: it holds none of {', '.join(FILES)}; "
-            "give `<output>/<name>` of the run's config"
+            "name `<output>/<name>` of the run's config"
         )
     run = Run(folder)
     if (text := texts["config.yaml"]) is not None:
@@ -92,7 +92,7 @@ def load_run(folder: str) -> Run:
         run.result = _mapping(join_path(folder, "result.json"), text, json.loads, ValueError)
     else:
         run.notes.append(
-            "There is no result.json: the run is still going, or it was stopped. What follows is what it has logged so far."
+            "There is no result.json: the run is still running, or it was stopped. This report shows its log so far."
         )
     _add_lines(run, texts["metrics.jsonl"])
     if run.final is None:
@@ -102,7 +102,7 @@ def load_run(folder: str) -> Run:
 
 def _read(filesystem: pafs.FileSystem, path: str) -> str | None:
     try:
-        return retry(lambda: read_whole(filesystem, path)).decode()
+        return retry(lambda: read_all(filesystem, path)).decode()
     except FileNotFoundError:
         return None
     except OSError as error:
@@ -115,9 +115,7 @@ def _mapping(path: str, text: str, parse: Any, error: type[Exception]) -> dict[s
     except error as e:
         raise UserError(f"`{path}` cannot be read: {e}") from e
     if not isinstance(found, dict):
-        raise UserError(
-            f"`{path}` holds a {type(found).__name__} where a mapping was expected; is it the file of a run?"
-        )
+        raise UserError(f"`{path}` holds a {type(found).__name__}, expected a mapping; name the folder of a run")
     return found
 
 
@@ -139,7 +137,7 @@ def _add_lines(run: Run, text: str | None) -> None:
             if kind == "eval" and not isinstance(entry["metrics"]["tasks"], dict):
                 raise TypeError
         except (ValueError, KeyError, TypeError):
-            # The last line of a growing file may be half written; that is no damage.
+            # The last line of a growing file may be incomplete, which is no damage
             if number < len(lines) or text.endswith("\n"):
                 broken.append(number)
             continue
@@ -148,9 +146,7 @@ def _add_lines(run: Run, text: str | None) -> None:
     restarts = max(run.restarts, starts - 1 if isinstance(starts, int) else 0)
     if restarts:
         times = "once" if restarts == 1 else f"{restarts} times"
-        run.notes.append(
-            f"The run went back to a checkpoint {times}; steps that it repeated are shown once, as repeated."
-        )
+        run.notes.append(f"The run resumed from a checkpoint {times}; repeated steps are shown once, as repeated.")
     if broken:
         run.notes.append(
             f"{len(broken)} of the {len(lines)} lines of metrics.jsonl could not be read, the first one line {broken[0]}."

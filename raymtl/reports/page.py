@@ -1,4 +1,4 @@
-"""What HTML reports are put together from: tables, drawings and sentences, under one look and without anything from outside."""
+"""Building blocks of HTML reports: tables, drawings and sentences, in one style and without external resources."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -9,7 +9,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from raymtl.reports.tables import ALL, MetricTable
 
 OPEN_ROWS = 30
-"""Longer tables start folded."""
+"""Longer tables start collapsed."""
 
 
 Kind = Literal["", "name", "part", "why", "look", "good", "faint"]
@@ -21,12 +21,12 @@ class Cell:
 
     text: str
     kind: Kind = ""
-    """Nothing: a number, to the right. `part` and `why` are words, to the left; `look` asks for a look."""
+    """Empty: a right-aligned number. `part` and `why` are left-aligned words; `look` marks a cell that needs attention."""
     chip: str = ""
     """Colour of a dot before it."""
     link: str = ""
     aside: str = ""
-    """Said after it, small."""
+    """A small remark after it."""
 
 
 @dataclass(frozen=True)
@@ -41,7 +41,7 @@ class Grid:
     narrow: bool = False
     """Only as wide as its text."""
     tight: bool = False
-    """For many columns: smaller, and with heads over several lines."""
+    """For many columns: smaller, with multi-line heads."""
 
 
 @dataclass(frozen=True)
@@ -70,7 +70,7 @@ class Drawing:
 
 @dataclass(frozen=True)
 class Folded:
-    """Parts that are shown when asked for."""
+    """Parts that are collapsed at first."""
 
     part: ClassVar[str] = "folded"
     title: str
@@ -82,7 +82,7 @@ Part = Grid | Words | Heading | Drawing | Folded
 
 @dataclass(frozen=True)
 class Section:
-    """A title, what there is to say, and what there is to see."""
+    """A title, with sentences and figures."""
 
     title: str
     say: str
@@ -91,7 +91,7 @@ class Section:
 
 @dataclass(frozen=True)
 class StatusWord:
-    """One word or two, green where all is well."""
+    """One or two words, green if all is well."""
 
     text: str
     good: bool
@@ -99,20 +99,20 @@ class StatusWord:
 
 @dataclass(frozen=True)
 class Page:
-    """A whole page, from top to bottom."""
+    """A complete page, from top to bottom."""
 
     title: str
     """In the browser's tab."""
     heading: str
     status: StatusWord
     verdict: str
-    """Goes on from the status."""
+    """Continues the status."""
     meta: Sequence[str] = ()
     links: Sequence[tuple[str, str]] = ()
     """Words and relative address."""
     notes: Sequence[str] = ()
     keys: Sequence[tuple[str, str, str]] = ()
-    """What to see first: name, value, remark."""
+    """Key numbers: name, value, remark."""
     sections: Sequence[Section] = field(default_factory=list)
 
 
@@ -129,7 +129,7 @@ def fill(template: str, **values: Any) -> str:
 
 
 def render_page(page: Page) -> str:
-    """The whole page as text."""
+    """The complete page as text."""
     return fill("page.html.j2", page=page)
 
 

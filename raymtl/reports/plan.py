@@ -23,7 +23,7 @@ def plan_tables(plan: DryPlan) -> list[Table | str]:
         ranks.add_row(str(rank), gib(held), gib(planned), f"{planned / usable:.1%}")
     verdict = (
         f"fits: {gib(usable)} of each device's {gib(plan.memory_bytes)} are for tables and batches, "
-        f"{gib(plan.reserved_bytes)} are kept for the model and the framework"
+        f"{gib(plan.reserved_bytes)} are reserved for the model and the framework"
     )
     sent = FoldedTable("each step, busiest rank", "inside a machine", "between machines", box=None)
     for name, what in (("ids", "IDs to the tables"), ("vectors", "vectors from them, and gradients back, each")):

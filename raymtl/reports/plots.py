@@ -32,7 +32,7 @@ _PAGE_COLOURS = {
 }
 
 _STYLE = {
-    "svg.fonttype": "none",  # text stays text: sharp, searchable, in the page's own font
+    "svg.fonttype": "none",  # keep text as text: sharp, searchable, in the page's own font
     "svg.hashsalt": "raymtl",
     "font.size": 9.0,
     "axes.titlesize": 10.0,
@@ -76,7 +76,7 @@ def figure(height_in: float) -> Figure:
 
 
 def panels(count: int, height_in: float, columns: int = 3) -> tuple[Figure, list[Axes]]:
-    """A figure with so many axes side by side, at most `columns` in a row; places that stay empty are left out."""
+    """A figure with `count` axes, at most `columns` in a row."""
     columns = 2 if count == 4 and columns == 3 else min(columns, max(count, 1))
     rows = math.ceil(count / columns)
     drawing = figure(height_in * rows)
@@ -121,7 +121,7 @@ def percent_axis(ax: Axes) -> None:
 
 
 def thin(points: list[tuple[float, float]], most: int = 600) -> list[tuple[float, float]]:
-    """At most so many points: means of neighbours, so that a long run does not make a page of many megabytes."""
+    """At most `most` points: means of neighbours, so that a long run does not give a page of many megabytes."""
     if len(points) <= most:
         return points
     cuts = [round(i * len(points) / most) for i in range(most + 1)]
@@ -156,7 +156,7 @@ def label_ends(ax: Axes, ends: list[tuple[float, float, str, str]]) -> None:
     """Write each line's name (x, y, name, colour) at its right end, moved apart where they would overlap."""
     if not ends:
         return
-    ax.get_ylim()  # settles limits that are still automatic: the transform does not ask
+    ax.get_ylim()  # fixes limits that are still automatic, which the transform does not do
     # in shares of the frame's height, so that the axis may be logarithmic
     height_of = (ax.transScale + ax.transLimits).transform
     step = _LABEL_IN * ax.figure.dpi / ax.bbox.height

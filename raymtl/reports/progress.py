@@ -1,4 +1,4 @@
-"""Progress for the person who waits: one live line on a terminal, plain lines in a log file."""
+"""Progress: one live line on a terminal, plain lines in a log file."""
 
 import time
 from collections.abc import Callable, Iterator
@@ -18,7 +18,7 @@ _LINE_EVERY_S = 10.0
 
 @contextmanager
 def counting(what: str, console: Console) -> Iterator[Callable[[int, int], None]]:
-    """A function `(done, total)` that shows how far a long piece of work has come."""
+    """Yield a function `(done, total)` that shows the progress of a long task."""
     said = time.monotonic()
     with _bar(console) as bar:
         task = bar.add_task(what, total=None, text="")

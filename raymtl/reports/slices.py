@@ -1,4 +1,4 @@
-"""Plots of one evaluation: calibration bucket by bucket, and AUC by scenario."""
+"""Plots of one evaluation: calibration by bucket, and AUC by scenario."""
 
 import math
 from typing import Any
@@ -63,7 +63,7 @@ def _calibration_panel(ax: Axes, curve: list[dict[str, float]], colour: str, bin
 
 
 def _interval(rate: float, rows: float) -> tuple[float, float]:
-    """Wilson's 95 % interval of a rate measured on so many rows."""
+    """Wilson's 95 % interval of a rate measured on `rows` rows."""
     z = 1.96
     rate = min(max(rate, 0.0), 1.0)
     middle = rate + z * z / (2 * rows)

@@ -1,14 +1,14 @@
-"""How numbers and colours look, the same in every table and plot."""
+"""Number formats and colours of all tables and plots."""
 
 import datetime as dt
 import math
 from typing import Any
 
 PALETTE = ("#3f7fd6", "#e0781e", "#2f9e6e", "#c14f8c", "#8264d4", "#1e98b2", "#cf4a3f", "#948d1d")
-"""Colours of tasks, readable on white and on near black, and told apart by people who see no red or green."""
+"""Colours of tasks, readable on white and on near black, and distinguishable with red-green colour blindness."""
 
 MUTED = ("#5f7a99", "#b08a4f", "#7d9a6a", "#a1687a", "#8fb0c4", "#cdb78c", "#6f6a8f", "#b7a3b8")
-"""Colours of all else (tables, scenarios, states), so that nothing is taken for a task."""
+"""Colours of everything else (tables, scenarios, states), different from the tasks'."""
 
 
 def task_colours(names: list[str]) -> dict[str, str]:
@@ -22,7 +22,7 @@ def other_colours(names: list[str]) -> dict[str, str]:
 
 
 def number(value: Any, digits: int = 4) -> str:
-    """A number with so many decimals, or as a power of ten where that would come out as 0; a dash for None."""
+    """A number with `digits` decimals, or in scientific notation if that would round to 0; a dash for None."""
     if not isinstance(value, int | float) or not math.isfinite(value):
         return "–" if value is None else str(value)
     if value != 0 and abs(value) < 0.5 * 10**-digits:
@@ -36,7 +36,7 @@ def change(value: float | None, digits: int = 4) -> str:
 
 
 def significant(value: Any, digits: int = 4) -> str:
-    """A number to so many significant digits, for quantities of any size; a dash for None."""
+    """A number with `digits` significant digits, for quantities of any size; a dash for None."""
     if not isinstance(value, int | float) or not math.isfinite(value):
         return "–" if value is None else str(value)
     if value == 0 or 1e-3 <= abs(value) < 1e6:
@@ -46,7 +46,7 @@ def significant(value: Any, digits: int = 4) -> str:
 
 
 def count(value: Any) -> str:
-    """A count with its thousands set apart; a dash for None."""
+    """A count with thousands separators; a dash for None."""
     return f"{value:,.0f}" if isinstance(value, int | float) and math.isfinite(value) else "–"
 
 
@@ -74,11 +74,11 @@ def duration(seconds: float | None) -> str:
     """A time span in its two largest units: 42 s, 3 min 05 s, 2 h 14 min, 3 d 04 h."""
     if seconds is None or not math.isfinite(seconds) or seconds < 0:
         return "–"
-    whole = round(seconds)
-    if whole < 60:
-        return f"{whole} s"
-    if whole < 3600:
-        return f"{whole // 60} min {whole % 60:02d} s"
-    if whole < 86_400:
-        return f"{whole // 3600} h {whole % 3600 // 60:02d} min"
-    return f"{whole // 86_400} d {whole % 86_400 // 3600:02d} h"
+    total_s = round(seconds)
+    if total_s < 60:
+        return f"{total_s} s"
+    if total_s < 3600:
+        return f"{total_s // 60} min {total_s % 60:02d} s"
+    if total_s < 86_400:
+        return f"{total_s // 3600} h {total_s % 3600 // 60:02d} min"
+    return f"{total_s // 86_400} d {total_s % 86_400 // 3600:02d} h"

@@ -68,8 +68,8 @@ class MetricTable:
 def metrics_of(result: Mapping[str, Any]) -> dict[str, Any]:
     """What `EvalMetrics.compute` returned, out of a run's result: `tasks` and `scenarios`, both empty before an evaluation.
 
-    A result has the tasks under `metrics.eval` and the rest beside it; a line of `metrics.jsonl`, and what `compute` returned,
-    have it in one piece.
+    A result has the tasks under `metrics.eval` and the rest next to it; a line of `metrics.jsonl`, and the return value of
+    `compute`, have both together.
     """
     section = result.get("metrics") or ({} if "status" in result else result)
     inner = section.get("eval") or {}

@@ -1,1 +1,1 @@
-"""A published version at work: its model in plain torch, cut into user and item part, for batch scoring and for export."""
+"""Serving of a published version: its model in plain torch, split into user and item part, for batch scoring and export."""

@@ -1,7 +1,7 @@
-"""A version as programs that need nothing but torch: raw IDs and numbers in, predictions out.
+"""Export a version as programs that need only torch: raw IDs and numbers in, predictions out.
 
-`whole.pt2` takes the features of candidates with those of their users; `user.pt2` and `item.pt2` share the work, the first one
-running once per user. `model.json` says what goes in and what comes out.
+`whole.pt2` takes the features of candidates with those of their users; `user.pt2`, which runs once per user, and `item.pt2`
+split the work. `model.json` describes inputs and outputs.
 """
 
 import contextlib
@@ -32,14 +32,14 @@ from raymtl.storage.retry import to_user_error
 FORMAT = 1
 """Number of the format of `model.json`."""
 _USERS, _CANDIDATES, _VALUES = 2, 3, 7
-"""Rows and values of the inputs that a program is traced with; it takes any numbers."""
+"""Rows and values of the inputs for tracing; the program accepts any number."""
 _FACTS = "model.json"
 _PROGRAMS = ("whole.pt2", "user.pt2", "item.pt2")
 _INDEX = "user"
-"""The item part's input that names each candidate's user."""
+"""The item part's input with each candidate's user."""
 
 
-class Whole(nn.Module):
+class FullModel(nn.Module):
     """Raw features of both sides, one row per candidate -> predictions [B, O]."""
 
     def __init__(self, model: ServedModel, rules: Mapping[str, Rules]):
@@ -47,11 +47,11 @@ class Whole(nn.Module):
         self.model, self.rules = model, nn.ModuleDict(rules)
 
     def forward(self, features: Raw) -> Tensor:
-        return self.model.whole(self.rules["item"](self.rules["user"](features)))
+        return self.model.predict(self.rules["item"](self.rules["user"](features)))
 
 
 class UserPart(nn.Module):
-    """Raw features of the user's side, one row per user -> what the item part needs, tensors [U, ...]."""
+    """Raw user-side features, one row per user -> the state for the item part, tensors [U, ...]."""
 
     def __init__(self, model: ServedModel, rules: Mapping[str, Rules]):
         super().__init__()
@@ -62,7 +62,7 @@ class UserPart(nn.Module):
 
 
 class ItemPart(nn.Module):
-    """The user part's answer, each candidate's place in it [B] int64, and raw features of the item's side -> [B, O]."""
+    """The user part's state, each candidate's index in it [B] int64, and raw item-side features -> [B, O]."""
 
     def __init__(self, model: ServedModel, rules: Mapping[str, Rules]):
         super().__init__()
@@ -74,7 +74,7 @@ class ItemPart(nn.Module):
 
 @dataclass(frozen=True)
 class Exported:
-    """The programs of a model, and what `model.json` says of them."""
+    """The programs of a model, and their entries in `model.json`."""
 
     programs: dict[str, Any]
     """By file name."""
@@ -82,10 +82,10 @@ class Exported:
 
 
 def export_version(version: Version, out: str, quantization: Quantization) -> dict[str, Any]:
-    """Write a version's programs and `model.json` to the folder `out`; returns what the latter says.
+    """Write a version's programs and `model.json` to the folder `out`; returns the content of `model.json`.
 
-    `model.json` comes last, with the hash of each program, and that of an earlier export goes first: where it is there, the
-    programs are those that it names.
+    `model.json`, with the hash of each program, is written last, and an earlier one is removed first: while it exists, the
+    programs match it.
     """
     config = version.config
     tables = {n: make_table(torch.from_numpy(read_table(version, n)), quantization) for n in served_tables(config)}
@@ -117,7 +117,7 @@ def export_version(version: Version, out: str, quantization: Quantization) -> di
 
 
 def _clear(folder: Folder) -> None:
-    """Take away what an earlier export wrote, `model.json` first."""
+    """Remove the files of an earlier export, `model.json` first."""
     there = folder.files()
     for name in (_FACTS, *_PROGRAMS):
         if name in there:
@@ -130,7 +130,7 @@ def _clear(folder: Folder) -> None:
 def export_model(
     config: Config, ranker: Ranker, tables: Mapping[str, nn.Module], rules: Mapping[str, Rules], parts: bool = True
 ) -> Exported:
-    """The programs of a model, also in two `parts` where it has both sides. ConfigError where a slot cannot be exported."""
+    """The programs of a model, also in two `parts` if it has both sides. ConfigError if a slot cannot be exported."""
     model = ServedModel(config, ranker, tables)
     sides = feature_sides(config)
     inputs = {"user": _example(config, sides["user"], _USERS), "item": _example(config, sides["item"], _CANDIDATES)}
@@ -139,7 +139,7 @@ def export_model(
     users, candidates = torch.export.Dim("users", min=1), torch.export.Dim("candidates", min=1)
     both = _example(config, [*sides["user"], *sides["item"]], _CANDIDATES)
     both |= {name: torch.zeros(_CANDIDATES, dtype=torch.int64) for name in scenario}
-    programs = {"whole.pt2": _export(Whole(model, rules), (both,), ({**_dims(both, candidates)},))}
+    programs = {"whole.pt2": _export(FullModel(model, rules), (both,), ({**_dims(both, candidates)},))}
     facts: dict[str, Any] = {
         "outputs": [_output(ranker, name) for name in model.outputs],
         "programs": {"whole.pt2": {"inputs": ["features"], "features": list(both), "rows": "candidates"}},
@@ -171,7 +171,7 @@ def export_model(
 
 
 def _example(config: Config, names: list[str], rows: int) -> Raw:
-    """Inputs to trace with, in the order of the features."""
+    """Inputs for tracing, in the order of the features."""
     made: Raw = {}
     for name in names:
         feature = config.features[name]
@@ -187,7 +187,7 @@ def _example(config: Config, names: list[str], rows: int) -> Raw:
 
 
 def _dims(inputs: Raw, rows: Any) -> dict[str, Any]:
-    """The dynamic dimensions of inputs: rows, and of the values of each list a number of its own."""
+    """The dynamic dimensions of inputs: rows, and a separate number of values for each list."""
     return {
         name: {0: torch.export.Dim(f"{name}_values", min=0) if f"{name}.lengths" in inputs else rows} for name in inputs
     }
@@ -200,14 +200,14 @@ def _export(module: nn.Module, arguments: tuple[Any, ...], dims: tuple[Any, ...]
         except Exception as error:
             text = str(error).strip().splitlines()
             raise ConfigError(
-                f"the model cannot be exported: {type(error).__name__}: {text[0] if text else ''}; a slot of `type: custom` must "
-                "be such that torch.export takes it, with any number of rows"
+                f"the model cannot be exported: {type(error).__name__}: {text[0] if text else ''}; change the slot of `type: "
+                "custom` so that torch.export supports it, with any number of rows"
             ) from error
 
 
 @contextlib.contextmanager
 def _quiet() -> Iterator[None]:
-    """Without what torch says of itself meanwhile."""
+    """Suppress torch's own messages."""
     before = logging.getLogger("torch").level
     logging.getLogger("torch").setLevel(logging.ERROR)
     try:
@@ -229,7 +229,7 @@ def _output(ranker: Ranker, name: str) -> dict[str, Any]:
 
 
 def _described(config: Config, name: str) -> dict[str, Any]:
-    """What `model.json` says of a feature."""
+    """The entry of a feature in `model.json`."""
     feature = config.features[name]
     side = "user" if name in config.user_features() else "item"
     facts: dict[str, Any] = {"column": feature.column or name, "kind": feature.kind, "side": side}

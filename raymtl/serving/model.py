@@ -1,6 +1,6 @@
-"""The model of a version in plain torch, in evaluation: whole, and as user part and item part.
+"""The model of a version in plain torch for inference: as one model, and split into user part and item part.
 
-Inputs are dictionaries: `<name>` [N] int64 for an `id` feature (with `<name>.present` [N] bool where some are null), `<name>` [V]
+Inputs are dictionaries: `<name>` [N] int64 for an `id` feature (with `<name>.present` [N] bool if some are null), `<name>` [V]
 int64 and `<name>.lengths` [N] int64 for a list, `<name>` [N] float32 for a number, and `data.scenario` [N] int64.
 Shapes: U users, B candidates, N rows of either, V values of a list, D width of a table, O outputs.
 """
@@ -18,14 +18,14 @@ from raymtl.models.ranker import Ranker, build_ranker
 from raymtl.serving.split import Features, SplitRanker, State, arranged
 
 SCENARIO = "data.scenario"
-"""Name of the input that holds the index of the scenario."""
+"""Name of the input with the scenario's index."""
 _RANKER = "head.ranker."
 
 Raw = dict[str, Tensor]
 
 
 class ServedModel(nn.Module):
-    """Predictions of a version; the position tower takes no part, and nothing is drawn at random."""
+    """Predictions of a version, without the position tower and without randomness."""
 
     def __init__(self, config: Config, ranker: Ranker, tables: Mapping[str, nn.Module]):
         """`tables` has a module for every table that `served_tables` names: rows [N] -> embeddings [N, D]."""
@@ -38,10 +38,10 @@ class ServedModel(nn.Module):
 
     @property
     def outputs(self) -> list[str]:
-        """Names of the columns of every prediction: the tasks, then what the coupler derives."""
+        """Names of the prediction columns: the tasks, then the coupler's derived outputs."""
         return [*self.ranker.tasks, *self.ranker.derived]
 
-    def whole(self, raw: Raw) -> Tensor:
+    def predict(self, raw: Raw) -> Tensor:
         """Predictions [B, O] from the features of both sides, each given for every row."""
         user, item = (lookup(raw) for lookup in (self.lookups["user"], self.lookups["item"]))
         both = Features(
@@ -50,7 +50,7 @@ class ServedModel(nn.Module):
         return self.ranker.predictions(self.ranker(arranged(self.spec, both)))
 
     def user(self, raw: Raw) -> State:
-        """What the item part needs to know of U users, from the features of the user's side and the scenario."""
+        """The user state for the item part of U users, from the user-side features and the scenario."""
         assert self.split is not None
         features = self.lookups["user"](raw)
         features.scenario = raw.get(SCENARIO)
@@ -63,7 +63,7 @@ class ServedModel(nn.Module):
 
 
 class Lookup(nn.Module):
-    """Some features by name -> their embeddings and numbers; lists are cut to `max_length` here."""
+    """Some features by name -> their embeddings and numbers; lists are truncated to `max_length` here."""
 
     def __init__(self, config: Config, names: Sequence[str], tables: Mapping[str, nn.Module]):
         super().__init__()
@@ -103,12 +103,12 @@ class Lookup(nn.Module):
         return pooled / lengths.clamp(min=1).unsqueeze(1) if self._mean[name] else pooled
 
     def _steps(self, name: str, feature: SequenceFeature, rows: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
-        """The last embeddings of each list [N, L, D], zero beyond the end, and how many they are [N]."""
+        """The last embeddings of each list [N, L, D], zero beyond the end, and their number [N]."""
         kept = lengths.clamp(max=feature.max_length)
         step = torch.arange(feature.max_length, device=rows.device)
         there = step < kept.unsqueeze(1)
         place = (lengths.cumsum(0) - kept).unsqueeze(1) + step
-        # A row of any ID stands for the steps that are not there, also where no list has one
+        # Missing steps read an arbitrary row, also if no list has one
         rows = torch.cat((rows, rows.new_zeros(1)))
         rows = rows.index_select(0, torch.where(there, place, rows.shape[0] - 1).flatten())
         vectors = self._vectors(name, rows).unflatten(0, there.shape)
@@ -116,14 +116,14 @@ class Lookup(nn.Module):
 
 
 def feature_sides(config: Config) -> dict[str, list[str]]:
-    """Names of the served features by side, `user` and `item`; bias features are there for training alone."""
+    """Names of the served features by side, `user` and `item`; bias features are used for training alone."""
     user = config.user_features()
     served = [name for name, feature in config.features.items() if not isinstance(feature, BiasFeature)]
     return {"user": [n for n in served if n in user], "item": [n for n in served if n not in user]}
 
 
 def can_split(config: Config) -> bool:
-    """Whether there is something of either side."""
+    """Whether both sides have features."""
     return all(feature_sides(config).values())
 
 
@@ -135,15 +135,15 @@ def served_tables(config: Config) -> list[str]:
 
 
 def load_ranker(config: Config, dense: Mapping[str, Tensor], version: str) -> Ranker:
-    """The ranker of a configuration with the dense weights of a version. VersionError where they are of another model."""
+    """The ranker of a configuration with the dense weights of a version. VersionError if they are of another model."""
     ranker = build_ranker(config.model, config.active_tasks(), input_spec(config), {})
     weights = {key.removeprefix(_RANKER): value for key, value in dense.items() if key.startswith(_RANKER)}
     expected = ranker.state_dict()
     for name in [*expected, *weights]:
         if name not in weights or name not in expected or weights[name].shape != expected[name].shape:
             raise VersionError(
-                f"version {version}: its weight `{name}` is not that of the model in its own manifest; it was written by "
-                "another raymtl, or model.*.path names a class that was changed since"
+                f"version {version}: its weight `{name}` does not match the model in its own manifest; use the raymtl that wrote "
+                "it, or the class of that time if model.*.path names one"
             )
     ranker.load_state_dict(weights)
     for parameter in ranker.parameters():

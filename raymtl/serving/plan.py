@@ -1,4 +1,4 @@
-"""What a scoring reads, and the files that it makes of it: one for every unit of a day, whoever scores it."""
+"""The plan of a scoring: the input, and one output file for every unit of a day, independent of the workers."""
 
 import hashlib
 from collections.abc import Sequence
@@ -17,17 +17,17 @@ from raymtl.errors import DataError
 from raymtl.storage.filesystem import open_filesystem
 
 UNIT_ROWS = 1 << 18
-"""Rows of an output file, about: row groups of the input are gathered until there are so many, and none is cut."""
+"""Approximate rows of an output file: input row groups are gathered until they reach it, and never split."""
 
 
 @dataclass(frozen=True)
 class Output:
-    """One file to make."""
+    """One output file."""
 
     name: str
-    """From the output folder on."""
+    """Relative to the output folder."""
     unit: Unit
-    """The rows of the input that it is made of, in order."""
+    """Its input rows, in order."""
 
 
 @dataclass(frozen=True)
@@ -38,9 +38,9 @@ class ScorePlan:
     """The data set."""
     outputs: tuple[Output, ...]
     keys: pa.Schema
-    """The key columns, with the types that they are written in."""
+    """The key columns, with their output types."""
     identity: str
-    """Hash of the input's files and the cuts: equal plans make the same files of the same rows."""
+    """Hash of the input files and their row groups: equal plans produce the same files from the same rows."""
 
     @property
     def rows(self) -> int:
@@ -53,16 +53,15 @@ def served_columns(config: Config) -> list[str]:
 
 
 def default_keys(config: Config) -> list[str]:
-    """The user, and every column of an `id` feature: what tells whom a row was about."""
+    """The user, and every column of an `id` feature: what identifies a row."""
     columns = [f.column or name for name, f in config.features.items() if f.kind == "id"]
     return list(dict.fromkeys([*([config.data.group] if config.data.group else []), *columns]))
 
 
 def plan_scoring(config: Config, path: str, days: DayRange | None, keys: Sequence[str]) -> ScorePlan:
-    """The files to make of the days (None: all) of the data set at `path`; reads footers only. A key named twice is one column.
+    """The output files for the days (None: all) of the data set at `path`; reads footers only. Duplicate keys are one column.
 
-    Raises DataError where a day or file is missing or damaged, or a column is missing or has a type that does not fit. Labels
-    need not be there.
+    Raises DataError if a day or file is missing or damaged, or a column is missing or has a wrong type. Labels are not needed.
     """
     files = list_files(path, days)
     filesystem, root = open_filesystem(path)
@@ -82,7 +81,7 @@ def plan_scoring(config: Config, path: str, days: DayRange | None, keys: Sequenc
         units = make_units(list(group), UNIT_ROWS)
         outputs += [Output(f"ds={day}/unit-{n:05d}.parquet", unit) for n, unit in enumerate(units)]
     if not outputs:
-        raise DataError(f"`{path}` has no rows{f' on {days}' if days else ''}; there is nothing to score")
+        raise DataError(f"`{path}` has no rows{f' on {days}' if days else ''}: nothing to score; choose other days")
     schema = pa.schema([_plain(footers[0].schema.field(key)) for key in dict.fromkeys(keys)])
     digest = hashlib.sha256()
     for footer in footers:
@@ -98,6 +97,6 @@ def _needed(config: Config) -> list:
 
 
 def _plain(field: pa.Field) -> pa.Field:
-    """The field as it is written: values in place of a dictionary's codes."""
+    """The output field: values instead of dictionary codes."""
     kind = field.type.value_type if pa.types.is_dictionary(field.type) else field.type
     return pa.field(field.name, kind)

@@ -1,4 +1,4 @@
-"""Logged rows as the inputs of a served model: neighbouring rows that share all of the user's side are one user.
+"""Convert logged rows to inputs of a served model: consecutive rows with equal user-side features are one user.
 
 Shapes: N rows, U users among them, V values of a list.
 """
@@ -19,7 +19,7 @@ from raymtl.data.rules import one_array
 from raymtl.serving.model import SCENARIO, Raw
 
 Columns = dict[str, pa.Array]
-"""What `BlockMaker.features` makes."""
+"""The result of `BlockMaker.features`."""
 
 
 @dataclass(frozen=True)
@@ -27,7 +27,7 @@ class Rows:
     """N rows of the logs, ready for the model."""
 
     keys: pa.Table
-    """The key columns as they are written, [N]."""
+    """The key columns of the output, [N]."""
     users: Columns
     """The user's side and the scenario, [U]."""
     index: np.ndarray
@@ -37,14 +37,14 @@ class Rows:
 
 
 def tensors(columns: Columns, features: Mapping[str, Feature]) -> Raw:
-    """The inputs of some features, with rows of tables for IDs, and the scenario where the columns have it."""
+    """The inputs of some features, with table rows for IDs, and the scenario if the columns have it."""
     raw: Raw = {}
     for name, feature in features.items():
         if isinstance(feature, DenseFeature):
             raw[name] = torch.from_numpy(columns[f"dense:{name}"].to_numpy())
         elif isinstance(feature, IdFeature):
             column = columns[f"id:{name}"]
-            if column.null_count:  # what lies below a null may be no row of the table
+            if column.null_count:  # the value below a null may not be a row of the table
                 raw[f"{name}.present"] = torch.from_numpy(column.is_valid().to_numpy(zero_copy_only=False))
                 column = column.fill_null(0)
             raw[name] = torch.from_numpy(column.to_numpy())
@@ -58,10 +58,10 @@ def tensors(columns: Columns, features: Mapping[str, Feature]) -> Raw:
 
 
 def new_users(raw: pa.Table, config: Config, names: Sequence[str]) -> np.ndarray:
-    """Where a row differs from the one before in a feature of the user's side (`names`) or the scenario, [N] bool.
+    """Where a row differs from the previous one in a user-side feature (`names`) or the scenario, [N] bool.
 
-    The first row always does. Rows up to the next such place are of one user in one state, so what a model makes of the user's
-    side is the same for all of them.
+    The first row always does. The rows until the next difference have the same user state, so the user part is computed once for
+    them.
     """
     new = np.zeros(len(raw), bool)
     new[:1] = True
@@ -92,18 +92,18 @@ def _columns(config: Config, names: Sequence[str]) -> Iterator[tuple[str, Kind]]
 
 
 def _codes(values: pa.Array) -> np.ndarray:
-    """Integers that are equal where the values are; a null has that of some value."""
+    """Integers that are equal if the values are; a null gets an arbitrary one."""
     if not pa.types.is_integer(values.type):
         values = (values if pa.types.is_dictionary(values.type) else pc.dictionary_encode(values)).indices
     return values.fill_null(0).to_numpy(zero_copy_only=False)
 
 
 def _list_changes(flat: pa.Array, lengths: np.ndarray) -> np.ndarray:
-    """Where a list differs from the one before, [N] bool; false for the first."""
+    """Where a list differs from the previous one, [N] bool; false for the first."""
     values = _codes(flat)
     changed = np.zeros(len(lengths), bool)
     changed[1:] = lengths[1:] != lengths[:-1]
-    # Where the lengths are the same, each value has its counterpart that many places before
+    # For equal lengths, the counterpart of each value is `length` positions before it
     comparable = ~changed
     comparable[:1] = False
     place = np.flatnonzero(np.repeat(comparable, lengths))

@@ -1,4 +1,4 @@
-"""From what the logs say to what the tables and the model read, as tensor operations: what an exported program begins with.
+"""Convert raw log values to the inputs of the tables and the model, as tensor operations of an exported program.
 
 The same rules as in `data/ids/hashing.py`, `data/ids/id_map.py` and `data/blocks.py`. Shapes: N rows, V values of a list, M
 IDs of a map.
@@ -15,7 +15,7 @@ from raymtl.data.ids.id_map import UNKNOWN_ROW, IdMap
 
 
 def mix64(ids: Tensor) -> Tensor:
-    """SplitMix64's finaliser of int64 IDs; products wrap round, as those of unsigned numbers do."""
+    """SplitMix64's finaliser of int64 IDs; products wrap around, like unsigned numbers."""
     z = ids ^ _shifted(ids, 30)
     z = z * (0xBF58476D1CE4E5B9 - 2**64)
     z = z ^ _shifted(z, 27)
@@ -24,23 +24,23 @@ def mix64(ids: Tensor) -> Tensor:
 
 
 def _shifted(z: Tensor, bits: int) -> Tensor:
-    """The bits of z moved to the right, zeros coming in from the left; torch's own shift brings in copies of the sign."""
+    """Logical right shift; torch's own shift keeps the sign."""
     return (z >> bits) & (2 ** (64 - bits) - 1)
 
 
 def hash_rows(ids: Tensor, rows: int) -> Tensor:
     """Row of every ID in a `hash` table: mix64 as an unsigned number, modulo the rows."""
     z = mix64(ids)
-    # 2 · (z without its last bit) + its last bit, as torch knows no unsigned remainder
+    # 2 · (z without its last bit) + its last bit, since torch has no unsigned remainder
     return (_shifted(z, 1) % rows * 2 + (z & 1)) % rows
 
 
 class MapRows(nn.Module):
-    """Row of every ID in a `map` table, by binary search; the unknown row for an ID that the map does not have."""
+    """Row of every ID in a `map` table, by binary search; the unknown row for an unknown ID."""
 
     def __init__(self, id_map: IdMap):
         super().__init__()
-        # One more entry, so that an empty map needs no case of its own; its row is the unknown one
+        # One extra entry with the unknown row, so that an empty map needs no special case
         last = torch.iinfo(torch.int64).max
         self.register_buffer("ids", torch.cat((_copied(id_map.ids), torch.tensor([last]))))
         self.register_buffer("rows", torch.cat((_copied(id_map.rows), torch.tensor([UNKNOWN_ROW]))))

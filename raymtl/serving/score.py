@@ -1,4 +1,4 @@
-"""Batch scoring from the driver's side: checks, the weights into Ray's object store, a pool of scorers, the marker."""
+"""The driver of batch scoring: checks, the weights in Ray's object store, a pool of scorers, the success marker."""
 
 import datetime as dt
 import json
@@ -35,14 +35,14 @@ from raymtl.training.rundir import run_lock
 from raymtl.words import count_of
 
 JOB, SUCCESS = "_scoring.json", "_SUCCESS"
-"""Files of a scoring: what it is, written first, and that it is complete, written last."""
+"""Marker files of a scoring: its description, written first, and the success marker, written last."""
 BATCH_ROWS = 4096
 _MAP_BYTES = 32
-"""Of an ID in the lookup of a map."""
+"""Bytes of an ID in the lookup of a map."""
 _MAP_READING_BYTES = 128
-"""Of a row while a map is read, beside the lookup's copy in the object store."""
+"""Bytes of a row while a map is read, besides the lookup's copy in the object store."""
 _ROOM_S = 60.0
-"""Longest wait for the cluster to have room for the scorers."""
+"""Longest wait for resources for the scorers."""
 _NO_DAY = dt.date.min
 Progress = Callable[[int, int], None]
 
@@ -52,13 +52,13 @@ class Pool:
     """The processes that score."""
 
     workers: int | None = None
-    """How many; None: as many as the CPUs (with `gpu`: the GPUs) of the nodes allow."""
+    """Number of processes; None: as many as the CPUs (with `gpu`: the GPUs) of the nodes allow."""
     cpus: int = 1
     """CPUs, and threads, of each."""
     gpu: bool = False
     """One GPU for each."""
     batch_rows: int = BATCH_ROWS
-    """Rows that the model takes at a time."""
+    """Rows of a model batch."""
 
 
 def score(
@@ -72,13 +72,13 @@ def score(
     address: str | None = None,
     allow_custom: bool = False,
     progress: Progress | None = None,
-    say: Callable[[str], None] = lambda line: None,
+    notify: Callable[[str], None] = lambda line: None,
 ) -> dict[str, Any]:
-    """Write the predictions of a version for every row of the data to the folder `out`; returns what `_SUCCESS` holds.
+    """Write the predictions of a version for every row of the data to the folder `out`; returns the content of `_SUCCESS`.
 
-    Without `keys` the columns are those of `default_keys`. What an earlier call for the same version, data and keys has written
-    stays; another one's output is refused with a ConfigError. `allow_custom`: the version may name classes to import. `say` is
-    told each step that takes a while. Raises other UserErrors for whatever else the user can mend.
+    Without `keys` the columns are those of `default_keys`. Output of an earlier call for the same version, data and keys is kept;
+    other output is refused with a ConfigError. `allow_custom`: the version may name classes to import. `notify` gets a line for
+    each step that takes a while. Raises other UserErrors for anything else that the user can fix.
     """
     began = time.monotonic()
     opened = open_version(version, allow_custom)
@@ -86,11 +86,9 @@ def score(
     plan = plan_scoring(config, data, days, list(keys) or default_keys(config))
     names = [PREDICTION + name for name in _outputs(opened)]
     if taken := set(names) & set(plan.keys.names):
-        raise ConfigError(
-            f"--keys names `{sorted(taken)[0]}`, which is the name of a column of predictions; leave it out"
-        )
+        raise ConfigError(f"--keys names `{sorted(taken)[0]}`, which is the name of a prediction column; leave it out")
     folder = Folder(out)
-    with run_lock(folder.path, what="scoring into", remedy="give another --out"):
+    with run_lock(folder.path, what="scoring into", remedy="use another --out"):
         _begin(folder, opened, plan, names)
         written = _written(folder, plan)
         missing = [n for n, output in enumerate(plan.outputs) if output.name not in written]
@@ -101,10 +99,10 @@ def score(
             progress(sum(written.values()), plan.rows)
         if missing:
             logs.at(run=config.name)
-            # On one machine as many as it has CPUs, whatever the training took
-            say(joining(address))
+            # On one machine use all its CPUs
+            notify(joining(address))
             local = join(address, pool.cpus * min(pool.workers or 1, len(missing)))
-            for made in _scored(opened, plan, folder.path, missing, pool, local, say):
+            for made in _scored(opened, plan, folder.path, missing, pool, local, notify):
                 written[made["file"]] = made["rows"]
                 users += made["users"]
                 scorer_seconds += made["seconds"]
@@ -125,13 +123,13 @@ def score(
 
 
 def _outputs(version: Version) -> list[str]:
-    """Names of the predictions' columns, without what they begin with; the dense weights are checked on the way."""
+    """Names of the prediction columns, without their prefix; also checks the dense weights."""
     ranker = load_ranker(version.config, read_dense(version), version.manifest.id)
     return [*ranker.tasks, *ranker.derived]
 
 
 def _job(version: Version, plan: ScorePlan, names: list[str]) -> dict[str, Any]:
-    """What the files of a scoring depend on."""
+    """The description of a scoring: everything its files depend on."""
     return {
         "version": version.manifest.id,
         "manifest": version.digest,
@@ -144,32 +142,32 @@ def _job(version: Version, plan: ScorePlan, names: list[str]) -> dict[str, Any]:
 
 
 _SAME = ("manifest", "input", "keys", "predictions")
-"""What must not change between two calls for one folder; paths may, as a mount does."""
+"""Keys that must not change between two calls for one folder; paths may change, like a mount point."""
 
 
 def _begin(folder: Folder, version: Version, plan: ScorePlan, names: list[str]) -> None:
-    """Say in the folder whose output it holds. Raises ConfigError where it holds something else."""
+    """Write the description into the folder. Raises ConfigError if the folder holds other output."""
     job = _job(version, plan, names)
     before = _marker(folder, JOB)
     if before is None:
         if found := [name for name in folder.files() if not name.rpartition("/")[2].startswith((".", "_"))]:
-            raise ConfigError(f"--out `{folder.path}` holds other files, such as `{found[0]}`; give an empty folder")
+            raise ConfigError(f"--out `{folder.path}` holds other files, such as `{found[0]}`; use an empty folder")
         folder.write_text(JOB, json.dumps(job, indent=1) + "\n")
         return
     if not before:
-        raise ConfigError(f"`{join_path(folder.path, JOB)}` is damaged; give another --out")
+        raise ConfigError(f"`{join_path(folder.path, JOB)}` is damaged; use another --out")
     if differing := [key for key in _SAME if before.get(key) != job[key]]:
         what = {
             "manifest": f"version {before.get('version')}, not {job['version']}",
-            "input": f"other files of `{before.get('data')}`: the days are others, or the data changed since",
-            "keys": f"the key columns {list(before.get('keys', {}))}, not {list(job['keys'])}, or of other types",
+            "input": f"other files of `{before.get('data')}`: other days, or the data has changed",
+            "keys": f"the key columns {list(before.get('keys', {}))}, not {list(job['keys'])}, or with other types",
             "predictions": f"the predictions {before.get('predictions')}, not {names}",
         }[differing[0]]
-        raise ConfigError(f"--out `{folder.path}` holds the output of {what}; give another folder, or remove that one")
+        raise ConfigError(f"--out `{folder.path}` holds the output of {what}; use another folder, or remove this one")
 
 
 def _success(folder: Folder, plan: ScorePlan, missing: list[int]) -> dict[str, Any] | None:
-    """What `_SUCCESS` says where it is whole and so are all files; otherwise it is taken away, until all are there."""
+    """The content of `_SUCCESS` if it and all files are complete; otherwise it is removed until they are."""
     found = _marker(folder, SUCCESS)
     if found is None:
         return None
@@ -180,12 +178,12 @@ def _success(folder: Folder, plan: ScorePlan, missing: list[int]) -> dict[str, A
 
 
 def _files(plan: ScorePlan) -> list[dict[str, Any]]:
-    """What `_SUCCESS` says of the files, all of which have the rows of their units."""
+    """The entries of the files in `_SUCCESS`."""
     return [{"path": output.name, "rows": output.unit.rows} for output in plan.outputs]
 
 
 def _marker(folder: Folder, name: str) -> dict[str, Any] | None:
-    """The JSON object of a marker, an empty one where it is damaged; None where it is not there."""
+    """The JSON object of a marker, empty if it is damaged; None if it does not exist."""
     try:
         text = folder.read_text(name)
         found = None if text is None else json.loads(text)
@@ -199,33 +197,39 @@ def _written(folder: Folder, plan: ScorePlan) -> dict[str, int]:
     filesystem, root = open_filesystem(folder.path)
     there = {name for name in folder.files() if not name.rpartition("/")[2].startswith((".", "_"))}
     named = {f"{root.rstrip('/')}/{o.name}": o for o in plan.outputs if o.name in there}
-    # A file that cannot be read is written again, so its size is of no interest
+    # An unreadable file is rewritten, so its size does not matter
     footers, _ = find_footers(filesystem, [File(path, _NO_DAY, 1) for path in named])
     rows = {named[f.file.path]: sum(f.row_group_rows) for f in footers}
     return {output.name: count for output, count in rows.items() if count == output.unit.rows}
 
 
 def _scored(
-    version: Version, plan: ScorePlan, out: str, units: list[int], pool: Pool, local: bool, say: Callable[[str], None]
+    version: Version,
+    plan: ScorePlan,
+    out: str,
+    units: list[int],
+    pool: Pool,
+    local: bool,
+    notify: Callable[[str], None],
 ) -> Iterator[dict[str, Any]]:
-    """Have the units scored; yields what each scorer says of its unit, as they end."""
+    """Score the units; yields the summary of each unit as it finishes."""
     workers = _workers(pool, len(units), local)
     reading = _reading_bytes(version)
     _check_memory(version, reading)
     tables = sum(kind == "table" for kind, _ in reading)
-    say(f"reading {count_of(tables, 'table')} of version {version.manifest.id}")
+    notify(f"reading {count_of(tables, 'table')} of version {version.manifest.id}")
     loaded: dict[str, dict[str, ray.ObjectRef]] = {"table": {}, "map": {}}
     ended = []
     for (kind, name), memory in reading.items():
         load = _load_table if kind == "table" else _load_map
-        # Ray reads no more of them on a node at a time than its memory holds
+        # Ray limits concurrent reads on a node by its memory
         loaded[kind][name], end = load.options(memory=memory).remote(version, name)
         ended.append(end)
-    # The scorers may take all CPUs, so they must not wait for tasks that need one; the weights stay where they are
+    # The scorers may take all CPUs, so wait for the loading tasks first; the weights stay in the object store
     if (error := next(filter(None, user_errors(ray.get(ended))), None)) is not None:
         raise error
     assets = Assets(version.manifest.id, ray.put(read_dense(version)), loaded["table"], loaded["map"])
-    say(f"starting {count_of(workers, 'scorer')}")
+    notify(f"starting {count_of(workers, 'scorer')}")
     here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
     made = _run_pool.options(scheduling_strategy=here).remote(version.config, plan, out, units, pool, workers, assets)
     for found in user_errors(ray.get(batch) for batch in made):
@@ -236,8 +240,8 @@ def _scored(
 def _run_pool(
     config: Config, plan: ScorePlan, out: str, units: list[int], pool: Pool, workers: int, assets: Assets
 ) -> Iterator[list[dict[str, Any]]]:
-    """Score with a pool of Ray Data. In a process of its own: what Ray prints of the pool's actors and of their failures, which
-    no setting turns off, stays in Ray's log files."""
+    """Score with a pool of Ray Data, in its own process: this keeps Ray's output about the pool's actors and their failures,
+    which no setting turns off, in Ray's log files."""
     context = DataContext.get_current().copy()
     context.enable_progress_bars = False
     context.print_on_execution_start = False
@@ -256,19 +260,18 @@ def _run_pool(
 
 
 def _workers(pool: Pool, units: int, local: bool) -> int:
-    """How many scorers to start. Raises ClusterError where the nodes have no room for those asked for."""
+    """Number of scorers to start. Raises ClusterError if the nodes have too few resources for the requested ones."""
     need = {"CPU": pool.cpus, **({"GPU": 1} if pool.gpu else {})}
     least = min(pool.workers or 1, units)
-    remedy = "lower --workers or --cpus-per-worker, wait for others to end, or add nodes"
-    room = places(need, least, local, _ROOM_S, f"{least} scorers", remedy)
-    return least if pool.workers else min(room, units)
+    remedy = "lower --workers or --cpus-per-worker, wait for other jobs to end, or add nodes"
+    most = places(need, least, local, _ROOM_S, f"{least} scorers", remedy)
+    return least if pool.workers else min(most, units)
 
 
 def _reading_bytes(version: Version) -> dict[tuple[str, str], int]:
-    """Memory of the task that reads a `table` or `map`, by that word and the table's name.
+    """Memory of the task that reads a `table` or `map`, by this kind and the table's name.
 
-    It holds the whole in its own memory, beside the copy that Ray makes of it in the object store, and a file that is read, as
-    it lies there and unpacked.
+    It holds the complete table besides Ray's copy in the object store, and one file, both compressed and decompressed.
     """
     found = {}
     for name in served_tables(version.config):
@@ -281,32 +284,31 @@ def _reading_bytes(version: Version) -> dict[tuple[str, str], int]:
 
 
 def _check_memory(version: Version, reading: dict[tuple[str, str], int]) -> None:
-    """Raise ClusterError where the tables are larger than the object store of some node that scores, or one of them than the
-    memory that any node has to read it."""
+    """Raise ClusterError if the tables exceed the object store of a node that scores, or reading one exceeds the memory of
+    every node."""
     tables = {name: version.manifest.tables[name] for name in served_tables(version.config)}
     need = sum(4 * t.rows * t.dim + (_MAP_BYTES * t.rows if t.id_space == "map" else 0) for t in tables.values())
     nodes = [n["Resources"] for n in ray.nodes() if n["Alive"] and n["Resources"].get("CPU", 0)]
     least = min(resources.get("object_store_memory", 0) for resources in nodes)
     if need > least:
         raise ClusterError(
-            f"the tables of version {version.manifest.id} take {need / 2**30:.1f} GiB, and Ray's object store has "
-            f"{least / 2**30:.1f} GiB on some node; start Ray with a larger --object-store-memory (and /dev/shm), or on larger "
-            "nodes"
+            f"the tables of version {version.manifest.id} take {need / 2**30:.1f} GiB, but Ray's object store has only "
+            f"{least / 2**30:.1f} GiB on a node; start Ray with a larger --object-store-memory (and /dev/shm), or on larger nodes"
         )
     most = max(resources.get("memory", 0) for resources in nodes)
     for (kind, table), size in reading.items():
         if size > most:
             raise ClusterError(
-                f"reading the {kind} `{table}` of version {version.manifest.id} takes {size / 2**30:.1f} GiB beside the object "
-                f"store, and no node has more than {most / 2**30:.1f} GiB; start Ray on a node with more memory (`--memory`)"
+                f"reading the {kind} `{table}` of version {version.manifest.id} takes {size / 2**30:.1f} GiB besides the object "
+                f"store, but no node has more than {most / 2**30:.1f} GiB; start Ray on a node with more memory (`--memory`)"
             )
 
 
 @ray.remote(num_cpus=1, num_returns=2)
 def _load_table(version: Version, table: str) -> tuple[np.ndarray | None, UserError | None]:
-    """The weights, and what tells the driver that they are there, or why not, without fetching them.
+    """The weights, and a second result that tells the driver, without fetching them, whether loading failed.
 
-    An error that were raised would be the content of both results, and Ray prints those that nobody fetches.
+    A raised error would become both results, and Ray prints errors of results that are never fetched.
     """
     try:
         return read_table(version, table), None
@@ -316,7 +318,7 @@ def _load_table(version: Version, table: str) -> tuple[np.ndarray | None, UserEr
 
 @ray.remote(num_cpus=1, num_returns=2)
 def _load_map(version: Version, table: str) -> tuple[np.ndarray | None, UserError | None]:
-    """The lookup of a map, as `_load_table`."""
+    """The lookup of a map, like `_load_table`."""
     try:
         id_map = read_id_map(version, table)
         return IdLookup.build(id_map.ids, id_map.rows).words, None

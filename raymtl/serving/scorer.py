@@ -1,4 +1,4 @@
-"""One scoring process: reads a unit, predicts, writes its file whole. Reading goes on in a thread while the model computes."""
+"""A scoring process: it reads a unit, predicts, and writes its file atomically; a thread reads while the model computes."""
 
 import contextlib
 import queue
@@ -27,11 +27,11 @@ from raymtl.serving.tables import FloatTable
 from raymtl.storage.retry import to_user_error
 
 PREDICTION = "pred_"
-"""What the names of the predictions' columns begin with."""
+"""Prefix of the prediction columns."""
 _AHEAD = 2
-"""Blocks that are read ahead."""
+"""Prefetched blocks."""
 _LEAST_SHARING = 2.0
-"""Rows per user from which on the two parts are worth more than they cost (docs/serving.md)."""
+"""Rows per user from which the split model is faster (docs/serving.md)."""
 
 
 @dataclass(frozen=True)
@@ -55,7 +55,7 @@ class Predictor:
         self._sides = {side: {n: config.features[n] for n in names} for side, names in model.sides.items()}
 
     def predict(self, rows: Rows) -> tuple[np.ndarray, int]:
-        """Predictions [N, O] float32, and for how many users the user's side was computed."""
+        """Predictions [N, O] float32, and the number of computed users."""
         found, users = [], 0
         with torch.inference_mode():
             for start in range(0, len(rows.index), self._batch_rows):
@@ -64,12 +64,12 @@ class Predictor:
                 users += count
         return np.concatenate(found), users
 
-    def _batch(self, rows: Rows, part: slice) -> tuple[torch.Tensor, int]:
-        index = rows.index[part]
+    def _batch(self, rows: Rows, chunk: slice) -> tuple[torch.Tensor, int]:
+        index = rows.index[chunk]
         first, count = int(index[0]), int(index[-1] - index[0]) + 1
         index = index - first
         users = {name: column.slice(first, count) for name, column in rows.users.items()}
-        items = {name: column.slice(part.start, len(index)) for name, column in rows.items.items()}
+        items = {name: column.slice(chunk.start, len(index)) for name, column in rows.items.items()}
         of_items = tensors(items, self._sides["item"])
         if self._model.split is not None and len(index) >= _LEAST_SHARING * count:
             state = self._model.user(self._on_device(tensors(users, self._sides["user"])))
@@ -77,14 +77,14 @@ class Predictor:
             return self._model.item(state, places, self._on_device(of_items)), count
         if count < len(index):
             users = {name: column.take(pa.array(index)) for name, column in users.items()}
-        return self._model.whole(self._on_device(tensors(users, self._sides["user"]) | of_items)), len(index)
+        return self._model.predict(self._on_device(tensors(users, self._sides["user"]) | of_items)), len(index)
 
     def _on_device(self, raw: Raw) -> Raw:
         return raw if self._device.type == "cpu" else {n: value.to(self._device) for n, value in raw.items()}
 
 
 class Scorer:
-    """Scores one unit after the other; an actor of Ray Data's pool."""
+    """Scores units one by one; an actor of Ray Data's pool."""
 
     def __init__(
         self, config: Config, plan: ScorePlan, out: str, assets: Assets, batch_rows: int, threads: int, gpu: bool
@@ -100,12 +100,12 @@ class Scorer:
         self._plan, self._folder = plan, Folder(out)
 
     def __call__(self, batch: pa.Table) -> pa.Table:
-        """What was made of the unit that the one row of `batch` names."""
+        """Score the unit in the single row of `batch`; returns its summary."""
         output = self._plan.outputs[batch.column("unit")[0].as_py()]
         return pa.table({name: [value] for name, value in self.score(output).items()})
 
     def score(self, output: Output) -> dict[str, Any]:
-        """Read, predict and write one unit; says how much of what there was."""
+        """Read, predict and write one unit; returns its counts and times."""
         began, cpu_began = time.monotonic(), time.process_time()
         predicting = 0.0
         users = 0
@@ -134,17 +134,17 @@ class Scorer:
 
 
 class UnitReader:
-    """Reads the rows of a unit: their keys and features, those of the user's side once for neighbours that share them."""
+    """Reads the rows of a unit: keys and features, with user-side features once per run of rows that share them."""
 
     def __init__(self, config: Config, plan: ScorePlan, maps: Mapping[str, IdLookup]):
-        others = dict.fromkeys(set(config.map_tables()) - set(maps))  # read by bias features alone
+        others = dict.fromkeys(set(config.map_tables()) - set(maps))  # tables that only bias features read
         self._maker = BlockMaker(config, evaluation=True, maps={**others, **maps})
         self._sides = feature_sides(config)
         self._columns = list(dict.fromkeys([*served_columns(config), *plan.keys.names]))
         self._config, self._plan = config, plan
 
     def read(self, output: Output) -> Iterator[Rows]:
-        """The rows, piece by piece, in order."""
+        """Yield the rows in chunks, in order."""
         for fragment in output.unit.fragments:
             for raw, first_row in read_fragment(self._plan.root, fragment, self._columns, self._config.data.block_rows):
                 new = new_users(raw, self._config, self._sides["user"])
@@ -168,14 +168,14 @@ class UnitReader:
                 columns.append(column.cast(field.type))
             except pa.ArrowException as error:
                 raise DataError(
-                    f"{path}: the key column `{field.name}` has type {column.type}, which does not become {field.type} as in "
-                    f"the first file ({str(error).splitlines()[0]}); write it with one type in all files"
+                    f"{path}: the key column `{field.name}` has type {column.type}, which cannot be cast to {field.type}, the "
+                    f"type in the first file ({str(error).splitlines()[0]}); write it with one type in all files"
                 ) from error
         return pa.table(columns, schema=self._plan.keys)
 
 
 def ahead(items: Iterator[Any]) -> Iterator[Any]:
-    """The items, made by a thread a few ahead of who takes them; an error of the thread is raised here."""
+    """Yield the items, prefetched by a thread; an error of the thread is raised here."""
     waiting: queue.Queue[Any] = queue.Queue(_AHEAD)
     stopped = threading.Event()
     end = object()

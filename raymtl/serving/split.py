@@ -1,4 +1,4 @@
-"""The ranker cut in two: what depends on the user's side alone, and the rest for each candidate.
+"""The ranker split in two: what depends only on the user side, and the rest for each candidate.
 
 Shapes: U users, B candidates, N rows of either, F dense features, o outputs of all layers that read x.
 """
@@ -16,17 +16,17 @@ from raymtl.models.ranker import Ranker, concat_sequence
 from raymtl.models.slots import TargetAwareSequenceSlot
 
 State = dict[str, Tensor]
-"""What the user part hands to the item part, each tensor [U, ...]."""
+"""The user part's result for the item part, each tensor [U, ...]."""
 
 _READ = ("pooled", "dense", "scenario", "sequences")
-"""What a slot may read of the inputs besides x."""
+"""The inputs that a slot may read besides x."""
 _STEPS = 2
-"""Length of the sequences with which the ranker is tried once; any would do."""
+"""Length of the sequences in the trial run of the ranker; arbitrary."""
 
 
 @dataclass
 class Features:
-    """Features after the table lookup, by name; of one side, or of both."""
+    """Features after the table lookup, by name, of one or both sides."""
 
     pooled: dict[str, Tensor]
     """[N, D] each."""
@@ -47,7 +47,7 @@ class Features:
 
 
 def arranged(spec: InputSpec, features: Features) -> ModelInput:
-    """The model's input; features that are not given read as zeros, missing sequences are left out."""
+    """The model's input; missing features are zeros, missing sequences are left out."""
     some = features.some()
     pooled = [
         features.pooled[n] if n in features.pooled else some.new_zeros(some.shape[0], d, dtype=torch.float32)
@@ -67,15 +67,15 @@ def arranged(spec: InputSpec, features: Features) -> ModelInput:
 
 
 class SplitRanker(nn.Module):
-    """A ranker in evaluation in two parts: `item(user(u), index, i)` are the logits of the candidates i of the users u[index].
+    """A ranker for inference in two parts: `item(user(u), index, i)` are the logits of the candidates i of the users u[index].
 
-    How deep the cut goes follows from what the slots say of themselves (`models/slots.py`). Columns of x that depend on the
-    user's side alone, and the sequence slot where all that it reads is of that side, are made once per user; so are their
-    products with the layers that read x, which are linear. What else a slot reads of the user is repeated for the candidates.
+    The slots' own declarations (`models/slots.py`) decide what is split. Columns of x that depend only on the user side, and the
+    sequence slot if it reads only user-side features, are computed once per user; so are their products with the linear layers
+    that read x. Other user inputs of a slot are repeated for the candidates.
     """
 
     def __init__(self, ranker: Ranker, spec: InputSpec, user: Collection[str]):
-        """`user` names the features of the user's side; the scenario always is. The weights are fixed from now on."""
+        """`user` names the user-side features; the scenario is always one. The weights must not change afterwards."""
         super().__init__()
         self.ranker = ranker.eval()
         self.spec = spec
@@ -93,13 +93,13 @@ class SplitRanker(nn.Module):
         order = torch.cat((_places(sides, True), _places(sides, False)))
         self.register_buffer("_order", order.argsort(), persistent=False)
         self._sizes: list[int] | None = None
-        """Widths of the products; None: x is per task, and no product is made ahead."""
+        """Widths of the products; None: x is per task, and no product is precomputed."""
         self._needs = set(_READ)
         with torch.no_grad():
             self._try(sides)
 
     def user(self, features: Features) -> State:
-        """What the item part needs to know of U users."""
+        """The state of U users for the item part."""
         inputs = arranged(self.spec, features)
         encoded: tuple[Tensor, ...] = ()
         if self._asked:
@@ -119,7 +119,7 @@ class SplitRanker(nn.Module):
         return state
 
     def item(self, state: State, index: Tensor, features: Features) -> Tensor:
-        """Logits of B candidates, of which `index` [B] int64 names the users -> as `Ranker.forward`."""
+        """Logits of B candidates whose users are `index` [B] int64, as in `Ranker.forward`."""
         inputs = _Inputs(self, state, index, features)
         sequence = self._sequence(state, index, inputs)
         if self._sizes is None:
@@ -129,12 +129,12 @@ class SplitRanker(nn.Module):
         x = x if sequence is None else torch.cat((x, sequence), 1)
         products: list[Tensor] = []
         if self._sizes:
-            # Each into memory of its own: batched products are slow on slices of one wide result
-            shares = state["products"].split(self._sizes, 1)
+            # Each in its own memory: batched products are slow on slices of one wide result
+            user_products = state["products"].split(self._sizes, 1)
             weights = self._item_weight.split(self._sizes)
             products = [
-                share.index_select(0, index).addmm_(x, weight.t())
-                for share, weight in zip(shares, weights, strict=True)
+                product.index_select(0, index).addmm_(x, weight.t())
+                for product, weight in zip(user_products, weights, strict=True)
             ]
 
         def materialize() -> Tensor:
@@ -143,7 +143,7 @@ class SplitRanker(nn.Module):
         return self.ranker.above(PrecomputedInput(products, materialize, x.device), inputs)
 
     def _sequence(self, state: State, index: Tensor, inputs: ModelInput) -> Tensor | None:
-        """What the sequence slot adds to x for each candidate; None where the products have it."""
+        """The sequence slot's columns of x for each candidate; None if the products include them."""
         slot = self.ranker.sequence
         if self._asked:
             encoded = [value for name, value in state.items() if name.startswith("encoded.")]
@@ -153,7 +153,7 @@ class SplitRanker(nn.Module):
         return slot(inputs) if slot.width else None
 
     def _repeated(self, features: Features) -> Iterator[tuple[str, Tensor]]:
-        """The user's own features, as far as something reads them for each candidate."""
+        """The user features that are read for each candidate."""
         if "pooled" in self._needs and features.pooled:
             yield "pooled", torch.cat(list(features.pooled.values()), 1)
         if "dense" in self._needs and features.dense:
@@ -166,21 +166,21 @@ class SplitRanker(nn.Module):
                 yield f"lengths.{name}", lengths
 
     def _try(self, sides: list[bool]) -> None:
-        """Run the ranker once on made-up rows: it tells which layers read x, and what it reads of the user besides."""
-        state = self.user(self._made_up(1, of_user=True))
-        features, index = self._made_up(2, of_user=False), torch.zeros(2, dtype=torch.int64)
+        """Run the ranker once on zeros, to find which layers read x, and which user inputs it reads besides."""
+        state = self.user(self._zeros(1, of_user=True))
+        features, index = self._zeros(2, of_user=False), torch.zeros(2, dtype=torch.int64)
         inputs = _Inputs(self, state, index, features)
         sequence = self._sequence(state, index, inputs)
         per_task = sequence is not None and sequence.dim() == 3
         alone = self._alone and not per_task
-        x = concat_sequence(self.ranker.input(arranged(self.spec, self._made_up(2)) if alone else inputs), sequence)
+        x = concat_sequence(self.ranker.input(arranged(self.spec, self._zeros(2)) if alone else inputs), sequence)
         if per_task:
             self.ranker.above(x, inputs)
             self._needs = inputs.read
             return
         reader = _Reader(x)
         self.ranker.above(reader, inputs)
-        self._needs = inputs.read | ({"x"} if reader.read_whole else set())
+        self._needs = inputs.read | ({"x"} if reader.read_x else set())
         self._sizes = [len(weight) for weight in reader.weights]
         if self._sizes:
             weight = torch.cat(reader.weights)
@@ -188,7 +188,7 @@ class SplitRanker(nn.Module):
             self.register_buffer("_item_weight", weight[:, _places(sides, False)], persistent=False)
             self.register_buffer("_bias", torch.cat(reader.biases), persistent=False)
 
-    def _made_up(self, rows: int, of_user: bool | None = None) -> Features:
+    def _zeros(self, rows: int, of_user: bool | None = None) -> Features:
         """Zeros for the features of one side, or of both."""
 
         def has(name: str) -> bool:
@@ -204,14 +204,14 @@ class SplitRanker(nn.Module):
 
 
 class _Inputs(ModelInput):
-    """The inputs of both sides for the candidates; what nobody reads is not put together."""
+    """The inputs of both sides for the candidates, assembled only when read."""
 
     def __init__(self, split: SplitRanker, state: State, index: Tensor, features: Features):
         self._spec, self._of_user = split.spec, split.of_user
         self._state, self._index, self._features = state, index, features
         self.bias = self.bias_present = None
         self.read: set[str] = set()
-        """Which of `_READ` were read."""
+        """Those of `_READ` that were read."""
 
     def _of_users(self, name: str) -> Tensor:
         self.read.add(name.partition(".")[0].replace("steps", "sequences").replace("lengths", "sequences"))
@@ -246,13 +246,13 @@ class _Inputs(ModelInput):
 
 
 class _Reader(PrecomputedInput):
-    """An x that makes the products itself, and remembers with what."""
+    """An x that computes the products itself, and records their weights."""
 
     def __init__(self, x: Tensor):
         super().__init__((), lambda: x, x.device)
         self.weights: list[Tensor] = []
         self.biases: list[Tensor] = []
-        self.read_whole = False
+        self.read_x = False
 
     def linear(self, weight: Tensor, bias: Tensor | None) -> Tensor:
         self.weights.append(weight)
@@ -260,10 +260,10 @@ class _Reader(PrecomputedInput):
         return F.linear(super().materialize(), weight, bias)
 
     def materialize(self) -> Tensor:
-        self.read_whole = True
+        self.read_x = True
         return super().materialize()
 
 
 def _places(sides: Sequence[bool], side: bool) -> Tensor:
-    """Where `sides` is `side`, [n] int64."""
+    """Indices where `sides` is `side`, [n] int64."""
     return torch.tensor([place for place, own in enumerate(sides) if own == side], dtype=torch.int64)

@@ -1,4 +1,4 @@
-"""Embedding tables in plain torch: gathered rows in fp32, whatever the weights are kept in.
+"""Embedding tables in plain torch: looked-up rows are fp32, whatever the type of the weights.
 
 Shapes: R rows of the table, D its width, N looked-up rows.
 """

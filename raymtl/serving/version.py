@@ -1,4 +1,4 @@
-"""A published version read for serving: without optimizer state, and into plain arrays."""
+"""Read a published version for serving: without optimizer state, into plain arrays."""
 
 import hashlib
 import re
@@ -27,16 +27,16 @@ _FOLDER = re.compile(r"(.+)/versions/([^/]+)")
 
 @dataclass(frozen=True)
 class Version:
-    """A published version, and those it rests on."""
+    """A published version, and its bases."""
 
     store: Store
     parts: list[Manifest]
-    """A whole version and the deltas on it; the last one is the version itself."""
+    """A full version and the deltas on it; the last one is the version itself."""
     config: Config
 
     @property
     def manifest(self) -> Manifest:
-        """That of the version itself."""
+        """The manifest of the version itself."""
         return self.parts[-1]
 
     @property
@@ -48,9 +48,9 @@ class Version:
 def open_version(path: str, allow_custom: bool = False) -> Version:
     """The version in the folder `<store>/versions/<id>`; `<store>/versions/current` and the store alone mean the current one.
 
-    Every file that serving reads is there with its size; its hash is checked where it is read. Raises VersionError where one is
-    not, or there is no such version, and StorageError where the storage goes on failing. A model with slots of `type: custom`
-    means code that its configuration names; it is a ConfigError unless `allow_custom`.
+    Checks that every file that serving needs exists with its size; hashes are verified on reading. Raises VersionError if a file
+    or the version is missing, and StorageError if the storage keeps failing. A model with slots of `type: custom` would run the
+    code that its configuration names, so it raises ConfigError unless `allow_custom`.
     """
     folder, options = split_options(path)
     named = _FOLDER.fullmatch(folder.rstrip("/"))
@@ -67,13 +67,13 @@ def open_version(path: str, allow_custom: bool = False) -> Version:
 
 
 def _refuse_custom(config: Config, version: str) -> None:
-    """Raise ConfigError where building the model would import what the version's configuration names."""
+    """Raise ConfigError if building the model would import classes that the version's configuration names."""
     for slot in type(config.model).model_fields:
         section = getattr(config.model, slot)
         if isinstance(section, Custom):
             raise ConfigError(
                 f"version {version} has a slot of `type: custom`: model.{slot}.path is `{section.path}`, which would be imported "
-                "and run; give --allow-custom if you know that class and trust whoever published the version"
+                "and run; use --allow-custom if you know that class and trust the publisher of the version"
             )
 
 
@@ -81,16 +81,16 @@ def _dense_file(version: Version) -> FileEntry:
     for file in version.manifest.files:
         if file.path == DENSE:
             return file
-    raise VersionError(f"version {version.manifest.id} has no dense weights; take another version")
+    raise VersionError(f"version {version.manifest.id} has no dense weights; choose another version")
 
 
 def read_dense(version: Version) -> dict[str, Tensor]:
-    """The dense weights by their name in the trained module. VersionError where the file is damaged."""
+    """The dense weights by their name in the trained module. VersionError if the file is damaged."""
     return safetensors.torch.load(read_file(version.store, version.manifest.id, _dense_file(version)))
 
 
 def read_table(version: Version, table: str) -> np.ndarray:
-    """The weights of a table, [R, D] float32. VersionError where a file is damaged."""
+    """The weights of a table, [R, D] float32. VersionError if a file is damaged."""
     newest = version.manifest.tables[table]
     weights = np.zeros((newest.rows, newest.dim), np.float32)
     for part in version.parts:
@@ -101,5 +101,5 @@ def read_table(version: Version, table: str) -> np.ndarray:
 
 
 def read_id_map(version: Version, table: str) -> IdMap:
-    """Who holds which row of a `map` table. VersionError where a file is damaged."""
+    """The ID map of a `map` table. VersionError if a file is damaged."""
     return read_map(version.store, version.parts, table, checked=True)

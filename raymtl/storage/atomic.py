@@ -1,4 +1,4 @@
-"""Files that a reader sees whole: the old one or the new one, whenever the writer is killed."""
+"""Files that a reader sees complete: the old one or the new one, even if the writer is killed."""
 
 import os
 from collections.abc import Callable, Iterator
@@ -13,11 +13,11 @@ from raymtl.storage.retry import retry
 def atomic_write(
     filesystem: pafs.FileSystem, path: str, temp_path: str, write: Callable[[str], None], *, lasting: bool = False
 ) -> None:
-    """Write the file `path`, in place of an earlier one; folders above it are made.
+    """Write the file `path`, replacing an earlier one; missing parent folders are created.
 
-    `write(name)` writes the content under the name that it is given: on a local disk `temp_path`, a name in the same folder that
-    readers leave alone; object storage shows an object once its upload is complete, so there it is `path` itself. It is called
-    again after an error that may pass. A `lasting` local file is on the disk when this returns. Raises OSError.
+    `write(name)` writes the content to the name it gets: on a local disk `temp_path`, a name in the same folder that readers
+    ignore; object storage shows an object only once its upload is complete, so there it is `path` itself. A transient error
+    calls it again. A `lasting` local file is on the disk when this returns. Raises OSError.
     """
 
     def attempt() -> None:
@@ -37,7 +37,7 @@ def atomic_write(
 
 
 def move(filesystem: pafs.FileSystem, temp_path: str, path: str) -> None:
-    """Give a finished file its name, in place of an earlier one."""
+    """Give a finished file its name, replacing an earlier one."""
     failed = False
 
     def attempt() -> None:
@@ -45,7 +45,7 @@ def move(filesystem: pafs.FileSystem, temp_path: str, path: str) -> None:
         try:
             filesystem.move(temp_path, path)
         except FileNotFoundError:
-            # Nobody else takes `temp_path` away: the attempt before did it, and its answer was lost
+            # No other process moves `temp_path`: the previous attempt did, and its answer was lost
             if not failed or filesystem.get_file_info(path).type != pafs.FileType.File:
                 raise
         except OSError:
@@ -56,7 +56,7 @@ def move(filesystem: pafs.FileSystem, temp_path: str, path: str) -> None:
 
 
 def flush(path: str) -> None:
-    """Return when a local file, or the names in a local folder, are on the disk."""
+    """Flush a local file, or the names in a local folder, to disk."""
     number = os.open(path, os.O_RDONLY)
     try:
         os.fsync(number)
@@ -66,7 +66,7 @@ def flush(path: str) -> None:
 
 @contextmanager
 def removed_on_error(path: str) -> Iterator[None]:
-    """Take a local file away where what makes it fails: on a full disk it would keep the room."""
+    """Remove a local file if writing it fails: on a full disk it would keep its space."""
     try:
         yield
     except BaseException:

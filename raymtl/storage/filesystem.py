@@ -1,8 +1,8 @@
-"""Opens any pyarrow or fsspec file system, and calls it where pyarrow's own calls do not do.
+"""Open any pyarrow or fsspec file system, and call fsspec directly where pyarrow's own calls are wrong.
 
-pyarrow asks an fsspec file system with `isfile`, `isdir` and `exists`, and those take any error for a no: a store whose network
-fails for a moment would be an empty store. It also lists out of fsspec's cache, and so never sees what other processes write. The
-functions here call fsspec themselves: what is missing is a FileNotFoundError, and any other error is that error.
+pyarrow calls fsspec's `isfile`, `isdir` and `exists`, which treat any error as "no": a store whose network fails for a moment
+would look empty. It also lists from fsspec's cache, and so never sees what other processes write. The functions here call fsspec
+directly: a missing file raises FileNotFoundError, and any other error is raised as it is.
 """
 
 import os
@@ -27,7 +27,7 @@ def fsspec_of(filesystem: pafs.FileSystem) -> Any:
     return handler.fs if isinstance(handler, pafs.FSSpecHandler) else None
 
 
-def read_whole(filesystem: pafs.FileSystem, path: str) -> bytes:
+def read_all(filesystem: pafs.FileSystem, path: str) -> bytes:
     """Content of a file."""
     if (remote := fsspec_of(filesystem)) is not None:
         return remote.cat_file(path)
@@ -36,7 +36,7 @@ def read_whole(filesystem: pafs.FileSystem, path: str) -> bytes:
 
 
 def open_to_read(filesystem: pafs.FileSystem, path: str) -> pa.NativeFile:
-    """A file to read from any place."""
+    """Open a file for random access."""
     if (remote := fsspec_of(filesystem)) is not None:
         return pa.PythonFile(remote.open(path, mode="rb"), mode="r")
     return filesystem.open_input_file(path)
@@ -45,9 +45,9 @@ def open_to_read(filesystem: pafs.FileSystem, path: str) -> pa.NativeFile:
 def list_folder(
     filesystem: pafs.FileSystem, folder: str, *, recursive: bool, allow_not_found: bool = False
 ) -> list[pafs.FileInfo]:
-    """Files and folders below a folder, with paths as the file system writes them.
+    """Files and folders in a folder, with paths as the file system writes them.
 
-    FileNotFoundError where there is none, unless that is allowed; a folder below it that is removed meanwhile is no error then.
+    FileNotFoundError if it does not exist, unless that is allowed; then a subfolder removed meanwhile is no error either.
     """
     remote = fsspec_of(filesystem)
     if remote is None:
@@ -55,8 +55,8 @@ def list_folder(
         try:
             return filesystem.get_file_info(selector)
         except FileNotFoundError:
-            # Arrow lists a local folder, and only where that fails does it look whether the folder is missing: another process
-            # made it in between
+            # Arrow checks whether a local folder is missing only after listing it failed; another process may have created it
+            # in between
             return filesystem.get_file_info(selector)
     remote.invalidate_cache(folder)
     found, waiting = [], [folder]
@@ -82,10 +82,10 @@ def list_folder(
 
 
 def put(filesystem: pafs.FileSystem, path: str, data: bytes) -> None:
-    """Write a file of that content in one go; on object storage it is there whole or as it was before."""
+    """Write a file in one call; on object storage a reader sees either the complete new file or the old one."""
     if (remote := fsspec_of(filesystem)) is not None:
         try:
-            # A stream of fsspec's that is closed after a failed write uploads what it has
+            # An fsspec stream that is closed after a failed write uploads what it has
             remote.pipe_file(path, data)
             return
         except NotImplementedError:
@@ -103,7 +103,7 @@ def delete_file(filesystem: pafs.FileSystem, path: str) -> None:
 
 
 def make_folder_of(filesystem: pafs.FileSystem, path: str) -> None:
-    """Make the folder of a file, and those above it."""
+    """Create the folder of a file, and its parents."""
     if filesystem.type_name not in ("s3", "gcs"):  # objects need no folder
         filesystem.create_dir(path.rpartition("/")[0] or "/", recursive=True)
 
@@ -114,13 +114,13 @@ _HADOOP = {"s3a": "s3", "s3n": "s3", "wasb": "abfs", "wasbs": "abfss"}
 def open_filesystem(path: str) -> tuple[pafs.FileSystem, str]:
     """The file system and the path on it, for a local path or a URL of pyarrow's or fsspec's schemes.
 
-    A local path comes back absolute, since Ray's processes run in folders of their own; `~` is the home folder. Raises
-    ConfigError where nothing reads such URLs.
+    A local path becomes absolute, since each Ray process runs in its own folder; `~` is the home folder. Raises
+    ConfigError if no package reads such URLs.
     """
     if not urlparse(path).scheme:
         return pafs.LocalFileSystem(), os.path.abspath(os.path.expanduser(path))
     try:
-        filesystem, inner = retry(lambda: pafs.FileSystem.from_uri(path))  # S3 asks for the region of the bucket
+        filesystem, inner = retry(lambda: pafs.FileSystem.from_uri(path))  # S3 looks up the bucket's region
         return filesystem, inner.rstrip("/") or "/"
     except (ValueError, OSError, NotImplementedError, ImportError) as native:
         import fsspec
@@ -133,22 +133,22 @@ def open_filesystem(path: str) -> tuple[pafs.FileSystem, str]:
             if (unknown := _unknown_scheme(path, error)) is not None:
                 raise unknown from error
             raise DataError(
-                f"cannot open `{path}`: {native}; fsspec says: {error}. Check the scheme and the credentials, "
-                f"and install the fsspec package of that storage"
+                f"cannot open `{path}`: {native}; fsspec: {error}. Check the scheme and the credentials, "
+                f"and install the fsspec package for that storage"
             ) from error
         return pafs.PyFileSystem(pafs.FSSpecHandler(filesystem)), inner.rstrip("/") or "/"
 
 
 def _unknown_scheme(path: str, error: Exception) -> ConfigError | None:
-    """The sentence for a URL that nothing here can read, whatever its credentials."""
+    """The error for a URL that no installed package can read, whatever its credentials."""
     scheme = urlparse(path).scheme
     rest = path.partition(":")[2]
     if scheme in _HADOOP and isinstance(error, ImportError | ValueError):
-        return ConfigError(f"`{path}` is how Hadoop names it; write {_HADOOP[scheme]}:{rest}")
+        return ConfigError(f"`{path}` has the scheme that only Hadoop uses; write {_HADOOP[scheme]}:{rest}")
     if "Protocol not known" in str(error):
         return ConfigError(
-            f"`{path}`: no storage is known by `{scheme}:`; write a local path, or a URL that begins with s3://, gs://, "
-            "abfss://, hdfs:// or a name that fsspec knows"
+            f"`{path}`: unknown scheme `{scheme}:`; write a local path, or a URL that begins with s3://, gs://, "
+            "abfss://, hdfs:// or another scheme that fsspec supports"
         )
     if isinstance(error, ImportError):
         return ConfigError(f"`{path}` needs a package that is not installed: {error}; install it on every node")

@@ -1,7 +1,7 @@
-"""The store as plain storage: a root on any pyarrow or fsspec file system, and the few operations that versions need.
+"""The store as object storage: a root on any pyarrow or fsspec file system, and the few operations that versions need.
 
-Only these are used: whole objects written, read, listed and deleted. No rename and no lock file: object storage has neither.
-Each is tried again after an error that may pass (`retry.py`); what fails for good is one sentence.
+Objects are only written, read, listed and deleted, each as a unit: object storage has neither a rename nor a lock file.
+Each operation is retried after a transient error (`retry.py`); a lasting error is one sentence.
 """
 
 import errno
@@ -28,7 +28,7 @@ from raymtl.storage.filesystem import (
     open_filesystem,
     open_to_read,
     put,
-    read_whole,
+    read_all,
 )
 from raymtl.storage.paths import absolute
 from raymtl.storage.retry import advice, is_transient, reason, retry
@@ -42,7 +42,7 @@ _NO_LINKS = {errno.EPERM, errno.ENOTSUP, errno.ENOSYS, errno.EMLINK}
 
 
 class UnsureError(StorageError):
-    """The storage does not say whether it did what it was asked to."""
+    """The storage does not say whether an operation succeeded."""
 
 
 @dataclass(frozen=True)
@@ -74,25 +74,25 @@ def open_store(path: str) -> Store:
 
 @contextmanager
 def storage(store: Store, doing: str) -> Iterator[None]:
-    """Turn an error of the file system into one sentence; `doing` is what was tried, such as `list log`."""
+    """Turn an error of the file system into one sentence; `doing` names the operation, such as `list log`."""
     try:
         yield
     except OSError as error:
         raise StorageError(
-            f"store {store.path}: cannot {doing}: {reason(error)}; what is published stays as it is: {advice(error)} and run the "
-            f"same command again"
+            f"store {store.path}: cannot {doing}: {reason(error)}; published versions are unchanged: {advice(error)} and rerun "
+            f"the same command"
         ) from error
 
 
 def read_bytes(store: Store, name: str) -> bytes | None:
-    """Content of an object, or None where it is not there."""
+    """Content of an object, or None if it does not exist."""
     return _retry(store, f"read `{name}`", lambda: _read(store, name))
 
 
 def write_bytes(store: Store, name: str, data: bytes, lasting: bool = True) -> None:
-    """Write an object, in place of an earlier one, so that a reader sees the old or the new one whole.
+    """Write an object, replacing an earlier one, so that a reader sees the complete old or new one.
 
-    A local file is on the disk when this returns, unless it need not outlast the machine (`lasting` is False).
+    A local file is on the disk when this returns, unless `lasting` is False.
     """
     with storage(store, f"write `{name}`"):
         filesystem, path = store.filesystem, store.inside(name)
@@ -102,14 +102,14 @@ def write_bytes(store: Store, name: str, data: bytes, lasting: bool = True) -> N
 
 
 def create(store: Store, name: str, data: bytes) -> None:
-    """Write an object that must not exist yet, in one step; FileExistsError where it does.
+    """Write an object that must not exist yet, in one step; FileExistsError if it does.
 
-    A local file is linked to its name when it is whole, and an fsspec file system that can (s3fs, gcsfs, adlfs) refuses a second
-    object itself. Plain object storage has no such step: there the object is looked for and then written, and the lease
-    (`lease.py`) is what keeps two writers apart.
+    A complete local file is linked to its name, and some fsspec file systems (s3fs, gcsfs, adlfs) refuse a second object
+    themselves. Plain object storage has no such step: there this checks for the object and then writes it, and the lease
+    (`lease.py`) keeps two writers apart.
 
-    `data` says who writes it: an object of the very same content is this call's own, written by an attempt whose answer was
-    lost. Raises UnsureError where the storage does not even say whether it is there.
+    `data` must identify the writer: an object of the same content was written by an attempt of this call whose answer was
+    lost. Raises UnsureError if the storage does not even say whether it exists.
     """
 
     def attempt() -> None:
@@ -131,21 +131,21 @@ def create(store: Store, name: str, data: bytes) -> None:
 
 
 def names(store: Store, folder: str) -> list[str]:
-    """Names right below a folder, sorted; those in the making (a leading `.`) are left out."""
+    """Names directly in a folder, sorted; unfinished ones (a leading `.`) are left out."""
     found = _listed(store, folder, recursive=False)
     return sorted(name for e in found if not (name := e.path.rstrip("/").rpartition("/")[2]).startswith("."))
 
 
 def sizes(store: Store, folder: str) -> dict[str, int]:
-    """Bytes of every file below a folder, by path from the folder on."""
+    """Bytes of every file below a folder, by path relative to it."""
     found = _listed(store, folder, recursive=True)
-    # a file system may answer with or without the leading slash
+    # a file system may return paths with or without the leading slash
     length = len(store.inside(folder).lstrip("/")) + 1
     return {e.path.lstrip("/")[length:]: int(e.size) for e in found if e.type == pafs.FileType.File}
 
 
 def remove(store: Store, name: str) -> None:
-    """Remove an object, if it is there."""
+    """Remove an object if it exists."""
 
     def attempt() -> None:
         with suppress(FileNotFoundError):
@@ -155,7 +155,7 @@ def remove(store: Store, name: str) -> None:
 
 
 def remove_folder(store: Store, folder: str) -> None:
-    """Remove everything below a folder, if it is there."""
+    """Remove a folder and everything in it, if it exists."""
 
     def attempt() -> None:
         if store.filesystem.get_file_info(store.inside(folder)).type != pafs.FileType.NotFound:
@@ -165,7 +165,7 @@ def remove_folder(store: Store, folder: str) -> None:
 
 
 def sha256_of(store: Store, name: str) -> tuple[str, int] | None:
-    """Hex digest and bytes of an object, read in pieces; None where it is not there."""
+    """Hex digest and bytes of an object, read in chunks; None if it does not exist."""
 
     def attempt() -> tuple[str, int] | None:
         digest, count = hashlib.sha256(), 0
@@ -183,10 +183,10 @@ def sha256_of(store: Store, name: str) -> tuple[str, int] | None:
 
 
 class Output(io.RawIOBase):
-    """A new file to write from front to back; its hash and size are known when it is closed, and then it is on the disk.
+    """A new file to write sequentially; once closed, its hash and size are known and it is on the disk.
 
-    Opening it is tried again. What was streamed cannot be: an error in the middle is for the caller, who writes the file anew.
-    A file on remote storage is uploaded when it is closed, in one go that is tried again, unless it is a large one.
+    Opening it is retried. A stream cannot be: after an error in the middle the caller rewrites the file. A small file on remote
+    storage is uploaded when it is closed, in one request that is retried.
     """
 
     def __init__(self, store: Store, name: str):
@@ -202,12 +202,12 @@ class Output(io.RawIOBase):
         self._failed = False
 
     def __del__(self) -> None:
-        self._failed = True  # nobody closed it: it holds a part, and another may have written the file since
+        self._failed = True  # not closed: it is incomplete, and another process may have written the file since
         self.close()
 
     @property
     def sha256(self) -> str:
-        """Hex digest of what was written so far."""
+        """Hex digest of what has been written so far."""
         return self._digest.hexdigest()
 
     def writable(self) -> bool:
@@ -238,7 +238,7 @@ class Output(io.RawIOBase):
         if self.closed:
             return
         super().close()
-        if self._failed:  # nobody will name the file, and it must not hide the first error
+        if self._failed:  # no manifest will name the file, and it must not hide the first error
             if self._stream is not None:
                 with suppress(OSError):
                     self._stream.close()
@@ -265,15 +265,15 @@ class Output(io.RawIOBase):
             self._stream.write(view)
 
     def _finish(self, stream: Any) -> None:
-        # Neither is tried again: a second close of a stream, or a second flush of a file, says that all is well, and the data
-        # of the first is lost
+        # Neither is retried: a second close of a stream, or a second flush of a file, reports success although the data of
+        # the first is lost
         try:
             stream.close()
             if self._store.is_local:
                 flush(self._store.inside(self.name))
         except OSError as error:
             with storage(self._store, f"write `{self.name}`"):
-                # the answer to the upload may be what was lost
+                # the upload may have succeeded and only its answer been lost
                 if self._store.is_local or sha256_of(self._store, self.name) != (self.sha256, self.bytes):
                     raise error
 
@@ -284,7 +284,7 @@ def _retry(store: Store, doing: str, work: Callable[[], T]) -> T:
 
 
 def _listed(store: Store, folder: str, recursive: bool) -> list[pafs.FileInfo]:
-    """What is below a folder; nothing where it is missing."""
+    """The entries of a folder; empty if it does not exist."""
     path = store.inside(folder)
     return _retry(
         store,
@@ -295,19 +295,19 @@ def _listed(store: Store, folder: str, recursive: bool) -> list[pafs.FileInfo]:
 
 def _read(store: Store, name: str) -> bytes | None:
     try:
-        return read_whole(store.filesystem, store.inside(name))
+        return read_all(store.filesystem, store.inside(name))
     except FileNotFoundError:
         return None
 
 
 def _temp_path(store: Store, name: str) -> str:
-    """A path beside an object for a file that is to become it, another one at each call."""
+    """A unique temporary path next to an object."""
     folder, _, last = name.rpartition("/")
     return store.inside(f"{folder}/.{last}.{uuid.uuid4().hex}".lstrip("/"))
 
 
 def _create(store: Store, name: str, data: bytes) -> None:
-    """One attempt; FileExistsError where the object is there."""
+    """One attempt; FileExistsError if the object exists."""
     path = store.inside(name)
     if store.is_local:
         _link(_temp_path(store, name), path, data)
@@ -320,7 +320,7 @@ def _create(store: Store, name: str, data: bytes) -> None:
         except io.UnsupportedOperation:
             raise
         except (TypeError, ValueError, NotImplementedError):
-            pass  # it knows no such mode
+            pass  # the mode is not supported
     if store.filesystem.get_file_info(path).type != pafs.FileType.NotFound:
         raise FileExistsError(name)
     put(store.filesystem, path, data)
@@ -337,7 +337,7 @@ def _link(temp_path: str, final: str, data: bytes) -> None:
         except OSError as error:
             if error.errno not in _NO_LINKS:
                 raise
-            if os.path.exists(final):  # a mount without hard links: as good as plain object storage
+            if os.path.exists(final):  # a mount without hard links: no better than plain object storage
                 raise FileExistsError(final) from None
             os.replace(temp_path, final)
             return
@@ -345,13 +345,13 @@ def _link(temp_path: str, final: str, data: bytes) -> None:
 
 
 def _settle(store: Store, name: str, data: bytes, error: OSError) -> None:
-    """Return where the object is there in spite of `error`; raise it as a sentence where it is not, or nobody knows."""
+    """Return if the object exists in spite of `error`; else raise it as one sentence."""
     try:
-        # A disk that is full, or one whose flush failed, did not do it, whatever it shows
+        # A full disk, or one whose flush failed, did not store it, whatever a read returns
         there = None if store.is_local or not is_transient(error) else _read(store, name)
     except OSError:
         raise UnsureError(
-            f"store {store.path}: whether `{name}` was written is not known: {reason(error)}; {advice(error)}"
+            f"store {store.path}: cannot tell whether `{name}` was written: {reason(error)}; {advice(error)}"
         ) from error
     if there != data:
         with storage(store, f"write `{name}`"):
@@ -359,8 +359,8 @@ def _settle(store: Store, name: str, data: bytes, error: OSError) -> None:
 
 
 def open_input(store: Store, name: str) -> pa.NativeFile:
-    """An object to read from any place; what is read is tried again. Raises OSError, for `storage` to turn into a sentence."""
+    """Open an object for random access, with retried reads. Raises OSError, for `storage` to turn into a sentence."""
     path = store.inside(name)
-    if fsspec_of(store.filesystem) is None:  # Arrow's own S3 and GCS try each request again themselves
+    if fsspec_of(store.filesystem) is None:  # Arrow's own S3 and GCS retry each request themselves
         return retry(lambda: open_to_read(store.filesystem, path))
     return pa.PythonFile(RetryingFile(store.filesystem, path), mode="r")

@@ -12,7 +12,7 @@ def join_path(path: str, name: str) -> str:
 
 
 def split_options(path: str) -> tuple[str, str]:
-    """A URL without its query and fragment, and these; a local path has none, whatever is in its name."""
+    """Split a URL into its path and its query with fragment; a local path has neither, even with `?` or `#` in its name."""
     folder = re.split("[?#]", path, maxsplit=1)[0] if "://" in path else path
     return folder, path[len(folder) :]
 

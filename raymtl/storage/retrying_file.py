@@ -1,4 +1,4 @@
-"""A file with random access that is opened again where reading fails."""
+"""A file with random access that reopens itself when a read fails."""
 
 import io
 from typing import Any
@@ -11,7 +11,7 @@ from raymtl.storage.retry import retry
 
 
 class RetryingFile(io.RawIOBase):
-    """The file at a path; what is read is tried again after an error that may pass. Raises OSError."""
+    """The file at a path; a read is retried after a transient error. Raises OSError."""
 
     def __init__(self, filesystem: pafs.FileSystem, path: str):
         super().__init__()

@@ -1,7 +1,7 @@
-"""Folders for a moment in the node's temporary folder, which do not outlive the process that made them for long.
+"""Short-lived folders in the node's temporary folder, removed soon after the process that made them ends.
 
-A process that is killed leaves its folders behind, and a checkpoint can fill a disk. So each bears the number of its process, and
-every worker that starts or ends takes away those of processes that are gone.
+A killed process leaves its folders behind, and a checkpoint can fill a disk. So each folder's name holds the ID of its process,
+and every worker that starts or ends removes the folders of processes that have ended.
 """
 
 import os
@@ -31,17 +31,17 @@ def folder_for(purpose: str) -> Iterator[str]:
 
 
 def remove_stale() -> None:
-    """Remove what this user's processes of this host that are gone have left."""
+    """Remove the folders of this user's processes on this host that have ended."""
     for path in Path(tempfile.gettempdir()).glob("raymtl-*-*-*"):
         found = _NAME.match(path.name)
-        with suppress(OSError):  # another sweeps too, or it is somebody else's
+        with suppress(OSError):  # another process removes it too, or another user owns it
             own = found is not None and int(found[1]) == _namespace() and path.stat().st_uid == os.getuid()
             if own and found is not None and not _lives(int(found[2])):
                 shutil.rmtree(path, ignore_errors=True)
 
 
 def _namespace() -> int:
-    """Which numbers of processes are meant: containers that share the folder count each from 1."""
+    """The PID namespace: containers that share the folder each count from 1."""
     return os.stat("/proc/self/ns/pid").st_ino
 
 

@@ -1,1 +1,1 @@
-"""Commands of raymtl as jobs of a Ray cluster: what is sent there, and what comes back."""
+"""Commands of raymtl as jobs of a Ray cluster: what a submission sends, and how it follows the job."""

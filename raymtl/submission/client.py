@@ -1,4 +1,4 @@
-"""The jobs API of a Ray cluster, with each of its failures as one sentence."""
+"""The jobs API of a Ray cluster; each failure becomes one sentence."""
 
 import logging
 import os
@@ -17,7 +17,7 @@ from ray.job_submission import JobDetails, JobSubmissionClient
 from raymtl.errors import ClusterError, ConfigError, TryLaterError, UserError
 
 ADDRESS = "RAY_API_SERVER_ADDRESS"
-"""The environment variable with Ray's own default for the address of a dashboard."""
+"""The environment variable from which Ray takes the default address of the dashboard."""
 
 _CHATTY = (
     "ray.dashboard.modules.dashboard_sdk",
@@ -28,7 +28,7 @@ _CHATTY = (
 )
 
 LOST = (OSError, aiohttp.ClientError, requests.RequestException)
-"""What a call raises where the cluster does not answer; `ConnectionError` and time-outs are OSErrors."""
+"""What a call raises if the cluster does not answer; `ConnectionError` and time-outs are OSErrors."""
 
 
 class UnknownJobError(UserError):
@@ -45,13 +45,13 @@ class Jobs:
         self.address = address
 
     def known(self) -> dict[str, JobDetails]:
-        """The jobs that were submitted to the cluster since its head started, the oldest first."""
+        """The jobs submitted to the cluster since its head started, oldest first."""
         with asking(self.address, "list the jobs"):
             found = [job for job in self.client.list_jobs() if job.submission_id]
         return {job.submission_id: job for job in sorted(found, key=lambda job: job.start_time or 0)}
 
     def info(self, job: str) -> JobDetails:
-        """One job. Raises UnknownJobError where the cluster does not know it."""
+        """One job. Raises UnknownJobError if the cluster does not know it."""
         with asking(self.address, f"ask for the job `{job}`", job):
             return self.client.get_job_info(job)
 
@@ -61,7 +61,7 @@ class Jobs:
             return self.client.get_job_logs(job)
 
     def stop(self, job: str) -> bool:
-        """Ask a job to stop; False where it had ended already."""
+        """Stop a job; False if it had already ended."""
         with asking(self.address, f"stop `{job}`", job):
             return self.client.stop_job(job)
 
@@ -69,20 +69,22 @@ class Jobs:
 def connect(address: str | None) -> Jobs:
     """The jobs of the cluster whose dashboard is at `address`, or at $RAY_API_SERVER_ADDRESS.
 
-    Raises ConfigError where the address is none, and ClusterError where nobody answers there, where the token is missing or
-    wrong, or where the cluster runs another minor version of Ray.
+    Raises ConfigError if the address is missing or not valid, and ClusterError if nothing answers there, if the token is missing
+    or wrong, or if the cluster runs another minor version of Ray.
     """
     address = (address or os.environ.get(ADDRESS) or "").rstrip("/")
     if not address:
-        raise ConfigError(f"name the cluster's dashboard by --address http://HEAD:8265, or in {ADDRESS}")
+        raise ConfigError(
+            f"the address of the cluster's dashboard is missing; set --address http://HEAD:8265, or {ADDRESS}"
+        )
     host, port = _host_and_port(address)
-    os.environ[ADDRESS] = address  # Ray takes this before the argument, and RAY_ADDRESS too
+    os.environ[ADDRESS] = address  # Ray prefers this and RAY_ADDRESS to the argument
     for name in _CHATTY:
         logging.getLogger(name).setLevel(logging.ERROR)
-    # What ray.init does where RAY_AUTH_MODE says nothing; Ray's own client of the jobs would send no token
+    # As ray.init does if RAY_AUTH_MODE is not set; Ray's jobs client would send no token
     maybe_enable_token_auth_if_token_available(warn_if_disabled=False)
     with asking(address, "ask for the version of Ray"):
-        # Ray itself would wait for minutes where packets get lost
+        # Ray itself would wait for minutes if packets get lost
         socket.create_connection((host, port), timeout=10).close()
         client = JobSubmissionClient(address)
     _check_version(address, client._server_ray_version or "unknown")
@@ -93,9 +95,9 @@ def _host_and_port(address: str) -> tuple[str, int]:
     try:
         parts = urlsplit(address)
         host, port = parts.hostname, parts.port
-    except ValueError:  # a port that is no number, or brackets that are not closed
+    except ValueError:  # a port that is not a number, or unclosed brackets
         parts, host, port = urlsplit(""), None, None
-    # Ray would import a module of the name of any other scheme
+    # For any other scheme Ray would import a module of that name
     if parts.scheme not in ("http", "https") or not host:
         raise ConfigError(
             f"--address is `{address}`; it must be the URL of the cluster's dashboard, such as http://HEAD:8265"
@@ -106,22 +108,18 @@ def _host_and_port(address: str) -> tuple[str, int]:
 def _check_version(address: str, there: str) -> None:
     if there.split(".")[:2] != ray.__version__.split(".")[:2]:
         raise ClusterError(
-            f"the cluster at {address} runs Ray {there}, and here is Ray {ray.__version__}; install the version of the cluster "
-            f"here, or submit from an environment that has it"
+            f"the cluster at {address} runs Ray {there}, and this machine has Ray {ray.__version__}; install the cluster's "
+            f"version here, or submit from an environment that has it"
         )
 
 
 @contextmanager
 def asking(address: str, doing: str, job: str | None = None) -> Iterator[None]:
-    """Turn a failed call into one sentence; `doing` is what was asked for, and `job` the job that may not exist."""
+    """Turn a failed call into one sentence; `doing` names the call, and `job` the job that may not exist."""
     try:
         yield
     except AuthenticationError as error:
-        what = (
-            "does not accept the token"
-            if "failed" in str(error).splitlines()[0]
-            else "demands a token, and there is none"
-        )
+        what = "rejects the token" if "failed" in str(error).splitlines()[0] else "requires a token, and none is set"
         raise ClusterError(
             f"the cluster at {address} {what}; set RAY_AUTH_MODE=token, and RAY_AUTH_TOKEN or RAY_AUTH_TOKEN_PATH to the "
             f"cluster's token (without either, ~/.ray/auth_token is read)"
@@ -130,11 +128,11 @@ def asking(address: str, doing: str, job: str | None = None) -> Iterator[None]:
         answer = error.response
         raise _no_dashboard(address, "an error" if answer is None else f"HTTP {answer.status_code}") from error
     except LOST as error:
-        if isinstance(error, ValueError):  # an answer, but no JSON
+        if isinstance(error, ValueError):  # an answer that is not JSON
             raise _no_dashboard(address, "another page") from error
         raise ClusterError(
             f"cannot reach a Ray cluster at {address} to {doing}: {_reason(error)}; check the address and that the dashboard "
-            f"listens there (port 8265 of the head; `kubectl port-forward` or `ray dashboard` make a way to it)"
+            f"listens there (port 8265 of the head; `kubectl port-forward` or `ray dashboard` open a tunnel to it)"
         ) from error
     except KeyError as error:
         raise _no_dashboard(address, f"an answer without {error}") from error
@@ -144,21 +142,21 @@ def asking(address: str, doing: str, job: str | None = None) -> Iterator[None]:
             raise _no_dashboard(address, "HTTP 404") from error
         if job is not None and "status code 404" in said:
             raise UnknownJobError(
-                f"the cluster at {address} knows no job `{job}`; `raymtl jobs list --address {address}` shows those it knows"
+                f"the cluster at {address} has no job `{job}`; list its jobs with `raymtl jobs list --address {address}`"
             ) from error
         if "try again later" in said:
             raise TryLaterError(
-                f"the cluster at {address} is not ready to {doing}: its head is starting, or overloaded; run the same command "
-                "again in a minute"
+                f"the cluster at {address} is not ready to {doing}: its head is starting, or overloaded; rerun the same command "
+                "in a minute"
             ) from error
-        # What went wrong in the dashboard comes as its traceback
+        # An error in the dashboard arrives as its traceback
         line = said.strip().splitlines()[-1 if "Traceback" in said else 0]
         raise ClusterError(f"the cluster at {address} failed to {doing}: {line}") from error
 
 
 def _no_dashboard(address: str, seen: str) -> ClusterError:
     return ClusterError(
-        f"what answers at {address} is no Ray dashboard (it sent {seen}); check the address, whose port is 8265 as a rule"
+        f"the server at {address} is not a Ray dashboard (it sent {seen}); check the address, whose port is usually 8265"
     )
 
 

@@ -1,4 +1,4 @@
-"""Following a job: its log as it grows, through lost connections, and the exit code of the command inside."""
+"""Follow a job: tail its log through lost connections, and read the exit code of its command."""
 
 import asyncio
 import time
@@ -11,50 +11,50 @@ from raymtl.submission.client import LOST, Jobs
 
 POLL_S = 1.0
 PATIENCE_S = 120.0
-"""So long after the first failed attempt without an answer, and the cluster is given up."""
+"""Seconds without an answer, from the first failed attempt, until the cluster counts as lost."""
 
 _NO_RAYMTL = ("No module named raymtl", "No module named 'raymtl'", "python: not found", "python: command not found")
 _TAIL = 4000
 
 
 class Log:
-    """What a job prints, written to `out` once, however often the connection is lost."""
+    """A job's output, written to `out` exactly once even if the connection is lost."""
 
     def __init__(self, jobs: Jobs, job: str, out: TextIO):
         self.jobs, self.job, self.out = jobs, job, out
         self.shown = 0
         """Characters written."""
         self.tail = ""
-        """The end of what was written."""
+        """The last characters written."""
         self._lost_at: float | None = None
-        """When the first attempt failed since something was last received."""
+        """When the first attempt failed since the last answer."""
 
     def follow(self) -> JobDetails:
-        """Write what the job prints until it ends; returns how it ended. Raises ClusterError where the cluster is lost."""
+        """Write the job's output until it ends; returns how it ended. Raises ClusterError if the cluster is lost."""
         while True:
             try:
                 info = self.jobs.client.get_job_info(self.job)
                 self._lost_at = None
-                if info.status == JobStatus.PENDING:  # there is no log yet to wait at
+                if info.status == JobStatus.PENDING:  # there is no log to tail yet
                     time.sleep(POLL_S)
                     continue
                 asyncio.run(self._stream())
                 if info.status.is_terminal():
                     return info
-            except BrokenPipeError:  # whoever read the log has gone
+            except BrokenPipeError:  # the reader of the log has exited
                 raise
             except (RuntimeError, *LOST) as error:
-                # A head that was started anew answers, but knows nothing of the job
+                # A restarted head answers, but does not know the job
                 gone = "status code 404" in str(error)
-                # Not from the last answer: a stream is silent for as long as the job prints nothing, hours at times
+                # Not since the last answer: a stream is silent while the job prints nothing, sometimes for hours
                 now = time.monotonic()
                 self._lost_at = now if self._lost_at is None else self._lost_at
                 if gone or now - self._lost_at > PATIENCE_S:
                     raise ClusterError(
                         f"the cluster at {self.jobs.address} "
                         + ("no longer knows" if gone else f"has not answered for {PATIENCE_S:.0f} s about")
-                        + f" the job `{self.job}`: {'its head was started anew' if gone else str(error).splitlines()[0]}; a job "
-                        "dies with its cluster, and the same command goes on from what is on the storage"
+                        + f" the job `{self.job}`: {'its head was restarted' if gone else str(error).splitlines()[0]}; a job "
+                        "ends with its cluster: rerun the same command to resume from the storage"
                     ) from error
             time.sleep(POLL_S)
 
@@ -72,14 +72,14 @@ class Log:
         self.out.flush()
 
     def misses_raymtl(self) -> bool:
-        """Whether the log ends because the cluster's Python has no raymtl."""
+        """Whether the job failed because the cluster's Python has no raymtl."""
         return any(sentence in self.tail for sentence in _NO_RAYMTL)
 
 
 def exit_code(info: JobDetails) -> int:
-    """The exit code of the command that a finished job ran; 130 of a stopped one, 128 + N of one that signal N ended.
+    """The exit code of a finished job's command; 130 if the job was stopped, 128 + N if signal N ended it.
 
-    Raises ClusterError where the command never began, or went with its node.
+    Raises ClusterError if the command never started, or was lost with its node.
     """
     if info.status == JobStatus.SUCCEEDED:
         return 0

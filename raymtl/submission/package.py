@@ -1,4 +1,4 @@
-"""What a job takes along: the configuration, the user's code where it is asked for, packages and environment variables."""
+"""What a job is sent with: the configuration, the user's code if requested, packages and environment variables."""
 
 import os
 import re
@@ -15,17 +15,17 @@ _IGNORES = (".gitignore", ".rayignore")
 
 
 def environment(wanted: Sequence[str]) -> dict[str, str]:
-    """Variables for the job out of `KEY=VALUE`, or `KEY` alone for the value that it has here. Raises ConfigError.
+    """Variables for the job from `KEY=VALUE`, or from `KEY` alone with its value on this machine. Raises ConfigError.
 
-    No sentence here shows a value: they are keys and passwords more often than not.
+    No message shows a value: most of them are keys and passwords.
     """
     found: dict[str, str] = {}
     for one in wanted:
         name, equals, value = one.partition("=")
         if not re.fullmatch(r"[A-Za-z_][A-Za-z0-9_]*", name):
-            raise ConfigError("--env takes NAME or NAME=VALUE, and a name has letters, digits and `_` alone")
+            raise ConfigError("--env takes NAME or NAME=VALUE; use only letters, digits and `_` in a name")
         if not equals and name not in os.environ:
-            raise ConfigError(f"--env {name}: there is no such variable here; set it, or write --env {name}=VALUE")
+            raise ConfigError(f"--env {name}: this machine has no such variable; set it, or write --env {name}=VALUE")
         found[name] = value if equals else os.environ[name]
     return found
 
@@ -34,15 +34,17 @@ def environment(wanted: Sequence[str]) -> dict[str, str]:
 def runtime_env(
     config: str | None, working_dir: str | None, pip: str | None, variables: dict[str, str]
 ) -> Iterator[dict[str, Any]]:
-    """Ray's description of what the job runs in; the folder that it names is there until the block ends.
+    """Ray's description of the job's environment; the folder that it names exists until the block ends.
 
-    The folder holds links to what lies in `working_dir` and the configuration, which no ignore file can leave out. Raises
-    ConfigError where `working_dir` or the file of requirements `pip` is not there.
+    The folder holds links to the entries of `working_dir`, and the configuration, which no ignore file can leave out. Raises
+    ConfigError if `working_dir` or the requirements file `pip` does not exist.
     """
     if working_dir is not None and not Path(working_dir).expanduser().is_dir():
-        raise ConfigError(f"--working-dir is `{working_dir}`, which is no folder here; name the root of your code")
+        raise ConfigError(
+            f"--working-dir is `{working_dir}`, which is not a folder on this machine; name the root of your code"
+        )
     if pip is not None and not Path(pip).expanduser().is_file():
-        raise ConfigError(f"--pip is `{pip}`, which is no file here; name a requirements.txt")
+        raise ConfigError(f"--pip is `{pip}`, which is not a file on this machine; name a requirements.txt")
     found: dict[str, Any] = {"env_vars": variables} if variables else {}
     if pip is not None:
         found["pip"] = str(Path(pip).expanduser())

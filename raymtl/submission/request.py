@@ -1,4 +1,4 @@
-"""From a command line of raymtl to a job: the same arguments, in words that mean the same on the cluster."""
+"""Turn a command line of raymtl into a job: the same arguments, rewritten to mean the same on the cluster."""
 
 import datetime as dt
 import hashlib
@@ -15,13 +15,13 @@ from raymtl.errors import ConfigError
 from raymtl.storage.paths import absolute
 
 UPLOADED = "raymtl-submitted.yaml"
-"""Name of the configuration in the folder that the job runs in."""
+"""Name of the configuration in the job's folder."""
 
 PLACES = ("FILE", "RUN", "DIR", "OUT", "PATH", "STORE", "SEARCH")
-"""How the command line calls arguments that are paths: they are made absolute, since the job runs in a folder of its own."""
+"""Metavars of arguments that are paths: these are made absolute, since the job runs in another folder."""
 
 RESUMABLE = ("train", "tune", "daily", "score")
-"""Commands that resume what an earlier call began: one name, or one OUT, is one piece of work."""
+"""Commands that resume the work of an earlier call, identified by its name or its OUT."""
 
 _SHORT = {"name": "name", "workers": "train.workers", "gpu": "train.use_gpu"}
 _NAME = re.compile(r"[^A-Za-z0-9_.-]+")
@@ -34,20 +34,20 @@ class Request:
     words: tuple[str, ...]
     """The command and its arguments, without the program."""
     config: str | None
-    """Text of the configuration to upload as `UPLOADED`; None: the command takes none, or one behind a URL."""
+    """Text of the configuration to upload as `UPLOADED`; None: the command takes none, or reads it from a URL."""
     id: str
     """Submission id of the first attempt."""
 
 
 def read_request(root: Any, words: Sequence[str], job_id: str | None = None) -> Request:
-    """The job of a command line, `words`, for the program `root` (click's group of all commands).
+    """The job for a command line, `words`, of the program `root` (click's group of all commands).
 
-    The configuration is read and checked here, and what is uploaded has all of `--set` and absolute paths in it. A daily job
-    gets its day, so that it does the same day whenever it starts. `job_id` replaces the id that command and name make.
+    The configuration is read and checked here; the uploaded one includes every `--set` and has absolute paths. A daily job
+    gets its day, so that it does the same day whenever it starts. `job_id` replaces the id made of command and name.
     Raises ConfigError, and click's own errors for options that the command does not have.
     """
     if job_id is not None and (not job_id or _NAME.search(job_id)):
-        raise ConfigError(f"--id is `{job_id}`; an id has letters, digits, `_`, `.` and `-` alone")
+        raise ConfigError(f"--id is `{job_id}`; use only letters, digits, `_`, `.` and `-`")
     name, context = _parsed(root, words)
     values = dict(context.params)
     config = text = None
@@ -57,8 +57,10 @@ def read_request(root: Any, words: Sequence[str], job_id: str | None = None) -> 
         config = load_config(path, [*values.get("sets", ()), *short])
         text = dump_config(config)
         values |= {"config": UPLOADED, "sets": []}
-    elif relative := relative_paths(values.get("sets", ())):  # applied over there, to a configuration that is there
-        raise ConfigError(f"--set {relative[0]} is no absolute path; the job runs in a folder of its own")
+    elif relative := relative_paths(values.get("sets", ())):  # applied on the cluster, to a configuration read there
+        raise ConfigError(
+            f"--set {relative[0]} is not an absolute path; make it absolute: the job runs in another folder"
+        )
     given = _given(context, values)
     if name == "daily" and not (values.get("date") or values.get("first")):
         day = (dt.datetime.now(dt.UTC) - dt.timedelta(days=1)).date().isoformat()
@@ -73,7 +75,7 @@ def _parsed(root: Any, words: Sequence[str]) -> tuple[str, Any]:
     able = [name for name in able if name not in ("submit", "jobs")]
     if not words or words[0] not in able:
         raise ConfigError(
-            f"`{words[0] if words else ''}` is no command that runs on a cluster; these do: {', '.join(sorted(able))}"
+            f"`{words[0] if words else ''}` does not run on a cluster; use one of these: {', '.join(sorted(able))}"
         )
     context = root.commands[words[0]].make_context(words[0], list(words[1:]))
     if rest := [*getattr(context, "_protected_args", ()), *context.args]:
@@ -82,7 +84,7 @@ def _parsed(root: Any, words: Sequence[str]) -> tuple[str, Any]:
 
 
 def _given(context: Any, values: Mapping[str, Any]) -> list[str]:
-    """The arguments that were given, written out again with `values`."""
+    """The given arguments, with their values replaced by `values`."""
     options: list[str] = []
     places: list[str] = []
     for parameter in context.command.params:
@@ -106,7 +108,7 @@ def _id(command: str, values: Mapping[str, Any], config: Config | None) -> str:
     if command not in RESUMABLE:
         now = dt.datetime.now(dt.UTC)
         return f"raymtl-{command}-{now:%Y%m%d-%H%M%S}-{secrets.token_hex(2)}"
-    if command == "score":  # it has no name; what it goes on with is its output
+    if command == "score":  # it has no name; it resumes by its output
         out = absolute(values["out"]).rstrip("/")
         last = _NAME.sub("-", out.rpartition("/")[2]).strip("-") or "out"
         return f"raymtl-score-{last}-{hashlib.sha256(out.encode()).hexdigest()[:8]}"

@@ -1,4 +1,4 @@
-"""Starting a job once: under a name that its work has, so that a second submission finds the first."""
+"""Start a job once: the job's name identifies its work, so that a second submission finds the first."""
 
 import hashlib
 import json
@@ -18,12 +18,12 @@ from raymtl.submission.client import Jobs, asking
 from raymtl.submission.request import Request
 
 DIGEST = "raymtl"
-"""Key of the submission's digest in the metadata that Ray keeps with a job."""
+"""Key of the submission's digest in the job's metadata."""
 
 
 @dataclass(frozen=True)
 class Driver:
-    """What the command itself takes of the cluster, beside its workers; all zero: it runs on the head, and reserves nothing."""
+    """Resources that the command itself reserves, besides its workers; all zero: it runs on the head and reserves nothing."""
 
     num_cpus: float | None = None
     memory: int | None = None
@@ -32,41 +32,41 @@ class Driver:
 
 @dataclass(frozen=True)
 class Submitted:
-    """A job, and what the submission had to do with it."""
+    """A job, and how the submission found it."""
 
     id: str
-    how: Literal["started", "under way", "done"]
+    how: Literal["started", "running", "done"]
 
 
 def entrypoint(words: Sequence[str], require: str | None) -> str:
-    """The shell command of a job; with `require` it ends with 71 where the cluster has other versions of the packages."""
+    """The shell command of a job; with `require` it exits with 71 if the cluster has other versions of the packages."""
     check = ["--require", require] if require else []
     return shlex.join(["python", "-m", "raymtl", *check, *words])
 
 
 def digest(request: Request, environment: dict[str, Any], driver: Driver) -> str:
-    """16 hex digits that two submissions of the same work share.
+    """16 hex digits, equal for two submissions of the same work.
 
-    The same work is the same arguments and configuration, the same files in the folder of code, the same requirements, the same
-    names of environment variables and the same resources of the command. Values of variables are left out: the digest can be
-    read by all who see the job, and work with a fresh key is the same work. Raises ConfigError where a file cannot be read.
+    The same work means the same arguments and configuration, code files, requirements, names of environment variables and
+    resources of the command. Values of variables are left out: everyone who sees the job can read the digest, and a new key does
+    not change the work. Raises ConfigError if a file cannot be read.
     """
     folder, pip = environment.get("working_dir"), environment.get("pip")
     try:
         package = None if folder is None else _package(folder)
         requirements = None if pip is None else Path(pip).read_bytes().decode(errors="replace")
     except OSError as error:
-        raise ConfigError(f"the job cannot be packed: {error}") from error
+        raise ConfigError(f"cannot package the job: {error}") from error
     names = sorted(environment.get("env_vars", ()))
     content = [request.words, request.config, package, requirements, names, asdict(driver)]
     return hashlib.sha256(json.dumps(content).encode()).hexdigest()[:16]
 
 
 def _package(folder: str) -> str:
-    """A hash of names and contents of the files that Ray would upload of a folder.
+    """A hash of the names and contents of the files that Ray would upload from a folder.
 
-    The name that Ray itself gives the package counts empty folders too, among them those whose files are left out: the first run
-    that appears in an ignored `runs/` would make other work of the same code.
+    Ray's own name of the package depends on empty folders too, including those whose files are all ignored: the first run in an
+    ignored `runs/` would change it.
     """
     root, hashes = Path(folder), []
 
@@ -81,10 +81,10 @@ def _package(folder: str) -> str:
 
 
 def submit(jobs: Jobs, request: Request, command: str, environment: dict[str, Any], driver: Driver) -> Submitted:
-    """Start the job `<id>`, or after earlier attempts that failed `<id>-a2` and so on.
+    """Start the job `<id>`, or `<id>-a2` and so on after failed attempts.
 
-    An attempt at the same work that is under way, or has succeeded, stands, and nothing is started. Raises TryLaterError where
-    other work of this name is under way.
+    Starts nothing if an attempt at the same work is running or has succeeded. Raises TryLaterError if other work of this name is
+    running.
     """
     own = digest(request, environment, driver)
     while True:
@@ -94,10 +94,10 @@ def submit(jobs: Jobs, request: Request, command: str, environment: dict[str, An
             same = (known[last].metadata or {}).get(DIGEST) == own
             if not known[last].status.is_terminal():
                 if same:
-                    return Submitted(last, "under way")
+                    return Submitted(last, "running")
                 raise TryLaterError(
-                    f"the job `{last}` is under way with other arguments, code or packages; wait for it, stop it (`raymtl jobs "
-                    f"stop {last} --address {jobs.address}`), or give this one a name of its own by --id"
+                    f"the job `{last}` is running with other arguments, code or packages; wait for it, stop it (`raymtl jobs "
+                    f"stop {last} --address {jobs.address}`), or give this one another name with --id"
                 )
             if same and known[last].status == "SUCCEEDED":
                 return Submitted(last, "done")
@@ -114,9 +114,9 @@ def submit(jobs: Jobs, request: Request, command: str, environment: dict[str, An
                     entrypoint_resources=driver.resources or None,
                 )
         except ValueError as error:
-            raise ConfigError(f"the job cannot be packed: {str(error).splitlines()[0]}") from error
+            raise ConfigError(f"cannot package the job: {str(error).splitlines()[0]}") from error
         except Exception:
-            # Somebody else took the name in between, or the answer to an earlier try was lost
+            # Another process took the name in between, or the answer to an earlier attempt was lost
             if attempt in jobs.known():
                 continue
             raise
@@ -124,7 +124,7 @@ def submit(jobs: Jobs, request: Request, command: str, environment: dict[str, An
 
 
 def _last_attempt(known: dict[str, Any], first: str) -> tuple[str | None, int]:
-    """The attempt with the highest number, and the number; the first one has 1."""
+    """The last attempt and its number, from 1."""
     numbers = {first: 1}
     for name in known:
         if match := re.fullmatch(re.escape(first) + r"-a(\d+)", name):

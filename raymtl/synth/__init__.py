@@ -1,4 +1,4 @@
-"""Synthetic impression logs of any size, with the true probability beside every label."""
+"""Synthetic impression logs of any size, with the true probability of every label."""
 
 from raymtl.synth.config import synth_config
 from raymtl.synth.spec import ScenarioSpec, SynthSpec, SynthSummary

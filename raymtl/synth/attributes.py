@@ -1,4 +1,4 @@
-"""What users and items are like: columns that a model sees, and the tastes and qualities behind them.
+"""Attributes of users and items: columns that a model sees, and hidden tastes and qualities.
 
 Everything is a function of the entity's number and the day, by `chance`. R: outputs of `truth.OUTPUTS`, F: width of a taste.
 """
@@ -35,7 +35,7 @@ class Users:
     activity: np.ndarray
     """Clicks of the last 30 days as a profile service counted them, float32; NaN for a user who is new today."""
     residual: np.ndarray
-    """What no other column tells, [N, R] float32."""
+    """Effects that no other column shows, [N, R] float32."""
     taste: np.ndarray
     """[N, F] float32."""
 
@@ -55,9 +55,9 @@ class Items:
     """float32, heavy tail, NaN where unknown."""
     age_days: np.ndarray
     noise: np.ndarray
-    """Noise of the published statistics (click rate, rating), [N, 2] float32; another one every day."""
+    """Noise of the published statistics (click rate, rating), [N, 2] float32; new every day."""
     rated: np.ndarray
-    """Whether anybody rates the item."""
+    """Whether the item has ratings."""
     price_withheld: np.ndarray
     """Whether the price is missing for a reason that moves the labels, today."""
     rating_withheld: np.ndarray
@@ -124,14 +124,14 @@ def describe_items(spec: SynthSpec, number: np.ndarray, age_days: np.ndarray, da
 
 
 def _withheld(spec: SynthSpec, name: str, number: np.ndarray, day: int) -> np.ndarray:
-    """Others every day, so that no ID tells them."""
+    """Different items every day, so that no ID reveals them."""
     if not spec.missing_signal:
         return np.zeros(len(number), bool)
     return uniform(spec.seed, f"item {name} withheld {day}", number) < _MOST_WITHHELD * spec.missing_signal
 
 
 def _tag(spec: SynthSpec, place: int, number: np.ndarray, category: np.ndarray) -> np.ndarray:
-    """A tag that half the time belongs to the item's category: categories have tag neighbourhoods of their own."""
+    """A tag that half the time belongs to the item's category: each category has its own tags."""
     own = uniform(spec.seed, f"item tag own {place}", number) < 0.5
     draw = uniform(spec.seed, f"item tag {place}", number)
     near = (category * spec.tag_values // spec.categories + (draw * 12).astype(np.int64)) % spec.tag_values

@@ -1,4 +1,4 @@
-"""What else the logs know of a user's past with `behaviours`: how, when and how far each click went, and all carts and buys.
+"""The extended history with `behaviours`: how, when and how far each click went, and all carts and buys.
 
 Shapes: R requests, K items of each, L steps, O outputs of `truth.OUTPUTS`, S scenarios.
 """
@@ -49,7 +49,7 @@ class Past:
 
 @dataclass(frozen=True)
 class _Buys:
-    """Buys under way: made at an impression, heard of when they arrive."""
+    """Pending buys: made at an impression, known when they arrive."""
 
     arrival: np.ndarray
     """Milliseconds since the start of the logs."""
@@ -57,7 +57,7 @@ class _Buys:
     item: np.ndarray
     category: np.ndarray
     serial: np.ndarray
-    """Of the click that they came of."""
+    """Of the click that caused them."""
 
     def take(self, which: np.ndarray) -> "_Buys":
         return _Buys(*(getattr(self, f.name)[which] for f in fields(self)))
@@ -73,14 +73,14 @@ class Behaviours:
         self._clicks = 0
         self._coming = _Buys(*(np.empty(0, np.int64) for _ in fields(_Buys)))
 
-    def forget(self, users: np.ndarray) -> None:
+    def clear(self, users: np.ndarray) -> None:
         """Empty the past of `users` (slots with a new user)."""
         for history in (self.clicks, self._carts, self._buys):
-            history.forget(users)
+            history.clear(users)
         self._coming = self._coming.take(~np.isin(self._coming.user, users))
 
     def refresh(self, now_ms: int) -> None:
-        """Take up the buys that have arrived by now."""
+        """Add the buys that have arrived by now."""
         here = self._coming.arrival <= now_ms
         arrived = self._coming.take(np.flatnonzero(here))
         arrived = arrived.take(np.argsort(arrived.arrival, kind="stable"))
@@ -98,7 +98,7 @@ class Behaviours:
         carted: np.ndarray,
         arrival_ms: np.ndarray,
     ) -> None:
-        """Append clicks in the order of time; `carted` says which became carts, `arrival_ms` when the buy arrives (−1: none)."""
+        """Append clicks in chronological order; `carted`: which became carts, `arrival_ms` when the buy arrives (−1: none)."""
         serial = np.arange(self._clicks + 1, self._clicks + 1 + len(user), dtype=np.int32)
         self._clicks += len(user)
         self.clicks.add(user, item, category, kind=1 + carted, minute=time_ms // 60_000, serial=serial)

@@ -1,4 +1,4 @@
-"""Intercepts with which the logs have the rates that the spec asks for."""
+"""Calibrate the intercepts so that the logs have the rates of the spec."""
 
 import numpy as np
 
@@ -11,10 +11,10 @@ _CALIBRATION_REQUESTS = 6000
 
 
 def calibrate(spec: SynthSpec) -> np.ndarray:
-    """Intercepts [S, O] with which the rates of `spec` come out on its first day, from a sample of requests."""
+    """Intercepts [S, O] that give the rates of `spec` on its first day, from a sample of requests."""
     intercepts = start_intercepts(spec)
-    whole = spec.model_copy(update={"shards": 1})
-    shard = Shard(whole, 0, intercepts)
+    single_shard = spec.model_copy(update={"shards": 1})
+    shard = Shard(single_shard, 0, intercepts)
     scores, scenario = shard.sample(_CALIBRATION_REQUESTS)
     shares = np.array([s.share for s in spec.scenarios])
     shares = shares / shares.sum()
@@ -37,7 +37,7 @@ def calibrate(spec: SynthSpec) -> np.ndarray:
 
 
 def _solve(scores: np.ndarray, reached: np.ndarray, rate: float) -> float:
-    """The intercept with which mean(reached · σ(scores + intercept)) is `rate`, by bisection; ±20 where it cannot be."""
+    """The intercept with which mean(reached · σ(scores + intercept)) is `rate`, by bisection; ±20 if impossible."""
     low, high = -20.0, 20.0
     for _ in range(50):
         middle = (low + high) / 2

@@ -1,4 +1,4 @@
-"""Reproducible chance: attributes of an entity as a hash of its number, draws of a block from a generator of its own.
+"""Reproducible chance: attributes of an entity as a hash of its number, draws of a block from its own generator.
 
 Attributes come from SplitMix64's finaliser over (seed, stream, number): any entity's value is known without generating the
 others, so nothing is stored, however many users and items there are.

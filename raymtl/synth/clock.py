@@ -1,4 +1,4 @@
-"""When requests happen: quiet nights, a peak in the evening."""
+"""The times of the requests: quiet nights, a peak in the evening."""
 
 import numpy as np
 

@@ -1,4 +1,4 @@
-"""The columns of the logs: from a block's arrays to an Arrow table."""
+"""Convert a block's arrays to the columns of the logs, an Arrow table."""
 
 import datetime as dt
 
@@ -22,7 +22,7 @@ TRUTH = ("p_click", "p_cart", "p_buy", "p_click_first", "mean_page_views", "mean
 LABELS = ("click", "cart", "buy", "page_views", "watch_time")
 ENGAGEMENT_TRUTH = (*(f"p_{name}" for name in ACTIONS), "mean_stars")
 PLAIN = ("request_id", "timestamp", *TRUTH, *ENGAGEMENT_TRUTH)
-"""Columns of mostly distinct values, for which a parquet dictionary is only a cost."""
+"""Columns of mostly distinct values, for which a parquet dictionary does not pay off."""
 _FILTERED = 0.01  # share of requests that a traffic filter gave weight 0
 
 
@@ -113,7 +113,7 @@ class Columns:
         }
 
     def _labels(self, rows: Rows) -> dict[str, pa.Array]:
-        """Labels as the log of the day's end has them: null where not logged or not yet known."""
+        """Labels at the end of the day: null if not logged or not yet known."""
         spec = self._spec
         happened = rows.labels.astype(np.int8)
         mature = rows.time_ms + spec.buy_window_hours * 3_600_000 <= DAY_MS

@@ -16,10 +16,10 @@ from raymtl.synth.spec import SynthSpec
 from raymtl.synth.truth import ACTIVITY_LOG_MEAN, ACTIVITY_LOG_STD, PRICE_LOG_MEAN, PRICE_LOG_STD
 
 _HEADER = """\
-Synthetic logs of `raymtl synth`: a funnel of three steps, a count and a real target, with the truth beside every label.
+Synthetic logs of `raymtl synth`: a funnel of three steps, a count and a real target, with the true probability of every label.
 {position}
-p_click_first is the click probability at position 1, for models that take the position out.
-`cart` is null where the app does not log it, `buy` where it may still come; null is not observed, never 0.
+p_click_first is the click probability at position 1, for models that remove the position effect.
+`cart` is null if the app does not log it, `buy` if it may still arrive; null means not observed, never 0.
 {history}"""
 _POSITION = {
     "id": "`position` is an ordinary ID feature here; the model may use it, and so do the best reachable metrics.",
@@ -34,7 +34,7 @@ _ID_SLACK = 2  # rows per ID in the tables of users and items
 
 
 def synth_config(spec: SynthSpec, root: str) -> dict[str, Any]:
-    """A complete configuration for the logs of `spec` that lie in `root`, as plain data for YAML.
+    """A complete configuration for the logs of `spec` in `root`, as plain data for YAML.
 
     Trains on all days but the last and evaluates on the last; a single day serves as both.
     """
@@ -53,7 +53,7 @@ def synth_config(spec: SynthSpec, root: str) -> dict[str, Any]:
             "unit_rows": min(spec.rows_per_day, 500_000),
         },
         "features": _features(spec),
-        # at the default scale of 0.01 the products of two embeddings (segment × category) start too small for one pass
+        # at the default scale of 0.01 the products of two embeddings (segment × category) start too small for one epoch
         "table_defaults": {"dim": 16, "init": {"distribution": "normal", "scale": 0.1}},
         "tables": _tables(spec),
         "tasks": _tasks(spec),
@@ -85,7 +85,7 @@ def _days(first: dt.date, last: dt.date) -> dict[str, str]:
 
 
 def _tasks(spec: SynthSpec) -> dict[str, Any]:
-    # Weights of about one over the size of each loss: left alone, counts and amounts rule what the tables learn, and buy starves
+    # Weights of about one over the size of each loss: otherwise counts and amounts dominate the tables, and buy learns too little
     tasks: dict[str, Any] = {
         "click": {"kind": "binary", "truth": "p_click"},
         "cart": {"kind": "binary", "parent": "click", "weight": 2.0, "truth": "p_cart"},
@@ -104,7 +104,7 @@ def _model(spec: SynthSpec) -> dict[str, Any]:
     if spec.history:
         model["sequence"] = {"type": "pooled"}
     if spec.position == "bias":
-        # all that comes after a click depends on the position through it
+        # everything after a click depends on the position through it
         model["bias"] = {"type": "position", "tasks": [n for n, t in _tasks(spec).items() if t["kind"] == "binary"]}
     return model
 

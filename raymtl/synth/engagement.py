@@ -1,4 +1,4 @@
-"""Labels beyond the funnel, with `engagement`: what a user may do after a click, and the stars that he gives.
+"""Labels beyond the funnel, with `engagement`: a user's actions after a click, and the stars of the rating.
 
 Their scores are made as the funnel's are, of effects of their own, plus a multiple of the click's taste: a positive one agrees
 with the click, a negative one runs against it.
@@ -21,7 +21,7 @@ _MEAN_STARS = 3.8
 
 @dataclass(frozen=True)
 class Engagement:
-    """What N rows gave rise to."""
+    """The reactions to N rows."""
 
     actions: np.ndarray
     """In the order of `ACTIONS`, [N, 5] bool; false without a click."""
@@ -37,7 +37,7 @@ def with_click_taste(scores: np.ndarray, click: np.ndarray) -> np.ndarray:
 
 
 def react(scores: np.ndarray, chance: np.ndarray, labels: np.ndarray, random: np.random.Generator) -> Engagement:
-    """What happens after the clicks: `scores` [N, 6], `chance` and `labels` of the funnel [N, 3]."""
+    """Draw the reactions after the clicks: `scores` [N, 6], `chance` and `labels` of the funnel [N, 3]."""
     steps = 1 / (1 + np.exp(-scores))
     clicked = labels[:, CLICK]
     actions = (random.random(steps[:, :-1].shape, dtype=np.float32) < steps[:, :-1]) & clicked[:, None]
@@ -49,6 +49,6 @@ def react(scores: np.ndarray, chance: np.ndarray, labels: np.ndarray, random: np
 
 
 def start_scores() -> np.ndarray:
-    """Where the scores start before calibration, [6]."""
+    """Initial scores before calibration, [6]."""
     share = (_MEAN_STARS - 1) / (MOST_STARS - 1)
     return np.array([0.0] * len(ACTIONS) + [np.log(share / (1 - share))], dtype=np.float32)

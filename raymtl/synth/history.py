@@ -1,4 +1,4 @@
-"""The last steps of every user: what `hist_items` and its kin show."""
+"""The last steps of every user, for `hist_items` and the other histories."""
 
 import numpy as np
 
@@ -16,7 +16,7 @@ class History:
         self._count = np.zeros(users, dtype=np.int32)
         self.length = length
 
-    def forget(self, users: np.ndarray) -> None:
+    def clear(self, users: np.ndarray) -> None:
         """Empty the histories of `users` (slots with a new user)."""
         self._count[users] = 0
 
@@ -29,13 +29,13 @@ class History:
         return self.items[users], self.categories[users], self.valid(users)
 
     def add(self, users: np.ndarray, items: np.ndarray, categories: np.ndarray, **marks: np.ndarray) -> None:
-        """Append steps, given in the order of time: `items[k]` of `categories[k]` by `users[k]`."""
+        """Append steps in chronological order: `items[k]` of `categories[k]` by `users[k]`."""
         if not len(users) or not self.length:
             return
         order = np.argsort(users, kind="stable")
         who, start, new = np.unique(users[order], return_index=True, return_counts=True)
         place = np.arange(self.length)
-        # place j of the new row shows step number new − (L − j) of the batch, or what stood `new` places further right
+        # position j of the new row holds step number new − (L − j) of the batch, or the value `new` positions further right
         from_batch = new[:, None] - (self.length - place)
         in_batch = order[np.clip(start[:, None] + from_batch, 0, len(order) - 1)]
         before = np.minimum(place + new[:, None], self.length - 1)

@@ -1,7 +1,7 @@
-"""Who is there on a day: slots with a popularity that drifts, each held by an entity that makes room for a new one.
+"""The users or items of a day: slots with a drifting popularity, whose entities are replaced over time.
 
 A slot is a place in the popularity ranking. Slot s holds entity s + N·g, where the generation g rises by one every
-1/churn days at a phase of the slot's own: the same share of the slots turns over every day, at all popularities.
+1/churn days at the slot's own phase: the same share of the slots is replaced every day, at all popularities.
 """
 
 import numpy as np
@@ -36,14 +36,14 @@ class Population:
         return self._slots + self._count * self._generation(day)
 
     def age_days(self, day: int) -> np.ndarray:
-        """Days since the entity of every slot entered (0: today); up to 1/churn for those there from the start, [N]."""
+        """Days since the entity of every slot entered (0: today); up to 1/churn for the initial ones, [N]."""
         if self._churn == 0:
             return 50 * self._phase + day
         born = np.ceil((self._generation(day) - self._phase) / self._churn)
         return np.maximum(day - born, 0)
 
     def replaced(self, day: int) -> np.ndarray:
-        """Slots whose entity entered on `day` and took another's place."""
+        """Slots whose entity was replaced on `day`."""
         return np.flatnonzero(self._generation(day) > self._generation(day - 1)) if day else np.empty(0, np.int64)
 
     def weights(self, day: int) -> np.ndarray:

@@ -1,4 +1,4 @@
-"""What a shard hands to the columns: a day's world, and blocks of rows in it.
+"""What a shard passes to the columns: the state of a day, and blocks of its rows.
 
 Shapes: R requests of K rows, N = R·K rows.
 """
@@ -16,7 +16,7 @@ from raymtl.synth.scores import Tables
 
 @dataclass(frozen=True)
 class Day:
-    """All that is fixed during one day."""
+    """Everything that is fixed during one day."""
 
     number: int
     users: Users
@@ -30,7 +30,7 @@ class Day:
     item_ctr: np.ndarray
     """Click rate of the last 7 days as a statistics job published it: noisy; NaN for an item that is new today."""
     item_rating: np.ndarray
-    """1 to 5, noisy; NaN for new items and where nobody rated."""
+    """1 to 5, noisy; NaN for new items and items without ratings."""
 
 
 @dataclass(frozen=True)
@@ -39,7 +39,7 @@ class Rows:
 
     day: Day
     count: int
-    """Rows that exist: N, or less in the day's last block, whose last request is cut short."""
+    """Rows that exist: N, or less in the day's last block, whose last request is truncated."""
     user: np.ndarray
     """User slot of every request, [R]."""
     scenario: np.ndarray

@@ -1,4 +1,4 @@
-"""One shard of the logs: the requests of its users, block by block in the order of time.
+"""One shard of the logs: the requests of its users, block by block in chronological order.
 
 A block holds at most `BLOCK_ROWS` rows, draws from a generator of its own, and shows the histories as they were at its start;
 so a block's rows depend on the spec, the day, the block's number and the clicks before, never on how files are cut.
@@ -42,7 +42,7 @@ _RANKER_NOISE = 1.0  # logits; the old ranker knows the relevance with a correla
 
 @dataclass(frozen=True)
 class _Shown:
-    """Requests as shown, before anybody reacts; scores [N, O] are without the position."""
+    """Requests as shown, before any reaction; scores [N, O] exclude the position."""
 
     user: np.ndarray
     scenario: np.ndarray
@@ -72,7 +72,7 @@ class Shard:
         self._intercepts = np.zeros_like(start_intercepts(spec)) if intercepts is None else intercepts
 
     def day(self, number: int) -> Day:
-        """Everyone who is there on day `number`, and what moves them."""
+        """The users, items and effects of day `number`."""
         spec = self._spec
         user_weights, item_weights = self._users.weights(number), self._items.weights(number)
         outputs = self._intercepts.shape[1]
@@ -109,7 +109,7 @@ class Shard:
         requests = -(-mine // spec.request_rows)
         blocks = max(1, min(requests, max(spec.refreshes_per_day, -(-mine // BLOCK_ROWS))))
         today = self.day(number)
-        (self._behaviours or self._history).forget(self._users.replaced(number))
+        (self._behaviours or self._history).clear(self._users.replaced(number))
         for block in range(blocks):
             first, end = requests * block // blocks, requests * (block + 1) // blocks
             place = (self._shard, number, block)
@@ -123,7 +123,7 @@ class Shard:
             yield rows
 
     def _remember(self, rows: Rows, place: tuple[int, ...]) -> None:
-        """Take up the clicks of a block, for the histories from the next one on."""
+        """Add the clicks of a block to the histories of the next blocks."""
         spec, items = self._spec, rows.day.items
         clicks = np.flatnonzero(rows.labels[: rows.count, CLICK])
         slots, request = rows.item.reshape(-1)[clicks], clicks // spec.request_rows
@@ -133,7 +133,7 @@ class Shard:
             return
         time_ms = rows.day.number * DAY_MS + rows.time_ms[request]
         carted = rows.labels[clicks, CART] & rows.cart_logged[request]
-        # most buys arrive soon, the last ones at the end of the window
+        # most buys arrive early, the last ones at the end of the window
         window = generator(spec.seed, 8, *place).random(len(clicks)) ** 4 * (spec.buy_window_hours * 3_600_000)
         arrival = np.where(rows.labels[clicks, BUY], time_ms + window.astype(np.int64), -1)
         self._behaviours.add(*step, time_ms, carted, arrival)
@@ -145,7 +145,7 @@ class Shard:
         hour = time_ms // 3_600_000
         user = day.draw_user(random.random(requests))
         scenario = np.searchsorted(self._scenarios, random.random(requests), side="right")
-        # one candidate from each of K strata of the cumulative popularity: right marginals, and no item twice in a request
+        # one candidate from each of K strata of the cumulative popularity: correct marginals, and no duplicates in a request
         item = day.draw_item((np.arange(width) + random.random((requests, width))) / width)
         past = self._behaviours.read(user, day.number * DAY_MS + time_ms) if self._behaviours else None
         history, categories, valid = (past.items, past.categories, past.valid) if past else self._history.read(user)
@@ -210,9 +210,9 @@ class Shard:
         )
 
     def sample(self, requests: int) -> tuple[np.ndarray, np.ndarray]:
-        """Scores with the position [N, O] and scenarios [N] of a sample of the first day, without any outcome.
+        """Scores with the position [N, O] and scenarios [N] of a sample of the first day, without outcomes.
 
-        O counts the outputs of `engagement` too, where there are any.
+        O includes the outputs of `engagement`, if any.
         """
         day, random = self.day(0), generator(self._spec.seed, 4)
         shown = self._show(day, random, np.sort(random.random(requests)))
@@ -244,7 +244,7 @@ class Shard:
 
 
 def start_intercepts(spec: SynthSpec) -> np.ndarray:
-    """Where the intercepts of all outputs start before calibration, [S, O]."""
+    """Initial intercepts of all outputs before calibration, [S, O]."""
     more = [engagement.start_scores()] if spec.engagement else []
     return np.tile(np.concatenate([start_scores(), *more]), (len(spec.scenarios), 1))
 

@@ -1,4 +1,4 @@
-"""What to generate: `SynthSpec`, and what came of it: `SynthSummary`."""
+"""`SynthSpec`, what to generate, and `SynthSummary`, what was generated."""
 
 import datetime as dt
 from dataclasses import dataclass
@@ -140,12 +140,12 @@ class SynthSpec(Section):
 
 @dataclass(frozen=True)
 class SynthSummary:
-    """What `write_logs` wrote."""
+    """A summary of the written logs."""
 
     path: str
     """Root of the logs."""
     config: str
-    """Path of the configuration beside them."""
+    """Path of their configuration."""
     rows: int
     files: int
     bytes: int

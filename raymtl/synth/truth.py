@@ -141,7 +141,7 @@ class Effects:
         return main, np.concatenate([vectors, items.taste], axis=1), price.astype(np.float32)
 
     def withheld(self, items: Items) -> np.ndarray:
-        """What it says that an item's price or rating is withheld today, [N, O] float32."""
+        """Effects of an item's price or rating being withheld today, [N, O] float32."""
         shift = items.price_withheld[:, None] * _row(_HIDDEN_PRICE) + items.rating_withheld[:, None] * _row(
             _HIDDEN_RATING
         )
@@ -161,5 +161,5 @@ def chances(scores: np.ndarray) -> np.ndarray:
 
 
 def start_scores() -> np.ndarray:
-    """Where the scores start before calibration, [O]."""
+    """Initial scores before calibration, [O]."""
     return np.array(_MEANS, dtype=np.float32)

@@ -195,15 +195,15 @@ class _Files:
 
     def add(self, table: pa.Table) -> None:
         """Append rows, later ones than before."""
-        for partition, piece in self._by_partition(table):
+        for partition, chunk in self._by_partition(table):
             if partition != self._partition:
                 self.close()
                 self._partition, self._number = partition, 0
-            while piece.num_rows:
+            while chunk.num_rows:
                 written = self._file.rows if self._file else 0
                 group = min(self._spec.row_group_rows, self._spec.rows_per_file - written)
-                head = piece.slice(0, group - self._waiting_rows)
-                piece = piece.slice(head.num_rows)
+                head = chunk.slice(0, group - self._waiting_rows)
+                chunk = chunk.slice(head.num_rows)
                 self._waiting.append(head)
                 self._waiting_rows += head.num_rows
                 if self._waiting_rows == group:

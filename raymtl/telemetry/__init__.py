@@ -1,1 +1,1 @@
-"""What a run says of itself to those who watch a cluster: Ray's Prometheus metrics, and log lines."""
+"""Telemetry of a run: Ray's Prometheus metrics, and log lines."""

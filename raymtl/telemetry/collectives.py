@@ -1,8 +1,8 @@
-"""How long the workers' collectives take, from one step in many that is watched by torch's profiler.
+"""How long the workers' collectives take, sampled with torch's profiler from one step in many.
 
-No step can be timed from the outside: the collectives run beside the step, in threads of gloo or on streams of the GPU, and to
-wait for them would change what is measured. So every `_EVERY_WINDOWS`-th log line the next step runs under the profiler, on all
-workers the same one; all others run as if it were not there.
+A step cannot be timed from the outside: its collectives run concurrently, in gloo's threads or on GPU streams, and waiting for
+them would change what is measured. So after every `_EVERY_WINDOWS`-th log line one step runs under the profiler, the same step on
+all workers; all other steps run without it.
 """
 
 import logging
@@ -12,8 +12,8 @@ from typing import Any
 
 import torch
 
-# By the kind that is reported: begins of the names that gloo and NCCL give their work. Over gloo the reduce-scatter of row-wise
-# tables is an all-reduce. An all-gather is left out: the feed's threads wait in one for as long as there is no data.
+# By reported kind: prefixes of gloo's and NCCL's names of their work. Over gloo the reduce-scatter of row-wise tables is an
+# all-reduce. All-gathers are left out: the loader's threads wait in one for as long as there is no data.
 _NAMES = {
     "all_to_all": ("gloo:all_to_all", "ncclDevKernel_SendRecv"),
     "reduce": ("gloo:all_reduce", "gloo:reduce_scatter", "ncclDevKernel_AllReduce", "ncclDevKernel_ReduceScatter"),
@@ -22,7 +22,7 @@ _EVERY_WINDOWS = 10
 
 
 class CollectiveSampler:
-    """Measures a step now and then; `seconds` holds what the last measured one took, by kind of collective."""
+    """Measures an occasional step; `seconds` holds the times of the last one measured, by kind of collective."""
 
     def __init__(self, device: torch.device, workers: int, every_steps: int):
         """`every_steps`: steps between two log lines."""
@@ -34,8 +34,8 @@ class CollectiveSampler:
 
     @contextmanager
     def step(self, number: int) -> Iterator[None]:
-        """Around the step after step `number`; nearly always nothing."""
-        # Not the step after a start: it waits for all that a start makes
+        """Wrap the step after step `number`; does nothing for nearly all steps."""
+        # Not the first step after a start: it waits for the start's own work
         if not self._every or number % self._every != self._every // 2 or torch._C._autograd._profiler_enabled():
             yield
             return
@@ -43,15 +43,13 @@ class CollectiveSampler:
             yield
         try:
             self.seconds = _seconds(profiler.profiler.kineto_results.events())  # type: ignore[union-attr]
-        except AttributeError as error:  # no part of torch's public surface; its public one takes 0.1 s a step
-            logging.getLogger("raymtl").warning(
-                "the collectives are not timed, torch has changed its profiler: %s", error
-            )
+        except AttributeError as error:  # not a public API of torch; the public one takes 0.1 s a step
+            logging.getLogger("raymtl").warning("cannot time the collectives: torch's profiler has changed: %s", error)
             self._every = 0
 
 
 def _seconds(events: list[Any]) -> dict[str, float]:
-    """Length of the union of the intervals of each kind; of kinds that occurred."""
+    """Length of the union of the intervals of each kind that occurred."""
     spans: dict[str, list[tuple[int, int]]] = {}
     for event in events:
         name = event.name()

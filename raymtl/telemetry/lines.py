@@ -1,4 +1,4 @@
-"""One line of a log or of an error, in text or as JSON; needs the standard library alone."""
+"""One line of a log or of an error, in text or as JSON; needs only the standard library."""
 
 import os
 import sys
@@ -12,17 +12,17 @@ _place: dict[str, Any] = {}
 
 
 def begin_lines() -> None:
-    """Forget where this process was."""
+    """Clear the context of this process's lines."""
     _place.clear()
 
 
 def at(**place: Any) -> None:
-    """Say where this process is: its next lines hold it (`run`, `rank`, `step`, `unit`, `day`)."""
+    """Set the context that this process's next lines hold (`run`, `rank`, `step`, `unit`, `day`)."""
     _place.update(place)
 
 
 def place() -> dict[str, Any]:
-    """Where this process is."""
+    """The context of this process's lines."""
     return dict(_place)
 
 

@@ -1,8 +1,8 @@
 """Log lines: readable ones, or one JSON object each where the environment has `RAYMTL_LOG=json`.
 
-A line of a worker goes to its standard error, which Ray keeps in the log files of the node. A driver's go where the command
-prints. A JSON line holds `time` (UTC), `level`, `message`, and as far as they are known `run`, `rank`, `step`, `unit`, `day` and
-`exit_code`; an error that is raymtl's own fault has its `traceback`.
+A worker writes its lines to standard error, which Ray keeps in the log files of the node. A driver writes them where the command
+prints. A JSON line holds `time` (UTC), `level`, `message`, and if known `run`, `rank`, `step`, `unit`, `day` and `exit_code`; an
+error that is a bug in raymtl has its `traceback`.
 """
 
 import io
@@ -19,25 +19,25 @@ from rich.console import Console
 from raymtl.errors import ConfigError
 from raymtl.telemetry.lines import VARIABLE, at, begin_lines, json_line, place
 
-_PIPE_WIDTH = 140  # in a file or a pipe there is no width to keep to; tables would be folded at 80
+_PIPE_WIDTH = 140  # a file or a pipe has no width; rich would fold tables at 80
 log = logging.getLogger("raymtl")
 
 
 def as_json() -> bool:
-    """Whether lines are JSON. Raises ConfigError where the variable holds something else."""
+    """Whether lines are JSON. Raises ConfigError if the variable is neither `text` nor `json`."""
     value = os.environ.get(VARIABLE) or "text"
     if value not in ("text", "json"):
-        raise ConfigError(f"the environment variable {VARIABLE} is `{value}`; it can be `text` or `json`")
+        raise ConfigError(f"the environment variable {VARIABLE} is `{value}`; set it to `text` or `json`")
     return value == "json"
 
 
 def environment() -> dict[str, str]:
-    """What a worker's environment needs so that its lines look like those of this process."""
+    """The environment variables that give a worker's lines the format of this process."""
     return {VARIABLE: "json"} if as_json() else {}
 
 
 def begin_worker(run: str, rank: int) -> None:
-    """Send the lines of this worker to its standard error."""
+    """Send this worker's lines to its standard error."""
     begin_lines()
     at(run=run, rank=rank)
     handler = logging.StreamHandler(sys.stderr)
@@ -48,14 +48,14 @@ def begin_worker(run: str, rank: int) -> None:
 
 
 def terminal() -> Console:
-    """Where a command prints; with JSON lines each line that it prints becomes one."""
+    """The console of a command; with JSON lines each printed line becomes one."""
     if os.environ.get(VARIABLE) == "json":
         return Console(file=_JsonLines(), highlight=False, width=_PIPE_WIDTH)
     return Console(highlight=False, width=None if sys.stdout.isatty() else _PIPE_WIDTH)
 
 
 def begin_command() -> None:
-    """The lines of a command: an error that nobody catches becomes one too. Raises ConfigError as `as_json`."""
+    """Set up the lines of a command; an uncaught error becomes one too. Raises ConfigError as `as_json`."""
     begin_lines()
     _prepare_environment()
     if as_json():
@@ -64,18 +64,18 @@ def begin_command() -> None:
 
 def _prepare_environment() -> None:
     """Give the libraries an environment in which they can be imported, here and in the processes that a command starts."""
-    # PyTorch's own imports warn: where PYTHONWARNINGS makes errors of warnings, nothing could be imported
+    # PyTorch's own imports warn: if PYTHONWARNINGS turns warnings into errors, the imports fail
     if "error" in os.environ.get("PYTHONWARNINGS", "") or any(option.startswith("error") for option in sys.warnoptions):
         os.environ.pop("PYTHONWARNINGS", None)
         sys.warnoptions.clear()
         warnings.resetwarnings()
         for kind in (DeprecationWarning, PendingDeprecationWarning, ImportWarning, ResourceWarning):
             warnings.simplefilter("ignore", kind)  # as Python itself does
-    # Ray asks for the home folder when it is imported, and PyTorch for the name; a user that no list knows has neither
+    # Ray reads the home folder at import, and PyTorch the user name; a user without a passwd entry has neither
     if os.path.expanduser("~") == "~":
         os.environ["HOME"] = "/"
         os.environ.setdefault("USER", str(os.getuid()))
-    # Where HOME cannot be written it names the folder that it takes instead
+    # If HOME is not writable, matplotlib logs the folder that it uses instead
     logging.getLogger("matplotlib").setLevel(logging.ERROR)
 
 
@@ -97,15 +97,15 @@ class _Formatter(logging.Formatter):
 
 
 class _JsonLines(io.StringIO):
-    """A stream whose every line goes on to standard output as JSON."""
+    """A stream that forwards each line to standard output as JSON."""
 
     def __init__(self) -> None:
         super().__init__()
         self._open = ""
 
     def write(self, text: str) -> int:
-        *whole, self._open = (self._open + text).split("\n")
-        for message in filter(str.strip, whole):
+        *complete, self._open = (self._open + text).split("\n")
+        for message in filter(str.strip, complete):
             sys.stdout.write(json_line("info", message.rstrip()) + "\n")
         return len(text)
 

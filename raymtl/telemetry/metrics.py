@@ -1,8 +1,8 @@
-"""The metrics of a run on the Prometheus endpoint of each Ray node: one table that declares them, and what sets them.
+"""The metrics of a run on the Prometheus endpoint of each Ray node: the table that declares them, and the gauges.
 
-All are gauges. A run goes on after its workers were started anew, so what counts it (rows, steps, units) comes from its progress;
-a counter of a worker would begin at nought with each start. Ray sends the values on every 10 s by itself, and forgets those of a
-process that has ended. To set one costs microseconds and no device is asked, but only the log lines do it, not the steps.
+All are gauges. A run resumes after its workers restart, so its counts (rows, steps, units) come from its progress; a worker's
+counter would start from zero at each restart. Ray exports the values every 10 s and drops those of a process that has ended.
+Setting one costs microseconds and does not synchronize the device; still, only the log lines set them, not the steps.
 """
 
 import math
@@ -12,7 +12,7 @@ from ray.util.metrics import Gauge
 
 PREFIX = "raymtl_"
 RAY_PREFIX = "ray_"
-"""What Ray puts before every name on its endpoint."""
+"""Prefix that Ray adds to every name on its endpoint."""
 
 COMMON_TAGS = ("run", "rank")
 """Tags of every metric: `name` of the configuration, and the rank of the worker."""
@@ -32,8 +32,8 @@ class Metric:
 
 
 METRICS = (
-    Metric("trained_rows", "first", "rows that the run has trained on so far, of all workers, earlier starts included"),
-    Metric("trained_steps", "first", "steps so far, earlier starts included"),
+    Metric("trained_rows", "first", "rows that all workers of the run have trained on, earlier starts included"),
+    Metric("trained_steps", "first", "steps of the run, earlier starts included"),
     Metric("done_units", "first", "units of the current pass that are done"),
     Metric("unit_count", "first", "units of one pass"),
     Metric("pass_number", "first", "pass that the run is in, from 0"),
@@ -43,37 +43,37 @@ METRICS = (
     Metric(
         "collective_seconds",
         "all",
-        "time of one sampled step in which a collective of that kind was under way (see below)",
+        "time of one sampled step during which a collective of that kind ran (see below)",
         ("collective",),
     ),
-    Metric("private_memory_bytes", "all", "memory of the worker's process that nobody shares"),
+    Metric("private_memory_bytes", "all", "memory that the worker's process shares with no other"),
     Metric("task_loss_mean", "first", "mean loss of a task over the steps since the last log line", ("task",)),
-    Metric("eval_auc_ratio", "first", "AUC of a task at the last evaluation; absent where it has none", ("task",)),
+    Metric("eval_auc_ratio", "first", "AUC of a task at the last evaluation; absent if it is undefined", ("task",)),
     Metric("eval_seconds", "first", "time of the last evaluation"),
-    Metric("checkpoint_seconds", "all", "time that training stood still for the last checkpoint"),
-    Metric("table_used_rows", "first", "rows of a `map` table that an ID holds", ("table",)),
+    Metric("checkpoint_seconds", "all", "time that the last checkpoint paused training"),
+    Metric("table_used_rows", "first", "rows of a `map` table that are assigned to an ID", ("table",)),
     Metric("table_capacity_rows", "first", "rows of a `map` table", ("table",)),
     Metric("table_admitted_ids", "first", "IDs that the run's count of its logs admitted to a `map` table", ("table",)),
-    Metric("table_evicted_ids", "first", "IDs that were evicted before that, by age or to make room", ("table",)),
+    Metric("table_evicted_ids", "first", "IDs evicted before that, by age or for lack of rows", ("table",)),
     Metric("table_unknown_ratio", "first", "share of the lookups in the run's logs whose ID has no row", ("table",)),
     Metric(
         "next_day_auc_ratio",
         "first",
-        "daily job: AUC of the published version on a day that it had not seen",
+        "daily job: AUC of the published version on a day after its training data",
         ("task", "delay_days"),
     ),
 )
 
 
 class Gauges:
-    """The metrics of one worker. Where its process has no Ray with an agent for metrics, setting them does nothing."""
+    """The metrics of one worker. Setting them does nothing in a process without Ray's metrics agent."""
 
     def __init__(self, run: str = "", rank: int = 0):
         self._tags = {"run": run, "rank": str(rank)}
         self._gauges: dict[str, Gauge] = {}
 
     def set(self, name: str, value: float | None, **tags: str) -> None:
-        """Set a metric of `METRICS`; a value that there is not (None, not a number) is left out."""
+        """Set a metric of `METRICS`; a missing value (None, not a number) is ignored."""
         if value is None or not math.isfinite(value):
             return
         gauge = self._gauges.get(name)

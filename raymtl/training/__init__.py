@@ -1,1 +1,1 @@
-"""The loop, the optimizers, checkpoints, and what joins them to Ray Train."""
+"""Training: the training loop, optimizers, checkpoints, and their connection to Ray Train."""

@@ -22,20 +22,20 @@ from raymtl.training.optimizers import Optimizers, attach_sparse_optimizer
 
 @dataclass
 class TrainState:
-    """What a worker trains."""
+    """The sharded model of a worker, with its optimizers."""
 
     model: DistributedModelParallel
     optimizers: Optimizers
     lookup: Lookup
     plan: ShardingPlan
     balancer: Balancer | None = None
-    """What weighs the tasks, if it is more than their weights."""
+    """The balancer of the tasks, unless fixed weights are used."""
 
 
 def build(
     config: Config, base_rates: dict[str, float], total_steps: int, device: torch.device, group: dist.ProcessGroup
 ) -> TrainState:
-    """Make the model on every rank of `group`; the start depends on the seed alone, not on the workers or the plan."""
+    """Build the model on every rank of `group`; its initial values depend on the seed alone, not on the workers or the plan."""
     workers = dist.get_world_size(group)
     lookup = describe_lookup(config)
     torch.manual_seed(config.train.seed)
@@ -57,7 +57,7 @@ def build(
                 ) from error
             raise
     initialise_tables(sharded, lookup, config.train.seed)
-    # Dropout must differ between the ranks, the weights (made above) must not.
+    # Dropout must differ between the ranks; the weights, built above, must not
     torch.manual_seed(config.train.seed * 1_000_003 + dist.get_rank(group) + 1)
     return TrainState(sharded, Optimizers(sharded, config, total_steps), lookup, plan, model.head.balancer)
 
@@ -111,7 +111,7 @@ def _table_of(name: str) -> str | None:
 
 
 def _memory_bytes(device: torch.device) -> int | None:
-    """Memory of this worker's GPU: without it the planner takes 32 GB, whatever the GPU. All workers must have the same one."""
+    """Memory of this worker's GPU: without it the planner assumes 32 GB. All workers must have the same GPU."""
     return torch.cuda.get_device_properties(device).total_memory if device.type == "cuda" else None
 
 

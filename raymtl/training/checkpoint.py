@@ -1,7 +1,7 @@
-"""Checkpoints: everything to go on with a run, on the same or another number of workers and under another sharding plan.
+"""Checkpoints: everything to resume a run, with the same or another number of workers and under another sharding plan.
 
-A checkpoint is a folder in the format of torch.distributed.checkpoint (tables as sharded tensors, written by all workers) with
-`progress.json` beside it, which says how far the run has come.
+A checkpoint is a folder in the format of torch.distributed.checkpoint (tables as sharded tensors, written by all workers), with a
+`progress.json` that holds the progress of the run.
 """
 
 import json
@@ -21,7 +21,7 @@ from torch.distributed.checkpoint.api import CheckpointException
 from torch.distributed.checkpoint.staging import BlockingAsyncStager
 
 from raymtl.errors import CheckpointError
-from raymtl.storage.filesystem import open_filesystem, read_whole
+from raymtl.storage.filesystem import open_filesystem, read_all
 from raymtl.storage.paths import join_path
 from raymtl.storage.retry import retry
 from raymtl.training.build import TrainState
@@ -32,18 +32,18 @@ PROGRESS = "progress.json"
 
 @dataclass
 class Progress:
-    """How far a run has come; all counts are over all workers."""
+    """Progress of a run; all counts are over all workers."""
 
     pass_number: int = 0
-    """Pass under way, from 0."""
+    """Current epoch, from 0."""
     units_done: int = 0
-    """Units of that pass that are wholly trained on, in the order of the pass."""
+    """Units of that epoch that are completely trained on, in the order of the epoch."""
     step: int = 0
-    """Steps taken in all epochs."""
+    """Steps in all epochs."""
     rows: int = 0
     """Rows trained on in all epochs."""
     train_seconds: float = 0.0
-    """Time spent in training steps, over all starts of the run."""
+    """Time in training steps, over all starts of the run."""
     evaluations: list[dict[str, Any]] = field(default_factory=list)
     """`{step, rows, pass, units, score, metrics}` of every evaluation so far."""
     plan: str = ""
@@ -51,38 +51,38 @@ class Progress:
     starts: int = 0
     """Times that the run was started or recovered."""
     finished: bool = False
-    """Training is over: the last pass, or an early stop."""
+    """Training has ended: after the last epoch, or by an early stop."""
 
 
-def state_of(built: TrainState) -> dict[str, Any]:
+def state_of(train_state: TrainState) -> dict[str, Any]:
     """Model and both optimizers, as torch.distributed.checkpoint takes them."""
-    return {"model": built.model.state_dict(), "optimizer": built.optimizers.combined.state_dict()}
+    return {"model": train_state.model.state_dict(), "optimizer": train_state.optimizers.combined.state_dict()}
 
 
 def save(
-    built: TrainState, progress: Progress, folder: str, group: dist.ProcessGroup, background: bool
+    train_state: TrainState, progress: Progress, folder: str, group: dist.ProcessGroup, background: bool
 ) -> Future | None:
-    """Write this worker's part into `folder`; in the background the state is copied first and the Future tells when it is
-    written."""
+    """Write this worker's shards into `folder`; in the background, the state is copied first and the Future completes when it
+    is written."""
     if dist.get_rank(group) == 0:
         Path(folder, PROGRESS).write_text(json.dumps(asdict(progress)))
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         if background:
             answer = dcp.async_save(
-                state_of(built), checkpoint_id=folder, process_group=group, async_stager=BlockingAsyncStager()
+                state_of(train_state), checkpoint_id=folder, process_group=group, async_stager=BlockingAsyncStager()
             )
             return answer if isinstance(answer, Future) else answer.upload_completion
-        dcp.save(state_of(built), checkpoint_id=folder, process_group=group)
+        dcp.save(state_of(train_state), checkpoint_id=folder, process_group=group)
         return None
 
 
 def read_progress(folder: str) -> Progress:
-    """The progress of a checkpoint; CheckpointError where the folder is none."""
+    """The progress of a checkpoint; CheckpointError if the folder is not a checkpoint."""
     filesystem, inner = open_filesystem(folder)
     path = join_path(folder, PROGRESS)
     try:
-        return Progress(**json.loads(retry(lambda: read_whole(filesystem, f"{inner}/{PROGRESS}"))))
+        return Progress(**json.loads(retry(lambda: read_all(filesystem, f"{inner}/{PROGRESS}"))))
     except FileNotFoundError as error:
         raise CheckpointError(
             f"`{folder}` is not a raymtl checkpoint: it has no {PROGRESS}; name another folder"
@@ -91,16 +91,16 @@ def read_progress(folder: str) -> Progress:
         raise CheckpointError(f"`{path}` is damaged ({error}); name another checkpoint of the run") from error
 
 
-def load(built: TrainState, folder: str, *, model_only: bool, group: dist.ProcessGroup) -> None:
-    """Read a checkpoint into the model (and the optimizers), whatever sharding it was written under.
+def load(train_state: TrainState, folder: str, *, model_only: bool, group: dist.ProcessGroup) -> None:
+    """Load a checkpoint into the model (and the optimizers), whatever sharding it was written under.
 
-    Raises CheckpointError that names the first table or weight that is missing or has another shape.
+    Raises CheckpointError with the first table or weight that is missing or has another shape.
     """
     if not model_only:
-        built.optimizers.materialize_dense_state()
-    state: dict[str, Any] = {"model": built.model.state_dict()}
+        train_state.optimizers.materialize_dense_state()
+    state: dict[str, Any] = {"model": train_state.model.state_dict()}
     if not model_only:
-        state["optimizer"] = built.optimizers.combined.state_dict()
+        state["optimizer"] = train_state.optimizers.combined.state_dict()
     saved = saved_entries(folder)
     compare(state["model"], saved, folder)
     flat, _ = flatten_state_dict(state)
@@ -109,26 +109,26 @@ def load(built: TrainState, folder: str, *, model_only: bool, group: dist.Proces
     }
     _read({k: v for k, v in flat.items() if k not in regrouped}, folder, group)
     for key, value in regrouped.items():
-        whole = torch.empty(saved[key].size)
-        _read({key: whole}, folder, group)
-        regroup_rowwise_state(whole, built.lookup.tables[key.split(".")[-2]].rows, value)
-    # sharded tensors were read in place; this hands on the plain ones
-    built.model.load_state_dict(state["model"])
+        full = torch.empty(saved[key].size)
+        _read({key: full}, folder, group)
+        regroup_rowwise_state(full, train_state.lookup.tables[key.split(".")[-2]].rows, value)
+    # sharded tensors were read in place; this loads the plain ones
+    train_state.model.load_state_dict(state["model"])
     if not model_only:
-        built.optimizers.combined.load_state_dict(state["optimizer"])
+        train_state.optimizers.combined.load_state_dict(state["optimizer"])
 
 
 def regroup_rowwise_state(saved: torch.Tensor, rows: int, target: ShardedTensor) -> None:
-    """Carry row-wise Adagrad's accumulator over between different numbers of column shards, into `target` in place.
+    """Convert row-wise Adagrad's accumulator between different numbers of column shards, into `target` in place.
 
     Row-wise Adagrad keeps the mean square gradient of a row; under column-wise sharding each column shard keeps that of its
     own columns, one after the other: `saved` [shards · rows]. The mean over the (equally wide) shards is the accumulator of
-    the whole row, and a whole row's accumulator stands for each of its parts.
+    the complete row, and a complete row's accumulator is used for each of its shards.
     """
-    whole = saved.view(-1, rows).mean(0)
+    full = saved.view(-1, rows).mean(0)
     for shard in target.local_shards():
         first = shard.metadata.shard_offsets[0] % rows
-        shard.tensor.copy_(whole[first : first + shard.tensor.numel()].view_as(shard.tensor))
+        shard.tensor.copy_(full[first : first + shard.tensor.numel()].view_as(shard.tensor))
 
 
 def _read(state: dict[str, Any], folder: str, group: dist.ProcessGroup) -> None:
@@ -138,7 +138,7 @@ def _read(state: dict[str, Any], folder: str, group: dist.ProcessGroup) -> None:
             dcp.load(state, storage_reader=Reader(folder), planner=Planner(), process_group=group)
     except (CheckpointException, OSError, RuntimeError) as error:
         raise CheckpointError(
-            f"the checkpoint `{folder}` cannot be read: {_first_line(error)}; a file of it is missing or damaged: "
+            f"the checkpoint `{folder}` cannot be read, a file is missing or damaged: {_first_line(error)}; "
             f"name another checkpoint of the run"
         ) from error
 
@@ -154,9 +154,9 @@ def saved_entries(folder: str) -> dict[str, Any]:
 
 
 def compare(model: dict[str, Any], saved: dict[str, Any], folder: str) -> None:
-    """Raise CheckpointError where a model's entries are not those of a checkpoint, by names and shapes.
+    """Raise CheckpointError if a model's entries differ from those of a checkpoint in names or shapes.
 
-    Before anything is loaded: the loader itself would stop half way, with a message about keys.
+    Called before anything is loaded: the loader itself would stop halfway, with a message about keys.
     """
     known = {k.removeprefix("model.") for k in saved if k.startswith("model.")}
     if missing := sorted(set(model) - known, key=_tables_first):
@@ -178,7 +178,7 @@ def compare(model: dict[str, Any], saved: dict[str, Any], folder: str) -> None:
 
 
 def _tables_first(name: str) -> tuple[bool, str]:
-    """Order of complaints: a table says more of what was changed than the layers that follow from it."""
+    """Sort key that reports tables first: a changed table also changes the layers that depend on it."""
     return name.startswith("head."), name
 
 

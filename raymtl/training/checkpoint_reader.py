@@ -1,8 +1,8 @@
-"""Reading a checkpoint where it lies: each worker reads only what it needs, and nothing in it can run code.
+"""Read a checkpoint directly from its storage: each worker reads only what it needs, and nothing in it can run code.
 
-torch.distributed.checkpoint reads local files, and its index (`.metadata`) and its small values are pickles, which may name any
-function to call. Here the index may name the classes that such an index is made of and nothing else, and values may be what
-`torch.load(weights_only=True)` takes.
+torch.distributed.checkpoint reads local files, and its index (`.metadata`) and small values are pickles, which can call any
+function. Here the index may only name the classes of such an index, and values may only be what `torch.load(weights_only=True)`
+accepts.
 """
 
 import io
@@ -19,17 +19,17 @@ from torch.distributed.checkpoint.default_planner import DefaultLoadPlanner
 from torch.distributed.checkpoint.metadata import Metadata, StorageMeta
 from torch.distributed.checkpoint.planner import ReadItem
 
-from raymtl.storage.filesystem import open_filesystem, read_whole
+from raymtl.storage.filesystem import open_filesystem, read_all
 from raymtl.storage.retry import retry
 from raymtl.storage.retrying_file import RetryingFile
 
 INDEX = ".metadata"
 _ONE_READ_BYTES = 8 << 20
-"""A tensor of fewer bytes is fetched at once: its parts, read one by one, would each be a request to the storage."""
+"""A smaller tensor is read in one request instead of one per chunk."""
 
-_PARTS_OF_AN_INDEX = {
+_INDEX_CLASSES = {
     "collections": {"OrderedDict"},
-    "pathlib": {"PosixPath"},  # where the writer wrote it
+    "pathlib": {"PosixPath"},  # the path of the writer
     "torch": {"Size"},
     "torch.serialization": {"_get_layout"},
     "torch.distributed.checkpoint.metadata": {
@@ -69,12 +69,12 @@ class Reader(dcp.FileSystemReader):
 
 
 def read_index(folder: str) -> Metadata:
-    """The index of a checkpoint; UnpicklingError or EOFError where it is cut off or holds what no index holds."""
+    """The index of a checkpoint; UnpicklingError or EOFError if it is truncated or names other classes."""
     filesystem, inner = open_filesystem(folder)
-    data = retry(lambda: read_whole(filesystem, f"{inner}/{INDEX}"))
+    data = retry(lambda: read_all(filesystem, f"{inner}/{INDEX}"))
     try:
         index = _Index(io.BytesIO(data)).load()
-    except (ValueError, LookupError, AttributeError, TypeError, ImportError) as error:  # what a damaged pickle ends in
+    except (ValueError, LookupError, AttributeError, TypeError, ImportError) as error:  # errors of a damaged pickle
         raise pickle.UnpicklingError(f"the index is damaged: {error}") from error
     if not isinstance(index, Metadata):
         raise pickle.UnpicklingError("the index is damaged")
@@ -82,10 +82,10 @@ def read_index(folder: str) -> Metadata:
 
 
 class Planner(DefaultLoadPlanner):
-    """The planner of loading, with values that are plain data."""
+    """The load planner, which accepts only plain data."""
 
     def load_bytes(self, read_item: ReadItem, value: io.BytesIO) -> None:
-        """Take a value; UnpicklingError where it is more than numbers, texts and containers of them."""
+        """Load a value; UnpicklingError unless it consists of numbers, strings and containers."""
         place = self.mappings[read_item.dest_index.fqn]
         set_element(self.original_state_dict, place, torch.load(value, weights_only=True))
 
@@ -93,16 +93,16 @@ class Planner(DefaultLoadPlanner):
 class _Index(pickle.Unpickler):
     def find_class(self, module: str, name: str) -> Any:
         if module == "pathlib._local":
-            module = "pathlib"  # as newer Pythons call it
-        if name in _PARTS_OF_AN_INDEX.get(module, ()) or (
+            module = "pathlib"  # the name in newer Pythons
+        if name in _INDEX_CLASSES.get(module, ()) or (
             module == "torch" and isinstance(getattr(torch, name, None), torch.dtype)
         ):
             return super().find_class(module, name)
-        raise pickle.UnpicklingError(f"the index names `{module}.{name}`, which no checkpoint of raymtl holds")
+        raise pickle.UnpicklingError(f"the index names `{module}.{name}`, which no raymtl checkpoint holds")
 
 
 class _Files:
-    """What `FileSystemReader` asks of a file system, answered by one of Arrow's."""
+    """The file system interface of `FileSystemReader`, implemented with an Arrow file system."""
 
     def __init__(self, filesystem: pa.fs.FileSystem):
         self.filesystem = filesystem

@@ -1,4 +1,4 @@
-"""Finding or starting Ray."""
+"""Connect to Ray, or start it."""
 
 import logging
 import os
@@ -18,31 +18,31 @@ from raymtl.training.local_ray import check_this_machine, start_failed
 from raymtl.training.reach import find_cluster, unreachable
 
 _started_here = True
-"""Whether the Ray that this process is connected to is its own; one that somebody else initialised here counts as such."""
+"""Whether this process is connected to its own Ray; a Ray that other code in this process initialised counts as its own."""
 
 
 def connect(config: Config, address: str | None, cpus: int = 0) -> bool:
-    """Join the cluster at `address` (or of the job that runs this); without either, start Ray on this machine alone, with at
-    least `cpus` logical CPUs.
+    """Join the cluster at `address` (or that of the current job); without either, start Ray on this machine, with at least
+    `cpus` logical CPUs.
 
-    True: Ray was started here, so there is nobody who could add nodes.
+    Returns True if Ray was started here, so that no nodes can be added.
     """
     logs.at(run=config.name)
-    # Logical CPUs: the workers' and one for each reader, even where they share the cores of a small machine
+    # Logical CPUs: the workers' and one for each reader, even if they share the cores of a small machine
     need = config.train.workers * config.train.cpus_per_worker + (config.data.read_tasks or 1)
     return join(address, max(need, cpus))
 
 
 def join(address: str | None, cpus: int) -> bool:
-    """As `connect`, for whoever has no configuration."""
+    """Like `connect`, without a configuration."""
     global _started_here
     if ray.is_initialized():
         return _started_here
     source = "--address" if address else "RAY_ADDRESS"
     address = address or os.environ.get("RAY_ADDRESS")
-    if address == "auto" and os.environ.get("RAY_ADDRESS"):  # Ray means that one by it
+    if address == "auto" and os.environ.get("RAY_ADDRESS"):  # Ray then uses RAY_ADDRESS
         address, source = os.environ["RAY_ADDRESS"], "RAY_ADDRESS"
-    # What the workers have to say comes through the mailbox (`runlog.py`); their raw output stays in Ray's log files
+    # The workers report through the event queue (`runlog.py`); their raw output stays in Ray's log files
     quiet = {"logging_level": logging.ERROR, "log_to_driver": False}
     if signals.installed():  # a command; and so do the reports of the raylets, which Ray prints all the same
         worker.print_to_stdstream = _drop
@@ -69,7 +69,7 @@ def join(address: str | None, cpus: int) -> bool:
 
 
 def started_here() -> bool:
-    """Whether the Ray that this process is connected to runs on this machine alone, as this process started it."""
+    """Whether this process started the Ray that it is connected to, on this machine alone."""
     return _started_here
 
 
@@ -79,9 +79,9 @@ def _drop(*data: Any, **options: Any) -> None:
 
 @contextmanager
 def on_loopback() -> Iterator[None]:
-    """Let a Ray that starts here listen on 127.0.0.1 alone, as it does by itself on macOS and Windows.
+    """Make a Ray that starts here listen on 127.0.0.1 alone, as it does by default on macOS and Windows.
 
-    An address given to `ray.init` does not do it: Ray takes any loopback address for that of the machine.
+    An address passed to `ray.init` does not help: Ray replaces a loopback address by the machine's.
     """
     before = ray_constants.ENABLE_RAY_CLUSTER
     ray_constants.ENABLE_RAY_CLUSTER = False

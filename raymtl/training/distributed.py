@@ -1,4 +1,4 @@
-"""What all workers do together: a step whose failure all learn of, and metrics over the rows of all."""
+"""Collective operations of the workers: a call whose failure is raised on all, and metrics over the rows of all."""
 
 from collections.abc import Callable
 from typing import Any
@@ -11,7 +11,7 @@ from raymtl.objectives.metrics import EvalMetrics
 
 
 def all_gather_or_raise(group: dist.ProcessGroup, work: Callable[[], Any]) -> list[Any]:
-    """What `work()` gave on each worker; a UserError of any of them is raised on all, so that none waits for the others."""
+    """The results of `work()` of all workers; a UserError of any worker is raised on all, so that none waits forever."""
     answer: Any = None
     failed: tuple[type[UserError], str] | None = None
     try:
@@ -38,7 +38,7 @@ def compute_metrics(metrics: EvalMetrics, group: dist.ProcessGroup) -> dict[str,
 
 
 def _gather_ragged(rows: dict[str, torch.Tensor], group: dist.ProcessGroup) -> list[dict[str, torch.Tensor]]:
-    """Tensors of every worker whose first dims differ: padded to the longest, sent, and cut again."""
+    """Gather tensors whose first dims differ: pad to the longest, gather, and truncate again."""
     workers = dist.get_world_size(group)
     own = torch.tensor([len(next(iter(rows.values())))], dtype=torch.int64, device=next(iter(rows.values())).device)
     counts = [torch.empty_like(own) for _ in range(workers)]
@@ -48,7 +48,7 @@ def _gather_ragged(rows: dict[str, torch.Tensor], group: dist.ProcessGroup) -> l
     for name in sorted(rows):
         padded = rows[name].new_zeros(max(lengths), *rows[name].shape[1:])
         padded[: len(rows[name])] = rows[name]
-        carried = padded.view(torch.uint8)  # gloo knows few of the narrow types
+        carried = padded.view(torch.uint8)  # gloo supports few of the narrow types
         parts = [torch.empty_like(carried) for _ in lengths]
         dist.all_gather(parts, carried, group=group)
         for shard, part, length in zip(shards, parts, lengths, strict=True):

@@ -1,4 +1,4 @@
-"""A run from the driver's side: checks, Ray Train, and `result.json`."""
+"""The driver of a run: checks, Ray Train, and `result.json`."""
 
 import json
 import time
@@ -19,9 +19,10 @@ from raymtl.errors import ConfigError
 from raymtl.results import EvaluateResult, RunResult
 from raymtl.storage.paths import absolute, join_path
 from raymtl.storage.temp_dirs import folder_for
+from raymtl.telemetry.events import Listener
 from raymtl.training.cluster import connect
 from raymtl.training.phases import joining, starting_workers
-from raymtl.training.ray_trainer import Listener, launch
+from raymtl.training.ray_trainer import launch
 from raymtl.training.resources import reading_tasks, wait_for_resources
 from raymtl.training.rundir import (
     CONFIG,
@@ -50,7 +51,7 @@ class RunPlan:
     hash: str
 
     def facts(self) -> dict[str, Any]:
-        """What the checks found, for a dry run."""
+        """The facts of the checks, for a dry run."""
         return {
             "train_rows": self.plans["train"].rows,
             "eval_rows": self.plans["eval"].rows if "eval" in self.plans else 0,
@@ -62,7 +63,7 @@ class RunPlan:
 
 
 def prepare(config: Config) -> RunPlan:
-    """The cheap checks: files, schemas, a sample of the values, and the previous run of that name. Raises UserError."""
+    """Run the quick checks: files, schemas, a sample of the values, and the previous run of that name. Raises UserError."""
     ready = prepare_inputs(config)
     check_writable(run_folder(config))
     _compare_with_previous(config, run_folder(config))
@@ -70,7 +71,7 @@ def prepare(config: Config) -> RunPlan:
 
 
 def prepare_inputs(config: Config) -> RunPlan:
-    """The checks that need no run folder. Raises UserError."""
+    """Run the checks that need no run folder. Raises UserError."""
     check_scores(config)
     if config.train.sparse_optimizer.type == "adam" and not config.train.use_gpu:
         raise ConfigError(
@@ -84,23 +85,23 @@ def prepare_inputs(config: Config) -> RunPlan:
 
 
 def train(config: Config, *, address: str | None = None, on_event: Listener | None = None) -> RunResult:
-    """Train (or go on with) the run that `config` describes and return what `result.json` holds.
+    """Train or resume the run that `config` describes and return the content of `result.json`.
 
-    `on_event` gets every record of `metrics.jsonl` and notes, as they come. Raises UserError with one sentence for anything the
-    user can mend.
+    `on_event` gets every record of `metrics.jsonl` and notes, as they occur. Raises UserError with one sentence for anything the
+    user can fix.
     """
     run_dir = run_folder(config)
     done = read_result(run_dir)
     if done is not None and done["status"] == "finished":
         _compare_with_previous(config, run_dir)
         if on_event:
-            on_event({"note": f"the run {run_dir} is finished already; give another `name` to train again"})
+            on_event({"note": f"the run {run_dir} has already finished; set another `name` to train again"})
         return cast(RunResult, done)
     notify = (lambda line: on_event({"note": line})) if on_event else (lambda line: None)
     ready = prepare(config)
     notify(joining(address))
     local = connect(config, address)
-    room = wait_for_resources(config, local, notify)
+    grant = wait_for_resources(config, local, notify)
     with run_lock(run_dir):
         write_file(run_dir, CONFIG, dump_config(config))
         if on_event:
@@ -110,14 +111,14 @@ def train(config: Config, *, address: str | None = None, on_event: Listener | No
             config,
             ready.plans["train"],
             run_dir,
-            reading_tasks(config, workers=0),  # the workers are not there yet
-            begun=has_checkpoint(run_dir),
+            reading_tasks(config, workers=0),  # the workers have not started yet
+            has_trained=has_checkpoint(run_dir),
             notify=notify,
         )
         inputs = {part: Input(plan, part == "eval", maps) for part, plan in ready.plans.items()}
-        job = Job(config, inputs, ready.base_rates, run_dir, None, room.read_tasks, room.threads, ready.hash)
+        job = Job(config, inputs, ready.base_rates, run_dir, None, grant.read_tasks, grant.threads, ready.hash)
         notify(starting_workers(config))
-        result = _result(ready, launch(run_worker, job, room, config, on_event), time.time() - started)
+        result = _result(ready, launch(run_worker, job, grant, config, on_event), time.time() - started)
         if maps:
             result["id_maps"] = {table: dict(file.notes) for table, file in maps.items()}
         write_file(run_dir, RESULT, json.dumps(result, indent=2))
@@ -125,7 +126,7 @@ def train(config: Config, *, address: str | None = None, on_event: Listener | No
 
 
 def _result(ready: RunPlan, summary: dict[str, Any], seconds: float) -> RunResult:
-    """What `result.json` holds."""
+    """The content of `result.json`."""
     config, progress, plans = ready.config, summary["progress"], ready.plans
     evaluations = progress["evaluations"]
     scored = [e for e in evaluations if e["score"] is not None]
@@ -154,7 +155,7 @@ def _result(ready: RunPlan, summary: dict[str, Any], seconds: float) -> RunResul
 
 
 def metrics_section(metrics: dict[str, Any] | None) -> dict[str, Any]:
-    """The `metrics` of a result: `eval` by task, then `scenarios` and what else `EvalMetrics.compute` found."""
+    """The `metrics` of a result: `eval` by task, then `scenarios` and the other results of `EvalMetrics.compute`."""
     if metrics is None:
         return {"eval": {}, "scenarios": {}}
     return {"eval": metrics["tasks"], **{k: v for k, v in metrics.items() if k != "tasks"}}
@@ -170,22 +171,22 @@ def evaluate(
 ) -> EvaluateResult:
     """Metrics of a run's checkpoint (none: its last one) on the evaluation days of its configuration, changed by `overrides`.
 
-    `notify` is told each step that takes a while.
+    `notify` gets a line for each step that takes a while.
     """
-    run = absolute(run_of(run))  # Ray's workers run in folders of their own
+    run = absolute(run_of(run))  # Ray's workers run in other folders
     folder = absolute(checkpoint) if checkpoint else last_checkpoint(run)
     config = load_config(join_path(run, CONFIG), overrides)
     check_fits(config, folder)
     plan, maps = plan_input(config, "eval"), saved_maps(config, run)
     notify(joining(address))
     local = connect(config, address)
-    room = wait_for_resources(config, local, notify)
+    grant = wait_for_resources(config, local, notify)
     rates = dict.fromkeys(config.active_tasks(), 0.5)  # the checkpoint has the biases
     inputs = {"eval": Input(plan, True, maps)}
-    job = Job(config, inputs, rates, "", None, room.read_tasks, room.threads, config_hash(config), folder)
+    job = Job(config, inputs, rates, "", None, grant.read_tasks, grant.threads, config_hash(config), folder)
     notify(starting_workers(config))
-    with folder_for("evaluate") as scratch:
-        summary = launch(run_worker, job, room, config.model_copy(update={"output": scratch}), None)
+    with folder_for("evaluate") as temp_dir:
+        summary = launch(run_worker, job, grant, config.model_copy(update={"output": temp_dir}), None)
     return {
         "checkpoint": folder,
         "step": summary["progress"]["step"],
@@ -195,15 +196,15 @@ def evaluate(
 
 
 def _compare_with_previous(config: Config, run_dir: str) -> None:
-    """A run of the same name goes on; with another configuration that would be a silent mix of two models."""
+    """Refuse to resume a run with another configuration, which would silently mix two models."""
     text = read_file(run_dir, CONFIG)
     if text is None or not (read_file(run_dir, RESULT) or has_checkpoint(run_dir)):
-        return  # nothing is there to mix with
+        return  # there is no earlier run
     try:
         previous = load_config(None, text=text)
     except ConfigError as error:
         raise ConfigError(
-            f"{join_path(run_dir, CONFIG)} of the earlier run cannot be read, it is damaged or of another version of raymtl "
+            f"cannot read {join_path(run_dir, CONFIG)} of the earlier run: it is damaged or from another version of raymtl "
             f"({error}); set another `name`"
         ) from error
     before, now = run_fields(previous), run_fields(config)
@@ -212,7 +213,8 @@ def _compare_with_previous(config: Config, run_dir: str) -> None:
     differing = [k for k in sorted({*before, *now}) if before.get(k) != now.get(k)]
     first = differing[0]
     raise ConfigError(
-        f"the run {run_dir} was begun with another configuration: {first} was {before.get(first)!r} and is now {now.get(first)!r}"
+        f"the run {run_dir} was started with another configuration: {first} was {before.get(first)!r} and is now "
+        f"{now.get(first)!r}"
         + (f" ({len(differing) - 1} more keys differ)" if len(differing) > 1 else "")
-        + "; set another `name`, or the old values to go on with it"
+        + "; set another `name`, or restore the old values to resume it"
     )

@@ -1,4 +1,4 @@
-"""What this machine must have before Ray starts on it, and a run on that: a token, and temporary folders with room."""
+"""The requirements of Ray and a run on this machine: a token, and temporary folders with enough space."""
 
 import os
 import secrets
@@ -15,15 +15,15 @@ from raymtl.embeddings.size import table_bytes
 from raymtl.errors import ClusterError, ConfigError, StorageError
 
 ROOM_BYTES = 64 << 20
-"""Least room in Ray's temporary folder. Ray starts with 1 MiB, but on a disk without any it waits 30 s for a file of its own
-and dies; its logs, 1 MiB after a short run, grow by some MiB an hour, and objects that leave the memory come on top."""
+"""Minimum space in Ray's temporary folder. Ray needs 1 MiB to start, but on a full disk it waits 30 s for its own file and
+dies; its logs, 1 MiB after a short run, grow by some MiB an hour, and spilled objects need more."""
 
 _SOCKET = "session_2026-01-01_00-00-00_000000_{pid}/sockets/plasma_store"
-"""The longest path that Ray makes below its folder, as `ray._private.node` builds it."""
+"""The longest path that Ray creates below its folder, as `ray._private.node` builds it."""
 
 
 def check_this_machine() -> None:
-    """Raise a UserError where Ray could not start here, and give it a token where it cannot write one to HOME.
+    """Raise a UserError if Ray cannot start here; set a token in the environment if Ray cannot write one to HOME.
 
     ConfigError: the path of the temporary folder is too long. StorageError: the folder cannot be written, or its disk is full.
     """
@@ -34,8 +34,8 @@ def check_this_machine() -> None:
         validate_socket_filepath(socket)
     except OSError as error:
         raise ConfigError(
-            f"Ray cannot start with its temporary folder `{folder}`: its sockets' paths may have 107 bytes, and would have "
-            f"{len(socket.encode())}; set {variable} to a shorter path, such as /tmp"
+            f"Ray cannot start with its temporary folder `{folder}`: its sockets' paths may have at most 107 bytes, and would "
+            f"have {len(socket.encode())}; set {variable} to a shorter path, such as /tmp"
         ) from error
     try:
         os.makedirs(folder, exist_ok=True)
@@ -54,14 +54,14 @@ def check_this_machine() -> None:
 
 
 def check_room_for_checkpoints(config: Config) -> None:
-    """Raise StorageError where a checkpoint of the tables cannot fit into this machine's temporary folder."""
+    """Raise StorageError if a checkpoint of the tables does not fit into this machine's temporary folder."""
     need = checkpoint_bytes(config)
     if (full := full_disk(need, temporary_folder())) is not None:
         raise _no_room(full, need, "one checkpoint of the tables", "TMPDIR")
 
 
 def full_disk(need: int, *folders: str) -> str | None:
-    """The first of the folders whose disk has less room than needed, and how much it has, in words; None where all have it."""
+    """A description of the first folder whose disk has less free space than `need`; None if all have enough."""
     for folder in folders:
         nearest = next(path for path in (Path(folder), *Path(folder).absolute().parents) if os.path.exists(path))
         usage = shutil.disk_usage(nearest)
@@ -71,44 +71,42 @@ def full_disk(need: int, *folders: str) -> str | None:
 
 
 def temporary_folder() -> str:
-    """The folder for temporary files. Raises StorageError where none can be written."""
+    """The folder for temporary files. Raises StorageError if none is writable."""
     try:
         return tempfile.gettempdir()
     except FileNotFoundError as error:
         raise StorageError(
-            f"there is no temporary folder: {error.strerror}; make room in /tmp, or set TMPDIR to a folder that can be written"
+            f"there is no writable temporary folder: {error.strerror}; free space in /tmp, or set TMPDIR to a writable folder"
         ) from error
 
 
 def checkpoint_bytes(config: Config) -> int:
-    """What a checkpoint takes on the disk, at least: the tables and their optimizer state."""
+    """Minimum size of a checkpoint on disk: the tables and their optimizer state."""
     optimizer = config.train.sparse_optimizer.type
     return sum(table_bytes(table, optimizer) for table in config.tables.values())
 
 
 def start_failed(error: Exception) -> ClusterError:
-    """The sentence for a Ray that did not start here, though nothing spoke against it."""
+    """The error for a Ray that did not start here although all checks passed."""
     logs = os.path.join(get_default_ray_temp_dir(), "session_latest", "logs")
     lines = " ".join(str(error).split()) or type(error).__name__
-    return ClusterError(
-        f"Ray cannot start on this machine: {lines}; look into its logs, {logs}, and run `raymtl doctor`"
-    )
+    return ClusterError(f"Ray cannot start on this machine: {lines}; check its logs, {logs}, and run `raymtl doctor`")
 
 
 def mib(size: int) -> str:
-    """Bytes as a number that a person can read."""
+    """Bytes in a readable unit."""
     return f"{size / 2**30:.1f} GiB" if size >= 2**30 else f"{size / 2**20:.1f} MiB"
 
 
 def _no_room(full: str, need: int, what: str, variable: str) -> StorageError:
     return StorageError(
-        f"{full}, and {what} takes {mib(need)} there; make room, or set {variable} to a folder on another disk, then run the "
-        "same command again"
+        f"{full}, and {what} takes {mib(need)} there; free space, or set {variable} to a folder on another disk, then rerun the "
+        "same command"
     )
 
 
 def _make_token() -> None:
-    """Put a token into the environment where Ray would write one to ~/.ray and cannot: this Ray lives no longer than we do."""
+    """Set a token in the environment if Ray cannot write one to ~/.ray: this Ray ends with the process."""
     if os.environ.get("RAY_AUTH_MODE", "token").lower() != "token":
         return
     if not AuthenticationTokenLoader.instance().has_token(ignore_auth_mode=True) and not _home_is_writable():

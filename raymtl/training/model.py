@@ -1,4 +1,4 @@
-"""The trained module: tables, then the model's slots, then the loss."""
+"""The trained module: tables, the model's slots, and the loss."""
 
 import torch
 import torch.distributed as dist
@@ -14,7 +14,7 @@ from raymtl.objectives.losses import Losses, TaskLosses
 
 
 class Head(nn.Module):
-    """Everything above the tables: one leaf for the pipeline's tracer, so that the slots may be written freely."""
+    """Everything above the tables: one leaf for the pipeline's tracer, so that slots may use any PyTorch code."""
 
     def __init__(self, config: Config, lookup: Lookup, base_rates: dict[str, float], group: dist.ProcessGroup | None):
         super().__init__()
@@ -56,7 +56,7 @@ class Head(nn.Module):
         return total, (logits.detach(), losses.per_task, losses.order, losses.bound)
 
     def _balance(self, losses: Losses, looked_up: list[Tensor | None], batch: Batch) -> Tensor:
-        """The total with the tasks weighed by `train.balance`; gradients of single tasks end at the looked-up embeddings."""
+        """The total loss with task weights from `train.balance`; per-task gradients stop at the embeddings."""
         assert self.balancer is not None
         normalizer = batch.totals[:-1]
         lower_bound = self.losses.lower_bound(
@@ -67,7 +67,7 @@ class Head(nn.Module):
 
 
 class TrainModel(nn.Module):
-    """Tables and head; `forward` is traced by TorchRec's pipeline, so it stays this plain."""
+    """Tables and head; TorchRec's pipeline traces `forward`, so it must stay simple."""
 
     def __init__(self, config: Config, lookup: Lookup, base_rates: dict[str, float], group: dist.ProcessGroup | None):
         super().__init__()

@@ -1,4 +1,4 @@
-"""The two optimizers: one inside the tables' backward pass, one for the dense weights; schedule and clipping around them."""
+"""The two optimizers, one fused into the tables' backward pass and one for the dense weights, with schedule and clipping."""
 
 import math
 from collections.abc import Iterable
@@ -15,7 +15,7 @@ from raymtl.embeddings.sharding import SPARSE_OPTIMIZERS, table_parameters
 
 
 def attach_sparse_optimizer(model: nn.Module, config: Config) -> None:
-    """Put the tables' optimizer into their backward pass; called before the tables are sharded.
+    """Fuse the tables' optimizer into their backward pass; must be called before the tables are sharded.
 
     Tables with the same learning rate share kernels, so the arguments are grouped by it.
     """
@@ -37,10 +37,10 @@ def _sparse_arguments(options: SparseOptimizer, lr: float) -> dict[str, object]:
 
 
 class Optimizers:
-    """What the loop and the pipeline call an optimizer: `zero_grad` and `step` over dense weights and tables.
+    """The optimizer interface of the training loop and the pipeline: `zero_grad` and `step` for dense weights and tables.
 
-    `step` clips the dense gradient (after it was averaged over the workers, so all clip alike), updates the dense weights, and
-    sets both learning rates for the next step. The tables were updated in the backward pass already.
+    `step` clips the dense gradient (averaged over the workers, so that all clip the same), updates the dense weights, and sets
+    both learning rates for the next step. The backward pass has already updated the tables.
     """
 
     def __init__(self, model: DistributedModelParallel, config: Config, total_steps: int):
@@ -76,7 +76,7 @@ class Optimizers:
 
     def step(self) -> None:
         for parameter in self._resting:
-            parameter.grad = None  # which clipping and the optimizer pass over
+            parameter.grad = None  # clipping and the optimizer skip it
         if self._clip is not None:
             torch.nn.utils.clip_grad_norm_(self.dense_parameters, self._clip, foreach=True)
         if not self._frozen:
@@ -85,26 +85,26 @@ class Optimizers:
         self._set_factor()
 
     def freeze_dense(self) -> None:
-        """From now on only the tables learn; the dense weights and their moments stay as they are."""
+        """From now on train only the tables; the dense weights and their moments stay fixed."""
         self._frozen = True
 
     def train_only(self, parameters: Iterable[nn.Parameter]) -> None:
-        """From now on only these dense weights learn: all others and the tables stay as they are."""
+        """From now on train only these dense weights; all others and the tables stay fixed."""
         learning = {id(p) for p in parameters}
         self._resting = [p for p in self.dense_parameters if id(p) not in learning]
         self._base[1] = [0.0 for _ in self._base[1]]
-        self.factor = math.nan  # so that the rates are set anew
+        self.factor = math.nan  # so that the rates are set again
         self._set_factor()
 
     def restore(self, steps_taken: int) -> None:
-        """Go on with the schedule after so many steps."""
+        """Resume the schedule after `steps_taken` steps."""
         self.steps_taken = steps_taken
         self._set_factor()
 
     def materialize_dense_state(self) -> None:
         """Create the dense optimizer's moments, so that a checkpoint has somewhere to go; the weights stay as they are.
 
-        Loading into an optimizer that never stepped restores nothing, and says nothing (meta-pytorch/torchrec#2474).
+        Loading into an optimizer that never stepped silently restores nothing (meta-pytorch/torchrec#2474).
         """
         saved = [p.detach().clone() for p in self.dense_parameters]
         self._dense.init_state()
@@ -121,7 +121,7 @@ class Optimizers:
         for optimizer, bases in zip((self._dense, self._fused), self._base, strict=True):
             for group, base in zip(optimizer.param_groups, bases, strict=True):
                 group["lr"] = base * factor
-        self._fused.step()  # nothing but handing the new rate to the kernels of the next backward pass
+        self._fused.step()  # only passes the new rate to the kernels of the next backward pass
 
 
 def schedule_factor(schedule: Schedule, step: int, total_steps: int) -> float:

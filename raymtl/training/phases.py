@@ -1,4 +1,4 @@
-"""What a command says of its first steps, which take most of the time of a short one."""
+"""Progress lines for the start of a command, which takes most of the time of a short one."""
 
 import os
 from typing import TYPE_CHECKING
@@ -10,7 +10,7 @@ if TYPE_CHECKING:
 
 
 def joining(address: str | None) -> str:
-    """Before `cluster.join`."""
+    """The line before `cluster.join`."""
     address = address or os.environ.get("RAY_ADDRESS")
     if address and address != "local":
         return f"joining the Ray cluster at {address}"
@@ -18,5 +18,5 @@ def joining(address: str | None) -> str:
 
 
 def starting_workers(config: "Config") -> str:
-    """Before `fit`."""
+    """The line before `launch`."""
     return f"starting {'up to ' if config.train.min_workers else ''}{count_of(config.train.workers, 'worker')}"

@@ -1,4 +1,4 @@
-"""Ray Train around the workers: starting them, watching over them, and what is said when they are lost."""
+"""Ray Train: start the workers, watch the nodes, and report lost workers."""
 
 import logging
 import os
@@ -25,48 +25,47 @@ from raymtl.config.root import Config
 from raymtl.errors import ClusterError, StorageError, UserError, find_user_error
 from raymtl.storage.filesystem import open_filesystem
 from raymtl.storage.temp_dirs import remove_stale
+from raymtl.telemetry.events import Listener
 from raymtl.telemetry.logs import environment as log_environment
+from raymtl.training.checkpoint_index import SNAPSHOT, repair_checkpoint_index
 from raymtl.training.cluster import started_here
 from raymtl.training.local_ray import check_room_for_checkpoints, checkpoint_bytes, full_disk, temporary_folder
 from raymtl.training.resources import ResourceGrant, shortage, worker_resources
 from raymtl.training.rundir import read_file, run_folder
 from raymtl.training.runlog import EventQueue
-from raymtl.training.snapshot import SNAPSHOT, repair_checkpoint_index
 from raymtl.training.worker import Job
 
-Listener = Callable[[dict[str, Any]], None]
-
-# Of an error in a worker its text alone comes here
+# Of an error in a worker, only its text is available here
 _FULL = re.compile("No space left on device|Disk quota exceeded")
 _GUESSES = " Some common causes include"
-"""How Ray begins what it knows of all the ways in which a process can die."""
+"""Start of Ray's generic list of causes."""
 _LITTLE_ROOM_BYTES = 8 << 20
 _LOOK_S = 5.0
 _ELASTIC_START_S = 20.0
-"""Elastic workers that find no place within that time are asked for anew, as many as there is room for then."""
+"""Elastic workers that are not placed within this time are requested again, as many as then fit."""
 
 
 def launch(
     entry: Callable[[dict[str, Any]], dict[str, Any]],
     job: Job,
-    room: ResourceGrant,
+    grant: ResourceGrant,
     config: Config,
     on_event: Listener | None,
 ) -> dict[str, Any]:
-    """Run `entry` on the workers with Ray Train, in the folder `<output>/<name>`, and return what the first worker gave.
+    """Run `entry` on the workers with Ray Train, in the folder `<output>/<name>`, and return the first worker's result.
 
-    Raises the UserError that the workers met.
+    Raises the UserError of the workers.
     """
     os.environ.setdefault("RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", "0.5")
     train = config.train
-    # Right after the loss of a node Ray asks for as many workers as before, and only then for as many as there is room for
+    # Right after losing a node, Ray first requests as many workers as before, and only then as many as fit
     start_s = train.start_timeout_s if train.min_workers is None else min(_ELASTIC_START_S, train.start_timeout_s)
     os.environ["RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S"] = str(start_s)
     filesystem, inner = open_filesystem(config.output)
     local_storage = isinstance(filesystem, pafs.LocalFileSystem)
     pump = _EventPump(on_event) if on_event else None
     trainer = _Trainer(
-        # The job goes with the function: Ray's controller reads `train_loop_config` too, and would import TorchRec for it
+        # The job is bound to the function: Ray's controller also unpickles `train_loop_config`, and would import TorchRec for it
         partial(entry, {"job": replace(job, event_queue=pump.event_queue if pump else None)}),
         torch_config=TorchConfig(
             backend="cpu:gloo,cuda:nccl" if train.use_gpu else "gloo", timeout_s=int(train.step_timeout_s)
@@ -90,7 +89,7 @@ def launch(
             checkpoint_config=CheckpointConfig(
                 num_to_keep=train.checkpoint.keep, checkpoint_score_attribute="score", checkpoint_score_order="max"
             ),
-            worker_runtime_env={"env_vars": worker_environment(room.threads)},
+            worker_runtime_env={"env_vars": worker_environment(grant.threads)},
             logging_config=LoggingConfig(log_level="ERROR"),
         ),
     )
@@ -117,7 +116,7 @@ def launch(
 
 
 class _Trainer(TorchTrainer):
-    """Ray's trainer, which tells who its controller is, and leaves Ctrl-C to Python: Ray's own handler ends with exit code 0."""
+    """Ray's trainer; it exposes its controller, and leaves Ctrl-C to Python, since Ray's own handler exits with code 0."""
 
     controller: Any = None
 
@@ -132,9 +131,9 @@ def _launch(
     last_event_time: Callable[[], float] = lambda: 0.0,
     save_soon: Callable[[], None] = lambda: None,
 ) -> Any:
-    """Run the trainer; `train.max_failures` also counts workers that die between Ray's start of them and their first line,
-    which Ray takes for a fault of its own and does not try again. `last_event_time`: when a line of the workers came last;
-    `save_soon` asks them for a checkpoint at the end of the unit under way."""
+    """Run the trainer; `train.max_failures` also counts workers that die between their start and their first event, which Ray
+    does not retry. `last_event_time`: when the workers' last event arrived; `save_soon` requests a checkpoint at the end of the
+    current unit."""
     allowed = config.train.max_failures
     attempt = 0
     while True:
@@ -148,24 +147,26 @@ def _launch(
             raise
         except (ray.train.TrainingFailedError, RayActorError) as error:
             if watch.gave_up is not None:
-                raise ClusterError(f"{watch.gave_up}; the same command goes on from the last checkpoint") from error
+                raise ClusterError(
+                    f"{watch.gave_up}; rerun the same command to resume from the last checkpoint"
+                ) from error
             found = find_user_error(error) or next(
                 (e for e in map(find_user_error, getattr(error, "worker_failures", {}).values()) if e), None
             )
             if found is not None:
                 raise found from None
             if _found_no_room(error) and last_event_time() > began:
-                continue  # Ray counts such waits over the whole run: it has trained since, and begins to count anew
+                continue  # Ray counts such waits over the entire run; the run has trained since, so restart the count
             attempt += 1
             if not _died_at_start(error) or 0 <= allowed < attempt:
                 raise _lost(error, config) from error
-            notify("a worker died while it started; starting the workers again")
+            notify("a worker died during its start; restarting the workers")
         finally:
             watch.close()
 
 
 def _await_checkpoint(config: Config, notify: Callable[[str], None], save_soon: Callable[[], None]) -> None:
-    """Before the process obeys SIGTERM: wait until the unit under way has ended with a checkpoint, if that is soon."""
+    """Before the process handles SIGTERM: wait for a checkpoint at the end of the current unit, within the grace period."""
     grace_s = config.train.checkpoint.stop_grace_s
     signals.allow(grace_s + signals.CLEAN_UP_S)
     before = read_file(run_folder(config), SNAPSHOT)
@@ -183,13 +184,13 @@ def _await_checkpoint(config: Config, notify: Callable[[str], None], save_soon: 
 
 
 class _Watch:
-    """Looks whether the cluster still has the nodes that the workers need; Ray Train itself waits for them for ever."""
+    """Watches whether the cluster still has the nodes that the workers need; Ray Train itself would wait for them forever."""
 
     def __init__(
         self, trainer: _Trainer, config: Config, notify: Callable[[str], None], last_event_time: Callable[[], float]
     ):
         self.gave_up: str | None = None
-        """What was missing for so long that the run was ended."""
+        """The missing resources for which the run was ended."""
         self._trainer, self._config, self._notify, self._last_event_time = trainer, config, notify, last_event_time
         self._closed = threading.Event()
         self._thread = threading.Thread(target=self._run, name="watch", daemon=True)
@@ -204,27 +205,27 @@ class _Watch:
         while not self._closed.wait(_LOOK_S):
             try:
                 missing = shortage(self._config)
-            except Exception as error:  # the next look may succeed; without any the run could wait for ever
-                logging.getLogger(__name__).warning("cannot look at the nodes: %s", error)
+            except Exception as error:  # the next check may succeed; without checks the run could wait forever
+                logging.getLogger(__name__).warning("cannot check the nodes: %s", error)
                 continue
             patience = self._config.train.start_timeout_s
             if missing is None:
                 if missing_since is not None:
-                    self._notify("nodes have come: the run goes on")
+                    self._notify("enough nodes are available again: the run continues")
                 missing_since = None
             elif missing_since is None:
                 missing_since = time.monotonic()
-                self._notify(f"nodes were lost: {missing}; waiting {patience:.0f} s for others")
+                self._notify(f"nodes were lost: {missing}; waiting {patience:.0f} s for replacements")
             elif self._last_event_time() > missing_since:
-                missing_since = self._last_event_time()  # the workers train all the same
+                missing_since = self._last_event_time()  # the workers still train
             elif time.monotonic() - missing_since >= patience and self._trainer.controller is not None:
-                self.gave_up = f"nodes were lost, and none came within {patience:.0f} s: {missing}"
+                self.gave_up = f"nodes were lost and not replaced within {patience:.0f} s: {missing}"
                 ray.kill(self._trainer.controller)
                 return
 
 
 def _died_at_start(error: BaseException) -> bool:
-    """Whether a worker was lost, or the controller, where Ray's own failure policy does not start them again."""
+    """Whether a worker or the controller was lost in a way that Ray's own failure policy does not retry."""
     failure = getattr(error, "controller_failure", error)
     return isinstance(failure, RayActorError) or isinstance(getattr(failure, "cause", None), RayActorError)
 
@@ -234,28 +235,28 @@ def _found_no_room(error: BaseException) -> bool:
 
 
 def _lost(error: Exception, config: Config) -> UserError:
-    """One sentence for workers that died of something that is no mistake of the user's."""
+    """The error for workers that died for a reason outside the user's control."""
     run_dir, allowed = run_folder(config), config.train.max_failures
     if _found_no_room(error):
         return ClusterError(
-            f"others hold what the workers of `{run_dir}` need, for longer than {allowed + 1} times train.start_timeout_s, "
-            f"{config.train.start_timeout_s:g} s; `ray status` says what takes it, and the same command goes on from the last "
-            "checkpoint"
+            f"timed out waiting for resources for the workers of `{run_dir}`: other jobs hold them for longer than {allowed + 1} "
+            f"times train.start_timeout_s, {config.train.start_timeout_s:g} s; check `ray status`, then rerun the same command "
+            "to resume from the last checkpoint"
         )
     failures = getattr(error, "worker_failures", None) or {None: error}
     for text in map(str, (*failures.values(), error)):
         if full := next((line.strip() for line in text.splitlines() if _FULL.search(line)), None):
             return StorageError(
-                f"the run `{run_dir}` could not be written, or a worker's temporary folder: {full}; make room there, then the "
-                "same command goes on from the last checkpoint"
+                f"cannot write the run `{run_dir}` or a worker's temporary folder: {full}; free space there, then rerun the same "
+                "command to resume from the last checkpoint"
             )
     logs = ray.get_runtime_context().worker.node.get_logs_dir_path()
-    # A process that meets a full disk often dies without a word of it
-    room = checkpoint_bytes(config) + _LITTLE_ROOM_BYTES
-    if started_here() and (full := full_disk(room, temporary_folder(), logs, "/dev/shm")) is not None:
+    # A process on a full disk often dies without reporting it
+    need = checkpoint_bytes(config) + _LITTLE_ROOM_BYTES
+    if started_here() and (full := full_disk(need, temporary_folder(), logs, "/dev/shm")) is not None:
         return StorageError(
-            f"the run `{run_dir}` lost its workers, and {full}; make room there, or set TMPDIR to a folder on another disk, then "
-            "the same command goes on from the last checkpoint"
+            f"the run `{run_dir}` lost its workers, and {full}; free space there, or set TMPDIR to a folder on another disk, "
+            "then rerun the same command to resume from the last checkpoint"
         )
     rank, cause = next(iter(failures.items()))
     lines = [line.strip() for line in str(cause).splitlines() if line.strip()]
@@ -263,8 +264,8 @@ def _lost(error: Exception, config: Config) -> UserError:
         lines[-1] = lines[-1].partition(_GUESSES)[0]
     return ClusterError(
         f"training failed after at most {allowed} recoveries (train.max_failures); {_who(rank)} ended with: "
-        f"{lines[-1] if lines else type(cause).__name__}; the whole story is in {logs}, and the same command goes on from the "
-        "last checkpoint"
+        f"{lines[-1] if lines else type(cause).__name__}; full logs: {logs}; rerun the same command to resume from the last "
+        "checkpoint"
     )
 
 
@@ -275,23 +276,23 @@ def _who(rank: int | None) -> str:
 def worker_environment(threads: int) -> dict[str, str]:
     """Environment of a worker process.
 
-    Threads of one product wait for each other at its end by spinning for a while, then they sleep. Spinning for long starves
-    whoever shares the cores (a step can become ten times slower), not spinning at all costs a wake-up for each of the many
-    short products; the count lies between (docs/performance.md).
+    Threads of a matrix product wait for each other by spinning for a while, then they sleep. Long spinning starves other threads
+    on the same cores (a step can become ten times slower); no spinning costs a wake-up for each of the many short products. The
+    count is in between (docs/performance.md).
     """
     return {"OMP_NUM_THREADS": str(threads), "GOMP_SPINCOUNT": "10000", **log_environment()}
 
 
 class _EventPump:
-    """Empties the mailbox into the listener while training goes on."""
+    """Passes the events of the queue to the listener during training."""
 
     def __init__(self, on_event: Listener):
         here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
-        # Where the driver is: on a node that is lost it would take the lines of the rest with it
+        # On the driver's node: the loss of another node must not lose the events of the other workers
         self.event_queue = EventQueue.options(scheduling_strategy=here).remote()  # type: ignore[attr-defined]
         self._on_event = on_event
         self.last_event_time = 0.0
-        """When the last line came, by the monotonic clock."""
+        """When the last event arrived, by the monotonic clock."""
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._run, daemon=True)
         self._thread.start()
@@ -305,11 +306,11 @@ class _EventPump:
             for item in ray.get(self.event_queue.take.remote(), timeout=10):
                 self.last_event_time = time.monotonic()
                 self._on_event(item)
-        except ray.exceptions.RayError as error:  # the lines are a comfort; the run goes on without them
-            logging.getLogger(__name__).debug("no lines from the workers: %s", error)
+        except ray.exceptions.RayError as error:  # the events are optional; the run continues without them
+            logging.getLogger(__name__).debug("no events from the workers: %s", error)
 
     def save_soon(self) -> None:
-        """Ask the workers for a checkpoint at the end of the unit under way."""
+        """Request a checkpoint at the end of the current unit."""
         ray.get(self.event_queue.save_soon.remote(), timeout=10)
 
     def close(self) -> None:

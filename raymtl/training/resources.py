@@ -1,4 +1,4 @@
-"""Whether the cluster has room for a run: found out by asking Ray for it, told in numbers where there is none."""
+"""Check whether the cluster has the resources for a run by requesting them from Ray, and report what is missing."""
 
 import math
 import os
@@ -17,7 +17,7 @@ from raymtl.config.train import Train
 from raymtl.errors import ClusterError
 
 _GIVEN_BACK_S = 20.0
-"""An earlier run on this machine gives back what it took within that time."""
+"""An earlier run on this machine releases its resources within this time."""
 _SAID_AFTER_S = 5.0
 _LOOK_S = 1.0
 _LISTED_NODES = 6
@@ -27,33 +27,33 @@ Resources = Mapping[str, float]
 
 @dataclass(frozen=True)
 class ResourceGrant:
-    """What a run takes of the cluster."""
+    """The resources that a run may use."""
 
     read_tasks: int | None
-    """Reading tasks at a time; None: by what is free when reading begins."""
+    """Reading tasks at a time; None: depends on what is free when reading starts."""
     threads: int
 
 
 def worker_resources(train: Train) -> dict[str, float]:
-    """What Ray reserves for each worker."""
+    """The resources that Ray reserves for each worker."""
     return {"CPU": train.cpus_per_worker, **({"GPU": 1} if train.use_gpu else {}), **train.placement.resources}
 
 
 def readers_take_cpus(config: Config) -> bool:
-    """Whether reading tasks reserve a CPU each. Elastic workers may get every CPU there is, and readers would wait for ever."""
+    """Whether reading tasks reserve a CPU each. Elastic workers may get every CPU, and such readers would wait forever."""
     return config.train.min_workers is None
 
 
 def wait_for_resources(config: Config, local: bool, notify: Callable[[str], None] | None = None) -> ResourceGrant:
-    """What the run may take, once the cluster has room for its workers (`train.min_workers` of them) and one reader.
+    """Wait until the cluster has resources for the run's workers (`train.min_workers` of them) and one reader.
 
-    Ray is asked for exactly that, so an autoscaler learns of it. Where there is no room, `notify` is told at once what is
-    missing, and ClusterError tells it after `train.start_timeout_s`; on this machine alone, where no node can join, right away.
+    Requests exactly these from Ray, so that an autoscaler sees the demand. If they are missing, `notify` gets a description, and
+    ClusterError is raised after `train.start_timeout_s`; or at once on this machine alone, where no node can join.
     """
     train = config.train
 
     def waiting() -> str:
-        return f"waiting up to {train.start_timeout_s:.0f} s for room: {_shortage(config)}"
+        return f"waiting up to {train.start_timeout_s:.0f} s for resources: {_shortage(config)}"
 
     with _asked_for(config) as groups:
         _wait(
@@ -66,10 +66,10 @@ def wait_for_resources(config: Config, local: bool, notify: Callable[[str], None
 
 
 def places(need: Resources, least: int, local: bool, limit_s: float, who: str, remedy: str) -> int:
-    """How many processes that take `need` each the nodes hold if nothing else runs there, once Ray has a place for `least`.
+    """How many processes of `need` each fit on the nodes if nothing else runs there, once Ray has placed `least` of them.
 
-    Raises ClusterError, which names them as `who`, with what each node has and is free, and the `remedy`: after `limit_s`, and
-    at once where Ray runs on this machine alone and it is too small.
+    Raises ClusterError, with `who`, the total and free resources of each node, and the `remedy`: after `limit_s`, or at once if
+    Ray runs on this machine alone and it is too small.
     """
 
     def fit() -> int:
@@ -81,7 +81,7 @@ def places(need: Resources, least: int, local: bool, limit_s: float, who: str, r
             [group],
             lambda: _patience(local, limit_s, lambda: fit() >= least),
             lambda waited: (
-                f"{who} need {_amounts(need)} each; the cluster has room for {fit()} such if it is empty: "
+                f"{who} need {_amounts(need)} each; an empty cluster has room for {fit()} of them: "
                 f"{_nodes_listed(need)}{_waited(0 if local else waited)}; {remedy}"
             ),
         )
@@ -96,8 +96,8 @@ def _wait(
     refusal: Callable[[float], str],
     notify: Callable[[], None] | None = None,
 ) -> None:
-    """Until Ray has a place for all of them. Raises ClusterError with the `refusal`, told the seconds waited, once `patience`
-    is over; `notify` is called once, early in a wait that is not over soon."""
+    """Wait until Ray has placed all groups. Raises ClusterError with `refusal(seconds waited)` when `patience` is over; a long
+    wait calls `notify` once."""
     began = time.monotonic()
     while True:
         waited, longest = time.monotonic() - began, patience()
@@ -111,28 +111,28 @@ def _wait(
 
 
 def _patience(local: bool, limit_s: float, enough: Callable[[], bool]) -> float:
-    """Seconds to wait in all; on this machine alone nobody adds a node, but an earlier run may still hold what it took."""
+    """Total seconds to wait; on this machine alone no node is added, but an earlier run may still release its resources."""
     if local:
         return _GIVEN_BACK_S if enough() else 0.0
     return limit_s
 
 
 def shortage(config: Config) -> str | None:
-    """What is missing, where the nodes that are there now would not hold the workers and a reader even if nothing else ran."""
+    """The missing resources if the current nodes, even when empty, do not fit the workers and a reader; else None."""
     fit = _workers_that_fit(config.train, _totals(config.train.placement.labels))
     enough = fit >= config.train.fewest_workers and _can_read(config)
     return None if enough else _shortage(config)
 
 
 def reading_tasks(config: Config, workers: int) -> int:
-    """Reading tasks at a time: what the configuration says, or half of the CPUs that `workers` leave free, at least one."""
+    """Reading tasks at a time: as configured, or half of the CPUs that `workers` leave free, at least one."""
     spare = ray.cluster_resources().get("CPU", 0) - workers * config.train.cpus_per_worker
     return config.data.read_tasks or max(1, int(spare // 2))
 
 
 @contextmanager
 def _asked_for(config: Config) -> Iterator[list[PlacementGroup]]:
-    """The workers and a reader as placement groups, given back at the end."""
+    """Request the workers and a reader as placement groups, released at the end."""
     train, labels = config.train, config.train.placement.labels
     count = train.fewest_workers
     groups = [
@@ -153,14 +153,14 @@ def _asked_for(config: Config) -> Iterator[list[PlacementGroup]]:
 
 
 def _are_placed(groups: Sequence[PlacementGroup], within_s: float) -> bool:
-    """Whether Ray finds a place for all of them within that time."""
+    """Whether Ray places all groups within this time."""
     references = [group.ready() for group in groups]
     ready, _ = ray.wait(references, num_returns=len(references), timeout=within_s)
     return len(ready) == len(references)
 
 
 def _totals(labels: Mapping[str, str]) -> list[Resources]:
-    """What each node that has the labels has in all."""
+    """Total resources of each node with these labels."""
     return [node["Resources"] for node in ray.nodes() if node["Alive"] and _has_labels(node, labels)]
 
 
@@ -176,7 +176,7 @@ def _label_fits(found: str | None, wanted: str) -> bool:
 
 
 def _workers_that_fit(train: Train, nodes: Sequence[Resources]) -> float:
-    """Workers that the nodes hold under the placement's strategy, if nothing else runs there."""
+    """Workers that fit on the nodes under the placement strategy, if nothing else runs there."""
     per_node = [_times(worker_resources(train), node) for node in nodes]
     strategy = train.placement.strategy
     if strategy == "STRICT_PACK":
@@ -190,7 +190,7 @@ def _times(need: Resources, node: Resources) -> float:
 
 
 def _can_read(config: Config) -> bool:
-    """Whether a CPU is left beside the workers on a node that may read; a reader that takes none needs such a node alone."""
+    """Whether a node for reading has a CPU left besides the workers; a reader without a CPU needs only such a node."""
     train, readers = config.train, _totals(config.data.read_labels)
     if not readers_take_cpus(config):
         return bool(readers)
@@ -199,7 +199,7 @@ def _can_read(config: Config) -> bool:
 
 
 def _sentence(config: Config, waited_s: float) -> str:
-    """Why the run cannot begin."""
+    """Why the run cannot start."""
     train, placement = config.train, config.train.placement
     key = "train.workers" if train.min_workers is None else "train.min_workers"
     return (
@@ -207,7 +207,7 @@ def _sentence(config: Config, waited_s: float) -> str:
         + _waited(waited_s)
         + f"; lower {key} or train.cpus_per_worker"
         + (", loosen train.placement" if placement.labels or placement.strategy.startswith("STRICT") else "")
-        + ", wait for others to end, or add nodes"
+        + ", wait for other jobs to end, or add nodes"
     )
 
 
@@ -216,7 +216,7 @@ def _waited(seconds: float) -> str:
 
 
 def _shortage(config: Config) -> str:
-    """What is asked for, and what each node has."""
+    """The requested resources, and those of each node."""
     train, placement = config.train, config.train.placement
     need = worker_resources(train)
     key = "train.workers" if train.min_workers is None else "train.min_workers"
@@ -231,11 +231,11 @@ def _shortage(config: Config) -> str:
     elif where:
         asked += f", and a node for reading,{where}"
     fit = _workers_that_fit(train, _totals(placement.labels))
-    return f"{asked}; the cluster has room for {fit:g} such workers if it is empty: {_nodes_listed(need)}"
+    return f"{asked}; an empty cluster has room for {fit:g} such workers: {_nodes_listed(need)}"
 
 
 def _nodes_listed(need: Resources) -> str:
-    """What the first nodes have of the resources in `need`, in all and free."""
+    """Total and free resources of the first nodes, of the kinds in `need`."""
     kinds = sorted({"CPU", *need})
     free = available_resources_per_node()
     nodes = [n for n in ray.nodes() if n["Alive"]]
@@ -260,9 +260,9 @@ def _labels(labels: Mapping[str, str]) -> str:
 
 
 def _threads(train: Train, local: bool) -> int:
-    """Cores of the smallest node that can hold workers over its share of them."""
+    """Cores per worker of the smallest node that can hold workers."""
     own = os.cpu_count() or 1
     totals = [n for n in _totals(train.placement.labels) if _times(worker_resources(train), n) >= 1]
-    # On this machine alone Ray's CPUs are only numbers
+    # On this machine alone Ray's CPUs are logical
     cores = [own] if local else [int(n.get("CPU", own)) for n in totals] or [own]
     return max(1, min(cores) // -(-train.workers // max(1, len(totals))))

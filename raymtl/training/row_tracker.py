@@ -1,8 +1,8 @@
-"""Which rows of the tables a run has looked up: what a delta has to hold.
+"""The rows of the tables that a run has looked up, which a delta must hold.
 
-Marked in the feed's thread, batch by batch, at a cost that depends on the batch alone; one byte per row of the tables in each
-worker. A checkpoint carries the marks, so a run that goes on knows them. Marks may be too many (of a batch that a killed worker
-had made but not trained on), never too few.
+The loader's thread marks them batch by batch, at a cost that depends on the batch alone; each worker needs one byte per row of
+the tables. Checkpoints hold the marks, so a resumed run has them. There may be too many marks (of a batch that a killed worker
+had loaded but not trained on), never too few.
 """
 
 import io
@@ -14,7 +14,7 @@ import numpy as np
 
 from raymtl.config.root import Config
 from raymtl.data.batch import Batch
-from raymtl.storage.filesystem import list_folder, open_filesystem, read_whole
+from raymtl.storage.filesystem import list_folder, open_filesystem, read_all
 from raymtl.storage.retry import retry
 
 _FILE = "touched-{rank}.npz"
@@ -37,12 +37,12 @@ class TouchedRowTracker:
                 self._marks[self._config.table_of(feature)][values[ends[n] : ends[n + 1]]] = True
 
     def rows(self) -> dict[str, np.ndarray]:
-        """The rows marked, ascending [N] int64, by table."""
+        """The marked rows, ascending [N] int64, by table."""
         return {name: np.flatnonzero(marks) for name, marks in self._marks.items()}
 
     def save(self, folder: str, rank: int) -> None:
         """Write the marks into the folder of a checkpoint."""
-        # with a prefix: a table may be called `file`, which is an argument of savez
+        # with a prefix: a table may be named `file`, which is an argument of savez
         rows = {f"{_PREFIX}{name}": numbers for name, numbers in self.rows().items()}
         np.savez(Path(folder, _FILE.format(rank=rank)), **rows)  # type: ignore[arg-type]
 
@@ -52,7 +52,7 @@ class TouchedRowTracker:
         for entry in retry(lambda: list_folder(filesystem, inner, recursive=False, allow_not_found=True)):
             if not fnmatch(entry.base_name, _FILE.format(rank="*")):
                 continue
-            content = retry(partial(read_whole, filesystem, entry.path))
+            content = retry(partial(read_all, filesystem, entry.path))
             with np.load(io.BytesIO(content), allow_pickle=False) as saved:
                 for name in saved.files:
                     self._marks[name.removeprefix(_PREFIX)][saved[name]] = True

@@ -1,4 +1,4 @@
-"""The folder of a run: its two files, its checkpoints, and who is working in it."""
+"""The folder of a run: its two files, its checkpoints, and its lock."""
 
 import errno
 import fcntl
@@ -15,7 +15,7 @@ from raymtl.config.root import Config
 from raymtl.data.writable import not_writable
 from raymtl.errors import CheckpointError, StorageError, TryLaterError
 from raymtl.storage.atomic import atomic_write
-from raymtl.storage.filesystem import is_local, list_folder, open_filesystem, put, read_whole
+from raymtl.storage.filesystem import is_local, list_folder, open_filesystem, put, read_all
 from raymtl.storage.paths import join_path, split_options
 from raymtl.storage.retry import advice, is_transient, reason, retry
 from raymtl.training.checkpoint import PROGRESS
@@ -32,34 +32,34 @@ def run_folder(config: Config) -> str:
 
 
 def run_of(path: str) -> str:
-    """The folder of a run, where a user may have named the `config.yaml` in it."""
+    """The folder of a run, given the folder or its `config.yaml`."""
     folder, options = split_options(path)
     return folder.rstrip("/").removesuffix(f"/{CONFIG}") + options
 
 
 @contextmanager
 def run_storage(run_dir: str, doing: str) -> Iterator[None]:
-    """Turn an error of the storage that lasts into one sentence; `doing` is what was tried, such as "list it"."""
+    """Turn a lasting error of the storage into one sentence; `doing` names the operation, such as "list it"."""
     try:
         yield
     except OSError as error:
         raise StorageError(
-            f"run folder `{run_dir}`: cannot {doing}: {reason(error)}; {advice(error)}, then the same command goes on"
+            f"run folder `{run_dir}`: cannot {doing}: {reason(error)}; {advice(error)}, then rerun the same command"
         ) from error
 
 
 def read_file(run_dir: str, name: str) -> str | None:
-    """A file of the run, or None where it is not there. Raises StorageError where the storage goes on failing."""
+    """A file of the run, or None if it does not exist. Raises StorageError if the storage keeps failing."""
     filesystem, inner = open_filesystem(run_dir)
     with run_storage(run_dir, f"read `{name}`"):
         try:
-            return retry(lambda: read_whole(filesystem, f"{inner}/{name}")).decode()
+            return retry(lambda: read_all(filesystem, f"{inner}/{name}")).decode()
         except (FileNotFoundError, NotADirectoryError):
             return None
 
 
 def write_file(run_dir: str, name: str, text: str) -> None:
-    """Write a file of the run so that a reader sees the old one or the new one whole, whenever this is killed."""
+    """Write a file of the run atomically: a reader sees the complete old or new one, even if this process is killed."""
     filesystem, inner = open_filesystem(run_dir)
     path, data = f"{inner}/{name}", text.encode()
     try:
@@ -73,10 +73,10 @@ def write_file(run_dir: str, name: str, text: str) -> None:
 
 @contextmanager
 def run_lock(run_dir: str, what: str = "the run", remedy: str = "set another `name`") -> Iterator[None]:
-    """Hold the folder of a run, or of other work, against a second process of this machine.
+    """Lock the folder of a run, or of other work, against a second process on this machine.
 
-    The system lets go of it when the process dies. Raises TryLaterError where another has it, and StorageError where the folder
-    cannot be written.
+    The system releases the lock when the process dies. Raises TryLaterError if another process holds it, and StorageError if the
+    folder is not writable.
     """
     filesystem, inner = open_filesystem(run_dir)
     if not isinstance(filesystem, pafs.LocalFileSystem):
@@ -94,7 +94,7 @@ def run_lock(run_dir: str, what: str = "the run", remedy: str = "set another `na
         except BlockingIOError as error:
             file.seek(0)
             raise TryLaterError(
-                f"{what} {run_dir} is under way already (process {file.read().strip() or 'unknown'}); wait for it, or {remedy}"
+                f"{what} {run_dir} is already running (process {file.read().strip() or 'unknown'}); wait for it, or {remedy}"
             ) from error
         file.truncate(0)
         file.write(str(os.getpid()))
@@ -103,19 +103,19 @@ def run_lock(run_dir: str, what: str = "the run", remedy: str = "set another `na
 
 
 def read_result(run_dir: str) -> dict[str, Any] | None:
-    """`result.json` of a run, or None where it has not finished."""
+    """`result.json` of a run, or None if it has not finished."""
     text = read_file(run_dir, RESULT)
     try:
         return None if text is None else json.loads(text)
-    except json.JSONDecodeError:  # cut off: the run had not finished writing it
+    except json.JSONDecodeError:  # truncated: the run had not finished writing it
         return None
 
 
 def checkpoints(run_dir: str) -> list[str]:
-    """Folders of the whole checkpoints of a run, oldest first; one whose upload was cut off has no metadata.
+    """Folders of the complete checkpoints of a run, oldest first; one whose upload was interrupted has no metadata.
 
-    Raises CheckpointError where there is no such run, and StorageError where the storage goes on failing: a checkpoint that
-    could not be seen would be one that is not there.
+    Raises CheckpointError if there is no such run, and StorageError if the storage keeps failing, which must not look like a
+    missing checkpoint.
     """
     filesystem, inner = open_filesystem(run_dir)
     with run_storage(run_dir, "list its checkpoints"):
@@ -128,19 +128,19 @@ def checkpoints(run_dir: str) -> list[str]:
         names = sorted(
             e.base_name for e in entries if e.type == pafs.FileType.Directory and e.base_name.startswith("checkpoint_")
         )
-        return [join_path(run_dir, name) for name in names if _is_whole(filesystem, f"{inner}/{name}")]
+        return [join_path(run_dir, name) for name in names if _is_complete(filesystem, f"{inner}/{name}")]
 
 
 def has_checkpoint(run_dir: str) -> bool:
-    """Whether the run is there and has a whole checkpoint."""
+    """Whether the run exists and has a complete checkpoint."""
     try:
         return bool(checkpoints(run_dir))
     except CheckpointError:
         return False
 
 
-def _is_whole(filesystem: pafs.FileSystem, folder: str) -> bool:
-    # Listed, since fsspec takes any error for a no when it is asked for one file (storage/filesystem.py)
+def _is_complete(filesystem: pafs.FileSystem, folder: str) -> bool:
+    # Listed, since fsspec's check of one file treats any error as "no" (storage/filesystem.py)
     entries = retry(lambda: list_folder(filesystem, folder, recursive=False, allow_not_found=True))
     return {".metadata", PROGRESS} <= {e.base_name for e in entries if e.type == pafs.FileType.File}
 
@@ -149,5 +149,5 @@ def last_checkpoint(run_dir: str) -> str:
     """Folder of the newest checkpoint of a run."""
     found = checkpoints(run_dir)
     if not found:
-        raise CheckpointError(f"the run `{run_dir}` has no checkpoint yet; let it finish a unit first")
+        raise CheckpointError(f"the run `{run_dir}` has no checkpoint yet; wait until it finishes a unit")
     return found[-1]

@@ -1,4 +1,4 @@
-"""What a run says while it goes: `metrics.jsonl`, TensorBoard, and lines for the person who waits."""
+"""The logs of a run: `metrics.jsonl`, TensorBoard, and events for the driver."""
 
 import json
 import shutil
@@ -12,6 +12,7 @@ from torch.utils.tensorboard import SummaryWriter
 
 from raymtl.storage.filesystem import open_filesystem
 from raymtl.storage.retry import reason, retry
+from raymtl.telemetry.events import Event
 from raymtl.training.rundir import read_file, run_storage
 
 METRICS = "metrics.jsonl"
@@ -19,17 +20,17 @@ METRICS = "metrics.jsonl"
 
 @ray.remote(num_cpus=0)
 class EventQueue:
-    """Lines from the first worker to the driver, which may sit on another machine without shared storage, and one wish of the
-    driver's for the workers."""
+    """Events from the first worker to the driver, which may be on another machine without shared storage, and the driver's
+    request for a checkpoint."""
 
     def __init__(self) -> None:
-        self._items: list[dict[str, Any]] = []
+        self._items: list[Event] = []
         self._save_soon = False
 
-    def put(self, item: dict[str, Any]) -> None:
+    def put(self, item: Event) -> None:
         self._items.append(item)
 
-    def take(self) -> list[dict[str, Any]]:
+    def take(self) -> list[Event]:
         items, self._items = self._items, []
         return items
 
@@ -41,12 +42,12 @@ class EventQueue:
 
 
 class RunLogger:
-    """Writer of the first worker; the files lie in the run's folder, or are copied there where that is remote storage."""
+    """The logger of the first worker; its files are in the run's folder, or are copied there if that is remote storage."""
 
     def __init__(self, run_dir: str, event_queue: Any, resume_step: int):
-        """Lines of steps after `resume_step` are dropped: a run that goes on from a checkpoint takes those steps again.
+        """Drop the lines of steps after `resume_step`, which a run that resumes from a checkpoint repeats.
 
-        Raises StorageError where the earlier lines cannot be read, or the files not be made.
+        Raises StorageError if the earlier lines cannot be read, or the files cannot be created.
         """
         self._run_dir = run_dir
         self._filesystem, inner = open_filesystem(run_dir)
@@ -55,17 +56,17 @@ class RunLogger:
         self._folder = Path(inner if not self._remote else "raymtl-log").absolute()
         path = self._folder / METRICS
         kept = [line for line, step in self._previous() if step <= resume_step]
-        whole = path.with_suffix(".new")  # a kill here must not cost the lines
+        new_file = path.with_suffix(".new")  # a kill here must not lose the lines
         with run_storage(run_dir, f"write `{METRICS}`"):
             self._folder.mkdir(parents=True, exist_ok=True)
-            whole.write_text("".join(line + "\n" for line in kept))
-            whole.replace(path)
+            new_file.write_text("".join(line + "\n" for line in kept))
+            new_file.replace(path)
             self._file = path.open("a", buffering=1)
             self._board = SummaryWriter(str(self._folder / "tensorboard"), purge_step=resume_step + 1)
-        self._mailbox = event_queue
+        self._event_queue = event_queue
 
     def _previous(self) -> list[tuple[str, int]]:
-        """The lines of earlier starts with their steps; a crash may have cut off the last one."""
+        """The lines of earlier starts with their steps; a crash may have truncated the last one."""
         found = []
         for line in (read_file(self._run_dir, METRICS) or "").splitlines():
             try:
@@ -96,12 +97,12 @@ class RunLogger:
                     self._board.add_scalar(f"eval/{task}/{key}", value, record["step"])
 
     def notify(self, **item: Any) -> None:
-        """Tell the driver something that is no metric."""
-        if self._mailbox is not None:
-            self._mailbox.put.remote(item)
+        """Send the driver an event that is not a metric."""
+        if self._event_queue is not None:
+            self._event_queue.put.remote(item)
 
     def sync(self) -> None:
-        """Make the files visible to others: at each checkpoint and at the end; a model is worth more than its log."""
+        """Make the files visible to others, at each checkpoint and at the end; a failure does not stop the training."""
         self._board.flush()
         if not self._remote:
             return
@@ -109,7 +110,7 @@ class RunLogger:
             retry(lambda: pafs.copy_files(str(self._folder), self._target, pafs.LocalFileSystem(), self._filesystem))
         except OSError as error:
             self.notify(
-                note=f"run folder `{self._run_dir}`: the log cannot be copied there, training goes on: {reason(error)}"
+                note=f"run folder `{self._run_dir}`: cannot copy the log there, training continues: {reason(error)}"
             )
 
     def close(self) -> None:
@@ -122,5 +123,5 @@ class RunLogger:
     def _write(self, record: dict[str, Any]) -> None:
         record = {**record, "time": round(time.time(), 3)}
         self._file.write(json.dumps(record) + "\n")
-        if self._mailbox is not None:
-            self._mailbox.put.remote(record)
+        if self._event_queue is not None:
+            self._event_queue.put.remote(record)

@@ -1,4 +1,4 @@
-"""Whether the metrics to choose checkpoints and to stop early by are there."""
+"""Check that the metrics for checkpoint selection and early stopping exist."""
 
 from raymtl.config.base import did_you_mean, quoted
 from raymtl.config.metrics import MEAN_AUC, choosable, parse_metric
@@ -8,7 +8,7 @@ from raymtl.objectives.metrics import lower_is_better
 
 
 def check_scores(config: Config) -> None:
-    """Raise ConfigError where `train.select` or `train.early_stop.metric` names no task or no metric to choose by."""
+    """Raise ConfigError if `train.select` or `train.early_stop.metric` names an unknown task or metric."""
     wanted = {"train.select": config.train.select}
     if config.train.early_stop is not None:
         wanted["train.early_stop.metric"] = config.train.early_stop.metric

@@ -1,7 +1,7 @@
-"""The session folders of the Ray that raymtl starts on this machine: removed when a command ends well, or some days later.
+"""The session folders of a Ray that raymtl starts on this machine: removed when a command succeeds, or some days later.
 
-Ray keeps a folder of logs for each of its starts (`/tmp/ray/session_…`) and removes none. A folder of ours has a marker that its
-process holds locked for as long as it lives, so that nobody takes away one that is in use, or one of another Ray.
+Ray keeps a log folder for each start (`/tmp/ray/session_…`) and never removes one. raymtl's folders have a marker that their
+process keeps locked while it runs, so that folders in use and those of other Rays are never removed.
 """
 
 import atexit
@@ -16,7 +16,7 @@ from typing import IO
 
 MARKER = "raymtl.lock"
 KEPT_S = 3 * 24 * 3600.0
-"""How long the logs of a command that failed stay; its error names them."""
+"""How long the logs of a failed command are kept; its error names them."""
 _TRIES, _PAUSE_S = 5, 0.2
 
 _held: dict[Path, IO[str]] = {}
@@ -25,12 +25,12 @@ _failed = False
 
 
 def own(session: str) -> None:
-    """Mark the session that this process has just started; it is removed with the process unless `keep_logs` was called.
+    """Mark the session that this process has just started; it is removed at exit unless `keep_logs` is called.
 
-    Takes away those of earlier processes that failed and are old.
+    Also removes old sessions of earlier processes that failed.
     """
     folder = Path(session)
-    with suppress(OSError):  # the folder is a convenience; the run goes on without the marker
+    with suppress(OSError):  # the folder is a convenience; the run continues without the marker
         marker = (folder / MARKER).open("a")
         fcntl.flock(marker, fcntl.LOCK_EX | fcntl.LOCK_NB)
         if not _held:
@@ -40,15 +40,15 @@ def own(session: str) -> None:
 
 
 def keep_logs() -> None:
-    """The command failed: its session stays for somebody to look at."""
+    """Keep the session of a failed command for inspection."""
     global _failed
     _failed = True
 
 
 def remove_old(root: Path) -> None:
-    """Remove the sessions below Ray's temporary folder that raymtl started, whose process is gone, and that are old."""
+    """Remove old sessions below Ray's temporary folder that raymtl started and whose process has ended."""
     for marker in root.glob(f"session_*/{MARKER}"):
-        with suppress(OSError):  # in use, or another one removes it
+        with suppress(OSError):  # in use, or another process removes it
             found = marker.stat()
             if found.st_uid != os.getuid() or time.time() - found.st_mtime < KEPT_S or marker.parent.is_symlink():
                 continue
@@ -58,8 +58,8 @@ def remove_old(root: Path) -> None:
 
 
 def _end() -> None:
-    """Before Ray's own end, which was registered earlier: end it here, then nobody writes into the folder."""
-    if _failed or hasattr(sys, "last_value"):  # an error that nobody caught
+    """Shut Ray down and remove the folder; runs before Ray's own exit handler, which was registered earlier."""
+    if _failed or hasattr(sys, "last_value"):  # an uncaught error
         return
     import ray
 

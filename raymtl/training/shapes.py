@@ -1,4 +1,4 @@
-"""Whether a configuration is of the model that was saved: told before Ray starts, by names and shapes alone."""
+"""Check by names and shapes, before Ray starts, whether a configuration matches a saved model."""
 
 from torch import Tensor
 
@@ -10,13 +10,13 @@ from raymtl.training.model import TrainModel
 
 
 def check_fits(config: Config, checkpoint: str) -> None:
-    """Raise CheckpointError where a checkpoint is of another model than that of `config`."""
+    """Raise CheckpointError if a checkpoint is of another model than that of `config`."""
     if (entries := model_entries(config)) is not None:
         compare(entries, saved_entries(checkpoint), checkpoint)
 
 
 def model_entries(config: Config) -> dict[str, Tensor] | None:
-    """The state of the model, its tables without memory; None where a slot is the user's own code: only workers must have it."""
+    """The state of the model, its tables without memory; None if a slot is custom code, which only workers must have."""
     if any(isinstance(getattr(config.model, slot), Custom) for slot in type(config.model).model_fields):
         return None
     model = TrainModel(config, describe_lookup(config), dict.fromkeys(config.active_tasks(), 0.5), None)

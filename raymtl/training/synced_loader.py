@@ -1,13 +1,13 @@
-"""The same number of steps on every worker, whatever the files: blocks in, agreed steps out.
+"""Turn blocks into the same number of steps on every worker, whatever the files.
 
-A background thread of each worker cuts its blocks into local batches, which never mix two units. Before a batch is handed on,
-the workers exchange one small vector over gloo (never over the GPU, so the loop is not held up):
+A background thread of each worker splits its blocks into local batches, which never mix two units. Before each step, the
+workers exchange one small vector over gloo (never over the GPU, so the training loop is not blocked):
 
 * the unit of each worker's next batch. All work on the smallest of them; a worker that is already past it, or has no rows left,
-  feeds a batch of padding instead. So a unit ends on all workers at the same step, no row is left out to make shares
-  equal, and no worker waits for another at the end.
-* the weight of observed labels of each task. The sum travels in the batch and normalises the loss (`docs/losses.md`).
-* whether somebody met an error or wants to stop: then all stop at the same step.
+  uses a batch of padding instead. So a unit ends on all workers at the same step, no row is dropped to equalize the workers,
+  and no worker waits for another at the end.
+* the weight of observed labels of each task. The batch holds the sum, which normalises the loss (`docs/losses.md`).
+* whether a worker has an error or wants to stop: then all stop at the same step.
 """
 
 import queue
@@ -23,16 +23,16 @@ from raymtl.data.batch import Batch, Collator
 from raymtl.errors import UserError, user_errors
 
 _NO_UNIT = 2.0**40
-_READY = 4  # batches made ahead
+_READY = 4  # prefetched batches
 
 
 @dataclass
 class Step:
-    """One step that all workers take together."""
+    """One synchronous step of all workers."""
 
     batch: Batch
     unit: int
-    """Place in the pass of the unit that the rows come from."""
+    """Position in the epoch of the unit that the rows come from."""
     rows: int
     """Rows of all workers, padding not counted."""
     ends_unit: bool = False
@@ -55,13 +55,13 @@ class SyncedLoader:
         collator: Collator,
         group: dist.ProcessGroup | None,
         on_batch: Callable[[Batch], None] | None = None,
-        share: int | None = None,
+        local_rows: int | None = None,
     ):
-        """`group` is a gloo group of all workers that nothing else uses while the feed lives; None: a single worker.
-        `on_batch` is told of every batch of this worker's own rows, in the feed's thread, before it is handed on. `share`:
-        rows of a step that are this worker's own, the rest being padding; None: all that the collator makes."""
+        """`group` is a gloo group of all workers that nothing else uses while the loader runs; None: a single worker.
+        `on_batch` gets every batch of this worker's own rows, in the loader's thread, before it is yielded. `local_rows`: rows
+        of this worker in a step, the rest is padding; None: the collator's rows."""
         self._blocks, self._collator, self._group, self._on_batch = blocks, collator, group, on_batch
-        self._share = share or collator.rows
+        self._local_rows = local_rows or collator.rows
         self._padding = collator([])
         self._ready: queue.Queue[Step | None] = queue.Queue(_READY)
         self._stop = threading.Event()
@@ -79,7 +79,7 @@ class SyncedLoader:
         """Stop; every worker must call it after the same step."""
         self._stop.set()
         while self._thread.is_alive():
-            try:  # the thread may wait for room
+            try:  # the thread may wait for space in the queue
                 self._ready.get(timeout=0.05)
             except queue.Empty:
                 continue
@@ -87,7 +87,7 @@ class SyncedLoader:
 
     def _run(self) -> None:
         try:
-            held: Step | None = None  # a step is handed on once the next one tells whether it ends its unit
+            held: Step | None = None  # a step is yielded once the next one shows whether it ends its unit
             for step in self._agreed():
                 if held is not None:
                     held.ends_unit = step.unit != held.unit
@@ -96,7 +96,7 @@ class SyncedLoader:
             if held is not None and not self._stop.is_set():
                 held.ends_unit = True
                 self._ready.put(held)
-        except BaseException as error:  # handed to the loop, which raises it
+        except BaseException as error:  # the training loop raises it
             self._error = error
         self._ready.put(None)
 
@@ -115,7 +115,7 @@ class SyncedLoader:
             votes = self._exchange(pending, error is not None)
             if votes[:, 1].any():
                 raise self._shared_error(error)
-            # Only what all have read counts: who was told to stop after he voted leaves with the others, one step later.
+            # Only the votes count: a worker that is stopped after its vote leaves with the others, one step later
             if votes[:, 2].any():
                 return
             unit = votes[:, 0].min()
@@ -147,7 +147,7 @@ class SyncedLoader:
         return torch.stack(votes)
 
     def _shared_error(self, mine: UserError | None) -> UserError:
-        """The first error of any worker, the same on all, so that each of them ends with the same sentence."""
+        """The first error of any worker, the same on all, so that all end with the same message."""
         if self._group is None:
             assert mine is not None
             return mine
@@ -156,26 +156,26 @@ class SyncedLoader:
         return next(e for e in errors if e is not None)
 
     def _local(self) -> Iterator[_Local]:
-        """Batches of this worker alone, in the order of its blocks; the last one of a unit may be part padding."""
-        rows = self._share
-        pieces: list[pa.Table] = []
+        """Batches of this worker alone, in the order of its blocks; the last one of a unit may contain padding."""
+        rows = self._local_rows
+        chunks: list[pa.Table] = []
         held, unit = 0, -1
         for block in user_errors(self._blocks):
             if len(block) == 0:
                 continue
             block_unit = block.column("unit")[0].as_py()
-            if block_unit != unit and pieces:
-                yield _Local(unit, held, self._collator(pieces))
-                pieces, held = [], 0
+            if block_unit != unit and chunks:
+                yield _Local(unit, held, self._collator(chunks))
+                chunks, held = [], 0
             unit = block_unit
             start = 0
             while start < len(block):
-                piece = block.slice(start, rows - held)
-                pieces.append(piece)
-                held += len(piece)
-                start += len(piece)
+                chunk = block.slice(start, rows - held)
+                chunks.append(chunk)
+                held += len(chunk)
+                start += len(chunk)
                 if held == rows:
-                    yield _Local(unit, held, self._collator(pieces))
-                    pieces, held = [], 0
-        if pieces:
-            yield _Local(unit, held, self._collator(pieces))
+                    yield _Local(unit, held, self._collator(chunks))
+                    chunks, held = [], 0
+        if chunks:
+            yield _Local(unit, held, self._collator(chunks))

@@ -1,4 +1,4 @@
-"""The loop of one worker: steps over the units of each pass, evaluation and checkpoints at the ends of units."""
+"""The training loop of one worker: steps over the units of each epoch, evaluation and checkpoints at the ends of units."""
 
 import time
 from collections import deque
@@ -29,17 +29,17 @@ from raymtl.training.synced_loader import Step, SyncedLoader
 
 @dataclass(frozen=True)
 class StopCallback:
-    """A run that somebody watches, and may end at an evaluation."""
+    """Evaluations after which the caller may end the run."""
 
     after_units: frozenset[int]
-    """Evaluate after so many units of all epochs too."""
+    """Also evaluate after these units, counted over all epochs."""
     should_continue: Callable[[dict[str, Any]], bool]
-    """Told of every evaluation once what there is to save is saved; called by all workers together, with one answer for all."""
+    """Called with every evaluation after checkpoints are saved, by all workers together, with the same answer on all."""
 
 
 @dataclass
 class Worker:
-    """Who this worker is and what it shares with the others."""
+    """One worker and what it shares with the others."""
 
     rank: int
     workers: int
@@ -47,26 +47,26 @@ class Worker:
     group: dist.ProcessGroup
     """All workers, with the backend of the device."""
     train_feed_group: dist.ProcessGroup | None
-    """All workers over gloo, for the feed of training alone; None with a single worker."""
+    """All workers over gloo, for the training loader alone; None with a single worker."""
     eval_feed_group: dist.ProcessGroup | None
-    """The same for the feed of evaluation: both feeds may live at a time."""
+    """The same for the evaluation loader: both loaders may run at a time."""
     open_stream: Callable[[Input, Schedule], Iterable[pa.Table]]
     """Opens this worker's blocks of an input; called by all workers together."""
     must_save: Callable[[], bool] = lambda: False
-    """Whether a checkpoint is wanted at the end of this unit, since a node or the driver is about to go; asked by all workers
-    together, with one answer for all."""
+    """Whether to save a checkpoint at the end of this unit, since a node or the driver is about to stop; called by all workers
+    together, with the same answer on all."""
     gauges: Gauges = field(default_factory=Gauges)
     """This worker's metrics."""
 
 
 class Trainer:
-    """Trains, from where `progress` stands to the end of the last pass."""
+    """Trains from `progress` to the end of the last epoch."""
 
     def __init__(
         self,
         worker: Worker,
         config: Config,
-        built: TrainState,
+        train_state: TrainState,
         inputs: dict[str, Input],
         progress: Progress,
         log: RunLogger | None,
@@ -74,20 +74,20 @@ class Trainer:
         on_batch: Callable[[Batch], None] | None = None,
         stop_callback: StopCallback | None = None,
     ):
-        """`inputs` are those of `train` and, to evaluate on the way, `eval`; `log` is None but on the first worker; `save(score)`
-        writes a checkpoint, called by all workers together; `on_batch` is told of this worker's training batches;
-        `stop_callback` says where else to evaluate and whether to go on."""
-        self._worker, self._config, self._built, self._on_batch, self._stop_callback = (
+        """`inputs` are those of `train` and, for evaluations, `eval`; `log` is None except on the first worker; `save(score)`
+        writes a checkpoint, called by all workers together; `on_batch` gets this worker's training batches; `stop_callback`
+        adds evaluations and decides whether to continue."""
+        self._worker, self._config, self._train_state, self._on_batch, self._stop_callback = (
             worker,
             config,
-            built,
+            train_state,
             on_batch,
             stop_callback,
         )
         self._inputs, self.progress, self._log, self._save = inputs, progress, log, save
-        # The same shapes on all workers; where the batch cannot be shared evenly, the last ones fill one row less
+        # The same shapes on all workers; if the batch does not divide evenly, the last workers fill one row less
         rows = -(-config.train.batch_size // worker.workers)
-        self._share = (config.train.batch_size + worker.workers - 1 - worker.rank) // worker.workers
+        self._local_rows = (config.train.batch_size + worker.workers - 1 - worker.rank) // worker.workers
         self._collators = {evaluation: Collator(config, rows, evaluation) for evaluation in (False, True)}
         self._tasks = config.active_tasks()
         self._window = _Window(len(self._tasks), worker.device)
@@ -98,13 +98,13 @@ class Trainer:
         self._pipeline = self._make_pipeline()
 
     def run(self) -> None:
-        """What is left of all epochs, as one stream: the first units of a pass are read while the pass before it ends."""
+        """Train the remaining units of all epochs, as one stream: the next epoch is read while the previous ends."""
         config, progress = self._config, self.progress
         train = config.train
         schedule = pass_schedule(self._inputs["train"].plan, config)
         units = len(self._inputs["train"].plan.units)
         first = progress.pass_number * units + progress.units_done
-        self._built.model.train()
+        self._train_state.model.train()
         feed = self._feed(self._inputs["train"], schedule[first:], self._on_batch)
 
         def is_due(done: int) -> bool:
@@ -138,7 +138,7 @@ class Trainer:
                 feed.close()
                 return
         self._close_window()
-        if not progress.finished:  # the last units had no row of the users that are trained on
+        if not progress.finished:  # the last units had no rows of the training users
             progress.pass_number, progress.units_done, progress.finished = train.epochs, 0, True
             self._checkpoint(None)
 
@@ -147,13 +147,13 @@ class Trainer:
         self._save(score)
         seconds = time.perf_counter() - started
         self._worker.gauges.set("checkpoint_seconds", seconds)
-        logs.log.info("checkpoint: training stood still for %.3f s", seconds)
+        logs.log.info("checkpoint: training paused for %.3f s", seconds)
 
     def _feed(self, source: Input, schedule: Schedule, on_batch: Callable[[Batch], None] | None = None) -> SyncedLoader:
         evaluation = source.evaluation
         blocks = self._worker.open_stream(source, schedule)
         group = self._worker.eval_feed_group if evaluation else self._worker.train_feed_group
-        return SyncedLoader(blocks, self._collators[evaluation], group, on_batch, self._share)
+        return SyncedLoader(blocks, self._collators[evaluation], group, on_batch, self._local_rows)
 
     # Training steps
 
@@ -161,19 +161,18 @@ class Trainer:
         if self._config.train.pipeline == "none":
             return None
         return TrainPipelineSparseDist(
-            self._built.model,
-            self._built.optimizers,
+            self._train_state.model,
+            self._train_state.optimizers,
             self._worker.device,
             execute_all_batches=True,  # type: ignore[arg-type]
         )
 
     def _steps(self, feed: SyncedLoader, pause_after: Callable[[Step], bool]) -> Iterator[Step]:
-        """Train on every step of the feed; each is handed on when the weights have taken it in.
-
-        At a step to pause after, the pipeline has nothing under way: the model may be used for something else.
+        """Train on every step of the loader; each is yielded after the weights are updated.
+        After a step to pause at, the pipeline is empty, so the model can be used for other work.
         """
         steps = iter(feed)
-        under_way: deque[Step] = deque()
+        in_flight: deque[Step] = deque()
         waited, ended = 0.0, False
         started = False  # the wait for the very first batch is start-up, not training
 
@@ -186,7 +185,7 @@ class Trainer:
                 if step is None:
                     ended = True
                     return
-                under_way.append(step)
+                in_flight.append(step)
                 yield step.batch
                 if pause_after(step):
                     return
@@ -200,7 +199,7 @@ class Trainer:
                         output = self._pipeline.progress(source) if self._pipeline else self._plain_step(next(source))
                 except StopIteration:
                     break
-                step = under_way.popleft()
+                step = in_flight.popleft()
                 self.progress.step += 1
                 self.progress.rows += step.rows
                 if not started:
@@ -211,16 +210,16 @@ class Trainer:
                 yield step
 
     def _plain_step(self, batch: Batch) -> tuple[torch.Tensor, ...]:
-        """The step without any pipeline: where a debugger belongs."""
-        optimizers = self._built.optimizers
+        """One step without a pipeline: the place for a debugger."""
+        optimizers = self._train_state.optimizers
         optimizers.zero_grad()
-        loss, output = self._built.model(batch.to(self._worker.device, non_blocking=True))
+        loss, output = self._train_state.model(batch.to(self._worker.device, non_blocking=True))
         loss.backward()
         optimizers.step()
         return output
 
     def _close_window(self) -> None:
-        """Log the steps since the last time; the one place of the loop that waits for the device."""
+        """Log the steps since the last log line; the only place of the loop that waits for the device."""
         window = self._window
         if window.steps == 0:
             return
@@ -233,13 +232,13 @@ class Trainer:
             if loss != loss or loss in (float("inf"), float("-inf")):
                 raise DataError(
                     f"the loss of task `{name}` became {loss} in the steps {self.progress.step - window.steps + 1} to "
-                    f"{self.progress.step}; look for extreme values with `raymtl check`, or lower "
+                    f"{self.progress.step}; check for extreme values with `raymtl check`, or lower "
                     f"train.dense_optimizer.lr or set train.clip_grad_norm (`raymtl train` then needs another `name`)"
                 )
         order, bound = values[-2:]
         self.progress.train_seconds += window.seconds
         rows_per_s, data_wait = window.rows / max(window.seconds, 1e-9), window.waited / max(window.seconds, 1e-9)
-        self._tell(losses, rows_per_s, data_wait)
+        self._report(losses, rows_per_s, data_wait)
         if self._log is not None:
             total = sum(t.weight * losses[n] for n, t in self._tasks.items()) + order + bound
             self._log.train(
@@ -251,16 +250,16 @@ class Trainer:
                     "losses": losses,
                     "order": order,
                     "bound": bound,
-                    "lr": self._config.train.dense_optimizer.lr * self._built.optimizers.factor,
+                    "lr": self._config.train.dense_optimizer.lr * self._train_state.optimizers.factor,
                     "rows_per_s": rows_per_s,
                     "data_wait": data_wait,
-                    **(self._built.balancer.report() if self._built.balancer else {}),
+                    **(self._train_state.balancer.report() if self._train_state.balancer else {}),
                 }
             )
         self._window = _Window(len(self._tasks), self._worker.device)
 
-    def _tell(self, losses: dict[str, float], rows_per_s: float, data_wait: float) -> None:
-        """What Prometheus and this worker's log hear of a window."""
+    def _report(self, losses: dict[str, float], rows_per_s: float, data_wait: float) -> None:
+        """Report a window of steps to Prometheus and this worker's log."""
         gauges, progress, window = self._worker.gauges, self.progress, self._window
         logs.at(step=progress.step, unit=progress.units_done)
         logs.log.info("%.4f s a step, %.0f%% of it waiting for data", window.seconds / window.steps, 100 * data_wait)
@@ -284,7 +283,7 @@ class Trainer:
     def evaluate(self, pass_number: int, for_stop_callback: bool = False) -> float | None:
         """Metrics over every row of the evaluation days, once each; returns the score that `train.select` names.
 
-        One that is only `for_stop_callback` does not count for early stopping: without a judge the run would not have made it.
+        One that is only `for_stop_callback` does not count for early stopping.
         """
         started = time.perf_counter()
         metrics = self.measure(self._inputs["eval"])
@@ -312,8 +311,8 @@ class Trainer:
         return score
 
     def measure(self, source: Input) -> dict[str, Any]:
-        """The metrics of the model as it stands over every row of an evaluation input, the same on all workers."""
-        config, worker, model = self._config, self._worker, self._built.model
+        """The metrics of the current model over every row of an evaluation input, the same on all workers."""
+        config, worker, model = self._config, self._worker, self._train_state.model
         if self._pipeline is not None:
             self._pipeline.detach()
         model.eval()
@@ -355,7 +354,7 @@ class Trainer:
 
 
 def private_bytes() -> int:
-    """Memory of this process that no other one shares, from Linux's own account."""
+    """Memory that this process shares with no other, according to Linux."""
     with open("/proc/self/status") as status:
         for line in status:
             if line.startswith("RssAnon:"):
@@ -364,7 +363,7 @@ def private_bytes() -> int:
 
 
 def pass_schedule(plan: Plan, config: Config) -> Schedule:
-    """All passes over the plan, in the order that `data.shuffle` asks for."""
+    """All epochs over the plan, in the order of `data.shuffle`."""
     shuffle = config.data.shuffle
     seed = None if shuffle.mode == "none" else shuffle.seed
     return [(number, unit) for number in range(config.train.epochs) for unit in plan.order(seed, number)]
@@ -375,7 +374,7 @@ def _is_due(done: int, every: int | None) -> bool:
 
 
 class _Window:
-    """Sums over the steps since the last log line; they stay on the device until it is written."""
+    """Sums over the steps since the last log line, kept on the device until the next one."""
 
     def __init__(self, tasks: int, device: torch.device):
         self.sums = torch.zeros(tasks + 2, dtype=torch.float64, device=device)

@@ -1,4 +1,4 @@
-"""What each Ray Train worker runs: process groups, model, restore, loop, and the summary that goes back to the driver."""
+"""The entry point of each Ray Train worker: process groups, model, restore, training, and the summary for the driver."""
 
 import datetime as dt
 import logging
@@ -30,17 +30,17 @@ from raymtl.telemetry.metrics import Gauges
 from raymtl.training import checkpoint as saved_state
 from raymtl.training.build import TrainState, build
 from raymtl.training.checkpoint import Progress
+from raymtl.training.checkpoint_index import WORST
 from raymtl.training.distributed import all_gather_or_raise
 from raymtl.training.resources import readers_take_cpus, reading_tasks
 from raymtl.training.runlog import RunLogger
-from raymtl.training.snapshot import WORST
 from raymtl.training.trainer import StopCallback, Trainer, Worker
 from raymtl.words import count_of
 
 
 @dataclass
 class Job:
-    """What the driver hands to every worker."""
+    """What the driver sends to every worker."""
 
     config: Config
     inputs: dict[str, Input]
@@ -50,15 +50,15 @@ class Job:
     event_queue: Any
     """Handle of the driver's `EventQueue`, or None."""
     read_tasks: int | None
-    """Reading tasks at a time; None: by what the cluster has free when reading begins."""
+    """Reading tasks at a time; None: depends on what is free when reading starts."""
     threads: int
     config_hash: str
     evaluate_checkpoint: str | None = None
     """Only evaluate this checkpoint folder, do not train."""
     stop_decider: Any = None
-    """Handle of a `_StopDecider`, which is asked at every evaluation whether to go on, or None."""
+    """Handle of a `StopDecider`, which decides at every evaluation whether to continue, or None."""
     stop_check_units: frozenset[int] = frozenset()
-    """Evaluate for the judge after so many units of all epochs."""
+    """Evaluate for the `stop_decider` after these units, counted over all epochs."""
 
     @property
     def run(self) -> str:
@@ -67,8 +67,8 @@ class Job:
 
 
 def run_worker(job: dict[str, Any]) -> dict[str, Any]:
-    """Entry of a worker. Returns the summary of the run, or `{"user_error": …}` for a mistake that all workers saw together:
-    raised, it would count as a lost worker and be tried again."""
+    """Entry point of a worker. Returns the summary of the run, or `{"user_error": …}` for a user error on all workers: raised,
+    it would count as a lost worker and be retried."""
     context = ray.train.get_context()
     try:
         return _run(job["job"], context.get_world_rank(), context.get_world_size())
@@ -82,46 +82,46 @@ def run_worker(job: dict[str, Any]) -> dict[str, Any]:
 
 def _run(job: Job, rank: int, workers: int) -> dict[str, Any]:
     worker, save_group = set_up(job, rank, workers)
-    built = build(job.config, job.base_rates, total_steps(job), worker.device, worker.group)
+    train_state = build(job.config, job.base_rates, total_steps(job), worker.device, worker.group)
     if job.evaluate_checkpoint is not None:
-        return _evaluate(job, worker, built, save_group)
-    progress = restore(job, built, save_group)
+        return _evaluate(job, worker, train_state, save_group)
+    progress = restore(job, train_state, save_group)
     progress.starts += 1
     log = open_log(job, progress, save_group)
     if log is not None:
         done = (
-            f"going on from step {progress.step}, {count_of(progress.rows, 'row')} trained,"
+            f"resuming from step {progress.step}, {count_of(progress.rows, 'row')} trained,"
             if progress.step
             else "training"
         )
         log.notify(note=f"{done} with {workers} {'workers' if workers > 1 else 'worker'}")
-    saver = Saver(job, built, progress, log, save_group)
+    saver = Saver(job, train_state, progress, log, save_group)
     stop_callback = (
         None
         if job.stop_decider is None
         else StopCallback(job.stop_check_units, partial(_ask, job.stop_decider, worker))
     )
-    loop = Trainer(worker, job.config, built, job.inputs, progress, log, saver, stop_callback=stop_callback)
+    trainer = Trainer(worker, job.config, train_state, job.inputs, progress, log, saver, stop_callback=stop_callback)
     try:
         if not progress.finished:
-            loop.run()
+            trainer.run()
         saver.wait()
     finally:
         if log is not None:
             log.close()
-    return {"progress": vars(progress), **built_facts(built, loop)}
+    return {"progress": vars(progress), **built_facts(train_state, trainer)}
 
 
 def _ask(stop_decider: Any, worker: Worker, evaluation: dict[str, Any]) -> bool:
-    """The judge's answer, the same on all workers."""
+    """The answer of the stop decider, the same on all workers."""
     answer = [ray.get(stop_decider.ask.remote(evaluation)) if worker.rank == 0 else None]
-    if worker.workers > 1:  # the feed of the evaluation has ended, so its group is free
+    if worker.workers > 1:  # the evaluation loader has ended, so its group is free
         dist.broadcast_object_list(answer, src=0, group=worker.eval_feed_group, device=torch.device("cpu"))
     return bool(answer[0])
 
 
 def set_up(job: Job, rank: int, workers: int) -> tuple[Worker, dist.ProcessGroup]:
-    """This process as a worker, and a gloo group of all workers for what is saved and loaded."""
+    """Set up this process as a worker; also returns a gloo group of all workers for saving and loading."""
     mute_library_logs()
     logs.begin_worker(job.run, rank)
     remove_stale()
@@ -134,7 +134,7 @@ def set_up(job: Job, rank: int, workers: int) -> tuple[Worker, dist.ProcessGroup
     init_single_process_group(timeout)
     group = dist.group.WORLD
     assert group is not None
-    # Groups over gloo, each used by one thread alone: those of the feeds, and that of the writer of checkpoints
+    # Groups over gloo, each used by one thread alone: those of the loaders, and that of the checkpoint writer
     train_feed_group, eval_feed_group = (
         dist.new_group(backend="gloo", timeout=timeout) if workers > 1 else None for _ in range(2)
     )
@@ -142,7 +142,7 @@ def set_up(job: Job, rank: int, workers: int) -> tuple[Worker, dist.ProcessGroup
     logs.log.info("worker %d of %d on %s, device %s", rank, workers, socket.gethostname(), device)
     gauges = Gauges(job.run, rank)
     if rank == 0 and "train" in job.inputs:
-        _tell_tables(gauges, job.inputs["train"].maps)
+        _report_tables(gauges, job.inputs["train"].maps)
     streams = Streams(job, rank, workers)
     must_save = partial(_must_save, job.event_queue if rank == 0 else None, device)
     return Worker(
@@ -151,19 +151,19 @@ def set_up(job: Job, rank: int, workers: int) -> tuple[Worker, dist.ProcessGroup
 
 
 def _must_save(event_queue: Any, device: torch.device) -> bool:
-    """Whether a node is announced to be taken away, or the driver is about to stop: one answer for all workers."""
+    """Whether a node will be preempted, or the driver is about to stop; the same answer on all workers."""
     wanted = ray.train.get_preemption_info() is not None
     if event_queue is not None:
         try:
             wanted |= ray.get(event_queue.wants_save.remote(), timeout=10)
-        except ray.exceptions.RayError as error:  # a driver that is gone has no wishes
-            logs.log.debug("the driver cannot be asked: %s", error)
+        except ray.exceptions.RayError as error:  # a dead driver requests nothing
+            logs.log.debug("cannot reach the driver: %s", error)
     answer = torch.tensor([wanted], dtype=torch.int32, device=device)
     dist.all_reduce(answer, op=dist.ReduceOp.MAX)
     return bool(answer.item())
 
 
-def _tell_tables(gauges: Gauges, maps: Mapping[str, MapFile | None]) -> None:
+def _report_tables(gauges: Gauges, maps: Mapping[str, MapFile | None]) -> None:
     for table, file in maps.items():
         if file is not None:
             gauges.set("table_used_rows", file.ids, table=table)
@@ -174,14 +174,14 @@ def _tell_tables(gauges: Gauges, maps: Mapping[str, MapFile | None]) -> None:
 
 
 def mute_library_logs() -> None:
-    """Keep what libraries say of themselves out of the logs of this process."""
+    """Keep the libraries' own messages out of this process's logs."""
     warnings.filterwarnings("ignore", category=FutureWarning)
     warnings.filterwarnings("ignore", message="The given NumPy array is not writable")
     logging.getLogger("torchrec").setLevel(logging.ERROR)
 
 
 def open_log(job: Job, progress: Progress, group: dist.ProcessGroup) -> RunLogger | None:
-    """The log of the first worker; where it cannot be made all workers raise the error, and none waits for the first."""
+    """The log of the first worker; if it cannot be created, all workers raise the error."""
     made: list[RunLogger] = []
 
     def make() -> None:
@@ -192,22 +192,22 @@ def open_log(job: Job, progress: Progress, group: dist.ProcessGroup) -> RunLogge
     return made[0] if made else None
 
 
-def built_facts(built: TrainState, loop: Trainer) -> dict[str, Any]:
-    """What a summary says of model and memory."""
-    cuda = torch.cuda.is_available() and loop.device.type == "cuda"
+def built_facts(train_state: TrainState, trainer: Trainer) -> dict[str, Any]:
+    """The facts about model and memory in a summary."""
+    cuda = torch.cuda.is_available() and trainer.device.type == "cuda"
     return {
         "workers": dist.get_world_size(),
-        "peak_memory_bytes": torch.cuda.max_memory_allocated(loop.device) if cuda else loop.peak_private_bytes,
-        "parameters": _count_parameters(built),
-        "sharding": {t: str(p.sharding_type) for plan in built.plan.plan.values() for t, p in plan.items()},  # type: ignore[attr-defined]
+        "peak_memory_bytes": torch.cuda.max_memory_allocated(trainer.device) if cuda else trainer.peak_private_bytes,
+        "parameters": _count_parameters(train_state),
+        "sharding": {t: str(p.sharding_type) for plan in train_state.plan.plan.values() for t, p in plan.items()},  # type: ignore[attr-defined]
     }
 
 
 class Streams:
-    """Opens streams: the first worker makes the dataset, all get their share of it.
+    """Opens streams: the first worker creates the dataset, and each worker gets its own iterator.
 
-    The share of the evaluation input read last is kept: a run reads the same one again and again, and its dataset may be
-    iterated again, while a new one costs the start of the actor that deals its blocks out.
+    The iterator of the last evaluation input is kept: a run evaluates the same input repeatedly, and a new dataset would have to
+    start the actor that distributes its blocks.
     """
 
     def __init__(self, job: Job, rank: int, workers: int):
@@ -216,22 +216,22 @@ class Streams:
 
     def __call__(self, source: Input, schedule: Schedule) -> Iterable[pa.Table]:
         if self._kept is not None and self._kept[0] is source and self._kept[1] == schedule:
-            share = self._kept[2]
+            blocks = self._kept[2]
         elif source.evaluation:
-            self._kept = None  # its actor ends before another one starts
-            share = self._open(source, schedule)
-            self._kept = source, schedule, share
+            self._kept = None  # end its actor before another one starts
+            blocks = self._open(source, schedule)
+            self._kept = source, schedule, blocks
         else:
-            share = self._open(source, schedule)
-        return share.iter_batches(
+            blocks = self._open(source, schedule)
+        return blocks.iter_batches(
             batch_size=None, batch_format="pyarrow", prefetch_batches=self._job.config.data.prefetch_blocks
         )
 
     def _open(self, source: Input, schedule: Schedule) -> ray.data.DataIterator:
         job = self._job
-        shares: list[Any] = [None]
+        iterators: list[Any] = [None]
         if self._rank == 0:
-            shares = [
+            iterators = [
                 stream(
                     source,
                     schedule,
@@ -243,9 +243,9 @@ class Streams:
             ]
         if self._workers > 1:
             dist.broadcast_object_list(
-                shares, src=0, device=torch.device("cpu") if not torch.cuda.is_available() else None
+                iterators, src=0, device=torch.device("cpu") if not torch.cuda.is_available() else None
             )
-        return shares[0][self._rank]
+        return iterators[0][self._rank]
 
 
 class Saver:
@@ -254,14 +254,14 @@ class Saver:
     def __init__(
         self,
         job: Job,
-        built: TrainState,
+        train_state: TrainState,
         progress: Progress,
         log: RunLogger | None,
         group: dist.ProcessGroup,
         extra_files: Callable[[str], None] | None = None,
     ):
-        """`extra_files(folder)` writes this worker's files beside the checkpoint's own."""
-        self._job, self._built, self._progress, self._log, self._group = job, built, progress, log, group
+        """`extra_files(folder)` writes further files of this worker into the checkpoint."""
+        self._job, self._train_state, self._progress, self._log, self._group = job, train_state, progress, log, group
         self._extra_files = extra_files
         self._written: Future | None = None
 
@@ -269,7 +269,7 @@ class Saver:
         self.wait()
         folder = new_folder("checkpoint")
         written = saved_state.save(
-            self._built, self._progress, folder, self._group, self._job.config.train.checkpoint.background
+            self._train_state, self._progress, folder, self._group, self._job.config.train.checkpoint.background
         )
         self._written = written
         if self._extra_files is not None:
@@ -296,16 +296,16 @@ class Saver:
             self._log.sync()
 
     def wait(self) -> None:
-        """Until the last checkpoint is written; its upload may still go on."""
+        """Wait until the last checkpoint is written; its upload may still be running."""
         if self._written is not None:
             self._written.result()
             self._written = None
 
 
 def restore(
-    job: Job, built: TrainState, group: dist.ProcessGroup, extra_files: Callable[[str], None] | None = None
+    job: Job, train_state: TrainState, group: dist.ProcessGroup, extra_files: Callable[[str], None] | None = None
 ) -> Progress:
-    """Load the newest checkpoint of this run, or start; `extra_files(folder)` reads what `Saver` wrote beside it."""
+    """Load the newest checkpoint of this run, if any; `extra_files(folder)` reads the further files that `Saver` wrote."""
     checkpoint = ray.train.get_checkpoint()
     plan = job.inputs["train"].plan.identity
     if checkpoint is None:
@@ -314,27 +314,27 @@ def restore(
     progress = saved_state.read_progress(folder)
     if progress.plan != plan and not progress.finished:
         raise CheckpointError(
-            f"the training data of `{job.run_dir}` changed since its last checkpoint, so the rows already seen cannot be "
-            f"told from new ones; start a new run under another name"
+            f"the training data of `{job.run_dir}` changed since its last checkpoint, so rows already trained on cannot be "
+            f"distinguished from new ones; start a new run under another name"
         )
-    saved_state.load(built, folder, model_only=False, group=group)
-    built.optimizers.restore(progress.step)
+    saved_state.load(train_state, folder, model_only=False, group=group)
+    train_state.optimizers.restore(progress.step)
     if extra_files is not None:
         extra_files(folder)
     return progress
 
 
-def _evaluate(job: Job, worker: Worker, built: TrainState, group: dist.ProcessGroup) -> dict[str, Any]:
+def _evaluate(job: Job, worker: Worker, train_state: TrainState, group: dist.ProcessGroup) -> dict[str, Any]:
     folder = job.evaluate_checkpoint
     assert folder is not None
     progress = saved_state.read_progress(folder)
-    saved_state.load(built, folder, model_only=True, group=group)
-    loop = Trainer(worker, job.config, built, job.inputs, progress, None, lambda score: None)
-    return {"metrics": loop.measure(job.inputs["eval"]), "progress": vars(progress)}
+    saved_state.load(train_state, folder, model_only=True, group=group)
+    trainer = Trainer(worker, job.config, train_state, job.inputs, progress, None, lambda score: None)
+    return {"metrics": trainer.measure(job.inputs["eval"]), "progress": vars(progress)}
 
 
 def total_steps(job: Job) -> int:
-    """Steps of the whole run, for the decay of the learning rate; exact when the workers' shares of each unit are even."""
+    """Steps of the entire run, for the learning rate decay; exact if each unit divides evenly over the workers."""
     rows = job.config.train.batch_size
     if "train" not in job.inputs:
         return 0
@@ -342,7 +342,7 @@ def total_steps(job: Job) -> int:
 
 
 def init_single_process_group(timeout: dt.timedelta) -> None:
-    """Make this process a group of its own, unless it is part of one."""
+    """Initialize a process group of this process alone, unless it is already in a group."""
     if dist.is_initialized():
         return
     store = dist.HashStore()
@@ -350,6 +350,6 @@ def init_single_process_group(timeout: dt.timedelta) -> None:
     dist.init_process_group(backend, store=store, rank=0, world_size=1, timeout=timeout)
 
 
-def _count_parameters(built: TrainState) -> dict[str, int]:
-    tables = sum(t.rows * t.dim for t in built.lookup.tables.values())
-    return {"dense": sum(p.numel() for p in built.optimizers.dense_parameters), "tables": tables}
+def _count_parameters(train_state: TrainState) -> dict[str, int]:
+    tables = sum(t.rows * t.dim for t in train_state.lookup.tables.values())
+    return {"dense": sum(p.numel() for p in train_state.optimizers.dense_parameters), "tables": tables}

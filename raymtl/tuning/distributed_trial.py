@@ -41,7 +41,7 @@ class _StopDecider:
             self._answered.set_result(should_continue)
 
 
-def train_nested(job: Job, room: ResourceGrant, watcher: Watcher) -> Progress:
+def run_distributed_trial(job: Job, room: ResourceGrant, watcher: Watcher) -> Progress:
     """Train what is left of a trial on `train.workers` workers. Raises what the run raised."""
     watcher.began(Progress())  # Ray Train knows how far it is; what it measured before is told at the end
     stop_decider = _StopDecider.remote()  # type: ignore[attr-defined]

@@ -27,6 +27,7 @@ from raymtl.results import TuneResult
 from raymtl.storage.filesystem import open_filesystem
 from raymtl.storage.object_store import open_store
 from raymtl.storage.paths import join_path
+from raymtl.telemetry.events import Listener
 from raymtl.training.cluster import connect
 from raymtl.training.driver import prepare_inputs
 from raymtl.training.phases import joining
@@ -38,7 +39,7 @@ from raymtl.tuning.check import check, search_folder
 from raymtl.tuning.inprocess_trial import Begin, remove_state, trial_folder
 from raymtl.tuning.result import write_result
 from raymtl.tuning.sampler import rung_rows
-from raymtl.tuning.search import Finished, Listener, Search
+from raymtl.tuning.search import Finished, Search
 from raymtl.tuning.space import Space
 from raymtl.tuning.trial import REPORT, Shared, reading_part, run_trial
 from raymtl.tuning.trial_store import TrialStore, trial_name

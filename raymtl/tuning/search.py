@@ -8,13 +8,13 @@ from typing import Any
 from raymtl.config.root import Config
 from raymtl.config.tune import Grid, Tune
 from raymtl.errors import ConfigError
+from raymtl.telemetry.events import Listener
 from raymtl.tuning import sampler
 from raymtl.tuning.objective import ObjectiveEvaluator, front
 from raymtl.tuning.space import Draw, Space
 from raymtl.tuning.trial_store import Kind, Trial, TrialStore
 from raymtl.words import count_of
 
-Listener = Callable[[dict[str, Any]], None]
 SEARCHED: tuple[Kind, ...] = ("default", "structure", "search")
 """Kinds of trials that count as trials of the search; the rest are repeats."""
 

@@ -24,7 +24,7 @@ from raymtl.training.checkpoint import Progress
 from raymtl.training.resources import ResourceGrant
 from raymtl.training.worker import Job
 from raymtl.tuning.blocks import SharedInput
-from raymtl.tuning.distributed_trial import train_nested
+from raymtl.tuning.distributed_trial import run_distributed_trial
 from raymtl.tuning.inprocess_trial import Begin, train_in_process, trial_folder
 from raymtl.tuning.trial_store import compact_metrics, is_given_up, trial_name
 
@@ -107,7 +107,7 @@ def _train(number: int, raw: dict[str, Any], shared: Shared, reports: "Reports")
         stop_check_units=shared.after_units,
     )
     if not alone:
-        return train_nested(job, shared.room, reports)
+        return run_distributed_trial(job, shared.room, reports)
     blocks = shared.blocks if reading_part(loaded) == shared.reading else None
     return train_in_process(job, blocks, shared.begin, reports)
 

@@ -122,7 +122,7 @@ def test_publish_look_verify_roll_back(tmp_path: Path, capfd: pytest.CaptureFixt
     part = next((tmp_path / "store/versions/two/tables/user").glob("*.parquet"))
     part.write_bytes(part.read_bytes()[:-1])
     assert part.name in command(capfd, "verify", "two", *store, code=66)["faults"][0]
-    assert "not whole" in command(capfd, "rollback", "two", *store, code=66)
+    assert "is incomplete" in command(capfd, "rollback", "two", *store, code=66)
     with acquire(open_store(store[1]), "daily 2026-01-05"):
         refused = command(capfd, "publish", str(runs / "second"), *store, code=75)
         assert "holds it for `daily 2026-01-05` since" in refused
@@ -133,7 +133,7 @@ def test_publish_look_verify_roll_back(tmp_path: Path, capfd: pytest.CaptureFixt
     for shown in (["list"], ["show"], ["diff", first, "two"], ["verify"]):
         assert run_command(["versions", *shown, *store]) == 0
     text = capfd.readouterr().out
-    assert all(word in text for word in ("current", first, "rowwise_adagrad", "+0.02", "are as they were written"))
+    assert all(word in text for word in ("current", first, "rowwise_adagrad", "+0.02", "match the manifest"))
 
 
 def write_and_fail(rank: int, workers: int, root: str, limit: int) -> Any:

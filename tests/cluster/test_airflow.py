@@ -94,7 +94,7 @@ def test_a_day_is_one_job_of_a_name_for_each_try(airflow: SimpleNamespace, monke
     assert " --date 2026-01-31 " in job["entrypoint"]
 
 
-def test_a_task_that_comes_back_goes_on_waiting(airflow: SimpleNamespace, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_task_that_returns_continues_waiting(airflow: SimpleNamespace, monkeypatch: pytest.MonkeyPatch) -> None:
     client = Client(0, JobStatus.SUCCEEDED, ["raymtl-daily-2026-01-31-a1"])
     _run(airflow, monkeypatch, client)
     assert client.submitted == []

@@ -19,7 +19,7 @@ get)
     [ -d "$API/$3" ] || exit 0
     field=$(echo "$6" | sed 's/.*\.\(.*\)}/\1/')
     cat "$API/$3/$field" 2>/dev/null
-    # what runs is over the next time that somebody asks
+    # a running job has ended at the next query
     if [ "$field" = jobDeploymentStatus ] && [ -d "$API/$3/then" ]; then
         mv "$API/$3/then"/* "$API/$3" && rmdir "$API/$3/then"
     fi
@@ -115,7 +115,7 @@ def test_what_another_try_would_not_change_ends_at_once(night: Night, code: int)
     assert night.created == ["2026-02-01"]
 
 
-def test_somebody_stopped_it(night: Night) -> None:
+def test_a_stopped_job(night: Night) -> None:
     assert night.run("stopped", "0") == 130
 
 
@@ -154,7 +154,7 @@ def test_a_pod_in_place_of_a_lost_one_waits_for_what_it_finds(night: Night) -> N
     (job / "jobDeploymentStatus").rename(job / "then" / "jobDeploymentStatus")
     (job / "jobDeploymentStatus").write_text("Running")
     assert night.run("70") == 0
-    assert "at work already" in night.log
+    assert "already running" in night.log
     assert night.created == ["2026-02-01"]
 
 

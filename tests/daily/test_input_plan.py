@@ -67,7 +67,7 @@ def parts(plan: Plan) -> list[tuple[int, tuple[str, ...] | None]]:
     """Day of the month and tasks of each unit; None: all tasks."""
     found = []
     for unit in plan.units:
-        days = {int(re.search(r"ds=2026-01-(\d\d)", piece.path)[1]) for piece in unit.fragments}  # type: ignore[index]
+        days = {int(re.search(r"ds=2026-01-(\d\d)", chunk.path)[1]) for chunk in unit.fragments}  # type: ignore[index]
         assert len(days) == 1
         found.append((days.pop(), unit.tasks))
     return found
@@ -230,8 +230,8 @@ def test_replay_reads_a_share_of_older_days(logs):
     assert plans.own.rows == rows_of(10)
     assert parts(plans.held_out) == parts(plans.next_day[0]) == [(10, None)]
     assert plans.days == dict.fromkeys(["2026-01-10", *(f"2026-01-0{day} (again)" for day in days)])
-    pieces = [(f.path, f.row_groups) for unit in plans.train.units for f in unit.fragments]
-    assert len(set(pieces)) == len(pieces)
+    chunks = [(f.path, f.row_groups) for unit in plans.train.units for f in unit.fragments]
+    assert len(set(chunks)) == len(chunks)
 
 
 def test_replay_is_the_same_for_the_same_day_alone(logs):

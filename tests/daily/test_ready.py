@@ -128,7 +128,7 @@ def test_storage_that_fails_is_no_fault_of_the_logs(logs, faults, operation, pat
 
 def test_rights_that_are_missing_are_not_waited_for(logs, faults):
     faults.add("open", "*/hour=01/*", "EACCES", times=None)
-    with pytest.raises(StorageError, match="give this user the right to do that, then the same command goes on"):
+    with pytest.raises(StorageError, match="give this user the permission, then rerun the same command"):
         reason(f"faulty://{logs}")
     assert len(faults.calls("open", "*/hour=01/*")) == 1
 

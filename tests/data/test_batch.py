@@ -86,8 +86,8 @@ def jagged(rows, features, size):
 @given(st.lists(row, max_size=12), st.lists(st.integers(0, 12), max_size=3), st.integers(0, 3))
 def test_batches_match_a_reference(rows, places, padding):
     size = max(1, len(rows) + padding)
-    pieces = cut(rows, [p for p in places if p < len(rows)])
-    batch = Collator(CONFIG, size, evaluation=True)(pieces)
+    chunks = cut(rows, [p for p in places if p < len(rows)])
+    batch = Collator(CONFIG, size, evaluation=True)(chunks)
     empty = size - len(rows)
     for kjt, features in ((batch.ids, ["user", "tags"]), (batch.sequences, ["item", "history"])):
         values, lengths = jagged(rows, features, size)

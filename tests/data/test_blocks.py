@@ -349,7 +349,7 @@ BROKEN = {
         None,
         {"click": {}},
         {"click": [0, 1, 2]},
-        "`click` (tasks.click.label), row 1002: the label is 2, expected 0 or 1; mend the logs",
+        "`click` (tasks.click.label), row 1002: the label is 2, expected 0 or 1; fix the logs",
     ),
     "fraction": (None, {"click": {}}, {"click": [0.5, 1, 0]}, "row 1000: the label is 0.5, expected 0 or 1"),
     "count": (
@@ -459,7 +459,7 @@ def all_kinds(**changes):
 
 @pytest.mark.parametrize("evaluation", [False, True])
 @pytest.mark.parametrize("start", [0, 3])
-def test_the_rows_of_some_users_are_those_of_the_whole_block(evaluation, start):
+def test_the_rows_of_some_users_are_those_of_the_full_block(evaluation, start):
     config, raw = all_kinds()
     raw = raw.slice(start)
     whole = BlockMaker(config, evaluation)(raw, PLACE, 7)

@@ -91,7 +91,7 @@ def test_conditions_may_follow_each_other() -> None:
     columns = {"click": [1, 1, 1, 0, N], "cart": [1, 1, 0, 1, 1], "buy": [1, 0, 1, 1, 1]}
     found = labels(config_of(tasks), columns)
     assert found["cart"] == [1, 1, 0, N, N]
-    assert found["buy"] == [1, 0, N, N, N]  # a cart without its click is no cart to go on from
+    assert found["buy"] == [1, 0, N, N, N]  # a cart without its click does not count as a cart
 
 
 def test_a_condition_outside_the_subset_is_read_all_the_same() -> None:
@@ -299,10 +299,10 @@ def test_labels_that_only_a_product_makes_a_funnel_break_the_contract_without_it
     tasks = {"click": {}, "buy": {"parent": "click"}}
     assert check_data(products(tasks, path=str(tmp_path))).problems == []
     (problem,) = check_data(config_of(tasks, path=str(tmp_path))).problems
-    assert "this is no funnel" in problem
+    assert "this is not a funnel" in problem
 
 
-def test_the_check_goes_on_without_the_column_of_a_condition(tmp_path: Any, in_process: Any) -> None:
+def test_the_check_continues_without_the_column_of_a_condition(tmp_path: Any, in_process: Any) -> None:
     write_file(tmp_path, table(LOGS))
     write_file(tmp_path, table(LOGS).drop_columns(["click"]), name="part-1.parquet")
     report = check_data(config_of(GIVEN, ["conversion", "buy"], path=str(tmp_path)))

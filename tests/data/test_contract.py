@@ -156,7 +156,7 @@ def test_strings_for_a_direct_table():
 
 def test_a_column_that_is_there_twice():
     schema = SCHEMA.append(pa.field("price", pa.float32()))
-    assert faults_of(schema) == ["column `price` (features.price) is there 2 times; write each column once"]
+    assert faults_of(schema) == ["column `price` (features.price) occurs 2 times; write each column once"]
 
 
 def test_integers_in_one_file_and_strings_in_another():

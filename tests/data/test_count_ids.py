@@ -122,9 +122,9 @@ def test_without_map_tables_nothing_is_read(tmp_path: Path, parts: list) -> None
 
 
 @given(st.lists(st.tuples(st.lists(st.integers(-4, 9), max_size=30), st.integers(0, 3)), max_size=9))
-def test_pieces_merge_to_the_counts_of_all(pieces: list[tuple[list[int], int]]) -> None:
+def test_chunks_merge_to_the_counts_of_all(chunks: list[tuple[list[int], int]]) -> None:
     tally, counts, last = Tally(), Counter[int](), dict[int, int]()
-    for ids, day in pieces:
+    for ids, day in chunks:
         tally.add(IdCounts.of(np.array(ids, np.int64), day))
         counts.update(ids)
         last |= {i: max(day, last.get(i, 0)) for i in ids}
@@ -135,7 +135,7 @@ def test_what_is_held_while_counting_is_bounded_by_the_distinct_ids() -> None:
     tally, random = Tally(), np.random.default_rng(0)
     for _ in range(400):
         tally.add(IdCounts.of(random.integers(0, 5000, 800), 0))
-        assert sum(map(len, tally._pieces)) <= 2 * 5000
+        assert sum(map(len, tally._chunks)) <= 2 * 5000
     assert tally.total().counts.sum() == 400 * 800
 
 

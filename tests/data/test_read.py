@@ -156,8 +156,8 @@ def test_a_fault_in_mid_stream_is_one_sentence_on_every_worker(ray_cluster, tmp_
     assert type(error) is DataError
     words = {
         "damaged": "cannot be read from row",
-        "removed": "was replaced or removed after the run began",
-        "replaced": "was replaced or removed after the run began",
+        "removed": "was replaced or removed after the run started",
+        "replaced": "was replaced or removed after the run started",
         "broken value": "column `click` (tasks.click.label), row 1234: the label is 5",
     }
     assert str(error).startswith(f"{path}: ")
@@ -261,7 +261,7 @@ def test_a_remote_storage_that_fails_is_asked_again(tmp_path, flaky):
     assert [v for t in tables for v in t.column("row").to_pylist()] == list(range(100))
 
 
-def test_a_remote_storage_that_goes_on_failing_is_an_error(tmp_path, flaky):
+def test_a_remote_storage_that_keeps_failing_is_an_error(tmp_path, flaky):
     path = write_file(tmp_path, rows(100, 0))
     filesystem = flaky(failures=99)
     with pytest.raises(

@@ -47,7 +47,7 @@ def test_real_labels_are_averaged_as_they_are(tmp_path):
     assert rates(tmp_path, tasks={"gain": {"kind": "real"}}) == {"gain": pytest.approx(2.0)}
 
 
-def test_the_pieces_are_spread_over_all_files(tmp_path):
+def test_the_chunks_are_spread_over_all_files(tmp_path):
     for n in range(9):
         rows = click_rows(100).set_column(1, "click", pa.array(np.full(100, int(n in (0, 8)), np.int8)))
         write_file(tmp_path, rows, name=f"part-{n}.parquet")

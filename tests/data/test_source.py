@@ -98,9 +98,9 @@ def test_no_data_set(three_days, path, words):
     [
         (
             "nosuch://bucket/logs",
-            "no storage is known by `nosuch:`; write a local path, or a URL that begins with s3://",
+            "unknown scheme `nosuch:`; write a local path, or a URL that begins with s3://",
         ),
-        ("s3a://bucket/logs", "is how Hadoop names it; write s3://bucket/logs"),
+        ("s3a://bucket/logs", "has the scheme that only Hadoop uses; write s3://bucket/logs"),
         ("s3n://bucket/logs", "write s3://bucket/logs"),
         ("oss://bucket/logs", "needs a package that is not installed: Install ossfs"),
         ("hf://datasets/a", "needs a package that is not installed: Install huggingface_hub"),
@@ -127,7 +127,7 @@ def test_a_day_without_files(three_days):
         list_files(str(three_days), None)
 
 
-def test_finding_goes_on_past_missing_days(three_days):
+def test_finding_continues_past_missing_days(three_days):
     (three_days / "ds=2026-01-04").mkdir()
     files, problems = find_files(str(three_days), DayRange(start=dt.date(2026, 1, 3), end=dt.date(2026, 1, 5)))
     assert len(files) == 3

@@ -70,7 +70,7 @@ def test_plan_of_a_data_set(files):
     assert (found.rows, found.days) == (200, ("2026-01-01", "2026-01-02"))
 
 
-def test_order_is_drawn_anew_for_each_pass_and_is_repeatable(files):
+def test_order_differs_between_epochs_and_is_repeatable(files):
     found = plan(files, unit_rows=1)
     assert found.order(None, 3) == list(range(8))
     orders = [found.order(7, p) for p in range(4)]

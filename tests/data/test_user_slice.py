@@ -80,7 +80,7 @@ def mixed(number: int) -> int:
 
 
 def test_the_draw_by_hand():
-    """The same on any machine, today and later: a day that is begun again must hold out the same users."""
+    """The same on any machine, today and later: a day that is redone must hold out the same users."""
     expected = [mixed(user ^ mixed(739_617)) < 0.01 * 2**64 for user in range(1000)]
     assert drawn(pa.array(range(1000)), salt=739_617, share=0.01).tolist() == expected
     assert 0 < sum(expected) < 30

@@ -72,7 +72,7 @@ def test_a_cluster_without_a_dashboard(ray_cluster: None) -> None:
     nodes, _ = run._nodes()
     with run._probes(nodes) as probes:
         (finding,) = run._dashboard(probes, 20)
-    assert (finding.status, finding.value) == ("warn", "there is none")
+    assert (finding.status, finding.value) == ("warn", "not running")
 
 
 class Method:
@@ -83,7 +83,7 @@ class Method:
 
 
 class OnDisk:
-    """A probe on a node that has another disk than the asking machine, or the same one."""
+    """A probe on a node that has another disk than the checking machine, or the same one."""
 
     def __init__(self, asker: Path, disk: Path):
         self.storage = Method(lambda folder, node: storage.look(folder.replace(str(asker), str(disk)), node))
@@ -120,11 +120,11 @@ def test_disks_of_the_nodes_own_are_left_as_they_were(tmp_path: Path, at_once: N
     assert list(asker.iterdir()) == list(other.iterdir()) == []
 
 
-def test_a_node_whose_files_nobody_sees_removes_them(tmp_path: Path, at_once: None) -> None:
+def test_a_node_whose_files_are_not_seen_removes_them(tmp_path: Path, at_once: None) -> None:
     asker, other = tmp_path / "asker", tmp_path / "other"
 
     class Copied(OnDisk):
-        """On a disk that gets what the asking machine writes, and gives nothing back."""
+        """On a disk that gets what the checking machine writes, and gives nothing back."""
 
         def __init__(self) -> None:
             super().__init__(asker, other)
@@ -183,7 +183,7 @@ def test_storage_that_hangs_for_the_asking_machine(
     gone_on.set()
     hangs = [f for f in found if f.status == "fail"]
     assert [f.value for f in hangs] == [f"{tmp_path}: no answer to this machine in 0.3 s"]
-    assert f"remove {tmp_path}/.raymtl-doctor-* if it is left" in hangs[0].remedy
+    assert f"remove {tmp_path}/.raymtl-doctor-* if it still exists" in hangs[0].remedy
     assert len(found) == (1 if step == "begin" else 2)
 
 
@@ -217,6 +217,6 @@ def test_ray_starts_here_as_for_the_run(tmp_path: Path, monkeypatch: pytest.Monk
     assert asked["num_cpus"] == 99 + 1  # and a reader
 
 
-def test_an_endpoint_that_nobody_serves(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_endpoint_that_is_not_served(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("raymtl.doctor.probe._AGENT_STARTS_S", 0.0)
     assert "refused" in (Probe().endpoint("127.0.0.1", 1) or "")

@@ -104,5 +104,5 @@ def test_nodes_that_agree_are_one_line_and_the_worst_comes_first() -> None:
     text = console.export_text()
     assert "fail  memory" in text
     assert "→ add some" in text
-    assert verdict(findings) == "1 failed; the lines that begin with → say what to do"
-    assert verdict([f for f in findings if f.status == "ok"]) == "nothing stands in the way of a run"
+    assert verdict(findings) == "1 failed; follow the lines that begin with →"
+    assert verdict([f for f in findings if f.status == "ok"]) == "all checks passed"

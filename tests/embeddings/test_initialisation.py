@@ -31,7 +31,7 @@ def test_any_cut_gives_the_same_elements(distribution: str, monkeypatch: pytest.
 
 
 @pytest.mark.parametrize("distribution", ["normal", "uniform", "zeros"])
-def test_single_rows_are_drawn_as_the_whole_table_is(distribution: str) -> None:
+def test_single_rows_are_drawn_like_the_full_table(distribution: str) -> None:
     init = Init(distribution=distribution, scale=0.1)
     whole = filled(init)
     for rows in ([], [7], [199, 0, 3, 3, 120]):

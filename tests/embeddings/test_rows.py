@@ -1,4 +1,4 @@
-"""Rows of sharded tables that start anew with another ID, and the fading of the optimizer's state."""
+"""Rows of sharded tables that are reset for another ID, and the decay of the optimizer's state."""
 
 from pathlib import Path
 from typing import Any
@@ -24,7 +24,7 @@ NEW_LATER = {"tags": [0, 5, 39]}
 
 
 def anew_and_decay(rank: int, workers: int) -> dict[str, Any]:
-    """What trained tables hold before, after some of their rows started anew, and after their state has faded."""
+    """Trained tables before and after a reset of some rows, and after the decay of their state."""
     found: dict[str, Any] = {}
     for optimizer in OPTIMIZERS:
         config = mixed_config(SHARDING, optimizer)
@@ -40,7 +40,7 @@ def anew_and_decay(rank: int, workers: int) -> dict[str, Any]:
             decay_state(table, DECAY)
         stages.append(contents(built))
         kinds = {t: str(p.sharding_type) for plan in built.plan.plan.values() for t, p in plan.items()}
-        train(built, config, range(4, 5))  # the kernels go on with what was written
+        train(built, config, range(4, 5))  # the kernels continue with the written values
         found[optimizer] = (stages, kinds, contents(built), {n: list(t.state_dims) for n, t in tables.items()})
     return found
 
@@ -52,12 +52,12 @@ def first_weights(table: str, rows: int, dim: int) -> torch.Tensor:
 
 
 @pytest.mark.dist
-def test_i2_a_row_with_a_new_owner_starts_anew_and_no_other_one_moves(tmp_path: Path) -> None:
+def test_i2_a_row_with_a_new_owner_is_reset_and_no_other_one_moves(tmp_path: Path) -> None:
     answers = several(2, tmp_path / "run", anew_and_decay)
     for optimizer in OPTIMIZERS:
-        (trained, anew, later, faded), kinds, going_on, states = answers[0][optimizer]
+        (trained, reset, later, faded), kinds, resumed, states = answers[0][optimizer]
         assert kinds == dict(zip(("user", "city", "tags", "item"), SHARDING, strict=True))
-        for before, after, rows in ((trained, anew, NEW), (anew, later, NEW_LATER)):
+        for before, after, rows in ((trained, reset, NEW), (reset, later, NEW_LATER)):
             assert before.keys() == after.keys()
             for key, value in before.items():
                 table, _, what = key.partition(" ")
@@ -67,7 +67,7 @@ def test_i2_a_row_with_a_new_owner_starts_anew_and_no_other_one_moves(tmp_path: 
                     kept[new] = False
                     start = first_weights(table, *value.shape)[new] if what == "weight" else torch.zeros(())
                     assert (after[key][new] == start).all(), key
-                    assert not len(new) or (value[new] != after[key][new]).any(), key  # there was something to forget
+                    assert not len(new) or (value[new] != after[key][new]).any(), key  # there was something to reset
                 assert torch.equal(after[key][kept], value[kept]), key
         assert states == dict.fromkeys(NEW, states["user"])
         assert states["user"]
@@ -78,5 +78,5 @@ def test_i2_a_row_with_a_new_owner_starts_anew_and_no_other_one_moves(tmp_path: 
             else:  # that of a table cut by columns is a mean over its shards, so it is rounded
                 torch.testing.assert_close(faded[key], value * DECAY, rtol=1e-6, atol=0)
                 assert value.any()
-                assert (going_on[key] >= faded[key]).all()
-                assert (going_on[key] > faded[key]).any()
+                assert (resumed[key] >= faded[key]).all()
+                assert (resumed[key] > faded[key]).any()

@@ -35,9 +35,9 @@ def test_a_table_by_rows_pooled_and_not() -> None:
     to_each = 8 * 10 * 6 / 4 + 4 * 10 * 2
     assert np.all(pooled.ids.sent_inside == to_each)
     assert np.all(pooled.ids.sent_between == 2 * to_each)
-    piece = 2 * 10 * 8 * 4  # one vector per row and feature
-    assert np.all(pooled.vectors.sent_inside == 3 * piece)
-    assert np.all(pooled.vectors.sent_between == 3 * piece / 2)
+    chunk = 2 * 10 * 8 * 4  # one vector per row and feature
+    assert np.all(pooled.vectors.sent_inside == 3 * chunk)
+    assert np.all(pooled.vectors.sent_between == 3 * chunk / 2)
     assert np.all(pooled.lookups == 60)
     unpooled = traffic(TableTraffic("row_wise", (0, 1, 2, 3), 8, (1, 5), pooled=False))
     assert np.all(unpooled.vectors.sent_inside == 10 * 6 / 4 * 8 * 4)
@@ -56,10 +56,10 @@ def test_two_tables_add_up() -> None:
 
 def test_by_rows_inside_one_machine() -> None:
     found = traffic(TableTraffic("table_row_wise", (2, 3), 8, (1,), pooled=True))
-    piece = 10 * 8 * 4
-    assert found.vectors.sent_inside.tolist() == [0, 0, 2 * piece, 2 * piece]  # the rows of both machines
-    assert found.vectors.sent_between.tolist() == [0, 0, piece, piece]
-    assert found.vectors.received_between.tolist() == [piece, piece, 0, 0]
+    chunk = 10 * 8 * 4
+    assert found.vectors.sent_inside.tolist() == [0, 0, 2 * chunk, 2 * chunk]  # the rows of both machines
+    assert found.vectors.sent_between.tolist() == [0, 0, chunk, chunk]
+    assert found.vectors.received_between.tolist() == [chunk, chunk, 0, 0]
 
 
 @pytest.mark.parametrize("sharding", ["table_wise", "row_wise", "column_wise", "table_row_wise"])

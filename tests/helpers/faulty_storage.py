@@ -124,7 +124,7 @@ class Faults:
             now = json.dumps([asdict(fault) for fault in faults])
             if now != before.rstrip():
                 file.seek(0)
-                file.write(now.ljust(len(before)))  # to cut a file off and write it anew is slow on some disks
+                file.write(now.ljust(len(before)))  # truncating and rewriting a file is slow on some disks
 
 
 class FaultyFileSystem(LocalFileSystem):

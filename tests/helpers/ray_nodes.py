@@ -39,7 +39,7 @@ class Nodes:
 
     @staticmethod
     def kill(node: Any) -> None:
-        """SIGKILL the node's raylet: its workers die with it, and nobody is told."""
+        """SIGKILL the node's raylet: its workers die with it, without notice."""
         os.kill(raylet(node).pid, signal.SIGKILL)
         # Until its parent, this process, has asked for its end it counts as alive, and the workers wait for it
         node.all_processes["raylet"][0].process.wait()

@@ -8,7 +8,7 @@ import torch.distributed as dist
 
 from raymtl.config.root import Config
 from raymtl.data.ids.id_map import IdMap
-from raymtl.embeddings.rows import pieces, table_rows
+from raymtl.embeddings.rows import row_chunks, table_rows
 from raymtl.model_store.writer import Draft, dense_optimizer, dense_weights
 from raymtl.training.build import TrainState
 from tests.helpers.mixed_models import logits, make, train
@@ -21,7 +21,7 @@ def contents(built: TrainState) -> dict[str, torch.Tensor]:
     """Everything that a version carries, whole on every worker: rows of the tables with their state, dense weights and state."""
     found = {f"dense {k}": v.clone() for k, v in {**dense_weights(built), **dense_optimizer(built)}.items()}
     for name, table in table_rows(built.model, dist.group.WORLD).items():
-        own = list(pieces(table, 7, dist.group.WORLD))
+        own = list(row_chunks(table, 7, dist.group.WORLD))
         parts: list[Any] = [None] * dist.get_world_size()
         dist.all_gather_object(parts, [(int(p.rows[0]), {"weight": p.weight, **p.state}) for p in own])
         rows = sorted((item for part in parts for item in part), key=lambda item: item[0])

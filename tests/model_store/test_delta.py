@@ -43,7 +43,7 @@ def write_three(rank: int, workers: int, root: str, sharding: list[str | None], 
     built = make(config)
     store, group = open_store(root), dist.group.WORLD
     train(built, config, range(2))
-    export(built, store, draft(config, "whole"), group, piece_bytes=700)
+    export(built, store, draft(config, "whole"), group, chunk_bytes=700)
     for turn, name in enumerate(("one", "two")):
         if rank == 0:
             versions.publish(store, ("whole", "one")[turn])
@@ -55,7 +55,7 @@ def write_three(rank: int, workers: int, root: str, sharding: list[str | None], 
         expired = {"item": np.array([9, 7, 9])} if turn else {}
         delta = Delta(("whole", "one")[turn], changed_since(built, before), expired, decay)
         maps = {"item": owned(range(1, 61 - turn))}
-        export(built, store, draft(config, name), group, maps=maps, delta=delta, piece_bytes=700)
+        export(built, store, draft(config, name), group, maps=maps, delta=delta, chunk_bytes=700)
     if rank == 0:
         versions.publish(store, "two")
     dist.barrier()
@@ -80,14 +80,14 @@ def load_it(rank: int, workers: int, root: str, optimizer: str, rows: int) -> An
 @pytest.mark.parametrize(
     ("sharding", "optimizer"), [(["row_wise", "table_wise"], "rowwise_adagrad"), (["column_wise"], "adagrad")]
 )
-def test_i8_base_and_deltas_are_the_whole(sharding: list[str], optimizer: str, tmp_path: Path) -> None:
+def test_i8_base_and_deltas_equal_the_full_version(sharding: list[str], optimizer: str, tmp_path: Path) -> None:
     root = str(tmp_path / "store")
     kept, said = several(2, tmp_path / "write", write_three, root, sharding, optimizer)[1]
     _, loaded, notes = several(1, tmp_path / "load", load_it, root, optimizer, 30)[0]
     assert notes == []
     for key, value in kept.items():
         assert torch.equal(loaded[key], value), key
-    assert "write the version whole" in said
+    assert "write a full version" in said
     store = open_store(root)
     two = versions.show(store)
     assert two.base == "one"

@@ -11,7 +11,7 @@ import torch.distributed as dist
 from raymtl.config.root import Config
 from raymtl.errors import StorageError
 from raymtl.model_store.lease import acquire, holders
-from raymtl.model_store.publish import _alone
+from raymtl.model_store.publish import _single_process_group
 from raymtl.model_store.store import list_versions, publish, verify
 from raymtl.model_store.writer import export
 from raymtl.storage.object_store import Store, open_store
@@ -42,7 +42,7 @@ def attempt(built: TrainState, config: Config, store: Store, group: dist.Process
 def test_a_full_disk(disk: Path) -> None:
     config = mixed_config(["table_wise"])
     store = open_store(str(disk / "store"))
-    with _alone() as group:
+    with _single_process_group() as group:
         built = make(config)
         export(built, store, draft(config, "a"), group)
         publish(store, "a")
@@ -57,7 +57,7 @@ def test_a_full_disk(disk: Path) -> None:
             free = os.statvfs(disk).f_bavail * os.statvfs(disk).f_frsize
             (disk / "ballast").write_bytes(b"x" * (free - room))
             with pytest.raises(
-                StorageError, match=r"cannot .*No space left on device.*make room.*same command"
+                StorageError, match=r"cannot .*No space left on device.*free space.*same command"
             ) as caught:
                 attempt(built, config, store, group)
             assert caught.value.exit_code == 74

@@ -112,7 +112,7 @@ def elsewhere(store: Store) -> lease.Claim:
 def test_a_killed_holder_of_another_machine_blocks_for_its_time_to_live(killed: Store) -> None:
     claim = elsewhere(killed)
     fake = FakeClock(claim.heartbeat + 59)
-    with pytest.raises(TryLaterError, match="last heard of 59 s ago"):
+    with pytest.raises(TryLaterError, match="last heartbeat 59 s ago"):
         acquire(killed, "too early", ttl_s=60, clock=fake.clock())
     fake.time = claim.heartbeat + 61
     with acquire(killed, "next", ttl_s=60, clock=fake.clock()):
@@ -177,7 +177,7 @@ def test_a_deleted_claim_is_a_lost_lease(tmp_path: Path) -> None:
             held.held()
 
 
-def test_a_holder_that_stood_still_goes_on_if_nobody_took_it_for_dead(tmp_path: Path) -> None:
+def test_a_stalled_holder_continues_if_it_was_not_taken_for_dead(tmp_path: Path) -> None:
     store = open_store(str(tmp_path))
     with acquire(store, "job", ttl_s=600) as held:
         first = holders(store)[0].heartbeat
@@ -186,7 +186,7 @@ def test_a_holder_that_stood_still_goes_on_if_nobody_took_it_for_dead(tmp_path: 
         assert holders(store)[0].heartbeat > first  # and says so at once
 
 
-def test_somebody_who_is_still_choosing_is_waited_for(tmp_path: Path) -> None:
+def test_a_process_that_is_still_choosing_is_waited_for(tmp_path: Path) -> None:
     store = open_store(str(tmp_path))
     acquire(store, "x").release()
     claim = replace(

@@ -30,9 +30,9 @@ def publish_some(rank: int, workers: int, root: str, runs: list[tuple[str, list[
         train(built, config, BEFORE)
         maps = {"item": owned(range(1001, 1061))}
         store = open_store(root)
-        # pieces of a few rows and files of a few pieces
+        # chunks of a few rows and files of a few chunks
         manifest = export(
-            built, store, draft(config, name), dist.group.WORLD, maps=maps, piece_bytes=600, file_bytes=1200
+            built, store, draft(config, name), dist.group.WORLD, maps=maps, chunk_bytes=600, file_bytes=1200
         )
         if rank == 0:
             versions.publish(store, name)
@@ -190,7 +190,7 @@ def test_nothing_is_loaded_from_a_damaged_version(tmp_path: Path) -> None:
         if content is not None:
             parts[1].write_bytes(content)
         messages.append(several(2, tmp_path / f"load-{n}", load_changed, root, [("v", {}, "rowwise_adagrad")])[1][0])
-    for (message, code, untouched), word in zip(messages, ("damaged", "bytes, written were", "missing"), strict=True):
+    for (message, code, untouched), word in zip(messages, ("damaged", "bytes instead of", "missing"), strict=True):
         assert parts[1].name in message
         assert word in message
         assert "nothing was loaded" in message

@@ -45,7 +45,7 @@ def map_of(capacity: int, ids: list[int], rows: np.ndarray) -> IdMap:
 
 
 def two_days(capacity: int) -> tuple[IdMap, IdMap]:
-    """Two maps on shuffled rows: IDs are evicted in between, others get their rows, or rows that nobody had."""
+    """Two maps on shuffled rows: IDs are evicted in between, others get their rows, or free rows."""
     rows = 1 + np.random.default_rng(capacity).permutation(capacity - 1)
     ids = list(POOL[:40])
     later = [i + 45 if i % 4 == 0 else i for i in ids if i % 5] + [1088, 1089]
@@ -100,7 +100,7 @@ def write_two_days(rank: int, workers: int, root: str) -> tuple[ById, torch.Tens
     days = {table: two_days(capacity) for table, capacity in CAPACITY.items()}
     old, new = ({table: pair[n] for table, pair in days.items()} for n in range(2))
     train_by_ids(built, config, old, range(4))
-    export(built, store, draft(config, "whole"), group, maps=old, piece_bytes=600)
+    export(built, store, draft(config, "whole"), group, maps=old, chunk_bytes=600)
     first = by_id(built, old), logits(built, config, batch_of_ids(config, old, 99))
     tables = table_rows(built.model, group)
     for table in CAPACITY:
@@ -112,7 +112,7 @@ def write_two_days(rank: int, workers: int, root: str) -> tuple[ById, torch.Tens
     if rank == 0:
         versions.publish(store, "whole")
     dist.barrier()
-    export(built, store, draft(config, "delta"), group, maps=new, delta=delta, piece_bytes=600)
+    export(built, store, draft(config, "delta"), group, maps=new, delta=delta, chunk_bytes=600)
     if rank == 0:
         versions.publish(store, "delta")
     return *first, by_id(built, new), logits(built, config, batch_of_ids(config, new, 99))

@@ -46,7 +46,7 @@ def some_held(draw: st.DrawFn, capacity: int = 12) -> Held:
 
 
 BEFORE: Held = {7: (1, 5, 100), 8: (2, 6, 100), 9: (3, 7, 99), 10: (5, 1, 100)}
-# 7 as before, 8 seen again, 9 evicted and its row given to 11, 10 evicted, 12 on a row that nobody had
+# 7 as before, 8 seen again, 9 evicted and its row given to 11, 10 evicted, 12 on a free row
 AFTER: Held = {7: (1, 5, 100), 8: (2, 9, 101), 11: (3, 2, 101), 12: (4, 3, 101)}
 
 
@@ -111,20 +111,20 @@ def write_chain(rank: int, workers: int, root: str) -> None:
     store, group = open_store(root), dist.group.WORLD
     small, large = table_of(61), table_of(80)
     maps = {"one": map_of(FIRST, 61), "two": map_of(SECOND, 80), "three": map_of(THIRD, 80)}
-    export(make(small), store, draft(small, "one"), group, maps={"item": maps["one"]}, piece_bytes=700)
+    export(make(small), store, draft(small, "one"), group, maps={"item": maps["one"]}, chunk_bytes=700)
     versions.publish(store, "one")
     built = make(large)
     for base, name in (("one", "two"), ("two", "three")):
         rows = {"item": changed_owners(maps[base], maps[name])}
         delta = Delta(base, rows, {"item": evicted(maps[base], maps[name])})
-        export(built, store, draft(large, name), group, maps={"item": maps[name]}, delta=delta, piece_bytes=700)
+        export(built, store, draft(large, name), group, maps={"item": maps[name]}, delta=delta, chunk_bytes=700)
         versions.publish(store, name)
     export(make(small), store, draft(small, "silent"), group)
     versions.publish(store, "silent")
 
 
 @pytest.mark.dist
-def test_i8_maps_laid_together_from_deltas_are_the_maps_that_were_written(tmp_path: Path) -> None:
+def test_i8_maps_merged_from_deltas_are_the_maps_that_were_written(tmp_path: Path) -> None:
     root = str(tmp_path / "store")
     several(1, tmp_path / "write", write_chain, root)
     store = open_store(root)

@@ -115,7 +115,7 @@ def test_what_fails_twice_works(
 
 @pytest.mark.parametrize("error", ["ConnectionResetError", "EIO", "AWS Error SLOW_DOWN (HTTP status 503)"])
 @pytest.mark.parametrize(("operation", "step", "_"), STEPS)
-def test_what_goes_on_failing_is_one_sentence(
+def test_a_lasting_failure_is_one_sentence(
     operation: str, step: Callable[[Store], Any], _: Any, error: str, store: Store, faults: Faults, pauses: list
 ) -> None:
     faults.add(operation, error=error, times=None)
@@ -141,11 +141,11 @@ def test_what_lasts_is_said_at_once(error: str, store: Store, faults: Faults, pa
     for operation, step, _ in STEPS:
         faults.clear()
         faults.add(operation, error=error, times=None)
-        with pytest.raises(StorageError, match=r"cannot .*`.*what is published stays as it is") as caught:
+        with pytest.raises(StorageError, match=r"cannot .*`.*published versions are unchanged") as caught:
             step(store)
         assert len([call for call in faults.calls() if call[2]]) == 1
         assert caught.value.exit_code == 74
-        said = {"ENOSPC": "No space left on device", "EDQUOT": "make room", "EACCES": "give this user the right"}
+        said = {"ENOSPC": "No space left on device", "EDQUOT": "free space", "EACCES": "give this user the permission"}
         assert said.get(error, "") in str(caught.value)
     assert pauses == []
 
@@ -157,14 +157,14 @@ def test_another_writers_object_is_not_taken_for_ones_own(store: Store, faults: 
     with pytest.raises(FileExistsError):
         create(store, "folder/a", b"mine")
     faults.add("*", times=None, skip=1, after=True)  # the folder, then the object, and never an answer
-    with pytest.raises(UnsureError, match="whether `folder/b` was written is not known"):
+    with pytest.raises(UnsureError, match="cannot tell whether `folder/b` was written"):
         create(store, "folder/b", b"mine")
     faults.clear()
     assert read_bytes(store, "folder/b") == b"mine"
     last = write(store, "v") and commit_log.append(store, None, "publish", "v", "v", "")
     faults.add("*", times=None, skip=1, after=True)
     with pytest.raises(
-        UnsureError, match=r"not known whether `rollback v` took place: look with `raymtl versions list`"
+        UnsureError, match=r"`rollback v` may or may not have happened: check with `raymtl versions list`"
     ):
         commit_log.append(store, last, "rollback", "v", "v", "")
 
@@ -218,7 +218,7 @@ def test_a_large_file_is_streamed(store: Store, faults: Faults, monkeypatch: pyt
     assert len([call for call in faults.calls() if call[2]]) == 3
 
 
-def test_the_heart_goes_on_beating(store: Store, faults: Faults) -> None:
+def test_the_heartbeat_continues(store: Store, faults: Faults) -> None:
     with acquire(store, "job", ttl_s=0.6) as held:
         for number, error in enumerate(["EIO"] * 4 + ["EACCES", "RuntimeError"]):
             faults.add("put", "*/lease/*", error, skip=number)
@@ -294,7 +294,12 @@ def test_wherever_it_fails_the_next_run_heals(
             assert holders(store) == []
             continue
         # a step that took place without an answer is not called a failure that one may repeat blindly
-        assert not (done and failed) or "not known" in str(failed) or "remove `" in str(failed) or attempt is attempt_gc
+        assert (
+            not (done and failed)
+            or "may or may not have happened" in str(failed)
+            or "remove `" in str(failed)
+            or attempt is attempt_gc
+        )
         clock = FakeClock(time.time() + 1000).clock()
         acquire(store, "next", ttl_s=600, clock=clock).release()
         attempt(store)

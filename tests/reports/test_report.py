@@ -114,7 +114,7 @@ def test_a_run_without_result(tmp_path: pathlib.Path) -> None:
     write_run(tmp_path / "going", evals=2, finished=False)
     text = words(render(load_run(str(tmp_path / "going"))))
     assert "no result yet" in text
-    assert "There is no result.json: the run is still going, or it was stopped." in text
+    assert "There is no result.json: the run is still running, or it was stopped." in text
     assert "after 8,000,000 rows of training, the last one so far" in text
 
 

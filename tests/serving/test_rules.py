@@ -34,7 +34,7 @@ def test_a_map_gives_the_rows_of_the_logs(known: list[int], asked: list[int]) ->
     assert MapRows(id_map)(torch.from_numpy(some)).tolist() == id_map.lookup.rows(some).tolist()
 
 
-def test_an_empty_map_knows_nobody() -> None:
+def test_an_empty_map_knows_no_id() -> None:
     assert MapRows(IdMap.empty(5))(torch.tensor([0, 7, 2**63 - 1])).tolist() == [0, 0, 0]
 
 

@@ -47,7 +47,7 @@ def score(capfd: pytest.CaptureFixture[str], root: Path, out: Path, *more: str, 
 
 
 @pytest.mark.ray
-def test_a_killed_scoring_goes_on_with_what_is_missing(
+def test_a_killed_scoring_resumes_with_the_missing_files(
     ray_cluster: None,
     root: Path,
     tmp_path: Path,
@@ -208,7 +208,7 @@ def test_reading_a_table_needs_memory_beside_the_object_store(root: Path, monkey
     monkeypatch.setattr(serving_score.ray, "nodes", lambda: nodes(most))
     serving_score._check_memory(version, reading)
     monkeypatch.setattr(serving_score.ray, "nodes", lambda: nodes(most - 1))
-    with pytest.raises(ClusterError, match=r"reading the \w+ `\w+` of version v1 takes .* beside the object store"):
+    with pytest.raises(ClusterError, match=r"reading the \w+ `\w+` of version v1 takes .* besides the object store"):
         serving_score._check_memory(version, reading)
 
 
@@ -248,7 +248,7 @@ def test_code_of_a_version_runs_only_where_it_is_allowed(
 
 
 def done(root: Path, out: Path) -> tuple[plan.Output, ...]:
-    """The folder of a scoring by version v1 of all days that has just begun, and what is to be in it."""
+    """The folder of a scoring by version v1 of all days that has just started, and its expected content."""
     version = open_version(str(root / "store/versions/v1"))
     made = plan.plan_scoring(version.config, str(root / "logs"), None, plan.default_keys(version.config))
     names = ["pred_" + name for name in serving_score._outputs(version)]

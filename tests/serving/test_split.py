@@ -56,7 +56,7 @@ def check(model: Ranker, name: str, user: list[str]) -> SplitRanker:
 
 @pytest.mark.parametrize("sides", SIDES)
 @pytest.mark.parametrize("name", model_zoo.MODELS)
-def test_the_parts_say_what_the_whole_says(name: str, sides: str) -> None:
+def test_the_parts_predict_what_the_full_model_predicts(name: str, sides: str) -> None:
     check(model_zoo.stirred(name, tasks=None).eval(), name, SIDES[sides])
 
 
@@ -115,7 +115,7 @@ class Doubled(RefineSlot):
         return 2 * x
 
 
-def test_a_slot_that_takes_no_parts_gets_the_whole_x() -> None:
+def test_a_slot_without_precomputed_support_gets_the_full_x() -> None:
     raw = {
         "preset": "mmoe",
         "refine": {"type": "custom", "path": f"{__name__}:Doubled"},

@@ -41,13 +41,13 @@ def address(monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
 @pytest.mark.parametrize(
     ("code", "text", "said"),
     [
-        (401, "Unauthorized: Missing authentication token", "demands a token, and there is none"),
-        (403, "Forbidden: Invalid authentication token", "does not accept the token"),
-        (200, json.dumps({"ray_version": "2.41.0"}), "runs Ray 2.41.0, and here is Ray 2.60"),
-        (200, "<html>", "is no Ray dashboard"),
-        (200, "{}", "is no Ray dashboard"),
-        (404, "nothing here", "is no Ray dashboard (it sent HTTP 404)"),
-        (502, "bad gateway", "is no Ray dashboard (it sent HTTP 502)"),
+        (401, "Unauthorized: Missing authentication token", "requires a token, and none is set"),
+        (403, "Forbidden: Invalid authentication token", "rejects the token"),
+        (200, json.dumps({"ray_version": "2.41.0"}), "runs Ray 2.41.0, and this machine has Ray 2.60"),
+        (200, "<html>", "is not a Ray dashboard"),
+        (200, "{}", "is not a Ray dashboard"),
+        (404, "nothing here", "is not a Ray dashboard (it sent HTTP 404)"),
+        (502, "bad gateway", "is not a Ray dashboard (it sent HTTP 502)"),
     ],
 )
 def test_what_answers_is_not_what_was_meant(
@@ -67,7 +67,7 @@ def test_the_address_that_is_named_is_the_one_asked(address: str, monkeypatch: p
     assert connect(f"{address}/").client.get_address() == address
 
 
-def test_nobody_answers(address: str) -> None:
+def test_no_answer(address: str) -> None:
     with pytest.raises(ClusterError, match=r"cannot reach a Ray cluster at http://127\.0\.0\.1:1 .*refused"):
         connect("http://127.0.0.1:1")
 
@@ -81,5 +81,5 @@ def test_an_address_that_is_no_url_of_a_dashboard(wrong: str, monkeypatch: pytes
 
 def test_no_address(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv(ADDRESS, raising=False)
-    with pytest.raises(ConfigError, match="name the cluster's dashboard by --address"):
+    with pytest.raises(ConfigError, match="dashboard is missing"):
         connect(None)

@@ -52,11 +52,11 @@ def test_a_lost_connection_neither_ends_nor_doubles_the_log(lost: Exception) -> 
     assert _followed(client)[0] == "one\ntwo\nthree\n"
 
 
-def test_a_head_that_was_started_anew_is_said() -> None:
+def test_a_restarted_head_is_reported() -> None:
     client = FakeClient()
     client.states = [RUNNING, RuntimeError("Request failed with status code 404: Job a does not exist.")]
     client.streams = [["one\n"]]
-    with pytest.raises(ClusterError, match="no longer knows the job `a`: its head was started anew"):
+    with pytest.raises(ClusterError, match="no longer knows the job `a`: its head was restarted"):
         _followed(client)
 
 
@@ -160,7 +160,7 @@ class TestCommand:
         client.states = [job("a", "FAILED", 1)]
         client.streams = [["/usr/bin/python: No module named raymtl\n"]]
         assert run_command(["jobs", "logs", "a", "-f"]) == 1
-        assert "upload a checkout by --working-dir" in capfd.readouterr().err
+        assert "upload a checkout with --working-dir" in capfd.readouterr().err
 
     def test_stop(self, client: FakeClient, capfd: pytest.CaptureFixture[str]) -> None:
         client.states = [RUNNING, RUNNING, job("a", "STOPPED")]
@@ -171,12 +171,12 @@ class TestCommand:
     def test_stop_what_has_ended(self, client: FakeClient, capfd: pytest.CaptureFixture[str]) -> None:
         client.states = [DONE]
         assert run_command(["jobs", "stop", "a"]) == 0
-        assert "had ended already (succeeded)" in capfd.readouterr().err
+        assert "had already ended (succeeded)" in capfd.readouterr().err
 
     def test_unknown_job(self, client: FakeClient, capfd: pytest.CaptureFixture[str]) -> None:
         for command in (["logs", "a"], ["logs", "a", "-f"], ["stop", "a"]):
             assert run_command(["jobs", *command]) == 66
-            assert "knows no job `a`" in capfd.readouterr().err
+            assert "has no job `a`" in capfd.readouterr().err
 
     def test_list(self, client: FakeClient, capfd: pytest.CaptureFixture[str]) -> None:
         client.jobs = [
@@ -197,7 +197,7 @@ class TestCommand:
         assert json.loads(capfd.readouterr().out)["message"].startswith("no job was submitted")
 
     def test_submit_prints_the_id_and_nothing_else(self, client: FakeClient, capfd: pytest.CaptureFixture[str]) -> None:
-        for said in ("is submitted to http://head:8265", "is under way already"):
+        for said in ("is submitted to http://head:8265", "is already running"):
             assert (
                 run_command(["submit", "evaluate", "/runs/a", "--id", "mine", "--no-wait", "--env", "A=hunter2"]) == 0
             )

@@ -91,7 +91,7 @@ def test_a_url_goes_as_it_is() -> None:
 def test_a_relative_path_that_would_be_taken_from_the_folder_of_the_job(
     command: tuple[str, ...], given: str, named: str
 ) -> None:
-    with pytest.raises(ConfigError, match=rf"--set {re.escape(named)} is no absolute path"):
+    with pytest.raises(ConfigError, match=rf"--set {re.escape(named)} is not an absolute path"):
         read(*command, "--set", given)
     key = named.partition("=")[0]
     for kept in ("/mnt/here", "s3://bucket/here", *([""] if key == "data.eval_path" else [])):
@@ -133,7 +133,7 @@ def test_a_daily_job_keeps_its_day() -> None:
     assert "--date" not in several.words
 
 
-def test_ids_of_work_that_goes_on_are_its_own_and_of_other_work_are_new() -> None:
+def test_ids_of_resumable_work_are_stable_and_of_other_work_are_new() -> None:
     assert read("tune", "-c", EXAMPLE, "--name", "a", "--set", "tune.presets=[alpha]").id == "raymtl-tune-a"
     ids = [read("evaluate", "/runs/a").id for _ in range(2)]
     assert ids[0] != ids[1]
@@ -179,13 +179,13 @@ def test_a_doctor_goes_with_its_configuration_or_without() -> None:
         (["train"], 2, "Missing option '--config'"),
         (["evaluate", "a", "b"], 2, "unexpected extra argument"),
         (["tune", "status", "runs/a"], 64, "run `raymtl tune status` here"),
-        (["synth", "out"], 64, "no command that runs on a cluster; these do: check, daily"),
-        (["submit", "train"], 64, "no command that runs on a cluster"),
-        (["train", "-c", EXAMPLE, "--env", "NOT_SET_HERE"], 64, "no such variable here"),
+        (["synth", "out"], 64, "does not run on a cluster; use one of these: check, daily"),
+        (["submit", "train"], 64, "does not run on a cluster"),
+        (["train", "-c", EXAMPLE, "--env", "NOT_SET_HERE"], 64, "this machine has no such variable"),
         (["train", "-c", EXAMPLE, "--env", "=hunter2"], 64, "--env takes NAME"),
-        (["train", "-c", EXAMPLE, "--id", "../a"], 64, "an id has letters"),
-        (["train", "-c", EXAMPLE, "--working-dir", "nowhere"], 64, "no folder here"),
-        (["train", "-c", EXAMPLE, "--pip", "nowhere"], 64, "no file here"),
+        (["train", "-c", EXAMPLE, "--id", "../a"], 64, "use only letters"),
+        (["train", "-c", EXAMPLE, "--working-dir", "nowhere"], 64, "not a folder on this machine"),
+        (["train", "-c", EXAMPLE, "--pip", "nowhere"], 64, "not a file on this machine"),
         (["train", "-c", EXAMPLE, "--entrypoint-resources", "[1]"], 64, "must be a JSON object"),
     ],
 )

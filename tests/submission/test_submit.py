@@ -43,9 +43,9 @@ def test_a_first_attempt_has_the_name_alone() -> None:
         ([("", "FAILED", SAME)], ("-a2", "started")),
         ([("", "STOPPED", OTHER)], ("-a2", "started")),
         ([("", "FAILED", SAME), *((f"-a{n}", "FAILED", SAME) for n in range(2, 11))], ("-a11", "started")),
-        ([("", "RUNNING", SAME)], ("", "under way")),
-        ([("", "PENDING", SAME)], ("", "under way")),
-        ([("", "FAILED", SAME), ("-a2", "RUNNING", SAME)], ("-a2", "under way")),
+        ([("", "RUNNING", SAME)], ("", "running")),
+        ([("", "PENDING", SAME)], ("", "running")),
+        ([("", "FAILED", SAME), ("-a2", "RUNNING", SAME)], ("-a2", "running")),
         ([("", "SUCCEEDED", SAME)], ("", "done")),
         ([("", "FAILED", SAME), ("-a2", "SUCCEEDED", SAME)], ("-a2", "done")),
         ([("", "SUCCEEDED", OTHER)], ("-a2", "started")),
@@ -103,7 +103,7 @@ def test_what_is_not_uploaded_does_not_change_the_digest(code: Path) -> None:
 
 def test_other_work_of_the_same_name_is_not_taken_for_this() -> None:
     client = FakeClient(job("raymtl-train-a", "RUNNING", metadata=OTHER))
-    with pytest.raises(TryLaterError, match="under way with other arguments"):
+    with pytest.raises(TryLaterError, match="running with other arguments"):
         run(client)
     assert client.submitted == []
 
@@ -118,7 +118,7 @@ def test_two_that_submit_at_once_start_one_job() -> None:
         return real(**values)
 
     client.submit_job = other_first
-    assert run(client) == Submitted("raymtl-train-a", "under way")
+    assert run(client) == Submitted("raymtl-train-a", "running")
     assert len(client.jobs) == 1
 
 
@@ -131,7 +131,7 @@ def test_an_answer_that_is_lost_does_not_start_a_second_job() -> None:
         raise ConnectionError("the line is dead")
 
     client.submit_job = lost
-    assert run(client) == Submitted("raymtl-train-a", "under way")
+    assert run(client) == Submitted("raymtl-train-a", "running")
     assert len(client.jobs) == 1
 
 
@@ -164,7 +164,7 @@ def test_what_cannot_be_packed_is_said_in_one_sentence() -> None:
         raise ValueError("package is 900 MiB\nand so on")
 
     client.submit_job = refuse
-    with pytest.raises(ConfigError, match=r"cannot be packed: package is 900 MiB$"):
+    with pytest.raises(ConfigError, match=r"cannot package the job: package is 900 MiB$"):
         run(client)
 
 

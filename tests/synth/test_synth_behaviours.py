@@ -178,7 +178,7 @@ def test_a_buy_under_way_is_dropped_with_its_user():
     past = state.read(np.array([0, 1]), np.array([700_000, 700_000]))
     assert past.kinds[past.valid].tolist() == [3, 2]
     assert [past.buy_items[n][past.buy_valid[n]].tolist() for n in (0, 1)] == [[7], []]
-    state.forget(np.array([1]))
+    state.clear(np.array([1]))
     state.refresh(800_000)
     past = state.read(np.array([0, 1]), np.array([900_000, 900_000]))
     assert not past.valid[1].any()

@@ -107,7 +107,7 @@ def test_actions_come_at_their_true_rates_and_only_after_a_click(engaged, name):
     assert chance.mean() == pytest.approx(RATES[ACTIONS.index(name)], rel=0.15)
 
 
-def test_stars_are_whole_and_given_after_a_click_only(engaged):
+def test_stars_are_integers_and_given_after_a_click_only(engaged):
     stars, mean = engaged["stars"].to_numpy(), engaged["mean_stars"].to_numpy().astype(float)
     given = ~np.isnan(stars)
     assert (given == (engaged["click"].to_numpy() == 1)).all()

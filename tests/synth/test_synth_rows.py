@@ -207,7 +207,7 @@ def test_the_history_keeps_the_newest_clicks_in_order():
     assert [i[v].tolist() for i, v in zip(items, valid, strict=True)] == [[11, 12, 13, 14], [20], [], [11, 12, 13, 14]]
     assert [c[v].tolist() for c, v in zip(categories, valid, strict=True)] == [[0, 2, 3, 4], [1], [], [0, 2, 3, 4]]
     history.add(np.full(9, 0), np.arange(9), np.arange(9))
-    history.forget(np.array([1]))
+    history.clear(np.array([1]))
     items, _, valid = history.read(np.array([0, 1]))
     assert items[0].tolist() == [5, 6, 7, 8]
     assert not valid[1].any()

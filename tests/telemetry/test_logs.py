@@ -82,7 +82,7 @@ def test_the_lines_of_a_driver_hold_the_step(
 def test_another_value_is_refused(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> None:
     monkeypatch.setenv(logs.VARIABLE, "yaml")
     assert run_command(["config", "presets"]) == 64
-    assert "RAYMTL_LOG is `yaml`; it can be `text` or `json`" in capfd.readouterr().err
+    assert "RAYMTL_LOG is `yaml`; set it to `text` or `json`" in capfd.readouterr().err
 
 
 def test_a_fault_of_raymtl_is_one_line_too() -> None:

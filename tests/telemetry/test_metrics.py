@@ -42,7 +42,7 @@ def test_a_value_that_there_is_not_is_left_out(monkeypatch: pytest.MonkeyPatch) 
 
 
 def test_without_ray_nothing_breaks() -> None:
-    Gauges("nobody listens", 0).set("step_seconds", 0.1)
+    Gauges("no listener", 0).set("step_seconds", 0.1)
 
 
 @pytest.mark.parametrize(

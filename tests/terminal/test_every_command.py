@@ -20,13 +20,13 @@ COMMANDS = {
     "daily": (
         [*("daily", "--config", "{root}/logs/config.yaml", "--set", "daily.store={root}/new"), "--date", "2026-01-02"]
         + ["--set", "daily.bootstrap_days=2", "--dry-run"],
-        "2026-01-02: would begin with",
+        "2026-01-02: would start from",
     ),
     "tune": (["tune", "--config", "{root}/logs/config.yaml", "--set", SPACE, "--dry-run"], "0.0001 to 0.01"),
     "list": (["versions", "list", "--store", "{root}/store"], "two"),
     "show": (["versions", "show", "--store", "{root}/store"], "two"),
     "diff": (["versions", "diff", "one", "two", "--store", "{root}/store"], "one"),
-    "verify": (["versions", "verify", "--store", "{root}/store"], "are as they were written"),
+    "verify": (["versions", "verify", "--store", "{root}/store"], "match the manifest"),
     "report": (["report", "{root}/run"], "report: "),
 }
 

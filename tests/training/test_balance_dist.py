@@ -1,4 +1,4 @@
-"""Balancing through sharded tables: one worker and two alike, one update of the tables per step, going on after a stop."""
+"""Balancing through sharded tables: one worker and two alike, one update of the tables per step, resuming after a stop."""
 
 from pathlib import Path
 from typing import Any
@@ -43,7 +43,7 @@ def config_of(method: str, sharding: str = "row_wise", optimizer: str = "rowwise
 
 
 def ragged(config: Config, rank: int, workers: int, step: int) -> Batch:
-    """A worker's part of the batch; its first half lacks every `buy`, and at one step nobody has any."""
+    """A worker's part of the batch; its first half lacks every `buy`, and at one step no worker has any."""
     block = mixed_block(config, ROWS, seed=step)
     labels = block.column("label:buy").to_numpy().copy()
     labels[: ROWS if step == WITHOUT_BUY else ROWS // 2] = float("nan")

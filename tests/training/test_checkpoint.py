@@ -1,4 +1,4 @@
-"""A checkpoint loads under another number of workers and another sharding: same logits, and training goes on alike."""
+"""A checkpoint loads with another number of workers and another sharding: same logits, and the same further training."""
 
 import shutil
 from dataclasses import asdict

@@ -60,7 +60,7 @@ def test_an_index_that_would_run_code(tmp_path: Path) -> None:
     saved(tmp_path / "checkpoint")
     ran = tmp_path / "ran"
     (tmp_path / "checkpoint" / INDEX).write_bytes(pickle.dumps(Runs(f"touch {ran}")))
-    with pytest.raises(CheckpointException, match="system`, which no checkpoint of raymtl holds"):
+    with pytest.raises(CheckpointException, match="system`, which no raymtl checkpoint holds"):
         loaded(str(tmp_path / "checkpoint"))
     assert not ran.exists()
 
@@ -71,7 +71,7 @@ def test_an_index_that_hides_code_in_its_parts(tmp_path: Path) -> None:
     index = read_index(str(tmp_path / "checkpoint"))
     index.planner_data = Runs(f"touch {ran}")
     (tmp_path / "checkpoint" / INDEX).write_bytes(pickle.dumps(index))
-    with pytest.raises(pickle.UnpicklingError, match="which no checkpoint of raymtl holds"):
+    with pytest.raises(pickle.UnpicklingError, match="which no raymtl checkpoint holds"):
         read_index(str(tmp_path / "checkpoint"))
     assert not ran.exists()
 

@@ -21,8 +21,8 @@ from raymtl.data.units import plan_input
 from raymtl.errors import ClusterError, ConfigError, DataError
 from raymtl.reports.html import write_report
 from raymtl.training import driver as training_driver
+from raymtl.training.checkpoint_index import SNAPSHOT
 from raymtl.training.rundir import run_folder
-from raymtl.training.snapshot import SNAPSHOT
 from tests.helpers.ray_nodes import ENVIRONMENT, Nodes, workers_on
 from tests.helpers.ray_processes import ray_processes
 from tests.helpers.run_logs import DAYS, small_config, write_config, write_part
@@ -117,16 +117,16 @@ def test_a_run_counts_every_row_and_leaves_its_results(whole: Whole) -> None:
     text = (folder / "result.json").read_text()
     (folder / "result.json").write_text(text[:200])  # killed while it was written
     (folder / SNAPSHOT).write_text("")  # and Ray's list of the checkpoints, too
-    assert "finished already" in heard[-1]["note"]
+    assert "already finished" in heard[-1]["note"]
     heard.clear()
     fewer = {**whole.raw, "train": {**whole.raw["train"], "workers": 1}}
     gone_on = training_driver.train(config_from_dict(fewer), on_event=heard.append)
     assert (gone_on["metrics"]["eval"], gone_on["steps"]) == (result["metrics"]["eval"], result["steps"])
-    assert any("was damaged and is written anew" in item.get("note", "") for item in heard)
+    assert any("was damaged and has been rebuilt" in item.get("note", "") for item in heard)
     assert not any(item.get("kind") == "train" for item in heard)  # no step was taken again
     (folder / "result.json").write_text(text)
     other = config_from_dict({**fewer, "train": {**fewer["train"], "seed": 1}})
-    with pytest.raises(ConfigError, match=r"begun with another configuration.*set another `name`"):
+    with pytest.raises(ConfigError, match=r"started with another configuration.*set another `name`"):
         training_driver.train(other)
 
     measured = training_driver.evaluate(str(folder), overrides=["train.workers=1"], checkpoint=None, address=None)
@@ -152,7 +152,7 @@ def test_one_worker_and_two_have_the_same_loss_at_every_step(whole: Whole) -> No
 def test_a_killed_node_and_a_killed_driver_cost_no_row_and_repeat_none(
     ray_cluster: None, logs: Path, tmp_path: Path
 ) -> None:
-    """One of two nodes, without which the other goes on; then the driver, after which the same command goes on elsewhere."""
+    """Kill one of two nodes, and the other continues; then the driver, and the same command resumes elsewhere."""
     checkpoint = {"every_units": 1, "background": True, "keep": 4}
     raw = small_config(logs, tmp_path, "killed", workers={"min": 1, "max": 2}, epochs=10, checkpoint=checkpoint)
     raw["data"] |= {"unit_rows": 100, "block_rows": 25, "eval": None}
@@ -194,7 +194,7 @@ def test_a_killed_node_and_a_killed_driver_cost_no_row_and_repeat_none(
     assert not (folder / "result.json").exists()
     notes: list[str] = []
     result = training_driver.train(config, on_event=lambda item: notes.append(item.get("note", "")))
-    assert any("going on from step" in note for note in notes)
+    assert any("resuming from step" in note for note in notes)
     assert result["starts"] == 3
     assert result["workers"] == 1
     assert result["rows_trained"] == 10 * sum(SIZES)

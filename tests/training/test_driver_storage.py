@@ -13,6 +13,7 @@ import torch.distributed as dist
 from raymtl.errors import CheckpointError, StorageError, TryLaterError, UserError
 from raymtl.storage import retry
 from raymtl.training.checkpoint import PROGRESS, Progress
+from raymtl.training.checkpoint_index import SNAPSHOT, repair_checkpoint_index
 from raymtl.training.rundir import (
     checkpoints,
     has_checkpoint,
@@ -23,7 +24,6 @@ from raymtl.training.rundir import (
     write_file,
 )
 from raymtl.training.runlog import METRICS, RunLogger
-from raymtl.training.snapshot import SNAPSHOT, repair_checkpoint_index
 from raymtl.training.worker import open_log
 from tests.helpers.faulty_storage import Faults, register
 from tests.helpers.worker_processes import several
@@ -52,7 +52,7 @@ def run(faults: Faults, tmp_path: Path) -> str:
     return f"faulty://{tmp_path}/run"
 
 
-def mend(run: str) -> str:
+def repair(run: str) -> str:
     said: list[str] = []
     repair_checkpoint_index(run, said.append)
     return said[0].partition("` ")[2]
@@ -66,8 +66,8 @@ STEPS: list[tuple[str, str, Callable[[str], Any], Any]] = [
     ("list", "*/checkpoint_1", last_checkpoint, "checkpoint_1"),
     ("list", "*/checkpoint_0", has_checkpoint, True),
     ("put", "*/config.yaml", lambda run: write_file(run, "config.yaml", "name: a"), None),
-    ("open", "*/.metadata", mend, "is damaged, and no checkpoint is whole: the run begins anew"),
-    ("remove", f"*/{SNAPSHOT}", mend, "is damaged, and no checkpoint is whole: the run begins anew"),
+    ("open", "*/.metadata", repair, "is damaged, and there is no complete checkpoint: restarting from scratch"),
+    ("remove", f"*/{SNAPSHOT}", repair, "is damaged, and there is no complete checkpoint: restarting from scratch"),
 ]
 
 
@@ -92,7 +92,7 @@ def test_what_lasts_is_one_sentence(
     message = str(caught.value)
     assert message.startswith(f"run folder `{run}")
     assert "cannot " in message
-    assert message.endswith(", then the same command goes on")
+    assert message.endswith(", then rerun the same command")
     assert "\n" not in message
     assert caught.value.exit_code == 74
 
@@ -104,7 +104,7 @@ def test_a_run_that_is_not_there_is_no_fault_of_the_storage(run: str, tmp_path: 
         assert not has_checkpoint(missing)
         assert read_result(missing) is None
     assert [folder.rpartition("/")[2] for folder in checkpoints(run)] == ["checkpoint_0", "checkpoint_1"]
-    with pytest.raises(StorageError, match="name another place"):
+    with pytest.raises(StorageError, match="choose another folder"):
         write_file(str(tmp_path / "run/result.json"), "config.yaml", "")
 
 
@@ -126,7 +126,7 @@ def test_a_log_that_cannot_be_copied_does_not_end_the_training(
     faults.add("*", f"*/run/{METRICS}", "EIO", times=None)
     log.sync()
     assert len(mail.items) == 1
-    assert mail.items[0]["note"].startswith(f"run folder `{run}`: the log cannot be copied there, training goes on: ")
+    assert mail.items[0]["note"].startswith(f"run folder `{run}`: cannot copy the log there, training continues: ")
     faults.clear()
     log.evaluation({"step": 2, "metrics": {"tasks": {}}})
     log.close()

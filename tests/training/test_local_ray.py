@@ -75,7 +75,7 @@ def test_a_disk_without_room_is_named(disk: Path, ballast: int, monkeypatch: pyt
         os.posix_fallocate(file.fileno(), 0, max(1, ballast << 20))
     monkeypatch.setenv("TMPDIR", str(disk))
     said = (
-        rf"the disk of `{disk}/ray` has \d\.\d MiB free of 8\.0 MiB, and Ray with its logs takes 64\.0 MiB there; make"
+        rf"the disk of `{disk}/ray` has \d\.\d MiB free of 8\.0 MiB, and Ray with its logs takes 64\.0 MiB there; free"
     )
     with pytest.raises(StorageError, match=said) as caught:
         check_this_machine()

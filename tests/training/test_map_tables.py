@@ -38,7 +38,7 @@ def logs(tmp_path_factory: pytest.TempPathFactory) -> Path:
     root = tmp_path_factory.mktemp("logs")
     for n, rows in enumerate(SIZES):
         write_part(root, DAYS[0], f"part-{n}.parquet", rows, seed=n)
-    more = {"user": [f"u{n % 60}" for n in range(130)]}  # a third of them nobody has seen
+    more = {"user": [f"u{n % 60}" for n in range(130)]}  # a third of them are unknown
     write_part(root, DAYS[1], "part-0.parquet", 130, seed=9, **more)
     return root
 
@@ -120,11 +120,11 @@ def test_a_run_makes_its_maps_and_keeps_them(ray_cluster: None, logs: Path, tmp_
     assert driver.train(one)["metrics"]["eval"] == result["metrics"]["eval"]
     assert os.stat(user).st_mtime_ns == written
     with pytest.raises(
-        ConfigError, match=r"begun with another configuration: tables.user.admit_count was 12 and is now 3"
+        ConfigError, match=r"started with another configuration: tables.user.admit_count was 12 and is now 3"
     ):
         driver.train(configured(logs, tmp_path, "mapped", user={"admit_count": 3}))
 
-    # and never makes them anew: those would give the trained rows to other IDs
+    # and never rebuilds them: new maps would assign the trained rows to other IDs
     (folder / "result.json").unlink()
     user.unlink()
     for go_on in (
@@ -187,7 +187,7 @@ def test_a_run_stopped_before_it_trained_makes_maps_that_fit(
 
     def make(config: Config) -> dict[str, int]:
         plan = plan_input(config, "train")
-        files = build_id_maps.make_maps(config, plan, run_folder(config), 1, begun=False, notify=lines.append)
+        files = build_id_maps.make_maps(config, plan, run_folder(config), 1, has_trained=False, notify=lines.append)
         assert files == build_id_maps.saved_maps(config, run_folder(config))
         return {table: len(file.load()) for table, file in files.items()}
 
@@ -204,5 +204,5 @@ def test_a_run_stopped_before_it_trained_makes_maps_that_fit(
     small = make(configured(logs, tmp_path, "stopped", user={"admit_count": 1, "rows": 11}, item={"admit_count": 1}))
     assert small["user"] == 10
     assert "30 without a row (rows is 11)" in next(line for line in reversed(lines) if line.startswith("table user"))
-    with pytest.raises(CheckpointError, match=r"of a table of 11 rows, and tables.user.rows is 50"):
+    with pytest.raises(CheckpointError, match=r"for a table of 11 rows, and tables.user.rows is 50"):
         build_id_maps.saved_maps(config, run_folder(config))

@@ -43,14 +43,14 @@ def refused(**train: Any) -> str:
     return str(caught.value)
 
 
-def test_cpus_in_small_pieces_do_not_add_up(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_cpus_in_fragments_do_not_add_up(monkeypatch: pytest.MonkeyPatch) -> None:
     cluster(monkeypatch, node(1, 3), node(2, 3), node(3, 3))
     said = refused(workers=2, cpus_per_worker=4)
     assert said.startswith(
-        "train.workers = 2 need 4 CPUs each, and 1 CPU for reading; the cluster has room for 0 such workers"
+        "train.workers = 2 need 4 CPUs each, and 1 CPU for reading; an empty cluster has room for 0 such workers"
     )
     assert "10.0.0.2 has 3 CPUs (3 CPUs free)" in said
-    assert "lower train.workers or train.cpus_per_worker, wait for others to end, or add nodes" in said
+    assert "lower train.workers or train.cpus_per_worker, wait for other jobs to end, or add nodes" in said
 
 
 @pytest.mark.parametrize(
@@ -70,7 +70,7 @@ def test_cpus_in_small_pieces_do_not_add_up(monkeypatch: pytest.MonkeyPatch) -> 
 def test_placement(monkeypatch: pytest.MonkeyPatch, placement: dict[str, Any], fit: int) -> None:
     cluster(monkeypatch, node(1, 3, zone="a"), node(2, 2, zone="b"))
     said = refused(workers=6, placement=placement)
-    assert f"the cluster has room for {fit} such workers" in said
+    assert f"an empty cluster has room for {fit} such workers" in said
     assert ("loosen train.placement" in said) == bool(
         placement.get("labels") or "STRICT" in placement.get("strategy", "")
     )
@@ -96,7 +96,7 @@ def test_what_is_missing_is_said_long_before_the_wait_is_over(monkeypatch: pytes
     with pytest.raises(ClusterError, match=r"waited \d+ s"):
         resources.wait_for_resources(config(workers=4, start_timeout_s=100), False, said.append)
     assert len(said) == 1
-    assert said[0].startswith("waiting up to 100 s for room: train.workers = 4 need 1 CPU each")
+    assert said[0].startswith("waiting up to 100 s for resources: train.workers = 4 need 1 CPU each")
     assert next(clock) > 100
 
 
@@ -124,10 +124,10 @@ def test_other_processes_are_counted_node_by_node(monkeypatch: pytest.MonkeyPatc
     with pytest.raises(ClusterError) as caught:
         resources.places({"CPU": 4}, 1, local=False, limit_s=0, who="1 scorers", remedy="add nodes")
     said = str(caught.value)
-    assert said.startswith("1 scorers need 4 CPUs each; the cluster has room for 0 such if it is empty: 10.0.0.1 has 3")
+    assert said.startswith("1 scorers need 4 CPUs each; an empty cluster has room for 0 of them: 10.0.0.1 has 3")
     assert said.endswith("; add nodes")
     # There is room, but others have it
-    with pytest.raises(ClusterError, match="room for 2 such if it is empty"):
+    with pytest.raises(ClusterError, match="room for 2 of them"):
         resources.places({"CPU": 3}, 1, local=False, limit_s=0, who="1 scorers", remedy="add nodes")
     monkeypatch.setattr(resources, "_are_placed", lambda groups, within_s: True)
     assert resources.places({"CPU": 2}, 1, local=False, limit_s=500, who="", remedy="") == 2
@@ -141,4 +141,4 @@ def test_elastic_workers_need_the_fewest_and_no_cpu_for_reading(monkeypatch: pyt
     cluster(monkeypatch, node(1, 1))
     said = resources.shortage(elastic)
     assert said is not None
-    assert said.startswith("train.min_workers = 2 need 1 CPU each; the cluster has room for 1 such workers")
+    assert said.startswith("train.min_workers = 2 need 1 CPU each; an empty cluster has room for 1 such workers")

@@ -64,7 +64,7 @@ def test_a_checkpoint_has_the_marks_of_all_its_workers(tmp_path: Path) -> None:
     for rank, seed in enumerate((1, 2, 3)):
         touched_by(seed).save(str(tmp_path), rank)
     union = marked(touched_by(1, 2, 3))
-    for more in ((), (4,)):  # begun again on fewer workers, or on some that have made batches already
+    for more in ((), (4,)):  # resumed on fewer workers, or on workers that have already made batches
         touched = touched_by(*more)
         touched.load(str(tmp_path))
         assert marked(touched) == together(union, marked(touched_by(*more)))

@@ -1,4 +1,4 @@
-"""Public data sets as raymtl logs: `convert(name, source, out)`; `CONVERTERS` lists what there is."""
+"""Public data sets as raymtl logs: `convert(name, source, out)`; `CONVERTERS` lists them."""
 
 from raymtl.data.convert.registry import CONVERTERS, Converter, convert
 

@@ -1,7 +1,7 @@
-"""UCI Census-Income (KDD): two CSV files into logs with the MMoE paper's first pair of tasks.
+"""Convert UCI Census-Income (KDD): two CSV files into logs with the MMoE paper's first pair of tasks.
 
 The paper (Ma et al., KDD'18, §6.2) predicts whether the income exceeds 50,000 and whether the person never married.
-Both label columns leave the inputs, and so does `instance_weight`, which UCI bars from classifiers.
+Both label columns are removed from the inputs, and so is `instance_weight`, which UCI forbids for classifiers.
 """
 
 import os
@@ -46,7 +46,7 @@ CATEGORICAL = tuple(c for c in COLUMNS if c not in DENSE and c not in NOT_INPUTS
 """The 32 columns that become string IDs; `?` (unknown) stays a value of its own."""
 
 _INCOME = {"50000+.": True, "- 50000.": False}
-_DAY = "1994-01-01"  # the surveys name years, not days: one partition, dated at the start of the period
+_DAY = "1994-01-01"  # the surveys have years, not days: one partition, dated at the start of the period
 _HEADER = """\
 UCI Census-Income (KDD), CC BY 4.0, converted by `raymtl convert census`.
 Tasks: the first pair of the MMoE paper, income above 50,000 and never married.
@@ -73,7 +73,7 @@ def convert_census(source: str, out: str) -> str:
 def _find(source: str, split: str) -> str:
     if not os.path.isdir(source):
         raise DataError(
-            f"census: the source folder `{source}` does not exist; give the folder that holds the CSV files"
+            f"census: the source folder `{source}` does not exist; name the folder that holds the CSV files"
         )
     names = [name + suffix for name in _FILES[split] for suffix in ("", ".gz")]
     for name in names:
@@ -107,7 +107,7 @@ def _read(path: str) -> pa.Table:
 
 
 def _table(raw: pa.Table) -> pa.Table:
-    """The logs' columns out of the raw strings."""
+    """Convert the raw strings to the columns of the logs."""
     columns: dict[str, Any] = {name: raw[name] for name in CATEGORICAL}
     for name in DENSE:
         try:

@@ -1,7 +1,7 @@
-"""MovieLens-1M: three text files into logs by the day, for a model that is kept fresh.
+"""Convert MovieLens-1M: three text files into daily logs, for a model that is updated every day.
 
-An impression is one rating, and every feature is as of its moment: histories, counts and means are made of ratings with an
-earlier time stamp only. Those of the same second count as later, since users sent whole pages of ratings at once.
+An impression is one rating, and every feature is as of its time: histories, counts and means use only ratings with an earlier
+time stamp. Ratings of the same second do not count, since users sent a page of ratings at once.
 """
 
 import os
@@ -36,16 +36,16 @@ LABELS = ("like", "love", "stars")
 """4 or 5 stars; 5 stars; the number of stars."""
 
 SCENARIOS = ("sign_up", "first_day", "returning")
-"""The first ratings of a user's first 24 hours; the others of these hours; everything later."""
+"""The first ratings of a user's first 24 hours; the other ratings of these hours; all later ones."""
 
 HISTORY = 20
 """Movies in `liked_movies`, at most."""
 SIGN_UP = 20
-"""Ratings that every user of the data set has at least: the length of the scenario `sign_up`."""
+"""Minimum ratings of a user in the data set: the length of the scenario `sign_up`."""
 PRIOR = 10
-"""Ratings that the prior of a mean counts as."""
+"""Weight of a mean's prior, in ratings."""
 
-_MIDDLE = 3.0  # of the scale, what the mean of all ratings starts from
+_MIDDLE = 3.0  # of the scale; the mean of all ratings starts here
 _LIKE, _LOVE = 4, 5
 _DAY_S = 86_400
 _EARLIEST, _LATEST = (
@@ -60,9 +60,9 @@ _SITE = "https://grouplens.org/datasets/movielens/1m/"
 _HEADER = """\
 MovieLens-1M (GroupLens), converted by `raymtl convert movielens`. One row is one rating, at its real time (UTC).
 Tasks: like (4 or 5 stars), love (5 stars), and the stars themselves, for movies that a user chose to rate.
-data.train is the first half of the ratings, data.eval the days after it. Day by day, here a fortnight of it:
+data.train is the first half of the ratings, data.eval the days after it. To train day by day, for example two weeks:
   raymtl daily --config {config} --from {first} --to {last}
-daily.skip are the days on which nobody rated anything; bounds and gate allow for days of a few thousand ratings."""
+daily.skip lists the days without ratings; bounds and gate allow for days of a few thousand ratings."""
 
 
 def convert_movielens(source: str, out: str) -> str:
@@ -70,7 +70,7 @@ def convert_movielens(source: str, out: str) -> str:
 
     Columns written: the features of `IDS`, `DENSE`, `genres` (list of strings) and `liked_movies` (list of int32, oldest
     first), the `LABELS` (never null) and `timestamp`. Days without a rating have a file without rows, so that every range of
-    days can be read. Raises DataError, with file, line and value, where the files are not MovieLens-1M's.
+    days can be read. Raises DataError, with file, line and value, if the files are not those of MovieLens-1M.
     """
     table, time = _table(*(_read(source, name) for name in FILES))
     folder = Folder(out)
@@ -94,8 +94,8 @@ class _File:
     path: str
     columns: dict[str, pa.Array]
 
-    def expect(self, name: str, good: pa.Array, wanted: str, remedy: str = "mend the line or remove it") -> None:
-        """Raise DataError that names the first line where `good` is not true."""
+    def expect(self, name: str, good: pa.Array, wanted: str, remedy: str = "fix the line or remove it") -> None:
+        """Raise DataError with the first line where `good` is not true."""
         bad = np.flatnonzero(~good.fill_null(False).to_numpy(zero_copy_only=False))
         if len(bad):
             line = int(bad[0])
@@ -103,20 +103,20 @@ class _File:
             raise DataError(f"movielens: `{self.path}`, line {line + 1}: {name} is {value!r}, not {wanted}; {remedy}")
 
     def numbers(self, name: str) -> pa.Array:
-        """A column of whole numbers ≥ 0, as int32."""
-        self.expect(name, pc.match_substring_regex(self.columns[name], r"^[0-9]{1,9}$"), "a whole number")
+        """A column of integers ≥ 0, as int32."""
+        self.expect(name, pc.match_substring_regex(self.columns[name], r"^[0-9]{1,9}$"), "an integer")
         return self.columns[name].cast(pa.int32())
 
     def distinct(self, name: str) -> None:
-        """Raise DataError where a value stands twice."""
-        first = pc.index_in(self.columns[name], self.columns[name])  # the line on which a value stands first
+        """Raise DataError if a value occurs twice."""
+        first = pc.index_in(self.columns[name], self.columns[name])  # the first line with each value
         here = pa.array(np.arange(len(first), dtype=np.int32))
-        self.expect(name, pc.equal(first, here), "a new one: an earlier line has it, too")
+        self.expect(name, pc.equal(first, here), "unique: an earlier line has the same value")
 
     def places_in(self, name: str, other: "_File") -> np.ndarray:
-        """The line, from 0 on, on which `other` has each value of a column that both files have."""
+        """The line, from 0, on which `other` has each value of a column that both files have."""
         places = pc.index_in(self.columns[name], other.columns[name])
-        remedy = f"mend the line, or give the {os.path.basename(other.path)} of the same download"
+        remedy = f"fix the line, or use the {os.path.basename(other.path)} of the same download"
         self.expect(name, places.is_valid(), f"in `{other.path}`", remedy)
         return places.to_numpy()
 
@@ -126,14 +126,14 @@ def _read(source: str, name: str) -> _File:
     path = os.path.join(source, name)
     if not os.path.isdir(source):
         raise DataError(
-            f"movielens: the source folder `{source}` does not exist; give the folder that holds {', '.join(FILES)}"
+            f"movielens: the source folder `{source}` does not exist; name the folder that holds {', '.join(FILES)}"
         )
     if not os.path.isfile(path):
         raise DataError(
-            f"movielens: folder `{source}` has no {name}; unpack ml-1m.zip from {_SITE} and give its folder `ml-1m`"
+            f"movielens: folder `{source}` has no {name}; unpack ml-1m.zip from {_SITE} and name its folder `ml-1m`"
         )
     try:
-        with open(path, encoding="latin-1", newline="") as file:  # every byte is a character: it cannot fail
+        with open(path, encoding="latin-1", newline="") as file:  # every byte is a character, so decoding cannot fail
             text = file.read()
     except OSError as error:
         raise to_user_error(f"read `{path}`", error) from error
@@ -141,7 +141,7 @@ def _read(source: str, name: str) -> _File:
     if not lines[-1].as_py():
         lines = lines[:-1]
     if not len(lines):
-        raise DataError(f"movielens: `{path}` is empty; unpack ml-1m.zip from {_SITE} once more")
+        raise DataError(f"movielens: `{path}` is empty; unpack ml-1m.zip from {_SITE} again")
     fields = FILES[name]
     split = pc.split_pattern(lines, "::")
     counts = pc.list_value_length(split).to_numpy()
@@ -150,16 +150,16 @@ def _read(source: str, name: str) -> _File:
         line = int(wrong[0])
         raise DataError(
             f"movielens: `{path}`, line {line + 1}: {counts[line]} fields instead of {len(fields)} "
-            f"({'::'.join(fields)}) in {lines[line].as_py()[:80]!r}; mend the line or remove it"
+            f"({'::'.join(fields)}) in {lines[line].as_py()[:80]!r}; fix the line or remove it"
         )
     values = split.flatten().cast(pa.string())
     return _File(path, {field: values[n :: len(fields)] for n, field in enumerate(fields)})
 
 
 class Earlier:
-    """For each of N events, given in the order of time, the events of the same key with an earlier time stamp.
+    """For each of N events in chronological order, the events of the same key with an earlier time stamp.
 
-    In `order` (by key, then by time) they are the places from `start` to `end`, end excluded; all three are [N] int64.
+    In `order` (by key, then by time) they are at positions `start` to `end`, end excluded; all three are [N] int64.
     """
 
     def __init__(self, keys: np.ndarray, time: np.ndarray):
@@ -174,16 +174,16 @@ class Earlier:
         self.end[self.order] = np.maximum.accumulate(np.where(new_moment, place, 0))
 
     def count(self) -> np.ndarray:
-        """How many there are, [N]."""
+        """Number of earlier events, [N]."""
         return self.end - self.start
 
     def total(self, values: np.ndarray) -> np.ndarray:
-        """Sum over them of an integer per event, [N]."""
+        """Sum of an integer per event over the earlier events, [N]."""
         sums = _sums(values[self.order])
         return sums[self.end] - sums[self.start]
 
     def last(self, values: np.ndarray, chosen: np.ndarray, most: int) -> pa.Array:
-        """The values of the latest of them that are `chosen` ([N] bool), at most `most`, oldest first: [N] lists."""
+        """The values of the latest earlier events that are `chosen` ([N] bool), at most `most`, oldest first: [N] lists."""
         passed = _sums(chosen[self.order])  # chosen events before each place of the order
         end = passed[self.end]
         start = np.maximum(passed[self.start], end - most)
@@ -194,18 +194,18 @@ class Earlier:
 
 
 def _sums(values: np.ndarray) -> np.ndarray:
-    """Sum of the values before each place, and of all: [N + 1] int64."""
+    """Sum of the values before each position, and of all: [N + 1] int64."""
     return np.concatenate([[0], np.cumsum(values, dtype=np.int64)])
 
 
 def _table(users: _File, movies: _File, ratings: _File) -> tuple[pa.Table, np.ndarray]:
-    """The logs in the order of time, and the seconds since 1970 of each row; rows of one second stay in file order."""
+    """The logs in chronological order, and the seconds since 1970 of each row; rows of one second stay in file order."""
     users.distinct("user_id")
     movies.distinct("movie_id")
     of_user, of_movie = _user_columns(users), _movie_columns(movies)
     user, movie = ratings.places_in("user_id", users), ratings.places_in("movie_id", movies)
     raw = ratings.columns
-    ratings.expect("rating", pc.is_in(raw["rating"], pa.array(list("12345"))), "a whole number of stars from 1 to 5")
+    ratings.expect("rating", pc.is_in(raw["rating"], pa.array(list("12345"))), "an integer number of stars from 1 to 5")
     digits = pc.match_substring_regex(raw["timestamp"], r"^[0-9]{1,18}$")
     seconds = pc.if_else(digits, raw["timestamp"], None).cast(pa.int64())
     within = pc.and_(pc.greater_equal(seconds, _EARLIEST), pc.less(seconds, _LATEST))
@@ -222,13 +222,13 @@ def _table(users: _File, movies: _File, ratings: _File) -> tuple[pa.Table, np.nd
 def _user_columns(users: _File) -> dict[str, pa.Array]:
     columns = {name: users.numbers(name) for name in ("user_id", "age", "occupation")}
     columns["gender"] = users.columns["gender"]
-    # two digits are a state or two, with users enough to learn from; three are as rare as the users themselves
+    # two digits are a state or two, with enough users to learn from; three are almost as rare as users
     columns["zip_area"] = pc.utf8_slice_codeunits(users.columns["zip"], 0, 2)
     return columns
 
 
 def _movie_columns(movies: _File) -> dict[str, pa.Array]:
-    """`year` is null where the title does not end in one, and `genres` where there is none."""
+    """`year` is null if the title does not end in one, and `genres` if there is none."""
     year = pc.extract_regex(movies.columns["title"], r"\((?P<year>[0-9]{4})\)\s*$")
     genres = movies.columns["genres"]
     return {
@@ -241,7 +241,7 @@ def _movie_columns(movies: _File) -> dict[str, pa.Array]:
 def _moment_columns(
     user: np.ndarray, movie: np.ndarray, movie_id: np.ndarray, stars: np.ndarray, time: np.ndarray
 ) -> dict[str, pa.Array]:
-    """What depends on the time of the rating: hour and weekday (Monday is 0) in UTC, histories, and the labels."""
+    """The columns that depend on the rating's time: hour and weekday (Monday is 0) in UTC, histories, and the labels."""
     by_user, by_movie, all_ratings = (Earlier(keys, time) for keys in (user, movie, np.zeros_like(user)))
     like = stars >= _LIKE
     since_first = time - time[by_user.order[by_user.start]]
@@ -265,12 +265,12 @@ def _moment_columns(
 
 
 def _mean(earlier: Earlier, stars: np.ndarray, prior: np.ndarray | float) -> np.ndarray:
-    """Mean stars of the earlier ratings, drawn to `prior` as if that were `PRIOR` ratings more."""
+    """Mean stars of the earlier ratings, with a prior of `PRIOR` further ratings of `prior` stars."""
     return (earlier.total(stars) + PRIOR * prior) / (earlier.count() + PRIOR)
 
 
 def _refuse_other_days(folder: Folder, dates: Sequence[str]) -> None:
-    """Raise DataError where days lie in the folder that this conversion would not replace."""
+    """Raise DataError if the folder holds days that this conversion would not replace."""
     found = {name.split("/")[1] for name in folder.files(_SPLIT)}
     if others := sorted(f for f in found - {f"ds={date}" for date in dates} if f.startswith("ds=")):
         raise DataError(
@@ -282,7 +282,7 @@ def _refuse_other_days(folder: Folder, dates: Sequence[str]) -> None:
 def _days(counts: np.ndarray) -> tuple[int, int]:
     """Last day to train on and last day to evaluate on, as numbers of days since the first one, from the ratings per day.
 
-    Training takes the first days that hold half of the ratings, evaluation those after it that hold a twentieth. Data of a
+    Training takes the first days that hold half of the ratings, evaluation the next days that hold a twentieth. Data of a
     single day serve as both.
     """
     sums = np.cumsum(counts)
@@ -329,7 +329,7 @@ def _config(table: pa.Table, dates: Sequence[str], counts: np.ndarray, root: str
             "bootstrap_days": train + 1,
             "skip": [date for date, count in zip(dates, counts, strict=True) if not count],
             "bounds": {"min_days": 7, "spread": 10.0, "slack": 1.0},
-            # a fiftieth of some fifty users is one user: nothing could be judged on the default share
+            # 2 % of some fifty users is one user: the default share is too small for the gate
             "gate": {"holdout": 0.2, "auc_drop": 0.02},
         },
     }
@@ -349,18 +349,18 @@ def _features(trained: pa.Table) -> dict[str, Any]:
 
 
 def _tables(table: pa.Table) -> dict[str, Any]:
-    """Maps for the IDs that come and go; whatever has few values gets a row for each."""
+    """Maps for the IDs that come and go; a column of few values gets a row for each."""
     words = {name: table[name] for name in ("gender", "age", "occupation", "zip_area", "year", "scenario")}
     words["genres"] = pc.list_flatten(table["genres"])
     return {
-        "user_id": {"rows": _room(table["user_id"]), "id_space": "map", "admit_count": 5, "evict_after_days": 365},
-        "movie_id": {"rows": _room(table["movie_id"]), "id_space": "map", "admit_count": 5},
+        "user_id": {"rows": _map_rows(table["user_id"]), "id_space": "map", "admit_count": 5, "evict_after_days": 365},
+        "movie_id": {"rows": _map_rows(table["movie_id"]), "id_space": "map", "admit_count": 5},
         "hour": {"rows": 24, "id_space": "direct"},
         "weekday": {"rows": 7, "id_space": "direct"},
         **{name: {"rows": rows_without_collision(values.drop_null())} for name, values in words.items()},
     }
 
 
-def _room(ids: pa.ChunkedArray) -> int:
-    """Rows of a map for all these IDs: a quarter more, in full hundreds."""
+def _map_rows(ids: pa.ChunkedArray) -> int:
+    """Rows of a map for these IDs: a quarter more, rounded up to hundreds."""
     return -(-len(pc.unique(ids)) * 5 // 400) * 100

@@ -15,7 +15,7 @@ class Converter:
     summary: str
     """One line for `raymtl convert --list`: what the data set is, and its tasks."""
     source: str
-    """What the source folder must hold, and where a user gets it."""
+    """The required content of the source folder, and where to download it."""
     run: Callable[[str, str], str]
     """`run(source, out)` writes the logs and `out/config.yaml`, and returns the path of that file."""
 
@@ -38,11 +38,11 @@ CONVERTERS: dict[str, Converter] = {
 def convert(name: str, source: str, out: str) -> str:
     """Convert the data set `name` from folder `source` into folder `out`; returns the path of the new `config.yaml`.
 
-    Raises DataError for a name that is not in `CONVERTERS`, and whatever is wrong with the source.
+    Raises DataError for a name that is not in `CONVERTERS`, and for faults of the source.
     """
     converter = CONVERTERS.get(name)
     if converter is None:
         raise DataError(
-            f"there is no converter `{name}`; known are {sorted(CONVERTERS)} (docs/converters.md: how to add one)"
+            f"there is no converter `{name}`; choose one of {sorted(CONVERTERS)}, or add one (docs/converters.md)"
         )
     return converter.run(source, out)

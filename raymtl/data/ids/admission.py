@@ -1,4 +1,4 @@
-"""Who holds a row of a `map` table from now on: known IDs stay, evicted ones make room, new ones come in.
+"""Admission to a `map` table: known IDs keep their rows, evicted IDs free theirs, new IDs are admitted.
 
 This happens between runs only, so that training and evaluation see one fixed map.
 """
@@ -18,7 +18,7 @@ _EPOCH = dt.date(1970, 1, 1)
 
 @dataclass(frozen=True)
 class IdLookupCount:
-    """Some of the IDs of a counting pass."""
+    """A subset of the IDs of a counting pass."""
 
     ids: int
     """Distinct IDs."""
@@ -28,25 +28,25 @@ class IdLookupCount:
 
 @dataclass(frozen=True, eq=False)
 class Changes:
-    """What one admission did. Each ID of the pass is in just one of `known`, `admitted`, `below`, `outdated` and `no_room`."""
+    """The result of an admission. Each ID of the pass is in one of `known`, `admitted`, `below`, `outdated` and `no_room`."""
 
     admitted_ids: np.ndarray
     """[A] int64, most frequent first."""
     admitted_rows: np.ndarray
-    """[A] int64, the row that each of them got."""
+    """[A] int64, the row of each of them."""
     evicted_ids: np.ndarray
     """[F] int64, ascending."""
     evicted_rows: np.ndarray
     """[F] int64, the row that each of them held."""
     reset: np.ndarray
-    """[A] int64, ascending: the rows that got a new owner. Their weights and optimizer state must start anew before the new map
-    is used; who held them before (one just evicted, one evicted long ago, nobody) does not matter."""
+    """[A] int64, ascending: the rows assigned to a new ID. Their weights and optimizer state must be reset before the new map is
+    used, whether or not another ID held them before."""
     known: IdLookupCount
     """IDs that keep the row they had."""
     admitted: IdLookupCount
     """IDs that were not in the map and now are."""
     below: IdLookupCount
-    """New IDs that were seen too rarely."""
+    """New IDs with too few lookups."""
     outdated: IdLookupCount
     """IDs, known or new, that were last seen too long ago."""
     no_room: IdLookupCount
@@ -54,23 +54,23 @@ class Changes:
 
     @property
     def new(self) -> IdLookupCount:
-        """All IDs of the pass that the old map did not have, or had and has evicted."""
-        return _together(self.admitted, self.below, self.outdated, self.no_room)
+        """All IDs of the pass that the old map lacked or has now evicted."""
+        return _total(self.admitted, self.below, self.outdated, self.no_room)
 
     @property
     def unknown(self) -> IdLookupCount:
-        """The IDs of the pass that the new map does not have; their lookups go to the unknown row."""
-        return _together(self.below, self.outdated, self.no_room)
+        """The IDs of the pass that the new map lacks; their lookups go to the unknown row."""
+        return _total(self.below, self.outdated, self.no_room)
 
     @property
     def new_share(self) -> float:
-        """Lookups of the pass whose ID the old map did not have (or has evicted now), out of all."""
+        """Share of the lookups of the pass whose ID the old map lacked (or has now evicted)."""
         total = self.known.lookups + self.new.lookups
         return self.new.lookups / total if total else 0.0
 
     @property
     def unknown_share(self) -> float:
-        """Lookups of the pass that go to the unknown row, out of all."""
+        """Share of the lookups of the pass that go to the unknown row."""
         total = self.known.lookups + self.new.lookups
         return self.unknown.lookups / total if total else 0.0
 
@@ -87,19 +87,19 @@ def admit(
     """The map after a counting pass whose last day is `day`, and what changed; the same arguments give the same rows.
 
     * A known ID keeps its row; its count grows by that of the pass.
-    * It is evicted where it was last seen more than `evict_after_days` days before `day` (None: never), or where the pass
-      does not have it and its count of all days is below `min_count`.
-    * A new ID seen at least `threshold` times in the pass gets a row, the most frequent first, equals in the order of their
-      IDs: the rows just freed go first, then the other free ones. An ID last seen too long ago stays out.
+    * It is evicted if it was last seen more than `evict_after_days` days before `day` (None: never), or if the pass does not
+      have it and its total count is below `min_count`.
+    * A new ID seen at least `threshold` times in the pass gets a row, the most frequent first, ties in the order of their IDs:
+      first the rows just freed, then the other free ones. An ID last seen too long ago is not admitted.
     * IDs beyond the capacity stay unknown. A larger `capacity` than the map's adds rows; a smaller one is a ConfigError.
 
-    The free rows are taken in the order of their hash, not one after another: row-wise sharding cuts a table into ranges, and
-    the first worker would get all the frequent IDs.
+    The free rows are taken in the order of their hash, not of their number: row-wise sharding splits a table into ranges, and the
+    first worker would get all the frequent IDs.
     """
     if capacity < id_map.capacity:
         raise ConfigError(
-            f"the ID map has {id_map.capacity} rows and its table is to have {capacity}; a map grows but does not shrink: set "
-            f"`rows` to {id_map.capacity} or more"
+            f"the ID map has {id_map.capacity} rows and its table {capacity}; a map can grow but not shrink: set `rows` to "
+            f"{id_map.capacity} or more"
         )
     oldest = -(2**31) if evict_after_days is None else (day - _EPOCH).days - evict_after_days
     places, known = id_map.find(counts.ids)
@@ -113,7 +113,7 @@ def admit(
     outdated = ~known & (counts.last_seen < oldest)
     below = ~known & ~outdated & (counts.counts < threshold)
     wanted = np.flatnonzero(~known & ~outdated & ~below)
-    wanted = wanted[np.argsort(-counts.counts[wanted], kind="stable")]  # equals stay in the order of their IDs
+    wanted = wanted[np.argsort(-counts.counts[wanted], kind="stable")]  # ties stay in the order of their IDs
     rows = _free_rows(capacity, id_map.rows[~evicted], id_map.rows[evicted], len(wanted))
     admitted, no_room = wanted[: len(rows)], wanted[len(rows) :]
     outdated[known] = evicted[places[known]]
@@ -141,7 +141,7 @@ def admit(
 
 
 def _free_rows(capacity: int, held: np.ndarray, freed: np.ndarray, most: int) -> np.ndarray:
-    """Up to `most` rows that nobody holds, [A] int64: those just freed, then the others, each in the order of their hash."""
+    """Up to `most` free rows, [A] int64: those just freed, then the others, each in the order of their hash."""
     if not most:
         return np.empty(0, np.int64)
     free = np.ones(capacity, bool)
@@ -152,7 +152,7 @@ def _free_rows(capacity: int, held: np.ndarray, freed: np.ndarray, most: int) ->
 
 def _in_order_of_hash(rows: np.ndarray, most: int) -> np.ndarray:
     hashes = mix64(rows)
-    if most < len(rows):  # of the rows of a large table few may be wanted
+    if most < len(rows):  # few of a large table's rows may be wanted
         first = np.argpartition(hashes, most)[:most]
         rows, hashes = rows[first], hashes[first]
     return rows[np.argsort(hashes)]
@@ -163,5 +163,5 @@ def _lookup_count(counts: IdCounts, which: np.ndarray) -> IdLookupCount:
     return IdLookupCount(len(lookups), int(lookups.sum()))
 
 
-def _together(*shares: IdLookupCount) -> IdLookupCount:
-    return IdLookupCount(sum(s.ids for s in shares), sum(s.lookups for s in shares))
+def _total(*counts: IdLookupCount) -> IdLookupCount:
+    return IdLookupCount(sum(c.ids for c in counts), sum(c.lookups for c in counts))

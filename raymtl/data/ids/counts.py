@@ -1,4 +1,4 @@
-"""How often each ID was looked up, and on which day last."""
+"""Lookups of IDs, and the last day with one."""
 
 from dataclasses import dataclass
 
@@ -18,7 +18,7 @@ class IdCounts:
 
     @staticmethod
     def of(ids: np.ndarray, day: int) -> "IdCounts":
-        """Of the lookups [L] int64 of one day, in any order."""
+        """The counts of the lookups [L] int64 of one day, in any order."""
         distinct, counts = np.unique(ids, return_counts=True)
         return IdCounts(distinct, counts.astype(np.int64, copy=False), np.full(len(distinct), day, np.int32))
 
@@ -26,7 +26,7 @@ class IdCounts:
         return len(self.ids)
 
     def merge(self, other: "IdCounts") -> "IdCounts":
-        """The counts of both together."""
+        """The sum of both counts."""
         large, small = (self, other) if len(self) >= len(other) else (other, self)
         if not len(small):
             return large

@@ -59,11 +59,11 @@ def to_int64(ids: pa.Array) -> pa.Array:
     if pa.types.is_dictionary(ids.type) and (ids.dictionary.null_count or len(ids.dictionary) > 2 * len(ids)):
         ids = ids.cast(
             ids.type.value_type
-        )  # a null word would be hashed; and most words of a short slice are not in it
+        )  # a null in the dictionary would be hashed; and a short chunk uses few words of its dictionary
     if pa.types.is_string(ids.type) or pa.types.is_large_string(ids.type):
         ids = pc.dictionary_encode(ids)
     if not pa.types.is_dictionary(ids.type):
-        return ids.cast(pa.int64(), safe=False)  # uint64 wraps round: still one row per ID
+        return ids.cast(pa.int64(), safe=False)  # uint64 wraps around: still one row per ID
     words = ids.dictionary
     hashed = words.cast(pa.int64(), safe=False) if pa.types.is_integer(words.type) else pa.array(hash_strings(words))
     return hashed.take(ids.indices)

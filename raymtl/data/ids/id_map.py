@@ -1,6 +1,6 @@
-"""The persistent map of a table with `id_space: map`: which ID holds which row, how often it was seen and when last.
+"""The persistent map of a table with `id_space: map`: the row of each ID, its lookups and its last day.
 
-Row 0 is the one row of all unknown IDs; no ID of the map holds it. A map never changes: `admit.py` makes a new one out of it
+Row 0 is the row of all unknown IDs; no ID of the map holds it. A map never changes: `admission.py` builds a new one from it
 between runs. It is saved as one parquet file (`id`, `row`, `count`, `last_seen`) that any system can read.
 """
 
@@ -44,17 +44,17 @@ class IdMap:
 
     @staticmethod
     def empty(capacity: int) -> "IdMap":
-        """A map that knows no ID."""
+        """A map without IDs."""
         none = np.empty(0, np.int64)
         return IdMap(capacity, none, none, none, none.astype(np.int32))
 
     @staticmethod
     def of(capacity: int, ids: np.ndarray, rows: np.ndarray, counts: np.ndarray, last_seen: np.ndarray) -> "IdMap":
-        """The map of IDs in any order. Raises ValueError where an ID or a row is there twice, or a row is not the table's."""
+        """The map of IDs in any order. Raises ValueError if an ID or a row occurs twice, or a row is outside the table."""
         order = np.argsort(ids)
         ids, rows = ids[order].astype(np.int64, copy=False), rows[order].astype(np.int64, copy=False)
         if (ids[1:] == ids[:-1]).any():
-            raise ValueError(f"the ID {ids[1:][ids[1:] == ids[:-1]][0]} is there twice")
+            raise ValueError(f"the ID {ids[1:][ids[1:] == ids[:-1]][0]} occurs twice")
         wrong = (rows <= UNKNOWN_ROW) | (rows >= capacity)
         if wrong.any():
             raise ValueError(f"the ID {ids[wrong][0]} has row {rows[wrong][0]}, expected 1 to {capacity - 1}")
@@ -67,7 +67,7 @@ class IdMap:
         return len(self.ids)
 
     def find(self, ids: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Place of each of the `ids` [M], which are ascending, in this map, and whether it has it: [M] int64, [M] bool."""
+        """Index of each of the ascending `ids` [M] in this map, and whether the map has it: [M] int64, [M] bool."""
         places = np.searchsorted(self.ids, ids)
         if not len(self):
             return places, np.zeros(len(ids), bool)
@@ -75,12 +75,12 @@ class IdMap:
 
     @cached_property
     def lookup(self) -> IdLookup:
-        """From ID to row, 0 for an unknown one; in this process's own memory."""
+        """From ID to row, 0 for an unknown ID; in this process's own memory."""
         return IdLookup.build(self.ids, self.rows)
 
     @cached_property
     def digest(self) -> str:
-        """Hash of everything in the map, whatever way it is saved."""
+        """Hash of the map's content, independent of how it is saved."""
         sha = hashlib.sha256(np.int64(self.capacity).tobytes())
         for column in (self.ids, self.rows, self.counts, self.last_seen):
             sha.update(np.ascontiguousarray(column, column.dtype.newbyteorder("<")).data)
@@ -89,23 +89,23 @@ class IdMap:
 
 @dataclass(frozen=True)
 class MapFile:
-    """A saved map by name: all that a reading task is given."""
+    """A reference to a saved map, which reading tasks get instead of the map."""
 
     path: str
     """Absolute, or a URL."""
     digest: str
-    """Content of the map; a file with another content is refused."""
+    """Hash of the map's content; a file with other content is refused."""
     capacity: int
     ids: int
     """IDs that hold a row."""
     notes: Mapping[str, Any] = field(default_factory=dict, compare=False)
-    """What was noted when it was saved."""
+    """The notes it was saved with."""
 
     def load(self) -> IdMap:
-        """Read the whole map.
+        """Read the map.
 
-        Raises CheckpointError where the file is missing or damaged, or holds another map, and StorageError where the storage
-        goes on failing.
+        Raises CheckpointError if the file is missing or damaged, or holds another map, and StorageError if the storage keeps
+        failing.
         """
         filesystem, inner = open_filesystem(self.path)
         try:
@@ -124,19 +124,19 @@ class MapFile:
         return loaded
 
     def shared(self) -> IdLookup:
-        """From ID to row, out of pages that all processes of this host share; reads the file where nobody has yet."""
+        """From ID to row, in pages that all processes of this host share; the first process reads the file."""
         return shared_lookup(self.digest, lambda: self.load().lookup)
 
 
 class MapRows:
-    """Applies maps where the logs are read. A saved one is pickled as its file's name, and each process maps the shared pages."""
+    """Applies maps while logs are read. A saved map is pickled as its file name, and each process maps the shared pages."""
 
     def __init__(self, files: Mapping[str, MapFile | IdLookup | None]):
-        """By table, a saved map or one that is in this process already; None stands for a map that knows no ID."""
+        """By table, a saved map or one already loaded in this process; None stands for an empty map."""
         self._files = dict(files)
 
     def rows(self, table: str, ids: np.ndarray) -> np.ndarray:
-        """Row of every ID, [N] int64 in and out; 0 where the table's map does not have it."""
+        """Row of every ID, [N] int64 in and out; 0 for an unknown ID."""
         file = self._files[table]
         if file is None:
             return np.full(len(ids), UNKNOWN_ROW, np.int64)
@@ -144,7 +144,7 @@ class MapRows:
             return file.rows(ids)
         lookup = _in_use.get(file.digest)
         if lookup is None:
-            # A process keeps what it used last, so that the next task need not map it again, and lets go of other runs' maps
+            # A process keeps the maps of its last task for the next one, and releases those of other runs
             own = {f.digest for f in self._files.values() if isinstance(f, MapFile)}
             for other in set(_in_use) - own:
                 _in_use.pop(other, None)
@@ -156,9 +156,9 @@ _in_use: dict[str, IdLookup] = {}
 
 
 def save_map(id_map: IdMap, path: str, notes: Mapping[str, Any] | None = None) -> MapFile:
-    """Save a map so that a reader sees the old file or the new one whole; `notes` (plain JSON) come back with `find_map`.
+    """Save a map so that a reader sees either the old or the new file; `find_map` returns the `notes` (plain JSON).
 
-    Raises StorageError where it cannot be written.
+    Raises StorageError if it cannot be written.
     """
     noted = dict(notes or {})
     head = {"digest": id_map.digest, "capacity": id_map.capacity, "notes": noted}
@@ -169,7 +169,7 @@ def save_map(id_map: IdMap, path: str, notes: Mapping[str, Any] | None = None) -
     filesystem, inner = open_filesystem(path)
 
     def write(written: str) -> None:
-        # IDs and rows hardly repeat: no dictionary for them
+        # IDs and rows hardly repeat, so a dictionary does not help
         pq.write_table(
             table,
             written,
@@ -183,15 +183,15 @@ def save_map(id_map: IdMap, path: str, notes: Mapping[str, Any] | None = None) -
         atomic_write(filesystem, inner, f"{inner}.new", write)
     except OSError as error:
         raise StorageError(
-            f"the ID map `{path}` cannot be written: {reason(error)}; {advice(error)}, then the same command goes on"
+            f"the ID map `{path}` cannot be written: {reason(error)}; {advice(error)}, then rerun the same command"
         ) from error
     return MapFile(inner if is_local(filesystem) else path, id_map.digest, id_map.capacity, len(id_map.ids), noted)
 
 
 def find_map(path: str) -> MapFile | None:
-    """The saved map at `path` by its footer alone; None where there is no file.
+    """The saved map at `path` by its footer alone; None if there is no file.
 
-    Raises CheckpointError for a damaged one, and StorageError where the storage goes on failing.
+    Raises CheckpointError if it is damaged, and StorageError if the storage keeps failing.
     """
     filesystem, inner = open_filesystem(path)
     try:

@@ -1,8 +1,8 @@
-"""From ID to row in a few vectorised rounds, out of one hash table that all processes of a host share.
+"""Look up the rows of IDs in a few vectorised rounds, in one hash table that all processes of a host share.
 
-The table is open addressing with linear probing, kept in the order of the hashes. mix64 is a bijection, so it holds the hashes
-in place of the IDs; the home of a hash is `hash · slots / 2^64`, which never falls as the hash grows. So sorting the hashes
-builds the table, and a search ends at the first slot whose hash is not below the one sought, found or not.
+The table uses open addressing with linear probing, sorted by hash. mix64 is a bijection, so it holds hashes instead of IDs; the
+home of a hash is `hash · slots / 2^64`, which grows with the hash. So sorting the hashes builds the table, and a search ends at
+the first slot whose hash is not below the wanted one, found or not.
 """
 
 import fcntl
@@ -27,10 +27,10 @@ _PREFIX = "map-"
 
 
 class IdLookup:
-    """A fixed map from int64 ID to row; an ID that it does not have gives row 0, which none of its IDs has.
+    """A fixed map from int64 ID to row; an unknown ID gives row 0, which none of its IDs has.
 
-    `words` is the whole table, [2 + 2·slots] uint64: the number of home slots, a zero, then hash and row of each slot side by
-    side, so that a probe touches one cache line. An empty slot has the largest hash and row 0.
+    `words` is the table, [2 + 2·slots] uint64: the number of home slots, a zero, then hash and row of each slot next to each
+    other, so that a probe touches one cache line. An empty slot has the largest hash and row 0.
     """
 
     def __init__(self, words: np.ndarray):
@@ -44,7 +44,7 @@ class IdLookup:
         order = np.argsort(hashes)
         hashes = hashes[order]
         homes = np.uint64(max(1, _SLOTS_PER_ID * len(ids)))
-        # Each goes to its home or, where that is taken, right behind the one before it
+        # Each goes to its home or, if that is taken, right behind the previous one
         step = np.arange(len(ids), dtype=np.int64)
         slots = np.maximum.accumulate(_home(hashes, homes) - step) + step if len(ids) else step
         last = int(slots[-1]) + 1 if len(ids) else 0
@@ -62,7 +62,7 @@ class IdLookup:
     def rows(self, ids: np.ndarray) -> np.ndarray:
         """Row of every ID, [N] int64 in and out."""
         found = np.empty(len(ids), np.int64)
-        for start in range(0, len(ids), _CHUNK):  # so that what a round works on stays in the cache
+        for start in range(0, len(ids), _CHUNK):  # so that the working set of a round stays in the cache
             stop = start + _CHUNK
             self._search(mix64(ids[start:stop]), found[start:stop])
         return found
@@ -91,9 +91,9 @@ def _home(hashes: np.ndarray, homes: np.uint64) -> np.ndarray:
 def shared_lookup(digest: str, make: Callable[[], IdLookup]) -> IdLookup:
     """The lookup of the map with this content hash, in pages that all processes of this user on this host share.
 
-    It lies in a memory-mapped file, which the first process that asks for it writes out of what `make` gives while the others
-    wait; a process that is killed meanwhile leaves nothing that another takes for whole. Files that no process maps any more
-    go when a new one is written. It lies in /dev/shm, or in the folder for temporary files where that has no room.
+    It is a memory-mapped file, which the first process writes from the result of `make` while the others wait; a process that is
+    killed meanwhile leaves nothing that looks complete. Files that no process maps any more are removed when a new one is
+    written. The file is in /dev/shm, or in the temporary folder if /dev/shm is full.
     """
     folders = list(_own_folders())
     for folder in folders:
@@ -102,7 +102,7 @@ def shared_lookup(digest: str, make: Callable[[], IdLookup]) -> IdLookup:
     made: IdLookup | None = None
     for folder in folders:
         path = folder / f"{_PREFIX}{digest}"
-        with _alone(folder):
+        with _locked(folder):
             if (lookup := _mapped(path)) is not None:
                 return lookup
             _remove_unused(folder)
@@ -111,11 +111,11 @@ def shared_lookup(digest: str, make: Callable[[], IdLookup]) -> IdLookup:
             if _write(path, made.words) and (lookup := _mapped(path)) is not None:
                 return lookup
     assert made is not None
-    return made  # no room anywhere: a copy of this process's own still gives the right rows
+    return made  # no space anywhere: a private copy still gives the right rows
 
 
 def _own_folders() -> Iterator[Path]:
-    """Folders that only this user can write: what lies there is trusted."""
+    """Folders that only this user can write, so that their files can be trusted."""
     for root in _FOLDERS:
         folder = Path(root, f"raymtl-maps-{os.getuid()}")
         try:
@@ -127,15 +127,15 @@ def _own_folders() -> Iterator[Path]:
 
 
 @contextmanager
-def _alone(folder: Path) -> Iterator[None]:
-    """Hold a folder against other writers; the system lets go of it when the process dies."""
+def _locked(folder: Path) -> Iterator[None]:
+    """Lock a folder against other writers; the system releases the lock when the process dies."""
     with (folder / "lock").open("a") as file:
         fcntl.flock(file, fcntl.LOCK_EX)
         yield
 
 
 def _mapped(path: Path) -> IdLookup | None:
-    """Map a file if it is there; as long as the mapping lives, so does a shared lock on the file."""
+    """Map a file if it exists; the mapping holds a shared lock on the file."""
     try:
         with path.open("rb") as file:
             fcntl.flock(file, fcntl.LOCK_SH)
@@ -146,11 +146,11 @@ def _mapped(path: Path) -> IdLookup | None:
 
 
 def _write(path: Path, words: np.ndarray) -> bool:
-    """Write a file that appears whole; False where there is no room for it."""
+    """Write a file atomically; False if there is no space for it."""
     temp_path = path.with_name(f"new-{os.getpid()}")
     try:
         with temp_path.open("wb") as file:
-            os.posix_fallocate(file.fileno(), 0, words.nbytes)  # else a full /dev/shm shows as SIGBUS, not as an error
+            os.posix_fallocate(file.fileno(), 0, words.nbytes)  # else a full /dev/shm raises SIGBUS, not an error
             file.write(words.data)
         temp_path.replace(path)
         return True

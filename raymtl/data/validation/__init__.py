@@ -1,1 +1,1 @@
-"""`raymtl check`: reads the data once, counts what breaks the contract, and reports it."""
+"""`raymtl check`: read the data once, count the violations of the contract, and report them."""

@@ -17,7 +17,7 @@ _MOST_NOTES = 20
 
 
 def render(report: CheckReport) -> list[RenderableType]:
-    """Tables of each part, then the sentences: notes, warnings, problems, and the verdict last, where the eye is."""
+    """Tables of each part, then notes, warnings and problems, and the verdict last."""
     shown: list[RenderableType] = []
     for name, part in report.parts.items():
         shown += _part(name, part)
@@ -29,11 +29,11 @@ def render(report: CheckReport) -> list[RenderableType]:
     speed = f"{count_of(report.rows, 'row')} in {report.seconds:.1f} s"
     if report.problems:
         shown.append(
-            Text(f"The data breaks its contract: {_count(report.problems, 'problem')} ({speed}).", style="bold red")
+            Text(f"The data violates its contract: {_count(report.problems, 'problem')} ({speed}).", style="bold red")
         )
     else:
         shown.append(
-            Text(f"The data keeps its contract, {_count(report.warnings, 'warning')} ({speed}).", style="bold green")
+            Text(f"The data fulfills its contract, {_count(report.warnings, 'warning')} ({speed}).", style="bold green")
         )
     return shown
 
@@ -112,7 +112,7 @@ def _scenarios(part: PartReport) -> Table:
 
 
 def _sparkline(values: list[float | None]) -> str:
-    """One bar per day from 0 to the highest day; a dot where nothing is observed."""
+    """One bar per day from 0 to the highest day; a dot for a day without observed labels."""
     top = max((v for v in values if v is not None), default=0.0)
     return "".join(
         "·" if v is None else _BARS[max(0, min(7, int(8 * v / top)))] if top > 0 else _BARS[0] for v in values

@@ -1,7 +1,7 @@
-"""What `raymtl check` tells: the figures of each part of the data, and what is wrong or odd about them in sentences.
+"""The report of `raymtl check`: the figures of each part of the data, and their problems, warnings and notes.
 
-A **problem** breaks the contract: training would stop there. A **warning** is allowed, but rarely meant. A **note** is for the
-record.
+A **problem** violates the contract: training would stop there. A **warning** is allowed, but rarely intended. A **note** is for
+information.
 """
 
 import dataclasses
@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 MOST_PLACES = 20
-"""Places of broken values that a report keeps per rule."""
+"""Locations of broken values that a report keeps per rule."""
 
 
 @dataclass
@@ -46,7 +46,7 @@ class TaskReport:
 
 @dataclass
 class ColumnReport:
-    """One use of a column; what its kind does not have is None."""
+    """One use of a column; figures that its kind lacks are None."""
 
     kind: str
     column: str
@@ -59,7 +59,7 @@ class ColumnReport:
     max: float | str | None = None
     std: float | None = None
     scaled_mean: float | None = None
-    """Mean of a dense feature after `transform`: what its `mean` should be, about."""
+    """Mean of a dense feature after `transform`, which its `mean` should be close to."""
     scaled_std: float | None = None
     """The same for `std`."""
     distinct: int | None = None
@@ -83,7 +83,7 @@ class TableReport:
     id_space: str
     rows: int
     distinct: int
-    """Distinct IDs of all features that look the table up, estimated."""
+    """Distinct IDs of all features that read the table, estimated."""
     shared: float | None
     """Expected share of the IDs that share their row with another ID; None for `direct`."""
 
@@ -129,7 +129,7 @@ class BrokenReport:
 
 @dataclass
 class SchemaDifference:
-    """A column that is not the same in all files."""
+    """A column that differs between files."""
 
     column: str
     used: bool
@@ -170,10 +170,10 @@ class PartReport(Findings):
     row_groups: int = 0
     units: int = 0
     rows: int = 0
-    """Rows by the files' own account."""
+    """Rows according to the files' footers."""
     rows_by_day: dict[str, int] = field(default_factory=dict)
     types: dict[str, str] = field(default_factory=dict)
-    """What each column that the configuration reads holds: `integer`, `string`, `number` …, or `missing`."""
+    """Type of each column that the configuration reads: `integer`, `string`, `number` …, or `missing`."""
     features: dict[str, ColumnReport] = field(default_factory=dict)
     others: dict[str, ColumnReport] = field(default_factory=dict)
     """Weight, group, timestamp, truths: by key of the configuration."""
@@ -187,17 +187,17 @@ class PartReport(Findings):
 
 @dataclass
 class CheckReport:
-    """What one pass over the data found."""
+    """The result of one pass over the data."""
 
     parts: dict[str, PartReport]
     """`train`, `eval`."""
     across: Findings
-    """About the parts beside each other."""
+    """Findings about the parts together."""
     seconds: float
 
     @property
     def problems(self) -> list[str]:
-        """Breaches of the contract; any of them and `raymtl check` ends with exit code 65."""
+        """Violations of the contract; with any of them `raymtl check` ends with exit code 65."""
         return self._all("problems")
 
     @property
@@ -213,7 +213,7 @@ class CheckReport:
         return sum(p.rows for p in self.parts.values())
 
     def to_dict(self) -> dict[str, Any]:
-        """Everything as plain values that JSON can hold."""
+        """The report as plain JSON values."""
         parts = {name: _plain(part) for name, part in self.parts.items()}
         sentences = {"problems": self.problems, "warnings": self.warnings, "notes": self.notes}
         return {"ok": not self.problems, **sentences, "rows": self.rows, "seconds": self.seconds, "parts": parts}

@@ -1,6 +1,6 @@
-"""Figures to sentences: which findings of `raymtl check` break the contract, and which are odd enough to say.
+"""The rules of `raymtl check`: which figures violate the contract, and which are unusual enough for a warning.
 
-Every sentence names the key of the configuration or the file, the figure, and what to do.
+Every sentence names the configuration key or the file, the figure, and the remedy.
 """
 
 import math
@@ -32,9 +32,9 @@ def evaluate_rules(
     tables: bool,
     not_final: Container[str] = (),
 ) -> None:
-    """Add the problems, warnings and notes that the figures of a part give rise to.
+    """Add the problems, warnings and notes for the figures of a part.
 
-    `tables`: also on the tables' sizes; `not_final`: tasks whose labels are still to come, so that there may be none yet.
+    `tables`: also check the tables' sizes; `not_final`: tasks whose labels may still be missing.
     """
     _broken_values(report)
     if not report.rows:
@@ -73,8 +73,8 @@ def _layout(report: PartReport, config: Config, largest_row_group: int) -> None:
     unit_rows = config.data.unit_rows
     if largest_row_group > _LONG_ROW_GROUP * unit_rows:
         report.warnings.append(
-            f"the largest row group has {largest_row_group:,} rows, data.unit_rows is {unit_rows:,}; a row group is never cut: "
-            f"checkpoints come that far apart. Write row groups of {min(unit_rows, 1_000_000):,} rows at most"
+            f"the largest row group has {largest_row_group:,} rows, data.unit_rows is {unit_rows:,}; a row group is never split, "
+            f"so checkpoints are that far apart. Write row groups of {min(unit_rows, 1_000_000):,} rows at most"
         )
     if report.files >= _MANY_FILES and report.rows / report.files < _FEW_ROWS_PER_FILE:
         report.warnings.append(
@@ -89,8 +89,8 @@ def _layout(report: PartReport, config: Config, largest_row_group: int) -> None:
         odd = [d for d, rows in days.items() if rows * _DAY_JUMP < usual or rows > usual * _DAY_JUMP]
         if odd:
             report.warnings.append(
-                f"{_some(odd, 'day')} with an odd number of rows: {days[odd[0]]:,} on {odd[0]}, the median day has {usual:,.0f}; "
-                f"is the day complete, and written once?"
+                f"{_some(odd, 'day')} with an unusual number of rows: {days[odd[0]]:,} on {odd[0]}, the median day has "
+                f"{usual:,.0f}; check that the day is complete and was written once"
             )
 
 
@@ -112,8 +112,8 @@ def _dense(warnings: list[str], name: str, column: ColumnReport, feature: DenseF
     mean, std = (column.scaled_mean - feature.mean) / feature.std, column.scaled_std / feature.std
     if abs(mean) > _ODD_SCALE or std > _ODD_SCALE or std < 1 / _ODD_SCALE:
         warnings.append(
-            f"features.{name}: the model would see values of mean {mean:.3g} and standard deviation {std:.3g}, best are about "
-            f"0 and 1; set mean: {column.scaled_mean:.6g} and std: {column.scaled_std:.6g}"
+            f"features.{name}: the model's input has mean {mean:.3g} and standard deviation {std:.3g} instead of about 0 and 1; "
+            f"set mean: {column.scaled_mean:.6g} and std: {column.scaled_std:.6g}"
         )
 
 
@@ -123,7 +123,7 @@ def expected_shared(distinct: int, rows: int) -> float:
 
 
 def rows_for(distinct: int, shared: float) -> int:
-    """Rows of a `hash` table in which about that share of the IDs is not alone, rounded up to two digits."""
+    """Rows of a `hash` table in which about a share `shared` of the IDs collides, rounded up to two digits."""
     rows = math.ceil((distinct - 1) / -math.log1p(-shared))
     unit = 10 ** max(0, len(str(rows)) - 2)
     return -(-rows // unit) * unit
@@ -143,7 +143,7 @@ def _task(report: PartReport, name: str, task: Task, part: str, products: bool) 
     if not found.all.observed:
         sentence = f"tasks.{name}: no label is observed ({where_observed(name, task, products)})"
         needed = part == "train" and task.base_rate is None
-        remedy = "choose days whose labels are there" + (f", or set tasks.{name}.base_rate" if needed else "")
+        remedy = "choose days that have labels" + (f", or set tasks.{name}.base_rate" if needed else "")
         (report.problems if needed else report.warnings).append(f"{sentence}; {remedy}")
         return
     if blind := [g for g, rate in found.by_scenario.items() if rate.rows and not rate.observed]:
@@ -154,13 +154,13 @@ def _task(report: PartReport, name: str, task: Task, part: str, products: bool) 
     days = {d: rate for d, rate in found.by_day.items() if rate.rows}
     if blind := [d for d, rate in days.items() if not rate.observed]:
         report.warnings.append(
-            f"tasks.{name}: {_some(blind, 'day')} without an observed label; have the labels arrived?"
+            f"tasks.{name}: {_some(blind, 'day')} without an observed label; check that the labels have arrived"
         )
     elif few := _few_observed(days):
         share = days[few[0]].observed_share
         report.warnings.append(
             f"tasks.{name}: {_some(few, 'day')} with far fewer observed labels than the others: {share:.0%} of the rows on "
-            f"{few[0]}, {found.all.observed_share:.0%} overall; have all labels arrived?"
+            f"{few[0]}, {found.all.observed_share:.0%} overall; check that all labels have arrived"
         )
     if barren := [d for d, rate in days.items() if rate.observed and rate.mean == 0]:
         report.warnings.append(f"tasks.{name}: {_some(barren, 'day')} where all observed labels are 0")
@@ -214,9 +214,9 @@ def _funnel(report: PartReport, products: bool) -> None:
                 f"{sentence}; the model learns {edge.parent} and {edge.child} together: they count as 0"
             )
         elif edge.violations > _ORDER_BROKEN * edge.positives:
-            report.problems.append(f"{sentence}; this is no funnel: mend the labels or name another parent")
+            report.problems.append(f"{sentence}; this is not a funnel: fix the labels or name another parent")
         else:
-            report.warnings.append(f"{sentence}; the funnel says that {edge.parent} comes first")
+            report.warnings.append(f"{sentence}; in the funnel {edge.parent} precedes {edge.child}: check the labels")
 
 
 def _scenario(report: PartReport) -> None:
@@ -239,13 +239,14 @@ def _others(report: PartReport) -> None:
     weight = report.others.get("data.weight")
     if weight is not None and weight.max == 0 and weight.min == 0:
         report.problems.append(
-            f"data.weight: every weight in column `{weight.column}` is 0, so nothing would be learnt"
+            f"data.weight: every weight in column `{weight.column}` is 0, so the model would learn nothing; fix "
+            f"the weights or leave data.weight out"
         )
     time = report.others.get("data.timestamp")
     if time is not None and time.off_day:
         report.warnings.append(
-            f"data.timestamp: {_n(time.off_day, 'row')} of column `{time.column}` lie more than a day outside their partition; "
-            f"are the rows in the right `ds=`?"
+            f"data.timestamp: {_n(time.off_day, 'row')} of column `{time.column}` are more than a day outside their partition; "
+            f"check that the rows are in the right `ds=`"
         )
 
 

@@ -1,4 +1,4 @@
-"""`raymtl check`: one pass over the data with Ray Data, every broken value counted, and figures to judge the data by."""
+"""`raymtl check`: one pass over the data with Ray Data, which counts every broken value and computes the figures."""
 
 import pickle
 import time
@@ -29,7 +29,7 @@ _TASKS_PER_SLOT = 4
 _SKETCH_BYTES = 16_384
 
 Progress = Callable[[int, int], None]
-"""Called with rows done and rows in all."""
+"""Called with the rows done and the total rows."""
 
 
 def check_data(
@@ -41,14 +41,14 @@ def check_data(
 ) -> CheckReport:
     """Read every row of the training days, the evaluation days or both once, on `read_tasks` CPUs of the connected Ray cluster.
 
-    `not_final` are tasks whose labels are still to come: it is no problem where none is observed yet.
+    `not_final` are tasks whose labels may still be missing, which is no problem.
 
-    Whatever is wrong with the data is in the report. Raises DataError only where there is nothing to report on: a data set
-    that does not exist, or an evaluation that is not configured.
+    All faults of the data are in the report. Raises DataError only if there is no data: a data set that does not exist, or an
+    evaluation that is not configured.
     """
     start = time.monotonic()
     if part == "eval" and config.data.eval is None:
-        raise DataError("data.eval is not set; say which days to evaluate on: data.eval.start and data.eval.end")
+        raise DataError("data.eval is not set; set data.eval.start and data.eval.end to the days to evaluate on")
     names = [p for p in ("train", "eval") if part in (p, "both") and (p == "train" or config.data.eval is not None)]
     looks = {name: _look(config, name) for name in names}
     total = sum(look.report.rows for look in looks.values())
@@ -69,13 +69,13 @@ def check_data(
 
 @dataclass
 class _Look:
-    """What the file names and footers of one part tell."""
+    """The facts from the file names and footers of one part."""
 
     root: str
     report: PartReport
     footers: list[Footer]
     uses: dict[int, frozenset[str]]
-    """The keys whose columns a schema (by its `id`) has with a type that fits."""
+    """By `id` of the schema, the keys whose columns it has with a fitting type."""
 
     @property
     def largest_row_group(self) -> int:
@@ -107,7 +107,7 @@ def _look(config: Config, part: str) -> _Look:
 
 
 def _schemas(config: Config, look: _Look, evaluation: bool) -> None:
-    """Columns that are missing or of a wrong type, and those that are not the same in all files."""
+    """Report columns that are missing or have a wrong type, and those that differ between files."""
     report, columns = look.report, required_columns(config)
     files: dict[int, list[str]] = {}
     schemas: dict[int, pa.Schema] = {}
@@ -132,7 +132,7 @@ def _schemas(config: Config, look: _Look, evaluation: bool) -> None:
         found = [f"{kind} in {count_of(n, 'file')} (first {path})" for kind, (n, path) in difference.types.items()]
         found += [f"missing in {difference.missing} (first {difference.first_missing})"] if difference.missing else []
         use = "" if difference.used else ", which the configuration does not use,"
-        report.notes.append(f"column `{difference.column}`{use} is not the same in all files: {'; '.join(found)}")
+        report.notes.append(f"column `{difference.column}`{use} differs between files: {'; '.join(found)}")
 
 
 def _differences(schemas: dict[int, tuple[pa.Schema, list[str]]], used: set[str]) -> list[SchemaDifference]:
@@ -156,7 +156,7 @@ def _differences(schemas: dict[int, tuple[pa.Schema, list[str]]], used: set[str]
 
 
 def _scan(config: Config, look: _Look, read_tasks: int) -> Iterator[tuple[Partial, int]]:
-    """Statistics of pieces of the data as the tasks hand them in, with the rows that each piece has."""
+    """Statistics of chunks of the data, one per finished task, with the rows of each chunk."""
     task_rows = min(_TASK_ROWS, max(config.data.block_rows, look.report.rows // (_TASKS_PER_SLOT * read_tasks)))
     of_file = {f.file.path: (str(f.file.day), look.uses[id(f.schema)]) for f in look.footers}
     tasks = [[(f, *of_file[f.path]) for f in unit.fragments] for unit in make_units(look.footers, task_rows)]
@@ -168,13 +168,13 @@ def _scan(config: Config, look: _Look, read_tasks: int) -> Iterator[tuple[Partia
                 yield pickle.loads(pickled.as_buffer()), rows
 
 
-_Piece = tuple[Fragment, str, frozenset[str]]
+_FileChunk = tuple[Fragment, str, frozenset[str]]
 
 
 class _ScanSource(Datasource):
     """One reading task per list of fragments; each yields one row with the pickled statistics of its fragments."""
 
-    def __init__(self, root: str, scanner: Scanner, tasks: Sequence[list[_Piece]]):
+    def __init__(self, root: str, scanner: Scanner, tasks: Sequence[list[_FileChunk]]):
         super().__init__()
         self._root, self._scanner, self._tasks = root, scanner, tasks
 
@@ -186,25 +186,25 @@ class _ScanSource(Datasource):
 
     def get_read_tasks(self, parallelism: int, per_task_row_limit=None, data_context=None) -> list[ReadTask]:
         metadata = BlockMetadata(1, 8 * _SKETCH_BYTES, None, None)
-        return [ReadTask(_ScanTask(self._root, self._scanner, pieces), metadata) for pieces in self._tasks]
+        return [ReadTask(_ScanTask(self._root, self._scanner, chunks), metadata) for chunks in self._tasks]
 
 
 class _ScanTask:
     """The body of one reading task."""
 
-    def __init__(self, root: str, scanner: Scanner, pieces: list[_Piece]):
-        self._root, self._scanner, self._pieces = root, scanner, pieces
+    def __init__(self, root: str, scanner: Scanner, chunks: list[_FileChunk]):
+        self._root, self._scanner, self._chunks = root, scanner, chunks
 
     def __call__(self) -> Iterable[pa.Table]:
         partial = Partial()
-        for fragment, day, uses in self._pieces:
+        for fragment, day, uses in self._chunks:
             partial.merge(self._scanner.scan(self._root, fragment, day, uses))
-        rows = sum(f.rows for f, _, _ in self._pieces)
+        rows = sum(f.rows for f, _, _ in self._chunks)
         yield pa.table({"partial": pa.array([pickle.dumps(partial)], pa.binary()), "rows": [rows]})
 
 
 def _across(config: Config, looks: dict[str, _Look]) -> Findings:
-    """What only shows when the parts, or the features of a table, are seen side by side."""
+    """Findings that need a comparison of the parts, or of the features of a table."""
     findings = Findings()
     data = config.data
     if "train" in looks and "eval" in looks:
@@ -218,7 +218,8 @@ def _across(config: Config, looks: dict[str, _Look]) -> Findings:
             shared = sorted(set(data.train.days()) & set(data.eval.days()))
             if shared:
                 findings.warnings.append(
-                    f"data.eval: the day {shared[0]} is also a training day; the evaluation would flatter the model"
+                    f"data.eval: the day {shared[0]} is also a training day, which makes the metrics "
+                    f"too good; evaluate on other days"
                 )
     kinds: dict[str, Counter[bool]] = {}
     for look in looks.values():
@@ -229,7 +230,7 @@ def _across(config: Config, looks: dict[str, _Look]) -> Findings:
                     text = is_text(schema.types[schema.names.index(column)])
                     kinds.setdefault(config.table_of(name), Counter())[text] += 1
     findings.warnings += [
-        f"tables.{table}: some of its features hold strings and some integers, so that they never look up the same row"
+        f"tables.{table}: some of its features hold strings and some integers, so they never look up the same row; use one type"
         for table, kind in kinds.items()
         if len(kind) > 1
     ]

@@ -1,4 +1,4 @@
-"""What `raymtl check` counts in one pass over the rows: statistics of a part of the data that merge with those of other parts."""
+"""The counts of `raymtl check` in one pass over the rows: statistics of some rows that merge with those of others."""
 
 import math
 from collections import Counter
@@ -62,7 +62,7 @@ class Moments:
 
 @dataclass
 class ColumnStats:
-    """What one use of a column saw; the parts that its kind does not have stay empty."""
+    """Statistics of one use of a column; fields that its kind lacks stay empty."""
 
     rows: int = 0
     nulls: int = 0
@@ -128,7 +128,7 @@ class Partial:
     out_of_order: dict[str, dict[str, Found]] = field(default_factory=dict)
     """Positives of a child without its parent, by child task, then by file."""
     unreadable: dict[str, str] = field(default_factory=dict)
-    """Files that broke off: what is wrong, by file."""
+    """Errors of files that could not be read to the end, by file."""
 
     def merge(self, other: "Partial") -> None:
         """Add all that `other` has seen."""
@@ -161,7 +161,7 @@ def _merge_found(mine: dict[str, Found], theirs: dict[str, Found]) -> None:
 
 
 class Scanner:
-    """Counts fragments of one configuration's data; small, and pickled into every task."""
+    """Counts fragments of one configuration's data; small, since it is pickled into every task."""
 
     def __init__(self, config: Config):
         self._config = config
@@ -169,20 +169,20 @@ class Scanner:
         self._tasks = config.active_tasks()
 
     def scan(self, root: str, fragment: Fragment, day: str, uses: frozenset[str]) -> Partial:
-        """The statistics of a fragment; `uses` are the keys whose columns its file has with a type that fits."""
+        """The statistics of a fragment; `uses`: the keys whose columns its file has with a fitting type."""
         partial = Partial()
         columns = [c for c in self._columns if c.used_by in uses]
         names = list(dict.fromkeys(c.name for c in columns))
         try:
             for raw, first_row in read_fragment(root, fragment, names, self._config.data.block_rows):
-                _Piece(self._config, self._tasks, partial, raw, fragment.path, first_row, day).count(columns)
+                _TableCounter(self._config, self._tasks, partial, raw, fragment.path, first_row, day).count(columns)
         except DataError as error:
             partial.unreadable[fragment.path] = str(error)
         return partial
 
 
-class _Piece:
-    """One raw table on its way into a `Partial`."""
+class _TableCounter:
+    """Counts one raw table into a `Partial`."""
 
     def __init__(
         self,
@@ -249,7 +249,9 @@ class _Piece:
                 array = to_int64(array)
                 wrong = rules.outside(array, rules.int64_values(array), table.rows)
                 self._note(column, rules.direct_rule(table_name, table.rows), wrong, array, owner)
-        if pa.types.is_dictionary(array.type):  # one hash per word; a word may be there that no row has
+        if pa.types.is_dictionary(
+            array.type
+        ):  # one hash per distinct value; the dictionary may hold values that no row uses
             array = array.dictionary.take(pc.unique(array.indices).drop_null())
         stats.ids.add(rules.int64_values(to_int64(array.drop_null())))
 
@@ -263,7 +265,7 @@ class _Piece:
         stats.longest = max(stats.longest, int(lengths.max(initial=0)))
         if feature.max_length is not None:
             stats.cut += int((lengths > feature.max_length).sum())
-        flat, lengths = rules.cut_lists(flat, lengths, feature)  # what is cut off is never looked up
+        flat, lengths = rules.cut_lists(flat, lengths, feature)  # truncated IDs are never looked up
         ends = np.cumsum(lengths)
         self._ids(stats, flat, column, lambda index: int(np.searchsorted(ends, index, side="right")))
 
@@ -310,7 +312,7 @@ class _Piece:
                 self._funnel(name, labels.events[name], labels.events[task.parent])
 
     def _made_labels(self, columns: dict[str, Column]) -> Labels:
-        """The labels that training would see, as far as the file has their columns; broken ones are noted."""
+        """The labels of training for which the file has the columns; broken ones are noted."""
         tasks = label_tasks(self._config)
         without = {
             name

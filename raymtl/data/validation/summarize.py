@@ -1,4 +1,4 @@
-"""Merged statistics of `raymtl check` to the figures of its report."""
+"""Turn the merged statistics of `raymtl check` into the figures of its report."""
 
 import datetime as dt
 from collections.abc import Iterable
@@ -28,7 +28,7 @@ _MOST_UNLISTED = 100
 
 
 def build_report(report: PartReport, partial: Partial, config: Config) -> None:
-    """Fill in what the rows told."""
+    """Fill in the figures of a part."""
     columns = {c.used_by: c for c in required_columns(config)}
     sketches: dict[str, HyperLogLog] = {}
     for use, stats in partial.columns.items():

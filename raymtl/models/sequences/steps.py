@@ -7,8 +7,8 @@ from torch import Tensor
 
 from raymtl.models.inputs import InputSpec, ModelInput
 
-PORTION = 2**20
-"""Elements of the widest tensor that one portion of the rows makes on a CPU: 4 MiB."""
+CHUNK_ELEMENTS = 2**20
+"""Elements of the widest tensor that one chunk of the rows makes on a CPU: 4 MiB."""
 
 
 class Behaviours:
@@ -35,7 +35,7 @@ def side_by_side(inputs: ModelInput, features: Sequence[str]) -> tuple[Tensor, T
     return steps, mask
 
 
-def portion(x: Tensor, elements: int) -> int | None:
+def rows_per_chunk(x: Tensor, elements: int) -> int | None:
     """How many rows of x [B, ...] to run at a time, where a row makes so many elements of the widest tensor; None: all.
 
     Of 32 MiB and more a CPU's allocator asks the system anew every time, and the system fills each page with zeros first:
@@ -44,4 +44,4 @@ def portion(x: Tensor, elements: int) -> int | None:
     """
     if torch.compiler.is_exporting() or x.device.type != "cpu":
         return None
-    return max(1, PORTION // max(1, elements))
+    return max(1, CHUNK_ELEMENTS // max(1, elements))

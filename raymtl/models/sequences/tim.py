@@ -14,7 +14,7 @@ from raymtl.models.inputs import ModelInput, Pick
 from raymtl.models.layers import full_precision, glorot_
 from raymtl.models.registry import register
 from raymtl.models.sequences.conditional_norm import EPS, ConditionalNorms, conditional_norm
-from raymtl.models.sequences.steps import Behaviours, portion
+from raymtl.models.sequences.steps import Behaviours, rows_per_chunk
 from raymtl.models.slots import Context, TargetAwareSequenceSlot
 
 POSITION_STD = 0.02
@@ -80,23 +80,23 @@ class TIMSequence(TargetAwareSequenceSlot):
 
     def forward(self, inputs: ModelInput) -> Tensor:
         norms = self.norms()
-        portions = self._portions(inputs, self.query(self._target(inputs)))
+        chunks = self._chunks(inputs, self.query(self._target(inputs)))
         return self._decoded(
-            torch.cat([self._asked(q, *self._encoded(some, *norms), *norms) for some, q in portions]), *norms
+            torch.cat([self._asked(q, *self._encoded(some, *norms), *norms) for some, q in chunks]), *norms
         )
 
     def encode(self, inputs: ModelInput) -> tuple[Tensor, ...]:
         """The encoder's steps [U, T, S, L, d], before the scale and shift of their last norm, and mask [U, S, L]."""
         norms = self.norms()
         rows = next(iter(inputs.sequences.values()))[1]
-        portions = self._portions(inputs, self.position.weight.new_zeros(rows.shape[0], self.query.out_features))
-        x, mask = zip(*(self._encoded(some, *norms) for some, _ in portions), strict=True)
+        chunks = self._chunks(inputs, self.position.weight.new_zeros(rows.shape[0], self.query.out_features))
+        x, mask = zip(*(self._encoded(some, *norms) for some, _ in chunks), strict=True)
         return torch.cat(x), torch.cat(mask).squeeze(1)
 
     def attend(self, encoded: tuple[Tensor, ...], user: Tensor, inputs: ModelInput) -> Tensor:
         norms = self.norms()
         (x, mask), q = encoded, self.query(self._target(inputs))
-        rows = portion(q, self.norms.weight.shape[-1] * mask[0].numel() * len(self.norms.task))
+        rows = rows_per_chunk(q, self.norms.weight.shape[-1] * mask[0].numel() * len(self.norms.task))
         parts = [(user, q)] if rows is None else zip(user.split(rows), q.split(rows), strict=True)
         asked = [self._asked(some, x[own], mask[own].unsqueeze(1), *norms) for own, some in parts]
         return self._decoded(torch.cat(asked), *norms)
@@ -124,11 +124,11 @@ class TIMSequence(TargetAwareSequenceSlot):
             x = x + feed_forward(x)
         return layer_norm(x.float(), x.shape[-1:], eps=EPS), mask
 
-    def _portions(self, inputs: ModelInput, q: Tensor) -> list[tuple[ModelInput, Tensor]]:
-        """The rows of the histories and of q in the portions that a CPU runs one after the other."""
+    def _chunks(self, inputs: ModelInput, q: Tensor) -> list[tuple[ModelInput, Tensor]]:
+        """The rows of the histories and of q in the chunks that a CPU runs one after the other."""
         length = max(steps.shape[1] for steps, _ in inputs.sequences.values())
         pairs = len(self.norms.task) * len(self.norms.behaviour)
-        rows = portion(q, pairs * length * FEED_FORWARD * q.shape[1])
+        rows = rows_per_chunk(q, pairs * length * FEED_FORWARD * q.shape[1])
         if rows is None:
             return [(inputs, q)]
         steps = {

@@ -10,7 +10,7 @@ from raymtl.models.attention import FeedForward, MultiHeadAttention
 from raymtl.models.inputs import ModelInput
 from raymtl.models.layers import glorot_
 from raymtl.models.registry import register
-from raymtl.models.sequences.steps import Behaviours, portion
+from raymtl.models.sequences.steps import Behaviours, rows_per_chunk
 from raymtl.models.slots import Context, SequenceSlot
 
 POSITION_STD = 0.02
@@ -73,7 +73,7 @@ class StepEncoder(nn.Module):
         self.layers = nn.ModuleList(TransformerLayer(width, heads, dropout) for _ in range(layers))
 
     def forward(self, steps: Tensor, mask: Tensor) -> Tensor:
-        rows = portion(steps, mask.shape[1] * FEED_FORWARD * self.project.out_features)
+        rows = rows_per_chunk(steps, mask.shape[1] * FEED_FORWARD * self.project.out_features)
         if rows is None:
             return self._encoded(steps, mask)
         return torch.cat([self._encoded(*part) for part in zip(steps.split(rows), mask.split(rows), strict=True)])

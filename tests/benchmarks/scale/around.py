@@ -124,7 +124,7 @@ def _saving(cells: Cells) -> str:
 Every GPU writes its own shards, so the fullest one sets the time. Measured here, one writer: checkpoints {checkpoint["gb_per_s"]} GB/s to the local disk
 (`torch.distributed.checkpoint`); versions {writer["rows_per_s"]:,} rows/s of {writer["dim"]} columns ({weight_bytes / 1e6:.0f} MB/s, {writer["cpu_s_per_million_rows"]} CPU s per million rows,
 {writer["bytes_per_row"]:.0f} bytes a row in the file). The store must take what all writers send at once; here it is not what limits."""
-    after = """A writer of a version holds one piece of 16 MiB at a time and a file's upload, whatever the table's size; a delta adds the marks of what was
+    after = """A writer of a version holds one chunk of 16 MiB at a time and a file's upload, whatever the table's size; a delta adds the marks of what was
 touched ([below](#maps-of-ids-and-marks)). The last column is what an even spread of the rows would give."""
     return "\n\n".join([text, table(head, lines), after])
 

@@ -25,8 +25,8 @@ import torch
 import torch.distributed as dist
 import torch.distributed.checkpoint as dcp
 
-from raymtl.embeddings.rows import Piece, TableRows
-from raymtl.model_store.table_writer import FILE_BYTES, PIECE_BYTES, TableWriter, rows_per_piece
+from raymtl.embeddings.rows import RowChunk, TableRows
+from raymtl.model_store.table_writer import CHUNK_BYTES, FILE_BYTES, TableWriter, rows_per_chunk
 from raymtl.storage.object_store import open_store
 
 
@@ -82,11 +82,11 @@ def version_writer(folder: Path, rows: int = 1_000_000, dim: int = 64) -> dict[s
     table = TableRows("user", rows, dim, {"momentum1": 1}, [], [])
     writer = TableWriter(open_store(str(folder / "store")), "v1", table, None, 0, FILE_BYTES)
     weight, state = torch.randn(rows, dim), torch.rand(rows, 1)
-    size = rows_per_piece(table, PIECE_BYTES)
+    size = rows_per_chunk(table, CHUNK_BYTES)
     start, cpu = time.perf_counter(), time.process_time()
     for first in range(0, rows, size):
         last = min(rows, first + size)
-        writer.write(Piece(np.arange(first, last), weight[first:last], {"momentum1": state[first:last]}))
+        writer.write(RowChunk(np.arange(first, last), weight[first:last], {"momentum1": state[first:last]}))
     files = writer.close()
     seconds = time.perf_counter() - start
     assert writer.error is None

@@ -28,7 +28,7 @@ def page() -> str:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--plan", action="store_true", help="run the planner anew")
+    parser.add_argument("--plan", action="store_true", help="rerun the planner")
     parser.add_argument("--write", type=Path, help="file to write; without it the page is printed")
     options = parser.parse_args()
     if options.plan:

@@ -120,7 +120,7 @@ def test_the_names_of_uci_are_found_too(tmp_path):
 
 
 def test_a_missing_source_is_named(tmp_path):
-    with pytest.raises(DataError, match=r"source folder .*/nowhere` does not exist; give the folder"):
+    with pytest.raises(DataError, match=r"source folder .*/nowhere` does not exist; name the folder"):
         convert_census(f"{tmp_path}/nowhere", f"{tmp_path}/out")
     write(tmp_path)
     os.remove(tmp_path / NAMES[1])
@@ -153,13 +153,13 @@ def test_another_file_under_the_name_is_refused(tmp_path, content):
 
 
 def test_an_unknown_converter_lists_the_known_ones(tmp_path):
-    with pytest.raises(DataError, match=r"no converter `zensus`; known are \['census', 'movielens'\]"):
+    with pytest.raises(DataError, match=r"no converter `zensus`; choose one of \['census', 'movielens'\]"):
         convert("zensus", str(tmp_path), f"{tmp_path}/out")
     assert all(c.summary and c.source for c in CONVERTERS.values())
 
 
 @real_files
-def test_the_real_files_convert_whole(tmp_path):
+def test_the_real_files_convert_completely(tmp_path):
     config = load_config(convert_census(REAL, str(tmp_path)))
     train, test = read(tmp_path, "train"), read(tmp_path, "test")
     assert (train.num_rows, test.num_rows) == (199_523, 99_762)

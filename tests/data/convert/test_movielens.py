@@ -235,7 +235,7 @@ def test_converting_again_replaces_what_lay_there(tmp_path):
 
 
 def test_a_missing_source_is_named(tmp_path):
-    with pytest.raises(DataError, match=r"source folder .*/nowhere` does not exist; give the folder"):
+    with pytest.raises(DataError, match=r"source folder .*/nowhere` does not exist; name the folder"):
         convert_movielens(f"{tmp_path}/nowhere", f"{tmp_path}/out")
     source = write(tmp_path / "in")
     os.remove(f"{source}/movies.dat")
@@ -254,21 +254,21 @@ def test_a_missing_source_is_named(tmp_path):
         ),
         (
             {"users": [USERS[0], USERS[0], USERS[1]]},
-            "users.dat`, line 2: user_id is '1', not a new one: an earlier line",
+            "users.dat`, line 2: user_id is '1', not unique: an earlier line",
         ),
-        ({"users": [USERS[0], "2::M::old::16::70072"]}, "users.dat`, line 2: age is 'old', not a whole number; mend"),
-        ({"users": ["x::F::1::10::48067", *USERS]}, "users.dat`, line 1: user_id is 'x', not a whole number"),
+        ({"users": [USERS[0], "2::M::old::16::70072"]}, "users.dat`, line 2: age is 'old', not an integer; fix"),
+        ({"users": ["x::F::1::10::48067", *USERS]}, "users.dat`, line 1: user_id is 'x', not an integer"),
         ({"movies": [*MOVIES, "7,Heat (1995),Action"]}, "movies.dat`, line 4: 1 fields instead of 3"),
-        ({"movies": [*MOVIES, MOVIES[1]]}, "movies.dat`, line 4: movie_id is '5', not a new one"),
+        ({"movies": [*MOVIES, MOVIES[1]]}, "movies.dat`, line 4: movie_id is '5', not unique"),
         ({"ratings": [RATINGS[0], "", RATINGS[1]]}, "ratings.dat`, line 2: 1 fields instead of 4"),
         ({"ratings": [RATINGS[0] + "::1"]}, "ratings.dat`, line 1: 5 fields instead of 4"),
         (
             {"ratings": [*RATINGS, f"2::9::6::{MAY}"]},
-            "ratings.dat`, line 6: rating is '6', not a whole number of stars",
+            "ratings.dat`, line 6: rating is '6', not an integer number of stars",
         ),
         (
             {"ratings": [f"2::9::0::{MAY}"]},
-            "ratings.dat`, line 1: rating is '0', not a whole number of stars from 1 to 5",
+            "ratings.dat`, line 1: rating is '0', not an integer number of stars from 1 to 5",
         ),
         ({"ratings": [f"2::9::3.5::{MAY}"]}, "ratings.dat`, line 1: rating is '3.5'"),
         (
@@ -280,9 +280,9 @@ def test_a_missing_source_is_named(tmp_path):
         ({"ratings": [f"2::9::3::{9 * MAY}{MAY}{MAY}"]}, "ratings.dat`, line 1: timestamp is"),  # beyond 64 bit
         (
             {"ratings": [*RATINGS, f"3::9::3::{MAY}"]},
-            r"line 6: user_id is '3', not in .*users.dat`; mend .* same download",
+            r"line 6: user_id is '3', not in .*users.dat`; fix .* same download",
         ),
-        ({"ratings": [*RATINGS, f"2::8::3::{MAY}"]}, r"line 6: movie_id is '8', not in .*movies.dat`; mend"),
+        ({"ratings": [*RATINGS, f"2::8::3::{MAY}"]}, r"line 6: movie_id is '8', not in .*movies.dat`; fix"),
     ],
 )
 def test_a_wrong_line_is_named(tmp_path, files, message):

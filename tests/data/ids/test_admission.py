@@ -97,7 +97,7 @@ def test_growth_keeps_all_rows_and_shrinking_is_refused() -> None:
     assert {i: rows_of(new)[i] for i in rows_of(first)} == rows_of(first)
     assert new.capacity == 10
     assert changes.reset.min() >= 4
-    with pytest.raises(ConfigError, match=r"has 10 rows and its table is to have 9; a map grows but does not shrink"):
+    with pytest.raises(ConfigError, match=r"has 10 rows and its table 9; a map can grow but not shrink"):
         step(new, counted({}), capacity=9)
 
 

@@ -74,7 +74,7 @@ def test_ids_that_crowd_one_place_and_the_end_of_the_table(monkeypatch: pytest.M
 def test_a_map_refuses_what_would_give_one_row_to_two() -> None:
     for ids, rows, match in (
         ([1, 2], [5, 5], "the row 5 is held by two IDs"),
-        ([1, 1], [5, 6], "the ID 1 is there twice"),
+        ([1, 1], [5, 6], "the ID 1 occurs twice"),
         ([1], [0], "the ID 1 has row 0, expected 1 to 99"),
         ([1], [100], "the ID 1 has row 100, expected 1 to 99"),
     ):
@@ -122,7 +122,7 @@ def test_storage_that_fails_is_asked_again_and_then_named(tmp_path: Path, monkey
     made_map = made([5], [7])
     faults.add("close", error="ENOSPC")
     with pytest.raises(
-        StorageError, match=r"user.parquet` cannot be written: .*No space left.*make room on the storage"
+        StorageError, match=r"user.parquet` cannot be written: .*No space left.*free space on the storage"
     ):
         save_map(made_map, path)
     assert find_map(path) is None
@@ -149,7 +149,7 @@ def test_a_host_holds_one_copy_of_a_map(folders: Path, tmp_path: Path) -> None:
     assert again.rows(np.array([9, 4, -3])).tolist() == [50, 0, 99]
     assert not again.words.flags.writeable
     assert sorted(os.listdir(folders)) == ["lock", f"map-{file.digest}"]
-    # what is mapped stays, what nobody maps any more goes when the next map comes
+    # mapped files stay, unmapped ones are removed when the next map is written
     other = save_map(made([1], [1]), str(tmp_path / "other.parquet"))
     kept = other.shared()
     assert sorted(os.listdir(folders)) == sorted(["lock", f"map-{file.digest}", f"map-{other.digest}"])

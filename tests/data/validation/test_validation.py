@@ -87,7 +87,7 @@ def test_the_report_is_plain_json_and_can_be_shown(clean, in_process):
     assert loaded["parts"]["train"]["tasks"]["click"]["by_day"][DAYS[0]]["rows"] == 800
     assert "squares" not in loaded["parts"]["train"]["tasks"]["click"]["all"]
     text = shown(report)
-    assert "The data keeps its contract, no warnings (2,400 rows" in text
+    assert "The data fulfills its contract, no warnings (2,400 rows" in text
     assert all(word in text for word in ("user", "price", "click", "feed"))
 
 
@@ -125,7 +125,7 @@ def test_broken_values_are_counted_over_all_files(clean, in_process, case):
     (broken,) = report.parts["train"].broken
     assert [(p.row, p.count) for p in broken.places] == [(7, 1), (399, 1)]
     assert json.dumps(report.to_dict(), allow_nan=False)
-    assert "The data breaks its contract: 1 problem (2,400 rows" in shown(report)
+    assert "The data violates its contract: 1 problem (2,400 rows" in shown(report)
 
 
 def test_several_rules_are_found_at_once(clean, in_process):
@@ -240,9 +240,9 @@ def test_differences_that_are_allowed_are_notes(clean, in_process):
     report = check_data(config_of(clean))
     assert report.problems == []
     notes = "\n".join(report.notes)
-    assert "column `city` is not the same in all files: int32 in 5 files (first" in notes
+    assert "column `city` differs between files: int32 in 5 files (first" in notes
     assert "int8 in 1 file (first" in notes
-    assert "column `extra`, which the configuration does not use, is not the same in all files" in notes
+    assert "column `extra`, which the configuration does not use, differs between files" in notes
     assert {d.column: (d.used, d.missing) for d in report.parts["train"].schema} == {
         "city": (True, 0),
         "extra": (False, 5),

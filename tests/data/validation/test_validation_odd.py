@@ -50,7 +50,7 @@ def put(column, value, day=None, share=1.0):
         (put("views", 40, day=0, share=0.5), "tasks.views: the label rate jumps on"),
         (put("scene", "live", share=0.1), "data.scenario: 600 rows (10.0%) with values that are not listed count as `other`"),
         (put("scene", "feed"), "data.scenario.values: 1 value (search) that no row has"),
-        (put("ts", 0, day=1), "data.timestamp: 2,000 rows of column `ts` lie more than a day outside"),
+        (put("ts", 0, day=1), "data.timestamp: 2,000 rows of column `ts` are more than a day outside"),
     ],
 )  # fmt: skip
 def test_odd_data(tmp_path, in_process, change, words):
@@ -61,9 +61,7 @@ def test_odd_data(tmp_path, in_process, change, words):
 def test_a_dense_feature_far_from_unit_scale(tmp_path, in_process):
     raw = {**FEATURES, "price": {"kind": "dense", "mean": 0, "std": 0.01}}
     found = warnings_of(tmp_path, features=raw)
-    assert any("features.price: the model would see values of mean" in w and "; set mean: 2.7" in w for w in found), (
-        found
-    )
+    assert any("features.price: the model's input has mean" in w and "; set mean: 2.7" in w for w in found), found
 
 
 def test_a_table_that_is_too_small_says_how_many_rows(tmp_path, in_process):
@@ -91,7 +89,7 @@ def test_a_day_that_is_much_shorter_than_the_others(tmp_path, in_process):
     for n, day in enumerate(DAYS):
         write_file(tmp_path, table(good_rows(2000 if n else 100, seed=n, day=day)), day)
     (found,) = check_data(config_of(tmp_path)).warnings
-    assert "1 day (2026-01-01) with an odd number of rows: 100 on 2026-01-01, the median day has 2,000" in found
+    assert "1 day (2026-01-01) with an unusual number of rows: 100 on 2026-01-01, the median day has 2,000" in found
 
 
 def test_empty_files_and_days(tmp_path, in_process):

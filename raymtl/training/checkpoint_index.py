@@ -1,7 +1,7 @@
-"""Ray Train's own list of a run's checkpoints, and how it is mended.
+"""Ray Train's own index of a run's checkpoints, and its repair.
 
-Ray writes `checkpoint_manager_snapshot.json` in place, so a kill or a full disk at that moment leaves half a file or none of it.
-Ray then neither goes on with the run nor starts it.
+Ray writes `checkpoint_manager_snapshot.json` in place, so a kill or a full disk at that moment leaves a truncated or empty file.
+Ray then neither resumes the run nor starts it.
 """
 
 import json
@@ -26,26 +26,28 @@ from raymtl.training.rundir import checkpoints, read_file, run_storage, write_fi
 
 _CHECKPOINT = re.compile(r"checkpoint_[\w.:-]+")
 WORST = -1e30
-"""Score of a checkpoint without an evaluation: never the best, kept only as the last. Ray's own snapshot loses an infinity."""
+"""Score of a checkpoint without an evaluation: never the best, kept only as the last. Ray's index cannot store infinity."""
 
 
 def repair_checkpoint_index(run_dir: str, notify: Callable[[str], None]) -> None:
-    """Write Ray's list of the run's checkpoints anew where it is damaged; what is whole, or was never there, stays.
+    """Rebuild Ray's index of the run's checkpoints if it is damaged; an intact or missing index stays.
 
-    Where no checkpoint is whole the list is removed, and the run begins anew.
+    Without a complete checkpoint the index is removed, and the run restarts from scratch.
     """
     text = read_file(run_dir, SNAPSHOT)
-    if text is None or _is_whole(text):
+    if text is None or _is_intact(text):
         return
     results = [_result(folder) for folder in checkpoints(run_dir) if _has_all_files(folder)]
     if not results:
         filesystem, inner = open_filesystem(run_dir)
         with run_storage(run_dir, f"remove `{SNAPSHOT}`"):
             retry(lambda: delete_file(filesystem, f"{inner}/{SNAPSHOT}"))
-        notify(f"`{join_path(run_dir, SNAPSHOT)}` is damaged, and no checkpoint is whole: the run begins anew")
+        notify(
+            f"`{join_path(run_dir, SNAPSHOT)}` is damaged, and there is no complete checkpoint: restarting from scratch"
+        )
         return
     state = _CheckpointManagerState(
-        checkpoint_results=sorted(results, key=lambda r: r.metrics["score"]),  # the worst first; equal ones by age
+        checkpoint_results=sorted(results, key=lambda r: r.metrics["score"]),  # the worst first; ties by age
         checkpoint_report_indices=[],
         latest_checkpoint_result=results[-1],
         pending_training_results=[],
@@ -58,34 +60,33 @@ def repair_checkpoint_index(run_dir: str, notify: Callable[[str], None]) -> None
     state.checkpoint_report_indices = [results.index(result) for result in state.checkpoint_results]
     write_file(run_dir, SNAPSHOT, state.json())
     notify(
-        f"`{join_path(run_dir, SNAPSHOT)}` was damaged and is written anew: the run goes on from "
-        f"{results[-1].checkpoint_dir_name}"
+        f"`{join_path(run_dir, SNAPSHOT)}` was damaged and has been rebuilt: resuming from {results[-1].checkpoint_dir_name}"
     )
 
 
-def _is_whole(text: str) -> bool:
-    """Whether Ray can read it, and would only ever touch checkpoints by it: it removes the folders that it names."""
+def _is_intact(text: str) -> bool:
+    """Whether Ray can read it, and it names only checkpoints: Ray removes the folders that it names."""
     try:
         state = _CheckpointManagerState.parse_obj(json.loads(text))
-    except ValueError:  # pydantic's and json's errors are both
+    except ValueError:  # pydantic's and json's errors are ValueErrors
         return False
     return all(_CHECKPOINT.fullmatch(name) for name in _folders(json.loads(state.json())))
 
 
 def _folders(value: Any, key: str = "") -> Iterator[str]:
-    """Every folder that a part of the list names, whatever field it stands in."""
+    """Every folder that the index names, in any field."""
     if isinstance(value, dict):
-        for inner, part in value.items():
-            yield from _folders(part, inner)
+        for inner, item in value.items():
+            yield from _folders(item, inner)
     elif isinstance(value, list):
-        for part in value:
-            yield from _folders(part, key)
+        for item in value:
+            yield from _folders(item, key)
     elif "dir_name" in key and value is not None:
         yield str(value)
 
 
 def _result(folder: str) -> _TrainingResultState:
-    """What was reported with a checkpoint."""
+    """The entry of a checkpoint in Ray's index."""
     progress = json.loads(read_file(folder, PROGRESS) or "{}")
     evaluations = progress.get("evaluations", [])
     score = evaluations[-1]["score"] if evaluations and evaluations[-1]["step"] == progress["step"] else None
@@ -100,15 +101,15 @@ def _result(folder: str) -> _TrainingResultState:
 
 
 def _has_all_files(folder: str) -> bool:
-    """Whether every worker's part is there; the first worker's may be uploaded before the others'."""
+    """Whether every worker's files exist; the first worker's may be uploaded before the others'."""
     filesystem, inner = open_filesystem(folder)
     with run_storage(folder, "read the checkpoint"):
         try:
             metadata = read_index(folder)
             json.loads(read_file(folder, PROGRESS) or "")
-        except (ValueError, EOFError, pickle.UnpicklingError):  # cut off
+        except (ValueError, EOFError, pickle.UnpicklingError):  # truncated
             return False
         entries = retry(lambda: list_folder(filesystem, inner, recursive=False))
     sizes = {e.base_name: e.size for e in entries if e.type == pafs.FileType.File}
-    parts = (metadata.storage_data or {}).values()
-    return all(part.offset + part.length <= sizes.get(part.relative_path, -1) for part in parts)
+    entries_of_index = (metadata.storage_data or {}).values()
+    return all(e.offset + e.length <= sizes.get(e.relative_path, -1) for e in entries_of_index)

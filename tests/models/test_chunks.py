@@ -1,4 +1,4 @@
-"""What makes the transformers fast on a CPU changes no number: rows in portions, scales moved behind the attention."""
+"""What makes the transformers fast on a CPU changes no number: rows in chunks, scales moved behind the attention."""
 
 import pytest
 import torch
@@ -19,11 +19,11 @@ def loss_and_gradients(model: nn.Module, inputs: ModelInput) -> list[Tensor]:
 
 @pytest.mark.parametrize("name", ["dtrn", "m2m"])
 @pytest.mark.parametrize("n", [0, 1, 7, 32])
-def test_portions_of_rows_change_nothing(name: str, n: int, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_chunks_of_rows_change_nothing(name: str, n: int, monkeypatch: pytest.MonkeyPatch) -> None:
     model, inputs = stirred(name), rows(n)
     together = loss_and_gradients(model, inputs)
-    assert steps.portion(inputs.pooled, 2**10) > n
-    monkeypatch.setattr(steps, "PORTION", 2**9)
+    assert steps.rows_per_chunk(inputs.pooled, 2**10) > n
+    monkeypatch.setattr(steps, "CHUNK_ELEMENTS", 2**9)
     monkeypatch.setattr(meta, "GROUPS", 3)
     calls: list[int] = []
     attention = next(m for m in model.sequence.modules() if type(m).__name__ == "MultiHeadAttention")
@@ -34,9 +34,9 @@ def test_portions_of_rows_change_nothing(name: str, n: int, monkeypatch: pytest.
 
 
 def test_portions_are_for_cpus_and_never_of_no_row() -> None:
-    assert steps.portion(torch.zeros(4), 2 * steps.PORTION) == 1
-    assert steps.portion(torch.zeros(0, 0), 0) == steps.PORTION
-    assert steps.portion(torch.zeros(4, device="meta"), 1) is None
+    assert steps.rows_per_chunk(torch.zeros(4), 2 * steps.CHUNK_ELEMENTS) == 1
+    assert steps.rows_per_chunk(torch.zeros(0, 0), 0) == steps.CHUNK_ELEMENTS
+    assert steps.rows_per_chunk(torch.zeros(4, device="meta"), 1) is None
 
 
 @pytest.mark.parametrize("dropout", [0.0, 1e-9])

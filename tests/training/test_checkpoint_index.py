@@ -1,4 +1,4 @@
-"""Ray's list of a run's checkpoints: rebuilt where it is damaged, such that Ray itself goes on by it."""
+"""Ray's index of a run's checkpoints: rebuilt if it is damaged, so that Ray itself can resume from it."""
 
 import json
 from pathlib import Path
@@ -14,7 +14,7 @@ from ray.train.v2._internal.execution.storage import StorageContext
 from raymtl.config.load import config_from_dict
 from raymtl.errors import ClusterError, StorageError
 from raymtl.training import ray_trainer
-from raymtl.training.snapshot import SNAPSHOT, WORST, repair_checkpoint_index
+from raymtl.training.checkpoint_index import SNAPSHOT, WORST, repair_checkpoint_index
 from tests.helpers.run_logs import small_config
 
 pytestmark = pytest.mark.filterwarnings("ignore:torch.distributed is disabled")
@@ -46,14 +46,14 @@ def run_dir(tmp_path: Path) -> Path:
 
 
 @pytest.mark.parametrize("text", ["", '{"ray_version": "2', "{}"])
-def test_a_damaged_list_is_written_anew_from_the_whole_checkpoints(run_dir: Path, text: str) -> None:
+def test_a_damaged_index_is_rebuilt_from_the_complete_checkpoints(run_dir: Path, text: str) -> None:
     (run_dir / SNAPSHOT).write_text(text)
     with pytest.raises(Exception, match=r"."):
         manager_of(run_dir)
     notes: list[str] = []
     repair_checkpoint_index(str(run_dir), notes.append)
     assert notes == [
-        f"`{run_dir}/{SNAPSHOT}` was damaged and is written anew: the run goes on from checkpoint_2026-01-01_00-00-03.000000"
+        f"`{run_dir}/{SNAPSHOT}` was damaged and has been rebuilt: resuming from checkpoint_2026-01-01_00-00-03.000000"
     ]
     manager = manager_of(run_dir)
     assert manager._latest_checkpoint_result.checkpoint.path == f"{run_dir}/checkpoint_2026-01-01_00-00-03.000000"
@@ -74,17 +74,17 @@ def test_a_list_that_names_other_folders_is_not_believed(run_dir: Path, name: st
     (run_dir / SNAPSHOT).write_text(forged)
     repair_checkpoint_index(str(run_dir), notes.append)
     assert f'"{name}"' not in (run_dir / SNAPSHOT).read_text()
-    assert "was damaged and is written anew" in notes[-1]
+    assert "was damaged and has been rebuilt" in notes[-1]
 
 
-def test_without_a_whole_checkpoint_the_run_begins_anew(tmp_path: Path) -> None:
+def test_without_a_complete_checkpoint_the_run_restarts_from_scratch(tmp_path: Path) -> None:
     folder = tmp_path / "first"
     repair_checkpoint_index(str(folder), print)
     (write_checkpoint(folder, 1, None) / ".metadata").write_bytes(b"")
     (folder / SNAPSHOT).write_text("")
     notes: list[str] = []
     repair_checkpoint_index(str(folder), notes.append)
-    assert notes == [f"`{folder}/{SNAPSHOT}` is damaged, and no checkpoint is whole: the run begins anew"]
+    assert notes == [f"`{folder}/{SNAPSHOT}` is damaged, and there is no complete checkpoint: restarting from scratch"]
     assert manager_of(folder)._latest_checkpoint_result is None
 
 
@@ -94,7 +94,7 @@ def test_a_full_disk_under_a_checkpoint_is_a_storage_fault(monkeypatch: pytest.M
     error = ray_trainer.ray.train.WorkerGroupError("", {1: RuntimeError(f"upload failed\n  {line}\nlast line")})
     found = ray_trainer._lost(error, config)
     assert isinstance(found, StorageError)
-    assert str(found).startswith(f"the run `/runs/first` could not be written, or a worker's temporary folder: {line}")
+    assert str(found).startswith(f"cannot write the run `/runs/first` or a worker's temporary folder: {line}")
     error = ray_trainer.ray.train.ControllerError(OSError(28, "No space left on device"))
     assert isinstance(ray_trainer._lost(error, config), StorageError)
     node = SimpleNamespace(get_logs_dir_path=lambda: "/logs")
@@ -103,4 +103,4 @@ def test_a_full_disk_under_a_checkpoint_is_a_storage_fault(monkeypatch: pytest.M
     )
     other = ray_trainer._lost(ray_trainer.ray.train.WorkerGroupError("", {1: RuntimeError("lost")}), config)
     assert isinstance(other, ClusterError)
-    assert "worker 1 ended with: lost; the whole story is in /logs" in str(other)
+    assert "worker 1 ended with: lost; full logs: /logs" in str(other)
