@@ -167,7 +167,7 @@ def test_a_restart_is_shown_once(finished: pathlib.Path, tmp_path: pathlib.Path)
     assert [e["rows"] for e in run.evals] == [e["rows"] for e in whole.evals]
     assert "resumed from a checkpoint once" in " ".join(run.notes)
     (tmp_path / "result.json").write_text(json.dumps({"status": "finished", "starts": 4}))
-    assert "went back to a checkpoint 3 times" in " ".join(load_run(str(tmp_path)).notes)
+    assert "resumed from a checkpoint 3 times" in " ".join(load_run(str(tmp_path)).notes)
 
 
 def test_a_half_written_last_line_is_no_damage(finished: pathlib.Path, tmp_path: pathlib.Path) -> None:
