@@ -156,7 +156,7 @@ def write_and_fail(rank: int, workers: int, root: str, limit: int) -> Any:
 
         object_store.Output.write = full  # type: ignore[method-assign]
     try:
-        export(built, store, draft(config, "v"), dist.group.WORLD, piece_bytes=500)
+        export(built, store, draft(config, "v"), dist.group.WORLD, chunk_bytes=500)
     except StorageError as error:
         return str(error)
     return limit

@@ -121,7 +121,7 @@ def test_storage_that_fails_is_no_fault_of_the_logs(logs, faults, operation, pat
     assert reason(f"faulty://{logs}", "_SUCCESS", 20) is None
     faults.clear()
     faults.add(operation, path, error, times=None)
-    with pytest.raises(StorageError, match=r"cannot .*ds=2026-01-02.*tried 4 times.*the same command goes on"):
+    with pytest.raises(StorageError, match=r"cannot .*ds=2026-01-02.*tried 4 times.*rerun the same command"):
         reason(f"faulty://{logs}", "_SUCCESS")
     assert len(faults.calls(operation, path)) == 4
 

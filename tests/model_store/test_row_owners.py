@@ -142,6 +142,6 @@ def test_i8_maps_merged_from_deltas_are_the_maps_that_were_written(tmp_path: Pat
     assert pq.read_table(Path(root, "versions/three/expired/item.parquet")).column("id").to_pylist() == [101]
     for table, silent in (("item", "silent"), ("user", "three")):
         with pytest.raises(
-            VersionError, match=rf"{chain(silent)[0].id} does not say .* table `{table}` .*column `count`"
+            VersionError, match=rf"{chain(silent)[0].id} does not hold .* table `{table}` .*column `count`"
         ):
             read_map(store, chain(silent), table)

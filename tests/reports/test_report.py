@@ -165,9 +165,9 @@ def test_a_restart_is_shown_once(finished: pathlib.Path, tmp_path: pathlib.Path)
     assert run.restarts == 1
     assert run.train == whole.train
     assert [e["rows"] for e in run.evals] == [e["rows"] for e in whole.evals]
-    assert "went back to a checkpoint once" in " ".join(run.notes)
+    assert "resumed from a checkpoint once" in " ".join(run.notes)
     (tmp_path / "result.json").write_text(json.dumps({"status": "finished", "starts": 4}))
-    assert "went back to a checkpoint 3 times" in " ".join(load_run(str(tmp_path)).notes)
+    assert "resumed from a checkpoint 3 times" in " ".join(load_run(str(tmp_path)).notes)
 
 
 def test_a_half_written_last_line_is_no_damage(finished: pathlib.Path, tmp_path: pathlib.Path) -> None:
@@ -228,7 +228,7 @@ def test_a_folder_that_is_no_run_is_refused(tmp_path: pathlib.Path) -> None:
     with pytest.raises(UserError, match=r"result\.json` cannot be read"):
         write_report(str(tmp_path))
     (tmp_path / "result.json").write_text("[1]")
-    with pytest.raises(UserError, match="holds a list where a mapping was expected"):
+    with pytest.raises(UserError, match="holds a list, expected a mapping"):
         write_report(str(tmp_path))
 
 

@@ -77,7 +77,7 @@ def test_the_programs_say_what_the_model_says(preset: str) -> None:
         if config.data.scenario:
             both[SCENARIO] = torch.arange(rows) % 3
         with torch.no_grad():
-            expected = model.whole(rules["item"](rules["user"](both)))
+            expected = model.predict(rules["item"](rules["user"](both)))
             check(model, exported.programs["whole.pt2"].module()(both), expected)
             if preset in SPLIT:
                 user, item = ({k: both[k] for k in part} for part in _parts(exported.facts))

@@ -240,7 +240,7 @@ def test_code_of_a_version_runs_only_where_it_is_allowed(
     for command in (["score", "--data", str(root / "logs")], ["export"]):
         assert run_command([*command, "--version", path, "--out", str(tmp_path / "out")]) == 64
         said = " ".join(capfd.readouterr().err.split())
-        assert "model.trunk.path is `own_of_version:Own`, which would be imported and run; give --allow-custom" in said
+        assert "model.trunk.path is `own_of_version:Own`, which would be imported and run; use --allow-custom" in said
     assert "own_of_version" not in sys.modules
     assert not (tmp_path / "out").exists()
     monkeypatch.setattr(serving_score, "join", lambda *a: (_ for _ in ()).throw(ClusterError("allowed")))

@@ -86,7 +86,7 @@ def parts(name: str) -> None:
     both = {name: value.repeat(CANDIDATES) for name, value in user.items()} | item
     index = torch.zeros(CANDIDATES, dtype=torch.int64)
     with torch.inference_mode():
-        whole = cpu_ms(lambda: model.whole(both))
+        whole = cpu_ms(lambda: model.predict(both))
         split = cpu_ms(lambda: model.item(model.user(user), index, item))
     sides = f"{len(model.sides['user'])} / {len(model.sides['item'])}"
     print(f"{name:14} {sides:>9} {whole:9.1f} {split:9.1f} {split / whole:7.2f}", flush=True)
