@@ -1,10 +1,10 @@
 """raymtl: multi-task ranking models on a Ray cluster, from parquet impression logs to a fresh model every day."""
 
-import importlib
 from typing import TYPE_CHECKING, Any
 
+from raymtl import errors
+
 if TYPE_CHECKING:
-    from raymtl import errors
     from raymtl.api import ModelStore, evaluate, export, load_config, open_store, run_daily, score, train, tune
 
 __version__ = "0.1.0"
@@ -25,10 +25,10 @@ __all__ = [
 
 def __getattr__(name: str) -> Any:
     """Import the API when it is first used: the commands' start needs none of it."""
-    if name == "errors":
-        return importlib.import_module("raymtl.errors")
     if name in __all__:
-        return getattr(importlib.import_module("raymtl.api"), name)
+        from raymtl import api
+
+        return getattr(api, name)
     raise AttributeError(f"module `raymtl` has no attribute `{name}`; it has {', '.join(__all__)}")
 
 

@@ -23,7 +23,7 @@ def check_writable(folder: str, what: str = "output: the run folder", field: str
             with tempfile.TemporaryFile(dir=nearest):
                 return
         except OSError as error:
-            reason = f"cannot be written by this user ({error.strerror})"
+            reason = f"is not writable for this user ({error.strerror})"
     raise StorageError(
         f"{what} would be `{folder}`, but `{nearest}` {reason}; set another `{field}`, or give this user "
         f"permission to write there"

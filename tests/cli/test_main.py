@@ -108,7 +108,7 @@ def test_progress_lines() -> None:
     assert status_line(record, 4_800_000) == (
         "50%  41,235 rows/s  loss 0.2500  data-wait 3%  step 1,200  click 0.2000 buy 0.0500"
     )
-    metrics = {"tasks": {"click": {"auc": 0.75}, "buy": {"auc": None}, "spend": {"rmse": 2.5}}}
+    metrics = {"tasks": {"click": {"auc": 0.75}, "buy": {"auc": None}, "spend": {"kind": "real", "rmse": 2.5}}}
     assert evaluation_line({"step": 7, "seconds": 2.4, "metrics": metrics}) == (
         "evaluation at step 7 (2 s): click auc 0.7500  buy –  spend rmse 2.5"
     )

@@ -65,7 +65,7 @@ class TestFile:
         assert "cannot be read" in refused(path=f"file://{tmp_path}/nowhere.yaml", text=None)
 
     def test_an_unknown_scheme(self):
-        assert "`nosuch://x.yaml`: no storage is known by `nosuch:`" in refused(path="nosuch://x.yaml", text=None)
+        assert "`nosuch://x.yaml`: unknown scheme `nosuch:`" in refused(path="nosuch://x.yaml", text=None)
 
     def test_a_folder(self, tmp_path):
         assert refused(path=str(tmp_path), text=None) == f"`{tmp_path}` is a folder; name the YAML file in it"

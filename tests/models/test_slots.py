@@ -209,10 +209,10 @@ def test_custom_options_reach_the_class() -> None:
     ("path", "says"),
     [
         ("no_such_package.mod:Thing", "cannot be imported"),
-        ("test_slots:NoSuchClass", "cannot be imported"),
+        (f"{__name__}:NoSuchClass", "cannot be imported"),
         ("torch.nn:Linear", "no subclass of raymtl.models.slots.RefineSlot"),
-        ("test_slots:PositionBias", "no subclass of raymtl.models.slots.RefineSlot"),
-        ("test_slots:custom", "no subclass of raymtl.models.slots.RefineSlot"),
+        (f"{__name__}:PositionBias", "no subclass of raymtl.models.slots.RefineSlot"),
+        (f"{__name__}:custom", "no subclass of raymtl.models.slots.RefineSlot"),
     ],
 )
 def test_a_wrong_path_is_named(path: str, says: str) -> None:

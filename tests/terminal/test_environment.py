@@ -52,7 +52,7 @@ def test_a_user_whom_no_list_knows(logs: Path, tmp_path: Path) -> None:
     done = subprocess.run([*other, *RAYMTL, *command], env=env, cwd=ROOT, capture_output=True, text=True, timeout=240)
     assert done.returncode == 74, done.stderr
     assert done.stderr.startswith(
-        f"raymtl: output: the run folder would be `{tmp_path}/runs/synth`, but `{tmp_path}` cannot be"
+        f"raymtl: output: the run folder would be `{tmp_path}/runs/synth`, but `{tmp_path}` is not writable"
     )
     assert done.stderr.count("\n") == 1
 
