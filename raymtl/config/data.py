@@ -65,7 +65,7 @@ class Shuffle(Section):
     """How the order of training rows is mixed. Evaluation always reads in file order."""
 
     mode: Annotated[Literal["none", "units", "rows"], Role.LEARNING] = "rows"
-    """`none`: file order. `units`: the order of units is drawn anew for each pass. `rows`: the same, and the rows of each
+    """`none`: file order. `units`: the order of units is drawn again for each epoch. `rows`: the same, and the rows of each
     block of `data.block_rows` rows are permuted in the reading task."""
     seed: Annotated[int, Role.LEARNING] = 0
     """Seed of both permutations; the same seed, data and config give the same order on any number of workers."""

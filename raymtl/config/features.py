@@ -67,7 +67,7 @@ class BiasFeature(_Lookup):
     """A position-like ID that may only reach the bias slot (training only), never the model's main input."""
 
     kind: Annotated[Literal["bias"], Role.MODEL | Role.READ]
-    """A position or the like."""
+    """A position, for example."""
 
 
 Feature = Annotated[IdFeature | IdsFeature | SequenceFeature | DenseFeature | BiasFeature, Field(discriminator="kind")]

@@ -60,7 +60,7 @@ class Config(Section):
     daily: Annotated[Daily | None, NotSearched("no trial publishes")] = None
     """The daily job (`raymtl daily`); null: there is none."""
     tune: Annotated[Tune | None, NotSearched("a search does not change itself")] = None
-    """The search (`raymtl tune`); null: there is none. It is no part of what a run is: a run goes on whatever it says."""
+    """The search (`raymtl tune`); null: there is none. It is not part of what a run is: a run resumes whatever it says."""
 
     @model_validator(mode="after")
     def _complete(self) -> "Config":

@@ -65,14 +65,14 @@ class EarlyStop(Section):
 
 
 class Checkpoints(Section):
-    """Saved states to go on from."""
+    """Saved states to resume from."""
 
     every_units: Annotated[PositiveInt, Role.EXECUTION] = 1
     """A checkpoint after every so many units, and at the end of each pass."""
     keep: Annotated[PositiveInt, Role.EXECUTION] = 2
     """The best so many (by `train.select`) are kept, and the last one always."""
     background: Annotated[bool, Role.EXECUTION] = True
-    """Write while training goes on, from a copy of the state in host memory; false: the loop waits."""
+    """Write while training continues, from a copy of the state in host memory; false: the loop waits."""
     stop_grace_s: Annotated[NonNegativeFloat, Role.EXECUTION] = 20
     """After SIGTERM, wait so many seconds for the unit under way to end with a checkpoint; then stop without it. Keep it below
     the time that your scheduler allows (Kubernetes: `terminationGracePeriodSeconds`, 30 by default)."""

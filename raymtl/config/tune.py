@@ -148,7 +148,7 @@ class NoStopping(Section):
 
 
 class ASHA(Section):
-    """Asynchronous successive halving: at every rung only the best part of the trials that came so far goes on."""
+    """Asynchronous successive halving: at every rung only the best part of the trials so far advances."""
 
     type: Annotated[Literal["asha"], Role.SEARCH]
     """Asynchronous successive halving."""
@@ -156,7 +156,7 @@ class ASHA(Section):
     """Rows seen at the first rung; each further one lies `reduction` times as far. A trial is judged at the end of the unit in
     which it passes the rung."""
     reduction: Annotated[int, Field(ge=2), Role.SEARCH] = 3
-    """One of so many goes on from each rung."""
+    """Reduction factor: one in N trials advances from each rung."""
     by: Annotated[str | None, Role.SEARCH] = None
     """Metric to judge by; null: the objective, which must not be `pareto` then."""
 
@@ -208,7 +208,7 @@ class Tune(Section):
     max_concurrent: Annotated[PositiveInt | None, Role.SEARCH_SIZE] = None
     """Trials at a time; null: as many as the cluster has CPUs (or GPUs) for."""
     time_budget_s: Annotated[PositiveFloat | None, Role.SEARCH_SIZE] = None
-    """No new trial begins after so many seconds of searching; those under way go on to their ends, and the repeats follow."""
+    """No new trial begins after so many seconds of searching; running trials finish, and the repeats follow."""
     structure_trials: Annotated[NonNegativeInt, Role.SEARCH] = 0
     """First so many trials on everything but loss weights and couplings (alpha); then, with the best structure found, those
     alone. 0: all at once."""

@@ -1,6 +1,6 @@
 """How far a `--force` has come: `<store>/days/redo.json`.
 
-So the same command goes on after a kill, and begins anew after its end.
+So the same command resumes after a kill, and restarts after its end.
 """
 
 import datetime as dt
@@ -29,7 +29,7 @@ class Backfill:
         return str(day) in self._done
 
     def must_begin(self, day: dt.date) -> bool:
-        """Whether a day must begin from the start, or goes on with what the command had begun."""
+        """Whether a day must begin from the start, or resumes what the command had started."""
         record = read_record(self._store, day)
         return record is None or self._begun.get(str(day)) != record.attempt
 

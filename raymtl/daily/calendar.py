@@ -52,7 +52,7 @@ def version_before(versions: list[Listed], start: Manifest | None, day: dt.date)
 def days_to_do(store: Store, daily: Daily, day: dt.date) -> DaySchedule:
     """The days after the current version's data up to `day`.
 
-    Days that were refused, or whose version was rolled back, are left out: doing them again is somebody's decision (`--from`,
+    Days that were refused, or whose version was rolled back, are left out: redoing them is a decision for a person (`--from`,
     `--to` and `--force`). So are those of `daily.skip`.
     """
     versions = known_versions(store)

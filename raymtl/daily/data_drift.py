@@ -43,7 +43,7 @@ _TWO_WEEKS = 14
 _SHARE_FLOOR, _NEW_IDS_FLOOR = 0.01, 0.05
 
 _ACCEPT = "accept the day once with --ignore-bounds, or set daily.bounds"
-_MEND = f"mend the logs and run the day again, {_ACCEPT}"
+_FIX = f"fix the logs and run the day again, {_ACCEPT}"
 _WAIT = f"run the same command again when the rest is there, {_ACCEPT}"
 
 
@@ -57,11 +57,11 @@ class Findings:
     late: list[str] = field(default_factory=list)
     """What is probably still to come."""
     broken: list[str] = field(default_factory=list)
-    """What waiting does not mend."""
+    """What waiting does not fix."""
 
     def without_advice(self) -> list[str]:
         """The sentences without what to do: of a day that a human has let through."""
-        said = [sentence.replace(_WAIT, "").replace(_MEND, "") for sentence in (*self.broken, *self.late)]
+        said = [sentence.replace(_WAIT, "").replace(_FIX, "") for sentence in (*self.broken, *self.late)]
         return [sentence.rstrip("; ") for sentence in said]
 
 
@@ -94,9 +94,9 @@ class _DriftEvaluator:
                 continue
             last, kind = known[0]
             if now == MISSING and before[0][1] != MISSING:
-                self.findings.broken.append(f"column `{name}` is gone; it held {kind} until {last}; {_MEND}")
+                self.findings.broken.append(f"column `{name}` is gone; it held {kind} until {last}; {_FIX}")
             elif now not in (MISSING, kind):
-                self.findings.broken.append(f"column `{name}` holds {now}; it held {kind} until {last}; {_MEND}")
+                self.findings.broken.append(f"column `{name}` holds {now}; it held {kind} until {last}; {_FIX}")
 
     def rows(self) -> None:
         now, before = self.figures.rows, {d: f.rows for d, f in self.earlier.items()}
@@ -112,7 +112,7 @@ class _DriftEvaluator:
         if now < usual.low:
             self.findings.late.append(f"{sentence}; {_WAIT}")
         elif now > usual.high:
-            self.findings.broken.append(f"{sentence}; are some written twice? {_MEND}")
+            self.findings.broken.append(f"{sentence}; are some written twice? {_FIX}")
 
     def _far_too_few(self, now: int, before: Mapping[dt.date, int], has: str) -> None:
         """A day that is next to nothing beside the others, also where they are too few to learn bounds from."""
@@ -142,7 +142,7 @@ class _DriftEvaluator:
             usual = self._usual(_by_day(self.earlier, "labels", name), self._mean_room(self._mean_noise(name)))
             if usual is not None and not usual.low <= mean <= usual.high:
                 self.findings.broken.append(
-                    f"tasks.{name}: the mean label is {mean:.4g}, usual are {usual.numbers()}; {_MEND}"
+                    f"tasks.{name}: the mean label is {mean:.4g}, usual are {usual.numbers()}; {_FIX}"
                 )
 
     def shares(self) -> None:
@@ -154,7 +154,7 @@ class _DriftEvaluator:
                 usual = self._usual(_by_day(self.earlier, what, name), self._part_of_whole)
                 if usual is not None and not usual.low <= share <= usual.high:
                     self.findings.broken.append(
-                        f"{key.format(name)}: {_percent(share)} {words}, usual are {usual.shares()}; {_MEND}"
+                        f"{key.format(name)}: {_percent(share)} {words}, usual are {usual.shares()}; {_FIX}"
                     )
         for name, share in self.figures.new_ids.items():
             usual = self._usual(
@@ -164,7 +164,7 @@ class _DriftEvaluator:
             if usual is not None and share > usual.high:
                 self.findings.broken.append(
                     f"tables.{name}: {_percent(share)} of the lookups are of new IDs, usual are {usual.shares()}; are the IDs "
-                    f"written in another form? {_MEND}"
+                    f"written in another form? {_FIX}"
                 )
 
     def _part_of_whole(self, p: float) -> float:

@@ -1,6 +1,6 @@
 """One day's way through the states: wait → check → evaluate → train → gate → publish → expire.
 
-Every state notes what it found in the day's record before the next one begins. So a job that is killed goes on with the same
+Every state notes what it found in the day's record before the next one begins. So a job that is killed resumes with the same
 command, a day that is done is done, and whoever looks at the storage sees where it stands.
 """
 
@@ -105,9 +105,9 @@ class Day:
         lease: Lease,
         address: str | None,
         on_event: Listener,
-        anew: bool = False,
+        restart: bool = False,
     ):
-        """`anew`: begin from the start, whatever the record says."""
+        """`restart`: begin from the start, whatever the record says."""
         self.config, self.store, self.day, self.order = config, store, day, order
         self.lease, self.address, self.on_event = lease, address, on_event
         self.daily = section(config)
@@ -115,13 +115,13 @@ class Day:
         self.base = choose_base(self.listed, day)
         self.chain = versions.chain(store, self.base) if self.base else []
         self.folder = folder(day)
-        self.record = self._begun(anew)
+        self.record = self._begun(restart)
         self._since: float | None = None
         self._told = ""
 
-    def _begun(self, anew: bool) -> Record:
+    def _begun(self, restart: bool) -> Record:
         """The record to go on with, or a new one where the day was not begun, or from another version or configuration."""
-        old = None if anew else read_record(self.store, self.day)
+        old = None if restart else read_record(self.store, self.day)
         if old is None:
             return self._fresh()
         if old.ended is None and (old.status in FINAL or self._is_published(old.version)):
@@ -130,13 +130,13 @@ class Day:
             return self._fresh()
         if (old.base, old.config_hash) != (self.base.id if self.base else None, training_hash(self.config)):
             self.on_event(
-                {"note": f"{self.day} begins anew: the version before or the configuration is another one now"}
+                {"note": f"{self.day} restarts: the version it starts from or the configuration has changed"}
             )
             return self._fresh()
         return old.model_copy(update={"status": "running", "reason": "", "ended": None})
 
     def _fresh(self) -> Record:
-        """A record of an attempt whose folder nobody has used."""
+        """A record of an attempt with an unused folder."""
         used = [int(name.removeprefix("run-")) for name in self._runs() if name.removeprefix("run-").isdigit()]
         with suppress(StorageError):  # a damaged record
             old = read_record(self.store, self.day)
@@ -184,8 +184,8 @@ class Day:
             if self._is_published(self.record.version):
                 self._note(status="published", reason="")
             elif self.record.status != "refused":
-                begins = f"version {self.record.base}" if self.record.base else "nothing: it is the first one"
-                self.on_event({"note": f"{self.day}: begins with {begins}"})
+                begins = f"version {self.record.base}" if self.record.base else "no version: it is the first one"
+                self.on_event({"note": f"{self.day}: starts from {begins}"})
                 if self.record.written is None or not self._is_written():
                     self._states()
                 self._decide()
@@ -212,7 +212,7 @@ class Day:
         left_out = ExcludedDays(self.store, self.daily, self.listed, self.base)
         plans = plan_day(self.config, self.day, self.base.data_end if self.base else None, left_out)
         if self.record.plan not in ("", plans.train.identity):
-            self.on_event({"note": f"{self.day} begins anew: its logs were written again"})
+            self.on_event({"note": f"{self.day} restarts: its logs were written again"})
             self.record = self._fresh()
         self._note(plan=plans.train.identity)
         if self.base is not None:
@@ -224,7 +224,7 @@ class Day:
         except CheckpointError as error:  # of this very day, so nothing is lost by making it again
             if self._store_is_gone():
                 raise
-            self.on_event({"note": f"{self.day} begins anew: {error}"})
+            self.on_event({"note": f"{self.day} restarts: {error}"})
             self.record = self._fresh()
             self._note(plan=plans.train.identity)
             self._check_and_train(plans, local)

@@ -70,7 +70,7 @@ def day_job(
             of = day - dt.timedelta(days=delay)
             scored = version_before(listed, base, of)
             if scored is None:
-                notes.append(f"nobody could be scored on the labels of {of}: the version before that day is gone")
+                notes.append(f"no version could be scored on the labels of {of}: the version before that day is gone")
                 continue
             try:
                 before = _maps_of(scored, base, store, user_config, maps, f"{work}/maps", delay)

@@ -20,7 +20,7 @@ def find_not_ready(config: Config, day: dt.date) -> str | None:
     """Why the logs of a day are not there yet, in one sentence, or None where they are.
 
     Reads file names and footers only. Raises DataError where there is no data set at all, and where a file of a day that
-    has its marker is damaged: that will not get better by waiting. Raises StorageError where the storage goes on failing.
+    has its marker is damaged: that will not get better by waiting. Raises StorageError when the storage keeps failing.
     """
     assert config.daily is not None
     path, ready = config.data.path, config.daily.ready

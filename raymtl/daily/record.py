@@ -1,6 +1,6 @@
-"""What the daily job notes of each day: `<store>/days/<date>/record.json`, written anew at each step.
+"""What the daily job notes of each day: `<store>/days/<date>/record.json`, rewritten at each step.
 
-The state machine goes on from it after a kill, the reports draw it, and the bounds of later days are learned from it.
+The state machine resumes from it after a kill, the reports draw it, and the bounds of later days are learned from it.
 """
 
 import datetime as dt
@@ -21,7 +21,7 @@ StateName = Literal["wait", "check", "evaluate", "train", "gate", "publish", "ex
 STATES: tuple[StateName, ...] = ("wait", "check", "evaluate", "train", "gate", "publish", "expire")
 
 Status = Literal["running", "not ready", "broken", "refused", "published"]
-"""`published` and `refused` are final; the others go on with the same command."""
+"""`published` and `refused` are final; the others resume with the same command."""
 
 
 FINAL: tuple[Status, ...] = ("published", "refused")
@@ -141,7 +141,7 @@ class Record(_Part):
     base: str | None
     """Version that the day began with; None: the very first one."""
     plan: str = ""
-    """Identity of the rows to train on: files, sizes, tasks. Where it changes, the day begins anew."""
+    """Identity of the rows to train on: files, sizes, tasks. When it changes, the day restarts."""
     version: str | None = None
     """The day's version or candidate, once it is being written."""
     begun: dt.datetime
@@ -165,7 +165,7 @@ def folder(day: dt.date) -> str:
 
 
 def read_record(store: Store, day: dt.date) -> Record | None:
-    """The record of a day, or None where the day was never begun."""
+    """The record of a day, or None if the day never started."""
     name = f"{folder(day)}/{NAME}"
     data = read_bytes(store, name)
     if data is None:
@@ -185,7 +185,7 @@ def write_record(store: Store, record: Record) -> None:
 
 
 def recorded_days(store: Store) -> list[dt.date]:
-    """The days that were ever begun, in order."""
+    """The days that ever started, in order."""
     found = []
     for name in names(store, FOLDER):
         try:

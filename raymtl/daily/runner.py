@@ -49,8 +49,8 @@ def run_daily(config: Config, order: DailyRequest, *, address: str | None, on_ev
         return _ended(store, [done])
     with acquire(store, f"daily {order.last}", wait_s=order.wait_s) as lease:
 
-        def make(day: dt.date, anew: bool = False) -> Day:
-            return Day(config, store, day, order, lease, address, on_event, anew)
+        def make(day: dt.date, restart: bool = False) -> Day:
+            return Day(config, store, day, order, lease, address, on_event, restart)
 
         records = [make(day).run() for day in _cut_off(store)]
         todo = _todo(store, daily, order)
@@ -65,7 +65,7 @@ def run_daily(config: Config, order: DailyRequest, *, address: str | None, on_ev
             elif redo is None:
                 records.append(make(day).run())
             else:
-                again = make(day, anew=redo.must_begin(day))
+                again = make(day, restart=redo.must_begin(day))
                 redo.begin(day, again.record.attempt)
                 records.append(again.run())
                 redo.end(day)

@@ -1,7 +1,7 @@
 """What the workers do for one day: score the versions before, train, score the candidate, and write it out.
 
 One group of workers does all of it, so that its start and the building of the model are paid for once. Whatever is killed, the
-same session begins again: scores that are written already are not made again, and training goes on from its last checkpoint.
+same session begins again: scores that are written already are not made again, and training resumes from its last checkpoint.
 """
 
 import json
@@ -238,7 +238,7 @@ class _DailyWorker:
         return export(train_state, self.store, draft, self.group, maps=maps, delta=delta)
 
     def _loaded(self, files: Iterable[MapFile]) -> list[IdMap]:
-        """Maps, read by every worker; where one cannot, none goes on."""
+        """Maps, read by every worker; if one cannot, all stop."""
         found: list[IdMap] = []
         all_gather_or_raise(self.group, lambda: found.extend(file.load() for file in files))
         return found

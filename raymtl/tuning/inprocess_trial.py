@@ -126,7 +126,7 @@ class _State:
         source = join_path(self._folder, self._last)
         progress = saved_state.read_progress(source)
         if progress.plan != self._plan:
-            raise CheckpointError("the training days changed since this trial began; search anew under another `name`")
+            raise CheckpointError("the training days changed since this trial began; set another `name` to start a new search")
         saved_state.load(self._built, source, model_only=False, group=self._group)
         self._built.optimizers.restore(progress.step)
         return progress
@@ -156,7 +156,7 @@ def _named_in(text: str, folder: str) -> str:
         name = text
     if not isinstance(name, str) or not re.fullmatch(r"state-\d+-\d+", name):
         raise CheckpointError(
-            f"`{join_path(folder, STATE)}` is damaged: it names `{name}`; remove it, and the trial begins anew"
+            f"`{join_path(folder, STATE)}` is damaged: it names `{name}`; remove it, and the trial restarts"
         )
     return name
 

@@ -50,7 +50,7 @@ CLOCK = "clock.json"
 
 
 def tune(config: Config, *, address: str | None = None, on_event: Listener | None = None) -> TuneResult:
-    """Search (or go on with the search) that `config` describes and return what `result.json` of its folder holds.
+    """Run or resume the search that `config` describes and return what `result.json` of its folder holds.
 
     `on_event` gets `{note: text}`, and `{trial: Trial}` whenever one of them changes. Raises UserError.
     """
@@ -101,11 +101,11 @@ def tune(config: Config, *, address: str | None = None, on_event: Listener | Non
             clock.setdefault("prepared_s", round(search.searched_s - clock.get("searched_s", 0.0), 1))
             _run(config, folder, search, shared, concurrent, clock)
         if search.outage is not None:
-            raise StorageError(f"{search.outage}; the search stops here, and the same command goes on with it")
+            raise StorageError(f"{search.outage}; the search stops here; rerun the same command to resume it")
         result = write_result(search, folder, clock)
         if search.default_failed is not None:
             raise ConfigError(
-                f"the configuration as it is cannot be trained, so no trial of it can: {search.default_failed}; mend "
+                f"the configuration as it is cannot be trained, so no trial of it can: {search.default_failed}; fix "
                 f"it, and search "
                 "under another `name`"
             )
@@ -128,7 +128,7 @@ def opened(folder: str) -> tuple[Search, dict[str, Any]]:
 def _run(config: Config, folder: str, search: Search, shared: Shared, concurrent: int, clock: dict[str, Any]) -> None:
     os.environ["RAY_AIR_NEW_OUTPUT"] = "0"  # its own table cannot be turned off; the old one can, by `verbose`
     os.environ["TUNE_DISABLE_AUTO_CALLBACK_LOGGERS"] = "1"  # the records hold everything already
-    os.environ["TUNE_DISABLE_SIGINT_HANDLER"] = "1"  # Ctrl-C stops here and now: the same command goes on
+    os.environ["TUNE_DISABLE_SIGINT_HANDLER"] = "1"  # Ctrl-C stops at once; the same command resumes
     os.environ["TUNE_WARN_THRESHOLD_S"] = "60"
     filesystem, inner = open_filesystem(folder)
     local = isinstance(filesystem, pafs.LocalFileSystem)
@@ -276,7 +276,7 @@ def _maps(
 
 
 def _compare_with_previous(config: Config, folder: str) -> None:
-    """A search of the same name goes on; with another configuration its trials could not be compared."""
+    """A search of the same name resumes; with another configuration its trials could not be compared."""
     text = read_file(folder, CONFIG)
     if text is None:
         return
@@ -292,8 +292,8 @@ def _compare_with_previous(config: Config, folder: str) -> None:
         sizes = [path.removeprefix("tune.") for path, role in field_roles(Config).items() if Role.SEARCH_SIZE in role]
         what = "tune" if config_hash(before) == config_hash(config) else "configuration"
         raise ConfigError(
-            f"the search {folder} was begun with another {what}, and its trials cannot be compared with new ones; set another "
-            f"`name`, or the old values to go on with it ({', '.join(sizes)} may change)"
+            f"the search {folder} was started with another {what}, and its trials cannot be compared with new ones; set another "
+            f"`name`, or restore the old values to resume it ({', '.join(sizes)} may change)"
         )
 
 

@@ -1,6 +1,6 @@
 """Drawing the next trial, and giving up the bad ones: Optuna's samplers and pruners over the records of a search.
 
-A study is made anew out of the records for every question. It costs milliseconds, and a search that goes on after a kill asks
+A study is rebuilt from the records for every question. It costs milliseconds, and a search that resumes after a kill asks
 the very same question.
 """
 

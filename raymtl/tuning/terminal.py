@@ -46,7 +46,7 @@ class TrialLines:
             known = len(self._search.trial_store.trials)
             self._console.print(
                 f"search: {record['folder']}, {count_of(record['concurrent'], 'trial')} at a time"
-                + (f"; going on with {count_of(known, 'trial')}" if known else ""),
+                + (f"; resuming with {count_of(known, 'trial')}" if known else ""),
                 soft_wrap=True,
                 markup=False,
             )

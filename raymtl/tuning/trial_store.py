@@ -1,6 +1,6 @@
 """What a search knows of its trials: one file per trial, written before the trial begins and after everything it reports.
 
-The files are the whole memory of a search. Whatever is killed, the same command reads them and goes on: finished trials are
+The files are the whole memory of a search. Whatever is killed, the same command reads them and resumes: finished trials are
 kept, those under way are taken up from their checkpoints, and what a sampler knows is what the files say.
 """
 
@@ -46,7 +46,7 @@ class Trial:
     start_seconds: float = 0.0
     """Time to get ready (process, model, checkpoint), over all starts."""
     starts: int = 0
-    """Times that it was begun or taken up again."""
+    """How often it was started or resumed."""
     from_scratch: int = 0
     """How many of these began at row 0 and came as far as a checkpoint; never more than one."""
     processes: list[str] = field(default_factory=list)

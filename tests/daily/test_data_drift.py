@@ -81,7 +81,7 @@ def test_every_sentence_says_what_was_seen_what_is_usual_and_what_to_do():
         figures(rows=500_000, observed={"click": 0.5}, labels={"click": 0.1}, nulls={"price": 1.0}), history(14)
     )
     wait = "run the same command again when the rest is there, accept the day once with --ignore-bounds, or set daily.bounds"
-    mend = "mend the logs and run the day again, accept the day once with --ignore-bounds, or set daily.bounds"
+    mend = "fix the logs and run the day again, accept the day once with --ignore-bounds, or set daily.bounds"
     assert late == [
         f"the day has 500,000 rows, usual are 750,000 to 1,250,000 (of 14 days); {wait}",
         f"tasks.click: 50% of the labels are observed, usual are 75% to 100% (of 14 days); {wait}",

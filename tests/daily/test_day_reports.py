@@ -266,7 +266,7 @@ def test_whatever_is_missing(store: Store, record: Record) -> None:
 
 
 def test_an_empty_store_has_a_page(store: Store) -> None:
-    assert "No day yet : none was ever begun." in words(pathlib.Path(write_index(store, [])).read_text())
+    assert "No day yet : none has started yet." in words(pathlib.Path(write_index(store, [])).read_text())
 
 
 def test_missing_numbers_of_a_task_have_their_reason(store: Store) -> None:
@@ -299,7 +299,7 @@ def test_verdicts() -> None:
         "Broken: in `check`, a worker was lost."
     )
     assert verdict(bare(state="train")) == "Running: in `train`."
-    assert verdict(bare(state="train", reason="no GPU.")) == "Stopped: in `train`, no GPU; the same command goes on."
+    assert verdict(bare(state="train", reason="no GPU.")) == "Stopped: in `train`, no GPU; rerun the same command to resume."
     assert verdict(bare(status="not ready")) == (
         "Not ready: the day's logs are not there yet; the same command tries again."
     )

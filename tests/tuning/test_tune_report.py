@@ -237,7 +237,7 @@ def test_searches_that_hardly_began(tmp_path: pathlib.Path) -> None:
         add(search, search.space.default() or {}, effect_of(random.Random(1)), "default", status="running")
         page = written(search, tmp_path)
         assert verdict(page).startswith("No result yet")
-        assert "goes on with it" in words(page)
+        assert "resumes it" in words(page)
 
         search = make_search(tmp_path, tune)
         rng = random.Random(2)

@@ -61,7 +61,7 @@ def index_page(place: str, records: Sequence[Record]) -> Page:
     records = by_date(records)
     if not records:
         return Page(
-            "raymtl daily", "Daily job", StatusWord("No day yet", good=False), ": none was ever begun.", [place]
+            "raymtl daily", "Daily job", StatusWord("No day yet", good=False), ": none has started yet.", [place]
         )
     records = [r for r in records if r.date > records[-1].date - dt.timedelta(days=DAYS)]
     span = Span(records[0].date, records[-1].date, [r.date for r in records if r.status == "refused"])

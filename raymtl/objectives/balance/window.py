@@ -9,7 +9,7 @@ Report = dict[str, dict[str, float] | float]
 
 
 class BalanceWindow:
-    """Sums on the device; `report` waits for it, and begins anew."""
+    """Sums on the device; `report` waits for it, and starts again from zero."""
 
     def __init__(self, names: list[str]):
         self._names = names

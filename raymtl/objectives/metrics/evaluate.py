@@ -145,7 +145,7 @@ class EvalMetrics:
         """All counters by name; the sum over workers of each is the counter of all rows.
 
         Names and shapes depend on the configuration alone. Most are the live tensors, not copies: reducing them in place and
-        then calling `load_state` costs no extra memory, but clone them if this object is to go on by itself.
+        then calling `load_state` costs no extra memory, but clone them if this object is to be used further.
         """
         if self._summed is not None:
             return self._summed

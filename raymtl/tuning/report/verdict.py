@@ -15,7 +15,7 @@ def verdict(view: View) -> tuple[StatusWord, str]:
     """A word, and how the sentence goes on."""
     best, default = view.best, view.default
     if not view.trials:
-        return StatusWord("No trial yet", good=False), ": the search has not begun."
+        return StatusWord("No trial yet", good=False), ": the search has not started."
     if best is None:
         return _without_best(view)
     if best is default:
@@ -104,7 +104,7 @@ def notes(view: View) -> list[str]:
     """What a reader must not miss."""
     found = []
     if view.result["status"] != "finished" and view.trials:
-        found.append("The search is not at its end; `raymtl tune` with the same configuration goes on with it.")
+        found.append("The search is not at its end; `raymtl tune` with the same configuration resumes it.")
     default = view.default
     if default is not None and default.status == "failed":
         found.append(f"The default configuration failed ({default.reason}): there is nothing to compare with.")
