@@ -54,6 +54,6 @@ def test_a_version_that_is_removed_while_it_is_scored(trained: Path) -> None:
         error = process.stderr.read()
         assert process.wait() == 66
     assert error == (
-        f"raymtl: version one of store {trained}/store was removed while it was read, probably by `raymtl versions gc`; take "
-        "the current version, or let gc keep more of them with --keep\n"
+        f"raymtl: version one of store {trained}/store was removed while it was read, probably by `raymtl versions gc`; use "
+        "the current version, or let gc keep more versions with --keep\n"
     )
