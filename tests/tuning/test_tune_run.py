@@ -142,7 +142,7 @@ def test_another_configuration_under_the_same_name_is_refused(ray_cluster: None,
     tune(loaded(root, "same", section))
     with pytest.raises(ConfigError, match="started with another configuration"):
         tune(loaded(root, "same", section, "train.batch_size=32"))
-    with pytest.raises(ConfigError, match="begun with another tune"):
+    with pytest.raises(ConfigError, match="started with another tune"):
         tune(loaded(root, "same", section, "tune.seed=5"))
     more = tune(loaded(root, "same", section, "tune.max_trials=2"))
     assert more["trials"]["finished"] == 2

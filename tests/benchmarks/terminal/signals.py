@@ -26,7 +26,7 @@ def commands(folder: Path) -> dict[str, tuple[list[str], str]]:
     for done in (finished, ["versions", "publish", str(folder / "runs" / "finished"), "--store", str(published)]):
         with Terminal([*RAYMTL, *done], columns=200) as terminal:
             assert terminal.wait(300) == 0, terminal.text
-    space = "tune={space: {train.dense_optimizer.lr: {log_uniform: [0.0001, 0.01]}}, trials: 4, repeats: 0}"
+    space = "tune={space: {train.dense_optimizer.lr: {log_uniform: [0.0001, 0.01]}}, max_trials: 4, repeats: 0}"
     counted = r"[1-9][\d,]* of "
     return {
         "synth": (["synth", str(folder / "more"), "--days", "30", "--rows-per-day", "300000"], counted),
