@@ -51,6 +51,7 @@ def main() -> None:
     """Run the matrix."""
     parser = argparse.ArgumentParser()
     parser.add_argument("--commands", default="", help="comma-separated; default: all")
+    parser.add_argument("--signals", default=",".join(SIGNALS), help="comma-separated; INT is typed as Ctrl-C")
     parser.add_argument("--out", type=Path, help="write the table there too")
     options = parser.parse_args()
     lines = [f"| command | signal | {' | '.join(MOMENTS)} |", "|---" * (2 + len(MOMENTS)) + "|"]
@@ -59,7 +60,7 @@ def main() -> None:
         known = commands(Path(scratch))
         for name in filter(None, options.commands.split(",")) if options.commands else known:
             words, at_work = known[name]
-            for signals in SIGNALS:
+            for signals in options.signals.split(","):
                 cells = [_cell(words, moment, signals, at_work) for moment in MOMENTS]
                 lines.append(f"| {name} | {signals} | {' | '.join(cells)} |")
                 print(lines[-1], flush=True)
