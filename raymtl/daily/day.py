@@ -129,9 +129,7 @@ class Day:
         if old.status in FINAL:
             return self._fresh()
         if (old.base, old.config_hash) != (self.base.id if self.base else None, training_hash(self.config)):
-            self.on_event(
-                {"note": f"{self.day} restarts: the version it starts from or the configuration has changed"}
-            )
+            self.on_event({"note": f"{self.day} restarts: the version it starts from or the configuration has changed"})
             return self._fresh()
         return old.model_copy(update={"status": "running", "reason": "", "ended": None})
 

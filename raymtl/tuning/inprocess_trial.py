@@ -126,7 +126,9 @@ class _State:
         source = join_path(self._folder, self._last)
         progress = saved_state.read_progress(source)
         if progress.plan != self._plan:
-            raise CheckpointError("the training days changed since this trial began; set another `name` to start a new search")
+            raise CheckpointError(
+                "the training days changed since this trial began; set another `name` to start a new search"
+            )
         saved_state.load(self._built, source, model_only=False, group=self._group)
         self._built.optimizers.restore(progress.step)
         return progress

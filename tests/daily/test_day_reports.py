@@ -299,7 +299,10 @@ def test_verdicts() -> None:
         "Broken: in `check`, a worker was lost."
     )
     assert verdict(bare(state="train")) == "Running: in `train`."
-    assert verdict(bare(state="train", reason="no GPU.")) == "Stopped: in `train`, no GPU; rerun the same command to resume."
+    assert (
+        verdict(bare(state="train", reason="no GPU."))
+        == "Stopped: in `train`, no GPU; rerun the same command to resume."
+    )
     assert verdict(bare(status="not ready")) == (
         "Not ready: the day's logs are not there yet; the same command tries again."
     )

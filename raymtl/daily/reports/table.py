@@ -60,7 +60,9 @@ def lead_and_rest(record: Record) -> tuple[str, str]:
             parts = [f"in `{record.state}`, {reason or 'without a reason noted'}"]
         case _:
             lead = "Stopped" if reason else lead
-            parts = [f"in `{record.state}`, {reason}; rerun the same command to resume" if reason else f"in `{record.state}`"]
+            parts = [
+                f"in `{record.state}`, {reason}; rerun the same command to resume" if reason else f"in `{record.state}`"
+            ]
     return lead, "; ".join(part for part in parts if part) + "."
 
 

@@ -6,6 +6,7 @@ Prints one table: `ok` with the seconds to the end, or the faults; `–` where t
 """
 
 import argparse
+import itertools
 import tempfile
 from pathlib import Path
 
@@ -14,6 +15,9 @@ from tests.helpers.terminal import RAYMTL, Terminal
 
 SIGNALS = ("INT", "TERM", "HUP", "INT INT", "TERM INT")
 GRACE_S = 20
+FRESH = "{n}"
+"""In an argument: another number for each try, for work that would resume and be done."""
+_FRESH = itertools.count()
 
 
 def commands(folder: Path) -> dict[str, tuple[list[str], str]]:
@@ -37,7 +41,7 @@ def commands(folder: Path) -> dict[str, tuple[list[str], str]]:
         "daily": (["daily", *conf, *store, *one_by_one, "--date", "2026-01-02"], "data-wait"),
         "tune": (["tune", *conf, *output, "--set", space], "process run_trial"),
         "score": (
-            ["score", "--version", str(published), "--data", str(folder / "logs"), "--out", str(folder / "scores")],
+            ["score", "--version", str(published), "--data", str(folder / "logs"), "--out", f"{folder}/scores{FRESH}"],
             counted,
         ),
         "publish": (
@@ -69,7 +73,8 @@ def main() -> None:
 
 
 def _cell(words: list[str], moment: str, signals: str, at_work: str) -> str:
-    outcome = interrupt(words, moment, signals, at_work)
+    fresh = str(next(_FRESH))
+    outcome = interrupt([word.replace(FRESH, fresh) for word in words], moment, signals, at_work)
     if outcome is None:
         return "–"
     faults = outcome.faults(signals, GRACE_S if signals == "TERM" else 0)
