@@ -16,7 +16,7 @@ from raymtl.models.precomputed import X
 
 
 class Derived(NamedTuple):
-    """An output beside the tasks' own: P(child | given), which a coupler has at hand though no rows but those of the parent have a label."""
+    """An output beside the tasks' own: P(child | given), which a coupler computes for all rows, and only some have a label."""
 
     child: str
     """Task of the event."""
