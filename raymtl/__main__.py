@@ -7,7 +7,8 @@ from types import FrameType
 
 def _stopped(number: int, frame: FrameType | None) -> None:
     """Until `raymtl.signals` is there, which takes a moment to import."""
-    os.write(2, b"raymtl: stopped\n")
+    name = "" if number == signal.SIGINT else f" by {signal.Signals(number).name}"
+    os.write(2, f"raymtl: stopped{name}\n".encode())
     os._exit(128 + number)
 
 

@@ -52,6 +52,8 @@ def install() -> None:
     """Handle the signals in this process, except those that its parent set to ignored, as `nohup` does."""
     _state.owner = os.getpid()
     _open_standard_streams()
+    sys.unraisablehook = _unraisable
+    threading.excepthook = _thread_failed
     os.register_at_fork(after_in_child=_leave_to_parent)
     reader, writer = os.pipe()
     os.set_blocking(writer, False)
@@ -138,6 +140,20 @@ def _open_standard_streams() -> None:
             os.open(os.devnull, os.O_RDWR)  # takes the lowest number that is free
     sys.stdout = sys.stdout or open(1, "w", closefd=False)  # noqa: SIM115
     sys.stderr = sys.stderr or open(2, "w", closefd=False)  # noqa: SIM115
+
+
+def _unraisable(failed: "sys.UnraisableHookArgs") -> None:
+    """End the process where Python drops a KeyboardInterrupt: in a destructor or a callback."""
+    if _state.received is None:
+        sys.__unraisablehook__(failed)
+    elif isinstance(failed.exc_value, KeyboardInterrupt):
+        _leave(_state.received)
+
+
+def _thread_failed(failed: threading.ExceptHookArgs) -> None:
+    """What other threads stumble over while the process is stopped is no news."""
+    if _state.received is None:
+        threading.__excepthook__(failed)
 
 
 def _leave_to_parent() -> None:

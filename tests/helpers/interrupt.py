@@ -81,9 +81,9 @@ def interrupt(words: list[str], moment: str, signals: str, at_work: str) -> Outc
 def _reached(terminal: Terminal, moment: str, at_work: str) -> bool:
     start = time.monotonic()
     if moment == "imports":
-        seen = lambda: time.monotonic() > start + 0.15  # noqa: E731
+        seen = lambda: _handles_signals(terminal)  # noqa: E731
     elif moment == "checks":
-        seen = lambda: time.monotonic() > start + 1.5  # noqa: E731
+        seen = lambda: time.monotonic() > start + 1.5 and _handles_signals(terminal)  # noqa: E731
     else:
         wanted = {"Ray starts": "process gcs_server", "Ray is up": "process ray::"}.get(moment, at_work)
         if wanted.startswith("process "):
@@ -95,6 +95,16 @@ def _reached(terminal: Terminal, moment: str, at_work: str) -> bool:
         if seen():
             return True
     return False
+
+
+def _handles_signals(terminal: Terminal) -> bool:
+    """Whether the process is raymtl already: Python itself has no handler for SIGTERM, and is slow to start on a busy machine."""
+    try:
+        status = Path(f"/proc/{terminal.process.pid}/status").read_text()
+    except OSError:
+        return False
+    caught = int(re.search(r"^SigCgt:\s*(\w+)$", status, re.M)[1], 16)  # type: ignore[index]
+    return bool(caught & 1 << (signal.SIGTERM - 1))
 
 
 def _has_child(terminal: Terminal, title: str) -> bool:

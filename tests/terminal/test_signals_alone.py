@@ -102,6 +102,22 @@ print("still here", time.process_time() < 1, flush=True)
     assert (made.returncode, output, error) == (0, "child -15\nstill here True\n", "")
 
 
+def test_an_interrupt_that_python_drops_ends_the_process() -> None:
+    body = """
+class Slow:
+    def __del__(self):
+        print("in the destructor", flush=True)
+        time.sleep(60)
+Slow()
+"""
+    with process(body) as made:
+        assert made.stdout is not None
+        assert made.stdout.readline() == "in the destructor\n"
+        made.send_signal(signal.SIGTERM)
+        _, error = made.communicate(timeout=20)
+    assert (made.returncode, error) == (143, "raymtl: stopped by SIGTERM\n")
+
+
 def test_an_ignored_signal_stays_ignored() -> None:
     with process(
         "time.sleep(1)\nprint('done', flush=True)", preexec_fn=lambda: signal.signal(signal.SIGHUP, signal.SIG_IGN)
