@@ -211,8 +211,8 @@ def _leave(number: int) -> None:
         thread = threading.Thread(target=_last_acts, args=(number,), daemon=True)
         thread.start()
         thread.join(_LAST_ACTS_S)
-        for child in _children():
-            with suppress(ProcessLookupError):
+        for child in _descendants():
+            with suppress(OSError):  # it has ended, or is another user's
                 os.kill(child, signal.SIGKILL)
     finally:
         os._exit(code)
@@ -237,11 +237,24 @@ def _clean_up() -> None:
             clean_up()
 
 
-def _children() -> list[int]:
+def _descendants() -> list[int]:
+    """Every process below this one, parents first: a worker that is just starting does not notice that its raylet is gone."""
+    found, waiting = [], ["self"]
+    while waiting:
+        children = _children(waiting.pop(0))
+        found += children
+        waiting += map(str, children)
+    return found
+
+
+def _children(process: str) -> list[int]:
     found = []
     with suppress(OSError):
-        for thread in os.listdir("/proc/self/task"):
-            with suppress(OSError), open(f"/proc/self/task/{thread}/children") as children:  # the thread may have ended
+        for thread in os.listdir(f"/proc/{process}/task"):
+            with (
+                suppress(OSError),
+                open(f"/proc/{process}/task/{thread}/children") as children,
+            ):  # the thread may have ended
                 found += [int(pid) for pid in children.read().split()]
     return found
 
