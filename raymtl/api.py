@@ -36,7 +36,7 @@ def load_config(path: Path, overrides: Overrides = ()) -> "Config":
     """
     from raymtl.config.load import load_config as load
 
-    return load(fspath(path), _texts(overrides))
+    return load(fspath(path), override_texts(overrides))
 
 
 def train(config: "Config | Path", *, address: str | None = None, progress: bool = True) -> "TrainResult":
@@ -83,7 +83,7 @@ def evaluate(
     check_stack()
     return driver.evaluate(
         fspath(run),
-        overrides=_texts(overrides),
+        overrides=override_texts(overrides),
         checkpoint=None if checkpoint is None else fspath(checkpoint),
         address=address,
         notify=say,
@@ -142,11 +142,11 @@ def run_daily(
         The record of every day that was asked for.
     """
     loaded = _loaded(config)
-    last = dt.datetime.now(dt.UTC).date() - dt.timedelta(days=1) if date is None else _day(date, "date")
-    begin = None if first is None else _day(first, "first")
+    last = dt.datetime.now(dt.UTC).date() - dt.timedelta(days=1) if date is None else parse_day(date, "date")
+    begin = None if first is None else parse_day(first, "first")
     if begin is not None and begin > last:
         raise ConfigError(f"first is {begin}, which lies after date, {last}; swap them")
-    _speaker(progress, "looking at the store and the logs")
+    _speaker(progress, "checking the store and the logs")
     from raymtl.daily.day import DailyRequest
     from raymtl.daily.runner import run_daily as run
     from raymtl.dependencies import check_stack
@@ -330,13 +330,15 @@ def _loaded(config: "Config | Path") -> "Config":
     return load_config(config) if isinstance(config, str | PathLike) else config
 
 
-def _texts(overrides: Overrides) -> list[str]:
+def override_texts(overrides: Overrides) -> list[str]:
+    """Overrides as the texts that `--set` takes."""
     if isinstance(overrides, Mapping):
         return [f"{key}={json.dumps(value, default=str)}" for key, value in overrides.items()]
     return list(overrides)
 
 
-def _day(value: dt.date | str, name: str) -> dt.date:
+def parse_day(value: dt.date | str, name: str) -> dt.date:
+    """A day written YYYY-MM-DD; `name` is what an error calls it."""
     if isinstance(value, dt.date):
         return value
     try:

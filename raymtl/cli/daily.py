@@ -1,13 +1,12 @@
 """`raymtl daily`: the daily job."""
 
 import datetime as dt
-import json
 from typing import Annotated, Any
 
 import typer
 
 from raymtl import api
-from raymtl.cli.options import Address, ConfigFile, Gpu, Json, Sets, Workers, finish
+from raymtl.cli.options import Address, ConfigFile, Gpu, Json, Sets, Workers, finish, load
 from raymtl.errors import ConfigError
 from raymtl.telemetry.logs import terminal
 
@@ -38,8 +37,7 @@ def daily(
     as_json: Json = False,
 ) -> None:
     """Train the published model on the new day's logs and publish the result, or refuse it with a reason (docs/daily.md)."""
-    short = {"train.workers": workers, "train.use_gpu": True if gpu else None}
-    loaded = api.load_config(config, [*sets, *(f"{k}={json.dumps(v)}" for k, v in short.items() if v is not None)])
+    loaded = load(config, sets, {"train.workers": workers, "train.use_gpu": gpu or None})
     until, begin = _days(date, first, last)
     if dry_run:
         console.print("checking the store and the logs")  # before the imports, which take seconds
@@ -73,20 +71,13 @@ def _days(date: str | None, first: str | None, last: str | None) -> tuple[dt.dat
     if date is not None and first is not None:
         raise ConfigError("both --date and --from are set; use --date for one day, or --from and --to for several")
     if first is not None and last is not None:
-        begin, end = _day(first, "--from"), _day(last, "--to")
+        begin, end = api.parse_day(first, "--from"), api.parse_day(last, "--to")
         if end < begin:
             raise ConfigError(f"--to is {end}, which is before --from, {begin}; swap them")
         return end, begin
     if date is not None:
-        return _day(date, "--date"), None
+        return api.parse_day(date, "--date"), None
     return (dt.datetime.now(dt.UTC) - dt.timedelta(days=1)).date(), None
-
-
-def _day(text: str, option: str) -> dt.date:
-    try:
-        return dt.date.fromisoformat(text)
-    except ValueError as error:
-        raise ConfigError(f"{option} is `{text}`; write the day as YYYY-MM-DD") from error
 
 
 def _step_text(step: dict[str, Any]) -> str:

@@ -5,7 +5,7 @@ import json
 import signal
 import sys
 from contextlib import suppress
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
 import typer
 
@@ -13,7 +13,7 @@ from raymtl import __version__, api, signals
 from raymtl.cli import daily as cli_daily
 from raymtl.cli import doctor, submit, tune, versions
 from raymtl.cli import serving as cli_serving
-from raymtl.cli.options import Address, Checkpoint, ConfigFile, DryRun, Gpu, Json, Sets, Workers, finish
+from raymtl.cli.options import Address, Checkpoint, ConfigFile, DryRun, Gpu, Json, Sets, Workers, finish, load
 from raymtl.errors import StorageError, UserError
 from raymtl.telemetry import logs
 from raymtl.telemetry.lines import last_line
@@ -108,15 +108,6 @@ def _escape(text: str) -> str:
     return text.replace("[", "\\[")
 
 
-def _print(line: str) -> None:
-    console.print(line, markup=False, soft_wrap=True)
-
-
-def _load(path: str, sets: list[str], name: str | None = None, workers: int | None = None, gpu: bool = False) -> Any:
-    short = {"name": name, "train.workers": workers, "train.use_gpu": True if gpu else None}
-    return api.load_config(path, [*sets, *(f"{k}={json.dumps(v)}" for k, v in short.items() if v is not None)])
-
-
 @app.callback(invoke_without_command=True)
 def _root(
     version: Annotated[bool, typer.Option("--version", help="Print the version.")] = False,
@@ -201,8 +192,8 @@ def check(
     as_json: Json = False,
 ) -> None:
     """Read the logs once and report rows, nulls, IDs, label rates and all violations of the contract."""
-    loaded = _load(config, sets)
-    _print(joining(address))
+    loaded = load(config, sets)
+    console.print(joining(address), markup=False, soft_wrap=True)
     from raymtl.data.validation.console import render
     from raymtl.data.validation.run import check_data
     from raymtl.reports.progress import counting
@@ -235,7 +226,7 @@ def plan(
     from raymtl.reports.plan import plan_tables
 
     result = dry_plan(
-        _load(config, sets),
+        load(config, sets),
         workers=gpus,
         memory_bytes=parse_bytes(hbm),
         device="cpu" if cpu else "cuda",
@@ -259,7 +250,7 @@ def train(
     as_json: Json = False,
 ) -> None:
     """Train a model, or resume a stopped run."""
-    loaded = _load(config, sets, name, workers, gpu)
+    loaded = load(config, sets, {"name": name, "train.workers": workers, "train.use_gpu": gpu or None})
     if dry_run:
         console.print("checking the configuration and the logs")  # before the imports, which take seconds
         from raymtl.dependencies import check_stack
@@ -321,8 +312,9 @@ def report(
     from raymtl.reports.html import write_report
     from raymtl.storage.object_store import open_store
 
-    if records := last_records(open_store(run_dir)):
-        path = write_index(open_store(run_dir), records)
+    store = open_store(run_dir)
+    if records := last_records(store):
+        path = write_index(store, records)
         console.print(day_table(records))
     else:
         path = write_report(run_dir, out)
@@ -343,7 +335,7 @@ def config_show(config: ConfigFile, sets: Sets = []) -> None:  # noqa: B006
     """Check a configuration and print it with every default filled in."""
     from raymtl.config.load import dump_config
 
-    print(dump_config(_load(config, sets)), end="")
+    print(dump_config(load(config, sets)), end="")
 
 
 @config_app.command("presets")

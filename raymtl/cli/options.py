@@ -2,9 +2,14 @@
 
 import json
 from collections.abc import Mapping
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
+
+from raymtl import api
+
+if TYPE_CHECKING:
+    from raymtl.config.root import Config
 
 ConfigFile = Annotated[
     str, typer.Option("--config", "-c", metavar="FILE", help="The YAML configuration, a path or a URL.")
@@ -24,6 +29,12 @@ Address = Annotated[
 Workers = Annotated[int | None, typer.Option(help="Short for --set train.workers=N.")]
 Gpu = Annotated[bool, typer.Option("--gpu", help="Short for --set train.use_gpu=true.")]
 Checkpoint = Annotated[str | None, typer.Option(metavar="DIR", help="Folder of the checkpoint; default: the last one.")]
+
+
+def load(path: str, sets: list[str], fields: Mapping[str, Any] | None = None) -> "Config":
+    """The configuration with `--set`, and with the options that are short for a field (None: not given)."""
+    given = {key: value for key, value in (fields or {}).items() if value is not None}
+    return api.load_config(path, [*sets, *api.override_texts(given)])
 
 
 def finish(as_json: bool, value: Mapping[str, Any]) -> None:

@@ -1,12 +1,11 @@
 """`raymtl tune`: a search over the configuration."""
 
-import json
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from raymtl import api
-from raymtl.cli.options import Address, Gpu, Json, finish
+from raymtl.cli.options import Address, Gpu, Json, finish, load
 from raymtl.errors import ConfigError
 from raymtl.telemetry.logs import terminal
 from raymtl.words import count_of
@@ -65,9 +64,9 @@ def tune(
         "tune.max_concurrent": max_concurrent,
         "tune.time_budget_s": time_budget,
         "tune.start.version": from_version,
-        "train.use_gpu": True if gpu else None,
+        "train.use_gpu": gpu or None,
     }
-    loaded = api.load_config(config, [*sets, *(f"{k}={json.dumps(v)}" for k, v in short.items() if v is not None)])
+    loaded = load(config, sets, short)
     if dry_run:
         console.print("checking the configuration and the logs")  # before the imports, which take seconds
         from raymtl.data.writable import check_writable

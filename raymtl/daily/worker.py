@@ -11,25 +11,23 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
-import ray.train
 import torch
 import torch.distributed as dist
 
 from raymtl.data.ids.id_map import IdMap, MapFile
 from raymtl.embeddings.rows import TableRows, decay_state, reset_rows, table_rows, weight_square_sum
-from raymtl.errors import UserError, VersionError
+from raymtl.errors import VersionError
 from raymtl.model_store.loader import restore as restore_version
 from raymtl.model_store.row_owners import changed_owners, evicted, new_owners
 from raymtl.model_store.writer import Delta, Draft, dense_weights, export
 from raymtl.storage.object_store import Store, open_store, read_bytes, write_bytes
-from raymtl.telemetry import logs
 from raymtl.training.build import TrainState, build
 from raymtl.training.checkpoint import Progress
 from raymtl.training.distributed import all_gather_or_raise
 from raymtl.training.driver import metrics_section
 from raymtl.training.row_tracker import TouchedRowTracker
 from raymtl.training.trainer import Trainer
-from raymtl.training.worker import Job, Saver, built_facts, open_log, restore, set_up, total_steps
+from raymtl.training.worker import Job, Saver, built_facts, open_log, restore, run_guarded, set_up, total_steps
 from raymtl.words import count_of
 
 CANDIDATE, BASE = "candidate", "base"
@@ -80,15 +78,7 @@ class DayJob(Job):
 
 def run_day_worker(job: dict[str, Any]) -> dict[str, Any]:
     """Entry of a worker; as `training.worker.run_worker`."""
-    context = ray.train.get_context()
-    try:
-        return _DailyWorker(job["job"], context.get_world_rank(), context.get_world_size()).run()
-    except UserError as error:
-        logs.log.error("%s", error)
-        return {"user_error": (type(error).__name__, str(error))}
-    except Exception as error:
-        logs.log.exception("this worker ends: %s", type(error).__name__)
-        raise
+    return run_guarded(lambda day_job, rank, workers: _DailyWorker(day_job, rank, workers).run(), job)
 
 
 class _DailyWorker:

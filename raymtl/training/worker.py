@@ -69,9 +69,14 @@ class Job:
 def run_worker(job: dict[str, Any]) -> dict[str, Any]:
     """Entry point of a worker. Returns the summary of the run, or `{"user_error": …}` for a user error on all workers: raised,
     it would count as a lost worker and be retried."""
+    return run_guarded(_run, job)
+
+
+def run_guarded(run: Callable[[Any, int, int], dict[str, Any]], job: dict[str, Any]) -> dict[str, Any]:
+    """Call `run(job, rank, workers)`, and log what ends it; a user error comes back as a summary."""
     context = ray.train.get_context()
     try:
-        return _run(job["job"], context.get_world_rank(), context.get_world_size())
+        return run(job["job"], context.get_world_rank(), context.get_world_size())
     except UserError as error:
         logs.log.error("%s", error)
         return {"user_error": (type(error).__name__, str(error))}
