@@ -16,7 +16,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from types import FrameType
-from typing import ClassVar
+from typing import ClassVar, Literal
 
 from raymtl.telemetry.lines import last_line
 
@@ -28,11 +28,25 @@ _SAME_S = 0.3
 _NUMBERS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
+class _Arrivals:
+    """The signals that one observer has seen."""
+
+    first: int | None = None
+    _first_at = 0.0
+
+    def add(self, number: int) -> Literal["first", "same", "second"]:
+        """Note a signal; `same`: it is the first one again, sent twice at once."""
+        now = time.monotonic()
+        if self.first is None:
+            self.first, self._first_at = number, now
+            return "first"
+        return "same" if number == self.first and now - self._first_at < _SAME_S else "second"
+
+
 class _State:
     owner = 0
     """The process that `install` was called in; its children inherit the handlers."""
-    received: int | None = None
-    received_at = 0.0
+    handled = _Arrivals()
     sentence = "stopped"
     at_once = True
     """End in the handler: nothing has to be released yet, or an exception here would do harm."""
@@ -80,7 +94,7 @@ def set_sentence(sentence: str) -> None:
 
 def received() -> str | None:
     """Name of the signal that came, or None."""
-    return None if _state.received is None else signal.Signals(_state.received).name
+    return None if _state.handled.first is None else signal.Signals(_state.handled.first).name
 
 
 def allow(seconds: float) -> None:
@@ -100,10 +114,10 @@ def clean_up_with(clean_up: Callable[[], None]) -> Iterator[None]:
 
 def end(exit_code: int) -> None:
     """End the command: with the sentence and code of a received signal; else a later signal cannot turn success into failure."""
-    if _state.received is not None:
+    if _state.handled.first is not None:
         with suppress(OSError, ValueError):
             sys.stdout.flush()
-        _leave(_state.received)
+        _leave(_state.handled.first)
     _state.exit_code, _state.at_once = exit_code, True
 
 
@@ -144,15 +158,15 @@ def _open_standard_streams() -> None:
 
 def _unraisable(failed: "sys.UnraisableHookArgs") -> None:
     """End the process where Python drops a KeyboardInterrupt: in a destructor or a callback."""
-    if _state.received is None:
+    if _state.handled.first is None:
         sys.__unraisablehook__(failed)
     elif isinstance(failed.exc_value, KeyboardInterrupt):
-        _leave(_state.received)
+        _leave(_state.handled.first)
 
 
 def _thread_failed(failed: threading.ExceptHookArgs) -> None:
     """What other threads stumble over while the process is stopped is no news."""
-    if _state.received is None:
+    if _state.handled.first is None:
         threading.__excepthook__(failed)
 
 
@@ -172,31 +186,29 @@ def _handle() -> None:
 
 
 def _on_signal(number: int, frame: FrameType | None) -> None:
-    if number == _state.received and time.monotonic() - _state.received_at < _SAME_S:
-        return
-    if _state.at_once or _state.received is not None:
-        _leave(_state.received or number)
-        return
-    _state.received, _state.received_at = number, time.monotonic()
-    raise KeyboardInterrupt
+    arrival = _state.handled.add(number)
+    if _state.at_once or arrival == "second":
+        _leave(_state.handled.first or number)
+    elif arrival == "first":
+        raise KeyboardInterrupt
 
 
 def _watch(reader: int) -> None:
     """End the process if the main thread does not: at the second signal, or when the time for the clean-up is over."""
-    first, first_at = None, 0.0
+    seen = _Arrivals()
     while True:
         # Where a deadline runs it is looked at often: the clean-up may shorten it
         ready = select.select([reader], [], [], None if _state.deadline == float("inf") else 0.2)[0]
         for number in os.read(reader, 64) if ready else b"":
             if number not in _NUMBERS:
                 continue
-            if first is None:
-                first, first_at = number, time.monotonic()
+            arrival = seen.add(number)
+            if arrival == "first":
                 allow(CLEAN_UP_S)
-            elif number != first or time.monotonic() - first_at >= _SAME_S:
-                _leave(first)
-        if first is not None and (_state.at_once or time.monotonic() >= _state.deadline):
-            _leave(first)
+            elif arrival == "second":
+                _leave(seen.first or number)
+        if seen.first is not None and (_state.at_once or time.monotonic() >= _state.deadline):
+            _leave(seen.first)
 
 
 def _leave(number: int) -> None:
