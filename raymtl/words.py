@@ -4,3 +4,10 @@
 def count_of(count: int, noun: str, plural: str = "") -> str:
     """`1 version`, `2 versions`, `1,000 rows`; `plural` where an s is not enough."""
     return f"{count:,} {noun if count == 1 else plural or f'{noun}s'}"
+
+
+def gib(size: int) -> str:
+    """Bytes in a readable unit."""
+    if size < 2**18:
+        return f"{size / 2**10:.1f} KiB"
+    return f"{size / 2**30:.2f} GiB" if size >= 2**28 else f"{size / 2**20:.1f} MiB"

@@ -6,12 +6,11 @@ from rich.table import Table
 from rich.text import Text
 
 from raymtl.config.metrics import metrics_of_kind
-from raymtl.embeddings.planning import gib
 from raymtl.model_store.manifest import Manifest
 from raymtl.model_store.store import Difference, Listed
 from raymtl.reports.tables import kind_of
 from raymtl.telemetry.output import FoldedTable
-from raymtl.words import count_of
+from raymtl.words import count_of, gib
 
 
 def list_table(versions: list[Listed]) -> Table:

@@ -13,6 +13,7 @@ from raymtl.embeddings.size import table_bytes
 from raymtl.embeddings.tables import describe_lookup, pooled_module, unpooled_module
 from raymtl.embeddings.traffic import TableTraffic, step_traffic
 from raymtl.errors import ConfigError
+from raymtl.words import gib
 
 
 @dataclass
@@ -139,13 +140,6 @@ def _problem(sizes: dict[str, int], workers: int, memory_bytes: int) -> str:
             "train.batch_size"
         )
     )
-
-
-def gib(size: int) -> str:
-    """Bytes in a readable unit."""
-    if size < 2**18:
-        return f"{size / 2**10:.1f} KiB"
-    return f"{size / 2**30:.2f} GiB" if size >= 2**28 else f"{size / 2**20:.1f} MiB"
 
 
 def parse_bytes(text: str) -> int:

@@ -2,8 +2,9 @@
 
 from rich.table import Table
 
-from raymtl.embeddings.planning import DryPlan, gib
+from raymtl.embeddings.planning import DryPlan
 from raymtl.telemetry.output import FoldedTable
+from raymtl.words import gib
 
 
 def plan_tables(plan: DryPlan) -> list[Table | str]:

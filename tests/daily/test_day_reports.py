@@ -16,9 +16,9 @@ from raymtl.daily.reports.day import write_day_report
 from raymtl.daily.reports.index import DAYS, write_index
 from raymtl.daily.reports.series import next_day, number_in, task_names
 from raymtl.daily.reports.table import day_table, verdict
-from raymtl.embeddings.planning import gib
 from raymtl.reports.style import task_colours
 from raymtl.storage.object_store import Store, open_store, read_bytes
+from raymtl.words import gib
 from tests.helpers.fake_records import (
     DELAY_DAYS,
     FIRST,

@@ -4,8 +4,9 @@ import pytest
 
 from raymtl.config.features import Table
 from raymtl.config.root import Config
-from raymtl.embeddings.planning import dry_plan, gib, parse_bytes, table_bytes
+from raymtl.embeddings.planning import dry_plan, parse_bytes, table_bytes
 from raymtl.errors import ConfigError
+from raymtl.words import gib
 from tests.helpers.worker_processes import mixed_config
 
 

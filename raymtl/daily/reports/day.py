@@ -8,7 +8,6 @@ from raymtl.daily.record import STATES, Check, GateResult, NextDay, Record, fold
 from raymtl.daily.reports.data_part import data_parts
 from raymtl.daily.reports.series import aucs, by_date, final_in, ids_of, metrics_in, score_of, scored, task_names
 from raymtl.daily.reports.table import lead_and_rest
-from raymtl.embeddings.planning import gib
 from raymtl.reports import slices
 from raymtl.reports.days import level_bars
 from raymtl.reports.page import (
@@ -42,7 +41,7 @@ from raymtl.reports.style import (
 from raymtl.reports.tables import metric_tables
 from raymtl.storage.object_store import Store, write_bytes
 from raymtl.storage.paths import join_path
-from raymtl.words import count_of
+from raymtl.words import count_of, gib
 
 NAME = "report.html"
 

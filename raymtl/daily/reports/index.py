@@ -22,7 +22,6 @@ from raymtl.daily.reports.series import (
     within,
 )
 from raymtl.daily.reports.table import day_columns, day_lines, lead_and_rest
-from raymtl.embeddings.planning import gib
 from raymtl.reports.days import Frame, Span, frames, sizes, small_multiples, stacks, time_unit
 from raymtl.reports.page import Cell, Drawing, Grid, Heading, Kind, Page, Part, Section, StatusWord, Words, render_page
 from raymtl.reports.plots import count_unit
@@ -30,6 +29,7 @@ from raymtl.reports.style import MUTED, number, other_colours, short_count, shor
 from raymtl.reports.tables import kind_of
 from raymtl.storage.object_store import Store, write_bytes
 from raymtl.storage.paths import join_path
+from raymtl.words import gib
 
 NAME = "index.html"
 DAYS = 30

@@ -9,10 +9,10 @@ from rich.text import Text
 from raymtl.daily.gate import check_words
 from raymtl.daily.record import Check, Record, Written
 from raymtl.daily.reports.series import by_date, score_of, scored, task_names
-from raymtl.embeddings.planning import gib
 from raymtl.reports.style import change, count, duration, percent, significant, task_colours
 from raymtl.reports.tables import show
 from raymtl.telemetry.output import FoldedTable
+from raymtl.words import gib
 
 _STYLES = {
     "published": "green",
