@@ -27,7 +27,6 @@ from raymtl.serving.rules import Rules
 from raymtl.serving.split import State
 from raymtl.serving.tables import Quantization, make_table
 from raymtl.serving.version import Version, read_dense, read_id_map, read_table
-from raymtl.storage.retry import to_user_error
 
 FORMAT = 1
 """Number of the format of `model.json`."""
@@ -121,10 +120,7 @@ def _clear(folder: Folder) -> None:
     there = folder.files()
     for name in (_FACTS, *_PROGRAMS):
         if name in there:
-            try:
-                folder.remove(name)
-            except OSError as error:
-                raise to_user_error(f"remove `{name}` of an earlier export from `{folder.path}`", error) from error
+            folder.remove(name)
 
 
 def export_model(
