@@ -146,7 +146,7 @@ def while_ray_starts() -> Iterator[None]:
 
 
 def _open_standard_streams() -> None:
-    """Give a process that was started without standard streams empty ones: their numbers would go to other files."""
+    """Open closed standard streams on /dev/null; otherwise other files would get their numbers."""
     for number in (0, 1, 2):
         try:
             os.fstat(number)
@@ -165,13 +165,13 @@ def _unraisable(failed: "sys.UnraisableHookArgs") -> None:
 
 
 def _thread_failed(failed: threading.ExceptHookArgs) -> None:
-    """What other threads stumble over while the process is stopped is no news."""
+    """Ignore errors of other threads while the process stops."""
     if _state.handled.first is None:
         threading.__excepthook__(failed)
 
 
 def _leave_to_parent() -> None:
-    """A forked child ends by a signal as any process does; what it gets is not its parent's."""
+    """Reset the handlers in a forked child: a signal to the child is not one to its parent."""
     with suppress(ValueError):  # forked by another thread than the main one
         signal.set_wakeup_fd(-1)
         for number in _NUMBERS:
@@ -197,7 +197,7 @@ def _watch(reader: int) -> None:
     """End the process if the main thread does not: at the second signal, or when the time for the clean-up is over."""
     seen = _Arrivals()
     while True:
-        # Where a deadline runs it is looked at often: the clean-up may shorten it
+        # Check a running deadline often: the clean-up may shorten it
         ready = select.select([reader], [], [], None if _state.deadline == float("inf") else 0.2)[0]
         for number in os.read(reader, 64) if ready else b"":
             if number not in _NUMBERS:
@@ -212,7 +212,7 @@ def _watch(reader: int) -> None:
 
 
 def _leave(number: int) -> None:
-    """The sentence, and the end of this process and of its children, whatever hangs or fails."""
+    """Print the sentence, then end this process and everything below it, whatever hangs or fails."""
     if not _state.leaving.acquire(blocking=False):
         if _state.leaver != threading.get_ident():
             time.sleep(60)  # the other thread ends the process
@@ -250,7 +250,7 @@ def _clean_up() -> None:
 
 
 def _descendants() -> list[int]:
-    """Every process below this one, parents first: a worker that is just starting does not notice that its raylet is gone."""
+    """All processes below this one, parents first: a worker that is still starting outlives its raylet for a while."""
     found, waiting = [], ["self"]
     while waiting:
         children = _children(waiting.pop(0))

@@ -61,8 +61,8 @@ def main(arguments: list[str] | None = None) -> None:
     if code == 0 and output.error is not None and not isinstance(output.error, BrokenPipeError):
         code = StorageError.exit_code
         last_line(
-            f"standard output could not be written ({output.error.strerror}), so some of what this command printed is lost; "
-            "make room where it goes. What the command does besides is done",
+            f"standard output could not be written ({output.error.strerror}), so part of this command's output is lost; free "
+            "space where it goes. The work itself is done",
             code,
         )
     sys.exit(code)

@@ -45,7 +45,7 @@ def version_maps(store: Store, chain: list[Manifest], config: Config, folder: st
 def make_day_maps(
     config: Config, store: Store, folder: str, chain: list[Manifest], plan: Plan, read_tasks: int, notify: Notify
 ) -> DayMaps:
-    """Count the IDs of `plan` and admit and forget by them, beginning with the maps at the end of `chain` (empty: no version).
+    """Count the IDs of `plan`, and admit and evict by them, starting from the maps at the end of `chain` (empty: no version).
 
     Everything is saved below `folder` of the store; what is there already, of the same day and version, is not made again.
     """

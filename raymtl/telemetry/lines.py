@@ -36,7 +36,7 @@ def json_line(level: str, message: str, **more: Any) -> str:
 
 
 def note(message: str) -> None:
-    """Write a sentence of raymtl's own to standard error, where standard output belongs to somebody else."""
+    """Write a line of raymtl itself to standard error, while standard output holds the log of a job."""
     _write("info", message)
 
 
@@ -46,7 +46,7 @@ def last_line(message: str, exit_code: int) -> None:
 
 
 def _write(level: str, message: str, **more: Any) -> None:
-    """Without any lock, so that it can be done whatever the other threads are doing."""
+    """Write without locks, so that it works whatever the other threads are doing."""
     if os.environ.get(VARIABLE) == "json":
         text = json_line(level, f"raymtl: {message}", **more)
     else:
@@ -58,6 +58,6 @@ def _write(level: str, message: str, **more: Any) -> None:
         )
         text = f"raymtl: {message}" if plain else f"\x1b[1;31mraymtl:\x1b[0m {message}"
     data = (text + "\n").encode(errors="replace")
-    with suppress(OSError):  # the exit code has to say it
+    with suppress(OSError):  # only the exit code can tell then
         while data:
             data = data[os.write(2, data) :]

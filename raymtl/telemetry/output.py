@@ -1,4 +1,4 @@
-"""Standard output that cannot stop the work: a reader that went away or a full disk costs what is printed, and nothing else."""
+"""Standard output that cannot stop the work: if its reader goes away or its disk is full, only the output is lost."""
 
 import os
 import sys
@@ -33,7 +33,7 @@ class Output:
             return act(*arguments)
         except OSError as error:
             self.error = self.error or error
-            # What is still buffered goes nowhere, so that nothing fails at the interpreter's end
+            # Discard what is still buffered, so that nothing fails when the interpreter exits
             nowhere = os.open(os.devnull, os.O_WRONLY)
             os.dup2(nowhere, self._stream.fileno())
             os.close(nowhere)
@@ -41,7 +41,7 @@ class Output:
 
 
 def replace_stdout() -> Output:
-    """Put an `Output` in the place of `sys.stdout`; characters that its encoding lacks become question marks."""
+    """Replace `sys.stdout` by an `Output`; characters that its encoding lacks become question marks."""
     for stream in (sys.stdout, sys.stderr):
         if hasattr(stream, "reconfigure"):
             stream.reconfigure(errors="replace")
@@ -50,9 +50,9 @@ def replace_stdout() -> Output:
 
 
 class FoldedTable(Table):
-    """A table that loses nothing on a narrow screen: columns that do not fit stand below, beside the first ones again.
+    """A table that stays complete on a narrow screen: columns that do not fit follow below, next to the key columns again.
 
-    rich itself cuts cells off, and half a number or a date without its end is worse than none.
+    rich itself truncates cells, and half a number is worse than none.
     """
 
     def __init__(self, *headers: Any, keys: int = 1, **options: Any):

@@ -203,7 +203,7 @@ def _ids(records: list[Record], span: Span) -> Section:
     names = _tables(records)
     colours = other_colours(names)
     shown = {what: only(series, names) for what, series in found.items()}
-    for what in ("evicted", "no_room"):  # most tables never forget and always have room
+    for what in ("evicted", "no_room"):  # most tables never evict and always have room
         shown[what] = {name: values for name, values in shown[what].items() if any(values.values())}
 
     wanted = [
