@@ -9,20 +9,11 @@ from pathlib import Path
 
 import psutil
 
+from tests.helpers.pipe import foreign
 from tests.helpers.terminal import RAYMTL, Terminal
 
 CODES = {"INT": 130, "TERM": 143, "HUP": 129}
 MOMENTS = ("imports", "checks", "Ray starts", "Ray is up", "at work")
-FOREIGN = (
-    "Traceback",
-    "core_worker",
-    "(raylet)",
-    "*** SIG",
-    "Stack trace",
-    "Exception ignored",
-    "WARNING",
-    "Error in atexit",
-)
 
 
 @dataclass(frozen=True)
@@ -49,7 +40,7 @@ class Outcome:
             found.append("the sentence is not the last line")
         if self.seconds > 5 + grace_s:
             found.append(f"{self.seconds:.1f} s")
-        found += [f"`{word}` on the screen" for word in FOREIGN if word in self.screen]
+        found += [f"on the screen: {line}" for line in foreign(self.screen)]
         return found + [f"left: {name}" for name in self.left]
 
 

@@ -6,7 +6,9 @@ import subprocess
 from tests.helpers.terminal import RAYMTL, ROOT, clean_environment
 
 FOREIGN = re.compile(
-    r"warning:|warn\(|\.cc:\d|\.py:\d|Traceback|ray::|\(pid|torchrec|matplotlib|^\[.*\d{4}-\d\d-\d\d", re.IGNORECASE
+    r"warning:|(?-i:WARNING)|warn\(|\.cc:\d|\.py:\d|Traceback|Stack trace|Exception ignored|Error in atexit|core_worker|ray::"
+    r"|\(raylet\)|\(pid|\*\*\* SIG|torchrec|matplotlib|^\[.*\d{4}-\d\d-\d\d",
+    re.IGNORECASE,
 )
 """What lines of Ray, TorchRec, matplotlib and Python look like."""
 
@@ -23,14 +25,20 @@ def start(*arguments: str, env: dict[str, str] | None = None) -> subprocess.Pope
     )
 
 
-def run(*arguments: str, code: int = 0, env: dict[str, str] | None = None) -> tuple[list[str], str]:
-    """Lines of standard output, and standard error, of a command that ends with `code`."""
+def finish(*arguments: str, env: dict[str, str] | None = None) -> tuple[int, str, str]:
+    """Exit code, standard output and standard error of a command."""
     with start(*arguments, env=env) as process:
         try:
             output, error = process.communicate(timeout=400)
         finally:
             process.kill()
-    assert process.returncode == code, output + error
+    return process.returncode, output, error
+
+
+def run(*arguments: str, code: int = 0, env: dict[str, str] | None = None) -> tuple[list[str], str]:
+    """Lines of standard output, and standard error, of a command that ends with `code`."""
+    found, output, error = finish(*arguments, env=env)
+    assert found == code, output + error
     assert not foreign(output + error)
     assert len(error.splitlines()) == (0 if code == 0 else 1), error
     return output.splitlines(), error

@@ -1,7 +1,6 @@
 """`raymtl daily` as a process: what it says and returns where something is wrong around it."""
 
 import shutil
-import subprocess
 import threading
 from pathlib import Path
 
@@ -11,7 +10,7 @@ import yaml
 from raymtl.daily.record import read_record
 from raymtl.storage.object_store import open_store
 from tests.helpers.daily_world import daily_raw, day_of, write_day
-from tests.helpers.terminal import RAYMTL, ROOT, clean_environment
+from tests.helpers.pipe import finish, start
 
 pytestmark = [pytest.mark.ray, pytest.mark.timeout(480)]
 
@@ -23,25 +22,12 @@ def world(root: Path, **daily: object) -> tuple[list[str], Path]:
     store = root / "store"
     file = root / "daily.yaml"
     file.write_text(yaml.safe_dump(daily_raw(root / "logs", store, **daily), sort_keys=False))
-    return [*RAYMTL, "daily", "--config", str(file)], store
-
-
-def run(command: list[str]) -> tuple[int, str, str]:
-    """Exit code, standard output and standard error."""
-    done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT, env=clean_environment(), timeout=300)
-    return done.returncode, done.stdout, done.stderr
+    return ["daily", "--config", str(file)], store
 
 
 def test_a_store_that_is_deleted_under_way(tmp_path: Path) -> None:
     command, store = world(tmp_path)
-    process = subprocess.Popen(
-        [*command, "--date", str(day_of(1))],
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-        cwd=ROOT,
-        env=clean_environment(),
-    )
+    process = start(*command, "--date", str(day_of(1)))
     assert process.stdout is not None
     assert process.stderr is not None
     errors: list[str] = []
@@ -67,9 +53,9 @@ def test_a_day_of_next_to_no_rows(tmp_path: Path) -> None:
     command, store = world(tmp_path, bounds={}, bootstrap_days=1)
     shutil.rmtree(tmp_path / "logs" / f"ds={day_of(1)}")
     write_day(tmp_path / "logs", 1, (3,))
-    code, out, err = run([*command, "--date", str(day_of(0))])
+    code, out, err = finish(*command, "--date", str(day_of(0)))
     assert (code, err) == (0, ""), out
-    code, out, err = run([*command, "--date", str(day_of(1))])
+    code, out, err = finish(*command, "--date", str(day_of(1)))
     assert (code, len(err.splitlines())) == (75, 1)
     odd = "the day has 3 rows, fewer than 20% of the 360 that are usual (of 1 day; daily.bounds.min_rows_share)"
     assert odd in err
@@ -77,7 +63,7 @@ def test_a_day_of_next_to_no_rows(tmp_path: Path) -> None:
     assert record is not None
     assert (record.status, record.version) == ("not ready", None)
     assert odd in record.reason
-    code, out, err = run([*command, "--date", str(day_of(1)), "--ignore-bounds"])
+    code, out, err = finish(*command, "--date", str(day_of(1)), "--ignore-bounds")
     assert (code, err) == (0, ""), out
     record = read_record(open_store(str(store)), day_of(1))
     assert record is not None

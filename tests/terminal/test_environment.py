@@ -6,15 +6,14 @@ from pathlib import Path
 
 import pytest
 
+from tests.helpers.pipe import finish
 from tests.helpers.terminal import RAYMTL, ROOT, clean_environment
 
 
 def raymtl(*arguments: str, env: dict[str, str] | None = None) -> tuple[int, str]:
-    """Run a command with its output in pipes; its exit code, and all that it wrote."""
-    done = subprocess.run(
-        [*RAYMTL, *arguments], env=clean_environment(env), cwd=ROOT, capture_output=True, text=True, timeout=240
-    )
-    return done.returncode, done.stdout + done.stderr
+    """The exit code of a command, and all that it wrote."""
+    code, output, error = finish(*arguments, env=env)
+    return code, output + error
 
 
 @pytest.fixture(scope="module")
