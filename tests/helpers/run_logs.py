@@ -80,3 +80,17 @@ def small_config(root: Path, output: Path, name: str, **train: Any) -> dict[str,
 def write_config(raw: dict[str, Any], path: Path) -> str:
     path.write_text(yaml.safe_dump(raw, sort_keys=False))
     return str(path)
+
+
+def write_elastic_run(
+    root: Path, name: str, files: int, rows: int, epochs: int, checkpoint: dict[str, Any] | None = None
+) -> Path:
+    """Write `files` files of `rows` rows, and the configuration of a run over them with 2 to 4 workers; returns its path."""
+    for n in range(files):
+        write_part(root / "logs", DAYS[0], f"part-{n:02}.parquet", rows, seed=n)
+    write_part(root / "logs", DAYS[1], "part-0.parquet", 500, seed=99)
+    raw = small_config(root / "logs", root / "runs", name, workers={"min": 2, "max": 4}, epochs=epochs)
+    raw["train"] |= {"batch_size": 200, "resize_check_s": 5, "threads_per_worker": 1, "log_every_steps": 10}
+    raw["train"] |= {} if checkpoint is None else {"checkpoint": checkpoint}
+    raw["data"] |= {"unit_rows": rows, "block_rows": 200}
+    return Path(write_config(raw, root / "config.yaml"))

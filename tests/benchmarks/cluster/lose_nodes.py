@@ -15,10 +15,8 @@ import tempfile
 import time
 from pathlib import Path
 
-import yaml
-
 from tests.helpers.ray_nodes import ENVIRONMENT, Nodes, workers_on
-from tests.helpers.run_logs import DAYS, small_config, write_part
+from tests.helpers.run_logs import write_elastic_run
 
 
 def main() -> None:
@@ -34,16 +32,8 @@ def main() -> None:
         root = Path(scratch)
         os.environ["TMPDIR"] = str(root / "temporary")
         (root / "temporary").mkdir()
-        for n in range(options.files):
-            write_part(root / "logs", DAYS[0], f"part-{n:02}.parquet", options.rows, seed=n)
-        write_part(root / "logs", DAYS[1], "part-0.parquet", 500, seed=99)
-        raw = small_config(root / "logs", root / "runs", "elastic", workers={"min": 2, "max": 4}, epochs=options.epochs)
-        raw["train"] |= {"batch_size": 200, "resize_check_s": 5, "threads_per_worker": 1, "log_every_steps": 10}
-        raw["data"] |= {"unit_rows": options.rows, "block_rows": 200}
-        if options.announced_s is not None:
-            raw["train"]["checkpoint"] = {"every_units": 10}
-        config = root / "config.yaml"
-        config.write_text(yaml.safe_dump(raw, sort_keys=False))
+        rarely = None if options.announced_s is None else {"every_units": 10}
+        config = write_elastic_run(root, "elastic", options.files, options.rows, options.epochs, rarely)
         nodes = Nodes(1)
         second, third = nodes.add(2), nodes.add(1)
         began = time.monotonic()

@@ -20,9 +20,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-import yaml
-
-from tests.helpers.run_logs import DAYS, small_config, write_part
+from tests.helpers.run_logs import write_elastic_run
 
 ROOT = Path(__file__).parents[3]
 BRIDGE, NET = "raymtl0", "10.77.0"
@@ -129,14 +127,7 @@ def main() -> None:
 
 
 def scenario(shared: Path, machines: list[Machine], options: argparse.Namespace) -> dict:
-    for n in range(options.files):
-        write_part(shared / "logs", DAYS[0], f"part-{n:02}.parquet", options.rows, seed=n)
-    write_part(shared / "logs", DAYS[1], "part-0.parquet", 500, seed=99)
-    raw = small_config(shared / "logs", shared / "runs", "far", workers={"min": 2, "max": 4}, epochs=options.epochs)
-    raw["train"] |= {"batch_size": 200, "resize_check_s": 5, "threads_per_worker": 1, "log_every_steps": 10}
-    raw["data"] |= {"unit_rows": options.rows, "block_rows": 200}
-    config = shared / "config.yaml"
-    config.write_text(yaml.safe_dump(raw, sort_keys=False))
+    config = write_elastic_run(shared, "far", options.files, options.rows, options.epochs)
 
     def machine(number: int, cpus: int) -> Machine:
         machines.append(Machine(number, shared))
