@@ -66,7 +66,7 @@ def interrupt(words: list[str], moment: str, signals: str, at_work: str) -> Outc
         code = terminal.wait(90)
         seconds = time.monotonic() - sent
         _, left = psutil.wait_procs(tree, timeout=10)
-        return Outcome(code, seconds, terminal.text, [_title(p) for p in left if _lives(p)])
+        return Outcome(code, seconds, terminal.text, [_title(p)[:160] for p in left if _lives(p)])
 
 
 def _reached(terminal: Terminal, moment: str, at_work: str) -> bool:
@@ -108,7 +108,7 @@ def _has_child(terminal: Terminal, title: str) -> bool:
 
 def _title(process: psutil.Process) -> str:
     try:
-        return " ".join(process.cmdline())[:80]
+        return " ".join(process.cmdline())
     except psutil.Error:
         return ""
 
