@@ -18,7 +18,7 @@ from raymtl.data.read import Input, Schedule, row_seed
 from raymtl.errors import CheckpointError
 from raymtl.model_store.loader import restore as restore_version
 from raymtl.storage.filesystem import is_local, open_filesystem
-from raymtl.storage.object_store import open_store
+from raymtl.storage.object_store import Store
 from raymtl.storage.paths import join_path
 from raymtl.storage.retry import retry
 from raymtl.storage.temp_dirs import folder_for
@@ -80,7 +80,7 @@ def train_in_process(
     state = _State(job, built, group)
     progress = state.load()
     if progress.step == 0 and begin is not None:
-        restore_version(built, config, open_store(begin.store), begin.version, group, optimizer=not begin.heads_only)
+        restore_version(built, config, Store.open(begin.store), begin.version, group, optimizer=not begin.heads_only)
     if begin is not None and begin.heads_only:
         built.optimizers.train_only(built.model.module.head.ranker.heads())
     progress.starts += 1

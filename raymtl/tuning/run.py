@@ -25,7 +25,7 @@ from raymtl.model_store.row_owners import read_map
 from raymtl.model_store.store import chain, show
 from raymtl.results import TuneResult
 from raymtl.storage.filesystem import open_filesystem
-from raymtl.storage.object_store import open_store
+from raymtl.storage.object_store import Store
 from raymtl.storage.paths import join_path
 from raymtl.telemetry.events import Listener
 from raymtl.training.cluster import connect
@@ -62,7 +62,7 @@ def tune(config: Config, *, address: str | None = None, on_event: Listener | Non
     check_writable(folder)
     _compare_with_previous(config, folder)
     if (begin := _begin(config, json.loads(read_file(folder, CLOCK) or "{}"))) is not None:
-        store = open_store(begin.store)
+        store = Store.open(begin.store)
         check_fits(config, store, show(store, begin.version))
     notify({"note": joining(address)})
     room, concurrent = _room(config, address)
@@ -247,7 +247,7 @@ def _begin(config: Config, clock: dict[str, Any]) -> Begin | None:
     store = start.store or (config.daily.store if config.daily is not None else None)
     if store is None:
         raise ConfigError("tune.start.store is missing, and there is no daily.store; name the folder of the versions")
-    version = clock.setdefault("version", show(open_store(store), start.version).id)
+    version = clock.setdefault("version", show(Store.open(store), start.version).id)
     return Begin(store, version, start.train == "heads")
 
 
@@ -257,7 +257,7 @@ def _maps(
     """Which ID holds which row of each `map` table, for all trials: by the training days, or as the version has it."""
     if begin is None:
         return make_maps(config, plan, folder, reading_tasks(config, workers=0), begun, notify)
-    store = open_store(begin.store)
+    store = Store.open(begin.store)
     links = chain(store, show(store, begin.version))
     files = {}
     for table in config.map_tables():

@@ -10,7 +10,7 @@ from raymtl.data.build_id_maps import _path
 from raymtl.data.source import find_files, list_files
 from raymtl.errors import ConfigError, DataError
 from raymtl.storage.filesystem import open_filesystem
-from raymtl.storage.object_store import open_store
+from raymtl.storage.object_store import Store
 from raymtl.storage.paths import join_path
 from raymtl.training.rundir import run_folder, run_of
 from tests.helpers.small_data import click_rows, make_config, write_file
@@ -173,4 +173,4 @@ def test_the_paths_of_a_run_and_a_store_on_minio():
     assert run_folder(config) == f"s3://b/runs/first{options}"
     assert run_of(f"s3://b/runs/first/config.yaml{options}") == run_folder(config)
     assert _path(run_folder(config), "user") == f"s3://b/runs/first/maps/user.parquet{options}"
-    assert open_store(f"s3://b/store{options}").inside("days") == "b/store/days"
+    assert Store.open(f"s3://b/store{options}").inside("days") == "b/store/days"

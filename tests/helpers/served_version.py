@@ -19,7 +19,7 @@ from raymtl.data.read import read_fragment
 from raymtl.data.units import plan_input
 from raymtl.model_store.store import publish
 from raymtl.model_store.writer import Draft, export
-from raymtl.storage.object_store import open_store
+from raymtl.storage.object_store import Store
 from raymtl.training.build import TrainState, build
 from tests.helpers.run_logs import DAYS, small_config, write_part
 
@@ -103,7 +103,7 @@ def publish_version(root: Path, config: Config, name: str = "v1", seed: int = 0)
                 if hasattr(value, "local_shards"):
                     for shard in value.local_shards():
                         shard.tensor.copy_(torch.randn_like(shard.tensor))
-        store = open_store(str(root / "store"))
+        store = Store.open(str(root / "store"))
         days = {"train": [DAYS[0], DAYS[0]]}
         export(built, store, Draft(name, config, days), group, maps={"user": user_map()})
         publish(store, name)

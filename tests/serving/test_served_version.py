@@ -23,7 +23,8 @@ from raymtl.serving.plan import plan_scoring
 from raymtl.serving.scorer import Predictor, UnitReader
 from raymtl.serving.tables import make_table
 from raymtl.serving.version import Version, open_version, read_dense, read_id_map, read_table
-from raymtl.storage import object_store
+from raymtl.storage import folder
+from raymtl.storage.object_store import Store
 from tests.helpers.served_version import publish_version, served_config, write_logs
 
 DAY = "2026-01-02"
@@ -169,10 +170,8 @@ def test_a_damaged_file_is_named(version: Version, root: Path, file: str) -> Non
 
 def test_each_file_is_read_once(version: Version, monkeypatch: pytest.MonkeyPatch) -> None:
     read: list[str] = []
-    monkeypatch.setattr(
-        object_store, "_read", lambda store, name, _read=object_store._read: read.append(name) or _read(store, name)
-    )
-    monkeypatch.setattr(object_store, "open_to_read", lambda *a: pytest.fail("read in pieces, beside the whole"))
+    monkeypatch.setattr(Store, "_read", lambda store, name, _read=Store._read: read.append(name) or _read(store, name))
+    monkeypatch.setattr(folder, "open_to_read", lambda *a: pytest.fail("read in pieces, beside the whole"))
     read_table(version, "item")
     assert [name.rpartition("/")[0] for name in read] == ["versions/v1/tables/item"]
 

@@ -24,7 +24,7 @@ from raymtl.embeddings.initialisation import fill_rows
 from raymtl.errors import CheckpointError, ConfigError
 from raymtl.model_store.publish import publish_run
 from raymtl.model_store.row_owners import read_map
-from raymtl.storage.object_store import open_store
+from raymtl.storage.object_store import Store
 from raymtl.training import driver
 from raymtl.training.rundir import last_checkpoint, run_folder
 from tests.helpers.run_logs import DAYS, small_config, write_part
@@ -107,7 +107,7 @@ def test_a_run_makes_its_maps_and_keeps_them(ray_cluster: None, logs: Path, tmp_
             )
 
     # A version of it says who holds which row, so that a daily job can begin with it
-    store = open_store(str(tmp_path / "store"))
+    store = Store.open(str(tmp_path / "store"))
     manifest = publish_run(str(folder), store, checkpoint=None, version="first", held=lambda: None)
     for table in ADMIT:
         assert read_map(store, [manifest], table).digest == maps[table].load().digest

@@ -16,7 +16,7 @@ from raymtl.config.root import Config
 from raymtl.errors import ConfigError
 from raymtl.model_store.lease import acquire
 from raymtl.model_store.publish import publish_run
-from raymtl.storage.object_store import open_store
+from raymtl.storage.object_store import Store
 from raymtl.training import driver as training
 from raymtl.tuning import sampler
 from raymtl.tuning.run import opened, tune
@@ -69,7 +69,7 @@ def test_trials_share_data_and_processes_and_equal_runs_of_their_own(ray_cluster
     assert {task: m["logloss"] for task, m in told["tasks"].items()} == {
         t: m["logloss"] for t, m in own["eval"].items()
     }
-    store = open_store(str(folder / "versions"))
+    store = Store.open(str(folder / "versions"))
     with acquire(store, "publish", wait_s=5) as lease:
         publish_run(f"{best.output}/own", store, checkpoint=None, version="v1", held=lease.held)
     _begins_with_the_version(loaded(root, "from", FROM, f"tune.start.store={folder}/versions"), own)

@@ -30,7 +30,7 @@ from raymtl.data.units import plan_input
 from raymtl.model_store import store as versions
 from raymtl.model_store.loader import restore
 from raymtl.model_store.row_owners import read_map
-from raymtl.storage.object_store import Store, open_store
+from raymtl.storage.object_store import Store
 from raymtl.training.build import build
 from raymtl.training.checkpoint import Progress
 from raymtl.training.driver import metrics_section
@@ -104,7 +104,7 @@ def main() -> None:
         began = time.perf_counter()
         records = run_daily(config, DailyRequest(days[-1], first), address="local", on_event=lambda item: None)
         seconds = time.perf_counter() - began
-        store = open_store(config.daily.store)
+        store = Store.open(config.daily.store)
         told = [record for record in records[1:] if record.next_day]
         assert records[0].version is not None
         kept = frozen(config, store, records[0].version, [record.date for record in told])
