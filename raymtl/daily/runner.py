@@ -81,7 +81,7 @@ def dry_run(config: Config, order: DailyRequest) -> list[dict[str, Any]]:
     """
     daily = section(config)
     store = Store.open(daily.store)
-    check_writable(store.path, "daily.store: the store", "daily.store")
+    check_writable(store, "daily.store: the store", "daily.store")
     todo = _todo(store, daily, order)
     base = choose_base(known_versions(store), todo.days[0]) if todo.days else None
     begins = None if base is None else base.id

@@ -49,7 +49,7 @@ class Score:
 class DayJob(Job):
     """What the driver hands to every worker; `inputs` has `train`, `candidate` and that of every score."""
 
-    store: str = ""
+    store: Store | None = None
     notebook: str = ""
     """Object of the store in which the session notes what it has measured."""
     scores: list[Score] = field(default_factory=list)
@@ -85,7 +85,8 @@ class _DailyWorker:
     def __init__(self, job: DayJob, rank: int, workers: int):
         self.job, self.rank = job, rank
         self.worker, self.group = set_up(job, rank, workers)
-        self.store = Store.open(job.store)
+        assert job.store is not None
+        self.store = job.store
         self.notes = _MeasurementLog(self.store, job.notebook, rank, self.group)
 
     def run(self) -> dict[str, Any]:

@@ -148,6 +148,10 @@ class Folder:
 
         self.retried("remove", name, attempt)
 
+    def upload(self, local_folder: str, name: str = "") -> None:
+        """Copy the files of a local folder into a folder. Raises OSError."""
+        retry(lambda: pafs.copy_files(local_folder, self.inside(name), pafs.LocalFileSystem(), self.filesystem))
+
     def open_input(self, name: str) -> pa.NativeFile:
         """Open a file for random access, with retried reads. Raises OSError, for `errors` to turn into a sentence."""
         path = self.inside(name)

@@ -9,7 +9,6 @@ import io
 import os
 import uuid
 from contextlib import suppress
-from dataclasses import dataclass
 from typing import Any, Self
 
 import pyarrow.fs as pafs
@@ -30,7 +29,6 @@ class UnsureError(StorageError):
     """The storage does not say whether an operation succeeded."""
 
 
-@dataclass(frozen=True)
 class Store(Folder):
     """A folder of versions; its path is absolute."""
 

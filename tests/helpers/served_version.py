@@ -19,6 +19,7 @@ from raymtl.data.read import read_fragment
 from raymtl.data.units import plan_input
 from raymtl.model_store.store import publish
 from raymtl.model_store.writer import Draft, export
+from raymtl.storage.folder import Folder
 from raymtl.storage.object_store import Store
 from raymtl.training.build import TrainState, build
 from tests.helpers.run_logs import DAYS, small_config, write_part
@@ -112,7 +113,7 @@ def publish_version(root: Path, config: Config, name: str = "v1", seed: int = 0)
 
 def evaluated(built: TrainState, config: Config, root: Path) -> np.ndarray:
     """What the model says in evaluation: its own reading, collating, tables and head."""
-    maps = {"user": save_map(user_map(), str(root / "user.parquet"))}
+    maps = {"user": save_map(user_map(), Folder.open(str(root)), "user.parquet")}
     maker = BlockMaker(config, evaluation=True, maps=maps)
     plan = plan_input(config, "eval")
     found = []

@@ -14,7 +14,7 @@ import pytest
 from raymtl.cli.main import run_command
 from raymtl.config.data import DayRange
 from raymtl.config.slots.common import Custom
-from raymtl.data.writing import Folder
+from raymtl.data.writing import OutputFolder
 from raymtl.errors import ClusterError
 from raymtl.serving import plan
 from raymtl.serving import score as serving_score
@@ -251,5 +251,5 @@ def done(root: Path, out: Path) -> tuple[plan.Output, ...]:
     version = open_version(str(root / "store/versions/v1"))
     made = plan.plan_scoring(version.config, str(root / "logs"), None, plan.default_keys(version.config))
     names = ["pred_" + name for name in serving_score._outputs(version)]
-    serving_score._begin(Folder(str(out)), version, made, names)
+    serving_score._begin(OutputFolder.open(str(out)), version, made, names)
     return made.outputs

@@ -15,7 +15,7 @@ from raymtl.storage import retry
 from raymtl.storage.object_store import Store
 from raymtl.storage.paths import join_path
 from raymtl.training import driver
-from raymtl.training.rundir import checkpoints, read_file
+from raymtl.training.rundir import RunFolder, checkpoints
 from tests.helpers.run_logs import DAYS, small_config, write_part
 from tests.helpers.s3_server import ENVIRONMENT, S3, Proxy, s3_server
 
@@ -50,9 +50,9 @@ def test_a_run_with_everything_on_s3(ray_cluster: None, server: S3, tmp_path: Pa
         result = driver.train(config)
         assert (result["rows_trained"], result["rows_left_out"]) == (300, 0)
         folder = join_path(server.url("runs"), "first")
-        assert len(checkpoints(folder)) == config.train.checkpoint.keep
-        assert json.loads(read_file(folder, "result.json") or "")["rows_trained"] == 300
-        assert len((read_file(folder, "metrics.jsonl") or "").splitlines()) >= 2
+        assert len(checkpoints(RunFolder.open(folder))) == config.train.checkpoint.keep
+        assert json.loads(RunFolder.open(folder).read_text("result.json") or "")["rows_trained"] == 300
+        assert len((RunFolder.open(folder).read_text("metrics.jsonl") or "").splitlines()) >= 2
         # Each part of the checkpoint is read from S3 itself, though a tenth of the requests fail
         proxy.failing, proxy.failed = 0.1, 0
         store = Store.open(server.url("store", proxy.port))
