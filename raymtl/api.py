@@ -233,9 +233,9 @@ def export(
 
 def open_store(path: Path) -> "ModelStore":
     """The published versions at a path or URL, such as `s3://bucket/models`; the store need not exist yet."""
-    from raymtl.storage.object_store import open_store as open_
+    from raymtl.storage.object_store import Store
 
-    return ModelStore(open_(fspath(path)))
+    return ModelStore(Store.open(fspath(path)))
 
 
 @dataclass(frozen=True)

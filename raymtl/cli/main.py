@@ -310,9 +310,9 @@ def report(
     from raymtl.daily.reports.table import day_table
     from raymtl.daily.reports.write import last_records
     from raymtl.reports.html import write_report
-    from raymtl.storage.object_store import open_store
+    from raymtl.storage.object_store import Store
 
-    store = open_store(run_dir)
+    store = Store.open(run_dir)
     if records := last_records(store):
         path = write_index(store, records)
         console.print(day_table(records))

@@ -19,7 +19,7 @@ app = typer.Typer(
     invoke_without_command=True,
 )
 
-Folder = Annotated[str, typer.Argument(metavar="SEARCH", help="Folder of a search, <output>/<name>-tune.")]
+SearchFolder = Annotated[str, typer.Argument(metavar="SEARCH", help="Folder of a search, <output>/<name>-tune.")]
 
 
 @app.callback()
@@ -70,10 +70,11 @@ def tune(
     if dry_run:
         console.print("checking the configuration and the logs")  # before the imports, which take seconds
         from raymtl.data.writable import check_writable
+        from raymtl.storage.folder import Folder
         from raymtl.tuning.check import check, search_folder
 
         space = check(loaded)
-        check_writable(search_folder(loaded), "output: the folder of the search")
+        check_writable(Folder.open(search_folder(loaded)), "output: the folder of the search")
         for axis in space.axes:
             console.print(f"{axis.name}: {axis.values}", markup=False)
         console.print(
@@ -89,27 +90,27 @@ def tune(
 
 
 @app.command()
-def status(folder: Folder, as_json: Json = False) -> None:
+def status(folder: SearchFolder, as_json: Json = False) -> None:
     """Show the progress of a search, also while another process runs it."""
     from raymtl.tuning.result import summary
     from raymtl.tuning.run import opened
     from raymtl.tuning.terminal import trials_table
 
     search, clock = opened(folder)
-    found = summary(search, clock, folder)
+    found = summary(search, clock, search.trial_store.folder)
     console.print(trials_table(search))
     console.print(_counts(found), markup=False)
     finish(as_json, found)
 
 
 @app.command()
-def report(folder: Folder, as_json: Json = False) -> None:
+def report(folder: SearchFolder, as_json: Json = False) -> None:
     """Rewrite the report, best.yaml and trials.parquet from a search's records, finished or not."""
     from raymtl.tuning.result import write_result
     from raymtl.tuning.run import opened
 
     search, clock = opened(folder)
-    _show(search, write_result(search, folder, clock), as_json)
+    _show(search, write_result(search, search.trial_store.folder, clock), as_json)
 
 
 def _show(search: Any, result: "TuneResult", as_json: bool) -> None:

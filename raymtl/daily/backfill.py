@@ -7,7 +7,7 @@ import datetime as dt
 import json
 
 from raymtl.daily.record import FOLDER, read_record
-from raymtl.storage.object_store import Store, read_bytes, remove, write_bytes
+from raymtl.storage.object_store import Store
 
 _NAME = f"{FOLDER}/redo.json"
 
@@ -17,7 +17,7 @@ class Backfill:
 
     def __init__(self, store: Store, first: dt.date, last: dt.date):
         self._store, self._range = store, [str(first), str(last)]
-        data = read_bytes(store, _NAME)
+        data = store.read(_NAME)
         found = json.loads(data) if data else {}
         same = found.get("range") == self._range
         self._begun: dict[str, int] = found["begun"] if same else {}
@@ -45,8 +45,8 @@ class Backfill:
 
     def close(self) -> None:
         """All days are done: the next such command does them once more."""
-        remove(self._store, _NAME)
+        self._store.remove(_NAME)
 
     def _write(self) -> None:
         content = {"range": self._range, "begun": self._begun, "done": self._done}
-        write_bytes(self._store, _NAME, json.dumps(content).encode())
+        self._store.write(_NAME, json.dumps(content))

@@ -53,8 +53,7 @@ from raymtl.model_store.commit_log import utc_now
 from raymtl.model_store.lease import Lease
 from raymtl.model_store.loader import check_fits
 from raymtl.model_store.manifest import Manifest
-from raymtl.storage.object_store import Store, names, remove_folder
-from raymtl.storage.paths import join_path
+from raymtl.storage.object_store import Store
 from raymtl.telemetry.events import Listener
 from raymtl.training.cluster import connect
 from raymtl.training.phases import joining, starting_workers
@@ -154,7 +153,7 @@ class Day:
 
     def _runs(self, of: str = "") -> list[str]:
         """Folders of attempts of a day, by default this one."""
-        return [name for name in names(self.store, of or self.folder) if name.startswith("run-")]
+        return [name for name in self.store.names(of or self.folder) if name.startswith("run-")]
 
     def _is_published(self, version: str | None) -> bool:
         return any(v.id == version for v in self.listed)
@@ -294,7 +293,7 @@ class Day:
     # evaluate, train, gate: one session of the workers
 
     def _train(self, plans: DayPlans, maps: DayMaps, local: bool) -> None:
-        config = session_config(self.config, plans, self.day, join_path(self.store.path, self.folder), self.record)
+        config = session_config(self.config, plans, self.day, self.store.path_of(self.folder), self.record)
         grant = wait_for_resources(config, local, lambda line: self.on_event({"note": line}))
         job, notes = day_job(self.config, config, self.store, self.listed, self.chain, plans, maps, grant, self.record)
         self._note(notes=[*self.record.notes, *notes])
@@ -385,7 +384,7 @@ class Day:
             for day in recorded_days(self.store):  # also what a killed job, or a day that was given up, left behind
                 if day <= self.day:
                     for name in self._runs(folder(day)):
-                        remove_folder(self.store, f"{folder(day)}/{name}")
+                        self.store.remove_folder(f"{folder(day)}/{name}")
         except LeaseLostError:
             raise
         except UserError as error:

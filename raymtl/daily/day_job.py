@@ -19,8 +19,8 @@ from raymtl.model_store.manifest import Manifest, new_id
 from raymtl.model_store.store import Listed
 from raymtl.model_store.writer import Draft
 from raymtl.storage.object_store import Store
-from raymtl.storage.paths import join_path
 from raymtl.training.resources import ResourceGrant
+from raymtl.training.rundir import RunFolder, run_folder
 
 
 def session_config(config: Config, plans: DayPlans, day: dt.date, output: str, record: Record) -> Config:
@@ -89,12 +89,12 @@ def day_job(
         config,
         inputs,
         {name: rates.get(name, 0.5) for name in config.active_tasks()},
-        join_path(config.output, config.name),
+        RunFolder.open(run_folder(config)),
         None,
         grant.read_tasks,
         grant.threads,
         record.config_hash,
-        store=store.path,
+        store=store,
         notebook=f"{work}/measured.json",
         scores=scores,
         base=base.id if base else None,

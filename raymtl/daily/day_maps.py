@@ -12,7 +12,6 @@ from raymtl.data.units import Plan
 from raymtl.model_store.manifest import Manifest
 from raymtl.model_store.row_owners import read_map
 from raymtl.storage.object_store import Store
-from raymtl.storage.paths import join_path
 
 Notify = Callable[[str], None]
 
@@ -33,12 +32,12 @@ def version_maps(store: Store, chain: list[Manifest], config: Config, folder: st
     """The maps of a version, saved as `<folder>/<name>-<table>.parquet` below the store; of tables that it has."""
     files = {}
     for table in config.map_tables():
-        path = join_path(store.path, f"{folder}/{name}-{table}.parquet")
-        found = find_map(path)
+        file = f"{folder}/{name}-{table}.parquet"
+        found = find_map(store, file)
         if found is not None and found.notes.get("version") == chain[-1].id:
             files[table] = found
         elif table in chain[-1].tables:
-            files[table] = save_map(read_map(store, chain, table), path, {"version": chain[-1].id})
+            files[table] = save_map(read_map(store, chain, table), store, file, {"version": chain[-1].id})
     return files
 
 
@@ -55,12 +54,20 @@ def make_day_maps(
     before = version_maps(store, chain, config, folder, "before") if chain else {}
     for table in tables:
         if table not in before:  # a table that the version does not have
-            path = join_path(store.path, f"{folder}/before-{table}.parquet")
-            before[table] = save_map(IdMap.empty(config.tables[table].rows), path, {"version": base})
-    paths = {table: join_path(store.path, f"{folder}/after-{table}.parquet") for table in tables}
+            empty = IdMap.empty(config.tables[table].rows)
+            before[table] = save_map(empty, store, f"{folder}/before-{table}.parquet", {"version": base})
+    names = {table: f"{folder}/after-{table}.parquet" for table in tables}
     sources = {table: _digest(base, source_of(config, plan, table), config.daily.min_count) for table in tables}
     after = count_and_admit(
-        config, plan, lambda table: before[table].load(), paths, sources, config.daily.min_count, read_tasks, notify
+        config,
+        plan,
+        lambda table: before[table].load(),
+        store,
+        names,
+        sources,
+        config.daily.min_count,
+        read_tasks,
+        notify,
     )
     noted = {
         table: {k: v for k, v in file.notes.items() if k not in ("source", "day")} for table, file in after.items()

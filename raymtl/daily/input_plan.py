@@ -13,6 +13,7 @@ from raymtl.data.source import find_files
 from raymtl.data.units import Fragment, Plan, Unit, join_plans, plan_input
 from raymtl.data.user_slice import UserSlice
 from raymtl.errors import ConfigError
+from raymtl.storage.folder import Folder
 
 Tasks = tuple[str, ...] | None
 """The tasks whose labels count; None: all."""
@@ -53,6 +54,7 @@ def plan_day(config: Config, day: dt.date, base_end: dt.date | None, left_out: C
     """
     daily = config.daily
     assert daily is not None
+    logs = Folder.open(config.data.path)
     prompt, late = _by_delay(config, day, base_end)
     notes: list[str] = []
     first = day - dt.timedelta(days=daily.bootstrap_days - 1)
@@ -63,7 +65,7 @@ def plan_day(config: Config, day: dt.date, base_end: dt.date | None, left_out: C
     matured: list[tuple[dt.date, Tasks]] = []
     for group in late:
         days = [d for d in group.days if d not in left_out and (base_end is not None or d >= first)]
-        there = [d for d in days if _exists(config, d)]
+        there = [d for d in days if _exists(logs, d)]
         if gone := [d for d in days if d not in there]:
             notes.append(
                 f"the labels of {', '.join(group.tasks)} of {gone[0]} are final now, but the logs of that day are gone"
@@ -81,7 +83,7 @@ def plan_day(config: Config, day: dt.date, base_end: dt.date | None, left_out: C
     train = [(plans[d], tasks) for d, tasks in read_now]
     read = _described(read_now)
     if daily.replay is not None and base_end is not None:
-        again = _replay(config, day, base_end, own.rows, left_out)
+        again = _replay(config, logs, day, base_end, own.rows, left_out)
         train = [*((plan, tasks) for _, plan, tasks in again), *train]
         read |= {f"{d} (again)": None if tasks is None else list(tasks) for d, _, tasks in again}
     held = [(plans[d], tasks) for d, tasks in _with_labels([*matured, (day, prompt)])]
@@ -150,8 +152,8 @@ def _described(parts: list[tuple[dt.date, Tasks]]) -> dict[str, list[str] | None
     return found
 
 
-def _exists(config: Config, day: dt.date) -> bool:
-    files, _ = find_files(config.data.path, DayRange(start=day, end=day))
+def _exists(logs: Folder, day: dt.date) -> bool:
+    files, _ = find_files(logs, DayRange(start=day, end=day))
     return bool(files)
 
 
@@ -161,7 +163,7 @@ def _plan_of(config: Config, day: dt.date) -> Plan:
 
 
 def _replay(
-    config: Config, day: dt.date, base_end: dt.date, own_rows: int, left_out: Container[dt.date]
+    config: Config, logs: Folder, day: dt.date, base_end: dt.date, own_rows: int, left_out: Container[dt.date]
 ) -> list[tuple[dt.date, Plan, Tasks]]:
     """Row groups of the days before by chance, the same for the same day, until they have the wanted share of its rows.
 
@@ -173,7 +175,7 @@ def _replay(
     days = [day - dt.timedelta(days=n) for n in range(1, replay.days + 1)]
     tasks = {d: _final(config, d, base_end) for d in days}
     fine = config.model_copy(update={"data": config.data.model_copy(update={"unit_rows": 1})})  # each row group a unit
-    plans = {d: _plan_of(fine, d) for d in days if tasks[d] != () and d not in left_out and _exists(config, d)}
+    plans = {d: _plan_of(fine, d) for d in days if tasks[d] != () and d not in left_out and _exists(logs, d)}
     groups = [(d, chunk) for d, plan in plans.items() for unit in plan.units for chunk in unit.fragments]
     order = np.random.default_rng([config.data.shuffle.seed, day.toordinal()]).permutation(len(groups))
     wanted = replay.share * own_rows

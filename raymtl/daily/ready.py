@@ -11,31 +11,28 @@ from raymtl.data.source import find_files, partitioned_days
 from raymtl.data.units import find_footers
 from raymtl.data.validation.report import ColumnReport, PartReport, ScenarioReport
 from raymtl.errors import ConfigError, DataError
-from raymtl.storage.filesystem import open_filesystem
-from raymtl.storage.retry import retry, to_user_error
+from raymtl.storage.folder import Folder
 from raymtl.words import count_of
 
 
-def find_not_ready(config: Config, day: dt.date) -> str | None:
+def find_not_ready(config: Config, logs: Folder, day: dt.date) -> str | None:
     """Why the logs of a day are not there yet, in one sentence, or None where they are.
 
     Reads file names and footers only. Raises DataError where there is no data set at all, and where a file of a day that
     has its marker is damaged: that will not get better by waiting. Raises StorageError when the storage keeps failing.
     """
     assert config.daily is not None
-    path, ready = config.data.path, config.daily.ready
-    filesystem, root = open_filesystem(path)
-    partition = f"{root.rstrip('/')}/ds={day}"
+    ready, partition = config.daily.ready, logs.child(f"ds={day}")
     # Before the files are listed: what is listed after the marker was there is whole.
-    marked = ready.marker is not None and _kind(filesystem, f"{partition}/{ready.marker}") == pafs.FileType.File
-    files, absent = find_files(path, _only(day))
-    if not files and _kind(filesystem, partition) != pafs.FileType.Directory:
+    marked = ready.marker is not None and partition.kind(ready.marker) == pafs.FileType.File
+    files, absent = find_files(logs, _only(day))
+    if not files and partition.kind() != pafs.FileType.Directory:
         return absent[0]
     if ready.marker is not None and not marked:
-        return f"`{partition}` has no `{ready.marker}` yet, the file that marks a day as complete (daily.ready.marker)"
+        return f"`{partition.root}` has no `{ready.marker}` yet, the file that marks a day as complete (daily.ready.marker)"
     if not files:
-        return f"`{partition}` has no parquet file yet"
-    footers, broken = find_footers(filesystem, files)
+        return f"`{partition.root}` has no parquet file yet"
+    footers, broken = find_footers(logs.filesystem, files)
     if broken:
         found = broken[0] + (f" (and {count_of(len(broken) - 1, 'more file')})" if len(broken) > 1 else "")
         if marked:
@@ -44,7 +41,7 @@ def find_not_ready(config: Config, day: dt.date) -> str | None:
     rows = sum(sum(f.row_group_rows) for f in footers)
     if rows < ready.min_rows:
         return (
-            f"ds={day} of `{path}` has {count_of(rows, 'row')} in {count_of(len(files), 'file')}, fewer than the "
+            f"ds={day} of `{logs.path}` has {count_of(rows, 'row')} in {count_of(len(files), 'file')}, fewer than the "
             f"{ready.min_rows:,} of daily.ready.min_rows"
         )
     return None
@@ -56,11 +53,11 @@ def not_ready(config: Config, day: dt.date, *, first: bool) -> list[str]:
     Raises ConfigError where the logs begin too late for `daily.bootstrap_days`: waiting would not help.
     """
     assert config.daily is not None
-    days = [day]
+    days, logs = [day], Folder.open(config.data.path)
     if first:
         window = DayRange(start=day - dt.timedelta(days=config.daily.bootstrap_days - 1), end=day)
         days = [d for d in window.days() if d not in config.daily.skip]
-        there = partitioned_days(config.data.path)
+        there = partitioned_days(logs)
         if days and there and there[-1] < days[0]:
             return [
                 f"the logs `{config.data.path}` end with {there[-1]}, and the first version would be trained on {days[0]} to "
@@ -73,7 +70,7 @@ def not_ready(config: Config, day: dt.date, *, first: bool) -> list[str]:
                 f"{days[0]} to {day}, but the logs begin on {begin}; set daily.bootstrap_days to {(day - begin).days + 1}, or "
                 f"begin on a later day"
             )
-    return [reason for d in days if (reason := find_not_ready(config, d))]
+    return [reason for d in days if (reason := find_not_ready(config, logs, d))]
 
 
 def check_day(config: Config, day: dt.date, read_tasks: int) -> tuple[Figures, list[str]]:
@@ -126,10 +123,3 @@ def _scenario_shares(scenario: ScenarioReport) -> dict[str, float]:
 
 def _only(day: dt.date) -> DayRange:
     return DayRange(start=day, end=day)
-
-
-def _kind(filesystem: pafs.FileSystem, path: str) -> pafs.FileType:
-    try:
-        return retry(lambda: filesystem.get_file_info(path)).type
-    except OSError as error:
-        raise to_user_error(f"read `{path}`", error) from error

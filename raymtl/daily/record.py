@@ -11,7 +11,7 @@ from typing import Any, Literal
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from raymtl.errors import StorageError
-from raymtl.storage.object_store import Store, names, read_bytes, write_bytes
+from raymtl.storage.object_store import Store
 
 FOLDER = "days"
 NAME = "record.json"
@@ -167,7 +167,7 @@ def folder(day: dt.date) -> str:
 def read_record(store: Store, day: dt.date) -> Record | None:
     """The record of a day, or None if the day never started."""
     name = f"{folder(day)}/{NAME}"
-    data = read_bytes(store, name)
+    data = store.read(name)
     if data is None:
         return None
     try:
@@ -181,13 +181,13 @@ def read_record(store: Store, day: dt.date) -> Record | None:
 
 def write_record(store: Store, record: Record) -> None:
     """Write the record in one step."""
-    write_bytes(store, f"{folder(record.date)}/{NAME}", (record.model_dump_json(indent=1) + "\n").encode())
+    store.write(f"{folder(record.date)}/{NAME}", record.model_dump_json(indent=1) + "\n")
 
 
 def recorded_days(store: Store) -> list[dt.date]:
     """The days that ever started, in order."""
     found = []
-    for name in names(store, FOLDER):
+    for name in store.names(FOLDER):
         try:
             found.append(dt.date.fromisoformat(name))
         except ValueError:  # a report, or somebody else's file

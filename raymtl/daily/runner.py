@@ -27,7 +27,7 @@ from raymtl.data.writable import check_writable
 from raymtl.errors import ConfigError, RefusedError, UserError
 from raymtl.model_store import store as versions
 from raymtl.model_store.lease import acquire
-from raymtl.storage.object_store import Store, open_store
+from raymtl.storage.object_store import Store
 from raymtl.telemetry.events import Listener
 from raymtl.words import count_of
 
@@ -39,7 +39,7 @@ def run_daily(config: Config, order: DailyRequest, *, address: str | None, on_ev
     UserErrors for anything else that ended it.
     """
     daily = section(config)
-    store = open_store(daily.store)
+    store = Store.open(daily.store)
     if order.first is None and not order.force and (done := _done(store, order.last)) is not None and done.ended:
         versions_there = versions.list_versions(store)
         if done.status == "published" and was_left_out(store, done.date, versions_there):
@@ -80,8 +80,8 @@ def dry_run(config: Config, order: DailyRequest) -> list[dict[str, Any]]:
     Raises StorageError where the store could not be written.
     """
     daily = section(config)
-    store = open_store(daily.store)
-    check_writable(store.path, "daily.store: the store", "daily.store")
+    store = Store.open(daily.store)
+    check_writable(store, "daily.store: the store", "daily.store")
     todo = _todo(store, daily, order)
     base = choose_base(known_versions(store), todo.days[0]) if todo.days else None
     begins = None if base is None else base.id

@@ -20,7 +20,7 @@ from raymtl.errors import VersionError
 from raymtl.model_store.loader import restore as restore_version
 from raymtl.model_store.row_owners import changed_owners, evicted, new_owners
 from raymtl.model_store.writer import Delta, Draft, dense_weights, export
-from raymtl.storage.object_store import Store, open_store, read_bytes, write_bytes
+from raymtl.storage.object_store import Store
 from raymtl.training.build import TrainState, build
 from raymtl.training.checkpoint import Progress
 from raymtl.training.distributed import all_gather_or_raise
@@ -49,7 +49,7 @@ class Score:
 class DayJob(Job):
     """What the driver hands to every worker; `inputs` has `train`, `candidate` and that of every score."""
 
-    store: str = ""
+    store: Store | None = None
     notebook: str = ""
     """Object of the store in which the session notes what it has measured."""
     scores: list[Score] = field(default_factory=list)
@@ -85,7 +85,8 @@ class _DailyWorker:
     def __init__(self, job: DayJob, rank: int, workers: int):
         self.job, self.rank = job, rank
         self.worker, self.group = set_up(job, rank, workers)
-        self.store = open_store(job.store)
+        assert job.store is not None
+        self.store = job.store
         self.notes = _MeasurementLog(self.store, job.notebook, rank, self.group)
 
     def run(self) -> dict[str, Any]:
@@ -266,8 +267,8 @@ class _MeasurementLog:
         all_gather_or_raise(self._group, lambda: self._save() if self._rank == 0 else None)
 
     def _save(self) -> None:
-        write_bytes(self._store, self._name, json.dumps(self._notes).encode())
+        self._store.write(self._name, json.dumps(self._notes))
 
     def _read(self) -> dict[str, Any]:
-        data = read_bytes(self._store, self._name)
+        data = self._store.read(self._name)
         return json.loads(data) if data else {}

@@ -14,7 +14,7 @@ from raymtl.data.ids.admission import Changes, admit
 from raymtl.data.ids.id_map import IdMap, MapFile, find_map, save_map
 from raymtl.data.units import Plan
 from raymtl.errors import CheckpointError
-from raymtl.storage.paths import absolute, join_path
+from raymtl.storage.folder import Folder
 
 _LINE_EVERY_S = 10.0
 
@@ -22,7 +22,7 @@ Notify = Callable[[str], None]
 
 
 def make_maps(
-    config: Config, plan: Plan, run_dir: str, read_tasks: int, has_trained: bool, notify: Notify
+    config: Config, plan: Plan, run_dir: Folder, read_tasks: int, has_trained: bool, notify: Notify
 ) -> dict[str, MapFile]:
     """The map of every `map` table, saved as `<run>/maps/<table>.parquet`; maps that the run already has are kept.
 
@@ -32,33 +32,34 @@ def make_maps(
     tables = config.map_tables()
     if has_trained or not tables:
         return saved_maps(config, run_dir)
-    paths = {table: _path(run_dir, table) for table in tables}
+    names = {table: _name(table) for table in tables}
     sources = {table: source_of(config, plan, table) for table in tables}
     before = {table: IdMap.empty(config.tables[table].rows) for table in tables}
-    return count_and_admit(config, plan, before.__getitem__, paths, sources, 0, read_tasks, notify)
+    return count_and_admit(config, plan, before.__getitem__, run_dir, names, sources, 0, read_tasks, notify)
 
 
 def count_and_admit(
     config: Config,
     plan: Plan,
     before: Callable[[str], IdMap],
-    paths: dict[str, str],
+    folder: Folder,
+    names: dict[str, str],
     sources: dict[str, str],
     min_count: int,
     read_tasks: int,
     notify: Notify,
 ) -> dict[str, MapFile]:
-    """Count, admit and evict the IDs of `plan`; returns the new maps, saved at `paths`, by table.
+    """Count, admit and evict the IDs of `plan`; returns the new maps, saved in `folder` under `names`, by table.
 
     `before` returns the previous map of a table; `sources` are hashes of all that a map depends on: an existing map with the same
     hash is kept. `min_count` as in `admit`.
     """
-    found = {table: find_map(path) for table, path in paths.items()}
+    found = {table: find_map(folder, name) for table, name in names.items()}
     files = {t: f for t, f in found.items() if f is not None and f.notes.get("source") == sources[t]}
-    missing = [table for table in paths if table not in files]
+    missing = [table for table in names if table not in files]
     if not missing:
         return files
-    notify(f"counting the IDs of {plan.rows:,} rows for the tables {', '.join(paths)}")
+    notify(f"counting the IDs of {plan.rows:,} rows for the tables {', '.join(names)}")
     counts = count_ids(config, plan, read_tasks, CountProgress(notify))
     last_day = dt.date.fromisoformat(plan.days[1])
     for name in missing:
@@ -67,20 +68,21 @@ def count_and_admit(
             before(name), counts[name], last_day, table.admit_count, table.evict_after_days, min_count, table.rows
         )
         notes = {"source": sources[name], "day": str(last_day), **facts(changes)}
-        files[name] = save_map(new_map, paths[name], notes)
+        files[name] = save_map(new_map, folder, names[name], notes)
         notify(describe(name, changes, table.admit_count, table.rows))
     return files
 
 
-def saved_maps(config: Config, run_dir: str) -> dict[str, MapFile]:
+def saved_maps(config: Config, run_dir: Folder) -> dict[str, MapFile]:
     """The maps that a run has saved. Raises CheckpointError if one is missing, or does not fit its table."""
     files = {}
     for table in config.map_tables():
-        file = find_map(_path(run_dir, table))
+        name = _name(table)
+        file = find_map(run_dir, name)
         if file is None:
             raise CheckpointError(
-                f"the run `{run_dir}` has no ID map for tables.{table} (`{_path(run_dir, table)}` is missing); restore the file, "
-                "or train again under another name"
+                f"the run `{run_dir.path}` has no ID map for tables.{table} (`{run_dir.path_of(name)}` is missing); restore the "
+                "file, or train again under another name"
             )
         if file.capacity != config.tables[table].rows:
             raise CheckpointError(
@@ -117,8 +119,8 @@ def describe(table: str, changes: Changes, threshold: int, rows: int) -> str:
     return ", ".join(words) + f"; {changes.unknown_share:.2%} of the lookups are unknown IDs"
 
 
-def _path(run_dir: str, table: str) -> str:
-    return join_path(absolute(run_dir), f"maps/{table}.parquet")
+def _name(table: str) -> str:
+    return f"maps/{table}.parquet"
 
 
 def source_of(config: Config, plan: Plan, table: str) -> str:

@@ -8,7 +8,8 @@ import pyarrow.fs as pafs
 
 from raymtl.config.data import DayRange
 from raymtl.errors import DataError
-from raymtl.storage.filesystem import list_folder, open_filesystem
+from raymtl.storage.filesystem import list_folder
+from raymtl.storage.folder import Folder
 from raymtl.storage.paths import join_path
 from raymtl.storage.retry import retry, to_user_error
 from raymtl.words import count_of
@@ -28,67 +29,62 @@ class File:
     """Bytes."""
 
 
-def list_files(path: str, days: DayRange | None) -> list[File]:
+def list_files(folder: Folder, days: DayRange | None) -> list[File]:
     """The parquet files of the given days (None: of every day), ordered by path.
 
     Raises DataError, with the days that exist, if the root, a day or the files of a day are missing.
     """
-    files, problems = find_files(path, days)
+    files, problems = find_files(folder, days)
     if problems:
         raise DataError(problems[0])
     return files
 
 
-def find_files(path: str, days: DayRange | None) -> tuple[list[File], list[str]]:
+def find_files(folder: Folder, days: DayRange | None) -> tuple[list[File], list[str]]:
     """Like `list_files`, but returns the existing files and the faults of the others, one sentence each.
 
     Raises DataError if there is no data set at all, and StorageError if the storage keeps failing.
     """
-    filesystem, root = open_filesystem(path)
-    partitions = _partitions(filesystem, path, root)
+    partitions = _partitions(folder)
     wanted = sorted(partitions) if days is None else days.days()
     problems = []
     if missing := [d for d in wanted if d not in partitions]:
         problems.append(
-            f"`{path}` has no partition ds={missing[0]}"
+            f"`{folder.path}` has no partition ds={missing[0]}"
             + (f" (and {len(missing) - 1} more of {days})" if len(missing) > 1 else "")
             + f"; it has ds={min(partitions)} to ds={max(partitions)}, {count_of(len(partitions), 'day')}"
         )
     present = [d for d in wanted if d in partitions]
     with ThreadPoolExecutor(_LISTING_THREADS) as pool:
-        listings = pool.map(lambda day: _listed(filesystem, path, partitions[day], recursive=True), present)
+        listings = pool.map(lambda day: _listed(folder, partitions[day], recursive=True), present)
         files: list[File] = []
         for day, entries in zip(present, listings, strict=True):
-            folder = partitions[day]
+            partition = partitions[day]
             found = [
                 File(entry.path, day, entry.size)
                 for entry in entries
-                if entry.type == pafs.FileType.File and _is_data(entry.path[len(folder) :])
+                if entry.type == pafs.FileType.File and _is_data(entry.path[len(partition) :])
             ]
             if not found:
-                problems.append(f"the partition `{folder}` has no parquet file; write the day again or leave it out")
+                problems.append(f"the partition `{partition}` has no parquet file; write the day again or leave it out")
             files += found
     return sorted(files, key=lambda f: f.path), problems
 
 
-def partitioned_days(path: str) -> list[dt.date]:
+def partitioned_days(folder: Folder) -> list[dt.date]:
     """The days of the data set's partitions, in order."""
-    filesystem, root = open_filesystem(path)
-    return sorted(_partitions(filesystem, path, root))
+    return sorted(_partitions(folder))
 
 
-def _partitions(filesystem: pafs.FileSystem, path: str, root: str) -> dict[dt.date, str]:
+def _partitions(folder: Folder) -> dict[dt.date, str]:
     """Folder of each day, directly below the root."""
-    try:
-        kind = retry(lambda: filesystem.get_file_info(root)).type
-    except OSError as error:
-        raise to_user_error(f"read `{path}`", error) from error
+    path, kind = folder.path, folder.kind()
     if kind == pafs.FileType.NotFound:
         raise DataError(f"the data set `{path}` does not exist; check data.path")
     if kind != pafs.FileType.Directory:
         raise DataError(f"`{path}` is a file; data.path must be the folder above the `ds=YYYY-MM-DD` partitions")
     partitions: dict[dt.date, str] = {}
-    for entry in _listed(filesystem, path, root, recursive=False):
+    for entry in _listed(folder, folder.root, recursive=False):
         name = entry.path.rstrip("/").rsplit("/", 1)[-1]
         if entry.type != pafs.FileType.Directory or not name.startswith("ds="):
             continue
@@ -107,11 +103,12 @@ def _partitions(filesystem: pafs.FileSystem, path: str, root: str) -> dict[dt.da
     return partitions
 
 
-def _listed(filesystem: pafs.FileSystem, path: str, folder: str, recursive: bool) -> list[pafs.FileInfo]:
+def _listed(folder: Folder, path: str, recursive: bool) -> list[pafs.FileInfo]:
+    """The entries of a folder at a path on the file system."""
     try:
-        return retry(lambda: list_folder(filesystem, folder, recursive=recursive))
+        return retry(lambda: list_folder(folder.filesystem, path, recursive=recursive))
     except OSError as error:
-        raise to_user_error(f"list `{folder}` of `{path}`", error) from error
+        raise to_user_error(f"list `{path}` of `{folder.path}`", error) from error
 
 
 def _is_data(below: str) -> bool:

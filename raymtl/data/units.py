@@ -18,7 +18,8 @@ from raymtl.config.root import Config
 from raymtl.data.contract import mixed_problems, required_columns, schema_faults
 from raymtl.data.source import File, list_files
 from raymtl.errors import DataError
-from raymtl.storage.filesystem import open_filesystem, open_to_read
+from raymtl.storage.filesystem import open_to_read
+from raymtl.storage.folder import Folder
 from raymtl.storage.retry import is_of_storage, retry, to_user_error
 
 _FOOTER_THREADS = 16
@@ -143,9 +144,9 @@ def plan_input(config: Config, part: str) -> Plan:
     days = data.eval if part == "eval" else data.train
     if days is None:
         raise DataError("data.eval is not set; set data.eval.start and data.eval.end to the days to evaluate on")
-    filesystem, inner = open_filesystem(root)
-    files = list_files(root, days)
-    footers = read_footers(filesystem, files)
+    folder = Folder.open(root)
+    files = list_files(folder, days)
+    footers = read_footers(folder.filesystem, files)
     if problems := _schema_problems(footers, config, part == "eval"):
         more = f"\n… and {len(problems) - _MOST_PROBLEMS} more" if len(problems) > _MOST_PROBLEMS else ""
         raise DataError("\n".join(problems[:_MOST_PROBLEMS]) + more)
@@ -154,7 +155,7 @@ def plan_input(config: Config, part: str) -> Plan:
         raise DataError(
             f"`{root}` has no rows on {days}: its parquet files are empty; write those days again or choose others"
         )
-    return Plan(root, units, _identity(footers, units, inner), (str(files[0].day), str(files[-1].day)))
+    return Plan(root, units, _identity(footers, units, folder.root), (str(files[0].day), str(files[-1].day)))
 
 
 def join_plans(parts: Sequence[tuple[Plan, tuple[str, ...] | None]]) -> Plan:

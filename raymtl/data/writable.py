@@ -4,18 +4,16 @@ import os
 import tempfile
 from pathlib import Path
 
-import pyarrow.fs as pafs
-
 from raymtl.errors import StorageError
-from raymtl.storage.filesystem import open_filesystem
+from raymtl.storage.folder import Folder
 
 
-def check_writable(folder: str, what: str = "output: the run folder", field: str = "output") -> None:
+def check_writable(folder: Folder, what: str = "output: the run folder", field: str = "output") -> None:
     """Raise StorageError if a local folder can be neither created nor written; `field` of the configuration sets it."""
-    filesystem, inner = open_filesystem(folder)
-    if not isinstance(filesystem, pafs.LocalFileSystem):
+    if not folder.is_local:
         return
-    nearest = next(path for path in (Path(inner), *Path(inner).parents) if os.path.lexists(path))
+    root = Path(folder.root)
+    nearest = next(path for path in (root, *root.parents) if os.path.lexists(path))
     if not nearest.is_dir():
         reason = "is a file" if nearest.exists() else "is a broken link"
     else:
@@ -25,7 +23,7 @@ def check_writable(folder: str, what: str = "output: the run folder", field: str
         except OSError as error:
             reason = f"is not writable for this user ({error.strerror})"
     raise StorageError(
-        f"{what} would be `{folder}`, but `{nearest}` {reason}; set another `{field}`, or give this user "
+        f"{what} would be `{folder.path}`, but `{nearest}` {reason}; set another `{field}`, or give this user "
         f"permission to write there"
     )
 

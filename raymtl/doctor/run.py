@@ -270,7 +270,7 @@ def _tried(probes: Probes, what: str, path: str, limit_s: float) -> list[Finding
     trial, findings = _here(what, path, limit_s, lambda: storage.begin(path), remedy)
     if trial is None:
         return findings
-    folder = trial.folder
+    folder = trial.store.path
     refs = {node: probe.storage.remote(folder, node.name) for node, probe in probes.items()}
     answers, missing = _collect(refs, limit_s)
     remedy = (
@@ -280,7 +280,7 @@ def _tried(probes: Probes, what: str, path: str, limit_s: float) -> list[Finding
     findings = _silent("storage", what, missing, remedy)
     remedy = f"check what {folder} holds, and remove it by hand"
     names = [node.name for node in answers]
-    unseen, wrong = _here(what, path, limit_s, lambda: storage.unseen(folder, names), remedy)
+    unseen, wrong = _here(what, path, limit_s, lambda: storage.unseen(trial, names), remedy)
     findings += wrong
     left, late = _collect({node: probes[node].leave.remote(folder, node.name) for node in answers}, limit_s)
     for node, found in answers.items():

@@ -11,7 +11,7 @@ from typing import Any
 
 from raymtl.doctor.finding import Finding
 from raymtl.errors import UserError
-from raymtl.storage.object_store import Store, create, names, open_store, read_bytes, remove, remove_folder, write_bytes
+from raymtl.storage.object_store import Store
 
 FOLDER = ".raymtl-doctor"
 ASKER = "asker"
@@ -23,28 +23,28 @@ _SLOW_S = 2.0
 class Trial:
     """A trial of one path of the configuration."""
 
-    folder: str
-    """Its temporary folder, absolute, as a user would write it."""
+    store: Store
+    """Its temporary folder."""
     made: tuple[str, ...]
     """Local parent folders that the trial created, deepest first."""
 
 
 def begin(path: str) -> Trial:
     """Create the trial's folder below `path`, with its parents. Raises UserError if it cannot be written."""
-    store = open_store(f"{path.rstrip('/')}/{FOLDER}-{uuid.uuid4().hex[:8]}")
+    store = Store.open(f"{path.rstrip('/')}/{FOLDER}-{uuid.uuid4().hex[:8]}")
     missing = tuple(str(f) for f in Path(store.root).parents if not os.path.exists(f)) if store.is_local else ()
     try:
-        write_bytes(store, ASKER, b"here", lasting=False)
+        store.write(ASKER, b"here", lasting=False)
     except UserError:
         if store.is_local:
             _remove_empty([store.root, *missing])
         raise
-    return Trial(store.path, missing)
+    return Trial(store, missing)
 
 
 def end(trial: Trial) -> None:
     """Remove the folder, and the parents created for it that are still empty. Raises UserError if that fails."""
-    remove_folder(open_store(trial.folder), "")
+    trial.store.remove_folder()
     _remove_empty(trial.made)
 
 
@@ -55,7 +55,7 @@ def look(folder: str, node: str) -> dict[str, Any]:
     """
     failed: dict[str, str] = {}
     slowest = 0.0
-    store = open_store(folder)
+    store = Store.open(folder)
     for name, attempt in _attempts(store, node).items():
         started = time.perf_counter()
         try:
@@ -72,9 +72,9 @@ def look(folder: str, node: str) -> dict[str, Any]:
 def leave(folder: str, node: str) -> str | None:
     """Remove what `look` wrote from this node; returns the error, or None."""
     try:
-        store = open_store(folder)
+        store = Store.open(folder)
         for name in (_file(node), _once(node)):
-            remove(store, name)
+            store.remove(name)
     except UserError as error:
         return str(error)
     if store.is_local:
@@ -99,9 +99,9 @@ def evaluate(found: dict[str, Any], what: str, folder: str, node: str) -> Findin
     return Finding("storage", what, "ok", value, node=node)
 
 
-def unseen(folder: str, nodes: list[str]) -> list[str]:
+def unseen(trial: Trial, nodes: list[str]) -> list[str]:
     """Nodes whose file this machine does not see, although they wrote it."""
-    there = set(names(open_store(folder), ""))
+    there = set(trial.store.names())
     return [node for node in nodes if _file(node) not in there]
 
 
@@ -128,32 +128,32 @@ def _attempts(store: Store, node: str) -> dict[str, Callable[[], str | None]]:
     mine, once = _file(node), _once(node)
 
     def share() -> str | None:
-        return None if read_bytes(store, ASKER) == b"here" else "the node does not see what the checking machine wrote"
+        return None if store.read(ASKER) == b"here" else "the node does not see what the checking machine wrote"
 
     def write() -> None:
-        write_bytes(store, mine, b"first")
+        store.write(mine, b"first")
 
     def read() -> str | None:
-        return None if read_bytes(store, mine) == b"first" else "a read returns other content than was written"
+        return None if store.read(mine) == b"first" else "a read returns other content than was written"
 
     def listed() -> str | None:
-        return None if mine in names(store, "") else "a listing lacks an object that was just written"
+        return None if mine in store.names() else "a listing lacks an object that was just written"
 
     def replace() -> str | None:
-        write_bytes(store, mine, b"second")
-        return None if read_bytes(store, mine) == b"second" else "a read returns the old content after it was replaced"
+        store.write(mine, b"second")
+        return None if store.read(mine) == b"second" else "a read returns the old content after it was replaced"
 
     def create_once() -> str | None:
-        create(store, once, b"mine")
+        store.create(once, b"mine")
         try:
-            create(store, once, b"another's")
+            store.create(once, b"another's")
         except FileExistsError:
             return None
         return "an existing object was overwritten"
 
     def delete() -> str | None:
-        remove(store, once)
-        return None if read_bytes(store, once) is None else "a deleted object still exists"
+        store.remove(once)
+        return None if store.read(once) is None else "a deleted object still exists"
 
     steps = (write, read, listed, replace, create_once, delete)
     return {"share": share, **dict(zip(_OPERATIONS, steps, strict=True))}

@@ -12,7 +12,7 @@ from typing import Literal
 
 from raymtl.errors import TryLaterError, VersionError
 from raymtl.model_store.manifest import is_id
-from raymtl.storage.object_store import Store, UnsureError, create, names, read_bytes
+from raymtl.storage.object_store import Store, UnsureError
 
 FOLDER = "log"
 _NAME = re.compile(r"(\d{8,})\.json")
@@ -63,7 +63,7 @@ def append(store: Store, after: Entry | None, action: Action, version: str, curr
     number = (after.number if after else 0) + 1
     entry = Entry(number, action, version, current, manifest, utc_now().isoformat(timespec="seconds"), who())
     try:
-        create(store, _name(number), (json.dumps(asdict(entry)) + "\n").encode())
+        store.create(_name(number), (json.dumps(asdict(entry)) + "\n").encode())
     except FileExistsError:
         other = _read(store, number)
         raise TryLaterError(
@@ -97,12 +97,12 @@ def _name(number: int) -> str:
 
 
 def _numbers(store: Store) -> list[int]:
-    return sorted(int(match[1]) for name in names(store, FOLDER) if (match := _NAME.fullmatch(name)))
+    return sorted(int(match[1]) for name in store.names(FOLDER) if (match := _NAME.fullmatch(name)))
 
 
 def _read(store: Store, number: int) -> Entry:
     name = _name(number)
-    data = read_bytes(store, name)
+    data = store.read(name)
     try:
         entry = Entry(**json.loads(data or b""))
         # A later step reads or removes these folders

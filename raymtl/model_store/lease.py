@@ -23,7 +23,7 @@ from types import TracebackType
 from raymtl import signals
 from raymtl.errors import LeaseLostError, StorageError, TryLaterError
 from raymtl.model_store.commit_log import who
-from raymtl.storage.object_store import Store, names, read_bytes, remove, write_bytes
+from raymtl.storage.object_store import Store
 
 FOLDER = "lease"
 TTL_S = 60.0
@@ -104,7 +104,7 @@ class Lease:
     def was_deleted(self) -> bool:
         """Whether the claim was deleted without being taken over, most likely with the entire store."""
         name = self._claim.name
-        return all(read_bytes(self._store, of(name)) is None for of in (_claim_name, _mark_name))
+        return all(self._store.read(of(name)) is None for of in (_claim_name, _mark_name))
 
     def release(self) -> None:
         """Release the lease and delete its claim."""
@@ -115,7 +115,7 @@ class Lease:
         self._stop.set()
         self._thread.join()
         with suppress(StorageError):  # the claim expires by itself
-            remove(self._store, _claim_name(self._claim.name))
+            self._store.remove(_claim_name(self._claim.name))
 
     def _beat(self) -> None:
         while not self._stop.wait(self._ttl_s / 6):
@@ -137,9 +137,9 @@ class Lease:
         if self._lost is not None:
             return
         name = self._claim.name
-        if read_bytes(self._store, _mark_name(name)) is not None:
+        if self._store.read(_mark_name(name)) is not None:
             self._lost = "its heartbeat was too old, and another process took it for dead"
-        elif read_bytes(self._store, _claim_name(name)) is None:
+        elif self._store.read(_claim_name(name)) is None:
             self._lost = "its claim was deleted"
 
 
@@ -194,7 +194,7 @@ def _attempt(store: Store, holder: str, ttl_s: float, clock: Clock) -> Lease | C
     finally:
         if not won:
             with suppress(StorageError):  # it expires by itself
-                remove(store, _claim_name(claim.name))
+                store.remove(_claim_name(claim.name))
     try:
         lease.held()
     except BaseException:
@@ -227,10 +227,8 @@ def _living(store: Store, ttl_s: float, clock: Clock, but: str = "") -> list[Cla
     if silent:
         dead += _unmoved(store, silent, ttl_s, clock)
     for claim in dead:
-        write_bytes(
-            store, _mark_name(claim.name), json.dumps({"time": clock.now(), "by": who()}).encode(), lasting=False
-        )
-        remove(store, _claim_name(claim.name))
+        store.write(_mark_name(claim.name), json.dumps({"time": clock.now(), "by": who()}), lasting=False)
+        store.remove(_claim_name(claim.name))
     return [c for c in claims if c not in dead]
 
 
@@ -247,14 +245,14 @@ def _unmoved(store: Store, claims: list[Claim], ttl_s: float, clock: Clock) -> l
 
 def _claims(store: Store) -> list[Claim]:
     """All claims that are not marked as dead."""
-    there = names(store, FOLDER)
+    there = store.names(FOLDER)
     marked = {name.removesuffix(".dead") for name in there if name.endswith(".dead")}
     found = []
     for name in there:
         key = name.removesuffix(".json")
         if name.endswith(".json") and key not in marked:
             with suppress(ValueError, TypeError):  # not a claim
-                data = read_bytes(store, f"{FOLDER}/{name}")
+                data = store.read(f"{FOLDER}/{name}")
                 if data is not None:  # withdrawn since it was listed
                     found.append(Claim(**json.loads(data)))
     return found
@@ -262,13 +260,13 @@ def _claims(store: Store) -> list[Claim]:
 
 def _clear_marks(store: Store, clock: Clock) -> None:
     """Remove old marks, and claims that their holders rewrote after they were marked."""
-    for name in names(store, FOLDER):
+    for name in store.names(FOLDER):
         if not name.endswith(".dead"):
             continue
-        data = read_bytes(store, f"{FOLDER}/{name}")
+        data = store.read(f"{FOLDER}/{name}")
         if data is not None and abs(clock.now() - json.loads(data)["time"]) > _MARK_LIFE_S:
-            remove(store, _claim_name(name.removesuffix(".dead")))
-            remove(store, f"{FOLDER}/{name}")
+            store.remove(_claim_name(name.removesuffix(".dead")))
+            store.remove(f"{FOLDER}/{name}")
 
 
 def _turn(claim: Claim) -> tuple[bool, int, str]:
@@ -276,7 +274,7 @@ def _turn(claim: Claim) -> tuple[bool, int, str]:
 
 
 def _write(store: Store, claim: Claim) -> None:
-    write_bytes(store, _claim_name(claim.name), json.dumps(asdict(claim)).encode(), lasting=False)
+    store.write(_claim_name(claim.name), json.dumps(asdict(claim)), lasting=False)
 
 
 def _claim_name(name: str) -> str:

@@ -15,7 +15,7 @@ from raymtl.model_store.manifest import DENSE, KEY, OPTIMIZER, WEIGHT, Manifest
 from raymtl.model_store.store import chain, file_fault, folder_of, missing, show
 from raymtl.model_store.table_reader import numbers, row_groups
 from raymtl.model_store.writer import dense_optimizer, dense_weights
-from raymtl.storage.object_store import Store, read_bytes
+from raymtl.storage.object_store import Store
 from raymtl.training.build import TrainState
 from raymtl.training.distributed import all_gather_or_raise
 from raymtl.training.shapes import model_entries
@@ -157,7 +157,7 @@ def _compare_optimizer(version: Manifest, kind: str) -> list[str]:
 
 
 def _tensors(store: Store, version: str, path: str) -> dict[str, torch.Tensor]:
-    data = read_bytes(store, f"{folder_of(version)}/{path}")
+    data = store.read(f"{folder_of(version)}/{path}")
     if data is None:
         raise missing(store, version, path)
     return safetensors.torch.load(data)

@@ -17,10 +17,9 @@ from raymtl.model_store.manifest import Manifest, new_id
 from raymtl.model_store.store import publish
 from raymtl.model_store.writer import Draft, export
 from raymtl.storage.object_store import Store
-from raymtl.storage.paths import join_path
 from raymtl.training import checkpoint as saved_state
 from raymtl.training.build import build
-from raymtl.training.rundir import CONFIG, last_checkpoint, read_result, run_of
+from raymtl.training.rundir import CONFIG, RunFolder, last_checkpoint, read_result, run_of
 
 
 def publish_run(
@@ -30,12 +29,14 @@ def publish_run(
 
     The tables must fit into the memory of this machine. Raises CheckpointError if the run has not finished.
     """
-    run = run_of(run)
-    result = read_result(run)
+    run_dir = RunFolder.open(run_of(run))
+    result = read_result(run_dir)
     if result is None or result.get("status") != "finished":
-        raise CheckpointError(f"the run `{run}` has not finished; wait until `raymtl train` ends, then publish it")
-    config = load_config(join_path(run, CONFIG))
-    folder = checkpoint or last_checkpoint(run)
+        raise CheckpointError(
+            f"the run `{run_dir.path}` has not finished; wait until `raymtl train` ends, then publish it"
+        )
+    config = load_config(run_dir.path_of(CONFIG))
+    folder = checkpoint or last_checkpoint(run_dir).path
     data_range = {part: [str(day) for day in days] for part, days in result["data_range"].items()}
     name = version or new_id(config.data.train.end)
     with _single_process_group() as group:
@@ -53,7 +54,7 @@ def publish_run(
             metrics=result["metrics"] if checkpoint is None else {},
             base_rates=result.get("base_rates", {}),
         )
-        maps = {table: file.load() for table, file in saved_maps(config, run).items()}
+        maps = {table: file.load() for table, file in saved_maps(config, run_dir).items()}
         manifest = export(train_state, store, draft, group, maps=maps)
     publish(store, name, held)
     return manifest

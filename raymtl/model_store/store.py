@@ -14,8 +14,7 @@ from typing import Any
 from raymtl.errors import VersionError
 from raymtl.model_store import commit_log
 from raymtl.model_store.manifest import NAME, FileEntry, Manifest, check_id, parse_manifest
-from raymtl.storage.object_store import Store, names, read_bytes, remove_folder, sha256_of, sizes
-from raymtl.storage.paths import join_path
+from raymtl.storage.object_store import Store
 
 FOLDER = "versions"
 _THREADS = 8
@@ -134,13 +133,13 @@ def verify(store: Store, version: str | None = None) -> list[str]:
 def file_fault(store: Store, version: str, file: FileEntry) -> str | None:
     """The fault of one file by its size and hash, or None."""
     name = f"{folder_of(version)}/{file.path}"
-    return _difference(store, name, file, sha256_of(store, name))
+    return _difference(store, name, file, store.sha256_of(name))
 
 
 def read_file(store: Store, version: str, file: FileEntry) -> bytes:
     """The content of one file. Raises VersionError if it is missing, or its size or hash is not that of the manifest."""
     name = f"{folder_of(version)}/{file.path}"
-    data = read_bytes(store, name)
+    data = store.read(name)
     if data is None:
         raise missing(store, version, file.path)
     wrong = _difference(store, name, file, (hashlib.sha256(data).hexdigest(), len(data)))
@@ -152,7 +151,7 @@ def read_file(store: Store, version: str, file: FileEntry) -> bytes:
 def missing(store: Store, version: str, path: str) -> VersionError:
     """The error for a missing file of a published version: it is damaged, or was removed in the meantime."""
     if any(entry.version == version for entry in published(store)):
-        where = join_path(store.path, f"{folder_of(version)}/{path}")
+        where = store.path_of(f"{folder_of(version)}/{path}")
         return VersionError(f"`{where}` is missing; choose another version, or restore the file from a copy")
     return VersionError(
         f"version {version} of store {store.path} was removed while it was read, probably by `raymtl versions gc`; use the "
@@ -163,10 +162,10 @@ def missing(store: Store, version: str, path: str) -> VersionError:
 def _difference(store: Store, name: str, file: FileEntry, found: tuple[str, int] | None) -> str | None:
     """The fault of a file with the hash and bytes `found` (None: it does not exist), or None."""
     if found is None:
-        return f"`{join_path(store.path, name)}` is missing"
+        return f"`{store.path_of(name)}` is missing"
     if found != (file.sha256, file.bytes):
         size = "" if found[1] == file.bytes else f" ({found[1]:,} bytes instead of {file.bytes:,})"
-        return f"`{join_path(store.path, name)}` is damaged: its hash is not that of the manifest{size}"
+        return f"`{store.path_of(name)}` is damaged: its hash is not that of the manifest{size}"
     return None
 
 
@@ -200,7 +199,7 @@ def clear(store: Store, version: str) -> None:
         raise VersionError(
             f"store {store.path} has already published a version {version}; give the new one another name"
         )
-    remove_folder(store, folder_of(version))
+    store.remove_folder(folder_of(version))
 
 
 def publish(store: Store, version: str, held: Callable[[], None] | None = None) -> commit_log.Entry:
@@ -281,7 +280,7 @@ def gc(
             continue  # damaged: keep it for inspection, but not its bases
     gone = [entry.version for entry in there if entry.version not in kept]
     known = {entry.version for entry in there}
-    leftovers = [name for name in names(store, FOLDER) if name not in known and name not in spare]
+    leftovers = [name for name in store.names(FOLDER) if name not in known and name not in spare]
     if not dry_run:
         for version in gone:
             if held is not None:
@@ -289,11 +288,11 @@ def gc(
             assert last is not None
             # Logged first: a reader that finds the entry does not start, and the next gc finishes an interrupted removal
             last = commit_log.append(store, last, "remove", version, last.current, "")
-            remove_folder(store, folder_of(version))
+            store.remove_folder(folder_of(version))
         for name in leftovers:
             if held is not None:
                 held()
-            remove_folder(store, folder_of(name))
+            store.remove_folder(folder_of(name))
     return Removed(gone, leftovers)
 
 
@@ -313,8 +312,8 @@ def _entry(store: Store, version: str | None) -> commit_log.Entry:
 def _manifest(store: Store, version: str, digest: str) -> Manifest:
     """The manifest of a version, verified against its digest in the log (empty: no digest)."""
     name = f"{folder_of(version)}/{NAME}"
-    data = read_bytes(store, name)
-    where = join_path(store.path, name)
+    data = store.read(name)
+    where = store.path_of(name)
     if data is None:
         raise VersionError(f"`{where}` is missing, so version {version} is incomplete; choose another version")
     if digest and hashlib.sha256(data).hexdigest() != digest:
@@ -326,17 +325,17 @@ def _manifest(store: Store, version: str, digest: str) -> Manifest:
 
 
 def _digest(store: Store, version: str) -> str:
-    return hashlib.sha256(read_bytes(store, f"{folder_of(version)}/{NAME}") or b"").hexdigest()
+    return hashlib.sha256(store.read(f"{folder_of(version)}/{NAME}") or b"").hexdigest()
 
 
 def check_sizes(store: Store, manifest: Manifest, files: Iterable[FileEntry]) -> None:
     """Raise VersionError if some of these files of a version are missing or have another size."""
-    there = sizes(store, folder_of(manifest.id))
+    there = store.files(folder_of(manifest.id))
     for file in files:
         if there.get(file.path) != file.bytes:
             found = f"has {there[file.path]:,} bytes instead of {file.bytes:,}" if file.path in there else "is missing"
             raise VersionError(
-                f"`{join_path(store.path, f'{folder_of(manifest.id)}/{file.path}')}` {found}, so version "
+                f"`{store.path_of(f'{folder_of(manifest.id)}/{file.path}')}` {found}, so version "
                 f"{manifest.id} is incomplete; "
                 f"write it again, or choose another version"
             )

@@ -8,7 +8,7 @@ import pyarrow.parquet as pq
 
 from raymtl.model_store.manifest import FileEntry
 from raymtl.model_store.store import folder_of, missing, read_file
-from raymtl.storage.object_store import Store, open_input, storage
+from raymtl.storage.object_store import Store
 
 
 def row_groups(
@@ -31,7 +31,7 @@ def row_groups(
         return
     name = f"{folder_of(version)}/{file.path}"
     with (
-        storage(store, f"read `{name}`"),
+        store.errors("read", name),
         pa.BufferReader(read_file(store, version, file)) if checked else _opened(store, version, file) as opened,
     ):
         parquet = pq.ParquetFile(opened)
@@ -43,7 +43,7 @@ def row_groups(
 
 def _opened(store: Store, version: str, file: FileEntry) -> pa.NativeFile:
     try:
-        return open_input(store, f"{folder_of(version)}/{file.path}")
+        return store.open_input(f"{folder_of(version)}/{file.path}")
     except FileNotFoundError as error:
         raise missing(store, version, file.path) from error
 

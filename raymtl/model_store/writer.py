@@ -23,7 +23,7 @@ from raymtl.model_store.manifest import DENSE, NAME, OPTIMIZER, FileEntry, Manif
 from raymtl.model_store.row_owners import RowIds
 from raymtl.model_store.store import clear, folder_of, show
 from raymtl.model_store.table_writer import CHUNK_BYTES, FILE_BYTES, TableWriter, parquet_schema, rows_per_chunk
-from raymtl.storage.object_store import Store, write_bytes
+from raymtl.storage.object_store import Store
 from raymtl.training.build import TrainState
 from raymtl.training.distributed import all_gather_or_raise
 
@@ -149,7 +149,7 @@ def _other_files(train_state: TrainState, store: Store, version: str, delta: Del
     for path, tensors in ((DENSE, dense_weights(train_state)), (OPTIMIZER, dense_optimizer(train_state))):
         # a copy of each: the format refuses tensors that share memory
         data = safetensors.torch.save({k: v.detach().cpu().clone() for k, v in tensors.items()})
-        write_bytes(store, f"{folder_of(version)}/{path}", data)
+        store.write(f"{folder_of(version)}/{path}", data)
         files.append(FileEntry(path=path, bytes=len(data), sha256=hashlib.sha256(data).hexdigest()))
     for table, ids in (delta.expired if delta else {}).items():
         if len(ids):
@@ -158,7 +158,7 @@ def _other_files(train_state: TrainState, store: Store, version: str, delta: Del
 
 
 def _written(store: Store, manifest: Manifest) -> Manifest:
-    write_bytes(store, f"{folder_of(manifest.id)}/{NAME}", manifest.dump())
+    store.write(f"{folder_of(manifest.id)}/{NAME}", manifest.dump())
     return manifest
 
 

@@ -8,7 +8,7 @@ from raymtl.reports.load import Run, load_run
 from raymtl.reports.page import OPEN_ROWS, Cell, Grid, StatusWord, fill, metric_grid
 from raymtl.reports.tables import metric_tables, metrics_of
 from raymtl.storage.filesystem import make_folder_of, open_filesystem, put
-from raymtl.storage.paths import join_path
+from raymtl.storage.folder import Folder
 from raymtl.storage.retry import advice
 
 _GOOD = {"finished", "done", "completed", "complete", "success", "succeeded", "ok"}
@@ -27,8 +27,9 @@ def write_report(run_dir: str, out: str | None = None) -> str:
         UserError: `run_dir` is missing, or is not the folder of a run.
         StorageError: `run_dir` cannot be read, or `out` cannot be written.
     """
-    run = load_run(run_dir)
-    target = out or join_path(run_dir, "report.html")
+    folder = Folder.open(run_dir)
+    run = load_run(folder)
+    target = out or folder.path_of("report.html")
     page = render(run)
     filesystem, path = open_filesystem(target)
     try:

@@ -9,9 +9,8 @@ import yaml
 
 from raymtl.errors import UserError
 from raymtl.reports.tables import metrics_of
-from raymtl.storage.filesystem import open_filesystem, read_all
-from raymtl.storage.paths import join_path, split_options
-from raymtl.storage.retry import retry, to_user_error
+from raymtl.storage.folder import Folder
+from raymtl.storage.paths import split_options
 
 FILES = ("config.yaml", "metrics.jsonl", "result.json")
 
@@ -63,33 +62,30 @@ class Run:
         return ", ".join(f"{label} {_days(days)}" for label, days in parts if days)
 
 
-def load_run(folder: str) -> Run:
-    """Read the run in `folder`, a path or a URL.
+def load_run(folder: Folder) -> Run:
+    """Read the run in `folder`.
 
     Raises:
         UserError: there is no such folder, or it is not the folder of a run, or `config.yaml` or `result.json` is damaged.
     """
-    filesystem, root = open_filesystem(folder)
-    try:
-        kind = retry(lambda: filesystem.get_file_info(root)).type
-    except OSError as error:
-        raise to_user_error(f"read `{folder}`", error) from error
-    if kind != pafs.FileType.Directory:
-        raise UserError(f"there is no folder `{folder}`; name the folder of a run, `<output>/<name>` of its config")
-    texts = {name: _read(filesystem, f"{root.rstrip('/')}/{name}") for name in FILES}
+    if folder.kind() != pafs.FileType.Directory:
+        raise UserError(
+            f"there is no folder `{folder.path}`; name the folder of a run, `<output>/<name>` of its config"
+        )
+    texts = {name: folder.read_text(name) for name in FILES}
     if not any(text is not None for text in texts.values()):
         raise UserError(
-            f"`{folder}` is not the folder of a run: it holds none of {', '.join(FILES)}; "
+            f"`{folder.path}` is not the folder of a run: it holds none of {', '.join(FILES)}; "
             "name `<output>/<name>` of the run's config"
         )
-    run = Run(folder)
+    run = Run(folder.path)
     if (text := texts["config.yaml"]) is not None:
         run.config_text = text
-        run.config = _mapping(join_path(folder, "config.yaml"), text, yaml.safe_load, yaml.YAMLError)
+        run.config = _mapping(folder.path_of("config.yaml"), text, yaml.safe_load, yaml.YAMLError)
     else:
         run.notes.append("There is no config.yaml, so the names and the data range come from what was logged.")
     if (text := texts["result.json"]) is not None:
-        run.result = _mapping(join_path(folder, "result.json"), text, json.loads, ValueError)
+        run.result = _mapping(folder.path_of("result.json"), text, json.loads, ValueError)
     else:
         run.notes.append(
             "There is no result.json: the run is still running, or it was stopped. This report shows its log so far."
@@ -98,15 +94,6 @@ def load_run(folder: str) -> Run:
     if run.final is None:
         run.notes.append("No evaluation has finished yet, so there are no metrics to show.")
     return run
-
-
-def _read(filesystem: pafs.FileSystem, path: str) -> str | None:
-    try:
-        return retry(lambda: read_all(filesystem, path)).decode()
-    except FileNotFoundError:
-        return None
-    except OSError as error:
-        raise to_user_error(f"read `{path}`", error) from error
 
 
 def _mapping(path: str, text: str, parse: Any, error: type[Exception]) -> dict[str, Any]:

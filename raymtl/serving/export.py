@@ -19,7 +19,7 @@ from torch import Tensor, nn
 
 from raymtl.config.features import DenseFeature, IdFeature
 from raymtl.config.root import Config
-from raymtl.data.writing import Folder
+from raymtl.data.writing import OutputFolder
 from raymtl.errors import ConfigError
 from raymtl.models.ranker import Ranker
 from raymtl.serving.model import SCENARIO, Raw, ServedModel, can_split, feature_sides, load_ranker, served_tables
@@ -102,20 +102,20 @@ def export_version(version: Version, out: str, quantization: Quantization) -> di
         **exported.facts,
         "torch": torch.__version__,
     }
-    folder = Folder(out)
+    folder = OutputFolder.open(out)
     _clear(folder)
     for name, program in exported.programs.items():
         buffer = io.BytesIO()
         with _quiet():
             torch.export.save(program, buffer)
         data = buffer.getvalue()
-        folder.write_bytes(name, data)
+        folder.write(name, data)
         facts["programs"][name] |= {"bytes": len(data), "sha256": hashlib.sha256(data).hexdigest()}
-    folder.write_text(_FACTS, json.dumps(facts, indent=1) + "\n")
+    folder.write(_FACTS, json.dumps(facts, indent=1) + "\n")
     return facts
 
 
-def _clear(folder: Folder) -> None:
+def _clear(folder: OutputFolder) -> None:
     """Remove the files of an earlier export, `model.json` first."""
     there = folder.files()
     for name in (_FACTS, *_PROGRAMS):

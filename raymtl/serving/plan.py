@@ -14,7 +14,7 @@ from raymtl.data.contract import mixed_problems, required_columns, schema_faults
 from raymtl.data.source import list_files
 from raymtl.data.units import Unit, make_units, read_footers
 from raymtl.errors import DataError
-from raymtl.storage.filesystem import open_filesystem
+from raymtl.storage.folder import Folder
 
 UNIT_ROWS = 1 << 18
 """Approximate rows of an output file: input row groups are gathered until they reach it, and never split."""
@@ -63,9 +63,8 @@ def plan_scoring(config: Config, path: str, days: DayRange | None, keys: Sequenc
 
     Raises DataError if a day or file is missing or damaged, or a column is missing or has a wrong type. Labels are not needed.
     """
-    files = list_files(path, days)
-    filesystem, root = open_filesystem(path)
-    footers = read_footers(filesystem, files)
+    folder = Folder.open(path)
+    footers = read_footers(folder.filesystem, list_files(folder, days))
     needed = _needed(config)
     for footer in footers:
         for _, fault in schema_faults(footer.schema, config, needed):
@@ -85,7 +84,7 @@ def plan_scoring(config: Config, path: str, days: DayRange | None, keys: Sequenc
     schema = pa.schema([_plain(footers[0].schema.field(key)) for key in dict.fromkeys(keys)])
     digest = hashlib.sha256()
     for footer in footers:
-        name = footer.file.path.removeprefix(root).lstrip("/")
+        name = footer.file.path.removeprefix(folder.root).lstrip("/")
         digest.update(f"{name}\0{footer.file.size}\0{footer.row_group_rows}\n".encode())
     return ScorePlan(path, tuple(outputs), schema, digest.hexdigest()[:16])
 

@@ -19,14 +19,12 @@ from raymtl.config.root import Config
 from raymtl.data.ids.id_map_lookup import IdLookup
 from raymtl.data.source import File
 from raymtl.data.units import find_footers
-from raymtl.data.writing import Folder
+from raymtl.data.writing import OutputFolder
 from raymtl.errors import ClusterError, ConfigError, UserError, user_errors
 from raymtl.serving.model import load_ranker, served_tables
 from raymtl.serving.plan import ScorePlan, default_keys, plan_scoring
 from raymtl.serving.scorer import PREDICTION, Assets, Scorer
 from raymtl.serving.version import Version, open_version, read_dense, read_id_map, read_table
-from raymtl.storage.filesystem import open_filesystem
-from raymtl.storage.paths import join_path
 from raymtl.telemetry import logs
 from raymtl.training.cluster import join
 from raymtl.training.phases import joining
@@ -87,8 +85,8 @@ def score(
     names = [PREDICTION + name for name in _outputs(opened)]
     if taken := set(names) & set(plan.keys.names):
         raise ConfigError(f"--keys names `{sorted(taken)[0]}`, which is the name of a prediction column; leave it out")
-    folder = Folder(out)
-    with run_lock(folder.path, what="scoring into", remedy="use another --out"):
+    folder = OutputFolder.open(out)
+    with run_lock(folder, what="scoring into", remedy="use another --out"):
         _begin(folder, opened, plan, names)
         written = _written(folder, plan)
         missing = [n for n, output in enumerate(plan.outputs) if output.name not in written]
@@ -102,7 +100,7 @@ def score(
             # On one machine use all its CPUs
             notify(joining(address))
             local = join(address, pool.cpus * min(pool.workers or 1, len(missing)))
-            for made in _scored(opened, plan, folder.path, missing, pool, local, notify):
+            for made in _scored(opened, plan, folder, missing, pool, local, notify):
                 written[made["file"]] = made["rows"]
                 users += made["users"]
                 scorer_seconds += made["seconds"]
@@ -118,7 +116,7 @@ def score(
             "files": _files(plan),
             "seconds": round(time.monotonic() - began, 1),
         }
-        folder.write_text(SUCCESS, json.dumps(facts, indent=1) + "\n")
+        folder.write(SUCCESS, json.dumps(facts, indent=1) + "\n")
     return facts
 
 
@@ -145,17 +143,17 @@ _SAME = ("manifest", "input", "keys", "predictions")
 """Keys that must not change between two calls for one folder; paths may change, like a mount point."""
 
 
-def _begin(folder: Folder, version: Version, plan: ScorePlan, names: list[str]) -> None:
+def _begin(folder: OutputFolder, version: Version, plan: ScorePlan, names: list[str]) -> None:
     """Write the description into the folder. Raises ConfigError if the folder holds other output."""
     job = _job(version, plan, names)
     before = _marker(folder, JOB)
     if before is None:
         if found := [name for name in folder.files() if not name.rpartition("/")[2].startswith((".", "_"))]:
             raise ConfigError(f"--out `{folder.path}` holds other files, such as `{found[0]}`; use an empty folder")
-        folder.write_text(JOB, json.dumps(job, indent=1) + "\n")
+        folder.write(JOB, json.dumps(job, indent=1) + "\n")
         return
     if not before:
-        raise ConfigError(f"`{join_path(folder.path, JOB)}` is damaged; use another --out")
+        raise ConfigError(f"`{folder.path_of(JOB)}` is damaged; use another --out")
     if differing := [key for key in _SAME if before.get(key) != job[key]]:
         what = {
             "manifest": f"version {before.get('version')}, not {job['version']}",
@@ -166,7 +164,7 @@ def _begin(folder: Folder, version: Version, plan: ScorePlan, names: list[str]) 
         raise ConfigError(f"--out `{folder.path}` holds the output of {what}; use another folder, or remove this one")
 
 
-def _success(folder: Folder, plan: ScorePlan, missing: list[int]) -> dict[str, Any] | None:
+def _success(folder: OutputFolder, plan: ScorePlan, missing: list[int]) -> dict[str, Any] | None:
     """The content of `_SUCCESS` if it and all files are complete; otherwise it is removed until they are."""
     found = _marker(folder, SUCCESS)
     if found is None:
@@ -182,7 +180,7 @@ def _files(plan: ScorePlan) -> list[dict[str, Any]]:
     return [{"path": output.name, "rows": output.unit.rows} for output in plan.outputs]
 
 
-def _marker(folder: Folder, name: str) -> dict[str, Any] | None:
+def _marker(folder: OutputFolder, name: str) -> dict[str, Any] | None:
     """The JSON object of a marker, empty if it is damaged; None if it does not exist."""
     try:
         text = folder.read_text(name)
@@ -192,13 +190,12 @@ def _marker(folder: Folder, name: str) -> dict[str, Any] | None:
     return found if text is None or isinstance(found, dict) else {}
 
 
-def _written(folder: Folder, plan: ScorePlan) -> dict[str, int]:
+def _written(folder: OutputFolder, plan: ScorePlan) -> dict[str, int]:
     """Rows of the files that an earlier call has finished, by name."""
-    filesystem, root = open_filesystem(folder.path)
     there = {name for name in folder.files() if not name.rpartition("/")[2].startswith((".", "_"))}
-    named = {f"{root.rstrip('/')}/{o.name}": o for o in plan.outputs if o.name in there}
+    named = {folder.inside(o.name): o for o in plan.outputs if o.name in there}
     # An unreadable file is rewritten, so its size does not matter
-    footers, _ = find_footers(filesystem, [File(path, _NO_DAY, 1) for path in named])
+    footers, _ = find_footers(folder.filesystem, [File(path, _NO_DAY, 1) for path in named])
     rows = {named[f.file.path]: sum(f.row_group_rows) for f in footers}
     return {output.name: count for output, count in rows.items() if count == output.unit.rows}
 
@@ -206,7 +203,7 @@ def _written(folder: Folder, plan: ScorePlan) -> dict[str, int]:
 def _scored(
     version: Version,
     plan: ScorePlan,
-    out: str,
+    out: OutputFolder,
     units: list[int],
     pool: Pool,
     local: bool,
@@ -238,7 +235,7 @@ def _scored(
 
 @ray.remote(num_cpus=0, num_returns="streaming", max_retries=0)
 def _run_pool(
-    config: Config, plan: ScorePlan, out: str, units: list[int], pool: Pool, workers: int, assets: Assets
+    config: Config, plan: ScorePlan, out: OutputFolder, units: list[int], pool: Pool, workers: int, assets: Assets
 ) -> Iterator[list[dict[str, Any]]]:
     """Score with a pool of Ray Data, in its own process: this keeps Ray's output about the pool's actors and their failures,
     which no setting turns off, in Ray's log files."""

@@ -18,7 +18,7 @@ from raymtl.config.root import Config
 from raymtl.data.blocks import BlockMaker, Place
 from raymtl.data.ids.id_map_lookup import IdLookup
 from raymtl.data.read import read_fragment
-from raymtl.data.writing import Folder
+from raymtl.data.writing import OutputFolder
 from raymtl.errors import DataError
 from raymtl.serving.model import Raw, ServedModel, feature_sides, load_ranker
 from raymtl.serving.plan import Output, ScorePlan, served_columns
@@ -87,7 +87,14 @@ class Scorer:
     """Scores units one by one; an actor of Ray Data's pool."""
 
     def __init__(
-        self, config: Config, plan: ScorePlan, out: str, assets: Assets, batch_rows: int, threads: int, gpu: bool
+        self,
+        config: Config,
+        plan: ScorePlan,
+        out: OutputFolder,
+        assets: Assets,
+        batch_rows: int,
+        threads: int,
+        gpu: bool,
     ):
         warnings.filterwarnings("ignore", message="The given NumPy array is not writable")
         torch.set_num_threads(threads)
@@ -97,7 +104,7 @@ class Scorer:
         self._outputs = model.outputs
         lookups = {n: IdLookup(ray.get(ref)) for n, ref in assets.maps.items()}
         self._reader = UnitReader(config, plan, lookups)
-        self._plan, self._folder = plan, Folder(out)
+        self._plan, self._folder = plan, out
 
     def __call__(self, batch: pa.Table) -> pa.Table:
         """Score the unit in the single row of `batch`; returns its summary."""
@@ -212,7 +219,7 @@ def ahead(items: Iterator[Any]) -> Iterator[Any]:
 
 
 @contextlib.contextmanager
-def _writing(folder: Folder, name: str) -> Iterator[None]:
+def _writing(folder: OutputFolder, name: str) -> Iterator[None]:
     folder.make(name.rpartition("/")[0])
     try:
         yield

@@ -18,7 +18,7 @@ from raymtl.model_store.row_owners import read_map
 from raymtl.model_store.store import chain, check_sizes, read_file, show
 from raymtl.model_store.table_reader import numbers, row_groups
 from raymtl.serving.model import served_tables
-from raymtl.storage.object_store import Store, open_store
+from raymtl.storage.object_store import Store
 from raymtl.storage.paths import split_options
 
 _CURRENT = "current"
@@ -54,7 +54,7 @@ def open_version(path: str, allow_custom: bool = False) -> Version:
     """
     folder, options = split_options(path)
     named = _FOLDER.fullmatch(folder.rstrip("/"))
-    store = open_store(named[1] + options if named else path)
+    store = Store.open(named[1] + options if named else path)
     parts = chain(store, show(store, named[2] if named and named[2] != _CURRENT else None))
     config = config_from_dict(parts[-1].config, f"version {parts[-1].id}")
     if not allow_custom:

@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from raymtl.data.writing import Folder, rows_without_collision, write_config
+from raymtl.data.writing import OutputFolder, rows_without_collision, write_config
 from raymtl.storage.paths import split_options
 from raymtl.synth.attributes import AGES, APPS, DEVICES, GENDERS
 from raymtl.synth.behaviours import GAPS, KINDS
@@ -73,7 +73,7 @@ def synth_config(spec: SynthSpec, root: str) -> dict[str, Any]:
     }
 
 
-def write_synth_config(spec: SynthSpec, folder: Folder) -> str:
+def write_synth_config(spec: SynthSpec, folder: OutputFolder) -> str:
     """Write `synth_config` to the folder of the logs; returns the file's path."""
     history = _HISTORIES if spec.behaviours and spec.history else _HISTORY
     header = _HEADER.format(position=_POSITION[spec.position], history=history)

@@ -15,7 +15,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from raymtl.data.writing import Folder, ParquetFile
+from raymtl.data.writing import OutputFolder, ParquetFile
 from raymtl.errors import DataError
 from raymtl.synth.calibrate import calibrate
 from raymtl.synth.columns import PLAIN, Columns, label_columns
@@ -36,14 +36,14 @@ def write_logs(spec: SynthSpec, out: str, processes: int = 1, progress: Progress
     appears last. Raises DataError where `out` holds anything else than the logs of this very spec.
     """
     start = time.monotonic()
-    folder = Folder(out)
+    folder = OutputFolder.open(out)
     _claim(folder, spec)
     intercepts = calibrate(spec)
     report = progress or (lambda done, total: None)
     if min(processes, spec.shards) > 1:
-        parts = _in_processes(spec, folder.path, intercepts, processes, report)
+        parts = _in_processes(spec, folder, intercepts, processes, report)
     else:
-        parts = _in_line(spec, folder.path, intercepts, report)
+        parts = _in_line(spec, folder, intercepts, report)
     labels = label_columns(spec)
     tally = sum(parts, _Tally(labels))
     config = write_synth_config(spec, folder)
@@ -89,7 +89,7 @@ class _Tally:
         self.observed = self.observed + np.array([table.num_rows - table[name].null_count for name in self.labels])
 
 
-def _claim(folder: Folder, spec: SynthSpec) -> None:
+def _claim(folder: OutputFolder, spec: SynthSpec) -> None:
     """Make sure that the folder is empty or holds logs of the same spec, and mark it."""
     found = folder.read_text(_MARKER)
     if found is not None:
@@ -102,11 +102,13 @@ def _claim(folder: Folder, spec: SynthSpec) -> None:
             f"`{folder.path}` holds synthetic logs of another spec ({differs}); remove it or choose another folder"
         )
     if others := folder.files():
-        raise DataError(f"`{folder.path}` is not empty (`{others[0]}`); choose a new folder for synthetic logs")
-    folder.write_text(_MARKER, json.dumps(spec.model_dump(mode="json"), indent=1))
+        raise DataError(
+            f"`{folder.path}` is not empty (`{next(iter(others))}`); choose a new folder for synthetic logs"
+        )
+    folder.write(_MARKER, json.dumps(spec.model_dump(mode="json"), indent=1))
 
 
-def _in_line(spec: SynthSpec, path: str, intercepts: np.ndarray, report: Progress) -> list[_Tally]:
+def _in_line(spec: SynthSpec, folder: OutputFolder, intercepts: np.ndarray, report: Progress) -> list[_Tally]:
     total, done, tallies = _rows(spec), 0, []
     for shard in range(spec.shards):
 
@@ -115,18 +117,20 @@ def _in_line(spec: SynthSpec, path: str, intercepts: np.ndarray, report: Progres
             done += rows
             report(done, total)
 
-        tallies.append(_write_shard(spec, shard, path, intercepts, step))
+        tallies.append(_write_shard(spec, shard, folder, intercepts, step))
     return tallies
 
 
-def _in_processes(spec: SynthSpec, path: str, intercepts: np.ndarray, processes: int, report: Progress) -> list[_Tally]:
+def _in_processes(
+    spec: SynthSpec, folder: OutputFolder, intercepts: np.ndarray, processes: int, report: Progress
+) -> list[_Tally]:
     context = multiprocessing.get_context("spawn")
     steps = context.Queue()
     total, done = _rows(spec), 0
     workers = min(processes, spec.shards)
     with ProcessPoolExecutor(workers, context, initializer=_set_steps, initargs=(steps,)) as pool:
         with _without_sigint():
-            futures = [pool.submit(_write_shard, spec, shard, path, intercepts) for shard in range(spec.shards)]
+            futures = [pool.submit(_write_shard, spec, shard, folder, intercepts) for shard in range(spec.shards)]
         try:
             while not all(f.done() for f in futures):
                 try:
@@ -164,10 +168,14 @@ _steps = None  # the queue to the parent, in a worker process
 
 
 def _write_shard(
-    spec: SynthSpec, number: int, path: str, intercepts: np.ndarray, step: Callable[[int], None] | None = None
+    spec: SynthSpec,
+    number: int,
+    folder: OutputFolder,
+    intercepts: np.ndarray,
+    step: Callable[[int], None] | None = None,
 ) -> _Tally:
     """Write all days of one shard; `step` (None: the parent's queue) hears of every batch of rows."""
-    folder, shard, columns = Folder(path), Shard(spec, number, intercepts), Columns(spec, number)
+    shard, columns = Shard(spec, number, intercepts), Columns(spec, number)
     tally = _Tally(label_columns(spec))
     for day, date in enumerate(spec.dates()):
         files = _Files(spec, folder, f"ds={date}", number, tally)
@@ -185,7 +193,7 @@ def _write_shard(
 class _Files:
     """The files of one shard and day: rows in, row groups out; at most a row group and a block are in memory."""
 
-    def __init__(self, spec: SynthSpec, folder: Folder, day: str, shard: int, tally: _Tally):
+    def __init__(self, spec: SynthSpec, folder: OutputFolder, day: str, shard: int, tally: _Tally):
         self._spec, self._folder, self._day, self._shard, self._tally = spec, folder, day, shard, tally
         self._partition = day
         self._waiting: list[pa.Table] = []

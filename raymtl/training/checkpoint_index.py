@@ -10,40 +10,34 @@ import re
 from collections.abc import Callable, Iterator
 from typing import Any
 
-import pyarrow.fs as pafs
 from ray.train.v2._internal.constants import CHECKPOINT_MANAGER_SNAPSHOT_FILENAME as SNAPSHOT
 from ray.train.v2._internal.execution.checkpoint.checkpoint_manager import (
     _CheckpointManagerState,
     _TrainingResultState,
 )
 
-from raymtl.storage.filesystem import delete_file, list_folder, open_filesystem
-from raymtl.storage.paths import join_path
-from raymtl.storage.retry import retry
 from raymtl.training.checkpoint import PROGRESS
 from raymtl.training.checkpoint_reader import read_index
-from raymtl.training.rundir import checkpoints, read_file, run_storage, write_file
+from raymtl.training.rundir import RunFolder, checkpoints
 
 _CHECKPOINT = re.compile(r"checkpoint_[\w.:-]+")
 WORST = -1e30
 """Score of a checkpoint without an evaluation: never the best, kept only as the last. Ray's index cannot store infinity."""
 
 
-def repair_checkpoint_index(run_dir: str, notify: Callable[[str], None]) -> None:
+def repair_checkpoint_index(run_dir: RunFolder, notify: Callable[[str], None]) -> None:
     """Rebuild Ray's index of the run's checkpoints if it is damaged; an intact or missing index stays.
 
     Without a complete checkpoint the index is removed, and the run restarts from scratch.
     """
-    text = read_file(run_dir, SNAPSHOT)
+    text = run_dir.read_text(SNAPSHOT)
     if text is None or _is_intact(text):
         return
     results = [_result(folder) for folder in checkpoints(run_dir) if _has_all_files(folder)]
     if not results:
-        filesystem, inner = open_filesystem(run_dir)
-        with run_storage(run_dir, f"remove `{SNAPSHOT}`"):
-            retry(lambda: delete_file(filesystem, f"{inner}/{SNAPSHOT}"))
+        run_dir.remove(SNAPSHOT)
         notify(
-            f"`{join_path(run_dir, SNAPSHOT)}` is damaged, and there is no complete checkpoint: restarting from scratch"
+            f"`{run_dir.path_of(SNAPSHOT)}` is damaged, and there is no complete checkpoint: restarting from scratch"
         )
         return
     state = _CheckpointManagerState(
@@ -58,9 +52,9 @@ def repair_checkpoint_index(run_dir: str, notify: Callable[[str], None]) -> None
         failed_validation_checkpoint_dir_names=[],
     )
     state.checkpoint_report_indices = [results.index(result) for result in state.checkpoint_results]
-    write_file(run_dir, SNAPSHOT, state.json())
+    run_dir.write(SNAPSHOT, state.json())
     notify(
-        f"`{join_path(run_dir, SNAPSHOT)}` was damaged and has been rebuilt: resuming from {results[-1].checkpoint_dir_name}"
+        f"`{run_dir.path_of(SNAPSHOT)}` was damaged and has been rebuilt: resuming from {results[-1].checkpoint_dir_name}"
     )
 
 
@@ -85,13 +79,13 @@ def _folders(value: Any, key: str = "") -> Iterator[str]:
         yield str(value)
 
 
-def _result(folder: str) -> _TrainingResultState:
+def _result(folder: RunFolder) -> _TrainingResultState:
     """The entry of a checkpoint in Ray's index."""
-    progress = json.loads(read_file(folder, PROGRESS) or "{}")
+    progress = json.loads(folder.read_text(PROGRESS) or "{}")
     evaluations = progress.get("evaluations", [])
     score = evaluations[-1]["score"] if evaluations and evaluations[-1]["step"] == progress["step"] else None
     return _TrainingResultState(
-        checkpoint_dir_name=open_filesystem(folder)[1].rpartition("/")[2],
+        checkpoint_dir_name=folder.root.rpartition("/")[2],
         metrics={
             "score": WORST if score is None else score,
             "step": progress.get("step", 0),
@@ -100,16 +94,14 @@ def _result(folder: str) -> _TrainingResultState:
     )
 
 
-def _has_all_files(folder: str) -> bool:
+def _has_all_files(folder: RunFolder) -> bool:
     """Whether every worker's files exist; the first worker's may be uploaded before the others'."""
-    filesystem, inner = open_filesystem(folder)
-    with run_storage(folder, "read the checkpoint"):
+    with folder.errors("read the checkpoint"):
         try:
-            metadata = read_index(folder)
-            json.loads(read_file(folder, PROGRESS) or "")
+            metadata = read_index(folder.path)
+            json.loads(folder.read_text(PROGRESS) or "")
         except (ValueError, EOFError, pickle.UnpicklingError):  # truncated
             return False
-        entries = retry(lambda: list_folder(filesystem, inner, recursive=False))
-    sizes = {e.base_name: e.size for e in entries if e.type == pafs.FileType.File}
+    sizes = folder.files()
     entries_of_index = (metadata.storage_data or {}).values()
     return all(e.offset + e.length <= sizes.get(e.relative_path, -1) for e in entries_of_index)

@@ -17,7 +17,7 @@ from raymtl.data.writable import check_writable
 from raymtl.dependencies import package_versions
 from raymtl.errors import ConfigError
 from raymtl.results import EvaluateResult, RunResult
-from raymtl.storage.paths import absolute, join_path
+from raymtl.storage.paths import absolute
 from raymtl.storage.temp_dirs import folder_for
 from raymtl.telemetry.events import Listener
 from raymtl.training.cluster import connect
@@ -27,14 +27,13 @@ from raymtl.training.resources import reading_tasks, wait_for_resources
 from raymtl.training.rundir import (
     CONFIG,
     RESULT,
+    RunFolder,
     has_checkpoint,
     last_checkpoint,
-    read_file,
     read_result,
     run_folder,
     run_lock,
     run_of,
-    write_file,
 )
 from raymtl.training.score import check_scores
 from raymtl.training.shapes import check_fits
@@ -65,8 +64,9 @@ class RunPlan:
 def prepare(config: Config) -> RunPlan:
     """Run the quick checks: files, schemas, a sample of the values, and the previous run of that name. Raises UserError."""
     ready = prepare_inputs(config)
-    check_writable(run_folder(config))
-    _compare_with_previous(config, run_folder(config))
+    run_dir = RunFolder.open(run_folder(config))
+    check_writable(run_dir)
+    _compare_with_previous(config, run_dir)
     return ready
 
 
@@ -90,12 +90,12 @@ def train(config: Config, *, address: str | None = None, on_event: Listener | No
     `on_event` gets every record of `metrics.jsonl` and notes, as they occur. Raises UserError with one sentence for anything the
     user can fix.
     """
-    run_dir = run_folder(config)
+    run_dir = RunFolder.open(run_folder(config))
     done = read_result(run_dir)
     if done is not None and done["status"] == "finished":
         _compare_with_previous(config, run_dir)
         if on_event:
-            on_event({"note": f"the run {run_dir} has already finished; set another `name` to train again"})
+            on_event({"note": f"the run {run_dir.path} has already finished; set another `name` to train again"})
         return cast(RunResult, done)
     notify = (lambda line: on_event({"note": line})) if on_event else (lambda line: None)
     ready = prepare(config)
@@ -103,7 +103,7 @@ def train(config: Config, *, address: str | None = None, on_event: Listener | No
     local = connect(config, address)
     grant = wait_for_resources(config, local, notify)
     with run_lock(run_dir):
-        write_file(run_dir, CONFIG, dump_config(config))
+        run_dir.write(CONFIG, dump_config(config))
         if on_event:
             on_event({"total_rows": ready.plans["train"].rows * config.train.epochs})
         started = time.time()
@@ -121,7 +121,7 @@ def train(config: Config, *, address: str | None = None, on_event: Listener | No
         result = _result(ready, launch(run_worker, job, grant, config, on_event), time.time() - started)
         if maps:
             result["id_maps"] = {table: dict(file.notes) for table, file in maps.items()}
-        write_file(run_dir, RESULT, json.dumps(result, indent=2))
+        run_dir.write(RESULT, json.dumps(result, indent=2))
     return result
 
 
@@ -173,17 +173,17 @@ def evaluate(
 
     `notify` gets a line for each step that takes a while.
     """
-    run = absolute(run_of(run))  # Ray's workers run in other folders
-    folder = absolute(checkpoint) if checkpoint else last_checkpoint(run)
-    config = load_config(join_path(run, CONFIG), overrides)
+    run_dir = RunFolder.open(absolute(run_of(run)))  # Ray's workers run in other folders
+    folder = absolute(checkpoint) if checkpoint else last_checkpoint(run_dir).path
+    config = load_config(run_dir.path_of(CONFIG), overrides)
     check_fits(config, folder)
-    plan, maps = plan_input(config, "eval"), saved_maps(config, run)
+    plan, maps = plan_input(config, "eval"), saved_maps(config, run_dir)
     notify(joining(address))
     local = connect(config, address)
     grant = wait_for_resources(config, local, notify)
     rates = dict.fromkeys(config.active_tasks(), 0.5)  # the checkpoint has the biases
     inputs = {"eval": Input(plan, True, maps)}
-    job = Job(config, inputs, rates, "", None, grant.read_tasks, grant.threads, config_hash(config), folder)
+    job = Job(config, inputs, rates, run_dir, None, grant.read_tasks, grant.threads, config_hash(config), folder)
     notify(starting_workers(config))
     with folder_for("evaluate") as temp_dir:
         summary = launch(run_worker, job, grant, config.model_copy(update={"output": temp_dir}), None)
@@ -195,16 +195,16 @@ def evaluate(
     }
 
 
-def _compare_with_previous(config: Config, run_dir: str) -> None:
+def _compare_with_previous(config: Config, run_dir: RunFolder) -> None:
     """Refuse to resume a run with another configuration, which would silently mix two models."""
-    text = read_file(run_dir, CONFIG)
-    if text is None or not (read_file(run_dir, RESULT) or has_checkpoint(run_dir)):
+    text = run_dir.read_text(CONFIG)
+    if text is None or not (run_dir.read(RESULT) or has_checkpoint(run_dir)):
         return  # there is no earlier run
     try:
         previous = load_config(None, text=text)
     except ConfigError as error:
         raise ConfigError(
-            f"cannot read {join_path(run_dir, CONFIG)} of the earlier run: it is damaged or from another version of raymtl "
+            f"cannot read {run_dir.path_of(CONFIG)} of the earlier run: it is damaged or from another version of raymtl "
             f"({error}); set another `name`"
         ) from error
     before, now = run_fields(previous), run_fields(config)
@@ -213,7 +213,7 @@ def _compare_with_previous(config: Config, run_dir: str) -> None:
     differing = [k for k in sorted({*before, *now}) if before.get(k) != now.get(k)]
     first = differing[0]
     raise ConfigError(
-        f"the run {run_dir} was started with another configuration: {first} was {before.get(first)!r} and is now "
+        f"the run {run_dir.path} was started with another configuration: {first} was {before.get(first)!r} and is now "
         f"{now.get(first)!r}"
         + (f" ({len(differing) - 1} more keys differ)" if len(differing) > 1 else "")
         + "; set another `name`, or restore the old values to resume it"

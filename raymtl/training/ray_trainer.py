@@ -31,7 +31,7 @@ from raymtl.training.checkpoint_index import SNAPSHOT, repair_checkpoint_index
 from raymtl.training.cluster import started_here
 from raymtl.training.local_ray import check_room_for_checkpoints, checkpoint_bytes, full_disk, temporary_folder
 from raymtl.training.resources import ResourceGrant, shortage, worker_resources
-from raymtl.training.rundir import read_file, run_folder
+from raymtl.training.rundir import RunFolder, run_folder
 from raymtl.training.runlog import EventQueue
 from raymtl.training.worker import Job
 
@@ -135,15 +135,15 @@ def _launch(
     does not retry. `last_event_time`: when the workers' last event arrived; `save_soon` requests a checkpoint at the end of the
     current unit."""
     allowed = config.train.max_failures
-    attempt = 0
+    attempt, run_dir = 0, RunFolder.open(run_folder(config))
     while True:
-        repair_checkpoint_index(run_folder(config), notify)
+        repair_checkpoint_index(run_dir, notify)
         watch, began = _Watch(trainer, config, notify, last_event_time), time.monotonic()
         try:
             return trainer.fit()
         except KeyboardInterrupt:
             if signals.received() == "SIGTERM" and last_event_time() > began:
-                _await_checkpoint(config, notify, save_soon)
+                _await_checkpoint(run_dir, config, notify, save_soon)
             raise
         except (ray.train.TrainingFailedError, RayActorError) as error:
             if watch.gave_up is not None:
@@ -165,18 +165,20 @@ def _launch(
             watch.close()
 
 
-def _await_checkpoint(config: Config, notify: Callable[[str], None], save_soon: Callable[[], None]) -> None:
+def _await_checkpoint(
+    run_dir: RunFolder, config: Config, notify: Callable[[str], None], save_soon: Callable[[], None]
+) -> None:
     """Before the process handles SIGTERM: wait for a checkpoint at the end of the current unit, within the grace period."""
     grace_s = config.train.checkpoint.stop_grace_s
     signals.allow(grace_s + signals.CLEAN_UP_S)
-    before = read_file(run_folder(config), SNAPSHOT)
+    before = run_dir.read(SNAPSHOT)
     notify(
         f"SIGTERM: waiting up to {grace_s:g} s (train.checkpoint.stop_grace_s) for the checkpoint at the end of this unit"
     )
     save_soon()
     end = time.monotonic() + grace_s
     while time.monotonic() < end:
-        if read_file(run_folder(config), SNAPSHOT) != before:
+        if run_dir.read(SNAPSHOT) != before:
             notify("checkpoint saved")
             break
         time.sleep(0.2)

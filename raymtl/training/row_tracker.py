@@ -5,17 +5,15 @@ the tables. Checkpoints hold the marks, so a resumed run has them. There may be 
 had loaded but not trained on), never too few.
 """
 
+import fnmatch
 import io
-from fnmatch import fnmatch
-from functools import partial
 from pathlib import Path
 
 import numpy as np
 
 from raymtl.config.root import Config
 from raymtl.data.batch import Batch
-from raymtl.storage.filesystem import list_folder, open_filesystem, read_all
-from raymtl.storage.retry import retry
+from raymtl.storage.folder import Folder
 
 _FILE = "touched-{rank}.npz"
 _PREFIX = "table "
@@ -46,13 +44,9 @@ class TouchedRowTracker:
         rows = {f"{_PREFIX}{name}": numbers for name, numbers in self.rows().items()}
         np.savez(Path(folder, _FILE.format(rank=rank)), **rows)  # type: ignore[arg-type]
 
-    def load(self, folder: str) -> None:
+    def load(self, folder: Folder) -> None:
         """Add the marks of all workers that wrote a checkpoint."""
-        filesystem, inner = open_filesystem(folder)
-        for entry in retry(lambda: list_folder(filesystem, inner, recursive=False, allow_not_found=True)):
-            if not fnmatch(entry.base_name, _FILE.format(rank="*")):
-                continue
-            content = retry(partial(read_all, filesystem, entry.path))
-            with np.load(io.BytesIO(content), allow_pickle=False) as saved:
-                for name in saved.files:
-                    self._marks[name.removeprefix(_PREFIX)][saved[name]] = True
+        for name in fnmatch.filter(folder.names(), _FILE.format(rank="*")):
+            with np.load(io.BytesIO(folder.read(name) or b""), allow_pickle=False) as saved:
+                for key in saved.files:
+                    self._marks[key.removeprefix(_PREFIX)][saved[key]] = True

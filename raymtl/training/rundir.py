@@ -14,8 +14,8 @@ import pyarrow.fs as pafs
 from raymtl.config.root import Config
 from raymtl.data.writable import not_writable
 from raymtl.errors import CheckpointError, StorageError, TryLaterError
-from raymtl.storage.atomic import atomic_write
-from raymtl.storage.filesystem import is_local, list_folder, open_filesystem, put, read_all
+from raymtl.storage.filesystem import list_folder
+from raymtl.storage.folder import Folder
 from raymtl.storage.paths import join_path, split_options
 from raymtl.storage.retry import advice, is_transient, reason, retry
 from raymtl.training.checkpoint import PROGRESS
@@ -37,64 +37,47 @@ def run_of(path: str) -> str:
     return folder.rstrip("/").removesuffix(f"/{CONFIG}") + options
 
 
-@contextmanager
-def run_storage(run_dir: str, doing: str) -> Iterator[None]:
-    """Turn a lasting error of the storage into one sentence; `doing` names the operation, such as "list it"."""
-    try:
-        yield
-    except OSError as error:
-        raise StorageError(
-            f"run folder `{run_dir}`: cannot {doing}: {reason(error)}; {advice(error)}, then rerun the same command"
-        ) from error
+class RunFolder(Folder):
+    """The folder of a run or a search. Raises StorageError if the storage keeps failing."""
 
+    def error(self, doing: str, name: str, error: OSError) -> StorageError:
+        if doing == "write" and self.is_local and not is_transient(error) and error.errno not in _FULL:
+            return not_writable(self.path, error)
+        what = f"{doing} `{name}`" if name else doing
+        return StorageError(
+            f"run folder `{self.path}`: cannot {what}: {reason(error)}; {advice(error)}, then rerun the same command"
+        )
 
-def read_file(run_dir: str, name: str) -> str | None:
-    """A file of the run, or None if it does not exist. Raises StorageError if the storage keeps failing."""
-    filesystem, inner = open_filesystem(run_dir)
-    with run_storage(run_dir, f"read `{name}`"):
+    def _read(self, name: str) -> bytes | None:
         try:
-            return retry(lambda: read_all(filesystem, f"{inner}/{name}")).decode()
-        except (FileNotFoundError, NotADirectoryError):
+            return super()._read(name)
+        except NotADirectoryError:
             return None
 
 
-def write_file(run_dir: str, name: str, text: str) -> None:
-    """Write a file of the run atomically: a reader sees the complete old or new one, even if this process is killed."""
-    filesystem, inner = open_filesystem(run_dir)
-    path, data = f"{inner}/{name}", text.encode()
-    try:
-        atomic_write(filesystem, path, f"{path}.new", lambda written: put(filesystem, written, data))
-    except OSError as error:
-        with run_storage(run_dir, f"write `{name}`"):
-            if not is_local(filesystem) or is_transient(error) or error.errno in _FULL:
-                raise
-        raise not_writable(run_dir, error) from error
-
-
 @contextmanager
-def run_lock(run_dir: str, what: str = "the run", remedy: str = "set another `name`") -> Iterator[None]:
+def run_lock(run_dir: Folder, what: str = "the run", remedy: str = "set another `name`") -> Iterator[None]:
     """Lock the folder of a run, or of other work, against a second process on this machine.
 
     The system releases the lock when the process dies. Raises TryLaterError if another process holds it, and StorageError if the
     folder is not writable.
     """
-    filesystem, inner = open_filesystem(run_dir)
-    if not isinstance(filesystem, pafs.LocalFileSystem):
+    if not run_dir.is_local:
         yield
         return
-    path = Path(inner, _LOCK)
+    path = Path(run_dir.root, _LOCK)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         file = path.open("a+")
     except OSError as error:
-        raise not_writable(run_dir, error) from error
+        raise not_writable(run_dir.path, error) from error
     with file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as error:
             file.seek(0)
             raise TryLaterError(
-                f"{what} {run_dir} is already running (process {file.read().strip() or 'unknown'}); wait for it, or {remedy}"
+                f"{what} {run_dir.path} is already running (process {file.read().strip() or 'unknown'}); wait for it, or {remedy}"
             ) from error
         file.truncate(0)
         file.write(str(os.getpid()))
@@ -102,36 +85,35 @@ def run_lock(run_dir: str, what: str = "the run", remedy: str = "set another `na
         yield
 
 
-def read_result(run_dir: str) -> dict[str, Any] | None:
+def read_result(run_dir: RunFolder) -> dict[str, Any] | None:
     """`result.json` of a run, or None if it has not finished."""
-    text = read_file(run_dir, RESULT)
+    text = run_dir.read_text(RESULT)
     try:
         return None if text is None else json.loads(text)
     except json.JSONDecodeError:  # truncated: the run had not finished writing it
         return None
 
 
-def checkpoints(run_dir: str) -> list[str]:
+def checkpoints(run_dir: RunFolder) -> list[RunFolder]:
     """Folders of the complete checkpoints of a run, oldest first; one whose upload was interrupted has no metadata.
 
     Raises CheckpointError if there is no such run, and StorageError if the storage keeps failing, which must not look like a
     missing checkpoint.
     """
-    filesystem, inner = open_filesystem(run_dir)
-    with run_storage(run_dir, "list its checkpoints"):
+    with run_dir.errors("list its checkpoints"):
         try:
-            entries = retry(lambda: list_folder(filesystem, inner, recursive=False))
+            entries = retry(lambda: list_folder(run_dir.filesystem, run_dir.root, recursive=False))
         except (FileNotFoundError, NotADirectoryError) as error:
             raise CheckpointError(
-                f"the run `{run_dir}` does not exist; name the folder that `raymtl train` printed"
+                f"the run `{run_dir.path}` does not exist; name the folder that `raymtl train` printed"
             ) from error
         names = sorted(
             e.base_name for e in entries if e.type == pafs.FileType.Directory and e.base_name.startswith("checkpoint_")
         )
-        return [join_path(run_dir, name) for name in names if _is_complete(filesystem, f"{inner}/{name}")]
+        return [folder for folder in map(run_dir.child, names) if _is_complete(folder)]
 
 
-def has_checkpoint(run_dir: str) -> bool:
+def has_checkpoint(run_dir: RunFolder) -> bool:
     """Whether the run exists and has a complete checkpoint."""
     try:
         return bool(checkpoints(run_dir))
@@ -139,15 +121,14 @@ def has_checkpoint(run_dir: str) -> bool:
         return False
 
 
-def _is_complete(filesystem: pafs.FileSystem, folder: str) -> bool:
+def _is_complete(folder: RunFolder) -> bool:
     # Listed, since fsspec's check of one file treats any error as "no" (storage/filesystem.py)
-    entries = retry(lambda: list_folder(filesystem, folder, recursive=False, allow_not_found=True))
-    return {".metadata", PROGRESS} <= {e.base_name for e in entries if e.type == pafs.FileType.File}
+    return {".metadata", PROGRESS} <= {e.base_name for e in folder.entries() if e.type == pafs.FileType.File}
 
 
-def last_checkpoint(run_dir: str) -> str:
+def last_checkpoint(run_dir: RunFolder) -> RunFolder:
     """Folder of the newest checkpoint of a run."""
     found = checkpoints(run_dir)
     if not found:
-        raise CheckpointError(f"the run `{run_dir}` has no checkpoint yet; wait until it finishes a unit")
+        raise CheckpointError(f"the run `{run_dir.path}` has no checkpoint yet; wait until it finishes a unit")
     return found[-1]

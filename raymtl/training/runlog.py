@@ -6,14 +6,12 @@ import time
 from pathlib import Path
 from typing import Any
 
-import pyarrow.fs as pafs
 import ray
 from torch.utils.tensorboard import SummaryWriter
 
-from raymtl.storage.filesystem import open_filesystem
-from raymtl.storage.retry import reason, retry
+from raymtl.storage.retry import reason
 from raymtl.telemetry.events import Event
-from raymtl.training.rundir import read_file, run_storage
+from raymtl.training.rundir import RunFolder
 
 METRICS = "metrics.jsonl"
 
@@ -44,20 +42,17 @@ class EventQueue:
 class RunLogger:
     """The logger of the first worker; its files are in the run's folder, or are copied there if that is remote storage."""
 
-    def __init__(self, run_dir: str, event_queue: Any, resume_step: int):
+    def __init__(self, run_dir: RunFolder, event_queue: Any, resume_step: int):
         """Drop the lines of steps after `resume_step`, which a run that resumes from a checkpoint repeats.
 
         Raises StorageError if the earlier lines cannot be read, or the files cannot be created.
         """
         self._run_dir = run_dir
-        self._filesystem, inner = open_filesystem(run_dir)
-        self._remote = not isinstance(self._filesystem, pafs.LocalFileSystem)
-        self._target = inner
-        self._folder = Path(inner if not self._remote else "raymtl-log").absolute()
+        self._folder = Path(run_dir.root if run_dir.is_local else "raymtl-log").absolute()
         path = self._folder / METRICS
         kept = [line for line, step in self._previous() if step <= resume_step]
         new_file = path.with_suffix(".new")  # a kill here must not lose the lines
-        with run_storage(run_dir, f"write `{METRICS}`"):
+        with run_dir.errors("write", METRICS):
             self._folder.mkdir(parents=True, exist_ok=True)
             new_file.write_text("".join(line + "\n" for line in kept))
             new_file.replace(path)
@@ -68,7 +63,7 @@ class RunLogger:
     def _previous(self) -> list[tuple[str, int]]:
         """The lines of earlier starts with their steps; a crash may have truncated the last one."""
         found = []
-        for line in (read_file(self._run_dir, METRICS) or "").splitlines():
+        for line in (self._run_dir.read_text(METRICS) or "").splitlines():
             try:
                 found.append((line, int(json.loads(line)["step"])))
             except (ValueError, KeyError, TypeError):
@@ -104,20 +99,20 @@ class RunLogger:
     def sync(self) -> None:
         """Make the files visible to others, at each checkpoint and at the end; a failure does not stop the training."""
         self._board.flush()
-        if not self._remote:
+        if self._run_dir.is_local:
             return
         try:
-            retry(lambda: pafs.copy_files(str(self._folder), self._target, pafs.LocalFileSystem(), self._filesystem))
+            self._run_dir.upload(str(self._folder))
         except OSError as error:
             self.notify(
-                note=f"run folder `{self._run_dir}`: cannot copy the log there, training continues: {reason(error)}"
+                note=f"run folder `{self._run_dir.path}`: cannot copy the log there, training continues: {reason(error)}"
             )
 
     def close(self) -> None:
         self._board.close()
         self._file.close()
         self.sync()
-        if self._remote:
+        if not self._run_dir.is_local:
             shutil.rmtree(self._folder)
 
     def _write(self, record: dict[str, Any]) -> None:

@@ -23,7 +23,6 @@ from raymtl.config.root import Config
 from raymtl.data.ids.id_map import MapFile
 from raymtl.data.read import Input, Schedule, stream
 from raymtl.errors import CheckpointError, UserError
-from raymtl.storage.paths import join_path
 from raymtl.storage.temp_dirs import new_folder, remove_stale
 from raymtl.telemetry import logs
 from raymtl.telemetry.metrics import Gauges
@@ -33,6 +32,7 @@ from raymtl.training.checkpoint import Progress
 from raymtl.training.checkpoint_index import WORST
 from raymtl.training.distributed import all_gather_or_raise
 from raymtl.training.resources import readers_take_cpus, reading_tasks
+from raymtl.training.rundir import RunFolder
 from raymtl.training.runlog import RunLogger
 from raymtl.training.trainer import StopCallback, Trainer, Worker
 from raymtl.words import count_of
@@ -46,7 +46,7 @@ class Job:
     inputs: dict[str, Input]
     """What to read, by name: `train`, `eval`."""
     base_rates: dict[str, float]
-    run_dir: str
+    run_dir: RunFolder
     event_queue: Any
     """Handle of the driver's `EventQueue`, or None."""
     read_tasks: int | None
@@ -308,21 +308,21 @@ class Saver:
 
 
 def restore(
-    job: Job, train_state: TrainState, group: dist.ProcessGroup, extra_files: Callable[[str], None] | None = None
+    job: Job, train_state: TrainState, group: dist.ProcessGroup, extra_files: Callable[[RunFolder], None] | None = None
 ) -> Progress:
     """Load the newest checkpoint of this run, if any; `extra_files(folder)` reads the further files that `Saver` wrote."""
     checkpoint = ray.train.get_checkpoint()
     plan = job.inputs["train"].plan.identity
     if checkpoint is None:
         return Progress(plan=plan)
-    folder = join_path(job.run_dir, checkpoint.path.rstrip("/").rpartition("/")[2])
-    progress = saved_state.read_progress(folder)
+    folder = job.run_dir.child(checkpoint.path.rstrip("/").rpartition("/")[2])
+    progress = saved_state.read_progress(folder.path)
     if progress.plan != plan and not progress.finished:
         raise CheckpointError(
-            f"the training data of `{job.run_dir}` changed since its last checkpoint, so rows already trained on cannot be "
+            f"the training data of `{job.run_dir.path}` changed since its last checkpoint, so rows already trained on cannot be "
             f"distinguished from new ones; start a new run under another name"
         )
-    saved_state.load(train_state, folder, model_only=False, group=group)
+    saved_state.load(train_state, folder.path, model_only=False, group=group)
     train_state.optimizers.restore(progress.step)
     if extra_files is not None:
         extra_files(folder)

@@ -2,6 +2,7 @@
 
 import datetime as dt
 import json
+import os
 import re
 import time
 from collections.abc import Callable, Iterable, Iterator
@@ -10,23 +11,19 @@ from dataclasses import dataclass
 from typing import Any, Protocol
 
 import pyarrow as pa
-import pyarrow.fs as pafs
 import torch
 import torch.distributed as dist
 
 from raymtl.data.read import Input, Schedule, row_seed
-from raymtl.errors import CheckpointError
+from raymtl.errors import CheckpointError, StorageError
 from raymtl.model_store.loader import restore as restore_version
-from raymtl.storage.filesystem import is_local, open_filesystem
-from raymtl.storage.object_store import open_store
-from raymtl.storage.paths import join_path
-from raymtl.storage.retry import retry
+from raymtl.storage.object_store import Store
 from raymtl.storage.temp_dirs import folder_for
 from raymtl.telemetry.metrics import Gauges
 from raymtl.training import checkpoint as saved_state
 from raymtl.training.build import TrainState, build
 from raymtl.training.checkpoint import Progress
-from raymtl.training.rundir import read_file, write_file
+from raymtl.training.rundir import RunFolder
 from raymtl.training.trainer import StopCallback, Trainer, Worker
 from raymtl.training.worker import Job, Streams, init_single_process_group, mute_library_logs, total_steps
 from raymtl.tuning.blocks import SharedInput
@@ -39,7 +36,7 @@ STATE = "state.json"
 class Begin:
     """The version that a trial starts from."""
 
-    store: str
+    store: Store
     version: str
     heads_only: bool
 
@@ -80,7 +77,7 @@ def train_in_process(
     state = _State(job, built, group)
     progress = state.load()
     if progress.step == 0 and begin is not None:
-        restore_version(built, config, open_store(begin.store), begin.version, group, optimizer=not begin.heads_only)
+        restore_version(built, config, begin.store, begin.version, group, optimizer=not begin.heads_only)
     if begin is not None and begin.heads_only:
         built.optimizers.train_only(built.model.module.head.ranker.heads())
     progress.starts += 1
@@ -114,16 +111,15 @@ class _State:
 
     def __init__(self, job: Job, built: TrainState, group: dist.ProcessGroup):
         self._folder, self._built, self._group = job.run_dir, built, group
-        self._filesystem, self._inner = open_filesystem(job.run_dir)
         self._plan = job.inputs["train"].plan.identity
         self._last: str | None = None
 
     def load(self) -> Progress:
-        text = read_file(self._folder, STATE)
+        text = self._folder.read_text(STATE)
         if text is None:
             return Progress(plan=self._plan)
         self._last = _named_in(text, self._folder)
-        source = join_path(self._folder, self._last)
+        source = self._folder.path_of(self._last)
         progress = saved_state.read_progress(source)
         if progress.plan != self._plan:
             raise CheckpointError(
@@ -135,22 +131,22 @@ class _State:
 
     def save(self, progress: Progress) -> None:
         name = f"state-{progress.step}-{time.time_ns()}"
-        if is_local(self._filesystem):
-            self._filesystem.create_dir(f"{self._inner}/{name}")
-            saved_state.save(self._built, progress, f"{self._inner}/{name}", self._group, background=False)
+        if self._folder.is_local:
+            target = self._folder.inside(name)
+            os.makedirs(target)
+            saved_state.save(self._built, progress, target, self._group, background=False)
         else:
             with folder_for("trial") as scratch:
                 saved_state.save(self._built, progress, scratch, self._group, background=False)
-                target = f"{self._inner}/{name}"
-                retry(lambda: pafs.copy_files(scratch, target, pafs.LocalFileSystem(), self._filesystem))
-        write_file(self._folder, STATE, json.dumps({"folder": name}))
+                self._folder.upload(scratch, name)
+        self._folder.write(STATE, json.dumps({"folder": name}))
         if self._last is not None:
-            with suppress(OSError):  # it goes with the trial's folder at the latest
-                self._filesystem.delete_dir(f"{self._inner}/{self._last}")
+            with suppress(StorageError):  # it goes with the trial's folder at the latest
+                self._folder.remove_folder(self._last)
         self._last = name
 
 
-def _named_in(text: str, folder: str) -> str:
+def _named_in(text: str, folder: RunFolder) -> str:
     """The folder that the small file names: it is removed when the next one is written, so it has to be one of these."""
     try:
         name = json.loads(text)["folder"]
@@ -158,18 +154,11 @@ def _named_in(text: str, folder: str) -> str:
         name = text
     if not isinstance(name, str) or not re.fullmatch(r"state-\d+-\d+", name):
         raise CheckpointError(
-            f"`{join_path(folder, STATE)}` is damaged: it names `{name}`; remove it, and the trial restarts"
+            f"`{folder.path_of(STATE)}` is damaged: it names `{name}`; remove it, and the trial restarts"
         )
     return name
 
 
-def remove_state(trial_folder: str) -> None:
-    """Take away what an ended trial would have gone on from."""
-    filesystem, inner = open_filesystem(trial_folder)
-    with suppress(FileNotFoundError):
-        filesystem.delete_dir(inner)
-
-
-def trial_folder(search_folder: str, name: str) -> str:
+def trial_folder(search_folder: RunFolder, name: str) -> RunFolder:
     """Folder of what a trial under way keeps."""
-    return join_path(search_folder, f"trials/{name}")
+    return search_folder.child(f"trials/{name}")

@@ -12,10 +12,7 @@ import pyarrow.parquet as pq
 from raymtl.config.load import config_from_dict, dump_config
 from raymtl.objectives.metrics import signed_value
 from raymtl.results import TuneResult
-from raymtl.storage.atomic import atomic_write
-from raymtl.storage.filesystem import open_filesystem
-from raymtl.storage.paths import join_path
-from raymtl.training.rundir import RESULT, write_file
+from raymtl.training.rundir import RESULT, RunFolder
 from raymtl.tuning.objective import ObjectiveEvaluator, front, unsigned
 from raymtl.tuning.report.page import write_report
 from raymtl.tuning.search import SEARCHED, Search
@@ -24,21 +21,21 @@ from raymtl.tuning.trial_store import Trial
 BEST, TABLE, REPORT = "best.yaml", "trials.parquet", "report.html"
 
 
-def write_result(search: Search, folder: str, clock: dict[str, Any]) -> TuneResult:
+def write_result(search: Search, folder: RunFolder, clock: dict[str, Any]) -> TuneResult:
     """Write the files of a search and return what `result.json` holds."""
     result = summary(search, clock, folder)
-    result["report"] = join_path(folder, REPORT)
+    result["report"] = folder.path_of(REPORT)
     best = search.trial_store.trials.get(result["best"]) if result["best"] is not None else None
     if best is not None:
         chosen = config_from_dict({**best.config, "name": f"{search.config.name}-best"})
-        write_file(folder, BEST, dump_config(chosen))
+        folder.write(BEST, dump_config(chosen))
     _write_table(folder, search)
-    write_file(folder, RESULT, json.dumps(result, indent=2))
+    folder.write(RESULT, json.dumps(result, indent=2))
     write_report(search, folder, result)
     return result
 
 
-def summary(search: Search, clock: dict[str, Any], folder: str) -> TuneResult:
+def summary(search: Search, clock: dict[str, Any], folder: RunFolder) -> TuneResult:
     """Everything that a report says in numbers."""
     trials = list(search.trial_store.trials.values())
     searched = [t for t in trials if t.kind in SEARCHED]
@@ -48,9 +45,9 @@ def summary(search: Search, clock: dict[str, Any], folder: str) -> TuneResult:
     points = {t.number: search.evaluator.values(t.metrics) or [] for t in found}
     return {
         "status": "finished" if search.is_over() else "stopped",
-        "folder": folder,
+        "folder": folder.path,
         "best": None if best is None else best.number,
-        "best_config": join_path(folder, BEST) if best is not None else None,
+        "best_config": folder.path_of(BEST) if best is not None else None,
         "best_fields": {} if best is None else best.fields,
         "default": None if default is None else default.number,
         "objective": search.evaluator.names,
@@ -148,7 +145,7 @@ def rows_of(search: Search) -> list[dict[str, Any]]:
     return found
 
 
-def _write_table(folder: str, search: Search) -> None:
+def _write_table(folder: RunFolder, search: Search) -> None:
     rows = rows_of(search)
     columns = sorted({key for row in rows for key in row}, key=lambda k: _place(k, rows))
     arrays = {}
@@ -161,8 +158,7 @@ def _write_table(folder: str, search: Search) -> None:
             values = [None if v is None else json.dumps(v) for v in values]
         arrays[name] = pa.array(values)
     table = pa.table(arrays)
-    filesystem, inner = open_filesystem(join_path(folder, TABLE))
-    atomic_write(filesystem, inner, f"{inner}.new", lambda path: pq.write_table(table, path, filesystem=filesystem))
+    folder.write_file(TABLE, lambda path: pq.write_table(table, path, filesystem=folder.filesystem))
 
 
 def _place(key: str, rows: list[dict[str, Any]]) -> tuple[int, str]:

@@ -6,7 +6,6 @@ import os
 from collections.abc import Callable
 from typing import Any
 
-import pyarrow.fs as pafs
 import ray
 from ray import tune as ray_tune
 from ray.tune.search import Searcher
@@ -24,19 +23,17 @@ from raymtl.model_store.loader import check_fits
 from raymtl.model_store.row_owners import read_map
 from raymtl.model_store.store import chain, show
 from raymtl.results import TuneResult
-from raymtl.storage.filesystem import open_filesystem
-from raymtl.storage.object_store import open_store
-from raymtl.storage.paths import join_path
+from raymtl.storage.object_store import Store
 from raymtl.telemetry.events import Listener
 from raymtl.training.cluster import connect
 from raymtl.training.driver import prepare_inputs
 from raymtl.training.phases import joining
 from raymtl.training.resources import ResourceGrant, reading_tasks
-from raymtl.training.rundir import CONFIG, read_file, run_lock, write_file
+from raymtl.training.rundir import CONFIG, RunFolder, run_lock
 from raymtl.training.trainer import pass_schedule
 from raymtl.tuning.blocks import fits, read_shared
 from raymtl.tuning.check import check, search_folder
-from raymtl.tuning.inprocess_trial import Begin, remove_state, trial_folder
+from raymtl.tuning.inprocess_trial import Begin, trial_folder
 from raymtl.tuning.result import write_result
 from raymtl.tuning.sampler import rung_rows
 from raymtl.tuning.search import Finished, Search
@@ -57,21 +54,20 @@ def tune(config: Config, *, address: str | None = None, on_event: Listener | Non
     notify: Listener = on_event or (lambda record: None)
     space = check(config)
     assert config.tune is not None
-    folder = search_folder(config)
+    folder = RunFolder.open(search_folder(config))
     ready = prepare_inputs(config)
     check_writable(folder)
     _compare_with_previous(config, folder)
-    if (begin := _begin(config, json.loads(read_file(folder, CLOCK) or "{}"))) is not None:
-        store = open_store(begin.store)
-        check_fits(config, store, show(store, begin.version))
+    if (begin := _begin(config, json.loads(folder.read(CLOCK) or "{}"))) is not None:
+        check_fits(config, begin.store, show(begin.store, begin.version))
     notify({"note": joining(address)})
     room, concurrent = _room(config, address)
     with run_lock(folder):
-        clock = json.loads(read_file(folder, CLOCK) or "{}")
+        clock = json.loads(folder.read(CLOCK) or "{}")
         begin = _begin(config, clock)
         _compare_data(clock, {part: plan.identity for part, plan in ready.plans.items()}, folder)
-        write_file(folder, CONFIG, dump_config(config))
-        write_file(folder, CLOCK, json.dumps(clock))
+        folder.write(CONFIG, dump_config(config))
+        folder.write(CLOCK, json.dumps(clock))
         trial_store = TrialStore(folder)
         maps = _maps(
             config, begin, ready.plans["train"], folder, bool(trial_store.trials), lambda line: notify({"note": line})
@@ -79,7 +75,7 @@ def tune(config: Config, *, address: str | None = None, on_event: Listener | Non
         inputs = {part: Input(plan, part == "eval", maps) for part, plan in ready.plans.items()}
         total = ready.plans["train"].rows * config.train.epochs
         search = Search(config, space, trial_store, total, notify, clock.get("searched_s", 0.0))
-        notify({"search": search, "concurrent": concurrent, "folder": folder})
+        notify({"search": search, "concurrent": concurrent, "folder": folder.path})
         if any(not t.ended for t in trial_store.trials.values()) or not search.is_over():
             blocks = None
             if config.train.workers == 1:
@@ -112,26 +108,27 @@ def tune(config: Config, *, address: str | None = None, on_event: Listener | Non
         return result
 
 
-def opened(folder: str) -> tuple[Search, dict[str, Any]]:
+def opened(path: str) -> tuple[Search, dict[str, Any]]:
     """A search out of its folder, to be looked at, and its clock. Raises CheckpointError where it is none."""
-    text = read_file(folder, CONFIG)
+    folder = RunFolder.open(path)
+    text = folder.read_text(CONFIG)
     if text is None:
-        raise CheckpointError(f"`{folder}` is no folder of a search: it has no {CONFIG}; name <output>/<name>-tune")
+        raise CheckpointError(f"`{path}` is no folder of a search: it has no {CONFIG}; name <output>/<name>-tune")
     config = load_config(None, text=text)
     if config.tune is None:
-        raise CheckpointError(f"`{folder}` is the folder of a run, not of a search; name <output>/<name>-tune")
-    clock = json.loads(read_file(folder, CLOCK) or "{}")
+        raise CheckpointError(f"`{path}` is the folder of a run, not of a search; name <output>/<name>-tune")
+    clock = json.loads(folder.read(CLOCK) or "{}")
     trial_store = TrialStore(folder)
     return Search(config, Space(config), trial_store, 0, lambda record: None, clock.get("searched_s", 0.0)), clock
 
 
-def _run(config: Config, folder: str, search: Search, shared: Shared, concurrent: int, clock: dict[str, Any]) -> None:
+def _run(
+    config: Config, folder: RunFolder, search: Search, shared: Shared, concurrent: int, clock: dict[str, Any]
+) -> None:
     os.environ["RAY_AIR_NEW_OUTPUT"] = "0"  # its own table cannot be turned off; the old one can, by `verbose`
     os.environ["TUNE_DISABLE_AUTO_CALLBACK_LOGGERS"] = "1"  # the records hold everything already
     os.environ["TUNE_DISABLE_SIGINT_HANDLER"] = "1"  # Ctrl-C stops at once; the same command resumes
     os.environ["TUNE_WARN_THRESHOLD_S"] = "60"
-    filesystem, inner = open_filesystem(folder)
-    local = isinstance(filesystem, pafs.LocalFileSystem)
     notes = _Notes(search, folder, clock)
     trainable = ray_tune.with_resources(ray_tune.with_parameters(run_trial, shared=shared), _resources(config))
     tuner = ray_tune.Tuner(
@@ -146,8 +143,8 @@ def _run(config: Config, folder: str, search: Search, shared: Shared, concurrent
         ),
         run_config=ray_tune.RunConfig(
             name="ray",
-            storage_path=inner,
-            storage_filesystem=None if local else filesystem,
+            storage_path=folder.root,
+            storage_filesystem=None if folder.is_local else folder.filesystem,
             # A process that dies is tried once more, from its checkpoint; what a trial itself finds wrong it reports
             failure_config=ray_tune.FailureConfig(max_failures=1),
             verbose=0,
@@ -160,7 +157,7 @@ def _run(config: Config, folder: str, search: Search, shared: Shared, concurrent
 class _Notes:
     """Between Ray Tune and the search: numbers of trials by Tune's own names, and the clock."""
 
-    def __init__(self, search: Search, folder: str, clock: dict[str, Any]):
+    def __init__(self, search: Search, folder: RunFolder, clock: dict[str, Any]):
         self.search, self._folder, self._clock = search, folder, clock
         self.numbers: dict[str, int] = {}
 
@@ -171,12 +168,12 @@ class _Notes:
         number = self.numbers.pop(trial_id)
         self.search.ended(number, crashed)
         if self.search.trial_store.trials[number].ended:
-            remove_state(trial_folder(self._folder, trial_name(number)))
+            trial_folder(self._folder, trial_name(number)).remove_folder()
         self.write_clock()
 
     def write_clock(self) -> None:
         self._clock["searched_s"] = round(self.search.searched_s, 1)
-        write_file(self._folder, CLOCK, json.dumps(self._clock))
+        self._folder.write(CLOCK, json.dumps(self._clock))
 
 
 class _NextTrial(Searcher):
@@ -229,12 +226,12 @@ def _after_units(config: Config, plan: Plan, total: int) -> frozenset[int]:
     return frozenset(found)
 
 
-def _compare_data(clock: dict[str, Any], plans: dict[str, str], folder: str) -> None:
+def _compare_data(clock: dict[str, Any], plans: dict[str, str], folder: RunFolder) -> None:
     """The rows of a search stay the same from start to start. Notes them at the first one."""
     if clock.setdefault("plans", plans) != plans:
         raise ConfigError(
-            f"the days that the search {folder} reads have changed since it began, so its trials cannot be compared with new "
-            "ones; set another `name`"
+            f"the days that the search {folder.path} reads have changed since it began, so its trials cannot be compared with "
+            "new ones; set another `name`"
         )
 
 
@@ -247,18 +244,18 @@ def _begin(config: Config, clock: dict[str, Any]) -> Begin | None:
     store = start.store or (config.daily.store if config.daily is not None else None)
     if store is None:
         raise ConfigError("tune.start.store is missing, and there is no daily.store; name the folder of the versions")
-    version = clock.setdefault("version", show(open_store(store), start.version).id)
-    return Begin(store, version, start.train == "heads")
+    opened_store = Store.open(store)
+    version = clock.setdefault("version", show(opened_store, start.version).id)
+    return Begin(opened_store, version, start.train == "heads")
 
 
 def _maps(
-    config: Config, begin: Begin | None, plan: Plan, folder: str, begun: bool, notify: Callable[[str], None]
+    config: Config, begin: Begin | None, plan: Plan, folder: RunFolder, begun: bool, notify: Callable[[str], None]
 ) -> dict[str, MapFile]:
     """Which ID holds which row of each `map` table, for all trials: by the training days, or as the version has it."""
     if begin is None:
         return make_maps(config, plan, folder, reading_tasks(config, workers=0), begun, notify)
-    store = open_store(begin.store)
-    links = chain(store, show(store, begin.version))
+    links = chain(begin.store, show(begin.store, begin.version))
     files = {}
     for table in config.map_tables():
         if table not in links[-1].tables:
@@ -266,34 +263,36 @@ def _maps(
                 f"version {begin.version} has no table `{table}`, whose rows a map gives out; set its id_space to `hash`, "
                 "or begin with another version"
             )
-        path = join_path(folder, f"maps/{table}.parquet")
-        found = find_map(path)
+        name = f"maps/{table}.parquet"
+        found = find_map(folder, name)
         kept = found is not None and found.notes.get("version") == begin.version
         files[table] = (
-            found if found and kept else save_map(read_map(store, links, table), path, {"version": begin.version})
+            found
+            if found and kept
+            else save_map(read_map(begin.store, links, table), folder, name, {"version": begin.version})
         )
     return files
 
 
-def _compare_with_previous(config: Config, folder: str) -> None:
+def _compare_with_previous(config: Config, folder: RunFolder) -> None:
     """A search of the same name resumes; with another configuration its trials could not be compared."""
-    text = read_file(folder, CONFIG)
+    text = folder.read_text(CONFIG)
     if text is None:
         return
     try:
         before = load_config(None, text=text)
     except ConfigError as error:
         raise ConfigError(
-            f"{join_path(folder, CONFIG)} of the earlier search cannot be read ({error}); set another `name`"
+            f"{folder.path_of(CONFIG)} of the earlier search cannot be read ({error}); set another `name`"
         ) from error
     if before.tune is None:
-        raise ConfigError(f"the folder {folder} is that of a run, not of a search; set another `name`")
+        raise ConfigError(f"the folder {folder.path} is that of a run, not of a search; set another `name`")
     if search_fields(before) != search_fields(config):
         sizes = [path.removeprefix("tune.") for path, role in field_roles(Config).items() if Role.SEARCH_SIZE in role]
         what = "tune" if config_hash(before) == config_hash(config) else "configuration"
         raise ConfigError(
-            f"the search {folder} was started with another {what}, and its trials cannot be compared with new ones; set another "
-            f"`name`, or restore the old values to resume it ({', '.join(sizes)} may change)"
+            f"the search {folder.path} was started with another {what}, and its trials cannot be compared with new ones; set "
+            f"another `name`, or restore the old values to resume it ({', '.join(sizes)} may change)"
         )
 
 

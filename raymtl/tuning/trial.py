@@ -18,10 +18,10 @@ from raymtl.config.roles import read_fields
 from raymtl.config.root import Config
 from raymtl.data.read import Input
 from raymtl.errors import StorageError, UserError
-from raymtl.storage.paths import join_path
 from raymtl.storage.retry import is_of_storage
 from raymtl.training.checkpoint import Progress
 from raymtl.training.resources import ResourceGrant
+from raymtl.training.rundir import RunFolder
 from raymtl.training.worker import Job
 from raymtl.tuning.blocks import SharedInput
 from raymtl.tuning.distributed_trial import run_distributed_trial
@@ -36,7 +36,7 @@ REPORT = "report"
 class Shared:
     """What all trials of a search have in common."""
 
-    folder: str
+    folder: RunFolder
     """Of the search."""
     inputs: dict[str, Input]
     blocks: dict[str, SharedInput] | None
@@ -94,12 +94,12 @@ def _train(number: int, raw: dict[str, Any], shared: Shared, reports: "Reports")
     loaded = config_from_dict(raw)
     alone = loaded.train.workers == 1
     if not alone:
-        loaded = loaded.model_copy(update={"output": folder, "name": "run"})
+        loaded = loaded.model_copy(update={"output": folder.path, "name": "run"})
     job = Job(
         loaded,
         shared.inputs,
         {**shared.base_rates, **_own_rates(loaded)},
-        folder if alone else join_path(folder, "run"),
+        folder if alone else folder.child("run"),
         None,
         shared.room.read_tasks,
         shared.room.threads,
@@ -124,7 +124,7 @@ class Reports:
     would stay. It reads in its own record whether it is given up, and ends in good order.
     """
 
-    def __init__(self, folder: str, number: int):
+    def __init__(self, folder: RunFolder, number: int):
         self._folder, self._number, self._begun = folder, number, time.time()
         self._told: set[int] = set()
         self._start: dict[str, Any] = {}

@@ -9,10 +9,7 @@ from dataclasses import asdict, dataclass, field
 from typing import Any, Literal
 
 from raymtl.errors import CheckpointError
-from raymtl.storage.filesystem import list_folder, open_filesystem
-from raymtl.storage.paths import join_path
-from raymtl.storage.retry import retry
-from raymtl.training.rundir import read_file, write_file
+from raymtl.training.rundir import RunFolder
 
 TRIALS = "trials"
 Kind = Literal["default", "structure", "search", "repeat"]
@@ -71,28 +68,28 @@ def trial_name(number: int) -> str:
     return f"{number:04d}"
 
 
-def is_given_up(folder: str, number: int) -> bool:
+def is_given_up(folder: RunFolder, number: int) -> bool:
     """Whether the record of a trial says that it is to end."""
-    text = read_file(folder, f"{TRIALS}/{trial_name(number)}.json")
+    text = folder.read_text(f"{TRIALS}/{trial_name(number)}.json")
     return text is None or json.loads(text)["status"] != "running"
 
 
 class TrialStore:
     """The trials of a search, in memory and in `<search>/trials`."""
 
-    def __init__(self, folder: str):
+    def __init__(self, folder: RunFolder):
         """Read what is there. Raises CheckpointError where a file is damaged."""
         self.folder = folder
         self.trials: dict[int, Trial] = {}
-        filesystem, inner = open_filesystem(join_path(folder, TRIALS))
-        entries = retry(lambda: list_folder(filesystem, inner, recursive=False, allow_not_found=True))
-        for name in sorted(e.base_name for e in entries if e.base_name.endswith(".json")):
-            text = read_file(folder, f"{TRIALS}/{name}")
+        for name in folder.names(TRIALS):
+            if not name.endswith(".json"):
+                continue
+            text = folder.read_text(f"{TRIALS}/{name}")
             try:
                 trial = Trial(**json.loads(text or ""))
             except (ValueError, TypeError) as error:
                 raise CheckpointError(
-                    f"`{join_path(folder, f'{TRIALS}/{name}')}` is damaged ({error}); remove it, and the trial is run again"
+                    f"`{folder.path_of(f'{TRIALS}/{name}')}` is damaged ({error}); remove it, and the trial is run again"
                 ) from error
             self.trials[trial.number] = trial
 
@@ -103,7 +100,7 @@ class TrialStore:
 
     def save(self, trial: Trial) -> None:
         """Write what is known of a trial."""
-        write_file(self.folder, f"{TRIALS}/{trial_name(trial.number)}.json", json.dumps(asdict(trial)))
+        self.folder.write(f"{TRIALS}/{trial_name(trial.number)}.json", json.dumps(asdict(trial)))
 
     def next_number(self) -> int:
         return max(self.trials, default=-1) + 1

@@ -19,7 +19,7 @@ from raymtl.model_store.loader import check_fits as version_fits
 from raymtl.model_store.loader import restore
 from raymtl.model_store.store import show
 from raymtl.model_store.writer import export
-from raymtl.storage.object_store import open_store
+from raymtl.storage.object_store import Store
 from raymtl.training import checkpoint
 from raymtl.training.checkpoint import Progress
 from raymtl.training.shapes import check_fits
@@ -51,7 +51,7 @@ def finish_runs(rank: int, workers: int, root: str) -> dict[str, torch.Tensor]:
 def load_it(rank: int, workers: int, root: str) -> dict[str, torch.Tensor]:
     config = mixed_config(["row_wise"])
     built = make(config)
-    restore(built, config, open_store(root), None, dist.group.WORLD)
+    restore(built, config, Store.open(root), None, dist.group.WORLD)
     return contents(built)
 
 
@@ -64,7 +64,7 @@ def command(capfd: pytest.CaptureFixture[str], *arguments: str, code: int = 0) -
 
 def another_model_is_told_before_anything_starts(checkpoint: Path, root: Path) -> None:
     """By names and shapes, of a checkpoint and of a version, in a process that has neither the model nor Ray."""
-    store, raw = open_store(str(root)), mixed_config([None]).model_dump(mode="json")
+    store, raw = Store.open(str(root)), mixed_config([None]).model_dump(mode="json")
     newest = show(store)
     same = config_from_dict(raw | {"train": raw["train"] | {"workers": 3, "balance": {"type": "uncertainty"}}})
     with pytest.raises(CheckpointError, match=r"it has no `head\.balancer"):
@@ -115,7 +115,7 @@ def test_publish_look_verify_roll_back(tmp_path: Path, capfd: pytest.CaptureFixt
         if left != "killed":
             day = dt.date(2026, 1, number)
             record = Record(date=day, status="refused", config_hash="", base=None, version=left, begun=utc_now())
-            write_record(open_store(store[1]), record)
+            write_record(Store.open(store[1]), record)
     removed = command(capfd, "gc", "--keep", "1", *store)  # as many of the daily job's own as of what is published
     assert removed == {"versions": [], "leftovers": ["killed", "old"], "dry_run": False}
     assert {path.name for path in versions.iterdir()} == {first, "two", "refused"}
@@ -123,7 +123,7 @@ def test_publish_look_verify_roll_back(tmp_path: Path, capfd: pytest.CaptureFixt
     part.write_bytes(part.read_bytes()[:-1])
     assert part.name in command(capfd, "verify", "two", *store, code=66)["faults"][0]
     assert "is incomplete" in command(capfd, "rollback", "two", *store, code=66)
-    with acquire(open_store(store[1]), "daily 2026-01-05"):
+    with acquire(Store.open(store[1]), "daily 2026-01-05"):
         refused = command(capfd, "publish", str(runs / "second"), *store, code=75)
         assert "holds it for `daily 2026-01-05` since" in refused
         assert command(capfd, "list", *store)["lease"]["holder"] == "daily 2026-01-05"
@@ -140,7 +140,7 @@ def write_and_fail(rank: int, workers: int, root: str, limit: int) -> Any:
     """What each worker says when the second one's disk is full, or what is left of its space if not."""
     config = mixed_config(["column_wise", "row_wise"])
     built = make(config)
-    store = open_store(root)
+    store = Store.open(root)
     if rank == 1:
         from raymtl.storage import object_store
 
@@ -150,7 +150,7 @@ def write_and_fail(rank: int, workers: int, root: str, limit: int) -> Any:
             nonlocal limit
             limit -= len(data)
             if limit < 0:
-                with object_store.storage(store, "write"):
+                with store.errors("write"):
                     raise OSError(28, "No space left on device")
             return write(self, data)
 

@@ -12,7 +12,7 @@ from raymtl.daily.record import Record, write_record
 from raymtl.errors import ConfigError, VersionError
 from raymtl.model_store.manifest import NAME
 from raymtl.model_store.store import current, gc, list_versions, publish, rollback
-from raymtl.storage.object_store import Store, open_store, remove_folder, write_bytes
+from raymtl.storage.object_store import Store
 from tests.helpers.fake_versions import write
 
 
@@ -26,7 +26,7 @@ def daily(*skip: int) -> Daily:
 
 @pytest.fixture
 def store(tmp_path: Path) -> Store:
-    return open_store(str(tmp_path / "store"))
+    return Store.open(str(tmp_path / "store"))
 
 
 def published(store: Store, *ends: int, line: bool = True, **names: int) -> None:
@@ -83,7 +83,7 @@ def test_without_a_current_version_before_the_day_the_newest_data_win(store: Sto
 
 def test_nothing_begins_behind_the_back_of_a_damaged_version(store: Store) -> None:
     published(store, 3, 4)
-    write_bytes(store, f"versions/v4/{NAME}", b"{}")
+    store.write(f"versions/v4/{NAME}", b"{}")
     with pytest.raises(VersionError, match=r"v4.*damaged"):
         days_to_do(store, daily(), jan(7))
 
@@ -253,5 +253,5 @@ def test_versions_that_are_removed_are_known_by_their_records(store: Store) -> N
     gc(store, 1)
     assert [v.id for v in list_versions(store)] == ["v9"]
     assert left_out(store, 10) == [5, 7, 8]
-    remove_folder(store, "days/2026-01-06")  # nobody knows any more what was before
+    store.remove_folder("days/2026-01-06")  # nobody knows any more what was before
     assert left_out(store, 10) == []

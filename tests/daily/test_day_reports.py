@@ -17,7 +17,7 @@ from raymtl.daily.reports.index import DAYS, write_index
 from raymtl.daily.reports.series import next_day, number_in, task_names
 from raymtl.daily.reports.table import day_table, verdict
 from raymtl.reports.style import task_colours
-from raymtl.storage.object_store import Store, open_store, read_bytes
+from raymtl.storage.object_store import Store
 from raymtl.words import gib
 from tests.helpers.fake_records import (
     DELAY_DAYS,
@@ -48,7 +48,7 @@ def drawings(page: str) -> str:
 
 @pytest.fixture(scope="module")
 def store(tmp_path_factory: pytest.TempPathFactory) -> Store:
-    return open_store(str(tmp_path_factory.mktemp("days") / "store"))
+    return Store.open(str(tmp_path_factory.mktemp("days") / "store"))
 
 
 def day(store: Store, record: Record, earlier: list[Record] = RECORDS) -> str:
@@ -86,7 +86,7 @@ def test_any_storage_will_do() -> None:
     write_day_report(store, RECORDS[0], [])
     write_index(store, RECORDS[:2])
     for name in (f"{folder(RECORDS[0].date)}/report.html", "days/index.html"):
-        assert (read_bytes(store, name) or b"").startswith(b"<!doctype html>")
+        assert (store.read(name) or b"").startswith(b"<!doctype html>")
 
 
 def test_a_day_has_what_was_asked_for(page: str) -> None:

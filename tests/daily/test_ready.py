@@ -16,6 +16,7 @@ from raymtl.daily.ready import check_day, figures_of, find_not_ready, not_final,
 from raymtl.data.validation.report import ColumnReport, LabelRate, PartReport, ScenarioReport, TableReport, TaskReport
 from raymtl.errors import DataError, StorageError
 from raymtl.storage import retry
+from raymtl.storage.folder import Folder
 from raymtl.synth import SynthSpec, synth_config, write_logs
 from tests.helpers.daily_config import daily_config
 from tests.helpers.faulty_storage import Faults, register
@@ -31,7 +32,9 @@ def write(folder: Path, name: str, rows: int = 10) -> Path:
 
 
 def reason(root: Path | str, marker: str | None = None, min_rows: int = 1) -> str | None:
-    return find_not_ready(daily_config(str(root), ready={"marker": marker, "min_rows": min_rows}), DAY)
+    return find_not_ready(
+        daily_config(str(root), ready={"marker": marker, "min_rows": min_rows}), Folder.open(str(root)), DAY
+    )
 
 
 @pytest.fixture

@@ -20,7 +20,7 @@ from raymtl.daily.runner import dry_run, run_daily
 from raymtl.errors import ConfigError, DataError, RefusedError, TryLaterError
 from raymtl.model_store import store as versions
 from raymtl.model_store.lease import acquire
-from raymtl.storage.object_store import Store, open_store
+from raymtl.storage.object_store import Store
 from tests.helpers.daily_process import command, no_lease, nothing_is_half, train_worker, until
 from tests.helpers.daily_world import FILES, contents, daily_raw, day_of, same, write_day
 
@@ -44,7 +44,7 @@ def daily(config: Config, number: int, said: list[str] | None = None, **order: A
 
 def opened(config: Config) -> Store:
     assert config.daily is not None
-    return open_store(config.daily.store)
+    return Store.open(config.daily.store)
 
 
 def raw_of(logs: Path, store: Path, **daily: Any) -> dict[str, Any]:
@@ -275,7 +275,7 @@ def test_killed_in_the_middle_it_goes_on(
     four_days: tuple[Config, list[Record]], first_version: Path, logs: Path, tmp_path: Path
 ) -> None:
     """A worker, then the driver; `tests/benchmarks/daily/kills.py` kills at many random moments."""
-    store = open_store(str(begun(first_version, tmp_path)))
+    store = Store.open(str(begun(first_version, tmp_path)))
     file, log = tmp_path / "config.yaml", tmp_path / "log"
     file.write_text(yaml.safe_dump(raw_of(logs, Path(store.path), accumulator_decay=0.9), sort_keys=False))
     arguments = ["--date", str(day_of(2))]

@@ -6,13 +6,13 @@ import pyarrow.fs as pafs
 import pytest
 
 from raymtl.config.data import DayRange
-from raymtl.data.build_id_maps import _path
 from raymtl.data.source import find_files, list_files
 from raymtl.errors import ConfigError, DataError
 from raymtl.storage.filesystem import open_filesystem
-from raymtl.storage.object_store import open_store
+from raymtl.storage.folder import Folder
+from raymtl.storage.object_store import Store
 from raymtl.storage.paths import join_path
-from raymtl.training.rundir import run_folder, run_of
+from raymtl.training.rundir import RunFolder, run_folder, run_of
 from tests.helpers.small_data import click_rows, make_config, write_file
 
 DAYS = DayRange(start=dt.date(2026, 1, 1), end=dt.date(2026, 1, 3))
@@ -32,7 +32,7 @@ def names(root, files):
 
 def test_files_of_the_days_in_order_of_their_paths(three_days):
     days = DayRange(start=dt.date(2026, 1, 2), end=dt.date(2026, 1, 3))
-    files = list_files(str(three_days), days)
+    files = list_files(Folder.open(str(three_days)), days)
     expected = ["ds=2026-01-02/c.pq", "ds=2026-01-02/hour=00/a.parquet", "ds=2026-01-02/hour=01/b.parquet"]
     assert names(three_days, files) == expected + [n.replace("01-02", "01-03") for n in expected]
     assert [str(f.day) for f in files] == ["2026-01-02"] * 3 + ["2026-01-03"] * 3
@@ -40,7 +40,7 @@ def test_files_of_the_days_in_order_of_their_paths(three_days):
 
 
 def test_every_day_without_a_range(three_days):
-    assert len(list_files(f"{three_days}/", None)) == 9
+    assert len(list_files(Folder.open(f"{three_days}/"), None)) == 9
 
 
 def test_markers_and_files_in_the_making_are_left_out(three_days):
@@ -51,18 +51,18 @@ def test_markers_and_files_in_the_making_are_left_out(three_days):
     write_file(three_days, click_rows(1), name=".staging/part.parquet")
     (three_days / "_metadata").mkdir()
     (three_days / "readme.md").write_text("x")
-    assert len(list_files(str(three_days), DAYS)) == 9
+    assert len(list_files(Folder.open(str(three_days)), DAYS)) == 9
 
 
 def test_relative_paths_become_absolute(three_days, monkeypatch):
     monkeypatch.chdir(three_days.parent)
-    files = list_files(f"./{three_days.name}/../{three_days.name}", DAYS)
-    assert files == list_files(str(three_days), DAYS)
+    files = list_files(Folder.open(f"./{three_days.name}/../{three_days.name}"), DAYS)
+    assert files == list_files(Folder.open(str(three_days)), DAYS)
 
 
 def test_urls(three_days):
-    assert names(three_days, list_files(f"file://{three_days}", DAYS)) == names(
-        three_days, list_files(str(three_days), DAYS)
+    assert names(three_days, list_files(Folder.open(f"file://{three_days}"), DAYS)) == names(
+        three_days, list_files(Folder.open(str(three_days)), DAYS)
     )
 
 
@@ -75,7 +75,9 @@ def test_fsspec_file_systems(three_days):
         memory.put(str(three_days), "/logs", recursive=True)
         filesystem, root = open_filesystem("memory://logs")
         assert isinstance(filesystem, pafs.PyFileSystem)
-        assert names(root, list_files("memory://logs", DAYS)) == names(three_days, list_files(str(three_days), DAYS))
+        assert names(root, list_files(Folder.open("memory://logs"), DAYS)) == names(
+            three_days, list_files(Folder.open(str(three_days)), DAYS)
+        )
     finally:
         memory.rm("/logs", recursive=True)
 
@@ -90,7 +92,7 @@ def test_fsspec_file_systems(three_days):
 )
 def test_no_data_set(three_days, path, words):
     with pytest.raises(DataError, match=words):
-        list_files(path.format(root=three_days), DAYS)
+        list_files(Folder.open(path.format(root=three_days)), DAYS)
 
 
 @pytest.mark.parametrize(
@@ -117,19 +119,21 @@ def test_a_missing_day_names_the_days_that_are_there(three_days):
     with pytest.raises(
         DataError, match=r"no partition ds=2026-01-04 \(and 2 more of .*it has ds=2026-01-01 to ds=2026-01-03, 3"
     ):
-        list_files(str(three_days), days)
+        list_files(Folder.open(str(three_days)), days)
 
 
 def test_a_day_without_files(three_days):
     (three_days / "ds=2026-01-04").mkdir()
     (three_days / "ds=2026-01-04" / "_SUCCESS").write_text("")
     with pytest.raises(DataError, match="ds=2026-01-04` has no parquet file"):
-        list_files(str(three_days), None)
+        list_files(Folder.open(str(three_days)), None)
 
 
 def test_finding_continues_past_missing_days(three_days):
     (three_days / "ds=2026-01-04").mkdir()
-    files, problems = find_files(str(three_days), DayRange(start=dt.date(2026, 1, 3), end=dt.date(2026, 1, 5)))
+    files, problems = find_files(
+        Folder.open(str(three_days)), DayRange(start=dt.date(2026, 1, 3), end=dt.date(2026, 1, 5))
+    )
     assert len(files) == 3
     assert ["ds=2026-01-05" in problems[0], "ds=2026-01-04" in problems[1]] == [True, True]
 
@@ -138,7 +142,7 @@ def test_finding_continues_past_missing_days(three_days):
 def test_a_partition_with_an_odd_name(three_days, name):
     (three_days / name).mkdir()
     with pytest.raises(DataError, match=f"{name}` of .* is not ds=YYYY-MM-DD; rename or remove it"):
-        list_files(str(three_days), DAYS)
+        list_files(Folder.open(str(three_days)), DAYS)
 
 
 @pytest.mark.parametrize(
@@ -172,5 +176,8 @@ def test_the_paths_of_a_run_and_a_store_on_minio():
     config = make_config().model_copy(update={"output": f"s3://b/runs{options}", "name": "first"})
     assert run_folder(config) == f"s3://b/runs/first{options}"
     assert run_of(f"s3://b/runs/first/config.yaml{options}") == run_folder(config)
-    assert _path(run_folder(config), "user") == f"s3://b/runs/first/maps/user.parquet{options}"
-    assert open_store(f"s3://b/store{options}").inside("days") == "b/store/days"
+    assert (
+        RunFolder.open(run_folder(config)).path_of("maps/user.parquet")
+        == f"s3://b/runs/first/maps/user.parquet{options}"
+    )
+    assert Store.open(f"s3://b/store{options}").inside("days") == "b/store/days"

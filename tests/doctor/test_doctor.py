@@ -99,12 +99,12 @@ def at_once(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_storage_from_a_node(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     trial = storage.begin("runs")
-    assert Path(trial.folder).parent == tmp_path / "runs"  # nodes have another current folder
-    good = storage.look(trial.folder, "a")
-    assert storage.evaluate(good, "output", trial.folder, "a").status == "ok"
-    assert storage.unseen(trial.folder, ["a", "b"]) == ["b"]
-    assert storage.leave(trial.folder, "a") is None
-    assert [file.name for file in Path(trial.folder).iterdir()] == [storage.ASKER]
+    assert Path(trial.store.path).parent == tmp_path / "runs"  # nodes have another current folder
+    good = storage.look(trial.store.path, "a")
+    assert storage.evaluate(good, "output", trial.store.path, "a").status == "ok"
+    assert storage.unseen(trial, ["a", "b"]) == ["b"]
+    assert storage.leave(trial.store.path, "a") is None
+    assert [file.name for file in Path(trial.store.path).iterdir()] == [storage.ASKER]
     storage.end(trial)
     assert list(tmp_path.iterdir()) == []
 
@@ -167,7 +167,7 @@ def test_storage_that_cannot_be_written(tmp_path: Path, monkeypatch: pytest.Monk
     def full(*args: object, **more: object) -> None:
         raise OSError(errno.ENOSPC, "No space left on device")
 
-    monkeypatch.setattr("raymtl.storage.object_store.put", full)
+    monkeypatch.setattr("raymtl.storage.folder.put", full)
     (finding,) = run._tried({}, "output", str(tmp_path / "new" / "runs"), 10)
     assert "No space left" in finding.value
     assert not (tmp_path / "new").exists()

@@ -253,9 +253,9 @@ if __name__ == "__main__":
     from raymtl.daily.reports.day import write_day_report
     from raymtl.daily.reports.index import write_index
     from raymtl.daily.reports.table import day_table, verdict
-    from raymtl.storage.object_store import open_store
+    from raymtl.storage.object_store import Store
 
-    store = open_store(sys.argv[1])
+    store = Store.open(sys.argv[1])
     made = thirty_days()
     for n, one in enumerate(made):
         write_record(store, one)

@@ -10,6 +10,7 @@ import yaml
 
 from raymtl.config.load import load_config
 from raymtl.config.tune import Tune
+from raymtl.training.rundir import RunFolder
 from raymtl.tuning.result import summary
 from raymtl.tuning.search import Search
 from raymtl.tuning.space import Draw, Space
@@ -42,12 +43,12 @@ def make_search(folder: Path, tune: dict[str, Any], base: dict[str, Any] | None 
     config = load_config(
         None, text=yaml.safe_dump({**(base or BASE), "output": str(folder), "tune": tune}, sort_keys=False)
     )
-    return Search(config, Space(config), TrialStore(str(folder)), ROWS, lambda record: None)
+    return Search(config, Space(config), TrialStore(RunFolder.open(str(folder))), ROWS, lambda record: None)
 
 
 def result_of(search: Search, folder: Path) -> dict[str, Any]:
     """What `result.json` would hold."""
-    return summary(search, {"searched_s": 4000.0, "prepared_s": 61.0}, str(folder))
+    return summary(search, {"searched_s": 4000.0, "prepared_s": 61.0}, RunFolder.open(str(folder)))
 
 
 def metrics(values: dict[str, float]) -> dict[str, Any]:

@@ -5,7 +5,7 @@ import hashlib
 from typing import Any
 
 from raymtl.model_store.manifest import NAME, FileEntry, Manifest, TableEntry
-from raymtl.storage.object_store import Output, Store, write_bytes
+from raymtl.storage.object_store import Output, Store
 
 
 def write(store: Store, name: str, rows: bytes = b"rows", **more: Any) -> Manifest:
@@ -32,5 +32,5 @@ def write(store: Store, name: str, rows: bytes = b"rows", **more: Any) -> Manife
         "files": [files[0]],
     }
     manifest = Manifest(**{**values, **more})
-    write_bytes(store, f"versions/{name}/{NAME}", manifest.dump())
+    store.write(f"versions/{name}/{NAME}", manifest.dump())
     return manifest

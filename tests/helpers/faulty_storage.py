@@ -6,7 +6,7 @@ processes share the faults, their counts and the log of calls:
 
     faults = Faults(tmp_path / "faults")          # in this process: monkeypatch.setenv(*faults.variable), then register()
     faults.add("open", "*/manifest.json", "ConnectionResetError", times=2)
-    store = open_store(f"faulty://{tmp_path}/store")
+    store = Store.open(f"faulty://{tmp_path}/store")
     subprocess.run([...], env=os.environ | faults.environment())     # in others, Ray's workers as well
 """
 

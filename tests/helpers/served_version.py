@@ -19,7 +19,8 @@ from raymtl.data.read import read_fragment
 from raymtl.data.units import plan_input
 from raymtl.model_store.store import publish
 from raymtl.model_store.writer import Draft, export
-from raymtl.storage.object_store import open_store
+from raymtl.storage.folder import Folder
+from raymtl.storage.object_store import Store
 from raymtl.training.build import TrainState, build
 from tests.helpers.run_logs import DAYS, small_config, write_part
 
@@ -103,7 +104,7 @@ def publish_version(root: Path, config: Config, name: str = "v1", seed: int = 0)
                 if hasattr(value, "local_shards"):
                     for shard in value.local_shards():
                         shard.tensor.copy_(torch.randn_like(shard.tensor))
-        store = open_store(str(root / "store"))
+        store = Store.open(str(root / "store"))
         days = {"train": [DAYS[0], DAYS[0]]}
         export(built, store, Draft(name, config, days), group, maps={"user": user_map()})
         publish(store, name)
@@ -112,7 +113,7 @@ def publish_version(root: Path, config: Config, name: str = "v1", seed: int = 0)
 
 def evaluated(built: TrainState, config: Config, root: Path) -> np.ndarray:
     """What the model says in evaluation: its own reading, collating, tables and head."""
-    maps = {"user": save_map(user_map(), str(root / "user.parquet"))}
+    maps = {"user": save_map(user_map(), Folder.open(str(root)), "user.parquet")}
     maker = BlockMaker(config, evaluation=True, maps=maps)
     plan = plan_input(config, "eval")
     found = []

@@ -4,6 +4,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from raymtl.training.rundir import RunFolder
 from raymtl.tuning.search import Finished, Search
 from raymtl.tuning.space import Space
 from raymtl.tuning.trial_store import Trial, TrialStore, is_given_up
@@ -22,7 +23,7 @@ def metrics(click: float, buy: float, order: float = 0.1) -> dict[str, Any]:
 def open_search(folder: Path, tune: dict[str, Any], **sections: Any) -> Search:
     """The search as a new start of the command has it: out of its folder."""
     config = searched(tune, **sections)
-    return Search(config, Space(config), TrialStore(str(folder)), TOTAL, lambda record: None)
+    return Search(config, Space(config), TrialStore(RunFolder.open(str(folder))), TOTAL, lambda record: None)
 
 
 def train(search: Search, trial: Trial, outcome: Outcome, rungs: tuple[int, ...] = (TOTAL,)) -> None:

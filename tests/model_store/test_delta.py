@@ -15,7 +15,7 @@ from raymtl.errors import VersionError
 from raymtl.model_store import store as versions
 from raymtl.model_store.loader import restore
 from raymtl.model_store.writer import Delta, export
-from raymtl.storage.object_store import open_store
+from raymtl.storage.object_store import Store
 from tests.helpers.version_models import contents, draft, make, mixed_config, owned, train
 from tests.helpers.worker_processes import several
 
@@ -41,7 +41,7 @@ def write_three(rank: int, workers: int, root: str, sharding: list[str | None], 
     """A whole version and two deltas on it; returns what the model held at the end, and what a bad delta says."""
     config = config_of(sharding, optimizer, 30)
     built = make(config)
-    store, group = open_store(root), dist.group.WORLD
+    store, group = Store.open(root), dist.group.WORLD
     train(built, config, range(2))
     export(built, store, draft(config, "whole"), group, chunk_bytes=700)
     for turn, name in enumerate(("one", "two")):
@@ -72,7 +72,7 @@ def load_it(rank: int, workers: int, root: str, optimizer: str, rows: int) -> An
     config = config_of(["row_wise", "table_wise"], optimizer, rows)
     built = make(config)
     fresh = contents(built)
-    notes = restore(built, config, open_store(root), "two", dist.group.WORLD).notes
+    notes = restore(built, config, Store.open(root), "two", dist.group.WORLD).notes
     return fresh, contents(built), notes
 
 
@@ -88,7 +88,7 @@ def test_i8_base_and_deltas_equal_the_full_version(sharding: list[str], optimize
     for key, value in kept.items():
         assert torch.equal(loaded[key], value), key
     assert "write a full version" in said
-    store = open_store(root)
+    store = Store.open(root)
     two = versions.show(store)
     assert two.base == "one"
     assert sum(f.rows or 0 for f in two.tables["user"].files) < 51  # only what changed
@@ -102,7 +102,7 @@ def test_i8_base_and_deltas_equal_the_full_version(sharding: list[str], optimize
 
 def grow(rank: int, workers: int, root: str) -> Any:
     """A delta of a table that grew; only row 3 is named."""
-    store, group = open_store(root), dist.group.WORLD
+    store, group = Store.open(root), dist.group.WORLD
     small, large = config_of([None], "sgd", 30), config_of([None], "sgd", 40)
     built = make(small)
     train(built, small, range(2))
@@ -130,6 +130,6 @@ def test_a_table_that_grew(tmp_path: Path) -> None:
     _, loaded, _ = several(2, tmp_path / "load", load_it, root, "sgd", 40)[0]
     assert torch.equal(loaded["city weight"], kept["city weight"])
     assert "has 20 rows and 40" in said
-    two = versions.show(open_store(root))
+    two = versions.show(Store.open(root))
     written = {name: sum(f.rows or 0 for f in t.files) for name, t in two.tables.items()}
     assert written == {"user": 0, "city": 11, "tags": 0, "item": 0}

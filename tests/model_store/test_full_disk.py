@@ -14,7 +14,7 @@ from raymtl.model_store.lease import acquire, holders
 from raymtl.model_store.publish import _single_process_group
 from raymtl.model_store.store import list_versions, publish, verify
 from raymtl.model_store.writer import export
-from raymtl.storage.object_store import Store, open_store
+from raymtl.storage.object_store import Store
 from raymtl.training.build import TrainState
 from tests.helpers.version_models import draft, make, mixed_config, train
 
@@ -41,7 +41,7 @@ def attempt(built: TrainState, config: Config, store: Store, group: dist.Process
 
 def test_a_full_disk(disk: Path) -> None:
     config = mixed_config(["table_wise"])
-    store = open_store(str(disk / "store"))
+    store = Store.open(str(disk / "store"))
     with _single_process_group() as group:
         built = make(config)
         export(built, store, draft(config, "a"), group)

@@ -15,7 +15,7 @@ import pytest
 from raymtl.errors import TryLaterError
 from raymtl.model_store import lease
 from raymtl.model_store.lease import Clock, acquire, holders
-from raymtl.storage.object_store import Store, open_store, write_bytes
+from raymtl.storage.object_store import Store
 
 ROUNDS = 30
 
@@ -29,7 +29,7 @@ def race(root: str, start: Any, number: int, answers: Any) -> None:
     for turn in range(ROUNDS):
         start.wait()
         try:
-            held = acquire(open_store(f"{root}/{turn}"), f"racer {number}", ttl_s=60)
+            held = acquire(Store.open(f"{root}/{turn}"), f"racer {number}", ttl_s=60)
         except TryLaterError as error:
             answers.put((turn, number, str(error)))
             start.wait()
@@ -58,7 +58,7 @@ def test_of_three_that_race_exactly_one_wins(tmp_path: Path) -> None:
 
 
 def hold(root: str, ready: Any) -> None:
-    acquire(open_store(root), "a long job")
+    acquire(Store.open(root), "a long job")
     ready.set()
     time.sleep(600)
 
@@ -72,13 +72,13 @@ def killed(tmp_path: Path) -> Store:
     holder.start()
     assert ready.wait(60)
     with pytest.raises(TryLaterError, match=rf"process {holder.pid} holds it for `a long job`") as caught:
-        acquire(open_store(str(tmp_path)), "another")
+        acquire(Store.open(str(tmp_path)), "another")
     assert caught.value.exit_code == 75
     assert holder.pid is not None
     os.kill(holder.pid, signal.SIGKILL)
     holder.join(60)
     assert len(claims(tmp_path)) == 1
-    return open_store(str(tmp_path))
+    return Store.open(str(tmp_path))
 
 
 def test_a_killed_holder_of_this_machine_does_not_block(killed: Store) -> None:
@@ -141,7 +141,7 @@ def test_a_clock_that_goes_wrong_ends_no_lease_that_is_alive(killed: Store) -> N
 
 
 def test_a_holder_taken_for_dead_knows_it(tmp_path: Path) -> None:
-    store = open_store(str(tmp_path))
+    store = Store.open(str(tmp_path))
     old = acquire(store, "sleeper", ttl_s=600)
     claim = elsewhere(store)
     fake = FakeClock(claim.heartbeat + 601)
@@ -160,7 +160,7 @@ def test_a_holder_taken_for_dead_knows_it(tmp_path: Path) -> None:
 
 
 def test_the_heartbeat_moves(tmp_path: Path) -> None:
-    store = open_store(str(tmp_path))
+    store = Store.open(str(tmp_path))
     with acquire(store, "job", ttl_s=0.6) as held:
         first = holders(store)[0].heartbeat
         limit = time.monotonic() + 30
@@ -171,14 +171,14 @@ def test_the_heartbeat_moves(tmp_path: Path) -> None:
 
 
 def test_a_deleted_claim_is_a_lost_lease(tmp_path: Path) -> None:
-    with acquire(open_store(str(tmp_path)), "job", ttl_s=600) as held:
+    with acquire(Store.open(str(tmp_path)), "job", ttl_s=600) as held:
         next((tmp_path / "lease").glob("*.json")).unlink()
         with pytest.raises(TryLaterError, match=r"lost the lease.*its claim was deleted"):
             held.held()
 
 
 def test_a_stalled_holder_continues_if_it_was_not_taken_for_dead(tmp_path: Path) -> None:
-    store = open_store(str(tmp_path))
+    store = Store.open(str(tmp_path))
     with acquire(store, "job", ttl_s=600) as held:
         first = holders(store)[0].heartbeat
         held._beaten -= 601
@@ -187,7 +187,7 @@ def test_a_stalled_holder_continues_if_it_was_not_taken_for_dead(tmp_path: Path)
 
 
 def test_a_process_that_is_still_choosing_is_waited_for(tmp_path: Path) -> None:
-    store = open_store(str(tmp_path))
+    store = Store.open(str(tmp_path))
     acquire(store, "x").release()
     claim = replace(
         lease.Claim("0" * 32, "slow", "somebody", 1e9, 1e9, "another machine", 1, ""), heartbeat=2e9, since=2e9
@@ -208,5 +208,5 @@ def test_on_storage_without_rename() -> None:
             acquire(store, "second")
         held.held()
     assert holders(store) == []
-    write_bytes(store, "lease/odd.json", b"not a claim")
+    store.write("lease/odd.json", b"not a claim")
     acquire(store, "third").release()

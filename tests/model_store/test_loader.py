@@ -14,7 +14,7 @@ from raymtl.model_store import store as versions
 from raymtl.model_store.loader import restore
 from raymtl.model_store.row_owners import read_map
 from raymtl.model_store.writer import export
-from raymtl.storage.object_store import open_store
+from raymtl.storage.object_store import Store
 from tests.helpers.version_models import contents, draft, logits, make, mixed_config, owned, train
 from tests.helpers.worker_processes import several
 
@@ -29,7 +29,7 @@ def publish_some(rank: int, workers: int, root: str, runs: list[tuple[str, list[
         built = make(config)
         train(built, config, BEFORE)
         maps = {"item": owned(range(1001, 1061))}
-        store = open_store(root)
+        store = Store.open(root)
         # chunks of a few rows and files of a few chunks
         manifest = export(
             built, store, draft(config, name), dist.group.WORLD, maps=maps, chunk_bytes=600, file_bytes=1200
@@ -47,7 +47,7 @@ def load_some(rank: int, workers: int, root: str, runs: list[tuple[str, list[str
     for name, sharding, optimizer in runs:
         config = mixed_config(sharding, optimizer, clip_grad_norm=1.0)
         built = make(config)
-        restored = restore(built, config, open_store(root), name, dist.group.WORLD)
+        restored = restore(built, config, Store.open(root), name, dist.group.WORLD)
         kinds = {str(p.sharding_type) for plan in built.plan.plan.values() for p in plan.values()}
         kept, seen = contents(built), logits(built, config)
         answers.append((restored.notes, kinds, kept, seen, train(built, config, AFTER)))
@@ -104,7 +104,7 @@ def check_the_files(root: str, manifest: Any, kept: dict[str, torch.Tensor]) -> 
     assert table.schema.field("embedding").type.list_size == 16
     assert torch.equal(torch.tensor(table.column("embedding").to_pylist()), kept["item weight"])
     assert torch.equal(torch.tensor(table.column("momentum1").to_pylist()), kept["item momentum1"])
-    assert read_map(open_store(root), [manifest], "item").digest == owned(range(1001, 1061)).digest
+    assert read_map(Store.open(root), [manifest], "item").digest == owned(range(1001, 1061)).digest
 
 
 def changed(change: dict[str, Any], optimizer: str = "rowwise_adagrad") -> Any:
@@ -126,7 +126,7 @@ def load_changed(rank: int, workers: int, root: str, cases: list[tuple[str, dict
         built = make(config)
         before = contents(built)
         try:
-            notes = restore(built, config, open_store(root), name, dist.group.WORLD).notes
+            notes = restore(built, config, Store.open(root), name, dist.group.WORLD).notes
             answers.append((before, contents(built), notes))
         except UserError as error:
             after = contents(built)

@@ -19,7 +19,7 @@ from raymtl.model_store import store as versions
 from raymtl.model_store.loader import restore
 from raymtl.model_store.row_owners import changed_owners, evicted, new_owners, read_map
 from raymtl.model_store.writer import Delta, export
-from raymtl.storage.object_store import Store, open_store
+from raymtl.storage.object_store import Store
 from raymtl.training.build import TrainState
 from raymtl.training.row_tracker import TouchedRowTracker
 from tests.helpers.version_models import contents, draft, logits, make, mixed_config
@@ -94,7 +94,7 @@ def by_id(built: TrainState, maps: dict[str, IdMap]) -> ById:
 
 def write_two_days(rank: int, workers: int, root: str) -> tuple[ById, torch.Tensor, ById, torch.Tensor]:
     """A whole version, and one on it as a delta; the IDs' rows and the logits of each."""
-    store, group = open_store(root), dist.group.WORLD
+    store, group = Store.open(root), dist.group.WORLD
     config = mapped_config(["row_wise", "table_wise", "row_wise"])
     built = make(config)
     days = {table: two_days(capacity) for table, capacity in CAPACITY.items()}
@@ -125,7 +125,7 @@ def maps_in(store: Store, version: str) -> dict[str, IdMap]:
 
 def load_both(rank: int, workers: int, root: str, sharding: list[str | None]) -> list[Any]:
     """What each version is in a model of another number of workers, with the maps that the version itself has."""
-    store, config, answers = open_store(root), mapped_config(sharding), []
+    store, config, answers = Store.open(root), mapped_config(sharding), []
     built = make(config)
     for version in ("whole", "delta"):
         restore(built, config, store, version, dist.group.WORLD)

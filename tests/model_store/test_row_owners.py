@@ -18,7 +18,7 @@ from raymtl.errors import VersionError
 from raymtl.model_store import store as versions
 from raymtl.model_store.row_owners import FIELDS, RowIds, changed_owners, evicted, new_owners, read_map
 from raymtl.model_store.writer import Delta, export
-from raymtl.storage.object_store import open_store
+from raymtl.storage.object_store import Store
 from tests.helpers.version_models import draft, make, mixed_config
 from tests.helpers.worker_processes import several
 
@@ -108,7 +108,7 @@ def table_of(rows: int) -> Config:
 
 def write_chain(rank: int, workers: int, root: str) -> None:
     """A whole version, one on it of a table that grew, one on that; and one that does not say who holds the rows."""
-    store, group = open_store(root), dist.group.WORLD
+    store, group = Store.open(root), dist.group.WORLD
     small, large = table_of(61), table_of(80)
     maps = {"one": map_of(FIRST, 61), "two": map_of(SECOND, 80), "three": map_of(THIRD, 80)}
     export(make(small), store, draft(small, "one"), group, maps={"item": maps["one"]}, chunk_bytes=700)
@@ -127,7 +127,7 @@ def write_chain(rank: int, workers: int, root: str) -> None:
 def test_i8_maps_merged_from_deltas_are_the_maps_that_were_written(tmp_path: Path) -> None:
     root = str(tmp_path / "store")
     several(1, tmp_path / "write", write_chain, root)
-    store = open_store(root)
+    store = Store.open(root)
 
     def chain(name: str) -> list[Any]:
         return versions.chain(store, versions.show(store, name))

@@ -22,21 +22,7 @@ from raymtl.model_store import commit_log
 from raymtl.model_store.lease import acquire, holders
 from raymtl.model_store.store import clear, current, gc, list_versions, publish, published, rollback, show, verify
 from raymtl.storage import retry
-from raymtl.storage.object_store import (
-    Output,
-    Store,
-    UnsureError,
-    create,
-    names,
-    open_input,
-    open_store,
-    read_bytes,
-    remove,
-    remove_folder,
-    sha256_of,
-    sizes,
-    write_bytes,
-)
+from raymtl.storage.object_store import Output, Store, UnsureError
 from tests.helpers.faulty_storage import Faults, register
 from tests.model_store.test_lease import FakeClock
 from tests.model_store.test_store import write
@@ -68,8 +54,8 @@ def pauses(monkeypatch: pytest.MonkeyPatch) -> list[float]:
 
 @pytest.fixture
 def store(faults: Faults, pauses: list[float], folder: Path) -> Store:
-    found = open_store(f"faulty://{folder}/store")
-    write_bytes(found, "folder/a", b"abc")
+    found = Store.open(f"faulty://{folder}/store")
+    found.write("folder/a", b"abc")
     faults.clear()
     return found
 
@@ -81,21 +67,21 @@ def output(store: Store) -> int:
 
 
 STEPS: list[tuple[str, Callable[[Store], Any], Any]] = [
-    ("list", lambda s: names(s, "folder"), ["a"]),
-    ("list", lambda s: sizes(s, "folder"), {"a": 3}),
-    ("open", lambda s: read_bytes(s, "folder/a"), b"abc"),
-    ("read", lambda s: read_bytes(s, "folder/a"), b"abc"),
-    ("open", lambda s: sha256_of(s, "folder/a")[1], 3),  # type: ignore[index]
-    ("read", lambda s: sha256_of(s, "folder/a")[1], 3),  # type: ignore[index]
-    ("mkdir", lambda s: write_bytes(s, "folder/b", b"new"), None),
-    ("put", lambda s: write_bytes(s, "folder/b", b"new"), None),
-    ("put", lambda s: write_bytes(s, "folder/a", b"new"), None),
-    ("create", lambda s: create(s, "folder/b", b"new"), None),
+    ("list", lambda s: s.names("folder"), ["a"]),
+    ("list", lambda s: s.files("folder"), {"a": 3}),
+    ("open", lambda s: s.read("folder/a"), b"abc"),
+    ("read", lambda s: s.read("folder/a"), b"abc"),
+    ("open", lambda s: s.sha256_of("folder/a")[1], 3),  # type: ignore[index]
+    ("read", lambda s: s.sha256_of("folder/a")[1], 3),  # type: ignore[index]
+    ("mkdir", lambda s: s.write("folder/b", b"new"), None),
+    ("put", lambda s: s.write("folder/b", b"new"), None),
+    ("put", lambda s: s.write("folder/a", b"new"), None),
+    ("create", lambda s: s.create("folder/b", b"new"), None),
     ("mkdir", output, 3),
     ("put", output, 3),
-    ("remove", lambda s: remove(s, "folder/a"), None),
-    ("info", lambda s: remove_folder(s, "folder"), None),
-    ("remove", lambda s: remove_folder(s, "folder"), None),
+    ("remove", lambda s: s.remove("folder/a"), None),
+    ("info", lambda s: s.remove_folder("folder"), None),
+    ("remove", lambda s: s.remove_folder("folder"), None),
 ]
 
 
@@ -152,15 +138,15 @@ def test_what_lasts_is_said_at_once(error: str, store: Store, faults: Faults, pa
 
 def test_another_writers_object_is_not_taken_for_ones_own(store: Store, faults: Faults) -> None:
     with pytest.raises(FileExistsError):
-        create(store, "folder/a", b"mine")
+        store.create("folder/a", b"mine")
     faults.add("create", times=1)
     with pytest.raises(FileExistsError):
-        create(store, "folder/a", b"mine")
+        store.create("folder/a", b"mine")
     faults.add("*", times=None, skip=1, after=True)  # the folder, then the object, and never an answer
     with pytest.raises(UnsureError, match="cannot tell whether `folder/b` was written"):
-        create(store, "folder/b", b"mine")
+        store.create("folder/b", b"mine")
     faults.clear()
-    assert read_bytes(store, "folder/b") == b"mine"
+    assert store.read("folder/b") == b"mine"
     last = write(store, "v") and commit_log.append(store, None, "publish", "v", "v", "")
     faults.add("*", times=None, skip=1, after=True)
     with pytest.raises(
@@ -171,7 +157,7 @@ def test_another_writers_object_is_not_taken_for_ones_own(store: Store, faults: 
 
 @pytest.mark.parametrize("call", ["link", "unlink", "replace", "fsync"])
 def test_a_local_disk(call: str, tmp_path: Path, pauses: list[float], monkeypatch: pytest.MonkeyPatch) -> None:
-    store, whole = open_store(str(tmp_path)), getattr(os, call)
+    store, whole = Store.open(str(tmp_path)), getattr(os, call)
     for after in (False, True):
         left = [2]
 
@@ -184,10 +170,10 @@ def test_a_local_disk(call: str, tmp_path: Path, pauses: list[float], monkeypatc
 
         with monkeypatch.context() as patch:
             patch.setattr(os, call, sometimes)
-            create(store, f"log/{after}", b"x")
-            write_bytes(store, f"log/{after}-2", b"y")
+            store.create(f"log/{after}", b"x")
+            store.write(f"log/{after}-2", b"y")
         assert left[0] < 1
-        assert [read_bytes(store, f"log/{after}{end}") for end in ("", "-2")] == [b"x", b"y"]
+        assert [store.read(f"log/{after}{end}") for end in ("", "-2")] == [b"x", b"y"]
     assert pauses
 
 
@@ -203,7 +189,7 @@ def test_a_large_file_is_streamed(store: Store, faults: Faults, monkeypatch: pyt
     faults.add("open-new", times=2)
     faults.add("close", after=True)
     whole = attempt()
-    assert sha256_of(store, "folder/b") == (whole.sha256, whole.bytes)
+    assert store.sha256_of("folder/b") == (whole.sha256, whole.bytes)
     for operation in ("write", "close"):
         faults.clear()
         faults.add(operation, times=1)
@@ -213,7 +199,7 @@ def test_a_large_file_is_streamed(store: Store, faults: Faults, monkeypatch: pyt
     attempt()
     faults.add("read", skip=1)
     faults.add("open", times=2, skip=1)
-    with open_input(store, "folder/b") as opened:
+    with store.open_input("folder/b") as opened:
         assert pq.read_table(opened) == table
     assert len([call for call in faults.calls() if call[2]]) == 3
 
@@ -267,12 +253,12 @@ def test_wherever_it_fails_the_next_run_heals(
     attempt: Callable[[Store], None], kind: str, faults: Faults, pauses: list[float], folder: Path
 ) -> None:
     template, root = folder / "template", folder / "store"
-    begun = open_store(f"faulty://{template}")
+    begun = Store.open(f"faulty://{template}")
     for name in "ab":
         write(begun, name)
         publish(begun, name)
     write(begun, "killed")
-    store, number, met = open_store(f"faulty://{root}"), 0, True
+    store, number, met = Store.open(f"faulty://{root}"), 0, True
     while met:
         shutil.rmtree(root, ignore_errors=True)
         shutil.copytree(template, root)
@@ -325,13 +311,13 @@ def whole_or_nothing(store: Store, attempt: Callable[[Store], None]) -> bool:
         return now == "a"
     assert now == "b"
     assert [entry.version for entry in published(store)] in (["a", "b"], ["b"])
-    return names(store, "versions") == ["b"]
+    return store.names("versions") == ["b"]
 
 
 @pytest.mark.parametrize("after", [False, True], ids=["before", "after"])
 def test_another_process_is_killed_at_the_one_step(after: bool, store: Store, faults: Faults) -> None:
     faults.add("create", "*/log/*", "SIGKILL", after=after)
-    code = f"import tests.model_store.test_storage_faults as t; t.attempt_publish(t.open_store({store.path!r}))"
+    code = f"import tests.model_store.test_storage_faults as t; t.attempt_publish(t.Store.open({store.path!r}))"
     for status in (-9, 0):
         done = subprocess.run([sys.executable, "-c", code], env=os.environ | faults.environment())
         assert done.returncode == status

@@ -29,7 +29,7 @@ from raymtl.model_store.store import (
     show,
     verify,
 )
-from raymtl.storage.object_store import Output, Store, create, names, open_store, read_bytes, write_bytes
+from raymtl.storage.object_store import Output, Store
 from tests.helpers.fake_versions import write
 
 MEMORY = itertools.count()
@@ -39,7 +39,7 @@ MEMORY = itertools.count()
 def store(request: pytest.FixtureRequest, tmp_path: Path) -> Store:
     """A local folder, an fsspec storage that refuses a second object itself, and plain storage that does not."""
     if request.param == "local":
-        return open_store(str(tmp_path / "store"))
+        return Store.open(str(tmp_path / "store"))
     memory = fsspec.filesystem("memory")
     if request.param == "plain":
         memory = type("Plain", (type(memory),), {"pipe_file": _without_mode, "cachable": False})()
@@ -79,7 +79,7 @@ def test_a_half_written_version_cannot_be_published(store: Store) -> None:
     with pytest.raises(VersionError, match=r"manifest.json` is missing.*incomplete"):
         publish(store, "a")
     write(store, "a")
-    write_bytes(store, "versions/a/dense.safetensors", b"wei")
+    store.write("versions/a/dense.safetensors", b"wei")
     with pytest.raises(VersionError, match=r"dense.safetensors` has 3 bytes instead of 7"):
         publish(store, "a")
     store.filesystem.delete_file(store.inside("versions/a/dense.safetensors"))
@@ -87,7 +87,7 @@ def test_a_half_written_version_cannot_be_published(store: Store) -> None:
         publish(store, "a")
     assert current(store) is None
     clear(store, "a")  # the next writer of that name
-    assert names(store, "versions/a") == []
+    assert store.names("versions/a") == []
 
 
 def test_a_lost_lease_stops_every_step(store: Store) -> None:
@@ -119,12 +119,12 @@ def test_two_that_publish_at_once(store: Store) -> None:
 
 
 def test_only_one_of_many_creates_an_object(tmp_path: Path) -> None:
-    store = open_store(str(tmp_path))
+    store = Store.open(str(tmp_path))
     done: list[int] = []
 
     def attempt(number: int) -> None:
         try:
-            create(store, "log/x.json", bytes([number]) * 1000)
+            store.create("log/x.json", bytes([number]) * 1000)
         except FileExistsError:
             return
         done.append(number)
@@ -135,30 +135,30 @@ def test_only_one_of_many_creates_an_object(tmp_path: Path) -> None:
     for thread in threads:
         thread.join()
     assert len(done) == 1
-    assert read_bytes(store, "log/x.json") == bytes(done) * 1000
-    assert names(store, "log") == ["x.json"]
+    assert store.read("log/x.json") == bytes(done) * 1000
+    assert store.names("log") == ["x.json"]
     assert len(list((tmp_path / "log").iterdir())) == 1
 
 
 def test_damage_is_found(store: Store) -> None:
     write(store, "a")
     publish(store, "a")
-    write_bytes(store, "versions/a/tables/user/part-0-0.parquet", b"rowz")
+    store.write("versions/a/tables/user/part-0-0.parquet", b"rowz")
     assert verify(store) == [
         f"`{store.path}/versions/a/tables/user/part-0-0.parquet` is damaged: its hash is not that of the manifest"
     ]
-    write_bytes(store, "versions/a/tables/user/part-0-0.parquet", b"rows!")
+    store.write("versions/a/tables/user/part-0-0.parquet", b"rows!")
     assert "(5 bytes instead of 4)" in verify(store)[0]
     store.filesystem.delete_file(store.inside("versions/a/dense.safetensors"))
     assert [fault.endswith("missing") for fault in verify(store)] == [True, False]
     name = f"versions/a/{NAME}"
-    data = read_bytes(store, name)
+    data = store.read(name)
     assert data is not None
-    write_bytes(store, name, data.replace(b"0.7", b"0.9"))
+    store.write(name, data.replace(b"0.7", b"0.9"))
     with pytest.raises(VersionError, match="hash is not that of the log"):
         show(store)
     assert list_versions(store)[0].manifest is None
-    write_bytes(store, "log/00000001.json", b'{"number": 1')
+    store.write("log/00000001.json", b'{"number": 1')
     with pytest.raises(VersionError, match=r"00000001.json` is damaged"):
         current(store)
 
@@ -167,9 +167,9 @@ def test_the_options_of_a_url_stand_at_the_end_of_what_is_named(tmp_path: Path) 
     store = Store("s3://bucket/model?region=eu", pafs.LocalFileSystem(), str(tmp_path))
     manifest = write(store, "a")
     part = "versions/a/tables/user/part-0-0.parquet"
-    write_bytes(store, part, b"rowz")
+    store.write(part, b"rowz")
     found = [file_fault(store, "a", manifest.tables["user"].files[0])]
-    write_bytes(store, part, b"rows!")
+    store.write(part, b"rows!")
     with pytest.raises(VersionError) as unpublished:
         publish(store, "a")
     store.filesystem.delete_file(store.inside(part))
@@ -216,7 +216,7 @@ def test_gc(store: Store) -> None:
     assert gc(store, 2, ["candidate"]) == planned
     assert planned.versions == ["a"]  # e and d are the newest, c is current, d rests on b
     assert planned.leftovers == ["killed"]
-    assert names(store, "versions") == ["b", "c", "candidate", "d", "e"]
+    assert store.names("versions") == ["b", "c", "candidate", "d", "e"]
     assert current(store) == "c"
     assert [m.id for m in chain(store, show(store, "d"))] == ["b", "d"]
     for name in "bcde":
@@ -225,7 +225,7 @@ def test_gc(store: Store) -> None:
         show(store, "a")
     publish(store, "candidate")
     assert gc(store, 1).versions == ["b", "c", "d", "e"]
-    assert names(store, "versions") == ["candidate"]
+    assert store.names("versions") == ["candidate"]
     with pytest.raises(VersionError, match="set it to 1 or more"):
         gc(store, 0)
 
@@ -239,13 +239,13 @@ def test_a_removal_cut_off_is_ended_by_the_next(store: Store, monkeypatch: pytes
         raise StorageError("cut off")
 
     with monkeypatch.context() as patch:
-        patch.setattr("raymtl.model_store.store.remove_folder", full)
+        patch.setattr(Store, "remove_folder", full)
         with pytest.raises(StorageError):
             gc(store, 1)
     assert [v.id for v in list_versions(store)] == ["c", "b"]
     removed = gc(store, 1)
     assert (removed.versions, removed.leftovers) == (["b"], ["a"])
-    assert names(store, "versions") == ["c"]
+    assert store.names("versions") == ["c"]
 
 
 def test_diff(store: Store) -> None:
@@ -301,15 +301,15 @@ def test_names() -> None:
 def test_a_full_or_read_only_storage_is_one_sentence(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     for step in (
-        lambda s: write_bytes(s, "a/b", b""),
-        lambda s: create(s, "a/b", b""),
+        lambda s: s.write("a/b", b""),
+        lambda s: s.create("a/b", b""),
         lambda s: Output(s, "a/b"),
     ):
         with pytest.raises(StorageError, match=r"cannot write `a/b`: .*published versions are unchanged") as caught:
-            step(open_store(str(tmp_path / "file")))
+            step(Store.open(str(tmp_path / "file")))
         assert "\n" not in str(caught.value)
     if Path("/dev/full").exists():
-        store = open_store(str(tmp_path))
+        store = Store.open(str(tmp_path))
         (tmp_path / "full").symlink_to("/dev/full")
         output = Output(store, "full")
         with pytest.raises(StorageError, match="No space left"):

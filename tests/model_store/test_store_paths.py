@@ -11,7 +11,7 @@ from raymtl.errors import VersionError
 from raymtl.model_store import commit_log
 from raymtl.model_store.manifest import FileEntry, parse_manifest
 from raymtl.model_store.store import gc, list_versions, publish, rollback, show, verify
-from raymtl.storage.object_store import Store, open_store
+from raymtl.storage.object_store import Store
 from tests.helpers.fake_versions import write
 
 OUTSIDE = [
@@ -33,7 +33,7 @@ OUTSIDE = [
 def store(tmp_path: Path) -> Store:
     (tmp_path / "precious").mkdir()
     (tmp_path / "precious" / "kept").write_text("kept")
-    store = open_store(str(tmp_path / "store"))
+    store = Store.open(str(tmp_path / "store"))
     write(store, "a")
     publish(store, "a")
     return store

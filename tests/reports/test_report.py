@@ -15,6 +15,7 @@ from raymtl.reports.html import render, write_report
 from raymtl.reports.load import load_run
 from raymtl.reports.style import PALETTE
 from raymtl.reports.terminal import print_table
+from raymtl.storage.folder import Folder
 from tests.helpers.fake_run import SCENARIOS, TASKS, write_run
 
 torch.set_num_threads(1)
@@ -107,12 +108,12 @@ def test_drawings_follow_the_page_in_light_and_dark(page: str) -> None:
 
 
 def test_the_same_run_gives_the_same_page(finished: pathlib.Path) -> None:
-    assert render(load_run(str(finished))) == render(load_run(str(finished)))
+    assert render(load_run(Folder.open(str(finished)))) == render(load_run(Folder.open(str(finished))))
 
 
 def test_a_run_without_result(tmp_path: pathlib.Path) -> None:
     write_run(tmp_path / "going", evals=2, finished=False)
-    text = words(render(load_run(str(tmp_path / "going"))))
+    text = words(render(load_run(Folder.open(str(tmp_path / "going")))))
     assert "no result yet" in text
     assert "There is no result.json: the run is still running, or it was stopped." in text
     assert "after 8,000,000 rows of training, the last one so far" in text
@@ -120,7 +121,7 @@ def test_a_run_without_result(tmp_path: pathlib.Path) -> None:
 
 def test_a_run_before_its_first_evaluation(tmp_path: pathlib.Path) -> None:
     write_run(tmp_path / "young", evals=0, finished=False)
-    page = render(load_run(str(tmp_path / "young")))
+    page = render(load_run(Folder.open(str(tmp_path / "young"))))
     assert "No evaluation has finished yet" in words(page)
     assert "no evaluation yet" in words(page)
     assert "<h2>Loss</h2>" in page
@@ -130,7 +131,7 @@ def test_a_run_before_its_first_evaluation(tmp_path: pathlib.Path) -> None:
 def test_a_run_before_its_first_step(tmp_path: pathlib.Path) -> None:
     write_run(tmp_path / "newborn", evals=0, finished=False)
     (tmp_path / "newborn" / "metrics.jsonl").unlink()
-    text = words(render(load_run(str(tmp_path / "newborn"))))
+    text = words(render(load_run(Folder.open(str(tmp_path / "newborn")))))
     assert "no training step has been logged yet" in text
     assert "–" in text
 
@@ -138,7 +139,7 @@ def test_a_run_before_its_first_step(tmp_path: pathlib.Path) -> None:
 @pytest.mark.parametrize("kept", ["config.yaml", "metrics.jsonl", "result.json"])
 def test_any_one_file_makes_a_report(finished: pathlib.Path, tmp_path: pathlib.Path, kept: str) -> None:
     (tmp_path / kept).write_bytes((finished / kept).read_bytes())
-    assert "<h1>" in render(load_run(str(tmp_path)))
+    assert "<h1>" in render(load_run(Folder.open(str(tmp_path))))
 
 
 def test_without_truth_and_groups_their_columns_go(tmp_path: pathlib.Path) -> None:
@@ -148,7 +149,7 @@ def test_without_truth_and_groups_their_columns_go(tmp_path: pathlib.Path) -> No
         for report in reports.values():
             report |= {"gauc": None, "gauc_null_reason": "no group column, or no row of this slice is in the sample"}
     (tmp_path / "plain" / "result.json").write_text(json.dumps(result))
-    page = render(load_run(str(tmp_path / "plain")))
+    page = render(load_run(Folder.open(str(tmp_path / "plain"))))
     assert "<th>AUC</th>" in page
     assert "<th>best</th>" not in page
     assert "<th>GAUC</th>" not in page
@@ -160,20 +161,20 @@ def test_without_truth_and_groups_their_columns_go(tmp_path: pathlib.Path) -> No
 def test_a_restart_is_shown_once(finished: pathlib.Path, tmp_path: pathlib.Path) -> None:
     lines = (finished / "metrics.jsonl").read_text().splitlines(keepends=True)
     (tmp_path / "metrics.jsonl").write_text("".join(lines[:300] + lines[100:]))
-    run = load_run(str(tmp_path))
-    whole = load_run(str(finished))
+    run = load_run(Folder.open(str(tmp_path)))
+    whole = load_run(Folder.open(str(finished)))
     assert run.restarts == 1
     assert run.train == whole.train
     assert [e["rows"] for e in run.evals] == [e["rows"] for e in whole.evals]
     assert "resumed from a checkpoint once" in " ".join(run.notes)
     (tmp_path / "result.json").write_text(json.dumps({"status": "finished", "starts": 4}))
-    assert "resumed from a checkpoint 3 times" in " ".join(load_run(str(tmp_path)).notes)
+    assert "resumed from a checkpoint 3 times" in " ".join(load_run(Folder.open(str(tmp_path))).notes)
 
 
 def test_a_half_written_last_line_is_no_damage(finished: pathlib.Path, tmp_path: pathlib.Path) -> None:
     text = (finished / "metrics.jsonl").read_text()
     (tmp_path / "metrics.jsonl").write_text(text[:-700])
-    assert not any("could not be read" in note for note in load_run(str(tmp_path)).notes)
+    assert not any("could not be read" in note for note in load_run(Folder.open(str(tmp_path))).notes)
 
 
 def test_damaged_and_unknown_lines_are_counted_or_passed_over(tmp_path: pathlib.Path) -> None:
@@ -186,7 +187,7 @@ def test_damaged_and_unknown_lines_are_counted_or_passed_over(tmp_path: pathlib.
         "[]",
     ]
     (tmp_path / "metrics.jsonl").write_text("\n".join(lines) + "\n")
-    run = load_run(str(tmp_path))
+    run = load_run(Folder.open(str(tmp_path)))
     assert run.train == [good]
     assert run.evals == []
     assert "3 of the 5 lines of metrics.jsonl could not be read, the first one line 2." in run.notes
@@ -206,14 +207,14 @@ def test_numbers_that_are_not_finite_do_not_stop_the_report(tmp_path: pathlib.Pa
         for i in range(1, 4)
     ]
     (tmp_path / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
-    assert "<h2>Loss</h2>" not in render(load_run(str(tmp_path)))
+    assert "<h2>Loss</h2>" not in render(load_run(Folder.open(str(tmp_path))))
 
 
 def test_text_from_files_is_escaped(tmp_path: pathlib.Path) -> None:
     (tmp_path / "config.yaml").write_text("name: '<b>x</b>'\ntasks: {'a<i>': {}}\n")
     lines = [{"kind": "train", "step": i, "rows": i, "losses": {"a<i>": 1.0 / i}} for i in (1, 2)]
     (tmp_path / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
-    page = render(load_run(str(tmp_path)))
+    page = render(load_run(Folder.open(str(tmp_path))))
     assert "<b>" not in page
     assert "a<i>" not in page
 

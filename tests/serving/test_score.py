@@ -14,12 +14,12 @@ import pytest
 from raymtl.cli.main import run_command
 from raymtl.config.data import DayRange
 from raymtl.config.slots.common import Custom
-from raymtl.data.writing import Folder
+from raymtl.data.writing import OutputFolder
 from raymtl.errors import ClusterError
 from raymtl.serving import plan
 from raymtl.serving import score as serving_score
 from raymtl.serving.version import open_version
-from raymtl.storage import object_store
+from raymtl.storage.object_store import Store
 from raymtl.training import cluster
 from tests.helpers.served_version import DAYS, publish_version, served_config, write_logs
 
@@ -129,8 +129,7 @@ def test_a_refused_folder_costs_no_reading_of_tables(
     root: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     done(root, tmp_path)
-    monkeypatch.setattr(object_store, "sha256_of", lambda *a: pytest.fail("a hash"))
-    monkeypatch.setattr("raymtl.model_store.store.sha256_of", lambda *a: pytest.fail("a hash"))
+    monkeypatch.setattr(Store, "sha256_of", lambda *a: pytest.fail("a hash"))
     said = score(capfd, root, tmp_path, "--version", str(root / "store/versions/v2"), code=64)
     assert "holds the output of version v1" in " ".join(said.split())
 
@@ -252,5 +251,5 @@ def done(root: Path, out: Path) -> tuple[plan.Output, ...]:
     version = open_version(str(root / "store/versions/v1"))
     made = plan.plan_scoring(version.config, str(root / "logs"), None, plan.default_keys(version.config))
     names = ["pred_" + name for name in serving_score._outputs(version)]
-    serving_score._begin(Folder(str(out)), version, made, names)
+    serving_score._begin(OutputFolder.open(str(out)), version, made, names)
     return made.outputs

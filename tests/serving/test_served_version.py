@@ -14,7 +14,7 @@ import torch
 
 from raymtl.data.ids.hashing import to_int64
 from raymtl.data.ids.id_map_lookup import IdLookup
-from raymtl.data.writing import Folder
+from raymtl.data.writing import OutputFolder
 from raymtl.errors import VersionError
 from raymtl.serving import export
 from raymtl.serving.export import export_version
@@ -23,7 +23,8 @@ from raymtl.serving.plan import plan_scoring
 from raymtl.serving.scorer import Predictor, UnitReader
 from raymtl.serving.tables import make_table
 from raymtl.serving.version import Version, open_version, read_dense, read_id_map, read_table
-from raymtl.storage import object_store
+from raymtl.storage import folder
+from raymtl.storage.object_store import Store
 from tests.helpers.served_version import publish_version, served_config, write_logs
 
 DAY = "2026-01-02"
@@ -169,10 +170,8 @@ def test_a_damaged_file_is_named(version: Version, root: Path, file: str) -> Non
 
 def test_each_file_is_read_once(version: Version, monkeypatch: pytest.MonkeyPatch) -> None:
     read: list[str] = []
-    monkeypatch.setattr(
-        object_store, "_read", lambda store, name, _read=object_store._read: read.append(name) or _read(store, name)
-    )
-    monkeypatch.setattr(object_store, "open_to_read", lambda *a: pytest.fail("read in pieces, beside the whole"))
+    monkeypatch.setattr(Store, "_read", lambda store, name, _read=Store._read: read.append(name) or _read(store, name))
+    monkeypatch.setattr(folder, "open_to_read", lambda *a: pytest.fail("read in pieces, beside the whole"))
     read_table(version, "item")
     assert [name.rpartition("/")[0] for name in read] == ["versions/v1/tables/item"]
 
@@ -193,19 +192,19 @@ def test_an_export_that_is_killed_leaves_no_mixture(
     first = export_version(version, str(tmp_path), "none")
     assert first["programs"]["item.pt2"] == {"bytes": 3, "sha256": hashlib.sha256(b"old").hexdigest()}
 
-    def killed(folder: Folder, name: str, data: bytes) -> None:
+    def killed(folder: OutputFolder, name: str, content: bytes) -> None:
         if name != "whole.pt2":
             raise KeyboardInterrupt
-        write(folder, name, data)
+        write(folder, name, content)
 
-    write = Folder.write_bytes
+    write = OutputFolder.write
     made = exported(b"new", "whole.pt2", "user.pt2", "item.pt2")
-    monkeypatch.setattr(Folder, "write_bytes", killed)
+    monkeypatch.setattr(OutputFolder, "write", killed)
     with pytest.raises(KeyboardInterrupt):
         export_version(version, str(tmp_path), "none")
     assert {p.name: p.read_text() for p in tmp_path.iterdir()} == {"notes.txt": "not ours", "whole.pt2": "new"}
 
     made = exported(b"one", "whole.pt2")  # a model without parts
-    monkeypatch.setattr(Folder, "write_bytes", write)
+    monkeypatch.setattr(OutputFolder, "write", write)
     export_version(version, str(tmp_path), "none")
     assert {p.name for p in tmp_path.iterdir()} == {"notes.txt", "whole.pt2", "model.json"}

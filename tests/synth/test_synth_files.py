@@ -15,6 +15,7 @@ from raymtl.config.load import load_config
 from raymtl.data.source import list_files
 from raymtl.data.units import plan_input
 from raymtl.errors import DataError
+from raymtl.storage.folder import Folder
 from raymtl.synth import ScenarioSpec, SynthSpec, synth_config, write_logs
 
 SPEC = SynthSpec(days=2, rows_per_day=5_003, users=300, items=200)
@@ -85,7 +86,7 @@ def test_hours_are_partitions_below_the_day(logs, tmp_path):
     assert [os.path.basename(h) for h in hours] == [f"hour={n:02d}" for n in range(24)]
     for n, hour in enumerate(hours):
         assert set(pq.read_table(hour, partitioning=None)["hour_of_day"].to_pylist()) == {n}
-    assert len(list_files(str(tmp_path), None)) == 48
+    assert len(list_files(Folder.open(str(tmp_path)), None)) == 48
     assert rows(tmp_path).slice(0, 5003).equals(rows(logs[0]).slice(0, 5003))
     assert rows(tmp_path).num_rows == 5003 + 2000
 

@@ -8,7 +8,7 @@ import pytest
 import yaml
 
 from raymtl.daily.record import read_record
-from raymtl.storage.object_store import open_store
+from raymtl.storage.object_store import Store
 from tests.helpers.daily_world import daily_raw, day_of, write_day
 from tests.helpers.pipe import finish, start
 
@@ -44,7 +44,7 @@ def test_a_store_that_is_deleted_under_way(tmp_path: Path) -> None:
         f"raymtl: the folder of store {store} was removed while {day_of(1)} was under way, and nothing was published; restore"
     )
     assert len(errors[0].splitlines()) == 1
-    assert read_record(open_store(str(store)), day_of(1)) is None
+    assert read_record(Store.open(str(store)), day_of(1)) is None
     assert not (store / "log").exists()
 
 
@@ -59,13 +59,13 @@ def test_a_day_of_next_to_no_rows(tmp_path: Path) -> None:
     assert (code, len(err.splitlines())) == (75, 1)
     odd = "the day has 3 rows, fewer than 20% of the 360 that are usual (of 1 day; daily.bounds.min_rows_share)"
     assert odd in err
-    record = read_record(open_store(str(store)), day_of(1))
+    record = read_record(Store.open(str(store)), day_of(1))
     assert record is not None
     assert (record.status, record.version) == ("not ready", None)
     assert odd in record.reason
     code, out, err = finish(*command, "--date", str(day_of(1)), "--ignore-bounds")
     assert (code, err) == (0, ""), out
-    record = read_record(open_store(str(store)), day_of(1))
+    record = read_record(Store.open(str(store)), day_of(1))
     assert record is not None
     assert record.status == "published"
     assert f"--ignore-bounds let the day through: {odd}" in record.notes

@@ -15,6 +15,7 @@ from raymtl.config.load import config_from_dict
 from raymtl.errors import ClusterError, StorageError
 from raymtl.training import ray_trainer
 from raymtl.training.checkpoint_index import SNAPSHOT, WORST, repair_checkpoint_index
+from raymtl.training.rundir import RunFolder
 from tests.helpers.run_logs import small_config
 
 pytestmark = pytest.mark.filterwarnings("ignore:torch.distributed is disabled")
@@ -51,7 +52,7 @@ def test_a_damaged_index_is_rebuilt_from_the_complete_checkpoints(run_dir: Path,
     with pytest.raises(Exception, match=r"."):
         manager_of(run_dir)
     notes: list[str] = []
-    repair_checkpoint_index(str(run_dir), notes.append)
+    repair_checkpoint_index(RunFolder.open(str(run_dir)), notes.append)
     assert notes == [
         f"`{run_dir}/{SNAPSHOT}` was damaged and has been rebuilt: resuming from checkpoint_2026-01-01_00-00-03.000000"
     ]
@@ -59,7 +60,7 @@ def test_a_damaged_index_is_rebuilt_from_the_complete_checkpoints(run_dir: Path,
     assert manager._latest_checkpoint_result.checkpoint.path == f"{run_dir}/checkpoint_2026-01-01_00-00-03.000000"
     assert [result.metrics["score"] for result in manager._checkpoint_results] == [WORST, 0.6, 0.7]
     assert [manager._checkpoint_to_report_index[r.checkpoint] for r in manager._checkpoint_results] == [2, 1, 0]
-    repair_checkpoint_index(str(run_dir), notes.append)
+    repair_checkpoint_index(RunFolder.open(str(run_dir)), notes.append)
     assert len(notes) == 1
 
 
@@ -67,23 +68,23 @@ def test_a_damaged_index_is_rebuilt_from_the_complete_checkpoints(run_dir: Path,
 def test_a_list_that_names_other_folders_is_not_believed(run_dir: Path, name: str) -> None:
     notes: list[str] = []
     (run_dir / SNAPSHOT).write_text("")
-    repair_checkpoint_index(str(run_dir), notes.append)
+    repair_checkpoint_index(RunFolder.open(str(run_dir)), notes.append)
     text = (run_dir / SNAPSHOT).read_text()
     forged = text.replace("checkpoint_2026-01-01_00-00-01.000000", name).replace('_dir_name":', '_dir_name" :')
     assert forged != text
     (run_dir / SNAPSHOT).write_text(forged)
-    repair_checkpoint_index(str(run_dir), notes.append)
+    repair_checkpoint_index(RunFolder.open(str(run_dir)), notes.append)
     assert f'"{name}"' not in (run_dir / SNAPSHOT).read_text()
     assert "was damaged and has been rebuilt" in notes[-1]
 
 
 def test_without_a_complete_checkpoint_the_run_restarts_from_scratch(tmp_path: Path) -> None:
     folder = tmp_path / "first"
-    repair_checkpoint_index(str(folder), print)
+    repair_checkpoint_index(RunFolder.open(str(folder)), print)
     (write_checkpoint(folder, 1, None) / ".metadata").write_bytes(b"")
     (folder / SNAPSHOT).write_text("")
     notes: list[str] = []
-    repair_checkpoint_index(str(folder), notes.append)
+    repair_checkpoint_index(RunFolder.open(str(folder)), notes.append)
     assert notes == [f"`{folder}/{SNAPSHOT}` is damaged, and there is no complete checkpoint: restarting from scratch"]
     assert manager_of(folder)._latest_checkpoint_result is None
 

@@ -15,13 +15,12 @@ from raymtl.storage import retry
 from raymtl.training.checkpoint import PROGRESS, Progress
 from raymtl.training.checkpoint_index import SNAPSHOT, repair_checkpoint_index
 from raymtl.training.rundir import (
+    RunFolder,
     checkpoints,
     has_checkpoint,
     last_checkpoint,
-    read_file,
     read_result,
     run_lock,
-    write_file,
 )
 from raymtl.training.runlog import METRICS, RunLogger
 from raymtl.training.worker import open_log
@@ -52,20 +51,24 @@ def run(faults: Faults, tmp_path: Path) -> str:
     return f"faulty://{tmp_path}/run"
 
 
+def last_name(run: str) -> str:
+    return last_checkpoint(RunFolder.open(run)).root.rpartition("/")[2]
+
+
 def repair(run: str) -> str:
     said: list[str] = []
-    repair_checkpoint_index(run, said.append)
+    repair_checkpoint_index(RunFolder.open(run), said.append)
     return said[0].partition("` ")[2]
 
 
 STEPS: list[tuple[str, str, Callable[[str], Any], Any]] = [
-    ("open", "*/result.json", read_result, {"status": "finished"}),
-    ("read", "*/result.json", read_result, {"status": "finished"}),
-    ("open", "*/config.yaml", lambda run: read_file(run, "config.yaml"), None),
-    ("list", "*/run", last_checkpoint, "checkpoint_1"),
-    ("list", "*/checkpoint_1", last_checkpoint, "checkpoint_1"),
-    ("list", "*/checkpoint_0", has_checkpoint, True),
-    ("put", "*/config.yaml", lambda run: write_file(run, "config.yaml", "name: a"), None),
+    ("open", "*/result.json", lambda run: read_result(RunFolder.open(run)), {"status": "finished"}),
+    ("read", "*/result.json", lambda run: read_result(RunFolder.open(run)), {"status": "finished"}),
+    ("open", "*/config.yaml", lambda run: RunFolder.open(run).read_text("config.yaml"), None),
+    ("list", "*/run", last_name, "checkpoint_1"),
+    ("list", "*/checkpoint_1", last_name, "checkpoint_1"),
+    ("list", "*/checkpoint_0", lambda run: has_checkpoint(RunFolder.open(run)), True),
+    ("put", "*/config.yaml", lambda run: RunFolder.open(run).write("config.yaml", "name: a"), None),
     ("open", "*/.metadata", repair, "is damaged, and there is no complete checkpoint: restarting from scratch"),
     ("remove", f"*/{SNAPSHOT}", repair, "is damaged, and there is no complete checkpoint: restarting from scratch"),
 ]
@@ -76,8 +79,7 @@ def test_what_passes_is_tried_again(
     operation: str, path: str, step: Callable[[str], Any], answer: Any, run: str, faults: Faults
 ) -> None:
     faults.add(operation, path, "ConnectionResetError", times=3)
-    found = step(run)
-    assert (found.rpartition("/")[2] if step is last_checkpoint else found) == answer
+    assert step(run) == answer
     assert [error for _, _, error in faults.calls(operation, path)][:3] == ["ConnectionResetError"] * 3
 
 
@@ -98,14 +100,18 @@ def test_what_lasts_is_one_sentence(
 
 
 def test_a_run_that_is_not_there_is_no_fault_of_the_storage(run: str, tmp_path: Path) -> None:
-    for missing in (f"{run}-2", str(tmp_path / "nothing"), str(tmp_path / "run/result.json")):
+    for path in (f"{run}-2", str(tmp_path / "nothing"), str(tmp_path / "run/result.json")):
+        missing = RunFolder.open(path)
         with pytest.raises(CheckpointError, match="does not exist"):
             checkpoints(missing)
         assert not has_checkpoint(missing)
         assert read_result(missing) is None
-    assert [folder.rpartition("/")[2] for folder in checkpoints(run)] == ["checkpoint_0", "checkpoint_1"]
+    assert [folder.root.rpartition("/")[2] for folder in checkpoints(RunFolder.open(run))] == [
+        "checkpoint_0",
+        "checkpoint_1",
+    ]
     with pytest.raises(StorageError, match="choose another folder"):
-        write_file(str(tmp_path / "run/result.json"), "config.yaml", "")
+        RunFolder.open(str(tmp_path / "run/result.json")).write("config.yaml", "")
 
 
 class Mail:
@@ -122,7 +128,7 @@ def test_a_log_that_cannot_be_copied_does_not_end_the_training(
     monkeypatch.chdir(tmp_path)
     (tmp_path / "run" / METRICS).write_text('{"step": 1}\n{"step": 2}\n{"step"')
     mail = Mail()
-    log = RunLogger(run, mail, 1)
+    log = RunLogger(RunFolder.open(run), mail, 1)
     faults.add("*", f"*/run/{METRICS}", "EIO", times=None)
     log.sync()
     assert len(mail.items) == 1
@@ -144,7 +150,7 @@ def log_of_all(rank: int, workers: int, run: str, control: tuple[str, str]) -> t
     group = dist.group.WORLD
     assert group is not None
     try:
-        open_log(SimpleNamespace(run_dir=run, event_queue=None), Progress(), group)  # type: ignore[arg-type]
+        open_log(SimpleNamespace(run_dir=RunFolder.open(run), event_queue=None), Progress(), group)  # type: ignore[arg-type]
     except UserError as error:
         return str(error), error.exit_code
     return "", 0
@@ -161,11 +167,14 @@ def test_a_log_that_cannot_be_made_is_told_to_all_workers(run: str, faults: Faul
 
 def test_a_folder_is_held_by_one_process(tmp_path: Path) -> None:
     with (
-        run_lock(str(tmp_path / "run")),
+        run_lock(RunFolder.open(str(tmp_path / "run"))),
         pytest.raises(TryLaterError, match=rf"\(process {os.getpid()}\); wait for it"),
-        run_lock(str(tmp_path / "run")),
+        run_lock(RunFolder.open(str(tmp_path / "run"))),
     ):
         pass
     (tmp_path / "file").write_text("")
-    with pytest.raises(StorageError, match="cannot be written"), run_lock(str(tmp_path / "file" / "run")):
+    with (
+        pytest.raises(StorageError, match="cannot be written"),
+        run_lock(RunFolder.open(str(tmp_path / "file" / "run"))),
+    ):
         pass

@@ -24,9 +24,9 @@ from raymtl.embeddings.initialisation import fill_rows
 from raymtl.errors import CheckpointError, ConfigError
 from raymtl.model_store.publish import publish_run
 from raymtl.model_store.row_owners import read_map
-from raymtl.storage.object_store import open_store
+from raymtl.storage.object_store import Store
 from raymtl.training import driver
-from raymtl.training.rundir import last_checkpoint, run_folder
+from raymtl.training.rundir import RunFolder, last_checkpoint, run_folder
 from tests.helpers.run_logs import DAYS, small_config, write_part
 
 SIZES = (150, 90, 201)
@@ -107,7 +107,7 @@ def test_a_run_makes_its_maps_and_keeps_them(ray_cluster: None, logs: Path, tmp_
             )
 
     # A version of it says who holds which row, so that a daily job can begin with it
-    store = open_store(str(tmp_path / "store"))
+    store = Store.open(str(tmp_path / "store"))
     manifest = publish_run(str(folder), store, checkpoint=None, version="first", held=lambda: None)
     for table in ADMIT:
         assert read_map(store, [manifest], table).digest == maps[table].load().digest
@@ -138,7 +138,7 @@ def test_a_run_makes_its_maps_and_keeps_them(ray_cluster: None, logs: Path, tmp_
 
 def _only_these_rows_were_trained(config: Config, table: str, held: np.ndarray, unknown: bool) -> None:
     """Exactly the rows of the map and the unknown row left their start; that of the unknown row is zeros."""
-    folder, spec = last_checkpoint(run_folder(config)), config.tables[table]
+    folder, spec = last_checkpoint(RunFolder.open(run_folder(config))).path, config.tables[table]
     names = dcp.FileSystemReader(folder).read_metadata().state_dict_metadata
     (name,) = [n for n in names if n.startswith("model.") and n.endswith(f".{table}.weight")]
     weight, start = torch.empty(spec.rows, spec.dim), torch.empty(spec.rows, spec.dim)
@@ -187,8 +187,10 @@ def test_a_run_stopped_before_it_trained_makes_maps_that_fit(
 
     def make(config: Config) -> dict[str, int]:
         plan = plan_input(config, "train")
-        files = build_id_maps.make_maps(config, plan, run_folder(config), 1, has_trained=False, notify=lines.append)
-        assert files == build_id_maps.saved_maps(config, run_folder(config))
+        files = build_id_maps.make_maps(
+            config, plan, RunFolder.open(run_folder(config)), 1, has_trained=False, notify=lines.append
+        )
+        assert files == build_id_maps.saved_maps(config, RunFolder.open(run_folder(config)))
         return {table: len(file.load()) for table, file in files.items()}
 
     config = configured(logs, tmp_path, "stopped", item={"admit_count": 1})
@@ -205,4 +207,4 @@ def test_a_run_stopped_before_it_trained_makes_maps_that_fit(
     assert small["user"] == 10
     assert "30 without a row (rows is 11)" in next(line for line in reversed(lines) if line.startswith("table user"))
     with pytest.raises(CheckpointError, match=r"for a table of 11 rows, and tables.user.rows is 50"):
-        build_id_maps.saved_maps(config, run_folder(config))
+        build_id_maps.saved_maps(config, RunFolder.open(run_folder(config)))

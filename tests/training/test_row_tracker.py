@@ -7,6 +7,7 @@ import pyarrow as pa
 
 from raymtl.config.root import Config
 from raymtl.data.batch import Collator
+from raymtl.storage.folder import Folder
 from raymtl.training.row_tracker import TouchedRowTracker
 from raymtl.training.synced_loader import SyncedLoader
 from tests.helpers.worker_processes import mixed_block, mixed_config
@@ -66,10 +67,10 @@ def test_a_checkpoint_has_the_marks_of_all_its_workers(tmp_path: Path) -> None:
     union = marked(touched_by(1, 2, 3))
     for more in ((), (4,)):  # resumed on fewer workers, or on workers that have already made batches
         touched = touched_by(*more)
-        touched.load(str(tmp_path))
+        touched.load(Folder.open(str(tmp_path)))
         assert marked(touched) == together(union, marked(touched_by(*more)))
     touched = touched_by(5)
-    touched.load(str(tmp_path / "nothing"))
+    touched.load(Folder.open(str(tmp_path / "nothing")))
     assert marked(touched) == marked(touched_by(5))
 
 
@@ -81,7 +82,7 @@ def test_marks_of_tables_with_odd_names(tmp_path: Path) -> None:
     touched, read = TouchedRowTracker(config), TouchedRowTracker(config)
     touched.add(Collator(config, 12, False)([mixed_block(config, 9, 1)]))
     touched.save(str(tmp_path), 0)
-    read.load(str(tmp_path))
+    read.load(Folder.open(str(tmp_path)))
     assert read.rows()["file"].tolist() == touched.rows()["file"].tolist() != []
 
 

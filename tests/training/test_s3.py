@@ -12,10 +12,10 @@ from raymtl.errors import DataError, StorageError
 from raymtl.model_store import store as versions
 from raymtl.model_store.publish import publish_run
 from raymtl.storage import retry
-from raymtl.storage.object_store import create, names, open_store, read_bytes, remove, sha256_of, sizes, write_bytes
+from raymtl.storage.object_store import Store
 from raymtl.storage.paths import join_path
 from raymtl.training import driver
-from raymtl.training.rundir import checkpoints, read_file
+from raymtl.training.rundir import RunFolder, checkpoints
 from tests.helpers.run_logs import DAYS, small_config, write_part
 from tests.helpers.s3_server import ENVIRONMENT, S3, Proxy, s3_server
 
@@ -50,12 +50,12 @@ def test_a_run_with_everything_on_s3(ray_cluster: None, server: S3, tmp_path: Pa
         result = driver.train(config)
         assert (result["rows_trained"], result["rows_left_out"]) == (300, 0)
         folder = join_path(server.url("runs"), "first")
-        assert len(checkpoints(folder)) == config.train.checkpoint.keep
-        assert json.loads(read_file(folder, "result.json") or "")["rows_trained"] == 300
-        assert len((read_file(folder, "metrics.jsonl") or "").splitlines()) >= 2
+        assert len(checkpoints(RunFolder.open(folder))) == config.train.checkpoint.keep
+        assert json.loads(RunFolder.open(folder).read_text("result.json") or "")["rows_trained"] == 300
+        assert len((RunFolder.open(folder).read_text("metrics.jsonl") or "").splitlines()) >= 2
         # Each part of the checkpoint is read from S3 itself, though a tenth of the requests fail
         proxy.failing, proxy.failed = 0.1, 0
-        store = open_store(server.url("store", proxy.port))
+        store = Store.open(server.url("store", proxy.port))
         manifest = publish_run(
             join_path(server.url("runs", proxy.port), "first"),
             store,
@@ -66,23 +66,23 @@ def test_a_run_with_everything_on_s3(ray_cluster: None, server: S3, tmp_path: Pa
         assert proxy.failed > 0
     finally:
         proxy.close()
-    store = open_store(server.url("store"))
+    store = Store.open(server.url("store"))
     assert versions.show(store).id == manifest.id == "first"
     assert versions.verify(store, manifest.id) == []
 
 
 def test_the_operations_that_versions_need(server: S3) -> None:
-    store = open_store(server.url("plain"))
-    assert read_bytes(store, "a/b") is None
-    write_bytes(store, "a/b", b"one")
-    create(store, "a/c", b"two")
+    store = Store.open(server.url("plain"))
+    assert store.read("a/b") is None
+    store.write("a/b", b"one")
+    store.create("a/c", b"two")
     with pytest.raises(FileExistsError):
-        create(store, "a/c", b"three")
-    assert (names(store, "a"), sizes(store, "a")) == (["b", "c"], {"b": 3, "c": 3})
-    assert sha256_of(store, "a/c") == ("3fc4ccfe745870e2c0d99f71f30ff0656c8dedd41cc1d7d3d376b0dbe685e2f3", 3)
-    remove(store, "a/b")
-    remove(store, "a/b")
-    assert names(store, "a") == ["c"]
+        store.create("a/c", b"three")
+    assert (store.names("a"), store.files("a")) == (["b", "c"], {"b": 3, "c": 3})
+    assert store.sha256_of("a/c") == ("3fc4ccfe745870e2c0d99f71f30ff0656c8dedd41cc1d7d3d376b0dbe685e2f3", 3)
+    store.remove("a/b")
+    store.remove("a/b")
+    assert store.names("a") == ["c"]
 
 
 def test_a_bucket_that_is_not_there(server: S3) -> None:

@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 
 from raymtl.errors import CheckpointError
+from raymtl.training.rundir import RunFolder
 from raymtl.tuning.objective import area
 from raymtl.tuning.result import gains, rows_of, summary
 from raymtl.tuning.search import Finished
@@ -162,7 +163,7 @@ def test_crashes_and_broken_trials_are_recorded_and_end_nothing(tmp_path: Path) 
             train(search, trial, peak)
     with pytest.raises(Finished):
         search.next()
-    found = summary(search, {}, str(tmp_path))
+    found = summary(search, {}, RunFolder.open(str(tmp_path)))
     assert found["trials"] == {"finished": 2, "stopped": 0, "failed": 2, "running": 0}
     assert found["failures"] == {1: "the loss of task `click` became nan", 2: "its process died twice"}
     rows = rows_of(search)

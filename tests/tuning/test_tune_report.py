@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 from optuna.distributions import CategoricalDistribution
 
+from raymtl.training.rundir import RunFolder
 from raymtl.tuning.report.importance import FEWEST, by_weight, importances
 from raymtl.tuning.report.page import write_report
 from raymtl.tuning.report.plot_markers import limits
@@ -30,7 +31,7 @@ PLAIN: dict[str, Any] = {"space": SPACE, "objective": {"metric": "mean_auc"}}
 
 def written(search: Search, folder: pathlib.Path) -> str:
     folder.mkdir(exist_ok=True)
-    path = write_report(search, str(folder), result_of(search, folder))
+    path = write_report(search, RunFolder.open(str(folder)), result_of(search, folder))
     assert path == f"{folder}/report.html"
     return pathlib.Path(path).read_text()
 
@@ -297,7 +298,7 @@ def test_outliers_do_not_set_the_axes() -> None:
 
 def test_the_result_of_a_search_comes_with_its_report(tmp_path: pathlib.Path) -> None:
     search = filled(tmp_path, PLAIN, 10)
-    result = write_result(search, str(tmp_path), {"searched_s": 12.0})
+    result = write_result(search, RunFolder.open(str(tmp_path)), {"searched_s": 12.0})
     assert pathlib.Path(result["report"]).read_text().startswith("<!doctype html>")
     assert json.loads((tmp_path / "result.json").read_text())["report"] == result["report"]
     assert BASE["name"] in words(pathlib.Path(result["report"]).read_text())

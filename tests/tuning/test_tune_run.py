@@ -16,8 +16,9 @@ from raymtl.config.root import Config
 from raymtl.errors import ConfigError
 from raymtl.model_store.lease import acquire
 from raymtl.model_store.publish import publish_run
-from raymtl.storage.object_store import open_store
+from raymtl.storage.object_store import Store
 from raymtl.training import driver as training
+from raymtl.training.rundir import RunFolder
 from raymtl.tuning import sampler
 from raymtl.tuning.run import opened, tune
 from raymtl.tuning.trial_store import TrialStore
@@ -53,7 +54,7 @@ def test_trials_share_data_and_processes_and_equal_runs_of_their_own(ray_cluster
     config = loaded(root, "alone", section)
     result = tune(config)
     folder = Path(result["folder"])
-    trial_store = TrialStore(str(folder))
+    trial_store = TrialStore(RunFolder.open(str(folder)))
     broken = [t for t in trial_store.trials.values() if t.status == "failed"]
     assert [t.fields[LR] for t in broken] == [1e30]
     assert "became nan" in str(broken[0].reason) or "null" in str(broken[0].reason)
@@ -69,7 +70,7 @@ def test_trials_share_data_and_processes_and_equal_runs_of_their_own(ray_cluster
     assert {task: m["logloss"] for task, m in told["tasks"].items()} == {
         t: m["logloss"] for t, m in own["eval"].items()
     }
-    store = open_store(str(folder / "versions"))
+    store = Store.open(str(folder / "versions"))
     with acquire(store, "publish", wait_s=5) as lease:
         publish_run(f"{best.output}/own", store, checkpoint=None, version="v1", held=lease.held)
     _begins_with_the_version(loaded(root, "from", FROM, f"tune.start.store={folder}/versions"), own)
@@ -78,7 +79,9 @@ def test_trials_share_data_and_processes_and_equal_runs_of_their_own(ray_cluster
     assert not list(folder.glob("trials/0*/")), "nothing is kept of a trial that has ended but its record"
     again = tune(config)
     assert again["best"] == result["best"]
-    assert TrialStore(str(folder)).trials == trial_store.trials, "a search that is over is not searched again"
+    assert TrialStore(RunFolder.open(str(folder))).trials == trial_store.trials, (
+        "a search that is over is not searched again"
+    )
 
 
 FROM = {
@@ -92,7 +95,7 @@ FROM = {
 
 def _begins_with_the_version(config: Config, own: dict[str, Any]) -> None:
     """Heads that all but stand still under tables that do not learn leave the version's metrics as they are."""
-    [default, still] = TrialStore(tune(config)["folder"]).trials.values()
+    [default, still] = TrialStore(RunFolder.open(tune(config)["folder"])).trials.values()
     for metrics, same in ((still.metrics, True), (default.metrics, False)):
         assert metrics is not None
         for task, found in metrics["tasks"].items():
@@ -113,7 +116,7 @@ def test_a_killed_process_goes_on_from_its_checkpoint_and_stopped_trials_leave_i
             os.kill(killed[0], signal.SIGKILL)
 
     result = tune(loaded(root, "killed", section), on_event=kill)
-    trials = TrialStore(result["folder"]).trials
+    trials = TrialStore(RunFolder.open(result["folder"])).trials
     assert killed
     assert [t.status for t in trials.values()] == ["finished", "stopped", "finished"]
     assert trials[1].rows == 400, "the end of the unit in which the rung lies"
@@ -128,7 +131,7 @@ def test_nested_trials_end_by_themselves_and_leave_nothing(
     section = {**STOPPING, "max_trials": 2}
     monkeypatch.setattr(sampler, "should_prune", lambda tune, trials, trial: trial.number == 1)
     result = tune(loaded(root, "nested", section, workers=2))
-    trials = TrialStore(result["folder"]).trials
+    trials = TrialStore(RunFolder.open(result["folder"])).trials
     assert [t.status for t in trials.values()] == ["finished", "stopped"]
     assert [t.rows for t in trials.values()] == [800, 400]
     total, deadline = ray.cluster_resources()["CPU"], time.monotonic() + 20

@@ -39,8 +39,7 @@ from raymtl.reports.style import (
     task_colours,
 )
 from raymtl.reports.tables import metric_tables
-from raymtl.storage.object_store import Store, write_bytes
-from raymtl.storage.paths import join_path
+from raymtl.storage.object_store import Store
 from raymtl.words import count_of, gib
 
 NAME = "report.html"
@@ -58,8 +57,8 @@ def write_day_report(store: Store, record: Record, earlier: Sequence[Record]) ->
         StorageError: it cannot be written.
     """
     name = f"{folder(record.date)}/{NAME}"
-    write_bytes(store, name, render_page(day_page(store.path, record, earlier)).encode())
-    return join_path(store.path, name)
+    store.write(name, render_page(day_page(store.path, record, earlier)))
+    return store.path_of(name)
 
 
 def day_page(place: str, record: Record, earlier: Sequence[Record]) -> Page:

@@ -27,8 +27,7 @@ from raymtl.reports.page import Cell, Drawing, Grid, Heading, Kind, Page, Part, 
 from raymtl.reports.plots import count_unit
 from raymtl.reports.style import MUTED, number, other_colours, short_count, short_day, significant, task_colours
 from raymtl.reports.tables import kind_of
-from raymtl.storage.object_store import Store, write_bytes
-from raymtl.storage.paths import join_path
+from raymtl.storage.object_store import Store
 from raymtl.words import gib
 
 NAME = "index.html"
@@ -52,8 +51,8 @@ def write_index(store: Store, records: Sequence[Record]) -> str:
         StorageError: it cannot be written.
     """
     name = f"{FOLDER}/{NAME}"
-    write_bytes(store, name, render_page(index_page(store.path, records)).encode())
-    return join_path(store.path, name)
+    store.write(name, render_page(index_page(store.path, records)))
+    return store.path_of(name)
 
 
 def index_page(place: str, records: Sequence[Record]) -> Page:

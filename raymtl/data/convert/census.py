@@ -12,7 +12,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.csv as pacsv
 
-from raymtl.data.writing import Folder, rows_without_collision, write_config, write_split
+from raymtl.data.writing import OutputFolder, rows_without_collision, write_config, write_split
 from raymtl.errors import DataError
 from raymtl.storage.paths import join_path
 from raymtl.storage.retry import to_user_error
@@ -64,7 +64,7 @@ def convert_census(source: str, out: str) -> str:
     Raises DataError if a file is missing or does not have the 42 columns in order.
     """
     splits = {name: _table(_read(_find(source, name))) for name in _FILES}
-    folder = Folder(out)
+    folder = OutputFolder.open(out)
     write_split(splits["train"], folder, "train", _DAY, files=8)
     write_split(splits["test"], folder, "test", _DAY, files=4)
     return write_config(_config(splits["train"], splits["test"], folder.path), folder, _HEADER)

@@ -13,7 +13,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from raymtl.data.writing import Folder, rows_without_collision, write_config, write_split
+from raymtl.data.writing import OutputFolder, rows_without_collision, write_config, write_split
 from raymtl.errors import DataError
 from raymtl.storage.paths import join_path
 from raymtl.storage.retry import to_user_error
@@ -73,7 +73,7 @@ def convert_movielens(source: str, out: str) -> str:
     days can be read. Raises DataError, with file, line and value, if the files are not those of MovieLens-1M.
     """
     table, time = _table(*(_read(source, name) for name in FILES))
-    folder = Folder(out)
+    folder = OutputFolder.open(out)
     first = int(time[0]) // _DAY_S
     counts = np.bincount(time // _DAY_S - first)
     dates = [str(np.datetime64(first + n, "D")) for n in range(len(counts))]
@@ -83,7 +83,7 @@ def convert_movielens(source: str, out: str) -> str:
         write_split(table.slice(end - count, count), folder, _SPLIT, date, files=1)
     train, _ = _days(counts)
     days = {"first": dates[train], "last": dates[min(train + _FORTNIGHT, len(dates) - 1)]}
-    header = _HEADER.format(config=join_path(folder.path, "config.yaml"), **days)
+    header = _HEADER.format(config=folder.path_of("config.yaml"), **days)
     return write_config(_config(table, dates, counts, folder.path), folder, header)
 
 
@@ -269,12 +269,12 @@ def _mean(earlier: Earlier, stars: np.ndarray, prior: np.ndarray | float) -> np.
     return (earlier.total(stars) + PRIOR * prior) / (earlier.count() + PRIOR)
 
 
-def _refuse_other_days(folder: Folder, dates: Sequence[str]) -> None:
+def _refuse_other_days(folder: OutputFolder, dates: Sequence[str]) -> None:
     """Raise DataError if the folder holds days that this conversion would not replace."""
-    found = {name.split("/")[1] for name in folder.files(_SPLIT)}
+    found = {name.split("/")[0] for name in folder.files(_SPLIT)}
     if others := sorted(f for f in found - {f"ds={date}" for date in dates} if f.startswith("ds=")):
         raise DataError(
-            f"movielens: `{join_path(folder.path, _SPLIT)}` has {count_of(len(others), 'day')} that this source does not have, "
+            f"movielens: `{folder.path_of(_SPLIT)}` has {count_of(len(others), 'day')} that this source does not have, "
             f"such as {others[0]}; remove the folder or choose another one"
         )
 

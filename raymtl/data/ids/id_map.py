@@ -19,7 +19,8 @@ import pyarrow.parquet as pq
 from raymtl.data.ids.id_map_lookup import IdLookup, shared_lookup
 from raymtl.errors import CheckpointError, StorageError, UserError
 from raymtl.storage.atomic import atomic_write
-from raymtl.storage.filesystem import is_local, open_filesystem, open_to_read
+from raymtl.storage.filesystem import open_to_read
+from raymtl.storage.folder import Folder
 from raymtl.storage.retry import advice, is_of_storage, reason, retry, to_user_error
 
 UNKNOWN_ROW = 0
@@ -91,8 +92,9 @@ class IdMap:
 class MapFile:
     """A reference to a saved map, which reading tasks get instead of the map."""
 
-    path: str
-    """Absolute, or a URL."""
+    folder: Folder
+    name: str
+    """Its path in the folder."""
     digest: str
     """Hash of the map's content; a file with other content is refused."""
     capacity: int
@@ -101,15 +103,19 @@ class MapFile:
     notes: Mapping[str, Any] = field(default_factory=dict, compare=False)
     """The notes it was saved with."""
 
+    @property
+    def path(self) -> str:
+        """Path or URL, for the user."""
+        return self.folder.path_of(self.name)
+
     def load(self) -> IdMap:
         """Read the map.
 
         Raises CheckpointError if the file is missing or damaged, or holds another map, and StorageError if the storage keeps
         failing.
         """
-        filesystem, inner = open_filesystem(self.path)
         try:
-            table = retry(lambda: _read_table(filesystem, inner))
+            table = retry(lambda: _read_table(self.folder, self.name))
             columns = [table.column(f.name).combine_chunks() for f in _SCHEMA]
             ids, rows, counts = (c.to_numpy() for c in columns[:3])
             last_seen = columns[3].cast(pa.int32()).to_numpy()
@@ -155,7 +161,7 @@ class MapRows:
 _in_use: dict[str, IdLookup] = {}
 
 
-def save_map(id_map: IdMap, path: str, notes: Mapping[str, Any] | None = None) -> MapFile:
+def save_map(id_map: IdMap, folder: Folder, name: str, notes: Mapping[str, Any] | None = None) -> MapFile:
     """Save a map so that a reader sees either the old or the new file; `find_map` returns the `notes` (plain JSON).
 
     Raises StorageError if it cannot be written.
@@ -166,52 +172,50 @@ def save_map(id_map: IdMap, path: str, notes: Mapping[str, Any] | None = None) -
     table = pa.Table.from_arrays(
         [pa.array(id_map.ids), pa.array(id_map.rows), pa.array(id_map.counts), days], schema=_SCHEMA
     ).replace_schema_metadata({_HEADER: json.dumps(head)})
-    filesystem, inner = open_filesystem(path)
 
     def write(written: str) -> None:
         # IDs and rows hardly repeat, so a dictionary does not help
         pq.write_table(
             table,
             written,
-            filesystem=filesystem,
+            filesystem=folder.filesystem,
             compression="zstd",
             use_dictionary=["last_seen"],
             write_page_checksum=True,
         )
 
     try:
-        atomic_write(filesystem, inner, f"{inner}.new", write)
+        atomic_write(folder.filesystem, folder.inside(name), folder.temp_path(name), write)
     except OSError as error:
         raise StorageError(
-            f"the ID map `{path}` cannot be written: {reason(error)}; {advice(error)}, then rerun the same command"
+            f"the ID map `{folder.path_of(name)}` cannot be written: {reason(error)}; {advice(error)}, then rerun the same "
+            "command"
         ) from error
-    return MapFile(inner if is_local(filesystem) else path, id_map.digest, id_map.capacity, len(id_map.ids), noted)
+    return MapFile(folder, name, id_map.digest, id_map.capacity, len(id_map.ids), noted)
 
 
-def find_map(path: str) -> MapFile | None:
-    """The saved map at `path` by its footer alone; None if there is no file.
+def find_map(folder: Folder, name: str) -> MapFile | None:
+    """The saved map `name` by its footer alone; None if there is no file.
 
     Raises CheckpointError if it is damaged, and StorageError if the storage keeps failing.
     """
-    filesystem, inner = open_filesystem(path)
     try:
-        if retry(lambda: filesystem.get_file_info(inner)).type == pafs.FileType.NotFound:
+        if retry(lambda: folder.filesystem.get_file_info(folder.inside(name))).type == pafs.FileType.NotFound:
             return None
-        footer = retry(lambda: _read_footer(filesystem, inner))
+        footer = retry(lambda: _read_footer(folder, name))
         head = json.loads((footer.metadata or {})[_HEADER])
-        name = inner if is_local(filesystem) else path
-        return MapFile(name, head["digest"], head["capacity"], footer.num_rows, head["notes"])
+        return MapFile(folder, name, head["digest"], head["capacity"], footer.num_rows, head["notes"])
     except (pa.ArrowException, OSError, KeyError, ValueError) as error:
-        raise _unreadable(path, error) from error
+        raise _unreadable(folder.path_of(name), error) from error
 
 
-def _read_table(filesystem: pafs.FileSystem, path: str) -> pa.Table:
-    with open_to_read(filesystem, path) as stream:
+def _read_table(folder: Folder, name: str) -> pa.Table:
+    with open_to_read(folder.filesystem, folder.inside(name)) as stream:
         return pq.read_table(stream, page_checksum_verification=True)
 
 
-def _read_footer(filesystem: pafs.FileSystem, path: str) -> pq.FileMetaData:
-    with open_to_read(filesystem, path) as stream:
+def _read_footer(folder: Folder, name: str) -> pq.FileMetaData:
+    with open_to_read(folder.filesystem, folder.inside(name)) as stream:
         return pq.read_metadata(stream)
 
 

@@ -21,7 +21,7 @@ from raymtl.data.validation.rules import evaluate_rules
 from raymtl.data.validation.statistics import Partial, Scanner
 from raymtl.data.validation.summarize import build_report
 from raymtl.errors import DataError
-from raymtl.storage.filesystem import open_filesystem
+from raymtl.storage.folder import Folder
 from raymtl.words import count_of
 
 _TASK_ROWS = 1_000_000
@@ -89,9 +89,9 @@ def _look(config: Config, part: str) -> _Look:
     days = data.eval if evaluation else data.train
     assert days is not None
     report = PartReport(path=root, days=str(days))
-    filesystem, _ = open_filesystem(root)
-    files, missing = find_files(root, days)
-    footers, broken = find_footers(filesystem, files)
+    folder = Folder.open(root)
+    files, missing = find_files(folder, days)
+    footers, broken = find_footers(folder.filesystem, files)
     report.problems += missing + broken
     report.files, report.bytes = len(files), sum(f.size for f in files)
     report.row_groups = sum(len(f.row_group_rows) for f in footers)

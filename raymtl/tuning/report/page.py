@@ -4,8 +4,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from raymtl.reports.page import Drawing, Heading, Page, Part, Section, Words, render_page
-from raymtl.storage.paths import join_path
-from raymtl.training.rundir import write_file
+from raymtl.training.rundir import RunFolder
 from raymtl.tuning.report import fields, outcome
 from raymtl.tuning.report.importance import FEWEST, Importances, by_weight, importance_bars, importances, measured
 from raymtl.tuning.report.outcome import Seeds
@@ -18,13 +17,13 @@ from raymtl.tuning.search import Search
 NAME = "report.html"
 
 
-def write_report(search: Search, folder: str, result: Mapping[str, Any]) -> str:
+def write_report(search: Search, folder: RunFolder, result: Mapping[str, Any]) -> str:
     """Write the page of a search and return its path or URL; `result` is what `result.json` holds.
 
-    Raises ConfigError where it cannot be written.
+    Raises StorageError where it cannot be written.
     """
-    write_file(folder, NAME, render_page(search_page(search, folder, result)))
-    return join_path(folder, NAME)
+    folder.write(NAME, render_page(search_page(search, folder.path, result)))
+    return folder.path_of(NAME)
 
 
 def search_page(search: Search, folder: str, result: Mapping[str, Any]) -> Page:

@@ -168,9 +168,9 @@ class World:
         if job == "train":
             return {key: result[key] for key in ("rows_trained", "rows_left_out", "epochs")}
         from raymtl.daily.record import read_record, recorded_days
-        from raymtl.storage.object_store import open_store
+        from raymtl.storage.object_store import Store
 
-        store = open_store(self.s3.url(f"store-{name}"))
+        store = Store.open(self.s3.url(f"store-{name}"))
         nothing_is_half(store)
         no_lease(store)
         records = [read_record(store, day) for day in recorded_days(store)]

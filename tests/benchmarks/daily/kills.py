@@ -18,7 +18,7 @@ import numpy as np
 import yaml
 
 from raymtl.daily.record import read_record, recorded_days
-from raymtl.storage.object_store import Store, open_store
+from raymtl.storage.object_store import Store
 from tests.helpers.daily_process import no_lease, nothing_is_half, run_and_kill
 from tests.helpers.daily_world import contents, daily_raw, day_of, write_day
 
@@ -67,7 +67,7 @@ def main() -> None:
             config = folder / "config.yaml"
             folder.mkdir()
             config.write_text(yaml.safe_dump(raw, sort_keys=False))
-            store = open_store(raw["daily"]["store"])
+            store = Store.open(raw["daily"]["store"])
             first = run_and_kill(str(config), last[0], folder / "log", store, 0, 1, seed, nothing_is_half)
             rest = run_and_kill(str(config), last[1], folder / "log", store, kills, longest_s, seed, nothing_is_half)
             no_lease(store)

@@ -30,7 +30,8 @@ from raymtl.data.units import plan_input
 from raymtl.model_store import store as versions
 from raymtl.model_store.loader import restore
 from raymtl.model_store.row_owners import read_map
-from raymtl.storage.object_store import Store, open_store
+from raymtl.storage.folder import Folder
+from raymtl.storage.object_store import Store
 from raymtl.training.build import build
 from raymtl.training.checkpoint import Progress
 from raymtl.training.driver import metrics_section
@@ -50,7 +51,7 @@ def frozen(config: Config, store: Store, version: str, dates: list[dt.date]) -> 
     maps = {table: read_map(store, chain, table) for table in config.map_tables()}
     found = []
     with alone() as group, tempfile.TemporaryDirectory() as folder:
-        files = {table: save_map(id_map, f"{folder}/{table}.parquet") for table, id_map in maps.items()}
+        files = {table: save_map(id_map, Folder.open(folder), f"{table}.parquet") for table, id_map in maps.items()}
         cpu = torch.device("cpu")
         built = build(config, chain[0].base_rates, 1, cpu, group)
         restore(built, config, store, version, group, optimizer=False)
@@ -104,7 +105,7 @@ def main() -> None:
         began = time.perf_counter()
         records = run_daily(config, DailyRequest(days[-1], first), address="local", on_event=lambda item: None)
         seconds = time.perf_counter() - began
-        store = open_store(config.daily.store)
+        store = Store.open(config.daily.store)
         told = [record for record in records[1:] if record.next_day]
         assert records[0].version is not None
         kept = frozen(config, store, records[0].version, [record.date for record in told])

@@ -25,6 +25,7 @@ from raymtl.data.ids.counts import IdCounts
 from raymtl.data.ids.hashing import hash_rows
 from raymtl.data.ids.id_map import IdMap, find_map, save_map
 from raymtl.data.ids.id_map_lookup import IdLookup
+from raymtl.storage.folder import Folder
 from tests.benchmarks.training import stages
 
 BLOCK, IDS = 65_536, 1_000_000
@@ -68,10 +69,10 @@ def lookups(count: int, repeats: int) -> dict[str, Any]:
     with tempfile.TemporaryDirectory() as folder, tempfile.TemporaryDirectory(dir="/dev/shm") as memory:
         id_map_lookup._FOLDERS = (memory,)
         start = time.perf_counter()
-        file = save_map(id_map, f"{folder}/map.parquet")
+        file = save_map(id_map, Folder.open(folder), "map.parquet")
         save_ms, size = (time.perf_counter() - start) * 1e3, os.path.getsize(file.path)
         load_ms = best_ms(file.load, 1)
-        found_file = find_map(file.path)
+        found_file = find_map(file.folder, file.name)
         assert found_file is not None
         first_ms, again_ms = best_ms(found_file.shared, 1), best_ms(found_file.shared, 3)
         lookup = found_file.shared()

@@ -32,7 +32,7 @@ from raymtl.embeddings.rows import reset_rows, table_rows
 from raymtl.model_store import store as versions
 from raymtl.model_store.row_owners import changed_owners, evicted, new_owners
 from raymtl.model_store.writer import Delta, Draft, export
-from raymtl.storage.object_store import open_store
+from raymtl.storage.object_store import Store
 from raymtl.training.build import build
 from raymtl.training.cluster import connect
 from tests.benchmarks.training import stages
@@ -76,7 +76,7 @@ def main() -> None:
     parser.add_argument("--lookups", type=int, default=500_000, help="rows of each day")
     options = parser.parse_args()
     with tempfile.TemporaryDirectory(prefix="raymtl-map-") as scratch, stages.alone() as group:
-        root, store = Path(scratch, "logs"), open_store(f"{scratch}/store")
+        root, store = Path(scratch, "logs"), Store.open(f"{scratch}/store")
         write_days(root, options.lookups)
         config = config_of(root, 0)
         connect(config, "local")

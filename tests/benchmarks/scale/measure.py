@@ -27,7 +27,7 @@ import torch.distributed.checkpoint as dcp
 
 from raymtl.embeddings.rows import RowChunk, TableRows
 from raymtl.model_store.table_writer import CHUNK_BYTES, FILE_BYTES, TableWriter, rows_per_chunk
-from raymtl.storage.object_store import open_store
+from raymtl.storage.object_store import Store
 
 
 def coordinator(blocks: int = 3000) -> list[dict[str, Any]]:
@@ -80,7 +80,7 @@ def logs_bytes() -> dict[str, float]:
 def version_writer(folder: Path, rows: int = 1_000_000, dim: int = 64) -> dict[str, float]:
     """Rows per second of one writer of a version, and the bytes of a row in its files."""
     table = TableRows("user", rows, dim, {"momentum1": 1}, [], [])
-    writer = TableWriter(open_store(str(folder / "store")), "v1", table, None, 0, FILE_BYTES)
+    writer = TableWriter(Store.open(str(folder / "store")), "v1", table, None, 0, FILE_BYTES)
     weight, state = torch.randn(rows, dim), torch.rand(rows, 1)
     size = rows_per_chunk(table, CHUNK_BYTES)
     start, cpu = time.perf_counter(), time.process_time()

@@ -32,7 +32,7 @@ from raymtl.serving.score import BATCH_ROWS, Pool, score
 from raymtl.serving.scorer import Predictor, UnitReader
 from raymtl.serving.tables import FloatTable
 from raymtl.serving.version import open_version, read_dense, read_table
-from raymtl.storage.object_store import open_store
+from raymtl.storage.object_store import Store
 from raymtl.synth.spec import SynthSpec
 from raymtl.synth.write import write_logs
 from raymtl.training.build import build
@@ -100,7 +100,7 @@ def scoring(rows: int) -> None:
         config = load_config(str(CONF / "dupn.yaml"), [f"data.path={logs}", "data.eval=null"])
         dist.init_process_group("gloo", store=dist.HashStore(), rank=0, world_size=1)
         built = build(config, {}, 1, torch.device("cpu"), dist.group.WORLD)
-        store = open_store(f"{folder}/store")
+        store = Store.open(f"{folder}/store")
         write_version(built, store, Draft("v", config, {"train": ["2026-01-01"] * 2}), dist.group.WORLD)
         publish(store, "v")
         dist.destroy_process_group()

@@ -20,6 +20,7 @@ from typing import Any
 
 import ray
 
+from raymtl.training.rundir import RunFolder
 from raymtl.tuning.trial_store import TrialStore
 from tests.helpers.tune_process import leaks, search_config, start
 
@@ -60,7 +61,7 @@ def main() -> None:
         began = time.monotonic()
         config = search_config(root, "calm", TUNE, files=12, rows=1500)
         assert start(config, root / "calm.log", *arguments).wait() == 0, (root / "calm.log").read_text()
-        calm = facts(TrialStore(folder("calm")))
+        calm = facts(TrialStore(RunFolder.open(folder("calm"))))
         print(json.dumps({"undisturbed_s": round(time.monotonic() - began, 1), "trials": len(calm)}), flush=True)
         kills = searches = 0
         moments: list[float] = []
@@ -82,7 +83,7 @@ def main() -> None:
                     moments.append(round(wait or 0, 1))
                     left = leaks(address)
                     assert not left, left
-            book = TrialStore(folder(name))
+            book = TrialStore(RunFolder.open(folder(name)))
             same = facts(book) == calm
             again = [t.number for t in book.trials.values() if t.from_scratch > 1]
             answer = {

@@ -15,6 +15,7 @@ from typing import Any
 
 from raymtl.config.load import load_config
 from raymtl.data.convert.registry import convert
+from raymtl.training.rundir import RunFolder
 from raymtl.tuning.run import tune
 from raymtl.tuning.trial_store import TrialStore
 
@@ -39,7 +40,7 @@ def main() -> None:
         began = time.time()
         result = tune(load_config(path, [*sets, *options.set]), address="local")
         wall = time.time() - began
-        trials = list(TrialStore(result["folder"]).trials.values())
+        trials = list(TrialStore(RunFolder.open(result["folder"])).trials.values())
         print(json.dumps(answer(trials, wall, result), indent=1))
 
 

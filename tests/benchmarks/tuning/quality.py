@@ -24,6 +24,7 @@ from raymtl.config.load import config_from_dict, load_config, section_from
 from raymtl.config.root import Config
 from raymtl.synth.spec import SynthSpec
 from raymtl.synth.write import write_logs
+from raymtl.training.rundir import RunFolder
 from raymtl.tuning.objective import area, front
 from raymtl.tuning.run import opened, tune
 from raymtl.tuning.trial_store import Trial, TrialStore
@@ -136,7 +137,7 @@ def measure_alpha(root: Path, rows: int, trials: int) -> dict[str, Any]:
         config = load_config(
             path, [*sets, f"name={name}", tune_set, objective, "tune.repeats=0", "tune.max_concurrent=2"]
         )
-        return TrialStore(tune(config, address="local")["folder"])
+        return TrialStore(RunFolder.open(tune(config, address="local")["folder"]))
 
     grid = [0.03, 0.1, 0.3, 1, 3, 10, 30]
     book = run(
@@ -146,7 +147,7 @@ def measure_alpha(root: Path, rows: int, trials: int) -> dict[str, Any]:
     curve = sorted(_of(t) for t in book.trials.values() if t.kind == "search")
     space = "{model.order_loss.alpha: {log_uniform: [0.03, 30]}}"
     book = run("tpe", f"tune={{space: {space}, sampler: {{type: tpe, startup_trials: 5}}, max_trials: {trials}}}")
-    search, _ = opened(book.folder)
+    search, _ = opened(book.folder.path)
     best = search.best(list(search.book.trials.values()))
     assert best is not None
     return {

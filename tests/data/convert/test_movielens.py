@@ -20,6 +20,7 @@ from raymtl.data.source import list_files
 from raymtl.data.units import plan_input
 from raymtl.data.validation.run import check_data
 from raymtl.errors import DataError
+from raymtl.storage.folder import Folder
 from tests.helpers.movielens_like import write_movielens_like
 
 MAY = 957_139_200  # 2000-05-01 00:00 UTC, a Monday
@@ -46,7 +47,9 @@ def write(folder, end: str = "\n", **files: list[str]) -> str:
 
 def read(out) -> pa.Table:
     """All rows, in the order of the files."""
-    return pa.concat_tables(pq.read_table(f.path, partitioning=None) for f in list_files(f"{out}/logs", None))
+    return pa.concat_tables(
+        pq.read_table(f.path, partitioning=None) for f in list_files(Folder.open(f"{out}/logs"), None)
+    )
 
 
 def days_of(out) -> list[str]:
@@ -158,7 +161,7 @@ def test_nothing_leaks_from_the_future(source, out, tmp_path, place):
 def test_every_day_is_there_and_holds_its_rows(out):
     days = days_of(out)
     first, last = dt.date.fromisoformat(days[0]), dt.date.fromisoformat(days[-1])
-    files = list_files(f"{out}/logs", DayRange(start=first, end=last))
+    files = list_files(Folder.open(f"{out}/logs"), DayRange(start=first, end=last))
     assert [str(f.day) for f in files] == days
     tables = [pq.read_table(f.path, partitioning=None) for f in files]
     empty = [day for day, table in zip(days, tables, strict=True) if not table.num_rows]

@@ -25,6 +25,7 @@ from raymtl.data.ids.id_map import IdMap, MapFile, MapRows, find_map, save_map
 from raymtl.data.ids.id_map_lookup import IdLookup
 from raymtl.errors import CheckpointError, StorageError
 from raymtl.storage import retry
+from raymtl.storage.folder import Folder
 from tests.helpers.faulty_storage import Faults, register
 from tests.helpers.small_data import make_config
 
@@ -85,30 +86,31 @@ def test_a_map_refuses_what_would_give_one_row_to_two() -> None:
 
 def test_a_saved_map_comes_back_and_names_its_content(tmp_path: Path) -> None:
     first, second = made([5, -3, 9], [1, 99, 50]), made([5, -3, 9], [1, 99, 51])
-    path = str(tmp_path / "maps" / "user.parquet")
-    assert find_map(path) is None
-    file = save_map(first, path, {"admitted": 3})
-    assert find_map(path) == file
-    assert find_map(path).notes == {"admitted": 3}
+    folder, name = Folder.open(str(tmp_path)), "maps/user.parquet"
+    path = folder.path_of(name)
+    assert find_map(folder, name) is None
+    file = save_map(first, folder, name, {"admitted": 3})
+    assert find_map(folder, name) == file
+    assert find_map(folder, name).notes == {"admitted": 3}
     loaded = file.load()
     for part in ("ids", "rows", "counts", "last_seen"):
         assert getattr(loaded, part).tolist() == getattr(first, part).tolist()
         assert getattr(loaded, part).dtype == getattr(first, part).dtype
     assert pq.read_schema(path).field("last_seen").type == pa.date32()
     assert len({made([1], [1]).digest, made([1], [2]).digest, made([2], [1]).digest, made([1], [1], 99).digest}) == 4
-    save_map(second, path)
+    save_map(second, folder, name)
     assert os.listdir(tmp_path / "maps") == ["user.parquet"]
     with pytest.raises(CheckpointError, match=r"is not the one that was saved.*restore the file"):
         file.load()
     text = Path(path).read_bytes()
     Path(path).write_bytes(text[: len(text) // 2])
-    for read in (lambda: find_map(path), file.load):
+    for read in (lambda: find_map(folder, name), file.load):
         with pytest.raises(CheckpointError, match=r"user.parquet` is missing or damaged"):
             read()
     os.remove(path)
     with pytest.raises(CheckpointError, match=r"missing or damaged"):
         file.load()
-    empty = save_map(IdMap.empty(10), path).load()
+    empty = save_map(IdMap.empty(10), folder, name).load()
     assert len(empty) == 0
     assert empty.lookup.rows(np.array(BORDERS)).tolist() == [0] * 5
 
@@ -118,31 +120,31 @@ def test_storage_that_fails_is_asked_again_and_then_named(tmp_path: Path, monkey
     monkeypatch.setenv(*faults.variable)
     register()
     monkeypatch.setattr(retry, "time", SimpleNamespace(sleep=lambda seconds: None))
-    path = f"faulty://{tmp_path}/maps/user.parquet"
+    folder, name = Folder.open(f"faulty://{tmp_path}/maps"), "user.parquet"
     made_map = made([5], [7])
     faults.add("close", error="ENOSPC")
     with pytest.raises(
         StorageError, match=r"user.parquet` cannot be written: .*No space left.*free space on the storage"
     ):
-        save_map(made_map, path)
-    assert find_map(path) is None
-    file = save_map(made_map, path)
+        save_map(made_map, folder, name)
+    assert find_map(folder, name) is None
+    file = save_map(made_map, folder, name)
     for operation in ("info", "open", "read"):
         faults.add(operation, "*/user.parquet", "EIO", times=2)
-        assert find_map(path) == file
+        assert find_map(folder, name) == file
     faults.add("read", "*/user.parquet", "EIO", times=2)
     assert file.load().digest == made_map.digest
     for operation in ("info", "open", "read"):
         faults.clear()
         faults.add(operation, "*/user.parquet", "EIO", times=None)
         with pytest.raises(StorageError, match=r"cannot read the ID map `.*user.parquet`: .*tried 4 times"):
-            find_map(path)
+            find_map(folder, name)
     with pytest.raises(StorageError, match=r"cannot read the ID map"):
         file.load()
 
 
 def test_a_host_holds_one_copy_of_a_map(folders: Path, tmp_path: Path) -> None:
-    file = save_map(made([5, -3, 9], [1, 99, 50]), str(tmp_path / "user.parquet"))
+    file = save_map(made([5, -3, 9], [1, 99, 50]), Folder.open(str(tmp_path)), "user.parquet")
     assert file.shared().rows(np.array([9, 4, -3])).tolist() == [50, 0, 99]
     os.remove(file.path)  # the next one does not read the file again
     again = file.shared()
@@ -150,11 +152,11 @@ def test_a_host_holds_one_copy_of_a_map(folders: Path, tmp_path: Path) -> None:
     assert not again.words.flags.writeable
     assert sorted(os.listdir(folders)) == ["lock", f"map-{file.digest}"]
     # mapped files stay, unmapped ones are removed when the next map is written
-    other = save_map(made([1], [1]), str(tmp_path / "other.parquet"))
+    other = save_map(made([1], [1]), Folder.open(str(tmp_path)), "other.parquet")
     kept = other.shared()
     assert sorted(os.listdir(folders)) == sorted(["lock", f"map-{file.digest}", f"map-{other.digest}"])
     del again
-    third = save_map(made([2], [1]), str(tmp_path / "third.parquet"))
+    third = save_map(made([2], [1]), Folder.open(str(tmp_path)), "third.parquet")
     third.shared()
     assert sorted(os.listdir(folders)) == sorted(["lock", f"map-{other.digest}", f"map-{third.digest}"])
     assert kept.rows(np.array([1])).tolist() == [1]
@@ -181,7 +183,7 @@ def test_no_room_for_the_shared_copy_still_gives_the_right_rows(
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(os, "posix_fallocate", full)
-    file = save_map(made([5], [7]), str(tmp_path / "user.parquet"))
+    file = save_map(made([5], [7]), Folder.open(str(tmp_path)), "user.parquet")
     assert file.shared().rows(np.array([5, 6])).tolist() == [7, 0]
     assert os.listdir(folders) == ["lock"]
 
@@ -192,23 +194,23 @@ import numpy as np
 from raymtl.data.ids import id_map_lookup
 id_map_lookup._FOLDERS = (sys.argv[1],)
 from raymtl.data.ids.id_map import find_map
+from raymtl.storage.folder import Folder
 def slow(*a):
     open(sys.argv[1] + "/writing", "w").close()
     time.sleep(60)
 if sys.argv[3] == "slow":
     os.posix_fallocate = slow
-lookup = find_map(sys.argv[2]).shared()
+lookup = find_map(Folder.open(sys.argv[1]), sys.argv[2]).shared()
 print(lookup.rows(np.array([5, 6])).tolist(), open("/proc/self/maps").read().count("raymtl-maps-"), flush=True)
 """
 
 
 def test_a_killed_writer_leaves_nothing_and_others_share(folders: Path, tmp_path: Path) -> None:
-    path = str(tmp_path / "user.parquet")
-    file = save_map(made([5], [7]), path)
+    file = save_map(made([5], [7]), Folder.open(str(tmp_path)), "user.parquet")
 
     def start(kind: str) -> subprocess.Popen:
         return subprocess.Popen(
-            [sys.executable, "-c", _WRITER, str(tmp_path), path, kind], stdout=subprocess.PIPE, text=True
+            [sys.executable, "-c", _WRITER, str(tmp_path), "user.parquet", kind], stdout=subprocess.PIPE, text=True
         )
 
     first = start("slow")
@@ -226,7 +228,7 @@ def test_a_killed_writer_leaves_nothing_and_others_share(folders: Path, tmp_path
 
 def block_of(ids: pa.Array, kind: str, id_map: IdMap, tmp_path: Path, **feature: int) -> list:
     """The rows of one feature, through a pickled maker as a reading task gets it."""
-    file = save_map(id_map, str(tmp_path / "item.parquet"))
+    file = save_map(id_map, Folder.open(str(tmp_path)), "item.parquet")
     tables = {"item": {"rows": 100, "id_space": "map"}}
     config = make_config(features={"item": {"kind": kind, **feature}}, tables=tables)
     pickled = pickle.dumps(BlockMaker(config, evaluation=False, maps={"item": file}))
@@ -260,7 +262,7 @@ def test_a_table_without_its_map_is_a_mistake_of_the_caller(folders: Path) -> No
 
 
 def test_a_process_lets_go_of_the_maps_of_other_runs(folders: Path, tmp_path: Path) -> None:
-    files = [save_map(made([n], [n]), str(tmp_path / f"{n}.parquet")) for n in (1, 2, 3)]
+    files = [save_map(made([n], [n]), Folder.open(str(tmp_path)), f"{n}.parquet") for n in (1, 2, 3)]
     asked = np.array([1, 2, 3])
     run: dict[str, MapFile | None] = {"user": files[0], "item": files[1]}
     both = MapRows(run)
