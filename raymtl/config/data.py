@@ -103,4 +103,4 @@ class Data(Section):
     read_labels: Annotated[dict[str, str], Role.EXECUTION] = {}
     """Ray labels that a node must have to run reading tasks, as in `train.placement.labels`; empty: any node."""
     prefetch_blocks: Annotated[int, Field(ge=0), Role.EXECUTION] = 2
-    """Blocks that each worker prefetches."""
+    """Blocks that each worker fetches ahead."""

@@ -99,7 +99,7 @@ class TableDefaults(Section):
     init: Init = Init()
     """Initialisation of the rows."""
     lr: Annotated[PositiveFloat | None, Role.LEARNING] = None
-    """Learning rate of the table; null: that of `train.sparse_optimizer`. Use few distinct values: each needs its own kernel."""
+    """Learning rate of the table; null: that of `train.sparse_optimizer`. Keep to few distinct values: each costs a kernel."""
     sharding: Annotated[Literal["table_wise", "row_wise", "column_wise"] | None, Role.EXECUTION | Role.LOOKUP] = None
     """Fixes how the table is spread over the workers; null: the planner chooses."""
 
