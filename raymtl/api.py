@@ -304,7 +304,10 @@ class ModelStore:
             return publish_run(fspath(run), self.storage, checkpoint=folder, version=version, held=lease.held)
 
     def rollback(self, version: str | None = None, *, wait_s: float = 0) -> tuple[str, str | None]:
-        """Make an earlier version current again (None: the one before the current one).
+        """Make an earlier version current again.
+
+        None: the parent of the current version, or if that was removed, the last version published before it that was not rolled
+        back.
 
         Returns:
             The current version, and the one that was current before.

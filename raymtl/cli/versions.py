@@ -108,7 +108,7 @@ def publish(
 def rollback(
     store: StoreOption,
     version: Annotated[
-        str | None, typer.Argument(metavar="[VERSION]", help="Default: the one published before the current one.")
+        str | None, typer.Argument(metavar="[VERSION]", help="Default: the parent of the current version.")
     ] = None,
     wait: Wait = 0,
     as_json: Json = False,

@@ -1,1 +1,1 @@
-"""The whole configuration as typed models: one YAML file in, one validated object out."""
+"""The configuration as typed models: one YAML file in, one validated object out."""

@@ -7,7 +7,7 @@ from pydantic import BaseModel, ConfigDict
 
 
 class Section(BaseModel):
-    """One section of the configuration; unknown keys are refused and values cannot change after loading."""
+    """One section of the configuration; it refuses unknown keys, and its values cannot change after loading."""
 
     model_config = ConfigDict(
         extra="forbid", frozen=True, validate_default=True, use_attribute_docstrings=True, allow_inf_nan=False
@@ -15,20 +15,20 @@ class Section(BaseModel):
 
 
 class Words(str):
-    """Says in an `Annotated` type what a value must be, where its constraint alone says it badly (a pattern)."""
+    """In an `Annotated` type, replaces the text that errors show as the expected value (for patterns)."""
 
     __slots__ = ()
 
 
 def did_you_mean(given: str, known: Iterable[str]) -> str:
-    """``; did you mean `x`?`` with the known name nearest to the given one, or nothing where none is near."""
+    """``; did you mean `x`?`` with the known name closest to the given one, or nothing if none is close."""
     names = {name.lower(): name for name in known}
     near = get_close_matches(given.lower(), names, n=1)
     return f"; did you mean `{names[near[0]]}`?" if near else ""
 
 
 def quoted(names: Iterable[str]) -> str:
-    """Names in backquotes, side by side."""
+    """Names in backquotes, separated by commas."""
     return ", ".join(f"`{name}`" for name in names)
 
 

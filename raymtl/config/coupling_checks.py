@@ -1,4 +1,4 @@
-"""Whether the coupler, the position tower and the penalties that tie tasks together fit the tasks and the features."""
+"""Check the coupler, the position tower and the coupling losses against the tasks and the features."""
 
 from collections.abc import Iterator, Mapping
 
@@ -15,7 +15,7 @@ Tasks = Mapping[str, Task]
 
 
 def coupling_problems(model: Model, tasks: Tasks, active: Tasks, features: Mapping[str, Feature]) -> Iterator[str]:
-    """What is wrong with coupler, bias, order loss and KL bound of the model; `active` are the tasks that are trained."""
+    """The problems of the model's coupler, bias, order loss and KL bound; `active` are the tasks that are trained."""
     coupler = model.coupler
     if isinstance(coupler, AIT):
         yield from _ait_problems(model, tasks, active, coupler)
@@ -42,7 +42,7 @@ def _ait_problems(model: Model, tasks: Tasks, active: Tasks, ait: AIT) -> Iterat
 
 
 def _left_out(tasks: Tasks, active: Tasks) -> str:
-    """What `tasks_subset` took away of the funnel, where that is why something is missing."""
+    """The parents that `tasks_subset` leaves out, for a message about a missing one."""
     gone = [tasks[name].parent for name in active if tasks[name].parent not in (None, *active)]
     return f" (tasks_subset leaves out {quoted(str(name) for name in dict.fromkeys(gone))})" if gone else ""
 

@@ -1,4 +1,4 @@
-"""Where the logs lie, which days to read, and how the rows are ordered."""
+"""Location of the logs, days to read, and row order."""
 
 import datetime as dt
 import re
@@ -11,7 +11,7 @@ from raymtl.config.roles import Role
 
 
 def _day(value: object) -> object:
-    """Let through days as they are written; pydantic alone takes a number for seconds since 1970."""
+    """Accept only days as text or dates; pydantic alone would read a number as seconds since 1970."""
     if isinstance(value, str) and re.fullmatch(r"\d{4}-\d{2}-\d{2}", value):
         return value
     if isinstance(value, dt.date) and not isinstance(value, dt.datetime):
@@ -46,12 +46,12 @@ class DayRange(Section):
 
 
 class Scenario(Section):
-    """The column that tells search from feed from live; metrics are also reported for each of its values."""
+    """The column that holds the scenario (such as search, feed, live); metrics are also reported for each of its values."""
 
     column: Annotated[str, Role.LEARNING | Role.READ]
     """Column of kind string or integer."""
     values: Annotated[list[str | int], Field(min_length=1), Role.LEARNING | Role.READ]
-    """The values to tell apart, in the order of reports. Any other value, and null, counts as `other`."""
+    """The values to distinguish, in the order of reports. Any other value, and null, counts as `other`."""
 
     @model_validator(mode="after")
     def _distinct(self) -> "Scenario":
@@ -75,18 +75,18 @@ class Data(Section):
     """The data set: parquet files below `path`, partitioned by `ds=YYYY-MM-DD` and optionally `hour=HH`."""
 
     path: Annotated[Location, Role.EXECUTION | Role.READ]
-    """Root folder or URL (`/logs`, `s3://bucket/logs`, `gs://…`, any file system that pyarrow or fsspec knows). A relative
-    folder is taken from the folder in which the configuration is loaded."""
+    """Root folder or URL (`/logs`, `s3://bucket/logs`, `gs://…`, any file system that pyarrow or fsspec knows). A relative path
+    starts at the current working directory."""
     train: Annotated[DayRange, Role.SINGLE_RUN | Role.READ]
     """The days to train on."""
     eval: Annotated[DayRange | None, Role.SINGLE_RUN | Role.READ] = None
     """The days to evaluate on; null: no evaluation."""
     eval_path: Annotated[Location | None, Role.EXECUTION | Role.READ] = None
-    """Root of the evaluation data where it is another one than `path`."""
+    """Root of the evaluation data; null: `path`."""
     scenario: Scenario | None = None
     """The scenario column, if the logs have one."""
     weight: Annotated[str | None, Role.LEARNING | Role.READ] = None
-    """Column with the weight of a row, ≥ 0; null counts as 0. Null: every row weighs 1."""
+    """Column with the weight of a row, ≥ 0; a null in it counts as 0. Null: every row has weight 1."""
     group: Annotated[str | None, Role.LEARNING | Role.READ] = None
     """Column that groups rows for GAUC, usually the user; kind string or integer."""
     timestamp: Annotated[str | None, Role.LEARNING | Role.READ] = None
@@ -98,9 +98,9 @@ class Data(Section):
     shuffle: Shuffle = Shuffle()
     """Order of the training rows."""
     read_tasks: Annotated[PositiveInt | None, Role.EXECUTION] = None
-    """Reading tasks that run at a time, one logical CPU each. Null: half of the cluster's CPUs that the workers leave free,
-    at least one."""
+    """Reading tasks that run at a time, one logical CPU each. Null: half of the CPUs in the cluster that the workers leave
+    free, at least one."""
     read_labels: Annotated[dict[str, str], Role.EXECUTION] = {}
-    """Ray labels of the nodes that read, as in `train.placement.labels`; empty: any node."""
+    """Ray labels that a node must have to run reading tasks, as in `train.placement.labels`; empty: any node."""
     prefetch_blocks: Annotated[int, Field(ge=0), Role.EXECUTION] = 2
     """Blocks that each worker fetches ahead."""

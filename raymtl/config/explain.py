@@ -1,4 +1,4 @@
-"""Pydantic's errors as sentences: the dotted path, what was found, what was expected, the nearest name."""
+"""Turn pydantic's errors into messages: the dotted path, what was found, what was expected, the closest name."""
 
 import json
 from collections.abc import Iterator
@@ -11,7 +11,7 @@ from raymtl.config.base import Section, did_you_mean
 from raymtl.config.schema import Kind, Place, field_kind, in_words, locate, sections
 
 LONGEST = 60
-"""Characters of a value that a sentence quotes at most."""
+"""Maximum number of characters of a value that a message quotes."""
 
 RENAMED = {
     "passes": "epochs",
@@ -19,11 +19,11 @@ RENAMED = {
     "loses_at_most": "max_drop",
     "forget_after_days": "evict_after_days",
 }
-"""Fields by the names that they had once."""
+"""New names of renamed fields, by the old ones."""
 
 
 def explain(error: ValidationError, root: type[Section]) -> list[str]:
-    """One sentence for everything that is wrong; its first word is the dotted path wherever there is one."""
+    """One message per problem; its first word is the dotted path, if there is one."""
     found: dict[tuple[str, int], str] = {}
     for detail in error.errors(include_url=False):
         place = locate(root, detail["loc"])
@@ -34,7 +34,7 @@ def explain(error: ValidationError, root: type[Section]) -> list[str]:
 
 
 def flags_as_numbers(raw: Any, kind: Kind, path: str = "") -> Iterator[str]:
-    """A sentence for every `true` or `false` that stands where a number belongs, and that pydantic would read as 1 or 0."""
+    """A message for every `true` or `false` in place of a number, which pydantic would read as 1 or 0."""
     if isinstance(raw, bool) and kind.takes_numbers:
         yield f"{path} is {_quoted(raw)}; expected {in_words(kind)}"
     elif isinstance(raw, list) and kind.item is not None:
@@ -71,7 +71,7 @@ def _sentences(detail: ErrorDetails, place: Place, root: type[Section]) -> list[
 
 
 def _of_validator(message: str, place: Place, value: Any) -> str:
-    """A sentence of one of our own validators, which begins with a key of its section or with anything else."""
+    """A message of one of raymtl's own validators, which may start with a key of its section."""
     if not place.path:
         return message
     section = place.kind.section if place.kind else None
@@ -98,7 +98,7 @@ def _unknown_key(place: Place, root: type[Section]) -> str:
 
 
 def _quoted(value: Any, kind: Kind | None = None) -> str:
-    """The value as the user would recognise it, cut where it is long."""
+    """The value as the user would recognise it, shortened if it is long."""
     if isinstance(value, str) and "\n" not in value and value:
         text = value if len(value) <= LONGEST else value[:LONGEST] + "…"
         return f"the text `{text}`" if kind is not None and kind.type in (int, float) else f"`{text}`"

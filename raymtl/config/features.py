@@ -12,44 +12,44 @@ class _Column(Section):
     column: Annotated[str | None, Role.MODEL | Role.READ] = None
     """Column of the parquet files; null: the feature's own name."""
     side: Annotated[Literal["user", "item"] | None, Role.SERVING] = None
-    """What the value belongs to when candidates are ranked for a request: `user`, the same for all candidates (the user, history,
-    device, time), or `item`, one for each. Training does not ask; a served model computes what depends on the user's side alone
-    once (`docs/serving.md`). Null: `user` for a `sequence`, for the column of `data.group` and for `model.sequence.user`, else
-    `item`."""
+    """What the value belongs to when a request ranks candidates: `user`, the same for all candidates (the user, history, device,
+    time), or `item`, one for each. Training ignores it. A served model computes the parts that depend only on `user` features
+    once per request (`docs/serving.md`). Null: `user` for a `sequence`, for the column of `data.group` and for
+    `model.sequence.user`, else `item`."""
 
 
 class _Lookup(_Column):
     table: Annotated[str | None, Role.MODEL | Role.READ] = None
-    """Table to look up, a key of `tables`; several features may share one. Null: the table of the feature's own name."""
+    """Table to look up, a key of `tables`; several features may share one. Null: the table with the feature's own name."""
 
 
 class IdFeature(_Lookup):
-    """One ID per row, integer or string; null looks up nothing and reads as the zero vector."""
+    """One ID per row, integer or string; null looks up nothing and gives the zero vector."""
 
     kind: Annotated[Literal["id"], Role.MODEL | Role.READ]
     """One ID."""
 
 
 class IdsFeature(_Lookup):
-    """A list of IDs per row whose embeddings are pooled by the table's `pooling`; null and an empty list read as zeros."""
+    """A list of IDs per row whose embeddings are pooled by the table's `pooling`; null and an empty list give zeros."""
 
     kind: Annotated[Literal["ids"], Role.MODEL | Role.READ]
     """A bag of IDs."""
     max_length: Annotated[PositiveInt | None, Role.MODEL | Role.READ] = None
-    """Keep only the first so many IDs of a row; null: all."""
+    """Keep only the first `max_length` IDs of a row; null: all."""
 
 
 class SequenceFeature(_Lookup):
-    """An ordered list of IDs per row, oldest first, handed unpooled to the sequence slot of the model."""
+    """An ordered list of IDs per row, oldest first, passed unpooled to the model's sequence slot."""
 
     kind: Annotated[Literal["sequence"], Role.MODEL | Role.READ]
     """A history."""
     max_length: Annotated[PositiveInt, Role.MODEL | Role.READ] = 50
-    """Keep only the last (most recent) so many IDs of a row."""
+    """Keep only the last (most recent) `max_length` IDs of a row."""
 
 
 class DenseFeature(_Column):
-    """One number per row. NaN and infinities break the contract; null becomes `fill`, or is learned (`model.input.missing`)."""
+    """One number per row. NaN and infinities violate the contract; null becomes `fill`, or is learned (`model.input.missing`)."""
 
     kind: Annotated[Literal["dense"], Role.MODEL | Role.READ]
     """A number."""
@@ -60,7 +60,7 @@ class DenseFeature(_Column):
     std: Annotated[PositiveFloat, Role.MODEL | Role.READ] = 1.0
     """Divides after `mean` is subtracted."""
     fill: Annotated[float, Role.MODEL | Role.READ] = 0.0
-    """Value of null, in the units after `mean` and `std`; a learned value starts there."""
+    """Value of null, after `mean` and `std` are applied; also the initial value of a learned one."""
 
 
 class BiasFeature(_Lookup):
@@ -74,7 +74,7 @@ Feature = Annotated[IdFeature | IdsFeature | SequenceFeature | DenseFeature | Bi
 
 
 class Init(Section):
-    """How the rows of a table start."""
+    """Initial values of a table's rows."""
 
     distribution: Annotated[Literal["normal", "uniform", "zeros"], Role.LEARNING] = "normal"
     """`normal`: N(0, scale²). `uniform`: U(−scale, scale)."""
@@ -83,21 +83,21 @@ class Init(Section):
 
 
 class TableDefaults(Section):
-    """What every table has unless its own entry says otherwise."""
+    """The values that tables have unless their own entries set others."""
 
     dim: Annotated[PositiveInt, Role.MODEL] = 16
-    """Width D of an embedding; kernels like multiples of 4."""
+    """Width D of an embedding; multiples of 4 are fastest."""
     id_space: Annotated[Literal["hash", "direct", "map"], Role.LEARNING | Role.READ | Role.LOOKUP] = "hash"
     """How an ID becomes a row. `hash`: mix64(id) mod rows, any ID, strings too. `direct`: the ID is the row, 0 ≤ id < rows.
-    `map`: each ID that was admitted has a row of its own, any ID, strings too; row 0 stands for all the others."""
+    `map`: each admitted ID has its own row, any ID, strings too; row 0 is shared by all others."""
     admit_count: Annotated[PositiveInt, Role.LEARNING | Role.LOOKUP] = 1
     """Only for `map`: lookups in the counting pass that a new ID needs to get a row."""
     evict_after_days: Annotated[PositiveInt | None, Role.LEARNING | Role.LOOKUP] = None
-    """Only for `map`: an ID that was last seen more than so many days ago loses its row; null: never."""
+    """Only for `map`: an ID that was not seen for more than this many days loses its row; null: never."""
     pooling: Annotated[Literal["sum", "mean"], Role.LEARNING | Role.LOOKUP] = "sum"
     """How the embeddings of an `ids` feature become one vector."""
     init: Init = Init()
-    """Start of the rows."""
+    """Initialisation of the rows."""
     lr: Annotated[PositiveFloat | None, Role.LEARNING] = None
     """Learning rate of the table; null: that of `train.sparse_optimizer`. Keep to few distinct values: each costs a kernel."""
     sharding: Annotated[Literal["table_wise", "row_wise", "column_wise"] | None, Role.EXECUTION | Role.LOOKUP] = None

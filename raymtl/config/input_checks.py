@@ -1,4 +1,4 @@
-"""Whether the input slot fits the features: field-wise interaction and missing values."""
+"""Check the input slot against the features: field-wise interaction and missing values."""
 
 from collections.abc import Iterator, Mapping
 
@@ -9,7 +9,7 @@ from raymtl.config.slots.input import ConcatInput, FieldWise
 
 
 def input_problems(model: Model, features: Mapping[str, Feature], tables: Mapping[str, Table]) -> Iterator[str]:
-    """What is wrong with `model.input`."""
+    """The problems of `model.input`."""
     section = model.input
     if isinstance(section, ConcatInput | FieldWise) and section.missing_flags and section.missing != "learned":
         yield (
@@ -39,7 +39,7 @@ def input_problems(model: Model, features: Mapping[str, Feature], tables: Mappin
 
 
 def width_problem(widths: Mapping[str, int]) -> str | None:
-    """The sentence about features of an interaction whose embeddings are not equally wide; None where all is well."""
+    """The message about features of an interaction whose embeddings differ in width; None if there is no problem."""
     first, width = next(iter(widths.items()))
     others = {name: other for name, other in widths.items() if other != width}
     if not others:
@@ -52,7 +52,7 @@ def width_problem(widths: Mapping[str, int]) -> str | None:
 
 
 def _member_problems(features: Mapping[str, Feature], section: FieldWise, pooled: list[str]) -> Iterator[str]:
-    """Names in the fields that are no pooled features, or that are there twice."""
+    """Names in the fields that are not pooled features, or that occur twice."""
     if section.fields == {}:
         yield "model.input.fields is empty; name the groups of features, or leave it out: then every feature is a field"
     of: dict[str, str] = {}

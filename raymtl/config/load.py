@@ -1,10 +1,10 @@
-"""Reading the configuration: YAML file, its base and `--set` overrides in, one validated object out; and writing it back.
+"""Read the configuration (a YAML file, its base and `--set` overrides) into one validated object, and write it back.
 
-The YAML is read as version 1.2 has it where 1.1 surprises: `1e-3` is a number, `no` and `on` are text, and so is
-`2026-01-31` (the fields that hold days turn it into one). A key given twice is an error, never a silent choice.
+Where YAML 1.1 surprises, the rules of version 1.2 apply: `1e-3` is a number, `no` and `on` are text, and so is `2026-01-31` (the
+fields that hold days convert it). A key given twice is an error.
 
-Local relative paths (the fields of type `Location`) are taken from the current folder at the moment of loading and `~` is
-expanded, because Ray starts its workers in a folder of its own. URLs stay as they are.
+Local relative paths (the fields of type `Location`) become absolute, from the current working directory, and `~` is expanded,
+because Ray starts its workers in another folder. URLs do not change.
 """
 
 import hashlib
@@ -28,14 +28,14 @@ from raymtl.storage.paths import absolute
 S = TypeVar("S", bound=Section)
 
 MOST = 10
-"""Errors listed at most."""
+"""Maximum number of errors listed."""
 
 
 def load_config(path: str | None, overrides: Sequence[str] = (), *, text: str | None = None) -> Config:
     """Read the file (or URL) at `path` and its base, apply `--set` overrides such as `train.workers=4`, and validate.
 
-    With `text` that is the YAML and `path` only names it; with neither, the overrides alone make the configuration.
-    Raises a ConfigError that lists everything wrong, each on a line with its dotted path.
+    If `text` is given, it is the YAML and `path` only names it; without both, the overrides alone make the configuration.
+    Raises a ConfigError that lists every problem on a line with its dotted path.
     """
     nothing = path is None and text is None
     source = Source("the command line", {}) if nothing else read_source(path, text)
@@ -49,7 +49,7 @@ def load_config(path: str | None, overrides: Sequence[str] = (), *, text: str | 
 
 
 def config_from_dict(raw: dict[str, Any], source: str = "the configuration") -> Config:
-    """Validate a configuration that is a dict already; `source` names it in errors."""
+    """Validate a configuration given as a dict; `source` names it in errors."""
     return _with_absolute_paths(_validated(Config, raw, Source(source, raw), ()))
 
 
@@ -60,7 +60,7 @@ def _with_absolute_paths(config: Config) -> Config:
 
 
 def relative_paths(overrides: Sequence[str]) -> list[str]:
-    """Those of the paths that `--set` overrides give as a relative path or below `~`, each as `key=value`."""
+    """The paths that `--set` overrides give as relative or below `~`, each as `key=value`."""
     raw: dict[str, Any] = {}
     for override in overrides:
         _override(raw, override)
@@ -110,8 +110,7 @@ def dump_config(config: Config) -> str:
 
 
 def config_hash(config: Config) -> str:
-    """16 hex digits that two configurations share exactly when they say the same, `name`, `output` and `tune` aside, and the
-    features' `side`, which only serving asks for.
+    """A hash (16 hex digits) of the configuration without `name`, `output`, `tune` and the features' `side`.
 
     The order of features, tables and tasks counts: it is the order of the model's inputs and outputs.
     """

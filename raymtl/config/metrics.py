@@ -1,6 +1,6 @@
-"""The metrics of an evaluation: what each is called and which way it is better, and the names that the configuration uses.
+"""The metrics of an evaluation: their names and directions, and the names that the configuration uses.
 
-How they are computed is in `raymtl/objectives/metrics/`. `docs/metrics.md` says what each number means.
+`raymtl/objectives/metrics/` computes them. `docs/metrics.md` says what each number means.
 """
 
 from dataclasses import dataclass
@@ -11,30 +11,30 @@ from raymtl.config.task_kinds import Binary, TaskKind, Values
 
 @dataclass(frozen=True)
 class Metric:
-    """One metric of a task, by the key that it has in the task's report."""
+    """One metric of a task; `name` is its key in the task's report."""
 
     name: str
     label: str
-    """Head of a column, and name beside a number."""
+    """Column header, and name next to a number."""
     better: Literal["higher", "lower"] | None
-    """None: neither, the best value lies in between, so nothing can be chosen by it."""
+    """None: neither; the best value is `target`, so the metric cannot be used for selection."""
     kinds: tuple[type[TaskKind], ...] = ()
-    """Kinds that have it, with those derived from them; a kind names its own `deviance` itself."""
+    """Task kinds that have it, including derived ones; a kind names its own `deviance` itself."""
     words: str = ""
     """The name in a sentence; empty: the label."""
     unit: str = ""
     decimals: int | None = None
-    """Decimals in a table; None: it has the scale of the label or the loss, so significant digits."""
+    """Decimals in a table; None: significant digits, for a metric on the scale of the label or the loss."""
     short: str = ""
-    """Head of a column on a terminal; empty: the label."""
+    """Column header on a terminal; empty: the label."""
     wide_only: bool = False
-    """Left out on terminals, which are narrow."""
+    """Omitted on terminals, which are narrow."""
     needs_group: bool = False
-    """Null without `data.group`; without any value its column is left out."""
+    """Null without `data.group`; a column without any value is omitted."""
     chance: float | None = None
-    """What guessing gets: a value on the wrong side of it is marked."""
+    """Value of a random model; worse values are highlighted."""
     target: float | None = None
-    """The best value; one that is further off than a tenth is marked."""
+    """The best value; values that differ by more than 10 % are highlighted."""
 
     @property
     def in_words(self) -> str:
@@ -47,7 +47,7 @@ class Metric:
         return f"{self.label} ({self.unit})" if self.unit else self.label
 
     def is_odd(self, value: float | None) -> bool:
-        """Whether a value asks for a look."""
+        """Whether to highlight a value as suspicious."""
         if value is None:
             return False
         if self.target is not None and abs(value - self.target) > 0.1 * self.target:
@@ -77,7 +77,7 @@ METRICS: dict[str, Metric] = {
 
 @dataclass(frozen=True)
 class RunMetric:
-    """One metric of all tasks together, by the name that the configuration uses."""
+    """One metric over all tasks; `name` is its name in the configuration."""
 
     name: str
     label: str
@@ -85,7 +85,7 @@ class RunMetric:
     place: tuple[str, ...]
     """Keys that lead to it in the result of an evaluation."""
     is_share: bool = False
-    """Shown as per cent."""
+    """Shown as a percentage."""
 
 
 MEAN_AUC = RunMetric("mean_auc", "mean AUC", "higher", ("mean_auc",))
@@ -93,7 +93,7 @@ ORDER = RunMetric(
     "order_violations", "rows out of order", "lower", ("order_violation_rate", "overall"), is_share=True
 )  # the share of evaluation rows in which a child of the funnel is more probable than its parent
 RUN_METRICS: dict[str, RunMetric] = {metric.name: metric for metric in (MEAN_AUC, ORDER)}
-"""All metrics that belong to no task."""
+"""All metrics over all tasks."""
 
 
 class MetricName(NamedTuple):
@@ -105,13 +105,13 @@ class MetricName(NamedTuple):
 
 
 def parse_metric(name: str) -> MetricName:
-    """Take a name apart: `<task>.<metric>`, where a task may have dots, or the name of a metric of all tasks."""
+    """Split a name: `<task>.<metric>`, where the task may contain dots, or the name of a metric over all tasks."""
     task, _, metric = name.rpartition(".")
     return MetricName(task, metric)
 
 
 def find_metric(name: str) -> Metric | RunMetric | None:
-    """What is known of a metric, by its name; None where it is not known."""
+    """The metric with this name; None if there is none."""
     task, metric = parse_metric(name)
     return METRICS.get(metric) if task else RUN_METRICS.get(metric)
 
@@ -127,7 +127,7 @@ def choosable(kind: type[TaskKind], has_group: bool = True) -> list[str]:
 
 
 def look_up(report: dict[str, Any] | None, place: tuple[str, ...]) -> Any:
-    """What lies at these keys of nested dicts; None where a key is missing."""
+    """The value at these keys of nested dicts; None if a key is missing."""
     found: Any = report
     for key in place:
         found = (found or {}).get(key)

@@ -30,7 +30,7 @@ class Towers(Section):
 
 
 class Model(Section):
-    """The model: a preset, and whatever of its slots is to differ."""
+    """The model: a preset, and overrides of its slots."""
 
     preset: Annotated[str | None, Role.MODEL] = None
     """A published model (`raymtl config presets` lists them); the keys below override its slots."""
@@ -49,9 +49,9 @@ class Model(Section):
     bias: Bias = NoBias()
     """Position tower, added to the logits in training only."""
     order_loss: OrderLoss = OrderLoss()
-    """Penalty on a child more probable than its parent."""
+    """Penalty on a child that is more probable than its parent."""
     kl_bound: KLBound = KLBound()
-    """Ties an order to a click and the conversion after it."""
+    """Penalty on p(click)·p(conversion | click) that differs from p(order)."""
 
     @model_validator(mode="before")
     @classmethod

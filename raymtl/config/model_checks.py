@@ -1,4 +1,4 @@
-"""Whether the model fits the tasks and the features: what `Config` checks once those are right."""
+"""Check the model against the tasks and the features, once those are valid."""
 
 from collections.abc import Iterator, Mapping
 
@@ -19,7 +19,7 @@ def model_problems(
     tables: Mapping[str, Table],
     has_scenario: bool,
 ) -> Iterator[str]:
-    """What is wrong with `model`; `active` are the tasks that are trained, `has_scenario` is whether `data.scenario` is set."""
+    """The problems of `model`; `active` are the tasks that are trained, `has_scenario` is whether `data.scenario` is set."""
     yield from input_problems(model, features, tables)
     yield from sequence_problems(model, features, tables, has_scenario)
     yield from coupling_problems(model, tasks, active, features)

@@ -1,4 +1,4 @@
-"""The published models as defaults over the slots."""
+"""The published models, as defaults of the slots."""
 
 from typing import Any
 
@@ -77,8 +77,8 @@ PRESETS: dict[str, dict[str, Any]] = {
 def apply_preset(model: dict[str, Any]) -> dict[str, Any]:
     """Return the model section with the preset's slots filled in under the user's own keys.
 
-    A slot that the user gives with another `type` replaces the preset's slot whole; otherwise the user's keys win one by one.
-    An unknown preset changes nothing; the `Model` section refuses it.
+    A slot that the user sets with another `type` replaces the preset's slot; otherwise the user's keys override it one by one. An
+    unknown preset changes nothing; the `Model` section refuses it.
     """
     name = model.get("preset")
     preset = PRESETS.get(name, {}) if isinstance(name, str) else {}

@@ -1,4 +1,4 @@
-"""The reference of every configuration key, written from the classes; `make docs` puts it into docs/config.md."""
+"""The reference of every configuration key, generated from the classes; `make docs` writes it to docs/config.md."""
 
 import json
 import re
@@ -19,37 +19,36 @@ INTRO = """\
 <!-- Written by `make docs` from the classes in raymtl/config: edit their docstrings instead. -->
 # Configuration
 
-One YAML file describes a run. `raymtl config schema` prints a JSON schema of it that editors understand. Every mistake is
-named with its dotted path, what was found, what was expected and, for a misspelt name, the nearest right one.
+One YAML file describes a run. `raymtl config schema` prints its JSON schema for editors. An error message names the dotted path,
+what was found, what was expected and, for a misspelt name, the closest valid one.
 
-* Any key can be set on the command line too: `--set train.workers=4 --set model.trunk.hidden=[256,128]`. The value is YAML.
-  Lists are set whole. `--set data.weight=` means `null`.
-* `null` and a key left out mean the same unless the text says otherwise.
+* Any key can also be set on the command line: `--set train.workers=4 --set model.trunk.hidden=[256,128]`. The value is YAML. A
+  list replaces the old one. `--set data.weight=` means `null`.
+* `null` and an omitted key mean the same unless the text says otherwise.
 * Numbers may be written `1e-3` and `1_000_000`. Days are written `2026-01-31`. `yes`, `no`, `on` and `off` are text; a flag is
   `true` or `false`.
 * A key given twice is an error.
-* `extends: base.yaml` takes everything from another file, seen from the folder (or URL) of the file that has it, and what this
-  file says wins: sections, and `features`, `tables` and `tasks` by name, merge key by key; lists are taken whole, a section of
-  another `type` or `kind` too, and `null` takes a section or a name away. What the base names stands first. A base cannot extend
-  a third file. `--set` applies afterwards. `raymtl config show` prints the result, a run saves it and `raymtl submit` sends it:
-  none of them has `extends` any more.
-* A relative local path is taken from the folder in which the configuration is loaded, and `~` is your home; URLs stay as they
-  are.
+* `extends: base.yaml` inherits from another file (its path is relative to this file), and this file overrides it. Sections merge
+  key by key; so do `features`, `tables` and `tasks`, by name. Lists are replaced, not merged; so is a section with another `type`
+  or `kind`. `null` removes a section or an entry. Entries of the base come first. A base cannot extend a third file. `--set`
+  applies afterwards. `raymtl config show` prints the result, a run saves it and `raymtl submit` sends it; it contains no
+  `extends`.
+* A relative local path starts at the current working directory, and `~` is your home folder; URLs do not change.
 
-The keys below that have no default must be given. The column *role* says when a key may change; a
-section without a role has keys with roles of their own.
+Keys without a default are required. The column *role* says when a key may change; a section without a role has keys with their
+own roles.
 
 | role | resuming a run | finishing a day of `raymtl daily` | resuming a search |
 | --- | --- | --- | --- |
-| learning | must stay | a change starts the day again | must stay |
-| single run | must stay | not used | must stay |
-| publishing | must stay | may change | must stay |
+| learning | must not change | a change restarts the day | must not change |
+| single run | must not change | not used | must not change |
+| publishing | must not change | may change | must not change |
 | execution | may change | may change | may change |
 | serving | may change | may change | may change |
-| search | not used | not used | must stay |
+| search | not used | not used | must not change |
 | search size | not used | not used | may change |
 
-`name` and `output` say which run or search is resumed.
+`name` and `output` determine which run or search is resumed.
 """
 
 
@@ -60,7 +59,8 @@ def reference() -> str:
 
 
 def json_schema() -> dict[str, Any]:
-    """JSON schema of the configuration file, for editors; a file may leave `model.trunk` to its preset, and all to a base."""
+    """JSON schema of the configuration file, for editors; a file may omit `model.trunk` (with a preset), and everything (with a
+    base)."""
     schema = Config.model_json_schema()
     model = schema["$defs"]["Model"]
     model["required"] = [key for key in model.get("required", []) if key != "trunk"]
@@ -102,7 +102,7 @@ def _table(found: Found) -> str:
 
 
 def _type(kind: Kind, path: str) -> str:
-    """The kind in words, with a link where there is a section to read on."""
+    """The kind in words, with a link to its section if there is one."""
     null = ", or null" if kind.nullable else ""
     inner, path = (kind.item, f"{path}.<name>") if kind.item and kind.key else (kind, path)
     if inner.section or inner.variants:
@@ -125,8 +125,8 @@ def _presets() -> str:
     return "".join(
         [
             "## Presets\n\n",
-            "`model.preset` fills these keys of `model`; what the file says itself wins, key by key. A slot that the file ",
-            "gives with another `type` replaces the preset's slot whole.\n\n",
+            "`model.preset` sets these keys of `model`; keys in the file override them one by one. A slot that the file ",
+            "sets with another `type` replaces the preset's slot.\n\n",
             "| preset | what it sets |\n| --- | --- |\n",
             *rows,
         ]

@@ -1,7 +1,7 @@
-"""What each field decides, written on the field, and the lists of fields that follow from it.
+"""The role of each configuration field (what it affects), and the field lists derived from the roles.
 
-A field says its role in its type: `steps: Annotated[PositiveInt, Role.LEARNING] = 100`. A section of which no field has a role,
-such as a range of days, is one value: the field that holds it says the role.
+A field has its role in its type: `steps: Annotated[PositiveInt, Role.LEARNING] = 100`. A section without roles on its fields,
+such as a range of days, is one value: the field that holds it has the role.
 """
 
 from collections.abc import Callable, Iterator
@@ -15,35 +15,35 @@ from raymtl.config.schema import Kind, field_kind, sections
 
 
 class Role(Flag):
-    """What a field decides: exactly one of `PURPOSES`, and any of the others beside it."""
+    """What a field affects: exactly one of `PURPOSES`, and any of the others in addition."""
 
     NAME = auto()
     """Names the run."""
     OUTPUT = auto()
-    """Where results are kept."""
+    """Where results are stored."""
     EXECUTION = auto()
-    """Where and how a run computes, not what: it may change between a stop and a resume."""
+    """Where and how a run computes, not what; it may change between a stop and a resume."""
     LEARNING = auto()
-    """What is learned: with another value a run, and a day of `raymtl daily`, is another one."""
+    """Affects what is learned: a run or a day of `raymtl daily` with another value is a different one."""
     SINGLE_RUN = auto()
-    """What a run of its own learns or measures; `raymtl daily` sets it for each day, whatever the file says."""
+    """What a single run learns or measures; `raymtl daily` sets it for each day, whatever the file says."""
     PUBLISHING = auto()
     """When a day of `raymtl daily` is ready, and whether its version is published and kept; not how it is trained."""
     SERVING = auto()
-    """How a version is served; training does not ask."""
+    """How a version is served; training ignores it."""
     SEARCH = auto()
-    """What a search is: its trials cannot be compared with those of another value."""
+    """Defines a search: trials with another value are not comparable."""
     SEARCH_SIZE = auto()
-    """How far and how fast a search goes; it may change between a stop and a resume."""
+    """Size and speed of a search; it may change between a stop and a resume."""
 
     STRUCTURE = auto()
     """The model's structure: a version fits only a model with the same value."""
     READ = auto()
-    """What reading makes of the logs: with the same values, trials share the rows that were read."""
+    """Which rows reading produces from the logs; trials with the same values share the rows that were read."""
     LOOKUP = auto()
     """How a table looks up its IDs; trials share the map of a `map` table."""
     COUPLING = auto()
-    """How tasks are weighed and tied together; a search in two stages leaves it to the second."""
+    """How tasks are weighted and coupled; a search in two stages searches it in the second."""
     PATH = auto()
     """A folder or a URL; a relative folder becomes absolute on loading."""
 
@@ -61,7 +61,7 @@ _HASHED = Role.EXECUTION | Role.LEARNING | Role.SINGLE_RUN | Role.PUBLISHING
 
 @dataclass(frozen=True)
 class NotSearched:
-    """Says in an `Annotated` type that `raymtl tune` must not change a field, or all fields of a section."""
+    """In an `Annotated` type: `raymtl tune` must not change the field, or any field of the section."""
 
     reason: str
 
@@ -70,27 +70,27 @@ class NotSearched:
 
 
 def run_fields(config: Section) -> dict[str, Any]:
-    """What a run is, by dotted key: another value is another run."""
+    """The fields that identify a run, by dotted key; a run with another value is a different run."""
     return _flat(_kept(config, _RUN))
 
 
 def day_fields(config: Section) -> dict[str, Any]:
-    """What decides how a day of `raymtl daily` is trained, by dotted key."""
+    """The fields that affect how a day of `raymtl daily` is trained, by dotted key."""
     return _flat(_kept(config, Role.LEARNING))
 
 
 def search_fields(config: Section) -> dict[str, Any]:
-    """What a search is, by dotted key: another value is another search."""
+    """The fields that identify a search, by dotted key; a search with another value is a different search."""
     return _flat(_kept(config, _RUN | Role.SEARCH))
 
 
 def read_fields(config: Section) -> dict[str, Any]:
-    """What decides what reading makes of the logs, by dotted key."""
+    """The fields that affect which rows reading produces, by dotted key."""
     return _flat(_kept(config, Role.READ))
 
 
 def hashed_fields(config: Section) -> dict[str, Any]:
-    """What the hash of a configuration is made of, section by section."""
+    """The fields in the hash of a configuration, by section."""
     return _kept(config, _HASHED)
 
 
@@ -100,12 +100,12 @@ def path_fields(root: type[Section]) -> list[str]:
 
 
 def not_searched(root: type[Section], path: str) -> str | None:
-    """Why `raymtl tune` must not change a field or section; None: it may."""
+    """The reason why `raymtl tune` must not change a field or section; None: it may."""
     return next((reason for fixed, reason in _reasons(root).items() if _meet(fixed, path)), None)
 
 
 def roles_at(root: type[Section], path: str) -> list[Role]:
-    """The role of a field, those of all fields of a section, or that of the field which holds a key such as `options.depth`."""
+    """The role of a field, those of all fields of a section, or that of the field that holds a key such as `options.depth`."""
     return [role for field, role in field_roles(root).items() if _meet(field, path)]
 
 
@@ -114,7 +114,7 @@ def roles_at(root: type[Section], path: str) -> list[Role]:
 
 @cache
 def field_roles(root: type[Section]) -> dict[str, Role]:
-    """The role of every field by dotted key, with `<name>` for the names in mappings; those of a choice's sections together."""
+    """The role of every field by dotted key, with `<name>` for the names in mappings; the sections of a choice are combined."""
     found: dict[str, Role] = {}
     for at in sections(root):
         for key in at.section.model_fields:
@@ -125,7 +125,7 @@ def field_roles(root: type[Section]) -> dict[str, Role]:
 
 
 def own_role(section: type[Section], key: str) -> Role:
-    """The role that is written on a field; none: `Role(0)`."""
+    """The role in the type of a field; none: `Role(0)`."""
     role = Role(0)
     for mark in field_kind(section, key).marks:
         role |= mark if isinstance(mark, Role) else Role(0)
@@ -133,19 +133,19 @@ def own_role(section: type[Section], key: str) -> Role:
 
 
 def purpose(section: type[Section], key: str) -> str:
-    """The purpose of a field in words; empty where the fields of the section that it holds have theirs."""
+    """The purpose of a field in words; empty if the field holds a section whose fields have their own."""
     role = own_role(section, key)
     return next(((each.name or "").lower().replace("_", " ") for each in PURPOSES if each in role), "")
 
 
 @cache
 def is_group(section: type[Section]) -> bool:
-    """Whether a section is a group of fields, each with its role; else it is one value, whose holder says the role."""
+    """Whether a section is a group of fields, each with its role; else it is one value, and its holder has the role."""
     return any(own_role(section, key) or groups(field_kind(section, key)) for key in section.model_fields)
 
 
 def groups(kind: Kind) -> list[type[Section]]:
-    """The groups of fields that a value holds, by themselves or by name; empty: the value has one role."""
+    """The groups of fields in a value, directly or by name; empty: the value has one role."""
     inner = kind.item or kind
     members = [inner.section] if inner.section is not None else list(inner.variants.values())
     return [member for member in members if is_group(member)]
@@ -163,7 +163,7 @@ def _reasons(root: type[Section]) -> dict[str, str]:
 
 
 def _meet(pattern: str, path: str) -> bool:
-    """Whether one of the two is the other, or lies in it."""
+    """Whether one of the two equals or contains the other."""
     pairs = zip(pattern.split("."), path.split("."), strict=False)
     return all(known in ("<name>", given) for known, given in pairs)
 
@@ -172,7 +172,7 @@ def _meet(pattern: str, path: str) -> bool:
 
 
 def _kept(section: Section, roles: Role) -> dict[str, Any]:
-    """The fields with one of these roles as plain values, in the order of the fields; a group that has none is left out."""
+    """The fields with one of these roles as plain values, in the order of the fields; a group without any is omitted."""
     return dict(_walk(section, section.model_dump(mode="json"), lambda role: bool(role & roles)))
 
 

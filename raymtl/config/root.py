@@ -1,4 +1,4 @@
-"""The whole configuration, and the checks that need more than one section."""
+"""The configuration, and the checks that need more than one section."""
 
 from collections.abc import Iterator
 from typing import Annotated
@@ -35,16 +35,16 @@ class Config(Section):
         Role.NAME,
         NotSearched("it names the folder of the search"),
     ] = "run"
-    """Name of the run; its folder is `<output>/<name>`. The same name continues the same run."""
+    """Name of the run; its folder is `<output>/<name>`. The same name resumes the same run."""
     output: Annotated[Location, Role.OUTPUT, NotSearched("it is where the search is kept")] = "runs"
-    """Folder or URL for run folders; on several nodes it must be storage that all of them see. A relative folder is taken from
-    the folder in which the configuration is loaded."""
+    """Folder or URL for run folders; with several nodes it must be storage that all of them can access. A relative path
+    starts at the current working directory."""
     data: Annotated[Data, NotSearched("all trials read the same rows")]
     """The logs."""
     features: Annotated[dict[Name, Feature], Field(min_length=1)]
     """What the model reads."""
     table_defaults: TableDefaults = TableDefaults()
-    """What holds for every table unless its own entry says otherwise."""
+    """The values that tables have unless their own entries set others."""
     tables: dict[Name, Table] = {}
     """The embedding tables."""
     tasks: Annotated[dict[Name, Task], Field(min_length=1)]
@@ -52,15 +52,15 @@ class Config(Section):
     tasks_subset: Annotated[
         list[Name] | None, Role.LEARNING | Role.READ, NotSearched("all trials are measured on the same tasks")
     ] = None
-    """Train only these of the tasks; null: all. A parent left out drops that edge of the funnel."""
+    """Train only these tasks; null: all. If a task's parent is left out, the task has no parent."""
     model: Model
     """The model."""
     train: Train = Train()
-    """The run."""
+    """Workers, batches, optimizers, evaluation and checkpoints."""
     daily: Annotated[Daily | None, NotSearched("no trial publishes")] = None
     """The daily job (`raymtl daily`); null: there is none."""
     tune: Annotated[Tune | None, NotSearched("a search does not change itself")] = None
-    """The search (`raymtl tune`); null: there is none. It is not part of what a run is: a run resumes whatever it says."""
+    """The search (`raymtl tune`); null: there is none. Changing it does not affect resuming a run."""
 
     @model_validator(mode="after")
     def _complete(self) -> "Config":
@@ -92,11 +92,11 @@ class Config(Section):
         return {n: t.model_copy(update=orphan) if t.parent not in (None, *names) else t for n, t in kept.items()}
 
     def multiplies_labels(self) -> bool:
-        """Whether a child's label is that of its event *and* its parent's: the model is of products of probabilities (ESMM)."""
+        """Whether a child's label is that of its event *and* its parent's: the coupler multiplies probabilities (ESMM)."""
         return self.model.coupler.type in ("product", "esm2")
 
     def label_delays(self) -> dict[str, int]:
-        """Days until the labels of each task are final: its own `delay_days`, or those of what its labels are made with."""
+        """Days until the labels of each task are final: the maximum over the task and those that its labels use."""
         found: dict[str, int] = {}
         for name, task in self.tasks.items():  # conditions and parents stand before the tasks that name them
             made_with = (task.given, task.parent if self.multiplies_labels() else None)
@@ -124,7 +124,7 @@ class Config(Section):
 
 
 def _with_defaults(table: Table, defaults: TableDefaults) -> Table:
-    """The table, with `table_defaults` wherever its own entry says nothing; `init` key by key."""
+    """The table, with `table_defaults` for the keys that its own entry does not set; `init` key by key."""
     own = table.model_fields_set
     update = {key: getattr(defaults, key) for key in TableDefaults.model_fields if key not in own}
     if "init" in own:
@@ -181,7 +181,7 @@ def _task_problems(config: Config) -> Iterator[str]:
 
 
 def _condition_problems(name: str, given: str, config: Config, before: list[str]) -> Iterator[str]:
-    """What is wrong with `given` of a task, `before` which these tasks stand."""
+    """The problems of a task's `given`; the tasks of `before` are listed before it."""
     task, key = config.tasks[name], f"tasks.{name}.given"
     if given not in config.tasks:
         yield f"{key} is `{given}`, {not_a_task(given, config.tasks)}"

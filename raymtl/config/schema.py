@@ -1,4 +1,4 @@
-"""The configuration's classes as a tree that can be walked: what lies at a path, and what it must be, in plain words."""
+"""Walk the configuration's classes as a tree: which type is at a path, and its description in plain words."""
 
 import datetime as dt
 import types
@@ -15,23 +15,23 @@ _SIGNS = {"gt": ">", "ge": "≥", "lt": "<", "le": "≤"}
 
 @dataclass(frozen=True)
 class Kind:
-    """The type of one value: a bare type without `Annotated` and `| None`, and what was said about it there."""
+    """The type of one value, without `Annotated` and `| None`, and their content."""
 
     type: Any
     marks: tuple[Any, ...] = ()
     """Constraints and `Words`."""
     discriminator: str | None = None
-    """The key that tells the members of a union of sections apart."""
+    """The key that distinguishes the members of a union of sections."""
     nullable: bool = False
 
     @property
     def section(self) -> type[Section] | None:
-        """The class of the section that the value is, if it is one of a single class."""
+        """The class of the section, if the value is a section of exactly one class."""
         return self.type if isinstance(self.type, type) and issubclass(self.type, Section) else None
 
     @property
     def variants(self) -> dict[str, type[Section]]:
-        """The sections that the value may be, by the value of the discriminator; empty where there is no such choice."""
+        """The sections that the value may be, by the value of the discriminator; empty if there is no such choice."""
         if self.discriminator is None:
             return {}
         return {_tag(member, self.discriminator): member for member in get_args(self.type)}
@@ -44,7 +44,7 @@ class Kind:
 
     @property
     def takes_numbers(self) -> bool:
-        """Whether the value may be a number, alone or beside text."""
+        """Whether the value may be a number, or a number or text."""
         types_ = get_args(self.type) or (self.type,)
         return (int in types_ or float in types_) and self.item is None
 
@@ -55,7 +55,7 @@ class Kind:
 
 
 def kind_of(annotation: Any, marks: tuple[Any, ...] = (), discriminator: str | None = None) -> Kind:
-    """Take an annotation apart."""
+    """Parse an annotation."""
     nullable = False
     while True:
         args = get_args(annotation)
@@ -82,16 +82,16 @@ def field_kind(section: type[Section], key: str) -> Kind:
 
 @dataclass(frozen=True)
 class Place:
-    """What an error of pydantic points at."""
+    """The place of a pydantic error."""
 
     path: str
-    """Dotted path as the user writes it, without the tags of unions; empty: the whole configuration."""
+    """Dotted path as the user writes it, without the tags of unions; empty: the root of the configuration."""
     kind: Kind | None
-    """What belongs there; None: nothing, the key is unknown."""
+    """The expected type; None: the key is unknown."""
     holder: type[Section] | None
     """The section that the last key of the path belongs to."""
     tag: str | None
-    """The discriminator's value by which `holder` was chosen, if it was."""
+    """The discriminator's value that selected `holder`, if any."""
     is_key: bool
     """Whether the error is about the last part of the path itself, the key of a mapping."""
 
@@ -123,7 +123,7 @@ def locate(root: type[Section], loc: tuple[int | str, ...]) -> Place:
 
 
 def in_words(kind: Kind) -> str:
-    """What a value of this kind must be: `a whole number ≥ 1, or null`."""
+    """The expected value in words, such as `a whole number ≥ 1, or null`."""
     said = next((str(mark) for mark in kind.marks if isinstance(mark, Words)), None)
     return (said or _in_words(kind)) + (", or null" if kind.nullable else "")
 
@@ -174,13 +174,13 @@ def _tag(member: type[Section], discriminator: str) -> str:
 
 @dataclass(frozen=True)
 class Found:
-    """A section somewhere in the configuration."""
+    """A section of the configuration, with its path."""
 
     path: str
     """Dotted path, with `<name>` for the keys of mappings and `[]` for the entries of lists."""
     section: type[Section]
     choice: str = ""
-    """What chooses this section among those that may stand there, such as `type: mmoe`."""
+    """The key and value that select this section among the possible ones, such as `type: mmoe`."""
 
 
 def sections(root: type[Section], path: str = "", choice: str = "") -> Iterator[Found]:

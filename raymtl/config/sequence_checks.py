@@ -1,4 +1,4 @@
-"""Whether the slots that name features (histories, the user, the candidate, the scenario) name the right ones."""
+"""Check the slots that name features (histories, the user, the candidate, the scenario) against the features."""
 
 from collections.abc import Iterable, Iterator, Mapping
 
@@ -17,7 +17,7 @@ _FLAT = (IdFeature, IdsFeature, DenseFeature)
 def sequence_problems(
     model: Model, features: Features, tables: Mapping[str, Table], has_scenario: bool
 ) -> Iterator[str]:
-    """What is wrong with `model.sequence` and with the features that `model.trunk` names."""
+    """The problems of `model.sequence` and of the features that `model.trunk` names."""
     section, trunk = model.sequence, model.trunk
     histories = [n for n, f in features.items() if isinstance(f, SequenceFeature)]
     if histories and isinstance(section, NoSequence):

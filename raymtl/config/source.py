@@ -1,4 +1,4 @@
-"""The text of a configuration: a file or URL, and the one that it extends."""
+"""Read the text of a configuration: a file or URL, and its base."""
 
 import copy
 import os
@@ -11,12 +11,12 @@ from raymtl.errors import ConfigError, DataError, StorageError
 from raymtl.storage.paths import split_options
 
 EXTENDS = "extends"
-"""The key of a file that names its base: it is resolved in reading, and no part of a configuration."""
+"""The key that names the base of a file; it is resolved while reading and is not part of the configuration."""
 
 
 @dataclass(frozen=True)
 class Source:
-    """What a configuration says before it is checked, and which file says it."""
+    """The content of a configuration before it is checked, by file."""
 
     name: str
     own: dict[str, Any]
@@ -24,11 +24,11 @@ class Source:
     base: dict[str, Any] | None = None
 
     def merged(self) -> dict[str, Any]:
-        """Both files as one mapping, which the caller may change."""
+        """Both files merged into one mapping, which the caller may change."""
         return copy.deepcopy(self.own if self.base is None else _merged(self.base, self.own))
 
     def file_of(self, path: str) -> str | None:
-        """The base's name where the dotted `path`, or most of it, stands there and not in the file itself."""
+        """The base's name if the dotted `path`, or more of it than in the file itself, is in the base."""
         if self.base is None or _depth(self.own, path) >= _depth(self.base, path):
             return None
         return self.base_name
@@ -37,7 +37,7 @@ class Source:
 def read_source(path: str | None, text: str | None) -> Source:
     """The configuration in the file (or URL) at `path`, or in `text`, which `path` then only names.
 
-    Raises a ConfigError where a file cannot be read or holds no mapping, and where a base has a base itself.
+    Raises a ConfigError if a file cannot be read or is not a mapping, or if the base has a base itself.
     """
     name = path or "the configuration"
     own = _mapping(_read(name) if text is None else text, name)
@@ -60,7 +60,7 @@ def read_source(path: str | None, text: str | None) -> Source:
 
 
 def _merged(base: dict[str, Any], own: dict[str, Any]) -> dict[str, Any]:
-    """Key by key, as presets are filled in: another `type` or `kind` replaces a section, and null takes it away."""
+    """Merge key by key, as presets do: another `type` or `kind` replaces a section, and null removes it."""
     merged = dict(base)
     for key, value in own.items():
         below = base.get(key)
@@ -87,7 +87,7 @@ def _depth(raw: Any, path: str) -> int:
 
 
 def _beside(path: str, name: str) -> str:
-    """`name` as seen from the folder of the file or URL at `path`."""
+    """`name` relative to the folder of the file or URL at `path`."""
     if "://" in name or name.startswith(("/", "~")):
         return name
     file, options = split_options(path)
@@ -139,6 +139,6 @@ def _mapping(text: str, source: str) -> dict[str, Any]:
 
 
 def described(value: Any) -> str:
-    """A value that stands where something else belongs, in words."""
+    """A value of the wrong type, in words."""
     kinds: dict[type, str] = {list: "a list", dict: "a mapping"}
     return kinds.get(type(value), f"the single value `{value}`")

@@ -1,6 +1,6 @@
-"""What each kind of task is, without torch: its labels, its metrics, and how reports call them; one class per kind.
+"""The kinds of tasks without torch: labels, metrics, and their names in reports; one class per kind.
 
-What a kind does with tensors (loss, link, start) is in `raymtl/objectives/tasks/`, one file per kind.
+What a kind does with tensors (loss, link, initial bias) is in `raymtl/objectives/tasks/`, one file per kind.
 """
 
 from dataclasses import dataclass
@@ -12,14 +12,14 @@ KindName = Literal["binary", "count", "real"]
 
 @dataclass(frozen=True)
 class LabelRule:
-    """Which numbers a label may be; the limits themselves are allowed, NaN (not observed) always is."""
+    """The valid labels; the limits are included, and NaN (not observed) is always valid."""
 
     low: float | None = None
     """Smallest label; None: any."""
     high: float | None = None
     """Largest label; None: any finite one."""
     only: tuple[float, ...] = ()
-    """The only labels, if there are few."""
+    """The only valid labels, if there are few."""
 
     @property
     def expected(self) -> str:
@@ -32,26 +32,26 @@ class LabelRule:
 
 
 class TaskKind:
-    """One kind of task; its class attributes are the facts, and it is never instantiated."""
+    """One kind of task, described by class attributes; it is never instantiated."""
 
     name: ClassVar[KindName]
     transform: ClassVar[str] = "none"
-    """The `transform` that the class stands for."""
+    """The `transform` of the class."""
     summary: ClassVar[str]
     """The labels and the loss in a few words, for the reference of the configuration."""
     labels: ClassVar[LabelRule]
     is_rate: ClassVar[bool] = True
-    """Whether the mean label is a rate above 0: days are compared by its ratio, and the head starts from its logarithm."""
+    """Whether the mean label is a rate above 0: days are compared by its ratio, and the head's bias starts from its logarithm."""
     headline: ClassVar[str]
-    """The metric that stands for a task."""
+    """The main metric of a task."""
     gated: ClassVar[tuple[str, ...]]
-    """Metrics that the daily job compares with those of the version before, besides the calibration."""
+    """Metrics that the daily job compares with those of the previous version, in addition to the calibration."""
     brief: ClassVar[str]
-    """The metric of the one-line progress."""
+    """The metric in progress lines."""
     deviance: ClassVar[str | None] = None
     """Name of the metric that only this kind has: the mean of `TaskObjective.deviance`."""
     calibrated: ClassVar[bool] = True
-    """Whether the sum of good predictions comes near that of the labels."""
+    """Whether calibration (sum of predictions / sum of labels) is meaningful for this kind."""
     loss_label: ClassVar[str] = "loss"
     """The training loss, as the label of an axis."""
     loss_metric: ClassVar[str | None] = None
@@ -59,7 +59,7 @@ class TaskKind:
 
 
 class Binary(TaskKind):
-    """An event that happens or does not: it has a probability, and may be a step of the funnel or a condition."""
+    """An event that happens or does not; it has a probability, and may be a step of the funnel or a condition."""
 
     name = "binary"
     summary = "labels 0 or 1, cross entropy"
@@ -72,7 +72,7 @@ class Binary(TaskKind):
 
 
 class Values(TaskKind):
-    """What all kinds have in common whose labels are quantities: they are measured by their errors."""
+    """Base of the kinds whose labels are quantities, which are evaluated by their errors."""
 
     headline = "mse"
     gated = ("mse",)
@@ -110,17 +110,17 @@ class LogReal(Real):
 
 
 KINDS: tuple[type[TaskKind], ...] = (Binary, Count, Real, LogReal)
-"""All kinds, each with its transforms after it."""
+"""All kinds, each followed by its transforms."""
 
 _FOUND: dict[tuple[str, str], type[TaskKind]] = {(kind.name, kind.transform): kind for kind in KINDS}
 KIND_SUMMARY = " ".join(f"`{kind.name}`: {kind.summary}." for kind in KINDS if kind.transform == "none")
-"""What `tasks.<name>.kind` means."""
+"""The description of `tasks.<name>.kind`."""
 
 
 def find_kind(name: str | None, transform: str = "none") -> type[TaskKind]:
-    """The class of a kind; without the transform where the kind does not have it.
+    """The class of a kind; without the transform if the kind does not have it.
 
-    Results of other versions of raymtl may lack the name (`binary` then), or have one that is not known here (`Values`).
+    Results of other raymtl versions may lack the name (then `binary`), or have an unknown one (then `Values`).
     """
     name = name or "binary"
     return _FOUND.get((name, transform)) or _FOUND.get((name, "none"), Values)

@@ -13,43 +13,44 @@ _MEASURED = NotSearched("it changes what is measured")
 
 
 class Task(Section):
-    """One prediction target, on all impressions unless it has `given`: `parent` is the funnel's order, not a condition."""
+    """One prediction target. It is defined on all impressions unless `given` is set. `parent` only orders the funnel; it is not a
+    condition."""
 
     kind: Annotated[KindName, Field(description=KIND_SUMMARY), _LABELS, _MEASURED] = "binary"
     label: Annotated[str | None, _LABELS, _MEASURED] = None
     """Label column; null: the task's own name. Null (and NaN) means not observed."""
     observed: Annotated[str | None, _LABELS, _MEASURED] = None
-    """Boolean column that is true where the label counts. Null: observed wherever the label is not null."""
+    """Boolean column that is true where the label counts. Null: the label counts wherever it is not null."""
     parent: Annotated[str | None, _LABELS, _MEASURED] = None
     """The task one step up the funnel (a click comes before a buy); binary tasks only."""
     given: Annotated[str | None, _LABELS, _MEASURED] = None
-    """Makes the prediction conditional: only rows count where this binary task is observed and 1 (a conversion given the click).
+    """Makes the prediction conditional: only rows where this binary task is observed and 1 count (a conversion given the click).
     Null: all impressions."""
     weight: Annotated[NonNegativeFloat, Role.LEARNING | Role.COUPLING] = 1.0
     """Weight of the task's loss in the total."""
     transform: Annotated[Literal["none", "log1p"], _LABELS, _MEASURED] = "none"
-    """`log1p` trains a `real` task on log(1+y); metrics are in the label's own unit. Labels must be ≥ 0 then."""
+    """`log1p` trains a `real` task on log(1+y), for labels ≥ 0; metrics are in the unit of the label."""
     base_rate: Annotated[PositiveFloat | None, Role.LEARNING] = None
     """Mean label that the head's bias starts from; null: measured on a sample of the training days."""
     normalizer_floor: Annotated[NonNegativeFloat, Role.LEARNING] = 1.0
-    """Least number of observed labels that the mean of a batch divides by (`docs/losses.md`)."""
+    """Minimum denominator of the task's mean loss over a batch (`docs/losses.md`)."""
     delay_days: Annotated[NonNegativeInt, _LABELS, _MEASURED] = 0
-    """Only for `raymtl daily`: days until a day's labels of this task are final. Until then they are not trained on, neither as
-    negatives nor as positives; then the job reads that day's partition once more, for this task alone."""
+    """Only for `raymtl daily`: days until a day's labels of this task are final. Before that the job trains on neither its
+    negatives nor its positives. After that it reads that day's partition again and trains on this task only."""
     truth: Annotated[str | None, _LABELS, _MEASURED] = None
-    """Column with the true probability or mean, as `raymtl synth` writes it: gives the best reachable metric. It is never
-    trained on."""
+    """Column with the true probability or mean, as `raymtl synth` writes it, used to compute the best achievable metric. It is
+    never trained on."""
 
     def label_column(self, name: str) -> str:
-        """The label column of the task that has this name."""
+        """The label column of the task with this name."""
         return self.label or name
 
     @property
     def traits(self) -> type[TaskKind]:
-        """What is true of all tasks of this kind and transform."""
+        """The properties of all tasks of this kind and transform."""
         return find_kind(self.kind, self.transform)
 
     @property
     def is_event(self) -> bool:
-        """Whether it has a probability: only such a task is a step of the funnel or a condition."""
+        """Whether it has a probability; only such a task can be a step of the funnel or a condition."""
         return issubclass(self.traits, Binary)

@@ -13,7 +13,7 @@ Betas = tuple[Annotated[float, Field(ge=0, lt=1)], Annotated[float, Field(ge=0, 
 
 
 class DenseOptimizer(Section):
-    """Optimizer of everything that is not a table."""
+    """Optimizer of all weights that are not tables."""
 
     type: Annotated[Literal["adam", "adamw"], Role.LEARNING] = "adam"
     """`adamw` decouples the weight decay."""
@@ -28,7 +28,7 @@ class DenseOptimizer(Section):
 
 
 class SparseOptimizer(Section):
-    """Optimizer of the tables; it runs inside the backward pass and touches only the rows of the batch."""
+    """Optimizer of the tables; it runs inside the backward pass and updates only the rows looked up in the batch."""
 
     type: Annotated[Literal["rowwise_adagrad", "adagrad", "adam", "sgd"], Role.LEARNING] = "rowwise_adagrad"
     """`rowwise_adagrad` keeps one number per row, `adagrad` D, `adam` (lazy) 2·D, `sgd` none."""
@@ -39,29 +39,29 @@ class SparseOptimizer(Section):
     betas: Annotated[Betas, Role.LEARNING] = (0.9, 0.999)
     """Decay of the two moments; `adam` only."""
     weight_decay: Annotated[NonNegativeFloat, Role.LEARNING] = 0.0
-    """L2 on the touched rows."""
+    """L2 on the updated rows."""
 
 
 class Schedule(Section):
     """Factor on both learning rates, by step."""
 
     warmup_steps: Annotated[NonNegativeInt, Role.LEARNING] = 0
-    """Linear rise from 0 over so many steps."""
+    """Steps of linear warm-up from 0."""
     decay: Annotated[Literal["none", "linear", "cosine"], Role.LEARNING] = "none"
-    """Fall after the warm-up, to `final_factor` at the last step of the run."""
+    """Decay after the warm-up, to `final_factor` at the last step of the run."""
     final_factor: Annotated[float, Field(ge=0, le=1), Role.LEARNING] = 0.0
     """Factor at the end of the decay."""
 
 
 class EarlyStop(Section):
-    """Ends training when evaluation no longer gets better."""
+    """Stops training when the evaluation no longer improves."""
 
     metric: Annotated[str, Role.SINGLE_RUN] = "mean_auc"
     """`mean_auc`, or `<task>.<metric>` such as `buy.auc` or `watch.mse`."""
     patience: Annotated[PositiveInt, Role.SINGLE_RUN] = 1
-    """Evaluations in a row without a gain before the run stops."""
+    """Consecutive evaluations without a gain before the run stops."""
     min_gain: Annotated[NonNegativeFloat, Role.SINGLE_RUN] = 0.0
-    """A smaller gain does not count."""
+    """Smaller gains do not count."""
 
 
 class Checkpoints(Section):
@@ -70,9 +70,9 @@ class Checkpoints(Section):
     every_units: Annotated[PositiveInt, Role.EXECUTION] = 1
     """A checkpoint after every so many units, and at the end of each pass."""
     keep: Annotated[PositiveInt, Role.EXECUTION] = 2
-    """The best so many (by `train.select`) are kept, and the last one always."""
+    """Number of best checkpoints (by `train.select`) to keep; the last one is always kept."""
     background: Annotated[bool, Role.EXECUTION] = True
-    """Write while training continues, from a copy of the state in host memory; false: the loop waits."""
+    """Write while training continues, from a copy of the state in host memory; false: training waits."""
     stop_grace_s: Annotated[NonNegativeFloat, Role.EXECUTION] = 20
     """After SIGTERM, wait so many seconds for the unit under way to end with a checkpoint; then stop without it. Keep it below
     the time that your scheduler allows (Kubernetes: `terminationGracePeriodSeconds`, 30 by default)."""
@@ -82,35 +82,36 @@ class Placement(Section):
     """Which nodes of the cluster the workers run on (docs/cluster.md)."""
 
     strategy: Annotated[Literal["PACK", "SPREAD", "STRICT_PACK", "STRICT_SPREAD"], Role.EXECUTION] = "PACK"
-    """`PACK`: on as few nodes as possible, `SPREAD`: on as many; the strict ones: on one node, or on a node each, or not at
-    all."""
+    """`PACK`: on as few nodes as possible. `SPREAD`: on as many as possible. `STRICT_PACK`: on one node. `STRICT_SPREAD`: on a
+    node each."""
     labels: Annotated[dict[str, str], Role.EXECUTION] = {}
     """Ray labels that a node must have, as in `ray.io/accelerator-type: H100`; a value may be `!x`, `in(x,y)` or `!in(x,y)`."""
     resources: Annotated[dict[str, PositiveFloat], Role.EXECUTION] = {}
-    """What each worker takes beside its CPUs and its GPU, such as `memory` in bytes or a resource that `ray start` named."""
+    """Resources of each worker in addition to its CPUs and its GPU, such as `memory` in bytes or a custom resource of `ray
+    start`."""
 
 
 class Train(Section):
-    """The run."""
+    """Workers, batches, optimizers, evaluation and checkpoints of a run."""
 
     workers: Annotated[PositiveInt, Role.EXECUTION, _SAME] = 1
-    """Training processes; the tables are spread over them. `{min: 2, max: 8}` in place of a number: as many as the cluster has
-    room for at the time, see `min_workers`."""
+    """Training processes; the tables are sharded over them. `{min: 2, max: 8}` instead of a number: as many as currently fit into
+    the cluster, see `min_workers`."""
     use_gpu: Annotated[bool, Role.EXECUTION, _SAME] = False
     """One GPU per worker (nccl); false: CPU (gloo)."""
     cpus_per_worker: Annotated[PositiveInt, Role.EXECUTION, _SAME] = 1
     """Logical CPUs that Ray reserves for each worker."""
     threads_per_worker: Annotated[PositiveInt | None, Role.EXECUTION, _SAME] = None
-    """Threads of the arithmetic in each worker; null: the node's cores divided by its workers, at least 1."""
+    """CPU threads of each worker for PyTorch (OMP_NUM_THREADS); null: the node's cores divided by its workers, at least 1."""
     min_workers: Annotated[PositiveInt | None, Role.EXECUTION] = None
-    """Go on with so many workers where nodes are lost, and with up to `workers` again where nodes join, from the last checkpoint
-    each time; null: always `workers`."""
+    """Minimum workers of an elastic run. After a node is lost or added, training resumes from the last checkpoint with as many
+    workers as fit, up to `workers`. Null: always `workers`."""
     placement: Placement = Placement()
     """Where the workers run."""
     batch_size: Annotated[PositiveInt, Role.LEARNING] = 2048
-    """Rows per step over all workers together, so that the number of workers does not change the optimisation."""
+    """Rows per step over all workers, so that the number of workers does not change the optimisation."""
     epochs: Annotated[PositiveInt, Role.LEARNING] = 1
-    """Times that the training days are read."""
+    """Number of passes over the training days."""
     seed: Annotated[int, Role.LEARNING, NotSearched("the seed is what the repeats at the end change")] = 0
     """Seed of the initial weights and of dropout."""
     precision: Annotated[Literal["fp32", "bf16"], Role.LEARNING] = "fp32"
@@ -120,35 +121,35 @@ class Train(Section):
     sparse_optimizer: SparseOptimizer = SparseOptimizer()
     """Optimizer of the tables."""
     balance: Balance = Fixed()
-    """How the tasks' losses are weighed against each other."""
+    """How the task losses are weighted."""
     schedule: Schedule = Schedule()
     """Warm-up and decay."""
     clip_grad_norm: Annotated[PositiveFloat | None, Role.LEARNING] = None
-    """Largest norm of the dense gradient over all workers; null: no clipping."""
+    """Maximum norm of the dense gradient over all workers; null: no clipping."""
     pipeline: Annotated[Literal["sparse_dist", "none"], Role.EXECUTION] = "sparse_dist"
-    """`sparse_dist`: TorchRec's pipeline, which sends the IDs of the next batch while this one computes. `none`: one plain step
-    after another, for a debugger."""
+    """`sparse_dist`: TorchRec's pipeline, which sends the IDs of the next batch while this one computes. `none`: plain steps, for
+    a debugger."""
     eval_every_units: Annotated[
         PositiveInt | None, Role.SINGLE_RUN, NotSearched("all trials are measured at the same rows")
     ] = None
     """Evaluate after every so many units; null: at the end of each pass."""
     select: Annotated[str, Role.LEARNING, NotSearched("`tune.objective` chooses")] = "mean_auc"
-    """What makes a checkpoint better: `mean_auc`, or `<task>.<metric>`; losses and errors count as lower is better."""
+    """Metric by which the best checkpoints are kept: `mean_auc`, or `<task>.<metric>`. For losses and errors lower is better."""
     early_stop: Annotated[EarlyStop | None, NotSearched("`tune.stopping` stops trials")] = None
-    """Stop before the last pass; null: never."""
+    """Stop before the last epoch; null: never."""
     checkpoint: Annotated[Checkpoints, _SAME] = Checkpoints()
-    """When and how many."""
+    """When to save checkpoints, and how many to keep."""
     max_failures: Annotated[NonNegativeInt, Role.EXECUTION] = 3
-    """Times that the run recovers by itself from lost workers."""
+    """Maximum number of restarts after lost workers."""
     resize_check_s: Annotated[PositiveFloat, Role.EXECUTION] = 60.0
-    """Seconds between two looks whether there is room for more workers; with `min_workers` only."""
+    """Seconds between checks whether more workers fit; only with `min_workers`."""
     start_timeout_s: Annotated[PositiveFloat, Role.EXECUTION] = 120.0
-    """Longest wait for the cluster to have room for the workers: for others to end, for nodes to join. What is missing is said at
-    once."""
+    """Maximum wait until the workers fit into the cluster, for other jobs to end or nodes to join. Missing resources are reported
+    at once."""
     step_timeout_s: Annotated[PositiveFloat, Role.EXECUTION] = 600.0
-    """Longest wait of one worker for the others before the run is taken for hung."""
+    """Maximum wait of a worker for the others; after that the workers are considered hung and restarted."""
     log_every_steps: Annotated[PositiveInt, Role.EXECUTION] = 50
-    """Steps between two lines of progress and of `metrics.jsonl`."""
+    """Steps between two progress lines, and between two lines of `metrics.jsonl`."""
 
     @model_validator(mode="before")
     @classmethod
@@ -180,5 +181,5 @@ class Train(Section):
 
     @property
     def fewest_workers(self) -> int:
-        """Workers that the run needs at least."""
+        """Minimum number of workers of the run."""
         return self.min_workers or self.workers

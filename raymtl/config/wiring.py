@@ -1,6 +1,6 @@
-"""Which tasks are tied together: read by the checks, the couplers and the losses alike, so that none has its own opinion.
+"""Relations between tasks (parents, predecessors, order pairs): one definition for the checks, couplers and losses.
 
-Names of tasks that are not trained (outside `tasks_subset`) are skipped, as a parent outside it is.
+Tasks that are not trained (outside `tasks_subset`) are skipped.
 """
 
 from collections.abc import Mapping, Sequence
@@ -11,18 +11,18 @@ from raymtl.errors import ConfigError
 
 
 def parents(tasks: Mapping[str, Task]) -> dict[str, list[str]]:
-    """For every task the list of its parent, or of nothing."""
+    """For every task a list with its parent, or an empty list."""
     return {name: [up for up in [task.parent] if up is not None and up in tasks] for name, task in tasks.items()}
 
 
 def listened_to(tasks: Mapping[str, Task], predecessors: Mapping[str, Sequence[str]]) -> dict[str, list[str]]:
-    """For every task those it takes information from: the ones listed for it, or else its parent."""
+    """For every task the tasks that it takes information from: the ones listed for it, or else its parent."""
     listed = {name: [p for p in dict.fromkeys(names) if p in tasks] for name, names in predecessors.items()}
     return {name: listed.get(name) or parent for name, parent in parents(tasks).items()}
 
 
 def levels(above: Mapping[str, Sequence[str]]) -> list[list[str]]:
-    """Tasks by the number of steps they must wait for: a task comes one level after the last of those it listens to."""
+    """Tasks by level: a task is one level after the last of the tasks that it takes information from."""
     left = dict(above)
     found: list[list[str]] = []
     while left:
@@ -42,9 +42,9 @@ def _circle(left: Mapping[str, Sequence[str]]) -> list[str]:
 
 
 def order_pairs(tasks: Mapping[str, Task], predecessors: Mapping[str, Sequence[str]]) -> list[tuple[str, str]]:
-    """Pairs (a, b) with p(a) ≤ p(b): a task with its parent, and with those it listens to.
+    """Pairs (a, b) with p(a) ≤ p(b): a task with its parent, and with the tasks that it takes information from.
 
-    Both must be probabilities on the same rows: a conditional one may well be larger than that of its condition.
+    Both must be probabilities on the same rows: a conditional probability may exceed that of its condition.
     """
     wired = listened_to(tasks, predecessors)
     pairs = [(name, other) for name, up in parents(tasks).items() for other in dict.fromkeys([*up, *wired[name]])]
@@ -68,7 +68,7 @@ def bounds(tasks: Mapping[str, Task]) -> list[tuple[str, str, str]]:
 
 
 def trio(tasks: Mapping[str, Task], click: str | None, action: str | None, buy: str | None) -> tuple[str, str, str]:
-    """The tasks of ESM²: the click, the decisive action after it and the purchase after it; what is None is found."""
+    """The tasks of ESM²: the click, the decisive action after it and the purchase after it; those that are None are inferred."""
     for role, name in (("click", click), ("action", action), ("buy", buy)):
         if name is not None and name not in tasks:
             raise ConfigError(f"model.coupler.{role} is `{name}`, {not_a_task(name, tasks)}")
@@ -93,7 +93,7 @@ def trio(tasks: Mapping[str, Task], click: str | None, action: str | None, buy: 
 
 
 def _click(tasks: Mapping[str, Task], child: str | None) -> str:
-    """The parent of the child, or else the only top of a funnel that has two children."""
+    """The parent of the child; without a child, the only top of a funnel that has two children."""
     if child is not None:
         above = tasks[child].parent
         if above is None:

@@ -1,4 +1,4 @@
-"""YAML as the configuration uses it: safe, strict about keys, and free of the surprises of version 1.1."""
+"""YAML for the configuration: safe, strict about keys, and without the surprises of version 1.1."""
 
 import re
 from typing import Any
@@ -18,7 +18,7 @@ _MERGE = re.compile(r"^<<$")
 
 
 def parse_yaml(text: str, source: str) -> Any:
-    """The one document in `text`; a ConfigError names `source`, the line and the column of what is wrong."""
+    """The single document in `text`; a ConfigError names `source`, the line and the column of the problem."""
     try:
         return yaml.load(text, Loader=_Loader)
     except yaml.MarkedYAMLError as error:
@@ -33,12 +33,12 @@ def parse_yaml(text: str, source: str) -> Any:
 
 
 def dump_yaml(value: dict[str, Any]) -> str:
-    """`value` as YAML in its own order, the innermost lists and mappings on one line; `parse_yaml` reads it back."""
+    """`value` as YAML in its order, the innermost lists and mappings on one line; `parse_yaml` reads it back."""
     return yaml.dump(value, Dumper=_Dumper, sort_keys=False, default_flow_style=None, allow_unicode=True, width=120)
 
 
 class _Loader(yaml.SafeLoader):
-    """Numbers as YAML 1.2 has them; days, `yes`, `no`, `on` and `12:30` stay text; keys are text and given once."""
+    """Numbers as in YAML 1.2; days, `yes`, `no`, `on` and `12:30` stay text; keys are text and unique."""
 
     yaml_implicit_resolvers: dict[str, Any] = {}
 
@@ -67,7 +67,7 @@ class _Loader(yaml.SafeLoader):
 
 
 class _Dumper(yaml.SafeDumper):
-    """Quotes whatever text this loader, or one of YAML 1.1, would read as something else; days are plain."""
+    """Quotes text that this loader, or a YAML 1.1 loader, would read as another type; days are plain."""
 
     yaml_implicit_resolvers = {
         first: [(tag, pattern) for tag, pattern in resolvers if tag != f"{_TAG}timestamp"]

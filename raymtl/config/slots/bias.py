@@ -22,11 +22,12 @@ class PositionTower(Section):
     type: Annotated[Literal["position"], Role.MODEL]
     """Shallow tower over position-like features."""
     tasks: Annotated[list[str] | None, Role.MODEL] = None
-    """Tasks whose labels depend on where the item was shown, such as clicks, but not what follows them; null: the first."""
+    """Tasks whose labels depend on where the item was shown, such as clicks, but not the tasks after them in the funnel. Null:
+    the first task."""
     hidden: Annotated[Widths, Role.MODEL] = [16]
     """Widths of the tower; []: linear."""
     dropout: Annotated[Dropout, Role.LEARNING] = 0.1
-    """Share of the rows whose position is hidden in training, so that the model does not lean on it."""
+    """Share of the rows whose position is hidden in training, so that the model does not rely on it."""
 
 
 Bias = Annotated[NoBias | PositionTower | Custom, Field(discriminator="type")]

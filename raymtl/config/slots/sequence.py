@@ -29,7 +29,7 @@ class TransformerSequence(Section):
     type: Annotated[Literal["transformer"], Role.MODEL]
     """Self-attention over the steps."""
     behaviours: Annotated[Groups | None, Role.MODEL] = None
-    """Names to `sequence` features that describe the same steps, side by side; null: every sequence is a behaviour."""
+    """Maps a behaviour to its `sequence` features, aligned step by step; null: every sequence is a behaviour."""
     heads: Annotated[PositiveInt, Role.MODEL] = 2
     """Attention heads."""
     layers: Annotated[PositiveInt, Role.MODEL] = 1
@@ -43,18 +43,18 @@ class TransformerSequence(Section):
 
 
 class DUPNSequence(Section):
-    """Property-gated LSTM over items and how they were acted on, then attention with the user (DUPN, KDD'18)."""
+    """Property-gated LSTM over items and how the user acted on them, then attention with the user (DUPN, KDD'18)."""
 
     type: Annotated[Literal["dupn"], Role.MODEL]
     """Property-gated LSTM and attention."""
     item: Annotated[list[str] | None, Role.MODEL] = None
     """`sequence` features that say what a step was about; null: all but the properties."""
     properties: Annotated[list[str], Role.MODEL] = []
-    """`sequence` features that say how it was acted on (behaviour type, time); they drive the gates only."""
+    """`sequence` features that say how the user acted on it (behaviour type, time); they drive only the gates."""
     user: Annotated[list[str], Role.MODEL] = []
     """Pooled ID features and dense ones of the user; never of the candidate, so that the vector is computed once per request."""
     hidden: Annotated[PositiveInt, Role.MODEL] = 128
-    """Width of the LSTM and of the user's vector; the slot's output is twice as wide, or just so without `user`."""
+    """Width of the LSTM and of the user's vector; the slot's output is twice as wide, or the same width without `user`."""
     attention_hidden: Annotated[PositiveInt, Role.MODEL] = 64
     """Width of the hidden layer of the attention."""
 
@@ -65,7 +65,7 @@ class TIMSequence(Section):
     type: Annotated[Literal["tim"], Role.MODEL]
     """Task-specific interest from several behaviours."""
     behaviours: Annotated[Groups | None, Role.MODEL] = None
-    """Names to `sequence` features that describe the same steps, side by side; null: every sequence is a behaviour."""
+    """Maps a behaviour to its `sequence` features, aligned step by step; null: every sequence is a behaviour."""
     target: Annotated[list[str], Field(min_length=1), Role.MODEL]
     """Pooled features of the candidate item: the decoder's query."""
     width: Annotated[PositiveInt, Role.MODEL] = 32

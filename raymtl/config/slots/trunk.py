@@ -59,7 +59,7 @@ class PLE(Section):
 
 
 class SingleTask(Section):
-    """One MLP for exactly one task (`tasks_subset`), the yardstick of the multi-task models."""
+    """One MLP for exactly one task (`tasks_subset`), the baseline of the multi-task models."""
 
     type: Annotated[Literal["single_task"], Role.MODEL]
     """One task alone."""
@@ -77,7 +77,7 @@ class M2M(Section):
     experts: Annotated[PositiveInt, Role.MODEL] = 4
     """Number E of experts."""
     hidden: Annotated[Widths, Field(min_length=1), Role.MODEL] = [128, 64]
-    """Widths of every expert; the last is D, the width of all views."""
+    """Widths of every expert; the last one is D, the common width of experts, attention and towers."""
     knowledge: Annotated[list[str], Role.MODEL] = []
     """Features that describe the scenario and who acts in it, beside the scenario column: pooled ID features and dense ones."""
     knowledge_dim: Annotated[PositiveInt, Role.MODEL] = 64
