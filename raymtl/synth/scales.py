@@ -1,11 +1,11 @@
-"""How strong the effects are, for the funnel's outputs (`truth.OUTPUTS`) and for the engagement's (`engagement.OUTPUTS`)."""
+"""Strength of the effects on the outputs of the funnel (`truth.OUTPUTS`) and of the engagement (`engagement.OUTPUTS`)."""
 
 from dataclasses import dataclass
 
 
 @dataclass(frozen=True)
 class Scales:
-    """How strong each effect is, one number per output: standard deviations, or slopes where a name says so."""
+    """Strength of each effect, one number per output: a standard deviation, or a slope if its name ends with `_slope`."""
 
     segment: tuple[float, ...]
     age: tuple[float, ...]
@@ -28,8 +28,8 @@ class Scales:
     history_slope: tuple[float, ...]
 
 
-# The parts that a model must learn per ID (`rest`, `taste`) are kept smaller than those that few parameters tell, so that one
-# pass over some million rows is enough.
+# Effects that a model must learn per ID (`rest`, `taste`) are smaller than those that few parameters describe, so that one
+# epoch over some million rows is enough.
 FUNNEL = Scales(
     segment=(0.36, 0.18, 0.14, 0.15, 0.10),
     age=(0.30, 0.15, 0.18, 0.10, 0.10),
