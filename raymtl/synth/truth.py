@@ -1,8 +1,8 @@
 """The true model behind the labels: scores (logits and log means), each a sum of effects of the columns.
 
     score[o] = intercept[scenario, o]
-             + user main effects      segment, age, gender, city, activity, and an effect of the user ID
-             + item main effects      category, brand, tags, freshness, and an effect of the item ID
+             + user main effects      segment, age, gender, city, activity, and a residual per user
+             + item main effects      category, brand, tags, freshness, and a residual per item
              + cross                  user segment × category, low rank, different in each scenario, rotating daily
              + price                  z(log price) · slope[scenario, age]
              + context                scenario × hour × device
@@ -120,7 +120,7 @@ class Effects:
         main = self._segment[users.segment] + self._age[users.age] + self._gender[users.gender] + self._city[users.city]
         main += signal * (
             busy[:, None] * _row(self._scales.activity_slope)
-            + users.residual[:, self._residuals] * _row(self._scales.user_rest)
+            + users.residual[:, self._residuals] * _row(self._scales.user_residual)
         )
         return main, np.concatenate([self._age_vectors[users.age], users.taste], axis=1)
 
@@ -134,7 +134,7 @@ class Effects:
         fresh = np.log1p(items.age_days) - 2.5
         main += signal * (
             fresh[:, None] * _row(self._scales.fresh_slope)
-            + items.residual[:, self._residuals] * _row(self._scales.item_rest)
+            + items.residual[:, self._residuals] * _row(self._scales.item_residual)
         )
         vectors = np.einsum("nt,ntf->nf", per_tag, self._tag_vectors[items.tags])
         price = np.nan_to_num((np.log1p(items.price) - PRICE_LOG_MEAN) / PRICE_LOG_STD)

@@ -166,7 +166,7 @@ _steps = None  # the queue to the parent, in a worker process
 def _write_shard(
     spec: SynthSpec, number: int, path: str, intercepts: np.ndarray, step: Callable[[int], None] | None = None
 ) -> _Tally:
-    """Write all days of one shard; `step` (None: the parent's queue) gets the rows of every block."""
+    """Write all days of one shard; `step` (None: the parent's queue) is called with the number of rows of every block."""
     folder, shard, columns = Folder(path), Shard(spec, number, intercepts), Columns(spec, number)
     tally = _Tally(label_columns(spec))
     for day, date in enumerate(spec.dates()):
