@@ -15,7 +15,7 @@ GENDERS = ("f", "m", "x")
 DEVICES = ("android", "ios", "web")
 APPS = ("4.0", "5.0", "5.1", "6.0")
 TAGS = 5
-"""Tags of an item at most."""
+"""Maximum tags of an item."""
 TASTE = 3
 """Width of the pure user × item taste."""
 _MOST_WITHHELD = 0.25  # share of the items at `missing_signal` 1
@@ -35,7 +35,7 @@ class Users:
     activity: np.ndarray
     """Clicks of the last 30 days as a profile service counted them, float32; NaN for a user who is new today."""
     residual: np.ndarray
-    """Effects that no other column shows, [N, R] float32."""
+    """Effects that only the ID reveals, [N, R] float32."""
     taste: np.ndarray
     """[N, F] float32."""
 
@@ -59,9 +59,9 @@ class Items:
     rated: np.ndarray
     """Whether the item has ratings."""
     price_withheld: np.ndarray
-    """Whether the price is missing for a reason that moves the labels, today."""
+    """Whether the price is missing today for a reason that affects the labels."""
     rating_withheld: np.ndarray
-    """The same of the rating."""
+    """The same for the rating."""
     residual: np.ndarray
     """[N, R] float32."""
     taste: np.ndarray
@@ -139,13 +139,13 @@ def _tag(spec: SynthSpec, place: int, number: np.ndarray, category: np.ndarray) 
 
 
 def _app(draw: np.ndarray, old: float) -> np.ndarray:
-    """Index into APPS: 0 for the old version, the others alike."""
+    """Index into APPS: 0 for the old version, the others with equal shares."""
     newer = 1 + np.minimum((draw - old) / max(1 - old, 1e-9) * (len(APPS) - 1), len(APPS) - 2).astype(np.int64)
     return np.where(draw < old, 0, newer)
 
 
 def _skewed(seed: int, stream: str, number: np.ndarray, values: int, power: float) -> np.ndarray:
-    """An integer in [0, values), small ones more often, the more so the higher `power`."""
+    """An integer in [0, values); the higher `power`, the more frequent small ones are."""
     return np.minimum((uniform(seed, stream, number) ** power * values).astype(np.int64), values - 1)
 
 
@@ -154,7 +154,7 @@ def _normals(seed: int, stream: str, number: np.ndarray, width: int) -> np.ndarr
 
 
 def _turned(seed: int, stream: str, number: np.ndarray, width: int, angle: float) -> np.ndarray:
-    """A vector that turns by `angle` in a plane of the entity's own."""
+    """A vector rotated by `angle` in a random plane of the entity."""
     first = _normals(seed, f"{stream} from", number, width)
     if angle == 0:
         return first

@@ -1,4 +1,4 @@
-"""The extended history with `behaviours`: how, when and how far each click went, and all carts and buys.
+"""The extended history with `behaviours`: kind, time and hour of each click, and all carts and buys.
 
 Shapes: R requests, K items of each, L steps, O outputs of `truth.OUTPUTS`, S scenarios.
 """
@@ -18,20 +18,20 @@ KINDS = 4
 GAPS = 21
 """Values of `hist_gaps`: 0 within the minute, g from 2^(g−1) minutes on, the last one 364 days and more."""
 
-# How much a step counts by how long ago it was, how far the user went, and at which hour: working hours count little.
+# Weight of a step by its age, its kind (click, cart or buy) and its hour: working hours count little.
 _GAP_WEIGHT = (1 / (1 + 2.0 ** (np.arange(GAPS) - 7))).astype(np.float32)
 _KIND_WEIGHT = np.array([0, 1, 4, 8], dtype=np.float32)
 _HOUR_WEIGHT = np.where((np.arange(24) >= 9) & (np.arange(24) < 18), 0.2, 1.2).astype(np.float32)
-# Per behaviour (clicks as weighted above, carts, buys) and output: strength of the share of the steps that are of the item's
-# category, and standard deviation of what one step's category says whatever the item. A user who carted the like comes back to
-# buy and carts no second one; one who has bought looks and carts, but does not buy again.
+# Per behaviour (clicks as weighted above, carts, buys) and output: effect of the share of the steps in the item's category, and
+# standard deviation of the effect of one step's category on all items. A user who carted an item of the category comes back to
+# buy it and carts no second one; one who bought an item of it looks and carts, but does not buy again.
 _SHARE = ((3.0, 1.0, 0.8, 0.6, 0.6), (0.8, -1.5, 2.0, 0.2, 0.2), (0.8, 1.2, -2.5, 0.1, -0.2))
 _MOOD = ((1.30, 0.80, 0.60, 0.40, 0.40), (0.30, 0.70, 0.80, 0.05, 0.05), (0.30, 0.60, 0.80, 0.05, 0.05))
 
 
 @dataclass(frozen=True)
 class Past:
-    """The past of R requests as the logs show it, each [R, L]; steps that are not valid mean nothing."""
+    """The past of R requests as the logs show it, each [R, L]; steps that are not valid have arbitrary values."""
 
     items: np.ndarray
     categories: np.ndarray
@@ -118,7 +118,7 @@ class Behaviours:
 
 
 def usual_shares(items: Items, shown: np.ndarray, main: np.ndarray, categories: int) -> np.ndarray:
-    """About the category shares of all clicks, carts and buys of a day, [behaviours, categories] float32.
+    """Approximate category shares of all clicks, carts and buys of a day, [behaviours, categories] float32.
 
     `shown` is every item's share of the traffic, `main` [items, O] its effects on the scores.
     """
@@ -128,7 +128,7 @@ def usual_shares(items: Items, shown: np.ndarray, main: np.ndarray, categories: 
 
 
 class BehaviourEffects:
-    """What the past does to the scores: in place of the share of `hist_items` that has the item's category."""
+    """Effects of the past on the scores; they replace that of the share of `hist_items` in the item's category."""
 
     def __init__(self, spec: SynthSpec):
         draw, outputs = generator(spec.seed, 7), len(OUTPUTS)
@@ -140,8 +140,8 @@ class BehaviourEffects:
     def scores(self, past: Past, category: np.ndarray, scenario: np.ndarray, usual: np.ndarray) -> np.ndarray:
         """[R, K, O] float32, for items of `category` [R, K] shown in `scenario` [R].
 
-        Effects are counted from those of a past with the `usual` shares of the categories, [behaviours, categories], so that
-        histories that grow hardly move the rates.
+        Effects are relative to those of a past with the `usual` category shares, [behaviours, categories], so that growing
+        histories hardly change the rates.
         """
         weight = _GAP_WEIGHT[past.gaps] * _KIND_WEIGHT[past.kinds] * _HOUR_WEIGHT[past.hours]
         behaviours = (

@@ -22,7 +22,7 @@ def calibrate(spec: SynthSpec) -> np.ndarray:
     for number, kind in enumerate(spec.scenarios):
         here = scenario == number
         if not here.any():
-            here[:] = True  # too rare for the sample: calibrated on all of it
+            here[:] = True  # the scenario is too rare for the sample: calibrate on all of it
         intercepts[number, CLICK] = _solve(scores[here, CLICK], np.ones(here.sum()), kind.click_rate)
         weight[here] = shares[number] / here.sum()
     weight /= weight.mean()

@@ -1,7 +1,7 @@
-"""Reproducible chance: attributes of an entity as a hash of its number, draws of a block from its own generator.
+"""Reproducible random values: an entity's attributes are a hash of its number, a block's draws come from its own generator.
 
 Attributes come from SplitMix64's finaliser over (seed, stream, number): any entity's value is known without generating the
-others, so nothing is stored, however many users and items there are.
+others, so nothing is stored for any number of users and items.
 """
 
 import zlib

@@ -17,13 +17,13 @@ from raymtl.synth.spec import SynthSpec
 from raymtl.synth.truth import BUY, CART, CLICK
 
 FIRST_ITEM_ID = 10_000_000
-"""`item_id` of item number 0; the IDs follow each other, as an auto-increment key does."""
+"""`item_id` of item number 0; the IDs are consecutive, like an auto-increment key."""
 TRUTH = ("p_click", "p_cart", "p_buy", "p_click_first", "mean_page_views", "mean_watch_time")
 LABELS = ("click", "cart", "buy", "page_views", "watch_time")
 ENGAGEMENT_TRUTH = (*(f"p_{name}" for name in ACTIONS), "mean_stars")
 PLAIN = ("request_id", "timestamp", *TRUTH, *ENGAGEMENT_TRUTH)
 """Columns of mostly distinct values, for which a parquet dictionary does not pay off."""
-_FILTERED = 0.01  # share of requests that a traffic filter gave weight 0
+_FILTERED = 0.01  # share of requests that a traffic filter marked with weight 0
 
 
 def label_columns(spec: SynthSpec) -> tuple[str, ...]:

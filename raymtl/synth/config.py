@@ -22,13 +22,13 @@ p_click_first is the click probability at position 1, for models that remove the
 `cart` is null if the app does not log it, `buy` if it may still arrive; null means not observed, never 0.
 {history}"""
 _POSITION = {
-    "id": "`position` is an ordinary ID feature here; the model may use it, and so do the best reachable metrics.",
-    "bias": "`position` only reaches the position tower, which no prediction includes; the best reachable metrics use it.",
+    "id": "`position` is an ordinary ID feature here; the model may use it, and so do the best achievable metrics.",
+    "bias": "only the position tower reads `position`, and no prediction includes it; the best achievable metrics do.",
 }
 _HISTORY = "`hist_items` looks up the table of `item_id`."
 _HISTORIES = """\
-`hist_items`, `hist_carts` and `hist_buys` look up the table of `item_id`; `hist_kinds`, `hist_gaps` and `hist_hours` say how,
-how long ago and at which hour each step of `hist_items` was made."""
+`hist_items`, `hist_carts` and `hist_buys` look up the table of `item_id`; `hist_kinds`, `hist_gaps` and `hist_hours` are the
+kind, the age and the hour of each step of `hist_items`."""
 _PROPERTIES = {"hist_kinds": KINDS, "hist_gaps": GAPS, "hist_hours": 24}
 _ID_SLACK = 2  # rows per ID in the tables of users and items
 
@@ -85,7 +85,7 @@ def _days(first: dt.date, last: dt.date) -> dict[str, str]:
 
 
 def _tasks(spec: SynthSpec) -> dict[str, Any]:
-    # Weights of about one over the size of each loss: otherwise counts and amounts dominate the tables, and buy learns too little
+    # Weights inversely proportional to the losses: otherwise counts and amounts dominate the tables, and buy learns too little
     tasks: dict[str, Any] = {
         "click": {"kind": "binary", "truth": "p_click"},
         "cart": {"kind": "binary", "parent": "click", "weight": 2.0, "truth": "p_cart"},
@@ -122,7 +122,7 @@ def _features(spec: SynthSpec) -> dict[str, Any]:
         features |= {name: {"kind": "sequence", **length} for name in _PROPERTIES if spec.behaviours}
     day = Shard(spec.model_copy(update={"shards": 1})).day(0)
     shown = day.draw_item.weights
-    # null means "no effect" for these two in the truth, and becomes 0 here: the truth's own centre, not a measured one
+    # in the true model, null means "no effect" for these two; it becomes 0 here, so use the true centre, not a measured one
     features["price"] = _dense("log1p", PRICE_LOG_MEAN, PRICE_LOG_STD)
     features["user_clicks_30d"] = {**_dense("log1p", ACTIVITY_LOG_MEAN, ACTIVITY_LOG_STD), "side": "user"}
     features["item_age_days"] = _dense("log1p", *_moments(np.log1p(day.items.age_days), shown))
@@ -146,7 +146,7 @@ def _dense(transform: str, mean: float, std: float) -> dict[str, Any]:
 
 
 def _tables(spec: SynthSpec) -> dict[str, Any]:
-    """Hash tables for the growing and the string IDs, the ID itself as the row for small integers."""
+    """Hash tables for growing and string IDs; small integers are their own row numbers."""
     users = spec.users * (1 + spec.new_users * (spec.days - 1))
     items = spec.items * (1 + spec.new_items * (spec.days - 1))
     words = {
@@ -175,5 +175,5 @@ def _tables(spec: SynthSpec) -> dict[str, Any]:
 
 
 def _round_up(rows: float) -> int:
-    """The next multiple of 1000, so that sizes read well."""
+    """The next multiple of 1000, for readable sizes."""
     return int(-(-rows // 1000) * 1000)

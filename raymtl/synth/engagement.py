@@ -1,7 +1,7 @@
 """Labels beyond the funnel, with `engagement`: a user's actions after a click, and the stars of the rating.
 
-Their scores are made as the funnel's are, of effects of their own, plus a multiple of the click's taste: a positive one agrees
-with the click, a negative one runs against it.
+Their scores have the same form as the funnel's, with their own effects, plus a multiple of the click's preferences: positive if
+they agree with the click, negative if they oppose it.
 """
 
 from dataclasses import dataclass
@@ -13,7 +13,7 @@ from raymtl.synth.truth import CLICK
 ACTIONS = ("like", "favourite", "comment", "share", "follow")
 OUTPUTS = (*ACTIONS, "stars")
 RATES = (0.03, 0.015, 0.006, 0.008, 0.004)
-"""Of each action per impression, about."""
+"""Approximate rate of each action per impression."""
 _TASTE_OF_CLICK = np.array([0.5, 0.4, -0.6, 0.2, -0.5, 0.3], dtype=np.float32)
 MOST_STARS = 5
 _MEAN_STARS = 3.8
@@ -32,7 +32,7 @@ class Engagement:
 
 
 def with_click_taste(scores: np.ndarray, click: np.ndarray) -> np.ndarray:
-    """Scores [R, K, 6] with their part of the click's taste [R, K] (its score without intercept and position)."""
+    """Scores [R, K, 6] plus their multiple of the click's preferences [R, K] (its score without intercept and position)."""
     return scores + click[:, :, None] * _TASTE_OF_CLICK
 
 

@@ -4,7 +4,7 @@ import numpy as np
 
 
 class History:
-    """The last L items of each of N users, their categories, and a number per name in `marks`; newest at the right.
+    """The last L items of each of N users, their categories, and a number per name in `marks`; newest last.
 
     6·N·L bytes, and 4·N·L for every mark.
     """

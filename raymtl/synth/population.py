@@ -9,7 +9,7 @@ import numpy as np
 from raymtl.synth.chance import uniform
 
 _SWING = 0.5  # popularity moves by a factor of up to e^±0.5
-_FLAT = 200  # the first 1/200 of the ranking is nearly flat: no user or item takes a tenth of the traffic
+_FLAT = 200  # the first 1/200 of the ranking is nearly flat, so that no user or item gets a tenth of the traffic
 
 
 class Population:

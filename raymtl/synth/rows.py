@@ -26,7 +26,7 @@ class Day:
     draw_user: Draw
     draw_item: Draw
     usual_shares: np.ndarray | None
-    """Of the categories in all clicks, carts and buys, [3, categories]; with `behaviours`."""
+    """Category shares in all clicks, carts and buys, [3, categories]; only with `behaviours`."""
     item_ctr: np.ndarray
     """Click rate of the last 7 days as a statistics job published it: noisy; NaN for an item that is new today."""
     item_rating: np.ndarray
@@ -35,7 +35,7 @@ class Day:
 
 @dataclass(frozen=True)
 class Rows:
-    """N rows, those of a request together and in the order of their positions; slots index the tables of `day`."""
+    """N rows, request by request in the order of positions; slots index the tables of `day`."""
 
     day: Day
     count: int
@@ -47,7 +47,7 @@ class Rows:
     time_ms: np.ndarray
     """After midnight, [R]."""
     shuffled: np.ndarray
-    """Whether the order was drawn at random, [R]."""
+    """Whether the order was random, [R]."""
     first_request: int
     """Number of the first request within shard and day."""
     history: np.ndarray
@@ -58,12 +58,12 @@ class Rows:
     truth: np.ndarray
     """P(click), P(cart), P(buy), P(click at position 1), mean page views, mean watch time, [N, 6] float32."""
     labels: np.ndarray
-    """click, cart, buy, as they happen, logged or not, [N, 3] bool."""
+    """click, cart, buy, whether logged or not, [N, 3] bool."""
     cart_logged: np.ndarray
     """Whether the app logs carts, [R] bool."""
     page_views: np.ndarray
     watch_time: np.ndarray
     """Seconds, [N] float32; NaN without a click."""
     past: Past | None = None
-    """With `behaviours`; `history` is its clicks."""
+    """Only with `behaviours`; `history` is its clicks."""
     engagement: Engagement | None = None

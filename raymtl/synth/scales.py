@@ -1,23 +1,23 @@
-"""How strong the effects are, for the funnel's outputs (`truth.OUTPUTS`) and for the engagement's (`engagement.OUTPUTS`)."""
+"""Strength of the effects on the outputs of the funnel (`truth.OUTPUTS`) and of the engagement (`engagement.OUTPUTS`)."""
 
 from dataclasses import dataclass
 
 
 @dataclass(frozen=True)
 class Scales:
-    """How strong each effect is, one number per output: standard deviations, or slopes where a name says so."""
+    """Strength of each effect, one number per output: a standard deviation, or a slope if its name ends with `_slope`."""
 
     segment: tuple[float, ...]
     age: tuple[float, ...]
     gender: tuple[float, ...]
     city: tuple[float, ...]
     activity_slope: tuple[float, ...]
-    user_rest: tuple[float, ...]
+    user_residual: tuple[float, ...]
     category: tuple[float, ...]
     brand: tuple[float, ...]
     tags: tuple[float, ...]
     fresh_slope: tuple[float, ...]
-    item_rest: tuple[float, ...]
+    item_residual: tuple[float, ...]
     cross: tuple[float, ...]
     price_slope: tuple[float, ...]
     price_spread: tuple[float, ...]
@@ -28,20 +28,20 @@ class Scales:
     history_slope: tuple[float, ...]
 
 
-# The parts that a model must learn per ID (`rest`, `taste`) are kept smaller than those that few parameters tell, so that one
-# pass over some million rows is enough.
+# Effects that a model must learn per ID (`residual`, `taste`) are smaller than those that few parameters describe, so that one
+# epoch over some million rows is enough.
 FUNNEL = Scales(
     segment=(0.36, 0.18, 0.14, 0.15, 0.10),
     age=(0.30, 0.15, 0.18, 0.10, 0.10),
     gender=(0.18, 0.10, 0.10, 0.05, 0.05),
     city=(0.15, 0.06, 0.05, 0.06, 0.05),
     activity_slope=(0.30, 0.12, 0.12, 0.10, 0.05),
-    user_rest=(0.12, 0.06, 0.04, 0.06, 0.05),
+    user_residual=(0.12, 0.06, 0.04, 0.06, 0.05),
     category=(0.38, 0.22, 0.12, 0.15, 0.20),
     brand=(0.30, 0.10, 0.05, 0.10, 0.10),
     tags=(0.22, 0.08, 0.05, 0.08, 0.06),
     fresh_slope=(-0.18, -0.05, 0.0, -0.05, 0.0),
-    item_rest=(0.12, 0.06, 0.04, 0.06, 0.05),
+    item_residual=(0.12, 0.06, 0.04, 0.06, 0.05),
     cross=(0.35, 0.16, 0.06, 0.12, 0.12),
     price_slope=(0.05, -0.35, -0.50, 0.10, 0.05),
     price_spread=(0.20, 0.10, 0.08, 0.05, 0.05),
@@ -58,12 +58,12 @@ ENGAGEMENT = Scales(
     gender=(0.15, 0.15, 0.10, 0.10, 0.10, 0.05),
     city=(0.06, 0.06, 0.06, 0.06, 0.06, 0.05),
     activity_slope=(0.15, 0.20, 0.25, 0.15, -0.20, 0.05),
-    user_rest=(0.10, 0.08, 0.10, 0.08, 0.06, 0.08),
+    user_residual=(0.10, 0.08, 0.10, 0.08, 0.06, 0.08),
     category=(0.35, 0.30, 0.35, 0.35, 0.30, 0.25),
     brand=(0.20, 0.15, 0.15, 0.15, 0.20, 0.25),
     tags=(0.20, 0.15, 0.20, 0.20, 0.15, 0.10),
     fresh_slope=(0.0, 0.0, -0.20, -0.15, -0.05, 0.0),
-    item_rest=(0.10, 0.08, 0.10, 0.08, 0.06, 0.10),
+    item_residual=(0.10, 0.08, 0.10, 0.08, 0.06, 0.10),
     cross=(0.35, 0.30, 0.35, 0.30, 0.25, 0.20),
     price_slope=(-0.10, 0.30, -0.10, -0.15, 0.0, -0.10),
     price_spread=(0.08, 0.08, 0.08, 0.08, 0.08, 0.08),

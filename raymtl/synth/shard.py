@@ -1,7 +1,7 @@
 """One shard of the logs: the requests of its users, block by block in chronological order.
 
-A block holds at most `BLOCK_ROWS` rows, draws from a generator of its own, and shows the histories as they were at its start;
-so a block's rows depend on the spec, the day, the block's number and the clicks before, never on how files are cut.
+A block has at most `BLOCK_ROWS` rows and its own random generator, and shows the histories as of its start. So its rows depend
+on the spec, the day, the block's number and earlier clicks, never on the sizes of files.
 
 Shapes: R requests of K rows, N = R·K rows.
 """
@@ -133,7 +133,7 @@ class Shard:
             return
         time_ms = rows.day.number * DAY_MS + rows.time_ms[request]
         carted = rows.labels[clicks, CART] & rows.cart_logged[request]
-        # most buys arrive early, the last ones at the end of the window
+        # most buys arrive early, few at the end of the window
         window = generator(spec.seed, 8, *place).random(len(clicks)) ** 4 * (spec.buy_window_hours * 3_600_000)
         arrival = np.where(rows.labels[clicks, BUY], time_ms + window.astype(np.int64), -1)
         self._behaviours.add(*step, time_ms, carted, arrival)

@@ -6,21 +6,21 @@ from typing import Annotated, Literal
 
 from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt, model_validator
 
-from raymtl.config.base import Section
+from raymtl.config.base import Section, quoted
 
 Share = Annotated[float, Field(ge=0, le=1)]
 Rate = Annotated[float, Field(gt=0, lt=1)]
 
 
 class ScenarioSpec(Section):
-    """One place of the app where items are shown."""
+    """A part of the app that shows items."""
 
     name: str
     """Value of the column `scenario`."""
     share: PositiveFloat
     """Share of the requests; shares are divided by their sum."""
     click_rate: Rate
-    """Clicks per impression, about."""
+    """Approximate clicks per impression."""
 
 
 _SCENARIOS = (
@@ -31,96 +31,108 @@ _SCENARIOS = (
 
 
 class SynthSpec(Section):
-    """The size and the nature of the logs. Equal specs give equal rows; `rows_per_file` and `row_group_rows` only cut them."""
+    """Size and properties of the logs. Equal specs give equal rows, whatever `rows_per_file` and `row_group_rows` are."""
 
     seed: NonNegativeInt = 0
-    """Another seed is another world: other tastes, other users, other rows."""
+    """Random seed; a different seed generates different users, items and preferences."""
     start: dt.date = dt.date(2026, 1, 1)
     """First day."""
     days: PositiveInt = 6
-    """Number of days; the last one is for evaluation in the `config.yaml` beside the logs."""
+    """Number of days; the `config.yaml` of the logs evaluates on the last one."""
     rows_per_day: PositiveInt = 1_000_000
     """Impressions per day."""
     last_day_rows: PositiveInt | None = None
-    """Impressions of the last day; none: `rows_per_day`."""
+    """Impressions of the last day; null: `rows_per_day`."""
     users: PositiveInt = 20_000
-    """Users alive on any one day. Memory grows by about 300 bytes per user."""
+    """Users at any one time. Memory grows by about 300 bytes per user."""
     items: PositiveInt = 5_000
-    """Items alive on any one day. Memory grows by about 200 bytes per item."""
+    """Items at any one time. Memory grows by about 200 bytes per item."""
     new_users: Share = 0.02
-    """Share of the users replaced by new ones, with new IDs, every day."""
+    """Share of the users that are replaced by new ones, with new IDs, every day."""
     new_items: Share = 0.02
-    """Share of the items replaced by new ones every day."""
+    """Share of the items that are replaced by new ones every day."""
     scenarios: Annotated[tuple[ScenarioSpec, ...], Field(min_length=1)] = _SCENARIOS
-    """The scenarios; tastes, prices, hours and positions matter differently in each."""
+    """The scenarios; preferences, prices, hours and positions have different effects in each."""
     cart_rate: Rate = 0.04
-    """Carts per impression over all scenarios, about (also where the cart is not logged)."""
+    """Approximate carts per impression over all scenarios, including those that are not logged."""
     buy_rate: Rate = 0.012
-    """Buys per impression over all scenarios, about."""
+    """Approximate buys per impression over all scenarios."""
     segments: PositiveInt = 8
-    """Values of `user_segment`."""
+    """Number of values of `user_segment`."""
     categories: Annotated[int, Field(ge=1, le=32_767)] = 30
-    """Values of `category`."""
+    """Number of values of `category`."""
     brands: PositiveInt = 300
-    """Values of `brand`; each belongs to one category."""
+    """Number of values of `brand`; each belongs to one category."""
     tag_values: PositiveInt = 300
-    """Values of the list column `tags`."""
+    """Number of values of the list column `tags`."""
     cities: PositiveInt = 100
-    """Values of `city`."""
+    """Number of values of `city`."""
     request_rows: Annotated[int, Field(ge=1, le=100)] = 10
-    """Impressions of one request: one user, one moment, positions 1 to this."""
+    """Impressions per request: one user, one time, positions 1 to this number."""
     random_order: Share = 0.15
-    """Share of the requests shown in random order; the others were sorted by a noisy old ranker."""
+    """Share of the requests shown in random order; a noisy old ranker sorts the others."""
     history: NonNegativeInt = 20
-    """Items at most in `hist_items`; 0 leaves the column empty. Memory grows by 6 bytes per user and step."""
+    """Maximum length of `hist_items`; 0 leaves the column empty. Memory grows by 6 bytes per user and step."""
     refreshes_per_day: PositiveInt = 96
-    """Times a day at which `hist_items` takes up the clicks made since; more often where 65,536 rows come first."""
+    """How often per day new clicks are added to `hist_items`; at least every 65,536 rows."""
     drift: NonNegativeFloat = 0.03
-    """Turn of all tastes per day, in radians; 0: the world stands still."""
+    """Preference drift: rotation of all preference vectors per day, in radians; 0: none."""
     signal: PositiveFloat = 1.0
-    """Factor on all effects: how far the best model can tell rows apart."""
+    """Factor on all effects; the larger, the higher the best achievable AUC."""
     old_app: Share = 0.15
-    """Share of the users with app version 4.0, which does not log the cart (null)."""
+    """Share of the users with app version 4.0, which does not log carts (null)."""
     cart_not_logged: tuple[str, ...] = ("live",)
-    """Scenarios that do not log the cart (null)."""
+    """Scenarios that do not log carts (null)."""
     behaviours: bool = False
-    """Adds the histories `hist_carts` and `hist_buys`, and how far each step of `hist_items` went, how long ago and at which
-    hour. All of it moves the labels. Memory grows by 24 bytes more per user and step."""
+    """Adds the histories `hist_carts` and `hist_buys`, and for each step of `hist_items` its kind (click, cart, buy), age and
+    hour. All of them affect the labels. Memory grows by another 24 bytes per user and step."""
     engagement: bool = False
-    """Adds the labels `like`, `favourite`, `comment`, `share`, `follow` and `stars` with tastes of their own; nothing else
+    """Adds the labels `like`, `favourite`, `comment`, `share`, `follow` and `stars` with their own preferences; nothing else
     changes."""
     conflict: Share = 0.0
-    """How far cart and buy turn away from the click's taste: from about 0.5 on they have little to do with it, at 1 they run
-    against it."""
+    """Task conflict: how much the preferences behind cart and buy differ from those behind clicks; from about 0.5 on they are
+    nearly independent, at 1 opposed."""
     missing_signal: Share = 0.0
-    """Every day a quarter of this share of the items withholds its price, and another such part its rating, for reasons that
-    move the labels."""
+    """How informative the nulls of `price` and `rating` are: every day, a quarter of this share of the items has no price, and
+    as many have no rating, for reasons that affect the labels."""
     position: Literal["id", "bias"] = "id"
-    """What `config.yaml` makes of the position: an ordinary ID, or a `bias` that only a position tower reads."""
+    """How `config.yaml` uses the position: as an ordinary ID, or as a `bias` feature that only a position tower reads."""
     buy_window_hours: NonNegativeFloat = 3.0
-    """Time that a buy takes at most to arrive. A day is written at its end, so rows of its last so many hours are immature."""
+    """Longest delay of a buy. The logs of a day end with the day, so `buy` is not final for rows of its last hours."""
     rows_per_file: PositiveInt = 250_000
-    """Rows of one parquet file."""
+    """Rows per parquet file."""
     row_group_rows: PositiveInt = 62_500
-    """Rows of one row group."""
+    """Rows per row group."""
     hours: bool = False
-    """Partition by `hour=HH` below the day too."""
+    """Also partition each day by `hour=HH`."""
     shards: PositiveInt = 1
-    """Parts, by user, that are generated independently of each other, by as many processes at most. Part of the content."""
+    """Number of independent parts, by user; at most this many processes can work. It changes the rows."""
 
     @model_validator(mode="after")
     def _consistent(self) -> "SynthSpec":
         names = [s.name for s in self.scenarios]
         if len(set(names)) != len(names) or {"all", "other"} & set(names):
-            raise ValueError(f"scenarios must have distinct names, none of them `all` or `other`; they are {names}")
+            raise ValueError(
+                f"scenarios has the names {quoted(names)}; give them distinct names other than `all` and `other`"
+            )
         if unknown := sorted(set(self.cart_not_logged) - set(names)):
-            raise ValueError(f"cart_not_logged names `{unknown[0]}`, which is not one of the scenarios {names}")
-        if not self.buy_rate < self.cart_rate < min(s.click_rate for s in self.scenarios):
-            raise ValueError("rates must fall along the funnel: buy_rate < cart_rate < every scenario's click_rate")
+            raise ValueError(
+                f"cart_not_logged has `{unknown[0]}`, which is not one of the scenarios {quoted(names)}; use one of these"
+            )
+        lowest = min(self.scenarios, key=lambda s: s.click_rate)
+        if not self.buy_rate < self.cart_rate < lowest.click_rate:
+            raise ValueError(
+                f"buy_rate is {self.buy_rate:g}, cart_rate {self.cart_rate:g} and the lowest click_rate {lowest.click_rate:g} "
+                f"(scenario `{lowest.name}`); set them so that buy_rate < cart_rate < every click_rate"
+            )
         if self.shards > self.users:
-            raise ValueError(f"shards {self.shards} exceeds users {self.users}; every shard needs a user")
-        if self.items * (2 + self.days * self.new_items) >= 2**31:
-            raise ValueError("more than 2^31 items over all days; lower items, days or new_items")
+            raise ValueError(f"shards is {self.shards}, more than users = {self.users}; lower shards or raise users")
+        numbers = self.items * (2 + self.days * self.new_items)
+        if numbers >= 2**31:
+            raise ValueError(
+                f"items = {self.items} over {self.days} days (new_items = {self.new_items:g}) needs {numbers:.2g} item IDs, "
+                f"more than 2^31; lower items, days or new_items"
+            )
         return self
 
     def dates(self) -> list[dt.date]:
@@ -152,6 +164,6 @@ class SynthSummary:
     """Bytes of the parquet files."""
     seconds: float
     label_means: dict[str, float]
-    """Mean of each label over the rows where it is observed."""
+    """Mean of each label over its observed rows."""
     label_nulls: dict[str, float]
-    """Share of rows where it is not."""
+    """Share of rows in which the label is null."""

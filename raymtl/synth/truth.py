@@ -1,20 +1,20 @@
-"""The truth behind the labels: scores (logits and log means) as a sum of effects of what a model can see.
+"""The true model behind the labels: scores (logits and log means), each a sum of effects of the columns.
 
     score[o] = intercept[scenario, o]
-             + user main effects      segment, age, gender, city, activity, and a rest of the user's own
-             + item main effects      category, brand, tags, freshness, and a rest of the item's own
-             + cross                  user segment × category, low rank, another one in each scenario, turning by the day
+             + user main effects      segment, age, gender, city, activity, and a residual per user
+             + item main effects      category, brand, tags, freshness, and a residual per item
+             + cross                  user segment × category, low rank, different in each scenario, rotating daily
              + price                  z(log price) · slope[scenario, age]
              + context                scenario × hour × device
-             + bilinear               age × tags, and user taste × item taste (turning by the day)
-             + history                share of `hist_items` in the item's category, or what `behaviours` makes of it
-             + missing                where the price or the rating is withheld (`missing_signal`)
-             − conflict               cart and buy: a multiple of all that the click's score has but its intercept
+             + bilinear               age × tags, and user and item preference vectors (rotating daily)
+             + history                share of `hist_items` in the item's category, or the effects of `behaviours`
+             + missing                if the price or the rating is withheld (`missing_signal`)
+             − conflict               cart and buy: a multiple of the click's score without its intercept
              + position               click only: −slope[scenario] · log(position)
 
 for the outputs click, cart given click, buy given cart, page views (log mean), watch time (log median), and, of the same form,
-those of `engagement`. The logs show every input (the rests through the IDs), so a model can come close to the truth; chance
-alone decides the labels given the scores.
+those of `engagement`. The logs contain every input (some only through the IDs), so a model can come close to the truth; given
+the scores, the labels are random.
 
 Shapes: N rows, R requests, O outputs, S scenarios.
 """
@@ -34,7 +34,7 @@ WATCH_SPREAD = 0.5
 _HIDDEN_PRICE = (-0.6, -0.5, -0.7, -0.2, 0.0)
 _HIDDEN_RATING = (0.5, 0.4, 0.4, 0.1, 0.0)
 AGAINST_CLICK = {CART: 3.0, BUY: 0.5}
-"""How many times the click's taste is taken from these scores at `conflict` 1."""
+"""Multiple of the click's preferences subtracted from these scores at `conflict` 1."""
 _POSITION = (0.40, 0.60, 0.25)
 _MEANS = (0.0, 0.0, 0.0, np.log(2.0), np.log(25.0))
 _RANK = 2
@@ -46,16 +46,16 @@ def _row(values: tuple[float, ...]) -> np.ndarray:
 
 
 def standardised(values: np.ndarray, of_one: tuple[int, ...] | None = None) -> np.ndarray:
-    """`values` with mean 0 and variance 1 over the axes `of_one` (none: all but the last), so that no seed is hard by luck."""
+    """`values` with mean 0 and variance 1 over the axes `of_one` (None: all but the last), so that all seeds are equally hard."""
     axes = tuple(range(values.ndim - 1)) if of_one is None else of_one
     centred = values - values.mean(axis=axes, keepdims=True)
     return centred / np.maximum(centred.std(axis=axes, keepdims=True), 1e-6)
 
 
 class Effects:
-    """The effects of one world on one day; tables over small vocabularies only.
+    """The effects of one seed on one day; tables only over small vocabularies.
 
-    `stream` tells families of outputs apart, `first` is the column of `residual` with which one begins.
+    `stream` selects the random draws of a family of outputs; `first` is its first column in `residual`.
     """
 
     def __init__(self, spec: SynthSpec, day: int, scales: Scales = FUNNEL, stream: int = 2, first: int = 0):
@@ -95,7 +95,7 @@ class Effects:
         self.cross = self._cross(turning, scenarios, outputs)
 
     def _context(self, table, scenarios: int) -> np.ndarray:
-        """[S, 24, devices, O]: a wave over the day and an effect of the device, both of the scenario's own."""
+        """[S, 24, devices, O]: a wave over the day and an effect of the device, different in each scenario."""
         angle = 2 * np.pi * np.arange(24)[:, None] / 24
         sine, cosine = table(self._scales.hour, scenarios, 1), table(self._scales.hour, scenarios, 1)
         wave = np.sin(angle) * sine + np.cos(angle) * cosine
@@ -120,7 +120,7 @@ class Effects:
         main = self._segment[users.segment] + self._age[users.age] + self._gender[users.gender] + self._city[users.city]
         main += signal * (
             busy[:, None] * _row(self._scales.activity_slope)
-            + users.residual[:, self._residuals] * _row(self._scales.user_rest)
+            + users.residual[:, self._residuals] * _row(self._scales.user_residual)
         )
         return main, np.concatenate([self._age_vectors[users.age], users.taste], axis=1)
 
@@ -134,14 +134,14 @@ class Effects:
         fresh = np.log1p(items.age_days) - 2.5
         main += signal * (
             fresh[:, None] * _row(self._scales.fresh_slope)
-            + items.residual[:, self._residuals] * _row(self._scales.item_rest)
+            + items.residual[:, self._residuals] * _row(self._scales.item_residual)
         )
         vectors = np.einsum("nt,ntf->nf", per_tag, self._tag_vectors[items.tags])
         price = np.nan_to_num((np.log1p(items.price) - PRICE_LOG_MEAN) / PRICE_LOG_STD)
         return main, np.concatenate([vectors, items.taste], axis=1), price.astype(np.float32)
 
     def withheld(self, items: Items) -> np.ndarray:
-        """Effects of an item's price or rating being withheld today, [N, O] float32."""
+        """Effects of a price or rating withheld today, [N, O] float32."""
         shift = items.price_withheld[:, None] * _row(_HIDDEN_PRICE) + items.rating_withheld[:, None] * _row(
             _HIDDEN_RATING
         )
@@ -149,13 +149,13 @@ class Effects:
 
 
 PRICE_LOG_MEAN, PRICE_LOG_STD = 3.1, 0.85
-"""About the mean and the standard deviation of log(1 + price)."""
+"""Approximate mean and standard deviation of log(1 + price)."""
 ACTIVITY_LOG_MEAN, ACTIVITY_LOG_STD = 4.0, 1.2
-"""The same of log(1 + activity)."""
+"""The same for log(1 + activity)."""
 
 
 def chances(scores: np.ndarray) -> np.ndarray:
-    """End-to-end probabilities of click, cart, buy [N, 3] from scores [N, O]: each step times the one before."""
+    """End-to-end probabilities of click, cart, buy [N, 3] from scores [N, O]: each step times the previous one."""
     steps = 1 / (1 + np.exp(-scores[:, :3]))
     return np.cumprod(steps, axis=1)
 

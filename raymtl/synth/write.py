@@ -24,16 +24,16 @@ from raymtl.synth.shard import Shard
 from raymtl.synth.spec import SynthSpec, SynthSummary
 
 Progress = Callable[[int, int], None]
-"""Called with (rows written, rows in all) now and then."""
+"""Called from time to time with (rows written, total rows)."""
 _MARKER = "_synth.json"
 
 
 def write_logs(spec: SynthSpec, out: str, processes: int = 1, progress: Progress | None = None) -> SynthSummary:
-    """Write the logs that `spec` describes below folder or URL `out`, and `out/config.yaml`, which trains on them.
+    """Write the logs of `spec` to the folder or URL `out`, and `out/config.yaml`, which trains on them.
 
-    Memory depends on `spec.users` and `spec.items`, not on the rows. The rows are the same for any number of `processes`
-    (at most `spec.shards` of them work). A run that was cut off can be started again over what it left; `config.yaml`
-    appears last. Raises DataError where `out` holds anything else than the logs of this very spec.
+    Memory depends on `spec.users` and `spec.items`, not on the rows. The rows are the same for any number of `processes`, of
+    which at most `spec.shards` work. An interrupted run can be restarted in the same folder; `config.yaml` is written last.
+    Raises DataError if `out` contains anything other than logs of this spec.
     """
     start = time.monotonic()
     folder = OutputFolder.open(out)
@@ -62,7 +62,7 @@ def write_logs(spec: SynthSpec, out: str, processes: int = 1, progress: Progress
 
 @dataclass
 class _Tally:
-    """What was written so far."""
+    """Counts of what was written."""
 
     labels: tuple[str, ...]
     rows: int = 0
@@ -83,14 +83,14 @@ class _Tally:
         )
 
     def count(self, table: pa.Table) -> None:
-        """Take up the labels of a table."""
+        """Add a table."""
         self.rows += table.num_rows
         self.sums = self.sums + np.array([pc.sum(table[name]).as_py() or 0.0 for name in self.labels])
         self.observed = self.observed + np.array([table.num_rows - table[name].null_count for name in self.labels])
 
 
 def _claim(folder: OutputFolder, spec: SynthSpec) -> None:
-    """Make sure that the folder is empty or holds logs of the same spec, and mark it."""
+    """Check that the folder is empty or has logs of the same spec, and mark it."""
     found = folder.read_text(_MARKER)
     if found is not None:
         # a key that an older version did not write has its default
@@ -99,7 +99,7 @@ def _claim(folder: OutputFolder, spec: SynthSpec) -> None:
             return
         differs = ", ".join(f"{k} {old.get(k)!r} instead of {new[k]!r}" for k in new if old.get(k) != new[k])
         raise DataError(
-            f"`{folder.path}` holds synthetic logs of another spec ({differs}); remove it or choose another folder"
+            f"`{folder.path}` has logs generated with other settings ({differs}); delete the folder or choose another one"
         )
     if others := folder.files():
         raise DataError(
@@ -147,7 +147,7 @@ def _in_processes(
 
 @contextmanager
 def _without_sigint() -> Iterator[None]:
-    """Processes started inside leave a typed Ctrl-C, which reaches them too, to their parent."""
+    """Processes started inside ignore Ctrl-C, which the terminal sends them too; their parent handles it."""
     before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
     try:
         yield
@@ -174,7 +174,7 @@ def _write_shard(
     intercepts: np.ndarray,
     step: Callable[[int], None] | None = None,
 ) -> _Tally:
-    """Write all days of one shard; `step` (None: the parent's queue) hears of every batch of rows."""
+    """Write all days of one shard; `step` (None: the parent's queue) is called with the number of rows of every block."""
     shard, columns = Shard(spec, number, intercepts), Columns(spec, number)
     tally = _Tally(label_columns(spec))
     for day, date in enumerate(spec.dates()):
@@ -191,7 +191,7 @@ def _write_shard(
 
 
 class _Files:
-    """The files of one shard and day: rows in, row groups out; at most a row group and a block are in memory."""
+    """Writes the files of one shard and day, with at most a row group and a block in memory."""
 
     def __init__(self, spec: SynthSpec, folder: OutputFolder, day: str, shard: int, tally: _Tally):
         self._spec, self._folder, self._day, self._shard, self._tally = spec, folder, day, shard, tally
@@ -202,7 +202,7 @@ class _Files:
         self._number = 0
 
     def add(self, table: pa.Table) -> None:
-        """Append rows, later ones than before."""
+        """Append rows in chronological order."""
         for partition, chunk in self._by_partition(table):
             if partition != self._partition:
                 self.close()
@@ -220,7 +220,7 @@ class _Files:
                         self.close()
 
     def close(self) -> None:
-        """Write what waits and finish the file."""
+        """Write the remaining rows and finish the file."""
         if self._waiting_rows:
             self._flush()
         if self._file is not None:

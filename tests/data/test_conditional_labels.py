@@ -1,4 +1,4 @@
-"""Labels under a condition (`given`) and labels that multiply along the funnel (docs/formulas.md §1.4, §7e, §8e)."""
+"""Labels under a condition (`given`) and labels that multiply along the funnel (docs/formulas.md §1.4, §7, §8)."""
 
 import math
 from itertools import product

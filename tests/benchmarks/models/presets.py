@@ -100,7 +100,7 @@ def table(found: list[dict[str, Any]], data: str, columns: tuple[str, ...]) -> s
         rows.append(f"| `{preset}` | {' | '.join(cells)} | {size:,} | {speed:,.0f} |")
     best = {c: max((f["best"].get(c) or 0 for f in mine), default=0) for c in columns}
     if any(best.values()):
-        rows.append(f"| best reachable | {' | '.join(f'{best[c]:.4f}' for c in columns)} | | |")
+        rows.append(f"| best achievable | {' | '.join(f'{best[c]:.4f}' for c in columns)} | | |")
     return "\n".join(rows)
 
 

@@ -90,7 +90,7 @@ def expected_auc(truth: np.ndarray, scores: np.ndarray, rows: np.ndarray | None 
 
 
 def judge_funnel(columns: Columns, rows: np.ndarray | None = None) -> dict[str, float]:
-    """AUC of every step, its gap to the best reachable, and the mean gap."""
+    """AUC of every step, its gap to the best achievable, and the mean gap."""
     found: dict[str, float] = {}
     for task in FUNNEL:
         truth = columns[f"p_{task}"]
@@ -231,7 +231,7 @@ def selection(logs: Values) -> Case:
         logs=logs,
         variants={
             "clicked rows, alone": Variant(APART, tasks=conversion(click_weight=0.0)),
-            "clicked rows, beside the click": Variant(APART, tasks=conversion(click_weight=1.0)),
+            "clicked rows, with the click": Variant(APART, tasks=conversion(click_weight=1.0)),
             "esmm": Variant({"preset": "esmm"}, tasks=click_and_buy()),
         },
         judge=judge_conversion,
@@ -273,7 +273,7 @@ CASES: dict[str, Case] = {
         logs={"scenarios": scenarios(0.69, 0.30, 0.01), "cart_not_logged": []},
         variants={
             "mmoe": Variant(MMOE, eval_on="live"),
-            "mmoe, live alone": Variant(MMOE, train_on="live", eval_on="live"),
+            "mmoe, only live": Variant(MMOE, train_on="live", eval_on="live"),
             "m2m": Variant(M2M, eval_on="live"),
         },
         judge=judge_funnel,

@@ -1,4 +1,4 @@
-"""Synthetic logs: AUC against the best reachable after one pass, and AITM's order violations as alpha grows (docs/results.md).
+"""Synthetic logs: AUC against the best achievable after one pass, and AITM's order violations as alpha grows (docs/results.md).
 
 python -m tests.benchmarks.models.synth [--rows-per-day 1000000] [--alphas 0,0.6,3]
 """

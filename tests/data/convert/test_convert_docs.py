@@ -41,5 +41,5 @@ def test_every_column_and_every_key_of_the_spec_is_described(tmp_path):
     write_logs(SynthSpec(days=1, rows_per_day=100, users=5, items=5), str(tmp_path))
     columns = pq.read_schema(next(tmp_path.glob("ds=*/*.parquet"))).names
     assert {*LABELS, "hist_items"} <= set(columns)
-    described = page.split("## Columns")[1].split("## The world")[0]
+    described = page.split("## Columns")[1].split("## How the labels")[0]
     assert [name for name in columns if f"`{name}`" not in described] == []
