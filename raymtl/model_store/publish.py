@@ -20,7 +20,8 @@ from raymtl.storage.object_store import Store
 from raymtl.storage.paths import join_path
 from raymtl.training import checkpoint as saved_state
 from raymtl.training.build import build
-from raymtl.training.rundir import CONFIG, last_checkpoint, read_result, run_of
+from raymtl.training.checkpoint_folders import last_checkpoint
+from raymtl.training.rundir import CONFIG, read_result, run_of
 
 
 def publish_run(

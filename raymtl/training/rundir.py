@@ -1,4 +1,4 @@
-"""The folder of a run: its two files, its checkpoints, and its lock."""
+"""The folder of a run: its two files, and its lock."""
 
 import errno
 import fcntl
@@ -13,12 +13,11 @@ import pyarrow.fs as pafs
 
 from raymtl.config.root import Config
 from raymtl.data.writable import not_writable
-from raymtl.errors import CheckpointError, StorageError, TryLaterError
+from raymtl.errors import StorageError, TryLaterError
 from raymtl.storage.atomic import atomic_write
-from raymtl.storage.filesystem import is_local, list_folder, open_filesystem, put, read_all
+from raymtl.storage.filesystem import is_local, open_filesystem, put, read_all
 from raymtl.storage.paths import join_path, split_options
 from raymtl.storage.retry import advice, is_transient, reason, retry
-from raymtl.training.checkpoint import PROGRESS
 
 RESULT = "result.json"
 CONFIG = "config.yaml"
@@ -109,45 +108,3 @@ def read_result(run_dir: str) -> dict[str, Any] | None:
         return None if text is None else json.loads(text)
     except json.JSONDecodeError:  # truncated: the run had not finished writing it
         return None
-
-
-def checkpoints(run_dir: str) -> list[str]:
-    """Folders of the complete checkpoints of a run, oldest first; one whose upload was interrupted has no metadata.
-
-    Raises CheckpointError if there is no such run, and StorageError if the storage keeps failing, which must not look like a
-    missing checkpoint.
-    """
-    filesystem, inner = open_filesystem(run_dir)
-    with run_storage(run_dir, "list its checkpoints"):
-        try:
-            entries = retry(lambda: list_folder(filesystem, inner, recursive=False))
-        except (FileNotFoundError, NotADirectoryError) as error:
-            raise CheckpointError(
-                f"the run `{run_dir}` does not exist; name the folder that `raymtl train` printed"
-            ) from error
-        names = sorted(
-            e.base_name for e in entries if e.type == pafs.FileType.Directory and e.base_name.startswith("checkpoint_")
-        )
-        return [join_path(run_dir, name) for name in names if _is_complete(filesystem, f"{inner}/{name}")]
-
-
-def has_checkpoint(run_dir: str) -> bool:
-    """Whether the run exists and has a complete checkpoint."""
-    try:
-        return bool(checkpoints(run_dir))
-    except CheckpointError:
-        return False
-
-
-def _is_complete(filesystem: pafs.FileSystem, folder: str) -> bool:
-    # Listed, since fsspec's check of one file treats any error as "no" (storage/filesystem.py)
-    entries = retry(lambda: list_folder(filesystem, folder, recursive=False, allow_not_found=True))
-    return {".metadata", PROGRESS} <= {e.base_name for e in entries if e.type == pafs.FileType.File}
-
-
-def last_checkpoint(run_dir: str) -> str:
-    """Folder of the newest checkpoint of a run."""
-    found = checkpoints(run_dir)
-    if not found:
-        raise CheckpointError(f"the run `{run_dir}` has no checkpoint yet; wait until it finishes a unit")
-    return found[-1]
