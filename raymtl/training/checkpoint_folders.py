@@ -96,7 +96,8 @@ def complete(folder: str, target: str) -> None:
 def remove_others(run_dir: str, keep: int) -> None:
     """Remove what is neither the newest complete checkpoint nor one of the `keep` best, and what interrupted saves left.
 
-    A damaged checkpoint stays: it was complete once, and another version may be able to read it.
+    A damaged checkpoint stays: it was complete once, and another version may be able to read it. Raises StorageError at the
+    end if some could not be removed.
     """
     filesystem, inner = open_filesystem(run_dir)
     # No copies and links, which a user may have added
@@ -108,13 +109,23 @@ def remove_others(run_dir: str, keep: int) -> None:
     found = _complete(run_dir, names)
     newest = list(found)[-1:]
     best = sorted(found, key=lambda name: found[name].score)[-keep:]  # of equal ones, the newer
+    failed: StorageError | None = None
     for name in set(names).difference(newest, best):
         if name in found or read_file(run_dir, f"{name}/{PROGRESS}") is None:
-            with run_storage(run_dir, f"remove `{name}`"):
-                with suppress(FileNotFoundError):
-                    retry(partial(delete_file, filesystem, f"{inner}/{name}/{PROGRESS}"))
-                with suppress(FileNotFoundError):
-                    retry(partial(filesystem.delete_dir, f"{inner}/{name}"))
+            try:
+                _remove(filesystem, f"{inner}/{name}", run_dir)
+            except StorageError as error:
+                failed = error
+    if failed is not None:
+        raise failed
+
+
+def _remove(filesystem: pafs.FileSystem, inner: str, run_dir: str) -> None:
+    with run_storage(run_dir, f"remove `{inner.rpartition('/')[2]}`"):
+        with suppress(FileNotFoundError):
+            retry(lambda: delete_file(filesystem, f"{inner}/{PROGRESS}"))
+        with suppress(FileNotFoundError):
+            retry(lambda: filesystem.delete_dir(inner))
 
 
 def _names(run_dir: str) -> list[str]:

@@ -137,36 +137,35 @@ def save_one(run: str, source: str, control: tuple[str, str]) -> None:
     remove_others(run, 1)
 
 
-@pytest.mark.parametrize("operation", ["open-new", "write", "close", "put", "remove"])
-def test_a_kill_at_any_moment_of_a_save_leaves_the_last_checkpoint(tmp_path: Path, operation: str) -> None:
+def test_a_kill_at_any_moment_of_a_save_leaves_the_last_checkpoint(tmp_path: Path) -> None:
     source = write_checkpoint(tmp_path, 9)
-    start = multiprocessing.get_context("forkserver").Process
-    for after in (False, True):
-        for skip in range(20):
-            run_dir = tmp_path / f"run-{after}-{skip}"
-            old = [write_checkpoint(run_dir, second) for second in (1, 2)]
-            faults = Faults(tmp_path / f"faults-{after}-{skip}")
-            faults.add(operation, f"{run_dir}/*", "SIGKILL", skip=skip, after=after)
-            process = start(target=save_one, args=(f"faulty://{run_dir}", str(source), faults.variable))
-            process.start()
-            process.join(60)
-            assert process.exitcode in (0, -signal.SIGKILL)
-            found = find_checkpoint(str(run_dir))
-            assert found is not None
-            read = torch.ones(100)
-            dcp.load({"weight": read}, checkpoint_id=found, no_dist=True)
-            assert not read.any()
-            if found == str(old[1]):
-                assert checkpoints(str(run_dir)) == [
-                    *map(str, old)
-                ]  # nothing is removed before a newer one is complete
-            remove_others(str(run_dir), 1)  # at the next checkpoint
-            assert [*map(str, run_dir.glob("checkpoint_*"))] == [found]
-            if process.exitcode == 0:
-                assert found not in map(str, old)
-                break
-        assert process.exitcode == 0
-        assert skip > 0
+    found = []
+    for skip in range(30):
+        run_dir = tmp_path / f"run-{skip}"
+        old = [str(write_checkpoint(run_dir, second)) for second in (1, 2)]
+        faults = Faults(tmp_path / f"faults-{skip}")
+        faults.add("[!l]*[ewt]", f"{run_dir}/*", "SIGKILL", skip=skip)  # remove, open-new, write, close, put
+        process = multiprocessing.get_context("fork").Process(
+            target=save_one, args=(f"faulty://{run_dir}", str(source), faults.variable)
+        )
+        process.start()
+        process.join(60)
+        assert process.exitcode in (0, -signal.SIGKILL)
+        found.append(find_checkpoint(str(run_dir)) or "")
+        read = torch.ones(100)
+        dcp.load({"weight": read}, checkpoint_id=found[-1], no_dist=True)
+        assert not read.any()
+        if found[-1] == old[1]:
+            assert checkpoints(str(run_dir)) == old  # nothing is removed before a newer one is complete
+        remove_others(str(run_dir), 1)  # at the next checkpoint
+        assert [*map(str, run_dir.glob("checkpoint_*"))] == [found[-1]]
+        if process.exitcode == 0:
+            break
+    assert process.exitcode == 0
+    assert sum(folder.endswith("02.000000") for folder in found) > 5
+    assert (
+        sum(not folder.endswith("02.000000") for folder in found) == 5
+    )  # two old ones go, in two acts each; all went well
 
 
 # Workers
@@ -254,7 +253,7 @@ def test_a_checkpoint_that_cannot_be_removed_does_not_stop_the_training(tmp_path
         assert progress == resumed
         assert same
     notes = [item["note"] for item in answers[0][2]]
-    assert len(notes) == 2  # after the third checkpoint all could stay; the two that follow have one to remove
+    assert len(notes) == 3  # from the third on there is one to remove
     assert notes[0].startswith(f"run folder `{run}`: cannot remove `checkpoint_")
     assert notes[0].endswith("Permission denied; training continues")
     assert len(list((tmp_path / "run").glob("checkpoint_*"))) == 5
