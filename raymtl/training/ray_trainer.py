@@ -80,7 +80,7 @@ def launch(
         ),
         run_config=RunConfig(
             name=config.name,
-            storage_path=ray_folder,  # it gets no checkpoints, and requires one
+            storage_path=ray_folder,  # Ray requires a folder; the checkpoints do not go there
             failure_config=FailureConfig(
                 max_failures=train.max_failures,
                 controller_failure_limit=int(train.max_failures * train.start_timeout_s / start_s),
