@@ -111,8 +111,8 @@ class _DailyWorker:
                 log.notify(note=f"resuming from step {progress.step}, {count_of(progress.rows, 'row')} trained")
             self._enter("train")
             if not progress.finished:
-                trainer.run()
-            saver.wait()
+                with saver:
+                    trainer.run()
             self._enter("gate")
             candidate = trainer.measure(job.inputs[CANDIDATE])
             health = self._health(train_state)

@@ -19,7 +19,8 @@ from raymtl.model_store.writer import Draft, export
 from raymtl.storage.object_store import Store
 from raymtl.training import checkpoint as saved_state
 from raymtl.training.build import build
-from raymtl.training.rundir import CONFIG, RunFolder, last_checkpoint, read_result, run_of
+from raymtl.training.checkpoint_folders import last_checkpoint
+from raymtl.training.rundir import CONFIG, RunFolder, read_result, run_of
 
 
 def publish_run(

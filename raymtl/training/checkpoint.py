@@ -5,6 +5,7 @@ A checkpoint is a folder in the format of torch.distributed.checkpoint (tables a
 """
 
 import json
+import math
 import pickle
 import warnings
 from concurrent.futures import Future
@@ -53,6 +54,12 @@ class Progress:
     finished: bool = False
     """Training has ended: after the last epoch, or by an early stop."""
 
+    @property
+    def score(self) -> float:
+        """Score of the evaluation at this step, higher is better; -inf without one."""
+        last = self.evaluations[-1] if self.evaluations else {}
+        return last["score"] if last.get("step") == self.step and last["score"] is not None else -math.inf
+
 
 def state_of(train_state: TrainState) -> dict[str, Any]:
     """Model and both optimizers, as torch.distributed.checkpoint takes them."""
@@ -87,7 +94,7 @@ def read_progress(folder: str) -> Progress:
         raise CheckpointError(
             f"`{folder}` is not a raymtl checkpoint: it has no {PROGRESS}; name another folder"
         ) from error
-    except (json.JSONDecodeError, TypeError) as error:
+    except (ValueError, TypeError) as error:
         raise CheckpointError(f"`{path}` is damaged ({error}); name another checkpoint of the run") from error
 
 

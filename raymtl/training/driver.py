@@ -18,8 +18,8 @@ from raymtl.dependencies import package_versions
 from raymtl.errors import ConfigError
 from raymtl.results import EvaluateResult, RunResult
 from raymtl.storage.paths import absolute
-from raymtl.storage.temp_dirs import folder_for
 from raymtl.telemetry.events import Listener
+from raymtl.training.checkpoint_folders import find_checkpoint, last_checkpoint
 from raymtl.training.cluster import connect
 from raymtl.training.phases import joining, starting_workers
 from raymtl.training.ray_trainer import launch
@@ -28,8 +28,6 @@ from raymtl.training.rundir import (
     CONFIG,
     RESULT,
     RunFolder,
-    has_checkpoint,
-    last_checkpoint,
     read_result,
     run_folder,
     run_lock,
@@ -112,7 +110,7 @@ def train(config: Config, *, address: str | None = None, on_event: Listener | No
             ready.plans["train"],
             run_dir,
             reading_tasks(config, workers=0),  # the workers have not started yet
-            has_trained=has_checkpoint(run_dir),
+            has_trained=find_checkpoint(run_dir) is not None,
             notify=notify,
         )
         inputs = {part: Input(plan, part == "eval", maps) for part, plan in ready.plans.items()}
@@ -185,8 +183,7 @@ def evaluate(
     inputs = {"eval": Input(plan, True, maps)}
     job = Job(config, inputs, rates, run_dir, None, grant.read_tasks, grant.threads, config_hash(config), folder)
     notify(starting_workers(config))
-    with folder_for("evaluate") as temp_dir:
-        summary = launch(run_worker, job, grant, config.model_copy(update={"output": temp_dir}), None)
+    summary = launch(run_worker, job, grant, config, None)
     return {
         "checkpoint": folder,
         "step": summary["progress"]["step"],
@@ -198,7 +195,7 @@ def evaluate(
 def _compare_with_previous(config: Config, run_dir: RunFolder) -> None:
     """Refuse to resume a run with another configuration, which would silently mix two models."""
     text = run_dir.read_text(CONFIG)
-    if text is None or not (run_dir.read(RESULT) or has_checkpoint(run_dir)):
+    if text is None or not (run_dir.read(RESULT) or find_checkpoint(run_dir)):
         return  # there is no earlier run
     try:
         previous = load_config(None, text=text)

@@ -3,19 +3,18 @@
 import logging
 import os
 import re
+import shutil
 import threading
 import time
 from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
-from pathlib import Path
 from typing import Any
 
-import pyarrow.fs as pafs
 import ray
 import ray.train
 from ray.exceptions import RayActorError
-from ray.train import CheckpointConfig, FailureConfig, LoggingConfig, RunConfig, ScalingConfig
+from ray.train import FailureConfig, LoggingConfig, RunConfig, ScalingConfig
 from ray.train.torch import TorchConfig, TorchTrainer
 from ray.train.v2._internal.exceptions import WorkerGroupStartupTimeoutError
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
@@ -23,11 +22,10 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 from raymtl import errors, signals
 from raymtl.config.root import Config
 from raymtl.errors import ClusterError, StorageError, UserError, find_user_error
-from raymtl.storage.filesystem import open_filesystem
-from raymtl.storage.temp_dirs import remove_stale
+from raymtl.storage.temp_dirs import new_folder, remove_stale
 from raymtl.telemetry.events import Listener
 from raymtl.telemetry.logs import environment as log_environment
-from raymtl.training.checkpoint_index import SNAPSHOT, repair_checkpoint_index
+from raymtl.training.checkpoint_folders import find_checkpoint
 from raymtl.training.cluster import started_here
 from raymtl.training.local_ray import check_room_for_checkpoints, checkpoint_bytes, full_disk, temporary_folder
 from raymtl.training.resources import ResourceGrant, shortage, worker_resources
@@ -52,7 +50,7 @@ def launch(
     config: Config,
     on_event: Listener | None,
 ) -> dict[str, Any]:
-    """Run `entry` on the workers with Ray Train, in the folder `<output>/<name>`, and return the first worker's result.
+    """Run `entry` on the workers with Ray Train and return the first worker's result.
 
     Raises the UserError of the workers.
     """
@@ -61,8 +59,10 @@ def launch(
     # Right after losing a node, Ray first requests as many workers as before, and only then as many as fit
     start_s = train.start_timeout_s if train.min_workers is None else min(_ELASTIC_START_S, train.start_timeout_s)
     os.environ["RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S"] = str(start_s)
-    filesystem, inner = open_filesystem(config.output)
-    local_storage = isinstance(filesystem, pafs.LocalFileSystem)
+    remove_stale()
+    if started_here() and job.evaluate_checkpoint is None:
+        check_room_for_checkpoints(config)
+    ray_folder = new_folder("ray")
     pump = _EventPump(on_event) if on_event else None
     trainer = _Trainer(
         # The job is bound to the function: Ray's controller also unpickles `train_loop_config`, and would import TorchRec for it
@@ -80,22 +80,15 @@ def launch(
         ),
         run_config=RunConfig(
             name=config.name,
-            storage_path=str(Path(inner).absolute()) if local_storage else inner,
-            storage_filesystem=None if local_storage else filesystem,
+            storage_path=ray_folder,  # Ray requires a folder; the checkpoints do not go there
             failure_config=FailureConfig(
                 max_failures=train.max_failures,
                 controller_failure_limit=int(train.max_failures * train.start_timeout_s / start_s),
-            ),
-            checkpoint_config=CheckpointConfig(
-                num_to_keep=train.checkpoint.keep, checkpoint_score_attribute="score", checkpoint_score_order="max"
             ),
             worker_runtime_env={"env_vars": worker_environment(grant.threads)},
             logging_config=LoggingConfig(log_level="ERROR"),
         ),
     )
-    remove_stale()
-    if started_here() and job.evaluate_checkpoint is None:
-        check_room_for_checkpoints(config)
     try:
         result = _launch(
             trainer,
@@ -107,6 +100,7 @@ def launch(
     finally:
         if pump:
             pump.close()
+        shutil.rmtree(ray_folder, ignore_errors=True)
         remove_stale()
     summary = result.return_value
     if "user_error" in summary:
@@ -137,7 +131,6 @@ def _launch(
     allowed = config.train.max_failures
     attempt, run_dir = 0, RunFolder.open(run_folder(config))
     while True:
-        repair_checkpoint_index(run_dir, notify)
         watch, began = _Watch(trainer, config, notify, last_event_time), time.monotonic()
         try:
             return trainer.fit()
@@ -171,14 +164,14 @@ def _await_checkpoint(
     """Before the process handles SIGTERM: wait for a checkpoint at the end of the current unit, within the grace period."""
     grace_s = config.train.checkpoint.stop_grace_s
     signals.allow(grace_s + signals.CLEAN_UP_S)
-    before = run_dir.read(SNAPSHOT)
+    before = find_checkpoint(run_dir)
     notify(
         f"SIGTERM: waiting up to {grace_s:g} s (train.checkpoint.stop_grace_s) for the checkpoint at the end of this unit"
     )
     save_soon()
     end = time.monotonic() + grace_s
     while time.monotonic() < end:
-        if run_dir.read(SNAPSHOT) != before:
+        if find_checkpoint(run_dir) != before:
             notify("checkpoint saved")
             break
         time.sleep(0.2)

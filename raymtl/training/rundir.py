@@ -1,4 +1,4 @@
-"""The folder of a run: its two files, its checkpoints, and its lock."""
+"""The folder of a run: its two files, and its lock."""
 
 import errno
 import fcntl
@@ -9,16 +9,12 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-import pyarrow.fs as pafs
-
 from raymtl.config.root import Config
 from raymtl.data.writable import not_writable
-from raymtl.errors import CheckpointError, StorageError, TryLaterError
-from raymtl.storage.filesystem import list_folder
+from raymtl.errors import StorageError, TryLaterError
 from raymtl.storage.folder import Folder
 from raymtl.storage.paths import join_path, split_options
-from raymtl.storage.retry import advice, is_transient, reason, retry
-from raymtl.training.checkpoint import PROGRESS
+from raymtl.storage.retry import advice, is_transient, reason
 
 RESULT = "result.json"
 CONFIG = "config.yaml"
@@ -92,43 +88,3 @@ def read_result(run_dir: RunFolder) -> dict[str, Any] | None:
         return None if text is None else json.loads(text)
     except json.JSONDecodeError:  # truncated: the run had not finished writing it
         return None
-
-
-def checkpoints(run_dir: RunFolder) -> list[RunFolder]:
-    """Folders of the complete checkpoints of a run, oldest first; one whose upload was interrupted has no metadata.
-
-    Raises CheckpointError if there is no such run, and StorageError if the storage keeps failing, which must not look like a
-    missing checkpoint.
-    """
-    with run_dir.errors("list its checkpoints"):
-        try:
-            entries = retry(lambda: list_folder(run_dir.filesystem, run_dir.root, recursive=False))
-        except (FileNotFoundError, NotADirectoryError) as error:
-            raise CheckpointError(
-                f"the run `{run_dir.path}` does not exist; name the folder that `raymtl train` printed"
-            ) from error
-        names = sorted(
-            e.base_name for e in entries if e.type == pafs.FileType.Directory and e.base_name.startswith("checkpoint_")
-        )
-        return [folder for folder in map(run_dir.child, names) if _is_complete(folder)]
-
-
-def has_checkpoint(run_dir: RunFolder) -> bool:
-    """Whether the run exists and has a complete checkpoint."""
-    try:
-        return bool(checkpoints(run_dir))
-    except CheckpointError:
-        return False
-
-
-def _is_complete(folder: RunFolder) -> bool:
-    # Listed, since fsspec's check of one file treats any error as "no" (storage/filesystem.py)
-    return {".metadata", PROGRESS} <= {e.base_name for e in folder.entries() if e.type == pafs.FileType.File}
-
-
-def last_checkpoint(run_dir: RunFolder) -> RunFolder:
-    """Folder of the newest checkpoint of a run."""
-    found = checkpoints(run_dir)
-    if not found:
-        raise CheckpointError(f"the run `{run_dir.path}` has no checkpoint yet; wait until it finishes a unit")
-    return found[-1]

@@ -70,11 +70,11 @@ class Trainer:
         inputs: dict[str, Input],
         progress: Progress,
         log: RunLogger | None,
-        save: Callable[[float | None], None],
+        save: Callable[[], None],
         on_batch: Callable[[Batch], None] | None = None,
         stop_callback: StopCallback | None = None,
     ):
-        """`inputs` are those of `train` and, for evaluations, `eval`; `log` is None except on the first worker; `save(score)`
+        """`inputs` are those of `train` and, for evaluations, `eval`; `log` is None except on the first worker; `save()`
         writes a checkpoint, called by all workers together; `on_batch` gets this worker's training batches; `stop_callback`
         adds evaluations and decides whether to continue."""
         self._worker, self._config, self._train_state, self._on_batch, self._stop_callback = (
@@ -122,16 +122,16 @@ class Trainer:
             progress.pass_number, progress.units_done = divmod(done, units)
             progress.finished = done == len(schedule)
             ends_pass = progress.units_done == 0
-            score, stop = None, False
+            stop = False
             if evaluates_after(step):
                 self._close_window()
-                score = self.evaluate((done - 1) // units, for_stop_callback=not is_due(done))
+                self.evaluate((done - 1) // units, for_stop_callback=not is_due(done))
                 stop = is_due(done) and self._out_of_patience()
                 progress.finished |= stop
             is_saved = ends_pass or stop or _is_due(progress.units_done, train.checkpoint.every_units)
             if is_saved or self._worker.must_save():
                 self._close_window()
-                self._checkpoint(score)
+                self._checkpoint()
             if self._stop_callback is not None and evaluates_after(step):
                 stop |= not self._stop_callback.should_continue(progress.evaluations[-1])
             if stop:
@@ -140,11 +140,11 @@ class Trainer:
         self._close_window()
         if not progress.finished:  # the last units had no rows of the training users
             progress.pass_number, progress.units_done, progress.finished = train.epochs, 0, True
-            self._checkpoint(None)
+            self._checkpoint()
 
-    def _checkpoint(self, score: float | None) -> None:
+    def _checkpoint(self) -> None:
         started = time.perf_counter()
-        self._save(score)
+        self._save()
         seconds = time.perf_counter() - started
         self._worker.gauges.set("checkpoint_seconds", seconds)
         logs.log.info("checkpoint: training paused for %.3f s", seconds)
@@ -280,8 +280,8 @@ class Trainer:
 
     # Evaluation
 
-    def evaluate(self, pass_number: int, for_stop_callback: bool = False) -> float | None:
-        """Metrics over every row of the evaluation days, once each; returns the score that `train.select` names.
+    def evaluate(self, pass_number: int, for_stop_callback: bool = False) -> None:
+        """Metrics over every row of the evaluation days, once each, and the score that `train.select` names.
 
         One that is only `for_stop_callback` does not count for early stopping.
         """
@@ -308,7 +308,6 @@ class Trainer:
                     self._worker.gauges.set("eval_auc_ratio", auc, task=task)
         if self._log is not None:
             self._log.evaluation(record)
-        return score
 
     def measure(self, source: Input) -> dict[str, Any]:
         """The metrics of the current model over every row of an evaluation input, the same on all workers."""

@@ -2,10 +2,11 @@
 
 import datetime as dt
 import logging
+import shutil
 import socket
 import warnings
 from collections.abc import Callable, Iterable, Mapping
-from concurrent.futures import Future
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -16,20 +17,19 @@ import ray.data
 import ray.train
 import torch
 import torch.distributed as dist
-from ray.train import Checkpoint, CheckpointUploadMode
 from ray.train.torch import get_device
 
 from raymtl.config.root import Config
 from raymtl.data.ids.id_map import MapFile
 from raymtl.data.read import Input, Schedule, stream
-from raymtl.errors import CheckpointError, UserError
+from raymtl.errors import CheckpointError, StorageError, UserError
 from raymtl.storage.temp_dirs import new_folder, remove_stale
 from raymtl.telemetry import logs
 from raymtl.telemetry.metrics import Gauges
 from raymtl.training import checkpoint as saved_state
 from raymtl.training.build import TrainState, build
 from raymtl.training.checkpoint import Progress
-from raymtl.training.checkpoint_index import WORST
+from raymtl.training.checkpoint_folders import complete, find_checkpoint, new_name, remove_others, upload
 from raymtl.training.distributed import all_gather_or_raise
 from raymtl.training.resources import readers_take_cpus, reading_tasks
 from raymtl.training.rundir import RunFolder
@@ -109,8 +109,8 @@ def _run(job: Job, rank: int, workers: int) -> dict[str, Any]:
     trainer = Trainer(worker, job.config, train_state, job.inputs, progress, log, saver, stop_callback=stop_callback)
     try:
         if not progress.finished:
-            trainer.run()
-        saver.wait()
+            with saver:
+                trainer.run()
     finally:
         if log is not None:
             log.close()
@@ -254,7 +254,10 @@ class Streams:
 
 
 class Saver:
-    """Writes checkpoints and reports them to Ray Train, one at a time."""
+    """Writes checkpoints into the run's folder, one at a time, and removes those that `train.checkpoint.keep` leaves out.
+
+    Leaving its context waits for the last one, also when a UserError ends the training: all workers raise it together.
+    """
 
     def __init__(
         self,
@@ -268,54 +271,69 @@ class Saver:
         """`extra_files(folder)` writes further files of this worker into the checkpoint."""
         self._job, self._train_state, self._progress, self._log, self._group = job, train_state, progress, log, group
         self._extra_files = extra_files
-        self._written: Future | None = None
+        self._settings = job.config.train.checkpoint
+        self._thread = ThreadPoolExecutor(1, "checkpoint")
+        self._saving: Future | None = None
 
-    def __call__(self, score: float | None) -> None:
-        self.wait()
+    def __enter__(self) -> None:
+        pass
+
+    def __exit__(self, kind: type[BaseException] | None, *_: Any) -> None:
+        if kind is None or issubclass(kind, UserError):
+            self._wait()
+
+    def __call__(self) -> None:
+        self._wait()
         folder = new_folder("checkpoint")
-        written = saved_state.save(
-            self._train_state, self._progress, folder, self._group, self._job.config.train.checkpoint.background
-        )
-        self._written = written
+        written = saved_state.save(self._train_state, self._progress, folder, self._group, self._settings.background)
         if self._extra_files is not None:
             self._extra_files(folder)
-        storage = ray.train.get_context().get_storage()
-
-        def upload(checkpoint: Checkpoint, name: str) -> Checkpoint:
-            if written is not None:
-                written.result()
-            return storage.persist_current_checkpoint(checkpoint, name)
-
-        ray.train.report(
-            {
-                "score": WORST if score is None else score,
-                "step": self._progress.step,
-                "rows": self._progress.rows,
-            },
-            checkpoint=Checkpoint.from_directory(folder),
-            checkpoint_upload_mode=CheckpointUploadMode.ASYNC,
-            checkpoint_upload_fn=upload,
-            delete_local_checkpoint_after_upload=True,
-        )
+        self._saving = self._thread.submit(self._finish, folder, written)
+        if not self._settings.background:
+            self._wait()
         if self._log is not None:
             self._log.sync()
 
-    def wait(self) -> None:
-        """Wait until the last checkpoint is written; its upload may still be running."""
-        if self._written is not None:
-            self._written.result()
-            self._written = None
+    def _wait(self) -> None:
+        """Wait until the last checkpoint is complete; raises what went wrong with it."""
+        saving, self._saving = self._saving, None
+        if saving is not None:
+            saving.result()
+
+    def _finish(self, folder: str, written: Future | None) -> None:
+        """Copy what was written into the run's folder; the thread is the only user of the group meanwhile."""
+        try:
+            if written is not None:
+                written.result()
+            target = self._job.run_dir.child(all_gather_or_raise(self._group, new_name)[0])
+            first = dist.get_rank(self._group) == 0
+            all_gather_or_raise(self._group, lambda: upload(folder, target))
+            all_gather_or_raise(self._group, lambda: complete(folder, target) if first else None)
+        finally:
+            shutil.rmtree(folder, ignore_errors=True)
+        if first:
+            self._remove_others()
+
+    def _remove_others(self) -> None:
+        try:
+            remove_others(self._job.run_dir, self._settings.keep)
+        except StorageError as error:
+            if self._log is not None:
+                self._log.notify(note=f"{str(error).rpartition('; ')[0]}; training continues")
 
 
 def restore(
     job: Job, train_state: TrainState, group: dist.ProcessGroup, extra_files: Callable[[RunFolder], None] | None = None
 ) -> Progress:
-    """Load the newest checkpoint of this run, if any; `extra_files(folder)` reads the further files that `Saver` wrote."""
-    checkpoint = ray.train.get_checkpoint()
+    """Load the newest complete checkpoint of this run, if any; `extra_files(folder)` reads the further files of a `Saver`."""
+
+    def find() -> RunFolder | None:
+        return find_checkpoint(job.run_dir, partial(_notify, job)) if dist.get_rank(group) == 0 else None
+
+    folder = all_gather_or_raise(group, find)[0]
     plan = job.inputs["train"].plan.identity
-    if checkpoint is None:
+    if folder is None:
         return Progress(plan=plan)
-    folder = job.run_dir.child(checkpoint.path.rstrip("/").rpartition("/")[2])
     progress = saved_state.read_progress(folder.path)
     if progress.plan != plan and not progress.finished:
         raise CheckpointError(
@@ -329,12 +347,17 @@ def restore(
     return progress
 
 
+def _notify(job: Job, line: str) -> None:
+    if job.event_queue is not None:
+        job.event_queue.put.remote({"note": line})
+
+
 def _evaluate(job: Job, worker: Worker, train_state: TrainState, group: dist.ProcessGroup) -> dict[str, Any]:
     folder = job.evaluate_checkpoint
     assert folder is not None
     progress = saved_state.read_progress(folder)
     saved_state.load(train_state, folder, model_only=True, group=group)
-    trainer = Trainer(worker, job.config, train_state, job.inputs, progress, None, lambda score: None)
+    trainer = Trainer(worker, job.config, train_state, job.inputs, progress, None, lambda: None)
     return {"metrics": trainer.measure(job.inputs["eval"]), "progress": vars(progress)}
 
 

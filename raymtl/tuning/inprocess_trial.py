@@ -83,7 +83,7 @@ def train_in_process(
     progress.starts += 1
     worker = Worker(0, 1, device, group, None, None, _opener(job, blocks), gauges=Gauges(job.run, 0))
 
-    def save(score: float | None) -> None:
+    def save() -> None:
         state.save(progress)
         watcher.saved(progress)
 

@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -21,8 +22,9 @@ from raymtl.data.units import plan_input
 from raymtl.errors import ClusterError, ConfigError, DataError
 from raymtl.reports.html import write_report
 from raymtl.training import driver as training_driver
-from raymtl.training.checkpoint_index import SNAPSHOT
-from raymtl.training.rundir import run_folder
+from raymtl.training.checkpoint import PROGRESS
+from raymtl.training.checkpoint_folders import checkpoints
+from raymtl.training.rundir import RunFolder, run_folder
 from tests.helpers.ray_nodes import ENVIRONMENT, Nodes, workers_on
 from tests.helpers.ray_processes import ray_processes
 from tests.helpers.run_logs import DAYS, small_config, write_config, write_part
@@ -116,13 +118,16 @@ def test_a_run_counts_every_row_and_leaves_its_results(whole: Whole) -> None:
     assert again == result
     text = (folder / "result.json").read_text()
     (folder / "result.json").write_text(text[:200])  # killed while it was written
-    (folder / SNAPSHOT).write_text("")  # and Ray's list of the checkpoints, too
+    (folder / "checkpoint_manager_snapshot.json").write_text("")  # Ray's own list, if it kept one here
+    half = folder / "checkpoint_2999-01-01_00-00-00.000000"
+    shutil.copytree(checkpoints(RunFolder.open(str(folder)))[-1].root, half)
+    (half / PROGRESS).unlink()  # killed while it was saved
     assert "already finished" in heard[-1]["note"]
     heard.clear()
     fewer = {**whole.raw, "train": {**whole.raw["train"], "workers": 1}}
     gone_on = training_driver.train(config_from_dict(fewer), on_event=heard.append)
     assert (gone_on["metrics"]["eval"], gone_on["steps"]) == (result["metrics"]["eval"], result["steps"])
-    assert any("was damaged and has been rebuilt" in item.get("note", "") for item in heard)
+    assert any(item.get("note", "").startswith(f"resuming from step {result['steps']}, ") for item in heard)
     assert not any(item.get("kind") == "train" for item in heard)  # no step was taken again
     (folder / "result.json").write_text(text)
     other = config_from_dict({**fewer, "train": {**fewer["train"], "seed": 1}})
@@ -176,17 +181,17 @@ def test_a_killed_node_and_a_killed_driver_cost_no_row_and_repeat_none(
             assert time.monotonic() < limit, said.read_text()[-2000:]
             time.sleep(0.05)
 
-    def checkpoints() -> set[Path]:
+    def folders() -> set[Path]:
         return set(folder.glob("checkpoint_*"))
 
     try:
         metrics = folder / "metrics.jsonl"
-        until(lambda: metrics.exists() and metrics.read_text().count("\n") >= 8 and len(checkpoints()) >= 3)
+        until(lambda: metrics.exists() and metrics.read_text().count("\n") >= 8 and len(folders()) >= 3)
         assert len(workers_on(second)) == 1
         nodes.kill(second)
         until(lambda: "with 1 worker\n" in said.read_text())
-        before = checkpoints()
-        until(lambda: len(checkpoints() - before) >= 2)
+        before = folders()
+        until(lambda: len(folders() - before) >= 2)
     finally:
         os.killpg(driver.pid, signal.SIGKILL)
         driver.wait()

@@ -9,16 +9,15 @@ from typing import Any
 
 import pytest
 import torch.distributed as dist
+import torch.distributed.checkpoint as dcp
 
 from raymtl.errors import CheckpointError, StorageError, TryLaterError, UserError
 from raymtl.storage import retry
 from raymtl.training.checkpoint import PROGRESS, Progress
-from raymtl.training.checkpoint_index import SNAPSHOT, repair_checkpoint_index
+from raymtl.training.checkpoint_folders import checkpoints, find_checkpoint, last_checkpoint, remove_others
+from raymtl.training.checkpoint_reader import INDEX
 from raymtl.training.rundir import (
     RunFolder,
-    checkpoints,
-    has_checkpoint,
-    last_checkpoint,
     read_result,
     run_lock,
 )
@@ -39,38 +38,40 @@ def faults(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Faults:
 
 @pytest.fixture
 def run(faults: Faults, tmp_path: Path) -> str:
-    """A run with two whole checkpoints, one without metadata, and a damaged list of them."""
+    """A run with two complete checkpoints, and one without its progress."""
     for number in range(3):
-        folder = tmp_path / f"run/checkpoint_{number}"
-        folder.mkdir(parents=True)
-        (folder / PROGRESS).write_text("{}")
+        folder = tmp_path / f"run/{name(number)}"
+        dcp.save({}, checkpoint_id=folder, no_dist=True)
         if number < 2:
-            (folder / ".metadata").write_bytes(b"")
+            (folder / PROGRESS).write_text("{}")
     (tmp_path / "run/result.json").write_text('{"status": "finished"}')
-    (tmp_path / f"run/{SNAPSHOT}").write_text("{")
     return f"faulty://{tmp_path}/run"
 
 
-def last_name(run: str) -> str:
+def name(number: int) -> str:
+    return f"checkpoint_2026-01-01_00-00-00.00000{number}"
+
+
+def found(run: str) -> str:
     return last_checkpoint(RunFolder.open(run)).root.rpartition("/")[2]
 
 
-def repair(run: str) -> str:
-    said: list[str] = []
-    repair_checkpoint_index(RunFolder.open(run), said.append)
-    return said[0].partition("` ")[2]
+def left(run: str) -> int:
+    remove_others(RunFolder.open(run), 1)
+    return len(checkpoints(RunFolder.open(run)))
 
 
 STEPS: list[tuple[str, str, Callable[[str], Any], Any]] = [
     ("open", "*/result.json", lambda run: read_result(RunFolder.open(run)), {"status": "finished"}),
     ("read", "*/result.json", lambda run: read_result(RunFolder.open(run)), {"status": "finished"}),
     ("open", "*/config.yaml", lambda run: RunFolder.open(run).read_text("config.yaml"), None),
-    ("list", "*/run", last_name, "checkpoint_1"),
-    ("list", "*/checkpoint_1", last_name, "checkpoint_1"),
-    ("list", "*/checkpoint_0", lambda run: has_checkpoint(RunFolder.open(run)), True),
+    ("list", "*/run", found, name(1)),
+    ("list", f"*/{name(1)}", found, name(1)),
+    ("open", f"*/{name(1)}/{INDEX}", found, name(1)),
+    ("open", f"*/{name(0)}/{PROGRESS}", lambda run: find_checkpoint(RunFolder.open(run)) is not None, True),
     ("put", "*/config.yaml", lambda run: RunFolder.open(run).write("config.yaml", "name: a"), None),
-    ("open", "*/.metadata", repair, "is damaged, and there is no complete checkpoint: restarting from scratch"),
-    ("remove", f"*/{SNAPSHOT}", repair, "is damaged, and there is no complete checkpoint: restarting from scratch"),
+    ("remove", f"*/{name(0)}/{PROGRESS}", left, 1),
+    ("remove", f"*/{name(2)}", left, 1),
 ]
 
 
@@ -104,12 +105,9 @@ def test_a_run_that_is_not_there_is_no_fault_of_the_storage(run: str, tmp_path: 
         missing = RunFolder.open(path)
         with pytest.raises(CheckpointError, match="does not exist"):
             checkpoints(missing)
-        assert not has_checkpoint(missing)
+        assert find_checkpoint(missing) is None
         assert read_result(missing) is None
-    assert [folder.root.rpartition("/")[2] for folder in checkpoints(RunFolder.open(run))] == [
-        "checkpoint_0",
-        "checkpoint_1",
-    ]
+    assert [folder.root.rpartition("/")[2] for folder in checkpoints(RunFolder.open(run))] == [name(0), name(1)]
     with pytest.raises(StorageError, match="choose another folder"):
         RunFolder.open(str(tmp_path / "run/result.json")).write("config.yaml", "")
 

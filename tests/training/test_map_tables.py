@@ -26,7 +26,8 @@ from raymtl.model_store.publish import publish_run
 from raymtl.model_store.row_owners import read_map
 from raymtl.storage.object_store import Store
 from raymtl.training import driver
-from raymtl.training.rundir import RunFolder, last_checkpoint, run_folder
+from raymtl.training.checkpoint_folders import last_checkpoint
+from raymtl.training.rundir import RunFolder, run_folder
 from tests.helpers.run_logs import DAYS, small_config, write_part
 
 SIZES = (150, 90, 201)

@@ -15,7 +15,8 @@ from raymtl.storage import retry
 from raymtl.storage.object_store import Store
 from raymtl.storage.paths import join_path
 from raymtl.training import driver
-from raymtl.training.rundir import RunFolder, checkpoints
+from raymtl.training.checkpoint_folders import checkpoints
+from raymtl.training.rundir import RunFolder
 from tests.helpers.run_logs import DAYS, small_config, write_part
 from tests.helpers.s3_server import ENVIRONMENT, S3, Proxy, s3_server
 

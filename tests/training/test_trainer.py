@@ -62,7 +62,7 @@ def run_all(rank: int, workers: int, pipeline: str, epochs: int) -> dict[str, An
             saved: list[dict[str, Any]] = []
             touched, progress = TouchedRowTracker(config), Progress(**asdict(begin))
 
-            def save(score: float | None, saved: list[Any] = saved, progress: Progress = progress) -> None:
+            def save(saved: list[Any] = saved, progress: Progress = progress) -> None:
                 saved.append(asdict(progress))
 
             Trainer(
@@ -93,7 +93,7 @@ def saved_units(worker: Worker, config: Config, announced: bool) -> list[tuple[i
         {"train": Input(plan_of(sizes))},
         progress,
         None,
-        lambda score: saved.append((progress.pass_number, progress.units_done)),
+        lambda: saved.append((progress.pass_number, progress.units_done)),
     ).run()
     return saved
 

@@ -43,7 +43,7 @@ def train(rank: int, workers: int) -> list[tuple[str, float | None, dict[str, st
     heard = Heard(rank)
     worker = Worker(rank, workers, torch.device("cpu"), world, *feed_groups, open_stream, gauges=heard)
     inputs = {"train": Input(plan_of(sizes))}
-    Trainer(worker, config, make(config), inputs, Progress(), None, lambda score: None).run()
+    Trainer(worker, config, make(config), inputs, Progress(), None, lambda: None).run()
     return heard.said
 
 

@@ -69,7 +69,7 @@ def frozen(config: Config, store: Store, version: str, dates: list[dt.date]) -> 
                 None,
                 lambda source, schedule, day=day: blocks(day, source.plan, schedule, True, maps=source.maps),
             )
-            loop = Trainer(worker, day, built, {"train": source}, Progress(), None, lambda score: None)
+            loop = Trainer(worker, day, built, {"train": source}, Progress(), None, lambda: None)
             new = {f"new {table}": unseen(day, date, table, maps[table]) for table in maps}
             found.append({**aucs(metrics_section(loop.measure(source))), **new})
     return found

@@ -74,7 +74,7 @@ def train(config: Config, threads: int = 1, extra: Iterable[str] = ()) -> dict[s
         progress = Progress()
         cpu = time.process_time()
         inputs = {part: Input(plan, part == "eval") for part, plan in plans.items()}
-        Trainer(worker, config, built, inputs, progress, None, lambda score: None).run()
+        Trainer(worker, config, built, inputs, progress, None, lambda: None).run()
         return {
             "metrics": progress.evaluations[-1]["metrics"],
             "rows": progress.rows,
