@@ -14,8 +14,8 @@ class Section(BaseModel):
     )
 
 
-class Words(str):
-    """Says in an `Annotated` type what a value must be, where its constraint alone says it badly (a pattern)."""
+class ExpectedText(str):
+    """In an `Annotated` type, the text that errors show as the expected value, for constraints such as a pattern."""
 
     __slots__ = ()
 

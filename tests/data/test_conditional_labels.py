@@ -355,16 +355,16 @@ def refused(*overrides: str) -> str:
             ["tasks.buy.given=clik"],
             "tasks.buy.given is `clik`, which is not one of the tasks `click`, `buy`, `views`; did you mean `click`?",
         ),
-        (["tasks.buy.given=buy"], "tasks.buy.given is the task itself; name the task that must have happened"),
-        (["tasks.click.given=buy"], "tasks.click stands before its condition `buy`; list `buy` first"),
+        (["tasks.buy.given=buy"], "tasks.buy.given is the task itself; set it to the task that must have happened"),
+        (["tasks.click.given=buy"], "tasks.click is listed before its condition `buy`; move `buy` before `click`"),
         (["tasks.likes={given: views}"], "tasks.likes.given is `views`, a `count` task; only a `binary` one can be"),
         (
             ["tasks.cart={given: buy, parent: click}"],
-            "tasks.cart has a `parent` and `given`; a conditional task is no step of the funnel",
+            "tasks.cart has both `parent` and `given`; a conditional task cannot be part of the funnel",
         ),
         (
             ["tasks.buy.given=click", "tasks.gift={parent: buy}"],
-            "tasks.gift.parent is `buy`, which has `given`; a conditional task is no step of the funnel",
+            "tasks.gift.parent is `buy`, which has `given`; a conditional task cannot be part of the funnel",
         ),
     ],
 )
