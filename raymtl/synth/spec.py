@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt, model_validator
 
-from raymtl.config.base import Section
+from raymtl.config.base import Section, quoted
 
 Share = Annotated[float, Field(ge=0, le=1)]
 Rate = Annotated[float, Field(gt=0, lt=1)]
@@ -34,7 +34,7 @@ class SynthSpec(Section):
     """The size and the nature of the logs. Equal specs give equal rows; `rows_per_file` and `row_group_rows` only cut them."""
 
     seed: NonNegativeInt = 0
-    """Another seed is another world: other tastes, other users, other rows."""
+    """Random seed; another one gives other users, items and tastes."""
     start: dt.date = dt.date(2026, 1, 1)
     """First day."""
     days: PositiveInt = 6
@@ -76,9 +76,9 @@ class SynthSpec(Section):
     refreshes_per_day: PositiveInt = 96
     """Times a day at which `hist_items` takes up the clicks made since; more often where 65,536 rows come first."""
     drift: NonNegativeFloat = 0.03
-    """Turn of all tastes per day, in radians; 0: the world stands still."""
+    """Rotation of all tastes per day, in radians; 0: no drift."""
     signal: PositiveFloat = 1.0
-    """Factor on all effects: how far the best model can tell rows apart."""
+    """Factor on all effects; a larger one raises the best achievable AUC."""
     old_app: Share = 0.15
     """Share of the users with app version 4.0, which does not log the cart (null)."""
     cart_not_logged: tuple[str, ...] = ("live",)
@@ -90,8 +90,8 @@ class SynthSpec(Section):
     """Adds the labels `like`, `favourite`, `comment`, `share`, `follow` and `stars` with tastes of their own; nothing else
     changes."""
     conflict: Share = 0.0
-    """How far cart and buy turn away from the click's taste: from about 0.5 on they have little to do with it, at 1 they run
-    against it."""
+    """Task conflict: how much the tastes behind cart and buy differ from those behind clicks: from about 0.5 on they have little
+    to do with each other, at 1 they are opposite."""
     missing_signal: Share = 0.0
     """Every day a quarter of this share of the items withholds its price, and another such part its rating, for reasons that
     move the labels."""
@@ -112,15 +112,25 @@ class SynthSpec(Section):
     def _consistent(self) -> "SynthSpec":
         names = [s.name for s in self.scenarios]
         if len(set(names)) != len(names) or {"all", "other"} & set(names):
-            raise ValueError(f"scenarios must have distinct names, none of them `all` or `other`; they are {names}")
+            raise ValueError(
+                f"scenarios has the names {quoted(names)}; give them distinct names other than `all` and `other`"
+            )
         if unknown := sorted(set(self.cart_not_logged) - set(names)):
-            raise ValueError(f"cart_not_logged names `{unknown[0]}`, which is not one of the scenarios {names}")
-        if not self.buy_rate < self.cart_rate < min(s.click_rate for s in self.scenarios):
-            raise ValueError("rates must fall along the funnel: buy_rate < cart_rate < every scenario's click_rate")
+            raise ValueError(f"cart_not_logged has `{unknown[0]}`, not one of the scenarios; use {quoted(names)}")
+        lowest = min(self.scenarios, key=lambda s: s.click_rate)
+        if not self.buy_rate < self.cart_rate < lowest.click_rate:
+            raise ValueError(
+                f"buy_rate is {self.buy_rate}, cart_rate {self.cart_rate} and the lowest click_rate {lowest.click_rate} "
+                f"(scenario `{lowest.name}`); change them so that buy_rate < cart_rate < every click_rate"
+            )
         if self.shards > self.users:
-            raise ValueError(f"shards {self.shards} exceeds users {self.users}; every shard needs a user")
-        if self.items * (2 + self.days * self.new_items) >= 2**31:
-            raise ValueError("more than 2^31 items over all days; lower items, days or new_items")
+            raise ValueError(f"shards is {self.shards}, more than users = {self.users}; lower shards or raise users")
+        item_ids = self.items * (2 + self.days * self.new_items)
+        if item_ids >= 2**31:
+            raise ValueError(
+                f"items = {self.items} over {self.days} days (new_items = {self.new_items}) may need {item_ids:.2g} item IDs, "
+                "more than 2^31; lower items, days or new_items"
+            )
         return self
 
     def dates(self) -> list[dt.date]:

@@ -1,8 +1,8 @@
 """The truth behind the labels: scores (logits and log means) as a sum of effects of what a model can see.
 
     score[o] = intercept[scenario, o]
-             + user main effects      segment, age, gender, city, activity, and a rest of the user's own
-             + item main effects      category, brand, tags, freshness, and a rest of the item's own
+             + user main effects      segment, age, gender, city, activity, and a residual per user
+             + item main effects      category, brand, tags, freshness, and a residual per item
              + cross                  user segment × category, low rank, another one in each scenario, turning by the day
              + price                  z(log price) · slope[scenario, age]
              + context                scenario × hour × device

@@ -32,8 +32,8 @@ def write_logs(spec: SynthSpec, out: str, processes: int = 1, progress: Progress
     """Write the logs that `spec` describes below folder or URL `out`, and `out/config.yaml`, which trains on them.
 
     Memory depends on `spec.users` and `spec.items`, not on the rows. The rows are the same for any number of `processes`
-    (at most `spec.shards` of them work). A run that was cut off can be started again over what it left; `config.yaml`
-    appears last. Raises DataError where `out` holds anything else than the logs of this very spec.
+    (at most `spec.shards` of them work). An interrupted run can be restarted in the same folder; `config.yaml` is
+    written last. Raises DataError if `out` holds anything but logs of the same spec.
     """
     start = time.monotonic()
     folder = Folder(out)
@@ -99,7 +99,7 @@ def _claim(folder: Folder, spec: SynthSpec) -> None:
             return
         differs = ", ".join(f"{k} {old.get(k)!r} instead of {new[k]!r}" for k in new if old.get(k) != new[k])
         raise DataError(
-            f"`{folder.path}` holds synthetic logs of another spec ({differs}); remove it or choose another folder"
+            f"`{folder.path}` holds logs generated with other settings ({differs}); delete the folder or choose another one"
         )
     if others := folder.files():
         raise DataError(f"`{folder.path}` is not empty (`{others[0]}`); choose a new folder for synthetic logs")
@@ -166,7 +166,7 @@ _steps = None  # the queue to the parent, in a worker process
 def _write_shard(
     spec: SynthSpec, number: int, path: str, intercepts: np.ndarray, step: Callable[[int], None] | None = None
 ) -> _Tally:
-    """Write all days of one shard; `step` (None: the parent's queue) hears of every batch of rows."""
+    """Write all days of one shard; `step` (None: the parent's queue) is called with the number of rows of every batch."""
     folder, shard, columns = Folder(path), Shard(spec, number, intercepts), Columns(spec, number)
     tally = _Tally(label_columns(spec))
     for day, date in enumerate(spec.dates()):

@@ -159,7 +159,7 @@ def test_a_folder_with_other_things_is_left_alone(tmp_path):
 
 
 def test_logs_of_another_spec_are_not_mixed_in(logs):
-    with pytest.raises(DataError, match=r"another spec.*users 300 instead of 301"):
+    with pytest.raises(DataError, match=r"generated with other settings .*users 300 instead of 301"):
         write_logs(changed(users=301), str(logs[0]))
 
 
