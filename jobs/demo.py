@@ -1,5 +1,5 @@
-"""The whole way on one machine, in a few minutes (`make demo`): logs, check, training on two workers, evaluation, report; then a
-first version for the daily job, and three days on it."""
+"""The complete workflow on one machine, in a few minutes (`make demo`): logs, check, training on two workers, evaluation,
+report; then a first version for the daily job, and three days on it."""
 
 import signal
 import subprocess
@@ -29,10 +29,10 @@ STEPS = {
     "4/6 write the report": [
         "report", str(RUN),
     ],
-    "5/6 the daily job: a first version out of the three days": [
+    "5/6 the daily job: train the first version on three days": [
         "daily", *DAYS, "--date", "2026-01-03",
     ],
-    "6/6 and a version for each of the next three days, scored on the day before it learns from it": [
+    "6/6 the next three days: evaluate the current version on each day, then train on it and publish": [
         "daily", *DAYS, "--date", "2026-01-06",
     ],
 }  # fmt: skip

@@ -1,4 +1,4 @@
-"""Look whether the Ray cluster that runs this script is fit for a run; takes the arguments of `raymtl doctor`.
+"""Check whether the Ray cluster that runs this script is ready for a run; takes the arguments of `raymtl doctor`.
 
 ray job submit --address http://HEAD:8265 --working-dir . -- python jobs/doctor.py --config conf.yaml
 """

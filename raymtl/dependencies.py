@@ -48,8 +48,9 @@ def check_required(required: str) -> None:
     other = [(name, here.get(name), version) for name, version in wanted.items() if here.get(name) != version]
     if other:
         raise StackError(
-            "; ".join(f"{name} is {found or 'not installed'} and must be {version}" for name, found, version in other)
-            + ": install the same lock in both places, or leave --require out (for a job: `raymtl submit --any-versions`)"
+            ", ".join(f"{name} is {found or 'not installed'} and must be {version}" for name, found, version in other)
+            + f" on {platform.node()} (--require); install the same lock file in both places, or remove --require (for a job: "
+            "`raymtl submit --any-versions`)"
         )
 
 
@@ -96,8 +97,8 @@ def _check_loads() -> None:
             cause = cause.__cause__ or cause.__context__ or cause
         name = next((n for n in FBGEMM if _version(n)), "fbgemm")
         raise StackError(
-            f"{name} {_version(name)} cannot be loaded with torch {_version('torch')} ({cause});  "
-            f"run `make setup LOCK=cpu` on a machine without a GPU, `make setup LOCK=gpu` on one with a GPU"
+            f"{name} {_version(name)} cannot be loaded with torch {_version('torch')} ({cause}); run "
+            f"`make setup LOCK=cpu` on a machine without a GPU, `make setup LOCK=gpu` on one with a GPU"
         ) from error
     finally:
         logging.disable(disabled)

@@ -14,7 +14,7 @@ class Section(BaseModel):
     )
 
 
-class Words(str):
+class ExpectedText(str):
     """In an `Annotated` type, replaces the text that errors show as the expected value (for patterns)."""
 
     __slots__ = ()

@@ -64,7 +64,7 @@ def _predecessor_problems(tasks: Tasks, active: Tasks, ait: AIT) -> Iterator[str
                 yield f"model.coupler.predecessors.{name} names `{other}`, {not_a_task(other, tasks)}"
         if name in before:
             known = False
-            yield f"model.coupler.predecessors.{name} names the task itself; name the tasks before it"
+            yield f"model.coupler.predecessors.{name} names the task itself; list only tasks before it"
     if known:
         try:
             levels(listened_to(active, ait.predecessors))
@@ -77,8 +77,8 @@ def _product_problems(tasks: Tasks, active: Tasks, coupler: Product | ESM2) -> I
         parent = tasks[name].parent
         if parent is not None and parent not in active:
             yield (
-                f"tasks_subset leaves out `{parent}`, the parent of `{name}`, by which the coupler `{coupler.type}` multiplies; "
-                "name it too, or train with another coupler"
+                f"tasks_subset leaves out `{parent}`, the parent of `{name}`, but the coupler `{coupler.type}` multiplies by its "
+                f"probability; add `{parent}` to tasks_subset, or choose another coupler"
             )
             return
     if isinstance(coupler, ESM2):
@@ -101,12 +101,12 @@ def _bias_problems(model: Model, tasks: Tasks, active: Tasks, features: Mapping[
         yield "model.bias is `position` but no feature has the kind `bias`; add one, or set it to `none`"
     first = next(iter(tasks))
     if bias.tasks is None and first not in active:
-        yield f"model.bias.tasks is left out and means the first task, `{first}`, which is not in tasks_subset; name the tasks"
+        yield f"model.bias.tasks defaults to the first task, `{first}`, which tasks_subset leaves out; set model.bias.tasks"
     unknown = [name for name in bias.tasks or [] if name not in tasks]
     for name in unknown:
         yield f"model.bias.tasks names `{name}`, {not_a_task(name, tasks)}"
     if bias.tasks is not None and not unknown and not any(name in active for name in bias.tasks):
-        yield f"model.bias.tasks is {bias.tasks}, none of which is trained; name one of {quoted(active)}"
+        yield f"model.bias.tasks is {bias.tasks}, none of which is trained; use {quoted(active)}"
 
 
 def _penalty_problems(model: Model, tasks: Tasks) -> Iterator[str]:

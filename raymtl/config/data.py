@@ -34,7 +34,7 @@ class DayRange(Section):
     @model_validator(mode="after")
     def _ordered(self) -> "DayRange":
         if self.end < self.start:
-            raise ValueError(f"end is {self.end}, which lies before start, {self.start}; swap them")
+            raise ValueError(f"end ({self.end}) is before start ({self.start}); swap them")
         return self
 
     def __str__(self) -> str:
@@ -56,8 +56,11 @@ class Scenario(Section):
     @model_validator(mode="after")
     def _distinct(self) -> "Scenario":
         names = [str(v) for v in self.values]
-        if len(set(names)) != len(names) or "other" in names or "all" in names:
-            raise ValueError("values must be distinct, and `all` and `other` are reserved")
+        for name in names:
+            if name in ("all", "other"):
+                raise ValueError(f"values has `{name}`, a reserved name; remove it")
+            if names.count(name) > 1:
+                raise ValueError(f"values has `{name}` {names.count(name)} times; list it once")
         return self
 
 

@@ -8,7 +8,7 @@ from pydantic import ValidationError
 from pydantic_core import ErrorDetails
 
 from raymtl.config.base import Section, did_you_mean
-from raymtl.config.schema import Kind, Place, field_kind, in_words, locate, sections
+from raymtl.config.schema import FieldType, Place, field_type, in_words, locate, sections
 
 LONGEST = 60
 """Maximum number of characters of a value that a message quotes."""
@@ -33,48 +33,48 @@ def explain(error: ValidationError, root: type[Section]) -> list[str]:
     return list(found.values())
 
 
-def flags_as_numbers(raw: Any, kind: Kind, path: str = "") -> Iterator[str]:
+def flags_as_numbers(raw: Any, field: FieldType, path: str = "") -> Iterator[str]:
     """A message for every `true` or `false` in place of a number, which pydantic would read as 1 or 0."""
-    if isinstance(raw, bool) and kind.takes_numbers:
-        yield f"{path} is {_quoted(raw)}; expected {in_words(kind)}"
-    elif isinstance(raw, list) and kind.item is not None:
+    if isinstance(raw, bool) and field.takes_numbers:
+        yield f"{path} is {_quoted(raw)}; expected {in_words(field)}"
+    elif isinstance(raw, list) and field.item is not None:
         for n, value in enumerate(raw):
-            yield from flags_as_numbers(value, kind.item, f"{path}[{n}]")
+            yield from flags_as_numbers(value, field.item, f"{path}[{n}]")
     elif isinstance(raw, dict):
-        section = kind.section or kind.variants.get(str(raw.get(kind.discriminator)))
+        section = field.section or field.variants.get(str(raw.get(field.discriminator)))
         for key, value in raw.items():
-            inner = field_kind(section, key) if section and key in section.model_fields else kind.item
+            inner = field_type(section, key) if section and key in section.model_fields else field.item
             if inner is not None:
                 yield from flags_as_numbers(value, inner, f"{path}.{key}".removeprefix("."))
 
 
 def _sentences(detail: ErrorDetails, place: Place, root: type[Section]) -> list[str]:
-    path, kind, value = place.path, place.kind, detail["input"]
+    path, field, value = place.path, place.field, detail["input"]
     if detail["type"] == "value_error":
         return [_of_validator(line, place, value) for line in str(detail["ctx"]["error"]).split("\n")]
-    if detail["type"] == "extra_forbidden" or kind is None:
+    if detail["type"] == "extra_forbidden" or field is None:
         return [_unknown_key(place, root)]
     if detail["type"] == "missing":
-        return [f"{path} is missing; expected {in_words(kind)}"]
+        return [f"{path} is missing; expected {in_words(field)}"]
     if place.is_key:
-        return [f"{path}: {_quoted(value)} cannot be a name here; expected {in_words(kind)}"]
+        return [f"{path}: {_quoted(value)} cannot be a name here; expected {in_words(field)}"]
     if detail["type"] in ("union_tag_not_found", "union_tag_invalid"):
-        tag = value.get(kind.discriminator) if isinstance(value, dict) else None
+        tag = value.get(field.discriminator) if isinstance(value, dict) else None
         says = "is missing" if tag is None else f"is {_quoted(tag)}"
-        expected = ", ".join(f"`{t}`" for t in kind.variants)
-        near = "" if tag is None else did_you_mean(str(tag), kind.variants)
-        return [f"{path}.{kind.discriminator} {says}; expected one of {expected}{near}"]
-    hint = did_you_mean(value, map(str, get_args(kind.type))) if isinstance(value, str) else ""
-    if kind.type is str and isinstance(value, int | float):
+        expected = ", ".join(f"`{t}`" for t in field.variants)
+        near = "" if tag is None else did_you_mean(str(tag), field.variants)
+        return [f"{path}.{field.discriminator} {says}; expected one of {expected}{near}"]
+    hint = did_you_mean(value, map(str, get_args(field.type))) if isinstance(value, str) else ""
+    if field.type is str and isinstance(value, int | float):
         hint = "; put it in quotes to make it text"
-    return [f"{path} is {_quoted(value, kind)}; expected {in_words(kind)}{hint}"]
+    return [f"{path} is {_quoted(value, field)}; expected {in_words(field)}{hint}"]
 
 
 def _of_validator(message: str, place: Place, value: Any) -> str:
     """A message of one of raymtl's own validators, which may start with a key of its section."""
     if not place.path:
         return message
-    section = place.kind.section if place.kind else None
+    section = place.field.section if place.field else None
     if section is None:
         return f"{place.path} is {_quoted(value)}; {message}"
     return f"{place.path}{'.' if message.split()[0] in section.model_fields else ': '}{message}"
@@ -85,7 +85,7 @@ def _unknown_key(place: Place, root: type[Section]) -> str:
     known = place.holder.model_fields if place.holder else {}
     says = f"{place.path} is an unknown key" + (f" of `{place.tag}`" if place.tag else "")
     if RENAMED.get(key) in known:
-        return f"{says}; did you mean `{RENAMED[key]}`?"
+        return f"{says}; use `{RENAMED[key]}`"
     if near := did_you_mean(key, known):
         return says + near
     others = [
@@ -94,14 +94,14 @@ def _unknown_key(place: Place, root: type[Section]) -> str:
     if others:
         named = dict.fromkeys(f"`{f.path}`" + (f" with `{f.choice}`" if f.choice else "") for f in others)
         return f"{says}; it belongs to {' or '.join(list(named)[:3])}"
-    return f"{says}; known are {', '.join(f'`{k}`' for k in known)}"
+    return f"{says}; use one of {', '.join(f'`{k}`' for k in known)}"
 
 
-def _quoted(value: Any, kind: Kind | None = None) -> str:
+def _quoted(value: Any, field: FieldType | None = None) -> str:
     """The value as the user would recognise it, shortened if it is long."""
     if isinstance(value, str) and "\n" not in value and value:
         text = value if len(value) <= LONGEST else value[:LONGEST] + "…"
-        return f"the text `{text}`" if kind is not None and kind.type in (int, float) else f"`{text}`"
+        return f"the text `{text}`" if field is not None and field.type in (int, float) else f"`{text}`"
     if isinstance(value, float):
         return str(value)
     text = json.dumps(value, default=str, ensure_ascii=False)

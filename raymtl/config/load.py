@@ -19,7 +19,7 @@ from raymtl.config.base import Section
 from raymtl.config.explain import explain, flags_as_numbers
 from raymtl.config.roles import hashed_fields, path_fields
 from raymtl.config.root import Config
-from raymtl.config.schema import kind_of
+from raymtl.config.schema import parse_annotation
 from raymtl.config.source import EXTENDS, Source, described, read_source
 from raymtl.config.yamltext import dump_yaml, parse_yaml
 from raymtl.errors import ConfigError
@@ -94,7 +94,7 @@ def section_from(kind: type[S], values: dict[str, Any], overrides: Sequence[str]
 
 
 def _validated(kind: type[S], raw: dict[str, Any], source: Source, set_paths: Sequence[str]) -> S:
-    problems = list(flags_as_numbers(raw, kind_of(kind)))
+    problems = list(flags_as_numbers(raw, parse_annotation(kind)))
     try:
         section = kind.model_validate(raw)
     except ValidationError as error:
@@ -132,9 +132,7 @@ def _override(raw: dict[str, Any], override: str) -> str:
             below = inner[key] = {}
         if not isinstance(below, dict):
             here = ".".join(keys[: n + 1])
-            raise ConfigError(
-                f"--set {override}: `{here}` is {described(below)} and has no keys; set it whole: {here}=…"
-            )
+            raise ConfigError(f"--set {override}: `{here}` is {described(below)}, not a section; set {here}=… instead")
         inner = below
     inner[keys[-1]] = parsed
     return path

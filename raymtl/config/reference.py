@@ -12,7 +12,7 @@ from raymtl.config.features import Table, TableDefaults
 from raymtl.config.presets import PRESETS
 from raymtl.config.roles import purpose
 from raymtl.config.root import Config
-from raymtl.config.schema import Found, Kind, field_kind, in_words, sections
+from raymtl.config.schema import FieldType, SectionAt, field_type, in_words, sections
 from raymtl.config.source import EXTENDS
 
 INTRO = """\
@@ -85,29 +85,29 @@ def _section_parts() -> Iterator[str]:
         last = found.path
 
 
-def _table(found: Found) -> str:
+def _table(found: SectionAt) -> str:
     rows = []
-    for key, field in found.section.model_fields.items():
-        kind = field_kind(found.section, key)
+    for key, info in found.section.model_fields.items():
+        field = field_type(found.section, key)
         if found.choice.startswith(f"{key}: "):
             continue
         where = f"{found.path}.{key}".removeprefix(".")
         shared = found.section is Table and key in TableDefaults.model_fields
-        default = f"that of {_link('table_defaults')}" if shared else _default(field)
+        default = f"that of {_link('table_defaults')}" if shared else _default(info)
         role = purpose(found.section, key)
-        rows.append(f"| `{key}` | {_type(kind, where)} | {default} | {role} | {_paragraph(field.description)} |\n")
+        rows.append(f"| `{key}` | {_type(field, where)} | {default} | {role} | {_paragraph(info.description)} |\n")
     if not rows:
         return "It has no keys of its own.\n"
     return "".join(["| key | what it is | default | role | meaning |\n", "| --- | --- | --- | --- | --- |\n", *rows])
 
 
-def _type(kind: Kind, path: str) -> str:
+def _type(field: FieldType, path: str) -> str:
     """The kind in words, with a link to its section if there is one."""
-    null = ", or null" if kind.nullable else ""
-    inner, path = (kind.item, f"{path}.<name>") if kind.item and kind.key else (kind, path)
+    null = ", or null" if field.nullable else ""
+    inner, path = (field.item, f"{path}.<name>") if field.item and field.key else (field, path)
     if inner.section or inner.variants:
-        return f"{'names to sections' if kind.key else 'section'}, see {_link(path)}{null}"
-    return _cell(in_words(kind).removeprefix("a "))
+        return f"{'names to sections' if field.key else 'section'}, see {_link(path)}{null}"
+    return _cell(in_words(field).removeprefix("a "))
 
 
 def _default(field: FieldInfo) -> str:

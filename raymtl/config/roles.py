@@ -11,7 +11,7 @@ from functools import cache
 from typing import Any
 
 from raymtl.config.base import Section
-from raymtl.config.schema import Kind, field_kind, sections
+from raymtl.config.schema import FieldType, field_type, sections
 
 
 class Role(Flag):
@@ -101,12 +101,12 @@ def path_fields(root: type[Section]) -> list[str]:
 
 def not_searched(root: type[Section], path: str) -> str | None:
     """The reason why `raymtl tune` must not change a field or section; None: it may."""
-    return next((reason for fixed, reason in _reasons(root).items() if _meet(fixed, path)), None)
+    return next((reason for fixed, reason in _reasons(root).items() if _overlaps(fixed, path)), None)
 
 
 def roles_at(root: type[Section], path: str) -> list[Role]:
     """The role of a field, those of all fields of a section, or that of the field that holds a key such as `options.depth`."""
-    return [role for field, role in field_roles(root).items() if _meet(field, path)]
+    return [role for field, role in field_roles(root).items() if _overlaps(field, path)]
 
 
 # Roles of the classes' fields
@@ -118,7 +118,7 @@ def field_roles(root: type[Section]) -> dict[str, Role]:
     found: dict[str, Role] = {}
     for at in sections(root):
         for key in at.section.model_fields:
-            if is_group(at.section) and not groups(field_kind(at.section, key)):
+            if is_group(at.section) and not groups(field_type(at.section, key)):
                 path = f"{at.path}.{key}".removeprefix(".")
                 found[path] = found.get(path, Role(0)) | own_role(at.section, key)
     return found
@@ -127,7 +127,7 @@ def field_roles(root: type[Section]) -> dict[str, Role]:
 def own_role(section: type[Section], key: str) -> Role:
     """The role in the type of a field; none: `Role(0)`."""
     role = Role(0)
-    for mark in field_kind(section, key).marks:
+    for mark in field_type(section, key).metadata:
         role |= mark if isinstance(mark, Role) else Role(0)
     return role
 
@@ -141,12 +141,12 @@ def purpose(section: type[Section], key: str) -> str:
 @cache
 def is_group(section: type[Section]) -> bool:
     """Whether a section is a group of fields, each with its role; else it is one value, and its holder has the role."""
-    return any(own_role(section, key) or groups(field_kind(section, key)) for key in section.model_fields)
+    return any(own_role(section, key) or groups(field_type(section, key)) for key in section.model_fields)
 
 
-def groups(kind: Kind) -> list[type[Section]]:
+def groups(field: FieldType) -> list[type[Section]]:
     """The groups of fields in a value, directly or by name; empty: the value has one role."""
-    inner = kind.item or kind
+    inner = field.item or field
     members = [inner.section] if inner.section is not None else list(inner.variants.values())
     return [member for member in members if is_group(member)]
 
@@ -157,12 +157,12 @@ def _reasons(root: type[Section]) -> dict[str, str]:
         f"{at.path}.{key}".removeprefix("."): mark.reason
         for at in sections(root)
         for key in at.section.model_fields
-        for mark in field_kind(at.section, key).marks
+        for mark in field_type(at.section, key).metadata
         if isinstance(mark, NotSearched)
     }
 
 
-def _meet(pattern: str, path: str) -> bool:
+def _overlaps(pattern: str, path: str) -> bool:
     """Whether one of the two equals or contains the other."""
     pairs = zip(pattern.split("."), path.split("."), strict=False)
     return all(known in ("<name>", given) for known, given in pairs)
@@ -178,8 +178,8 @@ def _kept(section: Section, roles: Role) -> dict[str, Any]:
 
 def _walk(section: Section, plain: dict[str, Any], keep: Callable[[Role], bool]) -> Iterator[tuple[str, Any]]:
     for key in type(section).model_fields:
-        value, kind = getattr(section, key), field_kind(type(section), key)
-        if not (below := groups(kind)):
+        value, field = getattr(section, key), field_type(type(section), key)
+        if not (below := groups(field)):
             if keep(own_role(type(section), key)):
                 yield key, plain[key]
         elif not value:  # null, or a mapping without entries

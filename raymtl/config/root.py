@@ -5,7 +5,7 @@ from typing import Annotated
 
 from pydantic import Field, model_validator
 
-from raymtl.config.base import Section, Words, did_you_mean, not_a_task, quoted
+from raymtl.config.base import ExpectedText, Section, did_you_mean, not_a_task, quoted
 from raymtl.config.daily import Daily
 from raymtl.config.data import Data, Location
 from raymtl.config.features import DenseFeature, Feature, Table, TableDefaults, table_of
@@ -21,7 +21,7 @@ from raymtl.config.tune import Tune
 Name = Annotated[
     str,
     Field(pattern=r"^[A-Za-z_][A-Za-z0-9_]*$"),
-    Words("a name of letters, digits and `_` that does not begin with a digit"),
+    ExpectedText("a name of letters, digits and `_` that does not begin with a digit"),
 ]
 
 
@@ -31,7 +31,7 @@ class Config(Section):
     name: Annotated[
         str,
         Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*$"),
-        Words("a name of letters, digits, `_`, `.` and `-` that begins with a letter or digit"),
+        ExpectedText("a name of letters, digits, `_`, `.` and `-` that begins with a letter or digit"),
         Role.NAME,
         NotSearched("it names the folder of the search"),
     ] = "run"
@@ -141,7 +141,7 @@ def _table_problems(config: Config) -> Iterator[str]:
             yield f"features.{name} looks up table `{table}`, which `tables` does not have; add tables.{table}.rows{near}"
     for table in config.tables:
         if table not in lookups.values():
-            yield f"tables.{table} is looked up by no feature; remove it or name it in a feature's `table`"
+            yield f"tables.{table} is looked up by no feature; remove it, or set a feature's `table` to `{table}`"
     for name, spec in config.tables.items():
         if spec.id_space == "map" and spec.rows < 2:
             yield f"tables.{name}.rows is {spec.rows}; a `map` table has an unknown row and needs 2 or more"
@@ -165,8 +165,10 @@ def _task_problems(config: Config) -> Iterator[str]:
         if task.parent is not None:
             if task.parent not in config.tasks:
                 yield f"tasks.{name}.parent is `{task.parent}`, {not_a_task(task.parent, config.tasks)}"
+            elif task.parent == name:
+                yield f"tasks.{name}.parent is the task itself; set it to the task before it in the funnel, or remove it"
             elif task.parent not in seen:
-                yield f"tasks.{name} stands before its parent `{task.parent}`; list the funnel from its top"
+                yield f"tasks.{name} is listed before its parent `{task.parent}`; move `{task.parent}` before `{name}`"
             elif not (task.is_event and config.tasks[task.parent].is_event):
                 yield f"tasks.{name}.parent is `{task.parent}`; both ends of a funnel step must be `binary` tasks"
         if task.given is not None:
@@ -186,19 +188,19 @@ def _condition_problems(name: str, given: str, config: Config, before: list[str]
     if given not in config.tasks:
         yield f"{key} is `{given}`, {not_a_task(given, config.tasks)}"
     elif given == name:
-        yield f"{key} is the task itself; name the task that must have happened, or leave it out"
+        yield f"{key} is the task itself; set it to the task that must have happened, or remove it"
     elif given not in before:
-        yield f"tasks.{name} stands before its condition `{given}`; list `{given}` first"
+        yield f"tasks.{name} is listed before its condition `{given}`; move `{given}` before `{name}`"
     elif not config.tasks[given].is_event:
         yield f"{key} is `{given}`, a `{config.tasks[given].kind}` task; only a `binary` one can be a condition"
     if task.parent is not None:
         yield (
-            f"tasks.{name} has a `parent` and `given`; a conditional task is no step of the funnel, whose tasks are all on "
-            "all impressions: remove one of the two"
+            f"tasks.{name} has both `parent` and `given`; a conditional task cannot be part of the funnel, whose tasks are all "
+            "defined on all impressions: remove one of the two"
         )
     if children := [n for n, t in config.tasks.items() if t.parent == name]:
         yield (
-            f"tasks.{children[0]}.parent is `{name}`, which has `given`; a conditional task is no step of the funnel: "
+            f"tasks.{children[0]}.parent is `{name}`, which has `given`; a conditional task cannot be part of the funnel: "
             "remove one of the two"
         )
 
@@ -233,5 +235,5 @@ def _daily_problems(config: Config) -> Iterator[str]:
     if daily.accumulator_decay < 1 and kind not in ("rowwise_adagrad", "adagrad"):
         yield (
             f"daily.accumulator_decay is {daily.accumulator_decay}, but train.sparse_optimizer.type is `{kind}`, which has no "
-            "accumulator that only grows; remove it"
+            "such accumulator; set daily.accumulator_decay to 1"
         )

@@ -8,18 +8,18 @@ from typing import Annotated, Any, Literal, Union, get_args, get_origin
 
 from pydantic.fields import FieldInfo
 
-from raymtl.config.base import Section, Words
+from raymtl.config.base import ExpectedText, Section
 
 _SIGNS = {"gt": ">", "ge": "≥", "lt": "<", "le": "≤"}
 
 
 @dataclass(frozen=True)
-class Kind:
+class FieldType:
     """The type of one value, without `Annotated` and `| None`, and their content."""
 
     type: Any
-    marks: tuple[Any, ...] = ()
-    """Constraints and `Words`."""
+    metadata: tuple[Any, ...] = ()
+    """Constraints and `ExpectedText`."""
     discriminator: str | None = None
     """The key that distinguishes the members of a union of sections."""
     nullable: bool = False
@@ -37,10 +37,10 @@ class Kind:
         return {_tag(member, self.discriminator): member for member in get_args(self.type)}
 
     @property
-    def item(self) -> "Kind | None":
+    def item(self) -> "FieldType | None":
         """The kind of the entries of a list, or of the values of a mapping."""
         origin, args = get_origin(self.type), get_args(self.type)
-        return kind_of(args[1 if origin is dict else 0]) if origin in (list, tuple, dict) else None
+        return parse_annotation(args[1 if origin is dict else 0]) if origin in (list, tuple, dict) else None
 
     @property
     def takes_numbers(self) -> bool:
@@ -49,12 +49,12 @@ class Kind:
         return (int in types_ or float in types_) and self.item is None
 
     @property
-    def key(self) -> "Kind | None":
+    def key(self) -> "FieldType | None":
         """The kind of the keys of a mapping."""
-        return kind_of(get_args(self.type)[0]) if get_origin(self.type) is dict else None
+        return parse_annotation(get_args(self.type)[0]) if get_origin(self.type) is dict else None
 
 
-def kind_of(annotation: Any, marks: tuple[Any, ...] = (), discriminator: str | None = None) -> Kind:
+def parse_annotation(annotation: Any, metadata: tuple[Any, ...] = (), discriminator: str | None = None) -> FieldType:
     """Parse an annotation."""
     nullable = False
     while True:
@@ -63,21 +63,23 @@ def kind_of(annotation: Any, marks: tuple[Any, ...] = (), discriminator: str | N
             annotation = args[0]
             for mark in args[1:]:
                 if isinstance(mark, FieldInfo):
-                    marks = (*marks, *mark.metadata)
+                    metadata = (*metadata, *mark.metadata)
                     discriminator = str(mark.discriminator) if mark.discriminator else discriminator
                 else:
-                    marks = (*marks, mark)
+                    metadata = (*metadata, mark)
         elif get_origin(annotation) in (Union, types.UnionType) and types.NoneType in args:
             nullable = True
             annotation = Union[tuple(a for a in args if a is not types.NoneType)]  # noqa: UP007 (built at run time)
         else:
-            return Kind(annotation, marks, discriminator, nullable)
+            return FieldType(annotation, metadata, discriminator, nullable)
 
 
-def field_kind(section: type[Section], key: str) -> Kind:
+def field_type(section: type[Section], key: str) -> FieldType:
     """The kind of a section's key."""
     field = section.model_fields[key]
-    return kind_of(field.annotation, tuple(field.metadata), str(field.discriminator) if field.discriminator else None)
+    return parse_annotation(
+        field.annotation, tuple(field.metadata), str(field.discriminator) if field.discriminator else None
+    )
 
 
 @dataclass(frozen=True)
@@ -86,7 +88,7 @@ class Place:
 
     path: str
     """Dotted path as the user writes it, without the tags of unions; empty: the root of the configuration."""
-    kind: Kind | None
+    field: FieldType | None
     """The expected type; None: the key is unknown."""
     holder: type[Section] | None
     """The section that the last key of the path belongs to."""
@@ -102,19 +104,19 @@ def locate(root: type[Section], loc: tuple[int | str, ...]) -> Place:
     holder: type[Section] | None = None
     tag: str | None = None
     next_tag: str | None = None
-    names: Kind | None = None
-    current: Kind | None = kind_of(root)
+    names: FieldType | None = None
+    current: FieldType | None = parse_annotation(root)
     for part in loc:
         if part == "[key]":
             is_key, current = True, names
         elif current is None:
             path = f"{path}.{part}"
         elif isinstance(part, str) and part in current.variants:
-            next_tag, current = part, kind_of(current.variants[part])
+            next_tag, current = part, parse_annotation(current.variants[part])
         elif current.section is not None:
             holder, tag, next_tag = current.section, next_tag, None
             path = f"{path}.{part}"
-            current = field_kind(holder, str(part)) if part in holder.model_fields else None
+            current = field_type(holder, str(part)) if part in holder.model_fields else None
         elif current.item is not None:
             path = f"{path}[{part}]" if isinstance(part, int) else f"{path}.{part}"
             names, current = current.key, current.item
@@ -122,48 +124,48 @@ def locate(root: type[Section], loc: tuple[int | str, ...]) -> Place:
     return Place(path.removeprefix("."), current, holder, tag, is_key)
 
 
-def in_words(kind: Kind) -> str:
+def in_words(field: FieldType) -> str:
     """The expected value in words, such as `a whole number ≥ 1, or null`."""
-    said = next((str(mark) for mark in kind.marks if isinstance(mark, Words)), None)
-    return (said or _in_words(kind)) + (", or null" if kind.nullable else "")
+    said = next((str(mark) for mark in field.metadata if isinstance(mark, ExpectedText)), None)
+    return (said or _in_words(field)) + (", or null" if field.nullable else "")
 
 
-def _in_words(kind: Kind) -> str:
-    origin, args = get_origin(kind.type), get_args(kind.type)
+def _in_words(field: FieldType) -> str:
+    origin, args = get_origin(field.type), get_args(field.type)
     simple = {bool: "`true` or `false`", dt.date: "a day, `YYYY-MM-DD`", Any: "anything"}
-    if kind.type in simple:
-        return simple[kind.type]
-    if kind.type in (int, float):
-        return ("a whole number" if kind.type is int else "a number") + _range(kind.marks, whole=kind.type is int)
-    if kind.type is str:
-        return "text, not empty" if _least(kind) else "text"
+    if field.type in simple:
+        return simple[field.type]
+    if field.type in (int, float):
+        return ("a whole number" if field.type is int else "a number") + _range(field.metadata, whole=field.type is int)
+    if field.type is str:
+        return "text, not empty" if _least(field) else "text"
     if origin is Literal:
         return f"`{args[0]}`" if len(args) == 1 else "one of " + ", ".join(f"`{a}`" for a in args)
-    if kind.variants:
-        return f"a section whose `{kind.discriminator}` is one of " + ", ".join(f"`{tag}`" for tag in kind.variants)
-    if kind.section is not None:
-        return "a section with keys such as " + ", ".join(f"`{key}`" for key in list(kind.section.model_fields)[:3])
+    if field.variants:
+        return f"a section whose `{field.discriminator}` is one of " + ", ".join(f"`{tag}`" for tag in field.variants)
+    if field.section is not None:
+        return "a section with keys such as " + ", ".join(f"`{key}`" for key in list(field.section.model_fields)[:3])
     if origin in (Union, types.UnionType):
-        return " or ".join(in_words(kind_of(a)) for a in args)
+        return " or ".join(in_words(parse_annotation(a)) for a in args)
     if origin is tuple and Ellipsis not in args:
-        return f"a list of {len(args)} entries, each {in_words(kind_of(args[0]))}"
-    least = _least(kind)
+        return f"a list of {len(args)} entries, each {in_words(parse_annotation(args[0]))}"
+    least = _least(field)
     size = f" with at least {least} {'entry' if least == 1 else 'entries'}" if least else ""
-    if kind.key is not None and kind.item is not None:
-        names = kind.item.section is not None or kind.item.variants
+    if field.key is not None and field.item is not None:
+        names = field.item.section is not None or field.item.variants
         return ("a mapping from names to sections" if names else "a mapping") + size
-    if kind.item is not None:
-        return f"a list{size}, each {in_words(kind.item)}"
-    return f"a {getattr(kind.type, '__name__', kind.type)}"
+    if field.item is not None:
+        return f"a list{size}, each {in_words(field.item)}"
+    return f"a {getattr(field.type, '__name__', field.type)}"
 
 
-def _least(kind: Kind) -> int:
-    return max((m.min_length for m in kind.marks if hasattr(m, "min_length")), default=0)
+def _least(field: FieldType) -> int:
+    return max((m.min_length for m in field.metadata if hasattr(m, "min_length")), default=0)
 
 
-def _range(marks: tuple[Any, ...], whole: bool) -> str:
+def _range(metadata: tuple[Any, ...], whole: bool) -> str:
     # A whole number > 0 reads better as ≥ 1.
-    limits = [(sign, getattr(m, name)) for m in marks for name, sign in _SIGNS.items() if hasattr(m, name)]
+    limits = [(sign, getattr(m, name)) for m in metadata for name, sign in _SIGNS.items() if hasattr(m, name)]
     said = (f"≥ {limit + 1}" if whole and sign == ">" else f"{sign} {limit}" for sign, limit in limits)
     return " ".join(["", " and ".join(said)]).rstrip()
 
@@ -173,7 +175,7 @@ def _tag(member: type[Section], discriminator: str) -> str:
 
 
 @dataclass(frozen=True)
-class Found:
+class SectionAt:
     """A section of the configuration, with its path."""
 
     path: str
@@ -183,14 +185,14 @@ class Found:
     """The key and value that select this section among the possible ones, such as `type: mmoe`."""
 
 
-def sections(root: type[Section], path: str = "", choice: str = "") -> Iterator[Found]:
+def sections(root: type[Section], path: str = "", choice: str = "") -> Iterator[SectionAt]:
     """`root` and every section below it, in the order of the fields."""
-    yield Found(path, root, choice)
+    yield SectionAt(path, root, choice)
     for key in root.model_fields:
-        kind, below = field_kind(root, key), f"{path}.{key}".removeprefix(".")
-        if kind.item is not None:
-            kind, below = kind.item, f"{below}.<name>" if kind.key is not None else f"{below}[]"
-        if kind.section is not None:
-            yield from sections(kind.section, below)
-        for tag, member in kind.variants.items():
-            yield from sections(member, below, f"{kind.discriminator}: {tag}")
+        field, below = field_type(root, key), f"{path}.{key}".removeprefix(".")
+        if field.item is not None:
+            field, below = field.item, f"{below}.<name>" if field.key is not None else f"{below}[]"
+        if field.section is not None:
+            yield from sections(field.section, below)
+        for tag, member in field.variants.items():
+            yield from sections(member, below, f"{field.discriminator}: {tag}")

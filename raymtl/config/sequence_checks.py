@@ -34,7 +34,10 @@ def sequence_problems(
         yield f"tables that are read as sequences need one `dim` (TorchRec keeps them in one module), but they have {found}"
     if isinstance(section, TransformerSequence | TIMSequence):
         if section.width % section.heads:
-            yield f"model.sequence.width is {section.width}, which {section.heads} heads cannot share; make it a multiple of them"
+            yield (
+                f"model.sequence.width is {section.width}, not divisible by model.sequence.heads = {section.heads}; set it to a "
+                f"multiple of {section.heads}"
+            )
         if section.behaviours is not None:
             yield from _groups(features, "model.sequence.behaviours", section.behaviours, histories)
     if isinstance(section, TIMSequence):
@@ -43,11 +46,12 @@ def sequence_problems(
         item = section.item if section.item is not None else [n for n in histories if n not in section.properties]
         if section.item is None and len(item) > 1:
             yield (
-                f"model.sequence.item is left out, but there are several histories: {quoted(item)}; name in it those of the same "
-                "steps, in model.sequence.properties how they were acted on, and remove the others"
+                f"model.sequence.item is left out, but there are several histories: {quoted(item)}; list those that "
+                "identify the item in model.sequence.item, those that describe the action in model.sequence.properties, and "
+                "remove the others"
             )
         if not item:
-            yield "model.sequence.item is empty; name the `sequence` features that say what each step was about"
+            yield "model.sequence.item is empty; list the `sequence` features that identify the item of each step"
         yield from _groups(
             features, "model.sequence", {"item": item, "properties": section.properties}, histories, True
         )
@@ -56,7 +60,7 @@ def sequence_problems(
         yield from _named(features, "model.trunk.knowledge", trunk.knowledge, _FLAT)
         if not trunk.knowledge and not has_scenario and (trunk.meta_attention or trunk.meta_tower):
             yield (
-                "model.trunk is `m2m` but nothing tells one scenario from another; set data.scenario, or name features in "
+                "model.trunk is `m2m` but nothing distinguishes the scenarios; set data.scenario, or list features in "
                 "model.trunk.knowledge"
             )
 
@@ -69,10 +73,10 @@ def _groups(
         yield from _named(features, f"{path}.{group}", names, (SequenceFeature,))
     named = [name for names in groups.values() for name in names]
     for name in sorted({name for name in named if named.count(name) > 1}):
-        yield f"{path} names `{name}` {named.count(name)} times; name it once"
+        yield f"{path} names `{name}` {named.count(name)} times; list it once"
     for name in histories:
         if name not in named:
-            yield f"features.{name} has the kind `sequence` but {path} leaves it out; name it there, or remove the feature"
+            yield f"features.{name} has the kind `sequence` but {path} leaves it out; add it there, or remove the feature"
     for same in [named] if together else groups.values():
         lengths = {n: f.max_length for n in same if isinstance(f := features.get(n), SequenceFeature)}
         if len(set(lengths.values())) > 1:

@@ -53,8 +53,8 @@ def read_source(path: str | None, text: str | None) -> Source:
         raise ConfigError(f"{name}: {EXTENDS} is `{given}`, but {error}") from error
     if EXTENDS in base:
         raise ConfigError(
-            f"{name}: {EXTENDS} is `{given}`, which extends `{base[EXTENDS]}` in turn; a base can have no base: write what it "
-            "takes from there into it"
+            f"{name}: {EXTENDS} is `{given}`, which extends `{base[EXTENDS]}` in turn; a base cannot extend another file: "
+            f"copy those keys into `{given}`"
         )
     return Source(name, own, base_name, base)
 
@@ -102,13 +102,19 @@ def _read(path: str) -> str:
         with open(os.path.expanduser(path), encoding="utf-8-sig") as file:
             return file.read()
     except FileNotFoundError:
-        raise ConfigError(f"the configuration file `{path}` does not exist (looked from {os.getcwd()})") from None
+        raise ConfigError(
+            f"the configuration file `{path}` does not exist (current folder: {os.getcwd()}); check the path"
+        ) from None
     except IsADirectoryError:
-        raise ConfigError(f"`{path}` is a folder; name the YAML file in it") from None
+        raise ConfigError(f"`{path}` is a folder; give the path of the YAML file in it") from None
     except UnicodeDecodeError as error:
-        raise ConfigError(f"{path}: not text in UTF-8 ({error.reason} at byte {error.start})") from None
+        raise ConfigError(
+            f"{path}: not text in UTF-8 ({error.reason} at byte {error.start}); save it as UTF-8"
+        ) from None
     except OSError as error:
-        raise ConfigError(f"the configuration file `{path}` cannot be read: {error.strerror}") from None
+        raise ConfigError(
+            f"the configuration file `{path}` cannot be read: {error.strerror}; make it readable for this user"
+        ) from None
 
 
 def _read_url(url: str) -> str:
@@ -124,7 +130,7 @@ def _read_url(url: str) -> str:
             raise StorageError(
                 f"the configuration file `{url}` cannot be read: {reason(error)}; {advice(error)} and run the same command again"
             ) from error
-        raise ConfigError(f"the configuration file `{url}` cannot be read: {error}") from error
+        raise ConfigError(f"the configuration file `{url}` cannot be read: {error}; check the URL") from error
     except (DataError, ValueError) as error:
         raise ConfigError(f"the configuration file `{url}` cannot be read: {error}") from error
 

@@ -158,9 +158,9 @@ class Train(Section):
         if not isinstance(workers, dict):
             return raw
         if unknown := next((key for key in workers if key not in ("min", "max")), None):
-            raise ValueError(f"workers has the unknown key `{unknown}`; known are `min`, `max`")
+            raise ValueError(f"workers has the unknown key `{unknown}`; use `min` and `max`")
         if missing := next((key for key in ("min", "max") if key not in workers), None):
-            raise ValueError(f"workers has no `{missing}`; expected a whole number ≥ 1 there")
+            raise ValueError(f"workers has no `{missing}`; set it to a whole number ≥ 1")
         return {**raw, "workers": workers["max"], "min_workers": workers["min"]}
 
     @model_validator(mode="after")
@@ -170,12 +170,12 @@ class Train(Section):
         # Ray counts room for elastic workers by their resources alone, and would ask for more than can be placed
         if self.min_workers is not None and self.placement.labels:
             raise ValueError(
-                "placement.labels cannot be had with min_workers; give those nodes a resource of their own and ask for it in "
-                "placement.resources"
+                f"placement.labels is {self.placement.labels}, which does not work with min_workers; give those nodes a custom "
+                "Ray resource, and set it in placement.resources"
             )
         if self.min_workers is not None and self.placement.strategy.startswith("STRICT"):
             raise ValueError(
-                f"placement.strategy is `{self.placement.strategy}`, which min_workers cannot keep to; use PACK or SPREAD"
+                f"placement.strategy is `{self.placement.strategy}`, which does not work with min_workers; use PACK or SPREAD"
             )
         return self
 

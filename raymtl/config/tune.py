@@ -63,7 +63,7 @@ class Bound(Section):
         given = [k for k in type(self).model_fields if getattr(self, k) is not None]
         if len(given) != 1:
             raise ValueError(
-                f"has {quoted(given) if given else 'no limit'}; give exactly one of `max_drop`, `at_least` and `at_most`"
+                f"has {quoted(given) if given else 'no limit'}; set exactly one of `max_drop`, `at_least` and `at_most`"
             )
         return self
 
@@ -94,7 +94,7 @@ class Objective(Section):
         given = [k for k in ("metric", "mean", "pareto") if getattr(self, k) is not None]
         if len(given) != 1:
             raise ValueError(
-                f"has {quoted(given) if given else 'nothing to go by'}; give exactly one of `metric`, `mean` and `pareto`"
+                f"has {quoted(given) if given else 'no metric'}; set exactly one of `metric`, `mean` and `pareto`"
             )
         return self
 

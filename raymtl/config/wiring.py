@@ -28,13 +28,15 @@ def levels(above: Mapping[str, Sequence[str]]) -> list[list[str]]:
     while left:
         ready = [name for name, names in left.items() if not any(other in left for other in names)]
         if not ready:
-            raise ConfigError(f"model.coupler.predecessors make a circle: {' → '.join(_circle(left))}")
+            raise ConfigError(
+                f"model.coupler.predecessors form a cycle: {' → '.join(_cycle(left))}; remove one of them"
+            )
         found.append(ready)
         left = {name: names for name, names in left.items() if name not in ready}
     return found
 
 
-def _circle(left: Mapping[str, Sequence[str]]) -> list[str]:
+def _cycle(left: Mapping[str, Sequence[str]]) -> list[str]:
     path = [next(iter(left))]
     while path.count(path[-1]) == 1:
         path.append(next(name for name in left[path[-1]] if name in left))
@@ -77,8 +79,8 @@ def trio(tasks: Mapping[str, Task], click: str | None, action: str | None, buy: 
     free = [name for name in children if name not in (action, buy)]
     if (action is None or buy is None) and len(free) != (action is None) + (buy is None):
         raise ConfigError(
-            f"model.coupler `esm2` cannot tell action and purchase among the children of `{click}` "
-            f"({quoted(children) or 'none'}); set model.coupler.action and buy"
+            f"model.coupler is `esm2`, but it is ambiguous which child of `{click}` is the action and which the purchase "
+            f"(children: {quoted(children) or 'none'}); set model.coupler.action and model.coupler.buy"
         )
     action, buy = action or free.pop(0), buy or free.pop(0)
     if action == buy:

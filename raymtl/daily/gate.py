@@ -15,7 +15,7 @@ from raymtl.config.metrics import METRICS, Metric
 from raymtl.config.root import Config
 from raymtl.config.tasks import Task
 from raymtl.daily.record import Check, GateResult
-from raymtl.objectives.metrics.broken import is_broken
+from raymtl.objectives.metrics.non_finite import is_non_finite
 
 Metrics = dict[str, Any]
 
@@ -140,7 +140,7 @@ def _task(gate: Gate, name: str, task: Task, base: Metrics | None, candidate: Me
     names = (*task.traits.gated, "calibration")
     if candidate is None:
         return [_not_judged(name, what, None, None, "it has no held-out labels") for what in names]
-    if is_broken(reason := candidate["null_reason"]):
+    if is_non_finite(reason := candidate["null_reason"]):
         return [Check(task=name, what="not finite", base=None, candidate=None, limit="0", passed=False, note=reason)]
     if few := _few(gate, task, candidate):
         return [_not_judged(name, what, _get(base, what), _get(candidate, what), few) for what in names]

@@ -20,8 +20,8 @@ from raymtl.config.root import Config
 
 @dataclass
 class Batch(Pipelineable):
-    """One step's rows on one worker, always `B = train.batch_size / workers`: padding rows look up nothing and have weight 0, so
-    that all workers and all steps have the same shapes."""
+    """One step's rows on one worker, always `B = ceil(train.batch_size / workers)`: padding rows look up nothing and have
+    weight 0, so that all workers and all steps have the same shapes."""
 
     ids: KeyedJaggedTensor
     """Rows of the pooled tables: kinds id, bias, ids; keys in the order of `Collator.pooled`."""

@@ -8,7 +8,7 @@ A block is an Arrow table with one column per use, named `<role>:<name>`:
     label:<task>     float32, NaN where not observed
     truth:<task>     float32, NaN where unknown                            (evaluation only)
     weight           float32
-    scenario         int32, index into `data.scenario.values`, the last one being `other`
+    scenario         int32, index into `data.scenario.values`; its length stands for `other`
     group            int64, the user's ID; for null a unique ID        (evaluation only)
     unit             int32, position of the unit in the epoch
 
@@ -82,7 +82,7 @@ class BlockMaker:
         self.evaluation = evaluation
         self._tasks = config.active_tasks()
         self._label_tasks = label_tasks(config)
-        # A custom input slot has no such key: it gets the fill.
+        # A custom input slot has no key `missing`; its nulls get `fill`.
         self._learns_nulls = getattr(config.model.input, "missing", "fill") == "learned"
 
     def raw_columns(self) -> list[str]:
@@ -106,7 +106,7 @@ class BlockMaker:
         With `tasks` the labels of all others are not observed.
         """
         if self._users is not None:
-            kept = np.flatnonzero(self._users.has(to_int64(one_array(raw, self._users.column, "id"))))
+            kept = np.flatnonzero(self._users.contains(to_int64(one_array(raw, self._users.column, "id"))))
             if len(kept) < len(raw):
                 raw, place = raw.take(pa.array(kept)), replace(place, kept=kept)
         columns = self.features(raw, place, list(self._config.features))

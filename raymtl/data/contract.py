@@ -27,7 +27,7 @@ class Column:
     used_by: str
     """Dotted key of the configuration that uses it."""
     training: bool = True
-    """False: read for evaluation only (the scenario, the group, the truth)."""
+    """False: needed only for evaluation and `raymtl check` (the group, the timestamp, the truth)."""
 
 
 def required_columns(config: Config) -> list[Column]:
@@ -80,13 +80,13 @@ def schema_faults(schema: pa.Schema, config: Config, columns: Iterable[Column]) 
         label = f"column `{column.name}` ({column.used_by})"
         if column.name not in types:
             close = _nearest(column.name, names)
-            hint = f"did you mean `{close}`?" if close else f"its columns are {', '.join(names[:12])}"
-            faults.append((column, f"{label} is missing; {hint}"))
+            other = f"`{close}`" if close else f"one of {', '.join(names[:12])}"
+            faults.append((column, f"{label} is missing; set {_key(column)} to {other}, or write the column"))
         elif names.count(column.name) > 1:
             faults.append((column, f"{label} occurs {names.count(column.name)} times; write each column once"))
         elif not fits(types[column.name], column.kind):
             found, expected = types[column.name], _EXPECTED[column.kind]
-            remedy = "write the column with that type or name another column"
+            remedy = f"write the column with that type, or set {_key(column)} to another one"
             faults.append((column, f"{label} has type {found}, expected {expected}; {remedy}"))
         elif is_text(types[column.name]) and (table := _direct_table(config, column)):
             remedy = f"but tables.{table}.id_space is `direct`; use integers or id_space `hash`"
@@ -120,7 +120,7 @@ def fits(found: pa.DataType, kind: Kind) -> bool:
 
 
 def plain_types(schemas: Collection[pa.Schema], columns: Iterable[Column]) -> dict[str, str]:
-    """The type of each column in some files, in words that are equal if the contract sees no difference.
+    """The type of each column in some files, as a word; types that the contract treats as equal get the same word.
 
     IDs are `integer` or `string`, other columns `number` or `time` whatever their width, lists `list of …`. If the files differ,
     several are joined, such as `integer and string`.
@@ -157,6 +157,11 @@ def is_string_column(schema: pa.Schema, name: str) -> bool:
     return name in schema.names and (
         pa.types.is_string(schema.field(name).type) or pa.types.is_large_string(schema.field(name).type)
     )
+
+
+def _key(column: Column) -> str:
+    """Dotted key of the configuration that sets the column's name."""
+    return f"{column.used_by}.column" if column.used_by.startswith("features.") else column.used_by
 
 
 def _direct_table(config: Config, column: Column) -> str | None:

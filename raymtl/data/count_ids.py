@@ -24,7 +24,7 @@ from raymtl.data.scan import scan
 from raymtl.data.units import Fragment, Plan
 
 _TASK_ROWS = 1_000_000
-_TASKS_PER_SLOT = 4
+_TASKS_PER_CPU = 4
 _TASK_BYTES = 1_000_000  # a guess: the number of IDs of a task is unknown before it runs
 _EPOCH = dt.date(1970, 1, 1)
 _PARTITION = re.compile(r"/ds=(\d{4}-\d\d-\d\d)/")
@@ -92,7 +92,7 @@ class _CountSource(Datasource):
 
     def __init__(self, config: Config, plan: Plan, read_tasks: int):
         super().__init__()
-        most = min(_TASK_ROWS, max(config.data.block_rows, plan.rows // (_TASKS_PER_SLOT * read_tasks)))
+        most = min(_TASK_ROWS, max(config.data.block_rows, plan.rows // (_TASKS_PER_CPU * read_tasks)))
         self._config, self._root = config, plan.root
         self.chunks = list(_task_chunks([f for unit in plan.units for f in unit.fragments], most))
 

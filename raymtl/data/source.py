@@ -1,4 +1,4 @@
-"""Finding the files of a data set in hive partitions `ds=YYYY-MM-DD[/hour=HH]`."""
+"""Find the files of a data set in Hive-style partitions `ds=YYYY-MM-DD[/hour=HH]`."""
 
 import datetime as dt
 from concurrent.futures import ThreadPoolExecutor
@@ -10,7 +10,6 @@ from raymtl.config.data import DayRange
 from raymtl.errors import DataError
 from raymtl.storage.filesystem import list_folder
 from raymtl.storage.folder import Folder
-from raymtl.storage.paths import join_path
 from raymtl.storage.retry import retry, to_user_error
 from raymtl.words import count_of
 
@@ -52,7 +51,8 @@ def find_files(folder: Folder, days: DayRange | None) -> tuple[list[File], list[
         problems.append(
             f"`{folder.path}` has no partition ds={missing[0]}"
             + (f" (and {len(missing) - 1} more of {days})" if len(missing) > 1 else "")
-            + f"; it has ds={min(partitions)} to ds={max(partitions)}, {count_of(len(partitions), 'day')}"
+            + f"; it has ds={min(partitions)} to ds={max(partitions)}, {count_of(len(partitions), 'day')}; "
+            "write the missing days, or choose days that exist"
         )
     present = [d for d in wanted if d in partitions]
     with ThreadPoolExecutor(_LISTING_THREADS) as pool:
@@ -80,9 +80,13 @@ def _partitions(folder: Folder) -> dict[dt.date, str]:
     """Folder of each day, directly below the root."""
     path, kind = folder.path, folder.kind()
     if kind == pafs.FileType.NotFound:
-        raise DataError(f"the data set `{path}` does not exist; check data.path")
+        raise DataError(
+            f"the data set `{path}` does not exist; set data.path (`raymtl score`: --data) to an existing one"
+        )
     if kind != pafs.FileType.Directory:
-        raise DataError(f"`{path}` is a file; data.path must be the folder above the `ds=YYYY-MM-DD` partitions")
+        raise DataError(
+            f"`{path}` is a file; set data.path (`raymtl score`: --data) to the folder above the `ds=` partitions"
+        )
     partitions: dict[dt.date, str] = {}
     for entry in _listed(folder, folder.root, recursive=False):
         name = entry.path.rstrip("/").rsplit("/", 1)[-1]
@@ -97,8 +101,8 @@ def _partitions(folder: Folder) -> dict[dt.date, str]:
         partitions[day] = entry.path.rstrip("/")
     if not partitions:
         raise DataError(
-            f"`{path}` has no `ds=YYYY-MM-DD` partition; a data set is a folder like "
-            f"{join_path(path, 'ds=2026-01-31/part-0.parquet')}"
+            f"`{path}` has no `ds=YYYY-MM-DD` partition; set data.path (`raymtl score`: --data) to the "
+            "folder that contains partitions, with files such as ds=2026-01-31/part-0.parquet"
         )
     return partitions
 

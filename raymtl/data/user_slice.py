@@ -16,17 +16,17 @@ class UserSlice:
     column: str
     """Column with the user."""
     salt: int
-    """Each salt draws other users."""
+    """Each salt selects different users."""
     share: float
-    """Share of the users that is drawn."""
-    drawn: bool
-    """Whether the slice is the drawn users, or all others. A row without a user is never drawn."""
+    """Share of the users that is selected."""
+    selected: bool
+    """Whether the slice is the selected users, or all others. A row without a user is never selected."""
 
-    def has(self, users: pa.Array) -> np.ndarray:
+    def contains(self, users: pa.Array) -> np.ndarray:
         """Which of the rows belong to the slice, by their users as int64, nulls allowed; [N] bool."""
         salt = mix64(np.array([self.salt], np.int64))
         hashes = mix64((int64_values(users).view(np.uint64) ^ salt).view(np.int64))
-        drawn = hashes < np.uint64(min(self.share * 2.0**64, 2.0**64 - 2048))
+        selected = hashes < np.uint64(min(self.share * 2.0**64, 2.0**64 - 2048))
         if users.null_count:
-            drawn &= users.is_valid().to_numpy(zero_copy_only=False)
-        return drawn if self.drawn else ~drawn
+            selected &= users.is_valid().to_numpy(zero_copy_only=False)
+        return selected if self.selected else ~selected

@@ -17,7 +17,7 @@ def check_writable(folder: Folder, what: str = "output: the run folder", field: 
     if not nearest.is_dir():
         reason = "is a file" if nearest.exists() else "is a broken link"
     else:
-        try:  # asked for its rights, the system says yes to root, even where nothing can be made
+        try:  # not os.access(), which is always true for root
             with tempfile.TemporaryFile(dir=nearest):
                 return
         except OSError as error:

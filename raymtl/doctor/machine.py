@@ -81,7 +81,7 @@ def evaluate(found: dict[str, Any], object_store_bytes: float, node: str) -> lis
             "fail" if "error" in logs else "ok",
             logs.get("error")
             or f"{count_of(logs['files'], 'file')}, {logs['bytes'] / 2**20:.0f} MiB in {found['session']}/logs",
-            "let the user of the workers read that folder, or start Ray with another --temp-dir",
+            "give the workers' user read access to that folder, or start Ray with another --temp-dir",
         )
     )
     return findings

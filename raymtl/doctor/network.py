@@ -18,7 +18,7 @@ _JOIN_S = 20
 class Peer:
     """One of the workers that exchange data; `run` makes it a Ray actor."""
 
-    def place(self) -> tuple[str, int]:
+    def address(self) -> tuple[str, int]:
         """Address of this process and a free port there."""
         import socket
 
@@ -71,6 +71,6 @@ def evaluate(measured: list[dict[str, float]], nodes: int, backend: str) -> Find
     value = f"{len(measured)} workers {between} over {backend}: {speed}"
     if rate < _SLOW_BYTES_PER_S or latency > _SLOW_LATENCY_S:
         apart = "put the workers into one zone or rack, or choose the fast interface (GLOO_SOCKET_IFNAME, NCCL_SOCKET_IFNAME)"
-        remedy = apart if nodes > 1 else "this is no network problem: rerun when the cores are idle"
-        return Finding("network", "all-to-all", "warn", value, remedy)
+        alone = "rerun when the cores are idle (one machine exchanges with itself, so its network is not the cause)"
+        return Finding("network", "all-to-all", "warn", value, apart if nodes > 1 else alone)
     return Finding("network", "all-to-all", "ok", value)

@@ -56,10 +56,10 @@ class Probe:
         return url, None
 
     def storage(self, folder: str, node: str) -> dict[str, Any]:
-        return storage.look(folder, node)
+        return storage.try_operations(folder, node)
 
-    def leave(self, folder: str, node: str) -> str | None:
-        return storage.leave(folder, node)
+    def remove_trial_files(self, folder: str, node: str) -> str | None:
+        return storage.remove_trial_files(folder, node)
 
     def listing(self, path: str) -> str | None:
         """Why this node cannot list a folder, or None."""

@@ -205,11 +205,11 @@ def _look(probes: Probes, limits: dict[str, float]) -> list[Finding]:
     machines = {node: probe.machine.remote() for node, probe in probes.items()}
     endpoints = {node: probe.endpoint.remote(node.address, node.metrics_port) for node, probe in probes.items()}
     answers, missing = _collect(stacks, limits["stack"] + 10)
-    findings += _silent("stack", "versions", missing, "check the node: its disk or its driver hangs")
+    findings += _silent("stack", "versions", missing, "check the disk and the GPU driver of the node")
     for node, found in answers.items():
         findings += stack.evaluate(found, here, node.gpus, node.name)
     answers, missing = _collect(machines, limits["other"])
-    findings += _silent("machine", "facts", missing, "check the node: one of its disks hangs")
+    findings += _silent("machine", "facts", missing, "check the disks of the node")
     for node, found in answers.items():
         findings += machine.evaluate(found, node.object_store_bytes, node.name)
     answers, missing = _collect(endpoints, limits["other"])
@@ -232,9 +232,12 @@ def _dashboard(probes: Probes, limit_s: float) -> list[Finding]:
     reached = next((url for url, wrong in answers.values() if url and not wrong), None)
     if reached:
         return [Finding("cluster", "dashboard", "ok", reached)]
-    wrong = next((f"{url}: {wrong}" for url, wrong in answers.values() if url), "not running")
-    remedy = "start the head with the dashboard: `ray job submit` and Ray's pages of metrics and logs need it"
-    return [Finding("cluster", "dashboard", "warn", wrong, remedy)]
+    wrong = next((f"{url}: {wrong}" for url, wrong in answers.values() if url), None)
+    remedy = (
+        "start the head with --include-dashboard=true" if wrong is None else "open port 8265 of the head to one node"
+    )
+    needed = ": `ray job submit` and Ray's pages of metrics and logs need it"
+    return [Finding("cluster", "dashboard", "warn", wrong or "not running", remedy + needed)]
 
 
 def _storage(probes: Probes, config: Config, limit_s: float) -> list[Finding]:
@@ -278,11 +281,13 @@ def _tried(probes: Probes, what: str, path: str, limit_s: float) -> list[Finding
         "if it still exists"
     )
     findings = _silent("storage", what, missing, remedy)
-    remedy = f"check what {folder} holds, and remove it by hand"
+    remedy = f"check what {folder} holds, and delete it"
     names = [node.name for node in answers]
-    unseen, wrong = _here(what, path, limit_s, lambda: storage.unseen(trial, names), remedy)
+    unseen, wrong = _here(what, path, limit_s, lambda: storage.nodes_not_seen(trial, names), remedy)
     findings += wrong
-    left, late = _collect({node: probes[node].leave.remote(folder, node.name) for node in answers}, limit_s)
+    left, late = _collect(
+        {node: probes[node].remove_trial_files.remote(folder, node.name) for node in answers}, limit_s
+    )
     for node, found in answers.items():
         if node.name in (unseen or ()):
             found["failed"].setdefault("share", "the checking machine does not see what the node wrote")
@@ -346,12 +351,12 @@ def _exchanged(backend: str, chosen: list[Node], limit_s: float) -> Finding:
     remedy = "open the ports between the nodes, or choose the interface (GLOO_SOCKET_IFNAME, NCCL_SOCKET_IFNAME)"
     until = time.monotonic() + limit_s
     try:
-        places = [peer.place.remote() for peer in peers]
-        _, waiting = ray.wait(places, num_returns=len(places), timeout=limit_s)
+        addresses = [peer.address.remote() for peer in peers]
+        _, waiting = ray.wait(addresses, num_returns=len(addresses), timeout=limit_s)
         if waiting and on_gpus:
             why = f"{len(waiting)} of {len(peers)} workers got no GPU in {limit_s:g} s: nothing was exchanged over nccl"
             return Finding("network", "all-to-all", "warn", why, "rerun when the GPUs are free")
-        address, port = ray.get(places, timeout=1)[0]
+        address, port = ray.get(addresses, timeout=1)[0]
         refs = [peer.measure.remote(address, port, n, len(peers), backend) for n, peer in enumerate(peers)]
         measured = ray.get(refs, timeout=max(1.0, until - time.monotonic()))
     except ray.exceptions.GetTimeoutError:

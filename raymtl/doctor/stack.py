@@ -55,10 +55,10 @@ def evaluate(found: dict[str, Any], here: dict[str, str], ray_gpus: float, node:
         findings = [Finding("stack", "versions", "fail", differing, remedy, node)]
     else:
         findings = [Finding("stack", "versions", "ok", text, node=node)]
-    return [*findings, *_judge_gpus(found, ray_gpus, node)]
+    return [*findings, *_check_gpus(found, ray_gpus, node)]
 
 
-def _judge_gpus(found: dict[str, Any], ray_gpus: float, node: str) -> list[Finding]:
+def _check_gpus(found: dict[str, Any], ray_gpus: float, node: str) -> list[Finding]:
     cuda, driver, devices = found["cuda"], found["driver"], found["devices"]
     if found["misfit"] or (not ray_gpus and driver is None and not devices):
         return []
@@ -69,7 +69,7 @@ def _judge_gpus(found: dict[str, Any], ray_gpus: float, node: str) -> list[Findi
     seen = f"torch finds {len(devices)} GPUs, Ray counts {ray_gpus:g}"
     if cuda is None:
         status = "fail" if ray_gpus else "warn"
-        return [finding(status, "torch is built for CPUs, the node has a GPU", "install with `make setup LOCK=gpu`")]
+        return [finding(status, "torch is a CPU build, but the node has a GPU", "install with `make setup LOCK=gpu`")]
     if driver is None or driver[0] < int(cuda.split(".")[0]):
         has = "no driver" if driver is None else f"a driver for CUDA {driver[0]}.{driver[1]}"
         return [
@@ -80,9 +80,7 @@ def _judge_gpus(found: dict[str, Any], ray_gpus: float, node: str) -> list[Findi
             )
         ]
     if len(devices) < ray_gpus:
-        return [
-            finding("fail", seen, "start Ray on the node with --num-gpus as many as torch finds, or repair the driver")
-        ]
+        return [finding("fail", seen, f"start Ray on the node with --num-gpus {len(devices)}, or repair the driver")]
     if found["gpu_error"]:
         return [finding("fail", f"fbgemm fails on the GPU: {found['gpu_error']}", "install with `make setup LOCK=gpu`")]
     if len(devices) > ray_gpus:

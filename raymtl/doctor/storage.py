@@ -14,7 +14,7 @@ from raymtl.errors import UserError
 from raymtl.storage.object_store import Store
 
 FOLDER = ".raymtl-doctor"
-ASKER = "asker"
+CHECKER = "checker"
 """File of the machine that runs the checks; every node must see it."""
 _SLOW_S = 2.0
 
@@ -34,7 +34,7 @@ def begin(path: str) -> Trial:
     store = Store.open(f"{path.rstrip('/')}/{FOLDER}-{uuid.uuid4().hex[:8]}")
     missing = tuple(str(f) for f in Path(store.root).parents if not os.path.exists(f)) if store.is_local else ()
     try:
-        store.write(ASKER, b"here", lasting=False)
+        store.write(CHECKER, b"here", lasting=False)
     except UserError:
         if store.is_local:
             _remove_empty([store.root, *missing])
@@ -48,12 +48,16 @@ def end(trial: Trial) -> None:
     _remove_empty(trial.made)
 
 
-def look(folder: str, node: str) -> dict[str, Any]:
-    """Try every operation from this node: `{"failed": {operation: sentence}, "seconds": the slowest one}`.
+def try_operations(folder: str, node: str) -> dict[str, Any]:
+    """Try every operation from this node: `{"failed": {operation: sentence}, "wrong": [operation], "seconds": the slowest one}`.
 
-    What it wrote stays until `leave`, for the checking machine to see. If the folder is not shared, nothing is written.
+    `wrong` are the failed operations that raised no error.
+
+    What it wrote stays until `remove_trial_files`, for the checking machine to see. If the folder is not shared, nothing is
+    written.
     """
     failed: dict[str, str] = {}
+    inconsistent: list[str] = []
     slowest = 0.0
     store = Store.open(folder)
     for name, attempt in _attempts(store, node).items():
@@ -61,16 +65,17 @@ def look(folder: str, node: str) -> dict[str, Any]:
         try:
             if wrong := attempt():
                 failed[name] = wrong
+                inconsistent.append(name)
         except UserError as error:
             failed[name] = str(error)
         slowest = max(slowest, time.perf_counter() - started)
         if "share" in failed:
             break  # the checking machine could not clean up what is written to a local disk
-    return {"failed": failed, "seconds": slowest}
+    return {"failed": failed, "wrong": inconsistent, "seconds": slowest}
 
 
-def leave(folder: str, node: str) -> str | None:
-    """Remove what `look` wrote from this node; returns the error, or None."""
+def remove_trial_files(folder: str, node: str) -> str | None:
+    """Remove what `try_operations` wrote from this node; returns the error, or None."""
     try:
         store = Store.open(folder)
         for name in (_file(node), _once(node)):
@@ -91,7 +96,11 @@ def evaluate(found: dict[str, Any], what: str, folder: str, node: str) -> Findin
         return Finding("storage", what, "fail", f"{path}: {failed['share']}", remedy, node)
     if failed:
         operation, sentence = next(iter(failed.items()))
-        remedy = f"give the node permission to {operation} below {path}"
+        remedy = (
+            "use storage with strongly consistent reads and listings"
+            if operation in found.get("wrong", ())
+            else f"give the node permission to read, write, list and delete below {path}"
+        )
         return Finding("storage", what, "fail", f"{path}: cannot {operation}: {sentence}", remedy, node)
     value = f"{path}: {', '.join(_OPERATIONS)} work, the slowest took {found['seconds']:.3f} s"
     if found["seconds"] > _SLOW_S:
@@ -99,7 +108,7 @@ def evaluate(found: dict[str, Any], what: str, folder: str, node: str) -> Findin
     return Finding("storage", what, "ok", value, node=node)
 
 
-def unseen(trial: Trial, nodes: list[str]) -> list[str]:
+def nodes_not_seen(trial: Trial, nodes: list[str]) -> list[str]:
     """Nodes whose file this machine does not see, although they wrote it."""
     there = set(trial.store.names())
     return [node for node in nodes if _file(node) not in there]
@@ -128,7 +137,7 @@ def _attempts(store: Store, node: str) -> dict[str, Callable[[], str | None]]:
     mine, once = _file(node), _once(node)
 
     def share() -> str | None:
-        return None if store.read(ASKER) == b"here" else "the node does not see what the checking machine wrote"
+        return None if store.read(CHECKER) == b"here" else "the node does not see what the checking machine wrote"
 
     def write() -> None:
         store.write(mine, b"first")

@@ -25,7 +25,8 @@ def masked_attention(q: Tensor, k: Tensor, v: Tensor, mask: Tensor, heads: int, 
 
 
 class MultiHeadAttention(nn.Module):
-    """Projections around `masked_attention`: x [N, Q, width] asks the memory [N, L, width] with mask [N, L] -> [N, Q, width].
+    """Projections around `masked_attention`: queries x [N, Q, width] attend to the memory
+    [N, L, width] with mask [N, L] -> [N, Q, width].
 
     Self-attention is `attention(x, x, mask)`.
     """
@@ -34,7 +35,8 @@ class MultiHeadAttention(nn.Module):
         super().__init__()
         if width % heads:
             raise ConfigError(
-                f"model.sequence.width is {width}, which {heads} heads cannot share; make it a multiple of `heads`"
+                f"model.sequence.width is {width}, not divisible by model.sequence.heads = {heads}; set it to a "
+                f"multiple of {heads}"
             )
         # A bias of the keys would add the same to all scores of a query, which the softmax takes out again.
         self.query, self.key = nn.Linear(width, width), nn.Linear(width, width, bias=False)

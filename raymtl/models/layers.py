@@ -48,7 +48,7 @@ class GroupedLayer(nn.Module):
     def forward(self, x: X) -> Tensor:
         if x.dim() == 3:
             return torch.baddbmm(self.bias.unsqueeze(1), x, self.weight.transpose(1, 2)).relu_()
-        # One GEMM with G·out columns; the result stays as it lies in memory and is only seen as [G, B, out].
+        # One GEMM with G·out columns; the result keeps its memory layout and is viewed as [G, B, out].
         y = linear(x, self.weight.flatten(0, 1), self.bias.flatten()).relu_()
         return y.unflatten(1, self.bias.shape).transpose(0, 1)
 
@@ -97,8 +97,8 @@ class Gates(nn.Module):
     x [B, d], read by all gates -> [B, N, choices];  x [B, N, d], one row each -> [B, N, choices];
     one gate (N = 1) on x [B, S, d] -> [B, S, choices].
 
-    The weights start at zero: every choice counts the same until the gate has learned something. Experts differ by
-    their own random start, so that does not make them twins.
+    The weights start at zero: every choice counts the same until the gate has learned something. The experts
+    still differ, because their own weights are initialised at random.
     """
 
     def __init__(self, gates: int, choices: int, d_in: int, bias: bool):

@@ -41,10 +41,10 @@ class Ranker(nn.Module):
 
     def forward(self, inputs: ModelInput) -> Tensor:
         """Logits [B, T + derived outputs] in fp32, columns in the order of the tasks and of `derived`."""
-        return self.above(concat_sequence(self.input(inputs), self.sequence(inputs)), inputs)
+        return self.forward_from_x(concat_sequence(self.input(inputs), self.sequence(inputs)), inputs)
 
-    def above(self, x: X, inputs: ModelInput) -> Tensor:
-        """The logits from x [B, d] or [B, T, d], what the slots below refine make of the inputs."""
+    def forward_from_x(self, x: X, inputs: ModelInput) -> Tensor:
+        """The logits from x [B, d] or [B, T, d], the output of the input and sequence slots."""
         x = self.refine(x if self.refine.supports_precomputed else materialize(x), inputs)
         h = self.trunk(x if self.trunk.supports_precomputed else materialize(x), inputs)  # [B, d], or [B, T, d]
         return self.coupler(self.towers(h), self.bias(inputs) if self.training else None)

@@ -31,7 +31,7 @@ def register(slot: str, type_: str) -> Callable[[C], C]:
 
     def keep(cls: C) -> C:
         if not issubclass(cls, CONTRACTS[slot]):
-            raise TypeError(f"{cls.__name__} is registered for the slot {slot} but is no {CONTRACTS[slot].__name__}")
+            raise TypeError(f"{cls.__name__} is registered for the slot {slot} but is not a {CONTRACTS[slot].__name__}")
         if (slot, type_) in _BUILT_IN:
             raise ValueError(f"model.{slot} already has the type {type_}: {_BUILT_IN[slot, type_].__name__}")
         _BUILT_IN[slot, type_] = cls
@@ -47,7 +47,7 @@ def find(slot: str, section: Section) -> Any:
     type_ = str(getattr(section, "type", None))
     if (slot, type_) not in _BUILT_IN:
         known = sorted(t for s, t in _BUILT_IN if s == slot)
-        raise ConfigError(f"model.{slot}.type is `{type_}`; known are {[*known, 'custom']}")
+        raise ConfigError(f"model.{slot}.type is `{type_}`; use one of {[*known, 'custom']}")
     return _BUILT_IN[slot, type_]
 
 
@@ -60,8 +60,8 @@ def build(slot: str, section: Section, context: Context) -> nn.Module:
         return cls(context, **options_of(section))
     except TypeError as error:
         raise ConfigError(
-            f"model.{slot}.options {sorted(section.options)} do not fit {section.path}: {error}; "
-            "the class is called as Class(context, **options)"
+            f"model.{slot}.options {sorted(section.options)} do not match the constructor of {section.path}: {error}; use "
+            "only its keyword arguments (it is called as Class(context, **options))"
         ) from error
 
 
@@ -77,12 +77,12 @@ def _import(slot: str, path: str) -> Any:
     except (ImportError, AttributeError) as error:
         raise ConfigError(
             f"model.{slot}.path is `{path}`, which cannot be imported: {error}; "
-            "it must read package.module:Class and be installed on every node"
+            "write package.module:Class, and install the package on every node"
         ) from error
     contract = CONTRACTS[slot]
     if not (isinstance(cls, type) and issubclass(cls, contract)):
         raise ConfigError(
-            f"model.{slot}.path is `{path}`, which is no subclass of raymtl.models.slots.{contract.__name__}; "
-            "see docs/extending.md"
+            f"model.{slot}.path is `{path}`, which is not a subclass of raymtl.models.slots.{contract.__name__}; "
+            "derive the class from it (docs/extending.md)"
         )
     return cls

@@ -1,4 +1,4 @@
-"""The contracts of the slots: what each one reads, what it returns, and what it must tell about itself.
+"""The contracts of the slots: what each one reads, what it returns, and what it must declare.
 
 A slot class is built as `Class(context, **options)`, where the options are the keys of its section in the
 configuration, and is then called once per step by `Ranker.forward`. `docs/extending.md` shows one from outside.
@@ -44,8 +44,8 @@ class InputSlot(nn.Module):
 
     width: int
     columns: Sequence[str | None] | None = None
-    """For each column of x the feature that it depends on alone, or None where several do; None for all: not known. Where a
-    served model can be cut in two (`docs/serving.md`)."""
+    """For each column of x the only feature that it depends on, or None if it depends on several; None for all: unknown. Serving
+    uses it to split the model into a user and an item part (`docs/serving.md`)."""
 
     def forward(self, inputs: ModelInput) -> Tensor:
         raise NotImplementedError
@@ -56,8 +56,8 @@ class SequenceSlot(nn.Module):
 
     width: int
     reads: Sequence[str] | None = None
-    """Features that the output (of an `TargetAwareSequenceSlot`: of `encode`) depends on, and nothing else does; None: not known.
-    Where a served model can be cut in two."""
+    """All features that the output (for a `TargetAwareSequenceSlot`: that of `encode`) depends on; None: unknown. Serving uses it
+    to split the model, like `InputSlot.columns`."""
 
     def forward(self, inputs: ModelInput) -> Tensor | None:
         raise NotImplementedError
@@ -67,11 +67,12 @@ class TargetAwareSequenceSlot(SequenceSlot):
     """A sequence slot whose output depends on the candidate too: `forward` is `attend` to what `encode` made of the histories."""
 
     def encode(self, inputs: ModelInput) -> tuple[Tensor, ...]:
-        """What the histories of U users are, whoever asks: tensors [U, ...]."""
+        """Encode the histories of U users, independently of the candidates: tensors [U, ...]."""
         raise NotImplementedError
 
     def attend(self, encoded: tuple[Tensor, ...], user: Tensor, inputs: ModelInput) -> Tensor:
-        """What the candidates of B rows find there: `user` [B] is each row's place in `encoded` -> as `forward`."""
+        """Attend from B candidates to the encoded histories; `user` [B] is the index of each row's user in `encoded`. Returns
+        what `forward` returns."""
         raise NotImplementedError
 
 

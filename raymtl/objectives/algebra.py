@@ -1,7 +1,7 @@
 """Products, mixtures and distances of probabilities, from logits to logits.
 
-A product as p·q underflows or is clipped, and a clipped row has no gradient: the positives that matter most then teach
-nothing. As a logit every composite probability goes into the ordinary cross entropy and needs no clipping constant.
+A product as p·q underflows or is clipped, and a clipped row has no gradient, so the most informative positives do not
+contribute to training. As a logit every composite probability goes into the ordinary cross entropy, without a clipping constant.
 
 All functions broadcast, compute in fp32 (fp64 stays fp64) and are finite, with finite gradients, for logits of ±1e4.
 """
@@ -33,7 +33,7 @@ def logit_mix(gate: Tensor, on: Tensor, off: Tensor) -> Tensor:
 def sym_kl(a: Tensor, b: Tensor) -> Tensor:
     """KL(p‖q) + KL(q‖p) = (p − q)·(a − b) of two Bernoulli variables with p = σ(a), q = σ(b)."""
     a, b = torch.broadcast_tensors(_wide(a), _wide(b))
-    # Near 1 the difference of the probabilities drowns in rounding; that of their complements, the same number, does not.
+    # Near 1 the difference of the probabilities is lost to rounding; that of their complements, the same number, is not.
     flip = a + b > 0
     a, b = torch.where(flip, -b, a), torch.where(flip, -a, b)
     return (a.sigmoid() - b.sigmoid()) * (a - b)

@@ -18,7 +18,7 @@ from raymtl.objectives.tasks import objective_of
 
 
 class Losses(NamedTuple):
-    """What one batch costs. Each number is this worker's share times W, so its mean over the workers is the global one."""
+    """The losses of one batch. Each number is this worker's share times W, so its mean over the workers is the global one."""
 
     total: Tensor
     """[] Σ_t weight_t · loss_t + order + bound; backward starts here."""
@@ -28,10 +28,10 @@ class Losses(NamedTuple):
     """[] order penalty with its α; without gradient."""
     bound: Tensor
     """[] KL bound with its λ; without gradient."""
-    shares: Tensor
-    """[T] `per_task` with its gradient, for what weighs the tasks in another way (`balance`)."""
-    rest: Tensor
-    """[] what the total has beside the tasks, with its gradient."""
+    per_task_with_grad: Tensor
+    """[T] `per_task` with its gradient, for `train.balance`."""
+    penalties: Tensor
+    """[] order + bound, with their gradient."""
 
 
 class TaskLosses(nn.Module):
@@ -39,8 +39,8 @@ class TaskLosses(nn.Module):
 
     L_t = W · Σ_i m_ti w_i ℓ(a_ti, y_ti) / max(N_t, floor_t), where m is 1 on observed labels of valid rows and N_t is
     Σ m·w over all workers. DDP and TorchRec average gradients over the W workers, which takes the factor W out again.
-    A task that no worker has a label for costs an exact zero that still hangs on the graph, so that every worker takes
-    part in every collective. All arithmetic is in fp32.
+    A task that no worker has a label for contributes an exact zero that stays connected to the autograd graph, so that every
+    worker takes part in every collective. All arithmetic is in fp32.
     """
 
     def __init__(
@@ -83,12 +83,12 @@ class TaskLosses(nn.Module):
         valid: Tensor,
         normalizer: Tensor,
         valid_rows: Tensor,
-        world: int = 1,
+        workers: int = 1,
     ) -> Losses:
         """Loss of one batch: logits, labels and observed [B, T], weight and valid [B], normalizer [T], valid_rows [].
 
         `valid` is false on padding rows, which count nowhere. Labels may hold anything where they are not observed.
-        `normalizer` and `valid_rows` are summed over the `world` workers.
+        `normalizer` and `valid_rows` are summed over the `workers`.
         """
         logits = logits.float()
         mask = observed & valid.unsqueeze(1)
@@ -99,15 +99,15 @@ class TaskLosses(nn.Module):
         weights = torch.where(mask, weight.float().unsqueeze(1), 0.0)
         parts = zip(self._objectives, a.split(self._sizes, 1), y.split(self._sizes, 1), strict=True)
         rows = torch.cat([kind.loss(a_run, y_run) for kind, a_run, y_run in parts], 1)
-        per_task = (rows * weights).sum(0) * (world / self._denominator(normalizer))
-        order = self._order_penalty(logits, valid, valid_rows, world)
-        bound = self._kl_bound(logits, valid, valid_rows, world)
-        rest = order + bound
-        total = (per_task * self._weights).sum() + rest
-        return Losses(total, per_task.detach(), order.detach(), bound.detach(), per_task, rest)
+        per_task = (rows * weights).sum(0) * (workers / self._denominator(normalizer))
+        order = self._order_penalty(logits, valid, valid_rows, workers)
+        bound = self._kl_bound(logits, valid, valid_rows, workers)
+        penalties = order + bound
+        total = (per_task * self._weights).sum() + penalties
+        return Losses(total, per_task.detach(), order.detach(), bound.detach(), per_task, penalties)
 
     def lower_bound(
-        self, labels: Tensor, observed: Tensor, weight: Tensor, valid: Tensor, normalizer: Tensor, world: int = 1
+        self, labels: Tensor, observed: Tensor, weight: Tensor, valid: Tensor, normalizer: Tensor, workers: int = 1
     ) -> Tensor:
         """What the losses [T] of this batch cannot fall below, without gradient; the arguments are those of `forward`."""
         mask = observed & valid.unsqueeze(1)
@@ -115,13 +115,13 @@ class TaskLosses(nn.Module):
         weights = torch.where(mask, weight.float().unsqueeze(1), 0.0)
         parts = zip(self._objectives, y.split(self._sizes, 1), strict=True)
         least = torch.cat([kind.lower_bound(y_run) for kind, y_run in parts], 1)
-        return (least * weights).sum(0) * (world / self._denominator(normalizer))
+        return (least * weights).sum(0) * (workers / self._denominator(normalizer))
 
     def _denominator(self, normalizer: Tensor) -> Tensor:
         n = torch.maximum(normalizer.float(), self._floors)
         return torch.where(n > 0, n, 1.0)  # floor 0 and no label: 0 / 1, not 0 / 0
 
-    def _order_penalty(self, logits: Tensor, valid: Tensor, valid_rows: Tensor, world: int) -> Tensor:
+    def _order_penalty(self, logits: Tensor, valid: Tensor, valid_rows: Tensor, workers: int) -> Tensor:
         """α · Σ over ordered pairs of the mean over all valid rows of max(lower - upper, 0): AITM's calibrator.
 
         It needs no label, so it counts every valid row, whatever its weight.
@@ -133,12 +133,12 @@ class TaskLosses(nn.Module):
             scores = scores.sigmoid()
         columns = scores.unbind(1)
         gaps = torch.stack([columns[lower] - columns[upper] for lower, upper in self._pairs], 1)
-        return self._order.alpha * gaps.relu().sum() * _per_row(valid_rows, world)
+        return self._order.alpha * gaps.relu().sum() * _per_row(valid_rows, workers)
 
-    def _kl_bound(self, logits: Tensor, valid: Tensor, valid_rows: Tensor, world: int) -> Tensor:
+    def _kl_bound(self, logits: Tensor, valid: Tensor, valid_rows: Tensor, workers: int) -> Tensor:
         """λ · Σ over bounds of the mean over all valid rows of the symmetric KL divergence of p(g)·p(c | g) and p(o).
 
-        Meituan's bound. It needs no label either: it is what the conditional head learns about rows without a click.
+        Meituan's bound. It needs no label either: it is the conditional head's only training signal on rows without a click.
         """
         if not self._bound_weight or not self._bounds:
             return logits.new_zeros(())
@@ -147,8 +147,8 @@ class TaskLosses(nn.Module):
             torch.stack([columns[t] for t in part], 1) for part in zip(*self._bounds, strict=True)
         )
         rows = sym_kl(logit_prod(given, conversion), order)
-        return self._bound_weight * torch.where(valid.unsqueeze(1), rows, 0.0).sum() * _per_row(valid_rows, world)
+        return self._bound_weight * torch.where(valid.unsqueeze(1), rows, 0.0).sum() * _per_row(valid_rows, workers)
 
 
-def _per_row(valid_rows: Tensor, world: int) -> Tensor:
-    return world / valid_rows.float().clamp(min=1.0)
+def _per_row(valid_rows: Tensor, workers: int) -> Tensor:
+    return workers / valid_rows.float().clamp(min=1.0)

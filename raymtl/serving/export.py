@@ -26,7 +26,7 @@ from raymtl.serving.model import SCENARIO, Raw, ServedModel, can_split, feature_
 from raymtl.serving.rules import Rules
 from raymtl.serving.split import State
 from raymtl.serving.tables import Quantization, make_table
-from raymtl.serving.version import Version, read_dense, read_id_map, read_table
+from raymtl.serving.version import Version, custom_slots, read_dense, read_id_map, read_table
 
 FORMAT = 1
 """Number of the format of `model.json`."""
@@ -92,8 +92,11 @@ def export_version(version: Version, out: str, quantization: Quantization) -> di
     ranker = load_ranker(config, read_dense(version), version.manifest.id)
     names = feature_sides(config)
     rules = {side: Rules(config, names[side], maps) for side in names}
-    exported = export_model(config, ranker, tables, rules)
     manifest = version.manifest
+    try:
+        exported = export_model(config, ranker, tables, rules)
+    except ConfigError as error:
+        raise ConfigError(f"version {manifest.id}: {error}") from error
     facts = {
         "format": FORMAT,
         "version": manifest.id,
@@ -135,7 +138,7 @@ def export_model(
     users, candidates = torch.export.Dim("users", min=1), torch.export.Dim("candidates", min=1)
     both = _example(config, [*sides["user"], *sides["item"]], _CANDIDATES)
     both |= {name: torch.zeros(_CANDIDATES, dtype=torch.int64) for name in scenario}
-    programs = {"whole.pt2": _export(FullModel(model, rules), (both,), ({**_dims(both, candidates)},))}
+    programs = {"whole.pt2": _export(config, FullModel(model, rules), (both,), ({**_dims(both, candidates)},))}
     facts: dict[str, Any] = {
         "outputs": [_output(ranker, name) for name in model.outputs],
         "programs": {"whole.pt2": {"inputs": ["features"], "features": list(both), "rows": "candidates"}},
@@ -145,11 +148,12 @@ def export_model(
         facts["scenario"] = {"input": SCENARIO, "dtype": "int64", "values": [*config.data.scenario.values, "other"]}
     if parts and can_split(config):
         user_part = UserPart(model, rules)
-        programs["user.pt2"] = _export(user_part, (inputs["user"],), (_dims(inputs["user"], users),))
+        programs["user.pt2"] = _export(config, user_part, (inputs["user"],), (_dims(inputs["user"], users),))
         with torch.no_grad():
             state = user_part(inputs["user"])
         index = torch.zeros(_CANDIDATES, dtype=torch.int64)
         programs["item.pt2"] = _export(
+            config,
             ItemPart(model, rules),
             (state, index, inputs["item"]),
             ({name: {0: users} for name in state}, {0: candidates}, _dims(inputs["item"], candidates)),
@@ -189,15 +193,16 @@ def _dims(inputs: Raw, rows: Any) -> dict[str, Any]:
     }
 
 
-def _export(module: nn.Module, arguments: tuple[Any, ...], dims: tuple[Any, ...]) -> Any:
+def _export(config: Config, module: nn.Module, arguments: tuple[Any, ...], dims: tuple[Any, ...]) -> Any:
     with torch.no_grad(), _quiet():
         try:
             return torch.export.export(module.eval(), arguments, dynamic_shapes=dims)
         except Exception as error:
             text = str(error).strip().splitlines()
+            slots = ", ".join(f"{slot} (`{path}`)" for slot, path in custom_slots(config).items())
             raise ConfigError(
-                f"the model cannot be exported: {type(error).__name__}: {text[0] if text else ''}; change the slot of `type: "
-                "custom` so that torch.export supports it, with any number of rows"
+                f"torch.export fails on the model: {type(error).__name__}: {text[0] if text else ''}; change the class of "
+                f"{slots or 'the slot'} so that torch.export supports it, with any number of rows"
             ) from error
 
 

@@ -15,7 +15,7 @@ from raymtl.config.root import Config
 from raymtl.embeddings.spec import input_spec
 from raymtl.errors import VersionError
 from raymtl.models.ranker import Ranker, build_ranker
-from raymtl.serving.split import Features, SplitRanker, State, arranged
+from raymtl.serving.split import Features, SplitRanker, State, to_model_input
 
 SCENARIO = "data.scenario"
 """Name of the input with the scenario's index."""
@@ -47,7 +47,7 @@ class ServedModel(nn.Module):
         both = Features(
             user.pooled | item.pooled, user.dense | item.dense, user.sequences | item.sequences, raw.get(SCENARIO)
         )
-        return self.ranker.predictions(self.ranker(arranged(self.spec, both)))
+        return self.ranker.predictions(self.ranker(to_model_input(self.spec, both)))
 
     def user(self, raw: Raw) -> State:
         """The user state for the item part of U users, from the user-side features and the scenario."""
@@ -141,9 +141,10 @@ def load_ranker(config: Config, dense: Mapping[str, Tensor], version: str) -> Ra
     expected = ranker.state_dict()
     for name in [*expected, *weights]:
         if name not in weights or name not in expected or weights[name].shape != expected[name].shape:
+            found, wanted = (list(of[name].shape) if name in of else None for of in (weights, expected))
             raise VersionError(
-                f"version {version}: its weight `{name}` does not match the model in its own manifest; use the raymtl that wrote "
-                "it, or the class of that time if model.*.path names one"
+                f"version {version}: the weight `{name}` has the shape {found} in dense.safetensors and {wanted} in the model of "
+                "its manifest; use the raymtl version that wrote it, or, for a slot of `type: custom`, the class as it was then"
             )
     ranker.load_state_dict(weights)
     for parameter in ranker.parameters():

@@ -1,4 +1,4 @@
-"""The plan of a scoring: the input, and one output file for every unit of a day, independent of the workers."""
+"""The plan of a scoring job: the input, and one output file for every unit of a day, independent of the workers."""
 
 import hashlib
 from collections.abc import Sequence
@@ -32,7 +32,7 @@ class Output:
 
 @dataclass(frozen=True)
 class ScorePlan:
-    """All files of a scoring."""
+    """All files of a scoring job."""
 
     root: str
     """The data set."""
@@ -71,7 +71,8 @@ def plan_scoring(config: Config, path: str, days: DayRange | None, keys: Sequenc
             raise DataError(f"{footer.file.path}: {fault}")
         if missing := [key for key in keys if key not in footer.schema.names]:
             raise DataError(
-                f"{footer.file.path}: the key column `{missing[0]}` is missing; its columns are {', '.join(footer.schema.names)}"
+                f"{footer.file.path}: the key column `{missing[0]}` is missing; set --keys to columns of the file: "
+                f"{', '.join(footer.schema.names)}"
             )
     if problems := mixed_problems([(f.file.path, f.schema) for f in footers], needed):
         raise DataError(problems[0])
@@ -80,7 +81,11 @@ def plan_scoring(config: Config, path: str, days: DayRange | None, keys: Sequenc
         units = make_units(list(group), UNIT_ROWS)
         outputs += [Output(f"ds={day}/unit-{n:05d}.parquet", unit) for n, unit in enumerate(units)]
     if not outputs:
-        raise DataError(f"`{path}` has no rows{f' on {days}' if days else ''}: nothing to score; choose other days")
+        raise DataError(
+            f"`{path}` has no rows on {days}; choose other days"
+            if days
+            else f"`{path}` has no rows; set --data to a data set with rows"
+        )
     schema = pa.schema([_plain(footers[0].schema.field(key)) for key in dict.fromkeys(keys)])
     digest = hashlib.sha256()
     for footer in footers:

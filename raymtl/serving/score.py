@@ -33,7 +33,7 @@ from raymtl.training.rundir import run_lock
 from raymtl.words import count_of
 
 JOB, SUCCESS = "_scoring.json", "_SUCCESS"
-"""Marker files of a scoring: its description, written first, and the success marker, written last."""
+"""Marker files of a scoring job: its description, written first, and the success marker, written last."""
 BATCH_ROWS = 4096
 _MAP_BYTES = 32
 """Bytes of an ID in the lookup of a map."""
@@ -84,7 +84,7 @@ def score(
     plan = plan_scoring(config, data, days, list(keys) or default_keys(config))
     names = [PREDICTION + name for name in _outputs(opened)]
     if taken := set(names) & set(plan.keys.names):
-        raise ConfigError(f"--keys names `{sorted(taken)[0]}`, which is the name of a prediction column; leave it out")
+        raise ConfigError(f"--keys names `{sorted(taken)[0]}`, which is the name of a prediction column; remove it")
     folder = OutputFolder.open(out)
     with run_lock(folder, what="scoring into", remedy="use another --out"):
         _begin(folder, opened, plan, names)
@@ -127,7 +127,7 @@ def _outputs(version: Version) -> list[str]:
 
 
 def _job(version: Version, plan: ScorePlan, names: list[str]) -> dict[str, Any]:
-    """The description of a scoring: everything its files depend on."""
+    """The description of a scoring job: everything its files depend on."""
     return {
         "version": version.manifest.id,
         "manifest": version.digest,
@@ -156,12 +156,12 @@ def _begin(folder: OutputFolder, version: Version, plan: ScorePlan, names: list[
         raise ConfigError(f"`{folder.path_of(JOB)}` is damaged; use another --out")
     if differing := [key for key in _SAME if before.get(key) != job[key]]:
         what = {
-            "manifest": f"version {before.get('version')}, not {job['version']}",
-            "input": f"other files of `{before.get('data')}`: other days, or the data has changed",
-            "keys": f"the key columns {list(before.get('keys', {}))}, not {list(job['keys'])}, or with other types",
-            "predictions": f"the predictions {before.get('predictions')}, not {names}",
+            "manifest": f"of version {before.get('version')}, not {job['version']}",
+            "input": f"for other files of `{before.get('data')}` (other days, or the files have changed)",
+            "keys": f"with the key columns {before.get('keys')}, not {job['keys']}",
+            "predictions": f"in the columns {before.get('predictions')}, not {names}",
         }[differing[0]]
-        raise ConfigError(f"--out `{folder.path}` holds the output of {what}; use another folder, or remove this one")
+        raise ConfigError(f"--out `{folder.path}` holds predictions {what}; choose an empty folder, or delete this one")
 
 
 def _success(folder: OutputFolder, plan: ScorePlan, missing: list[int]) -> dict[str, Any] | None:
@@ -261,7 +261,7 @@ def _workers(pool: Pool, units: int, local: bool) -> int:
     need = {"CPU": pool.cpus, **({"GPU": 1} if pool.gpu else {})}
     least = min(pool.workers or 1, units)
     remedy = "lower --workers or --cpus-per-worker, wait for other jobs to end, or add nodes"
-    most = places(need, least, local, _ROOM_S, f"{least} scorers", remedy)
+    most = places(need, least, local, _ROOM_S, "the scorers" if least == 1 else f"{least} scorers", remedy)
     return least if pool.workers else min(most, units)
 
 
@@ -285,14 +285,16 @@ def _check_memory(version: Version, reading: dict[tuple[str, str], int]) -> None
     every node."""
     tables = {name: version.manifest.tables[name] for name in served_tables(version.config)}
     need = sum(4 * t.rows * t.dim + (_MAP_BYTES * t.rows if t.id_space == "map" else 0) for t in tables.values())
-    nodes = [n["Resources"] for n in ray.nodes() if n["Alive"] and n["Resources"].get("CPU", 0)]
-    least = min(resources.get("object_store_memory", 0) for resources in nodes)
+    nodes = [n for n in ray.nodes() if n["Alive"] and n["Resources"].get("CPU", 0)]
+    smallest = min(nodes, key=lambda node: node["Resources"].get("object_store_memory", 0))
+    least = smallest["Resources"].get("object_store_memory", 0)
     if need > least:
         raise ClusterError(
-            f"the tables of version {version.manifest.id} take {need / 2**30:.1f} GiB, but Ray's object store has only "
-            f"{least / 2**30:.1f} GiB on a node; start Ray with a larger --object-store-memory (and /dev/shm), or on larger nodes"
+            f"the tables of version {version.manifest.id} take {need / 2**30:.1f} GiB, but the object store of node "
+            f"{smallest['NodeManagerAddress']} has only {least / 2**30:.1f} GiB; start Ray there with a larger "
+            "--object-store-memory (and /dev/shm), or use larger nodes"
         )
-    most = max(resources.get("memory", 0) for resources in nodes)
+    most = max(node["Resources"].get("memory", 0) for node in nodes)
     for (kind, table), size in reading.items():
         if size > most:
             raise ClusterError(

@@ -37,7 +37,7 @@ class Features:
     scenario: Tensor | None = None
     """[N] int64."""
 
-    def some(self) -> Tensor:
+    def any_tensor(self) -> Tensor:
         """A tensor with N rows."""
         lengths = [lengths for _, lengths in self.sequences.values()]
         own = [*self.pooled.values(), *self.dense.values(), *lengths]
@@ -46,9 +46,9 @@ class Features:
         return found
 
 
-def arranged(spec: InputSpec, features: Features) -> ModelInput:
+def to_model_input(spec: InputSpec, features: Features) -> ModelInput:
     """The model's input; missing features are zeros, missing sequences are left out."""
-    some = features.some()
+    some = features.any_tensor()
     pooled = [
         features.pooled[n] if n in features.pooled else some.new_zeros(some.shape[0], d, dtype=torch.float32)
         for n, d in spec.pooled.items()
@@ -82,32 +82,32 @@ class SplitRanker(nn.Module):
         self.of_user = frozenset(user)
         slot = ranker.sequence
         reads_user = slot.width > 0 and slot.reads is not None and set(slot.reads) <= self.of_user
-        self._asked = reads_user and isinstance(slot, TargetAwareSequenceSlot)
-        self._encoded = reads_user and not self._asked
+        self._is_target_aware = reads_user and isinstance(slot, TargetAwareSequenceSlot)
+        self._encoded = reads_user and not self._is_target_aware
         columns = ranker.input.columns or [None] * ranker.input.width
         self._alone = None not in columns
         sides = [name in self.of_user for name in columns]
-        self.register_buffer("_user_columns", _places(sides, True), persistent=False)
-        self.register_buffer("_item_columns", _places(sides, False), persistent=False)
+        self.register_buffer("_user_columns", _indices(sides, True), persistent=False)
+        self.register_buffer("_item_columns", _indices(sides, False), persistent=False)
         sides += [self._encoded] * slot.width
-        order = torch.cat((_places(sides, True), _places(sides, False)))
+        order = torch.cat((_indices(sides, True), _indices(sides, False)))
         self.register_buffer("_order", order.argsort(), persistent=False)
         self._sizes: list[int] | None = None
         """Widths of the products; None: x is per task, and no product is precomputed."""
         self._needs = set(_READ)
         with torch.no_grad():
-            self._try(sides)
+            self._trace_inputs(sides)
 
     def user(self, features: Features) -> State:
         """The state of U users for the item part."""
-        inputs = arranged(self.spec, features)
+        inputs = to_model_input(self.spec, features)
         encoded: tuple[Tensor, ...] = ()
-        if self._asked:
+        if self._is_target_aware:
             encoded = self.ranker.sequence.encode(inputs)
         elif self._encoded:
             encoded = (self.ranker.sequence(inputs),)
         state = dict(self._repeated(features))
-        if self._asked or (self._encoded and self._sizes is None):
+        if self._is_target_aware or (self._encoded and self._sizes is None):
             state |= {f"encoded.{n}": value for n, value in enumerate(encoded)}
         if self._sizes is not None:
             x = self.ranker.input(inputs).index_select(1, self._user_columns)
@@ -123,8 +123,8 @@ class SplitRanker(nn.Module):
         inputs = _Inputs(self, state, index, features)
         sequence = self._sequence(state, index, inputs)
         if self._sizes is None:
-            return self.ranker.above(concat_sequence(self.ranker.input(inputs), sequence), inputs)
-        x = self.ranker.input(arranged(self.spec, features) if self._alone else inputs)
+            return self.ranker.forward_from_x(concat_sequence(self.ranker.input(inputs), sequence), inputs)
+        x = self.ranker.input(to_model_input(self.spec, features) if self._alone else inputs)
         x = x.index_select(1, self._item_columns)
         x = x if sequence is None else torch.cat((x, sequence), 1)
         products: list[Tensor] = []
@@ -140,12 +140,12 @@ class SplitRanker(nn.Module):
         def materialize() -> Tensor:
             return torch.cat((state["x"].index_select(0, index), x), 1).index_select(1, self._order)
 
-        return self.ranker.above(PrecomputedInput(products, materialize, x.device), inputs)
+        return self.ranker.forward_from_x(PrecomputedInput(products, materialize, x.device), inputs)
 
     def _sequence(self, state: State, index: Tensor, inputs: ModelInput) -> Tensor | None:
         """The sequence slot's columns of x for each candidate; None if the products include them."""
         slot = self.ranker.sequence
-        if self._asked:
+        if self._is_target_aware:
             encoded = [value for name, value in state.items() if name.startswith("encoded.")]
             return slot.attend(tuple(encoded), index, inputs)
         if self._encoded:
@@ -165,7 +165,7 @@ class SplitRanker(nn.Module):
                 yield f"steps.{name}", steps
                 yield f"lengths.{name}", lengths
 
-    def _try(self, sides: list[bool]) -> None:
+    def _trace_inputs(self, sides: list[bool]) -> None:
         """Run the ranker once on zeros, to find which layers read x, and which user inputs it reads besides."""
         state = self.user(self._zeros(1, of_user=True))
         features, index = self._zeros(2, of_user=False), torch.zeros(2, dtype=torch.int64)
@@ -173,19 +173,19 @@ class SplitRanker(nn.Module):
         sequence = self._sequence(state, index, inputs)
         per_task = sequence is not None and sequence.dim() == 3
         alone = self._alone and not per_task
-        x = concat_sequence(self.ranker.input(arranged(self.spec, self._zeros(2)) if alone else inputs), sequence)
+        x = concat_sequence(self.ranker.input(to_model_input(self.spec, self._zeros(2)) if alone else inputs), sequence)
         if per_task:
-            self.ranker.above(x, inputs)
+            self.ranker.forward_from_x(x, inputs)
             self._needs = inputs.read
             return
         reader = _Reader(x)
-        self.ranker.above(reader, inputs)
+        self.ranker.forward_from_x(reader, inputs)
         self._needs = inputs.read | ({"x"} if reader.read_x else set())
         self._sizes = [len(weight) for weight in reader.weights]
         if self._sizes:
             weight = torch.cat(reader.weights)
-            self.register_buffer("_user_weight", weight[:, _places(sides, True)], persistent=False)
-            self.register_buffer("_item_weight", weight[:, _places(sides, False)], persistent=False)
+            self.register_buffer("_user_weight", weight[:, _indices(sides, True)], persistent=False)
+            self.register_buffer("_item_weight", weight[:, _indices(sides, False)], persistent=False)
             self.register_buffer("_bias", torch.cat(reader.biases), persistent=False)
 
     def _zeros(self, rows: int, of_user: bool | None = None) -> Features:
@@ -223,14 +223,14 @@ class _Inputs(ModelInput):
         own = {n: d for n, d in self._spec.pooled.items() if n in self._of_user}
         if own:
             parts.update(zip(own, self._of_users("pooled").split(list(own.values()), 1), strict=True))
-        return arranged(self._spec, Features(parts, self._features.dense)).pooled
+        return to_model_input(self._spec, Features(parts, self._features.dense)).pooled
 
     @property
     def dense(self) -> Tensor:  # type: ignore[override]
         parts = dict(self._features.dense)
         if own := [n for n in self._spec.dense if n in self._of_user]:
             parts.update(zip(own, self._of_users("dense").unbind(1), strict=True))
-        return arranged(self._spec, Features(self._features.pooled, parts)).dense
+        return to_model_input(self._spec, Features(self._features.pooled, parts)).dense
 
     @property
     def scenario(self) -> Tensor | None:  # type: ignore[override]
@@ -264,6 +264,6 @@ class _Reader(PrecomputedInput):
         return super().materialize()
 
 
-def _places(sides: Sequence[bool], side: bool) -> Tensor:
+def _indices(sides: Sequence[bool], side: bool) -> Tensor:
     """Indices where `sides` is `side`, [n] int64."""
     return torch.tensor([place for place, own in enumerate(sides) if own == side], dtype=torch.int64)

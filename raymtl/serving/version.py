@@ -68,20 +68,26 @@ def open_version(path: str, allow_custom: bool = False) -> Version:
 
 def _refuse_custom(config: Config, version: str) -> None:
     """Raise ConfigError if building the model would import classes that the version's configuration names."""
-    for slot in type(config.model).model_fields:
-        section = getattr(config.model, slot)
-        if isinstance(section, Custom):
-            raise ConfigError(
-                f"version {version} has a slot of `type: custom`: model.{slot}.path is `{section.path}`, which would be imported "
-                "and run; use --allow-custom if you know that class and trust the publisher of the version"
-            )
+    for slot, path in custom_slots(config).items():
+        raise ConfigError(
+            f"version {version} has a slot of `type: custom`: {slot}.path is `{path}`, which would be imported and run; use "
+            "--allow-custom if you know that class and trust the publisher of the version"
+        )
+
+
+def custom_slots(config: Config) -> dict[str, str]:
+    """Import path of the class of every slot of `type: custom`, by the slot's dotted key."""
+    sections = {slot: getattr(config.model, slot) for slot in type(config.model).model_fields}
+    return {f"model.{slot}": section.path for slot, section in sections.items() if isinstance(section, Custom)}
 
 
 def _dense_file(version: Version) -> FileEntry:
     for file in version.manifest.files:
         if file.path == DENSE:
             return file
-    raise VersionError(f"version {version.manifest.id} has no dense weights; choose another version")
+    raise VersionError(
+        f"version {version.manifest.id} of store `{version.store.path}`: its manifest lists no `{DENSE}`; choose another version"
+    )
 
 
 def read_dense(version: Version) -> dict[str, Tensor]:

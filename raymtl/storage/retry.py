@@ -94,7 +94,7 @@ def to_user_error(doing: str, error: OSError) -> UserError:
     `doing` is what was tried, such as "read `/logs`".
     """
     if isinstance(error, _ABSENT):
-        return DataError(f"cannot {doing}: {reason(error)}")
+        return DataError(f"cannot {doing}: {reason(error)}; check that the path exists")
     return StorageError(f"cannot {doing}: {reason(error)}; {advice(error)}, then rerun the same command")
 
 

@@ -72,12 +72,13 @@ def connect(address: str | None) -> Jobs:
     Raises ConfigError if the address is missing or not valid, and ClusterError if nothing answers there, if the token is missing
     or wrong, or if the cluster runs another minor version of Ray.
     """
+    source = "--address" if address else ADDRESS
     address = (address or os.environ.get(ADDRESS) or "").rstrip("/")
     if not address:
         raise ConfigError(
             f"the address of the cluster's dashboard is missing; set --address http://HEAD:8265, or {ADDRESS}"
         )
-    host, port = _host_and_port(address)
+    host, port = _host_and_port(address, source)
     os.environ[ADDRESS] = address  # Ray prefers this and RAY_ADDRESS to the argument
     for name in _CHATTY:
         logging.getLogger(name).setLevel(logging.ERROR)
@@ -91,7 +92,7 @@ def connect(address: str | None) -> Jobs:
     return Jobs(client, address)
 
 
-def _host_and_port(address: str) -> tuple[str, int]:
+def _host_and_port(address: str, source: str) -> tuple[str, int]:
     try:
         parts = urlsplit(address)
         host, port = parts.hostname, parts.port
@@ -100,7 +101,7 @@ def _host_and_port(address: str) -> tuple[str, int]:
     # For any other scheme Ray would import a module of that name
     if parts.scheme not in ("http", "https") or not host:
         raise ConfigError(
-            f"--address is `{address}`; it must be the URL of the cluster's dashboard, such as http://HEAD:8265"
+            f"{source} is `{address}`; set it to the URL of the cluster's dashboard, such as http://HEAD:8265"
         )
     return host, port or (443 if parts.scheme == "https" else 80)
 
@@ -151,7 +152,10 @@ def asking(address: str, doing: str, job: str | None = None) -> Iterator[None]:
             ) from error
         # An error in the dashboard arrives as its traceback
         line = said.strip().splitlines()[-1 if "Traceback" in said else 0]
-        raise ClusterError(f"the cluster at {address} failed to {doing}: {line}") from error
+        raise ClusterError(
+            f"the cluster at {address} failed to {doing}: {line}; read dashboard.log in /tmp/ray/session_latest/logs of the "
+            "head, then rerun the same command"
+        ) from error
 
 
 def _no_dashboard(address: str, seen: str) -> ClusterError:

@@ -51,10 +51,12 @@ class Log:
                 self._lost_at = now if self._lost_at is None else self._lost_at
                 if gone or now - self._lost_at > PATIENCE_S:
                     raise ClusterError(
-                        f"the cluster at {self.jobs.address} "
-                        + ("no longer knows" if gone else f"has not answered for {PATIENCE_S:.0f} s about")
-                        + f" the job `{self.job}`: {'its head was restarted' if gone else str(error).splitlines()[0]}; a job "
-                        "ends with its cluster: rerun the same command to resume from the storage"
+                        f"the cluster at {self.jobs.address} no longer knows the job `{self.job}`: its head was restarted, which "
+                        "ended the job; rerun the same command to resume from the storage"
+                        if gone
+                        else f"the cluster at {self.jobs.address} has not answered for {PATIENCE_S:.0f} s about the job "
+                        f"`{self.job}`: {str(error).splitlines()[0]}; the job may still be running: restore the connection, then "
+                        "rerun the same command, which follows the job or resumes its work"
                     ) from error
             time.sleep(POLL_S)
 
@@ -88,5 +90,8 @@ def exit_code(info: JobDetails) -> int:
     code = info.driver_exit_code
     if code is None:
         said = (info.message or "no reason given").strip().splitlines()[0]
-        raise ClusterError(f"the job `{info.submission_id}` ended without an exit code: {said}")
+        raise ClusterError(
+            f"the job `{info.submission_id}` ended without an exit code: {said}; read its log with "
+            f"`raymtl jobs logs {info.submission_id}`, then submit the command again"
+        )
     return code if code >= 0 else 128 - code

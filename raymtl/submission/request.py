@@ -59,7 +59,8 @@ def read_request(root: Any, words: Sequence[str], job_id: str | None = None) -> 
         values |= {"config": UPLOADED, "sets": []}
     elif relative := relative_paths(values.get("sets", ())):  # applied on the cluster, to a configuration read there
         raise ConfigError(
-            f"--set {relative[0]} is not an absolute path; make it absolute: the job runs in another folder"
+            f"--set {relative[0]} is a relative path, and the job reads its configuration in another folder; write an absolute "
+            "path or a URL"
         )
     given = _given(context, values)
     if name == "daily" and not (values.get("date") or values.get("first")):

@@ -54,9 +54,15 @@ def digest(request: Request, environment: dict[str, Any], driver: Driver) -> str
     folder, pip = environment.get("working_dir"), environment.get("pip")
     try:
         package = None if folder is None else _package(folder)
+    except OSError as error:
+        raise ConfigError(
+            f"cannot read the files to upload from --working-dir `{folder}`: {error}; make them readable, or list them in "
+            ".rayignore"
+        ) from error
+    try:
         requirements = None if pip is None else Path(pip).read_bytes().decode(errors="replace")
     except OSError as error:
-        raise ConfigError(f"cannot package the job: {error}") from error
+        raise ConfigError(f"cannot read --pip `{pip}`: {error}; make the file readable") from error
     names = sorted(environment.get("env_vars", ()))
     content = [request.words, request.config, package, requirements, names, asdict(driver)]
     return hashlib.sha256(json.dumps(content).encode()).hexdigest()[:16]
@@ -114,7 +120,10 @@ def submit(jobs: Jobs, request: Request, command: str, environment: dict[str, An
                     entrypoint_resources=driver.resources or None,
                 )
         except ValueError as error:
-            raise ConfigError(f"cannot package the job: {str(error).splitlines()[0]}") from error
+            raise ConfigError(
+                f"cannot package the job with --working-dir `{environment.get('working_dir')}`: {str(error).splitlines()[0]}; "
+                "fix the folder, or list the files to leave out in .rayignore"
+            ) from error
         except Exception:
             # Another process took the name in between, or the answer to an earlier attempt was lost
             if attempt in jobs.known():

@@ -34,9 +34,9 @@ class Metric:
 METRICS = (
     Metric("trained_rows", "first", "rows that all workers of the run have trained on, earlier starts included"),
     Metric("trained_steps", "first", "steps of the run, earlier starts included"),
-    Metric("done_units", "first", "units of the current pass that are done"),
-    Metric("unit_count", "first", "units of one pass"),
-    Metric("pass_number", "first", "pass that the run is in, from 0"),
+    Metric("done_units", "first", "units of the current epoch that are done"),
+    Metric("unit_count", "first", "units of one epoch"),
+    Metric("epoch", "first", "epoch that the run is in, from 0"),
     Metric("train_rows_per_second", "first", "rows of all workers per second of training since the last log line"),
     Metric("step_seconds", "all", "mean time of a step since the last log line, waiting for data included"),
     Metric("data_wait_ratio", "all", "share of that time in which this worker waited for its next batch"),

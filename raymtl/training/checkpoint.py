@@ -35,7 +35,7 @@ PROGRESS = "progress.json"
 class Progress:
     """Progress of a run; all counts are over all workers."""
 
-    pass_number: int = 0
+    epoch: int = 0
     """Current epoch, from 0."""
     units_done: int = 0
     """Units of that epoch that are completely trained on, in the order of the epoch."""
@@ -46,7 +46,7 @@ class Progress:
     train_seconds: float = 0.0
     """Time in training steps, over all starts of the run."""
     evaluations: list[dict[str, Any]] = field(default_factory=list)
-    """`{step, rows, pass, units, score, metrics}` of every evaluation so far."""
+    """`{step, rows, epoch, units, score, metrics}` of every evaluation so far."""
     plan: str = ""
     """Identity of the plan of the input."""
     starts: int = 0

@@ -129,16 +129,16 @@ def _result(ready: RunPlan, summary: dict[str, Any], seconds: float) -> RunResul
     evaluations = progress["evaluations"]
     scored = [e for e in evaluations if e["score"] is not None]
     best = max(scored, key=lambda e: e["score"], default=None)
-    all_epochs = progress["pass_number"] >= config.train.epochs
+    all_epochs = progress["epoch"] >= config.train.epochs
     return {
         "status": "finished",
         "metrics": metrics_section(evaluations[-1]["metrics"] if evaluations else None),
-        "best": None if best is None else {k: best[k] for k in ("step", "pass", "units", "score")},
+        "best": None if best is None else {k: best[k] for k in ("step", "epoch", "units", "score")},
         "rows_trained": progress["rows"],
         "rows_left_out": plans["train"].rows * config.train.epochs - progress["rows"] if all_epochs else 0,
         "rows_per_s": progress["rows"] / max(progress["train_seconds"], 1e-9),
         "steps": progress["step"],
-        "epochs": progress["pass_number"],
+        "epochs": progress["epoch"],
         "starts": progress["starts"],
         "seconds": round(seconds, 1),
         "config_hash": ready.hash,

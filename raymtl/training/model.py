@@ -63,7 +63,7 @@ class Head(nn.Module):
             batch.labels, batch.observed, batch.weight, batch.valid, normalizer, self._workers
         )
         cut = [vectors for vectors in looked_up if vectors is not None]
-        return self.balancer(losses.shares - lower_bound, losses.rest, normalizer > 0, cut)
+        return self.balancer(losses.per_task_with_grad - lower_bound, losses.penalties, normalizer > 0, cut)
 
 
 class TrainModel(nn.Module):

@@ -103,7 +103,7 @@ class Trainer:
         train = config.train
         schedule = pass_schedule(self._inputs["train"].plan, config)
         units = len(self._inputs["train"].plan.units)
-        first = progress.pass_number * units + progress.units_done
+        first = progress.epoch * units + progress.units_done
         self._train_state.model.train()
         feed = self._feed(self._inputs["train"], schedule[first:], self._on_batch)
 
@@ -119,7 +119,7 @@ class Trainer:
             if not step.ends_unit:
                 continue
             done = first + step.unit + 1
-            progress.pass_number, progress.units_done = divmod(done, units)
+            progress.epoch, progress.units_done = divmod(done, units)
             progress.finished = done == len(schedule)
             ends_pass = progress.units_done == 0
             stop = False
@@ -139,7 +139,7 @@ class Trainer:
                 return
         self._close_window()
         if not progress.finished:  # the last units had no rows of the training users
-            progress.pass_number, progress.units_done, progress.finished = train.epochs, 0, True
+            progress.epoch, progress.units_done, progress.finished = train.epochs, 0, True
             self._checkpoint()
 
     def _checkpoint(self) -> None:
@@ -245,7 +245,7 @@ class Trainer:
                 {
                     "step": self.progress.step,
                     "rows": self.progress.rows,
-                    "pass": self.progress.pass_number,
+                    "epoch": self.progress.epoch,
                     "loss": total,
                     "losses": losses,
                     "order": order,
@@ -272,7 +272,7 @@ class Trainer:
             gauges.set("train_rows_per_second", rows_per_s)
             gauges.set("trained_rows", progress.rows)
             gauges.set("trained_steps", progress.step)
-            gauges.set("pass_number", progress.pass_number)
+            gauges.set("epoch", progress.epoch)
             gauges.set("done_units", progress.units_done)
             gauges.set("unit_count", len(self._inputs["train"].plan.units))
             for task, loss in losses.items():
@@ -292,7 +292,7 @@ class Trainer:
         record = {
             "step": self.progress.step,
             "rows": self.progress.rows,
-            "pass": pass_number,
+            "epoch": pass_number,
             "units": self.progress.units_done,
             "score": score,
             "seconds": seconds,

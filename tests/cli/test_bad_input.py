@@ -99,7 +99,7 @@ CASES: dict[Callable[[Path, Raw], None], tuple[int, list[str]]] = {
     empty_file: (65, ["part-0.parquet", "0 bytes"]),
     wrong_type: (65, ["part-0.parquet", "`price`", "features.price", "string", "a number"]),
     other_schema: (65, ["part-1.parquet", "`tags`", "features.tags", "int64", "a list"]),
-    missing_column: (65, ["part-0.parquet", "`prize`", "features.price", "did you mean `price`?"]),
+    missing_column: (65, ["part-0.parquet", "`prize`", "features.price", "set features.price.column to `price`"]),
     wrong_label: (65, ["part-0.parquet", "`click`", "row 49", "2", "0 or 1"]),
     negative_id: (65, ["part-0.parquet", "`item`", "row 10", "-4", "0 to 255", "`direct`"]),
     large_id: (65, ["part-0.parquet", "`item`", "0 to 19", "tables.item.rows"]),

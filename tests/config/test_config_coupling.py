@@ -41,7 +41,7 @@ class TestPredecessors:
 
     def test_a_circle(self):
         message = refused(CART, *CROSS, "model.coupler.predecessors={click: [buy]}")
-        assert "model.coupler.predecessors make a circle: click → buy → cart → click" in message
+        assert "model.coupler.predecessors form a cycle: click → buy → cart → click; remove one of them" in message
 
     def test_tasks_outside_the_subset_are_skipped(self):
         small(CART, *CROSS, "model.coupler.predecessors={buy: [click, cart]}", "tasks_subset=[click, buy]")
@@ -135,12 +135,13 @@ class TestSubsets:
     def test_a_factor_of_a_product_must_be_trained(self):
         message = refused(CART, "model.preset=esmm", "tasks_subset=[click, buy]")
         assert (
-            "tasks_subset leaves out `cart`, the parent of `buy`, by which the coupler `product` multiplies" in message
+            "tasks_subset leaves out `cart`, the parent of `buy`, but the coupler `product` multiplies by its"
+            in message
         )
 
     def test_the_tower_does_not_move_to_another_task(self):
         message = refused(*POSITION, "tasks={click: {}, like: {}}", "tasks_subset=[like]")
-        assert "model.bias.tasks is left out and means the first task, `click`, which is not in tasks_subset" in message
+        assert "model.bias.tasks defaults to the first task, `click`, which tasks_subset leaves out" in message
         small(*POSITION, "tasks={click: {}, like: {}}", "tasks_subset=[like]", "model.bias.tasks=[like]")
 
     def test_a_parent_outside_is_named(self):

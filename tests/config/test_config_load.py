@@ -68,7 +68,9 @@ class TestFile:
         assert "`nosuch://x.yaml`: unknown scheme `nosuch:`" in refused(path="nosuch://x.yaml", text=None)
 
     def test_a_folder(self, tmp_path):
-        assert refused(path=str(tmp_path), text=None) == f"`{tmp_path}` is a folder; name the YAML file in it"
+        assert (
+            refused(path=str(tmp_path), text=None) == f"`{tmp_path}` is a folder; give the path of the YAML file in it"
+        )
 
     def test_a_binary_file(self, tmp_path):
         path = tmp_path / "conf.yaml"
@@ -216,7 +218,7 @@ class TestOverrides:
     def test_a_key_below_a_list_is_refused(self):
         message = refused("model.towers.hidden=[8]", "model.towers.hidden.0=4")
         assert "`model.towers.hidden` is a list" in message
-        assert "set it whole" in message
+        assert "not a section; set model.towers.hidden=… instead" in message
 
     def test_an_unknown_path_names_the_nearest_key(self):
         message = refused("train.wokers=3")

@@ -67,12 +67,12 @@ class TestTasks:
         )
 
     def test_a_parent_that_comes_later(self):
-        assert "tasks.click stands before its parent `buy`; list the funnel from its top" in refused(
+        assert "tasks.click is listed before its parent `buy`; move `buy` before `click`" in refused(
             "tasks.click.parent=buy", "tasks.buy.parent=null"
         )
 
     def test_a_task_that_is_its_own_parent(self):
-        assert "tasks.buy stands before its parent `buy`" in refused("tasks.buy.parent=buy")
+        assert "tasks.buy.parent is the task itself" in refused("tasks.buy.parent=buy")
 
     @pytest.mark.parametrize("task", ["click", "buy"])
     def test_a_funnel_of_other_kinds(self, task):
@@ -178,8 +178,8 @@ class TestTrain:
         ("workers", "says"),
         [
             ("{min: 4, max: 2}", "train.min_workers is 4, above workers, 2; swap them"),
-            ("{min: 2}", "train.workers has no `max`; expected a whole number"),
-            ("{min: 2, max: 4, most: 5}", "train.workers has the unknown key `most`; known are"),
+            ("{min: 2}", "train.workers has no `max`; set it to a whole number"),
+            ("{min: 2, max: 4, most: 5}", "train.workers has the unknown key `most`; use `min` and `max`"),
             ("{min: 0, max: 4}", "train.min_workers is 0; expected a whole number ≥ 1"),
         ],
     )

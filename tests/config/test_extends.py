@@ -119,8 +119,8 @@ class TestRefused:
         middle = extended(base, "name: middle\n", "middle.yaml")
         top = extended(Path(middle), "", "top.yaml")
         assert refused(top) == (
-            f"{top}: extends is `middle.yaml`, which extends `base.yaml` in turn; a base can have no base: write what it takes "
-            "from there into it"
+            f"{top}: extends is `middle.yaml`, which extends `base.yaml` in turn; a base cannot extend another "
+            "file: copy those keys into `middle.yaml`"
         )
         base.write_text("extends: middle.yaml\n")
         assert "`middle.yaml` in turn" in refused(middle)

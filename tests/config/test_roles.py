@@ -25,7 +25,7 @@ from raymtl.config.roles import (
     search_fields,
 )
 from raymtl.config.root import Config
-from raymtl.config.schema import field_kind, sections
+from raymtl.config.schema import field_type, sections
 from raymtl.config.tune import Bound, Dimension
 from tests.helpers.small_config import small_raw
 
@@ -38,7 +38,7 @@ def problems(root: type[Section]) -> list[str]:
             if not is_group(at.section):
                 continue
             purposes = sum(purpose in own_role(at.section, key) for purpose in PURPOSES)
-            if purposes != (0 if groups(field_kind(at.section, key)) else 1):
+            if purposes != (0 if groups(field_type(at.section, key)) else 1):
                 found.append(f"{at.path}.{key} ({at.section.__name__}) says {purposes} purposes")
     return found
 

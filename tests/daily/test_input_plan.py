@@ -317,10 +317,10 @@ def test_held_out_users_are_not_trained_on(logs):
     users = pa.array(range(1000))
     assert train.users is not None
     assert held.users is not None
-    assert (train.users.has(users) ^ held.users.has(users)).all()
-    assert 200 < held.users.has(users).sum() < 400
+    assert (train.users.contains(users) ^ held.users.contains(users)).all()
+    assert 200 < held.users.contains(users).sum() < 400
     assert held.users.column == "user"
-    assert (held.users.has(users) != users_of(config, jan(7), held_out=True).has(users)).any()
+    assert (held.users.contains(users) != users_of(config, jan(7), held_out=True).contains(users)).any()
 
 
 @pytest.mark.parametrize("base", [None, 9])

@@ -100,7 +100,7 @@ def test_a_truncated_file_is_still_being_written_unless_the_day_is_marked(logs, 
 
 
 def test_a_data_set_that_does_not_exist_is_no_matter_of_waiting(tmp_path):
-    with pytest.raises(DataError, match=r"does not exist; check data\.path"):
+    with pytest.raises(DataError, match=r"does not exist; set data\.path"):
         reason(tmp_path / "nothing")
 
 

@@ -463,7 +463,7 @@ def test_the_rows_of_some_users_are_those_of_the_full_block(evaluation, start):
     config, raw = all_kinds()
     raw = raw.slice(start)
     whole = BlockMaker(config, evaluation)(raw, PLACE, 7)
-    chosen = USERS.has(to_int64(WORDS.slice(start)))
+    chosen = USERS.contains(to_int64(WORDS.slice(start)))
     assert 0 < chosen.sum() < len(raw)
     for users, kept in ((USERS, chosen), (OTHERS, ~chosen)):
         maker = BlockMaker(config, evaluation, users=users)
@@ -474,7 +474,7 @@ def test_the_rows_of_some_users_are_those_of_the_full_block(evaluation, start):
 
 def test_no_user_of_the_slice():
     config, raw = all_kinds()
-    none = raw.filter(pa.array(OTHERS.has(to_int64(WORDS))))
+    none = raw.filter(pa.array(OTHERS.contains(to_int64(WORDS))))
     block = BlockMaker(config, True, users=USERS)(none, PLACE, 7)
     assert len(block) == 0
     assert block.schema == BlockMaker(config, True)(raw, PLACE, 7).schema
@@ -500,7 +500,7 @@ def test_errors_name_the_row_of_the_file_and_only_of_rows_that_are_read(column, 
         values = raw.column(column).to_pylist()
         values[row] = value
         broken = raw.set_column(raw.schema.get_field_index(column), column, pa.array(values))
-        chosen = USERS.has(to_int64(WORDS))[row]
+        chosen = USERS.contains(to_int64(WORDS))[row]
         reads, spared = (USERS, OTHERS) if chosen else (OTHERS, USERS)
         with pytest.raises(DataError, match=rf"row {PLACE.first_row + row}: {words}"):
             BlockMaker(config, True, users=reads)(broken, PLACE, 0)

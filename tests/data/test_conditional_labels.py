@@ -289,7 +289,7 @@ def test_the_check_counts_products_and_the_order_of_the_files(tmp_path: Any, in_
     assert (edge.rows, edge.positives, edge.violations) == (5, 2, 1)
     (warning,) = [w for w in part.warnings if "tasks.buy.parent" in w]
     assert warning.startswith("tasks.buy.parent: 1 of 2 rows with buy = 1 have click = 0 (50.0%)")
-    assert warning.endswith("the model learns click and buy together: they count as 0")
+    assert warning.endswith("so buy counts as 0 in these rows: check the labels")
 
 
 def test_labels_that_only_a_product_makes_a_funnel_break_the_contract_without_it(
@@ -355,16 +355,16 @@ def refused(*overrides: str) -> str:
             ["tasks.buy.given=clik"],
             "tasks.buy.given is `clik`, which is not one of the tasks `click`, `buy`, `views`; did you mean `click`?",
         ),
-        (["tasks.buy.given=buy"], "tasks.buy.given is the task itself; name the task that must have happened"),
-        (["tasks.click.given=buy"], "tasks.click stands before its condition `buy`; list `buy` first"),
+        (["tasks.buy.given=buy"], "tasks.buy.given is the task itself; set it to the task that must have happened"),
+        (["tasks.click.given=buy"], "tasks.click is listed before its condition `buy`; move `buy` before `click`"),
         (["tasks.likes={given: views}"], "tasks.likes.given is `views`, a `count` task; only a `binary` one can be"),
         (
             ["tasks.cart={given: buy, parent: click}"],
-            "tasks.cart has a `parent` and `given`; a conditional task is no step of the funnel",
+            "tasks.cart has both `parent` and `given`; a conditional task cannot be part of the funnel",
         ),
         (
             ["tasks.buy.given=click", "tasks.gift={parent: buy}"],
-            "tasks.gift.parent is `buy`, which has `given`; a conditional task is no step of the funnel",
+            "tasks.gift.parent is `buy`, which has `given`; a conditional task cannot be part of the funnel",
         ),
     ],
 )

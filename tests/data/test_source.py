@@ -85,8 +85,8 @@ def test_fsspec_file_systems(three_days):
 @pytest.mark.parametrize(
     ("path", "words"),
     [
-        ("{root}/nothing", "does not exist; check data.path"),
-        ("{root}/ds=2026-01-01/c.pq", "is a file; data.path must be the folder above"),
+        ("{root}/nothing", "does not exist; set data.path .* to an existing one"),
+        ("{root}/ds=2026-01-01/c.pq", "is a file; set data.path .* to the folder above"),
         ("{root}/ds=2026-01-01", "has no `ds=YYYY-MM-DD` partition"),
     ],
 )

@@ -17,7 +17,7 @@ int64s = st.integers(-(2**63), 2**63 - 1)
 
 def drawn(users: pa.Array, salt: int = 3, share: float = 0.02) -> np.ndarray:
     """Who is drawn, where the others are all others."""
-    held, others = (UserSlice("user", salt, share, chosen).has(users) for chosen in (True, False))
+    held, others = (UserSlice("user", salt, share, chosen).contains(users) for chosen in (True, False))
     assert held.dtype == others.dtype == bool
     assert len(held) == len(users)
     assert (held ^ others).all()

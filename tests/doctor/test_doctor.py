@@ -86,8 +86,10 @@ class OnDisk:
     """A probe on a node that has another disk than the checking machine, or the same one."""
 
     def __init__(self, asker: Path, disk: Path):
-        self.storage = Method(lambda folder, node: storage.look(folder.replace(str(asker), str(disk)), node))
-        self.leave = Method(lambda folder, node: storage.leave(folder.replace(str(asker), str(disk)), node))
+        self.storage = Method(lambda folder, node: storage.try_operations(folder.replace(str(asker), str(disk)), node))
+        self.remove_trial_files = Method(
+            lambda folder, node: storage.remove_trial_files(folder.replace(str(asker), str(disk)), node)
+        )
 
 
 @pytest.fixture
@@ -100,11 +102,11 @@ def test_storage_from_a_node(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
     monkeypatch.chdir(tmp_path)
     trial = storage.begin("runs")
     assert Path(trial.store.path).parent == tmp_path / "runs"  # nodes have another current folder
-    good = storage.look(trial.store.path, "a")
+    good = storage.try_operations(trial.store.path, "a")
     assert storage.evaluate(good, "output", trial.store.path, "a").status == "ok"
-    assert storage.unseen(trial, ["a", "b"]) == ["b"]
-    assert storage.leave(trial.store.path, "a") is None
-    assert [file.name for file in Path(trial.store.path).iterdir()] == [storage.ASKER]
+    assert storage.nodes_not_seen(trial, ["a", "b"]) == ["b"]
+    assert storage.remove_trial_files(trial.store.path, "a") is None
+    assert [file.name for file in Path(trial.store.path).iterdir()] == [storage.CHECKER]
     storage.end(trial)
     assert list(tmp_path.iterdir()) == []
 
@@ -133,9 +135,9 @@ def test_a_node_whose_files_are_not_seen_removes_them(tmp_path: Path, at_once: N
             def copied(folder: str, name: str) -> dict[str, Any]:
                 there = Path(folder.replace(str(asker), str(other)))
                 there.mkdir(parents=True)
-                (there / storage.ASKER).write_bytes(b"here")
+                (there / storage.CHECKER).write_bytes(b"here")
                 found = look(folder, name)
-                (there / storage.ASKER).unlink()
+                (there / storage.CHECKER).unlink()
                 return found
 
             self.storage = Method(copied)
@@ -173,7 +175,7 @@ def test_storage_that_cannot_be_written(tmp_path: Path, monkeypatch: pytest.Monk
     assert not (tmp_path / "new").exists()
 
 
-@pytest.mark.parametrize("step", ["begin", "unseen", "end"])
+@pytest.mark.parametrize("step", ["begin", "nodes_not_seen", "end"])
 def test_storage_that_hangs_for_the_asking_machine(
     step: str, tmp_path: Path, at_once: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -42,7 +42,7 @@ GPU = {"driver": [12, 8], "cuda": "12.6", "devices": ["H100", "H100"], "nccl": "
         (seen(**GPU), 4, "fail", "torch finds 2 GPUs, Ray counts 4"),
         (seen(**GPU), 0, "warn", "torch finds 2 GPUs, Ray counts 0"),
         (seen(**GPU) | {"driver": [11, 4], "devices": []}, 2, "fail", "a driver for CUDA 11.4"),
-        (seen(**GPU) | {"cuda": None, "devices": []}, 2, "fail", "built for CPUs"),
+        (seen(**GPU) | {"cuda": None, "devices": []}, 2, "fail", "a CPU build"),
         (seen(**GPU) | {"gpu_error": "no kernel image"}, 2, "fail", "no kernel image"),
     ],
 )

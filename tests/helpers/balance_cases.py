@@ -9,7 +9,7 @@ from torch import Tensor
 from raymtl.config.balance import Balance as AnySection
 from raymtl.config.tasks import Task
 from raymtl.objectives.balance.balancer import Balancer, build_balancer
-from raymtl.objectives.balance.base import Balance, Facts, Step, build
+from raymtl.objectives.balance.base import Balance, BalanceContext, StepStats, build
 
 KINDS = ["fixed", "entropy", "uncertainty", "famo", "pcgrad", "cagrad", "gradnorm"]
 AT_CUT = ["pcgrad", "cagrad", "gradnorm"]
@@ -22,7 +22,7 @@ def section(type_: str, **options: Any) -> Any:
 
 
 def method(type_: str, tasks: dict[str, Task] = TWO, **options: Any) -> Balance:
-    return build(section(type_, **options), Facts(tasks, {}))
+    return build(section(type_, **options), BalanceContext(tasks, {}))
 
 
 def balancer(type_: str, tasks: dict[str, Task] = TWO, **options: Any) -> Balancer:
@@ -31,10 +31,10 @@ def balancer(type_: str, tasks: dict[str, Task] = TWO, **options: Any) -> Balanc
     return made
 
 
-def step(losses: list[float], gram: Tensor | None = None, active: list[bool] | None = None) -> Step:
+def step(losses: list[float], gram: Tensor | None = None, active: list[bool] | None = None) -> StepStats:
     mask = torch.tensor(active if active is not None else [True] * len(losses))
     gram = torch.eye(len(losses)) if gram is None else gram
-    return Step(mask, torch.tensor(losses) * mask, gram * torch.outer(mask, mask))
+    return StepStats(mask, torch.tensor(losses) * mask, gram * torch.outer(mask, mask))
 
 
 def gram_of(*gradients: list[float]) -> Tensor:

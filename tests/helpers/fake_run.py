@@ -23,7 +23,7 @@ TASKS = {
 }
 SCENARIOS = ["search", "feed", "live", "other"]
 ROWS = 24_000_000
-PASSES = 2
+EPOCHS = 2
 
 
 def evaluation(skill: float, tasks: dict[str, Task], scenarios: list[str], rows: int = 60_000) -> dict:
@@ -83,7 +83,7 @@ def write_run(
         },
         "tasks": {name: task.model_dump() for name, task in tasks.items()},
         "model": {"preset": "aitm", "order_loss": {"alpha": 0.6}},
-        "train": {"workers": 4, "batch_size": 8192, "epochs": PASSES},
+        "train": {"workers": 4, "batch_size": 8192, "epochs": EPOCHS},
     }
     (folder / "config.yaml").write_text(yaml.safe_dump(config, sort_keys=False))
     chance = random.Random(0)
@@ -121,7 +121,7 @@ def write_run(
                     "kind": "eval",
                     "step": rows // 8192,
                     "rows": rows,
-                    "pass": int(PASSES * (i - 1) / points),
+                    "epoch": int(EPOCHS * (i - 1) / points),
                     "units": i // 20,
                     "metrics": final,
                     "time": start + rows / 58_000 + 12,

@@ -241,7 +241,7 @@ def test_levels_wait_for_the_last_task_they_listen_to() -> None:
     ],
 )
 def test_a_circle_is_named(before: dict[str, list[str]], circle: str) -> None:
-    with pytest.raises(ConfigError, match=f"model.coupler.predecessors make a circle: {circle}"):
+    with pytest.raises(ConfigError, match=f"model.coupler.predecessors form a cycle: {circle}"):
         coupler(FUNNEL, before)
 
 

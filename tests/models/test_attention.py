@@ -107,5 +107,5 @@ def test_feed_forward() -> None:
 
 
 def test_width_that_heads_cannot_share_is_refused() -> None:
-    with pytest.raises(ConfigError, match=r"model.sequence.width is 10, which 4 heads cannot share"):
+    with pytest.raises(ConfigError, match=r"model.sequence.width is 10, not divisible by model.sequence.heads = 4"):
         MultiHeadAttention(10, 4)

@@ -14,7 +14,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from raymtl.models.trunks import knowledge, meta
-from raymtl.models.trunks.knowledge import EveryRow, ScenarioBlocks
+from raymtl.models.trunks.knowledge import RowGroups, ScenarioBlocks
 from raymtl.models.trunks.meta import LEAK, MetaLayer, meta_product
 from tests.helpers.model_zoo import stir
 
@@ -194,8 +194,8 @@ def test_blocks_hold_rows_of_one_scenario(seed: int, monkeypatch: pytest.MonkeyP
     scenario = torch.randint(0, scenarios, (rows,)) if seed % 3 else torch.full((rows,), scenarios - 1)
     blocks = ScenarioBlocks(scenario, scenarios)
     x = torch.stack((torch.arange(rows), scenario), 1).double().unsqueeze(0) + 1  # [1, B, 2], no zeros
-    spread = blocks.spread(x)
-    assert torch.equal(blocks.collect(spread), x)
+    spread = blocks.to_groups(x)
+    assert torch.equal(blocks.to_rows(spread), x)
     held = spread[0].flatten(0, 1)[:, 0]
     assert sorted(held[held > 0].tolist()) == list(range(1, rows + 1))  # every row has one place
     for block, s in zip(spread[0], blocks.scenario, strict=True):
@@ -206,12 +206,12 @@ def test_blocks_suffice_for_every_split(monkeypatch: pytest.MonkeyPatch) -> None
     """All ways to spread 5 rows over 3 scenarios in blocks of 2."""
     monkeypatch.setattr(knowledge, "BLOCK", 2)
     for split in itertools.product(range(3), repeat=5):
-        spread = ScenarioBlocks(torch.tensor(split), 3).spread(torch.ones(1, 5))
+        spread = ScenarioBlocks(torch.tensor(split), 3).to_groups(torch.ones(1, 5))
         assert spread.shape == (1, 5, 2)
         assert spread.sum() == 5
 
 
 def test_every_row_is_its_own_group() -> None:
     x = torch.randn(2, 5, 4)
-    assert EveryRow().spread(x).shape == (2, 5, 1, 4)
-    assert torch.equal(EveryRow().collect(EveryRow().spread(x)), x)
+    assert RowGroups().to_groups(x).shape == (2, 5, 1, 4)
+    assert torch.equal(RowGroups().to_rows(RowGroups().to_groups(x)), x)

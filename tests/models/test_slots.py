@@ -210,9 +210,9 @@ def test_custom_options_reach_the_class() -> None:
     [
         ("no_such_package.mod:Thing", "cannot be imported"),
         (f"{__name__}:NoSuchClass", "cannot be imported"),
-        ("torch.nn:Linear", "no subclass of raymtl.models.slots.RefineSlot"),
-        (f"{__name__}:PositionBias", "no subclass of raymtl.models.slots.RefineSlot"),
-        (f"{__name__}:custom", "no subclass of raymtl.models.slots.RefineSlot"),
+        ("torch.nn:Linear", "not a subclass of raymtl.models.slots.RefineSlot"),
+        (f"{__name__}:PositionBias", "not a subclass of raymtl.models.slots.RefineSlot"),
+        (f"{__name__}:custom", "not a subclass of raymtl.models.slots.RefineSlot"),
     ],
 )
 def test_a_wrong_path_is_named(path: str, says: str) -> None:
@@ -255,16 +255,16 @@ def test_models_and_objectives_need_torch_and_the_config_only() -> None:
 
 
 def test_a_wrong_option_is_named() -> None:
-    with pytest.raises(ConfigError, match=r"model.refine.options \['size'\] do not fit"):
+    with pytest.raises(ConfigError, match=r"model.refine.options \['size'\] do not match the constructor of"):
         build_ranker(config("mmoe", refine=custom(ScaledRefine, size=2)), FUNNEL, SPEC, {})
 
 
 def test_the_registry_refuses_strangers_and_doubles() -> None:
-    with pytest.raises(TypeError, match="no RefineSlot"):
+    with pytest.raises(TypeError, match="not a RefineSlot"):
         register("refine", "position")(PositionBias)
     with pytest.raises(ValueError, match="already has the type none"):
         register("bias", "none")(PositionBias)
-    with pytest.raises(ConfigError, match=r"model.bias.type is `mmoe`; known are \['none', 'position', 'custom'\]"):
+    with pytest.raises(ConfigError, match=r"model.bias.type is `mmoe`; use one of \['none', 'position', 'custom'\]"):
         find("bias", MMoE(type="mmoe"))
 
 

@@ -200,7 +200,7 @@ def test_l6_a_task_without_labels_is_left_out(type_: str) -> None:
         gram = torch.zeros(3, 3).double()
         gram[:2, :2] = gradients @ gradients.T
         a, b = with_it(step([*losses, 0.0], gram, [True, True, False])), without(step(losses, gram[:2, :2]))
-        ours, theirs = (c.weights if c.at_cut is None else c.at_cut for c in (a, b))
+        ours, theirs = (c.weights if c.at_embeddings is None else c.at_embeddings for c in (a, b))
         if type_ == "gradnorm":  # its weights sum to the number of all tasks
             ours, theirs = ours / ours[0], theirs / theirs[0]
         torch.testing.assert_close(ours[:2], theirs)

@@ -11,7 +11,7 @@ from raymtl.config.slots.penalties import KLBound, OrderLoss
 from raymtl.config.tasks import Task
 from raymtl.errors import ConfigError
 from raymtl.objectives.balance.balancer import Balancer
-from raymtl.objectives.balance.base import Facts, build
+from raymtl.objectives.balance.base import BalanceContext, build
 from raymtl.objectives.balance.cagrad import conflict_averse, norm, worst_mix
 from raymtl.objectives.balance.pcgrad import project
 from raymtl.objectives.losses import TaskLosses
@@ -36,8 +36,8 @@ def plain_pcgrad(gradients: Tensor, order: Tensor) -> Tensor:
 def test_l3_orthogonal_or_aligned_gradients_are_added(gradients: tuple[list[float], ...]) -> None:
     made = method("pcgrad")
     choice = made(step([1.0, 1.0], gram_of(*gradients)))
-    assert choice.at_cut is not None
-    assert choice.at_cut.tolist() == pytest.approx([1.0, 3.0])
+    assert choice.at_embeddings is not None
+    assert choice.at_embeddings.tolist() == pytest.approx([1.0, 3.0])
     assert choice.weights.tolist() == [1.0, 3.0]
 
 
@@ -66,9 +66,9 @@ def test_l3_agrees_with_the_plain_algorithm() -> None:
 def test_pcgrad_meets_the_tasks_in_another_order_each_step() -> None:
     tasks = {f"t{n}": Task() for n in range(4)}
     gradients = torch.randn(4, 3, generator=torch.Generator().manual_seed(1)).double()
-    one, same, other = (build(section("pcgrad"), Facts(tasks, {}, seed)) for seed in (5, 5, 6))
+    one, same, other = (build(section("pcgrad"), BalanceContext(tasks, {}, seed)) for seed in (5, 5, 6))
     gram = gradients @ gradients.T
-    drawn = [[m(step([1.0] * 4, gram)).at_cut.tolist() for _ in range(8)] for m in (one, same, other)]  # type: ignore[union-attr]
+    drawn = [[m(step([1.0] * 4, gram)).at_embeddings.tolist() for _ in range(8)] for m in (one, same, other)]  # type: ignore[union-attr]
     assert drawn[0] == drawn[1] != drawn[2]
     assert len({tuple(x) for x in drawn[0]}) > 3
     seen: dict[tuple[int, ...], int] = {}
@@ -105,8 +105,8 @@ def test_l5_c_zero_is_the_mean_gradient_times_their_number() -> None:
     for gram in grams():
         assert torch.equal(conflict_averse(gram, torch.ones(len(gram)).bool(), 0.0), torch.ones(len(gram)).double())
     choice = method("cagrad", c=0.0)(step([1.0, 1.0], gram_of([1.0, 0.0], [-3.0, 0.1])))
-    assert choice.at_cut is not None
-    assert choice.at_cut.tolist() == [1.0, 3.0]
+    assert choice.at_embeddings is not None
+    assert choice.at_embeddings.tolist() == [1.0, 3.0]
 
 
 @pytest.mark.parametrize("c", [0.2, 0.5, 0.9])
@@ -161,7 +161,7 @@ def test_a_gradient_of_zero_is_in_nobodys_way(type_: str) -> None:
     gram = torch.zeros(3, 3)
     gram[:2, :2] = gram_of([1.0, 0.5], [-0.4, 1.0]).float()
     with_it, without = method(type_, {**TWO, "flat": Task(weight=0.0)}), method(type_)
-    ours, theirs = with_it(step([1.0] * 3, gram)).at_cut, without(step([1.0] * 2, gram[:2, :2])).at_cut
+    ours, theirs = with_it(step([1.0] * 3, gram)).at_embeddings, without(step([1.0] * 2, gram[:2, :2])).at_embeddings
     assert ours is not None
     torch.testing.assert_close(ours[:2], theirs)
     assert ours[2] == 0
@@ -196,9 +196,11 @@ def small_step(made: Balancer | None, rows: int, bf16: bool = False) -> tuple[An
     with torch.autocast("cpu", torch.bfloat16, enabled=bf16):
         logits = model(*cut)
     found = losses(logits, y, mask, weight, valid, counts[:-1], counts[-1])
-    parts = [torch.autograd.grad(loss, cut, retain_graph=True, materialize_grads=True) for loss in found.shares]
-    rest = torch.autograd.grad(found.rest, cut, retain_graph=True, materialize_grads=True)
-    total = found.total if made is None else made(found.shares, found.rest, counts[:-1] > 0, cut)
+    parts = [
+        torch.autograd.grad(loss, cut, retain_graph=True, materialize_grads=True) for loss in found.per_task_with_grad
+    ]
+    rest = torch.autograd.grad(found.penalties, cut, retain_graph=True, materialize_grads=True)
+    total = found.total if made is None else made(found.per_task_with_grad, found.penalties, counts[:-1] > 0, cut)
     total.backward()
     return [v.grad for v in values], [p.grad for p in model.parameters()], parts, rest
 
@@ -245,7 +247,7 @@ def test_report(type_: str) -> None:
 
 def test_no_looked_up_embeddings_no_gradients_of_tasks() -> None:
     x = torch.ones(2, requires_grad=True)
-    with pytest.raises(ConfigError, match=r"train\.balance.*set its type"):
+    with pytest.raises(ConfigError, match=r"train\.balance.*set train\.balance\.type"):
         balancer("pcgrad")(x * 1, x.sum(), torch.ones(2).bool(), [torch.zeros(3, 0)])
 
 

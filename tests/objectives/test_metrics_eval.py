@@ -187,5 +187,5 @@ def test_choosing_a_number() -> None:
         value_of(result, "sale.auc")
     with pytest.raises(ValueError, match="a count task has no metric `auc`"):
         value_of(result, "views.auc")
-    with pytest.raises(ValueError, match="cannot choose a checkpoint"):
+    with pytest.raises(ValueError, match="has no direction in which it improves"):
         lower_is_better("buy.calibration")

@@ -98,9 +98,9 @@ def test_a_killed_scoring_resumes_with_the_missing_files(
 @pytest.mark.parametrize(
     ("more", "words"),
     [
-        (["--version", "V2"], "holds the output of version v1, not v2"),
-        (["--days", DAYS[0]], "holds the output of other files"),
-        (["--keys", "item"], "holds the output of the key columns"),
+        (["--version", "V2"], "holds predictions of version v1, not v2"),
+        (["--days", DAYS[0]], "holds predictions for other files"),
+        (["--keys", "item"], "holds predictions with the key columns"),
         (["--days", "2026-01-02..2026-01-01"], "before start"),
         (["--keys", "pred_click"], "the key column `pred_click` is missing"),
     ],
@@ -131,7 +131,7 @@ def test_a_refused_folder_costs_no_reading_of_tables(
     done(root, tmp_path)
     monkeypatch.setattr(Store, "sha256_of", lambda *a: pytest.fail("a hash"))
     said = score(capfd, root, tmp_path, "--version", str(root / "store/versions/v2"), code=64)
-    assert "holds the output of version v1" in " ".join(said.split())
+    assert "holds predictions of version v1" in " ".join(said.split())
 
 
 def test_the_marker_counts_with_its_files_only(

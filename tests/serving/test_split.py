@@ -8,7 +8,7 @@ from raymtl.config.model import Model
 from raymtl.models.inputs import ModelInput
 from raymtl.models.ranker import Ranker, build_ranker
 from raymtl.models.slots import RefineSlot
-from raymtl.serving.split import Features, SplitRanker, arranged
+from raymtl.serving.split import Features, SplitRanker, to_model_input
 from tests.helpers import model_zoo
 
 NAMES = ["user", "item", "items", "kinds", "carts", "age", "hour", "price"]
@@ -40,7 +40,7 @@ def parts(name: str, user: list[str]) -> tuple[Features, Features, ModelInput]:
         features(of_user, user, INDEX, True),
     )
     both = Features(c.pooled | b.pooled, c.dense | b.dense, c.sequences | b.sequences, c.scenario)
-    return a, b, arranged(model_zoo.SPEC, both)
+    return a, b, to_model_input(model_zoo.SPEC, both)
 
 
 def check(model: Ranker, name: str, user: list[str]) -> SplitRanker:

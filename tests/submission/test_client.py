@@ -75,8 +75,14 @@ def test_no_answer(address: str) -> None:
 @pytest.mark.parametrize("wrong", ["head:8265", "ray://head:10001", "auto", "os://x", "http://", "http://head:port"])
 def test_an_address_that_is_no_url_of_a_dashboard(wrong: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv(ADDRESS, "")
-    with pytest.raises(ConfigError, match="must be the URL of the cluster's dashboard"):
+    with pytest.raises(ConfigError, match="set it to the URL of the cluster's dashboard"):
         connect(wrong)
+
+
+def test_a_wrong_address_from_the_environment_names_the_variable(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(ADDRESS, "head:8265")
+    with pytest.raises(ConfigError, match=rf"^{ADDRESS} is `head:8265`; set it to the URL"):
+        connect(None)
 
 
 def test_no_address(monkeypatch: pytest.MonkeyPatch) -> None:

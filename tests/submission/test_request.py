@@ -91,7 +91,7 @@ def test_a_url_goes_as_it_is() -> None:
 def test_a_relative_path_that_would_be_taken_from_the_folder_of_the_job(
     command: tuple[str, ...], given: str, named: str
 ) -> None:
-    with pytest.raises(ConfigError, match=rf"--set {re.escape(named)} is not an absolute path"):
+    with pytest.raises(ConfigError, match=rf"--set {re.escape(named)} is a relative path"):
         read(*command, "--set", given)
     key = named.partition("=")[0]
     for kept in ("/mnt/here", "s3://bucket/here", *([""] if key == "data.eval_path" else [])):

@@ -142,7 +142,7 @@ def test_an_answer_that_is_lost_does_not_start_a_second_job() -> None:
         (
             "500: Traceback (most recent call last):\n  x\nValueError: Package size is too much",
             ClusterError,
-            "is too much$",
+            "is too much; read dashboard.log",
         ),
     ],
 )
@@ -164,7 +164,9 @@ def test_what_cannot_be_packed_is_said_in_one_sentence() -> None:
         raise ValueError("package is 900 MiB\nand so on")
 
     client.submit_job = refuse
-    with pytest.raises(ConfigError, match=r"cannot package the job: package is 900 MiB$"):
+    with pytest.raises(
+        ConfigError, match=r"cannot package the job with --working-dir `.*`: package is 900 MiB; fix the folder"
+    ):
         run(client)
 
 

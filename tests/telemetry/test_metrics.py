@@ -6,7 +6,7 @@ from raymtl.telemetry import metrics
 from raymtl.telemetry.collectives import _union
 from raymtl.telemetry.metrics import METRICS, Gauges
 
-UNITS = ("_rows", "_steps", "_units", "_count", "_number", "_second", "_seconds", "_ratio", "_bytes", "_mean", "_ids")
+UNITS = ("_rows", "_steps", "_units", "_count", "epoch", "_second", "_seconds", "_ratio", "_bytes", "_mean", "_ids")
 
 
 class Heard:

@@ -103,7 +103,7 @@ def test_a_run_counts_every_row_and_leaves_its_results(whole: Whole) -> None:
     evaluations = lines_of(config, "eval")
     assert len(plan_input(config, "train").units) == UNITS
     # most evaluations come in mid-stream, while the next units are read
-    assert [(e["pass"], e["units"]) for e in evaluations] == [(0, 2), (0, 4), (0, 0), (1, 2), (1, 4), (1, 0)]
+    assert [(e["epoch"], e["units"]) for e in evaluations] == [(0, 2), (0, 4), (0, 0), (1, 2), (1, 4), (1, 0)]
     assert {e["metrics"]["rows"] for e in evaluations} == {207}
     assert [line["step"] for line in lines_of(config, "train")] == list(range(1, result["steps"] + 1))
     assert any(item.get("kind") == "eval" for item in whole.heard)

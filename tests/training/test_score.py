@@ -17,9 +17,9 @@ def test_metrics_to_choose_by(metric):
     [
         (
             "click.acu",
-            "train.select: `click.acu` cannot choose a checkpoint; use mean_auc or <task>.<metric> with one of auc,",
+            "train.select: `click.acu` has no direction in which it improves; use mean_auc or <task>.<metric> with one of auc,",
         ),
-        ("click.calibration", "`click.calibration` cannot choose a checkpoint"),
+        ("click.calibration", "`click.calibration` has no direction in which it improves"),
         (
             "click.mse",
             "train.select is `click.mse`; the `binary` task `click` can be judged by `auc`, `gauc`, `logloss`, `ne`",

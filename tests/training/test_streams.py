@@ -76,7 +76,7 @@ def test_the_evaluation_input_is_opened_once(ray_cluster: None, tmp_path: Path) 
     assert dealers() == opened
 
     assert len(read(job.inputs["train"])) == 40
-    until(lambda: dealers() == opened)  # a pass is read once
+    until(lambda: dealers() == opened)  # an epoch is read once
     assert read(replace(source, maps={})) == whole
     until(lambda: len(dealers()) == 1)  # one input is kept, and it is another one now
     assert dealers() != opened

@@ -19,7 +19,7 @@ from raymtl.training.trainer import Trainer, Worker
 from tests.helpers.mixed_models import make
 from tests.helpers.worker_processes import mixed_block, mixed_config, several
 
-BATCH, PASSES = 12, 2
+BATCH, EPOCHS = 12, 2
 CASES: dict[str, list[int]] = {
     "the last ones": [20, 5, 0, 0],
     "the last one of one worker": [24, 13],
@@ -78,7 +78,7 @@ def run_all(rank: int, workers: int, pipeline: str, epochs: int) -> dict[str, An
 
 
 def saved_units(worker: Worker, config: Config, announced: bool) -> list[tuple[int, int]]:
-    """Passes and units after which is saved, every third unit being due, where the loss of a node is announced or not."""
+    """Epochs and units after which is saved, every third unit being due, where the loss of a node is announced or not."""
     sizes, saved = [12, 12, 12, 12], []
     rare = config.train.model_copy(update={"checkpoint": config.train.checkpoint.model_copy(update={"every_units": 3})})
     config, progress = config.model_copy(update={"train": rare}), Progress()
@@ -93,13 +93,13 @@ def saved_units(worker: Worker, config: Config, announced: bool) -> list[tuple[i
         {"train": Input(plan_of(sizes))},
         progress,
         None,
-        lambda: saved.append((progress.pass_number, progress.units_done)),
+        lambda: saved.append((progress.epoch, progress.units_done)),
     ).run()
     return saved
 
 
 @pytest.mark.dist
-@pytest.mark.parametrize(("workers", "pipeline", "epochs"), [(1, "none", PASSES), (2, "sparse_dist", 1)])
+@pytest.mark.parametrize(("workers", "pipeline", "epochs"), [(1, "none", EPOCHS), (2, "sparse_dist", 1)])
 def test_units_without_a_row(workers: int, pipeline: str, epochs: int, tmp_path: Path) -> None:
     answers = several(workers, tmp_path / "run", run_all, pipeline, epochs)
     for case, sizes in CASES.items():
@@ -107,10 +107,10 @@ def test_units_without_a_row(workers: int, pipeline: str, epochs: int, tmp_path:
         for (saved, end, touched), *again in (answer[case] for answer in answers):
             for last in (end, *(progress for _, progress, _ in again)):
                 assert last["finished"]
-                assert (last["pass_number"], last["units_done"], last["rows"]) == (epochs, 0, epochs * rows)
+                assert (last["epoch"], last["units_done"], last["rows"]) == (epochs, 0, epochs * rows)
             assert saved[-1] == end
             assert [s["finished"] for s in saved] == [False] * (len(saved) - 1) + [True]
-            done = [(s["pass_number"], s["units_done"]) for s in saved]
+            done = [(s["epoch"], s["units_done"]) for s in saved]
             assert done == sorted(set(done))
             with_rows = [n for n, size in enumerate(sizes) if size]
             expected = [divmod(p * len(sizes) + n + 1, len(sizes)) for p in range(epochs) for n in with_rows]

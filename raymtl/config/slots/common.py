@@ -4,7 +4,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, PositiveInt
 
-from raymtl.config.base import Section, Words
+from raymtl.config.base import ExpectedText, Section
 from raymtl.config.roles import Role
 
 Widths = list[PositiveInt]
@@ -19,7 +19,10 @@ class Custom(Section):
     type: Annotated[Literal["custom"], Role.MODEL]
     """Your own class."""
     path: Annotated[
-        str, Field(pattern=r"^[\w.]+:\w+$"), Words("the import path of a class, `package.module:Class`"), Role.MODEL
+        str,
+        Field(pattern=r"^[\w.]+:\w+$"),
+        ExpectedText("the import path of a class, `package.module:Class`"),
+        Role.MODEL,
     ]
     """`package.module:Class`, importable on every node."""
     options: Annotated[dict[str, Any], Role.MODEL] = {}

@@ -45,6 +45,7 @@ NOT_INPUTS = ("income_50k", "marital_stat", "instance_weight")
 CATEGORICAL = tuple(c for c in COLUMNS if c not in DENSE and c not in NOT_INPUTS)
 """The 32 columns that become string IDs; `?` (unknown) stays a value of its own."""
 
+_SITE = "https://archive.ics.uci.edu/dataset/117"
 _INCOME = {"50000+.": True, "- 50000.": False}
 _DAY = "1994-01-01"  # the surveys have years, not days: one partition, dated at the start of the period
 _HEADER = """\
@@ -63,7 +64,7 @@ def convert_census(source: str, out: str) -> str:
     Columns written: 32 string IDs, 7 raw float32, the labels `income` and `never_married` (int8, never null).
     Raises DataError if a file is missing or does not have the 42 columns in order.
     """
-    splits = {name: _table(_read(_find(source, name))) for name in _FILES}
+    splits = {name: _table(_find(source, name)) for name in _FILES}
     folder = OutputFolder.open(out)
     write_split(splits["train"], folder, "train", _DAY, files=8)
     write_split(splits["test"], folder, "test", _DAY, files=4)
@@ -73,16 +74,13 @@ def convert_census(source: str, out: str) -> str:
 def _find(source: str, split: str) -> str:
     if not os.path.isdir(source):
         raise DataError(
-            f"census: the source folder `{source}` does not exist; name the folder that holds the CSV files"
+            f"census: the source folder `{source}` does not exist; pass the folder that holds the CSV files"
         )
     names = [name + suffix for name in _FILES[split] for suffix in ("", ".gz")]
     for name in names:
         if os.path.isfile(os.path.join(source, name)):
             return os.path.join(source, name)
-    raise DataError(
-        f"census: folder `{source}` has no {split} file; expected one of {names}, "
-        "from https://archive.ics.uci.edu/dataset/117"
-    )
+    raise DataError(f"census: folder `{source}` has no {split} file (one of {names}); download it from {_SITE}")
 
 
 def _read(path: str) -> pa.Table:
@@ -101,25 +99,29 @@ def _read(path: str) -> pa.Table:
     except (pa.ArrowInvalid, OSError) as error:
         raise DataError(
             f"census: `{path}` is not the census file, a CSV of {len(COLUMNS)} columns without a header ({error}); "
-            "download it again"
+            f"download it again from {_SITE}"
         ) from error
     return pa.table({name: pc.utf8_trim_whitespace(table[name]) for name in COLUMNS})
 
 
-def _table(raw: pa.Table) -> pa.Table:
-    """Convert the raw strings to the columns of the logs."""
+def _table(path: str) -> pa.Table:
+    """The columns of the logs, from a file of raw strings."""
+    raw = _read(path)
     columns: dict[str, Any] = {name: raw[name] for name in CATEGORICAL}
     for name in DENSE:
         try:
             columns[name] = pc.cast(raw[name], pa.float32())
         except pa.ArrowInvalid as error:
-            raise DataError(f"census: column `{name}` must be a number ({error}); is this the census file?") from error
+            raise DataError(
+                f"census: `{path}`: column `{name}` is not a number ({error}); download the file again from {_SITE}"
+            ) from error
     income = raw["income_50k"]
     known = pc.is_in(income, pa.array(list(_INCOME)))
     if not pc.all(known).as_py():
-        strange = pc.filter(income, pc.invert(known))[0].as_py()
+        line = pc.index(known, False).as_py()
         raise DataError(
-            f"census: column `income_50k` is {strange!r}, not one of {list(_INCOME)}; is this the census file?"
+            f"census: `{path}`, line {line + 1}: income_50k is {income[line].as_py()!r}, not one of {list(_INCOME)}; download "
+            f"the file again from {_SITE}"
         )
     columns["income"] = pc.cast(pc.equal(income, "50000+."), pa.int8())
     columns["never_married"] = pc.cast(pc.equal(raw["marital_stat"], "Never married"), pa.int8())

@@ -94,30 +94,30 @@ class _File:
     path: str
     columns: dict[str, pa.Array]
 
-    def expect(self, name: str, good: pa.Array, wanted: str, remedy: str = "fix the line or remove it") -> None:
-        """Raise DataError with the first line where `good` is not true."""
-        bad = np.flatnonzero(~good.fill_null(False).to_numpy(zero_copy_only=False))
+    def require(self, name: str, valid: pa.Array, expected: str, remedy: str = "fix the line or remove it") -> None:
+        """Raise DataError with the first line where `valid` is not true."""
+        bad = np.flatnonzero(~valid.fill_null(False).to_numpy(zero_copy_only=False))
         if len(bad):
             line = int(bad[0])
             value = self.columns[name][line].as_py()
-            raise DataError(f"movielens: `{self.path}`, line {line + 1}: {name} is {value!r}, not {wanted}; {remedy}")
+            raise DataError(f"movielens: `{self.path}`, line {line + 1}: {name} is {value!r}, not {expected}; {remedy}")
 
     def numbers(self, name: str) -> pa.Array:
         """A column of integers ≥ 0, as int32."""
-        self.expect(name, pc.match_substring_regex(self.columns[name], r"^[0-9]{1,9}$"), "an integer")
+        self.require(name, pc.match_substring_regex(self.columns[name], r"^[0-9]{1,9}$"), "an integer")
         return self.columns[name].cast(pa.int32())
 
-    def distinct(self, name: str) -> None:
+    def require_unique(self, name: str) -> None:
         """Raise DataError if a value occurs twice."""
         first = pc.index_in(self.columns[name], self.columns[name])  # the first line with each value
         here = pa.array(np.arange(len(first), dtype=np.int32))
-        self.expect(name, pc.equal(first, here), "unique: an earlier line has the same value")
+        self.require(name, pc.equal(first, here), "unique: an earlier line has the same value")
 
     def places_in(self, name: str, other: "_File") -> np.ndarray:
         """The line, from 0, on which `other` has each value of a column that both files have."""
         places = pc.index_in(self.columns[name], other.columns[name])
         remedy = f"fix the line, or use the {os.path.basename(other.path)} of the same download"
-        self.expect(name, places.is_valid(), f"in `{other.path}`", remedy)
+        self.require(name, places.is_valid(), f"in `{other.path}`", remedy)
         return places.to_numpy()
 
 
@@ -126,7 +126,7 @@ def _read(source: str, name: str) -> _File:
     path = os.path.join(source, name)
     if not os.path.isdir(source):
         raise DataError(
-            f"movielens: the source folder `{source}` does not exist; name the folder that holds {', '.join(FILES)}"
+            f"movielens: the source folder `{source}` does not exist; pass the folder that holds {', '.join(FILES)}"
         )
     if not os.path.isfile(path):
         raise DataError(
@@ -200,16 +200,18 @@ def _sums(values: np.ndarray) -> np.ndarray:
 
 def _table(users: _File, movies: _File, ratings: _File) -> tuple[pa.Table, np.ndarray]:
     """The logs in chronological order, and the seconds since 1970 of each row; rows of one second stay in file order."""
-    users.distinct("user_id")
-    movies.distinct("movie_id")
+    users.require_unique("user_id")
+    movies.require_unique("movie_id")
     of_user, of_movie = _user_columns(users), _movie_columns(movies)
     user, movie = ratings.places_in("user_id", users), ratings.places_in("movie_id", movies)
     raw = ratings.columns
-    ratings.expect("rating", pc.is_in(raw["rating"], pa.array(list("12345"))), "an integer number of stars from 1 to 5")
+    ratings.require(
+        "rating", pc.is_in(raw["rating"], pa.array(list("12345"))), "an integer number of stars from 1 to 5"
+    )
     digits = pc.match_substring_regex(raw["timestamp"], r"^[0-9]{1,18}$")
     seconds = pc.if_else(digits, raw["timestamp"], None).cast(pa.int64())
     within = pc.and_(pc.greater_equal(seconds, _EARLIEST), pc.less(seconds, _LATEST))
-    ratings.expect("timestamp", within, "a time between 1995 and 2100 in whole seconds since 1970")
+    ratings.require("timestamp", within, "a time between 1995 and 2100 in whole seconds since 1970")
     time, stars = seconds.to_numpy(), raw["rating"].cast(pa.int32()).to_numpy()
     order = np.argsort(time, kind="stable")
     user, movie, time, stars = user[order], movie[order], time[order], stars[order]

@@ -13,7 +13,7 @@ class Converter:
     """One public data set and the function that turns it into logs."""
 
     summary: str
-    """One line for `raymtl convert --list`: what the data set is, and its tasks."""
+    """One line for the list that `raymtl convert` prints without a name: what the data set is, and its tasks."""
     source: str
     """The required content of the source folder, and where to download it."""
     run: Callable[[str, str], str]

@@ -1,7 +1,7 @@
 """The report of `raymtl check`: the figures of each part of the data, and their problems, warnings and notes.
 
-A **problem** violates the contract: training would stop there. A **warning** is allowed, but rarely intended. A **note** is for
-information.
+A **problem** violates the contract and makes `raymtl check` exit with 65. A **warning** is allowed, but rarely intended. A
+**note** is for information.
 """
 
 import dataclasses

@@ -50,7 +50,7 @@ def evaluate_rules(
         _table(report.warnings, name, table)
     for name, task in config.active_tasks().items():
         if name in not_final and name in report.tasks and not report.tasks[name].all.observed:
-            report.notes.append(f"tasks.{name}: no label is observed yet; they are not final")
+            report.notes.append(f"tasks.{name}: no label is observed yet; the labels of these days are not final")
         elif name in report.tasks:
             _task(report, name, task, part, config.multiplies_labels())
     _funnel(report, config.multiplies_labels())
@@ -99,7 +99,10 @@ def _feature(warnings: list[str], name: str, column: ColumnReport) -> None:
     if column.nulls == column.rows:
         warnings.append(f"features.{name}: the column `{column.column}` is null in every row; leave the feature out")
     elif column.nulls > _MANY_NULLS * rows:
-        warnings.append(f"features.{name}: {column.nulls / rows:.0%} of column `{column.column}` are null")
+        warnings.append(
+            f"features.{name}: {column.nulls / rows:.0%} of column `{column.column}` are null; check the job that writes it, or "
+            "remove the feature"
+        )
     elif column.distinct == 1 or (column.min is not None and column.min == column.max and not column.nulls):
         warnings.append(f"features.{name}: the column `{column.column}` has one value only; leave the feature out")
     if column.empty is not None and column.nulls < column.rows and column.empty == column.rows:
@@ -149,7 +152,10 @@ def _task(report: PartReport, name: str, task: Task, part: str, products: bool) 
     if blind := [g for g, rate in found.by_scenario.items() if rate.rows and not rate.observed]:
         report.notes.append(f"tasks.{name}: no label is observed in {_some(blind, 'scenario')}")
     if found.all.mean in task.traits.labels.only:
-        report.warnings.append(f"tasks.{name}: all {found.all.observed:,} observed labels are {found.all.mean:.0f}")
+        report.warnings.append(
+            f"tasks.{name}: all {found.all.observed:,} observed labels are {found.all.mean:.0f}; check the label column "
+            f"`{found.column}`, or remove the task"
+        )
         return
     days = {d: rate for d, rate in found.by_day.items() if rate.rows}
     if blind := [d for d, rate in days.items() if not rate.observed]:
@@ -163,12 +169,14 @@ def _task(report: PartReport, name: str, task: Task, part: str, products: bool) 
             f"{few[0]}, {found.all.observed_share:.0%} overall; check that all labels have arrived"
         )
     if barren := [d for d, rate in days.items() if rate.observed and rate.mean == 0]:
-        report.warnings.append(f"tasks.{name}: {_some(barren, 'day')} where all observed labels are 0")
+        report.warnings.append(
+            f"tasks.{name}: {_some(barren, 'day')} where all observed labels are 0; check that the labels have arrived"
+        )
     if jumps := _jumps(found.all, {d: r for d, r in days.items() if d not in barren}, task.traits.is_rate):
         day = jumps[0]
         report.warnings.append(
             f"tasks.{name}: the label rate jumps on {_some(jumps, 'day')}: {days[day].mean:.4g} on {day}, "
-            f"{found.all.mean:.4g} overall"
+            f"{found.all.mean:.4g} overall; check the labels of that day"
         )
 
 
@@ -211,10 +219,10 @@ def _funnel(report: PartReport, products: bool) -> None:
         )
         if products:
             report.warnings.append(
-                f"{sentence}; the model learns {edge.parent} and {edge.child} together: they count as 0"
+                f"{sentence}; the coupler multiplies the labels, so {edge.child} counts as 0 in these rows: check the labels"
             )
         elif edge.violations > _ORDER_BROKEN * edge.positives:
-            report.problems.append(f"{sentence}; this is not a funnel: fix the labels or name another parent")
+            report.problems.append(f"{sentence}; this is not a funnel: fix the labels, or set another parent")
         else:
             report.warnings.append(f"{sentence}; in the funnel {edge.parent} precedes {edge.child}: check the labels")
 

@@ -25,7 +25,7 @@ from raymtl.storage.folder import Folder
 from raymtl.words import count_of
 
 _TASK_ROWS = 1_000_000
-_TASKS_PER_SLOT = 4
+_TASKS_PER_CPU = 4
 _SKETCH_BYTES = 16_384
 
 Progress = Callable[[int, int], None]
@@ -50,25 +50,27 @@ def check_data(
     if part == "eval" and config.data.eval is None:
         raise DataError("data.eval is not set; set data.eval.start and data.eval.end to the days to evaluate on")
     names = [p for p in ("train", "eval") if part in (p, "both") and (p == "train" or config.data.eval is not None)]
-    looks = {name: _look(config, name) for name in names}
-    total = sum(look.report.rows for look in looks.values())
+    summaries = {name: _read_footers_of(config, name) for name in names}
+    total = sum(summary.report.rows for summary in summaries.values())
     done = 0
-    for name, look in looks.items():
+    for name, summary in summaries.items():
         merged = Partial()
-        for partial, rows in _scan(config, look, read_tasks):
+        for partial, rows in _scan(config, summary, read_tasks):
             merged.merge(partial)
             done += rows
             if progress is not None:
                 progress(done, total)
-        build_report(look.report, merged, config)
-        look.report.problems += [merged.unreadable[path] for path in sorted(merged.unreadable)]
-        evaluate_rules(look.report, config, name, look.largest_row_group, tables=name == names[0], not_final=not_final)
-    reports = {name: look.report for name, look in looks.items()}
-    return CheckReport(reports, _across(config, looks), round(time.monotonic() - start, 3))
+        build_report(summary.report, merged, config)
+        summary.report.problems += [merged.unreadable[path] for path in sorted(merged.unreadable)]
+        evaluate_rules(
+            summary.report, config, name, summary.largest_row_group, tables=name == names[0], not_final=not_final
+        )
+    reports = {name: summary.report for name, summary in summaries.items()}
+    return CheckReport(reports, _across(config, summaries), round(time.monotonic() - start, 3))
 
 
 @dataclass
-class _Look:
+class _FooterSummary:
     """The facts from the file names and footers of one part."""
 
     root: str
@@ -82,7 +84,7 @@ class _Look:
         return max((rows for f in self.footers for rows in f.row_group_rows), default=0)
 
 
-def _look(config: Config, part: str) -> _Look:
+def _read_footers_of(config: Config, part: str) -> _FooterSummary:
     data = config.data
     evaluation = part == "eval"
     root = data.eval_path if evaluation and data.eval_path else data.path
@@ -101,29 +103,29 @@ def _look(config: Config, part: str) -> _Look:
         report.rows += rows
         report.rows_by_day[day] = report.rows_by_day.get(day, 0) + rows
     report.rows_by_day = dict(sorted(report.rows_by_day.items()))
-    look = _Look(root, report, footers, {})
-    _schemas(config, look, evaluation)
-    return look
+    summary = _FooterSummary(root, report, footers, {})
+    _schemas(config, summary, evaluation)
+    return summary
 
 
-def _schemas(config: Config, look: _Look, evaluation: bool) -> None:
+def _schemas(config: Config, summary: _FooterSummary, evaluation: bool) -> None:
     """Report columns that are missing or have a wrong type, and those that differ between files."""
-    report, columns = look.report, required_columns(config)
+    report, columns = summary.report, required_columns(config)
     files: dict[int, list[str]] = {}
     schemas: dict[int, pa.Schema] = {}
-    for footer in look.footers:
+    for footer in summary.footers:
         files.setdefault(id(footer.schema), []).append(footer.file.path)
         schemas[id(footer.schema)] = footer.schema
     faulty: dict[tuple[str, bool], list[str]] = {}
     for key, schema in schemas.items():
         faults = schema_faults(schema, config, columns)
-        look.uses[key] = frozenset(c.used_by for c in columns) - {c.used_by for c, _ in faults}
+        summary.uses[key] = frozenset(c.used_by for c in columns) - {c.used_by for c, _ in faults}
         for column, fault in faults:
             faulty.setdefault((fault, column.training or evaluation), []).extend(files[key])
     for (fault, needed), paths in faulty.items():
         where = paths[0] if len(paths) == 1 else f"{paths[0]} and {len(paths) - 1} more files"
         (report.problems if needed else report.notes).append(f"{where}: {fault}")
-    report.problems += mixed_problems([(f.file.path, f.schema) for f in look.footers], columns)
+    report.problems += mixed_problems([(f.file.path, f.schema) for f in summary.footers], columns)
     report.types = plain_types(schemas.values(), columns)
     report.schema = _differences(
         {key: (schemas[key], paths) for key, paths in files.items()}, {c.name for c in columns}
@@ -155,14 +157,14 @@ def _differences(schemas: dict[int, tuple[pa.Schema, list[str]]], used: set[str]
     return differences
 
 
-def _scan(config: Config, look: _Look, read_tasks: int) -> Iterator[tuple[Partial, int]]:
+def _scan(config: Config, summary: _FooterSummary, read_tasks: int) -> Iterator[tuple[Partial, int]]:
     """Statistics of chunks of the data, one per finished task, with the rows of each chunk."""
-    task_rows = min(_TASK_ROWS, max(config.data.block_rows, look.report.rows // (_TASKS_PER_SLOT * read_tasks)))
-    of_file = {f.file.path: (str(f.file.day), look.uses[id(f.schema)]) for f in look.footers}
-    tasks = [[(f, *of_file[f.path]) for f in unit.fragments] for unit in make_units(look.footers, task_rows)]
+    task_rows = min(_TASK_ROWS, max(config.data.block_rows, summary.report.rows // (_TASKS_PER_CPU * read_tasks)))
+    of_file = {f.file.path: (str(f.file.day), summary.uses[id(f.schema)]) for f in summary.footers}
+    tasks = [[(f, *of_file[f.path]) for f in unit.fragments] for unit in make_units(summary.footers, task_rows)]
     if tasks:
         # in order: the same data, the same report
-        source = _ScanSource(look.root, Scanner(config), tasks)
+        source = _ScanSource(summary.root, Scanner(config), tasks)
         for table in scan(source, len(tasks), read_tasks, config.data.read_labels, in_order=True):
             for pickled, rows in zip(table.column("partial"), table.column("rows").to_pylist(), strict=True):
                 yield pickle.loads(pickled.as_buffer()), rows
@@ -203,18 +205,18 @@ class _ScanTask:
         yield pa.table({"partial": pa.array([pickle.dumps(partial)], pa.binary()), "rows": [rows]})
 
 
-def _across(config: Config, looks: dict[str, _Look]) -> Findings:
+def _across(config: Config, summaries: dict[str, _FooterSummary]) -> Findings:
     """Findings that need a comparison of the parts, or of the features of a table."""
     findings = Findings()
     data = config.data
-    if "train" in looks and "eval" in looks:
-        schemas = [(f.file.path, f.schema) for look in looks.values() for f in look.footers]
-        within = {p for look in looks.values() for p in look.report.problems}
+    if "train" in summaries and "eval" in summaries:
+        schemas = [(f.file.path, f.schema) for summary in summaries.values() for f in summary.footers]
+        within = {p for summary in summaries.values() for p in summary.report.problems}
         mixed = mixed_problems(schemas, required_columns(config))
         findings.problems += [
             p for p in mixed if not any(w.split(" holds ")[0] == p.split(" holds ")[0] for w in within)
         ]
-        if looks["train"].root == looks["eval"].root and data.eval is not None:
+        if summaries["train"].root == summaries["eval"].root and data.eval is not None:
             shared = sorted(set(data.train.days()) & set(data.eval.days()))
             if shared:
                 findings.warnings.append(
@@ -222,8 +224,8 @@ def _across(config: Config, looks: dict[str, _Look]) -> Findings:
                     f"too good; evaluate on other days"
                 )
     kinds: dict[str, Counter[bool]] = {}
-    for look in looks.values():
-        for schema in {id(f.schema): f.schema for f in look.footers}.values():
+    for summary in summaries.values():
+        for schema in {id(f.schema): f.schema for f in summary.footers}.values():
             for name, feature in config.features.items():
                 column = feature.column or name
                 if feature.kind != "dense" and column in schema.names:

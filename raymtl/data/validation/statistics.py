@@ -101,7 +101,7 @@ class ColumnStats:
 
 
 @dataclass
-class Found:
+class RuleViolation:
     """Values of one file that break one rule."""
 
     count: int
@@ -123,9 +123,9 @@ class Partial:
     funnel: dict[str, np.ndarray] = field(default_factory=dict)
     """By child task: rows with parent and child observed, positives of the child among them, those without the parent's."""
     scenarios: Counter[str] = field(default_factory=Counter)
-    broken: dict[tuple[Column, Rule], dict[str, Found]] = field(default_factory=dict)
+    broken: dict[tuple[Column, Rule], dict[str, RuleViolation]] = field(default_factory=dict)
     """Values that break a rule, by column and rule, then by file."""
-    out_of_order: dict[str, dict[str, Found]] = field(default_factory=dict)
+    out_of_order: dict[str, dict[str, RuleViolation]] = field(default_factory=dict)
     """Positives of a child without its parent, by child task, then by file."""
     unreadable: dict[str, str] = field(default_factory=dict)
     """Errors of files that could not be read to the end, by file."""
@@ -151,13 +151,13 @@ class Partial:
         self.unreadable = {**other.unreadable, **self.unreadable}
 
 
-def _merge_found(mine: dict[str, Found], theirs: dict[str, Found]) -> None:
+def _merge_found(mine: dict[str, RuleViolation], theirs: dict[str, RuleViolation]) -> None:
     for path, found in theirs.items():
         if path not in mine:
             mine[path] = found
             continue
         first = min(mine[path], found, key=lambda f: f.row)
-        mine[path] = Found(mine[path].count + found.count, first.row, first.value)
+        mine[path] = RuleViolation(mine[path].count + found.count, first.row, first.value)
 
 
 class Scanner:
@@ -333,12 +333,12 @@ class _TableCounter:
         funnel = self._partial.funnel
         funnel[child] = funnel[child] + counts if child in funnel else counts
         if counts[2]:
-            found = Found(int(counts[2]), self._first_row + int(wrong.argmax()), "1")
+            found = RuleViolation(int(counts[2]), self._first_row + int(wrong.argmax()), "1")
             _merge_found(self._partial.out_of_order.setdefault(child, {}), {self._path: found})
 
     def _note(self, column: Column, rule: Rule, wrong: np.ndarray, array: pa.Array, owner: Any = int) -> None:
         """Record the values that break a rule; `owner` gives the row of the raw table that holds the n-th of them."""
         if wrong.any():
             first = int(wrong.argmax())
-            found = Found(int(wrong.sum()), self._first_row + owner(first), str(array[first].as_py()))
+            found = RuleViolation(int(wrong.sum()), self._first_row + owner(first), str(array[first].as_py()))
             _merge_found(self._partial.broken.setdefault((column, rule), {}), {self._path: found})

@@ -14,15 +14,15 @@ from raymtl.models.slots import BiasSlot, Context
 
 @register("bias", "position")
 class PositionTower(BiasSlot):
-    """What the place of an item adds to the logits of some tasks: bias embeddings [B, d] -> [B, number of tasks].
+    """The contribution of an item's position to the logits of some tasks: bias embeddings [B, d] -> [B, number of tasks].
 
         bias_t = m · v_t · MLP_t(position)          for the tasks listed, an exact 0 for all others
 
     m is 1 where the row has all its bias features and, in training, where they were not hidden at random (`dropout`).
     There is no constant in the last layer, so a row without a position, a row whose position was hidden and serving, where
-    the tower is left out, are one and the same function: what remains is calibrated. The last layer starts at zero, so
-    the untrained model is the one without the tower. Keep the tower small: a logged position also tells what the ranker
-    of that day thought of the item, and a large tower would learn that instead of the model.
+    the tower is left out, have the same logits, so predictions without a position stay calibrated. The last layer
+    starts at zero, so the untrained model is the one without the tower. Keep the tower small: a logged position also reflects
+    the relevance that the ranker of that day estimated, and a large tower would learn that instead of the model.
     """
 
     def __init__(
@@ -38,7 +38,7 @@ class PositionTower(BiasSlot):
         chosen = names[:1] if tasks is None else [name for name in names if name in tasks]
         if not chosen:
             raise ConfigError(
-                f"model.bias.tasks is {list(tasks or [])}, none of which is trained; name a task, or remove it"
+                f"model.bias.tasks is {list(tasks or [])}, none of which is trained; list a trained task, or remove it"
             )
         width = sum(context.spec.bias.values())
         if not width:

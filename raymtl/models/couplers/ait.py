@@ -27,8 +27,8 @@ class AIT(CouplerSlot):
         logit_t = v_t · z_t + c_t
 
     `mode: self` is the paper's transfer from the parent (`SelfTransfer`), `cross` EasyRec's from any number of
-    `predecessors` (`CrossTransfer`). Every head predicts on all impressions; nothing here makes a child's probability
-    smaller than its parent's, that is what `order_loss` pulls towards.
+    `predecessors` (`CrossTransfer`). Every head predicts on all impressions; nothing here bounds a child's
+    probability by its parent's; `order_loss` penalises violations.
     """
 
     def __init__(
@@ -61,7 +61,7 @@ class AIT(CouplerSlot):
             self.transfer = SelfTransfer(context.tasks, width, share_attention, stop_gradient, dropout)
         self.head = Heads(len(context.tasks), width)
         if mode == "self":
-            # h1 makes z small at the start. A small head on top would leave both waiting for each other (500 steps later
+            # h1 makes z small at the start. A small head on top of it would make both learn very slowly (500 steps later
             # the children's loss was still 3 % behind), so theirs start as the authors' dense layers do; the roots read q
             # itself.
             for t, names in enumerate(above.values()):

@@ -13,7 +13,7 @@ from raymtl.models.layers import GroupedLayer, glorot_
 
 
 class CrossTransfer(nn.Module):
-    """Each task's tower asks itself and its predecessors: q [T, B, k] -> z [T, B, k].
+    """Each task's tower attends to itself and to its predecessors: q [T, B, k] -> z [T, B, k].
 
     For a task t with predecessors s_1 … s_m, and for a task without any z_t = q_t:
 

@@ -25,7 +25,7 @@ class ESM2(CouplerSlot):
         P(click) = y1      P(click, action) = y1·y2      P(buy | click) = y2·y3 + (1 − y2)·y4
         P(click, buy) = y1·P(buy | click)
 
-    all on all impressions, none with a label of its own but the click. Tasks outside the three have plain heads.
+    All are trained on all impressions; only the click has a label of its own. Tasks outside the three have plain heads.
     """
 
     def __init__(

@@ -32,7 +32,7 @@ class FieldWiseInput(InputSlot):
 
     With `dice` β < 1 each element of h_MF + h_FM is kept with probability β in training and is scaled by β in evaluation.
     A part that is off, or for which there are no pairs (one field; no field of two features), has no parameters; without
-    both the width D falls away. Features of no field are in the plain inputs alone.
+    both, x has no interaction columns. Features of no field are in the plain inputs alone.
     """
 
     def __init__(

@@ -9,8 +9,8 @@ from raymtl.models.inputs import InputSpec
 class MissingValues(nn.Module):
     """Replaces NaN: x [B, F] -> [B, F], where feature f of a row is x where it is there, else a learned v_f.
 
-    v starts at the features' `fill`. The text of the source gives the idea, not the formula; this reading keeps the value a
-    constant of the feature. With `flags` the result is [B, 2F]: then come F columns that are 1 where the number was missing.
+    v starts at the features' `fill`. The source describes the idea without a formula; here the value is one learned
+    constant per feature. With `flags` the result is [B, 2F]: then come F columns that are 1 where the number was missing.
     """
 
     def __init__(self, spec: InputSpec, flags: bool):

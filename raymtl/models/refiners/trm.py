@@ -15,8 +15,8 @@ class TRM(RefineSlot):
     """x [B, d], or each task its own [B, T, d] -> r [B, T, d]: r_t = x_t ⊙ 2σ(V_t ReLU(W_t x_t + b_t) + c_t).
 
     V and c start at zero, so at the start r = x. The paper's network ends in a plain layer of the input's width; here it
-    goes through a bottleneck, for d² weights per task would outgrow the rest of the model, and through 2σ, which can neither
-    turn a feature's sign nor, unlike a ReLU, shut it for good.
+    goes through a bottleneck, because d² weights per task would exceed the rest of the model, and 2σ is the gate, which can
+    neither flip a feature's sign nor, unlike a ReLU, switch it off permanently.
     """
 
     supports_precomputed = True

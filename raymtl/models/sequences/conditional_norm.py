@@ -15,9 +15,9 @@ class ConditionalNorms(nn.Module):
         γ_{t,b}^l = MLP_γ^l([T_t ‖ S_b]),    β_{t,b}^l = MLP_β^l([T_t ‖ S_b])      one hidden ReLU layer each
         CLN_{t,b}^l(x) = γ_{t,b}^l ⊙ γ^l ⊙ (x − μ) / δ + β_{t,b}^l + β^l           γ^l, β^l: the norm's own
 
-    No row takes part, so this runs once per step on T·S rows: -> scale and shift, each [N, T, S, 1, d] to go with the
-    dimensions [B, T, S, L, d] of what is normed, in fp32 also under autocast. The last layers start at zero, with a bias of
-    1 for γ: at the start every norm is a plain layer norm.
+    The result does not depend on the batch, so it is computed once per step for the T·S pairs: -> scale and shift, each
+    [N, T, S, 1, d] to go with the dimensions [B, T, S, L, d] of what is normed, in fp32 also under autocast. The last layers
+    start at zero, with a bias of 1 for γ: at the start every norm is a plain layer norm.
     """
 
     def __init__(self, norms: int, tasks: int, behaviours: int, width: int, condition_dim: int):

@@ -13,7 +13,7 @@ from raymtl.models.sequences.steps import side_by_side
 from raymtl.models.slots import Context, SequenceSlot
 
 _CANDIDATE = 2
-"""Place of the candidate among the four blocks of an LSTM in torch: input gate, forget gate, candidate, output gate."""
+"""Index of the candidate gate among the four blocks of an LSTM in torch: input gate, forget gate, candidate, output gate."""
 
 
 @register("sequence", "dupn")
@@ -26,7 +26,7 @@ class DUPNSequence(SequenceSlot):
         α = softmax over the valid i of v · ReLU(W_h h_i + W_p p_i + W_u u + b)      in fp32 also under autocast
         rep = Σ_i α_i h_i                                                            zeros for an empty history
 
-    The query of the paper's search engine takes no part. Nor does the candidate item: as long as `user` names features of
+    The search query of the paper is not used, and neither is the candidate item: as long as `user` names features of
     the user only, the output is the same for all candidates of a request, so serving computes it once and repeats it.
     """
 

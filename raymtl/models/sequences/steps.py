@@ -38,9 +38,9 @@ def side_by_side(inputs: ModelInput, features: Sequence[str]) -> tuple[Tensor, T
 def rows_per_chunk(x: Tensor, elements: int) -> int | None:
     """How many rows of x [B, ...] to run at a time, where a row makes so many elements of the widest tensor; None: all.
 
-    Of 32 MiB and more a CPU's allocator asks the system every time, and the system fills each page with zeros first:
-    for a whole batch of histories that takes longer than the products. A GPU's allocator keeps what it has, and an
-    exported graph has no loop over an unknown number of rows.
+    For 32 MiB and more, glibc's allocator requests memory from the system every time, and the system fills each page with zeros
+    first: for a whole batch of histories that takes longer than the products. A GPU's allocator keeps its memory, and an exported
+    graph has no loop over an unknown number of rows.
     """
     if torch.compiler.is_exporting() or x.device.type != "cpu":
         return None

@@ -1,4 +1,4 @@
-"""TIM: what each task wants to know of several kinds of behaviour, from one transformer (DTRN, CIKM 2023)."""
+"""TIM: task-specific encodings of several behaviour histories by one transformer (DTRN, CIKM 2023)."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -20,7 +20,8 @@ from raymtl.models.slots import Context, TargetAwareSequenceSlot
 POSITION_STD = 0.02
 """Standard deviation of the learned positions at the start."""
 FEED_FORWARD = 2
-"""Hidden width of the feed-forwards in widths of the transformer: less than the usual 4, since every step passes T times."""
+"""Hidden width of the feed-forwards as a multiple of the transformer's width: less than the usual 4, since every step is
+processed T times."""
 
 CONDITION_DIM = 16
 """Width of what the hypernetwork reads of a task and of a behaviour type, of which there are a handful each."""
@@ -82,7 +83,7 @@ class TIMSequence(TargetAwareSequenceSlot):
         norms = self.norms()
         chunks = self._chunks(inputs, self.query(self._target(inputs)))
         return self._decoded(
-            torch.cat([self._asked(q, *self._encoded(some, *norms), *norms) for some, q in chunks]), *norms
+            torch.cat([self._attended(q, *self._encoded(some, *norms), *norms) for some, q in chunks]), *norms
         )
 
     def encode(self, inputs: ModelInput) -> tuple[Tensor, ...]:
@@ -98,8 +99,8 @@ class TIMSequence(TargetAwareSequenceSlot):
         (x, mask), q = encoded, self.query(self._target(inputs))
         rows = rows_per_chunk(q, self.norms.weight.shape[-1] * mask[0].numel() * len(self.norms.task))
         parts = [(user, q)] if rows is None else zip(user.split(rows), q.split(rows), strict=True)
-        asked = [self._asked(some, x[own], mask[own].unsqueeze(1), *norms) for own, some in parts]
-        return self._decoded(torch.cat(asked), *norms)
+        attended = [self._attended(some, x[own], mask[own].unsqueeze(1), *norms) for own, some in parts]
+        return self._decoded(torch.cat(attended), *norms)
 
     def _decoded(self, z: Tensor, scales: Tensor, shifts: Tensor) -> Tensor:
         """What the decoder makes of q + attention(q → x_{t,b}): z [B, T, S, 1, d] -> [B, T, S·d]."""
@@ -108,7 +109,7 @@ class TIMSequence(TargetAwareSequenceSlot):
         z = conditional_norm(z + self.target_feed_forward(z), *second)
         return z.flatten(2)
 
-    def _asked(self, q: Tensor, x: Tensor, mask: Tensor, scales: Tensor, shifts: Tensor) -> Tensor:
+    def _attended(self, q: Tensor, x: Tensor, mask: Tensor, scales: Tensor, shifts: Tensor) -> Tensor:
         """q + attention(q → x_{t,b}), which the decoder's first norm reads: q [B, d] -> [B, T, S, 1, d]."""
         return q[:, None, None, None] + self.target_attention(q, x, mask, scales[-3], shifts[-3])
 
@@ -155,14 +156,14 @@ class TIMSequence(TargetAwareSequenceSlot):
 
 
 class TargetAttention(nn.Module):
-    """One query per row asks many memories: q [B, d], memory [B, T, S, L, d], mask [B, 1, S, L] -> [B, T, S, 1, d].
+    """One query per row attends to many memories: q [B, d], memory [B, T, S, L, d], mask [B, 1, S, L] -> [B, T, S, 1, d].
 
     The memory is read as memory ⊙ scale + shift, both [T, S, 1, d], by way of the queries and of the weighted sums; a
     query's product with the shift is the same at all its steps, so the softmax takes it out.
 
     Multi-head attention, reordered for a single query: W_K is applied to the query and W_V to the weighted sum of the steps,
     so that nothing is projected at every step of every memory. Weights are in fp32 also under autocast; a memory without
-    steps is answered by the bias of the output alone.
+    steps gives the output bias alone.
     """
 
     def __init__(self, width: int, heads: int, dropout: float):
@@ -179,51 +180,51 @@ class TargetAttention(nn.Module):
 
     def forward(self, q: Tensor, memory: Tensor, mask: Tensor, scale: Tensor, shift: Tensor) -> Tensor:
         key, value = self.key_value.unflatten(1, (self._heads, -1))  # each [H, d/H, d]
-        asked = torch.einsum("bhe,hed->bhd", self.query(q).unflatten(1, (self._heads, -1)), key)
-        asked = asked[:, None, None].float() * (scale * key.shape[1] ** -0.5)  # [B, T, S, H, d]
+        queries = torch.einsum("bhe,hed->bhd", self.query(q).unflatten(1, (self._heads, -1)), key)
+        queries = queries[:, None, None].float() * (scale * key.shape[1] ** -0.5)  # [B, T, S, H, d]
         with full_precision(memory):
             if (self._dropout and self.training) or torch.compiler.is_exporting():
-                weight = drop(self.weights(asked, memory, mask), self._dropout, self.training)
+                weight = drop(self.weights(queries, memory, mask), self._dropout, self.training)
                 found, total = torch.matmul(weight, memory), weight.sum(-1, keepdim=True)
             else:
-                found, total = _WeightedSum.apply(asked, memory, mask), mask.any(-1)[..., None, None]
+                found, total = _WeightedSum.apply(queries, memory, mask), mask.any(-1)[..., None, None]
             found = found * scale + total * shift  # [B, T, S, H, d]
         answer = torch.einsum("btshd,hed->btshe", found, value).flatten(3)
         return self.out(answer).unsqueeze(3)
 
     @staticmethod
-    def weights(asked: Tensor, memory: Tensor, mask: Tensor) -> Tensor:
+    def weights(queries: Tensor, memory: Tensor, mask: Tensor) -> Tensor:
         """Queries in the space of the memory [B, H, d], or [B, T, S, H, d] -> weights [B, T, S, H, L] in fp32.
 
         All weights of a memory without steps are zero.
         """
-        if asked.dim() == 3:
-            asked = asked[:, None, None]
+        if queries.dim() == 3:
+            queries = queries[:, None, None]
         with full_precision(memory):
-            score = torch.matmul(asked.float(), memory.float().transpose(3, 4))
+            score = torch.matmul(queries.float(), memory.float().transpose(3, 4))
         mask = mask.unsqueeze(3)
         return score.masked_fill(~mask, torch.finfo(score.dtype).min).softmax(-1) * mask
 
 
 class _WeightedSum(torch.autograd.Function):
-    """Σ_l weights_l memory_l: asked [B, T, S, H, d], memory [B, T, S, L, d], mask [B, 1, S, L] -> [B, T, S, H, d].
+    """Σ_l weights_l memory_l: queries [B, T, S, H, d], memory [B, T, S, L, d], mask [B, 1, S, L] -> [B, T, S, H, d].
 
     The memory has two gradients, through its scores and through the sum. Here they are one product of twice the inner
     width instead of two tensors as large as the memory, and their sum.
     """
 
     @staticmethod
-    def forward(ctx: Any, asked: Tensor, memory: Tensor, mask: Tensor) -> Tensor:
-        weight = TargetAttention.weights(asked, memory, mask)
-        ctx.save_for_backward(asked, memory, weight)
+    def forward(ctx: Any, queries: Tensor, memory: Tensor, mask: Tensor) -> Tensor:
+        weight = TargetAttention.weights(queries, memory, mask)
+        ctx.save_for_backward(queries, memory, weight)
         return torch.matmul(weight, memory)
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, Tensor, None]:
-        asked, memory, weight = ctx.saved_tensors
+        queries, memory, weight = ctx.saved_tensors
         with full_precision(grad):
             d_weight = torch.matmul(grad, memory.transpose(3, 4))
             d_score = weight * (d_weight - (weight * d_weight).sum(-1, keepdim=True))
-            left, right = torch.cat((d_score, weight), 3), torch.cat((asked, grad), 3)
+            left, right = torch.cat((d_score, weight), 3), torch.cat((queries, grad), 3)
             return torch.matmul(d_score, memory), torch.matmul(left.transpose(3, 4), right), None

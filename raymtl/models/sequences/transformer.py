@@ -17,9 +17,9 @@ POSITION_STD = 0.02
 """Standard deviation of the learned positions at the start."""
 
 POSITION_DIM = 16
-"""Width of the learned position beside a step's embedding; 50 positions need no more, and no width of the user's rests on it."""
+"""Width of the learned position beside a step's embedding; 50 positions need no more, so it is not configurable."""
 FEED_FORWARD = 4
-"""Hidden width of the feed-forwards in widths of the transformer."""
+"""Hidden width of the feed-forwards as a multiple of the transformer's width."""
 
 
 @register("sequence", "transformer")

@@ -1,1 +1,1 @@
-"""The slot `trunk`: x -> what the tasks share, and what each makes of it."""
+"""The slot `trunk`: x [B, d] or [B, T, d] -> representations of the tasks, [B, width] or [B, T, width]."""

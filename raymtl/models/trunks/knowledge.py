@@ -11,27 +11,27 @@ from raymtl.models.layers import MLP, glorot_
 from raymtl.models.slots import Context
 
 BLOCK = 64
-"""Rows of one scenario that share generated weights. More rows per block generate less and pad more; the sum is about least at
+"""Rows of one scenario that share generated weights. More rows per block generate less and pad more; the cost is lowest near
 √(B·k/S), k the width of the knowledge and S the number of scenarios."""
 
 
-class EveryRow:
-    """Each row is a group of its own."""
+class RowGroups:
+    """One row per group."""
 
-    def spread(self, x: Tensor) -> Tensor:
+    def to_groups(self, x: Tensor) -> Tensor:
         """x [T, B, ...] -> [T, N, R, ...], here N = B groups of R = 1 row."""
         return x.unsqueeze(2)
 
-    def collect(self, x: Tensor) -> Tensor:
+    def to_rows(self, x: Tensor) -> Tensor:
         """Back to the order of the rows: [T, N, R, ...] -> [T, B, ...]."""
         return x.squeeze(2)
 
 
-class ScenarioBlocks(EveryRow):
+class ScenarioBlocks(RowGroups):
     """Groups of at most `BLOCK` rows of one scenario, so that weights are generated per group instead of per row.
 
     There are B // BLOCK + S of them, enough for any split of the rows over the scenarios, so nothing is read back from the
-    device. Places that no row takes hold zeros and are never collected.
+    device. Places that no row takes hold zeros and are never returned.
     """
 
     def __init__(self, scenario: Tensor, scenarios: int):
@@ -49,21 +49,21 @@ class ScenarioBlocks(EveryRow):
         self.scenario = torch.searchsorted(blocks_end, block, right=True).clamp(max=scenarios - 1)
         """[N], scenario of every group; any for a group without rows."""
 
-    def spread(self, x: Tensor) -> Tensor:
+    def to_groups(self, x: Tensor) -> Tensor:
         places = x.new_zeros(x.shape[0], self._blocks, BLOCK, *x.shape[2:])
         places[:, self._place // BLOCK, self._place % BLOCK] = x
         return places
 
-    def collect(self, x: Tensor) -> Tensor:
+    def to_rows(self, x: Tensor) -> Tensor:
         return x.flatten(1, 2).index_select(1, self._place)
 
 
 class ScenarioKnowledge(nn.Module):
     """inputs -> knowledge S̃ = MLP(scenario's embedding ‖ features) of every group [N, width], and the groups of rows.
 
-    Without features all rows of a scenario know the same, and share groups. The embedding of `other`, the last scenario,
-    starts at zero and stays there until a row of it is trained on: its weights come from its features and the biases alone,
-    not from random numbers.
+    Without features all rows of a scenario have the same knowledge vector and share groups. The embedding of `other`, the
+    last scenario, starts at zero and stays there until a row of it is trained on: its weights come from its features and the
+    biases alone, not from random numbers.
     """
 
     def __init__(self, context: Context, features: Sequence[str], width: int):
@@ -72,7 +72,7 @@ class ScenarioKnowledge(nn.Module):
         if not self._scenarios and not features:
             raise ConfigError(
                 "model.trunk is `m2m`, whose weights the scenario generates, but the data have no scenario column and "
-                "model.trunk.knowledge is empty; set data.scenario, or name features in model.trunk.knowledge"
+                "model.trunk.knowledge is empty; set data.scenario, or list features in model.trunk.knowledge"
             )
         self._features = Pick(context.spec, features)
         if self._scenarios:
@@ -83,7 +83,7 @@ class ScenarioKnowledge(nn.Module):
         glorot_(self.out.weight.data)
         nn.init.zeros_(self.out.bias)
 
-    def forward(self, inputs: ModelInput) -> tuple[Tensor, EveryRow]:
+    def forward(self, inputs: ModelInput) -> tuple[Tensor, RowGroups]:
         if not self._features.width:
             assert inputs.scenario is not None
             blocks = ScenarioBlocks(inputs.scenario, self._scenarios)
@@ -92,4 +92,4 @@ class ScenarioKnowledge(nn.Module):
         parts = [self._features(inputs)]
         if self._scenarios:
             parts.insert(0, self.scenario(inputs.scenario))
-        return self.out(self.mlp(torch.cat(parts, 1))), EveryRow()
+        return self.out(self.mlp(torch.cat(parts, 1))), RowGroups()

@@ -10,7 +10,7 @@ from raymtl.models.layers import MLP, Gates, GroupedMLP, full_precision, glorot_
 from raymtl.models.precomputed import X
 from raymtl.models.registry import register
 from raymtl.models.slots import Context, TrunkSlot
-from raymtl.models.trunks.knowledge import EveryRow, ScenarioKnowledge
+from raymtl.models.trunks.knowledge import RowGroups, ScenarioKnowledge
 from raymtl.models.trunks.meta import LEAK, MetaLayer
 
 
@@ -62,18 +62,18 @@ class M2M(TrunkSlot):
         self._meta_tower = meta_tower
 
     def forward(self, x: X, inputs: ModelInput) -> Tensor:
-        s, groups = self.knowledge(inputs) if self.knowledge is not None else (None, EveryRow())
+        s, groups = self.knowledge(inputs) if self.knowledge is not None else (None, RowGroups())
         views = self._views(x)  # [T, B, E, D], or [1, B, E, D] for the one input of all tasks
         weights = (
             self.gates(views, s, groups) if isinstance(self.gates, MetaAttention) else self.gates(x).transpose(0, 1)
         )
         h = _mix(weights.to(views.dtype), views)  # [T, B, D]
         if not self._meta_tower:
-            s, groups = None, EveryRow()
-        h = groups.spread(h)
+            s, groups = None, RowGroups()
+        h = groups.to_groups(h)
         for layer in self.tower:
             h = nn.functional.leaky_relu(layer(h, s) + h, LEAK)
-        return groups.collect(h).transpose(0, 1)
+        return groups.to_rows(h).transpose(0, 1)
 
     def _views(self, x: X) -> Tensor:
         if x.dim() == 2:
@@ -93,9 +93,9 @@ class MetaAttention(nn.Module):
         )
         self.score = nn.Parameter(glorot_(torch.empty(1, width))[0])
 
-    def forward(self, views: Tensor, s: Tensor, groups: EveryRow) -> Tensor:
+    def forward(self, views: Tensor, s: Tensor, groups: RowGroups) -> Tensor:
         experts = views.shape[2]
-        h = groups.spread(views)  # [T or 1, N, R, E, D]
+        h = groups.to_groups(views)  # [T or 1, N, R, E, D]
         group_rows = h.shape[2]
         h = h.flatten(2, 3)
         task: Tensor | None = self.task_mlp(self.task)
@@ -104,7 +104,7 @@ class MetaAttention(nn.Module):
             task = None
         with full_precision(h):
             scores = (h.float() * self.score).sum(-1).unflatten(2, (group_rows, experts))
-            return groups.collect(scores.softmax(-1))
+            return groups.to_rows(scores.softmax(-1))
 
 
 def _mix(weights: Tensor, views: Tensor) -> Tensor:

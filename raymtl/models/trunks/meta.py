@@ -77,7 +77,7 @@ def _generated(s: Tensor, weight: Tensor, weight_of: Tensor) -> Tensor:
 
 
 class _MetaProduct(torch.autograd.Function):
-    """`meta_product` in chunks of groups. The backward repeats what a chunk needs, so no chunk outlives its turn.
+    """`meta_product` in chunks of groups. The backward pass recomputes each chunk, so no chunk is kept.
 
     Two exact forms. A generated matrix costs T·i·o numbers per group, and k products with each of them, but then serves all R
     rows. A single row is cheaper as the product of its outer product s ⊗ h (k·i numbers) with all of weight_of.

@@ -1,4 +1,4 @@
-"""One MLP for one task, the yardstick of the multi-task models."""
+"""One MLP for one task, the reference for the multi-task models."""
 
 from collections.abc import Sequence
 
@@ -10,12 +10,12 @@ from raymtl.models.trunks.shared_bottom import SharedBottom
 
 @register("trunk", "single_task")
 class SingleTask(SharedBottom):
-    """A shared bottom that refuses company: x [B, d] -> [B, k] for exactly one task."""
+    """One MLP for exactly one task: x [B, d] -> [B, k]. Raises ConfigError if there are more."""
 
     def __init__(self, context: Context, *, hidden: Sequence[int], dropout: float = 0.0):
         if len(context.tasks) != 1:
             raise ConfigError(
                 f"model.trunk is `single_task` but there are {len(context.tasks)} tasks {list(context.tasks)}; "
-                "name one of them in tasks_subset"
+                "set tasks_subset to one of them"
             )
         super().__init__(context, hidden=hidden, dropout=dropout)

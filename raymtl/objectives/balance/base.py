@@ -15,7 +15,7 @@ from raymtl.config.tasks import Task
 
 
 @dataclass(frozen=True)
-class Facts:
+class BalanceContext:
     """What a method knows when it is built."""
 
     tasks: Mapping[str, Task]
@@ -26,7 +26,7 @@ class Facts:
 
 
 @dataclass(frozen=True)
-class Step:
+class StepStats:
     """One step as all workers see it."""
 
     active: Tensor
@@ -34,15 +34,15 @@ class Step:
     losses: Tensor | None = None
     """[T] loss over the global batch before the task's weight, never negative; where `needs_losses`."""
     gram: Tensor | None = None
-    """[T, T] inner products of the losses' gradients at the cut over the global batch; where `at_cut`."""
+    """[T, T] inner products of the losses' gradients at the cut over the global batch; where `at_embeddings`."""
 
 
-class Choice(NamedTuple):
+class Weights(NamedTuple):
     """What a method decides for the step."""
 
     weights: Tensor
     """[T] factor of each task's loss, its own weight included."""
-    at_cut: Tensor | None = None
+    at_embeddings: Tensor | None = None
     """[T] other factors for what goes on below the cut, to the tables."""
     extra: Tensor | None = None
     """[] a term of the method's own."""
@@ -55,16 +55,16 @@ class Balance(nn.Module):
     """
 
     needs_losses = False
-    """Whether it reads `Step.losses`, which costs one all-reduce of T numbers."""
-    at_cut = False
-    """Whether it reads `Step.gram`, which costs T partial backward passes and one all-reduce of T² numbers."""
+    """Whether it reads `StepStats.losses`, which costs one all-reduce of T numbers."""
+    at_embeddings = False
+    """Whether it reads `StepStats.gram`, which costs T partial backward passes and one all-reduce of T² numbers."""
 
-    def __init__(self, facts: Facts):
+    def __init__(self, context: BalanceContext):
         super().__init__()
-        weights = torch.tensor([task.weight for task in facts.tasks.values()])
+        weights = torch.tensor([task.weight for task in context.tasks.values()])
         self.register_buffer("task_weights", weights, persistent=False)
 
-    def forward(self, step: Step) -> Choice:
+    def forward(self, step: StepStats) -> Weights:
         raise NotImplementedError
 
 
@@ -85,7 +85,7 @@ def register(type_: str) -> Callable[[C], C]:
     return keep
 
 
-def build(section: Section, facts: Facts) -> Balance:
-    """The method of a section: its class called with the facts and the section's other keys."""
+def build(section: Section, context: BalanceContext) -> Balance:
+    """The method of a section: its class called with the context and the section's other keys."""
     options = section.model_dump(exclude={"type", "cosine_every_steps"})
-    return _METHODS[section.type](facts, **options)  # type: ignore[attr-defined]
+    return _METHODS[section.type](context, **options)  # type: ignore[attr-defined]

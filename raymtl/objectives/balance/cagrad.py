@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor
 
-from raymtl.objectives.balance.base import Balance, Choice, Facts, Step, register
+from raymtl.objectives.balance.base import Balance, BalanceContext, StepStats, Weights, register
 
 _STEPS = 14
 """Newton steps; the objective is then within 1e-4 of its range, mostly far closer (measured for up to 8 tasks)."""
@@ -25,18 +25,18 @@ class CAGrad(Balance):
     fixed weights. Tasks without a gradient are left out first: otherwise the best w would be theirs alone.
     """
 
-    at_cut = True
+    at_embeddings = True
 
-    def __init__(self, facts: Facts, c: float):
-        super().__init__(facts)
+    def __init__(self, context: BalanceContext, c: float):
+        super().__init__(context)
         self._c = c
 
-    def forward(self, step: Step) -> Choice:
+    def forward(self, step: StepStats) -> Weights:
         assert step.gram is not None
         weights = self.task_weights.double()
         gram = step.gram.double() * torch.outer(weights, weights)
         factors = conflict_averse(gram, step.active, self._c)
-        return Choice(self.task_weights, (factors * weights).float())
+        return Weights(self.task_weights, (factors * weights).float())
 
 
 def conflict_averse(gram: Tensor, active: Tensor, c: float) -> Tensor:
@@ -61,23 +61,25 @@ def worst_mix(gram: Tensor, active: Tensor, c: float) -> Tensor:
     scale = gram.diagonal().masked_fill(~active, 0.0).max().clamp_min(_TINY)
     gram = torch.where(both, gram / scale, 0.0)
     mean = (active / active.sum().clamp_min(1)).to(gram.dtype)
-    pull = gram @ mean
+    mean_products = gram @ mean
     radius = c * norm(mean, gram)
     ones = active.to(gram.dtype)
     idle = torch.diag(1.0 - ones)  # keeps the matrix regular
     w = mean
-    barrier = _SHRINK * (pull.abs().max() + radius).clamp_min(_TINY)
+    barrier = _SHRINK * (mean_products.abs().max() + radius).clamp_min(_TINY)
     for _ in range(_STEPS):
         inside = torch.where(active, w, 1.0)
         image = gram @ w
         length = norm(w, gram).clamp_min(1e-6)
-        slope = pull + radius * image / length - torch.where(active, barrier / inside, 0.0)
-        bend = radius * (gram - torch.outer(image, image) / length.square()) / length
-        bend = bend + torch.diag(torch.where(active, barrier / inside.square(), 0.0)) + idle
-        solved, _ = torch.linalg.solve_ex(bend, torch.stack((slope * ones, ones), 1))
-        along = solved[:, 1] * (solved[:, 0].sum() / solved[:, 1].sum().clamp_min(_TINY)) - solved[:, 0]  # sums to 0
-        room = torch.where(along < 0, -0.95 * inside / along.clamp_max(-_TINY), 1.0).min().clamp_max(1.0)
-        w = torch.where(active, w + room * along, 0.0)
+        gradient = mean_products + radius * image / length - torch.where(active, barrier / inside, 0.0)
+        hessian = radius * (gram - torch.outer(image, image) / length.square()) / length
+        hessian = hessian + torch.diag(torch.where(active, barrier / inside.square(), 0.0)) + idle
+        solved, _ = torch.linalg.solve_ex(hessian, torch.stack((gradient * ones, ones), 1))
+        direction = (
+            solved[:, 1] * (solved[:, 0].sum() / solved[:, 1].sum().clamp_min(_TINY)) - solved[:, 0]
+        )  # sums to 0
+        step_size = torch.where(direction < 0, -0.95 * inside / direction.clamp_max(-_TINY), 1.0).min().clamp_max(1.0)
+        w = torch.where(active, w + step_size * direction, 0.0)
         barrier = barrier * _SHRINK
     return torch.where(w.isfinite().all(), w / w.sum().clamp_min(_TINY), mean)
 

@@ -21,8 +21,8 @@ class SharedGradients:
         self._cut = [tensor for tensor in cut if tensor.requires_grad]
         if not self._cut:
             raise ConfigError(
-                "train.balance takes the tasks' gradients at the looked-up embeddings, but no feature looks any up; set its "
-                "type to `fixed`, `entropy`, `uncertainty` or `famo`, and no cosine_every_steps"
+                "train.balance takes the tasks' gradients at the looked-up embeddings, but no feature looks any up; set "
+                "train.balance.type to `fixed`, `entropy`, `uncertainty` or `famo`, and remove train.balance.cosine_every_steps"
             )
         per_task = [
             torch.autograd.grad(loss, self._cut, retain_graph=True, materialize_grads=True) for loss in losses.unbind()

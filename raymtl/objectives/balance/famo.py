@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor
 
-from raymtl.objectives.balance.base import Balance, Choice, Facts, Step, register
+from raymtl.objectives.balance.base import Balance, BalanceContext, StepStats, Weights, register
 from raymtl.objectives.balance.start import LEAST_LOSS, start_loss
 
 
@@ -12,8 +12,8 @@ class FAMO(Balance):
     """Weights z_t / L_t, z = softmax(ξ), whose logits follow the decrease of the log losses (algorithm 1 of the paper).
 
     The step goes along Σ_t z_t ∇log L_t; the weights are scaled so that their sum is the number of tasks with labels (paper: 1).
-    Then ξ ← ξ − β (Jᵀδ + γ ξ), with the Jacobian J of the softmax and δ_t the decrease of log L_t: who fell less than the
-    z-weighted mean gains.
+    Then ξ ← ξ − β (Jᵀδ + γ ξ), with the Jacobian J of the softmax and δ_t the decrease of log L_t: a task whose
+    log loss fell less than the z-weighted mean gains weight.
 
     The paper takes δ from a second evaluation of the same batch. Here that would be a second lookup with its exchange, so δ is
     the difference between the losses of consecutive steps. Their noise enters δ with both signs: over the steps it telescopes.
@@ -24,15 +24,15 @@ class FAMO(Balance):
 
     needs_losses = True
 
-    def __init__(self, facts: Facts, lr: float, decay: float, smoothing: float):
-        super().__init__(facts)
+    def __init__(self, context: BalanceContext, lr: float, decay: float, smoothing: float):
+        super().__init__(context)
         self._lr, self._decay, self._smoothing = lr, decay, smoothing
-        found = [start_loss(name, task, facts) for name, task in facts.tasks.items()]
+        found = [start_loss(name, task, context) for name, task in context.tasks.items()]
         self.register_buffer("logits", torch.zeros(len(found)))
         self.register_buffer("level", torch.tensor([1.0 if loss is None else loss for loss in found]))
         self.register_buffer("started", torch.tensor([loss is not None for loss in found]))
 
-    def forward(self, step: Step) -> Choice:
+    def forward(self, step: StepStats) -> Weights:
         assert step.losses is not None
         losses = step.losses.clamp_min(LEAST_LOSS)
         level = torch.where(self.started, self.level, losses)
@@ -40,7 +40,7 @@ class FAMO(Balance):
         shares = z / level
         weights = step.active.sum() * shares / shares.sum().clamp_min(LEAST_LOSS)
         self._learn(losses, level, z, step.active)
-        return Choice(self.task_weights * weights)
+        return Weights(self.task_weights * weights)
 
     def _learn(self, losses: Tensor, before: Tensor, z: Tensor, active: Tensor) -> None:
         mean = self._smoothing * before + (1 - self._smoothing) * losses

@@ -1,6 +1,6 @@
 """Weights that nothing learns: the tasks' own, and those relative to the start losses."""
 
-from raymtl.objectives.balance.base import Balance, Choice, Facts, Step, register
+from raymtl.objectives.balance.base import Balance, BalanceContext, StepStats, Weights, register
 from raymtl.objectives.balance.start import StartLosses
 
 
@@ -8,8 +8,8 @@ from raymtl.objectives.balance.start import StartLosses
 class Fixed(Balance):
     """λ_t = weight_t."""
 
-    def forward(self, step: Step) -> Choice:
-        return Choice(self.task_weights)
+    def forward(self, step: StepStats) -> Weights:
+        return Weights(self.task_weights)
 
 
 @register("entropy")
@@ -19,10 +19,10 @@ class Entropy(Balance):
     So the loss of a binary task is its normalised entropy: 1 at the start whatever its base rate, with weight 1.
     """
 
-    def __init__(self, facts: Facts):
-        super().__init__(facts)
-        self.start = StartLosses(facts)
+    def __init__(self, context: BalanceContext):
+        super().__init__(context)
+        self.start = StartLosses(context)
         self.needs_losses = not self.start.known
 
-    def forward(self, step: Step) -> Choice:
-        return Choice(self.task_weights / self.start(step.losses, step.active))
+    def forward(self, step: StepStats) -> Weights:
+        return Weights(self.task_weights / self.start(step.losses, step.active))

@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor
 
-from raymtl.objectives.balance.base import Balance, Choice, Facts, Step, register
+from raymtl.objectives.balance.base import Balance, BalanceContext, StepStats, Weights, register
 from raymtl.objectives.balance.start import LEAST_LOSS, StartLosses
 
 _BETAS, _EPS = (0.9, 0.999), 1e-12
@@ -19,21 +19,21 @@ class GradNorm(Balance):
     """
 
     needs_losses = True
-    at_cut = True
+    at_embeddings = True
 
-    def __init__(self, facts: Facts, alpha: float, lr: float):
-        super().__init__(facts)
+    def __init__(self, context: BalanceContext, alpha: float, lr: float):
+        super().__init__(context)
         self._alpha, self._lr = alpha, lr
-        self.start = StartLosses(facts)
+        self.start = StartLosses(context)
         for name in ("logits", "mean", "square", "updates"):
-            self.register_buffer(name, torch.zeros(len(facts.tasks)))
+            self.register_buffer(name, torch.zeros(len(context.tasks)))
 
-    def forward(self, step: Step) -> Choice:
+    def forward(self, step: StepStats) -> Weights:
         weights = len(self.logits) * self.logits.softmax(0)
         self._learn(step, weights)
-        return Choice(self.task_weights * weights)
+        return Weights(self.task_weights * weights)
 
-    def _learn(self, step: Step, weights: Tensor) -> None:
+    def _learn(self, step: StepStats, weights: Tensor) -> None:
         assert step.losses is not None
         assert step.gram is not None
         active, count = step.active, step.active.sum().clamp_min(1)

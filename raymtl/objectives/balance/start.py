@@ -4,7 +4,7 @@ import torch
 from torch import Tensor, nn
 
 from raymtl.config.tasks import Task
-from raymtl.objectives.balance.base import Facts
+from raymtl.objectives.balance.base import BalanceContext
 from raymtl.objectives.tasks import objective_of
 
 LEAST_LOSS = 1e-8
@@ -13,9 +13,9 @@ START_STEPS = 100
 """Losses that a start loss is the mean of: enough to even out the batches, too few for the model to have learned much."""
 
 
-def start_loss(name: str, task: Task, facts: Facts) -> float | None:
+def start_loss(name: str, task: Task, context: BalanceContext) -> float | None:
     """The start loss where the base rate alone tells it, as for binary tasks."""
-    rate = facts.base_rates.get(name, task.base_rate)
+    rate = context.base_rates.get(name, task.base_rate)
     return None if rate is None else objective_of(task).start_loss(rate)
 
 
@@ -25,9 +25,9 @@ class StartLosses(nn.Module):
     The heads start at the base rates (`docs/losses.md`), so the first losses are about those of the best constant.
     """
 
-    def __init__(self, facts: Facts):
+    def __init__(self, context: BalanceContext):
         super().__init__()
-        found = [start_loss(name, task, facts) for name, task in facts.tasks.items()]
+        found = [start_loss(name, task, context) for name, task in context.tasks.items()]
         self.known = None not in found
         """Whether nothing is left to measure."""
         self.register_buffer("level", torch.tensor([1.0 if loss is None else loss for loss in found]))
@@ -38,7 +38,7 @@ class StartLosses(nn.Module):
         if losses is not None and not self.known:
             take = active & (self.seen < START_STEPS)
             self.seen.add_(take)
-            first = torch.where(self.seen > 1, self.level, losses)  # what stood there before was no loss
+            first = torch.where(self.seen > 1, self.level, losses)  # the initial 1.0 is a placeholder, not a loss
             mean = first + (losses - first) / self.seen.clamp_min(1.0)
             self.level.copy_(torch.where(take, mean, self.level))
         return self.level.clamp_min(LEAST_LOSS)

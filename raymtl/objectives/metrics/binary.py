@@ -10,8 +10,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from raymtl.objectives.metrics import bins
-from raymtl.objectives.metrics.broken import broken_reason
 from raymtl.objectives.metrics.curves import reliability
+from raymtl.objectives.metrics.non_finite import non_finite_reason
 
 _ROWS, _POSITIVES, _WEIGHT, _LABEL, _PREDICTED, _LOSS, _BROKEN, _TRUTH_ROWS, _TRUTH_LOSS = range(9)
 _SUMS = 9
@@ -43,11 +43,11 @@ class BinaryMetrics:
         return {"sums": self.sums, "scores": self.scores, "truths": self.truths}
 
     def update(
-        self, logits: Tensor, labels: Tensor, taken: Tensor, weight: Tensor, scenario: Tensor, truth: Tensor | None
+        self, logits: Tensor, labels: Tensor, counted: Tensor, weight: Tensor, scenario: Tensor, truth: Tensor | None
     ) -> None:
-        """Add rows: logits and labels [B, T] fp32, taken [B, T] bool (the label takes part), weight [B] fp64, scenario [B]."""
+        """Add rows: logits and labels [B, T] fp32, counted [B, T] bool (the label counts), weight [B] fp64, scenario [B]."""
         finite = logits.isfinite()
-        used = taken & finite
+        used = counted & finite
         x = logits.masked_fill(~used, 0.0)
         y = labels.double().masked_fill(~used, 0.0)
         w = weight.unsqueeze(1) * used
@@ -63,7 +63,7 @@ class BinaryMetrics:
         sums[..., _LABEL] = w * y
         sums[..., _PREDICTED] = w * torch.sigmoid(wide)
         sums[..., _LOSS] = w * F.binary_cross_entropy_with_logits(wide, y, reduction="none")
-        sums[..., _BROKEN] = taken & ~finite
+        sums[..., _BROKEN] = counted & ~finite
         sums[..., _TRUTH_ROWS:] = 0.0
         if truth is not None and self.truth_columns:
             self._add_truth(sums, truth, used, y, positive, w, scenario)
@@ -140,7 +140,7 @@ def _report(sums: list[float], auc: float | None, best: float | None, has_truth:
         "null_reason": reason,
     }
     if has_truth:
-        # A gap to the best is only honest on the very same rows.
+        # The gap to the best is meaningful only on the same rows.
         same = whole and truth_rows == rows
         report["truth_auc"] = best if same else None
         report["truth_logloss"] = truth_loss / weight if some and truth_rows == rows else None
@@ -150,7 +150,7 @@ def _report(sums: list[float], auc: float | None, best: float | None, has_truth:
 
 def _why_null(rows: int, positives: int, broken: int) -> str | None:
     if broken:
-        return broken_reason(broken, rows)
+        return non_finite_reason(broken, rows)
     if rows == 0:
         return "no observed labels"
     if positives == 0:

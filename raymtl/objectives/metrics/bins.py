@@ -12,7 +12,7 @@ model, whose outputs differ in the third decimal, falls into one bin. Here each 
 
 Level 0 compares all pairs that fall into different bins of width 0.001. Of the pairs that share a bin, level 1 says which came
 first, but it is folded: bins that lie a whole window apart are counted together. So for each of the 512 fold classes `auc` asks
-level 0 whether most of the pairs in the class come from one and the same bin; only then does it believe level 1, and so on
+level 0 whether most of the pairs in the class come from one and the same bin; and uses level 1 only then, and so on
 downwards. Scores that are spread out are resolved by level 0 and need no more; scores that lie within one window of each other
 have that window to themselves, and the next level resolves them 16 times finer. So at every scale hundreds of bins or more are
 in play, down to logits that differ by 2^-22 (2.4e-7, the spacing of 32-bit floats between 2 and 4); what is closer counts as

@@ -16,7 +16,9 @@ def lower_is_better(name: str) -> bool:
     if metric is not None and metric.better is not None:
         return metric.better == "lower"
     known = ", ".join(sorted(m.name for m in METRICS.values() if m.better is not None))
-    raise ValueError(f"`{name}` cannot choose a checkpoint; use {MEAN_AUC.name} or <task>.<metric> with one of {known}")
+    raise ValueError(
+        f"`{name}` has no direction in which it improves; use {MEAN_AUC.name} or <task>.<metric> with one of {known}"
+    )
 
 
 def signed_value(result: dict[str, Any], name: str) -> float | None:

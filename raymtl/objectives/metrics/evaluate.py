@@ -11,7 +11,7 @@
     result = metrics.compute(rows)                  # plain dict, ready for JSON
 
 Nothing here knows about processes: the training code sends the tensors. `update` never makes the host wait for the device,
-except that the GAUC sample is tidied each time it has taken in a quarter of its capacity.
+except when the GAUC sample is compacted, each time it has grown by a quarter of its capacity.
 
 Shapes: B rows, T tasks, S scenarios, E funnel edges, N rows of the GAUC sample.
 """
@@ -33,7 +33,7 @@ class EvalMetrics:
 
     Memory: 1.0 MB per binary task and scenario, 0.6 MB more for one with a `truth` column, 0.9 MB per count or real task; 8
     binary tasks with truth in 20 scenarios take 250 MiB. The GAUC sample takes 14 + 5·T bytes for each of at most 1.25 times
-    `gauc_rows` rows, and twice that while it is tidied.
+    `gauc_rows` rows, and twice that while it is compacted.
     """
 
     def __init__(

@@ -1,8 +1,9 @@
 """GAUC: AUC within each group (usually a user), averaged over the groups by their impressions.
 
-Needs the rows of a group side by side, so counters do not do. Each worker keeps the rows it sees while they fit; after that it
-keeps whole groups only, those whose 64-bit hash starts with enough zero bits (the *level*, raised by one, which halves the
-sample, whenever the rows outgrow the room). The hash decides alone, so all workers and all evaluations keep the same groups.
+It needs all rows of a group together, so counters are not sufficient. Each worker keeps the rows it sees while they fit;
+after that it keeps whole groups only, those whose 64-bit hash starts with enough zero bits (the *level*, raised by one, which
+halves the sample, whenever the rows outgrow the room). The hash decides alone, so all workers and all evaluations keep the same
+groups.
 
 Shapes: B rows, T binary tasks, S scenarios, N kept rows, G groups.
 """
@@ -13,7 +14,7 @@ import torch
 from torch import Tensor
 
 LEVELS = 64
-_MISSING = 2  # stored in place of a label that takes no part
+_MISSING = 2  # stored in place of a label that does not count
 _POWERS = tuple(1 << k for k in range(63))
 
 
@@ -52,14 +53,14 @@ class GroupedSample:
         self.filter_now = device.type == "cpu"
 
     def update(
-        self, logits: Tensor, labels: Tensor, taken: Tensor, weight: Tensor, scenario: Tensor, group: Tensor
+        self, logits: Tensor, labels: Tensor, counted: Tensor, weight: Tensor, scenario: Tensor, group: Tensor
     ) -> None:
-        """Keep rows: logits and labels [B, T], taken [B, T] bool, weight [B], scenario [B], group [B] int64."""
-        taken = taken & logits.isfinite()
+        """Keep rows: logits and labels [B, T], counted [B, T] bool, weight [B], scenario [B], group [B] int64."""
+        counted = counted & logits.isfinite()
         new = {
             "group": mix(group),
             "logits": logits,
-            "labels": (labels > 0.5).to(torch.uint8).masked_fill(~taken, _MISSING),
+            "labels": (labels > 0.5).to(torch.uint8).masked_fill(~counted, _MISSING),
             "weight": weight.float(),
             "scenario": scenario.to(torch.int16),
         }
@@ -67,7 +68,7 @@ class GroupedSample:
             new = _select(new, _kept(new, self.level))
         count = len(new["group"])
         if self.used + count > self._room():
-            self._tidy()
+            self._compact()
         self._grow(self.used + count)
         for name, column in new.items():
             self.rows[name][self.used : self.used + count] = column
@@ -75,7 +76,7 @@ class GroupedSample:
 
     def counts(self) -> dict[str, Tensor]:
         """Rows kept per level of their group, int64 [64], and a 1 at this worker's own level, int64 [64]; both are additive."""
-        self._tidy()
+        self._compact()
         hashed = self.rows["group"][: self.used] & _limit(0)
         powers = torch.tensor(_POWERS, device=hashed.device)
         levels = 63 - torch.bucketize(hashed, powers, right=True)
@@ -85,7 +86,7 @@ class GroupedSample:
 
     def rows_at(self, level: int) -> dict[str, Tensor]:
         """The kept rows [N, …] whose groups are in the sample of this level, which is not below the worker's own."""
-        self._tidy()
+        self._compact()
         now = {name: column[: self.used] for name, column in self.rows.items()}
         return _select(now, _kept(now, max(level, self.level)))
 
@@ -103,7 +104,7 @@ class GroupedSample:
             larger[: self.used] = column[: self.used]
             self.rows[name] = larger
 
-    def _tidy(self) -> None:
+    def _compact(self) -> None:
         """Drop rows that take no part, and halve the sample until it fits; the host waits for the device here, rarely."""
         now = {name: column[: self.used] for name, column in self.rows.items()}
         now = _select(now, _kept(now, self.level))

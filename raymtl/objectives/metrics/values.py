@@ -11,8 +11,8 @@ from torch import Tensor
 from raymtl.config.tasks import Task
 from raymtl.objectives.link import predict
 from raymtl.objectives.metrics import bins
-from raymtl.objectives.metrics.broken import broken_reason
 from raymtl.objectives.metrics.curves import reliability
+from raymtl.objectives.metrics.non_finite import non_finite_reason
 from raymtl.objectives.tasks import objective_of
 
 _ROWS, _WEIGHT, _LABEL, _PREDICTED, _ABS_LABEL, _SQUARE, _ABS, _SMAPE, _DEVIANCE, _BROKEN = range(10)
@@ -37,12 +37,12 @@ class ValueMetrics:
         return {"sums": self.sums, "curves": self.curves}
 
     def update(
-        self, logits: Tensor, labels: Tensor, taken: Tensor, weight: Tensor, scenario: Tensor, truth: Tensor | None
+        self, logits: Tensor, labels: Tensor, counted: Tensor, weight: Tensor, scenario: Tensor, truth: Tensor | None
     ) -> None:
-        """Add rows: logits and labels [B, T] fp32, taken [B, T] bool (the label takes part), weight [B] fp64, scenario [B]."""
+        """Add rows: logits and labels [B, T] fp32, counted [B, T] bool (the label counts), weight [B] fp64, scenario [B]."""
         for t, task in enumerate(self.tasks.values()):
             finite = logits[:, t].isfinite()
-            used = taken[:, t] & finite
+            used = counted[:, t] & finite
             x = logits[:, t].masked_fill(~used, 0.0)
             y = labels[:, t].double().masked_fill(~used, 0.0)
             w = weight * used
@@ -56,7 +56,7 @@ class ValueMetrics:
             sums[:, _SQUARE] = w * (p - y).square()
             sums[:, _ABS] = w * (p - y).abs()
             sums[:, _SMAPE] = w * _smape(p, y)
-            sums[:, _BROKEN] = taken[:, t] & ~finite
+            sums[:, _BROKEN] = counted[:, t] & ~finite
             kind = objective_of(task)
             if kind.kind.deviance is not None:
                 sums[:, _DEVIANCE] = w * kind.deviance(x.double(), y)
@@ -93,7 +93,7 @@ def _report(sums: list[float], task: Task) -> dict[str, Any]:
     rows, weight, broken = sums[_ROWS], sums[_WEIGHT], sums[_BROKEN]
     reason = "no observed labels" if rows == 0 else None
     if broken:
-        reason = broken_reason(int(broken), int(rows))
+        reason = non_finite_reason(int(broken), int(rows))
     some = reason is None
 
     def mean(column: int, known: bool = some) -> float | None:

@@ -1,4 +1,4 @@
-"""What the file of a task kind must say."""
+"""The interface of a task kind's objective."""
 
 from typing import ClassVar
 

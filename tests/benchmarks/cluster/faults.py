@@ -37,7 +37,7 @@ from tests.helpers.s3_server import ENVIRONMENT, S3, Proxy, free_port
 
 FAULTS = ("worker", "raylet", "driver", "storage errors", "storage outage", "slow storage")
 DOCUMENTED = {0, 64, 65, 66, 69, 70, 74, 75}
-FILES, ROWS, PASSES = 10, 800, 2
+FILES, ROWS, EPOCHS = 10, 800, 2
 _RAY_OWN = {"_StatsActor", "_AutoscalingCoordinatorActor", "DatasetManager", "_UsageCollectionActor"}
 """Actors that Ray keeps for the whole cluster."""
 
@@ -80,7 +80,7 @@ class World:
     def config(self, name: str, job: str) -> str:
         """A configuration on S3, by way of the proxy."""
         if job == "train":
-            raw = small_config(Path("-"), Path("-"), name, workers={"min": 1, "max": 3}, epochs=PASSES, batch_size=120)
+            raw = small_config(Path("-"), Path("-"), name, workers={"min": 1, "max": 3}, epochs=EPOCHS, batch_size=120)
             raw["data"] |= {"path": self.s3.url("logs", self.proxy.port), "unit_rows": ROWS, "block_rows": 200}
             raw["train"]["resize_check_s"] = 5
         else:

@@ -19,7 +19,7 @@ import psutil
 import torch
 from torch import Tensor
 
-from raymtl.models.trunks.knowledge import EveryRow, ScenarioBlocks
+from raymtl.models.trunks.knowledge import RowGroups, ScenarioBlocks
 from raymtl.models.trunks.meta import meta_product
 
 CASES = ("tower", "attention", "by scenario")
@@ -34,13 +34,13 @@ def materialised(h: Tensor, s: Tensor, weight: Tensor, weight_of: Tensor) -> Ten
     return torch.matmul(h, w)
 
 
-def operands(options: argparse.Namespace) -> tuple[list[Tensor], EveryRow]:
+def operands(options: argparse.Namespace) -> tuple[list[Tensor], RowGroups]:
     """h [1, B, ...], s, weight, weight_of, and the groups of the rows."""
     rows, width, known = options.rows, options.width, options.knowledge
     experts = (options.experts,) if options.case == "attention" else ()
     given = [torch.randn(1, rows, *experts, width), torch.randn(rows, known)]
     given += [torch.randn(1, width, width), torch.randn(1, known, width, width)]
-    groups = EveryRow()
+    groups = RowGroups()
     if options.case == "by scenario":
         scenario = torch.randint(0, options.scenarios, (rows,))
         given[1] = torch.randn(options.scenarios, known)[scenario]
@@ -50,10 +50,10 @@ def operands(options: argparse.Namespace) -> tuple[list[Tensor], EveryRow]:
     return [g.requires_grad_() for g in given], groups
 
 
-def step(product: Callable[..., Tensor], given: list[Tensor], groups: EveryRow) -> None:
-    h = groups.spread(given[0])
+def step(product: Callable[..., Tensor], given: list[Tensor], groups: RowGroups) -> None:
+    h = groups.to_groups(given[0])
     y = product(h.flatten(2, 3) if h.dim() == 5 else h, *given[1:])
-    groups.collect(y.unflatten(2, h.shape[2:4]) if h.dim() == 5 else y).sum().backward()
+    groups.to_rows(y.unflatten(2, h.shape[2:4]) if h.dim() == 5 else y).sum().backward()
 
 
 def measure(options: argparse.Namespace) -> dict[str, float]:

@@ -238,7 +238,7 @@ def test_converting_again_replaces_what_lay_there(tmp_path):
 
 
 def test_a_missing_source_is_named(tmp_path):
-    with pytest.raises(DataError, match=r"source folder .*/nowhere` does not exist; name the folder"):
+    with pytest.raises(DataError, match=r"source folder .*/nowhere` does not exist; pass the folder"):
         convert_movielens(f"{tmp_path}/nowhere", f"{tmp_path}/out")
     source = write(tmp_path / "in")
     os.remove(f"{source}/movies.dat")

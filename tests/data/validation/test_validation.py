@@ -207,7 +207,7 @@ def test_no_label_at_all(clean, in_process):
     assert check_data(config_of(clean, tasks=rated)).problems == []
     later = check_data(config_of(clean), not_final={"buy"})
     assert later.problems == []
-    assert "train: tasks.buy: no label is observed yet; they are not final" in later.notes
+    assert "train: tasks.buy: no label is observed yet; the labels of these days are not final" in later.notes
 
 
 def test_nothing_to_report_on(tmp_path, in_process):

@@ -3,11 +3,11 @@
 _WORDS = "predictions are not finite"
 
 
-def broken_reason(broken: int, rows: int) -> str:
-    """The reason, for `broken` predictions beside `rows` finite ones."""
-    return f"{broken:,} of {rows + broken:,} {_WORDS}"
+def non_finite_reason(count: int, rows: int) -> str:
+    """The reason, for `count` predictions beside `rows` finite ones."""
+    return f"{count:,} of {rows + count:,} {_WORDS}"
 
 
-def is_broken(reason: str | None) -> bool:
+def is_non_finite(reason: str | None) -> bool:
     """Whether a `null_reason` is that of predictions that are not finite."""
     return reason is not None and reason.endswith(_WORDS)
