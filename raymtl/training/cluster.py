@@ -14,7 +14,7 @@ from raymtl import signals
 from raymtl.config.root import Config
 from raymtl.telemetry import logs
 from raymtl.training import sessions
-from raymtl.training.local_ray import check_this_machine, start_failed
+from raymtl.training.local_ray import LOCAL_SETTINGS, check_this_machine, start_failed
 from raymtl.training.reach import find_cluster, unreachable
 
 _started_here = True
@@ -56,6 +56,8 @@ def join(address: str | None, cpus: int) -> bool:
         _started_here = False
         return False
     check_this_machine()
+    for name, value in LOCAL_SETTINGS.items():
+        os.environ.setdefault(name, value)
     try:
         with on_loopback(), signals.while_ray_starts():
             context = ray.init(

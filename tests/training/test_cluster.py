@@ -1,5 +1,8 @@
 """The Ray that a command starts for itself."""
 
+import os
+import subprocess
+import sys
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -46,3 +49,25 @@ def test_only_a_ray_of_ones_own_is_kept_on_loopback(
     assert cluster.connect(CONFIG, address) is not everywhere
     assert seen == [(address or "local", everywhere)]
     assert ray_constants.ENABLE_RAY_CLUSTER  # of whatever this process starts later
+
+
+_PRIORITIES = """
+import os, ray
+from raymtl.training.cluster import join
+join("local", 1)
+nice = ray.remote(num_cpus=0)(lambda: os.getpriority(os.PRIO_PROCESS, 0))
+print(os.getpriority(os.PRIO_PROCESS, 0), ray.get(nice.remote()))
+"""
+
+
+@pytest.mark.ray
+@pytest.mark.parametrize(("set_to", "lower_by"), [(None, 0), ("7", 7)])
+def test_workers_have_the_priority_of_the_command(set_to: str | None, lower_by: int) -> None:
+    environment = {key: value for key, value in os.environ.items() if key != "RAY_worker_niceness"}
+    if set_to is not None:
+        environment["RAY_worker_niceness"] = set_to
+    done = subprocess.run(
+        [sys.executable, "-c", _PRIORITIES], env=environment, capture_output=True, text=True, timeout=120, check=True
+    )
+    own, worker = map(int, done.stdout.split())
+    assert worker == own + lower_by
