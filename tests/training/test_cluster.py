@@ -9,6 +9,7 @@ from typing import Any
 
 import psutil
 import pytest
+import ray
 from ray._private import ray_constants
 
 from raymtl.config.load import load_config
@@ -58,6 +59,39 @@ join("local", 1)
 nice = ray.remote(num_cpus=0)(lambda: os.getpriority(os.PRIO_PROCESS, 0))
 print(os.getpriority(os.PRIO_PROCESS, 0), ray.get(nice.remote()))
 """
+
+
+_RUNS = """
+import ray
+from raymtl.training.cluster import join
+
+def busy(cpus):
+    group = ray.util.placement_group([{"CPU": cpus}])
+    assert group.wait(10)
+    return group
+
+join("local", 9)
+cpus = [ray.cluster_resources()["CPU"]]
+ray.util.remove_placement_group(busy(9))
+for need in (5, 10):
+    join("local", need)
+    cpus.append(ray.cluster_resources()["CPU"])
+    ray.get(ray.remote(num_cpus=1)(lambda: None).remote())
+print(*map(int, cpus))
+"""
+
+
+@pytest.mark.ray
+def test_a_larger_run_of_the_same_process_gets_a_larger_ray() -> None:
+    done = subprocess.run([sys.executable, "-c", _RUNS], capture_output=True, text=True, timeout=120, check=True)
+    assert done.stdout.split() == ["9", "9", "10"]
+
+
+@pytest.mark.ray
+def test_a_ray_of_other_code_is_left_as_it_is(ray_cluster: None) -> None:
+    own = int(ray.cluster_resources()["CPU"])
+    assert cluster.join(None, own + 1)
+    assert ray.cluster_resources()["CPU"] == own
 
 
 @pytest.mark.ray
