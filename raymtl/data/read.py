@@ -11,7 +11,6 @@ import pyarrow.fs as pafs
 import pyarrow.parquet as pq
 import ray
 import ray.data
-from ray.data import ExecutionResources
 from ray.data.block import BlockMetadata
 from ray.data.context import DataContext
 from ray.data.datasource import Datasource, ReadTask
@@ -218,12 +217,6 @@ def stream(
     context.target_max_block_size = max(1, int(0.8 * config.data.block_rows * row_bytes))
     context.execution_options.preserve_order = True
     context.execution_options.label_selector = dict(config.data.read_labels) or None
-    # Otherwise readers run through the entire input while the first steps want the cores
-    ahead = workers * (config.data.prefetch_blocks + 1) + 2 * read_tasks
-    largest = min(config.data.block_rows, max(unit.rows for unit in source.plan.units))
-    context.execution_options.resource_limits = ExecutionResources.for_limits(
-        object_store_memory=ahead * largest * row_bytes
-    )
     context.enable_progress_bars = False
     context.print_on_execution_start = False
     with DataContext.current(context):

@@ -1,8 +1,6 @@
 """Reading: every row once whatever the files and workers, a repeatable order, and errors that name the file."""
 
-import os
 import threading
-import time
 
 import numpy as np
 import pyarrow as pa
@@ -298,25 +296,3 @@ def test_a_failure_in_the_middle_delivers_no_row_twice(tmp_path, flaky, monkeypa
     assert [first for _, first in tables] == [0, 30, 60, 90]
     assert [v for t, _ in tables for v in t.column("row").to_pylist()] == list(range(100))
     assert len(calls) == 2
-
-
-@pytest.mark.ray
-@pytest.mark.timeout(120)
-def test_readers_stay_a_few_blocks_ahead(tmp_path, ray_cluster):
-    count, size = 40, 2_000
-    paths = [
-        write_file(tmp_path, rows(size, n * size), "2026-01-01", f"part-{n:02}.parquet", size) for n in range(count)
-    ]
-    for day in ("2026-01-02", "2026-01-03"):
-        write_file(tmp_path, rows(5, 0), day)
-    config = config_of(tmp_path, unit_rows=size, block_rows=size)
-    schedule = [(0, n) for n in range(count)]
-    (iterator,) = stream(Input(plan_input(config, "train")), schedule, config, workers=1, read_tasks=1)
-    blocks = iter(iterator.iter_batches(batch_size=None, batch_format="pyarrow", prefetch_batches=2))
-    found = [next(blocks)]
-    time.sleep(3)  # for the readers to run ahead
-    for path in paths:
-        os.unlink(path)
-    with pytest.raises(Exception, match="replaced or removed"):
-        found.extend(blocks)
-    assert 2 <= len(found) <= 12
