@@ -25,6 +25,8 @@ class RunResult(TypedDict):
     data_range: dict[str, list[str]]
     """First and last day, of `train` and `eval`."""
     workers: int
+    precision: str
+    """`fp32` or `bf16`."""
     parameters: Any
     sharding: Any
     peak_memory_bytes: Any

@@ -114,8 +114,9 @@ class Train(Section):
     """Number of passes over the training days."""
     seed: Annotated[int, Role.LEARNING, NotSearched("the seed is what the repeats at the end change")] = 0
     """Seed of the initial weights and of dropout."""
-    precision: Annotated[Literal["fp32", "bf16"], Role.LEARNING] = "fp32"
-    """`bf16`: matrix products of the model in bfloat16; losses, gates and tables stay fp32."""
+    precision: Annotated[Literal["auto", "fp32", "bf16"], Role.LEARNING] = "auto"
+    """`bf16`: matrix products of the model in bfloat16; losses, gates and tables stay fp32. `auto`: bf16 if the processors or
+    GPUs of all workers have instructions for it, else fp32; the run says which."""
     dense_optimizer: DenseOptimizer = DenseOptimizer()
     """Optimizer of the dense weights."""
     sparse_optimizer: SparseOptimizer = SparseOptimizer()

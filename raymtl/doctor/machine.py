@@ -27,6 +27,7 @@ def look(session_folder: str) -> dict[str, Any]:
         "shm": _usage("/dev/shm"),
         "logs": _logs(Path(session_folder, "logs")),
         "session": session_folder,
+        "nice": [os.getpriority(os.PRIO_PROCESS, pid) for pid in (0, os.getppid())],  # of a worker, and of its raylet
     }
 
 
@@ -72,6 +73,15 @@ def evaluate(found: dict[str, Any], object_store_bytes: float, node: str) -> lis
             "ok" if unlimited or files >= _FEW_FILES else "warn",
             "unlimited" if unlimited else f"{files:,}",
             f"raise `ulimit -n` to {_FEW_FILES:,} or more before `ray start`",
+        )
+    )
+    worker, raylet = found["nice"]
+    findings.append(
+        finding(
+            "priority",
+            "warn" if worker > raylet else "ok",
+            f"workers run at nice {worker}, Ray itself at {raylet}",
+            "start Ray there with RAY_worker_niceness=0 in its environment: now everything else on the node goes first",
         )
     )
     logs = found["logs"]

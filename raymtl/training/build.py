@@ -18,6 +18,7 @@ from raymtl.errors import ConfigError
 from raymtl.objectives.balance.balancer import Balancer
 from raymtl.training.model import TrainModel
 from raymtl.training.optimizers import Optimizers, attach_sparse_optimizer
+from raymtl.training.precision import Precision, choose_precision
 
 
 @dataclass
@@ -28,6 +29,8 @@ class TrainState:
     optimizers: Optimizers
     lookup: Lookup
     plan: ShardingPlan
+    precision: Precision = "fp32"
+    """Of the model's matrix products."""
     balancer: Balancer | None = None
     """The balancer of the tasks, unless fixed weights are used."""
 
@@ -39,7 +42,8 @@ def build(
     workers = dist.get_world_size(group)
     lookup = describe_lookup(config)
     torch.manual_seed(config.train.seed)
-    model = TrainModel(config, lookup, base_rates, group)
+    precision = choose_precision(config.train.precision, device, group)
+    model = TrainModel(config, lookup, base_rates, group, precision)
     model.head.to(device)
     attach_sparse_optimizer(model, config)
     machine = Machine(workers, device.type, _workers_per_node(workers), _memory_bytes(device))
@@ -59,7 +63,7 @@ def build(
     initialise_tables(sharded, lookup, config.train.seed)
     # Dropout must differ between the ranks; the weights, built above, must not
     torch.manual_seed(config.train.seed * 1_000_003 + dist.get_rank(group) + 1)
-    return TrainState(sharded, Optimizers(sharded, config, total_steps), lookup, plan, model.head.balancer)
+    return TrainState(sharded, Optimizers(sharded, config, total_steps), lookup, plan, precision, model.head.balancer)
 
 
 def initialise_tables(model: nn.Module, lookup: Lookup, seed: int) -> None:

@@ -2,6 +2,7 @@
 
 import logging
 import os
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -14,11 +15,16 @@ from raymtl import signals
 from raymtl.config.root import Config
 from raymtl.telemetry import logs
 from raymtl.training import sessions
-from raymtl.training.local_ray import check_this_machine, start_failed
+from raymtl.training.local_ray import LOCAL_SETTINGS, check_this_machine, start_failed
 from raymtl.training.reach import find_cluster, unreachable
+
+_GIVEN_BACK_S = 20.0
+"""An earlier run of this process releases its CPUs within this time."""
 
 _started_here = True
 """Whether this process is connected to its own Ray; a Ray that other code in this process initialised counts as its own."""
+_own_session: str | None = None
+"""Session folder of the last Ray that `join` started."""
 
 
 def connect(config: Config, address: str | None, cpus: int = 0) -> bool:
@@ -35,9 +41,11 @@ def connect(config: Config, address: str | None, cpus: int = 0) -> bool:
 
 def join(address: str | None, cpus: int) -> bool:
     """Like `connect`, without a configuration."""
-    global _started_here
+    global _started_here, _own_session
     if ray.is_initialized():
-        return _started_here
+        if not _is_outgrown(cpus):
+            return _started_here
+        ray.shutdown()
     source = "--address" if address else "RAY_ADDRESS"
     address = address or os.environ.get("RAY_ADDRESS")
     if address == "auto" and os.environ.get("RAY_ADDRESS"):  # Ray then uses RAY_ADDRESS
@@ -56,6 +64,8 @@ def join(address: str | None, cpus: int) -> bool:
         _started_here = False
         return False
     check_this_machine()
+    for name, value in LOCAL_SETTINGS.items():
+        os.environ.setdefault(name, value)
     try:
         with on_loopback(), signals.while_ray_starts():
             context = ray.init(
@@ -63,7 +73,8 @@ def join(address: str | None, cpus: int) -> bool:
             )
     except (OSError, ValueError, RuntimeError, RayError) as error:
         raise start_failed(error) from error
-    sessions.own(context.address_info["session_dir"])
+    _own_session = context.address_info["session_dir"]
+    sessions.own(_own_session)
     _started_here = True
     return True
 
@@ -71,6 +82,20 @@ def join(address: str | None, cpus: int) -> bool:
 def started_here() -> bool:
     """Whether this process started the Ray that it is connected to, on this machine alone."""
     return _started_here
+
+
+def _is_outgrown(cpus: int) -> bool:
+    """Whether `join` started this Ray with fewer logical CPUs than `cpus`, for a smaller run of this process that has ended."""
+    if ray.get_runtime_context().worker.node.get_session_dir_path() != _own_session:
+        return False
+    if (total := ray.cluster_resources().get("CPU", 0)) >= cpus:
+        return False
+    until = time.monotonic() + _GIVEN_BACK_S
+    while ray.available_resources().get("CPU", 0) < total:  # another thread's run, or the last one ends
+        if time.monotonic() > until:
+            return False
+        time.sleep(0.2)
+    return True
 
 
 def _drop(*data: Any, **options: Any) -> None:

@@ -145,6 +145,7 @@ def _result(ready: RunPlan, summary: dict[str, Any], seconds: float) -> RunResul
         "base_rates": ready.base_rates,
         "data_range": {part: list(plan.days) for part, plan in plans.items()},
         "workers": summary["workers"],
+        "precision": summary["precision"],
         "parameters": summary["parameters"],
         "sharding": summary["sharding"],
         "peak_memory_bytes": summary["peak_memory_bytes"],

@@ -22,6 +22,11 @@ _SOCKET = "session_2026-01-01_00-00-00_000000_{pid}/sockets/plasma_store"
 """The longest path that Ray creates below its folder, as `ray._private.node` builds it."""
 
 
+LOCAL_SETTINGS = {"RAY_worker_niceness": "0"}
+"""Settings of a Ray that starts here, unless the environment has them. Ray's own default priority for workers, 15, is for
+machines where its control processes must stay reachable; here it would let everything else take the cores from the training."""
+
+
 def check_this_machine() -> None:
     """Raise a UserError if Ray cannot start here; set a token in the environment if Ray cannot write one to HOME.
 

@@ -11,12 +11,20 @@ from raymtl.embeddings.tables import InputAssembler, Lookup, pooled_module, unpo
 from raymtl.models.ranker import build_ranker
 from raymtl.objectives.balance.balancer import build_balancer
 from raymtl.objectives.losses import Losses, TaskLosses
+from raymtl.training.precision import Precision
 
 
 class Head(nn.Module):
     """Everything above the tables: one leaf for the pipeline's tracer, so that slots may use any PyTorch code."""
 
-    def __init__(self, config: Config, lookup: Lookup, base_rates: dict[str, float], group: dist.ProcessGroup | None):
+    def __init__(
+        self,
+        config: Config,
+        lookup: Lookup,
+        base_rates: dict[str, float],
+        group: dist.ProcessGroup | None,
+        precision: Precision = "fp32",
+    ):
         super().__init__()
         self.arrange = InputAssembler(config, lookup)
         self.ranker = build_ranker(config.model, config.active_tasks(), lookup.spec, base_rates)
@@ -30,7 +38,7 @@ class Head(nn.Module):
             config.train.balance, config.active_tasks(), base_rates, config.train.seed, group
         )
         self._workers = 1 if group is None else dist.get_world_size(group)
-        self._bf16 = config.train.precision == "bf16"
+        self._bf16 = precision == "bf16"
 
     def forward(
         self, pooled: KeyedTensor | None, unpooled: dict[str, JaggedTensor] | None, batch: Batch
@@ -69,11 +77,18 @@ class Head(nn.Module):
 class TrainModel(nn.Module):
     """Tables and head; TorchRec's pipeline traces `forward`, so it must stay simple."""
 
-    def __init__(self, config: Config, lookup: Lookup, base_rates: dict[str, float], group: dist.ProcessGroup | None):
+    def __init__(
+        self,
+        config: Config,
+        lookup: Lookup,
+        base_rates: dict[str, float],
+        group: dist.ProcessGroup | None,
+        precision: Precision = "fp32",
+    ):
         super().__init__()
         self.pooled = pooled_module(lookup)
         self.unpooled = unpooled_module(lookup)
-        self.head = Head(config, lookup, base_rates, group)
+        self.head = Head(config, lookup, base_rates, group, precision)
 
     def forward(self, batch: Batch) -> tuple[Tensor, tuple[Tensor, Tensor, Tensor, Tensor]]:
         pooled = self.pooled(batch.ids) if self.pooled is not None else None

@@ -6,7 +6,8 @@ import re
 import shutil
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from functools import partial
 from typing import Any
@@ -16,6 +17,7 @@ import ray.train
 from ray.exceptions import RayActorError
 from ray.train import FailureConfig, LoggingConfig, RunConfig, ScalingConfig
 from ray.train.torch import TorchConfig, TorchTrainer
+from ray.train.v2._internal.constants import ENABLE_PREEMPTION_WATCHER_ENV_VAR
 from ray.train.v2._internal.exceptions import WorkerGroupStartupTimeoutError
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
@@ -90,13 +92,14 @@ def launch(
         ),
     )
     try:
-        result = _launch(
-            trainer,
-            config,
-            lambda line: on_event({"note": line}) if on_event else None,
-            lambda: pump.last_event_time if pump else 0.0,
-            lambda: pump.save_soon() if pump else None,
-        )
+        with _announced_losses(possible=not started_here()):
+            result = _launch(
+                trainer,
+                config,
+                lambda line: on_event({"note": line}) if on_event else None,
+                lambda: pump.last_event_time if pump else 0.0,
+                lambda: pump.save_soon() if pump else None,
+            )
     finally:
         if pump:
             pump.close()
@@ -107,6 +110,19 @@ def launch(
         kind, message = summary["user_error"]
         raise getattr(errors, kind, UserError)(message)
     return summary
+
+
+@contextmanager
+def _announced_losses(possible: bool) -> Iterator[None]:
+    """Let Ray Train watch for nodes that a cloud takes back, if `possible`: the watcher is a process more."""
+    if possible or ENABLE_PREEMPTION_WATCHER_ENV_VAR in os.environ:
+        yield
+        return
+    os.environ[ENABLE_PREEMPTION_WATCHER_ENV_VAR] = "0"
+    try:
+        yield
+    finally:
+        del os.environ[ENABLE_PREEMPTION_WATCHER_ENV_VAR]
 
 
 class _Trainer(TorchTrainer):

@@ -99,7 +99,7 @@ def _run(job: Job, rank: int, workers: int) -> dict[str, Any]:
             if progress.step
             else "training"
         )
-        log.notify(note=f"{done} with {workers} {'workers' if workers > 1 else 'worker'}")
+        log.notify(note=f"{done} with {count_of(workers, 'worker')} in {train_state.precision}")
     saver = Saver(job, train_state, progress, log, save_group)
     stop_callback = (
         None
@@ -202,6 +202,7 @@ def built_facts(train_state: TrainState, trainer: Trainer) -> dict[str, Any]:
     cuda = torch.cuda.is_available() and trainer.device.type == "cuda"
     return {
         "workers": dist.get_world_size(),
+        "precision": train_state.precision,
         "peak_memory_bytes": torch.cuda.max_memory_allocated(trainer.device) if cuda else trainer.peak_private_bytes,
         "parameters": _count_parameters(train_state),
         "sharding": {t: str(p.sharding_type) for plan in train_state.plan.plan.values() for t, p in plan.items()},  # type: ignore[attr-defined]

@@ -75,8 +75,8 @@ CASES = [
     ({"model__trunk": 3}, "model.trunk is 3; expected a section whose `type` is one of `shared_bottom`, `mmoe`"),
     ({"train__pipeline": "y" * 200}, f"train.pipeline is `{'y' * 60}…`; expected one of `sparse_dist`, `none`"),
     # choices
-    ({"train__precision": "fp16"}, "train.precision is `fp16`; expected one of `fp32`, `bf16`"),
-    ({"train__precision": "BF16"}, "expected one of `fp32`, `bf16`; did you mean `bf16`?"),
+    ({"train__precision": "fp16"}, "train.precision is `fp16`; expected one of `auto`, `fp32`, `bf16`"),
+    ({"train__precision": "BF16"}, "expected one of `auto`, `fp32`, `bf16`; did you mean `bf16`?"),
     ({"tables__user__id_space": "mapp"}, "id_space is `mapp`; expected one of `hash`, `direct`, `map`; did you mean `map`?"),
     (
         {"tables__user__id_space": "zch"},

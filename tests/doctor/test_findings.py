@@ -19,6 +19,7 @@ MACHINE = {
     "shm": [16 * GIB, 16 * GIB],
     "logs": {"files": 3, "bytes": 100},
     "session": "/tmp/ray/session",
+    "nice": [0, 0],
 }
 
 
@@ -63,6 +64,8 @@ def test_stack(found: dict[str, Any], gpus: float, status: str, words: str) -> N
         ({"shm": [GIB, GIB]}, "shared memory", "warn"),
         ({"files": 1024}, "open files", "warn"),
         ({"files": resource.RLIM_INFINITY}, "open files", "ok"),
+        ({"nice": [15, 0]}, "priority", "warn"),
+        ({"nice": [5, 5]}, "priority", "ok"),
         ({"logs": {"error": "/logs cannot be read: Permission denied"}}, "Ray's logs", "fail"),
     ],
 )

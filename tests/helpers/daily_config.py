@@ -24,6 +24,7 @@ def daily_config(
             "tables": {name: {"rows": 100} for name, feature in features.items() if feature["kind"] != "dense"},
             "tasks": tasks or TASKS,
             "model": {"trunk": {"type": "shared_bottom", "hidden": [4]}},
+            "train": {"precision": "fp32"},
             "daily": {"store": "/nowhere/versions", **daily},
         }
     )

@@ -28,6 +28,7 @@ def make_config(
             "features": features,
             "tables": {name: {"rows": 100} for name in lookups} | (tables or {}),
             "tasks": tasks,
+            "train": {"precision": "fp32"},
             "model": {
                 "trunk": {"type": "shared_bottom", "hidden": [4]},
                 "sequence": {"type": "pooled" if sequences else "none"},

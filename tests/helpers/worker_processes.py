@@ -85,7 +85,12 @@ def mixed_config(
                 "sequence": {"type": "pooled"},
                 "order_loss": {"alpha": 0.5},
             },
-            "train": {"batch_size": rows, "sparse_optimizer": {"type": optimizer, "lr": 0.1}, **train},
+            "train": {
+                "batch_size": rows,
+                "precision": "fp32",
+                "sparse_optimizer": {"type": optimizer, "lr": 0.1},
+                **train,
+            },
         }
     )
 

@@ -4,7 +4,9 @@ import time
 from pathlib import Path
 
 import pytest
+import torch
 
+from raymtl.training.precision import has_bf16
 from tests.helpers.pipe import run, start
 
 FIRST_LINE_S = 10.0
@@ -32,7 +34,7 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
         "checking the configuration and the logs",
         "starting Ray on this machine",
         "starting 1 worker",
-        "training with 1 worker",
+        f"training with 1 worker in {'bf16' if has_bf16(torch.device('cpu')) else 'fp32'}",
     ]
     for name in ("one", "two"):
         run("versions", "publish", str(root / "run"), "--store", str(root / "store"), "--version", name)

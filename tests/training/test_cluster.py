@@ -1,11 +1,15 @@
 """The Ray that a command starts for itself."""
 
+import os
+import subprocess
+import sys
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import psutil
 import pytest
+import ray
 from ray._private import ray_constants
 
 from raymtl.config.load import load_config
@@ -46,3 +50,58 @@ def test_only_a_ray_of_ones_own_is_kept_on_loopback(
     assert cluster.connect(CONFIG, address) is not everywhere
     assert seen == [(address or "local", everywhere)]
     assert ray_constants.ENABLE_RAY_CLUSTER  # of whatever this process starts later
+
+
+_PRIORITIES = """
+import os, ray
+from raymtl.training.cluster import join
+join("local", 1)
+nice = ray.remote(num_cpus=0)(lambda: os.getpriority(os.PRIO_PROCESS, 0))
+print(os.getpriority(os.PRIO_PROCESS, 0), ray.get(nice.remote()))
+"""
+
+
+_RUNS = """
+import ray
+from raymtl.training.cluster import join
+
+def busy(cpus):
+    group = ray.util.placement_group([{"CPU": cpus}])
+    assert group.wait(10)
+    return group
+
+join("local", 9)
+cpus = [ray.cluster_resources()["CPU"]]
+ray.util.remove_placement_group(busy(9))
+for need in (5, 10):
+    join("local", need)
+    cpus.append(ray.cluster_resources()["CPU"])
+    ray.get(ray.remote(num_cpus=1)(lambda: None).remote())
+print(*map(int, cpus))
+"""
+
+
+@pytest.mark.ray
+def test_a_larger_run_of_the_same_process_gets_a_larger_ray() -> None:
+    done = subprocess.run([sys.executable, "-c", _RUNS], capture_output=True, text=True, timeout=120, check=True)
+    assert done.stdout.split() == ["9", "9", "10"]
+
+
+@pytest.mark.ray
+def test_a_ray_of_other_code_is_left_as_it_is(ray_cluster: None) -> None:
+    own = int(ray.cluster_resources()["CPU"])
+    assert cluster.join(None, own + 1)
+    assert ray.cluster_resources()["CPU"] == own
+
+
+@pytest.mark.ray
+@pytest.mark.parametrize(("set_to", "lower_by"), [(None, 0), ("7", 7)])
+def test_workers_have_the_priority_of_the_command(set_to: str | None, lower_by: int) -> None:
+    environment = {key: value for key, value in os.environ.items() if key != "RAY_worker_niceness"}
+    if set_to is not None:
+        environment["RAY_worker_niceness"] = set_to
+    done = subprocess.run(
+        [sys.executable, "-c", _PRIORITIES], env=environment, capture_output=True, text=True, timeout=120, check=True
+    )
+    own, worker = map(int, done.stdout.split())
+    assert worker == own + lower_by

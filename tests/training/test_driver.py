@@ -189,7 +189,7 @@ def test_a_killed_node_and_a_killed_driver_cost_no_row_and_repeat_none(
         until(lambda: metrics.exists() and metrics.read_text().count("\n") >= 8 and len(folders()) >= 3)
         assert len(workers_on(second)) == 1
         nodes.kill(second)
-        until(lambda: "with 1 worker\n" in said.read_text())
+        until(lambda: "with 1 worker in fp32\n" in said.read_text())
         before = folders()
         until(lambda: len(folders() - before) >= 2)
     finally:

@@ -29,7 +29,7 @@ STEPS, ROWS = 3, 256
 
 
 def configured(name: str, logs: str) -> Config:
-    days = ["data.train={start: 2026-01-01, end: 2026-01-01}", "data.eval=null"]
+    days = ["data.train={start: 2026-01-01, end: 2026-01-01}", "data.eval=null", "train.precision=fp32"]
     return load_config(str(CONF / f"{name}.yaml"), [f"data.path={logs}", f"train.batch_size={ROWS}", *days])
 
 

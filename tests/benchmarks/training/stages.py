@@ -6,6 +6,7 @@ import tempfile
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -196,16 +197,32 @@ def end_to_end(config: Config, skip_rows: int) -> dict[str, float]:
         result = driver.train(config, on_event=on_event)
         first = next(m for m in marks if m[2] >= skip_rows)
         last = marks[-1]
-        waits = [
-            json.loads(line)["data_wait"]
-            for line in Path(output, "bench", "metrics.jsonl").read_text().splitlines()
-            if '"train"' in line
-        ]
+        waits = [window["data_wait"] for window in windows(Path(output, "bench"))]
         answer = figures(last[2] - first[2], last[0] - first[0], last[1] - first[1])
         return answer | {
             "data_wait": round(sum(waits[1:]) / max(1, len(waits) - 1), 3),
             "worker_peak_mib": round(result["peak_memory_bytes"] / 2**20),
         }
+
+
+def windows(run: str | Path) -> list[dict[str, Any]]:
+    """The windows of a run's training, from its folder."""
+    lines = map(json.loads, Path(run, "metrics.jsonl").read_text().splitlines())
+    return [line for line in lines if line["kind"] == "train"]
+
+
+def whole(found: list[dict[str, Any]]) -> float:
+    """Rows/s from the first step of a run to the last one, by the clock on the wall."""
+    began = found[0]["time"] - found[0]["rows"] / found[0]["rows_per_s"]
+    return found[-1]["rows"] / (found[-1]["time"] - began)
+
+
+def steady(found: list[dict[str, Any]]) -> float:
+    """Rows/s of the windows after the first third of a run."""
+    first = len(found) // 3
+    rows = [after["rows"] - before["rows"] for before, after in pairwise(found[first:])]
+    seconds = [count / window["rows_per_s"] for count, window in zip(rows, found[first + 1 :], strict=True)]
+    return sum(rows) / sum(seconds)
 
 
 def machine() -> dict[str, Any]:
