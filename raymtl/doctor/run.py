@@ -201,10 +201,10 @@ def _clocks(probes: Probes, limit_s: float) -> tuple[dict[str, tuple[float, floa
 def _look(probes: Probes, limits: dict[str, float]) -> list[Finding]:
     """Stack, machine and endpoint of every node, all at once."""
     here, findings = package_versions(), []
-    stacks = {node: probe.stack.remote(limits["stack"]) for node, probe in probes.items()}
+    stacked_bars = {node: probe.stack.remote(limits["stack"]) for node, probe in probes.items()}
     machines = {node: probe.machine.remote() for node, probe in probes.items()}
     endpoints = {node: probe.endpoint.remote(node.address, node.metrics_port) for node, probe in probes.items()}
-    answers, missing = _collect(stacks, limits["stack"] + 10)
+    answers, missing = _collect(stacked_bars, limits["stack"] + 10)
     findings += _silent("stack", "versions", missing, "check the node: its disk or its driver hangs")
     for node, found in answers.items():
         findings += stack.evaluate(found, here, node.gpus, node.name)

@@ -16,7 +16,7 @@ import torch.distributed as dist
 
 from raymtl.data.read import Input, Schedule, row_seed
 from raymtl.errors import CheckpointError, StorageError
-from raymtl.model_store.loader import restore as restore_version
+from raymtl.model_store.loader import load_version
 from raymtl.storage.object_store import Store
 from raymtl.storage.temp_dirs import folder_for
 from raymtl.telemetry.metrics import Gauges
@@ -77,7 +77,7 @@ def train_in_process(
     state = _State(job, built, group)
     progress = state.load()
     if progress.step == 0 and begin is not None:
-        restore_version(built, config, begin.store, begin.version, group, optimizer=not begin.heads_only)
+        load_version(built, config, begin.store, begin.version, group, optimizer=not begin.heads_only)
     if begin is not None and begin.heads_only:
         built.optimizers.train_only(built.model.module.head.ranker.heads())
     progress.starts += 1

@@ -20,7 +20,7 @@ from raymtl.data.units import Plan
 from raymtl.data.writable import check_writable
 from raymtl.errors import CheckpointError, ClusterError, ConfigError, StorageError, VersionError
 from raymtl.model_store.loader import check_fits
-from raymtl.model_store.row_owners import read_map
+from raymtl.model_store.row_ids import read_map
 from raymtl.model_store.store import chain, show
 from raymtl.results import TuneResult
 from raymtl.storage.object_store import Store

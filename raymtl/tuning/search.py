@@ -24,7 +24,7 @@ class Finished(Exception):
 
 
 class Search:
-    """Asked for the next trial and told of every report; the book is up to date whenever a call returns."""
+    """Chooses the next trial and receives every report; the trial records are saved before each call returns."""
 
     def __init__(
         self,

@@ -212,7 +212,7 @@ def test_the_heartbeat_continues(store: Store, faults: Faults) -> None:
         while len([c for c in faults.calls("put") if c[2]]) < 6 or holders(store)[0].heartbeat == first:
             assert time.monotonic() < limit
             time.sleep(0.02)
-        held.held()
+        held.check_held()
 
 
 def attempt_publish(store: Store) -> None:
@@ -302,7 +302,7 @@ def whole_or_nothing(store: Store, attempt: Callable[[Store], None]) -> bool:
     if attempt is attempt_publish:
         assert (now, seen) in (("b", ["b", "a"]), ("c", ["c", "b", "a"]))
         if now == "b":
-            with pytest.raises(VersionError, match="no version c"):
+            with pytest.raises(VersionError, match="no version `c`"):
                 show(store, "c")
         return now == "c"
     if attempt is attempt_rollback:

@@ -17,7 +17,7 @@ from raymtl.objectives.metrics import EvalMetrics, signed_value
 from raymtl.objectives.tasks import OBJECTIVES, objective_of
 from raymtl.reports.progress import evaluation_line
 from raymtl.reports.tables import ALL, headline, metric_tables
-from raymtl.reports.terminal import print_table
+from raymtl.reports.terminal import metric_table
 
 every_kind = pytest.mark.parametrize("kind", KINDS, ids=lambda kind: f"{kind.name}-{kind.transform}")
 
@@ -72,7 +72,7 @@ def test_reports_show_every_metric_of_every_kind(kind):
     shown = table.rows[0].cells
     assert all(cell.text not in ("", "–") for name, cell in shown.items())
     console = Console(width=200, record=True, file=io.StringIO())
-    console.print(print_table(result))
+    console.print(metric_table(result))
     text = console.export_text()
     assert all(shown[name].text in text for name in ({main.label, "error"} & heads) | {"calibration", "rows"})
     line = evaluation_line({"metrics": result, "step": 1, "seconds": 1.0})

@@ -22,8 +22,8 @@ from raymtl.data.ids.hashing import hash_strings
 from raymtl.data.units import Plan, plan_input
 from raymtl.embeddings.initialisation import fill_rows
 from raymtl.errors import CheckpointError, ConfigError
-from raymtl.model_store.publish import publish_run
-from raymtl.model_store.row_owners import read_map
+from raymtl.model_store.publish_run import publish_run
+from raymtl.model_store.row_ids import read_map
 from raymtl.storage.object_store import Store
 from raymtl.training import driver
 from raymtl.training.rundir import RunFolder, last_checkpoint, run_folder

@@ -10,7 +10,7 @@ import pytest
 from raymtl.config.load import config_from_dict
 from raymtl.errors import DataError, StorageError
 from raymtl.model_store import store as versions
-from raymtl.model_store.publish import publish_run
+from raymtl.model_store.publish_run import publish_run
 from raymtl.storage import retry
 from raymtl.storage.object_store import Store
 from raymtl.storage.paths import join_path

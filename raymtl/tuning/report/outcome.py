@@ -7,7 +7,7 @@ from typing import Any
 from matplotlib.axes import Axes
 from matplotlib.ticker import MaxNLocator
 
-from raymtl.reports.plots import FAINT, INK, LOOK, PAPER, figure, panels, rows_axis, styled, svg
+from raymtl.reports.plots import FAINT, INK, PAPER, WARNING, figure, panels, rows_axis, styled, svg
 from raymtl.tuning.report.plot_markers import (
     DASHED,
     PLAIN,
@@ -76,7 +76,7 @@ def _name_front(ax: Axes, view: View, points: Sequence[Point]) -> None:
         )
         ax.annotate(
             str(trial.number), (x, y), xytext=(-7 if left else 7, -7 if below else 7), textcoords="offset points",
-            color=LOOK if trial is view.best else FAINT, fontsize=8, weight="bold" if trial is view.best else "normal",
+            color=WARNING if trial is view.best else FAINT, fontsize=8, weight="bold" if trial is view.best else "normal",
             ha="right" if left else "left", va="top" if below else "bottom",
         )  # fmt: skip
 
@@ -143,7 +143,7 @@ def strips(view: View, by_metric: Mapping[str, Seeds]) -> str | None:
         for values in seeds.values():
             if len(values) == 2:
                 ax.plot([values["default"], values["best"]], [1, 0], color=FAINT, linewidth=0.8, alpha=0.6)
-        for who, height, colour in (("default", 1, INK), ("best", 0, LOOK)):
+        for who, height, colour in (("default", 1, INK), ("best", 0, WARNING)):
             found = [v[who] for v in seeds.values() if who in v]
             ax.plot(found, [height] * len(found), "o", color=colour, markersize=6.5, markeredgecolor=PAPER, zorder=4)
             if found:
@@ -194,7 +194,7 @@ def _lines(view: View, goal: str) -> list[tuple[Trial, list[tuple[float, float]]
 
 def _line_look(view: View, trial: Trial) -> dict[str, Any]:
     if trial is view.best and trial is not view.default:
-        return {"color": LOOK, "linewidth": 2.2, "zorder": 5}
+        return {"color": WARNING, "linewidth": 2.2, "zorder": 5}
     if trial is view.default:
         return {"color": INK, "linewidth": 1.6, "linestyle": DASHED, "zorder": 4}
     if trial.status == "finished":

@@ -10,7 +10,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import FuncFormatter, MaxNLocator, ScalarFormatter
 
-from raymtl.reports.plots import FAINT, INK, LINE, LOOK, PAPER
+from raymtl.reports.plots import FAINT, INK, LINE, PAPER, WARNING
 from raymtl.reports.style import MUTED
 from raymtl.tuning.report.report_data import View
 from raymtl.tuning.trial_store import Trial
@@ -30,7 +30,7 @@ _DEFAULT: dict[str, Any] = {
 _BEST: dict[str, Any] = {
     "marker": "*",
     "markersize": 15.0,
-    "color": LOOK,
+    "color": WARNING,
     "markeredgecolor": PAPER,
     "markeredgewidth": 0.8,
 }

@@ -133,7 +133,7 @@ class View:
         """That of the task that a metric is about; `other` where it is about none."""
         return self.colours.get(parse_metric(name).task, other)
 
-    # Words
+    # Paragraph
 
     @staticmethod
     def is_share(name: str) -> bool:

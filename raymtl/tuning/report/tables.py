@@ -4,7 +4,7 @@ import json
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from raymtl.reports.page import OPEN_ROWS, Cell, Folded, Grid, Kind, Part
+from raymtl.reports.page import OPEN_ROWS, Cell, Collapsible, Grid, Kind, Part
 from raymtl.reports.style import duration, short_count, significant
 from raymtl.tuning.report.outcome import Seeds
 from raymtl.tuning.report.report_data import View, config_value
@@ -35,7 +35,7 @@ def trials_table(view: View) -> list[Part]:
         state = trial.status if view.keeps(trial) or trial.status != "finished" else "breaks a limit"
         rows.append(
             [
-                Cell(str(trial.number), "name", aside=", ".join(m for m in marks if m)),
+                Cell(str(trial.number), "name", note=", ".join(m for m in marks if m)),
                 Cell(state, "part"),
                 *(_metric(view, trial, name) for name in metrics),
                 *(Cell(_drawn(view, trial, axis.name, axis.fields[0])) for axis in axes),
@@ -46,7 +46,7 @@ def trials_table(view: View) -> list[Part]:
     names = [axis.name.replace(".", ".\u200b") for axis in axes]  # may break after every dot
     columns = ["trial", "state", *(m.replace(".", ".\u200b") for m in metrics), *names, "rows", "trained"]
     table = Grid(columns, rows, tight=True)
-    return [Folded(f"All {len(rows)} trials", [table])] if len(rows) > OPEN_ROWS else [table]
+    return [Collapsible(f"All {len(rows)} trials", [table])] if len(rows) > OPEN_ROWS else [table]
 
 
 def _metric(view: View, trial: Trial, name: str) -> Cell:
@@ -75,7 +75,7 @@ def failures_table(view: View) -> list[Part]:
         cells = [Cell(str(trial.number), "name"), Cell(what, "part"), Cell(short_count(trial.rows))]
         rows.append([*cells, Cell(trial.reason or "no reason was noted", "why"), Cell(fields or "as it is", "why")])
     table = Grid(["trial", "kind", "rows", "reason", "fields"], rows)
-    return [Folded(f"{len(rows)} failed trials", [table])] if len(rows) > OPEN_ROWS else [table]
+    return [Collapsible(f"{len(rows)} failed trials", [table])] if len(rows) > OPEN_ROWS else [table]
 
 
 def fields_table(view: View) -> Grid:
@@ -92,7 +92,7 @@ def fields_table(view: View) -> Grid:
             [
                 Cell(name, "name"),
                 Cell(field_text(before)),
-                Cell(field_text(value), "faint" if same else "", aside=aside),
+                Cell(field_text(value), "faint" if same else "", note=aside),
             ]
         )
     return Grid(["field", "default", "recommended"], rows, narrow=True)
