@@ -240,7 +240,7 @@ def test_a_refused_candidate_is_kept_aside(refused: Refused) -> None:
     assert left_out["note"].startswith(
         f"{day_of(2)} is skipped: its candidate was refused; to do it, run: raymtl daily"
     )
-    assert (third["day"], third["begins_with"]) == (str(day_of(3)), first.version)
+    assert (third["day"], third["starts_from"]) == (str(day_of(3)), first.version)
 
 
 def test_an_old_day_is_not_done_alone(four_days: tuple[Config, list[Record]]) -> None:

@@ -36,7 +36,7 @@ def disk(tmp_path: Path) -> Iterator[Path]:
 def attempt(built: TrainState, config: Config, store: Store, group: dist.ProcessGroup) -> None:
     with acquire(store, "publish") as held:
         write_version(built, store, draft(config, "b"), group)
-        publish(store, "b", held.held)
+        publish(store, "b", held.check_held)
 
 
 def test_a_full_disk(disk: Path) -> None:

@@ -170,7 +170,7 @@ def test_tables_that_changed(tmp_path: Path) -> None:
         assert "\n" not in error[0]
     assert "tables.city.id_space is direct" in space[0]
     assert "shape" in model[0]
-    assert "no version nobody" in nobody[0]
+    assert "no version `nobody`" in nobody[0]
     for error in (fresh, larger, smaller, dim, space, model, nobody):
         assert error[1:] == (66, True), error
 

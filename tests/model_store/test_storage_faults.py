@@ -220,17 +220,17 @@ def attempt_publish(store: Store) -> None:
         if current(store) != "c":
             clear(store, "c")
             write(store, "c")
-        publish(store, "c", held.held)
+        publish(store, "c", held.check_held)
 
 
 def attempt_rollback(store: Store) -> None:
     with acquire(store, "rollback", ttl_s=600) as held:
-        rollback(store, "a", held.held)
+        rollback(store, "a", held.check_held)
 
 
 def attempt_gc(store: Store) -> None:
     with acquire(store, "gc", ttl_s=600) as held:
-        gc(store, 1, (), held.held)
+        gc(store, 1, (), held.check_held)
 
 
 KINDS: dict[str, dict[str, Any]] = {

@@ -20,7 +20,7 @@ from raymtl.storage.object_store import Store
 from raymtl.training import driver as training
 from raymtl.training.rundir import RunFolder
 from raymtl.tuning import sampler
-from raymtl.tuning.run import opened, tune
+from raymtl.tuning.run import open_search, tune
 from raymtl.tuning.trial_store import TrialStore
 from tests.helpers.tune_process import search_config
 
@@ -149,5 +149,5 @@ def test_another_configuration_under_the_same_name_is_refused(ray_cluster: None,
         tune(loaded(root, "same", section, "tune.seed=5"))
     more = tune(loaded(root, "same", section, "tune.max_trials=2"))
     assert more["trials"]["finished"] == 2
-    assert opened(more["folder"])[0].is_over()
+    assert open_search(more["folder"])[0].is_over()
     assert yaml.safe_load(Path(more["best_config"]).read_text())["tune"] is None

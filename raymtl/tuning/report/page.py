@@ -1,4 +1,4 @@
-"""The page of a search: the verdict first, then what it rests on."""
+"""The report of a search: the verdict first, then the evidence."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -6,7 +6,7 @@ from typing import Any
 from raymtl.reports.page import Drawing, Heading, Page, Paragraph, Part, Section, render_page
 from raymtl.training.rundir import RunFolder
 from raymtl.tuning.report import fields, outcome
-from raymtl.tuning.report.importance import FEWEST, Importances, by_weight, importance_bars, importances, measured
+from raymtl.tuning.report.importance import FEWEST, Importances, by_importance, importance_bars, importances, measured
 from raymtl.tuning.report.outcome import Seeds
 from raymtl.tuning.report.parallel import MOST, parallel
 from raymtl.tuning.report.report_data import View
@@ -71,7 +71,7 @@ def _objective(view: View) -> str:
 
 
 def _drawn(title: str, text: str, drawings: Sequence[tuple[str, str | None]], missing: str) -> Section:
-    """Drawings under their headings; without any the sentence that says so."""
+    """Plots under their headings; if there are none, the sentence `missing`."""
     parts: list[Part] = []
     for heading, drawing in drawings:
         if drawing is not None:
@@ -80,18 +80,18 @@ def _drawn(title: str, text: str, drawings: Sequence[tuple[str, str | None]], mi
 
 
 def _outcome(view: View) -> Section:
-    hollow = " Hollow trials break a limit." if view.limits else ""
+    hollow = " Hollow trials violate a limit." if view.limits else ""
     limited = ("Against the limits", outcome.constrained(view))
     if len(view.goals) > 1:
         text = (
-            "Every trial that was trained to its end. No trial beats one on the front in everything; of those on it the "
-            "recommended one has the greatest sum, each number in units of its spread over the trials."
+            "Every finished trial. No trial beats one on the front in every objective; the recommended trial on it has the "
+            "highest sum of objectives, each scaled by its standard deviation over the trials."
         )
-        missing = "No trial was trained to its end with all objectives measured."
+        missing = "No trial finished with all objectives measured."
         return _drawn("Pareto front", text + hollow, [("", outcome.pareto(view)), limited], missing)
     text = "Each trial's value at its end, and the best so far of those to recommend."
-    missing = "No trial was trained to its end with its objective measured."
-    return _drawn("Objective by trial", text + hollow, [("", outcome.course(view)), limited], missing)
+    missing = "No trial finished with its objective measured."
+    return _drawn("Objective by trial", text + hollow, [("", outcome.objective_by_trial(view)), limited], missing)
 
 
 def _seeds(view: View) -> Section:
@@ -103,12 +103,12 @@ def _seeds(view: View) -> Section:
     if not by_metric or not gains:
         return Section(title, "The default and the best trial have not been repeated with fresh seeds.")
     text = (
-        "The default and the recommended trial, trained again with other seeds. Their own runs are left out: the best was "
-        "chosen for being high, noise included. A difference of more than twice its standard error is beyond the noise; in the "
-        "plot a bar is a mean, and a thin line joins runs of the same seed."
+        "The default and the recommended trial, trained again with other seeds. Their own runs are excluded: the best was "
+        "selected for a high value, which includes noise. A difference of more than twice its standard error is beyond the "
+        "noise; in the plot a bar is a mean, and a thin line joins runs of the same seed."
     )
     parts: list[Part] = [gains_table(view, gains)]
-    drawing = outcome.strips(view, by_metric)
+    drawing = outcome.seed_comparison(view, by_metric)
     parts += [Drawing(drawing)] if drawing is not None else []
     return Section(title, text, [*parts, seeds_table(view, by_metric)])
 
@@ -130,38 +130,40 @@ def _by_seed(view: View) -> dict[str, Seeds]:
 def _configuration(view: View) -> Section | None:
     if view.best is None or view.best is view.default or not view.best.fields:
         return None
-    text = f"Trial {view.best.number} beside the default; the whole of it is in {view.result['best_config']}."
+    text = (
+        f"Trial {view.best.number} beside the default; the complete configuration is in {view.result['best_config']}."
+    )
     return Section("Recommended configuration", text, [fields_table(view)])
 
 
 def _importance(view: View, found: Importances) -> Section:
     text = (
         "How much each dimension decides whether a trial is among the best quarter (PED-ANOVA): where the best lie in it, "
-        "compared with where all lie. It knows what was tried: of few trials it is a hint."
+        "compared with where all lie. It reflects only the values tried; with few trials it is a hint."
     )
     trials = len(measured(view))
     missing = (
-        f"With {trials} measured trial{'' if trials == 1 else 's'} nothing can be said; it takes {FEWEST}."
+        f"With {trials} measured trial{'' if trials == 1 else 's'} no importance can be computed; it needs {FEWEST}."
         if trials < FEWEST
-        else "The trials hardly differ, so nothing can be said."
+        else "The trials hardly differ, so no importance can be computed."
     )
     return _drawn("Importance of the fields", text, [("", importance_bars(view, found))], missing)
 
 
 def _parallel(view: View, found: Importances) -> Section:
-    names = [axis.name for axis in view.search.space.axes]
-    ranked = by_weight(found)
+    names = [dimension.name for dimension in view.search.space.dimensions]
+    ranked = by_importance(found)
     shown = sorted(names, key=lambda n: ranked.index(n) if n in ranked else len(names))[:MOST]
     drawings = [
         (f"Coloured by {goal}" if len(view.goals) > 1 else "", parallel(view, goal, shown)) for goal in view.goals
     ]
     text = (
-        "A line per trial that was trained to its end, from field to field to the objective, whose better end is above. "
-        "The thick line is the recommended trial, the dashed one the default where the space holds it."
+        "A line per finished trial, from field to field to the objective, whose better end is above. "
+        "The thick line is the recommended trial, the dashed one the default if the space contains it."
     )
-    section = _drawn("All fields together", text, drawings, "This takes two trials that were trained to their end.")
+    section = _drawn("All fields together", text, drawings, "This needs two finished trials.")
     if section.parts and len(names) > len(shown):
-        more = Paragraph(f"{len(names) - len(shown)} fields that matter less are left out.")
+        more = Paragraph(f"{len(names) - len(shown)} less important fields are not shown.")
         return Section(section.title, section.text, [*section.parts, more])
     return section
 
@@ -170,7 +172,7 @@ def _alpha(view: View) -> Section | None:
     if not fields.searches_alpha(view):
         return None
     text = "What the weight of the order loss does to the order of the funnel and to each task; the line is the mean."
-    return _drawn("Alpha", text, [("", fields.alpha(view))], "No trial was trained to its end.")
+    return _drawn("Alpha", text, [("", fields.alpha(view))], "No trial has finished.")
 
 
 def _weights(view: View) -> Section | None:
@@ -180,7 +182,7 @@ def _weights(view: View) -> Section | None:
         "Each task's metric against its share of the sum of all loss weights; the line is the mean over neighbours. Other "
         "fields differ between the trials too."
     )
-    return _drawn("Loss weights", text, [("", fields.weights(view))], "No trial was trained to its end.")
+    return _drawn("Loss weights", text, [("", fields.weights(view))], "No trial has finished.")
 
 
 def _learning(view: View) -> Section:
@@ -189,15 +191,15 @@ def _learning(view: View) -> Section:
         "were stopped or failed."
     )
     missing = "No trial was measured more than once."
-    return _drawn("Learning curves", text, [("", outcome.learning(view))], missing)
+    return _drawn("Learning curves", text, [("", outcome.learning_curves(view))], missing)
 
 
 def _trials(view: View) -> Section:
     if not view.trials:
-        return Section("Trials", "There is none.")
+        return Section("Trials", "No trial has run yet.")
     text = (
-        "The best first; those that break a limit, were stopped or failed follow. The values of stopped trials are their last "
-        "measurement. Repeats are not among them."
+        "Best first; those that violate a limit, were stopped or failed follow. The values of stopped trials are their last "
+        "measurement. Repeats are not included."
     )
     parts: list[Part] = [*trials_table(view)]
     if any(t.status == "failed" for t in view.search.trial_store.trials.values()):
