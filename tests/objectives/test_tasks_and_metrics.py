@@ -11,7 +11,7 @@ from rich.console import Console
 from raymtl.config.metrics import METRICS, RUN_METRICS, choosable, find_metric, metrics_of_kind, parse_metric
 from raymtl.config.task_kinds import KINDS, Binary, KindName, LabelRule, TaskKind, Values, find_kind
 from raymtl.config.tasks import Task
-from raymtl.daily.gate import CHECKS, check_scale, check_words
+from raymtl.daily.gate import CHECKS, check_label, check_scale
 from raymtl.objectives.link import predict
 from raymtl.objectives.metrics import EvalMetrics, signed_value
 from raymtl.objectives.tasks import OBJECTIVES, objective_of
@@ -115,12 +115,12 @@ def test_no_loss_falls_below_its_bound(kind):
 
 def test_the_gate_names_what_it_compares():
     for kind in KINDS:
-        assert all(check_words(what) == METRICS[what].in_words for what in kind.gated)
-    assert check_words("norm user") == "norm user"
+        assert all(check_label(what) == METRICS[what].in_words for what in kind.gated)
+    assert check_label("norm user") == "norm user"
     assert [check_scale(what) for what in ("auc", "mse", "order", "not finite", "norm user", "held-out rows")] == [
         "ratio", "significant", "ratio", "count", "significant", "count",
     ]  # fmt: skip
-    assert len({check.what for check in CHECKS}) == len(CHECKS)
+    assert len({check.name for check in CHECKS}) == len(CHECKS)
 
 
 def test_names_are_taken_apart_in_one_way():

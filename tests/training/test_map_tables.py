@@ -108,7 +108,7 @@ def test_a_run_makes_its_maps_and_keeps_them(ray_cluster: None, logs: Path, tmp_
 
     # A version of it says who holds which row, so that a daily job can begin with it
     store = Store.open(str(tmp_path / "store"))
-    manifest = publish_run(str(folder), store, checkpoint=None, version="first", held=lambda: None)
+    manifest = publish_run(str(folder), store, checkpoint=None, version="first", check_lease=lambda: None)
     for table in ADMIT:
         assert read_map(store, [manifest], table).digest == maps[table].load().digest
 

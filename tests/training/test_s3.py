@@ -61,7 +61,7 @@ def test_a_run_with_everything_on_s3(ray_cluster: None, server: S3, tmp_path: Pa
             store,
             checkpoint=None,
             version="first",
-            held=lambda: None,
+            check_lease=lambda: None,
         )
         assert proxy.failed > 0
     finally:

@@ -72,7 +72,7 @@ def test_trials_share_data_and_processes_and_equal_runs_of_their_own(ray_cluster
     }
     store = Store.open(str(folder / "versions"))
     with acquire(store, "publish", wait_s=5) as lease:
-        publish_run(f"{best.output}/own", store, checkpoint=None, version="v1", held=lease.check_held)
+        publish_run(f"{best.output}/own", store, checkpoint=None, version="v1", check_lease=lease.check_held)
     _begins_with_the_version(loaded(root, "from", FROM, f"tune.start.store={folder}/versions"), own)
     table = pq.read_table(folder / "trials.parquet").to_pylist()
     assert [row["trial"] for row in table] == sorted(trial_store.trials)

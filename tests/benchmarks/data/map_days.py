@@ -30,7 +30,7 @@ from raymtl.data.units import plan_input
 from raymtl.embeddings.initialisation import drawn_rows
 from raymtl.embeddings.rows import reset_rows, table_rows
 from raymtl.model_store import store as versions
-from raymtl.model_store.row_ids import changed_map_rows, evicted, reassigned_rows
+from raymtl.model_store.row_ids import changed_map_rows, evicted_ids, reassigned_rows
 from raymtl.model_store.writer import Delta, Draft, write_version
 from raymtl.storage.object_store import Store
 from raymtl.training.build import build
@@ -123,7 +123,7 @@ def main() -> None:
                 delta = None
                 if kind == "delta":
                     rows = {"user": changed_map_rows(id_map, after)}
-                    delta = Delta(f"day-{day - 1}", rows, {"user": evicted(id_map, after)})
+                    delta = Delta(f"day-{day - 1}", rows, {"user": evicted_ids(id_map, after)})
                 name = f"day-{day}" if kind == "full" else f"day-{day}-delta"
                 draft = Draft(name, config, {"train": [str(dt.date(2026, 1, 1 + day))] * 2})
                 began = time.perf_counter()
