@@ -30,9 +30,9 @@ class SharedInput:
     def stream(self, schedule: Schedule, seed: int | None) -> Iterator[pa.Table]:
         """The blocks in the order of `schedule`; with the seed of a shuffle the rows of each in the order that
         `data.read.stream` gives a single worker."""
-        for place, (pass_number, number) in enumerate(schedule):
+        for place, (epoch, number) in enumerate(schedule):
             for n, reference in enumerate(self.units[number]):
-                random = None if seed is None else np.random.default_rng([seed, pass_number, number, n])
+                random = None if seed is None else np.random.default_rng([seed, epoch, number, n])
                 for block in ray.get(reference):
                     if random is not None:
                         block = block.take(pa.array(random.permutation(len(block))))
