@@ -160,5 +160,5 @@ def _named_in(text: str, folder: RunFolder) -> str:
 
 
 def trial_folder(search_folder: RunFolder, name: str) -> RunFolder:
-    """Folder of what a trial under way keeps."""
+    """Folder of the checkpoints of a running trial."""
     return search_folder.child(f"trials/{name}")

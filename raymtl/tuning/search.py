@@ -55,7 +55,7 @@ class Search:
     # What comes next
 
     def next(self) -> Trial | None:
-        """The next trial, its record written; None: none until a running trial has ended. Raises Finished."""
+        """The next trial, its record written; None: none until a running trial has ended. Raises SearchFinished."""
         while True:
             trial = self._next()
             if trial is None or trial.status == "running":
