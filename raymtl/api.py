@@ -126,15 +126,15 @@ def run_daily(
     address: str | None = None,
     progress: bool = True,
 ) -> "list[Record]":
-    """Train the published model on the new day's logs and publish the result, or raise RefusedError that says why not.
+    """Train the published model on the new day's logs and publish the result; RefusedError gives the reason if it is refused.
 
     Args:
         config: what `load_config` returned, or the path of a configuration with a section `daily`.
         date: the day whose logs are new; None: yesterday (UTC).
-        first: first day of a backfill that ends with `date`.
-        wait_s: wait so long for the logs, and for a job that holds the lease.
-        force: do days again that are published or refused already.
-        ignore_bounds: train although the day does not look like those before it.
+        first: first day of a backfill, whose last day is `date`.
+        wait_s: maximum wait for the logs, and for a job that holds the lease.
+        force: redo days that are already published or refused.
+        ignore_bounds: train even if the check for data drift fails.
         address: as for `train`.
         progress: print how the job proceeds.
 
@@ -172,7 +172,7 @@ def score(
     address: str | None = None,
     progress: bool = True,
 ) -> "ScoreResult":
-    """Write a published version's predictions for every row of a data set, or finish what an interrupted call left.
+    """Write a published version's predictions for every row of a data set, or finish an interrupted call.
 
     Args:
         version: folder or URL of a version, `STORE/versions/ID`; that of the store means its current version.
@@ -180,7 +180,7 @@ def score(
         out: folder or URL to write to.
         days: `2026-01-01..2026-01-07`, or one day; None: all that are there.
         keys: columns to copy beside the predictions; none: the IDs.
-        workers: processes that score; None: as many as the cluster has room for.
+        workers: processes that score; None: as many as fit on the cluster.
         cpus_per_worker: CPUs and threads of each.
         gpu: give each process a GPU.
         batch_rows: rows that the model takes at a time.
@@ -266,7 +266,7 @@ class ModelStore:
         return list_versions(self.storage)
 
     def show(self, version: str | None = None) -> "Manifest":
-        """What a version is made of: its data, metrics, tables and files; None: the current one."""
+        """The manifest of a version: its data, metrics, tables and files; None: the current one."""
         from raymtl.model_store.store import show
 
         return show(self.storage, version)
@@ -278,7 +278,7 @@ class ModelStore:
         return diff(self.show(old), self.show(new))
 
     def verify(self, version: str | None = None) -> list[str]:
-        """Read every file of a version and compare its hash; returns what is wrong, one sentence each."""
+        """Read every file of a version and compare its hash; returns one message per missing or damaged file."""
         from raymtl.model_store.store import verify
 
         return verify(self.storage, version)
@@ -292,22 +292,26 @@ class ModelStore:
             run: folder of the run.
             checkpoint: folder of a checkpoint; None: the last one.
             version: its name; None: the last day of its data and six digits.
-            wait_s: wait so long for another process that holds the lease.
+            wait_s: maximum wait for another process that holds the lease.
         """
         from raymtl.dependencies import check_stack
         from raymtl.model_store.lease import acquire
-        from raymtl.model_store.publish import publish_run
+        from raymtl.model_store.publish_run import publish_run
 
         check_stack()
         folder = None if checkpoint is None else fspath(checkpoint)
         with acquire(self.storage, f"publish {fspath(run)}", wait_s=wait_s) as lease:
-            return publish_run(fspath(run), self.storage, checkpoint=folder, version=version, held=lease.held)
+            return publish_run(
+                fspath(run), self.storage, checkpoint=folder, version=version, check_lease=lease.check_held
+            )
 
     def rollback(self, version: str | None = None, *, wait_s: float = 0) -> tuple[str, str | None]:
         """Make an earlier version current again.
 
-        None: the parent of the current version, or if that was removed, the last version published before it that was not rolled
-        back.
+        Args:
+            version: its name; None: the parent of the current one, or if that was removed, the last version published before
+                the current one that was not rolled back.
+            wait_s: maximum wait for another process that holds the lease.
 
         Returns:
             The current version, and the one that was current before.
@@ -317,16 +321,18 @@ class ModelStore:
 
         with acquire(self.storage, "rollback", wait_s=wait_s) as lease:
             before = self.current()
-            return rollback(self.storage, version, lease.held).current, before
+            return rollback(self.storage, version, lease.check_held).current, before
 
     def gc(self, keep: int = 7, *, dry_run: bool = False, wait_s: float = 0) -> "Removed":
         """Remove all but the newest `keep` versions, and what killed writers left; see `raymtl versions gc`."""
-        from raymtl.daily.record import candidates
+        from raymtl.daily.record import recent_versions
         from raymtl.model_store.lease import acquire
         from raymtl.model_store.store import gc
 
         with acquire(self.storage, "gc", wait_s=wait_s) as lease:
-            return gc(self.storage, keep, candidates(self.storage, keep), held=lease.held, dry_run=dry_run)
+            return gc(
+                self.storage, keep, recent_versions(self.storage, keep), check_lease=lease.check_held, dry_run=dry_run
+            )
 
 
 def _loaded(config: "Config | Path") -> "Config":

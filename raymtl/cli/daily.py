@@ -86,4 +86,5 @@ def _step_text(step: dict[str, Any]) -> str:
     if step["done"]:
         return f"{step['day']}: already {step['done']}"
     state = f"not ready: {step['not_ready']}" if step["not_ready"] else "ready"
-    return f"{step['day']}: would start from {step['begins_with']}; {state}"
+    start = f"start from {step['starts_from']}" if step["starts_from"] else "train a first version"
+    return f"{step['day']}: would {start}; {state}"

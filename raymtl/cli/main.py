@@ -265,10 +265,10 @@ def train(
         finish(as_json, facts)
         return
     result = api.train(loaded, address=address)
-    from raymtl.reports.terminal import print_table
+    from raymtl.reports.terminal import metric_table
 
     if result["metrics"]["eval"]:
-        console.print(print_table(result))
+        console.print(metric_table(result))
     run_dir = result["run_dir"]
     console.print(
         f"{count_of(result['rows_trained'], 'row')} trained, {result['rows_left_out']} left out, "
@@ -288,9 +288,9 @@ def evaluate(
 ) -> None:
     """Evaluate a run's model on the evaluation days of its config, or on others set by --set data.eval=…"""
     result = api.evaluate(run_dir, overrides=sets, checkpoint=checkpoint, address=address)
-    from raymtl.reports.terminal import print_table
+    from raymtl.reports.terminal import metric_table
 
-    console.print(print_table(result))
+    console.print(metric_table(result))
     console.print(f"checkpoint: {result['checkpoint']}")
     finish(as_json, result)
 

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 console = terminal()
 app = typer.Typer(
-    help="Search loss weights, the calibrator's alpha and any other field of the configuration (docs/tuning.md).",
+    help="Search loss weights, the order loss weight alpha and any other field of the configuration (docs/tuning.md).",
     invoke_without_command=True,
 )
 
@@ -75,28 +75,30 @@ def tune(
 
         space = check(loaded)
         check_writable(Folder.open(search_folder(loaded)), "output: the folder of the search")
-        for axis in space.axes:
-            console.print(f"{axis.name}: {axis.values}", markup=False)
+        for dimension in space.dimensions:
+            console.print(f"{dimension.name}: {dimension.values}", markup=False)
         console.print(
-            f"ready: {count_of(len(space.axes), 'dimension')}; the search would be {search_folder(loaded)}",
+            f"ready: {count_of(len(space.dimensions), 'dimension')}; the search would be {search_folder(loaded)}",
             markup=False,
         )
-        finish(as_json, {"dimensions": [axis.name for axis in space.axes], "folder": search_folder(loaded)})
+        finish(
+            as_json, {"dimensions": [dimension.name for dimension in space.dimensions], "folder": search_folder(loaded)}
+        )
         return
     result = api.tune(loaded, address=address)
-    from raymtl.tuning.run import opened  # not before: Ray and TorchRec take seconds to import
+    from raymtl.tuning.run import open_search  # not before: Ray and TorchRec take seconds to import
 
-    _show(opened(result["folder"])[0], result, as_json)
+    _show(open_search(result["folder"])[0], result, as_json)
 
 
 @app.command()
 def status(folder: SearchFolder, as_json: Json = False) -> None:
     """Show the progress of a search, also while another process runs it."""
     from raymtl.tuning.result import summary
-    from raymtl.tuning.run import opened
+    from raymtl.tuning.run import open_search
     from raymtl.tuning.terminal import trials_table
 
-    search, clock = opened(folder)
+    search, clock = open_search(folder)
     found = summary(search, clock, search.trial_store.folder)
     console.print(trials_table(search))
     console.print(_counts(found), markup=False)
@@ -107,9 +109,9 @@ def status(folder: SearchFolder, as_json: Json = False) -> None:
 def report(folder: SearchFolder, as_json: Json = False) -> None:
     """Rewrite the report, best.yaml and trials.parquet from a search's records, finished or not."""
     from raymtl.tuning.result import write_result
-    from raymtl.tuning.run import opened
+    from raymtl.tuning.run import open_search
 
-    search, clock = opened(folder)
+    search, clock = open_search(folder)
     _show(search, write_result(search, search.trial_store.folder, clock), as_json)
 
 
@@ -121,9 +123,9 @@ def _show(search: Any, result: "TuneResult", as_json: bool) -> None:
     for gain in result["repeats"]:
         console.print(_gain(gain), markup=False)
     if result["best"] is None:
-        console.print("no trial is better than the base configuration, or none has finished")
+        console.print("no trial that meets the limits has finished, and neither has the default configuration")
     elif not result["best_fields"]:
-        console.print("the best trial is the base configuration")
+        console.print("no trial is better than the default configuration")
     else:
         fields = ", ".join(f"{k} = {field_text(v)}" for k, v in result["best_fields"].items())
         console.print(f"best: trial {result['best']} with {fields}", markup=False, soft_wrap=True)

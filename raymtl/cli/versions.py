@@ -30,9 +30,11 @@ def list_(store: StoreOption, as_json: Json = False) -> None:
 
     opened = api.open_store(store)
     versions, claims = opened.versions(), holders(opened.storage)
-    console.print(list_table(versions) if versions else f"{opened.path} has no version")
+    console.print(
+        list_table(versions) if versions else f"store {opened.path} does not exist or has no version; check --store"
+    )
     for claim in claims[:1]:
-        console.print(f"in use by {claim.by} for `{claim.holder}` since {clock_text(claim.since)}", markup=False)
+        console.print(f"in use by {claim.by} for `{claim.purpose}` since {clock_text(claim.since)}", markup=False)
     rows = [
         {"id": v.id, "published": v.published, "by": v.by, "current": v.current}
         | ({"damaged": True} if v.manifest is None else _facts(v.manifest))
@@ -74,7 +76,13 @@ def verify(store: StoreOption, version: Version = None, as_json: Json = False) -
     faults = opened.verify(manifest.id)
     for fault in faults:
         console.print(fault, markup=False)
-    if not faults:
+    if faults:
+        console.print(
+            f"version {manifest.id}: {count_of(len(faults), 'file')} missing or damaged; restore from a backup, or run "
+            f"`raymtl versions rollback --store {opened.path}`",
+            markup=False,
+        )
+    else:
         console.print(f"{manifest.id}: {_as_written(len(manifest.all_files))}")
     finish(as_json, {"version": manifest.id, "files": len(manifest.all_files), "faults": faults})
     if faults:
@@ -115,7 +123,10 @@ def rollback(
 ) -> None:
     """Make an earlier version current again; takes seconds, and nothing is deleted."""
     now, before = api.open_store(store).rollback(version, wait_s=wait)
-    console.print(f"current: {now} (was {before})", markup=False)
+    if now == before:
+        console.print(f"{now} is already the current version; nothing changed", markup=False)
+    else:
+        console.print(f"current: {now} (was {before})", markup=False)
     finish(as_json, {"current": now, "was": before})
 
 

@@ -1,7 +1,7 @@
-"""One day's way through the states: wait → check → evaluate → train → gate → publish → expire.
+"""The state machine of one day: wait → check → evaluate → train → gate → write → publish → expire.
 
-Every state notes what it found in the day's record before the next one begins. So a job that is killed resumes with the same
-command, a day that is done is done, and whoever looks at the storage sees where it stands.
+Every state saves its results in the day's record before the next one starts. So an interrupted job resumes with the same
+command, a finished day is not repeated, and the record on the storage shows the current state.
 """
 
 import datetime as dt
@@ -24,16 +24,16 @@ from raymtl.daily.input_plan import DayPlans, plan_day
 from raymtl.daily.ready import check_day, not_ready
 from raymtl.daily.record import (
     FINAL,
-    Figures,
+    DayStatistics,
     NextDay,
     Record,
     StateName,
     Status,
     Trained,
     Written,
-    candidates,
     folder,
     read_record,
+    recent_versions,
     recorded_days,
     write_record,
 )
@@ -65,21 +65,21 @@ _POLL_S = 30.0
 
 @dataclass(frozen=True)
 class DailyRequest:
-    """What a command asks for."""
+    """The options of a command."""
 
     last: dt.date
     first: dt.date | None = None
-    """Begin here, whatever is published; None: after the current version's data."""
+    """Start with this day, whatever is published; None: after the current version's data."""
     force: bool = False
-    """Do days again that are done."""
+    """Redo days that are done."""
     ignore_bounds: bool = False
-    """Train though the day's figures are not those of the days before."""
+    """Train even if the data-drift check fails."""
     wait_s: float = 0.0
-    """Wait so long for a day's logs, and for another process that holds the lease."""
+    """Maximum wait for a day's logs, and for another process that holds the lease."""
 
 
 def section(config: Config) -> Daily:
-    """The configuration of the daily job. Raises ConfigError where there is none."""
+    """The configuration of the daily job. Raises ConfigError if there is none."""
     if config.daily is None:
         raise ConfigError(
             "the configuration has no section `daily`; add at least daily.store, where versions are published"
@@ -88,52 +88,52 @@ def section(config: Config) -> Daily:
 
 
 def training_hash(config: Config) -> str:
-    """Hash of what decides how a day is trained."""
+    """Hash of the fields that determine how a day is trained."""
     return hashlib.sha256(json.dumps(day_fields(config), default=str).encode()).hexdigest()[:16]
 
 
 class Day:
-    """One day's way through the states."""
+    """The state machine of one day."""
 
     def __init__(
         self,
         config: Config,
         store: Store,
         day: dt.date,
-        order: DailyRequest,
+        request: DailyRequest,
         lease: Lease,
         address: str | None,
         on_event: Listener,
         restart: bool = False,
     ):
-        """`restart`: begin from the start, whatever the record says."""
-        self.config, self.store, self.day, self.order = config, store, day, order
+        """`restart`: start over, whatever the record says."""
+        self.config, self.store, self.day, self.request = config, store, day, request
         self.lease, self.address, self.on_event = lease, address, on_event
         self.daily = section(config)
         self.listed = known_versions(store)
         self.base = choose_base(self.listed, day)
         self.chain = versions.chain(store, self.base) if self.base else []
         self.folder = folder(day)
-        self.record = self._begun(restart)
+        self.record = self._load_or_create_record(restart)
         self._since: float | None = None
-        self._told = ""
+        self._announced = ""
 
-    def _begun(self, restart: bool) -> Record:
-        """The record to go on with, or a new one where the day was not begun, or from another version or configuration."""
+    def _load_or_create_record(self, restart: bool) -> Record:
+        """The record to resume from, or a new one if the day has none, or one of another parent version or configuration."""
         old = None if restart else read_record(self.store, self.day)
         if old is None:
-            return self._fresh()
+            return self._new_record()
         if old.ended is None and (old.status in FINAL or self._is_published(old.version)):
-            return old  # killed before its note, or before it was tidied up
+            return old  # killed before its status was saved, or before the clean-up
         if old.status in FINAL:
-            return self._fresh()
-        if (old.base, old.config_hash) != (self.base.id if self.base else None, training_hash(self.config)):
+            return self._new_record()
+        if (old.parent, old.config_hash) != (self.base.id if self.base else None, training_hash(self.config)):
             self.on_event({"note": f"{self.day} restarts: the version it starts from or the configuration has changed"})
-            return self._fresh()
+            return self._new_record()
         return old.model_copy(update={"status": "running", "reason": "", "ended": None})
 
-    def _fresh(self) -> Record:
-        """A record of an attempt with an unused folder."""
+    def _new_record(self) -> Record:
+        """The record of a new attempt, with an unused folder."""
         used = [int(name.removeprefix("run-")) for name in self._runs() if name.removeprefix("run-").isdigit()]
         with suppress(StorageError):  # a damaged record
             old = read_record(self.store, self.day)
@@ -142,37 +142,37 @@ class Day:
             date=self.day,
             attempt=1 + max(used, default=0),
             config_hash=training_hash(self.config),
-            base=self.base.id if self.base else None,
-            begun=utc_now().replace(microsecond=0),
+            parent=self.base.id if self.base else None,
+            started=utc_now().replace(microsecond=0),
         )
 
     @property
     def work(self) -> str:
-        """Folder of the attempt: maps, what was measured, the run with its checkpoints."""
+        """Folder of the attempt: maps, measurements, the run with its checkpoints."""
         return f"{self.folder}/run-{self.record.attempt}"
 
     def _runs(self, of: str = "") -> list[str]:
-        """Folders of attempts of a day, by default this one."""
+        """Names of the attempts' folders of a day, by default this one."""
         return [name for name in self.store.names(of or self.folder) if name.startswith("run-")]
 
     def _is_published(self, version: str | None) -> bool:
         return any(v.id == version for v in self.listed)
 
     def run(self) -> Record:
-        """Go through what is left of the states, and return the record."""
+        """Go through the remaining states, and return the record."""
         try:
             return self._run()
         except Exception as error:
             if not self._store_is_gone():
                 raise
             raise StorageError(
-                f"the folder of store {self.store.path} was removed while {self.day} was under way, and nothing was published; "
-                f"restore the folder from a copy and run the same command again, or run it without one: the next version is then "
-                f"a first one, trained on daily.bootstrap_days days"
+                f"the folder of store {self.store.path} was deleted while {self.day} was running; nothing was published. Restore "
+                f"it from a backup and rerun the same command. Without a backup, the rerun trains a first version on "
+                f"daily.bootstrap_days days"
             ) from error
 
     def _store_is_gone(self) -> bool:
-        with suppress(StorageError):  # it does not even answer, which the error at hand says
+        with suppress(StorageError):  # the storage does not answer; the error at hand says so
             return self.lease.was_deleted()
         return False
 
@@ -181,8 +181,8 @@ class Day:
             if self._is_published(self.record.version):
                 self._note(status="published", reason="")
             elif self.record.status != "refused":
-                begins = f"version {self.record.base}" if self.record.base else "no version: it is the first one"
-                self.on_event({"note": f"{self.day}: starts from {begins}"})
+                start = f"version {self.record.parent}" if self.record.parent else "no version: it trains the first one"
+                self.on_event({"note": f"{self.day}: starts from {start}"})
                 if self.record.written is None or not self._is_written():
                     self._states()
                 self._decide()
@@ -195,10 +195,10 @@ class Day:
             raise
         except DataError as error:
             self._end("broken", str(error))
-            remedy = "" if self.record.state == "wait" else "; or leave the day out with daily.skip"
+            remedy = "" if self.record.state == "wait" else "; or skip the day with daily.skip"
             raise DataError(f"{self.day}: {error}{remedy}") from error
         except UserError as error:
-            if not self._store_is_gone():  # a record alone would be no store
+            if not self._store_is_gone():  # a record alone is not a store
                 self._note(reason=str(error))
             raise
         return self.record
@@ -206,11 +206,11 @@ class Day:
     def _states(self) -> None:
         self._enter("wait")
         self._wait()
-        left_out = ExcludedDays(self.store, self.daily, self.listed, self.base)
-        plans = plan_day(self.config, self.day, self.base.data_end if self.base else None, left_out)
+        excluded = ExcludedDays(self.store, self.daily, self.listed, self.base)
+        plans = plan_day(self.config, self.day, self.base.data_end if self.base else None, excluded)
         if self.record.plan not in ("", plans.train.identity):
-            self.on_event({"note": f"{self.day} restarts: its logs were written again"})
-            self.record = self._fresh()
+            self.on_event({"note": f"{self.day} restarts: its logs have changed"})
+            self.record = self._new_record()
         self._note(plan=plans.train.identity)
         if self.base is not None:
             check_fits(self.config, self.store, self.base)
@@ -218,11 +218,11 @@ class Day:
         local = connect(self.config, self.address)
         try:
             self._check_and_train(plans, local)
-        except CheckpointError as error:  # of this very day, so nothing is lost by making it again
+        except CheckpointError as error:  # of this attempt, so a new one loses nothing
             if self._store_is_gone():
                 raise
             self.on_event({"note": f"{self.day} restarts: {error}"})
-            self.record = self._fresh()
+            self.record = self._new_record()
             self._note(plan=plans.train.identity)
             self._check_and_train(plans, local)
 
@@ -237,42 +237,44 @@ class Day:
     def _wait(self) -> None:
         waited = 0.0
         while reasons := not_ready(self.config, self.day, first=self.base is None):
-            if waited >= self.order.wait_s:
-                raise TryLaterError(f"{self.day} is not ready: {reasons[0]}")
-            time.sleep(min(_POLL_S, self.order.wait_s - waited))
+            if waited >= self.request.wait_s:
+                raise TryLaterError(
+                    f"{self.day} is not ready: {reasons[0]}; rerun the same command later, or wait with --wait SECONDS"
+                )
+            time.sleep(min(_POLL_S, self.request.wait_s - waited))
             waited += _POLL_S
 
     def _check(self, plans: DayPlans) -> DayMaps:
-        """Figures of the day, what is odd about them, and its ID maps."""
+        """DayStatistics of the day, what is odd about them, and its ID maps."""
         tasks = reading_tasks(self.config, workers=0)
-        if self.record.figures is None:
-            figures, problems = check_day(self.config, self.day, tasks)
+        if self.record.stats is None:
+            stats, problems = check_day(self.config, self.day, tasks)
             if problems:
                 raise DataError(
                     "; ".join(problems[:3]) + (f"; and {len(problems) - 3} more" if len(problems) > 3 else "")
                 )
-            self._note(figures=figures)
+            self._note(stats=stats)
         maps = make_day_maps(
             self.config,
             self.store,
             f"{self.work}/maps",
             self.chain,
-            plans.own,
+            plans.day_rows,
             tasks,
             lambda line: self.on_event({"note": line}),
         )
-        assert self.record.figures is not None
-        figures = self.record.figures
+        assert self.record.stats is not None
+        stats = self.record.stats
         if self.base is not None:
-            new = {table: found["new_share"] for table, found in maps.facts.items()}
-            figures = figures.model_copy(update={"new_ids": new})
-        self._note(figures=figures, notes=plans.notes)
+            new = {table: counts["new_share"] for table, counts in maps.stats.items()}
+            stats = stats.model_copy(update={"new_ids": new})
+        self._note(stats=stats, notes=plans.notes)
         if self.daily.bounds is not None:
-            earlier = self._earlier_figures(self.daily.bounds.history_days)
-            found = find_data_drift(figures, self.day, earlier, self.daily.bounds)
-            if self.order.ignore_bounds:
-                let_through = [f"--ignore-bounds let the day through: {odd}" for odd in found.without_advice()]
-                self._note(notes=[*self.record.notes, *let_through])
+            earlier = self._earlier_stats(self.daily.bounds.history_days)
+            found = find_data_drift(stats, self.day, earlier, self.daily.bounds)
+            if self.request.ignore_bounds:
+                accepted = [f"--ignore-bounds accepted the day: {text}" for text in found.without_advice()]
+                self._note(notes=[*self.record.notes, *accepted])
                 return maps
             if found.broken:
                 raise DataError("; ".join(found.broken))
@@ -280,17 +282,17 @@ class Day:
                 raise TryLaterError(f"{self.day} is not ready: {'; '.join(found.late)}")
         return maps
 
-    def _earlier_figures(self, most: int) -> dict[dt.date, Figures]:
-        found: dict[dt.date, Figures] = {}
+    def _earlier_stats(self, most: int) -> dict[dt.date, DayStatistics]:
+        found: dict[dt.date, DayStatistics] = {}
         for day in reversed([d for d in recorded_days(self.store) if d < self.day]):
             record = read_record(self.store, day)
-            if record is not None and record.status == "published" and record.figures is not None:
-                found[day] = record.figures
+            if record is not None and record.status == "published" and record.stats is not None:
+                found[day] = record.stats
             if len(found) == most:
                 break
         return found
 
-    # evaluate, train, gate: one session of the workers
+    # evaluate, train, gate, write: one session, which is one start of the worker group
 
     def _train(self, plans: DayPlans, maps: DayMaps, local: bool) -> None:
         config = session_config(self.config, plans, self.day, self.store.path_of(self.folder), self.record)
@@ -299,18 +301,18 @@ class Day:
         self._note(notes=[*self.record.notes, *notes])
         self.on_event({"total_rows": plans.train.rows * config.train.epochs})
         self.on_event({"note": starting_workers(config)})
-        self._learned(launch(run_day_worker, job, grant, config, self._on_worker_event), job, plans, maps)
+        self._record_results(launch(run_day_worker, job, grant, config, self._on_worker_event), job, plans, maps)
 
     def _on_worker_event(self, item: dict[str, Any]) -> None:
-        """A line of the workers."""
+        """An event of the workers."""
         if "state" not in item:
             self.on_event(item)
             return
-        with suppress(UserError):  # where the session is may be told late; what it found is noted at its end
+        with suppress(UserError):  # state events may arrive late; the results are recorded at the end
             self._enter(item["state"])
 
-    def _learned(self, found: dict[str, Any], job: DayJob, plans: DayPlans, maps: DayMaps) -> None:
-        """Note what the session found."""
+    def _record_results(self, found: dict[str, Any], job: DayJob, plans: DayPlans, maps: DayMaps) -> None:
+        """Record the results of the session."""
         measured, progress = found["measured"], found["progress"]
         next_day, notes = [], list(self.record.notes)
         for score in job.scores:
@@ -337,8 +339,8 @@ class Day:
                 rows=progress["rows"],
                 held_out=plans.train.rows * job.config.train.epochs - progress["rows"],
                 steps=progress["step"],
-                days=plans.days,
-                ids=maps.facts,
+                days=plans.training_days,
+                ids=maps.stats,
             ),
             gate=gate,
             version=manifest.id,
@@ -352,13 +354,13 @@ class Day:
                     if f.path.startswith("expired/")
                 },
             ),
-            notes=notes + measured.get("said", []),
+            notes=notes + measured.get("notes", []),
         )
 
     # publish and expire
 
     def _is_written(self) -> bool:
-        """Whether the candidate that the record names is still there whole."""
+        """Whether the candidate that the record names still exists completely."""
         assert self.record.version is not None
         try:
             versions.read_unpublished(self.store, self.record.version)
@@ -372,23 +374,25 @@ class Day:
         assert record.version is not None
         self._enter("publish")
         if record.gate.passed:
-            versions.publish(self.store, record.version, self.lease.held)
+            versions.publish(self.store, record.version, self.lease.check_held)
             self._end("published", "")
         else:
             self._end("refused", summary(record.gate))
 
     def _expire(self) -> None:
-        """Remove old versions and what is left of training, and write the pages; what fails here is tried again tomorrow."""
+        """Remove old versions and the working files of training, and write the reports; the next day retries what fails here."""
         try:
-            versions.gc(self.store, self.daily.keep, candidates(self.store, self.daily.keep), self.lease.held)
-            for day in recorded_days(self.store):  # also what a killed job, or a day that was given up, left behind
+            versions.gc(
+                self.store, self.daily.keep, recent_versions(self.store, self.daily.keep), self.lease.check_held
+            )
+            for day in recorded_days(self.store):  # also leftovers of killed jobs and abandoned days
                 if day <= self.day:
                     for name in self._runs(folder(day)):
                         self.store.remove_folder(f"{folder(day)}/{name}")
         except LeaseLostError:
             raise
         except UserError as error:
-            self.record.notes.append(f"not tidied up: {error}")
+            self.record.notes.append(f"clean-up failed: {error}")
         self._count_time()
         self.record.ended = utc_now().replace(microsecond=0)
         write_reports(self.store, self.record)
@@ -397,11 +401,11 @@ class Day:
     # the record
 
     def _enter(self, state: StateName) -> None:
-        """Note the state, and the time spent in the one before."""
+        """Save the state, and the time spent in the previous one."""
         self._count_time()
-        self.lease.held()
-        if state != self._told:
-            self._told = state
+        self.lease.check_held()
+        if state != self._announced:
+            self._announced = state
             self.on_event({"state": state, "day": str(self.day)})
         self._note(state=state)
 
@@ -417,7 +421,7 @@ class Day:
         write_record(self.store, self.record)
 
     def _end(self, status: Status, reason: str) -> None:
-        """Note how the day went; a day that is `FINAL` has ended when it is tidied up."""
+        """Save the result of the day; a published or refused day has ended after the clean-up."""
         if status in FINAL:
             self._note(status=status, reason=reason)
             return

@@ -1,11 +1,11 @@
-"""What the workers are asked to do for a day: the configuration of their session, what they read, score, train and write."""
+"""The workers' job for a day: the configuration of their session, and what they read, score, train and write."""
 
 import datetime as dt
 from typing import Any
 
 from raymtl.config.data import DayRange
 from raymtl.config.root import Config
-from raymtl.daily.calendar import version_before
+from raymtl.daily.calendar import ancestor_before
 from raymtl.daily.day_maps import DayMaps, version_maps
 from raymtl.daily.input_plan import DayPlans, held_out_input, training_input
 from raymtl.daily.record import Record, folder
@@ -14,7 +14,7 @@ from raymtl.data.read import Input
 from raymtl.data.sample import sample_base_rates
 from raymtl.errors import VersionError
 from raymtl.model_store import store as versions
-from raymtl.model_store.delta import can_rest_on
+from raymtl.model_store.delta import can_be_delta_of
 from raymtl.model_store.manifest import Manifest, new_id
 from raymtl.model_store.store import Listed
 from raymtl.model_store.writer import Draft
@@ -24,11 +24,11 @@ from raymtl.training.rundir import RunFolder, run_folder
 
 
 def session_config(config: Config, plans: DayPlans, day: dt.date, output: str, record: Record) -> Config:
-    """The configuration that the workers run: the user's, with what the day changes."""
+    """The workers' configuration: the user's, with the changes for the day."""
     assert config.daily is not None
     train = config.train
     changes: dict[str, Any] = {"eval_every_units": None, "early_stop": None}
-    if record.base is not None:
+    if record.parent is not None:
         factor = config.daily.dense_lr_factor or 1.0
         dense = train.dense_optimizer.model_copy(update={"lr": train.dense_optimizer.lr * factor})
         changes |= {"epochs": 1, "schedule": config.daily.schedule, "dense_optimizer": dense}
@@ -51,10 +51,10 @@ def day_job(
     grant: ResourceGrant,
     record: Record,
 ) -> tuple[DayJob, list[str]]:
-    """The job, and sentences on what could not be scored.
+    """The job, and notes on what cannot be scored.
 
-    `user_config` is what the version will say of itself, `config` that of the session; `chain` ends with the version that the
-    day begins with, and is empty for the very first one.
+    `user_config` is the configuration stored in the version, `config` that of the session; `chain` ends with the version that the
+    day starts from, and is empty for a first version.
     """
     daily, base, day = user_config.daily, chain[-1] if chain else None, record.date
     assert daily is not None
@@ -68,9 +68,11 @@ def day_job(
     if base is not None:
         for delay in sorted(plans.next_day, reverse=True):
             of = day - dt.timedelta(days=delay)
-            scored = version_before(listed, base, of)
+            scored = ancestor_before(listed, base, of)
             if scored is None:
-                notes.append(f"no version could be scored on the labels of {of}: the version before that day is gone")
+                notes.append(
+                    f"no version could be scored on the labels of {of}: the version before that day was removed"
+                )
                 continue
             try:
                 before = _maps_of(scored, base, store, user_config, maps, f"{work}/maps", delay)
@@ -81,9 +83,13 @@ def day_job(
             scores.append(Score(f"{NEXT_DAY} {delay}", scored.id))
         inputs[BASE] = held_out_input(plans, config, day, maps.before)
         scores.append(Score(BASE, base.id))
-    rates = base.base_rates if base else sample_base_rates(config, plans.own)
+    rates = base.base_rates if base else sample_base_rates(config, plans.day_rows)
     draft = Draft(
-        new_id(day), user_config, {"train": list(plans.own.days)}, parent=base.id if base else None, base_rates=rates
+        new_id(day),
+        user_config,
+        {"train": list(plans.day_rows.days)},
+        parent=base.id if base else None,
+        base_rates=rates,
     )
     job = DayJob(
         config,
@@ -95,11 +101,11 @@ def day_job(
         grant.threads,
         record.config_hash,
         store=store,
-        notebook=f"{work}/measured.json",
+        measurements_file=f"{work}/measured.json",
         scores=scores,
         base=base.id if base else None,
         base_maps=maps.before,
-        delta=base is not None and len(chain) < daily.full_every and can_rest_on(base, user_config),
+        delta=base is not None and len(chain) < daily.full_every and can_be_delta_of(base, user_config),
         accumulator_decay=daily.accumulator_decay if base else 1.0,
         train_dense=base is None or daily.dense_lr_factor > 0,
         draft=draft,
@@ -108,12 +114,12 @@ def day_job(
 
 
 def _maps_of(
-    scored: Manifest, base: Manifest, store: Store, config: Config, maps: DayMaps, place: str, delay: int
+    scored: Manifest, base: Manifest, store: Store, config: Config, maps: DayMaps, folder: str, delay: int
 ) -> dict:
-    """The ID maps of a version to score. Raises VersionError where it lacks one that the configuration has."""
+    """The ID maps of a version to score. Raises VersionError if it lacks the map of a table in the configuration."""
     if scored.id == base.id:
         return maps.before
-    found = version_maps(store, versions.chain(store, scored), config, place, f"before-{delay}")
+    found = version_maps(store, versions.chain(store, scored), config, folder, f"before-{delay}")
     if missing := set(config.map_tables()) - set(found):
         raise VersionError(f"it has no ID map of table `{sorted(missing)[0]}`")
     return found

@@ -1,7 +1,7 @@
-"""The gate: whether a candidate may take the place of the version before, judged on rows that neither was trained on.
+"""The gate: whether a candidate may replace the previous version, judged on rows that neither was trained on.
 
-A check passes, fails, or is not judged for a reason that its note gives; one that fails refuses the candidate. A judged value
-that is not finite fails. Every check is an entry of `CHECKS` (of `TASK_CHECKS`, where each task is judged by itself).
+A check passes, fails, or is not judged, for the reason in its note; one that fails refuses the candidate. A judged value that is
+not finite fails. Every check is an entry of `CHECKS`, or of `TASK_CHECKS` if it judges each task separately.
 """
 
 import math
@@ -20,7 +20,7 @@ from raymtl.objectives.metrics.non_finite import is_non_finite
 Metrics = dict[str, Any]
 
 _LABELS_PER_POSITIVE = 10
-"""Labels of a count or real task that are worth one positive of a binary one: squared errors hang on few large values."""
+"""Labels of a count or real task that count as one positive of a binary task: a few large values dominate squared errors."""
 
 
 @dataclass(frozen=True)
@@ -31,7 +31,7 @@ class TaskContext:
     name: str
     task: Task
     base: Metrics | None
-    """Its metrics before; None: there is no version before, or it has not the task."""
+    """Its metrics in the previous version; None: there is no previous version, or it lacks the task."""
     candidate: Metrics
 
 
@@ -41,10 +41,10 @@ class GateContext:
 
     config: Config
     base: Metrics | None
-    """Metrics of the version before, as `metrics` of `result.json`; None: there is none."""
+    """Metrics of the previous version, as `metrics` of `result.json`; None: there is none."""
     candidate: Metrics
     norms: dict[str, tuple[float | None, float]]
-    """Root mean square of each table's weights before (None: the table is new) and after."""
+    """Root mean square of each table's weights in the previous version (None: the table is new) and in the candidate."""
     not_finite: dict[str, int]
     """NaN and infinite numbers in each table and dense weight of the candidate."""
     holdout_rows: int
@@ -71,10 +71,10 @@ class GateCheck:
     """One entry of the gate."""
 
     evaluate: Callable[[GateContext], Iterable[Check]]
-    what: str = ""
-    """`Check.what` of its checks, or the first word of it; empty: the name of a metric."""
-    words: str = ""
-    """What reports call it; empty: `what`."""
+    name: str = ""
+    """`Check.name` of its checks, or the first word of it; empty: the name of a metric."""
+    label: str = ""
+    """Its name in reports; empty: `name`."""
     scale: Literal["count", "ratio", "significant"] = "significant"
     """How reports show its values."""
 
@@ -87,9 +87,9 @@ def evaluate_gate(
     not_finite: dict[str, int],
     holdout_rows: int,
 ) -> GateResult:
-    """Compare a candidate with the version before on the held-out rows; the arguments are the fields of `GateContext`.
+    """Compare a candidate with the previous version on the held-out rows; the arguments are the fields of `GateContext`.
 
-    Without a version before, only AUC above 0.5, calibration and finite numbers are asked for.
+    Without a previous version, only AUC above 0.5, calibration and finite numbers are checked.
     """
     context = GateContext(config, base, candidate, norms, not_finite, holdout_rows)
     checks = [check for entry in CHECKS for check in entry.evaluate(context)]
@@ -98,39 +98,37 @@ def evaluate_gate(
 
 
 def summary(result: GateResult) -> str:
-    """One sentence: what failed, with its numbers, or that nothing did."""
-    failed = [_words(check) for check in result.checks if check.passed is False]
+    """One sentence: the failed checks with their values, or that none failed."""
+    failed = [_check_text(check) for check in result.checks if check.passed is False]
     if failed:
         return f"the gate refuses the candidate: {'; '.join(failed)}"
     judged = sum(check.passed is not None for check in result.checks)
-    return (
-        f"the gate lets the candidate pass: {judged} checks passed, {len(result.checks) - judged} could not be judged"
-    )
+    return f"the gate passes the candidate: {judged} checks passed, {len(result.checks) - judged} could not be judged"
 
 
-def check_words(what: str) -> str:
-    """What reports call a check, by its `what`."""
-    if what in METRICS:
-        return METRICS[what].in_words
-    entry = _entry(what)
-    return entry.words if entry is not None and entry.words else what
+def check_label(name: str) -> str:
+    """The name of a check in reports."""
+    if name in METRICS:
+        return METRICS[name].in_words
+    entry = _entry(name)
+    return entry.label if entry is not None and entry.label else name
 
 
-def check_scale(what: str) -> Literal["count", "ratio", "significant"]:
-    """How reports show the values of a check, by its `what`."""
-    if what in METRICS:
-        return "significant" if METRICS[what].decimals is None else "ratio"
-    entry = _entry(what)
+def check_scale(name: str) -> Literal["count", "ratio", "significant"]:
+    """How reports show the values of a check."""
+    if name in METRICS:
+        return "significant" if METRICS[name].decimals is None else "ratio"
+    entry = _entry(name)
     return "significant" if entry is None else entry.scale
 
 
-def _entry(what: str) -> GateCheck | None:
-    return next((e for e in CHECKS if e.what and (what == e.what or what.startswith(f"{e.what} "))), None)
+def _entry(name: str) -> GateCheck | None:
+    return next((e for e in CHECKS if e.name and (name == e.name or name.startswith(f"{e.name} "))), None)
 
 
-def _words(check: Check) -> str:
-    subject = f"tasks.{check.task} {check.what}" if check.task else check.what
-    if check.what == "not finite":
+def _check_text(check: Check) -> str:
+    subject = f"tasks.{check.task} {check.name}" if check.task else check.name
+    if check.name == "not finite":
         return f"{subject}: {check.note}"
     before = "" if check.base is None else f", before {check.base:.4g}"
     return f"{subject} is {check.candidate:.4g} (allowed {check.limit}{before})"
@@ -141,15 +139,15 @@ def _task(gate: Gate, name: str, task: Task, base: Metrics | None, candidate: Me
     if candidate is None:
         return [_not_judged(name, what, None, None, "it has no held-out labels") for what in names]
     if is_non_finite(reason := candidate["null_reason"]):
-        return [Check(task=name, what="not finite", base=None, candidate=None, limit="0", passed=False, note=reason)]
-    if few := _few(gate, task, candidate):
+        return [Check(task=name, name="not finite", base=None, candidate=None, limit="0", passed=False, note=reason)]
+    if few := _too_few_labels(gate, task, candidate):
         return [_not_judged(name, what, _get(base, what), _get(candidate, what), few) for what in names]
     context = TaskContext(gate, name, task, base, candidate)
     return [check for evaluate in TASK_CHECKS for check in evaluate(context)]
 
 
-def _few(gate: Gate, task: Task, metrics: Metrics) -> str | None:
-    """Why the labels are too few to judge by."""
+def _too_few_labels(gate: Gate, task: Task, metrics: Metrics) -> str | None:
+    """Why the labels are too few for a judgement, or None."""
     count, least = metrics["count"], gate.min_positives
     if not task.is_event:
         wanted = _LABELS_PER_POSITIVE * least
@@ -161,7 +159,7 @@ def _few(gate: Gate, task: Task, metrics: Metrics) -> str | None:
 
 
 def _quality(day: TaskContext) -> Iterator[Check]:
-    """The metrics of the kind that are compared, where there is something to compare with."""
+    """The metrics of the task's kind that are compared with the previous version."""
     for what in day.task.traits.gated:
         check = _compared(day, METRICS[what])
         if check is not None:
@@ -180,7 +178,7 @@ def _compared(day: TaskContext, metric: Metric) -> Check | None:
         return _judged(name, what, None, after, f"> {chance:g}", after > chance)
     if before is None or not math.isfinite(before):
         note = day.base.get("null_reason") or "the metric is not finite"
-        return _not_judged(name, what, before, after, f"the version before: {note}")
+        return _not_judged(name, what, before, after, f"the previous version: {note}")
     if metric.better == "higher":
         return _judged(name, what, before, after, f"≥ {before - gate.auc_drop:.4g}", after >= before - gate.auc_drop)
     most = before * (1 + gate.ne_rise)
@@ -195,34 +193,34 @@ def _calibration(day: TaskContext) -> Iterator[Check]:
         note = day.candidate.get("null_reason") or "the metric is null"
     elif not day.task.traits.calibrated:
         note = "a task trained on log(1 + y) predicts about the median, whose sum is below that of the labels"
-    elif day.task.traits.labels.low is None and _cancel(day.candidate):
+    elif day.task.traits.labels.low is None and _labels_cancel(day.candidate):
         note = "labels of both signs cancel each other in the sum"
     if after is None or note is not None:
         yield _not_judged(day.name, what, before, after, note or "")
         return
-    nearer = before is not None and _far(after) < _far(before)
-    limit = f"{low:.4g} to {high:.4g}, or nearer to 1 than before" if day.base else f"{low:.4g} to {high:.4g}"
-    yield _judged(day.name, what, before, after, limit, low <= after <= high or nearer)
+    closer = before is not None and _log_distance_from_one(after) < _log_distance_from_one(before)
+    limit = f"{low:.4g} to {high:.4g}, or closer to 1 than before" if day.base else f"{low:.4g} to {high:.4g}"
+    yield _judged(day.name, what, before, after, limit, low <= after <= high or closer)
 
 
-def _cancel(metrics: Metrics) -> bool:
-    """Whether the labels sum to less than half of what their sizes sum to."""
+def _labels_cancel(metrics: Metrics) -> bool:
+    """Whether positive and negative labels cancel: their sum is below half the sum of their absolute values."""
     mae, nmae, mean = metrics["mae"], metrics["nmae"], metrics["mean_label"]
     return bool(nmae) and abs(mean) < 0.5 * mae / nmae
 
 
-def _far(calibration: float) -> float:
-    """Distance to 1 as a ratio: 0.5 is as far as 2."""
+def _log_distance_from_one(calibration: float) -> float:
+    """Distance from 1 on a log scale: 0.5 is as far as 2."""
     return abs(math.log(calibration)) if 0 < calibration < math.inf else math.inf
 
 
 def _order(day: GateContext) -> Iterator[Check]:
     found = day.candidate.get("order_violation_rate")
-    if day.base is None or found is None:  # no version before, no funnel, or no rows
+    if day.base is None or found is None:  # no previous version, no funnel, or no rows
         return
     after, old = found["overall"], day.base.get("order_violation_rate")
     if old is None:
-        yield _not_judged(None, "order", None, after, "the version before has no funnel")
+        yield _not_judged(None, "order", None, after, "the previous version has no funnel")
         return
     before = old["overall"]
     most = before + day.gate.order_rise
@@ -233,7 +231,7 @@ def _finite(day: GateContext) -> Iterator[Check]:
     found = {name: count for name, count in day.not_finite.items() if count}
     for name, count in found.items():
         yield Check(
-            task=None, what="not finite", base=None, candidate=count, limit="0", passed=False,
+            task=None, name="not finite", base=None, candidate=count, limit="0", passed=False,
             note=f"{count:,} numbers of `{name}` are NaN or infinite",
         )  # fmt: skip
     if day.not_finite and not found:
@@ -248,9 +246,9 @@ def _norms(day: GateContext) -> Iterator[Check]:
         elif day.base is None:
             continue
         elif before is None:
-            yield _not_judged(None, what, before, after, "the version before does not have the table")
+            yield _not_judged(None, what, before, after, "the previous version does not have the table")
         elif before == 0 or not math.isfinite(before):
-            yield _not_judged(None, what, before, after, "the weights before were all 0, or not finite")
+            yield _not_judged(None, what, before, after, "the previous weights were all 0, or not finite")
         else:
             low, high = before / day.gate.norm_growth, before * day.gate.norm_growth
             yield _judged(None, what, before, after, f"{low:.4g} to {high:.4g}", low <= after <= high)
@@ -259,7 +257,7 @@ def _norms(day: GateContext) -> Iterator[Check]:
 def _no_task(day: GateContext) -> Iterator[Check]:
     if any(check.passed is not None for check in day.task_checks):
         return
-    note = f"no task could be judged on {day.holdout_rows:,} held-out rows, so nothing speaks against the candidate"
+    note = f"no task could be judged on {day.holdout_rows:,} held-out rows, so no metric could refuse the candidate"
     yield _not_judged(None, "held-out rows", None, float(day.holdout_rows), note)
 
 
@@ -269,12 +267,12 @@ def _get(metrics: Metrics | None, what: str) -> float | None:
 
 def _judged(task: str | None, what: str, base: float | None, candidate: float, limit: str, passed: bool) -> Check:
     return Check(
-        task=task, what=what, base=base, candidate=candidate, limit=limit, passed=passed and math.isfinite(candidate)
+        task=task, name=what, base=base, candidate=candidate, limit=limit, passed=passed and math.isfinite(candidate)
     )
 
 
 def _not_judged(task: str | None, what: str, base: float | None, candidate: float | None, note: str) -> Check:
-    return Check(task=task, what=what, base=base, candidate=candidate, limit="", passed=None, note=note)
+    return Check(task=task, name=what, base=base, candidate=candidate, limit="", passed=None, note=note)
 
 
 TASK_CHECKS: tuple[Callable[[TaskContext], Iterable[Check]], ...] = (_quality, _calibration)
@@ -282,7 +280,7 @@ TASK_CHECKS: tuple[Callable[[TaskContext], Iterable[Check]], ...] = (_quality, _
 
 CHECKS: tuple[GateCheck, ...] = (
     GateCheck(lambda day: day.task_checks),
-    GateCheck(_order, "order", words="rows out of order", scale="ratio"),
+    GateCheck(_order, "order", label="rows out of order", scale="ratio"),
     GateCheck(_finite, "not finite", scale="count"),
     GateCheck(_norms, "norm"),
     GateCheck(_no_task, "held-out rows", scale="count"),

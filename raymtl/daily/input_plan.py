@@ -1,4 +1,4 @@
-"""What a day reads: its own rows, older ones whose labels have become final since, and a share of older ones again."""
+"""The input of a day: its own rows, older ones whose labels have become final since, and a replayed share of older ones."""
 
 import datetime as dt
 from collections.abc import Container
@@ -16,7 +16,7 @@ from raymtl.errors import ConfigError
 from raymtl.storage.folder import Folder
 
 Tasks = tuple[str, ...] | None
-"""The tasks whose labels count; None: all."""
+"""The tasks whose labels count; None: all tasks."""
 
 
 @dataclass(frozen=True)
@@ -34,70 +34,74 @@ class DelayedLabels:
 class DayPlans:
     """The plans of one day."""
 
-    own: Plan
-    """The day's rows: of the very first version, those of all its days."""
+    day_rows: Plan
+    """The day's rows; for a first version, those of all its days."""
     train: Plan
     held_out: Plan
-    """The rows to judge the candidate by: of the drawn users alone."""
+    """The rows that judge the candidate: only those of held-out users."""
     next_day: dict[int, Plan]
-    """By delay, the rows of the day whose labels of those tasks became final last: to score the version before."""
-    days: dict[str, list[str] | None]
+    """By delay, the rows whose labels for those tasks became final today; they score the previous version."""
+    training_days: dict[str, list[str] | None]
     """The days to train on, with the tasks whose labels count."""
     notes: list[str] = field(default_factory=list)
 
 
-def plan_day(config: Config, day: dt.date, base_end: dt.date | None, left_out: Container[dt.date]) -> DayPlans:
-    """The plans of `day` after a version whose data end on `base_end` (None: the very first one).
+def plan_day(config: Config, day: dt.date, base_end: dt.date | None, excluded: Container[dt.date]) -> DayPlans:
+    """The plans of `day` after a version whose data end on `base_end` (None: there is none).
 
-    `left_out` are days that no version was trained on, or that are known to be bad. Raises DataError where the day's files are
+    `excluded` are days that no version was trained on, or that are known to be bad. Raises DataError if the day's files are
     missing or damaged.
     """
     daily = config.daily
     assert daily is not None
     logs = Folder.open(config.data.path)
-    prompt, late = _by_delay(config, day, base_end)
+    immediate, delayed = _by_delay(config, day, base_end)
     notes: list[str] = []
     first = day - dt.timedelta(days=daily.bootstrap_days - 1)
-    own_days = [day]
+    first_days = [day]
     if base_end is None:
-        own_days = [d for d in (first + dt.timedelta(days=n) for n in range(daily.bootstrap_days)) if d not in left_out]
-    parts: list[tuple[dt.date, Tasks]] = [(d, _final(config, d, day)) for d in own_days]
+        first_days = [
+            d for d in (first + dt.timedelta(days=n) for n in range(daily.bootstrap_days)) if d not in excluded
+        ]
+    parts: list[tuple[dt.date, Tasks]] = [(d, _final(config, d, day)) for d in first_days]
     matured: list[tuple[dt.date, Tasks]] = []
-    for group in late:
-        days = [d for d in group.days if d not in left_out and (base_end is not None or d >= first)]
+    for group in delayed:
+        days = [d for d in group.days if d not in excluded and (base_end is not None or d >= first)]
         there = [d for d in days if _exists(logs, d)]
         if gone := [d for d in days if d not in there]:
             notes.append(
-                f"the labels of {', '.join(group.tasks)} of {gone[0]} are final now, but the logs of that day are gone"
+                f"the labels of {', '.join(group.tasks)} of {gone[0]} are final now, but the logs of that day no longer exist"
             )
         if base_end is not None:
             matured += [(d, group.tasks) for d in there]
     plans = {d: _plan_of(config, d) for d in dict.fromkeys([d for d, _ in (*parts, *matured)])}
-    own = join_plans([(plans[d], tasks) for d, tasks in parts])
+    day_rows = join_plans([(plans[d], tasks) for d, tasks in parts])
     if base_end is None and all(tasks == () for _, tasks in parts):
         raise ConfigError(
             f"daily.bootstrap_days is {daily.bootstrap_days}, and no label of any task is final on those days up to {day} yet; "
-            f"set it above the least delay_days of the tasks"
+            f"set it to at least {min(_delays(config).values()) + 1}"
         )
-    read_now = _with_labels([*matured, *parts])
-    train = [(plans[d], tasks) for d, tasks in read_now]
-    read = _described(read_now)
+    training_parts = _with_labels([*matured, *parts])
+    train = [(plans[d], tasks) for d, tasks in training_parts]
+    read = _described(training_parts)
     if daily.replay is not None and base_end is not None:
-        again = _replay(config, logs, day, base_end, own.rows, left_out)
-        train = [*((plan, tasks) for _, plan, tasks in again), *train]
-        read |= {f"{d} (again)": None if tasks is None else list(tasks) for d, _, tasks in again}
-    held = [(plans[d], tasks) for d, tasks in _with_labels([*matured, (day, prompt)])]
+        replayed = _replay(config, logs, day, base_end, day_rows.rows, excluded)
+        train = [*((plan, tasks) for _, plan, tasks in replayed), *train]
+        read |= {f"{d} (replayed)": None if tasks is None else list(tasks) for d, _, tasks in replayed}
+    held_out = [(plans[d], tasks) for d, tasks in _with_labels([*matured, (day, immediate)])]
     if base_end is None:
-        held += [(plans[g.days[-1]], g.tasks) for g in late if g.days and g.days[-1] in plans and g.days[-1] != day]
-    next_day = {} if base_end is None or prompt == () else {0: join_plans([(plans[day], prompt)])}
-    for group in late:
+        held_out += [
+            (plans[g.days[-1]], g.tasks) for g in delayed if g.days and g.days[-1] in plans and g.days[-1] != day
+        ]
+    next_day = {} if base_end is None or immediate == () else {0: join_plans([(plans[day], immediate)])}
+    for group in delayed:
         if base_end is not None and group.days and group.days[-1] in plans:
             next_day[group.delay] = join_plans([(plans[group.days[-1]], group.tasks)])
-    return DayPlans(own, join_plans(train), join_plans(held), next_day, read, notes)
+    return DayPlans(day_rows, join_plans(train), join_plans(held_out), next_day, read, notes)
 
 
 def users_of(config: Config, day: dt.date, *, held_out: bool) -> UserSlice:
-    """The users whose rows of `day` are held out, or all others."""
+    """The users whose rows are held out on `day`, or all others."""
     assert config.daily is not None
     assert config.data.group is not None
     return UserSlice(config.data.group, day.toordinal(), config.daily.gate.holdout, held_out)
@@ -109,26 +113,26 @@ def training_input(plans: DayPlans, config: Config, day: dt.date, maps: dict) ->
 
 
 def held_out_input(plans: DayPlans, config: Config, day: dt.date, maps: dict) -> Input:
-    """The rows to judge by."""
+    """The rows that judge the candidate."""
     return Input(plans.held_out, True, maps, users_of(config, day, held_out=True))
 
 
 def _by_delay(config: Config, day: dt.date, base_end: dt.date | None) -> tuple[Tasks, list[DelayedLabels]]:
-    """The tasks whose labels are final at once, and the others by their delay."""
+    """The tasks whose labels are final on the day itself, and the others by their delay."""
     delay_of = _delays(config)
     delays = sorted(set(delay_of.values()) - {0})
-    late = []
+    delayed = []
     for delay in delays:
         last = day - dt.timedelta(days=delay)
         count = (day - base_end).days if base_end is not None else 1
         days = [last - dt.timedelta(days=n) for n in reversed(range(count))]
-        late.append(DelayedLabels(delay, tuple(n for n, own in delay_of.items() if own == delay), days))
-    prompt = tuple(n for n, own in delay_of.items() if not own)
-    return (None if not late else prompt), late
+        delayed.append(DelayedLabels(delay, tuple(n for n, own in delay_of.items() if own == delay), days))
+    immediate = tuple(n for n, own in delay_of.items() if not own)
+    return (None if not delayed else immediate), delayed
 
 
 def _final(config: Config, rows_of: dt.date, day: dt.date) -> Tasks:
-    """The tasks whose labels of one day are final when another day is over."""
+    """The tasks whose labels for the rows of one day are final at the end of another."""
     delays = _delays(config)
     final = tuple(n for n, delay in delays.items() if rows_of + dt.timedelta(days=delay) <= day)
     return None if len(final) == len(delays) else final
@@ -140,7 +144,7 @@ def _delays(config: Config) -> dict[str, int]:
 
 
 def _with_labels(parts: list[tuple[dt.date, Tasks]]) -> list[tuple[dt.date, Tasks]]:
-    """The parts in which any task's labels count; all of them where there is none, so that there is something to read."""
+    """The parts in which any task's labels count; all parts if there is none, so that there are rows to read."""
     return [(d, tasks) for d, tasks in parts if tasks != ()] or parts
 
 
@@ -163,9 +167,9 @@ def _plan_of(config: Config, day: dt.date) -> Plan:
 
 
 def _replay(
-    config: Config, logs: Folder, day: dt.date, base_end: dt.date, own_rows: int, left_out: Container[dt.date]
+    config: Config, logs: Folder, day: dt.date, base_end: dt.date, day_rows: int, excluded: Container[dt.date]
 ) -> list[tuple[dt.date, Plan, Tasks]]:
-    """Row groups of the days before by chance, the same for the same day, until they have the wanted share of its rows.
+    """Randomly chosen row groups of earlier days, up to the replay share of the day's rows; the same on every call for a day.
 
     Only the tasks count whose labels the base was trained on: those that became final since are read anyway.
     """
@@ -175,10 +179,10 @@ def _replay(
     days = [day - dt.timedelta(days=n) for n in range(1, replay.days + 1)]
     tasks = {d: _final(config, d, base_end) for d in days}
     fine = config.model_copy(update={"data": config.data.model_copy(update={"unit_rows": 1})})  # each row group a unit
-    plans = {d: _plan_of(fine, d) for d in days if tasks[d] != () and d not in left_out and _exists(logs, d)}
+    plans = {d: _plan_of(fine, d) for d in days if tasks[d] != () and d not in excluded and _exists(logs, d)}
     groups = [(d, chunk) for d, plan in plans.items() for unit in plan.units for chunk in unit.fragments]
     order = np.random.default_rng([config.data.shuffle.seed, day.toordinal()]).permutation(len(groups))
-    wanted = replay.share * own_rows
+    wanted = replay.share * day_rows
     chosen: dict[dt.date, list[Fragment]] = {}
     for n in order:
         if wanted <= 0:

@@ -1,4 +1,4 @@
-"""Whether a day's logs are there and keep the contract, and the figures to judge them by."""
+"""Whether a day's logs are complete and keep the data contract, and their statistics."""
 
 import datetime as dt
 
@@ -6,7 +6,7 @@ import pyarrow.fs as pafs
 
 from raymtl.config.data import DayRange
 from raymtl.config.root import Config
-from raymtl.daily.record import Figures
+from raymtl.daily.record import DayStatistics
 from raymtl.data.source import find_files, partitioned_days
 from raymtl.data.units import find_footers
 from raymtl.data.validation.report import ColumnReport, PartReport, ScenarioReport
@@ -16,20 +16,20 @@ from raymtl.words import count_of
 
 
 def find_not_ready(config: Config, logs: Folder, day: dt.date) -> str | None:
-    """Why the logs of a day are not there yet, in one sentence, or None where they are.
+    """Why the logs of a day are not complete yet, in one sentence, or None.
 
-    Reads file names and footers only. Raises DataError where there is no data set at all, and where a file of a day that
-    has its marker is damaged: that will not get better by waiting. Raises StorageError when the storage keeps failing.
+    Reads file names and footers only. Raises DataError if there is no data set, or if a file of a day with its marker is
+    damaged: waiting does not help. Raises StorageError if the storage keeps failing.
     """
     assert config.daily is not None
     ready, partition = config.daily.ready, logs.child(f"ds={day}")
-    # Before the files are listed: what is listed after the marker was there is whole.
+    # Before the files are listed: a listing made after the marker appeared is complete.
     marked = ready.marker is not None and partition.kind(ready.marker) == pafs.FileType.File
     files, absent = find_files(logs, _only(day))
     if not files and partition.kind() != pafs.FileType.Directory:
         return absent[0]
     if ready.marker is not None and not marked:
-        return f"`{partition.root}` has no `{ready.marker}` yet, the file that marks a day as complete (daily.ready.marker)"
+        return f"`{partition.root}` has no `{ready.marker}` yet (daily.ready.marker)"
     if not files:
         return f"`{partition.root}` has no parquet file yet"
     footers, broken = find_footers(logs.filesystem, files)
@@ -48,9 +48,9 @@ def find_not_ready(config: Config, logs: Folder, day: dt.date) -> str | None:
 
 
 def not_ready(config: Config, day: dt.date, *, first: bool) -> list[str]:
-    """Why the logs of `day` are not there yet, one sentence each; of the very `first` version, those of all its days.
+    """Why the logs of `day` are not complete yet, one sentence each; for the `first` version, all of its days.
 
-    Raises ConfigError where the logs begin too late for `daily.bootstrap_days`: waiting would not help.
+    Raises ConfigError if the logs start too late for `daily.bootstrap_days`: waiting does not help.
     """
     assert config.daily is not None
     days, logs = [day], Folder.open(config.data.path)
@@ -61,22 +61,22 @@ def not_ready(config: Config, day: dt.date, *, first: bool) -> list[str]:
         if days and there and there[-1] < days[0]:
             return [
                 f"the logs `{config.data.path}` end with {there[-1]}, and the first version would be trained on {days[0]} to "
-                f"{day}; where they are old ones, name the day to begin with: --date, or --from and --to"
+                f"{day}; to train on old logs, pass --date, or --from and --to"
             ]
         begin = next(iter(there), day)
         if days and days[0] < begin <= day:
             raise ConfigError(
                 f"daily.bootstrap_days is {config.daily.bootstrap_days}, so the first version is trained on the days from "
-                f"{days[0]} to {day}, but the logs begin on {begin}; set daily.bootstrap_days to {(day - begin).days + 1}, or "
-                f"begin on a later day"
+                f"{days[0]} to {day}, but the logs start on {begin}; set daily.bootstrap_days to {(day - begin).days + 1}, or "
+                f"start on a later day"
             )
     return [reason for d in days if (reason := find_not_ready(config, logs, d))]
 
 
-def check_day(config: Config, day: dt.date, read_tasks: int) -> tuple[Figures, list[str]]:
-    """Read every row of a day once, on `read_tasks` CPUs of the connected Ray cluster: its figures, and what breaks the contract.
+def check_day(config: Config, day: dt.date, read_tasks: int) -> tuple[DayStatistics, list[str]]:
+    """Read every row of a day once, on `read_tasks` CPUs of the connected Ray cluster: its stats, and what breaks the contract.
 
-    Labels that are not final may be missing. Raises DataError where there is no data set.
+    Labels that are not final may be missing. Raises DataError if there is no data set.
     """
     from raymtl.data.validation.run import (
         check_data,  # Ray takes seconds to import, and waiting for a day does not need it
@@ -86,13 +86,13 @@ def check_day(config: Config, day: dt.date, read_tasks: int) -> tuple[Figures, l
     config = config.model_copy(update={"data": data})
     report = check_data(config, "train", read_tasks, not_final=not_final(config))
     part = report.parts["train"]
-    return figures_of(part, config), part.problems + report.across.problems
+    return day_statistics(part, config), part.problems + report.across.problems
 
 
-def figures_of(report: PartReport, config: Config) -> Figures:
-    """The figures of a day out of its check; tasks whose labels are not final on that day are left out."""
+def day_statistics(report: PartReport, config: Config) -> DayStatistics:
+    """The statistics from the check of a day, without tasks whose labels are not final on that day."""
     tasks = {name: task.all for name, task in report.tasks.items() if name not in not_final(config)}
-    return Figures(
+    return DayStatistics(
         rows=report.rows,
         files=report.files,
         columns=report.types,
@@ -111,7 +111,7 @@ def not_final(config: Config) -> set[str]:
 
 
 def _null_share(column: ColumnReport) -> float:
-    """A list without any ID is as good as null, and what a broken join leaves behind."""
+    """An empty list counts as null: a broken join produces empty lists."""
     return (column.nulls if column.empty is None else column.empty) / column.rows
 
 

@@ -1,6 +1,6 @@
-"""What the daily job notes of each day: `<store>/days/<date>/record.json`, rewritten at each step.
+"""The daily job's record of each day: `<store>/days/<date>/record.json`, rewritten at each step.
 
-The state machine resumes from it after a kill, the reports draw it, and the bounds of later days are learned from it.
+The state machine resumes from it after a crash, the reports show it, and the bounds on later days are computed from it.
 """
 
 import datetime as dt
@@ -17,8 +17,8 @@ FOLDER = "days"
 NAME = "record.json"
 FORMAT = 1
 
-StateName = Literal["wait", "check", "evaluate", "train", "gate", "publish", "expire"]
-STATES: tuple[StateName, ...] = ("wait", "check", "evaluate", "train", "gate", "publish", "expire")
+StateName = Literal["wait", "check", "evaluate", "train", "gate", "write", "publish", "expire"]
+STATES: tuple[StateName, ...] = ("wait", "check", "evaluate", "train", "gate", "write", "publish", "expire")
 
 Status = Literal["running", "not ready", "broken", "refused", "published"]
 """`published` and `refused` are final; the others resume with the same command."""
@@ -28,17 +28,17 @@ FINAL: tuple[Status, ...] = ("published", "refused")
 
 
 class _Part(BaseModel):
-    # What a newer raymtl noted besides is no reason to stop
+    # Ignore fields that a newer raymtl wrote
     model_config = ConfigDict(extra="ignore", use_attribute_docstrings=True)
 
 
-class Figures(_Part):
-    """What the check found in a day's logs."""
+class DayStatistics(_Part):
+    """Statistics of a day's logs."""
 
     rows: int
     files: int
     columns: dict[str, str]
-    """What each column that the configuration reads holds, in the words of `contract.plain_types`; `missing` where it is not."""
+    """What each column that the configuration reads holds, in the words of `contract.plain_types`; `missing` if it is absent."""
     nulls: dict[str, float]
     """Share of rows where a feature is null (or an empty list), by feature."""
     observed: dict[str, float]
@@ -46,22 +46,22 @@ class Figures(_Part):
     labels: dict[str, float | None]
     """Mean of the observed labels, by the same tasks."""
     deviations: dict[str, float] = {}
-    """Standard deviation of the observed labels, by task: how far the mean of so many labels is off by chance."""
+    """Standard deviation of the observed labels, by task; the sampling noise of the mean follows from it."""
     scenarios: dict[str, float] = {}
     """Share of rows of each value of `data.scenario`, `other` last."""
     distinct: dict[str, int] = {}
     """Distinct IDs of each table, estimated."""
     new_ids: dict[str, float] = {}
-    """Share of the lookups of each `map` table whose ID the version before did not have."""
+    """Share of the lookups of each `map` table whose ID the previous version does not have."""
 
 
 class NextDay(_Part):
-    """How a version did on labels that it had never seen: scored before anything was trained on them."""
+    """Metrics of a version on labels it has not seen: it is scored before any training on them."""
 
     day: dt.date
     """The day of the rows; the record's own day, or for a task with `delay_days` that many days earlier."""
     version: str
-    """Who was scored: the version that was the newest when that day began."""
+    """The version that was scored: the newest one when that day started."""
     rows: int
     """Rows scored."""
     metrics: dict[str, Any]
@@ -72,15 +72,15 @@ class Check(_Part):
     """One comparison of the gate."""
 
     task: str | None
-    """None: it is about the whole model."""
-    what: str
-    """`auc`, `ne`, `mse`, `poisson_deviance`, `calibration`, `order`, `not finite`, `norm <table>`, or `held-out rows` where
+    """None: the check is about the model as a whole."""
+    name: str
+    """`auc`, `ne`, `mse`, `poisson_deviance`, `calibration`, `order`, `not finite`, `norm <table>`, or `held-out rows` if
     they were too few to judge any task."""
     base: float | None
-    """The version before; None for the very first version."""
+    """Of the previous version; None for a first version."""
     candidate: float | None
     limit: str
-    """What is allowed, in words: `≥ 0.7412`."""
+    """The allowed values, as text: `≥ 0.7412`."""
     passed: bool | None
     """None: not judged, and `note` says why."""
     note: str = ""
@@ -94,23 +94,23 @@ class GateResult(_Part):
     holdout_rows: int
     """Held-out rows scored."""
     base: dict[str, Any] | None
-    """Metrics of the version before on the held-out rows, as `metrics` of `result.json`."""
+    """Metrics of the previous version on the held-out rows, as `metrics` of `result.json`."""
     candidate: dict[str, Any]
     """The candidate's."""
 
 
 class Trained(_Part):
-    """What the day's training did."""
+    """The day's training."""
 
     rows: int
     """Rows trained on."""
     held_out: int
-    """Rows of held-out users, left out."""
+    """Rows of held-out users, not trained on."""
     steps: int
     days: dict[str, list[str] | None]
     """The days read, each with the tasks whose labels counted (None: all tasks)."""
     ids: dict[str, dict[str, Any]] = {}
-    """By `map` table, what the admission did: `admitted`, `known`, `below`, `outdated`, `no_room`, `unknown` as
+    """By `map` table, the result of admission: `admitted`, `known`, `below`, `outdated`, `no_room`, `unknown` as
     `{"ids": n, "lookups": n}`, `evicted` as `{"ids": n}`, `unknown_share`."""
 
 
@@ -131,26 +131,26 @@ class Record(_Part):
     format: int = FORMAT
     date: dt.date
     attempt: int = 1
-    """Counts the times that the day was begun from the start: by `--force`, or from another version or configuration."""
+    """Number of times the day started over: by `--force`, or because the parent version or the configuration changed."""
     status: Status = "running"
     state: StateName = "wait"
-    """Where it is, or where it ended."""
+    """The current state, or the one in which the day ended."""
     reason: str = ""
-    """Why it ended without a version, or what somebody should know; one sentence."""
+    """Why it ended without a version, or a remark on the version; one sentence."""
     config_hash: str
-    base: str | None
-    """Version that the day began with; None: the very first one."""
+    parent: str | None
+    """Version that the day starts from; None: it trains the first version."""
     plan: str = ""
     """Identity of the rows to train on: files, sizes, tasks. When it changes, the day restarts."""
     version: str | None = None
     """The day's version or candidate, once it is being written."""
-    begun: dt.datetime
+    started: dt.datetime
     """UTC."""
     ended: dt.datetime | None = None
-    """UTC; of a day that is published or refused, when it was tidied up too."""
+    """UTC; for a published or refused day, after the clean-up."""
     seconds: dict[str, float] = {}
     """Time spent in each state, over all starts of this attempt."""
-    figures: Figures | None = None
+    stats: DayStatistics | None = None
     next_day: list[NextDay] = []
     trained: Trained | None = None
     gate: GateResult | None = None
@@ -174,7 +174,7 @@ def read_record(store: Store, day: dt.date) -> Record | None:
         return Record.model_validate(json.loads(data))
     except (ValueError, ValidationError) as error:
         raise StorageError(
-            f"store {store.path}: `{name}` is damaged ({str(error).splitlines()[0]}); remove it and run the day again "
+            f"store {store.path}: `{name}` is damaged ({str(error).splitlines()[0]}); remove it and rerun the day "
             f"with --force"
         ) from error
 
@@ -190,21 +190,21 @@ def recorded_days(store: Store) -> list[dt.date]:
     for name in store.names(FOLDER):
         try:
             found.append(dt.date.fromisoformat(name))
-        except ValueError:  # a report, or somebody else's file
+        except ValueError:  # a report, or another file
             continue
     return sorted(found)
 
 
-def candidates(store: Store, most: int) -> list[str]:
-    """The versions of the last `most` days that wrote one, published or refused; a damaged record is passed over.
+def recent_versions(store: Store, limit: int) -> list[str]:
+    """The versions of the last `limit` days that wrote one, published or refused; damaged records are ignored.
 
-    Whoever removes what killed writers left must spare them: a refused candidate is kept to be looked at.
+    gc must keep these folders: a refused candidate stays for inspection.
     """
     found: list[str] = []
     for day in reversed(recorded_days(store)):
-        with suppress(StorageError):  # the day itself says so when it is asked for
+        with suppress(StorageError):  # a command that needs the day raises it
             record = read_record(store, day)
             found += [record.version] if record is not None and record.version is not None else []
-        if len(found) == most:
+        if len(found) == limit:
             break
     return found

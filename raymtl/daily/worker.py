@@ -1,7 +1,7 @@
-"""What the workers do for one day: score the versions before, train, score the candidate, and write it out.
+"""The workers' part of one day: score the previous versions, train, score the candidate, and write it.
 
-One group of workers does all of it, so that its start and the building of the model are paid for once. Whatever is killed, the
-same session begins again: scores that are written already are not made again, and training resumes from its last checkpoint.
+One session does all of it, so the worker group starts and builds the model only once. After a crash, the session starts again:
+saved scores are not repeated, and training resumes from its last checkpoint.
 """
 
 import json
@@ -17,9 +17,9 @@ import torch.distributed as dist
 from raymtl.data.ids.id_map import IdMap, MapFile
 from raymtl.embeddings.rows import TableRows, decay_state, reset_rows, table_rows, weight_square_sum
 from raymtl.errors import VersionError
-from raymtl.model_store.loader import restore as restore_version
-from raymtl.model_store.row_owners import changed_owners, evicted, new_owners
-from raymtl.model_store.writer import Delta, Draft, dense_weights, export
+from raymtl.model_store.loader import load_version
+from raymtl.model_store.row_ids import changed_map_rows, evicted_ids, reassigned_rows
+from raymtl.model_store.writer import Delta, Draft, dense_weights, write_version
 from raymtl.storage.object_store import Store
 from raymtl.training.build import TrainState, build
 from raymtl.training.checkpoint import Progress
@@ -31,14 +31,14 @@ from raymtl.training.worker import Job, Saver, built_facts, open_log, restore, r
 from raymtl.words import count_of
 
 CANDIDATE, BASE = "candidate", "base"
-"""Inputs of the held-out rows: scored by the candidate, and by the version before with its own maps."""
+"""Inputs of the held-out rows: for the candidate, and for the previous version with its own maps."""
 NEXT_DAY = "next day"
-"""Inputs of days that no version has seen, scored by the version before: this, and the days that their labels took."""
+"""Inputs of days that no version has seen, for the previous version; named `next day <delay in days>`."""
 
 
 @dataclass(frozen=True)
 class Score:
-    """A version to score before anything is trained."""
+    """A version to score before training."""
 
     name: str
     """Name of the score, and of its input in `Job.inputs`."""
@@ -47,19 +47,19 @@ class Score:
 
 @dataclass
 class DayJob(Job):
-    """What the driver hands to every worker; `inputs` has `train`, `candidate` and that of every score."""
+    """What the driver passes to every worker; `inputs` has `train`, `candidate` and the input of every score."""
 
     store: Store | None = None
-    notebook: str = ""
-    """Object of the store in which the session notes what it has measured."""
+    measurements_file: str = ""
+    """Object of the store in which the session saves its measurements."""
     scores: list[Score] = field(default_factory=list)
-    """In this order; those of `base` are last, so that it need not be read twice."""
+    """In this order; those of `base` come last, so that it is loaded only once."""
     base: str | None = None
-    """Version to begin with; None: from the seed."""
+    """Version to start from; None: train from scratch."""
     base_maps: Mapping[str, MapFile] = field(default_factory=dict)
-    """Its maps."""
+    """Its ID maps."""
     delta: bool = False
-    """Write only what differs from `base`."""
+    """Write only the rows that differ from `base`."""
     accumulator_decay: float = 1.0
     train_dense: bool = True
     draft: Draft | None = None
@@ -67,12 +67,12 @@ class DayJob(Job):
 
     @property
     def run(self) -> str:
-        """Name of the user's configuration: that of the session is another one each day."""
+        """Name in the user's configuration; the session has another one each day."""
         return self.config.name if self.draft is None else self.draft.config.name
 
     @property
     def maps(self) -> dict[str, MapFile]:
-        """The day's maps."""
+        """The day's ID maps."""
         return {name: file for name, file in self.inputs["train"].maps.items() if file is not None}
 
 
@@ -87,7 +87,7 @@ class _DailyWorker:
         self.worker, self.group = set_up(job, rank, workers)
         assert job.store is not None
         self.store = job.store
-        self.notes = _MeasurementLog(self.store, job.notebook, rank, self.group)
+        self.measurements = _MeasurementLog(self.store, job.measurements_file, rank, self.group)
 
     def run(self) -> dict[str, Any]:
         job, config = self.job, self.job.config
@@ -96,7 +96,7 @@ class _DailyWorker:
             train_state.optimizers.freeze_dense()
         row_tracker = TouchedRowTracker(config)
         progress = restore(job, train_state, self.group, row_tracker.load)
-        begun = progress.step > 0 or progress.finished
+        resumed = progress.step > 0 or progress.finished
         progress.starts += 1
         log = open_log(job, progress, self.group)
         try:
@@ -104,9 +104,9 @@ class _DailyWorker:
                 job, train_state, progress, log, self.group, lambda folder: row_tracker.save(folder, self.rank)
             )
             trainer = Trainer(self.worker, config, train_state, job.inputs, progress, log, saver, row_tracker.add)
-            if not begun:
+            if not resumed:
                 self._enter("evaluate")
-                self._before(train_state, trainer)
+                self._score_previous_versions_and_load_base(train_state, trainer)
             elif log is not None:
                 log.notify(note=f"resuming from step {progress.step}, {count_of(progress.rows, 'row')} trained")
             self._enter("train")
@@ -116,7 +116,7 @@ class _DailyWorker:
             self._enter("gate")
             candidate = trainer.measure(job.inputs[CANDIDATE])
             health = self._health(train_state)
-            self._enter("publish")
+            self._enter("write")
             manifest = self._write(train_state, progress, row_tracker, candidate)
         finally:
             if log is not None:
@@ -124,67 +124,67 @@ class _DailyWorker:
         return {
             "progress": vars(progress),
             "candidate": metrics_section(candidate),
-            "norms": {name: (self.notes.get("norms", {}).get(name), norm) for name, norm in health[0].items()},
+            "norms": {name: (self.measurements.get("norms", {}).get(name), norm) for name, norm in health[0].items()},
             "not_finite": health[1],
-            "measured": self.notes.all(),
+            "measured": self.measurements.all(),
             "manifest": manifest.model_dump(mode="json"),
             **built_facts(train_state, trainer),
         }
 
     def _enter(self, state: str) -> None:
-        """Tell the driver where the session is."""
+        """Report the session's state to the driver."""
         if self.rank == 0 and self.job.event_queue is not None:
             self.job.event_queue.put.remote({"state": state})
 
-    def _before(self, train_state: TrainState, trainer: Trainer) -> None:
-        """Score the versions before, then make the model ready to be trained: the base with its new owners of rows."""
-        job, held = self.job, ""
+    def _score_previous_versions_and_load_base(self, train_state: TrainState, trainer: Trainer) -> None:
+        """Score the previous versions, then load the base and reset the rows whose ID changed."""
+        job, loaded = self.job, ""
         for score in job.scores:
-            if self.notes.has(score.name):
+            if self.measurements.has(score.name):
                 continue
             try:
-                held = held if held == score.version else self._take(train_state, score.version)
+                loaded = loaded if loaded == score.version else self._load_version(train_state, score.version)
             except VersionError as error:
                 if score.version == job.base:
                     raise
-                self.notes.put(score.name, {"note": f"version {score.version} could not be scored: {error}"})
+                self.measurements.put(score.name, {"note": f"version {score.version} could not be scored: {error}"})
                 continue
-            self.notes.put(score.name, {"metrics": metrics_section(trainer.measure(job.inputs[score.name]))})
-        self._tell_next_day()
+            self.measurements.put(score.name, {"metrics": metrics_section(trainer.measure(job.inputs[score.name]))})
+        self._set_next_day_gauges()
         if job.base is None:
             return
-        if held != job.base:
-            self._take(train_state, job.base)
+        if loaded != job.base:
+            self._load_version(train_state, job.base)
         tables = table_rows(train_state.model, self.group)
-        if not self.notes.has("norms"):
-            self.notes.put("norms", self._norms(tables)[0])
+        if not self.measurements.has("norms"):
+            self.measurements.put("norms", self._norms(tables)[0])
         for name, table in tables.items():
             if job.accumulator_decay != 1:
                 decay_state(table, job.accumulator_decay)
             if name in job.maps:
                 pair = (job.base_maps[name], job.maps[name])
                 before, after = self._loaded(pair)
-                reset_rows(table, new_owners(before, after), job.config.tables[name].init, job.config.train.seed)
+                reset_rows(table, reassigned_rows(before, after), job.config.tables[name].init, job.config.train.seed)
 
-    def _tell_next_day(self) -> None:
-        """Told before training, not at its end: Ray forgets what a process that has ended said."""
+    def _set_next_day_gauges(self) -> None:
+        """Set before training: Ray drops the gauges of a process that has ended."""
         for score in self.job.scores:
             delay = score.name.removeprefix(f"{NEXT_DAY} ")
             if self.rank or delay == score.name:
                 continue
-            for task, found in self.notes.get(score.name, {}).get("metrics", {}).get("eval", {}).items():
+            for task, found in self.measurements.get(score.name, {}).get("metrics", {}).get("eval", {}).items():
                 self.worker.gauges.set("next_day_auc_ratio", found.get("auc"), task=task, delay_days=delay)
 
-    def _take(self, train_state: TrainState, version: str) -> str:
-        """Fill the model from a version, the optimizers too where training begins with it."""
-        begins = version == self.job.base
-        restored = restore_version(train_state, self.job.config, self.store, version, self.group, optimizer=begins)
-        if begins:
-            self.notes.put("said", restored.notes)
+    def _load_version(self, train_state: TrainState, version: str) -> str:
+        """Fill the model from a version, and the optimizers if training starts from it."""
+        is_base = version == self.job.base
+        restored = load_version(train_state, self.job.config, self.store, version, self.group, optimizer=is_base)
+        if is_base:
+            self.measurements.put("notes", restored.notes)
         return version
 
     def _health(self, train_state: TrainState) -> tuple[dict[str, float], dict[str, int]]:
-        """Root mean square of each table, and the numbers that are not finite by table and dense weight."""
+        """Root mean square of each table, and the count of non-finite numbers by table and dense weight."""
         norms, wrong = self._norms(table_rows(train_state.model, self.group))
         for name, value in dense_weights(train_state).items():
             if value.is_floating_point() and (count := int((~torch.isfinite(value)).sum())):
@@ -216,7 +216,7 @@ class _DailyWorker:
             delta = Delta(
                 job.base,
                 self._changed(row_tracker, before, maps),
-                {name: evicted(before[name], after) for name, after in maps.items()},
+                {name: evicted_ids(before[name], after) for name, after in maps.items()},
                 job.accumulator_decay,
             )
         draft = Draft(
@@ -226,10 +226,10 @@ class _DailyWorker:
                 "metrics": metrics_section(candidate),
             }
         )
-        return export(train_state, self.store, draft, self.group, maps=maps, delta=delta)
+        return write_version(train_state, self.store, draft, self.group, maps=maps, delta=delta)
 
     def _loaded(self, files: Iterable[MapFile]) -> list[IdMap]:
-        """Maps, read by every worker; if one cannot, all stop."""
+        """The maps, read by every worker; if one worker fails, all stop."""
         found: list[IdMap] = []
         all_gather_or_raise(self.group, lambda: found.extend(file.load() for file in files))
         return found
@@ -237,37 +237,37 @@ class _DailyWorker:
     def _changed(
         self, row_tracker: TouchedRowTracker, before: Mapping[str, IdMap], after: Mapping[str, IdMap]
     ) -> dict[str, np.ndarray]:
-        """Rows that training looked up, and on the first worker those whose owner, count or day is another one now."""
+        """Rows that training looked up, and on the first worker those whose ID, count or day changed."""
         rows = row_tracker.rows()
         if self.rank == 0:
             for name, new in after.items():
-                rows[name] = np.union1d(rows[name], changed_owners(before[name], new))
+                rows[name] = np.union1d(rows[name], changed_map_rows(before[name], new))
         return rows
 
 
 class _MeasurementLog:
-    """What was measured before training, on the storage as soon as it is known; the same on all workers."""
+    """The measurements made before training, saved as soon as they are known; the same on all workers."""
 
     def __init__(self, store: Store, name: str, rank: int, group: dist.ProcessGroup):
         self._store, self._name, self._rank, self._group = store, name, rank, group
-        self._notes: dict[str, Any] = all_gather_or_raise(group, lambda: self._read() if rank == 0 else None)[0]
+        self._values: dict[str, Any] = all_gather_or_raise(group, lambda: self._read() if rank == 0 else None)[0]
 
     def has(self, key: str) -> bool:
-        return key in self._notes
+        return key in self._values
 
     def get(self, key: str, default: Any) -> Any:
-        return self._notes.get(key, default)
+        return self._values.get(key, default)
 
     def all(self) -> dict[str, Any]:
-        return dict(self._notes)
+        return dict(self._values)
 
     def put(self, key: str, value: Any) -> None:
-        """Note a value that all workers have alike; called by all together."""
-        self._notes[key] = value
+        """Store a value that is equal on all workers; a collective call."""
+        self._values[key] = value
         all_gather_or_raise(self._group, lambda: self._save() if self._rank == 0 else None)
 
     def _save(self) -> None:
-        self._store.write(self._name, json.dumps(self._notes))
+        self._store.write(self._name, json.dumps(self._values))
 
     def _read(self) -> dict[str, Any]:
         data = self._store.read(self._name)

@@ -111,6 +111,6 @@ def _read(store: Store, number: int) -> Entry:
         return entry
     except (ValueError, TypeError) as error:
         raise VersionError(
-            f"store {store.path}: `{name}` is damaged ({error}); restore it from a copy of the store; if it is the newest entry, "
-            f"you can also delete it and publish or roll back again"
+            f"store {store.path}: `{name}` is damaged ({error}); restore it from a backup of the store. If it is the newest "
+            f"entry, you can also delete it and publish or roll back again"
         ) from error

@@ -14,16 +14,16 @@ from raymtl.model_store.store import folder_of
 from raymtl.storage.object_store import Output, Store
 
 
-def can_rest_on(base: Manifest, config: Config) -> bool:
+def can_be_delta_of(base: Manifest, config: Config) -> bool:
     """Whether the tables of a configuration can be written as a delta on a version; `check_base` checks a built model."""
     kind = config.train.sparse_optimizer.type
     if base.tables.keys() != config.tables.keys():
         return False
     for name, table in config.tables.items():
-        there = base.tables[name]
-        if (there.dim, there.id_space, there.optimizer) != (table.dim, table.id_space, kind):
+        saved = base.tables[name]
+        if (saved.dim, saved.id_space, saved.optimizer) != (table.dim, table.id_space, kind):
             return False
-        if table.rows != there.rows and (table.id_space == "hash" or table.rows < there.rows):
+        if table.rows != saved.rows and (table.id_space == "hash" or table.rows < saved.rows):
             return False
     return True
 
@@ -36,18 +36,18 @@ def check_base(base: Manifest, tables: Mapping[str, TableRows], spaces: Mapping[
             f"a delta on version {base.id} needs the same tables, and only one of the two has `{other}`; write a full version"
         )
     for name, table in tables.items():
-        there = base.tables[name]
-        was = (there.dim, there.id_space, there.optimizer, there.state)
-        here = (table.dim, spaces[name], optimizer, table.state_dims)
-        if was != here:
+        saved = base.tables[name]
+        was = (saved.dim, saved.id_space, saved.optimizer, saved.state)
+        now = (table.dim, spaces[name], optimizer, table.state_dims)
+        if was != now:
             raise VersionError(
-                f"table `{name}` is {here} (width, ID space, optimizer, state) and {was} in version {base.id}, so a delta on it "
+                f"table `{name}` is {now} (width, ID space, optimizer, state) and {was} in version {base.id}, so a delta on it "
                 f"is not possible; write a full version"
             )
-        grew = table.rows > there.rows and spaces[name] != "hash"
-        if table.rows != there.rows and not grew:
+        grew = table.rows > saved.rows and spaces[name] != "hash"
+        if table.rows != saved.rows and not grew:
             raise VersionError(
-                f"table `{name}` has {table.rows:,} rows and {there.rows:,} in version {base.id}, so a delta on it is not "
+                f"table `{name}` has {table.rows:,} rows and {saved.rows:,} in version {base.id}, so a delta on it is not "
                 f"possible; write a full version"
             )
 

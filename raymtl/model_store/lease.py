@@ -36,8 +36,8 @@ class Claim:
 
     name: str
     """Name of the claim, unique."""
-    holder: str
-    """Its purpose, such as `publish` or `daily 2026-01-05`."""
+    purpose: str
+    """What the process does, such as `publish` or `daily 2026-01-05`."""
     by: str
     """User, host and process."""
     since: float
@@ -69,7 +69,7 @@ class Lease:
 
     def __init__(self, store: Store, claim: Claim, ttl_s: float, clock: Clock):
         self._store, self._claim, self._ttl_s, self._clock = store, claim, ttl_s, clock
-        self._beaten = time.monotonic()
+        self._last_heartbeat = time.monotonic()
         self._stop = threading.Event()
         self._lost: str | None = None
         self._clean_up = ExitStack()
@@ -85,20 +85,20 @@ class Lease:
     ) -> None:
         self.release()
 
-    def held(self) -> None:
-        """Check on the storage that the lease is still held; raise TryLaterError if it is not.
+    def check_held(self) -> None:
+        """Check on the storage that the lease is still held; raise LeaseLostError if it is not.
 
         Called right before each step that others see.
         """
-        if time.monotonic() - self._beaten > self._ttl_s:  # this process or the storage was stalled
-            self._look()
+        if time.monotonic() - self._last_heartbeat > self._ttl_s:  # this process or the storage was stalled
+            self._check_lost()
             if self._lost is None:
-                self._beat_once()
-        self._look()
+                self._write_heartbeat()
+        self._check_lost()
         if self._lost is not None:
             raise LeaseLostError(
                 f"store {self._store.path}: this process lost the lease it had since {clock_text(self._claim.since)} "
-                f"({self._lost}); nothing was published: rerun the same command"
+                f"({self._lost}); nothing more was changed; rerun the same command"
             )
 
     def was_deleted(self) -> bool:
@@ -120,20 +120,20 @@ class Lease:
     def _beat(self) -> None:
         while not self._stop.wait(self._ttl_s / 6):
             try:
-                self._look()
+                self._check_lost()
                 if self._lost is not None:
                     return
-                self._beat_once()
+                self._write_heartbeat()
             except (
                 Exception
             ):  # whatever a storage package raises: without a heartbeat the lease, and hours of work, would be lost
                 continue  # retry
 
-    def _beat_once(self) -> None:
+    def _write_heartbeat(self) -> None:
         _write(self._store, replace(self._claim, heartbeat=self._clock.now()))
-        self._beaten = time.monotonic()
+        self._last_heartbeat = time.monotonic()
 
-    def _look(self) -> None:
+    def _check_lost(self) -> None:
         if self._lost is not None:
             return
         name = self._claim.name
@@ -143,21 +143,21 @@ class Lease:
             self._lost = "its claim was deleted"
 
 
-def acquire(store: Store, holder: str, *, ttl_s: float = TTL_S, wait_s: float = 0.0, clock: Clock = Clock()) -> Lease:
+def acquire(store: Store, purpose: str, *, ttl_s: float = TTL_S, wait_s: float = 0.0, clock: Clock = Clock()) -> Lease:
     """Take the lease of a store.
 
-    If another process has it, retry for `wait_s` seconds, then raise TryLaterError with its holder and start time.
+    If another process has it, retry for `wait_s` seconds, then raise TryLaterError with its purpose and start time.
     """
     tried = 0.0
     while True:
-        found = _attempt(store, holder, ttl_s, clock)
+        found = _attempt(store, purpose, ttl_s, clock)
         if isinstance(found, Lease):
             return found
         if tried >= wait_s:
             age = max(0.0, clock.now() - found.heartbeat)
             raise TryLaterError(
-                f"store {store.path} is in use: {found.by} holds it for `{found.holder}` since {clock_text(found.since)} "
-                f"(last heartbeat {age:.0f} s ago); retry when it is done, or {ttl_s:.0f} s after it died"
+                f"store {store.path} is in use by {found.by} for `{found.purpose}` since {clock_text(found.since)} "
+                f"(last heartbeat {age:.0f} s ago); rerun when that command has ended, or add --wait SECONDS"
             )
         pause = min(ttl_s / 6, max(wait_s - tried, 0.01))
         clock.sleep(pause)
@@ -166,7 +166,7 @@ def acquire(store: Store, holder: str, *, ttl_s: float = TTL_S, wait_s: float = 
 
 def holders(store: Store) -> list[Claim]:
     """All claims, alive or not, the holder's first."""
-    return sorted(_claims(store), key=_turn)
+    return sorted(_claims(store), key=_priority)
 
 
 def clock_text(seconds: float) -> str:
@@ -174,13 +174,13 @@ def clock_text(seconds: float) -> str:
     return time.strftime("%Y-%m-%d %H:%M:%S UTC", time.gmtime(seconds))
 
 
-def _attempt(store: Store, holder: str, ttl_s: float, clock: Clock) -> Lease | Claim:
+def _attempt(store: Store, purpose: str, ttl_s: float, clock: Clock) -> Lease | Claim:
     """The lease, or the claim that precedes this one."""
     now = clock.now()
-    claim = Claim(uuid.uuid4().hex, holder, who(), now, now, *_identity())
+    claim = Claim(uuid.uuid4().hex, purpose, who(), now, now, *_identity())
     before = _living(store, ttl_s, clock)
     if before:  # a shortcut for the common case; it never grants the lease
-        taken = min(before, key=_turn)
+        taken = min(before, key=_priority)
         if taken.ticket:
             return taken
     won = False
@@ -196,7 +196,7 @@ def _attempt(store: Store, holder: str, ttl_s: float, clock: Clock) -> Lease | C
             with suppress(StorageError):  # it expires by itself
                 store.remove(_claim_name(claim.name))
     try:
-        lease.held()
+        lease.check_held()
     except BaseException:
         lease.release()  # its thread would keep it alive until the process ends
         raise
@@ -212,8 +212,8 @@ def _queued(store: Store, claim: Claim, ttl_s: float, clock: Clock) -> tuple[Cla
     _write(store, claim)
     while True:
         others = _living(store, ttl_s, clock, but=claim.name)
-        if first := [c for c in others if c.ticket and _turn(c) < _turn(claim)]:
-            return claim, min(first, key=_turn)
+        if first := [c for c in others if c.ticket and _priority(c) < _priority(claim)]:
+            return claim, min(first, key=_priority)
         if all(c.ticket for c in others):
             return claim, None
         clock.sleep(ttl_s / 600)  # another process is choosing, and may get a number as low
@@ -269,7 +269,7 @@ def _clear_marks(store: Store, clock: Clock) -> None:
             store.remove(f"{FOLDER}/{name}")
 
 
-def _turn(claim: Claim) -> tuple[bool, int, str]:
+def _priority(claim: Claim) -> tuple[bool, int, str]:
     return claim.ticket == 0, claim.ticket, claim.name
 
 

@@ -23,7 +23,7 @@ from raymtl.words import count_of
 
 
 @dataclass(frozen=True)
-class Restored:
+class LoadedVersion:
     """A loaded version."""
 
     manifest: Manifest
@@ -31,7 +31,7 @@ class Restored:
     """Sentences on what the version lacks and starts fresh."""
 
 
-def restore(
+def load_version(
     train_state: TrainState,
     config: Config,
     store: Store,
@@ -39,7 +39,7 @@ def restore(
     group: dist.ProcessGroup,
     *,
     optimizer: bool = True,
-) -> Restored:
+) -> LoadedVersion:
     """Fill the model of `config` and its optimizers from a published version (None: the current one), in place.
 
     Called by all workers of `group` (over gloo) together. First one of the workers verifies each file's hash: nothing is loaded
@@ -84,7 +84,7 @@ def restore(
                     _load_table(store, manifest, table, copies, with_state)
 
     all_gather_or_raise(group, load)
-    return Restored(newest, notes)
+    return LoadedVersion(newest, notes)
 
 
 def check_fits(config: Config, store: Store, version: Manifest) -> None:
@@ -116,11 +116,11 @@ def _compare_tables(tables: dict[str, Table], version: Manifest) -> list[str]:
         if saved is None:
             notes.append(f"table `{name}` is not in version {version.id} and starts fresh")
             continue
-        for key, here, there in (("dim", table.dim, saved.dim), ("id_space", table.id_space, saved.id_space)):
-            if here != there:
+        for key, now, before in (("dim", table.dim, saved.dim), ("id_space", table.id_space, saved.id_space)):
+            if now != before:
                 raise VersionError(
-                    f"tables.{name}.{key} is {here} and version {version.id} has {there}, so its rows cannot be loaded; set it "
-                    f"back to {there}, or give the table another name to start it fresh"
+                    f"tables.{name}.{key} is {now} and version {version.id} has {before}, so its rows cannot be loaded; set it "
+                    f"back to {before}, or give the table another name to start it fresh"
                 )
         if table.rows == saved.rows:
             continue

@@ -137,13 +137,13 @@ class Manifest(_Part):
         return (self.model_dump_json(indent=1) + "\n").encode()
 
 
-def parse_manifest(data: bytes, where: str) -> Manifest:
-    """Read a manifest; VersionError if it is damaged or of a newer format."""
+def parse_manifest(data: bytes, where: str, repair: str) -> Manifest:
+    """Read a manifest; VersionError, which ends with `repair`, if it is damaged or of a newer format."""
     try:
         raw = json.loads(data)
         number = raw["format"]
     except (ValueError, KeyError, TypeError) as error:
-        raise VersionError(f"`{where}` is damaged ({error}); choose another version") from error
+        raise VersionError(f"`{where}` is damaged ({error}); {repair}") from error
     if number != FORMAT:
         raise VersionError(
             f"`{where}` has format {number}, this raymtl reads format {FORMAT}; install the raymtl that wrote it, or a newer one"
@@ -153,7 +153,7 @@ def parse_manifest(data: bytes, where: str) -> Manifest:
     except ValidationError as error:
         first = error.errors()[0]
         path = ".".join(str(p) for p in first["loc"])
-        raise VersionError(f"`{where}` is damaged ({path}: {first['msg']}); choose another version") from error
+        raise VersionError(f"`{where}` is damaged ({path}: {first['msg']}); {repair}") from error
 
 
 def new_id(data_end: dt.date) -> str:

@@ -87,7 +87,7 @@ def list_versions(store: Store) -> list[Listed]:
     """The versions, newest first."""
     now = current(store)
 
-    def look(entry: commit_log.Entry) -> Listed:
+    def listed(entry: commit_log.Entry) -> Listed:
         try:
             manifest = _manifest(store, entry.version, entry.manifest)
         except VersionError:
@@ -95,7 +95,7 @@ def list_versions(store: Store) -> list[Listed]:
         return Listed(entry.version, entry.time, entry.by, entry.version == now, manifest)
 
     with ThreadPoolExecutor(_THREADS) as pool:
-        return list(pool.map(look, reversed(published(store))))
+        return list(pool.map(listed, reversed(published(store))))
 
 
 def show(store: Store, version: str | None = None) -> Manifest:
@@ -114,13 +114,13 @@ def chain(store: Store, manifest: Manifest) -> list[Manifest]:
     found = [manifest]
     while found[0].base is not None:
         if any(found[0].base == m.id for m in found):
-            raise VersionError(f"store {store.path}: version {manifest.id} is its own base; choose another version")
+            raise VersionError(f"store {store.path}: version {manifest.id} is its own base; {_repair(store)}")
         found.insert(0, show(store, found[0].base))
     return found
 
 
 def verify(store: Store, version: str | None = None) -> list[str]:
-    """The faults of the files of a version and of its bases, one sentence each; empty if there are none.
+    """The faults of the files of a version and of its bases, one message each; empty if there are none.
 
     Raises VersionError if the manifest itself is missing or damaged.
     """
@@ -137,14 +137,14 @@ def file_fault(store: Store, version: str, file: FileEntry) -> str | None:
 
 
 def read_file(store: Store, version: str, file: FileEntry) -> bytes:
-    """The content of one file. Raises VersionError if it is missing, or its size or hash is not that of the manifest."""
+    """The content of one file. Raises VersionError if it is missing, or its size or hash differs from the manifest's."""
     name = f"{folder_of(version)}/{file.path}"
     data = store.read(name)
     if data is None:
         raise missing(store, version, file.path)
     wrong = _difference(store, name, file, (hashlib.sha256(data).hexdigest(), len(data)))
     if wrong:
-        raise VersionError(f"{wrong}; choose another version, or restore the file from a copy")
+        raise VersionError(f"{wrong}; {_repair(store)}")
     return data
 
 
@@ -152,7 +152,7 @@ def missing(store: Store, version: str, path: str) -> VersionError:
     """The error for a missing file of a published version: it is damaged, or was removed in the meantime."""
     if any(entry.version == version for entry in published(store)):
         where = store.path_of(f"{folder_of(version)}/{path}")
-        return VersionError(f"`{where}` is missing; choose another version, or restore the file from a copy")
+        return VersionError(f"`{where}` is missing; {_repair(store)}")
     return VersionError(
         f"version {version} of store {store.path} was removed while it was read, probably by `raymtl versions gc`; use the "
         f"current version, or let gc keep more versions with --keep"
@@ -165,8 +165,17 @@ def _difference(store: Store, name: str, file: FileEntry, found: tuple[str, int]
         return f"`{store.path_of(name)}` is missing"
     if found != (file.sha256, file.bytes):
         size = "" if found[1] == file.bytes else f" ({found[1]:,} bytes instead of {file.bytes:,})"
-        return f"`{store.path_of(name)}` is damaged: its hash is not that of the manifest{size}"
+        return f"`{store.path_of(name)}` is damaged: its hash differs from the manifest's{size}"
     return None
+
+
+def _no_version(store: Store) -> str:
+    return f"store {store.path} does not exist or has no version; check its path, or publish a run first"
+
+
+def _repair(store: Store) -> str:
+    """What to do about a damaged version."""
+    return f"restore the file from a backup, or run `raymtl versions rollback --store {store.path}`"
 
 
 def diff(a: Manifest, b: Manifest) -> Difference:
@@ -196,16 +205,14 @@ def clear(store: Store, version: str) -> None:
     Raises VersionError if a version of that name was published.
     """
     if any(entry.version == check_id(version) for entry in commit_log.entries(store)):
-        raise VersionError(
-            f"store {store.path} has already published a version {version}; give the new one another name"
-        )
+        raise VersionError(f"store {store.path} already has a version {version}; choose another name with --version")
     store.remove_folder(folder_of(version))
 
 
-def publish(store: Store, version: str, held: Callable[[], None] | None = None) -> commit_log.Entry:
+def publish(store: Store, version: str, check_lease: Callable[[], None] | None = None) -> commit_log.Entry:
     """Make a written version current, in one step.
 
-    `held` is called right before and raises if the lease is lost. A version that is already current stays so. Raises
+    `check_lease` is called right before and raises if the lease is lost. A version that is already current stays so. Raises
     VersionError if some of its files are missing or have another size.
     """
     last = commit_log.newest(store)
@@ -214,13 +221,18 @@ def publish(store: Store, version: str, held: Callable[[], None] | None = None) 
     manifest = read_unpublished(store, version)
     check_sizes(store, manifest, manifest.all_files)
     if any(entry.version == version for entry in commit_log.entries(store)):
-        raise VersionError(f"store {store.path}: version {version} is already published; roll back to it instead")
-    if held is not None:
-        held()
+        raise VersionError(
+            f"store {store.path}: version {version} is already published; run `raymtl versions rollback {version} --store "
+            f"{store.path}` to make it current"
+        )
+    if check_lease is not None:
+        check_lease()
     return commit_log.append(store, last, "publish", version, version, _digest(store, version))
 
 
-def rollback(store: Store, version: str | None = None, held: Callable[[], None] | None = None) -> commit_log.Entry:
+def rollback(
+    store: Store, version: str | None = None, check_lease: Callable[[], None] | None = None
+) -> commit_log.Entry:
     """Make an earlier version current again; None: the parent of the current one, or if that was removed, the last version
     published before it that was not rolled back.
 
@@ -228,20 +240,20 @@ def rollback(store: Store, version: str | None = None, held: Callable[[], None] 
     """
     last, there = commit_log.newest(store), published(store)
     if last is None:
-        raise VersionError(f"store {store.path} has no version; publish one first")
+        raise VersionError(_no_version(store))
     if version is None:
-        version = _version_to_go_back_to(store, last.current, [entry.version for entry in there])
+        version = _rollback_target(store, last.current, [entry.version for entry in there])
     entry = _entry(store, version)
     for part in chain(store, _manifest(store, entry.version, entry.manifest)):
         check_sizes(store, part, part.all_files)
     if version == last.current:
         return last
-    if held is not None:
-        held()
+    if check_lease is not None:
+        check_lease()
     return commit_log.append(store, last, "rollback", version, version, entry.manifest)
 
 
-def _version_to_go_back_to(store: Store, now: str, there: list[str]) -> str:
+def _rollback_target(store: Store, now: str, there: list[str]) -> str:
     with suppress(VersionError):  # rolling back must work from a damaged version too
         parent = show(store, now).parent
         if parent in there:
@@ -255,20 +267,27 @@ def _version_to_go_back_to(store: Store, now: str, there: list[str]) -> str:
     before = there[: there.index(now)] if now in there else there
     good = [version for version in before if version not in withdrawn]
     if not good:
-        raise VersionError(f"store {store.path}: there is no version before {now}; name a version to roll back to")
+        raise VersionError(
+            f"store {store.path}: no earlier version can be restored: all before {now} were removed or rolled back; pass one "
+            f"from `raymtl versions list` by name"
+        )
     return good[-1]
 
 
 def gc(
-    store: Store, keep: int, spare: Collection[str] = (), held: Callable[[], None] | None = None, dry_run: bool = False
+    store: Store,
+    keep: int,
+    keep_unpublished: Collection[str] = (),
+    check_lease: Callable[[], None] | None = None,
+    dry_run: bool = False,
 ) -> Removed:
     """Remove all but the newest `keep` versions, and what killed writers left behind; the caller holds the lease.
 
-    The current version stays, and so do the bases of all versions that are kept. `spare` names unpublished folders to keep, such
-    as a candidate's.
+    The current version stays, and so do the bases of all versions that are kept. `keep_unpublished` names
+    unpublished folders to keep, such as a candidate's.
     """
     if keep < 1:
-        raise VersionError(f"keep is {keep}; set it to 1 or more")
+        raise VersionError(f"gc(keep={keep}) of store {store.path}: keep must be 1 or more")
     last, there = commit_log.newest(store), published(store)
     kept = {entry.version for entry in there[-keep:]} | ({last.current} if last else set())
     for version in list(kept):
@@ -280,18 +299,18 @@ def gc(
             continue  # damaged: keep it for inspection, but not its bases
     gone = [entry.version for entry in there if entry.version not in kept]
     known = {entry.version for entry in there}
-    leftovers = [name for name in store.names(FOLDER) if name not in known and name not in spare]
+    leftovers = [name for name in store.names(FOLDER) if name not in known and name not in keep_unpublished]
     if not dry_run:
         for version in gone:
-            if held is not None:
-                held()
+            if check_lease is not None:
+                check_lease()
             assert last is not None
             # Logged first: a reader that finds the entry does not start, and the next gc finishes an interrupted removal
             last = commit_log.append(store, last, "remove", version, last.current, "")
             store.remove_folder(folder_of(version))
         for name in leftovers:
-            if held is not None:
-                held()
+            if check_lease is not None:
+                check_lease()
             store.remove_folder(folder_of(name))
     return Removed(gone, leftovers)
 
@@ -302,10 +321,10 @@ def _entry(store: Store, version: str | None) -> commit_log.Entry:
     if version is None:
         version = current(store)
         if version is None:
-            raise VersionError(f"store {store.path} has no version; publish one first")
+            raise VersionError(_no_version(store))
     if version not in there:
         listed = ", ".join(list(there)[-5:]) or "none"
-        raise VersionError(f"store {store.path} has no version {version}; the newest ones are: {listed}")
+        raise VersionError(f"store {store.path} has no version `{version}`; pass one of: {listed}")
     return there[version]
 
 
@@ -315,12 +334,12 @@ def _manifest(store: Store, version: str, digest: str) -> Manifest:
     data = store.read(name)
     where = store.path_of(name)
     if data is None:
-        raise VersionError(f"`{where}` is missing, so version {version} is incomplete; choose another version")
+        raise VersionError(f"`{where}` is missing, so version {version} is incomplete; {_repair(store)}")
     if digest and hashlib.sha256(data).hexdigest() != digest:
-        raise VersionError(f"`{where}` is damaged: its hash is not that of the log; choose another version")
-    manifest = parse_manifest(data, where)
+        raise VersionError(f"`{where}` is damaged: its hash differs from the one in the log; {_repair(store)}")
+    manifest = parse_manifest(data, where, _repair(store))
     if manifest.id != version:
-        raise VersionError(f"`{where}` belongs to version {manifest.id}; choose another version")
+        raise VersionError(f"`{where}` belongs to version {manifest.id}, not to {version}; {_repair(store)}")
     return manifest
 
 
@@ -335,9 +354,8 @@ def check_sizes(store: Store, manifest: Manifest, files: Iterable[FileEntry]) ->
         if there.get(file.path) != file.bytes:
             found = f"has {there[file.path]:,} bytes instead of {file.bytes:,}" if file.path in there else "is missing"
             raise VersionError(
-                f"`{store.path_of(f'{folder_of(manifest.id)}/{file.path}')}` {found}, so version "
-                f"{manifest.id} is incomplete; "
-                f"write it again, or choose another version"
+                f"`{store.path_of(f'{folder_of(manifest.id)}/{file.path}')}` {found}, so version {manifest.id} is incomplete; "
+                f"{_repair(store)}"
             )
 
 

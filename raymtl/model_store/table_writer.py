@@ -9,7 +9,7 @@ import pyarrow.parquet as pq
 from raymtl.embeddings.rows import RowChunk, TableRows
 from raymtl.errors import StorageError, UserError
 from raymtl.model_store.manifest import KEY, WEIGHT, FileEntry
-from raymtl.model_store.row_owners import FIELDS, RowIds
+from raymtl.model_store.row_ids import FIELDS, RowIds
 from raymtl.model_store.store import folder_of
 from raymtl.storage.object_store import Output, Store
 

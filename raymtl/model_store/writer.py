@@ -20,7 +20,7 @@ from raymtl.errors import UserError
 from raymtl.model_store.commit_log import utc_now
 from raymtl.model_store.delta import changed_rows, check_base, write_expired
 from raymtl.model_store.manifest import DENSE, NAME, OPTIMIZER, FileEntry, Manifest, TableEntry
-from raymtl.model_store.row_owners import RowIds
+from raymtl.model_store.row_ids import RowIds
 from raymtl.model_store.store import clear, folder_of, show
 from raymtl.model_store.table_writer import CHUNK_BYTES, FILE_BYTES, TableWriter, parquet_schema, rows_per_chunk
 from raymtl.storage.object_store import Store
@@ -56,7 +56,7 @@ class Delta:
     """Factor on the optimizer state of all rows, applied before those rows changed."""
 
 
-def export(
+def write_version(
     train_state: TrainState,
     store: Store,
     draft: Draft,

@@ -10,7 +10,7 @@ from typing import Literal
 from matplotlib.axes import Axes
 from matplotlib.ticker import FuncFormatter, MaxNLocator, NullFormatter
 
-from raymtl.reports.plots import FAINT, INK, LOOK, PAPER, figure, label_ends, panels, percent_axis, styled, svg
+from raymtl.reports.plots import FAINT, INK, PAPER, WARNING, figure, label_ends, panels, percent_axis, styled, svg
 from raymtl.reports.style import short_count, short_day
 
 Values = Mapping[dt.date, float]
@@ -42,13 +42,13 @@ def small_multiples(
     colours: Mapping[str, str],
     span: Span,
     unit: str,
-    words: str,
+    alt_text: str,
     show: Callable[[float], str],
     least: float = 0.0,
     best: Series | None = None,
     percent: bool = False,
 ) -> str | None:
-    """One panel per name, each with its own scale, for numbers of different size; None without any value.
+    """One panel per name, each with its own scale, for numbers of different size; None if there is no value.
 
     Args:
         show: how the last value is written beside the name.
@@ -72,7 +72,7 @@ def small_multiples(
         _days_axis(ax, span, 4 if len(axes) > 2 else 6)
         if percent:
             percent_axis(ax)
-    return svg(drawing, words)
+    return svg(drawing, alt_text)
 
 
 @dataclass(frozen=True)
@@ -89,7 +89,7 @@ class Frame:
 
 
 @styled
-def frames(wanted: Sequence[Frame], colours: Mapping[str, str], span: Span, words: str) -> str | None:
+def line_charts(wanted: Sequence[Frame], colours: Mapping[str, str], span: Span, alt_text: str) -> str | None:
     """Frames side by side, at most two in a row; those without any value are left out, and None if all are."""
     wanted = [frame for frame in wanted if any(frame.series.values())]
     if not wanted:
@@ -111,7 +111,7 @@ def frames(wanted: Sequence[Frame], colours: Mapping[str, str], span: Span, word
         _days_axis(ax, span, 10 if len(axes) == 1 else 6, room=0.12 if len(axes) == 1 else 0.2)
         if len(series) > 1 or frame.title not in series:
             label_ends(ax, [(span.place(max(v)), v[max(v)], name, colours[name]) for name, v in series.items()])
-    return svg(drawing, words)
+    return svg(drawing, alt_text)
 
 
 def _from_zero(ax: Axes, values: Sequence[float], counts: bool) -> None:
@@ -131,10 +131,10 @@ def _from_zero(ax: Axes, values: Sequence[float], counts: bool) -> None:
 
 
 @styled
-def stacks(
-    series: Series, colours: Mapping[str, str], span: Span, unit: str, words: str, percent: bool = False
+def stacked_bars(
+    series: Series, colours: Mapping[str, str], span: Span, unit: str, alt_text: str, percent: bool = False
 ) -> str | None:
-    """A bar per day, its parts one on the other; None without any value."""
+    """A bar per day, its parts stacked; None if there is no value."""
     series = {name: values for name, values in series.items() if any(values.values())}
     if not series:
         return None
@@ -163,12 +163,14 @@ def stacks(
         percent_axis(ax)
     handles, names = ax.get_legend_handles_labels()
     ax.legend(handles[::-1], names[::-1], frameon=False, fontsize=8.5, loc="center left", bbox_to_anchor=(1.0, 0.5))
-    return svg(drawing, words)
+    return svg(drawing, alt_text)
 
 
 @styled
-def sizes(series: Series, colours: Mapping[str, str], span: Span, words: str, show: Callable[[int], str]) -> str | None:
-    """A point per day on a stem, one colour and one mark per kind, logarithmic where they are far apart; None without any."""
+def version_sizes(
+    series: Series, colours: Mapping[str, str], span: Span, alt_text: str, show: Callable[[int], str]
+) -> str | None:
+    """A point per day on a stem, one colour and one mark per kind, on a log scale if they differ much; None if there is none."""
     series = {name: values for name, values in series.items() if values}
     found = [v for values in series.values() for v in values.values() if v > 0]
     if not found:
@@ -191,12 +193,12 @@ def sizes(series: Series, colours: Mapping[str, str], span: Span, words: str, sh
     ax.grid(visible=False, axis="x")
     _days_axis(ax, span, 10)
     ax.legend(frameon=False, fontsize=8.5, loc="center left", bbox_to_anchor=(1.0, 0.5))
-    return svg(drawing, words)
+    return svg(drawing, alt_text)
 
 
 @styled
-def level_bars(
-    values: Mapping[str, float], colours: Mapping[str, str], words: str, show: Callable[[float], str]
+def horizontal_bars(
+    values: Mapping[str, float], colours: Mapping[str, str], alt_text: str, show: Callable[[float], str]
 ) -> str:
     """A horizontal bar per name, with its value written beside it."""
     drawing = figure(0.55 + 0.27 * len(values))
@@ -213,14 +215,14 @@ def level_bars(
     ax.set_xlim(0, (max(values.values(), default=0.0) / size or 1.0) * 1.12)
     ax.grid(visible=False, axis="y")
     ax.set_xlabel(unit)
-    return svg(drawing, words)
+    return svg(drawing, alt_text)
 
 
 @styled
-def against_usual(
-    rows: Sequence[tuple[str, float, float, float, bool]], colours: Mapping[str, str], words: str
+def ratio_to_median(
+    rows: Sequence[tuple[str, float, float, float, bool]], colours: Mapping[str, str], alt_text: str
 ) -> str | None:
-    """Each figure of a day as a multiple of its usual value: name, value, minimum and maximum before, whether to mark it."""
+    """Each statistic of a day as a multiple of its median: name, value, earlier minimum and maximum, whether to mark it."""
     if not rows:
         return None
     drawing = figure(0.75 + 0.24 * len(rows))
@@ -231,7 +233,7 @@ def against_usual(
     reach = min(reach, 16.0)
     for i, (name, value, low, high, look) in enumerate(rows):
         ax.plot([low, high], [i, i], color=FAINT, linewidth=6, alpha=0.35)
-        colour = LOOK if look else colours.get(name, INK)
+        colour = WARNING if look else colours.get(name, INK)
         ax.plot([min(max(value, 1 / reach), reach)], [i], "o", color=colour, markersize=6, clip_on=False)
     ax.set_yticks(range(len(rows)), [name for name, *_ in rows])
     ax.tick_params(axis="y", length=0, labelcolor=INK)
@@ -244,8 +246,8 @@ def against_usual(
     ax.set_xticks(steps, [f"{step:g} ×" for step in steps])
     ax.xaxis.set_minor_formatter(NullFormatter())
     ax.grid(visible=False, axis="y")
-    ax.set_xlabel("of the median of the days before")
-    return svg(drawing, words)
+    ax.set_xlabel("of the median of earlier days")
+    return svg(drawing, alt_text)
 
 
 def time_unit(longest: float) -> tuple[float, str]:
@@ -274,7 +276,7 @@ def _limits(ax: Axes, values: Sequence[float], least: float) -> None:
 def _days_axis(ax: Axes, span: Span, ticks: int, room: float = 0.0) -> None:
     """Label the x axis by day, leave `room` for names at the right, and draw the marked days."""
     for day in span.marked:
-        ax.axvline(span.place(day), color=LOOK, linewidth=1.0, linestyle=(0, (3, 3)), alpha=0.8, zorder=1)
+        ax.axvline(span.place(day), color=WARNING, linewidth=1.0, linestyle=(0, (3, 3)), alpha=0.8, zorder=1)
     length = max(span.place(span.last), 1)
     ax.set_xlim(-0.6, length * (1 + room) + 0.6)
     ax.xaxis.set_major_locator(MaxNLocator(ticks, integer=True))

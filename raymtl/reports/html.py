@@ -5,7 +5,7 @@ from typing import Any
 from raymtl.errors import StorageError
 from raymtl.reports import curves, slices, style
 from raymtl.reports.load import Run, load_run
-from raymtl.reports.page import OPEN_ROWS, Cell, Grid, StatusWord, fill, metric_grid
+from raymtl.reports.page import OPEN_ROWS, Cell, Grid, PageStatus, fill, metric_grid
 from raymtl.reports.tables import metric_tables, metrics_of
 from raymtl.storage.filesystem import make_folder_of, open_filesystem, put
 from raymtl.storage.folder import Folder
@@ -73,11 +73,11 @@ def render(run: Run) -> str:
     )
 
 
-def _status(run: Run) -> StatusWord:
+def _status(run: Run) -> PageStatus:
     if run.result is None:
-        return StatusWord("no result yet", good=False)
+        return PageStatus("no result yet", good=False)
     text = str(run.result.get("status") or "finished")
-    return StatusWord(text, text.lower() in _GOOD)
+    return PageStatus(text, text.lower() in _GOOD)
 
 
 def _evaluated(run: Run) -> str:

@@ -66,18 +66,18 @@ def load_run(folder: Folder) -> Run:
     """Read the run in `folder`.
 
     Raises:
-        UserError: there is no such folder, or it is not the folder of a run, or `config.yaml` or `result.json` is damaged.
+        UserError: there is no such folder, it is not the folder of a run, or `config.yaml` or `result.json` is damaged.
     """
     if folder.kind() != pafs.FileType.Directory:
-        raise UserError(
-            f"there is no folder `{folder.path}`; name the folder of a run, `<output>/<name>` of its config"
-        )
+        raise UserError(f"there is no folder `{folder.path}`; pass a run, <output>/<name>, or the store of a daily job")
     texts = {name: folder.read_text(name) for name in FILES}
     if not any(text is not None for text in texts.values()):
         raise UserError(
-            f"`{folder.path}` is not the folder of a run: it holds none of {', '.join(FILES)}; "
-            "name `<output>/<name>` of the run's config"
+            f"`{folder.path}` is neither a run (it has none of {', '.join(FILES)}) nor the store of a daily job (it has no "
+            f"days/); pass <output>/<name>, or daily.store"
         )
+    if folder.kind("trials") == pafs.FileType.Directory:
+        raise UserError(f"`{folder.path}` is a search, not a run; run `raymtl tune report {folder.path}`")
     run = Run(folder.path)
     if (text := texts["config.yaml"]) is not None:
         run.config_text = text
@@ -100,9 +100,11 @@ def _mapping(path: str, text: str, parse: Any, error: type[Exception]) -> dict[s
     try:
         found = parse(text)
     except error as e:
-        raise UserError(f"`{path}` cannot be read: {e}") from e
+        raise UserError(f"`{path}` is damaged: {e}; restore it, or rerun the command that wrote it") from e
     if not isinstance(found, dict):
-        raise UserError(f"`{path}` holds a {type(found).__name__}, expected a mapping; name the folder of a run")
+        raise UserError(
+            f"`{path}` holds a {type(found).__name__}, expected a mapping; pass the folder of a run, <output>/<name>"
+        )
     return found
 
 

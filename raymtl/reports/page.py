@@ -17,15 +17,15 @@ Kind = Literal["", "name", "part", "why", "look", "good", "faint"]
 
 @dataclass(frozen=True)
 class Cell:
-    """One place in a table."""
+    """One cell of a table."""
 
     text: str
     kind: Kind = ""
     """Empty: a right-aligned number. `part` and `why` are left-aligned words; `look` marks a cell that needs attention."""
-    chip: str = ""
+    dot_colour: str = ""
     """Colour of a dot before it."""
     link: str = ""
-    aside: str = ""
+    note: str = ""
     """A small remark after it."""
 
 
@@ -37,7 +37,7 @@ class Grid:
     columns: Sequence[str]
     rows: Sequence[Sequence[Cell]]
     heads: frozenset[int] = frozenset()
-    """Rows that begin a group."""
+    """Rows that start a group."""
     narrow: bool = False
     """Only as wide as its text."""
     tight: bool = False
@@ -45,10 +45,10 @@ class Grid:
 
 
 @dataclass(frozen=True)
-class Words:
-    """A sentence or two."""
+class Paragraph:
+    """A paragraph of text."""
 
-    part: ClassVar[str] = "words"
+    part: ClassVar[str] = "paragraph"
     text: str
 
 
@@ -69,28 +69,28 @@ class Drawing:
 
 
 @dataclass(frozen=True)
-class Folded:
+class Collapsible:
     """Parts that are collapsed at first."""
 
-    part: ClassVar[str] = "folded"
+    part: ClassVar[str] = "collapsible"
     title: str
     parts: Sequence["Part"]
 
 
-Part = Grid | Words | Heading | Drawing | Folded
+Part = Grid | Paragraph | Heading | Drawing | Collapsible
 
 
 @dataclass(frozen=True)
 class Section:
-    """A title, with sentences and figures."""
+    """A title, with text, tables and plots."""
 
     title: str
-    say: str
+    text: str
     parts: Sequence[Part] = ()
 
 
 @dataclass(frozen=True)
-class StatusWord:
+class PageStatus:
     """One or two words, green if all is well."""
 
     text: str
@@ -104,12 +104,12 @@ class Page:
     title: str
     """In the browser's tab."""
     heading: str
-    status: StatusWord
+    status: PageStatus
     verdict: str
     """Continues the status."""
     meta: Sequence[str] = ()
     links: Sequence[tuple[str, str]] = ()
-    """Words and relative address."""
+    """Text and relative address."""
     notes: Sequence[str] = ()
     keys: Sequence[tuple[str, str, str]] = ()
     """Key numbers: name, value, remark."""

@@ -22,13 +22,13 @@ WIDTH_IN = 11.0
 _LABEL_IN = 0.17  # from one name at the end of a line to the next
 
 # Stand-ins that become colours of the page when the SVG is written, so that one drawing serves both themes.
-INK, FAINT, LINE, PAPER, LOOK = "#010203", "#040506", "#070809", "#0a0b0c", "#0d0e0f"
+INK, FAINT, LINE, PAPER, WARNING = "#010203", "#040506", "#070809", "#0a0b0c", "#0d0e0f"
 _PAGE_COLOURS = {
     INK: "currentColor",
     FAINT: "var(--faint)",
     LINE: "var(--line)",
     PAPER: "var(--paper)",
-    LOOK: "var(--look)",
+    WARNING: "var(--look)",
 }
 
 _STYLE = {
@@ -83,8 +83,8 @@ def panels(count: int, height_in: float, columns: int = 3) -> tuple[Figure, list
     return drawing, [drawing.add_subplot(rows, columns, i + 1) for i in range(count)]
 
 
-def svg(drawing: Figure, words: str) -> str:
-    """The figure as an SVG element that fills the width of its parent; `words` describe it to a screen reader."""
+def svg(drawing: Figure, alt_text: str) -> str:
+    """The figure as an SVG element that fills the width of its parent; `alt_text` describes it to a screen reader."""
     buffer = io.StringIO()
     drawing.savefig(buffer, format="svg", metadata={"Date": None, "Creator": None, "Format": None, "Type": None})
     text = buffer.getvalue()
@@ -92,7 +92,7 @@ def svg(drawing: Figure, words: str) -> str:
     for stand_in, colour in _PAGE_COLOURS.items():
         text = text.replace(stand_in, colour)
     text = re.sub(r'(<svg[^>]*?) height="[^"]*"', r"\1", text, count=1)
-    text = re.sub(r'(<svg[^>]*?) width="[^"]*"', rf'\1 role="img" aria-label="{_escaped(words)}"', text, count=1)
+    text = re.sub(r'(<svg[^>]*?) width="[^"]*"', rf'\1 role="img" aria-label="{_escaped(alt_text)}"', text, count=1)
     return re.sub(r"<metadata>.*?</metadata>", "", text, flags=re.DOTALL)
 
 
@@ -130,7 +130,7 @@ def thin(points: list[tuple[float, float]], most: int = 600) -> list[tuple[float
 
 
 def smooth(values: list[float]) -> list[float]:
-    """An exponential mean over about a twentieth of the points, without the drag of its first value."""
+    """An exponential mean over about a twentieth of the points, with bias correction for the first values."""
     keep = 1 - 2 / (len(values) / 20 + 1) if len(values) > 20 else 0.0
     total = weight = 0.0
     found = []

@@ -77,7 +77,7 @@ class TrainingLines:
             self._console.print(training_line(record, self._total, eta_s), soft_wrap=True)
 
     def _eta(self, now: float, rows: int) -> float | None:
-        """Seconds left at the speed since the first record, reading and evaluation counted in."""
+        """Seconds left at the speed since the first record, reading and evaluation included."""
         if self._begun is None or rows < self._begun[1]:
             self._begun = (now, rows)
         since, first = self._begun
@@ -108,7 +108,7 @@ def status_line(record: dict[str, Any], total: int) -> str:
 
 
 def paints(console: Console) -> bool:
-    """Whether a line can be painted over; elsewhere progress is told in lines of its own."""
+    """Whether a line can be painted over; otherwise progress is printed as separate lines."""
     return console.is_terminal and not console.is_dumb_terminal
 
 

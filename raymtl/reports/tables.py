@@ -19,7 +19,7 @@ class TableCell:
 
     text: str
     odd: bool = False
-    """Asks for a look: a calibration far from 1, an AUC below one half."""
+    """Needs attention: a calibration far from 1, an AUC below one half."""
 
 
 @dataclass(frozen=True)
@@ -156,7 +156,7 @@ def _best(report: Report) -> TableCell:
 
 
 def _gap(report: Report) -> TableCell:
-    """What is missing to the best reachable value."""
+    """Difference to the best reachable value."""
     name = headline(report).name
     value, best = report.get(name), report.get(f"truth_{name}")
     return TableCell("–" if value is None or best is None else f"{best - value:.4f}".replace("-", "−"))

@@ -11,15 +11,15 @@ from raymtl.reports.tables import ALL, Row, metric_tables, metrics_of
 from raymtl.telemetry.output import FoldedTable
 
 
-def print_table(result: Mapping[str, Any]) -> Table:
-    """A table with one line per task and scenario, for `rich.print`; nothing is printed here.
+def metric_table(result: Mapping[str, Any]) -> Table:
+    """A table with one line per task and scenario, for `rich.print`.
 
     Args:
         result: what a run returns, its `result.json`, or what `EvalMetrics.compute` returned.
 
     Returns:
-        Binary tasks fill the ranking columns; count and real tasks the column `error`, there only if such a task is. The
-        reasons for dashes stand below.
+        Binary tasks fill the ranking columns; count and real-valued tasks the column `error`, which is present only if there is
+        such a task. The reasons for dashes are below.
     """
     metrics = metrics_of(result)
     ranked, *others = metric_tables(metrics)

@@ -14,7 +14,7 @@ from raymtl.config.slots.common import Custom
 from raymtl.data.ids.id_map import IdMap
 from raymtl.errors import ConfigError, VersionError
 from raymtl.model_store.manifest import DENSE, KEY, WEIGHT, FileEntry, Manifest
-from raymtl.model_store.row_owners import read_map
+from raymtl.model_store.row_ids import read_map
 from raymtl.model_store.store import chain, check_sizes, read_file, show
 from raymtl.model_store.table_reader import numbers, row_groups
 from raymtl.serving.model import served_tables

@@ -1,7 +1,6 @@
 """Blocks that all trials of a search share: read and checked once, then kept in Ray's object store.
 
-A trial takes them without a copy from the memory of its machine; one that shuffles rows does it itself, in the order that a run
-of its own would have read them in.
+Each trial reads them zero-copy from its node's object store, and shuffles them in the order of a separate run.
 """
 
 from collections.abc import Iterator, Mapping
@@ -18,7 +17,7 @@ from raymtl.data.units import Fragment
 from raymtl.errors import find_user_error
 
 SHARE = 0.5
-"""Largest part of the cluster's object store that the blocks may take."""
+"""Largest share of the cluster's object store that the blocks may use."""
 
 
 @dataclass(frozen=True)
@@ -26,14 +25,14 @@ class SharedInput:
     """One input, unit by unit and fragment by fragment, in file order."""
 
     units: tuple[tuple[ray.ObjectRef, ...], ...]
-    """Of each unit its fragments, each a list of blocks."""
+    """By unit, its fragments, each a list of blocks."""
 
     def stream(self, schedule: Schedule, seed: int | None) -> Iterator[pa.Table]:
         """The blocks in the order of `schedule`; with the seed of a shuffle the rows of each in the order that
         `data.read.stream` gives a single worker."""
-        for place, (pass_number, number) in enumerate(schedule):
+        for place, (epoch, number) in enumerate(schedule):
             for n, reference in enumerate(self.units[number]):
-                random = None if seed is None else np.random.default_rng([seed, pass_number, number, n])
+                random = None if seed is None else np.random.default_rng([seed, epoch, number, n])
                 for block in ray.get(reference):
                     if random is not None:
                         block = block.take(pa.array(random.permutation(len(block))))
@@ -42,7 +41,7 @@ class SharedInput:
 
 
 def fits(config: Config, inputs: Mapping[str, Input]) -> bool:
-    """Whether the blocks of all inputs find room in the object store."""
+    """Whether the blocks of all inputs fit into the object store."""
     needed = sum(
         source.plan.rows * measured_row_bytes(source.plan, BlockMaker(config, source.evaluation, source.maps))
         for source in inputs.values()
@@ -51,7 +50,7 @@ def fits(config: Config, inputs: Mapping[str, Input]) -> bool:
 
 
 def read_shared(config: Config, inputs: Mapping[str, Input]) -> dict[str, SharedInput]:
-    """Read every input, a task per fragment. Raises DataError and StorageError as reading does."""
+    """Read every input, a task per fragment. Raises DataError and StorageError as `read` does."""
     found, counts = {}, []
     for name, source in inputs.items():
         maker = ray.put(BlockMaker(config, source.evaluation, source.maps))
@@ -76,7 +75,7 @@ def read_shared(config: Config, inputs: Mapping[str, Input]) -> dict[str, Shared
 def _read(
     root: str, fragment: Fragment, maker: BlockMaker, block_rows: int, tasks: tuple[str, ...] | None
 ) -> tuple[list[pa.Table], int]:
-    """The blocks, and their rows: a small answer that says whether all went well."""
+    """The blocks, and their rows: a small result that shows whether the read succeeded."""
     raw = read_fragment(root, fragment, maker.raw_columns(), block_rows)
     blocks = [maker(table, Place(fragment.path, first_row), 0, tasks) for table, first_row in raw]
     return blocks, sum(len(block) for block in blocks)

@@ -1,7 +1,6 @@
 """A trial with several workers: Ray Train inside the trial, which watches it.
 
-At every evaluation the workers ask whether to go on; told that they are not to, they end by themselves, and Ray Train gives back
-what it holds.
+At every evaluation the workers ask whether to continue; if the answer is no they exit, and Ray Train releases its resources.
 """
 
 import asyncio
@@ -14,14 +13,14 @@ from raymtl.training.checkpoint import Progress
 from raymtl.training.ray_trainer import launch
 from raymtl.training.resources import ResourceGrant
 from raymtl.training.worker import Job, run_worker
-from raymtl.tuning.inprocess_trial import Watcher
+from raymtl.tuning.inprocess_trial import ProgressListener
 
 _LOOK_EVERY_S = 0.2
 
 
 @ray.remote(num_cpus=0)
 class _StopDecider:
-    """Holds the workers' question until the trial has the answer."""
+    """Passes an evaluation to the trial and its decision back to the workers."""
 
     def __init__(self) -> None:
         self._question: dict[str, Any] | None = None
@@ -41,17 +40,17 @@ class _StopDecider:
             self._answered.set_result(should_continue)
 
 
-def run_distributed_trial(job: Job, room: ResourceGrant, watcher: Watcher) -> Progress:
-    """Train what is left of a trial on `train.workers` workers. Raises what the run raised."""
-    watcher.began(Progress())  # Ray Train knows how far it is; what it measured before is told at the end
+def run_distributed_trial(job: Job, grant: ResourceGrant, listener: ProgressListener) -> Progress:
+    """Train the rest of a trial on `train.workers` workers. Raises what the run raised."""
+    listener.on_start(Progress())  # Ray Train knows its progress; earlier evaluations are reported at the end
     stop_decider = _StopDecider.remote()  # type: ignore[attr-defined]
     job.stop_decider = stop_decider
     outcome: dict[str, Any] = {}
 
     def run() -> None:
         try:
-            outcome["summary"] = launch(run_worker, job, room, job.config, None)
-        except BaseException as error:  # raised again by who waits for it
+            outcome["summary"] = launch(run_worker, job, grant, job.config, None)
+        except BaseException as error:  # re-raised in the calling thread
             outcome["error"] = error
 
     thread = threading.Thread(target=run, name="trial", daemon=True)
@@ -61,7 +60,7 @@ def run_distributed_trial(job: Job, room: ResourceGrant, watcher: Watcher) -> Pr
             thread.join(_LOOK_EVERY_S)
             asked = ray.get(stop_decider.question.remote())
             if asked is not None:
-                ray.get(stop_decider.answer.remote(watcher.evaluated(asked)))
+                ray.get(stop_decider.answer.remote(listener.on_evaluation(asked)))
     finally:
         ray.kill(stop_decider)
     if "error" in outcome:

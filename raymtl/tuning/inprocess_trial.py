@@ -16,7 +16,7 @@ import torch.distributed as dist
 
 from raymtl.data.read import Input, Schedule, row_seed
 from raymtl.errors import CheckpointError, StorageError
-from raymtl.model_store.loader import restore as restore_version
+from raymtl.model_store.loader import load_version
 from raymtl.storage.object_store import Store
 from raymtl.storage.temp_dirs import folder_for
 from raymtl.telemetry.metrics import Gauges
@@ -29,11 +29,11 @@ from raymtl.training.worker import Job, Streams, init_single_process_group, mute
 from raymtl.tuning.blocks import SharedInput
 
 STATE = "state.json"
-"""Names the folder of the newest whole checkpoint of a trial."""
+"""Names the folder of the newest complete checkpoint of a trial."""
 
 
 @dataclass(frozen=True)
-class Begin:
+class StartingVersion:
     """The version that a trial starts from."""
 
     store: Store
@@ -41,28 +41,28 @@ class Begin:
     heads_only: bool
 
 
-class Watcher(Protocol):
-    """Who is told how far a trial has come."""
+class ProgressListener(Protocol):
+    """Receives the progress of a trial."""
 
-    def began(self, progress: Progress) -> bool:
-        """Training begins now; the answer says whether to begin at all."""
+    def on_start(self, progress: Progress) -> bool:
+        """Called before training; returns whether to start it."""
 
-    def saved(self, progress: Progress) -> None:
-        """A checkpoint is written."""
+    def on_checkpoint(self, progress: Progress) -> None:
+        """Called after a checkpoint is written."""
 
-    def evaluated(self, evaluation: dict[str, Any]) -> bool:
-        """An evaluation is made; the answer says whether to go on."""
+    def on_evaluation(self, evaluation: dict[str, Any]) -> bool:
+        """Called after an evaluation; returns whether to continue."""
 
 
 def train_in_process(
     job: Job,
     blocks: dict[str, SharedInput] | None,
-    begin: Begin | None,
-    watcher: Watcher,
+    start_from: StartingVersion | None,
+    listener: ProgressListener,
 ) -> Progress:
-    """Train what is left of a trial in `job.run_dir`, and return how far it came.
+    """Train the rest of a trial in `job.run_dir`, and return its progress.
 
-    With `blocks` the inputs are those that all trials share; without they are read for this trial alone.
+    With `blocks` it uses the inputs that all trials share; otherwise it reads its own.
     """
     mute_library_logs()
     torch.set_num_threads(job.threads)
@@ -74,22 +74,22 @@ def train_in_process(
     group = dist.group.WORLD
     assert group is not None
     built = build(config, job.base_rates, total_steps(job), device, group)
-    state = _State(job, built, group)
+    state = _TrialCheckpoints(job, built, group)
     progress = state.load()
-    if progress.step == 0 and begin is not None:
-        restore_version(built, config, begin.store, begin.version, group, optimizer=not begin.heads_only)
-    if begin is not None and begin.heads_only:
+    if progress.step == 0 and start_from is not None:
+        load_version(built, config, start_from.store, start_from.version, group, optimizer=not start_from.heads_only)
+    if start_from is not None and start_from.heads_only:
         built.optimizers.train_only(built.model.module.head.ranker.heads())
     progress.starts += 1
     worker = Worker(0, 1, device, group, None, None, _opener(job, blocks), gauges=Gauges(job.run, 0))
 
     def save() -> None:
         state.save(progress)
-        watcher.saved(progress)
+        listener.on_checkpoint(progress)
 
-    stop_callback = StopCallback(job.stop_check_units, watcher.evaluated)
+    stop_callback = StopCallback(job.stop_check_units, listener.on_evaluation)
     loop = Trainer(worker, config, built, job.inputs, progress, None, save, stop_callback=stop_callback)
-    if watcher.began(progress) and not progress.finished:
+    if listener.on_start(progress) and not progress.finished:
         loop.run()
     return progress
 
@@ -105,9 +105,9 @@ def _opener(job: Job, blocks: dict[str, SharedInput] | None) -> Callable[[Input,
     return open_stream
 
 
-class _State:
-    """The checkpoints of a trial: written under a new name each, then named in one small file, so that a kill costs at most what
-    came after the last one."""
+class _TrialCheckpoints:
+    """The checkpoints of a trial: each is written under a new name, then named in one small file, so that a crash loses at most
+    the work since the last one."""
 
     def __init__(self, job: Job, built: TrainState, group: dist.ProcessGroup):
         self._folder, self._built, self._group = job.run_dir, built, group
@@ -141,7 +141,7 @@ class _State:
                 self._folder.upload(scratch, name)
         self._folder.write(STATE, json.dumps({"folder": name}))
         if self._last is not None:
-            with suppress(StorageError):  # it goes with the trial's folder at the latest
+            with suppress(StorageError):  # it is removed with the trial's folder at the latest
                 self._folder.remove_folder(self._last)
         self._last = name
 
@@ -160,5 +160,5 @@ def _named_in(text: str, folder: RunFolder) -> str:
 
 
 def trial_folder(search_folder: RunFolder, name: str) -> RunFolder:
-    """Folder of what a trial under way keeps."""
+    """Folder of the checkpoints of a running trial."""
     return search_folder.child(f"trials/{name}")

@@ -1,4 +1,4 @@
-"""What makes a trial better: one number or several out of an evaluation, and the limits it must keep to.
+"""The objective of a search: one number or several from an evaluation, and the limits a trial must meet.
 
 Every number here is signed: higher is better, whatever the metric.
 """
@@ -36,7 +36,7 @@ class ObjectiveEvaluator:
         return ["weighted mean"] if self.objective.mean is not None else list(self.objective.pareto or [])
 
     def values(self, metrics: Metrics | None) -> list[float] | None:
-        """The numbers to make as great as possible; None where there are no metrics yet or one of them cannot be told."""
+        """The numbers to maximise; None if there are no metrics yet or one of them is null."""
         if not metrics:
             return None
         weights = self.objective.mean
@@ -48,10 +48,10 @@ class ObjectiveEvaluator:
             return numbers
         return [sum(w * v for w, v in zip(weights.values(), numbers, strict=True)) / sum(weights.values())]
 
-    def excess(self, metrics: Metrics, default: Metrics | None) -> list[float]:
-        """By how much each limit of `subject_to` is broken, in the limit's order; 0 and below: it is kept.
+    def violations(self, metrics: Metrics, default: Metrics | None) -> list[float]:
+        """By how much each limit of `subject_to` is violated, in their order; 0 or less: it is met.
 
-        Without the metrics of the default configuration a limit relative to it counts as kept.
+        Without the metrics of the default configuration, a limit relative to it counts as met.
         """
         found = []
         for name, bound in self.objective.subject_to.items():
@@ -67,13 +67,13 @@ class ObjectiveEvaluator:
                 found.append(unsigned(name, value) - float(bound.at_most or 0.0))
         return found
 
-    def keeps(self, metrics: Metrics, default: Metrics | None) -> bool:
-        """Whether every limit is kept."""
-        return all(excess <= 0 for excess in self.excess(metrics, default))
+    def meets_limits(self, metrics: Metrics, default: Metrics | None) -> bool:
+        """Whether every limit is met."""
+        return all(excess <= 0 for excess in self.violations(metrics, default))
 
 
 def stopping_value(tune: Tune, metrics: Metrics) -> float | None:
-    """The signed number by which a trial under way is judged."""
+    """The signed number by which the stopping rule judges a trial."""
     by = getattr(tune.stopping, "by", None)
     if by is not None:
         return signed_value(metrics, by)
@@ -82,7 +82,7 @@ def stopping_value(tune: Tune, metrics: Metrics) -> float | None:
 
 
 def objective_problems(config: Config, tune: Tune) -> Iterator[str]:
-    """A sentence for everything that is wrong with the metrics that the search names."""
+    """One message for each fault of the metrics that the search names."""
     goals = tune.objective
     where = "metric" if goals.metric is not None else "mean" if goals.mean is not None else "pareto"
     named = {f"tune.objective.{where}": goals.goals(), "tune.objective.subject_to": list(goals.subject_to)}
@@ -128,7 +128,7 @@ def metric_problem(config: Config, name: str) -> str | None:
 
 
 def check_objective(config: Config, tune: Tune) -> None:
-    """Raise ConfigError where the objective cannot be worked out."""
+    """Raise ConfigError if the objective cannot be computed."""
     problems = list(objective_problems(config, tune))
     if config.data.eval is None:
         problems.insert(0, "data.eval is missing; a search compares trials on evaluation days")

@@ -1,4 +1,4 @@
-"""What a search leaves: `best.yaml`, `trials.parquet`, `result.json`, all made out of the records."""
+"""The output of a search: `best.yaml`, `trials.parquet`, `result.json`, all derived from the records."""
 
 import json
 import math
@@ -36,7 +36,7 @@ def write_result(search: Search, folder: RunFolder, clock: dict[str, Any]) -> Tu
 
 
 def summary(search: Search, clock: dict[str, Any], folder: RunFolder) -> TuneResult:
-    """Everything that a report says in numbers."""
+    """All numbers of the report."""
     trials = list(search.trial_store.trials.values())
     searched = [t for t in trials if t.kind in SEARCHED]
     default = search.trial_store.default
@@ -66,13 +66,13 @@ def summary(search: Search, clock: dict[str, Any], folder: RunFolder) -> TuneRes
 def gains(search: Search) -> list[dict[str, Any]]:
     """Best trial against the default over fresh seeds, per number of the objective and per limit.
 
-    The trial's own run is left out: it was chosen for being high, noise included. `beyond_noise` is whether the difference of
-    the means is more than twice its standard error (Welch).
+    The trial's own run is excluded: it was selected for a high value, which includes noise. `beyond_noise` is whether the
+    difference of the means is more than twice its standard error (Welch).
     """
     repeats = [t for t in search.trial_store.of_kind("repeat") if t.status == "finished" and t.metrics is not None]
     default = search.trial_store.default
     best = search.best(search.trial_store.of_kind(*SEARCHED))
-    # an earlier best, of a search that was made longer, has repeats too
+    # an earlier best, of a search that was extended, has repeats too
     own = [t for t in repeats if best is not None and t.of == best.number]
     base = [t for t in repeats if default is not None and t.of == default.number]
     if not own or not base:
@@ -85,7 +85,7 @@ def gains(search: Search) -> list[dict[str, Any]]:
             continue
         error = math.sqrt(_variance(a) / len(a) + _variance(b) / len(b))
         gain = statistics.mean(a) - statistics.mean(b)
-        # without any noise (no shuffle, no dropout, a version to begin with) the seeds say nothing
+        # without any noise (no shuffle, no dropout, a starting version) the seeds show nothing
         known = len(a) > 1 and len(b) > 1 and error > 0
         found.append(
             {
@@ -101,7 +101,7 @@ def gains(search: Search) -> list[dict[str, Any]]:
 
 
 def _values(evaluator: ObjectiveEvaluator, name: str, trials: Sequence[Trial]) -> list[float]:
-    """Oriented values of one number of the objective, or of a limit's metric."""
+    """Signed values of one number of the objective, or of a limit's metric."""
     if name in evaluator.names:
         index = evaluator.names.index(name)
         return [values[index] for t in trials if (values := evaluator.values(t.metrics)) is not None]
@@ -128,7 +128,7 @@ def rows_of(search: Search) -> list[dict[str, Any]]:
             "rows": t.rows,
             "train_seconds": t.train_seconds,
             "starts": t.starts,
-            "keeps_limits": search.evaluator.keeps(metrics, default) if metrics else None,
+            "meets_limits": search.evaluator.meets_limits(metrics, default) if metrics else None,
         }
         for name in {name for other in search.trial_store.trials.values() for name in other.fields}:
             value = t.fields.get(name)

@@ -1,7 +1,7 @@
-"""Drawing the next trial, and giving up the bad ones: Optuna's samplers and pruners over the records of a search.
+"""Sample the next trial and stop bad ones: Optuna's samplers and pruners over the records of a search.
 
-A study is rebuilt from the records for every question. It costs milliseconds, and a search that resumes after a kill asks
-the very same question.
+The study is rebuilt from the records for every call. It costs milliseconds, and a search that resumes after a crash makes the
+same call.
 """
 
 import warnings
@@ -16,38 +16,38 @@ from optuna.trial import FrozenTrial, TrialState
 
 from raymtl.config.tune import ASHA, NSGA2, TPE, MedianStop, Tune
 from raymtl.tuning.objective import ObjectiveEvaluator, stopping_value
-from raymtl.tuning.space import Axis, Draw, Space
+from raymtl.tuning.space import Params, SearchDimension, Space
 from raymtl.tuning.trial_store import Trial
 
 optuna.logging.set_verbosity(optuna.logging.WARNING)
 
 
-def draw(
-    space: Space, axes: Sequence[Axis], fixed: Draw, tune: Tune, trials: Sequence[Trial], number: int
-) -> tuple[Draw, Any]:
-    """A new draw of `axes`, `fixed` beside it, and what the sampler wants to find in the record of this trial.
+def sample(
+    space: Space, dimensions: Sequence[SearchDimension], fixed: Params, tune: Tune, trials: Sequence[Trial], number: int
+) -> tuple[Params, Any]:
+    """New parameters for `dimensions`, with those of `fixed`, and the sampler's state for the record of this trial.
 
-    `trials` are those to learn from, the ones under way too; `number` of the new trial seeds the sampler.
+    The sampler learns from `trials`, also from running ones; the `number` of the new trial seeds it.
     """
     study = _study(space, tune, trials, _sampler(tune, number))
     trial = study.ask()
     found = dict(fixed)
-    for axis in axes:
-        if not space.active(axis, found):
+    for dimension in dimensions:
+        if not space.active(dimension, found):
             continue
-        d = axis.distribution
+        d = dimension.distribution
         if isinstance(d, optuna.distributions.CategoricalDistribution):
-            found[axis.name] = trial.suggest_categorical(axis.name, d.choices)
+            found[dimension.name] = trial.suggest_categorical(dimension.name, d.choices)
         elif isinstance(d, optuna.distributions.IntDistribution):
-            found[axis.name] = trial.suggest_int(axis.name, d.low, d.high, log=d.log)
+            found[dimension.name] = trial.suggest_int(dimension.name, d.low, d.high, log=d.log)
         elif isinstance(d, optuna.distributions.FloatDistribution):
-            found[axis.name] = trial.suggest_float(axis.name, d.low, d.high, log=d.log)
+            found[dimension.name] = trial.suggest_float(dimension.name, d.low, d.high, log=d.log)
     noted = study.trials[trial.number].system_attrs
     return found, {k: v for k, v in noted.items() if k.startswith("NSGAIISampler:")}
 
 
 def should_prune(tune: Tune, trials: Sequence[Trial], trial: Trial) -> bool:
-    """Whether the stopping rule gives up a trial that has just reported; notes in it what the rule wants to find again."""
+    """Whether the stopping rule stops a trial that has just reported; stores the pruner's state in the record."""
     pruner = _pruner(tune)
     if pruner is None:
         return False
@@ -66,7 +66,7 @@ def should_prune(tune: Tune, trials: Sequence[Trial], trial: Trial) -> bool:
 
 
 def rung_rows(tune: Tune, last: int) -> list[int]:
-    """Rows seen at which a trial is to be measured for the stopping rule, below `last`."""
+    """Rows at which the stopping rule needs an evaluation of a trial, below `last`."""
     stopping = tune.stopping
     if isinstance(stopping, ASHA):
         found, at = [], stopping.first_rung_rows
@@ -84,7 +84,7 @@ def _sampler(tune: Tune, number: int) -> BaseSampler:
     options = tune.sampler
     with _quiet():
         if isinstance(options, TPE):
-            # all dimensions together: loss weights only mean something beside each other
+            # all dimensions together: loss weights matter only relative to each other
             return TPESampler(
                 n_startup_trials=options.startup_trials, multivariate=True, group=True, constant_liar=True, seed=seed
             )
@@ -107,7 +107,7 @@ def _study(space: Space, tune: Tune, trials: Sequence[Trial], sampler: BaseSampl
     default = next((t.metrics for t in trials if t.kind == "default"), None)
     with _quiet():
         study = optuna.create_study(directions=["maximize"] * len(evaluator.names), sampler=sampler)
-        distributions = {axis.name: axis.distribution for axis in space.axes}
+        distributions = {dimension.name: dimension.distribution for dimension in space.dimensions}
         for trial in trials:
             frozen = _frozen(trial, evaluator, default, distributions)
             if frozen is not None:
@@ -121,20 +121,20 @@ def _frozen(
     default: dict[str, Any] | None,
     distributions: dict[str, BaseDistribution],
 ) -> FrozenTrial | None:
-    """A record as Optuna has it; None for the default configuration where the space does not hold it."""
-    if not trial.draw:
+    """A record as an Optuna trial; None for the default configuration if the space does not contain it."""
+    if not trial.params:
         return None
     limits = evaluator.objective.subject_to
-    # A trial that was stopped is behind, but its numbers are those of fewer rows: only a single objective can be told so
-    told = trial.status == "finished" or (trial.status == "stopped" and len(evaluator.names) == 1 and not limits)
-    values = evaluator.values(trial.metrics) if told else None
+    # A trial that was stopped is behind, but its values are from fewer rows, so it is reported only for a single objective
+    reported = trial.status == "finished" or (trial.status == "stopped" and len(evaluator.names) == 1 and not limits)
+    values = evaluator.values(trial.metrics) if reported else None
     state = TrialState.RUNNING if not trial.ended else TrialState.FAIL if values is None else TrialState.COMPLETE
-    broken = evaluator.excess(trial.metrics, default) if trial.metrics is not None and limits else []
+    broken = evaluator.violations(trial.metrics, default) if trial.metrics is not None and limits else []
     return optuna.trial.create_trial(
         state=state,
         values=values if state == TrialState.COMPLETE else None,
-        params=trial.draw,
-        distributions={name: distributions[name] for name in trial.draw},
+        params=trial.params,
+        distributions={name: distributions[name] for name in trial.params},
         system_attrs=trial.sampler,
         constraints=dict(zip(limits, broken, strict=True)) if broken and state == TrialState.COMPLETE else None,
     )

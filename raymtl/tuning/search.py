@@ -1,4 +1,4 @@
-"""The course of a search: which trial comes next, what becomes of one that reports, and which is the best."""
+"""The logic of a search: which trial comes next, the status of one that reports, and which is the best."""
 
 import statistics
 import time
@@ -11,7 +11,7 @@ from raymtl.errors import ConfigError
 from raymtl.telemetry.events import Listener
 from raymtl.tuning import sampler
 from raymtl.tuning.objective import ObjectiveEvaluator, front
-from raymtl.tuning.space import Draw, Space
+from raymtl.tuning.space import Params, Space
 from raymtl.tuning.trial_store import Kind, Trial, TrialStore
 from raymtl.words import count_of
 
@@ -19,12 +19,12 @@ SEARCHED: tuple[Kind, ...] = ("default", "structure", "search")
 """Kinds of trials that count as trials of the search; the rest are repeats."""
 
 
-class Finished(Exception):
+class SearchFinished(Exception):
     """There is no trial left to run."""
 
 
 class Search:
-    """Asked for the next trial and told of every report; the book is up to date whenever a call returns."""
+    """Chooses the next trial and receives every report; the trial records are saved before each call returns."""
 
     def __init__(
         self,
@@ -35,7 +35,7 @@ class Search:
         on_event: Listener,
         searched_s: float = 0.0,
     ):
-        """`total_rows` are those of a whole trial, `searched_s` the seconds that earlier starts have searched."""
+        """`total_rows` are those of a complete trial, `searched_s` the seconds of search in earlier starts."""
         assert config.tune is not None
         self.config, self.space, self.trial_store, self._total_rows = config, space, trial_store, total_rows
         self.tune: Tune = config.tune
@@ -43,19 +43,19 @@ class Search:
         self._on_event = on_event
         self._live: set[int] = set()
         self.outage: str | None = None
-        """What the storage said, if it failed a trial: nothing more is begun, and the trial stays to be gone on with."""
-        self._begun, self._searched_before = time.monotonic(), searched_s
+        """The storage error of a trial, if any: no new trial starts, and this trial can be resumed."""
+        self._started, self._searched_before = time.monotonic(), searched_s
         self._grid = space.grid() if isinstance(self.tune.sampler, Grid) else None
 
     @property
     def searched_s(self) -> float:
         """Seconds of searching, over all starts."""
-        return self._searched_before + time.monotonic() - self._begun
+        return self._searched_before + time.monotonic() - self._started
 
     # What comes next
 
     def next(self) -> Trial | None:
-        """The next trial, its record written; None: there may be one once another has ended. Raises Finished."""
+        """The next trial, its record written; None: none until a running trial has ended. Raises SearchFinished."""
         while True:
             trial = self._next()
             if trial is None or trial.status == "running":
@@ -63,14 +63,14 @@ class Search:
                     trial.starts += 1
                     self._live.add(trial.number)
                     self.trial_store.save(trial)
-                    self._tell(trial)
+                    self._emit(trial)
                 return trial
 
     def _next(self) -> Trial | None:
         if self.outage is not None or self.default_failed is not None:
-            raise Finished
+            raise SearchFinished
         waiting = [t for t in self.trial_store.trials.values() if not t.ended and t.number not in self._live]
-        if waiting:  # an earlier start of the command left them under way
+        if waiting:  # still running when an earlier start of the command ended
             return waiting[0]
         searched = self.trial_store.of_kind(*SEARCHED)
         if not searched:
@@ -78,17 +78,17 @@ class Search:
         if self._may_search(len(searched)):
             structures = self.tune.structure_trials
             if structures and len(searched) < structures:
-                return self._draw("structure", searched, lambda axis: not axis.couples, {})
+                return self._sample("structure", searched, lambda dimension: not dimension.couples, {})
             if structures:
                 if self._running("default", "structure"):
                     return None
                 best = self.best(self.trial_store.of_kind("default", "structure"))
-                couples = {axis.name for axis in self.space.axes if axis.couples}
-                fixed = {k: v for k, v in (best.draw if best else {}).items() if k not in couples}
-                return self._draw("search", searched, lambda axis: axis.couples, fixed)
+                couples = {dimension.name for dimension in self.space.dimensions if dimension.couples}
+                fixed = {k: v for k, v in (best.params if best else {}).items() if k not in couples}
+                return self._sample("search", searched, lambda dimension: dimension.couples, fixed)
             if self._grid is None:
-                return self._draw("search", searched, lambda axis: True, {})
-            tried = [t.draw for t in searched]
+                return self._sample("search", searched, lambda dimension: True, {})
+            tried = [t.params for t in searched]
             if left := [point for point in self._grid if point not in tried]:
                 return self._add("search", left[0], {})
         if self._running(*SEARCHED):
@@ -97,18 +97,18 @@ class Search:
 
     @property
     def default_failed(self) -> str | None:
-        """Why the configuration as it is cannot be trained, so that trials of it are vain."""
+        """Why the default configuration cannot be trained, so every trial would fail."""
         default = self.trial_store.default
         return default.reason if default is not None and default.status == "failed" else None
 
     def is_over(self) -> bool:
-        """Whether every trial has ended and none would come after them."""
+        """Whether every trial has ended and no more would start."""
         searched = self.trial_store.of_kind(*SEARCHED)
         if not searched or self._running(*SEARCHED, "repeat"):
             return False
         if self.default_failed is not None:
             return True
-        left = self._grid is None or any(point not in [t.draw for t in searched] for point in self._grid)
+        left = self._grid is None or any(point not in [t.params for t in searched] for point in self._grid)
         return not (left and self._may_search(len(searched))) and self._repeats_left() is None
 
     def _may_search(self, trials: int) -> bool:
@@ -118,20 +118,20 @@ class Search:
     def _running(self, *kinds: Kind) -> bool:
         return any(not t.ended for t in self.trial_store.of_kind(*kinds))
 
-    def _draw(self, kind: Kind, trials: list[Trial], takes: Callable[[Any], bool], fixed: Draw) -> Trial:
-        axes = [axis for axis in self.space.axes if takes(axis)]
-        drawn, noted = sampler.draw(self.space, axes, fixed, self.tune, trials, self.trial_store.next_number())
-        return self._add(kind, drawn, noted)
+    def _sample(self, kind: Kind, trials: list[Trial], takes: Callable[[Any], bool], fixed: Params) -> Trial:
+        dimensions = [dimension for dimension in self.space.dimensions if takes(dimension)]
+        params, state = sampler.sample(self.space, dimensions, fixed, self.tune, trials, self.trial_store.next_number())
+        return self._add(kind, params, state)
 
     def _repeat(self) -> Trial:
         left = self._repeats_left()
         if left is None:
-            raise Finished
+            raise SearchFinished
         trial, seed = left
-        return self._add("repeat", trial.draw, {}, seed, trial.number)
+        return self._add("repeat", trial.params, {}, seed, trial.number)
 
     def _repeats_left(self) -> tuple[Trial, int] | None:
-        """The default and the best trial in turn, with one new seed after another."""
+        """The default and the best trial in turn, each with a new seed."""
         default, best = self.trial_store.default, self.best(self.trial_store.of_kind(*SEARCHED))
         if default is None or best is None or best is default or default.metrics is None:
             return None
@@ -143,15 +143,15 @@ class Search:
         return None
 
     def _add(
-        self, kind: Kind, draw: Draw, noted: dict[str, Any], seed: int | None = None, of: int | None = None
+        self, kind: Kind, params: Params, noted: dict[str, Any], seed: int | None = None, of: int | None = None
     ) -> Trial:
         number = self.trial_store.next_number()
         default = self.trial_store.default
-        own = {} if default is None or of == default.number else draw
+        own = {} if default is None or of == default.number else params
         trial = Trial(
             number,
             kind,
-            draw,
+            params,
             self.space.fields(own),
             {},
             self.config.train.seed if seed is None else seed,
@@ -161,16 +161,16 @@ class Search:
         try:
             trial.config = self.space.config(own, seed).model_dump(mode="json")
         except ConfigError as error:
-            trial.status, trial.reason = "failed", f"these values do not go together: {error}"
+            trial.status, trial.reason = "failed", f"invalid combination of values: {error}"
         self.trial_store.add(trial)
         if trial.ended:
-            self._tell(trial)
+            self._emit(trial)
         return trial
 
     # What becomes of a trial
 
     def reported(self, report: dict[str, Any]) -> None:
-        """Note what a trial reported, and whether it is given up: it reads that in its record."""
+        """Save what a trial reported, and whether it must stop: it reads that in its record."""
         trial = self.trial_store.trials[report["number"]]
         if start := report.get("start"):
             trial.start_seconds += start["seconds"]
@@ -188,7 +188,7 @@ class Search:
         if "outage" in report:
             self.outage = report["outage"]
         elif trial.ended:
-            pass  # given up before, and only telling what it took
+            pass  # already stopped; this report only adds its cost
         elif "failed" in report:
             trial.status, trial.reason = "failed", report["failed"]
         elif behind:
@@ -198,26 +198,26 @@ class Search:
             if trial.metrics is None or self.evaluator.values(trial.metrics) is None:
                 trial.status, trial.reason = "failed", "the objective is null on its evaluation rows"
         self.trial_store.save(trial)
-        self._tell(trial)
+        self._emit(trial)
 
     def ended(self, number: int, crashed: bool) -> None:
-        """The trial's process has given it back."""
+        """Ray Tune reports that the trial's process has ended."""
         trial = self.trial_store.trials[number]
         self._live.discard(number)
         if not trial.ended and self.outage is None:
             trial.status = "failed"
             trial.reason = "its process died twice" if crashed else "it ended without a last report"
             self.trial_store.save(trial)
-            self._tell(trial)
+            self._emit(trial)
 
-    def _tell(self, trial: Trial) -> None:
+    def _emit(self, trial: Trial) -> None:
         self._on_event({"trial": trial})
 
     # What came of it
 
     def best(self, trials: list[Trial]) -> Trial | None:
-        """The trial to recommend: of those that were trained to their end and keep the limits, the one with the greatest
-        objective; of several objectives that of the front with the greatest sum, each in units of its spread over the trials."""
+        """The trial to recommend: among finished trials that meet the limits, the one with the highest objective; with several
+        objectives, the one on the front with the highest sum, each scaled by its standard deviation over the trials."""
         found = self.candidates(trials)
         if not found:
             return next((t for t in trials if t.kind == "default" and t.status == "finished"), None)
@@ -232,11 +232,11 @@ class Search:
         )
 
     def candidates(self, trials: list[Trial]) -> list[Trial]:
-        """Trials that are whole and keep the limits."""
+        """Finished trials that meet the limits."""
         default = self.trial_store.default
         usual = default.metrics if default is not None else None
         return [
             t
             for t in trials
-            if t.status == "finished" and t.metrics is not None and self.evaluator.keeps(t.metrics, usual)
+            if t.status == "finished" and t.metrics is not None and self.evaluator.meets_limits(t.metrics, usual)
         ]

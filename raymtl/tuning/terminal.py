@@ -27,7 +27,7 @@ class TrialLines:
         self._live = Live(console=console, refresh_per_second=2, transient=True) if console.is_terminal else None
         self._search: Search | None = None
         self._said: dict[int, tuple[str, int]] = {}
-        self._begun = time.monotonic()
+        self._started = time.monotonic()
 
     def __enter__(self) -> "TrialLines":
         if self._live is not None:
@@ -56,7 +56,7 @@ class TrialLines:
     def _trial(self, trial: Trial, search: Search) -> None:
         if self._live is not None:
             done = sum(t.ended for t in search.trial_store.trials.values())
-            took = style.duration(time.monotonic() - self._begun)
+            took = style.duration(time.monotonic() - self._started)
             self._live.update(
                 Group(trials_table(search, _SHOWN), Text(f"{count_of(done, 'trial')} ended, {took}", style="dim"))
             )
@@ -66,9 +66,9 @@ class TrialLines:
 
 
 def trials_table(search: Search, most: int | None = None) -> Table:
-    """A line per trial, the best first; those under way at the end, with `most` only so many."""
+    """A line per trial, best first, running ones last; at most `most` lines."""
     default = search.trial_store.default
-    names = [axis.name for axis in search.space.axes]
+    names = [dimension.name for dimension in search.space.dimensions]
     shown = names[:5]
     table = FoldedTable(
         "trial",
@@ -86,9 +86,9 @@ def trials_table(search: Search, most: int | None = None) -> Table:
     for trial in trials:
         values = [_number(search, trial, i) for i in range(len(search.evaluator.names))]
         if trial is default:
-            fields = ["as it is"] + [""] * (len(shown) - 1) if shown else []
+            fields = ["default"] + [""] * (len(shown) - 1) if shown else []
         else:
-            fields = [field_text(trial.draw.get(name)) for name in shown]
+            fields = [field_text(trial.params.get(name)) for name in shown]
         state = Text(trial.status, style=_STYLES[trial.status])
         table.add_row(str(trial.number), _kind(trial), state, style.short_count(trial.rows), *values, *fields)
     return table
@@ -124,5 +124,5 @@ def _line(trial: Trial, search: Search) -> str:
     fields = ", ".join(f"{name} {field_text(value)}" for name, value in trial.fields.items())
     said = f"trial {trial.number} ({_kind(trial)}) {trial.status}"
     if trial.status == "running" and not trial.history:
-        return f"{said}: {fields or 'the configuration as it is'}"
+        return f"{said}: {fields or 'the default configuration'}"
     return f"{said} at {count_of(trial.rows, 'row')}: {trial.reason or values}"

@@ -25,11 +25,11 @@ from raymtl.training.rundir import RunFolder
 from raymtl.training.worker import Job
 from raymtl.tuning.blocks import SharedInput
 from raymtl.tuning.distributed_trial import run_distributed_trial
-from raymtl.tuning.inprocess_trial import Begin, train_in_process, trial_folder
-from raymtl.tuning.trial_store import compact_metrics, is_given_up, trial_name
+from raymtl.tuning.inprocess_trial import StartingVersion, train_in_process, trial_folder
+from raymtl.tuning.trial_store import compact_metrics, must_stop, trial_name
 
 REPORT = "report"
-"""The one key of what Tune is told, whose value is JSON: Tune takes nested values apart."""
+"""The one key of a report to Tune, whose value is JSON: Tune flattens nested values."""
 
 
 @dataclass(frozen=True)
@@ -40,48 +40,48 @@ class Shared:
     """Of the search."""
     inputs: dict[str, Input]
     blocks: dict[str, SharedInput] | None
-    """None: every trial reads for itself."""
+    """None: every trial reads its own."""
     reading: dict[str, Any]
     """The parts of the configuration that the blocks depend on."""
     base_rates: dict[str, float]
-    begin: Begin | None
-    room: ResourceGrant
+    start_from: StartingVersion | None
+    grant: ResourceGrant
     after_units: frozenset[int]
-    """Where to measure for the stopping rule."""
+    """Units after which the stopping rule needs an evaluation."""
 
 
 def reading_part(config: Config) -> dict[str, Any]:
-    """What of a configuration the blocks depend on."""
+    """The parts of a configuration that the blocks depend on."""
     return {**read_fields(config), "coupled": config.multiplies_labels()}
 
 
 def run_trial(config: dict[str, Any], shared: Shared) -> None:
     """Entry of a trial; `config` has its `number` and, as `config`, its configuration."""
-    reports = Reports(shared.folder, config["number"])
+    reporter = TrialReporter(shared.folder, config["number"])
     failed = outage = None
     try:
-        reports.end(_train(config["number"], config["config"], shared, reports))
+        reporter.end(_train(config["number"], config["config"], shared, reporter))
     except Exception as error:
         if _is_outage(error):
             outage = str(error)
         else:
-            failed = _in_words(error)
-    # sharded models hold themselves in cycles (an error holds them too), and the next trial of this process needs the memory
+            failed = _error_text(error)
+    # sharded models are in reference cycles (an error refers to them too), and the next trial of this process needs the memory
     gc.collect()
     if torch.cuda.is_available():
         torch.cuda.empty_cache()
     if outage is not None:
-        reports.stop_all(outage)
+        reporter.stop_all(outage)
     if failed is not None:
-        reports.fail(failed)
+        reporter.fail(failed)
 
 
 def _is_outage(error: Exception) -> bool:
-    """Whether the storage failed, which says nothing of the trial."""
+    """Whether the storage failed, which is no fault of the trial."""
     return isinstance(error, StorageError) or is_of_storage(error)
 
 
-def _in_words(error: Exception) -> str:
+def _error_text(error: Exception) -> str:
     if isinstance(error, UserError):
         return str(error)
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
@@ -89,7 +89,7 @@ def _in_words(error: Exception) -> str:
     return f"{type(error).__name__}: {lines[0] if lines else ''} ({Path(where.filename).name}:{where.lineno})"
 
 
-def _train(number: int, raw: dict[str, Any], shared: Shared, reports: "Reports") -> Progress:
+def _train(number: int, raw: dict[str, Any], shared: Shared, reporter: "TrialReporter") -> Progress:
     folder = trial_folder(shared.folder, trial_name(number))
     loaded = config_from_dict(raw)
     alone = loaded.train.workers == 1
@@ -101,67 +101,67 @@ def _train(number: int, raw: dict[str, Any], shared: Shared, reports: "Reports")
         {**shared.base_rates, **_own_rates(loaded)},
         folder if alone else folder.child("run"),
         None,
-        shared.room.read_tasks,
-        shared.room.threads,
+        shared.grant.read_tasks,
+        shared.grant.threads,
         config_hash(loaded),
         stop_check_units=shared.after_units,
     )
     if not alone:
-        return run_distributed_trial(job, shared.room, reports)
+        return run_distributed_trial(job, shared.grant, reporter)
     blocks = shared.blocks if reading_part(loaded) == shared.reading else None
-    return train_in_process(job, blocks, shared.begin, reports)
+    return train_in_process(job, blocks, shared.start_from, reporter)
 
 
 def _own_rates(config: Config) -> dict[str, float]:
-    """The base rates that the trial's configuration gives, which go before those that were measured for all."""
+    """The base rates in the trial's configuration, which override the measured ones."""
     return {name: task.base_rate for name, task in config.active_tasks().items() if task.base_rate is not None}
 
 
-class Reports:
-    """Tells Ray Tune how far a trial has come. Every report waits until the search has noted it.
+class TrialReporter:
+    """Reports the progress of a trial to Ray Tune. Every report waits until the search has saved it.
 
-    A trial is never stopped from outside: Tune would kill it, and Ray Train's placement group of a trial with several workers
-    would stay. It reads in its own record whether it is given up, and ends in good order.
+    A trial is never stopped from outside: Tune would kill it, and the placement group of a trial with several workers would
+    remain. It reads in its own record that it must stop, and exits.
     """
 
     def __init__(self, folder: RunFolder, number: int):
-        self._folder, self._number, self._begun = folder, number, time.time()
-        self._told: set[int] = set()
+        self._folder, self._number, self._started = folder, number, time.time()
+        self._reported: set[int] = set()
         self._start: dict[str, Any] = {}
 
-    def began(self, progress: Progress) -> bool:
-        """Training begins now, after the rows that `progress` has; False: the trial is to end, by what it measured before."""
+    def on_start(self, progress: Progress) -> bool:
+        """Called before training continues from `progress`; False: the trial must stop, by its earlier evaluations."""
         process = f"{socket.gethostname()}:{os.getpid()}"
-        self._start = {"start": {"seconds": time.time() - self._begun, "from_row": progress.rows, "process": process}}
+        self._start = {"start": {"seconds": time.time() - self._started, "from_row": progress.rows, "process": process}}
         should_continue = True
-        for evaluation in progress.evaluations:  # a start before this one may have been killed before it could tell
-            should_continue &= self.evaluated(evaluation)
+        for evaluation in progress.evaluations:  # an earlier start may have been killed before it reported
+            should_continue &= self.on_evaluation(evaluation)
         return should_continue
 
-    def saved(self, progress: Progress) -> None:
-        """A checkpoint is written."""
+    def on_checkpoint(self, progress: Progress) -> None:
+        """Called after a checkpoint is written."""
         self._report(**_reached(progress))
 
-    def evaluated(self, evaluation: dict[str, Any]) -> bool:
-        """Report an evaluation, once; False: the trial is to end."""
-        if evaluation["rows"] in self._told:
+    def on_evaluation(self, evaluation: dict[str, Any]) -> bool:
+        """Report an evaluation once; False: the trial must stop."""
+        if evaluation["rows"] in self._reported:
             return True
-        self._told.add(evaluation["rows"])
+        self._reported.add(evaluation["rows"])
         self._report(evaluation={"rows": evaluation["rows"], "metrics": compact_metrics(evaluation["metrics"])})
-        return not is_given_up(self._folder, self._number)
+        return not must_stop(self._folder, self._number)
 
     def end(self, progress: Progress) -> None:
         """The last report."""
         for evaluation in progress.evaluations:
-            self.evaluated(evaluation)
+            self.on_evaluation(evaluation)
         self._report(ended=True, **_reached(progress))
 
     def fail(self, reason: str) -> None:
-        """The last report of a trial that broke."""
+        """The last report of a failed trial."""
         self._report(failed=reason)
 
     def stop_all(self, reason: str) -> None:
-        """The last report of a trial that the storage failed, and of this start of the search."""
+        """The last report after a storage error, which also stops the search."""
         self._report(outage=reason)
 
     def _report(self, **facts: Any) -> None:

@@ -1,7 +1,7 @@
-"""What a search knows of its trials: one file per trial, written before the trial begins and after everything it reports.
+"""The records of the trials of a search: one file per trial, written before the trial starts and after each of its reports.
 
-The files are the whole memory of a search. Whatever is killed, the same command reads them and resumes: finished trials are
-kept, those under way are taken up from their checkpoints, and what a sampler knows is what the files say.
+The files hold the complete state of a search. After a crash, the same command reads them and resumes: finished trials are
+kept, running trials resume from their checkpoints, and the sampler learns from the files.
 """
 
 import json
@@ -22,12 +22,12 @@ class Trial:
 
     number: int
     kind: Kind
-    draw: dict[str, Any]
-    """What the sampler drew."""
+    params: dict[str, Any]
+    """The sampled parameters."""
     fields: dict[str, Any]
-    """What of the configuration differs from the default, by dotted path."""
+    """The fields that differ from the default configuration, by dotted path."""
     config: dict[str, Any]
-    """The whole configuration."""
+    """The complete configuration."""
     seed: int
     of: int | None = None
     """The trial that this one repeats with another seed."""
@@ -45,13 +45,13 @@ class Trial:
     starts: int = 0
     """How often it was started or resumed."""
     from_scratch: int = 0
-    """How many of these began at row 0 and came as far as a checkpoint; never more than one."""
+    """How many of these started at row 0 and reached a checkpoint; never more than one."""
     processes: list[str] = field(default_factory=list)
-    """Host and process number of every start; of a trial with several workers those of the one that watches them."""
+    """Host and process number of every start; for a trial with several workers, those of the process that watches them."""
     rungs: dict[str, Any] = field(default_factory=dict)
-    """What the stopping rule noted."""
+    """State of the stopping rule."""
     sampler: dict[str, Any] = field(default_factory=dict)
-    """What the sampler noted."""
+    """State of the sampler."""
 
     @property
     def metrics(self) -> dict[str, Any] | None:
@@ -68,8 +68,8 @@ def trial_name(number: int) -> str:
     return f"{number:04d}"
 
 
-def is_given_up(folder: RunFolder, number: int) -> bool:
-    """Whether the record of a trial says that it is to end."""
+def must_stop(folder: RunFolder, number: int) -> bool:
+    """Whether the record of a trial says that it must stop."""
     text = folder.read_text(f"{TRIALS}/{trial_name(number)}.json")
     return text is None or json.loads(text)["status"] != "running"
 
@@ -78,7 +78,7 @@ class TrialStore:
     """The trials of a search, in memory and in `<search>/trials`."""
 
     def __init__(self, folder: RunFolder):
-        """Read what is there. Raises CheckpointError where a file is damaged."""
+        """Read the records. Raises CheckpointError if a file is damaged."""
         self.folder = folder
         self.trials: dict[int, Trial] = {}
         for name in folder.names(TRIALS):
@@ -89,17 +89,17 @@ class TrialStore:
                 trial = Trial(**json.loads(text or ""))
             except (ValueError, TypeError) as error:
                 raise CheckpointError(
-                    f"`{folder.path_of(f'{TRIALS}/{name}')}` is damaged ({error}); remove it, and the trial is run again"
+                    f"`{folder.path_of(f'{TRIALS}/{name}')}` is damaged ({error}); remove it to run the trial again"
                 ) from error
             self.trials[trial.number] = trial
 
     def add(self, trial: Trial) -> None:
-        """Take in a new trial."""
+        """Add a new trial."""
         self.trials[trial.number] = trial
         self.save(trial)
 
     def save(self, trial: Trial) -> None:
-        """Write what is known of a trial."""
+        """Write the record of a trial."""
         self.folder.write(f"{TRIALS}/{trial_name(trial.number)}.json", json.dumps(asdict(trial)))
 
     def next_number(self) -> int:
@@ -107,7 +107,7 @@ class TrialStore:
 
     @property
     def default(self) -> Trial | None:
-        """The trial of the configuration as it is."""
+        """The trial of the default configuration."""
         return next(iter(self.of_kind("default")), None)
 
     def of_kind(self, *kinds: Kind) -> list[Trial]:

@@ -16,9 +16,9 @@ from raymtl.errors import CheckpointError, StorageError, VersionError
 from raymtl.model_store.commit_log import utc_now
 from raymtl.model_store.lease import acquire
 from raymtl.model_store.loader import check_fits as version_fits
-from raymtl.model_store.loader import restore
+from raymtl.model_store.loader import load_version
 from raymtl.model_store.store import show
-from raymtl.model_store.writer import export
+from raymtl.model_store.writer import write_version
 from raymtl.storage.object_store import Store
 from raymtl.training import checkpoint
 from raymtl.training.checkpoint import Progress
@@ -51,7 +51,7 @@ def finish_runs(rank: int, workers: int, root: str) -> dict[str, torch.Tensor]:
 def load_it(rank: int, workers: int, root: str) -> dict[str, torch.Tensor]:
     config = mixed_config(["row_wise"])
     built = make(config)
-    restore(built, config, Store.open(root), None, dist.group.WORLD)
+    load_version(built, config, Store.open(root), None, dist.group.WORLD)
     return contents(built)
 
 
@@ -114,7 +114,7 @@ def test_publish_look_verify_roll_back(tmp_path: Path, capfd: pytest.CaptureFixt
         (versions / left / "manifest.json").touch()
         if left != "killed":
             day = dt.date(2026, 1, number)
-            record = Record(date=day, status="refused", config_hash="", base=None, version=left, begun=utc_now())
+            record = Record(date=day, status="refused", config_hash="", parent=None, version=left, started=utc_now())
             write_record(Store.open(store[1]), record)
     removed = command(capfd, "gc", "--keep", "1", *store)  # as many of the daily job's own as of what is published
     assert removed == {"versions": [], "leftovers": ["killed", "old"], "dry_run": False}
@@ -125,8 +125,8 @@ def test_publish_look_verify_roll_back(tmp_path: Path, capfd: pytest.CaptureFixt
     assert "is incomplete" in command(capfd, "rollback", "two", *store, code=66)
     with acquire(Store.open(store[1]), "daily 2026-01-05"):
         refused = command(capfd, "publish", str(runs / "second"), *store, code=75)
-        assert "holds it for `daily 2026-01-05` since" in refused
-        assert command(capfd, "list", *store)["lease"]["holder"] == "daily 2026-01-05"
+        assert "for `daily 2026-01-05` since" in refused
+        assert command(capfd, "list", *store)["lease"]["purpose"] == "daily 2026-01-05"
     (runs / "second/result.json").unlink()
     assert "has not finished" in command(capfd, "publish", str(runs / "second"), *store, code=66)
     assert list((tmp_path / "store/lease").iterdir()) == []
@@ -156,7 +156,7 @@ def write_and_fail(rank: int, workers: int, root: str, limit: int) -> Any:
 
         object_store.Output.write = full  # type: ignore[method-assign]
     try:
-        export(built, store, draft(config, "v"), dist.group.WORLD, chunk_bytes=500)
+        write_version(built, store, draft(config, "v"), dist.group.WORLD, chunk_bytes=500)
     except StorageError as error:
         return str(error)
     return limit

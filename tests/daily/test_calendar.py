@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from raymtl.config.daily import Daily
-from raymtl.daily.calendar import ExcludedDays, choose_base, days_between, days_to_do, version_before, why_left_out
+from raymtl.daily.calendar import ExcludedDays, ancestor_before, choose_base, days_between, days_to_do, skip_reason
 from raymtl.daily.record import Record, write_record
 from raymtl.errors import ConfigError, VersionError
 from raymtl.model_store.manifest import NAME
@@ -38,8 +38,8 @@ def published(store: Store, *ends: int, line: bool = True, **names: int) -> None
 
 
 def noted(store: Store, day: int, status: Any, version: str | None = None, base: str | None = None) -> None:
-    begun = dt.datetime(2026, 1, 1, tzinfo=dt.UTC)
-    record = Record(date=jan(day), status=status, version=version, config_hash="0", base=base, begun=begun)
+    started = dt.datetime(2026, 1, 1, tzinfo=dt.UTC)
+    record = Record(date=jan(day), status=status, version=version, config_hash="0", parent=base, started=started)
     write_record(store, record)
 
 
@@ -50,7 +50,7 @@ def base_of(store: Store, day: int) -> str | None:
 
 def before(store: Store, day: int) -> str | None:
     versions = list_versions(store)
-    found = version_before(versions, next((v.manifest for v in versions if v.current), None), jan(day))
+    found = ancestor_before(versions, next((v.manifest for v in versions if v.current), None), jan(day))
     return found.id if found else None
 
 
@@ -105,7 +105,7 @@ def test_the_first_day_of_all(store: Store) -> None:
     todo = days_to_do(store, daily(5), jan(5))
     assert (todo.days, todo.notes) == (
         [],
-        ["2026-01-05 is left out: it stands in daily.skip; to do it after all: remove it there"],
+        ["2026-01-05 is skipped: it is listed in daily.skip; to do it, remove it there"],
     )
 
 
@@ -127,7 +127,7 @@ def test_a_gap_is_caught_up_in_order(store: Store) -> None:
 def test_a_day_that_the_current_version_has(store: Store, day: int, again: str) -> None:
     in_line(store, 4, 5, 6)
     todo = days_to_do(store, daily(), jan(day))
-    said = f"{jan(day)} is done already: version v6 has its data; to do it again: {again}"
+    said = f"{jan(day)} is already done: version v6 has its data; to redo it, run: {again}"
     assert (todo.days, todo.notes) == ([], [said])
 
 
@@ -147,23 +147,23 @@ def test_a_day_inside_that_nobody_learned(store: Store) -> None:
     in_line(store, 3, 4, 7, 8)
     noted(store, 6, "refused", "x", "v4")
     assert days_to_do(store, daily(5), jan(5)).notes == [
-        "2026-01-05 is left out: it stands in daily.skip; to do it after all: remove it there and run raymtl daily --from "
+        "2026-01-05 is skipped: it is listed in daily.skip; to do it, remove it there, then run: raymtl daily --from "
         "2026-01-05 --to 2026-01-08 --force"
     ]
     assert days_to_do(store, daily(), jan(6)).notes == [
-        "2026-01-06 is left out: its candidate was refused; to do it after all: raymtl daily --from 2026-01-06 --to 2026-01-08 "
+        "2026-01-06 is skipped: its candidate was refused; to do it, run: raymtl daily --from 2026-01-06 --to 2026-01-08 "
         "--force"
     ]
     with pytest.raises(
-        ConfigError, match=r"^2026-01-05 was passed over: version v8 .*--from 2026-01-05 --to 2026-01-08"
+        ConfigError, match=r"^2026-01-05 was not trained, but version v8 .*--from 2026-01-05 --to 2026-01-08"
     ):
         days_to_do(store, daily(), jan(5))
     rollback(store, "v7")
     write(store, "v9", parent="v7", data_range={"train": [str(jan(9))] * 2})
     publish(store, "v9")
-    assert "is left out: its version v8 was rolled back" in days_to_do(store, daily(), jan(8)).notes[0]
+    assert "is skipped: its version v8 was rolled back" in days_to_do(store, daily(), jan(8)).notes[0]
     # a day that was put into daily.skip after a version had learned it
-    assert "is done already" in days_to_do(store, daily(4), jan(4)).notes[0]
+    assert "is already done" in days_to_do(store, daily(4), jan(4)).notes[0]
 
 
 def test_days_that_are_somebodys_decision_are_left_out(store: Store) -> None:
@@ -177,22 +177,22 @@ def test_days_that_are_somebodys_decision_are_left_out(store: Store) -> None:
     todo = days_to_do(store, daily(6), jan(9))
     assert todo.days == [jan(7), jan(8), jan(9)]
     assert todo.notes == [
-        f"2026-01-0{n} is left out: {why}; to do it after all: {first}raymtl daily --from 2026-01-0{n} --to 2026-01-09 --force"
+        f"2026-01-0{n} is skipped: {why}; to do it, {first}run: raymtl daily --from 2026-01-0{n} --to 2026-01-09 --force"
         for n, why, first in (
             (3, "its version v3 was rolled back", ""),
             (4, "its version v4 was rolled back", ""),
             (5, "its candidate was refused", ""),
-            (6, "it stands in daily.skip", "remove it there and run "),
+            (6, "it is listed in daily.skip", "remove it there, then "),
         )
     ]
-    assert why_left_out(store, daily(5), jan(5)) == "it stands in daily.skip"
-    assert why_left_out(store, daily(), jan(8)) is None
-    assert why_left_out(store, daily(), jan(9)) is None
+    assert skip_reason(store, daily(5), jan(5)) == "it is listed in daily.skip"
+    assert skip_reason(store, daily(), jan(8)) is None
+    assert skip_reason(store, daily(), jan(9)) is None
 
 
 def test_days_between_takes_all_but_those_to_skip(store: Store) -> None:
     todo = days_between(daily(3, 9), jan(2), jan(4))
-    said = "2026-01-03 is left out: it stands in daily.skip; to do it after all: remove it there"
+    said = "2026-01-03 is skipped: it is listed in daily.skip; to do it, remove it there"
     assert (todo.days, todo.notes) == ([jan(2), jan(4)], [said])
     assert days_between(daily(), jan(2), jan(2)).days == [jan(2)]
     assert days_between(daily(), jan(3), jan(2)).days == []
@@ -231,7 +231,7 @@ def test_days_of_a_line_without_gaps(store: Store) -> None:
 
 
 def test_days_refused_passed_over_and_rolled_back(store: Store) -> None:
-    in_line(store, 3, 4, 7, 8, 9)  # 5 was passed over
+    in_line(store, 3, 4, 7, 8, 9)  # 5 was never trained
     noted(store, 6, "refused", "x", "v4")
     assert left_out(store, 10) == [5, 6]
     rollback(store, "v7")

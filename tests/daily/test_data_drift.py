@@ -11,12 +11,12 @@ from hypothesis import strategies as st
 
 from raymtl.config.daily import Bounds
 from raymtl.daily.data_drift import find_data_drift
-from raymtl.daily.record import Figures
+from raymtl.daily.record import DayStatistics
 
 MONDAY = dt.date(2026, 1, 5)
 
 
-def figures(**changes: Any) -> Figures:
+def stats(**changes: Any) -> DayStatistics:
     """A day of a million rows, on which chance plays no role."""
     usual: dict[str, Any] = {
         "rows": 1_000_000,
@@ -29,22 +29,22 @@ def figures(**changes: Any) -> Figures:
         "scenarios": {"feed": 0.7, "search": 0.3},
         "new_ids": {"user": 0.2},
     }
-    return Figures.model_validate(usual | changes)
+    return DayStatistics.model_validate(usual | changes)
 
 
-def history(days: int, **changes: Any) -> dict[dt.date, Figures]:
+def history(days: int, **changes: Any) -> dict[dt.date, DayStatistics]:
     """Equal days from a Monday on."""
-    return {MONDAY + dt.timedelta(n): figures(**changes) for n in range(days)}
+    return {MONDAY + dt.timedelta(n): stats(**changes) for n in range(days)}
 
 
-def found(today: Figures, earlier: dict[dt.date, Figures], **bounds: Any) -> tuple[list[str], list[str]]:
+def found(today: DayStatistics, earlier: dict[dt.date, DayStatistics], **bounds: Any) -> tuple[list[str], list[str]]:
     day = max(earlier) + dt.timedelta(1)
     findings = find_data_drift(today, day, earlier, Bounds(**{"min_days": 3, **bounds}))
     return findings.late, findings.broken
 
 
 def test_a_day_like_the_others_is_usual():
-    assert found(figures(), history(3)) == ([], [])
+    assert found(stats(), history(3)) == ([], [])
 
 
 # With equal days only the slack is left, a quarter of the usual value (of the rarer side for shares of a whole).
@@ -64,9 +64,9 @@ def test_a_day_like_the_others_is_usual():
 def test_the_slack_around_equal_days(what, inside, late, broken):
     def today(value):
         if what == "rows":
-            return figures(rows=value)
-        (name, *_) = getattr(figures(), what)
-        return figures(**{what: {name: value}})
+            return stats(rows=value)
+        (name, *_) = getattr(stats(), what)
+        return stats(**{what: {name: value}})
 
     for value in inside:
         assert found(today(value), history(14)) == ([], [])
@@ -78,141 +78,140 @@ def test_the_slack_around_equal_days(what, inside, late, broken):
 
 def test_every_sentence_says_what_was_seen_what_is_usual_and_what_to_do():
     late, broken = found(
-        figures(rows=500_000, observed={"click": 0.5}, labels={"click": 0.1}, nulls={"price": 1.0}), history(14)
+        stats(rows=500_000, observed={"click": 0.5}, labels={"click": 0.1}, nulls={"price": 1.0}), history(14)
     )
-    wait = "run the same command again when the rest is there, accept the day once with --ignore-bounds, or set daily.bounds"
-    mend = "fix the logs and run the day again, accept the day once with --ignore-bounds, or set daily.bounds"
+    accept = "if the data is right, accept the day once with --ignore-bounds, or widen daily.bounds"
+    wait = f"rerun the same command when the data is complete; {accept}"
+    fix = f"fix the logs and rerun the same command; {accept}"
     assert late == [
-        f"the day has 500,000 rows, usual are 750,000 to 1,250,000 (of 14 days); {wait}",
-        f"tasks.click: 50% of the labels are observed, usual are 75% to 100% (of 14 days); {wait}",
+        f"the day has 500,000 rows, expected 750,000 to 1,250,000 (from 14 earlier days); {wait}",
+        f"tasks.click: 50% of the labels are observed, expected 75% to 100% (from 14 earlier days); {wait}",
     ]
     assert broken == [
-        f"tasks.click: the mean label is 0.1, usual are 0.03 to 0.05 (of 14 days); {mend}",
-        f"features.price: 100% of the rows are null, usual are 7.5% to 12.5% (of 14 days); {mend}",
+        f"tasks.click: the mean label is 0.1, expected 0.03 to 0.05 (from 14 earlier days); {fix}",
+        f"features.price: 100% of the rows are null, expected 7.5% to 12.5% (from 14 earlier days); {fix}",
     ]
     _, broken = found(
-        figures(rows=2_000_000, scenarios={"feed": 0.4}, new_ids={"user": 0.9}, columns={"user": "integer"}),
+        stats(rows=2_000_000, scenarios={"feed": 0.4}, new_ids={"user": 0.9}, columns={"user": "integer"}),
         history(14),
     )
     assert broken == [
-        f"column `user` holds integer; it held string until 2026-01-18; {mend}",
-        f"the day has 2,000,000 rows, usual are 750,000 to 1,250,000 (of 14 days); are some written twice? {mend}",
-        f"data.scenario `feed`: 40% of the rows have that value, usual are 62.5% to 77.5% (of 14 days); {mend}",
-        "tables.user: 90% of the lookups are of new IDs, usual are 15% to 25% (of 14 days); are the IDs written in another "
-        f"form? {mend}",
+        f"column `user` holds integer; it held string until 2026-01-18; {fix}",
+        f"the day has 2,000,000 rows, expected 750,000 to 1,250,000 (from 14 earlier days); are some written twice? {fix}",
+        f"data.scenario `feed`: 40% of the rows have that value, expected 62.5% to 77.5% (from 14 earlier days); {fix}",
+        "tables.user: 90% of the lookups are of new IDs, expected 15% to 25% (from 14 earlier days); are the IDs written in "
+        f"another form? {fix}",
     ]
 
 
 def test_the_spread_of_the_days_before():
     rates = [0.03, 0.04, 0.04, 0.05, 0.05, 0.06, 0.06, 0.06, 0.06, 0.07, 0.07, 0.08, 0.08, 0.09]
-    earlier = {MONDAY + dt.timedelta(n): figures(labels={"click": r}) for n, r in enumerate(rates)}
+    earlier = {MONDAY + dt.timedelta(n): stats(labels={"click": r}) for n, r in enumerate(rates)}
     high = 0.06 + 6 * 1.4826 * 0.01  # the distances to the median, 0.06, have the median 0.01
-    assert found(figures(labels={"click": high - 1e-6}), earlier) == ([], [])
-    assert len(found(figures(labels={"click": high + 1e-6}), earlier)[1]) == 1
-    assert len(found(figures(labels={"click": 0.06 + 2 * 1.4826 * 0.01 + 1e-6}), earlier, spread=2, slack=0)[1]) == 1
+    assert found(stats(labels={"click": high - 1e-6}), earlier) == ([], [])
+    assert len(found(stats(labels={"click": high + 1e-6}), earlier)[1]) == 1
+    assert len(found(stats(labels={"click": 0.06 + 2 * 1.4826 * 0.01 + 1e-6}), earlier, spread=2, slack=0)[1]) == 1
 
 
 def test_few_days_have_the_range_of_their_values():
-    earlier = {MONDAY + dt.timedelta(n): figures(labels={"click": r}) for n, r in enumerate([0.04, 0.04, 0.04, 0.05])}
-    assert found(figures(labels={"click": 0.04 + 6 * 0.005 - 1e-6}), earlier) == ([], [])
-    assert len(found(figures(labels={"click": 0.04 + 6 * 0.005 + 1e-6}), earlier)[1]) == 1
+    earlier = {MONDAY + dt.timedelta(n): stats(labels={"click": r}) for n, r in enumerate([0.04, 0.04, 0.04, 0.05])}
+    assert found(stats(labels={"click": 0.04 + 6 * 0.005 - 1e-6}), earlier) == ([], [])
+    assert len(found(stats(labels={"click": 0.04 + 6 * 0.005 + 1e-6}), earlier)[1]) == 1
 
 
 def test_weekends_differ():
-    weekend = figures(rows=400_000, labels={"click": 0.09})
-    earlier = {
-        day: weekend if day.weekday() >= 5 else figures() for day in (MONDAY + dt.timedelta(n) for n in range(19))
-    }
+    weekend = stats(rows=400_000, labels={"click": 0.09})
+    earlier = {day: weekend if day.weekday() >= 5 else stats() for day in (MONDAY + dt.timedelta(n) for n in range(19))}
     assert max(earlier).strftime("%A") == "Friday"
     assert found(weekend, earlier) == ([], [])
-    assert found(figures(rows=320_000), earlier) == ([], [])  # within the slack of a Saturday
-    assert len(found(figures(rows=290_000), earlier)[0]) == 1
+    assert found(stats(rows=320_000), earlier) == ([], [])  # within the slack of a Saturday
+    assert len(found(stats(rows=290_000), earlier)[0]) == 1
     weekday = {day: f for day, f in earlier.items() if day < dt.date(2026, 1, 22)}
-    assert len(found(figures(rows=400_000), weekday)[0]) == 1  # a Thursday
+    assert len(found(stats(rows=400_000), weekday)[0]) == 1  # a Thursday
 
 
 def test_only_the_newest_days_before_the_day_count():
-    earlier = history(20, rows=10) | {MONDAY + dt.timedelta(n): figures() for n in range(20, 25)}
-    assert found(figures(), earlier, history_days=5) == ([], [])
-    broken = find_data_drift(figures(), MONDAY + dt.timedelta(20), earlier, Bounds(history_days=5)).broken
+    earlier = history(20, rows=10) | {MONDAY + dt.timedelta(n): stats() for n in range(20, 25)}
+    assert found(stats(), earlier, history_days=5) == ([], [])
+    broken = find_data_drift(stats(), MONDAY + dt.timedelta(20), earlier, Bounds(history_days=5)).broken
     assert len(broken) == 1
-    assert broken[0].startswith("the day has 1,000,000 rows, usual are 0 to 29 ")
+    assert broken[0].startswith("the day has 1,000,000 rows, expected 0 to 29 ")
 
 
 def test_with_too_few_days_only_the_columns_are_judged():
-    odd = figures(nulls={"price": 1.0}, labels={"click": 0.9}, columns={"user": "missing", "price": "number"})
+    odd = stats(nulls={"price": 1.0}, labels={"click": 0.9}, columns={"user": "missing", "price": "number"})
     late, broken = found(odd, history(2))
     assert late == []
     assert len(broken) == 1
-    assert broken[0].startswith("column `user` is gone; it held string until 2026-01-06")
+    assert broken[0].startswith("column `user` is missing; it held string until 2026-01-06")
     assert find_data_drift(odd, MONDAY, {}, Bounds(min_days=3)).broken == []
 
 
 def test_far_too_few_rows_are_seen_from_the_second_day_on():
     for days in (1, 2, 4):
-        late, broken = found(figures(rows=1), history(days, rows=20_000), min_days=5)
+        late, broken = found(stats(rows=1), history(days, rows=20_000), min_days=5)
         assert broken == []
         assert late[0].startswith(
-            f"the day has 1 row, fewer than 20% of the 20,000 that are usual (of {days} day{'s' if days > 1 else ''}; "
-            "daily.bounds.min_rows_share); run the same command again"
+            f"the day has 1 row, fewer than 20% of the expected 20,000 (from {days} earlier day{'s' if days > 1 else ''}; "
+            "daily.bounds.min_rows_share); rerun the same command"
         )
-        assert found(figures(rows=4000), history(days, rows=20_000), min_days=5) == ([], [])
-    assert found(figures(rows=1), {MONDAY: figures(rows=20_000)}, min_rows_share=0.0) == ([], [])
-    assert find_data_drift(figures(rows=1), MONDAY, {}, Bounds()).late == []  # the very first day
+        assert found(stats(rows=4000), history(days, rows=20_000), min_days=5) == ([], [])
+    assert found(stats(rows=1), {MONDAY: stats(rows=20_000)}, min_rows_share=0.0) == ([], [])
+    assert find_data_drift(stats(rows=1), MONDAY, {}, Bounds()).late == []  # the very first day
 
 
 def test_few_rows_are_usual_where_that_weekday_has_few():
     rows = [20_000, 20_000, 20_000, 20_000, 20_000, 3000, 3000]
-    earlier = {MONDAY + dt.timedelta(n): figures(rows=rows[n % 7]) for n in range(12)}
+    earlier = {MONDAY + dt.timedelta(n): stats(rows=rows[n % 7]) for n in range(12)}
     for rows_now, late in ((700, 0), (500, 1)):
-        findings = find_data_drift(figures(rows=rows_now), MONDAY + dt.timedelta(12), earlier, Bounds(min_days=14))
+        findings = find_data_drift(stats(rows=rows_now), MONDAY + dt.timedelta(12), earlier, Bounds(min_days=14))
         assert (len(findings.late), findings.broken) == (late, [])
 
 
 def test_bounds_that_reach_down_to_nothing_do_not_let_next_to_nothing_through():
-    wild = {MONDAY + dt.timedelta(n): figures(rows=[100, 9000, 20_000, 41_000, 300][n]) for n in range(5)}
-    findings = find_data_drift(figures(rows=1), MONDAY + dt.timedelta(5), wild, Bounds())
-    assert findings.late[0].startswith("the day has 1 row, fewer than 20% of the 9,000 that are usual")
+    wild = {MONDAY + dt.timedelta(n): stats(rows=[100, 9000, 20_000, 41_000, 300][n]) for n in range(5)}
+    findings = find_data_drift(stats(rows=1), MONDAY + dt.timedelta(5), wild, Bounds())
+    assert findings.late[0].startswith("the day has 1 row, fewer than 20% of the expected 9,000")
     assert findings.without_advice() == [
-        "the day has 1 row, fewer than 20% of the 9,000 that are usual (of 5 days; daily.bounds.min_rows_share)"
+        "the day has 1 row, fewer than 20% of the expected 9,000 (from 5 earlier days; daily.bounds.min_rows_share)"
     ]
 
 
 def test_a_column_that_was_accepted_once():
     gone = {"user": "missing", "price": "number"}
-    earlier = history(3) | {MONDAY + dt.timedelta(3): figures(columns=gone)}
-    assert found(figures(columns=gone), earlier) == ([], [])
-    assert found(figures(), earlier) == ([], [])
-    assert len(found(figures(columns={"user": "integer"}), earlier)[1]) == 1  # neither what it was nor gone
+    earlier = history(3) | {MONDAY + dt.timedelta(3): stats(columns=gone)}
+    assert found(stats(columns=gone), earlier) == ([], [])
+    assert found(stats(), earlier) == ([], [])
+    assert len(found(stats(columns={"user": "integer"}), earlier)[1]) == 1  # neither what it was nor gone
 
 
 def test_columns_without_values_and_columns_that_are_not_read_any_more():
-    assert found(figures(columns={"user": "null"}), history(1)) == ([], [])
-    assert found(figures(columns={"user": "string", "new": "number"}), history(1)) == ([], [])
+    assert found(stats(columns={"user": "null"}), history(1)) == ([], [])
+    assert found(stats(columns={"user": "string", "new": "number"}), history(1)) == ([], [])
 
 
 def test_a_figure_that_the_days_before_do_not_have_is_not_judged():
     old = history(5, nulls={}, labels={"click": None}, observed={}, scenarios={}, new_ids={})
-    odd = figures(nulls={"price": 1.0}, labels={"click": 0.9}, observed={"click": 0.0}, new_ids={"user": 1.0})
+    odd = stats(nulls={"price": 1.0}, labels={"click": 0.9}, observed={"click": 0.0}, new_ids={"user": 1.0})
     assert found(odd, old) == ([], [])
 
 
 def test_small_days_are_off_by_chance():
     few = {"rows": 100, "labels": {"click": 0.04}, "deviations": {"click": 0.2}, "nulls": {"price": 0.0}}
     noise = 6 * 0.2 / math.sqrt(100)
-    assert found(figures(**few | {"labels": {"click": 0.04 + noise - 1e-6}}), history(14, **few)) == ([], [])
-    assert len(found(figures(**few | {"labels": {"click": 0.04 + noise + 1e-6}}), history(14, **few))[1]) == 1
+    assert found(stats(**few | {"labels": {"click": 0.04 + noise - 1e-6}}), history(14, **few)) == ([], [])
+    assert len(found(stats(**few | {"labels": {"click": 0.04 + noise + 1e-6}}), history(14, **few))[1]) == 1
     # none of the days has a null: as many as `spread` of 100 rows may
-    assert found(figures(**few | {"nulls": {"price": 0.06}}), history(14, **few)) == ([], [])
-    assert len(found(figures(**few | {"nulls": {"price": 0.07}}), history(14, **few))[1]) == 1
+    assert found(stats(**few | {"nulls": {"price": 0.06}}), history(14, **few)) == ([], [])
+    assert len(found(stats(**few | {"nulls": {"price": 0.07}}), history(14, **few))[1]) == 1
 
 
 def test_null_shares_near_zero_have_room():
-    assert found(figures(nulls={"price": 0.0099}), history(14, nulls={"price": 0.0})) == ([], [])
-    assert len(found(figures(nulls={"price": 0.0101}), history(14, nulls={"price": 0.0}))[1]) == 1
+    assert found(stats(nulls={"price": 0.0099}), history(14, nulls={"price": 0.0})) == ([], [])
+    assert len(found(stats(nulls={"price": 0.0101}), history(14, nulls={"price": 0.0}))[1]) == 1
 
 
-def draw(random: np.random.Generator, rows: int, spread: float) -> Figures:
+def draw(random: np.random.Generator, rows: int, spread: float) -> DayStatistics:
     """A day by chance: rates that vary by a share `spread` from day to day, and rows drawn at these rates."""
 
     def rate(p: float) -> float:
@@ -225,7 +224,7 @@ def draw(random: np.random.Generator, rows: int, spread: float) -> Figures:
 
     feed, click = share(0.8), share(0.02)
     amounts = random.exponential(5 * rate(1), rows)
-    return figures(
+    return stats(
         rows=rows,
         nulls={"price": share(0.01), "user": 0.0},
         observed={"click": 1.0, "amount": 1.0},

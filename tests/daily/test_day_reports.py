@@ -66,8 +66,10 @@ def index(store: Store) -> str:
 
 
 def bare(**changes: object) -> Record:
-    begun = dt.datetime(2026, 11, 24, 2, tzinfo=dt.UTC)
-    return Record(date=dt.date(2026, 11, 23), config_hash="c0ffee", base=None, begun=begun).model_copy(update=changes)
+    started = dt.datetime(2026, 11, 24, 2, tzinfo=dt.UTC)
+    return Record(date=dt.date(2026, 11, 23), config_hash="c0ffee", parent=None, started=started).model_copy(
+        update=changes
+    )
 
 
 def titles(page: str) -> list[str]:
@@ -92,26 +94,26 @@ def test_any_storage_will_do() -> None:
 def test_a_day_has_what_was_asked_for(page: str) -> None:
     text = words(page)
     assert titles(page) == ["Next day", "Gate", "Data", "IDs", "Training", "Time", "Version"]
-    assert f"Published : version {LAST.version} follows {LAST.base}" in text
-    assert f"{LAST.base} → {LAST.version}" in text
+    assert f"Published : version {LAST.version} follows {LAST.parent}" in text
+    assert f"{LAST.parent} → {LAST.version}" in text
     click = LAST.next_day[0].metrics["eval"]["click"]
     assert f"click all {click['auc']:.4f}" in text
     search = LAST.next_day[0].metrics["scenarios"]["search"]["click"]
     assert f"search {search['auc']:.4f} {search['gauc']:.4f}" in text
     assert f"{search['ne']:.4f} {search['calibration']:.3f}" in text
     assert "no positives among 8 observed labels" not in text
-    gate = {(c.task, c.what): c for c in LAST.gate.checks}
+    gate = {(c.task, c.name): c for c in LAST.gate.checks}
     auc = gate["click", "auc"]
     assert f"click AUC {auc.base:.4f} {auc.candidate:.4f} {auc.limit} passed" in text
     assert "not judged 43 positives, fewer than 50" in text
     assert "norm user 0.1312 0.1339 ≤ 0.1968 passed" in text
-    assert f"{LAST.figures.rows:,} rows in 24 files. Compared with the 14 published days before." in text
+    assert f"{LAST.stats.rows:,} rows in 24 files. Compared with the 14 published days before." in text
     assert "10 features have no nulls" in text
     ids = LAST.trained.ids["query"]
     assert f"query {ids['known']['ids']:,} {ids['admitted']['ids']:,} {ids['evicted']['ids']:,}" in text
     assert f"{LAST.trained.rows:,} rows in {LAST.trained.steps:,} steps; 48,213 rows of held-out users" in text
     assert f"{LAST.date} click, cart, dwell_s {LAST.date - dt.timedelta(days=DELAY_DAYS)} buy" in text
-    assert f"{LAST.version} was written whole: {gib(LAST.written.bytes)}." in text
+    assert f"{LAST.version} was written as a full version: {gib(LAST.written.bytes)}." in text
     assert all(state in drawings(page) for state in LAST.seconds)
 
 
@@ -146,22 +148,22 @@ def test_a_refused_day_shows_what_failed_first(store: Store) -> None:
 
 def test_a_day_refused_by_the_check_shows_why(store: Store) -> None:
     page = day(store, BY_DATE[REFUSED_BY_CHECK])
-    assert titles(page) == ["Data", "Time", "Not there"]
+    assert titles(page) == ["Data", "Time", "Missing sections"]
     assert (
         "The day ended in `check`, refused: no version was scored on its rows, the gate judged no candidate"
         in words(page)
     )
-    rows = BY_DATE[REFUSED_BY_CHECK].figures.rows
+    rows = BY_DATE[REFUSED_BY_CHECK].stats.rows
     assert f'<td class="look">{rows:,}</td>' in page
     assert "var(--look)" in drawings(page)
 
 
 def test_the_first_day_has_nothing_before_it(store: Store) -> None:
     text = words(day(store, RECORDS[0]))
-    assert "is the very first one, whole, " in text
+    assert "is the first version, full, " in text
     assert f"nothing → {RECORDS[0].version}" in text
-    assert "There was no version before this day that could have been scored on it." in text
-    assert "As the very first one it was scored alone, on 48,213 rows" in text
+    assert "There was no earlier version that could be scored on this day." in text
+    assert "As the first version it was scored alone, on 48,213 rows" in text
     assert "There is no published day before this one to compare with." in text
     assert "median before" not in text
     assert "←" not in text
@@ -202,7 +204,7 @@ def test_the_index_has_a_row_per_day(index: str) -> None:
     assert "2026-11-23: Not ready : `logs/ds=2026-11-23` has no `_SUCCESS` yet." in text
     assert str(SKIPPED) not in text
     click, before = (r.next_day[0].metrics["eval"]["click"]["auc"] for r in (LAST, RECORDS[-3]))
-    row = f"{LAST.date} published {LAST.version} {LAST.figures.rows:,} {click:.4f} {click - before:+.4f}".replace(
+    row = f"{LAST.date} published {LAST.version} {LAST.stats.rows:,} {click:.4f} {click - before:+.4f}".replace(
         " -", " −"
     )
     assert row in text
@@ -229,7 +231,7 @@ def test_values_stand_at_the_day_of_their_rows() -> None:
 
 def test_text_from_records_is_escaped(store: Store) -> None:
     bad = "<script>alert(1)</script>"
-    check = Check(task=bad, what=bad, base=None, candidate=0.5, limit=f"≥ {bad}", passed=False, note=bad)
+    check = Check(task=bad, name=bad, base=None, candidate=0.5, limit=f"≥ {bad}", passed=False, note=bad)
     gate = GateResult(passed=False, checks=[check], holdout_rows=1, base=None, candidate={})
     entry = NextDay(
         day=dt.date(2026, 11, 23), version=bad, rows=1, metrics={"eval": {bad: {"kind": "binary", "auc": 0.6}}}
@@ -244,11 +246,11 @@ def test_text_from_records_is_escaped(store: Store) -> None:
     "record",
     [
         bare(),
-        bare(status="not ready", base="v1"),
-        bare(status="broken", state="check", base="v1", reason="a worker\nwas lost."),
+        bare(status="not ready", parent="v1"),
+        bare(status="broken", state="check", parent="v1", reason="a worker\nwas lost."),
         bare(status="refused", state="gate"),
         bare(status="published", state="expire", version="v2"),
-        bare(base="v1", next_day=[NextDay(day=dt.date(2026, 11, 23), version="v1", rows=0, metrics={})]),
+        bare(parent="v1", next_day=[NextDay(day=dt.date(2026, 11, 23), version="v1", rows=0, metrics={})]),
         bare(next_day=[NextDay(day=dt.date(2026, 11, 20), version="v1", rows=5, metrics={"eval": {"click": None}})]),
         bare(next_day=[NextDay(day=dt.date(2026, 11, 23), version="v1", rows=5, metrics={"eval": None, "scenarios": None})]),
         bare(gate=GateResult(passed=True, checks=[], holdout_rows=0, base=None, candidate={})),
@@ -278,21 +280,21 @@ def test_missing_numbers_of_a_task_have_their_reason(store: Store) -> None:
         "null_reason": "no positives among 9 observed labels",
     }
     entry = NextDay(day=dt.date(2026, 11, 23), version="v1", rows=9, metrics={"eval": {"click": report}})
-    text = words(day(store, bare(base="v1", next_day=[entry]), []))
+    text = words(day(store, bare(parent="v1", next_day=[entry]), []))
     assert "click – – – – 9 – no positives among 9 observed labels" in text
 
 
 def test_columns_that_changed_are_named(store: Store) -> None:
-    figures = LAST.figures.model_copy(update={"columns": {"user": "string", "item": "string", "age": "float"}})
-    text = words(day(store, LAST.model_copy(update={"figures": figures})))
+    stats = LAST.stats.model_copy(update={"columns": {"user": "string", "item": "string", "age": "float"}})
+    text = words(day(store, LAST.model_copy(update={"stats": stats})))
     assert "Column `user` is now string, it was int64." in text
     assert "Column `age` (float) is read for the first time." in text
-    assert "Column `click` is read no more." in text
+    assert "Column `click` is no longer read." in text
 
 
 def test_verdicts() -> None:
     assert verdict(BY_DATE[REFUSED_BY_CHECK]).startswith(
-        f"Refused: {BY_DATE[REFUSED_BY_CHECK].base} stays the newest version"
+        f"Refused: {BY_DATE[REFUSED_BY_CHECK].parent} stays the current version"
     )
     assert verdict(RECORDS[-1]).startswith("Not ready: `logs/ds=")
     assert verdict(bare(status="broken", state="check", reason="a worker\nwas lost.")) == (
@@ -304,18 +306,18 @@ def test_verdicts() -> None:
         == "Stopped: in `train`, no GPU; rerun the same command to resume."
     )
     assert verdict(bare(status="not ready")) == (
-        "Not ready: the day's logs are not there yet; the same command tries again."
+        "Not ready: the day's logs are not complete yet; rerun the same command later."
     )
     many = "2026-11-23: `buy` is null. Mend the logs."
-    assert verdict(bare(status="refused", reason=many, base="v1")) == (
-        "Refused: v1 stays the newest version, because `buy` is null. Mend the logs."
+    assert verdict(bare(status="refused", reason=many, parent="v1")) == (
+        "Refused: v1 stays the current version, because `buy` is null. Mend the logs."
     )
-    check = Check(task="click", what="auc", base=0.75, candidate=0.7, limit="≥ 0.74", passed=False)
+    check = Check(task="click", name="auc", base=0.75, candidate=0.7, limit="≥ 0.74", passed=False)
     gate = GateResult(passed=False, checks=[check], holdout_rows=1, base=None, candidate={})
     assert verdict(bare(status="refused", state="gate", gate=gate)) == (
         "Refused: there is still no version, because the AUC of click is 0.7000 (allowed ≥ 0.74, before 0.7500)."
     )
-    assert verdict(LAST).endswith(f"whole, {gib(LAST.written.bytes)}; 14 checks passed, 2 not judged.")
+    assert verdict(LAST).endswith(f"full, {gib(LAST.written.bytes)}; 14 checks passed, 2 not judged.")
 
 
 def test_the_table_on_the_terminal() -> None:
@@ -326,7 +328,7 @@ def test_the_table_on_the_terminal() -> None:
     assert " ".join(lines[1].split()) == heads
     days = lines[2 : 2 + len(RECORDS)]
     assert [line.split()[0] for line in days] == [str(record.date) for record in RECORDS]
-    assert days[-2].split()[1:4] == ["published", LAST.version, f"{LAST.figures.rows:,}"]
+    assert days[-2].split()[1:4] == ["published", LAST.version, f"{LAST.stats.rows:,}"]
     assert days[-2].split()[-2:] == ["MiB", "full"]
     assert "not ready" in days[-1]
 

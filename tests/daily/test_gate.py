@@ -60,14 +60,14 @@ def run(
 
 
 def found(result: GateResult, task: str | None, what: str) -> Check:
-    (check,) = [c for c in result.checks if (c.task, c.what) == (task, what)]
+    (check,) = [c for c in result.checks if (c.task, c.name) == (task, what)]
     return check
 
 
 def test_an_equal_candidate_passes_every_check():
     result = run(metrics())
     assert result.passed
-    assert [(c.task, c.what) for c in result.checks] == [
+    assert [(c.task, c.name) for c in result.checks] == [
         ("click", "auc"), ("click", "ne"), ("click", "calibration"),
         ("buy", "auc"), ("buy", "ne"), ("buy", "calibration"),
         ("views", "poisson_deviance"), ("views", "calibration"),
@@ -75,10 +75,10 @@ def test_an_equal_candidate_passes_every_check():
         ("watch", "mse"), ("watch", "calibration"),
         (None, "order"), (None, "not finite"), (None, "norm user"), (None, "norm tags"),
     ]  # fmt: skip
-    assert [c.what for c in result.checks if c.passed is None] == [
+    assert [c.name for c in result.checks if c.passed is None] == [
         "calibration"
     ]  # of watch, which is trained on log(1 + y)
-    assert summary(result) == "the gate lets the candidate pass: 15 checks passed, 1 could not be judged"
+    assert summary(result) == "the gate passes the candidate: 15 checks passed, 1 could not be judged"
 
 
 @pytest.mark.parametrize(
@@ -88,8 +88,8 @@ def test_an_equal_candidate_passes_every_check():
         ("buy__ne", 0.9449, 0.9451, "≤ 0.945"),
         ("views__poisson_deviance", 1.0499, 1.0501, "≤ 1.05"),
         ("price__mse", 2.0999, 2.1001, "≤ 2.1"),
-        ("click__calibration", 0.7001, 0.6999, "0.7 to 1.4, or nearer to 1 than before"),
-        ("views__calibration", 1.3999, 1.4001, "0.7 to 1.4, or nearer to 1 than before"),
+        ("click__calibration", 0.7001, 0.6999, "0.7 to 1.4, or closer to 1 than before"),
+        ("views__calibration", 1.3999, 1.4001, "0.7 to 1.4, or closer to 1 than before"),
         ("order", 0.1499, 0.1501, "≤ 0.15"),
     ],
 )
@@ -99,10 +99,10 @@ def test_each_limit(key, passes, fails, limit):
     for worse in (fails, math.nan):
         result = run(metrics(**{key: worse}))
         assert not result.passed
-        assert [(c.task, c.what, c.limit) for c in result.checks if c.passed is False] == [(task or None, what, limit)]
+        assert [(c.task, c.name, c.limit) for c in result.checks if c.passed is False] == [(task or None, what, limit)]
 
 
-def test_a_candidate_outside_the_calibration_passes_where_it_is_nearer_to_1_than_before():
+def test_a_candidate_outside_the_calibration_passes_where_it_is_closer_to_1_than_before():
     assert run(metrics(click__calibration=0.6), metrics(click__calibration=0.5)).passed
     assert run(metrics(click__calibration=1.9), metrics(click__calibration=0.5)).passed  # 0.5 is as far as 2
     assert not run(metrics(click__calibration=2.1), metrics(click__calibration=0.5)).passed
@@ -156,7 +156,7 @@ def test_a_metric_that_is_null_says_its_reason():
     broken = {"click__auc": None, "click__null_reason": "3 of 5,000 predictions are not finite"}
     result = run(metrics(), metrics(**broken))
     assert result.passed
-    assert found(result, "click", "auc").note == "the version before: 3 of 5,000 predictions are not finite"
+    assert found(result, "click", "auc").note == "the previous version: 3 of 5,000 predictions are not finite"
 
 
 def test_a_task_whose_labels_are_not_final_is_not_judged():
@@ -210,7 +210,7 @@ def test_norms_of_tables(before, after, passed):
 def test_the_very_first_version():
     result = run(metrics(order=0.9, click__ne=1.2), first=True, norms={"user": (None, 3.0)})
     assert result.passed
-    assert {c.what for c in result.checks} == {"auc", "calibration", "not finite"}
+    assert {c.name for c in result.checks} == {"auc", "calibration", "not finite"}
     assert found(result, "click", "auc").limit == "> 0.5"
     assert not run(metrics(click__auc=0.5), first=True).passed
     assert not run(metrics(click__calibration=1.5), first=True).passed
@@ -229,9 +229,9 @@ def test_a_task_that_the_version_before_does_not_have():
 def test_no_funnel_before_or_now():
     base, candidate = metrics(), metrics(order=0.9)
     base["order_violation_rate"] = None
-    assert found(run(candidate, base), None, "order").note == "the version before has no funnel"
+    assert found(run(candidate, base), None, "order").note == "the previous version has no funnel"
     candidate["order_violation_rate"] = None
-    assert [c for c in run(candidate).checks if c.what == "order"] == []
+    assert [c for c in run(candidate).checks if c.name == "order"] == []
 
 
 def test_nothing_to_judge_by_passes_with_a_note():
@@ -240,7 +240,7 @@ def test_nothing_to_judge_by_passes_with_a_note():
     assert result.passed
     check = found(result, None, "held-out rows")
     assert (check.passed, check.candidate) == (None, 3)
-    assert check.note == "no task could be judged on 3 held-out rows, so nothing speaks against the candidate"
+    assert check.note == "no task could be judged on 3 held-out rows, so no metric could refuse the candidate"
 
 
 def test_a_refusal_in_words():
@@ -267,7 +267,7 @@ def test_the_metrics_of_an_evaluation_are_read():
     assert run(evaluated(truth), evaluated(truth)).checks[0].base > 0.65
     bad = run(evaluated(truth[torch.randperm(rows)]), evaluated(truth))
     assert not bad.passed
-    assert {"auc", "ne", "poisson_deviance", "mse"} <= {c.what for c in bad.checks if c.passed is False}
+    assert {"auc", "ne", "poisson_deviance", "mse"} <= {c.name for c in bad.checks if c.passed is False}
 
 
 RATES = st.floats(0.01, 5)

@@ -78,11 +78,11 @@ def parts(plan: Plan) -> list[tuple[int, tuple[str, ...] | None]]:
 
 def test_the_first_version_reads_its_window(logs):
     plans = plan_day(configured(logs, PROMPT), jan(5), None, ())
-    assert parts(plans.train) == parts(plans.own) == [(3, None), (4, None), (5, None)]
+    assert parts(plans.train) == parts(plans.day_rows) == [(3, None), (4, None), (5, None)]
     assert parts(plans.held_out) == [(5, None)]
     assert plans.next_day == {}
-    assert plans.days == {"2026-01-03": None, "2026-01-04": None, "2026-01-05": None}
-    assert (plans.own.days, plans.notes) == (("2026-01-03", "2026-01-05"), [])
+    assert plans.training_days == {"2026-01-03": None, "2026-01-04": None, "2026-01-05": None}
+    assert (plans.day_rows.days, plans.notes) == (("2026-01-03", "2026-01-05"), [])
     assert plans.train.rows == sum(map(rows_of, (3, 4, 5)))
 
 
@@ -95,9 +95,9 @@ def test_days_left_out_of_the_window(logs):
 @pytest.mark.parametrize("base", [4, 2])
 def test_a_day_without_delays_reads_itself_alone(logs, base):
     plans = plan_day(configured(logs, PROMPT), jan(5), jan(base), ())
-    for plan in (plans.own, plans.train, plans.held_out, plans.next_day[0]):
+    for plan in (plans.day_rows, plans.train, plans.held_out, plans.next_day[0]):
         assert parts(plan) == [(5, None)]
-    assert plans.days == {"2026-01-05": None}
+    assert plans.training_days == {"2026-01-05": None}
     assert list(plans.next_day) == [0]
 
 
@@ -106,17 +106,17 @@ def test_a_day_without_delays_reads_itself_alone(logs, base):
 
 def test_the_first_version_learns_final_labels_alone(logs):
     plans = plan_day(configured(logs), jan(5), None, ())
-    assert parts(plans.train) == parts(plans.own) == [(3, None), (4, ("click",)), (5, ("click",))]
+    assert parts(plans.train) == parts(plans.day_rows) == [(3, None), (4, ("click",)), (5, ("click",))]
     assert parts(plans.held_out) == [(5, ("click",)), (3, ("buy",))]
-    assert plans.days == {"2026-01-03": None, "2026-01-04": ["click"], "2026-01-05": ["click"]}
+    assert plans.training_days == {"2026-01-03": None, "2026-01-04": ["click"], "2026-01-05": ["click"]}
 
 
 def test_a_day_with_labels_that_became_final(logs):
     plans = plan_day(configured(logs), jan(6), jan(5), ())
-    assert parts(plans.own) == [(6, ("click",))]
+    assert parts(plans.day_rows) == [(6, ("click",))]
     assert parts(plans.train) == parts(plans.held_out) == [(4, ("buy",)), (6, ("click",))]
     assert {delay: parts(plan) for delay, plan in plans.next_day.items()} == {0: [(6, ("click",))], 2: [(4, ("buy",))]}
-    assert plans.days == {"2026-01-04": ["buy"], "2026-01-06": ["click"]}
+    assert plans.training_days == {"2026-01-04": ["buy"], "2026-01-06": ["click"]}
     assert plans.train.days == ("2026-01-04", "2026-01-06")
 
 
@@ -134,7 +134,7 @@ def test_two_delays_and_a_day_in_between_that_was_not_done(logs):
     assert parts(plans.train) == [(6, ("buy",)), (7, ("buy",)), (5, ("stay",)), (6, ("stay",)), (9, ("click",))]
     assert parts(plans.next_day[2]) == [(7, ("buy",))]
     assert parts(plans.next_day[3]) == [(6, ("stay",))]
-    assert plans.days["2026-01-06"] == ["buy", "stay"]
+    assert plans.training_days["2026-01-06"] == ["buy", "stay"]
     plans = plan_day(configured(logs, TWO_DELAYS), jan(10), jan(9), {jan(8)})
     assert parts(plans.train) == [(7, ("stay",)), (10, ("click",))]  # day 8 would be due
     assert list(plans.next_day) == [0, 3]
@@ -143,7 +143,7 @@ def test_two_delays_and_a_day_in_between_that_was_not_done(logs):
 def test_all_tasks_may_be_late(logs):
     plans = plan_day(configured(logs, {"buy": {"delay_days": 1}}), jan(5), jan(4), ())
     assert parts(plans.train) == [(4, ("buy",))]  # no step over rows without a label
-    assert plans.own.days == ("2026-01-05", "2026-01-05")
+    assert plans.day_rows.days == ("2026-01-05", "2026-01-05")
     with pytest.raises(ConfigError, match="no label of any task is final"):
         plan_day(configured(logs, {"buy": {"delay_days": 9}}), jan(5), None, ())
     assert parts(plans.next_day[1]) == [(4, ("buy",))]
@@ -154,7 +154,7 @@ def test_logs_that_are_gone_when_their_labels_become_final(tmp_path):
         write_day(tmp_path, day, 10)
     config = configured(tmp_path)
     plans = plan_day(config, jan(6), jan(4), ())
-    assert plans.notes == ["the labels of buy of 2026-01-04 are final now, but the logs of that day are gone"]
+    assert plans.notes == ["the labels of buy of 2026-01-04 are final now, but the logs of that day no longer exist"]
     assert parts(plans.train) == [(3, ("buy",)), (6, ("click",))]
     assert list(plans.next_day) == [0]
     with pytest.raises(DataError, match="ds=2026-01-05"):  # its own logs are another matter
@@ -195,7 +195,7 @@ def test_every_label_is_trained_once_and_never_before_it_is_final(logs, delays, 
         pairs = labels_of(parts(plans.train), delay_of)
         assert all(jan(of) not in left_out and of + delay_of[task] <= day for of, task in pairs)
         trained.update(pairs)
-        noted = [(int(of[-2:]), None if tasks is None else tuple(tasks)) for of, tasks in plans.days.items()]
+        noted = [(int(of[-2:]), None if tasks is None else tuple(tasks)) for of, tasks in plans.training_days.items()]
         assert sorted(labels_of(noted, delay_of)) == sorted(pairs)
         assert set(labels_of(parts(plans.held_out), delay_of)) <= set(pairs)
     assert max(trained.values()) == 1
@@ -227,9 +227,9 @@ def test_replay_reads_a_share_of_older_days(logs):
     assert set(days) <= {6, 7, 9}
     again = plans.train.rows - rows_of(10)
     assert 0.5 * rows_of(10) <= again < 0.5 * rows_of(10) + GROUP
-    assert plans.own.rows == rows_of(10)
+    assert plans.day_rows.rows == rows_of(10)
     assert parts(plans.held_out) == parts(plans.next_day[0]) == [(10, None)]
-    assert plans.days == dict.fromkeys(["2026-01-10", *(f"2026-01-0{day} (again)" for day in days)])
+    assert plans.training_days == dict.fromkeys(["2026-01-10", *(f"2026-01-0{day} (replayed)" for day in days)])
     chunks = [(f.path, f.row_groups) for unit in plans.train.units for f in unit.fragments]
     assert len(set(chunks)) == len(chunks)
 
@@ -266,12 +266,12 @@ def test_replay_has_no_label_that_the_base_did_not_have(logs):
         (8, ("buy",)),
         (10, ("click",)),
     ]
-    assert plans.days == {
-        "2026-01-05 (again)": None,
-        "2026-01-06 (again)": None,
-        "2026-01-07 (again)": None,
-        "2026-01-08 (again)": ["click"],
-        "2026-01-09 (again)": ["click"],
+    assert plans.training_days == {
+        "2026-01-05 (replayed)": None,
+        "2026-01-06 (replayed)": None,
+        "2026-01-07 (replayed)": None,
+        "2026-01-08 (replayed)": ["click"],
+        "2026-01-09 (replayed)": ["click"],
         "2026-01-08": ["buy"],
         "2026-01-10": ["click"],
     }
@@ -301,7 +301,7 @@ def test_replay_knows_no_day_that_came_after_the_base(logs):
     config = configured(logs, {"click": {}, "buy": {"delay_days": 1}}, replay={"share": 50, "days": 4})
     plans = plan_day(config, jan(10), jan(8), ())  # nobody was trained on day 9
     assert replayed(plans, 10)[:3] == [(6, None), (7, None), (8, ("click",))]
-    assert "2026-01-09 (again)" not in plans.days
+    assert "2026-01-09 (replayed)" not in plans.training_days
 
 
 def test_the_identity_depends_on_the_tasks(logs):
@@ -345,7 +345,9 @@ def test_what_a_run_of_its_own_is_told_changes_nothing_of_a_day(logs, change, ba
     assert after != before
 
     def made(config: Config) -> Any:
-        record = Record(date=jan(10), config_hash="", base=base and "v", begun=dt.datetime(2026, 1, 11, tzinfo=dt.UTC))
+        record = Record(
+            date=jan(10), config_hash="", parent=base and "v", started=dt.datetime(2026, 1, 11, tzinfo=dt.UTC)
+        )
         plans = plan_day(config, jan(10), base and jan(base), ())
         return plans, session_config(config, plans, jan(10), "/out", record), training_hash(config)
 

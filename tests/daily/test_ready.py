@@ -12,7 +12,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from raymtl.config.root import Config
-from raymtl.daily.ready import check_day, figures_of, find_not_ready, not_final, not_ready
+from raymtl.daily.ready import check_day, day_statistics, find_not_ready, not_final, not_ready
 from raymtl.data.validation.report import ColumnReport, LabelRate, PartReport, ScenarioReport, TableReport, TaskReport
 from raymtl.errors import DataError, StorageError
 from raymtl.storage import retry
@@ -65,8 +65,8 @@ def test_the_partition_is_missing(tmp_path):
 def test_a_first_day_long_after_the_logs_asks_for_the_day_to_begin_with(logs):
     config = daily_config(str(logs), bootstrap_days=2)
     assert not_ready(config, dt.date(2026, 3, 1), first=True) == [
-        f"the logs `{logs}` end with 2026-01-02, and the first version would be trained on 2026-02-28 to 2026-03-01; where they "
-        "are old ones, name the day to begin with: --date, or --from and --to"
+        f"the logs `{logs}` end with 2026-01-02, and the first version would be trained on 2026-02-28 to 2026-03-01; to "
+        "train on old logs, pass --date, or --from and --to"
     ]
     later = not_ready(config, dt.date(2026, 1, 3), first=True)
     assert len(later) == 1
@@ -177,14 +177,14 @@ def test_figures_of_a_report():
         tables={"user": TableReport("hash", 100, 37, 0.1)},
         scenario=ScenarioReport("scene", {"feed": 100, "search": 60}, {"live": 30}, 10),
     )
-    figures = figures_of(report, daily_config())
-    assert (figures.rows, figures.files, figures.columns) == (200, 2, report.types)
-    assert figures.nulls == {"user": 0.1, "tags": 0.25}
-    assert figures.observed == {"click": 0.8}
-    assert figures.labels == {"click": 0.25}
-    assert figures.deviations == {"click": pytest.approx((0.25 * 0.75) ** 0.5)}
-    assert figures.scenarios == {"feed": 0.5, "search": 0.3, "other": 0.2}
-    assert figures.distinct == {"user": 37}
+    stats = day_statistics(report, daily_config())
+    assert (stats.rows, stats.files, stats.columns) == (200, 2, report.types)
+    assert stats.nulls == {"user": 0.1, "tags": 0.25}
+    assert stats.observed == {"click": 0.8}
+    assert stats.labels == {"click": 0.25}
+    assert stats.deviations == {"click": pytest.approx((0.25 * 0.75) ** 0.5)}
+    assert stats.scenarios == {"feed": 0.5, "search": 0.3, "other": 0.2}
+    assert stats.distinct == {"user": 37}
 
 
 @pytest.mark.ray
@@ -202,11 +202,11 @@ def test_a_day_is_read_by_itself_and_late_labels_may_be_missing(tmp_path, ray_cl
         nothing = pa.array([False] * len(rows))
         pq.write_table(rows.set_column(rows.schema.get_field_index("buy_mature"), "buy_mature", nothing), path)
     raw["tasks"]["buy"]["delay_days"] = 3
-    figures, problems = check_day(Config.model_validate(raw), last, 2)
+    stats, problems = check_day(Config.model_validate(raw), last, 2)
     assert problems == []
-    assert (figures.rows, figures.files) == (2000, 1)
-    assert figures.observed.keys() == figures.labels.keys() == raw["tasks"].keys() - {"buy"}
-    assert figures.columns["item_id"] in ("integer", "string")
-    assert figures.columns["click"] == "number"
-    assert sum(figures.scenarios.values()) == pytest.approx(1)
-    assert 0 < figures.labels["click"] < 1
+    assert (stats.rows, stats.files) == (2000, 1)
+    assert stats.observed.keys() == stats.labels.keys() == raw["tasks"].keys() - {"buy"}
+    assert stats.columns["item_id"] in ("integer", "string")
+    assert stats.columns["click"] == "number"
+    assert sum(stats.scenarios.values()) == pytest.approx(1)
+    assert 0 < stats.labels["click"] < 1

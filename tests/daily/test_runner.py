@@ -146,7 +146,7 @@ def test_every_day_is_trained_on_once(four_days: tuple[Config, list[Record]]) ->
     _, (first, second, third) = four_days
     assert [r.date for r in (first, second, third)] == [day_of(1), day_of(2), day_of(3)]
     assert [r.status for r in (first, second, third)] == ["published"] * 3
-    assert [r.base for r in (first, second, third)] == [None, first.version, second.version]
+    assert [r.parent for r in (first, second, third)] == [None, first.version, second.version]
     assert first.trained is not None
     assert first.trained.days == {"2026-01-01": None, "2026-01-02": ["click"]}
     assert first.trained.rows + first.trained.held_out == 2 * ROWS
@@ -205,15 +205,15 @@ def test_a_done_day_is_done(four_days: tuple[Config, list[Record]]) -> None:
     said: list[str] = []
     before = len(versions.list_versions(opened(config)))
     assert daily(config, 3, said) == [records[-1]]
-    assert said == [f"{day_of(3)} is done already: version {records[-1].version}"]
+    assert said == [f"{day_of(3)} is already done: version {records[-1].version}"]
     assert len(versions.list_versions(opened(config))) == before
-    assert dry_run(config, DailyRequest(day_of(3)))[0]["note"].startswith(f"{day_of(3)} is done already: version ")
+    assert dry_run(config, DailyRequest(day_of(3)))[0]["note"].startswith(f"{day_of(3)} is already done: version ")
     with pytest.raises(ConfigError, match=r"2025-12-20 lies before 2026-01-01, the first day of store"):
         run_daily(config, DailyRequest(day_of(-12)), address=None, on_event=lambda item: None)
     assert daily(config, 0, said := []) == []  # the first version learned it beside its own day
-    assert said[0].startswith(f"{day_of(0)} is done already: version ")
+    assert said[0].startswith(f"{day_of(0)} is already done: version ")
     assert daily(config, 1, said := [], first=day_of(0)) == [records[0]]
-    assert [line.partition(":")[0] for line in said] == [f"{day} is done already" for day in (day_of(0), day_of(1))]
+    assert [line.partition(":")[0] for line in said] == [f"{day} is already done" for day in (day_of(0), day_of(1))]
 
 
 def test_a_done_day_of_another_configuration(four_days: tuple[Config, list[Record]], logs: Path) -> None:
@@ -221,8 +221,8 @@ def test_a_done_day_of_another_configuration(four_days: tuple[Config, list[Recor
     raw = raw_of(logs, Path(opened(config).path), accumulator_decay=0.8)
     assert daily(config_from_dict(raw), 3, said := []) == [records[-1]]
     assert said == [
-        f"{day_of(3)} is done already: version {records[-1].version}; it was trained with another configuration "
-        f"(daily.accumulator_decay was 0.9 and is now 0.8); to do it again: raymtl daily --date {day_of(3)} --force"
+        f"{day_of(3)} is already done: version {records[-1].version}; it was trained with another configuration "
+        f"(daily.accumulator_decay was 0.9 and is now 0.8); to redo it, run: raymtl daily --date {day_of(3)} --force"
     ]
 
 
@@ -238,9 +238,9 @@ def test_a_refused_candidate_is_kept_aside(refused: Refused) -> None:
         daily(refused.strict, 2)
     left_out, third = dry_run(refused.config, DailyRequest(day_of(3)))
     assert left_out["note"].startswith(
-        f"{day_of(2)} is left out: its candidate was refused; to do it after all: raymtl daily"
+        f"{day_of(2)} is skipped: its candidate was refused; to do it, run: raymtl daily"
     )
-    assert (third["day"], third["begins_with"]) == (str(day_of(3)), first.version)
+    assert (third["day"], third["starts_from"]) == (str(day_of(3)), first.version)
 
 
 def test_an_old_day_is_not_done_alone(four_days: tuple[Config, list[Record]]) -> None:
@@ -259,7 +259,7 @@ def test_one_job_at_a_time(logs: Path, tmp_path: Path) -> None:
     config = config_from_dict(daily_raw(logs, tmp_path / "store"))
     with (
         acquire(opened(config), "daily 2026-01-01"),
-        pytest.raises(TryLaterError, match="holds it for `daily 2026-01-01`"),
+        pytest.raises(TryLaterError, match="for `daily 2026-01-01`"),
     ):
         daily(config, 1)
 

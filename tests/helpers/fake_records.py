@@ -9,7 +9,7 @@ import random
 import sys
 from typing import Any
 
-from raymtl.daily.record import Check, Figures, GateResult, NextDay, Record, Trained, Written, folder
+from raymtl.daily.record import Check, DayStatistics, GateResult, NextDay, Record, Trained, Written, folder
 
 FIRST = dt.date(2026, 10, 25)
 DAYS = 30
@@ -74,13 +74,13 @@ def _metrics(tasks: list[str], skill: float, rows: int, chance: random.Random, l
     }
 
 
-def _figures(i: int, day: dt.date, chance: random.Random) -> Figures:
+def _statistics(i: int, day: dt.date, chance: random.Random) -> DayStatistics:
     rows = round(2_400_000 * (1 + 0.12 * (day.weekday() >= 5)) * chance.gauss(1, 0.02))
     tripled = 3.1 if day == REFUSED_BY_CHECK else 1.0
     shares = {name: share * chance.gauss(1, 0.03) for name, share in SCENARIOS.items()}
     shares["live"] *= 1 + 0.02 * i
     total = sum(shares.values())
-    return Figures(
+    return DayStatistics(
         rows=round(rows / tripled),
         files=24,
         columns={"user": "int64", "item": "string", "click": "int8", **dict.fromkeys(FEATURES, "float")},
@@ -128,11 +128,11 @@ def _gate(skill: float, base: bool, refused: bool, chance: random.Random) -> Gat
             good = new[what] >= limit if what == "auc" else new[what] <= limit
             judged = base and task != "buy"
             word = f"{'≥' if what == 'auc' else '≤'} {limit:.4g}" if judged else ""
-            why = "" if judged else "43 positives, fewer than 50" if base else "no version before"
+            why = "" if judged else "43 positives, fewer than 50" if base else "no previous version"
             checks.append(
                 Check(
                     task=task,
-                    what=what,
+                    name=what,
                     base=old.get(what),
                     candidate=new[what],
                     limit=word,
@@ -142,17 +142,17 @@ def _gate(skill: float, base: bool, refused: bool, chance: random.Random) -> Gat
             )
         checks.append(
             Check(
-                task=task, what="calibration", base=old.get("calibration"), candidate=new["calibration"],
-                limit="0.7 to 1.4, or nearer to 1 than before", passed=True,
+                task=task, name="calibration", base=old.get("calibration"), candidate=new["calibration"],
+                limit="0.7 to 1.4, or closer to 1 than before", passed=True,
             )
         )  # fmt: skip
     checks += [
-        Check(task=None, what="order", base=0.0041 if base else None, candidate=0.0043, limit="≤ 0.0541", passed=True),
-        Check(task=None, what="not finite", base=None, candidate=0.0, limit="none", passed=True),
+        Check(task=None, name="order", base=0.0041 if base else None, candidate=0.0043, limit="≤ 0.0541", passed=True),
+        Check(task=None, name="not finite", base=None, candidate=0.0, limit="none", passed=True),
         *(
             Check(
                 task=None,
-                what=f"norm {t}",
+                name=f"norm {t}",
                 base=0.1312 if base else None,
                 candidate=0.1339,
                 limit="≤ 0.1968",
@@ -173,18 +173,18 @@ def _gate(skill: float, base: bool, refused: bool, chance: random.Random) -> Gat
 def _record(i: int, base: str | None, versions: dict[dt.date, str], chance: random.Random) -> Record:
     day = FIRST + dt.timedelta(days=i)
     skill = 1 - math.exp(-(i + 2) / 7)
-    begun = dt.datetime.combine(day + dt.timedelta(days=1), dt.time(2, 10), dt.UTC)
-    record = Record(date=day, config_hash="9f2c61d07be45a1c3d", base=base, begun=begun)
-    record.figures = _figures(i, day, chance)
+    started = dt.datetime.combine(day + dt.timedelta(days=1), dt.time(2, 10), dt.UTC)
+    record = Record(date=day, config_hash="9f2c61d07be45a1c3d", parent=base, started=started)
+    record.stats = _statistics(i, day, chance)
     record.seconds = {"wait": 2.1, "check": chance.gauss(64, 5)}
     if day == REFUSED_BY_CHECK:
         record.status, record.state = "refused", "check"
         record.reason = "the mean label of `click` is 0.192, and the days before it are between 0.058 and 0.066"
-        record.ended = begun + dt.timedelta(seconds=67)
+        record.ended = started + dt.timedelta(seconds=67)
         return record
     if base is not None:
         now = [task for task in TASKS if task != "buy"]
-        rows = record.figures.rows
+        rows = record.stats.rows
         record.next_day = [NextDay(day=day, version=base, rows=rows, metrics=_metrics(now, skill, rows, chance))]
         late = day - dt.timedelta(days=DELAY_DAYS)
         if late in versions and late != REFUSED_BY_CHECK:
@@ -193,9 +193,9 @@ def _record(i: int, base: str | None, versions: dict[dt.date, str], chance: rand
         record.seconds["evaluate"] = chance.gauss(95, 8)
     days = [day - dt.timedelta(days=n) for n in range(6, -1, -1)] if base is None else [day]
     record.trained = Trained(
-        rows=record.figures.rows * len(days) - 48_213,
+        rows=record.stats.rows * len(days) - 48_213,
         held_out=48_213,
-        steps=record.figures.rows * len(days) // 8192,
+        steps=record.stats.rows * len(days) // 8192,
         days={
             **{str(d): [t for t in TASKS if t != "buy"] for d in days},
             str(day - dt.timedelta(days=DELAY_DAYS)): ["buy"],
@@ -211,8 +211,8 @@ def _record(i: int, base: str | None, versions: dict[dt.date, str], chance: rand
     record.written = Written(
         kind=kind, bytes=sum(touched.values()) * 280, rows=touched, expired=dict.fromkeys(TABLES, 31)
     )
-    record.seconds |= {"publish": chance.gauss(12, 2), "expire": 1.4}
-    record.ended = begun + dt.timedelta(seconds=sum(record.seconds.values()))
+    record.seconds |= {"write": chance.gauss(11, 2), "publish": 0.8, "expire": 1.4}
+    record.ended = started + dt.timedelta(seconds=sum(record.seconds.values()))
     record.status, record.state = "published", "expire"
     if refused:
         record.status, record.state = "refused", "gate"
@@ -239,8 +239,10 @@ def thirty_days(seed: int = 0) -> list[Record]:
         if record.status == "published":
             base = record.version
     day = FIRST + dt.timedelta(days=DAYS - 1)
-    begun = dt.datetime.combine(day + dt.timedelta(days=1), dt.time(2, 10), dt.UTC)
-    late = Record(date=day, config_hash="9f2c61d07be45a1c3d", base=base, begun=begun, status="not ready", state="wait")
+    started = dt.datetime.combine(day + dt.timedelta(days=1), dt.time(2, 10), dt.UTC)
+    late = Record(
+        date=day, config_hash="9f2c61d07be45a1c3d", parent=base, started=started, status="not ready", state="wait"
+    )
     late.reason = f"{day} is not ready: `logs/ds={day}` has no `_SUCCESS` yet"
     late.seconds = {"wait": 0.4}
     return [*records, late]

@@ -152,9 +152,9 @@ if __name__ == "__main__":
     from rich import print as show
 
     from raymtl.reports.html import write_report
-    from raymtl.reports.terminal import print_table
+    from raymtl.reports.terminal import metric_table
 
     torch.set_num_threads(1)
     outcome = write_run(pathlib.Path(sys.argv[1]))
     print(write_report(sys.argv[1]))
-    show(print_table(outcome))
+    show(metric_table(outcome))

@@ -13,7 +13,7 @@ from raymtl.config.tune import Tune
 from raymtl.training.rundir import RunFolder
 from raymtl.tuning.result import summary
 from raymtl.tuning.search import Search
-from raymtl.tuning.space import Draw, Space
+from raymtl.tuning.space import Params, Space
 from raymtl.tuning.trial_store import Trial, TrialStore
 
 ROWS = 3_000_000
@@ -64,17 +64,17 @@ def metrics(values: dict[str, float]) -> dict[str, Any]:
 
 def add(
     search: Search,
-    draw: Draw,
+    params: Params,
     effect: Effect,
     kind: Any = "search",
     status: Any = "finished",
     seed: int = 1,
     **more: Any,
 ) -> Trial:
-    """Put a trial into the book; a stopped one has half its evaluations."""
-    own = draw if kind != "default" and more.pop("own", True) else {}
+    """Add a trial to the records; a stopped one has half its evaluations."""
+    own = params if kind != "default" and more.pop("own", True) else {}
     number = search.trial_store.next_number()
-    trial = Trial(number, kind, draw, search.space.fields(own), {}, seed, **more)
+    trial = Trial(number, kind, params, search.space.fields(own), {}, seed, **more)
     trial.config = search.space.config(own, seed).model_dump(mode="json")
     trial.status, trial.starts, trial.start_seconds = status, 1, 7.0
     last = {"finished": 6, "stopped": 2, "running": 1, "failed": 0}[status]
@@ -91,18 +91,18 @@ def add(
     return trial
 
 
-def draws(search: Search, rng: random.Random) -> Draw:
+def draws(search: Search, rng: random.Random) -> Params:
     """A random draw."""
-    found: Draw = {}
-    for axis in search.space.axes:
-        d: Any = axis.distribution
-        if not search.space.active(axis, found):
+    found: Params = {}
+    for dimension in search.space.dimensions:
+        d: Any = dimension.distribution
+        if not search.space.active(dimension, found):
             continue
         if hasattr(d, "choices"):
-            found[axis.name] = rng.choice(d.choices)
+            found[dimension.name] = rng.choice(d.choices)
         else:
             value = math.exp(rng.uniform(math.log(d.low), math.log(d.high))) if d.log else rng.uniform(d.low, d.high)
-            found[axis.name] = value if isinstance(d.low, float) else round(value)
+            found[dimension.name] = value if isinstance(d.low, float) else round(value)
     return found
 
 
@@ -148,5 +148,11 @@ def repeat(search: Search, effect: Effect, seeds: int) -> None:
         for trial in (default, best):
             if best is not None and best is not default and trial is not None:
                 add(
-                    search, trial.draw, effect, "repeat", seed=trial.seed + n, of=trial.number, own=trial is not default
+                    search,
+                    trial.params,
+                    effect,
+                    "repeat",
+                    seed=trial.seed + n,
+                    of=trial.number,
+                    own=trial is not default,
                 )

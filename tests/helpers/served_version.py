@@ -18,7 +18,7 @@ from raymtl.data.ids.id_map import IdMap, save_map
 from raymtl.data.read import read_fragment
 from raymtl.data.units import plan_input
 from raymtl.model_store.store import publish
-from raymtl.model_store.writer import Draft, export
+from raymtl.model_store.writer import Draft, write_version
 from raymtl.storage.folder import Folder
 from raymtl.storage.object_store import Store
 from raymtl.training.build import TrainState, build
@@ -106,7 +106,7 @@ def publish_version(root: Path, config: Config, name: str = "v1", seed: int = 0)
                         shard.tensor.copy_(torch.randn_like(shard.tensor))
         store = Store.open(str(root / "store"))
         days = {"train": [DAYS[0], DAYS[0]]}
-        export(built, store, Draft(name, config, days), group, maps={"user": user_map()})
+        write_version(built, store, Draft(name, config, days), group, maps={"user": user_map()})
         publish(store, name)
         return evaluated(built, config, root)
 

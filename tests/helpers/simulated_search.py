@@ -5,9 +5,9 @@ from pathlib import Path
 from typing import Any
 
 from raymtl.training.rundir import RunFolder
-from raymtl.tuning.search import Finished, Search
+from raymtl.tuning.search import Search, SearchFinished
 from raymtl.tuning.space import Space
-from raymtl.tuning.trial_store import Trial, TrialStore, is_given_up
+from raymtl.tuning.trial_store import Trial, TrialStore, must_stop
 from tests.tuning.test_space import searched
 
 TOTAL = 1000
@@ -32,7 +32,7 @@ def train(search: Search, trial: Trial, outcome: Outcome, rungs: tuple[int, ...]
         start = {"start": {"seconds": 0.1, "from_row": 0, "process": "here:1"}} if n == 0 else {}
         evaluation = {"rows": rows, "metrics": metrics(*outcome(trial, rows))}
         search.reported({"number": trial.number, **start, "evaluation": evaluation})
-        if is_given_up(search.trial_store.folder, trial.number):
+        if must_stop(search.trial_store.folder, trial.number):
             break
     else:
         search.reported({"number": trial.number, "ended": True, "rows": TOTAL, "train_seconds": 1.0})
@@ -47,7 +47,7 @@ def run(search: Search, outcome: Outcome, rungs: tuple[int, ...] = (TOTAL,), at_
         while not over and len(live) < at_a_time:
             try:
                 trial = search.next()
-            except Finished:
+            except SearchFinished:
                 over = True
                 break
             if trial is None:

@@ -13,8 +13,8 @@ from raymtl.config.load import config_from_dict
 from raymtl.embeddings.rows import decay_state, table_rows
 from raymtl.errors import VersionError
 from raymtl.model_store import store as versions
-from raymtl.model_store.loader import restore
-from raymtl.model_store.writer import Delta, export
+from raymtl.model_store.loader import load_version
+from raymtl.model_store.writer import Delta, write_version
 from raymtl.storage.object_store import Store
 from tests.helpers.version_models import contents, draft, make, mixed_config, owned, train
 from tests.helpers.worker_processes import several
@@ -43,7 +43,7 @@ def write_three(rank: int, workers: int, root: str, sharding: list[str | None], 
     built = make(config)
     store, group = Store.open(root), dist.group.WORLD
     train(built, config, range(2))
-    export(built, store, draft(config, "whole"), group, chunk_bytes=700)
+    write_version(built, store, draft(config, "whole"), group, chunk_bytes=700)
     for turn, name in enumerate(("one", "two")):
         if rank == 0:
             versions.publish(store, ("whole", "one")[turn])
@@ -55,13 +55,13 @@ def write_three(rank: int, workers: int, root: str, sharding: list[str | None], 
         expired = {"item": np.array([9, 7, 9])} if turn else {}
         delta = Delta(("whole", "one")[turn], changed_since(built, before), expired, decay)
         maps = {"item": owned(range(1, 61 - turn))}
-        export(built, store, draft(config, name), group, maps=maps, delta=delta, chunk_bytes=700)
+        write_version(built, store, draft(config, name), group, maps=maps, delta=delta, chunk_bytes=700)
     if rank == 0:
         versions.publish(store, "two")
     dist.barrier()
     other = config_of(sharding, "sgd", 30)
     try:
-        export(make(other), store, draft(other, "bad"), group, delta=Delta("two", {}))
+        write_version(make(other), store, draft(other, "bad"), group, delta=Delta("two", {}))
         said = "nothing"
     except VersionError as error:
         said = str(error)
@@ -72,7 +72,7 @@ def load_it(rank: int, workers: int, root: str, optimizer: str, rows: int) -> An
     config = config_of(["row_wise", "table_wise"], optimizer, rows)
     built = make(config)
     fresh = contents(built)
-    notes = restore(built, config, Store.open(root), "two", dist.group.WORLD).notes
+    notes = load_version(built, config, Store.open(root), "two", dist.group.WORLD).notes
     return fresh, contents(built), notes
 
 
@@ -106,17 +106,17 @@ def grow(rank: int, workers: int, root: str) -> Any:
     small, large = config_of([None], "sgd", 30), config_of([None], "sgd", 40)
     built = make(small)
     train(built, small, range(2))
-    export(built, store, draft(small, "whole"), group)
+    write_version(built, store, draft(small, "whole"), group)
     versions.publish(store, "whole")
     built = make(large)
-    restore(built, large, store, "whole", group)
+    load_version(built, large, store, "whole", group)
     with torch.no_grad():
         table_rows(built.model, dist.group.WORLD)["city"].local[0].weight[3] = 5.0
-    export(built, store, draft(large, "two"), group, delta=Delta("whole", {"city": np.array([3])}))
+    write_version(built, store, draft(large, "two"), group, delta=Delta("whole", {"city": np.array([3])}))
     versions.publish(store, "two")
     shrunk = config_of([None], "sgd", 20)
     try:
-        export(make(shrunk), store, draft(shrunk, "bad"), group, delta=Delta("two", {}))
+        write_version(make(shrunk), store, draft(shrunk, "bad"), group, delta=Delta("two", {}))
         said = "nothing"
     except VersionError as error:
         said = str(error)

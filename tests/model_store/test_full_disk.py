@@ -11,9 +11,9 @@ import torch.distributed as dist
 from raymtl.config.root import Config
 from raymtl.errors import StorageError
 from raymtl.model_store.lease import acquire, holders
-from raymtl.model_store.publish import _single_process_group
+from raymtl.model_store.publish_run import _single_process_group
 from raymtl.model_store.store import list_versions, publish, verify
-from raymtl.model_store.writer import export
+from raymtl.model_store.writer import write_version
 from raymtl.storage.object_store import Store
 from raymtl.training.build import TrainState
 from tests.helpers.version_models import draft, make, mixed_config, train
@@ -35,8 +35,8 @@ def disk(tmp_path: Path) -> Iterator[Path]:
 
 def attempt(built: TrainState, config: Config, store: Store, group: dist.ProcessGroup) -> None:
     with acquire(store, "publish") as held:
-        export(built, store, draft(config, "b"), group)
-        publish(store, "b", held.held)
+        write_version(built, store, draft(config, "b"), group)
+        publish(store, "b", held.check_held)
 
 
 def test_a_full_disk(disk: Path) -> None:
@@ -44,7 +44,7 @@ def test_a_full_disk(disk: Path) -> None:
     store = Store.open(str(disk / "store"))
     with _single_process_group() as group:
         built = make(config)
-        export(built, store, draft(config, "a"), group)
+        write_version(built, store, draft(config, "a"), group)
         publish(store, "a")
         train(built, config, range(2))
         size = sum(file.stat().st_size for file in (disk / "store" / "versions").rglob("*") if file.is_file())

@@ -36,7 +36,7 @@ def race(root: str, start: Any, number: int, answers: Any) -> None:
             continue
         answers.put((turn, number, None))
         start.wait()
-        held.held()
+        held.check_held()
         held.release()
 
 
@@ -53,7 +53,7 @@ def test_of_three_that_race_exactly_one_wins(tmp_path: Path) -> None:
     for turn in range(ROUNDS):
         said = [message for t, _, message in seen if t == turn]
         assert said.count(None) == 1, said
-        assert all("is in use: " in m and "racer" in m and " since 20" in m for m in said if m)
+        assert all("is in use by " in m and "racer" in m and " since 20" in m for m in said if m)
         assert claims(tmp_path / str(turn)) == []
 
 
@@ -71,7 +71,7 @@ def killed(tmp_path: Path) -> Store:
     holder = processes.Process(target=hold, args=(str(tmp_path), ready))
     holder.start()
     assert ready.wait(60)
-    with pytest.raises(TryLaterError, match=rf"process {holder.pid} holds it for `a long job`") as caught:
+    with pytest.raises(TryLaterError, match=rf"process {holder.pid} for `a long job`") as caught:
         acquire(Store.open(str(tmp_path)), "another")
     assert caught.value.exit_code == 75
     assert holder.pid is not None
@@ -83,8 +83,8 @@ def killed(tmp_path: Path) -> Store:
 
 def test_a_killed_holder_of_this_machine_does_not_block(killed: Store) -> None:
     with acquire(killed, "next") as held:
-        held.held()
-        assert [c.holder for c in holders(killed)] == ["next"]
+        held.check_held()
+        assert [c.purpose for c in holders(killed)] == ["next"]
     assert holders(killed) == []
 
 
@@ -117,7 +117,7 @@ def test_a_killed_holder_of_another_machine_blocks_for_its_time_to_live(killed: 
     fake.time = claim.heartbeat + 61
     with acquire(killed, "next", ttl_s=60, clock=fake.clock()):
         assert fake.time == pytest.approx(claim.heartbeat + 61 + 30)  # it was watched before it was taken for dead
-        assert [c.holder for c in holders(killed)] == ["next"]
+        assert [c.purpose for c in holders(killed)] == ["next"]
 
 
 def test_waiting_for_a_dead_holder(killed: Store) -> None:
@@ -147,9 +147,9 @@ def test_a_holder_taken_for_dead_knows_it(tmp_path: Path) -> None:
     fake = FakeClock(claim.heartbeat + 601)
     new = acquire(store, "next", ttl_s=600, clock=fake.clock())
     lease._write(store, claim)  # the sleeper's heartbeat was under way
-    with pytest.raises(TryLaterError, match=r"lost the lease.*nothing was published"):
-        old.held()
-    new.held()
+    with pytest.raises(TryLaterError, match=r"lost the lease.*nothing more was changed"):
+        old.check_held()
+    new.check_held()
     with pytest.raises(TryLaterError, match="next"):
         acquire(store, "third", clock=fake.clock())
     new.release()
@@ -167,22 +167,22 @@ def test_the_heartbeat_moves(tmp_path: Path) -> None:
         while holders(store)[0].heartbeat == first:
             assert time.monotonic() < limit
             time.sleep(0.02)
-        held.held()
+        held.check_held()
 
 
 def test_a_deleted_claim_is_a_lost_lease(tmp_path: Path) -> None:
     with acquire(Store.open(str(tmp_path)), "job", ttl_s=600) as held:
         next((tmp_path / "lease").glob("*.json")).unlink()
         with pytest.raises(TryLaterError, match=r"lost the lease.*its claim was deleted"):
-            held.held()
+            held.check_held()
 
 
 def test_a_stalled_holder_continues_if_it_was_not_taken_for_dead(tmp_path: Path) -> None:
     store = Store.open(str(tmp_path))
     with acquire(store, "job", ttl_s=600) as held:
         first = holders(store)[0].heartbeat
-        held._beaten -= 601
-        held.held()
+        held._last_heartbeat -= 601
+        held.check_held()
         assert holders(store)[0].heartbeat > first  # and says so at once
 
 
@@ -206,7 +206,7 @@ def test_on_storage_without_rename() -> None:
     with acquire(store, "first") as held:
         with pytest.raises(TryLaterError, match="first"):
             acquire(store, "second")
-        held.held()
+        held.check_held()
     assert holders(store) == []
     store.write("lease/odd.json", b"not a claim")
     acquire(store, "third").release()

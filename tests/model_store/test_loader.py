@@ -11,9 +11,9 @@ import torch.distributed as dist
 from raymtl.config.load import config_from_dict
 from raymtl.errors import UserError
 from raymtl.model_store import store as versions
-from raymtl.model_store.loader import restore
-from raymtl.model_store.row_owners import read_map
-from raymtl.model_store.writer import export
+from raymtl.model_store.loader import load_version
+from raymtl.model_store.row_ids import read_map
+from raymtl.model_store.writer import write_version
 from raymtl.storage.object_store import Store
 from tests.helpers.version_models import contents, draft, logits, make, mixed_config, owned, train
 from tests.helpers.worker_processes import several
@@ -31,7 +31,7 @@ def publish_some(rank: int, workers: int, root: str, runs: list[tuple[str, list[
         maps = {"item": owned(range(1001, 1061))}
         store = Store.open(root)
         # chunks of a few rows and files of a few chunks
-        manifest = export(
+        manifest = write_version(
             built, store, draft(config, name), dist.group.WORLD, maps=maps, chunk_bytes=600, file_bytes=1200
         )
         if rank == 0:
@@ -47,7 +47,7 @@ def load_some(rank: int, workers: int, root: str, runs: list[tuple[str, list[str
     for name, sharding, optimizer in runs:
         config = mixed_config(sharding, optimizer, clip_grad_norm=1.0)
         built = make(config)
-        restored = restore(built, config, Store.open(root), name, dist.group.WORLD)
+        restored = load_version(built, config, Store.open(root), name, dist.group.WORLD)
         kinds = {str(p.sharding_type) for plan in built.plan.plan.values() for p in plan.values()}
         kept, seen = contents(built), logits(built, config)
         answers.append((restored.notes, kinds, kept, seen, train(built, config, AFTER)))
@@ -126,7 +126,7 @@ def load_changed(rank: int, workers: int, root: str, cases: list[tuple[str, dict
         built = make(config)
         before = contents(built)
         try:
-            notes = restore(built, config, Store.open(root), name, dist.group.WORLD).notes
+            notes = load_version(built, config, Store.open(root), name, dist.group.WORLD).notes
             answers.append((before, contents(built), notes))
         except UserError as error:
             after = contents(built)
@@ -170,7 +170,7 @@ def test_tables_that_changed(tmp_path: Path) -> None:
         assert "\n" not in error[0]
     assert "tables.city.id_space is direct" in space[0]
     assert "shape" in model[0]
-    assert "no version nobody" in nobody[0]
+    assert "no version `nobody`" in nobody[0]
     for error in (fresh, larger, smaller, dim, space, model, nobody):
         assert error[1:] == (66, True), error
 

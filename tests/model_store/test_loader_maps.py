@@ -16,9 +16,9 @@ from raymtl.data.batch import Batch, Collator
 from raymtl.data.ids.id_map import UNKNOWN_ROW, IdMap
 from raymtl.embeddings.rows import reset_rows, table_rows
 from raymtl.model_store import store as versions
-from raymtl.model_store.loader import restore
-from raymtl.model_store.row_owners import changed_owners, evicted, new_owners, read_map
-from raymtl.model_store.writer import Delta, export
+from raymtl.model_store.loader import load_version
+from raymtl.model_store.row_ids import changed_map_rows, evicted_ids, read_map, reassigned_rows
+from raymtl.model_store.writer import Delta, write_version
 from raymtl.storage.object_store import Store
 from raymtl.training.build import TrainState
 from raymtl.training.row_tracker import TouchedRowTracker
@@ -100,19 +100,19 @@ def write_two_days(rank: int, workers: int, root: str) -> tuple[ById, torch.Tens
     days = {table: two_days(capacity) for table, capacity in CAPACITY.items()}
     old, new = ({table: pair[n] for table, pair in days.items()} for n in range(2))
     train_by_ids(built, config, old, range(4))
-    export(built, store, draft(config, "whole"), group, maps=old, chunk_bytes=600)
+    write_version(built, store, draft(config, "whole"), group, maps=old, chunk_bytes=600)
     first = by_id(built, old), logits(built, config, batch_of_ids(config, old, 99))
     tables = table_rows(built.model, group)
     for table in CAPACITY:
-        reset_rows(tables[table], new_owners(*days[table]), config.tables[table].init, config.train.seed)
+        reset_rows(tables[table], reassigned_rows(*days[table]), config.tables[table].init, config.train.seed)
     rows = train_by_ids(built, config, new, range(4, 6)).rows()
     for table in CAPACITY:
-        rows[table] = np.union1d(rows[table], changed_owners(*days[table]))
-    delta = Delta("whole", rows, {table: evicted(*days[table]) for table in CAPACITY})
+        rows[table] = np.union1d(rows[table], changed_map_rows(*days[table]))
+    delta = Delta("whole", rows, {table: evicted_ids(*days[table]) for table in CAPACITY})
     if rank == 0:
         versions.publish(store, "whole")
     dist.barrier()
-    export(built, store, draft(config, "delta"), group, maps=new, delta=delta, chunk_bytes=600)
+    write_version(built, store, draft(config, "delta"), group, maps=new, delta=delta, chunk_bytes=600)
     if rank == 0:
         versions.publish(store, "delta")
     return *first, by_id(built, new), logits(built, config, batch_of_ids(config, new, 99))
@@ -128,7 +128,7 @@ def load_both(rank: int, workers: int, root: str, sharding: list[str | None]) ->
     store, config, answers = Store.open(root), mapped_config(sharding), []
     built = make(config)
     for version in ("whole", "delta"):
-        restore(built, config, store, version, dist.group.WORLD)
+        load_version(built, config, store, version, dist.group.WORLD)
         maps = maps_in(store, version)
         answers += [by_id(built, maps), logits(built, config, batch_of_ids(config, maps, 99))]
     return answers

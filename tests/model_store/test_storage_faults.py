@@ -212,7 +212,7 @@ def test_the_heartbeat_continues(store: Store, faults: Faults) -> None:
         while len([c for c in faults.calls("put") if c[2]]) < 6 or holders(store)[0].heartbeat == first:
             assert time.monotonic() < limit
             time.sleep(0.02)
-        held.held()
+        held.check_held()
 
 
 def attempt_publish(store: Store) -> None:
@@ -220,17 +220,17 @@ def attempt_publish(store: Store) -> None:
         if current(store) != "c":
             clear(store, "c")
             write(store, "c")
-        publish(store, "c", held.held)
+        publish(store, "c", held.check_held)
 
 
 def attempt_rollback(store: Store) -> None:
     with acquire(store, "rollback", ttl_s=600) as held:
-        rollback(store, "a", held.held)
+        rollback(store, "a", held.check_held)
 
 
 def attempt_gc(store: Store) -> None:
     with acquire(store, "gc", ttl_s=600) as held:
-        gc(store, 1, (), held.held)
+        gc(store, 1, (), held.check_held)
 
 
 KINDS: dict[str, dict[str, Any]] = {
@@ -302,7 +302,7 @@ def whole_or_nothing(store: Store, attempt: Callable[[Store], None]) -> bool:
     if attempt is attempt_publish:
         assert (now, seen) in (("b", ["b", "a"]), ("c", ["c", "b", "a"]))
         if now == "b":
-            with pytest.raises(VersionError, match="no version c"):
+            with pytest.raises(VersionError, match="no version `c`"):
                 show(store, "c")
         return now == "c"
     if attempt is attempt_rollback:

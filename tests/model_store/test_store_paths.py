@@ -56,7 +56,7 @@ def test_a_manifest_names_files_of_its_own_folder(store: Store, path: str) -> No
         {"parent": path},
     ):
         with pytest.raises(VersionError, match="is damaged"):
-            parse_manifest(json.dumps(raw | change).encode(), "manifest.json")
+            parse_manifest(json.dumps(raw | change).encode(), "manifest.json", "restore it")
     with pytest.raises(ValueError, match="not a path below"):
         FileEntry(path=path, bytes=1, sha256="")
 

@@ -11,13 +11,13 @@ from rich.console import Console
 from raymtl.config.metrics import METRICS, RUN_METRICS, choosable, find_metric, metrics_of_kind, parse_metric
 from raymtl.config.task_kinds import KINDS, Binary, KindName, LabelRule, TaskKind, Values, find_kind
 from raymtl.config.tasks import Task
-from raymtl.daily.gate import CHECKS, check_scale, check_words
+from raymtl.daily.gate import CHECKS, check_label, check_scale
 from raymtl.objectives.link import predict
 from raymtl.objectives.metrics import EvalMetrics, signed_value
 from raymtl.objectives.tasks import OBJECTIVES, objective_of
 from raymtl.reports.progress import evaluation_line
 from raymtl.reports.tables import ALL, headline, metric_tables
-from raymtl.reports.terminal import print_table
+from raymtl.reports.terminal import metric_table
 
 every_kind = pytest.mark.parametrize("kind", KINDS, ids=lambda kind: f"{kind.name}-{kind.transform}")
 
@@ -72,7 +72,7 @@ def test_reports_show_every_metric_of_every_kind(kind):
     shown = table.rows[0].cells
     assert all(cell.text not in ("", "–") for name, cell in shown.items())
     console = Console(width=200, record=True, file=io.StringIO())
-    console.print(print_table(result))
+    console.print(metric_table(result))
     text = console.export_text()
     assert all(shown[name].text in text for name in ({main.label, "error"} & heads) | {"calibration", "rows"})
     line = evaluation_line({"metrics": result, "step": 1, "seconds": 1.0})
@@ -115,12 +115,12 @@ def test_no_loss_falls_below_its_bound(kind):
 
 def test_the_gate_names_what_it_compares():
     for kind in KINDS:
-        assert all(check_words(what) == METRICS[what].in_words for what in kind.gated)
-    assert check_words("norm user") == "norm user"
+        assert all(check_label(what) == METRICS[what].in_words for what in kind.gated)
+    assert check_label("norm user") == "norm user"
     assert [check_scale(what) for what in ("auc", "mse", "order", "not finite", "norm user", "held-out rows")] == [
         "ratio", "significant", "ratio", "count", "significant", "count",
     ]  # fmt: skip
-    assert len({check.what for check in CHECKS}) == len(CHECKS)
+    assert len({check.name for check in CHECKS}) == len(CHECKS)
 
 
 def test_names_are_taken_apart_in_one_way():

@@ -14,7 +14,7 @@ from raymtl.errors import UserError
 from raymtl.reports.html import render, write_report
 from raymtl.reports.load import load_run
 from raymtl.reports.style import PALETTE
-from raymtl.reports.terminal import print_table
+from raymtl.reports.terminal import metric_table
 from raymtl.storage.folder import Folder
 from tests.helpers.fake_run import SCENARIOS, TASKS, write_run
 
@@ -41,7 +41,7 @@ def words(page: str) -> str:
 
 def show(result: dict) -> str:
     console = Console(width=120, record=True, file=io.StringIO())
-    console.print(print_table(result))
+    console.print(metric_table(result))
     return console.export_text()
 
 
@@ -223,10 +223,10 @@ def test_a_folder_that_is_no_run_is_refused(tmp_path: pathlib.Path) -> None:
     with pytest.raises(UserError, match="there is no folder"):
         write_report(str(tmp_path / "nowhere"))
     (tmp_path / "photo.jpg").write_text("")
-    with pytest.raises(UserError, match=r"not the folder of a run: it holds none of config\.yaml"):
+    with pytest.raises(UserError, match=r"neither a run \(it has none of config\.yaml"):
         write_report(str(tmp_path))
     (tmp_path / "result.json").write_text("{half")
-    with pytest.raises(UserError, match=r"result\.json` cannot be read"):
+    with pytest.raises(UserError, match=r"result\.json` is damaged"):
         write_report(str(tmp_path))
     (tmp_path / "result.json").write_text("[1]")
     with pytest.raises(UserError, match="holds a list, expected a mapping"):

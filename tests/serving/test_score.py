@@ -92,7 +92,7 @@ def test_a_killed_scoring_resumes_with_the_missing_files(
     table.write_bytes(good[:-1] + bytes([good[-1] ^ 1]))
     said = score(capfd, root, out, "--workers", "1", "--keys", "item", "--keys", "user", code=66)
     table.write_bytes(good)
-    assert f"{table.name}` is damaged: its hash is not that of the manifest" in " ".join(said.split())
+    assert f"{table.name}` is damaged: its hash differs from the manifest's" in " ".join(said.split())
 
 
 @pytest.mark.parametrize(

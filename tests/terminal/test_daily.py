@@ -41,7 +41,7 @@ def test_a_store_that_is_deleted_under_way(tmp_path: Path) -> None:
     assert process.wait(240) == 74
     reader.join()
     assert errors[0].startswith(
-        f"raymtl: the folder of store {store} was removed while {day_of(1)} was under way, and nothing was published; restore"
+        f"raymtl: the folder of store {store} was deleted while {day_of(1)} was running; nothing was published. Restore"
     )
     assert len(errors[0].splitlines()) == 1
     assert read_record(Store.open(str(store)), day_of(1)) is None

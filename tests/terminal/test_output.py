@@ -9,7 +9,7 @@ import pytest
 from rich.console import Console
 
 from raymtl.daily.reports.table import day_table
-from raymtl.reports.terminal import print_table
+from raymtl.reports.terminal import metric_table
 from raymtl.telemetry.output import FoldedTable
 from tests.helpers.fake_records import thirty_days
 from tests.helpers.fake_run import write_run
@@ -79,7 +79,7 @@ def test_warnings_as_errors_by_option() -> None:
 
 @pytest.mark.parametrize("columns", [40, 80, 120, 300])
 def test_tables_are_complete_on_every_screen(columns: int, tmp_path: Path) -> None:
-    for table in (print_table(write_run(tmp_path / "run")), day_table(thirty_days())):
+    for table in (metric_table(write_run(tmp_path / "run")), day_table(thirty_days())):
         wide, narrow = Console(width=1000), Console(width=columns)
         with wide.capture() as whole:
             wide.print(table)

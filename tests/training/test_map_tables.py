@@ -22,8 +22,8 @@ from raymtl.data.ids.hashing import hash_strings
 from raymtl.data.units import Plan, plan_input
 from raymtl.embeddings.initialisation import fill_rows
 from raymtl.errors import CheckpointError, ConfigError
-from raymtl.model_store.publish import publish_run
-from raymtl.model_store.row_owners import read_map
+from raymtl.model_store.publish_run import publish_run
+from raymtl.model_store.row_ids import read_map
 from raymtl.storage.object_store import Store
 from raymtl.training import driver
 from raymtl.training.checkpoint_folders import last_checkpoint
@@ -109,7 +109,7 @@ def test_a_run_makes_its_maps_and_keeps_them(ray_cluster: None, logs: Path, tmp_
 
     # A version of it says who holds which row, so that a daily job can begin with it
     store = Store.open(str(tmp_path / "store"))
-    manifest = publish_run(str(folder), store, checkpoint=None, version="first", held=lambda: None)
+    manifest = publish_run(str(folder), store, checkpoint=None, version="first", check_lease=lambda: None)
     for table in ADMIT:
         assert read_map(store, [manifest], table).digest == maps[table].load().digest
 

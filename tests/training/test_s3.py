@@ -10,7 +10,7 @@ import pytest
 from raymtl.config.load import config_from_dict
 from raymtl.errors import DataError, StorageError
 from raymtl.model_store import store as versions
-from raymtl.model_store.publish import publish_run
+from raymtl.model_store.publish_run import publish_run
 from raymtl.storage import retry
 from raymtl.storage.object_store import Store
 from raymtl.storage.paths import join_path
@@ -62,7 +62,7 @@ def test_a_run_with_everything_on_s3(ray_cluster: None, server: S3, tmp_path: Pa
             store,
             checkpoint=None,
             version="first",
-            held=lambda: None,
+            check_lease=lambda: None,
         )
         assert proxy.failed > 0
     finally:

@@ -41,20 +41,22 @@ def test_values_of_each_kind() -> None:
 def test_a_limit_relative_to_the_default() -> None:
     asked = evaluator(metric="buy.auc", subject_to={"click.auc": {"max_drop": 0.001}})
     default = metrics(0.7, 0.8)
-    assert asked.keeps(metrics(0.6995, 0.9), default)
-    assert not asked.keeps(metrics(0.698, 0.9), default)
-    assert asked.excess(metrics(0.698, 0.9), default) == [pytest.approx(0.001)]
-    assert asked.keeps(metrics(0.1, 0.9), None), "nothing to compare with yet"
+    assert asked.meets_limits(metrics(0.6995, 0.9), default)
+    assert not asked.meets_limits(metrics(0.698, 0.9), default)
+    assert asked.violations(metrics(0.698, 0.9), default) == [pytest.approx(0.001)]
+    assert asked.meets_limits(metrics(0.1, 0.9), None), "nothing to compare with yet"
 
 
 def test_fixed_limits_are_in_the_metrics_own_sense() -> None:
-    assert evaluator(metric="buy.auc", subject_to={"click.auc": {"at_least": 0.7}}).keeps(metrics(0.7, 0.5), None)
+    assert evaluator(metric="buy.auc", subject_to={"click.auc": {"at_least": 0.7}}).meets_limits(
+        metrics(0.7, 0.5), None
+    )
     ceiling = evaluator(metric="buy.auc", subject_to={"order_violations": {"at_most": 0.05}})
-    assert not ceiling.keeps(metrics(0.7, 0.5, order=0.06), None)
-    assert ceiling.keeps(metrics(0.7, 0.5, order=0.04), None)
+    assert not ceiling.meets_limits(metrics(0.7, 0.5, order=0.06), None)
+    assert ceiling.meets_limits(metrics(0.7, 0.5, order=0.04), None)
     lost = evaluator(metric="buy.auc", subject_to={"click.logloss": {"max_drop": 0.01}})
-    assert lost.keeps(metrics(0.7, 0.5, logloss=0.305), metrics(0.7, 0.5, logloss=0.3))
-    assert not lost.keeps(metrics(0.7, 0.5, logloss=0.32), metrics(0.7, 0.5, logloss=0.3))
+    assert lost.meets_limits(metrics(0.7, 0.5, logloss=0.305), metrics(0.7, 0.5, logloss=0.3))
+    assert not lost.meets_limits(metrics(0.7, 0.5, logloss=0.32), metrics(0.7, 0.5, logloss=0.3))
 
 
 def test_front_and_area_by_hand() -> None:

@@ -10,7 +10,7 @@ from raymtl.errors import CheckpointError
 from raymtl.training.rundir import RunFolder
 from raymtl.tuning.objective import area
 from raymtl.tuning.result import gains, rows_of, summary
-from raymtl.tuning.search import Finished
+from raymtl.tuning.search import SearchFinished
 from raymtl.tuning.trial_store import Trial
 from tests.helpers.simulated_search import TOTAL, metrics, open_search, run, train
 
@@ -89,11 +89,11 @@ def test_structure_first_then_the_couplings_with_the_best_one(tmp_path: Path) ->
     kinds = [t.kind for t in search.trial_store.trials.values()]
     assert kinds == ["default"] + ["structure"] * 5 + ["search"] * 6
     structures = search.trial_store.of_kind("structure")
-    assert all(set(t.draw) == {LR} for t in structures)
+    assert all(set(t.params) == {LR} for t in structures)
     best = search.best(search.trial_store.of_kind("default", "structure"))
     assert best is not None
     assert {lr_of(t) for t in search.trial_store.of_kind("search")} == {lr_of(best)}
-    assert all("weight_ratio.buy" in t.draw for t in search.trial_store.of_kind("search"))
+    assert all("weight_ratio.buy" in t.params for t in search.trial_store.of_kind("search"))
 
 
 def test_asha_lets_the_best_half_pass_each_rung(tmp_path: Path) -> None:
@@ -142,8 +142,8 @@ def test_a_new_start_keeps_what_ended_and_takes_up_what_had_not(tmp_path: Path) 
         train(second, trial, peak)
     run(second, peak)
     assert len(second.trial_store.trials) == len(calm.trial_store.trials)
-    assert [t.draw for t in second.trial_store.trials.values()][:2] == [
-        t.draw for t in calm.trial_store.trials.values()
+    assert [t.params for t in second.trial_store.trials.values()][:2] == [
+        t.params for t in calm.trial_store.trials.values()
     ][:2]
     assert [t.starts for t in second.trial_store.trials.values()] == [1, 1, 2, 2] + [1] * 4
     assert open_search(tmp_path / "killed", tune).is_over()
@@ -161,7 +161,7 @@ def test_crashes_and_broken_trials_are_recorded_and_end_nothing(tmp_path: Path) 
             search.ended(trial.number, crashed=True)
         else:
             train(search, trial, peak)
-    with pytest.raises(Finished):
+    with pytest.raises(SearchFinished):
         search.next()
     found = summary(search, {}, RunFolder.open(str(tmp_path)))
     assert found["trials"] == {"finished": 2, "stopped": 0, "failed": 2, "running": 0}
@@ -183,7 +183,7 @@ def test_values_that_do_not_go_together_cost_no_training(tmp_path: Path) -> None
     run(search, peak)
     trials = search.trial_store.trials.values()
     [broken] = [t for t in trials if t.status == "failed"]
-    assert broken.draw == {"model.trunk.task_experts": "0", "model.trunk.shared_experts": "0"}
+    assert broken.params == {"model.trunk.task_experts": "0", "model.trunk.shared_experts": "0"}
     assert broken.reason is not None
     assert "no experts at all" in broken.reason
     assert broken.starts == 0
@@ -258,7 +258,7 @@ def test_an_outage_of_the_storage_stops_the_search_and_blames_no_trial(tmp_path:
     search.reported({"number": second.number, "outage": "the storage does not answer"})
     search.ended(second.number, crashed=False)
     assert search.outage == "the storage does not answer"
-    with pytest.raises(Finished):
+    with pytest.raises(SearchFinished):
         search.next()
     assert search.trial_store.trials[1].status == "running"
     later = open_search(tmp_path, tune)
@@ -273,7 +273,7 @@ def test_a_configuration_that_cannot_be_trained_ends_the_search(tmp_path: Path) 
     search.reported({"number": 0, "failed": "the version does not fit"})
     search.ended(0, crashed=False)
     assert search.default_failed == "the version does not fit"
-    with pytest.raises(Finished):
+    with pytest.raises(SearchFinished):
         search.next()
     assert search.is_over()
 
@@ -296,7 +296,7 @@ def test_failed_trials_and_nan_teach_the_sampler_nothing(tmp_path: Path) -> None
         trial = search.next()
         assert trial is not None
         run_one(trial)
-    with pytest.raises(Finished):
+    with pytest.raises(SearchFinished):
         search.next()
     trials = search.trial_store.trials.values()
     assert len(trials) == 14

@@ -40,10 +40,10 @@ def test_loss_weights_keep_their_ratio_and_geometric_mean() -> None:
 
 def test_the_default_is_a_draw_where_the_space_holds_it() -> None:
     inside = Space(searched({"presets": ["loss_weights", "learning_rates", "trunk", "alpha", "embedding_dims"]}))
-    draw = inside.default()
-    assert draw is not None
-    assert draw[f"{RATIO}buy"] == 1.0
-    assert inside.config(draw) == inside.config({})
+    params = inside.default()
+    assert params is not None
+    assert params[f"{RATIO}buy"] == 1.0
+    assert inside.config(params) == inside.config({})
     whole = Space(searched({"space": {"tasks.buy.weight": {"choice": [1, 2]}}}))
     assert whole.default() == {"tasks.buy.weight": "1"}, "1 and 1.0 are the same weight"
     outside = Space(searched({"space": {"train.dense_optimizer.lr": {"choice": [0.5]}}}))
@@ -63,12 +63,12 @@ def test_the_default_is_a_draw_where_the_space_holds_it() -> None:
     ],
 )
 def test_a_dimension_in_words(field: str, values: dict[str, Any], said: str) -> None:
-    assert [axis.values for axis in Space(searched({"space": {field: values}})).axes] == [said]
+    assert [dimension.values for dimension in Space(searched({"space": {field: values}})).dimensions] == [said]
 
 
 def test_whole_sections_and_lists_can_be_chosen() -> None:
     space = Space(searched({"space": {"model.trunk.hidden": {"choice": [[8], [16, 8]]}}}))
-    texts = space.axes[0].distribution.choices  # type: ignore[attr-defined]
+    texts = space.dimensions[0].distribution.choices  # type: ignore[attr-defined]
     assert space.config({"model.trunk.hidden": texts[1]}).model.trunk.hidden == [16, 8]  # type: ignore[union-attr]
 
 
@@ -83,8 +83,8 @@ def test_a_condition_leaves_a_dimension_out() -> None:
             }
         )
     )
-    assert [axis.name for axis in space.axes] == ["model.trunk.type", "model.trunk.experts"]
-    experts = space.axes[1]
+    assert [dimension.name for dimension in space.dimensions] == ["model.trunk.type", "model.trunk.experts"]
+    experts = space.dimensions[1]
     assert space.active(experts, {"model.trunk.type": '"mmoe"'})
     assert not space.active(experts, {"model.trunk.type": '"shared_bottom"'})
     made = space.config({"model.trunk.type": '"mmoe"', "model.trunk.experts": "8"})
@@ -94,7 +94,7 @@ def test_a_condition_leaves_a_dimension_out() -> None:
 def test_alpha_is_searched_only_where_the_coupler_is_aits() -> None:
     tune = {"space": {"model.coupler.type": {"choice": ["ait", "product"]}}, "presets": ["alpha"]}
     space = Space(searched(tune))
-    alpha = next(axis for axis in space.axes if axis.name == "model.order_loss.alpha")
+    alpha = next(dimension for dimension in space.dimensions if dimension.name == "model.order_loss.alpha")
     assert space.active(alpha, {"model.coupler.type": '"ait"'})
     assert not space.active(alpha, {"model.coupler.type": '"product"'})
 
@@ -139,12 +139,12 @@ def test_a_grid_has_every_combination_once() -> None:
         ({"space": {"train.dense_optimizer.lr": {"uniform": [2, 1]}}}, "the first number must be below the second"),
         ({"space": {"train.dense_optimizer.lr": {}}}, "give exactly one of `choice`"),
         ({"space": {"data.path": {"choice": ["a"]}}}, "all trials read the same rows"),
-        ({"space": {"tasks.buy.parent": {"choice": ["a"]}}}, "of a task only `weight`"),
+        ({"space": {"tasks.buy.parent": {"choice": ["a"]}}}, "search one of tasks.<task>.\\{weight"),
         ({"space": {"train.seed": {"choice": [1]}}}, "cannot be searched"),
         ({"space": {"train.batch_size": {"uniform": [32, 64]}}}, "expected a whole number"),
-        ({"space": {"tasks.click": {"choice": [{"label": "buy"}]}}}, "of a task only `weight`"),
+        ({"space": {"tasks.click": {"choice": [{"label": "buy"}]}}}, "search one of tasks.<task>.\\{weight"),
         ({"space": {"train": {"choice": [{"seed": 3}]}}}, "cannot be searched"),
-        ({"presets": ["loss_weights"], "structure_trials": 5}, "nothing but loss weights and couplings"),
+        ({"presets": ["loss_weights"], "structure_trials": 5}, "contains only loss weights and coupler options"),
         ({"presets": ["trunk"], "start": {"store": "/v"}}, "changes the shape of the model"),
         ({}, "neither `space` nor `presets`"),
         ({"presets": ["weights"]}, "expected one of `loss_weights`"),
@@ -154,7 +154,7 @@ def test_a_grid_has_every_combination_once() -> None:
         ({"presets": ["alpha"], "objective": "loss"}, "the training loss changes with the weights"),
         (
             {"presets": ["alpha"], "objective": {"metric": "buy.auc", "subject_to": {"click.auc": {}}}},
-            "give exactly one of `max_drop`",
+            "set exactly one of `max_drop`",
         ),
         (
             {

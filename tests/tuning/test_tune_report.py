@@ -10,13 +10,13 @@ import pytest
 from optuna.distributions import CategoricalDistribution
 
 from raymtl.training.rundir import RunFolder
-from raymtl.tuning.report.importance import FEWEST, by_weight, importances
+from raymtl.tuning.report.importance import FEWEST, by_importance, importances
 from raymtl.tuning.report.page import write_report
 from raymtl.tuning.report.plot_markers import limits
 from raymtl.tuning.report.report_data import View
 from raymtl.tuning.result import write_result
 from raymtl.tuning.search import Search
-from raymtl.tuning.space import Axis
+from raymtl.tuning.space import SearchDimension
 from raymtl.tuning.trial_store import Trial
 from tests.helpers.fake_search import BASE, SPACE, add, draws, effect_of, filled, make_search, repeat, result_of
 
@@ -155,12 +155,12 @@ def test_the_verdict_tells_a_gain_from_noise(tmp_path: pathlib.Path) -> None:
     assert "train.dense_optimizer.lr 0.004" in verdict(quiet)
     assert '"status good"' in quiet
     loud = written(small(tmp_path, fixed({0: 0.002, 2: 0.05, 3: -0.05})), tmp_path)
-    assert verdict(loud).startswith("Within the noise : trial 1 cannot be told from the default")
+    assert verdict(loud).startswith("Within the noise : trial 1 does not differ from the default")
     alone = written(small(tmp_path, fixed({0: 0.02}), seeds=1), tmp_path)
-    assert verdict(alone).startswith("Not proven : one fresh seed cannot tell")
+    assert verdict(alone).startswith("Not proven : one fresh seed cannot separate")
     none = written(small(tmp_path, fixed({0: 0.02}), seeds=0), tmp_path)
     assert verdict(none).startswith(
-        "Not proven : trial 1 reached mean_auc 0.7200, the default 0.7000, but no fresh seeds"
+        "Not proven : trial 1 reached mean_auc 0.7200, the default 0.7000, but has not been repeated with fresh seeds"
     )
 
 
@@ -171,7 +171,7 @@ def test_the_verdict_says_where_only_the_recommended_trial_keeps_the_limits(tmp_
         return {"click": found, "cart": found, "buy": found + 0.0001 * trial.seed, "order": 0.09 if default else 0.01}
 
     page = written(small(tmp_path, effect, ONE), tmp_path)
-    assert verdict(page).startswith("Keeps the limits , which the default does not: trial 1 beside it")
+    assert verdict(page).startswith("Keeps the limits , unlike the default: trial 1 compared with it")
     assert "breaks a limit" in words(page)
 
 
@@ -189,19 +189,19 @@ def test_importance_ranks_the_field_that_decides_first(tmp_path: pathlib.Path) -
     view = View(search, result_of(search, tmp_path))
     found = importances(view)
     assert list(found) == ["mean_auc"]
-    assert by_weight(found)[0] == "train.dense_optimizer.lr"
+    assert by_importance(found)[0] == "train.dense_optimizer.lr"
     assert sum(found["mean_auc"].values()) == pytest.approx(1.0)
 
 
 def test_importance_holds_for_a_metric_of_which_less_is_better(tmp_path: pathlib.Path) -> None:
     search = filled(tmp_path, {**TWO, "objective": {"metric": "click.logloss"}}, 40, odd=False)
     found = importances(View(search, result_of(search, tmp_path)))
-    assert by_weight(found)[0] == "train.dense_optimizer.lr"
+    assert by_importance(found)[0] == "train.dense_optimizer.lr"
 
 
 def test_too_few_trials_say_so_in_words(tmp_path: pathlib.Path) -> None:
     page = written(filled(tmp_path, PLAIN, FEWEST - 2, odd=False), tmp_path)
-    assert f"With {FEWEST - 2} measured trials nothing can be said; it takes {FEWEST}." in words(page)
+    assert f"With {FEWEST - 2} measured trials no importance can be computed; it needs {FEWEST}." in words(page)
 
 
 def test_names_are_no_html(tmp_path: pathlib.Path) -> None:
@@ -213,10 +213,10 @@ def test_names_are_no_html(tmp_path: pathlib.Path) -> None:
         add(search, draws(search, rng), effect)
     bad = add(search, draws(search, rng), effect, status="failed")
     bad.reason, bad.fields = "<script>alert(1)</script>", {"x": "<b>&$a$"}
-    odd = Axis("x<u>$", CategoricalDistribution(["1", "2"]), ("x",), ("a<b>&$x$", "plain"))
-    search.space.axes.append(odd)
+    odd = SearchDimension("x<u>$", CategoricalDistribution(["1", "2"]), ("x",), ("a<b>&$x$", "plain"))
+    search.space.dimensions.append(odd)
     for trial in search.trial_store.trials.values():
-        trial.draw[odd.name] = str(1 + trial.number % 2)
+        trial.params[odd.name] = str(1 + trial.number % 2)
     page = written(search, folder)
     assert "<script" not in page
     assert "&lt;script&gt;" in page
@@ -267,9 +267,7 @@ def test_a_failed_default_and_an_objective_that_is_null(tmp_path: pathlib.Path) 
 
 def test_the_default_stays_where_none_is_better(tmp_path: pathlib.Path) -> None:
     page = written(small(tmp_path, fixed({0: -0.02})), tmp_path)
-    assert verdict(page).startswith(
-        "The default stays : no other trial that was trained to its end is better. mean_auc 0.7000"
-    )
+    assert verdict(page).startswith("The default stays : no other finished trial is better. mean_auc 0.7000")
     assert "Recommended configuration" not in sections(page)
 
 

@@ -15,12 +15,12 @@ from raymtl.config.load import load_config
 from raymtl.config.root import Config
 from raymtl.errors import ConfigError
 from raymtl.model_store.lease import acquire
-from raymtl.model_store.publish import publish_run
+from raymtl.model_store.publish_run import publish_run
 from raymtl.storage.object_store import Store
 from raymtl.training import driver as training
 from raymtl.training.rundir import RunFolder
 from raymtl.tuning import sampler
-from raymtl.tuning.run import opened, tune
+from raymtl.tuning.run import open_search, tune
 from raymtl.tuning.trial_store import TrialStore
 from tests.helpers.tune_process import search_config
 
@@ -72,7 +72,7 @@ def test_trials_share_data_and_processes_and_equal_runs_of_their_own(ray_cluster
     }
     store = Store.open(str(folder / "versions"))
     with acquire(store, "publish", wait_s=5) as lease:
-        publish_run(f"{best.output}/own", store, checkpoint=None, version="v1", held=lease.held)
+        publish_run(f"{best.output}/own", store, checkpoint=None, version="v1", check_lease=lease.check_held)
     _begins_with_the_version(loaded(root, "from", FROM, f"tune.start.store={folder}/versions"), own)
     table = pq.read_table(folder / "trials.parquet").to_pylist()
     assert [row["trial"] for row in table] == sorted(trial_store.trials)
@@ -149,5 +149,5 @@ def test_another_configuration_under_the_same_name_is_refused(ray_cluster: None,
         tune(loaded(root, "same", section, "tune.seed=5"))
     more = tune(loaded(root, "same", section, "tune.max_trials=2"))
     assert more["trials"]["finished"] == 2
-    assert opened(more["folder"])[0].is_over()
+    assert open_search(more["folder"])[0].is_over()
     assert yaml.safe_load(Path(more["best_config"]).read_text())["tune"] is None

@@ -1,28 +1,28 @@
-"""The page of one day: the verdict first, then what it rests on."""
+"""The report of one day: the verdict first, then the evidence."""
 
 from collections.abc import Sequence
 from statistics import mean
 
-from raymtl.daily.gate import check_scale, check_words
+from raymtl.daily.gate import check_label, check_scale
 from raymtl.daily.record import STATES, Check, GateResult, NextDay, Record, folder
 from raymtl.daily.reports.data_part import data_parts
 from raymtl.daily.reports.series import aucs, by_date, final_in, ids_of, metrics_in, score_of, scored, task_names
 from raymtl.daily.reports.table import lead_and_rest
 from raymtl.reports import slices
-from raymtl.reports.days import level_bars
+from raymtl.reports.days import horizontal_bars
 from raymtl.reports.page import (
     OPEN_ROWS,
     Cell,
+    Collapsible,
     Drawing,
-    Folded,
     Grid,
     Heading,
     Kind,
     Page,
+    PageStatus,
+    Paragraph,
     Part,
     Section,
-    StatusWord,
-    Words,
     metric_grid,
     render_page,
 )
@@ -45,16 +45,17 @@ from raymtl.words import count_of, gib
 NAME = "report.html"
 
 _ADMISSION = ("known", "admitted", "evicted", "below", "outdated", "no_room")
+_ADMISSION_HEADS = {"below": "too rare", "no_room": "table full"}
 
 
 def write_day_report(store: Store, record: Record, earlier: Sequence[Record]) -> str:
-    """Write the page of a day and return its path or URL.
+    """Write the report of a day and return its path or URL.
 
     Args:
-        earlier: records of days before it, for the comparison; any order, and none at all will do.
+        earlier: records of earlier days, for the comparison; in any order, may be empty.
 
     Raises:
-        StorageError: it cannot be written.
+        StorageError: the page cannot be written.
     """
     name = f"{folder(record.date)}/{NAME}"
     store.write(name, render_page(day_page(store.path, record, earlier)))
@@ -72,7 +73,7 @@ def day_page(place: str, record: Record, earlier: Sequence[Record]) -> Page:
     return Page(
         title=f"{record.date} · {record.status} · raymtl daily",
         heading=str(record.date),
-        status=StatusWord(lead, record.status == "published"),
+        status=PageStatus(lead, record.status == "published"),
         verdict=f": {rest}",
         meta=_meta(place, record),
         links=links,
@@ -83,7 +84,7 @@ def day_page(place: str, record: Record, earlier: Sequence[Record]) -> Page:
 
 
 def _sections(record: Record, earlier: Sequence[Record], colours: dict[str, str]) -> list[Section]:
-    """What there is, and at the end in one sentence what there is not."""
+    """The sections, and last a sentence on those that are missing."""
     found = [
         _next_day(record, earlier, colours),
         _gate(record, colours),
@@ -100,7 +101,7 @@ def _sections(record: Record, earlier: Sequence[Record], colours: dict[str, str]
         where = (
             f"The day is still in `{record.state}`" if still else f"The day ended in `{record.state}`, {record.status}"
         )
-        sections.append(Section("Not there", f"{where}: {', '.join(missing)}."))
+        sections.append(Section("Missing sections", f"{where}: {', '.join(missing)}."))
     return sections
 
 
@@ -111,15 +112,15 @@ def _meta(place: str, record: Record) -> list[str]:
     ended = f" to {record.ended:%Y-%m-%d %H:%M:%S} UTC" if record.ended else " UTC, not ended"
     attempt = f", attempt {record.attempt}" if record.attempt > 1 else ""
     return [
-        f"{record.base or 'nothing'} → {version} · config {record.config_hash[:12]}",
-        f"{record.begun:%Y-%m-%d %H:%M:%S}{ended}{attempt} · {place}",
+        f"{record.parent or 'nothing'} → {version} · config {record.config_hash[:12]}",
+        f"{record.started:%Y-%m-%d %H:%M:%S}{ended}{attempt} · {place}",
     ]
 
 
 def _keys(record: Record, earlier: Sequence[Record]) -> list[tuple[str, str, str]]:
-    figures, gate, written, trained = record.figures, record.gate, record.written, record.trained
+    stats, gate, written, trained = record.stats, record.gate, record.written, record.trained
     used = f"{short_count(trained.rows)} trained on" if trained else "none trained on"
-    keys = [_mean_auc(record, earlier), ("rows of the day", short_count(figures.rows if figures else None), used)]
+    keys = [_mean_auc(record, earlier), ("rows of the day", short_count(stats.rows if stats else None), used)]
     if gate is not None:
         passed, open_ = (sum(check.passed is which for check in gate.checks) for which in (True, None))
         keys.append(
@@ -127,14 +128,14 @@ def _keys(record: Record, earlier: Sequence[Record]) -> list[tuple[str, str, str
         )
     else:
         keys.append(("gate", "–", "not reached"))
-    if figures and figures.new_ids:
-        table = max(figures.new_ids, key=lambda name: figures.new_ids[name])
-        keys.append(("new IDs", percent(figures.new_ids[table]), f"of the lookups of {table}"))
+    if stats and stats.new_ids:
+        table = max(stats.new_ids, key=lambda name: stats.new_ids[name])
+        keys.append(("new IDs", percent(stats.new_ids[table]), f"of the lookups of {table}"))
     keys.append(
         ("time", duration(sum(record.seconds.values()) if record.seconds else None), "of the job, in all states")
     )
     if written:
-        keys.append(("size", gib(written.bytes), "a whole version" if written.kind == "full" else "a delta"))
+        keys.append(("size", gib(written.bytes), "a full version" if written.kind == "full" else "a delta"))
     return keys
 
 
@@ -154,8 +155,8 @@ def _mean_auc(record: Record, earlier: Sequence[Record]) -> tuple[str, str, str]
 def _next_day(record: Record, earlier: Sequence[Record], colours: dict[str, str]) -> Section | str:
     title = "Next day"
     if not record.next_day:
-        if record.base is None:
-            return Section(title, "There was no version before this day that could have been scored on it.")
+        if record.parent is None:
+            return Section(title, "There was no earlier version that could be scored on this day.")
         return "no version was scored on its rows"
     parts: list[Part] = []
     merged: dict = {"tasks": {}, "scenarios": {}}
@@ -169,12 +170,12 @@ def _next_day(record: Record, earlier: Sequence[Record], colours: dict[str, str]
         parts += [Heading("AUC by scenario, from 0.5, which is chance"), Drawing(drawing)]
     if drawing := slices.calibration(merged, list(colours)):
         parts += [Heading("Mean label against mean prediction, in buckets of rows by prediction"), Drawing(drawing)]
-    say = (
-        "How a version did on rows that it had never seen: it is scored before anything is trained on them. NE is the log "
-        "loss relative to that of a constant, less is better. Calibration is the sum of predictions over that of labels, "
+    text = (
+        "Metrics of a version on rows that it has not seen: it is scored before any training on them. NE is the log "
+        "loss relative to that of a constant, lower is better. Calibration is the sum of predictions over the sum of labels, "
         "1 is right."
     )
-    return Section(title, say, parts)
+    return Section(title, text, parts)
 
 
 def _about(record: Record, entry: NextDay) -> str:
@@ -185,17 +186,17 @@ def _about(record: Record, entry: NextDay) -> str:
 
 def _entry_parts(found: dict, entry: NextDay, earlier: Sequence[Record], colours: dict[str, str]) -> list[Part]:
     if not found["tasks"]:
-        return [Words("No task has metrics: no label was observed.")]
+        return [Paragraph("No task has metrics: no label was observed.")]
     tables = metric_tables(found)
     grids = [metric_grid(table, colours, parts=bool(found["scenarios"])) for table in tables]
     if sum(len(table.rows) for table in tables) <= OPEN_ROWS:
         return [_changes(found, entry, earlier), *grids]
     short = [metric_grid(table, colours, parts=False) for table in metric_tables(found, scenarios=False)]
-    return [_changes(found, entry, earlier), *short, Folded("All numbers by task and scenario", grids)]
+    return [_changes(found, entry, earlier), *short, Collapsible("All numbers by task and scenario", grids)]
 
 
-def _changes(found: dict, entry: NextDay, earlier: Sequence[Record]) -> Words:
-    """By how much each task differs from the last day before that has it."""
+def _changes(found: dict, entry: NextDay, earlier: Sequence[Record]) -> Paragraph:
+    """The change of each task since the last earlier day that has it."""
     said = []
     for task, report in found["tasks"].items():
         metric, value = score_of(report)
@@ -208,7 +209,7 @@ def _changes(found: dict, entry: NextDay, earlier: Sequence[Record]) -> Words:
         if value is not None and before:
             day, old_value = before[-1]
             said.append(f"{task} {metric.label} {change(value - old_value)} since {short_day(day)}")
-    return Words(f"{', '.join(said)}." if said else "There is no day before to compare with.")
+    return Paragraph(f"{', '.join(said)}." if said else "There is no earlier day to compare with.")
 
 
 def _gate(record: Record, colours: dict[str, str]) -> Section | str:
@@ -221,7 +222,7 @@ def _gate(record: Record, colours: dict[str, str]) -> Section | str:
     said = (
         f"The candidate {'may' if gate.passed else 'must not'} be published: of {len(gate.checks)} checks "
         f"{len(failed) or 'none'} failed{f' and {open_} could not be judged' if open_ else ''}. "
-        f"{f'It was compared with {record.base}' if record.base else 'As the very first one it was scored alone,'} on "
+        f"{f'It was compared with {record.parent}' if record.parent else 'As the first version it was scored alone,'} on "
         f"{count(gate.holdout_rows)} rows of held-out users."
     )
     rows = [_check_cells(check, colours) for check in failed + others]
@@ -236,10 +237,10 @@ def _check_cells(check: Check, colours: dict[str, str]) -> list[Cell]:
     word = {True: Cell("passed", "good"), False: Cell("failed", "look"), None: Cell("not judged", "faint")}[
         check.passed
     ]
-    show = {"count": count, "ratio": number, "significant": significant}[check_scale(check.what)]
+    show = {"count": count, "ratio": number, "significant": significant}[check_scale(check.name)]
     return [
         Cell(check.task, "name", colours.get(check.task, "gray")) if check.task else Cell("whole model", "name"),
-        Cell(check_words(check.what), "part"),
+        Cell(check_label(check.name), "part"),
         Cell(show(check.base)),
         Cell(show(check.candidate), look),
         Cell(check.limit or "–", "part"),
@@ -250,20 +251,20 @@ def _check_cells(check: Check, colours: dict[str, str]) -> list[Cell]:
 
 def _held_out(gate: GateResult, colours: dict[str, str]) -> list[Part]:
     parts: list[Part] = []
-    for who, section in (("Candidate", gate.candidate), ("Version before", gate.base)):
+    for who, section in (("Candidate", gate.candidate), ("Previous version", gate.base)):
         found = metrics_in(section or {})
         if found["tasks"]:
             parts_too = bool(found["scenarios"])
             parts += [Heading(who), *(metric_grid(table, colours, parts_too) for table in metric_tables(found))]
-    return [Folded("All numbers on the held-out rows", parts)] if parts else []
+    return [Collapsible("All numbers on the held-out rows", parts)] if parts else []
 
 
 def _data(record: Record, earlier: Sequence[Record], colours: dict[str, str]) -> Section | str:
-    if record.figures is None:
-        return "the logs have no figures"
-    figures = record.figures
-    files = f"{count_of(figures.rows, 'row')} in {count_of(figures.files, 'file')}."
-    return Section("Data", files, data_parts(figures, earlier, colours))
+    if record.stats is None:
+        return "the logs have no statistics"
+    stats = record.stats
+    files = f"{count_of(stats.rows, 'row')} in {count_of(stats.files, 'file')}."
+    return Section("Data", files, data_parts(stats, earlier, colours))
 
 
 def _ids(record: Record) -> Section | str:
@@ -272,9 +273,9 @@ def _ids(record: Record) -> Section | str:
         return "no IDs were admitted or evicted"
     if not record.trained.ids:
         return Section(title, "No table keeps a map of its IDs (`id_space: map`), so none are admitted or evicted.")
-    say = (
-        "What the admission did with the IDs of the day, table by table. Below: seen too rarely. Outdated: last seen too long "
-        "ago. No room: the table is full. Unknown: the share of lookups that go to the one row for all IDs without their own."
+    text = (
+        "The result of admission for the IDs of the day, by table. Too rare: fewer than admit_count lookups. Outdated: last seen "
+        "too long ago. Table full: no free row. Unknown: the share of lookups that go to the one row for IDs without a row."
     )
     rows = []
     for table, entry in record.trained.ids.items():
@@ -284,7 +285,9 @@ def _ids(record: Record) -> Section | str:
             cells.append(Cell(count(found), "look" if what == "no_room" and found else ""))
         rows.append([*cells, Cell(percent(entry.get("unknown_share"), 2))])
     return Section(
-        title, say, [Grid(("table", *(what.replace("_", " ") for what in _ADMISSION), "unknown share"), rows)]
+        title,
+        text,
+        [Grid(("table", *(_ADMISSION_HEADS.get(what, what) for what in _ADMISSION), "unknown share"), rows)],
     )
 
 
@@ -292,32 +295,32 @@ def _trained(record: Record) -> Section | str:
     trained = record.trained
     if trained is None:
         return "nothing was trained"
-    say = (
+    text = (
         f"{count_of(trained.rows, 'row')} in {count_of(trained.steps, 'step')}; "
-        f"{count(trained.held_out)} rows of held-out users were left out for the gate."
+        f"{count(trained.held_out)} rows of held-out users were reserved for the gate."
     )
     days = [
         [Cell(day, "name"), Cell("all tasks" if tasks is None else ", ".join(tasks) or "no task", "part")]
         for day, tasks in trained.days.items()
     ]
     parts: list[Part] = [Grid(("day", "labels that counted"), days, narrow=True)]
-    return Section("Training", say, parts)
+    return Section("Training", text, parts)
 
 
 def _time(record: Record) -> Section | str:
     if not record.seconds:
-        return "no time was noted"
+        return "no time was recorded"
     states: dict[str, float] = {state: record.seconds[state] for state in STATES if state in record.seconds}
-    say = f"{duration(sum(states.values()))} in all, over all starts of this attempt."
-    drawing = level_bars(states, other_colours(list(STATES)), "Time in each state", duration)
-    return Section("Time", say, [Drawing(drawing)] if len(states) > 1 else [])
+    text = f"{duration(sum(states.values()))} in all, over all starts of this attempt."
+    drawing = horizontal_bars(states, other_colours(list(STATES)), "Time in each state", duration)
+    return Section("Time", text, [Drawing(drawing)] if len(states) > 1 else [])
 
 
 def _version(record: Record) -> Section | str:
     written = record.written
     if written is None:
         return "no version was written"
-    kind = "whole" if written.kind == "full" else f"as a delta, the rows that changed since {record.base}"
+    kind = "as a full version" if written.kind == "full" else f"as a delta, the rows that changed since {record.parent}"
     fate = "" if record.status == "published" else " It was not published."
     rows = [
         [Cell(table, "name"), Cell(count(n)), Cell(count(written.expired.get(table, 0)))]

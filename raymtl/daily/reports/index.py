@@ -1,4 +1,4 @@
-"""The page of the last days: what drifts, what was refused, and a line per day."""
+"""The report of the last days: data drift, refused days, and a line per day."""
 
 import datetime as dt
 from collections.abc import Sequence
@@ -13,7 +13,7 @@ from raymtl.daily.reports.series import (
     by_date,
     by_name,
     ids,
-    in_figures,
+    in_stats,
     next_day,
     number_in,
     only,
@@ -22,8 +22,20 @@ from raymtl.daily.reports.series import (
     within,
 )
 from raymtl.daily.reports.table import day_columns, day_lines, lead_and_rest
-from raymtl.reports.days import Frame, Span, frames, sizes, small_multiples, stacks, time_unit
-from raymtl.reports.page import Cell, Drawing, Grid, Heading, Kind, Page, Part, Section, StatusWord, Words, render_page
+from raymtl.reports.days import Frame, Span, line_charts, small_multiples, stacked_bars, time_unit, version_sizes
+from raymtl.reports.page import (
+    Cell,
+    Drawing,
+    Grid,
+    Heading,
+    Kind,
+    Page,
+    PageStatus,
+    Paragraph,
+    Part,
+    Section,
+    render_page,
+)
 from raymtl.reports.plots import count_unit
 from raymtl.reports.style import MUTED, number, other_colours, short_count, short_day, significant, task_colours
 from raymtl.reports.tables import kind_of
@@ -45,10 +57,10 @@ _MARKS = "Dashed amber lines are refused days; a day without a value is a gap."
 
 
 def write_index(store: Store, records: Sequence[Record]) -> str:
-    """Write the page of the last 30 days and return its path or URL; older records are left out.
+    """Write the page of the last 30 days and return its path or URL; older records are ignored.
 
     Raises:
-        StorageError: it cannot be written.
+        StorageError: the page cannot be written.
     """
     name = f"{FOLDER}/{NAME}"
     store.write(name, render_page(index_page(store.path, records)))
@@ -60,7 +72,7 @@ def index_page(place: str, records: Sequence[Record]) -> Page:
     records = by_date(records)
     if not records:
         return Page(
-            "raymtl daily", "Daily job", StatusWord("No day yet", good=False), ": none has started yet.", [place]
+            "raymtl daily", "Daily job", PageStatus("No day yet", good=False), ": none has started yet.", [place]
         )
     records = [r for r in records if r.date > records[-1].date - dt.timedelta(days=DAYS)]
     span = Span(records[0].date, records[-1].date, [r.date for r in records if r.status == "refused"])
@@ -68,7 +80,7 @@ def index_page(place: str, records: Sequence[Record]) -> Page:
     return Page(
         title="days · raymtl daily",
         heading="Daily job",
-        status=StatusWord(f"{records[-1].date}: {lead}", records[-1].status == "published"),
+        status=PageStatus(f"{records[-1].date}: {lead}", records[-1].status == "published"),
         verdict=f": {rest}",
         meta=[f"{span.first} to {span.last} · {place}"],
         keys=_keys(records),
@@ -91,7 +103,7 @@ def _keys(records: list[Record]) -> list[tuple[str, str, str]]:
         _newest_auc(records),
         ("published", str(len(published)), f"last {published[-1].date}" if published else "none yet"),
         ("refused", str(len(refused)), f"last {refused[-1].date}" if refused else "none"),
-        ("open", str(len(records) - len(published) - len(refused)), "not ready, broken or running"),
+        ("unfinished", str(len(records) - len(published) - len(refused)), "not ready, broken or running"),
         ("rows trained", short_count(sum(rows)), "by the published days"),
         ("written", gib(sum(r.written.bytes for r in published if r.written)), "by the published days"),
     ]
@@ -105,13 +117,13 @@ def _newest_auc(records: list[Record]) -> tuple[str, str, str]:
     return "next-day AUC", "–", "nothing was scored"
 
 
-def _section(title: str, say: str, drawings: Sequence[tuple[str, str | None]], missing: str) -> Section:
-    """Drawings under their headings; without any the sentence that says so."""
+def _section(title: str, text: str, drawings: Sequence[tuple[str, str | None]], missing: str) -> Section:
+    """Plots under their headings; if there are none, the sentence `missing`."""
     parts: list[Part] = []
     for heading, drawing in drawings:
         if drawing:
             parts += [Heading(heading), Drawing(drawing)] if heading else [Drawing(drawing)]
-    return Section(title, say, parts) if parts else Section(title, missing)
+    return Section(title, text, parts) if parts else Section(title, missing)
 
 
 def _next_day(records: list[Record], span: Span) -> Section:
@@ -129,19 +141,19 @@ def _next_day(records: list[Record], span: Span) -> Section:
         within(errors, span.first, span.last), colours, span, "error", "Next-day error by day", significant, 0.05
     )
     frame = Frame("", read("calibration"), "Σp / Σy", target=1.0)
-    calibration = frames([frame], colours, span, "Next-day calibration of every task by day")
-    say = (
-        f"Every day's rows, scored by the newest version before anything was trained on them; a task whose labels come later "
-        f"stands at the day of its rows. {_MARKS}"
+    calibration = line_charts([frame], colours, span, "Next-day calibration of every task by day")
+    text = (
+        f"Every day's rows, scored by the newest version before any training on them; a task with delayed labels is shown at the "
+        f"day of its rows. {_MARKS}"
     )
     best = " (dashed: the best reachable)" if any(read("truth_auc").values()) else ""
     drawings = [
         (f"AUC{best}", auc),
-        ("Normalised entropy, less is better", ne),
-        ("Deviance or mean squared error, less is better", error),
+        ("Normalised entropy, lower is better", ne),
+        ("Deviance or mean squared error, lower is better", error),
         ("Calibration, 1 is right", calibration),
     ]
-    return _section("Next-day metrics", say, drawings, "No version has been scored on a next day yet.")
+    return _section("Next-day metrics", text, drawings, "No version has been scored on a next day yet.")
 
 
 def _days(records: list[Record]) -> Section:
@@ -154,45 +166,47 @@ def _days(records: list[Record]) -> Section:
                 Cell(status, _KINDS[status]),
                 Cell(line.version, "" if status == "published" else "faint"),
                 Cell(line.rows),
-                *(Cell(value, aside=by) for value, by in line.scores),
+                *(Cell(value, note=by) for value, by in line.scores),
                 Cell(line.new_ids),
                 Cell(line.time),
                 Cell(line.size),
             ]
         )
     columns = ["day", "verdict", "version", "rows", *day_columns(records), "new IDs", "time", "size"]
-    say = (
-        "The newest first. Beside each metric its change from the last value before. New IDs is the highest share of any table. "
+    text = (
+        "Newest first. Each metric shows its change from the previous value. New IDs is the highest share of any table. "
         "A version of a day that was not published is a candidate."
     )
-    return Section("Days", say, [Grid(columns, rows, tight=True)])
+    return Section("Days", text, [Grid(columns, rows, tight=True)])
 
 
 def _data(records: list[Record], span: Span) -> Section:
     tasks = task_colours(task_names(records))
-    size, unit = count_unit(max((r.figures.rows for r in records if r.figures), default=0))
-    rows = by_name(records, in_figures(lambda f: {"Rows": f.rows / size}))
-    labels = by_name(records, in_figures(lambda f: f.labels))
-    scenarios = by_name(records, in_figures(lambda f: f.scenarios))
+    size, unit = count_unit(max((r.stats.rows for r in records if r.stats), default=0))
+    rows = by_name(records, in_stats(lambda f: {"Rows": f.rows / size}))
+    labels = by_name(records, in_stats(lambda f: f.labels))
+    scenarios = by_name(records, in_stats(lambda f: f.scenarios))
     shown = _tables(records)
-    new_ids = only(by_name(records, in_figures(lambda f: f.new_ids)), shown)
-    mix = stacks(scenarios, other_colours(list(scenarios)), span, "of the rows", "Scenario mix by day", percent=True)
+    new_ids = only(by_name(records, in_stats(lambda f: f.new_ids)), shown)
+    mix = stacked_bars(
+        scenarios, other_colours(list(scenarios)), span, "of the rows", "Scenario mix by day", percent=True
+    )
     both = [
         Frame("Rows", rows, f"{unit}rows"),
         Frame("New IDs", new_ids, "of the lookups of a table", "share"),
     ]
     colours = {"Rows": MUTED[-2], **other_colours(shown)}
     drawings = [
-        ("", frames(both, colours, span, "Rows, and the share of new IDs of every table, by day")),
+        ("", line_charts(both, colours, span, "Rows, and the share of new IDs of every table, by day")),
         ("Label rates", small_multiples(labels, tasks, span, "mean label", "Label rates by day", significant, 0.2)),
         ("Scenarios", mix),
     ]
-    return _section("Data", f"What the check found in the logs. {_MARKS}", drawings, "No logs have been checked yet.")
+    return _section("Data", f"Statistics of the logs. {_MARKS}", drawings, "No logs have been checked yet.")
 
 
 def _tables(records: list[Record]) -> list[str]:
-    """The tables to show, with one colour each on the whole page: more lines in one frame cannot be told apart."""
-    found = by_name(records, ids("admitted")) or by_name(records, in_figures(lambda f: f.new_ids))
+    """The tables to show, with one colour each on the page: more lines in one plot are indistinguishable."""
+    found = by_name(records, ids("admitted")) or by_name(records, in_stats(lambda f: f.new_ids))
     ranked = sorted(found, key=lambda table: -max(found[table].values()))[: len(MUTED)]
     return [table for table in found if table in ranked]
 
@@ -202,27 +216,29 @@ def _ids(records: list[Record], span: Span) -> Section:
     names = _tables(records)
     colours = other_colours(names)
     shown = {what: only(series, names) for what, series in found.items()}
-    for what in ("evicted", "no_room"):  # most tables never evict and always have room
+    for what in ("evicted", "no_room"):  # most tables never evict and are never full
         shown[what] = {name: values for name, values in shown[what].items() if any(values.values())}
 
     wanted = [
         Frame("Admitted", shown["admitted"], "IDs", "count"),
         Frame("Evicted", shown["evicted"], "IDs", "count"),
         Frame("Unknown", shown["unknown_share"], "of the lookups of a table", "share"),
-        Frame("Without room", shown["no_room"], "IDs", "count"),
+        Frame("Rejected: table full", shown["no_room"], "IDs", "count"),
     ]
-    drawings = [("", frames(wanted, colours, span, "IDs of every table by day"))]
+    drawings = [("", line_charts(wanted, colours, span, "IDs of every table by day"))]
     section = _section(
         "IDs",
-        f"What the admission did, table by table. {_MARKS}",
+        f"The result of admission, by table. {_MARKS}",
         drawings,
         "No table has admitted or evicted IDs yet.",
     )
     hidden = len(found["admitted"]) - len(names)
     more = (
-        [Words(f"{hidden} more tables, which admitted fewer IDs, are on the pages of the days.")] if hidden > 0 else []
+        [Paragraph(f"{hidden} more tables, which admitted fewer IDs, are in the reports of the days.")]
+        if hidden > 0
+        else []
     )
-    return Section(section.title, section.say, [*section.parts, *more])
+    return Section(section.title, section.text, [*section.parts, *more])
 
 
 def _time(records: list[Record], span: Span) -> Section:
@@ -232,7 +248,7 @@ def _time(records: list[Record], span: Span) -> Section:
     ordered: Series = {
         state: {day: v / size for day, v in seconds[state].items()} for state in STATES if state in seconds
     }
-    drawing = stacks(ordered, other_colours(list(STATES)), span, unit, "Time in each state by day")
+    drawing = stacked_bars(ordered, other_colours(list(STATES)), span, unit, "Time in each state by day")
     return _section(
         "Time", "How long each state took, over all starts.", [("", drawing)], "No state has been timed yet."
     )
@@ -244,6 +260,8 @@ def _bytes(records: list[Record], span: Span) -> Section:
     for record in published:
         if record.written:
             kinds[record.written.kind][record.date] = float(record.written.bytes)
-    drawing = sizes(kinds, other_colours(list(kinds)), span, "Bytes of each version by day", gib)
-    say = "What each published version wrote: a whole one (square), or the rows that changed since the one before (circle)."
-    return _section("Size of the versions", say, [("", drawing)], "No version has been published yet.")
+    drawing = version_sizes(kinds, other_colours(list(kinds)), span, "Bytes of each version by day", gib)
+    text = (
+        "What each published version wrote: a full version (square), or the rows that changed since its base (circle)."
+    )
+    return _section("Size of the versions", text, [("", drawing)], "No version has been published yet.")

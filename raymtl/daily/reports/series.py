@@ -1,4 +1,4 @@
-"""Reads numbers out of the records of many days; what a day does not have is left out."""
+"""Reads numbers out of the records of many days; a day without a number is skipped."""
 
 import datetime as dt
 import math
@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 from raymtl.config.metrics import Metric
-from raymtl.daily.record import Figures, NextDay, Record
+from raymtl.daily.record import DayStatistics, NextDay, Record
 from raymtl.reports.tables import headline, metrics_of
 
 Report = dict[str, Any]
@@ -32,7 +32,7 @@ def _reports(tasks: Any) -> dict[str, Report]:
 
 
 def final_in(entry: NextDay) -> dict[str, Any]:
-    """The metrics of the tasks whose labels counted: the others were scored too, but on no label at all."""
+    """The metrics of the tasks whose labels counted: the others were scored on no label."""
     found = metrics_in(entry.metrics)
     tasks = {task: report for task, report in found["tasks"].items() if report.get("count") != 0}
     scenarios = {
@@ -51,16 +51,16 @@ def scored(record: Record) -> dict[str, tuple[NextDay, Report]]:
 
 
 def task_names(records: Sequence[Record]) -> list[str]:
-    """All tasks, the newest day's first and in its order: a task's colour goes by its place.
+    """All tasks, the newest day's first and in its order: a task's colour depends on its place.
 
-    The gate knows every task in the order of the configuration; the figures of the data lack those whose labels come later.
+    The gate knows every task in the order of the configuration; the statistics of the data lack those with delayed labels.
     """
     newest = list(reversed(by_date(records)))
     names: dict[str, None] = {}
     for record in newest:
         names.update(dict.fromkeys(metrics_in(record.gate.candidate)["tasks"] if record.gate else ()))
     for record in newest:
-        names.update(dict.fromkeys([*(record.figures.labels if record.figures else ()), *scored(record)]))
+        names.update(dict.fromkeys([*(record.stats.labels if record.stats else ()), *scored(record)]))
     return list(names)
 
 
@@ -103,9 +103,9 @@ def by_name(records: Sequence[Record], read: Callable[[Record], dict[str, Any]])
     return found
 
 
-def in_figures(read: Callable[[Figures], dict[str, Any]]) -> Callable[[Record], dict[str, Any]]:
-    """Reads the figures of a record's data, where it has them."""
-    return lambda record: {} if record.figures is None else read(record.figures)
+def in_stats(read: Callable[[DayStatistics], dict[str, Any]]) -> Callable[[Record], dict[str, Any]]:
+    """Reads the statistics of a record, if it has them."""
+    return lambda record: {} if record.stats is None else read(record.stats)
 
 
 def ids(what: str) -> Callable[[Record], dict[str, Any]]:
@@ -119,7 +119,7 @@ def ids(what: str) -> Callable[[Record], dict[str, Any]]:
 
 
 def ids_of(entry: dict[str, Any], what: str) -> Any:
-    """One number of a table's admission; None where it is not noted."""
+    """One number of a table's admission; None if it is not recorded."""
     value = entry.get(what)
     return value.get("ids") if isinstance(value, dict) else value
 

@@ -1,4 +1,4 @@
-"""The verdict of a day in one sentence, and the next-day table: a line per day, on the terminal and in the page of all days."""
+"""The verdict of a day in one sentence, and the next-day table: a line per day, on the terminal and in the report of all days."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from rich.table import Table
 from rich.text import Text
 
-from raymtl.daily.gate import check_words
+from raymtl.daily.gate import check_label
 from raymtl.daily.record import Check, Record, Written
 from raymtl.daily.reports.series import by_date, score_of, scored, task_names
 from raymtl.reports.style import change, count, duration, percent, significant, task_colours
@@ -31,7 +31,7 @@ class Line:
     version: str
     rows: str
     scores: list[tuple[str, str]]
-    """Of each task: the metric, and by how much it differs from the last one before."""
+    """By task: the metric, and its change from the previous value."""
     new_ids: str
     """The highest share of any table."""
     time: str
@@ -48,16 +48,16 @@ def lead_and_rest(record: Record) -> tuple[str, str]:
     reason, lead = _reason(record), record.status[0].upper() + record.status[1:]
     match record.status:
         case "published":
-            first = f"follows {record.base}" if record.base else "is the very first one"
+            first = f"follows {record.parent}" if record.parent else "is the first version"
             size = f", {_size(record.written)}" if record.written else ""
             parts = [f"version {record.version or 'without a name'} {first}{size}", *_checks(record), reason]
         case "refused":
-            stays = f"{record.base} stays the newest version" if record.base else "there is still no version"
-            parts = [f"{stays}, because {_failed(record) or reason or 'of a reason that was not noted'}"]
+            stays = f"{record.parent} stays the current version" if record.parent else "there is still no version"
+            parts = [f"{stays}, because {_failed(record) or reason or 'the reason was not recorded'}"]
         case "not ready":
-            parts = [reason or "the day's logs are not there yet; the same command tries again"]
+            parts = [reason or "the day's logs are not complete yet; rerun the same command later"]
         case "broken":
-            parts = [f"in `{record.state}`, {reason or 'without a reason noted'}"]
+            parts = [f"in `{record.state}`, {reason or 'the reason was not recorded'}"]
         case _:
             lead = "Stopped" if reason else lead
             parts = [
@@ -67,13 +67,13 @@ def lead_and_rest(record: Record) -> tuple[str, str]:
 
 
 def _reason(record: Record) -> str:
-    """The reason in one line, without the date and the status, which stand beside it."""
+    """The reason in one line, without the date and the status, which are shown beside it."""
     words = " ".join(record.reason.split()).rstrip(".")
     return words.removeprefix(f"{record.date}").removeprefix(f" is {record.status}").removeprefix(":").strip()
 
 
 def _size(written: Written) -> str:
-    return f"whole, {gib(written.bytes)}" if written.kind == "full" else f"a delta of {gib(written.bytes)}"
+    return f"full, {gib(written.bytes)}" if written.kind == "full" else f"a delta of {gib(written.bytes)}"
 
 
 def _checks(record: Record) -> list[str]:
@@ -85,22 +85,22 @@ def _checks(record: Record) -> list[str]:
 
 
 def _failed(record: Record) -> str:
-    """What the gate did not let pass."""
+    """The failed checks of the gate."""
     failed = [check for check in record.gate.checks if check.passed is False] if record.gate else []
-    return ", ".join(map(_in_words, failed))
+    return ", ".join(map(_check_text, failed))
 
 
-def _in_words(check: Check) -> str:
-    what = check_words(check.what)
+def _check_text(check: Check) -> str:
+    what = check_label(check.name)
     subject = f"the {what} of {check.task}" if check.task else what
-    if check.candidate is None or check.what == "not finite":
+    if check.candidate is None or check.name == "not finite":
         return f"{subject}: {check.note}"
     before = "" if check.base is None else f", before {significant(check.base)}"
     return f"{subject} is {significant(check.candidate)} (allowed {check.limit}{before})"
 
 
 def day_columns(records: Sequence[Record]) -> list[str]:
-    """A head per task: its metric, and for labels that come later how many days before the record's day it is about."""
+    """One column header per task: its metric, and for delayed labels how many days before the record's day its rows are."""
     heads = []
     for task in task_names(records):
         found = [(record, *scored(record)[task]) for record in by_date(records) if task in scored(record)]
@@ -130,14 +130,14 @@ def day_lines(records: Sequence[Record]) -> list[Line]:
             text = show(metric, value)
             scores.append((text, change(value - last[task]) if task in last else ""))
             last[task] = value
-        figures, written = record.figures, record.written
+        stats, written = record.stats, record.written
         lines.append(
             Line(
                 record=record,
                 version=record.version or "–",
-                rows=count(figures.rows if figures else None),
+                rows=count(stats.rows if stats else None),
                 scores=scores,
-                new_ids=percent(max(figures.new_ids.values()) if figures and figures.new_ids else None),
+                new_ids=percent(max(stats.new_ids.values()) if stats and stats.new_ids else None),
                 time=duration(sum(record.seconds.values()) if record.seconds else None),
                 size=f"{gib(written.bytes)} {written.kind}" if written else "–",
             )
@@ -146,7 +146,7 @@ def day_lines(records: Sequence[Record]) -> list[Line]:
 
 
 def day_table(records: Sequence[Record]) -> Table:
-    """The next-day table for the terminal, the oldest day first; nothing is printed here."""
+    """The next-day table for the terminal, oldest day first."""
     table = FoldedTable(box=None, pad_edge=False, header_style="bold")
     table.add_column("date")
     table.add_column("verdict")
@@ -170,8 +170,8 @@ def day_table(records: Sequence[Record]) -> Table:
             line.size,
         )
     table.caption = Text(
-        "scored before anything was trained on the rows, beside it the change from the last value; new IDs: the highest "
-        "share of any table",
+        "scored before any training on the rows, with the change from the previous value; new IDs: the highest share of "
+        "any table",
         style="dim",
     )
     table.caption_justify = "left"

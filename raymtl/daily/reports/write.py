@@ -1,4 +1,4 @@
-"""Writing the pages: that of a day when it ends, and that of the last days."""
+"""Write the reports: that of a day when it ends, and that of the last days."""
 
 from contextlib import suppress
 
@@ -10,7 +10,7 @@ from raymtl.storage.object_store import Store
 
 
 def write_reports(store: Store, record: Record) -> None:
-    """The page of a day and that of the last days; a storage that fails here costs the pages alone."""
+    """Write the report of a day and that of the last days; a storage error here loses only the reports."""
     records = [r for r in last_records(store) if r.date != record.date] + [record]
     try:
         write_day_report(store, record, [r for r in records if r.date < record.date])
@@ -20,8 +20,8 @@ def write_reports(store: Store, record: Record) -> None:
 
 
 def last_records(store: Store) -> list[Record]:
-    """The records of the last days, in order; empty where the folder is not that of a daily job. Damaged ones are left out: the
-    day itself says so when it is asked for."""
+    """The records of the last days, in order; empty if the folder is not that of a daily job. Damaged ones are skipped: a
+    command that needs the day reports them."""
     found = []
     for day in recorded_days(store)[-DAYS:]:
         with suppress(StorageError):

@@ -14,23 +14,23 @@ from raymtl.tuning.trial_store import Trial
 
 ALPHA = "model.order_loss.alpha"
 _FEW = 8
-"""Values of alpha up to which each has a place of its own."""
+"""Up to this many values of alpha, each gets a separate tick."""
 
 
 def searches_alpha(view: View) -> bool:
-    return any(ALPHA in axis.fields for axis in view.search.space.axes)
+    return any(ALPHA in dimension.fields for dimension in view.search.space.dimensions)
 
 
 def searches_weights(view: View) -> bool:
     weights = {f"tasks.{task}.weight" for task in view.tasks}
-    return len(view.tasks) > 1 and any(weights & set(axis.fields) for axis in view.search.space.axes)
+    return len(view.tasks) > 1 and any(weights & set(dimension.fields) for dimension in view.search.space.dimensions)
 
 
 def _metrics(view: View, x: Callable[[Trial, str], float | None], names: Sequence[str]) -> dict[str, list[Point]]:
-    """Points of whole trials for each metric that has any."""
+    """Points of finished trials for each metric that has any."""
     found: dict[str, list[Point]] = {}
     for name in names:
-        values = [(t, x(t, name), view.value(t, name)) for t in view.whole]
+        values = [(t, x(t, name), view.value(t, name)) for t in view.finished]
         points = [(t, a, b) for t, a, b in values if a is not None and b is not None]
         if points:
             found[name] = points
@@ -71,7 +71,7 @@ def alpha(view: View) -> str | None:
 
 
 def _place(trial: Trial, index: int) -> float:
-    """A little beside the tick, so that equal values can be told apart."""
+    """Jitter around the tick, so that equal values do not overlap."""
     return index + 0.11 * ((trial.number * 7) % 5 - 2) / 2
 
 

@@ -13,9 +13,9 @@ from raymtl.tuning.report.report_data import View, text
 from raymtl.tuning.trial_store import Trial
 
 FEWEST = 8
-"""Measured trials before anything is said."""
+"""Evaluated trials needed to compute importance."""
 TOP = 0.25
-"""The share of trials that counts as the best: of some dozens of trials a tenth would be two or three."""
+"""The share of trials that counts as the best: a tenth of a few dozen trials would be two or three."""
 MOST = 12
 """Fields that the plot shows."""
 
@@ -24,8 +24,8 @@ Importances = dict[str, dict[str, float]]
 
 
 def measured(view: View) -> list[Trial]:
-    """Trials that tell something: whole ones, and those that were stopped, which are not among the best."""
-    return [t for t in view.trials if t.status in ("finished", "stopped") and t.metrics is not None and t.draw]
+    """Trials to learn from: finished ones, and stopped ones, which are not among the best."""
+    return [t for t in view.trials if t.status in ("finished", "stopped") and t.metrics is not None and t.params]
 
 
 def importances(view: View) -> Importances:
@@ -41,15 +41,15 @@ def importances(view: View) -> Importances:
 
 
 def _of_goal(view: View, goal: str, trials: list[Trial]) -> dict[str, float]:
-    distributions = {axis.name: axis.distribution for axis in view.search.space.axes}
+    distributions = {dimension.name: dimension.distribution for dimension in view.search.space.dimensions}
     with warnings.catch_warnings(action="ignore"):  # small numbers of trials under a condition, experimental options
         study = optuna.create_study(direction="maximize")
         for trial in trials:
-            value = _worth(view, trial, goal)
+            value = _signed_value(view, trial, goal)
             if value is not None:
-                known = {name: distributions[name] for name in trial.draw}
+                known = {name: distributions[name] for name in trial.params}
                 study.add_trial(
-                    create_trial(state=TrialState.COMPLETE, value=value, params=trial.draw, distributions=known)
+                    create_trial(state=TrialState.COMPLETE, value=value, params=trial.params, distributions=known)
                 )
         values = [t.value for t in study.trials]
         if len(values) < FEWEST or min(values) == max(values):
@@ -58,7 +58,7 @@ def _of_goal(view: View, goal: str, trials: list[Trial]) -> dict[str, float]:
     return shares if sum(shares.values()) > 0 else {}
 
 
-def _worth(view: View, trial: Trial, goal: str) -> float | None:
+def _signed_value(view: View, trial: Trial, goal: str) -> float | None:
     """Higher is better."""
     if trial.metrics is None:
         return None
@@ -74,8 +74,8 @@ def _evaluator() -> PedAnovaImportanceEvaluator:
         return PedAnovaImportanceEvaluator(baseline_quantile=TOP)
 
 
-def by_weight(found: Importances) -> list[str]:
-    """All dimensions, the one that matters most first."""
+def by_importance(found: Importances) -> list[str]:
+    """All dimensions, most important first."""
     names = list(dict.fromkeys(name for shares in found.values() for name in shares))
     return sorted(names, key=lambda name: -sum(shares.get(name, 0.0) for shares in found.values()))
 
@@ -85,7 +85,7 @@ def importance_bars(view: View, found: Importances) -> str | None:
     """Bars, one panel per number of the objective, the dimensions in one order."""
     if not found:
         return None
-    names = by_weight(found)[:MOST]
+    names = by_importance(found)[:MOST]
     drawing, axes = panels(len(found), 0.75 + 0.27 * len(names), columns=2)
     for i, (ax, (goal, shares)) in enumerate(zip(axes, found.items(), strict=True)):
         values = [100 * shares.get(name, 0.0) for name in names]

@@ -1,4 +1,4 @@
-"""Plots of what came of a search: the front or the course of the objective, the limits, fresh seeds, learning curves."""
+"""Plots of the outcome of a search: the front or the objective by trial, the limits, fresh seeds, learning curves."""
 
 from collections.abc import Mapping, Sequence
 from itertools import combinations
@@ -7,7 +7,7 @@ from typing import Any
 from matplotlib.axes import Axes
 from matplotlib.ticker import MaxNLocator
 
-from raymtl.reports.plots import FAINT, INK, LOOK, PAPER, figure, panels, rows_axis, styled, svg
+from raymtl.reports.plots import FAINT, INK, PAPER, WARNING, figure, panels, rows_axis, styled, svg
 from raymtl.tuning.report.plot_markers import (
     DASHED,
     PLAIN,
@@ -27,7 +27,7 @@ Seeds = Mapping[int, Mapping[str, float]]
 
 
 def _points(view: View, x: str, y: str) -> list[Point]:
-    found = [(t, view.value(t, x), view.value(t, y)) for t in view.whole]
+    found = [(t, view.value(t, x), view.value(t, y)) for t in view.finished]
     return [(t, a, b) for t, a, b in found if a is not None and b is not None]
 
 
@@ -55,7 +55,7 @@ def pareto(view: View) -> str | None:
         limited |= _against(ax, view, x, y, points)
         best = sorted((p for p in points if p[0].number in front), key=lambda p: p[1])
         if len(view.goals) == 2:
-            # the edge of what some trial on the front beats: a straight line would promise more between two of them
+            # the region that the front dominates has steps; a straight line would overstate it
             steps = "steps-post" if view.lower(x) else "steps-pre"
             ax.plot([p[1] for p in best], [p[2] for p in best], color=PLAIN, linewidth=1.4, alpha=0.9, drawstyle=steps)
         for trial, px, py in best:
@@ -76,13 +76,13 @@ def _name_front(ax: Axes, view: View, points: Sequence[Point]) -> None:
         )
         ax.annotate(
             str(trial.number), (x, y), xytext=(-7 if left else 7, -7 if below else 7), textcoords="offset points",
-            color=LOOK if trial is view.best else FAINT, fontsize=8, weight="bold" if trial is view.best else "normal",
+            color=WARNING if trial is view.best else FAINT, fontsize=8, weight="bold" if trial is view.best else "normal",
             ha="right" if left else "left", va="top" if below else "bottom",
         )  # fmt: skip
 
 
 @styled
-def course(view: View) -> str | None:
+def objective_by_trial(view: View) -> str | None:
     """A single objective by the number of the trial, and the best so far."""
     goal = view.goals[0]
     points = [(t, v) for t in view.trials if t.status != "failed" and (v := view.value(t, goal)) is not None]
@@ -101,7 +101,7 @@ def course(view: View) -> str | None:
     pick = min if view.lower(goal) else max
     steps: list[tuple[int, float]] = []
     for trial, value in whole:
-        if view.keeps(trial):
+        if view.meets_limits(trial):
             steps.append((trial.number, pick([value, *(v for _, v in steps[-1:])])))
     if steps:
         steps.append((max(t.number for t in view.trials), steps[-1][1]))
@@ -134,7 +134,7 @@ def constrained(view: View) -> str | None:
 
 
 @styled
-def strips(view: View, by_metric: Mapping[str, Seeds]) -> str | None:
+def seed_comparison(view: View, by_metric: Mapping[str, Seeds]) -> str | None:
     """The default and the recommended trial over fresh seeds, metric by metric; the same seed is joined."""
     if not by_metric:
         return None
@@ -143,7 +143,7 @@ def strips(view: View, by_metric: Mapping[str, Seeds]) -> str | None:
         for values in seeds.values():
             if len(values) == 2:
                 ax.plot([values["default"], values["best"]], [1, 0], color=FAINT, linewidth=0.8, alpha=0.6)
-        for who, height, colour in (("default", 1, INK), ("best", 0, LOOK)):
+        for who, height, colour in (("default", 1, INK), ("best", 0, WARNING)):
             found = [v[who] for v in seeds.values() if who in v]
             ax.plot(found, [height] * len(found), "o", color=colour, markersize=6.5, markeredgecolor=PAPER, zorder=4)
             if found:
@@ -163,7 +163,7 @@ def strips(view: View, by_metric: Mapping[str, Seeds]) -> str | None:
 
 
 @styled
-def learning(view: View) -> str | None:
+def learning_curves(view: View) -> str | None:
     """Each number of the objective against rows seen, a line per trial; None where all were measured only once."""
     lines = {goal: _lines(view, goal) for goal in view.goals}
     lines = {goal: found for goal, found in lines.items() if any(len(points) > 1 for _, points in found)}
@@ -194,7 +194,7 @@ def _lines(view: View, goal: str) -> list[tuple[Trial, list[tuple[float, float]]
 
 def _line_look(view: View, trial: Trial) -> dict[str, Any]:
     if trial is view.best and trial is not view.default:
-        return {"color": LOOK, "linewidth": 2.2, "zorder": 5}
+        return {"color": WARNING, "linewidth": 2.2, "zorder": 5}
     if trial is view.default:
         return {"color": INK, "linewidth": 1.6, "linestyle": DASHED, "zorder": 4}
     if trial.status == "finished":

@@ -1,12 +1,12 @@
-"""The page of a search: the verdict first, then what it rests on."""
+"""The report of a search: the verdict first, then the evidence."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from raymtl.reports.page import Drawing, Heading, Page, Part, Section, Words, render_page
+from raymtl.reports.page import Drawing, Heading, Page, Paragraph, Part, Section, render_page
 from raymtl.training.rundir import RunFolder
 from raymtl.tuning.report import fields, outcome
-from raymtl.tuning.report.importance import FEWEST, Importances, by_weight, importance_bars, importances, measured
+from raymtl.tuning.report.importance import FEWEST, Importances, by_importance, importance_bars, importances, measured
 from raymtl.tuning.report.outcome import Seeds
 from raymtl.tuning.report.parallel import MOST, parallel
 from raymtl.tuning.report.report_data import View
@@ -20,7 +20,7 @@ NAME = "report.html"
 def write_report(search: Search, folder: RunFolder, result: Mapping[str, Any]) -> str:
     """Write the page of a search and return its path or URL; `result` is what `result.json` holds.
 
-    Raises StorageError where it cannot be written.
+    Raises StorageError if the page cannot be written.
     """
     folder.write(NAME, render_page(search_page(search, folder.path, result)))
     return folder.path_of(NAME)
@@ -29,7 +29,7 @@ def write_report(search: Search, folder: RunFolder, result: Mapping[str, Any]) -
 def search_page(search: Search, folder: str, result: Mapping[str, Any]) -> Page:
     """The page; `folder` is that of the search as a user writes it."""
     view = View(search, result)
-    status, say = verdict(view)
+    status, text = verdict(view)
     found = importances(view)
     sections = [
         _outcome(view),
@@ -46,7 +46,7 @@ def search_page(search: Search, folder: str, result: Mapping[str, Any]) -> Page:
         title=f"{search.config.name} · search · raymtl",
         heading=search.config.name,
         status=status,
-        verdict=say,
+        verdict=text,
         meta=[f"search for {_objective(view)} · {search.tune.sampler.type} · {folder}"],
         notes=notes(view),
         keys=keys(view),
@@ -70,28 +70,28 @@ def _objective(view: View) -> str:
     return found + (f", where {', '.join(bounds)}" if bounds else "")
 
 
-def _drawn(title: str, say: str, drawings: Sequence[tuple[str, str | None]], missing: str) -> Section:
-    """Drawings under their headings; without any the sentence that says so."""
+def _drawn(title: str, text: str, drawings: Sequence[tuple[str, str | None]], missing: str) -> Section:
+    """Plots under their headings; if there are none, the sentence `missing`."""
     parts: list[Part] = []
     for heading, drawing in drawings:
         if drawing is not None:
             parts += [Heading(heading), Drawing(drawing)] if heading else [Drawing(drawing)]
-    return Section(title, say, parts) if parts else Section(title, missing)
+    return Section(title, text, parts) if parts else Section(title, missing)
 
 
 def _outcome(view: View) -> Section:
-    hollow = " Hollow trials break a limit." if view.limits else ""
+    hollow = " Hollow trials violate a limit." if view.limits else ""
     limited = ("Against the limits", outcome.constrained(view))
     if len(view.goals) > 1:
-        say = (
-            "Every trial that was trained to its end. No trial beats one on the front in everything; of those on it the "
-            "recommended one has the greatest sum, each number in units of its spread over the trials."
+        text = (
+            "Every finished trial. No trial beats one on the front in every objective; the recommended trial on it has the "
+            "highest sum of objectives, each scaled by its standard deviation over the trials."
         )
-        missing = "No trial was trained to its end with all objectives measured."
-        return _drawn("Pareto front", say + hollow, [("", outcome.pareto(view)), limited], missing)
-    say = "Each trial's value at its end, and the best so far of those to recommend."
-    missing = "No trial was trained to its end with its objective measured."
-    return _drawn("Objective by trial", say + hollow, [("", outcome.course(view)), limited], missing)
+        missing = "No trial finished with all objectives measured."
+        return _drawn("Pareto front", text + hollow, [("", outcome.pareto(view)), limited], missing)
+    text = "Each trial's value at its end, and the best so far of those to recommend."
+    missing = "No trial finished with its objective measured."
+    return _drawn("Objective by trial", text + hollow, [("", outcome.objective_by_trial(view)), limited], missing)
 
 
 def _seeds(view: View) -> Section:
@@ -102,15 +102,15 @@ def _seeds(view: View) -> Section:
     by_metric = _by_seed(view)
     if not by_metric or not gains:
         return Section(title, "The default and the best trial have not been repeated with fresh seeds.")
-    say = (
-        "The default and the recommended trial, trained again with other seeds. Their own runs are left out: the best was "
-        "chosen for being high, noise included. A difference of more than twice its standard error is beyond the noise; in the "
-        "plot a bar is a mean, and a thin line joins runs of the same seed."
+    text = (
+        "The default and the recommended trial, trained again with other seeds. Their own runs are excluded: the best was "
+        "selected for a high value, which includes noise. A difference of more than twice its standard error is beyond the "
+        "noise; in the plot a bar is a mean, and a thin line joins runs of the same seed."
     )
     parts: list[Part] = [gains_table(view, gains)]
-    drawing = outcome.strips(view, by_metric)
+    drawing = outcome.seed_comparison(view, by_metric)
     parts += [Drawing(drawing)] if drawing is not None else []
-    return Section(title, say, [*parts, seeds_table(view, by_metric)])
+    return Section(title, text, [*parts, seeds_table(view, by_metric)])
 
 
 def _by_seed(view: View) -> dict[str, Seeds]:
@@ -130,76 +130,78 @@ def _by_seed(view: View) -> dict[str, Seeds]:
 def _configuration(view: View) -> Section | None:
     if view.best is None or view.best is view.default or not view.best.fields:
         return None
-    say = f"Trial {view.best.number} beside the default; the whole of it is in {view.result['best_config']}."
-    return Section("Recommended configuration", say, [fields_table(view)])
+    text = (
+        f"Trial {view.best.number} beside the default; the complete configuration is in {view.result['best_config']}."
+    )
+    return Section("Recommended configuration", text, [fields_table(view)])
 
 
 def _importance(view: View, found: Importances) -> Section:
-    say = (
+    text = (
         "How much each dimension decides whether a trial is among the best quarter (PED-ANOVA): where the best lie in it, "
-        "compared with where all lie. It knows what was tried: of few trials it is a hint."
+        "compared with where all lie. It reflects only the values tried; with few trials it is a hint."
     )
     trials = len(measured(view))
     missing = (
-        f"With {trials} measured trial{'' if trials == 1 else 's'} nothing can be said; it takes {FEWEST}."
+        f"With {trials} measured trial{'' if trials == 1 else 's'} no importance can be computed; it needs {FEWEST}."
         if trials < FEWEST
-        else "The trials hardly differ, so nothing can be said."
+        else "The trials hardly differ, so no importance can be computed."
     )
-    return _drawn("Importance of the fields", say, [("", importance_bars(view, found))], missing)
+    return _drawn("Importance of the fields", text, [("", importance_bars(view, found))], missing)
 
 
 def _parallel(view: View, found: Importances) -> Section:
-    names = [axis.name for axis in view.search.space.axes]
-    ranked = by_weight(found)
+    names = [dimension.name for dimension in view.search.space.dimensions]
+    ranked = by_importance(found)
     shown = sorted(names, key=lambda n: ranked.index(n) if n in ranked else len(names))[:MOST]
     drawings = [
         (f"Coloured by {goal}" if len(view.goals) > 1 else "", parallel(view, goal, shown)) for goal in view.goals
     ]
-    say = (
-        "A line per trial that was trained to its end, from field to field to the objective, whose better end is above. "
-        "The thick line is the recommended trial, the dashed one the default where the space holds it."
+    text = (
+        "A line per finished trial, from field to field to the objective, whose better end is above. "
+        "The thick line is the recommended trial, the dashed one the default if the space contains it."
     )
-    section = _drawn("All fields together", say, drawings, "This takes two trials that were trained to their end.")
+    section = _drawn("All fields together", text, drawings, "This needs two finished trials.")
     if section.parts and len(names) > len(shown):
-        more = Words(f"{len(names) - len(shown)} fields that matter less are left out.")
-        return Section(section.title, section.say, [*section.parts, more])
+        more = Paragraph(f"{len(names) - len(shown)} less important fields are not shown.")
+        return Section(section.title, section.text, [*section.parts, more])
     return section
 
 
 def _alpha(view: View) -> Section | None:
     if not fields.searches_alpha(view):
         return None
-    say = "What the weight of the order loss does to the order of the funnel and to each task; the line is the mean."
-    return _drawn("Alpha", say, [("", fields.alpha(view))], "No trial was trained to its end.")
+    text = "What the weight of the order loss does to the order of the funnel and to each task; the line is the mean."
+    return _drawn("Alpha", text, [("", fields.alpha(view))], "No trial has finished.")
 
 
 def _weights(view: View) -> Section | None:
     if not fields.searches_weights(view):
         return None
-    say = (
+    text = (
         "Each task's metric against its share of the sum of all loss weights; the line is the mean over neighbours. Other "
         "fields differ between the trials too."
     )
-    return _drawn("Loss weights", say, [("", fields.weights(view))], "No trial was trained to its end.")
+    return _drawn("Loss weights", text, [("", fields.weights(view))], "No trial has finished.")
 
 
 def _learning(view: View) -> Section:
-    say = (
+    text = (
         "The objective at every evaluation, a line per trial: amber the recommended one, dashed the default, faint those that "
         "were stopped or failed."
     )
     missing = "No trial was measured more than once."
-    return _drawn("Learning curves", say, [("", outcome.learning(view))], missing)
+    return _drawn("Learning curves", text, [("", outcome.learning_curves(view))], missing)
 
 
 def _trials(view: View) -> Section:
     if not view.trials:
-        return Section("Trials", "There is none.")
-    say = (
-        "The best first; those that break a limit, were stopped or failed follow. The values of stopped trials are their last "
-        "measurement. Repeats are not among them."
+        return Section("Trials", "No trial has run yet.")
+    text = (
+        "Best first; those that violate a limit, were stopped or failed follow. The values of stopped trials are their last "
+        "measurement. Repeats are not included."
     )
     parts: list[Part] = [*trials_table(view)]
     if any(t.status == "failed" for t in view.search.trial_store.trials.values()):
         parts += [Heading("Failures"), *failures_table(view)]
-    return Section("Trials", say, parts)
+    return Section("Trials", text, parts)

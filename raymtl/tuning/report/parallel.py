@@ -13,7 +13,7 @@ from optuna.distributions import FloatDistribution, IntDistribution
 from raymtl.reports.plots import FAINT, INK, LINE, PAPER, figure, styled, svg
 from raymtl.tuning.report.plot_markers import DASHED, limits
 from raymtl.tuning.report.report_data import View, text
-from raymtl.tuning.space import Axis
+from raymtl.tuning.space import SearchDimension
 from raymtl.tuning.trial_store import Trial
 
 MOST = 9
@@ -38,11 +38,14 @@ class _Column:
 @styled
 def parallel(view: View, goal: str, names: Sequence[str]) -> str | None:
     """The dimensions `names` and all objectives, coloured by `goal`; None with fewer than two trials to draw."""
-    trials = [t for t in view.whole if t.draw and all(view.value(t, g) is not None for g in view.goals)]
+    trials = [t for t in view.finished if t.params and all(view.value(t, g) is not None for g in view.goals)]
     if len(trials) < 2:
         return None
-    axes = [axis for axis in view.search.space.axes if axis.name in names]
-    columns = [*(_dimension(axis, trials) for axis in axes), *(_goal(view, g, trials) for g in view.goals)]
+    dimensions = [dimension for dimension in view.search.space.dimensions if dimension.name in names]
+    columns = [
+        *(_dimension(dimension, trials) for dimension in dimensions),
+        *(_goal(view, g, trials) for g in view.goals),
+    ]
     drawing = figure(4.1)
     ax = drawing.add_subplot()
     scale = _scale(view, goal, trials)
@@ -81,25 +84,25 @@ def _draw_columns(ax: Axes, columns: Sequence[_Column], unused: bool) -> None:
     ax.set_ylim(-0.2 if unused else -0.06, 1.06)
 
 
-def _dimension(axis: Axis, trials: Sequence[Trial]) -> _Column:
-    d, title = axis.distribution, _title(axis.name)
+def _dimension(dimension: SearchDimension, trials: Sequence[Trial]) -> _Column:
+    d, title = dimension.distribution, _title(dimension.name)
     if not isinstance(d, FloatDistribution | IntDistribution):
         choices = list(d.choices)
         heights = [i / max(len(choices) - 1, 1) if len(choices) > 1 else 0.5 for i in range(len(choices))]
-        words = [_short(str(axis.value(choice))) for choice in choices]
+        words = [_short(str(dimension.value(choice))) for choice in choices]
 
         def of_choice(trial: Trial) -> float | None:
-            if trial.draw.get(axis.name) not in choices:
+            if trial.params.get(dimension.name) not in choices:
                 return None
             beside = 0.03 / max(len(choices) - 1, 1) * ((trial.number * 7) % 9 - 4) / 4
-            return heights[choices.index(trial.draw[axis.name])] + beside
+            return heights[choices.index(trial.params[dimension.name])] + beside
 
         return _Column(title, of_choice, list(zip(heights, words, strict=True)))
     low, high = (math.log(d.low), math.log(d.high)) if d.log else (float(d.low), float(d.high))
     span = (high - low) or 1.0
 
     def of_number(trial: Trial) -> float | None:
-        value = trial.draw.get(axis.name)
+        value = trial.params.get(dimension.name)
         return None if value is None else ((math.log(value) if d.log else value) - low) / span
 
     marks = _marks(low, high, d.log)

@@ -1,4 +1,4 @@
-"""How trials look in every plot: the default, the recommended one, those that break a limit; and axes that outliers spare."""
+"""The style of trials in every plot: the default, the recommended one, those that violate a limit; and axis limits."""
 
 from collections.abc import Callable, Sequence
 from itertools import pairwise
@@ -10,13 +10,13 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import FuncFormatter, MaxNLocator, ScalarFormatter
 
-from raymtl.reports.plots import FAINT, INK, LINE, LOOK, PAPER
+from raymtl.reports.plots import FAINT, INK, LINE, PAPER, WARNING
 from raymtl.reports.style import MUTED
 from raymtl.tuning.report.report_data import View
 from raymtl.tuning.trial_store import Trial
 
 PLAIN = MUTED[0]
-"""Colour of all trials that are nothing special."""
+"""Colour of ordinary trials."""
 DASHED, DOTTED = (0, (4, 3)), (0, (1.5, 2.5))
 Point = tuple[Trial, float, float]
 
@@ -30,7 +30,7 @@ _DEFAULT: dict[str, Any] = {
 _BEST: dict[str, Any] = {
     "marker": "*",
     "markersize": 15.0,
-    "color": LOOK,
+    "color": WARNING,
     "markeredgecolor": PAPER,
     "markeredgewidth": 0.8,
 }
@@ -66,7 +66,9 @@ def scatter(ax: Axes, view: View, points: Sequence[Point], colour: str = PLAIN) 
     ax.set_ylim(y)
     for trial, px, py in points:
         if trial is not view.default and trial is not view.best:
-            look = dot(colour) if view.keeps(trial) else {**_BREAKS, "color": FAINT if colour == PLAIN else colour}
+            look = (
+                dot(colour) if view.meets_limits(trial) else {**_BREAKS, "color": FAINT if colour == PLAIN else colour}
+            )
             ax.plot([px], [py], linestyle="none", **look)
     for trial, px, py in marked:
         ax.plot([px], [py], linestyle="none", zorder=6, **(_DEFAULT if trial is view.default else _BEST))
@@ -74,7 +76,7 @@ def scatter(ax: Axes, view: View, points: Sequence[Point], colour: str = PLAIN) 
 
 
 def dot(colour: str = PLAIN) -> dict[str, Any]:
-    """The look of a trial that is nothing special."""
+    """The style of an ordinary trial."""
     return {"marker": "o", "markersize": 5.5, "color": colour, "markeredgewidth": 0, "alpha": 0.9}
 
 
@@ -146,9 +148,9 @@ _LEGEND: dict[str, Callable[[], Line2D]] = {
 def legend(drawing: Figure, view: View, *more: str, trials: bool = True) -> None:
     """What the marks mean, above the plots: those of the trials that are there, and `more`."""
     shown = ["trial"] if trials else []
-    if trials and any(not view.keeps(t) for t in view.whole):
+    if trials and any(not view.meets_limits(t) for t in view.finished):
         shown.append("breaks a limit")
-    shown += ["default"] if view.default is not None and view.default in view.whole else []
+    shown += ["default"] if view.default is not None and view.default in view.finished else []
     named = {name: name for name in [*shown, *more]}
     if view.best is not None and view.best is not view.default:
         named["recommended"] = f"recommended (trial {view.best.number})"

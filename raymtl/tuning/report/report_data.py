@@ -31,8 +31,8 @@ class View:
         return sorted(self.search.trial_store.of_kind(*SEARCHED), key=lambda t: t.number)
 
     @cached_property
-    def whole(self) -> list[Trial]:
-        """Those that were trained to their end."""
+    def finished(self) -> list[Trial]:
+        """The finished ones."""
         return [t for t in self.trials if t.status == "finished" and t.metrics is not None]
 
     @cached_property
@@ -85,16 +85,16 @@ class View:
         return None if value is None or not math.isfinite(value) else unsigned(name, value)
 
     def lower(self, name: str) -> bool:
-        """Whether less is better."""
+        """Whether lower is better."""
         return not self._is_mean(name) and lower_is_better(name)
 
     def _is_mean(self, name: str) -> bool:
         return self.search.evaluator.objective.mean is not None and name in self.goals
 
-    def keeps(self, trial: Trial) -> bool:
+    def meets_limits(self, trial: Trial) -> bool:
         """Whether it keeps all limits."""
         default = None if self.default is None else self.default.metrics
-        return trial.metrics is None or self.search.evaluator.keeps(trial.metrics, default)
+        return trial.metrics is None or self.search.evaluator.meets_limits(trial.metrics, default)
 
     def limit(self, name: str, base: float | None = None) -> float | None:
         """Where the limit on a metric lies, if there is one; `base` stands for the default's value."""
@@ -117,12 +117,12 @@ class View:
         points = {
             t.number: v for t in trials if t.metrics and (v := self.search.evaluator.values(t.metrics)) is not None
         }
-        whole = [points[t.number] for t in self.whole if t.number in points] or list(points.values())
+        whole = [points[t.number] for t in self.finished if t.number in points] or list(points.values())
         spreads = [statistics.pstdev(values) or 1.0 for values in zip(*whole, strict=True)]
         order = {"finished": 1, "running": 3, "stopped": 4, "failed": 5}
 
         def place(trial: Trial) -> tuple[int, float, int]:
-            group = order[trial.status] + (trial.status == "finished" and not self.keeps(trial))
+            group = order[trial.status] + (trial.status == "finished" and not self.meets_limits(trial))
             values = points.get(trial.number)
             score = sum(v / s for v, s in zip(values, spreads, strict=True)) if values else -math.inf
             return (0 if trial is self.best else group, -score, trial.number)
@@ -133,7 +133,7 @@ class View:
         """That of the task that a metric is about; `other` where it is about none."""
         return self.colours.get(parse_metric(name).task, other)
 
-    # Words
+    # Paragraph
 
     @staticmethod
     def is_share(name: str) -> bool:

@@ -4,7 +4,7 @@ import json
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from raymtl.reports.page import OPEN_ROWS, Cell, Folded, Grid, Kind, Part
+from raymtl.reports.page import OPEN_ROWS, Cell, Collapsible, Grid, Kind, Part
 from raymtl.reports.style import duration, short_count, significant
 from raymtl.tuning.report.outcome import Seeds
 from raymtl.tuning.report.report_data import View, config_value
@@ -22,7 +22,7 @@ def field_text(value: Any) -> str:
 
 def trials_table(view: View) -> list[Part]:
     """A row per trial, the best first; folded when long."""
-    axes = view.search.space.axes
+    dimensions = view.search.space.dimensions
     front = set(view.result["front"])
     metrics = [*view.goals, *(name for name in view.limits if name not in view.goals)]
     rows = []
@@ -32,21 +32,21 @@ def trials_table(view: View) -> list[Part]:
             "default" if trial.kind == "default" else "",
             "front" if trial.number in front and trial is not view.best else "",
         ]
-        state = trial.status if view.keeps(trial) or trial.status != "finished" else "breaks a limit"
+        state = trial.status if view.meets_limits(trial) or trial.status != "finished" else "breaks a limit"
         rows.append(
             [
-                Cell(str(trial.number), "name", aside=", ".join(m for m in marks if m)),
+                Cell(str(trial.number), "name", note=", ".join(m for m in marks if m)),
                 Cell(state, "part"),
                 *(_metric(view, trial, name) for name in metrics),
-                *(Cell(_drawn(view, trial, axis.name, axis.fields[0])) for axis in axes),
+                *(Cell(_param_text(view, trial, dimension.name, dimension.fields[0])) for dimension in dimensions),
                 Cell(short_count(trial.rows)),
                 Cell(duration(trial.train_seconds)),
             ]
         )
-    names = [axis.name.replace(".", ".\u200b") for axis in axes]  # may break after every dot
+    names = [dimension.name.replace(".", ".\u200b") for dimension in dimensions]  # may break after every dot
     columns = ["trial", "state", *(m.replace(".", ".\u200b") for m in metrics), *names, "rows", "trained"]
     table = Grid(columns, rows, tight=True)
-    return [Folded(f"All {len(rows)} trials", [table])] if len(rows) > OPEN_ROWS else [table]
+    return [Collapsible(f"All {len(rows)} trials", [table])] if len(rows) > OPEN_ROWS else [table]
 
 
 def _metric(view: View, trial: Trial, name: str) -> Cell:
@@ -57,12 +57,14 @@ def _metric(view: View, trial: Trial, name: str) -> Cell:
     return Cell(view.show(name, value), kind)
 
 
-def _drawn(view: View, trial: Trial, name: str, field: str) -> str:
+def _param_text(view: View, trial: Trial, name: str, field: str) -> str:
     """What a trial has in a dimension; the default where the space does not hold it shows the field."""
-    axis = next(axis for axis in view.search.space.axes if axis.name == name)
-    if name in trial.draw:
-        return field_text(axis.value(trial.draw[name]))
-    return field_text(config_value(trial.config, field)) if trial.kind == "default" and name in axis.fields else "–"
+    dimension = next(dimension for dimension in view.search.space.dimensions if dimension.name == name)
+    if name in trial.params:
+        return field_text(dimension.value(trial.params[name]))
+    return (
+        field_text(config_value(trial.config, field)) if trial.kind == "default" and name in dimension.fields else "–"
+    )
 
 
 def failures_table(view: View) -> list[Part]:
@@ -73,9 +75,9 @@ def failures_table(view: View) -> list[Part]:
         what = trial.kind if trial.of is None else f"repeat of {trial.of}, seed {trial.seed}"
         fields = ", ".join(f"{name} {field_text(value)}" for name, value in trial.fields.items())
         cells = [Cell(str(trial.number), "name"), Cell(what, "part"), Cell(short_count(trial.rows))]
-        rows.append([*cells, Cell(trial.reason or "no reason was noted", "why"), Cell(fields or "as it is", "why")])
+        rows.append([*cells, Cell(trial.reason or "no reason was recorded", "why"), Cell(fields or "default", "why")])
     table = Grid(["trial", "kind", "rows", "reason", "fields"], rows)
-    return [Folded(f"{len(rows)} failed trials", [table])] if len(rows) > OPEN_ROWS else [table]
+    return [Collapsible(f"{len(rows)} failed trials", [table])] if len(rows) > OPEN_ROWS else [table]
 
 
 def fields_table(view: View) -> Grid:
@@ -92,7 +94,7 @@ def fields_table(view: View) -> Grid:
             [
                 Cell(name, "name"),
                 Cell(field_text(before)),
-                Cell(field_text(value), "faint" if same else "", aside=aside),
+                Cell(field_text(value), "faint" if same else "", note=aside),
             ]
         )
     return Grid(["field", "default", "recommended"], rows, narrow=True)
@@ -133,9 +135,9 @@ def gains_table(view: View, gains: Sequence[Mapping[str, Any]]) -> Grid:
 
 
 def gain_word(gain: Mapping[str, Any]) -> tuple[str, Kind]:
-    """Better, worse, or not to be told from noise."""
+    """Better, worse, or within the noise."""
     if gain["beyond_noise"] is None:
-        return "one seed tells nothing of the noise", "faint"
+        return "one seed cannot show the noise", "faint"
     if not gain["beyond_noise"]:
         return "within the noise", "faint"
     return ("better", "good") if gain["gain"] > 0 else ("worse", "look")

@@ -1,9 +1,9 @@
-"""What a search found, in a sentence."""
+"""The verdict on a search, in a sentence."""
 
 from collections.abc import Mapping
 from typing import Any
 
-from raymtl.reports.page import StatusWord
+from raymtl.reports.page import PageStatus
 from raymtl.reports.style import duration, short_count
 from raymtl.tuning.report.report_data import POINTS, View
 from raymtl.tuning.report.tables import field_text
@@ -11,44 +11,44 @@ from raymtl.tuning.report.tables import field_text
 _SHOWN_FIELDS = 5
 
 
-def verdict(view: View) -> tuple[StatusWord, str]:
-    """A word, and how the sentence goes on."""
+def verdict(view: View) -> tuple[PageStatus, str]:
+    """The status, and the rest of the sentence."""
     best, default = view.best, view.default
     if not view.trials:
-        return StatusWord("No trial yet", good=False), ": the search has not started."
+        return PageStatus("No trial yet", good=False), ": the search has not started."
     if best is None:
         return _without_best(view)
     if best is default:
-        if not view.keeps(best):  # else it would be one of those that do
-            return StatusWord("No trial keeps the limits", good=False), ": the default stays the recommendation."
+        if not view.meets_limits(best):  # else it would be one of those that do
+            return PageStatus("No trial keeps the limits", good=False), ": the default stays the recommendation."
         if len(view.trials) == 1:
-            return StatusWord("Only the default", good=False), f" was trained so far: {_reached(view)}."
-        if len(view.whole) == 1:
-            return StatusWord("Nothing to compare", good=False), ": no trial but the default was trained to its end."
-        lead = ": no other trial that was trained to its end is better"
-        return StatusWord("The default stays", good=False), f"{lead}. {_reached(view)}."
+            return PageStatus("Only the default", good=False), f" was trained so far: {_reached(view)}."
+        if len(view.finished) == 1:
+            return PageStatus("Nothing to compare", good=False), ": no trial but the default has finished."
+        lead = ": no other finished trial is better"
+        return PageStatus("The default stays", good=False), f"{lead}. {_reached(view)}."
     fields = _fields(best.fields)
     gains = [g for g in view.result["repeats"] if g["metric"] in view.goals]
     if not gains:
         before = f", the default {_reached(view, of_default=True)}" if default is not None and default.metrics else ""
-        say = f": trial {best.number} reached {_reached(view)}{before}, but no fresh seeds tell a gain from noise yet{fields}."
-        return StatusWord("Not proven", good=False), say
+        text = f": trial {best.number} reached {_reached(view)}{before}, but has not been repeated with fresh seeds yet{fields}."
+        return PageStatus("Not proven", good=False), text
     return _over_seeds(view, gains, fields)
 
 
-def _without_best(view: View) -> tuple[StatusWord, str]:
+def _without_best(view: View) -> tuple[PageStatus, str]:
     failed = [t for t in view.trials if t.status == "failed"]
     if len(failed) == len(view.trials):
         lead = "The only trial failed" if len(failed) == 1 else f"All {len(failed)} trials failed"
-        return StatusWord(lead, good=False), f": {(failed[0].reason or 'no reason was noted').rstrip('.')}."
+        return PageStatus(lead, good=False), f": {(failed[0].reason or 'no reason was recorded').rstrip('.')}."
     if any(t.status == "running" for t in view.trials):
-        return StatusWord("No result yet", good=False), ": no trial has been trained to its end."
-    if view.limits and view.whole:
-        return StatusWord("No trial keeps the limits", good=False), ", and the default failed."
-    return StatusWord("No result", good=False), ": no trial was trained to its end."
+        return PageStatus("No result yet", good=False), ": no trial has finished."
+    if view.limits and view.finished:
+        return PageStatus("No trial keeps the limits", good=False), ", and the default failed."
+    return PageStatus("No result", good=False), ": no trial has finished."
 
 
-def _over_seeds(view: View, gains: list[Mapping[str, Any]], fields: str) -> tuple[StatusWord, str]:
+def _over_seeds(view: View, gains: list[Mapping[str, Any]], fields: str) -> tuple[PageStatus, str]:
     best = view.best
     assert best is not None
     better = [g for g in gains if g["beyond_noise"] and g["gain"] > 0]
@@ -60,17 +60,17 @@ def _over_seeds(view: View, gains: list[Mapping[str, Any]], fields: str) -> tupl
     facts = f"{over}: {said}{fields}."
     this = f": trial {best.number}"
     if all(g["beyond_noise"] is None for g in gains):
-        say = f": one fresh seed cannot tell trial {best.number} from noise: {said}{fields}."
-        return StatusWord("Not proven", good=False), say
-    if view.default is not None and not view.keeps(view.default):
-        return StatusWord("Keeps the limits", good=not worse), f", which the default does not{this} beside it {facts}"
+        text = f": one fresh seed cannot separate trial {best.number} from noise: {said}{fields}."
+        return PageStatus("Not proven", good=False), text
+    if view.default is not None and not view.meets_limits(view.default):
+        return PageStatus("Keeps the limits", good=not worse), f", unlike the default{this} compared with it {facts}"
     if better and worse:
-        return StatusWord("A trade", good=False), f"{this} is better in some and worse in others {facts}"
+        return PageStatus("Mixed", good=False), f"{this} is better in some and worse in others {facts}"
     if better:
-        return StatusWord("Better", good=True), f"{this} beats the default {facts}"
+        return PageStatus("Better", good=True), f"{this} beats the default {facts}"
     if worse:
-        return StatusWord("Worse", good=False), f"{this} loses to the default {facts}"
-    return StatusWord("Within the noise", good=False), f"{this} cannot be told from the default {facts}"
+        return PageStatus("Worse", good=False), f"{this} loses to the default {facts}"
+    return PageStatus("Within the noise", good=False), f"{this} does not differ from the default {facts}"
 
 
 def _said(view: View, gain: Mapping[str, Any], mixed: bool) -> str:
@@ -101,10 +101,10 @@ def _fields(fields: Mapping[str, Any]) -> str:
 
 
 def notes(view: View) -> list[str]:
-    """What a reader must not miss."""
+    """Warnings for the reader."""
     found = []
     if view.result["status"] != "finished" and view.trials:
-        found.append("The search is not at its end; `raymtl tune` with the same configuration resumes it.")
+        found.append("The search has not finished; `raymtl tune` with the same configuration resumes it.")
     default = view.default
     if default is not None and default.status == "failed":
         found.append(f"The default configuration failed ({default.reason}): there is nothing to compare with.")
@@ -138,7 +138,7 @@ def keys(view: View) -> list[tuple[str, str, str]]:
         found.append((goal, view.show(goal, view.value(best, goal)), remark))
     others = [
         f"{counts[s]} {word}"
-        for s, word in (("stopped", "stopped early"), ("failed", "failed"), ("running", "under way"))
+        for s, word in (("stopped", "stopped early"), ("failed", "failed"), ("running", "running"))
     ]
     rows = sum(t.rows for t in view.search.trial_store.trials.values())
     repeats = len(view.search.trial_store.of_kind("repeat"))

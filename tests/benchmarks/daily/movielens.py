@@ -28,8 +28,8 @@ from raymtl.data.ids.id_map import IdMap, save_map
 from raymtl.data.read import Input
 from raymtl.data.units import plan_input
 from raymtl.model_store import store as versions
-from raymtl.model_store.loader import restore
-from raymtl.model_store.row_owners import read_map
+from raymtl.model_store.loader import load_version
+from raymtl.model_store.row_ids import read_map
 from raymtl.storage.folder import Folder
 from raymtl.storage.object_store import Store
 from raymtl.training.build import build
@@ -54,7 +54,7 @@ def frozen(config: Config, store: Store, version: str, dates: list[dt.date]) -> 
         files = {table: save_map(id_map, Folder.open(folder), f"{table}.parquet") for table, id_map in maps.items()}
         cpu = torch.device("cpu")
         built = build(config, chain[0].base_rates, 1, cpu, group)
-        restore(built, config, store, version, group, optimizer=False)
+        load_version(built, config, store, version, group, optimizer=False)
         for date in dates:
             day = config.model_copy(
                 update={"data": config.data.model_copy(update={"eval": DayRange(start=date, end=date)})}

@@ -30,8 +30,8 @@ from raymtl.data.units import plan_input
 from raymtl.embeddings.initialisation import drawn_rows
 from raymtl.embeddings.rows import reset_rows, table_rows
 from raymtl.model_store import store as versions
-from raymtl.model_store.row_owners import changed_owners, evicted, new_owners
-from raymtl.model_store.writer import Delta, Draft, export
+from raymtl.model_store.row_ids import changed_map_rows, evicted_ids, reassigned_rows
+from raymtl.model_store.writer import Delta, Draft, write_version
 from raymtl.storage.object_store import Store
 from raymtl.training.build import build
 from raymtl.training.cluster import connect
@@ -98,7 +98,7 @@ def main() -> None:
             shard.weight[known] += 1.0
             shard.state["momentum1"][known] += 1.0
             before_weight, before_state = shard.weight.clone(), shard.state["momentum1"].clone()
-            owners = new_owners(id_map, after)
+            owners = reassigned_rows(id_map, after)
             reset = time.perf_counter()
             reset_rows(table_rows(built.model, group)["user"], owners, spec.init, config.train.seed)
             anew_s = time.perf_counter() - reset
@@ -122,12 +122,12 @@ def main() -> None:
             for kind in ("full", "delta") if day else ("full",):
                 delta = None
                 if kind == "delta":
-                    rows = {"user": changed_owners(id_map, after)}
-                    delta = Delta(f"day-{day - 1}", rows, {"user": evicted(id_map, after)})
+                    rows = {"user": changed_map_rows(id_map, after)}
+                    delta = Delta(f"day-{day - 1}", rows, {"user": evicted_ids(id_map, after)})
                 name = f"day-{day}" if kind == "full" else f"day-{day}-delta"
                 draft = Draft(name, config, {"train": [str(dt.date(2026, 1, 1 + day))] * 2})
                 began = time.perf_counter()
-                manifest = export(built, store, draft, group, maps={"user": after}, delta=delta)
+                manifest = write_version(built, store, draft, group, maps={"user": after}, delta=delta)
                 sizes[kind] = {
                     "seconds": round(time.perf_counter() - began, 3),
                     "bytes": manifest.total_bytes,
@@ -157,7 +157,7 @@ def main() -> None:
             id_map = after
         one_percent = np.sort(np.random.default_rng(1).choice(ROWS, ROWS // 100, replace=False))
         draft = Draft("one-percent", config, {"train": [str(dt.date(2026, 1, 1 + DAYS))] * 2})
-        small = export(
+        small = write_version(
             built, store, draft, group, maps={"user": id_map}, delta=Delta(f"day-{DAYS - 1}", {"user": one_percent})
         )
         table_bytes = {

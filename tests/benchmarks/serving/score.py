@@ -21,8 +21,7 @@ from raymtl.config.load import load_config
 from raymtl.config.root import Config
 from raymtl.embeddings.spec import input_spec
 from raymtl.model_store.store import publish
-from raymtl.model_store.writer import Draft
-from raymtl.model_store.writer import export as write_version
+from raymtl.model_store.writer import Draft, write_version
 from raymtl.models.ranker import build_ranker
 from raymtl.serving.export import _example
 from raymtl.serving.model import SCENARIO, Raw, ServedModel, load_ranker, served_tables

@@ -37,7 +37,7 @@ TUNE: dict[str, Any] = {
 def facts(book: TrialStore) -> dict[int, Any]:
     """What must not depend on what was killed: draws, and the metrics of every trial that was trained to its end."""
     return {
-        t.number: (t.kind, t.draw, t.metrics["mean_auc"] if t.status == "finished" and t.metrics else None)
+        t.number: (t.kind, t.params, t.metrics["mean_auc"] if t.status == "finished" and t.metrics else None)
         for t in book.trials.values()
     }
 

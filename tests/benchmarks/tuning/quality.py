@@ -26,7 +26,7 @@ from raymtl.synth.spec import SynthSpec
 from raymtl.synth.write import write_logs
 from raymtl.training.rundir import RunFolder
 from raymtl.tuning.objective import area, front
-from raymtl.tuning.run import opened, tune
+from raymtl.tuning.run import open_search, tune
 from raymtl.tuning.trial_store import Trial, TrialStore
 
 
@@ -94,7 +94,7 @@ def measure_front(root: Path, trials: int, seeds: int) -> dict[str, Any]:
     for seed in range(seeds):
         for kind, sampler in (("tpe", {"type": "tpe", "startup_trials": 6}), ("random", {"type": "random"})):
             result = tune(conflict_config(root, f"{kind}{seed}", sampler, trials, seed), address="local")
-            search, _ = opened(result["folder"])
+            search, _ = open_search(result["folder"])
             points = [search.judge.values(t.metrics) or [] for t in search.book.trials.values()]
             default = points[0]
             found[kind].append([area(points[:n], default) for n in range(1, len(points) + 1)])
@@ -147,7 +147,7 @@ def measure_alpha(root: Path, rows: int, trials: int) -> dict[str, Any]:
     curve = sorted(_of(t) for t in book.trials.values() if t.kind == "search")
     space = "{model.order_loss.alpha: {log_uniform: [0.03, 30]}}"
     book = run("tpe", f"tune={{space: {space}, sampler: {{type: tpe, startup_trials: 5}}, max_trials: {trials}}}")
-    search, _ = opened(book.folder.path)
+    search, _ = open_search(book.folder.path)
     best = search.best(list(search.book.trials.values()))
     assert best is not None
     return {

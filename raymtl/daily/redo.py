@@ -1,6 +1,6 @@
-"""How far a `--force` has come: `<store>/days/redo.json`.
+"""The progress of a `--force`: `<store>/days/redo.json`.
 
-So the same command resumes after a kill, and restarts after its end.
+With it the same command resumes after a kill, and starts over after its end.
 """
 
 import datetime as dt
@@ -12,41 +12,41 @@ from raymtl.storage.object_store import Store
 _NAME = f"{FOLDER}/redo.json"
 
 
-class Backfill:
-    """The days of a range that are done again."""
+class RedoProgress:
+    """The days of a range that `--force` redoes."""
 
     def __init__(self, store: Store, first: dt.date, last: dt.date):
         self._store, self._range = store, [str(first), str(last)]
         data = store.read(_NAME)
         found = json.loads(data) if data else {}
         same = found.get("range") == self._range
-        self._begun: dict[str, int] = found["begun"] if same else {}
-        """By day, the attempt that was begun by this command."""
+        self._started: dict[str, int] = found["started"] if same else {}
+        """By day, the attempt that this command started."""
         self._done: list[str] = found["done"] if same else []
 
     def has_done(self, day: dt.date) -> bool:
-        """Whether the command has done the day before it was cut off."""
+        """Whether the command finished the day before it was interrupted."""
         return str(day) in self._done
 
-    def must_begin(self, day: dt.date) -> bool:
-        """Whether a day must begin from the start, or resumes what the command had started."""
+    def must_restart(self, day: dt.date) -> bool:
+        """Whether a day must start over; otherwise it resumes what this command started."""
         record = read_record(self._store, day)
-        return record is None or self._begun.get(str(day)) != record.attempt
+        return record is None or self._started.get(str(day)) != record.attempt
 
     def begin(self, day: dt.date, attempt: int) -> None:
-        """Note that a day is being done."""
-        self._begun[str(day)] = attempt
+        """Record that the redo of a day starts."""
+        self._started[str(day)] = attempt
         self._write()
 
     def end(self, day: dt.date) -> None:
-        """Note that a day is done."""
+        """Record that a day is done."""
         self._done.append(str(day))
         self._write()
 
     def close(self) -> None:
-        """All days are done: the next such command does them once more."""
+        """All days are done: the next --force of this range starts over."""
         self._store.remove(_NAME)
 
     def _write(self) -> None:
-        content = {"range": self._range, "begun": self._begun, "done": self._done}
+        content = {"range": self._range, "started": self._started, "done": self._done}
         self._store.write(_NAME, json.dumps(content))

@@ -16,8 +16,8 @@ from raymtl.config.root import Config
 from raymtl.data.ids.id_map import IdMap
 from raymtl.errors import VersionError
 from raymtl.model_store import store as versions
-from raymtl.model_store.row_owners import FIELDS, RowIds, changed_owners, evicted, new_owners, read_map
-from raymtl.model_store.writer import Delta, export
+from raymtl.model_store.row_ids import FIELDS, RowIds, changed_map_rows, evicted_ids, read_map, reassigned_rows
+from raymtl.model_store.writer import Delta, write_version
 from raymtl.storage.object_store import Store
 from tests.helpers.version_models import draft, make, mixed_config
 from tests.helpers.worker_processes import several
@@ -63,13 +63,13 @@ def test_owners_of_rows() -> None:
 
 def test_what_a_day_changed() -> None:
     before, after = map_of(BEFORE), map_of(AFTER)
-    assert changed_owners(before, after).tolist() == [2, 3, 4, 5]
-    assert new_owners(before, after).tolist() == [3, 4]
-    assert evicted(before, after).tolist() == [9, 10]
-    assert changed_owners(before, before).tolist() == new_owners(before, before).tolist() == []
-    assert evicted(before, before).tolist() == []
-    assert changed_owners(map_of(BEFORE), map_of({**BEFORE, 10: (6, 1, 100)})).tolist() == [5, 6]
-    assert new_owners(map_of(BEFORE), map_of({**BEFORE, 10: (6, 1, 100)})).tolist() == [6]
+    assert changed_map_rows(before, after).tolist() == [2, 3, 4, 5]
+    assert reassigned_rows(before, after).tolist() == [3, 4]
+    assert evicted_ids(before, after).tolist() == [9, 10]
+    assert changed_map_rows(before, before).tolist() == reassigned_rows(before, before).tolist() == []
+    assert evicted_ids(before, before).tolist() == []
+    assert changed_map_rows(map_of(BEFORE), map_of({**BEFORE, 10: (6, 1, 100)})).tolist() == [5, 6]
+    assert reassigned_rows(map_of(BEFORE), map_of({**BEFORE, 10: (6, 1, 100)})).tolist() == [6]
 
 
 @given(some_held(), some_held(15), st.lists(st.integers(0, 14)))
@@ -80,12 +80,12 @@ def test_owners_against_dictionaries(before: Held, after: Held, rows: list[int])
     taken = list(zip(*(c.to_pylist() for c in RowIds(new).take(np.array(rows, np.int64))), strict=True))
     nobody = (None, None, None)
     assert [t[:2] for t in taken] == [by_row[1].get(row, nobody)[:2] for row in rows]
-    assert changed_owners(old, new).tolist() == [r for r in range(15) if by_row[0].get(r) != by_row[1].get(r)]
-    assert new_owners(old, new).tolist() == [
+    assert changed_map_rows(old, new).tolist() == [r for r in range(15) if by_row[0].get(r) != by_row[1].get(r)]
+    assert reassigned_rows(old, new).tolist() == [
         r for r in range(15) if r in by_row[1] and by_row[0].get(r, nobody)[0] != by_row[1][r][0]
     ]
-    assert evicted(old, new).tolist() == sorted(before.keys() - after.keys())
-    assert set(new_owners(old, new)) <= set(changed_owners(old, new))
+    assert evicted_ids(old, new).tolist() == sorted(before.keys() - after.keys())
+    assert set(reassigned_rows(old, new)) <= set(changed_map_rows(old, new))
 
 
 # Written with a version, and read back
@@ -111,15 +111,15 @@ def write_chain(rank: int, workers: int, root: str) -> None:
     store, group = Store.open(root), dist.group.WORLD
     small, large = table_of(61), table_of(80)
     maps = {"one": map_of(FIRST, 61), "two": map_of(SECOND, 80), "three": map_of(THIRD, 80)}
-    export(make(small), store, draft(small, "one"), group, maps={"item": maps["one"]}, chunk_bytes=700)
+    write_version(make(small), store, draft(small, "one"), group, maps={"item": maps["one"]}, chunk_bytes=700)
     versions.publish(store, "one")
     built = make(large)
     for base, name in (("one", "two"), ("two", "three")):
-        rows = {"item": changed_owners(maps[base], maps[name])}
-        delta = Delta(base, rows, {"item": evicted(maps[base], maps[name])})
-        export(built, store, draft(large, name), group, maps={"item": maps[name]}, delta=delta, chunk_bytes=700)
+        rows = {"item": changed_map_rows(maps[base], maps[name])}
+        delta = Delta(base, rows, {"item": evicted_ids(maps[base], maps[name])})
+        write_version(built, store, draft(large, name), group, maps={"item": maps[name]}, delta=delta, chunk_bytes=700)
         versions.publish(store, name)
-    export(make(small), store, draft(small, "silent"), group)
+    write_version(make(small), store, draft(small, "silent"), group)
     versions.publish(store, "silent")
 
 

@@ -15,7 +15,7 @@ from raymtl.data.build_id_maps import saved_maps
 from raymtl.errors import CheckpointError
 from raymtl.model_store.manifest import Manifest, new_id
 from raymtl.model_store.store import publish
-from raymtl.model_store.writer import Draft, export
+from raymtl.model_store.writer import Draft, write_version
 from raymtl.storage.object_store import Store
 from raymtl.training import checkpoint as saved_state
 from raymtl.training.build import build
@@ -24,17 +24,21 @@ from raymtl.training.rundir import CONFIG, RunFolder, read_result, run_of
 
 
 def publish_run(
-    run: str, store: Store, *, checkpoint: str | None, version: str | None, held: Callable[[], None]
+    run: str, store: Store, *, checkpoint: str | None, version: str | None, check_lease: Callable[[], None]
 ) -> Manifest:
     """Publish a run's checkpoint (None: its last complete one) as a version of `store`, whose lease the caller holds.
 
-    The tables must fit into the memory of this machine. Raises CheckpointError if the run has not finished.
+    The tables must fit into the memory of this machine. Raises CheckpointError if there is no such run, or it has not finished.
     """
     run_dir = RunFolder.open(run_of(run))
     result = read_result(run_dir)
-    if result is None or result.get("status") != "finished":
+    if result is None and run_dir.read(CONFIG) is None:
+        raise CheckpointError(f"there is no run `{run_dir.path}`; pass the folder of a finished run, <output>/<name>")
+    status = "none" if result is None else result.get("status")
+    if result is None or status != "finished":
         raise CheckpointError(
-            f"the run `{run_dir.path}` has not finished; wait until `raymtl train` ends, then publish it"
+            f"the run `{run_dir.path}` has not finished (the status in its result.json: {status}); rerun `raymtl train` until it "
+            f"ends, then publish it"
         )
     config = load_config(run_dir.path_of(CONFIG))
     folder = checkpoint or last_checkpoint(run_dir).path
@@ -56,8 +60,8 @@ def publish_run(
             base_rates=result.get("base_rates", {}),
         )
         maps = {table: file.load() for table, file in saved_maps(config, run_dir).items()}
-        manifest = export(train_state, store, draft, group, maps=maps)
-    publish(store, name, held)
+        manifest = write_version(train_state, store, draft, group, maps=maps)
+    publish(store, name, check_lease)
     return manifest
 
 

@@ -61,7 +61,7 @@ def read_map(store: Store, chain: list[Manifest], table: str, checked: bool = Fa
     return IdMap.of(rows, ids[at], at, counts[at], days[at])
 
 
-def changed_owners(before: IdMap, after: IdMap) -> np.ndarray:
+def changed_map_rows(before: IdMap, after: IdMap) -> np.ndarray:
     """Rows whose ID, count or day differ between two maps of a table, ascending [N] int64."""
     width = max(before.capacity, after.capacity)
     columns = []
@@ -77,7 +77,7 @@ def changed_owners(before: IdMap, after: IdMap) -> np.ndarray:
     return np.flatnonzero(differs)
 
 
-def new_owners(before: IdMap, after: IdMap) -> np.ndarray:
+def reassigned_rows(before: IdMap, after: IdMap) -> np.ndarray:
     """Rows assigned to another ID than before, ascending [N] int64: their weights and optimizer state must be reset."""
     places, known = before.find(after.ids)
     same = np.zeros(len(after), bool)
@@ -85,7 +85,7 @@ def new_owners(before: IdMap, after: IdMap) -> np.ndarray:
     return np.sort(after.rows[~same])
 
 
-def evicted(before: IdMap, after: IdMap) -> np.ndarray:
+def evicted_ids(before: IdMap, after: IdMap) -> np.ndarray:
     """IDs that are in the map `before` and not in `after`, ascending [N] int64."""
     _, known = after.find(before.ids)
     return before.ids[~known]
