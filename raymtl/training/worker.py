@@ -4,7 +4,7 @@ import datetime as dt
 import logging
 import socket
 import warnings
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass
 from functools import partial
@@ -18,10 +18,13 @@ import torch
 import torch.distributed as dist
 from ray.train import Checkpoint, CheckpointUploadMode
 from ray.train.torch import get_device
+from ray.train.v2._internal.execution.context import get_train_context
 
 from raymtl.config.root import Config
+from raymtl.data.dealing import groups
 from raymtl.data.ids.id_map import MapFile
-from raymtl.data.read import Input, Schedule, stream
+from raymtl.data.read import Input, Schedule, deal_of, stream
+from raymtl.data.slices import unpacked
 from raymtl.errors import CheckpointError, UserError
 from raymtl.storage.paths import join_path
 from raymtl.storage.temp_dirs import new_folder, remove_stale
@@ -34,7 +37,7 @@ from raymtl.training.checkpoint_index import WORST
 from raymtl.training.distributed import all_gather_or_raise
 from raymtl.training.resources import readers_take_cpus, reading_tasks
 from raymtl.training.runlog import RunLogger
-from raymtl.training.trainer import StopCallback, Trainer, Worker
+from raymtl.training.trainer import StopCallback, Trainer, Worker, meeting_points, pass_schedule
 from raymtl.words import count_of
 
 
@@ -149,23 +152,24 @@ def set_up(job: Job, rank: int, workers: int) -> tuple[Worker, dist.ProcessGroup
     if rank == 0 and "train" in job.inputs:
         _report_tables(gauges, job.inputs["train"].maps)
     streams = Streams(job, rank, workers)
-    must_save = partial(_must_save, job.event_queue if rank == 0 else None, device)
+    must_save = partial(_must_save, job.event_queue if rank == 0 else None)
     return Worker(
         rank, workers, device, group, train_feed_group, eval_feed_group, streams, must_save, gauges
     ), save_group
 
 
-def _must_save(event_queue: Any, device: torch.device) -> bool:
-    """Whether a node will be preempted, or the driver is about to stop; the same answer on all workers."""
-    wanted = ray.train.get_preemption_info() is not None
-    if event_queue is not None:
-        try:
-            wanted |= ray.get(event_queue.wants_save.remote(), timeout=10)
-        except ray.exceptions.RayError as error:  # a dead driver requests nothing
-            logs.log.debug("cannot reach the driver: %s", error)
-    answer = torch.tensor([wanted], dtype=torch.int32, device=device)
-    dist.all_reduce(answer, op=dist.ReduceOp.MAX)
-    return bool(answer.item())
+def _must_save(event_queue: Any) -> bool:
+    """Whether this worker knows that a node will be preempted or the driver is about to stop; called by the loader's thread."""
+    # `ray.train.get_preemption_info` waits for all workers, and would meet the checkpoints of the training thread
+    if get_train_context().preemption_context.preemption_info is not None:
+        return True
+    if event_queue is None:
+        return False
+    try:
+        return ray.get(event_queue.wants_save.remote(), timeout=10)
+    except ray.exceptions.RayError as error:  # a dead driver requests nothing
+        logs.log.debug("cannot reach the driver: %s", error)
+        return False
 
 
 def _report_tables(gauges: Gauges, maps: Mapping[str, MapFile | None]) -> None:
@@ -219,20 +223,23 @@ class Streams:
         self._job, self._rank, self._workers = job, rank, workers
         self._kept: tuple[Input, Schedule, ray.data.DataIterator] | None = None
 
-    def __call__(self, source: Input, schedule: Schedule) -> Iterable[pa.Table]:
+    def __call__(self, source: Input, schedule: Schedule, meetings: Sequence[int]) -> Iterable[pa.Table]:
+        config = self._job.config
         if self._kept is not None and self._kept[0] is source and self._kept[1] == schedule:
-            blocks = self._kept[2]
+            slices = self._kept[2]
         elif source.evaluation:
             self._kept = None  # end its actor before another one starts
-            blocks = self._open(source, schedule)
-            self._kept = source, schedule, blocks
+            slices = self._open(source, schedule, meetings)
+            self._kept = source, schedule, slices
         else:
-            blocks = self._open(source, schedule)
-        return blocks.iter_batches(
-            batch_size=None, batch_format="pyarrow", prefetch_batches=self._job.config.data.prefetch_blocks
+            slices = self._open(source, schedule, meetings)
+        ranks = next(g for g in groups(self._workers, config.data.block_rows) if self._rank in g)
+        return unpacked(
+            slices.iter_batches(batch_size=None, batch_format="pyarrow", prefetch_batches=config.data.prefetch_blocks),
+            self._rank - ranks.start,
         )
 
-    def _open(self, source: Input, schedule: Schedule) -> ray.data.DataIterator:
+    def _open(self, source: Input, schedule: Schedule, meetings: Sequence[int]) -> ray.data.DataIterator:
         job = self._job
         iterators: list[Any] = [None]
         if self._rank == 0:
@@ -244,6 +251,7 @@ class Streams:
                     workers=self._workers,
                     read_tasks=job.read_tasks or reading_tasks(job.config, self._workers),
                     task_cpus=1 if readers_take_cpus(job.config) else 0,
+                    meetings=meetings,
                 )
             ]
         if self._workers > 1:
@@ -339,11 +347,12 @@ def _evaluate(job: Job, worker: Worker, train_state: TrainState, group: dist.Pro
 
 
 def total_steps(job: Job) -> int:
-    """Steps of the entire run, for the learning rate decay; exact if each unit divides evenly over the workers."""
-    rows = job.config.train.batch_size
+    """Steps of the entire run, for the learning rate decay; with a slice of the users an upper bound."""
     if "train" not in job.inputs:
         return 0
-    return job.config.train.epochs * sum(-(-u.rows // rows) for u in job.inputs["train"].plan.units)
+    plan = job.inputs["train"].plan
+    meetings = meeting_points(job.config, plan, "eval" in job.inputs, job.stop_check_units)
+    return deal_of(plan, pass_schedule(plan, job.config), meetings, job.config, workers=1).steps
 
 
 def init_single_process_group(timeout: dt.timedelta) -> None:
