@@ -20,6 +20,7 @@ from raymtl.config.root import Config
 from raymtl.data.batch import Batch, Collator
 from raymtl.data.blocks import BlockMaker
 from raymtl.data.read import Input, stream
+from raymtl.data.slices import unpacked
 from raymtl.data.units import Plan, plan_input
 from raymtl.embeddings.tables import describe_lookup
 from raymtl.models.inputs import ModelInput
@@ -66,10 +67,10 @@ def scan(config: Config) -> dict[str, float]:
 
 def feed(config: Config, plan: Plan, read_tasks: int) -> SyncedLoader:
     (iterator,) = stream(Input(plan), pass_schedule(plan, config), config, workers=1, read_tasks=read_tasks)
-    blocks = iterator.iter_batches(
+    slices = iterator.iter_batches(
         batch_size=None, batch_format="pyarrow", prefetch_batches=config.data.prefetch_blocks
     )
-    return SyncedLoader(blocks, Collator(config, config.train.batch_size, False), None)
+    return SyncedLoader(unpacked(slices, 0), Collator(config, config.train.batch_size, False), None)
 
 
 def reading(config: Config, skip_rows: int = 0) -> dict[str, float]:
