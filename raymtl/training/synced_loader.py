@@ -114,6 +114,9 @@ class SyncedLoader:
         time. `prepare` is called in that thread, on all workers, with the local batches (padding included) of the steps agreed
         on; it may use `group`, and returns the batches to yield."""
         self._collator, self._group, self._on_batch, self._prepare = collator, group, on_batch, prepare
+        self._blocks = (
+            blocks  # an iterator that has ended lets go of them, and other workers may still need their source
+        )
         self._packer = _Packer(blocks, collator, local_rows or collator.rows)
         self._spans = deal.spans if deal is not None else [(0, _NO_END)]
         self._stretch_ends = [end for begin, end in deal.stretches for _ in range(begin, end)] if deal else None

@@ -4,7 +4,7 @@ import datetime as dt
 import logging
 import socket
 import warnings
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass
 from functools import partial
@@ -212,38 +212,48 @@ def built_facts(train_state: TrainState, trainer: Trainer) -> dict[str, Any]:
     }
 
 
-class Streams:
-    """Opens streams: the first worker creates the dataset, and each worker gets its own iterator.
+@dataclass
+class _Stream:
+    """The rows of this worker, read anew each time."""
 
-    The iterator of the last evaluation input is kept: a run evaluates the same input repeatedly, and a new dataset would have to
-    start the actor that distributes its blocks.
+    opened: list[ray.data.DataIterator]
+    """On the first worker those of all: the actors that deal the slices end with the last reference of their owner."""
+    own: ray.data.DataIterator
+    member: int
+    prefetch: int
+
+    def __iter__(self) -> Iterator[pa.Table]:
+        return unpacked(
+            self.own.iter_batches(batch_size=None, batch_format="pyarrow", prefetch_batches=self.prefetch), self.member
+        )
+
+
+class Streams:
+    """Opens streams: the first worker creates the datasets, and each worker gets its own iterator.
+
+    The stream of the last evaluation input is kept: a run evaluates the same input repeatedly, and a new dataset would have to
+    start the actor that deals its slices.
     """
 
     def __init__(self, job: Job, rank: int, workers: int):
         self._job, self._rank, self._workers = job, rank, workers
-        self._kept: tuple[Input, Schedule, ray.data.DataIterator] | None = None
+        self._kept: tuple[Input, Schedule, _Stream] | None = None
 
     def __call__(self, source: Input, schedule: Schedule, meetings: Sequence[int]) -> Iterable[pa.Table]:
-        config = self._job.config
         if self._kept is not None and self._kept[0] is source and self._kept[1] == schedule:
-            slices = self._kept[2]
-        elif source.evaluation:
-            self._kept = None  # end its actor before another one starts
-            slices = self._open(source, schedule, meetings)
-            self._kept = source, schedule, slices
-        else:
-            slices = self._open(source, schedule, meetings)
-        ranks = next(g for g in groups(self._workers, config.data.block_rows) if self._rank in g)
-        return unpacked(
-            slices.iter_batches(batch_size=None, batch_format="pyarrow", prefetch_batches=config.data.prefetch_blocks),
-            self._rank - ranks.start,
-        )
+            return self._kept[2]
+        if not source.evaluation:
+            return self._open(source, schedule, meetings)
+        self._kept = None  # end its actor before another one starts
+        opened = self._open(source, schedule, meetings)
+        self._kept = source, schedule, opened
+        return opened
 
-    def _open(self, source: Input, schedule: Schedule, meetings: Sequence[int]) -> ray.data.DataIterator:
-        job = self._job
-        iterators: list[Any] = [None]
+    def _open(self, source: Input, schedule: Schedule, meetings: Sequence[int]) -> _Stream:
+        job, data = self._job, self._job.config.data
+        opened: list[Any] = [None]
         if self._rank == 0:
-            iterators = [
+            opened = [
                 stream(
                     source,
                     schedule,
@@ -256,9 +266,11 @@ class Streams:
             ]
         if self._workers > 1:
             dist.broadcast_object_list(
-                iterators, src=0, device=torch.device("cpu") if not torch.cuda.is_available() else None
+                opened, src=0, device=torch.device("cpu") if not torch.cuda.is_available() else None
             )
-        return iterators[0][self._rank]
+        iterators, own = opened[0], opened[0][self._rank]
+        ranks = next(g for g in groups(self._workers, data.block_rows) if self._rank in g)
+        return _Stream(iterators if self._rank == 0 else [], own, self._rank - ranks.start, data.prefetch_blocks)
 
 
 class Saver:
