@@ -92,9 +92,12 @@ class Data(Section):
     timestamp: Annotated[str | None, Role.LEARNING | Role.READ] = None
     """Column with the time of the impression; checked, not trained on."""
     unit_rows: Annotated[PositiveInt, Role.LEARNING | Role.READ] = 1_000_000
-    """Rows per unit, about: a unit is the part of the input that a checkpoint counts as wholly read or not at all."""
+    """Rows per unit, about: a unit is the part of the input that a checkpoint counts as wholly read or not at all. Only the last
+    step before a checkpoint or an evaluation may be partly empty, so the units between two should make many steps."""
     block_rows: Annotated[PositiveInt, Role.EXECUTION | Role.READ] = 65_536
-    """Rows at most in one block, the piece that a reading task hands to a worker; also the window of `shuffle.mode: rows`."""
+    """Rows at most in one block, of which a reading task hands each worker an equal slice; also the window of `shuffle.mode: rows`.
+    Every 4,096 of them serve one more worker with one dealing process; with more workers, which rows are in a step depends on
+    their number."""
     shuffle: Shuffle = Shuffle()
     """Order of the training rows."""
     read_tasks: Annotated[PositiveInt | None, Role.EXECUTION] = None
@@ -103,4 +106,4 @@ class Data(Section):
     read_labels: Annotated[dict[str, str], Role.EXECUTION] = {}
     """Ray labels of the nodes that read, as in `train.placement.labels`; empty: any node."""
     prefetch_blocks: Annotated[int, Field(ge=0), Role.EXECUTION] = 2
-    """Blocks that each worker fetches ahead."""
+    """Slices of blocks that each worker fetches ahead."""

@@ -68,7 +68,7 @@ class Checkpoints(Section):
     """Saved states to resume from."""
 
     every_units: Annotated[PositiveInt, Role.EXECUTION] = 1
-    """A checkpoint after every so many units, and at the end of each pass."""
+    """A checkpoint after every so many units, and at the end of each pass. The last step before it may be partly empty."""
     keep: Annotated[PositiveInt, Role.EXECUTION] = 2
     """The best so many (by `train.select`) are kept, and the last one always."""
     background: Annotated[bool, Role.EXECUTION] = True

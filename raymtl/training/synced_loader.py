@@ -27,7 +27,7 @@ from raymtl.data.dealing import Deal
 from raymtl.errors import UserError, user_errors
 
 _NO_END = 2**40
-_MOST_STEPS = 8
+MOST_STEPS = 8
 """Steps agreed on at a time; after a meeting 1, 2, 4, then so many."""
 _ASKED_AGAIN_S = 1.0
 
@@ -122,8 +122,8 @@ class SyncedLoader:
         self._stretch_ends = [end for begin, end in deal.stretches for _ in range(begin, end)] if deal else None
         self._wants_meeting, self._wanted, self._asked = wants_meeting, False, -_ASKED_AGAIN_S
         self._padding = collator([])
-        self._most_steps = 1 if group is None else _MOST_STEPS
-        self._ready: queue.Queue[Step | None] = queue.Queue(_MOST_STEPS)
+        self._most_steps = 1 if group is None else MOST_STEPS
+        self._ready: queue.Queue[Step | None] = queue.Queue(MOST_STEPS)
         self._stop = threading.Event()
         self._error: BaseException | None = None
         self._thread = threading.Thread(target=self._run, name="feed", daemon=True)

@@ -73,7 +73,7 @@ def whole(ray_cluster: None, tmp_path_factory: pytest.TempPathFactory) -> Whole:
         write_part(folder / "logs", DAYS[1], f"part-{n}.parquet", rows, seed=10 + n)
     raw = small_config(folder / "logs", folder, "whole", workers=2, epochs=2, eval_every_units=2)
     raw["train"]["batch_size"] = BATCH
-    raw["data"] |= {"unit_rows": BATCH, "block_rows": BATCH // 2}
+    raw["data"]["unit_rows"] = BATCH
     found, others = Whole(raw, config_from_dict(raw), {}, [], set()), ray_processes("SplitCoordinator")
 
     def on_event(item: dict[str, Any]) -> None:
