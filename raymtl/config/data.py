@@ -95,9 +95,9 @@ class Data(Section):
     """Rows per unit, about: a unit is the part of the input that a checkpoint counts as wholly read or not at all. Only the last
     step before a checkpoint or an evaluation may be partly empty, so the units between two should make many steps."""
     block_rows: Annotated[PositiveInt, Role.EXECUTION | Role.READ] = 65_536
-    """Rows at most in one block, of which a reading task hands each worker an equal slice; also the window of `shuffle.mode: rows`.
-    Every 4,096 of them serve one more worker with one dealing process; with more workers, which rows are in a step depends on
-    their number."""
+    """Rows at most in one block, of which a reading task hands each worker an equal slice; also the window of
+    `shuffle.mode: rows`. With more workers than one per 4,096 of these rows, which rows are in a step depends on the number of
+    workers."""
     shuffle: Shuffle = Shuffle()
     """Order of the training rows."""
     read_tasks: Annotated[PositiveInt | None, Role.EXECUTION] = None
