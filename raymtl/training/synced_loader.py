@@ -29,6 +29,7 @@ from raymtl.errors import UserError, user_errors
 _NO_END = 2**40
 MOST_STEPS = 8
 """Steps agreed on at a time; after a meeting 1, 2, 4, then so many."""
+_READY = 4  # prefetched batches
 _ASKED_AGAIN_S = 1.0
 
 
@@ -114,16 +115,15 @@ class SyncedLoader:
         time. `prepare` is called in that thread, on all workers, with the local batches (padding included) of the steps agreed
         on; it may use `group`, and returns the batches to yield."""
         self._collator, self._group, self._on_batch, self._prepare = collator, group, on_batch, prepare
-        self._blocks = (
-            blocks  # an iterator that has ended lets go of them, and other workers may still need their source
-        )
+        # The packer lets go of them when they end, and other workers may still need their source
+        self._blocks = blocks
         self._packer = _Packer(blocks, collator, local_rows or collator.rows)
         self._spans = deal.spans if deal is not None else [(0, _NO_END)]
         self._stretch_ends = [end for begin, end in deal.stretches for _ in range(begin, end)] if deal else None
         self._wants_meeting, self._wanted, self._asked = wants_meeting, False, -_ASKED_AGAIN_S
         self._padding = collator([])
         self._most_steps = 1 if group is None else MOST_STEPS
-        self._ready: queue.Queue[Step | None] = queue.Queue(MOST_STEPS)
+        self._ready: queue.Queue[Step | None] = queue.Queue(max(_READY, self._most_steps))
         self._stop = threading.Event()
         self._error: BaseException | None = None
         self._thread = threading.Thread(target=self._run, name="feed", daemon=True)
