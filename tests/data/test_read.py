@@ -301,6 +301,30 @@ def test_string_columns_are_read_as_dictionaries_and_row_numbers_count_in_the_fi
     assert pa.types.is_dictionary(tables[0][0].column("item").type)
 
 
+@pytest.mark.parametrize(("start", "stop"), [(0, 70), (0, 1), (25, 50), (30, 60), (29, 31), (69, 70)])
+def test_a_range_reads_the_row_groups_that_it_needs(tmp_path, monkeypatch, start, stop):
+    path = write_file(tmp_path, rows(110, 0), group_rows=30)
+    chosen = []
+    whole = read._overlapping
+
+    def noted(*arguments):
+        chosen.append(whole(*arguments)[0])
+        return whole(*arguments)
+
+    monkeypatch.setattr(read, "_overlapping", noted)
+    fragment = Fragment(path, (1, 2, 3), 30, 80)
+    tables = list(read_fragment(str(tmp_path), fragment, ["row"], 20, slice(start, stop)))
+    assert [v for t, _ in tables for v in t.column("row").to_pylist()] == list(range(30 + start, 30 + stop))
+    assert all(first == t.column("row")[0].as_py() for t, first in tables)
+    assert chosen == [[1 + n for n in range(3) if start < 30 * (n + 1) and stop > 30 * n]]
+
+
+def test_a_file_that_has_grown_is_not_read(tmp_path):
+    path = write_file(tmp_path, rows(100, 0))
+    with pytest.raises(DataError, match="was replaced or removed after the run started"):
+        list(read_fragment(str(tmp_path), Fragment(path, (0,), 0, 90), ["row"], 20))
+
+
 def test_names_with_dots_and_nested_columns_beside_them(tmp_path):
     table = rows(5, 0).append_column("a.b", pa.array(range(5))).append_column("a", pa.array([{"b": 1}] * 5))
     path = write_file(tmp_path, table)
