@@ -16,6 +16,8 @@ class RunResult(TypedDict):
     rows_left_out: int
     rows_per_s: float
     steps: int
+    fill: float
+    """Rows per step as a share of `train.batch_size`."""
     epochs: int
     starts: int
     """How often workers were started: 1 without a failure."""

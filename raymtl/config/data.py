@@ -95,9 +95,12 @@ class Data(Section):
     timestamp: Annotated[str | None, Role.LEARNING | Role.READ] = None
     """Column with the time of the impression; checked, not trained on."""
     unit_rows: Annotated[PositiveInt, Role.LEARNING | Role.READ] = 1_000_000
-    """Rows per unit, about: a unit is the part of the input that a checkpoint counts as wholly read or not at all."""
+    """Rows per unit, about: a unit is the part of the input that a checkpoint counts as wholly read or not at all. Only the last
+    step before a checkpoint or an evaluation may be partly empty, so the units between two should make many steps."""
     block_rows: Annotated[PositiveInt, Role.EXECUTION | Role.READ] = 65_536
-    """Rows at most in one block, the piece that a reading task hands to a worker; also the window of `shuffle.mode: rows`."""
+    """Rows at most in one block, of which a reading task hands each worker an equal slice; also the window of
+    `shuffle.mode: rows`. With more workers than one per 4,096 of these rows, which rows are in a step depends on the number of
+    workers."""
     shuffle: Shuffle = Shuffle()
     """Order of the training rows."""
     read_tasks: Annotated[PositiveInt | None, Role.EXECUTION] = None
@@ -106,4 +109,4 @@ class Data(Section):
     read_labels: Annotated[dict[str, str], Role.EXECUTION] = {}
     """Ray labels that a node must have to run reading tasks, as in `train.placement.labels`; empty: any node."""
     prefetch_blocks: Annotated[int, Field(ge=0), Role.EXECUTION] = 2
-    """Blocks that each worker fetches ahead."""
+    """Slices of blocks that each worker fetches ahead."""

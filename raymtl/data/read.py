@@ -18,7 +18,9 @@ from ray.data.datasource import Datasource, ReadTask
 from raymtl.config.root import Config
 from raymtl.data.blocks import BlockMaker, Place
 from raymtl.data.contract import is_string_column
+from raymtl.data.dealing import Deal, RowRange, owners
 from raymtl.data.ids.id_map import MapFile
+from raymtl.data.slices import ONE_EACH, cut
 from raymtl.data.units import Fragment, Plan
 from raymtl.data.user_slice import UserSlice
 from raymtl.errors import CheckpointError, DataError, StorageError
@@ -31,6 +33,7 @@ Schedule = Sequence[tuple[int, int]]
 _MEASURED_ROWS = 4096
 _FALLBACK_ROW_BYTES = 300.0
 _LOWEST_PRIORITY = 19
+_OBJECT_STORE_SHARE = 0.5
 
 
 @dataclass(frozen=True)
@@ -52,56 +55,124 @@ def row_seed(config: Config, evaluation: bool) -> int | None:
     return shuffle.seed if shuffle.mode == "rows" and not evaluation else None
 
 
-class UnitsDatasource(Datasource):
-    """The units of a schedule, each read by one or more tasks; each block holds rows of one unit."""
+@dataclass(frozen=True)
+class _Piece:
+    """Consecutive rows of a fragment."""
 
-    def __init__(self, plan: Plan, schedule: Schedule, config: Config, maker: BlockMaker, row_bytes: float):
+    fragment: Fragment
+    number: int
+    """Of the fragment in its unit."""
+    start: int
+    stop: int
+
+    @property
+    def rows(self) -> int:
+        return self.stop - self.start
+
+
+class SlicesDatasource(Datasource):
+    """What one group of workers reads of a schedule, as slices: each block holds rows of one unit, and is cut into one slice per
+    worker of the group."""
+
+    def __init__(
+        self,
+        plan: Plan,
+        schedule: Schedule,
+        config: Config,
+        maker: BlockMaker,
+        row_bytes: float,
+        deal: Deal,
+        group: int,
+    ):
         super().__init__()
         self._plan, self._schedule = plan, schedule
         self._maker, self._row_bytes = maker, row_bytes
         self._block_rows = config.data.block_rows
         self._shuffle_seed = row_seed(config, maker.evaluation)
+        self._ranges = deal.ranges(group)
+        self._members, self._step_rows = len(deal.groups[group]), deal.local_rows(deal.groups[group])
 
     def get_name(self) -> str:
         return "ReadUnits"
 
     def estimate_inmemory_data_size(self) -> int:
-        return int(self._plan.rows * self._row_bytes)
+        return int(sum(r.stop - r.start for r in self._ranges) * self._row_bytes)
 
     def get_read_tasks(self, parallelism: int, per_task_row_limit=None, data_context=None) -> list[ReadTask]:
         tasks = []
         maker = ray.put(self._maker)  # once, not once per task: it holds the complete configuration
-        for place, (pass_number, number) in enumerate(self._schedule):
-            for chunk in _task_chunks(self._plan.units[number].fragments, self._block_rows):
-                seeds = [
-                    None if self._shuffle_seed is None else [self._shuffle_seed, pass_number, number, n]
-                    for n, _ in chunk
-                ]
-                fragments = [f for _, f in chunk]
-                tasks_counted = self._plan.units[number].tasks
-                read = _ReadChunk(self._plan.root, fragments, seeds, place, tasks_counted, maker, self._block_rows)
-                rows = sum(f.rows for f in fragments)
-                metadata = BlockMetadata(rows, int(rows * self._row_bytes), [f.path for f in fragments], None)
-                tasks.append(ReadTask(read, metadata))
-        return tasks
+        for row_range in self._ranges:
+            epoch, number = self._schedule[row_range.place]
+            unit, position = self._plan.units[number], row_range.position
+            for pieces in _chunks(_pieces(unit.fragments, row_range), self._block_rows):
+                seeds = [self._seed(epoch, number, piece) for piece in pieces]
+                cutting = _Cutting(position, self._step_rows, self._members)
+                read = _ReadChunk(
+                    self._plan.root, pieces, seeds, row_range.place, unit.tasks, maker, self._block_rows, cutting
+                )
+                rows = sum(piece.rows for piece in pieces)
+                paths = [piece.fragment.path for piece in pieces]
+                tasks.append(ReadTask(read, BlockMetadata(None, int(rows * self._row_bytes), paths, None)))
+                position += rows
+        # A group without rows: its workers get an empty stream
+        return tasks or [ReadTask(_nothing, BlockMetadata(0, 0, [], None))]
+
+    def _seed(self, epoch: int, number: int, piece: _Piece) -> list[int] | None:
+        if self._shuffle_seed is None:
+            return None
+        seed = [self._shuffle_seed, epoch, number, piece.number]
+        return [*seed, piece.start] if piece.start else seed
 
     def task_count(self) -> int:
         """Number of reading tasks."""
-        return sum(len(_task_chunks(self._plan.units[n].fragments, self._block_rows)) for _, n in self._schedule)
+        units = self._plan.units
+        return max(
+            1,
+            sum(
+                len(_chunks(_pieces(units[self._schedule[r.place][1]].fragments, r), self._block_rows))
+                for r in self._ranges
+            ),
+        )
 
 
-def _task_chunks(fragments: Sequence[Fragment], rows: int) -> list[list[tuple[int, Fragment]]]:
-    """Numbered fragments gathered, in order, until a chunk has `rows` rows: a task per tiny file would cost more than reading
-    the file."""
-    chunks: list[list[tuple[int, Fragment]]] = []
+def _nothing() -> Iterable[pa.Table]:
+    return ()
+
+
+def _pieces(fragments: Sequence[Fragment], row_range: RowRange) -> list[_Piece]:
+    """The rows of a unit that are in a range."""
+    pieces, before = [], 0
+    for number, fragment in enumerate(fragments):
+        start, stop = max(row_range.start - before, 0), min(row_range.stop - before, fragment.rows)
+        if start < stop:
+            pieces.append(_Piece(fragment, number, start, stop))
+        before += fragment.rows
+    return pieces
+
+
+def _chunks(pieces: Sequence[_Piece], rows: int) -> list[list[_Piece]]:
+    """Pieces gathered, in order, until a chunk has `rows` rows: a task per tiny file would cost more than reading the file."""
+    chunks: list[list[_Piece]] = []
     gathered = rows
-    for numbered in enumerate(fragments):
+    for piece in pieces:
         if gathered >= rows:
             chunks.append([])
             gathered = 0
-        chunks[-1].append(numbered)
-        gathered += numbered[1].rows
+        chunks[-1].append(piece)
+        gathered += piece.rows
     return chunks
+
+
+@dataclass(frozen=True)
+class _Cutting:
+    """How a reading task cuts its rows into slices."""
+
+    position: int
+    """Rows of the span that the group has read before this task."""
+    step_rows: int
+    """Rows of the group in a full step."""
+    members: int
+    """Workers of the group."""
 
 
 class _ReadChunk:
@@ -110,41 +181,53 @@ class _ReadChunk:
     def __init__(
         self,
         root: str,
-        fragments: list[Fragment],
+        pieces: list[_Piece],
         seeds: list[list[int] | None],
         unit: int,
         tasks: tuple[str, ...] | None,
         maker: ray.ObjectRef,
         block_rows: int,
+        cutting: _Cutting,
     ):
-        self._root, self._fragments, self._seeds, self._unit, self._tasks = root, fragments, seeds, unit, tasks
-        self._maker, self._block_rows = maker, block_rows
+        self._root, self._pieces, self._seeds, self._unit, self._tasks = root, pieces, seeds, unit, tasks
+        self._maker, self._block_rows, self._cutting = maker, block_rows, cutting
 
     def __call__(self) -> Iterable[pa.Table]:
         # Readers yield to trainers on the same cores: a trainer that waits for rows leaves them the core
         os.setpriority(os.PRIO_PROCESS, 0, _LOWEST_PRIORITY)
         maker: BlockMaker = ray.get(self._maker)
-        for fragment, seed in zip(self._fragments, self._seeds, strict=True):
+        # Of a slice of users fewer rows are left than planned, so the position is only about right: the slices are as even
+        position = self._cutting.position
+        for piece, seed in zip(self._pieces, self._seeds, strict=True):
+            fragment = piece.fragment
             random = None if seed is None else np.random.default_rng(seed)
-            for raw, first_row in read_fragment(self._root, fragment, maker.raw_columns(), self._block_rows):
+            raws = read_fragment(
+                self._root, fragment, maker.raw_columns(), self._block_rows, slice(piece.start, piece.stop)
+            )
+            for raw, first_row in raws:
                 block = maker(raw, Place(fragment.path, first_row), self._unit, self._tasks)
-                if random is not None:
-                    block = block.take(pa.array(random.permutation(len(block))))
-                yield block
+                order = None if random is None else random.permutation(len(block))
+                members = self._cutting.members
+                yield from cut(block, order, owners(position, len(block), self._cutting.step_rows, members), members)
+                position += len(block)
 
 
-def read_fragment(root: str, fragment: Fragment, columns: list[str], rows: int) -> Iterator[tuple[pa.Table, int]]:
-    """Raw tables of at most `rows` rows with the given columns, each with the row of the file where it starts.
+def read_fragment(
+    root: str, fragment: Fragment, columns: list[str], rows: int, within: slice = slice(None)
+) -> Iterator[tuple[pa.Table, int]]:
+    """Raw tables of at most `rows` rows with the given columns, each with the row of the file where it starts; with `within`
+    only these rows of the fragment.
 
     Failed reads are retried, and no row is yielded twice. Raises StorageError if the storage keeps failing, and DataError if the
     file is damaged or has changed since the plan was made.
     """
     filesystem, _ = open_filesystem(root)
-    done = fragment.first_row
+    start, stop, _ = within.indices(fragment.rows)
+    done = fragment.first_row + start
     for pause in (*PAUSES_S, None):
-        row = fragment.first_row
+        row = fragment.first_row + start
         try:
-            for table in _tables(filesystem, fragment, columns, rows):
+            for table in _tables(filesystem, fragment, columns, rows, start, stop):
                 if row == done:
                     yield table, row
                     done += len(table)
@@ -162,12 +245,14 @@ def read_fragment(root: str, fragment: Fragment, columns: list[str], rows: int) 
             raise DataError(
                 f"{fragment.path}: cannot be read from row {done} on ({str(error).splitlines()[0]}); write the file again"
             ) from error
-        if done != fragment.first_row + fragment.rows:
+        if done != fragment.first_row + stop:
             raise DataError(_changed(fragment))
         return
 
 
-def _tables(filesystem: pafs.FileSystem, fragment: Fragment, columns: list[str], rows: int) -> Iterator[pa.Table]:
+def _tables(
+    filesystem: pafs.FileSystem, fragment: Fragment, columns: list[str], rows: int, start: int, stop: int
+) -> Iterator[pa.Table]:
     with open_to_read(filesystem, fragment.path) as stream:
         metadata = pq.read_metadata(stream)
         schema = metadata.schema.to_arrow_schema()
@@ -179,8 +264,22 @@ def _tables(filesystem: pafs.FileSystem, fragment: Fragment, columns: list[str],
         file = pq.ParquetFile(
             stream, metadata=metadata, read_dictionary=strings, pre_buffer=True, page_checksum_verification=True
         )
-        for batch in file.iter_batches(rows, row_groups=list(fragment.row_groups), columns=columns, use_threads=False):
-            yield pa.Table.from_batches([batch])
+        row_groups, row = _overlapping(metadata, fragment, start, stop)
+        for batch in file.iter_batches(rows, row_groups=row_groups, columns=columns, use_threads=False):
+            outside = max(start - row, 0)
+            wanted = batch.slice(outside, max(min(stop - row, len(batch)) - outside, 0))
+            row += len(batch)
+            if len(wanted):
+                yield pa.Table.from_batches([wanted])
+
+
+def _overlapping(metadata: pq.FileMetaData, fragment: Fragment, start: int, stop: int) -> tuple[list[int], int]:
+    """The row groups of a fragment that have rows in a range, and the rows of the fragment before them."""
+    ends = np.cumsum([metadata.row_group(group).num_rows for group in fragment.row_groups])
+    if ends[-1] != fragment.rows:
+        raise DataError(_changed(fragment))
+    first, last = np.searchsorted(ends, [start, stop - 1], side="right")
+    return list(fragment.row_groups[first : last + 1]), int(ends[first - 1]) if first else 0
 
 
 def _changed(fragment: Fragment) -> str:
@@ -201,31 +300,67 @@ def measured_row_bytes(plan: Plan, maker: BlockMaker) -> float:
 
 
 def stream(
-    source: Input, schedule: Schedule, config: Config, *, workers: int, read_tasks: int, task_cpus: float = 1
+    source: Input,
+    schedule: Schedule,
+    config: Config,
+    *,
+    workers: int,
+    read_tasks: int,
+    task_cpus: float = 1,
+    meetings: Sequence[int] = (),
 ) -> list[ray.data.DataIterator]:
-    """One iterator of blocks per worker over the units of `schedule`: every row of the input goes to exactly one of them, in
-    schedule order.
+    """One iterator of slices per worker over the units of `schedule`, at whose positions `meetings` all workers meet: every row
+    of the input goes to exactly one of them, in schedule order. `data.slices.unpacked` opens the slices.
 
-    Each block goes to the worker with the fewest rows so far. None is truncated to equalize the workers (`equal=False`): the
-    workers agree on their steps themselves (`training/synced_loader.py`), so no row is left out.
-    `read_tasks` run at a time, each of which reserves `task_cpus`.
+    Each group of workers has a dataset of its own. `read_tasks` run at a time, each of which reserves `task_cpus`.
     """
-    context = DataContext.get_current().copy()
+    deal = deal_of(source.plan, schedule, meetings, config, workers)
     maker = BlockMaker(config, source.evaluation, source.maps, source.users)
     row_bytes = measured_row_bytes(source.plan, maker)
-    # A chunk of `block_rows` rows must become one block: Ray merges chunks below this target and splits them above 1.5 of it
-    context.target_max_block_size = max(1, int(0.8 * config.data.block_rows * row_bytes))
+    count = len(deal.groups)
+    return [
+        iterator
+        for group in range(count)
+        for iterator in _stream(
+            SlicesDatasource(source.plan, schedule, config, maker, row_bytes, deal, group),
+            config,
+            len(deal.groups[group]),
+            max(1, read_tasks // count),
+            # Otherwise a group could hold the last CPU while its workers wait for those of another
+            task_cpus * min(1.0, read_tasks / count),
+            count,
+        )
+    ]
+
+
+def _stream(
+    source: SlicesDatasource, config: Config, workers: int, read_tasks: int, task_cpus: float, groups: int
+) -> list[ray.data.DataIterator]:
+    context = DataContext.get_current().copy()
+    context.target_max_block_size = ONE_EACH
     context.execution_options.preserve_order = True
     context.execution_options.label_selector = dict(config.data.read_labels) or None
+    if groups > 1:  # each dataset would take what one may take
+        context.override_object_store_memory_limit_fraction = _OBJECT_STORE_SHARE / groups
     context.enable_progress_bars = False
     context.print_on_execution_start = False
     with DataContext.current(context):
-        units = UnitsDatasource(source.plan, schedule, config, maker, row_bytes)
-        tasks = units.task_count()
+        tasks = source.task_count()
         dataset = ray.data.read_datasource(
-            units,
+            source,
             concurrency=max(1, min(read_tasks, tasks)),
             override_num_blocks=tasks,
             num_cpus=task_cpus,
         )
         return dataset.streaming_split(workers, equal=False)
+
+
+def deal_of(plan: Plan, schedule: Schedule, meetings: Sequence[int], config: Config, workers: int) -> Deal:
+    """How the rows of a schedule are dealt to so many workers."""
+    return Deal(
+        [plan.units[number].rows for _, number in schedule],
+        meetings,
+        batch_size=config.train.batch_size,
+        workers=workers,
+        block_rows=config.data.block_rows,
+    )

@@ -67,11 +67,11 @@ class Plan:
     def rows(self) -> int:
         return sum(u.rows for u in self.units)
 
-    def order(self, seed: int | None, pass_number: int) -> list[int]:
-        """Numbers of the units in the order in which pass `pass_number` reads them; `seed` None: file order."""
+    def order(self, seed: int | None, epoch: int) -> list[int]:
+        """Numbers of the units in the order in which epoch `epoch` reads them; `seed` None: file order."""
         if seed is None:
             return list(range(len(self.units)))
-        return np.random.default_rng([seed, pass_number]).permutation(len(self.units)).tolist()
+        return np.random.default_rng([seed, epoch]).permutation(len(self.units)).tolist()
 
 
 @dataclass(frozen=True)

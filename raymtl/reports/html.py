@@ -97,6 +97,7 @@ def _key_numbers(run: Run) -> list[tuple[str, str, str]]:
     rates = [line["rows_per_s"] for line in run.train if isinstance(line.get("rows_per_s"), int | float)]
     rate = result.get("rows_per_s", sum(rates) / len(rates) if rates else None)
     waits = [line["data_wait"] for line in run.train if isinstance(line.get("data_wait"), int | float)]
+    fills = [line["fill"] for line in run.train if isinstance(line.get("fill"), int | float)]
     times = [line["time"] for line in run.train + run.evals if isinstance(line.get("time"), int | float)]
     seconds, took = max(times) - min(times) if len(times) > 1 else None, "first to last logged line"
     if isinstance(result.get("seconds"), int | float):
@@ -120,6 +121,11 @@ def _key_numbers(run: Run) -> list[tuple[str, str, str]]:
             "rows per second",
             style.short_count(rate),
             "all workers" if workers is None else f"{workers} worker{'s' if workers != 1 else ''}",
+        ),
+        (
+            "full steps",
+            style.percent(result.get("fill", sum(fills) / len(fills) if fills else None)),
+            "rows per step, of train.batch_size",
         ),
         ("waiting for data", style.percent(sum(waits) / len(waits) if waits else None), "mean share of the time"),
         ("time", style.duration(seconds), took),

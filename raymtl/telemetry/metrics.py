@@ -38,6 +38,7 @@ METRICS = (
     Metric("unit_count", "first", "units of one epoch"),
     Metric("epoch", "first", "epoch that the run is in, from 0"),
     Metric("train_rows_per_second", "first", "rows of all workers per second of training since the last log line"),
+    Metric("step_fill_ratio", "first", "rows per step since the last log line, as a share of `train.batch_size`"),
     Metric("step_seconds", "all", "mean time of a step since the last log line, waiting for data included"),
     Metric("data_wait_ratio", "all", "share of that time in which this worker waited for its next batch"),
     Metric(

@@ -21,6 +21,7 @@ from raymtl.storage.paths import absolute
 from raymtl.telemetry.events import Listener
 from raymtl.training.checkpoint_folders import find_checkpoint, last_checkpoint
 from raymtl.training.cluster import connect
+from raymtl.training.fill import fill_advice, fill_of
 from raymtl.training.phases import joining, starting_workers
 from raymtl.training.ray_trainer import launch
 from raymtl.training.resources import reading_tasks, wait_for_resources
@@ -117,6 +118,8 @@ def train(config: Config, *, address: str | None = None, on_event: Listener | No
         job = Job(config, inputs, ready.base_rates, run_dir, None, grant.read_tasks, grant.threads, ready.hash)
         notify(starting_workers(config))
         result = _result(ready, launch(run_worker, job, grant, config, on_event), time.time() - started)
+        if advice := fill_advice(config, ready.plans["train"], result["fill"]):
+            notify(advice)
         if maps:
             result["id_maps"] = {table: dict(file.notes) for table, file in maps.items()}
         run_dir.write(RESULT, json.dumps(result, indent=2))
@@ -138,6 +141,7 @@ def _result(ready: RunPlan, summary: dict[str, Any], seconds: float) -> RunResul
         "rows_left_out": plans["train"].rows * config.train.epochs - progress["rows"] if all_epochs else 0,
         "rows_per_s": progress["rows"] / max(progress["train_seconds"], 1e-9),
         "steps": progress["step"],
+        "fill": fill_of(config, progress["rows"], progress["step"]),
         "epochs": progress["epoch"],
         "starts": progress["starts"],
         "seconds": round(seconds, 1),

@@ -73,7 +73,7 @@ class RunLogger:
     def train(self, record: dict[str, Any]) -> None:
         """One window of training steps."""
         self._write({"kind": "train", **record})
-        for key in ("loss", "rows_per_s", "data_wait", "lr", "order", "bound"):
+        for key in ("loss", "rows_per_s", "data_wait", "fill", "lr", "order", "bound"):
             self._board.add_scalar(f"train/{key}", record[key], record["step"])
         for task, loss in record["losses"].items():
             self._board.add_scalar(f"train/loss/{task}", loss, record["step"])

@@ -2,7 +2,7 @@
 
 import time
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -13,7 +13,7 @@ from torchrec.distributed.train_pipeline import TrainPipelineSparseDist
 
 from raymtl.config.root import Config
 from raymtl.data.batch import Batch, Collator
-from raymtl.data.read import Input, Schedule
+from raymtl.data.read import Input, Schedule, deal_of
 from raymtl.data.units import Plan
 from raymtl.errors import DataError
 from raymtl.objectives.metrics import EvalMetrics, signed_value
@@ -50,11 +50,12 @@ class Worker:
     """All workers over gloo, for the training loader alone; None with a single worker."""
     eval_feed_group: dist.ProcessGroup | None
     """The same for the evaluation loader: both loaders may run at a time."""
-    open_stream: Callable[[Input, Schedule], Iterable[pa.Table]]
-    """Opens this worker's blocks of an input; called by all workers together."""
+    open_stream: Callable[[Input, Schedule, Sequence[int]], Iterable[pa.Table]]
+    """Opens this worker's blocks of an input, with the numbers of units after which all workers meet; called by all workers
+    together."""
     must_save: Callable[[], bool] = lambda: False
-    """Whether to save a checkpoint at the end of this unit, since a node or the driver is about to stop; called by all workers
-    together, with the same answer on all."""
+    """Whether this worker knows that a node or the driver is about to stop: then all save a checkpoint at the end of the unit
+    that they have come to. Asked by the loader's thread, about once a second."""
     gauges: Gauges = field(default_factory=Gauges)
     """This worker's metrics."""
 
@@ -101,35 +102,36 @@ class Trainer:
         """Train the remaining units of all epochs, as one stream: the next epoch is read while the previous ends."""
         config, progress = self._config, self.progress
         train = config.train
-        schedule = pass_schedule(self._inputs["train"].plan, config)
+        schedule = epoch_schedule(self._inputs["train"].plan, config)
         units = len(self._inputs["train"].plan.units)
         first = progress.epoch * units + progress.units_done
         self._train_state.model.train()
-        feed = self._feed(self._inputs["train"], schedule[first:], self._on_batch)
+        after_units = self._stop_callback.after_units if self._stop_callback is not None else frozenset()
+        meetings = meeting_points(config, self._inputs["train"].plan, "eval" in self._inputs, after_units)
+        feed = self._feed(self._inputs["train"], schedule[first:], [m - first for m in meetings], training=True)
 
         def is_due(done: int) -> bool:
             return done % units == 0 or _is_due(done % units, train.eval_every_units)
 
         def evaluates_after(step: Step) -> bool:
-            done = first + step.unit + 1
-            stop_callback = self._stop_callback is not None and done in self._stop_callback.after_units
-            return "eval" in self._inputs and step.ends_unit and (stop_callback or is_due(done))
+            done = first + step.done
+            return "eval" in self._inputs and step.done > 0 and (done in after_units or is_due(done))
 
         for step in self._steps(feed, evaluates_after):
-            if not step.ends_unit:
+            if not step.done:
                 continue
-            done = first + step.unit + 1
+            done = first + step.done
             progress.epoch, progress.units_done = divmod(done, units)
             progress.finished = done == len(schedule)
-            ends_pass = progress.units_done == 0
+            ends_epoch = progress.units_done == 0
             stop = False
             if evaluates_after(step):
                 self._close_window()
                 self.evaluate((done - 1) // units, for_stop_callback=not is_due(done))
                 stop = is_due(done) and self._out_of_patience()
                 progress.finished |= stop
-            is_saved = ends_pass or stop or _is_due(progress.units_done, train.checkpoint.every_units)
-            if is_saved or self._worker.must_save():
+            is_saved = ends_epoch or stop or _is_due(progress.units_done, train.checkpoint.every_units)
+            if is_saved or step.must_save:
                 self._close_window()
                 self._checkpoint()
             if self._stop_callback is not None and evaluates_after(step):
@@ -149,11 +151,19 @@ class Trainer:
         self._worker.gauges.set("checkpoint_seconds", seconds)
         logs.log.info("checkpoint: training paused for %.3f s", seconds)
 
-    def _feed(self, source: Input, schedule: Schedule, on_batch: Callable[[Batch], None] | None = None) -> SyncedLoader:
-        evaluation = source.evaluation
-        blocks = self._worker.open_stream(source, schedule)
-        group = self._worker.eval_feed_group if evaluation else self._worker.train_feed_group
-        return SyncedLoader(blocks, self._collators[evaluation], group, on_batch, self._local_rows)
+    def _feed(
+        self, source: Input, schedule: Schedule, meetings: Sequence[int] = (), training: bool = False
+    ) -> SyncedLoader:
+        evaluation, worker = source.evaluation, self._worker
+        return SyncedLoader(
+            worker.open_stream(source, schedule, meetings),
+            self._collators[evaluation],
+            worker.eval_feed_group if evaluation else worker.train_feed_group,
+            self._on_batch if training else None,
+            self._local_rows,
+            deal_of(source.plan, schedule, meetings, self._config, worker.workers),
+            worker.must_save if training else lambda: False,
+        )
 
     # Training steps
 
@@ -238,7 +248,8 @@ class Trainer:
         order, bound = values[-2:]
         self.progress.train_seconds += window.seconds
         rows_per_s, data_wait = window.rows / max(window.seconds, 1e-9), window.waited / max(window.seconds, 1e-9)
-        self._report(losses, rows_per_s, data_wait)
+        fill = window.rows / (window.steps * self._config.train.batch_size)
+        self._report(losses, rows_per_s, data_wait, fill)
         if self._log is not None:
             total = sum(t.weight * losses[n] for n, t in self._tasks.items()) + order + bound
             self._log.train(
@@ -253,12 +264,13 @@ class Trainer:
                     "lr": self._config.train.dense_optimizer.lr * self._train_state.optimizers.factor,
                     "rows_per_s": rows_per_s,
                     "data_wait": data_wait,
+                    "fill": fill,
                     **(self._train_state.balancer.report() if self._train_state.balancer else {}),
                 }
             )
         self._window = _Window(len(self._tasks), self._worker.device)
 
-    def _report(self, losses: dict[str, float], rows_per_s: float, data_wait: float) -> None:
+    def _report(self, losses: dict[str, float], rows_per_s: float, data_wait: float, fill: float) -> None:
         """Report a window of steps to Prometheus and this worker's log."""
         gauges, progress, window = self._worker.gauges, self.progress, self._window
         logs.at(step=progress.step, unit=progress.units_done)
@@ -270,6 +282,7 @@ class Trainer:
             gauges.set("collective_seconds", seconds, collective=kind)
         if self._worker.rank == 0:
             gauges.set("train_rows_per_second", rows_per_s)
+            gauges.set("step_fill_ratio", fill)
             gauges.set("trained_rows", progress.rows)
             gauges.set("trained_steps", progress.step)
             gauges.set("epoch", progress.epoch)
@@ -280,7 +293,7 @@ class Trainer:
 
     # Evaluation
 
-    def evaluate(self, pass_number: int, for_stop_callback: bool = False) -> None:
+    def evaluate(self, epoch: int, for_stop_callback: bool = False) -> None:
         """Metrics over every row of the evaluation days, once each, and the score that `train.select` names.
 
         One that is only `for_stop_callback` does not count for early stopping.
@@ -292,7 +305,7 @@ class Trainer:
         record = {
             "step": self.progress.step,
             "rows": self.progress.rows,
-            "epoch": pass_number,
+            "epoch": epoch,
             "units": self.progress.units_done,
             "score": score,
             "seconds": seconds,
@@ -361,11 +374,21 @@ def private_bytes() -> int:
     return 0
 
 
-def pass_schedule(plan: Plan, config: Config) -> Schedule:
+def epoch_schedule(plan: Plan, config: Config) -> Schedule:
     """All epochs over the plan, in the order of `data.shuffle`."""
     shuffle = config.data.shuffle
     seed = None if shuffle.mode == "none" else shuffle.seed
     return [(number, unit) for number in range(config.train.epochs) for unit in plan.order(seed, number)]
+
+
+def meeting_points(config: Config, plan: Plan, evaluates: bool, after_units: Collection[int]) -> list[int]:
+    """Numbers of units, counted over all epochs, after which all workers meet: for a checkpoint, an evaluation (those of a
+    `StopCallback` are `after_units`), or the end of an epoch."""
+    train, units = config.train, len(plan.units)
+    due = [train.checkpoint.every_units, *([train.eval_every_units] if evaluates else [])]
+    of_epoch = {done for every in due if every is not None for done in range(every, units, every)} | {units}
+    points = {number * units + done for number in range(train.epochs) for done in of_epoch}
+    return sorted(points | (set(after_units) if evaluates else set()))
 
 
 def _is_due(done: int, every: int | None) -> bool:

@@ -5,7 +5,7 @@ import logging
 import shutil
 import socket
 import warnings
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
@@ -18,10 +18,13 @@ import ray.train
 import torch
 import torch.distributed as dist
 from ray.train.torch import get_device
+from ray.train.v2._internal.execution.context import get_train_context
 
 from raymtl.config.root import Config
+from raymtl.data.dealing import groups
 from raymtl.data.ids.id_map import MapFile
-from raymtl.data.read import Input, Schedule, stream
+from raymtl.data.read import Input, Schedule, deal_of, stream
+from raymtl.data.slices import unpacked
 from raymtl.errors import CheckpointError, StorageError, UserError
 from raymtl.storage.temp_dirs import new_folder, remove_stale
 from raymtl.telemetry import logs
@@ -34,7 +37,7 @@ from raymtl.training.distributed import all_gather_or_raise
 from raymtl.training.resources import readers_take_cpus, reading_tasks
 from raymtl.training.rundir import RunFolder
 from raymtl.training.runlog import RunLogger
-from raymtl.training.trainer import StopCallback, Trainer, Worker
+from raymtl.training.trainer import StopCallback, Trainer, Worker, epoch_schedule, meeting_points
 from raymtl.words import count_of
 
 
@@ -149,23 +152,24 @@ def set_up(job: Job, rank: int, workers: int) -> tuple[Worker, dist.ProcessGroup
     if rank == 0 and "train" in job.inputs:
         _report_tables(gauges, job.inputs["train"].maps)
     streams = Streams(job, rank, workers)
-    must_save = partial(_must_save, job.event_queue if rank == 0 else None, device)
+    must_save = partial(_must_save, job.event_queue if rank == 0 else None)
     return Worker(
         rank, workers, device, group, train_feed_group, eval_feed_group, streams, must_save, gauges
     ), save_group
 
 
-def _must_save(event_queue: Any, device: torch.device) -> bool:
-    """Whether a node will be preempted, or the driver is about to stop; the same answer on all workers."""
-    wanted = ray.train.get_preemption_info() is not None
-    if event_queue is not None:
-        try:
-            wanted |= ray.get(event_queue.wants_save.remote(), timeout=10)
-        except ray.exceptions.RayError as error:  # a dead driver requests nothing
-            logs.log.debug("cannot reach the driver: %s", error)
-    answer = torch.tensor([wanted], dtype=torch.int32, device=device)
-    dist.all_reduce(answer, op=dist.ReduceOp.MAX)
-    return bool(answer.item())
+def _must_save(event_queue: Any) -> bool:
+    """Whether this worker knows that a node will be preempted or the driver is about to stop; called by the loader's thread."""
+    # `ray.train.get_preemption_info` waits for all workers, and would meet the checkpoints of the training thread
+    if get_train_context().preemption_context.preemption_info is not None:
+        return True
+    if event_queue is None:
+        return False
+    try:
+        return ray.get(event_queue.wants_save.remote(), timeout=10)
+    except ray.exceptions.RayError as error:  # a dead driver requests nothing
+        logs.log.debug("cannot reach the driver: %s", error)
+        return False
 
 
 def _report_tables(gauges: Gauges, maps: Mapping[str, MapFile | None]) -> None:
@@ -209,35 +213,48 @@ def built_facts(train_state: TrainState, trainer: Trainer) -> dict[str, Any]:
     }
 
 
-class Streams:
-    """Opens streams: the first worker creates the dataset, and each worker gets its own iterator.
+@dataclass
+class _Stream:
+    """The rows of this worker, read anew each time."""
 
-    The iterator of the last evaluation input is kept: a run evaluates the same input repeatedly, and a new dataset would have to
-    start the actor that distributes its blocks.
+    opened: list[ray.data.DataIterator]
+    """On the first worker those of all: the actors that deal the slices end with the last reference of their owner."""
+    own: ray.data.DataIterator
+    member: int
+    prefetch: int
+
+    def __iter__(self) -> Iterator[pa.Table]:
+        return unpacked(
+            self.own.iter_batches(batch_size=None, batch_format="pyarrow", prefetch_batches=self.prefetch), self.member
+        )
+
+
+class Streams:
+    """Opens streams: the first worker creates the datasets, and each worker gets its own iterator.
+
+    The stream of the last evaluation input is kept: a run evaluates the same input repeatedly, and a new dataset would have to
+    start the actor that deals its slices.
     """
 
     def __init__(self, job: Job, rank: int, workers: int):
         self._job, self._rank, self._workers = job, rank, workers
-        self._kept: tuple[Input, Schedule, ray.data.DataIterator] | None = None
+        self._kept: tuple[Input, Schedule, _Stream] | None = None
 
-    def __call__(self, source: Input, schedule: Schedule) -> Iterable[pa.Table]:
+    def __call__(self, source: Input, schedule: Schedule, meetings: Sequence[int]) -> Iterable[pa.Table]:
         if self._kept is not None and self._kept[0] is source and self._kept[1] == schedule:
-            blocks = self._kept[2]
-        elif source.evaluation:
-            self._kept = None  # end its actor before another one starts
-            blocks = self._open(source, schedule)
-            self._kept = source, schedule, blocks
-        else:
-            blocks = self._open(source, schedule)
-        return blocks.iter_batches(
-            batch_size=None, batch_format="pyarrow", prefetch_batches=self._job.config.data.prefetch_blocks
-        )
+            return self._kept[2]
+        if not source.evaluation:
+            return self._open(source, schedule, meetings)
+        self._kept = None  # end its actor before another one starts
+        opened = self._open(source, schedule, meetings)
+        self._kept = source, schedule, opened
+        return opened
 
-    def _open(self, source: Input, schedule: Schedule) -> ray.data.DataIterator:
-        job = self._job
-        iterators: list[Any] = [None]
+    def _open(self, source: Input, schedule: Schedule, meetings: Sequence[int]) -> _Stream:
+        job, data = self._job, self._job.config.data
+        opened: list[Any] = [None]
         if self._rank == 0:
-            iterators = [
+            opened = [
                 stream(
                     source,
                     schedule,
@@ -245,13 +262,16 @@ class Streams:
                     workers=self._workers,
                     read_tasks=job.read_tasks or reading_tasks(job.config, self._workers),
                     task_cpus=1 if readers_take_cpus(job.config) else 0,
+                    meetings=meetings,
                 )
             ]
         if self._workers > 1:
             dist.broadcast_object_list(
-                iterators, src=0, device=torch.device("cpu") if not torch.cuda.is_available() else None
+                opened, src=0, device=torch.device("cpu") if not torch.cuda.is_available() else None
             )
-        return iterators[0][self._rank]
+        iterators, own = opened[0], opened[0][self._rank]
+        ranks = next(g for g in groups(self._workers, data.block_rows) if self._rank in g)
+        return _Stream(iterators if self._rank == 0 else [], own, self._rank - ranks.start, data.prefetch_blocks)
 
 
 class Saver:
@@ -363,11 +383,12 @@ def _evaluate(job: Job, worker: Worker, train_state: TrainState, group: dist.Pro
 
 
 def total_steps(job: Job) -> int:
-    """Steps of the entire run, for the learning rate decay; exact if each unit divides evenly over the workers."""
-    rows = job.config.train.batch_size
+    """Steps of the entire run, for the learning rate decay; with a slice of the users an upper bound."""
     if "train" not in job.inputs:
         return 0
-    return job.config.train.epochs * sum(-(-u.rows // rows) for u in job.inputs["train"].plan.units)
+    plan = job.inputs["train"].plan
+    meetings = meeting_points(job.config, plan, "eval" in job.inputs, job.stop_check_units)
+    return deal_of(plan, epoch_schedule(plan, job.config), meetings, job.config, workers=1).steps
 
 
 def init_single_process_group(timeout: dt.timedelta) -> None:

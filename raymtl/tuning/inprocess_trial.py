@@ -5,7 +5,7 @@ import json
 import os
 import re
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any, Protocol
@@ -94,11 +94,13 @@ def train_in_process(
     return progress
 
 
-def _opener(job: Job, blocks: dict[str, SharedInput] | None) -> Callable[[Input, Schedule], Iterable[pa.Table]]:
+def _opener(
+    job: Job, blocks: dict[str, SharedInput] | None
+) -> Callable[[Input, Schedule, Sequence[int]], Iterable[pa.Table]]:
     if blocks is None:
         return Streams(job, 0, 1)
 
-    def open_stream(source: Input, schedule: Schedule) -> Iterator[pa.Table]:
+    def open_stream(source: Input, schedule: Schedule, meetings: Sequence[int]) -> Iterator[pa.Table]:
         part = "eval" if source.evaluation else "train"
         return blocks[part].stream(schedule, row_seed(job.config, source.evaluation))
 

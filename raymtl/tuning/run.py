@@ -30,7 +30,7 @@ from raymtl.training.driver import prepare_inputs
 from raymtl.training.phases import joining
 from raymtl.training.resources import ResourceGrant, reading_tasks
 from raymtl.training.rundir import CONFIG, RunFolder, run_lock
-from raymtl.training.trainer import pass_schedule
+from raymtl.training.trainer import epoch_schedule
 from raymtl.tuning.blocks import fits, read_shared
 from raymtl.tuning.check import check, search_folder
 from raymtl.tuning.inprocess_trial import StartingVersion, trial_folder
@@ -223,7 +223,7 @@ def _after_units(config: Config, plan: Plan, total: int) -> frozenset[int]:
             f"stop; lower it, or set tune.stopping.type to none"
         )
     found, rows = set(), 0
-    for done, (_, unit) in enumerate(pass_schedule(plan, config), start=1):
+    for done, (_, unit) in enumerate(epoch_schedule(plan, config), start=1):
         rows += plan.units[unit].rows
         if rungs and rows >= rungs[0]:
             found.add(done)

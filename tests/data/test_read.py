@@ -1,6 +1,7 @@
 """Reading: every row once whatever the files and workers, a repeatable order, and errors that name the file."""
 
 import threading
+import time
 
 import numpy as np
 import pyarrow as pa
@@ -10,11 +11,15 @@ import pytest
 
 from raymtl.data import read
 from raymtl.data.blocks import BlockMaker
-from raymtl.data.read import Input, UnitsDatasource, measured_row_bytes, read_fragment, stream
+from raymtl.data.dealing import groups
+from raymtl.data.read import Input, SlicesDatasource, deal_of, measured_row_bytes, read_fragment, stream
+from raymtl.data.slices import unpacked
 from raymtl.data.units import Fragment, plan_input
+from raymtl.data.user_slice import UserSlice
 from raymtl.errors import DataError, StorageError, find_user_error
 from tests.helpers.small_data import make_config, write_file
 
+BATCH = 48
 DAYS = {"start": "2026-01-01", "end": "2026-01-03"}
 
 
@@ -23,6 +28,7 @@ def rows(count: int, start: int) -> pa.Table:
     return pa.table(
         {
             "row": pa.array(numbers, pa.float32()),
+            "user": pa.array(numbers // 3, pa.int64()),
             "item": pa.array([f"i{n % 7}" for n in numbers]),
             "click": pa.array((numbers % 3 == 0).astype(np.int8)),
         }
@@ -45,20 +51,31 @@ def write_random(root, seed: int) -> int:
 
 def config_of(root, **data):
     features = {"row": {"kind": "dense"}, "item": {"kind": "id"}}
-    return make_config(features, path=str(root), **{"train": DAYS, "unit_rows": 100, "block_rows": 32, **data})
+    config = make_config(features, path=str(root), **{"train": DAYS, "unit_rows": 100, "block_rows": 32, **data})
+    return config.model_copy(update={"train": config.train.model_copy(update={"batch_size": BATCH})})
 
 
-def deliver(config, schedule=None, workers=1, evaluation=False) -> list[list[pa.Table]]:
-    """The blocks that each worker gets, all workers reading at the same time; an error of a worker is raised."""
+def deliver(
+    config, schedule=None, workers=1, evaluation=False, meetings=(), users=None, slow=None
+) -> list[list[pa.Table]]:
+    """The rows that each worker gets, all workers reading at the same time; an error of a worker is raised. The worker `slow`
+    waits before each slice."""
     plan = plan_input(config, "train")
     schedule = schedule if schedule is not None else [(0, n) for n in range(len(plan.units))]
-    iterators = stream(Input(plan, evaluation), schedule, config, workers=workers, read_tasks=2)
+    source = Input(plan, evaluation, users=users)
+    iterators = stream(source, schedule, config, workers=workers, read_tasks=2, meetings=meetings)
+    ranks = groups(workers, config.data.block_rows)
+    members = [n for group in ranks for n in range(len(group))]
     blocks: list[list[pa.Table]] = [[] for _ in iterators]
     errors: list[BaseException] = []
 
     def consume(n: int) -> None:
         try:
-            blocks[n] += iterators[n].iter_batches(batch_size=None, batch_format="pyarrow", prefetch_batches=1)
+            slices = iterators[n].iter_batches(batch_size=None, batch_format="pyarrow", prefetch_batches=1)
+            for block in unpacked(slices, members[n]):
+                if n == slow:
+                    time.sleep(0.02)
+                blocks[n].append(block)
         except BaseException as error:
             errors.append(error)
 
@@ -78,13 +95,15 @@ def numbers(blocks: list[pa.Table]) -> list[int]:
 
 @pytest.mark.ray
 @pytest.mark.timeout(120)
-@pytest.mark.parametrize("workers", [1, 2, 3])
-def test_every_row_reaches_exactly_one_worker(ray_cluster, tmp_path, workers):
+@pytest.mark.parametrize(("workers", "block_rows"), [(1, 32), (2, 32), (3, 32), (3, 65536), (5, 2 * 4096)])
+def test_every_row_reaches_exactly_one_worker(ray_cluster, tmp_path, workers, block_rows):
+    """Workers of one group and of several, the last of which is slow."""
     total = write_random(tmp_path, seed=workers)
-    config = config_of(tmp_path)
+    config = config_of(tmp_path, block_rows=block_rows)
     plan = plan_input(config, "train")
     order = plan.order(5, 0)
-    shares = deliver(config, [(0, n) for n in order], workers)
+    schedule = [(0, n) for n in order]
+    shares = deliver(config, schedule, workers, meetings=[2, 4], slow=workers - 1)
     assert sorted(n for share in shares for n in numbers(share)) == list(range(total))
     for share in shares:
         units = [b.column("unit").unique().to_pylist() for b in share if len(b)]
@@ -96,8 +115,66 @@ def test_every_row_reaches_exactly_one_worker(ray_cluster, tmp_path, workers):
             for unit in block.column("unit").to_pylist():
                 by_unit[unit] = by_unit.get(unit, 0) + 1
     assert by_unit == {place: plan.units[n].rows for place, n in enumerate(order)}
-    sizes = [len(numbers(share)) for share in shares]
-    assert max(sizes) - min(sizes) <= 2 * 100  # dealt to the worker with the fewest rows, a block at a time
+    deal = deal_of(plan, schedule, [2, 4], config, workers)
+    for begin, end in deal.spans:
+        rows = sum(plan.units[n].rows for n in order[begin:end])
+        for rank, share in enumerate(shares):
+            own = sum(begin <= unit < end for block in share for unit in block.column("unit").to_pylist())
+            of_step = len(range(rank, BATCH, workers))
+            assert own == rows // BATCH * of_step + len(range(rank, rows % BATCH, workers))
+
+
+@pytest.mark.ray
+@pytest.mark.timeout(120)
+@pytest.mark.parametrize("mode", ["rows", "none"])
+def test_a_step_holds_the_same_rows_for_any_number_of_workers(ray_cluster, tmp_path, mode):
+    total = write_random(tmp_path, seed=9)
+    config = config_of(tmp_path, block_rows=65536, shuffle={"mode": mode})
+    units = len(plan_input(config, "train").units)
+    schedule = [(n, unit) for n in range(2) for unit in plan_input(config, "train").order(0, n)]
+    meetings = [2, units, units + 3]
+    found = []
+    for workers in (1, 2, 3, 4):
+        shares = deliver(config, schedule, workers, meetings=meetings, slow=0)
+        steps = []
+        for begin, end in zip([0, *meetings], [*meetings, 2 * units], strict=True):
+            own = [
+                numbers([b for b in share if len(b) and begin <= b.column("unit")[0].as_py() < end]) for share in shares
+            ]
+            count = -(-sum(map(len, own)) // BATCH)
+            sizes = [len(range(rank, BATCH, workers)) for rank in range(workers)]
+            steps += [
+                sorted(n for rows, size in zip(own, sizes, strict=True) for n in rows[step * size : (step + 1) * size])
+                for step in range(count)
+            ]
+        found.append(steps)
+    assert sum(map(len, found[0])) == 2 * total
+    assert all(len(step) == BATCH for step in found[0][: units // 2])
+    assert all(other == found[0] for other in found[1:])
+
+
+@pytest.mark.ray
+@pytest.mark.timeout(120)
+def test_the_rows_of_a_slice_of_users_are_shared_evenly(ray_cluster, tmp_path):
+    total = write_random(tmp_path, seed=6)
+    config = config_of(tmp_path, block_rows=65536)
+    drawn, others = (
+        deliver(config, workers=3, users=UserSlice("user", 0, 0.3, drawn=drawn)) for drawn in (True, False)
+    )
+    assert sorted(n for shares in (drawn, others) for share in shares for n in numbers(share)) == list(range(total))
+    blocks = len(plan_input(config, "train").units) * 4
+    for shares in (drawn, others):
+        sizes = [len(numbers(share)) for share in shares]
+        assert min(sizes) > 0
+        assert max(sizes) - min(sizes) <= blocks
+
+
+@pytest.mark.ray
+@pytest.mark.timeout(120)
+def test_fewer_rows_than_workers(ray_cluster, tmp_path):
+    write_file(tmp_path, rows(2, 0))
+    config = config_of(tmp_path, train={"start": "2026-01-01", "end": "2026-01-01"}, block_rows=2 * 4096)
+    assert [numbers(share) for share in deliver(config, workers=5, evaluation=True)] == [[0], [1], [], [], []]
 
 
 @pytest.mark.ray
@@ -169,7 +246,8 @@ def test_a_fault_in_mid_stream_is_one_sentence_on_every_worker(ray_cluster, tmp_
 
 
 def source_of(plan, schedule, config):
-    return UnitsDatasource(plan, schedule, config, BlockMaker(config, evaluation=False), row_bytes=16.0)
+    deal = deal_of(plan, schedule, [], config, workers=1)
+    return SlicesDatasource(plan, schedule, config, BlockMaker(config, evaluation=False), 16.0, deal, group=0)
 
 
 def tasks_of(config, schedule):
@@ -184,9 +262,9 @@ def test_small_files_share_a_reading_task(ray_cluster, tmp_path):
     day = {"start": "2026-01-01", "end": "2026-01-01"}
     config = config_of(tmp_path, train=day, unit_rows=200, block_rows=50, shuffle={"mode": "units"})
     tasks = tasks_of(config, [(0, 0)])
-    assert [t.metadata.num_rows for t in tasks] == [50, 50, 50, 50]
+    assert len(tasks) == 4
     assert source_of(plan_input(config, "train"), [(0, 0)], config).task_count() == 4
-    assert [numbers(list(t())) for t in tasks] == [list(range(n, n + 50)) for n in range(0, 200, 50)]
+    assert [numbers(list(unpacked(t(), 0))) for t in tasks] == [list(range(n, n + 50)) for n in range(0, 200, 50)]
 
 
 @pytest.mark.ray
@@ -195,11 +273,11 @@ def test_rows_are_permuted_within_their_block_alone(ray_cluster, tmp_path):
     day = {"start": "2026-01-01", "end": "2026-01-01"}
     config = config_of(tmp_path, train=day, block_rows=40)
     (task,) = tasks_of(config, [(0, 0)])
-    blocks = [numbers([b]) for b in task()]
+    blocks = [numbers([b]) for b in unpacked(task(), 0)]
     assert [sorted(b) for b in blocks] == [list(range(40)), list(range(40, 80)), list(range(80, 100))]
     assert blocks[0] != sorted(blocks[0])
     (again,) = tasks_of(config, [(0, 0)])
-    assert [numbers([b]) for b in again()] == blocks
+    assert [numbers([b]) for b in unpacked(again(), 0)] == blocks
 
 
 def test_the_size_of_a_row_is_measured_or_guessed_where_the_first_rows_are_broken(tmp_path):
@@ -208,7 +286,7 @@ def test_the_size_of_a_row_is_measured_or_guessed_where_the_first_rows_are_broke
     config = config_of(tmp_path, train={"start": "2026-01-01", "end": "2026-01-01"})
     plan, maker = plan_input(config, "train"), BlockMaker(config, evaluation=False)
     assert 15 < measured_row_bytes(plan, maker) < 30  # an ID, a feature, a label and the unit
-    pq.write_table(rows(99, 0).set_column(2, "click", pa.array([7] * 99, pa.int8())), path)
+    pq.write_table(rows(99, 0).set_column(3, "click", pa.array([7] * 99, pa.int8())), path)
     assert measured_row_bytes(plan, maker) > 0
     (tmp_path / "ds=2026-01-01" / "part-0.parquet").unlink()
     assert measured_row_bytes(plan, maker) > 0
@@ -221,6 +299,30 @@ def test_string_columns_are_read_as_dictionaries_and_row_numbers_count_in_the_fi
     assert sum(len(t) for t, _ in tables) == 60
     assert all(first == t.column("row")[0].as_py() for t, first in tables)
     assert pa.types.is_dictionary(tables[0][0].column("item").type)
+
+
+@pytest.mark.parametrize(("start", "stop"), [(0, 70), (0, 1), (25, 50), (30, 60), (29, 31), (69, 70)])
+def test_a_range_reads_the_row_groups_that_it_needs(tmp_path, monkeypatch, start, stop):
+    path = write_file(tmp_path, rows(110, 0), group_rows=30)
+    chosen = []
+    whole = read._overlapping
+
+    def noted(*arguments):
+        chosen.append(whole(*arguments)[0])
+        return whole(*arguments)
+
+    monkeypatch.setattr(read, "_overlapping", noted)
+    fragment = Fragment(path, (1, 2, 3), 30, 80)
+    tables = list(read_fragment(str(tmp_path), fragment, ["row"], 20, slice(start, stop)))
+    assert [v for t, _ in tables for v in t.column("row").to_pylist()] == list(range(30 + start, 30 + stop))
+    assert all(first == t.column("row")[0].as_py() for t, first in tables)
+    assert chosen == [[1 + n for n in range(3) if start < 30 * (n + 1) and stop > 30 * n]]
+
+
+def test_a_file_that_has_grown_is_not_read(tmp_path):
+    path = write_file(tmp_path, rows(100, 0))
+    with pytest.raises(DataError, match="was replaced or removed after the run started"):
+        list(read_fragment(str(tmp_path), Fragment(path, (0,), 0, 90), ["row"], 20))
 
 
 def test_names_with_dots_and_nested_columns_beside_them(tmp_path):

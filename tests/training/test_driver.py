@@ -75,7 +75,7 @@ def whole(ray_cluster: None, tmp_path_factory: pytest.TempPathFactory) -> Whole:
         write_part(folder / "logs", DAYS[1], f"part-{n}.parquet", rows, seed=10 + n)
     raw = small_config(folder / "logs", folder, "whole", workers=2, epochs=2, eval_every_units=2)
     raw["train"]["batch_size"] = BATCH
-    raw["data"] |= {"unit_rows": BATCH, "block_rows": BATCH // 2}
+    raw["data"]["unit_rows"] = BATCH
     found, others = Whole(raw, config_from_dict(raw), {}, [], set()), ray_processes("SplitCoordinator")
 
     def on_event(item: dict[str, Any]) -> None:
@@ -142,16 +142,50 @@ def test_a_run_counts_every_row_and_leaves_its_results(whole: Whole) -> None:
             )
 
 
+def curve_of(config: Config) -> tuple[np.ndarray, list[int]]:
+    """Losses of each step, and the rows trained up to it."""
+    lines = lines_of(config, "train")
+    losses = [[line["loss"], *line["losses"].values(), line["order"]] for line in lines]
+    return np.array(losses), [line["rows"] for line in lines]
+
+
 def test_one_worker_and_two_have_the_same_loss_at_every_step(whole: Whole) -> None:
     train = {**whole.raw["train"], "workers": 1, "eval_every_units": None}
     alone = config_from_dict({**whole.raw, "name": "alone", "train": train})
     assert training_driver.train(alone)["steps"] == whole.result["steps"] == 2 * UNITS
-    one, two = (
-        np.array([[line["loss"], *line["losses"].values(), line["order"]] for line in lines_of(config, "train")])
-        for config in (alone, whole.config)
-    )
+    (one, _), (two, _) = curve_of(alone), curve_of(whole.config)
     assert np.abs(one - two).max() < 1e-5
     assert np.ptp(one[:, 0]) > 0.05
+
+
+def test_any_number_of_workers_has_the_same_steps_on_ragged_days(ray_cluster: None, logs: Path, tmp_path: Path) -> None:
+    """Spans of two units, whose rows no batch divides; with many workers the rows of a step may be others, never their number."""
+    schedule = {"decay": "linear", "final_factor": 0.1}
+    raw = small_config(logs, tmp_path, "", epochs=2, checkpoint={"every_units": 2}, schedule=schedule)
+    raw["data"] |= {"unit_rows": 100, "eval": None}
+    raw["train"]["batch_size"] = 51
+    found = {}
+    for name, workers, block_rows in [
+        ("w1", 1, 65536),
+        ("w2", 2, 65536),
+        ("w3", 3, 65536),
+        ("w4", 4, 65536),
+        ("g2", 3, 8192),
+    ]:
+        train, data = {**raw["train"], "workers": workers}, {**raw["data"], "block_rows": block_rows}
+        config = config_from_dict({**raw, "name": name, "train": train, "data": data})
+        result = training_driver.train(config)
+        found[name] = (*curve_of(config), result)
+    losses, rows, result = found["w1"]
+    assert result["steps"] == len(losses) == len(rows)
+    assert rows[-1] == 2 * sum(SIZES)
+    assert result["fill"] == pytest.approx(rows[-1] / (51 * len(rows)))
+    assert lines_of(config, "train")[-1]["lr"] == pytest.approx(0.1 * config.train.dense_optimizer.lr)
+    assert np.ptp(losses[:, 0]) > 0.05
+    for name, (other, other_rows, _) in found.items():
+        assert other_rows == rows, name
+        if name.startswith("w"):
+            assert np.abs(other - losses).max() < 1e-5, name
 
 
 def test_a_killed_node_and_a_killed_driver_cost_no_row_and_repeat_none(
@@ -160,7 +194,7 @@ def test_a_killed_node_and_a_killed_driver_cost_no_row_and_repeat_none(
     """Kill one of two nodes, and the other continues; then the driver, and the same command resumes elsewhere."""
     checkpoint = {"every_units": 1, "background": True, "keep": 4}
     raw = small_config(logs, tmp_path, "killed", workers={"min": 1, "max": 2}, epochs=10, checkpoint=checkpoint)
-    raw["data"] |= {"unit_rows": 100, "block_rows": 25, "eval": None}
+    raw["data"] |= {"unit_rows": 100, "eval": None}
     # Batches that two workers cannot share evenly; Ray waits so long for as many workers as before the loss
     raw["train"] |= {"batch_size": 51, "start_timeout_s": 5}
     path = write_config(raw, tmp_path / "conf.yaml")
@@ -208,6 +242,11 @@ def test_a_killed_node_and_a_killed_driver_cost_no_row_and_repeat_none(
     rows = [line["rows"] for line in lines_of(config, "train")]
     assert rows == sorted(rows)
     assert rows[-1] == 10 * sum(SIZES)
+    straight = config.model_copy(update={"name": "straight"})
+    training_driver.train(straight)
+    (losses, _), (expected, expected_rows) = curve_of(config), curve_of(straight)
+    assert rows == expected_rows
+    assert np.abs(losses - expected).max() < 1e-5
 
 
 def test_a_broken_value_in_mid_stream_ends_all_workers_with_its_place(ray_cluster: None, tmp_path: Path) -> None:

@@ -52,7 +52,7 @@ def test_the_evaluation_input_is_opened_once(ray_cluster: None, tmp_path: Path) 
     streams = Streams(job, 0, 1)
 
     def read(source: Input) -> pa.Table:
-        found = pa.concat_tables(user_errors(streams(source, schedule)))
+        found = pa.concat_tables(user_errors(streams(source, schedule, [])))
         return found.drop_columns("label:buy")  # a missing label is NaN, which equals nothing
 
     source = job.inputs["eval"]
@@ -61,7 +61,7 @@ def test_the_evaluation_input_is_opened_once(ray_cluster: None, tmp_path: Path) 
     opened = dealers()
     assert len(opened) == 1
     assert read(source) == whole
-    left = iter(streams(source, schedule))  # an evaluation that ends in mid-stream
+    left = iter(streams(source, schedule, []))  # an evaluation that ends in mid-stream
     assert 0 < len(next(left)) < ROWS
     left.close()  # type: ignore[attr-defined]
     assert read(source) == whole

@@ -1,6 +1,6 @@
 """The loop over units of which some have no row for this run: it ends as finished, and its checkpoints count them as done."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
@@ -52,7 +52,9 @@ def run_all(rank: int, workers: int, pipeline: str, epochs: int) -> dict[str, An
     config = config.model_copy(update={"data": config.data.model_copy(update={"shuffle": shuffle})})
     for case, sizes in CASES.items():
 
-        def open_stream(source: Input, schedule: Schedule, sizes: list[int] = sizes) -> Iterator[pa.Table]:
+        def open_stream(
+            source: Input, schedule: Schedule, meetings: Sequence[int], sizes: list[int] = sizes
+        ) -> Iterator[pa.Table]:
             return blocks(config, sizes, schedule, rank, workers)
 
         worker = Worker(rank, workers, torch.device("cpu"), world, *feed_groups, open_stream)
@@ -83,7 +85,7 @@ def saved_units(worker: Worker, config: Config, announced: bool) -> list[tuple[i
     rare = config.train.model_copy(update={"checkpoint": config.train.checkpoint.model_copy(update={"every_units": 3})})
     config, progress = config.model_copy(update={"train": rare}), Progress()
 
-    def open_stream(source: Input, schedule: Schedule) -> Iterator[pa.Table]:
+    def open_stream(source: Input, schedule: Schedule, meetings: Sequence[int]) -> Iterator[pa.Table]:
         return blocks(config, sizes, schedule, worker.rank, worker.workers)
 
     Trainer(

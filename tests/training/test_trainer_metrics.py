@@ -1,5 +1,6 @@
 """What a training tells Prometheus: declared metrics only, each with its tags, from the ranks that are said to."""
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -37,7 +38,7 @@ def train(rank: int, workers: int) -> list[tuple[str, float | None, dict[str, st
     assert world is not None
     sizes = [80, 70]
 
-    def open_stream(source: Input, schedule: Schedule) -> Any:
+    def open_stream(source: Input, schedule: Schedule, meetings: Sequence[int]) -> Any:
         return blocks(config, sizes, schedule, rank, workers)
 
     heard = Heard(rank)

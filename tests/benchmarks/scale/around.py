@@ -5,8 +5,10 @@ import json
 from pathlib import Path
 from typing import Any
 
+from raymtl.data.dealing import Deal, groups
+from raymtl.training.synced_loader import MOST_STEPS
 from tests.benchmarks.scale.config import BAGS, DENSE, HISTORIES, HISTORY, LARGE, TAIL
-from tests.benchmarks.scale.plan import GPUS, IDS, PER_NODE
+from tests.benchmarks.scale.plan import BATCH, GPUS, IDS, PER_NODE
 from tests.benchmarks.scale.tables import Cells, gb, million, ms, power, table
 
 HERE = Path(__file__).parent
@@ -17,7 +19,8 @@ CENSUS_CPU_S, CENSUS_VALUES = 1.99, 39
 """docs/performance.md, stage (b) with `mmoe`: CPU seconds per million rows, and values of such a row."""
 IDS_PER_ROW = len(LARGE) + TAIL - len(BAGS) + sum(BAGS.values()) + len(HISTORIES) * HISTORY
 VALUES = IDS_PER_ROW + DENSE
-BLOCK_ROWS = 65_536
+BLOCK_ROWS, UNIT_ROWS, EPOCH_ROWS = 65_536, 1_000_000, 100_000_000
+MEMBERS = len(groups(512, BLOCK_ROWS)[0])
 READ_CPU_S = CENSUS_CPU_S * VALUES / CENSUS_VALUES
 """CPU seconds to read a million rows of ours, in proportion to the values."""
 SHARED_MAP_BYTES, OWN_MAP_BYTES = 32, 28
@@ -45,6 +48,13 @@ def _reading(cells: Cells) -> str:
         cores = rows / 1e6 * READ_CPU_S
         store = f"{rows * row_bytes('skewed_id') / 1e9:.1f} to {rows * row_bytes('spread_id') / 1e9:.1f}"
         step = cells.step(gpus, IDS[1])
+        deal = Deal(
+            [UNIT_ROWS] * (EPOCH_ROWS // UNIT_ROWS),
+            range(EPOCH_ROWS // UNIT_ROWS),
+            batch_size=gpus * BATCH,
+            workers=gpus,
+            block_rows=BLOCK_ROWS,
+        )
         planner = [cells.plans[gpus, ids]["cpu_s"] for ids in IDS]
         lines.append(
             [
@@ -53,7 +63,8 @@ def _reading(cells: Cells) -> str:
                 f"{cores:,.0f}",
                 f"{cores / gpus * PER_NODE:,.0f}",
                 store,
-                f"{rows / BLOCK_ROWS:,.0f}",
+                f"{rows / BLOCK_ROWS / len(deal.groups) * len(deal.groups[-1]):,.0f}",
+                f"{EPOCH_ROWS / deal.steps / deal.batch_size:.3f}",
                 f"{ms(step.feed)} of {ms(step.seconds)}",
                 f"{min(planner):,.0f} to {max(planner):,.0f}",
             ]
@@ -64,7 +75,8 @@ def _reading(cells: Cells) -> str:
         "cores to read",
         "per machine",
         "GB/s from the store",
-        "blocks/s",
+        "slices/s of a dealing process",
+        "full steps",
         "feed, ms of a step",
     ]
     head.append("one plan, CPU s")
@@ -74,13 +86,15 @@ def _reading(cells: Cells) -> str:
 
 The cells of {power(IDS[1])} IDs. A row has {VALUES} values; the {CENSUS_VALUES} of census cost {CENSUS_CPU_S} CPU s per million rows
 ([performance.md](performance.md)), so ours {READ_CPU_S:.1f}, or {1e6 / READ_CPU_S:,.0f} rows/s per core. Bytes from the store: {row_bytes("skewed_id"):.0f} per row if IDs are
-skewed, {row_bytes("spread_id"):.0f} if they are spread over 10⁹ (both measured with zstd). Blocks of {BLOCK_ROWS:,} rows (`data.block_rows`)."""
-    after = f"""* **The coordinator of the split.** All blocks are dealt by one actor (`streaming_split`). Here it deals {coordinator} readers (blocks/s,
-  {MEASURED["coordinator"][0]["blocks"]:,} tiny blocks that lie ready): {most_blocks() * BLOCK_ROWS / 1e6:.0f} million rows/s at {BLOCK_ROWS:,} rows a block. A block of ours has
-  {BLOCK_ROWS * VALUES * 8 / 1e6:.0f} MB; twice the rows is twice the memory, not more work for the actor.
+skewed, {row_bytes("spread_id"):.0f} if they are spread over 10⁹ (both measured with zstd). Blocks of {BLOCK_ROWS:,} rows (`data.block_rows`). "Full steps" is the
+share of the steps' slots that hold rows with the default settings, a checkpoint every {UNIT_ROWS:,} rows, by the code that deals them (`raymtl/data/dealing.py`)."""
+    after = f"""* **The dealing processes.** A block is cut into a slice per worker of a group, and one actor (`streaming_split`) deals them. Here it deals {coordinator} readers
+  (slices/s, {MEASURED["coordinator"][0]["blocks"]:,} tiny ones that lie ready): {most_blocks() * BLOCK_ROWS / MEMBERS / 1e6:.1f} million rows/s for a group of {MEMBERS} workers at {BLOCK_ROWS:,} rows a block. Each group has an
+  actor of its own. A block of ours has {BLOCK_ROWS * VALUES * 8 / 1e6:.0f} MB; twice the rows is twice the memory, not more work for the actor.
 * **The feed's exchange** is gloo's all-gather, a ring: W - 1 messages one after the other, for which 25 µs between machines are assumed. In this
   machine's two cores, which all processes share, it took {", ".join(f"{e['us'] / 1e3:.1f} ms with {e['workers']}" for e in exchange)} workers: the W·(W - 1) messages of a
-  ring, sent by two cores. It runs in a thread of its own up to four batches ahead, so it costs nothing until it takes as long as a step.
+  ring, sent by two cores. One exchange serves {MOST_STEPS} steps (the table counts an eighth), in a thread of its own up to {MOST_STEPS} batches ahead, so it
+  costs nothing until it takes as long as those steps.
 * **The planner** runs once per start, with four ways of looking for a plan; other ranks wait for the first."""
     return "\n\n".join([text, table(head, lines), after])
 

@@ -3,10 +3,12 @@
 
 import math
 
+from raymtl.training.synced_loader import MOST_STEPS
 from tests.benchmarks.scale.around import (
     BLOCK_ROWS,
     MAPS,
     MEASURED,
+    MEMBERS,
     OWN_MAP_BYTES,
     READ_CPU_S,
     SHARED_MAP_BYTES,
@@ -40,8 +42,8 @@ rates; what could be measured was measured on 2 CPU cores. Made by `python -m te
 * **Memory** is not the limit from 64 GPUs on: {power(IDS[2])} IDs ({gb(largest["table_bytes"])} GB) fit 64, not 8, which hold {gb(8 * usable)} GB.
 * **What pays most**: fp16 on the wire and row-wise tables inside a machine, {million(512 * BATCH / inside.seconds)} million rows/s on 512 GPUs. raymtl has neither yet. What a user can do
   today is narrow the table that the histories read.
-* **Beside the GPUs**, in the order in which they end: `map` tables at {power(IDS[1])} IDs ({gb((SHARED_MAP_BYTES + OWN_MAP_BYTES * PER_NODE) * IDS[1])} GB per machine in the daily job); the one actor
-  that deals blocks at {most_blocks() * BLOCK_ROWS / 1e6:.0f} million rows/s; the feed's exchange where a step is shorter than {ms(large.feed)} ms on 512 GPUs.
+* **Beside the GPUs**, in the order in which they end: `map` tables at {power(IDS[1])} IDs ({gb((SHARED_MAP_BYTES + OWN_MAP_BYTES * PER_NODE) * IDS[1])} GB per machine in the daily job); the actor
+  that deals slices to a group of {MEMBERS} GPUs at {most_blocks() * BLOCK_ROWS / MEMBERS / 1e6:.1f} million rows/s; the feed's exchange where a step is shorter than {ms(large.feed)} ms on 512 GPUs.
 * The planner, dense gradients, checkpoints and the bandwidth of the store are not what ends first in any cell."""
 
 
@@ -76,14 +78,14 @@ def ends(cells: Cells) -> str:
             "fp16 collectives; narrower histories; distinct IDs of a batch sent once (TorchRec's index_dedup, not computed here)",
         ],
         [
-            "the feed's exchange at every step",
-            f"{HOP_S * 1e6:.0f} µs · (W - 1): {ms(large.feed)} ms at 512; as long as the step of 8 GPUs at W = {rows_of_8.seconds / HOP_S + 1:.0f}",
-            "machine first, then between machines: 7 + 63 messages instead of 511; or one exchange for several steps",
+            f"the feed's exchange, once for {MOST_STEPS} steps",
+            f"{HOP_S * 1e6:.0f} µs · (W - 1): {ms(large.feed)} ms a step at 512; as long as the step of 8 GPUs at W = {MOST_STEPS * rows_of_8.seconds / HOP_S + 1:,.0f}",
+            "machine first, then between machines: 7 + 63 messages instead of 511",
         ],
         [
-            "one coordinator of blocks",
-            f"{most_blocks()} blocks/s here: {most_blocks() * BLOCK_ROWS / 1e6:.0f} million rows/s at {BLOCK_ROWS:,} rows",
-            "`data.block_rows` larger; then one stream per group of workers",
+            f"one actor that deals to {MEMBERS} workers",
+            f"{most_blocks()} slices/s here: {most_blocks() * BLOCK_ROWS / MEMBERS / 1e6:.1f} million rows/s at {BLOCK_ROWS:,} rows a block",
+            "a group of `data.block_rows` / 4,096 workers has an actor of its own; fewer workers in a group",
         ],
         [
             "a map on every machine",
@@ -127,7 +129,7 @@ pass of four gloo processes: equal for table-wise, row-wise pooled and row-wise 
 | vectors | 2 · (max(inside / NVLink, between / adapter) + (W - 1) · 1 µs) | NVLink 900 GB/s in both directions (data sheet), 370 GB/s in one reached (NCCL's developers, nccl-tests issue 212); one 400 Gb/s adapter per GPU, {NETWORKS[IB] / 1e9:.0f} GB/s reached (nccl-tests issues 267 and 290: 46 to 49; an all-to-all gets one adapter's); {NETWORKS[ETHERNET] / 1e9:.1f} for 100 Gb/s, the same share (assumed); latency assumed |
 | IDs | the same once, with two exchanges (lengths, then IDs) | |
 | gradients | 2 · 4 bytes · weights · (W - 1)/W in rings, fp32, not overlapped | as above |
-| feed | (W - 1) · 25 µs | assumed for TCP between machines |
+| feed | (W - 1) · 25 µs / {MOST_STEPS} | assumed for TCP between machines |
 
 ## Limits of this page
 

@@ -6,6 +6,7 @@ docs/scale.md explains the formulas and says where the rates come from.
 from dataclasses import dataclass, replace
 
 from raymtl.embeddings.traffic import TableTraffic, Traffic, step_traffic
+from raymtl.training.synced_loader import MOST_STEPS
 from tests.benchmarks.scale.count import ADAM_BYTES, Dense
 from tests.benchmarks.scale.plan import PER_NODE
 
@@ -24,7 +25,8 @@ OTHER_KERNELS = 300
 PEER_S = 1e-6
 """Latency of an all-to-all per other rank, assumed."""
 HOP_S = 25e-6
-"""One message between two machines over TCP, assumed; the feed's exchange is W - 1 of them, one after the other."""
+"""One message between two machines over TCP, assumed; the feed's exchange is W - 1 of them, one after the other, for several
+steps."""
 LOOKUP_PASSES = 4
 """Times that a looked-up row is moved: read forward; gradient read, row read and row written backward."""
 OUTPUT_PASSES = 4
@@ -96,7 +98,7 @@ def step_time(tables: list[TableTraffic], dense: Dense, *, workers: int, rows: i
         ids=seconds(traffic.ids.inside(), traffic.ids.between()) + 2 * latency,
         vectors=2 * (seconds(traffic.vectors.inside(), traffic.vectors.between()) + latency),
         gradients=seconds(ring, around),
-        feed=(workers - 1) * HOP_S,
+        feed=(workers - 1) * HOP_S / MOST_STEPS,
         traffic=traffic,
     )
 

@@ -21,6 +21,7 @@ from raymtl.config.root import Config
 from raymtl.data.batch import Batch, Collator
 from raymtl.data.blocks import BlockMaker
 from raymtl.data.read import Input, stream
+from raymtl.data.slices import unpacked
 from raymtl.data.units import Plan, plan_input
 from raymtl.embeddings.tables import describe_lookup
 from raymtl.models.inputs import ModelInput
@@ -30,7 +31,7 @@ from raymtl.training import driver
 from raymtl.training.build import build
 from raymtl.training.resources import reading_tasks
 from raymtl.training.synced_loader import SyncedLoader
-from raymtl.training.trainer import pass_schedule
+from raymtl.training.trainer import epoch_schedule
 
 
 def family_cpu_s() -> float:
@@ -66,11 +67,11 @@ def scan(config: Config) -> dict[str, float]:
 
 
 def feed(config: Config, plan: Plan, read_tasks: int) -> SyncedLoader:
-    (iterator,) = stream(Input(plan), pass_schedule(plan, config), config, workers=1, read_tasks=read_tasks)
-    blocks = iterator.iter_batches(
+    (iterator,) = stream(Input(plan), epoch_schedule(plan, config), config, workers=1, read_tasks=read_tasks)
+    slices = iterator.iter_batches(
         batch_size=None, batch_format="pyarrow", prefetch_batches=config.data.prefetch_blocks
     )
-    return SyncedLoader(blocks, Collator(config, config.train.batch_size, False), None)
+    return SyncedLoader(unpacked(slices, 0), Collator(config, config.train.batch_size, False), None)
 
 
 def reading(config: Config, skip_rows: int = 0) -> dict[str, float]:
