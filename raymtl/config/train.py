@@ -68,7 +68,7 @@ class Checkpoints(Section):
     """Saved states to resume from."""
 
     every_units: Annotated[PositiveInt, Role.EXECUTION] = 1
-    """A checkpoint after every this many units, and at the end of each epoch. The last step before it may be partly empty."""
+    """Save a checkpoint after every N units, and at the end of each epoch. The last step before it may be partly empty."""
     keep: Annotated[PositiveInt, Role.EXECUTION] = 2
     """Number of best checkpoints (by `train.select`) to keep; the last one is always kept."""
     background: Annotated[bool, Role.EXECUTION] = True
@@ -133,7 +133,7 @@ class Train(Section):
     eval_every_units: Annotated[
         PositiveInt | None, Role.SINGLE_RUN, NotSearched("all trials are measured at the same rows")
     ] = None
-    """Evaluate after every this many units; null: at the end of each epoch."""
+    """Evaluate after every N units; null: at the end of each epoch."""
     select: Annotated[str, Role.LEARNING, NotSearched("`tune.objective` chooses")] = "mean_auc"
     """Metric by which the best checkpoints are kept: `mean_auc`, or `<task>.<metric>`. For losses and errors lower is better."""
     early_stop: Annotated[EarlyStop | None, NotSearched("`tune.stopping` stops trials")] = None
