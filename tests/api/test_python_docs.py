@@ -43,7 +43,7 @@ def test_the_snippets_run_in_order(
     ):
         assert kind.__required_keys__ <= set(value)
     assert set(page.result) <= set(results.TrainResult.__annotations__)
-    assert [axis.name for axis in check(page.search).axes] == ["train.dense_optimizer.lr"]
+    assert [dimension.name for dimension in check(page.search).dimensions] == ["train.dense_optimizer.lr"]
     quiet = raymtl.train(page.config, progress=False)
     assert quiet == page.result
     assert capsys.readouterr().out == ""

@@ -158,12 +158,12 @@ def test_a_step_holds_the_same_rows_for_any_number_of_workers(ray_cluster, tmp_p
 def test_the_rows_of_a_slice_of_users_are_shared_evenly(ray_cluster, tmp_path):
     total = write_random(tmp_path, seed=6)
     config = config_of(tmp_path, block_rows=65536)
-    drawn, others = (
-        deliver(config, workers=3, users=UserSlice("user", 0, 0.3, drawn=drawn)) for drawn in (True, False)
+    selected, others = (
+        deliver(config, workers=3, users=UserSlice("user", 0, 0.3, selected=selected)) for selected in (True, False)
     )
-    assert sorted(n for shares in (drawn, others) for share in shares for n in numbers(share)) == list(range(total))
+    assert sorted(n for shares in (selected, others) for share in shares for n in numbers(share)) == list(range(total))
     blocks = len(plan_input(config, "train").units) * 4
-    for shares in (drawn, others):
+    for shares in (selected, others):
         sizes = [len(numbers(share)) for share in shares]
         assert min(sizes) > 0
         assert max(sizes) - min(sizes) <= blocks

@@ -75,7 +75,7 @@ def test_a_run_makes_its_maps_and_keeps_them(ray_cluster: None, logs: Path, tmp_
     folder = Path(run_folder(config))
     assert result["rows_trained"] == 2 * sum(SIZES)
     seen, later = looked_up(logs, DAYS[0]), looked_up(logs, DAYS[1])
-    maps = build_id_maps.saved_maps(config, str(folder))
+    maps = build_id_maps.saved_maps(config, RunFolder.open(str(folder)))
     maker = BlockMaker(config, evaluation=True, maps=maps)
     raw = pq.read_table(logs / f"ds={DAYS[1]}" / "part-0.parquet", columns=maker.raw_columns(), partitioning=None)
     block = maker(raw, Place("part-0.parquet", 0), 0)

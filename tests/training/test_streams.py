@@ -13,6 +13,7 @@ from raymtl.config.load import config_from_dict
 from raymtl.data.read import Input, Schedule
 from raymtl.data.units import plan_input
 from raymtl.errors import DataError, user_errors
+from raymtl.training.rundir import RunFolder
 from raymtl.training.worker import Job, Streams
 from tests.helpers.ray_processes import ray_processes
 from tests.helpers.run_logs import DAYS, small_config, write_part
@@ -27,7 +28,7 @@ def job_of(root: Path) -> tuple[Job, Schedule]:
     raw["data"] |= {"block_rows": 50, "prefetch_blocks": 1}
     config = config_from_dict(raw)
     inputs = {part: Input(plan_input(config, part), part == "eval") for part in ("train", "eval")}
-    job = Job(config, inputs, {}, "", None, read_tasks=1, threads=1, config_hash="")
+    job = Job(config, inputs, {}, RunFolder.open(str(root / "runs")), None, read_tasks=1, threads=1, config_hash="")
     return job, [(0, n) for n in inputs["eval"].plan.order(None, 0)]
 
 

@@ -4,7 +4,7 @@
 
 Per million IDs, in blocks of 65,536 as the reading tasks have them: `hash_rows` against the lookup in maps of 100,000, 1,000,000
 and 10,000,000 IDs, with IDs that are known, unknown, and half of each. Then saving, loading, the copy that the host shares, and
-an admission: 1,000,000 distinct IDs of one day into a full map of 100,000 rows, half of whose IDs are forgotten by it.
+an admission: 1,000,000 distinct IDs of one day into a full map of 100,000 rows, half of whose IDs it evicts.
 """
 
 import argparse
@@ -91,7 +91,7 @@ def lookups(count: int, repeats: int) -> dict[str, Any]:
 def admission(repeats: int) -> dict[str, Any]:
     random = np.random.default_rng(1)
     everyone = np.unique(random.integers(-(2**63), 2**63 - 1, IDS))
-    # Half of the map is in the pass, the other half is forgotten
+    # Half of the map is in the pass, the other half is evicted
     before = np.concatenate([everyone[::18], random.integers(-(2**63), 2**63 - 1, 60_000)])
     full, _ = admit(IdMap.empty(100_000), IdCounts.of(before, 0), DAYS[0], 1, None, 0, 100_000)
     seen = np.concatenate([everyone, random.choice(everyone, 2 * IDS)])
@@ -116,7 +116,7 @@ def admission(repeats: int) -> dict[str, Any]:
         "admit_ms": admit_ms,
         "known": changes.known.ids,
         "admitted": changes.admitted.ids,
-        "forgotten": len(changes.forgotten_ids),
+        "evicted": len(changes.evicted_ids),
         "no_room": changes.no_room.ids,
     }
 

@@ -117,7 +117,7 @@ def main() -> None:
             parts = (changes.known, changes.admitted, changes.below, changes.outdated, changes.no_room)
             assert sum(p.lookups for p in parts) == options.lookups
             assert sum(p.ids for p in parts) == len(counts.ids)
-            assert len(after) == len(id_map) - len(changes.forgotten_ids) + changes.admitted.ids
+            assert len(after) == len(id_map) - len(changes.evicted_ids) + changes.admitted.ids
             sizes = {}
             for kind in ("full", "delta") if day else ("full",):
                 delta = None
@@ -146,7 +146,7 @@ def main() -> None:
                     "day": day,
                     "distinct": len(counts.ids),
                     **{name: vars(getattr(changes, name)) for name in ("known", "admitted", "below", "no_room")},
-                    "forgotten": len(changes.forgotten_ids),
+                    "evicted": len(changes.evicted_ids),
                     "count_s": round(counted - start, 3),
                     "admit_s": round(admitted - counted, 3),
                     "start_anew_s": round(anew_s, 3),

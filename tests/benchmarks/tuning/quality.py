@@ -95,7 +95,7 @@ def measure_front(root: Path, trials: int, seeds: int) -> dict[str, Any]:
         for kind, sampler in (("tpe", {"type": "tpe", "startup_trials": 6}), ("random", {"type": "random"})):
             result = tune(conflict_config(root, f"{kind}{seed}", sampler, trials, seed), address="local")
             search, _ = open_search(result["folder"])
-            points = [search.judge.values(t.metrics) or [] for t in search.book.trials.values()]
+            points = [search.evaluator.values(t.metrics) or [] for t in search.trial_store.trials.values()]
             default = points[0]
             found[kind].append([area(points[:n], default) for n in range(1, len(points) + 1)])
             if kind == "tpe":
@@ -148,7 +148,7 @@ def measure_alpha(root: Path, rows: int, trials: int) -> dict[str, Any]:
     space = "{model.order_loss.alpha: {log_uniform: [0.03, 30]}}"
     book = run("tpe", f"tune={{space: {space}, sampler: {{type: tpe, startup_trials: 5}}, max_trials: {trials}}}")
     search, _ = open_search(book.folder.path)
-    best = search.best(list(search.book.trials.values()))
+    best = search.best(list(search.trial_store.trials.values()))
     assert best is not None
     return {
         "rows": rows * 2,
