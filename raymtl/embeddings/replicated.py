@@ -68,7 +68,9 @@ class ReplicatedTables(nn.Module):
         )
         self.states = [empty_state(self.options.type, g.rows, g.dim, device) for g in self.groups]
         self._keys = {
-            name: f"unpooled.embeddings.{name}.weight" if name in lookup.unpooled else f"pooled.embedding_bags.{name}.weight"
+            name: f"unpooled.embeddings.{name}.weight"
+            if name in lookup.unpooled
+            else f"pooled.embedding_bags.{name}.weight"
             for name in names
         }
         self._sizes = {name: lookup.tables[name].rows for name in names}
@@ -83,6 +85,11 @@ class ReplicatedTables(nn.Module):
                 kept = {key: value[rows] for key, value in state.items()}
                 found[name] = ReplicatedTable(self._keys[name], weight.detach()[rows], kept)
         return found
+
+    @property
+    def keys(self) -> set[str]:
+        """Names of the tables' weights in a checkpoint."""
+        return set(self._keys.values())
 
     def forward(self, batch: Batch) -> LookedUp:
         """Look up all features of the replicated tables."""
@@ -145,7 +152,7 @@ class ReplicatedTables(nn.Module):
 
     def state_dict(self, *args: Any, **kwargs: Any) -> dict[str, Any]:
         """Without the entries of `ParameterList`, which hold several tables each."""
-        destination: dict[str, Any] = kwargs.get("destination") if kwargs.get("destination") is not None else {}
+        destination: dict[str, Any] = kwargs.get("destination", {})
         self._save_to_state_dict(destination, kwargs.get("prefix", ""), kwargs.get("keep_vars", False))
         return destination
 
@@ -187,4 +194,3 @@ def _select(vectors: Tensor, places: Tensor) -> Tensor:
     if vectors.device.type == "cpu":
         return vectors.index_select(0, places)
     return nn.functional.embedding(places, vectors, padding_idx=len(vectors) - 1)
-

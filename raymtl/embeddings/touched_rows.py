@@ -90,9 +90,15 @@ class TouchedRows:
         of this worker alone, as it is for evaluation.
         """
         features = [_features(batch) for batch in batches]
-        found = [[_lookups(group, some, len(b.valid)) for group in self._groups] for b, some in zip(batches, features, strict=True)]
+        found = [
+            [_lookups(group, some, len(b.valid)) for group in self._groups]
+            for b, some in zip(batches, features, strict=True)
+        ]
         with self._lock:
-            touched = [self._distinct([first + rows for first, (rows, *_) in zip(self._first, of, strict=True)]) for of in found]
+            touched = [
+                self._distinct([first + rows for first, (rows, *_) in zip(self._first, of, strict=True)])
+                for of in found
+            ]
         if group is not None and dist.get_world_size(group) > 1:
             touched = self._union(touched, group)
         return [
@@ -135,7 +141,9 @@ class TouchedRows:
         dist.all_reduce(torch.from_numpy(bits), op=dist.ReduceOp.BOR, group=group)
         return [np.flatnonzero(np.unpackbits(row, count=self._rows)) for row in bits]
 
-    def _placed(self, touched: _Rows, found: Sequence[tuple[_Rows, _Rows, NDArray[np.float32]]]) -> list[ReplicatedLookup]:
+    def _placed(
+        self, touched: _Rows, found: Sequence[tuple[_Rows, _Rows, NDArray[np.float32]]]
+    ) -> list[ReplicatedLookup]:
         lookups = []
         for first, group, (rows, bags, scale) in zip(self._first, self._groups, found, strict=True):
             own = touched

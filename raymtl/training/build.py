@@ -44,8 +44,7 @@ class TrainState:
         """How each table is spread over the workers."""
         planned = (item for part in self.plan.plan.values() for item in part.items())  # type: ignore[attr-defined]
         found = {name: str(sharding.sharding_type) for name, sharding in planned}
-        replicated = {} if self.replicated is None else self.replicated.tables()
-        return {name: found.get(name, REPLICATED) for name in self.lookup.tables if name in found or name in replicated}
+        return {name: found.get(name, REPLICATED) for name in self.lookup.tables}
 
 
 class _EqualStart(DataParallelWrapper):

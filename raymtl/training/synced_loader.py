@@ -56,11 +56,14 @@ class SyncedLoader:
         group: dist.ProcessGroup | None,
         on_batch: Callable[[Batch], None] | None = None,
         local_rows: int | None = None,
+        prepare: Callable[[list[Batch]], list[Batch]] | None = None,
     ):
         """`group` is a gloo group of all workers that nothing else uses while the loader runs; None: a single worker.
         `on_batch` gets every batch of this worker's own rows, in the loader's thread, before it is yielded. `local_rows`: rows
-        of this worker in a step, the rest is padding; None: the collator's rows."""
+        of this worker in a step, the rest is padding; None: the collator's rows. `prepare` changes the batches of steps that all
+        workers have agreed on; all call it together, in the loader's thread, so it may use `group`."""
         self._blocks, self._collator, self._group, self._on_batch = blocks, collator, group, on_batch
+        self._prepare = prepare
         self._local_rows = local_rows or collator.rows
         self._padding = collator([])
         self._ready: queue.Queue[Step | None] = queue.Queue(_READY)
@@ -130,6 +133,8 @@ class SyncedLoader:
             else:
                 batch = self._padding
             batch = Batch(**{**vars(batch), "totals": totals})
+            if self._prepare is not None:
+                [batch] = self._prepare([batch])
             yield Step(batch, int(unit), int(votes[working, 3].sum()))
 
     def _exchange(self, pending: _Local | None, failed: bool) -> torch.Tensor:

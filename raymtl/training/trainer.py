@@ -4,6 +4,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 import pyarrow as pa
@@ -23,6 +24,7 @@ from raymtl.telemetry.metrics import Gauges
 from raymtl.training.build import TrainState
 from raymtl.training.checkpoint import Progress
 from raymtl.training.distributed import compute_metrics
+from raymtl.training.pipeline import make_pipeline
 from raymtl.training.runlog import RunLogger
 from raymtl.training.synced_loader import Step, SyncedLoader
 
@@ -153,19 +155,18 @@ class Trainer:
         evaluation = source.evaluation
         blocks = self._worker.open_stream(source, schedule)
         group = self._worker.eval_feed_group if evaluation else self._worker.train_feed_group
-        return SyncedLoader(blocks, self._collators[evaluation], group, on_batch, self._local_rows)
+        replicated = self._train_state.replicated
+        # An evaluation changes no rows, so the workers need not know each other's
+        union = None if evaluation else group
+        prepare = None if replicated is None else partial(replicated.touched_rows.prepare, group=union)
+        return SyncedLoader(blocks, self._collators[evaluation], group, on_batch, self._local_rows, prepare)
 
     # Training steps
 
     def _make_pipeline(self) -> TrainPipelineSparseDist | None:
         if self._config.train.pipeline == "none":
             return None
-        return TrainPipelineSparseDist(
-            self._train_state.model,
-            self._train_state.optimizers,
-            self._worker.device,
-            execute_all_batches=True,  # type: ignore[arg-type]
-        )
+        return make_pipeline(self._train_state, self._worker.device)
 
     def _steps(self, feed: SyncedLoader, pause_after: Callable[[Step], bool]) -> Iterator[Step]:
         """Train on every step of the loader; each is yielded after the weights are updated.
