@@ -1,7 +1,7 @@
-"""The tables' optimizers for replicated tables: the same numbers as fbgemm's kernels, applied to the rows that a step touched.
+"""The optimizers of replicated tables: the same numbers as fbgemm's kernels, applied to the rows that a step touched.
 
-fbgemm's row-wise Adagrad, Adagrad and SGD take no weight decay here (its kernels ignore it in the mode that TorchRec uses, or lack
-it), so neither do these: a table must not learn otherwise because it is replicated.
+Only Adam decays weights: fbgemm's other kernels ignore `weight_decay` in the mode that TorchRec uses, or have none, and a table
+must not learn otherwise because it is replicated.
 
 Shapes: U touched rows, D columns.
 """

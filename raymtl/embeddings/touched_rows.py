@@ -91,8 +91,8 @@ class TouchedRows:
         """
         features = [_features(batch) for batch in batches]
         found = [
-            [_lookups(group, some, len(b.valid)) for group in self._groups]
-            for b, some in zip(batches, features, strict=True)
+            [_lookups(tables, some, len(batch.valid)) for tables in self._groups]
+            for batch, some in zip(batches, features, strict=True)
         ]
         with self._lock:
             touched = [

@@ -14,7 +14,7 @@ from torchrec.distributed.types import ShardingEnv, ShardingPlan
 from raymtl.config.root import Config
 from raymtl.embeddings.initialisation import fill_rows
 from raymtl.embeddings.replicated import ReplicatedTables
-from raymtl.embeddings.replication import REPLICATED, choose_replicated
+from raymtl.embeddings.replication import REPLICATED, beside_replicated, choose_replicated, replicated_bytes
 from raymtl.embeddings.sharding import Machine, make_plan, sharders
 from raymtl.embeddings.tables import Lookup, describe_lookup, table_of
 from raymtl.errors import ConfigError
@@ -70,6 +70,7 @@ def build(
     machine = Machine(workers, device.type, _workers_per_node(workers), _memory_bytes(device))
     batch_rows = config.train.batch_size // workers
     names = list(choose_replicated(config, lookup, machine, batch_rows))
+    beside = beside_replicated(machine, replicated_bytes(config, lookup.tables, names))
     replicated = ReplicatedTables(config, lookup, names, device, group) if names else None
     torch.manual_seed(config.train.seed)
     model = TrainModel(config, lookup, base_rates, group, replicated)
@@ -77,7 +78,7 @@ def build(
     attach_sparse_optimizer(model, config)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", FutureWarning)
-        plan = make_plan(model, lookup.without(names), machine, batch_rows, group)
+        plan = make_plan(model, lookup.without(names), beside, batch_rows, group)
         try:
             sharded = DistributedModelParallel(
                 model, device=device, plan=plan, sharders=sharders(), data_parallel_wrapper=_EqualStart(group)

@@ -110,10 +110,14 @@ def load(train_state: TrainState, folder: str, *, model_only: bool, group: dist.
         if isinstance(v, ShardedTensor | torch.Tensor) and k in saved and saved[k].size != v.size()
     }
     _read({k: v for k, v in flat.items() if k not in regrouped}, folder, group)
-    for key, value in regrouped.items():
+    # All read together, and a worker without a shard of a table does not know of its state
+    known: list[list[str]] = [[] for _ in range(dist.get_world_size(group))]
+    dist.all_gather_object(known, list(regrouped), group=group)
+    for key in sorted({key for keys in known for key in keys}):
         full = torch.empty(saved[key].size)
         _read({key: full}, folder, group)
-        regroup_rowwise_state(full, train_state.lookup.tables[key.split(".")[-2]].rows, value)
+        if key in regrouped:
+            regroup_rowwise_state(full, train_state.lookup.tables[key.split(".")[-2]].rows, regrouped[key])
     # The tensors were read in place, those of replicated tables too; this loads the rest
     replicated = set() if train_state.replicated is None else train_state.replicated.keys
     train_state.model.load_state_dict({k: v for k, v in state["model"].items() if k not in replicated})
