@@ -40,7 +40,9 @@ def choose_replicated(config: Config, lookup: Lookup, machine: Machine, batch_ro
         return chosen
     left = _MEMORY_BYTES if machine.memory_bytes is None else int(_MEMORY_SHARE * machine.memory_bytes)
     rest: dict[str, float] = {}
-    costs = {n: _extra_bytes(n, lookup, machine.workers, batch_rows) for n, t in lookup.tables.items() if not t.sharding}
+    costs = {
+        n: _extra_bytes(n, lookup, machine.workers, batch_rows) for n, t in lookup.tables.items() if not t.sharding
+    }
     for name, extra in sorted(costs.items(), key=lambda item: item[1]):
         size = table_bytes(lookup.tables[name], config.train.sparse_optimizer.type)
         if extra > 0 or size > left:
@@ -64,7 +66,9 @@ def replicated_bytes(config: Config, tables: dict[str, Table], names: list[str])
 
 def beside_replicated(machine: Machine, used: int) -> Machine:
     """The machine as the planner of the other tables sees it: less the memory that replicated tables take."""
-    return machine if machine.memory_bytes is None else replace(machine, memory_bytes=max(1, machine.memory_bytes - used))
+    return (
+        machine if machine.memory_bytes is None else replace(machine, memory_bytes=max(1, machine.memory_bytes - used))
+    )
 
 
 def _touched(name: str, lookup: Lookup, workers: int, batch_rows: int) -> int:

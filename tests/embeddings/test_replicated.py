@@ -3,11 +3,14 @@
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 import torch.distributed as dist
 
+from raymtl.config.features import Init
 from raymtl.config.root import Config
+from raymtl.embeddings.rows import decay_state, fill, reset_rows, table_rows, weight_square_sum
 from raymtl.training import checkpoint
 from raymtl.training.build import TrainState
 from raymtl.training.checkpoint import Progress
@@ -136,7 +139,10 @@ def test_rows_and_states_are_equal_under_every_sharding(optimizer: str, tmp_path
         for key, value in held.items():
             # one accumulator a row becomes one per column shard, and their mean again: rounded
             exact = not ("column_wise" in sharding and key.endswith(" momentum1") and optimizer == "rowwise_adagrad")
-            assert torch.equal(its[key], value) if exact else torch.allclose(its[key], value, rtol=1e-6), (sharding, key)
+            assert torch.equal(its[key], value) if exact else torch.allclose(its[key], value, rtol=1e-6), (
+                sharding,
+                key,
+            )
         torch.testing.assert_close(its_logits, seen, rtol=0, atol=1e-6)
         if "column_wise" not in sharding:
             torch.testing.assert_close(torch.tensor(its_losses), torch.tensor(after), rtol=0, atol=1e-5)
