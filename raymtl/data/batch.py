@@ -68,7 +68,7 @@ class Batch(Pipelineable):
 
 @dataclass
 class ReplicatedLookup:
-    """The lookups of a batch in one group of replicated tables: U touched rows, L lookups, the last I of which are IDs of bags."""
+    """A batch's lookups in one group of replicated tables: U touched rows, L lookups, the last I of which are IDs of bags."""
 
     rows: Tensor
     """[U] int64, rows of the group's weights: in training those that any worker looks up in this step."""

@@ -24,7 +24,6 @@ from raymtl.embeddings.traffic import TableTraffic, step_traffic
 from raymtl.errors import ConfigError
 from raymtl.words import gib
 
-
 PLANNED = "chosen by TorchRec's planner"
 _USABLE = 0.85
 """Share of the memory that the planner does not reserve."""
@@ -61,8 +60,8 @@ class DryPlan:
     reserved_bytes: int = 0
     """Memory of each rank that the planner reserves for the dense model and the framework."""
     sent: dict[str, int] = field(default_factory=dict)
-    """Bytes of a step over the network of the busiest rank, in its busier direction: IDs to the tables and vectors from them (and
-    as many of gradients back), and the gradients of the replicated tables' rows at most, inside a machine and between machines."""
+    """Bytes of a step over the network of the busiest rank, in its busier direction: IDs to the tables, vectors from them (and as
+    many of gradients back), and gradients of replicated tables at most; inside a machine and between machines."""
     problem: str | None = None
     """Why the tables do not fit, and what would fit."""
 

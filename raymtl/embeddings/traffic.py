@@ -10,8 +10,8 @@ columns and 4-byte floats:
     replicated     none (see below)                        none; once, an all-reduce of the gradients of the touched rows
 
 IDs are int64, lengths int32. The lengths of row-wise tables go to every rank, and so do their pooled vectors: each rank
-holds a partial sum of every row. That is why both grow with W while the rows of a rank do not. Of a replicated table with R rows a
-step touches at most min(R, L·B·W) rows; their numbers, 4 bytes each or a bit for each of the R rows, travel ahead of the step.
+holds a partial sum of every row. That is why both grow with W while the rows of a rank do not. Of a replicated table with R rows
+a step touches at most min(R, L·B·W) rows; their numbers, 4 bytes each or a bit for each of the R rows, travel ahead of the step.
 """
 
 from dataclasses import dataclass
@@ -84,7 +84,8 @@ class Traffic:
 
 def step_traffic(tables: list[TableTraffic], *, workers: int, per_node: int, batch_rows: int) -> Traffic:
     """The traffic of one step of `batch_rows` rows on each of `workers` ranks, `per_node` of which share a machine."""
-    found = Traffic(*(Wire.none(workers) for _ in range(3)), *(np.zeros(workers) for _ in range(3)))
+    ids, vectors, replicated = (Wire.none(workers) for _ in range(3))
+    found = Traffic(ids, vectors, replicated, *(np.zeros(workers) for _ in range(3)))
     per_node = min(per_node, workers)
     for table in tables:
         _add(found, table, workers, per_node, batch_rows)

@@ -224,8 +224,8 @@ def test_all_workers_find_the_rows_of_all(rows: int, tmp_path: Path) -> None:
         expected = {
             first[config.table_of(name)] + int(i)
             for jagged in (batch.ids, batch.sequences)
-            for name in jagged.keys()
-            for i in jagged[name].values()
+            for name, ids in jagged.to_dict().items()
+            for i in ids.values()
         }
         for together, alone in answers:
             assert torch.equal(together[step], answers[0][0][step])

@@ -36,8 +36,8 @@ def test_small_tables_are_replicated_on_the_cpu_and_those_that_ask_everywhere() 
 
 
 def test_a_table_with_fewer_bytes_to_exchange_stays_sharded() -> None:
-    """By hand, with 16 workers of 4,096 rows and 16 columns of 4 bytes: the all-reduce of 65,536 touched rows is 8 MiB, vectors and
-    IDs of 4,096 rows are 0.5 MiB."""
+    """By hand, with 16 workers of 4,096 rows and 16 columns of 4 bytes: the all-reduce of 65,536 touched rows is 8 MiB; vectors
+    and IDs of 4,096 rows are 0.5 MiB."""
     config = with_rows(batch_size=65_536, user=1_000_000)
     machine = replace(CPU, workers=16)
     found = chosen(config, machine)

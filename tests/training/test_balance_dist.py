@@ -6,13 +6,13 @@ from typing import Any
 import pytest
 import torch
 import torch.distributed as dist
-from torchrec.distributed.train_pipeline import TrainPipelineSparseDist
 
 from raymtl.config.root import Config
 from raymtl.data.batch import Batch, Collator
 from raymtl.training import checkpoint
 from raymtl.training.build import TrainState, build
 from raymtl.training.checkpoint import Progress
+from raymtl.training.pipeline import make_pipeline
 from tests.helpers.worker_processes import mixed_block, mixed_config, several
 
 METHODS: dict[str, dict[str, Any]] = {
@@ -156,7 +156,7 @@ def go_on(rank: int, workers: int, folder: str) -> dict[tuple[str, str], Any]:
     for method in PIPED:
         config = config_of(method)
         built = make(config)
-        pipeline = TrainPipelineSparseDist(built.model, built.optimizers, torch.device("cpu"), execute_all_batches=True)
+        pipeline = make_pipeline(built, torch.device("cpu"))
         batches = iter([ragged(config, rank, workers, step) for step in range(STEPS)])
         for _ in range(STEPS):
             pipeline.progress(batches)
