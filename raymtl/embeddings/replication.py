@@ -5,7 +5,7 @@ Per step and worker, with B rows on each of W workers, a table of R rows and D c
     replicated   the all-reduce sends twice the gradients of the touched rows, at most 2 · min(R, L·B·W) · D · 4 bytes
     sharded      vectors there and gradients back, 2 · F·B · D · 4 bytes (L instead of F if unpooled), and IDs, 8 · L·B bytes
 
-A replicated table also saves collectives, but only if no table is exchanged at all. `docs/design.md` has the measurements.
+A replicated table also saves collectives, but only if no table is exchanged at all. See `docs/adr/0024-replicated-tables.md`.
 """
 
 from dataclasses import replace

@@ -3,7 +3,7 @@
     python -m tests.benchmarks.training.replicated --config CENSUS/config.yaml --workers 1,2 --sharding planner,row_wise
 
 Every round runs each number of workers and each sharding once, so all see the same machine; prints the median over the rounds of
-rows per second, milliseconds and written bytes (of all workers) per step, and the losses of the last steps. The batches are in
+rows per second, milliseconds per step, CPU time and written bytes per step of all workers together, and the losses of the last steps. The batches are in
 memory; each worker's loader collates them and exchanges what the steps need, in its own thread, as in a run.
 """
 
@@ -84,22 +84,24 @@ def work(rank: int, workers: int, folder: str, options: argparse.Namespace, shar
     ]
     feed = SyncedLoader(unit, Collator(config, len(rows[0]), False), feed_group, prepare=prepare)
     pipeline, source = make_pipeline(built, torch.device("cpu")), (step.batch for step in feed)
-    losses, start, before = [], 0.0, 0
+    losses, start, cpu, before = [], 0.0, 0.0, 0
     for step in range(WARM + options.steps):
         if step == WARM:
             dist.barrier()
-            start, before = time.perf_counter(), written_bytes()
+            start, cpu, before = time.perf_counter(), time.process_time(), written_bytes()
         losses.append(pipeline.progress(source)[1])
     dist.barrier()
-    seconds, sent = time.perf_counter() - start, torch.tensor(written_bytes() - before)
+    seconds = time.perf_counter() - start
+    used = torch.tensor([time.process_time() - cpu, written_bytes() - before], dtype=torch.float64)
     mean = torch.stack(losses[-3:])
     dist.all_reduce(mean)
-    dist.all_reduce(sent)
+    dist.all_reduce(used)
     if rank == 0:
         kinds = list(built.sharding.values())
         answer = {
             "seconds": seconds,
-            "sent": int(sent),
+            "cpu_s": used[0].item(),
+            "sent": int(used[1]),
             "losses": (mean / workers).tolist(),
             "tables": {kind: kinds.count(kind) for kind in set(kinds)},
         }
@@ -145,6 +147,7 @@ def main() -> None:
             "rows_per_s": round(options.batch_size / step_s),
             "best_rows_per_s": round(options.batch_size * options.steps / min(run["seconds"] for run in runs)),
             "step_ms": round(1000 * step_s, 2),
+            "cpu_ms_per_step": round(1000 * statistics.median(run["cpu_s"] for run in runs) / options.steps, 1),
             "written_kb_per_step": round(runs[0]["sent"] / options.steps / 1000),
             "losses": [[round(loss, 6) for loss in step] for step in runs[0]["losses"]],
         }
