@@ -55,9 +55,15 @@ def test_a_table_with_fewer_bytes_to_exchange_stays_sharded() -> None:
 
 def test_replicated_tables_take_a_bounded_part_of_the_memory() -> None:
     config = with_rows(user=1_000_000)  # 68 MB
-    small = replace(CPU, workers=1, memory_bytes=1 << 30)
+    small = replace(CPU, memory_bytes=1 << 30)
     assert "user" not in chosen(config, small)
     assert "user" in chosen(config, replace(small, memory_bytes=4 << 30))
+
+
+def test_a_single_worker_replicates_its_tables_only_if_all_are_small() -> None:
+    alone = replace(CPU, workers=1)
+    assert len(chosen(with_rows(), alone)) == 4
+    assert chosen(with_rows(user=100_000), alone) == {}
 
 
 def plan(config: Config, **more: Any) -> Any:

@@ -2,9 +2,10 @@
 
     python -m tests.benchmarks.training.replicated --config CENSUS/config.yaml --workers 1,2 --sharding planner,row_wise
 
-Every round runs each number of workers and each sharding once, so all see the same machine; prints the median over the rounds of
-rows per second, milliseconds per step, CPU time and written bytes per step of all workers together, and the losses of the last steps. The batches are in
-memory; each worker's loader collates them and exchanges what the steps need, in its own thread, as in a run.
+Every round runs each number of workers and each sharding once, so all see the same machine. Prints the median over the rounds of
+rows per second and milliseconds per step, the CPU time and the written bytes per step of all workers together, and the losses
+of the last steps. The batches are in memory; each worker's loader collates them and exchanges what the steps need, in its own
+thread, as in a run.
 """
 
 import argparse
