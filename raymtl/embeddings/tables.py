@@ -172,9 +172,9 @@ class InputAssembler(nn.Module):
             if name in replicated:
                 lengths = batch.sequences.lengths().view(-1, len(batch.valid))
                 found[name] = replicated[name], lengths[batch.sequences.keys().index(name)]
-                continue
-            values = unpooled[name].to_padded_dense(length).contiguous()
-            found[name] = values.view(-1, length, unpooled[name].values().shape[-1]), unpooled[name].lengths()
+            elif name in unpooled:
+                values = unpooled[name].to_padded_dense(length).contiguous()
+                found[name] = values.view(-1, length, unpooled[name].values().shape[-1]), unpooled[name].lengths()
         return found
 
 
