@@ -100,8 +100,11 @@ class TableDefaults(Section):
     """Initialisation of the rows."""
     lr: Annotated[PositiveFloat | None, Role.LEARNING] = None
     """Learning rate of the table; null: that of `train.sparse_optimizer`. Keep to few distinct values: each costs a kernel."""
-    sharding: Annotated[Literal["table_wise", "row_wise", "column_wise"] | None, Role.EXECUTION | Role.LOOKUP] = None
-    """Fixes how the table is spread over the workers; null: the planner chooses."""
+    sharding: Annotated[
+        Literal["table_wise", "row_wise", "column_wise", "replicated"] | None, Role.EXECUTION | Role.LOOKUP
+    ] = None
+    """Fixes how the table is spread over the workers, or that each worker holds all of it (`replicated`); null: the planner
+    chooses."""
 
     @field_validator("id_space", mode="before")
     @classmethod

@@ -3,7 +3,7 @@
 Shapes: B rows, T tasks, F dense features, L values of a jagged feature.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields
 from typing import Any
 
@@ -45,20 +45,39 @@ class Batch(Pipelineable):
     """[B, T] float32, NaN where unknown, or empty in training."""
     totals: Tensor
     """[T + 1] float64: over all workers, the weight of observed labels of each task, then the number of valid rows."""
+    replicated: list["ReplicatedLookup"] | None = None
+    """The lookups in each group of replicated tables, once they are prepared (`embeddings/touched_rows.py`)."""
 
     def to(self, device: torch.device, non_blocking: bool = False) -> "Batch":
-        return Batch(**{f.name: _to(getattr(self, f.name), device, non_blocking) for f in fields(self)})
+        return self._each(lambda value: value.to(device=device, non_blocking=non_blocking))
 
     def record_stream(self, stream: Any) -> None:
-        for field in fields(self):
-            getattr(self, field.name).record_stream(stream)
+        self._each(lambda value: value.record_stream(stream))
 
     def pin_memory(self) -> "Batch":
-        return Batch(**{f.name: getattr(self, f.name).pin_memory() for f in fields(self)})
+        return self._each(lambda value: value.pin_memory())
+
+    def _each(self, change: Callable[[Any], Any]) -> "Batch":
+        """The batch with every value changed."""
+        changed = {f.name: change(getattr(self, f.name)) for f in fields(self) if f.name != "replicated"}
+        lookups = self.replicated
+        if lookups is not None:
+            lookups = [ReplicatedLookup(**{k: change(v) for k, v in vars(lookup).items()}) for lookup in lookups]
+        return Batch(**changed, replicated=lookups)
 
 
-def _to(value: Any, device: torch.device, non_blocking: bool) -> Any:
-    return value.to(device=device, non_blocking=non_blocking)
+@dataclass
+class ReplicatedLookup:
+    """A batch's lookups in one group of replicated tables: U touched rows, L lookups, the last I of which are IDs of bags."""
+
+    rows: Tensor
+    """[U] int64, rows of the group's weights: in training those that any worker looks up in this step."""
+    places: Tensor
+    """[L] int64, for each lookup its index in `rows`; U: it looks up nothing."""
+    bags: Tensor
+    """[I] int64, the bag of each ID: row · features + feature."""
+    scale: Tensor
+    """[B · features, 1] float32, the factor on the sum of each bag; empty if all are 1."""
 
 
 def unpooled_tables(config: Config) -> set[str]:

@@ -6,14 +6,27 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from torch import nn
+from torchrec.distributed.planner.types import PlannerError
+from torchrec.distributed.types import ShardingPlan
 
 from raymtl.config.root import Config
+from raymtl.embeddings.replication import (
+    ASKED,
+    REPLICATED,
+    beside_replicated,
+    choose_replicated,
+    replicated_bytes,
+)
 from raymtl.embeddings.sharding import SPARSE_OPTIMIZERS, Machine, make_planner, sharders, table_parameters
 from raymtl.embeddings.size import table_bytes
 from raymtl.embeddings.tables import describe_lookup, pooled_module, unpooled_module
 from raymtl.embeddings.traffic import TableTraffic, step_traffic
 from raymtl.errors import ConfigError
 from raymtl.words import gib
+
+PLANNED = "chosen by TorchRec's planner"
+_USABLE = 0.85
+"""Share of the memory that the planner does not reserve."""
 
 
 @dataclass
@@ -25,9 +38,11 @@ class TablePlan:
     rows: int
     dim: int
     bytes: int
-    """Weights and optimizer state, over all ranks."""
+    """Weights and optimizer state, over all ranks; of a replicated table, on each."""
     sharding: str
     ranks: list[int]
+    reason: str = ""
+    """Why it is sharded so."""
 
 
 @dataclass
@@ -45,8 +60,8 @@ class DryPlan:
     reserved_bytes: int = 0
     """Memory of each rank that the planner reserves for the dense model and the framework."""
     sent: dict[str, int] = field(default_factory=dict)
-    """Bytes of a step over the network of the busiest rank, in its busier direction: IDs to the tables and vectors from them (and
-    as many of gradients back), inside a machine and between machines."""
+    """Bytes of a step over the network of the busiest rank, in its busier direction: IDs to the tables, vectors from them (and as
+    many of gradients back), and gradients of replicated tables at most; inside a machine and between machines."""
     problem: str | None = None
     """Why the tables do not fit, and what would fit."""
 
@@ -63,8 +78,13 @@ def dry_plan(config: Config, *, workers: int, memory_bytes: int, device: str, wo
     lookup = describe_lookup(config)
     if not lookup.tables:
         raise ConfigError("the configuration has no tables to plan; add an ID feature to `features`")
+    machine = Machine(workers, device, min(workers, workers_per_node), memory_bytes)
+    batch_rows = max(1, config.train.batch_size // workers)
+    replicated = choose_replicated(config, lookup, machine, batch_rows)
+    replicas = replicated_bytes(config, lookup.tables, list(replicated))
+    rest = lookup.without(replicated)
     module = nn.Module()
-    for name, part in (("pooled", pooled_module(lookup)), ("unpooled", unpooled_module(lookup))):
+    for name, part in (("pooled", pooled_module(rest)), ("unpooled", unpooled_module(rest))):
         if part is not None:
             module.add_module(name, part)
     result = DryPlan(workers, device, memory_bytes)
@@ -72,23 +92,23 @@ def dry_plan(config: Config, *, workers: int, memory_bytes: int, device: str, wo
     for parameter in table_parameters(module).values():
         parameter._optimizer_classes = [SPARSE_OPTIMIZERS[optimizer]]  # type: ignore[attr-defined]
     sizes = {name: table_bytes(table, optimizer) for name, table in lookup.tables.items()}
-    machine = Machine(workers, device, min(workers, workers_per_node), memory_bytes)
-    batch_rows = max(1, config.train.batch_size // workers)
-    planner = make_planner(lookup, machine, batch_rows)
-    from torchrec.distributed.planner.types import PlannerError
-
+    planner = make_planner(rest, beside_replicated(machine, replicas), batch_rows)
     try:
-        plan = planner.plan(module, sharders())
+        if replicas > _USABLE * memory_bytes:
+            raise PlannerError("the replicated tables take all memory")
+        plan = planner.plan(module, sharders()) if rest.tables else ShardingPlan({})
     except PlannerError:
         result.tables = [
             TablePlan(n, lookup.features[n], t.rows, t.dim, sizes[n], "does not fit", [])
             for n, t in lookup.tables.items()
         ]
         result.problem = _problem(sizes, workers, memory_bytes)
+        if replicas:
+            result.problem += f". The replicated tables take {gib(replicas)} of each"
         return result
-    held, planned = [0] * workers, [0] * workers
-    ranks: dict[str, set[int]] = defaultdict(set)
-    kinds: dict[str, str] = {}
+    held, planned = [replicas] * workers, [replicas] * workers
+    ranks: dict[str, set[int]] = defaultdict(set, {name: set(range(workers)) for name in replicated})
+    kinds: dict[str, str] = dict.fromkeys(replicated, REPLICATED)
     for part in plan.plan.values():
         for name, sharding in part.items():  # type: ignore[attr-defined]
             kinds[name] = sharding.sharding_type
@@ -102,14 +122,28 @@ def dry_plan(config: Config, *, workers: int, memory_bytes: int, device: str, wo
             if shard.rank is not None and shard.storage is not None:
                 planned[shard.rank] += shard.storage.hbm if device == "cuda" else shard.storage.ddr
     result.tables = [
-        TablePlan(n, lookup.features[n], t.rows, t.dim, sizes[n], kinds[n], sorted(ranks[n]))
+        TablePlan(
+            n,
+            lookup.features[n],
+            t.rows,
+            t.dim,
+            sizes[n],
+            kinds[n],
+            sorted(ranks[n]),
+            replicated.get(n, ASKED if t.sharding else PLANNED),
+        )
         for n, t in lookup.tables.items()
     ]
     result.rank_bytes, result.rank_planned_bytes = held, [max(h, p) for h, p in zip(held, planned, strict=True)]
     traffic = step_traffic(
         [
             TableTraffic(
-                t.sharding, tuple(t.ranks), t.dim, tuple(lookup.lengths[t.table]), t.table not in lookup.unpooled
+                t.sharding,
+                tuple(t.ranks),
+                t.dim,
+                tuple(lookup.lengths[t.table]),
+                t.table not in lookup.unpooled,
+                rows=t.rows,
             )
             for t in result.tables
         ],
@@ -117,18 +151,19 @@ def dry_plan(config: Config, *, workers: int, memory_bytes: int, device: str, wo
         per_node=machine.workers_per_node,
         batch_rows=batch_rows,
     )
-    for name, wire in (("ids", traffic.ids), ("vectors", traffic.vectors)):
+    for name, wire in (("ids", traffic.ids), ("vectors", traffic.vectors), ("replicated", traffic.replicated)):
         result.sent |= {f"{name}_inside": round(wire.inside()), f"{name}_between": round(wire.between())}
+    result.reserved_bytes = round((1 - _USABLE) * memory_bytes)
     left = planner._storage_reservation.last_reserved_topology
     if left is not None:
         free = left.devices[0].storage
-        result.reserved_bytes = memory_bytes - (free.hbm if device == "cuda" else free.ddr)
+        result.reserved_bytes = memory_bytes - replicas - (free.hbm if device == "cuda" else free.ddr)
     return result
 
 
 def _problem(sizes: dict[str, int], workers: int, memory_bytes: int) -> str:
     total, largest = sum(sizes.values()), max(sizes, key=lambda n: sizes[n])
-    usable = 0.85 * memory_bytes  # the planner reserves 15 %
+    usable = _USABLE * memory_bytes
     need = math.ceil(total / usable)
     return (
         f"the tables need {gib(total)} with optimizer state, the largest is `{largest}` with {gib(sizes[largest])}; "

@@ -1,4 +1,4 @@
-"""Rows of the sharded tables: split into chunks to write, and filled from chunks that were read.
+"""Rows of the tables: split into chunks to write, and filled from chunks that were read.
 
 Shapes: N rows of a chunk, R rows of the table, D its width, C columns of a shard.
 """
@@ -15,6 +15,8 @@ from torchrec.distributed import DistributedModelParallel
 
 from raymtl.config.features import Init
 from raymtl.embeddings.initialisation import drawn_rows
+from raymtl.embeddings.replicated import ReplicatedTable
+from raymtl.embeddings.tables import table_of
 
 _CHECKED_ROWS = 1 << 18
 
@@ -43,7 +45,7 @@ class LocalShard:
 
 @dataclass(frozen=True)
 class TableRows:
-    """One sharded table with the state of its optimizer."""
+    """One table with the state of its optimizer."""
 
     name: str
     rows: int
@@ -54,6 +56,8 @@ class TableRows:
     """All shards, in the same order on every worker."""
     local: list[LocalShard]
     """Those of this worker."""
+    own: tuple[int, int] | None = None
+    """Of a replicated table, whose one shard every worker holds: the rows that this worker yields, [first, last)."""
 
 
 @dataclass(frozen=True)
@@ -69,17 +73,21 @@ class RowChunk:
 
 
 def table_rows(model: DistributedModelParallel, group: dist.ProcessGroup) -> dict[str, TableRows]:
-    """Every table of a sharded model, by name; called by all workers of `group` (over gloo) together."""
+    """Every table of a model, by name; called by all workers of `group` (over gloo) together."""
     states = model.fused_optimizer.state_dict()["state"]
+    replicas = {} if model.module.replicated is None else model.module.replicated.tables()
     found = {}
     for key, value in model.state_dict().items():
-        parts = key.split(".")
-        if len(parts) < 3 or parts[-1] != "weight" or parts[-3] not in ("embedding_bags", "embeddings"):
+        name = table_of(key)
+        if name is None:
+            continue
+        if name in replicas:
+            found[name] = _replica(name, replicas[name], group)
             continue
         if not isinstance(value, ShardedTensor):
-            raise NotImplementedError(f"table {parts[-2]}: its sharding has no ShardedTensor as state")
+            raise NotImplementedError(f"table {name}: its sharding has no ShardedTensor as state")
         state = {k.rpartition(".")[2]: v for k, v in states.get(key, {}).items() if _is_by_row(v, value)}
-        found[parts[-2]] = _described(parts[-2], value, state)
+        found[name] = _described(name, value, state)
     # A worker without a shard of a table does not know what the optimizer keeps for it
     known: list[dict[str, dict[str, int]]] = [{} for _ in range(dist.get_world_size(group))]
     dist.all_gather_object(known, {name: table.state_dims for name, table in found.items()}, group=group)
@@ -100,7 +108,8 @@ def row_chunks(
     if all(shard.columns == table.dim for shard in table.shards):
         for shard in sorted(table.local, key=lambda s: s.place.first_row):
             first = shard.place.first_row
-            for rows in _chunks(first, first + shard.place.rows, rows_per_chunk, only):
+            begin, end = table.own or (first, first + shard.place.rows)
+            for rows in _chunks(begin, end, rows_per_chunk, only):
                 here = _where(rows, first, shard.weight.device)
                 yield RowChunk(rows, _host(shard.weight[here]), {n: _host(v[here]) for n, v in shard.state.items()})
         return
@@ -155,13 +164,15 @@ def reset_rows(table: TableRows, rows: np.ndarray, init: Init, seed: int) -> Non
 
 
 def weight_square_sum(table: TableRows) -> tuple[float, int]:
-    """Sum of the squares of this worker's weights, and how many of its values (state included) are not finite."""
+    """Sum of the squares of this worker's weights, and how many of its values (state included) are not finite; each row of a
+    replicated table counts on one worker."""
     total, wrong = 0.0, 0
     for shard in table.local:
-        for rows in shard.weight.detach().split(_CHECKED_ROWS):
+        own = slice(*table.own) if table.own else slice(None)
+        for rows in shard.weight.detach()[own].split(_CHECKED_ROWS):
             total += float(rows.double().square().sum())
         for value in (shard.weight, *shard.state.values()):
-            for part in value.detach().split(_CHECKED_ROWS):
+            for part in value.detach()[own].split(_CHECKED_ROWS):
                 wrong += int((~torch.isfinite(part)).sum())
     return total, wrong
 
@@ -172,6 +183,16 @@ def _is_by_row(state: object, weight: ShardedTensor) -> bool:
         return False
     size, full = tuple(state.metadata().size), tuple(weight.metadata().size)
     return size == full or (len(size) == 1 and size[0] % full[0] == 0)
+
+
+def _replica(name: str, table: ReplicatedTable, group: dist.ProcessGroup) -> TableRows:
+    """The replicated table on this worker: changed on all of them, and its rows split evenly to be read."""
+    rows, dim = table.weight.shape
+    rank, workers = dist.get_rank(group), dist.get_world_size(group)
+    place = Shard(rank, 0, rows, 0, dim)
+    dims = {key: 1 if value.dim() == 1 else dim for key, value in table.state.items()}
+    own = rank * rows // workers, (rank + 1) * rows // workers
+    return TableRows(name, rows, dim, dims, [place], [LocalShard(place, table.weight, table.state)], own)
 
 
 def _described(name: str, weight: ShardedTensor, state: dict[str, ShardedTensor]) -> TableRows:

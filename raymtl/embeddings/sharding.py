@@ -15,7 +15,7 @@ from torchrec.distributed.planner.types import PlannerError
 from torchrec.distributed.types import ModuleSharder, ShardingPlan, ShardingType
 from torchrec.optim import SGD, Adagrad, Adam, RowWiseAdagrad
 
-from raymtl.embeddings.tables import Lookup
+from raymtl.embeddings.tables import Lookup, table_of
 from raymtl.errors import ConfigError
 
 # Left out of the free choice: data-parallel tables, whose optimizer state does not load into another sharding
@@ -98,15 +98,20 @@ def make_planner(lookup: Lookup, machine: Machine, batch_rows: int) -> Embedding
         )
 
 
-def make_plan(module: nn.Module, planner: EmbeddingShardingPlanner, group: dist.ProcessGroup | None) -> ShardingPlan:
-    """The sharding plan of a module whose tables are on the meta device; with a group, the same plan on all its ranks.
+def make_plan(
+    module: nn.Module, lookup: Lookup, machine: Machine, batch_rows: int, group: dist.ProcessGroup
+) -> ShardingPlan:
+    """The sharding plan of a module whose tables, those of `lookup`, are on the meta device: the same on all ranks of the group.
 
     Raises ConfigError if the tables do not fit.
     """
+    if not lookup.tables:
+        return ShardingPlan({})
+    planner = make_planner(lookup, machine, batch_rows)
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", FutureWarning)
-            if group is None or dist.get_world_size(group) == 1:
+            if dist.get_world_size(group) == 1:
                 return planner.plan(module, sharders())
             return planner.collective_plan(module, sharders(), group)
     except PlannerError as error:
@@ -118,9 +123,4 @@ def make_plan(module: nn.Module, planner: EmbeddingShardingPlanner, group: dist.
 
 def table_parameters(module: nn.Module) -> dict[str, nn.Parameter]:
     """Parameter of each table inside a module tree, sharded or not, by table name."""
-    found = {}
-    for name, parameter in module.named_parameters():
-        parts = name.split(".")
-        if len(parts) >= 3 and parts[-1] == "weight" and parts[-3] in ("embedding_bags", "embeddings"):
-            found[parts[-2]] = parameter
-    return found
+    return {table: p for name, p in module.named_parameters() if (table := table_of(name)) is not None}

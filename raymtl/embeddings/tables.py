@@ -4,7 +4,8 @@ Tables that some `sequence` feature reads are looked up unpooled (`EmbeddingColl
 (`EmbeddingBagCollection`): TorchRec keeps the two kinds in different modules, so a table is in exactly one of them.
 """
 
-from dataclasses import dataclass
+from collections.abc import Collection
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor, nn
@@ -34,6 +35,10 @@ class Lookup:
     lengths: dict[str, list[int]]
     """Maximum IDs per row of each of those features; 1 for an `ids` feature without `max_length`, whose maximum is unknown."""
 
+    def without(self, tables: Collection[str]) -> "Lookup":
+        """The lookup in the other tables."""
+        return replace(self, tables={name: table for name, table in self.tables.items() if name not in tables})
+
 
 def describe_lookup(config: Config) -> Lookup:
     """The lookup of a configuration."""
@@ -47,6 +52,23 @@ def describe_lookup(config: Config) -> Lookup:
         longest = feature.max_length if isinstance(feature, IdsFeature | SequenceFeature) else None
         lengths[table].append(longest or 1)
     return Lookup(input_spec(config), dict(config.tables), frozenset(unpooled_tables(config)), features, lengths)
+
+
+@dataclass
+class LookedUp:
+    """Vectors from the replicated tables."""
+
+    pooled: list[KeyedTensor]
+    """Features with one vector per row."""
+    sequences: dict[str, Tensor]
+    """[B, maximum length, D], zeros where a sequence has ended."""
+
+
+def table_of(key: str) -> str | None:
+    """The table whose weights have this name in the state of a model; None: it is another weight."""
+    parts = key.split(".")
+    is_table = len(parts) >= 3 and parts[-1] == "weight" and parts[-3] in ("embedding_bags", "embeddings")
+    return parts[-2] if is_table else None
 
 
 def _leave_as_is(weight: Tensor) -> None:
@@ -105,21 +127,29 @@ class InputAssembler(nn.Module):
             if isinstance(f, IdFeature | IdsFeature | BiasFeature) and config.table_of(n) in lookup.unpooled
         }
 
-    def forward(self, pooled: KeyedTensor | None, unpooled: dict[str, JaggedTensor] | None, batch: Batch) -> ModelInput:
+    def forward(
+        self,
+        pooled: KeyedTensor | None,
+        unpooled: dict[str, JaggedTensor] | None,
+        batch: Batch,
+        replicated: LookedUp | None = None,
+    ) -> ModelInput:
+        replicated = replicated or LookedUp([], {})
+        parts = [*([] if pooled is None else [pooled]), *replicated.pooled]
+        sequences = self._padded(unpooled, replicated.sequences, batch)
+        if not self._bias and len(parts) == 1 and list(parts[0].keys()) == self._pooled:
+            return ModelInput(parts[0].values(), batch.dense, sequences, scenario=batch.scenario)
         vectors: dict[str, Tensor] = {}
-        if pooled is not None:
-            if not self._bias and not self._mean and list(pooled.keys()) == self._pooled:
-                return ModelInput(pooled.values(), batch.dense, self._padded(unpooled), scenario=batch.scenario)
-            vectors.update(
-                zip(pooled.keys(), torch.split(pooled.values(), pooled.length_per_key(), dim=1), strict=True)
-            )
+        for part in parts:
+            vectors.update(zip(part.keys(), torch.split(part.values(), part.length_per_key(), dim=1), strict=True))
         for name, mean in self._mean.items():
-            assert unpooled is not None
-            vectors[name] = _pool(unpooled[name], mean)
+            if name not in vectors:
+                assert unpooled is not None
+                vectors[name] = _pool(unpooled[name], mean)
         return ModelInput(
             pooled=torch.cat([vectors[n] for n in self._pooled], dim=1) if self._pooled else batch.dense[:, :0],
             dense=batch.dense,
-            sequences=self._padded(unpooled),
+            sequences=sequences,
             bias=torch.cat([vectors[n] for n in self._bias], dim=1) if self._bias else None,
             bias_present=self._present(batch) if self._bias else None,
             scenario=batch.scenario,
@@ -134,16 +164,18 @@ class InputAssembler(nn.Module):
             held += [lengths[n] for n, name in enumerate(ids.keys()) if name in self._bias]
         return torch.stack(held).all(0)
 
-    def _padded(self, unpooled: dict[str, JaggedTensor] | None) -> dict[str, tuple[Tensor, Tensor]]:
-        if unpooled is None:
-            return {}
-        return {
-            name: (
-                unpooled[name].to_padded_dense(length).contiguous().view(-1, length, unpooled[name].values().shape[-1]),
-                unpooled[name].lengths(),
-            )
-            for name, length in self._sequences.items()
-        }
+    def _padded(
+        self, unpooled: dict[str, JaggedTensor] | None, replicated: dict[str, Tensor], batch: Batch
+    ) -> dict[str, tuple[Tensor, Tensor]]:
+        found = {}
+        for name, length in self._sequences.items():
+            if name in replicated:
+                lengths = batch.sequences.lengths().view(-1, len(batch.valid))
+                found[name] = replicated[name], lengths[batch.sequences.keys().index(name)]
+            elif unpooled is not None:  # TorchRec's lazy mapping does not know `in`
+                values = unpooled[name].to_padded_dense(length).contiguous()
+                found[name] = values.view(-1, length, unpooled[name].values().shape[-1]), unpooled[name].lengths()
+        return found
 
 
 def _pool(jagged: JaggedTensor, mean: bool) -> Tensor:

@@ -7,9 +7,11 @@ columns and 4-byte floats:
     table_wise     8·L·B + 4·F·B                           pooled: all-to-all, F·B·D·4 to each rank; unpooled: L·B·D·4
     column_wise    the same to every holder                the same of the holder's columns
     row_wise       8·L·B/W + 4·F·B                         pooled: reduce-scatter of [W·F·B, D]; unpooled: L·B·D·4/W to each
+    replicated     none (see below)                        none; once, an all-reduce of the gradients of the touched rows
 
 IDs are int64, lengths int32. The lengths of row-wise tables go to every rank, and so do their pooled vectors: each rank
-holds a partial sum of every row. That is why both grow with W while the rows of a rank do not.
+holds a partial sum of every row. That is why both grow with W while the rows of a rank do not. Of a replicated table with R rows
+a step touches at most min(R, L·B·W) rows; their numbers, 4 bytes each or a bit for each of the R rows, travel ahead of the step.
 """
 
 from dataclasses import dataclass
@@ -25,7 +27,7 @@ class TableTraffic:
     """What the traffic of one table depends on."""
 
     sharding: str
-    """`table_wise`, `column_wise`, `row_wise` or `table_row_wise` (over the ranks of one machine)."""
+    """`table_wise`, `column_wise`, `row_wise`, `table_row_wise` (over the ranks of one machine) or `replicated`."""
     ranks: tuple[int, ...]
     """Its holders."""
     dim: int
@@ -34,6 +36,8 @@ class TableTraffic:
     pooled: bool
     float_bytes: int = FLOAT_BYTES
     """Bytes of a number on the wire: 4, or 2 if vectors are sent in half precision."""
+    rows: int = 0
+    """Rows of the table; only those of a replicated table matter."""
 
 
 @dataclass
@@ -68,6 +72,8 @@ class Traffic:
     """IDs and lengths, to the tables (input dist)."""
     vectors: Wire
     """Looked-up vectors, from the tables (output dist); their gradients go the same way back, with the same bytes."""
+    replicated: Wire
+    """The all-reduce of the gradients of replicated tables' rows, as many as a step may touch (with the dense gradients)."""
     lookups: NDArray[np.float64]
     """[W] IDs that each rank looks up."""
     lookup_bytes: NDArray[np.float64]
@@ -78,7 +84,8 @@ class Traffic:
 
 def step_traffic(tables: list[TableTraffic], *, workers: int, per_node: int, batch_rows: int) -> Traffic:
     """The traffic of one step of `batch_rows` rows on each of `workers` ranks, `per_node` of which share a machine."""
-    found = Traffic(Wire.none(workers), Wire.none(workers), *(np.zeros(workers) for _ in range(3)))
+    ids, vectors, replicated = (Wire.none(workers) for _ in range(3))
+    found = Traffic(ids, vectors, replicated, *(np.zeros(workers) for _ in range(3)))
     per_node = min(per_node, workers)
     for table in tables:
         _add(found, table, workers, per_node, batch_rows)
@@ -88,6 +95,14 @@ def step_traffic(tables: list[TableTraffic], *, workers: int, per_node: int, bat
 def _add(found: Traffic, table: TableTraffic, workers: int, per_node: int, rows: int) -> None:
     held = np.array(table.ranks)
     features, ids = len(table.lengths), sum(table.lengths)
+    if table.sharding == "replicated":
+        found.lookups[:] += ids * rows
+        found.lookup_bytes[:] += ids * rows * table.dim * FLOAT_BYTES
+        found.output_bytes[:] += (features if table.pooled else ids) * rows * table.dim * FLOAT_BYTES
+        touched = min(table.rows, ids * rows * workers)
+        # a reduce-scatter and an all-gather, each of which passes on all but its own share
+        _ring(found.replicated, held, 2 * touched * table.dim * FLOAT_BYTES / workers, per_node)
+        return
     by_rows = table.sharding in ("row_wise", "table_row_wise")
     parts = len(held)
     dim = table.dim / parts if table.sharding == "column_wise" else table.dim

@@ -9,13 +9,13 @@ import numpy as np
 import safetensors.torch
 import torch
 import torch.distributed as dist
-from torch.distributed._shard.sharded_tensor import ShardedTensor
 
 from raymtl.config.load import config_hash
 from raymtl.config.root import Config
 from raymtl.data.ids.id_map import IdMap
 from raymtl.dependencies import package_versions
 from raymtl.embeddings.rows import row_chunks, table_rows
+from raymtl.embeddings.tables import table_of
 from raymtl.errors import UserError
 from raymtl.model_store.commit_log import utc_now
 from raymtl.model_store.delta import changed_rows, check_base, write_expired
@@ -129,7 +129,7 @@ def write_version(
 
 def dense_weights(train_state: TrainState) -> dict[str, torch.Tensor]:
     """The model's state except the tables, by name; the tensors are the model's own memory."""
-    return {key: value for key, value in train_state.model.state_dict().items() if not isinstance(value, ShardedTensor)}
+    return {key: value for key, value in train_state.model.state_dict().items() if table_of(key) is None}
 
 
 def dense_optimizer(train_state: TrainState) -> dict[str, torch.Tensor]:

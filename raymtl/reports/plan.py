@@ -10,11 +10,28 @@ from raymtl.words import gib
 def plan_tables(plan: DryPlan) -> list[Table | str]:
     """Table by table, then rank by rank, then the verdict."""
     tables = FoldedTable(
-        "table", "features", "rows", "dim", "size", "sharding", "ranks", box=None, title="tables", title_justify="left"
+        "table",
+        "features",
+        "rows",
+        "dim",
+        "size",
+        "sharding",
+        "ranks",
+        "why",
+        box=None,
+        title="tables",
+        title_justify="left",
     )
     for t in sorted(plan.tables, key=lambda t: -t.bytes):
         tables.add_row(
-            t.table, ", ".join(t.features), f"{t.rows:,}", str(t.dim), gib(t.bytes), t.sharding, _ranks(t.ranks)
+            t.table,
+            ", ".join(t.features),
+            f"{t.rows:,}",
+            str(t.dim),
+            gib(t.bytes),
+            t.sharding,
+            _ranks(t.ranks),
+            t.reason,
         )
     if plan.problem is not None:
         return [tables, f"[bold red]does not fit:[/] {plan.problem}"]
@@ -27,7 +44,11 @@ def plan_tables(plan: DryPlan) -> list[Table | str]:
         f"{gib(plan.reserved_bytes)} are reserved for the model and the framework"
     )
     sent = FoldedTable("each step, busiest rank", "inside a machine", "between machines", box=None)
-    for name, what in (("ids", "IDs to the tables"), ("vectors", "vectors from them, and gradients back, each")):
+    for name, what in (
+        ("ids", "IDs to the tables"),
+        ("vectors", "vectors from them, and gradients back, each"),
+        ("replicated", "gradients of replicated tables, at most"),
+    ):
         sent.add_row(what, gib(plan.sent[f"{name}_inside"]), gib(plan.sent[f"{name}_between"]))
     return [tables, ranks, sent, verdict]
 

@@ -8,12 +8,15 @@ import torch.distributed as dist
 from torch import nn
 from torch.distributed._shard.sharded_tensor import ShardedTensor
 from torchrec.distributed import DistributedModelParallel
-from torchrec.distributed.types import ShardingPlan
+from torchrec.distributed.model_parallel import DataParallelWrapper
+from torchrec.distributed.types import ShardingEnv, ShardingPlan
 
 from raymtl.config.root import Config
 from raymtl.embeddings.initialisation import fill_rows
-from raymtl.embeddings.sharding import Machine, make_plan, make_planner, sharders
-from raymtl.embeddings.tables import Lookup, describe_lookup
+from raymtl.embeddings.replicated import ReplicatedTables
+from raymtl.embeddings.replication import REPLICATED, beside_replicated, choose_replicated, replicated_bytes
+from raymtl.embeddings.sharding import Machine, make_plan, sharders
+from raymtl.embeddings.tables import Lookup, describe_lookup, table_of
 from raymtl.errors import ConfigError
 from raymtl.objectives.balance.balancer import Balancer
 from raymtl.training.model import TrainModel
@@ -34,6 +37,32 @@ class TrainState:
     balancer: Balancer | None = None
     """The balancer of the tasks, unless fixed weights are used."""
 
+    @property
+    def replicated(self) -> ReplicatedTables | None:
+        """The tables that every worker holds complete."""
+        return self.model.module.replicated
+
+    @property
+    def sharding(self) -> dict[str, str]:
+        """How each table is spread over the workers."""
+        planned = (item for part in self.plan.plan.values() for item in part.items())  # type: ignore[attr-defined]
+        found = {name: str(sharding.sharding_type) for name, sharding in planned}
+        return {name: found.get(name, REPLICATED) for name in self.lookup.tables}
+
+
+class _EqualStart(DataParallelWrapper):
+    """Gives all workers the dense weights of the first one; gradients are averaged by `Optimizers.step`."""
+
+    def __init__(self, group: dist.ProcessGroup):
+        self._group = group
+
+    def wrap(self, dmp: DistributedModelParallel, env: ShardingEnv, device: torch.device) -> None:
+        if dist.get_world_size(self._group) == 1:
+            return
+        head = dmp.module.head
+        for value in (*head.parameters(), *head.buffers()):
+            dist.broadcast(value.detach(), src=0, group=self._group)
+
 
 def build(
     config: Config, base_rates: dict[str, float], total_steps: int, device: torch.device, group: dist.ProcessGroup
@@ -41,18 +70,23 @@ def build(
     """Build the model on every rank of `group`; its initial values depend on the seed alone, not on the workers or the plan."""
     workers = dist.get_world_size(group)
     lookup = describe_lookup(config)
+    machine = Machine(workers, device.type, _workers_per_node(workers), _memory_bytes(device))
+    batch_rows = config.train.batch_size // workers
+    names = list(choose_replicated(config, lookup, machine, batch_rows))
+    beside = beside_replicated(machine, replicated_bytes(config, lookup.tables, names))
+    replicated = ReplicatedTables(config, lookup, names, device, group) if names else None
     torch.manual_seed(config.train.seed)
     precision = choose_precision(config.train.precision, device, group)
-    model = TrainModel(config, lookup, base_rates, group, precision)
+    model = TrainModel(config, lookup, base_rates, group, precision, replicated)
     model.head.to(device)
     attach_sparse_optimizer(model, config)
-    machine = Machine(workers, device.type, _workers_per_node(workers), _memory_bytes(device))
-    planner = make_planner(lookup, machine, config.train.batch_size // workers)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", FutureWarning)
-        plan = make_plan(model, planner, group)
+        plan = make_plan(model, lookup.without(names), beside, batch_rows, group)
         try:
-            sharded = DistributedModelParallel(model, device=device, plan=plan, sharders=sharders())
+            sharded = DistributedModelParallel(
+                model, device=device, plan=plan, sharders=sharders(), data_parallel_wrapper=_EqualStart(group)
+            )
         except (NotImplementedError, ValueError) as error:
             if "optimizer" in str(error).lower():
                 raise ConfigError(
@@ -63,14 +97,15 @@ def build(
     initialise_tables(sharded, lookup, config.train.seed)
     # Dropout must differ between the ranks; the weights, built above, must not
     torch.manual_seed(config.train.seed * 1_000_003 + dist.get_rank(group) + 1)
-    return TrainState(sharded, Optimizers(sharded, config, total_steps), lookup, plan, precision, model.head.balancer)
+    optimizers = Optimizers(sharded, config, total_steps, group)
+    return TrainState(sharded, optimizers, lookup, plan, precision, model.head.balancer)
 
 
 def initialise_tables(model: nn.Module, lookup: Lookup, seed: int) -> None:
     """Fill every local shard of every table."""
     with torch.no_grad():
         for name, value in model.state_dict().items():
-            table = _table_of(name)
+            table = table_of(name)
             if table is None or table not in lookup.tables:
                 continue
             spec = lookup.tables[table]
@@ -103,15 +138,6 @@ def initialise_tables(model: nn.Module, lookup: Lookup, seed: int) -> None:
                     dim=spec.dim,
                     unknown_row=spec.id_space == "map",
                 )
-
-
-def _table_of(name: str) -> str | None:
-    parts = name.split(".")
-    return (
-        parts[-2]
-        if len(parts) >= 3 and parts[-1] == "weight" and parts[-3] in ("embedding_bags", "embeddings")
-        else None
-    )
 
 
 def _memory_bytes(device: torch.device) -> int | None:

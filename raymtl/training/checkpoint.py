@@ -112,20 +112,27 @@ def load(train_state: TrainState, folder: str, *, model_only: bool, group: dist.
     compare(state["model"], saved, folder)
     flat, _ = flatten_state_dict(state)
     regrouped = {
-        k: v for k, v in flat.items() if isinstance(v, ShardedTensor) and k in saved and saved[k].size != v.size()
+        k: v
+        for k, v in flat.items()
+        if isinstance(v, ShardedTensor | torch.Tensor) and k in saved and saved[k].size != v.size()
     }
     _read({k: v for k, v in flat.items() if k not in regrouped}, folder, group)
-    for key, value in regrouped.items():
+    # All read together, and a worker without a shard of a table does not know of its state
+    known: list[list[str]] = [[] for _ in range(dist.get_world_size(group))]
+    dist.all_gather_object(known, list(regrouped), group=group)
+    for key in sorted({key for keys in known for key in keys}):
         full = torch.empty(saved[key].size)
         _read({key: full}, folder, group)
-        regroup_rowwise_state(full, train_state.lookup.tables[key.split(".")[-2]].rows, value)
-    # sharded tensors were read in place; this loads the plain ones
-    train_state.model.load_state_dict(state["model"])
+        if key in regrouped:
+            regroup_rowwise_state(full, train_state.lookup.tables[key.split(".")[-2]].rows, regrouped[key])
+    # The tensors were read in place, those of replicated tables too; this loads the rest
+    replicated = set() if train_state.replicated is None else train_state.replicated.keys
+    train_state.model.load_state_dict({k: v for k, v in state["model"].items() if k not in replicated})
     if not model_only:
         train_state.optimizers.combined.load_state_dict(state["optimizer"])
 
 
-def regroup_rowwise_state(saved: torch.Tensor, rows: int, target: ShardedTensor) -> None:
+def regroup_rowwise_state(saved: torch.Tensor, rows: int, target: ShardedTensor | torch.Tensor) -> None:
     """Convert row-wise Adagrad's accumulator between different numbers of column shards, into `target` in place.
 
     Row-wise Adagrad keeps the mean square gradient of a row; under column-wise sharding each column shard keeps that of its
@@ -133,6 +140,9 @@ def regroup_rowwise_state(saved: torch.Tensor, rows: int, target: ShardedTensor)
     the complete row, and a complete row's accumulator is used for each of its shards.
     """
     full = saved.view(-1, rows).mean(0)
+    if not isinstance(target, ShardedTensor):  # of a replicated table
+        target.copy_(full)
+        return
     for shard in target.local_shards():
         first = shard.metadata.shard_offsets[0] % rows
         shard.tensor.copy_(full[first : first + shard.tensor.numel()].view_as(shard.tensor))

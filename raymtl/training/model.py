@@ -7,7 +7,8 @@ from torchrec.sparse.jagged_tensor import JaggedTensor, KeyedTensor
 
 from raymtl.config.root import Config
 from raymtl.data.batch import Batch
-from raymtl.embeddings.tables import InputAssembler, Lookup, pooled_module, unpooled_module
+from raymtl.embeddings.replicated import ReplicatedTables
+from raymtl.embeddings.tables import InputAssembler, LookedUp, Lookup, pooled_module, unpooled_module
 from raymtl.models.ranker import build_ranker
 from raymtl.objectives.balance.balancer import build_balancer
 from raymtl.objectives.losses import Losses, TaskLosses
@@ -41,10 +42,14 @@ class Head(nn.Module):
         self._bf16 = precision == "bf16"
 
     def forward(
-        self, pooled: KeyedTensor | None, unpooled: dict[str, JaggedTensor] | None, batch: Batch
+        self,
+        pooled: KeyedTensor | None,
+        unpooled: dict[str, JaggedTensor] | None,
+        replicated: LookedUp | None,
+        batch: Batch,
     ) -> tuple[Tensor, tuple[Tensor, Tensor, Tensor, Tensor]]:
         """Loss [], and without gradient (logits [B, T + derived outputs], loss of each task [T], order loss [], KL bound [])."""
-        inputs = self.arrange(pooled, unpooled, batch)
+        inputs = self.arrange(pooled, unpooled, batch, replicated)
         with torch.autocast(batch.dense.device.type, torch.bfloat16, enabled=self._bf16):
             logits = self.ranker(inputs)
         losses = self.losses(
@@ -84,13 +89,17 @@ class TrainModel(nn.Module):
         base_rates: dict[str, float],
         group: dist.ProcessGroup | None,
         precision: Precision = "fp32",
+        replicated: ReplicatedTables | None = None,
     ):
         super().__init__()
-        self.pooled = pooled_module(lookup)
-        self.unpooled = unpooled_module(lookup)
+        sharded = lookup.without(() if replicated is None else replicated.tables())
+        self.pooled = pooled_module(sharded)
+        self.unpooled = unpooled_module(sharded)
+        self.replicated = replicated
         self.head = Head(config, lookup, base_rates, group, precision)
 
     def forward(self, batch: Batch) -> tuple[Tensor, tuple[Tensor, Tensor, Tensor, Tensor]]:
         pooled = self.pooled(batch.ids) if self.pooled is not None else None
         unpooled = self.unpooled(batch.sequences) if self.unpooled is not None else None
-        return self.head(pooled, unpooled, batch)
+        replicated = self.replicated(batch) if self.replicated is not None else None
+        return self.head(pooled, unpooled, replicated, batch)

@@ -1,16 +1,19 @@
-"""The two optimizers, one fused into the tables' backward pass and one for the dense weights, with schedule and clipping."""
+"""The optimizers, for the sharded tables (fused into their backward pass), the replicated ones and the dense weights, with
+schedule and clipping."""
 
 import math
 from collections.abc import Iterable
 
 import torch
-from torch import nn
+import torch.distributed as dist
+from torch import Tensor, nn
 from torch.distributed.optim import _apply_optimizer_in_backward
 from torchrec.distributed import DistributedModelParallel
-from torchrec.optim.keyed import CombinedOptimizer, KeyedOptimizerWrapper
+from torchrec.optim.keyed import CombinedOptimizer, KeyedOptimizer, KeyedOptimizerWrapper
 
 from raymtl.config.root import Config
 from raymtl.config.train import Schedule, SparseOptimizer
+from raymtl.embeddings.replicated import ReplicatedOptimizer, ReplicatedTables
 from raymtl.embeddings.sharding import SPARSE_OPTIMIZERS, table_parameters
 
 
@@ -39,11 +42,12 @@ def _sparse_arguments(options: SparseOptimizer, lr: float) -> dict[str, object]:
 class Optimizers:
     """The optimizer interface of the training loop and the pipeline: `zero_grad` and `step` for dense weights and tables.
 
-    `step` clips the dense gradient (averaged over the workers, so that all clip the same), updates the dense weights, and sets
-    both learning rates for the next step. The backward pass has already updated the tables.
+    `step` averages the gradients of the dense weights and of the rows of replicated tables over the workers, in one all-reduce,
+    clips the dense gradient (so all workers clip the same), updates both, and sets all learning rates for the next step. The
+    backward pass has already updated the sharded tables.
     """
 
-    def __init__(self, model: DistributedModelParallel, config: Config, total_steps: int):
+    def __init__(self, model: DistributedModelParallel, config: Config, total_steps: int, group: dist.ProcessGroup):
         options = config.train.dense_optimizer
         maker = torch.optim.AdamW if options.type == "adamw" else torch.optim.Adam
         fused = set(model.fused_optimizer.params)
@@ -57,14 +61,20 @@ class Optimizers:
                 betas=options.betas,
                 eps=options.eps,
                 weight_decay=options.weight_decay,
-                foreach=True,
+                fused=True,
             ),
         )
-        self.combined = CombinedOptimizer([("tables", model.fused_optimizer), ("dense", self._dense)])
         self._fused = model.fused_optimizer
+        self._replicated: ReplicatedTables | None = model.module.replicated
+        self._tables: list[KeyedOptimizer] = [self._fused]
+        if self._replicated is not None:
+            self._tables.append(ReplicatedOptimizer(self._replicated))
+        self.combined = CombinedOptimizer([*(("tables", tables) for tables in self._tables), ("dense", self._dense)])
+        self._group, self._workers = group, dist.get_world_size(group)
+        self._flat = torch.empty(0, device=self.dense_parameters[0].device)
         self._schedule, self._total_steps = config.train.schedule, total_steps
         self._clip = config.train.clip_grad_norm
-        self._base = [[g["lr"] for g in o.param_groups] for o in (self._dense, self._fused)]
+        self._base = [[g["lr"] for g in o.param_groups] for o in (self._dense, *self._tables)]
         self.steps_taken = 0
         self.factor = 1.0
         self._frozen = False
@@ -73,16 +83,40 @@ class Optimizers:
 
     def zero_grad(self) -> None:
         self._dense.zero_grad()
+        if self._replicated is not None:
+            self._replicated.zero_grad()
 
     def step(self) -> None:
+        rows = [] if self._replicated is None else self._replicated.gradients()
+        if self._workers > 1:
+            rows = self._averaged(rows)
         for parameter in self._resting:
             parameter.grad = None  # clipping and the optimizer skip it
-        if self._clip is not None:
-            torch.nn.utils.clip_grad_norm_(self.dense_parameters, self._clip, foreach=True)
         if not self._frozen:
+            if self._clip is not None:
+                torch.nn.utils.clip_grad_norm_(self.dense_parameters, self._clip, foreach=True)
             self._dense.step()
         self.steps_taken += 1
+        if self._replicated is not None:
+            self._replicated.update(rows, [g["lr"] for g in self._tables[-1].param_groups], self.steps_taken)
         self._set_factor()
+
+    def _averaged(self, rows: list[Tensor]) -> list[Tensor]:
+        """Average the dense gradients, in place, and those of the replicated tables' rows over the workers."""
+        dense = [] if self._frozen else self.dense_parameters
+        sizes = [p.numel() for p in dense] + [r.numel() for r in rows]
+        if sum(sizes) > len(self._flat):
+            self._flat = self._flat.new_empty(sum(sizes) * 5 // 4)
+        flat = self._flat[: sum(sizes)]
+        parts = [part.view(value.shape) for part, value in zip(flat.split(sizes), [*dense, *rows], strict=True)]
+        # A weight that took no part in this step has a gradient of zeros, as other workers may have one
+        gradients = [torch.zeros_like(p) if p.grad is None else p.grad for p in dense]
+        torch._foreach_copy_(parts, [*gradients, *rows])
+        dist.all_reduce(flat, group=self._group)
+        flat.div_(self._workers)
+        for parameter, part in zip(dense, parts, strict=False):
+            parameter.grad = part
+        return parts[len(dense) :]
 
     def freeze_dense(self) -> None:
         """From now on train only the tables; the dense weights and their moments stay fixed."""
@@ -92,7 +126,7 @@ class Optimizers:
         """From now on train only these dense weights; all others and the tables stay fixed."""
         learning = {id(p) for p in parameters}
         self._resting = [p for p in self.dense_parameters if id(p) not in learning]
-        self._base[1] = [0.0 for _ in self._base[1]]
+        self._base[1:] = [[0.0] * len(rates) for rates in self._base[1:]]
         self.factor = math.nan  # so that the rates are set again
         self._set_factor()
 
@@ -118,7 +152,7 @@ class Optimizers:
         if factor == self.factor and self.steps_taken:
             return
         self.factor = factor
-        for optimizer, bases in zip((self._dense, self._fused), self._base, strict=True):
+        for optimizer, bases in zip((self._dense, *self._tables), self._base, strict=True):
             for group, base in zip(optimizer.param_groups, bases, strict=True):
                 group["lr"] = base * factor
         self._fused.step()  # only passes the new rate to the kernels of the next backward pass

@@ -4,6 +4,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 import pyarrow as pa
@@ -23,6 +24,7 @@ from raymtl.telemetry.metrics import Gauges
 from raymtl.training.build import TrainState
 from raymtl.training.checkpoint import Progress
 from raymtl.training.distributed import compute_metrics
+from raymtl.training.pipeline import make_pipeline
 from raymtl.training.runlog import RunLogger
 from raymtl.training.synced_loader import Step, SyncedLoader
 
@@ -155,14 +157,19 @@ class Trainer:
         self, source: Input, schedule: Schedule, meetings: Sequence[int] = (), training: bool = False
     ) -> SyncedLoader:
         evaluation, worker = source.evaluation, self._worker
+        group = worker.eval_feed_group if evaluation else worker.train_feed_group
+        replicated = self._train_state.replicated
+        # An evaluation changes no rows, so the workers need not know each other's
+        union = None if evaluation else group
         return SyncedLoader(
             worker.open_stream(source, schedule, meetings),
             self._collators[evaluation],
-            worker.eval_feed_group if evaluation else worker.train_feed_group,
+            group,
             self._on_batch if training else None,
             self._local_rows,
             deal_of(source.plan, schedule, meetings, self._config, worker.workers),
             worker.must_save if training else lambda: False,
+            None if replicated is None else partial(replicated.touched_rows.prepare, group=union),
         )
 
     # Training steps
@@ -170,12 +177,7 @@ class Trainer:
     def _make_pipeline(self) -> TrainPipelineSparseDist | None:
         if self._config.train.pipeline == "none":
             return None
-        return TrainPipelineSparseDist(
-            self._train_state.model,
-            self._train_state.optimizers,
-            self._worker.device,
-            execute_all_batches=True,  # type: ignore[arg-type]
-        )
+        return make_pipeline(self._train_state, self._worker.device)
 
     def _steps(self, feed: SyncedLoader, pause_after: Callable[[Step], bool]) -> Iterator[Step]:
         """Train on every step of the loader; each is yielded after the weights are updated.

@@ -209,7 +209,7 @@ def built_facts(train_state: TrainState, trainer: Trainer) -> dict[str, Any]:
         "precision": train_state.precision,
         "peak_memory_bytes": torch.cuda.max_memory_allocated(trainer.device) if cuda else trainer.peak_private_bytes,
         "parameters": _count_parameters(train_state),
-        "sharding": {t: str(p.sharding_type) for plan in train_state.plan.plan.values() for t, p in plan.items()},  # type: ignore[attr-defined]
+        "sharding": train_state.sharding,
     }
 
 

@@ -14,7 +14,7 @@ from raymtl.embeddings.rows import decay_state, reset_rows, table_rows
 from tests.helpers.version_models import contents, make, mixed_config, train
 from tests.helpers.worker_processes import several
 
-SHARDING = ["row_wise", "column_wise", "table_wise", "row_wise"]
+SHARDING = ["row_wise", "column_wise", "replicated", "row_wise"]
 OPTIMIZERS = ("rowwise_adagrad", "adagrad")
 INIT, SEED = Init(distribution="normal", scale=0.5), 11
 DECAY = 0.75
@@ -39,7 +39,7 @@ def anew_and_decay(rank: int, workers: int) -> dict[str, Any]:
         for table in tables.values():
             decay_state(table, DECAY)
         stages.append(contents(built))
-        kinds = {t: str(p.sharding_type) for plan in built.plan.plan.values() for t, p in plan.items()}
+        kinds = built.sharding
         train(built, config, range(4, 5))  # the kernels continue with the written values
         found[optimizer] = (stages, kinds, contents(built), {n: list(t.state_dims) for n, t in tables.items()})
     return found

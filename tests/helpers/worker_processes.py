@@ -104,7 +104,7 @@ def mixed_block(config: Config, rows: int, seed: int, unit: int = 0) -> pa.Table
             columns[f"dense:{name}"] = pa.array(random.normal(size=rows).astype(np.float32))
             continue
         table_rows = config.tables[config.table_of(name)].rows
-        if feature.kind == "id":
+        if feature.kind in ("id", "bias"):
             columns[f"id:{name}"] = pa.array(random.integers(0, table_rows, rows), mask=random.random(rows) < 0.1)
         else:
             lists = [random.integers(0, table_rows, random.integers(0, 6)).tolist() for _ in range(rows)]

@@ -78,7 +78,12 @@ def load_it(rank: int, workers: int, root: str, optimizer: str, rows: int) -> An
 
 @pytest.mark.dist
 @pytest.mark.parametrize(
-    ("sharding", "optimizer"), [(["row_wise", "table_wise"], "rowwise_adagrad"), (["column_wise"], "adagrad")]
+    ("sharding", "optimizer"),
+    [
+        (["row_wise", "table_wise"], "rowwise_adagrad"),
+        (["column_wise"], "adagrad"),
+        (["replicated"], "rowwise_adagrad"),
+    ],
 )
 def test_i8_base_and_deltas_equal_the_full_version(sharding: list[str], optimizer: str, tmp_path: Path) -> None:
     root = str(tmp_path / "store")

@@ -48,7 +48,7 @@ def load_some(rank: int, workers: int, root: str, runs: list[tuple[str, list[str
         config = mixed_config(sharding, optimizer, clip_grad_norm=1.0)
         built = make(config)
         restored = load_version(built, config, Store.open(root), name, dist.group.WORLD)
-        kinds = {str(p.sharding_type) for plan in built.plan.plan.values() for p in plan.values()}
+        kinds = set(built.sharding.values())
         kept, seen = contents(built), logits(built, config)
         answers.append((restored.notes, kinds, kept, seen, train(built, config, AFTER)))
     return answers
@@ -62,11 +62,14 @@ def test_from_two_workers_to_one_three_and_four(tmp_path: Path) -> None:
         ("mixed", ["column_wise", "table_wise", "row_wise", "table_wise"], "adagrad"),
         ("plain", ["table_wise", "row_wise"], "sgd"),
         ("columns", ["column_wise"], "rowwise_adagrad"),
+        ("copies", ["replicated"], "rowwise_adagrad"),
     ]
     loaded = {
         1: [(n, ["table_wise"], o) for n, _, o in saved],
         3: [(n, ["row_wise"], o) for n, _, o in saved],
-        4: [(n, ["table_wise", "row_wise"], o) for n, _, o in saved[:3]] + [("mixed", ["column_wise"], "adagrad")],
+        4: [(n, ["table_wise", "row_wise"], o) for n, _, o in saved[:3]]
+        + [("mixed", ["column_wise"], "adagrad"), ("rows", ["replicated"], "rowwise_adagrad")]
+        + [("mixed", ["replicated", "column_wise"], "adagrad"), ("copies", ["replicated"], "rowwise_adagrad")],
     }
     originals = several(2, tmp_path / "save", publish_some, root, saved)
     for workers, runs in loaded.items():

@@ -145,7 +145,7 @@ def test_every_id_from_two_workers_to_one_three_and_four(tmp_path: Path) -> None
     came = [key for key in delta.keys() - whole.keys() if delta[key]["momentum1"].any()]
     assert stayed  # the delta's day trained IDs of the day before,
     assert came  # and new ones
-    loaded: dict[int, list[str | None]] = {1: [None], 3: ["row_wise"], 4: ["table_wise", "row_wise"]}
+    loaded: dict[int, list[str | None]] = {1: [None], 3: ["row_wise"], 4: ["replicated", "row_wise"]}
     for workers, sharding in loaded.items():
         answers = several(workers, tmp_path / f"load-{workers}", load_both, root, sharding)[0]
         for name, kept, before in zip(("whole", "delta"), answers[::2], written[::2], strict=True):

@@ -6,13 +6,14 @@ from typing import Any
 import pytest
 import torch
 import torch.distributed as dist
-from torchrec.distributed.train_pipeline import TrainPipelineSparseDist
 
 from raymtl.config.root import Config
 from raymtl.data.batch import Batch, Collator
 from raymtl.training import checkpoint
 from raymtl.training.build import TrainState, build
 from raymtl.training.checkpoint import Progress
+from raymtl.training.pipeline import make_pipeline
+from tests.helpers.version_models import contents
 from tests.helpers.worker_processes import mixed_block, mixed_config, several
 
 METHODS: dict[str, dict[str, Any]] = {
@@ -105,12 +106,12 @@ def train_all(rank: int, workers: int, sharding: str) -> dict[str, Any]:
     return answer
 
 
-@pytest.fixture(scope="module")
-def trained(tmp_path_factory: pytest.TempPathFactory) -> tuple[Any, Any, Any]:
+@pytest.fixture(scope="module", params=["row_wise", "replicated"])
+def trained(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> tuple[Any, Any, Any]:
     """What one worker, and what the first and the second of two, came to."""
     folder = tmp_path_factory.mktemp("balance")
     alone = several(1, folder / "one", train_all, "table_wise")[0]
-    first, second = several(2, folder / "two", train_all, "row_wise")
+    first, second = several(2, folder / "two", train_all, request.param)
     return alone, first, second
 
 
@@ -138,7 +139,7 @@ def test_l7_one_worker_and_two_find_the_same_weights(method: str, trained: tuple
 
 
 def go_on(rank: int, workers: int, folder: str) -> dict[tuple[str, str], Any]:
-    """The same steps with a stop half way, and through the pipeline."""
+    """The same steps with a stop half way, and through the pipeline; of two shardings one before the stop and one after."""
     answer: dict[tuple[str, str], Any] = {}
     for method in STATEFUL:
         config, place = config_of(method), f"{folder}/{method}"
@@ -148,7 +149,7 @@ def go_on(rank: int, workers: int, folder: str) -> dict[tuple[str, str], Any]:
             Path(place).mkdir()
         dist.barrier()
         checkpoint.save(half, Progress(step=STEPS // 2), place, dist.group.WORLD, background=False)
-        again = make(config)
+        again = make(config_of(method, "replicated"))
         checkpoint.load(again, place, model_only=False, group=dist.group.WORLD)
         again.optimizers.restore(STEPS // 2)
         train(again, config, rank, workers, range(STEPS // 2, STEPS))
@@ -156,7 +157,7 @@ def go_on(rank: int, workers: int, folder: str) -> dict[tuple[str, str], Any]:
     for method in PIPED:
         config = config_of(method)
         built = make(config)
-        pipeline = TrainPipelineSparseDist(built.model, built.optimizers, torch.device("cpu"), execute_all_batches=True)
+        pipeline = make_pipeline(built, torch.device("cpu"))
         batches = iter([ragged(config, rank, workers, step) for step in range(STEPS)])
         for _ in range(STEPS):
             pipeline.progress(batches)
@@ -184,8 +185,7 @@ def without_order(config: Config) -> Config:
 
 
 def user_table(built: TrainState) -> torch.Tensor:
-    state = built.model.state_dict()
-    return next(v for k, v in state.items() if ".user.weight" in k).local_shards()[0].tensor.clone().double()
+    return next(v for k, v in contents(built).items() if k == "user weight").double()
 
 
 def moved(config: Config) -> tuple[torch.Tensor, dict[str, float]]:
@@ -196,21 +196,21 @@ def moved(config: Config) -> tuple[torch.Tensor, dict[str, float]]:
     return user_table(built) - before, report["weights"]
 
 
-def one_update(rank: int, workers: int) -> dict[Any, Any]:
+def one_update(rank: int, workers: int, sharding: str) -> dict[Any, Any]:
     """How far the rows of one table move in a step: with Adagrad, with plain SGD, and with SGD for each task alone."""
     answer: dict[Any, Any] = {}
     for task in RATES:
         alone = config_of("fixed", "table_wise", "sgd", **{name: float(name == task) for name in RATES})
         answer[task] = moved(without_order(alone))[0]
     for method in METHODS:
-        answer["rowwise_adagrad", method] = moved(config_of(method, "table_wise"))
-        answer["sgd", method] = moved(without_order(config_of(method, "table_wise", "sgd")))
+        answer["rowwise_adagrad", method] = moved(config_of(method, sharding))
+        answer["sgd", method] = moved(without_order(config_of(method, sharding, "sgd")))
     return answer
 
 
-@pytest.fixture(scope="module")
-def updates(tmp_path_factory: pytest.TempPathFactory) -> dict[Any, Any]:
-    return several(1, tmp_path_factory.mktemp("updates") / "one", one_update)[0]
+@pytest.fixture(scope="module", params=["table_wise", "replicated"])
+def updates(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> dict[Any, Any]:
+    return several(1, tmp_path_factory.mktemp("updates") / "one", one_update, request.param)[0]
 
 
 @pytest.mark.dist

@@ -39,7 +39,7 @@ def load_some(rank: int, workers: int, folder: str, sharding: list[str | None], 
     built = make(config)
     progress = checkpoint.read_progress(folder)
     checkpoint.load(built, folder, model_only=False, group=dist.group.WORLD)
-    kinds = {str(p.sharding_type) for plan in built.plan.plan.values() for p in plan.values()}
+    kinds = set(built.sharding.values())
     seen = logits(built, config)
     return asdict(progress), seen, train(built, config, range(BEFORE, BEFORE + AFTER)), kinds
 

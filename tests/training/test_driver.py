@@ -191,14 +191,15 @@ def test_any_number_of_workers_has_the_same_steps_on_ragged_days(ray_cluster: No
 def test_a_killed_node_and_a_killed_driver_cost_no_row_and_repeat_none(
     ray_cluster: None, logs: Path, tmp_path: Path
 ) -> None:
-    """Kill one of two nodes, and the other continues; then the driver, and the same command resumes elsewhere."""
+    """Kill one of two nodes, and the other continues; then the driver, and the run resumes elsewhere under another sharding."""
     checkpoint = {"every_units": 1, "background": True, "keep": 4}
     raw = small_config(logs, tmp_path, "killed", workers={"min": 1, "max": 2}, epochs=10, checkpoint=checkpoint)
     raw["data"] |= {"unit_rows": 100, "eval": None}
     # Batches that two workers cannot share evenly; Ray waits so long for as many workers as before the loss
     raw["train"] |= {"batch_size": 51, "start_timeout_s": 5}
     path = write_config(raw, tmp_path / "conf.yaml")
-    config = config_from_dict({**raw, "train": {**raw["train"], "workers": 1}})
+    sharded = {**raw.get("table_defaults", {}), "sharding": "row_wise"}
+    config = config_from_dict({**raw, "train": {**raw["train"], "workers": 1}, "table_defaults": sharded})
     folder, said, temporary = Path(run_folder(config)), tmp_path / "said", tmp_path / "t"
     temporary.mkdir()
     nodes = Nodes(1)
@@ -234,6 +235,7 @@ def test_a_killed_node_and_a_killed_driver_cost_no_row_and_repeat_none(
     notes: list[str] = []
     result = training_driver.train(config, on_event=lambda item: notes.append(item.get("note", "")))
     assert any("resuming from step" in note for note in notes)
+    assert set(result["sharding"].values()) == {"row_wise"}  # and by the planner's choice they were replicated before
     assert result["starts"] == 3
     assert result["workers"] == 1
     assert result["rows_trained"] == 10 * sum(SIZES)

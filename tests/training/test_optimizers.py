@@ -6,6 +6,7 @@ from typing import Any
 import pytest
 import torch
 import torch.distributed as dist
+from torch.distributed._shard.sharded_tensor import ShardedTensor
 
 from raymtl.config.slots.penalties import OrderLoss
 from raymtl.config.train import Schedule
@@ -32,8 +33,8 @@ def test_schedule(schedule: dict[str, Any], steps: int, factors: list[float]) ->
 
 
 def table(model: torch.nn.Module, name: str) -> torch.Tensor:
-    state = model.state_dict()
-    return next(v for k, v in state.items() if f".{name}.weight" in k).local_shards()[0].tensor.clone()
+    found = next(v for k, v in model.state_dict().items() if f".{name}.weight" in k)
+    return (found.local_shards()[0].tensor if isinstance(found, ShardedTensor) else found).clone()
 
 
 def one_step(rank: int, workers: int, optimizer: str) -> dict[str, Any]:

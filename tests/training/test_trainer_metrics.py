@@ -32,7 +32,7 @@ class Heard(Gauges):
 
 
 def train(rank: int, workers: int) -> list[tuple[str, float | None, dict[str, str]]]:
-    config = mixed_config([None], rows=12, log_every_steps=2, checkpoint={"every_units": 1})
+    config = mixed_config(["row_wise"], rows=12, log_every_steps=2, checkpoint={"every_units": 1})
     feed_groups = [dist.new_group(backend="gloo") for _ in range(2)]
     world = dist.group.WORLD
     assert world is not None

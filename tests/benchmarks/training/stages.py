@@ -15,7 +15,6 @@ import pyarrow.parquet as pq
 import torch
 import torch.distributed as dist
 from torch import nn
-from torchrec.distributed.train_pipeline import TrainPipelineSparseDist
 
 from raymtl.config.root import Config
 from raymtl.data.batch import Batch, Collator
@@ -29,6 +28,7 @@ from raymtl.models.ranker import build_ranker
 from raymtl.objectives.losses import TaskLosses
 from raymtl.training import driver
 from raymtl.training.build import build
+from raymtl.training.pipeline import make_pipeline
 from raymtl.training.resources import reading_tasks
 from raymtl.training.synced_loader import SyncedLoader
 from raymtl.training.trainer import epoch_schedule
@@ -119,12 +119,9 @@ def step(config: Config, batches: list[Batch], threads: int, steps: int) -> dict
     with alone() as group:
         built = build(config, {}, steps, torch.device("cpu"), group)
         built.model.train()
-        pipeline = TrainPipelineSparseDist(
-            built.model,
-            built.optimizers,
-            torch.device("cpu"),
-            execute_all_batches=True,  # type: ignore[arg-type]
-        )
+        pipeline = make_pipeline(built, torch.device("cpu"))
+        if built.replicated is not None:  # as the loader's thread does
+            batches = built.replicated.touched_rows.prepare(batches, None)
         warm = steps // 4
 
         def source() -> Iterator[Batch]:
