@@ -136,7 +136,7 @@ class InputAssembler(nn.Module):
     ) -> ModelInput:
         replicated = replicated or LookedUp([], {})
         parts = [*([] if pooled is None else [pooled]), *replicated.pooled]
-        sequences = self._padded(unpooled or {}, replicated.sequences, batch)
+        sequences = self._padded(unpooled, replicated.sequences, batch)
         if not self._bias and len(parts) == 1 and list(parts[0].keys()) == self._pooled:
             return ModelInput(parts[0].values(), batch.dense, sequences, scenario=batch.scenario)
         vectors: dict[str, Tensor] = {}
@@ -165,14 +165,14 @@ class InputAssembler(nn.Module):
         return torch.stack(held).all(0)
 
     def _padded(
-        self, unpooled: dict[str, JaggedTensor], replicated: dict[str, Tensor], batch: Batch
+        self, unpooled: dict[str, JaggedTensor] | None, replicated: dict[str, Tensor], batch: Batch
     ) -> dict[str, tuple[Tensor, Tensor]]:
         found = {}
         for name, length in self._sequences.items():
             if name in replicated:
                 lengths = batch.sequences.lengths().view(-1, len(batch.valid))
                 found[name] = replicated[name], lengths[batch.sequences.keys().index(name)]
-            elif name in unpooled:
+            elif unpooled is not None:  # TorchRec's lazy mapping does not know `in`
                 values = unpooled[name].to_padded_dense(length).contiguous()
                 found[name] = values.view(-1, length, unpooled[name].values().shape[-1]), unpooled[name].lengths()
         return found
