@@ -18,8 +18,8 @@ from raymtl.errors import StorageError, UserError
 from raymtl.telemetry import logs
 from raymtl.telemetry.lines import last_line
 from raymtl.telemetry.output import FoldedTable, replace_stdout
-from raymtl.training import sessions
-from raymtl.training.phases import joining
+from raymtl.training import ray_log_folders
+from raymtl.training.start_lines import joining
 from raymtl.words import count_of
 
 app = typer.Typer(
@@ -53,7 +53,7 @@ def main(arguments: list[str] | None = None) -> None:
     with suppress(KeyboardInterrupt):  # `signals.end` says what there is to say
         code = run_command(sys.argv[1:] if arguments is None else arguments)
         if code:
-            sessions.keep_logs()
+            ray_log_folders.keep_logs()
     signals.end(code)
     if (colorama := sys.modules.get("colorama.initialise")) is not None:
         atexit.unregister(colorama.reset_all)  # it writes an escape sequence after the last line

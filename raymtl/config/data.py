@@ -95,7 +95,7 @@ class Data(Section):
     timestamp: Annotated[str | None, Role.LEARNING | Role.READ] = None
     """Column with the time of the impression; checked, not trained on."""
     unit_rows: Annotated[PositiveInt, Role.LEARNING | Role.READ] = 1_000_000
-    """Rows per unit, about: a unit is the part of the input that a checkpoint counts as wholly read or not at all. Only the last
+    """Rows per unit, about: a unit is the part of the input that a checkpoint counts as read. Only the last
     step before a checkpoint or an evaluation may be partly empty, so the units between two should make many steps."""
     block_rows: Annotated[PositiveInt, Role.EXECUTION | Role.READ] = 65_536
     """Rows at most in one block, of which a reading task hands each worker an equal slice; also the window of

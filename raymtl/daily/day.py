@@ -56,9 +56,9 @@ from raymtl.model_store.manifest import Manifest
 from raymtl.storage.object_store import Store
 from raymtl.telemetry.events import Listener
 from raymtl.training.cluster import connect
-from raymtl.training.phases import joining, starting_workers
 from raymtl.training.ray_trainer import launch
 from raymtl.training.resources import reading_tasks, wait_for_resources
+from raymtl.training.start_lines import joining, starting_workers
 
 _POLL_S = 30.0
 

@@ -27,9 +27,9 @@ from raymtl.serving.scorer import PREDICTION, Assets, Scorer
 from raymtl.serving.version import Version, open_version, read_dense, read_id_map, read_table
 from raymtl.telemetry import logs
 from raymtl.training.cluster import join
-from raymtl.training.phases import joining
 from raymtl.training.resources import places
 from raymtl.training.rundir import run_lock
+from raymtl.training.start_lines import joining
 from raymtl.words import count_of
 
 JOB, SUCCESS = "_scoring.json", "_SUCCESS"

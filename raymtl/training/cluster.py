@@ -14,9 +14,9 @@ from ray.exceptions import RayError
 from raymtl import signals
 from raymtl.config.root import Config
 from raymtl.telemetry import logs
-from raymtl.training import sessions
+from raymtl.training import ray_log_folders
 from raymtl.training.local_ray import LOCAL_SETTINGS, check_this_machine, start_failed
-from raymtl.training.reach import find_cluster, unreachable
+from raymtl.training.ray_address import find_cluster, unreachable
 
 _GIVEN_BACK_S = 20.0
 """An earlier run of this process releases its CPUs within this time."""
@@ -74,7 +74,7 @@ def join(address: str | None, cpus: int) -> bool:
     except (OSError, ValueError, RuntimeError, RayError) as error:
         raise start_failed(error) from error
     _own_session = context.address_info["session_dir"]
-    sessions.own(_own_session)
+    ray_log_folders.own(_own_session)
     _started_here = True
     return True
 

@@ -22,7 +22,7 @@ from raymtl.telemetry.events import Listener
 from raymtl.training.checkpoint_folders import find_checkpoint, last_checkpoint
 from raymtl.training.cluster import connect
 from raymtl.training.fill import fill_advice, fill_of
-from raymtl.training.phases import joining, starting_workers
+from raymtl.training.metric_checks import check_metric_names
 from raymtl.training.ray_trainer import launch
 from raymtl.training.resources import reading_tasks, wait_for_resources
 from raymtl.training.rundir import (
@@ -34,8 +34,8 @@ from raymtl.training.rundir import (
     run_lock,
     run_of,
 )
-from raymtl.training.score import check_scores
 from raymtl.training.shapes import check_fits
+from raymtl.training.start_lines import joining, starting_workers
 from raymtl.training.worker import Job, run_worker
 
 
@@ -71,7 +71,7 @@ def prepare(config: Config) -> RunPlan:
 
 def prepare_inputs(config: Config) -> RunPlan:
     """Run the checks that need no run folder. Raises UserError."""
-    check_scores(config)
+    check_metric_names(config)
     if config.train.sparse_optimizer.type == "adam" and not config.train.use_gpu:
         raise ConfigError(
             "train.sparse_optimizer.type is `adam`, which fbgemm has for GPUs only; use rowwise_adagrad, adagrad or sgd, "

@@ -66,7 +66,7 @@ def launch(
         check_room_for_checkpoints(config)
     ray_folder = new_folder("ray")
     pump = _EventPump(on_event) if on_event else None
-    trainer = _Trainer(
+    trainer = _RayTrainer(
         # The job is bound to the function: Ray's controller also unpickles `train_loop_config`, and would import TorchRec for it
         partial(entry, {"job": replace(job, event_queue=pump.event_queue if pump else None)}),
         torch_config=TorchConfig(
@@ -125,7 +125,7 @@ def _announced_losses(possible: bool) -> Iterator[None]:
         del os.environ[ENABLE_PREEMPTION_WATCHER_ENV_VAR]
 
 
-class _Trainer(TorchTrainer):
+class _RayTrainer(TorchTrainer):
     """Ray's trainer; it exposes its controller, and leaves Ctrl-C to Python, since Ray's own handler exits with code 0."""
 
     controller: Any = None
@@ -135,7 +135,7 @@ class _Trainer(TorchTrainer):
 
 
 def _launch(
-    trainer: _Trainer,
+    trainer: _RayTrainer,
     config: Config,
     notify: Callable[[str], None],
     last_event_time: Callable[[], float] = lambda: 0.0,
@@ -198,7 +198,7 @@ class _Watch:
     """Watches whether the cluster still has the nodes that the workers need; Ray Train itself would wait for them forever."""
 
     def __init__(
-        self, trainer: _Trainer, config: Config, notify: Callable[[str], None], last_event_time: Callable[[], float]
+        self, trainer: _RayTrainer, config: Config, notify: Callable[[str], None], last_event_time: Callable[[], float]
     ):
         self.gave_up: str | None = None
         """The missing resources for which the run was ended."""

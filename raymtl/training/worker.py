@@ -215,7 +215,7 @@ def built_facts(train_state: TrainState, trainer: Trainer) -> dict[str, Any]:
 
 @dataclass
 class _Stream:
-    """The rows of this worker, read anew each time."""
+    """The rows of this worker, read again for each iteration."""
 
     opened: list[ray.data.DataIterator]
     """On the first worker those of all: the actors that deal the slices end with the last reference of their owner."""

@@ -27,9 +27,9 @@ from raymtl.storage.object_store import Store
 from raymtl.telemetry.events import Listener
 from raymtl.training.cluster import connect
 from raymtl.training.driver import prepare_inputs
-from raymtl.training.phases import joining
 from raymtl.training.resources import ResourceGrant, reading_tasks
 from raymtl.training.rundir import CONFIG, RunFolder, run_lock
+from raymtl.training.start_lines import joining
 from raymtl.training.trainer import epoch_schedule
 from raymtl.tuning.blocks import fits, read_shared
 from raymtl.tuning.check import check, search_folder

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from raymtl.training.sessions import KEPT_S, MARKER, remove_old
+from raymtl.training.ray_log_folders import KEPT_S, MARKER, remove_old
 from tests.helpers.terminal import ROOT, clean_environment
 
 OLD = time.time() - KEPT_S - 60

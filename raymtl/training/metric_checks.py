@@ -7,7 +7,7 @@ from raymtl.errors import ConfigError
 from raymtl.objectives.metrics import lower_is_better
 
 
-def check_scores(config: Config) -> None:
+def check_metric_names(config: Config) -> None:
     """Raise ConfigError if `train.select` or `train.early_stop.metric` names an unknown task or metric."""
     wanted = {"train.select": config.train.select}
     if config.train.early_stop is not None:

@@ -11,8 +11,8 @@ import pytest
 import ray
 
 from raymtl.errors import ClusterError, ConfigError
-from raymtl.training import reach
-from raymtl.training.reach import find_cluster
+from raymtl.training import ray_address
+from raymtl.training.ray_address import find_cluster
 
 
 @pytest.fixture
@@ -53,7 +53,7 @@ def test_another_server_is_not_ray(web_server: str, scheme: str) -> None:
 
 
 def test_who_says_nothing_is_not_waited_for(silent: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(reach, "_ANSWER_S", 0.5)
+    monkeypatch.setattr(ray_address, "_ANSWER_S", 0.5)
     with pytest.raises(ClusterError, match=f"cannot reach a Ray cluster at `{silent}`: no answer within"):
         find_cluster(silent, "--address")
 

@@ -3,13 +3,13 @@
 import pytest
 
 from raymtl.errors import ConfigError
-from raymtl.training.score import check_scores
+from raymtl.training.metric_checks import check_metric_names
 from tests.helpers.small_config import small
 
 
 @pytest.mark.parametrize("metric", ["mean_auc", "click.ne", "buy.auc", "buy.gauc"])
 def test_metrics_to_choose_by(metric):
-    check_scores(small(f"train.select={metric}"))
+    check_metric_names(small(f"train.select={metric}"))
 
 
 @pytest.mark.parametrize(
@@ -28,10 +28,10 @@ def test_metrics_to_choose_by(metric):
 )
 def test_other_metrics_are_refused(metric, said):
     with pytest.raises(ConfigError) as error:
-        check_scores(small(f"train.select={metric}"))
+        check_metric_names(small(f"train.select={metric}"))
     assert said in str(error.value)
 
 
 def test_without_a_binary_task_there_is_no_mean_auc():
     with pytest.raises(ConfigError, match=r"no task is binary; use <task>\.<metric>, such as click\.poisson_deviance"):
-        check_scores(small("tasks.click.kind=count", "tasks_subset=[click]", "tasks.buy.parent=null"))
+        check_metric_names(small("tasks.click.kind=count", "tasks_subset=[click]", "tasks.buy.parent=null"))
