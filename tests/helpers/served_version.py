@@ -17,6 +17,7 @@ from raymtl.data.ids.hashing import hash_strings
 from raymtl.data.ids.id_map import IdMap, save_map
 from raymtl.data.read import read_fragment
 from raymtl.data.units import plan_input
+from raymtl.embeddings.rows import table_rows
 from raymtl.model_store.store import publish
 from raymtl.model_store.writer import Draft, write_version
 from raymtl.storage.folder import Folder
@@ -100,10 +101,9 @@ def publish_version(root: Path, config: Config, name: str = "v1", seed: int = 0)
         with torch.no_grad():
             for parameter in built.model.module.head.parameters():
                 parameter.add_(torch.randn_like(parameter) * 0.2)
-            for value in built.model.state_dict().values():
-                if hasattr(value, "local_shards"):
-                    for shard in value.local_shards():
-                        shard.tensor.copy_(torch.randn_like(shard.tensor))
+            for table in table_rows(built.model, group).values():
+                for shard in table.local:
+                    shard.weight.copy_(torch.randn_like(shard.weight))
         store = Store.open(str(root / "store"))
         days = {"train": [DAYS[0], DAYS[0]]}
         write_version(built, store, Draft(name, config, days), group, maps={"user": user_map()})
