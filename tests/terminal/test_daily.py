@@ -68,5 +68,5 @@ def test_a_day_of_next_to_no_rows(tmp_path: Path) -> None:
     record = read_record(Store.open(str(store)), day_of(1))
     assert record is not None
     assert record.status == "published"
-    assert f"--ignore-bounds let the day through: {odd}" in record.notes
-    assert "--ignore-bounds let the day through" in (store / "days" / str(day_of(1)) / "report.html").read_text()
+    assert f"--ignore-bounds accepted the day: {odd}" in record.notes
+    assert "--ignore-bounds accepted the day" in (store / "days" / str(day_of(1)) / "report.html").read_text()
