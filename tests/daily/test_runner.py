@@ -168,7 +168,7 @@ def test_the_version_before_is_scored_on_labels_it_never_saw(four_days: tuple[Co
     assert first.next_day == []
     # the first version had the clicks of the day before the second one, so nobody could be scored on its buys
     assert [(n.day, n.version, n.rows) for n in second.next_day] == [(day_of(2), first.version, ROWS)]
-    assert any("is gone" in note for note in second.notes)
+    assert any("that day was removed" in note for note in second.notes)
     today, before = third.next_day
     assert (today.day, today.version, today.rows) == (day_of(3), second.version, ROWS)
     assert (before.day, before.version, before.rows) == (day_of(2), first.version, ROWS)
@@ -251,7 +251,7 @@ def test_an_old_day_is_not_done_alone(four_days: tuple[Config, list[Record]]) ->
 
 def test_logs_that_begin_too_late(logs: Path, tmp_path: Path) -> None:
     config = config_from_dict(daily_raw(logs, tmp_path / "store", bootstrap_days=7))
-    with pytest.raises(ConfigError, match=r"the logs begin on 2026-01-01; set daily\.bootstrap_days to 2"):
+    with pytest.raises(ConfigError, match=r"the logs start on 2026-01-01; set daily\.bootstrap_days to 2"):
         daily(config, 1)
 
 
