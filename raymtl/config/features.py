@@ -103,8 +103,8 @@ class TableDefaults(Section):
     sharding: Annotated[
         Literal["table_wise", "row_wise", "column_wise", "replicated"] | None, Role.EXECUTION | Role.LOOKUP
     ] = None
-    """Fixes how the table is spread over the workers, or that each worker holds all of it (`replicated`); null: the planner
-    chooses."""
+    """Fixes how the table is spread over the workers, or that each worker holds all of it (`replicated`); null: on CPUs
+    raymtl replicates small tables (ADR 24), and TorchRec's planner places the rest."""
 
     @field_validator("id_space", mode="before")
     @classmethod

@@ -111,7 +111,7 @@ class Train(Section):
     batch_size: Annotated[PositiveInt, Role.LEARNING] = 2048
     """Rows per step over all workers, so that the number of workers does not change the optimisation."""
     epochs: Annotated[PositiveInt, Role.LEARNING] = 1
-    """Number of passes over the training days."""
+    """Number of epochs: how many times the training days are read."""
     seed: Annotated[int, Role.LEARNING, NotSearched("the seed is what the repeats at the end change")] = 0
     """Seed of the initial weights and of dropout."""
     precision: Annotated[Literal["auto", "fp32", "bf16"], Role.LEARNING] = "auto"
@@ -141,7 +141,7 @@ class Train(Section):
     checkpoint: Annotated[Checkpoints, _SAME] = Checkpoints()
     """When to save checkpoints, and how many to keep."""
     max_failures: Annotated[NonNegativeInt, Role.EXECUTION] = 3
-    """Maximum number of restarts after lost workers."""
+    """Maximum number of restarts after lost workers; those that are lost during their start count separately."""
     resize_check_s: Annotated[PositiveFloat, Role.EXECUTION] = 60.0
     """Seconds between checks whether more workers fit; only with `min_workers`."""
     start_timeout_s: Annotated[PositiveFloat, Role.EXECUTION] = 120.0

@@ -20,8 +20,8 @@ the columns, and for the minimum of rows: `min_rows_share` of the median of the 
 
 | statistic | too low | too high |
 |---|---|---|
-| rows | late | broken |
-| observed share of a task | late | – |
+| rows | incomplete | broken |
+| observed share of a task | incomplete | – |
 | mean label, null share, share of a scenario | broken | broken |
 | share of new IDs | – | broken |
 | type of a column | broken if it changed or is missing | |
@@ -51,17 +51,17 @@ _WAIT = f"rerun the same command when the data is complete; {_ACCEPT}"
 class Findings:
     """What is unexpected about a day, one message each.
 
-    If anything is `late`, the day is probably incomplete, which may also be why something looks `broken`: wait first.
+    If anything is `incomplete`, the day is probably incomplete, which may also be why something looks `broken`: wait first.
     """
 
-    late: list[str] = field(default_factory=list)
+    incomplete: list[str] = field(default_factory=list)
     """Data that has probably not arrived yet."""
     broken: list[str] = field(default_factory=list)
     """Faults that waiting does not fix."""
 
     def without_advice(self) -> list[str]:
         """The messages without their advice, for a day that --ignore-bounds accepts."""
-        said = [sentence.replace(_WAIT, "").replace(_FIX, "") for sentence in (*self.broken, *self.late)]
+        said = [sentence.replace(_WAIT, "").replace(_FIX, "") for sentence in (*self.broken, *self.incomplete)]
         return [sentence.rstrip("; ") for sentence in said]
 
 
@@ -112,7 +112,7 @@ class _DriftEvaluator:
             return
         sentence = f"{has}, expected {expected.low:,.0f} to {expected.high:,.0f} {expected.days}"
         if now < expected.low:
-            self.findings.late.append(f"{sentence}; {_WAIT}")
+            self.findings.incomplete.append(f"{sentence}; {_WAIT}")
         elif now > expected.high:
             self.findings.broken.append(f"{sentence}; are some written twice? {_FIX}")
 
@@ -127,7 +127,7 @@ class _DriftEvaluator:
             else statistics.median(before.values())
         )
         if now < self.bounds.min_rows_share * usual:
-            self.findings.late.append(
+            self.findings.incomplete.append(
                 f"{has}, fewer than {_percent(self.bounds.min_rows_share)} of the expected {usual:,.0f} (from "
                 f"{count_of(len(before), 'earlier day')}; daily.bounds.min_rows_share); {_WAIT}"
             )
@@ -139,7 +139,7 @@ class _DriftEvaluator:
                 values, lambda p: max(self.bounds.slack * p, self._share_noise(p, self.stats.rows), _SHARE_FLOOR)
             )
             if expected is not None and share < expected.low:
-                self.findings.late.append(
+                self.findings.incomplete.append(
                     f"tasks.{name}: {_percent(share)} of the labels are observed, expected {expected.shares()}; {_WAIT}"
                 )
         for name, mean in self.stats.labels.items():

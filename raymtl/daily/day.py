@@ -59,6 +59,7 @@ from raymtl.training.cluster import connect
 from raymtl.training.ray_trainer import launch
 from raymtl.training.resources import reading_tasks, wait_for_resources
 from raymtl.training.start_lines import joining, starting_workers
+from raymtl.words import count_of
 
 _POLL_S = 30.0
 
@@ -245,14 +246,16 @@ class Day:
             waited += _POLL_S
 
     def _check(self, plans: DayPlans) -> DayMaps:
-        """DayStatistics of the day, what is odd about them, and its ID maps."""
+        """Check the day and its drift, record its statistics, and return its ID maps."""
         tasks = reading_tasks(self.config, workers=0)
         if self.record.stats is None:
             stats, problems = check_day(self.config, self.day, tasks)
             if problems:
-                raise DataError(
-                    "; ".join(problems[:3]) + (f"; and {len(problems) - 3} more" if len(problems) > 3 else "")
+                rest = (
+                    f"; {count_of(len(problems) - 3, 'more problem')}: list all with `raymtl check --part train --set "
+                    f"data.train.start={self.day} --set data.train.end={self.day}`"
                 )
+                raise DataError("; ".join(problems[:3]) + (rest if len(problems) > 3 else ""))
             self._note(stats=stats)
         maps = make_day_maps(
             self.config,
@@ -278,8 +281,8 @@ class Day:
                 return maps
             if found.broken:
                 raise DataError("; ".join(found.broken))
-            if found.late:
-                raise TryLaterError(f"{self.day} is not ready: {'; '.join(found.late)}")
+            if found.incomplete:
+                raise TryLaterError(f"{self.day} is not ready: {'; '.join(found.incomplete)}")
         return maps
 
     def _earlier_stats(self, most: int) -> dict[dt.date, DayStatistics]:

@@ -175,14 +175,16 @@ def _compared(day: TaskContext, metric: Metric) -> Check | None:
         return _not_judged(name, what, before, after, day.candidate.get("null_reason") or "the metric is null")
     if day.base is None:
         chance = metric.chance or 0.0
-        return _judged(name, what, None, after, f"> {chance:g}", after > chance)
+        return _make_check(name, what, None, after, f"> {chance:g}", after > chance)
     if before is None or not math.isfinite(before):
         note = day.base.get("null_reason") or "the metric is not finite"
         return _not_judged(name, what, before, after, f"the previous version: {note}")
     if metric.better == "higher":
-        return _judged(name, what, before, after, f"≥ {before - gate.auc_drop:.4g}", after >= before - gate.auc_drop)
+        return _make_check(
+            name, what, before, after, f"≥ {before - gate.auc_drop:.4g}", after >= before - gate.auc_drop
+        )
     most = before * (1 + gate.ne_rise)
-    return _judged(name, what, before, after, f"≤ {most:.4g}", after <= most)
+    return _make_check(name, what, before, after, f"≤ {most:.4g}", after <= most)
 
 
 def _calibration(day: TaskContext) -> Iterator[Check]:
@@ -200,7 +202,7 @@ def _calibration(day: TaskContext) -> Iterator[Check]:
         return
     closer = before is not None and _log_distance_from_one(after) < _log_distance_from_one(before)
     limit = f"{low:.4g} to {high:.4g}, or closer to 1 than before" if day.base else f"{low:.4g} to {high:.4g}"
-    yield _judged(day.name, what, before, after, limit, low <= after <= high or closer)
+    yield _make_check(day.name, what, before, after, limit, low <= after <= high or closer)
 
 
 def _labels_cancel(metrics: Metrics) -> bool:
@@ -224,7 +226,7 @@ def _order(day: GateContext) -> Iterator[Check]:
         return
     before = old["overall"]
     most = before + day.gate.order_rise
-    yield _judged(None, "order", before, after, f"≤ {most:.4g}", after <= most)
+    yield _make_check(None, "order", before, after, f"≤ {most:.4g}", after <= most)
 
 
 def _finite(day: GateContext) -> Iterator[Check]:
@@ -235,14 +237,14 @@ def _finite(day: GateContext) -> Iterator[Check]:
             note=f"{count:,} numbers of `{name}` are NaN or infinite",
         )  # fmt: skip
     if day.not_finite and not found:
-        yield _judged(None, "not finite", None, 0.0, "0", True)
+        yield _make_check(None, "not finite", None, 0.0, "0", True)
 
 
 def _norms(day: GateContext) -> Iterator[Check]:
     for table, (before, after) in day.norms.items():
         what = f"norm {table}"
         if not math.isfinite(after):
-            yield _judged(None, what, before, after, "a finite number", False)
+            yield _make_check(None, what, before, after, "a finite number", False)
         elif day.base is None:
             continue
         elif before is None:
@@ -251,7 +253,7 @@ def _norms(day: GateContext) -> Iterator[Check]:
             yield _not_judged(None, what, before, after, "the previous weights were all 0, or not finite")
         else:
             low, high = before / day.gate.norm_growth, before * day.gate.norm_growth
-            yield _judged(None, what, before, after, f"{low:.4g} to {high:.4g}", low <= after <= high)
+            yield _make_check(None, what, before, after, f"{low:.4g} to {high:.4g}", low <= after <= high)
 
 
 def _no_task(day: GateContext) -> Iterator[Check]:
@@ -265,7 +267,7 @@ def _get(metrics: Metrics | None, what: str) -> float | None:
     return None if metrics is None else metrics.get(what)
 
 
-def _judged(task: str | None, what: str, base: float | None, candidate: float, limit: str, passed: bool) -> Check:
+def _make_check(task: str | None, what: str, base: float | None, candidate: float, limit: str, passed: bool) -> Check:
     return Check(
         task=task, name=what, base=base, candidate=candidate, limit=limit, passed=passed and math.isfinite(candidate)
     )

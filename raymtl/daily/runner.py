@@ -54,11 +54,11 @@ def run_daily(config: Config, request: DailyRequest, *, address: str | None, on_
             return Day(config, store, day, request, lease, address, on_event, restart)
 
         records = [make(day).run() for day in _interrupted_days(store)]
-        todo = _days_to_run(store, daily, request)
-        for note in todo.notes:
+        schedule = _days_to_run(store, daily, request)
+        for note in schedule.notes:
             on_event({"note": note})
         redo = RedoProgress(store, request.first or request.last, request.last) if request.force else None
-        for day in todo.days:
+        for day in schedule.days:
             done = _done(store, day)
             if done is not None and (redo is None or redo.has_done(day)):
                 on_event({"note": _already_done_text(config, store, done)})
@@ -83,11 +83,11 @@ def dry_run(config: Config, request: DailyRequest) -> list[dict[str, Any]]:
     daily = section(config)
     store = Store.open(daily.store)
     check_writable(store, "daily.store: the store", "daily.store")
-    todo = _days_to_run(store, daily, request)
-    base = choose_base(known_versions(store), todo.days[0]) if todo.days else None
+    schedule = _days_to_run(store, daily, request)
+    base = choose_base(known_versions(store), schedule.days[0]) if schedule.days else None
     parent = None if base is None else base.id
-    found: list[dict[str, Any]] = [{"note": note} for note in todo.notes]
-    for day in todo.days:
+    found: list[dict[str, Any]] = [{"note": note} for note in schedule.notes]
+    for day in schedule.days:
         done = None if request.force else _done(store, day)
         reasons = not_ready(config, day, first=parent is None)
         found.append(
@@ -105,16 +105,16 @@ def dry_run(config: Config, request: DailyRequest) -> list[dict[str, Any]]:
 def _days_to_run(store: Store, daily: Daily, request: DailyRequest) -> DaySchedule:
     if request.first is None and not request.force:
         return days_to_do(store, daily, request.last)
-    todo = days_between(daily, request.first or request.last, request.last)
+    schedule = days_between(daily, request.first or request.last, request.last)
     there = known_versions(store)
     current = next((v.manifest for v in there if v.current), None)
     if not request.force and current is not None:
         # The first version is trained on several days; all but the last have no record
-        old = [day for day in todo.days if first_day(store, there) <= day <= current.data_end]
+        old = [day for day in schedule.days if first_day(store, there) <= day <= current.data_end]
         trained = [day for day in old if _done(store, day) is None and not was_left_out(store, day, there)]
         notes = [explain_finished_day(store, daily, day, there) for day in trained]
-        todo = DaySchedule([day for day in todo.days if day not in trained], [*todo.notes, *notes])
-    train = [day for day in todo.days if request.force or _done(store, day) is None]
+        schedule = DaySchedule([day for day in schedule.days if day not in trained], [*schedule.notes, *notes])
+    train = [day for day in schedule.days if request.force or _done(store, day) is None]
     if train and current is not None and train[0] <= current.data_end:
         # the version of an old day would replace a version trained on later days
         later = {train[0] + dt.timedelta(days=n) for n in range((current.data_end - train[0]).days + 1)}
@@ -125,7 +125,7 @@ def _days_to_run(store: Store, daily: Daily, request: DailyRequest) -> DaySchedu
                 + (f" and {count_of(len(missing) - 1, 'more day')}" if len(missing) > 1 else "")
                 + f"; rerun with --from {train[0]} --to {max(current.data_end, request.last)} --force"
             )
-    return todo
+    return schedule
 
 
 def _done(store: Store, day: dt.date) -> Record | None:

@@ -10,7 +10,7 @@ A block is an Arrow table with one column per use, named `<role>:<name>`:
     weight           float32
     scenario         int32, index into `data.scenario.values`; its length stands for `other`
     group            int64, the user's ID; for null a unique ID        (evaluation only)
-    unit             int32, position of the unit in the epoch
+    unit             int32, position of the unit in the schedule (what remains of all epochs)
 
 Everything is checked and converted here, in the reading tasks, column by column; `rules.py` has the rules.
 """
@@ -103,7 +103,7 @@ class BlockMaker:
     def __call__(self, raw: pa.Table, place: Place, unit: int, tasks: Sequence[str] | None = None) -> pa.Table:
         """The block of a raw table; DataError names file, column, row and value of a violation of the contract.
 
-        With `tasks` the labels of all others are not observed.
+        `unit` is the unit's position in the schedule. With `tasks` the labels of all others are not observed.
         """
         if self._users is not None:
             kept = np.flatnonzero(self._users.contains(to_int64(one_array(raw, self._users.column, "id"))))

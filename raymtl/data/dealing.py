@@ -5,8 +5,8 @@ span, in the order in which its rows are read, belongs to step i // B of the spa
 (i mod B) mod W. So every step but the last of a span has all its rows, and a step holds the same rows for any W.
 
 The reading tasks cut each block into one slice per worker, and one process hands the slices out. Many workers would make slices
-tiny and that process slow, so more workers than `block_rows` / 4096 form groups. Each group reads rows of its own, as many as
-its workers would have had; only which rows they are depends on W then.
+tiny and that process slow, so more workers than `block_rows` / 4096 form groups. Each group reads its own share of the rows
+through its own dataset, as many rows as its workers would have had; only which rows they are depends on W then.
 """
 
 from collections.abc import Iterable, Sequence
@@ -27,7 +27,7 @@ class RowRange:
     """Position of the unit in the schedule."""
     start: int
     stop: int
-    position: int
+    rows_before: int
     """Rows of the span that the group has read before."""
 
 
@@ -74,7 +74,7 @@ class Deal:
         starts = {begin for begin, _ in self.spans}
         for begin, end in self.stretches:
             if begin in starts:
-                before = position = 0
+                before = rows_before = 0
             after = before + sum(self._unit_rows[begin:end])
             counts = [self._rows_of(ranks, after) - self._rows_of(ranks, before) for ranks in self.groups]
             skipped, left = sum(counts[:group]), counts[group]
@@ -83,8 +83,8 @@ class Deal:
                 stop = min(start + left, self._unit_rows[place])
                 skipped, left = skipped - start, left - (stop - start)
                 if stop > start:
-                    found.append(RowRange(place, start, stop, position))
-                    position += stop - start
+                    found.append(RowRange(place, start, stop, rows_before))
+                    rows_before += stop - start
             before = after
         return found
 
@@ -106,7 +106,7 @@ def groups(workers: int, block_rows: int) -> list[range]:
     return [range(start, stop) for start, stop in pairwise(ends)]
 
 
-def owners(position: int, rows: int, step_rows: int, members: int) -> np.ndarray:
-    """The member of a group that each of `rows` rows belongs to, [rows]; `position`: rows of the span that the group has read
+def owners(rows_before: int, rows: int, step_rows: int, members: int) -> np.ndarray:
+    """The member of a group that each of `rows` rows belongs to, [rows]; `rows_before`: rows of the span that the group has read
     before, `step_rows`: rows of the group in a full step."""
-    return np.arange(position, position + rows) % step_rows % members
+    return np.arange(rows_before, rows_before + rows) % step_rows % members

@@ -20,7 +20,7 @@ from raymtl.data.blocks import BlockMaker, Place
 from raymtl.data.contract import is_string_column
 from raymtl.data.dealing import Deal, RowRange, owners
 from raymtl.data.ids.id_map import MapFile
-from raymtl.data.slices import ONE_EACH, cut
+from raymtl.data.slices import ONE_BYTE, cut
 from raymtl.data.units import Fragment, Plan
 from raymtl.data.user_slice import UserSlice
 from raymtl.errors import CheckpointError, DataError, StorageError
@@ -103,17 +103,17 @@ class SlicesDatasource(Datasource):
         maker = ray.put(self._maker)  # once, not once per task: it holds the complete configuration
         for row_range in self._ranges:
             epoch, number = self._schedule[row_range.place]
-            unit, position = self._plan.units[number], row_range.position
+            unit, rows_before = self._plan.units[number], row_range.rows_before
             for pieces in _chunks(_pieces(unit.fragments, row_range), self._block_rows):
                 seeds = [self._seed(epoch, number, piece) for piece in pieces]
-                cutting = _Cutting(position, self._step_rows, self._members)
+                cutting = _Cutting(rows_before, self._step_rows, self._members)
                 read = _ReadChunk(
                     self._plan.root, pieces, seeds, row_range.place, unit.tasks, maker, self._block_rows, cutting
                 )
                 rows = sum(piece.rows for piece in pieces)
                 paths = [piece.fragment.path for piece in pieces]
                 tasks.append(ReadTask(read, BlockMetadata(None, int(rows * self._row_bytes), paths, None)))
-                position += rows
+                rows_before += rows
         # A group without rows: its workers get an empty stream
         return tasks or [ReadTask(_nothing, BlockMetadata(0, 0, [], None))]
 
@@ -167,7 +167,7 @@ def _chunks(pieces: Sequence[_Piece], rows: int) -> list[list[_Piece]]:
 class _Cutting:
     """How a reading task cuts its rows into slices."""
 
-    position: int
+    rows_before: int
     """Rows of the span that the group has read before this task."""
     step_rows: int
     """Rows of the group in a full step."""
@@ -189,6 +189,7 @@ class _ReadChunk:
         block_rows: int,
         cutting: _Cutting,
     ):
+        """`unit`: position of the unit in the schedule, for the block's column of that name."""
         self._root, self._pieces, self._seeds, self._unit, self._tasks = root, pieces, seeds, unit, tasks
         self._maker, self._block_rows, self._cutting = maker, block_rows, cutting
 
@@ -196,8 +197,8 @@ class _ReadChunk:
         # Readers yield to trainers on the same cores: a trainer that waits for rows leaves them the core
         os.setpriority(os.PRIO_PROCESS, 0, _LOWEST_PRIORITY)
         maker: BlockMaker = ray.get(self._maker)
-        # Of a slice of users fewer rows are left than planned, so the position is only about right: the slices are as even
-        position = self._cutting.position
+        # Of a slice of users fewer rows are left than planned, so `rows_before` is only about right: the slices are as even
+        rows_before = self._cutting.rows_before
         for piece, seed in zip(self._pieces, self._seeds, strict=True):
             fragment = piece.fragment
             random = None if seed is None else np.random.default_rng(seed)
@@ -208,8 +209,8 @@ class _ReadChunk:
                 block = maker(raw, Place(fragment.path, first_row), self._unit, self._tasks)
                 order = None if random is None else random.permutation(len(block))
                 members = self._cutting.members
-                yield from cut(block, order, owners(position, len(block), self._cutting.step_rows, members), members)
-                position += len(block)
+                yield from cut(block, order, owners(rows_before, len(block), self._cutting.step_rows, members), members)
+                rows_before += len(block)
 
 
 def read_fragment(
@@ -337,7 +338,7 @@ def _stream(
     source: SlicesDatasource, config: Config, workers: int, read_tasks: int, task_cpus: float, groups: int
 ) -> list[ray.data.DataIterator]:
     context = DataContext.get_current().copy()
-    context.target_max_block_size = ONE_EACH
+    context.target_max_block_size = ONE_BYTE
     context.execution_options.preserve_order = True
     context.execution_options.label_selector = dict(config.data.read_labels) or None
     if groups > 1:  # each dataset would take what one may take

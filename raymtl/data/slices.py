@@ -13,8 +13,8 @@ import pyarrow as pa
 
 _log = logging.getLogger("raymtl")
 
-ONE_EACH = 1
-"""`target_max_block_size` with which Ray sends every slice by itself."""
+ONE_BYTE = 1
+"""A `target_max_block_size` of one byte, so that Ray never joins slices."""
 
 
 def cut(block: pa.Table, order: np.ndarray | None, owners: np.ndarray, members: int) -> Iterator[pa.Table]:

@@ -64,7 +64,7 @@ def examine(
     nodes, findings = _nodes()
     findings += _settings(nodes, alone)
     if config is not None:
-        findings += _room(config)
+        findings += _check_capacity(config)
     with _probes(nodes) as probes:
         notify(f"waiting for {len(nodes)} node{'s' * (len(nodes) > 1)}")
         offsets, silent = _clocks(probes, limits["start"])
@@ -122,7 +122,7 @@ def _settings(nodes: list[Node], alone: bool) -> list[Finding]:
     ]
 
 
-def _room(config: Config) -> list[Finding]:
+def _check_capacity(config: Config) -> list[Finding]:
     """Whether the nodes could hold the workers if nothing else used them."""
     train = config.train
     if missing := shortage(config):

@@ -136,7 +136,7 @@ def _attempts(store: Store, node: str) -> dict[str, Callable[[], str | None]]:
     """By operation, a function that tries it and returns the error. `share` comes first: the others work on a local disk too."""
     mine, once = _file(node), _once(node)
 
-    def share() -> str | None:
+    def check_shared_folder() -> str | None:
         return None if store.read(CHECKER) == b"here" else "the node does not see what the checking machine wrote"
 
     def write() -> None:
@@ -165,4 +165,4 @@ def _attempts(store: Store, node: str) -> dict[str, Callable[[], str | None]]:
         return None if store.read(once) is None else "a deleted object still exists"
 
     steps = (write, read, listed, replace, create_once, delete)
-    return {"share": share, **dict(zip(_OPERATIONS, steps, strict=True))}
+    return {"share": check_shared_folder, **dict(zip(_OPERATIONS, steps, strict=True))}

@@ -14,7 +14,7 @@ _COLOURS = {"ok": "green", "warn": "yellow", "fail": "bold red"}
 _SHOWN = 3
 
 
-def together(findings: Iterable[Finding]) -> list[Finding]:
+def merge_findings(findings: Iterable[Finding]) -> list[Finding]:
     """Merge findings that differ only in their node, by group and check, worst first.
 
     If many nodes are ok with different values, only the first few are shown.
@@ -43,7 +43,7 @@ def lines(findings: list[Finding]) -> Table:
         table.add_column(column, no_wrap=True)
     table.add_column("value", overflow="fold")
     group = ""
-    for finding in together(findings):
+    for finding in merge_findings(findings):
         if finding.group != group:
             if group:
                 table.add_row()
@@ -58,7 +58,7 @@ def lines(findings: list[Finding]) -> Table:
 
 def verdict(findings: list[Finding]) -> str:
     """The findings in one sentence."""
-    failed, warned = (sum(f.status == status for f in together(findings)) for status in ("fail", "warn"))
+    failed, warned = (sum(f.status == status for f in merge_findings(findings)) for status in ("fail", "warn"))
     if worst(findings) == "ok":
         return "all checks passed"
     parts = [f"{failed} failed"] * bool(failed) + [f"{count_of(warned, 'warning')}"] * bool(warned)

@@ -1,8 +1,8 @@
 """Small tables of which every worker holds all rows.
 
 Looking up needs no exchange. A step gathers the rows that any worker touches (`touched_rows.py`) into a small matrix, looks up in
-that, and so gets the gradient of those rows alone. The optimizer sums it over the workers together with the dense gradients, in
-one all-reduce, and every worker applies the same update to its replica: all replicas stay equal.
+that, and so gets the gradient of those rows alone. The optimizer averages it over the workers together with the dense
+gradients, in one all-reduce, and every worker applies the same update to its replica: all replicas stay equal.
 
 In checkpoints these tables have the names and shapes that TorchRec gives the sharded ones.
 
@@ -37,7 +37,7 @@ class ReplicatedTable:
 
 
 @dataclass(frozen=True)
-class _Touched:
+class _GatheredRows:
     """What a step gathered from a group's weights."""
 
     group: int
@@ -74,7 +74,7 @@ class ReplicatedTables(nn.Module):
             for name in names
         }
         self._sizes = {name: lookup.tables[name].rows for name in names}
-        self._pending: list[_Touched] = []
+        self._pending: list[_GatheredRows] = []
 
     def tables(self) -> dict[str, ReplicatedTable]:
         """Every table by name."""
@@ -114,7 +114,7 @@ class ReplicatedTables(nn.Module):
         vectors[-1] = 0
         if self._trains():
             vectors.requires_grad_()
-            self._pending.append(_Touched(group, rows, vectors))
+            self._pending.append(_GatheredRows(group, rows, vectors))
         return vectors
 
     # Training

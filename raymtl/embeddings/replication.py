@@ -20,8 +20,8 @@ from raymtl.words import count_of, gib
 REPLICATED = "replicated"
 ASKED = "set by `sharding`"
 
-_MEMORY_SHARE, _MEMORY_BYTES = 0.05, 512 << 20
-"""Of a worker's memory, and at most, for all tables that are replicated without being asked for."""
+_MEMORY_BYTES = 512 << 20
+"""Most memory of a worker for all tables that are replicated without being asked for."""
 _SMALL_ROWS = 16_384
 """Of each table of a single worker, which has nothing to exchange: fbgemm's kernels are faster where a step touches many rows."""
 _COLLECTIVE_BYTES = 4 << 20
@@ -32,16 +32,14 @@ def choose_replicated(config: Config, lookup: Lookup, machine: Machine, batch_ro
     """The replicated tables, with the reason for each.
 
     Those with `sharding: replicated`. On the CPU also tables without `sharding`, as far as they take together no more than
-    512 MiB and a twentieth of a worker's memory: each table whose touched rows are fewer bytes than its exchange; and all the
-    others too, if then no table is exchanged, and the all-reduce grows by less than its collectives cost. A single worker
-    replicates its tables if all of them are small. (On a GPU the gain is not measured.)
+    512 MiB: each table whose touched rows are fewer bytes than its exchange; and all the others too, if then no table is
+    exchanged, and the all-reduce grows by less than its collectives cost. A single worker replicates its tables if all of
+    them are small. (On a GPU the gain is not measured.)
     """
     chosen = {name: ASKED for name, table in lookup.tables.items() if table.sharding == REPLICATED}
     if machine.device != "cpu":
         return chosen
     left = _MEMORY_BYTES
-    if machine.memory_bytes is not None:
-        left = min(left, int(_MEMORY_SHARE * machine.memory_bytes))
     rest: dict[str, float] = {}
     costs = {
         n: _extra_bytes(n, lookup, machine.workers, batch_rows) for n, t in lookup.tables.items() if not t.sharding

@@ -23,7 +23,7 @@ from raymtl.errors import ConfigError
 # of a row by its own accumulator. A user may still choose column-wise.
 _CHOICES = [ShardingType.TABLE_WISE.value, ShardingType.ROW_WISE.value]
 _NARROWEST_SHARD = 4
-# Bandwidths of one H100 in a machine of eight, in the planner's bytes/ms: HBM3 and, of NVLink and of its own 400 Gb/s
+# Bandwidths of one H100 in a machine of eight, in the planner's bytes/ms: HBM3 and, of NVLink and of its 400 Gb/s
 # adapter, what NCCL reaches in one direction. TorchRec's defaults (897, 600 and 12.5 GiB/s) make the network look six times
 # slower against NVLink than it is there.
 _H100 = {"hbm_mem_bw": 3350e6, "intra_host_bw": 370e6, "inter_host_bw": 46e6}

@@ -42,9 +42,9 @@ def load_version(
 ) -> LoadedVersion:
     """Fill the model of `config` and its optimizers from a published version (None: the current one), in place.
 
-    Called by all workers of `group` (over gloo) together. First one of the workers verifies each file's hash: nothing is loaded
-    from a damaged version. Without `optimizer` only the weights are read. Raises VersionError on all workers before the model
-    changes.
+    Called by all workers of `group` (over gloo) together. First, each file's hash is verified by one of the workers: nothing
+    is loaded from a damaged version. Without `optimizer` only the weights are read. Raises VersionError on all workers before
+    the model changes.
     """
     first = dist.get_rank(group) == 0
     manifests: list[Manifest] = all_gather_or_raise(

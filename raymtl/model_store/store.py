@@ -175,7 +175,7 @@ def _no_version(store: Store) -> str:
 
 def _repair(store: Store) -> str:
     """What to do about a damaged version."""
-    return f"restore the file from a backup, or run `raymtl versions rollback --store {store.path}`"
+    return f"restore the file from a backup, or run `raymtl versions rollback VERSION --store {store.path}` with another version"
 
 
 def diff(a: Manifest, b: Manifest) -> Difference:
@@ -323,7 +323,9 @@ def _entry(store: Store, version: str | None) -> commit_log.Entry:
         if version is None:
             raise VersionError(_no_version(store))
     if version not in there:
-        listed = ", ".join(list(there)[-5:]) or "none"
+        if not there:
+            raise VersionError(_no_version(store))
+        listed = ", ".join(list(there)[-5:])
         raise VersionError(f"store {store.path} has no version `{version}`; pass one of: {listed}")
     return there[version]
 

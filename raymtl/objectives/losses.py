@@ -37,8 +37,8 @@ class Losses(NamedTuple):
 class TaskLosses(nn.Module):
     """Masked, weighted loss of every task, divided by the label count of all workers (`docs/losses.md`).
 
-    L_t = W · Σ_i m_ti w_i ℓ(a_ti, y_ti) / max(N_t, floor_t), where m is 1 on observed labels of valid rows and N_t is
-    Σ m·w over all workers. DDP and TorchRec average gradients over the W workers, which takes the factor W out again.
+    L_t = W · Σ_i m_ti w_i ℓ(a_ti, y_ti) / max(N_t, floor_t), where m is 1 on observed labels of valid rows and N_t is Σ m·w
+    over all workers. `Optimizers.step` and TorchRec average gradients over the W workers, which takes the factor W out again.
     A task that no worker has a label for contributes an exact zero that stays connected to the autograd graph, so that every
     worker takes part in every collective. All arithmetic is in fp32.
     """

@@ -20,10 +20,14 @@ def environment(wanted: Sequence[str]) -> dict[str, str]:
     No message shows a value: most of them are keys and passwords.
     """
     found: dict[str, str] = {}
-    for one in wanted:
+    for number, one in enumerate(wanted, 1):
         name, equals, value = one.partition("=")
         if not re.fullmatch(r"[A-Za-z_][A-Za-z0-9_]*", name):
-            raise ConfigError("--env takes NAME or NAME=VALUE; use only letters, digits and `_` in a name")
+            # Not quoted: it may be a value whose name was left out
+            raise ConfigError(
+                f"--env number {number} is not NAME or NAME=VALUE; use only letters, digits and `_` in a name, and no digit "
+                "at its start"
+            )
         if not equals and name not in os.environ:
             raise ConfigError(f"--env {name}: this machine has no such variable; set it, or write --env {name}=VALUE")
         found[name] = value if equals else os.environ[name]

@@ -74,10 +74,10 @@ def _parsed(root: Any, words: Sequence[str]) -> tuple[str, Any]:
     """Name and click's context of a command that runs on a cluster: those that have the option --address."""
     able = [name for name, one in root.commands.items() if any("--address" in p.opts for p in one.params)]
     able = [name for name in able if name not in ("submit", "jobs")]
-    if not words or words[0] not in able:
-        raise ConfigError(
-            f"`{words[0] if words else ''}` does not run on a cluster; use one of these: {', '.join(sorted(able))}"
-        )
+    if not any(words[:1]):
+        raise ConfigError(f"no command is given; add one of: {', '.join(sorted(able))}")
+    if words[0] not in able:
+        raise ConfigError(f"`{words[0]}` does not run on a cluster; use one of these: {', '.join(sorted(able))}")
     context = root.commands[words[0]].make_context(words[0], list(words[1:]))
     if rest := [*getattr(context, "_protected_args", ()), *context.args]:
         raise ConfigError(f"`{words[0]} {rest[0]}` needs no cluster; run `raymtl {words[0]} {rest[0]}` here")

@@ -141,9 +141,9 @@ def _launch(
     last_event_time: Callable[[], float] = lambda: 0.0,
     save_soon: Callable[[], None] = lambda: None,
 ) -> Any:
-    """Run the trainer; `train.max_failures` also counts workers that die between their start and their first event, which Ray
-    does not retry. `last_event_time`: when the workers' last event arrived; `save_soon` requests a checkpoint at the end of the
-    current unit."""
+    """Run the trainer, again after workers died between their start and their first event, which Ray does not retry: at most
+    `train.max_failures` times, and each new run of the trainer starts Ray's own count again. `last_event_time`: when the
+    workers' last event arrived; `save_soon` requests a checkpoint at the end of the current unit."""
     allowed = config.train.max_failures
     attempt, run_dir = 0, RunFolder.open(run_folder(config))
     while True:
@@ -250,9 +250,9 @@ def _lost(error: Exception, config: Config) -> UserError:
     run_dir, allowed = run_folder(config), config.train.max_failures
     if _found_no_room(error):
         return ClusterError(
-            f"timed out waiting for resources for the workers of `{run_dir}`: other jobs hold them for longer than {allowed + 1} "
-            f"times train.start_timeout_s, {config.train.start_timeout_s:g} s; check `ray status`, then rerun the same command "
-            "to resume from the last checkpoint"
+            f"timed out waiting for resources for the workers of `{run_dir}`: other jobs hold them for longer than "
+            f"{(allowed + 1) * config.train.start_timeout_s:g} s ({allowed + 1} × train.start_timeout_s); "
+            "check `ray status`, then rerun the same command to resume from the last checkpoint"
         )
     failures = getattr(error, "worker_failures", None) or {None: error}
     for text in map(str, (*failures.values(), error)):

@@ -1,6 +1,6 @@
-"""Turn blocks into the same number of steps on every worker, whatever the files.
+"""Turn slices into the same number of steps on every worker, whatever the files.
 
-A background thread of each worker packs its blocks into local batches, never beyond the end of a span: the next point at which
+A background thread of each worker packs its slices into local batches, never beyond the end of a span: the next point at which
 all workers meet (`data/dealing.py`). The workers agree on several steps at once, by one small vector over gloo (never over the
 GPU, so the training loop is not blocked):
 
@@ -8,7 +8,8 @@ GPU, so the training loop is not blocked):
   (`docs/losses.md`).
 * whether a worker has no more rows in the span. It uses batches of padding until all have none; so a span ends on all workers at
   the same step, no row is dropped to equalize the workers, and no worker waits for another at the end.
-* whether a worker wants a checkpoint soon. Then all meet at the end of the unit that the farthest of them has come to.
+* whether a worker wants a checkpoint soon. Then all meet at the end of the last unit that any of them has started
+  (with many workers, up to a few units later).
 * whether a worker has an error or wants to stop: then all stop at the same step.
 """
 
@@ -62,7 +63,7 @@ class _Votes:
 
 
 class _Packer:
-    """Packs a worker's blocks, in order, into batches."""
+    """Packs a worker's slices, in order, into batches."""
 
     def __init__(self, blocks: Iterable[pa.Table], collator: Collator, rows: int):
         self._blocks, self._collator, self._rows = user_errors(blocks), collator, rows
@@ -95,7 +96,7 @@ class _Packer:
 
 
 class SyncedLoader:
-    """Iterator of `Step`s over one stream of blocks; `close()` ends it early on all workers at the same step."""
+    """Iterator of `Step`s over one stream of slices; `close()` ends it early on all workers at the same step."""
 
     def __init__(
         self,
@@ -126,7 +127,7 @@ class SyncedLoader:
         self._ready: queue.Queue[Step | None] = queue.Queue(max(_READY, self._most_steps))
         self._stop = threading.Event()
         self._error: BaseException | None = None
-        self._thread = threading.Thread(target=self._run, name="feed", daemon=True)
+        self._thread = threading.Thread(target=self._run, name="loader", daemon=True)
         self._thread.start()
 
     def __iter__(self) -> Iterator[Step]:
@@ -136,7 +137,7 @@ class SyncedLoader:
             raise self._error
 
     def close(self) -> None:
-        """Stop; every worker must call it after the same step."""
+        """Stop; all workers call it after the same step, and their loaders then end together."""
         self._stop.set()
         while self._thread.is_alive():
             try:  # the thread may wait for space in the queue

@@ -48,12 +48,12 @@ class Worker:
     device: torch.device
     group: dist.ProcessGroup
     """All workers, with the backend of the device."""
-    train_feed_group: dist.ProcessGroup | None
+    train_loader_group: dist.ProcessGroup | None
     """All workers over gloo, for the training loader alone; None with a single worker."""
-    eval_feed_group: dist.ProcessGroup | None
+    eval_loader_group: dist.ProcessGroup | None
     """The same for the evaluation loader: both loaders may run at a time."""
     open_stream: Callable[[Input, Schedule, Sequence[int]], Iterable[pa.Table]]
-    """Opens this worker's blocks of an input, with the numbers of units after which all workers meet; called by all workers
+    """Opens this worker's slices of an input, with the numbers of units after which all workers meet; called by all workers
     together."""
     must_save: Callable[[], bool] = lambda: False
     """Whether this worker knows that a node or the driver is about to stop: then all save a checkpoint at the end of the unit
@@ -110,7 +110,7 @@ class Trainer:
         self._train_state.model.train()
         after_units = self._stop_callback.after_units if self._stop_callback is not None else frozenset()
         meetings = meeting_points(config, self._inputs["train"].plan, "eval" in self._inputs, after_units)
-        feed = self._feed(self._inputs["train"], schedule[first:], [m - first for m in meetings], training=True)
+        loader = self._loader(self._inputs["train"], schedule[first:], [m - first for m in meetings], training=True)
 
         def is_due(done: int) -> bool:
             return done % units == 0 or _is_due(done % units, train.eval_every_units)
@@ -119,7 +119,7 @@ class Trainer:
             done = first + step.done
             return "eval" in self._inputs and step.done > 0 and (done in after_units or is_due(done))
 
-        for step in self._steps(feed, evaluates_after):
+        for step in self._steps(loader, evaluates_after):
             if not step.done:
                 continue
             done = first + step.done
@@ -139,7 +139,7 @@ class Trainer:
             if self._stop_callback is not None and evaluates_after(step):
                 stop |= not self._stop_callback.should_continue(progress.evaluations[-1])
             if stop:
-                feed.close()
+                loader.close()
                 return
         self._close_window()
         if not progress.finished:  # the last units had no rows of the training users
@@ -153,14 +153,14 @@ class Trainer:
         self._worker.gauges.set("checkpoint_seconds", seconds)
         logs.log.info("checkpoint: training paused for %.3f s", seconds)
 
-    def _feed(
+    def _loader(
         self, source: Input, schedule: Schedule, meetings: Sequence[int] = (), training: bool = False
     ) -> SyncedLoader:
         evaluation, worker = source.evaluation, self._worker
-        group = worker.eval_feed_group if evaluation else worker.train_feed_group
+        group = worker.eval_loader_group if evaluation else worker.train_loader_group
         replicated = self._train_state.replicated
-        # An evaluation changes no rows, so the workers need not know each other's
-        union = None if evaluation else group
+        # An evaluation changes no rows, so no worker needs the rows that others touch
+        touched_group = None if evaluation else group
         return SyncedLoader(
             worker.open_stream(source, schedule, meetings),
             self._collators[evaluation],
@@ -169,7 +169,7 @@ class Trainer:
             self._local_rows,
             deal_of(source.plan, schedule, meetings, self._config, worker.workers),
             worker.must_save if training else lambda: False,
-            None if replicated is None else partial(replicated.touched_rows.prepare, group=union),
+            None if replicated is None else partial(replicated.touched_rows.prepare, group=touched_group),
         )
 
     # Training steps
@@ -179,11 +179,11 @@ class Trainer:
             return None
         return make_pipeline(self._train_state, self._worker.device)
 
-    def _steps(self, feed: SyncedLoader, pause_after: Callable[[Step], bool]) -> Iterator[Step]:
+    def _steps(self, loader: SyncedLoader, pause_after: Callable[[Step], bool]) -> Iterator[Step]:
         """Train on every step of the loader; each is yielded after the weights are updated.
         After a step to pause at, the pipeline is empty, so the model can be used for other work.
         """
-        steps = iter(feed)
+        steps = iter(loader)
         in_flight: deque[Step] = deque()
         waited, ended = 0.0, False
         started = False  # the wait for the very first batch is start-up, not training
@@ -334,7 +334,7 @@ class Trainer:
         derived = model.module.head.ranker.derived
         metrics = EvalMetrics(self._tasks, scenarios, worker.device, derived=derived)
         with torch.no_grad():
-            for step in self._feed(source, [(0, n) for n in source.plan.order(None, 0)]):
+            for step in self._loader(source, [(0, n) for n in source.plan.order(None, 0)]):
                 batch = step.batch.to(worker.device, non_blocking=True)
                 _, (logits, *_) = model(batch)
                 metrics.update(

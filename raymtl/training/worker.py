@@ -124,7 +124,7 @@ def _ask(stop_decider: Any, worker: Worker, evaluation: dict[str, Any]) -> bool:
     """The answer of the stop decider, the same on all workers."""
     answer = [ray.get(stop_decider.ask.remote(evaluation)) if worker.rank == 0 else None]
     if worker.workers > 1:  # the evaluation loader has ended, so its group is free
-        dist.broadcast_object_list(answer, src=0, group=worker.eval_feed_group, device=torch.device("cpu"))
+        dist.broadcast_object_list(answer, src=0, group=worker.eval_loader_group, device=torch.device("cpu"))
     return bool(answer[0])
 
 
@@ -143,7 +143,7 @@ def set_up(job: Job, rank: int, workers: int) -> tuple[Worker, dist.ProcessGroup
     group = dist.group.WORLD
     assert group is not None
     # Groups over gloo, each used by one thread alone: those of the loaders, and that of the checkpoint writer
-    train_feed_group, eval_feed_group = (
+    train_loader_group, eval_loader_group = (
         dist.new_group(backend="gloo", timeout=timeout) if workers > 1 else None for _ in range(2)
     )
     save_group = dist.new_group(backend="gloo", timeout=timeout)
@@ -154,13 +154,13 @@ def set_up(job: Job, rank: int, workers: int) -> tuple[Worker, dist.ProcessGroup
     streams = Streams(job, rank, workers)
     must_save = partial(_must_save, job.event_queue if rank == 0 else None)
     return Worker(
-        rank, workers, device, group, train_feed_group, eval_feed_group, streams, must_save, gauges
+        rank, workers, device, group, train_loader_group, eval_loader_group, streams, must_save, gauges
     ), save_group
 
 
 def _must_save(event_queue: Any) -> bool:
     """Whether this worker knows that a node will be preempted or the driver is about to stop; called by the loader's thread."""
-    # `ray.train.get_preemption_info` waits for all workers, and would meet the checkpoints of the training thread
+    # `ray.train.get_preemption_info` is a barrier of all workers, and this thread must not wait
     if get_train_context().preemption_context.preemption_info is not None:
         return True
     if event_queue is None:

@@ -10,7 +10,7 @@ import ray
 from ray import tune as ray_tune
 from ray.tune.search import Searcher
 
-from raymtl.config.load import config_hash, dump_config, load_config
+from raymtl.config.load import dump_config, load_config
 from raymtl.config.roles import Role, field_roles, search_fields
 from raymtl.config.root import Config
 from raymtl.data.build_id_maps import make_maps
@@ -302,12 +302,16 @@ def _compare_with_previous(config: Config, folder: RunFolder) -> None:
         ) from error
     if before.tune is None:
         raise ConfigError(f"the folder {folder.path} is a run, not a search; set another `name`")
-    if search_fields(before) != search_fields(config):
+    old, new = search_fields(before), search_fields(config)
+    if differing := [key for key in sorted({*old, *new}) if old.get(key) != new.get(key)]:
+        first = differing[0]
         sizes = [path.removeprefix("tune.") for path, role in field_roles(Config).items() if Role.SEARCH_SIZE in role]
-        what = "tune" if config_hash(before) == config_hash(config) else "configuration"
         raise ConfigError(
-            f"the search {folder.path} was started with another {what}, so its trials cannot be compared with new ones; set "
-            f"another `name`, or restore the old values to resume it ({', '.join(sizes)} may change)"
+            f"the search {folder.path} was started with another configuration: {first} was {old.get(first)!r} and is now "
+            f"{new.get(first)!r}"
+            + (f" ({len(differing) - 1} more keys differ)" if len(differing) > 1 else "")
+            + ", so its trials cannot be compared with new ones; set another `name`, or restore the old values to resume it "
+            f"({', '.join(sizes)} may change)"
         )
 
 

@@ -40,7 +40,7 @@ def history(days: int, **changes: Any) -> dict[dt.date, DayStatistics]:
 def found(today: DayStatistics, earlier: dict[dt.date, DayStatistics], **bounds: Any) -> tuple[list[str], list[str]]:
     day = max(earlier) + dt.timedelta(1)
     findings = find_data_drift(today, day, earlier, Bounds(**{"min_days": 3, **bounds}))
-    return findings.late, findings.broken
+    return findings.incomplete, findings.broken
 
 
 def test_a_day_like_the_others_is_usual():
@@ -49,7 +49,7 @@ def test_a_day_like_the_others_is_usual():
 
 # With equal days only the slack is left, a quarter of the usual value (of the rarer side for shares of a whole).
 @pytest.mark.parametrize(
-    ("what", "inside", "late", "broken"),
+    ("what", "inside", "incomplete", "broken"),
     [
         ("rows", (750_001, 1_249_999), 749_999, 1_250_001),
         ("observed", (0.7501, 1.0), 0.7499, None),
@@ -61,7 +61,7 @@ def test_a_day_like_the_others_is_usual():
         ("new_ids", (0.0, 0.2499), None, 0.2501),
     ],
 )
-def test_the_slack_around_equal_days(what, inside, late, broken):
+def test_the_slack_around_equal_days(what, inside, incomplete, broken):
     def today(value):
         if what == "rows":
             return stats(rows=value)
@@ -70,20 +70,20 @@ def test_the_slack_around_equal_days(what, inside, late, broken):
 
     for value in inside:
         assert found(today(value), history(14)) == ([], [])
-    if late is not None:
-        assert list(map(len, found(today(late), history(14)))) == [1, 0]
+    if incomplete is not None:
+        assert list(map(len, found(today(incomplete), history(14)))) == [1, 0]
     if broken is not None:
         assert list(map(len, found(today(broken), history(14)))) == [0, 1]
 
 
 def test_every_sentence_says_what_was_seen_what_is_usual_and_what_to_do():
-    late, broken = found(
+    incomplete, broken = found(
         stats(rows=500_000, observed={"click": 0.5}, labels={"click": 0.1}, nulls={"price": 1.0}), history(14)
     )
     accept = "if the data is right, accept the day once with --ignore-bounds, or widen daily.bounds"
     wait = f"rerun the same command when the data is complete; {accept}"
     fix = f"fix the logs and rerun the same command; {accept}"
-    assert late == [
+    assert incomplete == [
         f"the day has 500,000 rows, expected 750,000 to 1,250,000 (from 14 earlier days); {wait}",
         f"tasks.click: 50% of the labels are observed, expected 75% to 100% (from 14 earlier days); {wait}",
     ]
@@ -140,8 +140,8 @@ def test_only_the_newest_days_before_the_day_count():
 
 def test_with_too_few_days_only_the_columns_are_judged():
     odd = stats(nulls={"price": 1.0}, labels={"click": 0.9}, columns={"user": "missing", "price": "number"})
-    late, broken = found(odd, history(2))
-    assert late == []
+    incomplete, broken = found(odd, history(2))
+    assert incomplete == []
     assert len(broken) == 1
     assert broken[0].startswith("column `user` is missing; it held string until 2026-01-06")
     assert find_data_drift(odd, MONDAY, {}, Bounds(min_days=3)).broken == []
@@ -149,29 +149,29 @@ def test_with_too_few_days_only_the_columns_are_judged():
 
 def test_far_too_few_rows_are_seen_from_the_second_day_on():
     for days in (1, 2, 4):
-        late, broken = found(stats(rows=1), history(days, rows=20_000), min_days=5)
+        incomplete, broken = found(stats(rows=1), history(days, rows=20_000), min_days=5)
         assert broken == []
-        assert late[0].startswith(
+        assert incomplete[0].startswith(
             f"the day has 1 row, fewer than 20% of the expected 20,000 (from {days} earlier day{'s' if days > 1 else ''}; "
             "daily.bounds.min_rows_share); rerun the same command"
         )
         assert found(stats(rows=4000), history(days, rows=20_000), min_days=5) == ([], [])
     assert found(stats(rows=1), {MONDAY: stats(rows=20_000)}, min_rows_share=0.0) == ([], [])
-    assert find_data_drift(stats(rows=1), MONDAY, {}, Bounds()).late == []  # the very first day
+    assert find_data_drift(stats(rows=1), MONDAY, {}, Bounds()).incomplete == []  # the very first day
 
 
 def test_few_rows_are_usual_where_that_weekday_has_few():
     rows = [20_000, 20_000, 20_000, 20_000, 20_000, 3000, 3000]
     earlier = {MONDAY + dt.timedelta(n): stats(rows=rows[n % 7]) for n in range(12)}
-    for rows_now, late in ((700, 0), (500, 1)):
+    for rows_now, incomplete in ((700, 0), (500, 1)):
         findings = find_data_drift(stats(rows=rows_now), MONDAY + dt.timedelta(12), earlier, Bounds(min_days=14))
-        assert (len(findings.late), findings.broken) == (late, [])
+        assert (len(findings.incomplete), findings.broken) == (incomplete, [])
 
 
 def test_bounds_that_reach_down_to_nothing_do_not_let_next_to_nothing_through():
     wild = {MONDAY + dt.timedelta(n): stats(rows=[100, 9000, 20_000, 41_000, 300][n]) for n in range(5)}
     findings = find_data_drift(stats(rows=1), MONDAY + dt.timedelta(5), wild, Bounds())
-    assert findings.late[0].startswith("the day has 1 row, fewer than 20% of the expected 9,000")
+    assert findings.incomplete[0].startswith("the day has 1 row, fewer than 20% of the expected 9,000")
     assert findings.without_advice() == [
         "the day has 1 row, fewer than 20% of the expected 9,000 (from 5 earlier days; daily.bounds.min_rows_share)"
     ]

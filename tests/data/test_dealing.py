@@ -26,7 +26,7 @@ def dealt(deal: Deal, units: list[int]) -> dict[int, dict[int, list[tuple[int, i
     for group, ranks in enumerate(deal.groups):
         for part in deal.ranges(group):
             rows = part.stop - part.start
-            for row, owner in enumerate(owners(part.position, rows, deal.local_rows(ranks), len(ranks)), part.start):
+            for row, owner in enumerate(owners(part.rows_before, rows, deal.local_rows(ranks), len(ranks)), part.start):
                 found[span_of[part.place]][ranks[owner]].append((part.place, row))
     return found
 

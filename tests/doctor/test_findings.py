@@ -8,7 +8,7 @@ from rich.console import Console
 
 from raymtl.doctor import clocks, machine, network, stack
 from raymtl.doctor.finding import Finding, worst
-from raymtl.doctor.view import lines, together, verdict
+from raymtl.doctor.view import lines, merge_findings, verdict
 
 GIB = 2**30
 HERE = {"raymtl": "0.1.0", "torch": "2.13.0", "ray": "2.60.0"}
@@ -95,7 +95,7 @@ def test_nodes_that_agree_are_one_line_and_the_worst_comes_first() -> None:
     findings = [Finding("machine", "memory", "ok", "much", node=f"n{n}") for n in range(9)]
     findings += [Finding("machine", "memory", "fail", "none", "add some", node="n9")]
     findings += [Finding("cluster", "metrics", "ok", f"port {n}", node=f"n{n}") for n in range(9)]
-    found = together(findings)
+    found = merge_findings(findings)
     assert [(f.status, f.value, f.node) for f in found] == [
         ("fail", "none", "n9"),
         ("ok", "much", "9 nodes"),

@@ -53,11 +53,15 @@ def test_a_table_with_fewer_bytes_to_exchange_stays_sharded() -> None:
     assert set(chosen(Config(**raw), machine)) == {"tags", "item"}
 
 
-def test_replicated_tables_take_a_bounded_part_of_the_memory() -> None:
-    config = with_rows(user=1_000_000)  # 68 MB
-    small = replace(CPU, memory_bytes=1 << 30)
-    assert "user" not in chosen(config, small)
-    assert "user" in chosen(config, replace(small, memory_bytes=4 << 30))
+def test_replicated_tables_take_a_bounded_memory() -> None:
+    assert "user" in chosen(with_rows(user=1_000_000), CPU)  # 68 MB
+    assert "user" not in chosen(with_rows(user=10_000_000), CPU)
+
+
+def test_a_plan_chooses_as_training_does() -> None:
+    """Training does not know the memory of a worker on a CPU, and a plan does."""
+    config = with_rows(user=1_000_000)
+    assert chosen(config, replace(CPU, memory_bytes=1 << 30)) == chosen(config, replace(CPU, memory_bytes=None))
 
 
 def test_a_single_worker_replicates_its_tables_only_if_all_are_small() -> None:

@@ -57,8 +57,9 @@ def test_a_version_exists_once_the_log_names_it(store: Store) -> None:
     write(store, "a")
     assert current(store) is None
     assert list_versions(store) == []
-    with pytest.raises(VersionError, match="has no version"):
-        show(store)
+    for version in (None, "a"):
+        with pytest.raises(VersionError, match="has no version; check its path, or publish a run first"):
+            show(store, version)
     publish(store, "a")
     assert current(store) == "a"
     assert show(store).id == "a"

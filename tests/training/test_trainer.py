@@ -44,7 +44,7 @@ def blocks(config: Config, sizes: list[int], schedule: Schedule, rank: int, work
 def run_all(rank: int, workers: int, pipeline: str, epochs: int) -> dict[str, Any]:
     """Progress at each checkpoint and at the end of every case, from the start and from its first checkpoint on."""
     found = {}
-    feed_groups = [dist.new_group(backend="gloo") if workers > 1 else None for _ in range(2)]
+    loader_groups = [dist.new_group(backend="gloo") if workers > 1 else None for _ in range(2)]
     world = dist.group.WORLD
     assert world is not None
     config = mixed_config([None], rows=BATCH, pipeline=pipeline, epochs=epochs, checkpoint={"every_units": 1})
@@ -57,7 +57,7 @@ def run_all(rank: int, workers: int, pipeline: str, epochs: int) -> dict[str, An
         ) -> Iterator[pa.Table]:
             return blocks(config, sizes, schedule, rank, workers)
 
-        worker = Worker(rank, workers, torch.device("cpu"), world, *feed_groups, open_stream)
+        worker = Worker(rank, workers, torch.device("cpu"), world, *loader_groups, open_stream)
         answers = []
         begin = Progress()
         for _ in range(2):

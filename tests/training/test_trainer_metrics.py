@@ -33,7 +33,7 @@ class Heard(Gauges):
 
 def train(rank: int, workers: int) -> list[tuple[str, float | None, dict[str, str]]]:
     config = mixed_config(["row_wise"], rows=12, log_every_steps=2, checkpoint={"every_units": 1})
-    feed_groups = [dist.new_group(backend="gloo") for _ in range(2)]
+    loader_groups = [dist.new_group(backend="gloo") for _ in range(2)]
     world = dist.group.WORLD
     assert world is not None
     sizes = [80, 70]
@@ -42,7 +42,7 @@ def train(rank: int, workers: int) -> list[tuple[str, float | None, dict[str, st
         return blocks(config, sizes, schedule, rank, workers)
 
     heard = Heard(rank)
-    worker = Worker(rank, workers, torch.device("cpu"), world, *feed_groups, open_stream, gauges=heard)
+    worker = Worker(rank, workers, torch.device("cpu"), world, *loader_groups, open_stream, gauges=heard)
     inputs = {"train": Input(plan_of(sizes))}
     Trainer(worker, config, make(config), inputs, Progress(), None, lambda: None).run()
     return heard.said

@@ -143,9 +143,11 @@ def test_nested_trials_end_by_themselves_and_leave_nothing(
 def test_another_configuration_under_the_same_name_is_refused(ray_cluster: None, root: Path) -> None:
     section = {"space": {LR: {"choice": [0.001]}}, "max_trials": 1, "repeats": 0}
     tune(loaded(root, "same", section))
-    with pytest.raises(ConfigError, match="started with another configuration"):
+    with pytest.raises(
+        ConfigError, match=r"started with another configuration: train.batch_size was .* and is now 32,"
+    ):
         tune(loaded(root, "same", section, "train.batch_size=32"))
-    with pytest.raises(ConfigError, match="started with another tune"):
+    with pytest.raises(ConfigError, match=r"started with another configuration: tune.seed was .* and is now 5,"):
         tune(loaded(root, "same", section, "tune.seed=5"))
     more = tune(loaded(root, "same", section, "tune.max_trials=2"))
     assert more["trials"]["finished"] == 2

@@ -40,7 +40,7 @@ class TIMSequence(TargetAwareSequenceSlot):
 
     Up to its first CLN the encoder's work is the same for all tasks and is done once; then all pairs are folded into the
     rows. The scale and shift of its last CLN are not applied at the steps but, once per query, inside the target's
-    attention. Every type has a projection of its own, because its features are its own. Positions count back from the most
+    attention. Every type has its own projection, since its features differ. Positions count back from the most
     recent step; steps older than `positions` share the last one. A history without steps adds nothing to q, so its output
     depends on the target item, the task and the type alone.
 

@@ -63,7 +63,7 @@ class Extraction(nn.Module):
 
     Task t's gate reads task t's stream and chooses among its own and the shared experts. The shared stream's gate
     chooses among all experts; the last level has none, since nothing would read it, nor has a level without shared
-    experts. Parameters that nothing reads would get no gradient, which DDP refuses.
+    experts.
 
     x [B, d], one stream for all, or [B, S, d], the tasks' streams and, with shared experts, the shared one -> [B, S', k].
     """

@@ -43,7 +43,7 @@ class Weights(NamedTuple):
     weights: Tensor
     """[T] factor of each task's loss, its own weight included."""
     at_embeddings: Tensor | None = None
-    """[T] other factors for what goes on below the cut, to the tables."""
+    """[T] other factors for the gradient that is passed below the cut, to the tables."""
     extra: Tensor | None = None
     """[] a term of the method's own."""
 

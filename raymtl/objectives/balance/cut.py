@@ -1,7 +1,7 @@
 """The cut: the looked-up embeddings, where the tasks' gradients are taken apart and put together again.
 
 The tables' optimizer runs inside the backward pass, so there is exactly one backward pass through them per step. What a method
-needs of each task alone is taken above: `torch.autograd.grad` stops at the cut, calls no hook of DDP and starts no collective.
+needs of each task alone is taken above: `torch.autograd.grad` stops at the cut and starts no collective.
 
 Shapes: T tasks, N numbers in all tensors of the cut.
 """

@@ -67,7 +67,7 @@ class GroupedSample:
         if self.filter_now:
             new = _select(new, _kept(new, self.level))
         count = len(new["group"])
-        if self.used + count > self._room():
+        if self.used + count > self._max_rows():
             self._compact()
         self._grow(self.used + count)
         for name, column in new.items():
@@ -90,14 +90,14 @@ class GroupedSample:
         now = {name: column[: self.used] for name, column in self.rows.items()}
         return _select(now, _kept(now, max(level, self.level)))
 
-    def _room(self) -> int:
+    def _max_rows(self) -> int:
         return self.capacity + max(self.capacity // 4, 1)
 
     def _grow(self, need: int) -> None:
         have = len(self.rows["group"])
         if need <= have:
             return
-        size = max(need, min(2 * have, self._room()), 1024)
+        size = max(need, min(2 * have, self._max_rows()), 1024)
         for name, column in self.rows.items():
             with torch.inference_mode(False):  # a tensor made in inference mode could not be written to outside of it
                 larger = torch.empty(size, *column.shape[1:], dtype=column.dtype, device=column.device)

@@ -90,7 +90,7 @@ skewed, {row_bytes("spread_id"):.0f} if they are spread over 10⁹ (both measure
 share of the steps' slots that hold rows with the default settings, a checkpoint every {UNIT_ROWS:,} rows, by the code that deals them (`raymtl/data/dealing.py`)."""
     after = f"""* **The dealing processes.** A block is cut into a slice per worker of a group, and one actor (`streaming_split`) deals them. Here it deals {coordinator} readers
   (slices/s, {MEASURED["coordinator"][0]["blocks"]:,} tiny ones that lie ready): {most_blocks() * BLOCK_ROWS / MEMBERS / 1e6:.1f} million rows/s for a group of {MEMBERS} workers at {BLOCK_ROWS:,} rows a block. Each group has an
-  actor of its own. A block of ours has {BLOCK_ROWS * VALUES * 8 / 1e6:.0f} MB; twice the rows is twice the memory, not more work for the actor.
+  actor of its own. One of our blocks has {BLOCK_ROWS * VALUES * 8 / 1e6:.0f} MB; twice the rows is twice the memory, not more work for the actor.
 * **The feed's exchange** is gloo's all-gather, a ring: W - 1 messages one after the other, for which 25 µs between machines are assumed. In this
   machine's two cores, which all processes share, it took {", ".join(f"{e['us'] / 1e3:.1f} ms with {e['workers']}" for e in exchange)} workers: the W·(W - 1) messages of a
   ring, sent by two cores. One exchange serves {MOST_STEPS} steps (the table counts an eighth), in a thread of its own up to {MOST_STEPS} batches ahead, so it
