@@ -210,9 +210,9 @@ def _compare_with_previous(config: Config, run_dir: RunFolder) -> None:
             f"({error}); set another `name`"
         ) from error
     before, now = run_fields(previous), run_fields(config)
-    if before == now:
-        return
     differing = [k for k in sorted({*before, *now}) if before.get(k) != now.get(k)]
+    if not differing:
+        return
     first = differing[0]
     raise ConfigError(
         f"the run {run_dir.path} was started with another configuration: {first} was {before.get(first)!r} and is now "
