@@ -24,7 +24,7 @@ from raymtl.embeddings.traffic import TableTraffic, step_traffic
 from raymtl.errors import ConfigError
 from raymtl.words import gib
 
-PLANNED = "chosen by TorchRec's planner"
+PLANNED = "chosen by the planner"
 _USABLE = 0.85
 """Share of the memory that the planner does not reserve."""
 

@@ -20,7 +20,7 @@ COMMANDS = {
     "daily": (
         [*("daily", "--config", "{root}/logs/config.yaml", "--set", "daily.store={root}/new"), "--date", "2026-01-02"]
         + ["--set", "daily.bootstrap_days=2", "--dry-run"],
-        "2026-01-02: would start from",
+        "2026-01-02: would train a first version",
     ),
     "tune": (["tune", "--config", "{root}/logs/config.yaml", "--set", SPACE, "--dry-run"], "0.0001 to 0.01"),
     "list": (["versions", "list", "--store", "{root}/store"], "two"),
