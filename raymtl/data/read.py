@@ -3,7 +3,7 @@
 import os
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 
 import numpy as np
 import pyarrow as pa
@@ -290,9 +290,8 @@ def _changed(fragment: Fragment) -> str:
 def measured_row_bytes(plan: Plan, maker: BlockMaker) -> float:
     """Bytes of one row of a block, measured on the first rows of the plan."""
     fragment = plan.units[0].fragments[0]
-    first = replace(fragment, row_groups=fragment.row_groups[:1])
     try:
-        raw, row = next(read_fragment(plan.root, first, maker.raw_columns(), _MEASURED_ROWS))
+        raw, row = next(read_fragment(plan.root, fragment, maker.raw_columns(), _MEASURED_ROWS, slice(_MEASURED_ROWS)))
         block = maker(raw, Place(fragment.path, row), 0)
         return block.nbytes / len(block) if len(block) else _FALLBACK_ROW_BYTES
     except (DataError, CheckpointError, StorageError):

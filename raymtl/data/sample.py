@@ -1,7 +1,5 @@
 """A quick check of the data before a run: the driver checks and counts a few chunks of the training days."""
 
-from dataclasses import replace
-
 import numpy as np
 
 from raymtl.config.root import Config
@@ -28,8 +26,7 @@ def sample_base_rates(config: Config, plan: Plan) -> dict[str, float]:
     sums = {name: np.zeros(3) for name in config.active_tasks()}
     for place in places:
         fragment = fragments[place]
-        first = replace(fragment, row_groups=fragment.row_groups[:1])
-        for raw, row in read_fragment(plan.root, first, maker.raw_columns(), _ROWS):
+        for raw, row in read_fragment(plan.root, fragment, maker.raw_columns(), _ROWS, slice(_ROWS)):
             block = maker(raw, Place(fragment.path, row), 0)
             weight = block.column("weight").to_numpy() if config.data.weight else np.ones(len(block), np.float32)
             for name, triple in sums.items():
@@ -37,7 +34,7 @@ def sample_base_rates(config: Config, plan: Plan) -> dict[str, float]:
                 seen = ~np.isnan(labels)
                 labels, weights = labels[seen].astype(np.float64), weight[seen].astype(np.float64)
                 triple += [labels @ weights, weights.sum(), len(weights)]
-            break  # the first chunk of the row group is enough
+            break  # a chunk may come in parts, of which the first is enough
     rates = {}
     for name, task in config.active_tasks().items():
         total, weighed, count = sums[name].tolist()

@@ -282,7 +282,7 @@ def test_rows_are_permuted_within_their_block_alone(ray_cluster, tmp_path):
 
 def test_the_size_of_a_row_is_measured_or_guessed_where_the_first_rows_are_broken(tmp_path):
     """An error here would reach one worker alone; the reading task tells all of them."""
-    path = write_file(tmp_path, rows(100, 0))
+    path = write_file(tmp_path, rows(100, 0), group_rows=30)
     config = config_of(tmp_path, train={"start": "2026-01-01", "end": "2026-01-01"})
     plan, maker = plan_input(config, "train"), BlockMaker(config, evaluation=False)
     assert 15 < measured_row_bytes(plan, maker) < 30  # an ID, a feature, a label and the unit

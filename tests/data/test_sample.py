@@ -54,6 +54,12 @@ def test_the_chunks_are_spread_over_all_files(tmp_path):
     assert rates(tmp_path)["click"] == pytest.approx(0.5, abs=0.01)  # four files, the first and the last among them
 
 
+def test_a_file_of_several_row_groups_is_read_from_its_start(tmp_path):
+    for n, path in enumerate(("part-0.parquet", "part-1.parquet")):
+        write_file(tmp_path, click_rows(700), name=path, group_rows=150 + 250 * n)
+    assert rates(tmp_path)["click"] == pytest.approx(0.25, abs=0.02)
+
+
 def test_a_configured_rate_is_taken_as_it_is(tmp_path):
     write(tmp_path, click=pa.array([None] * 4, pa.int8()))
     assert rates(tmp_path, tasks={"click": {"base_rate": 0.03}}) == {"click": 0.03}
