@@ -22,7 +22,7 @@ STEPS = {
     "2/6 check them against the data contract": [
         "check", "--config", CONFIG,
     ],
-    "3/6 train MMoE on three days with two workers and sharded tables, then evaluate on the fourth": [
+    "3/6 train MMoE on three days with two workers, then evaluate on the fourth": [
         "train", "--config", CONFIG, "--workers", "2", "--name", "demo", "--set", f"output={OUT / 'runs'}",
         "--set", "data.train={start: 2026-01-01, end: 2026-01-03}", "--set", "data.eval={start: 2026-01-04, end: 2026-01-04}",
     ],
