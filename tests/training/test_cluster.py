@@ -104,4 +104,4 @@ def test_workers_have_the_priority_of_the_command(set_to: str | None, lower_by: 
         [sys.executable, "-c", _PRIORITIES], env=environment, capture_output=True, text=True, timeout=120, check=True
     )
     own, worker = map(int, done.stdout.split())
-    assert worker == own + lower_by
+    assert worker == min(own + lower_by, 19)  # the lowest priority
