@@ -24,6 +24,7 @@ from raymtl.telemetry.metrics import Gauges
 from raymtl.training.build import TrainState
 from raymtl.training.checkpoint import Progress
 from raymtl.training.distributed import compute_metrics
+from raymtl.training.fill import fill_of
 from raymtl.training.pipeline import make_pipeline
 from raymtl.training.runlog import RunLogger
 from raymtl.training.synced_loader import Step, SyncedLoader
@@ -250,7 +251,7 @@ class Trainer:
         order, bound = values[-2:]
         self.progress.train_seconds += window.seconds
         rows_per_s, data_wait = window.rows / max(window.seconds, 1e-9), window.waited / max(window.seconds, 1e-9)
-        fill = window.rows / (window.steps * self._config.train.batch_size)
+        fill = fill_of(self._config, window.rows, window.steps)
         self._report(losses, rows_per_s, data_wait, fill)
         if self._log is not None:
             total = sum(t.weight * losses[n] for n, t in self._tasks.items()) + order + bound
