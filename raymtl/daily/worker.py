@@ -22,7 +22,7 @@ from raymtl.model_store.row_ids import changed_map_rows, evicted_ids, reassigned
 from raymtl.model_store.writer import Delta, Draft, dense_weights, write_version
 from raymtl.storage.object_store import Store
 from raymtl.training.build import TrainState, build
-from raymtl.training.checkpoint import Progress
+from raymtl.training.progress import Progress
 from raymtl.training.distributed import all_gather_or_raise
 from raymtl.training.driver import metrics_section
 from raymtl.training.row_tracker import TouchedRowTracker

@@ -45,7 +45,7 @@ def publish_run(
     data_range = {part: [str(day) for day in days] for part, days in result["data_range"].items()}
     name = version or new_id(config.data.train.end)
     with _single_process_group() as group:
-        progress = saved_state.read_progress(folder)
+        progress = read_progress(folder)
         device = torch.device("cuda" if config.train.use_gpu and torch.cuda.is_available() else "cpu")
         train_state = build(
             _for_one(config), dict.fromkeys(config.active_tasks(), 0.5), 0, device, group

@@ -27,39 +27,7 @@ from raymtl.storage.paths import join_path
 from raymtl.storage.retry import retry
 from raymtl.training.build import TrainState
 from raymtl.training.checkpoint_reader import Planner, Reader, read_index
-
-PROGRESS = "progress.json"
-
-
-@dataclass
-class Progress:
-    """Progress of a run; all counts are over all workers."""
-
-    epoch: int = 0
-    """Current epoch, from 0."""
-    units_done: int = 0
-    """Units of that epoch that are completely trained on, in the order of the epoch."""
-    step: int = 0
-    """Steps in all epochs."""
-    rows: int = 0
-    """Rows trained on in all epochs."""
-    train_seconds: float = 0.0
-    """Time in training steps, over all starts of the run."""
-    evaluations: list[dict[str, Any]] = field(default_factory=list)
-    """`{step, rows, epoch, units, score, metrics}` of every evaluation so far."""
-    plan: str = ""
-    """Identity of the plan of the input."""
-    starts: int = 0
-    """Times that the run was started or recovered."""
-    finished: bool = False
-    """Training has ended: after the last epoch, or by an early stop."""
-
-    @property
-    def score(self) -> float:
-        """Score of the evaluation at this step, higher is better; -inf without one."""
-        last = self.evaluations[-1] if self.evaluations else {}
-        return last["score"] if last.get("step") == self.step and last["score"] is not None else -math.inf
-
+from raymtl.training.progress import PROGRESS, Progress
 
 def state_of(train_state: TrainState) -> dict[str, Any]:
     """Model and both optimizers, as torch.distributed.checkpoint takes them."""
@@ -82,20 +50,6 @@ def save(
             return answer if isinstance(answer, Future) else answer.upload_completion
         dcp.save(state_of(train_state), checkpoint_id=folder, process_group=group)
         return None
-
-
-def read_progress(folder: str) -> Progress:
-    """The progress of a checkpoint; CheckpointError if the folder is not a checkpoint."""
-    filesystem, inner = open_filesystem(folder)
-    path = join_path(folder, PROGRESS)
-    try:
-        return Progress(**json.loads(retry(lambda: read_all(filesystem, f"{inner}/{PROGRESS}"))))
-    except FileNotFoundError as error:
-        raise CheckpointError(
-            f"`{folder}` is not a raymtl checkpoint: it has no {PROGRESS}; name another folder"
-        ) from error
-    except (ValueError, TypeError) as error:
-        raise CheckpointError(f"`{path}` is damaged ({error}); name another checkpoint of the run") from error
 
 
 def load(train_state: TrainState, folder: str, *, model_only: bool, group: dist.ProcessGroup) -> None:

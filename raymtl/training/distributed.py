@@ -7,7 +7,7 @@ import torch
 import torch.distributed as dist
 
 from raymtl.errors import UserError
-from raymtl.objectives.metrics import EvalMetrics
+from raymtl.objectives.metrics.evaluate import EvalMetrics
 
 
 def all_gather_or_raise(group: dist.ProcessGroup, work: Callable[[], Any]) -> list[Any]:

@@ -4,7 +4,7 @@ from raymtl.config.base import did_you_mean, quoted
 from raymtl.config.metrics import MEAN_AUC, choosable, parse_metric
 from raymtl.config.root import Config
 from raymtl.errors import ConfigError
-from raymtl.objectives.metrics import lower_is_better
+from raymtl.objectives.metrics.choose import lower_is_better
 
 
 def check_metric_names(config: Config) -> None:

@@ -17,12 +17,13 @@ from raymtl.data.batch import Batch, Collator
 from raymtl.data.read import Input, Schedule, deal_of
 from raymtl.data.units import Plan
 from raymtl.errors import DataError
-from raymtl.objectives.metrics import EvalMetrics, signed_value
+from raymtl.objectives.metrics.choose import signed_value
+from raymtl.objectives.metrics.evaluate import EvalMetrics
 from raymtl.telemetry import logs
 from raymtl.telemetry.collectives import CollectiveSampler
 from raymtl.telemetry.metrics import Gauges
 from raymtl.training.build import TrainState
-from raymtl.training.checkpoint import Progress
+from raymtl.training.progress import Progress
 from raymtl.training.distributed import compute_metrics
 from raymtl.training.fill import fill_of
 from raymtl.training.pipeline import make_pipeline

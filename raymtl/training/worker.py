@@ -31,7 +31,7 @@ from raymtl.telemetry import logs
 from raymtl.telemetry.metrics import Gauges
 from raymtl.training import checkpoint as saved_state
 from raymtl.training.build import TrainState, build
-from raymtl.training.checkpoint import Progress
+from raymtl.training.progress import Progress, read_progress
 from raymtl.training.checkpoint_folders import complete, find_checkpoint, new_name, remove_others, upload
 from raymtl.training.distributed import all_gather_or_raise
 from raymtl.training.resources import readers_take_cpus, reading_tasks
@@ -355,7 +355,7 @@ def restore(
     plan = job.inputs["train"].plan.identity
     if folder is None:
         return Progress(plan=plan)
-    progress = saved_state.read_progress(folder.path)
+    progress = read_progress(folder.path)
     if progress.plan != plan and not progress.finished:
         raise CheckpointError(
             f"the training data of `{job.run_dir.path}` changed since its last checkpoint, so rows already trained on cannot be "
@@ -376,7 +376,7 @@ def _notify(job: Job, line: str) -> None:
 def _evaluate(job: Job, worker: Worker, train_state: TrainState, group: dist.ProcessGroup) -> dict[str, Any]:
     folder = job.evaluate_checkpoint
     assert folder is not None
-    progress = saved_state.read_progress(folder)
+    progress = read_progress(folder)
     saved_state.load(train_state, folder, model_only=True, group=group)
     trainer = Trainer(worker, job.config, train_state, job.inputs, progress, None, lambda: None)
     return {"metrics": trainer.measure(job.inputs["eval"]), "progress": vars(progress)}

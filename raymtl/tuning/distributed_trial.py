@@ -9,7 +9,7 @@ from typing import Any
 
 import ray
 
-from raymtl.training.checkpoint import Progress
+from raymtl.training.progress import Progress
 from raymtl.training.ray_trainer import launch
 from raymtl.training.resources import ResourceGrant
 from raymtl.training.worker import Job, run_worker

@@ -22,7 +22,7 @@ from raymtl.storage.temp_dirs import folder_for
 from raymtl.telemetry.metrics import Gauges
 from raymtl.training import checkpoint as saved_state
 from raymtl.training.build import TrainState, build
-from raymtl.training.checkpoint import Progress
+from raymtl.training.progress import Progress, read_progress
 from raymtl.training.rundir import RunFolder
 from raymtl.training.trainer import StopCallback, Trainer, Worker
 from raymtl.training.worker import Job, Streams, init_single_process_group, mute_library_logs, total_steps
@@ -122,7 +122,7 @@ class _TrialCheckpoints:
             return Progress(plan=self._plan)
         self._last = _named_in(text, self._folder)
         source = self._folder.path_of(self._last)
-        progress = saved_state.read_progress(source)
+        progress = read_progress(source)
         if progress.plan != self._plan:
             raise CheckpointError(
                 "the training days changed since this trial began; set another `name` to start a new search"

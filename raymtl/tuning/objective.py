@@ -12,7 +12,7 @@ from raymtl.config.metrics import MEAN_AUC, ORDER, RUN_METRICS, choosable, parse
 from raymtl.config.root import Config
 from raymtl.config.tune import ASHA, MedianStop, Objective, Tune
 from raymtl.errors import ConfigError
-from raymtl.objectives.metrics import lower_is_better, signed_value
+from raymtl.objectives.metrics.choose import lower_is_better, signed_value
 
 Metrics = dict[str, Any]
 

@@ -10,7 +10,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from raymtl.config.load import config_from_dict, dump_config
-from raymtl.objectives.metrics import signed_value
+from raymtl.objectives.metrics.choose import signed_value
 from raymtl.results import TuneResult
 from raymtl.training.rundir import RESULT, RunFolder
 from raymtl.tuning.objective import ObjectiveEvaluator, front, unsigned

@@ -19,7 +19,7 @@ from raymtl.config.root import Config
 from raymtl.data.read import Input
 from raymtl.errors import StorageError, UserError
 from raymtl.storage.retry import is_of_storage
-from raymtl.training.checkpoint import Progress
+from raymtl.training.progress import Progress
 from raymtl.training.resources import ResourceGrant
 from raymtl.training.rundir import RunFolder
 from raymtl.training.worker import Job

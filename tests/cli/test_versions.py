@@ -21,7 +21,7 @@ from raymtl.model_store.store import show
 from raymtl.model_store.writer import write_version
 from raymtl.storage.object_store import Store
 from raymtl.training import checkpoint
-from raymtl.training.checkpoint import Progress
+from raymtl.training.progress import Progress
 from raymtl.training.shapes import check_fits
 from tests.helpers.version_models import DAYS, contents, draft, make, mixed_config, train
 from tests.helpers.worker_processes import several

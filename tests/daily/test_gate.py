@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from raymtl.daily.gate import evaluate_gate, summary
 from raymtl.daily.record import Check, GateResult
-from raymtl.objectives.metrics import EvalMetrics
+from raymtl.objectives.metrics.evaluate import EvalMetrics
 from raymtl.training.driver import metrics_section
 from tests.helpers.daily_config import daily_config
 

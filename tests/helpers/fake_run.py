@@ -13,7 +13,7 @@ import torch
 import yaml
 
 from raymtl.config.tasks import Task
-from raymtl.objectives.metrics import EvalMetrics
+from raymtl.objectives.metrics.evaluate import EvalMetrics
 
 TASKS = {
     "click": Task(truth="click_p"),

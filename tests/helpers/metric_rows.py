@@ -4,7 +4,7 @@ import numpy as np
 import torch
 
 from raymtl.config.tasks import Task
-from raymtl.objectives.metrics import EvalMetrics
+from raymtl.objectives.metrics.evaluate import EvalMetrics
 
 FUNNEL = {"click": Task(), "cart": Task(parent="click"), "buy": Task(parent="cart")}
 

@@ -9,7 +9,8 @@ import torch
 from sklearn.metrics import roc_auc_score
 
 from raymtl.config.tasks import Task
-from raymtl.objectives.metrics import EvalMetrics, bins
+from raymtl.objectives.metrics import bins
+from raymtl.objectives.metrics.evaluate import EvalMetrics
 
 CASES = [  # name, rows, base rate, centre and spread of the logits
     ("trained, base rate 2e-4", 2_000_000, 2e-4, -8.5, 1.2),

@@ -9,7 +9,7 @@ import torch
 from sklearn.metrics import log_loss, roc_auc_score
 
 from raymtl.config.tasks import Task
-from raymtl.objectives.metrics import EvalMetrics
+from raymtl.objectives.metrics.evaluate import EvalMetrics
 from tests.helpers.metric_rows import FUNNEL, draw_rows, feed, part, seen
 
 torch.set_num_threads(1)

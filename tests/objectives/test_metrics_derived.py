@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from raymtl.config.tasks import Task
-from raymtl.objectives.metrics import EvalMetrics
+from raymtl.objectives.metrics.evaluate import EvalMetrics
 from tests.helpers.metric_rows import draw_rows, feed, seen
 
 torch.set_num_threads(1)

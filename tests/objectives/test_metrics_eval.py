@@ -7,7 +7,8 @@ import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from raymtl.config.tasks import Task
-from raymtl.objectives.metrics import EvalMetrics, lower_is_better, value_of
+from raymtl.objectives.metrics.choose import lower_is_better, value_of
+from raymtl.objectives.metrics.evaluate import EvalMetrics
 from tests.helpers.metric_rows import FUNNEL, draw_rows, feed, part
 
 torch.set_num_threads(1)

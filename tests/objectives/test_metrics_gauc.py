@@ -6,7 +6,7 @@ import torch
 from sklearn.metrics import roc_auc_score
 
 from raymtl.config.tasks import Task
-from raymtl.objectives.metrics import EvalMetrics
+from raymtl.objectives.metrics.evaluate import EvalMetrics
 from raymtl.objectives.metrics.grouped import GroupedSample, common_level, grouped_auc, mix
 from tests.helpers.metric_rows import draw_rows, feed, part, seen
 

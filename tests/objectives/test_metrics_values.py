@@ -6,7 +6,7 @@ import torch
 from sklearn.metrics import mean_absolute_error, mean_poisson_deviance, mean_squared_error
 
 from raymtl.config.tasks import Task
-from raymtl.objectives.metrics import EvalMetrics
+from raymtl.objectives.metrics.evaluate import EvalMetrics
 from tests.helpers.metric_rows import draw_rows, feed
 
 torch.set_num_threads(1)

@@ -13,7 +13,8 @@ from raymtl.config.task_kinds import KINDS, Binary, KindName, LabelRule, TaskKin
 from raymtl.config.tasks import Task
 from raymtl.daily.gate import CHECKS, check_label, check_scale
 from raymtl.objectives.link import predict
-from raymtl.objectives.metrics import EvalMetrics, signed_value
+from raymtl.objectives.metrics.choose import signed_value
+from raymtl.objectives.metrics.evaluate import EvalMetrics
 from raymtl.objectives.tasks import OBJECTIVES, objective_of
 from raymtl.reports.progress import evaluation_line
 from raymtl.reports.tables import ALL, headline, metric_tables

@@ -11,7 +11,7 @@ import torch.distributed as dist
 
 from raymtl.errors import CheckpointError
 from raymtl.training import checkpoint
-from raymtl.training.checkpoint import Progress
+from raymtl.training.progress import Progress
 from tests.helpers.mixed_models import logits, make, train
 from tests.helpers.worker_processes import mixed_config, several
 
@@ -37,7 +37,7 @@ def save_some(
 def load_some(rank: int, workers: int, folder: str, sharding: list[str | None], optimizer: str) -> Any:
     config = mixed_config(sharding, optimizer, clip_grad_norm=1.0)
     built = make(config)
-    progress = checkpoint.read_progress(folder)
+    progress = read_progress(folder)
     checkpoint.load(built, folder, model_only=False, group=dist.group.WORLD)
     kinds = set(built.sharding.values())
     seen = logits(built, config)
@@ -121,7 +121,7 @@ def test_another_models_checkpoint_is_refused(tmp_path: Path) -> None:
 
 def test_progress_of_a_folder_that_is_no_checkpoint(tmp_path: Path) -> None:
     with pytest.raises(CheckpointError, match=r"not a raymtl checkpoint.*name another"):
-        checkpoint.read_progress(str(tmp_path))
-    (tmp_path / checkpoint.PROGRESS).write_text('{"step": 1')
+        read_progress(str(tmp_path))
+    (tmp_path / PROGRESS).write_text('{"step": 1')
     with pytest.raises(CheckpointError, match="damaged"):
-        checkpoint.read_progress(str(tmp_path))
+        read_progress(str(tmp_path))

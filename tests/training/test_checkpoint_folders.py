@@ -17,7 +17,7 @@ import torch.distributed.checkpoint as dcp
 from raymtl.config.root import Config
 from raymtl.errors import DataError, StorageError, UserError
 from raymtl.storage import retry
-from raymtl.training.checkpoint import PROGRESS, Progress
+from raymtl.training.progress import PROGRESS, Progress
 from raymtl.training.checkpoint_folders import (
     checkpoints,
     complete,

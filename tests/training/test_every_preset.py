@@ -20,7 +20,7 @@ from raymtl.synth.spec import SynthSpec
 from raymtl.synth.write import write_logs
 from raymtl.training import checkpoint
 from raymtl.training.build import TrainState, build
-from raymtl.training.checkpoint import Progress
+from raymtl.training.progress import Progress
 from tests.helpers.worker_processes import several
 
 CONF = Path(__file__).parent.parent.parent / "jobs" / "conf"

@@ -13,7 +13,7 @@ import torch.distributed as dist
 from raymtl.config.root import Config
 from raymtl.data.read import Input, Schedule
 from raymtl.data.units import Fragment, Plan, Unit
-from raymtl.training.checkpoint import Progress
+from raymtl.training.progress import Progress
 from raymtl.training.row_tracker import TouchedRowTracker
 from raymtl.training.trainer import Trainer, Worker
 from tests.helpers.mixed_models import make

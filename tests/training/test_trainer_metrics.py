@@ -10,7 +10,7 @@ import torch.distributed as dist
 
 from raymtl.data.read import Input, Schedule
 from raymtl.telemetry.metrics import METRICS, Gauges
-from raymtl.training.checkpoint import Progress
+from raymtl.training.progress import Progress
 from raymtl.training.trainer import Trainer, Worker
 from tests.helpers.mixed_models import make
 from tests.helpers.worker_processes import mixed_config, several

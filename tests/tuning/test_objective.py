@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 
 from raymtl.config.tune import Objective
-from raymtl.objectives.metrics import signed_value
+from raymtl.objectives.metrics.choose import signed_value
 from raymtl.tuning.objective import ObjectiveEvaluator, area, front, unsigned
 
 

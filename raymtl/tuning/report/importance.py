@@ -6,7 +6,7 @@ import optuna
 from optuna.importance import PedAnovaImportanceEvaluator, get_param_importances
 from optuna.trial import TrialState, create_trial
 
-from raymtl.objectives.metrics import signed_value
+from raymtl.objectives.metrics.choose import signed_value
 from raymtl.reports.plots import FAINT, INK, panels, styled, svg
 from raymtl.reports.style import MUTED
 from raymtl.tuning.report.report_data import View, text

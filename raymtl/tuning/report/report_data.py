@@ -8,7 +8,7 @@ from functools import cached_property
 from typing import Any
 
 from raymtl.config.metrics import RUN_METRICS, Metric, find_metric, parse_metric
-from raymtl.objectives.metrics import lower_is_better, signed_value
+from raymtl.objectives.metrics.choose import lower_is_better, signed_value
 from raymtl.reports import style
 from raymtl.tuning.objective import unsigned
 from raymtl.tuning.search import SEARCHED, Search

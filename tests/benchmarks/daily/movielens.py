@@ -33,7 +33,7 @@ from raymtl.model_store.row_ids import read_map
 from raymtl.storage.folder import Folder
 from raymtl.storage.object_store import Store
 from raymtl.training.build import build
-from raymtl.training.checkpoint import Progress
+from raymtl.training.progress import Progress
 from raymtl.training.driver import metrics_section
 from raymtl.training.trainer import Trainer, Worker
 from tests.benchmarks.training.inprocess import blocks

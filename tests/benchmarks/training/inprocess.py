@@ -20,7 +20,7 @@ from raymtl.data.read import Input, Schedule, read_fragment
 from raymtl.data.sample import sample_base_rates
 from raymtl.data.units import Plan, plan_input
 from raymtl.training.build import TrainState, build
-from raymtl.training.checkpoint import Progress
+from raymtl.training.progress import Progress
 from raymtl.training.synced_loader import SyncedLoader
 from raymtl.training.trainer import Trainer, Worker
 from tests.benchmarks.training.stages import alone
