@@ -313,7 +313,7 @@ def _time(record: Record) -> Section | str:
     states: dict[str, float] = {state: record.seconds[state] for state in STATES if state in record.seconds}
     text = f"{duration(sum(states.values()))} in all, over all starts of this attempt."
     drawing = horizontal_bars(states, other_colours(list(STATES)), "Time in each state", duration)
-    return Section("Time", text, [Drawing(drawing)] if len(states) > 1 else [])
+    return Section("Time", text, [Drawing(drawing)] if drawing and len(states) > 1 else [])
 
 
 def _version(record: Record) -> Section | str:
