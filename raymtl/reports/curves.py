@@ -47,7 +47,7 @@ def losses(run: Run) -> str | None:
                 [p[0] / size for p in tested], [p[1] for p in tested], "o", color=colours[name], label="evaluation"
             )
             spots[0].set(markersize=5.0, markerfacecolor=PAPER)
-        low, high = _bulk(y + [p[1] for p in tested])
+        low, high = bulk(y + [p[1] for p in tested])
         ax.set_ylim(low, high)
         ax.set_title(name, color=colours[name])
         ax.set_ylabel(kind.loss_label)
@@ -60,7 +60,7 @@ def _dot(points: list[Any]) -> str:
     return "o" if len(points) == 1 else ""
 
 
-def _bulk(values: list[float]) -> tuple[float, float]:
+def bulk(values: list[float]) -> tuple[float, float]:
     """Limits that leave out the first steps' spikes, which would flatten the rest."""
     ordered = sorted(values)
     low, high = ordered[0], ordered[min(int(0.985 * len(ordered)), len(ordered) - 1)]

@@ -11,6 +11,8 @@ from raymtl.reports.style import count, number, significant
 ALL = "all"
 Report = dict[str, Any]
 """The metrics of one task."""
+Place = tuple[str, str, Report]
+"""A row to be: the task, its scenario or the run that it is about, and the metrics."""
 
 
 @dataclass(frozen=True)
@@ -38,7 +40,7 @@ class Column:
 
 @dataclass(frozen=True)
 class Row:
-    """One line of a table: a task in one scenario."""
+    """One line of a table: a task in one scenario, or in one run."""
 
     task: str
     scenario: str
@@ -81,12 +83,17 @@ def metrics_of(result: Mapping[str, Any]) -> dict[str, Any]:
 
 def metric_tables(metrics: dict[str, Any], scenarios: bool = True) -> list[MetricTable]:
     """A table per family of kinds, each with one row per task, followed by its scenarios; some may have no rows."""
+    return tables_of(_places(metrics, scenarios))
+
+
+def tables_of(places: Sequence[Place]) -> list[MetricTable]:
+    """A table per family of kinds, with a row per place; some may have no rows."""
     return [
         MetricTable(
             family,
             [
                 Row(task, scenario, {column.name: column.cell(report) for column in columns}, _note(report))
-                for task, scenario, report in _places(metrics, scenarios)
+                for task, scenario, report in places
                 if issubclass(kind_of(report), family)
             ],
         )
@@ -109,7 +116,7 @@ def show(metric: Metric, value: Any) -> str:
     return significant(value) if metric.decimals is None else number(value, metric.decimals)
 
 
-def _places(metrics: dict[str, Any], scenarios: bool) -> list[tuple[str, str, Report]]:
+def _places(metrics: dict[str, Any], scenarios: bool) -> list[Place]:
     found = []
     for task, report in metrics["tasks"].items():
         found.append((task, ALL, report))
