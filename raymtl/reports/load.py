@@ -42,7 +42,7 @@ class Run:
         found = metrics_of(self.result) if self.result else {"tasks": {}}
         if found["tasks"]:
             return found
-        return self.evals[-1]["metrics"] if self.evals else None
+        return metrics_of(self.evals[-1]["metrics"]) if self.evals else None
 
     @property
     def tasks(self) -> list[str]:

@@ -6,9 +6,12 @@ from typing import Any
 
 from raymtl.config.metrics import METRICS, Metric, metrics_of_kind
 from raymtl.config.task_kinds import KINDS, Binary, TaskKind, Values, find_kind
+from raymtl.reports.chance import is_odd
 from raymtl.reports.style import count, number, significant
 
 ALL = "all"
+OTHER = "other"
+"""The scenario of the rows whose value is not in `data.scenario.values`."""
 Report = dict[str, Any]
 """The metrics of one task."""
 Place = tuple[str, str, Report]
@@ -78,7 +81,14 @@ def metrics_of(result: Mapping[str, Any]) -> dict[str, Any]:
     if isinstance(inner.get("tasks"), dict) and "kind" not in inner["tasks"]:
         section, inner = inner, {}
     rest = {key: value for key, value in section.items() if key != "eval"}
-    return {"scenarios": {}, "tasks": inner, **rest}
+    scenarios = {name: tasks for name, tasks in (rest.pop("scenarios", None) or {}).items() if _has_rows(name, tasks)}
+    return {"tasks": inner, **rest, "scenarios": scenarios}
+
+
+def _has_rows(scenario: str, tasks: Any) -> bool:
+    """Whether to show a scenario: `other` has rows only if a value is not in `data.scenario.values`."""
+    reports = tasks.values() if isinstance(tasks, dict) else ()
+    return scenario != OTHER or any(report.get("count") for report in reports if isinstance(report, dict))
 
 
 def metric_tables(metrics: dict[str, Any], scenarios: bool = True) -> list[MetricTable]:
@@ -146,7 +156,7 @@ def _columns_of(family: type[TaskKind]) -> list[Column]:
 def _metric_column(metric: Metric) -> Column:
     def cell(report: Report) -> TableCell:
         value = report.get(metric.name)
-        return TableCell(show(metric, value), metric.is_odd(value))
+        return TableCell(show(metric, value), is_odd(metric, report))
 
     return Column(metric.label, cell, metric.short, metric.wide_only, optional=metric.needs_group)
 

@@ -70,7 +70,7 @@ def _draw_columns(ax: Axes, columns: Sequence[_Column], unused: bool) -> None:
             ax.annotate(
                 text(words), (i, height), xytext=(-5, 0), textcoords="offset points", ha="right", va="center",
                 color=FAINT, zorder=6,
-                bbox={"facecolor": PAPER, "edgecolor": "none", "alpha": 0.8, "pad": 1.0},
+                bbox={"facecolor": PAPER, "edgecolor": "none", "pad": 1.0},
             )  # fmt: skip
     ax.set_xticks(range(len(columns)), [column.title for column in columns])
     for label, column in zip(ax.get_xticklabels(), columns, strict=True):
