@@ -6,6 +6,8 @@ from raymtl.reports.load import Run
 from raymtl.reports.style import count
 from raymtl.words import count_of
 
+RATE, TABLES_RATE = "learning rate", "learning rate of tables"
+
 
 def settings(run: Run) -> dict[str, str]:
     """The fields to know first, by name; without those that the folder does not tell."""
@@ -15,8 +17,8 @@ def settings(run: Run) -> dict[str, str]:
     found = {
         "preset": (preset or "none, own slots") if run.config else None,
         "batch": count(train["batch_size"]) if "batch_size" in train else None,
-        "network": _optimizer(train.get("dense_optimizer")),
-        "tables": _optimizer(train.get("sparse_optimizer")),
+        RATE: _optimizer(train.get("dense_optimizer")),
+        TABLES_RATE: _optimizer(train.get("sparse_optimizer")),
         "epochs": str(epochs) if epochs is not None else None,
         "workers": str(workers) if workers is not None else None,
         "precision": result.get("precision", train.get("precision")),
@@ -25,9 +27,11 @@ def settings(run: Run) -> dict[str, str]:
 
 
 def settings_line(run: Run) -> str:
-    """The same as one line: preset mmoe · batch 2,048 · network adam 0.005 · tables adagrad 0.05 · 1 epoch · 2 workers."""
+    """The same as one line: preset mmoe · batch 2,048 · learning rates adam 0.005, tables adagrad 0.05 · 1 epoch · 2 workers."""
     found = settings(run)
-    words = [f"{name} {found[name]}" for name in ("preset", "batch", "network", "tables") if name in found]
+    words = [f"{name} {found[name]}" for name in ("preset", "batch") if name in found]
+    rates = [found[RATE], *([f"tables {found[TABLES_RATE]}"] if TABLES_RATE in found else [])] if RATE in found else []
+    words += [f"learning rates {', '.join(rates)}"] if rates else []
     words += [count_of(int(found[name]), name[:-1]) for name in ("epochs", "workers") if name in found]
     return " · ".join([*words, *([found["precision"]] if "precision" in found else [])])
 

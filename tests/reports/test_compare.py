@@ -57,7 +57,7 @@ def test_metrics_stand_together_with_the_difference_to_the_first(runs: Path, pag
     assert "rows trained 24,000,000 12,000,000" in text
     assert "batch 8,192 4,096" in text
     assert "steps 2,929 1,464" in text
-    assert "network – adam 0.002" in text
+    assert "learning rate – adam 0.002" in text
     assert "different rows" not in text
 
 
@@ -140,4 +140,4 @@ def test_the_command_prints_a_line_per_run(runs: Path, capfd: pytest.CaptureFixt
 
 def test_a_run_says_its_settings_at_the_top(runs: Path) -> None:
     text = words(Path(write_report(f"{runs}/alpha")).read_text())
-    assert "preset aitm · batch 4,096 · network adam 0.002 · 2 epochs · 4 workers" in text
+    assert "preset aitm · batch 4,096 · learning rates adam 0.002 · 2 epochs · 4 workers" in text

@@ -81,7 +81,7 @@ def _checks(record: Record) -> list[str]:
         return []
     passed, open_ = (sum(check.passed is which for check in record.gate.checks) for which in (True, None))
     words = f"{count_of(passed, 'check')} passed"
-    return [f"{words}, {open_} not judged ({check_names(record.gate, None)})" if open_ else words]
+    return [f"{words}, {open_} not judged" if open_ else words]
 
 
 def check_names(gate: GateResult, passed: bool | None) -> str:
