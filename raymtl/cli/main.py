@@ -300,7 +300,7 @@ def report(
     run_dirs: Annotated[
         list[str],
         typer.Argument(
-            metavar="RUN…",
+            metavar="RUN",
             help="Folder of a run, <output>/<name>, or of the store of a daily job; several runs: compare them with the first.",
         ),
     ],
