@@ -14,8 +14,8 @@ from raymtl.config.load import config_hash
 from raymtl.config.root import Config
 from raymtl.data.ids.id_map import IdMap
 from raymtl.dependencies import package_versions
+from raymtl.embeddings.names import table_of
 from raymtl.embeddings.rows import row_chunks, table_rows
-from raymtl.embeddings.tables import table_of
 from raymtl.errors import UserError
 from raymtl.model_store.commit_log import utc_now
 from raymtl.model_store.delta import changed_rows, check_base, write_expired

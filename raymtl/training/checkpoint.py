@@ -21,6 +21,7 @@ from torch.distributed.checkpoint._nested_dict import flatten_state_dict
 from torch.distributed.checkpoint.api import CheckpointException
 from torch.distributed.checkpoint.staging import BlockingAsyncStager
 
+from raymtl.embeddings.names import table_name
 from raymtl.errors import CheckpointError
 from raymtl.storage.filesystem import open_filesystem, read_all
 from raymtl.storage.paths import join_path
@@ -124,7 +125,7 @@ def load(train_state: TrainState, folder: str, *, model_only: bool, group: dist.
         full = torch.empty(saved[key].size)
         _read({key: full}, folder, group)
         if key in regrouped:
-            regroup_rowwise_state(full, train_state.lookup.tables[key.split(".")[-2]].rows, regrouped[key])
+            regroup_rowwise_state(full, train_state.lookup.tables[table_name(key.split(".")[-2])].rows, regrouped[key])
     # The tensors were read in place, those of replicated tables too; this loads the rest
     replicated = set() if train_state.replicated is None else train_state.replicated.keys
     train_state.model.load_state_dict({k: v for k, v in state["model"].items() if k not in replicated})

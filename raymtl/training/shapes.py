@@ -1,5 +1,6 @@
 """Check by names and shapes, before Ray starts, whether a configuration matches a saved model."""
 
+import torch
 from torch import Tensor
 
 from raymtl.config.root import Config
@@ -16,8 +17,11 @@ def check_fits(config: Config, checkpoint: str) -> None:
 
 
 def model_entries(config: Config) -> dict[str, Tensor] | None:
-    """The state of the model, its tables without memory; None if a slot is custom code, which only workers must have."""
+    """The state of the model without memory; None if a slot is custom code, which only workers must have.
+
+    Raises ConfigError if a slot refuses its options."""
     if any(isinstance(getattr(config.model, slot), Custom) for slot in type(config.model).model_fields):
         return None
-    model = TrainModel(config, describe_lookup(config), dict.fromkeys(config.active_tasks(), 0.5), None)
+    with torch.device("meta"):
+        model = TrainModel(config, describe_lookup(config), dict.fromkeys(config.active_tasks(), 0.5), None)
     return dict(model.state_dict())
