@@ -39,7 +39,16 @@ class SparseOptimizer(Section):
     betas: Annotated[Betas, Role.LEARNING] = (0.9, 0.999)
     """Decay of the two moments; `adam` only."""
     weight_decay: Annotated[NonNegativeFloat, Role.LEARNING] = 0.0
-    """L2 on the updated rows."""
+    """`adam` only: decoupled as in AdamW, of the rows looked up in a step, once per step."""
+
+    @model_validator(mode="after")
+    def _decays(self) -> "SparseOptimizer":
+        if self.weight_decay and self.type != "adam":
+            raise ValueError(
+                f"weight_decay is {self.weight_decay}, but type is `{self.type}`, and only fbgemm's `adam` decays the "
+                "rows of every table; set it to 0, or use `adam`"
+            )
+        return self
 
 
 class Schedule(Section):
