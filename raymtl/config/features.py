@@ -44,7 +44,7 @@ class SequenceFeature(_Lookup):
 
     kind: Annotated[Literal["sequence"], Role.MODEL | Role.READ]
     """A history."""
-    max_length: Annotated[PositiveInt, Role.MODEL | Role.READ] = 50
+    max_length: Annotated[PositiveInt, Field(le=65_536), Role.MODEL | Role.READ] = 50
     """Keep only the last (most recent) `max_length` IDs of a row."""
 
 
@@ -86,7 +86,10 @@ class TableDefaults(Section):
     """The values that tables have unless their own entries set others."""
 
     dim: Annotated[
-        PositiveInt, Field(multiple_of=4), ExpectedText("a multiple of 4, as fbgemm's kernels need"), Role.MODEL
+        PositiveInt,
+        Field(multiple_of=4, le=8192),
+        ExpectedText("a multiple of 4, as fbgemm's kernels need, up to 8192"),
+        Role.MODEL,
     ] = 16
     """Width D of an embedding."""
     id_space: Annotated[Literal["hash", "direct", "map"], Role.LEARNING | Role.READ | Role.LOOKUP] = "hash"

@@ -6,6 +6,7 @@ from torch import Tensor
 from raymtl.config.root import Config
 from raymtl.config.slots.common import Custom
 from raymtl.embeddings.tables import describe_lookup
+from raymtl.errors import ConfigError
 from raymtl.training.checkpoint import compare, saved_entries
 from raymtl.training.model import TrainModel
 
@@ -22,6 +23,14 @@ def model_entries(config: Config) -> dict[str, Tensor] | None:
     Raises ConfigError if a slot refuses its options."""
     if any(isinstance(getattr(config.model, slot), Custom) for slot in type(config.model).model_fields):
         return None
-    with torch.device("meta"):
-        model = TrainModel(config, describe_lookup(config), dict.fromkeys(config.active_tasks(), 0.5), None)
+    try:
+        with torch.device("meta"):
+            model = TrainModel(config, describe_lookup(config), dict.fromkeys(config.active_tasks(), 0.5), None)
+    except RuntimeError as error:
+        if "overflow" not in str(error):
+            raise
+        raise ConfigError(
+            "a weight of the model would have more bytes than 64 bits count; lower the rows or the dim of the tables, or the "
+            "widths in `model`"
+        ) from error
     return dict(model.state_dict())
