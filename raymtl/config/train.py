@@ -46,7 +46,7 @@ class SparseOptimizer(Section):
         if self.weight_decay and self.type != "adam":
             raise ValueError(
                 f"weight_decay is {self.weight_decay}, but type is `{self.type}`, and only fbgemm's `adam` decays the "
-                "rows of every table; set it to 0, or use `adam`"
+                "rows of every table; set it to 0, or use `adam` on GPUs"
             )
         return self
 

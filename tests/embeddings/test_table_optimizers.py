@@ -28,7 +28,7 @@ def test_weight_decay_is_refused_where_some_kernel_ignores_it(kind: str) -> None
         small(f"train.sparse_optimizer={{type: {kind}, weight_decay: 0.1}}")
     assert str(error.value) == (
         f"the configuration: train.sparse_optimizer.weight_decay is 0.1, but type is `{kind}`, and only fbgemm's `adam` decays "
-        "the rows of every table; set it to 0, or use `adam` (given by --set)"
+        "the rows of every table; set it to 0, or use `adam` on GPUs (given by --set)"
     )
 
 
