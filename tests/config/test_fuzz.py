@@ -23,6 +23,10 @@ def test_mutations_are_refused_in_clean_sentences_or_train(first: int) -> None:
             "features.past.max_length is 70000; expected a whole number ≥ 1 and ≤ 65536",
         ),
         ('train.select="a\\x1b[2Jb"', "train.select is `a\\u001b[2Jb`"),
+        (
+            "model.trunk={type: ple, levels: 1000000}",
+            "model.trunk.levels is 1000000; expected a whole number ≥ 1 and ≤ 100",
+        ),
         ("data.shuffle.seed=-1", "data.shuffle.seed is -1; expected a whole number ≥ 0 and < 4294967296"),
         ("train.step_timeout_s=0.5", "train.step_timeout_s is 0.5; expected a number ≥ 1"),
     ],
