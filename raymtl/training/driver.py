@@ -34,7 +34,7 @@ from raymtl.training.rundir import (
     run_lock,
     run_of,
 )
-from raymtl.training.shapes import check_fits
+from raymtl.training.shapes import check_fits, model_entries
 from raymtl.training.start_lines import joining, starting_workers
 from raymtl.training.worker import Job, run_worker
 
@@ -77,6 +77,7 @@ def prepare_inputs(config: Config) -> RunPlan:
             "train.sparse_optimizer.type is `adam`, which fbgemm has for GPUs only; use rowwise_adagrad, adagrad or sgd, "
             "or set train.use_gpu"
         )
+    model_entries(config)  # raises what a slot refuses
     plans = {"train": plan_input(config, "train")}
     if config.data.eval is not None:
         plans["eval"] = plan_input(config, "eval")

@@ -274,7 +274,7 @@ def test_the_default_stays_where_none_is_better(tmp_path: pathlib.Path) -> None:
 def test_a_weighted_mean_conditions_and_ranges_of_all_kinds(tmp_path: pathlib.Path) -> None:
     space = {
         "train.dense_optimizer.lr": {"log_uniform": [1e-4, 1e-2]},
-        "tables.user.dim": {"integer": [4, 64]},
+        "tables.user.rows": {"integer": [4, 64]},
         "model.order_loss.alpha": {"uniform": [0, 2]},
         "model.coupler.type": {"choice": ["ait", "none"]},
         "tasks.buy.weight": {"uniform": [0.5, 4], "when": {"model.coupler.type": "ait"}},
