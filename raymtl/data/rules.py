@@ -145,14 +145,20 @@ def weights(column: pa.Array) -> tuple[np.ndarray, np.ndarray]:
     return values, ~((values >= 0) & np.isfinite(values))
 
 
+def words(values: pa.Array) -> pa.Array:
+    """The values of a category as the bytes of their text, which need not be UTF-8."""
+    if pa.types.is_integer(values.type) or pa.types.is_decimal(values.type):
+        values = values.cast(pa.string())
+    return values.cast(pa.large_binary())
+
+
 def scenario_index(column: pa.Array, values: list[str | int]) -> np.ndarray:
     """Index of each row's scenario in `values`, [N] int32; null and unknown values get the index after the last."""
-    known = pa.array([str(v) for v in values], pa.string())
+    known = pa.array([str(v).encode() for v in values], pa.large_binary())
     if pa.types.is_dictionary(column.type):
-        words = column.dictionary.cast(pa.string())
-        found = pc.index_in(words, value_set=known).take(column.indices)
+        found = pc.index_in(words(column.dictionary), value_set=known).take(column.indices)
     else:
-        found = pc.index_in(column.cast(pa.string()), value_set=known)
+        found = pc.index_in(words(column), value_set=known)
     return found.fill_null(len(values)).to_numpy(zero_copy_only=False).astype(np.int32, copy=False)
 
 

@@ -113,7 +113,9 @@ def test_layouts_that_cost_time(tmp_path, in_process):
 def test_features_of_one_table_with_strings_and_integers(tmp_path, in_process):
     features = {**FEATURES, "city": {"kind": "id", "table": "user"}}
     found = warnings_of(tmp_path, features=features)
-    assert any("tables.user: some of its features hold strings and some integers" in w for w in found)
+    assert any(
+        "tables.user: its features hold integers (features.city) and strings (features.user)" in w for w in found
+    )
 
 
 def test_training_days_in_the_evaluation(clean, in_process):
