@@ -26,6 +26,7 @@ from raymtl.words import count_of
 _TASK_ROWS = 1_000_000
 _TASKS_PER_CPU = 4
 _SKETCH_BYTES = 16_384
+_SHOWN = 3
 
 Progress = Callable[[int, int], None]
 """Called with the rows done and the total rows."""
@@ -131,11 +132,18 @@ def _schemas(config: Config, summary: _FooterSummary, evaluation: bool) -> None:
     report.schema = _differences(
         {key: (schemas[key], paths) for key, paths in files.items()}, {c.name for c in columns}
     )
+    alike: dict[str, list[str]] = {}
     for difference in report.schema:
         found = [f"{kind} in {count_of(n, 'file')} (first {path})" for kind, (n, path) in difference.types.items()]
         found += [f"missing in {difference.missing} (first {difference.first_missing})"] if difference.missing else []
-        use = "" if difference.used else ", which the configuration does not use,"
-        report.notes.append(f"column `{difference.column}`{use} differs between files: {'; '.join(found)}")
+        use = "" if difference.used else ", unused by the configuration"
+        alike.setdefault(f"{use}: {'; '.join(found)}", []).append(f"`{difference.column}`")
+    for how, names in alike.items():
+        more = f" and {len(names) - _SHOWN:,} more" if len(names) > _SHOWN else ""
+        one = len(names) == 1
+        report.notes.append(
+            f"column{'' if one else 's'} {', '.join(names[:_SHOWN])}{more} differ{'s' if one else ''} between files{how}"
+        )
 
 
 def _differences(schemas: dict[int, tuple[pa.Schema, list[str]]], used: set[str]) -> list[SchemaDifference]:
