@@ -12,7 +12,7 @@ from raymtl.config.root import Config
 from raymtl.data.build_id_maps import make_maps, saved_maps
 from raymtl.data.read import Input
 from raymtl.data.sample import sample_base_rates
-from raymtl.data.units import Plan, plan_input
+from raymtl.data.units import Plan, plan_input, plan_inputs
 from raymtl.data.writable import check_writable
 from raymtl.dependencies import package_versions
 from raymtl.errors import ConfigError
@@ -78,9 +78,7 @@ def prepare_inputs(config: Config) -> RunPlan:
             "or set train.use_gpu"
         )
     model_entries(config)  # raises what a slot refuses
-    plans = {"train": plan_input(config, "train")}
-    if config.data.eval is not None:
-        plans["eval"] = plan_input(config, "eval")
+    plans = plan_inputs(config, ["train", "eval"] if config.data.eval is not None else ["train"])
     return RunPlan(config, plans, sample_base_rates(config, plans["train"]), config_hash(config))
 
 
