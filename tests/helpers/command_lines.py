@@ -1,5 +1,6 @@
 """Finds the calls of raymtl in shell text, and says which of their options the command line does not have."""
 
+import math
 import re
 import shlex
 from collections.abc import Iterator
@@ -84,7 +85,8 @@ def _command(words: list[str]) -> tuple[str, dict[str, bool] | None, int, list[s
         for name in parameter.opts
         if name.startswith("-")
     }
-    places = sum(not parameter.opts[0].startswith("-") for parameter in command.params)
+    arguments = [parameter for parameter in command.params if not parameter.opts[0].startswith("-")]
+    places = math.inf if any(parameter.nargs < 0 for parameter in arguments) else len(arguments)
     return command.name, options, places, words_left
 
 
