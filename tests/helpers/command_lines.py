@@ -67,7 +67,7 @@ def fault(words: list[str]) -> str | None:
     return f"`raymtl {name}` takes {places} arguments, not {given}" if given > places else None
 
 
-def _command(words: list[str]) -> tuple[str, dict[str, bool] | None, int, list[str]]:
+def _command(words: list[str]) -> tuple[str, dict[str, bool] | None, float, list[str]]:
     if words[0] == "submit" and words[1:]:  # takes its own options and those of the command that it brings to a cluster
         _, own, _, _ = _command(words[:1])
         name, options, places, rest = _command(words[1:])
