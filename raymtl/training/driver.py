@@ -9,6 +9,7 @@ from typing import Any, cast
 from raymtl.config.load import config_hash, dump_config, load_config
 from raymtl.config.roles import run_fields
 from raymtl.config.root import Config
+from raymtl.config.task_kinds import BaseRate
 from raymtl.data.build_id_maps import make_maps, saved_maps
 from raymtl.data.read import Input
 from raymtl.data.sample import sample_base_rates
@@ -45,7 +46,7 @@ class RunPlan:
 
     config: Config
     plans: dict[str, Plan]
-    base_rates: dict[str, float]
+    base_rates: dict[str, BaseRate]
     hash: str
 
     def facts(self) -> dict[str, Any]:
@@ -146,7 +147,7 @@ def _result(ready: RunPlan, summary: dict[str, Any], seconds: float) -> RunResul
         "starts": progress["starts"],
         "seconds": round(seconds, 1),
         "config_hash": ready.hash,
-        "base_rates": ready.base_rates,
+        "base_rates": {name: float(rate) for name, rate in ready.base_rates.items()},
         "data_range": {part: list(plan.days) for part, plan in plans.items()},
         "workers": summary["workers"],
         "precision": summary["precision"],
