@@ -102,8 +102,8 @@ class OutputScale(nn.Module):
     ) -> None:
         """Take a training step in: logits, labels and counted (observed, of a valid row) [B, T], weight [B].
 
-        `valid_rows` [] is over all workers of `group` (None: one worker), which sum by one all-reduce of 2·L numbers. Does nothing
-        without a `log1p` task.
+        `valid_rows` [] is over all workers of `group` (None: one worker), which sum by one all-reduce of 2·L numbers. Without a
+        `log1p` task this does nothing.
         """
         if not self._has_logs:
             return

@@ -23,7 +23,7 @@ from raymtl.telemetry.events import Listener
 from raymtl.training.checkpoint_folders import find_checkpoint, last_checkpoint
 from raymtl.training.cluster import connect
 from raymtl.training.fill import fill_advice, fill_of
-from raymtl.training.metric_checks import check_metric_names
+from raymtl.training.metric_checks import check_metric_names, doubts
 from raymtl.training.ray_trainer import launch
 from raymtl.training.resources import reading_tasks, wait_for_resources
 from raymtl.training.rundir import (
@@ -121,6 +121,8 @@ def train(config: Config, *, address: str | None = None, on_event: Listener | No
         result = _result(ready, launch(run_worker, job, grant, config, on_event), time.time() - started)
         if advice := fill_advice(config, ready.plans["train"], result["fill"]):
             notify(advice)
+        for doubt in doubts(config, result["metrics"]["eval"]):
+            notify(doubt)
         if maps:
             result["id_maps"] = {table: dict(file.notes) for table, file in maps.items()}
         run_dir.write(RESULT, json.dumps(result, indent=2))

@@ -119,7 +119,7 @@ class Partial:
     columns: dict[str, ColumnStats] = field(default_factory=dict)
     """By the key of the configuration that uses the column."""
     labels: dict[str, np.ndarray] = field(default_factory=dict)
-    """By day: [T, scenarios, 4] rows, observed labels, their sum, the sum of their squares."""
+    """By day: [T, scenarios, 5] rows, observed labels, their sum, the sum of their squares, zeros among them."""
     funnel: dict[str, np.ndarray] = field(default_factory=dict)
     """By child task: rows with parent and child observed, positives of the child among them, those without the parent's."""
     scenarios: Counter[str] = field(default_factory=Counter)
@@ -294,7 +294,7 @@ class _TableCounter:
         else:
             index = np.full(len(self._raw), groups - 1, np.int32)
         labels = self._made_labels(columns)
-        counts = np.zeros((len(self._tasks), groups, 4))
+        counts = np.zeros((len(self._tasks), groups, 5))
         for t, name in enumerate(self._tasks):
             if name not in labels.final:
                 continue
@@ -305,6 +305,7 @@ class _TableCounter:
             counts[t, :, 1] = np.bincount(group, minlength=groups)
             counts[t, :, 2] = np.bincount(group, kept, minlength=groups)
             counts[t, :, 3] = np.bincount(group, kept * kept, minlength=groups)
+            counts[t, :, 4] = np.bincount(group, kept == 0, minlength=groups)
         by_day = self._partial.labels
         by_day[self._day] = by_day[self._day] + counts if self._day in by_day else counts
         for name, task in self._tasks.items():

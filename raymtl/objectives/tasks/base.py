@@ -50,6 +50,10 @@ class TaskObjective:
         """The metric `kind.deviance` of every row; only for kinds that have one."""
         raise NotImplementedError
 
+    def constant_deviance(self, mean: float, at_zero: float) -> float:
+        """The same of the best constant, the mean label, from the mean deviance of the logit 0."""
+        raise NotImplementedError
+
     def truth_deviance(self, truth: Tensor, label: Tensor) -> Tensor:
         """The same with the true mean as the prediction."""
         raise NotImplementedError

@@ -45,6 +45,10 @@ class CountObjective(TaskObjective):
     def deviance(self, logit: Tensor, label: Tensor) -> Tensor:
         return _deviance(logit.clamp(max=MAX_LOG_COUNT), label)
 
+    def constant_deviance(self, mean: float, at_zero: float) -> float:
+        """D(m) = D(1) − 2·(m·log m − m + 1), at least 0."""
+        return max(0.0, at_zero - 2 * ((mean * math.log(mean) if mean > 0 else 0.0) - mean + 1))
+
     def truth_deviance(self, truth: Tensor, label: Tensor) -> Tensor:
         return _deviance(truth.clamp(min=1e-12).log(), label)
 
