@@ -3,7 +3,7 @@
     python -m tests.benchmarks.data.fuzz_files --files 2000
 
 Each data set of a few files is checked as `raymtl check` does and read as training does, in this process: both must accept it or
-both refuse it, and the IDs, lists and numbers of what is read must be pyarrow's values, hashed one by one. Row counts are compared
+both refuse it, and the IDs, lists and numbers of what is read must be pyarrow's values, hashed one by one. Rows are compared
 with pyarrow's own and with DuckDB's, if that is installed. Prints the data sets and files by outcome; the exit status is 1 if any
 failed.
 """
