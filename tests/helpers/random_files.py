@@ -50,7 +50,7 @@ ODD = [pa.time32("ms"), pa.time64("ns"), pa.duration("us"), pa.date32(), pa.time
 CONTAINERS = ["list", "large_list", "fixed_size_list", "list_view", "large_list_view"]
 NAMES = ["{}", "{}.id", " {}", "{} ", "{}\n", "Ünï{}", "{}`", "'{}'", '"{}"', "{}%20", "{}/x",
          "{}\\", "{},", "{}[0]", "{}.list.element",
-         "🙂{}", "{}{{}}", "列{}", "{}=1", "$" + "{}", "-{}", "0{}", "{}:", "*{}", "null{}", "{}" * 30]  # fmt: skip
+         "🙂{}", "{}{{}}", "列{}", "{}=1", "$" + "{}", "-{}", "0{}", "{}:", "*{}", "null{}", "{0}" * 30]  # fmt: skip
 ENCODINGS = {
     "text": ["PLAIN", "DELTA_BYTE_ARRAY", "DELTA_LENGTH_BYTE_ARRAY"],
     "fixed": ["PLAIN", "DELTA_BYTE_ARRAY", "BYTE_STREAM_SPLIT"],
