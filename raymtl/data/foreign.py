@@ -1,11 +1,13 @@
 """What lies beside the parquet files of a day: files without rows, tables that other tools manage, files of other formats."""
 
 import re
+from collections.abc import Collection
 
 import pyarrow as pa
 import pyarrow.fs as pafs
 
 from raymtl.storage.folder import Folder
+from raymtl.storage.retry import retry
 
 _NO_DATA = (".crc", ".md", "_$folder$", ".tmp", "._COPYING_")
 """Ends of names of files without rows, and of files that are still being written; Hadoop writes `_$folder$` for a folder."""
@@ -62,30 +64,28 @@ def transaction_folder(below: str) -> str | None:
     return next((name for name in below.split("/")[:-1] if _ACID.fullmatch(name)), None)
 
 
-def table_format(folder: Folder, names: set[str]) -> str | None:
-    """The tool that manages the files of a folder with these names, or those of the folder above it; None: no tool is known."""
+def table_format(folder: Folder, names: Collection[str]) -> str | None:
+    """The tool that manages the files of a folder with these subfolders, or those of the folder above it; None: no tool is known."""
     above = folder.root.rstrip("/").rpartition("/")[0]
-    paths = {f"{folder.root}/{name}": tool for name, tool in _TABLES.items() if name in names}
+    markers = [f"{folder.root}/{name}" for name in _TABLES if name in names]
     if above:
-        paths |= {f"{above}/{name}": tool for name, tool in _TABLES.items()}
-    try:
-        found = folder.filesystem.get_file_info(list(paths)) if paths else []
-    except OSError:  # above the data set there may be nothing that this user may see
-        return None
-    for entry in found:
-        if entry.type == pafs.FileType.Directory:
-            tool = paths[entry.path]
-            if tool != _ICEBERG or _has_iceberg_metadata(folder, entry.path):
-                return tool
+        markers += [e.path for e in _looked_up(folder, [f"{above}/{name}" for name in _TABLES])]
+    for path in markers:
+        tool = _TABLES[path.rpartition("/")[2]]
+        if tool != _ICEBERG or any(
+            e.path.endswith(".metadata.json") for e in _looked_up(folder, pafs.FileSelector(path))
+        ):
+            return tool
     return None
 
 
-def _has_iceberg_metadata(folder: Folder, path: str) -> bool:
+def _looked_up(folder: Folder, where: list[str] | pafs.FileSelector) -> list[pafs.FileInfo]:
+    """What exists there; nothing where this user may not look, as above the data set."""
     try:
-        entries = folder.filesystem.get_file_info(pafs.FileSelector(path))
+        found = retry(lambda: folder.filesystem.get_file_info(where))
     except OSError:
-        return False
-    return any(entry.path.endswith((".metadata.json", ".gz.metadata.json")) for entry in entries)
+        return []
+    return [entry for entry in found if entry.type != pafs.FileType.NotFound]
 
 
 def other_content(stream: pa.NativeFile, name: str) -> str | None:

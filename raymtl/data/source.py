@@ -145,7 +145,7 @@ def _partitions(folder: Folder, layout: Layout) -> tuple[dict[dt.date, str], Fou
             f"`{path}` is a file; set data.path (`raymtl score`: --data) to the folder above the `{layout.key}=` partitions"
         )
     entries = sorted(list_names(folder), key=lambda e: e.path)
-    if (tool := table_format(folder, {e.name for e in entries})) is not None:
+    if (tool := table_format(folder, [e.name for e in entries if e.kind == pafs.FileType.Directory])) is not None:
         raise DataError(
             f"`{path}` is a table of {tool}, which also has files that were removed from the table; raymtl reads plain parquet "
             "files only: write the table's rows to another folder"

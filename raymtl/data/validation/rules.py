@@ -254,7 +254,7 @@ def _others(report: PartReport) -> None:
     if time is not None and time.off_day:
         report.warnings.append(
             f"data.timestamp: {_n(time.off_day, 'row')} of column `{time.column}` are more than a day outside their partition; "
-            f"check that the rows are in the right `ds=`"
+            f"check that the rows are in the folder of their day"
         )
 
 
