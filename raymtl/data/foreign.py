@@ -65,7 +65,7 @@ def transaction_folder(below: str) -> str | None:
 
 
 def table_format(folder: Folder, names: Collection[str]) -> str | None:
-    """The tool that manages the files of a folder with these subfolders, or those of the folder above it; None: no tool is known."""
+    """The tool that manages the files of a folder with these subfolders, or of the folder above it; None: no known tool."""
     above = folder.root.rstrip("/").rpartition("/")[0]
     markers = [f"{folder.root}/{name}" for name in _TABLES if name in names]
     if above:

@@ -6,7 +6,7 @@ alone, never on the number of workers, so that a run resumes with the same units
 
 import datetime as dt
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 
@@ -93,6 +93,10 @@ class Footer:
     """Its columns, and those that its folders stand for."""
     row_group_rows: tuple[int, ...]
 
+    @property
+    def rows(self) -> int:
+        return sum(self.row_group_rows)
+
 
 class _BrokenError(Exception):
     """The file is broken or not parquet, as its text says, and not the storage."""
@@ -117,7 +121,13 @@ def find_footers(filesystem: pafs.FileSystem, files: Sequence[File]) -> tuple[li
         with open_to_read(filesystem, file.path) as stream:
             try:
                 metadata = pq.read_metadata(stream)
-                return metadata, metadata.schema.to_arrow_schema().remove_metadata()
+                schema = metadata.schema.to_arrow_schema().remove_metadata()
+                _ = schema.names
+                return metadata, schema
+            except UnicodeDecodeError as error:
+                raise _BrokenError(
+                    f"the name of a column is not UTF-8 ({error.object!r}); write the file again with another name"
+                ) from error
             except (pa.ArrowException, OSError) as error:
                 if is_of_storage(error):
                     raise
@@ -156,11 +166,32 @@ def _fault(error: str, content: str | None) -> str:
     )
 
 
+def with_rows(footers: Iterable[Footer]) -> list[Footer]:
+    """The files whose schemas count: writers give columns of an empty file any type (pandas: double)."""
+    return [footer for footer in footers if footer.rows]
+
+
 def plan_input(config: Config, part: str) -> Plan:
     """The plan of `part` (`train` or `eval`) of a configuration; reads footers only.
 
     Raises DataError if a partition or file is missing or damaged, a schema does not fit, or there are no rows at all.
     """
+    return plan_inputs(config, [part])[part]
+
+
+def plan_inputs(config: Config, parts: Sequence[str]) -> dict[str, Plan]:
+    """The plans of several parts, as `plan_input` makes them; their ID columns must hold the same in all of them."""
+    plans, filled = {}, []
+    for part in parts:
+        plans[part], footers = _plan(config, part)
+        filled += with_rows(footers)
+    shared = [c for c in required_columns(config) if c.training]
+    if problems := mixed_problems([(f.file.path, f.schema) for f in filled], shared):
+        raise DataError("\n".join(problems[:_MOST_PROBLEMS]))
+    return plans
+
+
+def _plan(config: Config, part: str) -> tuple[Plan, list[Footer]]:
     data = config.data
     root = data.eval_path if part == "eval" and data.eval_path else data.path
     days = data.eval if part == "eval" else data.train
@@ -170,7 +201,7 @@ def plan_input(config: Config, part: str) -> Plan:
     found = find_files(folder, days, Layout.of(config)).or_raise()
     files = found.files
     footers = read_footers(folder.filesystem, files)
-    if problems := _schema_problems(footers, config, part == "eval"):
+    if problems := _schema_problems(with_rows(footers), config, part == "eval"):
         more = f"\n… and {len(problems) - _MOST_PROBLEMS} more" if len(problems) > _MOST_PROBLEMS else ""
         raise DataError("\n".join(problems[:_MOST_PROBLEMS]) + more)
     units = make_units(footers, data.unit_rows)
@@ -179,7 +210,8 @@ def plan_input(config: Config, part: str) -> Plan:
             f"`{root}` has no rows on {days}: its parquet files are empty; write those days again or choose others"
         )
     of_days = (str(min(f.day for f in files)), str(max(f.day for f in files)))
-    return Plan(root, units, _identity(footers, units, folder.root), of_days, tuple(found.notes))
+    plan = Plan(root, units, _identity(footers, units, folder.root), of_days, tuple(found.notes))
+    return plan, footers
 
 
 def join_plans(parts: Sequence[tuple[Plan, tuple[str, ...] | None]]) -> Plan:
