@@ -160,7 +160,10 @@ def _described(parts: list[tuple[dt.date, Tasks]]) -> dict[str, list[str] | None
 
 
 def _exists(config: Config, logs: Folder, day: dt.date) -> bool:
-    return bool(find_files(logs, DayRange(start=day, end=day), Layout.of(config)).files)
+    found = find_files(logs, DayRange(start=day, end=day), Layout.of(config))
+    return bool(
+        found.files or found.faults
+    )  # what is there but cannot be read is an error, and not a day that was removed
 
 
 def _plan_of(config: Config, day: dt.date) -> Plan:

@@ -17,6 +17,7 @@ from raymtl.storage.folder import Folder
 from raymtl.words import count_of
 
 _LISTING_THREADS = 8
+_SCORED = "(`raymtl score`: name the folders as in training)"
 
 
 @dataclass(frozen=True)
@@ -187,7 +188,7 @@ def _odd_name(entry: Entry, path: str, layout: Layout, entries: Sequence[Entry])
     """The error for a partition of the right key that is not named like a day."""
     remedy = "rename or remove it"
     if (form := format_of(_dates(entries, layout.key))) is not None:
-        remedy = f'set data.partition.format to "{form}"'
+        remedy = f'set data.partition.format to "{form}" {_SCORED}'
     return f"the partition `{entry.path}` of `{path}` is not {layout.pattern}; {remedy}"
 
 
@@ -199,7 +200,7 @@ def _no_partitions(path: str, layout: Layout, entries: Sequence[Entry]) -> str:
             first = next(e.name for e in entries if (split_name(e.name) or ("",))[0] == key)
             return (
                 f"`{path}` has no `{layout.pattern}` partition, but partitions such as {first}; set data.partition to "
-                f'{{key: {key}, format: "{form}"}}'
+                f'{{key: {key}, format: "{form}"}} {_SCORED}'
             )
     there = f"; it has the folders `{next(iter(keys))}=…`, which are no days" if keys else ""
     return (

@@ -76,12 +76,12 @@ def test_days_under_other_names(tmp_path, key, form, names):
     if key != "ds":
         with pytest.raises(DataError) as caught:
             list_files(Folder.open(str(tmp_path)), None)
-        assert str(caught.value).endswith(f"but partitions such as {names[0]}; {suggested}")
+        assert f"but partitions such as {names[0]}; {suggested} (`raymtl score`: " in str(caught.value)
 
 
 def test_the_format_is_in_the_error_if_the_key_is_right(tmp_path):
     write(tmp_path, "ds=20260101/part-0")
-    with pytest.raises(DataError, match=r'is not ds=YYYY-MM-DD; set data\.partition\.format to "%Y%m%d"$'):
+    with pytest.raises(DataError, match=r'is not ds=YYYY-MM-DD; set data\.partition\.format to "%Y%m%d"'):
         list_files(Folder.open(str(tmp_path)), None)
 
 
