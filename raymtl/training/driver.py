@@ -9,10 +9,11 @@ from typing import Any, cast
 from raymtl.config.load import config_hash, dump_config, load_config
 from raymtl.config.roles import run_fields
 from raymtl.config.root import Config
+from raymtl.config.task_kinds import BaseRate
 from raymtl.data.build_id_maps import make_maps, saved_maps
 from raymtl.data.read import Input
 from raymtl.data.sample import sample_base_rates
-from raymtl.data.units import Plan, plan_input
+from raymtl.data.units import Plan, plan_input, plan_inputs
 from raymtl.data.writable import check_writable
 from raymtl.dependencies import package_versions
 from raymtl.errors import ConfigError
@@ -22,7 +23,7 @@ from raymtl.telemetry.events import Listener
 from raymtl.training.checkpoint_folders import find_checkpoint, last_checkpoint
 from raymtl.training.cluster import connect
 from raymtl.training.fill import fill_advice, fill_of
-from raymtl.training.metric_checks import check_metric_names
+from raymtl.training.metric_checks import check_metric_names, doubts
 from raymtl.training.ray_trainer import launch
 from raymtl.training.resources import reading_tasks, wait_for_resources
 from raymtl.training.rundir import (
@@ -34,7 +35,7 @@ from raymtl.training.rundir import (
     run_lock,
     run_of,
 )
-from raymtl.training.shapes import check_fits
+from raymtl.training.shapes import check_fits, model_entries
 from raymtl.training.start_lines import joining, starting_workers
 from raymtl.training.worker import Job, run_worker
 
@@ -45,7 +46,7 @@ class RunPlan:
 
     config: Config
     plans: dict[str, Plan]
-    base_rates: dict[str, float]
+    base_rates: dict[str, BaseRate]
     hash: str
 
     def facts(self) -> dict[str, Any]:
@@ -77,9 +78,8 @@ def prepare_inputs(config: Config) -> RunPlan:
             "train.sparse_optimizer.type is `adam`, which fbgemm has for GPUs only; use rowwise_adagrad, adagrad or sgd, "
             "or set train.use_gpu"
         )
-    plans = {"train": plan_input(config, "train")}
-    if config.data.eval is not None:
-        plans["eval"] = plan_input(config, "eval")
+    model_entries(config)  # raises what a slot refuses
+    plans = plan_inputs(config, ["train", "eval"] if config.data.eval is not None else ["train"])
     return RunPlan(config, plans, sample_base_rates(config, plans["train"]), config_hash(config))
 
 
@@ -120,6 +120,8 @@ def train(config: Config, *, address: str | None = None, on_event: Listener | No
         result = _result(ready, launch(run_worker, job, grant, config, on_event), time.time() - started)
         if advice := fill_advice(config, ready.plans["train"], result["fill"]):
             notify(advice)
+        for doubt in doubts(config, result["metrics"]["eval"]):
+            notify(doubt)
         if maps:
             result["id_maps"] = {table: dict(file.notes) for table, file in maps.items()}
         run_dir.write(RESULT, json.dumps(result, indent=2))
@@ -146,7 +148,7 @@ def _result(ready: RunPlan, summary: dict[str, Any], seconds: float) -> RunResul
         "starts": progress["starts"],
         "seconds": round(seconds, 1),
         "config_hash": ready.hash,
-        "base_rates": ready.base_rates,
+        "base_rates": {name: float(rate) for name, rate in ready.base_rates.items()},
         "data_range": {part: list(plan.days) for part, plan in plans.items()},
         "workers": summary["workers"],
         "precision": summary["precision"],

@@ -32,8 +32,8 @@ from raymtl.objectives.metrics.values import ValueMetrics
 class EvalMetrics:
     """Metrics of all tasks, over all rows and per scenario.
 
-    Memory: 1.0 MB per binary task and scenario, 0.6 MB more for one with a `truth` column, 0.9 MB per count or real task; 8
-    binary tasks with truth in 20 scenarios take 250 MiB. The sample of groups takes 14 bytes, 5 per binary and 8 per other task,
+    Memory: 1.4 MB per binary task and scenario, 0.6 MB more for one with a `truth` column, 0.9 MB per count or real task; 8
+    binary tasks with truth in 20 scenarios take 310 MiB. The sample of groups takes 14 bytes, 5 per binary and 8 per other task,
     for each of at most 1.25 times `sample_rows` rows, and twice that while it is compacted.
     """
 

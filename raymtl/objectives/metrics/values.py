@@ -18,11 +18,12 @@ from raymtl.objectives.tasks import objective_of
 
 _ROWS, _WEIGHT, _LABEL, _PREDICTED, _ABS_LABEL, _SQUARE, _ABS, _SMAPE, _DEVIANCE, _BROKEN = range(10)
 _TRUTH_ROWS, _TRUTH_SQUARE, _TRUTH_ABS, _TRUTH_DEVIANCE = range(10, 14)
-_SUMS = 14
+_LABEL_SQUARE, _ZERO_DEVIANCE = range(14, 16)
+_SUMS = 16
 
 
 class ValueMetrics:
-    """Counters of T count or real tasks over S scenarios: sums [S, T, 14] and curves [T, 3, bins.COARSE], all float64.
+    """Counters of T count or real tasks over S scenarios: sums [S, T, 16] and curves [T, 3, bins.COARSE], all float64.
 
     A curve keeps, per bin of the logit, the sums of weight · prediction, weight · label and weight.
     """
@@ -71,7 +72,7 @@ class ValueMetrics:
 
 
 def _row_sums(logits: Tensor, labels: Tensor, counted: Tensor, weight: Tensor, task: Task) -> Tensor:
-    """What rows [B] of one task add to the sums, without the truth, [B, 14]."""
+    """What rows [B] of one task add to the sums, without the truth, [B, 16]."""
     finite = logits.isfinite()
     used = counted & finite
     x = logits.masked_fill(~used, 0.0)
@@ -84,22 +85,25 @@ def _row_sums(logits: Tensor, labels: Tensor, counted: Tensor, weight: Tensor, t
     sums[:, _LABEL] = w * y
     sums[:, _PREDICTED] = w * p
     sums[:, _ABS_LABEL] = w * y.abs()
+    sums[:, _LABEL_SQUARE] = w * y.square()
     sums[:, _SQUARE] = w * (p - y).square()
     sums[:, _ABS] = w * (p - y).abs()
     sums[:, _SMAPE] = w * _smape(p, y)
     sums[:, _BROKEN] = counted & ~finite
     if task.traits.deviance is not None:
-        sums[:, _DEVIANCE] = w * objective_of(task).deviance(x.double(), y)
+        kind = objective_of(task)
+        sums[:, _DEVIANCE] = w * kind.deviance(x.double(), y)
+        sums[:, _ZERO_DEVIANCE] = w * kind.deviance(torch.zeros_like(y), y)
     return sums
 
 
 def value_sums(logits: Tensor, labels: Tensor, weight: Tensor, task: Task) -> Tensor:
-    """What rows [N] of one task, all with finite logits and observed labels, add to the sums, [N, 14]."""
+    """What rows [N] of one task, all with finite logits and observed labels, add to the sums, [N, 16]."""
     return _row_sums(logits, labels, torch.ones_like(logits, dtype=torch.bool), weight.double(), task)
 
 
 def value_effects(sums: Tensor, task: Task) -> dict[str, Tensor]:
-    """The effects of groups on every metric (`intervals.py`), from the sums [G, 14] of each group."""
+    """The effects of groups on every metric (`intervals.py`), from the sums [G, 16] of each group."""
     ratios = {name: (column, _WEIGHT) for name, column in (("mse", _SQUARE), ("mae", _ABS), ("smape", _SMAPE))}
     ratios |= {"nmae": (_ABS, _ABS_LABEL), "calibration": (_PREDICTED, _LABEL)}
     if task.traits.deviance is not None:
@@ -140,6 +144,12 @@ def _report(sums: list[float], task: Task) -> dict[str, Any]:
         "mean_prediction": mean(_PREDICTED),
         "null_reason": reason,
     }
+    center, square, at_zero = (mean(column, rows > 0) for column in (_LABEL, _LABEL_SQUARE, _ZERO_DEVIANCE))
+    report["constant_mse"] = None if center is None or square is None else max(0.0, square - center**2)
+    if task.traits.deviance is not None:
+        known = center is not None and at_zero is not None
+        constant = objective_of(task).constant_deviance(center or 0.0, at_zero or 0.0) if known else None
+        report[f"constant_{task.traits.deviance}"] = constant
     if some and report["calibration"] is None:
         report["null_reason"] = f"the {int(rows):,} observed labels sum to 0"
     if task.truth is not None:
