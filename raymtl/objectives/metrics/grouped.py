@@ -98,7 +98,7 @@ class GroupedSample:
         self.used += count
 
     def counts(self) -> dict[str, Tensor]:
-        """Rows kept per level of their group, int64 [64]; a 1 at this worker's own level, int64 [64]; and the batches with a group
+        """Rows kept per level of their group and a 1 at this worker's own level, both int64 [64], and the batches with a group
         column, int64 [1]. All are additive."""
         self._compact()
         hashed = self.rows["group"][: self.used] & hash_limit(0)
