@@ -107,7 +107,6 @@ class BinaryMetrics:
         return overall, parts
 
     @staticmethod
-    @staticmethod
     def _areas(every: Tensor, parts: Tensor) -> list[bins.Area | None]:
         """AUC over all scenarios and then of each, None where there is none."""
         areas = [bins.auc(part[0], part[1]) for part in (every, *parts.unbind())]
