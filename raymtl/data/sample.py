@@ -20,9 +20,8 @@ _ROWS = 50_000
 _THREADS = 8
 
 Sums = dict[str, np.ndarray]
-"""By task: [5] the weighted sum of its observed labels, the sum of their weights, their number, and the weighted sums of what is
-trained on and of its squares; weights above 0."""
-_SUMS = 5
+"""By task: [5] the weighted sum of its observed labels, the sum of their weights, their number, and the weighted sums of what the
+task trains on and of its square; weights above 0."""
 
 
 def sample_base_rates(config: Config, plan: Plan) -> dict[str, BaseRate]:
@@ -36,7 +35,7 @@ def sample_base_rates(config: Config, plan: Plan) -> dict[str, BaseRate]:
     # The maps are built after these checks, and no label depends on a row
     maker = BlockMaker(config, evaluation=False, maps=dict.fromkeys(config.map_tables()))
     fragments = [f for unit in plan.units for f in unit.fragments]
-    sums: Sums = {name: np.zeros(_SUMS) for name in config.active_tasks()}
+    sums: Sums = {name: np.zeros(5) for name in config.active_tasks()}
     for place in _spread(len(fragments), _CHUNKS):
         fragment = fragments[place]
         for raw, row in read_fragment(plan.root, fragment, maker.raw_columns(), _ROWS, slice(_ROWS)):
@@ -70,7 +69,7 @@ def _search(config: Config, root: str, fragments: list[Fragment], maker: BlockMa
     """Add labels of further fragments for tasks that have none yet: `raymtl check`, which reads all rows, would accept them."""
 
     def read(place: int) -> Sums:
-        fragment, found = fragments[place], {name: np.zeros(_SUMS) for name in sums}
+        fragment, found = fragments[place], {name: np.zeros(5) for name in sums}
         for raw, row in read_fragment(root, fragment, maker.label_columns(), config.data.block_rows):
             _add(found, _sums_of(config, maker, raw, Place(fragment.path, row)), found)
         return found
@@ -99,10 +98,10 @@ def _sums_of(config: Config, maker: BlockMaker, raw: pa.Table, place: Place) -> 
     if config.data.weight:
         weight, _ = rules.weights(one_array(raw, config.data.weight, "number"))
     labels, found = maker.labels(raw, place), {}
-    for name, task in config.active_tasks().items():
+    for name in config.active_tasks():
         seen = ~np.isnan(labels[name]) & (weight > 0)
         values, weights = labels[name][seen].astype(np.float64), weight[seen].astype(np.float64)
-        target = task.traits.trained_on(values)
+        target = config.tasks[name].traits.trained_on(values)
         found[name] = np.array([values @ weights, weights.sum(), len(weights), target @ weights, target**2 @ weights])
     return found
 

@@ -23,9 +23,9 @@ class LabelRate:
     """Mean of the observed labels: the share of positives of a binary task."""
     squares: float = field(default=0.0, metadata={"hidden": True})
     """Mean of the squares, for the spread."""
-    zeros: int = field(default=0, metadata={"hidden": True})
     weighed: int = field(default=0, metadata={"hidden": True})
     """Observed labels of rows whose weight is above 0: without any, a task learns nothing."""
+    zeros: int = field(default=0, metadata={"hidden": True})
 
     @property
     def observed_share(self) -> float:

@@ -117,7 +117,7 @@ class Partial:
     columns: dict[str, ColumnStats] = field(default_factory=dict)
     """By the key of the configuration that uses the column."""
     labels: dict[str, np.ndarray] = field(default_factory=dict)
-    """By day: [T, scenarios, 6] rows, observed labels, their sum and that of squares, zeros, those that weigh something."""
+    """By day: [T, scenarios, 6] rows, observed labels, their sum, that of their squares, those with a weight above 0, zeros."""
     funnel: dict[str, np.ndarray] = field(default_factory=dict)
     """By child task: rows with parent and child observed, positives of the child among them, those without the parent's."""
     scenarios: Counter[str] = field(default_factory=Counter)
@@ -306,8 +306,8 @@ class _TableCounter:
             counts[t, :, 1] = np.bincount(group, minlength=groups)
             counts[t, :, 2] = np.bincount(group, kept, minlength=groups)
             counts[t, :, 3] = np.bincount(group, kept * kept, minlength=groups)
-            counts[t, :, 4] = np.bincount(group, kept == 0, minlength=groups)
-            counts[t, :, 5] = np.bincount(index[seen & counting], minlength=groups)
+            counts[t, :, 4] = np.bincount(index[seen & counting], minlength=groups)
+            counts[t, :, 5] = np.bincount(group, kept == 0, minlength=groups)
         by_day = self._partial.labels
         by_day[self._day] = by_day[self._day] + counts if self._day in by_day else counts
         for name, task in self._tasks.items():

@@ -107,11 +107,12 @@ def _tasks(report: PartReport, partial: Partial, config: Config) -> None:
 
 
 def _rate(counts: Iterable[float]) -> LabelRate:
-    rows, observed, total, squares, zeros, weighed = counts
+    rows, observed, total, squares, weighed, zeros = counts
     if not observed:
         return LabelRate(int(rows), 0, None)
-    mean, square = float(total / observed), float(squares / observed)
-    return LabelRate(int(rows), int(observed), mean, square, int(zeros), int(weighed))
+    return LabelRate(
+        int(rows), int(observed), float(total / observed), float(squares / observed), int(weighed), int(zeros)
+    )
 
 
 def _broken(report: PartReport, partial: Partial) -> None:
