@@ -266,7 +266,11 @@ class ModelStore:
         return list_versions(self.storage)
 
     def show(self, version: str | None = None) -> "Manifest":
-        """The manifest of a version: its data, metrics, tables and files; None: the current one."""
+        """The manifest of a version: its data, metrics, tables and files.
+
+        Args:
+            version: its name, or the date that it begins with if no other version does; None: the current one.
+        """
         from raymtl.model_store.store import show
 
         return show(self.storage, version)
@@ -306,22 +310,28 @@ class ModelStore:
             )
 
     def rollback(self, version: str | None = None, *, wait_s: float = 0) -> tuple[str, str | None]:
-        """Make an earlier version current again.
+        """Make an earlier version current again, and update the daily job's reports.
 
         Args:
-            version: its name; None: the parent of the current one, or if that was removed, the last version published before
-                the current one that was not rolled back.
+            version: its name, or its date as for `show`; None: the parent of the current one, or if that was removed, the last
+                version published before the current one that was not rolled back.
             wait_s: maximum wait for another process that holds the lease.
 
         Returns:
             The current version, and the one that was current before.
         """
+        from raymtl.daily.reports.write import rewrite_reports
+        from raymtl.model_store.commit_log import entries, rolled_back
         from raymtl.model_store.lease import acquire
         from raymtl.model_store.store import rollback
 
         with acquire(self.storage, "rollback", wait_s=wait_s) as lease:
             before = self.current()
-            return rollback(self.storage, version, lease.check_held).current, before
+            withdrawn = set(rolled_back(entries(self.storage)))
+            now = rollback(self.storage, version, lease.check_held).current
+            if now != before:
+                rewrite_reports(self.storage, withdrawn ^ set(rolled_back(entries(self.storage))))
+            return now, before
 
     def gc(self, keep: int = 7, *, dry_run: bool = False, wait_s: float = 0) -> "Removed":
         """Remove all but the newest `keep` versions, and what killed writers left; see `raymtl versions gc`."""

@@ -307,6 +307,7 @@ def report(
 ) -> None:
     """Write one self-contained HTML file: the curves and metrics of a run, or the last 30 days of a daily job."""
     from raymtl.daily.reports.index import write_index
+    from raymtl.daily.reports.served import served
     from raymtl.daily.reports.table import day_table
     from raymtl.daily.reports.write import last_records
     from raymtl.reports.html import write_report
@@ -315,7 +316,7 @@ def report(
     store = Store.open(run_dir)
     if records := last_records(store):
         path = write_index(store, records)
-        console.print(day_table(records))
+        console.print(day_table(served(store, records).records))
     else:
         path = write_report(run_dir, out)
     console.print(f"report: {path}")

@@ -17,7 +17,7 @@ def list_table(versions: list[Listed]) -> Table:
     """One line per version, newest first."""
     table = FoldedTable("", "version", "data", "rows", "size", "parent", "published", "by", box=None, keys=2)
     for v in versions:
-        mark = Text("current" if v.current else "", style="bold green")
+        mark = Text("" if v.status == "published" else v.status, style="bold green" if v.current else "yellow")
         if v.manifest is None:
             table.add_row(mark, v.id, Text("damaged", style="bold red"), "", "", "", v.published, v.by)
             continue
@@ -27,11 +27,13 @@ def list_table(versions: list[Listed]) -> Table:
     return table
 
 
-def show_tables(manifest: Manifest) -> list[Table | str]:
+def show_tables(manifest: Manifest, listed: Listed) -> list[Table | str]:
     """One version: its facts, then its tables."""
+    rollback = listed.rolled_back
     facts = FoldedTable("", "", box=None, show_header=False)
     values = {
         "version": manifest.id,
+        "status": listed.status + (f", on {rollback.time} to {rollback.current}" if rollback else ""),
         "parent": manifest.parent or "–",
         "delta on": manifest.base or "– (full version)",
         "created": f"{manifest.created:%Y-%m-%d %H:%M:%S} UTC by raymtl {manifest.code.get('raymtl', '?')}",

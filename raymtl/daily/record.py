@@ -20,9 +20,9 @@ FORMAT = 1
 StateName = Literal["wait", "check", "evaluate", "train", "gate", "write", "publish", "expire"]
 STATES: tuple[StateName, ...] = ("wait", "check", "evaluate", "train", "gate", "write", "publish", "expire")
 
-Status = Literal["running", "not ready", "broken", "refused", "published"]
-"""`published` and `refused` are final; the others resume with the same command."""
-
+Status = Literal["running", "not ready", "broken", "refused", "published", "rolled back"]
+"""`published` and `refused` are final; `running`, `not ready` and `broken` resume with the same command. No stored record is
+`rolled back`: the commit log knows that, and `reports.served` shows it."""
 
 FINAL: tuple[Status, ...] = ("published", "refused")
 

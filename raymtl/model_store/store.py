@@ -4,12 +4,13 @@ A version is written into its folder over minutes and stays invisible until a lo
 so a version appears completely or not at all. A process that publishes, rolls back or removes must hold the lease (`lease.py`).
 """
 
+import datetime as dt
 import hashlib
 from collections.abc import Callable, Collection, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 from raymtl.errors import VersionError
 from raymtl.model_store import commit_log
@@ -31,6 +32,13 @@ class Listed:
     current: bool
     manifest: Manifest | None
     """None if it is missing or damaged."""
+    rolled_back: commit_log.Entry | None = None
+    """The rollback that took it out of service, if any."""
+
+    @property
+    def status(self) -> Literal["current", "published", "rolled back"]:
+        """`published`: it was current before, and newer versions followed."""
+        return "current" if self.current else "rolled back" if self.rolled_back else "published"
 
 
 @dataclass(frozen=True)
@@ -74,8 +82,12 @@ def current(store: Store) -> str | None:
 
 def published(store: Store) -> list[commit_log.Entry]:
     """The entries that published the versions which still exist, oldest first."""
+    return _published(commit_log.entries(store))
+
+
+def _published(entries: Iterable[commit_log.Entry]) -> list[commit_log.Entry]:
     found: dict[str, commit_log.Entry] = {}
-    for entry in commit_log.entries(store):
+    for entry in entries:
         if entry.action == "publish":
             found[entry.version] = entry
         elif entry.action == "remove":
@@ -85,21 +97,27 @@ def published(store: Store) -> list[commit_log.Entry]:
 
 def list_versions(store: Store) -> list[Listed]:
     """The versions, newest first."""
-    now = current(store)
+    entries = commit_log.entries(store)
+    now, withdrawn = entries[-1].current if entries else None, commit_log.rolled_back(entries)
 
     def listed(entry: commit_log.Entry) -> Listed:
         try:
             manifest = _manifest(store, entry.version, entry.manifest)
         except VersionError:
             manifest = None
-        return Listed(entry.version, entry.time, entry.by, entry.version == now, manifest)
+        version = entry.version
+        return Listed(version, entry.time, entry.by, version == now, manifest, withdrawn.get(version))
 
     with ThreadPoolExecutor(_THREADS) as pool:
-        return list(pool.map(listed, reversed(published(store))))
+        return list(pool.map(listed, reversed(_published(entries))))
 
 
 def show(store: Store, version: str | None = None) -> Manifest:
-    """Manifest of a published version (None: the current one). Raises VersionError if it is missing or damaged."""
+    """Manifest of a published version; raises VersionError if it is missing or damaged.
+
+    Args:
+        version: its name, or the date that its name begins with if no other does; None: the current one.
+    """
     entry = _entry(store, version)
     return _manifest(store, entry.version, entry.manifest)
 
@@ -238,12 +256,14 @@ def rollback(
 
     Versions published since stay in the store. Raises VersionError if there is no such version, or files of it are missing.
     """
-    last, there = commit_log.newest(store), published(store)
-    if last is None:
+    entries = commit_log.entries(store)
+    if not entries:
         raise VersionError(_no_version(store))
+    last = entries[-1]
     if version is None:
-        version = _rollback_target(store, last.current, [entry.version for entry in there])
+        version = _rollback_target(store, entries)
     entry = _entry(store, version)
+    version = entry.version
     for part in chain(store, _manifest(store, entry.version, entry.manifest)):
         check_sizes(store, part, part.all_files)
     if version == last.current:
@@ -253,17 +273,13 @@ def rollback(
     return commit_log.append(store, last, "rollback", version, version, entry.manifest)
 
 
-def _rollback_target(store: Store, now: str, there: list[str]) -> str:
+def _rollback_target(store: Store, entries: list[commit_log.Entry]) -> str:
+    now, there = entries[-1].current, [entry.version for entry in _published(entries)]
     with suppress(VersionError):  # rolling back must work from a damaged version too
         parent = show(store, now).parent
         if parent in there:
             return parent
-    withdrawn: set[str] = set()
-    current = ""
-    for entry in commit_log.entries(store):
-        if entry.action == "rollback":
-            withdrawn.add(current)
-        current = entry.current
+    withdrawn = commit_log.rolled_back(entries)
     before = there[: there.index(now)] if now in there else there
     good = [version for version in before if version not in withdrawn]
     if not good:
@@ -325,9 +341,22 @@ def _entry(store: Store, version: str | None) -> commit_log.Entry:
     if version not in there:
         if not there:
             raise VersionError(_no_version(store))
+        dated = [name for name in there if _is_day(version) and name.startswith(f"{version}-")]
+        if len(dated) == 1:
+            return there[dated[0]]
+        if dated:
+            raise VersionError(
+                f"store {store.path} has {len(dated)} versions of {version}; pass one of: {', '.join(dated)}"
+            )
         listed = ", ".join(list(there)[-5:])
         raise VersionError(f"store {store.path} has no version `{version}`; pass one of: {listed}")
     return there[version]
+
+
+def _is_day(name: str) -> bool:
+    with suppress(ValueError):
+        return str(dt.date.fromisoformat(name)) == name
+    return False
 
 
 def _manifest(store: Store, version: str, digest: str) -> Manifest:

@@ -3,6 +3,7 @@
 import datetime as dt
 import io
 import itertools
+import json
 import pathlib
 import re
 
@@ -11,11 +12,13 @@ import pyarrow.fs as pafs
 import pytest
 from rich.console import Console
 
+from raymtl.cli.main import run_command
 from raymtl.daily.record import Check, GateResult, NextDay, Record, Trained, folder, read_record, write_record
 from raymtl.daily.reports.day import write_day_report
 from raymtl.daily.reports.index import DAYS, write_index
 from raymtl.daily.reports.series import next_day, number_in, task_names
 from raymtl.daily.reports.table import day_table, verdict
+from raymtl.model_store.store import publish
 from raymtl.reports.style import task_colours
 from raymtl.storage.object_store import Store
 from raymtl.words import gib
@@ -29,6 +32,7 @@ from tests.helpers.fake_records import (
     TASKS,
     thirty_days,
 )
+from tests.helpers.fake_versions import write
 
 MEMORY = itertools.count()
 RECORDS = thirty_days()
@@ -338,3 +342,45 @@ def test_the_pages_are_made_from_what_is_stored(store: Store) -> None:
     stored = read_record(store, LAST.date)
     assert stored is not None
     assert day(store, stored) == day(store, LAST)
+
+
+def test_a_rollback_shows_on_every_page(tmp_path: pathlib.Path, capfd: pytest.CaptureFixture[str]) -> None:
+    model = Store.open(str(tmp_path / "store"))
+    days = [record for record in RECORDS if record.status == "published"][-3:]
+    for record in days:
+        write_record(model, record)
+        write(model, record.version)
+        publish(model, record.version)
+        write_day_report(model, record, days)
+    write_index(model, days)
+    home = pathlib.Path(model.path, "days")
+    first, second, third = (record.version for record in days)
+    assert f"current version: {third}" in words((home / "index.html").read_text())
+    untouched = (home / str(days[0].date) / "report.html").stat().st_mtime_ns
+
+    assert run_command(["versions", "rollback", str(days[0].date), "--store", model.path]) == 0
+    assert (home / str(days[0].date) / "report.html").stat().st_mtime_ns == untouched
+    page = words((home / "index.html").read_text())
+    assert f"{days[2].date}: Rolled back : version {third} was replaced by {first} on 20" in page
+    assert f"current version: {first}" in page
+    for record in days[1:]:
+        assert f"{record.date} rolled back {record.version}" in page
+        own = words((home / str(record.date) / "report.html").read_text())
+        assert f"Rolled back : version {record.version} was replaced by {first} on 20" in own
+        assert "It was rolled back." in own
+    assert f"{days[0].date} published {first}" in page
+    capfd.readouterr()
+    assert run_command(["report", model.path]) == 0
+    assert capfd.readouterr().out.count("rolled back") == 2
+    assert run_command(["versions", "list", "--store", model.path, "--json"]) == 0
+    listed = json.loads(capfd.readouterr().out.splitlines()[-1])["versions"]
+    assert [(v["id"], v["status"]) for v in listed] == [
+        (third, "rolled back"),
+        (second, "rolled back"),
+        (first, "current"),
+    ]
+    assert "rolled_back" in listed[0]
+
+    assert run_command(["versions", "rollback", third, "--store", model.path]) == 0
+    assert "Published : version" in words((home / str(days[1].date) / "report.html").read_text())
+    assert "rolled back" not in words((home / "index.html").read_text())

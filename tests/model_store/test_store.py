@@ -315,3 +315,41 @@ def test_a_full_or_read_only_storage_is_one_sentence(tmp_path: Path) -> None:
         output = Output(store, "full")
         with pytest.raises(StorageError, match="No space left"):
             output.write(b"x" * (1 << 20))
+
+
+def test_a_version_may_be_named_by_its_date(store: Store) -> None:
+    for name in ("2026-01-03-aaaaaa", "2026-01-04-bbbbbb", "2026-01-04-cccccc", "2026-01-05"):
+        write(store, name)
+        publish(store, name)
+    assert show(store, "2026-01-03").id == "2026-01-03-aaaaaa"
+    assert show(store, "2026-01-05").id == "2026-01-05"
+    assert verify(store, "2026-01-03") == []
+    with pytest.raises(
+        VersionError, match="has 2 versions of 2026-01-04; pass one of: 2026-01-04-bbbbbb, 2026-01-04-cc"
+    ):
+        show(store, "2026-01-04")
+    for name in ("2026-01", "20260103", "2026-01-03-", "2026-01-06"):
+        with pytest.raises(VersionError, match=f"no version `{name}`"):
+            show(store, name)
+    assert rollback(store, "2026-01-03").current == "2026-01-03-aaaaaa"
+    assert current(store) == "2026-01-03-aaaaaa"
+
+
+def test_versions_say_whether_they_were_rolled_back(store: Store) -> None:
+    def statuses() -> list[tuple[str, str]]:
+        return [(v.id, v.status) for v in reversed(list_versions(store))]
+
+    for name in "abc":
+        write(store, name)
+        publish(store, name)
+    assert statuses() == [("a", "published"), ("b", "published"), ("c", "current")]
+    entry = rollback(store, "a")
+    assert statuses() == [("a", "current"), ("b", "rolled back"), ("c", "rolled back")]
+    assert [v.rolled_back for v in list_versions(store)] == [entry, entry, None]
+    write(store, "d")
+    publish(store, "d")
+    assert statuses() == [("a", "published"), ("b", "rolled back"), ("c", "rolled back"), ("d", "current")]
+    rollback(store, "c")  # c was trained on top of b
+    assert statuses() == [("a", "published"), ("b", "published"), ("c", "current"), ("d", "rolled back")]
+    gc(store, 1)
+    assert statuses() == [("c", "current"), ("d", "rolled back")]

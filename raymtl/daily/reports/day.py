@@ -7,6 +7,7 @@ from raymtl.daily.gate import check_label, check_scale
 from raymtl.daily.record import STATES, Check, GateResult, NextDay, Record, folder
 from raymtl.daily.reports.data_part import data_parts
 from raymtl.daily.reports.series import aucs, by_date, final_in, ids_of, metrics_in, score_of, scored, task_names
+from raymtl.daily.reports.served import served, was_published
 from raymtl.daily.reports.table import lead_and_rest
 from raymtl.reports import slices
 from raymtl.reports.days import horizontal_bars
@@ -58,6 +59,7 @@ def write_day_report(store: Store, record: Record, earlier: Sequence[Record]) ->
         StorageError: the page cannot be written.
     """
     name = f"{folder(record.date)}/{NAME}"
+    record, *earlier = served(store, [record, *earlier]).records
     store.write(name, render_page(day_page(store.path, record, earlier)))
     return store.path_of(name)
 
@@ -107,7 +109,7 @@ def _sections(record: Record, earlier: Sequence[Record], colours: dict[str, str]
 
 def _meta(place: str, record: Record) -> list[str]:
     version = record.version or "no version"
-    if record.version and record.status != "published":
+    if record.version and not was_published(record):
         version += " (candidate)"
     ended = f" to {record.ended:%Y-%m-%d %H:%M:%S} UTC" if record.ended else " UTC, not ended"
     attempt = f", attempt {record.attempt}" if record.attempt > 1 else ""
@@ -321,7 +323,7 @@ def _version(record: Record) -> Section | str:
     if written is None:
         return "no version was written"
     kind = "as a full version" if written.kind == "full" else f"as a delta, the rows that changed since {record.parent}"
-    fate = "" if record.status == "published" else " It was not published."
+    fate = {"published": "", "rolled back": " It was rolled back."}.get(record.status, " It was not published.")
     rows = [
         [Cell(table, "name"), Cell(count(n)), Cell(count(written.expired.get(table, 0)))]
         for table, n in written.rows.items()

@@ -16,6 +16,7 @@ from raymtl.words import gib
 
 _STYLES = {
     "published": "green",
+    "rolled back": "bold yellow",
     "refused": "bold yellow",
     "not ready": "yellow",
     "broken": "bold red",
@@ -51,6 +52,8 @@ def lead_and_rest(record: Record) -> tuple[str, str]:
             first = f"follows {record.parent}" if record.parent else "is the first version"
             size = f", {_size(record.written)}" if record.written else ""
             parts = [f"version {record.version or 'without a name'} {first}{size}", *_checks(record), reason]
+        case "rolled back":
+            parts = [reason]
         case "refused":
             stays = f"{record.parent} stays the current version" if record.parent else "there is still no version"
             parts = [f"{stays}, because {_failed(record) or reason or 'the reason was not recorded'}"]
