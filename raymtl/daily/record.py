@@ -99,6 +99,16 @@ class GateResult(_Part):
     """The candidate's."""
 
 
+class Comparison(_Part):
+    """An older version on the day's held-out rows, on which `GateResult.candidate` was measured too."""
+
+    name: str
+    """`first`, or `7 days ago`."""
+    version: str
+    metrics: dict[str, Any]
+    """As `metrics` of `result.json`, without scenarios."""
+
+
 class Trained(_Part):
     """The day's training."""
 
@@ -154,6 +164,7 @@ class Record(_Part):
     next_day: list[NextDay] = []
     trained: Trained | None = None
     gate: GateResult | None = None
+    comparisons: list[Comparison] = []
     written: Written | None = None
     notes: list[str] = []
     """Sentences for the report."""

@@ -296,16 +296,18 @@ def gc(
     keep_unpublished: Collection[str] = (),
     check_lease: Callable[[], None] | None = None,
     dry_run: bool = False,
+    keep_published: Collection[str] = (),
 ) -> Removed:
     """Remove all but the newest `keep` versions, and what killed writers left behind; the caller holds the lease.
 
-    The current version stays, and so do the bases of all versions that are kept. `keep_unpublished` names
+    The current version stays, those of `keep_published`, and the bases of all versions that are kept. `keep_unpublished` names
     unpublished folders to keep, such as a candidate's.
     """
     if keep < 1:
         raise VersionError(f"gc(keep={keep}) of store {store.path}: keep must be 1 or more")
     last, there = commit_log.newest(store), published(store)
-    kept = {entry.version for entry in there[-keep:]} | ({last.current} if last else set())
+    kept = {entry.version for entry in there if entry.version in keep_published}
+    kept |= {entry.version for entry in there[-keep:]} | ({last.current} if last else set())
     for version in list(kept):
         try:
             kept |= {part.id for part in chain(store, show(store, version))}

@@ -231,6 +231,14 @@ def test_gc(store: Store) -> None:
         gc(store, 0)
 
 
+def test_gc_keeps_what_the_daily_job_compares_with(store: Store) -> None:
+    for name in "abc":
+        write(store, name)
+        publish(store, name)
+    assert gc(store, 1, keep_published=["a", "removed"]).versions == ["b"]
+    assert [v.id for v in list_versions(store)] == ["c", "a"]
+
+
 def test_a_removal_cut_off_is_ended_by_the_next(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
     for name in "abc":
         write(store, name)

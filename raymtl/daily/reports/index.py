@@ -6,7 +6,9 @@ from statistics import mean
 
 from raymtl.config.task_kinds import Values
 from raymtl.daily.record import FOLDER, STATES, Record, Status
+from raymtl.daily.reports.day import DAYS
 from raymtl.daily.reports.day import NAME as DAY_PAGE
+from raymtl.daily.reports.gains import mean_gains_section
 from raymtl.daily.reports.series import (
     Series,
     aucs,
@@ -22,7 +24,7 @@ from raymtl.daily.reports.series import (
     within,
 )
 from raymtl.daily.reports.served import served, was_published
-from raymtl.daily.reports.table import day_columns, day_lines, lead_and_rest
+from raymtl.daily.reports.table import GAINS_TEXT, day_columns, day_lines, lead_and_rest
 from raymtl.reports.days import Frame, Span, line_charts, small_multiples, stacked_bars, time_unit, version_sizes
 from raymtl.reports.page import (
     Cell,
@@ -44,8 +46,6 @@ from raymtl.storage.object_store import Store
 from raymtl.words import gib
 
 NAME = "index.html"
-DAYS = 30
-"""Calendar days on the page."""
 
 _KINDS: dict[Status, Kind] = {
     "published": "good",
@@ -88,6 +88,7 @@ def index_page(place: str, records: Sequence[Record], current: str | None) -> Pa
         keys=_keys(records),
         sections=[
             _next_day(records, span),
+            mean_gains_section(records, task_colours(task_names(records)), DAYS),
             _days(records),
             _data(records, span),
             _ids(records, span),
@@ -179,8 +180,8 @@ def _days(records: list[Record]) -> Section:
         )
     columns = ["day", "verdict", "version", "rows", *day_columns(records), "new IDs", "time", "size"]
     text = (
-        "Newest first. Each metric shows its change from the previous value. New IDs is the highest share of any table. "
-        "A version of a day that was not published is a candidate."
+        f"Newest first; {GAINS_TEXT}. New IDs is the highest share of any table. A version of a day that was not published is a "
+        "candidate."
     )
     return Section("Days", text, [Grid(columns, rows, tight=True)])
 
