@@ -276,10 +276,12 @@ class ModelStore:
         return show(self.storage, version)
 
     def diff(self, old: str, new: str | None = None) -> "Difference":
-        """What changed between two versions; None: the current one."""
+        """What changed between two versions; None: the current one. Metrics are those on the same rows if a day has both."""
+        from raymtl.daily.same_rows import on_same_rows
         from raymtl.model_store.store import diff
 
-        return diff(self.show(old), self.show(new))
+        a, b = self.show(old), self.show(new)
+        return diff(a, b, on_same_rows(self.storage, a, b))
 
     def verify(self, version: str | None = None) -> list[str]:
         """Read every file of a version and compare its hash; returns one message per missing or damaged file."""

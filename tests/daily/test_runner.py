@@ -257,7 +257,10 @@ def test_a_refused_candidate_is_kept_aside(refused: Refused) -> None:
         f"{day_of(2)} is skipped: its candidate was refused; to do it, run: raymtl daily"
     )
     assert (third["day"], third["starts_from"]) == (str(day_of(3)), first.version)
-    assert (third["rows"], third["training_rows"]) == (ROWS, 2 * ROWS)  # with the buys of the day before the refused one
+    assert (third["rows"], third["training_rows"]) == (
+        ROWS,
+        2 * ROWS,
+    )  # with the buys of the day before the refused one
 
 
 def test_an_old_day_is_not_done_alone(four_days: tuple[Config, list[Record]]) -> None:

@@ -15,6 +15,7 @@ from raymtl.errors import StorageError, TryLaterError, VersionError
 from raymtl.model_store import commit_log
 from raymtl.model_store.manifest import NAME, check_id, new_id, parse_manifest
 from raymtl.model_store.store import (
+    MetricPair,
     chain,
     clear,
     current,
@@ -271,8 +272,20 @@ def test_diff(store: Store) -> None:
     assert found.config == {"train.workers": (2, 4)}
     assert found.counts == {"rows": (5, 9), "bytes": (11, 16)}
     assert found.metrics == {"eval.click.auc": (0.7, 0.75), "eval.buy.auc": (None, 0.6)}
+    assert (found.metric_rows, found.same_rows) == ("both on 0 held-out rows of 2026-01-01", True)
     assert found.tables == {}
     assert diff(a, a).config == {}
+    curve = {"eval": {"click": {"calibration_curve": [{"label": 0.1}]}}, "rows": 2_000}
+    c = write(store, "c", metrics=curve, data_range={"train": ["2026-01-01", "2026-01-02"]})
+    later = diff(a, c)
+    assert later.metrics == {"eval.click.auc": (0.7, None), "rows": (None, 2_000)}
+    assert not later.same_rows
+    assert later.metric_rows == (
+        "not on the same rows: 0 held-out rows of 2026-01-01, and 2,000 held-out rows of 2026-01-01..2026-01-02"
+    )
+    assert later.data == {"days.train": ("2026-01-01", "2026-01-01..2026-01-02")}
+    same = diff(a, c, MetricPair({"rows": 9, "auc": 0.5}, {"rows": 9, "auc": 0.75}, "both on 9 rows", True))
+    assert (same.metrics, same.metric_rows, same.same_rows) == ({"auc": (0.5, 0.75)}, "both on 9 rows", True)
 
 
 def test_versions_that_rest_on_each_other(store: Store) -> None:
