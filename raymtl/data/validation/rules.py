@@ -20,6 +20,7 @@ _UNLISTED = 0.01
 _ORDER_BROKEN = 0.5
 _RATE_JUMP, _REAL_JUMP, _STANDARD_ERRORS = 1.5, 0.25, 6.0
 _DAY_JUMP = 3.0
+_MANY_ZEROS = 0.5
 _FEW_ROWS_PER_FILE, _MANY_FILES = 20_000, 50
 _LONG_ROW_GROUP = 4
 _SHOWN = 3
@@ -222,6 +223,13 @@ def _task(report: PartReport, name: str, task: Task, part: str, config: Config) 
             f"`{found.column}`, or remove the task"
         )
         return
+    zeros = found.all.zeros / found.all.observed
+    if task.transform == "log1p" and zeros > _MANY_ZEROS:
+        report.warnings.append(
+            f"tasks.{name}.transform: {zeros:.1%} of the observed labels are 0, and log1p is for amounts above 0: the model "
+            f"would learn how often there is an amount, and little about its size; remove the transform, or train two tasks: "
+            f"whether there is an amount (`kind: binary`), and the amount with `given` that task"
+        )
     days = {d: rate for d, rate in found.by_day.items() if rate.rows}
     if blind := [d for d, rate in days.items() if not rate.observed]:
         report.warnings.append(
@@ -319,7 +327,8 @@ def _others(report: PartReport) -> None:
     if time is not None and time.off_day:
         report.warnings.append(
             f"data.timestamp: {_n(time.off_day, 'row')} of column `{time.column}` {'is' if time.off_day == 1 else 'are'} more "
-            f"than a day outside the partition; check that the rows are in the right one, and that the column holds the time"
+            f"than a day outside the partition; check that the rows are in the folder of their day, and that the column holds "
+            f"the time"
         )
 
 
