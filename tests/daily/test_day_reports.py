@@ -373,25 +373,6 @@ def test_the_pages_are_made_from_what_is_stored(store: Store) -> None:
     assert day(store, stored) == day(store, LAST)
 
 
-@pytest.mark.parametrize(
-    ("before", "value", "rows", "expected"),
-    [
-        ([100.0, 101.0, 102.0], 125.0, 0, False),  # three days tell little: 22 deviations of 1.5 are 33
-        ([100.0, 101.0, 102.0], 140.0, 0, True),
-        ([99.0, 100.0, 101.0] * 4, 115.0, 0, True),  # with twelve days 4 are enough
-        ([0.010] * 14, 0.014, 500, False),  # 5 rows of 500, now 7
-        ([0.010] * 14, 0.014, 500_000, True),
-        ([0.5] * 14, 0.51, 10_000_000, False),  # beyond chance, but not by a tenth
-    ],
-)
-def test_data_are_unusual_only_beyond_chance(before: list[float], value: float, rows: int, expected: bool) -> None:
-    assert Statistic("statistic", "", value, before, str, rows).unusual is expected
-
-
-def test_the_gate_says_which_checks_did_not_pass(page: str) -> None:
-    assert "gate 14 of 16 checks passed; not judged: buy AUC, NE" in words(page)
-
-
 def test_a_rollback_shows_on_every_page(tmp_path: pathlib.Path, capfd: pytest.CaptureFixture[str]) -> None:
     model = Store.open(str(tmp_path / "store"))
     days = [record for record in RECORDS if record.status == "published"][-3:]
@@ -483,3 +464,22 @@ def test_gains_stand_on_the_pages(page: str, index: str) -> None:
     mean = mean_gains(RECORDS)["first", "click"]
     assert mean.count > 20
     assert f"first {gain.text(mean.mean)} {mean.half:.4f} {mean.count} better" in words(index)
+
+
+@pytest.mark.parametrize(
+    ("before", "value", "rows", "expected"),
+    [
+        ([100.0, 101.0, 102.0], 125.0, 0, False),  # three days tell little: 22 deviations of 1.5 are 33
+        ([100.0, 101.0, 102.0], 140.0, 0, True),
+        ([99.0, 100.0, 101.0] * 4, 115.0, 0, True),  # with twelve days 4 are enough
+        ([0.010] * 14, 0.014, 500, False),  # 5 rows of 500, now 7
+        ([0.010] * 14, 0.014, 500_000, True),
+        ([0.5] * 14, 0.51, 10_000_000, False),  # beyond chance, but not by a tenth
+    ],
+)
+def test_data_are_unusual_only_beyond_chance(before: list[float], value: float, rows: int, expected: bool) -> None:
+    assert Statistic("statistic", "", value, before, str, rows).unusual is expected
+
+
+def test_the_gate_says_which_checks_did_not_pass(page: str) -> None:
+    assert "gate 14 of 16 checks passed; not judged: buy AUC, NE" in words(page)

@@ -211,8 +211,8 @@ def test_trials_are_dots_and_repeats_have_bars(tmp_path: pathlib.Path, monkeypat
     assert objective_by_trial(view)
     assert set(lines) <= {0, 1, 2}  # no point is joined with another; 2: the horizontal line of the default, and caps
     half = 4.3026527 * 0.002 / 3**0.5
-    both = [(pytest.approx(0.699), pytest.approx(half)), (pytest.approx(0.721), pytest.approx(half))]
-    assert bars == both * 2  # once for large screens, once for phones
+    wide_and_narrow = 2
+    assert bars == [(pytest.approx(mean), pytest.approx(half)) for mean in (0.699, 0.721)] * wide_and_narrow
 
 
 def test_the_verdict_says_where_only_the_recommended_trial_keeps_the_limits(tmp_path: pathlib.Path) -> None:

@@ -29,26 +29,25 @@ def verdict(view: View) -> tuple[PageStatus, str]:
         return PageStatus("The default stays", good=False), f"{lead}. {_reached(view)}."
     fields = _fields(best.fields)
     gains = [g for g in view.result["repeats"] if g["metric"] in view.goals]
-    if not gains:
-        before = f", the default {_reached(view, of_default=True)}" if default is not None and default.metrics else ""
-        lead, seeds = (
-            "Not proven",
-            "was not repeated with fresh seeds, and one run of each cannot tell a gain from noise",
-        )
-        if default is None or default.metrics is None:
-            seeds = "cannot be compared with the default, which has no result"
-        elif not view.meets_limits(default):
-            lead, seeds = (
-                "Keeps the limits",
-                "keeps the limits, unlike the default, but was not repeated with fresh seeds",
-            )
-        elif view.recommended is best:
-            lead = "Likely better"
-            seeds = "leads by more than the best of equally good trials would by chance, but was not repeated with fresh seeds"
-        text = f": trial {best.number} reached {_reached(view)}{before}{fields}; it {seeds}. {_advice(view)}"
-        return PageStatus(lead, good=False), text
-    status, text = _over_seeds(view, gains, fields)
+    status, text = _over_seeds(view, gains, fields) if gains else _single_runs(view, fields)
     return status, f"{text} {_advice(view)}"
+
+
+def _single_runs(view: View, fields: str) -> tuple[PageStatus, str]:
+    best, default = view.best, view.default
+    assert best is not None
+    known = default is not None and default.metrics is not None
+    before = f", the default {_reached(view, of_default=True)}" if known else ""
+    once = "was not repeated with fresh seeds"
+    if default is None or not known:
+        lead, why = "Not proven", "cannot be compared with the default, which has no result"
+    elif not view.meets_limits(default):
+        lead, why = "Keeps the limits", f"keeps the limits, unlike the default, but {once}"
+    elif view.recommended is best:
+        lead, why = "Likely better", f"leads by more than the best of equally good trials would by chance, but {once}"
+    else:
+        lead, why = "Not proven", f"{once}, and one run of each cannot tell a gain from noise"
+    return PageStatus(lead, good=False), f": trial {best.number} reached {_reached(view)}{before}{fields}; it {why}."
 
 
 def _advice(view: View) -> str:
@@ -157,7 +156,8 @@ def keys(view: View) -> list[tuple[str, str, str]]:
         remark = "the default"
         if best is not default:
             before = None if default is None else view.value(default, goal)
-            remark = f"trial {best.number}, default {view.show(goal, before)}"
+            doubt = "" if best is view.recommended else " (not recommended)"
+            remark = f"trial {best.number}{doubt}, default {view.show(goal, before)}"
         found.append((goal, view.show(goal, view.value(best, goal)), remark))
     others = [
         f"{counts[s]} {word}"
