@@ -83,11 +83,11 @@ def values(kind: pa.DataType, rows: int, random: np.random.Generator, high: int 
     if kind == pa.uuid():
         return pa.ExtensionArray.from_storage(kind, pa.array(each(lambda n: b"%016d" % n), pa.binary(16)))
     if pa.types.is_decimal(kind):
-        return pa.array(each(lambda n: Decimal(n) / (2 if kind.scale else 1)), kind)
+        return pa.array(each(lambda n: Decimal(n) / (2 if kind.scale and high > 2 else 1)), kind)
     if pa.types.is_boolean(kind):
         return pa.array(each(lambda n: n % 2 == 1), kind)
     if pa.types.is_floating(kind):
-        return pa.array(each(lambda n: np.float16(n) if kind == pa.float16() else n / 2), kind)
+        return pa.array(each(lambda n: np.float16(n) if kind == pa.float16() else n / 2 if high > 2 else float(n)), kind)
     if pa.types.is_null(kind):
         return pa.nulls(rows)
     return pa.array(each(int), kind)
@@ -227,7 +227,8 @@ def _write(columns: dict[str, pa.Array], path: Path, random: np.random.Generator
         leaf = name
         if pa.types.is_nested(inner):
             inner, leaf = getattr(inner, "value_type", inner), f"{name}.list.element"
-        if not pa.types.is_nested(inner) and random.random() < 0.7:
+        # pyarrow reads no dictionary out of another encoding, and less than there is out of pages without values
+        if not pa.types.is_nested(inner) and random.random() < (0.02 if pa.types.is_dictionary(inner) else 0.7):
             encodings[leaf] = one(ENCODINGS[_family(inner)])
     options: dict[str, Any] = {
         "row_group_size": int(random.integers(1, 40)),
@@ -236,7 +237,7 @@ def _write(columns: dict[str, pa.Array], path: Path, random: np.random.Generator
         "store_schema": bool(random.random() < 0.5),
         "write_page_checksum": bool(random.random() < 0.5),
         "write_statistics": bool(random.random() < 0.5),
-        "data_page_size": one([1, 100, 1 << 20]),
+        "data_page_size": 1 if random.random() < 0.02 else one([100, 1000, 1 << 20]),
     }
     for more in ({"use_dictionary": False, "column_encoding": encodings}, {}):
         with contextlib.suppress(OSError, pa.ArrowException):
@@ -350,6 +351,7 @@ def general(sentence: str, made: RandomDataSet) -> str:
     """The sentence without paths, names, numbers and types."""
     for path in made.paths:
         sentence = sentence.replace(path, "FILE")
+    sentence = sentence.replace(made.config.data.path, "ROOT")
     for name in sorted(made.columns.values(), key=len, reverse=True):
         sentence = sentence.replace(f"`{name}`", "`COLUMN`")
     sentence = re.sub(r"(features|tasks|data)\.\w+(\.\w+)*", "KEY", sentence)
