@@ -49,6 +49,11 @@ class RunPlan:
     base_rates: dict[str, BaseRate]
     hash: str
 
+    @property
+    def notes(self) -> list[str]:
+        """What is there and is not read, one sentence each."""
+        return list(dict.fromkeys(note for plan in self.plans.values() for note in plan.notes))
+
     def facts(self) -> dict[str, Any]:
         """The facts of the checks, for a dry run."""
         return {
@@ -58,6 +63,7 @@ class RunPlan:
             "base_rates": self.base_rates,
             "config_hash": self.hash,
             "run_dir": run_folder(self.config),
+            "notes": self.notes,
         }
 
 
@@ -98,6 +104,8 @@ def train(config: Config, *, address: str | None = None, on_event: Listener | No
         return cast(RunResult, done)
     notify = (lambda line: on_event({"note": line})) if on_event else (lambda line: None)
     ready = prepare(config)
+    for note in ready.notes:
+        notify(note)
     notify(joining(address))
     local = connect(config, address)
     grant = wait_for_resources(config, local, notify)
@@ -183,6 +191,8 @@ def evaluate(
     config = load_config(run_dir.path_of(CONFIG), overrides)
     check_fits(config, folder)
     plan, maps = plan_input(config, "eval"), saved_maps(config, run_dir)
+    for note in plan.notes:
+        notify(note)
     notify(joining(address))
     local = connect(config, address)
     grant = wait_for_resources(config, local, notify)
