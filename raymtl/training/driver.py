@@ -72,7 +72,9 @@ class RunPlan:
 def prepare(config: Config) -> RunPlan:
     """Run the quick checks: files, schemas, a sample of the values, and the previous run of that name. Raises UserError."""
     run_dir = RunFolder.open(run_folder(config))
-    ready = prepare_inputs(keep_batch_size(config, _previous_config(run_dir)))
+    if (previous := _previous_config(run_dir)) is not None:
+        config = keep_batch_size(config, previous.train.batch_size)
+    ready = prepare_inputs(config)
     check_writable(run_dir)
     _compare_with_previous(config, run_dir)
     return ready
@@ -231,7 +233,7 @@ def _compare_with_previous(config: Config, run_dir: RunFolder) -> None:
     previous = _previous_config(run_dir)
     if previous is None:
         return
-    before, now = run_fields(previous), run_fields(keep_batch_size(config, previous))
+    before, now = run_fields(previous), run_fields(keep_batch_size(config, previous.train.batch_size))
     differing = [k for k in sorted({*before, *now}) if before.get(k) != now.get(k)]
     if not differing:
         return

@@ -12,13 +12,11 @@ def with_batch_size(config: Config, rows: int) -> Config:
     return config.model_copy(update={"train": config.train.with_batch_size(rows)})
 
 
-def keep_batch_size(config: Config, previous: Config | None) -> Config:
-    """The configuration with the batch size of what it continues, unless it has its own."""
-    if previous is None or config.train.batch_size is not None:
+def keep_batch_size(config: Config, size: int | None) -> Config:
+    """The configuration with the batch size of what it continues (None: nothing), unless it has its own."""
+    if config.train.batch_size is not None:
         return config
-    return config.model_copy(
-        update={"train": config.train.model_copy(update={"batch_size": previous.train.batch_size})}
-    )
+    return config.model_copy(update={"train": config.train.model_copy(update={"batch_size": size})})
 
 
 def steps_line(config: Config, rows: int, steps: int) -> str:

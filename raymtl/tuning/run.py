@@ -55,7 +55,8 @@ def tune(config: Config, *, address: str | None = None, on_event: Listener | Non
     notify: Listener = on_event or (lambda record: None)
     check(config)
     folder = RunFolder.open(search_folder(config))
-    ready = prepare_inputs(keep_batch_size(config, _previous_config(folder)))
+    start_from = _starting_version(config, json.loads(folder.read(CLOCK) or "{}"))
+    ready = prepare_inputs(keep_batch_size(config, _earlier_batch_size(folder, start_from)))
     config = ready.config
     assert config.tune is not None
     space = Space(config)
@@ -64,7 +65,7 @@ def tune(config: Config, *, address: str | None = None, on_event: Listener | Non
         notify({"note": advice})
     check_writable(folder)
     _compare_with_previous(config, folder)
-    if (start_from := _starting_version(config, json.loads(folder.read(CLOCK) or "{}"))) is not None:
+    if start_from is not None:
         check_fits(config, start_from.store, show(start_from.store, start_from.version))
     notify({"note": joining(address)})
     grant, concurrent = _grant(config, address)
@@ -293,6 +294,13 @@ def _maps(
             else save_map(read_map(start_from.store, links, table), folder, name, {"version": start_from.version})
         )
     return files
+
+
+def _earlier_batch_size(folder: RunFolder, start_from: StartingVersion | None) -> int | None:
+    """That of the search's first start, or of the version that the trials start from."""
+    if (previous := _previous_config(folder)) is not None:
+        return previous.train.batch_size
+    return None if start_from is None else show(start_from.store, start_from.version).batch_size
 
 
 def _previous_config(folder: RunFolder) -> Config | None:

@@ -35,7 +35,8 @@ from raymtl.synth.spec import SynthSpec
 from raymtl.synth.write import write_logs
 from raymtl.training.build import build
 from raymtl.training.checkpoint import Progress
-from raymtl.training.trainer import Trainer, Worker
+from raymtl.training.steps import with_batch_size
+from raymtl.training.trainer import Trainer, Worker, planned_steps
 from tests.benchmarks.training.inprocess import blocks
 from tests.benchmarks.training.stages import alone
 from tests.helpers.movielens_like import write_movielens_like
@@ -152,7 +153,7 @@ def with_candidate(raw: Raw, chosen: Candidate, rows: int, seed: int) -> Config:
     """The configuration of a data set with the settings of a candidate."""
     init = {"distribution": "normal", "scale": chosen.scale}
     train: Raw = {
-        "batch_size": int(chosen.batch),
+        "batch_size": None if chosen.batch == "auto" else int(chosen.batch),
         "seed": seed,
         "precision": "fp32",
         "dense_optimizer": {"lr": chosen.dense_lr},
@@ -160,7 +161,7 @@ def with_candidate(raw: Raw, chosen: Candidate, rows: int, seed: int) -> Config:
         "checkpoint": {"every_units": 1_000_000},
     }
     defaults = {"dim": 16, "init": init}
-    return config_from_dict({**raw, "table_defaults": defaults, "train": train, "daily": None})
+    return with_batch_size(config_from_dict({**raw, "table_defaults": defaults, "train": train, "daily": None}), rows)
 
 
 class Rows:
@@ -193,7 +194,7 @@ def train(config: Config, rows: Rows) -> dict[str, Any]:
     torch.set_num_threads(1)
     plan = rows.plans["train"]
     with alone() as group:
-        steps = -(-plan.rows // config.train.batch_size)
+        steps = planned_steps(config, plan, True)
         built = build(config, rows.base_rates, steps, torch.device("cpu"), group)
         stream = functools.partial(rows.stream, config)
         worker = Worker(0, 1, torch.device("cpu"), group, None, None, stream)
@@ -214,6 +215,7 @@ def main() -> None:
     parser.add_argument(
         "--grid", help="scales;table rates;dense rates;batches, all combinations, such as .01,.1;.05;.001;512"
     )
+    parser.add_argument("--folder", help="keep the data sets here, for defaults_sklearn.py")
     parser.add_argument("--seeds", type=int, default=1)
     options = parser.parse_args()
     tried = [candidate(text) for text in options.candidates.split(",")]
@@ -222,7 +224,11 @@ def main() -> None:
         tried = [candidate("/".join(c)) for c in itertools.product(scales, sparse, dense, batches)]
     for name in options.sets.split(","):
         with tempfile.TemporaryDirectory() as folder:
-            raw = SETS[name](Path(folder, "data"), options.source)
+            kept = Path(options.folder or folder, name)
+            kept.mkdir(parents=True, exist_ok=True)
+            if not (kept / "used.yaml").exists():
+                (kept / "used.yaml").write_text(yaml.safe_dump(SETS[name](kept / "data", options.source)))
+            raw = yaml.safe_load((kept / "used.yaml").read_text())
             rows = Rows(with_candidate(raw, NAMED["old"], 0, 0))
             for chosen, seed in itertools.product(tried, range(options.seeds)):
                 start = time.perf_counter()
