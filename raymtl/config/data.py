@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 
 from pydantic import BeforeValidator, Field, PositiveInt, model_validator
 
-from raymtl.config.base import Section
+from raymtl.config.base import Section, Seed
 from raymtl.config.roles import Role
 
 
@@ -70,7 +70,7 @@ class Shuffle(Section):
     mode: Annotated[Literal["none", "units", "rows"], Role.LEARNING] = "rows"
     """`none`: file order. `units`: the order of units is drawn again for each epoch. `rows`: the same, and the rows of each
     block of `data.block_rows` rows are permuted in the reading task."""
-    seed: Annotated[int, Role.LEARNING] = 0
+    seed: Annotated[Seed, Role.LEARNING] = 0
     """Seed of both permutations; the same seed, data and config give the same order on any number of workers."""
 
 

@@ -5,7 +5,7 @@ from typing import Annotated, Any, Literal
 from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt, model_validator
 
 from raymtl.config.balance import Balance, Fixed
-from raymtl.config.base import Section
+from raymtl.config.base import Section, Seed
 from raymtl.config.roles import NotSearched, Role
 
 _SAME = NotSearched("it does not change what is learned")
@@ -41,7 +41,16 @@ class SparseOptimizer(Section):
     betas: Annotated[Betas, Role.LEARNING] = (0.9, 0.999)
     """Decay of the two moments; `adam` only."""
     weight_decay: Annotated[NonNegativeFloat, Role.LEARNING] = 0.0
-    """L2 on the updated rows."""
+    """`adam` only: decoupled as in AdamW, of the rows looked up in a step, once per step."""
+
+    @model_validator(mode="after")
+    def _decays(self) -> "SparseOptimizer":
+        if self.weight_decay and self.type != "adam":
+            raise ValueError(
+                f"weight_decay is {self.weight_decay}, but type is `{self.type}`, and only fbgemm's `adam` decays the "
+                "rows of every table; set it to 0, or use `adam` on GPUs"
+            )
+        return self
 
 
 class Schedule(Section):
@@ -115,7 +124,7 @@ class Train(Section):
     two from 256 to 8192 that gives the run at least 300 steps (else 256); the run says which, and keeps it when it resumes."""
     epochs: Annotated[PositiveInt, Role.LEARNING] = 1
     """Number of epochs: how many times the training days are read."""
-    seed: Annotated[int, Role.LEARNING, NotSearched("the seed is what the repeats at the end change")] = 0
+    seed: Annotated[Seed, Role.LEARNING, NotSearched("the seed is what the repeats at the end change")] = 0
     """Seed of the initial weights and of dropout."""
     precision: Annotated[Literal["auto", "fp32", "bf16"], Role.LEARNING] = "auto"
     """`bf16`: matrix products of the model in bfloat16; losses, gates and tables stay fp32. `auto`: bf16 if the processors or
@@ -150,7 +159,7 @@ class Train(Section):
     start_timeout_s: Annotated[PositiveFloat, Role.EXECUTION] = 120.0
     """Maximum wait until the workers fit into the cluster, for other jobs to end or nodes to join. Missing resources are reported
     at once."""
-    step_timeout_s: Annotated[PositiveFloat, Role.EXECUTION] = 600.0
+    step_timeout_s: Annotated[float, Field(ge=1), Role.EXECUTION] = 600.0
     """Maximum wait of a worker for the others; after that the workers are considered hung and restarted."""
     log_every_steps: Annotated[PositiveInt, Role.EXECUTION] = 50
     """Steps between two progress lines, and between two lines of `metrics.jsonl`."""

@@ -5,7 +5,7 @@ alone, never on the number of workers, so that a run resumes with the same units
 """
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 
@@ -82,6 +82,10 @@ class Footer:
     schema: pa.Schema
     row_group_rows: tuple[int, ...]
 
+    @property
+    def rows(self) -> int:
+        return sum(self.row_group_rows)
+
 
 class _BrokenError(Exception):
     """The file is broken, not the storage."""
@@ -106,7 +110,11 @@ def find_footers(filesystem: pafs.FileSystem, files: Sequence[File]) -> tuple[li
         try:
             with open_to_read(filesystem, file.path) as stream:
                 metadata = pq.read_metadata(stream)
-            return metadata, metadata.schema.to_arrow_schema().remove_metadata()
+            schema = metadata.schema.to_arrow_schema().remove_metadata()
+            _ = schema.names
+            return metadata, schema
+        except UnicodeDecodeError as error:
+            raise _BrokenError(f"the name of a column is not UTF-8: {error.object!r}") from error
         except (pa.ArrowException, OSError) as error:
             if is_of_storage(error):
                 raise
@@ -134,11 +142,32 @@ def find_footers(filesystem: pafs.FileSystem, files: Sequence[File]) -> tuple[li
     return footers, [f for f in read_all if isinstance(f, str)]
 
 
+def with_rows(footers: Iterable[Footer]) -> list[Footer]:
+    """The files whose schemas count: writers give columns of an empty file any type (pandas: double)."""
+    return [footer for footer in footers if footer.rows]
+
+
 def plan_input(config: Config, part: str) -> Plan:
     """The plan of `part` (`train` or `eval`) of a configuration; reads footers only.
 
     Raises DataError if a partition or file is missing or damaged, a schema does not fit, or there are no rows at all.
     """
+    return plan_inputs(config, [part])[part]
+
+
+def plan_inputs(config: Config, parts: Sequence[str]) -> dict[str, Plan]:
+    """The plans of several parts, as `plan_input` makes them; their ID columns must hold the same in all of them."""
+    plans, filled = {}, []
+    for part in parts:
+        plans[part], footers = _plan(config, part)
+        filled += with_rows(footers)
+    shared = [c for c in required_columns(config) if c.training]
+    if problems := mixed_problems([(f.file.path, f.schema) for f in filled], shared):
+        raise DataError("\n".join(problems[:_MOST_PROBLEMS]))
+    return plans
+
+
+def _plan(config: Config, part: str) -> tuple[Plan, list[Footer]]:
     data = config.data
     root = data.eval_path if part == "eval" and data.eval_path else data.path
     days = data.eval if part == "eval" else data.train
@@ -147,7 +176,7 @@ def plan_input(config: Config, part: str) -> Plan:
     folder = Folder.open(root)
     files = list_files(folder, days)
     footers = read_footers(folder.filesystem, files)
-    if problems := _schema_problems(footers, config, part == "eval"):
+    if problems := _schema_problems(with_rows(footers), config, part == "eval"):
         more = f"\n… and {len(problems) - _MOST_PROBLEMS} more" if len(problems) > _MOST_PROBLEMS else ""
         raise DataError("\n".join(problems[:_MOST_PROBLEMS]) + more)
     units = make_units(footers, data.unit_rows)
@@ -155,7 +184,8 @@ def plan_input(config: Config, part: str) -> Plan:
         raise DataError(
             f"`{root}` has no rows on {days}: its parquet files are empty; write those days again or choose others"
         )
-    return Plan(root, units, _identity(footers, units, folder.root), (str(files[0].day), str(files[-1].day)))
+    plan = Plan(root, units, _identity(footers, units, folder.root), (str(files[0].day), str(files[-1].day)))
+    return plan, footers
 
 
 def join_plans(parts: Sequence[tuple[Plan, tuple[str, ...] | None]]) -> Plan:

@@ -11,6 +11,7 @@ from torchrec.distributed.types import ShardingPlan
 
 from raymtl.config.root import Config
 from raymtl.config.train import MAX_BATCH
+from raymtl.embeddings.names import table_name
 from raymtl.embeddings.replication import (
     ASKED,
     REPLICATED,
@@ -111,7 +112,8 @@ def dry_plan(config: Config, *, workers: int, memory_bytes: int, device: str, wo
     ranks: dict[str, set[int]] = defaultdict(set, {name: set(range(workers)) for name in replicated})
     kinds: dict[str, str] = dict.fromkeys(replicated, REPLICATED)
     for part in plan.plan.values():
-        for name, sharding in part.items():  # type: ignore[attr-defined]
+        for module_name, sharding in part.items():  # type: ignore[attr-defined]
+            name = table_name(module_name)
             kinds[name] = sharding.sharding_type
             for shard in sharding.sharding_spec.shards:
                 rank = shard.placement.rank()

@@ -6,11 +6,16 @@ from typing import Any
 
 from raymtl.config.metrics import METRICS, Metric, metrics_of_kind
 from raymtl.config.task_kinds import KINDS, Binary, TaskKind, Values, find_kind
+from raymtl.reports.chance import is_odd
 from raymtl.reports.style import count, number, significant
 
 ALL = "all"
+OTHER = "other"
+"""The scenario of the rows whose value is not in `data.scenario.values`."""
 Report = dict[str, Any]
 """The metrics of one task."""
+Place = tuple[str, str, Report]
+"""A row to be: the task, its scenario or the run that it is about, and the metrics."""
 
 
 @dataclass(frozen=True)
@@ -38,7 +43,7 @@ class Column:
 
 @dataclass(frozen=True)
 class Row:
-    """One line of a table: a task in one scenario."""
+    """One line of a table: a task in one scenario, or in one run."""
 
     task: str
     scenario: str
@@ -76,17 +81,29 @@ def metrics_of(result: Mapping[str, Any]) -> dict[str, Any]:
     if isinstance(inner.get("tasks"), dict) and "kind" not in inner["tasks"]:
         section, inner = inner, {}
     rest = {key: value for key, value in section.items() if key != "eval"}
-    return {"scenarios": {}, "tasks": inner, **rest}
+    scenarios = {name: tasks for name, tasks in (rest.pop("scenarios", None) or {}).items() if _has_rows(name, tasks)}
+    return {"tasks": inner, **rest, "scenarios": scenarios}
+
+
+def _has_rows(scenario: str, tasks: Any) -> bool:
+    """Whether to show a scenario: `other` has rows only if a value is not in `data.scenario.values`."""
+    reports = tasks.values() if isinstance(tasks, dict) else ()
+    return scenario != OTHER or any(report.get("count") for report in reports if isinstance(report, dict))
 
 
 def metric_tables(metrics: dict[str, Any], scenarios: bool = True) -> list[MetricTable]:
     """A table per family of kinds, each with one row per task, followed by its scenarios; some may have no rows."""
+    return tables_of(_places(metrics, scenarios))
+
+
+def tables_of(places: Sequence[Place]) -> list[MetricTable]:
+    """A table per family of kinds, with a row per place; some may have no rows."""
     return [
         MetricTable(
             family,
             [
                 Row(task, scenario, {column.name: column.cell(report) for column in columns}, _note(report))
-                for task, scenario, report in _places(metrics, scenarios)
+                for task, scenario, report in places
                 if issubclass(kind_of(report), family)
             ],
         )
@@ -109,7 +126,7 @@ def show(metric: Metric, value: Any) -> str:
     return significant(value) if metric.decimals is None else number(value, metric.decimals)
 
 
-def _places(metrics: dict[str, Any], scenarios: bool) -> list[tuple[str, str, Report]]:
+def _places(metrics: dict[str, Any], scenarios: bool) -> list[Place]:
     found = []
     for task, report in metrics["tasks"].items():
         found.append((task, ALL, report))
@@ -139,7 +156,7 @@ def _columns_of(family: type[TaskKind]) -> list[Column]:
 def _metric_column(metric: Metric) -> Column:
     def cell(report: Report) -> TableCell:
         value = report.get(metric.name)
-        return TableCell(show(metric, value), metric.is_odd(value))
+        return TableCell(show(metric, value), is_odd(metric, report))
 
     return Column(metric.label, cell, metric.short, metric.wide_only, optional=metric.needs_group)
 

@@ -6,7 +6,9 @@ from typing import Any
 from rich.table import Table
 from rich.text import Text
 
-from raymtl.reports.style import task_colours
+from raymtl.reports.facts import rows_trained
+from raymtl.reports.load import Run
+from raymtl.reports.style import count, number, task_colours
 from raymtl.reports.tables import ALL, Row, metric_tables, metrics_of
 from raymtl.telemetry.output import FoldedTable
 
@@ -44,6 +46,21 @@ def metric_table(result: Mapping[str, Any]) -> Table:
     if reasons:
         table.caption = Text("\n".join(reasons), style="dim")
         table.caption_justify = "left"
+    return table
+
+
+def comparison_table(runs: Mapping[str, Run]) -> Table:
+    """A line per run: rows trained, mean AUC, and the metric that stands for each task."""
+    found = {name: run.final or {"tasks": {}} for name, run in runs.items()}
+    tasks = list(dict.fromkeys(task for metrics in found.values() for task in metrics["tasks"]))
+    table = FoldedTable("run", box=None, pad_edge=False, header_style="bold")
+    for head in ("rows trained", "mean AUC", *tasks):
+        table.add_column(Text(head, style=task_colours(tasks).get(head, "")), justify="right")
+    for name, metrics in found.items():
+        families = metric_tables(metrics, scenarios=False)
+        first = {row.task: row.cells[table.columns[0].name].text for table in families for row in table.rows}
+        cells = [count(rows_trained(runs[name])), number(metrics.get("mean_auc")), *(first.get(t, "–") for t in tasks)]
+        table.add_row(Text(name), *map(Text, cells))
     return table
 
 

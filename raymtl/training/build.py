@@ -13,10 +13,11 @@ from torchrec.distributed.types import ShardingEnv, ShardingPlan
 
 from raymtl.config.root import Config
 from raymtl.embeddings.initialisation import fill_rows
+from raymtl.embeddings.names import module_name, table_of
 from raymtl.embeddings.replicated import ReplicatedTables
 from raymtl.embeddings.replication import REPLICATED, beside_replicated, choose_replicated, replicated_bytes
 from raymtl.embeddings.sharding import Machine, make_plan, sharders
-from raymtl.embeddings.tables import Lookup, describe_lookup, table_of
+from raymtl.embeddings.tables import Lookup, describe_lookup
 from raymtl.errors import ConfigError
 from raymtl.objectives.balance.balancer import Balancer
 from raymtl.training.model import TrainModel
@@ -47,7 +48,7 @@ class TrainState:
         """How each table is spread over the workers."""
         planned = (item for part in self.plan.plan.values() for item in part.items())  # type: ignore[attr-defined]
         found = {name: str(sharding.sharding_type) for name, sharding in planned}
-        return {name: found.get(name, REPLICATED) for name in self.lookup.tables}
+        return {name: found.get(module_name(name), REPLICATED) for name in self.lookup.tables}
 
 
 class _EqualStart(DataParallelWrapper):

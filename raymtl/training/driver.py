@@ -12,7 +12,7 @@ from raymtl.config.root import Config
 from raymtl.data.build_id_maps import make_maps, saved_maps
 from raymtl.data.read import Input
 from raymtl.data.sample import sample_base_rates
-from raymtl.data.units import Plan, plan_input
+from raymtl.data.units import Plan, plan_input, plan_inputs
 from raymtl.data.writable import check_writable
 from raymtl.dependencies import package_versions
 from raymtl.errors import ConfigError
@@ -34,7 +34,7 @@ from raymtl.training.rundir import (
     run_lock,
     run_of,
 )
-from raymtl.training.shapes import check_fits
+from raymtl.training.shapes import check_fits, model_entries
 from raymtl.training.start_lines import joining, starting_workers
 from raymtl.training.steps import keep_batch_size, steps_line, too_few_steps, with_batch_size
 from raymtl.training.trainer import planned_steps
@@ -88,10 +88,9 @@ def prepare_inputs(config: Config) -> RunPlan:
             "train.sparse_optimizer.type is `adam`, which fbgemm has for GPUs only; use rowwise_adagrad, adagrad or sgd, "
             "or set train.use_gpu"
         )
-    plans = {"train": plan_input(config, "train")}
+    model_entries(config)  # raises what a slot refuses
+    plans = plan_inputs(config, ["train", "eval"] if config.data.eval is not None else ["train"])
     config = with_batch_size(config, plans["train"].rows)
-    if config.data.eval is not None:
-        plans["eval"] = plan_input(config, "eval")
     return RunPlan(config, plans, sample_base_rates(config, plans["train"]), config_hash(config))
 
 

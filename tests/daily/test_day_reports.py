@@ -12,6 +12,7 @@ import pytest
 from rich.console import Console
 
 from raymtl.daily.record import Check, GateResult, NextDay, Record, Trained, folder, read_record, write_record
+from raymtl.daily.reports.data_part import Statistic
 from raymtl.daily.reports.day import write_day_report
 from raymtl.daily.reports.index import DAYS, write_index
 from raymtl.daily.reports.series import next_day, number_in, task_names
@@ -338,3 +339,22 @@ def test_the_pages_are_made_from_what_is_stored(store: Store) -> None:
     stored = read_record(store, LAST.date)
     assert stored is not None
     assert day(store, stored) == day(store, LAST)
+
+
+@pytest.mark.parametrize(
+    ("before", "value", "rows", "expected"),
+    [
+        ([100.0, 101.0, 102.0], 125.0, 0, False),  # three days tell little: 22 deviations of 1.5 are 33
+        ([100.0, 101.0, 102.0], 140.0, 0, True),
+        ([99.0, 100.0, 101.0] * 4, 115.0, 0, True),  # with twelve days 4 are enough
+        ([0.010] * 14, 0.014, 500, False),  # 5 rows of 500, now 7
+        ([0.010] * 14, 0.014, 500_000, True),
+        ([0.5] * 14, 0.51, 10_000_000, False),  # beyond chance, but not by a tenth
+    ],
+)
+def test_data_are_unusual_only_beyond_chance(before: list[float], value: float, rows: int, expected: bool) -> None:
+    assert Statistic("statistic", "", value, before, str, rows).unusual is expected
+
+
+def test_the_gate_says_which_checks_did_not_pass(page: str) -> None:
+    assert "gate 14 of 16 checks passed; not judged: buy AUC, NE" in words(page)

@@ -75,7 +75,7 @@ def test_it_has_what_was_asked_for(page: str) -> None:
         "Configuration",
     ):
         assert f"<h2>{title}</h2>" in page
-    assert page.count("<svg") == 6
+    assert page.count("<svg") == 2 * 6  # for large screens and for phones
     assert "no positives among 7,005 observed labels" in text
     assert "alpha: 0.6" in text
     assert "torchrec" in text
@@ -104,7 +104,8 @@ def test_drawings_follow_the_page_in_light_and_dark(page: str) -> None:
     assert "currentColor" in page
     assert not re.search(r"#0[1-9a-b]0[1-9a-b]0[1-9a-c]", page)
     labels = re.findall(r'<svg[^>]*aria-label="([^"]+)"', page)
-    assert len(labels) == 6
+    assert len(labels) == 2 * 6
+    assert labels[::2] == labels[1::2]
 
 
 def test_the_same_run_gives_the_same_page(finished: pathlib.Path) -> None:
@@ -274,3 +275,21 @@ def test_terminal_table_of_nothing() -> None:
         {"status": "failed"},
     ):
         assert "task" in show(result)
+
+
+def test_text_is_readable_on_a_phone(page: str) -> None:
+    """14 px in the style, and in drawings as the page scales them: 358 px on a screen of 390."""
+    style = page[: page.index("</style>")]
+    assert min(map(int, re.findall(r"font(?:-size)?: ([0-9]+)px", style))) == 13
+    assert "table.tight { font-size: 14px; }" in page.partition("@media (max-width: 760px)")[2]
+    for kind, px in (("large-screen", 1104), ("phone", 358)):
+        drawn = re.findall(rf'<div class="{kind}">(<svg.*?</svg>)', page, flags=re.DOTALL)
+        assert len(drawn) == 6
+        for drawing in drawn:
+            width = float(re.findall(r'viewBox="0 0 ([0-9.]+) ', drawing)[0])
+            texts = re.findall(
+                r'<text[^>]*style="[^"]*font-size: ([0-9.]+)px|<text[^>]*style="[^"]*font: (?:\w+ )?([0-9.]+)px',
+                drawing,
+            )
+            sizes = [float(a or b) * px / width for a, b in texts]
+            assert min(sizes) >= 14

@@ -7,7 +7,7 @@ from raymtl.daily.gate import check_label, check_scale
 from raymtl.daily.record import STATES, Check, GateResult, NextDay, Record, folder
 from raymtl.daily.reports.data_part import data_parts
 from raymtl.daily.reports.series import aucs, by_date, final_in, ids_of, metrics_in, score_of, scored, task_names
-from raymtl.daily.reports.table import lead_and_rest
+from raymtl.daily.reports.table import check_names, lead_and_rest
 from raymtl.reports import slices
 from raymtl.reports.days import horizontal_bars
 from raymtl.reports.page import (
@@ -123,9 +123,15 @@ def _keys(record: Record, earlier: Sequence[Record]) -> list[tuple[str, str, str
     keys = [_mean_auc(record, earlier), ("rows of the day", short_count(stats.rows if stats else None), used)]
     if gate is not None:
         passed, open_ = (sum(check.passed is which for check in gate.checks) for which in (True, None))
-        keys.append(
-            ("gate", f"{passed} of {len(gate.checks)}", f"passed, {open_} not judged" if open_ else "checks passed")
-        )
+        others = [
+            f"{words}: {check_names(gate, which)}"
+            for words, which, number_of in (
+                ("failed", False, len(gate.checks) - passed - open_),
+                ("not judged", None, open_),
+            )
+            if number_of
+        ]
+        keys.append(("gate", f"{passed} of {len(gate.checks)}", "; ".join(["checks passed", *others])))
     else:
         keys.append(("gate", "–", "not reached"))
     if stats and stats.new_ids:
@@ -313,7 +319,7 @@ def _time(record: Record) -> Section | str:
     states: dict[str, float] = {state: record.seconds[state] for state in STATES if state in record.seconds}
     text = f"{duration(sum(states.values()))} in all, over all starts of this attempt."
     drawing = horizontal_bars(states, other_colours(list(STATES)), "Time in each state", duration)
-    return Section("Time", text, [Drawing(drawing)] if len(states) > 1 else [])
+    return Section("Time", text, [Drawing(drawing)] if drawing and len(states) > 1 else [])
 
 
 def _version(record: Record) -> Section | str:

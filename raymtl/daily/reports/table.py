@@ -7,12 +7,12 @@ from rich.table import Table
 from rich.text import Text
 
 from raymtl.daily.gate import check_label
-from raymtl.daily.record import Check, Record, Written
+from raymtl.daily.record import Check, GateResult, Record, Written
 from raymtl.daily.reports.series import by_date, score_of, scored, task_names
 from raymtl.reports.style import change, count, duration, percent, significant, task_colours
 from raymtl.reports.tables import show
 from raymtl.telemetry.output import FoldedTable
-from raymtl.words import gib
+from raymtl.words import count_of, gib
 
 _STYLES = {
     "published": "green",
@@ -80,8 +80,17 @@ def _checks(record: Record) -> list[str]:
     if record.gate is None:
         return []
     passed, open_ = (sum(check.passed is which for check in record.gate.checks) for which in (True, None))
-    words = f"{passed} check{'s' if passed != 1 else ''} passed"
+    words = f"{count_of(passed, 'check')} passed"
     return [f"{words}, {open_} not judged" if open_ else words]
+
+
+def check_names(gate: GateResult, passed: bool | None) -> str:
+    """The checks that passed, failed, or were not judged (None), by task: buy AUC, NE; whole model order."""
+    found: dict[str, list[str]] = {}
+    for check in gate.checks:
+        if check.passed is passed:
+            found.setdefault(check.task or "whole model", []).append(check_label(check.name))
+    return "; ".join(f"{task} {', '.join(names)}" for task, names in found.items())
 
 
 def _failed(record: Record) -> str:

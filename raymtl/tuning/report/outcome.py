@@ -76,7 +76,7 @@ def _name_front(ax: Axes, view: View, points: Sequence[Point]) -> None:
         )
         ax.annotate(
             str(trial.number), (x, y), xytext=(-7 if left else 7, -7 if below else 7), textcoords="offset points",
-            color=WARNING if trial is view.best else FAINT, fontsize=8, weight="bold" if trial is view.best else "normal",
+            color=WARNING if trial is view.best else FAINT, weight="bold" if trial is view.best else "normal",
             ha="right" if left else "left", va="top" if below else "bottom",
         )  # fmt: skip
 

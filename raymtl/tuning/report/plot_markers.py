@@ -10,7 +10,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import FuncFormatter, MaxNLocator, ScalarFormatter
 
-from raymtl.reports.plots import FAINT, INK, LINE, PAPER, WARNING
+from raymtl.reports.plots import FAINT, INK, LINE, PAPER, WARNING, is_narrow, legend_above
 from raymtl.reports.style import MUTED
 from raymtl.tuning.report.report_data import View
 from raymtl.tuning.trial_store import Trial
@@ -86,7 +86,7 @@ def note_outside(ax: Axes, count: int, stopped: int = 0) -> None:
     parts += [f"{stopped} stopped early"] if stopped else []
     if parts:
         words = f"far outside: {' and '.join(parts)}"
-        ax.annotate(words, (0.01, 0.01), xycoords="axes fraction", color=FAINT, fontsize=8, va="bottom")
+        ax.set_title(words, loc="right", color=FAINT, fontsize="medium", weight="normal")
 
 
 def mean_line(ax: Axes, points: Sequence[tuple[float, float]], colour: str, bins: int = 5) -> None:
@@ -106,7 +106,7 @@ def mean_line(ax: Axes, points: Sequence[tuple[float, float]], colour: str, bins
 
 def number_axis(axis: Axis, name: str, ticks: int = 5) -> None:
     """Ticks of a metric: shares as per cent."""
-    axis.set_major_locator(MaxNLocator(ticks, steps=[1, 2, 2.5, 5, 10]))
+    axis.set_major_locator(MaxNLocator(3 if is_narrow() else ticks, steps=[1, 2, 2.5, 5, 10]))
     if View.is_share(name):
         axis.set_major_formatter(FuncFormatter(lambda value, _: f"{100 * value:.3g} %"))
     else:
@@ -155,7 +155,4 @@ def legend(drawing: Figure, view: View, *more: str, trials: bool = True) -> None
     if view.best is not None and view.best is not view.default:
         named["recommended"] = f"recommended (trial {view.best.number})"
     handles = [_LEGEND[name]() for name in named]
-    drawing.legend(
-        handles, list(named.values()), loc="outside upper left", ncols=len(named), frameon=False, fontsize=8.5,
-        handletextpad=0.5, columnspacing=1.8,
-    )  # fmt: skip
+    legend_above(drawing, handles, list(named.values()))

@@ -1,6 +1,6 @@
 """What the default rates, first weights and batch size are worth, from 20,000 rows to two million (docs/results.md).
 
-python -m tests.benchmarks.training.defaults --source CENSUS [--sets census,mail] [--try old,new] [--seeds 3]
+python -m tests.benchmarks.training.defaults --source CENSUS [--sets census,mail] [--try old,default] [--seeds 3]
 
 Every data set has the configuration that `raymtl convert` or `raymtl synth` writes, but one epoch, and the settings of a
 candidate. `--try` also takes a candidate as scale/table rate/dense rate/batch, such as .1/.05/.001/512. One JSON line per run:
@@ -25,8 +25,10 @@ import pyarrow.parquet as pq
 import torch
 import yaml
 
+from raymtl.config.features import Init
 from raymtl.config.load import config_from_dict
 from raymtl.config.root import Config
+from raymtl.config.train import DenseOptimizer, SparseOptimizer
 from raymtl.data.convert.registry import convert
 from raymtl.data.read import Input, Schedule, row_seed
 from raymtl.data.sample import sample_base_rates
@@ -57,7 +59,10 @@ class Candidate:
         return f"{self.scale:g}/{self.sparse_lr:g}/{self.dense_lr:g}/{self.batch}"
 
 
-NAMED = {"old": Candidate(0.01, 0.01, 1e-3, "2048")}
+NAMED = {
+    "old": Candidate(0.01, 0.01, 1e-3, "2048"),
+    "default": Candidate(Init().scale, SparseOptimizer().lr, DenseOptimizer().lr, "auto"),
+}
 
 
 def candidate(text: str) -> Candidate:
@@ -227,7 +232,8 @@ def main() -> None:
             kept = Path(options.folder or folder, name)
             kept.mkdir(parents=True, exist_ok=True)
             if not (kept / "used.yaml").exists():
-                (kept / "used.yaml").write_text(yaml.safe_dump(SETS[name](kept / "data", options.source)))
+                written = yaml.safe_dump(SETS[name](kept / "data", options.source), sort_keys=False)
+                (kept / "used.yaml").write_text(written)
             raw = yaml.safe_load((kept / "used.yaml").read_text())
             rows = Rows(with_candidate(raw, NAMED["old"], 0, 0))
             for chosen, seed in itertools.product(tried, range(options.seeds)):

@@ -1,8 +1,8 @@
 """Scikit-learn on the data sets of `defaults.py`, for an environment with scikit-learn, pandas, pyarrow and PyYAML.
 
-python tests/benchmarks/training/defaults_sklearn.py FOLDER, where FOLDER is what `defaults --folder` keeps. One JSON line per data
-set: mean AUC over the binary tasks of a logistic regression (IDs as indicators, numbers standardised; histories and lists left out)
-and of gradient-boosted trees (IDs as categories if they have at most 255 values).
+python tests/benchmarks/training/defaults_sklearn.py FOLDER, where FOLDER is what `defaults --folder` keeps. One JSON line per
+data set: mean AUC over the binary tasks of a logistic regression (IDs as indicators, numbers standardised) and of boosted trees
+(IDs as categories if they have at most 255 values), both without histories and lists.
 """
 
 import json
@@ -55,8 +55,8 @@ def measure(folder: Path) -> dict[str, float]:
         for task, section in raw["tasks"].items():
             if (section or {}).get("kind", "binary") == "binary":
                 rows, rest = train[train[task].notna()], test[test[task].notna()]
-                model = make().fit(rows.fillna({n: 0 for n in named["dense"]}), rows[task].astype(int))
-                scores = model.predict_proba(rest.fillna({n: 0 for n in named["dense"]}))[:, 1]
+                model = make().fit(rows.fillna(dict.fromkeys(named["dense"], 0)), rows[task].astype(int))
+                scores = model.predict_proba(rest.fillna(dict.fromkeys(named["dense"], 0)))[:, 1]
                 aucs.append(roc_auc_score(rest[task].astype(int), scores))
         found[name] = round(statistics.mean(aucs), 5)
     return found
