@@ -1,6 +1,7 @@
 """The workers' job for a day: the configuration of their session, and what they read, score, train and write."""
 
 import datetime as dt
+from collections.abc import Mapping
 from typing import Any
 
 from raymtl.config.data import DayRange
@@ -83,13 +84,13 @@ def day_job(
             scores.append(Score(f"{NEXT_DAY} {delay}", scored.id))
         inputs[BASE] = held_out_input(plans, config, day, maps.before)
         scores.append(Score(BASE, base.id))
-    rates = base.base_rates if base else sample_base_rates(config, plans.day_rows)
+    rates: Mapping[str, float] = base.base_rates if base else sample_base_rates(config, plans.day_rows)
     draft = Draft(
         new_id(day),
         user_config,
         {"train": list(plans.day_rows.days)},
         parent=base.id if base else None,
-        base_rates=rates,
+        base_rates={name: float(rate) for name, rate in rates.items()},
     )
     job = DayJob(
         config,

@@ -7,6 +7,7 @@ import numpy as np
 import pyarrow as pa
 
 from raymtl.config.root import Config
+from raymtl.config.task_kinds import BaseRate
 from raymtl.data import rules
 from raymtl.data.blocks import BlockMaker, Place
 from raymtl.data.read import read_fragment
@@ -19,11 +20,12 @@ _ROWS = 50_000
 _THREADS = 8
 
 Sums = dict[str, np.ndarray]
-"""By task: [3] the weighted sum of its observed labels, the sum of their weights, their number; weights above 0."""
+"""By task: [5] the weighted sum of its observed labels, the sum of their weights, their number, and the weighted sums of what the
+task trains on and of its square; weights above 0."""
 
 
-def sample_base_rates(config: Config, plan: Plan) -> dict[str, float]:
-    """Weighted mean of the observed labels of each task over a few chunks spread over the plan; the heads' biases start there.
+def sample_base_rates(config: Config, plan: Plan) -> dict[str, BaseRate]:
+    """Weighted mean and spread of the observed labels of each task over a few chunks spread over the plan; the heads start there.
 
     These chunks go through every check that a reading task makes, so a broken value there stops the job in seconds. If a task
     has no observed label in them, the label columns of ever more of the plan are read until one is found.
@@ -33,7 +35,7 @@ def sample_base_rates(config: Config, plan: Plan) -> dict[str, float]:
     # The maps are built after these checks, and no label depends on a row
     maker = BlockMaker(config, evaluation=False, maps=dict.fromkeys(config.map_tables()))
     fragments = [f for unit in plan.units for f in unit.fragments]
-    sums: Sums = {name: np.zeros(3) for name in config.active_tasks()}
+    sums: Sums = {name: np.zeros(5) for name in config.active_tasks()}
     for place in _spread(len(fragments), _CHUNKS):
         fragment = fragments[place]
         for raw, row in read_fragment(plan.root, fragment, maker.raw_columns(), _ROWS, slice(_ROWS)):
@@ -43,9 +45,13 @@ def sample_base_rates(config: Config, plan: Plan) -> dict[str, float]:
     _search(config, plan.root, fragments, maker, sums)
     rates = {}
     for name, task in config.active_tasks().items():
-        total, weighed, count = sums[name].tolist()
+        total, weighed, count, targets, squares = sums[name].tolist()
+        center = spread = None
+        if weighed > 0:
+            center = targets / weighed
+            spread = max(squares / weighed - center**2, 0.0) ** 0.5 or abs(center) or 1.0
         if task.base_rate is not None:
-            rates[name] = task.base_rate
+            rates[name] = BaseRate(task.base_rate, center, spread)
         elif weighed == 0:
             raise DataError(
                 f"tasks.{name}: no label is observed on the training days "
@@ -55,7 +61,7 @@ def sample_base_rates(config: Config, plan: Plan) -> dict[str, float]:
         else:
             # half a label of mean weight keeps the logarithm finite where the sample has one class only
             more = weighed / count if task.traits.is_rate else 0.0
-            rates[name] = (total + 0.5 * more) / (weighed + more)
+            rates[name] = BaseRate((total + 0.5 * more) / (weighed + more), center, spread)
     return rates
 
 
@@ -63,7 +69,7 @@ def _search(config: Config, root: str, fragments: list[Fragment], maker: BlockMa
     """Add labels of further fragments for tasks that have none yet: `raymtl check`, which reads all rows, would accept them."""
 
     def read(place: int) -> Sums:
-        fragment, found = fragments[place], {name: np.zeros(3) for name in sums}
+        fragment, found = fragments[place], {name: np.zeros(5) for name in sums}
         for raw, row in read_fragment(root, fragment, maker.label_columns(), config.data.block_rows):
             _add(found, _sums_of(config, maker, raw, Place(fragment.path, row)), found)
         return found
@@ -95,7 +101,8 @@ def _sums_of(config: Config, maker: BlockMaker, raw: pa.Table, place: Place) -> 
     for name in config.active_tasks():
         seen = ~np.isnan(labels[name]) & (weight > 0)
         values, weights = labels[name][seen].astype(np.float64), weight[seen].astype(np.float64)
-        found[name] = np.array([values @ weights, weights.sum(), len(weights)])
+        target = config.tasks[name].traits.trained_on(values)
+        found[name] = np.array([values @ weights, weights.sum(), len(weights), target @ weights, target**2 @ weights])
     return found
 
 

@@ -24,7 +24,7 @@ class TableCell:
 
     text: str
     odd: bool = False
-    """Needs attention: a calibration far from 1, an AUC below one half."""
+    """Needs attention: a calibration far from 1, an AUC below one half, an error above that of a constant."""
 
 
 @dataclass(frozen=True)
@@ -144,7 +144,8 @@ def _columns_of(family: type[TaskKind]) -> list[Column]:
         main = METRICS[headlines[0]]
         first = [_metric_column(main), Column("best", _best, optional=True), Column("gap", _gap, optional=True)]
     else:
-        first = [Column("error", _named_headline), Column("best", _best, optional=True)]
+        first = [Column("error", _named_headline), Column("constant", _constant, optional=True)]
+        first.append(Column("best", _best, optional=True))
     known = [m for m in METRICS.values() if any(m in metrics_of_kind(kind) for kind in kinds)]
     others = [_metric_column(metric) for metric in known if metric.name not in headlines]
     counts = [Column("rows", lambda report: TableCell(count(report.get("count"))))]
@@ -164,7 +165,16 @@ def _metric_column(metric: Metric) -> Column:
 def _named_headline(report: Report) -> TableCell:
     metric = headline(report)
     value = report.get(metric.name)
-    return TableCell(show(metric, value) if value is None else f"{metric.label} {show(metric, value)}")
+    if value is None:
+        return TableCell(show(metric, value))
+    constant = report.get(f"constant_{metric.name}")
+    return TableCell(f"{metric.label} {show(metric, value)}", odd=constant is not None and value > constant)
+
+
+def _constant(report: Report) -> TableCell:
+    """What the best constant prediction, the mean label, would have."""
+    metric = headline(report)
+    return TableCell(show(metric, report.get(f"constant_{metric.name}")))
 
 
 def _best(report: Report) -> TableCell:

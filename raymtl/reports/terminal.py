@@ -20,8 +20,8 @@ def metric_table(result: Mapping[str, Any]) -> Table:
         result: what a run returns, its `result.json`, or what `EvalMetrics.compute` returned.
 
     Returns:
-        Binary tasks fill the ranking columns; count and real-valued tasks the column `error`, which is present only if there is
-        such a task. The reasons for dashes are below.
+        Binary tasks fill the ranking columns; count and real-valued tasks the columns `error` and `constant` (that of the best
+        constant prediction), which are present only if there is such a task. The reasons for dashes are below.
     """
     metrics = metrics_of(result)
     ranked, *others = metric_tables(metrics)
@@ -33,15 +33,16 @@ def metric_table(result: Mapping[str, Any]) -> Table:
     table.add_column("scenario")
     for column in columns:
         table.add_column(column.short or column.name, justify="right")
-    if valued:
-        table.add_column("error", justify="right")
+    errors = ["error", "constant"] if valued else []
+    for name in errors:
+        table.add_column(name, justify="right")
     shared = {column.name for column in columns if not column.optional}
     for row in [row for task in metrics["tasks"] for row in ranked.rows + valued if row.task == task]:
-        name = Text(row.task if row.scenario == ALL else "", style=f"bold {colours[row.task]}")
+        task = Text(row.task if row.scenario == ALL else "", style=f"bold {colours[row.task]}")
         cells = set(row.cells) if row in ranked.rows else shared & set(row.cells)
         found = [_cell(row, column.name) if column.name in cells else Text("") for column in columns]
-        error = [Text("") if row in ranked.rows else _cell(row, "error")] if valued else []
-        table.add_row(name, row.scenario, *found, *error)
+        error = [Text("") if row in ranked.rows else _cell(row, name) for name in errors]
+        table.add_row(task, row.scenario, *found, *error)
     reasons = [f"{row.task}, {row.scenario}: {row.note}" for row in ranked.rows + valued if row.note]
     if reasons:
         table.caption = Text("\n".join(reasons), style="dim")

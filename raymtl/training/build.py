@@ -1,6 +1,7 @@
 """One worker's model, sharded, initialised and with its optimizers."""
 
 import warnings
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import torch
@@ -66,7 +67,7 @@ class _EqualStart(DataParallelWrapper):
 
 
 def build(
-    config: Config, base_rates: dict[str, float], total_steps: int, device: torch.device, group: dist.ProcessGroup
+    config: Config, base_rates: Mapping[str, float], total_steps: int, device: torch.device, group: dist.ProcessGroup
 ) -> TrainState:
     """Build the model on every rank of `group`; its initial values depend on the seed alone, not on the workers or the plan."""
     workers = dist.get_world_size(group)

@@ -9,6 +9,7 @@ from typing import Any, cast
 from raymtl.config.load import config_hash, dump_config, load_config
 from raymtl.config.roles import run_fields
 from raymtl.config.root import Config
+from raymtl.config.task_kinds import BaseRate
 from raymtl.data.build_id_maps import make_maps, saved_maps
 from raymtl.data.read import Input
 from raymtl.data.sample import sample_base_rates
@@ -22,7 +23,7 @@ from raymtl.telemetry.events import Listener
 from raymtl.training.checkpoint_folders import find_checkpoint, last_checkpoint
 from raymtl.training.cluster import connect
 from raymtl.training.fill import fill_advice, fill_of
-from raymtl.training.metric_checks import check_metric_names
+from raymtl.training.metric_checks import check_metric_names, doubts
 from raymtl.training.ray_trainer import launch
 from raymtl.training.resources import reading_tasks, wait_for_resources
 from raymtl.training.rundir import (
@@ -47,7 +48,7 @@ class RunPlan:
 
     config: Config
     plans: dict[str, Plan]
-    base_rates: dict[str, float]
+    base_rates: dict[str, BaseRate]
     hash: str
 
     @property
@@ -135,6 +136,8 @@ def train(config: Config, *, address: str | None = None, on_event: Listener | No
         result = _result(ready, launch(run_worker, job, grant, config, on_event), time.time() - started)
         if advice := fill_advice(config, ready.plans["train"], result["fill"]):
             notify(advice)
+        for doubt in doubts(config, result["metrics"]["eval"]):
+            notify(doubt)
         if maps:
             result["id_maps"] = {table: dict(file.notes) for table, file in maps.items()}
         run_dir.write(RESULT, json.dumps(result, indent=2))
@@ -161,7 +164,7 @@ def _result(ready: RunPlan, summary: dict[str, Any], seconds: float) -> RunResul
         "starts": progress["starts"],
         "seconds": round(seconds, 1),
         "config_hash": ready.hash,
-        "base_rates": ready.base_rates,
+        "base_rates": {name: float(rate) for name, rate in ready.base_rates.items()},
         "data_range": {part: list(plan.days) for part, plan in plans.items()},
         "workers": summary["workers"],
         "precision": summary["precision"],

@@ -332,14 +332,14 @@ class Trainer:
             self._pipeline.detach()
         model.eval()
         scenarios = [str(v) for v in config.data.scenario.values] + ["other"] if config.data.scenario else []
-        derived = model.module.head.ranker.derived
-        metrics = EvalMetrics(self._tasks, scenarios, worker.device, derived=derived)
+        ranker = model.module.head.ranker
+        metrics = EvalMetrics(self._tasks, scenarios, worker.device, derived=ranker.derived)
         with torch.no_grad():
             for step in self._loader(source, [(0, n) for n in source.plan.order(None, 0)]):
                 batch = step.batch.to(worker.device, non_blocking=True)
                 _, (logits, *_) = model(batch)
                 metrics.update(
-                    logits,
+                    ranker.corrected(logits),
                     batch.labels,
                     batch.observed,
                     batch.weight,

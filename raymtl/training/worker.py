@@ -48,7 +48,7 @@ class Job:
     config: Config
     inputs: dict[str, Input]
     """What to read, by name: `train`, `eval`."""
-    base_rates: dict[str, float]
+    base_rates: Mapping[str, float]
     run_dir: RunFolder
     event_queue: Any
     """Handle of the driver's `EventQueue`, or None."""

@@ -75,10 +75,7 @@ def test_an_equal_candidate_passes_every_check():
         ("watch", "mse"), ("watch", "calibration"),
         (None, "order"), (None, "not finite"), (None, "norm user"), (None, "norm tags"),
     ]  # fmt: skip
-    assert [c.name for c in result.checks if c.passed is None] == [
-        "calibration"
-    ]  # of watch, which is trained on log(1 + y)
-    assert summary(result) == "the gate passes the candidate: 15 checks passed, 1 could not be judged"
+    assert summary(result) == "the gate passes the candidate: 16 checks passed, 0 could not be judged"
 
 
 @pytest.mark.parametrize(

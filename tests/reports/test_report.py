@@ -261,6 +261,7 @@ def test_terminal_table(finished: pathlib.Path) -> None:
         "rows",
         "pos.",
         "error",
+        "constant",
     ]
     assert lines[1].split()[:4] == ["click", "all", f"{click['auc']:.4f}", f"{click['truth_auc']:.4f}"]
     assert len(lines) == 1 + len(TASKS) * (1 + len(SCENARIOS)) + 1

@@ -25,6 +25,7 @@ class LabelRate:
     """Mean of the squares, for the spread."""
     weighed: int = field(default=0, metadata={"hidden": True})
     """Observed labels of rows whose weight is above 0: without any, a task learns nothing."""
+    zeros: int = field(default=0, metadata={"hidden": True})
 
     @property
     def observed_share(self) -> float:

@@ -20,6 +20,7 @@ _UNLISTED = 0.01
 _ORDER_BROKEN = 0.5
 _RATE_JUMP, _REAL_JUMP, _STANDARD_ERRORS = 1.5, 0.25, 6.0
 _DAY_JUMP = 3.0
+_MANY_ZEROS = 0.5
 _FEW_ROWS_PER_FILE, _MANY_FILES = 20_000, 50
 _LONG_ROW_GROUP = 4
 _SHOWN = 3
@@ -222,6 +223,13 @@ def _task(report: PartReport, name: str, task: Task, part: str, config: Config) 
             f"`{found.column}`, or remove the task"
         )
         return
+    zeros = found.all.zeros / found.all.observed
+    if task.transform == "log1p" and zeros > _MANY_ZEROS:
+        report.warnings.append(
+            f"tasks.{name}.transform: {zeros:.1%} of the observed labels are 0, and log1p is for amounts above 0: the model "
+            f"would learn how often there is an amount, and little about its size; remove the transform, or train two tasks: "
+            f"whether there is an amount (`kind: binary`), and the amount with `given` that task"
+        )
     days = {d: rate for d, rate in found.by_day.items() if rate.rows}
     if blind := [d for d, rate in days.items() if not rate.observed]:
         report.warnings.append(

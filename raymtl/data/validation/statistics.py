@@ -117,7 +117,7 @@ class Partial:
     columns: dict[str, ColumnStats] = field(default_factory=dict)
     """By the key of the configuration that uses the column."""
     labels: dict[str, np.ndarray] = field(default_factory=dict)
-    """By day: [T, scenarios, 5] rows, observed labels, their sum, the sum of their squares, those with a weight above 0."""
+    """By day: [T, scenarios, 6] rows, observed labels, their sum, that of their squares, those with a weight above 0, zeros."""
     funnel: dict[str, np.ndarray] = field(default_factory=dict)
     """By child task: rows with parent and child observed, positives of the child among them, those without the parent's."""
     scenarios: Counter[str] = field(default_factory=Counter)
@@ -290,7 +290,7 @@ class _TableCounter:
         else:
             index = np.full(len(self._raw), groups - 1, np.int32)
         labels = self._made_labels(columns)
-        counts = np.zeros((len(self._tasks), groups, 5))
+        counts = np.zeros((len(self._tasks), groups, 6))
         weight = self._config.data.weight
         if weight and "data.weight" in columns:
             counting = rules.weights(one_array(self._raw, weight, "number"))[0] > 0
@@ -307,6 +307,7 @@ class _TableCounter:
             counts[t, :, 2] = np.bincount(group, kept, minlength=groups)
             counts[t, :, 3] = np.bincount(group, kept * kept, minlength=groups)
             counts[t, :, 4] = np.bincount(index[seen & counting], minlength=groups)
+            counts[t, :, 5] = np.bincount(group, kept == 0, minlength=groups)
         by_day = self._partial.labels
         by_day[self._day] = by_day[self._day] + counts if self._day in by_day else counts
         for name, task in self._tasks.items():

@@ -95,7 +95,7 @@ class BinaryMetrics:
         for t, name in enumerate(self.names):
             every = self.scores[t].sum(dim=0)
             areas = self._areas(every, self.scores[t])
-            best: list[float | None] = [None] * (self.scenarios + 1)
+            best: list[bins.Area | None] = [None] * (self.scenarios + 1)
             if t in self.truth_columns:
                 truths = self.truths[self.truth_columns.index(t)]
                 best = self._areas(truths.sum(dim=0), truths)
@@ -107,10 +107,11 @@ class BinaryMetrics:
         return overall, parts
 
     @staticmethod
-    def _areas(every: Tensor, parts: Tensor) -> list[float | None]:
-        """AUC over all scenarios and then of each, None where there is none; one scenario at a time to keep the copies small."""
+    @staticmethod
+    def _areas(every: Tensor, parts: Tensor) -> list[bins.Area | None]:
+        """AUC over all scenarios and then of each, None where there is none."""
         areas = [bins.auc(part[0], part[1]) for part in (every, *parts.unbind())]
-        return [None if a != a else a for a in torch.stack(areas).tolist()]
+        return [None if area.auc != area.auc else area for area in areas]
 
 
 def _curve(scores: Tensor) -> list[dict[str, float]]:
@@ -120,7 +121,7 @@ def _curve(scores: Tensor) -> list[dict[str, float]]:
     return reliability(weight * torch.sigmoid(bins.centres(scores.device)), positives, weight, mass=share)
 
 
-def _report(sums: list[float], auc: float | None, best: float | None, has_truth: bool) -> dict[str, Any]:
+def _report(sums: list[float], area: bins.Area | None, best: bins.Area | None, has_truth: bool) -> dict[str, Any]:
     rows, positives, weight, label, predicted, loss, broken, truth_rows, truth_loss = sums
     reason = _why_null(int(rows), int(positives), int(broken))
     entropy = _entropy(label / weight) if weight > 0 else 0.0
@@ -128,7 +129,8 @@ def _report(sums: list[float], auc: float | None, best: float | None, has_truth:
     some = rows > 0 and broken == 0
     report: dict[str, Any] = {
         "kind": "binary",
-        "auc": auc if whole else None,
+        "auc": area.auc if whole and area else None,
+        "auc_error": area.error if whole and area else None,
         "logloss": loss / weight if some else None,
         "ne": loss / weight / entropy if whole and entropy > 0 else None,
         "calibration": predicted / label if some and label > 0 else None,
@@ -142,7 +144,7 @@ def _report(sums: list[float], auc: float | None, best: float | None, has_truth:
     if has_truth:
         # The gap to the best is meaningful only on the same rows.
         same = whole and truth_rows == rows
-        report["truth_auc"] = best if same else None
+        report["truth_auc"] = best.auc if same and best else None
         report["truth_logloss"] = truth_loss / weight if some and truth_rows == rows else None
         report["truth_count"] = int(truth_rows)
     return report

@@ -31,8 +31,8 @@ from raymtl.objectives.metrics.values import ValueMetrics
 class EvalMetrics:
     """Metrics of all tasks, over all rows and per scenario.
 
-    Memory: 1.0 MB per binary task and scenario, 0.6 MB more for one with a `truth` column, 0.9 MB per count or real task; 8
-    binary tasks with truth in 20 scenarios take 250 MiB. The GAUC sample takes 14 + 5·T bytes for each of at most 1.25 times
+    Memory: 1.4 MB per binary task and scenario, 0.6 MB more for one with a `truth` column, 0.9 MB per count or real task; 8
+    binary tasks with truth in 20 scenarios take 310 MiB. The GAUC sample takes 14 + 5·T bytes for each of at most 1.25 times
     `gauc_rows` rows, and twice that while it is compacted.
     """
 

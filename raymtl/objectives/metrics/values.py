@@ -17,11 +17,12 @@ from raymtl.objectives.tasks import objective_of
 
 _ROWS, _WEIGHT, _LABEL, _PREDICTED, _ABS_LABEL, _SQUARE, _ABS, _SMAPE, _DEVIANCE, _BROKEN = range(10)
 _TRUTH_ROWS, _TRUTH_SQUARE, _TRUTH_ABS, _TRUTH_DEVIANCE = range(10, 14)
-_SUMS = 14
+_LABEL_SQUARE, _ZERO_DEVIANCE = range(14, 16)
+_SUMS = 16
 
 
 class ValueMetrics:
-    """Counters of T count or real tasks over S scenarios: sums [S, T, 14] and curves [T, 3, bins.COARSE], all float64.
+    """Counters of T count or real tasks over S scenarios: sums [S, T, 16] and curves [T, 3, bins.COARSE], all float64.
 
     A curve keeps, per bin of the logit, the sums of weight · prediction, weight · label and weight.
     """
@@ -53,6 +54,7 @@ class ValueMetrics:
             sums[:, _LABEL] = w * y
             sums[:, _PREDICTED] = w * p
             sums[:, _ABS_LABEL] = w * y.abs()
+            sums[:, _LABEL_SQUARE] = w * y.square()
             sums[:, _SQUARE] = w * (p - y).square()
             sums[:, _ABS] = w * (p - y).abs()
             sums[:, _SMAPE] = w * _smape(p, y)
@@ -60,6 +62,7 @@ class ValueMetrics:
             kind = objective_of(task)
             if kind.kind.deviance is not None:
                 sums[:, _DEVIANCE] = w * kind.deviance(x.double(), y)
+                sums[:, _ZERO_DEVIANCE] = w * kind.deviance(torch.zeros_like(y), y)
             if truth is not None and task.truth is not None:
                 known = used & truth[:, t].isfinite()
                 best = truth[:, t].double().masked_fill(~known, 1.0)
@@ -115,6 +118,12 @@ def _report(sums: list[float], task: Task) -> dict[str, Any]:
         "mean_prediction": mean(_PREDICTED),
         "null_reason": reason,
     }
+    center, square, at_zero = (mean(column, rows > 0) for column in (_LABEL, _LABEL_SQUARE, _ZERO_DEVIANCE))
+    report["constant_mse"] = None if center is None or square is None else max(0.0, square - center**2)
+    if task.traits.deviance is not None:
+        known = center is not None and at_zero is not None
+        constant = objective_of(task).constant_deviance(center or 0.0, at_zero or 0.0) if known else None
+        report[f"constant_{task.traits.deviance}"] = constant
     if some and report["calibration"] is None:
         report["null_reason"] = f"the {int(rows):,} observed labels sum to 0"
     if task.truth is not None:

@@ -210,6 +210,20 @@ def test_no_label_at_all(clean, in_process):
     assert "train: tasks.buy: no label is observed yet; the labels of these days are not final" in later.notes
 
 
+@pytest.mark.parametrize(("zeros", "warns"), [(396, True), (100, False)])
+def test_log1p_of_amounts_that_are_mostly_zero(clean, in_process, zeros, warns):
+    for day in DAYS:
+        amounts = np.r_[np.zeros(zeros), np.linspace(5, 50, 400 - zeros)]
+        for part in range(2):
+            write_file(clean, table({**good_rows(day=day), "spend": amounts}), day, f"part-{part}.parquet")
+    tasks = {**TASKS, "spend": {"kind": "real", "transform": "log1p"}}
+    found = [w for w in check_data(config_of(clean, tasks=tasks)).warnings if "tasks.spend.transform" in w]
+    assert [w[: w.index(";")] for w in found] == [
+        "train: tasks.spend.transform: 99.0% of the observed labels are 0, and log1p is for amounts above 0: the model would "
+        "learn how often there is an amount, and little about its size"
+    ] * warns
+
+
 def test_nothing_to_report_on(tmp_path, in_process):
     with pytest.raises(DataError, match="does not exist"):
         check_data(config_of(tmp_path / "nothing"))
