@@ -19,7 +19,7 @@ class DenseOptimizer(Section):
 
     type: Annotated[Literal["adam", "adamw"], Role.LEARNING] = "adam"
     """`adamw` decouples the weight decay."""
-    lr: Annotated[PositiveFloat, Role.LEARNING] = 1e-3
+    lr: Annotated[PositiveFloat, Role.LEARNING] = 3e-3
     """Learning rate."""
     betas: Annotated[Betas, Role.LEARNING] = (0.9, 0.999)
     """Decay of the two moments."""
@@ -34,7 +34,7 @@ class SparseOptimizer(Section):
 
     type: Annotated[Literal["rowwise_adagrad", "adagrad", "adam", "sgd"], Role.LEARNING] = "rowwise_adagrad"
     """`rowwise_adagrad` keeps one number per row, `adagrad` D, `adam` (lazy) 2·D, `sgd` none."""
-    lr: Annotated[PositiveFloat, Role.LEARNING] = 0.01
+    lr: Annotated[PositiveFloat, Role.LEARNING] = 0.03
     """Learning rate; a table may have its own."""
     eps: Annotated[PositiveFloat, Role.LEARNING] = 1e-8
     """Added to the denominator."""

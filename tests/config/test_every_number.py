@@ -330,4 +330,4 @@ def test_the_dense_rate_of_a_day() -> None:
         ).train.dense_optimizer.lr
         for f in (1.0, 0.5)
     ]
-    assert rates == [1e-3, 5e-4]
+    assert rates == [3e-3, 1.5e-3]
