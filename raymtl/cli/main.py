@@ -258,6 +258,8 @@ def train(
 
         check_stack()
         facts = driver.prepare(loaded).facts()
+        for note in facts["notes"]:
+            console.print(note, highlight=False, markup=False)
         console.print(
             f"ready: {count_of(facts['train_rows'], 'training row')} in {count_of(facts['units'], 'unit')}, "
             f"config {facts['config_hash']}"

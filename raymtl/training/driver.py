@@ -56,6 +56,11 @@ class RunPlan:
         """Steps of the entire run."""
         return planned_steps(self.config, self.plans["train"], "eval" in self.plans)
 
+    @property
+    def notes(self) -> list[str]:
+        """What is there and is not read, one sentence each."""
+        return list(dict.fromkeys(note for plan in self.plans.values() for note in plan.notes))
+
     def facts(self) -> dict[str, Any]:
         """The facts of the checks, for a dry run."""
         return {
@@ -67,6 +72,7 @@ class RunPlan:
             "base_rates": self.base_rates,
             "config_hash": self.hash,
             "run_dir": run_folder(self.config),
+            "notes": self.notes,
         }
 
 
@@ -111,6 +117,8 @@ def train(config: Config, *, address: str | None = None, on_event: Listener | No
     notify = (lambda line: on_event({"note": line})) if on_event else (lambda line: None)
     ready = prepare(config)
     config = ready.config
+    for note in ready.notes:
+        notify(note)
     notify(steps_line(config, ready.plans["train"].rows, ready.steps))
     if advice := too_few_steps(config, ready.steps):
         notify(advice)
@@ -200,6 +208,8 @@ def evaluate(
     check_fits(config, folder)
     plan, maps = plan_input(config, "eval"), saved_maps(config, run_dir)
     config = with_batch_size(config, plan.rows)
+    for note in plan.notes:
+        notify(note)
     notify(joining(address))
     local = connect(config, address)
     grant = wait_for_resources(config, local, notify)

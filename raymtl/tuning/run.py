@@ -67,7 +67,8 @@ def tune(config: Config, *, address: str | None = None, on_event: Listener | Non
     _compare_with_previous(config, folder)
     if start_from is not None:
         check_fits(config, start_from.store, show(start_from.store, start_from.version))
-    notify({"note": joining(address)})
+    for note in [*ready.notes, joining(address)]:
+        notify({"note": note})
     grant, concurrent = _grant(config, address)
     with run_lock(folder):
         clock = json.loads(folder.read(CLOCK) or "{}")

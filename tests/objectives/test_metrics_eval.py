@@ -38,7 +38,7 @@ def test_three_workers_are_one_pass() -> None:
     for m in workers:
         m.load_state(total)
     one = whole.state()
-    for name in ("binary.scores", "binary.truths", "gauc.rows_by_level", "order", "rows"):
+    for name in ("binary.scores", "binary.truths", "sample.rows_by_level", "order", "rows"):
         assert torch.equal(one[name], total[name]), name
     for name in ("binary.sums", "values.sums", "values.curves"):
         torch.testing.assert_close(one[name], total[name], rtol=1e-13, atol=0)

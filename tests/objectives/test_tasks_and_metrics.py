@@ -54,6 +54,7 @@ def test_an_evaluation_has_the_metrics_of_the_registry_and_no_others(kind):
     known = {metric.name for metric in metrics_of_kind(kind)}
     assert {name for name in report if name in METRICS} == known
     said = {"kind", "count", "positives", "positive_rate", "null_reason", "calibration_curve"}
+    said |= {"groups", "intervals", "interval_null_reason"}
     others = {name for name in report if name not in known | said}
     assert all(name.startswith(("mean_", "truth_", "constant_", "gauc_", "auc_")) for name in others)
     assert {kind.headline, kind.brief, *kind.gated, *filter(None, [kind.loss_metric, kind.deviance])} <= known
