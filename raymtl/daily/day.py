@@ -60,6 +60,8 @@ from raymtl.training.cluster import connect
 from raymtl.training.ray_trainer import launch
 from raymtl.training.resources import reading_tasks, wait_for_resources
 from raymtl.training.start_lines import joining, starting_workers
+from raymtl.training.steps import keep_batch_size, steps_line, too_few_steps, with_batch_size
+from raymtl.training.trainer import planned_steps
 from raymtl.words import count_of
 
 _POLL_S = 30.0
@@ -299,11 +301,18 @@ class Day:
     # evaluate, train, gate, write: one session, which is one start of the worker group
 
     def _train(self, plans: DayPlans, maps: DayMaps, local: bool) -> None:
-        config = session_config(self.config, plans, self.day, self.store.path_of(self.folder), self.record)
+        # A day keeps the batch size of the version it starts from (docs/adr/0028-default-rates-and-batches.md)
+        kept = keep_batch_size(self.config, self.base.batch_size if self.base else None)
+        user_config = with_batch_size(kept, plans.train.rows)
+        config = session_config(user_config, plans, self.day, self.store.path_of(self.folder), self.record)
         grant = wait_for_resources(config, local, lambda line: self.on_event({"note": line}))
-        job, notes = day_job(self.config, config, self.store, self.listed, self.chain, plans, maps, grant, self.record)
+        job, notes = day_job(user_config, config, self.store, self.listed, self.chain, plans, maps, grant, self.record)
         self._note(notes=[*self.record.notes, *notes])
         self.on_event({"total_rows": plans.train.rows * config.train.epochs})
+        steps = planned_steps(config, plans.train, evaluates=False)
+        self.on_event({"note": steps_line(config, plans.train.rows, steps)})
+        if self.base is None and (advice := too_few_steps(config, steps)):
+            self.on_event({"note": advice})
         self.on_event({"note": starting_workers(config)})
         self._record_results(launch(run_day_worker, job, grant, config, self._on_worker_event), job, plans, maps)
 

@@ -32,6 +32,7 @@ from raymtl.model_store import store as versions
 from raymtl.model_store.lease import acquire
 from raymtl.storage.object_store import Store
 from raymtl.telemetry.events import Listener
+from raymtl.training.steps import keep_batch_size
 from raymtl.words import count_of
 
 
@@ -159,7 +160,8 @@ def _changed_since(config: Config, store: Store, record: Record) -> str | None:
         return None
     try:
         manifest = versions.read_unpublished(store, record.version or "")
-        before, now = day_fields(config_from_dict(manifest.config)), day_fields(config)
+        before = day_fields(config_from_dict(manifest.config))
+        now = day_fields(keep_batch_size(config, manifest.batch_size))
     except UserError:  # the version was removed since, or written by another raymtl version
         return "unknown key: its version was removed or written by another raymtl version"
     differing = [key for key in sorted({*before, *now}) if before.get(key) != now.get(key)]

@@ -407,7 +407,7 @@ def deal_of(plan: Plan, schedule: Schedule, meetings: Sequence[int], config: Con
     return Deal(
         [plan.units[number].rows for _, number in schedule],
         meetings,
-        batch_size=config.train.batch_size,
+        batch_size=config.train.rows_per_step,
         workers=workers,
         block_rows=config.data.block_rows,
     )

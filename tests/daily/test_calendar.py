@@ -265,11 +265,11 @@ def test_versions_that_are_removed_are_known_by_their_records(store: Store) -> N
     assert left_out(store, 10) == []
 
 
-def compared(store: Store, day: int, days_ago: int) -> dict[str, str]:
+def compared(store: Store, day: int, compare_days_ago: int) -> dict[str, str]:
     versions = list_versions(store)
     base = choose_base(versions, jan(day))
     assert base is not None
-    return {name: found.id for name, found in comparison_versions(versions, base, jan(day), days_ago).items()}
+    return {name: found.id for name, found in comparison_versions(versions, base, jan(day), compare_days_ago).items()}
 
 
 def test_the_versions_that_a_day_is_compared_with(store: Store) -> None:
