@@ -3,14 +3,14 @@
     python -m tests.benchmarks.data.fuzz_files --files 2000
 
 Each data set of a few files is checked as `raymtl check` does and read as training does, in this process: both must accept it or
-both refuse it, and the IDs, lists and numbers of what is read must be pyarrow's values, hashed one by one. Rows are compared
-with pyarrow's own and with DuckDB's, if that is installed. Prints the data sets and files by outcome; the exit status is 1 if any
-failed.
+both refuse it, and the values of what is read must be pyarrow's, with IDs hashed one by one. Row counts are compared with pyarrow's
+own and with DuckDB's, if that is installed. The first `--trained` data sets are also checked and trained on in processes of their
+own, which must end alike. Prints the data sets and files by outcome; the exit status is 1 if any failed.
 """
 
 import argparse
-import json
 import shutil
+import subprocess
 import sys
 import tempfile
 import time
@@ -21,6 +21,7 @@ from pathlib import Path
 import numpy as np
 import pyarrow.dataset as ds
 
+from raymtl.config.yamltext import dump_yaml
 from raymtl.data.units import plan_inputs
 from tests.helpers.random_files import RandomDataSet, try_data_set, write_data_set
 
@@ -48,10 +49,24 @@ def compare_counts(made: RandomDataSet, counts: Counter[str]) -> None:
         counts["rows that DuckDB counts too"] += rows
 
 
+def compare_commands(made: RandomDataSet, root: Path, refused: str | None) -> None:
+    """Check and train in processes, with the exit codes of data that is read or refused."""
+    config = made.config.model_dump(mode="json", exclude_unset=True)
+    config |= {"output": str(root / "runs"), "tables": {name: {"rows": 1000} for name in config["tables"]}}
+    (root / "config.yaml").write_text(dump_yaml(config))
+    for name in ("check", "train"):
+        command = [sys.executable, "-m", "raymtl", name, "-c", str(root / "config.yaml")]
+        done = subprocess.run(command, capture_output=True, text=True, timeout=600, check=False)
+        said = done.stdout + done.stderr
+        assert done.returncode == (65 if refused else 0), f"{name}: exit code {done.returncode}: {said[-2000:]}"
+        assert "Traceback" not in said, f"{name}: {said[-2000:]}"
+
+
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--files", type=int, default=2000)
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--trained", type=int, default=0)
     args = parser.parse_args()
     outcomes: Counter[str] = Counter()
     files: Counter[str] = Counter()
@@ -67,6 +82,9 @@ def main() -> int:
             outcome = "read" if refused is None else f"refused: {refused}"
             if refused is None:
                 compare_counts(made, counts)
+            if number < args.trained:
+                compare_commands(made, root, refused)
+                counts["data sets checked and trained on in processes"] += 1
         except Exception as error:
             outcome = f"FAILED: {type(error).__name__}"
             failures.append(f"seed [{args.seed}, {number}]: {''.join(traceback.format_exception(error)[-3:])}")
@@ -74,7 +92,11 @@ def main() -> int:
         files[outcome] += len(made.paths)
         shutil.rmtree(root)
         number += 1
-    print(json.dumps({"data sets": outcomes.most_common(), "files": files.most_common(), "counts": counts}, indent=1))
+    print("data sets  files  outcome")
+    for outcome, times in outcomes.most_common():
+        print(f"{times:9}  {files[outcome]:5}  {outcome}")
+    for name, count in counts.items():
+        print(f"{count} {name}")
     print(f"{files.total()} files in {outcomes.total()} data sets, {time.monotonic() - began:.0f} s")
     for failure in failures[:20]:
         print(failure, file=sys.stderr)
