@@ -255,8 +255,13 @@ def read_fragment(
                 f"{fragment.path}: cannot be read from row {done} on ({str(error).splitlines()[0]}); write the file again"
                 + (", in another encoding" if "ot yet implemented" in str(error) else "")
             ) from error
-        if done != fragment.first_row + stop:
-            raise DataError(_changed(fragment))
+        if (
+            done != fragment.first_row + stop
+        ):  # pyarrow stops at a page without values, as writers with tiny pages leave them
+            raise DataError(
+                f"{fragment.path}: cannot be read from row {done} on (its pages end before the {fragment.first_row + stop} rows "
+                "of its footer); write the file again, with larger pages"
+            )
         return
 
 
@@ -402,7 +407,7 @@ def deal_of(plan: Plan, schedule: Schedule, meetings: Sequence[int], config: Con
     return Deal(
         [plan.units[number].rows for _, number in schedule],
         meetings,
-        batch_size=config.train.batch_size,
+        batch_size=config.train.rows_per_step,
         workers=workers,
         block_rows=config.data.block_rows,
     )

@@ -180,7 +180,9 @@ def _partitions(folder: Folder, layout: Layout) -> tuple[dict[dt.date, str], Fou
             not is_skipped(e.path[len(entry.path) :].strip("/"), e.size, layout.marker)
             for e in list_below(folder, entry.path).entries
         )
-        found.notes.append(f"`{path}`: {entry.name} belongs to no day; its {count_of(count, 'file')} are not read")
+        found.notes.append(
+            f"`{path}`: {entry.name} belongs to no day; its {count_of(count, 'file')} {'is' if count == 1 else 'are'} not read"
+        )
     return partitions, found
 
 

@@ -26,6 +26,9 @@ from tests.helpers.small_data import make_config
 
 DAYS = ["2026-01-01", "2026-01-02"]
 TABLE_ROWS = 1 << 40
+SCENARIOS = [b"1", b"i2"]
+COMPARED = ["id:user", "ids:tags", "dense:price", "weight", "label:click", "scenario"]
+"""The columns of the blocks whose values are compared with pyarrow's."""
 START_S = 1767225600
 _VIEWS = {pa.string_view(): pa.string(), pa.binary_view(): pa.binary()}
 
@@ -83,11 +86,13 @@ def values(kind: pa.DataType, rows: int, random: np.random.Generator, high: int 
     if kind == pa.uuid():
         return pa.ExtensionArray.from_storage(kind, pa.array(each(lambda n: b"%016d" % n), pa.binary(16)))
     if pa.types.is_decimal(kind):
-        return pa.array(each(lambda n: Decimal(n) / (2 if kind.scale else 1)), kind)
+        return pa.array(each(lambda n: Decimal(n) / (2 if kind.scale and high > 2 else 1)), kind)
     if pa.types.is_boolean(kind):
         return pa.array(each(lambda n: n % 2 == 1), kind)
     if pa.types.is_floating(kind):
-        return pa.array(each(lambda n: np.float16(n) if kind == pa.float16() else n / 2), kind)
+        return pa.array(
+            each(lambda n: np.float16(n) if kind == pa.float16() else n / 2 if high > 2 else float(n)), kind
+        )
     if pa.types.is_null(kind):
         return pa.nulls(rows)
     return pa.array(each(int), kind)
@@ -166,7 +171,7 @@ def write_data_set(root: Path, random: np.random.Generator, files: int) -> Rando
         {name: {"rows": TABLE_ROWS} for name in ("user", "tags")},
         path=str(root),
         train={"start": DAYS[0], "end": DAYS[1]},
-        scenario={"column": names["scene"], "values": ["1", "i2"]},
+        scenario={"column": names["scene"], "values": [value.decode() for value in SCENARIOS]},
         weight=names["weight"],
         group=names["user"],
         timestamp=names["ts"],
@@ -227,7 +232,8 @@ def _write(columns: dict[str, pa.Array], path: Path, random: np.random.Generator
         leaf = name
         if pa.types.is_nested(inner):
             inner, leaf = getattr(inner, "value_type", inner), f"{name}.list.element"
-        if not pa.types.is_nested(inner) and random.random() < 0.7:
+        # pyarrow reads no dictionary out of another encoding, and less than there is out of pages without values
+        if not pa.types.is_nested(inner) and random.random() < (0.02 if pa.types.is_dictionary(inner) else 0.7):
             encodings[leaf] = one(ENCODINGS[_family(inner)])
     options: dict[str, Any] = {
         "row_group_size": int(random.integers(1, 40)),
@@ -236,7 +242,7 @@ def _write(columns: dict[str, pa.Array], path: Path, random: np.random.Generator
         "store_schema": bool(random.random() < 0.5),
         "write_page_checksum": bool(random.random() < 0.5),
         "write_statistics": bool(random.random() < 0.5),
-        "data_page_size": one([1, 100, 1 << 20]),
+        "data_page_size": 1 if random.random() < 0.02 else one([100, 1000, 1 << 20]),
     }
     for more in ({"use_dictionary": False, "column_encoding": encodings}, {}):
         with contextlib.suppress(OSError, pa.ArrowException):
@@ -246,10 +252,10 @@ def _write(columns: dict[str, pa.Array], path: Path, random: np.random.Generator
 
 
 def train_on(made: RandomDataSet) -> dict[str, list]:
-    """Read the data set as training does; the rows of its ID, its lists of IDs and its number. DataError if it is refused."""
+    """Read the data set as training does; columns of its blocks. Raises DataError if it is refused."""
     plan = plan_inputs(made.config, ["train"])["train"]
     sample_base_rates(made.config, plan)
-    found: dict[str, list] = {"id:user": [], "ids:tags": [], "dense:price": []}
+    found: dict[str, list] = {name: [] for name in COMPARED}
     for evaluation in (False, True):
         maker = BlockMaker(made.config, evaluation)
         for unit in plan.units:
@@ -257,14 +263,14 @@ def train_on(made: RandomDataSet) -> dict[str, list]:
                 for raw, row in read_fragment(plan.root, fragment, maker.raw_columns(), made.config.data.block_rows):
                     block = maker(raw, Place(fragment.path, row), 0)
                     for name, column in found.items() if not evaluation else ():
-                        column += block.column(name).to_pylist()
+                        column += [None if value != value else value for value in block.column(name).to_pylist()]
     assert plan.rows == len(found["id:user"])
     return found
 
 
 def expected(made: RandomDataSet) -> dict[str, list]:
     """The same columns as pyarrow reads them, with IDs hashed one by one."""
-    found: dict[str, list] = {"id:user": [], "ids:tags": [], "dense:price": []}
+    found: dict[str, list] = {name: [] for name in COMPARED}
     for path in sorted(made.paths):
         for group in range(pq.read_metadata(path).num_row_groups):
             table = pq.ParquetFile(path).read_row_group(group)
@@ -274,8 +280,16 @@ def expected(made: RandomDataSet) -> dict[str, list]:
                 [_row(v) for v in _python(row.values) if v is not None] if row.is_valid else []
                 for row in _scalars(tags)
             ]
-            price = _python(table.column(made.columns["price"]))
+            price, weight, label, flag, scene = (
+                _python(table.column(made.columns[role])) for role in ("price", "weight", "click", "seen", "scene")
+            )
             found["dense:price"] += [0.0 if v is None else float(np.float32(v)) for v in price]
+            found["weight"] += [0.0 if v is None else float(np.float32(v)) for v in weight]
+            found["label:click"] += [
+                float(v) if v is not None and seen else None for v, seen in zip(label, flag, strict=True)
+            ]
+            words = [v if isinstance(v, bytes) else str(v).encode() for v in scene]
+            found["scenario"] += [SCENARIOS.index(word) if word in SCENARIOS else len(SCENARIOS) for word in words]
     return found
 
 
@@ -350,6 +364,7 @@ def general(sentence: str, made: RandomDataSet) -> str:
     """The sentence without paths, names, numbers and types."""
     for path in made.paths:
         sentence = sentence.replace(path, "FILE")
+    sentence = sentence.replace(made.config.data.path, "ROOT")
     for name in sorted(made.columns.values(), key=len, reverse=True):
         sentence = sentence.replace(f"`{name}`", "`COLUMN`")
     sentence = re.sub(r"(features|tasks|data)\.\w+(\.\w+)*", "KEY", sentence)

@@ -61,7 +61,7 @@ def main() -> int:
     while files.total() < args.files:
         root = Path(tempfile.mkdtemp(prefix="raymtl-fuzz-"))
         random = np.random.default_rng([args.seed, number])
-        made = write_data_set(root, random, files=int(random.integers(1, 6)))
+        made = write_data_set(root, random, files=int(random.integers(2, 7)))
         try:
             refused = try_data_set(made)
             outcome = "read" if refused is None else f"refused: {refused}"
