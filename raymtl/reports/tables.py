@@ -18,6 +18,10 @@ Place = tuple[str, str, Report]
 """A row to be: the task, its scenario or the run that it is about, and the metrics."""
 
 
+_AUC_ERROR = 1e-3
+"""Bound of the error of a binned AUC from which a note says so."""
+
+
 @dataclass(frozen=True)
 class TableCell:
     """One place in a table of metrics."""
@@ -193,6 +197,8 @@ def _note(report: Report) -> str:
     """The reason for the dashes, and how much of the rows GAUC has seen where that is not all."""
     why, gauc_why = report.get("null_reason"), report.get("gauc_null_reason")
     notes = [why] if why else []
+    if (error := report.get("auc_error")) and error > _AUC_ERROR:
+        notes.append(f"AUC is exact to {error:.4f} only: many scores are nearly equal")
     if gauc_why and gauc_why != why and not gauc_why.startswith("no group column"):
         notes.append(f"GAUC: {gauc_why}")
     share = report.get("gauc_sampled_share")

@@ -90,6 +90,9 @@ def _tasks(spec: SynthSpec) -> dict[str, Any]:
         "page_views": {"kind": "count", "weight": 0.2, "truth": "mean_page_views"},
         "watch_time": {"kind": "real", "transform": "log1p", "weight": 0.1, "truth": "mean_watch_time"},
     }
+    if spec.spend:
+        # no log1p: nearly all labels are 0
+        tasks["spend"] = {"kind": "real", "weight": 0.1, "observed": "buy_mature", "truth": "mean_spend"}
     if spec.engagement:
         tasks |= {name: {"kind": "binary", "parent": "click", "truth": f"p_{name}"} for name in ACTIONS}
         tasks["stars"] = {"kind": "real", "weight": 0.1, "truth": "mean_stars"}
