@@ -10,7 +10,7 @@ from raymtl.daily.gate import check_label
 from raymtl.daily.record import Check, GateResult, Record, Written
 from raymtl.daily.reports.series import by_date, score_of, scored, task_names
 from raymtl.reports.style import change, count, duration, percent, significant, task_colours
-from raymtl.reports.tables import show
+from raymtl.reports.tables import with_interval
 from raymtl.telemetry.output import FoldedTable
 from raymtl.words import count_of, gib
 
@@ -105,7 +105,8 @@ def _check_text(check: Check) -> str:
     if check.candidate is None or check.name == "not finite":
         return f"{subject}: {check.note}"
     before = "" if check.base is None else f", before {significant(check.base)}"
-    return f"{subject} is {significant(check.candidate)} (allowed {check.limit}{before})"
+    doubt = f"; {check.note}" if check.note else ""
+    return f"{subject} is {significant(check.candidate)} (allowed {check.limit}{before}){doubt}"
 
 
 def day_columns(records: Sequence[Record]) -> list[str]:
@@ -136,7 +137,7 @@ def day_lines(records: Sequence[Record]) -> list[Line]:
             if metric is None or value is None:
                 scores.append(("–", ""))
                 continue
-            text = show(metric, value)
+            text = with_interval(metric, found[task][1])
             scores.append((text, change(value - last[task]) if task in last else ""))
             last[task] = value
         stats, written = record.stats, record.written
