@@ -258,6 +258,8 @@ def train(
 
         check_stack()
         facts = driver.prepare(loaded).facts()
+        for note in facts["notes"]:
+            console.print(note, highlight=False, markup=False)
         console.print(
             f"ready: {count_of(facts['train_rows'], 'training row')} in {count_of(facts['units'], 'unit')}, "
             f"config {facts['config_hash']}"
@@ -316,6 +318,7 @@ def report(
     """Write one self-contained HTML file: the curves and metrics of a run, several runs compared, or the last 30 days of a
     daily job."""
     from raymtl.daily.reports.index import write_index
+    from raymtl.daily.reports.served import served
     from raymtl.daily.reports.table import day_table
     from raymtl.daily.reports.write import last_records
     from raymtl.reports.compare import write_comparison
@@ -328,7 +331,7 @@ def report(
         console.print(comparison_table(runs))
     elif records := last_records(store := Store.open(run_dirs[0])):
         path = write_index(store, records)
-        console.print(day_table(records))
+        console.print(day_table(served(store, records).records))
     else:
         path = write_report(run_dirs[0], out)
     console.print(f"report: {path}")

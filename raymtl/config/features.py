@@ -78,7 +78,7 @@ class Init(Section):
 
     distribution: Annotated[Literal["normal", "uniform", "zeros"], Role.LEARNING] = "normal"
     """`normal`: N(0, scale²). `uniform`: U(−scale, scale)."""
-    scale: Annotated[NonNegativeFloat, Role.LEARNING] = 0.01
+    scale: Annotated[NonNegativeFloat, Role.LEARNING] = 0.05
     """Standard deviation, or half width."""
 
 

@@ -209,7 +209,7 @@ def _condition_problems(name: str, given: str, config: Config, before: list[str]
 
 def _train_problems(config: Config) -> Iterator[str]:
     train = config.train
-    if train.batch_size < train.workers:
+    if train.batch_size is not None and train.batch_size < train.workers:
         yield (
             f"train.batch_size is {train.batch_size}, fewer rows than train.workers = {train.workers}; set it to "
             f"{train.workers} or more"

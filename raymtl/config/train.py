@@ -9,6 +9,8 @@ from raymtl.config.base import Section, Seed
 from raymtl.config.roles import NotSearched, Role
 
 _SAME = NotSearched("it does not change what is learned")
+MIN_BATCH, MAX_BATCH, AIMED_STEPS = 256, 8192, 300
+"""Without `batch_size`, a run takes the largest power of two within these bounds that gives it as many steps."""
 Betas = tuple[Annotated[float, Field(ge=0, lt=1)], Annotated[float, Field(ge=0, lt=1)]]
 
 
@@ -17,7 +19,7 @@ class DenseOptimizer(Section):
 
     type: Annotated[Literal["adam", "adamw"], Role.LEARNING] = "adam"
     """`adamw` decouples the weight decay."""
-    lr: Annotated[PositiveFloat, Role.LEARNING] = 1e-3
+    lr: Annotated[PositiveFloat, Role.LEARNING] = 3e-3
     """Learning rate."""
     betas: Annotated[Betas, Role.LEARNING] = (0.9, 0.999)
     """Decay of the two moments."""
@@ -32,7 +34,7 @@ class SparseOptimizer(Section):
 
     type: Annotated[Literal["rowwise_adagrad", "adagrad", "adam", "sgd"], Role.LEARNING] = "rowwise_adagrad"
     """`rowwise_adagrad` keeps one number per row, `adagrad` D, `adam` (lazy) 2·D, `sgd` none."""
-    lr: Annotated[PositiveFloat, Role.LEARNING] = 0.01
+    lr: Annotated[PositiveFloat, Role.LEARNING] = 0.03
     """Learning rate; a table may have its own."""
     eps: Annotated[PositiveFloat, Role.LEARNING] = 1e-8
     """Added to the denominator."""
@@ -117,8 +119,9 @@ class Train(Section):
     workers as fit, up to `workers`. Null: always `workers`."""
     placement: Placement = Placement()
     """Where the workers run."""
-    batch_size: Annotated[PositiveInt, Role.LEARNING] = 2048
-    """Rows per step over all workers, so that the number of workers does not change the optimisation."""
+    batch_size: Annotated[PositiveInt | None, Role.LEARNING] = None
+    """Rows per step over all workers, so that the number of workers does not change the optimisation. Null: the largest power of
+    two from 256 to 8192 that gives the run at least 300 steps (else 256); the run says which, and keeps it when it resumes."""
     epochs: Annotated[PositiveInt, Role.LEARNING] = 1
     """Number of epochs: how many times the training days are read."""
     seed: Annotated[Seed, Role.LEARNING, NotSearched("the seed is what the repeats at the end change")] = 0
@@ -188,6 +191,20 @@ class Train(Section):
                 f"placement.strategy is `{self.placement.strategy}`, which does not work with min_workers; use PACK or SPREAD"
             )
         return self
+
+    @property
+    def rows_per_step(self) -> int:
+        """`batch_size` of a run that has been planned."""
+        assert self.batch_size is not None, "the batch size is chosen when the run is planned"
+        return self.batch_size
+
+    def with_batch_size(self, rows: int) -> "Train":
+        """With the batch size as a number; `rows` are those of one epoch."""
+        if self.batch_size is not None:
+            return self
+        fitting = max(1, rows * self.epochs // AIMED_STEPS)
+        chosen = min(MAX_BATCH, max(MIN_BATCH, self.workers, 1 << (fitting.bit_length() - 1)))
+        return self.model_copy(update={"batch_size": chosen})
 
     @property
     def fewest_workers(self) -> int:

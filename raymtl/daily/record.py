@@ -20,9 +20,9 @@ FORMAT = 1
 StateName = Literal["wait", "check", "evaluate", "train", "gate", "write", "publish", "expire"]
 STATES: tuple[StateName, ...] = ("wait", "check", "evaluate", "train", "gate", "write", "publish", "expire")
 
-Status = Literal["running", "not ready", "broken", "refused", "published"]
-"""`published` and `refused` are final; the others resume with the same command."""
-
+Status = Literal["running", "not ready", "broken", "refused", "published", "rolled back"]
+"""`published` and `refused` are final; `running`, `not ready` and `broken` resume with the same command. No stored record is
+`rolled back`: the commit log knows that, and `reports.served` shows it."""
 
 FINAL: tuple[Status, ...] = ("published", "refused")
 
@@ -101,6 +101,16 @@ class GateResult(_Part):
     """The candidate's."""
 
 
+class Comparison(_Part):
+    """An older version on the day's held-out rows, on which `GateResult.candidate` was measured too."""
+
+    name: str
+    """`first`, or `7 days ago`."""
+    version: str
+    metrics: dict[str, Any]
+    """As `metrics` of `result.json`, without scenarios."""
+
+
 class Trained(_Part):
     """The day's training."""
 
@@ -156,6 +166,7 @@ class Record(_Part):
     next_day: list[NextDay] = []
     trained: Trained | None = None
     gate: GateResult | None = None
+    comparisons: list[Comparison] = []
     written: Written | None = None
     notes: list[str] = []
     """Sentences for the report."""

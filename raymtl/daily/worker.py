@@ -34,6 +34,8 @@ CANDIDATE, BASE = "candidate", "base"
 """Inputs of the held-out rows: for the candidate, and for the previous version with its own maps."""
 NEXT_DAY = "next day"
 """Inputs of days that no version has seen, for the previous version; named `next day <delay in days>`."""
+COMPARED = "compared with"
+"""Inputs of the held-out rows for older versions, with their own maps; named `compared with <name of the comparison>`."""
 
 
 @dataclass(frozen=True)

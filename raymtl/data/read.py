@@ -21,6 +21,7 @@ from raymtl.data.blocks import BlockMaker, Place
 from raymtl.data.contract import plain_type
 from raymtl.data.dealing import Deal, RowRange, owners
 from raymtl.data.ids.id_map import MapFile
+from raymtl.data.partitions import with_values
 from raymtl.data.slices import ONE_BYTE, cut
 from raymtl.data.units import Fragment, Plan
 from raymtl.data.user_slice import UserSlice
@@ -254,8 +255,13 @@ def read_fragment(
                 f"{fragment.path}: cannot be read from row {done} on ({str(error).splitlines()[0]}); write the file again"
                 + (", in another encoding" if "ot yet implemented" in str(error) else "")
             ) from error
-        if done != fragment.first_row + stop:
-            raise DataError(_changed(fragment))
+        if (
+            done != fragment.first_row + stop
+        ):  # pyarrow stops at a page without values, as writers with tiny pages leave them
+            raise DataError(
+                f"{fragment.path}: cannot be read from row {done} on (its pages end before the {fragment.first_row + stop} rows "
+                "of its footer); write the file again, with larger pages"
+            )
         return
 
 
@@ -266,7 +272,8 @@ def _tables(
         metadata = pq.read_metadata(stream)
         schema = metadata.schema.to_arrow_schema()
         # Otherwise a file replaced since the plan was made would silently be read twice or incompletely
-        if max(fragment.row_groups) >= metadata.num_row_groups or not set(columns) <= set(schema.names):
+        stored = [c for c in columns if c in schema.names or c not in dict(fragment.values)]
+        if max(fragment.row_groups) >= metadata.num_row_groups or not set(stored) <= set(schema.names):
             raise DataError(_changed(fragment))
         # Pages without a checksum are not verified: pyarrow writes checksums only on request, Spark always does
         file = pq.ParquetFile(
@@ -277,12 +284,15 @@ def _tables(
             page_checksum_verification=True,
         )
         row_groups, row = _overlapping(metadata, fragment, start, stop)
-        for batch in file.iter_batches(rows, row_groups=row_groups, columns=columns, use_threads=False):
+        for batch in file.iter_batches(rows, row_groups=row_groups, columns=stored, use_threads=False):
             outside = max(start - row, 0)
             wanted = batch.slice(outside, max(min(stop - row, len(batch)) - outside, 0))
             row += len(batch)
             if len(wanted):
-                yield pa.table([_plain(column) for column in wanted.columns], names=wanted.schema.names)
+                plain = pa.Table.from_batches([wanted])
+                if stored:  # a table of arrays has no rows without a column
+                    plain = pa.table([_plain(column) for column in wanted.columns], names=wanted.schema.names)
+                yield with_values(plain, fragment.values, columns, fragment.path)
 
 
 def _plain(column: pa.Array) -> pa.Array:
@@ -397,7 +407,7 @@ def deal_of(plan: Plan, schedule: Schedule, meetings: Sequence[int], config: Con
     return Deal(
         [plan.units[number].rows for _, number in schedule],
         meetings,
-        batch_size=config.train.batch_size,
+        batch_size=config.train.rows_per_step,
         workers=workers,
         block_rows=config.data.block_rows,
     )

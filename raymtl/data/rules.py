@@ -84,6 +84,8 @@ def null_mask(column: pa.Array) -> np.ndarray | None:
 
 def floats(column: pa.Array) -> np.ndarray:
     """A column of numbers or booleans as float32, null as NaN; may be a read-only view."""
+    if pa.types.is_decimal(column.type):  # pyarrow scales them in the target's precision: 1.0000 would not be 1
+        column = column.cast(pa.float64())
     return column.cast(pa.float32(), safe=False).to_numpy(zero_copy_only=False)
 
 

@@ -120,6 +120,11 @@ class Manifest(_Part):
     """All other files."""
 
     @property
+    def batch_size(self) -> int | None:
+        """`train.batch_size` of its training."""
+        return self.config.get("train", {}).get("batch_size")
+
+    @property
     def data_end(self) -> dt.date:
         """The last day trained on."""
         return dt.date.fromisoformat(self.data_range["train"][1])

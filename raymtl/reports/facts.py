@@ -16,7 +16,7 @@ def settings(run: Run) -> dict[str, str]:
     workers, epochs = result.get("workers", train.get("workers")), train.get("epochs")
     found = {
         "preset": (preset or "none, own slots") if run.config else None,
-        "batch": count(train["batch_size"]) if "batch_size" in train else None,
+        "batch": count(train["batch_size"]) if train.get("batch_size") else None,
         RATE: _optimizer(train.get("dense_optimizer")),
         TABLES_RATE: _optimizer(train.get("sparse_optimizer")),
         "epochs": str(epochs) if epochs is not None else None,

@@ -11,7 +11,8 @@ from raymtl.config.data import DayRange
 from raymtl.config.features import BiasFeature
 from raymtl.config.root import Config
 from raymtl.data.contract import mixed_problems, plain_type, required_columns, schema_faults
-from raymtl.data.source import list_files
+from raymtl.data.partitions import Layout
+from raymtl.data.source import find_files
 from raymtl.data.units import Footer, Unit, make_units, read_footers, with_rows
 from raymtl.errors import DataError
 from raymtl.storage.folder import Folder
@@ -41,6 +42,8 @@ class ScorePlan:
     """The key columns, with their output types."""
     identity: str
     """Hash of the input files and their row groups: equal plans produce the same files from the same rows."""
+    notes: tuple[str, ...] = ()
+    """What is there and is not read, one sentence each."""
 
     @property
     def rows(self) -> int:
@@ -64,7 +67,8 @@ def plan_scoring(config: Config, path: str, days: DayRange | None, keys: Sequenc
     Raises DataError if a day or file is missing or damaged, or a column is missing or has a wrong type. Labels are not needed.
     """
     folder = Folder.open(path)
-    footers = read_footers(folder.filesystem, list_files(folder, days))
+    found = find_files(folder, days, Layout.of(config)).or_raise()
+    footers = read_footers(folder.filesystem, found.files)
     needed = _needed(config)
     filled = with_rows(footers)
     for footer in filled:
@@ -92,7 +96,7 @@ def plan_scoring(config: Config, path: str, days: DayRange | None, keys: Sequenc
     for footer in footers:
         name = footer.file.path.removeprefix(folder.root).lstrip("/")
         digest.update(f"{name}\0{footer.file.size}\0{footer.row_group_rows}\n".encode())
-    return ScorePlan(path, tuple(outputs), schema, digest.hexdigest()[:16])
+    return ScorePlan(path, tuple(outputs), schema, digest.hexdigest()[:16], tuple(found.notes))
 
 
 def _needed(config: Config) -> list:

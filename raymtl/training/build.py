@@ -73,7 +73,7 @@ def build(
     workers = dist.get_world_size(group)
     lookup = describe_lookup(config)
     machine = Machine(workers, device.type, _workers_per_node(workers), _memory_bytes(device))
-    batch_rows = config.train.batch_size // workers
+    batch_rows = config.train.rows_per_step // workers
     names = list(choose_replicated(config, lookup, machine, batch_rows))
     beside = beside_replicated(machine, replicated_bytes(config, lookup.tables, names))
     replicated = ReplicatedTables(config, lookup, names, device, group) if names else None

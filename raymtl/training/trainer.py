@@ -90,8 +90,8 @@ class Trainer:
         )
         self._inputs, self.progress, self._log, self._save = inputs, progress, log, save
         # The same shapes on all workers; if the batch does not divide evenly, the last workers fill one row less
-        rows = -(-config.train.batch_size // worker.workers)
-        self._local_rows = (config.train.batch_size + worker.workers - 1 - worker.rank) // worker.workers
+        rows = -(-config.train.rows_per_step // worker.workers)
+        self._local_rows = (config.train.rows_per_step + worker.workers - 1 - worker.rank) // worker.workers
         self._collators = {evaluation: Collator(config, rows, evaluation) for evaluation in (False, True)}
         self._tasks = config.active_tasks()
         self._window = _Window(len(self._tasks), worker.device)
@@ -393,6 +393,12 @@ def meeting_points(config: Config, plan: Plan, evaluates: bool, after_units: Col
     of_epoch = {done for every in due if every is not None for done in range(every, units, every)} | {units}
     points = {number * units + done for number in range(train.epochs) for done in of_epoch}
     return sorted(points | (set(after_units) if evaluates else set()))
+
+
+def planned_steps(config: Config, plan: Plan, evaluates: bool, after_units: Collection[int] = frozenset()) -> int:
+    """Steps of the entire run; with a slice of the users an upper bound."""
+    meetings = meeting_points(config, plan, evaluates, after_units)
+    return deal_of(plan, epoch_schedule(plan, config), meetings, config, workers=1).steps
 
 
 def _is_due(done: int, every: int | None) -> bool:

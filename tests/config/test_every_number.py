@@ -190,6 +190,7 @@ ELSEWHERE: dict[str, str] = {
     "Checkpoints.stop_grace_s": "terminal/test_signals.py",
     "Daily.bootstrap_days": "daily/test_input_plan.py",
     "Daily.accumulator_decay": "daily/test_runner.py",
+    "Daily.compare_days_ago": "daily/test_calendar.py",
     "Daily.min_count": "data/ids/test_admission.py",
     "Daily.full_every": "daily/test_runner.py",
     "Ready.min_rows": "daily/test_ready.py",
@@ -330,4 +331,4 @@ def test_the_dense_rate_of_a_day() -> None:
         ).train.dense_optimizer.lr
         for f in (1.0, 0.5)
     ]
-    assert rates == [1e-3, 5e-4]
+    assert rates == [3e-3, 1.5e-3]

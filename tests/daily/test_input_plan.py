@@ -351,3 +351,12 @@ def test_what_a_run_of_its_own_is_told_changes_nothing_of_a_day(logs, change, ba
         return plans, session_config(config, plans, jan(10), "/out", record), training_hash(config)
 
     assert made(after) == made(before)
+
+
+def test_logs_that_cannot_be_read_are_not_gone(tmp_path):
+    for day in (1, 2, 3, 6):
+        write_day(tmp_path, day, 10)
+    (tmp_path / "ds=2026-01-04").mkdir()
+    (tmp_path / "ds=2026-01-04" / "part-0.parquet").symlink_to("/not/mounted")
+    with pytest.raises(DataError, match="is a link to `/not/mounted`, which does not exist"):
+        plan_day(configured(tmp_path), jan(6), jan(4), ())

@@ -8,6 +8,7 @@ from typing import Any
 
 from raymtl.daily.record import DayStatistics, Record
 from raymtl.daily.reports.series import by_date
+from raymtl.daily.reports.served import was_published
 from raymtl.reports.days import ratio_to_median
 from raymtl.reports.page import Cell, Collapsible, Drawing, Grid, Paragraph, Part
 from raymtl.reports.style import count, percent, significant
@@ -63,7 +64,7 @@ class Statistic:
 
 def data_parts(stats: DayStatistics, earlier: Sequence[Record], colours: dict[str, str]) -> list[Part]:
     """A plot of the ratios to the median, and the numbers."""
-    published = [r.stats for r in by_date(earlier) if r.status == "published" and r.stats is not None]
+    published = [r.stats for r in by_date(earlier) if was_published(r) and r.stats is not None]
     history = published[-_HISTORY_DAYS:]
     found = _statistics(stats, history)
     nulls = _nulls(stats, history)

@@ -1,12 +1,15 @@
 """The report of one day: the verdict first, then the evidence."""
 
+import datetime as dt
 from collections.abc import Sequence
 from statistics import mean
 
 from raymtl.daily.gate import check_label, check_scale
 from raymtl.daily.record import STATES, Check, GateResult, NextDay, Record, folder
 from raymtl.daily.reports.data_part import data_parts
-from raymtl.daily.reports.series import aucs, by_date, final_in, ids_of, metrics_in, score_of, scored, task_names
+from raymtl.daily.reports.gains import FIRST, gains_section, gains_shown
+from raymtl.daily.reports.series import aucs, by_date, final_in, ids_of, metrics_in, task_names
+from raymtl.daily.reports.served import served, was_published
 from raymtl.daily.reports.table import check_names, lead_and_rest
 from raymtl.reports import slices
 from raymtl.reports.days import horizontal_bars
@@ -34,7 +37,6 @@ from raymtl.reports.style import (
     other_colours,
     percent,
     short_count,
-    short_day,
     significant,
     task_colours,
 )
@@ -43,6 +45,8 @@ from raymtl.storage.object_store import Store
 from raymtl.words import count_of, gib
 
 NAME = "report.html"
+DAYS = 30
+"""Calendar days over which means are taken, and that the page of all days shows."""
 
 _ADMISSION = ("known", "admitted", "evicted", "below", "outdated", "no_room")
 _ADMISSION_HEADS = {"below": "too rare", "no_room": "table full"}
@@ -58,6 +62,7 @@ def write_day_report(store: Store, record: Record, earlier: Sequence[Record]) ->
         StorageError: the page cannot be written.
     """
     name = f"{folder(record.date)}/{NAME}"
+    record, *earlier = served(store, [record, *earlier]).records
     store.write(name, render_page(day_page(store.path, record, earlier)))
     return store.path_of(name)
 
@@ -78,7 +83,7 @@ def day_page(place: str, record: Record, earlier: Sequence[Record]) -> Page:
         meta=_meta(place, record),
         links=links,
         notes=record.notes,
-        keys=_keys(record, earlier),
+        keys=_keys(record),
         sections=_sections(record, earlier, colours),
     )
 
@@ -86,7 +91,8 @@ def day_page(place: str, record: Record, earlier: Sequence[Record]) -> Page:
 def _sections(record: Record, earlier: Sequence[Record], colours: dict[str, str]) -> list[Section]:
     """The sections, and last a sentence on those that are missing."""
     found = [
-        _next_day(record, earlier, colours),
+        _next_day(record, colours),
+        gains_section(record, _last_days(record, earlier), colours, DAYS),
         _gate(record, colours),
         _data(record, earlier, colours),
         _ids(record),
@@ -107,7 +113,7 @@ def _sections(record: Record, earlier: Sequence[Record], colours: dict[str, str]
 
 def _meta(place: str, record: Record) -> list[str]:
     version = record.version or "no version"
-    if record.version and record.status != "published":
+    if record.version and not was_published(record):
         version += " (candidate)"
     ended = f" to {record.ended:%Y-%m-%d %H:%M:%S} UTC" if record.ended else " UTC, not ended"
     attempt = f", attempt {record.attempt}" if record.attempt > 1 else ""
@@ -117,10 +123,14 @@ def _meta(place: str, record: Record) -> list[str]:
     ]
 
 
-def _keys(record: Record, earlier: Sequence[Record]) -> list[tuple[str, str, str]]:
+def _keys(record: Record) -> list[tuple[str, str, str]]:
     stats, gate, written, trained = record.stats, record.gate, record.written, record.trained
     used = f"{short_count(trained.rows)} trained on" if trained else "none trained on"
-    keys = [_mean_auc(record, earlier), ("rows of the day", short_count(stats.rows if stats else None), used)]
+    keys = [
+        _mean_auc(record),
+        *_mean_gain(record),
+        ("rows of the day", short_count(stats.rows if stats else None), used),
+    ]
     if gate is not None:
         passed, open_ = (sum(check.passed is which for check in gate.checks) for which in (True, None))
         others = [
@@ -145,20 +155,26 @@ def _keys(record: Record, earlier: Sequence[Record]) -> list[tuple[str, str, str
     return keys
 
 
-def _mean_auc(record: Record, earlier: Sequence[Record]) -> tuple[str, str, str]:
+def _mean_auc(record: Record) -> tuple[str, str, str]:
     values = aucs(record)
     if not values:
         return "next-day AUC", "–", "nothing was scored"
-    words = f"mean of {len(values)} task{'s' if len(values) > 1 else ''}"
-    for other in reversed(earlier):
-        before = aucs(other)
-        if before.keys() == values.keys():
-            words += f", {change(mean(values.values()) - mean(before.values()))} since {short_day(other.date)}"
-            break
-    return "next-day AUC", number(mean(values.values())), words
+    return "next-day AUC", number(mean(values.values())), f"mean of {count_of(len(values), 'task')}"
 
 
-def _next_day(record: Record, earlier: Sequence[Record], colours: dict[str, str]) -> Section | str:
+def _mean_gain(record: Record) -> list[tuple[str, str, str]]:
+    gains = [gain for gain in gains_shown(record).values() if gain.metric.name == "auc"]
+    if not gains:
+        return []
+    over = "the first version" if gains[0].over == FIRST else f"the version of {gains[0].over}"
+    return [("gain in AUC", change(mean(gain.value for gain in gains)), f"over {over}, same held-out rows")]
+
+
+def _last_days(record: Record, earlier: Sequence[Record]) -> list[Record]:
+    return [other for other in earlier if other.date > record.date - dt.timedelta(days=DAYS)]
+
+
+def _next_day(record: Record, colours: dict[str, str]) -> Section | str:
     title = "Next day"
     if not record.next_day:
         if record.parent is None:
@@ -168,7 +184,7 @@ def _next_day(record: Record, earlier: Sequence[Record], colours: dict[str, str]
     merged: dict = {"tasks": {}, "scenarios": {}}
     for entry in sorted(record.next_day, key=lambda entry: entry.day, reverse=True):
         found = final_in(entry)
-        parts += [Heading(_about(record, entry)), *_entry_parts(found, entry, earlier, colours)]
+        parts += [Heading(_about(record, entry)), *_entry_parts(found, colours)]
         merged["tasks"] = found["tasks"] | merged["tasks"]
         for name, reports in found["scenarios"].items():
             merged["scenarios"][name] = reports | merged["scenarios"].get(name, {})
@@ -190,32 +206,15 @@ def _about(record: Record, entry: NextDay) -> str:
     return f"{when[0].upper()}{when[1:]}: {count(entry.rows)} scored by version {entry.version}"
 
 
-def _entry_parts(found: dict, entry: NextDay, earlier: Sequence[Record], colours: dict[str, str]) -> list[Part]:
+def _entry_parts(found: dict, colours: dict[str, str]) -> list[Part]:
     if not found["tasks"]:
         return [Paragraph("No task has metrics: no label was observed.")]
     tables = metric_tables(found)
     grids = [metric_grid(table, colours, parts=bool(found["scenarios"])) for table in tables]
     if sum(len(table.rows) for table in tables) <= OPEN_ROWS:
-        return [_changes(found, entry, earlier), *grids]
+        return list(grids)
     short = [metric_grid(table, colours, parts=False) for table in metric_tables(found, scenarios=False)]
-    return [_changes(found, entry, earlier), *short, Collapsible("All numbers by task and scenario", grids)]
-
-
-def _changes(found: dict, entry: NextDay, earlier: Sequence[Record]) -> Paragraph:
-    """The change of each task since the last earlier day that has it."""
-    said = []
-    for task, report in found["tasks"].items():
-        metric, value = score_of(report)
-        before = [
-            (old.day, score)
-            for other in earlier
-            for old, its in [scored(other).get(task, (None, {}))]
-            if old is not None and old.day < entry.day and (score := score_of(its)[1]) is not None
-        ]
-        if value is not None and before:
-            day, old_value = before[-1]
-            said.append(f"{task} {metric.label} {change(value - old_value)} since {short_day(day)}")
-    return Paragraph(f"{', '.join(said)}." if said else "There is no earlier day to compare with.")
+    return [*short, Collapsible("All numbers by task and scenario", grids)]
 
 
 def _gate(record: Record, colours: dict[str, str]) -> Section | str:
@@ -344,7 +343,7 @@ def _version(record: Record) -> Section | str:
     if written is None:
         return "no version was written"
     kind = "as a full version" if written.kind == "full" else f"as a delta, the rows that changed since {record.parent}"
-    fate = "" if record.status == "published" else " It was not published."
+    fate = {"published": "", "rolled back": " It was rolled back."}.get(record.status, " It was not published.")
     rows = [
         [Cell(table, "name"), Cell(count(n)), Cell(count(written.expired.get(table, 0)))]
         for table, n in written.rows.items()

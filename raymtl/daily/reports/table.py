@@ -8,14 +8,21 @@ from rich.text import Text
 
 from raymtl.daily.gate import check_label
 from raymtl.daily.record import Check, GateResult, Record, Written
+from raymtl.daily.reports.gains import gains_shown
 from raymtl.daily.reports.series import by_date, score_of, scored, task_names
-from raymtl.reports.style import change, count, duration, percent, significant, task_colours
+from raymtl.reports.style import count, duration, percent, significant, task_colours
 from raymtl.reports.tables import with_interval
 from raymtl.telemetry.output import FoldedTable
 from raymtl.words import count_of, gib
 
+GAINS_TEXT = (
+    "with a sign: the gain of the day's version over that of daily.compare_days_ago days ago, or over the first, on the same "
+    "held-out rows"
+)
+
 _STYLES = {
     "published": "green",
+    "rolled back": "bold yellow",
     "refused": "bold yellow",
     "not ready": "yellow",
     "broken": "bold red",
@@ -31,7 +38,7 @@ class Line:
     version: str
     rows: str
     scores: list[tuple[str, str]]
-    """By task: the metric, and its change from the previous value."""
+    """By task: the metric, and the gain over an older version."""
     new_ids: str
     """The highest share of any table."""
     time: str
@@ -51,6 +58,8 @@ def lead_and_rest(record: Record) -> tuple[str, str]:
             first = f"follows {record.parent}" if record.parent else "is the first version"
             size = f", {_size(record.written)}" if record.written else ""
             parts = [f"version {record.version or 'without a name'} {first}{size}", *_checks(record), reason]
+        case "rolled back":
+            parts = [reason]
         case "refused":
             stays = f"{record.parent} stays the current version" if record.parent else "there is still no version"
             parts = [f"{stays}, because {_failed(record) or reason or 'the reason was not recorded'}"]
@@ -128,18 +137,13 @@ def day_columns(records: Sequence[Record]) -> list[str]:
 def day_lines(records: Sequence[Record]) -> list[Line]:
     """A line per record, the oldest first."""
     tasks = task_names(records)
-    last: dict[str, float] = {}
     lines = []
     for record in by_date(records):
-        scores, found = [], scored(record)
+        scores, found, gains = [], scored(record), gains_shown(record)
         for task in tasks:
             metric, value = score_of(found[task][1]) if task in found else (None, None)
-            if metric is None or value is None:
-                scores.append(("–", ""))
-                continue
-            text = with_interval(metric, found[task][1])
-            scores.append((text, change(value - last[task]) if task in last else ""))
-            last[task] = value
+            text = "–" if metric is None else with_interval(metric, found[task][1])
+            scores.append((text, gains[task].text() if task in gains else ""))
         stats, written = record.stats, record.written
         lines.append(
             Line(
@@ -180,8 +184,7 @@ def day_table(records: Sequence[Record]) -> Table:
             line.size,
         )
     table.caption = Text(
-        "scored before any training on the rows, with the change from the previous value; new IDs: the highest share of "
-        "any table",
+        f"scored before any training on the rows; {GAINS_TEXT}; new IDs: the highest share of any table",
         style="dim",
     )
     table.caption_justify = "left"

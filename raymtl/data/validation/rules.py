@@ -327,7 +327,8 @@ def _others(report: PartReport) -> None:
     if time is not None and time.off_day:
         report.warnings.append(
             f"data.timestamp: {_n(time.off_day, 'row')} of column `{time.column}` {'is' if time.off_day == 1 else 'are'} more "
-            f"than a day outside the partition; check that the rows are in the right one, and that the column holds the time"
+            f"than a day outside the partition; check that the rows are in the folder of their day, and that the column holds "
+            f"the time"
         )
 
 

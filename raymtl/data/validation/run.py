@@ -12,6 +12,7 @@ from ray.data.datasource import Datasource, ReadTask
 
 from raymtl.config.root import Config
 from raymtl.data.contract import id_words, mixed_problems, plain_types, required_columns, schema_faults
+from raymtl.data.partitions import Layout
 from raymtl.data.scan import scan
 from raymtl.data.source import find_files
 from raymtl.data.units import Footer, Fragment, find_footers, make_units, with_rows
@@ -92,10 +93,11 @@ def _read_footers_of(config: Config, part: str) -> _FooterSummary:
     assert days is not None
     report = PartReport(path=root, days=str(days))
     folder = Folder.open(root)
-    files, missing = find_files(folder, days)
-    footers, broken = find_footers(folder.filesystem, files)
-    report.problems += missing + broken
-    report.files, report.bytes = len(files), sum(f.size for f in files)
+    found = find_files(folder, days, Layout.of(config))
+    footers, broken = find_footers(folder.filesystem, found.files)
+    report.problems += found.problems + broken
+    report.notes += found.notes
+    report.files, report.bytes = len(found.files), sum(f.size for f in found.files)
     report.row_groups = sum(len(f.row_group_rows) for f in footers)
     report.units = len(make_units(footers, data.unit_rows))
     for footer in footers:

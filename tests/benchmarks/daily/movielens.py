@@ -97,7 +97,9 @@ def main() -> None:
             write_movielens_like(
                 source, users=options.ratings // 50, movies=2000, ratings=options.ratings, days=options.span, seed=1
             )
-        base = [f"output={folder}/runs", f"train.workers={options.workers}", *options.set]
+        # Older than the default rates and batch size
+        measured = ["train.batch_size=512", "train.dense_optimizer.lr=1e-3", "train.sparse_optimizer.lr=2e-2"]
+        base = [*measured, f"output={folder}/runs", f"train.workers={options.workers}", *options.set]
         config = load_config(convert_movielens(source, f"{folder}/converted"), base)
         assert config.daily is not None
         first = config.data.train.end
