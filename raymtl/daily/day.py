@@ -54,6 +54,7 @@ from raymtl.model_store.commit_log import utc_now
 from raymtl.model_store.lease import Lease
 from raymtl.model_store.loader import check_fits
 from raymtl.model_store.manifest import Manifest
+from raymtl.objectives.metrics.intervals import differences
 from raymtl.storage.object_store import Store
 from raymtl.telemetry.events import Listener
 from raymtl.training.cluster import connect
@@ -339,14 +340,20 @@ class Day:
                 day = dt.date.fromisoformat(plan.days[1])
                 next_day.append(NextDay(day=day, version=score.version, rows=plan.rows, metrics=result["metrics"]))
         manifest = Manifest.model_validate(found["manifest"])
-        candidate = found["candidate"]
+        candidate, base = found["candidate"], measured.get(BASE, {})
         gate = evaluate_gate(
             self.config,
-            measured.get(BASE, {}).get("metrics"),
+            base.get("metrics"),
             candidate,
             found["norms"],
             found["not_finite"],
             holdout_rows=candidate.get("rows", 0),
+            changes=differences(
+                base.get("metrics", {}).get("eval", {}),
+                candidate["eval"],
+                base.get("group_effects", {}),
+                found["group_effects"],
+            ),
         )
         if gate.base is not None and self.base is not None:
             compared[self.base.id] = gate.base

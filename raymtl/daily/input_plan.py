@@ -89,11 +89,9 @@ def plan_day(config: Config, day: dt.date, base_end: dt.date | None, excluded: C
         replayed = _replay(config, logs, day, base_end, day_rows.rows, excluded)
         train = [*((plan, tasks) for _, plan, tasks in replayed), *train]
         read |= {f"{d} (replayed)": None if tasks is None else list(tasks) for d, _, tasks in replayed}
-    held_out = [(plans[d], tasks) for d, tasks in _with_labels([*matured, (day, immediate)])]
-    if base_end is None:
-        held_out += [
-            (plans[g.days[-1]], g.tasks) for g in delayed if g.days and g.days[-1] in plans and g.days[-1] != day
-        ]
+    # A first version has not seen the held-out users on any of its days, and on the last one alone they may be very few.
+    judging = parts if base_end is None else [*matured, (day, immediate)]
+    held_out = [(plans[d], tasks) for d, tasks in _with_labels(judging)]
     next_day = {} if base_end is None or immediate == () else {0: join_plans([(plans[day], immediate)])}
     for group in delayed:
         if base_end is not None and group.days and group.days[-1] in plans:

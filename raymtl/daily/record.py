@@ -79,6 +79,8 @@ class Check(_Part):
     base: float | None
     """Of the previous version; None for a first version."""
     candidate: float | None
+    change: tuple[float, float] | None = None
+    """95 % interval of `candidate` − `base`, both on the same rows; None: not known."""
     limit: str
     """The allowed values, as text: `≥ 0.7412`."""
     passed: bool | None

@@ -126,6 +126,7 @@ class _DailyWorker:
         return {
             "progress": vars(progress),
             "candidate": metrics_section(candidate),
+            "group_effects": candidate["group_effects"],
             "norms": {name: (self.measurements.get("norms", {}).get(name), norm) for name, norm in health[0].items()},
             "not_finite": health[1],
             "measured": self.measurements.all(),
@@ -151,7 +152,9 @@ class _DailyWorker:
                     raise
                 self.measurements.put(score.name, {"note": f"version {score.version} could not be scored: {error}"})
                 continue
-            self.measurements.put(score.name, {"metrics": metrics_section(trainer.measure(job.inputs[score.name]))})
+            found = trainer.measure(job.inputs[score.name])
+            effects = {"group_effects": found["group_effects"]} if score.name == BASE else {}
+            self.measurements.put(score.name, {"metrics": metrics_section(found), **effects})
         self._set_next_day_gauges()
         if job.base is None:
             return

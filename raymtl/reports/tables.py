@@ -130,6 +130,19 @@ def show(metric: Metric, value: Any) -> str:
     return significant(value) if metric.decimals is None else number(value, metric.decimals)
 
 
+def with_interval(metric: Metric, report: Report) -> str:
+    """A metric of a task as text, with its 95 % interval where there is one: 0.8123 ± 0.0041, or both ends if it is lopsided."""
+    value, interval = report.get(metric.name), (report.get("intervals") or {}).get(metric.name)
+    text = show(metric, value)
+    if value is None or not interval:
+        return text
+    below, above = value - interval[0], interval[1] - value
+    if max(below, above) > 1.25 * min(below, above):
+        return f"{text} ({show(metric, interval[0])} to {show(metric, interval[1])})"
+    half = (below + above) / 2
+    return f"{text} ± {significant(half, 2) if metric.decimals is None else number(half, metric.decimals)}"
+
+
 def _places(metrics: dict[str, Any], scenarios: bool) -> list[Place]:
     found = []
     for task, report in metrics["tasks"].items():
@@ -153,6 +166,7 @@ def _columns_of(family: type[TaskKind]) -> list[Column]:
     known = [m for m in METRICS.values() if any(m in metrics_of_kind(kind) for kind in kinds)]
     others = [_metric_column(metric) for metric in known if metric.name not in headlines]
     counts = [Column("rows", lambda report: TableCell(count(report.get("count"))))]
+    counts.append(Column("groups", lambda report: TableCell(count(report.get("groups"))), optional=True))
     if family is Binary:
         counts.append(Column("positives", lambda report: TableCell(count(report.get("positives"))), short="pos."))
     return [*first, *others, *counts]
@@ -160,8 +174,7 @@ def _columns_of(family: type[TaskKind]) -> list[Column]:
 
 def _metric_column(metric: Metric) -> Column:
     def cell(report: Report) -> TableCell:
-        value = report.get(metric.name)
-        return TableCell(show(metric, value), is_odd(metric, report))
+        return TableCell(with_interval(metric, report), is_odd(metric, report))
 
     return Column(metric.label, cell, metric.short, metric.wide_only, optional=metric.needs_group)
 
@@ -172,7 +185,7 @@ def _named_headline(report: Report) -> TableCell:
     if value is None:
         return TableCell(show(metric, value))
     constant = report.get(f"constant_{metric.name}")
-    return TableCell(f"{metric.label} {show(metric, value)}", odd=constant is not None and value > constant)
+    return TableCell(f"{metric.label} {with_interval(metric, report)}", odd=constant is not None and value > constant)
 
 
 def _constant(report: Report) -> TableCell:
@@ -204,6 +217,8 @@ def _note(report: Report) -> str:
     share = report.get("gauc_sampled_share")
     if report.get("gauc") is not None and share is not None and share < 0.9995:
         notes.append(f"GAUC from {100 * share:.0f} % of the rows")
+    if no_interval := report.get("interval_null_reason"):
+        notes.append(f"no interval: {no_interval}")
     return "; ".join(notes)
 
 

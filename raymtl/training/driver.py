@@ -184,10 +184,11 @@ def _result(ready: RunPlan, summary: dict[str, Any], seconds: float) -> RunResul
 
 
 def metrics_section(metrics: dict[str, Any] | None) -> dict[str, Any]:
-    """The `metrics` of a result: `eval` by task, then `scenarios` and the other results of `EvalMetrics.compute`."""
+    """The `metrics` of a result: `eval` by task, then `scenarios` and the other results of `EvalMetrics.compute`,
+    without `group_effects`, which are large."""
     if metrics is None:
         return {"eval": {}, "scenarios": {}}
-    return {"eval": metrics["tasks"], **{k: v for k, v in metrics.items() if k != "tasks"}}
+    return {"eval": metrics["tasks"], **{k: v for k, v in metrics.items() if k not in ("tasks", "group_effects")}}
 
 
 def evaluate(

@@ -303,6 +303,7 @@ class Trainer:
         """
         started = time.perf_counter()
         metrics = self.measure(self._inputs["eval"])
+        del metrics["group_effects"]  # large, and no one compares two evaluations of a run
         score = signed_value(metrics, self._config.train.select)
         seconds = round(time.perf_counter() - started, 3)
         record = {

@@ -286,7 +286,7 @@ def test_a_changed_number_changes_the_gate(field: str) -> None:
     def results(**gate: Any) -> list[Any]:
         config = daily_config(tasks=TASKS, **({"gate": gate} if gate else {}))
         found = evaluate_gate(
-            config, metrics(), metrics(**candidate), norms=NORMS, not_finite={"user": 0}, holdout_rows=6000
+            config, metrics(), metrics(**candidate), norms=NORMS, not_finite={"user": 0}, holdout_rows=6000, changes={}
         )
         return [(check.task, check.name, check.passed) for check in found.checks]
 

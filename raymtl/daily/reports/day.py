@@ -224,16 +224,17 @@ def _gate(record: Record, colours: dict[str, str]) -> Section | str:
     failed = [check for check in gate.checks if check.passed is False]
     others = [check for check in gate.checks if check.passed is not False]
     open_ = sum(check.passed is None for check in gate.checks)
+    columns = {"change": any(check.change for check in gate.checks), "note": any(check.note for check in gate.checks)}
     said = (
         f"The candidate {'may' if gate.passed else 'must not'} be published: of {len(gate.checks)} checks "
         f"{len(failed) or 'none'} failed{f' and {open_} could not be judged' if open_ else ''}. "
         f"{f'It was compared with {record.parent}' if record.parent else 'As the first version it was scored alone,'} on "
-        f"{count(gate.holdout_rows)} rows of held-out users."
+        f"{_held_out_text(gate)}.{' Change: the 95 % interval of candidate − base.' if columns['change'] else ''}"
     )
+    heads = ["task", "check", "base", "candidate", "change", "allowed", "verdict", "note"]
+    kept = [n for n, head in enumerate(heads) if columns.get(head, True)]
     rows = [_check_cells(check, colours) for check in failed + others]
-    noted = any(check.note for check in gate.checks)
-    columns = ["task", "check", "base", "candidate", "allowed", "verdict", *(["note"] if noted else [])]
-    grid = Grid(columns, rows if noted else [row[:-1] for row in rows])
+    grid = Grid([heads[n] for n in kept], [[row[n] for n in kept] for row in rows])
     return Section("Gate", said, [grid, *_held_out(gate, colours)])
 
 
@@ -248,10 +249,26 @@ def _check_cells(check: Check, colours: dict[str, str]) -> list[Cell]:
         Cell(check_label(check.name), "part"),
         Cell(show(check.base)),
         Cell(show(check.candidate), look),
+        Cell(_change_text(check)),
         Cell(check.limit or "–", "part"),
         word,
         Cell(check.note, "why"),
     ]
+
+
+def _held_out_text(gate: GateResult) -> str:
+    """How many rows and users judged the candidate."""
+    users = [report.get("groups") or 0 for report in metrics_in(gate.candidate)["tasks"].values()]
+    known = f" of {count_of(max(users), 'held-out user')}" if any(users) else " of held-out users"
+    return count_of(gate.holdout_rows, "row") + known
+
+
+def _change_text(check: Check) -> str:
+    """The change from the previous version with its 95 % interval."""
+    if check.base is None or check.candidate is None or check.change is None:
+        return "–"
+    low, high = (f"{end:+.2g}".replace("-", "−") for end in check.change)
+    return f"{low} to {high}"
 
 
 def _held_out(gate: GateResult, colours: dict[str, str]) -> list[Part]:

@@ -11,7 +11,7 @@ from raymtl.daily.record import Check, GateResult, Record, Written
 from raymtl.daily.reports.gains import gains_shown
 from raymtl.daily.reports.series import by_date, score_of, scored, task_names
 from raymtl.reports.style import count, duration, percent, significant, task_colours
-from raymtl.reports.tables import show
+from raymtl.reports.tables import with_interval
 from raymtl.telemetry.output import FoldedTable
 from raymtl.words import count_of, gib
 
@@ -114,7 +114,8 @@ def _check_text(check: Check) -> str:
     if check.candidate is None or check.name == "not finite":
         return f"{subject}: {check.note}"
     before = "" if check.base is None else f", before {significant(check.base)}"
-    return f"{subject} is {significant(check.candidate)} (allowed {check.limit}{before})"
+    doubt = f"; {check.note}" if check.note else ""
+    return f"{subject} is {significant(check.candidate)} (allowed {check.limit}{before}){doubt}"
 
 
 def day_columns(records: Sequence[Record]) -> list[str]:
@@ -141,7 +142,7 @@ def day_lines(records: Sequence[Record]) -> list[Line]:
         scores, found, gains = [], scored(record), gains_shown(record)
         for task in tasks:
             metric, value = score_of(found[task][1]) if task in found else (None, None)
-            text = "–" if metric is None else show(metric, value)
+            text = "–" if metric is None else with_interval(metric, found[task][1])
             scores.append((text, gains[task].text() if task in gains else ""))
         stats, written = record.stats, record.written
         lines.append(

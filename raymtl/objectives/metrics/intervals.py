@@ -11,6 +11,8 @@ Shapes: N rows, G groups.
 """
 
 import math
+from collections.abc import Mapping
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -24,6 +26,10 @@ _Z = 1.959963984540054  # 97.5 % of a standard normal distribution lies below
 _AREAS = ("auc", "gauc")
 
 Interval = tuple[float, float]
+Reports = Mapping[str, Mapping[str, Any]]
+"""Metrics by task."""
+FoldedEffects = Mapping[str, Mapping[str, list[float]]]
+"""What `fold` returned, by task and metric."""
 
 
 def auc_effects(logits: Tensor, positive: Tensor, weight: Tensor, index: Tensor, groups: int) -> Tensor:
@@ -109,6 +115,27 @@ def difference(before: float, after: float, folded_before: list[float], folded_a
     if used < MIN_GROUPS or half is None:
         return None
     return after - before - half, after - before + half
+
+
+def differences(
+    before: Reports, after: Reports, folded_before: FoldedEffects, folded_after: FoldedEffects
+) -> dict[str, dict[str, Interval]]:
+    """The intervals of the differences of all metrics, by task and metric, between two evaluations of the same rows.
+
+    Args:
+        before: reports by task, `tasks` of `EvalMetrics.compute`; `after` likewise.
+        folded_before: `group_effects` of the same; `folded_after` likewise.
+    """
+    found: dict[str, dict[str, Interval]] = {}
+    for task, report in after.items():
+        old, new = folded_before.get(task, {}), folded_after.get(task, {})
+        for metric in old.keys() & new.keys():
+            first, second = before.get(task, {}).get(metric), report.get(metric)
+            if first is None or second is None:
+                continue
+            if (change := difference(first, second, old[metric], new[metric])) is not None:
+                found.setdefault(task, {})[metric] = change
+    return found
 
 
 def _spread(effects: Tensor, groups: int) -> float | None:
