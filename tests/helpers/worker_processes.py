@@ -88,6 +88,7 @@ def mixed_config(
             "train": {
                 "batch_size": rows,
                 "precision": "fp32",
+                "dense_optimizer": {"lr": 0.001},
                 "sparse_optimizer": {"type": optimizer, "lr": 0.1},
                 **train,
             },

@@ -141,7 +141,7 @@ def day_lines(records: Sequence[Record]) -> list[Line]:
     for record in by_date(records):
         scores, found, gains = [], scored(record), gains_shown(record)
         for task in tasks:
-            metric, value = score_of(found[task][1]) if task in found else (None, None)
+            metric = score_of(found[task][1])[0] if task in found else None
             text = "–" if metric is None else with_interval(metric, found[task][1])
             scores.append((text, gains[task].text() if task in gains else ""))
         stats, written = record.stats, record.written

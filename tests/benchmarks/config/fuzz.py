@@ -234,7 +234,7 @@ def shrunk(config: Config) -> Config | None:
     raw = config.model_dump(mode="json")
     for name, table in raw["tables"].items():
         raw["tables"][name]["rows"] = min(table["rows"], 20)
-    raw["train"]["batch_size"] = min(raw["train"]["batch_size"], 16)
+    raw["train"]["batch_size"] = min(raw["train"]["batch_size"] or 16, 16)
     raw["train"] |= {"workers": 1, "min_workers": None}
     entries = model_entries(small := config_from_dict(raw))
     return small if entries is not None and sum(v.numel() for v in entries.values()) <= TRAINED_NUMBERS else None

@@ -3,7 +3,7 @@
 python -m tests.benchmarks.data.spend [--rows-per-day 100000] [--sweep]
 
 Prints a table: AUC of each step of the funnel, calibration of the spend, and its mean squared error as a share of that of a
-constant; first of the configuration as `raymtl synth` writes it, then with `log1p`, then (`--sweep`) with other rates and batches.
+constant. First the configuration as `raymtl synth` writes it, then with `log1p`, then (`--sweep`) with other rates and batches.
 """
 
 import argparse
