@@ -2,10 +2,11 @@
 
     python -m tests.benchmarks.data.fuzz_files --files 2000
 
-Each data set of a few files is checked as `raymtl check` does and read as training does, in this process: both must accept it or
-both refuse it, and the values of what is read must be pyarrow's, with IDs hashed one by one. Row counts are compared with
-pyarrow's own and with DuckDB's, if that is installed. The first `--trained` data sets are also checked and trained on in processes of
-their own, which must end alike. Prints the data sets and files by outcome; the exit status is 1 if any failed.
+Each data set of a few files is checked as `raymtl check` does and read as training does, in this process: both must accept
+it or both refuse it, and the values of what is read must be pyarrow's, with IDs hashed one by one. Row counts are compared
+with pyarrow's own and with DuckDB's, if that is installed. The first `--trained` data sets are also checked and trained on
+in processes of their own, which must end alike. Prints the data sets and files by outcome; the exit status is 1 if any
+failed.
 """
 
 import argparse
