@@ -17,7 +17,6 @@ Report = dict[str, Any]
 Place = tuple[str, str, Report]
 """A row to be: the task, its scenario or the run that it is about, and the metrics."""
 
-
 _AUC_ERROR = 1e-3
 """Bound of the error of a binned AUC from which a note says so."""
 
@@ -27,6 +26,8 @@ class TableCell:
     """One place in a table of metrics."""
 
     text: str
+    short: str = ""
+    """The text on a terminal; empty: the same."""
     odd: bool = False
     """Needs attention: a calibration far from 1, an AUC below one half, an error above that of a constant."""
 
@@ -130,17 +131,22 @@ def show(metric: Metric, value: Any) -> str:
     return significant(value) if metric.decimals is None else number(value, metric.decimals)
 
 
-def with_interval(metric: Metric, report: Report) -> str:
-    """A metric of a task as text, with its 95 % interval where there is one: 0.8123 ± 0.0041, or both ends if it is lopsided."""
+def with_interval(metric: Metric, report: Report, short: bool = False) -> str:
+    """A metric of a task as text, with its 95 % interval where there is one: 0.8123 ± 0.0041, or both ends if it is lopsided.
+
+    `short`, for a terminal: 0.8123±.0041, the longer side if it is lopsided.
+    """
     value, interval = report.get(metric.name), (report.get("intervals") or {}).get(metric.name)
     text = show(metric, value)
     if value is None or not interval:
         return text
     below, above = value - interval[0], interval[1] - value
-    if max(below, above) > 1.25 * min(below, above):
+    lopsided = max(below, above) > 1.25 * min(below, above)
+    if lopsided and not short:
         return f"{text} ({show(metric, interval[0])} to {show(metric, interval[1])})"
-    half = (below + above) / 2
-    return f"{text} ± {significant(half, 2) if metric.decimals is None else number(half, metric.decimals)}"
+    half = max(below, above) if lopsided else (below + above) / 2
+    width = significant(half, 2) if metric.decimals is None else number(half, metric.decimals)
+    return f"{text}±{width.removeprefix('0')}" if short else f"{text} ± {width}"
 
 
 def _places(metrics: dict[str, Any], scenarios: bool) -> list[Place]:
@@ -174,7 +180,9 @@ def _columns_of(family: type[TaskKind]) -> list[Column]:
 
 def _metric_column(metric: Metric) -> Column:
     def cell(report: Report) -> TableCell:
-        return TableCell(with_interval(metric, report), is_odd(metric, report))
+        return TableCell(
+            with_interval(metric, report), with_interval(metric, report, short=True), is_odd(metric, report)
+        )
 
     return Column(metric.label, cell, metric.short, metric.wide_only, optional=metric.needs_group)
 
@@ -185,7 +193,8 @@ def _named_headline(report: Report) -> TableCell:
     if value is None:
         return TableCell(show(metric, value))
     constant = report.get(f"constant_{metric.name}")
-    return TableCell(f"{metric.label} {with_interval(metric, report)}", odd=constant is not None and value > constant)
+    text, short = (f"{metric.label} {with_interval(metric, report, s)}" for s in (False, True))
+    return TableCell(text, short, odd=constant is not None and value > constant)
 
 
 def _constant(report: Report) -> TableCell:

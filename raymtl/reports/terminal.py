@@ -14,7 +14,7 @@ from raymtl.telemetry.output import FoldedTable
 
 
 def metric_table(result: Mapping[str, Any]) -> Table:
-    """A table with one line per task and scenario, for `rich.print`.
+    """A table with one line per task and scenario, for `rich.print`; ± is half a 95 % interval, the longer half if they differ.
 
     Args:
         result: what a run returns, its `result.json`, or what `EvalMetrics.compute` returned.
@@ -46,7 +46,6 @@ def metric_table(result: Mapping[str, Any]) -> Table:
     reasons = [f"{row.task}, {row.scenario}: {row.note}" for row in ranked.rows + valued if row.note]
     if reasons:
         table.caption = Text("\n".join(reasons), style="dim")
-        table.caption_justify = "left"
     return table
 
 
@@ -66,4 +65,4 @@ def comparison_table(runs: Mapping[str, Run]) -> Table:
 
 
 def _cell(row: Row, column: str) -> Text:
-    return Text(row.cells[column].text, style="bold yellow" if row.cells[column].odd else "")
+    return Text(row.cells[column].short or row.cells[column].text, style="bold yellow" if row.cells[column].odd else "")

@@ -213,7 +213,7 @@ def test_perfect_and_constant_scores() -> None:
     report = evaluated(rows)["tasks"]["click"]
     assert report["auc"] == 1
     assert "auc" not in report["intervals"]
-    assert report["interval_null_reason"] == "too few different rows for auc, gauc"
+    assert report["interval_null_reason"] == "too few distinct rows for AUC, GAUC"
     rows["logits"] = torch.full_like(rows["logits"], -1.0)
     assert evaluated(rows)["tasks"]["click"]["intervals"]["auc"] == [0.5, 0.5]
 
@@ -225,4 +225,4 @@ def test_one_positive_has_no_interval() -> None:
     report = evaluated(rows)["tasks"]["click"]
     assert report["auc"] is not None
     assert "auc" not in report["intervals"]
-    assert "auc" in report["interval_null_reason"]
+    assert "AUC" in report["interval_null_reason"]

@@ -50,9 +50,11 @@ def test_metrics_stand_together_with_the_difference_to_the_first(runs: Path, pag
     other = [line for line in lines if line["kind"] == "eval"][-1]["metrics"]["tasks"]
     for task in ("click", "cart", "buy"):
         a, b = base[task]["auc"], other[task]["auc"]
-        assert f"{task} base {a:.4f} " in text
-        assert f" alpha {b:.4f} {b - a:+.4f} ".replace("-", "−") in text
-    assert f"alpha deviance {other['dwell_s']['poisson_deviance']:.3f} +0.122 " in text
+        assert f"{task} base {a:.4f} ± 0.0" in text
+        difference = f"{b - a:+.4f}".replace("-", "−")
+        assert re.search(rf" alpha {b:.4f} ± 0\.\d+ {re.escape(difference)} ", text)
+    deviance = other["dwell_s"]["poisson_deviance"]
+    assert re.search(rf"alpha deviance {deviance:.3f} ± 0\.\d+ \+0\.122 ", text)
     assert "alpha: There is no result.json: the run is still running" in text
     assert "rows trained 24,000,000 12,000,000" in text
     assert "batch 8,192 4,096" in text

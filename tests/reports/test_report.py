@@ -259,13 +259,21 @@ def test_terminal_table(finished: pathlib.Path) -> None:
         "NE",
         "calib.",
         "rows",
+        "groups",
         "pos.",
-        "error",
-        "constant",
     ]
-    assert lines[1].split()[:4] == ["click", "all", f"{click['auc']:.4f}", f"{click['truth_auc']:.4f}"]
-    assert len(lines) == 1 + len(TASKS) * (1 + len(SCENARIOS)) + 1
-    assert lines[-1].strip() == "buy, live: no positives among 7,005 observed labels"
+    half = (click["intervals"]["auc"][1] - click["intervals"]["auc"][0]) / 2
+    value = f"{click['auc']:.4f}±{half:.4f}".replace("±0", "±")
+    assert lines[1].split()[:4] == ["click", "all", value, f"{click['truth_auc']:.4f}"]
+    per_task = 1 + len(SCENARIOS)
+    assert len(lines) == 1 + len(TASKS) * per_task + 1 + per_task + 2, (
+        "the columns of values follow, for their task alone"
+    )
+    assert lines[1 + len(TASKS) * per_task].split() == ["task", "scenario", "error", "constant"]
+    assert lines[-2:] == [
+        "buy, live: no positives among 7,005 observed labels",
+        "buy, other: no interval: too few distinct rows for GAUC",
+    ]
     assert "deviance 1." in text
 
 

@@ -187,5 +187,4 @@ def day_table(records: Sequence[Record]) -> Table:
         f"scored before any training on the rows; {GAINS_TEXT}; new IDs: the highest share of any table",
         style="dim",
     )
-    table.caption_justify = "left"
     return table

@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from raymtl.config.metrics import METRICS
 from raymtl.config.tasks import Task
 from raymtl.objectives.metrics import intervals
 from raymtl.objectives.metrics.binary import binary_effects, binary_sums
@@ -143,7 +144,7 @@ class Sample:
             return None
         if part.groups < intervals.MIN_GROUPS:
             return f"{count_of(part.groups, 'group' if self._grouped else 'row')}, fewer than {intervals.MIN_GROUPS}"
-        return f"too few different rows for {', '.join(missing)}"
+        return f"too few distinct rows for {', '.join(METRICS[name].label for name in missing)}"
 
 
 def _binary_effects(part: _Part) -> dict[str, Tensor]:
