@@ -266,16 +266,22 @@ class ModelStore:
         return list_versions(self.storage)
 
     def show(self, version: str | None = None) -> "Manifest":
-        """The manifest of a version: its data, metrics, tables and files; None: the current one."""
+        """The manifest of a version: its data, metrics, tables and files.
+
+        Args:
+            version: its name, or the date that it begins with if no other version does; None: the current one.
+        """
         from raymtl.model_store.store import show
 
         return show(self.storage, version)
 
     def diff(self, old: str, new: str | None = None) -> "Difference":
-        """What changed between two versions; None: the current one."""
+        """What changed between two versions; None: the current one. Metrics are those on the same rows if a day has both."""
+        from raymtl.daily.same_rows import on_same_rows
         from raymtl.model_store.store import diff
 
-        return diff(self.show(old), self.show(new))
+        a, b = self.show(old), self.show(new)
+        return diff(a, b, on_same_rows(self.storage, a, b))
 
     def verify(self, version: str | None = None) -> list[str]:
         """Read every file of a version and compare its hash; returns one message per missing or damaged file."""
@@ -306,22 +312,28 @@ class ModelStore:
             )
 
     def rollback(self, version: str | None = None, *, wait_s: float = 0) -> tuple[str, str | None]:
-        """Make an earlier version current again.
+        """Make an earlier version current again, and update the daily job's reports.
 
         Args:
-            version: its name; None: the parent of the current one, or if that was removed, the last version published before
-                the current one that was not rolled back.
+            version: its name, or its date as for `show`; None: the parent of the current one, or if that was removed, the last
+                version published before the current one that was not rolled back.
             wait_s: maximum wait for another process that holds the lease.
 
         Returns:
             The current version, and the one that was current before.
         """
+        from raymtl.daily.reports.write import rewrite_reports
+        from raymtl.model_store.commit_log import entries, rolled_back
         from raymtl.model_store.lease import acquire
         from raymtl.model_store.store import rollback
 
         with acquire(self.storage, "rollback", wait_s=wait_s) as lease:
             before = self.current()
-            return rollback(self.storage, version, lease.check_held).current, before
+            withdrawn = set(rolled_back(entries(self.storage)))
+            now = rollback(self.storage, version, lease.check_held).current
+            if now != before:
+                rewrite_reports(self.storage, withdrawn ^ set(rolled_back(entries(self.storage))))
+            return now, before
 
     def gc(self, keep: int = 7, *, dry_run: bool = False, wait_s: float = 0) -> "Removed":
         """Remove all but the newest `keep` versions, and what killed writers left; see `raymtl versions gc`."""

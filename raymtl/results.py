@@ -60,10 +60,13 @@ class TuneResult(TypedDict):
     """`finished`, or `stopped` before its end."""
     folder: str
     best: int | None
-    """Number of the best trial; None: none is better than the configuration as it is."""
-    best_config: str | None
-    """Path of `best.yaml`."""
+    """Number of the trial that measured best within the limits, if only by chance; None: none has finished."""
     best_fields: dict[str, Any]
+    """What it changes."""
+    recommended: int | None
+    """Number of the trial to use: the best one if its gain is beyond chance, else that of the configuration as it is."""
+    best_config: str | None
+    """Path of `best.yaml`, the recommended configuration."""
     default: int | None
     """Number of the trial of the configuration as it is."""
     objective: list[str]
@@ -73,7 +76,7 @@ class TuneResult(TypedDict):
     """How many finished, stopped, failed and are running."""
     failures: dict[int, str | None]
     repeats: list[dict[str, Any]]
-    """The gain over the default on fresh seeds, per number of the objective."""
+    """The best trial's gain over the default on fresh seeds, per number of the objective and per limit."""
     train_seconds: float
     start_seconds: float
     report: NotRequired[str]

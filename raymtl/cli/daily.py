@@ -9,6 +9,7 @@ from raymtl import api
 from raymtl.cli.options import Address, ConfigFile, Gpu, Json, Sets, Workers, finish, load
 from raymtl.errors import ConfigError
 from raymtl.telemetry.logs import terminal
+from raymtl.words import count_of
 
 console = terminal()
 
@@ -85,6 +86,10 @@ def _step_text(step: dict[str, Any]) -> str:
         return step["note"]
     if step["done"]:
         return f"{step['day']}: already {step['done']}"
-    state = f"not ready: {step['not_ready']}" if step["not_ready"] else "ready"
+    state = f"not ready: {step['not_ready']}"
+    if not step["not_ready"]:
+        rows, training = step["rows"], step["training_rows"]
+        more = "" if training == rows else f", {training:,} to read for training"
+        state = f"ready with {count_of(rows, 'row')}{more}"
     start = f"start from {step['starts_from']}" if step["starts_from"] else "train a first version"
     return f"{step['day']}: would {start}; {state}"

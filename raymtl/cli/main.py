@@ -258,6 +258,8 @@ def train(
 
         check_stack()
         facts = driver.prepare(loaded).facts()
+        for note in facts["notes"]:
+            console.print(note, highlight=False, markup=False)
         console.print(
             f"ready: {count_of(facts['train_rows'], 'training row')} in {count_of(facts['units'], 'unit')}, "
             f"config {facts['config_hash']}"
@@ -297,27 +299,41 @@ def evaluate(
 
 @app.command()
 def report(
-    run_dir: Annotated[
-        str, typer.Argument(metavar="RUN", help="Folder of a run, <output>/<name>, or of the store of a daily job.")
+    run_dirs: Annotated[
+        list[str],
+        typer.Argument(
+            metavar="RUN",
+            help="Folder of a run, <output>/<name>, or of the store of a daily job; several runs: compare them with the first.",
+        ),
     ],
     out: Annotated[
-        str | None, typer.Option(metavar="FILE", help="File for the report of a run; default: RUN/report.html.")
+        str | None,
+        typer.Option(
+            metavar="FILE",
+            help="File for the page of runs; default: RUN/report.html, or comparison.html next to the first.",
+        ),
     ] = None,
     as_json: Json = False,
 ) -> None:
-    """Write one self-contained HTML file: the curves and metrics of a run, or the last 30 days of a daily job."""
+    """Write one self-contained HTML file: the curves and metrics of a run, several runs compared, or the last 30 days of a
+    daily job."""
     from raymtl.daily.reports.index import write_index
+    from raymtl.daily.reports.served import served
     from raymtl.daily.reports.table import day_table
     from raymtl.daily.reports.write import last_records
+    from raymtl.reports.compare import write_comparison
     from raymtl.reports.html import write_report
+    from raymtl.reports.terminal import comparison_table
     from raymtl.storage.object_store import Store
 
-    store = Store.open(run_dir)
-    if records := last_records(store):
+    if len(run_dirs) > 1:
+        path, runs = write_comparison(run_dirs, out)
+        console.print(comparison_table(runs))
+    elif records := last_records(store := Store.open(run_dirs[0])):
         path = write_index(store, records)
-        console.print(day_table(records))
+        console.print(day_table(served(store, records).records))
     else:
-        path = write_report(run_dir, out)
+        path = write_report(run_dirs[0], out)
     console.print(f"report: {path}")
     finish(as_json, {"report": path})
 

@@ -128,7 +128,8 @@ def _show(search: Any, result: "TuneResult", as_json: bool) -> None:
         console.print("no trial is better than the default configuration")
     else:
         fields = ", ".join(f"{k} = {field_text(v)}" for k, v in result["best_fields"].items())
-        console.print(f"best: trial {result['best']} with {fields}", markup=False, soft_wrap=True)
+        kept = "" if result["recommended"] == result["best"] else "; not proven better, so best.yaml holds the default"
+        console.print(f"best: trial {result['best']} with {fields}{kept}", markup=False, soft_wrap=True)
     console.print(f"report: {result['report']}", markup=False, soft_wrap=True)
     if result["best_config"]:
         console.print(f"next: raymtl train --config {result['best_config']}", markup=False, soft_wrap=True)
@@ -141,8 +142,8 @@ def _counts(result: "TuneResult") -> str:
 
 
 def _gain(gain: dict[str, Any]) -> str:
-    error = gain["standard_error"]
-    text = f"{gain['metric']}: {gain['gain']:+.5f} over the default on {count_of(len(gain['best']), 'fresh seed')}"
-    if error is None:
-        return f"{text}; one seed each cannot estimate the noise: raise tune.repeats"
-    return f"{text}, standard error {error:.5f}: {'beyond' if gain['beyond_noise'] else 'within'} the noise"
+    text = f"{gain['metric']}: {gain['gain']:+.5f}"
+    over = f"over the default on {count_of(len(gain['best']), 'fresh seed')}"
+    if gain["interval"] is None:
+        return f"{text} {over}, which shows no noise to compare it with: raise tune.repeats"
+    return f"{text} ± {gain['interval']:.5f} {over}: {'beyond' if gain['beyond_noise'] else 'within'} the noise"

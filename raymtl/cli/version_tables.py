@@ -12,12 +12,15 @@ from raymtl.reports.tables import kind_of
 from raymtl.telemetry.output import FoldedTable
 from raymtl.words import count_of, gib
 
+_NAMES = {("counts", "rows"): "rows trained"}
+"""What the terminal calls a key of a section: a row counts once per epoch."""
+
 
 def list_table(versions: list[Listed]) -> Table:
     """One line per version, newest first."""
-    table = FoldedTable("", "version", "data", "rows", "size", "parent", "published", "by", box=None, keys=2)
+    table = FoldedTable("", "version", "data", "rows trained", "size", "parent", "published", "by", box=None, keys=2)
     for v in versions:
-        mark = Text("current" if v.current else "", style="bold green")
+        mark = Text("" if v.status == "published" else v.status, style="bold green" if v.current else "yellow")
         if v.manifest is None:
             table.add_row(mark, v.id, Text("damaged", style="bold red"), "", "", "", v.published, v.by)
             continue
@@ -27,16 +30,18 @@ def list_table(versions: list[Listed]) -> Table:
     return table
 
 
-def show_tables(manifest: Manifest) -> list[Table | str]:
+def show_tables(manifest: Manifest, listed: Listed) -> list[Table | str]:
     """One version: its facts, then its tables."""
+    rollback = listed.rolled_back
     facts = FoldedTable("", "", box=None, show_header=False)
     values = {
         "version": manifest.id,
+        "status": listed.status + (f", on {rollback.time} to {rollback.current}" if rollback else ""),
         "parent": manifest.parent or "–",
         "delta on": manifest.base or "– (full version)",
         "created": f"{manifest.created:%Y-%m-%d %H:%M:%S} UTC by raymtl {manifest.code.get('raymtl', '?')}",
         **{f"data {part}": "..".join(days) for part, days in manifest.data_range.items()},
-        **{key: f"{count:,}" for key, count in manifest.counts.items()},
+        **{_NAMES.get(("counts", key), key): f"{count:,}" for key, count in manifest.counts.items()},
         "size": f"{gib(manifest.total_bytes)} in {count_of(len(manifest.all_files), 'file')}",
         "config": manifest.config_hash,
     }
@@ -55,15 +60,20 @@ def show_tables(manifest: Manifest) -> list[Table | str]:
 
 
 def diff_tables(difference: Difference) -> list[Table | str]:
-    """The changes by section, with the difference of numbers."""
+    """The changes by section, with the difference of numbers; of metrics only where both were measured on the same rows."""
     shown: list[Table | str] = []
     for title in ("data", "counts", "metrics", "tables", "config"):
         changes: dict[str, tuple[Any, Any]] = getattr(difference, title)
+        if title == "metrics":
+            changes = {key: pair for key, pair in changes.items() if not key.startswith("scenarios.")}
         if not changes:
             continue
+        if title == "metrics":
+            shown.append(f"metrics {difference.metric_rows}")
         table = FoldedTable(title, difference.a, difference.b, "change", box=None)
         for key, (old, new) in changes.items():
-            table.add_row(key, Text(_value(old)), Text(_value(new)), _change(old, new))
+            change = _change(old, new) if title != "metrics" or difference.same_rows else ""
+            table.add_row(_NAMES.get((title, key), key), Text(_value(old)), Text(_value(new)), change)
         shown += [table, ""]
     return shown[:-1] if shown else [f"{difference.a} and {difference.b} do not differ"]
 
@@ -73,9 +83,14 @@ def _value(value: Any) -> str:
         return "–"
     if isinstance(value, float):
         return f"{value:.6g}"
+    if isinstance(value, dict):
+        return ", ".join(f"{key} {_value(inner)}" for key, inner in value.items())
+    if isinstance(value, list):
+        return ", ".join(map(_value, value)) or "none"
     return f"{value:,}" if isinstance(value, int) and not isinstance(value, bool) else str(value)
 
 
 def _change(old: Any, new: Any) -> str:
-    numbers = all(isinstance(v, int | float) and not isinstance(v, bool) for v in (old, new))
-    return f"{new - old:+.4g}" if numbers else ""
+    if any(not isinstance(v, int | float) or isinstance(v, bool) for v in (old, new)):
+        return ""
+    return f"{new - old:+,}" if isinstance(new - old, int) else f"{new - old:+.4g}"

@@ -16,7 +16,9 @@ console = terminal()
 StoreOption = Annotated[
     str, typer.Option("--store", metavar="STORE", help="Folder or URL of the store that holds the versions.")
 ]
-Version = Annotated[str | None, typer.Argument(metavar="[VERSION]", help="Default: the current one.")]
+Version = Annotated[
+    str | None, typer.Argument(metavar="[VERSION]", help="Name, or its date; default: the current one.")
+]
 Wait = Annotated[
     float, typer.Option("--wait", metavar="SECONDS", help="Maximum wait for another process that holds the lease.")
 ]
@@ -36,7 +38,8 @@ def list_(store: StoreOption, as_json: Json = False) -> None:
     for claim in claims[:1]:
         console.print(f"in use by {claim.by} for `{claim.purpose}` since {clock_text(claim.since)}", markup=False)
     rows = [
-        {"id": v.id, "published": v.published, "by": v.by, "current": v.current}
+        {"id": v.id, "published": v.published, "by": v.by, "current": v.current, "status": v.status}
+        | ({} if v.rolled_back is None else {"rolled_back": v.rolled_back.time})
         | ({"damaged": True} if v.manifest is None else _facts(v.manifest))
         for v in versions
     ]
@@ -48,15 +51,17 @@ def show(store: StoreOption, version: Version = None, as_json: Json = False) -> 
     """Show one version: its origin, data, metrics and tables."""
     from raymtl.cli.version_tables import show_tables
 
-    manifest = api.open_store(store).show(version)
-    console.print(*show_tables(manifest), sep="\n")
-    finish(as_json, manifest.model_dump(mode="json"))
+    opened = api.open_store(store)
+    manifest = opened.show(version)
+    found = next(v for v in opened.versions() if v.id == manifest.id)
+    console.print(*show_tables(manifest, found), sep="\n")
+    finish(as_json, {"status": found.status, **manifest.model_dump(mode="json")})
 
 
 @app.command()
 def diff(
     store: StoreOption,
-    old: Annotated[str, typer.Argument(metavar="OLD", help="A version.")],
+    old: Annotated[str, typer.Argument(metavar="OLD", help="A version: its name, or its date.")],
     new: Annotated[str | None, typer.Argument(metavar="[NEW]", help="Another; default: the current one.")] = None,
     as_json: Json = False,
 ) -> None:
@@ -116,7 +121,8 @@ def publish(
 def rollback(
     store: StoreOption,
     version: Annotated[
-        str | None, typer.Argument(metavar="[VERSION]", help="Default: the parent of the current version.")
+        str | None,
+        typer.Argument(metavar="[VERSION]", help="Name, or its date; default: the current version's parent."),
     ] = None,
     wait: Wait = 0,
     as_json: Json = False,

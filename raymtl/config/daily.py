@@ -101,7 +101,12 @@ class Daily(Section):
     full_every: Annotated[PositiveInt, Role.PUBLISHING] = 7
     """Every N-th version is a full version, the others are deltas; 1: all are full."""
     keep: Annotated[PositiveInt, Role.PUBLISHING] = 14
-    """Newest versions to keep; older ones are removed, except the bases of kept deltas."""
+    """Newest versions to keep; older ones are removed, except the bases of kept deltas, and the first version if
+    `compare_days_ago` is set."""
+    compare_days_ago: Annotated[PositiveInt | None, Role.PUBLISHING] = 7
+    """Measure the first version, and the one trained up to this many days before the day, on the held-out rows too, so that the
+    reports show what the training since has gained on the same rows; null: compare with the previous version only. Each of the
+    two costs loading it and one pass over the held-out rows."""
 
     @model_validator(mode="after")
     def _in_order(self) -> "Daily":

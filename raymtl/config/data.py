@@ -4,9 +4,9 @@ import datetime as dt
 import re
 from typing import Annotated, Literal
 
-from pydantic import BeforeValidator, Field, PositiveInt, model_validator
+from pydantic import BeforeValidator, Field, PositiveInt, field_validator, model_validator
 
-from raymtl.config.base import Section
+from raymtl.config.base import ExpectedText, Section, Seed
 from raymtl.config.roles import Role
 
 
@@ -45,6 +45,33 @@ class DayRange(Section):
         return [self.start + dt.timedelta(days=n) for n in range((self.end - self.start).days + 1)]
 
 
+class Partition(Section):
+    """How the folders of days are named. A folder `name=value` below one is a column of all rows in it."""
+
+    key: Annotated[
+        str, Field(pattern=r"^[^=/]+$"), ExpectedText("a name without `=` and `/`"), Role.EXECUTION | Role.READ
+    ] = "ds"
+    """Name before the `=`, such as `dt`."""
+    format: Annotated[str, Role.EXECUTION | Role.READ] = "%Y-%m-%d"
+    """The day after the `=` in the directives of Python's `strftime`; `%Y%m%d` stands for 20260131."""
+
+    @field_validator("format")
+    @classmethod
+    def _is_a_day(cls, value: str) -> str:
+        for moment in (dt.datetime(2026, 1, 31, 13, 45, 59), dt.datetime(2027, 12, 5, 0, 1)):
+            midnight = dt.datetime.combine(moment, dt.time())
+            text = moment.strftime(value)
+            try:
+                exact = dt.datetime.strptime(text, value) == midnight and midnight.strftime(value) == text
+            except ValueError:
+                exact = False
+            if not exact:
+                raise ValueError(
+                    f"`{value}` does not determine a day, and nothing but a day; use %Y, %m and %d, as in %Y-%m-%d"
+                )
+        return value
+
+
 class Scenario(Section):
     """The column that holds the scenario (such as search, feed, live); metrics are also reported for each of its values."""
 
@@ -70,12 +97,12 @@ class Shuffle(Section):
     mode: Annotated[Literal["none", "units", "rows"], Role.LEARNING] = "rows"
     """`none`: file order. `units`: the order of units is drawn again for each epoch. `rows`: the same, and the rows of each
     block of `data.block_rows` rows are permuted in the reading task."""
-    seed: Annotated[int, Role.LEARNING] = 0
+    seed: Annotated[Seed, Role.LEARNING] = 0
     """Seed of both permutations; the same seed, data and config give the same order on any number of workers."""
 
 
 class Data(Section):
-    """The data set: parquet files below `path`, partitioned by `ds=YYYY-MM-DD` and optionally `hour=HH`."""
+    """The data set: parquet files below `path`, in one folder `ds=YYYY-MM-DD` for each day."""
 
     path: Annotated[Location, Role.EXECUTION | Role.READ]
     """Root folder or URL (`/logs`, `s3://bucket/logs`, `gs://…`, any file system that pyarrow or fsspec knows). A relative path
@@ -86,6 +113,8 @@ class Data(Section):
     """The days to evaluate on; null: no evaluation."""
     eval_path: Annotated[Location | None, Role.EXECUTION | Role.READ] = None
     """Root of the evaluation data; null: `path`."""
+    partition: Partition = Partition()
+    """Names of the folders of days."""
     scenario: Scenario | None = None
     """The scenario column, if the logs have one."""
     weight: Annotated[str | None, Role.LEARNING | Role.READ] = None

@@ -1,6 +1,7 @@
 """Turn pydantic's errors into messages: the dotted path, what was found, what was expected, the closest name."""
 
 import json
+import math
 from collections.abc import Iterator
 from typing import Any, get_args
 
@@ -10,6 +11,7 @@ from pydantic_core import ErrorDetails
 from raymtl.config.base import Section, did_you_mean
 from raymtl.config.schema import FieldType, Place, field_type, in_words, locate, sections
 
+_LARGEST = 3.4e38
 LONGEST = 60
 """Maximum number of characters of a value that a message quotes."""
 
@@ -33,19 +35,30 @@ def explain(error: ValidationError, root: type[Section]) -> list[str]:
     return list(found.values())
 
 
-def flags_as_numbers(raw: Any, field: FieldType, path: str = "") -> Iterator[str]:
-    """A message for every `true` or `false` in place of a number, which pydantic would read as 1 or 0."""
-    if isinstance(raw, bool) and field.takes_numbers:
-        yield f"{path} is {_quoted(raw)}; expected {in_words(field)}"
+def number_problems(raw: Any, field: FieldType, path: str = "") -> Iterator[str]:
+    """A message for every `true` or `false` in place of a number, which pydantic would read as 1 or 0, and for every number that
+    no tensor holds, whether of 64-bit integers or of 32-bit floats."""
+    if isinstance(raw, int | float) and field.takes_numbers:
+        if isinstance(raw, bool):
+            yield f"{path} is {_quoted(raw)}; expected {in_words(field)}"
+        elif isinstance(raw, int) and not -(2**63) <= raw < 2**63:
+            yield f"{path} is a number of {raw.bit_length()} bits; expected one that 64 bits hold"
+        elif isinstance(raw, float) and _LARGEST < abs(raw) < math.inf:
+            yield f"{path} is {raw}; expected a number up to {_LARGEST}"
     elif isinstance(raw, list) and field.item is not None:
         for n, value in enumerate(raw):
-            yield from flags_as_numbers(value, field.item, f"{path}[{n}]")
+            yield from number_problems(value, field.item, f"{path}[{n}]")
     elif isinstance(raw, dict):
         section = field.section or field.variants.get(str(raw.get(field.discriminator)))
         for key, value in raw.items():
             inner = field_type(section, key) if section and key in section.model_fields else field.item
             if inner is not None:
-                yield from flags_as_numbers(value, inner, f"{path}.{key}".removeprefix("."))
+                yield from number_problems(value, inner, f"{path}.{key}".removeprefix("."))
+
+
+def printable(sentence: str) -> str:
+    """The sentence with control characters of the user's names and values as escapes: a terminal would obey them."""
+    return "".join(c if c.isprintable() else json.dumps(c)[1:-1] for c in sentence)
 
 
 def _sentences(detail: ErrorDetails, place: Place, root: type[Section]) -> list[str]:

@@ -4,7 +4,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, NonNegativeFloat, PositiveFloat, PositiveInt, field_validator
 
-from raymtl.config.base import Section
+from raymtl.config.base import ExpectedText, Section
 from raymtl.config.roles import Role
 
 
@@ -44,7 +44,7 @@ class SequenceFeature(_Lookup):
 
     kind: Annotated[Literal["sequence"], Role.MODEL | Role.READ]
     """A history."""
-    max_length: Annotated[PositiveInt, Role.MODEL | Role.READ] = 50
+    max_length: Annotated[PositiveInt, Field(le=65_536), Role.MODEL | Role.READ] = 50
     """Keep only the last (most recent) `max_length` IDs of a row."""
 
 
@@ -78,15 +78,20 @@ class Init(Section):
 
     distribution: Annotated[Literal["normal", "uniform", "zeros"], Role.LEARNING] = "normal"
     """`normal`: N(0, scale²). `uniform`: U(−scale, scale)."""
-    scale: Annotated[NonNegativeFloat, Role.LEARNING] = 0.01
+    scale: Annotated[NonNegativeFloat, Role.LEARNING] = 0.05
     """Standard deviation, or half width."""
 
 
 class TableDefaults(Section):
     """The values that tables have unless their own entries set others."""
 
-    dim: Annotated[PositiveInt, Role.MODEL] = 16
-    """Width D of an embedding; multiples of 4 are fastest."""
+    dim: Annotated[
+        PositiveInt,
+        Field(multiple_of=4, le=8192),
+        ExpectedText("a multiple of 4, as fbgemm's kernels need, up to 8192"),
+        Role.MODEL,
+    ] = 16
+    """Width D of an embedding."""
     id_space: Annotated[Literal["hash", "direct", "map"], Role.LEARNING | Role.READ | Role.LOOKUP] = "hash"
     """How an ID becomes a row. `hash`: mix64(id) mod rows, any ID, strings too. `direct`: the ID is the row, 0 ≤ id < rows.
     `map`: each admitted ID has its own row, any ID, strings too; row 0 is shared by all others."""

@@ -16,7 +16,7 @@ from typing import Any, TypeVar
 from pydantic import ValidationError
 
 from raymtl.config.base import Section
-from raymtl.config.explain import explain, flags_as_numbers
+from raymtl.config.explain import explain, number_problems, printable
 from raymtl.config.roles import hashed_fields, path_fields
 from raymtl.config.root import Config
 from raymtl.config.schema import parse_annotation
@@ -94,7 +94,7 @@ def section_from(kind: type[S], values: dict[str, Any], overrides: Sequence[str]
 
 
 def _validated(kind: type[S], raw: dict[str, Any], source: Source, set_paths: Sequence[str]) -> S:
-    problems = list(flags_as_numbers(raw, parse_annotation(kind)))
+    problems = list(number_problems(raw, parse_annotation(kind)))
     try:
         section = kind.model_validate(raw)
     except ValidationError as error:
@@ -149,6 +149,7 @@ def _with_origin(sentence: str, set_paths: Sequence[str], source: Source) -> str
 
 
 def _listed(lines: list[str], source: str) -> str:
+    lines = [printable(line) for line in lines]
     if len(lines) == 1:
         return f"{source}: {lines[0]}"
     more = [f"  … and {len(lines) - MOST} more"] if len(lines) > MOST else []

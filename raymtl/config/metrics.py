@@ -32,9 +32,9 @@ class Metric:
     needs_group: bool = False
     """Null without `data.group`; a column without any value is omitted."""
     chance: float | None = None
-    """Value of a random model; worse values are highlighted."""
+    """Value of a random model; values that are worse by more than chance allows are highlighted."""
     target: float | None = None
-    """The best value; values that differ by more than 10 % are highlighted."""
+    """The best value; values that differ by more than 10 %, and by more than chance allows, are highlighted."""
 
     @property
     def in_words(self) -> str:
@@ -47,7 +47,7 @@ class Metric:
         return f"{self.label} ({self.unit})" if self.unit else self.label
 
     def is_odd(self, value: float | None) -> bool:
-        """Whether to highlight a value as suspicious."""
+        """Whether a value is suspicious, if the rows are so many that it is not chance."""
         if value is None:
             return False
         if self.target is not None and abs(value - self.target) > 0.1 * self.target:

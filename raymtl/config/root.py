@@ -20,8 +20,8 @@ from raymtl.config.tune import Tune
 
 Name = Annotated[
     str,
-    Field(pattern=r"^[A-Za-z_][A-Za-z0-9_]*$"),
-    ExpectedText("a name of letters, digits and `_` that does not begin with a digit"),
+    Field(pattern=r"^[A-Za-z_][A-Za-z0-9_]{0,99}$"),
+    ExpectedText("a name of letters, digits and `_` that does not begin with a digit, at most 100 characters"),
 ]
 
 
@@ -30,8 +30,10 @@ class Config(Section):
 
     name: Annotated[
         str,
-        Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*$"),
-        ExpectedText("a name of letters, digits, `_`, `.` and `-` that begins with a letter or digit"),
+        Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,99}$"),
+        ExpectedText(
+            "a name of letters, digits, `_`, `.` and `-` that begins with a letter or digit, at most 100 characters"
+        ),
         Role.NAME,
         NotSearched("it names the folder of the search"),
     ] = "run"
@@ -207,7 +209,7 @@ def _condition_problems(name: str, given: str, config: Config, before: list[str]
 
 def _train_problems(config: Config) -> Iterator[str]:
     train = config.train
-    if train.batch_size < train.workers:
+    if train.batch_size is not None and train.batch_size < train.workers:
         yield (
             f"train.batch_size is {train.batch_size}, fewer rows than train.workers = {train.workers}; set it to "
             f"{train.workers} or more"

@@ -4,7 +4,9 @@ What a kind does with tensors (loss, link, initial bias) is in `raymtl/objective
 """
 
 from dataclasses import dataclass
-from typing import ClassVar, Literal
+from typing import ClassVar, Literal, Self
+
+import numpy as np
 
 KindName = Literal["binary", "count", "real"]
 """The values of `tasks.<name>.kind`; `KINDS` has a class for each."""
@@ -31,6 +33,20 @@ class LabelRule:
         return "a finite number" + (f" ≥ {self.low:g}" if self.low is not None else "")
 
 
+class BaseRate(float):
+    """The mean label of a task in a sample, with the scale of what its loss is computed on (`TaskKind.trained_on`)."""
+
+    center: float | None
+    """Mean of what the loss is computed on; None: unknown."""
+    spread: float | None
+    """Its standard deviation, above 0; None: unknown."""
+
+    def __new__(cls, mean: float, center: float | None = None, spread: float | None = None) -> Self:
+        rate = super().__new__(cls, mean)
+        rate.center, rate.spread = center, spread
+        return rate
+
+
 class TaskKind:
     """One kind of task, described by class attributes; it is never instantiated."""
 
@@ -50,12 +66,15 @@ class TaskKind:
     """The metric in progress lines."""
     deviance: ClassVar[str | None] = None
     """Name of the metric that only this kind has: the mean of `TaskObjective.deviance`."""
-    calibrated: ClassVar[bool] = True
-    """Whether calibration (sum of predictions / sum of labels) is meaningful for this kind."""
     loss_label: ClassVar[str] = "loss"
     """The training loss, as the label of an axis."""
     loss_metric: ClassVar[str | None] = None
     """The metric that measures the training loss on evaluation rows."""
+
+    @staticmethod
+    def trained_on(labels: np.ndarray) -> np.ndarray:
+        """What the loss compares the logit with: the labels themselves, unless the kind has a transform."""
+        return labels
 
 
 class Binary(TaskKind):
@@ -98,7 +117,7 @@ class Real(Values):
     summary = "any finite number, squared error"
     labels = LabelRule()
     is_rate = False
-    loss_label = "squared error"
+    loss_label = "squared error / variance"
 
 
 class LogReal(Real):
@@ -106,7 +125,10 @@ class LogReal(Real):
 
     transform = "log1p"
     labels = LabelRule(low=0)
-    calibrated = False
+
+    @staticmethod
+    def trained_on(labels: np.ndarray) -> np.ndarray:
+        return np.log1p(labels)
 
 
 KINDS: tuple[type[TaskKind], ...] = (Binary, Count, Real, LogReal)

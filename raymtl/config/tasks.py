@@ -29,11 +29,13 @@ class Task(Section):
     weight: Annotated[NonNegativeFloat, Role.LEARNING | Role.COUPLING] = 1.0
     """Weight of the task's loss in the total."""
     transform: Annotated[Literal["none", "log1p"], _LABELS, _MEASURED] = "none"
-    """`log1p` trains a `real` task on log(1+y), for labels ≥ 0; metrics are in the unit of the label."""
+    """`log1p` trains a `real` task on log(1+y), for labels ≥ 0 that span decades; a factor, measured in training, makes the
+    predictions sum to the labels. Metrics are in the unit of the label."""
     base_rate: Annotated[PositiveFloat | None, Role.LEARNING] = None
     """Mean label that the head's bias starts from; null: measured on a sample of the training days."""
     normalizer_floor: Annotated[NonNegativeFloat, Role.LEARNING] = 1.0
-    """Minimum denominator of the task's mean loss over a batch (`docs/losses.md`)."""
+    """Least denominator of the task's mean loss over a batch, which is the sum of the weights of its labels (without
+    `data.weight`: their number); `docs/losses.md`."""
     delay_days: Annotated[NonNegativeInt, _LABELS, _MEASURED] = 0
     """Only for `raymtl daily`: days until a day's labels of this task are final. Before that the job trains on neither its
     negatives nor its positives. After that it reads that day's partition again and trains on this task only."""

@@ -5,10 +5,12 @@ from typing import Annotated, Any, Literal
 from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt, model_validator
 
 from raymtl.config.balance import Balance, Fixed
-from raymtl.config.base import Section
+from raymtl.config.base import Section, Seed
 from raymtl.config.roles import NotSearched, Role
 
 _SAME = NotSearched("it does not change what is learned")
+MIN_BATCH, MAX_BATCH, AIMED_STEPS = 256, 8192, 300
+"""Without `batch_size`, a run takes the largest power of two within these bounds that gives it as many steps."""
 Betas = tuple[Annotated[float, Field(ge=0, lt=1)], Annotated[float, Field(ge=0, lt=1)]]
 
 
@@ -17,7 +19,7 @@ class DenseOptimizer(Section):
 
     type: Annotated[Literal["adam", "adamw"], Role.LEARNING] = "adam"
     """`adamw` decouples the weight decay."""
-    lr: Annotated[PositiveFloat, Role.LEARNING] = 1e-3
+    lr: Annotated[PositiveFloat, Role.LEARNING] = 3e-3
     """Learning rate."""
     betas: Annotated[Betas, Role.LEARNING] = (0.9, 0.999)
     """Decay of the two moments."""
@@ -32,14 +34,23 @@ class SparseOptimizer(Section):
 
     type: Annotated[Literal["rowwise_adagrad", "adagrad", "adam", "sgd"], Role.LEARNING] = "rowwise_adagrad"
     """`rowwise_adagrad` keeps one number per row, `adagrad` D, `adam` (lazy) 2·D, `sgd` none."""
-    lr: Annotated[PositiveFloat, Role.LEARNING] = 0.01
+    lr: Annotated[PositiveFloat, Role.LEARNING] = 0.03
     """Learning rate; a table may have its own."""
     eps: Annotated[PositiveFloat, Role.LEARNING] = 1e-8
     """Added to the denominator."""
     betas: Annotated[Betas, Role.LEARNING] = (0.9, 0.999)
     """Decay of the two moments; `adam` only."""
     weight_decay: Annotated[NonNegativeFloat, Role.LEARNING] = 0.0
-    """L2 on the updated rows."""
+    """`adam` only: decoupled as in AdamW, of the rows looked up in a step, once per step."""
+
+    @model_validator(mode="after")
+    def _decays(self) -> "SparseOptimizer":
+        if self.weight_decay and self.type != "adam":
+            raise ValueError(
+                f"weight_decay is {self.weight_decay}, but type is `{self.type}`, and only fbgemm's `adam` decays the "
+                "rows of every table; set it to 0, or use `adam` on GPUs"
+            )
+        return self
 
 
 class Schedule(Section):
@@ -108,11 +119,12 @@ class Train(Section):
     workers as fit, up to `workers`. Null: always `workers`."""
     placement: Placement = Placement()
     """Where the workers run."""
-    batch_size: Annotated[PositiveInt, Role.LEARNING] = 2048
-    """Rows per step over all workers, so that the number of workers does not change the optimisation."""
+    batch_size: Annotated[PositiveInt | None, Role.LEARNING] = None
+    """Rows per step over all workers, so that the number of workers does not change the optimisation. Null: the largest power of
+    two from 256 to 8192 that gives the run at least 300 steps (else 256); the run says which, and keeps it when it resumes."""
     epochs: Annotated[PositiveInt, Role.LEARNING] = 1
     """Number of epochs: how many times the training days are read."""
-    seed: Annotated[int, Role.LEARNING, NotSearched("the seed is what the repeats at the end change")] = 0
+    seed: Annotated[Seed, Role.LEARNING, NotSearched("the seed is what the repeats at the end change")] = 0
     """Seed of the initial weights and of dropout."""
     precision: Annotated[Literal["auto", "fp32", "bf16"], Role.LEARNING] = "auto"
     """`bf16`: matrix products of the model in bfloat16; losses, gates and tables stay fp32. `auto`: bf16 if the processors or
@@ -147,7 +159,7 @@ class Train(Section):
     start_timeout_s: Annotated[PositiveFloat, Role.EXECUTION] = 120.0
     """Maximum wait until the workers fit into the cluster, for other jobs to end or nodes to join. Missing resources are reported
     at once."""
-    step_timeout_s: Annotated[PositiveFloat, Role.EXECUTION] = 600.0
+    step_timeout_s: Annotated[float, Field(ge=1), Role.EXECUTION] = 600.0
     """Maximum wait of a worker for the others; after that the workers are considered hung and restarted."""
     log_every_steps: Annotated[PositiveInt, Role.EXECUTION] = 50
     """Steps between two progress lines, and between two lines of `metrics.jsonl`."""
@@ -179,6 +191,20 @@ class Train(Section):
                 f"placement.strategy is `{self.placement.strategy}`, which does not work with min_workers; use PACK or SPREAD"
             )
         return self
+
+    @property
+    def rows_per_step(self) -> int:
+        """`batch_size` of a run that has been planned."""
+        assert self.batch_size is not None, "the batch size is chosen when the run is planned"
+        return self.batch_size
+
+    def with_batch_size(self, rows: int) -> "Train":
+        """With the batch size as a number; `rows` are those of one epoch."""
+        if self.batch_size is not None:
+            return self
+        fitting = max(1, rows * self.epochs // AIMED_STEPS)
+        chosen = min(MAX_BATCH, max(MIN_BATCH, self.workers, 1 << (fitting.bit_length() - 1)))
+        return self.model_copy(update={"batch_size": chosen})
 
     @property
     def fewest_workers(self) -> int:

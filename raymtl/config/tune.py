@@ -4,7 +4,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt, model_validator
 
-from raymtl.config.base import Section, quoted
+from raymtl.config.base import Section, Seed, quoted
 from raymtl.config.data import Location
 from raymtl.config.roles import Role
 
@@ -214,7 +214,7 @@ class Tune(Section):
     search only those. 0: search everything at once."""
     repeats: Annotated[NonNegativeInt, Role.SEARCH_SIZE] = 3
     """Seeds with which the best trial and the baseline are trained again at the end, to distinguish a gain from noise."""
-    seed: Annotated[int, Role.SEARCH] = 0
+    seed: Annotated[Seed, Role.SEARCH] = 0
     """Seed of the sampler."""
     gpus_per_trial: Annotated[float, Field(gt=0, le=1), Role.SEARCH_SIZE] = 1.0
     """With `train.use_gpu` and one worker: the share of a GPU that a trial reserves, so that several run on one."""

@@ -21,6 +21,8 @@ def parse_yaml(text: str, source: str) -> Any:
     """The single document in `text`; a ConfigError names `source`, the line and the column of the problem."""
     try:
         return yaml.load(text, Loader=_Loader)
+    except RecursionError:
+        raise ConfigError(f"{source}: its lists or mappings are nested too deeply; write them flatter") from None
     except yaml.MarkedYAMLError as error:
         mark = error.problem_mark or error.context_mark
         where = f", line {mark.line + 1}, column {mark.column + 1}" if mark else ""

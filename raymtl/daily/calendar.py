@@ -52,6 +52,20 @@ def ancestor_before(versions: list[Listed], start: Manifest | None, day: dt.date
     return start
 
 
+def comparison_versions(versions: list[Listed], base: Manifest, day: dt.date, days_ago: int) -> dict[str, Manifest]:
+    """The versions beside which that of `day` is measured, by name: the first one, and that trained up to `days_ago` before.
+
+    Both are at most as new as `base`, and no version has two names. The first is the oldest that exists and was not rolled back.
+    """
+    usable = [v.manifest for v in versions if v.manifest is not None and v.rolled_back is None]
+    usable = [m for m in usable if m.data_end <= base.data_end]
+    found = {"first": min(usable, key=lambda m: m.data_end)} if usable else {}
+    earlier = [m for m in usable if m.data_end <= day - dt.timedelta(days=days_ago)]
+    if earlier and (before := max(earlier, key=lambda m: m.data_end)).id != found["first"].id:
+        found["1 day ago" if days_ago == 1 else f"{days_ago} days ago"] = before
+    return found
+
+
 def days_to_do(store: Store, daily: Daily, day: dt.date) -> DaySchedule:
     """The days after the current version's data up to `day`.
 

@@ -15,7 +15,7 @@ from typing import Any
 from raymtl.config.daily import Daily
 from raymtl.config.roles import day_fields
 from raymtl.config.root import Config
-from raymtl.daily.calendar import ExcludedDays, choose_base, known_versions
+from raymtl.daily.calendar import ExcludedDays, choose_base, comparison_versions, known_versions
 from raymtl.daily.data_drift import find_data_drift
 from raymtl.daily.day_job import day_job, session_config
 from raymtl.daily.day_maps import DayMaps, make_day_maps
@@ -24,6 +24,7 @@ from raymtl.daily.input_plan import DayPlans, plan_day
 from raymtl.daily.ready import check_day, not_ready
 from raymtl.daily.record import (
     FINAL,
+    Comparison,
     DayStatistics,
     NextDay,
     Record,
@@ -38,7 +39,7 @@ from raymtl.daily.record import (
     write_record,
 )
 from raymtl.daily.reports.write import write_reports
-from raymtl.daily.worker import BASE, DayJob, run_day_worker
+from raymtl.daily.worker import BASE, COMPARED, DayJob, run_day_worker
 from raymtl.errors import (
     CheckpointError,
     ConfigError,
@@ -53,12 +54,15 @@ from raymtl.model_store.commit_log import utc_now
 from raymtl.model_store.lease import Lease
 from raymtl.model_store.loader import check_fits
 from raymtl.model_store.manifest import Manifest
+from raymtl.objectives.metrics.intervals import differences
 from raymtl.storage.object_store import Store
 from raymtl.telemetry.events import Listener
 from raymtl.training.cluster import connect
 from raymtl.training.ray_trainer import launch
 from raymtl.training.resources import reading_tasks, wait_for_resources
 from raymtl.training.start_lines import joining, starting_workers
+from raymtl.training.steps import keep_batch_size, steps_line, too_few_steps, with_batch_size
+from raymtl.training.trainer import planned_steps
 from raymtl.words import count_of
 
 _POLL_S = 30.0
@@ -298,11 +302,18 @@ class Day:
     # evaluate, train, gate, write: one session, which is one start of the worker group
 
     def _train(self, plans: DayPlans, maps: DayMaps, local: bool) -> None:
-        config = session_config(self.config, plans, self.day, self.store.path_of(self.folder), self.record)
+        # A day keeps the batch size of the version it starts from (docs/adr/0028-default-rates-and-batches.md)
+        kept = keep_batch_size(self.config, self.base.batch_size if self.base else None)
+        user_config = with_batch_size(kept, plans.train.rows)
+        config = session_config(user_config, plans, self.day, self.store.path_of(self.folder), self.record)
         grant = wait_for_resources(config, local, lambda line: self.on_event({"note": line}))
-        job, notes = day_job(self.config, config, self.store, self.listed, self.chain, plans, maps, grant, self.record)
+        job, notes = day_job(user_config, config, self.store, self.listed, self.chain, plans, maps, grant, self.record)
         self._note(notes=[*self.record.notes, *notes])
         self.on_event({"total_rows": plans.train.rows * config.train.epochs})
+        steps = planned_steps(config, plans.train, evaluates=False)
+        self.on_event({"note": steps_line(config, plans.train.rows, steps)})
+        if self.base is None and (advice := too_few_steps(config, steps)):
+            self.on_event({"note": advice})
         self.on_event({"note": starting_workers(config)})
         self._record_results(launch(run_day_worker, job, grant, config, self._on_worker_event), job, plans, maps)
 
@@ -317,26 +328,43 @@ class Day:
     def _record_results(self, found: dict[str, Any], job: DayJob, plans: DayPlans, maps: DayMaps) -> None:
         """Record the results of the session."""
         measured, progress = found["measured"], found["progress"]
-        next_day, notes = [], list(self.record.notes)
+        next_day, compared, notes = [], {}, list(self.record.notes)
         for score in job.scores:
             result = measured.get(score.name, {})
             if "note" in result:
                 notes.append(result["note"])
+            elif score.name.startswith(COMPARED):
+                compared[score.version] = result["metrics"]
             elif score.name != BASE:
                 plan = job.inputs[score.name].plan
                 day = dt.date.fromisoformat(plan.days[1])
                 next_day.append(NextDay(day=day, version=score.version, rows=plan.rows, metrics=result["metrics"]))
         manifest = Manifest.model_validate(found["manifest"])
-        candidate = found["candidate"]
+        candidate, base = found["candidate"], measured.get(BASE, {})
         gate = evaluate_gate(
             self.config,
-            measured.get(BASE, {}).get("metrics"),
+            base.get("metrics"),
             candidate,
             found["norms"],
             found["not_finite"],
             holdout_rows=candidate.get("rows", 0),
+            changes=differences(
+                base.get("metrics", {}).get("eval", {}),
+                candidate["eval"],
+                base.get("group_effects", {}),
+                found["group_effects"],
+            ),
         )
+        if gate.base is not None and self.base is not None:
+            compared[self.base.id] = gate.base
         self._note(
+            comparisons=[
+                Comparison(
+                    name=name, version=older.id, metrics={k: v for k, v in found_there.items() if k != "scenarios"}
+                )
+                for name, older in self._compared_versions().items()
+                if (found_there := compared.get(older.id)) is not None
+            ],
             next_day=sorted(next_day, key=lambda n: n.day, reverse=True),
             trained=Trained(
                 rows=progress["rows"],
@@ -359,6 +387,12 @@ class Day:
             ),
             notes=notes + measured.get("notes", []),
         )
+
+    def _compared_versions(self) -> dict[str, Manifest]:
+        """Older versions by the name of their comparison."""
+        if self.base is None or self.daily.compare_days_ago is None:
+            return {}
+        return comparison_versions(self.listed, self.base, self.day, self.daily.compare_days_ago)
 
     # publish and expire
 
@@ -385,8 +419,10 @@ class Day:
     def _expire(self) -> None:
         """Remove old versions and the working files of training, and write the reports; the next day retries what fails here."""
         try:
+            keep = self.daily.keep
+            first = [older.id for name, older in self._compared_versions().items() if name == "first"]
             versions.gc(
-                self.store, self.daily.keep, recent_versions(self.store, self.daily.keep), self.lease.check_held
+                self.store, keep, recent_versions(self.store, keep), self.lease.check_held, keep_published=first
             )
             for day in recorded_days(self.store):  # also leftovers of killed jobs and abandoned days
                 if day <= self.day:

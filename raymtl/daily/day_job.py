@@ -1,15 +1,16 @@
 """The workers' job for a day: the configuration of their session, and what they read, score, train and write."""
 
 import datetime as dt
+from collections.abc import Mapping
 from typing import Any
 
 from raymtl.config.data import DayRange
 from raymtl.config.root import Config
-from raymtl.daily.calendar import ancestor_before
+from raymtl.daily.calendar import ancestor_before, comparison_versions
 from raymtl.daily.day_maps import DayMaps, version_maps
 from raymtl.daily.input_plan import DayPlans, held_out_input, training_input
 from raymtl.daily.record import Record, folder
-from raymtl.daily.worker import BASE, CANDIDATE, NEXT_DAY, DayJob, Score
+from raymtl.daily.worker import BASE, CANDIDATE, COMPARED, NEXT_DAY, DayJob, Score
 from raymtl.data.read import Input
 from raymtl.data.sample import sample_base_rates
 from raymtl.errors import VersionError
@@ -66,6 +67,14 @@ def day_job(
     scores: list[Score] = []
     notes: list[str] = []
     if base is not None:
+        for name, older in _compared(user_config, listed, base, day, notes).items():
+            try:
+                before = _maps_of(older, base, store, user_config, maps, f"{work}/maps", name.replace(" ", "-"))
+            except VersionError as error:
+                notes.append(f"version {older.id} ({name}) could not be compared with: {error}")
+                continue
+            inputs[f"{COMPARED} {name}"] = held_out_input(plans, config, day, before)
+            scores.append(Score(f"{COMPARED} {name}", older.id))
         for delay in sorted(plans.next_day, reverse=True):
             of = day - dt.timedelta(days=delay)
             scored = ancestor_before(listed, base, of)
@@ -75,7 +84,7 @@ def day_job(
                 )
                 continue
             try:
-                before = _maps_of(scored, base, store, user_config, maps, f"{work}/maps", delay)
+                before = _maps_of(scored, base, store, user_config, maps, f"{work}/maps", f"before-{delay}")
             except VersionError as error:
                 notes.append(f"version {scored.id} could not be scored on the labels of {of}: {error}")
                 continue
@@ -83,13 +92,13 @@ def day_job(
             scores.append(Score(f"{NEXT_DAY} {delay}", scored.id))
         inputs[BASE] = held_out_input(plans, config, day, maps.before)
         scores.append(Score(BASE, base.id))
-    rates = base.base_rates if base else sample_base_rates(config, plans.day_rows)
+    rates: Mapping[str, float] = base.base_rates if base else sample_base_rates(config, plans.day_rows)
     draft = Draft(
         new_id(day),
         user_config,
         {"train": list(plans.day_rows.days)},
         parent=base.id if base else None,
-        base_rates=rates,
+        base_rates={name: float(rate) for name, rate in rates.items()},
     )
     job = DayJob(
         config,
@@ -113,13 +122,52 @@ def day_job(
     return job, notes
 
 
+def _compared(
+    config: Config, listed: list[Listed], base: Manifest, day: dt.date, notes: list[str]
+) -> dict[str, Manifest]:
+    """The older versions to measure on the held-out rows, without the base, which is measured anyway; adds a note on any other
+    that is left out."""
+    assert config.daily is not None
+    days_ago = config.daily.compare_days_ago
+    if days_ago is None:
+        return {}
+    found = comparison_versions(listed, base, day, days_ago)
+    if (
+        len(found) == 1
+        and days_ago >= config.daily.keep
+        and found["first"].data_end < day - dt.timedelta(days=days_ago)
+    ):
+        notes.append(
+            f"the version of {days_ago} days ago was removed, because daily.keep is {config.daily.keep}: set it above "
+            f"daily.compare_days_ago to compare with it"
+        )
+    for name, older in list(found.items()):
+        if other := _other_model(config, older):
+            notes.append(
+                f"version {older.id} ({name}) was not compared with: its {other} differ from the configuration's"
+            )
+        if other or older.id == base.id:
+            del found[name]
+    return found
+
+
+def _other_model(config: Config, version: Manifest) -> str | None:
+    """What makes the metrics of a version incomparable; differences of shape show when it is loaded."""
+    if list(version.config.get("tasks", {})) != list(config.tasks):
+        return "tasks"
+    return "tables" if set(version.tables) != set(config.tables) else None
+
+
 def _maps_of(
-    scored: Manifest, base: Manifest, store: Store, config: Config, maps: DayMaps, folder: str, delay: int
+    scored: Manifest, base: Manifest, store: Store, config: Config, maps: DayMaps, folder: str, name: str
 ) -> dict:
-    """The ID maps of a version to score. Raises VersionError if it lacks the map of a table in the configuration."""
+    """The ID maps of a version to score, saved in `folder` under `name`.
+
+    Raises VersionError if it lacks the map of a table in the configuration.
+    """
     if scored.id == base.id:
         return maps.before
-    found = version_maps(store, versions.chain(store, scored), config, folder, f"before-{delay}")
+    found = version_maps(store, versions.chain(store, scored), config, folder, name)
     if missing := set(config.map_tables()) - set(found):
         raise VersionError(f"it has no ID map of table `{sorted(missing)[0]}`")
     return found

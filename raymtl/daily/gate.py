@@ -5,7 +5,7 @@ not finite fails. Every check is an entry of `CHECKS`, or of `TASK_CHECKS` if it
 """
 
 import math
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, Literal
@@ -15,9 +15,12 @@ from raymtl.config.metrics import METRICS, Metric
 from raymtl.config.root import Config
 from raymtl.config.tasks import Task
 from raymtl.daily.record import Check, GateResult
+from raymtl.objectives.metrics.intervals import MIN_GROUPS, Interval
 from raymtl.objectives.metrics.non_finite import is_non_finite
+from raymtl.words import count_of
 
 Metrics = dict[str, Any]
+Changes = Mapping[str, Mapping[str, Interval]]
 
 _LABELS_PER_POSITIVE = 10
 """Labels of a count or real task that count as one positive of a binary task: a few large values dominate squared errors."""
@@ -49,6 +52,8 @@ class GateContext:
     """NaN and infinite numbers in each table and dense weight of the candidate."""
     holdout_rows: int
     """Rows that both were scored on."""
+    changes: Changes
+    """95 % intervals of the changes of the metrics from the previous version to the candidate, by task and metric."""
 
     @property
     def gate(self) -> Gate:
@@ -62,7 +67,8 @@ class GateContext:
         found = []
         for name, task in self.config.active_tasks().items():
             base = (self.base or {}).get("eval", {}).get(name)
-            found += _task(self.gate, name, task, base, self.candidate["eval"].get(name))
+            changes = self.changes.get(name, {})
+            found += _task(self.gate, name, task, base, self.candidate["eval"].get(name), changes)
         return found
 
 
@@ -86,12 +92,14 @@ def evaluate_gate(
     norms: dict[str, tuple[float | None, float]],
     not_finite: dict[str, int],
     holdout_rows: int,
+    changes: Changes,
 ) -> GateResult:
     """Compare a candidate with the previous version on the held-out rows; the arguments are the fields of `GateContext`.
 
-    Without a previous version, only AUC above 0.5, calibration and finite numbers are checked.
+    Without a previous version, only AUC above 0.5, calibration and finite numbers are checked. The limits decide, not the
+    intervals: a candidate that is worse by chance is worse as well. The intervals say how much the rows can tell.
     """
-    context = GateContext(config, base, candidate, norms, not_finite, holdout_rows)
+    context = GateContext(config, base, candidate, norms, not_finite, holdout_rows, changes)
     checks = [check for entry in CHECKS for check in entry.evaluate(context)]
     passed = all(check.passed is not False for check in checks)
     return GateResult(passed=passed, checks=checks, holdout_rows=holdout_rows, base=base, candidate=candidate)
@@ -131,19 +139,35 @@ def _check_text(check: Check) -> str:
     if check.name == "not finite":
         return f"{subject}: {check.note}"
     before = "" if check.base is None else f", before {check.base:.4g}"
-    return f"{subject} is {check.candidate:.4g} (allowed {check.limit}{before})"
+    if check.change is not None:
+        low, high = check.change
+        before += f", change {low:+.2g} to {high:+.2g} with 95 % confidence"
+    doubt = f"; {check.note}" if check.note else ""
+    return f"{subject} is {check.candidate:.4g} (allowed {check.limit}{before}){doubt}"
 
 
-def _task(gate: Gate, name: str, task: Task, base: Metrics | None, candidate: Metrics | None) -> list[Check]:
+def _task(
+    gate: Gate, name: str, task: Task, base: Metrics | None, candidate: Metrics | None, changes: Mapping[str, Interval]
+) -> list[Check]:
     names = (*task.traits.gated, "calibration")
     if candidate is None:
         return [_not_judged(name, what, None, None, "it has no held-out labels") for what in names]
     if is_non_finite(reason := candidate["null_reason"]):
         return [Check(task=name, name="not finite", base=None, candidate=None, limit="0", passed=False, note=reason)]
-    if few := _too_few_labels(gate, task, candidate):
+    if few := _too_few_labels(gate, task, candidate) or _too_few_users(candidate):
         return [_not_judged(name, what, _get(base, what), _get(candidate, what), few) for what in names]
     context = TaskContext(gate, name, task, base, candidate)
-    return [check for evaluate in TASK_CHECKS for check in evaluate(context)]
+    return [_with_change(check, changes) for evaluate in TASK_CHECKS for check in evaluate(context)]
+
+
+def _with_change(check: Check, changes: Mapping[str, Interval]) -> Check:
+    """The check with the interval of the change, and a note if it fails although chance alone may have made the change."""
+    change = changes.get(check.name)
+    if change is None:
+        return check
+    doubtful = check.passed is False and check.base is not None and change[0] <= 0 <= change[1]
+    note = "chance alone can make such a change; raise daily.gate.holdout to tell" if doubtful else check.note
+    return check.model_copy(update={"change": change, "note": note})
 
 
 def _too_few_labels(gate: Gate, task: Task, metrics: Metrics) -> str | None:
@@ -156,6 +180,16 @@ def _too_few_labels(gate: Gate, task: Task, metrics: Metrics) -> str | None:
         sides = {"positives": metrics["positives"], "negatives": count - metrics["positives"]}
         few = [f"{n:,} {side} among {count:,} held-out labels, fewer than" for side, n in sides.items() if n < least]
     return f"{few[0]} daily.gate.min_positives ({least:,})" if few else None
+
+
+def _too_few_users(metrics: Metrics) -> str | None:
+    """Why the users are too few for a judgement, or None."""
+    users = metrics.get("groups")
+    if users is None or users >= MIN_GROUPS:
+        return None
+    return (
+        f"{count_of(users, 'held-out user')}, fewer than {MIN_GROUPS}, are too few to judge; raise daily.gate.holdout"
+    )
 
 
 def _quality(day: TaskContext) -> Iterator[Check]:
@@ -193,8 +227,6 @@ def _calibration(day: TaskContext) -> Iterator[Check]:
     note = None
     if after is None:
         note = day.candidate.get("null_reason") or "the metric is null"
-    elif not day.task.traits.calibrated:
-        note = "a task trained on log(1 + y) predicts about the median, whose sum is below that of the labels"
     elif day.task.traits.labels.low is None and _labels_cancel(day.candidate):
         note = "labels of both signs cancel each other in the sum"
     if after is None or note is not None:

@@ -8,6 +8,7 @@ import numpy as np
 
 from raymtl.config.data import DayRange
 from raymtl.config.root import Config
+from raymtl.data.partitions import Layout
 from raymtl.data.read import Input
 from raymtl.data.source import find_files
 from raymtl.data.units import Fragment, Plan, Unit, join_plans, plan_input
@@ -67,7 +68,7 @@ def plan_day(config: Config, day: dt.date, base_end: dt.date | None, excluded: C
     matured: list[tuple[dt.date, Tasks]] = []
     for group in delayed:
         days = [d for d in group.days if d not in excluded and (base_end is not None or d >= first)]
-        there = [d for d in days if _exists(logs, d)]
+        there = [d for d in days if _exists(config, logs, d)]
         if gone := [d for d in days if d not in there]:
             notes.append(
                 f"the labels of {', '.join(group.tasks)} of {gone[0]} are final now, but the logs of that day no longer exist"
@@ -88,16 +89,16 @@ def plan_day(config: Config, day: dt.date, base_end: dt.date | None, excluded: C
         replayed = _replay(config, logs, day, base_end, day_rows.rows, excluded)
         train = [*((plan, tasks) for _, plan, tasks in replayed), *train]
         read |= {f"{d} (replayed)": None if tasks is None else list(tasks) for d, _, tasks in replayed}
-    held_out = [(plans[d], tasks) for d, tasks in _with_labels([*matured, (day, immediate)])]
-    if base_end is None:
-        held_out += [
-            (plans[g.days[-1]], g.tasks) for g in delayed if g.days and g.days[-1] in plans and g.days[-1] != day
-        ]
+    # A first version has not seen the held-out users on any of its days, and on the last one alone they may be very few.
+    judging = parts if base_end is None else [*matured, (day, immediate)]
+    held_out = [(plans[d], tasks) for d, tasks in _with_labels(judging)]
     next_day = {} if base_end is None or immediate == () else {0: join_plans([(plans[day], immediate)])}
     for group in delayed:
         if base_end is not None and group.days and group.days[-1] in plans:
             next_day[group.delay] = join_plans([(plans[group.days[-1]], group.tasks)])
-    return DayPlans(day_rows, join_plans(train), join_plans(held_out), next_day, read, notes)
+    all_rows = join_plans(train)
+    notes += all_rows.notes
+    return DayPlans(day_rows, all_rows, join_plans(held_out), next_day, read, notes)
 
 
 def users_of(config: Config, day: dt.date, *, held_out: bool) -> UserSlice:
@@ -156,9 +157,11 @@ def _described(parts: list[tuple[dt.date, Tasks]]) -> dict[str, list[str] | None
     return found
 
 
-def _exists(logs: Folder, day: dt.date) -> bool:
-    files, _ = find_files(logs, DayRange(start=day, end=day))
-    return bool(files)
+def _exists(config: Config, logs: Folder, day: dt.date) -> bool:
+    found = find_files(logs, DayRange(start=day, end=day), Layout.of(config))
+    return bool(
+        found.files or found.faults
+    )  # what is there but cannot be read is an error, and not a day that was removed
 
 
 def _plan_of(config: Config, day: dt.date) -> Plan:
@@ -179,7 +182,7 @@ def _replay(
     days = [day - dt.timedelta(days=n) for n in range(1, replay.days + 1)]
     tasks = {d: _final(config, d, base_end) for d in days}
     fine = config.model_copy(update={"data": config.data.model_copy(update={"unit_rows": 1})})  # each row group a unit
-    plans = {d: _plan_of(fine, d) for d in days if tasks[d] != () and d not in excluded and _exists(logs, d)}
+    plans = {d: _plan_of(fine, d) for d in days if tasks[d] != () and d not in excluded and _exists(config, logs, d)}
     groups = [(d, chunk) for d, plan in plans.items() for unit in plan.units for chunk in unit.fragments]
     order = np.random.default_rng([config.data.shuffle.seed, day.toordinal()]).permutation(len(groups))
     wanted = replay.share * day_rows

@@ -7,6 +7,7 @@ import pyarrow.fs as pafs
 from raymtl.config.data import DayRange
 from raymtl.config.root import Config
 from raymtl.daily.record import DayStatistics
+from raymtl.data.partitions import Layout
 from raymtl.data.source import find_files, partitioned_days
 from raymtl.data.units import find_footers
 from raymtl.data.validation.report import ColumnReport, PartReport, ScenarioReport
@@ -22,26 +23,29 @@ def find_not_ready(config: Config, logs: Folder, day: dt.date) -> str | None:
     damaged: waiting does not help. Raises StorageError if the storage keeps failing.
     """
     assert config.daily is not None
-    ready, partition = config.daily.ready, logs.child(f"ds={day}")
+    ready, layout = config.daily.ready, Layout.of(config)
+    name = layout.name(day)
+    partition = logs.child(name)
     # Before the files are listed: a listing made after the marker appeared is complete.
     marked = ready.marker is not None and partition.kind(ready.marker) == pafs.FileType.File
-    files, absent = find_files(logs, _only(day))
-    if not files and partition.kind() != pafs.FileType.Directory:
-        return absent[0]
+    found = find_files(logs, _only(day), layout)
+    files = found.files
+    if not files and not found.faults and partition.kind() != pafs.FileType.Directory:
+        return found.absent[0]
     if ready.marker is not None and not marked:
         return f"`{partition.root}` has no `{ready.marker}` yet (daily.ready.marker)"
-    if not files:
+    if not files and not found.faults:
         return f"`{partition.root}` has no parquet file yet"
-    footers, broken = find_footers(logs.filesystem, files)
-    if broken:
-        found = broken[0] + (f" (and {count_of(len(broken) - 1, 'more file')})" if len(broken) > 1 else "")
+    footers, unreadable = find_footers(logs.filesystem, files)
+    if broken := found.faults + unreadable:
+        first = broken[0] + (f" (and {count_of(len(broken) - 1, 'more file')})" if len(broken) > 1 else "")
         if marked:
-            raise DataError(f"ds={day} is marked as complete (`{ready.marker}`), but {found}")
-        return found
+            raise DataError(f"{name} is marked as complete (`{ready.marker}`), but {first}")
+        return first
     rows = sum(sum(f.row_group_rows) for f in footers)
     if rows < ready.min_rows:
         return (
-            f"ds={day} of `{logs.path}` has {count_of(rows, 'row')} in {count_of(len(files), 'file')}, fewer than the "
+            f"{name} of `{logs.path}` has {count_of(rows, 'row')} in {count_of(len(files), 'file')}, fewer than the "
             f"{ready.min_rows:,} of daily.ready.min_rows"
         )
     return None
@@ -57,7 +61,7 @@ def not_ready(config: Config, day: dt.date, *, first: bool) -> list[str]:
     if first:
         window = DayRange(start=day - dt.timedelta(days=config.daily.bootstrap_days - 1), end=day)
         days = [d for d in window.days() if d not in config.daily.skip]
-        there = partitioned_days(logs)
+        there = partitioned_days(logs, Layout.of(config))
         if days and there and there[-1] < days[0]:
             return [
                 f"the logs `{config.data.path}` end with {there[-1]}, and the first version would be trained on {days[0]} to "

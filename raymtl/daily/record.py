@@ -20,9 +20,9 @@ FORMAT = 1
 StateName = Literal["wait", "check", "evaluate", "train", "gate", "write", "publish", "expire"]
 STATES: tuple[StateName, ...] = ("wait", "check", "evaluate", "train", "gate", "write", "publish", "expire")
 
-Status = Literal["running", "not ready", "broken", "refused", "published"]
-"""`published` and `refused` are final; the others resume with the same command."""
-
+Status = Literal["running", "not ready", "broken", "refused", "published", "rolled back"]
+"""`published` and `refused` are final; `running`, `not ready` and `broken` resume with the same command. No stored record is
+`rolled back`: the commit log knows that, and `reports.served` shows it."""
 
 FINAL: tuple[Status, ...] = ("published", "refused")
 
@@ -79,6 +79,8 @@ class Check(_Part):
     base: float | None
     """Of the previous version; None for a first version."""
     candidate: float | None
+    change: tuple[float, float] | None = None
+    """95 % interval of `candidate` − `base`, both on the same rows; None: not known."""
     limit: str
     """The allowed values, as text: `≥ 0.7412`."""
     passed: bool | None
@@ -97,6 +99,16 @@ class GateResult(_Part):
     """Metrics of the previous version on the held-out rows, as `metrics` of `result.json`."""
     candidate: dict[str, Any]
     """The candidate's."""
+
+
+class Comparison(_Part):
+    """An older version on the day's held-out rows, on which `GateResult.candidate` was measured too."""
+
+    name: str
+    """`first`, or `7 days ago`."""
+    version: str
+    metrics: dict[str, Any]
+    """As `metrics` of `result.json`, without scenarios."""
 
 
 class Trained(_Part):
@@ -154,6 +166,7 @@ class Record(_Part):
     next_day: list[NextDay] = []
     trained: Trained | None = None
     gate: GateResult | None = None
+    comparisons: list[Comparison] = []
     written: Written | None = None
     notes: list[str] = []
     """Sentences for the report."""

@@ -9,6 +9,7 @@ from raymtl.config.roles import day_fields
 from raymtl.config.root import Config
 from raymtl.daily.calendar import (
     DaySchedule,
+    ExcludedDays,
     choose_base,
     days_between,
     days_to_do,
@@ -19,6 +20,7 @@ from raymtl.daily.calendar import (
     was_left_out,
 )
 from raymtl.daily.day import DailyRequest, Day, section, training_hash
+from raymtl.daily.input_plan import plan_day
 from raymtl.daily.ready import not_ready
 from raymtl.daily.record import FINAL, Record, folder, read_record
 from raymtl.daily.redo import RedoProgress
@@ -30,6 +32,7 @@ from raymtl.model_store import store as versions
 from raymtl.model_store.lease import acquire
 from raymtl.storage.object_store import Store
 from raymtl.telemetry.events import Listener
+from raymtl.training.steps import keep_batch_size
 from raymtl.words import count_of
 
 
@@ -76,7 +79,8 @@ def run_daily(config: Config, request: DailyRequest, *, address: str | None, on_
 
 
 def dry_run(config: Config, request: DailyRequest) -> list[dict[str, Any]]:
-    """What `run_daily` would do, day by day: the version to start from, whether the logs are ready, and why a day is skipped.
+    """What `run_daily` would do, day by day: the version to start from, the rows, whether the logs are ready, and why a day is
+    skipped. `rows` are those of the day (for a first version, of all its days), `training_rows` what is read for training.
 
     Raises StorageError if the store cannot be written.
     """
@@ -84,21 +88,25 @@ def dry_run(config: Config, request: DailyRequest) -> list[dict[str, Any]]:
     store = Store.open(daily.store)
     check_writable(store, "daily.store: the store", "daily.store")
     schedule = _days_to_run(store, daily, request)
-    base = choose_base(known_versions(store), schedule.days[0]) if schedule.days else None
-    parent = None if base is None else base.id
+    listed = known_versions(store)
+    base = choose_base(listed, schedule.days[0]) if schedule.days else None
+    excluded = ExcludedDays(store, daily, listed, base)
+    parent, base_end = (None, None) if base is None else (base.id, base.data_end)
     found: list[dict[str, Any]] = [{"note": note} for note in schedule.notes]
     for day in schedule.days:
         done = None if request.force else _done(store, day)
         reasons = not_ready(config, day, first=parent is None)
-        found.append(
-            {
-                "day": str(day),
-                "starts_from": parent,
-                "done": done.status if done else None,
-                "not_ready": reasons[0] if reasons else None,
-            }
-        )
-        parent = f"the version of {day}"
+        step: dict[str, Any] = {
+            "day": str(day),
+            "starts_from": parent,
+            "done": done.status if done else None,
+            "not_ready": reasons[0] if reasons else None,
+        }
+        if not reasons:
+            plans = plan_day(config, day, base_end, excluded)
+            step |= {"rows": plans.day_rows.rows, "training_rows": plans.train.rows}
+        found.append(step)
+        parent, base_end = f"the version of {day}", day
     return found
 
 
@@ -152,7 +160,8 @@ def _changed_since(config: Config, store: Store, record: Record) -> str | None:
         return None
     try:
         manifest = versions.read_unpublished(store, record.version or "")
-        before, now = day_fields(config_from_dict(manifest.config)), day_fields(config)
+        before = day_fields(config_from_dict(manifest.config))
+        now = day_fields(keep_batch_size(config, manifest.batch_size))
     except UserError:  # the version was removed since, or written by another raymtl version
         return "unknown key: its version was removed or written by another raymtl version"
     differing = [key for key in sorted({*before, *now}) if before.get(key) != now.get(key)]

@@ -22,9 +22,9 @@ from raymtl.model_store.row_ids import changed_map_rows, evicted_ids, reassigned
 from raymtl.model_store.writer import Delta, Draft, dense_weights, write_version
 from raymtl.storage.object_store import Store
 from raymtl.training.build import TrainState, build
-from raymtl.training.progress import Progress
 from raymtl.training.distributed import all_gather_or_raise
 from raymtl.training.driver import metrics_section
+from raymtl.training.progress import Progress
 from raymtl.training.row_tracker import TouchedRowTracker
 from raymtl.training.trainer import Trainer
 from raymtl.training.worker import Job, Saver, built_facts, open_log, restore, run_guarded, set_up, total_steps
@@ -34,6 +34,8 @@ CANDIDATE, BASE = "candidate", "base"
 """Inputs of the held-out rows: for the candidate, and for the previous version with its own maps."""
 NEXT_DAY = "next day"
 """Inputs of days that no version has seen, for the previous version; named `next day <delay in days>`."""
+COMPARED = "compared with"
+"""Inputs of the held-out rows for older versions, with their own maps; named `compared with <name of the comparison>`."""
 
 
 @dataclass(frozen=True)
@@ -124,6 +126,7 @@ class _DailyWorker:
         return {
             "progress": vars(progress),
             "candidate": metrics_section(candidate),
+            "group_effects": candidate["group_effects"],
             "norms": {name: (self.measurements.get("norms", {}).get(name), norm) for name, norm in health[0].items()},
             "not_finite": health[1],
             "measured": self.measurements.all(),
@@ -149,7 +152,9 @@ class _DailyWorker:
                     raise
                 self.measurements.put(score.name, {"note": f"version {score.version} could not be scored: {error}"})
                 continue
-            self.measurements.put(score.name, {"metrics": metrics_section(trainer.measure(job.inputs[score.name]))})
+            found = trainer.measure(job.inputs[score.name])
+            effects = {"group_effects": found["group_effects"]} if score.name == BASE else {}
+            self.measurements.put(score.name, {"metrics": metrics_section(found), **effects})
         self._set_next_day_gauges()
         if job.base is None:
             return

@@ -88,16 +88,20 @@ class BlockMaker:
     def raw_columns(self) -> list[str]:
         """Columns to read from the parquet files, each once."""
         data, evaluation = self._config.data, self.evaluation
-        names = [f.column or n for n, f in self._config.features.items()]
-        for name, task in self._label_tasks.items():
-            truth = task.truth if evaluation and name in self._tasks else None
-            names += [task.label_column(name), task.observed or "", truth or ""]
+        names = [f.column or n for n, f in self._config.features.items()] + self.label_columns()
+        names += [(task.truth or "") if evaluation else "" for task in self._tasks.values()]
         names += [
-            data.weight or "",
             data.scenario.column if data.scenario else "",
             (data.group or "") if evaluation else "",
             self._users.column if self._users else "",
         ]
+        return list(dict.fromkeys(n for n in names if n))
+
+    def label_columns(self) -> list[str]:
+        """The columns of the labels and of their weight."""
+        names = [self._config.data.weight or ""]
+        for name, task in self._label_tasks.items():
+            names += [task.label_column(name), task.observed or ""]
         return list(dict.fromkeys(n for n in names if n))
 
     def __call__(self, raw: pa.Table, place: Place, unit: int, tasks: Sequence[str] | None = None) -> pa.Table:
@@ -110,7 +114,7 @@ class BlockMaker:
             if len(kept) < len(raw):
                 raw, place = raw.take(pa.array(kept)), replace(place, kept=kept)
         columns = self.features(raw, place, list(self._config.features))
-        labels = self._labels(raw, place)
+        labels = self.labels(raw, place)
         for name, task in self._tasks.items():
             counts = tasks is None or name in tasks
             columns[f"label:{name}"] = pa.array(labels[name] if counts else np.full(len(raw), np.nan, np.float32))
@@ -145,7 +149,8 @@ class BlockMaker:
             columns["scenario"] = pa.array(rules.scenario_index(column, scenario.values))
         return columns
 
-    def _labels(self, raw: pa.Table, place: Place) -> dict[str, np.ndarray]:
+    def labels(self, raw: pa.Table, place: Place) -> dict[str, np.ndarray]:
+        """The labels of every task that is read, [N] float32 each, NaN where not observed."""
         tasks = self._label_tasks
 
         def broken(name: str, wrong: np.ndarray, column: pa.Array) -> None:

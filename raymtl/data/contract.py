@@ -12,6 +12,7 @@ from raymtl.config.root import Config
 from raymtl.config.tasks import Task
 
 Kind = Literal["id", "ids", "number", "flag", "category", "time"]
+_INT64_DIGITS = 18
 MISSING, NO_VALUES = "missing", "null"
 """The types that `plain_types` reports for a column that no file has, and for one without any value."""
 
@@ -86,18 +87,19 @@ def schema_faults(schema: pa.Schema, config: Config, columns: Iterable[Column]) 
             faults.append((column, f"{label} occurs {names.count(column.name)} times; write each column once"))
         elif not fits(types[column.name], column.kind):
             found, expected = types[column.name], _EXPECTED[column.kind]
-            remedy = f"write the column with that type, or set {_key(column)} to another one"
+            remedy = f"{_conversion(found, column.kind)}, or set {_key(column)} to another column"
             faults.append((column, f"{label} has type {found}, expected {expected}; {remedy}"))
-        elif is_text(types[column.name]) and (table := _direct_table(config, column)):
+        elif (table := _direct_table(config, column)) and (held := _no_row(types[column.name])):
             remedy = f"but tables.{table}.id_space is `direct`; use integers or id_space `hash`"
-            faults.append((column, f"{label} holds strings, {remedy}"))
+            faults.append((column, f"{label} holds {held}, {remedy}"))
     return faults
 
 
 def mixed_problems(files: Iterable[tuple[str, pa.Schema]], columns: Sequence[Column]) -> list[str]:
-    """The ID columns that hold integers in one file and strings in another: the ID 7 and the ID "7" are two IDs."""
+    """The ID columns that hold integers in one file and strings in another: the ID 7 and the ID "7" are two IDs. (So are a UUID's
+    16 bytes and its text.)"""
     ids = [c for c in columns if c.kind in ("id", "ids")]
-    first: dict[tuple[str, bool], str] = {}
+    first: dict[str, dict[str, str]] = {c.used_by: {} for c in ids}
     seen: set[int] = set()  # equal schemas share one object, see `read_footers`
     for path, schema in files:
         if id(schema) in seen:
@@ -105,18 +107,50 @@ def mixed_problems(files: Iterable[tuple[str, pa.Schema]], columns: Sequence[Col
         seen.add(id(schema))
         for column in ids:
             if column.name in schema.names and not _is_empty(kind := schema.types[schema.names.index(column.name)]):
-                first.setdefault((column.used_by, is_text(kind)), path)
+                first[column.used_by].setdefault(_id_word(kind), path)
     return [
-        f"column `{column.name}` ({column.used_by}) holds integers in {first[column.used_by, False]} and strings in "
-        f"{first[column.used_by, True]}, which are different IDs; write it with one type in all files"
+        f"column `{column.name}` ({column.used_by}) holds "
+        + " and ".join(f"{word}s in {path}" for word, path in sorted(first[column.used_by].items()))
+        + ", which are different IDs; write it with one type in all files"
         for column in ids
-        if (column.used_by, False) in first and (column.used_by, True) in first
+        if len(first[column.used_by]) > 1
     ]
+
+
+def id_words(schemas: Iterable[pa.Schema], columns: Iterable[Column]) -> dict[str, set[str]]:
+    """What each use of an ID column holds in some files: `integer`, `string`, `UUID`; nothing where no file has a value."""
+    schemas = list(schemas)
+    return {
+        column.used_by: {
+            _id_word(kind)
+            for schema in schemas
+            if column.name in schema.names and not _is_empty(kind := schema.types[schema.names.index(column.name)])
+        }
+        for column in columns
+    }
 
 
 def fits(found: pa.DataType, kind: Kind) -> bool:
     """Whether a column of type `found` can be read as `kind`; type null (no value at all) always can."""
+    found = plain_type(found)
     return pa.types.is_null(found) or _FITS[kind](found)
+
+
+def plain_type(kind: pa.DataType) -> pa.DataType:
+    """The type in which `read_fragment` hands on a column: views and extension types, which many Arrow functions lack, become
+    their plain counterparts with the same values."""
+    if isinstance(kind, pa.BaseExtensionType):
+        return plain_type(kind.storage_type)
+    if pa.types.is_string_view(kind):
+        return pa.large_string()
+    if pa.types.is_binary_view(kind):
+        return pa.large_binary()
+    if not _has_elements(kind):
+        return kind
+    element = kind.value_field.with_type(plain_type(kind.value_type))
+    if pa.types.is_fixed_size_list(kind):
+        return pa.list_(element, kind.list_size)
+    return pa.list_(element) if pa.types.is_list(kind) else pa.large_list(element)
 
 
 def plain_types(schemas: Collection[pa.Schema], columns: Iterable[Column]) -> dict[str, str]:
@@ -142,26 +176,31 @@ def _plain_type(found: pa.DataType, uses: set[Kind]) -> str:
         return f"list of {_plain_type(found.value_type, uses)}"
     if pa.types.is_dictionary(found):
         return _plain_type(found.value_type, uses)
-    if is_text(found):
-        return "string"
     # A column of numbers becomes one of doubles on the day of its first null; only IDs distinguish integers from other numbers.
-    if pa.types.is_integer(found) and uses & {"id", "ids", "category"}:
-        return "integer"
+    if is_text(found) or (_is_id(found) and uses & {"id", "ids", "category"}):
+        return _id_word(found)
     if _is_number(found):
         return "number"
     return "time" if _is_time(found) else str(found)
 
 
-def is_string_column(schema: pa.Schema, name: str) -> bool:
-    """Whether a top-level column holds strings: these are read dictionary-encoded, so that each value is hashed once."""
-    return name in schema.names and (
-        pa.types.is_string(schema.field(name).type) or pa.types.is_large_string(schema.field(name).type)
-    )
-
-
 def _key(column: Column) -> str:
     """Dotted key of the configuration that sets the column's name."""
     return f"{column.used_by}.column" if column.used_by.startswith("features.") else column.used_by
+
+
+def _conversion(found: pa.DataType, kind: Kind) -> str:
+    """How to write a column of a type that does not fit."""
+    leaf = _leaf(found)
+    if kind in ("id", "ids", "category") and (pa.types.is_floating(leaf) or pa.types.is_decimal(leaf)):
+        return "write the IDs as integers (pandas: dtype Int64, which has nulls)"
+    if pa.types.is_map(leaf) or pa.types.is_struct(leaf):
+        return "write the field to use as a column of its own"
+    if _has_elements(found) and kind == "ids":
+        return "write one flat list per row"
+    if _has_elements(found) and kind == "number":
+        return "write each element as a column of its own"
+    return "write the column with that type"
 
 
 def _direct_table(config: Config, column: Column) -> str | None:
@@ -177,14 +216,21 @@ def _nearest(name: str, names: list[str]) -> str | None:
 
 
 def _leaf(kind: pa.DataType) -> pa.DataType:
-    """The type of the values of a list and of a dictionary."""
+    """The plain type of the values of a list and of a dictionary."""
+    kind = plain_type(kind)
     while _has_elements(kind) or pa.types.is_dictionary(kind):
         kind = kind.value_type
     return kind
 
 
 def _has_elements(kind: pa.DataType) -> bool:
-    return pa.types.is_list(kind) or pa.types.is_large_list(kind) or pa.types.is_fixed_size_list(kind)
+    return (
+        pa.types.is_list(kind)
+        or pa.types.is_large_list(kind)
+        or pa.types.is_fixed_size_list(kind)
+        or pa.types.is_list_view(kind)
+        or pa.types.is_large_list_view(kind)
+    )
 
 
 def _is_empty(kind: pa.DataType) -> bool:
@@ -192,14 +238,39 @@ def _is_empty(kind: pa.DataType) -> bool:
 
 
 def is_text(kind: pa.DataType) -> bool:
-    """Whether a column of IDs, or of lists of them, holds strings."""
-    kind = _leaf(kind)
-    return pa.types.is_string(kind) or pa.types.is_large_string(kind)
+    """Whether a column of IDs, or of lists of them, holds strings or bytes, which are the same to raymtl."""
+    return _is_bytes(_leaf(kind))
+
+
+def _is_bytes(kind: pa.DataType) -> bool:
+    return (
+        pa.types.is_string(kind)
+        or pa.types.is_large_string(kind)
+        or pa.types.is_binary(kind)
+        or pa.types.is_large_binary(kind)
+        or pa.types.is_fixed_size_binary(kind)
+    )
 
 
 def _is_id(kind: pa.DataType) -> bool:
     inner = kind.value_type if pa.types.is_dictionary(kind) else kind
-    return pa.types.is_integer(inner) or pa.types.is_string(inner) or pa.types.is_large_string(inner)
+    return pa.types.is_integer(inner) or _is_bytes(inner) or (pa.types.is_decimal(inner) and inner.scale == 0)
+
+
+def _no_row(kind: pa.DataType) -> str | None:
+    """What a column of IDs holds that is no row of a `direct` table."""
+    leaf = _leaf(kind)
+    wide = pa.types.is_decimal(leaf) and leaf.precision > _INT64_DIGITS
+    return "strings" if is_text(leaf) else f"{leaf.precision}-digit decimals" if wide else None
+
+
+def _id_word(kind: pa.DataType) -> str:
+    """What a column of IDs, or of lists of them, holds; equal IDs are equal only under the same word."""
+    while _has_elements(kind):
+        kind = kind.value_type
+    if getattr(kind, "extension_name", None) == "arrow.uuid":
+        return "UUID"
+    return "string" if is_text(kind) else "integer"
 
 
 def _is_number(kind: pa.DataType) -> bool:

@@ -5,7 +5,6 @@ IDs of all `map` tables, some 20 bytes per ID for the result and three times tha
 """
 
 import datetime as dt
-import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 
 import numpy as np
@@ -27,7 +26,6 @@ _TASK_ROWS = 1_000_000
 _TASKS_PER_CPU = 4
 _TASK_BYTES = 1_000_000  # a guess: the number of IDs of a task is unknown before it runs
 _EPOCH = dt.date(1970, 1, 1)
-_PARTITION = re.compile(r"/ds=(\d{4}-\d\d-\d\d)/")
 
 Progress = Callable[[int, int], None]
 """Called with the rows done and the total rows."""
@@ -119,7 +117,7 @@ class _CountTask:
         looked_up = {n: f for n, f in config.features.items() if not isinstance(f, DenseFeature)}
         names = dict.fromkeys(f.column or n for n, f in looked_up.items() if config.table_of(n) in tallies)
         for fragment in self._fragments:
-            day = _day_of(fragment.path)
+            day = (fragment.day - _EPOCH).days
             for raw, _ in read_fragment(self._root, fragment, list(names), config.data.block_rows):
                 count_raw(config, raw, day, tallies)
         row: dict[str, pa.Array] = {"rows": pa.array([sum(f.rows for f in self._fragments)])}
@@ -132,11 +130,6 @@ class _CountTask:
 
 def _value(block: pa.Table, column: str, row: int) -> np.ndarray:
     return block.column(column)[row].values.to_numpy()
-
-
-def _day_of(path: str) -> int:
-    """The day of the partition `…/ds=2026-01-31/…` of a file, in days since 1970-01-01."""
-    return (dt.date.fromisoformat(_PARTITION.findall(path)[-1]) - _EPOCH).days
 
 
 def _task_chunks(fragments: Sequence[Fragment], rows: int) -> Iterator[list[Fragment]]:

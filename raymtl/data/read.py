@@ -2,11 +2,12 @@
 
 import os
 import time
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.fs as pafs
 import pyarrow.parquet as pq
 import ray
@@ -17,9 +18,10 @@ from ray.data.datasource import Datasource, ReadTask
 
 from raymtl.config.root import Config
 from raymtl.data.blocks import BlockMaker, Place
-from raymtl.data.contract import is_string_column
+from raymtl.data.contract import plain_type
 from raymtl.data.dealing import Deal, RowRange, owners
 from raymtl.data.ids.id_map import MapFile
+from raymtl.data.partitions import with_values
 from raymtl.data.slices import ONE_BYTE, cut
 from raymtl.data.units import Fragment, Plan
 from raymtl.data.user_slice import UserSlice
@@ -33,6 +35,8 @@ Schedule = Sequence[tuple[int, int]]
 _MEASURED_ROWS = 4096
 _FALLBACK_ROW_BYTES = 300.0
 _LOWEST_PRIORITY = 19
+_TOO_LONG = "Nested data conversions not implemented for chunked array outputs"
+"""pyarrow's words for lists whose strings take more than 2 GiB in one batch."""
 _OBJECT_STORE_SHARE = 0.5
 
 
@@ -225,29 +229,39 @@ def read_fragment(
     filesystem, _ = open_filesystem(root)
     start, stop, _ = within.indices(fragment.rows)
     done = fragment.first_row + start
-    for pause in (*PAUSES_S, None):
+    pauses = iter(PAUSES_S)
+    while True:
         row = fragment.first_row + start
         try:
             for table in _tables(filesystem, fragment, columns, rows, start, stop):
-                if row == done:
-                    yield table, row
-                    done += len(table)
+                if row + len(table) > done:
+                    yield table.slice(done - row), done
+                    done = row + len(table)
                 row += len(table)
         except FileNotFoundError as error:
             raise DataError(_changed(fragment)) from error
         except (pa.ArrowException, OSError) as error:
+            if rows > 1 and _TOO_LONG in str(error):
+                rows //= 2
+                continue
             if isinstance(error, OSError) and is_of_storage(error):
                 if is_transient(error):
-                    if pause is not None:
+                    if (pause := next(pauses, None)) is not None:
                         time.sleep(pause)
                         continue
                     error.add_note(f"tried {len(PAUSES_S) + 1} times")
                 raise to_user_error(f"read `{fragment.path}` from row {done} on", error) from error
             raise DataError(
                 f"{fragment.path}: cannot be read from row {done} on ({str(error).splitlines()[0]}); write the file again"
+                + (", in another encoding" if "ot yet implemented" in str(error) else "")
             ) from error
-        if done != fragment.first_row + stop:
-            raise DataError(_changed(fragment))
+        if (
+            done != fragment.first_row + stop
+        ):  # pyarrow stops at a page without values, as writers with tiny pages leave them
+            raise DataError(
+                f"{fragment.path}: cannot be read from row {done} on (its pages end before the {fragment.first_row + stop} rows "
+                "of its footer); write the file again, with larger pages"
+            )
         return
 
 
@@ -258,20 +272,53 @@ def _tables(
         metadata = pq.read_metadata(stream)
         schema = metadata.schema.to_arrow_schema()
         # Otherwise a file replaced since the plan was made would silently be read twice or incompletely
-        if max(fragment.row_groups) >= metadata.num_row_groups or not set(columns) <= set(schema.names):
+        stored = [c for c in columns if c in schema.names or c not in dict(fragment.values)]
+        if max(fragment.row_groups) >= metadata.num_row_groups or not set(stored) <= set(schema.names):
             raise DataError(_changed(fragment))
-        strings = [c for c in columns if is_string_column(schema, c)]
         # Pages without a checksum are not verified: pyarrow writes checksums only on request, Spark always does
         file = pq.ParquetFile(
-            stream, metadata=metadata, read_dictionary=strings, pre_buffer=True, page_checksum_verification=True
+            stream,
+            metadata=metadata,
+            read_dictionary=_dictionary_columns(metadata, fragment, columns),
+            pre_buffer=True,
+            page_checksum_verification=True,
         )
         row_groups, row = _overlapping(metadata, fragment, start, stop)
-        for batch in file.iter_batches(rows, row_groups=row_groups, columns=columns, use_threads=False):
+        for batch in file.iter_batches(rows, row_groups=row_groups, columns=stored, use_threads=False):
             outside = max(start - row, 0)
             wanted = batch.slice(outside, max(min(stop - row, len(batch)) - outside, 0))
             row += len(batch)
             if len(wanted):
-                yield pa.Table.from_batches([wanted])
+                plain = pa.Table.from_batches([wanted])
+                if stored:  # a table of arrays has no rows without a column
+                    plain = pa.table([_plain(column) for column in wanted.columns], names=wanted.schema.names)
+                yield with_values(plain, fragment.values, columns, fragment.path)
+
+
+def _plain(column: pa.Array) -> pa.Array:
+    """The column in its plain type."""
+    kind = plain_type(column.type)
+    if pa.types.is_list_view(column.type) or pa.types.is_large_list_view(column.type):
+        # pyarrow's own cast of a large_list_view yields too few offsets
+        lengths = pc.list_value_length(column).fill_null(0).to_numpy(zero_copy_only=False)
+        offsets = np.concatenate([[0], np.cumsum(lengths, dtype=np.int64)])
+        column = pa.LargeListArray.from_arrays(pa.array(offsets), column.flatten(), mask=column.is_null())
+    return column if column.type == kind else column.cast(kind)
+
+
+def _dictionary_columns(metadata: pq.FileMetaData, fragment: Fragment, columns: Collection[str]) -> list[str]:
+    """The columns of strings that are read dictionary-encoded, so that each value is hashed once.
+
+    pyarrow reads no dictionary out of the encodings DELTA_BYTE_ARRAY and DELTA_LENGTH_BYTE_ARRAY, which Spark and DuckDB write.
+    """
+    leaves = [metadata.schema.column(n) for n in range(metadata.num_columns)]
+    strings = [n for n, leaf in enumerate(leaves) if leaf.physical_type == "BYTE_ARRAY" and leaf.path in columns]
+    groups = [metadata.row_group(n) for n in fragment.row_groups]
+    return [
+        leaves[n].path
+        for n in strings
+        if not any(encoding.startswith("DELTA_") for group in groups for encoding in group.column(n).encodings)
+    ]
 
 
 def _overlapping(metadata: pq.FileMetaData, fragment: Fragment, start: int, stop: int) -> tuple[list[int], int]:
@@ -360,7 +407,7 @@ def deal_of(plan: Plan, schedule: Schedule, meetings: Sequence[int], config: Con
     return Deal(
         [plan.units[number].rows for _, number in schedule],
         meetings,
-        batch_size=config.train.batch_size,
+        batch_size=config.train.rows_per_step,
         workers=workers,
         block_rows=config.data.block_rows,
     )

@@ -23,6 +23,7 @@ class Rule:
     remedy: str
 
 
+_MOST_MICROSECONDS = 2.0**62
 DENSE = Rule("value", "a finite number", "write null where the value is unknown")
 WEIGHT = Rule("weight", "a finite number ≥ 0", "write 0 or null for a row that must not count")
 
@@ -44,12 +45,13 @@ def label_rule(name: str, task: Task) -> Rule:
     )
 
 
-def where_observed(name: str, task: Task, products: bool) -> str:
+def where_observed(name: str, task: Task, products: bool, weight: str | None) -> str:
     """The source of a task's labels and which of them count, in words, for errors about missing labels."""
     words = [f"column `{task.label_column(name)}`"]
     words += [f"observed where `{task.observed}`"] if task.observed else []
     words += [f"given `{task.given}`: only rows where that is 1"] if task.given else []
     words += [f"only rows where the parent `{task.parent}` is observed"] if products and task.parent else []
+    words += [f"weighted by `{weight}`"] if weight else []
     return ", ".join(words)
 
 
@@ -82,6 +84,8 @@ def null_mask(column: pa.Array) -> np.ndarray | None:
 
 def floats(column: pa.Array) -> np.ndarray:
     """A column of numbers or booleans as float32, null as NaN; may be a read-only view."""
+    if pa.types.is_decimal(column.type):  # pyarrow scales them in the target's precision: 1.0000 would not be 1
+        column = column.cast(pa.float64())
     return column.cast(pa.float32(), safe=False).to_numpy(zero_copy_only=False)
 
 
@@ -145,14 +149,20 @@ def weights(column: pa.Array) -> tuple[np.ndarray, np.ndarray]:
     return values, ~((values >= 0) & np.isfinite(values))
 
 
+def words(values: pa.Array) -> pa.Array:
+    """The values of a category as the bytes of their text, which need not be UTF-8."""
+    if pa.types.is_integer(values.type) or pa.types.is_decimal(values.type):
+        values = values.cast(pa.string())
+    return values.cast(pa.large_binary())
+
+
 def scenario_index(column: pa.Array, values: list[str | int]) -> np.ndarray:
     """Index of each row's scenario in `values`, [N] int32; null and unknown values get the index after the last."""
-    known = pa.array([str(v) for v in values], pa.string())
+    known = pa.array([str(v).encode() for v in values], pa.large_binary())
     if pa.types.is_dictionary(column.type):
-        words = column.dictionary.cast(pa.string())
-        found = pc.index_in(words, value_set=known).take(column.indices)
+        found = pc.index_in(words(column.dictionary), value_set=known).take(column.indices)
     else:
-        found = pc.index_in(column.cast(pa.string()), value_set=known)
+        found = pc.index_in(words(column), value_set=known)
     return found.fill_null(len(values)).to_numpy(zero_copy_only=False).astype(np.int32, copy=False)
 
 
@@ -180,6 +190,21 @@ def cut_lists(
     else:
         keep = position >= np.repeat(lengths, lengths) - longest
     return flat.filter(pa.array(keep)), np.minimum(lengths, longest)
+
+
+def microseconds(times: pa.Array) -> np.ndarray:
+    """Times without nulls in microseconds since 1970 (UTC), [N] int64: timestamps, dates, or Unix time as numbers.
+
+    The unit of a number follows from its size: seconds below 10^11, milliseconds below 10^14, microseconds below 10^17,
+    nanoseconds above (each from 1973 to 5138). Numbers that are not finite are left out.
+    """
+    if pa.types.is_timestamp(times.type) or pa.types.is_date(times.type):
+        return int64_values(times.cast(pa.timestamp("us"), safe=False).cast(pa.int64()))
+    numbers = times.to_numpy(zero_copy_only=False)
+    numbers = numbers[np.isfinite(numbers)].astype(np.float64)
+    size = np.abs(numbers)
+    factor = np.select([size < 1e11, size < 1e14, size < 1e17], [1e6, 1e3, 1.0], 1e-3)
+    return np.clip(numbers * factor, -_MOST_MICROSECONDS, _MOST_MICROSECONDS).astype(np.int64)
 
 
 def outside(ids: pa.Array, values: np.ndarray, rows: int) -> np.ndarray:

@@ -1,54 +1,111 @@
 """A quick check of the data before a run: the driver checks and counts a few chunks of the training days."""
 
+from collections.abc import Iterable
+from concurrent.futures import ThreadPoolExecutor
+
 import numpy as np
+import pyarrow as pa
 
 from raymtl.config.root import Config
+from raymtl.config.task_kinds import BaseRate
+from raymtl.data import rules
 from raymtl.data.blocks import BlockMaker, Place
 from raymtl.data.read import read_fragment
-from raymtl.data.rules import where_observed
-from raymtl.data.units import Plan
+from raymtl.data.rules import one_array, where_observed
+from raymtl.data.units import Fragment, Plan
 from raymtl.errors import DataError
 
 _CHUNKS = 4
 _ROWS = 50_000
+_THREADS = 8
+
+Sums = dict[str, np.ndarray]
+"""By task: [5] the weighted sum of its observed labels, the sum of their weights, their number, and the weighted sums of what the
+task trains on and of its square; weights above 0."""
 
 
-def sample_base_rates(config: Config, plan: Plan) -> dict[str, float]:
-    """Weighted mean of the observed labels of each task over a few chunks spread over the plan; the heads' biases start there.
+def sample_base_rates(config: Config, plan: Plan) -> dict[str, BaseRate]:
+    """Weighted mean and spread of the observed labels of each task over a few chunks spread over the plan; the heads start there.
 
-    These chunks go through every check that a reading task makes, so a broken value there stops the job in seconds.
-    Raises DataError if a task has no observed label in the sample and no `base_rate` in the configuration.
+    These chunks go through every check that a reading task makes, so a broken value there stops the job in seconds. If a task
+    has no observed label in them, the label columns of ever more of the plan are read until one is found.
+
+    Raises DataError if a task has no observed label in the whole plan and no `base_rate` in the configuration.
     """
     # The maps are built after these checks, and no label depends on a row
     maker = BlockMaker(config, evaluation=False, maps=dict.fromkeys(config.map_tables()))
     fragments = [f for unit in plan.units for f in unit.fragments]
-    places = sorted({round(p) for p in np.linspace(0, len(fragments) - 1, _CHUNKS)})
-    sums = {name: np.zeros(3) for name in config.active_tasks()}
-    for place in places:
+    sums: Sums = {name: np.zeros(5) for name in config.active_tasks()}
+    for place in _spread(len(fragments), _CHUNKS):
         fragment = fragments[place]
         for raw, row in read_fragment(plan.root, fragment, maker.raw_columns(), _ROWS, slice(_ROWS)):
-            block = maker(raw, Place(fragment.path, row), 0)
-            weight = block.column("weight").to_numpy() if config.data.weight else np.ones(len(block), np.float32)
-            for name, triple in sums.items():
-                labels = block.column(f"label:{name}").to_numpy()
-                seen = ~np.isnan(labels)
-                labels, weights = labels[seen].astype(np.float64), weight[seen].astype(np.float64)
-                triple += [labels @ weights, weights.sum(), len(weights)]
+            maker(raw, Place(fragment.path, row), 0)
+            _add(sums, _sums_of(config, maker, raw, Place(fragment.path, row)), sums)
             break  # a chunk may come in parts, of which the first is enough
+    _search(config, plan.root, fragments, maker, sums)
     rates = {}
     for name, task in config.active_tasks().items():
-        total, weighed, count = sums[name].tolist()
+        total, weighed, count, targets, squares = sums[name].tolist()
+        center = spread = None
+        if weighed > 0:
+            center = targets / weighed
+            spread = max(squares / weighed - center**2, 0.0) ** 0.5 or abs(center) or 1.0
         if task.base_rate is not None:
-            rates[name] = task.base_rate
+            rates[name] = BaseRate(task.base_rate, center, spread)
         elif weighed == 0:
             raise DataError(
-                f"tasks.{name}: no label is observed in a sample of the training days "
-                f"({where_observed(name, task, config.multiplies_labels())}"
-                + (f", weighted by `{config.data.weight}`" if config.data.weight else "")
-                + f"); choose days that have labels, or set tasks.{name}.base_rate to train anyway"
+                f"tasks.{name}: no label is observed on the training days "
+                f"({where_observed(name, task, config.multiplies_labels(), config.data.weight)}); choose days that have labels, "
+                f"or set tasks.{name}.base_rate to train anyway"
             )
         else:
             # half a label of mean weight keeps the logarithm finite where the sample has one class only
             more = weighed / count if task.traits.is_rate else 0.0
-            rates[name] = (total + 0.5 * more) / (weighed + more)
+            rates[name] = BaseRate((total + 0.5 * more) / (weighed + more), center, spread)
     return rates
+
+
+def _search(config: Config, root: str, fragments: list[Fragment], maker: BlockMaker, sums: Sums) -> None:
+    """Add labels of further fragments for tasks that have none yet: `raymtl check`, which reads all rows, would accept them."""
+
+    def read(place: int) -> Sums:
+        fragment, found = fragments[place], {name: np.zeros(5) for name in sums}
+        for raw, row in read_fragment(root, fragment, maker.label_columns(), config.data.block_rows):
+            _add(found, _sums_of(config, maker, raw, Place(fragment.path, row)), found)
+        return found
+
+    seen: set[int] = set()
+    count = _CHUNKS
+    with ThreadPoolExecutor(_THREADS) as pool:
+        while len(seen) < len(fragments):
+            blind = [n for n, t in config.active_tasks().items() if t.base_rate is None and not sums[n][1]]
+            if not blind:
+                return
+            places = [place for place in _spread(len(fragments), count) if place not in seen]
+            for found in pool.map(read, places):
+                _add(sums, found, blind)
+            seen.update(places)
+            count *= 2
+
+
+def _spread(length: int, count: int) -> list[int]:
+    """At most `count` places of a list, evenly spread from the first to the last."""
+    return sorted({round(p) for p in np.linspace(0, length - 1, min(count, length))})
+
+
+def _sums_of(config: Config, maker: BlockMaker, raw: pa.Table, place: Place) -> Sums:
+    weight = np.ones(len(raw), np.float32)
+    if config.data.weight:
+        weight, _ = rules.weights(one_array(raw, config.data.weight, "number"))
+    labels, found = maker.labels(raw, place), {}
+    for name in config.active_tasks():
+        seen = ~np.isnan(labels[name]) & (weight > 0)
+        values, weights = labels[name][seen].astype(np.float64), weight[seen].astype(np.float64)
+        target = config.tasks[name].traits.trained_on(values)
+        found[name] = np.array([values @ weights, weights.sum(), len(weights), target @ weights, target**2 @ weights])
+    return found
+
+
+def _add(sums: Sums, found: Sums, names: Iterable[str]) -> None:
+    for name in names:
+        sums[name] = sums[name] + found[name]

@@ -1,19 +1,23 @@
-"""Find the files of a data set in Hive-style partitions `ds=YYYY-MM-DD[/hour=HH]`."""
+"""Find the files of a data set in Hive-style partitions, `ds=YYYY-MM-DD[/hour=HH]` unless the configuration names others."""
 
 import datetime as dt
+from collections import Counter
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import pyarrow.fs as pafs
 
 from raymtl.config.data import DayRange
+from raymtl.data.foreign import is_named_parquet, is_skipped, may_hold_rows, table_format, transaction_folder
+from raymtl.data.listing import Entry, Listing, list_below, list_names, two_names_of_one_file
+from raymtl.data.partitions import Layout, Values, format_of, split_name
 from raymtl.errors import DataError
-from raymtl.storage.filesystem import list_folder
 from raymtl.storage.folder import Folder
-from raymtl.storage.retry import retry, to_user_error
 from raymtl.words import count_of
 
 _LISTING_THREADS = 8
+_SCORED = "(`raymtl score`: name the folders as in training)"
 
 
 @dataclass(frozen=True)
@@ -23,61 +27,115 @@ class File:
     path: str
     """Path on its file system, without the scheme."""
     day: dt.date
-    """The day of its `ds=` partition."""
+    """The day of its partition."""
     size: int
     """Bytes."""
+    values: Values = ()
+    """The columns that its folders stand for."""
 
 
-def list_files(folder: Folder, days: DayRange | None) -> list[File]:
+@dataclass
+class FoundFiles:
+    """The files of some days."""
+
+    files: list[File] = field(default_factory=list)
+    """Ordered by path."""
+    absent: list[str] = field(default_factory=list)
+    """Days without a folder or without files, one sentence each."""
+    faults: list[str] = field(default_factory=list)
+    """Files and folders that cannot be read, one sentence each."""
+    notes: list[str] = field(default_factory=list)
+    """What is there and is not read, one sentence each."""
+
+    @property
+    def problems(self) -> list[str]:
+        """Everything for which days or rows would be missing or wrong."""
+        return [*self.absent, *self.faults]
+
+    def or_raise(self) -> "FoundFiles":
+        """Raise DataError for the first problem."""
+        if self.problems:
+            raise DataError(self.problems[0])
+        return self
+
+
+def list_files(folder: Folder, days: DayRange | None, layout: Layout = Layout()) -> list[File]:
     """The parquet files of the given days (None: of every day), ordered by path.
 
     Raises DataError, with the days that exist, if the root, a day or the files of a day are missing.
     """
-    files, problems = find_files(folder, days)
-    if problems:
-        raise DataError(problems[0])
-    return files
+    return find_files(folder, days, layout).or_raise().files
 
 
-def find_files(folder: Folder, days: DayRange | None) -> tuple[list[File], list[str]]:
-    """Like `list_files`, but returns the existing files and the faults of the others, one sentence each.
+def find_files(folder: Folder, days: DayRange | None, layout: Layout = Layout()) -> FoundFiles:
+    """The files of the given days (None: of every day), with the faults of those that cannot be read.
+
+    A file counts whatever its name, unless the name says that it is no data; that it is parquet, its footer must say.
 
     Raises DataError if there is no data set at all, and StorageError if the storage keeps failing.
     """
-    partitions = _partitions(folder)
+    partitions, found = _partitions(folder, layout)
     wanted = sorted(partitions) if days is None else days.days()
-    problems = []
     if missing := [d for d in wanted if d not in partitions]:
-        problems.append(
-            f"`{folder.path}` has no partition ds={missing[0]}"
+        found.absent.append(
+            f"`{folder.path}` has no partition {layout.name(missing[0])}"
             + (f" (and {len(missing) - 1} more of {days})" if len(missing) > 1 else "")
-            + f"; it has ds={min(partitions)} to ds={max(partitions)}, {count_of(len(partitions), 'day')}; "
-            "write the missing days, or choose days that exist"
+            + f"; it has {layout.name(min(partitions))} to {layout.name(max(partitions))}, "
+            f"{count_of(len(partitions), 'day')}; write the missing days, or choose days that exist"
         )
     present = [d for d in wanted if d in partitions]
+    skipped: list[str] = []
+    entries: list[Entry] = []
     with ThreadPoolExecutor(_LISTING_THREADS) as pool:
-        listings = pool.map(lambda day: _listed(folder, partitions[day], recursive=True), present)
-        files: list[File] = []
-        for day, entries in zip(present, listings, strict=True):
-            partition = partitions[day]
-            found = [
-                File(entry.path, day, entry.size)
-                for entry in entries
-                if entry.type == pafs.FileType.File and _is_data(entry.path[len(partition) :])
-            ]
-            if not found:
-                problems.append(f"the partition `{partition}` has no parquet file; write the day again or leave it out")
-            files += found
-    return sorted(files, key=lambda f: f.path), problems
+        listings = pool.map(lambda day: list_below(folder, partitions[day]), present)
+        for day, listing in zip(present, listings, strict=True):
+            entries += _files_of_day(found, skipped, day, partitions[day], listing, layout)
+    found.faults += two_names_of_one_file(entries)
+    if skipped:
+        found.notes.append(
+            f"`{folder.path}`: {count_of(len(skipped), 'file')} below the days {'is' if len(skipped) == 1 else 'are'} not read, "
+            f"since the name says that it is no data, such as {skipped[0].removeprefix(folder.root).lstrip('/')}"
+        )
+    found.files.sort(key=lambda f: f.path)
+    return found
 
 
-def partitioned_days(folder: Folder) -> list[dt.date]:
+def partitioned_days(folder: Folder, layout: Layout = Layout()) -> list[dt.date]:
     """The days of the data set's partitions, in order."""
-    return sorted(_partitions(folder))
+    return sorted(_partitions(folder, layout)[0])
 
 
-def _partitions(folder: Folder) -> dict[dt.date, str]:
-    """Folder of each day, directly below the root."""
+def _files_of_day(
+    found: FoundFiles, skipped: list[str], day: dt.date, partition: str, listing: Listing, layout: Layout
+) -> list[Entry]:
+    """Add the files of a day to `found`, and the names of those that are skipped; returns the entries of the files."""
+    kept = []
+    transactions: Counter[str] = Counter()
+    for entry in listing.entries:
+        below = entry.path[len(partition) :].strip("/")
+        if is_skipped(below, entry.size, layout.marker):
+            if may_hold_rows(below, entry.size, layout.marker):
+                skipped.append(entry.path)
+        elif (transaction := transaction_folder(below)) is not None:
+            transactions[transaction] += 1
+        elif entry.kind != pafs.FileType.File:
+            found.faults.append(f"`{entry.path}` is not a regular file; remove it")
+        else:
+            kept.append(entry)
+            found.files.append(File(entry.path, day, entry.size, layout.values(below)))
+    found.faults += listing.problems
+    if transactions:
+        found.faults.append(
+            f"the partition `{partition}` has the folder `{min(transactions)}` of a transactional Hive table, whose files "
+            "raymtl does not read; write the rows as plain parquet files"
+        )
+    elif not kept and not listing.problems:
+        found.absent.append(f"the partition `{partition}` has no parquet file; write the day again or leave it out")
+    return kept
+
+
+def _partitions(folder: Folder, layout: Layout) -> tuple[dict[dt.date, str], FoundFiles]:
+    """Folder of each day, directly below the root, and what else there is."""
     path, kind = folder.path, folder.kind()
     if kind == pafs.FileType.NotFound:
         raise DataError(
@@ -85,37 +143,75 @@ def _partitions(folder: Folder) -> dict[dt.date, str]:
         )
     if kind != pafs.FileType.Directory:
         raise DataError(
-            f"`{path}` is a file; set data.path (`raymtl score`: --data) to the folder above the `ds=` partitions"
+            f"`{path}` is a file; set data.path (`raymtl score`: --data) to the folder above the `{layout.key}=` partitions"
+        )
+    entries = sorted(list_names(folder), key=lambda e: e.path)
+    if (tool := table_format(folder, [e.name for e in entries if e.kind == pafs.FileType.Directory])) is not None:
+        raise DataError(
+            f"`{path}` is a table of {tool}, which also has files that were removed from the table; raymtl reads plain parquet "
+            "files only: write the table's rows to another folder"
         )
     partitions: dict[dt.date, str] = {}
-    for entry in _listed(folder, folder.root, recursive=False):
-        name = entry.path.rstrip("/").rsplit("/", 1)[-1]
-        if entry.type != pafs.FileType.Directory or not name.startswith("ds="):
+    found, others, undated = FoundFiles(), [], []
+    for entry in entries:
+        pair = None if entry.kind == pafs.FileType.File else split_name(entry.name)
+        if pair is None or pair[0] != layout.key:
+            if pair is not None or (entry.kind == pafs.FileType.File and is_named_parquet(entry.name)):
+                others.append(entry)
             continue
-        try:
-            day = dt.date.fromisoformat(name.removeprefix("ds="))
-        except ValueError:
-            day = None
-        if day is None or name != f"ds={day}":  # fromisoformat also reads 20260131 and 2026-W05-6
-            raise DataError(f"the partition `{entry.path}` of `{path}` is not ds=YYYY-MM-DD; rename or remove it")
-        partitions[day] = entry.path.rstrip("/")
+        if pair[1] is None:
+            undated.append(entry)
+            continue
+        day = layout.day(pair[1])
+        if day is None:
+            raise DataError(_odd_name(entry, path, layout, entries))
+        if day in partitions:
+            raise DataError(f"`{partitions[day]}` and `{entry.path}` are both the day {day}; merge the two folders")
+        partitions[day] = entry.path
     if not partitions:
-        raise DataError(
-            f"`{path}` has no `ds=YYYY-MM-DD` partition; set data.path (`raymtl score`: --data) to the "
-            "folder that contains partitions, with files such as ds=2026-01-31/part-0.parquet"
+        raise DataError(_no_partitions(path, layout, entries))
+    if others:
+        found.notes.append(
+            f"`{path}`: {others[0].name} {f'and {len(others) - 1} more ' if len(others) > 1 else ''}next to the `{layout.key}=` "
+            f"partitions {'are' if len(others) > 1 else 'is'} not read"
         )
-    return partitions
+    for entry in undated:
+        count = sum(
+            not is_skipped(e.path[len(entry.path) :].strip("/"), e.size, layout.marker)
+            for e in list_below(folder, entry.path).entries
+        )
+        found.notes.append(
+            f"`{path}`: {entry.name} belongs to no day; its {count_of(count, 'file')} {'is' if count == 1 else 'are'} not read"
+        )
+    return partitions, found
 
 
-def _listed(folder: Folder, path: str, recursive: bool) -> list[pafs.FileInfo]:
-    """The entries of a folder at a path on the file system."""
-    try:
-        return retry(lambda: list_folder(folder.filesystem, path, recursive=recursive))
-    except OSError as error:
-        raise to_user_error(f"list `{path}` of `{folder.path}`", error) from error
+def _odd_name(entry: Entry, path: str, layout: Layout, entries: Sequence[Entry]) -> str:
+    """The error for a partition of the right key that is not named like a day."""
+    remedy = "rename or remove it"
+    if (form := format_of(_dates(entries, layout.key))) is not None:
+        remedy = f'set data.partition.format to "{form}" {_SCORED}'
+    return f"the partition `{entry.path}` of `{path}` is not {layout.pattern}; {remedy}"
 
 
-def _is_data(below: str) -> bool:
-    """Parquet files only; a leading `_` or `.` in the name of a file or folder marks metadata or an unfinished file."""
-    names = below.strip("/").split("/")
-    return names[-1].endswith((".parquet", ".pq")) and not any(n.startswith(("_", ".")) for n in names)
+def _no_partitions(path: str, layout: Layout, entries: Sequence[Entry]) -> str:
+    """The error for a data set without any day of this layout."""
+    keys = dict.fromkeys(pair[0] for e in entries if (pair := split_name(e.name)) is not None)
+    for key in keys:
+        if (form := format_of(_dates(entries, key))) is not None:
+            first = next(e.name for e in entries if (split_name(e.name) or ("",))[0] == key)
+            return (
+                f"`{path}` has no `{layout.pattern}` partition, but partitions such as {first}; set data.partition to "
+                f'{{key: {key}, format: "{form}"}} {_SCORED}'
+            )
+    there = f"; it has the folders `{next(iter(keys))}=…`, which are no days" if keys else ""
+    return (
+        f"`{path}` has no `{layout.pattern}` partition{there}; set data.path (`raymtl score`: --data) to the folder that "
+        f"contains partitions, with files such as {layout.name(dt.date(2026, 1, 31))}/part-0.parquet"
+    )
+
+
+def _dates(entries: Sequence[Entry], key: str) -> list[str]:
+    """The values of the folders of a key, without null."""
+    pairs = [split_name(e.name) for e in entries if e.kind != pafs.FileType.File]
+    return [pair[1] for pair in pairs if pair is not None and pair[0] == key and pair[1] is not None]

@@ -4,10 +4,11 @@ A **unit** is the smallest amount of input that a checkpoint counts as read. The
 alone, never on the number of workers, so that a run resumes with the same units on another cluster.
 """
 
+import datetime as dt
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 import pyarrow as pa
@@ -16,7 +17,9 @@ import pyarrow.parquet as pq
 
 from raymtl.config.root import Config
 from raymtl.data.contract import mixed_problems, required_columns, schema_faults
-from raymtl.data.source import File, list_files
+from raymtl.data.foreign import other_content
+from raymtl.data.partitions import Layout, Values, with_columns
+from raymtl.data.source import File, find_files
 from raymtl.errors import DataError
 from raymtl.storage.filesystem import open_to_read
 from raymtl.storage.folder import Folder
@@ -35,6 +38,11 @@ class Fragment:
     first_row: int
     """Row of the file at which the first row group starts, for error messages."""
     rows: int
+    # Not part of the text that identifies a replay
+    day: dt.date = field(default=dt.date.min, repr=False)
+    """The day of its partition."""
+    values: Values = field(default=(), repr=False)
+    """The columns that its folders stand for."""
 
 
 @dataclass(frozen=True)
@@ -62,6 +70,8 @@ class Plan:
     unit numbers."""
     days: tuple[str, str]
     """First and last day."""
+    notes: tuple[str, ...] = ()
+    """What is there and is not read, one sentence each."""
 
     @property
     def rows(self) -> int:
@@ -80,11 +90,16 @@ class Footer:
 
     file: File
     schema: pa.Schema
+    """Its columns, and those that its folders stand for."""
     row_group_rows: tuple[int, ...]
+
+    @property
+    def rows(self) -> int:
+        return sum(self.row_group_rows)
 
 
 class _BrokenError(Exception):
-    """The file is broken, not the storage."""
+    """The file is broken or not parquet, as its text says, and not the storage."""
 
 
 def read_footers(filesystem: pafs.FileSystem, files: Sequence[File]) -> list[Footer]:
@@ -103,14 +118,21 @@ def find_footers(filesystem: pafs.FileSystem, files: Sequence[File]) -> tuple[li
     """
 
     def footer(file: File) -> tuple[pq.FileMetaData, pa.Schema]:
-        try:
-            with open_to_read(filesystem, file.path) as stream:
+        with open_to_read(filesystem, file.path) as stream:
+            try:
                 metadata = pq.read_metadata(stream)
-            return metadata, metadata.schema.to_arrow_schema().remove_metadata()
-        except (pa.ArrowException, OSError) as error:
-            if is_of_storage(error):
-                raise
-            raise _BrokenError(str(error)) from error  # not retried
+                schema = metadata.schema.to_arrow_schema().remove_metadata()
+                _ = schema.names
+                return metadata, schema
+            except UnicodeDecodeError as error:
+                raise _BrokenError(
+                    f"the name of a column is not UTF-8 ({error.object!r}); write the file again with another name"
+                ) from error
+            except (pa.ArrowException, OSError) as error:
+                if is_of_storage(error):
+                    raise
+                stream.seek(0)
+                raise _BrokenError(_fault(str(error), other_content(stream, file.path))) from error  # not retried
 
     def read(file: File) -> Footer | str:
         if file.size == 0:
@@ -120,12 +142,9 @@ def find_footers(filesystem: pafs.FileSystem, files: Sequence[File]) -> tuple[li
         except OSError as error:
             raise to_user_error(f"read `{file.path}`", error) from error
         except _BrokenError as broken:
-            return (
-                f"{file.path}: not a readable parquet file ({str(broken).splitlines()[0]}); "
-                f"it may be truncated or still being written: write it again or remove it"
-            )
+            return f"{file.path}: {broken}"
         rows = tuple(metadata.row_group(i).num_rows for i in range(metadata.num_row_groups))
-        return Footer(file, schema, rows)
+        return Footer(file, with_columns(schema, file.values), rows)
 
     with ThreadPoolExecutor(_FOOTER_THREADS) as pool:
         read_all = list(pool.map(read, files))
@@ -134,20 +153,55 @@ def find_footers(filesystem: pafs.FileSystem, files: Sequence[File]) -> tuple[li
     return footers, [f for f in read_all if isinstance(f, str)]
 
 
+def _fault(error: str, content: str | None) -> str:
+    """Why a file has no readable footer; `content`: what it is, if it is not parquet."""
+    if content is None:
+        return (
+            f"not a readable parquet file ({error.splitlines()[0]}); it may be truncated or still being written: write it again "
+            "or remove it"
+        )
+    return (
+        f"{content}, which raymtl does not read; write it as plain parquet, or move it out of the partition (a name that begins "
+        "with `_` is skipped)"
+    )
+
+
+def with_rows(footers: Iterable[Footer]) -> list[Footer]:
+    """The files whose schemas count: writers give columns of an empty file any type (pandas: double)."""
+    return [footer for footer in footers if footer.rows]
+
+
 def plan_input(config: Config, part: str) -> Plan:
     """The plan of `part` (`train` or `eval`) of a configuration; reads footers only.
 
     Raises DataError if a partition or file is missing or damaged, a schema does not fit, or there are no rows at all.
     """
+    return plan_inputs(config, [part])[part]
+
+
+def plan_inputs(config: Config, parts: Sequence[str]) -> dict[str, Plan]:
+    """The plans of several parts, as `plan_input` makes them; their ID columns must hold the same in all of them."""
+    plans, filled = {}, []
+    for part in parts:
+        plans[part], footers = _plan(config, part)
+        filled += with_rows(footers)
+    shared = [c for c in required_columns(config) if c.training]
+    if problems := mixed_problems([(f.file.path, f.schema) for f in filled], shared):
+        raise DataError("\n".join(problems[:_MOST_PROBLEMS]))
+    return plans
+
+
+def _plan(config: Config, part: str) -> tuple[Plan, list[Footer]]:
     data = config.data
     root = data.eval_path if part == "eval" and data.eval_path else data.path
     days = data.eval if part == "eval" else data.train
     if days is None:
         raise DataError("data.eval is not set; set data.eval.start and data.eval.end to the days to evaluate on")
     folder = Folder.open(root)
-    files = list_files(folder, days)
+    found = find_files(folder, days, Layout.of(config)).or_raise()
+    files = found.files
     footers = read_footers(folder.filesystem, files)
-    if problems := _schema_problems(footers, config, part == "eval"):
+    if problems := _schema_problems(with_rows(footers), config, part == "eval"):
         more = f"\n… and {len(problems) - _MOST_PROBLEMS} more" if len(problems) > _MOST_PROBLEMS else ""
         raise DataError("\n".join(problems[:_MOST_PROBLEMS]) + more)
     units = make_units(footers, data.unit_rows)
@@ -155,7 +209,9 @@ def plan_input(config: Config, part: str) -> Plan:
         raise DataError(
             f"`{root}` has no rows on {days}: its parquet files are empty; write those days again or choose others"
         )
-    return Plan(root, units, _identity(footers, units, folder.root), (str(files[0].day), str(files[-1].day)))
+    of_days = (str(min(f.day for f in files)), str(max(f.day for f in files)))
+    plan = Plan(root, units, _identity(footers, units, folder.root), of_days, tuple(found.notes))
+    return plan, footers
 
 
 def join_plans(parts: Sequence[tuple[Plan, tuple[str, ...] | None]]) -> Plan:
@@ -165,7 +221,8 @@ def join_plans(parts: Sequence[tuple[Plan, tuple[str, ...] | None]]) -> Plan:
     units = tuple(replace(unit, tasks=tasks) for plan, tasks in parts for unit in plan.units)
     identity = hashlib.sha256(repr([(plan.identity, tasks) for plan, tasks in parts]).encode()).hexdigest()[:16]
     days = [day for plan, _ in parts for day in plan.days]
-    return Plan(roots.pop(), units, identity, (min(days), max(days)))
+    notes = tuple(dict.fromkeys(note for plan, _ in parts for note in plan.notes))
+    return Plan(roots.pop(), units, identity, (min(days), max(days)), notes)
 
 
 def _schema_problems(footers: Sequence[Footer], config: Config, evaluation: bool) -> list[str]:
@@ -189,9 +246,10 @@ def make_units(footers: Sequence[Footer], unit_rows: int) -> tuple[Unit, ...]:
             if rows:
                 last = fragments[-1] if fragments else None
                 if last is not None and last.path == footer.file.path and last.row_groups[-1] == group - 1:
-                    fragments[-1] = Fragment(last.path, (*last.row_groups, group), last.first_row, last.rows + rows)
+                    fragments[-1] = replace(last, row_groups=(*last.row_groups, group), rows=last.rows + rows)
                 else:
-                    fragments.append(Fragment(footer.file.path, (group,), first, rows))
+                    file = footer.file
+                    fragments.append(Fragment(file.path, (group,), first, rows, file.day, file.values))
                 gathered += rows
             first += rows
             if gathered >= unit_rows:

@@ -10,6 +10,8 @@ from torchrec.distributed.planner.types import PlannerError
 from torchrec.distributed.types import ShardingPlan
 
 from raymtl.config.root import Config
+from raymtl.config.train import MAX_BATCH
+from raymtl.embeddings.names import table_name
 from raymtl.embeddings.replication import (
     ASKED,
     REPLICATED,
@@ -79,7 +81,7 @@ def dry_plan(config: Config, *, workers: int, memory_bytes: int, device: str, wo
     if not lookup.tables:
         raise ConfigError("the configuration has no tables to plan; add an ID feature to `features`")
     machine = Machine(workers, device, min(workers, workers_per_node), memory_bytes)
-    batch_rows = max(1, config.train.batch_size // workers)
+    batch_rows = max(1, (config.train.batch_size or MAX_BATCH) // workers)
     replicated = choose_replicated(config, lookup, machine, batch_rows)
     replicas = replicated_bytes(config, lookup.tables, list(replicated))
     rest = lookup.without(replicated)
@@ -110,7 +112,8 @@ def dry_plan(config: Config, *, workers: int, memory_bytes: int, device: str, wo
     ranks: dict[str, set[int]] = defaultdict(set, {name: set(range(workers)) for name in replicated})
     kinds: dict[str, str] = dict.fromkeys(replicated, REPLICATED)
     for part in plan.plan.values():
-        for name, sharding in part.items():  # type: ignore[attr-defined]
+        for module_name, sharding in part.items():  # type: ignore[attr-defined]
+            name = table_name(module_name)
             kinds[name] = sharding.sharding_type
             for shard in sharding.sharding_spec.shards:
                 rank = shard.placement.rank()

@@ -21,6 +21,7 @@ from torchrec.sparse.jagged_tensor import KeyedTensor
 
 from raymtl.config.root import Config
 from raymtl.data.batch import Batch, ReplicatedLookup
+from raymtl.embeddings.names import module_name, weight_key
 from raymtl.embeddings.sparse_update import empty_state, update_rows
 from raymtl.embeddings.tables import LookedUp, Lookup
 from raymtl.embeddings.touched_rows import TableGroup, TouchedRows, group_tables
@@ -67,12 +68,7 @@ class ReplicatedTables(nn.Module):
             nn.Parameter(torch.zeros(g.rows, g.dim, device=device), requires_grad=False) for g in self.groups
         )
         self.states = [empty_state(self.options.type, g.rows, g.dim, device) for g in self.groups]
-        self._keys = {
-            name: f"unpooled.embeddings.{name}.weight"
-            if name in lookup.unpooled
-            else f"pooled.embedding_bags.{name}.weight"
-            for name in names
-        }
+        self._keys = {name: weight_key(name, unpooled=name in lookup.unpooled) for name in names}
         self._sizes = {name: lookup.tables[name].rows for name in names}
         self._pending: list[_GatheredRows] = []
 
@@ -164,7 +160,10 @@ class ReplicatedOptimizer(KeyedOptimizer):
         self._tables = tables
         found = tables.tables()
         parameters = {table.key: table.weight for table in found.values()}
-        state = {t.weight: {f"{name}.{key}": value for key, value in t.state.items()} for name, t in found.items()}
+        state = {
+            t.weight: {f"{module_name(name)}.{key}": value for key, value in t.state.items()}
+            for name, t in found.items()
+        }
         groups = [{"params": [found[name].weight for name in g.first_rows], "lr": g.lr} for g in tables.groups]
         super().__init__(parameters, state, groups)
 

@@ -15,8 +15,8 @@ from torchrec.distributed import DistributedModelParallel
 
 from raymtl.config.features import Init
 from raymtl.embeddings.initialisation import drawn_rows
+from raymtl.embeddings.names import table_of
 from raymtl.embeddings.replicated import ReplicatedTable
-from raymtl.embeddings.tables import table_of
 
 _CHECKED_ROWS = 1 << 18
 

@@ -15,14 +15,14 @@ from torchrec.distributed.planner.types import PlannerError
 from torchrec.distributed.types import ModuleSharder, ShardingPlan, ShardingType
 from torchrec.optim import SGD, Adagrad, Adam, RowWiseAdagrad
 
-from raymtl.embeddings.tables import Lookup, table_of
+from raymtl.embeddings.names import module_name, table_of
+from raymtl.embeddings.tables import Lookup
 from raymtl.errors import ConfigError
 
 # Left out of the free choice: data-parallel tables, whose optimizer state does not load into another sharding
 # (meta-pytorch/torchrec#2394), and column-wise ones, because they change row-wise Adagrad: each column shard scales its columns
 # of a row by its own accumulator. A user may still choose column-wise.
 _CHOICES = [ShardingType.TABLE_WISE.value, ShardingType.ROW_WISE.value]
-_NARROWEST_SHARD = 4
 # Bandwidths of one H100 in a machine of eight, in the planner's bytes/ms: HBM3 and, of NVLink and of its 400 Gb/s
 # adapter, what NCCL reaches in one direction. TorchRec's defaults (897, 600 and 12.5 GiB/s) make the network look six times
 # slower against NVLink than it is there.
@@ -65,15 +65,22 @@ def constraints(lookup: Lookup) -> dict[str, ParameterConstraints]:
     """The planner's choices for each table: the user's `sharding`, or any exact one; and the number of IDs per row."""
     result = {}
     for name, table in lookup.tables.items():
-        result[name] = ParameterConstraints(
+        result[module_name(name)] = ParameterConstraints(
             sharding_types=[table.sharding] if table.sharding else _CHOICES,
             # Tables stay in the device's own memory: otherwise the planner would silently move a table that does not fit into
             # host memory, which costs most of the speed. (On the CPU its estimator fails on those kernels.)
             compute_kernels=[EmbeddingComputeKernel.FUSED.value],
-            min_partition=max(_NARROWEST_SHARD, table.dim // 4) if table.sharding == "column_wise" else None,
+            min_partition=_shard_columns(table.dim) if table.sharding == "column_wise" else None,
             pooling_factors=[float(n) for n in lookup.lengths[name]],
         )
     return result
+
+
+def _shard_columns(dim: int) -> int:
+    """Columns of each shard of a column-wise table: about four shards, equally wide, as the accumulators of row-wise Adagrad
+    need, and multiples of 4, as fbgemm's kernels need."""
+    counts = [n for n in range(1, dim // 4 + 1) if dim // 4 % n == 0]
+    return dim // min(counts, key=lambda n: (abs(n - 4), -n))
 
 
 def make_planner(lookup: Lookup, machine: Machine, batch_rows: int) -> EmbeddingShardingPlanner:

@@ -1,7 +1,6 @@
 """The optimizers of replicated tables: the same numbers as fbgemm's kernels, applied to the rows that a step touched.
 
-Only Adam decays weights: fbgemm's other kernels ignore `weight_decay` in the mode that TorchRec uses, or have none, and a table
-must not learn otherwise because it is replicated.
+Only Adam decays weights, see `docs/adr/0026-what-the-kernels-can-do.md`.
 
 Shapes: U touched rows, D columns.
 """

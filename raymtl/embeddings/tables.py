@@ -16,6 +16,7 @@ from torchrec.sparse.jagged_tensor import JaggedTensor, KeyedTensor
 from raymtl.config.features import BiasFeature, DenseFeature, IdFeature, IdsFeature, SequenceFeature, Table
 from raymtl.config.root import Config
 from raymtl.data.batch import Batch, unpooled_tables
+from raymtl.embeddings.names import module_name
 from raymtl.embeddings.spec import input_spec
 from raymtl.models.inputs import InputSpec, ModelInput
 
@@ -64,13 +65,6 @@ class LookedUp:
     """[B, maximum length, D], zeros where a sequence has ended."""
 
 
-def table_of(key: str) -> str | None:
-    """The table whose weights have this name in the state of a model; None: it is another weight."""
-    parts = key.split(".")
-    is_table = len(parts) >= 3 and parts[-1] == "weight" and parts[-3] in ("embedding_bags", "embeddings")
-    return parts[-2] if is_table else None
-
-
 def _leave_as_is(weight: Tensor) -> None:
     """The rows are filled after sharding (`initialisation.py`), the same for every sharding plan."""
 
@@ -79,7 +73,7 @@ def pooled_module(lookup: Lookup) -> EmbeddingBagCollection | None:
     """The pooled tables on the meta device: they get memory when they are sharded."""
     configs = [
         EmbeddingBagConfig(
-            name=name,
+            name=module_name(name),
             embedding_dim=table.dim,
             num_embeddings=table.rows,
             feature_names=lookup.features[name],
@@ -96,7 +90,7 @@ def unpooled_module(lookup: Lookup) -> EmbeddingCollection | None:
     """The unpooled tables on the meta device."""
     configs = [
         EmbeddingConfig(
-            name=name,
+            name=module_name(name),
             embedding_dim=table.dim,
             num_embeddings=table.rows,
             feature_names=lookup.features[name],

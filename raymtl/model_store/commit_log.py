@@ -6,6 +6,7 @@ import json
 import os
 import re
 import socket
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from typing import Literal
@@ -52,6 +53,26 @@ def newest(store: Store) -> Entry | None:
     """The newest action, or None in an empty store."""
     numbers = _numbers(store)
     return _read(store, numbers[-1]) if numbers else None
+
+
+def rolled_back(found: Sequence[Entry]) -> dict[str, Entry]:
+    """By version, the rollback that took it out of service, from all entries of the log, oldest first.
+
+    A rollback withdraws every version that was published since the one it restores, until that version is current again.
+    """
+    line: list[str] = []
+    """The published versions up to the current one, without those that were rolled back."""
+    lines: dict[str, list[str]] = {}
+    withdrawn: dict[str, Entry] = {}
+    for entry in found:
+        if entry.action == "publish":
+            line = lines[entry.version] = [*line, entry.version]
+        elif entry.action == "rollback":
+            restored = lines.get(entry.current, [entry.current])
+            withdrawn |= {version: entry for version in line if version not in restored}
+            line = restored
+        withdrawn = {version: rollback for version, rollback in withdrawn.items() if version not in line}
+    return withdrawn
 
 
 def append(store: Store, after: Entry | None, action: Action, version: str, current: str, manifest: str) -> Entry:

@@ -14,7 +14,7 @@ from raymtl.errors import VersionError
 from raymtl.model_store.manifest import DENSE, KEY, OPTIMIZER, WEIGHT, Manifest
 from raymtl.model_store.store import chain, file_fault, folder_of, missing, show
 from raymtl.model_store.table_reader import numbers, row_groups
-from raymtl.model_store.writer import dense_optimizer, dense_weights
+from raymtl.model_store.writer import dense_weights, optimizer_state
 from raymtl.storage.object_store import Store
 from raymtl.training.build import TrainState
 from raymtl.training.distributed import all_gather_or_raise
@@ -70,7 +70,9 @@ def load_version(
     _copy(read[DENSE], dense_weights(train_state))
     if optimizer:
         train_state.optimizers.materialize_dense_state()
-        notes += _load_dense_optimizer(read[OPTIMIZER], dense_optimizer(train_state), newest.id)
+        notes += _load_optimizer(read[OPTIMIZER], optimizer_state(train_state), newest.id)
+        same = all(table.optimizer == kind for table in newest.tables.values())
+        train_state.optimizers.set_table_steps(int(train_state.optimizers.table_steps) if same else 0)
 
     def load() -> None:
         for manifest in manifests:
@@ -177,7 +179,7 @@ def _compare_dense(saved: dict[str, torch.Tensor], here: dict[str, torch.Tensor]
             )
 
 
-def _load_dense_optimizer(saved: dict[str, torch.Tensor], here: dict[str, torch.Tensor], version: str) -> list[str]:
+def _load_optimizer(saved: dict[str, torch.Tensor], here: dict[str, torch.Tensor], version: str) -> list[str]:
     """Copy the states that both have; the others stay as `materialize_dense_state` left them."""
     both = {k: v for k, v in saved.items() if k in here and here[k].shape == v.shape}
     _copy(both, here)

@@ -14,6 +14,8 @@ FORMAT = 1
 """Number of the format; a reader refuses a greater one."""
 NAME = "manifest.json"
 DENSE, OPTIMIZER = "dense.safetensors", "optimizer.safetensors"
+TABLE_STEPS = "tables.steps"
+"""Name of the count of the tables' optimizer steps beside the dense optimizer's state."""
 KEY, WEIGHT = "row", "embedding"
 """Columns of a table's files: the row number, and the embedding."""
 
@@ -116,6 +118,11 @@ class Manifest(_Part):
     """Every table."""
     files: list[FileEntry]
     """All other files."""
+
+    @property
+    def batch_size(self) -> int | None:
+        """`train.batch_size` of its training."""
+        return self.config.get("train", {}).get("batch_size")
 
     @property
     def data_end(self) -> dt.date:

@@ -4,17 +4,19 @@ A version is written into its folder over minutes and stays invisible until a lo
 so a version appears completely or not at all. A process that publishes, rolls back or removes must hold the lease (`lease.py`).
 """
 
+import datetime as dt
 import hashlib
 from collections.abc import Callable, Collection, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 from raymtl.errors import VersionError
 from raymtl.model_store import commit_log
 from raymtl.model_store.manifest import NAME, FileEntry, Manifest, check_id, parse_manifest
 from raymtl.storage.object_store import Store
+from raymtl.words import count_of
 
 FOLDER = "versions"
 _THREADS = 8
@@ -31,6 +33,13 @@ class Listed:
     current: bool
     manifest: Manifest | None
     """None if it is missing or damaged."""
+    rolled_back: commit_log.Entry | None = None
+    """The rollback that took it out of service, if any."""
+
+    @property
+    def status(self) -> Literal["current", "published", "rolled back"]:
+        """`published`: it was current before, and newer versions followed."""
+        return "current" if self.current else "rolled back" if self.rolled_back else "published"
 
 
 @dataclass(frozen=True)
@@ -44,6 +53,18 @@ class Removed:
 
 
 @dataclass(frozen=True)
+class MetricPair:
+    """The metrics of two versions, and the rows that they were measured on."""
+
+    a: dict[str, Any]
+    b: dict[str, Any]
+    rows: str
+    """In words."""
+    same: bool
+    """Whether these are the same rows: if not, a difference says little about the versions."""
+
+
+@dataclass(frozen=True)
 class Difference:
     """How version `b` differs from `a`; `old` or `new` of a pair is None if the value is missing."""
 
@@ -52,7 +73,11 @@ class Difference:
     config: dict[str, tuple[Any, Any]]
     """By dotted key."""
     metrics: dict[str, tuple[Any, Any]]
-    """Metrics of either version, by dotted key."""
+    """Metrics of either version, by dotted key; no curves."""
+    metric_rows: str
+    """The rows that they were measured on, in words."""
+    same_rows: bool
+    """Whether those of both versions are the same."""
     tables: dict[str, tuple[Any, Any]]
     """Rows, width, ID space and optimizer of tables that differ, by `table.key`."""
     counts: dict[str, tuple[Any, Any]]
@@ -74,8 +99,12 @@ def current(store: Store) -> str | None:
 
 def published(store: Store) -> list[commit_log.Entry]:
     """The entries that published the versions which still exist, oldest first."""
+    return _published(commit_log.entries(store))
+
+
+def _published(entries: Iterable[commit_log.Entry]) -> list[commit_log.Entry]:
     found: dict[str, commit_log.Entry] = {}
-    for entry in commit_log.entries(store):
+    for entry in entries:
         if entry.action == "publish":
             found[entry.version] = entry
         elif entry.action == "remove":
@@ -85,21 +114,27 @@ def published(store: Store) -> list[commit_log.Entry]:
 
 def list_versions(store: Store) -> list[Listed]:
     """The versions, newest first."""
-    now = current(store)
+    entries = commit_log.entries(store)
+    now, withdrawn = entries[-1].current if entries else None, commit_log.rolled_back(entries)
 
     def listed(entry: commit_log.Entry) -> Listed:
         try:
             manifest = _manifest(store, entry.version, entry.manifest)
         except VersionError:
             manifest = None
-        return Listed(entry.version, entry.time, entry.by, entry.version == now, manifest)
+        version = entry.version
+        return Listed(version, entry.time, entry.by, version == now, manifest, withdrawn.get(version))
 
     with ThreadPoolExecutor(_THREADS) as pool:
-        return list(pool.map(listed, reversed(published(store))))
+        return list(pool.map(listed, reversed(_published(entries))))
 
 
 def show(store: Store, version: str | None = None) -> Manifest:
-    """Manifest of a published version (None: the current one). Raises VersionError if it is missing or damaged."""
+    """Manifest of a published version; raises VersionError if it is missing or damaged.
+
+    Args:
+        version: its name, or the date that its name begins with if no other does; None: the current one.
+    """
     entry = _entry(store, version)
     return _manifest(store, entry.version, entry.manifest)
 
@@ -178,25 +213,51 @@ def _repair(store: Store) -> str:
     return f"restore the file from a backup, or run `raymtl versions rollback VERSION --store {store.path}` with another version"
 
 
-def diff(a: Manifest, b: Manifest) -> Difference:
-    """What changed from version `a` to version `b`."""
+def diff(a: Manifest, b: Manifest, measured: MetricPair | None = None) -> Difference:
+    """What changed from version `a` to version `b`.
+
+    Args:
+        measured: their metrics on the same rows; None: those of the manifests, whose rows may differ.
+    """
+    pair = measured or MetricPair(a.metrics, b.metrics, *_metric_rows(a, b))
 
     def table(manifest: Manifest) -> dict[str, Any]:
         keys = ("rows", "dim", "id_space", "optimizer")
         return {f"{name}.{key}": getattr(t, key) for name, t in manifest.tables.items() for key in keys}
 
     def facts(manifest: Manifest) -> dict[str, Any]:
-        return {"data": manifest.data_range, "code": manifest.code, "base_rates": manifest.base_rates}
+        days = {part: "..".join(dict.fromkeys(days)) for part, days in manifest.data_range.items()}
+        return {"days": days, "code": manifest.code, "base_rates": manifest.base_rates}
 
     return Difference(
         a.id,
         b.id,
         _changes(_flat(a.config), _flat(b.config)),
-        _changes(_flat(a.metrics), _flat(b.metrics)),
+        _changes(_numbers(pair.a), _numbers(pair.b)),
+        pair.rows,
+        pair.same,
         _changes(table(a), table(b)),
         _changes({**a.counts, "bytes": a.total_bytes}, {**b.counts, "bytes": b.total_bytes}),
         _changes(_flat(facts(a)), _flat(facts(b))),
     )
+
+
+def _metric_rows(a: Manifest, b: Manifest) -> tuple[str, bool]:
+    """The rows that the metrics of two manifests are about, in words, and whether they are the same."""
+
+    def rows(manifest: Manifest) -> str:
+        part = "eval" if "eval" in manifest.data_range else "train"
+        days = "..".join(dict.fromkeys(manifest.data_range[part]))
+        count = count_of(manifest.metrics.get("rows", 0), "row" if part == "eval" else "held-out row")
+        return f"{count} of {days}"
+
+    if rows(a) == rows(b):
+        return f"both on {rows(a)}", True
+    return f"not on the same rows: {rows(a)}, and {rows(b)}", False
+
+
+def _numbers(metrics: dict[str, Any]) -> dict[str, Any]:
+    return {key: value for key, value in _flat(metrics).items() if not isinstance(value, list)}
 
 
 def clear(store: Store, version: str) -> None:
@@ -238,12 +299,14 @@ def rollback(
 
     Versions published since stay in the store. Raises VersionError if there is no such version, or files of it are missing.
     """
-    last, there = commit_log.newest(store), published(store)
-    if last is None:
+    entries = commit_log.entries(store)
+    if not entries:
         raise VersionError(_no_version(store))
+    last = entries[-1]
     if version is None:
-        version = _rollback_target(store, last.current, [entry.version for entry in there])
+        version = _rollback_target(store, entries)
     entry = _entry(store, version)
+    version = entry.version
     for part in chain(store, _manifest(store, entry.version, entry.manifest)):
         check_sizes(store, part, part.all_files)
     if version == last.current:
@@ -253,17 +316,13 @@ def rollback(
     return commit_log.append(store, last, "rollback", version, version, entry.manifest)
 
 
-def _rollback_target(store: Store, now: str, there: list[str]) -> str:
+def _rollback_target(store: Store, entries: list[commit_log.Entry]) -> str:
+    now, there = entries[-1].current, [entry.version for entry in _published(entries)]
     with suppress(VersionError):  # rolling back must work from a damaged version too
         parent = show(store, now).parent
         if parent in there:
             return parent
-    withdrawn: set[str] = set()
-    current = ""
-    for entry in commit_log.entries(store):
-        if entry.action == "rollback":
-            withdrawn.add(current)
-        current = entry.current
+    withdrawn = commit_log.rolled_back(entries)
     before = there[: there.index(now)] if now in there else there
     good = [version for version in before if version not in withdrawn]
     if not good:
@@ -280,16 +339,18 @@ def gc(
     keep_unpublished: Collection[str] = (),
     check_lease: Callable[[], None] | None = None,
     dry_run: bool = False,
+    keep_published: Collection[str] = (),
 ) -> Removed:
     """Remove all but the newest `keep` versions, and what killed writers left behind; the caller holds the lease.
 
-    The current version stays, and so do the bases of all versions that are kept. `keep_unpublished` names
+    The current version stays, those of `keep_published`, and the bases of all versions that are kept. `keep_unpublished` names
     unpublished folders to keep, such as a candidate's.
     """
     if keep < 1:
         raise VersionError(f"gc(keep={keep}) of store {store.path}: keep must be 1 or more")
     last, there = commit_log.newest(store), published(store)
-    kept = {entry.version for entry in there[-keep:]} | ({last.current} if last else set())
+    kept = {entry.version for entry in there if entry.version in keep_published}
+    kept |= {entry.version for entry in there[-keep:]} | ({last.current} if last else set())
     for version in list(kept):
         try:
             kept |= {part.id for part in chain(store, show(store, version))}
@@ -325,9 +386,22 @@ def _entry(store: Store, version: str | None) -> commit_log.Entry:
     if version not in there:
         if not there:
             raise VersionError(_no_version(store))
+        dated = [name for name in there if _is_day(version) and name.startswith(f"{version}-")]
+        if len(dated) == 1:
+            return there[dated[0]]
+        if dated:
+            raise VersionError(
+                f"store {store.path} has {len(dated)} versions of {version}; pass one of: {', '.join(dated)}"
+            )
         listed = ", ".join(list(there)[-5:])
         raise VersionError(f"store {store.path} has no version `{version}`; pass one of: {listed}")
     return there[version]
+
+
+def _is_day(name: str) -> bool:
+    with suppress(ValueError):
+        return str(dt.date.fromisoformat(name)) == name
+    return False
 
 
 def _manifest(store: Store, version: str, digest: str) -> Manifest:

@@ -14,12 +14,12 @@ from raymtl.config.load import config_hash
 from raymtl.config.root import Config
 from raymtl.data.ids.id_map import IdMap
 from raymtl.dependencies import package_versions
+from raymtl.embeddings.names import table_of
 from raymtl.embeddings.rows import row_chunks, table_rows
-from raymtl.embeddings.tables import table_of
 from raymtl.errors import UserError
 from raymtl.model_store.commit_log import utc_now
 from raymtl.model_store.delta import changed_rows, check_base, write_expired
-from raymtl.model_store.manifest import DENSE, NAME, OPTIMIZER, FileEntry, Manifest, TableEntry
+from raymtl.model_store.manifest import DENSE, NAME, OPTIMIZER, TABLE_STEPS, FileEntry, Manifest, TableEntry
 from raymtl.model_store.row_ids import RowIds
 from raymtl.model_store.store import clear, folder_of, show
 from raymtl.model_store.table_writer import CHUNK_BYTES, FILE_BYTES, TableWriter, parquet_schema, rows_per_chunk
@@ -144,9 +144,14 @@ def dense_optimizer(train_state: TrainState) -> dict[str, torch.Tensor]:
     }
 
 
+def optimizer_state(train_state: TrainState) -> dict[str, torch.Tensor]:
+    """State of the dense optimizer, and the steps of the tables' one, whose other state is in the tables' files."""
+    return {TABLE_STEPS: train_state.optimizers.table_steps, **dense_optimizer(train_state)}
+
+
 def _other_files(train_state: TrainState, store: Store, version: str, delta: Delta | None) -> list[FileEntry]:
     files = []
-    for path, tensors in ((DENSE, dense_weights(train_state)), (OPTIMIZER, dense_optimizer(train_state))):
+    for path, tensors in ((DENSE, dense_weights(train_state)), (OPTIMIZER, optimizer_state(train_state))):
         # a copy of each: the format refuses tensors that share memory
         data = safetensors.torch.save({k: v.detach().cpu().clone() for k, v in tensors.items()})
         store.write(f"{folder_of(version)}/{path}", data)

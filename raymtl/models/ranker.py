@@ -16,7 +16,7 @@ from raymtl.models.precomputed import X, materialize
 from raymtl.models.registry import build, find, options_of
 from raymtl.models.slots import Context, Derived
 from raymtl.models.towers import Towers
-from raymtl.objectives.link import predictions
+from raymtl.objectives.link import OutputScale, predictions
 from raymtl.objectives.tasks import objective_of
 
 for _module in pkgutil.walk_packages(raymtl.models.__path__, "raymtl.models."):
@@ -26,7 +26,13 @@ for _module in pkgutil.walk_packages(raymtl.models.__path__, "raymtl.models."):
 class Ranker(nn.Module):
     """input -> sequence -> refine -> trunk -> towers -> coupler (+ bias in training); built by `build_ranker`."""
 
-    def __init__(self, tasks: Mapping[str, Task], slots: Mapping[str, nn.Module], derived: Mapping[str, Derived]):
+    def __init__(
+        self,
+        tasks: Mapping[str, Task],
+        slots: Mapping[str, nn.Module],
+        derived: Mapping[str, Derived],
+        scale: OutputScale | None,
+    ):
         super().__init__()
         self.tasks = dict(tasks)
         self.derived = dict(derived)
@@ -38,6 +44,8 @@ class Ranker(nn.Module):
         self.towers = slots["towers"]
         self.coupler = slots["coupler"]
         self.bias = slots["bias"]
+        self.scale = scale
+        """None where all tasks are binary."""
 
     def forward(self, inputs: ModelInput) -> Tensor:
         """Logits [B, T + derived outputs] in fp32, columns in the order of the tasks and of `derived`."""
@@ -47,7 +55,8 @@ class Ranker(nn.Module):
         """The logits from x [B, d] or [B, T, d], the output of the input and sequence slots."""
         x = self.refine(x if self.refine.supports_precomputed else materialize(x), inputs)
         h = self.trunk(x if self.trunk.supports_precomputed else materialize(x), inputs)  # [B, d], or [B, T, d]
-        return self.coupler(self.towers(h), self.bias(inputs) if self.training else None)
+        outputs = self.coupler(self.towers(h), self.bias(inputs) if self.training else None)
+        return outputs if self.scale is None else self.scale(outputs)
 
     def heads(self) -> Iterator[nn.Parameter]:
         """The weights above the trunk."""
@@ -56,7 +65,12 @@ class Ranker(nn.Module):
 
     def predictions(self, logits: Tensor) -> Tensor:
         """Probability, mean count or value of every output, from the logits of `forward`; of the same shape."""
+        logits = self.corrected(logits)
         return predictions(logits, [*self.tasks.values(), *(self.tasks[d.child] for d in self.derived.values())])
+
+    def corrected(self, logits: Tensor) -> Tensor:
+        """Logits of `forward` with the correction of `log1p` tasks, which training leaves out and metrics include."""
+        return logits if self.scale is None else self.scale.corrected(logits)
 
 
 def build_ranker(model: Model, tasks: Mapping[str, Task], spec: InputSpec, base_rates: Mapping[str, float]) -> Ranker:
@@ -77,6 +91,7 @@ def build_ranker(model: Model, tasks: Mapping[str, Task], spec: InputSpec, base_
     context = replace(context, width=towers.width)
     coupler = build("coupler", model.coupler, context)
     coupler.start_at([_start(name, task, base_rates) for name, task in tasks.items()])
+    derived = find("coupler", model.coupler).derived(tasks, options_of(model.coupler))
     slots = {
         "input": features,
         "sequence": sequence,
@@ -86,8 +101,7 @@ def build_ranker(model: Model, tasks: Mapping[str, Task], spec: InputSpec, base_
         "coupler": coupler,
         "bias": build("bias", model.bias, context),
     }
-    derived = find("coupler", model.coupler).derived(tasks, options_of(model.coupler))
-    return Ranker(tasks, slots, derived)
+    return Ranker(tasks, slots, derived, OutputScale.of(tasks, base_rates, len(derived)))
 
 
 def start_logit(task: Task, base_rate: float) -> float:
@@ -96,8 +110,11 @@ def start_logit(task: Task, base_rate: float) -> float:
 
 
 def _start(name: str, task: Task, base_rates: Mapping[str, float]) -> float:
+    """Where the output bias starts: at the base rate, or at 0 where the offset of the scale is there already."""
     rate = base_rates.get(name, task.base_rate)
-    return 0.0 if rate is None else start_logit(task, rate)
+    if rate is None or objective_of(task).head_scale(rate) != (0.0, 1.0):
+        return 0.0
+    return start_logit(task, rate)
 
 
 def concat_sequence(x: Tensor, sequence: Tensor | None) -> Tensor:

@@ -39,8 +39,9 @@ class TaskLosses(nn.Module):
 
     L_t = W · Σ_i m_ti w_i ℓ(a_ti, y_ti) / max(N_t, floor_t), where m is 1 on observed labels of valid rows and N_t is Σ m·w
     over all workers. `Optimizers.step` and TorchRec average gradients over the W workers, which takes the factor W out again.
-    A task that no worker has a label for contributes an exact zero that stays connected to the autograd graph, so that every
-    worker takes part in every collective. All arithmetic is in fp32.
+    The losses of values are also divided by the task's `units` (`TaskObjective.loss_unit`). A task that no worker has a
+    label for contributes an exact zero that stays connected to the autograd graph, so that every worker takes part in every
+    collective. All arithmetic is in fp32.
     """
 
     def __init__(
@@ -84,11 +85,12 @@ class TaskLosses(nn.Module):
         normalizer: Tensor,
         valid_rows: Tensor,
         workers: int = 1,
+        units: Tensor | None = None,
     ) -> Losses:
         """Loss of one batch: logits, labels and observed [B, T], weight and valid [B], normalizer [T], valid_rows [].
 
         `valid` is false on padding rows, which count nowhere. Labels may hold anything where they are not observed.
-        `normalizer` and `valid_rows` are summed over the `workers`.
+        `normalizer` and `valid_rows` are summed over the `workers`. `units` [T] divide the losses; None: by 1.
         """
         logits = logits.float()
         mask = observed & valid.unsqueeze(1)
@@ -99,7 +101,7 @@ class TaskLosses(nn.Module):
         weights = torch.where(mask, weight.float().unsqueeze(1), 0.0)
         parts = zip(self._objectives, a.split(self._sizes, 1), y.split(self._sizes, 1), strict=True)
         rows = torch.cat([kind.loss(a_run, y_run) for kind, a_run, y_run in parts], 1)
-        per_task = (rows * weights).sum(0) * (workers / self._denominator(normalizer))
+        per_task = (rows * weights).sum(0) * (workers / self._denominator(normalizer, units))
         order = self._order_penalty(logits, valid, valid_rows, workers)
         bound = self._kl_bound(logits, valid, valid_rows, workers)
         penalties = order + bound
@@ -107,7 +109,14 @@ class TaskLosses(nn.Module):
         return Losses(total, per_task.detach(), order.detach(), bound.detach(), per_task, penalties)
 
     def lower_bound(
-        self, labels: Tensor, observed: Tensor, weight: Tensor, valid: Tensor, normalizer: Tensor, workers: int = 1
+        self,
+        labels: Tensor,
+        observed: Tensor,
+        weight: Tensor,
+        valid: Tensor,
+        normalizer: Tensor,
+        workers: int = 1,
+        units: Tensor | None = None,
     ) -> Tensor:
         """What the losses [T] of this batch cannot fall below, without gradient; the arguments are those of `forward`."""
         mask = observed & valid.unsqueeze(1)
@@ -115,11 +124,12 @@ class TaskLosses(nn.Module):
         weights = torch.where(mask, weight.float().unsqueeze(1), 0.0)
         parts = zip(self._objectives, y.split(self._sizes, 1), strict=True)
         least = torch.cat([kind.lower_bound(y_run) for kind, y_run in parts], 1)
-        return (least * weights).sum(0) * (workers / self._denominator(normalizer))
+        return (least * weights).sum(0) * (workers / self._denominator(normalizer, units))
 
-    def _denominator(self, normalizer: Tensor) -> Tensor:
+    def _denominator(self, normalizer: Tensor, units: Tensor | None) -> Tensor:
         n = torch.maximum(normalizer.float(), self._floors)
-        return torch.where(n > 0, n, 1.0)  # floor 0 and no label: 0 / 1, not 0 / 0
+        n = torch.where(n > 0, n, 1.0)  # floor 0 and no label: 0 / 1, not 0 / 0
+        return n if units is None else n * units
 
     def _order_penalty(self, logits: Tensor, valid: Tensor, valid_rows: Tensor, workers: int) -> Tensor:
         """α · Σ over ordered pairs of the mean over all valid rows of max(lower - upper, 0): AITM's calibrator.

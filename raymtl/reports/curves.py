@@ -9,6 +9,7 @@ from raymtl.reports.plots import (
     figure,
     finite,
     label_ends,
+    legend_above,
     panels,
     percent_axis,
     rows_axis,
@@ -17,7 +18,7 @@ from raymtl.reports.plots import (
     svg,
     thin,
 )
-from raymtl.reports.style import PALETTE, task_colours
+from raymtl.reports.style import PALETTE, short_count, task_colours
 from raymtl.reports.tables import kind_of
 
 
@@ -46,11 +47,11 @@ def losses(run: Run) -> str | None:
                 [p[0] / size for p in tested], [p[1] for p in tested], "o", color=colours[name], label="evaluation"
             )
             spots[0].set(markersize=5.0, markerfacecolor=PAPER)
-        low, high = _bulk(y + [p[1] for p in tested])
+        low, high = bulk(y + [p[1] for p in tested])
         ax.set_ylim(low, high)
         ax.set_title(name, color=colours[name])
         ax.set_ylabel(kind.loss_label)
-    axes[0].legend(frameon=False, fontsize=8, loc="upper right")
+    legend_above(drawing, *axes[0].get_legend_handles_labels())
     return svg(drawing, f"Training loss against rows seen for {', '.join(names)}")
 
 
@@ -59,7 +60,7 @@ def _dot(points: list[Any]) -> str:
     return "o" if len(points) == 1 else ""
 
 
-def _bulk(values: list[float]) -> tuple[float, float]:
+def bulk(values: list[float]) -> tuple[float, float]:
     """Limits that leave out the first steps' spikes, which would flatten the rest."""
     ordered = sorted(values)
     low, high = ordered[0], ordered[min(int(0.985 * len(ordered)), len(ordered) - 1)]
@@ -82,7 +83,7 @@ def eval_auc(run: Run) -> str | None:
     for name, points in series.items():
         x, y = [p[0] / size for p in points], [p[1] for p in points]
         ax.plot(x, y, color=colours[name], marker="o", markersize=4)
-        ends.append((x[-1], y[-1], name, colours[name]))
+        ends.append((y[-1], name, colours[name]))
         best = finite(run.evals[-1:], "metrics", "tasks", name, "truth_auc")
         if best:
             bests.append((best[0][1], colours[name]))
@@ -93,7 +94,7 @@ def eval_auc(run: Run) -> str | None:
         ax.plot(
             [left - 0.03 * span, right], [height, height], color=colour, linestyle=(0, (4, 3)), linewidth=1.0, alpha=0.8
         )
-    ax.set_xlim(left - 0.03 * span, right + 0.12 * span)
+    ax.set_xlim(left - 0.03 * span, right + 0.03 * span)
     ax.margins(y=0.12)
     label_ends(ax, ends)
     ax.set_ylabel("AUC")
@@ -118,11 +119,9 @@ def order_violations(run: Run) -> str | None:
         colour = colours.get(edge.rpartition(">")[2], PALETTE[0])
         x, y = [p[0] / size for p in points], [p[1] for p in points]
         ax.plot(x, y, color=colour, marker="o", markersize=4)
-        ends.append((x[-1], y[-1], edge.replace(">", " > "), colour))
+        ends.append((y[-1], edge.replace(">", " > "), colour))
     top = max(max(p[1] for p in points) for points in series.values()) * 1.15 or 0.01
     ax.set_ylim(-0.04 * top, top)
-    left, right = ax.get_xlim()
-    ax.set_xlim(left, right + 0.13 * (right - left))
     label_ends(ax, ends)
     percent_axis(ax)
     ax.set_ylabel("rows out of order")
@@ -152,9 +151,9 @@ def speed(run: Run) -> str | None:
         what, text = (
             ("Waiting for data", f"{100 * mean:.1f} %")
             if share
-            else ("Throughput, all workers", f"{mean:,.3g} thousand rows/s")
+            else ("Throughput", f"{short_count(1e3 * mean)} rows/s")
         )
-        ax.set_title(f"{what}: mean {text}")
+        ax.set_title(f"{what}, mean {text}")
         ax.set_ylabel("of the time" if share else name)
         if share:
             percent_axis(ax)

@@ -10,7 +10,21 @@ from typing import Literal
 from matplotlib.axes import Axes
 from matplotlib.ticker import FuncFormatter, MaxNLocator, NullFormatter
 
-from raymtl.reports.plots import FAINT, INK, PAPER, WARNING, figure, label_ends, panels, percent_axis, styled, svg
+from raymtl.reports.plots import (
+    FAINT,
+    INK,
+    PAPER,
+    WARNING,
+    figure,
+    is_narrow,
+    label_ends,
+    legend_above,
+    panels,
+    percent_axis,
+    short_name,
+    styled,
+    svg,
+)
 from raymtl.reports.style import short_count, short_day
 
 Values = Mapping[dt.date, float]
@@ -108,9 +122,9 @@ def line_charts(wanted: Sequence[Frame], colours: Mapping[str, str], span: Span,
             _from_zero(ax, found, frame.kind == "count")
         ax.set_title(frame.title)
         ax.set_ylabel(frame.unit)
-        _days_axis(ax, span, 10 if len(axes) == 1 else 6, room=0.12 if len(axes) == 1 else 0.2)
+        _days_axis(ax, span, 10 if len(axes) == 1 else 6)
         if len(series) > 1 or frame.title not in series:
-            label_ends(ax, [(span.place(max(v)), v[max(v)], name, colours[name]) for name, v in series.items()])
+            label_ends(ax, [(v[max(v)], name, colours[name]) for name, v in series.items()])
     return svg(drawing, alt_text)
 
 
@@ -161,8 +175,7 @@ def stacked_bars(
     if percent:
         ax.set_ylim(0, max(below.values()))
         percent_axis(ax)
-    handles, names = ax.get_legend_handles_labels()
-    ax.legend(handles[::-1], names[::-1], frameon=False, fontsize=8.5, loc="center left", bbox_to_anchor=(1.0, 0.5))
+    legend_above(drawing, *ax.get_legend_handles_labels())
     return svg(drawing, alt_text)
 
 
@@ -192,27 +205,27 @@ def version_sizes(
     ax.set_ylabel("bytes written")
     ax.grid(visible=False, axis="x")
     _days_axis(ax, span, 10)
-    ax.legend(frameon=False, fontsize=8.5, loc="center left", bbox_to_anchor=(1.0, 0.5))
+    legend_above(drawing, *ax.get_legend_handles_labels())
     return svg(drawing, alt_text)
 
 
 @styled
 def horizontal_bars(
     values: Mapping[str, float], colours: Mapping[str, str], alt_text: str, show: Callable[[float], str]
-) -> str:
-    """A horizontal bar per name, with its value written beside it."""
+) -> str | None:
+    """A horizontal bar per name, with its value written beside it; None without any."""
+    if not values:
+        return None
     drawing = figure(0.55 + 0.27 * len(values))
     ax = drawing.add_subplot()
-    size, unit = time_unit(max(values.values(), default=0.0))
+    size, unit = time_unit(max(values.values()))
     for i, (name, value) in enumerate(values.items()):
         ax.barh(i, value / size, height=0.64, color=colours[name])
-        ax.annotate(
-            show(value), (value / size, i), xytext=(6, 0), textcoords="offset points", va="center", fontsize=8.5
-        )
-    ax.set_yticks(range(len(values)), list(values))
+        ax.annotate(show(value), (value / size, i), xytext=(6, 0), textcoords="offset points", va="center")
+    ax.set_yticks(range(len(values)), [short_name(name) for name in values])
     ax.tick_params(axis="y", length=0, labelcolor=INK)
     ax.set_ylim(len(values) - 0.4, -0.6)
-    ax.set_xlim(0, (max(values.values(), default=0.0) / size or 1.0) * 1.12)
+    ax.set_xlim(0, (max(values.values()) / size or 1.0) * (1.5 if is_narrow() else 1.12))
     ax.grid(visible=False, axis="y")
     ax.set_xlabel(unit)
     return svg(drawing, alt_text)
@@ -235,7 +248,7 @@ def ratio_to_median(
         ax.plot([low, high], [i, i], color=FAINT, linewidth=6, alpha=0.35)
         colour = WARNING if look else colours.get(name, INK)
         ax.plot([min(max(value, 1 / reach), reach)], [i], "o", color=colour, markersize=6, clip_on=False)
-    ax.set_yticks(range(len(rows)), [name for name, *_ in rows])
+    ax.set_yticks(range(len(rows)), [short_name(name) for name, *_ in rows])
     ax.tick_params(axis="y", length=0, labelcolor=INK)
     ax.set_ylim(len(rows) - 0.4, -0.6)
     ax.set_xlim(1 / reach, reach)
@@ -273,13 +286,13 @@ def _limits(ax: Axes, values: Sequence[float], least: float) -> None:
     ax.set_ylim(low - room, high + room)
 
 
-def _days_axis(ax: Axes, span: Span, ticks: int, room: float = 0.0) -> None:
-    """Label the x axis by day, leave `room` for names at the right, and draw the marked days."""
+def _days_axis(ax: Axes, span: Span, ticks: int) -> None:
+    """Label the x axis by day, and draw the marked days."""
     for day in span.marked:
         ax.axvline(span.place(day), color=WARNING, linewidth=1.0, linestyle=(0, (3, 3)), alpha=0.8, zorder=1)
     length = max(span.place(span.last), 1)
-    ax.set_xlim(-0.6, length * (1 + room) + 0.6)
-    ax.xaxis.set_major_locator(MaxNLocator(ticks, integer=True))
+    ax.set_xlim(-0.6, length + 0.6)
+    ax.xaxis.set_major_locator(MaxNLocator(4 if is_narrow() else ticks, integer=True))
     places = [int(p) for p in ax.get_xticks() if 0 <= p <= span.place(span.last)]
     ax.set_xticks(places, [short_day(span.days[p]) for p in places])
     ax.set_xlabel("day")

@@ -3,7 +3,7 @@
 from typing import Any
 
 from raymtl.errors import StorageError
-from raymtl.reports import curves, slices, style
+from raymtl.reports import curves, facts, slices, style
 from raymtl.reports.load import Run, load_run
 from raymtl.reports.page import OPEN_ROWS, Cell, Grid, PageStatus, fill, metric_grid
 from raymtl.reports.tables import metric_tables, metrics_of
@@ -30,7 +30,12 @@ def write_report(run_dir: str, out: str | None = None) -> str:
     folder = Folder.open(run_dir)
     run = load_run(folder)
     target = out or folder.path_of("report.html")
-    page = render(run)
+    write_page(target, render(run))
+    return target
+
+
+def write_page(target: str, page: str) -> None:
+    """Write a page to a file or URL. Raises StorageError."""
     filesystem, path = open_filesystem(target)
     try:
         make_folder_of(filesystem, path)
@@ -39,7 +44,6 @@ def write_report(run_dir: str, out: str | None = None) -> str:
         raise StorageError(
             f"the report cannot be written to `{target}`: {e.strerror or e}; {advice(e)}, or choose another file with --out"
         ) from e
-    return target
 
 
 def render(run: Run) -> str:
@@ -50,7 +54,8 @@ def render(run: Run) -> str:
     return fill(
         "report.html.j2",
         run=run,
-        status=_status(run),
+        status=run_status(run),
+        settings=facts.settings_line(run),
         keys=_key_numbers(run),
         evaluated=_evaluated(run),
         tables=[metric_grid(table, colours, parts=False) for table in metric_tables(metrics, scenarios=False)],
@@ -73,7 +78,8 @@ def render(run: Run) -> str:
     )
 
 
-def _status(run: Run) -> PageStatus:
+def run_status(run: Run) -> PageStatus:
+    """The status that the result holds, green if the run finished."""
     if run.result is None:
         return PageStatus("no result yet", good=False)
     text = str(run.result.get("status") or "finished")
@@ -93,17 +99,9 @@ def _evaluated(run: Run) -> str:
 
 def _key_numbers(run: Run) -> list[tuple[str, str, str]]:
     """Key numbers: (name, value, remark)."""
-    result, last = run.result or {}, run.train[-1] if run.train else {}
-    rates = [line["rows_per_s"] for line in run.train if isinstance(line.get("rows_per_s"), int | float)]
-    rate = result.get("rows_per_s", sum(rates) / len(rates) if rates else None)
-    waits = [line["data_wait"] for line in run.train if isinstance(line.get("data_wait"), int | float)]
-    fills = [line["fill"] for line in run.train if isinstance(line.get("fill"), int | float)]
-    times = [line["time"] for line in run.train + run.evals if isinstance(line.get("time"), int | float)]
-    seconds, took = max(times) - min(times) if len(times) > 1 else None, "first to last logged line"
-    if isinstance(result.get("seconds"), int | float):
-        seconds, took = result["seconds"], "from start to result"
+    result = run.result or {}
+    taken, took = facts.seconds(run)
     workers = result.get("workers")
-    rows = result.get("rows_trained", last.get("rows"))
     left_out = result.get("rows_left_out")
     final = run.final or {}
     best = [r["truth_auc"] for r in final.get("tasks", {}).values() if r.get("truth_auc") is not None]
@@ -111,24 +109,28 @@ def _key_numbers(run: Run) -> list[tuple[str, str, str]]:
     wrong = (final.get("order_violation_rate") or {}).get("overall")
     found = [
         ("mean AUC", style.number(final.get("mean_auc")), _mean_best(best, ranked, run.final is not None)),
-        ("rows trained", style.short_count(rows), f"{style.count(left_out)} left out" if left_out is not None else ""),
+        (
+            "rows trained",
+            style.short_count(facts.rows_trained(run)),
+            f"{style.count(left_out)} left out" if left_out is not None else "",
+        ),
         (
             "steps",
-            style.short_count(last.get("step")),
+            style.short_count(facts.steps(run)),
             f"{len(run.evals)} evaluation{'s' if len(run.evals) != 1 else ''}",
         ),
         (
             "rows per second",
-            style.short_count(rate),
+            style.short_count(facts.rows_per_second(run)),
             "all workers" if workers is None else f"{workers} worker{'s' if workers != 1 else ''}",
         ),
         (
             "full steps",
-            style.percent(result.get("fill", sum(fills) / len(fills) if fills else None)),
+            style.percent(result.get("fill", facts.mean_of(run.train, "fill"))),
             "rows per step, of train.batch_size",
         ),
-        ("waiting for data", style.percent(sum(waits) / len(waits) if waits else None), "mean share of the time"),
-        ("time", style.duration(seconds), took),
+        ("waiting for data", style.percent(facts.mean_of(run.train, "data_wait")), "mean share of the time"),
+        ("time", style.duration(taken), took),
     ]
     if wrong is not None:
         found.insert(1, ("out of order", style.percent(wrong), "rows with a child above its parent"))

@@ -42,7 +42,7 @@ class Run:
         found = metrics_of(self.result) if self.result else {"tasks": {}}
         if found["tasks"]:
             return found
-        return self.evals[-1]["metrics"] if self.evals else None
+        return metrics_of(self.evals[-1]["metrics"]) if self.evals else None
 
     @property
     def tasks(self) -> list[str]:
@@ -55,11 +55,13 @@ class Run:
     @property
     def data_range(self) -> str:
         """The days trained and evaluated on, in words."""
+        return ", ".join(f"{part} {days}" for part in ("train", "eval") if (days := self.days(part)))
+
+    def days(self, part: str) -> str:
+        """The days of `train` or `eval`; empty if unknown."""
         given = (self.result or {}).get("data_range") or self.config.get("data") or {}
-        if not isinstance(given, dict):
-            return str(given)
-        parts = [(label, given.get(label)) for label in ("train", "eval")]
-        return ", ".join(f"{label} {_days(days)}" for label, days in parts if days)
+        days = given.get(part) if isinstance(given, dict) else None
+        return _days(days) if days else ""
 
 
 def load_run(folder: Folder) -> Run:

@@ -6,7 +6,7 @@ from typing import Any, ClassVar, Literal
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
-from raymtl.reports.tables import ALL, MetricTable
+from raymtl.reports.tables import MetricTable
 
 OPEN_ROWS = 30
 """Longer tables start collapsed."""
@@ -133,16 +133,22 @@ def render_page(page: Page) -> str:
     return fill("page.html.j2", page=page)
 
 
-def metric_grid(table: MetricTable, colours: Mapping[str, str], parts: bool) -> Grid:
-    """Metrics by task, with `parts` also by scenario."""
-    rows, columns = table.rows, table.columns
+def metric_grid(
+    table: MetricTable,
+    colours: Mapping[str, str],
+    parts: bool,
+    part: str = "scenario",
+    dots: Mapping[str, str] | None = None,
+) -> Grid:
+    """Metrics by task, with `parts` also by scenario, or by what else `part` names; `dots` has colours of the parts."""
+    rows, columns, dots = table.rows, table.columns, dots or {}
     noted = any(row.note for row in rows)
+    heads = [i for i, row in enumerate(rows) if not parts or i == 0 or rows[i - 1].task != row.task]
     found = []
-    for row in rows:
-        first = row.scenario == ALL or not parts
-        cells = [Cell(row.task, "name", colours.get(row.task, "gray")) if first else Cell("", "name")]
-        cells += [Cell(row.scenario, "part")] if parts else []
+    for i, row in enumerate(rows):
+        cells = [Cell(row.task, "name", colours.get(row.task, "gray")) if i in heads else Cell("", "name")]
+        cells += [Cell(row.scenario, "part", dots.get(row.scenario, ""))] if parts else []
         cells += [Cell((cell := row.cells[c.name]).text, "look" if cell.odd else "") for c in columns]
         found.append(cells + ([Cell(row.note, "why")] if noted else []))
-    names = ["task", *(["scenario"] if parts else []), *(column.name for column in columns), *([""] if noted else [])]
-    return Grid(names, found, frozenset(i for i, row in enumerate(rows) if parts and row.scenario == ALL))
+    names = ["task", *([part] if parts else []), *(column.name for column in columns), *([""] if noted else [])]
+    return Grid(names, found, frozenset(heads if parts else ()))

@@ -6,7 +6,7 @@ from typing import Any
 from matplotlib.axes import Axes
 
 from raymtl.config.task_kinds import Binary
-from raymtl.reports.plots import FAINT, INK, PAPER, panels, styled, svg
+from raymtl.reports.plots import FAINT, INK, PAPER, is_narrow, panels, short_name, styled, svg
 from raymtl.reports.style import number, task_colours
 from raymtl.reports.tables import kind_of
 
@@ -26,9 +26,7 @@ def calibration(metrics: dict[str, Any], names: list[str]) -> str | None:
         report = metrics["tasks"][name]
         _calibration_panel(ax, curve, colours[name], issubclass(kind_of(report), Binary))
         value = report.get("calibration")
-        ax.set_title(name, color=colours[name])
-        if value is not None:
-            ax.text(0.96, 0.05, f"Σp / Σy = {number(value, 2)}", transform=ax.transAxes, ha="right", fontsize=8.5)
+        ax.set_title(name if value is None else f"{name}  Σp / Σy {number(value, 2)}", color=colours[name])
     return svg(drawing, f"Mean label against mean prediction for {', '.join(curves)}")
 
 
@@ -87,7 +85,7 @@ def scenario_auc(metrics: dict[str, Any], names: list[str]) -> str | None:
     for ax, name in zip(axes, ranked, strict=True):
         for i, place in enumerate(places):
             _bar(ax, i, _report(metrics, place, name), colours[name], low)
-        ax.set_yticks(range(len(places)), places)
+        ax.set_yticks(range(len(places)), [short_name(place) for place in places])
         ax.tick_params(axis="y", length=0, labelcolor=INK)
         ax.set_ylim(len(places) - 0.4, -0.6)
         ax.set_xlim(low, high)
@@ -110,6 +108,7 @@ def _bar(ax: Axes, i: int, report: dict[str, Any], colour: str, low: float) -> N
     auc, best = report.get("auc"), report.get("truth_auc")
     if auc is None:
         why = report.get("null_reason") or "not reported"
+        why = "no AUC" if is_narrow() and len(why) > 20 else why  # the table has the reason
         ax.annotate(
             why,
             (0.5, i),
@@ -117,7 +116,6 @@ def _bar(ax: Axes, i: int, report: dict[str, Any], colour: str, low: float) -> N
             textcoords="offset points",
             va="center",
             color=FAINT,
-            fontsize=7.5,
             style="italic",
         )
         return
@@ -131,5 +129,4 @@ def _bar(ax: Axes, i: int, report: dict[str, Any], colour: str, low: float) -> N
         xytext=(5, 0),
         textcoords="offset points",
         va="center",
-        fontsize=8,
     )

@@ -6,11 +6,19 @@ from typing import Any
 
 from raymtl.config.metrics import METRICS, Metric, metrics_of_kind
 from raymtl.config.task_kinds import KINDS, Binary, TaskKind, Values, find_kind
+from raymtl.reports.chance import is_odd
 from raymtl.reports.style import count, number, significant
 
 ALL = "all"
+OTHER = "other"
+"""The scenario of the rows whose value is not in `data.scenario.values`."""
 Report = dict[str, Any]
 """The metrics of one task."""
+Place = tuple[str, str, Report]
+"""A row to be: the task, its scenario or the run that it is about, and the metrics."""
+
+_AUC_ERROR = 1e-3
+"""Bound of the error of a binned AUC from which a note says so."""
 
 
 @dataclass(frozen=True)
@@ -18,8 +26,10 @@ class TableCell:
     """One place in a table of metrics."""
 
     text: str
+    short: str = ""
+    """The text on a terminal; empty: the same."""
     odd: bool = False
-    """Needs attention: a calibration far from 1, an AUC below one half."""
+    """Needs attention: a calibration far from 1, an AUC below one half, an error above that of a constant."""
 
 
 @dataclass(frozen=True)
@@ -38,7 +48,7 @@ class Column:
 
 @dataclass(frozen=True)
 class Row:
-    """One line of a table: a task in one scenario."""
+    """One line of a table: a task in one scenario, or in one run."""
 
     task: str
     scenario: str
@@ -76,17 +86,29 @@ def metrics_of(result: Mapping[str, Any]) -> dict[str, Any]:
     if isinstance(inner.get("tasks"), dict) and "kind" not in inner["tasks"]:
         section, inner = inner, {}
     rest = {key: value for key, value in section.items() if key != "eval"}
-    return {"scenarios": {}, "tasks": inner, **rest}
+    scenarios = {name: tasks for name, tasks in (rest.pop("scenarios", None) or {}).items() if _has_rows(name, tasks)}
+    return {"tasks": inner, **rest, "scenarios": scenarios}
+
+
+def _has_rows(scenario: str, tasks: Any) -> bool:
+    """Whether to show a scenario: `other` has rows only if a value is not in `data.scenario.values`."""
+    reports = tasks.values() if isinstance(tasks, dict) else ()
+    return scenario != OTHER or any(report.get("count") for report in reports if isinstance(report, dict))
 
 
 def metric_tables(metrics: dict[str, Any], scenarios: bool = True) -> list[MetricTable]:
     """A table per family of kinds, each with one row per task, followed by its scenarios; some may have no rows."""
+    return tables_of(_places(metrics, scenarios))
+
+
+def tables_of(places: Sequence[Place]) -> list[MetricTable]:
+    """A table per family of kinds, with a row per place; some may have no rows."""
     return [
         MetricTable(
             family,
             [
                 Row(task, scenario, {column.name: column.cell(report) for column in columns}, _note(report))
-                for task, scenario, report in _places(metrics, scenarios)
+                for task, scenario, report in places
                 if issubclass(kind_of(report), family)
             ],
         )
@@ -109,7 +131,25 @@ def show(metric: Metric, value: Any) -> str:
     return significant(value) if metric.decimals is None else number(value, metric.decimals)
 
 
-def _places(metrics: dict[str, Any], scenarios: bool) -> list[tuple[str, str, Report]]:
+def with_interval(metric: Metric, report: Report, short: bool = False) -> str:
+    """A metric of a task as text, with its 95 % interval where there is one: 0.8123 ± 0.0041, or both ends if it is lopsided.
+
+    `short`, for a terminal: 0.8123±.0041, the longer side if it is lopsided.
+    """
+    value, interval = report.get(metric.name), (report.get("intervals") or {}).get(metric.name)
+    text = show(metric, value)
+    if value is None or not interval:
+        return text
+    below, above = value - interval[0], interval[1] - value
+    lopsided = max(below, above) > 1.25 * min(below, above)
+    if lopsided and not short:
+        return f"{text} ({show(metric, interval[0])} to {show(metric, interval[1])})"
+    half = max(below, above) if lopsided else (below + above) / 2
+    width = significant(half, 2) if metric.decimals is None else number(half, metric.decimals)
+    return f"{text}±{width.removeprefix('0')}" if short else f"{text} ± {width}"
+
+
+def _places(metrics: dict[str, Any], scenarios: bool) -> list[Place]:
     found = []
     for task, report in metrics["tasks"].items():
         found.append((task, ALL, report))
@@ -127,10 +167,12 @@ def _columns_of(family: type[TaskKind]) -> list[Column]:
         main = METRICS[headlines[0]]
         first = [_metric_column(main), Column("best", _best, optional=True), Column("gap", _gap, optional=True)]
     else:
-        first = [Column("error", _named_headline), Column("best", _best, optional=True)]
+        first = [Column("error", _named_headline), Column("constant", _constant, optional=True)]
+        first.append(Column("best", _best, optional=True))
     known = [m for m in METRICS.values() if any(m in metrics_of_kind(kind) for kind in kinds)]
     others = [_metric_column(metric) for metric in known if metric.name not in headlines]
     counts = [Column("rows", lambda report: TableCell(count(report.get("count"))))]
+    counts.append(Column("groups", lambda report: TableCell(count(report.get("groups"))), optional=True))
     if family is Binary:
         counts.append(Column("positives", lambda report: TableCell(count(report.get("positives"))), short="pos."))
     return [*first, *others, *counts]
@@ -138,8 +180,9 @@ def _columns_of(family: type[TaskKind]) -> list[Column]:
 
 def _metric_column(metric: Metric) -> Column:
     def cell(report: Report) -> TableCell:
-        value = report.get(metric.name)
-        return TableCell(show(metric, value), metric.is_odd(value))
+        return TableCell(
+            with_interval(metric, report), with_interval(metric, report, short=True), is_odd(metric, report)
+        )
 
     return Column(metric.label, cell, metric.short, metric.wide_only, optional=metric.needs_group)
 
@@ -147,7 +190,17 @@ def _metric_column(metric: Metric) -> Column:
 def _named_headline(report: Report) -> TableCell:
     metric = headline(report)
     value = report.get(metric.name)
-    return TableCell(show(metric, value) if value is None else f"{metric.label} {show(metric, value)}")
+    if value is None:
+        return TableCell(show(metric, value))
+    constant = report.get(f"constant_{metric.name}")
+    text, short = (f"{metric.label} {with_interval(metric, report, s)}" for s in (False, True))
+    return TableCell(text, short, odd=constant is not None and value > constant)
+
+
+def _constant(report: Report) -> TableCell:
+    """What the best constant prediction, the mean label, would have."""
+    metric = headline(report)
+    return TableCell(show(metric, report.get(f"constant_{metric.name}")))
 
 
 def _best(report: Report) -> TableCell:
@@ -166,11 +219,15 @@ def _note(report: Report) -> str:
     """The reason for the dashes, and how much of the rows GAUC has seen where that is not all."""
     why, gauc_why = report.get("null_reason"), report.get("gauc_null_reason")
     notes = [why] if why else []
+    if (error := report.get("auc_error")) and error > _AUC_ERROR:
+        notes.append(f"AUC is exact to {error:.4f} only: many scores are nearly equal")
     if gauc_why and gauc_why != why and not gauc_why.startswith("no group column"):
         notes.append(f"GAUC: {gauc_why}")
     share = report.get("gauc_sampled_share")
     if report.get("gauc") is not None and share is not None and share < 0.9995:
         notes.append(f"GAUC from {100 * share:.0f} % of the rows")
+    if no_interval := report.get("interval_null_reason"):
+        notes.append(f"no interval: {no_interval}")
     return "; ".join(notes)
 
 

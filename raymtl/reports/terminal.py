@@ -6,20 +6,22 @@ from typing import Any
 from rich.table import Table
 from rich.text import Text
 
-from raymtl.reports.style import task_colours
+from raymtl.reports.facts import rows_trained
+from raymtl.reports.load import Run
+from raymtl.reports.style import count, number, task_colours
 from raymtl.reports.tables import ALL, Row, metric_tables, metrics_of
 from raymtl.telemetry.output import FoldedTable
 
 
 def metric_table(result: Mapping[str, Any]) -> Table:
-    """A table with one line per task and scenario, for `rich.print`.
+    """A table with one line per task and scenario, for `rich.print`; ± is half a 95 % interval, the longer half if they differ.
 
     Args:
         result: what a run returns, its `result.json`, or what `EvalMetrics.compute` returned.
 
     Returns:
-        Binary tasks fill the ranking columns; count and real-valued tasks the column `error`, which is present only if there is
-        such a task. The reasons for dashes are below.
+        Binary tasks fill the ranking columns; count and real-valued tasks the columns `error` and `constant` (that of the best
+        constant prediction), which are present only if there is such a task. The reasons for dashes are below.
     """
     metrics = metrics_of(result)
     ranked, *others = metric_tables(metrics)
@@ -31,21 +33,36 @@ def metric_table(result: Mapping[str, Any]) -> Table:
     table.add_column("scenario")
     for column in columns:
         table.add_column(column.short or column.name, justify="right")
-    if valued:
-        table.add_column("error", justify="right")
+    errors = ["error", "constant"] if valued else []
+    for name in errors:
+        table.add_column(name, justify="right")
     shared = {column.name for column in columns if not column.optional}
     for row in [row for task in metrics["tasks"] for row in ranked.rows + valued if row.task == task]:
-        name = Text(row.task if row.scenario == ALL else "", style=f"bold {colours[row.task]}")
+        task = Text(row.task if row.scenario == ALL else "", style=f"bold {colours[row.task]}")
         cells = set(row.cells) if row in ranked.rows else shared & set(row.cells)
         found = [_cell(row, column.name) if column.name in cells else Text("") for column in columns]
-        error = [Text("") if row in ranked.rows else _cell(row, "error")] if valued else []
-        table.add_row(name, row.scenario, *found, *error)
+        error = [Text("") if row in ranked.rows else _cell(row, name) for name in errors]
+        table.add_row(task, row.scenario, *found, *error)
     reasons = [f"{row.task}, {row.scenario}: {row.note}" for row in ranked.rows + valued if row.note]
     if reasons:
         table.caption = Text("\n".join(reasons), style="dim")
-        table.caption_justify = "left"
+    return table
+
+
+def comparison_table(runs: Mapping[str, Run]) -> Table:
+    """A line per run: rows trained, mean AUC, and the metric that stands for each task."""
+    found = {name: run.final or {"tasks": {}} for name, run in runs.items()}
+    tasks = list(dict.fromkeys(task for metrics in found.values() for task in metrics["tasks"]))
+    table = FoldedTable("run", box=None, pad_edge=False, header_style="bold")
+    for head in ("rows trained", "mean AUC", *tasks):
+        table.add_column(Text(head, style=task_colours(tasks).get(head, "")), justify="right")
+    for name, metrics in found.items():
+        families = metric_tables(metrics, scenarios=False)
+        first = {row.task: row.cells[table.columns[0].name].text for table in families for row in table.rows}
+        cells = [count(rows_trained(runs[name])), number(metrics.get("mean_auc")), *(first.get(t, "–") for t in tasks)]
+        table.add_row(Text(name), *map(Text, cells))
     return table
 
 
 def _cell(row: Row, column: str) -> Text:
-    return Text(row.cells[column].text, style="bold yellow" if row.cells[column].odd else "")
+    return Text(row.cells[column].short or row.cells[column].text, style="bold yellow" if row.cells[column].odd else "")

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from raymtl.config.features import BiasFeature, DenseFeature, IdFeature, IdsFeature, SequenceFeature
 from raymtl.config.root import Config
+from raymtl.embeddings.names import module_name
 from raymtl.embeddings.spec import input_spec
 from raymtl.errors import VersionError
 from raymtl.models.ranker import Ranker, build_ranker
@@ -70,7 +71,7 @@ class Lookup(nn.Module):
         self._features = {name: config.features[name] for name in names}
         self._table = {n: config.table_of(n) for n, f in self._features.items() if not isinstance(f, DenseFeature)}
         self._mean = {n: config.tables[table].pooling == "mean" for n, table in self._table.items()}
-        self.tables = nn.ModuleDict({name: tables[name] for name in sorted(set(self._table.values()))})
+        self.tables = nn.ModuleDict({module_name(name): tables[name] for name in sorted(set(self._table.values()))})
 
     def forward(self, raw: Raw) -> Features:
         found = Features({}, {})
@@ -88,7 +89,7 @@ class Lookup(nn.Module):
         return found
 
     def _vectors(self, name: str, rows: Tensor) -> Tensor:
-        return self.tables[self._table[name]](rows)
+        return self.tables[module_name(self._table[name])](rows)
 
     def _bag(self, name: str, feature: IdsFeature, rows: Tensor, lengths: Tensor) -> Tensor:
         """Sum or mean of the first embeddings of each list: [N, D]."""

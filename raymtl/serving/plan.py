@@ -10,9 +10,10 @@ import pyarrow as pa
 from raymtl.config.data import DayRange
 from raymtl.config.features import BiasFeature
 from raymtl.config.root import Config
-from raymtl.data.contract import mixed_problems, required_columns, schema_faults
-from raymtl.data.source import list_files
-from raymtl.data.units import Unit, make_units, read_footers
+from raymtl.data.contract import mixed_problems, plain_type, required_columns, schema_faults
+from raymtl.data.partitions import Layout
+from raymtl.data.source import find_files
+from raymtl.data.units import Footer, Unit, make_units, read_footers, with_rows
 from raymtl.errors import DataError
 from raymtl.storage.folder import Folder
 
@@ -41,6 +42,8 @@ class ScorePlan:
     """The key columns, with their output types."""
     identity: str
     """Hash of the input files and their row groups: equal plans produce the same files from the same rows."""
+    notes: tuple[str, ...] = ()
+    """What is there and is not read, one sentence each."""
 
     @property
     def rows(self) -> int:
@@ -64,9 +67,11 @@ def plan_scoring(config: Config, path: str, days: DayRange | None, keys: Sequenc
     Raises DataError if a day or file is missing or damaged, or a column is missing or has a wrong type. Labels are not needed.
     """
     folder = Folder.open(path)
-    footers = read_footers(folder.filesystem, list_files(folder, days))
+    found = find_files(folder, days, Layout.of(config)).or_raise()
+    footers = read_footers(folder.filesystem, found.files)
     needed = _needed(config)
-    for footer in footers:
+    filled = with_rows(footers)
+    for footer in filled:
         for _, fault in schema_faults(footer.schema, config, needed):
             raise DataError(f"{footer.file.path}: {fault}")
         if missing := [key for key in keys if key not in footer.schema.names]:
@@ -74,7 +79,7 @@ def plan_scoring(config: Config, path: str, days: DayRange | None, keys: Sequenc
                 f"{footer.file.path}: the key column `{missing[0]}` is missing; set --keys to columns of the file: "
                 f"{', '.join(footer.schema.names)}"
             )
-    if problems := mixed_problems([(f.file.path, f.schema) for f in footers], needed):
+    if problems := mixed_problems([(f.file.path, f.schema) for f in filled], needed):
         raise DataError(problems[0])
     outputs = []
     for day, group in groupby(footers, key=lambda footer: footer.file.day):
@@ -86,12 +91,12 @@ def plan_scoring(config: Config, path: str, days: DayRange | None, keys: Sequenc
             if days
             else f"`{path}` has no rows; set --data to a data set with rows"
         )
-    schema = pa.schema([_plain(footers[0].schema.field(key)) for key in dict.fromkeys(keys)])
+    schema = pa.schema([_key_field(filled, key) for key in dict.fromkeys(keys)])
     digest = hashlib.sha256()
     for footer in footers:
         name = footer.file.path.removeprefix(folder.root).lstrip("/")
         digest.update(f"{name}\0{footer.file.size}\0{footer.row_group_rows}\n".encode())
-    return ScorePlan(path, tuple(outputs), schema, digest.hexdigest()[:16])
+    return ScorePlan(path, tuple(outputs), schema, digest.hexdigest()[:16], tuple(found.notes))
 
 
 def _needed(config: Config) -> list:
@@ -100,7 +105,8 @@ def _needed(config: Config) -> list:
     return [c for c in uses if c.used_by not in training_only]
 
 
-def _plain(field: pa.Field) -> pa.Field:
-    """The output field: values instead of dictionary codes."""
-    kind = field.type.value_type if pa.types.is_dictionary(field.type) else field.type
-    return pa.field(field.name, kind)
+def _key_field(footers: Sequence[Footer], key: str) -> pa.Field:
+    """The output field: its type in the first file that has values, without dictionary codes."""
+    kinds = [plain_type(footer.schema.field(key).type) for footer in footers]
+    kind = next((k for k in kinds if not pa.types.is_null(k)), pa.null())
+    return pa.field(key, kind.value_type if pa.types.is_dictionary(kind) else kind)

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from raymtl.config.features import DenseFeature, Table
 from raymtl.config.root import Config
 from raymtl.data.ids.id_map import UNKNOWN_ROW, IdMap
+from raymtl.embeddings.names import module_name
 
 
 def mix64(ids: Tensor) -> Tensor:
@@ -68,7 +69,7 @@ class Rules(nn.Module):
             n: (table, config.tables[table]) for n in names if n not in self._dense for table in [config.table_of(n)]
         }
         used = {name for name, table in self._tables.values() if table.id_space == "map"}
-        self.maps = nn.ModuleDict({name: MapRows(maps[name]) for name in sorted(used)})
+        self.maps = nn.ModuleDict({module_name(name): MapRows(maps[name]) for name in sorted(used)})
         self._learns_nulls = getattr(config.model.input, "missing", "fill") == "learned"
 
     def forward(self, raw: dict[str, Tensor]) -> dict[str, Tensor]:
@@ -79,7 +80,7 @@ class Rules(nn.Module):
             if table.id_space == "hash":
                 made[name] = hash_rows(raw[name], table.rows)
             elif table.id_space == "map":
-                made[name] = self.maps[table_name](raw[name])
+                made[name] = self.maps[module_name(table_name)](raw[name])
         return made
 
     def _number(self, value: Tensor, feature: DenseFeature) -> Tensor:

@@ -82,6 +82,8 @@ def score(
     opened = open_version(version, allow_custom)
     config = opened.config
     plan = plan_scoring(config, data, days, list(keys) or default_keys(config))
+    for note in plan.notes:
+        notify(note)
     names = [PREDICTION + name for name in _outputs(opened)]
     if taken := set(names) & set(plan.keys.names):
         raise ConfigError(f"--keys names `{sorted(taken)[0]}`, which is the name of a prediction column; remove it")

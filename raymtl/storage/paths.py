@@ -3,6 +3,8 @@
 import os
 import re
 
+from raymtl.errors import StorageError
+
 
 def join_path(path: str, name: str) -> str:
     """The path or URL of `name` below a folder; a URL's query and fragment, such as `?endpoint_override=…`, stay at its end."""
@@ -19,4 +21,9 @@ def split_options(path: str) -> tuple[str, str]:
 
 def absolute(path: str) -> str:
     """A local path made absolute from the current folder, `~` expanded; a URL as it is."""
-    return path if "://" in path else os.path.abspath(os.path.expanduser(path))
+    try:
+        return path if "://" in path else os.path.abspath(os.path.expanduser(path))
+    except FileNotFoundError:
+        raise StorageError(
+            f"the path `{path}` starts at the current folder, which has been removed; change to another folder"
+        ) from None

@@ -21,14 +21,14 @@ FIRST_ITEM_ID = 10_000_000
 TRUTH = ("p_click", "p_cart", "p_buy", "p_click_first", "mean_page_views", "mean_watch_time")
 LABELS = ("click", "cart", "buy", "page_views", "watch_time")
 ENGAGEMENT_TRUTH = (*(f"p_{name}" for name in ACTIONS), "mean_stars")
-PLAIN = ("request_id", "timestamp", *TRUTH, *ENGAGEMENT_TRUTH)
+PLAIN = ("request_id", "timestamp", *TRUTH, "mean_spend", *ENGAGEMENT_TRUTH)
 """Columns of mostly distinct values, for which a parquet dictionary does not pay off."""
 _FILTERED = 0.01  # share of requests that a traffic filter marked with weight 0
 
 
 def label_columns(spec: SynthSpec) -> tuple[str, ...]:
     """The label columns of the logs."""
-    return (*LABELS, *engagement.OUTPUTS) if spec.engagement else LABELS
+    return (*LABELS, *(("spend",) if spec.spend else ()), *(engagement.OUTPUTS if spec.engagement else ()))
 
 
 class Columns:
@@ -90,6 +90,8 @@ class Columns:
         columns["weight"] = each(np.where(filtered, 0, 1).astype(np.float32))
         for place, name in enumerate(TRUTH):
             columns[name] = pa.array(np.ascontiguousarray(rows.truth[:, place]), pa.float32())
+        if rows.spend is not None:
+            columns["mean_spend"] = pa.array(np.ascontiguousarray(rows.spend[:, 1]))
         if rows.engagement:
             for place, name in enumerate(ENGAGEMENT_TRUTH):
                 columns[name] = pa.array(np.ascontiguousarray(rows.engagement.truth[:, place]), pa.float32())
@@ -118,7 +120,7 @@ class Columns:
         happened = rows.labels.astype(np.int8)
         mature = rows.time_ms + spec.buy_window_hours * 3_600_000 <= DAY_MS
         not_logged, mature = np.repeat(~rows.cart_logged, spec.request_rows), np.repeat(mature, spec.request_rows)
-        return {
+        labels = {
             "click": pa.array(np.ascontiguousarray(happened[:, CLICK])),
             "cart": pa.array(np.ascontiguousarray(happened[:, CART]), mask=not_logged),
             "buy": pa.array(np.ascontiguousarray(happened[:, BUY]), mask=~mature),
@@ -126,6 +128,9 @@ class Columns:
             "page_views": pa.array(rows.page_views.astype(np.float32)),
             "watch_time": _dense(rows.watch_time),
         }
+        if rows.spend is not None:
+            labels["spend"] = pa.array(np.ascontiguousarray(rows.spend[:, 0]), mask=~mature)
+        return labels
 
 
 def _engagement_labels(reacted: Engagement) -> dict[str, pa.Array]:

@@ -53,15 +53,12 @@ def synth_config(spec: SynthSpec, root: str) -> dict[str, Any]:
             "unit_rows": min(spec.rows_per_day, 500_000),
         },
         "features": _features(spec),
-        # at the default scale of 0.01 the products of two embeddings (segment × category) start too small for one epoch
-        "table_defaults": {"dim": 16, "init": {"distribution": "normal", "scale": 0.1}},
+        "table_defaults": {"dim": 16},
         "tables": _tables(spec),
         "tasks": _tasks(spec),
         "model": _model(spec),
         "train": {
-            "batch_size": 2048,
-            "dense_optimizer": {"type": "adam", "lr": 5e-3},
-            "sparse_optimizer": {"type": "adagrad", "lr": 5e-2},
+            "sparse_optimizer": {"type": "adagrad"},
             "schedule": {"decay": "linear", "final_factor": 0.02},
         },
         "daily": {
@@ -93,6 +90,9 @@ def _tasks(spec: SynthSpec) -> dict[str, Any]:
         "page_views": {"kind": "count", "weight": 0.2, "truth": "mean_page_views"},
         "watch_time": {"kind": "real", "transform": "log1p", "weight": 0.1, "truth": "mean_watch_time"},
     }
+    if spec.spend:
+        # no log1p: nearly all labels are 0
+        tasks["spend"] = {"kind": "real", "weight": 0.1, "observed": "buy_mature", "truth": "mean_spend"}
     if spec.engagement:
         tasks |= {name: {"kind": "binary", "parent": "click", "truth": f"p_{name}"} for name in ACTIONS}
         tasks["stars"] = {"kind": "real", "weight": 0.1, "truth": "mean_stars"}

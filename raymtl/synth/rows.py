@@ -64,6 +64,8 @@ class Rows:
     page_views: np.ndarray
     watch_time: np.ndarray
     """Seconds, [N] float32; NaN without a click."""
+    spend: np.ndarray | None = None
+    """Amounts spent and their true means, [N, 2] float32; only with `spend`."""
     past: Past | None = None
     """Only with `behaviours`; `history` is its clicks."""
     engagement: Engagement | None = None

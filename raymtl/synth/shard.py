@@ -33,6 +33,7 @@ from raymtl.synth.truth import (
     WATCH_SPREAD,
     Effects,
     chances,
+    spend,
     start_scores,
 )
 
@@ -188,6 +189,11 @@ class Shard:
         reacted = None
         if shown.engagement is not None:
             reacted = engagement.react(shown.engagement, chance, labels, generator(self._spec.seed, 5, *place))
+        spent = None
+        if self._spec.spend:
+            spent = spend(
+                day.items.price[shown.item.reshape(-1)], chance, labels, generator(self._spec.seed, 9, *place)
+            )
         return Rows(
             day=day,
             count=count,
@@ -205,6 +211,7 @@ class Shard:
             cart_logged=~(self._cart_not_logged[shown.scenario] | (day.users.app[shown.user] == 0)),
             page_views=random.poisson(mean_views),
             watch_time=watch_time,
+            spend=spent,
             past=shown.past,
             engagement=reacted,
         )

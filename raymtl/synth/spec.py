@@ -89,6 +89,8 @@ class SynthSpec(Section):
     engagement: bool = False
     """Adds the labels `like`, `favourite`, `comment`, `share`, `follow` and `stars` with their own preferences; nothing else
     changes."""
+    spend: bool = False
+    """Adds the label `spend`, the amount of a buy and 0 without one; nothing else changes."""
     conflict: Share = 0.0
     """Task conflict: how much the preferences behind cart and buy differ from those behind clicks; from about 0.5 on they are
     nearly independent, at 1 opposed."""

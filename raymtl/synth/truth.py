@@ -31,6 +31,9 @@ CLICK, CART, BUY, VIEWS, WATCH = range(5)
 WATCH_SPREAD = 0.5
 """Standard deviation of log watch time given its score."""
 
+_SPEND_SPREAD = 0.7
+"""Standard deviation of the log of the amount spent given the price: quantities and discounts."""
+
 _HIDDEN_PRICE = (-0.6, -0.5, -0.7, -0.2, 0.0)
 _HIDDEN_RATING = (0.5, 0.4, 0.4, 0.1, 0.0)
 AGAINST_CLICK = {CART: 3.0, BUY: 0.5}
@@ -158,6 +161,19 @@ def chances(scores: np.ndarray) -> np.ndarray:
     """End-to-end probabilities of click, cart, buy [N, 3] from scores [N, O]: each step times the previous one."""
     steps = 1 / (1 + np.exp(-scores[:, :3]))
     return np.cumprod(steps, axis=1)
+
+
+def spend(price: np.ndarray, chance: np.ndarray, labels: np.ndarray, random: np.random.Generator) -> np.ndarray:
+    """Amounts spent, 0 without a buy, and their true means over all impressions, [N, 2] float32.
+
+    `price` [N], NaN for unknown; `chance` and `labels` of the funnel [N, 3].
+    """
+    median = np.where(np.isnan(price), np.expm1(PRICE_LOG_MEAN), price)
+    amount = np.zeros(len(price))
+    bought = np.flatnonzero(labels[:, BUY])
+    amount[bought] = median[bought] * np.exp(_SPEND_SPREAD * random.standard_normal(len(bought)))
+    mean = chance[:, BUY] * median * np.exp(_SPEND_SPREAD**2 / 2)
+    return np.column_stack([amount, mean]).astype(np.float32)
 
 
 def start_scores() -> np.ndarray:

@@ -50,7 +50,8 @@ def replace_stdout() -> Output:
 
 
 class FoldedTable(Table):
-    """A table that stays complete on a narrow screen: columns that do not fit follow below, next to the key columns again.
+    """A table that stays complete on a narrow screen: columns that do not fit follow below, next to the key columns again, in the
+    rows that have something there.
 
     rich itself truncates cells, and half a number is worse than none.
     """
@@ -65,6 +66,8 @@ class FoldedTable(Table):
 
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
         yield from self._parts(console, options)
+        if self.caption:  # not the last part's, which may be too narrow for it
+            yield self.caption
 
     def _parts(self, console: Console, options: ConsoleOptions) -> list[Table]:
         keys, rest = self.columns[: self._keys], self.columns[self._keys :]
@@ -79,14 +82,17 @@ class FoldedTable(Table):
             chosen.append(column)
         parts.append(self._of(chosen))
         parts[0].title, parts[0].title_justify = self.title, self.title_justify
-        parts[-1].caption, parts[-1].caption_justify = self.caption, self.caption_justify
         return parts
 
     def _of(self, columns: list[Column]) -> Table:
         table = Table(
             box=self.box, pad_edge=self.pad_edge, show_header=self.show_header, header_style=self.header_style
         )
-        table.columns, table.rows = [copy(column) for column in columns], self.rows
+        table.columns = [copy(column) for column in columns]
+        others = [list(column.cells) for column in columns[self._keys :]]
+        kept = [n for n in range(len(self.rows)) if not others or any(str(cells[n]) for cells in others)]
+        table.rows = [self.rows[n] for n in kept]
         for place, column in enumerate(table.columns):
             column._index = place
+            column._cells = [column._cells[n] for n in kept]
         return table

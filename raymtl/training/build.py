@@ -1,6 +1,7 @@
 """One worker's model, sharded, initialised and with its optimizers."""
 
 import warnings
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import torch
@@ -13,10 +14,11 @@ from torchrec.distributed.types import ShardingEnv, ShardingPlan
 
 from raymtl.config.root import Config
 from raymtl.embeddings.initialisation import fill_rows
+from raymtl.embeddings.names import module_name, table_of
 from raymtl.embeddings.replicated import ReplicatedTables
 from raymtl.embeddings.replication import REPLICATED, beside_replicated, choose_replicated, replicated_bytes
 from raymtl.embeddings.sharding import Machine, make_plan, sharders
-from raymtl.embeddings.tables import Lookup, describe_lookup, table_of
+from raymtl.embeddings.tables import Lookup, describe_lookup
 from raymtl.errors import ConfigError
 from raymtl.objectives.balance.balancer import Balancer
 from raymtl.training.model import TrainModel
@@ -47,7 +49,7 @@ class TrainState:
         """How each table is spread over the workers."""
         planned = (item for part in self.plan.plan.values() for item in part.items())  # type: ignore[attr-defined]
         found = {name: str(sharding.sharding_type) for name, sharding in planned}
-        return {name: found.get(name, REPLICATED) for name in self.lookup.tables}
+        return {name: found.get(module_name(name), REPLICATED) for name in self.lookup.tables}
 
 
 class _EqualStart(DataParallelWrapper):
@@ -65,13 +67,13 @@ class _EqualStart(DataParallelWrapper):
 
 
 def build(
-    config: Config, base_rates: dict[str, float], total_steps: int, device: torch.device, group: dist.ProcessGroup
+    config: Config, base_rates: Mapping[str, float], total_steps: int, device: torch.device, group: dist.ProcessGroup
 ) -> TrainState:
     """Build the model on every rank of `group`; its initial values depend on the seed alone, not on the workers or the plan."""
     workers = dist.get_world_size(group)
     lookup = describe_lookup(config)
     machine = Machine(workers, device.type, _workers_per_node(workers), _memory_bytes(device))
-    batch_rows = config.train.batch_size // workers
+    batch_rows = config.train.rows_per_step // workers
     names = list(choose_replicated(config, lookup, machine, batch_rows))
     beside = beside_replicated(machine, replicated_bytes(config, lookup.tables, names))
     replicated = ReplicatedTables(config, lookup, names, device, group) if names else None

@@ -5,11 +5,10 @@ A checkpoint is a folder in the format of torch.distributed.checkpoint (tables a
 """
 
 import json
-import math
 import pickle
 import warnings
 from concurrent.futures import Future
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -21,17 +20,21 @@ from torch.distributed.checkpoint._nested_dict import flatten_state_dict
 from torch.distributed.checkpoint.api import CheckpointException
 from torch.distributed.checkpoint.staging import BlockingAsyncStager
 
+from raymtl.embeddings.names import table_name
 from raymtl.errors import CheckpointError
-from raymtl.storage.filesystem import open_filesystem, read_all
-from raymtl.storage.paths import join_path
-from raymtl.storage.retry import retry
 from raymtl.training.build import TrainState
 from raymtl.training.checkpoint_reader import Planner, Reader, read_index
 from raymtl.training.progress import PROGRESS, Progress
 
+
 def state_of(train_state: TrainState) -> dict[str, Any]:
     """Model and both optimizers, as torch.distributed.checkpoint takes them."""
-    return {"model": train_state.model.state_dict(), "optimizer": train_state.optimizers.combined.state_dict()}
+    return {"model": train_state.model.state_dict(), **_optimizer_state(train_state)}
+
+
+def _optimizer_state(train_state: TrainState) -> dict[str, Any]:
+    optimizers = train_state.optimizers
+    return {"optimizer": optimizers.combined.state_dict(), "table_steps": optimizers.table_steps}
 
 
 def save(
@@ -61,7 +64,7 @@ def load(train_state: TrainState, folder: str, *, model_only: bool, group: dist.
         train_state.optimizers.materialize_dense_state()
     state: dict[str, Any] = {"model": train_state.model.state_dict()}
     if not model_only:
-        state["optimizer"] = train_state.optimizers.combined.state_dict()
+        state |= _optimizer_state(train_state)
     saved = saved_entries(folder)
     compare(state["model"], saved, folder)
     flat, _ = flatten_state_dict(state)
@@ -78,12 +81,13 @@ def load(train_state: TrainState, folder: str, *, model_only: bool, group: dist.
         full = torch.empty(saved[key].size)
         _read({key: full}, folder, group)
         if key in regrouped:
-            regroup_rowwise_state(full, train_state.lookup.tables[key.split(".")[-2]].rows, regrouped[key])
+            regroup_rowwise_state(full, train_state.lookup.tables[table_name(key.split(".")[-2])].rows, regrouped[key])
     # The tensors were read in place, those of replicated tables too; this loads the rest
     replicated = set() if train_state.replicated is None else train_state.replicated.keys
     train_state.model.load_state_dict({k: v for k, v in state["model"].items() if k not in replicated})
     if not model_only:
         train_state.optimizers.combined.load_state_dict(state["optimizer"])
+        train_state.optimizers.set_table_steps(int(train_state.optimizers.table_steps))
 
 
 def regroup_rowwise_state(saved: torch.Tensor, rows: int, target: ShardedTensor | torch.Tensor) -> None:

@@ -18,8 +18,8 @@ import pyarrow.fs as pafs
 from raymtl.errors import CheckpointError, StorageError
 from raymtl.storage.filesystem import list_folder, make_folder_of
 from raymtl.storage.retry import retry
-from raymtl.training.progress import PROGRESS, Progress, read_progress
 from raymtl.training.checkpoint_reader import read_index
+from raymtl.training.progress import PROGRESS, Progress, read_progress
 from raymtl.training.rundir import RunFolder
 
 _OWN_NAME = re.compile(r"checkpoint_\d{4}-\d\d-\d\d_\d\d-\d\d-\d\d\.\d{6}")

@@ -9,10 +9,11 @@ from typing import Any, cast
 from raymtl.config.load import config_hash, dump_config, load_config
 from raymtl.config.roles import run_fields
 from raymtl.config.root import Config
+from raymtl.config.task_kinds import BaseRate
 from raymtl.data.build_id_maps import make_maps, saved_maps
 from raymtl.data.read import Input
 from raymtl.data.sample import sample_base_rates
-from raymtl.data.units import Plan, plan_input
+from raymtl.data.units import Plan, plan_input, plan_inputs
 from raymtl.data.writable import check_writable
 from raymtl.dependencies import package_versions
 from raymtl.errors import ConfigError
@@ -22,7 +23,7 @@ from raymtl.telemetry.events import Listener
 from raymtl.training.checkpoint_folders import find_checkpoint, last_checkpoint
 from raymtl.training.cluster import connect
 from raymtl.training.fill import fill_advice, fill_of
-from raymtl.training.metric_checks import check_metric_names
+from raymtl.training.metric_checks import check_metric_names, doubts
 from raymtl.training.ray_trainer import launch
 from raymtl.training.resources import reading_tasks, wait_for_resources
 from raymtl.training.rundir import (
@@ -34,8 +35,10 @@ from raymtl.training.rundir import (
     run_lock,
     run_of,
 )
-from raymtl.training.shapes import check_fits
+from raymtl.training.shapes import check_fits, model_entries
 from raymtl.training.start_lines import joining, starting_workers
+from raymtl.training.steps import keep_batch_size, steps_line, too_few_steps, with_batch_size
+from raymtl.training.trainer import planned_steps
 from raymtl.training.worker import Job, run_worker
 
 
@@ -45,25 +48,40 @@ class RunPlan:
 
     config: Config
     plans: dict[str, Plan]
-    base_rates: dict[str, float]
+    base_rates: dict[str, BaseRate]
     hash: str
+
+    @property
+    def steps(self) -> int:
+        """Steps of the entire run."""
+        return planned_steps(self.config, self.plans["train"], "eval" in self.plans)
+
+    @property
+    def notes(self) -> list[str]:
+        """What is there and is not read, one sentence each."""
+        return list(dict.fromkeys(note for plan in self.plans.values() for note in plan.notes))
 
     def facts(self) -> dict[str, Any]:
         """The facts of the checks, for a dry run."""
         return {
+            "batch_size": self.config.train.batch_size,
+            "steps": self.steps,
             "train_rows": self.plans["train"].rows,
             "eval_rows": self.plans["eval"].rows if "eval" in self.plans else 0,
             "units": len(self.plans["train"].units),
             "base_rates": self.base_rates,
             "config_hash": self.hash,
             "run_dir": run_folder(self.config),
+            "notes": self.notes,
         }
 
 
 def prepare(config: Config) -> RunPlan:
     """Run the quick checks: files, schemas, a sample of the values, and the previous run of that name. Raises UserError."""
-    ready = prepare_inputs(config)
     run_dir = RunFolder.open(run_folder(config))
+    if (previous := _previous_config(run_dir)) is not None:
+        config = keep_batch_size(config, previous.train.batch_size)
+    ready = prepare_inputs(config)
     check_writable(run_dir)
     _compare_with_previous(config, run_dir)
     return ready
@@ -77,9 +95,9 @@ def prepare_inputs(config: Config) -> RunPlan:
             "train.sparse_optimizer.type is `adam`, which fbgemm has for GPUs only; use rowwise_adagrad, adagrad or sgd, "
             "or set train.use_gpu"
         )
-    plans = {"train": plan_input(config, "train")}
-    if config.data.eval is not None:
-        plans["eval"] = plan_input(config, "eval")
+    model_entries(config)  # raises what a slot refuses
+    plans = plan_inputs(config, ["train", "eval"] if config.data.eval is not None else ["train"])
+    config = with_batch_size(config, plans["train"].rows)
     return RunPlan(config, plans, sample_base_rates(config, plans["train"]), config_hash(config))
 
 
@@ -98,6 +116,12 @@ def train(config: Config, *, address: str | None = None, on_event: Listener | No
         return cast(RunResult, done)
     notify = (lambda line: on_event({"note": line})) if on_event else (lambda line: None)
     ready = prepare(config)
+    config = ready.config
+    for note in ready.notes:
+        notify(note)
+    notify(steps_line(config, ready.plans["train"].rows, ready.steps))
+    if advice := too_few_steps(config, ready.steps):
+        notify(advice)
     notify(joining(address))
     local = connect(config, address)
     grant = wait_for_resources(config, local, notify)
@@ -120,6 +144,8 @@ def train(config: Config, *, address: str | None = None, on_event: Listener | No
         result = _result(ready, launch(run_worker, job, grant, config, on_event), time.time() - started)
         if advice := fill_advice(config, ready.plans["train"], result["fill"]):
             notify(advice)
+        for doubt in doubts(config, result["metrics"]["eval"]):
+            notify(doubt)
         if maps:
             result["id_maps"] = {table: dict(file.notes) for table, file in maps.items()}
         run_dir.write(RESULT, json.dumps(result, indent=2))
@@ -146,7 +172,7 @@ def _result(ready: RunPlan, summary: dict[str, Any], seconds: float) -> RunResul
         "starts": progress["starts"],
         "seconds": round(seconds, 1),
         "config_hash": ready.hash,
-        "base_rates": ready.base_rates,
+        "base_rates": {name: float(rate) for name, rate in ready.base_rates.items()},
         "data_range": {part: list(plan.days) for part, plan in plans.items()},
         "workers": summary["workers"],
         "precision": summary["precision"],
@@ -158,10 +184,11 @@ def _result(ready: RunPlan, summary: dict[str, Any], seconds: float) -> RunResul
 
 
 def metrics_section(metrics: dict[str, Any] | None) -> dict[str, Any]:
-    """The `metrics` of a result: `eval` by task, then `scenarios` and the other results of `EvalMetrics.compute`."""
+    """The `metrics` of a result: `eval` by task, then `scenarios` and the other results of `EvalMetrics.compute`,
+    without `group_effects`, which are large."""
     if metrics is None:
         return {"eval": {}, "scenarios": {}}
-    return {"eval": metrics["tasks"], **{k: v for k, v in metrics.items() if k != "tasks"}}
+    return {"eval": metrics["tasks"], **{k: v for k, v in metrics.items() if k not in ("tasks", "group_effects")}}
 
 
 def evaluate(
@@ -181,6 +208,9 @@ def evaluate(
     config = load_config(run_dir.path_of(CONFIG), overrides)
     check_fits(config, folder)
     plan, maps = plan_input(config, "eval"), saved_maps(config, run_dir)
+    config = with_batch_size(config, plan.rows)
+    for note in plan.notes:
+        notify(note)
     notify(joining(address))
     local = connect(config, address)
     grant = wait_for_resources(config, local, notify)
@@ -197,19 +227,26 @@ def evaluate(
     }
 
 
-def _compare_with_previous(config: Config, run_dir: RunFolder) -> None:
-    """Refuse to resume a run with another configuration, which would silently mix two models."""
+def _previous_config(run_dir: RunFolder) -> Config | None:
+    """The configuration of the earlier run in the folder; None: there is none."""
     text = run_dir.read_text(CONFIG)
     if text is None or not (run_dir.read(RESULT) or find_checkpoint(run_dir)):
-        return  # there is no earlier run
+        return None
     try:
-        previous = load_config(None, text=text)
+        return load_config(None, text=text)
     except ConfigError as error:
         raise ConfigError(
             f"cannot read {run_dir.path_of(CONFIG)} of the earlier run: it is damaged or from another version of raymtl "
             f"({error}); set another `name`"
         ) from error
-    before, now = run_fields(previous), run_fields(config)
+
+
+def _compare_with_previous(config: Config, run_dir: RunFolder) -> None:
+    """Refuse to resume a run with another configuration, which would silently mix two models."""
+    previous = _previous_config(run_dir)
+    if previous is None:
+        return
+    before, now = run_fields(previous), run_fields(keep_batch_size(config, previous.train.batch_size))
     differing = [k for k in sorted({*before, *now}) if before.get(k) != now.get(k)]
     if not differing:
         return

@@ -8,7 +8,7 @@ _ENOUGH = 0.9
 
 def fill_of(config: Config, rows: int, steps: int) -> float:
     """Rows per step as a share of `train.batch_size`."""
-    return rows / (steps * config.train.batch_size) if steps else 0.0
+    return rows / (steps * config.train.rows_per_step) if steps else 0.0
 
 
 def fill_advice(config: Config, plan: Plan, fill: float) -> str | None:

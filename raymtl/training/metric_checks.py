@@ -1,10 +1,18 @@
-"""Check that the metrics for checkpoint selection and early stopping exist."""
+"""Check that the metrics for checkpoint selection and early stopping exist, and whether those of a run make sense."""
+
+from collections.abc import Iterator, Mapping
+from typing import Any
 
 from raymtl.config.base import did_you_mean, quoted
-from raymtl.config.metrics import MEAN_AUC, choosable, parse_metric
+from raymtl.config.metrics import MEAN_AUC, METRICS, choosable, parse_metric
 from raymtl.config.root import Config
 from raymtl.errors import ConfigError
 from raymtl.objectives.metrics.choose import lower_is_better
+
+_FAR_OFF = 2.0
+"""Factor between predictions and labels that is worth a warning."""
+_LEAST_EVENTS = 50
+"""Positives or rows from which a calibration that far off is beyond chance."""
 
 
 def check_metric_names(config: Config) -> None:
@@ -35,4 +43,26 @@ def check_metric_names(config: Config) -> None:
             raise ConfigError(
                 f"{key} is `{what}`; the `{tasks[name].kind}` task `{name}` can be judged by {quoted(known)}"
                 f"{did_you_mean(metric, known)}"
+            )
+
+
+def doubts(config: Config, metrics: Mapping[str, Any]) -> Iterator[str]:
+    """A sentence for each task whose final metrics, by task, say that its predictions should not be used as they are."""
+    for name, task in config.active_tasks().items():
+        report = metrics.get(name, {})
+        calibration = report.get("calibration")
+        events = report.get("positives", report.get("count", 0))
+        # Labels of both signs may cancel each other in the sum
+        judged = calibration is not None and task.traits.labels.low is not None and events >= _LEAST_EVENTS
+        if judged and not 1 / _FAR_OFF <= calibration <= _FAR_OFF:
+            yield (
+                f"tasks.{name}: the predictions sum to {calibration:.3g} times the labels; train on more steps (train.epochs, a "
+                f"smaller train.batch_size), or look for a change between the training and evaluation days with `raymtl check`"
+            )
+        headline = METRICS[task.traits.headline]
+        value, constant = report.get(headline.name), report.get(f"constant_{headline.name}")
+        if value is not None and constant is not None and value > constant:
+            yield (
+                f"tasks.{name}: the {headline.in_words} is {value:.4g}, above the {constant:.4g} of a constant prediction; "
+                f"train on more steps, or lower train.dense_optimizer.lr"
             )

@@ -1,5 +1,7 @@
 """The trained module: tables, the model's slots, and the loss."""
 
+from collections.abc import Mapping
+
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
@@ -22,7 +24,7 @@ class Head(nn.Module):
         self,
         config: Config,
         lookup: Lookup,
-        base_rates: dict[str, float],
+        base_rates: Mapping[str, float],
         group: dist.ProcessGroup | None,
         precision: Precision = "fp32",
     ):
@@ -38,6 +40,7 @@ class Head(nn.Module):
         self.balancer = build_balancer(
             config.train.balance, config.active_tasks(), base_rates, config.train.seed, group
         )
+        self._group = group
         self._workers = 1 if group is None else dist.get_world_size(group)
         self._bf16 = precision == "bf16"
 
@@ -61,19 +64,28 @@ class Head(nn.Module):
             batch.totals[:-1],
             batch.totals[-1],
             self._workers,
+            self._units,
         )
         total = losses.total
-        if self.balancer is not None and self.training and torch.is_grad_enabled():
+        learns = self.training and torch.is_grad_enabled()
+        if self.ranker.scale is not None and learns:
+            counted = batch.observed & batch.valid.unsqueeze(1)
+            self.ranker.scale.learn(logits, batch.labels, batch.weight, counted, batch.totals[-1], self._group)
+        if self.balancer is not None and learns:
             looked_up = [inputs.pooled, *(vectors for vectors, _ in inputs.sequences.values()), inputs.bias]
             total = self._balance(losses, looked_up, batch)
         return total, (logits.detach(), losses.per_task, losses.order, losses.bound)
+
+    @property
+    def _units(self) -> Tensor | None:
+        return None if self.ranker.scale is None else self.ranker.scale.units
 
     def _balance(self, losses: Losses, looked_up: list[Tensor | None], batch: Batch) -> Tensor:
         """The total loss with task weights from `train.balance`; per-task gradients stop at the embeddings."""
         assert self.balancer is not None
         normalizer = batch.totals[:-1]
         lower_bound = self.losses.lower_bound(
-            batch.labels, batch.observed, batch.weight, batch.valid, normalizer, self._workers
+            batch.labels, batch.observed, batch.weight, batch.valid, normalizer, self._workers, self._units
         )
         cut = [vectors for vectors in looked_up if vectors is not None]
         return self.balancer(losses.per_task_with_grad - lower_bound, losses.penalties, normalizer > 0, cut)
@@ -86,7 +98,7 @@ class TrainModel(nn.Module):
         self,
         config: Config,
         lookup: Lookup,
-        base_rates: dict[str, float],
+        base_rates: Mapping[str, float],
         group: dist.ProcessGroup | None,
         precision: Precision = "fp32",
         replicated: ReplicatedTables | None = None,

@@ -6,6 +6,7 @@ from collections.abc import Iterable
 
 import torch
 import torch.distributed as dist
+from fbgemm_gpu.split_table_batched_embeddings_ops_training import SplitTableBatchedEmbeddingBagsCodegen
 from torch import Tensor, nn
 from torch.distributed.optim import _apply_optimizer_in_backward
 from torchrec.distributed import DistributedModelParallel
@@ -34,7 +35,6 @@ def _sparse_arguments(options: SparseOptimizer, lr: float) -> dict[str, object]:
         arguments["eps"] = options.eps
     if options.type == "adam":
         arguments["beta1"], arguments["beta2"] = options.betas
-    if options.weight_decay:
         arguments["weight_decay"] = options.weight_decay
     return arguments
 
@@ -65,6 +65,9 @@ class Optimizers:
             ),
         )
         self._fused = model.fused_optimizer
+        self._kernels = _table_kernels(model)
+        self.table_steps = torch.zeros((), dtype=torch.int64)
+        """Steps of the tables' optimizer, of earlier runs too if it was loaded: Adam's bias correction depends on it."""
         self._replicated: ReplicatedTables | None = model.module.replicated
         self._tables: list[KeyedOptimizer] = [self._fused]
         if self._replicated is not None:
@@ -97,8 +100,9 @@ class Optimizers:
                 torch.nn.utils.clip_grad_norm_(self.dense_parameters, self._clip, foreach=True)
             self._dense.step()
         self.steps_taken += 1
+        self.table_steps += 1
         if self._replicated is not None:
-            self._replicated.update(rows, [g["lr"] for g in self._tables[-1].param_groups], self.steps_taken)
+            self._replicated.update(rows, [g["lr"] for g in self._tables[-1].param_groups], int(self.table_steps))
         self._set_factor()
 
     def _averaged(self, rows: list[Tensor]) -> list[Tensor]:
@@ -135,6 +139,13 @@ class Optimizers:
         self.steps_taken = steps_taken
         self._set_factor()
 
+    def set_table_steps(self, steps: int) -> None:
+        """Count the steps of the tables' optimizer from `steps` on, in the kernels of the sharded tables too."""
+        self.table_steps.fill_(steps)
+        for kernel in self._kernels:
+            kernel.iter.fill_(steps)
+            kernel.iter_cpu.fill_(steps)
+
     def materialize_dense_state(self) -> None:
         """Create the dense optimizer's moments, so that a checkpoint has somewhere to go; the weights stay as they are.
 
@@ -156,6 +167,12 @@ class Optimizers:
             for group, base in zip(optimizer.param_groups, bases, strict=True):
                 group["lr"] = base * factor
         self._fused.step()  # only passes the new rate to the kernels of the next backward pass
+
+
+def _table_kernels(model: nn.Module) -> list[SplitTableBatchedEmbeddingBagsCodegen]:
+    """fbgemm's modules of the sharded tables, which TorchRec keeps out of the tree of modules."""
+    lookups = [lookup for module in model.modules() for lookup in getattr(module, "_lookups", ())]
+    return [m for lookup in lookups for m in lookup.modules() if isinstance(m, SplitTableBatchedEmbeddingBagsCodegen)]
 
 
 def schedule_factor(schedule: Schedule, step: int, total_steps: int) -> float:

@@ -1,10 +1,12 @@
 """Check by names and shapes, before Ray starts, whether a configuration matches a saved model."""
 
+import torch
 from torch import Tensor
 
 from raymtl.config.root import Config
 from raymtl.config.slots.common import Custom
 from raymtl.embeddings.tables import describe_lookup
+from raymtl.errors import ConfigError
 from raymtl.training.checkpoint import compare, saved_entries
 from raymtl.training.model import TrainModel
 
@@ -16,8 +18,19 @@ def check_fits(config: Config, checkpoint: str) -> None:
 
 
 def model_entries(config: Config) -> dict[str, Tensor] | None:
-    """The state of the model, its tables without memory; None if a slot is custom code, which only workers must have."""
+    """The state of the model without memory; None if a slot is custom code, which only workers must have.
+
+    Raises ConfigError if a slot refuses its options."""
     if any(isinstance(getattr(config.model, slot), Custom) for slot in type(config.model).model_fields):
         return None
-    model = TrainModel(config, describe_lookup(config), dict.fromkeys(config.active_tasks(), 0.5), None)
+    try:
+        with torch.device("meta"):
+            model = TrainModel(config, describe_lookup(config), dict.fromkeys(config.active_tasks(), 0.5), None)
+    except RuntimeError as error:
+        if "overflow" not in str(error):
+            raise
+        raise ConfigError(
+            "a weight of the model would have more bytes than 64 bits count; lower the rows or the dim of the tables, or the "
+            "widths in `model`"
+        ) from error
     return dict(model.state_dict())

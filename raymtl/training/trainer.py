@@ -23,10 +23,10 @@ from raymtl.telemetry import logs
 from raymtl.telemetry.collectives import CollectiveSampler
 from raymtl.telemetry.metrics import Gauges
 from raymtl.training.build import TrainState
-from raymtl.training.progress import Progress
 from raymtl.training.distributed import compute_metrics
 from raymtl.training.fill import fill_of
 from raymtl.training.pipeline import make_pipeline
+from raymtl.training.progress import Progress
 from raymtl.training.runlog import RunLogger
 from raymtl.training.synced_loader import Step, SyncedLoader
 
@@ -91,8 +91,8 @@ class Trainer:
         )
         self._inputs, self.progress, self._log, self._save = inputs, progress, log, save
         # The same shapes on all workers; if the batch does not divide evenly, the last workers fill one row less
-        rows = -(-config.train.batch_size // worker.workers)
-        self._local_rows = (config.train.batch_size + worker.workers - 1 - worker.rank) // worker.workers
+        rows = -(-config.train.rows_per_step // worker.workers)
+        self._local_rows = (config.train.rows_per_step + worker.workers - 1 - worker.rank) // worker.workers
         self._collators = {evaluation: Collator(config, rows, evaluation) for evaluation in (False, True)}
         self._tasks = config.active_tasks()
         self._window = _Window(len(self._tasks), worker.device)
@@ -304,6 +304,7 @@ class Trainer:
         """
         started = time.perf_counter()
         metrics = self.measure(self._inputs["eval"])
+        del metrics["group_effects"]  # large, and no one compares two evaluations of a run
         score = signed_value(metrics, self._config.train.select)
         seconds = round(time.perf_counter() - started, 3)
         record = {
@@ -333,14 +334,14 @@ class Trainer:
             self._pipeline.detach()
         model.eval()
         scenarios = [str(v) for v in config.data.scenario.values] + ["other"] if config.data.scenario else []
-        derived = model.module.head.ranker.derived
-        metrics = EvalMetrics(self._tasks, scenarios, worker.device, derived=derived)
+        ranker = model.module.head.ranker
+        metrics = EvalMetrics(self._tasks, scenarios, worker.device, derived=ranker.derived)
         with torch.no_grad():
             for step in self._loader(source, [(0, n) for n in source.plan.order(None, 0)]):
                 batch = step.batch.to(worker.device, non_blocking=True)
                 _, (logits, *_) = model(batch)
                 metrics.update(
-                    logits,
+                    ranker.corrected(logits),
                     batch.labels,
                     batch.observed,
                     batch.weight,
@@ -393,6 +394,12 @@ def meeting_points(config: Config, plan: Plan, evaluates: bool, after_units: Col
     of_epoch = {done for every in due if every is not None for done in range(every, units, every)} | {units}
     points = {number * units + done for number in range(train.epochs) for done in of_epoch}
     return sorted(points | (set(after_units) if evaluates else set()))
+
+
+def planned_steps(config: Config, plan: Plan, evaluates: bool, after_units: Collection[int] = frozenset()) -> int:
+    """Steps of the entire run; with a slice of the users an upper bound."""
+    meetings = meeting_points(config, plan, evaluates, after_units)
+    return deal_of(plan, epoch_schedule(plan, config), meetings, config, workers=1).steps
 
 
 def _is_due(done: int, every: int | None) -> bool:

@@ -23,7 +23,7 @@ from ray.train.v2._internal.execution.context import get_train_context
 from raymtl.config.root import Config
 from raymtl.data.dealing import groups
 from raymtl.data.ids.id_map import MapFile
-from raymtl.data.read import Input, Schedule, deal_of, stream
+from raymtl.data.read import Input, Schedule, stream
 from raymtl.data.slices import unpacked
 from raymtl.errors import CheckpointError, StorageError, UserError
 from raymtl.storage.temp_dirs import new_folder, remove_stale
@@ -31,13 +31,13 @@ from raymtl.telemetry import logs
 from raymtl.telemetry.metrics import Gauges
 from raymtl.training import checkpoint as saved_state
 from raymtl.training.build import TrainState, build
-from raymtl.training.progress import Progress, read_progress
 from raymtl.training.checkpoint_folders import complete, find_checkpoint, new_name, remove_others, upload
 from raymtl.training.distributed import all_gather_or_raise
+from raymtl.training.progress import Progress, read_progress
 from raymtl.training.resources import readers_take_cpus, reading_tasks
 from raymtl.training.rundir import RunFolder
 from raymtl.training.runlog import RunLogger
-from raymtl.training.trainer import StopCallback, Trainer, Worker, epoch_schedule, meeting_points
+from raymtl.training.trainer import StopCallback, Trainer, Worker, planned_steps
 from raymtl.words import count_of
 
 
@@ -48,7 +48,7 @@ class Job:
     config: Config
     inputs: dict[str, Input]
     """What to read, by name: `train`, `eval`."""
-    base_rates: dict[str, float]
+    base_rates: Mapping[str, float]
     run_dir: RunFolder
     event_queue: Any
     """Handle of the driver's `EventQueue`, or None."""
@@ -383,12 +383,10 @@ def _evaluate(job: Job, worker: Worker, train_state: TrainState, group: dist.Pro
 
 
 def total_steps(job: Job) -> int:
-    """Steps of the entire run, for the learning rate decay; with a slice of the users an upper bound."""
+    """Steps of the entire run, for the learning rate decay."""
     if "train" not in job.inputs:
         return 0
-    plan = job.inputs["train"].plan
-    meetings = meeting_points(job.config, plan, "eval" in job.inputs, job.stop_check_units)
-    return deal_of(plan, epoch_schedule(plan, job.config), meetings, job.config, workers=1).steps
+    return planned_steps(job.config, job.inputs["train"].plan, "eval" in job.inputs, job.stop_check_units)
 
 
 def init_single_process_group(timeout: dt.timedelta) -> None:

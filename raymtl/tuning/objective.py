@@ -10,7 +10,7 @@ from typing import Any
 from raymtl.config.base import did_you_mean, quoted
 from raymtl.config.metrics import MEAN_AUC, ORDER, RUN_METRICS, choosable, parse_metric
 from raymtl.config.root import Config
-from raymtl.config.tune import ASHA, MedianStop, Objective, Tune
+from raymtl.config.tune import ASHA, Bound, MedianStop, Objective, Tune
 from raymtl.errors import ConfigError
 from raymtl.objectives.metrics.choose import lower_is_better, signed_value
 
@@ -20,6 +20,15 @@ Metrics = dict[str, Any]
 def unsigned(name: str, value: float) -> float:
     """A signed value as the metric itself."""
     return -value if lower_is_better(name) else value
+
+
+def excess(name: str, bound: Bound, value: float, base: float | None) -> float:
+    """By how much a metric violates a limit; 0 or less: it is met. `value` and that of the default, `base`, are signed."""
+    if bound.max_drop is not None:
+        return 0.0 if base is None else base - bound.max_drop - value
+    if bound.at_least is not None:
+        return bound.at_least - unsigned(name, value)
+    return unsigned(name, value) - float(bound.at_most or 0.0)
 
 
 @dataclass(frozen=True)
@@ -56,15 +65,8 @@ class ObjectiveEvaluator:
         found = []
         for name, bound in self.objective.subject_to.items():
             value = signed_value(metrics, name)
-            if value is None:
-                found.append(1.0)
-            elif bound.max_drop is not None:
-                base = signed_value(default, name) if default is not None else None
-                found.append(0.0 if base is None else base - bound.max_drop - value)
-            elif bound.at_least is not None:
-                found.append(bound.at_least - unsigned(name, value))
-            else:
-                found.append(unsigned(name, value) - float(bound.at_most or 0.0))
+            base = signed_value(default, name) if default is not None else None
+            found.append(1.0 if value is None else excess(name, bound, value, base))
         return found
 
     def meets_limits(self, metrics: Metrics, default: Metrics | None) -> bool:

@@ -1,8 +1,6 @@
 """The output of a search: `best.yaml`, `trials.parquet`, `result.json`, all derived from the records."""
 
 import json
-import math
-import statistics
 from collections.abc import Sequence
 from typing import Any, cast
 
@@ -10,13 +8,12 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from raymtl.config.load import config_from_dict, dump_config
-from raymtl.objectives.metrics.choose import signed_value
 from raymtl.results import TuneResult
 from raymtl.training.rundir import RESULT, RunFolder
-from raymtl.tuning.objective import ObjectiveEvaluator, front, unsigned
+from raymtl.tuning.objective import front, unsigned
+from raymtl.tuning.recommendation import gains, recommended
 from raymtl.tuning.report.page import write_report
 from raymtl.tuning.search import SEARCHED, Search
-from raymtl.tuning.trial_store import Trial
 
 BEST, TABLE, REPORT = "best.yaml", "trials.parquet", "report.html"
 
@@ -25,9 +22,9 @@ def write_result(search: Search, folder: RunFolder, clock: dict[str, Any]) -> Tu
     """Write the files of a search and return what `result.json` holds."""
     result = summary(search, clock, folder)
     result["report"] = folder.path_of(REPORT)
-    best = search.trial_store.trials.get(result["best"]) if result["best"] is not None else None
-    if best is not None:
-        chosen = config_from_dict({**best.config, "name": f"{search.config.name}-best"})
+    if result["recommended"] is not None:
+        trial = search.trial_store.trials[result["recommended"]]
+        chosen = config_from_dict({**trial.config, "name": f"{search.config.name}-best"})
         folder.write(BEST, dump_config(chosen))
     _write_table(folder, search)
     folder.write(RESULT, json.dumps(result, indent=2))
@@ -42,13 +39,16 @@ def summary(search: Search, clock: dict[str, Any], folder: RunFolder) -> TuneRes
     default = search.trial_store.default
     best = search.best(searched)
     found = search.candidates(searched)
+    repeats = gains(search)
+    choice = recommended(search, repeats)
     points = {t.number: search.evaluator.values(t.metrics) or [] for t in found}
     return {
         "status": "finished" if search.is_over() else "stopped",
         "folder": folder.path,
         "best": None if best is None else best.number,
-        "best_config": folder.path_of(BEST) if best is not None else None,
         "best_fields": {} if best is None else best.fields,
+        "recommended": None if choice is None else choice.number,
+        "best_config": None if choice is None else folder.path_of(BEST),
         "default": None if default is None else default.number,
         "objective": search.evaluator.names,
         "front": front(points) if len(search.evaluator.names) > 1 else [],
@@ -56,60 +56,11 @@ def summary(search: Search, clock: dict[str, Any], folder: RunFolder) -> TuneRes
             status: sum(t.status == status for t in searched) for status in ("finished", "stopped", "failed", "running")
         },
         "failures": {t.number: t.reason for t in trials if t.status == "failed"},
-        "repeats": gains(search),
+        "repeats": repeats,
         "train_seconds": round(sum(t.train_seconds for t in trials), 1),
         "start_seconds": round(sum(t.start_seconds for t in trials), 1),
         **cast(Any, clock),
     }
-
-
-def gains(search: Search) -> list[dict[str, Any]]:
-    """Best trial against the default over fresh seeds, per number of the objective and per limit.
-
-    The trial's own run is excluded: it was selected for a high value, which includes noise. `beyond_noise` is whether the
-    difference of the means is more than twice its standard error (Welch).
-    """
-    repeats = [t for t in search.trial_store.of_kind("repeat") if t.status == "finished" and t.metrics is not None]
-    default = search.trial_store.default
-    best = search.best(search.trial_store.of_kind(*SEARCHED))
-    # an earlier best, of a search that was extended, has repeats too
-    own = [t for t in repeats if best is not None and t.of == best.number]
-    base = [t for t in repeats if default is not None and t.of == default.number]
-    if not own or not base:
-        return []
-    names = [*search.evaluator.names, *search.evaluator.objective.subject_to]
-    found = []
-    for name in dict.fromkeys(names):
-        a, b = (_values(search.evaluator, name, group) for group in (own, base))
-        if not a or not b:
-            continue
-        error = math.sqrt(_variance(a) / len(a) + _variance(b) / len(b))
-        gain = statistics.mean(a) - statistics.mean(b)
-        # without any noise (no shuffle, no dropout, a starting version) the seeds show nothing
-        known = len(a) > 1 and len(b) > 1 and error > 0
-        found.append(
-            {
-                "metric": name,
-                "best": a,
-                "default": b,
-                "gain": gain,
-                "standard_error": error if known else None,
-                "beyond_noise": abs(gain) > 2 * error if known else None,
-            }
-        )
-    return found
-
-
-def _values(evaluator: ObjectiveEvaluator, name: str, trials: Sequence[Trial]) -> list[float]:
-    """Signed values of one number of the objective, or of a limit's metric."""
-    if name in evaluator.names:
-        index = evaluator.names.index(name)
-        return [values[index] for t in trials if (values := evaluator.values(t.metrics)) is not None]
-    return [v for t in trials if (v := signed_value(t.metrics or {}, name)) is not None]
-
-
-def _variance(values: Sequence[float]) -> float:
-    return statistics.variance(values) if len(values) > 1 else 0.0
 
 
 def rows_of(search: Search) -> list[dict[str, Any]]:

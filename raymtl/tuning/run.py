@@ -30,6 +30,7 @@ from raymtl.training.driver import prepare_inputs
 from raymtl.training.resources import ResourceGrant, reading_tasks
 from raymtl.training.rundir import CONFIG, RunFolder, run_lock
 from raymtl.training.start_lines import joining
+from raymtl.training.steps import keep_batch_size, steps_line, too_few_steps
 from raymtl.training.trainer import epoch_schedule
 from raymtl.tuning.blocks import fits, read_shared
 from raymtl.tuning.check import check, search_folder
@@ -52,15 +53,22 @@ def tune(config: Config, *, address: str | None = None, on_event: Listener | Non
     `on_event` gets `{note: text}`, and `{trial: Trial}` whenever one of them changes. Raises UserError.
     """
     notify: Listener = on_event or (lambda record: None)
-    space = check(config)
-    assert config.tune is not None
+    check(config)
     folder = RunFolder.open(search_folder(config))
-    ready = prepare_inputs(config)
+    start_from = _starting_version(config, json.loads(folder.read(CLOCK) or "{}"))
+    ready = prepare_inputs(keep_batch_size(config, _earlier_batch_size(folder, start_from)))
+    config = ready.config
+    assert config.tune is not None
+    space = Space(config)
+    notify({"note": steps_line(config, ready.plans["train"].rows, ready.steps)})
+    if advice := too_few_steps(config, ready.steps):
+        notify({"note": advice})
     check_writable(folder)
     _compare_with_previous(config, folder)
-    if (start_from := _starting_version(config, json.loads(folder.read(CLOCK) or "{}"))) is not None:
+    if start_from is not None:
         check_fits(config, start_from.store, show(start_from.store, start_from.version))
-    notify({"note": joining(address)})
+    for note in [*ready.notes, joining(address)]:
+        notify({"note": note})
     grant, concurrent = _grant(config, address)
     with run_lock(folder):
         clock = json.loads(folder.read(CLOCK) or "{}")
@@ -289,17 +297,30 @@ def _maps(
     return files
 
 
-def _compare_with_previous(config: Config, folder: RunFolder) -> None:
-    """A search of the same name resumes; with another configuration its trials could not be compared."""
+def _earlier_batch_size(folder: RunFolder, start_from: StartingVersion | None) -> int | None:
+    """That of the search's first start, or of the version that the trials start from."""
+    if (previous := _previous_config(folder)) is not None:
+        return previous.train.batch_size
+    return None if start_from is None else show(start_from.store, start_from.version).batch_size
+
+
+def _previous_config(folder: RunFolder) -> Config | None:
     text = folder.read_text(CONFIG)
     if text is None:
-        return
+        return None
     try:
-        before = load_config(None, text=text)
+        return load_config(None, text=text)
     except ConfigError as error:
         raise ConfigError(
             f"{folder.path_of(CONFIG)} of the earlier search cannot be read ({error}); set another `name`"
         ) from error
+
+
+def _compare_with_previous(config: Config, folder: RunFolder) -> None:
+    """A search of the same name resumes; with another configuration its trials could not be compared."""
+    before = _previous_config(folder)
+    if before is None:
+        return
     if before.tune is None:
         raise ConfigError(f"the folder {folder.path} is a run, not a search; set another `name`")
     old, new = search_fields(before), search_fields(config)

@@ -63,12 +63,12 @@ class SearchDimension:
         return f"{low:g} to {high:g}" if isinstance(self.distribution, FloatDistribution) else f"{low:,} to {high:,}"
 
     def samples(self) -> list[Any]:
-        """Values to try: every choice, or both ends of a range and for real numbers one between."""
+        """Values to try: every choice, or both ends of a range and one between: not all whole numbers may be valid."""
         if self.choices is not None:
             return list(self.choices)
         low, high = self.distribution.low, self.distribution.high  # type: ignore[attr-defined]
-        between = [low + (high - low) / math.pi] if isinstance(self.distribution, FloatDistribution) else []
-        return [low, high, *between]
+        between = low + (high - low) / math.pi if isinstance(self.distribution, FloatDistribution) else low + 1
+        return [low, high, between]
 
     @property
     def couples(self) -> bool:
@@ -298,7 +298,7 @@ def _embedding_dims(config: Config, kind: str, own: Mapping[str, Any]) -> Iterat
         raise ConfigError("tune.presets names `embedding_dims`, but there is no table; remove it")
     common = max(set(dims), key=dims.count)
     paths = tuple(f"tables.{name}.dim" for name, table in config.tables.items() if table.dim == common)
-    yield _choice("tables.*.dim", paths, sorted({max(common // 2, 4), common, common * 2}), {})
+    yield _choice("tables.*.dim", paths, sorted({max(common // 8 * 4, 4), common, common * 2}), {})
 
 
 _PRESETS = {

@@ -6,6 +6,7 @@ import os
 import socket
 import time
 import traceback
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,7 @@ from ray import tune
 from raymtl.config.load import config_from_dict, config_hash
 from raymtl.config.roles import read_fields
 from raymtl.config.root import Config
+from raymtl.config.task_kinds import BaseRate
 from raymtl.data.read import Input
 from raymtl.errors import StorageError, UserError
 from raymtl.storage.retry import is_of_storage
@@ -43,7 +45,7 @@ class Shared:
     """None: every trial reads its own."""
     reading: dict[str, Any]
     """The parts of the configuration that the blocks depend on."""
-    base_rates: dict[str, float]
+    base_rates: Mapping[str, BaseRate]
     start_from: StartingVersion | None
     grant: ResourceGrant
     after_units: frozenset[int]
@@ -98,7 +100,7 @@ def _train(number: int, raw: dict[str, Any], shared: Shared, reporter: "TrialRep
     job = Job(
         loaded,
         shared.inputs,
-        {**shared.base_rates, **_own_rates(loaded)},
+        _base_rates(shared.base_rates, loaded),
         folder if alone else folder.child("run"),
         None,
         shared.grant.read_tasks,
@@ -112,9 +114,14 @@ def _train(number: int, raw: dict[str, Any], shared: Shared, reporter: "TrialRep
     return train_in_process(job, blocks, shared.start_from, reporter)
 
 
-def _own_rates(config: Config) -> dict[str, float]:
-    """The base rates in the trial's configuration, which override the measured ones."""
-    return {name: task.base_rate for name, task in config.active_tasks().items() if task.base_rate is not None}
+def _base_rates(measured: Mapping[str, BaseRate], config: Config) -> dict[str, BaseRate]:
+    """The measured base rates, the means replaced by those in the trial's configuration."""
+    found = dict(measured)
+    for name, task in config.active_tasks().items():
+        if task.base_rate is not None:
+            seen = found.get(name, BaseRate(task.base_rate))
+            found[name] = BaseRate(task.base_rate, seen.center, seen.spread)
+    return found
 
 
 class TrialReporter:

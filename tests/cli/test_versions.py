@@ -74,7 +74,7 @@ def another_model_is_told_before_anything_starts(checkpoint: Path, root: Path) -
         version_fits(config, store, newest)
     wide = config_from_dict(raw | {"tables": raw["tables"] | {"item": raw["tables"]["item"] | {"dim": 8}}})
     with pytest.raises(
-        CheckpointError, match=r"`unpooled\.embeddings\.item\.weight` has shape .61, 16. there and .61, 8. here"
+        CheckpointError, match=r"`unpooled\.embeddings\.t_item\.weight` has shape .61, 16. there and .61, 8. here"
     ):
         check_fits(wide, str(checkpoint))
     with pytest.raises(VersionError, match=r"tables\.item\.dim is 8 and version two has 16"):

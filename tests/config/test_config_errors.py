@@ -4,7 +4,7 @@ import pytest
 
 from raymtl.config.load import config_from_dict, load_config
 from raymtl.errors import ConfigError
-from tests.helpers.small_config import small_raw
+from tests.helpers.small_config import small, small_raw
 
 
 def put(raw, path, value):
@@ -49,7 +49,7 @@ CASES = [
     ({"train__workers": None}, "train.workers is null; expected a whole number ≥ 1"),
     ({"train__use_gpu": "maybe"}, "train.use_gpu is `maybe`; expected `true` or `false`"),
     ({"train__clip_grad_norm": -1}, "train.clip_grad_norm is -1; expected a number > 0, or null"),
-    ({"train__step_timeout_s": float("inf")}, "train.step_timeout_s is inf; expected a number > 0"),
+    ({"train__step_timeout_s": float("inf")}, "train.step_timeout_s is inf; expected a number ≥ 1"),
     ({"train__schedule": {"final_factor": 2}}, "train.schedule.final_factor is 2; expected a number ≥ 0 and ≤ 1"),
     (
         {"train__dense_optimizer": {"betas": [0.9, 1]}},
@@ -162,3 +162,20 @@ def test_the_traceback_holds_no_pydantic_error():
     with pytest.raises(ConfigError) as caught:
         load_config(None, ["train.workers=0"], text="data: {}")
     assert caught.value.__suppress_context__ or caught.value.__context__ is None
+
+
+@pytest.mark.parametrize("path", ["table_defaults.dim", "tables.user.dim"])
+@pytest.mark.parametrize("dim", [1, 2, 3, 6, 18])
+def test_a_width_that_the_kernels_lack_is_refused(path: str, dim: int) -> None:
+    with pytest.raises(ConfigError) as error:
+        small(f"{path}={dim}")
+    assert str(error.value) == (
+        f"the configuration: {path} is {dim}; expected a multiple of 4, as fbgemm's kernels need, up to 8192 (given by --set)"
+    )
+
+
+@pytest.mark.parametrize("path", ["features.{}.kind=dense", "name={}"])
+def test_a_name_that_no_file_could_have_is_refused(path: str) -> None:
+    small(path.format("n" * 100))
+    with pytest.raises(ConfigError, match="at most 100 characters"):
+        small(path.format("n" * 101))

@@ -7,7 +7,15 @@ from typing import Any
 import pytest
 
 from raymtl.config.daily import Daily
-from raymtl.daily.calendar import ExcludedDays, ancestor_before, choose_base, days_between, days_to_do, skip_reason
+from raymtl.daily.calendar import (
+    ExcludedDays,
+    ancestor_before,
+    choose_base,
+    comparison_versions,
+    days_between,
+    days_to_do,
+    skip_reason,
+)
 from raymtl.daily.record import Record, write_record
 from raymtl.errors import ConfigError, VersionError
 from raymtl.model_store.manifest import NAME
@@ -255,3 +263,26 @@ def test_versions_that_are_removed_are_known_by_their_records(store: Store) -> N
     assert left_out(store, 10) == [5, 7, 8]
     store.remove_folder("days/2026-01-06")  # nobody knows any more what was before
     assert left_out(store, 10) == []
+
+
+def compared(store: Store, day: int, compare_days_ago: int) -> dict[str, str]:
+    versions = list_versions(store)
+    base = choose_base(versions, jan(day))
+    assert base is not None
+    return {name: found.id for name, found in comparison_versions(versions, base, jan(day), compare_days_ago).items()}
+
+
+def test_the_versions_that_a_day_is_compared_with(store: Store) -> None:
+    published(store, 3)
+    assert compared(store, 4, 2) == {"first": "v3"}
+    published(store, 4, 5, 8)
+    assert compared(store, 9, 4) == {"first": "v3", "4 days ago": "v5"}
+    assert compared(store, 9, 3) == {"first": "v3", "3 days ago": "v5"}  # no day 6: the newest version before it
+    assert compared(store, 9, 1) == {"first": "v3", "1 day ago": "v8"}
+    assert compared(store, 9, 6) == {"first": "v3"}  # one version under one name
+    assert compared(store, 5, 1) == {"first": "v3", "1 day ago": "v4"}  # done again
+    rollback(store, "v4")
+    published(store, instead=8)
+    assert compared(store, 9, 4) == {"first": "v3", "4 days ago": "v4"}  # v5 was rolled back
+    gc(store, 2)
+    assert compared(store, 9, 4) == {"first": "instead"}

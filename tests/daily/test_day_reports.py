@@ -3,6 +3,8 @@
 import datetime as dt
 import io
 import itertools
+import json
+import math
 import pathlib
 import re
 
@@ -11,11 +13,25 @@ import pyarrow.fs as pafs
 import pytest
 from rich.console import Console
 
-from raymtl.daily.record import Check, GateResult, NextDay, Record, Trained, folder, read_record, write_record
-from raymtl.daily.reports.day import write_day_report
-from raymtl.daily.reports.index import DAYS, write_index
+from raymtl.cli.main import run_command
+from raymtl.daily.record import (
+    Check,
+    Comparison,
+    GateResult,
+    NextDay,
+    Record,
+    Trained,
+    folder,
+    read_record,
+    write_record,
+)
+from raymtl.daily.reports.data_part import Statistic
+from raymtl.daily.reports.day import DAYS, write_day_report
+from raymtl.daily.reports.gains import gains_of, mean_gains
+from raymtl.daily.reports.index import write_index
 from raymtl.daily.reports.series import next_day, number_in, task_names
 from raymtl.daily.reports.table import day_table, verdict
+from raymtl.model_store.store import publish
 from raymtl.reports.style import task_colours
 from raymtl.storage.object_store import Store
 from raymtl.words import gib
@@ -29,6 +45,7 @@ from tests.helpers.fake_records import (
     TASKS,
     thirty_days,
 )
+from tests.helpers.fake_versions import write
 
 MEMORY = itertools.count()
 RECORDS = thirty_days()
@@ -93,7 +110,16 @@ def test_any_storage_will_do() -> None:
 
 def test_a_day_has_what_was_asked_for(page: str) -> None:
     text = words(page)
-    assert titles(page) == ["Next day", "Gate", "Data", "IDs", "Training", "Time", "Version"]
+    assert titles(page) == [
+        "Next day",
+        "Gain over older versions",
+        "Gate",
+        "Data",
+        "IDs",
+        "Training",
+        "Time",
+        "Version",
+    ]
     assert f"Published : version {LAST.version} follows {LAST.parent}" in text
     assert f"{LAST.parent} → {LAST.version}" in text
     click = LAST.next_day[0].metrics["eval"]["click"]
@@ -187,7 +213,15 @@ def test_nothing_from_outside(page: str, index: str) -> None:
 
 
 def test_the_index_draws_what_drifts(index: str) -> None:
-    assert titles(index) == ["Next-day metrics", "Days", "Data", "IDs", "Time", "Size of the versions"]
+    assert titles(index) == [
+        "Next-day metrics",
+        "Gain over older versions",
+        "Days",
+        "Data",
+        "IDs",
+        "Time",
+        "Size of the versions",
+    ]
     drawn = drawings(index)
     for piece in ("AUC", "NE", "million rows", "mean label", "of the rows", "IDs", "minutes", "bytes written"):
         assert f">{piece}</text>" in drawn
@@ -203,11 +237,10 @@ def test_the_index_has_a_row_per_day(index: str) -> None:
     text = words(index)
     assert "2026-11-23: Not ready : `logs/ds=2026-11-23` has no `_SUCCESS` yet." in text
     assert str(SKIPPED) not in text
-    click, before = (r.next_day[0].metrics["eval"]["click"]["auc"] for r in (LAST, RECORDS[-3]))
-    row = f"{LAST.date} published {LAST.version} {LAST.stats.rows:,} {click:.4f} {click - before:+.4f}".replace(
-        " -", " −"
-    )
-    assert row in text
+    click = LAST.next_day[0].metrics["eval"]["click"]["auc"]
+    week_ago = next(c for c in LAST.comparisons if c.name == "7 days ago").metrics["eval"]["click"]["auc"]
+    gain = f"{LAST.gate.candidate['eval']['click']['auc'] - week_ago:+.4f}".replace("-", "−")
+    assert f"{LAST.date} published {LAST.version} {LAST.stats.rows:,} {click:.4f} {gain}" in text
     assert "buy AUC, 3 days before" in text
 
 
@@ -338,3 +371,115 @@ def test_the_pages_are_made_from_what_is_stored(store: Store) -> None:
     stored = read_record(store, LAST.date)
     assert stored is not None
     assert day(store, stored) == day(store, LAST)
+
+
+def test_a_rollback_shows_on_every_page(tmp_path: pathlib.Path, capfd: pytest.CaptureFixture[str]) -> None:
+    model = Store.open(str(tmp_path / "store"))
+    days = [record for record in RECORDS if record.status == "published"][-3:]
+    for record in days:
+        write_record(model, record)
+        write(model, record.version)
+        publish(model, record.version)
+        write_day_report(model, record, days)
+    write_index(model, days)
+    home = pathlib.Path(model.path, "days")
+    first, second, third = (record.version for record in days)
+    assert f"current version: {third}" in words((home / "index.html").read_text())
+    untouched = (home / str(days[0].date) / "report.html").stat().st_mtime_ns
+
+    assert run_command(["versions", "rollback", str(days[0].date), "--store", model.path]) == 0
+    assert (home / str(days[0].date) / "report.html").stat().st_mtime_ns == untouched
+    page = words((home / "index.html").read_text())
+    assert f"{days[2].date}: Rolled back : version {third} was replaced by {first} on 20" in page
+    assert f"current version: {first}" in page
+    for record in days[1:]:
+        assert f"{record.date} rolled back {record.version}" in page
+        own = words((home / str(record.date) / "report.html").read_text())
+        assert f"Rolled back : version {record.version} was replaced by {first} on 20" in own
+        assert "It was rolled back." in own
+    assert f"{days[0].date} published {first}" in page
+    capfd.readouterr()
+    assert run_command(["report", model.path]) == 0
+    assert capfd.readouterr().out.count("rolled back") == 2
+    assert run_command(["versions", "list", "--store", model.path, "--json"]) == 0
+    listed = json.loads(capfd.readouterr().out.splitlines()[-1])["versions"]
+    assert [(v["id"], v["status"]) for v in listed] == [
+        (third, "rolled back"),
+        (second, "rolled back"),
+        (first, "current"),
+    ]
+    assert "rolled_back" in listed[0]
+
+    assert run_command(["versions", "rollback", third, "--store", model.path]) == 0
+    assert "Published : version" in words((home / str(days[1].date) / "report.html").read_text())
+    assert "rolled back" not in words((home / "index.html").read_text())
+
+
+def compared(number: int, auc: float, older: dict[str, float], **changes: object) -> Record:
+    """A day whose version has this AUC on the held-out rows, and older ones have others."""
+    report = {"kind": "binary", "count": 100}
+    metrics = {name: {"eval": {"click": {**report, "auc": value}}} for name, value in older.items()}
+    previous = metrics.pop("previous", None)
+    gate = GateResult(
+        passed=True, checks=[], holdout_rows=100, base=previous, candidate={"eval": {"click": {**report, "auc": auc}}}
+    )
+    found = [Comparison(name=name, version=f"v-{name}", metrics=m) for name, m in metrics.items()]
+    values = {"date": dt.date(2026, 11, number), "status": "published", "parent": "v0", "gate": gate}
+    return bare(**{**values, "comparisons": found, **changes})
+
+
+def test_mean_gains_with_their_interval() -> None:
+    days = [
+        compared(1, 0.70, {"previous": 0.70, "first": 0.70}),
+        compared(2, 0.71, {"previous": 0.705, "first": 0.69}),
+        compared(3, 0.60, {"previous": 0.70}, status="refused"),
+        compared(4, 0.72, {"previous": 0.718, "first": 0.68, "7 days ago": 0.71}),
+    ]
+    found = mean_gains(days)
+    assert set(found) == {("previous", "click"), ("first", "click"), ("7 days ago", "click")}
+    gains = [0.0, 0.02, 0.04]
+    over_first = found["first", "click"]
+    assert (over_first.mean, over_first.count) == (pytest.approx(0.02), 3)
+    assert over_first.half == pytest.approx(4.302653 * 0.02 / math.sqrt(len(gains)), rel=1e-6)
+    assert not over_first.beyond_chance
+    assert found["7 days ago", "click"].half is None
+    days[0].comparisons[0].version = "another"  # the first version was removed since
+    assert mean_gains(days)["first", "click"].count == 2
+
+
+def test_a_lower_error_is_a_gain() -> None:
+    older = {"eval": {"dwell": {"kind": "count", "count": 9, "poisson_deviance": 2.5}}}
+    newer = {"eval": {"dwell": {"kind": "count", "count": 9, "poisson_deviance": 2.0}}}
+    record = compared(1, 0.7, {})
+    record.comparisons = [Comparison(name="first", version="v", metrics=older)]
+    record.gate.candidate = newer
+    assert [gain.value for gain in gains_of(record)] == [0.5]
+
+
+def test_gains_stand_on_the_pages(page: str, index: str) -> None:
+    gain = next(g for g in gains_of(LAST) if (g.task, g.over) == ("click", "7 days ago"))
+    assert f"click AUC previous {LAST.parent}" in words(page)
+    row = f"7 days ago {gain.version} {gain.before:.4f} {gain.after:.4f} {gain.text()}"
+    assert row in words(page)
+    mean = mean_gains(RECORDS)["first", "click"]
+    assert mean.count > 20
+    assert f"first {gain.text(mean.mean)} {mean.half:.4f} {mean.count} better" in words(index)
+
+
+@pytest.mark.parametrize(
+    ("before", "value", "rows", "expected"),
+    [
+        ([100.0, 101.0, 102.0], 125.0, 0, False),  # three days tell little: 22 deviations of 1.5 are 33
+        ([100.0, 101.0, 102.0], 140.0, 0, True),
+        ([99.0, 100.0, 101.0] * 4, 115.0, 0, True),  # with twelve days 4 are enough
+        ([0.010] * 14, 0.014, 500, False),  # 5 rows of 500, now 7
+        ([0.010] * 14, 0.014, 500_000, True),
+        ([0.5] * 14, 0.51, 10_000_000, False),  # beyond chance, but not by a tenth
+    ],
+)
+def test_data_are_unusual_only_beyond_chance(before: list[float], value: float, rows: int, expected: bool) -> None:
+    assert Statistic("statistic", "", value, before, str, rows).unusual is expected
+
+
+def test_the_gate_says_which_checks_did_not_pass(page: str) -> None:
+    assert "gate 14 of 16 checks passed; not judged: buy AUC, NE" in words(page)

@@ -79,7 +79,7 @@ def parts(plan: Plan) -> list[tuple[int, tuple[str, ...] | None]]:
 def test_the_first_version_reads_its_window(logs):
     plans = plan_day(configured(logs, PROMPT), jan(5), None, ())
     assert parts(plans.train) == parts(plans.day_rows) == [(3, None), (4, None), (5, None)]
-    assert parts(plans.held_out) == [(5, None)]
+    assert parts(plans.held_out) == parts(plans.train)  # one day may have few of the held-out users
     assert plans.next_day == {}
     assert plans.training_days == {"2026-01-03": None, "2026-01-04": None, "2026-01-05": None}
     assert (plans.day_rows.days, plans.notes) == (("2026-01-03", "2026-01-05"), [])
@@ -88,8 +88,7 @@ def test_the_first_version_reads_its_window(logs):
 
 def test_days_left_out_of_the_window(logs):
     plans = plan_day(configured(logs, LATE, bootstrap_days=5), jan(6), None, {jan(3), jan(4)})
-    assert parts(plans.train) == [(2, None), (5, ("click",)), (6, ("click",))]
-    assert parts(plans.held_out) == [(6, ("click",))]  # the day that became final is not there
+    assert parts(plans.train) == parts(plans.held_out) == [(2, None), (5, ("click",)), (6, ("click",))]
 
 
 @pytest.mark.parametrize("base", [4, 2])
@@ -107,7 +106,7 @@ def test_a_day_without_delays_reads_itself_alone(logs, base):
 def test_the_first_version_learns_final_labels_alone(logs):
     plans = plan_day(configured(logs), jan(5), None, ())
     assert parts(plans.train) == parts(plans.day_rows) == [(3, None), (4, ("click",)), (5, ("click",))]
-    assert parts(plans.held_out) == [(5, ("click",)), (3, ("buy",))]
+    assert parts(plans.held_out) == parts(plans.train)
     assert plans.training_days == {"2026-01-03": None, "2026-01-04": ["click"], "2026-01-05": ["click"]}
 
 
@@ -352,3 +351,12 @@ def test_what_a_run_of_its_own_is_told_changes_nothing_of_a_day(logs, change, ba
         return plans, session_config(config, plans, jan(10), "/out", record), training_hash(config)
 
     assert made(after) == made(before)
+
+
+def test_logs_that_cannot_be_read_are_not_gone(tmp_path):
+    for day in (1, 2, 3, 6):
+        write_day(tmp_path, day, 10)
+    (tmp_path / "ds=2026-01-04").mkdir()
+    (tmp_path / "ds=2026-01-04" / "part-0.parquet").symlink_to("/not/mounted")
+    with pytest.raises(DataError, match="is a link to `/not/mounted`, which does not exist"):
+        plan_day(configured(tmp_path), jan(6), jan(4), ())

@@ -178,6 +178,22 @@ def test_the_version_before_is_scored_on_labels_it_never_saw(four_days: tuple[Co
     assert before.metrics["eval"]["buy"]["count"] > 0
 
 
+def test_older_versions_are_measured_on_the_same_held_out_rows(four_days: tuple[Config, list[Record]]) -> None:
+    _, (first, second, third) = four_days
+    assert first.comparisons == []
+    for record in (second, third):
+        (found,) = record.comparisons
+        assert (found.name, found.version) == ("first", first.version)
+        assert record.gate is not None
+        counts = {task: report["count"] for task, report in record.gate.candidate["eval"].items()}
+        assert {task: report["count"] for task, report in found.metrics["eval"].items()} == counts
+        assert "scenarios" not in found.metrics
+    # it is the version that the second day starts from, which is measured only once
+    assert second.gate is not None
+    assert second.gate.base is not None
+    assert second.comparisons[0].metrics["eval"] == second.gate.base["eval"]
+
+
 def test_deltas_hold_what_changed(four_days: tuple[Config, list[Record]]) -> None:
     config, records = four_days
     store = opened(config)
@@ -241,6 +257,10 @@ def test_a_refused_candidate_is_kept_aside(refused: Refused) -> None:
         f"{day_of(2)} is skipped: its candidate was refused; to do it, run: raymtl daily"
     )
     assert (third["day"], third["starts_from"]) == (str(day_of(3)), first.version)
+    assert (third["rows"], third["training_rows"]) == (
+        ROWS,
+        2 * ROWS,
+    )  # with the buys of the day before the refused one
 
 
 def test_an_old_day_is_not_done_alone(four_days: tuple[Config, list[Record]]) -> None:

@@ -325,6 +325,16 @@ def test_a_file_that_has_grown_is_not_read(tmp_path):
         list(read_fragment(str(tmp_path), Fragment(path, (0,), 0, 90), ["row"], 20))
 
 
+def test_rows_behind_a_page_without_values_are_not_lost_silently(tmp_path):
+    path = str(tmp_path / "file.parquet")
+    encoding = {"tags.list.element": "DELTA_BINARY_PACKED"}
+    pq.write_table(pa.table({"tags": [[1, 2]]}), path, use_dictionary=False, column_encoding=encoding, data_page_size=1)
+    with pytest.raises(
+        DataError, match=r"cannot be read from row 0 on \(its pages end before .*; write the file again"
+    ):
+        list(read_fragment(str(tmp_path), Fragment(path, (0,), 0, 1), ["tags"], 20))
+
+
 def test_names_with_dots_and_nested_columns_beside_them(tmp_path):
     table = rows(5, 0).append_column("a.b", pa.array(range(5))).append_column("a", pa.array([{"b": 1}] * 5))
     path = write_file(tmp_path, table)

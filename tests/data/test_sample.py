@@ -75,9 +75,21 @@ def test_a_task_without_any_label_that_counts_is_an_error(tmp_path, column):
     }[column]
     write(tmp_path, **columns)
     with pytest.raises(
-        DataError, match=r"tasks\.click: no label is observed in a sample .*set tasks\.click\.base_rate"
+        DataError, match=r"tasks\.click: no label is observed on the training days .*set tasks\.click\.base_rate"
     ):
         rates(tmp_path, tasks={"click": {"observed": "seen"}}, weight="w")
+
+
+@pytest.mark.parametrize("labelled", [1, 5, 12])
+@pytest.mark.parametrize("column", ["click", "w"])
+def test_labels_between_the_chunks_of_the_sample_are_found(tmp_path, labelled, column):
+    """`raymtl check`, which reads all rows, accepts them."""
+    for n in range(13):
+        there = n == labelled
+        clicks = pa.array([0, 1] if there or column == "w" else [None, None], pa.int8())
+        weights = pa.array([1, 3] if there or column == "click" else [0, 0])
+        write_file(tmp_path, pa.table({"item": [1, 2], "click": clicks, "w": weights}), name=f"part-{n:02}.parquet")
+    assert rates(tmp_path, weight="w") == {"click": pytest.approx((3 + 1) / (4 + 2))}
 
 
 def test_a_broken_value_stops_the_job(tmp_path):

@@ -45,7 +45,7 @@ def test_every_day_without_a_range(three_days):
 
 def test_markers_and_files_in_the_making_are_left_out(three_days):
     day = three_days / "ds=2026-01-01"
-    for name in ("_SUCCESS", "_part.parquet", ".part.parquet.crc", ".hidden.parquet", "notes.txt"):
+    for name in ("_SUCCESS", "_part.parquet", ".part.parquet.crc", ".hidden.parquet", "README", "notes.md"):
         (day / name).write_text("x")
     write_file(three_days, click_rows(1), name="_temporary/0/part.parquet")
     write_file(three_days, click_rows(1), name=".staging/part.parquet")
@@ -131,11 +131,9 @@ def test_a_day_without_files(three_days):
 
 def test_finding_continues_past_missing_days(three_days):
     (three_days / "ds=2026-01-04").mkdir()
-    files, problems = find_files(
-        Folder.open(str(three_days)), DayRange(start=dt.date(2026, 1, 3), end=dt.date(2026, 1, 5))
-    )
-    assert len(files) == 3
-    assert ["ds=2026-01-05" in problems[0], "ds=2026-01-04" in problems[1]] == [True, True]
+    found = find_files(Folder.open(str(three_days)), DayRange(start=dt.date(2026, 1, 3), end=dt.date(2026, 1, 5)))
+    assert len(found.files) == 3
+    assert ["ds=2026-01-05" in found.problems[0], "ds=2026-01-04" in found.problems[1]] == [True, True]
 
 
 @pytest.mark.parametrize("name", ["ds=20260104", "ds=2026-W01-1", "ds=today", "ds="])

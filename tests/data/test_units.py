@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from raymtl.data.source import File
-from raymtl.data.units import Footer, find_footers, make_units, plan_input
+from raymtl.data.units import Footer, find_footers, make_units, plan_input, plan_inputs
 from raymtl.errors import DataError
 from raymtl.storage.filesystem import open_filesystem
 from tests.helpers.small_data import click_rows, make_config, write_file
@@ -166,6 +166,26 @@ def test_columns_of_the_evaluation_alone_may_be_missing_in_training(files):
     assert plan_input(config, "train").rows == 100
     with pytest.raises(DataError, match=r"column `p` .tasks\.click\.truth. is missing"):
         plan_input(config, "eval")
+
+
+def test_strings_in_training_and_integers_in_evaluation(files):
+    day = "2026-01-03"
+    rows = click_rows(3)
+    write_file(files, rows.set_column(0, "item", pa.array(["a", "b", "c"])), day)
+    config = make_config(
+        path=str(files), train={"start": "2026-01-01", "end": "2026-01-02"}, eval={"start": day, "end": day}
+    )
+    assert {plan_input(config, part).rows for part in ("train", "eval")} == {200, 3}
+    with pytest.raises(
+        DataError, match=r"`item` .features\.item. holds integers in .*2026-01-01.* and strings in .*-03"
+    ):
+        plan_inputs(config, ["train", "eval"])
+
+
+def test_the_schema_of_a_file_without_rows_does_not_count(files):
+    for name, empty in (("doubles", pa.table({"item": pa.array([], pa.float64())})), ("nothing", pa.table({}))):
+        write_file(files, empty, name=f"{name}.parquet")
+    assert plan(files).rows == 200
 
 
 def test_evaluation_that_is_not_configured(files):

@@ -5,6 +5,7 @@ import pytest
 from raymtl.config.features import Table
 from raymtl.config.root import Config
 from raymtl.embeddings.planning import dry_plan, parse_bytes, table_bytes
+from raymtl.embeddings.sharding import _shard_columns
 from raymtl.errors import ConfigError
 from raymtl.words import gib
 from tests.helpers.worker_processes import mixed_config
@@ -105,3 +106,10 @@ def test_the_plan_says_what_a_step_sends() -> None:
     assert found.sent["vectors_inside"] >= 15 * rows * 64 * 4
     assert found.sent["vectors_between"] >= 15 * rows * 64 * 4 / 8
     assert plan(with_rows(1000), 1).sent == dict.fromkeys(found.sent, 0)
+
+
+@pytest.mark.parametrize("dim", range(4, 132, 4))
+def test_the_shards_of_a_column_wise_table_are_equal_and_fit_the_kernels(dim: int) -> None:
+    width = _shard_columns(dim)
+    assert dim % width == 0 == width % 4
+    assert width == dim // 4 or dim % 16, "four shards wherever they fit"

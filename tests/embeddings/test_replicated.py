@@ -13,8 +13,8 @@ from raymtl.config.root import Config
 from raymtl.embeddings.rows import decay_state, fill, reset_rows, table_rows, weight_square_sum
 from raymtl.training import checkpoint
 from raymtl.training.build import TrainState
-from raymtl.training.progress import Progress
 from raymtl.training.pipeline import make_pipeline
+from raymtl.training.progress import Progress
 from tests.helpers.version_models import contents, logits, make, mixed_config, share, train
 from tests.helpers.worker_processes import several
 

@@ -1,5 +1,6 @@
 """Finds the calls of raymtl in shell text, and says which of their options the command line does not have."""
 
+import math
 import re
 import shlex
 from collections.abc import Iterator
@@ -66,7 +67,7 @@ def fault(words: list[str]) -> str | None:
     return f"`raymtl {name}` takes {places} arguments, not {given}" if given > places else None
 
 
-def _command(words: list[str]) -> tuple[str, dict[str, bool] | None, int, list[str]]:
+def _command(words: list[str]) -> tuple[str, dict[str, bool] | None, float, list[str]]:
     if words[0] == "submit" and words[1:]:  # takes its own options and those of the command that it brings to a cluster
         _, own, _, _ = _command(words[:1])
         name, options, places, rest = _command(words[1:])
@@ -84,7 +85,8 @@ def _command(words: list[str]) -> tuple[str, dict[str, bool] | None, int, list[s
         for name in parameter.opts
         if name.startswith("-")
     }
-    places = sum(not parameter.opts[0].startswith("-") for parameter in command.params)
+    arguments = [parameter for parameter in command.params if not parameter.opts[0].startswith("-")]
+    places = math.inf if any(parameter.nargs < 0 for parameter in arguments) else len(arguments)
     return command.name, options, places, words_left
 
 

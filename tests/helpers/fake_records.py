@@ -9,7 +9,7 @@ import random
 import sys
 from typing import Any
 
-from raymtl.daily.record import Check, DayStatistics, GateResult, NextDay, Record, Trained, Written, folder
+from raymtl.daily.record import Check, Comparison, DayStatistics, GateResult, NextDay, Record, Trained, Written, folder
 
 FIRST = dt.date(2026, 10, 25)
 DAYS = 30
@@ -170,6 +170,21 @@ def _gate(skill: float, base: bool, refused: bool, chance: random.Random) -> Gat
     )
 
 
+def _comparisons(i: int) -> list[Comparison]:
+    """The first version, and that of seven days ago."""
+    chance = random.Random(i)
+    older = {"first": 0, "7 days ago": i - 7}
+    return [
+        Comparison(
+            name=name,
+            version=f"{FIRST + dt.timedelta(days=n)}-older",
+            metrics={"eval": _metrics(list(TASKS), 1 - math.exp(-(n + 2) / 7), 48_213, chance)["eval"]},
+        )
+        for name, n in older.items()
+        if n >= 0
+    ]
+
+
 def _record(i: int, base: str | None, versions: dict[dt.date, str], chance: random.Random) -> Record:
     day = FIRST + dt.timedelta(days=i)
     skill = 1 - math.exp(-(i + 2) / 7)
@@ -205,6 +220,8 @@ def _record(i: int, base: str | None, versions: dict[dt.date, str], chance: rand
     record.seconds |= {"train": chance.gauss(520, 40) * len(days) ** 0.5, "gate": chance.gauss(41, 4)}
     refused = day == REFUSED_BY_GATE
     record.gate = _gate(skill, base is not None, refused, chance)
+    if base is not None:
+        record.comparisons = _comparisons(i)
     kind = "full" if i % 7 == 0 else "delta"
     touched = {t: round(ids * (1 if kind == "full" else 0.11)) for t, ids in TABLES.items()}
     record.version = f"{day}-{chance.randrange(16**6):06x}"

@@ -28,6 +28,7 @@ BASE: dict[str, Any] = {
     "tables": {"user": {"rows": 100}},
     "tasks": {"click": {}, "cart": {"parent": "click"}, "buy": {"parent": "cart"}},
     "model": {"preset": "shared_bottom"},
+    "train": {"dense_optimizer": {"lr": 0.001}},
 }
 SPACE: dict[str, Any] = {
     "train.dense_optimizer.lr": {"log_uniform": [1e-4, 1e-2]},

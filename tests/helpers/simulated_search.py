@@ -22,7 +22,8 @@ def metrics(click: float, buy: float, order: float = 0.1) -> dict[str, Any]:
 
 def open_search(folder: Path, tune: dict[str, Any], **sections: Any) -> Search:
     """The search as a new start of the command has it: out of its folder."""
-    config = searched(tune, **sections)
+    train = sections.pop("train", {})
+    config = searched(tune, **sections, train={"dense_optimizer": {"lr": 0.001}} | train)
     return Search(config, Space(config), TrialStore(RunFolder.open(str(folder))), TOTAL, lambda record: None)
 
 

@@ -88,6 +88,7 @@ def mixed_config(
             "train": {
                 "batch_size": rows,
                 "precision": "fp32",
+                "dense_optimizer": {"lr": 0.001},
                 "sparse_optimizer": {"type": optimizer, "lr": 0.1},
                 **train,
             },
@@ -107,12 +108,17 @@ def mixed_block(config: Config, rows: int, seed: int, unit: int = 0) -> pa.Table
         if feature.kind in ("id", "bias"):
             columns[f"id:{name}"] = pa.array(random.integers(0, table_rows, rows), mask=random.random(rows) < 0.1)
         else:
-            lists = [random.integers(0, table_rows, random.integers(0, 6)).tolist() for _ in range(rows)]
+            longest = feature.max_length or 5
+            lists = [random.integers(0, table_rows, random.integers(0, 6)).tolist()[:longest] for _ in range(rows)]
             columns[f"ids:{name}"] = pa.array(lists, pa.list_(pa.int64()))
     for name in config.tasks:
         labels = (random.random(rows) < 0.4).astype(np.float32)
         labels[random.random(rows) < 0.4] = np.nan
         columns[f"label:{name}"] = pa.array(labels)
+    if config.data.weight:
+        columns["weight"] = pa.array(random.random(rows).astype(np.float32))
+    if config.data.scenario:
+        columns["scenario"] = pa.array(random.integers(0, len(config.data.scenario.values) + 1, rows))
     columns["unit"] = pa.array(np.full(rows, unit, np.int32))
     return pa.table(columns)
 

@@ -15,6 +15,7 @@ from raymtl.errors import StorageError, TryLaterError, VersionError
 from raymtl.model_store import commit_log
 from raymtl.model_store.manifest import NAME, check_id, new_id, parse_manifest
 from raymtl.model_store.store import (
+    MetricPair,
     chain,
     clear,
     current,
@@ -231,6 +232,14 @@ def test_gc(store: Store) -> None:
         gc(store, 0)
 
 
+def test_gc_keeps_what_the_daily_job_compares_with(store: Store) -> None:
+    for name in "abc":
+        write(store, name)
+        publish(store, name)
+    assert gc(store, 1, keep_published=["a", "removed"]).versions == ["b"]
+    assert [v.id for v in list_versions(store)] == ["c", "a"]
+
+
 def test_a_removal_cut_off_is_ended_by_the_next(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
     for name in "abc":
         write(store, name)
@@ -263,8 +272,20 @@ def test_diff(store: Store) -> None:
     assert found.config == {"train.workers": (2, 4)}
     assert found.counts == {"rows": (5, 9), "bytes": (11, 16)}
     assert found.metrics == {"eval.click.auc": (0.7, 0.75), "eval.buy.auc": (None, 0.6)}
+    assert (found.metric_rows, found.same_rows) == ("both on 0 held-out rows of 2026-01-01", True)
     assert found.tables == {}
     assert diff(a, a).config == {}
+    curve = {"eval": {"click": {"calibration_curve": [{"label": 0.1}]}}, "rows": 2_000}
+    c = write(store, "c", metrics=curve, data_range={"train": ["2026-01-01", "2026-01-02"]})
+    later = diff(a, c)
+    assert later.metrics == {"eval.click.auc": (0.7, None), "rows": (None, 2_000)}
+    assert not later.same_rows
+    assert later.metric_rows == (
+        "not on the same rows: 0 held-out rows of 2026-01-01, and 2,000 held-out rows of 2026-01-01..2026-01-02"
+    )
+    assert later.data == {"days.train": ("2026-01-01", "2026-01-01..2026-01-02")}
+    same = diff(a, c, MetricPair({"rows": 9, "auc": 0.5}, {"rows": 9, "auc": 0.75}, "both on 9 rows", True))
+    assert (same.metrics, same.metric_rows, same.same_rows) == ({"auc": (0.5, 0.75)}, "both on 9 rows", True)
 
 
 def test_versions_that_rest_on_each_other(store: Store) -> None:
@@ -315,3 +336,41 @@ def test_a_full_or_read_only_storage_is_one_sentence(tmp_path: Path) -> None:
         output = Output(store, "full")
         with pytest.raises(StorageError, match="No space left"):
             output.write(b"x" * (1 << 20))
+
+
+def test_a_version_may_be_named_by_its_date(store: Store) -> None:
+    for name in ("2026-01-03-aaaaaa", "2026-01-04-bbbbbb", "2026-01-04-cccccc", "2026-01-05"):
+        write(store, name)
+        publish(store, name)
+    assert show(store, "2026-01-03").id == "2026-01-03-aaaaaa"
+    assert show(store, "2026-01-05").id == "2026-01-05"
+    assert verify(store, "2026-01-03") == []
+    with pytest.raises(
+        VersionError, match="has 2 versions of 2026-01-04; pass one of: 2026-01-04-bbbbbb, 2026-01-04-cc"
+    ):
+        show(store, "2026-01-04")
+    for name in ("2026-01", "20260103", "2026-01-03-", "2026-01-06"):
+        with pytest.raises(VersionError, match=f"no version `{name}`"):
+            show(store, name)
+    assert rollback(store, "2026-01-03").current == "2026-01-03-aaaaaa"
+    assert current(store) == "2026-01-03-aaaaaa"
+
+
+def test_versions_say_whether_they_were_rolled_back(store: Store) -> None:
+    def statuses() -> list[tuple[str, str]]:
+        return [(v.id, v.status) for v in reversed(list_versions(store))]
+
+    for name in "abc":
+        write(store, name)
+        publish(store, name)
+    assert statuses() == [("a", "published"), ("b", "published"), ("c", "current")]
+    entry = rollback(store, "a")
+    assert statuses() == [("a", "current"), ("b", "rolled back"), ("c", "rolled back")]
+    assert [v.rolled_back for v in list_versions(store)] == [entry, entry, None]
+    write(store, "d")
+    publish(store, "d")
+    assert statuses() == [("a", "published"), ("b", "rolled back"), ("c", "rolled back"), ("d", "current")]
+    rollback(store, "c")  # c was trained on top of b
+    assert statuses() == [("a", "published"), ("b", "published"), ("c", "current"), ("d", "rolled back")]
+    gc(store, 1)
+    assert statuses() == [("c", "current"), ("d", "rolled back")]

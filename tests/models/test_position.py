@@ -214,7 +214,7 @@ features:
   device: {kind: bias, table: DEVICE}
   age: {kind: dense}
   history: {kind: sequence, table: item}
-tables: {user: {rows: 9, dim: 2}, place: {rows: 9, dim: 3}, DEVICE: {rows: 9, dim: 2}, item: {rows: 9, dim: 2}}
+tables: {user: {rows: 9, dim: 4}, place: {rows: 9, dim: 8}, DEVICE: {rows: 9, dim: 4}, item: {rows: 9, dim: 4}}
 tasks: {click: {}}
 model: {preset: youtube, sequence: {type: pooled}}
 """
@@ -222,7 +222,7 @@ model: {preset: youtube, sequence: {type: pooled}}
 
 @pytest.mark.parametrize("table", ["device", "item"])  # pooled, or looked up unpooled because a sequence shares it
 def test_a_row_has_a_position_if_it_has_all_of_its_bias_features(table: str) -> None:
-    unused = "DEVICE: {rows: 9, dim: 2}, "
+    unused = "DEVICE: {rows: 9, dim: 4}, "
     text = PLACED.replace(unused, "") if table == "item" else PLACED
     config = load_config(None, [], text=text.replace("DEVICE", table))
     block = pa.table(
@@ -257,7 +257,7 @@ def test_a_row_has_a_position_if_it_has_all_of_its_bias_features(table: str) -> 
 
 def test_without_bias_features_the_tables_answer_is_the_input() -> None:
     text = "\n".join(line for line in PLACED.splitlines() if "kind: bias" not in line)
-    text = text.replace(" place: {rows: 9, dim: 3}, DEVICE: {rows: 9, dim: 2},", "").replace("youtube", "mmoe")
+    text = text.replace(" place: {rows: 9, dim: 8}, DEVICE: {rows: 9, dim: 4},", "").replace("youtube", "mmoe")
     config = load_config(None, [], text=text)
     batch = Collator(config, 2, False)([])
     values = torch.randn(2, 2)

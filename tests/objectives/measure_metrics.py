@@ -34,7 +34,7 @@ def by_keys(logits: torch.Tensor, positive: torch.Tensor) -> float:
     ones = torch.ones(len(logits), dtype=torch.float64)
     for slot in bins.slots(bins.keys(logits)):
         counts.view(-1).scatter_add_(0, positive.long() * bins.BINS + slot, ones)
-    return bins.auc(*counts).item()
+    return bins.auc(*counts).auc
 
 
 def by_thresholds(logits: torch.Tensor, positive: torch.Tensor, thresholds: int) -> float:

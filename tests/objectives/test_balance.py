@@ -242,6 +242,19 @@ def test_counts_are_weighed_by_what_is_above_their_least_loss() -> None:
     assert found[1] < 0
 
 
+@pytest.mark.parametrize("type_", ["gradnorm", "famo"])
+def test_a_task_of_weight_zero_takes_nothing_from_the_others(type_: str) -> None:
+    """Its loss does not fall, which these methods would answer with ever more weight."""
+    three = {**TWO, "watched": Task(base_rate=0.5, weight=0.0)}
+    alone, beside = method(type_, TWO), method(type_, three)
+    for n in range(200):
+        falling = [0.5 * 0.99**n, 0.06 * 0.995**n]
+        expected = alone(step(falling, gram_of([1.0, 0.0], [0.0, 0.2]))).weights
+        found = beside(step([*falling, 0.7], gram_of([1.0, 0.0], [0.0, 0.2], [0.3, 0.3]))).weights
+    torch.testing.assert_close(found[:2], expected)
+    assert found[2] == 0
+
+
 def test_famo_is_finite_at_a_loss_of_zero() -> None:
     made = method("famo", {"a": Task(kind="real"), "b": Task(kind="count")}, smoothing=0.5)
     assert isinstance(made, FAMO)

@@ -8,9 +8,12 @@ import torch
 from torch import Tensor
 
 from raymtl.config.slots.penalties import OrderLoss
+from raymtl.config.task_kinds import BaseRate
 from raymtl.config.tasks import Task
+from raymtl.objectives.link import OutputScale, predict
 from raymtl.objectives.losses import Losses, TaskLosses
-from raymtl.objectives.tasks.count import MAX_LOG_COUNT
+from raymtl.objectives.tasks import objective_of
+from raymtl.objectives.tasks.count import TANGENT_FROM
 
 NONE = OrderLoss()
 
@@ -269,14 +272,61 @@ def test_arithmetic_is_fp32_for_bf16_logits_and_under_autocast(task: Task) -> No
 
 
 def test_count_loss_stays_finite_and_pulls_back_from_far_above() -> None:
-    for a in (MAX_LOG_COUNT - 0.1, MAX_LOG_COUNT, MAX_LOG_COUNT + 0.1, 50.0, 1000.0):
+    for a in (TANGENT_FROM - 0.1, TANGENT_FROM, TANGENT_FROM + 0.1, 50.0, 1000.0):
         logits = torch.full((1, 1), a, requires_grad=True)
         loss = cost({"t": Task(kind="count")}, logits, column(5.0)).total
         loss.backward()
         assert loss.isfinite()
         assert logits.grad is not None
-        # d/da = λ - y, from the tangent at MAX_LOG_COUNT on
-        assert logits.grad.item() == pytest.approx(math.exp(min(a, MAX_LOG_COUNT)) - 5, rel=1e-5)
+        # d/da = λ - y, from the tangent at TANGENT_FROM on
+        assert logits.grad.item() == pytest.approx(math.exp(min(a, TANGENT_FROM)) - 5, rel=1e-5)
+
+
+@pytest.mark.parametrize("y", [0.0, *(10.0**k for k in range(-3, 13))])
+def test_count_loss_has_its_least_at_the_label_at_any_scale(y: float) -> None:
+    task = Task(kind="count")
+    best = math.log(y) if y else -math.inf
+    a = torch.linspace(-40, 60, 4001).add_(best if y else 0.0).unsqueeze(1).requires_grad_()
+    rows = objective_of(task).loss(a, torch.full_like(a, y))
+    (slope,) = torch.autograd.grad(rows.sum(), a)
+    away = (a.detach() - best).abs() > 0.01
+    assert rows.isfinite().all()
+    assert (slope[away & (a > best)] > 0).all()
+    assert (slope[away & (a < best)] < 0).all()
+    least = objective_of(task).lower_bound(torch.tensor(y)).item()
+    assert rows.min().item() == pytest.approx(least, rel=1e-5, abs=1e-4)
+    inside = (a > best - 10) & (a < max(TANGENT_FROM, best + 1))
+    torch.testing.assert_close(slope[inside], (a.exp() - y)[inside], rtol=1e-4, atol=1e-5 * max(y, 1e-3))
+    if y:
+        assert predict(torch.tensor(best), task).item() == pytest.approx(y, rel=1e-5)
+
+
+@pytest.mark.parametrize("scale", [1e-3, 1.0, 1e3, 1e6, 1e9, 1e12])
+@pytest.mark.parametrize("task", [Task(kind="real"), Task(kind="count"), Task(kind="real", transform="log1p")])
+def test_labels_of_any_scale_are_learned(task: Task, scale: float) -> None:
+    """Eight groups of rows with means from 1 to 8 times the scale; Adam with its usual rate learns them all."""
+    group = torch.arange(8).repeat(4)
+    y = (group + 1.0).unsqueeze(1) * scale
+    target = torch.from_numpy(task.traits.trained_on(y.double().numpy()))
+    rate = BaseRate(y.mean().item(), target.mean().item(), target.std().item())
+    heads = torch.nn.Embedding(8, 1)
+    torch.nn.init.normal_(heads.weight, std=0.01)
+    scaled = OutputScale.of({"t": task}, {"t": rate}, derived=0)
+    start = 0.0 if task.kind == "real" else objective_of(task).start_logit(rate)
+    optimizer = torch.optim.Adam(heads.parameters(), lr=0.05)
+    losses, ones = TaskLosses({"t": task}, NONE), torch.ones_like(y).bool()
+    counts = losses.counts(ones, torch.ones(len(y)), ones[:, 0])
+    for _ in range(400):
+        logits = scaled(heads(group) + start)
+        args = (ones, torch.ones(len(y)), ones[:, 0], counts[:-1])
+        found = losses(logits, y, *args, counts[-1], units=scaled.units)
+        above = found.per_task - losses.lower_bound(y, *args, units=scaled.units)
+        optimizer.zero_grad()
+        found.total.backward()
+        assert heads.weight.grad.norm() < 100
+        optimizer.step()
+    assert above.item() < 1e-3
+    torch.testing.assert_close(predict(scaled(heads(group) + start), task), y, rtol=0.05, atol=0.05 * scale)
 
 
 def test_cross_entropy_is_finite_at_extreme_logits() -> None:

@@ -5,7 +5,8 @@ import pytest
 import torch
 from sklearn.metrics import roc_auc_score
 
-from raymtl.objectives.metrics import bins
+from raymtl.config.tasks import Task
+from raymtl.objectives.metrics import EvalMetrics, bins
 
 torch.set_num_threads(1)
 
@@ -19,7 +20,7 @@ def histogram(logits: torch.Tensor, positive: torch.Tensor, weight: torch.Tensor
 
 
 def binned_auc(logits: torch.Tensor, positive: torch.Tensor, weight: torch.Tensor | None = None) -> float:
-    return bins.auc(*histogram(logits, positive, weight)).item()
+    return bins.auc(*histogram(logits, positive, weight)).auc
 
 
 def scores(rows: int, rate: float, centre: float, spread: float, seed: int = 0) -> tuple[torch.Tensor, torch.Tensor]:
@@ -133,3 +134,41 @@ def test_the_centre_of_a_bin_lies_in_it() -> None:
     middle = bins.centres()
     assert (middle.diff() > 0).all()
     assert torch.equal(bins.slots(bins.keys(middle.float()), levels=1)[0], torch.arange(bins.COARSE, dtype=torch.int32))
+
+
+def clusters(distance: float, spread: float, count: int, rate: float, seed: int) -> tuple[torch.Tensor, torch.Tensor]:
+    """Centres at equal distances, to multiples of 2^-22; the positives lie higher, both between and within the clusters."""
+    g = torch.Generator().manual_seed(seed)
+    rows = 60_000
+    positive = torch.rand(rows, generator=g) < rate
+    place = torch.rand(rows, generator=g).pow(torch.where(positive, 0.8, 1.2)).mul(count).long()
+    within = torch.randn(rows, generator=g) + 1.5 * positive
+    logits = distance * (place - count / 2).double() + spread * within
+    return ((logits * 2**22).round() / 2**22).float(), positive
+
+
+@pytest.mark.parametrize("count", [2, 3, 10, 20, 50])
+@pytest.mark.parametrize("distance", [1 / 2, 1 / 32, 1 / 512, 1 / 3, 0.1])
+@pytest.mark.parametrize("spread", [1e-1, 1e-2, 1e-3, 1e-4, 1e-5, 1e-6])
+def test_clusters_at_equal_distances(distance: float, spread: float, count: int) -> None:
+    for rate in (0.3, 0.005):
+        logits, positive = clusters(distance, spread, count, rate, seed=count)
+        found, exact = bins.auc(*histogram(logits, positive)), roc_auc_score(positive, logits)
+        assert abs(found.auc - exact) < max(1e-4, min(found.error, 1e-3))
+
+
+def test_the_error_is_told_where_a_bin_meets_others_in_both_tables() -> None:
+    linear = torch.arange(bins.COARSE // 2, bins.COARSE // 2 + 16 * 1024)
+    first, second = bins._classes(linear)
+    both = first * 2**9 + second
+    meeting = linear[(both == both.mode().values)][:2]
+    assert len(meeting) == 2
+    middle = bins.centres()[meeting].float()
+    logits, positive = torch.cat([middle - 1e-4, middle + 1e-4]), torch.arange(4) >= 2
+    found, exact = bins.auc(*histogram(logits, positive)), roc_auc_score(positive, logits)
+    assert found.error == pytest.approx(0.25)
+    assert exact - found.auc == pytest.approx(0.25)
+    binned = EvalMetrics({"t": Task()}, [])
+    ones = torch.ones(4)
+    binned.update(logits.unsqueeze(1), positive.float().unsqueeze(1), ones.bool().unsqueeze(1), ones, ones.bool())
+    assert binned.compute()["tasks"]["t"]["auc_error"] == pytest.approx(0.25)

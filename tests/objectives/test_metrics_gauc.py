@@ -7,7 +7,7 @@ from sklearn.metrics import roc_auc_score
 
 from raymtl.config.tasks import Task
 from raymtl.objectives.metrics.evaluate import EvalMetrics
-from raymtl.objectives.metrics.grouped import GroupedSample, common_level, grouped_auc, mix
+from raymtl.objectives.metrics.grouped import GroupedSample, Rows, common_level, grouped_auc, mix
 from tests.helpers.metric_rows import draw_rows, feed, part, seen
 
 torch.set_num_threads(1)
@@ -43,15 +43,20 @@ def test_equals_the_loop_over_groups(weighted: bool, ties: bool) -> None:
             assert reports[name]["gauc_null_reason"] is None
 
 
+def gauc_of(group: torch.Tensor, *columns: torch.Tensor) -> tuple[float | None, int]:
+    groups, index = torch.unique(group, return_inverse=True)
+    return grouped_auc(index, len(groups), *columns)[:2]
+
+
 def test_a_hand_made_example() -> None:
     """Group 7: one of two pairs right, 3 rows. Group -1: a tie, 2 rows. Group 5 has no positive. (3·0.5 + 2·0.5) / 5."""
     group = torch.tensor([7, 7, 7, -1, -1, 5, 5])
     logits = torch.tensor([0.1, 0.2, 0.3, 1.0, 1.0, 9.0, -9.0])
     positive = torch.tensor([False, True, False, True, False, False, False])
-    assert grouped_auc(group, logits, positive, torch.ones(7)) == (0.5, 2)
+    assert gauc_of(group, logits, positive, torch.ones(7)) == (0.5, 2)
     heavy = torch.tensor([3.0, 1, 1, 1, 1, 1, 1])  # group 7: 3 of 4 pairs, and 5 of 7 weights
-    assert grouped_auc(group, logits, positive, heavy) == (pytest.approx((5 * 0.75 + 2 * 0.5) / 7), 2)
-    assert grouped_auc(group[5:], logits[5:], positive[5:], torch.ones(2)) == (None, 0)
+    assert gauc_of(group, logits, positive, heavy) == (pytest.approx((5 * 0.75 + 2 * 0.5) / 7), 2)
+    assert gauc_of(group[5:], logits[5:], positive[5:], torch.ones(2)) == (None, 0)
 
 
 def test_one_group_of_all_rows_is_plain_auc() -> None:
@@ -87,13 +92,14 @@ def test_mix_is_splitmix64() -> None:
 
 
 def sample(rows: dict, capacity: int, batch: int = 500, filter_now: bool = True) -> GroupedSample:
-    kept = GroupedSample(2, capacity, torch.device("cpu"))
+    kept = GroupedSample(2, 0, capacity, torch.device("cpu"))
     kept.filter_now = filter_now
     taken = rows["observed"] & rows["valid"].unsqueeze(1)
     for i in range(0, len(taken), batch):
         s = slice(i, i + batch)
         scenario = torch.zeros(len(taken[s]), dtype=torch.int64)
-        kept.update(rows["logits"][s], rows["labels"][s], taken[s], rows["weight"][s], scenario, rows["group"][s])
+        binary = Rows(rows["logits"][s], rows["labels"][s], taken[s])
+        kept.update(binary, Rows(*(v[:, :0] for v in binary)), rows["weight"][s], scenario, rows["group"][s])
     return kept
 
 
@@ -128,7 +134,7 @@ def test_a_batch_larger_than_the_room() -> None:
 def test_sampled_gauc_is_the_gauc_of_the_kept_groups_and_near_the_whole() -> None:
     rows = draw_rows(60_000, tasks=2, groups=3_000)
     whole = feed(EvalMetrics(TASKS, []), rows).compute()["tasks"]["click"]
-    metrics = feed(EvalMetrics(TASKS, [], gauc_rows=20_000), rows)
+    metrics = feed(EvalMetrics(TASKS, [], sample_rows=20_000), rows)
     report = metrics.compute()["tasks"]["click"]
     kept = torch.isin(mix(rows["group"]), metrics.gather_form()["group"])
     r = seen(part(rows, kept), 0)
@@ -142,7 +148,7 @@ def test_workers_with_unlike_samples_agree_on_groups() -> None:
     """One worker has had to halve its sample and the other not; a group that both hold must be whole in the result."""
     rows = draw_rows(30_000, tasks=2, groups=1_000)
     shards = [part(rows, slice(0, 26_000)), part(rows, slice(26_000, None))]
-    workers = [feed(EvalMetrics(TASKS, [], gauc_rows=5_000), shard) for shard in shards]
+    workers = [feed(EvalMetrics(TASKS, [], sample_rows=5_000), shard) for shard in shards]
     states = [{name: tensor.clone() for name, tensor in m.state().items()} for m in workers]
     for m in workers:
         m.load_state({name: states[0][name] + states[1][name] for name in states[0]})
@@ -157,7 +163,7 @@ def test_workers_with_unlike_samples_agree_on_groups() -> None:
 
 def test_the_gathered_rows_are_bounded() -> None:
     rows = draw_rows(20_000, tasks=2, groups=2_000)
-    metrics = feed(EvalMetrics(TASKS, [], gauc_rows_total=4_000), rows)
+    metrics = feed(EvalMetrics(TASKS, [], sample_rows_total=4_000), rows)
     assert 1_000 < len(metrics.gather_form()["group"]) <= 4_000
 
 

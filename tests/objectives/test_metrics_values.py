@@ -118,4 +118,22 @@ def test_exploding_counts_stay_finite() -> None:
     rows = draw_rows(10, tasks=1)
     rows |= {"logits": torch.full((10, 1), 500.0), "labels": torch.ones(10, 1), "observed": torch.ones(10, 1).bool()}
     report = feed(EvalMetrics({"views": Task(kind="count")}, []), rows).compute()["tasks"]["views"]
-    assert report["mae"] == pytest.approx(np.exp(15) - 1, rel=1e-9)
+    assert report["mae"] == pytest.approx(np.exp(80) - 1, rel=1e-9)
+
+
+@pytest.mark.parametrize("scale", [1e-3, 1.0, 1e6])
+def test_the_score_of_the_best_constant(scale: float) -> None:
+    """A constant model at the weighted mean label has exactly the scores that stand beside every model's."""
+    rows = value_rows(400)
+    rows["labels"] = rows["labels"].abs() * scale
+    tasks = {"views": Task(kind="count"), "spend": Task(kind="real")}
+    first = feed(EvalMetrics(tasks, []), rows).compute()["tasks"]
+    means = [first[name]["mean_label"] for name in tasks]
+    rows["logits"] = torch.tensor([[np.log(means[0]), means[1]]]).expand(400, 2).float()
+    found = feed(EvalMetrics(tasks, []), rows).compute()["tasks"]
+    for name in tasks:
+        assert found[name]["mse"] == pytest.approx(found[name]["constant_mse"], rel=1e-5)
+        assert first[name]["constant_mse"] == found[name]["constant_mse"]
+    deviance = "poisson_deviance"
+    assert found["views"][deviance] == pytest.approx(found["views"][f"constant_{deviance}"], rel=1e-5)
+    assert f"constant_{deviance}" not in found["spend"]

@@ -55,8 +55,9 @@ def test_an_evaluation_has_the_metrics_of_the_registry_and_no_others(kind):
     known = {metric.name for metric in metrics_of_kind(kind)}
     assert {name for name in report if name in METRICS} == known
     said = {"kind", "count", "positives", "positive_rate", "null_reason", "calibration_curve"}
+    said |= {"groups", "intervals", "interval_null_reason"}
     others = {name for name in report if name not in known | said}
-    assert all(name.startswith(("mean_", "truth_", "gauc_")) for name in others)
+    assert all(name.startswith(("mean_", "truth_", "constant_", "gauc_", "auc_")) for name in others)
     assert {kind.headline, kind.brief, *kind.gated, *filter(None, [kind.loss_metric, kind.deviance])} <= known
     assert METRICS[kind.headline].better is not None
 
@@ -75,7 +76,8 @@ def test_reports_show_every_metric_of_every_kind(kind):
     console = Console(width=200, record=True, file=io.StringIO())
     console.print(metric_table(result))
     text = console.export_text()
-    assert all(shown[name].text in text for name in ({main.label, "error"} & heads) | {"calibration", "rows"})
+    for name in ({main.label, "error"} & heads) | {"calibration", "rows"}:
+        assert (shown[name].short or shown[name].text) in text
     line = evaluation_line({"metrics": result, "step": 1, "seconds": 1.0})
     assert f"t {kind.brief} " in line
 

@@ -75,7 +75,7 @@ def test_it_has_what_was_asked_for(page: str) -> None:
         "Configuration",
     ):
         assert f"<h2>{title}</h2>" in page
-    assert page.count("<svg") == 6
+    assert page.count("<svg") == 2 * 6  # for large screens and for phones
     assert "no positives among 7,005 observed labels" in text
     assert "alpha: 0.6" in text
     assert "torchrec" in text
@@ -104,7 +104,8 @@ def test_drawings_follow_the_page_in_light_and_dark(page: str) -> None:
     assert "currentColor" in page
     assert not re.search(r"#0[1-9a-b]0[1-9a-b]0[1-9a-c]", page)
     labels = re.findall(r'<svg[^>]*aria-label="([^"]+)"', page)
-    assert len(labels) == 6
+    assert len(labels) == 2 * 6
+    assert labels[::2] == labels[1::2]
 
 
 def test_the_same_run_gives_the_same_page(finished: pathlib.Path) -> None:
@@ -258,12 +259,21 @@ def test_terminal_table(finished: pathlib.Path) -> None:
         "NE",
         "calib.",
         "rows",
+        "groups",
         "pos.",
-        "error",
     ]
-    assert lines[1].split()[:4] == ["click", "all", f"{click['auc']:.4f}", f"{click['truth_auc']:.4f}"]
-    assert len(lines) == 1 + len(TASKS) * (1 + len(SCENARIOS)) + 1
-    assert lines[-1].strip() == "buy, live: no positives among 7,005 observed labels"
+    half = (click["intervals"]["auc"][1] - click["intervals"]["auc"][0]) / 2
+    value = f"{click['auc']:.4f}±{half:.4f}".replace("±0", "±")
+    assert lines[1].split()[:4] == ["click", "all", value, f"{click['truth_auc']:.4f}"]
+    per_task = 1 + len(SCENARIOS)
+    assert len(lines) == 1 + len(TASKS) * per_task + 1 + per_task + 2, (
+        "the columns of values follow, for their task alone"
+    )
+    assert lines[1 + len(TASKS) * per_task].split() == ["task", "scenario", "error", "constant"]
+    assert lines[-2:] == [
+        "buy, live: no positives among 7,005 observed labels",
+        "buy, other: no interval: too few distinct rows for GAUC",
+    ]
     assert "deviance 1." in text
 
 
@@ -274,3 +284,21 @@ def test_terminal_table_of_nothing() -> None:
         {"status": "failed"},
     ):
         assert "task" in show(result)
+
+
+def test_text_is_readable_on_a_phone(page: str) -> None:
+    """14 px in the style, and in drawings as the page scales them: 358 px on a screen of 390."""
+    style = page[: page.index("</style>")]
+    assert min(map(int, re.findall(r"font(?:-size)?: ([0-9]+)px", style))) == 13
+    assert "table.tight { font-size: 14px; }" in page.partition("@media (max-width: 760px)")[2]
+    for kind, px in (("large-screen", 1104), ("phone", 358)):
+        drawn = re.findall(rf'<div class="{kind}">(<svg.*?</svg>)', page, flags=re.DOTALL)
+        assert len(drawn) == 6
+        for drawing in drawn:
+            width = float(re.findall(r'viewBox="0 0 ([0-9.]+) ', drawing)[0])
+            texts = re.findall(
+                r'<text[^>]*style="[^"]*font-size: ([0-9.]+)px|<text[^>]*style="[^"]*font: (?:\w+ )?([0-9.]+)px',
+                drawing,
+            )
+            sizes = [float(a or b) * px / width for a, b in texts]
+            assert min(sizes) >= 14

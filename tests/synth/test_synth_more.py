@@ -22,7 +22,14 @@ from raymtl.synth.truth import BUY, CART, CLICK
 
 SPEC = SynthSpec(days=2, rows_per_day=40_000, users=1000, items=500)
 SMALL = SynthSpec(days=2, rows_per_day=3000, users=200, items=150, shards=2)
-EVERYTHING = {"behaviours": True, "engagement": True, "conflict": 0.7, "missing_signal": 0.5, "position": "bias"}
+EVERYTHING = {
+    "behaviours": True,
+    "engagement": True,
+    "spend": True,
+    "conflict": 0.7,
+    "missing_signal": 0.5,
+    "position": "bias",
+}
 
 
 def changed(spec: SynthSpec, **fields) -> SynthSpec:
@@ -84,6 +91,22 @@ def test_everything_switched_on_gives_the_same_rows_however_they_are_written(tmp
     assert table_of(tmp_path / "cut").equals(want)
     assert table_of(tmp_path / "two").equals(want)
     assert {*label_columns(spec), "hist_buys", "p_follow", "mean_stars"} <= set(want.column_names)
+
+
+def test_spend_changes_nothing_but_what_it_adds_and_has_its_true_mean(tmp_path):
+    spec = changed(SPEC, days=1, buy_rate=0.01)
+    for name, spend in (("without", False), ("with", True)):
+        write_logs(changed(spec, spend=spend), str(tmp_path / name))
+    plain, table = table_of(tmp_path / "without"), table_of(tmp_path / "with")
+    assert table.drop_columns(["spend", "mean_spend"]).equals(plain)
+    spent, buy = table["spend"].to_numpy(), table["buy"].to_numpy()
+    known = ~np.isnan(spent)
+    assert np.array_equal(known, ~np.isnan(buy))
+    assert np.array_equal(spent[known] > 0, buy[known] > 0)
+    assert (spent[known] == 0).mean() == pytest.approx(0.99, abs=0.005)
+    mean = table["mean_spend"].to_numpy()[known]
+    assert spent[known].mean() == pytest.approx(mean.mean(), abs=4 * float(spent[known].std()) / len(mean) ** 0.5)
+    assert synth_config(changed(spec, spend=True), str(tmp_path))["tasks"]["spend"]["truth"] == "mean_spend"
 
 
 def test_engagement_changes_nothing_but_what_it_adds(engaged, tmp_path):

@@ -110,3 +110,14 @@ def test_what_cannot_be_written_ends_with_74(command: tuple[str, ...], logs: Pat
     assert code == 74, said
     assert f"{tmp_path}/file" in said
     assert "Traceback" not in said
+
+
+def test_a_current_folder_that_was_removed(logs: Path, tmp_path: Path) -> None:
+    gone = tmp_path / "gone"
+    gone.mkdir()
+    command = f"cd {gone} && rmdir {gone} && exec {' '.join(RAYMTL)} train --config {logs}/config.yaml --dry-run"
+    done = subprocess.run(["bash", "-c", command], capture_output=True, text=True, timeout=120, env=clean_environment())
+    assert done.returncode == 74, done.stderr
+    assert done.stderr.splitlines()[-1] == (
+        "raymtl: the path `runs` starts at the current folder, which has been removed; change to another folder"
+    )

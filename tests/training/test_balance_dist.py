@@ -11,8 +11,8 @@ from raymtl.config.root import Config
 from raymtl.data.batch import Batch, Collator
 from raymtl.training import checkpoint
 from raymtl.training.build import TrainState, build
-from raymtl.training.progress import Progress
 from raymtl.training.pipeline import make_pipeline
+from raymtl.training.progress import Progress
 from tests.helpers.version_models import contents
 from tests.helpers.worker_processes import mixed_block, mixed_config, several
 

@@ -17,7 +17,6 @@ import torch.distributed.checkpoint as dcp
 from raymtl.config.root import Config
 from raymtl.errors import DataError, StorageError, UserError
 from raymtl.storage import retry
-from raymtl.training.progress import PROGRESS, Progress
 from raymtl.training.checkpoint_folders import (
     checkpoints,
     complete,
@@ -27,6 +26,7 @@ from raymtl.training.checkpoint_folders import (
     upload,
 )
 from raymtl.training.checkpoint_reader import INDEX
+from raymtl.training.progress import PROGRESS, Progress
 from raymtl.training.row_tracker import TouchedRowTracker
 from raymtl.training.rundir import RunFolder
 from raymtl.training.worker import Saver, restore

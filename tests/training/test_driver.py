@@ -22,8 +22,8 @@ from raymtl.data.units import plan_input
 from raymtl.errors import ClusterError, ConfigError, DataError
 from raymtl.reports.html import write_report
 from raymtl.training import driver as training_driver
-from raymtl.training.progress import PROGRESS
 from raymtl.training.checkpoint_folders import checkpoints
+from raymtl.training.progress import PROGRESS
 from raymtl.training.rundir import RunFolder, run_folder
 from tests.helpers.ray_nodes import ENVIRONMENT, Nodes, workers_on
 from tests.helpers.ray_processes import ray_processes

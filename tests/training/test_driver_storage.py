@@ -13,9 +13,9 @@ import torch.distributed.checkpoint as dcp
 
 from raymtl.errors import CheckpointError, StorageError, TryLaterError, UserError
 from raymtl.storage import retry
-from raymtl.training.progress import PROGRESS, Progress
 from raymtl.training.checkpoint_folders import checkpoints, find_checkpoint, last_checkpoint, remove_others
 from raymtl.training.checkpoint_reader import INDEX
+from raymtl.training.progress import PROGRESS, Progress
 from raymtl.training.rundir import (
     RunFolder,
     read_result,

@@ -21,6 +21,7 @@ from raymtl.data.ids.counts import IdCounts
 from raymtl.data.ids.hashing import hash_strings
 from raymtl.data.units import Plan, plan_input
 from raymtl.embeddings.initialisation import fill_rows
+from raymtl.embeddings.names import module_name
 from raymtl.errors import CheckpointError, ConfigError
 from raymtl.model_store.publish_run import publish_run
 from raymtl.model_store.row_ids import read_map
@@ -141,7 +142,7 @@ def _only_these_rows_were_trained(config: Config, table: str, held: np.ndarray, 
     """Exactly the rows of the map and the unknown row left their start; that of the unknown row is zeros."""
     folder, spec = last_checkpoint(RunFolder.open(run_folder(config))).path, config.tables[table]
     names = dcp.FileSystemReader(folder).read_metadata().state_dict_metadata
-    (name,) = [n for n in names if n.startswith("model.") and n.endswith(f".{table}.weight")]
+    (name,) = [n for n in names if n.startswith("model.") and n.endswith(f".{module_name(table)}.weight")]
     weight, start = torch.empty(spec.rows, spec.dim), torch.empty(spec.rows, spec.dim)
     dcp.load({name: weight}, checkpoint_id=folder)
     fill_rows(

@@ -3,7 +3,7 @@
 import pytest
 
 from raymtl.errors import ConfigError
-from raymtl.training.metric_checks import check_metric_names
+from raymtl.training.metric_checks import check_metric_names, doubts
 from tests.helpers.small_config import small
 
 
@@ -35,3 +35,26 @@ def test_other_metrics_are_refused(metric, said):
 def test_without_a_binary_task_there_is_no_mean_auc():
     with pytest.raises(ConfigError, match=r"no task is binary; use <task>\.<metric>, such as click\.poisson_deviance"):
         check_metric_names(small("tasks.click.kind=count", "tasks_subset=[click]", "tasks.buy.parent=null"))
+
+
+@pytest.mark.parametrize(
+    ("report", "said"),
+    [
+        ({"calibration": 0.3, "count": 900}, "tasks.click: the predictions sum to 0.3 times the labels; train on more"),
+        ({"calibration": 2.5, "count": 900}, "sum to 2.5 times the labels"),
+        ({"calibration": 2.5, "count": 9}, None),
+        ({"calibration": 0.6, "count": 900}, None),
+        ({"calibration": None, "count": 900}, None),
+        (
+            {"poisson_deviance": 1.2, "constant_poisson_deviance": 1.1},
+            "Poisson deviance is 1.2, above the 1.1 of a constant",
+        ),
+        ({"poisson_deviance": 1.0, "constant_poisson_deviance": 1.1}, None),
+        ({}, None),
+    ],
+)
+def test_doubts_about_final_metrics(report, said):
+    config = small("tasks.click.kind=count", "tasks_subset=[click]", "tasks.buy.parent=null")
+    found = list(doubts(config, {"click": report}))
+    assert len(found) == (said is not None)
+    assert all(said in sentence for sentence in found)

@@ -10,6 +10,7 @@ from torch.distributed._shard.sharded_tensor import ShardedTensor
 
 from raymtl.config.slots.penalties import OrderLoss
 from raymtl.config.train import Schedule
+from raymtl.embeddings.names import table_of
 from raymtl.model_store.writer import dense_optimizer, dense_weights
 from raymtl.training.build import build
 from raymtl.training.optimizers import schedule_factor
@@ -33,7 +34,7 @@ def test_schedule(schedule: dict[str, Any], steps: int, factors: list[float]) ->
 
 
 def table(model: torch.nn.Module, name: str) -> torch.Tensor:
-    found = next(v for k, v in model.state_dict().items() if f".{name}.weight" in k)
+    found = next(v for k, v in model.state_dict().items() if table_of(k) == name)
     return (found.local_shards()[0].tensor if isinstance(found, ShardedTensor) else found).clone()
 
 

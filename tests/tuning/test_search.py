@@ -9,7 +9,8 @@ import pytest
 from raymtl.errors import CheckpointError
 from raymtl.training.rundir import RunFolder
 from raymtl.tuning.objective import area
-from raymtl.tuning.result import gains, rows_of, summary
+from raymtl.tuning.recommendation import chance_gain, gains, recommended
+from raymtl.tuning.result import rows_of, summary
 from raymtl.tuning.search import SearchFinished
 from raymtl.tuning.trial_store import Trial
 from tests.helpers.simulated_search import TOTAL, metrics, open_search, run, train
@@ -45,18 +46,64 @@ def test_default_first_then_the_search_then_both_again_with_fresh_seeds(tmp_path
     expected = peak(best, TOTAL)[0] - peak(trials[0], TOTAL)[0]
     assert gain["gain"] == pytest.approx(expected)
     assert gain["beyond_noise"]
+    assert recommended(search, [gain]) is best
     assert search.is_over()
 
 
+def judged(folder: Path, values: dict[tuple[int | None, int], tuple[float, float]], **tune: Any) -> str:
+    """What is recommended of two trials: click and buy by (repeated trial, seed), None for the trials themselves."""
+    space = {LR: {"choice": [0.001, 0.1]}}
+    search = open_search(folder, {"space": space, "sampler": {"type": "grid"}, "max_trials": 2, "repeats": 2, **tune})
+    run(search, lambda t, _: values[(t.of, t.number if t.of is None else t.seed)])
+    chosen = recommended(search, gains(search))
+    assert chosen is not None
+    return chosen.kind
+
+
+@pytest.mark.parametrize(
+    ("repeats", "buy", "kind"),
+    [
+        ([(0.700, 0.720), (0.710, 0.731)], 0.5, "search"),  # .020 and .021 better
+        ([(0.700, 0.720), (0.710, 0.702)], 0.5, "default"),
+        ([(0.720, 0.700), (0.731, 0.710)], 0.5, "default"),  # worse, though its own run led
+        ([(0.700, 0.720), (0.710, 0.731)], 0.38, "default"),  # breaks its limit over the seeds
+    ],
+)
+def test_the_best_trial_is_recommended_only_beyond_chance(
+    tmp_path: Path, repeats: list[tuple[float, float]], buy: float, kind: str
+) -> None:
+    values: dict[tuple[int | None, int], tuple[float, float]] = {(None, 0): (0.7, 0.5), (None, 1): (0.8, 0.5)}
+    for seed, (default, best) in enumerate(repeats, start=1):
+        values |= {(0, seed): (default, 0.5), (1, seed): (best, buy)}
+    objective = {"metric": "click.auc", "subject_to": {"buy.auc": {"at_least": 0.4}}}
+    assert judged(tmp_path, values, objective=objective) == kind
+
+
+@pytest.mark.parametrize(("lead", "kind"), [(0.082, "default"), (0.084, "search")])
+def test_one_run_each_must_lead_by_more_than_chance(tmp_path: Path, lead: float, kind: str) -> None:
+    """The others are .60 ± .01 and .62, s = .01291; with five trials t(.99, 3) · √2 · s = 4.540703 · .018257 = .0829."""
+    rates = [0.001, 0.002, 0.003, 0.004, 0.005, 0.006]
+    values = dict(zip(rates, [0.60, 0.59, 0.60, 0.61, 0.62, 0.60 + lead], strict=True))
+    tune = {"space": {LR: {"choice": rates}}, "sampler": {"type": "grid"}, "max_trials": 6, "repeats": 0}
+    search = open_search(tmp_path, tune)
+    run(search, lambda t, _: (values[lr_of(t)],) * 2)
+    assert chance_gain(search, 0) == pytest.approx(4.540703 * math.sqrt(2) * 0.0129099, rel=1e-4)
+    chosen = recommended(search, gains(search))
+    assert chosen is not None
+    assert chosen.kind == kind
+
+
 def test_a_gain_within_the_noise_is_said_to_be_so(tmp_path: Path) -> None:
-    """Best .80, .84 against default .81, .82: gain .005, standard error sqrt(.0008/2 + .00005/2) = .0206."""
+    """Best .80, .84 against default .81, .82: differences −.01, .02, mean .005, standard error .015, t(.975, 1) = 12.7062."""
     search = open_search(tmp_path, {"space": SPACE, "max_trials": 2, "repeats": 2})
     values = {(1, 1): 0.80, (1, 2): 0.84, (0, 1): 0.81, (0, 2): 0.82}
     run(search, lambda t, _: (values.get((t.of, t.seed), 0.5 + 0.1 * t.number),) * 2)
     [gain] = gains(search)
     assert gain["gain"] == pytest.approx(0.005)
-    assert gain["standard_error"] == pytest.approx(math.sqrt(0.0008 / 2 + 0.00005 / 2))
+    assert gain["interval"] == pytest.approx(12.7062047 * 0.015)
     assert gain["beyond_noise"] is False
+    chosen = recommended(search, gains(search))
+    assert chosen is search.trial_store.default
 
 
 def test_the_best_keeps_the_limits(tmp_path: Path) -> None:

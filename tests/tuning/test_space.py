@@ -187,3 +187,10 @@ def test_weights_of_one_task_are_no_space() -> None:
         Space(searched({"presets": ["loss_weights"]}, tasks={"click": {}}))
     with pytest.raises(ConfigError, match="keep one of them"):
         Space(searched({"presets": ["loss_weights"], "space": {"tasks.buy.weight": {"choice": [1]}}}))
+
+
+def test_a_range_over_values_that_are_not_all_valid_is_refused() -> None:
+    with pytest.raises(ConfigError, match=r"tables\.user\.dim is 9; expected a multiple of 4"):
+        Space(searched({"space": {"tables.user.dim": {"integer": [8, 32]}}}))
+    presets = Space(searched({"presets": ["embedding_dims"]}, table_defaults={"dim": 12}))
+    assert [d.choices for d in presets.dimensions] == [(4, 12, 24)]

@@ -7,10 +7,13 @@ import re
 from typing import Any
 
 import pytest
+from matplotlib.axes import Axes
 from optuna.distributions import CategoricalDistribution
 
+from raymtl.config.load import load_config
 from raymtl.training.rundir import RunFolder
 from raymtl.tuning.report.importance import FEWEST, by_importance, importances
+from raymtl.tuning.report.outcome import objective_by_trial
 from raymtl.tuning.report.page import write_report
 from raymtl.tuning.report.plot_markers import limits
 from raymtl.tuning.report.report_data import View
@@ -124,17 +127,18 @@ def test_every_seed_of_the_repeats_is_shown(one: str) -> None:
     section = one[one.index("<h2>Gain over") : one.index("<h2>Recommended")]
     shown = words(section)
     assert re.findall(r"(?<=mean_auc) 2 ", shown), shown
-    assert "twice its error" in shown
-    assert "default and recommended trial over fresh seeds" in section.lower()
+    assert "half the 95 % interval" in shown
+    assert "default and best trial over fresh seeds" in section.lower()
 
 
 def fixed(values: dict[int, float]) -> Any:
-    """An effect that gives every seed its value, more by the learning rate where the trial has another."""
+    """An effect that gives every seed its noise, of another sign for the trial with another learning rate, which gains more."""
 
     def effect(trial: Trial) -> dict[str, float]:
-        lr = trial.config["train"]["dense_optimizer"]["lr"]
-        more = values[0] if lr != 0.001 else 0.0
-        return {task: 0.7 + more + values.get(trial.seed, 0.0) for task in ("click", "cart", "buy")} | {"order": 0.05}
+        default = trial.config["train"]["dense_optimizer"]["lr"] == 0.001
+        noise = values.get(trial.seed, 0.0)
+        value = 0.7 - noise if default else 0.7 + values[0] + noise
+        return dict.fromkeys(("click", "cart", "buy"), value) | {"order": 0.05}
 
     return effect
 
@@ -154,14 +158,61 @@ def test_the_verdict_tells_a_gain_from_noise(tmp_path: pathlib.Path) -> None:
     assert verdict(quiet).startswith("Better : trial 1 beats the default over 3 fresh seeds: mean_auc +0.0200 ± ")
     assert "train.dense_optimizer.lr 0.004" in verdict(quiet)
     assert '"status good"' in quiet
+    assert verdict(quiet).endswith("best.yaml holds trial 1.")
     loud = written(small(tmp_path, fixed({0: 0.002, 2: 0.05, 3: -0.05})), tmp_path)
     assert verdict(loud).startswith("Within the noise : trial 1 does not differ from the default")
+    assert verdict(loud).endswith("The default stays the recommendation, and best.yaml holds it.")
+    assert "Best trial, not recommended" in sections(loud)
+    assert "best, not recommended (trial 1)" in loud
     alone = written(small(tmp_path, fixed({0: 0.02}), seeds=1), tmp_path)
-    assert verdict(alone).startswith("Not proven : one fresh seed cannot separate")
+    assert verdict(alone).startswith(
+        "Not proven : the fresh seeds show no noise to compare trial 1 with over 1 fresh seed:"
+    )
     none = written(small(tmp_path, fixed({0: 0.02}), seeds=0), tmp_path)
     assert verdict(none).startswith(
-        "Not proven : trial 1 reached mean_auc 0.7200, the default 0.7000, but has not been repeated with fresh seeds"
+        "Not proven : trial 1 reached mean_auc 0.7200, the default 0.7000, with train.dense_optimizer.lr 0.004"
     )
+    assert "it was not repeated with fresh seeds, and one run of each cannot tell a gain from noise." in verdict(none)
+    assert verdict(none).endswith("best.yaml holds it.")
+
+
+def test_best_yaml_is_the_default_where_the_gain_is_within_the_noise(tmp_path: pathlib.Path) -> None:
+    def lr_of_best_yaml(values: dict[int, float], seeds: int) -> float:
+        search = small(tmp_path, fixed(values), seeds=seeds)
+        result = write_result(search, RunFolder.open(str(tmp_path)), {"searched_s": 12.0})
+        assert result["best"] == 1
+        found = load_config(result["best_config"])
+        own = search.trial_store.trials[result["recommended"]].config
+        assert found.model_dump(mode="json") == {**own, "name": "shop-best"}
+        return found.train.dense_optimizer.lr
+
+    assert lr_of_best_yaml({0: 0.02, 2: 0.001, 3: -0.001}, seeds=3) == 0.004
+    assert lr_of_best_yaml({0: 0.002, 2: 0.05, 3: -0.05}, seeds=3) == 0.001
+    assert lr_of_best_yaml({0: 0.02, 2: 0.001}, seeds=0) == 0.001
+
+
+def test_trials_are_dots_and_repeats_have_bars(tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    lines: list[int] = []
+    bars: list[tuple[float, float]] = []
+    plot, errorbar = Axes.plot, Axes.errorbar
+
+    def plotted(ax: Axes, x: Any, *more: Any, **look: Any) -> Any:
+        lines.append(len(x))
+        return plot(ax, x, *more, **look)
+
+    def barred(ax: Axes, x: Any, y: Any, yerr: Any, xerr: Any, **look: Any) -> Any:
+        bars.append((y[0], yerr[0]))
+        return errorbar(ax, x, y, yerr, xerr, **look)
+
+    monkeypatch.setattr(Axes, "plot", plotted)
+    monkeypatch.setattr(Axes, "errorbar", barred)
+    search = small(tmp_path, fixed({0: 0.02, 2: 0.001, 3: -0.001, 4: 0.003}))
+    view = View(search, result_of(search, tmp_path))
+    assert objective_by_trial(view)
+    assert set(lines) <= {0, 1, 2}  # no point is joined with another; 2: the horizontal line of the default, and caps
+    half = 4.3026527 * 0.002 / 3**0.5
+    wide_and_narrow = 2
+    assert bars == [(pytest.approx(mean), pytest.approx(half)) for mean in (0.699, 0.721)] * wide_and_narrow
 
 
 def test_the_verdict_says_where_only_the_recommended_trial_keeps_the_limits(tmp_path: pathlib.Path) -> None:
@@ -181,7 +232,7 @@ def test_a_limit_broken_over_fresh_seeds_is_noted(tmp_path: pathlib.Path) -> Non
         return {"click": 0.7 + 0.02 * better, "cart": 0.7, "buy": 0.7, "order": 0.05 if trial.seed == 1 else 0.08}
 
     page = written(small(tmp_path, effect, ONE), tmp_path)
-    assert "Over fresh seeds the recommended trial breaks the limit on order_violations: 8.00 %" in words(page)
+    assert "Over fresh seeds trial 1 breaks the limit on order_violations: 8.00 %" in words(page)
 
 
 def test_importance_ranks_the_field_that_decides_first(tmp_path: pathlib.Path) -> None:
@@ -274,7 +325,7 @@ def test_the_default_stays_where_none_is_better(tmp_path: pathlib.Path) -> None:
 def test_a_weighted_mean_conditions_and_ranges_of_all_kinds(tmp_path: pathlib.Path) -> None:
     space = {
         "train.dense_optimizer.lr": {"log_uniform": [1e-4, 1e-2]},
-        "tables.user.dim": {"integer": [4, 64]},
+        "tables.user.rows": {"integer": [4, 64]},
         "model.order_loss.alpha": {"uniform": [0, 2]},
         "model.coupler.type": {"choice": ["ait", "none"]},
         "tasks.buy.weight": {"uniform": [0.5, 4], "when": {"model.coupler.type": "ait"}},
@@ -283,7 +334,7 @@ def test_a_weighted_mean_conditions_and_ranges_of_all_kinds(tmp_path: pathlib.Pa
     page = written(filled(tmp_path, {"space": space, "objective": mean}, 26), tmp_path)
     assert "the weighted mean of 1 × click.auc, 2 × buy.logloss, where cart.auc drops at most 0.01" in words(page)
     assert {"Alpha", "Loss weights", "All fields together"} <= set(sections(page))
-    assert sum("weighted mean against cart.auc" in name for name in drawings(page)) == 1
+    assert sum("weighted mean against cart.auc" in name for name in drawings(page)) == 2  # one of them for phones
 
 
 def test_outliers_do_not_set_the_axes() -> None:

@@ -8,6 +8,7 @@ from raymtl.config.base import ExpectedText, Section
 from raymtl.config.roles import Role
 
 Widths = list[PositiveInt]
+Layers = Annotated[int, Field(ge=1, le=100)]
 Dropout = Annotated[float, Field(ge=0, lt=1)]
 Groups = dict[str, Annotated[list[str], Field(min_length=1)]]
 """Names to lists of features."""

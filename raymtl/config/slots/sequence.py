@@ -6,7 +6,7 @@ from pydantic import Field, PositiveInt
 
 from raymtl.config.base import Section
 from raymtl.config.roles import Role
-from raymtl.config.slots.common import Custom, Dropout, Groups
+from raymtl.config.slots.common import Custom, Dropout, Groups, Layers
 
 
 class NoSequence(Section):
@@ -32,7 +32,7 @@ class TransformerSequence(Section):
     """Maps a behaviour to its `sequence` features, aligned step by step; null: every sequence is a behaviour."""
     heads: Annotated[PositiveInt, Role.MODEL] = 2
     """Attention heads."""
-    layers: Annotated[PositiveInt, Role.MODEL] = 1
+    layers: Annotated[Layers, Role.MODEL] = 1
     """Layers of attention and feed-forward."""
     width: Annotated[PositiveInt, Role.MODEL] = 32
     """Width of a step inside and of each behaviour's output; a multiple of `heads`."""
@@ -72,7 +72,7 @@ class TIMSequence(Section):
     """Width d of the transformer; each task gets d per behaviour."""
     heads: Annotated[PositiveInt, Role.MODEL] = 2
     """Attention heads."""
-    layers: Annotated[PositiveInt, Role.MODEL] = 1
+    layers: Annotated[Layers, Role.MODEL] = 1
     """Encoder layers; the decoder has one."""
     positions: Annotated[PositiveInt, Role.MODEL] = 50
     """Learned positions, counted back from the most recent step; older steps share the last one."""

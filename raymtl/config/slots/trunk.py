@@ -6,7 +6,7 @@ from pydantic import Field, PositiveInt
 
 from raymtl.config.base import Section
 from raymtl.config.roles import Role
-from raymtl.config.slots.common import Custom, Dropout, Widths
+from raymtl.config.slots.common import Custom, Dropout, Layers, Widths
 
 
 class SharedBottom(Section):
@@ -44,7 +44,7 @@ class PLE(Section):
 
     type: Annotated[Literal["ple"], Role.MODEL]
     """Progressive layered extraction."""
-    levels: Annotated[PositiveInt, Role.MODEL] = 2
+    levels: Annotated[Layers, Role.MODEL] = 2
     """Extraction levels."""
     task_experts: Annotated[int, Field(ge=0), Role.MODEL] = 2
     """Own experts of each task, per level."""
@@ -82,9 +82,9 @@ class M2M(Section):
     """Features that describe the scenario and who acts in it, beside the scenario column: pooled ID features and dense ones."""
     knowledge_dim: Annotated[PositiveInt, Role.MODEL] = 64
     """Width of the scenario knowledge from which weights are generated."""
-    meta_layers: Annotated[PositiveInt, Role.MODEL] = 1
+    meta_layers: Annotated[Layers, Role.MODEL] = 1
     """Layers K of the meta unit in the attention."""
-    tower_layers: Annotated[PositiveInt, Role.MODEL] = 2
+    tower_layers: Annotated[Layers, Role.MODEL] = 2
     """Layers J of the residual meta tower."""
     meta_attention: Annotated[bool, Role.MODEL] = True
     """False: the scenario takes no part in mixing the experts (ablation): plain softmax gates."""

@@ -1,5 +1,6 @@
 """The data of a day compared with that of earlier days."""
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from statistics import median
@@ -7,12 +8,16 @@ from typing import Any
 
 from raymtl.daily.record import DayStatistics, Record
 from raymtl.daily.reports.series import by_date
+from raymtl.daily.reports.served import was_published
 from raymtl.reports.days import ratio_to_median
 from raymtl.reports.page import Cell, Collapsible, Drawing, Grid, Paragraph, Part
 from raymtl.reports.style import count, percent, significant
+from raymtl.reports.tables import OTHER
 
 _HISTORY_DAYS = 14
 _LEAST_DAYS = 3
+_REACH = (19.21, 9.22, 6.62, 5.51, 4.90, 4.53, 4.28, 4.09, 3.96, 3.85, 3.76, 3.69)
+"""What three standard deviations are with 3 to 14 days: the 99.865 % quantile of Student's distribution, degrees: days - 1."""
 _FOLD_ROWS = 12
 _DRAWN = 24
 
@@ -26,6 +31,8 @@ class Statistic:
     value: float
     before: list[float]
     show: Callable[[Any], str]
+    rows: int = 0
+    """Rows of the day that it is a share of; 0: it is no share."""
 
     @property
     def name(self) -> str:
@@ -39,16 +46,25 @@ class Statistic:
 
     @property
     def unusual(self) -> bool:
-        """Further from the median than three standard deviations, as the median absolute deviation gives them, and a tenth."""
+        """Further from the median than a tenth, and than chance allows: see `_comparison`.
+
+        The standard deviation is 1.4826 times the median absolute deviation, and for a share at least that of the binomial
+        distribution. Few days estimate it badly, so it counts `_REACH` · √(1 + 1/n) times for n days.
+        """
         if self.median_before is None or len(self.before) < _LEAST_DAYS:
             return False
         deviation = 1.4826 * median(abs(v - self.median_before) for v in self.before)
-        return abs(self.value - self.median_before) > max(3 * deviation, 0.1 * abs(self.median_before), 1e-4)
+        if self.rows and 0 <= self.median_before <= 1:
+            rate = max(self.median_before, 1 / self.rows)
+            deviation = max(deviation, math.sqrt(rate * (1 - rate) / self.rows))
+        days = len(self.before)
+        reach = _REACH[days - _LEAST_DAYS] * math.sqrt(1 + 1 / days) * deviation
+        return abs(self.value - self.median_before) > max(reach, 0.1 * abs(self.median_before), 1e-4)
 
 
 def data_parts(stats: DayStatistics, earlier: Sequence[Record], colours: dict[str, str]) -> list[Part]:
     """A plot of the ratios to the median, and the numbers."""
-    published = [r.stats for r in by_date(earlier) if r.status == "published" and r.stats is not None]
+    published = [r.stats for r in by_date(earlier) if was_published(r) and r.stats is not None]
     history = published[-_HISTORY_DAYS:]
     found = _statistics(stats, history)
     nulls = _nulls(stats, history)
@@ -75,8 +91,8 @@ def _comparison(history: list[DayStatistics]) -> str:
     if len(history) < _LEAST_DAYS:
         return said
     return (
-        f"{said} Amber: more than three standard deviations (by the median absolute deviation) and more than a tenth away from "
-        f"their median. Grey bars show their minimum and maximum."
+        f"{said} Amber: more than a tenth away from their median, and by more than chance allows (three standard deviations "
+        f"of the days, more with fewer days). Grey bars show their minimum and maximum."
     )
 
 
@@ -108,7 +124,10 @@ def _named(
         if value is None:
             continue
         before = [v for f in history if (v := read(f).get(name)) is not None]
-        found.append(Statistic(what, name, value, before, show))
+        if what == "share of scenario" and name == OTHER and not any([value, *before]):
+            continue
+        is_share = all(0 <= v <= 1 for v in [value, *before])
+        found.append(Statistic(what, name, value, before, show, stats.rows if is_share else 0))
     return found
 
 

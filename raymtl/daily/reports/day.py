@@ -1,13 +1,16 @@
 """The report of one day: the verdict first, then the evidence."""
 
+import datetime as dt
 from collections.abc import Sequence
 from statistics import mean
 
 from raymtl.daily.gate import check_label, check_scale
 from raymtl.daily.record import STATES, Check, GateResult, NextDay, Record, folder
 from raymtl.daily.reports.data_part import data_parts
-from raymtl.daily.reports.series import aucs, by_date, final_in, ids_of, metrics_in, score_of, scored, task_names
-from raymtl.daily.reports.table import lead_and_rest
+from raymtl.daily.reports.gains import FIRST, gains_section, gains_shown
+from raymtl.daily.reports.series import aucs, by_date, final_in, ids_of, metrics_in, task_names
+from raymtl.daily.reports.served import served, was_published
+from raymtl.daily.reports.table import check_names, lead_and_rest
 from raymtl.reports import slices
 from raymtl.reports.days import horizontal_bars
 from raymtl.reports.page import (
@@ -34,7 +37,6 @@ from raymtl.reports.style import (
     other_colours,
     percent,
     short_count,
-    short_day,
     significant,
     task_colours,
 )
@@ -43,6 +45,8 @@ from raymtl.storage.object_store import Store
 from raymtl.words import count_of, gib
 
 NAME = "report.html"
+DAYS = 30
+"""Calendar days over which means are taken, and that the page of all days shows."""
 
 _ADMISSION = ("known", "admitted", "evicted", "below", "outdated", "no_room")
 _ADMISSION_HEADS = {"below": "too rare", "no_room": "table full"}
@@ -58,6 +62,7 @@ def write_day_report(store: Store, record: Record, earlier: Sequence[Record]) ->
         StorageError: the page cannot be written.
     """
     name = f"{folder(record.date)}/{NAME}"
+    record, *earlier = served(store, [record, *earlier]).records
     store.write(name, render_page(day_page(store.path, record, earlier)))
     return store.path_of(name)
 
@@ -78,7 +83,7 @@ def day_page(place: str, record: Record, earlier: Sequence[Record]) -> Page:
         meta=_meta(place, record),
         links=links,
         notes=record.notes,
-        keys=_keys(record, earlier),
+        keys=_keys(record),
         sections=_sections(record, earlier, colours),
     )
 
@@ -86,7 +91,8 @@ def day_page(place: str, record: Record, earlier: Sequence[Record]) -> Page:
 def _sections(record: Record, earlier: Sequence[Record], colours: dict[str, str]) -> list[Section]:
     """The sections, and last a sentence on those that are missing."""
     found = [
-        _next_day(record, earlier, colours),
+        _next_day(record, colours),
+        gains_section(record, _last_days(record, earlier), colours, DAYS),
         _gate(record, colours),
         _data(record, earlier, colours),
         _ids(record),
@@ -107,7 +113,7 @@ def _sections(record: Record, earlier: Sequence[Record], colours: dict[str, str]
 
 def _meta(place: str, record: Record) -> list[str]:
     version = record.version or "no version"
-    if record.version and record.status != "published":
+    if record.version and not was_published(record):
         version += " (candidate)"
     ended = f" to {record.ended:%Y-%m-%d %H:%M:%S} UTC" if record.ended else " UTC, not ended"
     attempt = f", attempt {record.attempt}" if record.attempt > 1 else ""
@@ -117,15 +123,25 @@ def _meta(place: str, record: Record) -> list[str]:
     ]
 
 
-def _keys(record: Record, earlier: Sequence[Record]) -> list[tuple[str, str, str]]:
+def _keys(record: Record) -> list[tuple[str, str, str]]:
     stats, gate, written, trained = record.stats, record.gate, record.written, record.trained
     used = f"{short_count(trained.rows)} trained on" if trained else "none trained on"
-    keys = [_mean_auc(record, earlier), ("rows of the day", short_count(stats.rows if stats else None), used)]
+    keys = [
+        _mean_auc(record),
+        *_mean_gain(record),
+        ("rows of the day", short_count(stats.rows if stats else None), used),
+    ]
     if gate is not None:
         passed, open_ = (sum(check.passed is which for check in gate.checks) for which in (True, None))
-        keys.append(
-            ("gate", f"{passed} of {len(gate.checks)}", f"passed, {open_} not judged" if open_ else "checks passed")
-        )
+        others = [
+            f"{words}: {check_names(gate, which)}"
+            for words, which, number_of in (
+                ("failed", False, len(gate.checks) - passed - open_),
+                ("not judged", None, open_),
+            )
+            if number_of
+        ]
+        keys.append(("gate", f"{passed} of {len(gate.checks)}", "; ".join(["checks passed", *others])))
     else:
         keys.append(("gate", "–", "not reached"))
     if stats and stats.new_ids:
@@ -139,20 +155,26 @@ def _keys(record: Record, earlier: Sequence[Record]) -> list[tuple[str, str, str
     return keys
 
 
-def _mean_auc(record: Record, earlier: Sequence[Record]) -> tuple[str, str, str]:
+def _mean_auc(record: Record) -> tuple[str, str, str]:
     values = aucs(record)
     if not values:
         return "next-day AUC", "–", "nothing was scored"
-    words = f"mean of {len(values)} task{'s' if len(values) > 1 else ''}"
-    for other in reversed(earlier):
-        before = aucs(other)
-        if before.keys() == values.keys():
-            words += f", {change(mean(values.values()) - mean(before.values()))} since {short_day(other.date)}"
-            break
-    return "next-day AUC", number(mean(values.values())), words
+    return "next-day AUC", number(mean(values.values())), f"mean of {count_of(len(values), 'task')}"
 
 
-def _next_day(record: Record, earlier: Sequence[Record], colours: dict[str, str]) -> Section | str:
+def _mean_gain(record: Record) -> list[tuple[str, str, str]]:
+    gains = [gain for gain in gains_shown(record).values() if gain.metric.name == "auc"]
+    if not gains:
+        return []
+    over = "the first version" if gains[0].over == FIRST else f"the version of {gains[0].over}"
+    return [("gain in AUC", change(mean(gain.value for gain in gains)), f"over {over}, same held-out rows")]
+
+
+def _last_days(record: Record, earlier: Sequence[Record]) -> list[Record]:
+    return [other for other in earlier if other.date > record.date - dt.timedelta(days=DAYS)]
+
+
+def _next_day(record: Record, colours: dict[str, str]) -> Section | str:
     title = "Next day"
     if not record.next_day:
         if record.parent is None:
@@ -162,7 +184,7 @@ def _next_day(record: Record, earlier: Sequence[Record], colours: dict[str, str]
     merged: dict = {"tasks": {}, "scenarios": {}}
     for entry in sorted(record.next_day, key=lambda entry: entry.day, reverse=True):
         found = final_in(entry)
-        parts += [Heading(_about(record, entry)), *_entry_parts(found, entry, earlier, colours)]
+        parts += [Heading(_about(record, entry)), *_entry_parts(found, colours)]
         merged["tasks"] = found["tasks"] | merged["tasks"]
         for name, reports in found["scenarios"].items():
             merged["scenarios"][name] = reports | merged["scenarios"].get(name, {})
@@ -184,32 +206,15 @@ def _about(record: Record, entry: NextDay) -> str:
     return f"{when[0].upper()}{when[1:]}: {count(entry.rows)} scored by version {entry.version}"
 
 
-def _entry_parts(found: dict, entry: NextDay, earlier: Sequence[Record], colours: dict[str, str]) -> list[Part]:
+def _entry_parts(found: dict, colours: dict[str, str]) -> list[Part]:
     if not found["tasks"]:
         return [Paragraph("No task has metrics: no label was observed.")]
     tables = metric_tables(found)
     grids = [metric_grid(table, colours, parts=bool(found["scenarios"])) for table in tables]
     if sum(len(table.rows) for table in tables) <= OPEN_ROWS:
-        return [_changes(found, entry, earlier), *grids]
+        return list(grids)
     short = [metric_grid(table, colours, parts=False) for table in metric_tables(found, scenarios=False)]
-    return [_changes(found, entry, earlier), *short, Collapsible("All numbers by task and scenario", grids)]
-
-
-def _changes(found: dict, entry: NextDay, earlier: Sequence[Record]) -> Paragraph:
-    """The change of each task since the last earlier day that has it."""
-    said = []
-    for task, report in found["tasks"].items():
-        metric, value = score_of(report)
-        before = [
-            (old.day, score)
-            for other in earlier
-            for old, its in [scored(other).get(task, (None, {}))]
-            if old is not None and old.day < entry.day and (score := score_of(its)[1]) is not None
-        ]
-        if value is not None and before:
-            day, old_value = before[-1]
-            said.append(f"{task} {metric.label} {change(value - old_value)} since {short_day(day)}")
-    return Paragraph(f"{', '.join(said)}." if said else "There is no earlier day to compare with.")
+    return [*short, Collapsible("All numbers by task and scenario", grids)]
 
 
 def _gate(record: Record, colours: dict[str, str]) -> Section | str:
@@ -219,16 +224,17 @@ def _gate(record: Record, colours: dict[str, str]) -> Section | str:
     failed = [check for check in gate.checks if check.passed is False]
     others = [check for check in gate.checks if check.passed is not False]
     open_ = sum(check.passed is None for check in gate.checks)
+    columns = {"change": any(check.change for check in gate.checks), "note": any(check.note for check in gate.checks)}
     said = (
         f"The candidate {'may' if gate.passed else 'must not'} be published: of {len(gate.checks)} checks "
         f"{len(failed) or 'none'} failed{f' and {open_} could not be judged' if open_ else ''}. "
         f"{f'It was compared with {record.parent}' if record.parent else 'As the first version it was scored alone,'} on "
-        f"{count(gate.holdout_rows)} rows of held-out users."
+        f"{_held_out_text(gate)}.{' Change: the 95 % interval of candidate − base.' if columns['change'] else ''}"
     )
+    heads = ["task", "check", "base", "candidate", "change", "allowed", "verdict", "note"]
+    kept = [n for n, head in enumerate(heads) if columns.get(head, True)]
     rows = [_check_cells(check, colours) for check in failed + others]
-    noted = any(check.note for check in gate.checks)
-    columns = ["task", "check", "base", "candidate", "allowed", "verdict", *(["note"] if noted else [])]
-    grid = Grid(columns, rows if noted else [row[:-1] for row in rows])
+    grid = Grid([heads[n] for n in kept], [[row[n] for n in kept] for row in rows])
     return Section("Gate", said, [grid, *_held_out(gate, colours)])
 
 
@@ -243,10 +249,26 @@ def _check_cells(check: Check, colours: dict[str, str]) -> list[Cell]:
         Cell(check_label(check.name), "part"),
         Cell(show(check.base)),
         Cell(show(check.candidate), look),
+        Cell(_change_text(check)),
         Cell(check.limit or "–", "part"),
         word,
         Cell(check.note, "why"),
     ]
+
+
+def _held_out_text(gate: GateResult) -> str:
+    """How many rows and users judged the candidate."""
+    users = [report.get("groups") or 0 for report in metrics_in(gate.candidate)["tasks"].values()]
+    known = f" of {count_of(max(users), 'held-out user')}" if any(users) else " of held-out users"
+    return count_of(gate.holdout_rows, "row") + known
+
+
+def _change_text(check: Check) -> str:
+    """The change from the previous version with its 95 % interval."""
+    if check.base is None or check.candidate is None or check.change is None:
+        return "–"
+    low, high = (f"{end:+.2g}".replace("-", "−") for end in check.change)
+    return f"{low} to {high}"
 
 
 def _held_out(gate: GateResult, colours: dict[str, str]) -> list[Part]:
@@ -313,7 +335,7 @@ def _time(record: Record) -> Section | str:
     states: dict[str, float] = {state: record.seconds[state] for state in STATES if state in record.seconds}
     text = f"{duration(sum(states.values()))} in all, over all starts of this attempt."
     drawing = horizontal_bars(states, other_colours(list(STATES)), "Time in each state", duration)
-    return Section("Time", text, [Drawing(drawing)] if len(states) > 1 else [])
+    return Section("Time", text, [Drawing(drawing)] if drawing and len(states) > 1 else [])
 
 
 def _version(record: Record) -> Section | str:
@@ -321,7 +343,7 @@ def _version(record: Record) -> Section | str:
     if written is None:
         return "no version was written"
     kind = "as a full version" if written.kind == "full" else f"as a delta, the rows that changed since {record.parent}"
-    fate = "" if record.status == "published" else " It was not published."
+    fate = {"published": "", "rolled back": " It was rolled back."}.get(record.status, " It was not published.")
     rows = [
         [Cell(table, "name"), Cell(count(n)), Cell(count(written.expired.get(table, 0)))]
         for table, n in written.rows.items()

@@ -6,7 +6,9 @@ from statistics import mean
 
 from raymtl.config.task_kinds import Values
 from raymtl.daily.record import FOLDER, STATES, Record, Status
+from raymtl.daily.reports.day import DAYS
 from raymtl.daily.reports.day import NAME as DAY_PAGE
+from raymtl.daily.reports.gains import mean_gains_section
 from raymtl.daily.reports.series import (
     Series,
     aucs,
@@ -21,7 +23,8 @@ from raymtl.daily.reports.series import (
     task_names,
     within,
 )
-from raymtl.daily.reports.table import day_columns, day_lines, lead_and_rest
+from raymtl.daily.reports.served import served, was_published
+from raymtl.daily.reports.table import GAINS_TEXT, day_columns, day_lines, lead_and_rest
 from raymtl.reports.days import Frame, Span, line_charts, small_multiples, stacked_bars, time_unit, version_sizes
 from raymtl.reports.page import (
     Cell,
@@ -43,11 +46,10 @@ from raymtl.storage.object_store import Store
 from raymtl.words import gib
 
 NAME = "index.html"
-DAYS = 30
-"""Calendar days on the page."""
 
 _KINDS: dict[Status, Kind] = {
     "published": "good",
+    "rolled back": "look",
     "refused": "look",
     "not ready": "look",
     "broken": "look",
@@ -63,12 +65,12 @@ def write_index(store: Store, records: Sequence[Record]) -> str:
         StorageError: the page cannot be written.
     """
     name = f"{FOLDER}/{NAME}"
-    store.write(name, render_page(index_page(store.path, records)))
+    store.write(name, render_page(index_page(store.path, *served(store, records))))
     return store.path_of(name)
 
 
-def index_page(place: str, records: Sequence[Record]) -> Page:
-    """The page; `place` is the store as a user writes it."""
+def index_page(place: str, records: Sequence[Record], current: str | None) -> Page:
+    """The page; `place` is the store as a user writes it, `current` the version that it serves."""
     records = by_date(records)
     if not records:
         return Page(
@@ -82,10 +84,11 @@ def index_page(place: str, records: Sequence[Record]) -> Page:
         heading="Daily job",
         status=PageStatus(f"{records[-1].date}: {lead}", records[-1].status == "published"),
         verdict=f": {rest}",
-        meta=[f"{span.first} to {span.last} · {place}"],
+        meta=[f"{span.first} to {span.last} · {place}", f"current version: {current or 'none'}"],
         keys=_keys(records),
         sections=[
             _next_day(records, span),
+            mean_gains_section(records, task_colours(task_names(records)), DAYS),
             _days(records),
             _data(records, span),
             _ids(records, span),
@@ -98,12 +101,15 @@ def index_page(place: str, records: Sequence[Record]) -> Page:
 def _keys(records: list[Record]) -> list[tuple[str, str, str]]:
     published = [r for r in records if r.status == "published"]
     refused = [r for r in records if r.status == "refused"]
+    rolled_back = [r for r in records if r.status == "rolled back"]
+    ended = len(published) + len(refused) + len(rolled_back)
     rows = [r.trained.rows for r in published if r.trained]
     return [
         _newest_auc(records),
         ("published", str(len(published)), f"last {published[-1].date}" if published else "none yet"),
         ("refused", str(len(refused)), f"last {refused[-1].date}" if refused else "none"),
-        ("unfinished", str(len(records) - len(published) - len(refused)), "not ready, broken or running"),
+        *([("rolled back", str(len(rolled_back)), f"last {rolled_back[-1].date}")] if rolled_back else []),
+        ("unfinished", str(len(records) - ended), "not ready, broken or running"),
         ("rows trained", short_count(sum(rows)), "by the published days"),
         ("written", gib(sum(r.written.bytes for r in published if r.written)), "by the published days"),
     ]
@@ -174,8 +180,8 @@ def _days(records: list[Record]) -> Section:
         )
     columns = ["day", "verdict", "version", "rows", *day_columns(records), "new IDs", "time", "size"]
     text = (
-        "Newest first. Each metric shows its change from the previous value. New IDs is the highest share of any table. "
-        "A version of a day that was not published is a candidate."
+        f"Newest first; {GAINS_TEXT}. New IDs is the highest share of any table. A version of a day that was not published is a "
+        "candidate."
     )
     return Section("Days", text, [Grid(columns, rows, tight=True)])
 
@@ -255,7 +261,7 @@ def _time(records: list[Record], span: Span) -> Section:
 
 
 def _bytes(records: list[Record], span: Span) -> Section:
-    published = [r for r in records if r.status == "published" and r.written]
+    published = [r for r in records if was_published(r) and r.written]
     kinds: Series = {"full": {}, "delta": {}}
     for record in published:
         if record.written:

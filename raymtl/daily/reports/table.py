@@ -7,15 +7,22 @@ from rich.table import Table
 from rich.text import Text
 
 from raymtl.daily.gate import check_label
-from raymtl.daily.record import Check, Record, Written
+from raymtl.daily.record import Check, GateResult, Record, Written
+from raymtl.daily.reports.gains import gains_shown
 from raymtl.daily.reports.series import by_date, score_of, scored, task_names
-from raymtl.reports.style import change, count, duration, percent, significant, task_colours
-from raymtl.reports.tables import show
+from raymtl.reports.style import count, duration, percent, significant, task_colours
+from raymtl.reports.tables import with_interval
 from raymtl.telemetry.output import FoldedTable
-from raymtl.words import gib
+from raymtl.words import count_of, gib
+
+GAINS_TEXT = (
+    "with a sign: the gain of the day's version over that of daily.compare_days_ago days ago, or over the first, on the same "
+    "held-out rows"
+)
 
 _STYLES = {
     "published": "green",
+    "rolled back": "bold yellow",
     "refused": "bold yellow",
     "not ready": "yellow",
     "broken": "bold red",
@@ -31,7 +38,7 @@ class Line:
     version: str
     rows: str
     scores: list[tuple[str, str]]
-    """By task: the metric, and its change from the previous value."""
+    """By task: the metric, and the gain over an older version."""
     new_ids: str
     """The highest share of any table."""
     time: str
@@ -51,6 +58,8 @@ def lead_and_rest(record: Record) -> tuple[str, str]:
             first = f"follows {record.parent}" if record.parent else "is the first version"
             size = f", {_size(record.written)}" if record.written else ""
             parts = [f"version {record.version or 'without a name'} {first}{size}", *_checks(record), reason]
+        case "rolled back":
+            parts = [reason]
         case "refused":
             stays = f"{record.parent} stays the current version" if record.parent else "there is still no version"
             parts = [f"{stays}, because {_failed(record) or reason or 'the reason was not recorded'}"]
@@ -80,8 +89,17 @@ def _checks(record: Record) -> list[str]:
     if record.gate is None:
         return []
     passed, open_ = (sum(check.passed is which for check in record.gate.checks) for which in (True, None))
-    words = f"{passed} check{'s' if passed != 1 else ''} passed"
+    words = f"{count_of(passed, 'check')} passed"
     return [f"{words}, {open_} not judged" if open_ else words]
+
+
+def check_names(gate: GateResult, passed: bool | None) -> str:
+    """The checks that passed, failed, or were not judged (None), by task: buy AUC, NE; whole model order."""
+    found: dict[str, list[str]] = {}
+    for check in gate.checks:
+        if check.passed is passed:
+            found.setdefault(check.task or "whole model", []).append(check_label(check.name))
+    return "; ".join(f"{task} {', '.join(names)}" for task, names in found.items())
 
 
 def _failed(record: Record) -> str:
@@ -96,7 +114,8 @@ def _check_text(check: Check) -> str:
     if check.candidate is None or check.name == "not finite":
         return f"{subject}: {check.note}"
     before = "" if check.base is None else f", before {significant(check.base)}"
-    return f"{subject} is {significant(check.candidate)} (allowed {check.limit}{before})"
+    doubt = f"; {check.note}" if check.note else ""
+    return f"{subject} is {significant(check.candidate)} (allowed {check.limit}{before}){doubt}"
 
 
 def day_columns(records: Sequence[Record]) -> list[str]:
@@ -118,18 +137,13 @@ def day_columns(records: Sequence[Record]) -> list[str]:
 def day_lines(records: Sequence[Record]) -> list[Line]:
     """A line per record, the oldest first."""
     tasks = task_names(records)
-    last: dict[str, float] = {}
     lines = []
     for record in by_date(records):
-        scores, found = [], scored(record)
+        scores, found, gains = [], scored(record), gains_shown(record)
         for task in tasks:
-            metric, value = score_of(found[task][1]) if task in found else (None, None)
-            if metric is None or value is None:
-                scores.append(("–", ""))
-                continue
-            text = show(metric, value)
-            scores.append((text, change(value - last[task]) if task in last else ""))
-            last[task] = value
+            metric = score_of(found[task][1])[0] if task in found else None
+            text = "–" if metric is None else with_interval(metric, found[task][1])
+            scores.append((text, gains[task].text() if task in gains else ""))
         stats, written = record.stats, record.written
         lines.append(
             Line(
@@ -170,9 +184,7 @@ def day_table(records: Sequence[Record]) -> Table:
             line.size,
         )
     table.caption = Text(
-        "scored before any training on the rows, with the change from the previous value; new IDs: the highest share of "
-        "any table",
+        f"scored before any training on the rows; {GAINS_TEXT}; new IDs: the highest share of any table",
         style="dim",
     )
-    table.caption_justify = "left"
     return table

@@ -311,7 +311,7 @@ def _config(table: pa.Table, dates: Sequence[str], counts: np.ndarray, root: str
             "unit_rows": max(1, table.num_rows // _UNITS),
         },
         "features": _features(trained),
-        "table_defaults": {"dim": 16, "init": {"distribution": "normal", "scale": 0.05}},
+        "table_defaults": {"dim": 16},
         "tables": _tables(table),
         "tasks": {
             "like": {"kind": "binary"},
@@ -320,10 +320,7 @@ def _config(table: pa.Table, dates: Sequence[str], counts: np.ndarray, root: str
         },
         "model": {"preset": "mmoe", "sequence": {"type": "pooled"}},
         "train": {
-            "batch_size": 512,
             "epochs": 1,  # on files of the same format a second one lowered the AUC of like and love
-            "dense_optimizer": {"type": "adam", "lr": 1e-3},
-            "sparse_optimizer": {"type": "rowwise_adagrad", "lr": 2e-2},
             "checkpoint": {"every_units": 5},
         },
         "daily": {

@@ -14,7 +14,7 @@ _FNV_PRIME = np.uint64(0x100000001B3)
 
 
 def hash_strings(strings: pa.Array) -> np.ndarray:
-    """FNV-1a of every string of an Arrow array without nulls, [N] int64.
+    """FNV-1a of every string (or bytes) of an Arrow array without nulls, [N] int64.
 
     One numpy pass per byte position over the strings that are that long: nothing per row in Python.
     """
@@ -55,15 +55,21 @@ def hash_rows(ids: np.ndarray, rows: int) -> np.ndarray:
 
 
 def to_int64(ids: pa.Array) -> pa.Array:
-    """Integer or string IDs as int64, nulls kept; strings (also dictionary-encoded ones) are hashed once per distinct value."""
+    """Integer or string IDs as int64, nulls kept; strings (also dictionary-encoded ones) are hashed once per distinct value.
+
+    Strings are their bytes, which need not be UTF-8. Integers beyond 64 bits (uint64, decimals) keep their low 64 bits.
+    """
     if pa.types.is_dictionary(ids.type) and (ids.dictionary.null_count or len(ids.dictionary) > 2 * len(ids)):
         ids = ids.cast(
             ids.type.value_type
         )  # a null in the dictionary would be hashed; and a short chunk uses few words of its dictionary
-    if pa.types.is_string(ids.type) or pa.types.is_large_string(ids.type):
-        ids = pc.dictionary_encode(ids)
-    if not pa.types.is_dictionary(ids.type):
-        return ids.cast(pa.int64(), safe=False)  # uint64 wraps around: still one row per ID
+    if _is_numeric(ids.type):
+        return ids.cast(pa.int64(), safe=False)
+    ids = ids if pa.types.is_dictionary(ids.type) else pc.dictionary_encode(ids)
     words = ids.dictionary
-    hashed = words.cast(pa.int64(), safe=False) if pa.types.is_integer(words.type) else pa.array(hash_strings(words))
+    hashed = words.cast(pa.int64(), safe=False) if _is_numeric(words.type) else pa.array(hash_strings(words))
     return hashed.take(ids.indices)
+
+
+def _is_numeric(kind: pa.DataType) -> bool:
+    return pa.types.is_integer(kind) or pa.types.is_decimal(kind) or pa.types.is_null(kind)

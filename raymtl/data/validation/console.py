@@ -13,7 +13,7 @@ from raymtl.words import count_of
 
 _BARS = "▁▂▃▄▅▆▇█"
 _LENGTHS = ("mean length", "longest", "empty")
-_MOST_NOTES = 20
+_MOST_SENTENCES = 20
 
 
 def render(report: CheckReport) -> list[RenderableType]:
@@ -21,9 +21,7 @@ def render(report: CheckReport) -> list[RenderableType]:
     shown: list[RenderableType] = []
     for name, part in report.parts.items():
         shown += _part(name, part)
-    shown += _sentences("note", "dim", report.notes[:_MOST_NOTES])
-    if len(report.notes) > _MOST_NOTES:
-        shown.append(Text(f"  … and {len(report.notes) - _MOST_NOTES} more notes (--json has them)", style="dim"))
+    shown += _sentences("note", "dim", report.notes)
     shown += _sentences("warning", "yellow", report.warnings)
     shown += _sentences("problem", "red", report.problems)
     speed = f"{count_of(report.rows, 'row')} in {report.seconds:.1f} s"
@@ -132,8 +130,10 @@ def _nulls(column: ColumnReport) -> str:
 
 
 def _sentences(kind: str, style: str, sentences: list[str]) -> Iterable[RenderableType]:
-    for sentence in sentences:
+    for sentence in sentences[:_MOST_SENTENCES]:
         yield Text.assemble((f"{kind}: ", f"bold {style}"), (sentence, "dim" if style == "dim" else ""))
+    if len(sentences) > _MOST_SENTENCES:
+        yield Text(f"  … and {len(sentences) - _MOST_SENTENCES} more {kind}s (--json has them)", style="dim")
 
 
 def _count(items: list[str], noun: str) -> str:

@@ -23,6 +23,9 @@ class LabelRate:
     """Mean of the observed labels: the share of positives of a binary task."""
     squares: float = field(default=0.0, metadata={"hidden": True})
     """Mean of the squares, for the spread."""
+    weighed: int = field(default=0, metadata={"hidden": True})
+    """Observed labels of rows whose weight is above 0: without any, a task learns nothing."""
+    zeros: int = field(default=0, metadata={"hidden": True})
 
     @property
     def observed_share(self) -> float:
@@ -219,9 +222,11 @@ class CheckReport:
         return {"ok": not self.problems, **sentences, "rows": self.rows, "seconds": self.seconds, "parts": parts}
 
     def _all(self, what: str) -> list[str]:
-        return [f"{name}: {s}" for name, part in self.parts.items() for s in getattr(part, what)] + getattr(
-            self.across, what
-        )
+        parts: dict[str, list[str]] = {}
+        for name, part in self.parts.items():
+            for sentence in getattr(part, what):
+                parts.setdefault(sentence, []).append(name)
+        return [f"{' and '.join(names)}: {s}" for s, names in parts.items()] + getattr(self.across, what)
 
 
 def _plain(value: Any) -> Any:

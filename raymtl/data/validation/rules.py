@@ -20,8 +20,10 @@ _UNLISTED = 0.01
 _ORDER_BROKEN = 0.5
 _RATE_JUMP, _REAL_JUMP, _STANDARD_ERRORS = 1.5, 0.25, 6.0
 _DAY_JUMP = 3.0
+_MANY_ZEROS = 0.5
 _FEW_ROWS_PER_FILE, _MANY_FILES = 20_000, 50
 _LONG_ROW_GROUP = 4
+_SHOWN = 3
 
 
 def evaluate_rules(
@@ -41,18 +43,12 @@ def evaluate_rules(
         report.problems.append(f"there are no rows on {report.days}; write the days again or choose others")
         return
     _layout(report, config, largest_row_group)
-    for name, column in report.features.items():
-        feature = config.features[name]
-        _feature(report.warnings, name, column)
-        if isinstance(feature, DenseFeature):
-            _dense(report.warnings, name, column, feature)
-    for name, table in report.tables.items() if tables else ():
-        _table(report.warnings, name, table)
+    _columns(report, config, part, tables)
     for name, task in config.active_tasks().items():
         if name in not_final and name in report.tasks and not report.tasks[name].all.observed:
             report.notes.append(f"tasks.{name}: no label is observed yet; the labels of these days are not final")
         elif name in report.tasks:
-            _task(report, name, task, part, config.multiplies_labels())
+            _task(report, name, task, part, config)
     _funnel(report, config.multiplies_labels())
     _scenario(report)
     _others(report)
@@ -94,29 +90,95 @@ def _layout(report: PartReport, config: Config, largest_row_group: int) -> None:
             )
 
 
-def _feature(warnings: list[str], name: str, column: ColumnReport) -> None:
+class _Alike:
+    """Sentences that say the same of several features or tables: up to three of them each, more of them together."""
+
+    def __init__(self) -> None:
+        self._found: dict[str, list[tuple[str, str]]] = {}
+
+    def add(self, subject: str, sentence: str, of_many: str) -> None:
+        """Add a sentence about a subject; `of_many` is what it says of many, and alike for all of them."""
+        self._found.setdefault(of_many, []).append((subject, sentence))
+
+    def sentences(self) -> list[str]:
+        """The sentences to report."""
+        return [
+            sentence
+            for of_many, found in self._found.items()
+            for sentence in (
+                [f"{subject}: {one}" for subject, one in found]
+                if len(found) <= _SHOWN
+                else [
+                    f"{', '.join(subject for subject, _ in found[:_SHOWN])} and {len(found) - _SHOWN:,} more: {of_many}"
+                ]
+            )
+        ]
+
+
+def _columns(report: PartReport, config: Config, part: str, tables: bool) -> None:
+    """Warnings about features and tables."""
+    alike = _Alike()
+    # What is constant on the evaluation days alone may well differ on others
+    remedy = "leave {} out" if part == "train" else "check the job that writes {}"
+    for name, column in report.features.items():
+        feature = config.features[name]
+        _feature(alike, f"features.{name}", column, part, remedy)
+        if isinstance(feature, DenseFeature) and part == "train":
+            _dense(alike, f"features.{name}", column, feature)
+    for name, table in report.tables.items() if tables else ():
+        _table(alike, name, table)
+    report.warnings += alike.sentences()
+
+
+def _feature(alike: _Alike, subject: str, column: ColumnReport, part: str, remedy: str) -> None:
     rows = max(1, column.rows)
+    one, many = remedy.format("the feature" if part == "train" else "it"), remedy.format("them")
     if column.nulls == column.rows:
-        warnings.append(f"features.{name}: the column `{column.column}` is null in every row; leave the feature out")
-    elif column.nulls > _MANY_NULLS * rows:
-        warnings.append(
-            f"features.{name}: {column.nulls / rows:.0%} of column `{column.column}` are null; check the job that writes it, or "
-            "remove the feature"
+        alike.add(
+            subject,
+            f"the column `{column.column}` is null in every row; {one}",
+            f"these columns are null in every row; {many}",
         )
-    elif column.distinct == 1 or (column.min is not None and column.min == column.max and not column.nulls):
-        warnings.append(f"features.{name}: the column `{column.column}` has one value only; leave the feature out")
+    elif column.nulls > _MANY_NULLS * rows:
+        alike.add(
+            subject,
+            f"{column.nulls / rows:.0%} of column `{column.column}` are null; check the job that writes it, or "
+            "remove the feature",
+            f"more than {_MANY_NULLS:.0%} of each of these columns are null; check the job that writes them, or "
+            "remove the features",
+        )
+    elif part == "train" and _is_constant(column):
+        alike.add(
+            subject,
+            f"the column `{column.column}` has one value only; leave the feature out",
+            "each of these columns has one value only; leave the features out",
+        )
     if column.empty is not None and column.nulls < column.rows and column.empty == column.rows:
-        warnings.append(f"features.{name}: every list of column `{column.column}` is empty; leave the feature out")
+        alike.add(
+            subject,
+            f"every list of column `{column.column}` is empty; {one}",
+            f"every list of these columns is empty; {many}",
+        )
 
 
-def _dense(warnings: list[str], name: str, column: ColumnReport, feature: DenseFeature) -> None:
+def _is_constant(column: ColumnReport) -> bool:
+    """Whether all rows hold the same value; lists of one ID differ in their lengths."""
+    if column.nulls or column.kind == "ids":
+        return False
+    return column.distinct == 1 or (column.min is not None and column.min == column.max)
+
+
+def _dense(alike: _Alike, subject: str, column: ColumnReport, feature: DenseFeature) -> None:
     if not column.scaled_std or column.scaled_mean is None:
         return
     mean, std = (column.scaled_mean - feature.mean) / feature.std, column.scaled_std / feature.std
     if abs(mean) > _ODD_SCALE or std > _ODD_SCALE or std < 1 / _ODD_SCALE:
-        warnings.append(
-            f"features.{name}: the model's input has mean {mean:.3g} and standard deviation {std:.3g} instead of about 0 and 1; "
-            f"set mean: {column.scaled_mean:.6g} and std: {column.scaled_std:.6g}"
+        alike.add(
+            subject,
+            f"the model's input has mean {mean:.3g} and standard deviation {std:.3g} instead of about 0 and 1; "
+            f"set mean: {column.scaled_mean:.6g} and std: {column.scaled_std:.6g}",
+            "the model's inputs are far from mean 0 and standard deviation 1; set the mean and std of each to its "
+            "scaled_mean and scaled_std in `raymtl check --json`",
         )
 
 
@@ -132,19 +194,23 @@ def rows_for(distinct: int, shared: float) -> int:
     return -(-rows // unit) * unit
 
 
-def _table(warnings: list[str], name: str, table: TableReport) -> None:
+def _table(alike: _Alike, name: str, table: TableReport) -> None:
     if table.shared is not None and table.shared > _SHARED_ROWS:
-        warnings.append(
-            f"tables.{name}: about {table.distinct:,} distinct IDs on {table.rows:,} rows, so {table.shared:.0%} of them share a "
+        alike.add(
+            f"tables.{name}",
+            f"about {table.distinct:,} distinct IDs on {table.rows:,} rows, so {table.shared:.0%} of them share a "
             f"row with another ID; tables.{name}.rows: {rows_for(table.distinct, _FEWER_SHARED)} brings that to "
-            f"{_FEWER_SHARED:.0%}"
+            f"{_FEWER_SHARED:.0%}",
+            f"more than {_SHARED_ROWS:.0%} of the IDs of each table share a row with another ID; raise their rows "
+            "(`raymtl check --json` has the numbers of distinct IDs)",
         )
 
 
-def _task(report: PartReport, name: str, task: Task, part: str, products: bool) -> None:
+def _task(report: PartReport, name: str, task: Task, part: str, config: Config) -> None:
     found = report.tasks[name]
-    if not found.all.observed:
-        sentence = f"tasks.{name}: no label is observed ({where_observed(name, task, products)})"
+    if not found.all.weighed:
+        source = where_observed(name, task, config.multiplies_labels(), config.data.weight)
+        sentence = f"tasks.{name}: no label is observed ({source})"
         needed = part == "train" and task.base_rate is None
         remedy = "choose days that have labels" + (f", or set tasks.{name}.base_rate" if needed else "")
         (report.problems if needed else report.warnings).append(f"{sentence}; {remedy}")
@@ -157,6 +223,13 @@ def _task(report: PartReport, name: str, task: Task, part: str, products: bool) 
             f"`{found.column}`, or remove the task"
         )
         return
+    zeros = found.all.zeros / found.all.observed
+    if task.transform == "log1p" and zeros > _MANY_ZEROS:
+        report.warnings.append(
+            f"tasks.{name}.transform: {zeros:.1%} of the observed labels are 0, and log1p is for amounts above 0: the model "
+            f"would learn how often there is an amount, and little about its size; remove the transform, or train two tasks: "
+            f"whether there is an amount (`kind: binary`), and the amount with `given` that task"
+        )
     days = {d: rate for d, rate in found.by_day.items() if rate.rows}
     if blind := [d for d, rate in days.items() if not rate.observed]:
         report.warnings.append(
@@ -222,7 +295,7 @@ def _funnel(report: PartReport, products: bool) -> None:
                 f"{sentence}; the coupler multiplies the labels, so {edge.child} counts as 0 in these rows: check the labels"
             )
         elif edge.violations > _ORDER_BROKEN * edge.positives:
-            report.problems.append(f"{sentence}; this is not a funnel: fix the labels, or set another parent")
+            report.warnings.append(f"{sentence}; this is not a funnel: fix the labels, or set another parent")
         else:
             report.warnings.append(f"{sentence}; in the funnel {edge.parent} precedes {edge.child}: check the labels")
 
@@ -246,15 +319,16 @@ def _scenario(report: PartReport) -> None:
 def _others(report: PartReport) -> None:
     weight = report.others.get("data.weight")
     if weight is not None and weight.max == 0 and weight.min == 0:
-        report.problems.append(
+        report.warnings.append(
             f"data.weight: every weight in column `{weight.column}` is 0, so the model would learn nothing; fix "
             f"the weights or leave data.weight out"
         )
     time = report.others.get("data.timestamp")
     if time is not None and time.off_day:
         report.warnings.append(
-            f"data.timestamp: {_n(time.off_day, 'row')} of column `{time.column}` are more than a day outside their partition; "
-            f"check that the rows are in the right `ds=`"
+            f"data.timestamp: {_n(time.off_day, 'row')} of column `{time.column}` {'is' if time.off_day == 1 else 'are'} more "
+            f"than a day outside the partition; check that the rows are in the folder of their day, and that the column holds "
+            f"the time"
         )
 
 
@@ -265,4 +339,4 @@ def _n(count: int, noun: str) -> str:
 def _some(items: Iterable[str], noun: str) -> str:
     """`1 day (2026-01-03)`, `5 days (2026-01-03, 2026-01-04, 2026-01-05 …)`."""
     items = list(items)
-    return f"{_n(len(items), noun)} ({', '.join(items[:3])}{' …' if len(items) > 3 else ''})"
+    return f"{_n(len(items), noun)} ({', '.join(items[:_SHOWN])}{' …' if len(items) > _SHOWN else ''})"

@@ -2,7 +2,6 @@
 
 import pickle
 import time
-from collections import Counter
 from collections.abc import Callable, Container, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Literal
@@ -12,10 +11,11 @@ from ray.data.block import BlockMetadata
 from ray.data.datasource import Datasource, ReadTask
 
 from raymtl.config.root import Config
-from raymtl.data.contract import is_text, mixed_problems, plain_types, required_columns, schema_faults
+from raymtl.data.contract import id_words, mixed_problems, plain_types, required_columns, schema_faults
+from raymtl.data.partitions import Layout
 from raymtl.data.scan import scan
 from raymtl.data.source import find_files
-from raymtl.data.units import Footer, Fragment, find_footers, make_units
+from raymtl.data.units import Footer, Fragment, find_footers, make_units, with_rows
 from raymtl.data.validation.report import CheckReport, Findings, PartReport, SchemaDifference
 from raymtl.data.validation.rules import evaluate_rules
 from raymtl.data.validation.statistics import Partial, Scanner
@@ -27,6 +27,7 @@ from raymtl.words import count_of
 _TASK_ROWS = 1_000_000
 _TASKS_PER_CPU = 4
 _SKETCH_BYTES = 16_384
+_SHOWN = 3
 
 Progress = Callable[[int, int], None]
 """Called with the rows done and the total rows."""
@@ -92,10 +93,11 @@ def _read_footers_of(config: Config, part: str) -> _FooterSummary:
     assert days is not None
     report = PartReport(path=root, days=str(days))
     folder = Folder.open(root)
-    files, missing = find_files(folder, days)
-    footers, broken = find_footers(folder.filesystem, files)
-    report.problems += missing + broken
-    report.files, report.bytes = len(files), sum(f.size for f in files)
+    found = find_files(folder, days, Layout.of(config))
+    footers, broken = find_footers(folder.filesystem, found.files)
+    report.problems += found.problems + broken
+    report.notes += found.notes
+    report.files, report.bytes = len(found.files), sum(f.size for f in found.files)
     report.row_groups = sum(len(f.row_group_rows) for f in footers)
     report.units = len(make_units(footers, data.unit_rows))
     for footer in footers:
@@ -113,7 +115,8 @@ def _schemas(config: Config, summary: _FooterSummary, evaluation: bool) -> None:
     report, columns = summary.report, required_columns(config)
     files: dict[int, list[str]] = {}
     schemas: dict[int, pa.Schema] = {}
-    for footer in summary.footers:
+    footers = with_rows(summary.footers)
+    for footer in footers:
         files.setdefault(id(footer.schema), []).append(footer.file.path)
         schemas[id(footer.schema)] = footer.schema
     faulty: dict[tuple[str, bool], list[str]] = {}
@@ -123,18 +126,26 @@ def _schemas(config: Config, summary: _FooterSummary, evaluation: bool) -> None:
         for column, fault in faults:
             faulty.setdefault((fault, column.training or evaluation), []).extend(files[key])
     for (fault, needed), paths in faulty.items():
-        where = paths[0] if len(paths) == 1 else f"{paths[0]} and {len(paths) - 1} more files"
+        where = paths[0] if len(paths) == 1 else f"{paths[0]} and {count_of(len(paths) - 1, 'more file')}"
         (report.problems if needed else report.notes).append(f"{where}: {fault}")
-    report.problems += mixed_problems([(f.file.path, f.schema) for f in summary.footers], columns)
+    read = [c for c in columns if c.training or evaluation]
+    report.problems += mixed_problems([(f.file.path, f.schema) for f in footers], read)
     report.types = plain_types(schemas.values(), columns)
     report.schema = _differences(
         {key: (schemas[key], paths) for key, paths in files.items()}, {c.name for c in columns}
     )
+    alike: dict[str, list[str]] = {}
     for difference in report.schema:
         found = [f"{kind} in {count_of(n, 'file')} (first {path})" for kind, (n, path) in difference.types.items()]
         found += [f"missing in {difference.missing} (first {difference.first_missing})"] if difference.missing else []
-        use = "" if difference.used else ", which the configuration does not use,"
-        report.notes.append(f"column `{difference.column}`{use} differs between files: {'; '.join(found)}")
+        use = "" if difference.used else ", unused by the configuration"
+        alike.setdefault(f"{use}: {'; '.join(found)}", []).append(f"`{difference.column}`")
+    for how, names in alike.items():
+        more = f" and {len(names) - _SHOWN:,} more" if len(names) > _SHOWN else ""
+        one = len(names) == 1
+        report.notes.append(
+            f"column{'' if one else 's'} {', '.join(names[:_SHOWN])}{more} differ{'s' if one else ''} between files{how}"
+        )
 
 
 def _differences(schemas: dict[int, tuple[pa.Schema, list[str]]], used: set[str]) -> list[SchemaDifference]:
@@ -160,7 +171,7 @@ def _differences(schemas: dict[int, tuple[pa.Schema, list[str]]], used: set[str]
 def _scan(config: Config, summary: _FooterSummary, read_tasks: int) -> Iterator[tuple[Partial, int]]:
     """Statistics of chunks of the data, one per finished task, with the rows of each chunk."""
     task_rows = min(_TASK_ROWS, max(config.data.block_rows, summary.report.rows // (_TASKS_PER_CPU * read_tasks)))
-    of_file = {f.file.path: (str(f.file.day), summary.uses[id(f.schema)]) for f in summary.footers}
+    of_file = {f.file.path: (str(f.file.day), summary.uses[id(f.schema)]) for f in with_rows(summary.footers)}
     tasks = [[(f, *of_file[f.path]) for f in unit.fragments] for unit in make_units(summary.footers, task_rows)]
     if tasks:
         # in order: the same data, the same report
@@ -210,9 +221,9 @@ def _across(config: Config, summaries: dict[str, _FooterSummary]) -> Findings:
     findings = Findings()
     data = config.data
     if "train" in summaries and "eval" in summaries:
-        schemas = [(f.file.path, f.schema) for summary in summaries.values() for f in summary.footers]
+        schemas = [(f.file.path, f.schema) for summary in summaries.values() for f in with_rows(summary.footers)]
         within = {p for summary in summaries.values() for p in summary.report.problems}
-        mixed = mixed_problems(schemas, required_columns(config))
+        mixed = mixed_problems(schemas, [c for c in required_columns(config) if c.training])
         findings.problems += [
             p for p in mixed if not any(w.split(" holds ")[0] == p.split(" holds ")[0] for w in within)
         ]
@@ -223,17 +234,17 @@ def _across(config: Config, summaries: dict[str, _FooterSummary]) -> Findings:
                     f"data.eval: the day {shared[0]} is also a training day, which makes the metrics "
                     f"too good; evaluate on other days"
                 )
-    kinds: dict[str, Counter[bool]] = {}
-    for summary in summaries.values():
-        for schema in {id(f.schema): f.schema for f in summary.footers}.values():
-            for name, feature in config.features.items():
-                column = feature.column or name
-                if feature.kind != "dense" and column in schema.names:
-                    text = is_text(schema.types[schema.names.index(column)])
-                    kinds.setdefault(config.table_of(name), Counter())[text] += 1
-    findings.warnings += [
-        f"tables.{table}: some of its features hold strings and some integers, so they never look up the same row; use one type"
-        for table, kind in kinds.items()
-        if len(kind) > 1
-    ]
+    schemas_in_use = {id(f.schema): f.schema for s in summaries.values() for f in with_rows(s.footers)}
+    for table in config.tables:
+        features = [n for n, f in config.features.items() if f.kind != "dense" and config.table_of(n) == table]
+        columns = [c for c in required_columns(config) if c.used_by.removeprefix("features.") in features]
+        words = id_words(schemas_in_use.values(), columns)
+        holders = {
+            word: next(use for use, found in words.items() if word in found) for word in set().union(*words.values())
+        }
+        if len(holders) > 1:
+            held = " and ".join(f"{word}s ({use})" for word, use in sorted(holders.items()))
+            findings.warnings.append(
+                f"tables.{table}: its features hold {held}, so they never look up the same row; use one type"
+            )
     return findings

@@ -77,8 +77,6 @@ class ColumnStats:
     """Lists longer than the feature's `max_length`."""
     off_day: int = 0
     """Timestamps more than a day outside their partition."""
-    typed_times: bool = False
-    """The column holds timestamps or dates, not numbers."""
     longest: int = 0
     numbers: Moments = field(default_factory=Moments)
     """Finite values as they are in the files; timestamps in microseconds since 1970."""
@@ -90,8 +88,8 @@ class ColumnStats:
         """Add all that `other` has seen."""
         for item in fields(self):
             mine, theirs = getattr(self, item.name), getattr(other, item.name)
-            if item.name in ("longest", "typed_times"):
-                setattr(self, item.name, max(mine, theirs))
+            if item.name == "longest":
+                self.longest = max(self.longest, other.longest)
             elif isinstance(mine, int):
                 setattr(self, item.name, mine + theirs)
             elif mine is None:
@@ -119,7 +117,7 @@ class Partial:
     columns: dict[str, ColumnStats] = field(default_factory=dict)
     """By the key of the configuration that uses the column."""
     labels: dict[str, np.ndarray] = field(default_factory=dict)
-    """By day: [T, scenarios, 4] rows, observed labels, their sum, the sum of their squares."""
+    """By day: [T, scenarios, 6] rows, observed labels, their sum, that of their squares, those with a weight above 0, zeros."""
     funnel: dict[str, np.ndarray] = field(default_factory=dict)
     """By child task: rows with parent and child observed, positives of the child among them, those without the parent's."""
     scenarios: Counter[str] = field(default_factory=Counter)
@@ -271,16 +269,14 @@ class _TableCounter:
 
     def _scenarios(self, array: pa.Array) -> None:
         counted = pc.value_counts(array.drop_null())
-        values = counted.field("values").cast(pa.string()).to_pylist()
-        self._partial.scenarios.update(dict(zip(values, counted.field("counts").to_pylist(), strict=True)))
+        values = counted.field("values")
+        if pa.types.is_dictionary(values.type):
+            values = values.dictionary_decode()
+        for value, count in zip(rules.words(values).to_pylist(), counted.field("counts").to_pylist(), strict=True):
+            self._partial.scenarios[value.decode(errors="replace")] += count
 
     def _times(self, stats: ColumnStats, array: pa.Array) -> None:
-        array = array.drop_null()
-        if not (pa.types.is_timestamp(array.type) or pa.types.is_date(array.type)):
-            self._numbers(stats, array.cast(pa.float64(), safe=False).to_numpy(zero_copy_only=False), None)
-            return
-        moments = rules.int64_values(array.cast(pa.timestamp("us"), safe=False).cast(pa.int64()))
-        stats.typed_times = True
+        moments = rules.microseconds(array.drop_null())
         start = int(np.datetime64(self._day, "us").astype(np.int64))
         stats.off_day += int(((moments < start - _DAY_US) | (moments >= start + 2 * _DAY_US)).sum())
         stats.numbers.add(moments)
@@ -294,7 +290,12 @@ class _TableCounter:
         else:
             index = np.full(len(self._raw), groups - 1, np.int32)
         labels = self._made_labels(columns)
-        counts = np.zeros((len(self._tasks), groups, 4))
+        counts = np.zeros((len(self._tasks), groups, 6))
+        weight = self._config.data.weight
+        if weight and "data.weight" in columns:
+            counting = rules.weights(one_array(self._raw, weight, "number"))[0] > 0
+        else:
+            counting = np.ones(len(self._raw), bool)
         for t, name in enumerate(self._tasks):
             if name not in labels.final:
                 continue
@@ -305,6 +306,8 @@ class _TableCounter:
             counts[t, :, 1] = np.bincount(group, minlength=groups)
             counts[t, :, 2] = np.bincount(group, kept, minlength=groups)
             counts[t, :, 3] = np.bincount(group, kept * kept, minlength=groups)
+            counts[t, :, 4] = np.bincount(index[seen & counting], minlength=groups)
+            counts[t, :, 5] = np.bincount(group, kept == 0, minlength=groups)
         by_day = self._partial.labels
         by_day[self._day] = by_day[self._day] + counts if self._day in by_day else counts
         for name, task in self._tasks.items():

@@ -68,7 +68,7 @@ def _column(column: Column, stats: ColumnStats) -> ColumnReport:
         figures.mean_length = stats.elements / filled if filled else 0.0
     if column.kind == "time":
         figures.off_day = stats.off_day
-        if stats.typed_times and stats.numbers.count:
+        if stats.numbers.count:
             figures.min, figures.max = _moment(stats.numbers.low), _moment(stats.numbers.high)
             figures.mean = figures.std = None
     return figures
@@ -86,7 +86,7 @@ def _moment(microseconds: float) -> str:
 def _tasks(report: PartReport, partial: Partial, config: Config) -> None:
     tasks, scenario = config.active_tasks(), config.data.scenario
     groups = [str(v) for v in scenario.values] + ["other"] if scenario else []
-    counts = np.stack([partial.labels[d] for d in sorted(partial.labels)]) if partial.labels else np.zeros((0, 0, 0, 4))
+    counts = np.stack([partial.labels[d] for d in sorted(partial.labels)]) if partial.labels else np.zeros((0, 0, 0, 6))
     for t, (name, task) in enumerate(tasks.items()):
         if not partial.labels or not counts[:, t, :, 0].any():
             continue
@@ -107,10 +107,12 @@ def _tasks(report: PartReport, partial: Partial, config: Config) -> None:
 
 
 def _rate(counts: Iterable[float]) -> LabelRate:
-    rows, observed, total, squares = counts
+    rows, observed, total, squares, weighed, zeros = counts
     if not observed:
         return LabelRate(int(rows), 0, None)
-    return LabelRate(int(rows), int(observed), float(total / observed), float(squares / observed))
+    return LabelRate(
+        int(rows), int(observed), float(total / observed), float(squares / observed), int(weighed), int(zeros)
+    )
 
 
 def _broken(report: PartReport, partial: Partial) -> None:

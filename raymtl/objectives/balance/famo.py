@@ -36,10 +36,12 @@ class FAMO(Balance):
         assert step.losses is not None
         losses = step.losses.clamp_min(LEAST_LOSS)
         level = torch.where(self.started, self.level, losses)
-        z = torch.softmax(self.logits.masked_fill(~step.active, -torch.inf), 0).nan_to_num()  # no task at all: zeros
+        # A task of weight 0 is not trained: its share would be lost, and its loss, which need not fall, would draw all of it
+        active = step.active & (self.task_weights > 0)
+        z = torch.softmax(self.logits.masked_fill(~active, -torch.inf), 0).nan_to_num()  # no task at all: zeros
         shares = z / level
-        weights = step.active.sum() * shares / shares.sum().clamp_min(LEAST_LOSS)
-        self._learn(losses, level, z, step.active)
+        weights = active.sum() * shares / shares.sum().clamp_min(LEAST_LOSS)
+        self._learn(losses, level, z, active)
         return Weights(self.task_weights * weights)
 
     def _learn(self, losses: Tensor, before: Tensor, z: Tensor, active: Tensor) -> None:

@@ -13,9 +13,10 @@ _BETAS, _EPS = (0.9, 0.999), 1e-12
 class GradNorm(Balance):
     """λ_t steered so that λ_t‖g_t‖ → mean norm · r_t^α, with r_t = (L_t / L_t(0)) / its mean over the tasks (section 3.1).
 
-    λ follows the gradient of Σ_t |λ_t‖g_t‖ − target_t|, the targets held constant, by Adam on logits: λ = T · softmax, so the
-    weights stay positive and sum to T. The weights of a step do not depend on its own batch. The task's weight multiplies the
-    result. Tasks without labels in the step take no part in it.
+    λ follows the gradient of Σ_t |λ_t‖g_t‖ − target_t|, the targets held constant, by Adam on logits: λ = T · softmax, so the λ
+    stay positive and sum to T. The λ of a step do not depend on its own batch. The task's weight multiplies the result.
+    Tasks without labels in the step take no part in it. Those of weight 0 never do, and T does not count them: nothing trains
+    them, so their relative loss would rise without end and draw all of λ.
     """
 
     needs_losses = True
@@ -29,14 +30,15 @@ class GradNorm(Balance):
             self.register_buffer(name, torch.zeros(len(context.tasks)))
 
     def forward(self, step: StepStats) -> Weights:
-        weights = len(self.logits) * self.logits.softmax(0)
-        self._learn(step, weights)
+        trained = self.task_weights > 0
+        weights = trained.sum() * self.logits.masked_fill(~trained, -torch.inf).softmax(0).nan_to_num()
+        self._learn(step, step.active & trained, weights)
         return Weights(self.task_weights * weights)
 
-    def _learn(self, step: StepStats, weights: Tensor) -> None:
+    def _learn(self, step: StepStats, active: Tensor, weights: Tensor) -> None:
         assert step.losses is not None
         assert step.gram is not None
-        active, count = step.active, step.active.sum().clamp_min(1)
+        count = active.sum().clamp_min(1)
         norms = step.gram.diagonal().float().clamp_min(0.0).sqrt()
         own = torch.where(active, weights * norms, 0.0)
         pace = torch.where(active, step.losses / self.start(step.losses, active), 0.0)

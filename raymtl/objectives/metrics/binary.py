@@ -3,6 +3,7 @@
 Shapes: B rows, T binary tasks, S scenarios (1 without a scenario column), M bins.
 """
 
+import math
 from typing import Any
 
 import torch
@@ -11,6 +12,7 @@ from torch import Tensor
 
 from raymtl.objectives.metrics import bins
 from raymtl.objectives.metrics.curves import reliability
+from raymtl.objectives.metrics.intervals import ratio_effects
 from raymtl.objectives.metrics.non_finite import non_finite_reason
 
 _ROWS, _POSITIVES, _WEIGHT, _LABEL, _PREDICTED, _LOSS, _BROKEN, _TRUTH_ROWS, _TRUTH_LOSS = range(9)
@@ -46,44 +48,25 @@ class BinaryMetrics:
         self, logits: Tensor, labels: Tensor, counted: Tensor, weight: Tensor, scenario: Tensor, truth: Tensor | None
     ) -> None:
         """Add rows: logits and labels [B, T] fp32, counted [B, T] bool (the label counts), weight [B] fp64, scenario [B]."""
-        finite = logits.isfinite()
-        used = counted & finite
-        x = logits.masked_fill(~used, 0.0)
-        y = labels.double().masked_fill(~used, 0.0)
-        w = weight.unsqueeze(1) * used
-        positive = y > 0.5
-        # Doubles, because 32-bit kernels round the last elements of a batch otherwise than the rest: the sums would depend on
-        # how the rows were cut into batches.
-        wide = x.double()
-
-        sums = torch.empty(*x.shape, _SUMS, dtype=torch.float64, device=x.device)
-        sums[..., _ROWS] = used
-        sums[..., _POSITIVES] = positive
-        sums[..., _WEIGHT] = w
-        sums[..., _LABEL] = w * y
-        sums[..., _PREDICTED] = w * torch.sigmoid(wide)
-        sums[..., _LOSS] = w * F.binary_cross_entropy_with_logits(wide, y, reduction="none")
-        sums[..., _BROKEN] = counted & ~finite
-        sums[..., _TRUTH_ROWS:] = 0.0
+        sums = _row_sums(logits, labels, counted, weight)
+        used, positive, w = sums[..., _ROWS] > 0, sums[..., _POSITIVES] > 0, sums[..., _WEIGHT]
         if truth is not None and self.truth_columns:
-            self._add_truth(sums, truth, used, y, positive, w, scenario)
+            self._add_truth(sums, truth, scenario)
         self.sums.index_add_(0, scenario, sums)
 
         cell = (self._cells + scenario.unsqueeze(1)) * 2 + positive
-        for slot in bins.slots(bins.keys(x)):
+        for slot in bins.slots(bins.keys(logits.masked_fill(~used, 0.0))):
             self.scores.view(-1).scatter_add_(0, (cell * bins.BINS + slot).reshape(-1), w.reshape(-1))
 
-    def _add_truth(
-        self, sums: Tensor, truth: Tensor, used: Tensor, y: Tensor, positive: Tensor, w: Tensor, scenario: Tensor
-    ) -> None:
+    def _add_truth(self, sums: Tensor, truth: Tensor, scenario: Tensor) -> None:
         pick = self._truth_index
-        truth, positive, y = truth[:, pick].double(), positive[:, pick], y[:, pick]
-        known = used[:, pick] & truth.isfinite()
+        truth, seen = truth[:, pick].double(), sums[:, pick]
+        known, positive = (seen[..., _ROWS] > 0) & truth.isfinite(), seen[..., _POSITIVES] > 0
         p = truth.masked_fill(~known, 0.5).clamp(_LEAST_TRUTH, 1 - _LEAST_TRUTH)
-        w = w[:, pick] * known
+        w = seen[..., _WEIGHT] * known
         best = torch.logit(p)
         sums[:, pick, _TRUTH_ROWS] = known.double()
-        sums[:, pick, _TRUTH_LOSS] = w * F.binary_cross_entropy_with_logits(best, y, reduction="none")
+        sums[:, pick, _TRUTH_LOSS] = w * F.binary_cross_entropy_with_logits(best, positive.double(), reduction="none")
         slot = bins.slots(bins.keys(best.float()), levels=1)[0]
         cell = (self._truth_cells + scenario.unsqueeze(1)) * 2 + positive
         self.truths.view(-1).scatter_add_(0, (cell * bins.COARSE + slot).reshape(-1), w.reshape(-1))
@@ -95,7 +78,7 @@ class BinaryMetrics:
         for t, name in enumerate(self.names):
             every = self.scores[t].sum(dim=0)
             areas = self._areas(every, self.scores[t])
-            best: list[float | None] = [None] * (self.scenarios + 1)
+            best: list[bins.Area | None] = [None] * (self.scenarios + 1)
             if t in self.truth_columns:
                 truths = self.truths[self.truth_columns.index(t)]
                 best = self._areas(truths.sum(dim=0), truths)
@@ -107,10 +90,52 @@ class BinaryMetrics:
         return overall, parts
 
     @staticmethod
-    def _areas(every: Tensor, parts: Tensor) -> list[float | None]:
-        """AUC over all scenarios and then of each, None where there is none; one scenario at a time to keep the copies small."""
+    def _areas(every: Tensor, parts: Tensor) -> list[bins.Area | None]:
+        """AUC over all scenarios and then of each, None where there is none."""
         areas = [bins.auc(part[0], part[1]) for part in (every, *parts.unbind())]
-        return [None if a != a else a for a in torch.stack(areas).tolist()]
+        return [None if area.auc != area.auc else area for area in areas]
+
+
+def _row_sums(logits: Tensor, labels: Tensor, counted: Tensor, weight: Tensor) -> Tensor:
+    """What rows [B, T] add to the sums, without the truth, [B, T, 9]."""
+    finite = logits.isfinite()
+    used = counted & finite
+    x = logits.masked_fill(~used, 0.0)
+    y = labels.double().masked_fill(~used, 0.0)
+    w = weight.unsqueeze(1) * used
+    # Doubles, because 32-bit kernels round the last elements of a batch otherwise than the rest: the sums would depend on
+    # how the rows were cut into batches.
+    wide = x.double()
+
+    sums = torch.empty(*x.shape, _SUMS, dtype=torch.float64, device=x.device)
+    sums[..., _ROWS] = used
+    sums[..., _POSITIVES] = y > 0.5
+    sums[..., _WEIGHT] = w
+    sums[..., _LABEL] = w * y
+    sums[..., _PREDICTED] = w * torch.sigmoid(wide)
+    sums[..., _LOSS] = w * F.binary_cross_entropy_with_logits(wide, y, reduction="none")
+    sums[..., _BROKEN] = counted & ~finite
+    sums[..., _TRUTH_ROWS:] = 0.0
+    return sums
+
+
+def binary_sums(logits: Tensor, labels: Tensor, weight: Tensor) -> Tensor:
+    """What rows [N] of one task, all with finite logits and observed labels, add to the sums, [N, 9]."""
+    every = torch.ones(len(logits), 1, dtype=torch.bool, device=logits.device)
+    return _row_sums(logits.unsqueeze(1), labels.unsqueeze(1), every, weight.double()).squeeze(1)
+
+
+def binary_effects(sums: Tensor) -> dict[str, Tensor]:
+    """The effects of groups on the metrics that are ratios of sums (`intervals.py`), from the sums [G, 9] of each group."""
+    weight, label, predicted, loss = (sums[:, column] for column in (_WEIGHT, _LABEL, _PREDICTED, _LOSS))
+    logloss = ratio_effects(loss, weight)
+    effects = {"logloss": logloss, "calibration": ratio_effects(predicted, label)}
+    rate = float(label.sum() / weight.sum())
+    if 0 < rate < 1:  # NE divides by the entropy of the mean label, whose derivative is log((1 − rate) / rate)
+        entropy, mean_loss = _entropy(rate), float(loss.sum() / weight.sum())
+        slope = math.log((1 - rate) / rate)
+        effects["ne"] = logloss / entropy - mean_loss * slope / entropy**2 * ratio_effects(label, weight)
+    return effects
 
 
 def _curve(scores: Tensor) -> list[dict[str, float]]:
@@ -120,7 +145,7 @@ def _curve(scores: Tensor) -> list[dict[str, float]]:
     return reliability(weight * torch.sigmoid(bins.centres(scores.device)), positives, weight, mass=share)
 
 
-def _report(sums: list[float], auc: float | None, best: float | None, has_truth: bool) -> dict[str, Any]:
+def _report(sums: list[float], area: bins.Area | None, best: bins.Area | None, has_truth: bool) -> dict[str, Any]:
     rows, positives, weight, label, predicted, loss, broken, truth_rows, truth_loss = sums
     reason = _why_null(int(rows), int(positives), int(broken))
     entropy = _entropy(label / weight) if weight > 0 else 0.0
@@ -128,7 +153,8 @@ def _report(sums: list[float], auc: float | None, best: float | None, has_truth:
     some = rows > 0 and broken == 0
     report: dict[str, Any] = {
         "kind": "binary",
-        "auc": auc if whole else None,
+        "auc": area.auc if whole and area else None,
+        "auc_error": area.error if whole and area else None,
         "logloss": loss / weight if some else None,
         "ne": loss / weight / entropy if whole and entropy > 0 else None,
         "calibration": predicted / label if some and label > 0 else None,
@@ -142,7 +168,7 @@ def _report(sums: list[float], auc: float | None, best: float | None, has_truth:
     if has_truth:
         # The gap to the best is meaningful only on the same rows.
         same = whole and truth_rows == rows
-        report["truth_auc"] = best if same else None
+        report["truth_auc"] = best.auc if same and best else None
         report["truth_logloss"] = truth_loss / weight if some and truth_rows == rows else None
         report["truth_count"] = int(truth_rows)
     return report

@@ -7,13 +7,13 @@
     for tensor in state.values():
         all_reduce(tensor)                          # plain sums
     metrics.load_state(state)
-    rows = gather(metrics.gather_form())            # for GAUC: ragged tensors of every worker
+    rows = gather(metrics.gather_form())            # for GAUC and intervals: ragged tensors of every worker
     result = metrics.compute(rows)                  # plain dict, ready for JSON
 
 Nothing here knows about processes: the training code sends the tensors. `update` never makes the host wait for the device,
-except when the GAUC sample is compacted, each time it has grown by a quarter of its capacity.
+except when the sample of groups is compacted, each time it has grown by a quarter of its capacity.
 
-Shapes: B rows, T tasks, S scenarios, E funnel edges, N rows of the GAUC sample.
+Shapes: B rows, T tasks, S scenarios, E funnel edges, N rows of the sample of groups.
 """
 
 from collections.abc import Mapping
@@ -24,16 +24,17 @@ from torch import Tensor
 
 from raymtl.config.tasks import Task
 from raymtl.objectives.metrics.binary import BinaryMetrics
-from raymtl.objectives.metrics.grouped import GroupedSample, common_level, compute_grouped
+from raymtl.objectives.metrics.grouped import GroupedSample, Rows, common_level
+from raymtl.objectives.metrics.sampled import Sample
 from raymtl.objectives.metrics.values import ValueMetrics
 
 
 class EvalMetrics:
     """Metrics of all tasks, over all rows and per scenario.
 
-    Memory: 1.0 MB per binary task and scenario, 0.6 MB more for one with a `truth` column, 0.9 MB per count or real task; 8
-    binary tasks with truth in 20 scenarios take 250 MiB. The GAUC sample takes 14 + 5·T bytes for each of at most 1.25 times
-    `gauc_rows` rows, and twice that while it is compacted.
+    Memory: 1.4 MB per binary task and scenario, 0.6 MB more for one with a `truth` column, 0.9 MB per count or real task; 8
+    binary tasks with truth in 20 scenarios take 310 MiB. The sample of groups takes 14 bytes, 5 per binary and 8 per other task,
+    for each of at most 1.25 times `sample_rows` rows, and twice that while it is compacted.
     """
 
     def __init__(
@@ -41,8 +42,8 @@ class EvalMetrics:
         tasks: dict[str, Task],
         scenarios: list[str],
         device: torch.device | str = "cpu",
-        gauc_rows: int = 2_000_000,
-        gauc_rows_total: int = 4_000_000,
+        sample_rows: int = 2_000_000,
+        sample_rows_total: int = 4_000_000,
         derived: Mapping[str, tuple[str, str]] | None = None,
     ) -> None:
         """Set all counters to zero.
@@ -51,8 +52,8 @@ class EvalMetrics:
             tasks: the tasks in the order of the logits' columns.
             scenarios: names by scenario index, `other` last; empty without a scenario column.
             device: where the batches are.
-            gauc_rows: rows that each worker keeps for GAUC; up to here it is exact, beyond it a sample of whole groups.
-            gauc_rows_total: rows of all workers together that `gather_form` lets through.
+            sample_rows: rows that each worker keeps for GAUC and the intervals; beyond it, a sample of whole groups.
+            sample_rows_total: rows of all workers together that `gather_form` lets through.
             derived: outputs P(child | given) by name, each (child, given); their logits are the last columns. Their labels are
                 the child's, on the rows where `given` is observed and 1.
         """
@@ -61,8 +62,8 @@ class EvalMetrics:
         self.tasks = {**tasks, **{name: _conditional(tasks, *pair) for name, pair in derived.items()}}
         self.scenarios = list(scenarios)
         self.device = torch.device(device)
-        self.gauc_rows = gauc_rows
-        self.gauc_rows_total = gauc_rows_total
+        self.sample_rows = sample_rows
+        self.sample_rows_total = sample_rows_total
         columns = {name: i for i, name in enumerate(self.tasks)}
         self._binary_names = [n for n, task in self.tasks.items() if task.is_event]
         self._value_names = [n for n, task in self.tasks.items() if not task.is_event]
@@ -85,7 +86,7 @@ class EvalMetrics:
         truths = [self.tasks[n].truth is not None for n in self._binary_names]
         self._binary = BinaryMetrics(self._binary_names, truths, count, self.device)
         self._values = ValueMetrics({n: self.tasks[n] for n in self._value_names}, count, self.device)
-        self._sample = GroupedSample(len(self._binary_names), self.gauc_rows, self.device)
+        self._sample = GroupedSample(len(self._binary_names), len(self._value_names), self.sample_rows, self.device)
         self._rows = torch.zeros(1, dtype=torch.int64, device=self.device)
         self._order = torch.zeros(len(self.edges) + 1, dtype=torch.int64, device=self.device)
         self._summed: dict[str, Tensor] | None = None
@@ -111,7 +112,7 @@ class EvalMetrics:
             weight: [B] ≥ 0; a row of weight 0 counts nowhere but in the order of the funnel.
             valid: [B] bool, false for rows that only fill up the batch.
             scenario: [B] int64 index into `scenarios`; beyond either end it is taken for the nearest. None: the first.
-            group: [B] int64 id of the row's group; None: no GAUC.
+            group: [B] int64 id of the row's group; None: no GAUC, and every row is a group of its own.
             truth: [B, T] true probability or mean, NaN where absent; read only for tasks with a `truth` column.
         """
         if len(self._derived_children):
@@ -130,16 +131,17 @@ class EvalMetrics:
         if self.edges:
             wrong = (logits[:, self._children] > logits[:, self._parents]) & valid.unsqueeze(1)
             self._order += torch.cat([wrong.sum(dim=0), wrong.any(dim=1).sum().unsqueeze(0)])
+        binary, values = (
+            Rows(*(_columns(v, columns) for v in (logits, labels, taken)))
+            for columns in (self._binary_columns, self._value_columns)
+        )
         if self._binary_names:
-            x, y, seen = (_columns(v, self._binary_columns) for v in (logits, labels, taken))
             best = None if truth is None else _columns(truth, self._binary_columns)
-            self._binary.update(x, y, seen, weight, scenario, best)
-            if group is not None:
-                self._sample.update(x, y, seen, weight, scenario, group)
+            self._binary.update(*binary, weight, scenario, best)
         if self._value_names:
-            x, y, seen = (_columns(v, self._value_columns) for v in (logits, labels, taken))
             best = None if truth is None else _columns(truth, self._value_columns)
-            self._values.update(x, y, seen, weight, scenario, best)
+            self._values.update(*values, weight, scenario, best)
+        self._sample.update(binary, values, weight, scenario, group)
 
     def state(self) -> dict[str, Tensor]:
         """All counters by name; the sum over workers of each is the counter of all rows.
@@ -149,7 +151,7 @@ class EvalMetrics:
         """
         if self._summed is not None:
             return self._summed
-        parts = {"binary": self._binary.state(), "values": self._values.state(), "gauc": self._sample.counts()}
+        parts = {"binary": self._binary.state(), "values": self._values.state(), "sample": self._sample.counts()}
         state = {f"{part}.{name}": tensor for part, tensors in parts.items() for name, tensor in tensors.items()}
         state |= {"rows": self._rows, "order": self._order}
         return {name: tensor for name, tensor in state.items() if tensor.numel()}
@@ -169,35 +171,36 @@ class EvalMetrics:
         self.load_state({name: tensor + state[name].to(tensor.device) for name, tensor in own.items()})
 
     def gather_form(self) -> dict[str, Tensor]:
-        """This worker's rows of the GAUC sample: tensors whose first dim is N, its own on each worker.
+        """This worker's rows of the sample of groups: tensors whose first dim is N, its own on each worker.
 
         Call it after `load_state`: the summed counters tell every worker which groups all of them have kept, and how many of
-        them fit into `gauc_rows_total`. Names, dtypes and the other dims are the same on all workers; N may be 0.
+        them fit into `sample_rows_total`. Names, dtypes and the other dims are the same on all workers; N may be 0.
         """
         return self._sample.rows_at(self._level())
 
     def _level(self) -> int:
         state = self.state()
-        return common_level(state["gauc.rows_by_level"], state["gauc.workers_by_level"], self.gauc_rows_total)
+        return common_level(state["sample.rows_by_level"], state["sample.workers_by_level"], self.sample_rows_total)
 
     @torch.no_grad()
     def compute(self, gathered: list[dict[str, Tensor]] | None = None) -> dict[str, Any]:
         """Read all metrics off the counters: a nested dict of plain numbers, strings, lists and None.
 
         Args:
-            gathered: `gather_form()` of every worker, this one included; none: GAUC over this worker's rows.
+            gathered: `gather_form()` of every worker, this one included; none: GAUC and intervals from this worker's rows.
 
         Returns:
             `tasks`: metrics by task; `scenarios`: the same by scenario and task; `order_violation_rate`: by edge
             (`parent>child`) and `overall`, None without a funnel; `mean_auc` over the tasks that have an AUC, derived outputs
-            left out; `rows`.
+            left out; `rows`; `group_effects`: by task and metric what `intervals.difference` compares two results with, empty
+            without a group column.
             What each number means is in `docs/metrics.md`.
         """
         overall, parts = self._binary.compute()
         more, more_parts = self._values.compute()
         overall = {name: (overall | more)[name] for name in self.tasks}
         parts = [{name: (a | b)[name] for name in self.tasks} for a, b in zip(parts, more_parts, strict=True)]
-        self._add_gauc([overall, *parts], gathered)
+        effects = self._complete([overall, *parts], gathered)
         areas = [overall[n]["auc"] for n in self._main if overall[n].get("auc") is not None]
         return {
             "rows": int(self._rows),
@@ -205,17 +208,22 @@ class EvalMetrics:
             "tasks": overall,
             "scenarios": dict(zip(self.scenarios, parts, strict=True)) if self.scenarios else {},
             "order_violation_rate": self._order_rates(),
+            "group_effects": effects,
         }
 
-    def _add_gauc(self, reports: list[dict[str, Any]], gathered: list[dict[str, Tensor]] | None) -> None:
-        if not self._binary_names:
-            return
+    def _complete(
+        self, reports: list[dict[str, Any]], gathered: list[dict[str, Tensor]] | None
+    ) -> dict[str, dict[str, list[float]]]:
+        """Add to the reports what needs the rows of all workers, and return the folded effects of the groups."""
         shards = [self.gather_form()] if gathered is None else gathered
         rows = {name: torch.cat([shard[name].to(self.device) for shard in shards]) for name in shards[0]}
-        found = compute_grouped(rows, max(len(self.scenarios), 1))
-        for name, entries in zip(self._binary_names, found, strict=True):
-            for report, entry in zip(reports, entries, strict=True):
-                _add_gauc(report[name], entry)
+        sample = Sample(rows, self._level(), bool(self.state()["sample.grouped_batches"]))
+        effects = {}
+        for column, name in enumerate(self._binary_names):
+            effects[name] = sample.complete_binary(column, [report[name] for report in reports])
+        for column, name in enumerate(self._value_names):
+            effects[name] = sample.complete_values(column, self.tasks[name], [report[name] for report in reports])
+        return {name: effects[name] for name in self.tasks if effects[name]}
 
     def _order_rates(self) -> dict[str, float] | None:
         rows = int(self._rows)
@@ -246,17 +254,3 @@ def _with_derived(
 def _columns(values: Tensor, index: Tensor) -> Tensor:
     """The columns `index` of [B, T]; the tensor itself where it is all of them."""
     return values if len(index) == values.shape[1] else values.index_select(1, index)
-
-
-def _add_gauc(report: dict[str, Any], entry: dict[str, Any]) -> None:
-    """Complete one task's report by its GAUC, or by the reason why there is none."""
-    gauc, rows = entry["gauc"], entry["rows"]
-    reason = report["null_reason"]
-    if reason is None and rows == 0:
-        reason = "no group column, or no row of this slice is in the sample"
-    elif reason is None and gauc is None:
-        reason = f"no group has both a positive and a negative among {rows:,} rows"
-    report["gauc"] = gauc if reason is None else None
-    report["gauc_groups"] = entry["gauc_groups"]
-    report["gauc_sampled_share"] = rows / report["count"] if rows and report["count"] else None
-    report["gauc_null_reason"] = reason

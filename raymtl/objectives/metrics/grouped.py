@@ -1,20 +1,23 @@
-"""GAUC: AUC within each group (usually a user), averaged over the groups by their impressions.
+"""The sample of complete groups (usually the rows of a user), and GAUC: AUC within each group, averaged by impressions.
 
-It needs all rows of a group together, so counters are not sufficient. Each worker keeps the rows it sees while they fit;
-after that it keeps whole groups only, those whose 64-bit hash starts with enough zero bits (the *level*, raised by one, which
-halves the sample, whenever the rows outgrow the room). The hash decides alone, so all workers and all evaluations keep the same
-groups.
+GAUC and the intervals of all metrics need all rows of a group together, so counters are not sufficient. Each worker keeps the
+rows it sees while they fit; after that it keeps whole groups only, those whose 64-bit hash starts with enough zero bits (the
+*level*, raised by one, which halves the sample, whenever the rows outgrow the room). The hash decides alone, so all workers and
+all evaluations keep the same groups. Without a group column every row is a group, with its position on the worker as the ID.
 
-Shapes: B rows, T binary tasks, S scenarios, N kept rows, G groups.
+Shapes: B rows, T binary tasks, V count and real tasks, N kept rows, G groups.
 """
 
-from typing import Any
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
 LEVELS = 64
-_MISSING = 2  # stored in place of a label that does not count
+MISSING = 2
+"""Stored in place of a binary label that does not count."""
+INTERVAL_ROWS = 500_000
+"""Rows from which intervals are computed, at most: the width of an interval needs fewer rows than the metric itself."""
 _POWERS = tuple(1 << k for k in range(63))
 
 
@@ -26,41 +29,61 @@ def mix(group: Tensor) -> Tensor:
     return z ^ ((z >> 31) & 0x1FFFFFFFF)
 
 
-def _limit(level: int) -> int:
+def hash_limit(level: int) -> int:
     """Largest value of the hash without its sign that a group kept at this level can have."""
     return (1 << (63 - level)) - 1
 
 
-class GroupedSample:
-    """The rows that one worker keeps for GAUC: at most `capacity` of them plus room for what arrives between two clean-ups.
+class Rows(NamedTuple):
+    """Rows of some tasks."""
 
-    A row takes 14 + 5·T bytes: the mixed group id, per task the logit and the label, weight and scenario.
+    logits: Tensor
+    """[B, T] float32."""
+    labels: Tensor
+    """[B, T]; anything where it does not count."""
+    counted: Tensor
+    """[B, T] bool."""
+
+
+class GroupedSample:
+    """The rows that one worker keeps: at most `capacity` of them plus room for what arrives between two clean-ups.
+
+    A row takes 14 + 5·T + 8·V bytes: the mixed group id, per task the logit and the label, weight and scenario.
     """
 
-    def __init__(self, tasks: int, capacity: int, device: torch.device) -> None:
-        self.tasks = tasks
+    def __init__(self, tasks: int, values: int, capacity: int, device: torch.device) -> None:
         self.capacity = capacity
         self.level = 0
         self.used = 0
+        self._position = 0
+        self._grouped_batches = 0
         self.rows: dict[str, Tensor] = {
             "group": torch.empty(0, dtype=torch.int64, device=device),
             "logits": torch.empty(0, tasks, dtype=torch.float32, device=device),
             "labels": torch.empty(0, tasks, dtype=torch.uint8, device=device),
+            "value_logits": torch.empty(0, values, dtype=torch.float32, device=device),
+            "value_labels": torch.empty(0, values, dtype=torch.float32, device=device),  # NaN: does not count
             "weight": torch.empty(0, dtype=torch.float32, device=device),
             "scenario": torch.empty(0, dtype=torch.int16, device=device),
         }
         # On the CPU it costs nothing to look at the rows now; on a GPU it would make the host wait for the device.
         self.filter_now = device.type == "cpu"
 
-    def update(
-        self, logits: Tensor, labels: Tensor, counted: Tensor, weight: Tensor, scenario: Tensor, group: Tensor
-    ) -> None:
-        """Keep rows: logits and labels [B, T], counted [B, T] bool, weight [B], scenario [B], group [B] int64."""
-        counted = counted & logits.isfinite()
+    def update(self, binary: Rows, values: Rows, weight: Tensor, scenario: Tensor, group: Tensor | None) -> None:
+        """Keep rows of the binary tasks and of those with values; weight [B], scenario [B], group [B] int64."""
+        if group is None:
+            group = torch.arange(self._position, self._position + len(weight), device=weight.device)
+            self._position += len(weight)
+            self.capacity = min(self.capacity, INTERVAL_ROWS)
+        else:
+            self._grouped_batches += 1
+        counted = binary.counted & binary.logits.isfinite()
         new = {
             "group": mix(group),
-            "logits": logits,
-            "labels": (labels > 0.5).to(torch.uint8).masked_fill(~counted, _MISSING),
+            "logits": binary.logits,
+            "labels": (binary.labels > 0.5).to(torch.uint8).masked_fill(~counted, MISSING),
+            "value_logits": values.logits,
+            "value_labels": values.labels.float().masked_fill(~(values.counted & values.logits.isfinite()), torch.nan),
             "weight": weight.float(),
             "scenario": scenario.to(torch.int16),
         }
@@ -75,20 +98,28 @@ class GroupedSample:
         self.used += count
 
     def counts(self) -> dict[str, Tensor]:
-        """Rows kept per level of their group, int64 [64], and a 1 at this worker's own level, int64 [64]; both are additive."""
+        """Rows kept per level of their group and a 1 at this worker's own level, both int64 [64], and the batches with a group
+        column, int64 [1]. All are additive."""
         self._compact()
-        hashed = self.rows["group"][: self.used] & _limit(0)
+        hashed = self.rows["group"][: self.used] & hash_limit(0)
         powers = torch.tensor(_POWERS, device=hashed.device)
         levels = 63 - torch.bucketize(hashed, powers, right=True)
         own = torch.zeros(LEVELS, dtype=torch.int64, device=hashed.device)
         own[self.level] = 1
-        return {"rows_by_level": torch.bincount(levels, minlength=LEVELS), "workers_by_level": own}
+        grouped = torch.tensor([self._grouped_batches], device=hashed.device)
+        return {
+            "rows_by_level": torch.bincount(levels, minlength=LEVELS),
+            "workers_by_level": own,
+            "grouped_batches": grouped,
+        }
 
     def rows_at(self, level: int) -> dict[str, Tensor]:
-        """The kept rows [N, …] whose groups are in the sample of this level, which is not below the worker's own."""
+        """The kept rows [N, …] whose groups are in the sample of this level, which is not below the worker's own; without the
+        columns of tasks if there are none."""
         self._compact()
         now = {name: column[: self.used] for name, column in self.rows.items()}
-        return _select(now, _kept(now, max(level, self.level)))
+        kept = _select(now, _kept(now, max(level, self.level)))
+        return {name: column for name, column in kept.items() if column.dim() == 1 or column.shape[1]}
 
     def _max_rows(self) -> int:
         return self.capacity + max(self.capacity // 4, 1)
@@ -127,35 +158,35 @@ def common_level(rows_by_level: Tensor, workers_by_level: Tensor, capacity: int)
 
 def _kept(rows: dict[str, Tensor], level: int) -> Tensor:
     """Indices of the rows with any label that takes part and a group in the sample of this level."""
-    inside = (rows["group"] & _limit(0)) <= _limit(level)
-    return (inside & (rows["labels"] != _MISSING).any(dim=1)).nonzero().squeeze(1)
+    inside = (rows["group"] & hash_limit(0)) <= hash_limit(level)
+    counted = (rows["labels"] != MISSING).any(dim=1) | ~rows["value_labels"].isnan().all(dim=1)
+    return (inside & counted).nonzero().squeeze(1)
 
 
 def _select(rows: dict[str, Tensor], index: Tensor) -> dict[str, Tensor]:
     return {name: column.index_select(0, index) for name, column in rows.items()}
 
 
-def grouped_auc(group: Tensor, logits: Tensor, positive: Tensor, weight: Tensor) -> tuple[float | None, int]:
-    """GAUC of rows [N] and the number of groups in it; None if no group has both a positive and a negative.
+def grouped_auc(
+    index: Tensor, groups: int, logits: Tensor, positive: Tensor, weight: Tensor
+) -> tuple[float | None, int, Tensor]:
+    """GAUC of rows [N] of groups `index` < G, the number of groups in it, and their effects on it (`intervals.py`), [G].
 
     `AUC_g` counts the pairs of a positive and a negative of group g by the product of their weights, ties one half. Groups of
-    one class say nothing and are left out; the others weigh as much as all their rows together.
+    one class say nothing and are left out; the others weigh as much as all their rows together. None if all are left out.
     """
-    if len(group) == 0:
-        return None, 0
-    groups, index = torch.unique(group, return_inverse=True)
     order_key = (index << 32) + _ordered_bits(logits)
     order_key, order = order_key.sort()
     index, positive, weight = index[order], positive[order], weight[order].double()
     p, n = weight * positive, weight * ~positive
 
     # Rows of one group with one key are a run; within a run all pairs are ties.
-    run = torch.cat([order_key.new_zeros(1), (order_key[1:] != order_key[:-1]).long().cumsum(0)])
-    runs = int(run[-1]) + 1
+    run = torch.cat([order_key.new_zeros(1), (order_key[1:] != order_key[:-1]).long().cumsum(0)])[: len(index)]
+    runs = int(run[-1]) + 1 if len(run) else 0
     run_p, run_n = (torch.zeros(runs, dtype=torch.float64, device=p.device).index_add_(0, run, v) for v in (p, n))
     run_group = torch.zeros(runs, dtype=torch.int64, device=p.device).index_copy_(0, run, index)
     total_p, total_n = (
-        torch.zeros(len(groups), dtype=torch.float64, device=p.device).index_add_(0, index, v) for v in (p, n)
+        torch.zeros(groups, dtype=torch.float64, device=p.device).index_add_(0, index, v) for v in (p, n)
     )
     # Negatives below a run: those before it in the whole list, less those of the groups before its own.
     below = run_n.cumsum(0) - 0.5 * run_n - (total_n.cumsum(0) - total_n)[run_group]
@@ -164,31 +195,12 @@ def grouped_auc(group: Tensor, logits: Tensor, positive: Tensor, weight: Tensor)
     both = (total_p > 0) & (total_n > 0)
     area = wins / (total_p * total_n).masked_fill(~both, 1.0)
     share = (total_p + total_n).masked_fill(~both, 0.0)
-    counted = int(both.sum())
-    return (float((share * area).sum() / share.sum()) if counted else None), counted
+    share = share / share.sum().clamp(min=torch.finfo(share.dtype).tiny)
+    counted, gauc = int(both.sum()), (share * area).sum()
+    return (float(gauc) if counted else None), counted, share * (area - gauc)
 
 
 def _ordered_bits(logits: Tensor) -> Tensor:
     """Map finite float32 values to int64 in [0, 2^32) in the same order, equal values to equal numbers."""
     bits = (logits + 0.0).view(torch.int32)  # -0.0 + 0.0 is 0.0
     return (bits ^ ((bits >> 31) & 0x7FFFFFFF)).long() + (1 << 31)
-
-
-def compute_grouped(rows: dict[str, Tensor], scenarios: int) -> list[list[dict[str, Any]]]:
-    """GAUC of every task, [T] lists of 1 + S entries: all rows first, then each scenario by itself.
-
-    An entry has `gauc`, `gauc_groups` (groups that have both classes) and `rows` (kept rows with a label).
-    """
-    found = []
-    for t in range(rows["logits"].shape[1]):
-        label = rows["labels"][:, t]
-        entries = []
-        for s in range(-1, scenarios):
-            seen = label != _MISSING if s < 0 else (label != _MISSING) & (rows["scenario"] == s)
-            pick = seen.nonzero().squeeze(1)
-            gauc, groups = grouped_auc(
-                rows["group"][pick], rows["logits"][pick, t], label[pick] == 1, rows["weight"][pick]
-            )
-            entries.append({"gauc": gauc, "gauc_groups": groups, "rows": len(pick)})
-        found.append(entries)
-    return found

@@ -34,12 +34,24 @@ class TaskObjective:
         """The logit whose prediction is the base rate (mean label)."""
         raise NotImplementedError
 
+    def head_scale(self, base_rate: float) -> tuple[float, float]:
+        """The offset and the scale that turn the head's output into the logit."""
+        return 0.0, 1.0
+
+    def loss_unit(self, base_rate: float) -> float:
+        """What the loss is divided by, so that labels of any scale give gradients of about the same size."""
+        return 1.0
+
     def start_loss(self, base_rate: float) -> float | None:
         """What the best constant prediction costs, where the base rate alone tells it."""
         return None
 
     def deviance(self, logit: Tensor, label: Tensor) -> Tensor:
         """The metric `kind.deviance` of every row; only for kinds that have one."""
+        raise NotImplementedError
+
+    def constant_deviance(self, mean: float, at_zero: float) -> float:
+        """The same of the best constant, the mean label, from the mean deviance of the logit 0."""
         raise NotImplementedError
 
     def truth_deviance(self, truth: Tensor, label: Tensor) -> Tensor:

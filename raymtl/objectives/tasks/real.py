@@ -5,7 +5,7 @@ import math
 import torch
 from torch import Tensor
 
-from raymtl.config.task_kinds import LogReal, Real
+from raymtl.config.task_kinds import BaseRate, LogReal, Real
 from raymtl.objectives.tasks.base import TaskObjective
 
 MAX_LOG_REAL = 80.0
@@ -13,7 +13,11 @@ MAX_LOG_REAL = 80.0
 
 
 class RealObjective(TaskObjective):
-    """Squared error; predicts the logit itself."""
+    """Squared error; predicts the logit itself.
+
+    The head's output is the number of standard deviations from the mean label, so that labels of any scale are learned alike;
+    the loss is divided by the variance.
+    """
 
     kind = Real
     likelihood_factor = 0.5
@@ -27,9 +31,16 @@ class RealObjective(TaskObjective):
     def start_logit(self, base_rate: float) -> float:
         return base_rate
 
+    def head_scale(self, base_rate: float) -> tuple[float, float]:
+        center, spread = (base_rate.center, base_rate.spread) if isinstance(base_rate, BaseRate) else (None, None)
+        return self.start_logit(base_rate) if center is None else center, spread or 1.0
+
+    def loss_unit(self, base_rate: float) -> float:
+        return self.head_scale(base_rate)[1] ** 2
+
 
 class LogRealObjective(RealObjective):
-    """Squared error against log(1 + y); predicts exp(min(a, 80)) − 1."""
+    """Squared error against log(1 + y); predicts max(0, exp(min(a, 80)) − 1), times the factor of `OutputScale`."""
 
     kind = LogReal
 
@@ -37,7 +48,7 @@ class LogRealObjective(RealObjective):
         return (logit - label.log1p()).square()
 
     def predict(self, logit: Tensor) -> Tensor:
-        return torch.expm1(logit.clamp(max=MAX_LOG_REAL))
+        return torch.expm1(logit.clamp(0.0, MAX_LOG_REAL))
 
     def start_logit(self, base_rate: float) -> float:
         return math.log1p(base_rate)

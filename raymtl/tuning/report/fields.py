@@ -8,7 +8,7 @@ from matplotlib.ticker import FuncFormatter, MaxNLocator
 from raymtl.config.metrics import ORDER, parse_metric
 from raymtl.reports.plots import INK, panels, styled, svg
 from raymtl.reports.style import MUTED
-from raymtl.tuning.report.plot_markers import Point, legend, mean_line, number_axis, scatter
+from raymtl.tuning.report.plot_markers import Point, legend, number_axis, scatter
 from raymtl.tuning.report.report_data import View, config_value, text
 from raymtl.tuning.trial_store import Trial
 
@@ -56,8 +56,7 @@ def alpha(view: View) -> str | None:
         task = parse_metric(name).task
         colour = view.colours.get(task, MUTED[0])
         placed = [(t, _place(t, known.index(x)) if few else x, y) for t, x, y in points]
-        scatter(ax, view, placed, colour)
-        mean_line(ax, [(round(x) if few else x, y) for _, x, y in placed], colour)
+        scatter(ax, view, placed, name, colour)
         if few:
             ax.set_xticks(range(len(known)), [f"{value:g}" for value in known])
             ax.set_xlim(-0.5, len(known) - 0.5)
@@ -66,7 +65,7 @@ def alpha(view: View) -> str | None:
             ax.set_xscale("log")
         _finish(ax, view, name, colour if task else INK)
         ax.set_xlabel("alpha")
-    legend(drawing, view, "mean")
+    legend(drawing, view)
     return svg(drawing, f"{', '.join(found)} against alpha")
 
 
@@ -84,13 +83,12 @@ def weights(view: View) -> str | None:
     drawing, axes = panels(len(found), 2.9)
     for ax, (name, points) in zip(axes, found.items(), strict=True):
         task = parse_metric(name).task
-        scatter(ax, view, points, view.colours[task])
-        mean_line(ax, [(x, y) for _, x, y in points], view.colours[task])
+        scatter(ax, view, points, name, view.colours[task])
         ax.xaxis.set_major_locator(MaxNLocator(5))
         ax.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{100 * value:.3g} %"))
         _finish(ax, view, name, view.colours[task])
         ax.set_xlabel("share of the loss weights")
-    legend(drawing, view, "mean")
+    legend(drawing, view)
     return svg(drawing, f"{', '.join(found)} against the share of the loss weights")
 
 

@@ -7,7 +7,7 @@ from optuna.importance import PedAnovaImportanceEvaluator, get_param_importances
 from optuna.trial import TrialState, create_trial
 
 from raymtl.objectives.metrics.choose import signed_value
-from raymtl.reports.plots import FAINT, INK, panels, styled, svg
+from raymtl.reports.plots import FAINT, INK, is_narrow, panels, short_name, styled, svg
 from raymtl.reports.style import MUTED
 from raymtl.tuning.report.report_data import View, text
 from raymtl.tuning.trial_store import Trial
@@ -90,12 +90,12 @@ def importance_bars(view: View, found: Importances) -> str | None:
     for i, (ax, (goal, shares)) in enumerate(zip(axes, found.items(), strict=True)):
         values = [100 * shares.get(name, 0.0) for name in names]
         bars = ax.barh(range(len(names)), values, color=MUTED[0], height=0.62)
-        ax.bar_label(bars, [f"{v:.0f} %" for v in values], padding=4, color=FAINT, fontsize=8.5)
-        # the right panel of two has the left one's names
-        ax.set_yticks(range(len(names)), [text(name) for name in names] if i % 2 == 0 else [""] * len(names))
+        ax.bar_label(bars, [f"{v:.0f} %" for v in values], padding=4, color=FAINT)
+        named = is_narrow() or i % 2 == 0  # the right panel of two has the left one's names
+        ax.set_yticks(range(len(names)), [text(short_name(name)) if named else "" for name in names])
         ax.invert_yaxis()
         ax.set_xlim(0, max(values) * 1.15 or 1.0)
         ax.grid(axis="y", visible=False)
-        ax.set_xlabel("share of the importance (%)")
+        ax.set_xlabel("share (%)")
         ax.set_title(f"for {text(goal)}", color=view.colour(goal, INK))
     return svg(drawing, f"Importance of {', '.join(names)} for {', '.join(found)}")

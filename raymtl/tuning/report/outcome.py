@@ -33,7 +33,7 @@ def _points(view: View, x: str, y: str) -> list[Point]:
 
 def _against(ax: Axes, view: View, x: str, y: str, points: Sequence[Point]) -> bool:
     """Trials with one metric against another; whether a limit is drawn."""
-    scatter(ax, view, points)
+    scatter(ax, view, points, y, x_name=x)
     drawn = [draw_limit(ax, view, name, vertical) for name, vertical in ((x, True), (y, False))]
     number_axis(ax.xaxis, x, 6)
     number_axis(ax.yaxis, y, 6)
@@ -76,14 +76,14 @@ def _name_front(ax: Axes, view: View, points: Sequence[Point]) -> None:
         )
         ax.annotate(
             str(trial.number), (x, y), xytext=(-7 if left else 7, -7 if below else 7), textcoords="offset points",
-            color=WARNING if trial is view.best else FAINT, fontsize=8, weight="bold" if trial is view.best else "normal",
+            color=WARNING if trial is view.best else FAINT, weight="bold" if trial is view.best else "normal",
             ha="right" if left else "left", va="top" if below else "bottom",
         )  # fmt: skip
 
 
 @styled
 def objective_by_trial(view: View) -> str | None:
-    """A single objective by the number of the trial, and the best so far."""
+    """A single objective by the number of the trial."""
     goal = view.goals[0]
     points = [(t, v) for t in view.trials if t.status != "failed" and (v := view.value(t, goal)) is not None]
     whole = [(t, v) for t, v in points if t.status == "finished"]
@@ -91,21 +91,13 @@ def objective_by_trial(view: View) -> str | None:
         return None
     drawing = figure(3.6)
     ax = drawing.add_subplot()
-    scatter(ax, view, [(t, float(t.number), v) for t, v in whole])
+    scatter(ax, view, [(t, float(t.number), v) for t, v in whole], goal)
     low, high = ax.get_ylim()
     stopped = [(t, v) for t, v in points if t.status == "stopped"]
     inside = [(t, v) for t, v in stopped if low <= v <= high]
     ax.plot([t.number for t, _ in inside], [v for _, v in inside], "x", color=FAINT, markersize=5, alpha=0.8)
     ax.set_xlim(-0.6, max(t.number for t in view.trials) + 0.6)
     note_outside(ax, sum(not low <= v <= high for _, v in whole), len(stopped) - len(inside))
-    pick = min if view.lower(goal) else max
-    steps: list[tuple[int, float]] = []
-    for trial, value in whole:
-        if view.meets_limits(trial):
-            steps.append((trial.number, pick([value, *(v for _, v in steps[-1:])])))
-    if steps:
-        steps.append((max(t.number for t in view.trials), steps[-1][1]))
-        ax.plot(*zip(*steps, strict=True), color=PLAIN, linewidth=1.4, drawstyle="steps-post", zorder=3)
     base = view.value(view.default, goal) if view.default is not None else None
     if base is not None:
         ax.axhline(base, color=INK, linewidth=1.0, linestyle=DASHED, alpha=0.7)
@@ -114,9 +106,9 @@ def objective_by_trial(view: View) -> str | None:
     number_axis(ax.yaxis, goal)
     ax.set_xlabel("trial")
     ax.set_ylabel(view.label(goal))
-    more = ["best so far", *(["stopped early"] if inside else []), *(["limit"] if limited else [])]
+    more = [*(["stopped early"] if inside else []), *(["limit"] if limited else [])]
     legend(drawing, view, *more)
-    return svg(drawing, f"{goal} of every trial, and the best so far")
+    return svg(drawing, f"{goal} of every trial")
 
 
 @styled
@@ -135,7 +127,7 @@ def constrained(view: View) -> str | None:
 
 @styled
 def seed_comparison(view: View, by_metric: Mapping[str, Seeds]) -> str | None:
-    """The default and the recommended trial over fresh seeds, metric by metric; the same seed is joined."""
+    """The default and the best trial over fresh seeds, metric by metric; the same seed is joined."""
     if not by_metric:
         return None
     drawing, axes = panels(len(by_metric), 1.75, columns=2)
@@ -154,12 +146,12 @@ def seed_comparison(view: View, by_metric: Mapping[str, Seeds]) -> str | None:
         ax.set_xlim(min(all_values) - 0.12 * span, max(all_values) + 0.12 * span)
         draw_limit(ax, view, name, vertical=True) if name in view.limits else None
         ax.set_ylim(-0.55, 1.55)
-        best = "recommended" if view.best is None else f"trial {view.best.number}"
+        best = "best" if view.best is None else f"trial {view.best.number}"
         ax.set_yticks([1, 0], ["default", best])
         ax.grid(axis="y", visible=False)
         number_axis(ax.xaxis, name)
         ax.set_xlabel(view.label(name))
-    return svg(drawing, f"Default and recommended trial over fresh seeds: {', '.join(by_metric)}")
+    return svg(drawing, f"Default and best trial over fresh seeds: {', '.join(by_metric)}")
 
 
 @styled

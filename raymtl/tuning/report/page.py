@@ -79,17 +79,20 @@ def _drawn(title: str, text: str, drawings: Sequence[tuple[str, str | None]], mi
     return Section(title, text, parts) if parts else Section(title, missing)
 
 
+_BARS = "Bars: the mean over fresh seeds and its 95 % interval, for the trials that were repeated."
+
+
 def _outcome(view: View) -> Section:
     hollow = " Hollow trials violate a limit." if view.limits else ""
     limited = ("Against the limits", outcome.constrained(view))
     if len(view.goals) > 1:
         text = (
-            "Every finished trial. No trial beats one on the front in every objective; the recommended trial on it has the "
-            "highest sum of objectives, each scaled by its standard deviation over the trials."
+            "Every finished trial, measured once. No trial beats one on the front in every objective; the best trial on it has "
+            f"the highest sum of objectives, each scaled by its standard deviation over the trials. {_BARS}"
         )
         missing = "No trial finished with all objectives measured."
         return _drawn("Pareto front", text + hollow, [("", outcome.pareto(view)), limited], missing)
-    text = "Each trial's value at its end, and the best so far of those to recommend."
+    text = f"Each trial's value at its end, measured once. {_BARS}"
     missing = "No trial finished with its objective measured."
     return _drawn("Objective by trial", text + hollow, [("", outcome.objective_by_trial(view)), limited], missing)
 
@@ -103,9 +106,10 @@ def _seeds(view: View) -> Section:
     if not by_metric or not gains:
         return Section(title, "The default and the best trial have not been repeated with fresh seeds.")
     text = (
-        "The default and the recommended trial, trained again with other seeds. Their own runs are excluded: the best was "
-        "selected for a high value, which includes noise. A difference of more than twice its standard error is beyond the "
-        "noise; in the plot a bar is a mean, and a thin line joins runs of the same seed."
+        "The default and the best trial, trained again with other seeds, the same for both. Their own runs are excluded: the "
+        "best was selected for a high value, which includes noise. ± is half the 95 % interval of the mean difference (Student's "
+        "t over the seeds): within it, a difference cannot be told from noise. In the plot a bar is a mean, and a thin line "
+        "joins runs of the same seed."
     )
     parts: list[Part] = [gains_table(view, gains)]
     drawing = outcome.seed_comparison(view, by_metric)
@@ -130,6 +134,11 @@ def _by_seed(view: View) -> dict[str, Seeds]:
 def _configuration(view: View) -> Section | None:
     if view.best is None or view.best is view.default or not view.best.fields:
         return None
+    if view.best is not view.recommended:
+        text = (
+            f"Trial {view.best.number} beside the default, which stays the recommendation, and which best.yaml holds."
+        )
+        return Section("Best trial, not recommended", text, [fields_table(view)])
     text = (
         f"Trial {view.best.number} beside the default; the complete configuration is in {view.result['best_config']}."
     )
@@ -159,7 +168,7 @@ def _parallel(view: View, found: Importances) -> Section:
     ]
     text = (
         "A line per finished trial, from field to field to the objective, whose better end is above. "
-        "The thick line is the recommended trial, the dashed one the default if the space contains it."
+        "The thick line is the best trial, the dashed one the default if the space contains it."
     )
     section = _drawn("All fields together", text, drawings, "This needs two finished trials.")
     if section.parts and len(names) > len(shown):
@@ -171,7 +180,7 @@ def _parallel(view: View, found: Importances) -> Section:
 def _alpha(view: View) -> Section | None:
     if not fields.searches_alpha(view):
         return None
-    text = "What the weight of the order loss does to the order of the funnel and to each task; the line is the mean."
+    text = f"The order of the funnel and each task's metric by the weight of the order loss, a dot per trial. {_BARS}"
     return _drawn("Alpha", text, [("", fields.alpha(view))], "No trial has finished.")
 
 
@@ -179,15 +188,15 @@ def _weights(view: View) -> Section | None:
     if not fields.searches_weights(view):
         return None
     text = (
-        "Each task's metric against its share of the sum of all loss weights; the line is the mean over neighbours. Other "
-        "fields differ between the trials too."
+        "Each task's metric against its share of the sum of all loss weights, a dot per trial. Other fields differ between the "
+        f"trials too. {_BARS}"
     )
     return _drawn("Loss weights", text, [("", fields.weights(view))], "No trial has finished.")
 
 
 def _learning(view: View) -> Section:
     text = (
-        "The objective at every evaluation, a line per trial: amber the recommended one, dashed the default, faint those that "
+        "The objective at every evaluation, a line per trial: amber the best one, dashed the default, faint those that "
         "were stopped or failed."
     )
     missing = "No trial was measured more than once."
@@ -198,8 +207,8 @@ def _trials(view: View) -> Section:
     if not view.trials:
         return Section("Trials", "No trial has run yet.")
     text = (
-        "Best first; those that violate a limit, were stopped or failed follow. The values of stopped trials are their last "
-        "measurement. Repeats are not included."
+        "The recommended one first, then the best; those that violate a limit, were stopped or failed follow. The values of "
+        "stopped trials are their last measurement. Repeats are not included."
     )
     parts: list[Part] = [*trials_table(view)]
     if any(t.status == "failed" for t in view.search.trial_store.trials.values()):

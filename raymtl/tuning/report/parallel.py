@@ -10,7 +10,7 @@ from matplotlib.cm import ScalarMappable
 from matplotlib.colors import LinearSegmentedColormap, Normalize
 from optuna.distributions import FloatDistribution, IntDistribution
 
-from raymtl.reports.plots import FAINT, INK, LINE, PAPER, figure, styled, svg
+from raymtl.reports.plots import FAINT, INK, LINE, PAPER, figure, styled_wide, svg
 from raymtl.tuning.report.plot_markers import DASHED, limits
 from raymtl.tuning.report.report_data import View, text
 from raymtl.tuning.space import SearchDimension
@@ -35,7 +35,7 @@ class _Column:
     ink: str = INK
 
 
-@styled
+@styled_wide
 def parallel(view: View, goal: str, names: Sequence[str]) -> str | None:
     """The dimensions `names` and all objectives, coloured by `goal`; None with fewer than two trials to draw."""
     trials = [t for t in view.finished if t.params and all(view.value(t, g) is not None for g in view.goals)]
@@ -69,13 +69,13 @@ def _draw_columns(ax: Axes, columns: Sequence[_Column], unused: bool) -> None:
         for height, words in [*column.ticks, *([(_NOT_USED, "–")] if unused else [])]:
             ax.annotate(
                 text(words), (i, height), xytext=(-5, 0), textcoords="offset points", ha="right", va="center",
-                fontsize=7.5, color=FAINT, zorder=6,
-                bbox={"facecolor": PAPER, "edgecolor": "none", "alpha": 0.8, "pad": 1.0},
+                color=FAINT, zorder=6,
+                bbox={"facecolor": PAPER, "edgecolor": "none", "pad": 1.0},
             )  # fmt: skip
     ax.set_xticks(range(len(columns)), [column.title for column in columns])
     for label, column in zip(ax.get_xticklabels(), columns, strict=True):
         label.set_color(column.ink)
-    ax.tick_params(axis="x", length=0, labelsize=8)
+    ax.tick_params(axis="x", length=0)
     ax.set_yticks([])
     ax.grid(visible=False)
     for spine in ax.spines.values():
@@ -169,8 +169,8 @@ def _bar(ax: Axes, view: View, goal: str, trials: Sequence[Trial]) -> None:
     bar.outline.set_edgecolor(LINE)
     at = [0.0, 0.5, 1.0]
     bar.set_ticks(at, labels=[view.show(goal, worst + f * (best - worst)) for f in at])
-    bar.ax.tick_params(length=0, labelsize=8)
-    bar.set_label(view.label(goal), fontsize=8.5)
+    bar.ax.tick_params(length=0)
+    bar.set_label(view.label(goal))
 
 
 def _title(name: str) -> str:

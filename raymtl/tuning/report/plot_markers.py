@@ -1,7 +1,7 @@
-"""The style of trials in every plot: the default, the recommended one, those that violate a limit; and axis limits."""
+"""The style of trials in every plot: the default, the best one, those that violate a limit; and axis limits."""
 
 from collections.abc import Callable, Sequence
-from itertools import pairwise
+from dataclasses import dataclass
 from typing import Any
 
 from matplotlib.axes import Axes
@@ -10,7 +10,8 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import FuncFormatter, MaxNLocator, ScalarFormatter
 
-from raymtl.reports.plots import FAINT, INK, LINE, PAPER, WARNING
+from raymtl.intervals import MeanInterval
+from raymtl.reports.plots import FAINT, INK, LINE, PAPER, WARNING, is_narrow, legend_above
 from raymtl.reports.style import MUTED
 from raymtl.tuning.report.report_data import View
 from raymtl.tuning.trial_store import Trial
@@ -57,11 +58,17 @@ def limits(values: Sequence[float], must: Sequence[float] = ()) -> tuple[float, 
     return low - room, high + room
 
 
-def scatter(ax: Axes, view: View, points: Sequence[Point], colour: str = PLAIN) -> None:
-    """Trials as points, within axes that leave out what lies far off."""
+def scatter(
+    ax: Axes, view: View, points: Sequence[Point], y_name: str, colour: str = PLAIN, x_name: str | None = None
+) -> None:
+    """Trials as points, within axes that leave out what lies far off; bars where a trial was repeated with fresh seeds.
+
+    `y_name` is the number on the vertical axis; `x_name` that on the other, if it is one that a trial measures.
+    """
     marked = [p for p in points if p[0] is view.default or p[0] is view.best]
-    x = limits([p[1] for p in points], [p[1] for p in marked])
-    y = limits([p[2] for p in points], [p[2] for p in marked])
+    bars = [bar for point in marked if (bar := _Bar.of(view, point, x_name, y_name)) is not None]
+    x = limits([p[1] for p in points], [*(p[1] for p in marked), *(bar.place[0] for bar in bars)])
+    y = limits([p[2] for p in points], [*(p[2] for p in marked), *(bar.place[1] for bar in bars)])
     ax.set_xlim(x)
     ax.set_ylim(y)
     for trial, px, py in points:
@@ -72,7 +79,31 @@ def scatter(ax: Axes, view: View, points: Sequence[Point], colour: str = PLAIN) 
             ax.plot([px], [py], linestyle="none", **look)
     for trial, px, py in marked:
         ax.plot([px], [py], linestyle="none", zorder=6, **(_DEFAULT if trial is view.default else _BEST))
+    for bar in bars:
+        bar.draw(ax, INK if bar.trial is view.default else WARNING)
     note_outside(ax, sum(not (x[0] <= px <= x[1] and y[0] <= py <= y[1]) for _, px, py in points))
+
+
+@dataclass(frozen=True)
+class _Bar:
+    """The mean of a trial over fresh seeds, and its interval, on both axes."""
+
+    trial: Trial
+    place: tuple[float, float]
+    half: tuple[float, float]
+
+    @classmethod
+    def of(cls, view: View, point: Point, x_name: str | None, y_name: str) -> "_Bar | None":
+        trial, px, _ = point
+        y = view.over_seeds(trial, y_name)
+        x = MeanInterval(px, 0.0, 1) if x_name is None else view.over_seeds(trial, x_name)
+        if x is None or y is None or x.half is None or y.half is None:
+            return None
+        return cls(trial, (x.mean, y.mean), (x.half, y.half))
+
+    def draw(self, ax: Axes, colour: str) -> None:
+        (x, y), (dx, dy) = self.place, self.half
+        ax.errorbar([x], [y], [dy], [dx] if dx else None, fmt="_", color=colour, capsize=4, linewidth=1.3, zorder=5)
 
 
 def dot(colour: str = PLAIN) -> dict[str, Any]:
@@ -86,27 +117,12 @@ def note_outside(ax: Axes, count: int, stopped: int = 0) -> None:
     parts += [f"{stopped} stopped early"] if stopped else []
     if parts:
         words = f"far outside: {' and '.join(parts)}"
-        ax.annotate(words, (0.01, 0.01), xycoords="axes fraction", color=FAINT, fontsize=8, va="bottom")
-
-
-def mean_line(ax: Axes, points: Sequence[tuple[float, float]], colour: str, bins: int = 5) -> None:
-    """The mean of y over groups of about equally many points in the order of x; where x takes few values, over each."""
-    ordered = sorted(points)
-    distinct = sorted({x for x, _ in ordered})
-    if len(distinct) <= 8:
-        groups = [[p for p in ordered if p[0] == x] for x in distinct]
-    else:
-        bins = min(bins, len(ordered) // 3)
-        cuts = [round(i * len(ordered) / max(bins, 1)) for i in range(max(bins, 1) + 1)]
-        groups = [ordered[a:b] for a, b in pairwise(cuts)]
-    means = [(sum(x for x, _ in g) / len(g), sum(y for _, y in g) / len(g)) for g in groups if g]
-    if len(means) > 1:
-        ax.plot([m[0] for m in means], [m[1] for m in means], color=colour, linewidth=1.8, zorder=4)
+        ax.set_title(words, loc="right", color=FAINT, fontsize="medium", weight="normal")
 
 
 def number_axis(axis: Axis, name: str, ticks: int = 5) -> None:
     """Ticks of a metric: shares as per cent."""
-    axis.set_major_locator(MaxNLocator(ticks, steps=[1, 2, 2.5, 5, 10]))
+    axis.set_major_locator(MaxNLocator(3 if is_narrow() else ticks, steps=[1, 2, 2.5, 5, 10]))
     if View.is_share(name):
         axis.set_major_formatter(FuncFormatter(lambda value, _: f"{100 * value:.3g} %"))
     else:
@@ -139,9 +155,7 @@ _LEGEND: dict[str, Callable[[], Line2D]] = {
     "default": lambda: Line2D([], [], linestyle="none", **_DEFAULT),
     "recommended": lambda: Line2D([], [], linestyle="none", **_BEST),
     "Pareto front": lambda: Line2D([], [], color=PLAIN, linewidth=1.4),
-    "best so far": lambda: Line2D([], [], color=PLAIN, linewidth=1.4, drawstyle="steps-post"),
     "limit": lambda: Line2D([], [], color=FAINT, linewidth=1.1, linestyle=DOTTED),
-    "mean": lambda: Line2D([], [], color=PLAIN, linewidth=1.8),
 }
 
 
@@ -153,9 +167,7 @@ def legend(drawing: Figure, view: View, *more: str, trials: bool = True) -> None
     shown += ["default"] if view.default is not None and view.default in view.finished else []
     named = {name: name for name in [*shown, *more]}
     if view.best is not None and view.best is not view.default:
-        named["recommended"] = f"recommended (trial {view.best.number})"
+        word = "recommended" if view.best is view.recommended else "best, not recommended"
+        named["recommended"] = f"{word} (trial {view.best.number})"
     handles = [_LEGEND[name]() for name in named]
-    drawing.legend(
-        handles, list(named.values()), loc="outside upper left", ncols=len(named), frameon=False, fontsize=8.5,
-        handletextpad=0.5, columnspacing=1.8,
-    )  # fmt: skip
+    legend_above(drawing, handles, list(named.values()))

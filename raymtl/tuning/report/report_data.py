@@ -8,6 +8,7 @@ from functools import cached_property
 from typing import Any
 
 from raymtl.config.metrics import RUN_METRICS, Metric, find_metric, parse_metric
+from raymtl.intervals import MeanInterval, mean_interval
 from raymtl.objectives.metrics.choose import lower_is_better, signed_value
 from raymtl.reports import style
 from raymtl.tuning.objective import unsigned
@@ -41,8 +42,19 @@ class View:
 
     @cached_property
     def best(self) -> Trial | None:
-        """The recommended one."""
+        """The one that measured best within the limits."""
         return next((t for t in self.trials if t.number == self.result["best"]), None)
+
+    @cached_property
+    def recommended(self) -> Trial | None:
+        """The best one if its gain is beyond chance, else the default."""
+        return next((t for t in self.trials if t.number == self.result["recommended"]), None)
+
+    def over_seeds(self, trial: Trial, name: str) -> MeanInterval | None:
+        """A number over the fresh seeds of a trial; None: it was not repeated."""
+        repeats = [t for t in self.search.trial_store.of_kind("repeat") if t.of == trial.number]
+        values = [v for t in repeats if t.status == "finished" and (v := self.value(t, name)) is not None]
+        return mean_interval(values) if values else None
 
     @property
     def goals(self) -> list[str]:
@@ -125,7 +137,7 @@ class View:
             group = order[trial.status] + (trial.status == "finished" and not self.meets_limits(trial))
             values = points.get(trial.number)
             score = sum(v / s for v, s in zip(values, spreads, strict=True)) if values else -math.inf
-            return (0 if trial is self.best else group, -score, trial.number)
+            return (0 if trial is self.recommended else group, -score, trial.number)
 
         return sorted(trials, key=place)
 

@@ -28,7 +28,7 @@ def trials_table(view: View) -> list[Part]:
     rows = []
     for trial in view.ranked(view.trials):
         marks = [
-            "recommended" if trial is view.best else "",
+            "recommended" if trial is view.recommended else "best" if trial is view.best else "",
             "default" if trial.kind == "default" else "",
             "front" if trial.number in front and trial is not view.best else "",
         ]
@@ -81,7 +81,7 @@ def failures_table(view: View) -> list[Part]:
 
 
 def fields_table(view: View) -> Grid:
-    """The fields of the recommended configuration beside the default, those that differ first."""
+    """The fields of the best trial beside the default, those that differ first."""
     best = view.best
     rows = []
     found = best.fields if best is not None else {}
@@ -97,7 +97,11 @@ def fields_table(view: View) -> Grid:
                 Cell(field_text(value), "faint" if same else "", note=aside),
             ]
         )
-    return Grid(["field", "default", "recommended"], rows, narrow=True)
+    return Grid(["field", "default", _best_name(view)], rows, narrow=True)
+
+
+def _best_name(view: View) -> str:
+    return "best" if view.best is None else f"trial {view.best.number}"
 
 
 def _is_number(value: Any) -> bool:
@@ -105,7 +109,7 @@ def _is_number(value: Any) -> bool:
 
 
 def seeds_table(view: View, by_metric: Mapping[str, Seeds]) -> Grid:
-    """Every fresh seed, metric by metric: default, recommended, and the difference."""
+    """Every fresh seed, metric by metric: default, best trial, and the difference."""
     rows: list[list[Cell]] = []
     heads: set[int] = set()
     for name, found in by_metric.items():
@@ -115,7 +119,7 @@ def seeds_table(view: View, by_metric: Mapping[str, Seeds]) -> Grid:
             gain = "–" if a is None or b is None else view.difference(name, b - a)
             first = Cell(name if i == 0 else "", "name", view.colour(name, "") if i == 0 else "")
             rows.append([first, Cell(str(seed)), Cell(view.show(name, a)), Cell(view.show(name, b)), Cell(gain)])
-    return Grid(["metric", "seed", "default", "recommended", "difference"], rows, frozenset(heads), narrow=True)
+    return Grid(["metric", "seed", "default", _best_name(view), "difference"], rows, frozenset(heads), narrow=True)
 
 
 def gains_table(view: View, gains: Sequence[Mapping[str, Any]]) -> Grid:
@@ -124,20 +128,20 @@ def gains_table(view: View, gains: Sequence[Mapping[str, Any]]) -> Grid:
     for gain in gains:
         name = gain["metric"]
         a, b = (_mean(view, name, gain[who]) for who in ("default", "best"))
-        known = gain["standard_error"]
+        half = gain["interval"]
         word, kind = gain_word(gain)
-        error = "–" if known is None else view.difference(name, 2 * known).lstrip("+")
+        error = "–" if half is None else view.difference(name, half).lstrip("+")
         cells = [Cell(name, "name", view.colour(name, "")), Cell(view.show(name, a))]
         rows.append(
             [*cells, Cell(view.show(name, b)), Cell(view.difference(name, b - a)), Cell(error), Cell(word, kind)]
         )
-    return Grid(["metric", "default", "recommended", "difference", "± twice its error", ""], rows, narrow=True)
+    return Grid(["metric", "default", _best_name(view), "difference", "±", ""], rows, narrow=True)
 
 
 def gain_word(gain: Mapping[str, Any]) -> tuple[str, Kind]:
     """Better, worse, or within the noise."""
     if gain["beyond_noise"] is None:
-        return "one seed cannot show the noise", "faint"
+        return "the seeds show no noise", "faint"
     if not gain["beyond_noise"]:
         return "within the noise", "faint"
     return ("better", "good") if gain["gain"] > 0 else ("worse", "look")

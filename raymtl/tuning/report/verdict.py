@@ -29,11 +29,33 @@ def verdict(view: View) -> tuple[PageStatus, str]:
         return PageStatus("The default stays", good=False), f"{lead}. {_reached(view)}."
     fields = _fields(best.fields)
     gains = [g for g in view.result["repeats"] if g["metric"] in view.goals]
-    if not gains:
-        before = f", the default {_reached(view, of_default=True)}" if default is not None and default.metrics else ""
-        text = f": trial {best.number} reached {_reached(view)}{before}, but has not been repeated with fresh seeds yet{fields}."
-        return PageStatus("Not proven", good=False), text
-    return _over_seeds(view, gains, fields)
+    status, text = _over_seeds(view, gains, fields) if gains else _single_runs(view, fields)
+    return status, f"{text} {_advice(view)}"
+
+
+def _single_runs(view: View, fields: str) -> tuple[PageStatus, str]:
+    best, default = view.best, view.default
+    assert best is not None
+    known = default is not None and default.metrics is not None
+    before = f", the default {_reached(view, of_default=True)}" if known else ""
+    once = "was not repeated with fresh seeds"
+    if default is None or not known:
+        lead, why = "Not proven", "cannot be compared with the default, which has no result"
+    elif not view.meets_limits(default):
+        lead, why = "Keeps the limits", f"keeps the limits, unlike the default, but {once}"
+    elif view.recommended is best:
+        lead, why = "Likely better", f"leads by more than the best of equally good trials would by chance, but {once}"
+    else:
+        lead, why = "Not proven", f"{once}, and one run of each cannot tell a gain from noise"
+    return PageStatus(lead, good=False), f": trial {best.number} reached {_reached(view)}{before}{fields}; it {why}."
+
+
+def _advice(view: View) -> str:
+    """What best.yaml holds."""
+    assert view.best is not None
+    if view.recommended is view.best:
+        return f"best.yaml holds trial {view.best.number}."
+    return "The default stays the recommendation, and best.yaml holds it."
 
 
 def _without_best(view: View) -> tuple[PageStatus, str]:
@@ -60,7 +82,7 @@ def _over_seeds(view: View, gains: list[Mapping[str, Any]], fields: str) -> tupl
     facts = f"{over}: {said}{fields}."
     this = f": trial {best.number}"
     if all(g["beyond_noise"] is None for g in gains):
-        text = f": one fresh seed cannot separate trial {best.number} from noise: {said}{fields}."
+        text = f": the fresh seeds show no noise to compare trial {best.number} with {facts}"
         return PageStatus("Not proven", good=False), text
     if view.default is not None and not view.meets_limits(view.default):
         return PageStatus("Keeps the limits", good=not worse), f", unlike the default{this} compared with it {facts}"
@@ -77,8 +99,8 @@ def _said(view: View, gain: Mapping[str, Any], mixed: bool) -> str:
     """One metric's difference, as the metric itself."""
     name = gain["metric"]
     difference = -gain["gain"] if view.lower(name) else gain["gain"]
-    error = gain["standard_error"]
-    about = "" if error is None else f" ± {view.difference(name, 2 * error).lstrip('+')}"
+    half = gain["interval"]
+    about = "" if half is None else f" ± {view.difference(name, half).lstrip('+')}"
     noise = " (within the noise)" if mixed and gain["beyond_noise"] is False else ""
     shown = view.difference(name, difference)
     unit = f" {POINTS}" if shown.endswith(POINTS) and about else ""
@@ -117,7 +139,7 @@ def notes(view: View) -> list[str]:
         at = view.limit(name, a)
         if at is not None and (b > at if view.limit_is_ceiling(name) else b < at):
             found.append(
-                f"Over fresh seeds the recommended trial breaks the limit on {name}: {view.show(name, b)}, the limit being "
+                f"Over fresh seeds trial {view.best.number} breaks the limit on {name}: {view.show(name, b)}, the limit being "
                 f"{view.show(name, at)}."
             )
     return found
@@ -134,7 +156,8 @@ def keys(view: View) -> list[tuple[str, str, str]]:
         remark = "the default"
         if best is not default:
             before = None if default is None else view.value(default, goal)
-            remark = f"trial {best.number}, default {view.show(goal, before)}"
+            doubt = "" if best is view.recommended else " (not recommended)"
+            remark = f"trial {best.number}{doubt}, default {view.show(goal, before)}"
         found.append((goal, view.show(goal, view.value(best, goal)), remark))
     others = [
         f"{counts[s]} {word}"

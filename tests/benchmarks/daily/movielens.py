@@ -33,8 +33,8 @@ from raymtl.model_store.row_ids import read_map
 from raymtl.storage.folder import Folder
 from raymtl.storage.object_store import Store
 from raymtl.training.build import build
-from raymtl.training.progress import Progress
 from raymtl.training.driver import metrics_section
+from raymtl.training.progress import Progress
 from raymtl.training.trainer import Trainer, Worker
 from tests.benchmarks.training.inprocess import blocks
 from tests.benchmarks.training.stages import alone
@@ -97,7 +97,9 @@ def main() -> None:
             write_movielens_like(
                 source, users=options.ratings // 50, movies=2000, ratings=options.ratings, days=options.span, seed=1
             )
-        base = [f"output={folder}/runs", f"train.workers={options.workers}", *options.set]
+        # Older than the default rates and batch size
+        measured = ["train.batch_size=512", "train.dense_optimizer.lr=1e-3", "train.sparse_optimizer.lr=2e-2"]
+        base = [*measured, f"output={folder}/runs", f"train.workers={options.workers}", *options.set]
         config = load_config(convert_movielens(source, f"{folder}/converted"), base)
         assert config.daily is not None
         first = config.data.train.end

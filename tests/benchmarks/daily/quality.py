@@ -18,6 +18,7 @@ from raymtl.daily.runner import run_daily
 from raymtl.synth.spec import SynthSpec
 from raymtl.synth.write import write_logs
 from raymtl.training import driver
+from tests.benchmarks.models.synth_settings import SETTINGS
 
 
 def aucs(metrics: dict) -> dict[str, float]:
@@ -37,7 +38,7 @@ def main() -> None:
         days = options.bootstrap + options.days
         values = {"rows_per_day": options.rows_per_day, "days": days, "drift": options.drift}
         summary = write_logs(section_from(SynthSpec, values, [], "the logs"), f"{folder}/logs")
-        base = [f"output={folder}/runs", f"train.workers={options.workers}", *options.set]
+        base = [*SETTINGS, f"output={folder}/runs", f"train.workers={options.workers}", *options.set]
         dates = [dt.date(2026, 1, 1) + dt.timedelta(days=n) for n in range(days)]
         first, last = dates[options.bootstrap - 1], dates[-1]
 

@@ -19,6 +19,7 @@ from raymtl.config.root import Config
 from raymtl.data.convert.registry import convert
 from raymtl.synth.spec import SynthSpec
 from raymtl.synth.write import write_logs
+from tests.benchmarks.models.synth_settings import PRESET_SETTINGS
 from tests.benchmarks.training.inprocess import train
 
 ROOT = Path(__file__).parents[3]
@@ -37,6 +38,7 @@ def synth_config(preset: str, logs: str, seed: int, task: str | None = None) -> 
     """The preset's file in jobs/conf on these logs, with the truth beside each label."""
     path = str(ROOT / "jobs" / "conf" / f"{preset}.yaml")
     sets = [
+        *PRESET_SETTINGS,
         f"data.path={logs}",
         f"data.train={{start: 2026-01-01, end: 2026-01-0{DAYS - 1}}}",
         f"data.eval={{start: 2026-01-0{DAYS}, end: 2026-01-0{DAYS}}}",

@@ -11,6 +11,7 @@ from raymtl.config.load import load_config, section_from
 from raymtl.synth.spec import SynthSpec
 from raymtl.synth.write import write_logs
 from raymtl.training import driver
+from tests.benchmarks.models.synth_settings import SETTINGS
 
 
 def main() -> None:
@@ -35,6 +36,7 @@ def main() -> None:
             config = load_config(
                 summary.config,
                 [
+                    *SETTINGS,
                     *sets,
                     *options.set,
                     f"output={folder}/runs",

@@ -21,6 +21,7 @@ from raymtl.data.sample import sample_base_rates
 from raymtl.data.units import Plan, plan_input
 from raymtl.training.build import TrainState, build
 from raymtl.training.progress import Progress
+from raymtl.training.steps import with_batch_size
 from raymtl.training.synced_loader import SyncedLoader
 from raymtl.training.trainer import Trainer, Worker
 from tests.benchmarks.training.stages import alone
@@ -58,8 +59,9 @@ def train(config: Config, threads: int = 1, extra: Iterable[str] = ()) -> dict[s
     torch.set_num_threads(threads)
     config = config.model_copy(update={"train": config.train.model_copy(update={"workers": 1})})
     plans = {part: plan_input(config, part) for part in ("train", "eval")}
+    config = with_batch_size(config, plans["train"].rows)
     with alone() as group:
-        rows = config.train.batch_size
+        rows = config.train.rows_per_step
         steps = config.train.epochs * sum(math.ceil(u.rows / rows) for u in plans["train"].units)
         built = build(config, sample_base_rates(config, plans["train"]), steps, torch.device("cpu"), group)
         worker = Worker(
@@ -100,7 +102,7 @@ def predict(built: TrainState, config: Config, plan: Plan, extra: Iterable[str])
             yield block
 
     built.model.eval()
-    for step in SyncedLoader(noted(), Collator(config, config.train.batch_size, True), None):
+    for step in SyncedLoader(noted(), Collator(config, config.train.rows_per_step, True), None):
         logits = built.model(step.batch)[1][0]
         found.append(ranker.predictions(logits)[step.batch.valid])
     built.model.train()

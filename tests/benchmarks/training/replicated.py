@@ -53,7 +53,7 @@ def configured(options: argparse.Namespace, sharding: str, workers: int) -> Conf
 
 def parts(config: Config, rank: int, workers: int, steps: int) -> list[pa.Table]:
     """This worker's rows of each step: the same rows of all workers together, whatever their number."""
-    plan, rows, found = plan_input(config, "train"), config.train.batch_size, []
+    plan, rows, found = plan_input(config, "train"), config.train.rows_per_step, []
     for block in blocks(config, plan, [(0, n) for n in range(len(plan.units))], False):
         for start in range(0, len(block) - rows + 1, rows):
             found.append(block.slice(start + rank * rows // workers, rows // workers))

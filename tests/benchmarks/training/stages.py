@@ -71,7 +71,7 @@ def feed(config: Config, plan: Plan, read_tasks: int) -> SyncedLoader:
     slices = iterator.iter_batches(
         batch_size=None, batch_format="pyarrow", prefetch_batches=config.data.prefetch_blocks
     )
-    return SyncedLoader(unpacked(slices, 0), Collator(config, config.train.batch_size, False), None)
+    return SyncedLoader(unpacked(slices, 0), Collator(config, config.train.rows_per_step, False), None)
 
 
 def reading(config: Config, skip_rows: int = 0) -> dict[str, float]:
@@ -94,7 +94,7 @@ def some_batches(config: Config, count: int) -> list[Batch]:
     batches: list[Batch] = []
     source = feed(config, plan, 1)
     for step in source:
-        if step.rows == config.train.batch_size:
+        if step.rows == config.train.rows_per_step:
             batches.append(step.batch)
         if len(batches) == count:
             break

@@ -33,13 +33,14 @@ def config_with(rows: int) -> Config:
             "tables": {n: {"rows": rows} for n in names},
             "tasks": {"click": {}, "buy": {}},
             "model": {"preset": "mmoe"},
+            "train": {"batch_size": 2048},
         }
     )
 
 
 def batches(config: Config, rows: int, count: int) -> list[stages.Batch]:
     random = np.random.default_rng(0)
-    size = config.train.batch_size
+    size = config.train.rows_per_step
     made = []
     for _ in range(count):
         columns = {f"id:{n}": pa.array(random.integers(0, rows, size)) for n in config.features}
@@ -58,7 +59,7 @@ def main() -> None:
     for rows in (1_000, 1_000_000, 1_000, 1_000_000):
         config = config_with(rows)
         found = stages.step(config, batches(config, rows, 8), options.threads, 40)
-        step_ms.setdefault(rows, []).append(config.train.batch_size / found["rows_per_s"] * 1e3)
+        step_ms.setdefault(rows, []).append(config.train.rows_per_step / found["rows_per_s"] * 1e3)
     best = {rows: min(values) for rows, values in step_ms.items()}
     answer["step_ms"] = {f"{rows:,} rows per table": round(ms, 1) for rows, ms in best.items()}
     answer["step_ratio"] = round(best[1_000_000] / best[1_000], 2)
@@ -67,7 +68,8 @@ def main() -> None:
         with tempfile.TemporaryDirectory() as folder:
             values = {"rows_per_day": factor * options.rows_per_day, "days": 3, "last_day_rows": 50_000}
             summary = write_logs(section_from(SynthSpec, values, [], "the logs"), f"{folder}/logs")
-            sets = [f"output={folder}/runs", "name=memory", "train.precision=bf16", "data.unit_rows=100000"]
+            sets = [f"output={folder}/runs", "name=memory", "train.precision=bf16", "train.batch_size=2048"]
+            sets.append("data.unit_rows=100000")
             result = driver.train(load_config(summary.config, sets), address="local")
             peaks[f"{result['rows_trained']:,} rows"] = round(result["peak_memory_bytes"] / 2**20)
     answer["worker_peak_mib"] = peaks

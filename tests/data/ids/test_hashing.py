@@ -11,10 +11,10 @@ from raymtl.data.ids.hashing import hash_rows, hash_strings, mix64, to_int64
 MASK = 2**64 - 1
 
 
-def fnv1a(text: str) -> int:
+def fnv1a(text: str | bytes) -> int:
     """FNV-1a, 64 bit, byte by byte, as a signed integer."""
     value = 0xCBF29CE484222325
-    for byte in text.encode():
+    for byte in text.encode() if isinstance(text, str) else text:
         value = ((value ^ byte) * 0x100000001B3) & MASK
     return value - 2**64 if value >= 2**63 else value
 

@@ -1,12 +1,16 @@
 """What `raymtl check` finds odd: data that keeps the contract but is rarely meant so."""
 
 import datetime as dt
+import math
 import re
 
 import numpy as np
 import pyarrow as pa
 import pytest
 
+from raymtl.data.blocks import BlockMaker, Place
+from raymtl.data.read import read_fragment
+from raymtl.data.units import plan_input
 from raymtl.data.validation.rules import expected_shared, rows_for
 from raymtl.data.validation.run import check_data
 from raymtl.data.validation.statistics import Moments
@@ -22,6 +26,12 @@ def warnings_of(root, days=DAYS, change=None, **config) -> list[str]:
         types = {name: pa.int8() for name in ("click", "buy", "views") if name in rows}
         write_file(root, table(rows, user=pa.string(), price=pa.float32(), **types), day)
     report = check_data(config_of(root, days, **config))
+    assert report.problems == []
+    return report.warnings
+
+
+def warnings_of_files(root, days, **settings):
+    report = check_data(config_of(root, days, **settings))
     assert report.problems == []
     return report.warnings
 
@@ -113,7 +123,9 @@ def test_layouts_that_cost_time(tmp_path, in_process):
 def test_features_of_one_table_with_strings_and_integers(tmp_path, in_process):
     features = {**FEATURES, "city": {"kind": "id", "table": "user"}}
     found = warnings_of(tmp_path, features=features)
-    assert any("tables.user: some of its features hold strings and some integers" in w for w in found)
+    assert any(
+        "tables.user: its features hold integers (features.city) and strings (features.user)" in w for w in found
+    )
 
 
 def test_training_days_in_the_evaluation(clean, in_process):
@@ -150,8 +162,94 @@ def test_times_of_every_type(tmp_path, in_process, kind, shown):
     assert (time.min, time.max, time.nulls, time.off_day) == (shown, shown, 1, 0)
 
 
-def test_times_as_numbers_have_a_range_but_no_day(tmp_path, in_process):
-    rows = {name: values[:3] for name, values in good_rows().items()}
-    write_file(tmp_path, table({**rows, "ts": [1, 2, 1767225600]}, ts=pa.int64()))
+@pytest.mark.parametrize("kind", [pa.int64(), pa.uint64(), pa.float64()], ids=str)
+@pytest.mark.parametrize("unit", [1, 1_000, 1_000_000, 1_000_000_000])
+def test_times_as_numbers_are_unix_times_of_any_unit(tmp_path, in_process, kind, unit):
+    rows = {name: values[:4] for name, values in good_rows().items()}
+    start, forty_days = 1767225600, 40 * 86_400
+    moments = pa.array([start * unit, (start + 86_399) * unit, (start + forty_days) * unit, None], pa.int64())
+    logs = table(rows).drop_columns(["ts"]).append_column("ts", moments.cast(kind, safe=False))
+    write_file(tmp_path, logs)
+    report = check_data(config_of(tmp_path, DAYS[:1]))
+    time = report.parts["train"].others["data.timestamp"]
+    assert (time.min, time.max, time.off_day) == ("2026-01-01 00:00:00", "2026-02-10 00:00:00", 1)
+    assert any("data.timestamp: 1 row of column `ts` is more than a day outside" in w for w in report.warnings)
+
+
+def test_times_that_are_no_numbers_do_not_count(tmp_path, in_process):
+    rows = {name: values[:4] for name, values in good_rows().items()}
+    write_file(tmp_path, table({**rows, "ts": [math.nan, math.inf, 1e300, 1767225600.5]}, ts=pa.float64()))
     time = check_data(config_of(tmp_path, DAYS[:1])).parts["train"].others["data.timestamp"]
-    assert (time.min, time.max, time.off_day) == (1, 1767225600, 0)
+    assert (time.min, time.off_day) == ("2026-01-01 00:00:00", 1)
+
+
+BAD = pa.array([[b"feed", b"caf\xe9", b"search", b"feed"][n % 4] for n in range(400)])
+
+
+def not_utf8(values: pa.Array) -> pa.Array:
+    """A string column that holds the bytes, as Spark and Hive write it."""
+    return pa.StringArray.from_buffers(len(values), values.buffers()[1], values.buffers()[2])
+
+
+@pytest.mark.parametrize("column", ["scene", "user", "tags"])
+def test_bytes_that_are_no_utf8_are_data(tmp_path, in_process, column):
+    bad = not_utf8(BAD)
+    values = pa.ListArray.from_arrays(pa.array(range(401), pa.int32()), bad) if column == "tags" else bad
+    rows = table(good_rows()).drop_columns([column]).append_column(column, values)
+    write_file(tmp_path, rows)
+    report = check_data(config_of(tmp_path, DAYS[:1]))
+    assert report.problems == []
+    if column == "scene":
+        assert report.parts["train"].scenario.listed == {"feed": 200, "search": 100}
+        assert report.parts["train"].scenario.unlisted == {"caf\ufffd": 100}
+    else:
+        assert report.parts["train"].features[column].distinct == 3
+    config = config_of(tmp_path, DAYS[:1], eval={"start": DAYS[0], "end": DAYS[0]})
+    (unit,) = plan_input(config, "eval").units
+    maker = BlockMaker(config, evaluation=True)
+    for raw, row in read_fragment(str(tmp_path), unit.fragments[0], maker.raw_columns(), 100):
+        assert maker(raw, Place(unit.fragments[0].path, row), 0).num_rows <= 100
+
+
+def test_the_schema_of_a_file_without_rows_does_not_count(tmp_path, in_process):
+    write_file(tmp_path, table(good_rows()))
+    doubles = pa.table({name: pa.array([], pa.float64()) for name in good_rows()})  # as pandas writes it
+    write_file(tmp_path, doubles, name="empty.parquet")
+    write_file(tmp_path, pa.table({}), name="nothing.parquet")
+    report = check_data(config_of(tmp_path, DAYS[:1]))
+    assert report.problems == report.notes == []
+    assert report.parts["train"].types["user"] == "string"
+    assert plan_input(config_of(tmp_path, DAYS[:1]), "train").rows == 400
+
+
+def test_a_list_that_is_null_all_day_holds_neither_strings_nor_integers(tmp_path, in_process):
+    rows = table(good_rows()).drop_columns(["tags"]).append_column("tags", pa.nulls(400))
+    write_file(tmp_path, rows)
+    features = {"user": {"kind": "id"}, "tags": {"kind": "ids", "table": "user"}}
+    assert not any("never look up" in w for w in warnings_of_files(tmp_path, DAYS[:1], features=features))
+
+
+def test_many_features_alike_are_one_warning(tmp_path, in_process):
+    names = [f"f{n:03}" for n in range(200)]
+    for day in DAYS[:2]:
+        rows = table(good_rows(day=day))
+        for name in names:
+            rows = rows.append_column(name, pa.array([1.0] * 400))
+        write_file(tmp_path, rows, day)
+    features = {**FEATURES, **{name: {"kind": "dense"} for name in names}}
+    days = {"start": DAYS[1], "end": DAYS[1]}
+    found = warnings_of_files(tmp_path, DAYS[:1], features=features, eval=days)
+    assert [w for w in found if "one value" in w] == [
+        "train: features.f000, features.f001, features.f002 and 197 more: each of these columns has one value only; "
+        "leave the features out"
+    ]
+
+
+def test_many_columns_that_differ_alike_are_one_note(tmp_path, in_process):
+    rows = table(good_rows())
+    write_file(tmp_path, rows)
+    for n in range(5):
+        rows = rows.append_column(f"extra{n}", pa.array([1] * 400))
+    write_file(tmp_path, rows, name="part-1.parquet")
+    (note,) = check_data(config_of(tmp_path, DAYS[:1])).notes
+    assert "columns `extra0`, `extra1`, `extra2` and 2 more differ between files, unused" in note

@@ -1,0 +1,106 @@
+"""What lies beside the parquet files of a day: files without rows, tables that other tools manage, files of other formats."""
+
+import re
+from collections.abc import Collection
+
+import pyarrow as pa
+import pyarrow.fs as pafs
+
+from raymtl.storage.folder import Folder
+from raymtl.storage.retry import retry
+
+_NO_DATA = (".crc", ".md", "_$folder$", ".tmp", "._COPYING_")
+"""Ends of names of files without rows, and of files that are still being written; Hadoop writes `_$folder$` for a folder."""
+_MARKERS = re.compile(r"_SUCCESS|_metadata|_common_metadata|_committed_\d+|_started_\d+|.*\.(crc|md)")
+"""Names that writers give to files without rows."""
+_PARQUET_NAME = re.compile(r"\.(parquet|parq|pq)(\W|$)", re.IGNORECASE)
+_ACID = re.compile(r"(base|(delete_)?delta)_\d+(_\d+)*(_v\d+)?")
+_ICEBERG = "Apache Iceberg"
+_TABLES = {"_delta_log": "Delta Lake", ".hoodie": "Apache Hudi", "metadata": _ICEBERG}
+"""Folders with the list of a table's files, by name."""
+_MAGIC = (
+    (b"PARE", "an encrypted parquet file"),
+    (b"ORC", "an ORC file"),
+    (b"Obj\x01", "an Avro file"),
+    (b"ARROW1", "an Arrow file"),
+    (b"FEA1", "a Feather file"),
+    (b"SEQ", "a Hadoop sequence file"),
+    (b"\x1f\x8b", "a file compressed with gzip"),
+    (b"\x28\xb5\x2f\xfd", "a file compressed with zstd"),
+    (b"\xff\x06\x00\x00sNaPpY", "a file compressed with snappy"),
+    (b"BZh", "a file compressed with bzip2"),
+    (b"\x04\x22\x4d\x18", "a file compressed with lz4"),
+    (b"PK\x03\x04", "a zip archive"),
+)
+_HEAD_BYTES = 256
+
+
+def is_skipped(below: str, size: int, marker: str | None) -> bool:
+    """Whether a file is no data, by its path below the folder of its day: a name (or that of a folder) that begins with `_` or
+    `.`, the marker of a complete day, a known kind of file without rows, or an empty file that does not claim to be parquet."""
+    names = below.split("/")
+    return (
+        any(name.startswith(("_", ".")) for name in names)
+        or below == marker
+        or names[-1].endswith(_NO_DATA)
+        or names[-1].startswith("README")
+        or (size == 0 and not is_named_parquet(names[-1]))
+    )
+
+
+def may_hold_rows(below: str, size: int, marker: str | None) -> bool:
+    """Whether a skipped file is worth a word: it has content and is not one of the markers that every writer makes."""
+    name = below.rpartition("/")[2]
+    return size > 0 and below != marker and not _MARKERS.fullmatch(name)
+
+
+def is_named_parquet(name: str) -> bool:
+    """Whether a name such as `a.parquet`, `a.PQ` or `a.parquet.snappy` claims to be parquet."""
+    return bool(_PARQUET_NAME.search(name))
+
+
+def transaction_folder(below: str) -> str | None:
+    """The folder on the path of a file in which Hive keeps a transaction (`base_7`, `delta_3_3`), or None."""
+    return next((name for name in below.split("/")[:-1] if _ACID.fullmatch(name)), None)
+
+
+def table_format(folder: Folder, names: Collection[str]) -> str | None:
+    """The tool that manages the files of a folder with these subfolders, or of the folder above it; None: no known tool."""
+    above = folder.root.rstrip("/").rpartition("/")[0]
+    markers = [f"{folder.root}/{name}" for name in _TABLES if name in names]
+    if above:
+        markers += [e.path for e in _looked_up(folder, [f"{above}/{name}" for name in _TABLES])]
+    for path in markers:
+        tool = _TABLES[path.rpartition("/")[2]]
+        if tool != _ICEBERG or any(
+            e.path.endswith(".metadata.json") for e in _looked_up(folder, pafs.FileSelector(path))
+        ):
+            return tool
+    return None
+
+
+def _looked_up(folder: Folder, where: list[str] | pafs.FileSelector) -> list[pafs.FileInfo]:
+    """What exists there; nothing where this user may not look, as above the data set."""
+    try:
+        found = retry(lambda: folder.filesystem.get_file_info(where))
+    except OSError:
+        return []
+    return [entry for entry in found if entry.type != pafs.FileType.NotFound]
+
+
+def other_content(stream: pa.NativeFile, name: str) -> str | None:
+    """What a file is that is not parquet, by its first and last bytes; None: a damaged parquet file."""
+    head, size = stream.read(_HEAD_BYTES), stream.size()
+    stream.seek(max(0, size - 4))
+    if stream.read(4) == b"PARE":
+        return "an encrypted parquet file"
+    for magic, words in _MAGIC:
+        if head.startswith(magic):
+            return words
+    if head.startswith(b"PAR1") or is_named_parquet(name):
+        return None
+    return "a text file" if _is_text(head) else "a file of an unknown format"
+
+
+def _is_text(head: bytes) -> bool:
+    return all(byte >= 32 or byte in b"\t\n\r" for byte in head)

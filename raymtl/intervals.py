@@ -1,0 +1,38 @@
+"""The mean of a few repeated differences, with its 95 % interval."""
+
+import math
+import statistics
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class MeanInterval:
+    """A mean, and how far the true one may lie from it."""
+
+    mean: float
+    half: float | None
+    """Half the width of the 95 % interval; None: a single value says nothing about its spread."""
+    count: int
+    """Values."""
+
+    @property
+    def beyond_chance(self) -> bool:
+        """Whether the interval leaves out 0."""
+        return self.half is not None and abs(self.mean) > self.half
+
+
+def mean_interval(values: Sequence[float]) -> MeanInterval:
+    """The mean of one or more independent values with Student's t interval: mean ± t(.975, n − 1) · s / √n."""
+    n = len(values)
+    mean = statistics.fmean(values)
+    if n < 2:
+        return MeanInterval(mean, None, n)
+    return MeanInterval(mean, t_quantile(0.975, n - 1) * statistics.stdev(values) / math.sqrt(n), n)
+
+
+def t_quantile(share: float, freedom: int) -> float:
+    """The value below which a share of Student's t distribution lies, by its degrees of freedom."""
+    from scipy.special import stdtrit  # not before: reports of one run need none
+
+    return float(stdtrit(freedom, share))

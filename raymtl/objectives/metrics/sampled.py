@@ -1,0 +1,155 @@
+"""What the sample of complete groups adds to the reports: GAUC, the number of groups, and the intervals of all metrics.
+
+Shapes: N rows of the sample, G groups in a part of it.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from raymtl.config.metrics import METRICS
+from raymtl.config.tasks import Task
+from raymtl.objectives.metrics import intervals
+from raymtl.objectives.metrics.binary import binary_effects, binary_sums
+from raymtl.objectives.metrics.grouped import INTERVAL_ROWS, LEVELS, MISSING, grouped_auc, hash_limit
+from raymtl.objectives.metrics.values import value_effects, value_sums
+from raymtl.words import count_of
+
+Report = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class _Part:
+    """The rows [n] of one task in one scenario or in all, sorted by group."""
+
+    index: Tensor
+    group: Tensor
+    """[G] hash of each group."""
+    logits: Tensor
+    labels: Tensor
+    weight: Tensor
+
+    @property
+    def rows(self) -> int:
+        return len(self.index)
+
+    @property
+    def groups(self) -> int:
+        return len(self.group)
+
+    def sum_by_group(self, terms: Callable[[Tensor, Tensor, Tensor], Tensor]) -> Tensor:
+        """Sums [G, …] of the terms of the rows, computed from logits, labels, and weights."""
+        values = terms(self.logits, self.labels, self.weight)
+        if self.groups == self.rows:
+            return values
+        return values.new_zeros(self.groups, *values.shape[1:]).index_add_(0, self.index, values)
+
+
+class Sample:
+    """The rows of all workers, which complete the reports of the tasks."""
+
+    def __init__(self, rows: dict[str, Tensor], level: int, grouped: bool) -> None:
+        """`rows` as `GroupedSample.rows_at(level)` of all workers; `grouped`: whether there is a group column."""
+        order = rows["group"].argsort() if grouped else slice(None)
+        self._level, self._grouped = level, grouped
+        self._rows = self._few = {name: column[order] for name, column in rows.items()}
+        while len(self._few["group"]) > INTERVAL_ROWS and level < LEVELS - 1:
+            level += 1
+            inside = (self._few["group"] & hash_limit(0)) <= hash_limit(level)
+            self._few = {name: column[inside] for name, column in self._few.items()}
+
+    def complete_binary(self, column: int, reports: list[Report]) -> dict[str, list[float]]:
+        """Complete the reports of a binary task, of all rows first and then of each scenario, and return its folded effects."""
+
+        def part_of(rows: dict[str, Tensor], scenario: int) -> _Part:
+            labels = rows["labels"][:, column]
+            return self._part(rows, scenario, rows["logits"][:, column], labels, labels != MISSING)
+
+        return self._complete(reports, part_of, _binary_effects)
+
+    def complete_values(self, column: int, task: Task, reports: list[Report]) -> dict[str, list[float]]:
+        """The same of a count or real task."""
+
+        def part_of(rows: dict[str, Tensor], scenario: int) -> _Part:
+            labels = rows["value_labels"][:, column]
+            return self._part(rows, scenario, rows["value_logits"][:, column], labels, ~labels.isnan())
+
+        def effects_of(part: _Part) -> dict[str, Tensor]:
+            return value_effects(part.sum_by_group(lambda x, y, w: value_sums(x, y, w, task)), task)
+
+        return self._complete(reports, part_of, effects_of)
+
+    def _complete(
+        self,
+        reports: list[Report],
+        part_of: Callable[[dict[str, Tensor], int], _Part],
+        effects_of: Callable[[_Part], dict[str, Tensor]],
+    ) -> dict[str, list[float]]:
+        folded: dict[str, list[float]] = {}
+        for scenario, report in enumerate(reports, -1):
+            whole = part_of(self._rows, scenario)
+            part = whole if self._few is self._rows else part_of(self._few, scenario)
+            found = {name: (effects, part) for name, effects in (effects_of(part) if part.rows else {}).items()}
+            if "auc" in report:
+                gauc_effects = self._complete_gauc(report, whole)
+                found |= {"gauc": (gauc_effects, whole)} if gauc_effects is not None else {}
+            report["groups"] = whole.groups << self._level if self._grouped else None
+            report["intervals"] = {}
+            missing = []
+            for name, (effects, its) in found.items():
+                if report[name] is None:
+                    continue
+                share = its.rows / report["count"]
+                if pair := intervals.interval(name, report[name], effects, its.groups, share):
+                    report["intervals"][name] = list(pair)
+                else:
+                    missing.append(name)
+                if scenario < 0 and self._grouped:
+                    folded[name] = intervals.fold(effects, its.group, share)
+            report["interval_null_reason"] = self._why_none(part, missing)
+        return folded
+
+    def _part(self, rows: dict[str, Tensor], scenario: int, logits: Tensor, labels: Tensor, counted: Tensor) -> _Part:
+        pick = (counted if scenario < 0 else counted & (rows["scenario"] == scenario)).nonzero().squeeze(1)
+        group = rows["group"][pick]
+        index = torch.arange(len(pick), device=pick.device)
+        if self._grouped:
+            group, index = torch.unique_consecutive(group, return_inverse=True)
+        return _Part(index, group, logits[pick], labels[pick], rows["weight"][pick])
+
+    def _complete_gauc(self, report: Report, part: _Part) -> Tensor | None:
+        """Complete a report by its GAUC, or by the reason why there is none, and return the effects of the groups on it."""
+        gauc, groups, effects = None, 0, None
+        if self._grouped:
+            gauc, groups, effects = grouped_auc(part.index, part.groups, part.logits, part.labels == 1, part.weight)
+        reason = report["null_reason"]
+        if reason is None and not self._grouped:
+            reason = "no group column"
+        elif reason is None and not part.rows:
+            reason = "no row of this slice is in the sample"
+        elif reason is None and gauc is None:
+            reason = f"no group has both a positive and a negative among {part.rows:,} rows"
+        report["gauc"] = gauc if reason is None else None
+        report["gauc_groups"] = groups
+        report["gauc_sampled_share"] = part.rows / report["count"] if self._grouped and part.rows else None
+        report["gauc_null_reason"] = reason
+        return effects
+
+    def _why_none(self, part: _Part, missing: list[str]) -> str | None:
+        """Why metrics that have a value have no interval."""
+        if not missing:
+            return None
+        if part.groups < intervals.MIN_GROUPS:
+            return f"{count_of(part.groups, 'group' if self._grouped else 'row')}, fewer than {intervals.MIN_GROUPS}"
+        return f"too few distinct rows for {', '.join(METRICS[name].label for name in missing)}"
+
+
+def _binary_effects(part: _Part) -> dict[str, Tensor]:
+    effects = binary_effects(part.sum_by_group(binary_sums))
+    positive = part.labels == 1
+    if 0 < int(positive.sum()) < part.rows:
+        effects["auc"] = intervals.auc_effects(part.logits, positive, part.weight, part.index, part.groups)
+    return effects

@@ -1,0 +1,44 @@
+"""Whether a value that looks wrong is further off than chance allows: reports mark only those."""
+
+import math
+from typing import Any
+
+from raymtl.config.metrics import Metric
+from raymtl.config.task_kinds import Binary, find_kind
+
+ERRORS = 3.0
+"""Standard errors that chance allows: a page shows dozens of values, and two would mark some of them by chance."""
+
+
+def is_odd(metric: Metric, report: dict[str, Any]) -> bool:
+    """Whether the metric of a task is suspicious: far from its target, or worse than a random model, by more than chance."""
+    value = report.get(metric.name)
+    expected = metric.target if metric.target is not None else metric.chance
+    if value is None or expected is None or not metric.is_odd(value):
+        return False
+    interval = (report.get("intervals") or {}).get(metric.name)
+    if interval:  # of 95 %, so its ends are 1.96 standard errors from the value
+        low, high = (value + ERRORS / 1.96 * (end - value) for end in interval)
+        return not low <= expected <= high
+    error = _standard_error(metric, report)
+    return error is None or abs(value - expected) > ERRORS * error
+
+
+def _standard_error(metric: Metric, report: dict[str, Any]) -> float | None:
+    """That of the metric if the model is right, or random, with independent rows; None if the counts do not tell."""
+    rows, binary = report.get("count"), issubclass(find_kind(report.get("kind")), Binary)
+    if not rows:
+        return None
+    if metric.name == "auc":  # Hanley & McNeil, Radiology 143 (1982), for an AUC of one half
+        positives = report.get("positives") or 0
+        pairs = positives * (rows - positives)
+        return math.sqrt((rows + 1) / (12 * pairs)) if pairs > 0 else None
+    if metric.name == "calibration":
+        label, prediction = report.get("mean_label"), report.get("mean_prediction")
+        if not label or prediction is None:
+            return None
+        squared = report.get("mse")
+        if binary:
+            squared = prediction * (1 - prediction)  # at least the mean of p·(1 − p)
+        return None if squared is None or squared < 0 else math.sqrt(squared / rows) / abs(label)
+    return None
