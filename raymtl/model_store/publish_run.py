@@ -20,6 +20,7 @@ from raymtl.storage.object_store import Store
 from raymtl.training import checkpoint as saved_state
 from raymtl.training.build import build
 from raymtl.training.checkpoint_folders import last_checkpoint
+from raymtl.training.progress import read_progress
 from raymtl.training.rundir import CONFIG, RunFolder, read_result, run_of
 
 

@@ -1,6 +1,7 @@
 """How far a run has come, as its checkpoints record it."""
 
 import json
+import math
 from dataclasses import dataclass, field
 from typing import Any
 

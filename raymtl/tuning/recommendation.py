@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from raymtl.intervals import mean_interval, t_quantile
-from raymtl.objectives.metrics import signed_value
+from raymtl.objectives.metrics.choose import signed_value
 from raymtl.tuning.objective import ObjectiveEvaluator, excess
 from raymtl.tuning.search import SEARCHED, Search
 from raymtl.tuning.trial_store import Trial

@@ -22,7 +22,7 @@ from raymtl.config.schema import field_type, sections
 from raymtl.daily.day_job import session_config
 from raymtl.daily.gate import evaluate_gate
 from raymtl.training.build import build
-from raymtl.training.checkpoint import Progress
+from raymtl.training.progress import Progress
 from raymtl.training.trainer import Trainer
 from tests.daily.test_gate import NORMS, TASKS, metrics
 from tests.helpers.daily_config import daily_config

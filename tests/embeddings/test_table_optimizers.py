@@ -14,7 +14,7 @@ from raymtl.model_store.writer import write_version
 from raymtl.storage.object_store import Store
 from raymtl.training import checkpoint
 from raymtl.training.build import TrainState
-from raymtl.training.checkpoint import Progress
+from raymtl.training.progress import Progress
 from tests.helpers.served_version import alone
 from tests.helpers.small_config import small
 from tests.helpers.version_models import contents, draft, logits, make, mixed_config, train

@@ -11,7 +11,7 @@ from torch import Tensor
 from raymtl.config.metrics import metrics_of_kind
 from raymtl.config.task_kinds import Binary, Count
 from raymtl.config.tasks import Task
-from raymtl.objectives.metrics import EvalMetrics
+from raymtl.objectives.metrics.evaluate import EvalMetrics
 from raymtl.objectives.metrics.grouped import mix
 from raymtl.objectives.metrics.intervals import BUCKETS, MIN_GROUPS, auc_effects, difference
 from tests.helpers.metric_rows import draw_rows, feed, part

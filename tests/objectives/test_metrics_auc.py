@@ -6,7 +6,8 @@ import torch
 from sklearn.metrics import roc_auc_score
 
 from raymtl.config.tasks import Task
-from raymtl.objectives.metrics import EvalMetrics, bins
+from raymtl.objectives.metrics import bins
+from raymtl.objectives.metrics.evaluate import EvalMetrics
 
 torch.set_num_threads(1)
 

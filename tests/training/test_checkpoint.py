@@ -11,7 +11,7 @@ import torch.distributed as dist
 
 from raymtl.errors import CheckpointError
 from raymtl.training import checkpoint
-from raymtl.training.progress import Progress
+from raymtl.training.progress import PROGRESS, Progress, read_progress
 from tests.helpers.mixed_models import logits, make, train
 from tests.helpers.worker_processes import mixed_config, several
 

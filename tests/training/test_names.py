@@ -20,7 +20,7 @@ from raymtl.serving.rules import Rules
 from raymtl.serving.tables import make_table
 from raymtl.training import checkpoint
 from raymtl.training.build import TrainState, build
-from raymtl.training.checkpoint import Progress
+from raymtl.training.progress import Progress
 from raymtl.training.shapes import model_entries
 from tests.helpers.served_version import alone
 from tests.helpers.small_config import small_raw

@@ -36,7 +36,7 @@ from raymtl.data.units import Plan, plan_input
 from raymtl.synth.spec import SynthSpec
 from raymtl.synth.write import write_logs
 from raymtl.training.build import build
-from raymtl.training.checkpoint import Progress
+from raymtl.training.progress import Progress
 from raymtl.training.steps import with_batch_size
 from raymtl.training.trainer import Trainer, Worker, planned_steps
 from tests.benchmarks.training.inprocess import blocks
