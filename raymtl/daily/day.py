@@ -61,8 +61,7 @@ from raymtl.training.cluster import connect
 from raymtl.training.ray_trainer import launch
 from raymtl.training.resources import reading_tasks, wait_for_resources
 from raymtl.training.start_lines import joining, starting_workers
-from raymtl.training.steps import keep_batch_size, steps_line, too_few_steps, with_batch_size
-from raymtl.training.trainer import planned_steps
+from raymtl.training.steps import keep_batch_size, planned_steps, steps_line, too_few_steps, with_batch_size
 from raymtl.words import count_of
 
 _POLL_S = 30.0

@@ -24,10 +24,11 @@ from raymtl.storage.object_store import Store
 from raymtl.training.build import TrainState, build
 from raymtl.training.distributed import all_gather_or_raise
 from raymtl.training.driver import metrics_section
+from raymtl.training.job import Job
 from raymtl.training.progress import Progress
 from raymtl.training.row_tracker import TouchedRowTracker
 from raymtl.training.trainer import Trainer
-from raymtl.training.worker import Job, Saver, built_facts, open_log, restore, run_guarded, set_up, total_steps
+from raymtl.training.worker import Saver, built_facts, open_log, restore, run_guarded, set_up, total_steps
 from raymtl.words import count_of
 
 CANDIDATE, BASE = "candidate", "base"

@@ -18,7 +18,6 @@ import pyarrow.fs as pafs
 from raymtl.errors import CheckpointError, StorageError
 from raymtl.storage.filesystem import list_folder, make_folder_of
 from raymtl.storage.retry import retry
-from raymtl.training.checkpoint_reader import read_index
 from raymtl.training.progress import PROGRESS, Progress, read_progress
 from raymtl.training.rundir import RunFolder
 
@@ -145,6 +144,8 @@ def _read(folder: RunFolder) -> Progress | None:
 
 def _has_all_files(folder: RunFolder) -> bool:
     """Whether the index is there, and every file that it names, in full length."""
+    from raymtl.training.checkpoint_reader import read_index  # imports torch, which a new run's driver does without
+
     with folder.errors("read the checkpoint"):
         try:
             parts = (read_index(folder.path).storage_data or {}).values()

@@ -22,7 +22,9 @@ from raymtl.storage.paths import absolute
 from raymtl.telemetry.events import Listener
 from raymtl.training.checkpoint_folders import find_checkpoint, last_checkpoint
 from raymtl.training.cluster import connect
+from raymtl.training.entry import run_worker
 from raymtl.training.fill import fill_advice, fill_of
+from raymtl.training.job import Job
 from raymtl.training.metric_checks import check_metric_names, doubts
 from raymtl.training.ray_trainer import launch
 from raymtl.training.resources import reading_tasks, wait_for_resources
@@ -35,11 +37,8 @@ from raymtl.training.rundir import (
     run_lock,
     run_of,
 )
-from raymtl.training.shapes import check_fits, model_entries
 from raymtl.training.start_lines import joining, starting_workers
-from raymtl.training.steps import keep_batch_size, steps_line, too_few_steps, with_batch_size
-from raymtl.training.trainer import planned_steps
-from raymtl.training.worker import Job, run_worker
+from raymtl.training.steps import keep_batch_size, planned_steps, steps_line, too_few_steps, with_batch_size
 
 
 @dataclass(frozen=True)
@@ -76,6 +75,15 @@ class RunPlan:
         }
 
 
+def dry_run(config: Config) -> dict[str, Any]:
+    """Run the quick checks and those of the model; returns the facts of the run. Raises UserError."""
+    from raymtl.training.shapes import model_entries  # imports torch, which training does without
+
+    ready = prepare(config)
+    model_entries(ready.config)  # raises what a slot refuses
+    return ready.facts()
+
+
 def prepare(config: Config) -> RunPlan:
     """Run the quick checks: files, schemas, a sample of the values, and the previous run of that name. Raises UserError."""
     run_dir = RunFolder.open(run_folder(config))
@@ -95,7 +103,6 @@ def prepare_inputs(config: Config) -> RunPlan:
             "train.sparse_optimizer.type is `adam`, which fbgemm has for GPUs only; use rowwise_adagrad, adagrad or sgd, "
             "or set train.use_gpu"
         )
-    model_entries(config)  # raises what a slot refuses
     plans = plan_inputs(config, ["train", "eval"] if config.data.eval is not None else ["train"])
     config = with_batch_size(config, plans["train"].rows)
     return RunPlan(config, plans, sample_base_rates(config, plans["train"]), config_hash(config))
@@ -203,6 +210,8 @@ def evaluate(
 
     `notify` gets a line for each step that takes a while.
     """
+    from raymtl.training.shapes import check_fits  # imports torch, which training does without
+
     run_dir = RunFolder.open(absolute(run_of(run)))  # Ray's workers run in other folders
     folder = absolute(checkpoint) if checkpoint else last_checkpoint(run_dir).path
     config = load_config(run_dir.path_of(CONFIG), overrides)

@@ -16,9 +16,10 @@ import ray
 import ray.train
 from ray.exceptions import RayActorError
 from ray.train import FailureConfig, LoggingConfig, RunConfig, ScalingConfig
-from ray.train.torch import TorchConfig, TorchTrainer
+from ray.train.v2._internal.callbacks.datasets import DatasetsCallback
 from ray.train.v2._internal.constants import ENABLE_PREEMPTION_WATCHER_ENV_VAR
 from ray.train.v2._internal.exceptions import WorkerGroupStartupTimeoutError
+from ray.train.v2.api.data_parallel_trainer import DataParallelTrainer
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from raymtl import errors, signals
@@ -29,11 +30,12 @@ from raymtl.telemetry.events import Listener
 from raymtl.telemetry.logs import environment as log_environment
 from raymtl.training.checkpoint_folders import find_checkpoint
 from raymtl.training.cluster import started_here
+from raymtl.training.event_queue import EventQueue
+from raymtl.training.job import Job
 from raymtl.training.local_ray import check_room_for_checkpoints, checkpoint_bytes, full_disk, temporary_folder
+from raymtl.training.process_group import ProcessGroup
 from raymtl.training.resources import ResourceGrant, shortage, worker_resources
 from raymtl.training.rundir import RunFolder, run_folder
-from raymtl.training.runlog import EventQueue
-from raymtl.training.worker import Job
 
 # Of an error in a worker, only its text is available here
 _FULL = re.compile("No space left on device|Disk quota exceeded")
@@ -67,11 +69,9 @@ def launch(
     ray_folder = new_folder("ray")
     pump = _EventPump(on_event) if on_event else None
     trainer = _RayTrainer(
-        # The job is bound to the function: Ray's controller also unpickles `train_loop_config`, and would import TorchRec for it
+        # The job is bound to the function, because Ray's controller also unpickles `train_loop_config`
         partial(entry, {"job": replace(job, event_queue=pump.event_queue if pump else None)}),
-        torch_config=TorchConfig(
-            backend="cpu:gloo,cuda:nccl" if train.use_gpu else "gloo", timeout_s=int(train.step_timeout_s)
-        ),
+        backend_config=ProcessGroup("cpu:gloo,cuda:nccl" if train.use_gpu else "gloo", train.step_timeout_s),
         scaling_config=ScalingConfig(
             num_workers=train.workers if train.min_workers is None else (train.min_workers, train.workers),
             use_gpu=train.use_gpu,
@@ -125,10 +125,14 @@ def _announced_losses(possible: bool) -> Iterator[None]:
         del os.environ[ENABLE_PREEMPTION_WATCHER_ENV_VAR]
 
 
-class _RayTrainer(TorchTrainer):
+class _RayTrainer(DataParallelTrainer):
     """Ray's trainer; it exposes its controller, and leaves Ctrl-C to Python, since Ray's own handler exits with code 0."""
 
     controller: Any = None
+
+    def _create_default_callbacks(self) -> list[Any]:
+        """Without the one for Ray Train's own datasets, which starts a process; the workers open their streams themselves."""
+        return [c for c in super()._create_default_callbacks() if not isinstance(c, DatasetsCallback)]
 
     def _register_sigint_handler(self, controller: Any) -> None:
         self.controller = controller

@@ -1,7 +1,11 @@
-"""The batch size of a run whose configuration has none, and whether the run has enough steps."""
+"""The steps of a run: their number, where all workers meet, and the batch size of a run whose configuration has none."""
+
+from collections.abc import Collection
 
 from raymtl.config.root import Config
 from raymtl.config.train import MIN_BATCH
+from raymtl.data.read import Schedule, deal_of
+from raymtl.data.units import Plan
 from raymtl.words import count_of
 
 _FEW = 100
@@ -36,3 +40,26 @@ def too_few_steps(config: Config, steps: int) -> str | None:
         f"{count_of(steps, 'step')} are too few to learn much (fewer than {_FEW}): {lower}raise train.epochs ({train.epochs}), "
         "or add training days"
     )
+
+
+def epoch_schedule(plan: Plan, config: Config) -> Schedule:
+    """All epochs over the plan, in the order of `data.shuffle`."""
+    shuffle = config.data.shuffle
+    seed = None if shuffle.mode == "none" else shuffle.seed
+    return [(number, unit) for number in range(config.train.epochs) for unit in plan.order(seed, number)]
+
+
+def meeting_points(config: Config, plan: Plan, evaluates: bool, after_units: Collection[int]) -> list[int]:
+    """Numbers of units, counted over all epochs, after which all workers meet: for a checkpoint, an evaluation (those of a
+    `StopCallback` are `after_units`), or the end of an epoch."""
+    train, units = config.train, len(plan.units)
+    due = [train.checkpoint.every_units, *([train.eval_every_units] if evaluates else [])]
+    of_epoch = {done for every in due if every is not None for done in range(every, units, every)} | {units}
+    points = {number * units + done for number in range(train.epochs) for done in of_epoch}
+    return sorted(points | (set(after_units) if evaluates else set()))
+
+
+def planned_steps(config: Config, plan: Plan, evaluates: bool, after_units: Collection[int] = frozenset()) -> int:
+    """Steps of the entire run; with a slice of the users an upper bound."""
+    meetings = meeting_points(config, plan, evaluates, after_units)
+    return deal_of(plan, epoch_schedule(plan, config), meetings, config, workers=1).steps

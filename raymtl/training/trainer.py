@@ -2,7 +2,7 @@
 
 import time
 from collections import deque
-from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
@@ -15,7 +15,6 @@ from torchrec.distributed.train_pipeline import TrainPipelineSparseDist
 from raymtl.config.root import Config
 from raymtl.data.batch import Batch, Collator
 from raymtl.data.read import Input, Schedule, deal_of
-from raymtl.data.units import Plan
 from raymtl.errors import DataError
 from raymtl.objectives.metrics.choose import signed_value
 from raymtl.objectives.metrics.evaluate import EvalMetrics
@@ -28,6 +27,7 @@ from raymtl.training.fill import fill_of
 from raymtl.training.pipeline import make_pipeline
 from raymtl.training.progress import Progress
 from raymtl.training.runlog import RunLogger
+from raymtl.training.steps import epoch_schedule, meeting_points
 from raymtl.training.synced_loader import Step, SyncedLoader
 
 
@@ -377,29 +377,6 @@ def private_bytes() -> int:
             if line.startswith("RssAnon:"):
                 return int(line.split()[1]) * 1024
     return 0
-
-
-def epoch_schedule(plan: Plan, config: Config) -> Schedule:
-    """All epochs over the plan, in the order of `data.shuffle`."""
-    shuffle = config.data.shuffle
-    seed = None if shuffle.mode == "none" else shuffle.seed
-    return [(number, unit) for number in range(config.train.epochs) for unit in plan.order(seed, number)]
-
-
-def meeting_points(config: Config, plan: Plan, evaluates: bool, after_units: Collection[int]) -> list[int]:
-    """Numbers of units, counted over all epochs, after which all workers meet: for a checkpoint, an evaluation (those of a
-    `StopCallback` are `after_units`), or the end of an epoch."""
-    train, units = config.train, len(plan.units)
-    due = [train.checkpoint.every_units, *([train.eval_every_units] if evaluates else [])]
-    of_epoch = {done for every in due if every is not None for done in range(every, units, every)} | {units}
-    points = {number * units + done for number in range(train.epochs) for done in of_epoch}
-    return sorted(points | (set(after_units) if evaluates else set()))
-
-
-def planned_steps(config: Config, plan: Plan, evaluates: bool, after_units: Collection[int] = frozenset()) -> int:
-    """Steps of the entire run; with a slice of the users an upper bound."""
-    meetings = meeting_points(config, plan, evaluates, after_units)
-    return deal_of(plan, epoch_schedule(plan, config), meetings, config, workers=1).steps
 
 
 def _is_due(done: int, every: int | None) -> bool:

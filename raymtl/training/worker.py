@@ -20,7 +20,6 @@ import torch.distributed as dist
 from ray.train.torch import get_device
 from ray.train.v2._internal.execution.context import get_train_context
 
-from raymtl.config.root import Config
 from raymtl.data.dealing import groups
 from raymtl.data.ids.id_map import MapFile
 from raymtl.data.read import Input, Schedule, stream
@@ -33,50 +32,27 @@ from raymtl.training import checkpoint as saved_state
 from raymtl.training.build import TrainState, build
 from raymtl.training.checkpoint_folders import complete, find_checkpoint, new_name, remove_others, upload
 from raymtl.training.distributed import all_gather_or_raise
+from raymtl.training.job import Job
 from raymtl.training.progress import Progress, read_progress
 from raymtl.training.resources import readers_take_cpus, reading_tasks
 from raymtl.training.rundir import RunFolder
 from raymtl.training.runlog import RunLogger
-from raymtl.training.trainer import StopCallback, Trainer, Worker, planned_steps
+from raymtl.training.shapes import model_entries
+from raymtl.training.steps import planned_steps
+from raymtl.training.trainer import StopCallback, Trainer, Worker
 from raymtl.words import count_of
 
 
-@dataclass
-class Job:
-    """What the driver sends to every worker."""
-
-    config: Config
-    inputs: dict[str, Input]
-    """What to read, by name: `train`, `eval`."""
-    base_rates: Mapping[str, float]
-    run_dir: RunFolder
-    event_queue: Any
-    """Handle of the driver's `EventQueue`, or None."""
-    read_tasks: int | None
-    """Reading tasks at a time; None: depends on what is free when reading starts."""
-    threads: int
-    config_hash: str
-    evaluate_checkpoint: str | None = None
-    """Only evaluate this checkpoint folder, do not train."""
-    stop_decider: Any = None
-    """Handle of a `StopDecider`, which decides at every evaluation whether to continue, or None."""
-    stop_check_units: frozenset[int] = frozenset()
-    """Evaluate for the `stop_decider` after these units, counted over all epochs."""
-
-    @property
-    def run(self) -> str:
-        """Name of the run in metrics and log lines."""
-        return self.config.name
-
-
-def run_worker(job: dict[str, Any]) -> dict[str, Any]:
-    """Entry point of a worker. Returns the summary of the run, or `{"user_error": …}` for a user error on all workers: raised,
-    it would count as a lost worker and be retried."""
+def run(job: dict[str, Any]) -> dict[str, Any]:
+    """Run a worker from its start to the summary for the driver."""
     return run_guarded(_run, job)
 
 
 def run_guarded(run: Callable[[Any, int, int], dict[str, Any]], job: dict[str, Any]) -> dict[str, Any]:
-    """Call `run(job, rank, workers)`, and log what ends it; a user error comes back as a summary."""
+    """Call `run(job, rank, workers)`, and log what ends it.
+
+    A user error on all workers comes back as `{"user_error": …}`: raised, it would count as a lost worker and be retried.
+    """
     context = ray.train.get_context()
     try:
         return run(job["job"], context.get_world_rank(), context.get_world_size())
@@ -90,6 +66,7 @@ def run_guarded(run: Callable[[Any, int, int], dict[str, Any]], job: dict[str, A
 
 def _run(job: Job, rank: int, workers: int) -> dict[str, Any]:
     worker, save_group = set_up(job, rank, workers)
+    model_entries(job.config)  # raises what a slot refuses, before any memory is taken
     train_state = build(job.config, job.base_rates, total_steps(job), worker.device, worker.group)
     if job.evaluate_checkpoint is not None:
         return _evaluate(job, worker, train_state, save_group)

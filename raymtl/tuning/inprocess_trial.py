@@ -22,10 +22,11 @@ from raymtl.storage.temp_dirs import folder_for
 from raymtl.telemetry.metrics import Gauges
 from raymtl.training import checkpoint as saved_state
 from raymtl.training.build import TrainState, build
+from raymtl.training.job import Job
 from raymtl.training.progress import Progress, read_progress
 from raymtl.training.rundir import RunFolder
 from raymtl.training.trainer import StopCallback, Trainer, Worker
-from raymtl.training.worker import Job, Streams, init_single_process_group, mute_library_logs, total_steps
+from raymtl.training.worker import Streams, init_single_process_group, mute_library_logs, total_steps
 from raymtl.tuning.blocks import SharedInput
 
 STATE = "state.json"

@@ -29,9 +29,9 @@ from raymtl.training.cluster import connect
 from raymtl.training.driver import prepare_inputs
 from raymtl.training.resources import ResourceGrant, reading_tasks
 from raymtl.training.rundir import CONFIG, RunFolder, run_lock
+from raymtl.training.shapes import model_entries
 from raymtl.training.start_lines import joining
-from raymtl.training.steps import keep_batch_size, steps_line, too_few_steps
-from raymtl.training.trainer import epoch_schedule
+from raymtl.training.steps import epoch_schedule, keep_batch_size, steps_line, too_few_steps
 from raymtl.tuning.blocks import fits, read_shared
 from raymtl.tuning.check import check, search_folder
 from raymtl.tuning.inprocess_trial import StartingVersion, trial_folder
@@ -56,6 +56,7 @@ def tune(config: Config, *, address: str | None = None, on_event: Listener | Non
     check(config)
     folder = RunFolder.open(search_folder(config))
     start_from = _starting_version(config, json.loads(folder.read(CLOCK) or "{}"))
+    model_entries(config)  # raises what a slot refuses
     ready = prepare_inputs(keep_batch_size(config, _earlier_batch_size(folder, start_from)))
     config = ready.config
     assert config.tune is not None

@@ -21,10 +21,10 @@ from raymtl.config.task_kinds import BaseRate
 from raymtl.data.read import Input
 from raymtl.errors import StorageError, UserError
 from raymtl.storage.retry import is_of_storage
+from raymtl.training.job import Job
 from raymtl.training.progress import Progress
 from raymtl.training.resources import ResourceGrant
 from raymtl.training.rundir import RunFolder
-from raymtl.training.worker import Job
 from raymtl.tuning.blocks import SharedInput
 from raymtl.tuning.distributed_trial import run_distributed_trial
 from raymtl.tuning.inprocess_trial import StartingVersion, train_in_process, trial_folder

@@ -13,8 +13,9 @@ from raymtl.config.load import config_from_dict
 from raymtl.data.read import Input, Schedule
 from raymtl.data.units import plan_input
 from raymtl.errors import DataError, user_errors
+from raymtl.training.job import Job
 from raymtl.training.rundir import RunFolder
-from raymtl.training.worker import Job, Streams
+from raymtl.training.worker import Streams
 from tests.helpers.ray_processes import ray_processes
 from tests.helpers.run_logs import DAYS, small_config, write_part
 

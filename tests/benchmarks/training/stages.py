@@ -30,8 +30,8 @@ from raymtl.training import driver
 from raymtl.training.build import build
 from raymtl.training.pipeline import make_pipeline
 from raymtl.training.resources import reading_tasks
+from raymtl.training.steps import epoch_schedule
 from raymtl.training.synced_loader import SyncedLoader
-from raymtl.training.trainer import epoch_schedule
 
 
 def family_cpu_s() -> float:
