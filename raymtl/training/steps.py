@@ -4,7 +4,7 @@ from raymtl.config.root import Config
 from raymtl.config.train import MIN_BATCH
 from raymtl.words import count_of
 
-_FEW = 100
+_FEW = 50
 
 
 def with_batch_size(config: Config, rows: int) -> Config:
