@@ -257,7 +257,7 @@ def train(
         from raymtl.training import driver
 
         check_stack()
-        facts = driver.prepare(loaded).facts()
+        facts = driver.prepare(loaded, address).facts()
         for note in facts["notes"]:
             console.print(note, highlight=False, markup=False)
         console.print(
