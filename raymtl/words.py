@@ -1,9 +1,19 @@
 """Numbers in sentences."""
 
+from collections.abc import Iterable
+
+_SHOWN = 3
+
 
 def count_of(count: int, noun: str, plural: str = "") -> str:
     """`1 version`, `2 versions`, `1,000 rows`; `plural` where an s is not enough."""
     return f"{count:,} {noun if count == 1 else plural or f'{noun}s'}"
+
+
+def some_of(items: Iterable[str], noun: str) -> str:
+    """`1 day (2026-01-03)`, `5 days (2026-01-03, 2026-01-04, 2026-01-05 …)`."""
+    items = list(items)
+    return f"{count_of(len(items), noun)} ({', '.join(items[:_SHOWN])}{' …' if len(items) > _SHOWN else ''})"
 
 
 def gib(size: int) -> str:

@@ -257,7 +257,7 @@ def train(
         from raymtl.training import driver
 
         check_stack()
-        facts = driver.dry_run(loaded)
+        facts = driver.dry_run(loaded, address)
         for note in facts["notes"]:
             console.print(note, highlight=False, markup=False)
         console.print(

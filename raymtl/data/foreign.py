@@ -1,7 +1,8 @@
 """What lies beside the parquet files of a day: files without rows, tables that other tools manage, files of other formats."""
 
+import os
 import re
-from collections.abc import Collection
+from collections.abc import Collection, Iterator
 
 import pyarrow as pa
 import pyarrow.fs as pafs
@@ -16,8 +17,12 @@ _MARKERS = re.compile(r"_SUCCESS|_metadata|_common_metadata|_committed_\d+|_star
 _PARQUET_NAME = re.compile(r"\.(parquet|parq|pq)(\W|$)", re.IGNORECASE)
 _ACID = re.compile(r"(base|(delete_)?delta)_\d+(_\d+)*(_v\d+)?")
 _ICEBERG = "Apache Iceberg"
-_TABLES = {"_delta_log": "Delta Lake", ".hoodie": "Apache Hudi", "metadata": _ICEBERG}
+HUDI = "Apache Hudi"
+_TABLES = {"_delta_log": "Delta Lake", ".hoodie": HUDI, "metadata": _ICEBERG}
 """Folders with the list of a table's files, by name."""
+HUDI_PARTITION = ".hoodie_partition_metadata"
+"""Begin of the name of a file that Hudi writes into every partition."""
+_SETTINGS = (".yaml", ".yml")
 _MAGIC = (
     (b"PARE", "an encrypted parquet file"),
     (b"ORC", "an ORC file"),
@@ -48,6 +53,14 @@ def is_skipped(below: str, size: int, marker: str | None) -> bool:
     )
 
 
+def is_skipped_beside(name: str, size: int | None) -> bool:
+    """Whether a file or folder (`size` None) next to the folders of days is skipped without a word, as the `config.yaml` that
+    `raymtl synth` writes."""
+    return name.startswith(("_", ".")) or (
+        size is not None and (is_skipped(name, size, None) or name.endswith(_SETTINGS))
+    )
+
+
 def may_hold_rows(below: str, size: int, marker: str | None) -> bool:
     """Whether a skipped file is worth a word: it has content and is not one of the markers that every writer makes."""
     name = below.rpartition("/")[2]
@@ -65,10 +78,10 @@ def transaction_folder(below: str) -> str | None:
 
 
 def table_format(folder: Folder, names: Collection[str]) -> str | None:
-    """The tool that manages the files of a folder with these subfolders, or of the folder above it; None: no known tool."""
-    above = folder.root.rstrip("/").rpartition("/")[0]
+    """The tool that manages the files of a folder with these subfolders, which may be a partition of a table; None: no known
+    tool."""
     markers = [f"{folder.root}/{name}" for name in _TABLES if name in names]
-    if above:
+    for above in _folders_above(folder):
         markers += [e.path for e in _looked_up(folder, [f"{above}/{name}" for name in _TABLES])]
     for path in markers:
         tool = _TABLES[path.rpartition("/")[2]]
@@ -77,6 +90,18 @@ def table_format(folder: Folder, names: Collection[str]) -> str | None:
         ):
             return tool
     return None
+
+
+def _folders_above(folder: Folder) -> Iterator[str]:
+    """The folders above that may be the table of a folder: one level, and one more for each folder `key=value` on the way; also
+    those above the target of a local link."""
+    for path in sorted({folder.root, os.path.realpath(folder.root) if folder.is_local else folder.root}):
+        while True:
+            path, _, name = path.rstrip("/").rpartition("/")
+            if path:
+                yield path
+            if not path or "=" not in name:
+                break
 
 
 def _looked_up(folder: Folder, where: list[str] | pafs.FileSelector) -> list[pafs.FileInfo]:

@@ -54,23 +54,6 @@ def list_below(folder: Folder, path: str) -> Listing:
     return Listing([e for e in _remote(folder, path, recursive=True) if e.kind != pafs.FileType.Directory])
 
 
-def two_names_of_one_file(entries: list[Entry]) -> list[str]:
-    """At most one sentence: the first file that is listed under two names, and how many there are."""
-    names: dict[tuple[int, int], str] = {}
-    twice = [
-        (names[entry.identity], entry.path)
-        for entry in entries
-        if entry.identity is not None and names.setdefault(entry.identity, entry.path) != entry.path
-    ]
-    if not twice:
-        return []
-    more = f" (and {len(twice) - 1} more such pairs)" if len(twice) > 1 else ""
-    return [
-        f"`{twice[0][0]}` and `{twice[0][1]}`{more} are two names of one file, a link and its target, so its rows would be read "
-        "twice; remove one of the names"
-    ]
-
-
 def _remote(folder: Folder, path: str, recursive: bool) -> list[Entry]:
     found = _attempt(folder, path, lambda: list_folder(folder.filesystem, path, recursive=recursive))
     return [Entry(e.path.rstrip("/"), e.type, e.size or 0) for e in found]

@@ -1,6 +1,7 @@
 """Find the files of a data set in Hive-style partitions, `ds=YYYY-MM-DD[/hour=HH]` unless the configuration names others."""
 
 import datetime as dt
+import re
 from collections import Counter
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -9,8 +10,16 @@ from dataclasses import dataclass, field
 import pyarrow.fs as pafs
 
 from raymtl.config.data import DayRange
-from raymtl.data.foreign import is_named_parquet, is_skipped, may_hold_rows, table_format, transaction_folder
-from raymtl.data.listing import Entry, Listing, list_below, list_names, two_names_of_one_file
+from raymtl.data.foreign import (
+    HUDI,
+    HUDI_PARTITION,
+    is_skipped,
+    is_skipped_beside,
+    may_hold_rows,
+    table_format,
+    transaction_folder,
+)
+from raymtl.data.listing import Entry, Listing, list_below, list_names
 from raymtl.data.partitions import Layout, Values, format_of, split_name
 from raymtl.errors import DataError
 from raymtl.storage.folder import Folder
@@ -18,6 +27,10 @@ from raymtl.words import count_of
 
 _LISTING_THREADS = 8
 _SCORED = "(`raymtl score`: name the folders as in training)"
+_PARTS_OF_A_DAY = {"year", "yyyy", "y", "month", "mm", "m", "day", "dd", "d"}
+"""Keys of folders that only together name a day."""
+_HOUR = re.compile(r"\D?([01]\d|2[0-3])")
+"""An hour after a day."""
 
 
 @dataclass(frozen=True)
@@ -32,6 +45,8 @@ class File:
     """Bytes."""
     values: Values = ()
     """The columns that its folders stand for."""
+    identity: tuple[int, int] | None = None
+    """Device and inode of a local file: equal for two names of one file."""
 
 
 @dataclass
@@ -85,12 +100,13 @@ def find_files(folder: Folder, days: DayRange | None, layout: Layout = Layout())
         )
     present = [d for d in wanted if d in partitions]
     skipped: list[str] = []
-    entries: list[Entry] = []
     with ThreadPoolExecutor(_LISTING_THREADS) as pool:
         listings = pool.map(lambda day: list_below(folder, partitions[day]), present)
         for day, listing in zip(present, listings, strict=True):
-            entries += _files_of_day(found, skipped, day, partitions[day], listing, layout)
-    found.faults += two_names_of_one_file(entries)
+            if any(entry.name.startswith(HUDI_PARTITION) for entry in listing.entries):
+                raise DataError(_of_another_tool(folder.path, HUDI))
+            _add_files_of_day(found, skipped, day, partitions[day], listing, layout)
+    found.faults += _two_names_of_one_file(found.files, found.files, "its rows would be read twice")
     if skipped:
         found.notes.append(
             f"`{folder.path}`: {count_of(len(skipped), 'file')} below the days {'is' if len(skipped) == 1 else 'are'} not read, "
@@ -105,11 +121,29 @@ def partitioned_days(folder: Folder, layout: Layout = Layout()) -> list[dt.date]
     return sorted(_partitions(folder, layout)[0])
 
 
-def _files_of_day(
+def evaluated_training_files(train: Sequence[File], evaluation: Sequence[File]) -> list[str]:
+    """At most one sentence: the first file of the evaluation that is another name of a training file."""
+    return _two_names_of_one_file(train, evaluation, "the model would be evaluated on rows that it was trained on")
+
+
+def _two_names_of_one_file(first: Sequence[File], second: Sequence[File], result: str) -> list[str]:
+    """At most one sentence: the first file of `second` that has another name in `first`, and how many there are."""
+    names = {file.identity: file.path for file in reversed(first) if file.identity is not None}
+    twice = [(names[f.identity], f.path) for f in second if f.identity in names and names[f.identity] != f.path]
+    if not twice:
+        return []
+    more = f" (and {len(twice) - 1} more such pairs)" if len(twice) > 1 else ""
+    return [
+        f"`{twice[0][0]}` and `{twice[0][1]}`{more} are two names of one file, a link and its target, so {result}; remove one "
+        "of the names"
+    ]
+
+
+def _add_files_of_day(
     found: FoundFiles, skipped: list[str], day: dt.date, partition: str, listing: Listing, layout: Layout
-) -> list[Entry]:
-    """Add the files of a day to `found`, and the names of those that are skipped; returns the entries of the files."""
-    kept = []
+) -> None:
+    """Add the files of a day to `found`, and the names of those that are skipped to `skipped`."""
+    before = len(found.files)
     transactions: Counter[str] = Counter()
     for entry in listing.entries:
         below = entry.path[len(partition) :].strip("/")
@@ -121,17 +155,15 @@ def _files_of_day(
         elif entry.kind != pafs.FileType.File:
             found.faults.append(f"`{entry.path}` is not a regular file; remove it")
         else:
-            kept.append(entry)
-            found.files.append(File(entry.path, day, entry.size, layout.values(below)))
+            found.files.append(File(entry.path, day, entry.size, layout.values(below), entry.identity))
     found.faults += listing.problems
     if transactions:
         found.faults.append(
             f"the partition `{partition}` has the folder `{min(transactions)}` of a transactional Hive table, whose files "
             "raymtl does not read; write the rows as plain parquet files"
         )
-    elif not kept and not listing.problems:
+    elif len(found.files) == before and not listing.problems:
         found.absent.append(f"the partition `{partition}` has no parquet file; write the day again or leave it out")
-    return kept
 
 
 def _partitions(folder: Folder, layout: Layout) -> tuple[dict[dt.date, str], FoundFiles]:
@@ -147,16 +179,13 @@ def _partitions(folder: Folder, layout: Layout) -> tuple[dict[dt.date, str], Fou
         )
     entries = sorted(list_names(folder), key=lambda e: e.path)
     if (tool := table_format(folder, [e.name for e in entries if e.kind == pafs.FileType.Directory])) is not None:
-        raise DataError(
-            f"`{path}` is a table of {tool}, which also has files that were removed from the table; raymtl reads plain parquet "
-            "files only: write the table's rows to another folder"
-        )
+        raise DataError(_of_another_tool(path, tool))
     partitions: dict[dt.date, str] = {}
     found, others, undated = FoundFiles(), [], []
     for entry in entries:
         pair = None if entry.kind == pafs.FileType.File else split_name(entry.name)
         if pair is None or pair[0] != layout.key:
-            if pair is not None or (entry.kind == pafs.FileType.File and is_named_parquet(entry.name)):
+            if not is_skipped_beside(entry.name, entry.size if entry.kind == pafs.FileType.File else None):
                 others.append(entry)
             continue
         if pair[1] is None:
@@ -164,7 +193,7 @@ def _partitions(folder: Folder, layout: Layout) -> tuple[dict[dt.date, str], Fou
             continue
         day = layout.day(pair[1])
         if day is None:
-            raise DataError(_odd_name(entry, path, layout, entries))
+            raise DataError(_odd_name(entry, pair[1], path, layout, entries))
         if day in partitions:
             raise DataError(f"`{partitions[day]}` and `{entry.path}` are both the day {day}; merge the two folders")
         partitions[day] = entry.path
@@ -186,11 +215,28 @@ def _partitions(folder: Folder, layout: Layout) -> tuple[dict[dt.date, str], Fou
     return partitions, found
 
 
-def _odd_name(entry: Entry, path: str, layout: Layout, entries: Sequence[Entry]) -> str:
-    """The error for a partition of the right key that is not named like a day."""
-    remedy = "rename or remove it"
-    if (form := format_of(_dates(entries, layout.key))) is not None:
+def _of_another_tool(path: str, tool: str) -> str:
+    """The error for a table whose files another tool manages."""
+    return (
+        f"`{path}` is a table of {tool}, which also has files that were removed from the table; raymtl reads plain parquet files "
+        "only: write the table's rows to another folder"
+    )
+
+
+def _odd_name(entry: Entry, text: str, path: str, layout: Layout, entries: Sequence[Entry]) -> str:
+    """The error for a partition of the right key whose value is no day."""
+    dates = _dates(entries, layout.key)
+    if _are_parts_of_days(layout.key, dates):
+        return _one_level_each(path, entry.name)
+    width = len(dt.date.max.strftime(layout.format))
+    if (form := format_of(dates)) is not None:
         remedy = f'set data.partition.format to "{form}" {_SCORED}'
+    elif (day := layout.day(text[:width])) is not None and (hour := _HOUR.fullmatch(text[width:])) is not None:
+        remedy = f"a partition is one day: move its files to {layout.name(day)}/hour={hour[1]}"
+    elif not any(layout.day(date) for date in dates):
+        remedy = f"rename the partitions, or set data.partition.format to the format of their days {_SCORED}"
+    else:
+        remedy = "rename or remove it"
     return f"the partition `{entry.path}` of `{path}` is not {layout.pattern}; {remedy}"
 
 
@@ -198,16 +244,31 @@ def _no_partitions(path: str, layout: Layout, entries: Sequence[Entry]) -> str:
     """The error for a data set without any day of this layout."""
     keys = dict.fromkeys(pair[0] for e in entries if (pair := split_name(e.name)) is not None)
     for key in keys:
+        first = next(e.name for e in entries if (split_name(e.name) or ("",))[0] == key)
         if (form := format_of(_dates(entries, key))) is not None:
-            first = next(e.name for e in entries if (split_name(e.name) or ("",))[0] == key)
             return (
                 f"`{path}` has no `{layout.pattern}` partition, but partitions such as {first}; set data.partition to "
                 f'{{key: {key}, format: "{form}"}} {_SCORED}'
             )
+        if _are_parts_of_days(key, _dates(entries, key)):
+            return _one_level_each(path, first)
     there = f"; it has the folders `{next(iter(keys))}=…`, which are no days" if keys else ""
     return (
         f"`{path}` has no `{layout.pattern}` partition{there}; set data.path (`raymtl score`: --data) to the folder that "
         f"contains partitions, with files such as {layout.name(dt.date(2026, 1, 31))}/part-0.parquet"
+    )
+
+
+def _are_parts_of_days(key: str, texts: Sequence[str]) -> bool:
+    """Whether folders of a key and these values only together with others name a day, as in `year=2026/month=01/day=31`."""
+    return key.lower() in _PARTS_OF_A_DAY and all(re.fullmatch(r"\d{1,4}", text) for text in texts)
+
+
+def _one_level_each(path: str, name: str) -> str:
+    """The error for such folders."""
+    return (
+        f"`{path}` has folders such as {name}, one level each for year, month and day, which raymtl does not read; write one "
+        "folder for each day: move the files of year=2026/month=01/day=31 to ds=2026-01-31"
     )
 
 

@@ -19,11 +19,12 @@ from raymtl.config.root import Config
 from raymtl.data.contract import mixed_problems, required_columns, schema_faults
 from raymtl.data.foreign import other_content
 from raymtl.data.partitions import Layout, Values, with_columns
-from raymtl.data.source import File, find_files
+from raymtl.data.source import File, evaluated_training_files, find_files
 from raymtl.errors import DataError
 from raymtl.storage.filesystem import open_to_read
 from raymtl.storage.folder import Folder
 from raymtl.storage.retry import is_of_storage, retry, to_user_error
+from raymtl.words import some_of
 
 _FOOTER_THREADS = 16
 _MOST_PROBLEMS = 10
@@ -181,10 +182,14 @@ def plan_input(config: Config, part: str) -> Plan:
 
 def plan_inputs(config: Config, parts: Sequence[str]) -> dict[str, Plan]:
     """The plans of several parts, as `plan_input` makes them; their ID columns must hold the same in all of them."""
-    plans, filled = {}, []
+    plans, footers = {}, {}
     for part in parts:
-        plans[part], footers = _plan(config, part)
-        filled += with_rows(footers)
+        plans[part], footers[part] = _plan(config, part)
+    if len(footers) > 1 and (
+        same := evaluated_training_files(*([f.file for f in footers[part]] for part in ("train", "eval")))
+    ):
+        raise DataError(same[0])
+    filled = with_rows(f for part in parts for f in footers[part])
     shared = [c for c in required_columns(config) if c.training]
     if problems := mixed_problems([(f.file.path, f.schema) for f in filled], shared):
         raise DataError("\n".join(problems[:_MOST_PROBLEMS]))
@@ -208,6 +213,11 @@ def _plan(config: Config, part: str) -> tuple[Plan, list[Footer]]:
     if not units:
         raise DataError(
             f"`{root}` has no rows on {days}: its parquet files are empty; write those days again or choose others"
+        )
+    if empty := sorted({f.day for f in files} - {f.file.day for f in with_rows(footers)}):
+        found.notes.append(
+            f"`{root}`: {some_of(map(str, empty), 'day')} of data.{part} {'has' if len(empty) == 1 else 'have'} no rows; write "
+            f"{'it' if len(empty) == 1 else 'them'} again, or choose other days"
         )
     of_days = (str(min(f.day for f in files)), str(max(f.day for f in files)))
     plan = Plan(root, units, _identity(footers, units, folder.root), of_days, tuple(found.notes))

@@ -79,6 +79,13 @@ def join(address: str | None, cpus: int) -> bool:
     return True
 
 
+def starts_here(address: str | None) -> bool:
+    """Whether `join` would run on this machine alone."""
+    if ray.is_initialized():
+        return _started_here
+    return (address or os.environ.get("RAY_ADDRESS") or "local") == "local"
+
+
 def started_here() -> bool:
     """Whether this process started the Ray that it is connected to, on this machine alone."""
     return _started_here

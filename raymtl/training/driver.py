@@ -21,10 +21,11 @@ from raymtl.results import EvaluateResult, RunResult
 from raymtl.storage.paths import absolute
 from raymtl.telemetry.events import Listener
 from raymtl.training.checkpoint_folders import find_checkpoint, last_checkpoint
-from raymtl.training.cluster import connect
+from raymtl.training.cluster import connect, starts_here
 from raymtl.training.entry import run_worker
 from raymtl.training.fill import fill_advice, fill_of
 from raymtl.training.job import Job
+from raymtl.training.local_ray import check_room_for_checkpoints
 from raymtl.training.metric_checks import check_metric_names, doubts
 from raymtl.training.ray_trainer import launch
 from raymtl.training.resources import reading_tasks, wait_for_resources
@@ -75,23 +76,26 @@ class RunPlan:
         }
 
 
-def dry_run(config: Config) -> dict[str, Any]:
+def dry_run(config: Config, address: str | None = None) -> dict[str, Any]:
     """Run the quick checks and those of the model; returns the facts of the run. Raises UserError."""
     from raymtl.training.shapes import model_entries  # imports torch, which training does without
 
-    ready = prepare(config)
+    ready = prepare(config, address)
     model_entries(ready.config)  # raises what a slot refuses
     return ready.facts()
 
 
-def prepare(config: Config) -> RunPlan:
-    """Run the quick checks: files, schemas, a sample of the values, and the previous run of that name. Raises UserError."""
+def prepare(config: Config, address: str | None = None) -> RunPlan:
+    """Run the quick checks: files, schemas, a sample of the values, the previous run of that name, and the room for checkpoints
+    on this machine if the run starts Ray here. Raises UserError."""
     run_dir = RunFolder.open(run_folder(config))
     if (previous := _previous_config(run_dir)) is not None:
         config = keep_batch_size(config, previous.train.batch_size)
     ready = prepare_inputs(config)
     check_writable(run_dir)
     _compare_with_previous(config, run_dir)
+    if starts_here(address):
+        check_room_for_checkpoints(config)
     return ready
 
 
@@ -122,7 +126,7 @@ def train(config: Config, *, address: str | None = None, on_event: Listener | No
             on_event({"note": f"the run {run_dir.path} has already finished; set another `name` to train again"})
         return cast(RunResult, done)
     notify = (lambda line: on_event({"note": line})) if on_event else (lambda line: None)
-    ready = prepare(config)
+    ready = prepare(config, address)
     config = ready.config
     for note in ready.notes:
         notify(note)

@@ -13,6 +13,7 @@ from ray._raylet import AuthenticationTokenLoader  # type: ignore[attr-defined]
 from raymtl.config.root import Config
 from raymtl.embeddings.size import table_bytes
 from raymtl.errors import ClusterError, ConfigError, StorageError
+from raymtl.storage.temp_dirs import remove_stale
 
 ROOM_BYTES = 64 << 20
 """Minimum space in Ray's temporary folder. Ray needs 1 MiB to start, but on a full disk it waits 30 s for its own file and
@@ -60,6 +61,7 @@ def check_this_machine() -> None:
 
 def check_room_for_checkpoints(config: Config) -> None:
     """Raise StorageError if a checkpoint of the tables does not fit into this machine's temporary folder."""
+    remove_stale()  # a killed run may have left a checkpoint there
     need = checkpoint_bytes(config)
     if (full := full_disk(need, temporary_folder())) is not None:
         raise _no_room(full, need, "one checkpoint of the tables", "TMPDIR")

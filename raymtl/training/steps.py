@@ -8,7 +8,7 @@ from raymtl.data.read import Schedule, deal_of
 from raymtl.data.units import Plan
 from raymtl.words import count_of
 
-_FEW = 100
+_FEW = 50
 
 
 def with_batch_size(config: Config, rows: int) -> Config:

@@ -137,6 +137,21 @@ def test_the_unspoilt_logs_are_accepted(tmp_path: Path, capfd: pytest.CaptureFix
     assert "50 training rows" in capfd.readouterr().out
 
 
+def test_a_dry_run_knows_that_a_checkpoint_does_not_fit_here(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("raymtl.training.cluster.ray.is_initialized", lambda: False)
+    monkeypatch.delenv("RAY_ADDRESS", raising=False)
+    for day in DAYS:
+        write_part(tmp_path / "logs", day, "part-0.parquet", 50, seed=1)
+    raw = small_config(tmp_path / "logs", tmp_path / "runs", "large")
+    raw["tables"]["user"]["rows"] = 2**40
+    command = ["train", "--config", write_config(raw, tmp_path / "conf.yaml"), "--dry-run"]
+    assert run_command(command) == 74
+    assert "and one checkpoint of the tables takes" in capfd.readouterr().err
+    assert run_command([*command, "--address", "head:6379"]) == 0
+
+
 @pytest.mark.parametrize(
     ("command", "code", "parts"),
     [

@@ -3,13 +3,14 @@
 import gzip
 import os
 
+import fsspec
 import pyarrow as pa
 import pyarrow.orc
 import pyarrow.parquet as pq
 import pytest
 
 from raymtl.data.source import find_files, list_files
-from raymtl.data.units import plan_input
+from raymtl.data.units import plan_input, plan_inputs
 from raymtl.errors import DataError
 from raymtl.storage.folder import Folder
 from tests.helpers.small_data import DAY, click_rows, make_config, write_file
@@ -140,6 +141,37 @@ def test_a_table_of_another_tool_is_refused_by_name(day, below, marker, tool):
         list_files(Folder.open(str(root)), None)
 
 
+@pytest.mark.parametrize("link", [False, True])
+def test_a_partition_of_a_table_is_refused_at_any_level(tmp_path, link):
+    (tmp_path / "tab/_delta_log").mkdir(parents=True)
+    root = tmp_path / "tab/region=eu/kind=a"
+    write_file(root, click_rows(3))
+    if link:
+        (tmp_path / "logs").symlink_to(root)
+        root = tmp_path / "logs"
+    with pytest.raises(DataError, match=f"`{root}` is a table of Delta Lake"):
+        list_files(Folder.open(str(root)), None)
+
+
+def test_a_partition_of_a_table_is_refused_on_other_storage():
+    memory = fsspec.filesystem("memory")
+    try:
+        for name in ("tab/_delta_log/0.json", f"tab/region=eu/kind=a/ds={DAY}/part-0.parquet"):
+            memory.pipe_file(f"/{name}", b"x")
+        with pytest.raises(DataError, match="is a table of Delta Lake"):
+            list_files(Folder.open("memory://tab/region=eu/kind=a"), None)
+    finally:
+        memory.rm("/tab", recursive=True)
+
+
+@pytest.mark.parametrize("name", [".hoodie_partition_metadata", "hour=1/.hoodie_partition_metadata.parquet"])
+def test_a_partition_of_hudi_is_refused_by_name(day, name):
+    (day / "hour=1").mkdir()
+    (day / name).write_text("x")
+    with pytest.raises(DataError, match=f"`{day.parent}` is a table of Apache Hudi"):
+        plan(day)
+
+
 def test_another_folder_metadata_is_no_iceberg_table(day):
     (day.parent / "metadata").mkdir()
     (day.parent / "metadata" / "schema.json").write_text("{}")
@@ -154,10 +186,19 @@ def test_a_transaction_of_hive_is_refused_by_name(day, name):
 
 
 def test_data_next_to_the_partitions_is_said(day):
-    pq.write_table(click_rows(3), day.parent / "part-0.parquet")
-    (day.parent / "dt=2026-01-02").mkdir()
-    (day.parent / "config.yaml").write_text("x")
-    assert plan(day).notes == (f"`{day.parent}`: dt=2026-01-02 and 1 more next to the `ds=` partitions are not read",)
+    for name in ("part-0.parquet", "loose"):
+        pq.write_table(click_rows(3), day.parent / name)
+    for name in ("dt=2026-01-02", "backup", "2026-01-02"):
+        (day.parent / name).mkdir()
+    assert plan(day).notes == (f"`{day.parent}`: 2026-01-02 and 4 more next to the `ds=` partitions are not read",)
+
+
+def test_what_is_no_data_next_to_the_partitions_is_skipped_without_a_word(day):
+    for name in ("_SUCCESS", ".crc", "README.md", "config.yaml"):
+        (day.parent / name).write_text("x")
+    (day.parent / "_old").mkdir()
+    (day.parent / ".tmp").mkdir()
+    assert plan(day).notes == ()
 
 
 def test_a_link_that_leads_nowhere_is_an_error(day):
@@ -209,6 +250,23 @@ def test_a_day_that_is_a_link_to_another_day_is_an_error(day):
     found = find_files(Folder.open(str(day.parent)), None)
     assert "(and 1 more such pairs) are two names of one file" in found.problems[0]
     assert plan(day).rows == 20
+
+
+@pytest.mark.parametrize("make", [os.symlink, os.link])
+def test_a_file_of_both_training_and_evaluation_is_an_error(day, make):
+    write_file(day.parent, click_rows(10), "2026-01-02")
+    days = {"train": {"start": DAY, "end": DAY}, "eval": {"start": "2026-01-02", "end": "2026-01-02"}}
+    config = make_config(path=str(day.parent), group="item", **days)
+    assert plan_inputs(config, ["train", "eval"])["eval"].rows == 10
+    make(day / "part-0.parquet", day.parent / "ds=2026-01-02" / "link.parquet")
+    same = "part-0.parquet` and `.*link.parquet` are two names of one file.* evaluated on rows that it was trained on"
+    with pytest.raises(DataError, match=same):
+        plan_inputs(config, ["train", "eval"])
+
+
+def test_an_evaluation_on_a_training_day_is_allowed(day):
+    config = make_config(path=str(day.parent), group="item", eval={"start": DAY, "end": DAY})
+    assert plan_inputs(config, ["train", "eval"])["eval"].rows == 10
 
 
 def test_a_pipe_is_refused_and_not_opened(day):

@@ -93,6 +93,26 @@ def test_folders_that_are_no_days_are_in_the_error(tmp_path):
         list_files(Folder.open(str(tmp_path)), None)
 
 
+@pytest.mark.parametrize("key", ["ds", "year"])
+@pytest.mark.parametrize("below", ["", "year=2026", "year=2026/month=01"])
+def test_a_level_each_for_year_month_and_day(tmp_path, below, key):
+    write(tmp_path, "year=2026/month=01/day=31/part-0")
+    with pytest.raises(DataError, match=r"one level each for year, month and day, .* write one folder for each day"):
+        list_files(Folder.open(str(tmp_path / below)), None, Layout(key))
+
+
+def test_hours_next_to_each_other(tmp_path):
+    write(tmp_path, "ds=2026-01-01-07/part-0")
+    with pytest.raises(DataError, match="a partition is one day: move its files to ds=2026-01-01/hour=07"):
+        list_files(Folder.open(str(tmp_path)), None)
+
+
+def test_a_format_that_is_not_known(tmp_path):
+    write(tmp_path, "ds=310126/part-0")
+    with pytest.raises(DataError, match=r"rename the partitions, or set data\.partition\.format to the format of"):
+        list_files(Folder.open(str(tmp_path)), None)
+
+
 def test_two_folders_of_one_day(tmp_path):
     write(tmp_path, "ds=2026-01-01/part-0")
     write(tmp_path, "ds=2026%2D01-01/part-0")

@@ -103,6 +103,13 @@ def test_identity_changes_with_the_input(files, change):
     assert plan(files, unit_rows=90 if change == "unit_rows" else 50).identity != before
 
 
+def test_days_without_rows_are_said(tmp_path):
+    for day in range(1, 6):
+        write_file(tmp_path, click_rows(5 if day == 1 else 0), f"2026-01-{day:02}")
+    (note,) = plan(tmp_path, train={"start": "2026-01-01", "end": "2026-01-05"}).notes
+    assert "4 days (2026-01-02, 2026-01-03, 2026-01-04 …) of data.train have no rows; write them again" in note
+
+
 def test_empty_files_are_passed_over(files):
     before = plan(files, unit_rows=1)
     write_file(files, click_rows(0), name="part-1.parquet")

@@ -158,6 +158,13 @@ def test_clusters_at_equal_distances(distance: float, spread: float, count: int)
         assert abs(found.auc - exact) < max(1e-4, min(found.error, 1e-3))
 
 
+@pytest.mark.parametrize("spread", [1e-4, 1e-5])
+def test_the_error_is_told_where_large_logits_share_a_key(spread: float) -> None:
+    logits, positive = scores(100_000, 0.3, -20.0, spread)
+    found, exact = bins.auc(*histogram(logits, positive)), roc_auc_score(positive, logits)
+    assert 1e-4 < abs(found.auc - exact) <= found.error < 0.5
+
+
 def test_the_error_is_told_where_a_bin_meets_others_in_both_tables() -> None:
     linear = torch.arange(bins.COARSE // 2, bins.COARSE // 2 + 16 * 1024)
     first, second = bins._classes(linear)

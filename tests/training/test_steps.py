@@ -44,13 +44,13 @@ def test_too_few_steps_are_said_with_what_to_change() -> None:
     config = with_train(make_config(), batch_size=2048)
     assert steps_line(config, 47_827, 24) == "47,827 training rows: 24 steps of 2,048 rows"
     assert too_few_steps(config, 24) == (
-        "24 steps are too few to learn much (fewer than 100): lower train.batch_size (2048), raise train.epochs (1), or add "
+        "24 steps are too few to learn much (fewer than 50): lower train.batch_size (2048), raise train.epochs (1), or add "
         "training days"
     )
-    assert too_few_steps(config, 100) is None
-    smallest = with_batch_size(with_train(make_config(), epochs=2), 10_000)
-    assert steps_line(smallest, 10_000, 80) == "10,000 training rows in 2 epochs: 80 steps of 256 rows"
-    said = too_few_steps(smallest, 80)
+    assert too_few_steps(config, 50) is None
+    smallest = with_batch_size(with_train(make_config(), epochs=2), 5_000)
+    assert steps_line(smallest, 5_000, 40) == "5,000 training rows in 2 epochs: 40 steps of 256 rows"
+    said = too_few_steps(smallest, 40)
     assert said is not None
     assert "batch_size" not in said
 

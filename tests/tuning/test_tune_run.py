@@ -65,7 +65,7 @@ def test_trials_share_data_and_processes_and_equal_runs_of_their_own(ray_cluster
     # a trial is the very run that `raymtl train` would be
     best = load_config(result["best_config"])
     own = training.train(best.model_copy(update={"name": "own"}))["metrics"]
-    told = trial_store.trials[result["best"]].metrics
+    told = trial_store.trials[result["recommended"]].metrics
     assert told is not None
     assert {task: m["logloss"] for task, m in told["tasks"].items()} == {
         t: m["logloss"] for t, m in own["eval"].items()

@@ -6,11 +6,14 @@ A **problem** violates the contract and makes `raymtl check` exit with 65. A **w
 
 import dataclasses
 import math
+import re
 from dataclasses import dataclass, field
 from typing import Any
 
 MOST_PLACES = 20
 """Locations of broken values that a report keeps per rule."""
+_FIGURE = re.compile(r"(?<![^\s(])\d[\d,.]*%?(?=[ )])")
+"""A number as a word of its own, not in a name, a path or a date."""
 
 
 @dataclass
@@ -222,11 +225,22 @@ class CheckReport:
         return {"ok": not self.problems, **sentences, "rows": self.rows, "seconds": self.seconds, "parts": parts}
 
     def _all(self, what: str) -> list[str]:
-        parts: dict[str, list[str]] = {}
+        """The sentences of the parts, those of both once, and those across the parts.
+
+        Warnings and notes that say the same but for their figures, which precede the remedy, are also one: the first.
+        """
+        found: dict[str, dict[str, str]] = {}
         for name, part in self.parts.items():
             for sentence in getattr(part, what):
-                parts.setdefault(sentence, []).append(name)
-        return [f"{' and '.join(names)}: {s}" for s, names in parts.items()] + getattr(self.across, what)
+                same = sentence if what == "problems" else _FIGURE.sub("#", sentence.partition(";")[0])
+                found.setdefault(sentence if name in found.get(same, {}) else same, {})[name] = sentence
+        merged = []
+        for by_part in found.values():
+            first, *others = by_part.values()
+            differ = any(_FIGURE.findall(other) != _FIGURE.findall(first) for other in others)
+            figures = f" (figures of {next(iter(by_part))})" if differ else ""
+            merged.append(f"{' and '.join(by_part)}{figures}: {first}")
+        return merged + getattr(self.across, what)
 
 
 def _plain(value: Any) -> Any:

@@ -5,13 +5,14 @@ Every sentence names the configuration key or the file, the figure, and the reme
 
 import math
 import statistics
-from collections.abc import Container, Iterable
+from collections.abc import Container
 
 from raymtl.config.features import DenseFeature
 from raymtl.config.root import Config
 from raymtl.config.tasks import Task
 from raymtl.data.rules import where_observed
 from raymtl.data.validation.report import ColumnReport, LabelRate, PartReport, TableReport
+from raymtl.words import some_of
 
 _MANY_NULLS = 0.5
 _SHARED_ROWS, _FEWER_SHARED = 0.40, 0.10
@@ -78,14 +79,14 @@ def _layout(report: PartReport, config: Config, largest_row_group: int) -> None:
             f"reading; write files of 100,000 rows or more"
         )
     if empty := [d for d, rows in report.rows_by_day.items() if not rows]:
-        report.warnings.append(f"{_some(empty, 'day')} without any row; write the day again or leave it out")
+        report.warnings.append(f"{some_of(empty, 'day')} without any row; write the day again or leave it out")
     days = {d: r for d, r in report.rows_by_day.items() if r}
     if len(days) >= 3:
         usual = statistics.median(days.values())
         odd = [d for d, rows in days.items() if rows * _DAY_JUMP < usual or rows > usual * _DAY_JUMP]
         if odd:
             report.warnings.append(
-                f"{_some(odd, 'day')} with an unusual number of rows: {days[odd[0]]:,} on {odd[0]}, the median day has "
+                f"{some_of(odd, 'day')} with an unusual number of rows: {days[odd[0]]:,} on {odd[0]}, the median day has "
                 f"{usual:,.0f}; check that the day is complete and was written once"
             )
 
@@ -216,7 +217,7 @@ def _task(report: PartReport, name: str, task: Task, part: str, config: Config) 
         (report.problems if needed else report.warnings).append(f"{sentence}; {remedy}")
         return
     if blind := [g for g, rate in found.by_scenario.items() if rate.rows and not rate.observed]:
-        report.notes.append(f"tasks.{name}: no label is observed in {_some(blind, 'scenario')}")
+        report.notes.append(f"tasks.{name}: no label is observed in {some_of(blind, 'scenario')}")
     if found.all.mean in task.traits.labels.only:
         report.warnings.append(
             f"tasks.{name}: all {found.all.observed:,} observed labels are {found.all.mean:.0f}; check the label column "
@@ -233,22 +234,22 @@ def _task(report: PartReport, name: str, task: Task, part: str, config: Config) 
     days = {d: rate for d, rate in found.by_day.items() if rate.rows}
     if blind := [d for d, rate in days.items() if not rate.observed]:
         report.warnings.append(
-            f"tasks.{name}: {_some(blind, 'day')} without an observed label; check that the labels have arrived"
+            f"tasks.{name}: {some_of(blind, 'day')} without an observed label; check that the labels have arrived"
         )
     elif few := _few_observed(days):
         share = days[few[0]].observed_share
         report.warnings.append(
-            f"tasks.{name}: {_some(few, 'day')} with far fewer observed labels than the others: {share:.0%} of the rows on "
+            f"tasks.{name}: {some_of(few, 'day')} with far fewer observed labels than the others: {share:.0%} of the rows on "
             f"{few[0]}, {found.all.observed_share:.0%} overall; check that all labels have arrived"
         )
     if barren := [d for d, rate in days.items() if rate.observed and rate.mean == 0]:
         report.warnings.append(
-            f"tasks.{name}: {_some(barren, 'day')} where all observed labels are 0; check that the labels have arrived"
+            f"tasks.{name}: {some_of(barren, 'day')} where all observed labels are 0; check that the labels have arrived"
         )
     if jumps := _jumps(found.all, {d: r for d, r in days.items() if d not in barren}, task.traits.is_rate):
         day = jumps[0]
         report.warnings.append(
-            f"tasks.{name}: the label rate jumps on {_some(jumps, 'day')}: {days[day].mean:.4g} on {day}, "
+            f"tasks.{name}: the label rate jumps on {some_of(jumps, 'day')}: {days[day].mean:.4g} on {day}, "
             f"{found.all.mean:.4g} overall; check the labels of that day"
         )
 
@@ -305,14 +306,14 @@ def _scenario(report: PartReport) -> None:
     if found is None:
         return
     if never := [v for v, rows in found.listed.items() if not rows]:
-        report.warnings.append(f"data.scenario.values: {_some(never, 'value')} that no row has; check the spelling")
+        report.warnings.append(f"data.scenario.values: {some_of(never, 'value')} that no row has; check the spelling")
     if found.unlisted:
         rows = sum(found.unlisted.values())
         most = ", ".join(f"`{v}` ({n:,})" for v, n in list(found.unlisted.items())[:5])
         target = report.warnings if rows > _UNLISTED * report.rows else report.notes
         target.append(
-            f"data.scenario: {_n(rows, 'row')} ({rows / report.rows:.1%}) with values that are not listed count as `other`: "
-            f"{most}"
+            f"data.scenario: {_n(rows, 'row')} ({rows / report.rows:.1%}) with values that are not listed count as `other`; the "
+            f"most frequent: {most}"
         )
 
 
@@ -334,9 +335,3 @@ def _others(report: PartReport) -> None:
 
 def _n(count: int, noun: str) -> str:
     return f"{count:,} {noun}" + ("" if count == 1 else "s")
-
-
-def _some(items: Iterable[str], noun: str) -> str:
-    """`1 day (2026-01-03)`, `5 days (2026-01-03, 2026-01-04, 2026-01-05 …)`."""
-    items = list(items)
-    return f"{_n(len(items), noun)} ({', '.join(items[:_SHOWN])}{' …' if len(items) > _SHOWN else ''})"

@@ -14,7 +14,7 @@ from raymtl.config.root import Config
 from raymtl.data.contract import id_words, mixed_problems, plain_types, required_columns, schema_faults
 from raymtl.data.partitions import Layout
 from raymtl.data.scan import scan
-from raymtl.data.source import find_files
+from raymtl.data.source import evaluated_training_files, find_files
 from raymtl.data.units import Footer, Fragment, find_footers, make_units, with_rows
 from raymtl.data.validation.report import CheckReport, Findings, PartReport, SchemaDifference
 from raymtl.data.validation.rules import evaluate_rules
@@ -227,6 +227,9 @@ def _across(config: Config, summaries: dict[str, _FooterSummary]) -> Findings:
         findings.problems += [
             p for p in mixed if not any(w.split(" holds ")[0] == p.split(" holds ")[0] for w in within)
         ]
+        findings.problems += evaluated_training_files(
+            *([f.file for f in summaries[part].footers] for part in ("train", "eval"))
+        )
         if summaries["train"].root == summaries["eval"].root and data.eval is not None:
             shared = sorted(set(data.train.days()) & set(data.eval.days()))
             if shared:

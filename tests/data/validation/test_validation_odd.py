@@ -15,7 +15,7 @@ from raymtl.data.validation.rules import expected_shared, rows_for
 from raymtl.data.validation.run import check_data
 from raymtl.data.validation.statistics import Moments
 from tests.helpers.small_data import write_file
-from tests.helpers.validation_logs import DAYS, FEATURES, config_of, good_rows, table
+from tests.helpers.validation_logs import DAYS, FEATURES, TASKS, config_of, good_rows, table
 
 
 def warnings_of(root, days=DAYS, change=None, **config) -> list[str]:
@@ -110,6 +110,39 @@ def test_empty_files_and_days(tmp_path, in_process):
     write_file(tmp_path, empty, DAYS[0])
     (problem,) = check_data(config_of(tmp_path, DAYS[:2])).problems
     assert "there are no rows on 2026-01-01..2026-01-02" in problem
+
+
+def test_what_holds_for_both_parts_is_one_warning(tmp_path, in_process):
+    def spoil(rows, n):
+        rows["user"] = [None] * 2000
+        rows["scene"] = [["live", "story"][k % 2] for k in range(100 + 51 * n)] + rows["scene"][100 + 51 * n :]
+        rows["ts"] = [0] * (10 + n) + rows["ts"][10 + n :]
+        rows["spend"] = [0.0] * (1800 + 20 * n) + [5.0] * (200 - 20 * n)
+
+    tasks = {**TASKS, "spend": {"kind": "real", "transform": "log1p"}}
+    days = {"train": {"start": DAYS[0], "end": DAYS[0]}, "eval": {"start": DAYS[1], "end": DAYS[1]}}
+    found = warnings_of(tmp_path, DAYS[:2], spoil, tasks=tasks, **days)
+    expected = [
+        "train and eval: features.user: the column `user` is null in every row; leave",
+        "train and eval (figures of train): tasks.spend.transform: 90.0% of",
+        "train and eval (figures of train): data.scenario: 100 rows (5.0%) with",
+        "train and eval (figures of train): data.timestamp: 10 rows of",
+    ]
+    assert [w.startswith(words) for w, words in zip(found, expected, strict=True)] == [True] * 4, found
+
+
+def test_the_same_problem_of_both_parts_is_two_with_their_places(clean, in_process):
+    for day in DAYS[1:]:
+        write_file(clean, table({**good_rows(day=day), "click": [3] * 400}), day)
+    days = {"train": {"start": DAYS[0], "end": DAYS[1]}, "eval": {"start": DAYS[2], "end": DAYS[2]}}
+    found = check_data(config_of(clean, **days)).problems
+    assert [[day in problem for day in DAYS[1:]] for problem in found] == [[True, False], [False, True]]
+
+
+def test_a_training_file_in_the_evaluation_under_another_name(clean, in_process):
+    (clean / "ds=2026-01-04").symlink_to(f"ds={DAYS[2]}")
+    (found,) = check_data(config_of(clean, eval={"start": "2026-01-04", "end": "2026-01-04"})).problems
+    assert "(and 1 more such pairs) are two names of one file" in found
 
 
 def test_layouts_that_cost_time(tmp_path, in_process):
