@@ -49,11 +49,11 @@ def train(config: "Config | Path", *, address: str | None = None, progress: bool
     """
     loaded = _loaded(config)
     _speaker(progress, "checking the configuration and the logs")
-    from raymtl.dependencies import check_stack
+    from raymtl.dependencies import check_versions
     from raymtl.training import driver
     from raymtl.training.rundir import run_folder
 
-    check_stack()
+    check_versions()
     with _training_lines(progress) as on_event:
         result = driver.train(loaded, address=address, on_event=on_event)
     return {**result, "run_dir": run_folder(loaded)}

@@ -56,11 +56,12 @@ def check_required(required: str) -> None:
 
 def check_stack() -> None:
     """Raise a `StackError` of one sentence if the trio is incomplete, does not fit together or cannot be loaded."""
-    _check_minors()
+    check_versions()
     _check_loads()
 
 
-def _check_minors() -> None:
+def check_versions() -> None:
+    """Like `check_stack`, without loading anything."""
     torch, torchrec = _version("torch"), _version("torchrec")
     fbgemm = {name: version for name in FBGEMM if (version := _version(name))}
     missing = [name for name, found in (("torch", torch), ("torchrec", torchrec), ("fbgemm", fbgemm)) if not found]

@@ -23,10 +23,19 @@ EXAMPLE = ROOT / "jobs/conf/example.yaml"
     ],
 )
 def test_the_start_imports_nothing_heavy(code: str) -> None:
+    assert HEAVY & modules_after(code) == set()
+
+
+def test_training_needs_no_torch_outside_the_workers() -> None:
+    modules = "raymtl.training.driver", "raymtl.training.entry", "raymtl.training.process_group"
+    assert {"torch", "torchrec", "scipy", "matplotlib"} & modules_after(f"import {', '.join(modules)}") == set()
+
+
+def modules_after(code: str) -> set[str]:
     found = subprocess.run(
         [sys.executable, "-c", f"{code}\nimport sys; print(*sys.modules)"], capture_output=True, text=True, check=True
     )
-    assert HEAVY & set(found.stdout.split()) == set()
+    return set(found.stdout.split())
 
 
 def test_every_name_is_there() -> None:
