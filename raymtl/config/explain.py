@@ -49,9 +49,11 @@ def number_problems(raw: Any, field: FieldType, path: str = "") -> Iterator[str]
         for n, value in enumerate(raw):
             yield from number_problems(value, field.item, f"{path}[{n}]")
     elif isinstance(raw, dict):
-        section = field.section or field.variants.get(str(raw.get(field.discriminator)))
+        chosen = field.section or field.variants.get(str(raw.get(field.discriminator)))
+        sections = [chosen] if chosen else list(field.variants.values())  # a preset may add the type
         for key, value in raw.items():
-            inner = field_type(section, key) if section and key in section.model_fields else field.item
+            section = next((s for s in sections if key in s.model_fields), None)
+            inner = field_type(section, key) if section else field.item
             if inner is not None:
                 yield from number_problems(value, inner, f"{path}.{key}".removeprefix("."))
 

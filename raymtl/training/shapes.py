@@ -26,8 +26,8 @@ def model_entries(config: Config) -> dict[str, Tensor] | None:
     try:
         with torch.device("meta"):
             model = TrainModel(config, describe_lookup(config), dict.fromkeys(config.active_tasks(), 0.5), None)
-    except RuntimeError as error:
-        if "overflow" not in str(error):
+    except (RuntimeError, TypeError) as error:  # of a width or a product above 64 bits, and of a width above that
+        if "overflow" not in str(error).lower():
             raise
         raise ConfigError(
             "a weight of the model would have more bytes than 64 bits count; lower the rows or the dim of the tables, or the "

@@ -27,6 +27,7 @@ def test_mutations_are_refused_in_clean_sentences_or_train(first: int) -> None:
             "model.trunk={type: ple, levels: 1000000}",
             "model.trunk.levels is 1000000; expected a whole number ≥ 1 and ≤ 100",
         ),
+        ("model.trunk.hidden=[18446744073709551616]", "model.trunk.hidden[0] is a number of 65 bits"),
         ("data.shuffle.seed=-1", "data.shuffle.seed is -1; expected a whole number ≥ 0 and < 4294967296"),
         ("train.step_timeout_s=0.5", "train.step_timeout_s is 0.5; expected a number ≥ 1"),
     ],
