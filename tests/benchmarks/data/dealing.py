@@ -41,7 +41,7 @@ def simulate(unit_rows: list[int], every: int, workers: int, batch_size: int) ->
         for part in deal.ranges(group):
             for start in range(part.start, part.stop, BLOCK_ROWS):
                 size = min(BLOCK_ROWS, part.stop - start)
-                position = part.position + start - part.start
+                position = part.rows_before + start - part.start
                 owner = owners(position, size, deal.local_rows(ranks), len(ranks))
                 rows[span_of[part.place], ranks.start : ranks.stop] += np.bincount(owner, minlength=len(ranks))
                 slices[-1] += len(ranks)

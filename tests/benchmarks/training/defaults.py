@@ -37,8 +37,8 @@ from raymtl.synth.spec import SynthSpec
 from raymtl.synth.write import write_logs
 from raymtl.training.build import build
 from raymtl.training.progress import Progress
-from raymtl.training.steps import with_batch_size
-from raymtl.training.trainer import Trainer, Worker, planned_steps
+from raymtl.training.steps import planned_steps, with_batch_size
+from raymtl.training.trainer import Trainer, Worker
 from tests.benchmarks.training.inprocess import blocks
 from tests.benchmarks.training.stages import alone
 from tests.helpers.movielens_like import write_movielens_like

@@ -3,7 +3,6 @@
 For comparisons of many models, where starting a cluster for each would take longer than training.
 """
 
-import math
 import time
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
@@ -21,7 +20,7 @@ from raymtl.data.sample import sample_base_rates
 from raymtl.data.units import Plan, plan_input
 from raymtl.training.build import TrainState, build
 from raymtl.training.progress import Progress
-from raymtl.training.steps import with_batch_size
+from raymtl.training.steps import planned_steps, with_batch_size
 from raymtl.training.synced_loader import SyncedLoader
 from raymtl.training.trainer import Trainer, Worker
 from tests.benchmarks.training.stages import alone
@@ -61,8 +60,7 @@ def train(config: Config, threads: int = 1, extra: Iterable[str] = ()) -> dict[s
     plans = {part: plan_input(config, part) for part in ("train", "eval")}
     config = with_batch_size(config, plans["train"].rows)
     with alone() as group:
-        rows = config.train.rows_per_step
-        steps = config.train.epochs * sum(math.ceil(u.rows / rows) for u in plans["train"].units)
+        steps = planned_steps(config, plans["train"], evaluates=True)
         built = build(config, sample_base_rates(config, plans["train"]), steps, torch.device("cpu"), group)
         worker = Worker(
             0,
@@ -71,7 +69,7 @@ def train(config: Config, threads: int = 1, extra: Iterable[str] = ()) -> dict[s
             group,
             None,
             None,
-            lambda source, schedule: blocks(config, source.plan, schedule, source.evaluation),
+            lambda source, schedule, meetings: blocks(config, source.plan, schedule, source.evaluation),
         )
         progress = Progress()
         cpu = time.process_time()
