@@ -304,6 +304,8 @@ def _python(column: Any) -> list:
     chunks = column.chunks if isinstance(column, pa.ChunkedArray) else [column]
     found: list = []
     for chunk in chunks:
+        if not len(chunk):
+            continue  # the type of a file without rows is anything
         array = chunk.storage if isinstance(chunk, pa.ExtensionArray) else chunk
         found += (array.cast(pa.large_binary()) if is_text(array.type) else array).to_pylist()
     return found
