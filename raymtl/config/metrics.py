@@ -35,6 +35,8 @@ class Metric:
     """Value of a random model; values that are worse by more than chance allows are highlighted."""
     target: float | None = None
     """The best value; values that differ by more than 10 %, and by more than chance allows, are highlighted."""
+    is_area: bool = False
+    """An area under a curve, between 0 and 1: its interval is symmetric on the scale of log(a / (1 − a))."""
 
     @property
     def in_words(self) -> str:
@@ -58,8 +60,8 @@ class Metric:
 METRICS: dict[str, Metric] = {
     metric.name: metric
     for metric in (
-        Metric("auc", "AUC", "higher", (Binary,), decimals=4, chance=0.5),
-        Metric("gauc", "GAUC", "higher", (Binary,), decimals=4, needs_group=True),
+        Metric("auc", "AUC", "higher", (Binary,), decimals=4, chance=0.5, is_area=True),
+        Metric("gauc", "GAUC", "higher", (Binary,), decimals=4, needs_group=True, is_area=True),
         # NE says the same, and a terminal is narrow
         Metric("logloss", "log loss", "lower", (Binary,), unit="nats", wide_only=True),
         Metric("ne", "NE", "lower", (Binary,), decimals=4),

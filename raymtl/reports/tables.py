@@ -6,7 +6,7 @@ from typing import Any
 
 from raymtl.config.metrics import METRICS, Metric, metrics_of_kind
 from raymtl.config.task_kinds import KINDS, Binary, TaskKind, Values, find_kind
-from raymtl.reports.chance import is_odd
+from raymtl.reports.chance import is_above_constant, is_odd
 from raymtl.reports.style import count, number, significant
 
 ALL = "all"
@@ -29,7 +29,7 @@ class TableCell:
     short: str = ""
     """The text on a terminal; empty: the same."""
     odd: bool = False
-    """Needs attention: a calibration far from 1, an AUC below one half, an error above that of a constant."""
+    """Needs attention, as `chance.LEGEND` says."""
 
 
 @dataclass(frozen=True)
@@ -192,9 +192,8 @@ def _named_headline(report: Report) -> TableCell:
     value = report.get(metric.name)
     if value is None:
         return TableCell(show(metric, value))
-    constant = report.get(f"constant_{metric.name}")
     text, short = (f"{metric.label} {with_interval(metric, report, s)}" for s in (False, True))
-    return TableCell(text, short, odd=constant is not None and value > constant)
+    return TableCell(text, short, is_above_constant(metric, report))
 
 
 def _constant(report: Report) -> TableCell:

@@ -12,6 +12,7 @@ from raymtl.daily.reports.series import aucs, by_date, final_in, ids_of, metrics
 from raymtl.daily.reports.served import served, was_published
 from raymtl.daily.reports.table import check_names, lead_and_rest
 from raymtl.reports import slices
+from raymtl.reports.chance import LEGEND
 from raymtl.reports.days import horizontal_bars
 from raymtl.reports.page import (
     OPEN_ROWS,
@@ -195,7 +196,7 @@ def _next_day(record: Record, colours: dict[str, str]) -> Section | str:
     text = (
         "Metrics of a version on rows that it has not seen: it is scored before any training on them. NE is the log "
         "loss relative to that of a constant, lower is better. Calibration is the sum of predictions over the sum of labels, "
-        "1 is right."
+        f"1 is right. {LEGEND}"
     )
     return Section(title, text, parts)
 
@@ -278,7 +279,7 @@ def _held_out(gate: GateResult, colours: dict[str, str]) -> list[Part]:
         if found["tasks"]:
             parts_too = bool(found["scenarios"])
             parts += [Heading(who), *(metric_grid(table, colours, parts_too) for table in metric_tables(found))]
-    return [Collapsible("All numbers on the held-out rows", parts)] if parts else []
+    return [Collapsible("All numbers on the held-out rows", [Paragraph(LEGEND), *parts])] if parts else []
 
 
 def _data(record: Record, earlier: Sequence[Record], colours: dict[str, str]) -> Section | str:
