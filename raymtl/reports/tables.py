@@ -8,6 +8,7 @@ from raymtl.config.metrics import METRICS, Metric, metrics_of_kind
 from raymtl.config.task_kinds import KINDS, Binary, TaskKind, Values, find_kind
 from raymtl.reports.chance import is_above_constant, is_odd
 from raymtl.reports.style import count, number, significant
+from raymtl.words import visible
 
 ALL = "all"
 OTHER = "other"
@@ -86,7 +87,8 @@ def metrics_of(result: Mapping[str, Any]) -> dict[str, Any]:
     if isinstance(inner.get("tasks"), dict) and "kind" not in inner["tasks"]:
         section, inner = inner, {}
     rest = {key: value for key, value in section.items() if key != "eval"}
-    scenarios = {name: tasks for name, tasks in (rest.pop("scenarios", None) or {}).items() if _has_rows(name, tasks)}
+    found = (rest.pop("scenarios", None) or {}).items()
+    scenarios = {visible(name): tasks for name, tasks in found if _has_rows(name, tasks)}
     return {"tasks": inner, **rest, "scenarios": scenarios}
 
 
