@@ -28,7 +28,7 @@ class Metric:
     short: str = ""
     """Column header on a terminal; empty: the label."""
     wide_only: bool = False
-    """Omitted on terminals, which are narrow."""
+    """Omitted on terminals, which are narrow, and last in other tables."""
     needs_group: bool = False
     """Null without `data.group`; a column without any value is omitted."""
     chance: float | None = None
@@ -67,14 +67,14 @@ METRICS: dict[str, Metric] = {
         Metric("ne", "NE", "lower", (Binary,), decimals=4),
         Metric("poisson_deviance", "deviance", "lower", words="Poisson deviance"),
         Metric("mse", "MSE", "lower", (Values,), words="mean squared error"),
-        Metric("rmse", "RMSE", "lower", (Values,)),
+        Metric("rmse", "RMSE", "lower", (Values,), wide_only=True),
         Metric("mae", "MAE", "lower", (Values,)),
-        Metric("nmae", "NMAE", "lower", (Values,), decimals=4),
-        Metric("smape", "SMAPE", "lower", (Values,), decimals=4),
+        Metric("nmae", "NMAE", "lower", (Values,), decimals=4, wide_only=True),
+        Metric("smape", "SMAPE", "lower", (Values,), decimals=4, wide_only=True),
         Metric("calibration", "calibration", None, (Binary, Values), decimals=3, short="calib.", target=1.0),
     )
 }
-"""All metrics of tasks, in the order of reports."""
+"""All metrics of tasks, in the order of reports; tables have the calibration first, and those with `wide_only` last."""
 
 
 @dataclass(frozen=True)

@@ -125,8 +125,8 @@ def test_a_day_has_what_was_asked_for(page: str) -> None:
     click = LAST.next_day[0].metrics["eval"]["click"]
     assert f"click all {click['auc']:.4f}" in text
     search = LAST.next_day[0].metrics["scenarios"]["search"]["click"]
-    assert f"search {search['auc']:.4f} {search['gauc']:.4f}" in text
-    assert f"{search['ne']:.4f} {search['calibration']:.3f}" in text
+    assert f"search {search['auc']:.4f} {search['count']:,} {search['positives']:,} {search['calibration']:.3f}" in text
+    assert f"{search['gauc']:.4f} {search['ne']:.4f}" in text
     assert "no positives among 8 observed labels" not in text
     gate = {(c.task, c.name): c for c in LAST.gate.checks}
     auc = gate["click", "auc"]
@@ -314,7 +314,7 @@ def test_missing_numbers_of_a_task_have_their_reason(store: Store) -> None:
     }
     entry = NextDay(day=dt.date(2026, 11, 23), version="v1", rows=9, metrics={"eval": {"click": report}})
     text = words(day(store, bare(parent="v1", next_day=[entry]), []))
-    assert "click – – – – 9 – no positives among 9 observed labels" in text
+    assert "click – 9 – – – – no positives among 9 observed labels" in text
 
 
 def test_columns_that_changed_are_named(store: Store) -> None:
