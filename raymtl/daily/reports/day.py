@@ -232,7 +232,7 @@ def _gate(record: Record, colours: dict[str, str]) -> Section | str:
         f"{f'It was compared with {record.parent}' if record.parent else 'As the first version it was scored alone,'} on "
         f"{_held_out_text(gate)}.{' Change: the 95 % interval of candidate − base.' if columns['change'] else ''}"
     )
-    heads = ["task", "check", "base", "candidate", "change", "allowed", "verdict", "note"]
+    heads = ["task", "check", "verdict", "candidate", "base", "change", "allowed", "note"]
     kept = [n for n, head in enumerate(heads) if columns.get(head, True)]
     rows = [_check_cells(check, colours) for check in failed + others]
     grid = Grid([heads[n] for n in kept], [[row[n] for n in kept] for row in rows])
@@ -248,11 +248,11 @@ def _check_cells(check: Check, colours: dict[str, str]) -> list[Cell]:
     return [
         Cell(check.task, "name", colours.get(check.task, "gray")) if check.task else Cell("whole model", "name"),
         Cell(check_label(check.name), "part"),
-        Cell(show(check.base)),
+        word,
         Cell(show(check.candidate), look),
+        Cell(show(check.base)),
         Cell(_change_text(check)),
         Cell(check.limit or "–", "part"),
-        word,
         Cell(check.note, "why"),
     ]
 

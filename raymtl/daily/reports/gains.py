@@ -85,11 +85,11 @@ def gains_section(record: Record, earlier: Sequence[Record], colours: Mapping[st
     means = mean_gains([*earlier, record])
 
     def cells(gain: Gain) -> list[Cell]:
-        values = [Cell(show(gain.metric, gain.before)), Cell(show(gain.metric, gain.after)), Cell(gain.text())]
+        values = [Cell(gain.text()), Cell(show(gain.metric, gain.before)), Cell(show(gain.metric, gain.after))]
         mean = _mean_cells(gain, means.get((gain.over, gain.task)))
         return [Cell(gain.over, "part", note=gain.version), *values, *mean]
 
-    columns = ["task", "metric", "compared with", "its value", "this version", "gain", "mean gain", "±", "days", ""]
+    columns = ["task", "metric", "compared with", "gain", "its value", "this version", "mean gain", "±", "days", ""]
     text = (
         "This day's version and older ones, all measured on the same held-out rows. A gain above 0 is an improvement. "
         + _means_text(days)
