@@ -458,8 +458,8 @@ def test_a_lower_error_is_a_gain() -> None:
 
 def test_gains_stand_on_the_pages(page: str, index: str) -> None:
     gain = next(g for g in gains_of(LAST) if (g.task, g.over) == ("click", "7 days ago"))
-    assert f"click AUC previous {LAST.parent}" in words(page)
-    row = f"7 days ago {gain.version} {gain.text()} {gain.before:.4f} {gain.after:.4f}"
+    assert re.search(rf"click AUC previous [+−]\S+ {LAST.parent} ", words(page))
+    row = f"7 days ago {gain.text()} {gain.version} {gain.before:.4f} {gain.after:.4f}"
     assert row in words(page)
     mean = mean_gains(RECORDS)["first", "click"]
     assert mean.count > 20
