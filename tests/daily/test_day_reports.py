@@ -32,6 +32,7 @@ from raymtl.daily.reports.index import write_index
 from raymtl.daily.reports.series import next_day, number_in, task_names
 from raymtl.daily.reports.table import day_table, verdict
 from raymtl.model_store.store import publish
+from raymtl.reports.chance import LEGEND
 from raymtl.reports.style import task_colours
 from raymtl.storage.object_store import Store
 from raymtl.words import gib
@@ -135,6 +136,7 @@ def test_a_day_has_what_was_asked_for(page: str) -> None:
     assert "norm user passed 0.1339 0.1312 ≤ 0.1968" in text
     assert f"{LAST.stats.rows:,} rows in 24 files. Compared with the 14 published days before." in text
     assert "10 features have no nulls" in text
+    assert text.count(LEGEND) == 2
     ids = LAST.trained.ids["query"]
     assert f"query {ids['known']['ids']:,} {ids['admitted']['ids']:,} {ids['evicted']['ids']:,}" in text
     assert f"{LAST.trained.rows:,} rows in {LAST.trained.steps:,} steps; 48,213 rows of held-out users" in text

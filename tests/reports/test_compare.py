@@ -10,6 +10,7 @@ import yaml
 
 from raymtl.cli.main import run_command
 from raymtl.errors import UserError
+from raymtl.reports.chance import LEGEND
 from raymtl.reports.compare import _difference, beside, differences, write_comparison
 from raymtl.reports.html import write_report
 from raymtl.reports.page import Cell
@@ -62,6 +63,7 @@ def test_metrics_stand_together_with_the_difference_to_the_first(runs: Path, pag
     assert "steps 2,929 1,464" in text
     assert "learning rate – adam 0.002" in text
     assert "different rows" not in text
+    assert LEGEND in text
 
 
 def test_curves_of_all_runs_share_a_panel_per_task(page: str) -> None:

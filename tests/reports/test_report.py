@@ -11,6 +11,7 @@ from rich.console import Console
 
 from raymtl.config.tasks import Task
 from raymtl.errors import UserError
+from raymtl.reports.chance import LEGEND
 from raymtl.reports.html import render, write_report
 from raymtl.reports.load import load_run
 from raymtl.reports.style import PALETTE
@@ -80,6 +81,8 @@ def test_it_has_what_was_asked_for(page: str) -> None:
     assert "alpha: 0.6" in text
     assert "torchrec" in text
     assert all(name in text for name in [*TASKS, *SCENARIOS])
+    assert LEGEND in text
+    assert "background-attachment: local" in page  # the shade of an edge that can be scrolled to
 
 
 def test_it_needs_nothing_from_outside(page: str) -> None:
