@@ -1,4 +1,4 @@
-"""Numbers in sentences."""
+"""Numbers and names in sentences and tables."""
 
 from collections.abc import Iterable
 
@@ -21,3 +21,8 @@ def gib(size: int) -> str:
     if size < 2**18:
         return f"{size / 2**10:.1f} KiB"
     return f"{size / 2**30:.2f} GiB" if size >= 2**28 else f"{size / 2**20:.1f} MiB"
+
+
+def visible(name: str) -> str:
+    """A name that comes from data: `""` if it is empty."""
+    return name or '""'

@@ -28,13 +28,15 @@ class Metric:
     short: str = ""
     """Column header on a terminal; empty: the label."""
     wide_only: bool = False
-    """Omitted on terminals, which are narrow."""
+    """Omitted on terminals, which are narrow, and last in other tables."""
     needs_group: bool = False
     """Null without `data.group`; a column without any value is omitted."""
     chance: float | None = None
     """Value of a random model; values that are worse by more than chance allows are highlighted."""
     target: float | None = None
     """The best value; values that differ by more than 10 %, and by more than chance allows, are highlighted."""
+    is_area: bool = False
+    """An area under a curve, between 0 and 1: its interval is symmetric on the scale of log(a / (1 − a))."""
 
     @property
     def in_words(self) -> str:
@@ -58,21 +60,21 @@ class Metric:
 METRICS: dict[str, Metric] = {
     metric.name: metric
     for metric in (
-        Metric("auc", "AUC", "higher", (Binary,), decimals=4, chance=0.5),
-        Metric("gauc", "GAUC", "higher", (Binary,), decimals=4, needs_group=True),
+        Metric("auc", "AUC", "higher", (Binary,), decimals=4, chance=0.5, is_area=True),
+        Metric("gauc", "GAUC", "higher", (Binary,), decimals=4, needs_group=True, is_area=True),
         # NE says the same, and a terminal is narrow
         Metric("logloss", "log loss", "lower", (Binary,), unit="nats", wide_only=True),
         Metric("ne", "NE", "lower", (Binary,), decimals=4),
         Metric("poisson_deviance", "deviance", "lower", words="Poisson deviance"),
         Metric("mse", "MSE", "lower", (Values,), words="mean squared error"),
-        Metric("rmse", "RMSE", "lower", (Values,)),
+        Metric("rmse", "RMSE", "lower", (Values,), wide_only=True),
         Metric("mae", "MAE", "lower", (Values,)),
-        Metric("nmae", "NMAE", "lower", (Values,), decimals=4),
-        Metric("smape", "SMAPE", "lower", (Values,), decimals=4),
+        Metric("nmae", "NMAE", "lower", (Values,), decimals=4, wide_only=True),
+        Metric("smape", "SMAPE", "lower", (Values,), decimals=4, wide_only=True),
         Metric("calibration", "calibration", None, (Binary, Values), decimals=3, short="calib.", target=1.0),
     )
 }
-"""All metrics of tasks, in the order of reports."""
+"""All metrics of tasks, in the order of reports; tables have the calibration first, and those with `wide_only` last."""
 
 
 @dataclass(frozen=True)

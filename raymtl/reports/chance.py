@@ -8,6 +8,10 @@ from raymtl.config.task_kinds import Binary, find_kind
 
 ERRORS = 3.0
 """Standard errors that chance allows: a page shows dozens of values, and two would mark some of them by chance."""
+LEGEND = (
+    "Amber: a calibration more than 10 % off, an AUC below 0.5, or an error above that of a constant prediction, by more than "
+    "three standard errors."
+)
 
 
 def is_odd(metric: Metric, report: dict[str, Any]) -> bool:
@@ -16,12 +20,35 @@ def is_odd(metric: Metric, report: dict[str, Any]) -> bool:
     expected = metric.target if metric.target is not None else metric.chance
     if value is None or expected is None or not metric.is_odd(value):
         return False
-    interval = (report.get("intervals") or {}).get(metric.name)
-    if interval:  # of 95 %, so its ends are 1.96 standard errors from the value
-        low, high = (value + ERRORS / 1.96 * (end - value) for end in interval)
-        return not low <= expected <= high
+    if interval := (report.get("intervals") or {}).get(metric.name):
+        return _is_outside(expected, metric, value, interval)
     error = _standard_error(metric, report)
     return error is None or abs(value - expected) > ERRORS * error
+
+
+def is_above_constant(metric: Metric, report: dict[str, Any]) -> bool:
+    """Whether the error of a task is above that of a constant prediction by more than chance; not without an interval."""
+    value, constant = report.get(metric.name), report.get(f"constant_{metric.name}")
+    interval = (report.get("intervals") or {}).get(metric.name)
+    if value is None or constant is None or interval is None:
+        return False
+    return value > constant and _is_outside(constant, metric, value, interval)
+
+
+def _is_outside(expected: float, metric: Metric, value: float, interval: tuple[float, float]) -> bool:
+    """Whether an expected value lies outside a 95 % interval that is widened on the scale on which it is symmetric."""
+
+    def scaled(number: float) -> float:  # the scales of objectives.metrics.intervals.interval
+        if not metric.is_area and value <= 0:
+            return number
+        if metric.is_area:
+            number = number / (1 - number) if number < 1 else math.inf
+        return math.log(number) if number > 0 else -math.inf
+
+    centre = scaled(value)
+    # the ends of the interval are 1.96 standard errors from the value
+    low, high = (centre + ERRORS / 1.96 * (scaled(end) - centre) for end in interval)
+    return not low <= scaled(expected) <= high
 
 
 def _standard_error(metric: Metric, report: dict[str, Any]) -> float | None:

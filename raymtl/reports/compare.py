@@ -1,5 +1,6 @@
 """The page that compares runs: their metrics, their curves together, and what differs in their configurations."""
 
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
@@ -7,8 +8,10 @@ import pyarrow.fs as pafs
 import yaml
 from matplotlib.lines import Line2D
 
+from raymtl.config.metrics import Metric
 from raymtl.errors import UserError
 from raymtl.reports import facts
+from raymtl.reports.chance import LEGEND
 from raymtl.reports.curves import bulk
 from raymtl.reports.html import run_status, write_page
 from raymtl.reports.load import Run, load_run
@@ -146,7 +149,9 @@ def _metrics(runs: Runs, colours: Mapping[str, str]) -> list[Section]:
     first = next(iter(runs))
     text = (
         f"The column of differences is about the metric before it, relative to {first}. Two trainings that differ only in "
-        f"`train.seed` differ too: train each run with several seeds before you call a small difference a gain."
+        f"`train.seed` differ too: train each run with several seeds before you call a small difference a gain. Grey: the "
+        f"difference lies within the 95 % intervals of the two runs, as if each had rows of its own; on the same rows it may be "
+        f"real all the same. {LEGEND}"
     )
     parts: list[Part] = [*_grids({name: metrics["tasks"] for name, metrics in found.items()}, first, colours)]
     scenarios = dict.fromkeys(scenario for metrics in found.values() for scenario in metrics.get("scenarios") or {})
@@ -170,19 +175,34 @@ def _with_difference(
     rows = []
     for row, cells in zip(table.rows, grid.rows, strict=True):
         base = reports.get(first, {}).get(row.task)
-        text = "" if row.scenario == first or base is None else _difference(reports[row.scenario][row.task], base)
-        rows.append([*cells[:3], Cell(text), *cells[3:]])
+        cell = Cell("") if base is None or row.scenario == first else _difference(reports[row.scenario][row.task], base)
+        rows.append([*cells[:3], cell, *cells[3:]])
     return Grid([*grid.columns[:3], "difference", *grid.columns[3:]], rows, grid.heads)
 
 
-def _difference(report: Report, base: Report) -> str:
+def _difference(report: Report, base: Report) -> Cell:
+    """The difference of the headline metric, faint if it lies within the intervals of the two values."""
     metric = headline(report)
     value, before = report.get(metric.name), base.get(metric.name)
     if value is None or before is None:
-        return "–"
+        return Cell("–")
+    if value == before:
+        return Cell("=", "faint")
+    text = f"{'+' if value > before else '−'}{significant(abs(value - before), 3)}"
     if metric.decimals is not None:
-        return change(value - before, metric.decimals)
-    return f"{'+' if value >= before else '−'}{significant(abs(value - before), 3)}"
+        text = change(value - before, metric.decimals)
+    return Cell(text, "faint" if _within_intervals(metric, report, base) else "")
+
+
+def _within_intervals(metric: Metric, report: Report, base: Report) -> bool:
+    """Whether the 95 % interval of the difference has 0, as if each run had been evaluated on rows of its own."""
+    low, high = sorted((report, base), key=lambda of: of[metric.name])
+    lower, upper = ((of.get("intervals") or {}).get(metric.name) for of in (low, high))
+    if lower is None or upper is None:
+        return False
+    # the halves that face each other
+    halves = lower[1] - low[metric.name], high[metric.name] - upper[0]
+    return high[metric.name] - low[metric.name] <= math.hypot(*halves)
 
 
 def _curves(runs: Runs, colours: Mapping[str, str]) -> list[Section]:

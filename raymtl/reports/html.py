@@ -3,7 +3,7 @@
 from typing import Any
 
 from raymtl.errors import StorageError
-from raymtl.reports import curves, facts, slices, style
+from raymtl.reports import chance, curves, facts, slices, style
 from raymtl.reports.load import Run, load_run
 from raymtl.reports.page import OPEN_ROWS, Cell, Grid, PageStatus, fill, metric_grid
 from raymtl.reports.tables import metric_tables, metrics_of
@@ -58,6 +58,7 @@ def render(run: Run) -> str:
         settings=facts.settings_line(run),
         keys=_key_numbers(run),
         evaluated=_evaluated(run),
+        amber=chance.LEGEND,
         tables=[metric_grid(table, colours, parts=False) for table in metric_tables(metrics, scenarios=False)],
         scenario_tables=[metric_grid(table, colours, parts=True) for table in tables]
         if metrics.get("scenarios")

@@ -6,8 +6,9 @@ from typing import Any
 
 from raymtl.config.metrics import METRICS, Metric, metrics_of_kind
 from raymtl.config.task_kinds import KINDS, Binary, TaskKind, Values, find_kind
-from raymtl.reports.chance import is_odd
+from raymtl.reports.chance import is_above_constant, is_odd
 from raymtl.reports.style import count, number, significant
+from raymtl.words import visible
 
 ALL = "all"
 OTHER = "other"
@@ -29,7 +30,7 @@ class TableCell:
     short: str = ""
     """The text on a terminal; empty: the same."""
     odd: bool = False
-    """Needs attention: a calibration far from 1, an AUC below one half, an error above that of a constant."""
+    """Needs attention, as `chance.LEGEND` says."""
 
 
 @dataclass(frozen=True)
@@ -86,7 +87,8 @@ def metrics_of(result: Mapping[str, Any]) -> dict[str, Any]:
     if isinstance(inner.get("tasks"), dict) and "kind" not in inner["tasks"]:
         section, inner = inner, {}
     rest = {key: value for key, value in section.items() if key != "eval"}
-    scenarios = {name: tasks for name, tasks in (rest.pop("scenarios", None) or {}).items() if _has_rows(name, tasks)}
+    found = (rest.pop("scenarios", None) or {}).items()
+    scenarios = {visible(name): tasks for name, tasks in found if _has_rows(name, tasks)}
     return {"tasks": inner, **rest, "scenarios": scenarios}
 
 
@@ -134,19 +136,26 @@ def show(metric: Metric, value: Any) -> str:
 def with_interval(metric: Metric, report: Report, short: bool = False) -> str:
     """A metric of a task as text, with its 95 % interval where there is one: 0.8123 ± 0.0041, or both ends if it is lopsided.
 
-    `short`, for a terminal: 0.8123±.0041, the longer side if it is lopsided.
+    `short`, for a terminal: 0.8123±.0041, or 14.57 (3.06–69.4).
     """
     value, interval = report.get(metric.name), (report.get("intervals") or {}).get(metric.name)
     text = show(metric, value)
     if value is None or not interval:
         return text
     below, above = value - interval[0], interval[1] - value
-    lopsided = max(below, above) > 1.25 * min(below, above)
-    if lopsided and not short:
-        return f"{text} ({show(metric, interval[0])} to {show(metric, interval[1])})"
-    half = max(below, above) if lopsided else (below + above) / 2
+    if max(below, above) > 1.25 * min(below, above):
+        if not short:
+            return f"{text} ({show(metric, interval[0])} to {show(metric, interval[1])})"
+        ends = (significant(end, 3) if metric.decimals is None else show(metric, end) for end in interval)
+        return f"{text} ({'–'.join(map(_short, ends))})"
+    half = (below + above) / 2
     width = significant(half, 2) if metric.decimals is None else number(half, metric.decimals)
-    return f"{text}±{width.removeprefix('0')}" if short else f"{text} ± {width}"
+    return f"{text}±{_short(width)}" if short else f"{text} ± {width}"
+
+
+def _short(text: str) -> str:
+    """A number without the 0 before its point."""
+    return text.removeprefix("0") if text.startswith("0.") else text
 
 
 def _places(metrics: dict[str, Any], scenarios: bool) -> list[Place]:
@@ -160,22 +169,24 @@ def _places(metrics: dict[str, Any], scenarios: bool) -> list[Place]:
 
 
 def _columns_of(family: type[TaskKind]) -> list[Column]:
-    """What stands for the task and its best reachable value, then the other metrics, then the numbers of rows."""
+    """What stands for the task, on how many rows, and its calibration; then the other metrics, those of little use last."""
     kinds = [kind for kind in KINDS if issubclass(kind, family)]
     headlines = list(dict.fromkeys(kind.headline for kind in kinds))
     if len(headlines) == 1:
         main = METRICS[headlines[0]]
-        first = [_metric_column(main), Column("best", _best, optional=True), Column("gap", _gap, optional=True)]
+        columns = [_metric_column(main), Column("best", _best, optional=True), Column("gap", _gap, optional=True)]
     else:
-        first = [Column("error", _named_headline), Column("constant", _constant, optional=True)]
-        first.append(Column("best", _best, optional=True))
-    known = [m for m in METRICS.values() if any(m in metrics_of_kind(kind) for kind in kinds)]
-    others = [_metric_column(metric) for metric in known if metric.name not in headlines]
-    counts = [Column("rows", lambda report: TableCell(count(report.get("count"))))]
-    counts.append(Column("groups", lambda report: TableCell(count(report.get("groups"))), optional=True))
+        columns = [Column("error", _named_headline), Column("constant", _constant, optional=True)]
+        columns.append(Column("best", _best, optional=True))
+    columns.append(Column("rows", lambda report: TableCell(count(report.get("count")))))
     if family is Binary:
-        counts.append(Column("positives", lambda report: TableCell(count(report.get("positives"))), short="pos."))
-    return [*first, *others, *counts]
+        columns.append(Column("positives", lambda report: TableCell(count(report.get("positives"))), short="pos."))
+    known = [m for m in METRICS.values() if any(m in metrics_of_kind(kind) for kind in kinds)]
+    others = [metric for metric in known if metric.name not in headlines]
+    others.sort(key=lambda metric: (metric.target is None, metric.wide_only))  # stable
+    columns += map(_metric_column, others)
+    columns.append(Column("groups", lambda report: TableCell(count(report.get("groups"))), optional=True))
+    return columns
 
 
 def _metric_column(metric: Metric) -> Column:
@@ -192,9 +203,8 @@ def _named_headline(report: Report) -> TableCell:
     value = report.get(metric.name)
     if value is None:
         return TableCell(show(metric, value))
-    constant = report.get(f"constant_{metric.name}")
     text, short = (f"{metric.label} {with_interval(metric, report, s)}" for s in (False, True))
-    return TableCell(text, short, odd=constant is not None and value > constant)
+    return TableCell(text, short, is_above_constant(metric, report))
 
 
 def _constant(report: Report) -> TableCell:

@@ -12,16 +12,19 @@ from raymtl.reports.style import count, number, task_colours
 from raymtl.reports.tables import ALL, Row, metric_tables, metrics_of
 from raymtl.telemetry.output import FoldedTable
 
+_ERRORS = ("error", "constant", "best")
+"""Columns that only count and real tasks have, which belong together."""
+
 
 def metric_table(result: Mapping[str, Any]) -> Table:
-    """A table with one line per task and scenario, for `rich.print`; ± is half a 95 % interval, the longer half if they differ.
+    """A table with one line per task and scenario, for `rich.print`; ± is half a 95 % interval; a lopsided one has both ends.
 
     Args:
         result: what a run returns, its `result.json`, or what `EvalMetrics.compute` returned.
 
     Returns:
-        Binary tasks fill the ranking columns; count and real-valued tasks the columns `error` and `constant` (that of the best
-        constant prediction), which are present only if there is such a task. The reasons for dashes are below.
+        Binary tasks fill the ranking columns; count and real-valued tasks the columns `error`, `constant` (that of the best
+        constant prediction) and `best`, which are present only if there is such a task. The reasons for dashes are below.
     """
     metrics = metrics_of(result)
     ranked, *others = metric_tables(metrics)
@@ -33,9 +36,9 @@ def metric_table(result: Mapping[str, Any]) -> Table:
     table.add_column("scenario")
     for column in columns:
         table.add_column(column.short or column.name, justify="right")
-    errors = ["error", "constant"] if valued else []
+    errors = [column.name for other in others for column in other.columns if other.rows and column.name in _ERRORS]
     for name in errors:
-        table.add_column(name, justify="right")
+        table.add_column(name, justify="right", joined=name != _ERRORS[0])
     shared = {column.name for column in columns if not column.optional}
     for row in [row for task in metrics["tasks"] for row in ranked.rows + valued if row.task == task]:
         task = Text(row.task if row.scenario == ALL else "", style=f"bold {colours[row.task]}")

@@ -59,9 +59,13 @@ class FoldedTable(Table):
     def __init__(self, *headers: Any, keys: int = 1, **options: Any):
         """`keys`: how many of the first columns are shown again in each part."""
         self._keys = keys
+        self._joined: set[int] = set()
         super().__init__(*headers, **options)
 
-    def add_column(self, *arguments: Any, **options: Any) -> None:
+    def add_column(self, *arguments: Any, joined: bool = False, **options: Any) -> None:
+        """`joined`: the column stays in one part with the column before it, wherever both fit."""
+        if joined:
+            self._joined.add(len(self.columns))
         super().add_column(*arguments, **{"overflow": "fold", **options})
 
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
@@ -70,19 +74,31 @@ class FoldedTable(Table):
             yield self.caption
 
     def _parts(self, console: Console, options: ConsoleOptions) -> list[Table]:
-        keys, rest = self.columns[: self._keys], self.columns[self._keys :]
-        parts, chosen = [], list(keys)
-        for column in rest:
-            wider = self._of([*chosen, column])
+        def fits(columns: list[Column]) -> bool:
             unbounded = options.update(max_width=10_000)
-            fits = Measurement.get(console, unbounded, wider).maximum <= options.max_width
-            if not fits and len(chosen) > len(keys):
-                parts.append(self._of(chosen))
-                chosen = list(keys)
-            chosen.append(column)
+            return Measurement.get(console, unbounded, self._of(columns)).maximum <= options.max_width
+
+        keys = self.columns[: self._keys]
+        parts, chosen = [], list(keys)
+        for block in self._blocks():
+            for columns in [block] if fits([*keys, *block]) else [[column] for column in block]:
+                if len(chosen) > len(keys) and not fits([*chosen, *columns]):
+                    parts.append(self._of(chosen))
+                    chosen = list(keys)
+                chosen += columns
         parts.append(self._of(chosen))
         parts[0].title, parts[0].title_justify = self.title, self.title_justify
         return parts
+
+    def _blocks(self) -> list[list[Column]]:
+        """The columns after the keys, joined ones together."""
+        blocks: list[list[Column]] = []
+        for n, column in enumerate(self.columns[self._keys :], self._keys):
+            if n in self._joined and blocks:
+                blocks[-1].append(column)
+            else:
+                blocks.append([column])
+        return blocks
 
     def _of(self, columns: list[Column]) -> Table:
         table = Table(

@@ -8,11 +8,10 @@ from raymtl.config.metrics import MEAN_AUC, METRICS, choosable, parse_metric
 from raymtl.config.root import Config
 from raymtl.errors import ConfigError
 from raymtl.objectives.metrics.choose import lower_is_better
+from raymtl.reports.chance import is_above_constant, is_odd
 
 _FAR_OFF = 2.0
 """Factor between predictions and labels that is worth a warning."""
-_LEAST_EVENTS = 50
-"""Positives or rows from which a calibration that far off is beyond chance."""
 
 
 def check_metric_names(config: Config) -> None:
@@ -47,21 +46,23 @@ def check_metric_names(config: Config) -> None:
 
 
 def doubts(config: Config, metrics: Mapping[str, Any]) -> Iterator[str]:
-    """A sentence for each task whose final metrics, by task, say that its predictions should not be used as they are."""
+    """A sentence for each task whose final metrics, by task, say that its predictions should not be used as they are.
+
+    As on the pages, a value counts only if it is beyond chance.
+    """
     for name, task in config.active_tasks().items():
         report = metrics.get(name, {})
         calibration = report.get("calibration")
-        events = report.get("positives", report.get("count", 0))
         # Labels of both signs may cancel each other in the sum
-        judged = calibration is not None and task.traits.labels.low is not None and events >= _LEAST_EVENTS
+        judged = is_odd(METRICS["calibration"], report) and task.traits.labels.low is not None
         if judged and not 1 / _FAR_OFF <= calibration <= _FAR_OFF:
             yield (
                 f"tasks.{name}: the predictions sum to {calibration:.3g} times the labels; train on more steps (train.epochs, a "
                 f"smaller train.batch_size), or look for a change between the training and evaluation days with `raymtl check`"
             )
         headline = METRICS[task.traits.headline]
-        value, constant = report.get(headline.name), report.get(f"constant_{headline.name}")
-        if value is not None and constant is not None and value > constant:
+        if is_above_constant(headline, report):
+            value, constant = report[headline.name], report[f"constant_{headline.name}"]
             yield (
                 f"tasks.{name}: the {headline.in_words} is {value:.4g}, above the {constant:.4g} of a constant prediction; "
                 f"train on more steps, or lower train.dense_optimizer.lr"

@@ -17,12 +17,13 @@ from raymtl.model_store.commit_log import utc_now
 from raymtl.model_store.lease import acquire
 from raymtl.model_store.loader import check_fits as version_fits
 from raymtl.model_store.loader import load_version
-from raymtl.model_store.store import show
+from raymtl.model_store.store import publish, show
 from raymtl.model_store.writer import write_version
 from raymtl.storage.object_store import Store
 from raymtl.training import checkpoint
 from raymtl.training.progress import Progress
 from raymtl.training.shapes import check_fits
+from tests.helpers.fake_versions import write
 from tests.helpers.version_models import DAYS, contents, draft, make, mixed_config, train
 from tests.helpers.worker_processes import several
 
@@ -170,3 +171,31 @@ def test_one_workers_full_disk_stops_all_and_publishes_nothing(limit: int, tmp_p
     assert all("No space left on device" in answer for answer in answers)
     assert not list(root.glob("versions/v/manifest.json"))
     assert not list(root.glob("log/*"))
+
+
+def test_metrics_are_written_as_in_reports(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    store = Store.open(str(tmp_path))
+    for name, auc, error, rows in (("one", 0.7, 2.0, b"rows"), ("two", 0.7123456, 1.9, b"r" * 2**20)):
+        click = {"kind": "binary", "auc": auc, "ne": 0.9, "calibration": 1.1}
+        spend = {"kind": "real", "mse": error, "constant_mse": 3 * error, "calibration": 1.0123, "count": 900}
+        spend["intervals"] = {"mse": [error / 2, error * 2]}
+        metrics = {"eval": {"click": click, "spend": spend}, "mean_auc": auc, "rows": 1000}
+        write(store, name, rows, metrics=metrics | {"order_violation_rate": {"overall": auc / 10}})
+        publish(store, name)
+    assert run_command(["versions", "show", "--store", str(tmp_path)]) == 0
+    shown = " ".join(capfd.readouterr().out.split())
+    assert "task click AUC 0.7123 NE 0.9000 calibration 1.100" in shown
+    assert "task spend MSE 1.900 (.950–3.80) calibration 1.012" in shown
+    assert run_command(["versions", "diff", "one", "--store", str(tmp_path)]) == 0
+    assert [" ".join(line.split()) for line in capfd.readouterr().out.splitlines()] == [
+        "counts one two change",
+        "size 0.0 KiB 1.0 MiB +1.0 MiB",
+        "",
+        "metrics both on 1,000 held-out rows of 2026-01-01",
+        "metrics one two change",
+        "click AUC 0.7000 0.7123 +0.0123",
+        "spend MSE 2.000 1.900 −0.1000",
+        "spend MSE of a constant 6.000 5.700 −0.3000",
+        "mean AUC 0.7000 0.7123 +0.0123",
+        "rows out of order 7.00 % 7.12 % +0.12 %",
+    ]

@@ -32,6 +32,7 @@ from raymtl.daily.reports.index import write_index
 from raymtl.daily.reports.series import next_day, number_in, task_names
 from raymtl.daily.reports.table import day_table, verdict
 from raymtl.model_store.store import publish
+from raymtl.reports.chance import LEGEND
 from raymtl.reports.style import task_colours
 from raymtl.storage.object_store import Store
 from raymtl.words import gib
@@ -125,16 +126,17 @@ def test_a_day_has_what_was_asked_for(page: str) -> None:
     click = LAST.next_day[0].metrics["eval"]["click"]
     assert f"click all {click['auc']:.4f}" in text
     search = LAST.next_day[0].metrics["scenarios"]["search"]["click"]
-    assert f"search {search['auc']:.4f} {search['gauc']:.4f}" in text
-    assert f"{search['ne']:.4f} {search['calibration']:.3f}" in text
+    assert f"search {search['auc']:.4f} {search['count']:,} {search['positives']:,} {search['calibration']:.3f}" in text
+    assert f"{search['gauc']:.4f} {search['ne']:.4f}" in text
     assert "no positives among 8 observed labels" not in text
     gate = {(c.task, c.name): c for c in LAST.gate.checks}
     auc = gate["click", "auc"]
-    assert f"click AUC {auc.base:.4f} {auc.candidate:.4f} {auc.limit} passed" in text
-    assert "not judged 43 positives, fewer than 50" in text
-    assert "norm user 0.1312 0.1339 ≤ 0.1968 passed" in text
+    assert f"click AUC passed {auc.candidate:.4f} {auc.base:.4f} {auc.limit}" in text
+    assert re.search(r"buy AUC not judged [^a-z]* 43 positives, fewer than 50", text)
+    assert "norm user passed 0.1339 0.1312 ≤ 0.1968" in text
     assert f"{LAST.stats.rows:,} rows in 24 files. Compared with the 14 published days before." in text
     assert "10 features have no nulls" in text
+    assert text.count(LEGEND) == 2
     ids = LAST.trained.ids["query"]
     assert f"query {ids['known']['ids']:,} {ids['admitted']['ids']:,} {ids['evicted']['ids']:,}" in text
     assert f"{LAST.trained.rows:,} rows in {LAST.trained.steps:,} steps; 48,213 rows of held-out users" in text
@@ -314,7 +316,7 @@ def test_missing_numbers_of_a_task_have_their_reason(store: Store) -> None:
     }
     entry = NextDay(day=dt.date(2026, 11, 23), version="v1", rows=9, metrics={"eval": {"click": report}})
     text = words(day(store, bare(parent="v1", next_day=[entry]), []))
-    assert "click – – – – 9 – no positives among 9 observed labels" in text
+    assert "click – 9 – – – – no positives among 9 observed labels" in text
 
 
 def test_columns_that_changed_are_named(store: Store) -> None:
@@ -458,8 +460,8 @@ def test_a_lower_error_is_a_gain() -> None:
 
 def test_gains_stand_on_the_pages(page: str, index: str) -> None:
     gain = next(g for g in gains_of(LAST) if (g.task, g.over) == ("click", "7 days ago"))
-    assert f"click AUC previous {LAST.parent}" in words(page)
-    row = f"7 days ago {gain.version} {gain.before:.4f} {gain.after:.4f} {gain.text()}"
+    assert re.search(rf"click AUC previous [+−]\S+ {LAST.parent} ", words(page))
+    row = f"7 days ago {gain.text()} {gain.version} {gain.before:.4f} {gain.after:.4f}"
     assert row in words(page)
     mean = mean_gains(RECORDS)["first", "click"]
     assert mean.count > 20

@@ -63,3 +63,29 @@ def test_the_scenario_other_needs_rows() -> None:
     assert [row.scenario for row in metric_tables(found)[0].rows] == ["all", "live"] * 2
     metrics["scenarios"]["other"]["b"] = full
     assert list(metrics_of(metrics)["scenarios"]) == ["live", "other"]
+
+
+@pytest.mark.parametrize(
+    ("metric", "report", "expected"),
+    [
+        ("calibration", binary(20, 4_000, 0.4, intervals={"calibration": [0.216, 0.74]}), False),  # up to 1.03
+        ("calibration", binary(20, 4_000, 2.2, intervals={"calibration": [1.375, 3.52]}), True),  # from 1.07
+        ("auc", binary(9, 50, 1.0, auc=0.2, intervals={"auc": [0.09, 0.37]}), True),  # up to 0.48
+        ("auc", binary(9, 50, 1.0, auc=0.2, intervals={"auc": [0.088, 0.39]}), False),  # up to 0.51
+        ("calibration", {"kind": "real", "calibration": -0.5, "intervals": {"calibration": [-1.4, 0.4]}}, True),
+        ("calibration", {"kind": "real", "calibration": -0.5, "intervals": {"calibration": [-1.6, 0.6]}}, False),
+    ],
+)
+def test_an_interval_is_widened_on_its_own_scale(metric: str, report: dict, expected: bool) -> None:
+    assert is_odd(METRICS[metric], report) is expected
+
+
+@pytest.mark.parametrize(
+    ("interval", "expected"), [([1.5, 2.7], True), ([1.2, 3.3], False), (None, False)]  # from 1.29, 0.91
+)  # fmt: skip
+def test_an_error_is_marked_only_if_chance_does_not_put_it_above_the_constant(
+    interval: list[float] | None, expected: bool
+) -> None:
+    intervals = {} if interval is None else {"mse": interval}
+    report = {"kind": "real", "mse": 2.0, "constant_mse": 1.0, "count": 30, "intervals": intervals}
+    assert metric_tables({"tasks": {"t": report}})[1].rows[0].cells["error"].odd is expected

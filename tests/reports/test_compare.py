@@ -10,8 +10,10 @@ import yaml
 
 from raymtl.cli.main import run_command
 from raymtl.errors import UserError
-from raymtl.reports.compare import beside, differences, write_comparison
+from raymtl.reports.chance import LEGEND
+from raymtl.reports.compare import _difference, beside, differences, write_comparison
 from raymtl.reports.html import write_report
+from raymtl.reports.page import Cell
 from tests.helpers.fake_run import TASKS, write_run
 
 torch.set_num_threads(1)
@@ -61,6 +63,7 @@ def test_metrics_stand_together_with_the_difference_to_the_first(runs: Path, pag
     assert "steps 2,929 1,464" in text
     assert "learning rate – adam 0.002" in text
     assert "different rows" not in text
+    assert LEGEND in text
 
 
 def test_curves_of_all_runs_share_a_panel_per_task(page: str) -> None:
@@ -143,3 +146,15 @@ def test_the_command_prints_a_line_per_run(runs: Path, capfd: pytest.CaptureFixt
 def test_a_run_says_its_settings_at_the_top(runs: Path) -> None:
     text = words(Path(write_report(f"{runs}/alpha")).read_text())
     assert "preset aitm · batch 4,096 · learning rates adam 0.002 · 2 epochs · 4 workers" in text
+
+
+def test_a_difference_is_grey_if_it_lies_within_the_intervals() -> None:
+    def auc(value: float, low: float, high: float) -> dict:
+        return {"kind": "binary", "auc": value, "intervals": {"auc": [low, high]}}
+
+    base = auc(0.70, 0.69, 0.71)
+    assert _difference(base, base) == Cell("=", "faint")
+    assert _difference(auc(0.71, 0.70, 0.73), base) == Cell("+0.0100", "faint")  # the two halves make 0.0141
+    assert _difference(auc(0.68, 0.67, 0.69), base) == Cell("−0.0200")
+    assert _difference({"kind": "binary", "auc": 0.71}, base) == Cell("+0.0100")  # nothing is known of it
+    assert _difference({"kind": "real", "mse": 2.5}, {"kind": "real", "mse": 2.0}) == Cell("+0.500")

@@ -11,6 +11,7 @@ from rich.console import Console
 
 from raymtl.config.tasks import Task
 from raymtl.errors import UserError
+from raymtl.reports.chance import LEGEND
 from raymtl.reports.html import render, write_report
 from raymtl.reports.load import load_run
 from raymtl.reports.style import PALETTE
@@ -40,7 +41,7 @@ def words(page: str) -> str:
 
 
 def show(result: dict) -> str:
-    console = Console(width=120, record=True, file=io.StringIO())
+    console = Console(width=140, record=True, file=io.StringIO())
     console.print(metric_table(result))
     return console.export_text()
 
@@ -80,6 +81,8 @@ def test_it_has_what_was_asked_for(page: str) -> None:
     assert "alpha: 0.6" in text
     assert "torchrec" in text
     assert all(name in text for name in [*TASKS, *SCENARIOS])
+    assert LEGEND in text
+    assert "background-attachment: local" in page  # the shade of an edge that can be scrolled to
 
 
 def test_it_needs_nothing_from_outside(page: str) -> None:
@@ -255,12 +258,12 @@ def test_terminal_table(finished: pathlib.Path) -> None:
         "AUC",
         "best",
         "gap",
+        "rows",
+        "pos.",
+        "calib.",
         "GAUC",
         "NE",
-        "calib.",
-        "rows",
         "groups",
-        "pos.",
     ]
     half = (click["intervals"]["auc"][1] - click["intervals"]["auc"][0]) / 2
     value = f"{click['auc']:.4f}±{half:.4f}".replace("±0", "±")
@@ -269,7 +272,7 @@ def test_terminal_table(finished: pathlib.Path) -> None:
     assert len(lines) == 1 + len(TASKS) * per_task + 1 + per_task + 2, (
         "the columns of values follow, for their task alone"
     )
-    assert lines[1 + len(TASKS) * per_task].split() == ["task", "scenario", "error", "constant"]
+    assert lines[1 + len(TASKS) * per_task].split() == ["task", "scenario", "error", "constant", "best"]
     assert lines[-2:] == [
         "buy, live: no positives among 7,005 observed labels",
         "buy, other: no interval: too few distinct rows for GAUC",

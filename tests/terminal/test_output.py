@@ -107,6 +107,20 @@ def test_the_parts_of_a_table() -> None:
     ]
 
 
+def test_joined_columns_share_a_part() -> None:
+    table = FoldedTable("task", "rows", box=None, pad_edge=False)
+    table.add_column("error")
+    table.add_column("constant", joined=True)
+    table.add_row("spend", "2,738,627", "0.7839", "0.81")
+    heads = {}
+    for width in (24, 16):  # all three do not fit, and not even the two
+        with (console := Console(width=width)).capture() as shown:
+            console.print(table)
+        heads[width] = [line.split() for line in shown.get().splitlines()[::2]]
+    assert heads[24] == [["task", "rows"], ["task", "error", "constant"]]
+    assert heads[16] == [["task", "rows"], ["task", "error"], ["task", "constant"]]
+
+
 def test_numbers_of_a_full_tmpfs(tmp_path: Path) -> None:
     """A log on a full disk, as in `raymtl daily … >> daily.log`."""
     done = shell(f"raymtl synth {tmp_path}/logs --days 1 --rows-per-day 1000 > /dev/full")

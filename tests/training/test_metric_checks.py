@@ -6,6 +6,8 @@ from raymtl.errors import ConfigError
 from raymtl.training.metric_checks import check_metric_names, doubts
 from tests.helpers.small_config import small
 
+ERROR = {"kind": "count", "poisson_deviance": 1.2, "constant_poisson_deviance": 1.1}
+
 
 @pytest.mark.parametrize("metric", ["mean_auc", "click.ne", "buy.auc", "buy.gauc"])
 def test_metrics_to_choose_by(metric):
@@ -42,14 +44,19 @@ def test_without_a_binary_task_there_is_no_mean_auc():
     [
         ({"calibration": 0.3, "count": 900}, "tasks.click: the predictions sum to 0.3 times the labels; train on more"),
         ({"calibration": 2.5, "count": 900}, "sum to 2.5 times the labels"),
-        ({"calibration": 2.5, "count": 9}, None),
+        (
+            {"kind": "real", "calibration": 2.5, "count": 900, "mean_label": 0.1, "mean_prediction": 0.25, "mse": 9.0},
+            None,
+        ),
+        ({"calibration": 2.5, "count": 900, "intervals": {"calibration": [1.2, 5.2]}}, None),
         ({"calibration": 0.6, "count": 900}, None),
         ({"calibration": None, "count": 900}, None),
         (
-            {"poisson_deviance": 1.2, "constant_poisson_deviance": 1.1},
+            ERROR | {"intervals": {"poisson_deviance": [1.15, 1.25]}},
             "Poisson deviance is 1.2, above the 1.1 of a constant",
         ),
-        ({"poisson_deviance": 1.0, "constant_poisson_deviance": 1.1}, None),
+        (ERROR | {"intervals": {"poisson_deviance": [1.12, 1.29]}}, None),
+        (ERROR | {"poisson_deviance": 1.0, "intervals": {"poisson_deviance": [0.99, 1.01]}}, None),
         ({}, None),
     ],
 )

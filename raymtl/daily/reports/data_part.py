@@ -13,6 +13,7 @@ from raymtl.reports.days import ratio_to_median
 from raymtl.reports.page import Cell, Collapsible, Drawing, Grid, Paragraph, Part
 from raymtl.reports.style import count, percent, significant
 from raymtl.reports.tables import OTHER
+from raymtl.words import visible
 
 _HISTORY_DAYS = 14
 _LEAST_DAYS = 3
@@ -127,7 +128,7 @@ def _named(
         if what == "share of scenario" and name == OTHER and not any([value, *before]):
             continue
         is_share = all(0 <= v <= 1 for v in [value, *before])
-        found.append(Statistic(what, name, value, before, show, stats.rows if is_share else 0))
+        found.append(Statistic(what, visible(name), value, before, show, stats.rows if is_share else 0))
     return found
 
 

@@ -12,6 +12,7 @@ from raymtl.daily.reports.series import aucs, by_date, final_in, ids_of, metrics
 from raymtl.daily.reports.served import served, was_published
 from raymtl.daily.reports.table import check_names, lead_and_rest
 from raymtl.reports import slices
+from raymtl.reports.chance import LEGEND
 from raymtl.reports.days import horizontal_bars
 from raymtl.reports.page import (
     OPEN_ROWS,
@@ -195,7 +196,7 @@ def _next_day(record: Record, colours: dict[str, str]) -> Section | str:
     text = (
         "Metrics of a version on rows that it has not seen: it is scored before any training on them. NE is the log "
         "loss relative to that of a constant, lower is better. Calibration is the sum of predictions over the sum of labels, "
-        "1 is right."
+        f"1 is right. {LEGEND}"
     )
     return Section(title, text, parts)
 
@@ -231,7 +232,7 @@ def _gate(record: Record, colours: dict[str, str]) -> Section | str:
         f"{f'It was compared with {record.parent}' if record.parent else 'As the first version it was scored alone,'} on "
         f"{_held_out_text(gate)}.{' Change: the 95 % interval of candidate − base.' if columns['change'] else ''}"
     )
-    heads = ["task", "check", "base", "candidate", "change", "allowed", "verdict", "note"]
+    heads = ["task", "check", "verdict", "candidate", "base", "change", "allowed", "note"]
     kept = [n for n, head in enumerate(heads) if columns.get(head, True)]
     rows = [_check_cells(check, colours) for check in failed + others]
     grid = Grid([heads[n] for n in kept], [[row[n] for n in kept] for row in rows])
@@ -247,11 +248,11 @@ def _check_cells(check: Check, colours: dict[str, str]) -> list[Cell]:
     return [
         Cell(check.task, "name", colours.get(check.task, "gray")) if check.task else Cell("whole model", "name"),
         Cell(check_label(check.name), "part"),
-        Cell(show(check.base)),
+        word,
         Cell(show(check.candidate), look),
+        Cell(show(check.base)),
         Cell(_change_text(check)),
         Cell(check.limit or "–", "part"),
-        word,
         Cell(check.note, "why"),
     ]
 
@@ -278,7 +279,7 @@ def _held_out(gate: GateResult, colours: dict[str, str]) -> list[Part]:
         if found["tasks"]:
             parts_too = bool(found["scenarios"])
             parts += [Heading(who), *(metric_grid(table, colours, parts_too) for table in metric_tables(found))]
-    return [Collapsible("All numbers on the held-out rows", parts)] if parts else []
+    return [Collapsible("All numbers on the held-out rows", [Paragraph(LEGEND), *parts])] if parts else []
 
 
 def _data(record: Record, earlier: Sequence[Record], colours: dict[str, str]) -> Section | str:

@@ -85,11 +85,11 @@ def gains_section(record: Record, earlier: Sequence[Record], colours: Mapping[st
     means = mean_gains([*earlier, record])
 
     def cells(gain: Gain) -> list[Cell]:
-        values = [Cell(show(gain.metric, gain.before)), Cell(show(gain.metric, gain.after)), Cell(gain.text())]
+        values = [Cell(show(gain.metric, gain.before)), Cell(show(gain.metric, gain.after))]
         mean = _mean_cells(gain, means.get((gain.over, gain.task)))
-        return [Cell(gain.over, "part", note=gain.version), *values, *mean]
+        return [Cell(gain.over, "part"), Cell(gain.text()), Cell(gain.version, "faint"), *values, *mean]
 
-    columns = ["task", "metric", "compared with", "its value", "this version", "gain", "mean gain", "±", "days", ""]
+    columns = ["task", "metric", "over", "gain", "version", "its value", "this version", "mean gain", "±", "days", ""]
     text = (
         "This day's version and older ones, all measured on the same held-out rows. A gain above 0 is an improvement. "
         + _means_text(days)
@@ -114,7 +114,7 @@ def mean_gains_section(records: Sequence[Record], colours: Mapping[str, str], da
         mean = _mean_cells(gain, means[gain.over, gain.task])
         return [Cell(gain.over, "part"), *mean, Cell(gain.text(), "faint")]
 
-    columns = ["task", "metric", "compared with", "mean gain", "±", "days", "", "newest day"]
+    columns = ["task", "metric", "over", "mean gain", "±", "days", "", "newest day"]
     return Section(title, text, [_by_task(columns, [newest[key] for key in means], colours, cells)])
 
 

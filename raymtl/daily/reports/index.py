@@ -43,7 +43,7 @@ from raymtl.reports.plots import count_unit
 from raymtl.reports.style import MUTED, number, other_colours, short_count, short_day, significant, task_colours
 from raymtl.reports.tables import kind_of
 from raymtl.storage.object_store import Store
-from raymtl.words import gib
+from raymtl.words import gib, visible
 
 NAME = "index.html"
 
@@ -191,7 +191,7 @@ def _data(records: list[Record], span: Span) -> Section:
     size, unit = count_unit(max((r.stats.rows for r in records if r.stats), default=0))
     rows = by_name(records, in_stats(lambda f: {"Rows": f.rows / size}))
     labels = by_name(records, in_stats(lambda f: f.labels))
-    scenarios = by_name(records, in_stats(lambda f: f.scenarios))
+    scenarios = by_name(records, in_stats(lambda f: {visible(name): share for name, share in f.scenarios.items()}))
     shown = _tables(records)
     new_ids = only(by_name(records, in_stats(lambda f: f.new_ids)), shown)
     mix = stacked_bars(

@@ -9,7 +9,7 @@ from rich.text import Text
 
 from raymtl.data.validation.report import CheckReport, ColumnReport, PartReport
 from raymtl.telemetry.output import FoldedTable
-from raymtl.words import count_of
+from raymtl.words import count_of, visible
 
 _BARS = "▁▂▃▄▅▆▇█"
 _LENGTHS = ("mean length", "longest", "empty")
@@ -101,7 +101,7 @@ def _labels(part: PartReport) -> Table:
 
 def _scenarios(part: PartReport) -> Table:
     names = list(next(iter(part.tasks.values())).by_scenario)
-    table = _table("label mean by scenario", *names)
+    table = _table("label mean by scenario", *map(visible, names))
     first = next(iter(part.tasks.values())).by_scenario
     table.add_row(Text("rows"), *(f"{first[n].rows:,}" for n in names))
     for name, task in part.tasks.items():

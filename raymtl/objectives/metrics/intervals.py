@@ -17,13 +17,14 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from raymtl.config.metrics import METRICS
+
 MIN_GROUPS = 20
 """With fewer groups there is no interval: the variance would be a guess."""
 BUCKETS = 256
 """Into so many sums `fold` adds the effects of the groups."""
 
 _Z = 1.959963984540054  # 97.5 % of a standard normal distribution lies below
-_AREAS = ("auc", "gauc")
 
 Interval = tuple[float, float]
 Reports = Mapping[str, Mapping[str, Any]]
@@ -76,7 +77,7 @@ def interval(metric: str, value: float, effects: Tensor, groups: int, share: flo
     if groups < MIN_GROUPS or spread is None:
         return None
     half = spread * math.sqrt(share)
-    if metric in _AREAS:  # symmetric on the scale of log(a / (1 − a)), so that it stays between 0 and 1
+    if METRICS[metric].is_area:  # symmetric on the scale of log(a / (1 − a)), so that it stays between 0 and 1
         if not 0 < value < 1:
             return None  # no pair is in the wrong order, which says little about the next pair
         centre, half = math.log(value / (1 - value)), half / (value * (1 - value))
