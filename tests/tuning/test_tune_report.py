@@ -351,3 +351,7 @@ def test_the_result_of_a_search_comes_with_its_report(tmp_path: pathlib.Path) ->
     assert pathlib.Path(result["report"]).read_text().startswith("<!doctype html>")
     assert json.loads((tmp_path / "result.json").read_text())["report"] == result["report"]
     assert BASE["name"] in words(pathlib.Path(result["report"]).read_text())
+
+
+def test_the_settings_of_the_default_stand_at_the_top(one: str) -> None:
+    assert "default: preset shared_bottom · learning rates adam 0.001, tables rowwise_adagrad 0.03 · " in words(one)

@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from typing import Any
 
-from raymtl.reports.page import PageStatus
+from raymtl.reports.page import Key, PageStatus
 from raymtl.reports.style import duration, short_count
 from raymtl.tuning.report.report_data import POINTS, View
 from raymtl.tuning.report.tables import field_text
@@ -145,7 +145,7 @@ def notes(view: View) -> list[str]:
     return found
 
 
-def keys(view: View) -> list[tuple[str, str, str]]:
+def keys(view: View) -> list[Key]:
     """The figures to see first."""
     counts, result = view.result["trials"], view.result
     best, default = view.best, view.default
@@ -158,7 +158,7 @@ def keys(view: View) -> list[tuple[str, str, str]]:
             before = None if default is None else view.value(default, goal)
             doubt = "" if best is view.recommended else " (not recommended)"
             remark = f"trial {best.number}{doubt}, default {view.show(goal, before)}"
-        found.append((goal, view.show(goal, view.value(best, goal)), remark))
+        found.append(Key(goal, view.show(goal, view.value(best, goal)), remark))
     others = [
         f"{counts[s]} {word}"
         for s, word in (("stopped", "stopped early"), ("failed", "failed"), ("running", "running"))
@@ -166,10 +166,10 @@ def keys(view: View) -> list[tuple[str, str, str]]:
     rows = sum(t.rows for t in view.search.trial_store.trials.values())
     repeats = len(view.search.trial_store.of_kind("repeat"))
     found += [
-        ("trials finished", str(counts["finished"]), ", ".join(others[:2] if not counts["running"] else others)),
-        ("training time", duration(result["train_seconds"]), f"{short_count(rows)} rows, with {repeats} repeats"),
-        ("time of the search", duration(result.get("searched_s")), "over all starts"),
-        (
+        Key("trials finished", str(counts["finished"]), ", ".join(others[:2] if not counts["running"] else others)),
+        Key("training time", duration(result["train_seconds"]), f"{short_count(rows)} rows, with {repeats} repeats"),
+        Key("time of the search", duration(result.get("searched_s")), "over all starts"),
+        Key(
             "preparation",
             duration(result.get("prepared_s")),
             f"before the first trial; trials took {duration(result['start_seconds'])} to start",
