@@ -41,7 +41,7 @@ def _single_runs(view: View, fields: str) -> tuple[PageStatus, str]:
     once = "was not repeated with fresh seeds"
     if default is None or not known:
         lead, why = "Not proven", "cannot be compared with the default, which has no result"
-    elif not view.meets_limits(default):
+    elif view.meets_limits(best) and not view.meets_limits(default):
         lead, why = "Keeps the limits", f"keeps the limits, unlike the default, but {once}"
     elif view.recommended is best:
         lead, why = "Likely better", f"leads by more than the best of equally good trials would by chance, but {once}"
@@ -84,7 +84,7 @@ def _over_seeds(view: View, gains: list[Mapping[str, Any]], fields: str) -> tupl
     if all(g["beyond_noise"] is None for g in gains):
         text = f": the fresh seeds show no noise to compare trial {best.number} with {facts}"
         return PageStatus("Not proven", good=False), text
-    if view.default is not None and not view.meets_limits(view.default):
+    if view.default is not None and view.meets_limits(best) and not view.meets_limits(view.default):
         return PageStatus("Keeps the limits", good=not worse), f", unlike the default{this} compared with it {facts}"
     if better and worse:
         return PageStatus("Mixed", good=False), f"{this} is better in some and worse in others {facts}"
