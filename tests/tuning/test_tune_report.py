@@ -11,11 +11,13 @@ from matplotlib.axes import Axes
 from optuna.distributions import CategoricalDistribution
 
 from raymtl.config.load import load_config
+from raymtl.reports.plots import PAPER
 from raymtl.training.rundir import RunFolder
 from raymtl.tuning.recommendation import keeps_limits
 from raymtl.tuning.report.importance import FEWEST, by_importance, importances
 from raymtl.tuning.report.outcome import objective_by_trial
 from raymtl.tuning.report.page import write_report
+from raymtl.tuning.report.parallel import parallel
 from raymtl.tuning.report.plot_markers import limits
 from raymtl.tuning.report.report_data import View
 from raymtl.tuning.result import write_result
@@ -369,6 +371,43 @@ def test_the_limits_of_the_default_are_judged_on_its_repeats_too(tmp_path: pathl
         trial.status = "failed"
     assert "unlike the default" in verdict(written(search, tmp_path))
     assert result_of(search, tmp_path)["recommended"] == 1
+
+
+def test_bars_of_repeats_lie_within_the_frame(tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    frames: list[tuple[Axes, float, float]] = []
+    errorbar = Axes.errorbar
+
+    def barred(ax: Axes, x: Any, y: Any, yerr: Any, xerr: Any, **look: Any) -> Any:
+        frames.append((ax, y[0] - yerr[0], y[0] + yerr[0]))
+        return errorbar(ax, x, y, yerr, xerr, **look)
+
+    monkeypatch.setattr(Axes, "errorbar", barred)
+    search = small(tmp_path, fixed({0: 0.002, 2: 0.05, 3: -0.05}))
+    assert objective_by_trial(View(search, result_of(search, tmp_path)))
+    assert len(frames) == 4
+    for ax, low, high in frames:
+        assert ax.get_ylim()[0] < low < high < ax.get_ylim()[1]
+
+
+def test_numbers_of_parallel_axes_stand_below_and_above_them(
+    tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    written_at: dict[str, tuple[float, float]] = {}
+    annotate = Axes.annotate
+
+    def annotated(ax: Axes, words: str, at: tuple[float, float], xytext: tuple[float, float], **look: Any) -> Any:
+        assert look["bbox"]["facecolor"] == PAPER
+        written_at[words] = (at[1], xytext[1])
+        return annotate(ax, words, at, xytext=xytext, **look)
+
+    monkeypatch.setattr(Axes, "annotate", annotated)
+    search = filled(tmp_path, PLAIN, 12)
+    view = View(search, result_of(search, tmp_path))
+    assert parallel(view, "mean_auc", list(SPACE))
+    assert {"0.0001", "0.01", "0.001", "0.1", "[16]", "[32]"} <= set(written_at)
+    numbers = [place for words, place in written_at.items() if not words.startswith("[")]
+    assert len(numbers) == 6
+    assert all((height, side < 0) in ((0, True), (1, False)) for height, side in numbers)
 
 
 def test_the_settings_of_the_default_stand_at_the_top(one: str) -> None:
