@@ -10,6 +10,7 @@ from typing import Literal
 from matplotlib.axes import Axes
 from matplotlib.ticker import FuncFormatter, MaxNLocator, NullFormatter
 
+from raymtl.intervals import Estimate
 from raymtl.reports.plots import (
     FAINT,
     INK,
@@ -30,19 +31,6 @@ from raymtl.reports.style import short_count, short_day
 Values = Mapping[dt.date, float]
 Series = Mapping[str, Values]
 """By name, then by day; a missing day is a gap."""
-
-
-@dataclass(frozen=True)
-class Estimate:
-    """A measured number."""
-
-    value: float
-    interval: tuple[float, float] | None
-    """95 %; None: not known."""
-    text: str
-    """The number and its interval in words."""
-
-
 Estimates = Mapping[str, Mapping[dt.date, Estimate]]
 """By name, then by day."""
 

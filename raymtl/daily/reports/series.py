@@ -7,7 +7,7 @@ from typing import Any, TypeVar
 
 from raymtl.config.metrics import Metric
 from raymtl.daily.record import DayStatistics, NextDay, Record
-from raymtl.reports.days import Estimate
+from raymtl.intervals import Estimate
 from raymtl.reports.tables import headline, metrics_of, with_interval
 
 Report = dict[str, Any]
