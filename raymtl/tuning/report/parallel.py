@@ -61,18 +61,18 @@ def parallel(view: View, goal: str, names: Sequence[str]) -> str | None:
         if trial is view.default:
             look = {"color": INK, "linewidth": 1.5, "linestyle": DASHED, "zorder": 5}
         ax.plot(range(len(columns)), heights, **look)
-    _draw_columns(ax, columns, unused=any(column.place(t) is None for column in columns for t in trials))
+    _draw_columns(ax, columns, unused=[any(column.place(t) is None for t in trials) for column in columns])
     _bar(ax, view, goal, trials)
     return svg(drawing, f"{len(trials)} trials over {', '.join(names)}, coloured by {goal}")
 
 
-def _draw_columns(ax: Axes, columns: Sequence[_Column], unused: bool) -> None:
+def _draw_columns(ax: Axes, columns: Sequence[_Column], unused: Sequence[bool]) -> None:
     for i, column in enumerate(columns):
         ax.plot([i, i], [0, 1], color=FAINT, linewidth=1.0, zorder=2)
         low, high = column.ends
         _write(ax, low, (i, 0), below=5)
         _write(ax, high, (i, 1), above=5)
-        for height, words in [*column.nodes, *([(_NOT_USED, "–")] if unused else [])]:
+        for height, words in [*column.nodes, *([(_NOT_USED, "–")] if unused[i] else [])]:
             _write(ax, words, (i, height))
     ax.set_xticks(range(len(columns)), [column.title for column in columns])
     for label, column in zip(ax.get_xticklabels(), columns, strict=True):
@@ -83,7 +83,7 @@ def _draw_columns(ax: Axes, columns: Sequence[_Column], unused: bool) -> None:
     for spine in ax.spines.values():
         spine.set_visible(False)
     ax.set_xlim(-0.55, len(columns) - 0.55)
-    ax.set_ylim(-0.28 if unused else -0.12, 1.12)
+    ax.set_ylim(-0.28 if any(unused) else -0.12, 1.12)
 
 
 def _write(ax: Axes, words: str, at: tuple[float, float], below: int = 0, above: int = 0) -> None:
