@@ -1,9 +1,20 @@
-"""The mean of a few repeated differences, with its 95 % interval."""
+"""Measured numbers with their 95 % intervals, and the mean of a few repeated differences."""
 
 import math
 import statistics
 from collections.abc import Sequence
 from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """A measured number."""
+
+    value: float
+    interval: tuple[float, float] | None
+    """None: not known."""
+    text: str
+    """The number and its interval in words."""
 
 
 @dataclass(frozen=True)

@@ -55,6 +55,7 @@ from raymtl.model_store.lease import Lease
 from raymtl.model_store.loader import check_fits
 from raymtl.model_store.manifest import Manifest
 from raymtl.objectives.metrics.intervals import differences
+from raymtl.reports.facts import settings_of
 from raymtl.storage.object_store import Store
 from raymtl.telemetry.events import Listener
 from raymtl.training.cluster import connect
@@ -147,6 +148,7 @@ class Day:
             attempt=1 + max(used, default=0),
             config_hash=training_hash(self.config),
             parent=self.base.id if self.base else None,
+            settings=settings_of(self.config.model_dump(mode="json")),
             started=utc_now().replace(microsecond=0),
         )
 
@@ -304,6 +306,7 @@ class Day:
         # A day keeps the batch size of the version it starts from (docs/adr/0028-default-rates-and-batches.md)
         kept = keep_batch_size(self.config, self.base.batch_size if self.base else None)
         user_config = with_batch_size(kept, plans.train.rows)
+        self._note(settings=settings_of(user_config.model_dump(mode="json")))
         config = session_config(user_config, plans, self.day, self.store.path_of(self.folder), self.record)
         grant = wait_for_resources(config, local, lambda line: self.on_event({"note": line}))
         job, notes = day_job(user_config, config, self.store, self.listed, self.chain, plans, maps, grant, self.record)

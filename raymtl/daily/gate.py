@@ -149,7 +149,8 @@ def _check_text(check: Check) -> str:
 def _task(
     gate: Gate, name: str, task: Task, base: Metrics | None, candidate: Metrics | None, changes: Mapping[str, Interval]
 ) -> list[Check]:
-    names = (*task.traits.gated, "calibration")
+    compared = [what for what in task.traits.gated if base is not None or METRICS[what].chance is not None]
+    names = (*compared, "calibration")
     if candidate is None:
         return [_not_judged(name, what, None, None, "it has no held-out labels") for what in names]
     if is_non_finite(reason := candidate["null_reason"]):

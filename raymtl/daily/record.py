@@ -152,6 +152,8 @@ class Record(_Part):
     config_hash: str
     parent: str | None
     """Version that the day starts from; None: it trains the first version."""
+    settings: dict[str, str] = {}
+    """What to know first of its configuration: preset, batch size, learning rates and others, in words."""
     plan: str = ""
     """Identity of the rows to train on: files, sizes, tasks. When it changes, the day restarts."""
     version: str | None = None

@@ -10,6 +10,7 @@ from typing import Literal
 from matplotlib.axes import Axes
 from matplotlib.ticker import FuncFormatter, MaxNLocator, NullFormatter
 
+from raymtl.intervals import Estimate
 from raymtl.reports.plots import (
     FAINT,
     INK,
@@ -30,6 +31,8 @@ from raymtl.reports.style import short_count, short_day
 Values = Mapping[dt.date, float]
 Series = Mapping[str, Values]
 """By name, then by day; a missing day is a gap."""
+Estimates = Mapping[str, Mapping[dt.date, Estimate]]
+"""By name, then by day."""
 
 
 @dataclass(frozen=True)
@@ -59,7 +62,6 @@ def small_multiples(
     alt_text: str,
     show: Callable[[float], str],
     least: float = 0.0,
-    best: Series | None = None,
     percent: bool = False,
 ) -> str | None:
     """One panel per name, each with its own scale, for numbers of different size; None if there is no value.
@@ -67,7 +69,6 @@ def small_multiples(
     Args:
         show: how the last value is written beside the name.
         least: least height of a panel as a share of its values, so that noise is not blown up.
-        best: values drawn dashed in the same panel.
         percent: the values are shares.
     """
     series = {name: values for name, values in series.items() if values}
@@ -75,18 +76,64 @@ def small_multiples(
         return None
     drawing, axes = panels(len(series), 2.0)
     for ax, (name, values) in zip(axes, series.items(), strict=True):
-        others = (best or {}).get(name, {})
-        if others:
-            dashed = ax.plot(*_points(others, span), color=colours[name], linewidth=1.0, alpha=0.8)
-            dashed[0].set_linestyle((0, (4, 3)))
         _line(ax, values, span, colours[name])
-        _limits(ax, [*values.values(), *others.values()], least)
+        _limits(ax, list(values.values()), least)
         ax.set_title(f"{name}  {show(values[max(values)])}", color=colours[name])
         ax.set_ylabel(unit)
         _days_axis(ax, span, 4 if len(axes) > 2 else 6)
         if percent:
             percent_axis(ax)
     return svg(drawing, alt_text)
+
+
+@styled
+def dots_by_day(
+    estimates: Estimates,
+    colours: Mapping[str, str],
+    span: Span,
+    unit: str,
+    alt_text: str,
+    least: float = 0.0,
+    best: Series | None = None,
+    target: float | None = None,
+) -> str | None:
+    """One panel per name, with a dot per day and its 95 % interval; None if there is no value.
+
+    No line joins the dots: the days have different rows, so much of the difference between two of them is chance.
+
+    Args:
+        least: least height of a panel as a share of its values, so that noise is not blown up.
+        best: values drawn as ticks in the same panel.
+        target: the target of all values, drawn as a horizontal line.
+    """
+    estimates = {name: values for name, values in estimates.items() if values}
+    if not estimates:
+        return None
+    drawing, axes = panels(len(estimates), 2.0)
+    for ax, (name, values) in zip(axes, estimates.items(), strict=True):
+        if target is not None:
+            ax.axhline(target, color=FAINT, linewidth=1.0, linestyle=(0, (2, 2)))
+        others = (best or {}).get(name, {})
+        ax.plot([span.place(day) for day in others], list(others.values()), "_", color=INK, markersize=5)
+        heights = [e.value for e in values.values()]
+        bars = [e.interval or (e.value, e.value) for e in values.values()]
+        below = [max(height - low, 0.0) for height, (low, _) in zip(heights, bars, strict=True)]
+        above = [max(high - height, 0.0) for height, (_, high) in zip(heights, bars, strict=True)]
+        places = [span.place(day) for day in values]
+        ax.errorbar(places, heights, [below, above], fmt="o", color=colours[name], markersize=3.6, elinewidth=1.2)
+        shown = [*heights, *_ends(bars), *others.values(), *([] if target is None else [target])]
+        _limits(ax, shown, least)
+        newest = max(values)
+        ax.set_title(f"{name}  {values[newest].text}, {short_day(newest)}", color=colours[name])
+        ax.set_ylabel(unit)
+        _days_axis(ax, span, 4 if len(axes) > 2 else 6)
+    return svg(drawing, alt_text)
+
+
+def _ends(bars: Sequence[tuple[float, float]]) -> list[float]:
+    """The ends of the bars, without those far longer than the others, which would flatten the rest."""
+    usual = median([high - low for low, high in bars if high > low] or [0.0])
+    return [end for low, high in bars if high - low <= 5 * usual for end in (low, high)]
 
 
 @dataclass(frozen=True)
@@ -98,8 +145,6 @@ class Frame:
     unit: str
     kind: Literal["number", "share", "count"] = "number"
     """Shares and counts start at 0; counts that differ much have an axis that is logarithmic above the smallest."""
-    target: float | None = None
-    """The target of all lines, drawn as a horizontal line."""
 
 
 @styled
@@ -111,13 +156,11 @@ def line_charts(wanted: Sequence[Frame], colours: Mapping[str, str], span: Span,
     drawing, axes = panels(len(wanted), 2.5, columns=2)
     for ax, frame in zip(axes, wanted, strict=True):
         series = {name: values for name, values in frame.series.items() if values}
-        if frame.target is not None:
-            ax.axhline(frame.target, color=FAINT, linewidth=1.0, linestyle=(0, (2, 2)))
         for name, values in series.items():
             _line(ax, values, span, colours[name])
         found = [v for values in series.values() for v in values.values()]
         if frame.kind == "number":
-            _limits(ax, found + ([frame.target] if frame.target is not None else []), 0.05)
+            _limits(ax, found, 0.05)
         else:
             _from_zero(ax, found, frame.kind == "count")
         ax.set_title(frame.title)
@@ -256,10 +299,12 @@ def ratio_to_median(
     if reach > 2.5:
         steps = [0.125, 0.25, 0.5, 1.0, 2.0, 4.0, 8.0]
     steps = [step for step in steps if 1 / reach <= step <= reach]
+    if is_narrow():  # more would overlap
+        steps = sorted({steps[0], 1.0, steps[-1]})
     ax.set_xticks(steps, [f"{step:g} ×" for step in steps])
     ax.xaxis.set_minor_formatter(NullFormatter())
     ax.grid(visible=False, axis="y")
-    ax.set_xlabel("of the median of earlier days")
+    ax.set_xlabel("of the median of earlier days", loc="right" if is_narrow() else "center")
     return svg(drawing, alt_text)
 
 

@@ -5,7 +5,7 @@ from typing import Any
 from raymtl.errors import StorageError
 from raymtl.reports import chance, curves, facts, slices, style
 from raymtl.reports.load import Run, load_run
-from raymtl.reports.page import OPEN_ROWS, Cell, Grid, PageStatus, fill, metric_grid
+from raymtl.reports.page import OPEN_ROWS, Cell, Grid, Key, PageStatus, fill, metric_grid
 from raymtl.reports.tables import metric_tables, metrics_of
 from raymtl.storage.filesystem import make_folder_of, open_filesystem, put
 from raymtl.storage.folder import Folder
@@ -55,7 +55,7 @@ def render(run: Run) -> str:
         "report.html.j2",
         run=run,
         status=run_status(run),
-        settings=facts.settings_line(run),
+        settings=facts.settings_line(facts.settings(run)),
         keys=_key_numbers(run),
         evaluated=_evaluated(run),
         amber=chance.LEGEND,
@@ -74,6 +74,7 @@ def render(run: Run) -> str:
             "order": curves.order_violations(run),
             "speed": curves.speed(run),
         },
+        vague=slices.vague_scenarios(metrics, run.tasks),
         evaluations=len(run.evals),
         packages=_pairs((run.result or {}).get("packages")),
     )
@@ -98,51 +99,56 @@ def _evaluated(run: Run) -> str:
     return f"Evaluation{rows} after {style.count(last['rows'])} rows of training, the last one so far."
 
 
-def _key_numbers(run: Run) -> list[tuple[str, str, str]]:
-    """Key numbers: (name, value, remark)."""
+def _key_numbers(run: Run) -> list[Key]:
     result = run.result or {}
     taken, took = facts.seconds(run)
     workers = result.get("workers")
     left_out = result.get("rows_left_out")
     final = run.final or {}
-    best = [r["truth_auc"] for r in final.get("tasks", {}).values() if r.get("truth_auc") is not None]
-    ranked = [r for r in final.get("tasks", {}).values() if r.get("auc") is not None]
+    tasks = final.get("tasks", {})
+    main = run.config.get("tasks") or tasks  # mean_auc leaves out derived outputs
+    ranked = {task: r for task, r in tasks.items() if task in main and r.get("auc") is not None}
     wrong = (final.get("order_violation_rate") or {}).get("overall")
     found = [
-        ("mean AUC", style.number(final.get("mean_auc")), _mean_best(best, ranked, run.final is not None)),
-        (
+        Key(
+            "AUC" if len(ranked) == 1 else "mean AUC",
+            style.number(final.get("mean_auc")),
+            _auc_remark(ranked, run.final is not None),
+        ),
+        Key(
             "rows trained",
             style.short_count(facts.rows_trained(run)),
             f"{style.count(left_out)} left out" if left_out is not None else "",
         ),
-        (
+        Key(
             "steps",
             style.short_count(facts.steps(run)),
             f"{len(run.evals)} evaluation{'s' if len(run.evals) != 1 else ''}",
         ),
-        (
+        Key(
             "rows per second",
             style.short_count(facts.rows_per_second(run)),
             "all workers" if workers is None else f"{workers} worker{'s' if workers != 1 else ''}",
         ),
-        (
+        Key(
             "full steps",
             style.percent(result.get("fill", facts.mean_of(run.train, "fill"))),
             "rows per step, of train.batch_size",
         ),
-        ("waiting for data", style.percent(facts.mean_of(run.train, "data_wait")), "mean share of the time"),
-        ("time", style.duration(taken), took),
+        Key("waiting for data", style.percent(facts.mean_of(run.train, "data_wait")), "mean share of the time"),
+        Key("time", style.duration(taken), took),
     ]
     if wrong is not None:
-        found.insert(1, ("out of order", style.percent(wrong), "rows with a child above its parent"))
+        found.insert(1, Key("out of order", style.percent(wrong), "rows with a child above its parent"))
     return found
 
 
-def _mean_best(best: list[float], ranked: list[Any], evaluated: bool) -> str:
+def _auc_remark(ranked: dict[str, dict[str, Any]], evaluated: bool) -> str:
     if not ranked:
         return "no task has an AUC" if evaluated else "no evaluation yet"
-    tasks = f"{len(ranked)} task{'s' if len(ranked) != 1 else ''}"
-    return f"best reachable {style.number(sum(best) / len(best))}" if len(best) == len(ranked) else f"over {tasks}"
+    best = [report["truth_auc"] for report in ranked.values() if report.get("truth_auc") is not None]
+    known = f"; best reachable {style.number(sum(best) / len(best))}" if len(best) == len(ranked) else ""
+    return facts.auc_remark(ranked) + known
 
 
 def _order(metrics: dict[str, Any]) -> Grid | None:

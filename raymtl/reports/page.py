@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar, Literal, NamedTuple
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
@@ -88,6 +88,11 @@ class Section:
     text: str
     parts: Sequence[Part] = ()
 
+    @property
+    def anchor(self) -> str:
+        """What a link within the page leads to, without its #."""
+        return self.title.lower().replace(" ", "-")
+
 
 @dataclass(frozen=True)
 class PageStatus:
@@ -95,6 +100,17 @@ class PageStatus:
 
     text: str
     good: bool
+
+
+class Key(NamedTuple):
+    """A key number, on a tile."""
+
+    name: str
+    value: str
+    remark: str = ""
+    more: str = ""
+    """Ends the remark, as a link."""
+    link: str = ""
 
 
 @dataclass(frozen=True)
@@ -111,8 +127,7 @@ class Page:
     links: Sequence[tuple[str, str]] = ()
     """Text and relative address."""
     notes: Sequence[str] = ()
-    keys: Sequence[tuple[str, str, str]] = ()
-    """Key numbers: name, value, remark."""
+    keys: Sequence[Key] = ()
     sections: Sequence[Section] = field(default_factory=list)
 
 

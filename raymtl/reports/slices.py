@@ -7,10 +7,12 @@ from matplotlib.axes import Axes
 
 from raymtl.config.task_kinds import Binary
 from raymtl.reports.plots import FAINT, INK, PAPER, is_narrow, panels, short_name, styled, svg
-from raymtl.reports.style import number, task_colours
+from raymtl.reports.style import number, short_count, task_colours
 from raymtl.reports.tables import kind_of
 
 _PANEL_IN = {1: 3.5, 2: 3.5, 3: 3.5, 4: 3.0}  # height by the number of square panels in a row
+_WIDE, _FEW = 0.1, 100
+"""An AUC with a 95 % interval wider than this, or from fewer positives or negatives, says little and is drawn grey."""
 
 
 @styled
@@ -71,21 +73,26 @@ def _interval(rate: float, rows: float) -> tuple[float, float]:
 
 @styled
 def scenario_auc(metrics: dict[str, Any], names: list[str]) -> str | None:
-    """AUC of every task in every scenario as bars from 0.5, the best reachable as a tick, the reason where there is none."""
+    """AUC of every task in every scenario as bars from 0.5, with its interval, the best reachable as a tick.
+
+    Beside a scenario is its number of positives, and in place of a bar the reason why there is none; see `vague_scenarios` for
+    grey bars.
+    """
     scenarios = metrics.get("scenarios") or {}
-    ranked = [n for n in names if n in metrics["tasks"] and issubclass(kind_of(metrics["tasks"][n]), Binary)]
+    ranked = _ranked(metrics, names)
     if not scenarios or not ranked:
         return None
     colours = task_colours(names)
     places = ["all", *scenarios]
     values = [_report(metrics, place, n).get(key) for place in places for n in ranked for key in ("auc", "truth_auc")]
-    known = [v for v in values if v is not None]
+    ends = [_interval_of(_report(metrics, place, n)) or () for place in places for n in ranked]
+    known = [v for v in [*values, *(end for pair in ends for end in pair)] if v is not None]
     low, high = min([0.5, *known]) - 0.004, max([0.55, *known]) + 0.04
     drawing, axes = panels(len(ranked), 0.85 + 0.27 * len(places), columns=_columns(len(ranked)))
     for ax, name in zip(axes, ranked, strict=True):
         for i, place in enumerate(places):
             _bar(ax, i, _report(metrics, place, name), colours[name], low)
-        ax.set_yticks(range(len(places)), [short_name(place) for place in places])
+        ax.set_yticks(range(len(places)), [_place_label(place, _report(metrics, place, name)) for place in places])
         ax.tick_params(axis="y", length=0, labelcolor=INK)
         ax.set_ylim(len(places) - 0.4, -0.6)
         ax.set_xlim(low, high)
@@ -94,6 +101,44 @@ def scenario_auc(metrics: dict[str, Any], names: list[str]) -> str | None:
         ax.set_title(name, color=colours[name])
         ax.set_xlabel("AUC")
     return svg(drawing, f"AUC by scenario for {', '.join(ranked)}")
+
+
+def vague_scenarios(metrics: dict[str, Any], names: list[str]) -> str:
+    """Which bars of `scenario_auc` are grey, and why; empty if none is."""
+    found: dict[str, list[str]] = {}
+    for name in _ranked(metrics, names):
+        for place in ("all", *(metrics.get("scenarios") or {})):
+            if reason := _vague(_report(metrics, place, name)):
+                found.setdefault(reason, []).append(f"{name} in {place}")
+    if not found:
+        return ""
+    reasons = (f"{reason} ({', '.join(bars)})" for reason, bars in found.items())
+    return f"Grey bars say little: {'; '.join(reasons)}."
+
+
+def _ranked(metrics: dict[str, Any], names: list[str]) -> list[str]:
+    return [n for n in names if n in metrics["tasks"] and issubclass(kind_of(metrics["tasks"][n]), Binary)]
+
+
+def _vague(report: dict[str, Any]) -> str:
+    """Why an AUC says little; empty if it does not, or if there is none."""
+    interval, positives = _interval_of(report), report.get("positives")
+    if report.get("auc") is None:
+        return ""
+    if positives is not None and min(positives, report.get("count", math.inf) - positives) < _FEW:
+        return f"fewer than {_FEW} positives or negatives"
+    return f"a 95 % interval wider than {_WIDE:g}" if interval and interval[1] - interval[0] > _WIDE else ""
+
+
+def _interval_of(report: dict[str, Any]) -> tuple[float, float] | None:
+    """The 95 % interval of its AUC."""
+    ends = (report.get("intervals") or {}).get("auc")
+    return (ends[0], ends[1]) if ends else None
+
+
+def _place_label(place: str, report: dict[str, Any]) -> str:
+    positives = report.get("positives")
+    return short_name(place) if positives is None else f"{short_name(place)} · {short_count(positives)}"
 
 
 def _columns(tasks: int) -> int:
@@ -120,12 +165,16 @@ def _bar(ax: Axes, i: int, report: dict[str, Any], colour: str, low: float) -> N
         )
         return
     ax.barh(i, auc - 0.5, left=0.5, height=0.62, color=PAPER)  # hides the grid behind a pale bar
+    colour = FAINT if _vague(report) else colour
     ax.barh(i, auc - 0.5, left=0.5, height=0.62, color=colour, alpha=0.95 if i == 0 else 0.6)
+    interval = _interval_of(report)
+    if interval:
+        ax.plot(interval, [i, i], color=INK, linewidth=1.2)
     if best is not None:
         ax.plot([best, best], [i - 0.38, i + 0.38], color=INK, linewidth=1.6)
     ax.annotate(
         number(auc, 3),
-        (max(auc, best or auc, 0.5), i),
+        (max(auc, best or auc, 0.5, *(interval or ())), i),
         xytext=(5, 0),
         textcoords="offset points",
         va="center",

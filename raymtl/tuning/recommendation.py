@@ -23,12 +23,12 @@ def recommended(search: Search, repeats: Sequence[dict[str, Any]]) -> Trial | No
     """The best trial or the default; `repeats` is what `gains` returned.
 
     The best trial must gain beyond chance in one number of the objective and lose in none, and keep its limits over the fresh
-    seeds. If the default itself breaks a limit, the best trial is recommended whatever it gains.
+    seeds. If the default itself breaks a limit that the best trial keeps, the best trial is recommended whatever it gains.
     """
     best, default = search.best(search.trial_store.of_kind(*SEARCHED)), search.trial_store.default
     if best is None or default is None or best is default or default.metrics is None:
         return best
-    if default not in search.candidates([default]):
+    if not keeps_limits(search, default) and keeps_limits(search, best):
         return best
     names = search.evaluator.names
     if any(g["breaks_limit"] for g in repeats):
@@ -36,6 +36,15 @@ def recommended(search: Search, repeats: Sequence[dict[str, Any]]) -> Trial | No
     compared = [g for g in repeats if g["beyond_noise"] is not None and g["metric"] in names]
     signs = [math.copysign(1, g["gain"]) if g["beyond_noise"] else 0 for g in compared] or _single_runs(search, best)
     return best if max(signs) > 0 and min(signs) >= 0 else default
+
+
+def keeps_limits(search: Search, trial: Trial) -> bool:
+    """Whether a trial keeps every limit: by its mean over the fresh seeds, or by its own run if it was not repeated."""
+    for name, bound in search.evaluator.objective.subject_to.items():
+        value, base = (_mean(search, name, t) for t in (trial, search.trial_store.default))
+        if value is None or excess(name, bound, value, base) > 0:
+            return False
+    return True
 
 
 def gains(search: Search) -> list[dict[str, Any]]:
@@ -107,6 +116,14 @@ def _by_seed(search: Search, name: str, trial: Trial) -> dict[int, float]:
     repeats = [t for t in search.trial_store.of_kind("repeat") if t.of == trial.number and t.status == "finished"]
     values = {t.seed: _value(search.evaluator, name, t) for t in repeats}
     return {seed: value for seed, value in values.items() if value is not None}
+
+
+def _mean(search: Search, name: str, trial: Trial | None) -> float | None:
+    """The signed mean over the repeats of a trial, or the value of its own run if there is none."""
+    if trial is None:
+        return None
+    repeats = list(_by_seed(search, name, trial).values())
+    return statistics.fmean(repeats) if repeats else _value(search.evaluator, name, trial)
 
 
 def _value(evaluator: ObjectiveEvaluator, name: str, trial: Trial) -> float | None:

@@ -11,6 +11,7 @@ import re
 import fsspec
 import pyarrow.fs as pafs
 import pytest
+from matplotlib.axes import Axes
 from rich.console import Console
 
 from raymtl.cli.main import run_command
@@ -33,7 +34,8 @@ from raymtl.daily.reports.series import next_day, number_in, task_names
 from raymtl.daily.reports.table import day_table, verdict
 from raymtl.model_store.store import publish
 from raymtl.reports.chance import LEGEND
-from raymtl.reports.style import task_colours
+from raymtl.reports.days import ratio_to_median
+from raymtl.reports.style import short_count, short_day, task_colours
 from raymtl.storage.object_store import Store
 from raymtl.words import gib
 from tests.helpers.fake_records import (
@@ -45,6 +47,7 @@ from tests.helpers.fake_records import (
     TABLES,
     TASKS,
     thirty_days,
+    with_intervals,
 )
 from tests.helpers.fake_versions import write
 
@@ -485,3 +488,66 @@ def test_data_are_unusual_only_beyond_chance(before: list[float], value: float, 
 
 def test_the_gate_says_which_checks_did_not_pass(page: str) -> None:
     assert "gate 14 of 16 checks passed; not judged: buy AUC, NE" in words(page)
+
+
+def test_the_tile_of_the_gate_names_three_checks_and_leads_to_all(store: Store) -> None:
+    checks = [
+        Check(task=f"t{n}", name="auc", base=None, candidate=None, limit="", passed=None, note="few") for n in range(16)
+    ]
+    gate = GateResult(passed=True, checks=checks, holdout_rows=9, base=None, candidate={})
+    page = day(store, bare(gate=gate), [])
+    assert "gate 0 of 16 checks passed; not judged: t0 AUC; t1 AUC; t2 AUC and 13 more" in words(page)
+    assert '<a href="#gate">and 13 more</a>' in page
+    assert '<section id="gate">' in page
+    gate.checks[15].passed = False
+    assert "0 of 16 checks passed, 15 not judged; failed: t15 AUC" in words(day(store, bare(gate=gate), []))
+
+
+def test_the_settings_stand_at_the_top(page: str, index: str) -> None:
+    line = "preset aitm · batch 8,192 · learning rates adam 0.003, tables adagrad 0.03"
+    assert line in page[: page.index('class="keys"')]
+    assert line in index[: index.index('class="keys"')]
+
+
+def test_tiles_say_what_they_rest_on(page: str, index: str) -> None:
+    rows = sorted(short_count(entry.rows) for entry in LAST.next_day)
+    tasks = f"mean of 3 tasks, {' to '.join(rows)} rows"
+    assert tasks in words(page)
+    assert f"{short_day(LAST.date)}: {tasks}".replace("\u00a0", " ") in words(index)
+    assert "over the version of 7 days ago, mean of 3 tasks, same 48.2 k held-out rows" in words(page)
+
+
+def test_next_day_metrics_are_dots_with_bars_and_no_line_joins_them(
+    store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    drawn: list[tuple[float, float, float]] = []
+    errorbar = Axes.errorbar
+
+    def barred(ax: Axes, x: list[int], y: list[float], yerr: list[list[float]], fmt: str, **look: object) -> object:
+        assert fmt == "o"
+        drawn.extend(zip(y, *yerr, strict=True))
+        return errorbar(ax, x, y, yerr, fmt=fmt, **look)
+
+    monkeypatch.setattr(Axes, "errorbar", barred)
+    found = with_intervals(RECORDS)
+    page = words(pathlib.Path(write_index(store, found)).read_text())
+    click = found[-2].next_day[0].metrics["eval"]["click"]
+    for name in ("auc", "ne", "calibration"):
+        value, (low, high) = click[name], click["intervals"][name]
+        assert (value, pytest.approx(value - low), pytest.approx(high - value)) in drawn
+    assert len(drawn) == 2 * sum(map(len, next_day(found, lambda r: r.get("calibration")).values())) + 2 * 2 * sum(
+        map(len, next_day(found, lambda r: r.get("auc")).values())
+    ) + 2 * len(next_day(found, lambda r: r.get("poisson_deviance"))["dwell_s"])
+    assert "The days have different rows" in page
+    assert "the section Gain over older versions shows its progress" in page
+
+
+def test_a_phone_shows_at_most_three_ticks_of_the_data(monkeypatch: pytest.MonkeyPatch) -> None:
+    ticks: list[list[float]] = []
+    monkeypatch.setattr(Axes, "set_xticks", lambda ax, places, labels: ticks.append(places))
+    for value, steps in ((1.2, [0.8, 1.0, 1.25]), (1.6, [0.7, 1.0, 1.5]), (5.0, [0.25, 1.0, 4.0])):
+        ticks.clear()
+        assert ratio_to_median([("rows", value, 0.9, 1.1, False)], {}, "rows")
+        wide, narrow = ticks
+        assert len(wide) > 3
+        assert narrow == steps

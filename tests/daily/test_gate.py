@@ -323,3 +323,14 @@ def test_a_worse_candidate_never_turns_a_refusal_into_a_pass(base, candidate, wo
     now = run(metrics(**candidate), metrics(**base), first=first, norms={"user": (before, after)})
     then = run(metrics(**worse), metrics(**base), first=first, norms={"user": (before, grown)})
     assert now.passed or not then.passed
+
+
+def test_a_first_version_lists_only_the_checks_that_need_no_other():
+    few = run(metrics(click__positives=3, views__count=9), first=True)
+    assert [c.name for c in few.checks if c.task == "click"] == ["auc", "calibration"]
+    assert [c.name for c in few.checks if c.task == "views"] == ["calibration"]
+    assert [c.name for c in run(metrics(click__positives=3)).checks if c.task == "click"] == [
+        "auc",
+        "ne",
+        "calibration",
+    ]

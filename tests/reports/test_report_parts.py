@@ -4,8 +4,9 @@ import math
 
 import pytest
 
+from raymtl.reports.facts import auc_remark
 from raymtl.reports.plots import smooth, thin
-from raymtl.reports.slices import _interval
+from raymtl.reports.slices import _interval, scenario_auc, vague_scenarios
 from raymtl.reports.style import PALETTE, count, duration, number, percent, short_count, significant, task_colours
 
 
@@ -65,3 +66,30 @@ def test_interval_of_a_rate() -> None:
     low, high = _interval(0.1, 1000)
     assert (low, high) == pytest.approx((0.0829, 0.1202), abs=1e-4)
     assert _interval(0.0, 50)[0] == pytest.approx(0.0)
+
+
+def test_what_an_auc_on_a_tile_rests_on() -> None:
+    click = {"auc": 0.7, "count": 24_000, "intervals": {"auc": [0.69, 0.71]}}
+    assert auc_remark({"click": click}) == "click, 95 % interval 0.6900 to 0.7100, 24 k rows"
+    assert auc_remark({"click": {"auc": 0.7, "count": 9}}) == "click, no interval, 9 rows"
+    assert auc_remark({"click": click, "buy": click}) == "mean of 2 tasks, 24 k rows"
+    assert auc_remark({"click": click, "buy": click | {"count": 900}}) == "mean of 2 tasks, 900 to 24 k rows"
+
+
+def test_bars_that_say_little_are_named_with_their_reason() -> None:
+    good = {"kind": "binary", "auc": 0.7, "count": 9_000, "positives": 900, "intervals": {"auc": [0.68, 0.72]}}
+    scenarios = {
+        "feed": {"click": good},
+        "live": {"click": good | {"positives": 99}},
+        "near": {"click": good | {"positives": 8_950}},
+        "wide": {"click": good | {"intervals": {"auc": [0.6, 0.8]}}},
+        "none": {"click": good | {"auc": None, "positives": 0}},
+    }
+    said = vague_scenarios({"tasks": {"click": good}, "scenarios": scenarios}, ["click"])
+    assert said == (
+        "Grey bars say little: fewer than 100 positives or negatives (click in live, click in near); "
+        "a 95 % interval wider than 0.1 (click in wide)."
+    )
+    drawn = scenario_auc({"tasks": {"click": good}, "scenarios": scenarios}, ["click"])
+    assert drawn is not None
+    assert "live · 99" in drawn

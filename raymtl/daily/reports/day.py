@@ -8,12 +8,13 @@ from raymtl.daily.gate import check_label, check_scale
 from raymtl.daily.record import STATES, Check, GateResult, NextDay, Record, folder
 from raymtl.daily.reports.data_part import data_parts
 from raymtl.daily.reports.gains import FIRST, gains_section, gains_shown
-from raymtl.daily.reports.series import aucs, by_date, final_in, ids_of, metrics_in, task_names
+from raymtl.daily.reports.series import by_date, final_in, ids_of, metrics_in, ranked, task_names
 from raymtl.daily.reports.served import served, was_published
 from raymtl.daily.reports.table import check_names, lead_and_rest
 from raymtl.reports import slices
 from raymtl.reports.chance import LEGEND
 from raymtl.reports.days import horizontal_bars
+from raymtl.reports.facts import auc_remark, settings_line
 from raymtl.reports.page import (
     OPEN_ROWS,
     Cell,
@@ -21,6 +22,7 @@ from raymtl.reports.page import (
     Drawing,
     Grid,
     Heading,
+    Key,
     Kind,
     Page,
     PageStatus,
@@ -49,6 +51,8 @@ NAME = "report.html"
 DAYS = 30
 """Calendar days over which means are taken, and that the page of all days shows."""
 
+_GATE_NAMES = 3
+"""Checks that the tile of the gate names."""
 _ADMISSION = ("known", "admitted", "evicted", "below", "outdated", "no_room")
 _ADMISSION_HEADS = {"below": "too rare", "no_room": "table full"}
 
@@ -119,56 +123,58 @@ def _meta(place: str, record: Record) -> list[str]:
     ended = f" to {record.ended:%Y-%m-%d %H:%M:%S} UTC" if record.ended else " UTC, not ended"
     attempt = f", attempt {record.attempt}" if record.attempt > 1 else ""
     return [
+        *([settings_line(record.settings)] if record.settings else []),
         f"{record.parent or 'nothing'} → {version} · config {record.config_hash[:12]}",
         f"{record.started:%Y-%m-%d %H:%M:%S}{ended}{attempt} · {place}",
     ]
 
 
-def _keys(record: Record) -> list[tuple[str, str, str]]:
+def _keys(record: Record) -> list[Key]:
     stats, gate, written, trained = record.stats, record.gate, record.written, record.trained
     used = f"{short_count(trained.rows)} trained on" if trained else "none trained on"
     keys = [
         _mean_auc(record),
         *_mean_gain(record),
-        ("rows of the day", short_count(stats.rows if stats else None), used),
+        Key("rows of the day", short_count(stats.rows if stats else None), used),
     ]
-    if gate is not None:
-        passed, open_ = (sum(check.passed is which for check in gate.checks) for which in (True, None))
-        others = [
-            f"{words}: {check_names(gate, which)}"
-            for words, which, number_of in (
-                ("failed", False, len(gate.checks) - passed - open_),
-                ("not judged", None, open_),
-            )
-            if number_of
-        ]
-        keys.append(("gate", f"{passed} of {len(gate.checks)}", "; ".join(["checks passed", *others])))
-    else:
-        keys.append(("gate", "–", "not reached"))
+    keys.append(_gate_key(gate) if gate is not None else Key("gate", "–", "not reached"))
     if stats and stats.new_ids:
         table = max(stats.new_ids, key=lambda name: stats.new_ids[name])
-        keys.append(("new IDs", percent(stats.new_ids[table]), f"of the lookups of {table}"))
+        keys.append(Key("new IDs", percent(stats.new_ids[table]), f"of the lookups of {table}"))
     keys.append(
-        ("time", duration(sum(record.seconds.values()) if record.seconds else None), "of the job, in all states")
+        Key("time", duration(sum(record.seconds.values()) if record.seconds else None), "of the job, in all states")
     )
     if written:
-        keys.append(("size", gib(written.bytes), "a full version" if written.kind == "full" else "a delta"))
+        keys.append(Key("size", gib(written.bytes), "a full version" if written.kind == "full" else "a delta"))
     return keys
 
 
-def _mean_auc(record: Record) -> tuple[str, str, str]:
-    values = aucs(record)
-    if not values:
-        return "next-day AUC", "–", "nothing was scored"
-    return "next-day AUC", number(mean(values.values())), f"mean of {count_of(len(values), 'task')}"
+def _gate_key(gate: GateResult) -> Key:
+    """How many checks passed, and the first of those that failed, or else were not judged, with a link to all."""
+    failed, open_ = ([check for check in gate.checks if check.passed is which] for which in (False, None))
+    named, word = (failed, "failed") if failed else (open_, "not judged")
+    remark = f"checks passed{f', {len(open_)} not judged' if failed and open_ else ''}"
+    remark += f"; {word}: {check_names(named[:_GATE_NAMES])}" if named else ""
+    more = f"and {len(named) - _GATE_NAMES} more" if len(named) > _GATE_NAMES else ""
+    value = f"{len(gate.checks) - len(failed) - len(open_)} of {len(gate.checks)}"
+    return Key("gate", value, remark, more, "#gate")
 
 
-def _mean_gain(record: Record) -> list[tuple[str, str, str]]:
+def _mean_auc(record: Record) -> Key:
+    found = ranked(record)
+    if not found:
+        return Key("next-day AUC", "–", "nothing was scored")
+    return Key("next-day AUC", number(mean(report["auc"] for report in found.values())), auc_remark(found))
+
+
+def _mean_gain(record: Record) -> list[Key]:
     gains = [gain for gain in gains_shown(record).values() if gain.metric.name == "auc"]
-    if not gains:
+    if not gains or record.gate is None:
         return []
     over = "the first version" if gains[0].over == FIRST else f"the version of {gains[0].over}"
-    return [("gain in AUC", change(mean(gain.value for gain in gains)), f"over {over}, same held-out rows")]
+    tasks = f"mean of {count_of(len(gains), 'task')}" if len(gains) > 1 else gains[0].task
+    remark = f"over {over}, {tasks}, same {short_count(record.gate.holdout_rows)} held-out rows"
+    return [Key("gain in AUC", change(mean(gain.value for gain in gains)), remark)]
 
 
 def _last_days(record: Record, earlier: Sequence[Record]) -> list[Record]:
@@ -189,8 +195,13 @@ def _next_day(record: Record, colours: dict[str, str]) -> Section | str:
         merged["tasks"] = found["tasks"] | merged["tasks"]
         for name, reports in found["scenarios"].items():
             merged["scenarios"][name] = reports | merged["scenarios"].get(name, {})
+    vague = slices.vague_scenarios(merged, list(colours))
     if drawing := slices.scenario_auc(merged, list(colours)):
-        parts += [Heading("AUC by scenario, from 0.5, which is chance"), Drawing(drawing)]
+        said = (
+            "The line across the end of a bar is the 95 % interval, and the number beside a scenario counts its positives. "
+            f"{vague}"
+        )
+        parts += [Heading("AUC by scenario, from 0.5, which is chance"), Paragraph(said.strip()), Drawing(drawing)]
     if drawing := slices.calibration(merged, list(colours)):
         parts += [Heading("Mean label against mean prediction, in buckets of rows by prediction"), Drawing(drawing)]
     text = (

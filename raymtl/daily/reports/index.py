@@ -4,6 +4,7 @@ import datetime as dt
 from collections.abc import Sequence
 from statistics import mean
 
+from raymtl.config.metrics import METRICS
 from raymtl.config.task_kinds import Values
 from raymtl.daily.record import FOLDER, STATES, Record, Status
 from raymtl.daily.reports.day import DAYS
@@ -11,26 +12,38 @@ from raymtl.daily.reports.day import NAME as DAY_PAGE
 from raymtl.daily.reports.gains import mean_gains_section
 from raymtl.daily.reports.series import (
     Series,
-    aucs,
     by_date,
     by_name,
+    estimate_in,
     ids,
     in_stats,
     next_day,
     number_in,
     only,
-    score_of,
+    ranked,
     task_names,
     within,
 )
 from raymtl.daily.reports.served import served, was_published
 from raymtl.daily.reports.table import GAINS_TEXT, day_columns, day_lines, lead_and_rest
-from raymtl.reports.days import Frame, Span, line_charts, small_multiples, stacked_bars, time_unit, version_sizes
+from raymtl.reports.days import (
+    Estimates,
+    Frame,
+    Span,
+    dots_by_day,
+    line_charts,
+    small_multiples,
+    stacked_bars,
+    time_unit,
+    version_sizes,
+)
+from raymtl.reports.facts import auc_remark, settings_line
 from raymtl.reports.page import (
     Cell,
     Drawing,
     Grid,
     Heading,
+    Key,
     Kind,
     Page,
     PageStatus,
@@ -41,7 +54,7 @@ from raymtl.reports.page import (
 )
 from raymtl.reports.plots import count_unit
 from raymtl.reports.style import MUTED, number, other_colours, short_count, short_day, significant, task_colours
-from raymtl.reports.tables import kind_of
+from raymtl.reports.tables import headline, kind_of
 from raymtl.storage.object_store import Store
 from raymtl.words import gib, visible
 
@@ -84,7 +97,7 @@ def index_page(place: str, records: Sequence[Record], current: str | None) -> Pa
         heading="Daily job",
         status=PageStatus(f"{records[-1].date}: {lead}", records[-1].status == "published"),
         verdict=f": {rest}",
-        meta=[f"{span.first} to {span.last} · {place}", f"current version: {current or 'none'}"],
+        meta=[*_settings(records), f"{span.first} to {span.last} · {place}", f"current version: {current or 'none'}"],
         keys=_keys(records),
         sections=[
             _next_day(records, span),
@@ -98,7 +111,12 @@ def index_page(place: str, records: Sequence[Record], current: str | None) -> Pa
     )
 
 
-def _keys(records: list[Record]) -> list[tuple[str, str, str]]:
+def _settings(records: list[Record]) -> list[str]:
+    """What the newest day is trained with."""
+    return [settings_line(record.settings) for record in reversed(records) if record.settings][:1]
+
+
+def _keys(records: list[Record]) -> list[Key]:
     published = [r for r in records if r.status == "published"]
     refused = [r for r in records if r.status == "refused"]
     rolled_back = [r for r in records if r.status == "rolled back"]
@@ -106,21 +124,22 @@ def _keys(records: list[Record]) -> list[tuple[str, str, str]]:
     rows = [r.trained.rows for r in published if r.trained]
     return [
         _newest_auc(records),
-        ("published", str(len(published)), f"last {published[-1].date}" if published else "none yet"),
-        ("refused", str(len(refused)), f"last {refused[-1].date}" if refused else "none"),
-        *([("rolled back", str(len(rolled_back)), f"last {rolled_back[-1].date}")] if rolled_back else []),
-        ("unfinished", str(len(records) - ended), "not ready, broken or running"),
-        ("rows trained", short_count(sum(rows)), "by the published days"),
-        ("written", gib(sum(r.written.bytes for r in published if r.written)), "by the published days"),
+        Key("published", str(len(published)), f"last {published[-1].date}" if published else "none yet"),
+        Key("refused", str(len(refused)), f"last {refused[-1].date}" if refused else "none"),
+        *([Key("rolled back", str(len(rolled_back)), f"last {rolled_back[-1].date}")] if rolled_back else []),
+        Key("unfinished", str(len(records) - ended), "not ready, broken or running"),
+        Key("rows trained", short_count(sum(rows)), "by the published days"),
+        Key("written", gib(sum(r.written.bytes for r in published if r.written)), "by the published days"),
     ]
 
 
-def _newest_auc(records: list[Record]) -> tuple[str, str, str]:
+def _newest_auc(records: list[Record]) -> Key:
+    name = "next-day AUC"
     for record in reversed(records):
-        if values := aucs(record):
-            words = f"mean of {len(values)} task{'s' if len(values) > 1 else ''}, {short_day(record.date)}"
-            return "next-day AUC", number(mean(values.values())), words
-    return "next-day AUC", "–", "nothing was scored"
+        if found := ranked(record):
+            value = mean(report["auc"] for report in found.values())
+            return Key(name, number(value), f"{short_day(record.date)}: {auc_remark(found)}")
+    return Key(name, "–", "nothing was scored")
 
 
 def _section(title: str, text: str, drawings: Sequence[tuple[str, str | None]], missing: str) -> Section:
@@ -135,26 +154,27 @@ def _section(title: str, text: str, drawings: Sequence[tuple[str, str | None]], 
 def _next_day(records: list[Record], span: Span) -> Section:
     colours = task_colours(task_names(records))
 
-    def read(key: str) -> Series:
-        return within(next_day(records, lambda report: number_in(report, key)), span.first, span.last)
+    def read(key: str) -> Estimates:
+        found = next_day(records, lambda report: estimate_in(report, METRICS[key]))
+        return within(found, span.first, span.last)
 
-    errors = next_day(records, lambda r: score_of(r)[1] if issubclass(kind_of(r), Values) else None)
-    auc = small_multiples(
-        read("auc"), colours, span, "AUC", "Next-day AUC of every task by day", number, 0.01, read("truth_auc")
+    errors = next_day(records, lambda r: estimate_in(r, headline(r)) if issubclass(kind_of(r), Values) else None)
+    best = within(next_day(records, lambda report: number_in(report, "truth_auc")), span.first, span.last)
+    drawn = "Next-day {} of every task by day, with its interval"
+    auc = dots_by_day(read("auc"), colours, span, "AUC", drawn.format("AUC"), 0.01, best)
+    ne = dots_by_day(read("ne"), colours, span, "NE", drawn.format("NE"), 0.02)
+    error = dots_by_day(within(errors, span.first, span.last), colours, span, "error", drawn.format("error"), 0.05)
+    calibration = dots_by_day(
+        read("calibration"), colours, span, "Σp / Σy", drawn.format("calibration"), 0.05, target=1.0
     )
-    ne = small_multiples(read("ne"), colours, span, "NE", "Next-day NE of every task by day", number, 0.02)
-    error = small_multiples(
-        within(errors, span.first, span.last), colours, span, "error", "Next-day error by day", significant, 0.05
-    )
-    frame = Frame("", read("calibration"), "Σp / Σy", target=1.0)
-    calibration = line_charts([frame], colours, span, "Next-day calibration of every task by day")
     text = (
         f"Every day's rows, scored by the newest version before any training on them; a task with delayed labels is shown at the "
-        f"day of its rows. {_MARKS}"
+        f"day of its rows. Bars are 95 % intervals. The days have different rows, so two dots do not tell whether the model "
+        f"became better: the section Gain over older versions shows its progress. {_MARKS}"
     )
-    best = " (dashed: the best reachable)" if any(read("truth_auc").values()) else ""
+    ticks = " (ticks: the best reachable)" if any(best.values()) else ""
     drawings = [
-        (f"AUC{best}", auc),
+        (f"AUC{ticks}", auc),
         ("Normalised entropy, lower is better", ne),
         ("Deviance or mean squared error, lower is better", error),
         ("Calibration, 1 is right", calibration),

@@ -3,16 +3,18 @@
 import datetime as dt
 import math
 from collections.abc import Callable, Iterable, Sequence
-from typing import Any
+from typing import Any, TypeVar
 
 from raymtl.config.metrics import Metric
 from raymtl.daily.record import DayStatistics, NextDay, Record
-from raymtl.reports.tables import headline, metrics_of
+from raymtl.intervals import Estimate
+from raymtl.reports.tables import headline, metrics_of, with_interval
 
 Report = dict[str, Any]
 """The metrics of one task."""
 Series = dict[str, dict[dt.date, float]]
 """By name, then by day."""
+T = TypeVar("T")
 
 
 def by_date(records: Iterable[Record]) -> list[Record]:
@@ -76,15 +78,23 @@ def number_in(report: Report, key: str) -> float | None:
     return float(value) if isinstance(value, int | float) and math.isfinite(value) else None
 
 
-def aucs(record: Record) -> dict[str, float]:
-    """The next-day AUC of each task that has one."""
-    found = {task: number_in(report, "auc") for task, (_, report) in scored(record).items()}
-    return {task: value for task, value in found.items() if value is not None}
+def estimate_in(report: Report, metric: Metric) -> Estimate | None:
+    """A metric of a task with its interval; None if it is not a finite number."""
+    value, interval = number_in(report, metric.name), (report.get("intervals") or {}).get(metric.name)
+    if value is None:
+        return None
+    ends = (interval[0], interval[1]) if interval else None
+    return Estimate(value, ends, with_interval(metric, report))
 
 
-def next_day(records: Sequence[Record], read: Callable[[Report], float | None]) -> Series:
+def ranked(record: Record) -> dict[str, Report]:
+    """The next-day metrics of each task that has an AUC."""
+    return {task: report for task, (_, report) in scored(record).items() if number_in(report, "auc") is not None}
+
+
+def next_day(records: Sequence[Record], read: Callable[[Report], T | None]) -> dict[str, dict[dt.date, T]]:
     """A next-day metric of every task, by the day of the rows that it is about."""
-    found: Series = {task: {} for task in task_names(records)}
+    found: dict[str, dict[dt.date, T]] = {task: {} for task in task_names(records)}
     for record in by_date(records):
         for task, (entry, report) in scored(record).items():
             value = read(report)
@@ -124,7 +134,7 @@ def ids_of(entry: dict[str, Any], what: str) -> Any:
     return value.get("ids") if isinstance(value, dict) else value
 
 
-def within(series: Series, first: dt.date, last: dt.date) -> Series:
+def within(series: dict[str, dict[dt.date, T]], first: dt.date, last: dt.date) -> dict[str, dict[dt.date, T]]:
     """The days from the first to the last."""
     return {name: {day: v for day, v in values.items() if first <= day <= last} for name, values in series.items()}
 

@@ -7,7 +7,7 @@ from rich.table import Table
 from rich.text import Text
 
 from raymtl.daily.gate import check_label
-from raymtl.daily.record import Check, GateResult, Record, Written
+from raymtl.daily.record import Check, Record, Written
 from raymtl.daily.reports.gains import gains_shown
 from raymtl.daily.reports.series import by_date, score_of, scored, task_names
 from raymtl.reports.style import count, duration, percent, significant, task_colours
@@ -93,12 +93,11 @@ def _checks(record: Record) -> list[str]:
     return [f"{words}, {open_} not judged" if open_ else words]
 
 
-def check_names(gate: GateResult, passed: bool | None) -> str:
-    """The checks that passed, failed, or were not judged (None), by task: buy AUC, NE; whole model order."""
+def check_names(checks: Sequence[Check]) -> str:
+    """The names of checks, by task: buy AUC, NE; whole model order."""
     found: dict[str, list[str]] = {}
-    for check in gate.checks:
-        if check.passed is passed:
-            found.setdefault(check.task or "whole model", []).append(check_label(check.name))
+    for check in checks:
+        found.setdefault(check.task or "whole model", []).append(check_label(check.name))
     return "; ".join(f"{task} {', '.join(names)}" for task, names in found.items())
 
 

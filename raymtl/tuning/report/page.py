@@ -3,6 +3,7 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from raymtl.reports.facts import settings_line, settings_of
 from raymtl.reports.page import Drawing, Heading, Page, Paragraph, Part, Section, render_page
 from raymtl.training.rundir import RunFolder
 from raymtl.tuning.report import fields, outcome
@@ -47,11 +48,16 @@ def search_page(search: Search, folder: str, result: Mapping[str, Any]) -> Page:
         heading=search.config.name,
         status=status,
         verdict=text,
-        meta=[f"search for {_objective(view)} · {search.tune.sampler.type} · {folder}"],
+        meta=[_settings(view), f"search for {_objective(view)} · {search.tune.sampler.type} · {folder}"],
         notes=notes(view),
         keys=keys(view),
         sections=[section for section in sections if section is not None],
     )
+
+
+def _settings(view: View) -> str:
+    """What the default is trained with."""
+    return f"default: {settings_line(settings_of(view.search.config.model_dump(mode='json')))}"
 
 
 _LIMITS = {"max_drop": "drops at most", "at_least": "at least", "at_most": "at most"}

@@ -21,7 +21,7 @@ MOST = 9
 
 # From grey to violet over both themes' paper; few steps, so that the bar stays a drawing
 _COLOURS = LinearSegmentedColormap.from_list("trials", ["#9fb0bd", "#8f86c4", "#b0347c"], N=24)
-_NOT_USED = -0.12
+_NOT_USED = -0.22
 """Where a line passes a dimension whose condition does not hold."""
 _LONGEST = 16
 
@@ -31,7 +31,10 @@ class _Column:
     title: str
     place: Callable[[Trial], float | None]
     """Where a trial passes, from 0 to 1; None where it has no value."""
-    ticks: Sequence[tuple[float, str]]
+    ends: tuple[str, str] = ("", "")
+    """Its lowest and its highest value, written below and above the axis, where no line passes."""
+    nodes: Sequence[tuple[float, str]] = ()
+    """Choices, each written on the axis where its lines meet."""
     ink: str = INK
 
 
@@ -58,20 +61,19 @@ def parallel(view: View, goal: str, names: Sequence[str]) -> str | None:
         if trial is view.default:
             look = {"color": INK, "linewidth": 1.5, "linestyle": DASHED, "zorder": 5}
         ax.plot(range(len(columns)), heights, **look)
-    _draw_columns(ax, columns, unused=any(column.place(t) is None for column in columns for t in trials))
+    _draw_columns(ax, columns, unused=[any(column.place(t) is None for t in trials) for column in columns])
     _bar(ax, view, goal, trials)
     return svg(drawing, f"{len(trials)} trials over {', '.join(names)}, coloured by {goal}")
 
 
-def _draw_columns(ax: Axes, columns: Sequence[_Column], unused: bool) -> None:
+def _draw_columns(ax: Axes, columns: Sequence[_Column], unused: Sequence[bool]) -> None:
     for i, column in enumerate(columns):
         ax.plot([i, i], [0, 1], color=FAINT, linewidth=1.0, zorder=2)
-        for height, words in [*column.ticks, *([(_NOT_USED, "–")] if unused else [])]:
-            ax.annotate(
-                text(words), (i, height), xytext=(-5, 0), textcoords="offset points", ha="right", va="center",
-                color=FAINT, zorder=6,
-                bbox={"facecolor": PAPER, "edgecolor": "none", "pad": 1.0},
-            )  # fmt: skip
+        low, high = column.ends
+        _write(ax, low, (i, 0), below=5)
+        _write(ax, high, (i, 1), above=5)
+        for height, words in [*column.nodes, *([(_NOT_USED, "–")] if unused[i] else [])]:
+            _write(ax, words, (i, height))
     ax.set_xticks(range(len(columns)), [column.title for column in columns])
     for label, column in zip(ax.get_xticklabels(), columns, strict=True):
         label.set_color(column.ink)
@@ -80,8 +82,19 @@ def _draw_columns(ax: Axes, columns: Sequence[_Column], unused: bool) -> None:
     ax.grid(visible=False)
     for spine in ax.spines.values():
         spine.set_visible(False)
-    ax.set_xlim(-0.55, len(columns) - 0.85)
-    ax.set_ylim(-0.2 if unused else -0.06, 1.06)
+    ax.set_xlim(-0.55, len(columns) - 0.55)
+    ax.set_ylim(-0.28 if any(unused) else -0.12, 1.12)
+
+
+def _write(ax: Axes, words: str, at: tuple[float, float], below: int = 0, above: int = 0) -> None:
+    """Words at a place, or some points below or above it, over all lines."""
+    if not words:
+        return
+    ax.annotate(
+        text(words), at, xytext=(0, above - below), textcoords="offset points", ha="center",
+        va="top" if below else "bottom" if above else "center", color=FAINT, zorder=6,
+        bbox={"facecolor": PAPER, "edgecolor": "none", "pad": 1.0},
+    )  # fmt: skip
 
 
 def _dimension(dimension: SearchDimension, trials: Sequence[Trial]) -> _Column:
@@ -97,7 +110,8 @@ def _dimension(dimension: SearchDimension, trials: Sequence[Trial]) -> _Column:
             beside = 0.03 / max(len(choices) - 1, 1) * ((trial.number * 7) % 9 - 4) / 4
             return heights[choices.index(trial.params[dimension.name])] + beside
 
-        return _Column(title, of_choice, list(zip(heights, words, strict=True)))
+        return _Column(title, of_choice, nodes=list(zip(heights, words, strict=True)))
+    title += "\n(log)" if d.log else ""
     low, high = (math.log(d.low), math.log(d.high)) if d.log else (float(d.low), float(d.high))
     span = (high - low) or 1.0
 
@@ -105,21 +119,7 @@ def _dimension(dimension: SearchDimension, trials: Sequence[Trial]) -> _Column:
         value = trial.params.get(dimension.name)
         return None if value is None else ((math.log(value) if d.log else value) - low) / span
 
-    marks = _marks(low, high, d.log)
-    marks = sorted({float(round(m)) for m in marks}) if isinstance(d, IntDistribution) else marks
-    return _Column(title, of_number, [(((math.log(m) if d.log else m) - low) / span, f"{m:.3g}") for m in marks])
-
-
-def _marks(low: float, high: float, log: bool) -> list[float]:
-    """Values to name on an axis: both ends, and powers of ten between them where there are two; else quarters of the way."""
-    if not log:
-        return [low + f * (high - low) for f in (0.0, 0.25, 0.5, 0.75, 1.0)]
-    ten = math.log(10)
-    powers = range(math.ceil(low / ten - 1e-9), math.floor(high / ten + 1e-9) + 1)
-    inner = [10.0**k for k in powers if 0.1 < (k * ten - low) / (high - low) < 0.9]
-    if len(powers) < 2:
-        inner = [math.exp(low + f * (high - low)) for f in (0.25, 0.5, 0.75)]
-    return [math.exp(low), *inner, math.exp(high)]
+    return _Column(title, of_number, ends=(f"{d.low:.3g}", f"{d.high:.3g}"))
 
 
 def _goal(view: View, goal: str, trials: Sequence[Trial]) -> _Column:
@@ -136,8 +136,8 @@ def _goal(view: View, goal: str, trials: Sequence[Trial]) -> _Column:
         return 1 - share if lower else share
 
     show = (lambda v: f"{100 * v:.3g} %") if view.is_share(goal) else (lambda v: f"{v:.4g}")
-    ticks = [(1 - f if lower else f, show(low + f * span)) for f in (0.0, 0.25, 0.5, 0.75, 1.0)]
-    return _Column(_title(goal), place, ticks, view.colour(goal, INK))
+    ends = (show(high), show(low)) if lower else (show(low), show(high))
+    return _Column(_title(goal), place, ends, ink=view.colour(goal, INK))
 
 
 def _scale(view: View, goal: str, trials: Sequence[Trial]) -> Callable[[Trial], float]:

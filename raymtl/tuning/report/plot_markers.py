@@ -67,8 +67,9 @@ def scatter(
     """
     marked = [p for p in points if p[0] is view.default or p[0] is view.best]
     bars = [bar for point in marked if (bar := _Bar.of(view, point, x_name, y_name)) is not None]
-    x = limits([p[1] for p in points], [*(p[1] for p in marked), *(bar.place[0] for bar in bars)])
-    y = limits([p[2] for p in points], [*(p[2] for p in marked), *(bar.place[1] for bar in bars)])
+    ends = [end for bar in bars for end in bar.ends]
+    x = limits([p[1] for p in points], [*(p[1] for p in marked), *(end[0] for end in ends)])
+    y = limits([p[2] for p in points], [*(p[2] for p in marked), *(end[1] for end in ends)])
     ax.set_xlim(x)
     ax.set_ylim(y)
     for trial, px, py in points:
@@ -100,6 +101,12 @@ class _Bar:
         if x is None or y is None or x.half is None or y.half is None:
             return None
         return cls(trial, (x.mean, y.mean), (x.half, y.half))
+
+    @property
+    def ends(self) -> list[tuple[float, float]]:
+        """Two opposite corners of the frame that it needs."""
+        (x, y), (dx, dy) = self.place, self.half
+        return [(x - dx, y - dy), (x + dx, y + dy)]
 
     def draw(self, ax: Axes, colour: str) -> None:
         (x, y), (dx, dy) = self.place, self.half

@@ -12,6 +12,7 @@ from raymtl.intervals import MeanInterval, mean_interval
 from raymtl.objectives.metrics.choose import lower_is_better, signed_value
 from raymtl.reports import style
 from raymtl.tuning.objective import unsigned
+from raymtl.tuning.recommendation import keeps_limits
 from raymtl.tuning.search import SEARCHED, Search
 from raymtl.tuning.trial_store import Trial
 
@@ -104,7 +105,9 @@ class View:
         return self.search.evaluator.objective.mean is not None and name in self.goals
 
     def meets_limits(self, trial: Trial) -> bool:
-        """Whether it keeps all limits."""
+        """Whether it keeps all limits; the default and the best trial by their repeats, if there are any."""
+        if trial.metrics is not None and trial in (self.default, self.best):
+            return keeps_limits(self.search, trial)
         default = None if self.default is None else self.default.metrics
         return trial.metrics is None or self.search.evaluator.meets_limits(trial.metrics, default)
 

@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from typing import Any
 
-from raymtl.reports.page import PageStatus
+from raymtl.reports.page import Key, PageStatus
 from raymtl.reports.style import duration, short_count
 from raymtl.tuning.report.report_data import POINTS, View
 from raymtl.tuning.report.tables import field_text
@@ -41,7 +41,7 @@ def _single_runs(view: View, fields: str) -> tuple[PageStatus, str]:
     once = "was not repeated with fresh seeds"
     if default is None or not known:
         lead, why = "Not proven", "cannot be compared with the default, which has no result"
-    elif not view.meets_limits(default):
+    elif view.meets_limits(best) and not view.meets_limits(default):
         lead, why = "Keeps the limits", f"keeps the limits, unlike the default, but {once}"
     elif view.recommended is best:
         lead, why = "Likely better", f"leads by more than the best of equally good trials would by chance, but {once}"
@@ -84,7 +84,7 @@ def _over_seeds(view: View, gains: list[Mapping[str, Any]], fields: str) -> tupl
     if all(g["beyond_noise"] is None for g in gains):
         text = f": the fresh seeds show no noise to compare trial {best.number} with {facts}"
         return PageStatus("Not proven", good=False), text
-    if view.default is not None and not view.meets_limits(view.default):
+    if view.default is not None and view.meets_limits(best) and not view.meets_limits(view.default):
         return PageStatus("Keeps the limits", good=not worse), f", unlike the default{this} compared with it {facts}"
     if better and worse:
         return PageStatus("Mixed", good=False), f"{this} is better in some and worse in others {facts}"
@@ -145,7 +145,7 @@ def notes(view: View) -> list[str]:
     return found
 
 
-def keys(view: View) -> list[tuple[str, str, str]]:
+def keys(view: View) -> list[Key]:
     """The figures to see first."""
     counts, result = view.result["trials"], view.result
     best, default = view.best, view.default
@@ -158,7 +158,7 @@ def keys(view: View) -> list[tuple[str, str, str]]:
             before = None if default is None else view.value(default, goal)
             doubt = "" if best is view.recommended else " (not recommended)"
             remark = f"trial {best.number}{doubt}, default {view.show(goal, before)}"
-        found.append((goal, view.show(goal, view.value(best, goal)), remark))
+        found.append(Key(goal, view.show(goal, view.value(best, goal)), remark))
     others = [
         f"{counts[s]} {word}"
         for s, word in (("stopped", "stopped early"), ("failed", "failed"), ("running", "running"))
@@ -166,10 +166,10 @@ def keys(view: View) -> list[tuple[str, str, str]]:
     rows = sum(t.rows for t in view.search.trial_store.trials.values())
     repeats = len(view.search.trial_store.of_kind("repeat"))
     found += [
-        ("trials finished", str(counts["finished"]), ", ".join(others[:2] if not counts["running"] else others)),
-        ("training time", duration(result["train_seconds"]), f"{short_count(rows)} rows, with {repeats} repeats"),
-        ("time of the search", duration(result.get("searched_s")), "over all starts"),
-        (
+        Key("trials finished", str(counts["finished"]), ", ".join(others[:2] if not counts["running"] else others)),
+        Key("training time", duration(result["train_seconds"]), f"{short_count(rows)} rows, with {repeats} repeats"),
+        Key("time of the search", duration(result.get("searched_s")), "over all starts"),
+        Key(
             "preparation",
             duration(result.get("prepared_s")),
             f"before the first trial; trials took {duration(result['start_seconds'])} to start",
