@@ -33,7 +33,7 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
     assert [line.strip() for line in lines[:6]] == [
         "checking the configuration and the logs",
         "3,000 training rows: 12 steps of 256 rows",
-        "12 steps are too few to learn much (fewer than 100): raise train.epochs (1), or add training days",
+        "12 steps are too few to learn much (fewer than 50): raise train.epochs (1), or add training days",
         "starting Ray on this machine",
         "starting 1 worker",
         f"training with 1 worker in {'bf16' if has_bf16(torch.device('cpu')) else 'fp32'}",
