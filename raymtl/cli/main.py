@@ -13,6 +13,7 @@ from raymtl import __version__, api, signals
 from raymtl.cli import daily as cli_daily
 from raymtl.cli import doctor, submit, tune, versions
 from raymtl.cli import serving as cli_serving
+from raymtl.cli.environment import check_environment
 from raymtl.cli.options import Address, Checkpoint, ConfigFile, DryRun, Gpu, Json, Sets, Workers, finish, load
 from raymtl.errors import StorageError, UserError
 from raymtl.telemetry import logs
@@ -73,6 +74,7 @@ def run_command(arguments: list[str]) -> int:
     signals.begin("stopped; rerun the same command to resume from what is saved" if _resumes(arguments) else "stopped")
     try:
         logs.begin_command()
+        check_environment()
         result = app(arguments, standalone_mode=False)
     except UserError as error:
         return _failed(str(error), error.exit_code)

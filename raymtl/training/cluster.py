@@ -71,7 +71,7 @@ def join(address: str | None, cpus: int) -> bool:
             context = ray.init(
                 address="local", num_cpus=max(os.cpu_count() or 1, cpus), include_dashboard=False, **quiet
             )
-    except (OSError, ValueError, RuntimeError, RayError) as error:
+    except Exception as error:  # Ray raises a bare one where a node does not start in time
         raise start_failed(error) from error
     _own_session = context.address_info["session_dir"]
     ray_log_folders.own(_own_session)

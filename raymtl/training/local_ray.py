@@ -31,10 +31,12 @@ machines where its control processes must stay reachable; here it would let ever
 def check_this_machine() -> None:
     """Raise a UserError if Ray cannot start here; set a token in the environment if Ray cannot write one to HOME.
 
-    ConfigError: the path of the temporary folder is too long. StorageError: the folder cannot be written, or its disk is full.
+    ConfigError: the path of the temporary folder is relative or too long. StorageError: the folder cannot be written, or its disk is full.
     """
     folder = get_default_ray_temp_dir()
     variable = "RAY_TMPDIR" if "RAY_TMPDIR" in os.environ else "TMPDIR"
+    if not os.path.isabs(folder):
+        raise ConfigError(f"Ray cannot start with its temporary folder `{folder}`; set {variable} to an absolute path")
     socket = os.path.join(folder, _SOCKET.format(pid=os.getpid()))
     try:
         validate_socket_filepath(socket)

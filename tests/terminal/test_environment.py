@@ -64,6 +64,11 @@ def test_a_user_whom_no_list_knows(logs: Path, tmp_path: Path) -> None:
             64,
             "raymtl: RAY_ADDRESS is `http://127.0.0.1:8265`, the address of a dash",
         ),
+        (
+            {"TMPDIR": "here"},
+            64,
+            "raymtl: Ray cannot start with its temporary folder `here/ray`; set TMPDIR to an absolute",
+        ),
         ({"TMPDIR": "/tmp/" + "a" * 60}, 64, "raymtl: Ray cannot start with its temporary folder `/tmp/aaa"),
         (
             {"TMPDIR": "/proc/none"},
@@ -118,6 +123,16 @@ def test_a_current_folder_that_was_removed(logs: Path, tmp_path: Path) -> None:
     command = f"cd {gone} && rmdir {gone} && exec {' '.join(RAYMTL)} train --config {logs}/config.yaml --dry-run"
     done = subprocess.run(["bash", "-c", command], capture_output=True, text=True, timeout=120, env=clean_environment())
     assert done.returncode == 74, done.stderr
-    assert done.stderr.splitlines()[-1] == (
-        "raymtl: the path `runs` starts at the current folder, which has been removed; change to another folder"
-    )
+    assert done.stderr.splitlines()[-1] == ("raymtl: the current folder has been removed; change to another folder")
+
+
+@pytest.mark.parametrize(
+    ("env", "code", "words"),
+    [
+        ({"PYTHONOPTIMIZE": "2"}, 71, "raymtl: Python runs without docstrings, which Ray needs; unset PYTHONOPTIMIZE"),
+        ({"RAY_worker_niceness": "x"}, 64, "raymtl: RAY_worker_niceness is `x`; expected a whole number"),
+    ],
+)
+def test_what_keeps_libraries_from_being_imported(env: dict[str, str], code: int, words: str, logs: Path) -> None:
+    found, said = raymtl("train", "--config", f"{logs}/config.yaml", "--dry-run", env=env)
+    assert (found, said.startswith(words)) == (code, True), said
