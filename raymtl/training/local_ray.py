@@ -31,7 +31,7 @@ machines where its control processes must stay reachable; here it would let ever
 def check_this_machine() -> None:
     """Raise a UserError if Ray cannot start here; set a token in the environment if Ray cannot write one to HOME.
 
-    ConfigError: the path of the temporary folder is relative or too long. StorageError: it cannot be written, or its disk is full.
+    ConfigError: the path of the temporary folder is relative or too long. StorageError: it cannot be written, or its disk full.
     """
     folder = get_default_ray_temp_dir()
     variable = "RAY_TMPDIR" if "RAY_TMPDIR" in os.environ else "TMPDIR"
