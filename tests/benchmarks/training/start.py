@@ -35,9 +35,9 @@ def timed(checkout: Path, folder: Path, name: str, config: str, workers: int) ->
     command = [sys.executable, "-m", "raymtl", "train", "-c", config, *(a for s in sets for a in ("--set", s))]
     seconds: dict[str, float] = {}
     began = time.time()
-    with subprocess.Popen(
-        command, stdout=subprocess.PIPE, text=True, env={**os.environ, "PYTHONPATH": str(checkout)}
-    ) as process:
+    env = {**os.environ, "PYTHONPATH": str(checkout)}
+    # In another folder than this checkout, whose code Python would take first
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=env, cwd=folder.parent) as process:
         assert process.stdout is not None
         for line in process.stdout:
             for start in LINES:
