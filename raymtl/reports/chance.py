@@ -1,6 +1,7 @@
 """Whether a value that looks wrong is further off than chance allows: reports mark only those."""
 
 import math
+from collections.abc import Mapping
 from typing import Any
 
 from raymtl.config.metrics import Metric
@@ -14,13 +15,19 @@ LEGEND = (
 )
 
 
+def interval_of(report: Mapping[str, Any], metric: str) -> tuple[float, float] | None:
+    """The 95 % interval of a metric of a task; None: there is none."""
+    found = (report.get("intervals") or {}).get(metric)
+    return (found[0], found[1]) if found else None
+
+
 def is_odd(metric: Metric, report: dict[str, Any]) -> bool:
     """Whether the metric of a task is suspicious: far from its target, or worse than a random model, by more than chance."""
     value = report.get(metric.name)
     expected = metric.target if metric.target is not None else metric.chance
     if value is None or expected is None or not metric.is_odd(value):
         return False
-    if interval := (report.get("intervals") or {}).get(metric.name):
+    if interval := interval_of(report, metric.name):
         return _is_outside(expected, metric, value, interval)
     error = _standard_error(metric, report)
     return error is None or abs(value - expected) > ERRORS * error
@@ -29,7 +36,7 @@ def is_odd(metric: Metric, report: dict[str, Any]) -> bool:
 def is_above_constant(metric: Metric, report: dict[str, Any]) -> bool:
     """Whether the error of a task is above that of a constant prediction by more than chance; not without an interval."""
     value, constant = report.get(metric.name), report.get(f"constant_{metric.name}")
-    interval = (report.get("intervals") or {}).get(metric.name)
+    interval = interval_of(report, metric.name)
     if value is None or constant is None or interval is None:
         return False
     return value > constant and _is_outside(constant, metric, value, interval)

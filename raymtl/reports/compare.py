@@ -11,7 +11,7 @@ from matplotlib.lines import Line2D
 from raymtl.config.metrics import Metric
 from raymtl.errors import UserError
 from raymtl.reports import facts
-from raymtl.reports.chance import LEGEND
+from raymtl.reports.chance import LEGEND, interval_of
 from raymtl.reports.curves import bulk
 from raymtl.reports.html import run_status, write_page
 from raymtl.reports.load import Run, load_run
@@ -197,7 +197,7 @@ def _difference(report: Report, base: Report) -> Cell:
 def _within_intervals(metric: Metric, report: Report, base: Report) -> bool:
     """Whether the 95 % interval of the difference has 0, as if each run had been evaluated on rows of its own."""
     low, high = sorted((report, base), key=lambda of: of[metric.name])
-    lower, upper = ((of.get("intervals") or {}).get(metric.name) for of in (low, high))
+    lower, upper = (interval_of(of, metric.name) for of in (low, high))
     if lower is None or upper is None:
         return False
     # the halves that face each other

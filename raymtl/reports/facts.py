@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 from typing import Any
 
+from raymtl.reports.chance import interval_of
 from raymtl.reports.load import Run
 from raymtl.reports.style import count, number, short_count
 from raymtl.words import count_of
@@ -57,7 +58,7 @@ def auc_remark(reports: Mapping[str, Mapping[str, Any]]) -> str:
     if len(reports) > 1:
         return f"mean of {count_of(len(reports), 'task')}, {rows}"
     ((task, report),) = reports.items()
-    ends = (report.get("intervals") or {}).get("auc")
+    ends = interval_of(report, "auc")
     sure = f"95 % interval {number(ends[0])} to {number(ends[1])}" if ends else "no interval"
     return f"{task}, {sure}, {rows}"
 

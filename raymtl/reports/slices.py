@@ -6,6 +6,7 @@ from typing import Any
 from matplotlib.axes import Axes
 
 from raymtl.config.task_kinds import Binary
+from raymtl.reports.chance import interval_of
 from raymtl.reports.plots import FAINT, INK, PAPER, is_narrow, panels, short_name, styled, svg
 from raymtl.reports.style import number, short_count, task_colours
 from raymtl.reports.tables import kind_of
@@ -85,7 +86,7 @@ def scenario_auc(metrics: dict[str, Any], names: list[str]) -> str | None:
     colours = task_colours(names)
     places = ["all", *scenarios]
     values = [_report(metrics, place, n).get(key) for place in places for n in ranked for key in ("auc", "truth_auc")]
-    ends = [_interval_of(_report(metrics, place, n)) or () for place in places for n in ranked]
+    ends = [interval_of(_report(metrics, place, n), "auc") or () for place in places for n in ranked]
     known = [v for v in [*values, *(end for pair in ends for end in pair)] if v is not None]
     low, high = min([0.5, *known]) - 0.004, max([0.55, *known]) + 0.04
     drawing, axes = panels(len(ranked), 0.85 + 0.27 * len(places), columns=_columns(len(ranked)))
@@ -122,18 +123,12 @@ def _ranked(metrics: dict[str, Any], names: list[str]) -> list[str]:
 
 def _vague(report: dict[str, Any]) -> str:
     """Why an AUC says little; empty if it does not, or if there is none."""
-    interval, positives = _interval_of(report), report.get("positives")
+    interval, positives = interval_of(report, "auc"), report.get("positives")
     if report.get("auc") is None:
         return ""
     if positives is not None and min(positives, report.get("count", math.inf) - positives) < _FEW:
         return f"fewer than {_FEW} positives or negatives"
     return f"a 95 % interval wider than {_WIDE:g}" if interval and interval[1] - interval[0] > _WIDE else ""
-
-
-def _interval_of(report: dict[str, Any]) -> tuple[float, float] | None:
-    """The 95 % interval of its AUC."""
-    ends = (report.get("intervals") or {}).get("auc")
-    return (ends[0], ends[1]) if ends else None
 
 
 def _place_label(place: str, report: dict[str, Any]) -> str:
@@ -167,7 +162,7 @@ def _bar(ax: Axes, i: int, report: dict[str, Any], colour: str, low: float) -> N
     ax.barh(i, auc - 0.5, left=0.5, height=0.62, color=PAPER)  # hides the grid behind a pale bar
     colour = FAINT if _vague(report) else colour
     ax.barh(i, auc - 0.5, left=0.5, height=0.62, color=colour, alpha=0.95 if i == 0 else 0.6)
-    interval = _interval_of(report)
+    interval = interval_of(report, "auc")
     if interval:
         ax.plot(interval, [i, i], color=INK, linewidth=1.2)
     if best is not None:

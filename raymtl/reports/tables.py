@@ -6,7 +6,7 @@ from typing import Any
 
 from raymtl.config.metrics import METRICS, Metric, metrics_of_kind
 from raymtl.config.task_kinds import KINDS, Binary, TaskKind, Values, find_kind
-from raymtl.reports.chance import is_above_constant, is_odd
+from raymtl.reports.chance import interval_of, is_above_constant, is_odd
 from raymtl.reports.style import count, number, significant
 from raymtl.words import visible
 
@@ -138,7 +138,7 @@ def with_interval(metric: Metric, report: Report, short: bool = False) -> str:
 
     `short`, for a terminal: 0.8123±.0041, or 14.57 (3.06–69.4).
     """
-    value, interval = report.get(metric.name), (report.get("intervals") or {}).get(metric.name)
+    value, interval = report.get(metric.name), interval_of(report, metric.name)
     text = show(metric, value)
     if value is None or not interval:
         return text

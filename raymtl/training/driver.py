@@ -4,6 +4,7 @@ import json
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any, cast
 
 from raymtl.config.load import config_hash, dump_config, load_config
@@ -51,7 +52,7 @@ class RunPlan:
     base_rates: dict[str, BaseRate]
     hash: str
 
-    @property
+    @cached_property
     def steps(self) -> int:
         """Steps of the entire run."""
         return planned_steps(self.config, self.plans["train"], "eval" in self.plans)
@@ -89,11 +90,12 @@ def prepare(config: Config, address: str | None = None) -> RunPlan:
     """Run the quick checks: files, schemas, a sample of the values, the previous run of that name, and the room for checkpoints
     on this machine if the run starts Ray here. Raises UserError."""
     run_dir = RunFolder.open(run_folder(config))
-    if (previous := _previous_config(run_dir)) is not None:
+    previous = _previous_config(run_dir)
+    if previous is not None:
         config = keep_batch_size(config, previous.train.batch_size)
     ready = prepare_inputs(config)
     check_writable(run_dir)
-    _compare_with_previous(config, run_dir)
+    _compare_with_previous(config, previous, run_dir)
     if starts_here(address):
         check_room_for_checkpoints(config)
     return ready
@@ -121,7 +123,7 @@ def train(config: Config, *, address: str | None = None, on_event: Listener | No
     run_dir = RunFolder.open(run_folder(config))
     done = read_result(run_dir)
     if done is not None and done["status"] == "finished":
-        _compare_with_previous(config, run_dir)
+        _compare_with_previous(config, _previous_config(run_dir), run_dir)
         if on_event:
             on_event({"note": f"the run {run_dir.path} has already finished; set another `name` to train again"})
         return cast(RunResult, done)
@@ -254,9 +256,8 @@ def _previous_config(run_dir: RunFolder) -> Config | None:
         ) from error
 
 
-def _compare_with_previous(config: Config, run_dir: RunFolder) -> None:
+def _compare_with_previous(config: Config, previous: Config | None, run_dir: RunFolder) -> None:
     """Refuse to resume a run with another configuration, which would silently mix two models."""
-    previous = _previous_config(run_dir)
     if previous is None:
         return
     before, now = run_fields(previous), run_fields(keep_batch_size(config, previous.train.batch_size))

@@ -8,6 +8,7 @@ from typing import Any, TypeVar
 from raymtl.config.metrics import Metric
 from raymtl.daily.record import DayStatistics, NextDay, Record
 from raymtl.intervals import Estimate
+from raymtl.reports.chance import interval_of
 from raymtl.reports.tables import headline, metrics_of, with_interval
 
 Report = dict[str, Any]
@@ -80,11 +81,8 @@ def number_in(report: Report, key: str) -> float | None:
 
 def estimate_in(report: Report, metric: Metric) -> Estimate | None:
     """A metric of a task with its interval; None if it is not a finite number."""
-    value, interval = number_in(report, metric.name), (report.get("intervals") or {}).get(metric.name)
-    if value is None:
-        return None
-    ends = (interval[0], interval[1]) if interval else None
-    return Estimate(value, ends, with_interval(metric, report))
+    value = number_in(report, metric.name)
+    return None if value is None else Estimate(value, interval_of(report, metric.name), with_interval(metric, report))
 
 
 def ranked(record: Record) -> dict[str, Report]:
