@@ -28,7 +28,6 @@ from raymtl.training.fill import fill_advice, fill_of
 from raymtl.training.job import Job
 from raymtl.training.local_ray import check_room_for_checkpoints
 from raymtl.training.metric_checks import check_metric_names, doubts
-from raymtl.training.ray_trainer import launch
 from raymtl.training.resources import reading_tasks, wait_for_resources
 from raymtl.training.rundir import (
     CONFIG,
@@ -39,6 +38,7 @@ from raymtl.training.rundir import (
     run_lock,
     run_of,
 )
+from raymtl.training.session import launch
 from raymtl.training.start_lines import joining, starting_workers
 from raymtl.training.steps import keep_batch_size, planned_steps, steps_line, too_few_steps, with_batch_size
 

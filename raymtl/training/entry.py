@@ -4,11 +4,11 @@ import this module too, start faster without torch."""
 from typing import Any
 
 
-def run_worker(job: dict[str, Any]) -> dict[str, Any]:
-    """Run a worker of a training or an evaluation and return the summary of the run; see `raymtl.training.worker.run`."""
+def run_worker(events: Any) -> None:
+    """Run the jobs of training and evaluation that the driver posts to its `EventQueue`; see `raymtl.training.worker`."""
     from raymtl.dependencies import check_stack
 
     check_stack()
-    from raymtl.training.worker import run
+    from raymtl.training.worker import run, serve
 
-    return run(job)
+    serve(run, events)
