@@ -225,7 +225,8 @@ class Day:
         self._note(plan=plans.train.identity)
         if self.base is not None:
             check_fits(self.config, self.store, self.base)
-        self.on_event({"note": joining(self.address)})
+        if not self.session.has_workers:
+            self.on_event({"note": joining(self.address)})
         local = connect(self.config, self.address)
         try:
             self._check_and_train(plans, local)
@@ -382,6 +383,7 @@ class Day:
                 ids=maps.stats,
             ),
             gate=gate,
+            work_seconds={"training": round(progress["train_seconds"], 3), "scoring": found["score_seconds"]},
             version=manifest.id,
             written=Written(
                 kind="delta" if manifest.base else "full",

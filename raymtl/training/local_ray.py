@@ -23,9 +23,10 @@ _SOCKET = "session_2026-01-01_00-00-00_000000_{pid}/sockets/plasma_store"
 """The longest path that Ray creates below its folder, as `ray._private.node` builds it."""
 
 
-LOCAL_SETTINGS = {"RAY_worker_niceness": "0"}
+LOCAL_SETTINGS = {"RAY_worker_niceness": "0", "RAY_idle_worker_killing_time_threshold_ms": "60000"}
 """Settings of a Ray that starts here, unless the environment has them. Ray's own default priority for workers, 15, is for
-machines where its control processes must stay reachable; here it would let everything else take the cores from the training."""
+machines where its control processes must stay reachable; here it would let everything else take the cores from the training.
+And Ray ends a reader that has nothing to read for a second, although a new one takes a second to start."""
 
 
 def check_this_machine() -> None:
