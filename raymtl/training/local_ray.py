@@ -23,9 +23,18 @@ _SOCKET = "session_2026-01-01_00-00-00_000000_{pid}/sockets/plasma_store"
 """The longest path that Ray creates below its folder, as `ray._private.node` builds it."""
 
 
-LOCAL_SETTINGS = {"RAY_worker_niceness": "0"}
-"""Settings of a Ray that starts here, unless the environment has them. Ray's own default priority for workers, 15, is for
-machines where its control processes must stay reachable; here it would let everything else take the cores from the training."""
+LOCAL_SETTINGS = {
+    "RAY_worker_niceness": "0",
+    "RAY_prestart_worker_first_driver": "0",
+    "RAY_raylet_client_connect_timeout_milliseconds": "50",
+    "RAY_raylet_client_num_connect_attempts": "200",
+}
+"""Settings of a Ray that starts here, unless the environment has them.
+
+Ray's own default priority for workers, 15, is for machines where its control processes must stay reachable; here it would let
+everything else take the cores from the training. Ray would start a process for each CPU and wait for them; the run starts those
+that it needs. Ray's processes that do not reach another one try again after 50 ms instead of a second, for the same ten seconds.
+"""
 
 
 def check_this_machine() -> None:

@@ -17,6 +17,7 @@ import ray.train
 from ray.exceptions import RayActorError
 from ray.train import FailureConfig, LoggingConfig, RunConfig, ScalingConfig
 from ray.train.v2._internal.callbacks.datasets import DatasetsCallback
+from ray.train.v2._internal.callbacks.placement_group_callback import PlacementGroupCleanerCallback
 from ray.train.v2._internal.constants import ENABLE_PREEMPTION_WATCHER_ENV_VAR
 from ray.train.v2._internal.exceptions import WorkerGroupStartupTimeoutError
 from ray.train.v2.api.data_parallel_trainer import DataParallelTrainer
@@ -33,6 +34,7 @@ from raymtl.training.cluster import started_here
 from raymtl.training.event_queue import EventQueue
 from raymtl.training.job import Job
 from raymtl.training.local_ray import check_room_for_checkpoints, checkpoint_bytes, full_disk, temporary_folder
+from raymtl.training.local_train import LocalController, is_local
 from raymtl.training.process_group import ProcessGroup
 from raymtl.training.resources import ResourceGrant, shortage, worker_resources
 from raymtl.training.rundir import RunFolder, run_folder
@@ -101,6 +103,7 @@ def launch(
                 lambda: pump.save_soon() if pump else None,
             )
     finally:
+        trainer.close()
         if pump:
             pump.close()
         shutil.rmtree(ray_folder, ignore_errors=True)
@@ -129,10 +132,24 @@ class _RayTrainer(DataParallelTrainer):
     """Ray's trainer; it exposes its controller, and leaves Ctrl-C to Python, since Ray's own handler exits with code 0."""
 
     controller: Any = None
+    _local: LocalController | None = None
+
+    def _initialize_and_run_controller(self, **arguments: Any) -> Any:
+        if not is_local():
+            return super()._initialize_and_run_controller(**arguments)
+        self._local = LocalController(**arguments)
+        return self._local.run()
+
+    def close(self) -> None:
+        """End the workers that an exception has left to a controller in this process, unless the process ends with its Ray."""
+        if self._local is not None and signals.received() is None:
+            self._local.close()
 
     def _create_default_callbacks(self) -> list[Any]:
-        """Without the one for Ray Train's own datasets, which starts a process; the workers open their streams themselves."""
-        return [c for c in super()._create_default_callbacks() if not isinstance(c, DatasetsCallback)]
+        """Without the one for Ray Train's own datasets, which starts a process; the workers open their streams themselves.
+        And without the one that starts a process to clean up after a controller that died, if that is this process."""
+        unused = (DatasetsCallback, *([PlacementGroupCleanerCallback] if is_local() else []))
+        return [c for c in super()._create_default_callbacks() if not isinstance(c, unused)]
 
     def _register_sigint_handler(self, controller: Any) -> None:
         self.controller = controller

@@ -100,6 +100,9 @@ class Trainer:
         self.device = worker.device
         self.peak_private_bytes = 0
         """Largest memory of this process alone, seen at the ends of windows; pages shared with Ray do not count."""
+        self.first_step_time: float | None = None
+        self.last_step_time: float | None = None
+        """When the first and the last step ended, by the clock."""
         self._pipeline = self._make_pipeline()
 
     def run(self) -> None:
@@ -216,6 +219,8 @@ class Trainer:
                 step = in_flight.popleft()
                 self.progress.step += 1
                 self.progress.rows += step.rows
+                self.last_step_time = time.time()
+                self.first_step_time = self.first_step_time or self.last_step_time
                 if not started:
                     start, waited, started = start + waited, 0.0, True
                 self._window.add(output, step.rows, time.perf_counter() - start, waited)

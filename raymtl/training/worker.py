@@ -4,6 +4,7 @@ import datetime as dt
 import logging
 import shutil
 import socket
+import time
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -17,7 +18,6 @@ import ray.data
 import ray.train
 import torch
 import torch.distributed as dist
-from ray.train.torch import get_device
 from ray.train.v2._internal.execution.context import get_train_context
 
 from raymtl.data.dealing import groups
@@ -65,6 +65,7 @@ def run_guarded(run: Callable[[Any, int, int], dict[str, Any]], job: dict[str, A
 
 
 def _run(job: Job, rank: int, workers: int) -> dict[str, Any]:
+    began = time.time()
     worker, save_group = set_up(job, rank, workers)
     model_entries(job.config)  # raises what a slot refuses, before any memory is taken
     train_state = build(job.config, job.base_rates, total_steps(job), worker.device, worker.group)
@@ -87,6 +88,7 @@ def _run(job: Job, rank: int, workers: int) -> dict[str, Any]:
         else StopCallback(job.stop_check_units, partial(_ask, job.stop_decider, worker))
     )
     trainer = Trainer(worker, job.config, train_state, job.inputs, progress, log, saver, stop_callback=stop_callback)
+    built = time.time()
     try:
         if not progress.finished:
             with saver:
@@ -94,7 +96,8 @@ def _run(job: Job, rank: int, workers: int) -> dict[str, Any]:
     finally:
         if log is not None:
             log.close()
-    return {"progress": vars(progress), **built_facts(train_state, trainer)}
+    times = {"workers": began, "model": built, "first_step": trainer.first_step_time, "steps": trainer.last_step_time}
+    return {"progress": vars(progress), "phase_ends": times, **built_facts(train_state, trainer)}
 
 
 def _ask(stop_decider: Any, worker: Worker, evaluation: dict[str, Any]) -> bool:
@@ -112,7 +115,7 @@ def set_up(job: Job, rank: int, workers: int) -> tuple[Worker, dist.ProcessGroup
     remove_stale()
     torch.set_num_threads(job.threads)
     config = job.config
-    device = get_device()
+    device = _device()
     if device.type == "cuda":
         torch.cuda.set_device(device)
     timeout = dt.timedelta(seconds=config.train.step_timeout_s)
@@ -133,6 +136,14 @@ def set_up(job: Job, rank: int, workers: int) -> tuple[Worker, dist.ProcessGroup
     return Worker(
         rank, workers, device, group, train_loader_group, eval_loader_group, streams, must_save, gauges
     ), save_group
+
+
+def _device() -> torch.device:
+    if not torch.cuda.is_available():
+        return torch.device("cpu")
+    from ray.train.torch import get_device  # imports more of Ray Train than a worker needs
+
+    return get_device()
 
 
 def _must_save(event_queue: Any) -> bool:
