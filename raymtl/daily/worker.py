@@ -1,7 +1,7 @@
 """The workers' part of one day: score the previous versions, train, score the candidate, and write it.
 
-One session does all of it, so the worker group starts and builds the model only once. After a crash, the session starts again:
-saved scores are not repeated, and training resumes from its last checkpoint.
+One job does all of it, so that the model is built only once. After a crash the job starts again: saved scores are not repeated,
+and training resumes from its last checkpoint.
 """
 
 import json
@@ -28,7 +28,7 @@ from raymtl.training.job import Job
 from raymtl.training.progress import Progress
 from raymtl.training.row_tracker import TouchedRowTracker
 from raymtl.training.trainer import Trainer
-from raymtl.training.worker import Saver, built_facts, open_log, restore, run_guarded, set_up, total_steps
+from raymtl.training.worker import Saver, WorkerProcess, built_facts, open_log, restore, total_steps
 from raymtl.words import count_of
 
 CANDIDATE, BASE = "candidate", "base"
@@ -79,18 +79,18 @@ class DayJob(Job):
         return {name: file for name, file in self.inputs["train"].maps.items() if file is not None}
 
 
-def run_day_worker(job: dict[str, Any]) -> dict[str, Any]:
-    """Entry of a worker; as `training.worker.run_worker`."""
-    return run_guarded(lambda day_job, rank, workers: _DailyWorker(day_job, rank, workers).run(), job)
+def run_day(job: DayJob, process: WorkerProcess) -> dict[str, Any]:
+    """Score, train and write a day."""
+    return _DailyWorker(job, process).run()
 
 
 class _DailyWorker:
-    def __init__(self, job: DayJob, rank: int, workers: int):
-        self.job, self.rank = job, rank
-        self.worker, self.group = set_up(job, rank, workers)
+    def __init__(self, job: DayJob, process: WorkerProcess):
+        self.job, self.rank = job, process.rank
+        self.worker, self.group = process.worker(job), process.save_group
         assert job.store is not None
         self.store = job.store
-        self.measurements = _MeasurementLog(self.store, job.measurements_file, rank, self.group)
+        self.measurements = _MeasurementLog(self.store, job.measurements_file, self.rank, self.group)
 
     def run(self) -> dict[str, Any]:
         job, config = self.job, self.job.config

@@ -27,9 +27,8 @@ from raymtl.training.entry import run_worker
 from raymtl.training.fill import fill_advice, fill_of
 from raymtl.training.job import Job
 from raymtl.training.local_ray import check_room_for_checkpoints
-from raymtl.training.local_train import import_ahead
 from raymtl.training.metric_checks import check_metric_names, doubts
-from raymtl.training.ray_trainer import launch, worker_environment
+from raymtl.training.ray_trainer import import_ahead
 from raymtl.training.resources import reading_tasks, wait_for_resources
 from raymtl.training.rundir import (
     CONFIG,
@@ -40,6 +39,7 @@ from raymtl.training.rundir import (
     run_lock,
     run_of,
 )
+from raymtl.training.session import launch
 from raymtl.training.start_lines import PhaseClock, joining, phases_line, starting_workers
 from raymtl.training.steps import keep_batch_size, planned_steps, steps_line, too_few_steps, with_batch_size
 
@@ -141,8 +141,7 @@ def train(config: Config, *, address: str | None = None, on_event: Listener | No
     notify(joining(address))
     local = connect(config, address)
     grant = wait_for_resources(config, local, notify)
-    if not config.train.use_gpu:
-        import_ahead(config.train.workers, worker_environment(grant.threads))
+    import_ahead(config, grant.threads)
     clock.end("ray")
     with run_lock(run_dir):
         run_dir.write(CONFIG, dump_config(config))
@@ -242,8 +241,7 @@ def evaluate(
     notify(joining(address))
     local = connect(config, address)
     grant = wait_for_resources(config, local, notify)
-    if not config.train.use_gpu:
-        import_ahead(config.train.workers, worker_environment(grant.threads))
+    import_ahead(config, grant.threads)
     rates = dict.fromkeys(config.active_tasks(), 0.5)  # the checkpoint has the biases
     inputs = {"eval": Input(plan, True, maps)}
     job = Job(config, inputs, rates, run_dir, None, grant.read_tasks, grant.threads, config_hash(config), folder)

@@ -7,18 +7,18 @@ from collections.abc import Mapping
 from typing import Any
 
 
-def run_worker(job: dict[str, Any]) -> dict[str, Any]:
-    """Run a worker of a training or an evaluation and return the summary of the run; see `raymtl.training.worker.run`."""
-    _import()
-    from raymtl.training.worker import run
+def run_worker(events: Any) -> None:
+    """Run the jobs of training and evaluation that the driver posts to its `EventQueue`; see `raymtl.training.worker`."""
+    import_code()
+    from raymtl.training.worker import run, serve
 
-    return run(job)
+    serve(run, events)
 
 
 def import_worker(environment: Mapping[str, str]) -> None:
     """Import the workers' code ahead of `run_worker`, with the environment that it needs."""
     set_environment(environment)
-    _import()
+    import_code()
 
 
 def set_environment(environment: Mapping[str, str]) -> None:
@@ -26,7 +26,8 @@ def set_environment(environment: Mapping[str, str]) -> None:
     os.environ |= environment
 
 
-def _import() -> None:
+def import_code() -> None:
+    """Import the workers' code. Raises StackError if it cannot be loaded."""
     from raymtl.dependencies import check_stack
 
     gc.disable()  # it would look through all that is imported a hundred times

@@ -47,7 +47,7 @@ def import_ahead(workers: int, environment: Mapping[str, str]) -> None:
 
 def end_ahead() -> None:
     """End the workers that no worker group has taken."""
-    for actor in _ahead.pop(_session(), []):
+    for actor in _ahead.pop(_session(), []) if ray.is_initialized() else ():
         with suppress(Exception):  # it has died
             ray.kill(actor)
 
@@ -66,20 +66,26 @@ class LocalController:
         ):  # it would change this process's logging
             self._controller = _Controller(**arguments)
 
+        self._loop = asyncio.new_event_loop()
+        self._run = self._loop.create_task(self._controller.run())
+
     def run(self) -> Any:
-        """Train, and return Ray's result."""
-        loop = asyncio.new_event_loop()
+        """Train, and return Ray's result. Raises TrainingFailedError if `kill` ends it."""
         try:
-            loop.run_until_complete(self._controller.run())
+            self._loop.run_until_complete(self._run)
+        except asyncio.CancelledError:
+            raise ray.train.ControllerError(RuntimeError("Ray Train's controller was ended")) from None
         finally:
-            loop.close()
+            group = self._controller.get_worker_group()
+            if group is not None and group.has_started():
+                group.abort()
+            self._loop.close()
         return self._controller.get_result()
 
-    def close(self) -> None:
-        """End workers that still run because an exception ended `run`."""
-        group = self._controller.get_worker_group()
-        if group is not None and group.has_started():
-            group.abort()
+    def kill(self) -> None:
+        """End the workers; called by another thread."""
+        with suppress(RuntimeError):  # it has ended
+            self._loop.call_soon_threadsafe(self._run.cancel)
 
 
 class _WorkerGroup(WorkerGroup):

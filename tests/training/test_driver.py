@@ -76,12 +76,12 @@ def whole(ray_cluster: None, tmp_path_factory: pytest.TempPathFactory) -> Whole:
     raw = small_config(folder / "logs", folder, "whole", workers=2, epochs=2, eval_every_units=2)
     raw["train"]["batch_size"] = BATCH
     raw["data"]["unit_rows"] = BATCH
-    found, others = Whole(raw, config_from_dict(raw), {}, [], set()), ray_processes("SplitCoordinator")
+    found, others = Whole(raw, config_from_dict(raw), {}, [], set()), ray_processes("Dealer")
 
     def on_event(item: dict[str, Any]) -> None:
         found.heard.append(item)
         if item.get("kind") == "eval":
-            found.dealers |= ray_processes("SplitCoordinator") - others
+            found.dealers |= ray_processes("Dealer") - others
 
     found.result = training_driver.train(found.config, on_event=on_event)
     return found
@@ -113,9 +113,9 @@ def test_a_run_counts_every_row_and_leaves_its_results(whole: Whole) -> None:
     assert {e["metrics"]["rows"] for e in evaluations} == {207}
     assert [line["step"] for line in lines_of(config, "train")] == list(range(1, result["steps"] + 1))
     assert any(item.get("kind") == "eval" for item in whole.heard)
-    assert 1 <= len(whole.dealers) <= 2  # of the training rows, and of the evaluation rows, once for all evaluations
+    assert len(whole.dealers) == 1  # one process deals all streams
     limit = time.monotonic() + 60
-    while whole.dealers & ray_processes("SplitCoordinator"):
+    while whole.dealers & ray_processes("Dealer"):
         assert time.monotonic() < limit, "the run is over, and its actors are still there"
         time.sleep(0.1)
     assert "<html" in Path(write_report(str(folder))).read_text().lower()

@@ -12,7 +12,7 @@ from ray.train import RunConfig, ScalingConfig
 from ray.train.backend import BackendConfig
 
 from raymtl.training import local_train
-from raymtl.training.ray_trainer import _RayTrainer
+from raymtl.training.ray_trainer import RayTrainer
 
 pytestmark = [pytest.mark.ray, pytest.mark.timeout(120)]
 
@@ -26,8 +26,8 @@ def _sleep() -> None:
     time.sleep(600)
 
 
-def trainer(function: Any, folder: Path) -> _RayTrainer:
-    return _RayTrainer(
+def trainer(function: Any, folder: Path) -> RayTrainer:
+    return RayTrainer(
         function,
         backend_config=BackendConfig(),
         scaling_config=ScalingConfig(num_workers=2),
@@ -63,30 +63,30 @@ def test_more_or_fewer_workers_ahead_than_the_group_has_are_ended(ray_cluster: N
         ray.get(actor.get_metadata.remote())
 
 
-def test_an_interrupted_controller_ends_its_workers(
-    ray_cluster: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_killed_controller_ends_its_workers_and_gives_their_cpus_back(ray_cluster: None, tmp_path: Path) -> None:
     free = ray.available_resources()["CPU"]
-    running = threading.Event()
-    found: list[Any] = []
-    run = local_train._WorkerGroup.poll_status
+    killed = trainer(_sleep, tmp_path)
+    raised: list[BaseException] = []
 
-    def poll(group: Any, timeout: float | None = None) -> Any:
-        if running.is_set():
-            raise KeyboardInterrupt
-        running.set()
-        found.extend(worker.actor for worker in group.get_workers())
-        return run(group, timeout)
+    def fit() -> None:
+        try:
+            killed.fit()
+        except ray.train.TrainingFailedError as error:
+            raised.append(error)
 
-    monkeypatch.setattr(local_train._WorkerGroup, "poll_status", poll)
-    interrupted = trainer(_sleep, tmp_path)
-    with pytest.raises(KeyboardInterrupt):
-        interrupted.fit()
-    assert ray.get(found[0].get_metadata.remote()).pid
-    interrupted.close()
-    with pytest.raises(ray.exceptions.RayActorError):
-        ray.get(found[0].get_metadata.remote())
-    until = time.monotonic() + 20
+    thread = threading.Thread(target=fit, daemon=True)
+    thread.start()
+    until = time.monotonic() + 60
+    while (group := killed._local and killed._local._controller.get_worker_group()) is None:
+        assert time.monotonic() < until
+        time.sleep(0.05)
+    actors = [worker.actor for worker in group.get_workers()]
+    killed.kill()
+    thread.join(20)
+    assert len(raised) == 1
+    for actor in actors:
+        with pytest.raises(ray.exceptions.RayActorError):
+            ray.get(actor.get_metadata.remote())
     while ray.available_resources()["CPU"] < free and time.monotonic() < until:
         time.sleep(0.1)
     assert ray.available_resources()["CPU"] == free
