@@ -6,6 +6,8 @@ import os
 from collections.abc import Mapping
 from typing import Any
 
+from raymtl.quick_imports import without_gc
+
 
 def run_worker(events: Any) -> None:
     """Run the jobs of training and evaluation that the driver posts to its `EventQueue`; see `raymtl.training.worker`."""
@@ -30,10 +32,7 @@ def import_code() -> None:
     """Import the workers' code. Raises StackError if it cannot be loaded."""
     from raymtl.dependencies import check_stack
 
-    gc.disable()  # it would look through all that is imported a hundred times
-    try:
+    with without_gc():
         check_stack()
         import raymtl.training.worker  # noqa: F401
-    finally:
-        gc.freeze()
-        gc.enable()
+    gc.freeze()  # the collector need not look through it while the worker trains

@@ -11,6 +11,7 @@ from ray._private.utils import validate_socket_filepath
 from ray._raylet import AuthenticationTokenLoader  # type: ignore[attr-defined]
 
 from raymtl.config.root import Config
+from raymtl.data.local_ray_data import IS_LOCAL
 from raymtl.embeddings.size import table_bytes
 from raymtl.errors import ClusterError, ConfigError, StorageError
 from raymtl.storage.temp_dirs import remove_stale
@@ -24,6 +25,7 @@ _SOCKET = "session_2026-01-01_00-00-00_000000_{pid}/sockets/plasma_store"
 
 
 LOCAL_SETTINGS = {
+    IS_LOCAL: "1",
     "RAY_worker_niceness": "0",
     "RAY_prestart_worker_first_driver": "0",
     "RAY_raylet_client_connect_timeout_milliseconds": "50",

@@ -17,7 +17,8 @@ from ray.exceptions import RayActorError
 from ray.train.v2._internal.constants import ENABLE_CONTROLLER_STRUCTURED_LOGGING_ENV_VAR
 from ray.train.v2._internal.exceptions import WorkerGroupStartupFailedError
 from ray.train.v2._internal.execution.controller import TrainController
-from ray.train.v2._internal.execution.worker_group import Worker, WorkerGroup
+from ray.train.v2._internal.execution.scaling_policy import FixedScalingPolicy
+from ray.train.v2._internal.execution.worker_group import Worker, WorkerGroup, state, worker_group
 
 from raymtl.training.cluster import started_here
 from raymtl.training.entry import import_worker, set_environment
@@ -61,6 +62,9 @@ class LocalController:
 
     def __init__(self, **arguments: Any):
         """`arguments` are those of Ray's own controller."""
+        policy = arguments["scaling_policy"]
+        if isinstance(policy, FixedScalingPolicy):
+            arguments["scaling_policy"] = _FixedScalingPolicy(policy.scaling_config)
         with _environment(
             {ENABLE_CONTROLLER_STRUCTURED_LOGGING_ENV_VAR: "0"}
         ):  # it would change this process's logging
@@ -88,8 +92,43 @@ class LocalController:
             self._loop.call_soon_threadsafe(self._run.cancel)
 
 
+class _FixedScalingPolicy(FixedScalingPolicy):
+    """Without requests for nodes, which take a process."""
+
+    def after_controller_start(self, train_run_context: Any) -> None:
+        pass
+
+    def _maybe_send_resource_request(self) -> None:
+        pass
+
+
+class _NoActor:
+    """Instead of the actor over which workers report checkpoints to Ray Train, which raymtl's do not."""
+
+    def options(self, **options: Any) -> "_NoActor":
+        return self
+
+    def remote(self, **arguments: Any) -> "_NoActor":
+        return self
+
+
+def _shut_down(actor: Any) -> None:
+    if not isinstance(actor, _NoActor):
+        ray.kill(actor)
+
+
+state._shutdown_sync_actor = _shut_down
+
+
 class _WorkerGroup(WorkerGroup):
     """Workers with the environment of this process; those that import ahead, if there are any."""
+
+    def _start_impl(self, worker_group_state_builder: Any) -> None:
+        before, worker_group.SynchronizationActor = worker_group.SynchronizationActor, _NoActor()
+        try:
+            super()._start_impl(worker_group_state_builder)
+        finally:
+            worker_group.SynchronizationActor = before
 
     @staticmethod
     def _get_worker_runtime_env(custom_runtime_env: Any) -> dict[str, Any]:
@@ -119,15 +158,15 @@ class _WorkerGroup(WorkerGroup):
         )
 
     def _init_train_context_on_workers(
-        self, workers: list[Worker], sync_actor: ActorHandle, train_context_args: dict[str, list[Any]]
+        self, workers: list[Worker], sync_actor: _NoActor, train_context_args: dict[str, list[Any]]
     ) -> None:
-        """As Ray's own, without an actor of the controller, which the workers need to ask for reported checkpoints."""
+        """As Ray's own, without the actors over which workers report checkpoints."""
         ray.get(
             [
                 worker.actor.init_train_context.remote(
                     train_run_context=self._train_run_context,
                     distributed_context=worker.distributed_context,
-                    synchronization_actor=sync_actor,
+                    synchronization_actor=None,
                     storage_context=self._storage_context,
                     worker_callbacks=self._worker_callbacks_to_propagate,
                     controller_actor=None,

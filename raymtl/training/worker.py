@@ -19,6 +19,7 @@ import torch.distributed as dist
 from ray.train.v2._internal.execution.context import get_train_context
 
 from raymtl.data.ids.id_map import MapFile
+from raymtl.data.local_ray_data import leave_out_cluster_actors
 from raymtl.errors import CheckpointError, StorageError, UserError
 from raymtl.storage.temp_dirs import new_folder, remove_stale
 from raymtl.telemetry import logs
@@ -156,6 +157,7 @@ def _ask(stop_decider: Any, worker: Worker, evaluation: dict[str, Any]) -> bool:
 def _set_up(job: Job, rank: int, workers: int, dealers: Dealers) -> WorkerProcess:
     """Set up this process as a worker."""
     mute_library_logs()
+    leave_out_cluster_actors()
     logs.begin_worker(job.run, rank)
     remove_stale()
     torch.set_num_threads(job.threads)
