@@ -14,6 +14,7 @@ from os import PathLike, fspath
 from typing import TYPE_CHECKING, Any, Literal, cast
 
 from raymtl.errors import ConfigError
+from raymtl.quick_imports import without_gc
 
 if TYPE_CHECKING:
     from raymtl.config.data import DayRange
@@ -50,9 +51,10 @@ def train(config: "Config | Path", *, address: str | None = None, progress: bool
     """
     loaded = _loaded(config)
     _speaker(progress, "checking the configuration and the logs")
-    from raymtl.dependencies import check_versions
-    from raymtl.training import driver
-    from raymtl.training.rundir import run_folder
+    with without_gc():
+        from raymtl.dependencies import check_versions
+        from raymtl.training import driver
+        from raymtl.training.rundir import run_folder
 
     check_versions()
     with _training_lines(progress) as on_event:

@@ -2,12 +2,12 @@
 
 from typing import Any
 
+from raymtl.training.entry import import_code
+
 
 def run_day_worker(events: Any) -> None:
     """Run the days that the driver posts to its `EventQueue`; see `raymtl.daily.worker`."""
-    from raymtl.dependencies import check_stack
-
-    check_stack()
+    import_code()
     from raymtl.daily.worker import run_day
     from raymtl.training.worker import serve
 

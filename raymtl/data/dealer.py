@@ -14,6 +14,8 @@ from ray.data._internal.iterator.stream_split_iterator import SplitCoordinator, 
 from ray.data._internal.logical.interfaces import LogicalPlan
 from ray.data._internal.logical.operators import StreamingSplit
 
+from raymtl.data.local_ray_data import leave_out_cluster_actors
+
 _COORDINATOR = SplitCoordinator.__ray_metadata__.modified_class
 _CALLS_PER_MEMBER = 4
 """Each member waits in at most one call of each stream that it reads; what ends a stream is a call too."""
@@ -25,6 +27,7 @@ class Dealer:
     """Deals the slices of streams; each worker of the group is a member."""
 
     def __init__(self) -> None:
+        leave_out_cluster_actors()
         self._streams: dict[str, Any] = {}
 
     def open(self, stream: str, dataset: ray.data.Dataset, members: int) -> None:

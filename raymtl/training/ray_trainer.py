@@ -16,6 +16,7 @@ from ray._common.constants import RAY_WARN_BLOCKING_GET_INSIDE_ASYNC_ENV_VAR
 from ray.exceptions import RayActorError
 from ray.train import FailureConfig, LoggingConfig, RunConfig, ScalingConfig
 from ray.train.v2._internal.callbacks.datasets import DatasetsCallback
+from ray.train.v2._internal.callbacks.placement_group_callback import PlacementGroupCleanerCallback
 from ray.train.v2._internal.constants import ENABLE_PREEMPTION_WATCHER_ENV_VAR, get_env_vars_to_propagate
 from ray.train.v2._internal.exceptions import WorkerGroupStartupTimeoutError
 from ray.train.v2._internal.execution.controller import TrainController
@@ -24,8 +25,10 @@ from ray.train.v2.api.data_parallel_trainer import DataParallelTrainer
 from raymtl.config.root import Config
 from raymtl.errors import ClusterError, StorageError, UserError, find_user_error
 from raymtl.telemetry.logs import environment as log_environment
+from raymtl.training import local_train
 from raymtl.training.cluster import started_here
 from raymtl.training.local_ray import checkpoint_bytes, full_disk, temporary_folder
+from raymtl.training.local_train import LocalController, is_local
 from raymtl.training.process_group import ProcessGroup
 from raymtl.training.resources import shortage, worker_resources
 from raymtl.training.rundir import run_folder
@@ -57,6 +60,7 @@ class RayTrainer(DataParallelTrainer):
     """Ray's trainer, with a controller that can be killed, and without Ray's handler of Ctrl-C, which exits with code 0."""
 
     controller: Any = None
+    _local: LocalController | None = None
 
     @staticmethod
     def make(entry: Callable[[Any], None], argument: Any, config: Config, threads: int, folder: str) -> "RayTrainer":
@@ -93,15 +97,22 @@ class RayTrainer(DataParallelTrainer):
 
     def kill(self) -> None:
         """End the controller, and so the workers."""
-        if self.controller is not None:
+        if self._local is not None:
+            self._local.kill()
+        elif self.controller is not None:
             ray.kill(self.controller)
 
     def _create_default_callbacks(self) -> list[Any]:
-        """Without the one for Ray Train's own datasets, which starts a process; the workers open their streams themselves."""
-        return [c for c in super()._create_default_callbacks() if not isinstance(c, DatasetsCallback)]
+        """Without the one for Ray Train's own datasets, which starts a process; the workers open their streams themselves.
+        And without the one that starts a process to clean up after a controller that died, if that is this process."""
+        unused = (DatasetsCallback, *([PlacementGroupCleanerCallback] if is_local() else []))
+        return [c for c in super()._create_default_callbacks() if not isinstance(c, unused)]
 
     def _initialize_and_run_controller(self, **arguments: Any) -> Any:
-        """As Ray's own, which keeps the handle to itself."""
+        """As Ray's own, which keeps the handle to itself; in this process if that started Ray."""
+        if is_local():
+            self._local = LocalController(**arguments)
+            return self._local.run()
         here = {ray._raylet.RAY_NODE_ID_KEY: ray.get_runtime_context().get_node_id()}
         environment = {RAY_WARN_BLOCKING_GET_INSIDE_ASYNC_ENV_VAR: "0", **get_env_vars_to_propagate()}
         controller = ray.remote(num_cpus=0, label_selector=here, runtime_env={"env_vars": environment})(TrainController)
@@ -241,6 +252,12 @@ def _lost(error: Exception, config: Config) -> UserError:
 
 def _who(rank: int | None) -> str:
     return "Ray Train" if rank is None else f"worker {rank}"
+
+
+def import_ahead(config: Config, threads: int) -> None:
+    """Start the workers of a run on this machine alone, which import their code until their worker group takes them."""
+    if not config.train.use_gpu:  # Ray assigns a GPU when it creates an actor
+        local_train.import_ahead(config.train.workers, worker_environment(threads))
 
 
 def worker_environment(threads: int) -> dict[str, str]:

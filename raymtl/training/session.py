@@ -24,7 +24,8 @@ from raymtl.training.cluster import started_here
 from raymtl.training.event_queue import FINISHED, EventQueue
 from raymtl.training.job import Job
 from raymtl.training.local_ray import check_room_for_checkpoints
-from raymtl.training.ray_trainer import RayTrainer, run_trainer
+from raymtl.training.local_train import end_ahead
+from raymtl.training.ray_trainer import RayTrainer, import_ahead, run_trainer
 from raymtl.training.resources import ResourceGrant, wait_for_resources
 
 Entry = Callable[[Any], None]
@@ -61,9 +62,10 @@ class Session:
         self.close(at_once=kind is not None)
 
     def request(self, config: Config, local: bool, notify: Callable[[str], None]) -> ResourceGrant:
-        """Wait for the resources of the workers, unless these are there; see `wait_for_resources`."""
-        if self._grant is None or not self.has_workers:
+        """Wait for the resources of the workers, unless it has; see `wait_for_resources`. They import while the caller goes on."""
+        if self._grant is None:
             self._grant = wait_for_resources(config, local, notify)
+            import_ahead(config, self._grant.threads)
         return self._grant
 
     def run(self, job: Job, config: Config, on_event: Listener | None) -> dict[str, Any]:
@@ -71,7 +73,7 @@ class Session:
         self._number += 1
         while True:
             if not self.has_workers:
-                self.close(at_once=True)
+                self._end_group(at_once=True)
                 if started_here() and job.evaluate_checkpoint is None:
                     check_room_for_checkpoints(config)
                 assert self._grant is not None
@@ -93,6 +95,10 @@ class Session:
 
     def close(self, at_once: bool = False) -> None:
         """Let the workers go, `at_once` even from the middle of a job. A command that ends its own Ray need not wait for them."""
+        self._grant = None
+        self._end_group(at_once)
+
+    def _end_group(self, at_once: bool) -> None:
         group, self._group = self._group, None
         if group is not None:
             group.close(at_once or (started_here() and signals.installed()))
@@ -158,6 +164,7 @@ class _WorkerGroup:
         with suppress(RayError):
             ray.kill(self._queue)
         self._threads[0].join(_KILLED_S)
+        end_ahead()
         shutil.rmtree(self._folder, ignore_errors=True)
         remove_stale()
 

@@ -102,6 +102,9 @@ class Trainer:
         """Of all evaluations, each from its first batch to its metrics."""
         self.peak_private_bytes = 0
         """Largest memory of this process alone, seen at the ends of windows; pages shared with Ray do not count."""
+        self.first_step_time: float | None = None
+        self.last_step_time: float | None = None
+        """When the first and the last step ended, by the clock."""
         self._pipeline = self._make_pipeline()
 
     def run(self) -> None:
@@ -218,6 +221,8 @@ class Trainer:
                 step = in_flight.popleft()
                 self.progress.step += 1
                 self.progress.rows += step.rows
+                self.last_step_time = time.time()
+                self.first_step_time = self.first_step_time or self.last_step_time
                 if not started:
                     start, waited, started = start + waited, 0.0, True
                 self._window.add(output, step.rows, time.perf_counter() - start, waited)

@@ -4,6 +4,7 @@ import datetime as dt
 import logging
 import shutil
 import socket
+import time
 import warnings
 from collections.abc import Callable, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -15,10 +16,10 @@ import ray
 import ray.train
 import torch
 import torch.distributed as dist
-from ray.train.torch import get_device
 from ray.train.v2._internal.execution.context import get_train_context
 
 from raymtl.data.ids.id_map import MapFile
+from raymtl.data.local_ray_data import leave_out_cluster_actors
 from raymtl.errors import CheckpointError, StorageError, UserError
 from raymtl.storage.temp_dirs import new_folder, remove_stale
 from raymtl.telemetry import logs
@@ -110,6 +111,7 @@ def serve(run: Callable[[Any, WorkerProcess], dict[str, Any]], events: Any) -> N
 
 def run(job: Job, process: WorkerProcess) -> dict[str, Any]:
     """Train or evaluate a run."""
+    began = time.time()
     worker, save_group = process.worker(job), process.save_group
     model_entries(job.config)  # raises what a slot refuses, before any memory is taken
     train_state = build(job.config, job.base_rates, total_steps(job), worker.device, worker.group)
@@ -132,6 +134,7 @@ def run(job: Job, process: WorkerProcess) -> dict[str, Any]:
         else StopCallback(job.stop_check_units, partial(_ask, job.stop_decider, worker))
     )
     trainer = Trainer(worker, job.config, train_state, job.inputs, progress, log, saver, stop_callback=stop_callback)
+    built = time.time()
     try:
         if not progress.finished:
             with saver:
@@ -139,7 +142,8 @@ def run(job: Job, process: WorkerProcess) -> dict[str, Any]:
     finally:
         if log is not None:
             log.close()
-    return {"progress": vars(progress), **built_facts(train_state, trainer)}
+    times = {"workers": began, "model": built, "first_step": trainer.first_step_time, "steps": trainer.last_step_time}
+    return {"progress": vars(progress), "phase_ends": times, **built_facts(train_state, trainer)}
 
 
 def _ask(stop_decider: Any, worker: Worker, evaluation: dict[str, Any]) -> bool:
@@ -153,10 +157,11 @@ def _ask(stop_decider: Any, worker: Worker, evaluation: dict[str, Any]) -> bool:
 def _set_up(job: Job, rank: int, workers: int, dealers: Dealers) -> WorkerProcess:
     """Set up this process as a worker."""
     mute_library_logs()
+    leave_out_cluster_actors()
     logs.begin_worker(job.run, rank)
     remove_stale()
     torch.set_num_threads(job.threads)
-    device = get_device()
+    device = _device()
     if device.type == "cuda":
         torch.cuda.set_device(device)
     timeout = dt.timedelta(seconds=job.config.train.step_timeout_s)
@@ -167,6 +172,14 @@ def _set_up(job: Job, rank: int, workers: int, dealers: Dealers) -> WorkerProces
     )
     save_group = dist.new_group(backend="gloo", timeout=timeout)
     return WorkerProcess(rank, workers, device, group, train_loader_group, eval_loader_group, save_group, dealers)
+
+
+def _device() -> torch.device:
+    if not torch.cuda.is_available():
+        return torch.device("cpu")
+    from ray.train.torch import get_device  # imports more of Ray Train than a worker needs
+
+    return get_device()
 
 
 def _must_save(event_queue: Any) -> bool:

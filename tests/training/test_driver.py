@@ -100,6 +100,12 @@ def test_a_run_counts_every_row_and_leaves_its_results(whole: Whole) -> None:
     assert 0 < result["metrics"]["eval"]["buy"]["count"] < 207
     assert result == json.loads((folder / "result.json").read_text())
     assert json.dumps(result)  # plain numbers all the way
+    phases = result["start_seconds"]
+    assert list(phases) == ["checks", "ray", "workers", "model", "first_step", "steps", "end"]
+    assert min(phases.values()) >= 0
+    assert phases["first_step"] > 0
+    assert sum(phases.values()) > result["seconds"]
+    assert any(item.get("note", "").startswith(f"seconds: checks {phases['checks']:.1f}, ray") for item in whole.heard)
     evaluations = lines_of(config, "eval")
     assert len(plan_input(config, "train").units) == UNITS
     # most evaluations come in mid-stream, while the next units are read
