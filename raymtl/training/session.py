@@ -62,7 +62,7 @@ class Session:
         self.close(at_once=kind is not None)
 
     def request(self, config: Config, local: bool, notify: Callable[[str], None]) -> ResourceGrant:
-        """Wait for the resources of the workers, unless it has; see `wait_for_resources`. They import while the caller goes on."""
+        """Wait for the resources of the workers, unless it has. They import while the caller goes on."""
         if self._grant is None:
             self._grant = wait_for_resources(config, local, notify)
             import_ahead(config, self._grant.threads)
