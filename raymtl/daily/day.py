@@ -18,7 +18,7 @@ from raymtl.config.root import Config
 from raymtl.daily.calendar import ExcludedDays, choose_base, comparison_versions, known_versions
 from raymtl.daily.data_drift import find_data_drift
 from raymtl.daily.day_ends import DayEnds
-from raymtl.daily.day_job import day_job, session_config
+from raymtl.daily.day_job import BASE, COMPARED, DayJob, day_job, session_config
 from raymtl.daily.day_maps import DayMaps, make_day_maps
 from raymtl.daily.gate import evaluate_gate, summary
 from raymtl.daily.input_plan import DayPlans, plan_day
@@ -40,7 +40,6 @@ from raymtl.daily.record import (
     write_record,
 )
 from raymtl.daily.reports.write import write_reports
-from raymtl.daily.worker import BASE, COMPARED, DayJob
 from raymtl.errors import (
     CheckpointError,
     ConfigError,
@@ -53,9 +52,8 @@ from raymtl.errors import (
 from raymtl.model_store import store as versions
 from raymtl.model_store.commit_log import utc_now
 from raymtl.model_store.lease import Lease
-from raymtl.model_store.loader import check_fits
 from raymtl.model_store.manifest import Manifest
-from raymtl.objectives.metrics.intervals import differences
+from raymtl.objectives.metrics.changes import differences
 from raymtl.reports.facts import settings_of
 from raymtl.storage.object_store import Store
 from raymtl.telemetry.events import Listener
@@ -223,8 +221,6 @@ class Day:
             self.on_event({"note": f"{self.day} restarts: its logs have changed"})
             self.record = self._new_record()
         self._note(plan=plans.train.identity)
-        if self.base is not None:
-            check_fits(self.config, self.store, self.base)
         if not self.session.has_workers:
             self.on_event({"note": joining(self.address)})
         local = connect(self.config, self.address)
