@@ -88,7 +88,7 @@ class Session:
                     continue
                 raise
             if "user_error" in summary:
-                self.close(at_once=False)
+                self._end_group(at_once=False)
                 kind, message = summary["user_error"]
                 raise getattr(errors, kind, UserError)(message)
             return summary
