@@ -41,7 +41,7 @@ def follow(
     """
     watched = _Watched(load)
     store = Store.open(section(watched.config).store)
-    with open_job(watched.config, store, request, address, on_event) as job:
+    with open_job(watched.config, store, request, address, on_event, "daily --follow") as job:
         job.finish_interrupted_days()
         said: set[str] = set()
 

@@ -120,11 +120,16 @@ class DailyJob:
 
 @contextmanager
 def open_job(
-    config: Config, store: Store, request: DailyRequest, address: str | None, on_event: Listener
+    config: Config,
+    store: Store,
+    request: DailyRequest,
+    address: str | None,
+    on_event: Listener,
+    purpose: str | None = None,
 ) -> Iterator[DailyJob]:
     """Take the lease; at the end the days end first, then the workers, then the lease."""
     with (
-        acquire(store, f"daily {request.last}", wait_s=request.wait_s) as lease,
+        acquire(store, purpose or f"daily {request.last}", wait_s=request.wait_s) as lease,
         Session(run_day_worker) as session,
         DayEnds() as ends,
     ):
