@@ -60,7 +60,7 @@ from raymtl.reports.facts import settings_of
 from raymtl.storage.object_store import Store
 from raymtl.telemetry.events import Listener
 from raymtl.training.cluster import connect
-from raymtl.training.resources import reading_tasks
+from raymtl.training.resources import ResourceGrant, reading_tasks
 from raymtl.training.session import Session
 from raymtl.training.start_lines import joining, starting_workers
 from raymtl.training.steps import keep_batch_size, planned_steps, steps_line, too_few_steps, with_batch_size
@@ -225,23 +225,25 @@ class Day:
         self._note(plan=plans.train.identity)
         if self.base is not None:
             check_fits(self.config, self.store, self.base)
-        self.on_event({"note": joining(self.address)})
+        if not self.session.has_workers:
+            self.on_event({"note": joining(self.address)})
         local = connect(self.config, self.address)
+        grant = self.session.request(self.config, local, lambda line: self.on_event({"note": line}))
         try:
-            self._check_and_train(plans, local)
+            self._check_and_train(plans, grant)
         except CheckpointError as error:  # of this attempt, so a new one loses nothing
             if self._store_is_gone():
                 raise
             self.on_event({"note": f"{self.day} restarts: {error}"})
             self.record = self._new_record()
             self._note(plan=plans.train.identity)
-            self._check_and_train(plans, local)
+            self._check_and_train(plans, grant)
 
-    def _check_and_train(self, plans: DayPlans, local: bool) -> None:
+    def _check_and_train(self, plans: DayPlans, grant: ResourceGrant) -> None:
         self._enter("check")
         maps = self._check(plans)
         self._enter("evaluate")
-        self._train(plans, maps, local)
+        self._train(plans, maps, grant)
 
     # wait and check
 
@@ -307,13 +309,12 @@ class Day:
 
     # evaluate, train, gate, write: one job of the workers
 
-    def _train(self, plans: DayPlans, maps: DayMaps, local: bool) -> None:
+    def _train(self, plans: DayPlans, maps: DayMaps, grant: ResourceGrant) -> None:
         # A day keeps the batch size of the version it starts from (docs/adr/0028-default-rates-and-batches.md)
         kept = keep_batch_size(self.config, self.base.batch_size if self.base else None)
         user_config = with_batch_size(kept, plans.train.rows)
         self._note(settings=settings_of(user_config.model_dump(mode="json")))
         config = session_config(user_config, plans, self.day, self.store.path_of(self.folder), self.record)
-        grant = self.session.request(config, local, lambda line: self.on_event({"note": line}))
         job, notes = day_job(user_config, config, self.store, self.listed, self.chain, plans, maps, grant, self.record)
         self._note(notes=[*self.record.notes, *notes])
         self.on_event({"total_rows": plans.train.rows * config.train.epochs})
@@ -382,6 +383,7 @@ class Day:
                 ids=maps.stats,
             ),
             gate=gate,
+            work_seconds={"training": round(progress["train_seconds"], 3), "scoring": found["score_seconds"]},
             version=manifest.id,
             written=Written(
                 kind="delta" if manifest.base else "full",

@@ -54,6 +54,7 @@ def follow(
         while True:
             day = _next_day(job, until, say_once)
             if day is None and until is not None:
+                on_event({"note": f"all days to {until} are done"})
                 return
             waits = f"{_yesterday()} is done; waiting for the next day" if day is None else _waits(job, day)
             pause = _POLL_S
@@ -75,7 +76,7 @@ def _next_day(job: DailyJob, until: dt.date | None, say_once: Callable[[str], No
     if first is not None and first > last:
         return None
     schedule = days_to_run(job.store, section(job.config), replace(job.request, first=first, last=last))
-    if schedule.days or until is not None:  # else the only note is that all is done
+    if schedule.days:  # else the only note is that all is done
         for note in schedule.notes:
             say_once(note)
     return next((day for day in schedule.days if finished_record(job.store, day) is None), None)

@@ -126,6 +126,7 @@ class _DailyWorker:
                 log.close()
         return {
             "progress": vars(progress),
+            "score_seconds": round(trainer.score_seconds, 3),
             "candidate": metrics_section(candidate),
             "group_effects": candidate["group_effects"],
             "norms": {name: (self.measurements.get("norms", {}).get(name), norm) for name, norm in health[0].items()},

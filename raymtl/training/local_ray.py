@@ -28,6 +28,7 @@ LOCAL_SETTINGS = {
     IS_LOCAL: "1",
     "RAY_worker_niceness": "0",
     "RAY_prestart_worker_first_driver": "0",
+    "RAY_idle_worker_killing_time_threshold_ms": "60000",
     "RAY_raylet_client_connect_timeout_milliseconds": "50",
     "RAY_raylet_client_num_connect_attempts": "200",
 }
@@ -35,7 +36,8 @@ LOCAL_SETTINGS = {
 
 Ray's own default priority for workers, 15, is for machines where its control processes must stay reachable; here it would let
 everything else take the cores from the training. Ray would start a process for each CPU and wait for them; the run starts those
-that it needs. Ray's processes that do not reach another one try again after 50 ms instead of a second, for the same ten seconds.
+that it needs. Ray would end a reader that has had nothing to read for a second, and a new one takes a second to start. Ray's
+processes that do not reach another one try again after 50 ms instead of a second, for the same ten seconds.
 """
 
 

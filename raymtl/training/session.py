@@ -62,8 +62,8 @@ class Session:
         self.close(at_once=kind is not None)
 
     def request(self, config: Config, local: bool, notify: Callable[[str], None]) -> ResourceGrant:
-        """Wait for the resources of the workers, unless these are there; see `wait_for_resources`."""
-        if self._grant is None or not self.has_workers:
+        """Wait for the resources of the workers, unless it has. They import while the caller goes on."""
+        if self._grant is None:
             self._grant = wait_for_resources(config, local, notify)
             import_ahead(config, self._grant.threads)
         return self._grant
@@ -73,7 +73,7 @@ class Session:
         self._number += 1
         while True:
             if not self.has_workers:
-                self.close(at_once=True)
+                self._end_group(at_once=True)
                 if started_here() and job.evaluate_checkpoint is None:
                     check_room_for_checkpoints(config)
                 assert self._grant is not None
@@ -95,6 +95,10 @@ class Session:
 
     def close(self, at_once: bool = False) -> None:
         """Let the workers go, `at_once` even from the middle of a job. A command that ends its own Ray need not wait for them."""
+        self._grant = None
+        self._end_group(at_once)
+
+    def _end_group(self, at_once: bool) -> None:
         group, self._group = self._group, None
         if group is not None:
             group.close(at_once or (started_here() and signals.installed()))
