@@ -209,7 +209,9 @@ def _watch(reader: int) -> None:
             if number not in _NUMBERS:
                 continue
             arrival = seen.add(number)
-            if arrival == "first":
+            if arrival == "first" and _state.deadline == float(
+                "inf"
+            ):  # else the main thread was faster, and may need longer
                 allow(CLEAN_UP_S)
             elif arrival == "second":
                 _leave(seen.first or number)
