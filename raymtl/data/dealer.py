@@ -14,6 +14,7 @@ from ray.data._internal.iterator.stream_split_iterator import SplitCoordinator, 
 from ray.data._internal.logical.interfaces import LogicalPlan
 from ray.data._internal.logical.operators import StreamingSplit
 
+from raymtl.data.dealing import groups
 from raymtl.data.local_ray_data import leave_out_cluster_actors
 
 _COORDINATOR = SplitCoordinator.__ray_metadata__.modified_class
@@ -46,15 +47,20 @@ class Dealer:
         if coordinator is not None and coordinator._current_executor is not None:
             coordinator._current_executor.shutdown(force=True)
 
+    def close_all(self) -> None:
+        """End the streams of workers that were lost."""
+        for stream in list(self._streams):
+            self.close(stream)
 
-def start_dealers(groups: list[int]) -> list[Any]:
-    """A dealer for each group, given its number of members, on the node of this process and ending with it."""
+
+def start_dealers(workers: int, block_rows: int) -> list[Any]:
+    """A dealer for each group of workers, on the node of this process and ending with it."""
     here = {ray._raylet.RAY_NODE_ID_KEY: ray.get_runtime_context().get_node_id()}
     return [
         Dealer.options(  # type: ignore[attr-defined]
-            max_concurrency=_CALLS_PER_MEMBER * members + _OWN_CALLS, label_selector=here
+            max_concurrency=_CALLS_PER_MEMBER * len(members) + _OWN_CALLS, label_selector=here
         ).remote()
-        for members in groups
+        for members in groups(workers, block_rows)
     ]
 
 

@@ -348,6 +348,16 @@ def measured_row_bytes(plan: Plan, maker: BlockMaker) -> float:
         return _FALLBACK_ROW_BYTES
 
 
+def start_reader() -> None:
+    """Start a process that imports this module, and then serves the first reading task."""
+    _import_this.remote()
+
+
+@ray.remote(num_cpus=0, max_retries=0)
+def _import_this() -> None:
+    pass
+
+
 def stream(
     source: Input,
     schedule: Schedule,

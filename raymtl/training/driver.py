@@ -28,8 +28,7 @@ from raymtl.training.fill import fill_advice, fill_of
 from raymtl.training.job import Job
 from raymtl.training.local_ray import check_room_for_checkpoints
 from raymtl.training.metric_checks import check_metric_names, doubts
-from raymtl.training.ray_trainer import import_ahead
-from raymtl.training.resources import reading_tasks, wait_for_resources
+from raymtl.training.resources import ResourceGrant, reading_tasks
 from raymtl.training.rundir import (
     CONFIG,
     RESULT,
@@ -39,7 +38,7 @@ from raymtl.training.rundir import (
     run_lock,
     run_of,
 )
-from raymtl.training.session import launch
+from raymtl.training.session import Session
 from raymtl.training.start_lines import PhaseClock, joining, phases_line, starting_workers
 from raymtl.training.steps import keep_batch_size, planned_steps, steps_line, too_few_steps, with_batch_size
 
@@ -140,13 +139,23 @@ def train(config: Config, *, address: str | None = None, on_event: Listener | No
     clock.end("checks")
     notify(joining(address))
     local = connect(config, address)
-    grant = wait_for_resources(config, local, notify)
-    import_ahead(config, grant.threads)
-    clock.end("ray")
+    with Session(run_worker) as session:
+        grant = session.request(config, local, notify)
+        clock.end("ray")
+        return _train(ready, run_dir, session, grant, clock, on_event or (lambda event: None))
+
+
+def _train(
+    ready: RunPlan, run_dir: RunFolder, session: Session, grant: ResourceGrant, clock: PhaseClock, on_event: Listener
+) -> RunResult:
+    config = ready.config
+
+    def notify(line: str) -> None:
+        on_event({"note": line})
+
     with run_lock(run_dir):
         run_dir.write(CONFIG, dump_config(config))
-        if on_event:
-            on_event({"total_rows": ready.plans["train"].rows * config.train.epochs})
+        on_event({"total_rows": ready.plans["train"].rows * config.train.epochs})
         started = time.time()
         maps = make_maps(
             config,
@@ -161,7 +170,7 @@ def train(config: Config, *, address: str | None = None, on_event: Listener | No
         inputs = {part: Input(plan, part == "eval", maps) for part, plan in ready.plans.items()}
         job = Job(config, inputs, ready.base_rates, run_dir, None, grant.read_tasks, grant.threads, ready.hash)
         notify(starting_workers(config))
-        summary = launch(run_worker, job, grant, config, on_event)
+        summary = session.run(job, config, on_event)
         clock.add(summary["phase_ends"])
         result = _result(ready, summary, time.time() - started)
         if advice := fill_advice(config, ready.plans["train"], result["fill"]):
@@ -240,13 +249,23 @@ def evaluate(
         notify(note)
     notify(joining(address))
     local = connect(config, address)
-    grant = wait_for_resources(config, local, notify)
-    import_ahead(config, grant.threads)
     rates = dict.fromkeys(config.active_tasks(), 0.5)  # the checkpoint has the biases
     inputs = {"eval": Input(plan, True, maps)}
-    job = Job(config, inputs, rates, run_dir, None, grant.read_tasks, grant.threads, config_hash(config), folder)
-    notify(starting_workers(config))
-    summary = launch(run_worker, job, grant, config, None)
+    with Session(run_worker) as session:
+        grant = session.request(config, local, notify)
+        job = Job(
+            config,
+            inputs,
+            rates,
+            run_dir,
+            None,
+            grant.read_tasks,
+            grant.threads,
+            config_hash(config),
+            evaluate_checkpoint=folder,
+        )
+        notify(starting_workers(config))
+        summary = session.run(job, config, None)
     return {
         "checkpoint": folder,
         "step": summary["progress"]["step"],

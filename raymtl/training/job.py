@@ -1,7 +1,7 @@
 """What the driver sends to the workers of a run."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from raymtl.config.root import Config
@@ -24,6 +24,8 @@ class Job:
     """Reading tasks at a time; None: depends on what is free when reading starts."""
     threads: int
     config_hash: str
+    dealers: list[Any] = field(default_factory=list)
+    """The dealers of the streams, if the driver has started them; see `data.dealer`."""
     evaluate_checkpoint: str | None = None
     """Only evaluate this checkpoint folder, do not train."""
     stop_decider: Any = None

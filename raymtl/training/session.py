@@ -16,6 +16,8 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from raymtl import errors, signals
 from raymtl.config.root import Config
+from raymtl.data.dealer import start_dealers
+from raymtl.data.read import start_reader
 from raymtl.errors import ClusterError, UserError
 from raymtl.storage.temp_dirs import new_folder, remove_stale
 from raymtl.telemetry.events import Event, Listener
@@ -24,7 +26,7 @@ from raymtl.training.cluster import started_here
 from raymtl.training.event_queue import FINISHED, EventQueue
 from raymtl.training.job import Job
 from raymtl.training.local_ray import check_room_for_checkpoints
-from raymtl.training.local_train import end_ahead
+from raymtl.training.local_train import end_ahead, is_local
 from raymtl.training.ray_trainer import RayTrainer, import_ahead, run_trainer
 from raymtl.training.resources import ResourceGrant, wait_for_resources
 
@@ -35,18 +37,13 @@ _TAKE_S = 5.0
 _KILLED_S = 1.0
 
 
-def launch(entry: Entry, job: Job, grant: ResourceGrant, config: Config, on_event: Listener | None) -> dict[str, Any]:
-    """Run one job on workers of its own and return the first worker's summary. Raises the UserError of the workers."""
-    with Session(entry, grant) as session:
-        return session.run(job, config, on_event)
-
-
 class Session:
     """A group of workers; a context manager that lets them go. They start with the first job."""
 
     def __init__(self, entry: Entry, grant: ResourceGrant | None = None):
         """`grant`: None, if `request` is called before the first job."""
         self._entry, self._grant = entry, grant
+        self._dealers: list[Any] = []
         self._number = self._since_start = 0
         self._group: _WorkerGroup | None = None
 
@@ -66,6 +63,9 @@ class Session:
         if self._grant is None:
             self._grant = wait_for_resources(config, local, notify)
             import_ahead(config, self._grant.threads)
+            if is_local():
+                self._dealers = start_dealers(config.train.workers, config.data.block_rows)
+                start_reader()
         return self._grant
 
     def run(self, job: Job, config: Config, on_event: Listener | None) -> dict[str, Any]:
@@ -81,7 +81,7 @@ class Session:
             assert self._group is not None
             self._since_start += 1
             try:
-                summary = self._group.run(self._number, job, config, on_event)
+                summary = self._group.run(self._number, replace(job, dealers=self._dealers), config, on_event)
             except ClusterError:
                 # Ray counts lost workers over all jobs of a group; this job gets a count of its own
                 if self._since_start > 1 and not self.has_workers:
@@ -97,6 +97,8 @@ class Session:
         """Let the workers go, `at_once` even from the middle of a job. A command that ends its own Ray need not wait for them."""
         self._grant = None
         self._end_group(at_once)
+        end_ahead()
+        self._dealers = []
 
     def _end_group(self, at_once: bool) -> None:
         group, self._group = self._group, None
@@ -164,7 +166,6 @@ class _WorkerGroup:
         with suppress(RayError):
             ray.kill(self._queue)
         self._threads[0].join(_KILLED_S)
-        end_ahead()
         shutil.rmtree(self._folder, ignore_errors=True)
         remove_stale()
 

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import pyarrow as pa
+import ray
 import ray.data
 import torch
 import torch.distributed as dist
@@ -18,15 +19,18 @@ from raymtl.training.resources import readers_take_cpus, reading_tasks
 
 
 class Dealers:
-    """The processes that deal the slices of this worker's streams to all workers; they start when first needed."""
+    """The processes that deal the slices of this worker's streams to all workers; unless given, they start when first needed."""
 
-    def __init__(self) -> None:
-        self._started: list[Any] = []
+    def __init__(self, given: Sequence[Any] = ()):
+        """`given`: those that the driver has started, which may still have the streams of workers that were lost."""
+        self._given, self._started = given, False
 
-    def __call__(self, workers: int, block_rows: int) -> list[Any]:
+    def __call__(self, workers: int, block_rows: int) -> Sequence[Any]:
         """One for each group; they are the same for every job."""
-        self._started = self._started or start_dealers([len(group) for group in groups(workers, block_rows)])
-        return self._started
+        if not self._started:
+            ray.get([dealer.close_all.remote() for dealer in self._given])
+            self._given, self._started = self._given or start_dealers(workers, block_rows), True
+        return self._given
 
 
 class Streams:

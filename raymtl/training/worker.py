@@ -89,13 +89,12 @@ def serve(run: Callable[[Any, WorkerProcess], dict[str, Any]], events: Any) -> N
     context = ray.train.get_context()
     rank, workers = context.get_world_rank(), context.get_world_size()
     process: WorkerProcess | None = None
-    dealers = Dealers()
     done = 0
     while (posted := ray.get(events.next_job.remote(done))) is not None:
         done, (reference,) = posted
         job: Job = ray.get(reference)
         try:
-            process = process or _set_up(job, rank, workers, dealers)
+            process = process or _set_up(job, rank, workers)
             summary = run(job, process)
         except UserError as error:
             logs.log.error("%s", error)
@@ -154,7 +153,7 @@ def _ask(stop_decider: Any, worker: Worker, evaluation: dict[str, Any]) -> bool:
     return bool(answer[0])
 
 
-def _set_up(job: Job, rank: int, workers: int, dealers: Dealers) -> WorkerProcess:
+def _set_up(job: Job, rank: int, workers: int) -> WorkerProcess:
     """Set up this process as a worker."""
     mute_library_logs()
     leave_out_cluster_actors()
@@ -171,7 +170,9 @@ def _set_up(job: Job, rank: int, workers: int, dealers: Dealers) -> WorkerProces
         dist.new_group(backend="gloo", timeout=timeout) if workers > 1 else None for _ in range(2)
     )
     save_group = dist.new_group(backend="gloo", timeout=timeout)
-    return WorkerProcess(rank, workers, device, group, train_loader_group, eval_loader_group, save_group, dealers)
+    return WorkerProcess(
+        rank, workers, device, group, train_loader_group, eval_loader_group, save_group, Dealers(job.dealers)
+    )
 
 
 def _device() -> torch.device:

@@ -13,7 +13,7 @@ from raymtl.training.entry import run_worker
 from raymtl.training.job import Job
 from raymtl.training.progress import Progress
 from raymtl.training.resources import ResourceGrant
-from raymtl.training.session import launch
+from raymtl.training.session import Session
 from raymtl.tuning.inprocess_trial import ProgressListener
 
 _LOOK_EVERY_S = 0.2
@@ -50,7 +50,8 @@ def run_distributed_trial(job: Job, grant: ResourceGrant, listener: ProgressList
 
     def run() -> None:
         try:
-            outcome["summary"] = launch(run_worker, job, grant, job.config, None)
+            with Session(run_worker, grant) as session:
+                outcome["summary"] = session.run(job, job.config, None)
         except BaseException as error:  # re-raised in the calling thread
             outcome["error"] = error
 

@@ -65,7 +65,7 @@ def deliver(
     schedule = schedule if schedule is not None else [(0, n) for n in range(len(plan.units))]
     source = Input(plan, evaluation, users=users)
     ranks = groups(workers, config.data.block_rows)
-    dealers = start_dealers([len(group) for group in ranks])
+    dealers = start_dealers(workers, config.data.block_rows)
     streams = stream(source, schedule, config, workers=workers, read_tasks=2, meetings=meetings, dealers=dealers)
     iterators = [iterator for dealt in streams for iterator in dealt.iterators]
     members = [n for group in ranks for n in range(len(group))]
@@ -230,7 +230,7 @@ def test_a_fault_in_mid_stream_is_one_sentence_on_every_worker(ray_cluster, tmp_
         broken["click"][1234] = 5
         pq.write_table(pa.table(broken).cast(rows(1, 0).schema), path, row_group_size=500)
     (dealt,) = stream(
-        Input(plan), [(0, n) for n in range(3)], config, workers=1, read_tasks=1, dealers=start_dealers([1])
+        Input(plan), [(0, n) for n in range(3)], config, workers=1, read_tasks=1, dealers=start_dealers(1, 1)
     )
     with pytest.raises(Exception) as caught:  # noqa: PT011
         list(dealt.iterators[0].iter_batches(batch_size=None, batch_format="pyarrow"))

@@ -69,7 +69,7 @@ def scan(config: Config) -> dict[str, float]:
 
 def feed(config: Config, plan: Plan, read_tasks: int) -> SyncedLoader:
     schedule = epoch_schedule(plan, config)
-    (dealt,) = stream(Input(plan), schedule, config, workers=1, read_tasks=read_tasks, dealers=start_dealers([1]))
+    (dealt,) = stream(Input(plan), schedule, config, workers=1, read_tasks=read_tasks, dealers=start_dealers(1, 1))
     slices = dealt.iterators[0].iter_batches(
         batch_size=None, batch_format="pyarrow", prefetch_batches=config.data.prefetch_blocks
     )
