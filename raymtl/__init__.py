@@ -5,7 +5,18 @@ from typing import TYPE_CHECKING, Any
 from raymtl import errors
 
 if TYPE_CHECKING:
-    from raymtl.api import ModelStore, evaluate, export, load_config, open_store, run_daily, score, train, tune
+    from raymtl.api import (
+        ModelStore,
+        evaluate,
+        export,
+        follow_daily,
+        load_config,
+        open_store,
+        run_daily,
+        score,
+        train,
+        tune,
+    )
 
 __version__ = "0.1.0"
 
@@ -16,6 +27,7 @@ __all__ = [
     "export",
     "load_config",
     "open_store",
+    "follow_daily",
     "run_daily",
     "score",
     "train",

@@ -17,13 +17,14 @@ for _number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         signal.signal(_number, _stopped)
 
 from raymtl import signals  # noqa: E402
+from raymtl.quick_imports import without_gc  # noqa: E402
 
 
 def main(arguments: list[str] | None = None) -> None:
     """Handle signals from the first moment on, before anything that takes time is imported; then run the command."""
     signals.install()
-    from raymtl.cli.main import main as run
-
+    with without_gc():
+        from raymtl.cli.main import main as run
     run(arguments)
 
 

@@ -9,10 +9,12 @@ import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import partial
 from os import PathLike, fspath
 from typing import TYPE_CHECKING, Any, Literal, cast
 
 from raymtl.errors import ConfigError
+from raymtl.quick_imports import without_gc
 
 if TYPE_CHECKING:
     from raymtl.config.data import DayRange
@@ -49,9 +51,10 @@ def train(config: "Config | Path", *, address: str | None = None, progress: bool
     """
     loaded = _loaded(config)
     _speaker(progress, "checking the configuration and the logs")
-    from raymtl.dependencies import check_versions
-    from raymtl.training import driver
-    from raymtl.training.rundir import run_folder
+    with without_gc():
+        from raymtl.dependencies import check_versions
+        from raymtl.training import driver
+        from raymtl.training.rundir import run_folder
 
     check_versions()
     with _training_lines(progress) as on_event:
@@ -155,6 +158,43 @@ def run_daily(
     request = DailyRequest(last, begin, force, ignore_bounds, wait_s)
     with _training_lines(progress) as on_event:
         return run(loaded, request, address=address, on_event=on_event or (lambda record: None))
+
+
+def follow_daily(
+    config: "Path | Callable[[], Config]",
+    until: dt.date | str | None = None,
+    *,
+    first: dt.date | str | None = None,
+    wait_s: float = 0,
+    ignore_bounds: bool = False,
+    address: str | None = None,
+    progress: bool = True,
+) -> None:
+    """Stay, and run each day as soon as its logs are ready, on workers that stay too.
+
+    Args:
+        config: path of a configuration with a section `daily`, or a function that loads it; read again before each day.
+        until: return after this day; None: stay, and run the days up to yesterday (UTC).
+        first: the day of the first version; ignored if the store has one.
+        wait_s: maximum wait for a job that holds the lease.
+        ignore_bounds: train even if the check for data drift fails.
+        address: as for `train`.
+        progress: print how the job proceeds.
+    """
+    load = config if callable(config) else partial(load_config, config)
+    last = None if until is None else parse_day(until, "until")
+    begin = None if first is None else parse_day(first, "first")
+    if begin is not None and last is not None and begin > last:
+        raise ConfigError(f"first is {begin}, which lies after until, {last}; swap them")
+    _speaker(progress, "checking the store and the logs")
+    from raymtl.daily.day import DailyRequest
+    from raymtl.daily.follow import follow
+    from raymtl.dependencies import check_stack
+
+    check_stack()
+    request = DailyRequest(last or dt.datetime.now(dt.UTC).date(), begin, False, ignore_bounds, wait_s)
+    with _training_lines(progress) as on_event:
+        follow(load, request, last, address=address, on_event=on_event or (lambda record: None))
 
 
 def score(

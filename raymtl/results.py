@@ -33,6 +33,10 @@ class RunResult(TypedDict):
     sharding: Any
     peak_memory_bytes: Any
     packages: dict[str, str]
+    start_seconds: NotRequired[dict[str, float]]
+    """Seconds of each phase of the command: `checks` (with the imports), `ray`, `id_maps`, `workers` (until they have imported
+    their code), `model`, `first_step`, `steps` and `end` (what follows the last step); phases that did not take place are
+    missing."""
     id_maps: NotRequired[dict[str, Any]]
     """Of every table of `id_space: map`: what its ID map holds."""
 

@@ -46,6 +46,7 @@ class _Arrivals:
 class _State:
     owner = 0
     """The process that `install` was called in; its children inherit the handlers."""
+    installed_at = 0.0
     handled = _Arrivals()
     sentence = "stopped"
     at_once = True
@@ -64,7 +65,7 @@ _state = _State()
 
 def install() -> None:
     """Handle the signals in this process, except those that its parent set to ignored, as `nohup` does."""
-    _state.owner = os.getpid()
+    _state.owner, _state.installed_at = os.getpid(), time.time()
     _open_standard_streams()
     sys.unraisablehook = _unraisable
     threading.excepthook = _thread_failed
@@ -80,6 +81,11 @@ def install() -> None:
 def installed() -> bool:
     """Whether this process is a command of raymtl, and not a notebook or another program that uses it."""
     return _state.owner == os.getpid()
+
+
+def installed_at() -> float | None:
+    """When this process began as a command of raymtl, by the clock; None: it is another program."""
+    return _state.installed_at if installed() else None
 
 
 def begin(sentence: str) -> None:

@@ -17,6 +17,8 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 # Before Ray is imported: it waits 2 s per report otherwise, and gives its workers a low priority.
 os.environ.setdefault("RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", "0.1")
 os.environ.setdefault("RAY_worker_niceness", "0")
+# And it would end idle readers within a second, as `LOCAL_SETTINGS` says.
+os.environ.setdefault("RAY_idle_worker_killing_time_threshold_ms", "60000")
 # For the S3 server on loopback; the processes of the cluster inherit them.
 os.environ.update(ENVIRONMENT)
 # An actor per run, hence two seconds of a core, which waits for a cloud to announce that it takes a machine back.

@@ -1,7 +1,8 @@
 """`raymtl daily`: the daily job."""
 
 import datetime as dt
-from typing import Annotated, Any
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -10,6 +11,9 @@ from raymtl.cli.options import Address, ConfigFile, Gpu, Json, Sets, Workers, fi
 from raymtl.errors import ConfigError
 from raymtl.telemetry.logs import terminal
 from raymtl.words import count_of
+
+if TYPE_CHECKING:
+    from raymtl.config.root import Config
 
 console = terminal()
 
@@ -30,6 +34,12 @@ def daily(
     wait: Annotated[
         float, typer.Option(metavar="SECONDS", help="Maximum wait for the logs, and for a job that holds the lease.")
     ] = 0,
+    follow: Annotated[
+        bool,
+        typer.Option(
+            "--follow", help="Stay, and run each day as soon as its logs are ready; with --to until that day."
+        ),
+    ] = False,
     force: Annotated[bool, typer.Option("--force", help="Redo days that are already published or refused.")] = False,
     ignore_bounds: Annotated[
         bool, typer.Option("--ignore-bounds", help="Train even if the check for data drift fails.")
@@ -38,7 +48,12 @@ def daily(
     as_json: Json = False,
 ) -> None:
     """Train the published model on the new day's logs and publish the result, or refuse it with a reason (docs/daily.md)."""
-    loaded = load(config, sets, {"train.workers": workers, "train.use_gpu": gpu or None})
+    fields = {"train.workers": workers, "train.use_gpu": gpu or None}
+    loaded = load(config, sets, fields)
+    if follow:
+        _follow(lambda: load(config, sets, fields), first, last, date, force, dry_run, ignore_bounds, wait, address)
+        finish(as_json, {"followed_to": last})
+        return
     until, begin = _days(date, first, last)
     if dry_run:
         console.print("checking the store and the logs")  # before the imports, which take seconds
@@ -63,6 +78,25 @@ def daily(
         console.print(day_table(records))
         console.print(f"next: raymtl report {loaded.daily.store}", markup=False)
     finish(as_json, {"days": [record.model_dump(mode="json") for record in records]})
+
+
+def _follow(
+    load_again: Callable[[], "Config"],
+    first: str | None,
+    last: str | None,
+    date: str | None,
+    force: bool,
+    dry_run: bool,
+    ignore_bounds: bool,
+    wait: float,
+    address: str | None,
+) -> None:
+    if date is not None or force or dry_run:
+        given = "--date" if date is not None else "--force" if force else "--dry-run"
+        raise ConfigError(f"--follow and {given} exclude each other; leave one out (--to names the last day to follow)")
+    until = None if last is None else api.parse_day(last, "--to")
+    begin = None if first is None else api.parse_day(first, "--from")
+    api.follow_daily(load_again, until, first=begin, wait_s=wait, ignore_bounds=ignore_bounds, address=address)
 
 
 def _days(date: str | None, first: str | None, last: str | None) -> tuple[dt.date, dt.date | None]:

@@ -17,7 +17,8 @@ from raymtl.config.roles import day_fields
 from raymtl.config.root import Config
 from raymtl.daily.calendar import ExcludedDays, choose_base, comparison_versions, known_versions
 from raymtl.daily.data_drift import find_data_drift
-from raymtl.daily.day_job import day_job, session_config
+from raymtl.daily.day_ends import DayEnds
+from raymtl.daily.day_job import BASE, COMPARED, DayJob, day_job, session_config
 from raymtl.daily.day_maps import DayMaps, make_day_maps
 from raymtl.daily.gate import evaluate_gate, summary
 from raymtl.daily.input_plan import DayPlans, plan_day
@@ -39,7 +40,6 @@ from raymtl.daily.record import (
     write_record,
 )
 from raymtl.daily.reports.write import write_reports
-from raymtl.daily.worker import BASE, COMPARED, DayJob, run_day_worker
 from raymtl.errors import (
     CheckpointError,
     ConfigError,
@@ -52,15 +52,14 @@ from raymtl.errors import (
 from raymtl.model_store import store as versions
 from raymtl.model_store.commit_log import utc_now
 from raymtl.model_store.lease import Lease
-from raymtl.model_store.loader import check_fits
 from raymtl.model_store.manifest import Manifest
-from raymtl.objectives.metrics.intervals import differences
+from raymtl.objectives.metrics.changes import differences
 from raymtl.reports.facts import settings_of
 from raymtl.storage.object_store import Store
 from raymtl.telemetry.events import Listener
 from raymtl.training.cluster import connect
-from raymtl.training.ray_trainer import launch
-from raymtl.training.resources import reading_tasks, wait_for_resources
+from raymtl.training.resources import ResourceGrant, reading_tasks
+from raymtl.training.session import Session
 from raymtl.training.start_lines import joining, starting_workers
 from raymtl.training.steps import keep_batch_size, planned_steps, steps_line, too_few_steps, with_batch_size
 from raymtl.words import count_of
@@ -107,11 +106,15 @@ class Day:
         day: dt.date,
         request: DailyRequest,
         lease: Lease,
+        session: Session,
+        ends: DayEnds,
         address: str | None,
         on_event: Listener,
         restart: bool = False,
     ):
-        """`restart`: start over, whatever the record says."""
+        """`session` has the workers; `restart`: start over, whatever the record says."""
+        self.session = session
+        self.ends = ends
         self.config, self.store, self.day, self.request = config, store, day, request
         self.lease, self.address, self.on_event = lease, address, on_event
         self.daily = section(config)
@@ -218,25 +221,25 @@ class Day:
             self.on_event({"note": f"{self.day} restarts: its logs have changed"})
             self.record = self._new_record()
         self._note(plan=plans.train.identity)
-        if self.base is not None:
-            check_fits(self.config, self.store, self.base)
-        self.on_event({"note": joining(self.address)})
+        if not self.session.has_workers:
+            self.on_event({"note": joining(self.address)})
         local = connect(self.config, self.address)
+        grant = self.session.request(self.config, local, lambda line: self.on_event({"note": line}))
         try:
-            self._check_and_train(plans, local)
+            self._check_and_train(plans, grant)
         except CheckpointError as error:  # of this attempt, so a new one loses nothing
             if self._store_is_gone():
                 raise
             self.on_event({"note": f"{self.day} restarts: {error}"})
             self.record = self._new_record()
             self._note(plan=plans.train.identity)
-            self._check_and_train(plans, local)
+            self._check_and_train(plans, grant)
 
-    def _check_and_train(self, plans: DayPlans, local: bool) -> None:
+    def _check_and_train(self, plans: DayPlans, grant: ResourceGrant) -> None:
         self._enter("check")
         maps = self._check(plans)
         self._enter("evaluate")
-        self._train(plans, maps, local)
+        self._train(plans, maps, grant)
 
     # wait and check
 
@@ -252,7 +255,7 @@ class Day:
 
     def _check(self, plans: DayPlans) -> DayMaps:
         """Check the day and its drift, record its statistics, and return its ID maps."""
-        tasks = reading_tasks(self.config, workers=0)
+        tasks = reading_tasks(self.config, self.config.train.workers if self.session.has_workers else 0)
         if self.record.stats is None:
             stats, problems = check_day(self.config, self.day, tasks)
             if problems:
@@ -300,15 +303,14 @@ class Day:
                 break
         return found
 
-    # evaluate, train, gate, write: one session, which is one start of the worker group
+    # evaluate, train, gate, write: one job of the workers
 
-    def _train(self, plans: DayPlans, maps: DayMaps, local: bool) -> None:
+    def _train(self, plans: DayPlans, maps: DayMaps, grant: ResourceGrant) -> None:
         # A day keeps the batch size of the version it starts from (docs/adr/0028-default-rates-and-batches.md)
         kept = keep_batch_size(self.config, self.base.batch_size if self.base else None)
         user_config = with_batch_size(kept, plans.train.rows)
         self._note(settings=settings_of(user_config.model_dump(mode="json")))
         config = session_config(user_config, plans, self.day, self.store.path_of(self.folder), self.record)
-        grant = wait_for_resources(config, local, lambda line: self.on_event({"note": line}))
         job, notes = day_job(user_config, config, self.store, self.listed, self.chain, plans, maps, grant, self.record)
         self._note(notes=[*self.record.notes, *notes])
         self.on_event({"total_rows": plans.train.rows * config.train.epochs})
@@ -316,8 +318,9 @@ class Day:
         self.on_event({"note": steps_line(config, plans.train.rows, steps)})
         if self.base is None and (advice := too_few_steps(config, steps)):
             self.on_event({"note": advice})
-        self.on_event({"note": starting_workers(config)})
-        self._record_results(launch(run_day_worker, job, grant, config, self._on_worker_event), job, plans, maps)
+        if not self.session.has_workers:
+            self.on_event({"note": starting_workers(config)})
+        self._record_results(self.session.run(job, config, self._on_worker_event), job, plans, maps)
 
     def _on_worker_event(self, item: dict[str, Any]) -> None:
         """An event of the workers."""
@@ -376,6 +379,7 @@ class Day:
                 ids=maps.stats,
             ),
             gate=gate,
+            work_seconds={"training": round(progress["train_seconds"], 3), "scoring": found["score_seconds"]},
             version=manifest.id,
             written=Written(
                 kind="delta" if manifest.base else "full",
@@ -419,7 +423,8 @@ class Day:
             self._end("refused", summary(record.gate))
 
     def _expire(self) -> None:
-        """Remove old versions and the working files of training, and write the reports; the next day retries what fails here."""
+        """Remove old versions and the working files of training, and end the day; the next day retries what fails here."""
+        self.ends.wait()  # of the day before, whose reports read what is removed here
         try:
             keep = self.daily.keep
             first = [older.id for name, older in self._compared_versions().items() if name == "first"]
@@ -435,8 +440,13 @@ class Day:
         except UserError as error:
             self.record.notes.append(f"clean-up failed: {error}")
         self._count_time()
+        self.ends.start(self._report)
+
+    def _report(self) -> None:
+        """Write the reports, then record that the day has ended."""
         self.record.ended = utc_now().replace(microsecond=0)
         write_reports(self.store, self.record)
+        self.lease.check_held()
         write_record(self.store, self.record)
 
     # the record

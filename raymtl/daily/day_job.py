@@ -2,6 +2,7 @@
 
 import datetime as dt
 from collections.abc import Mapping
+from dataclasses import dataclass, field
 from typing import Any
 
 from raymtl.config.data import DayRange
@@ -10,18 +11,65 @@ from raymtl.daily.calendar import ancestor_before, comparison_versions
 from raymtl.daily.day_maps import DayMaps, version_maps
 from raymtl.daily.input_plan import DayPlans, held_out_input, training_input
 from raymtl.daily.record import Record, folder
-from raymtl.daily.worker import BASE, CANDIDATE, COMPARED, NEXT_DAY, DayJob, Score
+from raymtl.data.ids.id_map import MapFile
 from raymtl.data.read import Input
 from raymtl.data.sample import sample_base_rates
 from raymtl.errors import VersionError
 from raymtl.model_store import store as versions
-from raymtl.model_store.delta import can_be_delta_of
+from raymtl.model_store.draft import Draft, can_be_delta_of
 from raymtl.model_store.manifest import Manifest, new_id
 from raymtl.model_store.store import Listed
-from raymtl.model_store.writer import Draft
 from raymtl.storage.object_store import Store
+from raymtl.training.job import Job
 from raymtl.training.resources import ResourceGrant
 from raymtl.training.rundir import RunFolder, run_folder
+
+CANDIDATE, BASE = "candidate", "base"
+"""Inputs of the held-out rows: for the candidate, and for the previous version with its own maps."""
+NEXT_DAY = "next day"
+"""Inputs of days that no version has seen, for the previous version; named `next day <delay in days>`."""
+COMPARED = "compared with"
+"""Inputs of the held-out rows for older versions, with their own maps; named `compared with <name of the comparison>`."""
+
+
+@dataclass(frozen=True)
+class Score:
+    """A version to score before training."""
+
+    name: str
+    """Name of the score, and of its input in `Job.inputs`."""
+    version: str
+
+
+@dataclass
+class DayJob(Job):
+    """What the driver passes to every worker; `inputs` has `train`, `candidate` and the input of every score."""
+
+    store: Store | None = None
+    measurements_file: str = ""
+    """Object of the store in which the session saves its measurements."""
+    scores: list[Score] = field(default_factory=list)
+    """In this order; those of `base` come last, so that it is loaded only once."""
+    base: str | None = None
+    """Version to start from; None: train from scratch."""
+    base_maps: Mapping[str, MapFile] = field(default_factory=dict)
+    """Its ID maps."""
+    delta: bool = False
+    """Write only the rows that differ from `base`."""
+    accumulator_decay: float = 1.0
+    train_dense: bool = True
+    draft: Draft | None = None
+    """The version to write."""
+
+    @property
+    def run(self) -> str:
+        """Name in the user's configuration; the session has another one each day."""
+        return self.config.name if self.draft is None else self.draft.config.name
+
+    @property
+    def maps(self) -> dict[str, MapFile]:
+        """The day's ID maps."""
+        return {name: file for name, file in self.inputs["train"].maps.items() if file is not None}
 
 
 def session_config(config: Config, plans: DayPlans, day: dt.date, output: str, record: Record) -> Config:

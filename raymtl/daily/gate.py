@@ -15,7 +15,7 @@ from raymtl.config.metrics import METRICS, Metric
 from raymtl.config.root import Config
 from raymtl.config.tasks import Task
 from raymtl.daily.record import Check, GateResult
-from raymtl.objectives.metrics.intervals import MIN_GROUPS, Interval
+from raymtl.objectives.metrics.changes import MIN_GROUPS, Interval
 from raymtl.objectives.metrics.non_finite import is_non_finite
 from raymtl.words import count_of
 

@@ -164,6 +164,9 @@ class Record(_Part):
     """UTC; for a published or refused day, after the clean-up."""
     seconds: dict[str, float] = {}
     """Time spent in each state, over all starts of this attempt."""
+    work_seconds: dict[str, float] = {}
+    """Time in which the workers had rows: `training`, over all starts, and `scoring`, in the last one; the rest is start-up and
+    the steps around."""
     stats: DayStatistics | None = None
     next_day: list[NextDay] = []
     trained: Trained | None = None

@@ -1,6 +1,9 @@
 """The daily command: it runs the days to do under one lease, and reports why others are not done."""
 
 import datetime as dt
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import Any
 
 from raymtl.config.daily import Daily
@@ -20,6 +23,8 @@ from raymtl.daily.calendar import (
     was_left_out,
 )
 from raymtl.daily.day import DailyRequest, Day, section, training_hash
+from raymtl.daily.day_ends import DayEnds
+from raymtl.daily.entry import run_day_worker
 from raymtl.daily.input_plan import plan_day
 from raymtl.daily.ready import not_ready
 from raymtl.daily.record import FINAL, Record, folder, read_record
@@ -29,9 +34,10 @@ from raymtl.daily.reports.write import last_records
 from raymtl.data.writable import check_writable
 from raymtl.errors import ConfigError, RefusedError, UserError
 from raymtl.model_store import store as versions
-from raymtl.model_store.lease import acquire
+from raymtl.model_store.lease import Lease, acquire
 from raymtl.storage.object_store import Store
 from raymtl.telemetry.events import Listener
+from raymtl.training.session import Session
 from raymtl.training.steps import keep_batch_size
 from raymtl.words import count_of
 
@@ -44,38 +50,85 @@ def run_daily(config: Config, request: DailyRequest, *, address: str | None, on_
     """
     daily = section(config)
     store = Store.open(daily.store)
-    if request.first is None and not request.force and (done := _done(store, request.last)) is not None and done.ended:
+    if (
+        request.first is None
+        and not request.force
+        and (done := finished_record(store, request.last)) is not None
+        and done.ended
+    ):
         versions_there = versions.list_versions(store)
         if done.status == "published" and was_left_out(store, done.date, versions_there):
             on_event({"note": explain_finished_day(store, daily, done.date, versions_there)})
             return []
         on_event({"note": _already_done_text(config, store, done)})
         return _raise_if_refused(store, [done])
-    with acquire(store, f"daily {request.last}", wait_s=request.wait_s) as lease:
-
-        def make(day: dt.date, restart: bool = False) -> Day:
-            return Day(config, store, day, request, lease, address, on_event, restart)
-
-        records = [make(day).run() for day in _interrupted_days(store)]
-        schedule = _days_to_run(store, daily, request)
+    with open_job(config, store, request, address, on_event) as job:
+        records = job.finish_interrupted_days()
+        schedule = days_to_run(store, daily, request)
         for note in schedule.notes:
             on_event({"note": note})
         redo = RedoProgress(store, request.first or request.last, request.last) if request.force else None
         for day in schedule.days:
-            done = _done(store, day)
+            done = finished_record(store, day)
             if done is not None and (redo is None or redo.has_done(day)):
                 on_event({"note": _already_done_text(config, store, done)})
                 records.append(done)
             elif redo is None:
-                records.append(make(day).run())
+                records.append(job.day(day).run())
             else:
-                again = make(day, restart=redo.must_restart(day))
+                again = job.day(day, restart=redo.must_restart(day))
                 redo.begin(day, again.record.attempt)
                 records.append(again.run())
                 redo.end(day)
         if redo is not None:
             redo.close()
     return _raise_if_refused(store, records)
+
+
+@dataclass
+class DailyJob:
+    """The days of one command, with one lease and one group of workers."""
+
+    config: Config
+    store: Store
+    request: DailyRequest
+    lease: Lease
+    session: Session
+    ends: DayEnds
+    address: str | None
+    on_event: Listener
+
+    def day(self, day: dt.date, restart: bool = False) -> Day:
+        """A day to run; `restart`: start over, whatever its record says."""
+        return Day(
+            self.config,
+            self.store,
+            day,
+            self.request,
+            self.lease,
+            self.session,
+            self.ends,
+            self.address,
+            self.on_event,
+            restart,
+        )
+
+    def finish_interrupted_days(self) -> list[Record]:
+        """Record the days that are published but not recorded as such, and end those whose end is missing."""
+        return [self.day(day).run() for day in _interrupted_days(self.store)]
+
+
+@contextmanager
+def open_job(
+    config: Config, store: Store, request: DailyRequest, address: str | None, on_event: Listener
+) -> Iterator[DailyJob]:
+    """Take the lease; at the end the days end first, then the workers, then the lease."""
+    with (
+        acquire(store, f"daily {request.last}", wait_s=request.wait_s) as lease,
+        Session(run_day_worker) as session,
+        DayEnds() as ends,
+    ):
+        yield DailyJob(config, store, request, lease, session, ends, address, on_event)
 
 
 def dry_run(config: Config, request: DailyRequest) -> list[dict[str, Any]]:
@@ -87,14 +140,14 @@ def dry_run(config: Config, request: DailyRequest) -> list[dict[str, Any]]:
     daily = section(config)
     store = Store.open(daily.store)
     check_writable(store, "daily.store: the store", "daily.store")
-    schedule = _days_to_run(store, daily, request)
+    schedule = days_to_run(store, daily, request)
     listed = known_versions(store)
     base = choose_base(listed, schedule.days[0]) if schedule.days else None
     excluded = ExcludedDays(store, daily, listed, base)
     parent, base_end = (None, None) if base is None else (base.id, base.data_end)
     found: list[dict[str, Any]] = [{"note": note} for note in schedule.notes]
     for day in schedule.days:
-        done = None if request.force else _done(store, day)
+        done = None if request.force else finished_record(store, day)
         reasons = not_ready(config, day, first=parent is None)
         step: dict[str, Any] = {
             "day": str(day),
@@ -110,7 +163,8 @@ def dry_run(config: Config, request: DailyRequest) -> list[dict[str, Any]]:
     return found
 
 
-def _days_to_run(store: Store, daily: Daily, request: DailyRequest) -> DaySchedule:
+def days_to_run(store: Store, daily: Daily, request: DailyRequest) -> DaySchedule:
+    """The days of a request that are not done."""
     if request.first is None and not request.force:
         return days_to_do(store, daily, request.last)
     schedule = days_between(daily, request.first or request.last, request.last)
@@ -119,10 +173,10 @@ def _days_to_run(store: Store, daily: Daily, request: DailyRequest) -> DaySchedu
     if not request.force and current is not None:
         # The first version is trained on several days; all but the last have no record
         old = [day for day in schedule.days if first_day(store, there) <= day <= current.data_end]
-        trained = [day for day in old if _done(store, day) is None and not was_left_out(store, day, there)]
+        trained = [day for day in old if finished_record(store, day) is None and not was_left_out(store, day, there)]
         notes = [explain_finished_day(store, daily, day, there) for day in trained]
         schedule = DaySchedule([day for day in schedule.days if day not in trained], [*schedule.notes, *notes])
-    train = [day for day in schedule.days if request.force or _done(store, day) is None]
+    train = [day for day in schedule.days if request.force or finished_record(store, day) is None]
     if train and current is not None and train[0] <= current.data_end:
         # the version of an old day would replace a version trained on later days
         later = {train[0] + dt.timedelta(days=n) for n in range((current.data_end - train[0]).days + 1)}
@@ -136,7 +190,7 @@ def _days_to_run(store: Store, daily: Daily, request: DailyRequest) -> DaySchedu
     return schedule
 
 
-def _done(store: Store, day: dt.date) -> Record | None:
+def finished_record(store: Store, day: dt.date) -> Record | None:
     """The record of a day that is published or refused."""
     record = read_record(store, day)
     return record if record is not None and record.status in FINAL else None

@@ -1,99 +1,55 @@
 """The workers' part of one day: score the previous versions, train, score the candidate, and write it.
 
-One session does all of it, so the worker group starts and builds the model only once. After a crash, the session starts again:
-saved scores are not repeated, and training resumes from its last checkpoint.
+One job does all of it, so that the model is built only once. After a crash the job starts again: saved scores are not repeated,
+and training resumes from its last checkpoint.
 """
 
 import json
 import math
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 import torch
 import torch.distributed as dist
 
+from raymtl.daily.day_job import BASE, CANDIDATE, NEXT_DAY, DayJob
 from raymtl.data.ids.id_map import IdMap, MapFile
 from raymtl.embeddings.rows import TableRows, decay_state, reset_rows, table_rows, weight_square_sum
 from raymtl.errors import VersionError
-from raymtl.model_store.loader import load_version
+from raymtl.model_store.draft import Draft
+from raymtl.model_store.loader import check_fits, load_version
 from raymtl.model_store.row_ids import changed_map_rows, evicted_ids, reassigned_rows
-from raymtl.model_store.writer import Delta, Draft, dense_weights, write_version
+from raymtl.model_store.store import show
+from raymtl.model_store.writer import Delta, dense_weights, write_version
 from raymtl.storage.object_store import Store
 from raymtl.training.build import TrainState, build
 from raymtl.training.distributed import all_gather_or_raise
 from raymtl.training.driver import metrics_section
-from raymtl.training.job import Job
 from raymtl.training.progress import Progress
 from raymtl.training.row_tracker import TouchedRowTracker
+from raymtl.training.shapes import model_entries
 from raymtl.training.trainer import Trainer
-from raymtl.training.worker import Saver, built_facts, open_log, restore, run_guarded, set_up, total_steps
+from raymtl.training.worker import Saver, WorkerProcess, built_facts, open_log, restore, total_steps
 from raymtl.words import count_of
 
-CANDIDATE, BASE = "candidate", "base"
-"""Inputs of the held-out rows: for the candidate, and for the previous version with its own maps."""
-NEXT_DAY = "next day"
-"""Inputs of days that no version has seen, for the previous version; named `next day <delay in days>`."""
-COMPARED = "compared with"
-"""Inputs of the held-out rows for older versions, with their own maps; named `compared with <name of the comparison>`."""
 
-
-@dataclass(frozen=True)
-class Score:
-    """A version to score before training."""
-
-    name: str
-    """Name of the score, and of its input in `Job.inputs`."""
-    version: str
-
-
-@dataclass
-class DayJob(Job):
-    """What the driver passes to every worker; `inputs` has `train`, `candidate` and the input of every score."""
-
-    store: Store | None = None
-    measurements_file: str = ""
-    """Object of the store in which the session saves its measurements."""
-    scores: list[Score] = field(default_factory=list)
-    """In this order; those of `base` come last, so that it is loaded only once."""
-    base: str | None = None
-    """Version to start from; None: train from scratch."""
-    base_maps: Mapping[str, MapFile] = field(default_factory=dict)
-    """Its ID maps."""
-    delta: bool = False
-    """Write only the rows that differ from `base`."""
-    accumulator_decay: float = 1.0
-    train_dense: bool = True
-    draft: Draft | None = None
-    """The version to write."""
-
-    @property
-    def run(self) -> str:
-        """Name in the user's configuration; the session has another one each day."""
-        return self.config.name if self.draft is None else self.draft.config.name
-
-    @property
-    def maps(self) -> dict[str, MapFile]:
-        """The day's ID maps."""
-        return {name: file for name, file in self.inputs["train"].maps.items() if file is not None}
-
-
-def run_day_worker(job: dict[str, Any]) -> dict[str, Any]:
-    """Entry of a worker; as `training.worker.run_worker`."""
-    return run_guarded(lambda day_job, rank, workers: _DailyWorker(day_job, rank, workers).run(), job)
+def run_day(job: DayJob, process: WorkerProcess) -> dict[str, Any]:
+    """Score, train and write a day."""
+    return _DailyWorker(job, process).run()
 
 
 class _DailyWorker:
-    def __init__(self, job: DayJob, rank: int, workers: int):
-        self.job, self.rank = job, rank
-        self.worker, self.group = set_up(job, rank, workers)
+    def __init__(self, job: DayJob, process: WorkerProcess):
+        self.job, self.rank = job, process.rank
+        self.worker, self.group = process.worker(job), process.save_group
         assert job.store is not None
         self.store = job.store
-        self.measurements = _MeasurementLog(self.store, job.measurements_file, rank, self.group)
+        self.measurements = _MeasurementLog(self.store, job.measurements_file, self.rank, self.group)
 
     def run(self) -> dict[str, Any]:
         job, config = self.job, self.job.config
+        self._check_model()
         train_state = build(config, job.base_rates, total_steps(job), self.worker.device, self.worker.group)
         if not job.train_dense:
             train_state.optimizers.freeze_dense()
@@ -126,6 +82,7 @@ class _DailyWorker:
                 log.close()
         return {
             "progress": vars(progress),
+            "score_seconds": round(trainer.score_seconds, 3),
             "candidate": metrics_section(candidate),
             "group_effects": candidate["group_effects"],
             "norms": {name: (self.measurements.get("norms", {}).get(name), norm) for name, norm in health[0].items()},
@@ -134,6 +91,18 @@ class _DailyWorker:
             "manifest": manifest.model_dump(mode="json"),
             **built_facts(train_state, trainer),
         }
+
+    def _check_model(self) -> None:
+        """Raise what a slot refuses, and VersionError if the model cannot start from the base, before any memory is taken."""
+        job = self.job
+
+        def check() -> None:
+            if job.base is None:
+                model_entries(job.config)
+            elif self.rank == 0:
+                check_fits(job.config, self.store, show(self.store, job.base))
+
+        all_gather_or_raise(self.group, check)
 
     def _enter(self, state: str) -> None:
         """Report the session's state to the driver."""

@@ -4,6 +4,7 @@ import os
 import time
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -19,6 +20,7 @@ from ray.data.datasource import Datasource, ReadTask
 from raymtl.config.root import Config
 from raymtl.data.blocks import BlockMaker, Place
 from raymtl.data.contract import plain_type
+from raymtl.data.dealer import DealtStream, deal_out
 from raymtl.data.dealing import Deal, RowRange, owners
 from raymtl.data.ids.id_map import MapFile
 from raymtl.data.partitions import with_values
@@ -355,34 +357,43 @@ def stream(
     read_tasks: int,
     task_cpus: float = 1,
     meetings: Sequence[int] = (),
-) -> list[ray.data.DataIterator]:
-    """One iterator of slices per worker over the units of `schedule`, at whose positions `meetings` all workers meet: every row
-    of the input goes to exactly one of them, in schedule order. `data.slices.unpacked` opens the slices.
+    dealers: Sequence[Any],
+) -> list[DealtStream]:
+    """The streams of the groups of workers, each with an iterator of slices per worker, over the units of `schedule`, at whose
+    positions `meetings` all workers meet: every row of the input goes to exactly one worker, in schedule order.
+    `data.slices.unpacked` opens the slices.
 
-    Each group of workers has a dataset of its own. `read_tasks` run at a time, each of which reserves `task_cpus`.
+    Each group has a dataset of its own, and its dealer in `dealers`. `read_tasks` run at a time, each of which reserves
+    `task_cpus`.
     """
     deal = deal_of(source.plan, schedule, meetings, config, workers)
     maker = BlockMaker(config, source.evaluation, source.maps, source.users)
     row_bytes = measured_row_bytes(source.plan, maker)
     count = len(deal.groups)
     return [
-        iterator
-        for group in range(count)
-        for iterator in _stream(
+        _stream(
             SlicesDatasource(source.plan, schedule, config, maker, row_bytes, deal, group),
             config,
+            dealers[group],
             len(deal.groups[group]),
             max(1, read_tasks // count),
             # Otherwise a group could hold the last CPU while its workers wait for those of another
             task_cpus * min(1.0, read_tasks / count),
             count,
         )
+        for group in range(count)
     ]
 
 
 def _stream(
-    source: SlicesDatasource, config: Config, workers: int, read_tasks: int, task_cpus: float, groups: int
-) -> list[ray.data.DataIterator]:
+    source: SlicesDatasource,
+    config: Config,
+    dealer: Any,
+    members: int,
+    read_tasks: int,
+    task_cpus: float,
+    groups: int,
+) -> DealtStream:
     context = DataContext.get_current().copy()
     context.target_max_block_size = ONE_BYTE
     context.execution_options.preserve_order = True
@@ -399,7 +410,7 @@ def _stream(
             override_num_blocks=tasks,
             num_cpus=task_cpus,
         )
-        return dataset.streaming_split(workers, equal=False)
+        return deal_out(dataset, dealer, members)
 
 
 def deal_of(plan: Plan, schedule: Schedule, meetings: Sequence[int], config: Config, workers: int) -> Deal:

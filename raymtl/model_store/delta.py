@@ -6,26 +6,11 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from raymtl.config.root import Config
 from raymtl.embeddings.rows import TableRows
 from raymtl.errors import VersionError
 from raymtl.model_store.manifest import FileEntry, Manifest
 from raymtl.model_store.store import folder_of
 from raymtl.storage.object_store import Output, Store
-
-
-def can_be_delta_of(base: Manifest, config: Config) -> bool:
-    """Whether the tables of a configuration can be written as a delta on a version; `check_base` checks a built model."""
-    kind = config.train.sparse_optimizer.type
-    if base.tables.keys() != config.tables.keys():
-        return False
-    for name, table in config.tables.items():
-        saved = base.tables[name]
-        if (saved.dim, saved.id_space, saved.optimizer) != (table.dim, table.id_space, kind):
-            return False
-        if table.rows != saved.rows and (table.id_space == "hash" or table.rows < saved.rows):
-            return False
-    return True
 
 
 def check_base(base: Manifest, tables: Mapping[str, TableRows], spaces: Mapping[str, str], optimizer: str) -> None:

@@ -11,7 +11,6 @@ import torch
 import torch.distributed as dist
 
 from raymtl.config.load import config_hash
-from raymtl.config.root import Config
 from raymtl.data.ids.id_map import IdMap
 from raymtl.dependencies import package_versions
 from raymtl.embeddings.names import table_of
@@ -19,6 +18,7 @@ from raymtl.embeddings.rows import row_chunks, table_rows
 from raymtl.errors import UserError
 from raymtl.model_store.commit_log import utc_now
 from raymtl.model_store.delta import changed_rows, check_base, write_expired
+from raymtl.model_store.draft import Draft
 from raymtl.model_store.manifest import DENSE, NAME, OPTIMIZER, TABLE_STEPS, FileEntry, Manifest, TableEntry
 from raymtl.model_store.row_ids import RowIds
 from raymtl.model_store.store import clear, folder_of, show
@@ -26,20 +26,6 @@ from raymtl.model_store.table_writer import CHUNK_BYTES, FILE_BYTES, TableWriter
 from raymtl.storage.object_store import Store
 from raymtl.training.build import TrainState
 from raymtl.training.distributed import all_gather_or_raise
-
-
-@dataclass(frozen=True)
-class Draft:
-    """The metadata of a version to write."""
-
-    id: str
-    config: Config
-    data_range: dict[str, list[str]]
-    """First and last day of `train`, and of `eval`."""
-    parent: str | None = None
-    counts: dict[str, int] = field(default_factory=dict)
-    metrics: dict[str, Any] = field(default_factory=dict)
-    base_rates: dict[str, float] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)

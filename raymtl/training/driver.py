@@ -28,7 +28,7 @@ from raymtl.training.fill import fill_advice, fill_of
 from raymtl.training.job import Job
 from raymtl.training.local_ray import check_room_for_checkpoints
 from raymtl.training.metric_checks import check_metric_names, doubts
-from raymtl.training.ray_trainer import launch
+from raymtl.training.ray_trainer import import_ahead
 from raymtl.training.resources import reading_tasks, wait_for_resources
 from raymtl.training.rundir import (
     CONFIG,
@@ -39,7 +39,8 @@ from raymtl.training.rundir import (
     run_lock,
     run_of,
 )
-from raymtl.training.start_lines import joining, starting_workers
+from raymtl.training.session import launch
+from raymtl.training.start_lines import PhaseClock, joining, phases_line, starting_workers
 from raymtl.training.steps import keep_batch_size, planned_steps, steps_line, too_few_steps, with_batch_size
 
 
@@ -120,6 +121,7 @@ def train(config: Config, *, address: str | None = None, on_event: Listener | No
     `on_event` gets every record of `metrics.jsonl` and notes, as they occur. Raises UserError with one sentence for anything the
     user can fix.
     """
+    clock = PhaseClock()
     run_dir = RunFolder.open(run_folder(config))
     done = read_result(run_dir)
     if done is not None and done["status"] == "finished":
@@ -135,9 +137,12 @@ def train(config: Config, *, address: str | None = None, on_event: Listener | No
     notify(steps_line(config, ready.plans["train"].rows, ready.steps))
     if advice := too_few_steps(config, ready.steps):
         notify(advice)
+    clock.end("checks")
     notify(joining(address))
     local = connect(config, address)
     grant = wait_for_resources(config, local, notify)
+    import_ahead(config, grant.threads)
+    clock.end("ray")
     with run_lock(run_dir):
         run_dir.write(CONFIG, dump_config(config))
         if on_event:
@@ -151,16 +156,23 @@ def train(config: Config, *, address: str | None = None, on_event: Listener | No
             has_trained=find_checkpoint(run_dir) is not None,
             notify=notify,
         )
+        if maps:
+            clock.end("id_maps")
         inputs = {part: Input(plan, part == "eval", maps) for part, plan in ready.plans.items()}
         job = Job(config, inputs, ready.base_rates, run_dir, None, grant.read_tasks, grant.threads, ready.hash)
         notify(starting_workers(config))
-        result = _result(ready, launch(run_worker, job, grant, config, on_event), time.time() - started)
+        summary = launch(run_worker, job, grant, config, on_event)
+        clock.add(summary["phase_ends"])
+        result = _result(ready, summary, time.time() - started)
         if advice := fill_advice(config, ready.plans["train"], result["fill"]):
             notify(advice)
         for doubt in doubts(config, result["metrics"]["eval"]):
             notify(doubt)
         if maps:
             result["id_maps"] = {table: dict(file.notes) for table, file in maps.items()}
+        clock.end("end")
+        result["start_seconds"] = clock.seconds()
+        notify(phases_line(result["start_seconds"]))
         run_dir.write(RESULT, json.dumps(result, indent=2))
     return result
 
@@ -229,6 +241,7 @@ def evaluate(
     notify(joining(address))
     local = connect(config, address)
     grant = wait_for_resources(config, local, notify)
+    import_ahead(config, grant.threads)
     rates = dict.fromkeys(config.active_tasks(), 0.5)  # the checkpoint has the biases
     inputs = {"eval": Input(plan, True, maps)}
     job = Job(config, inputs, rates, run_dir, None, grant.read_tasks, grant.threads, config_hash(config), folder)

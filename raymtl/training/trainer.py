@@ -98,8 +98,13 @@ class Trainer:
         self._window = _Window(len(self._tasks), worker.device)
         self._collectives = CollectiveSampler(worker.device, worker.workers, config.train.log_every_steps)
         self.device = worker.device
+        self.score_seconds = 0.0
+        """Of all evaluations, each from its first batch to its metrics."""
         self.peak_private_bytes = 0
         """Largest memory of this process alone, seen at the ends of windows; pages shared with Ray do not count."""
+        self.first_step_time: float | None = None
+        self.last_step_time: float | None = None
+        """When the first and the last step ended, by the clock."""
         self._pipeline = self._make_pipeline()
 
     def run(self) -> None:
@@ -216,6 +221,8 @@ class Trainer:
                 step = in_flight.popleft()
                 self.progress.step += 1
                 self.progress.rows += step.rows
+                self.last_step_time = time.time()
+                self.first_step_time = self.first_step_time or self.last_step_time
                 if not started:
                     start, waited, started = start + waited, 0.0, True
                 self._window.add(output, step.rows, time.perf_counter() - start, waited)
@@ -336,8 +343,10 @@ class Trainer:
         scenarios = [str(v) for v in config.data.scenario.values] + ["other"] if config.data.scenario else []
         ranker = model.module.head.ranker
         metrics = EvalMetrics(self._tasks, scenarios, worker.device, derived=ranker.derived)
+        began: float | None = None
         with torch.no_grad():
             for step in self._loader(source, [(0, n) for n in source.plan.order(None, 0)]):
+                began = began or time.perf_counter()
                 batch = step.batch.to(worker.device, non_blocking=True)
                 _, (logits, *_) = model(batch)
                 metrics.update(
@@ -351,7 +360,9 @@ class Trainer:
                     batch.truth,
                 )
         model.train()
-        return compute_metrics(metrics, worker.group)
+        computed = compute_metrics(metrics, worker.group)
+        self.score_seconds += time.perf_counter() - began if began is not None else 0.0
+        return computed
 
     def _out_of_patience(self) -> bool:
         stop = self._config.train.early_stop

@@ -1,29 +1,25 @@
-"""The entry point of each Ray Train worker: process groups, model, restore, training, and the summary for the driver."""
+"""A worker of Ray Train: its process groups and streams, and the jobs that it runs."""
 
 import datetime as dt
 import logging
 import shutil
 import socket
+import time
 import warnings
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
-import pyarrow as pa
 import ray
-import ray.data
 import ray.train
 import torch
 import torch.distributed as dist
-from ray.train.torch import get_device
 from ray.train.v2._internal.execution.context import get_train_context
 
-from raymtl.data.dealing import groups
 from raymtl.data.ids.id_map import MapFile
-from raymtl.data.read import Input, Schedule, stream
-from raymtl.data.slices import unpacked
+from raymtl.data.local_ray_data import leave_out_cluster_actors
 from raymtl.errors import CheckpointError, StorageError, UserError
 from raymtl.storage.temp_dirs import new_folder, remove_stale
 from raymtl.telemetry import logs
@@ -34,38 +30,89 @@ from raymtl.training.checkpoint_folders import complete, find_checkpoint, new_na
 from raymtl.training.distributed import all_gather_or_raise
 from raymtl.training.job import Job
 from raymtl.training.progress import Progress, read_progress
-from raymtl.training.resources import readers_take_cpus, reading_tasks
 from raymtl.training.rundir import RunFolder
 from raymtl.training.runlog import RunLogger
 from raymtl.training.shapes import model_entries
 from raymtl.training.steps import planned_steps
+from raymtl.training.streams import Dealers, Streams
 from raymtl.training.trainer import StopCallback, Trainer, Worker
 from raymtl.words import count_of
 
 
-def run(job: dict[str, Any]) -> dict[str, Any]:
-    """Run a worker from its start to the summary for the driver."""
-    return run_guarded(_run, job)
+@dataclass
+class WorkerProcess:
+    """What a worker keeps from job to job."""
+
+    rank: int
+    workers: int
+    device: torch.device
+    group: dist.ProcessGroup
+    """All workers, with the backend of the device."""
+    train_loader_group: dist.ProcessGroup | None
+    """All workers over gloo, as the next two: each is used by one thread alone. None with a single worker."""
+    eval_loader_group: dist.ProcessGroup | None
+    save_group: dist.ProcessGroup
+    """For loading, and for the thread that writes checkpoints."""
+    dealers: Dealers
+    streams: Streams | None = None
+    """Those of the last job."""
+
+    def worker(self, job: Job) -> Worker:
+        """This worker in a job; the one before has ended on all workers."""
+        if self.streams is not None:
+            self.streams.close()
+        self.streams = Streams(job, self.rank, self.workers, self.dealers)
+        logs.begin_worker(job.run, self.rank)
+        logs.log.info("worker %d of %d on %s, device %s", self.rank, self.workers, socket.gethostname(), self.device)
+        gauges = Gauges(job.run, self.rank)
+        if self.rank == 0 and "train" in job.inputs:
+            _report_tables(gauges, job.inputs["train"].maps)
+        return Worker(
+            self.rank,
+            self.workers,
+            self.device,
+            self.group,
+            self.train_loader_group,
+            self.eval_loader_group,
+            self.streams,
+            partial(_must_save, job.event_queue if self.rank == 0 else None),
+            gauges,
+        )
 
 
-def run_guarded(run: Callable[[Any, int, int], dict[str, Any]], job: dict[str, Any]) -> dict[str, Any]:
-    """Call `run(job, rank, workers)`, and log what ends it.
+def serve(run: Callable[[Any, WorkerProcess], dict[str, Any]], events: Any) -> None:
+    """Run the jobs that the driver posts to its `EventQueue`, one after another, until it needs no more; `run` returns a summary.
 
-    A user error on all workers comes back as `{"user_error": …}`: raised, it would count as a lost worker and be retried.
+    A user error on all workers is a summary too, `{"user_error": …}`, and the last one: raised, it would count as a lost worker
+    and be retried.
     """
     context = ray.train.get_context()
-    try:
-        return run(job["job"], context.get_world_rank(), context.get_world_size())
-    except UserError as error:
-        logs.log.error("%s", error)
-        return {"user_error": (type(error).__name__, str(error))}
-    except Exception as error:
-        logs.log.exception("this worker ends: %s", type(error).__name__)
-        raise
+    rank, workers = context.get_world_rank(), context.get_world_size()
+    process: WorkerProcess | None = None
+    dealers = Dealers()
+    done = 0
+    while (posted := ray.get(events.next_job.remote(done))) is not None:
+        done, (reference,) = posted
+        job: Job = ray.get(reference)
+        try:
+            process = process or _set_up(job, rank, workers, dealers)
+            summary = run(job, process)
+        except UserError as error:
+            logs.log.error("%s", error)
+            summary = {"user_error": (type(error).__name__, str(error))}
+        except Exception as error:
+            logs.log.exception("this worker ends: %s", type(error).__name__)
+            raise
+        if rank == 0:
+            ray.get(events.finish.remote(done, summary))
+        if "user_error" in summary:
+            return
 
 
-def _run(job: Job, rank: int, workers: int) -> dict[str, Any]:
-    worker, save_group = set_up(job, rank, workers)
+def run(job: Job, process: WorkerProcess) -> dict[str, Any]:
+    """Train or evaluate a run."""
+    began = time.time()
+    worker, save_group = process.worker(job), process.save_group
     model_entries(job.config)  # raises what a slot refuses, before any memory is taken
     train_state = build(job.config, job.base_rates, total_steps(job), worker.device, worker.group)
     if job.evaluate_checkpoint is not None:
@@ -79,7 +126,7 @@ def _run(job: Job, rank: int, workers: int) -> dict[str, Any]:
             if progress.step
             else "training"
         )
-        log.notify(note=f"{done} with {count_of(workers, 'worker')} in {train_state.precision}")
+        log.notify(note=f"{done} with {count_of(worker.workers, 'worker')} in {train_state.precision}")
     saver = Saver(job, train_state, progress, log, save_group)
     stop_callback = (
         None
@@ -87,6 +134,7 @@ def _run(job: Job, rank: int, workers: int) -> dict[str, Any]:
         else StopCallback(job.stop_check_units, partial(_ask, job.stop_decider, worker))
     )
     trainer = Trainer(worker, job.config, train_state, job.inputs, progress, log, saver, stop_callback=stop_callback)
+    built = time.time()
     try:
         if not progress.finished:
             with saver:
@@ -94,7 +142,8 @@ def _run(job: Job, rank: int, workers: int) -> dict[str, Any]:
     finally:
         if log is not None:
             log.close()
-    return {"progress": vars(progress), **built_facts(train_state, trainer)}
+    times = {"workers": began, "model": built, "first_step": trainer.first_step_time, "steps": trainer.last_step_time}
+    return {"progress": vars(progress), "phase_ends": times, **built_facts(train_state, trainer)}
 
 
 def _ask(stop_decider: Any, worker: Worker, evaluation: dict[str, Any]) -> bool:
@@ -105,34 +154,32 @@ def _ask(stop_decider: Any, worker: Worker, evaluation: dict[str, Any]) -> bool:
     return bool(answer[0])
 
 
-def set_up(job: Job, rank: int, workers: int) -> tuple[Worker, dist.ProcessGroup]:
-    """Set up this process as a worker; also returns a gloo group of all workers for saving and loading."""
+def _set_up(job: Job, rank: int, workers: int, dealers: Dealers) -> WorkerProcess:
+    """Set up this process as a worker."""
     mute_library_logs()
+    leave_out_cluster_actors()
     logs.begin_worker(job.run, rank)
     remove_stale()
     torch.set_num_threads(job.threads)
-    config = job.config
-    device = get_device()
+    device = _device()
     if device.type == "cuda":
         torch.cuda.set_device(device)
-    timeout = dt.timedelta(seconds=config.train.step_timeout_s)
-    init_single_process_group(timeout)
+    timeout = dt.timedelta(seconds=job.config.train.step_timeout_s)
     group = dist.group.WORLD
     assert group is not None
-    # Groups over gloo, each used by one thread alone: those of the loaders, and that of the checkpoint writer
     train_loader_group, eval_loader_group = (
         dist.new_group(backend="gloo", timeout=timeout) if workers > 1 else None for _ in range(2)
     )
     save_group = dist.new_group(backend="gloo", timeout=timeout)
-    logs.log.info("worker %d of %d on %s, device %s", rank, workers, socket.gethostname(), device)
-    gauges = Gauges(job.run, rank)
-    if rank == 0 and "train" in job.inputs:
-        _report_tables(gauges, job.inputs["train"].maps)
-    streams = Streams(job, rank, workers)
-    must_save = partial(_must_save, job.event_queue if rank == 0 else None)
-    return Worker(
-        rank, workers, device, group, train_loader_group, eval_loader_group, streams, must_save, gauges
-    ), save_group
+    return WorkerProcess(rank, workers, device, group, train_loader_group, eval_loader_group, save_group, dealers)
+
+
+def _device() -> torch.device:
+    if not torch.cuda.is_available():
+        return torch.device("cpu")
+    from ray.train.torch import get_device  # imports more of Ray Train than a worker needs
+
+    return get_device()
 
 
 def _must_save(event_queue: Any) -> bool:
@@ -188,67 +235,6 @@ def built_facts(train_state: TrainState, trainer: Trainer) -> dict[str, Any]:
         "parameters": _count_parameters(train_state),
         "sharding": train_state.sharding,
     }
-
-
-@dataclass
-class _Stream:
-    """The rows of this worker, read again for each iteration."""
-
-    opened: list[ray.data.DataIterator]
-    """On the first worker those of all: the actors that deal the slices end with the last reference of their owner."""
-    own: ray.data.DataIterator
-    member: int
-    prefetch: int
-
-    def __iter__(self) -> Iterator[pa.Table]:
-        return unpacked(
-            self.own.iter_batches(batch_size=None, batch_format="pyarrow", prefetch_batches=self.prefetch), self.member
-        )
-
-
-class Streams:
-    """Opens streams: the first worker creates the datasets, and each worker gets its own iterator.
-
-    The stream of the last evaluation input is kept: a run evaluates the same input repeatedly, and a new dataset would have to
-    start the actor that deals its slices.
-    """
-
-    def __init__(self, job: Job, rank: int, workers: int):
-        self._job, self._rank, self._workers = job, rank, workers
-        self._kept: tuple[Input, Schedule, _Stream] | None = None
-
-    def __call__(self, source: Input, schedule: Schedule, meetings: Sequence[int]) -> Iterable[pa.Table]:
-        if self._kept is not None and self._kept[0] is source and self._kept[1] == schedule:
-            return self._kept[2]
-        if not source.evaluation:
-            return self._open(source, schedule, meetings)
-        self._kept = None  # end its actor before another one starts
-        opened = self._open(source, schedule, meetings)
-        self._kept = source, schedule, opened
-        return opened
-
-    def _open(self, source: Input, schedule: Schedule, meetings: Sequence[int]) -> _Stream:
-        job, data = self._job, self._job.config.data
-        opened: list[Any] = [None]
-        if self._rank == 0:
-            opened = [
-                stream(
-                    source,
-                    schedule,
-                    job.config,
-                    workers=self._workers,
-                    read_tasks=job.read_tasks or reading_tasks(job.config, self._workers),
-                    task_cpus=1 if readers_take_cpus(job.config) else 0,
-                    meetings=meetings,
-                )
-            ]
-        if self._workers > 1:
-            dist.broadcast_object_list(
-                opened, src=0, device=torch.device("cpu") if not torch.cuda.is_available() else None
-            )
-        iterators, own = opened[0], opened[0][self._rank]
-        ranks = next(g for g in groups(self._workers, data.block_rows) if self._rank in g)
-        return _Stream(iterators if self._rank == 0 else [], own, self._rank - ranks.start, data.prefetch_blocks)
 
 
 class Saver:

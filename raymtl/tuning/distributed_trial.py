@@ -12,8 +12,8 @@ import ray
 from raymtl.training.entry import run_worker
 from raymtl.training.job import Job
 from raymtl.training.progress import Progress
-from raymtl.training.ray_trainer import launch
 from raymtl.training.resources import ResourceGrant
+from raymtl.training.session import launch
 from raymtl.tuning.inprocess_trial import ProgressListener
 
 _LOOK_EVERY_S = 0.2

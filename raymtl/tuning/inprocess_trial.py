@@ -25,8 +25,9 @@ from raymtl.training.build import TrainState, build
 from raymtl.training.job import Job
 from raymtl.training.progress import Progress, read_progress
 from raymtl.training.rundir import RunFolder
+from raymtl.training.streams import Streams
 from raymtl.training.trainer import StopCallback, Trainer, Worker
-from raymtl.training.worker import Streams, init_single_process_group, mute_library_logs, total_steps
+from raymtl.training.worker import init_single_process_group, mute_library_logs, total_steps
 from raymtl.tuning.blocks import SharedInput
 
 STATE = "state.json"

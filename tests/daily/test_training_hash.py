@@ -23,7 +23,15 @@ def test_the_side_of_a_feature_is_for_serving_alone() -> None:
 def test_the_record_of_a_day_has_the_settings(tmp_path: Path) -> None:
     config = keep_batch_size(daily_config(), 512)
     day = Day(
-        config, Store.open(str(tmp_path)), dt.date(2026, 1, 5), DailyRequest(dt.date(2026, 1, 5)), None, None, print
+        config,
+        Store.open(str(tmp_path)),
+        dt.date(2026, 1, 5),
+        DailyRequest(dt.date(2026, 1, 5)),
+        None,
+        None,
+        None,
+        None,
+        print,
     )
     assert day.record.settings["batch"] == "512"
     assert day.record.settings["learning rate"] == "adam 0.003"

@@ -11,6 +11,7 @@ import pytest
 
 from raymtl.data import read
 from raymtl.data.blocks import BlockMaker
+from raymtl.data.dealer import start_dealers
 from raymtl.data.dealing import groups
 from raymtl.data.read import Input, SlicesDatasource, deal_of, measured_row_bytes, read_fragment, stream
 from raymtl.data.slices import unpacked
@@ -63,8 +64,10 @@ def deliver(
     plan = plan_input(config, "train")
     schedule = schedule if schedule is not None else [(0, n) for n in range(len(plan.units))]
     source = Input(plan, evaluation, users=users)
-    iterators = stream(source, schedule, config, workers=workers, read_tasks=2, meetings=meetings)
     ranks = groups(workers, config.data.block_rows)
+    dealers = start_dealers([len(group) for group in ranks])
+    streams = stream(source, schedule, config, workers=workers, read_tasks=2, meetings=meetings, dealers=dealers)
+    iterators = [iterator for dealt in streams for iterator in dealt.iterators]
     members = [n for group in ranks for n in range(len(group))]
     blocks: list[list[pa.Table]] = [[] for _ in iterators]
     errors: list[BaseException] = []
@@ -226,9 +229,11 @@ def test_a_fault_in_mid_stream_is_one_sentence_on_every_worker(ray_cluster, tmp_
         broken = rows(3000, 3000).to_pydict()
         broken["click"][1234] = 5
         pq.write_table(pa.table(broken).cast(rows(1, 0).schema), path, row_group_size=500)
-    iterators = stream(Input(plan), [(0, n) for n in range(3)], config, workers=1, read_tasks=1)
+    (dealt,) = stream(
+        Input(plan), [(0, n) for n in range(3)], config, workers=1, read_tasks=1, dealers=start_dealers([1])
+    )
     with pytest.raises(Exception) as caught:  # noqa: PT011
-        list(iterators[0].iter_batches(batch_size=None, batch_format="pyarrow"))
+        list(dealt.iterators[0].iter_batches(batch_size=None, batch_format="pyarrow"))
     error = find_user_error(caught.value)
     assert type(error) is DataError
     words = {

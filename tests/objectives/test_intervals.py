@@ -11,9 +11,10 @@ from torch import Tensor
 from raymtl.config.metrics import metrics_of_kind
 from raymtl.config.task_kinds import Binary, Count
 from raymtl.config.tasks import Task
+from raymtl.objectives.metrics.changes import MIN_GROUPS, difference
 from raymtl.objectives.metrics.evaluate import EvalMetrics
 from raymtl.objectives.metrics.grouped import mix
-from raymtl.objectives.metrics.intervals import BUCKETS, MIN_GROUPS, auc_effects, difference
+from raymtl.objectives.metrics.intervals import BUCKETS, auc_effects
 from tests.helpers.metric_rows import draw_rows, feed, part
 
 torch.set_num_threads(1)

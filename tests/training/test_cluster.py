@@ -3,6 +3,7 @@
 import os
 import subprocess
 import sys
+from contextlib import suppress
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -21,13 +22,12 @@ CONFIG = load_config(str(Path(__file__).parents[2] / "jobs" / "conf" / "example.
 @pytest.mark.ray
 def test_a_ray_of_ones_own_listens_on_loopback_alone(ray_cluster: None) -> None:
     me = psutil.Process()
-    found = {
-        (process.name(), one.laddr.ip)
-        for process in [me, *me.children(recursive=True)]
-        if "RayTrainWorker" not in process.name()  # PyTorch's store, as long as a training runs
-        for one in process.net_connections("inet")
-        if one.status == psutil.CONN_LISTEN
-    }
+    found = set()
+    for process in [me, *me.children(recursive=True)]:
+        with suppress(psutil.NoSuchProcess):  # a worker of an earlier test that ends
+            name, connections = process.name(), process.net_connections("inet")
+            if "RayTrainWorker" not in name:  # PyTorch's store, as long as a training runs
+                found |= {(name, one.laddr.ip) for one in connections if one.status == psutil.CONN_LISTEN}
     assert {name for name, _ in found} >= {"gcs_server", "raylet"}
     assert {ip for _, ip in found} <= {"127.0.0.1", "::ffff:127.0.0.1", "::1"}
 
@@ -50,6 +50,28 @@ def test_only_a_ray_of_ones_own_is_kept_on_loopback(
     assert cluster.connect(CONFIG, address) is not everywhere
     assert seen == [(address or "local", everywhere)]
     assert ray_constants.ENABLE_RAY_CLUSTER  # of whatever this process starts later
+
+
+_PROCESSES = """
+import psutil, ray
+from raymtl.data.local_ray_data import leave_out_cluster_actors
+from raymtl.training.cluster import join
+join("local", 2)
+leave_out_cluster_actors()
+assert ray.data.range(10).repartition(2).sum("id") == 45
+print(*(actor["ActorClassName"] for actor in ray._private.state.actors().values()))
+print(*(word for process in psutil.Process().children(recursive=True) for word in process.cmdline()), sep="\\n")
+"""
+
+
+@pytest.mark.ray
+def test_a_ray_of_ones_own_leaves_out_the_processes_that_a_run_does_not_need() -> None:
+    done = subprocess.run([sys.executable, "-c", _PROCESSES], capture_output=True, text=True, timeout=120, check=True)
+    actors, *words = done.stdout.splitlines()
+    assert actors.split() == []
+    found = {Path(word).name for word in words if "=" not in word}
+    assert "raylet" in found
+    assert not found & {"monitor.py", "log_monitor.py", "dashboard.py"}
 
 
 _PRIORITIES = """

@@ -76,12 +76,12 @@ def whole(ray_cluster: None, tmp_path_factory: pytest.TempPathFactory) -> Whole:
     raw = small_config(folder / "logs", folder, "whole", workers=2, epochs=2, eval_every_units=2)
     raw["train"]["batch_size"] = BATCH
     raw["data"]["unit_rows"] = BATCH
-    found, others = Whole(raw, config_from_dict(raw), {}, [], set()), ray_processes("SplitCoordinator")
+    found, others = Whole(raw, config_from_dict(raw), {}, [], set()), ray_processes("Dealer")
 
     def on_event(item: dict[str, Any]) -> None:
         found.heard.append(item)
         if item.get("kind") == "eval":
-            found.dealers |= ray_processes("SplitCoordinator") - others
+            found.dealers |= ray_processes("Dealer") - others
 
     found.result = training_driver.train(found.config, on_event=on_event)
     return found
@@ -100,6 +100,12 @@ def test_a_run_counts_every_row_and_leaves_its_results(whole: Whole) -> None:
     assert 0 < result["metrics"]["eval"]["buy"]["count"] < 207
     assert result == json.loads((folder / "result.json").read_text())
     assert json.dumps(result)  # plain numbers all the way
+    phases = result["start_seconds"]
+    assert list(phases) == ["checks", "ray", "workers", "model", "first_step", "steps", "end"]
+    assert min(phases.values()) >= 0
+    assert phases["first_step"] > 0
+    assert sum(phases.values()) > result["seconds"]
+    assert any(item.get("note", "").startswith(f"seconds: checks {phases['checks']:.1f}, ray") for item in whole.heard)
     evaluations = lines_of(config, "eval")
     assert len(plan_input(config, "train").units) == UNITS
     # most evaluations come in mid-stream, while the next units are read
@@ -107,9 +113,9 @@ def test_a_run_counts_every_row_and_leaves_its_results(whole: Whole) -> None:
     assert {e["metrics"]["rows"] for e in evaluations} == {207}
     assert [line["step"] for line in lines_of(config, "train")] == list(range(1, result["steps"] + 1))
     assert any(item.get("kind") == "eval" for item in whole.heard)
-    assert 1 <= len(whole.dealers) <= 2  # of the training rows, and of the evaluation rows, once for all evaluations
+    assert len(whole.dealers) == 1  # one process deals all streams
     limit = time.monotonic() + 60
-    while whole.dealers & ray_processes("SplitCoordinator"):
+    while whole.dealers & ray_processes("Dealer"):
         assert time.monotonic() < limit, "the run is over, and its actors are still there"
         time.sleep(0.1)
     assert "<html" in Path(write_report(str(folder))).read_text().lower()

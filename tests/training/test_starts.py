@@ -21,25 +21,24 @@ class Trainer:
         self._errors = list(errors)
         self.starts = 0
 
-    def fit(self) -> Any:
+    def fit(self) -> None:
         self.starts += 1
         if self._errors:
             raise self._errors.pop(0)
-        return SimpleNamespace(return_value="done")
 
 
-def fitted(trainer: Trainer, tmp_path: Any, monkeypatch: pytest.MonkeyPatch, **train: Any) -> tuple[Any, list[str]]:
+def fitted(trainer: Trainer, tmp_path: Any, monkeypatch: pytest.MonkeyPatch, **train: Any) -> list[str]:
     monkeypatch.setattr(ray_trainer, "_lost", lambda error, config: ClusterError("lost"))
     config = config_from_dict(small_config(tmp_path, tmp_path, "starts", **train))
     said: list[str] = []
-    return ray_trainer._launch(trainer, config, said.append), said  # type: ignore[arg-type]
+    ray_trainer.run_trainer(trainer, config, said.append)  # type: ignore[arg-type]
+    return said
 
 
 def test_workers_that_die_while_they_start_are_started_again(tmp_path: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     died = [ray.train.ControllerError(RayActorError()) for _ in range(2)]
     trainer = Trainer(*died)
-    result, said = fitted(trainer, tmp_path, monkeypatch, max_failures=2)
-    assert result.return_value == "done"
+    said = fitted(trainer, tmp_path, monkeypatch, max_failures=2)
     assert trainer.starts == 3
     assert len(said) == 2
 

@@ -45,13 +45,17 @@ def test_the_evaluation_input_is_opened_once(ray_cluster: None, tmp_path: Path) 
     write_part(tmp_path, DAYS[0], "part-0.parquet", 40, seed=1)
     path = write_part(tmp_path, DAYS[1], "part-0.parquet", ROWS, seed=2)
     job, schedule = job_of(tmp_path)
-    others = ray_processes("SplitCoordinator")
+    others = ray_processes("Dealer")
 
     def dealers() -> set[int]:
-        """The actors that deal blocks out."""
-        return ray_processes("SplitCoordinator") - others
+        """The processes that deal slices out."""
+        return ray_processes("Dealer") - others
 
     streams = Streams(job, 0, 1)
+
+    def opened() -> list[str]:
+        """The open streams of evaluations."""
+        return [dealt.name for dealt in streams._open[True]]
 
     def read(source: Input) -> pa.Table:
         found = pa.concat_tables(user_errors(streams(source, schedule, [])))
@@ -60,8 +64,9 @@ def test_the_evaluation_input_is_opened_once(ray_cluster: None, tmp_path: Path) 
     source = job.inputs["eval"]
     whole = read(source)
     assert len(whole) == ROWS
-    opened = dealers()
-    assert len(opened) == 1
+    one = dealers()
+    assert len(one) == 1
+    first = opened()
     assert read(source) == whole
     left = iter(streams(source, schedule, []))  # an evaluation that ends in mid-stream
     assert 0 < len(next(left)) < ROWS
@@ -75,12 +80,25 @@ def test_the_evaluation_input_is_opened_once(ray_cluster: None, tmp_path: Path) 
             read(source)
     path.write_bytes(written)
     assert read(source) == whole
-    assert dealers() == opened
+    assert opened() == first
 
     assert len(read(job.inputs["train"])) == 40
-    until(lambda: dealers() == opened)  # an epoch is read once
     assert read(replace(source, maps={})) == whole
-    until(lambda: len(dealers()) == 1)  # one input is kept, and it is another one now
-    assert dealers() != opened
+    assert len(opened()) == 1  # one input is kept, and it is another one now
+    assert opened() != first
+    assert dealers() == one  # of all streams
     streams = Streams(job, 0, 1)
     until(lambda: not dealers())
+
+
+def test_a_closed_stream_does_not_pass_for_an_empty_one(ray_cluster: None, tmp_path: Path) -> None:
+    write_part(tmp_path, DAYS[0], "part-0.parquet", 40, seed=1)
+    write_part(tmp_path, DAYS[1], "part-0.parquet", ROWS, seed=2)
+    job, schedule = job_of(tmp_path)
+    streams = Streams(job, 0, 1)
+    source = job.inputs["eval"]
+    rows = iter(streams(source, schedule, []))
+    assert len(next(rows))
+    streams.close()
+    with pytest.raises(Exception, match=r"Error"):
+        list(streams(source, schedule, []))

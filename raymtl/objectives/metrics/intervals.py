@@ -11,26 +11,15 @@ Shapes: N rows, G groups.
 """
 
 import math
-from collections.abc import Mapping
-from typing import Any
 
 import torch
 from torch import Tensor
 
 from raymtl.config.metrics import METRICS
+from raymtl.objectives.metrics.changes import MIN_GROUPS, Interval, half_width
 
-MIN_GROUPS = 20
-"""With fewer groups there is no interval: the variance would be a guess."""
 BUCKETS = 256
 """Into so many sums `fold` adds the effects of the groups."""
-
-_Z = 1.959963984540054  # 97.5 % of a standard normal distribution lies below
-
-Interval = tuple[float, float]
-Reports = Mapping[str, Mapping[str, Any]]
-"""Metrics by task."""
-FoldedEffects = Mapping[str, Mapping[str, list[float]]]
-"""What `fold` returned, by task and metric."""
 
 
 def auc_effects(logits: Tensor, positive: Tensor, weight: Tensor, index: Tensor, groups: int) -> Tensor:
@@ -91,8 +80,9 @@ def interval(metric: str, value: float, effects: Tensor, groups: int, share: flo
 def fold(effects: Tensor, group: Tensor, share: float) -> list[float]:
     """Sum the effects [G] into `BUCKETS` numbers by the hash of the group [G], scaled to all rows.
 
-    They are small enough to keep, and two evaluations of the same rows put a group into the same bucket, so `difference` can
-    compare them; groups that share a bucket add up like independent ones. Empty if an effect is not finite.
+    They are small enough to keep, and two evaluations of the same rows put a group into the same bucket, so
+    `changes.difference` can compare them; groups that share a bucket add up like independent ones. Empty if an effect is not
+    finite.
     """
     folded = torch.zeros(BUCKETS, dtype=torch.float64, device=effects.device)
     folded.index_add_(0, group & (BUCKETS - 1), effects)
@@ -103,68 +93,7 @@ def fold(effects: Tensor, group: Tensor, share: float) -> list[float]:
     return [round(v, decimals) for v in (folded * math.sqrt(share)).tolist()]
 
 
-def difference(before: float, after: float, folded_before: list[float], folded_after: list[float]) -> Interval | None:
-    """The 95 % interval of `after` − `before`, two values of a metric on the same rows.
-
-    The models agree on most rows, so it is much narrower than the intervals of the two values suggest.
-    """
-    if not folded_before or not folded_after:
-        return None
-    effects = torch.tensor(folded_after, dtype=torch.float64) - torch.tensor(folded_before, dtype=torch.float64)
-    used = int(((effects != 0) | (torch.tensor(folded_after) != 0)).sum())
-    half = _spread(effects, used)
-    if used < MIN_GROUPS or half is None:
-        return None
-    return after - before - half, after - before + half
-
-
-def differences(
-    before: Reports, after: Reports, folded_before: FoldedEffects, folded_after: FoldedEffects
-) -> dict[str, dict[str, Interval]]:
-    """The intervals of the differences of all metrics, by task and metric, between two evaluations of the same rows.
-
-    Args:
-        before: reports by task, `tasks` of `EvalMetrics.compute`; `after` likewise.
-        folded_before: `group_effects` of the same; `folded_after` likewise.
-    """
-    found: dict[str, dict[str, Interval]] = {}
-    for task, report in after.items():
-        old, new = folded_before.get(task, {}), folded_after.get(task, {})
-        for metric in old.keys() & new.keys():
-            first, second = before.get(task, {}).get(metric), report.get(metric)
-            if first is None or second is None:
-                continue
-            if (change := difference(first, second, old[metric], new[metric])) is not None:
-                found.setdefault(task, {})[metric] = change
-    return found
-
-
 def _spread(effects: Tensor, groups: int) -> float | None:
-    """Half the width of the interval: standard error times the quantile of t; None if not finite.
-
-    The variance of s² gives the degrees of freedom: 2 G / (kurtosis − 1), G − 1 at most. If few groups decide the metric (the few
-    with a positive, or with a large error), the kurtosis is high, and the interval becomes wider.
-    """
-    if groups < 2:
-        return None
+    """Half the width of the interval; None if it is not finite."""
     squares = effects.double().square()
-    total, fourth = float(squares.sum()), float(squares.square().sum())
-    if not math.isfinite(fourth):
-        return None
-    if total == 0 or fourth == 0:
-        return 0.0
-    kurtosis = groups * fourth / total**2
-    freedom = min(groups - 1.0, 2 * groups / max(kurtosis - 1, 1e-9))
-    return _t_quantile(freedom) * math.sqrt(total * groups / (groups - 1))
-
-
-def _t_quantile(freedom: float) -> float:
-    """97.5 % quantile of Student's t for 2 or more degrees of freedom, to .8 % (Abramowitz & Stegun, 26.7.5)."""
-    z, v = _Z, freedom
-    return (
-        z
-        + (z**3 + z) / (4 * v)
-        + (5 * z**5 + 16 * z**3 + 3 * z) / (96 * v**2)
-        + (3 * z**7 + 19 * z**5 + 17 * z**3 - 15 * z) / (384 * v**3)
-        + (79 * z**9 + 776 * z**7 + 1482 * z**5 - 1920 * z**3 - 945 * z) / (92160 * v**4)
-    )
+    return half_width(float(squares.sum()), float(squares.square().sum()), groups)

@@ -18,6 +18,7 @@ import numpy as np
 import yaml
 
 from raymtl.daily.record import read_record, recorded_days
+from raymtl.model_store import store as versions
 from raymtl.storage.object_store import Store
 from tests.helpers.daily_process import no_lease, nothing_is_half, run_and_kill
 from tests.helpers.daily_world import contents, daily_raw, day_of, write_day
@@ -38,6 +39,12 @@ def facts(store: Store) -> dict[str, Any]:
     }
 
 
+def published_once(store: Store) -> None:
+    """No day has two versions."""
+    ends = [versions.read_unpublished(store, entry.version).data_end for entry in versions.published(store)]
+    assert len(ends) == len(set(ends)), ends
+
+
 def metrics(store: Store) -> dict[str, float]:
     record = read_record(store, recorded_days(store)[-1])
     assert record is not None
@@ -52,12 +59,14 @@ def main() -> None:
     parser.add_argument("--kills", type=int, default=30)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--workers", type=int, default=2)
+    parser.add_argument("--follow", action="store_true", help="run the days by `--follow` instead of catching up")
     options = parser.parse_args()
     with tempfile.TemporaryDirectory(prefix="raymtl-kills-") as scratch:
         root = Path(scratch)
         for number in range(5):
             write_day(root / "logs", number)
-        last = ["--date", str(day_of(1))], ["--date", str(day_of(4))]
+        rest = ["--follow", "--to", str(day_of(4))] if options.follow else ["--date", str(day_of(4))]
+        last = ["--date", str(day_of(1))], rest
 
         def go(name: str, kills: int, seed: int, longest_s: float) -> tuple[Store, Any]:
             folder = root / name
@@ -71,6 +80,7 @@ def main() -> None:
             first = run_and_kill(str(config), last[0], folder / "log", store, 0, 1, seed, nothing_is_half)
             rest = run_and_kill(str(config), last[1], folder / "log", store, kills, longest_s, seed, nothing_is_half)
             no_lease(store)
+            published_once(store)
             return store, (first, rest)
 
         calm, (_, undisturbed) = go("calm", 0, 0, 1)

@@ -19,6 +19,7 @@ from torch import nn
 from raymtl.config.root import Config
 from raymtl.data.batch import Batch, Collator
 from raymtl.data.blocks import BlockMaker
+from raymtl.data.dealer import start_dealers
 from raymtl.data.read import Input, stream
 from raymtl.data.slices import unpacked
 from raymtl.data.units import Plan, plan_input
@@ -67,8 +68,9 @@ def scan(config: Config) -> dict[str, float]:
 
 
 def feed(config: Config, plan: Plan, read_tasks: int) -> SyncedLoader:
-    (iterator,) = stream(Input(plan), epoch_schedule(plan, config), config, workers=1, read_tasks=read_tasks)
-    slices = iterator.iter_batches(
+    schedule = epoch_schedule(plan, config)
+    (dealt,) = stream(Input(plan), schedule, config, workers=1, read_tasks=read_tasks, dealers=start_dealers([1]))
+    slices = dealt.iterators[0].iter_batches(
         batch_size=None, batch_format="pyarrow", prefetch_batches=config.data.prefetch_blocks
     )
     return SyncedLoader(unpacked(slices, 0), Collator(config, config.train.rows_per_step, False), None)

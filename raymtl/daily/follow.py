@@ -1,0 +1,161 @@
+"""`raymtl daily --follow`: stay, and run each day as soon as its logs are ready."""
+
+import datetime as dt
+import time
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import raymtl
+from raymtl.config.root import Config
+from raymtl.daily.day import DailyRequest, section
+from raymtl.daily.ready import not_ready
+from raymtl.daily.reports.table import verdict
+from raymtl.daily.runner import DailyJob, days_to_run, finished_record, open_job
+from raymtl.errors import ConfigError, LeaseLostError, TryLaterError
+from raymtl.model_store import store as versions
+from raymtl.storage.object_store import Store
+from raymtl.telemetry.events import Listener
+
+_POLL_S = 10.0
+_RETRY_S = 300.0
+"""A day that turns out to be incomplete is read again after this time."""
+_IDLE_S = 900.0
+"""Workers that wait for the next day for longer than this are let go; a new start takes seconds."""
+
+
+def follow(
+    load: Callable[[], Config],
+    request: DailyRequest,
+    until: dt.date | None,
+    *,
+    address: str | None,
+    on_event: Listener,
+) -> None:
+    """Run the days to do, then each further day as soon as its logs are ready: the last one is `until`, or, without it, always
+    yesterday (UTC). `load` reads the configuration, before each day again.
+
+    `request.first` counts only where there is no version yet. A refused day is said, and the next one follows. Raises
+    TryLaterError if raymtl's own code or `daily.store` changes, so that a new process must take over, and UserErrors as
+    `run_daily` for all that waiting does not repair.
+    """
+    watched = _Watched(load)
+    store = Store.open(section(watched.config).store)
+    with open_job(watched.config, store, request, address, on_event) as job:
+        job.finish_interrupted_days()
+        said: set[str] = set()
+
+        def say_once(text: str) -> None:
+            if text not in said:
+                said.add(text)
+                on_event({"note": text})
+
+        last_run = time.monotonic()
+        while True:
+            day = _next_day(job, until, say_once)
+            if day is None and until is not None:
+                on_event({"note": f"all days to {until} are done"})
+                return
+            waits = f"{_yesterday()} is done; waiting for the next day" if day is None else _waits(job, day)
+            pause = _POLL_S
+            if waits is None and day is not None:
+                said.clear()
+                pause, last_run = _run(job, day), time.monotonic()
+            else:
+                say_once(waits or "")
+                job.ends.wait()
+                if job.session.has_workers and time.monotonic() - last_run > _IDLE_S:
+                    job.session.close()
+            _pause(job, watched, pause)
+
+
+def _next_day(job: DailyJob, until: dt.date | None, say_once: Callable[[str], None]) -> dt.date | None:
+    """The first day that is not done; None: there is none so far."""
+    first = job.request.first if not versions.list_versions(job.store) else None
+    last = until or _yesterday()
+    if first is not None and first > last:
+        return None
+    schedule = days_to_run(job.store, section(job.config), replace(job.request, first=first, last=last))
+    if schedule.days:  # else the only note is that all is done
+        for note in schedule.notes:
+            say_once(note)
+    return next((day for day in schedule.days if finished_record(job.store, day) is None), None)
+
+
+def _waits(job: DailyJob, day: dt.date) -> str | None:
+    """What the day waits for; None: nothing."""
+    reasons = not_ready(job.config, day, first=not versions.list_versions(job.store))
+    return f"waiting for {day}: {reasons[0]}" if reasons else None
+
+
+def _run(job: DailyJob, day: dt.date) -> float:
+    """Run a day that is ready; returns how long to wait before the next one."""
+    try:
+        record = job.day(day).run()
+    except LeaseLostError:
+        raise
+    except TryLaterError as error:
+        job.on_event({"note": f"{error}; raymtl tries it again in {_RETRY_S:.0f} s"})
+        return _RETRY_S
+    job.on_event({"note": verdict(record)})
+    return 0.0
+
+
+def _pause(job: DailyJob, watched: "_Watched", seconds: float) -> None:
+    """Wait, holding the lease, and take over a changed configuration."""
+    end = time.monotonic() + seconds
+    while True:
+        job.lease.check_held()
+        if watched.has_changed():
+            if section(watched.config).store != section(job.config).store:
+                raise TryLaterError(
+                    "daily.store has changed; rerun the same command, which then takes the lease of the new store"
+                )
+            job.on_event({"note": "the configuration has changed; the next day uses the new one"})
+            job.config = watched.config
+            job.session.close()
+        if (left := end - time.monotonic()) <= 0:
+            return
+        time.sleep(min(_POLL_S, left))
+
+
+def _yesterday() -> dt.date:
+    return (dt.datetime.now(dt.UTC) - dt.timedelta(days=1)).date()
+
+
+class _Watched:
+    """The configuration and raymtl's own code, which may change while the command runs."""
+
+    def __init__(self, load: Callable[[], Config]):
+        self._load = load
+        self.config = load()
+        self._code = _code()
+        self._failed = False
+
+    def has_changed(self) -> bool:
+        """Whether the configuration has changed since the last call.
+
+        Raises TryLaterError if the code has changed, and ConfigError if the configuration is wrong twice in a row: an editor may
+        be writing it.
+        """
+        if _code() != self._code:
+            raise TryLaterError(
+                f"the code of raymtl in {Path(raymtl.__file__).parent} has changed since this command started; rerun the same "
+                "command, which then uses the new code"
+            )
+        try:
+            config = self._load()
+        except ConfigError:
+            if self._failed:
+                raise
+            self._failed = True
+            return False
+        self._failed = False
+        changed, self.config = config != self.config, config
+        return changed
+
+
+def _code() -> dict[str, tuple[int, int]]:
+    """Size and time of change of raymtl's modules."""
+    files = Path(raymtl.__file__).parent.rglob("*.py")
+    return {str(file): (state.st_size, state.st_mtime_ns) for file in files if (state := file.stat())}

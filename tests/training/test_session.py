@@ -1,0 +1,58 @@
+"""Workers that stay for several jobs."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from raymtl.config.load import config_from_dict
+from raymtl.config.root import Config
+from raymtl.errors import ClusterError, DataError
+from raymtl.training.job import Job
+from raymtl.training.resources import ResourceGrant
+from raymtl.training.rundir import RunFolder
+from raymtl.training.session import Session
+from tests.helpers.run_logs import small_config
+from tests.helpers.session_jobs import run_small
+
+pytestmark = [pytest.mark.ray, pytest.mark.timeout(240)]
+GRANT = ResourceGrant(1, 1)
+
+
+def config_of(root: Path, **train: Any) -> Config:
+    return config_from_dict(small_config(root, root / "runs", "session", workers=2, **train))
+
+
+def job_of(config: Config, root: Path, does: str) -> Job:
+    return Job(config, {}, {}, RunFolder.open(str(root / "runs")), None, 1, 1, config_hash=does)
+
+
+def test_the_workers_stay_and_each_job_has_its_own_listener_and_failures(ray_cluster: None, tmp_path: Path) -> None:
+    config = config_of(tmp_path, max_failures=0)
+    heard: list[list[Any]] = [[], [], []]
+    with Session(run_small, GRANT) as session:
+        assert not session.has_workers
+        first, second = (session.run(job_of(config, tmp_path, f"job {n}"), config, heard[n].append) for n in (0, 1))
+        assert first == second
+        assert first["rank"] == 0
+        assert heard[0] == [{"note": "job 0"}]
+        assert heard[1] == [{"note": "job 1"}]
+        # No failure is allowed, but the workers have served before: the job gets new ones, once
+        third = session.run(job_of(config, tmp_path, f"die once:{tmp_path / 'died'}"), config, heard[2].append)
+        assert third["pid"] != first["pid"]
+        assert heard[2].count({"note": "die once"}) == 2
+        with pytest.raises(DataError, match="a mistake of the user"):
+            session.run(job_of(config, tmp_path, "mistake"), config, None)
+        assert not session.has_workers
+        with pytest.raises(ClusterError, match="worker 0 ended with"):
+            session.run(job_of(config, tmp_path, f"die once:{tmp_path / 'died again'}"), config, None)
+
+
+def test_a_job_is_given_again_to_workers_that_were_lost(ray_cluster: None, tmp_path: Path) -> None:
+    config = config_of(tmp_path, max_failures=1)
+    with Session(run_small, GRANT) as session:
+        heard: list[Any] = []
+        found = session.run(job_of(config, tmp_path, f"die once:{tmp_path / 'died'}"), config, heard.append)
+        assert found["rank"] == 0
+        assert [e for e in heard if e == {"note": "die once"}] == [{"note": "die once"}] * 2
+        assert session.run(job_of(config, tmp_path, "job"), config, None)["pid"] == found["pid"]
