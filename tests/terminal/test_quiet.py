@@ -36,9 +36,7 @@ def test_scoring(trained: Path) -> None:
     assert said[:2] == ["checking the version and the data", "starting Ray on this machine"]
     assert said[-1].startswith("3,000 rows in 1 file, predictions of version two")
     old = f"{trained}/store/versions/one"
-    with Terminal(
-        [*RAYMTL, *score, "--version", old, "--out", str(trained / "seen")], columns=200, forked=True
-    ) as terminal:
+    with Terminal([*RAYMTL, *score, "--version", old, "--out", str(trained / "seen")], columns=200) as terminal:
         assert terminal.wait() == 0, terminal.text
     assert not foreign(terminal.text)
     assert "3,000 rows in 1 file" in terminal.text
