@@ -18,8 +18,11 @@ OTHER := $(if $(filter gpu,$(LOCK)),fbgemm-gpu-cpu,fbgemm-gpu)
 NEW_ENOUGH = import sys; sys.version_info >= (3, 11) or sys.exit("raymtl needs Python 3.11 or newer, but " + \
              sys.executable + " is " + sys.version.split()[0] + "; $(1)")
 
+QUICK := tests/config tests/data tests/storage tests/telemetry tests/cluster $(wildcard tests/test_*.py) \
+         --ignore=tests/config/test_fuzz.py --ignore=tests/data/test_dealing.py
+
 .DEFAULT_GOAL := help
-.PHONY: help setup test lint demo bench docs docs-site lock
+.PHONY: help setup test check lint demo bench docs docs-site lock
 
 help:  ## this list
 	@awk -F ':.*## *' '/^[a-z-]+:.*## / { printf "make %-10s%s\n", $$1, $$2 }' Makefile
@@ -42,10 +45,12 @@ $(STAMP): requirements/cpu.txt requirements/gpu.txt pyproject.toml
 	$(PIP) install -q --no-deps --no-build-isolation -e .
 	@touch $@
 
-# What needs no Ray in two processes, each with files of its own; the rest starts enough processes by itself
-test: setup lint docs-site  ## style, types, the site and all tests
-	$(BIN)/python -m pytest -n 2 --dist loadfile -m "not ray"
-	$(BIN)/python -m pytest -m ray
+# In two processes, each with files of its own, those that start Ray first (tests/conftest.py): while one waits, the other works
+test: setup lint docs-site  ## style, types, the site and all tests: minutes
+	$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
+
+check: setup lint  ## style, types and the tests of configuration, data and storage: within a minute
+	$(BIN)/python -m pytest -n 2 --dist loadfile -m "not ray and not dist" $(QUICK)
 
 lint: setup  ## style and types alone
 	$(BIN)/ruff check .

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 import pytest
 from hypothesis import settings
 
+from tests.helpers.fork_server import forked_ray_workers
 from tests.helpers.s3_server import ENVIRONMENT
 
 settings.register_profile("shared machine", deadline=None)
@@ -24,6 +25,12 @@ os.environ.update(ENVIRONMENT)
 os.environ.setdefault("RAY_TRAIN_ENABLE_PREEMPTION_WATCHER", "0")
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """The files with tests that start Ray come first: they take longest, and processes that share the files end together then."""
+    ray = {item.path for item in items if item.get_closest_marker("ray")}
+    items.sort(key=lambda item: item.path not in ray)
+
+
 @pytest.fixture(scope="session")
 def ray_cluster() -> Iterator[None]:
     """A local Ray cluster with 8 logical CPUs, on loopback as raymtl's own; never one that happens to run on this machine."""
@@ -31,7 +38,7 @@ def ray_cluster() -> Iterator[None]:
 
     from raymtl.training.cluster import on_loopback
 
-    with on_loopback():
+    with on_loopback(), forked_ray_workers():
         ray.init(
             address="local",
             num_cpus=8,

@@ -1,8 +1,11 @@
 """A command as a script sees it: a real process on pipes, whose lines are all raymtl's own."""
 
+import os
 import re
 import subprocess
+from tempfile import TemporaryFile
 
+from tests.helpers.fork_server import fork_command
 from tests.helpers.terminal import RAYMTL, ROOT, clean_environment
 
 FOREIGN = re.compile(
@@ -25,8 +28,10 @@ def start(*arguments: str, env: dict[str, str] | None = None) -> subprocess.Pope
     )
 
 
-def finish(*arguments: str, env: dict[str, str] | None = None) -> tuple[int, str, str]:
-    """Exit code, standard output and standard error of a command."""
+def finish(*arguments: str, env: dict[str, str] | None = None, forked: bool = False) -> tuple[int, str, str]:
+    """Exit code, standard output and standard error of a command; `forked`: see `fork_server`."""
+    if forked:
+        return _finish_fork(arguments, env)
     with start(*arguments, env=env) as process:
         try:
             output, error = process.communicate(timeout=400)
@@ -35,9 +40,24 @@ def finish(*arguments: str, env: dict[str, str] | None = None) -> tuple[int, str
     return process.returncode, output, error
 
 
-def run(*arguments: str, code: int = 0, env: dict[str, str] | None = None) -> tuple[list[str], str]:
+def _finish_fork(arguments: tuple[str, ...], env: dict[str, str] | None) -> tuple[int, str, str]:
+    with open(os.devnull) as nothing, TemporaryFile("w+") as output, TemporaryFile("w+") as error:
+        streams = [nothing.fileno(), output.fileno(), error.fileno()]
+        process = fork_command(list(arguments), streams, clean_environment(env), ROOT, terminal=False)
+        try:
+            code = process.wait(400)
+        finally:
+            process.kill()
+        output.seek(0)
+        error.seek(0)
+        return code, output.read(), error.read()
+
+
+def run(
+    *arguments: str, code: int = 0, env: dict[str, str] | None = None, forked: bool = False
+) -> tuple[list[str], str]:
     """Lines of standard output, and standard error, of a command that ends with `code`."""
-    found, output, error = finish(*arguments, env=env)
+    found, output, error = finish(*arguments, env=env, forked=forked)
     assert found == code, output + error
     assert not foreign(output + error)
     assert len(error.splitlines()) == (0 if code == 0 else 1), error

@@ -16,6 +16,8 @@ from types import TracebackType
 
 import pyte
 
+from tests.helpers.fork_server import Forked, fork_command
+
 ROOT = Path(__file__).parents[2]
 RAYMTL = [sys.executable, "-m", "raymtl"]
 # What the tests of this session set for the processes of Ray would hide what a user meets
@@ -39,13 +41,21 @@ class Terminal:
         lines: int = 24,
         env: Mapping[str, str] | None = None,
         cwd: Path | None = None,
+        forked: bool = False,
     ):
+        """`forked`: the command (`[*RAYMTL, …]`) is a fork of a process that has imported everything; see `fork_server`."""
         self.columns = columns
         self.raw = b""
         self._screen = pyte.HistoryScreen(columns, lines, history=5000, ratio=1.0)
         self._stream = pyte.ByteStream(self._screen)
         self._master, slave = pty.openpty()
         fcntl.ioctl(slave, termios.TIOCSWINSZ, struct.pack("HHHH", lines, columns, 0, 0))
+        self.process: subprocess.Popen[bytes] | Forked
+        if forked:
+            words = arguments[len(RAYMTL) :]
+            self.process = fork_command(words, [slave] * 3, clean_environment(env), cwd or ROOT, terminal=True)
+            os.close(slave)
+            return
         self.process = subprocess.Popen(
             arguments,
             stdin=slave,
@@ -103,13 +113,13 @@ class Terminal:
     def wait(self, timeout_s: float = 120) -> int:
         """Read until the process has ended; its exit code, negative for a signal."""
         end = time.monotonic() + timeout_s
-        while self.process.poll() is None:
+        while (code := self.process.poll()) is None:
             assert time.monotonic() < end, f"still running after {timeout_s} s\n{self.text}"
             if not self.read(0.1):
                 time.sleep(0.01)
         while select.select([self._master], [], [], 0.05)[0] and self.read(0):
             pass
-        return self.process.returncode
+        return code
 
 
 def _take_terminal() -> None:

@@ -20,6 +20,7 @@ from ray.job_submission import JobStatus, JobSubmissionClient
 
 from tests.helpers.terminal import RAYMTL, Terminal
 
+pytestmark = [pytest.mark.ray, pytest.mark.timeout(300)]
 ROOT = Path(__file__).parents[2]
 TOKEN = "a-token-for-this-test-alone-0123456789"
 
@@ -43,7 +44,7 @@ class Started:
         )
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def started() -> Iterator[Started]:
     with ExitStack() as stack:
         sockets = [stack.enter_context(socket.socket()) for _ in range(4)]

@@ -38,6 +38,7 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
         "starting 1 worker",
         f"training with 1 worker in {'bf16' if has_bf16(torch.device('cpu')) else 'fp32'}",
     ]
-    for name in ("one", "two"):
-        run("versions", "publish", str(root / "run"), "--store", str(root / "store"), "--version", name)
+    for name, forked in (("one", False), ("two", True)):
+        publish = ["versions", "publish", str(root / "run"), "--store", str(root / "store"), "--version", name]
+        run(*publish, forked=forked)
     return root

@@ -1,4 +1,4 @@
-"""`raymtl daily` as a process: what it says and returns where something is wrong around it."""
+"""`raymtl daily`: what it says and returns where something is wrong around it."""
 
 import shutil
 import threading
@@ -7,10 +7,11 @@ from pathlib import Path
 import pytest
 import yaml
 
+from raymtl.cli.main import run_command
 from raymtl.daily.record import read_record
 from raymtl.storage.object_store import Store
 from tests.helpers.daily_world import daily_raw, day_of, write_day
-from tests.helpers.pipe import finish, start
+from tests.helpers.pipe import start
 
 pytestmark = [pytest.mark.ray, pytest.mark.timeout(480)]
 
@@ -48,14 +49,18 @@ def test_a_store_that_is_deleted_under_way(tmp_path: Path) -> None:
     assert not (store / "log").exists()
 
 
-def test_a_day_of_next_to_no_rows(tmp_path: Path) -> None:
+def test_a_day_of_next_to_no_rows(ray_cluster: None, tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
     """Not published by default; with --ignore-bounds it is, and the record and the page say what was unusual."""
     command, store = world(tmp_path, bounds={}, bootstrap_days=1)
     shutil.rmtree(tmp_path / "logs" / f"ds={day_of(1)}")
     write_day(tmp_path / "logs", 1, (3,))
-    code, out, err = finish(*command, "--date", str(day_of(0)))
-    assert (code, err) == (0, ""), out
-    code, out, err = finish(*command, "--date", str(day_of(1)))
+
+    def run(*more: str) -> tuple[int, str]:
+        code = run_command([*command, *more])
+        return code, capfd.readouterr().err
+
+    assert run("--date", str(day_of(0))) == (0, "")
+    code, err = run("--date", str(day_of(1)))
     assert (code, len(err.splitlines())) == (75, 1)
     odd = "the day has 3 rows, fewer than 20% of the expected 360 (from 1 earlier day; daily.bounds.min_rows_share)"
     assert odd in err
@@ -63,8 +68,7 @@ def test_a_day_of_next_to_no_rows(tmp_path: Path) -> None:
     assert record is not None
     assert (record.status, record.version) == ("not ready", None)
     assert odd in record.reason
-    code, out, err = finish(*command, "--date", str(day_of(1)), "--ignore-bounds")
-    assert (code, err) == (0, ""), out
+    assert run("--date", str(day_of(1)), "--ignore-bounds") == (0, "")
     record = read_record(Store.open(str(store)), day_of(1))
     assert record is not None
     assert record.status == "published"

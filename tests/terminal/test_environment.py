@@ -10,9 +10,9 @@ from tests.helpers.pipe import finish
 from tests.helpers.terminal import RAYMTL, ROOT, clean_environment
 
 
-def raymtl(*arguments: str, env: dict[str, str] | None = None) -> tuple[int, str]:
+def raymtl(*arguments: str, env: dict[str, str] | None = None, forked: bool = False) -> tuple[int, str]:
     """The exit code of a command, and all that it wrote."""
-    code, output, error = finish(*arguments, env=env)
+    code, output, error = finish(*arguments, env=env, forked=forked)
     return code, output + error
 
 
@@ -111,7 +111,7 @@ def test_what_cannot_be_written_ends_with_74(command: tuple[str, ...], logs: Pat
         "run": str(run),
         "tune": "tune={objective: {metric: cart.auc}, space: {tasks.cart.weight: {log_uniform: [0.1, 10]}}, max_trials: 2}",
     }
-    code, said = raymtl(*(word.format(**values) for word in command))
+    code, said = raymtl(*(word.format(**values) for word in command), forked=True)
     assert code == 74, said
     assert f"{tmp_path}/file" in said
     assert "Traceback" not in said

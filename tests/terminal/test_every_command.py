@@ -42,7 +42,7 @@ def test_a_narrow_terminal_loses_nothing_that_a_pipe_shows(command: tuple[list[s
     piped, _ = run(*words)
     assert seen in "\n".join(piped)
     for columns in (80, 200):
-        with Terminal([*RAYMTL, *words], columns=columns) as terminal:
+        with Terminal([*RAYMTL, *words], columns=columns, forked=True) as terminal:
             assert terminal.wait() == 0, terminal.text
         assert _missing("\n".join(piped), terminal.text) == set(), terminal.text
 
@@ -50,7 +50,7 @@ def test_a_narrow_terminal_loses_nothing_that_a_pipe_shows(command: tuple[list[s
 @pytest.mark.parametrize("kind", ENVIRONMENTS)
 def test_other_environments(command: tuple[list[str], str], kind: str) -> None:
     words, seen = command
-    with Terminal([*RAYMTL, *words], columns=200, env=ENVIRONMENTS[kind]) as terminal:
+    with Terminal([*RAYMTL, *words], columns=200, env=ENVIRONMENTS[kind], forked=True) as terminal:
         assert terminal.wait() == 0, terminal.text
     raw = terminal.raw.decode()
     assert not foreign(terminal.text)

@@ -23,14 +23,14 @@ def test_synth_counts_its_rows_on_a_terminal(tmp_path: Path, columns: int) -> No
 def test_training_is_painted_on_a_terminal(tmp_path: Path) -> None:
     logs, runs = tmp_path / "logs", tmp_path / "runs"
     synth = [*RAYMTL, "synth", str(logs), "--days", "2", "--rows-per-day", "20000"]
-    with Terminal(synth) as terminal:
+    with Terminal(synth, forked=True) as terminal:
         assert terminal.wait() == 0, terminal.text
     conf = ["--config", str(logs / "config.yaml")]
-    with Terminal([*RAYMTL, "check", *conf], columns=100) as terminal:
+    with Terminal([*RAYMTL, "check", *conf], columns=100, forked=True) as terminal:
         assert terminal.wait() == 0, terminal.text
     assert "of 40,000" in terminal.raw.decode()
     sets = ["--set", f"output={runs}", "--set", "train.log_every_steps=1", "--set", "train.batch_size=1000"]
-    with Terminal([*RAYMTL, "train", *conf, "--name", "seen", *sets], columns=200) as terminal:
+    with Terminal([*RAYMTL, "train", *conf, "--name", "seen", *sets], columns=200, forked=True) as terminal:
         terminal.wait_for("data-wait")
         assert terminal.wait() == 0, terminal.text
     assert "20,000 rows trained, 0 left out" in terminal.text
