@@ -58,7 +58,9 @@ def start_dealers(workers: int, block_rows: int) -> list[Any]:
     here = {ray._raylet.RAY_NODE_ID_KEY: ray.get_runtime_context().get_node_id()}
     return [
         Dealer.options(  # type: ignore[attr-defined]
-            max_concurrency=_CALLS_PER_MEMBER * len(members) + _OWN_CALLS, label_selector=here
+            max_concurrency=_CALLS_PER_MEMBER * len(members) + _OWN_CALLS,
+            label_selector=here,
+            max_restarts=-1,  # its streams are lost, so the workers start again, and find a dealer
         ).remote()
         for members in groups(workers, block_rows)
     ]

@@ -61,6 +61,7 @@ class RayTrainer(DataParallelTrainer):
 
     controller: Any = None
     _local: LocalController | None = None
+    _is_killed = False
 
     @staticmethod
     def make(entry: Callable[[Any], None], argument: Any, config: Config, threads: int, folder: str) -> "RayTrainer":
@@ -97,6 +98,7 @@ class RayTrainer(DataParallelTrainer):
 
     def kill(self) -> None:
         """End the controller, and so the workers."""
+        self._is_killed = True
         if self._local is not None:
             self._local.kill()
         elif self.controller is not None:
@@ -112,11 +114,15 @@ class RayTrainer(DataParallelTrainer):
         """As Ray's own, which keeps the handle to itself; in this process if that started Ray."""
         if is_local():
             self._local = LocalController(**arguments)
+            if self._is_killed:  # before there was a controller
+                self._local.kill()
             return self._local.run()
         here = {ray._raylet.RAY_NODE_ID_KEY: ray.get_runtime_context().get_node_id()}
         environment = {RAY_WARN_BLOCKING_GET_INSIDE_ASYNC_ENV_VAR: "0", **get_env_vars_to_propagate()}
         controller = ray.remote(num_cpus=0, label_selector=here, runtime_env={"env_vars": environment})(TrainController)
         self.controller = controller.remote(**arguments)
+        if self._is_killed:
+            self.kill()
         ray.get(self.controller.run.remote())
         return ray.get(self.controller.get_result.remote())
 

@@ -34,6 +34,8 @@ Entry = Callable[[Any], None]
 """What each worker process runs, given the `EventQueue`; of a module that the driver can import without torch."""
 
 _TAKE_S = 5.0
+_LEAVE_S = 30.0
+"""Workers that do not end within this time, though their job is done, are killed."""
 _KILLED_S = 1.0
 
 
@@ -158,11 +160,11 @@ class _WorkerGroup:
 
     def close(self, at_once: bool) -> None:
         self._closing.set()
-        if at_once:
-            self._trainer.kill()
-        else:
+        if not at_once:
             self._queue.close.remote()
-        self._threads[1].join(_KILLED_S if at_once else None)
+            self._threads[1].join(_LEAVE_S)
+        self._trainer.kill()
+        self._threads[1].join(_KILLED_S)
         with suppress(RayError):
             ray.kill(self._queue)
         self._threads[0].join(_KILLED_S)

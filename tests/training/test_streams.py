@@ -1,6 +1,8 @@
 """The streams of a worker: the evaluation input is opened once and read as often as a run evaluates."""
 
 import gc
+import os
+import signal
 import time
 from collections.abc import Callable
 from dataclasses import replace
@@ -8,14 +10,16 @@ from pathlib import Path
 
 import pyarrow as pa
 import pytest
+import ray
 
 from raymtl.config.load import config_from_dict
+from raymtl.data.dealer import start_dealers
 from raymtl.data.read import Input, Schedule
 from raymtl.data.units import plan_input
 from raymtl.errors import DataError, user_errors
 from raymtl.training.job import Job
 from raymtl.training.rundir import RunFolder
-from raymtl.training.worker import Streams
+from raymtl.training.streams import Dealers, Streams
 from tests.helpers.ray_processes import ray_processes
 from tests.helpers.run_logs import DAYS, small_config, write_part
 
@@ -102,3 +106,21 @@ def test_a_closed_stream_does_not_pass_for_an_empty_one(ray_cluster: None, tmp_p
     streams.close()
     with pytest.raises(Exception, match=r"Error"):
         list(streams(source, schedule, []))
+
+
+def test_a_dealer_that_was_killed_serves_the_workers_that_start_again(ray_cluster: None, tmp_path: Path) -> None:
+    write_part(tmp_path, DAYS[0], "part-0.parquet", 40, seed=1)
+    write_part(tmp_path, DAYS[1], "part-0.parquet", ROWS, seed=2)
+    job, schedule = job_of(tmp_path)
+    others = ray_processes("Dealer")
+    dealers = start_dealers(1, 50)
+    source = job.inputs["eval"]
+    lost = Streams(job, 0, 1, Dealers(dealers))
+    rows = iter(lost(source, schedule, []))
+    assert 0 < len(next(rows)) < ROWS
+    (pid,) = ray_processes("Dealer") - others
+    os.kill(pid, signal.SIGKILL)
+    with pytest.raises(ray.exceptions.RayError):
+        list(rows)
+    again = Streams(job, 0, 1, Dealers(dealers))
+    assert sum(len(table) for table in again(source, schedule, [])) == ROWS
