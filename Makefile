@@ -46,10 +46,10 @@ $(STAMP): requirements/cpu.txt requirements/gpu.txt pyproject.toml
 	@touch $@
 
 # In two processes, each with files of its own, those that start Ray first (tests/conftest.py): while one waits, the other works
-test: setup lint docs-site  ## style, types, the site and all tests: minutes
+test: setup lint docs-site  ## style, types, the site and all tests
 	$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
 
-check: setup lint  ## style, types and the tests of configuration, data and storage: within a minute
+check: setup lint  ## style, types and the quick tests of configuration, data and storage
 	$(BIN)/python -m pytest -n 2 --dist loadfile -m "not ray and not dist" $(QUICK)
 
 lint: setup  ## style and types alone
