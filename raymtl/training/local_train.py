@@ -6,6 +6,7 @@ that it controls, and the workers inherit the environment of this process.
 """
 
 import asyncio
+import logging
 import os
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
@@ -23,6 +24,7 @@ from ray.train.v2._internal.execution.worker_group import Worker, WorkerGroup, s
 from raymtl.training.cluster import started_here
 from raymtl.training.entry import import_worker, set_environment
 
+_LOG = "raymtl-train-controller.log"
 _ahead: dict[str, list[ActorHandle]] = {}
 """Workers that no worker group has taken yet, by the session of their Ray."""
 
@@ -76,7 +78,8 @@ class LocalController:
     def run(self) -> Any:
         """Train, and return Ray's result. Raises TrainingFailedError if `kill` ends it."""
         try:
-            self._loop.run_until_complete(self._run)
+            with _logged_beside_ray():
+                self._loop.run_until_complete(self._run)
         except asyncio.CancelledError:
             raise ray.train.ControllerError(RuntimeError("Ray Train's controller was ended")) from None
         finally:
@@ -90,6 +93,23 @@ class LocalController:
         """End the workers; called by another thread."""
         with suppress(RuntimeError):  # it has ended
             self._loop.call_soon_threadsafe(self._run.cancel)
+
+
+@contextmanager
+def _logged_beside_ray() -> Iterator[None]:
+    """Send the lines of Ray Train into the folder of Ray's own logs, where the process of a controller would leave them."""
+    logger = logging.getLogger("ray.train")
+    folder = ray.get_runtime_context().worker.node.get_logs_dir_path()
+    handler = logging.FileHandler(os.path.join(folder, _LOG), delay=True)
+    handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
+    before, logger.propagate = logger.propagate, False
+    logger.addHandler(handler)
+    try:
+        yield
+    finally:
+        logger.removeHandler(handler)
+        logger.propagate = before
+        handler.close()
 
 
 class _FixedScalingPolicy(FixedScalingPolicy):

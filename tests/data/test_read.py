@@ -97,7 +97,7 @@ def numbers(blocks: list[pa.Table]) -> list[int]:
 
 
 @pytest.mark.ray
-@pytest.mark.timeout(120)
+@pytest.mark.timeout(240)
 @pytest.mark.parametrize(("workers", "block_rows"), [(1, 32), (2, 32), (3, 32), (3, 65536), (5, 2 * 4096)])
 def test_every_row_reaches_exactly_one_worker(ray_cluster, tmp_path, workers, block_rows):
     """Workers of one group and of several, the last of which is slow."""
@@ -128,7 +128,7 @@ def test_every_row_reaches_exactly_one_worker(ray_cluster, tmp_path, workers, bl
 
 
 @pytest.mark.ray
-@pytest.mark.timeout(120)
+@pytest.mark.timeout(240)
 @pytest.mark.parametrize("mode", ["rows", "none"])
 def test_a_step_holds_the_same_rows_for_any_number_of_workers(ray_cluster, tmp_path, mode):
     total = write_random(tmp_path, seed=9)
@@ -157,7 +157,7 @@ def test_a_step_holds_the_same_rows_for_any_number_of_workers(ray_cluster, tmp_p
 
 
 @pytest.mark.ray
-@pytest.mark.timeout(120)
+@pytest.mark.timeout(240)
 def test_the_rows_of_a_slice_of_users_are_shared_evenly(ray_cluster, tmp_path):
     total = write_random(tmp_path, seed=6)
     config = config_of(tmp_path, block_rows=65536)
@@ -173,7 +173,7 @@ def test_the_rows_of_a_slice_of_users_are_shared_evenly(ray_cluster, tmp_path):
 
 
 @pytest.mark.ray
-@pytest.mark.timeout(120)
+@pytest.mark.timeout(240)
 def test_fewer_rows_than_workers(ray_cluster, tmp_path):
     write_file(tmp_path, rows(2, 0))
     config = config_of(tmp_path, train={"start": "2026-01-01", "end": "2026-01-01"}, block_rows=2 * 4096)
@@ -181,7 +181,7 @@ def test_fewer_rows_than_workers(ray_cluster, tmp_path):
 
 
 @pytest.mark.ray
-@pytest.mark.timeout(120)
+@pytest.mark.timeout(240)
 def test_the_order_is_repeatable_and_new_in_each_pass(ray_cluster, tmp_path):
     total = write_random(tmp_path, seed=4)
     config = config_of(tmp_path)
@@ -195,7 +195,7 @@ def test_the_order_is_repeatable_and_new_in_each_pass(ray_cluster, tmp_path):
 
 
 @pytest.mark.ray
-@pytest.mark.timeout(120)
+@pytest.mark.timeout(240)
 def test_evaluation_and_unshuffled_training_read_in_file_order(ray_cluster, tmp_path):
     total = write_random(tmp_path, seed=5)
     assert numbers(deliver(config_of(tmp_path), evaluation=True)[0]) == list(range(total))
@@ -211,7 +211,7 @@ def damage(path: str) -> None:
 
 
 @pytest.mark.ray
-@pytest.mark.timeout(120)
+@pytest.mark.timeout(240)
 @pytest.mark.parametrize("fault", ["damaged", "removed", "replaced", "broken value"])
 def test_a_fault_in_mid_stream_is_one_sentence_on_every_worker(ray_cluster, tmp_path, fault):
     for n, day in enumerate(("2026-01-01", "2026-01-02", "2026-01-03")):

@@ -131,4 +131,7 @@ def test_the_exit_code_of_the_command_inside(started: Started, tmp_path: Path) -
         "raymtl: first failed, exit code 64",
     ]
     listed = json.loads(started.raymtl(tmp_path, "jobs", "list", "--json").stdout.splitlines()[-1])["jobs"]
-    assert [(one["id"], one["state"], one["exit_code"]) for one in listed] == [("first", "FAILED", 64)]
+    found = [
+        (one["state"], one["exit_code"]) for one in listed if one["id"] == "first"
+    ]  # the cluster may have had others
+    assert found == [("FAILED", 64)]

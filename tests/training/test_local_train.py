@@ -1,5 +1,6 @@
 """Ray Train on this machine alone: its controller in this process, and workers that import ahead."""
 
+import logging
 import os
 import threading
 import time
@@ -93,3 +94,14 @@ def test_a_killed_controller_ends_its_workers_and_gives_their_cpus_back(ray_clus
     while ray.available_resources()["CPU"] < free and time.monotonic() < until:
         time.sleep(0.1)
     assert ray.available_resources()["CPU"] == free
+
+
+def test_the_lines_of_ray_train_go_to_the_folder_of_its_logs(
+    ray_cluster: None, capfd: pytest.CaptureFixture[str]
+) -> None:
+    logger = logging.getLogger("ray.train.v2._internal.execution.controller")
+    with local_train._logged_beside_ray():
+        logger.error("Error in control loop iteration")
+    assert "control loop" not in capfd.readouterr().err
+    logs = Path(ray.get_runtime_context().worker.node.get_logs_dir_path())
+    assert "Error in control loop iteration" in (logs / "raymtl-train-controller.log").read_text()

@@ -48,7 +48,9 @@ def test_the_workers_stay_and_each_job_has_its_own_listener_and_failures(ray_clu
             session.run(job_of(config, tmp_path, f"die once:{tmp_path / 'died again'}"), config, None)
 
 
-def test_a_job_is_given_again_to_workers_that_were_lost(ray_cluster: None, tmp_path: Path) -> None:
+def test_a_job_is_given_again_to_workers_that_were_lost(
+    ray_cluster: None, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
     config = config_of(tmp_path, max_failures=1)
     with Session(run_small, GRANT) as session:
         heard: list[Any] = []
@@ -56,3 +58,4 @@ def test_a_job_is_given_again_to_workers_that_were_lost(ray_cluster: None, tmp_p
         assert found["rank"] == 0
         assert [e for e in heard if e == {"note": "die once"}] == [{"note": "die once"}] * 2
         assert session.run(job_of(config, tmp_path, "job"), config, None)["pid"] == found["pid"]
+    assert "ERROR controller.py" not in capfd.readouterr().err  # Ray Train's own lines are in Ray's log folder
