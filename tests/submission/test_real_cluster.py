@@ -76,7 +76,7 @@ def started() -> Iterator[Started]:
         )
         address = f"http://127.0.0.1:{dashboard}"
         try:
-            for _ in range(600):
+            for _ in range(1200):
                 assert ray.poll() is None
                 try:
                     urllib.request.urlopen(f"{address}/api/version", timeout=5)
