@@ -29,6 +29,7 @@ LOCAL_SETTINGS = {
     "RAY_worker_niceness": "0",
     "RAY_prestart_worker_first_driver": "0",
     "RAY_idle_worker_killing_time_threshold_ms": "60000",
+    "RAY_task_events_report_interval_ms": "0",
     "RAY_raylet_client_connect_timeout_milliseconds": "50",
     "RAY_raylet_client_num_connect_attempts": "200",
 }
@@ -37,7 +38,8 @@ LOCAL_SETTINGS = {
 Ray's own default priority for workers, 15, is for machines where its control processes must stay reachable; here it would let
 everything else take the cores from the training. Ray would start a process for each CPU and wait for them; the run starts those
 that it needs. Ray would end a reader that has had nothing to read for a second, and a new one takes a second to start. Ray's
-processes that do not reach another one try again after 50 ms instead of a second, for the same ten seconds.
+processes that do not reach another one try again after 50 ms instead of a second, for the same ten seconds. And without a dashboard
+no one needs its record of every task, which grows.
 """
 
 
