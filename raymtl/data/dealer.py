@@ -10,10 +10,10 @@ from typing import Any
 
 import ray
 import ray.data
+from ray.data._internal import remote_fn
 from ray.data._internal.iterator.stream_split_iterator import SplitCoordinator, StreamSplitDataIterator
 from ray.data._internal.logical.interfaces import LogicalPlan
 from ray.data._internal.logical.operators import StreamingSplit
-from ray.data._internal.remote_fn import CACHED_FUNCTIONS
 
 from raymtl.data.dealing import groups
 from raymtl.data.local_ray_data import leave_out_cluster_actors
@@ -47,7 +47,7 @@ class Dealer:
         coordinator = self._streams.pop(stream, None)
         if coordinator is not None and coordinator._current_executor is not None:
             coordinator._current_executor.shutdown(force=True)
-        CACHED_FUNCTIONS.clear()  # Ray Data keeps a function of every stream
+        remote_fn.CACHED_FUNCTIONS.clear()  # Ray Data keeps a function of every stream
 
     def close_all(self) -> None:
         """End the streams of workers that were lost."""

@@ -38,8 +38,8 @@ LOCAL_SETTINGS = {
 Ray's own default priority for workers, 15, is for machines where its control processes must stay reachable; here it would let
 everything else take the cores from the training. Ray would start a process for each CPU and wait for them; the run starts those
 that it needs. Ray would end a reader that has had nothing to read for a second, and a new one takes a second to start. Ray's
-processes that do not reach another one try again after 50 ms instead of a second, for the same ten seconds. And without a dashboard
-no one needs its record of every task, which grows.
+processes that do not reach another one try again after 50 ms instead of a second, for the same ten seconds. Nobody
+reads the record of all tasks, which grows.
 """
 
 
