@@ -209,10 +209,9 @@ def _watch(reader: int) -> None:
             if number not in _NUMBERS:
                 continue
             arrival = seen.add(number)
-            if arrival == "first" and _state.deadline == float(
-                "inf"
-            ):  # else the main thread was faster, and may need longer
-                allow(CLEAN_UP_S)
+            if arrival == "first":
+                if _state.deadline == float("inf"):  # else the main thread was faster, and may need longer
+                    allow(CLEAN_UP_S)
             elif arrival == "second":
                 _leave(seen.first or number)
         if seen.first is not None and (_state.at_once or time.monotonic() >= _state.deadline):

@@ -32,7 +32,7 @@ def test_while_ray_starts(tmp_path: Path, signals: str) -> None:
 def test_training_stopped_three_times_has_every_row_once(ray_cluster: None, tmp_path: Path) -> None:
     config = small_logs(tmp_path / "logs", rows_per_day=12_000)
     train = ["train", "--config", config, "--name", "stopped", "--set", f"output={tmp_path / 'runs'}", "--workers", "2"]
-    train += ["--set", "train.log_every_steps=1", "--set", "train.batch_size=256", "--set", "data.unit_rows=2000"]
+    train += ["--set", "train.log_every_steps=1", "--set", "train.batch_size=64", "--set", "data.unit_rows=2000"]
     for signals in ("INT", "TERM", "INT INT"):
         outcome = interrupt(train, "at work", signals, "data-wait")
         assert outcome is not None

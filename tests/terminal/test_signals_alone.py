@@ -55,14 +55,15 @@ def test_the_same_signal_twice_at_once_is_one() -> None:
 def test_a_clean_up_that_asks_for_more_time_first_gets_it() -> None:
     """The main thread may be faster than the one that watches the time."""
     body = """
-        import select
-        waits, signals.select.select = select.select, lambda *what: (waits(*what), time.sleep(0.5))[0]
         try:
+            waits = signals.select.select
+            signals.select.select = lambda *what: (waits(*what), time.sleep(0.5))[0]
             time.sleep(60)
         except KeyboardInterrupt:
             signals.allow(30)
             raise"""
     with process(textwrap.dedent(body), clean_up_s=4) as made:
+        time.sleep(0.3)  # it is past its line by now
         made.send_signal(signal.SIGTERM)
         output, error = made.communicate(timeout=20)
     assert (made.returncode, output, error) == (143, "cleaned up\n", "raymtl: stopped by SIGTERM\n")

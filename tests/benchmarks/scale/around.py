@@ -88,7 +88,7 @@ The cells of {power(IDS[1])} IDs. A row has {VALUES} values; the {CENSUS_VALUES}
 ([performance.md](performance.md)), so ours {READ_CPU_S:.1f}, or {1e6 / READ_CPU_S:,.0f} rows/s per core. Bytes from the store: {row_bytes("skewed_id"):.0f} per row if IDs are
 skewed, {row_bytes("spread_id"):.0f} if they are spread over 10⁹ (both measured with zstd). Blocks of {BLOCK_ROWS:,} rows (`data.block_rows`). "Full steps" is the
 share of the steps' slots that hold rows with the default settings, a checkpoint every {UNIT_ROWS:,} rows, by the code that deals them (`raymtl/data/dealing.py`)."""
-    after = f"""* **The dealing processes.** A block is cut into a slice per worker of a group, and one actor (`streaming_split`) deals them. Here it deals {coordinator} readers
+    after = f"""* **The dealing processes.** A block is cut into a slice per worker of a group, and one process (`data/dealer.py`, with the coordinator of `streaming_split`) deals them. Here it deals {coordinator} readers
   (slices/s, {MEASURED["coordinator"][0]["blocks"]:,} tiny ones that lie ready): {most_blocks() * BLOCK_ROWS / MEMBERS / 1e6:.1f} million rows/s for a group of {MEMBERS} workers at {BLOCK_ROWS:,} rows a block. Each group has an
   actor of its own. One of our blocks has {BLOCK_ROWS * VALUES * 8 / 1e6:.0f} MB; twice the rows is twice the memory, not more work for the actor.
 * **The feed's exchange** is gloo's all-gather, a ring: W - 1 messages one after the other, for which 25 µs between machines are assumed. In this
