@@ -58,6 +58,9 @@ class TrainingLines:
         if "note" in record:
             self._console.print(record["note"], soft_wrap=True)
         elif "state" in record:
+            if self._task is not None:  # a state of the daily job, which may last: nothing trains any more
+                self._bar.remove_task(self._task)
+                self._task = None
             self._console.print(f"{record['day']}: {record['state']}", soft_wrap=True)
         elif record.get("kind") == "train":
             self._train(record)
