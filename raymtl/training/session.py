@@ -36,7 +36,9 @@ Entry = Callable[[Any], None]
 _TAKE_S = 5.0
 _LEAVE_S = 30.0
 """Workers that do not end within this time, though their job is done, are killed."""
-_KILLED_S = 1.0
+_KILLED_S = 10.0
+"""The threads end at once, or, after a worker was lost, when Ray Train comes back from waiting for it. One that used Ray after
+its shutdown would end the process with code 1."""
 
 
 class Session:

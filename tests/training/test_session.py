@@ -1,5 +1,9 @@
 """Workers that stay for several jobs."""
 
+import os
+import signal
+import threading
+import time
 from pathlib import Path
 from typing import Any
 
@@ -46,6 +50,17 @@ def test_the_workers_stay_and_each_job_has_its_own_listener_and_failures(ray_clu
         assert not session.has_workers
         with pytest.raises(ClusterError, match="worker 0 ended with"):
             session.run(job_of(config, tmp_path, f"die once:{tmp_path / 'died again'}"), config, None)
+
+
+def test_no_thread_outlives_its_session(ray_cluster: None, tmp_path: Path) -> None:
+    config = config_of(tmp_path, max_failures=5)
+    before = set(threading.enumerate())
+    with Session(run_small, GRANT) as session:
+        found = session.run(job_of(config, tmp_path, "job"), config, None)
+        os.kill(found["pid"], signal.SIGKILL)  # as the run ends: Ray Train is about to start others
+        time.sleep(0.6)
+        session.close(at_once=True)
+    assert {thread.name for thread in set(threading.enumerate()) - before} & {"events", "workers", "watch"} == set()
 
 
 def test_a_job_is_given_again_to_workers_that_were_lost(
