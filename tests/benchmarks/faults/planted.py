@@ -45,7 +45,7 @@ FAULTS = {
         "raymtl/signals.py",
         "        keeper.join()\n        _handle()\n",
         "        keeper.join()\n",
-        ("tests/terminal/test_signals.py", "-k", "no_lease"),
+        ("tests/terminal/test_signals.py", "-k", "three_times or no_lease"),
     ),
     "a stopped job leaves its lease": Fault(
         "raymtl/model_store/lease.py",
@@ -66,7 +66,7 @@ FAULTS = {
         "raymtl/data/dealing.py",
         "rows_before + rows) % step_rows % members",
         "rows_before + rows) % members",
-        ("tests/data/test_read.py", "-k", "a_step_holds"),
+        ("tests/data/test_read.py", "-k", "a_step_holds or exactly_one_worker"),
     ),
     "a trial of a search shuffles otherwise than a run": Fault(
         "raymtl/tuning/inprocess_trial.py",
@@ -78,7 +78,7 @@ FAULTS = {
         "raymtl/serving/rows.py",
         "            new[1:] |= codes[1:] != codes[:-1]\n",
         "",
-        ("tests/serving/test_score.py", "-k", "killed_scoring"),
+        ("tests/serving/test_rules.py",),
     ),
     "the Python API prints though it was told to be quiet": Fault(
         "raymtl/api.py",
@@ -91,7 +91,7 @@ FAULTS = {
 
 def passes(copy: Path, tests: list[str]) -> tuple[bool, str]:
     """Whether tests of the copy pass, and what pytest said."""
-    command = [sys.executable, "-m", "pytest", "-x", "-m", "ray", "-p", "no:cacheprovider", *tests]
+    command = [sys.executable, "-m", "pytest", "-x", "-p", "no:cacheprovider", *tests]
     environment = os.environ | {"PYTHONPATH": str(copy)}
     done = subprocess.run(command, cwd=copy, env=environment, capture_output=True, text=True, check=False)
     assert done.returncode in (0, 1), done.stdout + done.stderr  # 5: no test is selected
