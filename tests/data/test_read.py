@@ -20,7 +20,7 @@ from raymtl.data.user_slice import UserSlice
 from raymtl.errors import DataError, StorageError, find_user_error
 from tests.helpers.small_data import make_config, write_file
 
-BATCH = 48
+BATCH = 50
 DAYS = {"start": "2026-01-01", "end": "2026-01-03"}
 
 

@@ -66,7 +66,7 @@ FAULTS = {
         "raymtl/data/dealing.py",
         "rows_before + rows) % step_rows % members",
         "rows_before + rows) % members",
-        ("tests/data/test_read.py", "-k", "a_step_holds or exactly_one_worker"),
+        ("tests/data/test_dealing.py",),
     ),
     "a trial of a search shuffles otherwise than a run": Fault(
         "raymtl/tuning/inprocess_trial.py",
