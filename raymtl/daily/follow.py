@@ -16,12 +16,14 @@ from raymtl.errors import ConfigError, LeaseLostError, TryLaterError
 from raymtl.model_store import store as versions
 from raymtl.storage.object_store import Store
 from raymtl.telemetry.events import Listener
+from raymtl.training.cluster import leave
 
 _POLL_S = 10.0
 _RETRY_S = 300.0
 """A day that turns out to be incomplete is read again after this time."""
 _IDLE_S = 900.0
-"""Workers that wait for the next day for longer than this are let go; a new start takes seconds."""
+"""Workers that wait for the next day for longer than this are let go, with a Ray that runs here for them alone: a new start
+takes seconds, and the processes of Ray grow by some MiB a day."""
 
 
 def follow(
@@ -66,6 +68,7 @@ def follow(
                 job.ends.wait()
                 if job.session.has_workers and time.monotonic() - last_run > _IDLE_S:
                     job.session.close()
+                    leave()
             _pause(job, watched, pause)
 
 

@@ -79,6 +79,12 @@ def join(address: str | None, cpus: int) -> bool:
     return True
 
 
+def leave() -> None:
+    """Shut down Ray if `join` started it; the next `join` starts another one."""
+    if ray.is_initialized() and ray.get_runtime_context().worker.node.get_session_dir_path() == _own_session:
+        ray.shutdown()
+
+
 def starts_here(address: str | None) -> bool:
     """Whether `join` would run on this machine alone."""
     if ray.is_initialized():

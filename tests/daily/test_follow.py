@@ -39,6 +39,7 @@ def test_days_are_run_as_they_come_and_equal_those_of_single_commands(
     ray_cluster: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(module, "_POLL_S", 0.1)
+    monkeypatch.setattr(module, "_IDLE_S", 0.0)  # while it waits for the last day, the workers are let go
     logs = tmp_path / "logs"
     for number in range(3):
         write_day(logs, number)

@@ -47,7 +47,7 @@ with TrainingLines(logs.terminal()) as lines:
     for step in (1, 2, 3):
         record = {"kind": "train", "step": step, "rows": 100 * step, "loss": 1.5, "losses": losses}
         lines({**record, "rows_per_s": 10183.2, "data_wait": 0.03})
-        time.sleep(0.3)
+        time.sleep(0.3 if step < 3 else 3)  # a busy machine must have the time to read the last one
 """
 
 
