@@ -3,6 +3,7 @@
 import datetime as dt
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 
@@ -160,5 +161,9 @@ class _Watched:
 
 def _code() -> dict[str, tuple[int, int]]:
     """Size and time of change of raymtl's modules."""
-    files = Path(raymtl.__file__).parent.rglob("*.py")
-    return {str(file): (state.st_size, state.st_mtime_ns) for file in files if (state := file.stat())}
+    found = {}
+    for file in Path(raymtl.__file__).parent.rglob("*.py"):
+        with suppress(OSError):  # an upgrade replaces it right now: it differs, then and later
+            state = file.stat()
+            found[str(file)] = state.st_size, state.st_mtime_ns
+    return found

@@ -145,7 +145,8 @@ class _WorkerGroup:
             # In a list, so that the queue passes it on unopened
             reference = [ray.put(replace(job, event_queue=self._queue))]
             ray.get(self._queue.post.remote(number, reference))
-            if (summary := self._arrived.get()) is None:
+            summary = self._arrived.get()
+            if summary is None and self._ended.is_set():
                 with self._taking:
                     self._take(0)  # they may have finished the job before they ended
                 summary = self._arrived.get_nowait() if not self._arrived.empty() else None
@@ -195,6 +196,10 @@ class _WorkerGroup:
             except RayError as error:
                 if not self._closing.wait(0.5):
                     logging.getLogger(__name__).debug("no events from the workers: %s", error)
+            except BaseException as error:  # of the listener; the job that waits raises it
+                self._error = error
+                self._arrived.put(None)
+                return
 
     def _take(self, wait_s: float) -> None:
         for item in ray.get(self._queue.take.remote(wait_s), timeout=wait_s + 10):

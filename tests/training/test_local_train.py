@@ -93,7 +93,7 @@ def test_a_killed_controller_ends_its_workers_and_gives_their_cpus_back(ray_clus
             ray.get(actor.get_metadata.remote())
     while ray.available_resources()["CPU"] < free and time.monotonic() < until:
         time.sleep(0.1)
-    assert ray.available_resources()["CPU"] == free
+    assert ray.available_resources()["CPU"] >= free  # more, if the test before gives back its own meanwhile
 
 
 def test_the_lines_of_ray_train_go_to_the_folder_of_its_logs(

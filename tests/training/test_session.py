@@ -52,6 +52,16 @@ def test_the_workers_stay_and_each_job_has_its_own_listener_and_failures(ray_clu
             session.run(job_of(config, tmp_path, f"die once:{tmp_path / 'died again'}"), config, None)
 
 
+def test_an_error_of_the_listener_ends_the_job(ray_cluster: None, tmp_path: Path) -> None:
+    config = config_of(tmp_path, max_failures=0)
+
+    def on_event(event: Any) -> None:
+        raise OSError(28, "No space left on device")
+
+    with Session(run_small, GRANT) as session, pytest.raises(OSError, match="No space left on device"):
+        session.run(job_of(config, tmp_path, "job"), config, on_event)
+
+
 def test_no_thread_outlives_its_session(ray_cluster: None, tmp_path: Path) -> None:
     config = config_of(tmp_path, max_failures=5)
     before = set(threading.enumerate())
