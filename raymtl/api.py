@@ -145,7 +145,9 @@ def run_daily(
         The record of every day that was asked for.
     """
     loaded = _loaded(config)
-    last = dt.datetime.now(dt.UTC).date() - dt.timedelta(days=1) if date is None else parse_day(date, "date")
+    from raymtl.config.data import yesterday
+
+    last = yesterday() if date is None else parse_day(date, "date")
     begin = None if first is None else parse_day(first, "first")
     if begin is not None and begin > last:
         raise ConfigError(f"first is {begin}, which lies after date, {last}; swap them")

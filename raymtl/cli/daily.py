@@ -49,11 +49,11 @@ def daily(
 ) -> None:
     """Train the published model on the new day's logs and publish the result, or refuse it with a reason (docs/daily.md)."""
     fields = {"train.workers": workers, "train.use_gpu": gpu or None}
-    loaded = load(config, sets, fields)
     if follow:
         _follow(lambda: load(config, sets, fields), first, last, date, force, dry_run, ignore_bounds, wait, address)
         finish(as_json, {"followed_to": last})
         return
+    loaded = load(config, sets, fields)
     until, begin = _days(date, first, last)
     if dry_run:
         console.print("checking the store and the logs")  # before the imports, which take seconds
@@ -112,7 +112,9 @@ def _days(date: str | None, first: str | None, last: str | None) -> tuple[dt.dat
         return end, begin
     if date is not None:
         return api.parse_day(date, "--date"), None
-    return (dt.datetime.now(dt.UTC) - dt.timedelta(days=1)).date(), None
+    from raymtl.config.data import yesterday
+
+    return yesterday(), None
 
 
 def _step_text(step: dict[str, Any]) -> str:

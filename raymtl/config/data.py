@@ -23,6 +23,11 @@ Day = Annotated[dt.date, BeforeValidator(_day)]
 Location = Annotated[str, Field(min_length=1), Role.PATH]
 
 
+def yesterday() -> dt.date:
+    """The last day that has ended (UTC)."""
+    return (dt.datetime.now(dt.UTC) - dt.timedelta(days=1)).date()
+
+
 class DayRange(Section):
     """A closed range of days, `start` and `end` included."""
 

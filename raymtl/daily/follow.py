@@ -8,6 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import raymtl
+from raymtl.config.data import yesterday
 from raymtl.config.root import Config
 from raymtl.daily.day import DailyRequest, section
 from raymtl.daily.ready import not_ready
@@ -55,11 +56,12 @@ def follow(
 
         last_run = time.monotonic()
         while True:
-            day = _next_day(job, until, say_once)
+            is_first = not versions.list_versions(store)
+            day = _next_day(job, until, is_first, say_once)
             if day is None and until is not None:
                 on_event({"note": f"all days to {until} are done"})
                 return
-            waits = f"{_yesterday()} is done; waiting for the next day" if day is None else _waits(job, day)
+            waits = f"{yesterday()} is done; waiting for the next day" if day is None else _waits(job, day, is_first)
             pause = _POLL_S
             if waits is None and day is not None:
                 said.clear()
@@ -73,10 +75,10 @@ def follow(
             _pause(job, watched, pause)
 
 
-def _next_day(job: DailyJob, until: dt.date | None, say_once: Callable[[str], None]) -> dt.date | None:
+def _next_day(job: DailyJob, until: dt.date | None, is_first: bool, say_once: Callable[[str], None]) -> dt.date | None:
     """The first day that is not done; None: there is none so far."""
-    first = job.request.first if not versions.list_versions(job.store) else None
-    last = until or _yesterday()
+    first = job.request.first if is_first else None
+    last = until or yesterday()
     if first is not None and first > last:
         return None
     schedule = days_to_run(job.store, section(job.config), replace(job.request, first=first, last=last))
@@ -86,9 +88,9 @@ def _next_day(job: DailyJob, until: dt.date | None, say_once: Callable[[str], No
     return next((day for day in schedule.days if finished_record(job.store, day) is None), None)
 
 
-def _waits(job: DailyJob, day: dt.date) -> str | None:
+def _waits(job: DailyJob, day: dt.date, is_first: bool) -> str | None:
     """What the day waits for; None: nothing."""
-    reasons = not_ready(job.config, day, first=not versions.list_versions(job.store))
+    reasons = not_ready(job.config, day, first=is_first)
     return f"waiting for {day}: {reasons[0]}" if reasons else None
 
 
@@ -121,10 +123,6 @@ def _pause(job: DailyJob, watched: "_Watched", seconds: float) -> None:
         if (left := end - time.monotonic()) <= 0:
             return
         time.sleep(min(_POLL_S, left))
-
-
-def _yesterday() -> dt.date:
-    return (dt.datetime.now(dt.UTC) - dt.timedelta(days=1)).date()
 
 
 class _Watched:

@@ -9,6 +9,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from raymtl.config.data import yesterday
 from raymtl.config.load import dump_config, load_config, relative_paths
 from raymtl.config.root import Config
 from raymtl.errors import ConfigError
@@ -64,7 +65,7 @@ def read_request(root: Any, words: Sequence[str], job_id: str | None = None) -> 
         )
     given = _given(context, values)
     if name == "daily" and not (values.get("date") or values.get("first")):
-        day = (dt.datetime.now(dt.UTC) - dt.timedelta(days=1)).date().isoformat()
+        day = yesterday().isoformat()
         values["date"] = day
         given += ["--date", day]
     return Request((name, *given), text, job_id or _id(name, values, config))

@@ -59,6 +59,21 @@ def _session() -> str:
     return ray.get_runtime_context().get_session_name()
 
 
+@contextmanager
+def temporary_environment(values: Mapping[str, str]) -> Iterator[None]:
+    """Set environment variables of this process inside."""
+    before = {name: os.environ.get(name) for name in values}
+    os.environ |= values
+    try:
+        yield
+    finally:
+        for name, value in before.items():
+            if value is None:
+                del os.environ[name]
+            else:
+                os.environ[name] = value
+
+
 class LocalController:
     """Ray Train's controller in this process."""
 
@@ -67,9 +82,8 @@ class LocalController:
         policy = arguments["scaling_policy"]
         if isinstance(policy, FixedScalingPolicy):
             arguments["scaling_policy"] = _FixedScalingPolicy(policy.scaling_config)
-        with _environment(
-            {ENABLE_CONTROLLER_STRUCTURED_LOGGING_ENV_VAR: "0"}
-        ):  # it would change this process's logging
+        # Ray's own would change this process's logging
+        with temporary_environment({ENABLE_CONTROLLER_STRUCTURED_LOGGING_ENV_VAR: "0"}):
             self._controller = _Controller(**arguments)
 
         self._loop = asyncio.new_event_loop()
@@ -200,17 +214,3 @@ class _WorkerGroup(WorkerGroup):
 
 class _Controller(TrainController):
     worker_group_cls = _WorkerGroup
-
-
-@contextmanager
-def _environment(values: Mapping[str, str]) -> Iterator[None]:
-    before = {name: os.environ.get(name) for name in values}
-    os.environ |= values
-    try:
-        yield
-    finally:
-        for name, value in before.items():
-            if value is None:
-                del os.environ[name]
-            else:
-                os.environ[name] = value

@@ -5,8 +5,8 @@ import os
 import re
 import threading
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from functools import partial
 from typing import Any
 
@@ -28,7 +28,7 @@ from raymtl.telemetry.logs import environment as log_environment
 from raymtl.training import local_train
 from raymtl.training.cluster import started_here
 from raymtl.training.local_ray import checkpoint_bytes, full_disk, temporary_folder
-from raymtl.training.local_train import LocalController, is_local
+from raymtl.training.local_train import LocalController, is_local, temporary_environment
 from raymtl.training.process_group import ProcessGroup
 from raymtl.training.resources import shortage, worker_resources
 from raymtl.training.rundir import run_folder
@@ -43,17 +43,11 @@ _ELASTIC_START_S = 20.0
 """Elastic workers that are not placed within this time are requested again, as many as then fit."""
 
 
-@contextmanager
-def _announced_losses(possible: bool) -> Iterator[None]:
+def _announced_losses(possible: bool) -> AbstractContextManager[None]:
     """Let Ray Train watch for nodes that a cloud takes back, if `possible`: the watcher is a process more."""
     if possible or ENABLE_PREEMPTION_WATCHER_ENV_VAR in os.environ:
-        yield
-        return
-    os.environ[ENABLE_PREEMPTION_WATCHER_ENV_VAR] = "0"
-    try:
-        yield
-    finally:
-        del os.environ[ENABLE_PREEMPTION_WATCHER_ENV_VAR]
+        return nullcontext()
+    return temporary_environment({ENABLE_PREEMPTION_WATCHER_ENV_VAR: "0"})
 
 
 class RayTrainer(DataParallelTrainer):
@@ -72,9 +66,8 @@ class RayTrainer(DataParallelTrainer):
         start_s = train.start_timeout_s if train.min_workers is None else min(_ELASTIC_START_S, train.start_timeout_s)
         os.environ["RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S"] = str(start_s)
         return RayTrainer(
-            partial(
-                entry, argument
-            ),  # bound to the function, because Ray's controller also unpickles `train_loop_config`
+            # The argument is bound to the function, because Ray's controller also unpickles `train_loop_config`
+            partial(entry, argument),
             backend_config=ProcessGroup("cpu:gloo,cuda:nccl" if train.use_gpu else "gloo", train.step_timeout_s),
             scaling_config=ScalingConfig(
                 num_workers=train.workers if train.min_workers is None else (train.min_workers, train.workers),

@@ -128,12 +128,10 @@ class _WorkerGroup:
         self._closing = threading.Event()
         self._taking = threading.Lock()
         self._trainer = RayTrainer.make(entry, self._queue, config, grant.threads, self._folder)
-        self._threads = [
-            threading.Thread(target=run, name=name, daemon=True)
-            for name, run in (("events", self._take_events), ("workers", lambda: self._fit(config)))
-        ]
-        for thread in self._threads:
-            thread.start()
+        self._events = threading.Thread(target=self._take_events, name="events", daemon=True)
+        self._workers = threading.Thread(target=self._fit, args=(config,), name="workers", daemon=True)
+        self._events.start()
+        self._workers.start()
 
     @property
     def is_alive(self) -> bool:
@@ -165,12 +163,12 @@ class _WorkerGroup:
         self._closing.set()
         if not at_once:
             self._queue.close.remote()
-            self._threads[1].join(_LEAVE_S)
+            self._workers.join(_LEAVE_S)
         self._trainer.kill()
-        self._threads[1].join(_KILLED_S)
+        self._workers.join(_KILLED_S)
         with suppress(RayError):
             ray.kill(self._queue)
-        self._threads[0].join(_KILLED_S)
+        self._events.join(_KILLED_S)
         shutil.rmtree(self._folder, ignore_errors=True)
         remove_stale()
 

@@ -21,7 +21,7 @@ def joining(address: str | None) -> str:
 
 
 def starting_workers(config: "Config") -> str:
-    """The line before `launch`."""
+    """The line before the workers start."""
     return f"starting {'up to ' if config.train.min_workers else ''}{count_of(config.train.workers, 'worker')}"
 
 

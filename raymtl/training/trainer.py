@@ -42,8 +42,8 @@ class StopCallback:
 
 
 @dataclass
-class Worker:
-    """One worker and what it shares with the others."""
+class Member:
+    """One worker among the others."""
 
     rank: int
     workers: int
@@ -54,6 +54,12 @@ class Worker:
     """All workers over gloo, for the training loader alone; None with a single worker."""
     eval_loader_group: dist.ProcessGroup | None
     """The same for the evaluation loader: both loaders may run at a time."""
+
+
+@dataclass
+class Worker(Member):
+    """A worker in a job."""
+
     open_stream: Callable[[Input, Schedule, Sequence[int]], Iterable[pa.Table]]
     """Opens this worker's slices of an input, with the numbers of units after which all workers meet; called by all workers
     together."""

@@ -8,7 +8,7 @@ import time
 import warnings
 from collections.abc import Callable, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from functools import partial
 from typing import Any
 
@@ -35,24 +35,16 @@ from raymtl.training.runlog import RunLogger
 from raymtl.training.shapes import model_entries
 from raymtl.training.steps import planned_steps
 from raymtl.training.streams import Dealers, Streams
-from raymtl.training.trainer import StopCallback, Trainer, Worker
+from raymtl.training.trainer import Member, StopCallback, Trainer, Worker
 from raymtl.words import count_of
 
 
 @dataclass
-class WorkerProcess:
+class WorkerProcess(Member):
     """What a worker keeps from job to job."""
 
-    rank: int
-    workers: int
-    device: torch.device
-    group: dist.ProcessGroup
-    """All workers, with the backend of the device."""
-    train_loader_group: dist.ProcessGroup | None
-    """All workers over gloo, as the next two: each is used by one thread alone. None with a single worker."""
-    eval_loader_group: dist.ProcessGroup | None
     save_group: dist.ProcessGroup
-    """For loading, and for the thread that writes checkpoints."""
+    """All workers over gloo, for loading, and for the thread that writes checkpoints."""
     dealers: Dealers
     streams: Streams | None = None
     """Those of the last job."""
@@ -67,17 +59,9 @@ class WorkerProcess:
         gauges = Gauges(job.run, self.rank)
         if self.rank == 0 and "train" in job.inputs:
             _report_tables(gauges, job.inputs["train"].maps)
-        return Worker(
-            self.rank,
-            self.workers,
-            self.device,
-            self.group,
-            self.train_loader_group,
-            self.eval_loader_group,
-            self.streams,
-            partial(_must_save, job.event_queue if self.rank == 0 else None),
-            gauges,
-        )
+        shared = {field.name: getattr(self, field.name) for field in fields(Member)}
+        must_save = partial(_must_save, job.event_queue if self.rank == 0 else None)
+        return Worker(**shared, open_stream=self.streams, must_save=must_save, gauges=gauges)
 
 
 def serve(run: Callable[[Any, WorkerProcess], dict[str, Any]], events: Any) -> None:
