@@ -64,7 +64,7 @@ def read_request(root: Any, words: Sequence[str], job_id: str | None = None) -> 
             "path or a URL"
         )
     given = _given(context, values)
-    if name == "daily" and not (values.get("date") or values.get("first")):
+    if name == "daily" and not (values.get("date") or values.get("first") or values.get("follow")):
         day = yesterday().isoformat()
         values["date"] = day
         given += ["--date", day]

@@ -131,6 +131,7 @@ def test_a_daily_job_keeps_its_day() -> None:
     several = read("daily", *conf, "--from", "2026-01-29", "--to", "2026-01-31", "--wait", "300")
     assert several.id == "raymtl-daily-ctr-2026-01-29-2026-01-31"
     assert "--date" not in several.words
+    assert "--date" not in read("daily", *conf, "--follow").words  # it would be refused beside it
 
 
 def test_ids_of_resumable_work_are_stable_and_of_other_work_are_new() -> None:
