@@ -168,7 +168,6 @@ def follow_daily(
     *,
     first: dt.date | str | None = None,
     wait_s: float = 0,
-    ignore_bounds: bool = False,
     address: str | None = None,
     progress: bool = True,
 ) -> None:
@@ -179,7 +178,6 @@ def follow_daily(
         until: return after this day; None: stay, and run the days up to yesterday (UTC).
         first: the day of the first version; ignored if the store has one.
         wait_s: maximum wait for a job that holds the lease.
-        ignore_bounds: train even if the check for data drift fails.
         address: as for `train`.
         progress: print how the job proceeds.
     """
@@ -194,7 +192,7 @@ def follow_daily(
     from raymtl.dependencies import check_stack
 
     check_stack()
-    request = DailyRequest(last or dt.datetime.now(dt.UTC).date(), begin, False, ignore_bounds, wait_s)
+    request = DailyRequest(last or dt.datetime.now(dt.UTC).date(), begin, wait_s=wait_s)
     with _training_lines(progress) as on_event:
         follow(load, request, last, address=address, on_event=on_event or (lambda record: None))
 

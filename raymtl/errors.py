@@ -45,6 +45,10 @@ class ClusterError(UserError):
     exit_code = 69
 
 
+class NodesLostError(ClusterError):
+    """Nodes were lost, and no others came in time."""
+
+
 class CheckpointError(UserError):
     """A checkpoint is missing, damaged, or belongs to another model."""
 

@@ -50,7 +50,20 @@ def daily(
     """Train the published model on the new day's logs and publish the result, or refuse it with a reason (docs/daily.md)."""
     fields = {"train.workers": workers, "train.use_gpu": gpu or None}
     if follow:
-        _follow(lambda: load(config, sets, fields), first, last, date, force, dry_run, ignore_bounds, wait, address)
+        excluded = {
+            "--date": date is not None,
+            "--force": force,
+            "--ignore-bounds": ignore_bounds,
+            "--dry-run": dry_run,
+        }
+        _follow(
+            lambda: load(config, sets, fields),
+            first,
+            last,
+            [name for name, on in excluded.items() if on],
+            wait,
+            address,
+        )
         finish(as_json, {"followed_to": last})
         return
     loaded = load(config, sets, fields)
@@ -84,19 +97,17 @@ def _follow(
     load_again: Callable[[], "Config"],
     first: str | None,
     last: str | None,
-    date: str | None,
-    force: bool,
-    dry_run: bool,
-    ignore_bounds: bool,
+    excluded: list[str],
     wait: float,
     address: str | None,
 ) -> None:
-    if date is not None or force or dry_run:
-        given = "--date" if date is not None else "--force" if force else "--dry-run"
-        raise ConfigError(f"--follow and {given} exclude each other; leave one out (--to names the last day to follow)")
+    if excluded:
+        raise ConfigError(
+            f"--follow and {excluded[0]} exclude each other; leave one out (--to names the last day to follow)"
+        )
     until = None if last is None else api.parse_day(last, "--to")
     begin = None if first is None else api.parse_day(first, "--from")
-    api.follow_daily(load_again, until, first=begin, wait_s=wait, ignore_bounds=ignore_bounds, address=address)
+    api.follow_daily(load_again, until, first=begin, wait_s=wait, address=address)
 
 
 def _days(date: str | None, first: str | None, last: str | None) -> tuple[dt.date, dt.date | None]:

@@ -196,7 +196,6 @@ class Day:
                     self._states()
                 self._decide()
             self._enter("expire")
-            self._expire()
         except LeaseLostError:
             raise  # the record may be another process's by now
         except TryLaterError as error:
@@ -210,6 +209,8 @@ class Day:
             if not self._store_is_gone():  # a record alone is not a store
                 self._note(reason=str(error))
             raise
+        self.ends.wait()  # of the day before, whose reports read what is removed now
+        self._expire()
         return self.record
 
     def _states(self) -> None:
@@ -424,7 +425,6 @@ class Day:
 
     def _expire(self) -> None:
         """Remove old versions and the working files of training, and end the day; the next day retries what fails here."""
-        self.ends.wait()  # of the day before, whose reports read what is removed here
         try:
             keep = self.daily.keep
             first = [older.id for name, older in self._compared_versions().items() if name == "first"]

@@ -4,6 +4,8 @@ import threading
 from collections.abc import Callable
 from typing import Any
 
+from raymtl.telemetry.logs import log
+
 
 class DayEnds:
     """The ends of days, each in the background of the next day; a context manager that waits for the last one.
@@ -19,8 +21,13 @@ class DayEnds:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, *_: Any) -> None:
-        if kind is None or issubclass(kind, Exception):  # a signal leaves no time
+        if kind is None:
             self.wait()
+        elif issubclass(kind, Exception):  # a signal leaves no time
+            try:
+                self.wait()
+            except Exception as error:  # the command reports the error that came first
+                log.error("the end of the day before failed: %s", error)
 
     def start(self, work: Callable[[], None]) -> None:
         """Run the end of a day, after the one before."""

@@ -13,8 +13,8 @@ from raymtl.config.root import Config
 from raymtl.daily.day import DailyRequest, section
 from raymtl.daily.ready import not_ready
 from raymtl.daily.reports.table import verdict
-from raymtl.daily.runner import DailyJob, days_to_run, finished_record, open_job
-from raymtl.errors import ConfigError, LeaseLostError, TryLaterError
+from raymtl.daily.runner import DailyJob, days_to_run, finished_record, open_job, raise_if_refused
+from raymtl.errors import ConfigError, DataError, LeaseLostError, TryLaterError
 from raymtl.model_store import store as versions
 from raymtl.storage.object_store import Store
 from raymtl.telemetry.events import Listener
@@ -24,8 +24,8 @@ _POLL_S = 10.0
 _RETRY_S = 300.0
 """A day that turns out to be incomplete is read again after this time."""
 _IDLE_S = 900.0
-"""Workers that wait for the next day for longer than this are let go, with a Ray that runs here for them alone: a new start
-takes seconds, and the processes of Ray grow by some MiB a day."""
+"""Workers that wait for the next day for longer than this are let go, and Ray is left, which ends one that runs here alone: a
+new start takes seconds, Ray's processes grow by some MiB a day, and a cluster may be restarted meanwhile."""
 
 
 def follow(
@@ -40,8 +40,8 @@ def follow(
     yesterday (UTC). `load` reads the configuration, before each day again.
 
     `request.first` counts only where there is no version yet. A refused day is said, and the next one follows. Raises
-    TryLaterError if raymtl's own code or `daily.store` changes, so that a new process must take over, and UserErrors as
-    `run_daily` for all that waiting does not repair.
+    RefusedError if `until` is reached and was refused, TryLaterError if raymtl's own code or `daily.store` changes, so that a
+    new process must take over, and UserErrors as `run_daily` for all that waiting does not repair.
     """
     watched = _Watched(load)
     store = Store.open(section(watched.config).store)
@@ -55,30 +55,35 @@ def follow(
                 on_event({"note": text})
 
         last_run = time.monotonic()
+        looked: dt.date | None = None
+        """The last day for which `day` was looked up. Nobody else changes the store under this lease."""
         while True:
-            is_first = not versions.list_versions(store)
-            day = _next_day(job, until, is_first, say_once)
+            last = until or yesterday()
+            if looked != last:
+                is_first = not versions.list_versions(store)
+                day, looked = _next_day(job, last, is_first, say_once), last
             if day is None and until is not None:
                 on_event({"note": f"all days to {until} are done"})
+                raise_if_refused(store, [record for record in [finished_record(store, until)] if record is not None])
                 return
-            waits = f"{yesterday()} is done; waiting for the next day" if day is None else _waits(job, day, is_first)
+            waits = f"{last} is done; waiting for the next day" if day is None else _waits(job, day, is_first)
             pause = _POLL_S
             if waits is None and day is not None:
                 said.clear()
-                pause, last_run = _run(job, day), time.monotonic()
+                pause, last_run, looked = _run(job, day), time.monotonic(), None
             else:
                 say_once(waits or "")
                 job.ends.wait()
-                if job.session.has_workers and time.monotonic() - last_run > _IDLE_S:
+                if time.monotonic() - last_run > _IDLE_S:
                     job.session.close()
                     leave()
-            _pause(job, watched, pause)
+            if _pause(job, watched, pause):
+                looked = None
 
 
-def _next_day(job: DailyJob, until: dt.date | None, is_first: bool, say_once: Callable[[str], None]) -> dt.date | None:
+def _next_day(job: DailyJob, last: dt.date, is_first: bool, say_once: Callable[[str], None]) -> dt.date | None:
     """The first day that is not done; None: there is none so far."""
     first = job.request.first if is_first else None
-    last = until or yesterday()
     if first is not None and first > last:
         return None
     schedule = days_to_run(job.store, section(job.config), replace(job.request, first=first, last=last))
@@ -90,7 +95,10 @@ def _next_day(job: DailyJob, until: dt.date | None, is_first: bool, say_once: Ca
 
 def _waits(job: DailyJob, day: dt.date, is_first: bool) -> str | None:
     """What the day waits for; None: nothing."""
-    reasons = not_ready(job.config, day, first=is_first)
+    try:
+        reasons = not_ready(job.config, day, first=is_first)
+    except DataError:  # the day meets it too, and records it
+        return None
     return f"waiting for {day}: {reasons[0]}" if reasons else None
 
 
@@ -107,9 +115,9 @@ def _run(job: DailyJob, day: dt.date) -> float:
     return 0.0
 
 
-def _pause(job: DailyJob, watched: "_Watched", seconds: float) -> None:
-    """Wait, holding the lease, and take over a changed configuration."""
-    end = time.monotonic() + seconds
+def _pause(job: DailyJob, watched: "_Watched", seconds: float) -> bool:
+    """Wait, holding the lease, and take over a changed configuration; whether it has changed."""
+    end, has_changed = time.monotonic() + seconds, False
     while True:
         job.lease.check_held()
         if watched.has_changed():
@@ -118,10 +126,10 @@ def _pause(job: DailyJob, watched: "_Watched", seconds: float) -> None:
                     "daily.store has changed; rerun the same command, which then takes the lease of the new store"
                 )
             job.on_event({"note": "the configuration has changed; the next day uses the new one"})
-            job.config = watched.config
+            job.config, has_changed = watched.config, True
             job.session.close()
         if (left := end - time.monotonic()) <= 0:
-            return
+            return has_changed
         time.sleep(min(_POLL_S, left))
 
 

@@ -65,7 +65,7 @@ def not_ready(config: Config, day: dt.date, *, first: bool) -> list[str]:
         if days and there and there[-1] < days[0]:
             return [
                 f"the logs `{config.data.path}` end with {there[-1]}, and the first version would be trained on {days[0]} to "
-                f"{day}; to train on old logs, pass --date, or --from and --to"
+                f"{day}; to train on old logs, name their days with --from and --to"
             ]
         begin = next(iter(there), day)
         if days and days[0] < begin <= day:

@@ -61,7 +61,7 @@ def run_daily(config: Config, request: DailyRequest, *, address: str | None, on_
             on_event({"note": explain_finished_day(store, daily, done.date, versions_there)})
             return []
         on_event({"note": _already_done_text(config, store, done)})
-        return _raise_if_refused(store, [done])
+        return raise_if_refused(store, [done])
     with open_job(config, store, request, address, on_event) as job:
         records = job.finish_interrupted_days()
         schedule = days_to_run(store, daily, request)
@@ -82,7 +82,7 @@ def run_daily(config: Config, request: DailyRequest, *, address: str | None, on_
                 redo.end(day)
         if redo is not None:
             redo.close()
-    return _raise_if_refused(store, records)
+    return raise_if_refused(store, records)
 
 
 @dataclass
@@ -240,7 +240,8 @@ def _interrupted_days(store: Store) -> list[dt.date]:
     ]
 
 
-def _raise_if_refused(store: Store, records: list[Record]) -> list[Record]:
+def raise_if_refused(store: Store, records: list[Record]) -> list[Record]:
+    """The records. Raises RefusedError if the last one is of a candidate that was refused."""
     if records and (last := records[-1]).status == "refused":
         current = versions.current(store)
         raise RefusedError(

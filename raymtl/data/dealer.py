@@ -45,8 +45,13 @@ class Dealer:
     def close(self, stream: str) -> None:
         """End a stream, wherever its members are."""
         coordinator = self._streams.pop(stream, None)
-        if coordinator is not None and coordinator._current_executor is not None:
-            coordinator._current_executor.shutdown(force=True)
+        if coordinator is not None:
+            with coordinator._lock:
+                # Members that wait for one that was lost find their pass over: none may hold a thread or start to read
+                coordinator._cur_epoch += 2
+                executor = coordinator._current_executor
+            if executor is not None:
+                executor.shutdown(force=True)
         remote_fn.CACHED_FUNCTIONS.clear()  # Ray Data keeps a function of every stream
 
     def close_all(self) -> None:

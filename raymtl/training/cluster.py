@@ -24,7 +24,7 @@ _GIVEN_BACK_S = 20.0
 _started_here = True
 """Whether this process is connected to its own Ray; a Ray that other code in this process initialised counts as its own."""
 _own_session: str | None = None
-"""Session folder of the last Ray that `join` started."""
+"""Session folder of the last Ray that `join` started or joined."""
 
 
 def connect(config: Config, address: str | None, cpus: int = 0) -> bool:
@@ -58,9 +58,10 @@ def join(address: str | None, cpus: int) -> bool:
         address = find_cluster(address, source)
         try:
             with signals.while_ray_starts():
-                ray.init(address=address, **quiet)
+                context = ray.init(address=address, **quiet)
         except (OSError, ValueError, RuntimeError, RayError) as error:
             raise unreachable(f"`{address}`", str(error).strip().splitlines()[0]) from error
+        _own_session = context.address_info["session_dir"]
         _started_here = False
         return False
     check_this_machine()
@@ -80,7 +81,7 @@ def join(address: str | None, cpus: int) -> bool:
 
 
 def leave() -> None:
-    """Shut down Ray if `join` started it; the next `join` starts another one."""
+    """Leave the Ray that `join` started, which ends it, or joined; the next `join` starts or joins one again."""
     if ray.is_initialized() and ray.get_runtime_context().worker.node.get_session_dir_path() == _own_session:
         ray.shutdown()
 
@@ -99,7 +100,7 @@ def started_here() -> bool:
 
 def _is_outgrown(cpus: int) -> bool:
     """Whether `join` started this Ray with fewer logical CPUs than `cpus`, for a smaller run of this process that has ended."""
-    if ray.get_runtime_context().worker.node.get_session_dir_path() != _own_session:
+    if not _started_here or ray.get_runtime_context().worker.node.get_session_dir_path() != _own_session:
         return False
     if (total := ray.cluster_resources().get("CPU", 0)) >= cpus:
         return False

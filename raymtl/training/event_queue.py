@@ -18,6 +18,7 @@ class EventQueue:
 
     def __init__(self) -> None:
         self._items: list[Event] = []
+        self._dropped = 0
         self._save_soon = self._closed = False
         self._job: Any = None
         self._number = self._finished = 0
@@ -27,13 +28,16 @@ class EventQueue:
         self._items.append(item)
         self._wake()
 
-    async def take(self, wait_s: float = 0.0) -> list[Event]:
-        """All events since the last call; if there are none, the first ones that come within `wait_s`."""
+    async def take(self, arrived: int, wait_s: float = 0.0) -> list[Event]:
+        """The events after the first `arrived`, which the driver has; if there are none, those that come within `wait_s`.
+
+        Events are kept until the driver says that they have arrived: an answer can be lost.
+        """
         end = asyncio.get_running_loop().time() + wait_s
-        while not self._items and (left := end - asyncio.get_running_loop().time()) > 0:
+        self._drop(arrived)
+        while not self._items and not self._closed and (left := end - asyncio.get_running_loop().time()) > 0:
             await self._change(left)
-        items, self._items = self._items, []
-        return items
+        return self._items[max(0, arrived - self._dropped) :]
 
     async def save_soon(self) -> None:
         self._save_soon = True
@@ -61,9 +65,14 @@ class EventQueue:
         await self.put({FINISHED: number, "summary": summary})
 
     async def close(self) -> None:
-        """Let the workers end."""
+        """Let the workers end, and nobody wait for events."""
         self._closed = True
         self._wake()
+
+    def _drop(self, arrived: int) -> None:
+        new = max(0, arrived - self._dropped)
+        del self._items[:new]
+        self._dropped += new
 
     def _wake(self) -> None:
         changed, self._changed = self._changed, asyncio.Event()

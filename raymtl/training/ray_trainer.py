@@ -23,7 +23,7 @@ from ray.train.v2._internal.execution.controller import TrainController
 from ray.train.v2.api.data_parallel_trainer import DataParallelTrainer
 
 from raymtl.config.root import Config
-from raymtl.errors import ClusterError, StorageError, UserError, find_user_error
+from raymtl.errors import ClusterError, NodesLostError, StorageError, UserError, find_user_error
 from raymtl.telemetry.logs import environment as log_environment
 from raymtl.training import local_train
 from raymtl.training.cluster import started_here
@@ -145,7 +145,7 @@ def run_trainer(
                 if is_closing():
                     return
                 if watch.gave_up is not None:
-                    raise ClusterError(
+                    raise NodesLostError(
                         f"{watch.gave_up}; rerun the same command to resume from the last checkpoint"
                     ) from error
                 found = find_user_error(error) or next(

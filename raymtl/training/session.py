@@ -5,20 +5,20 @@ import queue
 import shutil
 import threading
 import time
-from collections.abc import Callable
-from contextlib import suppress
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import replace
 from typing import Any
 
 import ray
-from ray.exceptions import RayError
+from ray.exceptions import ActorDiedError, RayError
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from raymtl import errors, signals
 from raymtl.config.root import Config
 from raymtl.data.dealer import start_dealers
 from raymtl.data.read import start_reader
-from raymtl.errors import ClusterError, UserError
+from raymtl.errors import ClusterError, NodesLostError, UserError
 from raymtl.storage.temp_dirs import new_folder, remove_stale
 from raymtl.telemetry.events import Event, Listener
 from raymtl.training.checkpoint_folders import find_checkpoint
@@ -34,6 +34,7 @@ Entry = Callable[[Any], None]
 """What each worker process runs, given the `EventQueue`; of a module that the driver can import without torch."""
 
 _TAKE_S = 5.0
+_ANSWER_S = 10.0
 _LEAVE_S = 30.0
 """Workers that do not end within this time, though their job is done, are killed."""
 _KILLED_S = 10.0
@@ -86,6 +87,8 @@ class Session:
             self._since_start += 1
             try:
                 summary = self._group.run(self._number, replace(job, dealers=self._dealers), config, on_event)
+            except NodesLostError:  # it has waited for others
+                raise
             except ClusterError:
                 # Ray counts lost workers over all jobs of a group; this job gets a count of its own
                 if self._since_start > 1 and not self.has_workers:
@@ -125,6 +128,7 @@ class _WorkerGroup:
         self._ended = threading.Event()
         self._error: BaseException | None = None
         self._last_event_time = 0.0
+        self._events_arrived = 0
         self._closing = threading.Event()
         self._taking = threading.Lock()
         self._trainer = RayTrainer.make(entry, self._queue, config, grant.threads, self._folder)
@@ -142,10 +146,11 @@ class _WorkerGroup:
         try:
             # In a list, so that the queue passes it on unopened
             reference = [ray.put(replace(job, event_queue=self._queue))]
-            ray.get(self._queue.post.remote(number, reference))
+            with _lost_queue():
+                ray.get(self._queue.post.remote(number, reference))
             summary = self._arrived.get()
             if summary is None and self._ended.is_set():
-                with self._taking:
+                with self._taking, suppress(RayError):
                     self._take(0)  # they may have finished the job before they ended
                 summary = self._arrived.get_nowait() if not self._arrived.empty() else None
             if summary is None:
@@ -180,6 +185,8 @@ class _WorkerGroup:
         else:
             self._error = ClusterError("the workers ended before their job; rerun the same command")
         self._ended.set()
+        if not self._closing.is_set():  # Ray is there
+            self._queue.close.remote()
         self._arrived.put(None)
 
     def _notify(self, line: str) -> None:
@@ -187,20 +194,21 @@ class _WorkerGroup:
             on_event({"note": line})
 
     def _take_events(self) -> None:
-        while not self._closing.is_set():
+        while not (self._closing.is_set() or self._ended.is_set()):
             try:
-                with self._taking:
+                with self._taking, _lost_queue():
                     self._take(_TAKE_S)
             except RayError as error:
                 if not self._closing.wait(0.5):
                     logging.getLogger(__name__).debug("no events from the workers: %s", error)
-            except BaseException as error:  # of the listener; the job that waits raises it
+            except BaseException as error:  # of the listener, or the queue is lost; the job that waits raises it
                 self._error = error
                 self._arrived.put(None)
                 return
 
     def _take(self, wait_s: float) -> None:
-        for item in ray.get(self._queue.take.remote(wait_s), timeout=wait_s + 10):
+        for item in ray.get(self._queue.take.remote(self._events_arrived, wait_s), timeout=wait_s + _ANSWER_S):
+            self._events_arrived += 1
             self._pass_on(item)
 
     def _pass_on(self, item: Event) -> None:
@@ -226,3 +234,15 @@ class _WorkerGroup:
                 break
             time.sleep(0.2)
         signals.allow(signals.CLEAN_UP_S)
+
+
+@contextmanager
+def _lost_queue() -> Iterator[None]:
+    """Without the queue, the driver would hear of the workers no more."""
+    try:
+        yield
+    except ActorDiedError as error:
+        raise ClusterError(
+            "the process that passes on the workers' reports (EventQueue) ended, as it does when memory is short; free memory, "
+            "then rerun the same command"
+        ) from error

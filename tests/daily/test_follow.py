@@ -15,9 +15,9 @@ from raymtl.config.root import Config
 from raymtl.daily import follow as module
 from raymtl.daily.day import DailyRequest
 from raymtl.daily.follow import follow
-from raymtl.daily.record import read_record, recorded_days
+from raymtl.daily.record import Record, read_record, recorded_days, write_record
 from raymtl.daily.runner import run_daily
-from raymtl.errors import ConfigError, TryLaterError
+from raymtl.errors import ConfigError, DataError, RefusedError, TryLaterError
 from raymtl.model_store import store as versions
 from raymtl.model_store.lease import holders
 from raymtl.storage.object_store import Store
@@ -132,11 +132,60 @@ def test_another_store_ends_it_and_a_lost_lease_too() -> None:
         module._pause(Job(), watched, 0.0)  # type: ignore[arg-type]
 
 
+def followed(raw: dict[str, Any]) -> list[str]:
+    said: list[str] = []
+    follow(
+        lambda: config_from_dict(raw),
+        replace(REQUEST, first=day_of(1)),
+        day_of(1),
+        address=None,
+        on_event=lambda event: said.append(str(event.get("note", ""))),
+    )
+    return said
+
+
+def test_a_last_day_that_was_refused_ends_it_as_a_refusal(tmp_path: Path) -> None:
+    write_day(tmp_path / "logs", 0)
+    raw = daily_raw(tmp_path / "logs", tmp_path / "store")
+    store = Store.open(raw["daily"]["store"])
+    now = dt.datetime(2026, 1, 3, tzinfo=dt.UTC)
+    refused = Record(
+        date=day_of(1),
+        attempt=1,
+        config_hash="",
+        parent=None,
+        started=now,
+        status="refused",
+        reason="AUC fell",
+        ended=now,
+    )
+    write_record(store, refused)
+    with pytest.raises(RefusedError, match=rf"{day_of(1)}: AUC fell; no version is published\. Read .*fix the cause"):
+        followed(raw)
+    write_record(store, refused.model_copy(update={"status": "published"}))
+    assert followed(raw) == [f"all days to {day_of(1)} are done"]
+
+
+def test_a_day_that_is_marked_but_damaged_ends_it_with_a_record(tmp_path: Path) -> None:
+    for number in (0, 1):
+        write_day(tmp_path / "logs", number)
+        (tmp_path / "logs" / f"ds={day_of(number)}" / "_SUCCESS").touch()
+    damaged = next((tmp_path / "logs" / f"ds={day_of(1)}").glob("*.parquet"))
+    damaged.write_bytes(damaged.read_bytes()[:100])
+    raw = daily_raw(tmp_path / "logs", tmp_path / "store", ready={"marker": "_SUCCESS"})
+    with pytest.raises(DataError, match=rf"{damaged.name}"):
+        followed(raw)
+    record = read_record(Store.open(raw["daily"]["store"]), day_of(1))
+    assert record is not None
+    assert record.status == "broken"
+    assert damaged.name in record.reason
+
+
 def test_the_command_line_excludes_what_contradicts_it(capfd: pytest.CaptureFixture[str], tmp_path: Path) -> None:
     from raymtl.cli.main import run_command
 
     raw = daily_raw(tmp_path / "logs", tmp_path / "store")
     (tmp_path / "c.yaml").write_text(yaml.safe_dump(raw, sort_keys=False))
-    for option in (["--date", "2026-01-02"], ["--force"], ["--dry-run"]):
+    for option in (["--date", "2026-01-02"], ["--force"], ["--ignore-bounds"], ["--dry-run"]):
         assert run_command(["daily", "-c", str(tmp_path / "c.yaml"), "--follow", *option]) == 64
         assert f"--follow and {option[0]} exclude each other" in " ".join(capfd.readouterr().err.split())

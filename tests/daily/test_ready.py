@@ -66,7 +66,7 @@ def test_a_first_day_long_after_the_logs_asks_for_the_day_to_begin_with(logs):
     config = daily_config(str(logs), bootstrap_days=2)
     assert not_ready(config, dt.date(2026, 3, 1), first=True) == [
         f"the logs `{logs}` end with 2026-01-02, and the first version would be trained on 2026-02-28 to 2026-03-01; to "
-        "train on old logs, pass --date, or --from and --to"
+        "train on old logs, name their days with --from and --to"
     ]
     later = not_ready(config, dt.date(2026, 1, 3), first=True)
     assert len(later) == 1

@@ -24,6 +24,8 @@ def _run(job: Job, process: WorkerProcess) -> dict[str, Any]:
         job.event_queue.put.remote({"note": fault})
     if fault == "mistake":
         raise DataError("a mistake of the user")
+    if fault == "wait":
+        time.sleep(60)
     if fault == "die once" and first and not Path(marks).exists():
         Path(marks).touch()
         time.sleep(0.3)  # the note arrives: the job has begun

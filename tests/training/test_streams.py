@@ -13,7 +13,7 @@ import pytest
 import ray
 
 from raymtl.config.load import config_from_dict
-from raymtl.data.dealer import start_dealers
+from raymtl.data.dealer import deal_out, start_dealers
 from raymtl.data.read import Input, Schedule
 from raymtl.data.units import plan_input
 from raymtl.errors import DataError, user_errors
@@ -106,6 +106,23 @@ def test_a_closed_stream_does_not_pass_for_an_empty_one(ray_cluster: None, tmp_p
     streams.close()
     with pytest.raises(Exception, match=r"Error"):
         list(streams(source, schedule, []))
+
+
+def test_members_that_wait_for_a_lost_one_are_let_go_and_read_nothing(ray_cluster: None, tmp_path: Path) -> None:
+    (dealer,) = start_dealers(2, 10_000)
+    started = tmp_path / "started"
+
+    def read(row: dict[str, int]) -> dict[str, int]:
+        started.touch()
+        return row
+
+    dealt = deal_out(ray.data.range(10).map(read), dealer, 2)
+    waiting = dealer.call.remote(dealt.name, "start_epoch", 0)  # the other member never comes
+    assert ray.wait([waiting], timeout=1.0)[0] == []
+    ray.get(dealer.close_all.remote())
+    with pytest.raises(ValueError, match="Invalid iterator"):
+        ray.get(waiting, timeout=20)
+    assert not started.exists()
 
 
 def test_a_dealer_that_was_killed_serves_the_workers_that_start_again(ray_cluster: None, tmp_path: Path) -> None:
