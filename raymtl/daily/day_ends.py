@@ -4,6 +4,8 @@ import threading
 from collections.abc import Callable
 from typing import Any
 
+from raymtl.memory import give_memory_back
+
 
 class DayEnds:
     """The ends of days, each in the background of the next day; a context manager that waits for the last one.
@@ -42,3 +44,4 @@ class DayEnds:
             work()
         except BaseException as error:  # raised by `wait`
             self._error = error
+        give_memory_back()

@@ -25,7 +25,7 @@ _RETRY_S = 300.0
 """A day that turns out to be incomplete is read again after this time."""
 _IDLE_S = 900.0
 """Workers that wait for the next day for longer than this are let go, with a Ray that runs here for them alone: a new start
-takes seconds, and the processes of Ray grow by some MiB a day."""
+takes seconds, and together they hold more than a GiB."""
 
 
 def follow(
