@@ -4,6 +4,7 @@ import threading
 from collections.abc import Callable
 from typing import Any
 
+from raymtl.memory import give_memory_back
 from raymtl.telemetry.logs import log
 
 
@@ -49,3 +50,4 @@ class DayEnds:
             work()
         except BaseException as error:  # raised by `wait`
             self._error = error
+        give_memory_back()

@@ -25,7 +25,7 @@ _RETRY_S = 300.0
 """A day that turns out to be incomplete is read again after this time."""
 _IDLE_S = 900.0
 """Workers that wait for the next day for longer than this are let go, and Ray is left, which ends one that runs here alone: a
-new start takes seconds, Ray's processes grow by some MiB a day, and a cluster may be restarted meanwhile."""
+new start takes seconds, together they hold more than a GiB, and a cluster may be restarted meanwhile."""
 
 
 def follow(

@@ -2,6 +2,8 @@
 
 import os
 import uuid
+from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import ray
@@ -21,7 +23,14 @@ def leave_out_cluster_actors() -> None:
     for report in ("register_dataset_to_stats_actor", "update_execution_metrics", "update_iteration_metrics"):
         setattr(stats._StatsManager, report, staticmethod(_nothing))
     stats._StatsManager.gen_dataset_id_from_stats_actor = staticmethod(lambda: uuid.uuid4().hex)
-    streaming_executor.create_cluster_autoscaler = _OneMachine
+    stock = streaming_executor.create_cluster_autoscaler
+    if not isinstance(stock, partial):
+        streaming_executor.create_cluster_autoscaler = partial(_autoscaler, stock)
+
+
+def _autoscaler(stock: Callable[..., Any], *arguments: Any, **options: Any) -> Any:
+    # This process may have joined a cluster since
+    return _OneMachine() if IS_LOCAL in os.environ else stock(*arguments, **options)
 
 
 def _nothing(*arguments: Any, **options: Any) -> None:
@@ -31,7 +40,7 @@ def _nothing(*arguments: Any, **options: Any) -> None:
 class _OneMachine:
     """A cluster autoscaler of Ray Data that lets reading use the machine; the dataset itself limits how many tasks run."""
 
-    def __init__(self, *arguments: Any, **options: Any):
+    def __init__(self) -> None:
         from ray.data import ExecutionResources
 
         self._total = ExecutionResources.from_resource_dict(ray.cluster_resources())

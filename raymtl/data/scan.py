@@ -8,6 +8,7 @@ import ray.data
 from ray.data.context import DataContext
 from ray.data.datasource import Datasource
 
+from raymtl.data.local_ray_data import leave_out_cluster_actors
 from raymtl.errors import user_errors
 
 
@@ -16,6 +17,7 @@ def scan(
 ) -> Iterator[pa.Table]:
     """Yield the results of the source's `tasks` reading tasks, `read_tasks` at a time on nodes with these labels; in task
     order, or as they finish. A UserError of a task is raised as it is."""
+    leave_out_cluster_actors()
     context = DataContext.get_current().copy()
     context.execution_options.preserve_order = in_order
     context.execution_options.label_selector = dict(labels) or None

@@ -13,6 +13,7 @@ from ray.exceptions import RayError
 
 from raymtl import signals
 from raymtl.config.root import Config
+from raymtl.data.local_ray_data import IS_LOCAL
 from raymtl.telemetry import logs
 from raymtl.training import ray_log_folders
 from raymtl.training.local_ray import LOCAL_SETTINGS, check_this_machine, start_failed
@@ -63,6 +64,7 @@ def join(address: str | None, cpus: int) -> bool:
             raise unreachable(f"`{address}`", str(error).strip().splitlines()[0]) from error
         _own_session = context.address_info["session_dir"]
         _started_here = False
+        os.environ.pop(IS_LOCAL, None)  # of an earlier Ray of this process
         return False
     check_this_machine()
     for name, value in LOCAL_SETTINGS.items():

@@ -30,6 +30,8 @@ LOCAL_SETTINGS = {
     "RAY_prestart_worker_first_driver": "0",
     "RAY_idle_worker_killing_time_threshold_ms": "60000",
     "RAY_task_events_report_interval_ms": "0",
+    "RAY_enable_metrics_collection": "0",
+    "RAY_max_direct_call_object_size": "4096",
     "RAY_raylet_client_connect_timeout_milliseconds": "50",
     "RAY_raylet_client_num_connect_attempts": "200",
 }
@@ -39,7 +41,8 @@ Ray's own default priority for workers, 15, is for machines where its control pr
 everything else take the cores from the training. Ray would start a process for each CPU and wait for them; the run starts those
 that it needs. Ray would end a reader that has had nothing to read for a second, and a new one takes a second to start. Ray's
 processes that do not reach another one try again after 50 ms instead of a second, for the same ten seconds. Nobody
-reads the record of all tasks, which grows.
+reads the record of all tasks, nor the metrics, of which each stream of Ray Data adds its own: both grow. And Ray keeps a small
+block, up to 100 KiB by default, in the process that started its reading task, if another process is the last to use it.
 """
 
 

@@ -21,6 +21,7 @@ from ray.train.v2._internal.execution.context import get_train_context
 from raymtl.data.ids.id_map import MapFile
 from raymtl.data.local_ray_data import leave_out_cluster_actors
 from raymtl.errors import CheckpointError, StorageError, UserError
+from raymtl.memory import give_memory_back
 from raymtl.storage.temp_dirs import new_folder, remove_stale
 from raymtl.telemetry import logs
 from raymtl.telemetry.metrics import Gauges
@@ -90,6 +91,7 @@ def serve(run: Callable[[Any, WorkerProcess], dict[str, Any]], events: Any) -> N
             ray.get(events.finish.remote(done, summary))
         if "user_error" in summary:
             return
+        give_memory_back()
 
 
 def run(job: Job, process: WorkerProcess) -> dict[str, Any]:

@@ -53,11 +53,15 @@ def test_only_a_ray_of_ones_own_is_kept_on_loopback(
 
 
 _PROCESSES = """
+from pathlib import Path
 import psutil, ray
-from raymtl.data.local_ray_data import leave_out_cluster_actors
+from ray.data._internal.datasource.range_datasource import RangeDatasource
+from raymtl.data.scan import scan
 from raymtl.training.cluster import join
 join("local", 2)
-leave_out_cluster_actors()
+logs = Path(ray._private.worker.global_worker.node.get_logs_dir_path())
+assert "Disabled stats" in (logs / "raylet.out").read_text()
+assert sum(map(len, scan(RangeDatasource(10, "arrow", column_name="id"), 2, 2, {}, in_order=True))) == 10
 assert ray.data.range(10).repartition(2).sum("id") == 45
 print(*(actor["ActorClassName"] for actor in ray._private.state.actors().values()))
 print(*(word for process in psutil.Process().children(recursive=True) for word in process.cmdline()), sep="\\n")
@@ -72,6 +76,33 @@ def test_a_ray_of_ones_own_leaves_out_the_processes_that_a_run_does_not_need() -
     found = {Path(word).name for word in words if "=" not in word}
     assert "raylet" in found
     assert not found & {"monitor.py", "log_monitor.py", "dashboard.py"}
+
+
+_BORROWED = """
+import time, ray
+from raymtl.training.cluster import join
+join("local", 2)
+
+@ray.remote(num_cpus=0)
+class Owner:
+    def make(self):
+        return [ray.remote(num_cpus=0)(lambda: bytes(50_000)).remote()]
+
+    def held(self):
+        return ray._private.worker.global_worker.core_worker.get_local_memory_store_bytes_used()
+
+owner = Owner.remote()
+for _ in range(5):
+    assert len(ray.get(ray.get(owner.make.remote())[0])) == 50_000
+time.sleep(0.5)
+print(ray.get(owner.held.remote()))
+"""
+
+
+@pytest.mark.ray
+def test_no_process_keeps_the_small_blocks_that_another_has_read() -> None:
+    done = subprocess.run([sys.executable, "-c", _BORROWED], capture_output=True, text=True, timeout=120, check=True)
+    assert int(done.stdout) < 50_000
 
 
 _PRIORITIES = """
