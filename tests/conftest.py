@@ -1,5 +1,6 @@
 """What all tests share: one Ray cluster per session, for those marked `ray`; no deadlines on a busy machine."""
 
+import gc
 import logging
 import os
 from collections.abc import Iterator
@@ -10,6 +11,8 @@ from hypothesis import settings
 from tests.helpers.fork_server import forked_ray_workers
 from tests.helpers.s3_server import ENVIRONMENT
 
+# Until everything is imported: Python looks through all that there is again and again, which takes as long as the imports.
+gc.disable()
 settings.register_profile("shared machine", deadline=None)
 settings.load_profile("shared machine")
 # Before torch is imported: the tensors are small, and a second thread that waits for the first takes the core from a worker.
@@ -31,14 +34,20 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     items.sort(key=lambda item: item.path not in ray)
 
 
+def pytest_collection_finish() -> None:
+    """Collect garbage from here on, without a look at what the imports have left."""
+    gc.freeze()
+    gc.enable()
+
+
 @pytest.fixture(scope="session")
 def ray_cluster() -> Iterator[None]:
-    """A local Ray cluster with 8 logical CPUs, on loopback as raymtl's own; never one that happens to run on this machine."""
+    """A local Ray cluster with 8 logical CPUs, started as raymtl's own is; never one that happens to run on this machine."""
     import ray
 
-    from raymtl.training.cluster import on_loopback
+    from raymtl.training.cluster import few_processes, on_loopback
 
-    with on_loopback(), forked_ray_workers():
+    with on_loopback(), few_processes(), forked_ray_workers():
         ray.init(
             address="local",
             num_cpus=8,

@@ -16,7 +16,7 @@ import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 ROOT = Path(__file__).parents[2]
 SOCKET = "RAYMTL_TESTS_FORK_SERVER"
@@ -29,6 +29,10 @@ PRELOADED = (
 
 class Forked:
     """A child of the server; what `subprocess.Popen` has, as far as the tests need it."""
+
+    stdout: IO[str]
+    stderr: IO[str]
+    """Only of a process on pipes."""
 
     def __init__(self, request: dict[str, Any], streams: list[int], path: str):
         self._server = socket.socket(socket.AF_UNIX)
@@ -154,9 +158,12 @@ def _child(request: dict[str, Any], streams: list[int]) -> Callable[[], None]:
         setattr(sys, f"__{name}__", getattr(sys, name))
     import numpy as np
     import torch
+    from ray._private import ray_constants
     from ray._raylet import AuthenticationTokenLoader, Config  # type: ignore[attr-defined]
 
-    Config.initialize("")  # Ray has read the environment when it was imported
+    # Ray has read the environment when it was imported
+    Config.initialize("")
+    ray_constants.ENABLE_RAY_CLUSTER = ray_constants.env_bool(ray_constants.ENABLE_RAY_CLUSTERS_ENV_VAR, True)
     AuthenticationTokenLoader.instance().reset_cache()
     np.random.seed()
     torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS") or os.cpu_count() or 1))

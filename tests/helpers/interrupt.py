@@ -44,11 +44,12 @@ class Outcome:
         return found + [f"left: {name}" for name in self.left]
 
 
-def interrupt(words: list[str], moment: str, signals: str, at_work: str) -> Outcome | None:
+def interrupt(words: list[str], moment: str, signals: str, at_work: str, *, forked: bool = False) -> Outcome | None:
     """Start `raymtl words` on a terminal of 200 columns and send it the signals; None where it ended before the moment came.
 
-    `at_work`: when it is at work, by an expression for its screen, or by `process TITLE` of a process that it started."""
-    with Terminal([*RAYMTL, *words], columns=200) as terminal:
+    `at_work`: when it is at work, by an expression for its screen, or by `process TITLE` of a process that it started.
+    `forked`: see `fork_server`; what a fork's Ray calls workers are forks too, so "Ray is up" is not seen."""
+    with Terminal([*RAYMTL, *words], columns=200, forked=forked) as terminal:
         if not _reached(terminal, moment, at_work):
             return None
         process = psutil.Process(terminal.process.pid)
@@ -120,7 +121,18 @@ def _lives(process: psutil.Process) -> bool:
 def small_logs(folder: Path, rows_per_day: int = 30_000, days: int = 3) -> str:
     """Write synthetic logs and return the path of their configuration."""
     with Terminal(
-        [*RAYMTL, "synth", str(folder), "--days", str(days), "--rows-per-day", str(rows_per_day), "--set", "users=2000"]
+        [
+            *RAYMTL,
+            "synth",
+            str(folder),
+            "--days",
+            str(days),
+            "--rows-per-day",
+            str(rows_per_day),
+            "--set",
+            "users=2000",
+        ],
+        forked=True,
     ) as terminal:
         assert terminal.wait() == 0, terminal.text
     return str(folder / "config.yaml")

@@ -5,7 +5,7 @@ import re
 import subprocess
 from tempfile import TemporaryFile
 
-from tests.helpers.fork_server import fork_command
+from tests.helpers.fork_server import Forked, fork_command
 from tests.helpers.terminal import RAYMTL, ROOT, clean_environment
 
 FOREIGN = re.compile(
@@ -26,6 +26,18 @@ def start(*arguments: str, env: dict[str, str] | None = None) -> subprocess.Pope
         cwd=ROOT,
         env=clean_environment(env),
     )
+
+
+def fork(*arguments: str) -> Forked:
+    """Start a command of raymtl on two pipes, as a fork; see `fork_server`."""
+    (output, stdout), (error, stderr) = os.pipe(), os.pipe()
+    with open(os.devnull) as nothing:
+        streams = [nothing.fileno(), stdout, stderr]
+        process = fork_command(list(arguments), streams, clean_environment(), ROOT, terminal=False)
+    os.close(stdout)
+    os.close(stderr)
+    process.stdout, process.stderr = os.fdopen(output), os.fdopen(error)
+    return process
 
 
 def finish(*arguments: str, env: dict[str, str] | None = None, forked: bool = False) -> tuple[int, str, str]:

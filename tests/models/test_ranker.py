@@ -209,6 +209,8 @@ def test_g11_overfits_256_rows(name: str) -> None:
         optimizer.zero_grad()
         found.total.backward()
         optimizer.step()
+        if found.per_task.max() < 0.005:
+            break
     assert cost(losses, model(inputs), y, observed).per_task.max() < 0.01
 
 

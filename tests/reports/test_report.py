@@ -46,10 +46,11 @@ def show(result: dict) -> str:
     return console.export_text()
 
 
-def test_the_report_lies_in_the_run_or_where_asked(finished: pathlib.Path, tmp_path: pathlib.Path) -> None:
-    assert write_report(str(finished)) == f"{finished}/report.html"
+def test_the_report_lies_in_the_run_or_where_asked(tmp_path: pathlib.Path) -> None:
+    write_run(tmp_path / "young", evals=0, finished=False)
+    assert write_report(str(tmp_path / "young")) == f"{tmp_path}/young/report.html"
     out = str(tmp_path / "r.html")
-    assert write_report(f"{finished}/", out) == out
+    assert write_report(f"{tmp_path}/young/", out) == out
     assert pathlib.Path(out).read_text().startswith("<!doctype html>")
 
 
@@ -111,8 +112,8 @@ def test_drawings_follow_the_page_in_light_and_dark(page: str) -> None:
     assert labels[::2] == labels[1::2]
 
 
-def test_the_same_run_gives_the_same_page(finished: pathlib.Path) -> None:
-    assert render(load_run(Folder.open(str(finished)))) == render(load_run(Folder.open(str(finished))))
+def test_the_same_run_gives_the_same_page(finished: pathlib.Path, page: str) -> None:
+    assert render(load_run(Folder.open(str(finished)))) == page
 
 
 def test_a_run_without_result(tmp_path: pathlib.Path) -> None:
@@ -237,10 +238,11 @@ def test_a_folder_that_is_no_run_is_refused(tmp_path: pathlib.Path) -> None:
         write_report(str(tmp_path))
 
 
-def test_a_place_that_cannot_be_written_is_named(finished: pathlib.Path, tmp_path: pathlib.Path) -> None:
+def test_a_place_that_cannot_be_written_is_named(tmp_path: pathlib.Path) -> None:
     (tmp_path / "file").write_text("")
+    write_run(tmp_path / "young", evals=0, finished=False)
     with pytest.raises(UserError, match="cannot be written"):
-        write_report(str(finished), str(tmp_path / "file" / "report.html"))
+        write_report(str(tmp_path / "young"), str(tmp_path / "file" / "report.html"))
 
 
 def test_terminal_table(finished: pathlib.Path) -> None:

@@ -11,7 +11,7 @@ from raymtl.cli.main import run_command
 from raymtl.daily.record import read_record
 from raymtl.storage.object_store import Store
 from tests.helpers.daily_world import daily_raw, day_of, write_day
-from tests.helpers.pipe import start
+from tests.helpers.pipe import fork
 
 pytestmark = [pytest.mark.ray, pytest.mark.timeout(480)]
 
@@ -28,11 +28,9 @@ def world(root: Path, **daily: object) -> tuple[list[str], Path]:
 
 def test_a_store_that_is_deleted_under_way(tmp_path: Path) -> None:
     command, store = world(tmp_path)
-    process = start(*command, "--date", str(day_of(1)))
-    assert process.stdout is not None
-    assert process.stderr is not None
+    process = fork(*command, "--date", str(day_of(1)))
     errors: list[str] = []
-    reader = threading.Thread(target=lambda: errors.append(process.stderr.read()))  # type: ignore[union-attr]
+    reader = threading.Thread(target=lambda: errors.append(process.stderr.read()))
     reader.start()
     for line in process.stdout:
         if line.startswith("starting 1 worker"):

@@ -79,7 +79,7 @@ def test_warnings_as_errors_by_option() -> None:
 
 @pytest.mark.parametrize("columns", [40, 80, 120, 300])
 def test_tables_are_complete_on_every_screen(columns: int, tmp_path: Path) -> None:
-    for table in (metric_table(write_run(tmp_path / "run")), day_table(thirty_days())):
+    for table in (metric_table(write_run(tmp_path / "run", evals=1)), day_table(thirty_days())):
         wide, narrow = Console(width=1000), Console(width=columns)
         with wide.capture() as whole:
             wide.print(table)
@@ -87,7 +87,7 @@ def test_tables_are_complete_on_every_screen(columns: int, tmp_path: Path) -> No
             narrow.print(table)
         shown = set(parts.get().split()) | {"".join(parts.get().split())}
         numbers = [word for word in whole.get().split() if any(c.isdigit() for c in word)]
-        lost = [word for word in numbers if not any(word in text for text in shown)]
+        lost = [word for word in numbers if word not in shown and not any(word in text for text in shown)]
         assert lost == []
         assert all(len(line.rstrip()) <= columns for line in parts.get().splitlines())
 

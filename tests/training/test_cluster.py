@@ -115,7 +115,7 @@ print(os.getpriority(os.PRIO_PROCESS, 0), ray.get(nice.remote()))
 
 
 _RUNS = """
-import ray
+import os, ray
 from raymtl.training.cluster import join
 
 def busy(cpus):
@@ -123,21 +123,22 @@ def busy(cpus):
     assert group.wait(10)
     return group
 
-join("local", 9)
-cpus = [ray.cluster_resources()["CPU"]]
-ray.util.remove_placement_group(busy(9))
-for need in (5, 10):
+least = os.cpu_count()
+join("local", least + 1)
+more = [ray.cluster_resources()["CPU"] - least]
+ray.util.remove_placement_group(busy(least + 1))
+for need in (least, least + 2):
     join("local", need)
-    cpus.append(ray.cluster_resources()["CPU"])
+    more.append(ray.cluster_resources()["CPU"] - least)
     ray.get(ray.remote(num_cpus=1)(lambda: None).remote())
-print(*map(int, cpus))
+print(*map(int, more))
 """
 
 
 @pytest.mark.ray
 def test_a_larger_run_of_the_same_process_gets_a_larger_ray() -> None:
     done = subprocess.run([sys.executable, "-c", _RUNS], capture_output=True, text=True, timeout=120, check=True)
-    assert done.stdout.split() == ["9", "9", "10"]
+    assert done.stdout.split() == ["1", "1", "2"]
 
 
 @pytest.mark.ray

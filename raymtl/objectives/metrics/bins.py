@@ -131,11 +131,8 @@ def auc(negatives: Tensor, positives: Tensor) -> Area:
     for start in range(COARSE, sides.shape[1], _LEVEL):
         pairs = size.prod(0)
         # Bins without pairs come last: to know what they hold tells their share of a class from that of the others
-        kept = (
-            (pairs / pairs.sum().clamp(min=_DUST) + _DUST * (size.sum(0) / size.sum()))
-            .topk(min(_MOST, len(pairs)))
-            .indices
-        )
+        rank = pairs / pairs.sum().clamp(min=_DUST) + _DUST * (size.sum(0) / size.sum())
+        kept = rank.topk(min(_MOST, int((rank > 0).sum()))).indices
         error += 0.5 * (pairs.sum() - pairs[kept].sum())
         number, size, pairs = number[kept], size[:, kept], pairs[kept]
         fine, own = _cut(sides[:, start : start + _LEVEL].view(2, _TABLES, _CLASSES, _SPLIT), number, size)
