@@ -1,16 +1,13 @@
 """The daily job, end to end: days in order, done once, refused, not ready, broken, held up by another job."""
 
-import os
 import re
 import shutil
-import signal
-from contextlib import suppress
+import subprocess
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import psutil
 import pytest
 import yaml
 
@@ -24,11 +21,8 @@ from raymtl.errors import ConfigError, DataError, RefusedError, TryLaterError
 from raymtl.model_store import store as versions
 from raymtl.model_store.lease import acquire
 from raymtl.storage.object_store import Store
-from tests.helpers.daily_process import no_lease, nothing_is_half, until
+from tests.helpers.daily_process import command, no_lease, nothing_is_half, train_worker, until
 from tests.helpers.daily_world import FILES, contents, daily_raw, day_of, same, write_day
-from tests.helpers.fork_server import fork_command
-from tests.helpers.ray_processes import ray_processes
-from tests.helpers.terminal import clean_environment
 
 pytestmark = [pytest.mark.ray, pytest.mark.timeout(480)]
 ROWS = sum(FILES)
@@ -304,27 +298,22 @@ def test_killed_in_the_middle_it_goes_on(
     store = Store.open(str(begun(first_version, tmp_path)))
     file, log = tmp_path / "config.yaml", tmp_path / "log"
     file.write_text(yaml.safe_dump(raw_of(logs, Path(store.path), accumulator_decay=0.9), sort_keys=False))
-    command = ["daily", "--config", str(file), "--date", str(day_of(2))]
-    others = ray_processes("RayTrainWorker")
-    with open(os.devnull) as nothing, log.open("wb") as out:
-        streams = [nothing.fileno(), out.fileno(), out.fileno()]
-        process = fork_command(command, streams, clean_environment(), tmp_path, terminal=False)
-    try:
+    arguments = ["--date", str(day_of(2))]
+    with log.open("wb") as out:
+        process = subprocess.Popen(command(str(file), *arguments), stdout=out, stderr=out)
         until(process, log, f"{day_of(2)}: train")
-        (worker,) = ray_processes("RayTrainWorker") - others
-        os.kill(worker, signal.SIGKILL)
+        worker = train_worker(process.pid)
+        assert worker is not None
+        worker.kill()
         until(process, log, f"{day_of(2)}: gate")  # it recovered by itself
-        workers = ray_processes("RayTrainWorker") - others
-    finally:
+        worker = train_worker(process.pid)
         process.kill()
-    process.wait()
-    assert worker not in workers
-    for pid in workers:
-        with suppress(psutil.NoSuchProcess):
-            psutil.Process(pid).wait(60)  # its Ray goes with it
+        process.wait()
+        if worker is not None:
+            worker.wait(60)  # its Ray goes with it
     nothing_is_half(store)
     assert versions.current(store) == four_days[1][0].version
-    assert run_command(command) == 0
+    assert run_command(["daily", "--config", str(file), *arguments]) == 0
     nothing_is_half(store)
     no_lease(store)
     killed, calm = read_record(store, day_of(2)), four_days[1][1]
