@@ -93,6 +93,7 @@ class Session:
                 # Ray counts lost workers over all jobs of a group; this job gets a count of its own
                 if self._since_start > 1 and not self.has_workers:
                     continue
+                self._end_group(at_once=True)
                 raise
             if "user_error" in summary:
                 self._end_group(at_once=False)
