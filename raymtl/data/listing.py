@@ -48,9 +48,10 @@ def list_names(folder: Folder) -> list[Entry]:
 
 
 def list_below(folder: Folder, path: str) -> Listing:
-    """The files below a folder of the data set `folder`."""
+    """The files below a folder of the data set `folder`, or below itself."""
     if folder.is_local:
-        return _attempt(folder, path, lambda: _walk(path, (os.path.realpath(folder.root),)))
+        above = () if path == folder.root else (os.path.realpath(folder.root),)
+        return _attempt(folder, path, lambda: _walk(path, above))
     return Listing([e for e in _remote(folder, path, recursive=True) if e.kind != pafs.FileType.Directory])
 
 

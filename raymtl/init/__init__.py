@@ -1,0 +1,1 @@
+"""`raymtl init`: a first configuration from the logs themselves."""

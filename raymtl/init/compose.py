@@ -1,0 +1,251 @@
+"""The configuration for the guesses, as YAML whose comments say why."""
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pyarrow.compute as pc
+
+from raymtl.config.load import config_from_dict
+from raymtl.config.yamltext import dump_yaml, parse_yaml
+from raymtl.data.rules import scaled
+from raymtl.errors import DataError
+from raymtl.init.days import Days
+from raymtl.init.profile import ColumnProfile, Profile
+from raymtl.init.roles import Guess, column_numbers
+from raymtl.init.tasks import make_tasks
+from raymtl.words import count_of
+
+_SKEWED = 2.0
+_SMALL_TABLE = 4096
+_HASH_MOST = 100_000
+"""Tables of more IDs get a map, in which no two IDs share a row."""
+_MAP_SLACK = 1.25
+_MOST_LENGTH = 50
+_OVERLAP = 0.2
+_FEW_ROWS = 500_000
+_OFTEN = 100
+_EPOCHS = 3
+"""Epochs for fewer rows, if each ID occurs so often."""
+
+
+@dataclass
+class _Entry:
+    """One key of a section, with its comment."""
+
+    name: str
+    value: Any
+    why: str = ""
+
+    @property
+    def text(self) -> str:
+        line = dump_yaml({self.name: self.value}).rstrip("\n")
+        line = line.removeprefix("{").removesuffix("}") if line.startswith("{") else line
+        return f"{line}  # {self.why}" if self.why else line
+
+
+def compose(name: str, days: Days, profile: Profile, guesses: Mapping[str, Guess]) -> str:
+    """The text of a configuration that `raymtl check` passes. Raises DataError if there is no label or no feature."""
+    tasks = make_tasks(profile, guesses)
+    if not tasks:
+        raise DataError(
+            f"`{days.path}` has no column that looks like a label (0 and 1, with the name of an event); name it with --label "
+            f"COLUMN. The columns are {', '.join(profile.columns)}"
+        )
+    features, tables = _features(profile, guesses)
+    if not features:
+        raise DataError(
+            f"`{days.path}` has no column for a feature besides its labels; write the columns that a model may read"
+        )
+    left_out = [f"{n}: {g.why}" for n, g in guesses.items() if g.role in ("ignore", "truth")]
+    sections = {
+        "data": _data(days, profile, guesses),
+        "features": features,
+        "tables": tables,
+        "tasks": [_Entry(task, value, why) for task, (value, why) in tasks.items()],
+        "model": _model(features, tasks),
+        "train": _train(_training_rows(days, profile), profile, guesses),
+    }
+    span = f"{days.days[0]} to {days.days[-1]}"
+    lines = [f"# Written by `raymtl init` from {profile.rows:,} rows of {span}; docs/config.md has all keys."]
+    lines += [_Entry("name", name).text]
+    for section, entries in sections.items():
+        if not entries:
+            continue
+        lines += ["", f"{section}:"]
+        lines += ["  # 8 rows or more for each value, so that few share one, unless it says more"] * (
+            section == "tables"
+        )
+        lines += [f"  {line}" for entry in entries for line in entry.text.splitlines()]
+        if section == "features" and left_out:
+            lines += ["  # Left out:", *(f"  #   {line}" for line in left_out)]
+    text = "\n".join(lines) + "\n"
+    config_from_dict(parse_yaml(text, "the new configuration"), "the new configuration")
+    return text
+
+
+def _data(days: Days, profile: Profile, guesses: Mapping[str, Guess]) -> list[_Entry]:
+    first, last = days.train
+    entries = [_Entry("path", days.path)]
+    if (days.layout.key, days.layout.format) != ("ds", "%Y-%m-%d"):
+        entries.append(_Entry("partition", {"key": days.layout.key, "format": days.layout.format}))
+    entries.append(_Entry("train", {"start": str(first), "end": str(last)}))
+    if days.eval is not None:
+        start, end = map(str, days.eval)
+        entries.append(_Entry("eval", {"start": start, "end": end}, "" if days.eval_path else "the last day"))
+    else:
+        entries.append(_Entry("eval", None, "there is only one day; set another one to evaluate on"))
+    if days.eval_path is not None:
+        entries.append(_Entry("eval_path", days.eval_path))
+    for column, guess in guesses.items():
+        if guess.role == "scenario":
+            values: Mapping[Any, int] = profile.columns[column].values or {}
+            listed = sorted((v for v in values if str(v) not in ("all", "other")), key=lambda v: (-values[v], str(v)))
+            entries.append(_Entry("scenario", {"column": column, "values": listed}, guess.why))
+        elif guess.role in ("weight", "group"):
+            entries.append(_Entry(guess.role, column, guess.why))
+        elif guess.role == "time":
+            entries.append(_Entry("timestamp", column, guess.why))
+    return entries
+
+
+def _features(profile: Profile, guesses: Mapping[str, Guess]) -> tuple[list[_Entry], list[_Entry]]:
+    """The features, and the tables that they look up."""
+    features: list[_Entry] = []
+    tables: list[_Entry] = []
+    for name, guess in guesses.items():
+        column = profile.columns[name]
+        if guess.role == "dense":
+            value, how = _dense(name, profile)
+            features.append(_Entry(_key(name), value | _column(name), f"{guess.why}{how}"))
+        elif guess.role in ("id", "group", "scenario", "bias", "ids", "sequence"):
+            kind = guess.role if guess.role in ("ids", "sequence", "bias") else "id"
+            value = {"kind": kind} | _column(name)
+            if kind == "sequence" or (kind == "ids" and column.longest > _MOST_LENGTH):
+                value["max_length"] = min(column.longest, _MOST_LENGTH)
+            shared = _shared_table(name, profile, guesses) if kind == "sequence" else None
+            if shared is not None:
+                value["table"] = _key(shared)
+            else:
+                tables.append(_table(name, column))
+            features.append(_Entry(_key(name), value, guess.why))
+    return features, tables
+
+
+def _key(column: str) -> str:
+    """The name of a feature: the column's, as far as names of features may be."""
+    name = "".join(c if c.isascii() and (c.isalnum() or c == "_") else "_" for c in column)[:100]
+    return name if name and not name[0].isdigit() else f"_{name}"[:100]
+
+
+def _column(name: str) -> dict[str, str]:
+    return {} if _key(name) == name else {"column": name}
+
+
+def _dense(name: str, profile: Profile) -> tuple[dict[str, Any], str]:
+    column = profile.columns[name]
+    sample = column_numbers(profile.sample.column(name))
+    sample = sample[np.isfinite(sample)]
+    plain, logs = _skew(sample), _skew(scaled(sample, "log1p"))
+    heavy = abs(plain) > _SKEWED and abs(logs) < abs(plain) / 2
+    moments = column.logs if heavy else column.numbers
+    std = moments.std or 1.0
+    value: dict[str, Any] = {"kind": "dense", **({"transform": "log1p"} if heavy else {})}
+    return value | {"mean": _rounded(moments.mean), "std": _rounded(std)}, ", long-tailed" if heavy else ""
+
+
+def _skew(values: np.ndarray) -> float:
+    if len(values) < 2 or not (spread := float(values.std())):
+        return 0.0
+    return float((((values - values.mean()) / spread) ** 3).mean())
+
+
+def _rounded(value: float) -> float:
+    return float(f"{value:.5g}")
+
+
+def _table(name: str, column: ColumnProfile) -> _Entry:
+    distinct = column.distinct
+    if distinct <= _SMALL_TABLE:
+        rows = max(64, 1 << math.ceil(math.log2(8 * max(1, distinct))))
+        return _Entry(_key(name), {"rows": rows}, count_of(distinct, "value"))
+    if distinct <= _HASH_MOST:
+        return _Entry(_key(name), {"rows": _round_up(8 * distinct)}, f"about {distinct:,} values")
+    rows = _round_up(_MAP_SLACK * distinct)
+    why = f"about {distinct:,} values: each that occurs twice gets a row of its own"
+    return _Entry(_key(name), {"rows": rows, "id_space": "map", "admit_count": 2}, why)
+
+
+def _round_up(rows: float) -> int:
+    """The next number of two digits and zeros."""
+    step = 10 ** max(0, math.floor(math.log10(rows)) - 1)
+    return math.ceil(rows / step) * step
+
+
+def _shared_table(history: str, profile: Profile, guesses: Mapping[str, Guess]) -> str | None:
+    """The ID column that a history holds values of."""
+    kind = profile.columns[history].kind.removeprefix("list of ")
+    steps = profile.sample.column(history).combine_chunks().flatten().drop_null().unique()
+    best, most = None, _OVERLAP
+    for name, guess in guesses.items():
+        if (
+            guess.role == "id"
+            and profile.columns[name].kind == kind
+            and profile.columns[name].distinct > _SMALL_TABLE // 64
+        ):
+            own = profile.sample.column(name).combine_chunks().unique()
+            share = pc.is_in(steps.cast(own.type), own).true_count / max(1, min(len(own), len(steps)))
+            if share > most:
+                best, most = name, share
+    return best
+
+
+def _model(features: list[_Entry], tasks: Mapping[str, tuple[dict[str, Any], str]]) -> list[_Entry]:
+    kinds = {entry.value["kind"] for entry in features}
+    chain = [name for name, (task, _) in tasks.items() if "parent" in task]
+    if len(tasks) == 1:
+        entries = [_Entry("preset", "shared_bottom", "one task")]
+    elif chain:
+        entries = [_Entry("preset", "mmoe", "experts shared by tasks of a funnel; aitm and esmm use its order too")]
+    else:
+        entries = [_Entry("preset", "mmoe", "experts shared by tasks that may disagree")]
+    if "sequence" in kinds:
+        entries.append(
+            _Entry("sequence", {"type": "pooled"}, "the mean of each history; dupn and dtrn attend to its steps")
+        )
+    if "bias" in kinds:
+        events = [name for name, (task, _) in tasks.items() if task["kind"] == "binary"]
+        entries.append(
+            _Entry(
+                "bias",
+                {"type": "position", "tasks": events or [*tasks][:1]},
+                "predictions are those without its effect",
+            )
+        )
+    return entries
+
+
+def _training_rows(days: Days, profile: Profile) -> int:
+    """About, if the days have as many rows each."""
+    return (
+        profile.rows if days.eval_path or len(days.days) == 1 else profile.rows * (len(days.days) - 1) // len(days.days)
+    )
+
+
+def _train(rows: int, profile: Profile, guesses: Mapping[str, Guess]) -> list[_Entry]:
+    """With IDs that occur rarely, a second epoch learns the rows by heart (docs/init.md has the numbers)."""
+    ids = [name for name, guess in guesses.items() if guess.role in ("id", "group", "ids", "sequence")]
+    most = max(ids, key=lambda name: profile.columns[name].distinct, default=None)
+    repeats = rows / profile.columns[most].distinct if most is not None else math.inf
+    again = rows < _FEW_ROWS and repeats >= _OFTEN
+    why = f"about {rows:,} training rows"
+    if not again and rows < _FEW_ROWS:
+        why = (
+            f"{why}, in which a value of `{most}` occurs {repeats:.0f} times: a second epoch would learn them by heart"
+        )
+    return [
+        _Entry("epochs", _EPOCHS if again else 1, why),
+        _Entry("schedule", {"decay": "linear", "final_factor": 0.02}),
+    ]

@@ -1,0 +1,291 @@
+"""What the columns of some logs hold: one pass with Ray Data, whose statistics merge, and a sample of the rows."""
+
+import math
+import pickle
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+from ray.data.block import BlockMetadata
+from ray.data.datasource import Datasource, ReadTask
+
+from raymtl.config.data import DayRange
+from raymtl.data.contract import fits, is_text, plain_type
+from raymtl.data.ids.hashing import to_int64
+from raymtl.data.read import read_fragment
+from raymtl.data.rules import list_parts, one_array, scaled
+from raymtl.data.scan import scan
+from raymtl.data.sketch import HyperLogLog
+from raymtl.data.source import find_files
+from raymtl.data.units import Footer, Fragment, make_units, read_footers, with_rows
+from raymtl.data.validation.statistics import Moments
+from raymtl.errors import DataError
+from raymtl.init.days import Days
+from raymtl.storage.folder import Folder
+
+SAMPLE_ROWS = 50_000
+_SAMPLE_VALUES = 4_000_000
+"""With many columns the sample has fewer rows."""
+_TASK_ROWS = 500_000
+_BLOCK_ROWS = 65_536
+_FEW_VALUES = 64
+"""Values of a column are counted up to so many different ones."""
+
+
+@dataclass
+class ColumnProfile:
+    """What one column holds; parts that its kind lacks stay empty."""
+
+    kind: str
+    """`integer`, `float`, `flag`, `text`, `time`, `list of integer`, `list of text`, `list of float`, `null`; `mixed: …` if the
+    files differ in it; else Arrow's name of a type that no feature can have."""
+    rows: int = 0
+    nulls: int = 0
+    not_finite: int = 0
+    """NaN and infinite values."""
+    fractions: int = 0
+    """Finite values that are no integers."""
+    numbers: Moments = field(default_factory=Moments)
+    logs: Moments = field(default_factory=Moments)
+    """Of sign(x)·log(1+|x|)."""
+    ids: HyperLogLog | None = None
+    """Different values, those inside lists too."""
+    values: Counter[Any] | None = field(default_factory=Counter)
+    """How often each value occurs; None: there are too many different ones."""
+    text_bytes: int = 0
+    elements: int = 0
+    empty: int = 0
+    longest: int = 0
+
+    @property
+    def distinct(self) -> int:
+        """Different values, without null; about, if there are many."""
+        if self.values is not None:
+            return len(self.values)
+        return self.ids.estimate() if self.ids is not None else _FEW_VALUES + 1
+
+    @property
+    def known(self) -> int:
+        return self.rows - self.nulls
+
+    def merge(self, other: "ColumnProfile") -> None:
+        """Add all that `other` has seen."""
+        for name in ("rows", "nulls", "not_finite", "fractions", "text_bytes", "elements", "empty"):
+            setattr(self, name, getattr(self, name) + getattr(other, name))
+        self.longest = max(self.longest, other.longest)
+        self.numbers.merge(other.numbers)
+        self.logs.merge(other.logs)
+        if other.ids is not None:
+            self.ids = self.ids or HyperLogLog()
+            self.ids.merge(other.ids)
+        if self.values is not None:
+            self.values = None if other.values is None else self.values + other.values
+        if self.values is not None and len(self.values) > _FEW_VALUES:
+            self.values = None
+
+
+Found = tuple[dict[str, ColumnProfile], pa.Table]
+"""The statistics of some rows by column, and a sample of them."""
+
+
+@dataclass
+class Profile:
+    """What some logs hold."""
+
+    columns: dict[str, ColumnProfile]
+    rows: int
+    sample: pa.Table
+    """Every so many-th row."""
+
+
+def kinds_of(footers: Iterable[Footer]) -> dict[str, str]:
+    """The kind of every column, from the footers of the files."""
+    schemas = {id(f.schema): f.schema for f in footers}.values()
+    found: dict[str, list[str]] = {}
+    for schema in schemas:
+        for name, kind in zip(schema.names, schema.types, strict=True):
+            found.setdefault(name, []).append(_kind(kind))
+    return {
+        name: _joined(set(kinds) - {"null"} or {"null"}) if len(kinds) == len(schemas) else "mixed: not in all files"
+        for name, kinds in found.items()
+    }
+
+
+def footers_of(folder: Folder, days: Days) -> list[Footer]:
+    """The footers of all files with rows.
+
+    Raises DataError if a day has no file, a file cannot be read, or there are no rows.
+    """
+    window = DayRange(start=days.days[0], end=days.days[-1])
+    there = set(days.days)
+    found = find_files(folder, None if there != set(window.days()) else window, days.layout).or_raise()
+    footers = with_rows(read_footers(folder.filesystem, found.files))
+    if not footers:
+        raise DataError(f"`{folder.path}` has no rows: its parquet files are empty; write the days again")
+    return footers
+
+
+def profile(
+    folder: Folder, footers: Sequence[Footer], read_tasks: int, progress: Callable[[int, int], None] | None = None
+) -> Profile:
+    """Read all rows once, on `read_tasks` CPUs of the connected Ray."""
+    kinds = kinds_of(footers)
+    rows = sum(f.rows for f in footers)
+    wanted = min(SAMPLE_ROWS, max(1000, _SAMPLE_VALUES // max(1, len(kinds))))
+    task_rows = min(_TASK_ROWS, max(_BLOCK_ROWS, rows // (4 * read_tasks)))
+    tasks = [unit.fragments for unit in make_units(footers, task_rows)]
+    done = 0
+
+    def results() -> Iterator[Found]:
+        nonlocal done
+        source = _Source(folder.path, kinds, tasks, max(1, rows // wanted))
+        for table in scan(source, len(tasks), read_tasks, {}, in_order=True):
+            for pickled in table.column("found"):
+                found, sample = pickle.loads(pickled.as_buffer())
+                done += max(c.rows for c in found.values())
+                if progress is not None:
+                    progress(done, rows)
+                yield found, sample
+
+    return merged(kinds, rows, results())
+
+
+def merged(kinds: Mapping[str, str], rows: int, results: Iterable[Found]) -> Profile:
+    """The profile of all rows from those of the tasks."""
+    columns = {name: ColumnProfile(kind, 0 if is_read(kind) else rows) for name, kind in kinds.items()}
+    samples = []
+    for found, sample in results:
+        for name, column in found.items():
+            columns[name].merge(column)
+        samples.append(sample)
+    return Profile(columns, rows, pa.concat_tables(samples, promote_options="permissive"))
+
+
+def _kind(kind: pa.DataType) -> str:
+    kind = plain_type(kind)
+    if pa.types.is_dictionary(kind):
+        kind = kind.value_type
+    if fits(kind, "ids") and not pa.types.is_null(kind):
+        return f"list of {'text' if is_text(kind) else 'integer'}"
+    if pa.types.is_list(kind) or pa.types.is_large_list(kind) or pa.types.is_fixed_size_list(kind):
+        return "list of float" if pa.types.is_floating(kind.value_type) else str(kind)
+    for name, is_it in (
+        ("null", pa.types.is_null),
+        ("flag", pa.types.is_boolean),
+        ("integer", pa.types.is_integer),
+        ("float", pa.types.is_floating),
+        ("float", pa.types.is_decimal),
+        ("text", is_text),
+        ("time", lambda k: pa.types.is_timestamp(k) or pa.types.is_date(k)),
+    ):
+        if is_it(kind):
+            return name
+    return str(kind)
+
+
+def _joined(kinds: set[str]) -> str:
+    if len(kinds) == 1:
+        return next(iter(kinds))
+    # pandas writes integers with nulls as doubles; a number is a number
+    return "float" if kinds <= {"integer", "float", "flag"} else "mixed: " + " and ".join(sorted(kinds))
+
+
+class _Source(Datasource):
+    """One reading task per list of fragments; each yields one row with its pickled statistics and sample."""
+
+    def __init__(self, root: str, kinds: dict[str, str], tasks: Sequence[Sequence[Fragment]], every: int):
+        super().__init__()
+        self._root, self._kinds, self._tasks, self._every = root, kinds, tasks, every
+
+    def get_name(self) -> str:
+        return "Profile"
+
+    def estimate_inmemory_data_size(self) -> int:
+        return len(self._tasks) << 20
+
+    def get_read_tasks(self, parallelism: int, per_task_row_limit=None, data_context=None) -> list[ReadTask]:
+        return [
+            ReadTask(Task(self._root, self._kinds, chunks, self._every), BlockMetadata(1, 1 << 20, None, None))
+            for chunks in self._tasks
+        ]
+
+
+class Task:
+    """The body of one reading task."""
+
+    def __init__(self, root: str, kinds: dict[str, str], fragments: Sequence[Fragment], every: int):
+        self._root, self._kinds, self._fragments, self._every = root, kinds, fragments, every
+
+    def __call__(self) -> Iterable[pa.Table]:
+        found: dict[str, ColumnProfile] = {}
+        samples: list[pa.Table] = []
+        for fragment in self._fragments:
+            names = [name for name, kind in self._kinds.items() if is_read(kind)]
+            for raw, first_row in read_fragment(self._root, fragment, names, _BLOCK_ROWS):
+                for name in raw.column_names:
+                    found.setdefault(name, ColumnProfile(self._kinds[name])).merge(_count(raw, name, self._kinds[name]))
+                start = -first_row % self._every
+                samples.append(_decoded(raw.take(np.arange(start, len(raw), self._every))))
+        sample = pa.concat_tables(samples, promote_options="permissive")
+        yield pa.table({"found": pa.array([pickle.dumps((found, sample))], pa.binary())})
+
+
+def is_read(kind: str) -> bool:
+    """Whether a column of a kind is looked at."""
+    return kind in ("null", "flag", "integer", "float", "text", "time") or kind.startswith("list of ")
+
+
+def _decoded(table: pa.Table) -> pa.Table:
+    """Without dictionaries, which differ between files."""
+    for n, kind in enumerate(table.schema.types):
+        if pa.types.is_dictionary(kind):
+            table = table.set_column(n, table.schema.names[n], table.column(n).cast(kind.value_type))
+    return table
+
+
+def _count(raw: pa.Table, name: str, kind: str) -> ColumnProfile:
+    """The statistics of one column of a table."""
+    found = ColumnProfile(kind, len(raw))
+    if kind == "null" or pa.types.is_null(raw.column(name).type):
+        found.nulls = len(raw)
+        return found
+    array = one_array(raw, name, "id")
+    found.nulls = array.null_count
+    if kind.startswith("list of "):
+        array, lengths = list_parts(array)
+        found.elements, found.empty = len(array), int((lengths == 0).sum())
+        found.longest = int(lengths.max(initial=0))
+    if pa.types.is_dictionary(array.type):
+        array = array.cast(array.type.value_type)
+    array = array.drop_null()
+    if kind in ("flag", "integer", "float"):
+        if pa.types.is_decimal(array.type):
+            array = array.cast(pa.float64())
+        _count_numbers(found, array.cast(pa.float64(), safe=False).to_numpy(zero_copy_only=False))
+    elif kind.endswith("text"):
+        found.text_bytes = pc.sum(pc.binary_length(array)).as_py() or 0
+    if kind in ("integer", "text", "list of integer", "list of text"):
+        found.ids = HyperLogLog()
+        found.ids.add(to_int64(array).to_numpy(zero_copy_only=False))
+    found.values = None if kind in ("time", "list of float") else _values(array)
+    return found
+
+
+def _count_numbers(found: ColumnProfile, values: np.ndarray) -> None:
+    finite = values[np.isfinite(values)]
+    found.not_finite = len(values) - len(finite)
+    found.fractions = int((finite != np.floor(finite)).sum())
+    found.numbers.add(finite)
+    found.logs.add(scaled(finite, "log1p"))
+
+
+def _values(array: pa.Array) -> Counter[Any] | None:
+    counted = pc.value_counts(array)
+    if len(counted) > _FEW_VALUES:
+        return None
+    pairs = zip(counted.field("values").to_pylist(), counted.field("counts").to_pylist(), strict=True)
+    return Counter({value: count for value, count in pairs if not (isinstance(value, float) and math.isnan(value))})

@@ -1,0 +1,327 @@
+"""What each column of the logs is for: guessed from its type, its name and its values, each with the reason."""
+
+from collections.abc import Collection, Iterable
+from dataclasses import dataclass, replace
+from typing import Literal, cast
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from raymtl.init import words as names
+from raymtl.init.profile import ColumnProfile, Profile
+from raymtl.words import count_of
+
+Role = Literal[
+    "label",
+    "observed",
+    "id",
+    "ids",
+    "sequence",
+    "dense",
+    "bias",
+    "group",
+    "scenario",
+    "time",
+    "weight",
+    "truth",
+    "ignore",
+]
+CHOICES: tuple[Role, ...] = ("label", "id", "ids", "sequence", "dense", "bias", "weight", "ignore")
+"""What a user may answer."""
+
+_FEW_STEPS = 10
+_FEW_CATEGORIES = 50
+_MANY_CATEGORIES = 2000
+_MOST_SCENARIOS = 20
+_FEW_USERS = 10
+_KEY_SHARE = 0.9
+"""A column with more different values than this share of the rows names a row and repeats too little to learn from."""
+_TEXT_BYTES = 40
+_LEAK_AUC = 0.985
+_FEW_POSITIVES = 30
+_MOST_WORDS = 1000
+"""Beyond so many different values, each is too rare in the sample to tell anything."""
+
+
+@dataclass(frozen=True)
+class Guess:
+    """The use of one column."""
+
+    column: str
+    role: Role
+    why: str
+    sure: bool = True
+    """False: worth a question."""
+
+
+def guess_roles(profile: Profile, labels: Collection[str] = (), ignored: Collection[str] = ()) -> dict[str, Guess]:
+    """A guess for every column, in the order of the files; `labels` and `ignored` are what the user said."""
+    found = {name: _guess(name, column, profile.rows) for name, column in profile.columns.items()}
+    found |= {name: Guess(name, "ignore", "as you said") for name in ignored}
+    found = _one_group(found, profile)
+    if labels:
+        found = {
+            name: Guess(name, "ignore", "a label that you did not name", sure=False) if g.role == "label" else g
+            for name, g in found.items()
+        }
+        found |= {name: Guess(name, "label", "as you said") for name in labels}
+    elif not any(g.role == "label" for g in found.values()):
+        found |= _unnamed_labels(profile, found)
+    return _only_first(_truths(found, profile))
+
+
+def answered(guess: Guess, role: str) -> Guess:
+    """The use that somebody chose."""
+    return guess if role == guess.role else Guess(guess.column, cast(Role, role), "as you said")
+
+
+def _guess(name: str, column: ColumnProfile, rows: int) -> Guess:
+    """What a column is, by itself."""
+    if column.kind == "null" or column.known == 0:
+        return Guess(name, "ignore", "it has no value")
+    if column.kind.startswith("mixed"):
+        return Guess(name, "ignore", f"the files differ in it: {column.kind.removeprefix('mixed: ')}")
+    if column.kind.startswith("list of "):
+        return _list(name, column)
+    if column.kind not in ("flag", "integer", "float", "text", "time"):
+        return Guess(name, "ignore", f"no feature reads the type {column.kind}")
+    if column.values is not None and len(column.values) == 1 and not column.nulls:
+        return Guess(name, "ignore", f"it is {next(iter(column.values))} in all rows")
+    special = _by_name(name, column)
+    if special is not None:
+        return special
+    return {"text": _text, "time": _time}.get(column.kind, _number)(name, column, rows)
+
+
+def _by_name(name: str, column: ColumnProfile) -> Guess | None:
+    """A use that the name gives away, if the values agree."""
+    found = names.words(name)
+    numeric = column.kind in ("flag", "integer", "float")
+    if column.kind == "time" or (numeric and names.TIMES & set(found) and _is_unix_time(column)):
+        return Guess(name, "time", "the time of the impression, by name and values")
+    if numeric and "_".join(found) in names.WEIGHTS and column.numbers.low >= 0 and not column.not_finite:
+        return Guess(name, "weight", "the weight of a row, by its name")
+    if names.FLAGS & set(found) and is_binary(column):
+        return Guess(name, "observed", "says which labels are final, by its name", sure=False)
+    if numeric and found[0] in names.PREDICTIONS and column.numbers.low >= 0 and column.numbers.high <= 1:
+        return Guess(
+            name, "truth", "looks like a prediction, by its name; a feature would learn to copy it", sure=False
+        )
+    past = names.HISTORY & set(found)
+    if is_binary(column) and not past and names.EVENTS & set(found):
+        return Guess(name, "label", f"0 and 1, {_share(column)}, with the name of an event")
+    if numeric and not is_binary(column) and names.is_amount(name, surely=True) and column.numbers.low >= 0:
+        return Guess(name, "label", "an amount that follows what the user did, by its name", sure=False)
+    if names.POSITIONS & set(found[-1:]) and column.kind == "integer" and column.distinct <= 1000 and not past:
+        return Guess(name, "bias", "where the item was shown: only a position tower reads it")
+    return None
+
+
+def _list(name: str, column: ColumnProfile) -> Guess:
+    if column.kind == "list of float":
+        return Guess(name, "ignore", "a vector of numbers, which no feature reads yet")
+    if not column.elements:
+        return Guess(name, "ignore", "all lists are empty")
+    length = f"lists of up to {column.longest:,}"
+    if names.SEQUENCES & set(names.words(name)):
+        return Guess(name, "sequence", f"{length}, with the name of a history (its order counts)")
+    return Guess(name, "ids", length, sure=column.longest <= 20)
+
+
+def _time(name: str, column: ColumnProfile, rows: int) -> Guess:
+    return Guess(name, "time", "a time")
+
+
+def _text(name: str, column: ColumnProfile, rows: int) -> Guess:
+    if names.is_user(name) and column.distinct >= _FEW_USERS:
+        return Guess(name, "group", f"the user, by its name; {count_of(column.distinct, 'different value')}")
+    if names.is_request(name) or _is_key(column, rows):
+        return Guess(name, "ignore", f"{count_of(column.distinct, 'different value')}: it names a row or a request")
+    if column.text_bytes / max(1, column.known) > _TEXT_BYTES and column.distinct > rows / 10:
+        return Guess(name, "ignore", "free text, which no feature reads", sure=False)
+    if names.SCENARIOS & set(names.words(name)) and 2 <= column.distinct <= _MOST_SCENARIOS:
+        return Guess(name, "scenario", f"{column.distinct} values, with the name of a scenario")
+    return Guess(name, "id", count_of(column.distinct, "different string"))
+
+
+def _number(name: str, column: ColumnProfile, rows: int) -> Guess:
+    if column.not_finite:
+        return Guess(
+            name, "ignore", f"{count_of(column.not_finite, 'value')} NaN or infinite: write null where it is unknown"
+        )
+    if column.kind == "integer":
+        return _integer(name, column, rows)
+    found = set(names.words(name))
+    if column.kind == "float" and not column.fractions and (names.is_user(name) or found & {"id", "ids", "uid"}):
+        return Guess(
+            name, "ignore", "IDs written as doubles: write integers (pandas: dtype Int64, which has nulls)", sure=False
+        )
+    if column.kind == "flag" or is_binary(column):
+        return Guess(name, "dense", f"true or false, {_share(column)}")
+    return Guess(name, "dense", f"{_number_text(column.numbers.low)} to {_number_text(column.numbers.high)}")
+
+
+def _integer(name: str, column: ColumnProfile, rows: int) -> Guess:
+    found = set(names.words(name))
+    distinct = count_of(column.distinct, "different integer")
+    if names.is_user(name) and column.distinct >= _FEW_USERS:
+        return Guess(name, "group", f"the user, by its name; {distinct}")
+    if names.is_request(name) or (_is_key(column, rows) and not found & names.QUANTITIES):
+        return Guess(name, "ignore", f"{distinct}: it names a row or a request")
+    if is_binary(column):
+        return Guess(name, "dense", f"0 and 1, {_share(column)}")
+    if names.SCENARIOS & found and 2 <= column.distinct <= _MOST_SCENARIOS:
+        return Guess(name, "scenario", f"{column.distinct} values, with the name of a scenario")
+    span = f"{column.numbers.low:.0f} to {column.numbers.high:.0f}"
+    if column.distinct <= _FEW_STEPS and names.QUANTITIES & found and not names.HISTORY & found:
+        return Guess(name, "id", f"{distinct}: steps of a quantity", sure=False)
+    if names.HISTORY & found or names.QUANTITIES & found:
+        return Guess(name, "dense", f"{span}, with the name of a quantity")
+    if names.CODES & found:
+        return Guess(name, "id", f"{distinct}, with the name of a code")
+    if column.numbers.low < 0:
+        return Guess(name, "dense", span, sure=False)
+    if column.distinct <= _FEW_CATEGORIES:
+        return Guess(name, "id", distinct, sure=column.distinct <= 10)
+    # Codes are numbered one after another; quantities thin out
+    packed = column.distinct / (column.numbers.high - column.numbers.low + 1)
+    if column.distinct > _MANY_CATEGORIES and packed > 0.3:
+        return Guess(name, "id", f"{distinct} of {span}", sure=False)
+    return Guess(name, "dense", span, sure=False)
+
+
+def is_binary(column: ColumnProfile) -> bool:
+    """Whether all values are 0 and 1, or true and false, and both occur."""
+    return column.values is not None and set(column.values) == {0, 1}
+
+
+def _is_key(column: ColumnProfile, rows: int) -> bool:
+    return rows >= 1000 and column.distinct > _KEY_SHARE * rows
+
+
+def _is_unix_time(column: ColumnProfile) -> bool:
+    """Whether all values lie between 2000 and 2100 in seconds, milliseconds, microseconds or nanoseconds."""
+    low, high = column.numbers.low, column.numbers.high
+    return any(946_684_800 * unit <= low and high <= 4_102_444_800 * unit for unit in (1, 10**3, 10**6, 10**9))
+
+
+def _share(column: ColumnProfile) -> str:
+    assert column.values is not None
+    return f"{column.values[1] / max(1, column.known):.2%} of them 1"
+
+
+def _number_text(value: float) -> str:
+    return f"{value:.4g}"
+
+
+def _one_group(found: dict[str, Guess], profile: Profile) -> dict[str, Guess]:
+    """Only the likeliest user is the group; the others are IDs like any."""
+    users = sorted((n for n, g in found.items() if g.role == "group"), key=lambda n: (names.user_rank(n), len(n)))
+    others = {
+        name: Guess(name, "id", count_of(profile.columns[name].distinct, "different value")) for name in users[1:]
+    }
+    return {name: others.get(name, guess) for name, guess in found.items()}
+
+
+def _unnamed_labels(profile: Profile, found: dict[str, Guess]) -> dict[str, Guess]:
+    """Without any label by name: the columns of 0 and 1, if they are few."""
+    binary = [n for n, c in profile.columns.items() if found[n].role in ("dense", "id") and is_binary(c)]
+    if not 1 <= len(binary) <= 3:
+        return {}
+    why = "0 and 1, and no other column has the name of an event"
+    return {name: Guess(name, "label", f"{why} ({_share(profile.columns[name])})", sure=False) for name in binary}
+
+
+def _truths(found: dict[str, Guess], profile: Profile) -> dict[str, Guess]:
+    """Columns named as the mean of a label are its expectation, not a feature."""
+    labels = {tuple(names.words(n)) for n, g in found.items() if g.role == "label"}
+    amounts = {tuple(names.words(n)) for n in profile.columns if names.AMOUNTS & set(names.words(n))}
+    return {
+        n: replace(g, role="truth", why="looks like the expectation of a label, by its name")
+        if g.role == "dense"
+        and names.words(n)[0] in ("mean", "expected")
+        and tuple(names.words(n)[1:]) in labels | amounts
+        else g
+        for n, g in found.items()
+    }
+
+
+def _only_first(found: dict[str, Guess]) -> dict[str, Guess]:
+    """Only one column is the scenario, the time, the weight and the position; of several, the first."""
+    for role in ("scenario", "time", "weight"):
+        for name in [n for n, g in found.items() if g.role == role][1:]:
+            other: Role = "id" if role == "scenario" else "ignore" if role == "time" else "dense"
+            found[name] = replace(found[name], role=other, why=f"{found[name].why}, but not the first such column")
+    return found
+
+
+def find_leaks(profile: Profile, found: dict[str, Guess]) -> dict[str, Guess]:
+    """Features that tell a label almost perfectly, as what is only known after the event does: amounts of an event become its
+    labels, the others are left out."""
+    leaks: dict[str, Guess] = {}
+    labels = [n for n, g in found.items() if g.role == "label" and is_binary(profile.columns[n])]
+    for label in labels:
+        truth = column_numbers(profile.sample.column(label))
+        seen = ~np.isnan(truth)
+        if min((truth[seen] == 1).sum(), (truth[seen] == 0).sum()) < _FEW_POSITIVES:
+            continue
+        for name in _scored(found):
+            if name in leaks:
+                continue
+            area = _area(profile.sample.column(name), truth, seen)
+            if area >= _LEAK_AUC:
+                column = profile.columns[name]
+                amount = names.is_amount(name, surely=False) and column.kind in ("integer", "float")
+                if amount and column.numbers.low >= 0:
+                    leaks[name] = Guess(name, "label", f"a number that follows `{label}` (AUC {area:.3f})", sure=False)
+                else:
+                    leaks[name] = Guess(
+                        name,
+                        "ignore",
+                        f"it tells `{label}` almost perfectly (AUC {area:.3f}): known only afterwards?",
+                        sure=False,
+                    )
+    return {name: leaks.get(name, guess) for name, guess in found.items()}
+
+
+def _scored(found: dict[str, Guess]) -> Iterable[str]:
+    return (name for name, guess in found.items() if guess.role in ("id", "dense", "scenario"))
+
+
+def column_numbers(column: pa.ChunkedArray) -> np.ndarray:
+    """Numbers as float64, NaN for null."""
+    if pa.types.is_decimal(column.type) or pa.types.is_boolean(column.type):
+        column = column.cast(pa.float64() if pa.types.is_decimal(column.type) else pa.uint8())
+    return column.cast(pa.float64(), safe=False).to_numpy()
+
+
+def _area(column: pa.ChunkedArray, truth: np.ndarray, seen: np.ndarray) -> float:
+    """How well a column tells a label by itself: the AUC of its numbers, or of the mean label of its values, each without the row
+    itself; at least 0.5."""
+    coded = pc.dictionary_encode(column.combine_chunks() if column.num_chunks != 1 else column.chunk(0), "encode")
+    if isinstance(coded, pa.ChunkedArray):
+        coded = coded.chunk(0)
+    areas = [0.5]
+    if not (
+        pa.types.is_string(column.type) or pa.types.is_large_string(column.type) or pa.types.is_binary(column.type)
+    ):
+        values = column_numbers(column)
+        areas.append(_auc(np.where(np.isnan(values), -np.inf, values)[seen], truth[seen]))
+    if len(coded.dictionary) <= _MOST_WORDS:
+        index = coded.indices.to_numpy(zero_copy_only=False)[seen]
+        labels = truth[seen]
+        sums, counts = np.bincount(index, labels), np.bincount(index)
+        overall = labels.mean()
+        areas.append(_auc((sums[index] - labels + overall) / counts[index], labels))
+    return max(max(area, 1 - area) for area in areas)
+
+
+def _auc(scores: np.ndarray, labels: np.ndarray) -> float:
+    """The share of pairs of a positive and a negative that the scores order rightly; ties count half."""
+    _, rank, counts = np.unique(scores, return_inverse=True, return_counts=True)
+    middle = np.cumsum(counts) - (counts - 1) / 2
+    ranks = middle[rank]
+    positives = labels == 1
+    n, m = positives.sum(), (~positives).sum()
+    return float((ranks[positives].sum() - n * (n + 1) / 2) / (n * m))

@@ -1,0 +1,101 @@
+"""The steps of `raymtl init`: look, guess, write."""
+
+from collections.abc import Callable, Collection, Mapping
+from dataclasses import dataclass, replace
+from typing import Any
+
+import pyarrow.fs as pafs
+import ray
+
+from raymtl.data.units import Footer
+from raymtl.errors import ConfigError
+from raymtl.init.compose import compose
+from raymtl.init.days import Days, find_days
+from raymtl.init.profile import Profile, footers_of, kinds_of, profile
+from raymtl.init.roles import Guess, find_leaks, guess_roles
+from raymtl.init.split import PLACEHOLDER, choose_split, flat_footers, write_days
+from raymtl.storage.folder import Folder
+from raymtl.storage.paths import absolute
+from raymtl.training.cluster import join
+
+
+@dataclass(frozen=True)
+class Draft:
+    """A configuration that is not written yet."""
+
+    folder: Folder
+    name: str
+    days: Days | None
+    """None: the logs have no folders of days, so that writing the configuration writes the rows by day too."""
+    footers: list[Footer]
+    profile: Profile
+    guesses: dict[str, Guess]
+    """By column."""
+
+    def with_answers(self, answers: Mapping[str, Guess]) -> "Draft":
+        """The draft with what somebody said about some columns."""
+        return replace(self, guesses=self.guesses | dict(answers))
+
+    def to_dict(self) -> dict[str, Any]:
+        """For JSON."""
+        columns = {n: {"use": g.role, "why": g.why, "sure": g.sure} for n, g in self.guesses.items()}
+        return {"rows": self.profile.rows, "columns": columns}
+
+
+def look(
+    path: str,
+    *,
+    name: str = "first",
+    labels: Collection[str] = (),
+    ignored: Collection[str] = (),
+    address: str | None = None,
+    on_count: Callable[[int, int], None] | None = None,
+) -> Draft:
+    """Read the logs below `path` once; `labels` and `ignored` are columns of known use.
+
+    Raises DataError if there are no logs, and ConfigError if a named column does not exist.
+    """
+    folder = Folder.open(absolute(path))
+    days = find_days(folder)
+    folder = folder if days is None else Folder.open(days.path)
+    footers = flat_footers(folder) if days is None else footers_of(folder, days)
+    there = dict.fromkeys(column for footer in footers for column in footer.schema.names)
+    for column in (*labels, *ignored):
+        if column not in there:
+            raise ConfigError(f"`{path}` has no column `{column}`; its columns are {', '.join(there)}")
+    join(address, 0)
+    found = profile(folder, footers, _cpus(), on_count)
+    return Draft(folder, name, days, footers, found, find_leaks(found, guess_roles(found, labels, ignored)))
+
+
+def check_free(out: str) -> None:
+    """Raise ConfigError if the file exists: it may have been edited."""
+    folder, name = _place(out)
+    if folder.kind(name) != pafs.FileType.NotFound:
+        raise ConfigError(f"`{out}` exists; remove it, or choose another file with --out")
+
+
+def write(draft: Draft, out: str) -> list[str]:
+    """Write the configuration to a file, and the rows to the folder `logs` next to it if they have no days; returns notes.
+
+    Raises DataError if there is no label or no feature.
+    """
+    folder, file = _place(out)
+    days, notes = draft.days, []
+    if days is None:
+        compose(draft.name, PLACEHOLDER, draft.profile, draft.guesses)  # raises before anything is written
+        time = next((n for n, g in draft.guesses.items() if g.role == "time"), None)
+        split = choose_split(time, draft.profile.columns.get(time or ""), draft.profile.sample)
+        days = write_days(draft.folder, draft.footers, kinds_of(draft.footers), split, folder.path_of("logs"), _cpus())
+        notes.append(f"wrote the rows to {days.path}: {split.words}")
+    folder.write(file, compose(draft.name, days, draft.profile, draft.guesses))
+    return notes
+
+
+def _cpus() -> int:
+    return max(1, int(ray.cluster_resources().get("CPU", 1)))
+
+
+def _place(file: str) -> tuple[Folder, str]:
+    head, _, name = absolute(file).rpartition("/")
+    return Folder.open(head or "/"), name

@@ -1,0 +1,170 @@
+"""Write logs that have no folders of days by day, so that the days that come last can be evaluated on."""
+
+import datetime as dt
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import pyarrow as pa
+from ray.data.block import BlockMetadata
+from ray.data.datasource import Datasource, ReadTask
+
+from raymtl.data.foreign import is_skipped
+from raymtl.data.listing import list_below
+from raymtl.data.partitions import Layout
+from raymtl.data.read import read_fragment
+from raymtl.data.rules import microseconds, one_array
+from raymtl.data.scan import scan
+from raymtl.data.source import File
+from raymtl.data.units import Footer, Fragment, make_units, read_footers, with_rows
+from raymtl.data.writing import OutputFolder, ParquetFile
+from raymtl.errors import DataError
+from raymtl.init.days import Days
+from raymtl.init.profile import ColumnProfile, is_read
+from raymtl.storage.folder import Folder
+
+_MOST_DAYS = 200
+_TASK_ROWS = 1_000_000
+_BLOCK_ROWS = 262_144
+_DAY_US = 86_400_000_000
+_HELD_OUT = 10
+"""Without a time, one row of so many is evaluated on."""
+_NO_TIME = (dt.date(2000, 1, 1), dt.date(2000, 1, 2))
+"""The names of training and evaluation then."""
+PLACEHOLDER = Days("logs", Layout(), list(_NO_TIME))
+"""Days of logs that are not written yet."""
+
+
+def flat_footers(folder: Folder) -> list[Footer]:
+    """The footers of all files below a folder without days; folders `key=value` are columns.
+
+    Raises DataError if there is none with rows.
+    """
+    listing = list_below(folder, folder.root)
+    if listing.problems:
+        raise DataError(listing.problems[0])
+    files = [
+        File(entry.path, dt.date.min, entry.size, Layout().values(below), entry.identity)
+        for entry in sorted(listing.entries, key=lambda e: e.path)
+        if not is_skipped(below := entry.path[len(folder.root) :].strip("/"), entry.size, None)
+    ]
+    footers = with_rows(read_footers(folder.filesystem, files))
+    if not footers:
+        raise DataError(f"`{folder.path}` has no parquet file with rows; pass the folder that contains the logs")
+    return footers
+
+
+@dataclass(frozen=True)
+class Split:
+    """How rows become days."""
+
+    time: str | None
+    """Column with the time of a row; None: every tenth row is the second of two days."""
+    cut_us: int | None = None
+    """With a time that spans too many days: only two days, the second of which begins here."""
+
+    @property
+    def words(self) -> str:
+        """For a comment."""
+        if self.time is None:
+            return f"the logs have no time, so every {_HELD_OUT}th row is on the second of two days"
+        if self.cut_us is not None:
+            return f"`{self.time}` spans more than {_MOST_DAYS} days, so the last tenth of the rows is on the second of two days"
+        return f"by the day of `{self.time}` (UTC)"
+
+    def days_of(self, table: pa.Table, first_row: int) -> np.ndarray:
+        """The day of each row of a table, in days since 1970."""
+        if self.time is None:
+            rows = first_row + np.arange(len(table))
+            return np.where(rows % _HELD_OUT == _HELD_OUT - 1, *(_number(day) for day in reversed(_NO_TIME)))
+        moments = microseconds(one_array(table, self.time, "time").fill_null(0))
+        if self.cut_us is not None:
+            last = self.cut_us // _DAY_US
+            return np.where(moments >= self.cut_us, last, last - 1)
+        return moments // _DAY_US
+
+
+def choose_split(time: str | None, column: ColumnProfile | None, sample: pa.Table) -> Split:
+    """By the time, if it is known in all rows."""
+    if time is None or column is None or column.nulls:
+        return Split(None)
+    moments = microseconds(one_array(sample, time, "time"))
+    if (moments.max() - moments.min()) // _DAY_US < _MOST_DAYS:
+        return Split(time) if moments.max() // _DAY_US > moments.min() // _DAY_US else Split(None)
+    return Split(time, int(np.quantile(moments, 0.9)))
+
+
+def write_days(
+    folder: Folder, footers: Sequence[Footer], kinds: dict[str, str], split: Split, out: str, read_tasks: int
+) -> Days:
+    """Write the rows to one folder for each day below `out`, on `read_tasks` CPUs of the connected Ray; a second call with the
+    same logs writes the same files."""
+    target = OutputFolder.open(out)
+    tasks = [unit.fragments for unit in make_units(footers, _TASK_ROWS)]
+    names = [name for name, kind in kinds.items() if is_read(kind)]
+    found: set[int] = set()
+    source = _Source(folder.path, names, tasks, split, target)
+    for table in scan(source, len(tasks), read_tasks, {}, in_order=False):
+        found |= set(table.column("day").to_pylist())
+    return Days(target.path, Layout(), [dt.date(1970, 1, 1) + dt.timedelta(days=n) for n in sorted(found)])
+
+
+def _number(day: dt.date) -> int:
+    return (day - dt.date(1970, 1, 1)).days
+
+
+class _Source(Datasource):
+    """One reading task per list of fragments; each writes files, and yields the days of their rows."""
+
+    def __init__(
+        self, root: str, names: list[str], tasks: Sequence[Sequence[Fragment]], split: Split, target: OutputFolder
+    ):
+        super().__init__()
+        self._root, self._names, self._tasks, self._split, self._target = root, names, tasks, split, target
+
+    def get_name(self) -> str:
+        return "WriteDays"
+
+    def estimate_inmemory_data_size(self) -> int:
+        return len(self._tasks) << 10
+
+    def get_read_tasks(self, parallelism: int, per_task_row_limit=None, data_context=None) -> list[ReadTask]:
+        return [
+            ReadTask(
+                Task(self._root, self._names, chunks, self._split, self._target, number),
+                BlockMetadata(None, 1 << 10, None, None),
+            )
+            for number, chunks in enumerate(self._tasks)
+        ]
+
+
+@dataclass
+class Task:
+    """The body of one reading task."""
+
+    root: str
+    names: list[str]
+    fragments: Sequence[Fragment]
+    split: Split
+    target: OutputFolder
+    number: int
+
+    def __call__(self) -> Iterable[pa.Table]:
+        files: dict[tuple[int, int], ParquetFile] = {}
+        for part, fragment in enumerate(self.fragments):  # columns may differ between files
+            for raw, first_row in read_fragment(self.root, fragment, self.names, _BLOCK_ROWS):
+                days = self.split.days_of(raw, first_row)
+                for day in np.unique(days).tolist():
+                    rows = raw.filter(pa.array(days == day))
+                    self._file(files, day, part, rows).write(rows)
+        for file in files.values():
+            file.close()
+        yield pa.table({"day": sorted({day for day, _ in files})})
+
+    def _file(self, files: dict[tuple[int, int], ParquetFile], day: int, part: int, rows: pa.Table) -> ParquetFile:
+        if (day, part) not in files:
+            partition = Layout().name(dt.date(1970, 1, 1) + dt.timedelta(days=day))
+            self.target.make(partition)
+            name = f"{partition}/part-{self.number:05d}-{part:03d}.parquet"
+            files[day, part] = self.target.open_parquet(name, rows.schema)
+        return files[day, part]

@@ -1,0 +1,85 @@
+"""`raymtl init` as a whole: the logs are read once, and `check` finds nothing to say against the configuration."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+
+from raymtl.cli.main import run_command
+from raymtl.config.load import load_config
+from raymtl.data.validation.run import check_data
+from tests.benchmarks.init.logs import write_parquet
+
+ROWS = 1207
+
+
+def columns(seed: int, rows: int, day: str) -> dict:
+    random = np.random.default_rng(seed)
+    click = random.random(rows) < 0.3
+    return {
+        "user_id": [f"u{n}" for n in random.integers(0, 200, rows)],
+        "item_id": random.integers(0, 90, rows),
+        "ts": np.datetime64(day, "us") + random.integers(0, 86_400, rows).astype("timedelta64[s]"),
+        "price": random.gamma(2, 3, rows),
+        "click": click,
+        "buy": click & (random.random(rows) < 0.4),
+    }
+
+
+@pytest.mark.ray
+@pytest.mark.timeout(120)
+@pytest.mark.parametrize(
+    "names", [("dt=20260130/a.parquet", "dt=20260131/country=de/b.parquet"), ("a.parquet", "b.parquet")]
+)
+def test_from_a_folder_to_a_configuration_that_check_passes(
+    names: tuple[str, str], ray_cluster: None, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    for n, (name, day) in enumerate(zip(names, ("2026-01-30", "2026-01-31"), strict=True)):
+        write_parquet(tmp_path / "logs" / name, columns(n, ROWS - 200 * n, day))
+    file = tmp_path / "new" / "config.yaml"
+    file.parent.mkdir()
+    assert run_command(["init", str(tmp_path / "logs"), "--out", str(file), "--yes", "--json"]) == 0
+    found = json.loads(capfd.readouterr().out.splitlines()[-1])
+    assert found["rows"] == 2 * ROWS - 200
+    uses = {column: entry["use"] for column, entry in found["columns"].items()}
+    country = {"country": "ignore"} if "country" in names[1] else {}
+    assert uses == {
+        "user_id": "group",
+        "item_id": "id",
+        "ts": "time",
+        "price": "dense",
+        "click": "label",
+        "buy": "label",
+        **country,
+    }
+    config = load_config(str(file))
+    report = check_data(config, "both", read_tasks=2)
+    assert report.problems == []
+    assert [part.rows for part in report.parts.values()] == [ROWS, ROWS - 200]
+    assert config.tasks["buy"].parent == "click"
+    if "/" not in names[0]:  # the rows were written by day
+        assert config.data.path == str(file.parent / "logs")
+        written = [pq.read_table(f) for f in sorted((file.parent / "logs").glob("ds=*/*.parquet"))]
+        assert sum(map(len, written)) == 2 * ROWS - 200
+
+
+@pytest.mark.ray
+def test_mistakes_are_one_sentence(ray_cluster: None, tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    def said(*arguments: str) -> tuple[int, str]:
+        code = run_command(["init", *arguments])
+        return code, " ".join(capfd.readouterr().err.split())
+
+    logs, file = tmp_path / "logs", tmp_path / "config.yaml"
+    write_parquet(logs / "ds=2026-01-30" / "a.parquet", {"age": np.arange(50) % 7})
+    code, text = said(str(tmp_path / "nowhere"), "--out", str(file))
+    assert (code, "does not exist" in text) == (65, True)
+    code, text = said(str(logs), "--out", str(file), "--label", "clik")
+    assert (code, "has no column `clik`; its columns are age" in text) == (64, True)
+    code, text = said(str(logs), "--out", str(file), "--yes")
+    assert (code, "has no column that looks like a label" in text) == (65, True)
+    assert not file.exists()
+    file.touch()
+    code, text = said(str(logs), "--out", str(file))
+    assert (code, "exists; remove it, or choose another file with --out" in text) == (64, True)

@@ -1,0 +1,99 @@
+"""Logs without folders of days become logs with days: each row once."""
+
+import datetime as dt
+from itertools import chain
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from raymtl.data.units import make_units
+from raymtl.data.writing import OutputFolder
+from raymtl.errors import DataError
+from raymtl.init.profile import ColumnProfile, kinds_of
+from raymtl.init.split import Split, Task, choose_split, flat_footers
+from raymtl.storage.folder import Folder
+
+BEGIN = np.datetime64("2026-01-30T22:00:00", "us")
+
+
+def write_flat(root: Path, sizes: tuple[int, ...]) -> int:
+    """Files of so many rows, an hour after each other; returns all rows."""
+    root.mkdir(parents=True)
+    first = 0
+    for n, rows in enumerate(sizes):
+        number = np.arange(first, first + rows)
+        columns = {"n": number, "ts": BEGIN + number * np.timedelta64(1, "h"), "s": [f"x{v % 3}" for v in number]}
+        pq.write_table(pa.table(columns), root / f"{n}.parquet", row_group_size=7)
+        first += rows
+    return first
+
+
+def split(root: Path, out: Path, how: Split, unit_rows: int = 10) -> dict[str, list[int]]:
+    """The rows by the folder of their day."""
+    footers = flat_footers(Folder.open(str(root)))
+    for number, unit in enumerate(make_units(footers, unit_rows)):
+        task = Task(str(root), [*kinds_of(footers)], unit.fragments, how, OutputFolder.open(str(out)), number)
+        assert [*task()]
+    found = {}
+    for folder in sorted(out.iterdir()):
+        found[folder.name] = sorted(n for file in folder.iterdir() for n in pq.read_table(file).column("n").to_pylist())
+    return found
+
+
+def test_rows_go_to_the_day_of_their_time(tmp_path: Path) -> None:
+    rows = write_flat(tmp_path / "flat", (11, 23, 6))
+    found = split(tmp_path / "flat", tmp_path / "out", Split("ts"))
+    assert [*found] == ["ds=2026-01-30", "ds=2026-01-31", "ds=2026-02-01"]
+    assert found["ds=2026-01-30"] == [0, 1]
+    assert found["ds=2026-01-31"] == [*range(2, 26)]
+    assert sorted(chain(*found.values())) == [*range(rows)]
+    again = split(tmp_path / "flat", tmp_path / "out", Split("ts"))
+    assert again == found  # the same files
+
+
+def test_without_a_time_every_tenth_row_of_a_file_is_held_out(tmp_path: Path) -> None:
+    rows = write_flat(tmp_path / "flat", (25, 31))
+    found = split(tmp_path / "flat", tmp_path / "out", Split(None))
+    assert [*found] == ["ds=2000-01-01", "ds=2000-01-02"]
+    assert found["ds=2000-01-02"] == [9, 19, 25 + 9, 25 + 19, 25 + 29]
+    assert sorted(chain(*found.values())) == [*range(rows)]
+
+
+def test_a_time_of_many_days_is_cut_once(tmp_path: Path) -> None:
+    rows = write_flat(tmp_path / "flat", (9, 9))
+    cut = int((BEGIN + np.timedelta64(15, "h")).astype(np.int64))
+    found = split(tmp_path / "flat", tmp_path / "out", Split("ts", cut))
+    assert [len(v) for v in found.values()] == [15, 3]
+    assert sorted(chain(*found.values())) == [*range(rows)]
+
+
+def test_how_to_split_follows_from_the_time() -> None:
+    known, unknown = ColumnProfile("time", rows=10), ColumnProfile("time", rows=10, nulls=1)
+    hours = pa.table({"ts": BEGIN + np.arange(10) * np.timedelta64(5, "h")})
+    assert choose_split("ts", known, hours) == Split("ts")
+    assert choose_split("ts", unknown, hours) == Split(None)
+    assert choose_split(None, None, hours) == Split(None)
+    one_day = pa.table({"ts": BEGIN + np.arange(10) * np.timedelta64(5, "s")})
+    assert choose_split("ts", known, one_day) == Split(None)
+    years = pa.table({"ts": BEGIN + np.arange(11) * np.timedelta64(100 * 24, "h")})
+    assert choose_split("ts", known, years) == Split(
+        "ts", int((BEGIN + np.timedelta64(900 * 24, "h")).astype(np.int64))
+    )
+
+
+def test_folders_of_other_keys_are_columns(tmp_path: Path) -> None:
+    for country in ("de", "fr"):
+        (tmp_path / f"country={country}").mkdir()
+        pq.write_table(pa.table({"n": [1]}), tmp_path / f"country={country}" / "a.parquet")
+    footers = flat_footers(Folder.open(str(tmp_path)))
+    assert kinds_of(footers) == {"n": "integer", "country": "text"}
+    assert [dict(f.file.values) for f in footers] == [{"country": "de"}, {"country": "fr"}]
+    assert {f.file.day for f in footers} == {dt.date.min}
+
+
+def test_a_folder_without_rows_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match="has no parquet file with rows; pass the folder that contains the logs"):
+        flat_footers(Folder.open(str(tmp_path)))
