@@ -12,7 +12,7 @@ from raymtl.training.start_lines import joining
 from raymtl.words import count_of
 
 if TYPE_CHECKING:
-    from raymtl.init.roles import Guess
+    from raymtl.init.roles import Guess, Role
 
 console = terminal()
 
@@ -35,6 +35,7 @@ def init(
 ) -> None:
     """Look at the logs once, and write a configuration to start from, with the reason for each choice (docs/tutorial.md)."""
     console.print(joining(address), markup=False, soft_wrap=True)
+    from raymtl.init.roles import choices
     from raymtl.init.run import check_free, look, write
     from raymtl.reports.progress import counting
 
@@ -42,7 +43,9 @@ def init(
     with counting("rows read", console) as progress:
         draft = look(path, name=name, labels=labels, ignored=ignored, address=address, on_count=progress)
     if not yes and not as_json and sys.stdin.isatty() and sys.stdout.isatty():
-        draft = draft.with_answers({g.column: _ask(g) for g in draft.guesses.values() if not g.sure})
+        columns = draft.profile.columns
+        unsure = [guess for guess in draft.guesses.values() if not guess.sure]
+        draft = draft.with_answers({g.column: _ask(g, choices(g, columns[g.column])) for g in unsure})
     notes = write(draft, out)
     table = FoldedTable("column", "use", "why", box=None)
     for guess in draft.guesses.values():
@@ -57,11 +60,10 @@ def init(
     finish(as_json, {"config": out, **draft.to_dict()})
 
 
-def _ask(guess: "Guess") -> "Guess":
+def _ask(guess: "Guess", choices: list["Role"]) -> "Guess":
     """The use of a column that the values leave open, from the user."""
-    from raymtl.init.roles import CHOICES, answered
+    from raymtl.init.roles import answered
 
-    choices = [guess.role, *(c for c in CHOICES if c != guess.role)]
     role = typer.prompt(f"{guess.column}: {guess.why}\n  use as {', '.join(choices)}", default=guess.role)
     while role not in choices:
         role = typer.prompt(f"  `{role}` is none of {', '.join(choices)}", default=guess.role)

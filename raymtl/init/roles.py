@@ -27,8 +27,14 @@ Role = Literal[
     "truth",
     "ignore",
 ]
-CHOICES: tuple[Role, ...] = ("label", "id", "ids", "sequence", "dense", "bias", "weight", "ignore")
-"""What a user may answer."""
+_CHOICES: dict[str, tuple[Role, ...]] = {
+    "flag": ("label", "dense", "observed", "ignore"),
+    "integer": ("label", "id", "dense", "bias", "weight", "ignore"),
+    "float": ("label", "dense", "weight", "ignore"),
+    "text": ("id", "ignore"),
+    "list of integer": ("ids", "sequence", "ignore"),
+    "list of text": ("ids", "sequence", "ignore"),
+}
 
 _FEW_STEPS = 10
 _FEW_CATEGORIES = 50
@@ -69,6 +75,11 @@ def guess_roles(profile: Profile, labels: Collection[str] = (), ignored: Collect
     elif not any(g.role == "label" for g in found.values()):
         found |= _unnamed_labels(profile, found)
     return _only_first(_truths(found, profile))
+
+
+def choices(guess: Guess, column: ColumnProfile) -> list[Role]:
+    """The uses that a column of its kind may have, the guess first."""
+    return list(dict.fromkeys([guess.role, *_CHOICES.get(column.kind, ("ignore",))]))
 
 
 def answered(guess: Guess, role: str) -> Guess:

@@ -7,7 +7,7 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from raymtl.init.roles import Guess, find_leaks, guess_roles
+from raymtl.init.roles import Guess, answered, choices, find_leaks, guess_roles
 from tests.helpers.profiles import profile_of, write_logs
 
 ROWS = 2003
@@ -137,3 +137,20 @@ def test_files_that_differ(tmp_path: Path) -> None:
     assert {n: g.role for n, g in found.items()} == {"click": "label", "code": "ignore", "n": "dense", "late": "ignore"}
     assert found["code"].why == "the files differ in it: integer and text"
     assert found["late"].why == "the files differ in it: not in all files"
+
+
+def test_only_uses_that_a_column_may_have_can_be_chosen(tmp_path: Path) -> None:
+    write_logs(
+        tmp_path,
+        {"click": CLICK, "price": RANDOM.random(ROWS), "hist": lists(WORDS, 9), "tab": WORDS[np.arange(ROWS) % 4]},
+    )
+    found = profile_of(tmp_path)
+    guesses = guess_roles(found)
+    assert {name: choices(guess, found.columns[name]) for name, guess in guesses.items()} == {
+        "click": ["label", "dense", "observed", "ignore"],
+        "price": ["dense", "label", "weight", "ignore"],
+        "hist": ["sequence", "ids", "ignore"],
+        "tab": ["scenario", "id", "ignore"],
+    }
+    assert answered(guesses["price"], "dense") == guesses["price"]
+    assert answered(guesses["price"], "weight") == Guess("price", "weight", "as you said")
