@@ -41,6 +41,36 @@ def load_config(path: Path, overrides: Overrides = ()) -> "Config":
     return load(fspath(path), override_texts(overrides))
 
 
+def init_config(
+    logs: Path,
+    out: Path = "config.yaml",
+    *,
+    name: str = "first",
+    labels: Sequence[str] = (),
+    ignored: Sequence[str] = (),
+    address: str | None = None,
+    progress: bool = True,
+) -> "Config":
+    """Look at logs once, write a first configuration for them, and return it; the comments of the file say why.
+
+    Args:
+        logs: a folder or URL, with or without folders of days.
+        out: the file to write, which must not exist. Logs without folders of days are also written by day, to `logs` next to it.
+        name: the name of the run.
+        labels: the columns to predict; empty: those that look like it.
+        ignored: columns that a model must not see.
+        address: as for `train`.
+        progress: print how many rows are read.
+    """
+    from raymtl.init.run import check_free, look, write
+
+    check_free(fspath(out))
+    with _count("rows read", progress) as on_count:
+        draft = look(fspath(logs), name=name, labels=labels, ignored=ignored, address=address, on_count=on_count)
+    write(draft, fspath(out))
+    return load_config(out)
+
+
 def train(config: "Config | Path", *, address: str | None = None, progress: bool = True) -> "TrainResult":
     """Train the run that a configuration describes, or resume it.
 

@@ -7,6 +7,7 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 
+import raymtl
 from raymtl.cli.main import run_command
 from raymtl.config.load import load_config
 from raymtl.data.validation.run import check_data
@@ -63,6 +64,19 @@ def test_from_a_folder_to_a_configuration_that_check_passes(
         assert config.data.path == str(file.parent / "logs")
         written = [pq.read_table(f) for f in sorted((file.parent / "logs").glob("ds=*/*.parquet"))]
         assert sum(map(len, written)) == 2 * ROWS - 200
+
+
+@pytest.mark.ray
+def test_from_python(ray_cluster: None, tmp_path: Path) -> None:
+    write_parquet(tmp_path / "logs" / "a.parquet", columns(0, ROWS, "2026-01-30"))
+    config = raymtl.init_config(
+        tmp_path / "logs", tmp_path / "c.yaml", labels=["buy"], ignored=["price"], progress=False
+    )
+    assert [*config.tasks] == ["buy"]
+    assert [*config.features] == ["user_id", "item_id"]
+    assert config.data.train.end < config.data.eval.start  # type: ignore[union-attr]
+    with pytest.raises(raymtl.errors.ConfigError, match="exists; remove it"):
+        raymtl.init_config(tmp_path / "logs", tmp_path / "c.yaml", progress=False)
 
 
 @pytest.mark.ray
