@@ -3,6 +3,7 @@
 from collections.abc import Callable
 from dataclasses import dataclass
 
+from raymtl.data.convert.aliccp import convert_aliccp
 from raymtl.data.convert.census import convert_census
 from raymtl.data.convert.movielens import convert_movielens
 from raymtl.errors import DataError
@@ -31,6 +32,12 @@ CONVERTERS: dict[str, Converter] = {
         summary="MovieLens-1M, 1,000,209 ratings from 2000 to 2003, day by day: like, love and stars, for the daily job",
         source="users.dat, movies.dat and ratings.dat of ml-1m.zip (https://grouplens.org/datasets/movielens/1m/)",
         run=convert_movielens,
+    ),
+    "aliccp": Converter(
+        summary="Ali-CCP (Alibaba), 85 million impressions: click, and conversion after the click, on three positions",
+        source="sample_skeleton_{train,test}.csv and common_features_{train,test}.csv of sample_train.tar.gz and "
+        "sample_test.tar.gz (https://tianchi.aliyun.com/dataset/408)",
+        run=convert_aliccp,
     ),
 }
 
