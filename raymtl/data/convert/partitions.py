@@ -1,6 +1,7 @@
 """Write logs as they are read, in files of bounded size, and measure what the configuration needs on the way."""
 
 import re
+from collections import Counter
 from collections.abc import Iterable, Mapping
 
 import numpy as np
@@ -13,6 +14,8 @@ from raymtl.errors import DataError
 
 FILE_ROWS = 1_000_000
 GROUP_ROWS = 200_000
+WAITING_ROWS = 600_000
+"""Rows in memory, of all days together: with many days at a time, row groups are smaller."""
 _DISTINCT = 250  # of so many values none share a row; for more, that would take tables of millions of rows
 
 
@@ -37,23 +40,45 @@ def start_over(folder: OutputFolder, converter: str, splits: Iterable[str]) -> N
 
 
 class PartitionWriter:
-    """Writes the rows of one split to `<split>/ds=<day>`, in any order of days; each day keeps at most a row group in memory."""
+    """Writes the rows of one split to `<split>/ds=<day>`, in any order of days, in row groups of bounded memory."""
 
     def __init__(self, folder: OutputFolder, split: str):
         self._folder, self._split = folder, split
         self._waiting: dict[str, list[pa.Table]] = {}
+        self._waiting_rows: Counter[str] = Counter()
         self._open: dict[str, ParquetFile] = {}
         self._files: dict[str, int] = {}
+        self._empty = pa.table({})
         self.rows: dict[str, int] = {}
         """Rows per day so far."""
 
     def write(self, day: str, table: pa.Table) -> None:
         """Append rows to a day."""
-        waiting = self._waiting.setdefault(day, [])
-        waiting.append(table)
+        self._empty = table.slice(0, 0)
+        self._waiting.setdefault(day, []).append(table)
+        self._waiting_rows[day] += table.num_rows
         self.rows[day] = self.rows.get(day, 0) + table.num_rows
-        if sum(part.num_rows for part in waiting) >= GROUP_ROWS:
+        if self._waiting_rows[day] >= GROUP_ROWS:
             self._flush(day)
+        elif self._waiting_rows.total() >= WAITING_ROWS:
+            self._flush(self._waiting_rows.most_common(1)[0][0])
+
+    def write_days(self, days: pa.Array, table: pa.Table) -> None:
+        """Append each row to its day; `days` are dates."""
+        names = pc.dictionary_encode(days)
+        codes = names.indices.to_numpy()
+        order = np.argsort(codes, kind="stable")
+        ends = np.cumsum(np.bincount(codes, minlength=len(names.dictionary)))
+        for day, part in zip(names.dictionary.to_pylist(), np.split(order, ends[:-1]), strict=True):
+            self.write(str(day), table.take(pa.array(part)))  # a copy: a slice would keep the whole batch in memory
+
+    def fill_days(self) -> list[str]:
+        """Let every day between the first and the last have a file, so that a range can be read; returns the added days."""
+        first, last = (np.datetime64(day) for day in (min(self.rows), max(self.rows)))
+        missing = sorted({str(day) for day in np.arange(first, last)} - set(self.rows))
+        for day in missing:
+            self.write(day, self._empty)
+        return missing
 
     def close(self) -> None:
         """Finish all files; call it only if the source was read to its end."""
@@ -65,7 +90,7 @@ class PartitionWriter:
 
     def _flush(self, day: str) -> None:
         table = pa.concat_tables(self._waiting[day]).combine_chunks()
-        self._waiting[day] = []
+        self._waiting[day], self._waiting_rows[day] = [], 0
         if not table.num_rows and self._files.get(day):
             return
         if day not in self._open:
@@ -90,7 +115,9 @@ class ValueCounts:
     def add(self, values: pa.Array | pa.ChunkedArray) -> None:
         """Count values; nulls are ignored."""
         counts = pc.value_counts(values.drop_null())
-        self._recent.append(pa.table({"value": counts.field("values"), "count": counts.field("counts")}))
+        found = counts.field("values")
+        found = found.cast(found.type.value_type) if pa.types.is_dictionary(found.type) else found
+        self._recent.append(pa.table({"value": found, "count": counts.field("counts")}))
         # merged when there is as much new as old, so that every value is merged a few times only
         if sum(t.num_rows for t in self._recent) > max(100_000, self._total.num_rows if self._total else 0):
             self._merge()

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 
 from raymtl.data.convert.aliccp import convert_aliccp
 from raymtl.data.convert.census import convert_census
+from raymtl.data.convert.kuairand import convert_kuairand
 from raymtl.data.convert.movielens import convert_movielens
 from raymtl.errors import DataError
 
@@ -38,6 +39,12 @@ CONVERTERS: dict[str, Converter] = {
         source="sample_skeleton_{train,test}.csv and common_features_{train,test}.csv of sample_train.tar.gz and "
         "sample_test.tar.gz (https://tianchi.aliyun.com/dataset/408)",
         run=convert_aliccp,
+    ),
+    "kuairand": Converter(
+        summary="KuaiRand-Pure, 1K or 27K (Kuaishou), up to 322 million impressions day by day: eight kinds of feedback",
+        source="the log_*, user_features_* and video_features_basic_* files of one version, or the folder above them "
+        "(https://kuairand.com)",
+        run=convert_kuairand,
     ),
 }
 

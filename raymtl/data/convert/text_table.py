@@ -33,6 +33,8 @@ class TextTable:
     """Where to download it."""
     delimiter: str = ","
     header: bool = False
+    quotes: bool = False
+    """Whether a field with the delimiter in it is in double quotes."""
 
     def batches(self) -> Iterator["Lines"]:
         """The rows in batches; every column is strings without nulls. Raises DataError."""
@@ -74,7 +76,10 @@ class TextTable:
             self.path,
             read_options=pacsv.ReadOptions(column_names=names, block_size=_BLOCK_BYTES),
             parse_options=pacsv.ParseOptions(
-                delimiter=delimiter, quote_char=False, ignore_empty_lines=False, invalid_row_handler=refuse
+                delimiter=delimiter,
+                quote_char='"' if self.quotes else False,
+                ignore_empty_lines=False,
+                invalid_row_handler=refuse,
             ),
             convert_options=pacsv.ConvertOptions(
                 include_columns=columns, column_types=dict.fromkeys(columns, pa.string()), strings_can_be_null=False
@@ -118,10 +123,13 @@ class Lines:
             )
 
     def integers(self, name: str, low: int = 0, high: int = _MOST, nullable: bool = False) -> pa.Array:
-        """A column as int64, each value from `low` to `high`; with `nullable` an empty field is null."""
+        """A column as int64, each value from `low` to `high`; with `nullable` an empty field is null.
+
+        Then `7.0` is 7, too: so pandas writes integers of a column with nulls.
+        """
         text = self.columns[name]
         if nullable:
-            text = pc.if_else(pc.equal(text, ""), None, text)
+            text = pc.replace_substring_regex(pc.if_else(pc.equal(text, ""), None, text), r"\.0$", "")
         digits = pc.match_substring_regex(text, r"^-?[0-9]{1,18}$")
         values = pc.if_else(digits, text, None).cast(pa.int64())
         good = pc.and_(pc.greater_equal(values, low), pc.less_equal(values, high))
@@ -135,6 +143,10 @@ class Lines:
         digits = pc.match_substring_regex(text, r"^-?[0-9]+(\.[0-9]*)?([eE][-+]?[0-9]+)?$")
         self.require(name, pc.or_kleene(digits, pc.is_null(text)), "a number")
         return text.cast(pa.float64()).cast(pa.float32())
+
+    def words(self, name: str) -> pa.DictionaryArray:
+        """A column of few different strings; an empty field is null."""
+        return pc.dictionary_encode(pc.if_else(pc.equal(self.columns[name], ""), None, self.columns[name]))
 
     def labels(self, name: str) -> pa.Array:
         """A column of 0 and 1, as int8."""

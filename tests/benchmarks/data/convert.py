@@ -11,6 +11,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from tests.helpers.aliccp_like import write_aliccp_like
+from tests.helpers.kuairand_like import write_kuairand_like
 
 _CHILD = """
 import re, sys, time
@@ -22,7 +23,8 @@ print(time.monotonic() - start, libraries, peak())
 """
 
 WRITERS: dict[str, Callable[[str, int], None]] = {
-    "aliccp": lambda folder, rows: write_aliccp_like(folder, rows // 2, users=20_000, items=50_000),  # each of two splits
+    "aliccp": lambda folder, rows: write_aliccp_like(folder, rows // 2, users=20_000, items=50_000),
+    "kuairand": lambda folder, rows: write_kuairand_like(folder, rows, users=20_000, videos=50_000),
 }
 
 

@@ -136,6 +136,25 @@ def test_partitions_keep_the_rows_of_each_day_in_order(tmp_path, monkeypatch):
     assert [f.name for f in (tmp_path / "logs" / "ds=2026-01-03").iterdir()] == ["part-00000.parquet"]
 
 
+def test_many_days_share_the_rows_in_memory(tmp_path, monkeypatch):
+    monkeypatch.setattr(partitions, "GROUP_ROWS", 1000)
+    monkeypatch.setattr(partitions, "WAITING_ROWS", 100)
+    writer = PartitionWriter(OutputFolder.open(str(tmp_path)), "logs")
+    days = pa.array(np.arange("2026-01-01", "2026-01-08", dtype="datetime64[D]").repeat([9, 0, 3, 1, 0, 2, 5]))
+    for n in range(30):
+        writer.write_days(days, pa.table({"n": np.arange(20) + 100 * n}))
+        assert writer._waiting_rows.total() < 100
+    assert writer.fill_days() == ["2026-01-02", "2026-01-05"]
+    writer.close()
+    found = {}
+    for folder in sorted((tmp_path / "logs").iterdir()):
+        (file,) = folder.iterdir()
+        found[folder.name] = pq.read_table(file, partitioning=None)["n"].to_pylist()
+    assert list(found) == [f"ds=2026-01-0{n}" for n in range(1, 8)]
+    assert found["ds=2026-01-01"] == [100 * n + k for n in range(30) for k in range(9)]
+    assert [len(rows) for rows in found.values()] == [270, 0, 90, 30, 0, 60, 150]
+
+
 def test_an_exact_row_group_leaves_nothing_to_write(tmp_path, monkeypatch):
     monkeypatch.setattr(partitions, "GROUP_ROWS", 10)
     writer = PartitionWriter(OutputFolder.open(str(tmp_path)), "logs")
