@@ -13,8 +13,8 @@ from raymtl.data.writing import OutputFolder, ParquetFile, rows_without_collisio
 from raymtl.errors import DataError
 
 FILE_ROWS = 1_000_000
-GROUP_ROWS = 200_000
-WAITING_ROWS = 600_000
+GROUP_ROWS = 100_000
+WAITING_ROWS = 300_000
 """Rows in memory, of all days together: with many days at a time, row groups are smaller."""
 _DISTINCT = 250  # of so many values none share a row; for more, that would take tables of millions of rows
 
@@ -65,6 +65,8 @@ class PartitionWriter:
 
     def write_days(self, days: pa.Array, table: pa.Table) -> None:
         """Append each row to its day; `days` are dates."""
+        if not len(days):
+            return
         names = pc.dictionary_encode(days)
         codes = names.indices.to_numpy()
         order = np.argsort(codes, kind="stable")
@@ -72,10 +74,10 @@ class PartitionWriter:
         for day, part in zip(names.dictionary.to_pylist(), np.split(order, ends[:-1]), strict=True):
             self.write(str(day), table.take(pa.array(part)))  # a copy: a slice would keep the whole batch in memory
 
-    def fill_days(self) -> list[str]:
-        """Let every day between the first and the last have a file, so that a range can be read; returns the added days."""
-        first, last = (np.datetime64(day) for day in (min(self.rows), max(self.rows)))
-        missing = sorted({str(day) for day in np.arange(first, last)} - set(self.rows))
+    def fill_days(self, first: str | None = None, last: str | None = None) -> list[str]:
+        """Let every day from the first to the last have a file, so that a range can be read; returns the added days."""
+        start, end = (np.datetime64(day) for day in (first or min(self.rows), last or max(self.rows)))
+        missing = sorted({str(day) for day in np.arange(start, end + 1)} - set(self.rows))
         for day in missing:
             self.write(day, self._empty)
         return missing

@@ -4,9 +4,11 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from raymtl.data.convert.aliccp import convert_aliccp
+from raymtl.data.convert.aliexpress import convert_aliexpress
 from raymtl.data.convert.census import convert_census
 from raymtl.data.convert.kuairand import convert_kuairand
 from raymtl.data.convert.movielens import convert_movielens
+from raymtl.data.convert.taobao import convert_taobao
 from raymtl.errors import DataError
 
 
@@ -45,6 +47,17 @@ CONVERTERS: dict[str, Converter] = {
         source="the log_*, user_features_* and video_features_basic_* files of one version, or the folder above them "
         "(https://kuairand.com)",
         run=convert_kuairand,
+    ),
+    "taobao": Converter(
+        summary="Taobao user behaviour (Alibaba), 100 million events with histories: favourite, cart, buy in 24 hours",
+        source="UserBehavior.csv of UserBehavior.csv.zip (https://tianchi.aliyun.com/dataset/649)",
+        run=convert_taobao,
+    ),
+    "aliexpress": Converter(
+        summary="AliExpress search logs of the Netherlands, Spain, France and the US: click, and conversion after the click",
+        source="AliExpress_{NL,ES,FR,US}/{train,test}.csv of the Multitask-Recommendation-Library, or one of these folders "
+        "(https://github.com/easezyc/Multitask-Recommendation-Library)",
+        run=convert_aliexpress,
     ),
 }
 

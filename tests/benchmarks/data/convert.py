@@ -11,7 +11,9 @@ from collections.abc import Callable
 from pathlib import Path
 
 from tests.helpers.aliccp_like import write_aliccp_like
+from tests.helpers.aliexpress_like import write_aliexpress_like
 from tests.helpers.kuairand_like import write_kuairand_like
+from tests.helpers.taobao_like import write_taobao_like
 
 _CHILD = """
 import re, sys, time
@@ -25,6 +27,8 @@ print(time.monotonic() - start, libraries, peak())
 WRITERS: dict[str, Callable[[str, int], None]] = {
     "aliccp": lambda folder, rows: write_aliccp_like(folder, rows // 2, users=20_000, items=50_000),
     "kuairand": lambda folder, rows: write_kuairand_like(folder, rows, users=20_000, videos=50_000),
+    "taobao": lambda folder, rows: write_taobao_like(folder, rows, users=10_000, items=50_000),
+    "aliexpress": lambda folder, rows: write_aliexpress_like(folder, rows // 8),  # each of two splits of four countries
 }
 
 
