@@ -9,6 +9,7 @@ from raymtl.data.convert.census import convert_census
 from raymtl.data.convert.kuairand import convert_kuairand
 from raymtl.data.convert.movielens import convert_movielens
 from raymtl.data.convert.taobao import convert_taobao
+from raymtl.data.convert.tenrec import convert_tenrec
 from raymtl.errors import DataError
 
 
@@ -58,6 +59,12 @@ CONVERTERS: dict[str, Converter] = {
         source="AliExpress_{NL,ES,FR,US}/{train,test}.csv of the Multitask-Recommendation-Library, or one of these folders "
         "(https://github.com/easezyc/Multitask-Recommendation-Library)",
         run=convert_aliexpress,
+    ),
+    "tenrec": Converter(
+        summary="Tenrec (Tencent), 120 million impressions of videos with ten earlier clicks: click, follow, like, share",
+        source="ctr_data_1M.csv, or else QK-video.csv and QB-video.csv, of Tenrec.zip "
+        "(https://github.com/yuangh-x/2022-NIPS-Tenrec)",
+        run=convert_tenrec,
     ),
 }
 

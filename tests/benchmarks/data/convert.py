@@ -14,6 +14,7 @@ from tests.helpers.aliccp_like import write_aliccp_like
 from tests.helpers.aliexpress_like import write_aliexpress_like
 from tests.helpers.kuairand_like import write_kuairand_like
 from tests.helpers.taobao_like import write_taobao_like
+from tests.helpers.tenrec_like import write_tenrec_like
 
 _CHILD = """
 import re, sys, time
@@ -29,6 +30,7 @@ WRITERS: dict[str, Callable[[str, int], None]] = {
     "kuairand": lambda folder, rows: write_kuairand_like(folder, rows, users=20_000, videos=50_000),
     "taobao": lambda folder, rows: write_taobao_like(folder, rows, users=10_000, items=50_000),
     "aliexpress": lambda folder, rows: write_aliexpress_like(folder, rows // 8),  # each of two splits of four countries
+    "tenrec": lambda folder, rows: write_tenrec_like(folder, rows, users=20_000, items=50_000),
 }
 
 
