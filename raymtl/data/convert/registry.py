@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from raymtl.data.convert.aliccp import convert_aliccp
 from raymtl.data.convert.aliexpress import convert_aliexpress
 from raymtl.data.convert.census import convert_census
+from raymtl.data.convert.criteo_attribution import convert_criteo_attribution
 from raymtl.data.convert.kuairand import convert_kuairand
 from raymtl.data.convert.movielens import convert_movielens
 from raymtl.data.convert.taobao import convert_taobao
@@ -65,6 +66,12 @@ CONVERTERS: dict[str, Converter] = {
         source="ctr_data_1M.csv, or else QK-video.csv and QB-video.csv, of Tenrec.zip "
         "(https://github.com/yuangh-x/2022-NIPS-Tenrec)",
         run=convert_tenrec,
+    ),
+    "criteo_attribution": Converter(
+        summary="Criteo attribution, 16 million impressions of 30 days: click, sale within 30 days, attributed sale",
+        source="criteo_attribution_dataset.tsv.gz, plain or .gz "
+        "(https://huggingface.co/datasets/criteo/criteo-attribution-dataset)",
+        run=convert_criteo_attribution,
     ),
 }
 
