@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from raymtl.data.convert.aliccp import convert_aliccp
 from raymtl.data.convert.aliexpress import convert_aliexpress
 from raymtl.data.convert.census import convert_census
+from raymtl.data.convert.criteo_1tb import convert_criteo_1tb
 from raymtl.data.convert.criteo_attribution import convert_criteo_attribution
 from raymtl.data.convert.kuairand import convert_kuairand
 from raymtl.data.convert.movielens import convert_movielens
@@ -72,6 +73,12 @@ CONVERTERS: dict[str, Converter] = {
         source="criteo_attribution_dataset.tsv.gz, plain or .gz "
         "(https://huggingface.co/datasets/criteo/criteo-attribution-dataset)",
         run=convert_criteo_attribution,
+    ),
+    "criteo_1tb": Converter(
+        summary="Criteo 1TB click logs, four billion impressions of 24 days: click, on 13 integers and 26 categories",
+        source="day_0 to day_23, or the first of them, plain or .gz "
+        "(https://huggingface.co/datasets/criteo/CriteoClickLogs)",
+        run=convert_criteo_1tb,
     ),
 }
 

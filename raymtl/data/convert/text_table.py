@@ -127,26 +127,37 @@ class Lines:
 
         Then `7.0` is 7, too: so pandas writes integers of a column with nulls.
         """
-        text = self.columns[name]
-        if nullable:
-            text = pc.replace_substring_regex(pc.if_else(pc.equal(text, ""), None, text), r"\.0$", "")
-        digits = pc.match_substring_regex(text, r"^-?[0-9]{1,18}$")
-        values = pc.if_else(digits, text, None).cast(pa.int64())
+        text = self._fields(name, nullable)
+        try:
+            values = text.cast(pa.int64())
+        except pa.ArrowInvalid:  # slower, and finds the line
+            text = pc.replace_substring_regex(text, r"\.0$", "") if nullable else text
+            digits = pc.match_substring_regex(text, r"^-?[0-9]{1,18}$")
+            values = pc.if_else(digits, text, None).cast(pa.int64())
         good = pc.and_(pc.greater_equal(values, low), pc.less_equal(values, high))
         expected = f"an integer from {low} to {high}" if high < _MOST else f"an integer of at least {low}"
         self.require(name, pc.or_kleene(good, pc.is_null(text)) if nullable else good, expected)
         return values
 
     def numbers(self, name: str) -> pa.Array:
-        """A column as float32; an empty field is null."""
-        text = pc.if_else(pc.equal(self.columns[name], ""), None, self.columns[name])
-        digits = pc.match_substring_regex(text, r"^-?[0-9]+(\.[0-9]*)?([eE][-+]?[0-9]+)?$")
-        self.require(name, pc.or_kleene(digits, pc.is_null(text)), "a number")
-        return text.cast(pa.float64()).cast(pa.float32())
+        """A column of finite numbers as float32; an empty field is null."""
+        text = self._fields(name, nullable=True)
+        try:
+            values = text.cast(pa.float64())
+        except pa.ArrowInvalid:  # slower, and finds the line
+            digits = pc.match_substring_regex(text, r"^-?[0-9]+(\.[0-9]*)?([eE][-+]?[0-9]+)?$")
+            values = pc.if_else(digits, text, None).cast(pa.float64())
+        self.require(name, pc.or_kleene(pc.is_finite(values), pc.is_null(text)), "a number")
+        return values.cast(pa.float32())
+
+    def _fields(self, name: str, nullable: bool) -> pa.Array:
+        """A column, with null for empty fields if it may have them."""
+        text = self.columns[name]
+        return pc.if_else(pc.equal(text, ""), None, text) if nullable else text
 
     def words(self, name: str) -> pa.DictionaryArray:
         """A column of few different strings; an empty field is null."""
-        return pc.dictionary_encode(pc.if_else(pc.equal(self.columns[name], ""), None, self.columns[name]))
+        return pc.dictionary_encode(self._fields(name, nullable=True))
 
     def labels(self, name: str) -> pa.Array:
         """A column of 0 and 1, as int8."""

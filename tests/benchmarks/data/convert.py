@@ -12,6 +12,7 @@ from pathlib import Path
 
 from tests.helpers.aliccp_like import write_aliccp_like
 from tests.helpers.aliexpress_like import write_aliexpress_like
+from tests.helpers.criteo_1tb_like import write_criteo_1tb_like
 from tests.helpers.criteo_attribution_like import write_criteo_attribution_like
 from tests.helpers.kuairand_like import write_kuairand_like
 from tests.helpers.taobao_like import write_taobao_like
@@ -33,6 +34,7 @@ WRITERS: dict[str, Callable[[str, int], None]] = {
     "aliexpress": lambda folder, rows: write_aliexpress_like(folder, rows // 8),  # each of two splits of four countries
     "tenrec": lambda folder, rows: write_tenrec_like(folder, rows, users=20_000, items=50_000),
     "criteo_attribution": lambda folder, rows: write_criteo_attribution_like(folder, rows, users=200_000),
+    "criteo_1tb": lambda folder, rows: write_criteo_1tb_like(folder, rows // 4, days=4),
 }
 
 

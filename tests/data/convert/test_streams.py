@@ -88,9 +88,16 @@ def test_a_wrong_line_is_named(tmp_path, small_blocks, line, message):
 
 
 def test_empty_fields_are_null_where_they_may_be(tmp_path):
-    (lines,) = table(tmp_path, "5,1.5\n,-2e3\n7,\n-1,.5\n").batches()
+    (lines,) = table(tmp_path, "5,1.5\n,-2e3\n7,\n-1,half\n").batches()
     assert lines.integers("item", low=-1, nullable=True).to_pylist() == [5, None, 7, -1]
-    with pytest.raises(DataError, match=r"line 4: click is '\.5', not a number"):
+    with pytest.raises(DataError, match="line 4: click is 'half', not a number"):
+        lines.numbers("click")
+    (lines,) = table(tmp_path, "5,1.5\n6.0,inf\n").batches()
+    assert lines.integers("item", nullable=True).to_pylist() == [
+        5,
+        6,
+    ]  # as pandas writes integers of a column with nulls
+    with pytest.raises(DataError, match="line 2: click is 'inf', not a number"):
         lines.numbers("click")
     (lines,) = table(tmp_path, "5,1.5\n,-2e3\n7,\n").batches()
     assert lines.numbers("click").to_pylist() == [1.5, -2000, None]
