@@ -154,11 +154,11 @@ def _user_columns(lines: Lines) -> dict[str, pa.Array]:
 
 
 def _video_columns(lines: Lines) -> dict[str, pa.Array]:
-    ids = {name: lines.integers(name, nullable=True) for name in ("author_id", "music_id")}
+    ids = {name: lines.integers(name, low=-(2**62), nullable=True) for name in ("author_id", "music_id")}
     words = {name: lines.words(name) for name in ("video_type", "upload_type", "music_type")}
     tag = lines.columns["tag"]
     lines.require(
-        "tag", pc.match_substring_regex(tag, r"^([0-9]{1,9}(\.0)?(,[0-9]{1,9})*)?$"), "integers with commas between"
+        "tag", pc.match_substring_regex(tag, r"^(-?[0-9]{1,9}(\.0)?(,[0-9]{1,9})*)?$"), "integers with commas between"
     )
     tags = pc.split_pattern(pc.replace_substring(pc.if_else(pc.equal(tag, ""), None, tag), ".0", ""), ",")
     return ids | words | {"tags": tags.cast(pa.list_(pa.int64()))}

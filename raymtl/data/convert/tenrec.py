@@ -88,7 +88,7 @@ def _impressions(file: TextTable, scenario: str, history: bool) -> Iterator[pa.T
         columns |= {name: lines.integers(name, low=-1, nullable=True) for name in IDS[2:]}
         columns["scenario"] = pa.repeat(scenario, len(lines)).dictionary_encode()
         if history:
-            steps = np.stack([lines.integers(name).to_numpy() for name in STEPS], axis=1)
+            steps = np.stack([lines.integers(name, nullable=True).fill_null(0).to_numpy() for name in STEPS], axis=1)
             offsets = np.concatenate([[0], np.cumsum((steps > 0).sum(axis=1))])
             columns["history"] = pa.ListArray.from_arrays(pa.array(offsets, pa.int32()), pa.array(steps[steps > 0]))
         yield pa.table(columns | {name: lines.labels(name) for name in LABELS})

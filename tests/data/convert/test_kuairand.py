@@ -128,6 +128,19 @@ def test_a_user_or_video_without_features_has_nulls(tmp_path):
     assert rows["author_id"].is_valid().equals(pc.less(rows["video_id"], 3))
 
 
+def test_codes_for_unknown_are_values(tmp_path):
+    """Kuaishou writes -124 for what is unknown, and pandas 12.0 for 12 in a column with gaps."""
+    write_kuairand_like(tmp_path / "in", rows=100, users=5, videos=9)
+    path = tmp_path / "in" / "data" / "video_features_basic_pure.csv"
+    header, *lines = path.read_text().splitlines()
+    rows = [next(csv.reader([line])) for line in lines]
+    rows = [[row[0], "-124", *row[2:11], "-124" if n % 2 else "12.0"] for n, row in enumerate(rows)]
+    path.write_text("\n".join([header, *(",".join(row) for row in rows)]) + "\n")
+    convert_kuairand(f"{tmp_path}/in", f"{tmp_path}/out")
+    for row in read_split(f"{tmp_path}/out", "standard").to_pylist():
+        assert (row["author_id"], row["tags"]) == (-124, [-124] if row["video_id"] % 2 else [12])
+
+
 @pytest.mark.parametrize(
     ("name", "place", "field", "message"),
     [

@@ -103,6 +103,16 @@ def test_a_wrong_line_is_named(tmp_path, old, new, message):
         convert_tenrec(str(tmp_path), f"{tmp_path}/out")
 
 
+def test_an_empty_step_is_no_click(tmp_path):
+    write_tenrec_like(tmp_path, rows=40, users=2, items=9)
+    path = tmp_path / "ctr_data_1M.csv"
+    path.write_text(path.read_text().replace(",0\n", ",\n"))
+    convert_tenrec(str(tmp_path), f"{tmp_path}/out")
+    rows = [row for split in SPLITS for row in read_split(f"{tmp_path}/out", split).to_pylist()]
+    assert len(rows) == 40
+    assert all(0 not in row["history"] and None not in row["history"] for row in rows)
+
+
 def test_a_missing_file_is_named(tmp_path):
     with pytest.raises(
         DataError, match=r"source folder .*/nowhere` does not exist; pass the folder that holds ctr_data"
