@@ -17,6 +17,7 @@ GROUP_ROWS = 100_000
 WAITING_ROWS = 300_000
 """Rows in memory, of all days together: with many days at a time, row groups are smaller."""
 _DISTINCT = 250  # of so many values none share a row; for more, that would take tables of millions of rows
+_FEW, _TABLES = 100_000, 64  # values that are cheap to merge, and tables of them that may wait
 
 
 def start_over(folder: OutputFolder, converter: str, splits: Iterable[str]) -> None:
@@ -121,7 +122,8 @@ class ValueCounts:
         found = found.cast(found.type.value_type) if pa.types.is_dictionary(found.type) else found
         self._recent.append(pa.table({"value": found, "count": counts.field("counts")}))
         # merged when there is as much new as old, so that every value is merged a few times only
-        if sum(t.num_rows for t in self._recent) > max(100_000, self._total.num_rows if self._total else 0):
+        new, old = sum(t.num_rows for t in self._recent), self._total.num_rows if self._total else 0
+        if new > max(_FEW, old) or (len(self._recent) > _TABLES and old < _FEW):
             self._merge()
 
     def values(self, at_least: int = 1) -> pa.ChunkedArray:

@@ -12,6 +12,7 @@ import pyarrow.csv as pacsv
 
 from raymtl.errors import DataError
 from raymtl.storage.retry import to_user_error
+from raymtl.words import count_of
 
 _NO_DELIMITER = "\x1f"  # in none of the files, so that a line is one field
 _BLOCK_BYTES = 1 << 20  # pyarrow reads some 32 blocks ahead: larger ones cost memory
@@ -44,9 +45,9 @@ class TextTable:
             invalid.append(row)
             return "error"
 
-        line, fields = 1 + self.header, None if self.header else self.columns
+        line, names = 1 + self.header, None if self.header else self.columns
         try:
-            with self._open(self.delimiter, fields, self.columns, refuse) as reader:
+            with self._open(self.delimiter, names, self.columns, refuse) as reader:
                 while blocks := list(islice(reader, _BLOCKS)):
                     batch = pa.Table.from_batches(blocks).combine_chunks()
                     if batch.num_rows:
@@ -59,9 +60,10 @@ class TextTable:
         except (pa.ArrowInvalid, OSError) as error:
             if invalid:
                 row = invalid[0]
+                fields = count_of(row.actual_columns, "field")
                 raise DataError(
-                    f"{self.converter}: `{self.path}`, line {self._line_of(row)}: {row.actual_columns} fields instead of "
-                    f"{row.expected_columns} in {row.text[:80]!r}; download the file again from {self.site}"
+                    f"{self.converter}: `{self.path}`, line {self._line_of(row)}: {fields} instead of {row.expected_columns} in "
+                    f"{row.text[:80]!r}; download the file again from {self.site}"
                 ) from error
             raise self.error(f"is not readable as text ({str(error).splitlines()[0]})") from error
 
