@@ -47,7 +47,7 @@ class TextTable:
 
         line, names = 1 + self.header, None if self.header else self.columns
         try:
-            with self._open(self.delimiter, names, self.columns, refuse) as reader:
+            with self._open(self.delimiter, names, self.columns, self.quotes, refuse) as reader:
                 while blocks := list(islice(reader, _BLOCKS)):
                     batch = pa.Table.from_batches(blocks).combine_chunks()
                     if batch.num_rows:
@@ -72,14 +72,14 @@ class TextTable:
         return DataError(f"{self.converter}: `{self.path}` {fault}; download it again from {self.site}")
 
     def _open(
-        self, delimiter: str, names: Sequence[str] | None, columns: Sequence[str], refuse=None
+        self, delimiter: str, names: Sequence[str] | None, columns: Sequence[str], quotes: bool, refuse=None
     ) -> pacsv.CSVStreamingReader:
         return pacsv.open_csv(
             self.path,
             read_options=pacsv.ReadOptions(column_names=names, block_size=_BLOCK_BYTES),
             parse_options=pacsv.ParseOptions(
                 delimiter=delimiter,
-                quote_char='"' if self.quotes else False,
+                quote_char='"' if quotes else False,
                 ignore_empty_lines=False,
                 invalid_row_handler=refuse,
             ),
@@ -89,12 +89,11 @@ class TextTable:
         )
 
     def _line_of(self, row: pacsv.InvalidRow) -> int:
-        """Number of the first line with that number of fields; the parser does not tell it, so the file is read again."""
+        """Number of the first line with this text; the parser does not tell it, so the file is read again."""
         line = 1
-        with self._open(_NO_DELIMITER, ["line"], ["line"]) as reader:
+        with self._open(_NO_DELIMITER, ["line"], ["line"], quotes=False) as reader:
             for batch in reader:
-                fields = pc.add(pc.count_substring(batch["line"], self.delimiter), 1)
-                place = pc.index(fields, pa.scalar(row.actual_columns, fields.type)).as_py()
+                place = pc.index(batch["line"], row.text).as_py()
                 if place >= 0:
                     return line + place
                 line += batch.num_rows

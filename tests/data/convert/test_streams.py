@@ -87,6 +87,15 @@ def test_a_wrong_line_is_named(tmp_path, small_blocks, line, message):
         values_of(file)
 
 
+def test_a_wrong_line_among_quoted_ones_is_named(tmp_path):
+    text = "item,price,click\n" + '5,"1,5",1\n' * 3 + '6,"1,5",1,0\n' + '5,"1,5",0\n'
+    file = table(tmp_path, text, header=True, quotes=True)
+    with pytest.raises(DataError, match="line 5: 4 fields instead of 3 in '6,"):
+        values_of(file)
+    (lines,) = table(tmp_path, text.replace('6,"1,5",1,0\n', ""), header=True, quotes=True).batches()
+    assert lines.labels("click").to_pylist() == [1, 1, 1, 0]
+
+
 def test_empty_fields_are_null_where_they_may_be(tmp_path):
     (lines,) = table(tmp_path, "5,1.5\n,-2e3\n7,\n-1,half\n").batches()
     assert lines.integers("item", low=-1, nullable=True).to_pylist() == [5, None, 7, -1]
