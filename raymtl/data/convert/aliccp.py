@@ -1,7 +1,7 @@
 """Convert Ali-CCP (Taobao's clicks and conversions): 85 million impressions, read in batches.
 
 Each impression names a line of a second file with the features that its user's impressions share. Only that file's IDs of the
-user are kept in memory, about 100 bytes for each of its lines (some 700,000 in the training part).
+user are kept in memory, about 100 bytes for each of its lines (730,000 in the training part).
 """
 
 import os
