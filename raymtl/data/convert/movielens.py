@@ -13,6 +13,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from raymtl.data.convert.earlier import Earlier
 from raymtl.data.writing import OutputFolder, rows_without_collision, write_config, write_split
 from raymtl.errors import DataError
 from raymtl.storage.paths import join_path
@@ -154,48 +155,6 @@ def _read(source: str, name: str) -> _File:
         )
     values = split.flatten().cast(pa.string())
     return _File(path, {field: values[n :: len(fields)] for n, field in enumerate(fields)})
-
-
-class Earlier:
-    """For each of N events in chronological order, the events of the same key with an earlier time stamp.
-
-    In `order` (by key, then by time) they are at positions `start` to `end`, end excluded; all three are [N] int64.
-    """
-
-    def __init__(self, keys: np.ndarray, time: np.ndarray):
-        self.order = np.argsort(keys, kind="stable")
-        key, moment, place = keys[self.order], time[self.order], np.arange(len(keys))
-        new_key = np.ones(len(keys), bool)
-        new_key[1:] = key[1:] != key[:-1]
-        new_moment = new_key.copy()
-        new_moment[1:] |= moment[1:] != moment[:-1]
-        self.start, self.end = np.empty_like(place), np.empty_like(place)
-        self.start[self.order] = np.maximum.accumulate(np.where(new_key, place, 0))
-        self.end[self.order] = np.maximum.accumulate(np.where(new_moment, place, 0))
-
-    def count(self) -> np.ndarray:
-        """Number of earlier events, [N]."""
-        return self.end - self.start
-
-    def total(self, values: np.ndarray) -> np.ndarray:
-        """Sum of an integer per event over the earlier events, [N]."""
-        sums = _sums(values[self.order])
-        return sums[self.end] - sums[self.start]
-
-    def last(self, values: np.ndarray, chosen: np.ndarray, most: int) -> pa.Array:
-        """The values of the latest earlier events that are `chosen` ([N] bool), at most `most`, oldest first: [N] lists."""
-        passed = _sums(chosen[self.order])  # chosen events before each place of the order
-        end = passed[self.end]
-        start = np.maximum(passed[self.start], end - most)
-        offsets = _sums(end - start)
-        places = np.arange(offsets[-1]) + np.repeat(start - offsets[:-1], end - start)
-        kept = values[self.order[chosen[self.order]]]
-        return pa.ListArray.from_arrays(pa.array(offsets, pa.int32()), pa.array(kept[places]))
-
-
-def _sums(values: np.ndarray) -> np.ndarray:
-    """Sum of the values before each position, and of all: [N + 1] int64."""
-    return np.concatenate([[0], np.cumsum(values, dtype=np.int64)])
 
 
 def _table(users: _File, movies: _File, ratings: _File) -> tuple[pa.Table, np.ndarray]:
