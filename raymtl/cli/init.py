@@ -29,19 +29,32 @@ def init(
     ignored: Annotated[
         list[str], typer.Option("--ignore", metavar="COLUMN", help="A column to leave out; may be repeated.")
     ] = [],  # noqa: B006
+    from_schema: Annotated[
+        bool,
+        typer.Option("--from-schema", help="Read no rows: guess from the types, names and footers of the files alone."),
+    ] = False,
     yes: Annotated[bool, typer.Option("--yes", "-y", help="Ask nothing: take every guess.")] = False,
     address: Address = None,
     as_json: Json = False,
 ) -> None:
     """Look at the logs once, and write a configuration to start from, with the reason for each choice (docs/tutorial.md)."""
-    console.print(joining(address), markup=False, soft_wrap=True)
+    if not from_schema:
+        console.print(joining(address), markup=False, soft_wrap=True)
     from raymtl.init.roles import choices
     from raymtl.init.run import check_free, look, write
     from raymtl.reports.progress import counting
 
     check_free(out)
     with counting("rows read", console) as progress:
-        draft = look(path, name=name, labels=labels, ignored=ignored, address=address, on_count=progress)
+        draft = look(
+            path,
+            name=name,
+            labels=labels,
+            ignored=ignored,
+            address=address,
+            on_count=progress,
+            read_rows=not from_schema,
+        )
     if not yes and not as_json and sys.stdin.isatty() and sys.stdout.isatty():
         columns = draft.profile.columns
         unsure = [guess for guess in draft.guesses.values() if not guess.sure]
@@ -53,10 +66,8 @@ def init(
     console.print(table)
     for note in notes:
         console.print(note, markup=False)
-    console.print(
-        f"{count_of(draft.profile.rows, 'row')} read; wrote {out}\nnext: raymtl check -c {out}, then raymtl train -c {out}",
-        markup=False,
-    )
+    rows = count_of(draft.profile.rows, "row") + ("" if from_schema else " read")
+    console.print(f"{rows}; wrote {out}\nnext: raymtl check -c {out}, then raymtl train -c {out}", markup=False)
     finish(as_json, {"config": out, **draft.to_dict()})
 
 

@@ -69,7 +69,8 @@ def compose(name: str, days: Days, profile: Profile, guesses: Mapping[str, Guess
         "train": _train(_training_rows(days, profile), profile, guesses),
     }
     span = f"{days.days[0]} to {days.days[-1]}"
-    lines = [f"# Written by `raymtl init` from {profile.rows:,} rows of {span}; docs/config.md has all keys."]
+    read = f"{profile.rows:,} rows" if profile.sample.num_rows else "the schema alone"
+    lines = [f"# Written by `raymtl init` from {read}, {span}; docs/config.md has all keys."]
     lines += [_Entry("name", name).text]
     for section, entries in sections.items():
         if not entries:
@@ -124,7 +125,7 @@ def _features(profile: Profile, guesses: Mapping[str, Guess]) -> tuple[list[_Ent
             kind = guess.role if guess.role in ("ids", "sequence", "bias") else "id"
             value = {"kind": kind} | _column(name)
             if kind == "sequence" or (kind == "ids" and column.longest > _MOST_LENGTH):
-                value["max_length"] = min(column.longest, _MOST_LENGTH)
+                value["max_length"] = min(column.longest or _MOST_LENGTH, _MOST_LENGTH)
             shared = _shared_table(name, profile, guesses) if kind == "sequence" else None
             if shared is not None:
                 value["table"] = _key(shared)
@@ -150,6 +151,8 @@ def _dense(name: str, profile: Profile) -> tuple[dict[str, Any], str]:
     sample = sample[np.isfinite(sample)]
     plain, logs = _skew(sample), _skew(scaled(sample, "log1p"))
     heavy = abs(plain) > _SKEWED and abs(logs) < abs(plain) / 2
+    if not profile.sample.num_rows:  # the rows were not read
+        return {"kind": "dense"}, "; `raymtl check` names the mean and std to set"
     moments = column.logs if heavy else column.numbers
     std = moments.std or 1.0
     value: dict[str, Any] = {"kind": "dense", **({"transform": "log1p"} if heavy else {})}
@@ -168,6 +171,9 @@ def _rounded(value: float) -> float:
 
 def _table(name: str, column: ColumnProfile) -> _Entry:
     distinct = column.distinct
+    if not column.is_read:
+        rows = _round_up(max(64, 8 * distinct))
+        return _Entry(_key(name), {"rows": rows}, "a guess: `raymtl check` counts the values")
     if distinct <= _SMALL_TABLE:
         rows = max(64, 1 << math.ceil(math.log2(8 * max(1, distinct))))
         return _Entry(_key(name), {"rows": rows}, count_of(distinct, "value"))

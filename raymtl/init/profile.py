@@ -56,6 +56,8 @@ class ColumnProfile:
     """Different values, those inside lists too."""
     values: Counter[Any] | None = field(default_factory=Counter)
     """How often each value occurs; None: there are too many different ones."""
+    estimate: int | None = None
+    """Without `ids`: how many different values there may be."""
     text_bytes: int = 0
     elements: int = 0
     empty: int = 0
@@ -66,7 +68,12 @@ class ColumnProfile:
         """Different values, without null; about, if there are many."""
         if self.values is not None:
             return len(self.values)
-        return self.ids.estimate() if self.ids is not None else _FEW_VALUES + 1
+        return self.ids.estimate() if self.ids is not None else self.estimate or _FEW_VALUES + 1
+
+    @property
+    def is_read(self) -> bool:
+        """Whether its values were read, and not only the footers."""
+        return self.estimate is None
 
     @property
     def known(self) -> int:

@@ -132,9 +132,9 @@ def _by_name(name: str, column: ColumnProfile) -> Guess | None:
 def _list(name: str, column: ColumnProfile) -> Guess:
     if column.kind == "list of float":
         return Guess(name, "ignore", "a vector of numbers, which no feature reads yet")
-    if not column.elements:
+    if not column.elements and column.is_read:
         return Guess(name, "ignore", "all lists are empty")
-    length = f"lists of up to {column.longest:,}"
+    length = f"lists of up to {column.longest:,}" if column.is_read else "lists"
     if names.SEQUENCES & set(names.words(name)):
         return Guess(name, "sequence", f"{length}, with the name of a history (its order counts)")
     return Guess(name, "ids", length, sure=column.longest <= 20)
@@ -146,14 +146,14 @@ def _time(name: str, column: ColumnProfile, rows: int) -> Guess:
 
 def _text(name: str, column: ColumnProfile, rows: int) -> Guess:
     if names.is_user(name) and column.distinct >= _FEW_USERS:
-        return Guess(name, "group", f"the user, by its name; {count_of(column.distinct, 'different value')}")
+        return Guess(name, "group", f"the user, by its name; {_different(column, 'value')}")
     if names.is_request(name) or _is_key(column, rows):
-        return Guess(name, "ignore", f"{count_of(column.distinct, 'different value')}: it names a row or a request")
+        return Guess(name, "ignore", f"{_different(column, 'value')}: it names a row or a request")
     if column.text_bytes / max(1, column.known) > _TEXT_BYTES and column.distinct > rows / 10:
         return Guess(name, "ignore", "free text, which no feature reads", sure=False)
     if names.SCENARIOS & set(names.words(name)) and 2 <= column.distinct <= _MOST_SCENARIOS:
         return Guess(name, "scenario", f"{column.distinct} values, with the name of a scenario")
-    return Guess(name, "id", count_of(column.distinct, "different string"))
+    return Guess(name, "id", _different(column, "string"))
 
 
 def _number(name: str, column: ColumnProfile, rows: int) -> Guess:
@@ -170,19 +170,20 @@ def _number(name: str, column: ColumnProfile, rows: int) -> Guess:
         )
     if column.kind == "flag" or is_binary(column):
         return Guess(name, "dense", f"true or false, {_share(column)}")
-    return Guess(name, "dense", f"{_number_text(column.numbers.low)} to {_number_text(column.numbers.high)}")
+    span = f"{_number_text(column.numbers.low)} to {_number_text(column.numbers.high)}"
+    return Guess(name, "dense", span if column.numbers.count else "a number")
 
 
 def _integer(name: str, column: ColumnProfile, rows: int) -> Guess:
     found = set(names.words(name))
-    distinct = count_of(column.distinct, "different integer")
+    distinct = _different(column, "integer")
     if names.is_user(name) and column.distinct >= _FEW_USERS:
         return Guess(name, "group", f"the user, by its name; {distinct}")
     if names.is_request(name) or (_is_key(column, rows) and not found & names.QUANTITIES):
         return Guess(name, "ignore", f"{distinct}: it names a row or a request")
     if is_binary(column):
         return Guess(name, "dense", f"0 and 1, {_share(column)}")
-    if names.SCENARIOS & found and 2 <= column.distinct <= _MOST_SCENARIOS:
+    if names.SCENARIOS & found and column.values is not None and 2 <= column.distinct <= _MOST_SCENARIOS:
         return Guess(name, "scenario", f"{column.distinct} values, with the name of a scenario")
     span = f"{column.numbers.low:.0f} to {column.numbers.high:.0f}"
     if column.distinct <= _FEW_STEPS and names.QUANTITIES & found and not names.HISTORY & found:
@@ -208,7 +209,7 @@ def is_binary(column: ColumnProfile) -> bool:
 
 
 def _is_key(column: ColumnProfile, rows: int) -> bool:
-    return rows >= 1000 and column.distinct > _KEY_SHARE * rows
+    return rows >= 1000 and column.is_read and column.distinct > _KEY_SHARE * rows
 
 
 def _is_unix_time(column: ColumnProfile) -> bool:
@@ -219,19 +220,23 @@ def _is_unix_time(column: ColumnProfile) -> bool:
 
 def _share(column: ColumnProfile) -> str:
     assert column.values is not None
+    if column.values.total() < column.known:  # of the footers alone
+        return "by the files' footers"
     return f"{column.values[1] / max(1, column.known):.2%} of them 1"
 
 
+def _different(column: ColumnProfile, noun: str) -> str:
+    return count_of(column.distinct, f"different {noun}") if column.is_read else f"{noun}s"
+
+
 def _number_text(value: float) -> str:
-    return f"{value:.4g}"
+    return f"{value + 0.0:.4g}"
 
 
 def _one_group(found: dict[str, Guess], profile: Profile) -> dict[str, Guess]:
     """Only the likeliest user is the group; the others are IDs like any."""
     users = sorted((n for n, g in found.items() if g.role == "group"), key=lambda n: (names.user_rank(n), len(n)))
-    others = {
-        name: Guess(name, "id", count_of(profile.columns[name].distinct, "different value")) for name in users[1:]
-    }
+    others = {name: Guess(name, "id", _different(profile.columns[name], "value")) for name in users[1:]}
     return {name: others.get(name, guess) for name, guess in found.items()}
 
 

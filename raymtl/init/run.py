@@ -13,6 +13,7 @@ from raymtl.init.compose import compose
 from raymtl.init.days import Days, find_days
 from raymtl.init.profile import Profile, footers_of, kinds_of, profile
 from raymtl.init.roles import Guess, find_leaks, guess_roles
+from raymtl.init.schema import profile_of_footers
 from raymtl.init.split import PLACEHOLDER, choose_split, flat_footers, write_days
 from raymtl.storage.folder import Folder
 from raymtl.storage.paths import absolute
@@ -50,8 +51,10 @@ def look(
     ignored: Collection[str] = (),
     address: str | None = None,
     on_count: Callable[[int, int], None] | None = None,
+    read_rows: bool = True,
 ) -> Draft:
-    """Read the logs below `path` once; `labels` and `ignored` are columns of known use.
+    """Read the logs below `path` once, or, without `read_rows`, only the footers of their files; `labels` and `ignored` are
+    columns of known use.
 
     Raises DataError if there are no logs, and ConfigError if a named column does not exist.
     """
@@ -63,8 +66,15 @@ def look(
     for column in (*labels, *ignored):
         if column not in there:
             raise ConfigError(f"`{path}` has no column `{column}`; its columns are {', '.join(there)}")
-    join(address, 0)
-    found = profile(folder, footers, _cpus(), on_count)
+    if read_rows:
+        join(address, 0)
+        found = profile(folder, footers, _cpus(), on_count)
+    elif days is None:
+        raise ConfigError(
+            f"`{path}` has no folders of days, and only the rows can tell theirs; leave out --from-schema"
+        )
+    else:
+        found = profile_of_footers(folder, footers)
     return Draft(folder, name, days, footers, found, find_leaks(found, guess_roles(found, labels, ignored)))
 
 

@@ -97,3 +97,28 @@ def test_mistakes_are_one_sentence(ray_cluster: None, tmp_path: Path, capfd: pyt
     file.touch()
     code, text = said(str(logs), "--out", str(file))
     assert (code, "exists; remove it, or choose another file with --out" in text) == (64, True)
+
+
+def test_the_footers_alone_are_enough_for_a_start(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    for n, day in enumerate(("2026-01-30", "2026-01-31")):
+        write_parquet(
+            tmp_path / "logs" / f"ds={day}" / "a.parquet", columns(n, ROWS, day) | {"const": np.ones(ROWS, int)}
+        )
+    file = tmp_path / "c.yaml"
+    assert run_command(["init", str(tmp_path / "logs"), "--out", str(file), "--from-schema", "--yes", "--json"]) == 0
+    found = json.loads(capfd.readouterr().out.splitlines()[-1])
+    assert {column: entry["use"] for column, entry in found["columns"].items()} == {
+        "user_id": "group",
+        "item_id": "id",
+        "ts": "time",
+        "price": "dense",
+        "click": "label",
+        "buy": "label",
+        "const": "ignore",
+    }
+    config = load_config(str(file))
+    assert config.tables["item_id"].rows == 720
+    assert config.features["price"].model_dump()["mean"] == 0
+    write_parquet(tmp_path / "flat" / "a.parquet", columns(0, ROWS, "2026-01-30"))
+    assert run_command(["init", str(tmp_path / "flat"), "--out", str(tmp_path / "d.yaml"), "--from-schema"]) == 64
+    assert "only the rows can tell theirs; leave out --from-schema" in " ".join(capfd.readouterr().err.split())
