@@ -30,6 +30,8 @@ class Started:
     """A Ray of one node."""
 
     address: str
+    node: str
+    """Address of its head, for drivers."""
     environment: dict[str, str]
 
     def raymtl(self, folder: Path, *words: str) -> subprocess.CompletedProcess[str]:
@@ -84,7 +86,7 @@ def started() -> Iterator[Started]:
                     break
                 except OSError:
                     time.sleep(0.1)
-            yield Started(address, environment)
+            yield Started(address, f"127.0.0.1:{gcs}", environment)
         finally:
             ray.send_signal(signal.SIGTERM)
             try:
@@ -92,6 +94,26 @@ def started() -> Iterator[Started]:
             finally:
                 if ray.poll() is None:
                     os.killpg(ray.pid, signal.SIGKILL)
+
+
+JOIN = """
+import sys, ray
+from raymtl.training import cluster
+
+for _ in range(2):  # an idle follower leaves, and joins again for the next day
+    assert not cluster.join(sys.argv[1], 0)
+    assert ray.is_initialized()
+    cluster.leave()
+    assert not ray.is_initialized()
+assert not cluster.join(sys.argv[1], 0)
+assert ray.cluster_resources()["CPU"] == 1
+"""
+
+
+def test_a_cluster_that_was_joined_can_be_left_and_joined_again(started: Started) -> None:
+    words = [sys.executable, "-c", JOIN, started.node]
+    done = subprocess.run(words, env=started.environment, capture_output=True, text=True, timeout=100, check=False)
+    assert done.returncode == 0, done.stderr
 
 
 def test_ctrl_c_leaves_the_job_alone(started: Started, tmp_path: Path) -> None:
