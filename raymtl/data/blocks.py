@@ -110,7 +110,7 @@ class BlockMaker:
         `unit` is the unit's position in the schedule. With `tasks` the labels of all others are not observed.
         """
         if self._users is not None:
-            kept = np.flatnonzero(self._users.contains(to_int64(one_array(raw, self._users.column, "id"))))
+            kept = np.flatnonzero(self._users.contains(_integers(raw, self._users.column, place, "data.group")))
             if len(kept) < len(raw):
                 raw, place = raw.take(pa.array(kept)), replace(place, kept=kept)
         columns = self.features(raw, place, list(self._config.features))
@@ -124,7 +124,7 @@ class BlockMaker:
         if data.weight:
             columns["weight"] = _weight(one_array(raw, data.weight, "number"), place, data.weight)
         if data.group and self.evaluation:
-            columns["group"] = _groups(to_int64(one_array(raw, data.group, "id")), place)
+            columns["group"] = _groups(_integers(raw, data.group, place, "data.group"), place)
         columns["unit"] = pa.array(np.full(len(raw), unit, np.int32))
         return pa.table(columns)
 
@@ -139,13 +139,14 @@ class BlockMaker:
                 fill = math.nan if self._learns_nulls else feature.fill
                 columns[f"dense:{name}"] = _dense(column, feature, fill, place, source, f"features.{name}")
             elif isinstance(feature, IdFeature | BiasFeature):
-                ids = to_int64(one_array(raw, source, "id"))
+                ids = _integers(raw, source, place, f"features.{name}")
                 columns[f"id:{name}"] = self._rows(ids, name, place, source)
             else:
                 columns[f"ids:{name}"] = self._lists(one_array(raw, source, "ids"), name, feature, place, source)
         scenario = self._config.data.scenario
         if scenario:
             column = one_array(raw, scenario.column, "category")
+            _check_whole(column, place, scenario.column, "data.scenario.column")
             columns["scenario"] = pa.array(rules.scenario_index(column, scenario.values))
         return columns
 
@@ -193,7 +194,22 @@ class BlockMaker:
         def owner(index: int) -> int:
             return int(np.searchsorted(offsets, index, side="right")) - 1
 
+        _check_whole(flat, place, column, f"features.{name}", owner)
         return pa.ListArray.from_arrays(pa.array(offsets), self._rows(to_int64(flat), name, place, column, owner))
+
+
+def _integers(raw: pa.Table, column: str, place: Place, used_by: str) -> pa.Array:
+    """A column of IDs as int64."""
+    ids = one_array(raw, column, "id")
+    _check_whole(ids, place, column, used_by)
+    return to_int64(ids)
+
+
+def _check_whole(ids: pa.Array, place: Place, column: str, used_by: str, owner: Callable[[int], int] = int) -> None:
+    """DataError names the first ID in a column of floats that is no integer; `owner` as in `_rows`."""
+    if (wrong := rules.not_whole(ids)) is not None:
+        first = int(wrong.argmax())
+        raise place.error(column, used_by, owner(first), ids[first].as_py(), rules.whole_rule(ids.type))
 
 
 def _dense(column: pa.Array, feature: DenseFeature, fill: float, place: Place, name: str, used_by: str) -> pa.Array:

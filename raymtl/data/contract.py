@@ -254,7 +254,9 @@ def _is_bytes(kind: pa.DataType) -> bool:
 
 def _is_id(kind: pa.DataType) -> bool:
     inner = kind.value_type if pa.types.is_dictionary(kind) else kind
-    return pa.types.is_integer(inner) or _is_bytes(inner) or (pa.types.is_decimal(inner) and inner.scale == 0)
+    whole = pa.types.is_integer(inner) or (pa.types.is_decimal(inner) and inner.scale == 0)
+    # pandas turns a column of integers into doubles at its first null; `rules.not_whole` checks the values
+    return whole or _is_bytes(inner) or pa.types.is_float32(inner) or pa.types.is_float64(inner)
 
 
 def _no_row(kind: pa.DataType) -> str | None:

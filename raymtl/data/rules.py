@@ -24,6 +24,7 @@ class Rule:
 
 
 _MOST_MICROSECONDS = 2.0**62
+_WHOLE_BITS = {pa.float32(): 24, pa.float64(): 53}
 DENSE = Rule("value", "a finite number", "write null where the value is unknown")
 WEIGHT = Rule("weight", "a finite number ≥ 0", "write 0 or null for a row that must not count")
 
@@ -64,8 +65,22 @@ def direct_rule(table: str, rows: int) -> Rule:
     )
 
 
+def whole_rule(kind: pa.DataType) -> Rule:
+    """The rule of IDs in a column of floats, beyond which one float stands for several integers."""
+    return Rule(
+        "value",
+        f"a whole number up to 2^{_WHOLE_BITS[kind]}, as {kind}s hold IDs exactly",
+        "write the IDs as integers (pandas: dtype Int64, which has nulls)",
+    )
+
+
 def one_array(raw: pa.Table, name: str, kind: Kind) -> pa.Array:
-    """A column as one array; a column of type null gets a type for its kind."""
+    """A column as one array; a column of type null gets a type for its kind, and a NaN among IDs is null."""
+    array = _one_array(raw, name, kind)
+    return _without_nan(array) if kind in ("id", "category") else array
+
+
+def _one_array(raw: pa.Table, name: str, kind: Kind) -> pa.Array:
     column = raw.column(name)
     if pa.types.is_null(column.type):
         return pa.nulls(len(column), _EMPTY[kind])
@@ -75,6 +90,25 @@ def one_array(raw: pa.Table, name: str, kind: Kind) -> pa.Array:
         column = column.unify_dictionaries()
     combined = column.combine_chunks()
     return combined.chunk(0) if isinstance(combined, pa.ChunkedArray) else combined
+
+
+def _without_nan(ids: pa.Array) -> pa.Array:
+    """IDs with null instead of NaN, which pandas writes for it."""
+    if pa.types.is_dictionary(ids.type) and pa.types.is_floating(ids.type.value_type):
+        ids = ids.cast(ids.type.value_type)
+    if not pa.types.is_floating(ids.type):
+        return ids
+    return pc.if_else(pc.is_nan(ids), pa.scalar(None, ids.type), ids)
+
+
+def not_whole(ids: pa.Array) -> np.ndarray | None:
+    """Where IDs that are floats break `whole_rule`, [N] bool; None if all are right. A null is."""
+    if not pa.types.is_floating(ids.type):
+        return None
+    values = ids.to_numpy(zero_copy_only=False)  # a null is NaN
+    wrong = (values != np.trunc(values)) | (np.abs(values) > 2.0 ** _WHOLE_BITS[ids.type])
+    wrong &= ~np.isnan(values)
+    return wrong if wrong.any() else None
 
 
 def null_mask(column: pa.Array) -> np.ndarray | None:
@@ -151,6 +185,8 @@ def weights(column: pa.Array) -> tuple[np.ndarray, np.ndarray]:
 
 def words(values: pa.Array) -> pa.Array:
     """The values of a category as the bytes of their text, which need not be UTF-8."""
+    if pa.types.is_floating(values.type):
+        values = values.cast(pa.int64(), safe=False)
     if pa.types.is_integer(values.type) or pa.types.is_decimal(values.type):
         values = values.cast(pa.string())
     return values.cast(pa.large_binary())
@@ -167,8 +203,8 @@ def scenario_index(column: pa.Array, values: list[str | int]) -> np.ndarray:
 
 
 def list_parts(lists: pa.Array) -> tuple[pa.Array, np.ndarray]:
-    """The elements of a list column without nulls, and the number of them in each row, [N] int64; a null list has none."""
-    flat = lists.flatten()  # skips values below null lists
+    """The IDs of a list column without nulls, and the number of them in each row, [N] int64; a null list has none."""
+    flat = _without_nan(lists.flatten())  # skips values below null lists
     lengths = pc.list_value_length(lists).fill_null(0).to_numpy(zero_copy_only=False).astype(np.int64)
     if flat.null_count:
         owner = np.repeat(np.arange(len(lengths)), lengths)

@@ -57,7 +57,8 @@ def hash_rows(ids: np.ndarray, rows: int) -> np.ndarray:
 def to_int64(ids: pa.Array) -> pa.Array:
     """Integer or string IDs as int64, nulls kept; strings (also dictionary-encoded ones) are hashed once per distinct value.
 
-    Strings are their bytes, which need not be UTF-8. Integers beyond 64 bits (uint64, decimals) keep their low 64 bits.
+    Strings are their bytes, which need not be UTF-8. Integers beyond 64 bits (uint64, decimals) keep their low 64 bits. Floats
+    must be whole (`rules.not_whole`).
     """
     if pa.types.is_dictionary(ids.type) and (ids.dictionary.null_count or len(ids.dictionary) > 2 * len(ids)):
         ids = ids.cast(
@@ -72,4 +73,6 @@ def to_int64(ids: pa.Array) -> pa.Array:
 
 
 def _is_numeric(kind: pa.DataType) -> bool:
-    return pa.types.is_integer(kind) or pa.types.is_decimal(kind) or pa.types.is_null(kind)
+    return (
+        pa.types.is_integer(kind) or pa.types.is_decimal(kind) or pa.types.is_floating(kind) or pa.types.is_null(kind)
+    )

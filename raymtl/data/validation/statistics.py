@@ -210,7 +210,7 @@ class _TableCounter:
             elif column.kind == "id":
                 self._ids(stats, array, column, int)
             elif column.kind == "category":
-                self._scenarios(array)
+                self._scenarios(self._whole(array, column))
             elif column.kind == "time":
                 self._times(stats, array)
             elif isinstance(feature, DenseFeature):
@@ -236,9 +236,18 @@ class _TableCounter:
         self._note(column, rules.DENSE, rules.not_finite(values, nulls), array)
         stats.scaled.add(rules.scaled(self._numbers(stats, values, nulls), feature.transform))
 
+    def _whole(self, ids: pa.Array, column: Column, owner: Any = int) -> pa.Array:
+        """The IDs, without those in a column of floats that are no integers."""
+        wrong = rules.not_whole(ids)
+        if wrong is None:
+            return ids
+        self._note(column, rules.whole_rule(ids.type), wrong, ids, owner)
+        return pc.if_else(pa.array(wrong), pa.scalar(None, ids.type), ids)
+
     def _ids(self, stats: ColumnStats, array: pa.Array, column: Column, owner: Any) -> None:
         if stats.ids is None:
             stats.ids = HyperLogLog()
+        array = self._whole(array, column, owner)
         name = column.used_by.removeprefix("features.")
         if name in self._config.features:
             table_name = self._config.table_of(name)
