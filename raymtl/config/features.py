@@ -53,6 +53,9 @@ class DenseFeature(_Column):
 
     kind: Annotated[Literal["dense"], Role.MODEL | Role.READ]
     """A number."""
+    clip: Annotated[tuple[float | None, float | None] | None, Role.MODEL | Role.READ] = None
+    """`[low, high]`: a value below `low` becomes `low`, one above `high` becomes `high`; null: no limit on that side. Applied
+    before the transform."""
     transform: Annotated[Literal["none", "log1p"], Role.MODEL | Role.READ] = "none"
     """`log1p`: sign(x)·log(1+|x|), for heavy tails. Applied before `mean` and `std`."""
     mean: Annotated[float, Role.MODEL | Role.READ] = 0.0
@@ -61,6 +64,16 @@ class DenseFeature(_Column):
     """Divides after `mean` is subtracted."""
     fill: Annotated[float, Role.MODEL | Role.READ] = 0.0
     """Value of null, after `mean` and `std` are applied; also the initial value of a learned one."""
+
+    @field_validator("clip")
+    @classmethod
+    def _limits(cls, clip: tuple[float | None, float | None] | None) -> tuple[float | None, float | None] | None:
+        low, high = clip or (None, None)
+        if clip and low is None and high is None:
+            raise ValueError("it changes nothing; set a limit, or remove it")
+        if low is not None and high is not None and low >= high:
+            raise ValueError("the first number must be below the second")
+        return clip
 
 
 class BiasFeature(_Lookup):

@@ -9,7 +9,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from raymtl.config.features import IdsFeature, SequenceFeature
+from raymtl.config.features import DenseFeature, IdsFeature, SequenceFeature
 from raymtl.config.tasks import Task
 from raymtl.data.contract import Kind
 
@@ -129,9 +129,21 @@ def not_finite(values: np.ndarray, nulls: np.ndarray | None) -> np.ndarray:
     return broken if nulls is None else broken & ~nulls
 
 
-def scaled(values: np.ndarray, transform: str) -> np.ndarray:
-    """Dense values after `transform`, before `mean` and `std`."""
-    return np.sign(values) * np.log1p(np.abs(values)) if transform == "log1p" else values
+def clipped(values: np.ndarray, feature: DenseFeature) -> np.ndarray:
+    """Dense values within the limits of `clip`; NaN stays."""
+    if feature.clip is None:
+        return values
+    low, high = (None if limit is None else np.float32(limit) for limit in feature.clip)
+    return np.clip(values, low, high)
+
+
+def transformed(values: np.ndarray, feature: DenseFeature) -> np.ndarray:
+    """Dense values after `clip` and `transform`, before `mean` and `std`."""
+    values = clipped(values, feature)
+    if feature.transform != "log1p":
+        return values
+    # In float64: the float32 logarithms of numpy and torch, as exported programs have it, differ in the last digits
+    return np.sign(values) * np.log1p(np.abs(values), dtype=np.float64).astype(np.float32)
 
 
 def observed_labels(labels: pa.Array, flags: pa.Array | None) -> np.ndarray:

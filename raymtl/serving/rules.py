@@ -84,6 +84,7 @@ class Rules(nn.Module):
         return made
 
     def _number(self, value: Tensor, feature: DenseFeature) -> Tensor:
-        scaled = value.sign() * value.abs().log1p() if feature.transform == "log1p" else value
+        within = value if feature.clip is None else value.clamp(*feature.clip)
+        scaled = within.sign() * within.abs().double().log1p().float() if feature.transform == "log1p" else within
         scaled = (scaled - feature.mean) / feature.std
         return scaled if self._learns_nulls else torch.where(value.isnan(), feature.fill, scaled)

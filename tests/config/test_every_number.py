@@ -166,6 +166,7 @@ ELSEWHERE: dict[str, str] = {
     "Shuffle.seed": "data/test_read.py",
     "IdsFeature.max_length": "data/test_blocks.py",
     "SequenceFeature.max_length": "data/test_blocks.py",
+    "DenseFeature.clip": "data/test_blocks.py",
     "DenseFeature.mean": "data/test_blocks.py",
     "DenseFeature.std": "data/test_blocks.py",
     "DenseFeature.fill": "data/test_blocks.py",

@@ -14,7 +14,7 @@ from raymtl.data.rules import where_observed
 from raymtl.data.validation.report import ColumnReport, LabelRate, PartReport, TableReport
 from raymtl.words import some_of
 
-_MANY_NULLS = 0.5
+_MANY_NULLS, _MANY_CLIPPED = 0.5, 0.5
 _SHARED_ROWS, _FEWER_SHARED = 0.40, 0.10
 _ODD_SCALE = 10.0
 _UNLISTED = 0.01
@@ -170,6 +170,12 @@ def _is_constant(column: ColumnReport) -> bool:
 
 
 def _dense(alike: _Alike, subject: str, column: ColumnReport, feature: DenseFeature) -> None:
+    if column.clipped and column.clipped > _MANY_CLIPPED * column.rows:
+        alike.add(
+            subject,
+            f"{column.clipped / column.rows:.0%} of column `{column.column}` are outside the feature's clip; widen it",
+            f"more than {_MANY_CLIPPED:.0%} of each of these columns are outside its clip; widen them",
+        )
     if not column.scaled_std or column.scaled_mean is None:
         return
     mean, std = (column.scaled_mean - feature.mean) / feature.std, column.scaled_std / feature.std

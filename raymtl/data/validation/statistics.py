@@ -75,13 +75,15 @@ class ColumnStats:
     null_elements: int = 0
     cut: int = 0
     """Lists longer than the feature's `max_length`."""
+    clipped: int = 0
+    """Dense values outside `clip`."""
     off_day: int = 0
     """Timestamps more than a day outside their partition."""
     longest: int = 0
     numbers: Moments = field(default_factory=Moments)
     """Finite values as they are in the files; timestamps in microseconds since 1970."""
     scaled: Moments = field(default_factory=Moments)
-    """Dense values after their transform, before `mean` and `std`."""
+    """Dense values after `clip` and `transform`, before `mean` and `std`."""
     ids: HyperLogLog | None = None
 
     def merge(self, other: "ColumnStats") -> None:
@@ -234,7 +236,9 @@ class _TableCounter:
     def _dense(self, stats: ColumnStats, array: pa.Array, column: Column, feature: DenseFeature) -> None:
         values, nulls = rules.floats(array), rules.null_mask(array)
         self._note(column, rules.DENSE, rules.not_finite(values, nulls), array)
-        stats.scaled.add(rules.scaled(self._numbers(stats, values, nulls), feature.transform))
+        finite = self._numbers(stats, values, nulls)
+        stats.clipped += int((rules.clipped(finite, feature) != finite).sum())
+        stats.scaled.add(rules.transformed(finite, feature))
 
     def _whole(self, ids: pa.Array, column: Column, owner: Any = int) -> pa.Array:
         """The IDs, without those in a column of floats that are no integers."""

@@ -39,8 +39,10 @@ def build_report(report: PartReport, partial: Partial, config: Config) -> None:
             if stats.ids is not None:
                 figures.table = config.table_of(name)
                 sketches.setdefault(figures.table, HyperLogLog()).merge(stats.ids)
-            if isinstance(config.features[name], DenseFeature) and stats.scaled.count:
+            feature = config.features[name]
+            if isinstance(feature, DenseFeature) and stats.scaled.count:
                 figures.scaled_mean, figures.scaled_std = stats.scaled.mean, stats.scaled.std
+                figures.clipped = stats.clipped if feature.clip else None
         elif not use.endswith((".label", ".observed")) and use != "data.scenario.column":
             report.others[use] = _column(columns[use], stats)
     for table, sketch in sketches.items():
