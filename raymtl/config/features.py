@@ -1,7 +1,10 @@
 """Features (the columns that a model reads) and the embedding tables that ID features look up."""
 
+from collections.abc import Mapping
+from itertools import pairwise
 from typing import Annotated, Any, Literal
 
+import numpy as np
 from pydantic import Field, NonNegativeFloat, PositiveFloat, PositiveInt, field_validator
 
 from raymtl.config.base import ExpectedText, Section
@@ -28,6 +31,28 @@ class IdFeature(_Lookup):
 
     kind: Annotated[Literal["id"], Role.MODEL | Role.READ]
     """One ID."""
+
+
+class BucketFeature(_Lookup):
+    """One number per row as an ID: the bucket between two `edges` that holds it. NaN and infinities violate the contract; null
+    looks up nothing and gives the zero vector.
+
+    A table that only buckets read is `direct` unless it says otherwise, and needs no entry in `tables`: then it has a row per
+    bucket."""
+
+    kind: Annotated[Literal["bucket"], Role.MODEL | Role.READ]
+    """A number by its bucket."""
+    edges: Annotated[list[float], Field(min_length=1), Role.MODEL | Role.READ]
+    """The limits between the buckets, ascending. The ID of a number x is the number of edges ≤ x, as in `numpy.digitize`: 0 below
+    the first edge. Numbers and edges are compared as float32."""
+
+    @field_validator("edges")
+    @classmethod
+    def _ascending(cls, edges: list[float]) -> list[float]:
+        for low, high in pairwise(edges):
+            if not np.float32(low) < np.float32(high):
+                raise ValueError(f"{high} follows {low}; list the edges in ascending order, each once (as float32)")
+        return edges
 
 
 class IdsFeature(_Lookup):
@@ -83,7 +108,14 @@ class BiasFeature(_Lookup):
     """A position, for example."""
 
 
-Feature = Annotated[IdFeature | IdsFeature | SequenceFeature | DenseFeature | BiasFeature, Field(discriminator="kind")]
+SingleId = IdFeature | BucketFeature
+"""The kinds that look up one row of a table for a row of the logs, but `bias`."""
+Pooled = SingleId | IdsFeature
+"""The kinds that give the model one embedding."""
+
+Feature = Annotated[
+    IdFeature | IdsFeature | SequenceFeature | DenseFeature | BucketFeature | BiasFeature, Field(discriminator="kind")
+]
 
 
 class Init(Section):
@@ -140,6 +172,24 @@ class Table(TableDefaults):
 
     rows: Annotated[PositiveInt, Role.LEARNING | Role.READ | Role.LOOKUP]
     """Number of rows."""
+
+
+def with_bucket_tables(features: Mapping[str, Feature], tables: Mapping[str, Table]) -> dict[str, Table]:
+    """The tables, completed where only buckets read one: `direct`, and a row per bucket if it has no entry."""
+    readers: dict[str, list[Feature]] = {}
+    for name, feature in features.items():
+        if not isinstance(feature, DenseFeature):
+            readers.setdefault(table_of(name, feature), []).append(feature)
+    made = dict(tables)
+    for name, found in readers.items():
+        edges = [len(feature.edges) for feature in found if isinstance(feature, BucketFeature)]
+        if len(edges) < len(found):
+            continue
+        if name not in made:
+            made[name] = Table(rows=max(edges) + 1, id_space="direct")
+        elif "id_space" not in made[name].model_fields_set:
+            made[name] = made[name].model_copy(update={"id_space": "direct"})
+    return made
 
 
 def table_of(name: str, feature: Feature) -> str:

@@ -8,7 +8,15 @@ from pydantic import Field, model_validator
 from raymtl.config.base import ExpectedText, Section, did_you_mean, not_a_task, quoted
 from raymtl.config.daily import Daily
 from raymtl.config.data import Data, Location
-from raymtl.config.features import DenseFeature, Feature, Table, TableDefaults, table_of
+from raymtl.config.features import (
+    BucketFeature,
+    DenseFeature,
+    Feature,
+    Table,
+    TableDefaults,
+    table_of,
+    with_bucket_tables,
+)
 from raymtl.config.metrics import MEAN_AUC, parse_metric
 from raymtl.config.model import Model
 from raymtl.config.model_checks import model_problems
@@ -66,7 +74,8 @@ class Config(Section):
 
     @model_validator(mode="after")
     def _complete(self) -> "Config":
-        tables = {name: _with_defaults(table, self.table_defaults) for name, table in self.tables.items()}
+        tables = with_bucket_tables(self.features, self.tables)
+        tables = {name: _with_defaults(table, self.table_defaults) for name, table in tables.items()}
         object.__setattr__(self, "tables", tables)
         return self
 
@@ -141,6 +150,18 @@ def _table_problems(config: Config) -> Iterator[str]:
         if table not in config.tables:
             near = did_you_mean(table, config.tables)
             yield f"features.{name} looks up table `{table}`, which `tables` does not have; add tables.{table}.rows{near}"
+    for name, feature in config.features.items():
+        spec = config.tables.get(lookups.get(name, ""))
+        if (
+            isinstance(feature, BucketFeature)
+            and spec
+            and spec.id_space == "direct"
+            and spec.rows <= len(feature.edges)
+        ):
+            yield (
+                f"tables.{lookups[name]}.rows is {spec.rows}, but features.{name}.edges make {len(feature.edges) + 1} buckets; "
+                f"set it to {len(feature.edges) + 1} or more, or leave the table out"
+            )
     for table in config.tables:
         if table not in lookups.values():
             yield f"tables.{table} is looked up by no feature; remove it, or set a feature's `table` to `{table}`"

@@ -14,7 +14,7 @@ from torch import Tensor
 from torchrec.sparse.jagged_tensor import KeyedJaggedTensor
 from torchrec.streamable import Pipelineable
 
-from raymtl.config.features import BiasFeature, DenseFeature, IdFeature
+from raymtl.config.features import BiasFeature, DenseFeature, SingleId
 from raymtl.config.root import Config
 
 
@@ -24,7 +24,7 @@ class Batch(Pipelineable):
     weight 0, so that all workers and all steps have the same shapes."""
 
     ids: KeyedJaggedTensor
-    """Rows of the pooled tables: kinds id, bias, ids; keys in the order of `Collator.pooled`."""
+    """Rows of the pooled tables: kinds id, bucket, bias, ids; keys in the order of `Collator.pooled`."""
     sequences: KeyedJaggedTensor
     """Rows of the tables that are looked up unpooled; keys in the order of `Collator.unpooled`."""
     dense: Tensor
@@ -100,7 +100,7 @@ class Collator:
         """Features of the unpooled lookup, in the order of its keys."""
         self.dense = [n for n, f in config.features.items() if isinstance(f, DenseFeature)]
         self.tasks = list(config.active_tasks())
-        self._single = {n for n in lookups if isinstance(config.features[n], IdFeature | BiasFeature)}
+        self._single = {n for n in lookups if isinstance(config.features[n], SingleId | BiasFeature)}
         self._truth = [n for n, t in config.active_tasks().items() if t.truth] if evaluation else []
         self._has_weight = config.data.weight is not None
         self._other_scenario = len(config.data.scenario.values) if config.data.scenario else None

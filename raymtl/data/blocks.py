@@ -2,7 +2,7 @@
 
 A block is an Arrow table with one column per use, named `<role>:<name>`:
 
-    id:<feature>     int64, row of the table; null: look up nothing        (features of kind id and bias)
+    id:<feature>     int64, row of the table; null: look up nothing        (features of kind id, bucket and bias)
     ids:<feature>    list<int64>, rows of the table                        (kind ids and sequence)
     dense:<feature>  float32, transformed; a null is the feature's `fill`, or NaN if the model learns a substitute
     label:<task>     float32, NaN where not observed
@@ -24,7 +24,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from raymtl.config.features import BiasFeature, DenseFeature, IdFeature, IdsFeature, SequenceFeature
+from raymtl.config.features import BiasFeature, DenseFeature, IdFeature, IdsFeature, SequenceFeature, SingleId
 from raymtl.config.root import Config
 from raymtl.data import rules
 from raymtl.data.contract import label_tasks
@@ -33,6 +33,7 @@ from raymtl.data.ids.id_map import MapFile, MapRows
 from raymtl.data.ids.id_map_lookup import IdLookup
 from raymtl.data.labels import make_labels
 from raymtl.data.rules import Rule, one_array
+from raymtl.data.single_ids import Broken, single_ids
 from raymtl.data.user_slice import UserSlice
 from raymtl.errors import DataError
 
@@ -138,8 +139,8 @@ class BlockMaker:
                 column = one_array(raw, source, "number")
                 fill = math.nan if self._learns_nulls else feature.fill
                 columns[f"dense:{name}"] = _dense(column, feature, fill, place, source, f"features.{name}")
-            elif isinstance(feature, IdFeature | BiasFeature):
-                ids = _integers(raw, source, place, f"features.{name}")
+            elif isinstance(feature, SingleId | BiasFeature):
+                ids = single_ids(raw, name, feature, _raising(place, source, f"features.{name}"))
                 columns[f"id:{name}"] = self._rows(ids, name, place, source)
             else:
                 columns[f"ids:{name}"] = self._lists(one_array(raw, source, "ids"), name, feature, place, source)
@@ -200,9 +201,17 @@ class BlockMaker:
 
 def _integers(raw: pa.Table, column: str, place: Place, used_by: str) -> pa.Array:
     """A column of IDs as int64."""
-    ids = one_array(raw, column, "id")
-    _check_whole(ids, place, column, used_by)
-    return to_int64(ids)
+    return single_ids(raw, column, IdFeature(kind="id"), _raising(place, column, used_by))
+
+
+def _raising(place: Place, column: str, used_by: str) -> Broken:
+    """Raises the error of the first value that breaks a rule."""
+
+    def broken(wrong: np.ndarray, values: pa.Array, rule: Rule) -> None:
+        row = int(wrong.argmax())
+        raise place.error(column, used_by, row, values[row].as_py(), rule)
+
+    return broken
 
 
 def _check_whole(ids: pa.Array, place: Place, column: str, used_by: str, owner: Callable[[int], int] = int) -> None:

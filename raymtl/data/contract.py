@@ -7,7 +7,7 @@ from typing import Literal
 
 import pyarrow as pa
 
-from raymtl.config.features import DenseFeature, IdsFeature, SequenceFeature
+from raymtl.config.features import BucketFeature, DenseFeature, IdsFeature, SequenceFeature
 from raymtl.config.root import Config
 from raymtl.config.tasks import Task
 
@@ -36,7 +36,7 @@ def required_columns(config: Config) -> list[Column]:
     data = config.data
     columns: list[Column] = []
     for name, feature in config.features.items():
-        kind: Kind = "number" if isinstance(feature, DenseFeature) else "id"
+        kind: Kind = "number" if isinstance(feature, DenseFeature | BucketFeature) else "id"
         if isinstance(feature, IdsFeature | SequenceFeature):
             kind = "ids"
         columns.append(Column(feature.column or name, kind, f"features.{name}"))
@@ -205,7 +205,7 @@ def _conversion(found: pa.DataType, kind: Kind) -> str:
 
 def _direct_table(config: Config, column: Column) -> str | None:
     feature = column.used_by.removeprefix("features.")
-    if feature not in config.features or isinstance(config.features[feature], DenseFeature):
+    if feature not in config.features or isinstance(config.features[feature], DenseFeature | BucketFeature):
         return None
     table = config.table_of(feature)
     return table if config.tables[table].id_space == "direct" else None

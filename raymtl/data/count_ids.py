@@ -20,6 +20,7 @@ from raymtl.data.ids.hashing import to_int64
 from raymtl.data.read import read_fragment
 from raymtl.data.rules import one_array
 from raymtl.data.scan import scan
+from raymtl.data.single_ids import single_ids
 from raymtl.data.units import Fragment, Plan
 
 _TASK_ROWS = 1_000_000
@@ -75,14 +76,14 @@ def count_ids(config: Config, plan: Plan, read_tasks: int, progress: Progress | 
 def count_raw(config: Config, raw: pa.Table, day: int, tallies: Mapping[str, Tally]) -> None:
     """Add the lookups of a raw table of one day to the tallies of its tables."""
     for name, feature in config.features.items():
-        tally = None if isinstance(feature, DenseFeature) else tallies.get(config.table_of(name))
-        if tally is None:
+        if isinstance(feature, DenseFeature) or (tally := tallies.get(config.table_of(name))) is None:
             continue
         if isinstance(feature, IdsFeature | SequenceFeature):
             flat, _ = rules.cut_lists(*rules.list_parts(one_array(raw, feature.column or name, "ids")), feature)
-        else:
-            flat = one_array(raw, feature.column or name, "id").drop_null()
-        tally.add(IdCounts.of(rules.int64_values(to_int64(flat)), day))
+            ids = to_int64(flat)
+        else:  # a value that breaks a rule ends the reading
+            ids = single_ids(raw, name, feature, lambda *broken: None).drop_null()
+        tally.add(IdCounts.of(rules.int64_values(ids), day))
 
 
 class _CountSource(Datasource):

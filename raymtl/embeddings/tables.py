@@ -13,7 +13,7 @@ from torchrec.modules.embedding_configs import EmbeddingBagConfig, EmbeddingConf
 from torchrec.modules.embedding_modules import EmbeddingBagCollection, EmbeddingCollection
 from torchrec.sparse.jagged_tensor import JaggedTensor, KeyedTensor
 
-from raymtl.config.features import BiasFeature, DenseFeature, IdFeature, IdsFeature, SequenceFeature, Table
+from raymtl.config.features import BiasFeature, DenseFeature, IdsFeature, Pooled, SequenceFeature, Table
 from raymtl.config.root import Config
 from raymtl.data.batch import Batch, unpooled_tables
 from raymtl.embeddings.names import module_name
@@ -118,7 +118,7 @@ class InputAssembler(nn.Module):
         self._mean = {
             n: config.tables[config.table_of(n)].pooling == "mean"
             for n, f in config.features.items()
-            if isinstance(f, IdFeature | IdsFeature | BiasFeature) and config.table_of(n) in lookup.unpooled
+            if isinstance(f, Pooled | BiasFeature) and config.table_of(n) in lookup.unpooled
         }
 
     def forward(

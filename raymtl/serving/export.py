@@ -17,7 +17,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from raymtl.config.features import DenseFeature, IdFeature
+from raymtl.config.features import BucketFeature, DenseFeature, IdFeature
 from raymtl.config.root import Config
 from raymtl.data.writing import OutputFolder
 from raymtl.errors import ConfigError
@@ -175,7 +175,7 @@ def _example(config: Config, names: list[str], rows: int) -> Raw:
     made: Raw = {}
     for name in names:
         feature = config.features[name]
-        if isinstance(feature, DenseFeature):
+        if isinstance(feature, DenseFeature | BucketFeature):
             made[name] = torch.zeros(rows)
         elif isinstance(feature, IdFeature):
             made[name] = torch.zeros(rows, dtype=torch.int64)
@@ -234,11 +234,15 @@ def _described(config: Config, name: str) -> dict[str, Any]:
     feature = config.features[name]
     side = "user" if name in config.user_features() else "item"
     facts: dict[str, Any] = {"column": feature.column or name, "kind": feature.kind, "side": side}
+    number = {"inputs": {name: "float32 [rows], NaN for null"}}
     if isinstance(feature, DenseFeature):
-        return facts | {"inputs": {name: "float32 [rows], NaN for null"}}
+        return facts | number
     table = config.table_of(name)
     spec = config.tables[table]
-    facts |= {"table": table, "id_space": spec.id_space, "rows": spec.rows, "strings": "fnv1a64 as signed int64"}
+    facts |= {"table": table, "id_space": spec.id_space, "rows": spec.rows}
+    if isinstance(feature, BucketFeature):
+        return facts | {"edges": feature.edges} | number
+    facts |= {"strings": "fnv1a64 as signed int64"}
     if isinstance(feature, IdFeature):
         return facts | {"inputs": {name: "int64 [rows]", f"{name}.present": "bool [rows], false for null"}}
     lists = {name: "int64 [values], row after row", f"{name}.lengths": "int64 [rows]"}

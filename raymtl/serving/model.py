@@ -1,7 +1,7 @@
 """The model of a version in plain torch for inference: as one model, and split into user part and item part.
 
-Inputs are dictionaries: `<name>` [N] int64 for an `id` feature (with `<name>.present` [N] bool if some are null), `<name>` [V]
-int64 and `<name>.lengths` [N] int64 for a list, `<name>` [N] float32 for a number, and `data.scenario` [N] int64.
+Inputs are dictionaries: `<name>` [N] int64 for an `id` or `bucket` feature (with `<name>.present` [N] bool if some are null),
+`<name>` [V] int64 and `<name>.lengths` [N] int64 for a list, `<name>` [N] float32 for a number, and `data.scenario` [N] int64.
 Shapes: U users, B candidates, N rows of either, V values of a list, D width of a table, O outputs.
 """
 
@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 import torch
 from torch import Tensor, nn
 
-from raymtl.config.features import BiasFeature, DenseFeature, IdFeature, IdsFeature, SequenceFeature
+from raymtl.config.features import BiasFeature, DenseFeature, IdsFeature, SequenceFeature, SingleId
 from raymtl.config.root import Config
 from raymtl.embeddings.names import module_name
 from raymtl.embeddings.spec import input_spec
@@ -78,7 +78,7 @@ class Lookup(nn.Module):
         for name, feature in self._features.items():
             if isinstance(feature, DenseFeature):
                 found.dense[name] = raw[name]
-            elif isinstance(feature, IdFeature):
+            elif isinstance(feature, SingleId):
                 vectors = self._vectors(name, raw[name])
                 present = raw.get(f"{name}.present")
                 found.pooled[name] = vectors if present is None else vectors * present.unsqueeze(1)

@@ -11,7 +11,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import torch
 
-from raymtl.config.features import DenseFeature, Feature, IdFeature
+from raymtl.config.features import BucketFeature, DenseFeature, Feature, IdFeature, SingleId
 from raymtl.config.root import Config
 from raymtl.data import rules
 from raymtl.data.contract import Kind
@@ -42,7 +42,7 @@ def tensors(columns: Columns, features: Mapping[str, Feature]) -> Raw:
     for name, feature in features.items():
         if isinstance(feature, DenseFeature):
             raw[name] = torch.from_numpy(columns[f"dense:{name}"].to_numpy())
-        elif isinstance(feature, IdFeature):
+        elif isinstance(feature, SingleId):
             column = columns[f"id:{name}"]
             if column.null_count:  # the value below a null may not be a row of the table
                 raw[f"{name}.present"] = torch.from_numpy(column.is_valid().to_numpy(zero_copy_only=False))
@@ -83,9 +83,8 @@ def new_users(raw: pa.Table, config: Config, names: Sequence[str]) -> np.ndarray
 def _columns(config: Config, names: Sequence[str]) -> Iterator[tuple[str, Kind]]:
     for name in names:
         feature = config.features[name]
-        kind: Kind = (
-            "number" if isinstance(feature, DenseFeature) else "id" if isinstance(feature, IdFeature) else "ids"
-        )
+        number = isinstance(feature, DenseFeature | BucketFeature)
+        kind: Kind = "number" if number else "id" if isinstance(feature, IdFeature) else "ids"
         yield feature.column or name, kind
     if config.data.scenario:
         yield config.data.scenario.column, "category"

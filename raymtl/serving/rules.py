@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 import torch
 from torch import Tensor, nn
 
-from raymtl.config.features import DenseFeature, Table
+from raymtl.config.features import BucketFeature, DenseFeature, Table
 from raymtl.config.root import Config
 from raymtl.data.ids.id_map import UNKNOWN_ROW, IdMap
 from raymtl.embeddings.names import module_name
@@ -59,7 +59,7 @@ class Rules(nn.Module):
     """Raw features by name -> the same names with rows of tables for IDs, and numbers as the model reads them.
 
     An ID feature is `<name>` [N] int64 with `<name>.present` [N] bool, a list `<name>` [V] int64 with `<name>.lengths` [N], a
-    number `<name>` [N] float32 with NaN for null.
+    number (also that of a bucket, whose result has `<name>.present` too) `<name>` [N] float32 with NaN for null.
     """
 
     def __init__(self, config: Config, names: Sequence[str], maps: Mapping[str, IdMap]):
@@ -70,17 +70,24 @@ class Rules(nn.Module):
         }
         used = {name for name, table in self._tables.values() if table.id_space == "map"}
         self.maps = nn.ModuleDict({module_name(name): MapRows(maps[name]) for name in sorted(used)})
+        self._buckets = {n: f for n in names if isinstance(f := config.features[n], BucketFeature)}
+        for name, bucket in self._buckets.items():
+            self.register_buffer(f"edges_{name}", torch.tensor(bucket.edges, dtype=torch.float32), persistent=False)
         self._learns_nulls = getattr(config.model.input, "missing", "fill") == "learned"
 
     def forward(self, raw: dict[str, Tensor]) -> dict[str, Tensor]:
         made = dict(raw)
         for name, feature in self._dense.items():
             made[name] = self._number(raw[name], feature)
+        for name in self._buckets:
+            # The last bucket for NaN, which is not looked up
+            made[name] = torch.bucketize(raw[name], self.get_buffer(f"edges_{name}"), right=True)
+            made[f"{name}.present"] = ~raw[name].isnan()
         for name, (table_name, table) in self._tables.items():
             if table.id_space == "hash":
-                made[name] = hash_rows(raw[name], table.rows)
+                made[name] = hash_rows(made[name], table.rows)
             elif table.id_space == "map":
-                made[name] = self.maps[module_name(table_name)](raw[name])
+                made[name] = self.maps[module_name(table_name)](made[name])
         return made
 
     def _number(self, value: Tensor, feature: DenseFeature) -> Tensor:

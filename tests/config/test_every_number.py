@@ -166,6 +166,7 @@ ELSEWHERE: dict[str, str] = {
     "Shuffle.seed": "data/test_read.py",
     "IdsFeature.max_length": "data/test_blocks.py",
     "SequenceFeature.max_length": "data/test_blocks.py",
+    "BucketFeature.edges": "data/test_buckets.py",
     "DenseFeature.clip": "data/test_blocks.py",
     "DenseFeature.mean": "data/test_blocks.py",
     "DenseFeature.std": "data/test_blocks.py",

@@ -22,6 +22,8 @@ from raymtl.serving.scorer import UnitReader
 from raymtl.storage.folder import Folder
 from tests.helpers.small_data import make_config, write_file
 
+EDGES = [-1e4, -0.7, 0.0, 0.1, 0.7, 3.3, 1000.1]
+
 FEATURES: dict[str, dict[str, Any]] = {
     "number": {"kind": "dense"},
     "scaled": {"kind": "dense", "mean": 0.3, "std": 7.1, "fill": -0.7},
@@ -29,6 +31,8 @@ FEATURES: dict[str, dict[str, Any]] = {
     "clip": {"kind": "dense", "clip": [-0.7, 1000.1]},
     "clip_low": {"kind": "dense", "clip": [0.1, None], "transform": "log1p", "std": 2.5},
     "clip_high": {"kind": "dense", "clip": [None, 3.3], "mean": 1.0, "side": "user"},
+    "bucket": {"kind": "bucket", "edges": EDGES},
+    "bucket_hash": {"kind": "bucket", "edges": EDGES[2:], "side": "user"},
     "integer": {"kind": "id", "side": "user"},
     "double": {"kind": "id"},
     "string": {"kind": "id", "table": "string"},
@@ -36,6 +40,7 @@ FEATURES: dict[str, dict[str, Any]] = {
     "mapped": {"kind": "id", "side": "user"},
 }
 TABLES: dict[str, dict[str, Any]] = {
+    "bucket_hash": {"rows": 12, "id_space": "hash"},
     "direct": {"rows": 50, "id_space": "direct"},
     "mapped": {"rows": 900, "id_space": "map"},
 }
@@ -56,8 +61,9 @@ def random_rows(config: Config, rows: int, seed: int = 0) -> pa.Table:
     random = np.random.default_rng(seed)
     columns: dict[str, pa.Array] = {"click": pa.array(random.integers(0, 2, rows, np.int8))}
     for name, feature in config.features.items():
-        if feature.kind == "dense":
+        if feature.kind in ("dense", "bucket"):
             values: Any = random.normal(size=rows) * 10 ** random.uniform(-3, 5, rows)
+            values[::7] = random.choice(EDGES, len(values[::7]))
         elif name == "double":
             values = random.integers(-(2**53), 2**53, rows, endpoint=True).astype(np.float64)
         elif name == "string":

@@ -1,4 +1,4 @@
-"""Reading, scoring and exported programs share one definition of each transform; `benchmarks.serving.transforms` for more rows."""
+"""Reading, scoring and exported programs share one definition of each transform."""
 
 from pathlib import Path
 

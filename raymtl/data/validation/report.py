@@ -73,6 +73,8 @@ class ColumnReport:
     distinct: int | None = None
     """Distinct IDs, estimated within about 1 %."""
     table: str | None = None
+    buckets: list[int] | None = None
+    """Rows of each bucket."""
     empty: int | None = None
     """Empty and null lists."""
     null_elements: int | None = None

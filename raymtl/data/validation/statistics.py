@@ -9,7 +9,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from raymtl.config.features import DenseFeature, IdsFeature, SequenceFeature
+from raymtl.config.features import BucketFeature, DenseFeature, IdsFeature, SequenceFeature
 from raymtl.config.root import Config
 from raymtl.data import rules
 from raymtl.data.contract import Column, label_tasks, required_columns
@@ -17,6 +17,7 @@ from raymtl.data.ids.hashing import to_int64
 from raymtl.data.labels import Labels, make_labels
 from raymtl.data.read import read_fragment
 from raymtl.data.rules import Rule, one_array
+from raymtl.data.single_ids import bucket_ids
 from raymtl.data.sketch import HyperLogLog
 from raymtl.data.units import Fragment
 from raymtl.errors import DataError
@@ -85,6 +86,14 @@ class ColumnStats:
     scaled: Moments = field(default_factory=Moments)
     """Dense values after `clip` and `transform`, before `mean` and `std`."""
     ids: HyperLogLog | None = None
+    buckets: np.ndarray | None = None
+    """Rows of each bucket, [edges + 1]."""
+
+    def add_ids(self, ids: np.ndarray) -> None:
+        """Add IDs that are looked up, [N] int64."""
+        if self.ids is None:
+            self.ids = HyperLogLog()
+        self.ids.add(ids)
 
     def merge(self, other: "ColumnStats") -> None:
         """Add all that `other` has seen."""
@@ -95,7 +104,9 @@ class ColumnStats:
             elif isinstance(mine, int):
                 setattr(self, item.name, mine + theirs)
             elif mine is None:
-                self.ids = theirs
+                setattr(self, item.name, theirs)
+            elif isinstance(mine, np.ndarray):
+                self.buckets = mine if theirs is None else mine + theirs
             elif theirs is not None:
                 mine.merge(theirs)
 
@@ -217,6 +228,8 @@ class _TableCounter:
                 self._times(stats, array)
             elif isinstance(feature, DenseFeature):
                 self._dense(stats, array, column, feature)
+            elif isinstance(feature, BucketFeature):
+                self._bucket(stats, array, column, feature)
             elif column.used_by == "data.weight":
                 values, wrong = rules.weights(array)
                 self._note(column, rules.WEIGHT, wrong, array)
@@ -240,6 +253,16 @@ class _TableCounter:
         stats.clipped += int((rules.clipped(finite, feature) != finite).sum())
         stats.scaled.add(rules.transformed(finite, feature))
 
+    def _bucket(self, stats: ColumnStats, array: pa.Array, column: Column, feature: BucketFeature) -> None:
+        self._numbers(stats, rules.floats(array), rules.null_mask(array))
+        ids = bucket_ids(
+            array, feature, lambda wrong, values, rule: self._note(column, rule, wrong, values)
+        ).drop_null()
+        buckets = rules.int64_values(ids)
+        stats.add_ids(buckets)
+        counts = np.bincount(buckets, minlength=len(feature.edges) + 1)
+        stats.buckets = counts if stats.buckets is None else stats.buckets + counts
+
     def _whole(self, ids: pa.Array, column: Column, owner: Any = int) -> pa.Array:
         """The IDs, without those in a column of floats that are no integers."""
         wrong = rules.not_whole(ids)
@@ -249,8 +272,6 @@ class _TableCounter:
         return pc.if_else(pa.array(wrong), pa.scalar(None, ids.type), ids)
 
     def _ids(self, stats: ColumnStats, array: pa.Array, column: Column, owner: Any) -> None:
-        if stats.ids is None:
-            stats.ids = HyperLogLog()
         array = self._whole(array, column, owner)
         name = column.used_by.removeprefix("features.")
         if name in self._config.features:
@@ -264,7 +285,7 @@ class _TableCounter:
             array.type
         ):  # one hash per distinct value; the dictionary may hold values that no row uses
             array = array.dictionary.take(pc.unique(array.indices).drop_null())
-        stats.ids.add(rules.int64_values(to_int64(array.drop_null())))
+        stats.add_ids(rules.int64_values(to_int64(array.drop_null())))
 
     def _lists(
         self, stats: ColumnStats, array: pa.Array, column: Column, feature: IdsFeature | SequenceFeature

@@ -63,6 +63,8 @@ def _column(column: Column, stats: ColumnStats) -> ColumnReport:
         figures.mean, figures.std = stats.numbers.mean, stats.numbers.std
     if stats.ids is not None:
         figures.distinct = stats.ids.estimate()
+    if stats.buckets is not None:
+        figures.buckets = stats.buckets.tolist()
     if column.kind == "ids":
         filled = stats.rows - stats.empty
         figures.empty, figures.null_elements = stats.empty, stats.null_elements
