@@ -55,6 +55,25 @@ class BucketFeature(_Lookup):
         return edges
 
 
+class CrossFeature(Section):
+    """The combination of 2 to 4 other features of the row as one ID, a hash of theirs (`docs/data.md`): each pair of city and age
+    can then have its own embedding. If one of them is null, it looks up nothing and gives the zero vector.
+
+    It has no column. It belongs to the user if all of them do (`side`), else to the item."""
+
+    kind: Annotated[Literal["cross"], Role.MODEL | Role.READ]
+    """A combination."""
+    of: Annotated[
+        list[str],
+        Field(min_length=2, max_length=4),
+        ExpectedText("a list of 2 to 4 names of features"),
+        Role.MODEL | Role.READ,
+    ]
+    """Names of features of kind `id` or `bucket`. Their order is part of the hash."""
+    table: Annotated[str | None, Role.MODEL | Role.READ] = None
+    """Table to look up, a key of `tables` with the id_space `hash` or `map`. Null: the table with the feature's own name."""
+
+
 class IdsFeature(_Lookup):
     """A list of IDs per row whose embeddings are pooled by the table's `pooling`; null and an empty list give zeros."""
 
@@ -108,13 +127,16 @@ class BiasFeature(_Lookup):
     """A position, for example."""
 
 
-SingleId = IdFeature | BucketFeature
+Crossed = IdFeature | BucketFeature
+"""The kinds that a cross is made of."""
+SingleId = Crossed | CrossFeature
 """The kinds that look up one row of a table for a row of the logs, but `bias`."""
 Pooled = SingleId | IdsFeature
 """The kinds that give the model one embedding."""
 
 Feature = Annotated[
-    IdFeature | IdsFeature | SequenceFeature | DenseFeature | BucketFeature | BiasFeature, Field(discriminator="kind")
+    IdFeature | IdsFeature | SequenceFeature | DenseFeature | BucketFeature | CrossFeature | BiasFeature,
+    Field(discriminator="kind"),
 ]
 
 
@@ -195,3 +217,11 @@ def with_bucket_tables(features: Mapping[str, Feature], tables: Mapping[str, Tab
 def table_of(name: str, feature: Feature) -> str:
     """Name of the table that an ID feature looks up."""
     return getattr(feature, "table", None) or name
+
+
+def columns_of(name: str, features: Mapping[str, Feature]) -> list[str]:
+    """The columns of the logs that a feature is read from."""
+    feature = features[name]
+    if isinstance(feature, CrossFeature):
+        return [column for part in feature.of for column in columns_of(part, features)]
+    return [feature.column or name]

@@ -20,7 +20,10 @@ def input_problems(model: Model, features: Mapping[str, Feature], tables: Mappin
         return
     pooled = [n for n, f in features.items() if isinstance(f, Pooled)]
     if not pooled:
-        yield "model.input is `field_wise` but no feature has the kind `id`, `bucket` or `ids`; add one, or use the type `concat`"
+        yield (
+            "model.input is `field_wise` but no feature has the kind `id`, `bucket`, `cross` or `ids`; add one, or use the type "
+            "`concat`"
+        )
         return
     wrong = [*_member_problems(features, section, pooled)]
     if wrong:
@@ -63,7 +66,7 @@ def _member_problems(features: Mapping[str, Feature], section: FieldWise, pooled
                 yield f"{where}, which is not one of the features {quoted(pooled)}{did_you_mean(name, pooled)}"
             elif name not in pooled:
                 kind = features[name].kind
-                yield f"{where}, a feature of kind `{kind}`; fields are made of the kinds `id`, `bucket` and `ids`"
+                yield f"{where}, a feature of kind `{kind}`; fields are made of the kinds `id`, `bucket`, `cross` and `ids`"
             elif name in of:
                 yield f"{where}, which is in the field `{of[name]}` already; a feature belongs to one field"
             of.setdefault(name, field)

@@ -6,10 +6,12 @@ from typing import Annotated
 from pydantic import Field, model_validator
 
 from raymtl.config.base import ExpectedText, Section, did_you_mean, not_a_task, quoted
+from raymtl.config.cross_checks import cross_problems
 from raymtl.config.daily import Daily
 from raymtl.config.data import Data, Location
 from raymtl.config.features import (
     BucketFeature,
+    CrossFeature,
     DenseFeature,
     Feature,
     Table,
@@ -82,7 +84,8 @@ class Config(Section):
     @model_validator(mode="after")
     def _consistent(self) -> "Config":
         # Whether model and run fit the tasks can only be said of tasks that are right.
-        problems = [*_table_problems(self), *_task_problems(self)] or [
+        crosses = cross_problems(self.features, self.tables)
+        problems = [*_table_problems(self), *crosses, *_task_problems(self)] or [
             *self._model_problems(),
             *_train_problems(self),
             *_daily_problems(self),
@@ -118,6 +121,8 @@ class Config(Section):
         """Names of the features that are the same for all candidates of a request, in order; see `side`."""
 
         def is_of_user(name: str, feature: Feature) -> bool:
+            if isinstance(feature, CrossFeature):
+                return all(is_of_user(part, self.features[part]) for part in feature.of)
             if feature.side is not None:
                 return feature.side == "user"
             own = feature.kind == "sequence" or name in getattr(self.model.sequence, "user", [])

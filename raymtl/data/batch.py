@@ -24,7 +24,7 @@ class Batch(Pipelineable):
     weight 0, so that all workers and all steps have the same shapes."""
 
     ids: KeyedJaggedTensor
-    """Rows of the pooled tables: kinds id, bucket, bias, ids; keys in the order of `Collator.pooled`."""
+    """Rows of the pooled tables: kinds id, bucket, cross, bias, ids; keys in the order of `Collator.pooled`."""
     sequences: KeyedJaggedTensor
     """Rows of the tables that are looked up unpooled; keys in the order of `Collator.unpooled`."""
     dense: Tensor

@@ -2,7 +2,7 @@
 
 A block is an Arrow table with one column per use, named `<role>:<name>`:
 
-    id:<feature>     int64, row of the table; null: look up nothing        (features of kind id, bucket and bias)
+    id:<feature>     int64, row of the table; null: look up nothing        (kinds id, bucket, cross and bias)
     ids:<feature>    list<int64>, rows of the table                        (kind ids and sequence)
     dense:<feature>  float32, transformed; a null is the feature's `fill`, or NaN if the model learns a substitute
     label:<task>     float32, NaN where not observed
@@ -24,7 +24,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from raymtl.config.features import BiasFeature, DenseFeature, IdFeature, IdsFeature, SequenceFeature, SingleId
+from raymtl.config.features import BiasFeature, DenseFeature, IdsFeature, SequenceFeature, SingleId, columns_of
 from raymtl.config.root import Config
 from raymtl.data import rules
 from raymtl.data.contract import label_tasks
@@ -33,7 +33,7 @@ from raymtl.data.ids.id_map import MapFile, MapRows
 from raymtl.data.ids.id_map_lookup import IdLookup
 from raymtl.data.labels import make_labels
 from raymtl.data.rules import Rule, one_array
-from raymtl.data.single_ids import Broken, single_ids
+from raymtl.data.single_ids import Broken, column_ids, single_ids
 from raymtl.data.user_slice import UserSlice
 from raymtl.errors import DataError
 
@@ -89,7 +89,8 @@ class BlockMaker:
     def raw_columns(self) -> list[str]:
         """Columns to read from the parquet files, each once."""
         data, evaluation = self._config.data, self.evaluation
-        names = [f.column or n for n, f in self._config.features.items()] + self.label_columns()
+        features = self._config.features
+        names = [column for name in features for column in columns_of(name, features)] + self.label_columns()
         names += [(task.truth or "") if evaluation else "" for task in self._tasks.values()]
         names += [
             data.scenario.column if data.scenario else "",
@@ -134,13 +135,13 @@ class BlockMaker:
         columns: dict[str, pa.Array] = {}
         for name in names:
             feature = self._config.features[name]
-            source = feature.column or name
+            source = columns_of(name, self._config.features)[0]
             if isinstance(feature, DenseFeature):
                 column = one_array(raw, source, "number")
                 fill = math.nan if self._learns_nulls else feature.fill
                 columns[f"dense:{name}"] = _dense(column, feature, fill, place, source, f"features.{name}")
             elif isinstance(feature, SingleId | BiasFeature):
-                ids = single_ids(raw, name, feature, _raising(place, source, f"features.{name}"))
+                ids = single_ids(raw, name, self._config.features, _raising(place, source, f"features.{name}"))
                 columns[f"id:{name}"] = self._rows(ids, name, place, source)
             else:
                 columns[f"ids:{name}"] = self._lists(one_array(raw, source, "ids"), name, feature, place, source)
@@ -201,7 +202,7 @@ class BlockMaker:
 
 def _integers(raw: pa.Table, column: str, place: Place, used_by: str) -> pa.Array:
     """A column of IDs as int64."""
-    return single_ids(raw, column, IdFeature(kind="id"), _raising(place, column, used_by))
+    return column_ids(raw, column, _raising(place, column, used_by))
 
 
 def _raising(place: Place, column: str, used_by: str) -> Broken:

@@ -7,7 +7,7 @@ from typing import Literal
 
 import pyarrow as pa
 
-from raymtl.config.features import BucketFeature, DenseFeature, IdsFeature, SequenceFeature
+from raymtl.config.features import BucketFeature, CrossFeature, DenseFeature, IdsFeature, SequenceFeature
 from raymtl.config.root import Config
 from raymtl.config.tasks import Task
 
@@ -36,6 +36,8 @@ def required_columns(config: Config) -> list[Column]:
     data = config.data
     columns: list[Column] = []
     for name, feature in config.features.items():
+        if isinstance(feature, CrossFeature):
+            continue
         kind: Kind = "number" if isinstance(feature, DenseFeature | BucketFeature) else "id"
         if isinstance(feature, IdsFeature | SequenceFeature):
             kind = "ids"
@@ -56,6 +58,12 @@ def required_columns(config: Config) -> list[Column]:
     if data.timestamp:
         columns.append(Column(data.timestamp, "time", "data.timestamp", training=False))
     return columns
+
+
+def cross_columns(config: Config) -> list[Column]:
+    """What stands for a column in the statistics of the crosses."""
+    crosses = {name: feature.of for name, feature in config.features.items() if isinstance(feature, CrossFeature)}
+    return [Column(" × ".join(parts), "id", f"features.{name}") for name, parts in crosses.items()]
 
 
 def label_tasks(config: Config) -> dict[str, Task]:

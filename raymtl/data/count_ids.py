@@ -12,7 +12,7 @@ import pyarrow as pa
 from ray.data.block import BlockMetadata
 from ray.data.datasource import Datasource, ReadTask
 
-from raymtl.config.features import DenseFeature, IdsFeature, SequenceFeature
+from raymtl.config.features import DenseFeature, IdsFeature, SequenceFeature, columns_of
 from raymtl.config.root import Config
 from raymtl.data import rules
 from raymtl.data.ids.counts import IdCounts
@@ -82,7 +82,7 @@ def count_raw(config: Config, raw: pa.Table, day: int, tallies: Mapping[str, Tal
             flat, _ = rules.cut_lists(*rules.list_parts(one_array(raw, feature.column or name, "ids")), feature)
             ids = to_int64(flat)
         else:  # a value that breaks a rule ends the reading
-            ids = single_ids(raw, name, feature, lambda *broken: None).drop_null()
+            ids = single_ids(raw, name, config.features, lambda *broken: None).drop_null()
         tally.add(IdCounts.of(rules.int64_values(ids), day))
 
 
@@ -115,8 +115,9 @@ class _CountTask:
     def __call__(self) -> Iterable[pa.Table]:
         config = self._config
         tallies = {table: Tally() for table in config.map_tables()}
-        looked_up = {n: f for n, f in config.features.items() if not isinstance(f, DenseFeature)}
-        names = dict.fromkeys(f.column or n for n, f in looked_up.items() if config.table_of(n) in tallies)
+        looked_up = [n for n, f in config.features.items() if not isinstance(f, DenseFeature)]
+        counted = [n for n in looked_up if config.table_of(n) in tallies]
+        names = dict.fromkeys(column for n in counted for column in columns_of(n, config.features))
         for fragment in self._fragments:
             day = (fragment.day - _EPOCH).days
             for raw, _ in read_fragment(self._root, fragment, list(names), config.data.block_rows):

@@ -1,7 +1,7 @@
 """The model of a version in plain torch for inference: as one model, and split into user part and item part.
 
-Inputs are dictionaries: `<name>` [N] int64 for an `id` or `bucket` feature (with `<name>.present` [N] bool if some are null),
-`<name>` [V] int64 and `<name>.lengths` [N] int64 for a list, `<name>` [N] float32 for a number, and `data.scenario` [N] int64.
+Inputs are dictionaries: `<name>` [N] int64 for a feature with one ID (with `<name>.present` [N] bool if some are null), `<name>`
+[V] int64 and `<name>.lengths` [N] int64 for a list, `<name>` [N] float32 for a number, and `data.scenario` [N] int64.
 Shapes: U users, B candidates, N rows of either, V values of a list, D width of a table, O outputs.
 """
 

@@ -8,7 +8,7 @@ from itertools import groupby
 import pyarrow as pa
 
 from raymtl.config.data import DayRange
-from raymtl.config.features import BiasFeature
+from raymtl.config.features import BiasFeature, columns_of
 from raymtl.config.root import Config
 from raymtl.data.contract import mixed_problems, plain_type, required_columns, schema_faults
 from raymtl.data.partitions import Layout
@@ -57,7 +57,7 @@ def served_columns(config: Config) -> list[str]:
 
 def default_keys(config: Config) -> list[str]:
     """The user, and every column of an `id` feature: what identifies a row."""
-    columns = [f.column or name for name, f in config.features.items() if f.kind == "id"]
+    columns = [columns_of(name, config.features)[0] for name, f in config.features.items() if f.kind == "id"]
     return list(dict.fromkeys([*([config.data.group] if config.data.group else []), *columns]))
 
 

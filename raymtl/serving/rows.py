@@ -11,7 +11,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import torch
 
-from raymtl.config.features import BucketFeature, DenseFeature, Feature, IdFeature, SingleId
+from raymtl.config.features import BucketFeature, CrossFeature, DenseFeature, Feature, IdFeature, SingleId, columns_of
 from raymtl.config.root import Config
 from raymtl.data import rules
 from raymtl.data.contract import Kind
@@ -83,9 +83,11 @@ def new_users(raw: pa.Table, config: Config, names: Sequence[str]) -> np.ndarray
 def _columns(config: Config, names: Sequence[str]) -> Iterator[tuple[str, Kind]]:
     for name in names:
         feature = config.features[name]
+        if isinstance(feature, CrossFeature):  # it changes with its parts
+            continue
         number = isinstance(feature, DenseFeature | BucketFeature)
         kind: Kind = "number" if number else "id" if isinstance(feature, IdFeature) else "ids"
-        yield feature.column or name, kind
+        yield columns_of(name, config.features)[0], kind
     if config.data.scenario:
         yield config.data.scenario.column, "category"
 

@@ -82,6 +82,34 @@ CASES = [
         {"features__old": {"kind": "bucket", "edges": [1, 2]}, "tables__old": {"rows": 2}},
         "tables.old.rows is 2, but features.old.edges make 3 buckets; set it to 3 or more, or leave the table out",
     ),
+    (
+        {"features__both": {"kind": "cross", "of": ["user"]}, "tables__both": {"rows": 9}},
+        "features.both.of is [\"user\"]; expected a list of 2 to 4 names of features",
+    ),
+    (
+        {"features__both": {"kind": "cross", "of": ["user"] * 5}, "tables__both": {"rows": 9}},
+        "expected a list of 2 to 4 names of features",
+    ),
+    (
+        {"features__both": {"kind": "cross", "of": ["user", "uzer"]}, "tables__both": {"rows": 9}},
+        "features.both.of names `uzer`, which is not one of the features `user`; did you mean `user`?",
+    ),
+    (
+        {"features__both": {"kind": "cross", "of": ["user", "age"]}, "tables__both": {"rows": 9}},
+        "features.both.of names `age`, a feature of kind `dense`; only the kinds `id` and `bucket` can be crossed",
+    ),
+    (
+        {"features__both": {"kind": "cross", "of": ["user", "user"]}, "tables__both": {"rows": 9}},
+        "features.both.of names `user` 2 times; list it once",
+    ),
+    (
+        {
+            "features__old": {"kind": "bucket", "column": "age", "edges": [30]},
+            "features__both": {"kind": "cross", "of": ["user", "old"]},
+            "tables__both": {"rows": 9, "id_space": "direct"},
+        },
+        "tables.both.id_space is `direct`, but the IDs of features.both are hashes; use `hash` or `map`",
+    ),
     ({"features__age__clip": [5, 1]}, "features.age.clip is [5, 1]; the first number must be below the second"),
     ({"features__age__clip": [None, None]}, "features.age.clip is [null, null]; it changes nothing; set"),
     ({"features__age__clip": [1]}, "features.age.clip[1] is missing; expected a number, or null"),

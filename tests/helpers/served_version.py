@@ -40,16 +40,26 @@ def alone() -> Iterator[dist.ProcessGroup]:
 
 
 def served_config(root: Path, **data: Any) -> Config:
-    """A funnel over string, `direct` and `map` IDs, lists, a history, a learned null and a position; MMoE with DUPN."""
+    """A funnel over string, `direct` and `map` IDs, lists, a history, buckets, crosses of one side and of both, a learned null
+    and a position; MMoE with DUPN."""
     raw = small_config(root / "logs", root / "runs", "served")
     raw["features"] |= {
         "user": {"kind": "id"},
         "place": {"kind": "id", "side": "user"},
         "tags": {"kind": "ids", "max_length": 2},
         "again": {"kind": "ids", "column": "history", "table": "item"},
+        "level": {"kind": "bucket", "column": "price", "edges": [0.5, 1, 2.5]},
+        "pair": {"kind": "cross", "of": ["user", "level", "item"]},
+        "visit": {"kind": "cross", "of": ["place", "user"]},
         "rank": {"kind": "bias"},
     }
-    raw["tables"] |= {"user": {"rows": 30, "id_space": "map"}, "place": {"rows": 16}, "rank": {"rows": 8}}
+    raw["tables"] |= {
+        "pair": {"rows": 500},
+        "visit": {"rows": 100},
+        "user": {"rows": 30, "id_space": "map"},
+        "place": {"rows": 16},
+        "rank": {"rows": 8},
+    }
     raw["tables"]["tags"]["pooling"] = "mean"
     raw["model"] = {
         "preset": "mmoe",

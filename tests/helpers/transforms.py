@@ -10,7 +10,7 @@ import torch
 
 from raymtl.config.root import Config
 from raymtl.data.blocks import BlockMaker, Place
-from raymtl.data.ids.hashing import to_int64
+from raymtl.data.ids.hashing import cross, to_int64
 from raymtl.data.ids.id_map import IdMap, save_map
 from raymtl.data.ids.id_map_lookup import IdLookup
 from raymtl.serving.export import _dims, _example
@@ -33,6 +33,10 @@ FEATURES: dict[str, dict[str, Any]] = {
     "clip_high": {"kind": "dense", "clip": [None, 3.3], "mean": 1.0, "side": "user"},
     "bucket": {"kind": "bucket", "edges": EDGES},
     "bucket_hash": {"kind": "bucket", "edges": EDGES[2:], "side": "user"},
+    "cross_user": {"kind": "cross", "of": ["mapped", "bucket_hash"]},
+    "cross_both": {"kind": "cross", "of": ["string", "integer", "bucket"]},
+    "cross_all": {"kind": "cross", "of": ["double", "mapped", "direct", "string"]},
+    "cross_map": {"kind": "cross", "of": ["mapped", "direct"]},
     "integer": {"kind": "id", "side": "user"},
     "double": {"kind": "id"},
     "string": {"kind": "id", "table": "string"},
@@ -43,6 +47,7 @@ TABLES: dict[str, dict[str, Any]] = {
     "bucket_hash": {"rows": 12, "id_space": "hash"},
     "direct": {"rows": 50, "id_space": "direct"},
     "mapped": {"rows": 900, "id_space": "map"},
+    "cross_map": {"rows": 40_000, "id_space": "map"},
 }
 BOUND = 1e-7
 """Largest difference of numbers, relative to the larger of 1 and the number; rows of tables are equal."""
@@ -53,7 +58,8 @@ Found = Mapping[str, np.ndarray]
 
 def config_of(root: Path) -> Config:
     """All transforms."""
-    return make_config(FEATURES, tables=TABLES, path=str(root))
+    big = {name: {"rows": 10**9} for name in ("cross_user", "cross_both", "cross_all", "integer", "double", "string")}
+    return make_config(FEATURES, tables=TABLES | big, path=str(root))
 
 
 def random_rows(config: Config, rows: int, seed: int = 0) -> pa.Table:
@@ -61,6 +67,8 @@ def random_rows(config: Config, rows: int, seed: int = 0) -> pa.Table:
     random = np.random.default_rng(seed)
     columns: dict[str, pa.Array] = {"click": pa.array(random.integers(0, 2, rows, np.int8))}
     for name, feature in config.features.items():
+        if feature.kind == "cross":
+            continue
         if feature.kind in ("dense", "bucket"):
             values: Any = random.normal(size=rows) * 10 ** random.uniform(-3, 5, rows)
             values[::7] = random.choice(EDGES, len(values[::7]))
@@ -75,15 +83,20 @@ def random_rows(config: Config, rows: int, seed: int = 0) -> pa.Table:
     return pa.table(columns)
 
 
-def some_map() -> IdMap:
-    """Half of the IDs of the feature `mapped`."""
-    ids = np.arange(0, 1500, 2)
-    return IdMap.of(900, ids, np.arange(1, len(ids) + 1), np.ones(len(ids)), np.full(len(ids), 20_000))
+def some_maps() -> dict[str, IdMap]:
+    """Half of the IDs of the feature `mapped`, and half of its pairs with `direct`."""
+    pairs = cross(np.divmod(np.arange(0, 1500 * 50, 2), 50))
+    ids = {"mapped": np.arange(0, 1500, 2), "cross_map": pairs}
+    return {
+        name: IdMap.of(config["rows"], ids[name], np.arange(1, len(ids[name]) + 1), *np.ones((2, len(ids[name]))))
+        for name, config in TABLES.items()
+        if name in ids
+    }
 
 
 def read(config: Config, raw: pa.Table, root: Path) -> Found:
     """What reading makes of the rows, as training has it."""
-    maps = {"mapped": save_map(some_map(), Folder.open(str(root)), "mapped.parquet")}
+    maps = {n: save_map(id_map, Folder.open(str(root)), f"{n}.parquet") for n, id_map in some_maps().items()}
     block = BlockMaker(config, evaluation=False, maps=maps)(raw, Place("part-0.parquet", 0), 0)
     found = {}
     for name, feature in config.features.items():
@@ -98,8 +111,7 @@ def scored(config: Config, raw: pa.Table, root: Path) -> Found:
     """What scoring gives its model, from a file with the rows."""
     write_file(root, raw, group_rows=100_003)
     plan = plan_scoring(config, str(root), None, ["click"])
-    id_map = some_map()
-    reader = UnitReader(config, plan, {"mapped": IdLookup.build(id_map.ids, id_map.rows)})
+    reader = UnitReader(config, plan, {n: IdLookup.build(m.ids, m.rows) for n, m in some_maps().items()})
     sides = {side: {n: config.features[n] for n in names} for side, names in feature_sides(config).items()}
     parts: dict[str, list[np.ndarray]] = {name: [] for name in config.features}
     for rows in (rows for output in plan.outputs for rows in reader.read(output)):
@@ -115,7 +127,7 @@ class _Transforms(torch.nn.Module):
     def __init__(self, config: Config):
         super().__init__()
         sides = feature_sides(config)
-        maps = {"mapped": some_map()}
+        maps = some_maps()
         self.user, self.item = (Rules(config, sides[side], maps) for side in ("user", "item"))
 
     def forward(self, raw: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:

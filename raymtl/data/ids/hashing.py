@@ -1,9 +1,12 @@
-"""The two stable 64-bit hashes of raymtl, vectorised; any language can reproduce them (`docs/data.md` has test values).
+"""The stable 64-bit hashes of raymtl, vectorised; any language can reproduce them (`docs/data.md` has test values).
 
 * A string ID becomes an integer by FNV-1a, 64 bit, over its UTF-8 bytes (Fowler, Noll, Vo), read as a signed int64.
 * An integer ID becomes a row of a `hash` table as `mix64(id) mod rows`, where mix64 is the finaliser of SplitMix64
   (Steele, Lea, Flood 2014). Plain `id mod rows` would send IDs with a common stride to a few rows.
+* Several IDs of a row become the ID of their cross: z starts as SplitMix64's increment, and each ID makes it mix64(z xor id).
 """
+
+from collections.abc import Sequence
 
 import numpy as np
 import pyarrow as pa
@@ -11,6 +14,7 @@ import pyarrow.compute as pc
 
 _FNV_OFFSET = np.uint64(0xCBF29CE484222325)
 _FNV_PRIME = np.uint64(0x100000001B3)
+_CROSS_START = np.uint64(0x9E3779B97F4A7C15)
 
 
 def hash_strings(strings: pa.Array) -> np.ndarray:
@@ -47,6 +51,14 @@ def mix64(ids: np.ndarray) -> np.ndarray:
     z *= np.uint64(0x94D049BB133111EB)
     z ^= z >> np.uint64(31)
     return z
+
+
+def cross(ids: Sequence[np.ndarray]) -> np.ndarray:
+    """One ID for the combination of several, each [N] int64, in this order; [N] int64."""
+    z = np.full(len(ids[0]), _CROSS_START)
+    for part in ids:
+        z = mix64((z ^ part.view(np.uint64)).view(np.int64))
+    return z.view(np.int64)
 
 
 def hash_rows(ids: np.ndarray, rows: int) -> np.ndarray:

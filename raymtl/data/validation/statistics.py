@@ -2,6 +2,7 @@
 
 import math
 from collections import Counter
+from collections.abc import Container
 from dataclasses import dataclass, field, fields
 from typing import Any
 
@@ -9,7 +10,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from raymtl.config.features import BucketFeature, DenseFeature, IdsFeature, SequenceFeature
+from raymtl.config.features import BucketFeature, CrossFeature, DenseFeature, IdsFeature, SequenceFeature
 from raymtl.config.root import Config
 from raymtl.data import rules
 from raymtl.data.contract import Column, label_tasks, required_columns
@@ -17,7 +18,7 @@ from raymtl.data.ids.hashing import to_int64
 from raymtl.data.labels import Labels, make_labels
 from raymtl.data.read import read_fragment
 from raymtl.data.rules import Rule, one_array
-from raymtl.data.single_ids import bucket_ids
+from raymtl.data.single_ids import bucket_ids, single_ids
 from raymtl.data.sketch import HyperLogLog
 from raymtl.data.units import Fragment
 from raymtl.errors import DataError
@@ -236,7 +237,18 @@ class _TableCounter:
                 self._numbers(stats, values, None)
             else:  # labels, observed flags, truths
                 self._numbers(stats, rules.floats(array), rules.null_mask(array))
+        self._crosses({use.removeprefix("features.") for use in by_use})
         self._labels(by_use)
+
+    def _crosses(self, read: Container[str]) -> None:
+        features = self._config.features
+        for name, feature in features.items():
+            if isinstance(feature, CrossFeature) and all(part in read for part in feature.of):
+                ids = single_ids(self._raw, name, features, lambda *found: None)
+                stats = self._partial.columns.setdefault(f"features.{name}", ColumnStats())
+                stats.rows += len(ids)
+                stats.nulls += ids.null_count
+                stats.add_ids(rules.int64_values(ids.drop_null()))
 
     def _numbers(self, stats: ColumnStats, values: np.ndarray, nulls: np.ndarray | None) -> np.ndarray:
         """Count the values; returns the finite ones."""

@@ -7,7 +7,7 @@ import numpy as np
 
 from raymtl.config.features import DenseFeature
 from raymtl.config.root import Config
-from raymtl.data.contract import Column, required_columns
+from raymtl.data.contract import Column, cross_columns, required_columns
 from raymtl.data.sketch import HyperLogLog
 from raymtl.data.validation.report import (
     MOST_PLACES,
@@ -29,7 +29,7 @@ _MOST_UNLISTED = 100
 
 def build_report(report: PartReport, partial: Partial, config: Config) -> None:
     """Fill in the figures of a part."""
-    columns = {c.used_by: c for c in required_columns(config)}
+    columns = {c.used_by: c for c in (*required_columns(config), *cross_columns(config))}
     sketches: dict[str, HyperLogLog] = {}
     for use, stats in partial.columns.items():
         name = use.removeprefix("features.")
