@@ -120,6 +120,16 @@ class DenseFeature(_Column):
         return clip
 
 
+class VectorFeature(_Column):
+    """A list of `width` numbers per row, such as a pretrained embedding of the item's content; the model reads it as it reads the
+    embedding of an ID. Null gives zeros. A list of another length, and a null, NaN or infinity in one, violate the contract."""
+
+    kind: Annotated[Literal["vector"], Role.MODEL | Role.READ]
+    """A vector."""
+    width: Annotated[PositiveInt, Field(le=65_536), Role.MODEL | Role.READ]
+    """Numbers per row."""
+
+
 class BiasFeature(_Lookup):
     """A position-like ID that may only reach the bias slot (training only), never the model's main input."""
 
@@ -131,11 +141,20 @@ Crossed = IdFeature | BucketFeature
 """The kinds that a cross is made of."""
 SingleId = Crossed | CrossFeature
 """The kinds that look up one row of a table for a row of the logs, but `bias`."""
-Pooled = SingleId | IdsFeature
-"""The kinds that give the model one embedding."""
+Pooled = SingleId | IdsFeature | VectorFeature
+"""The kinds that give the model one vector."""
+Tableless = DenseFeature | VectorFeature
+"""The kinds that look up no table."""
 
 Feature = Annotated[
-    IdFeature | IdsFeature | SequenceFeature | DenseFeature | BucketFeature | CrossFeature | BiasFeature,
+    IdFeature
+    | IdsFeature
+    | SequenceFeature
+    | DenseFeature
+    | BucketFeature
+    | CrossFeature
+    | VectorFeature
+    | BiasFeature,
     Field(discriminator="kind"),
 ]
 
@@ -200,7 +219,7 @@ def with_bucket_tables(features: Mapping[str, Feature], tables: Mapping[str, Tab
     """The tables, completed where only buckets read one: `direct`, and a row per bucket if it has no entry."""
     readers: dict[str, list[Feature]] = {}
     for name, feature in features.items():
-        if not isinstance(feature, DenseFeature):
+        if not isinstance(feature, Tableless):
             readers.setdefault(table_of(name, feature), []).append(feature)
     made = dict(tables)
     for name, found in readers.items():
@@ -217,6 +236,11 @@ def with_bucket_tables(features: Mapping[str, Feature], tables: Mapping[str, Tab
 def table_of(name: str, feature: Feature) -> str:
     """Name of the table that an ID feature looks up."""
     return getattr(feature, "table", None) or name
+
+
+def width_of(name: str, feature: Feature, tables: Mapping[str, Table]) -> int:
+    """Width of what the model reads of a feature that is not `dense`."""
+    return feature.width if isinstance(feature, VectorFeature) else tables[table_of(name, feature)].dim
 
 
 def columns_of(name: str, features: Mapping[str, Feature]) -> list[str]:

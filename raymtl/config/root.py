@@ -12,10 +12,10 @@ from raymtl.config.data import Data, Location
 from raymtl.config.features import (
     BucketFeature,
     CrossFeature,
-    DenseFeature,
     Feature,
     Table,
     TableDefaults,
+    Tableless,
     table_of,
     with_bucket_tables,
 )
@@ -150,7 +150,7 @@ def _with_defaults(table: Table, defaults: TableDefaults) -> Table:
 
 
 def _table_problems(config: Config) -> Iterator[str]:
-    lookups = {name: config.table_of(name) for name, f in config.features.items() if not isinstance(f, DenseFeature)}
+    lookups = {name: config.table_of(name) for name, f in config.features.items() if not isinstance(f, Tableless)}
     for name, table in lookups.items():
         if table not in config.tables:
             near = did_you_mean(table, config.tables)

@@ -5,6 +5,7 @@ A block is an Arrow table with one column per use, named `<role>:<name>`:
     id:<feature>     int64, row of the table; null: look up nothing        (kinds id, bucket, cross and bias)
     ids:<feature>    list<int64>, rows of the table                        (kind ids and sequence)
     dense:<feature>  float32, transformed; a null is the feature's `fill`, or NaN if the model learns a substitute
+    vector:<feature> float32 lists of one size; a null is zeros
     label:<task>     float32, NaN where not observed
     truth:<task>     float32, NaN where unknown                            (evaluation only)
     weight           float32
@@ -24,7 +25,15 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from raymtl.config.features import BiasFeature, DenseFeature, IdsFeature, SequenceFeature, SingleId, columns_of
+from raymtl.config.features import (
+    BiasFeature,
+    DenseFeature,
+    IdsFeature,
+    SequenceFeature,
+    SingleId,
+    VectorFeature,
+    columns_of,
+)
 from raymtl.config.root import Config
 from raymtl.data import rules
 from raymtl.data.contract import label_tasks
@@ -140,6 +149,9 @@ class BlockMaker:
                 column = one_array(raw, source, "number")
                 fill = math.nan if self._learns_nulls else feature.fill
                 columns[f"dense:{name}"] = _dense(column, feature, fill, place, source, f"features.{name}")
+            elif isinstance(feature, VectorFeature):
+                lists, broken = one_array(raw, source, "vector"), _raising(place, source, f"features.{name}")
+                columns[f"vector:{name}"] = _vectors(lists, name, feature, broken)
             elif isinstance(feature, SingleId | BiasFeature):
                 ids = single_ids(raw, name, self._config.features, _raising(place, source, f"features.{name}"))
                 columns[f"id:{name}"] = self._rows(ids, name, place, source)
@@ -234,6 +246,17 @@ def _dense(column: pa.Array, feature: DenseFeature, fill: float, place: Place, n
     if nulls is not None:
         values[nulls] = fill
     return pa.array(values.astype(np.float32, copy=False))
+
+
+def _vectors(lists: pa.Array, name: str, feature: VectorFeature, broken: Broken) -> pa.Array:
+    """Vectors as lists of a fixed size, zeros for null."""
+    values, wrong, lengths = rules.vectors(lists, feature.width)
+    if wrong.any():
+        broken(wrong, lengths, rules.length_rule(name, feature.width))
+    wrong, shown = rules.broken_elements(values)
+    if wrong.any():
+        broken(wrong, shown, rules.VECTOR)
+    return pa.FixedSizeListArray.from_arrays(pa.array(values.reshape(-1)), feature.width)
 
 
 def _weight(column: pa.Array, place: Place, name: str) -> pa.Array:

@@ -12,7 +12,7 @@ import pyarrow as pa
 from ray.data.block import BlockMetadata
 from ray.data.datasource import Datasource, ReadTask
 
-from raymtl.config.features import DenseFeature, IdsFeature, SequenceFeature, columns_of
+from raymtl.config.features import IdsFeature, SequenceFeature, Tableless, columns_of
 from raymtl.config.root import Config
 from raymtl.data import rules
 from raymtl.data.ids.counts import IdCounts
@@ -76,7 +76,7 @@ def count_ids(config: Config, plan: Plan, read_tasks: int, progress: Progress | 
 def count_raw(config: Config, raw: pa.Table, day: int, tallies: Mapping[str, Tally]) -> None:
     """Add the lookups of a raw table of one day to the tallies of its tables."""
     for name, feature in config.features.items():
-        if isinstance(feature, DenseFeature) or (tally := tallies.get(config.table_of(name))) is None:
+        if isinstance(feature, Tableless) or (tally := tallies.get(config.table_of(name))) is None:
             continue
         if isinstance(feature, IdsFeature | SequenceFeature):
             flat, _ = rules.cut_lists(*rules.list_parts(one_array(raw, feature.column or name, "ids")), feature)
@@ -115,7 +115,7 @@ class _CountTask:
     def __call__(self) -> Iterable[pa.Table]:
         config = self._config
         tallies = {table: Tally() for table in config.map_tables()}
-        looked_up = [n for n, f in config.features.items() if not isinstance(f, DenseFeature)]
+        looked_up = [n for n, f in config.features.items() if not isinstance(f, Tableless)]
         counted = [n for n in looked_up if config.table_of(n) in tallies]
         names = dict.fromkeys(column for n in counted for column in columns_of(n, config.features))
         for fragment in self._fragments:

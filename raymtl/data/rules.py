@@ -25,6 +25,7 @@ class Rule:
 
 _MOST_MICROSECONDS = 2.0**62
 _WHOLE_BITS = {pa.float32(): 24, pa.float64(): 53}
+VECTOR = Rule("value", "a finite number", "write null instead of the list where the vector is unknown")
 DENSE = Rule("value", "a finite number", "write null where the value is unknown")
 WEIGHT = Rule("weight", "a finite number ≥ 0", "write 0 or null for a row that must not count")
 
@@ -33,6 +34,7 @@ _EMPTY: dict[Kind, pa.DataType] = {
     "id": pa.int64(),
     "ids": pa.list_(pa.int64()),
     "number": pa.float32(),
+    "vector": pa.list_(pa.float32()),
     "flag": pa.bool_(),
     "category": pa.string(),
     "time": pa.timestamp("us"),
@@ -63,6 +65,11 @@ def direct_rule(table: str, rows: int) -> Rule:
         f"0 to {rows - 1}, the rows of the `direct` table `{table}`",
         f"raise tables.{table}.rows, or use id_space `hash`",
     )
+
+
+def length_rule(feature: str, width: int) -> Rule:
+    """The rule of a vector's length."""
+    return Rule("length", str(width), f"write null for an unknown vector, or set features.{feature}.width")
 
 
 def whole_rule(kind: pa.DataType) -> Rule:
@@ -144,6 +151,25 @@ def transformed(values: np.ndarray, feature: DenseFeature) -> np.ndarray:
         return values
     # In float64: the float32 logarithms of numpy and torch, as exported programs have it, differ in the last digits
     return np.sign(values) * np.log1p(np.abs(values), dtype=np.float64).astype(np.float32)
+
+
+def vectors(lists: pa.Array, width: int) -> tuple[np.ndarray, np.ndarray, pa.Array]:
+    """Lists of numbers as [N, width] float32, zeros for null; where a list breaks `length_rule`, [N] bool; and all lengths.
+
+    If one breaks it, the vectors are zeros."""
+    lengths = pc.list_value_length(lists)
+    there = lists.is_valid().to_numpy(zero_copy_only=False)
+    wrong = there & (lengths.fill_null(0).to_numpy(zero_copy_only=False) != width)
+    found = np.zeros((len(lists), width), np.float32)
+    if not wrong.any():
+        found[there] = floats(lists.filter(pa.array(there)).flatten()).reshape(-1, width)
+    return found, wrong, lengths
+
+
+def broken_elements(values: np.ndarray) -> tuple[np.ndarray, pa.Array]:
+    """Which vectors [N, width] break `VECTOR`, [N] bool, and a value of each that does."""
+    broken = ~np.isfinite(values)
+    return broken.any(1), pa.array(values[np.arange(len(values)), broken.argmax(1)])
 
 
 def observed_labels(labels: pa.Array, flags: pa.Array | None) -> np.ndarray:

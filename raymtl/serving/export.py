@@ -17,7 +17,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from raymtl.config.features import BucketFeature, CrossFeature, DenseFeature, IdFeature, columns_of
+from raymtl.config.features import BucketFeature, CrossFeature, DenseFeature, IdFeature, VectorFeature, columns_of
 from raymtl.config.root import Config
 from raymtl.data.writing import OutputFolder
 from raymtl.errors import ConfigError
@@ -186,7 +186,9 @@ def _example(config: Config, names: list[str], rows: int) -> Raw:
         feature = config.features[name]
         if isinstance(feature, CrossFeature):  # made of other features
             continue
-        if isinstance(feature, DenseFeature | BucketFeature):
+        if isinstance(feature, VectorFeature):
+            made[name] = torch.zeros(rows, feature.width)
+        elif isinstance(feature, DenseFeature | BucketFeature):
             made[name] = torch.zeros(rows)
         elif isinstance(feature, IdFeature):
             made[name] = torch.zeros(rows, dtype=torch.int64)
@@ -251,6 +253,8 @@ def _described(config: Config, name: str) -> dict[str, Any]:
     number = {"inputs": {name: "float32 [rows], NaN for null"}}
     if isinstance(feature, DenseFeature):
         return facts | number
+    if isinstance(feature, VectorFeature):
+        return facts | {"inputs": {name: f"float32 [rows, {feature.width}], NaN for null"}}
     table = config.table_of(name)
     spec = config.tables[table]
     facts |= {"table": table, "id_space": spec.id_space, "rows": spec.rows}

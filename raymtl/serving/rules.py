@@ -10,7 +10,7 @@ from itertools import chain
 import torch
 from torch import Tensor, nn
 
-from raymtl.config.features import BucketFeature, CrossFeature, DenseFeature, Table
+from raymtl.config.features import BucketFeature, CrossFeature, DenseFeature, Table, Tableless, VectorFeature
 from raymtl.config.root import Config
 from raymtl.data.ids.id_map import UNKNOWN_ROW, IdMap
 from raymtl.embeddings.names import module_name
@@ -68,17 +68,22 @@ class Rules(nn.Module):
     """Raw features by name -> the same names with rows of tables for IDs, and numbers as the model reads them.
 
     An ID feature is `<name>` [N] int64 with `<name>.present` [N] bool, a list `<name>` [V] int64 with `<name>.lengths` [N], a
-    number (also that of a bucket) `<name>` [N] float32 with NaN for null. Results of buckets and crosses have `.present` too.
+    number (also that of a bucket) `<name>` [N] float32 with NaN for null, a vector `<name>` [N, W] likewise. Results of buckets
+    and crosses have `.present` too.
     """
 
     def __init__(self, config: Config, names: Sequence[str], maps: Mapping[str, IdMap]):
         super().__init__()
         self._dense = {n: f for n in names if isinstance(f := config.features[n], DenseFeature)}
         self._tables: dict[str, tuple[str, Table]] = {
-            n: (table, config.tables[table]) for n in names if n not in self._dense for table in [config.table_of(n)]
+            n: (table, config.tables[table])
+            for n in names
+            if not isinstance(config.features[n], Tableless)
+            for table in [config.table_of(n)]
         }
         used = {name for name, table in self._tables.values() if table.id_space == "map"}
         self.maps = nn.ModuleDict({module_name(name): MapRows(maps[name]) for name in sorted(used)})
+        self._vectors = [n for n in names if isinstance(config.features[n], VectorFeature)]
         self._buckets = {n: f for n in names if isinstance(f := config.features[n], BucketFeature)}
         for name, bucket in self._buckets.items():
             self.register_buffer(f"edges_{name}", torch.tensor(bucket.edges, dtype=torch.float32), persistent=False)
@@ -94,6 +99,8 @@ class Rules(nn.Module):
         made = dict(raw)
         for name, feature in self._dense.items():
             made[name] = self._number(raw[name], feature)
+        for name in self._vectors:
+            made[name] = torch.where(raw[name].isnan(), 0.0, raw[name])
         for name in self._buckets:
             # The last bucket for NaN, which is not looked up
             made[name] = torch.bucketize(raw[name], self.get_buffer(f"edges_{name}"), right=True)

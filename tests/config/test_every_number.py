@@ -167,6 +167,7 @@ ELSEWHERE: dict[str, str] = {
     "IdsFeature.max_length": "data/test_blocks.py",
     "SequenceFeature.max_length": "data/test_blocks.py",
     "BucketFeature.edges": "data/test_buckets.py",
+    "VectorFeature.width": "data/test_vectors.py",
     "DenseFeature.clip": "data/test_blocks.py",
     "DenseFeature.mean": "data/test_blocks.py",
     "DenseFeature.std": "data/test_blocks.py",

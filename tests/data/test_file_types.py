@@ -202,7 +202,11 @@ def test_every_compression(tmp_path, codec):
 
 
 REFUSED: dict[str, tuple[str, pa.Array, str]] = {
-    "a vector": ("dense", pa.array([[0.1, 0.2]]), "write each element as a column of its own"),
+    "a vector": (
+        "dense",
+        pa.array([[0.1, 0.2]]),
+        "use the kind `vector`, or write each element as a column of its own",
+    ),
     "a map": (
         "ids",
         pa.array([[("a", 0.5)]], pa.map_(pa.string(), pa.float32())),

@@ -31,6 +31,8 @@ FEATURES: dict[str, dict[str, Any]] = {
     "clip": {"kind": "dense", "clip": [-0.7, 1000.1]},
     "clip_low": {"kind": "dense", "clip": [0.1, None], "transform": "log1p", "std": 2.5},
     "clip_high": {"kind": "dense", "clip": [None, 3.3], "mean": 1.0, "side": "user"},
+    "vector": {"kind": "vector", "width": 3},
+    "vector_user": {"kind": "vector", "width": 5, "side": "user"},
     "bucket": {"kind": "bucket", "edges": EDGES},
     "bucket_hash": {"kind": "bucket", "edges": EDGES[2:], "side": "user"},
     "cross_user": {"kind": "cross", "of": ["mapped", "bucket_hash"]},
@@ -53,7 +55,8 @@ BOUND = 1e-7
 """Largest difference of numbers, relative to the larger of 1 and the number; rows of tables are equal."""
 
 Found = Mapping[str, np.ndarray]
-"""By feature: [N] int64, the row of its table, or -1 for "looks up nothing"; [N] float32 for a number."""
+"""By feature: [N] int64, the row of its table, or -1 for "looks up nothing"; [N] float32 for a number,
+[N, W] for a vector."""
 
 
 def config_of(root: Path) -> Config:
@@ -65,12 +68,18 @@ def config_of(root: Path) -> Config:
 def random_rows(config: Config, rows: int, seed: int = 0) -> pa.Table:
     """Random values, spread over magnitudes; a tenth of each column is null."""
     random = np.random.default_rng(seed)
+    values: Any
     columns: dict[str, pa.Array] = {"click": pa.array(random.integers(0, 2, rows, np.int8))}
     for name, feature in config.features.items():
         if feature.kind == "cross":
             continue
+        if feature.kind == "vector":
+            values = random.normal(size=rows * feature.width) * 10 ** random.uniform(-3, 5, rows * feature.width)
+            there = pa.array(random.random(rows) < 0.1)
+            columns[name] = pa.FixedSizeListArray.from_arrays(pa.array(values), feature.width, mask=there)
+            continue
         if feature.kind in ("dense", "bucket"):
-            values: Any = random.normal(size=rows) * 10 ** random.uniform(-3, 5, rows)
+            values = random.normal(size=rows) * 10 ** random.uniform(-3, 5, rows)
             values[::7] = random.choice(EDGES, len(values[::7]))
         elif name == "double":
             values = random.integers(-(2**53), 2**53, rows, endpoint=True).astype(np.float64)
@@ -102,6 +111,10 @@ def read(config: Config, raw: pa.Table, root: Path) -> Found:
     for name, feature in config.features.items():
         if feature.kind == "dense":
             found[name] = block.column(f"dense:{name}").to_numpy()
+        elif feature.kind == "vector":
+            found[name] = (
+                block.column(f"vector:{name}").combine_chunks().flatten().to_numpy().reshape(-1, feature.width)
+            )
         else:
             found[name] = block.column(f"id:{name}").combine_chunks().fill_null(-1).to_numpy()
     return found
@@ -149,6 +162,9 @@ def exported(config: Config, raw: pa.Table, root: Path) -> Found:
             ids = to_int64(column)
             sent[name] = torch.tensor(ids.fill_null(0).to_numpy())
             sent[f"{name}.present"] = torch.tensor(ids.is_valid().to_numpy(zero_copy_only=False))
+        elif pa.types.is_fixed_size_list(column.type):
+            filled = [[np.nan] * column.type.list_size if row is None else row for row in column.to_pylist()]
+            sent[name] = torch.tensor(np.array(filled, np.float32))
         else:
             sent[name] = torch.tensor(column.to_numpy(zero_copy_only=False).astype(np.float32))
     made = torch.export.load(root / "rules.pt2").module()({name: sent[name] for name in example})

@@ -28,7 +28,7 @@ from raymtl.storage.object_store import Store
 from tests.helpers.served_version import publish_version, served_config, write_logs
 
 DAY = "2026-01-02"
-USER, ITEM = ["user", "place", "history"], ["item", "tags", "again", "price", "level"]
+USER, ITEM = ["user", "place", "history"], ["item", "tags", "again", "price", "level", "content"]
 FP16_BOUND, INT8_BOUND = 5e-4, 1e-2
 """Largest difference of a probability that such tables may make here, with embeddings of N(0, 1), 8 wide."""
 
@@ -83,7 +83,9 @@ def raw_features(root: Path) -> dict[str, torch.Tensor]:
     columns = {"again": "history", "level": "price"}
     for name in [*USER, *ITEM]:
         column = raw.column(columns.get(name, name)).combine_chunks()
-        if name in ("price", "level"):
+        if name == "content":
+            made[name] = torch.tensor([[torch.nan] * 3 if row is None else row for row in column.to_pylist()])
+        elif name in ("price", "level"):
             made[name] = torch.tensor(column.to_numpy(zero_copy_only=False))
         elif name in ("history", "tags", "again"):
             made[name] = torch.tensor(column.flatten().to_numpy())

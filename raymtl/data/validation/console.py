@@ -45,7 +45,7 @@ def _part(name: str, part: PartReport) -> Iterable[RenderableType]:
         f"{count_of(part.units, 'unit')} of data.unit_rows",
     )
     ids = {n: c for n, c in part.features.items() if c.kind in ("id", "ids")}
-    dense = {n: c for n, c in part.features.items() if c.kind == "number"}
+    dense = {n: c for n, c in part.features.items() if c.kind in ("number", "vector")}
     if ids:
         yield _ids(ids, part)
     if dense or part.others:

@@ -10,7 +10,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from raymtl.config.features import BucketFeature, CrossFeature, DenseFeature, IdsFeature, SequenceFeature
+from raymtl.config.features import BucketFeature, CrossFeature, DenseFeature, IdsFeature, SequenceFeature, VectorFeature
 from raymtl.config.root import Config
 from raymtl.data import rules
 from raymtl.data.contract import Column, label_tasks, required_columns
@@ -229,6 +229,8 @@ class _TableCounter:
                 self._times(stats, array)
             elif isinstance(feature, DenseFeature):
                 self._dense(stats, array, column, feature)
+            elif isinstance(feature, VectorFeature):
+                self._vector(stats, array, column, feature)
             elif isinstance(feature, BucketFeature):
                 self._bucket(stats, array, column, feature)
             elif column.used_by == "data.weight":
@@ -264,6 +266,14 @@ class _TableCounter:
         finite = self._numbers(stats, values, nulls)
         stats.clipped += int((rules.clipped(finite, feature) != finite).sum())
         stats.scaled.add(rules.transformed(finite, feature))
+
+    def _vector(self, stats: ColumnStats, array: pa.Array, column: Column, feature: VectorFeature) -> None:
+        values, wrong, lengths = rules.vectors(array, feature.width)
+        rule = rules.length_rule(column.used_by.removeprefix("features."), feature.width)
+        self._note(column, rule, wrong, lengths)
+        self._note(column, rules.VECTOR, *rules.broken_elements(values))
+        if not wrong.any():
+            self._numbers(stats, values[array.is_valid().to_numpy(zero_copy_only=False)].reshape(-1), None)
 
     def _bucket(self, stats: ColumnStats, array: pa.Array, column: Column, feature: BucketFeature) -> None:
         self._numbers(stats, rules.floats(array), rules.null_mask(array))

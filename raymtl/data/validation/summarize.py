@@ -56,7 +56,7 @@ def build_report(report: PartReport, partial: Partial, config: Config) -> None:
 
 def _column(column: Column, stats: ColumnStats) -> ColumnReport:
     figures = ColumnReport(column.kind, column.name, stats.rows, stats.nulls)
-    if column.kind == "number":
+    if column.kind in ("number", "vector"):
         figures.not_finite = stats.nan + stats.infinite
     if stats.numbers.count:
         figures.min, figures.max = stats.numbers.low, stats.numbers.high

@@ -29,7 +29,7 @@ def main() -> None:
     print("| feature | what it does | scoring | program |\n|---|---|---|---|")
     for name, feature in FEATURES.items():
         print(f"| {name} | `{json.dumps(feature)}` | {' | '.join(f'{found[name]:.1e}' for found in columns)} |")
-    numbers = {n for n, f in config.features.items() if f.kind == "dense"}
+    numbers = {n for n, f in config.features.items() if f.kind in ("dense", "vector")}
     sys.exit(any(off > (BOUND if n in numbers else 0) for found in columns for n, off in found.items()))
 
 
