@@ -1,7 +1,10 @@
 """Features (the columns that a model reads) and the embedding tables that ID features look up."""
 
+from collections.abc import Mapping
+from itertools import pairwise
 from typing import Annotated, Any, Literal
 
+import numpy as np
 from pydantic import Field, NonNegativeFloat, PositiveFloat, PositiveInt, field_validator
 
 from raymtl.config.base import ExpectedText, Section
@@ -30,6 +33,47 @@ class IdFeature(_Lookup):
     """One ID."""
 
 
+class BucketFeature(_Lookup):
+    """One number per row as an ID: the bucket between two `edges` that holds it. NaN and infinities violate the contract; null
+    looks up nothing and gives the zero vector.
+
+    A table that only buckets read is `direct` unless it says otherwise, and needs no entry in `tables`: then it has a row per
+    bucket."""
+
+    kind: Annotated[Literal["bucket"], Role.MODEL | Role.READ]
+    """A number by its bucket."""
+    edges: Annotated[list[float], Field(min_length=1), Role.MODEL | Role.READ]
+    """The limits between the buckets, ascending. The ID of a number x is the number of edges ≤ x, as in `numpy.digitize`: 0 below
+    the first edge. Numbers and edges are compared as float32."""
+
+    @field_validator("edges")
+    @classmethod
+    def _ascending(cls, edges: list[float]) -> list[float]:
+        for low, high in pairwise(edges):
+            if not np.float32(low) < np.float32(high):
+                raise ValueError(f"{high} follows {low}; list the edges in ascending order, each once (as float32)")
+        return edges
+
+
+class CrossFeature(Section):
+    """The combination of 2 to 4 other features of the row as one ID, a hash of theirs (`docs/data.md`): each pair of city and age
+    can then have its own embedding. If one of them is null, it looks up nothing and gives the zero vector.
+
+    It has no column. It belongs to the user if all of them do (`side`), else to the item."""
+
+    kind: Annotated[Literal["cross"], Role.MODEL | Role.READ]
+    """A combination."""
+    of: Annotated[
+        list[str],
+        Field(min_length=2, max_length=4),
+        ExpectedText("a list of 2 to 4 names of features"),
+        Role.MODEL | Role.READ,
+    ]
+    """Names of features of kind `id` or `bucket`. Their order is part of the hash."""
+    table: Annotated[str | None, Role.MODEL | Role.READ] = None
+    """Table to look up, a key of `tables` with the id_space `hash` or `map`. Null: the table with the feature's own name."""
+
+
 class IdsFeature(_Lookup):
     """A list of IDs per row whose embeddings are pooled by the table's `pooling`; null and an empty list give zeros."""
 
@@ -53,6 +97,9 @@ class DenseFeature(_Column):
 
     kind: Annotated[Literal["dense"], Role.MODEL | Role.READ]
     """A number."""
+    clip: Annotated[tuple[float | None, float | None] | None, Role.MODEL | Role.READ] = None
+    """`[low, high]`: a value below `low` becomes `low`, one above `high` becomes `high`; null: no limit on that side. Applied
+    before the transform."""
     transform: Annotated[Literal["none", "log1p"], Role.MODEL | Role.READ] = "none"
     """`log1p`: sign(x)·log(1+|x|), for heavy tails. Applied before `mean` and `std`."""
     mean: Annotated[float, Role.MODEL | Role.READ] = 0.0
@@ -62,6 +109,26 @@ class DenseFeature(_Column):
     fill: Annotated[float, Role.MODEL | Role.READ] = 0.0
     """Value of null, after `mean` and `std` are applied; also the initial value of a learned one."""
 
+    @field_validator("clip")
+    @classmethod
+    def _limits(cls, clip: tuple[float | None, float | None] | None) -> tuple[float | None, float | None] | None:
+        low, high = clip or (None, None)
+        if clip and low is None and high is None:
+            raise ValueError("it changes nothing; set a limit, or remove it")
+        if low is not None and high is not None and low >= high:
+            raise ValueError("the first number must be below the second")
+        return clip
+
+
+class VectorFeature(_Column):
+    """A list of `width` numbers per row, such as a pretrained embedding of the item's content; the model reads it as it reads the
+    embedding of an ID. Null gives zeros. A list of another length, and a null, NaN or infinity in one, violate the contract."""
+
+    kind: Annotated[Literal["vector"], Role.MODEL | Role.READ]
+    """A vector."""
+    width: Annotated[PositiveInt, Field(le=65_536), Role.MODEL | Role.READ]
+    """Numbers per row."""
+
 
 class BiasFeature(_Lookup):
     """A position-like ID that may only reach the bias slot (training only), never the model's main input."""
@@ -70,7 +137,26 @@ class BiasFeature(_Lookup):
     """A position, for example."""
 
 
-Feature = Annotated[IdFeature | IdsFeature | SequenceFeature | DenseFeature | BiasFeature, Field(discriminator="kind")]
+Crossed = IdFeature | BucketFeature
+"""The kinds that a cross is made of."""
+SingleId = Crossed | CrossFeature
+"""The kinds that look up one row of a table for a row of the logs, but `bias`."""
+Pooled = SingleId | IdsFeature | VectorFeature
+"""The kinds that give the model one vector."""
+Tableless = DenseFeature | VectorFeature
+"""The kinds that look up no table."""
+
+Feature = Annotated[
+    IdFeature
+    | IdsFeature
+    | SequenceFeature
+    | DenseFeature
+    | BucketFeature
+    | CrossFeature
+    | VectorFeature
+    | BiasFeature,
+    Field(discriminator="kind"),
+]
 
 
 class Init(Section):
@@ -129,6 +215,37 @@ class Table(TableDefaults):
     """Number of rows."""
 
 
+def with_bucket_tables(features: Mapping[str, Feature], tables: Mapping[str, Table]) -> dict[str, Table]:
+    """The tables, completed where only buckets read one: `direct`, and a row per bucket if it has no entry."""
+    readers: dict[str, list[Feature]] = {}
+    for name, feature in features.items():
+        if not isinstance(feature, Tableless):
+            readers.setdefault(table_of(name, feature), []).append(feature)
+    made = dict(tables)
+    for name, found in readers.items():
+        edges = [len(feature.edges) for feature in found if isinstance(feature, BucketFeature)]
+        if len(edges) < len(found):
+            continue
+        if name not in made:
+            made[name] = Table(rows=max(edges) + 1, id_space="direct")
+        elif "id_space" not in made[name].model_fields_set:
+            made[name] = made[name].model_copy(update={"id_space": "direct"})
+    return made
+
+
 def table_of(name: str, feature: Feature) -> str:
     """Name of the table that an ID feature looks up."""
     return getattr(feature, "table", None) or name
+
+
+def width_of(name: str, feature: Feature, tables: Mapping[str, Table]) -> int:
+    """Width of what the model reads of a feature that is not `dense`."""
+    return feature.width if isinstance(feature, VectorFeature) else tables[table_of(name, feature)].dim
+
+
+def columns_of(name: str, features: Mapping[str, Feature]) -> list[str]:
+    """The columns of the logs that a feature is read from."""
+    feature = features[name]
+    if isinstance(feature, CrossFeature):
+        return [column for part in feature.of for column in columns_of(part, features)]
+    return [feature.column or name]

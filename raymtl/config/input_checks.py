@@ -3,7 +3,7 @@
 from collections.abc import Iterator, Mapping
 
 from raymtl.config.base import did_you_mean, quoted
-from raymtl.config.features import Feature, IdFeature, IdsFeature, Table, table_of
+from raymtl.config.features import Feature, Pooled, Table, width_of
 from raymtl.config.model import Model
 from raymtl.config.slots.input import ConcatInput, FieldWise
 
@@ -18,16 +18,19 @@ def input_problems(model: Model, features: Mapping[str, Feature], tables: Mappin
         )
     if not isinstance(section, FieldWise):
         return
-    pooled = [n for n, f in features.items() if isinstance(f, IdFeature | IdsFeature)]
+    pooled = [n for n, f in features.items() if isinstance(f, Pooled)]
     if not pooled:
-        yield "model.input is `field_wise` but no feature has the kind `id` or `ids`; add one, or use the type `concat`"
+        yield (
+            "model.input is `field_wise` but no feature has the kind `id`, `bucket`, `cross`, `vector` or `ids`; add one, or use "
+            "the type `concat`"
+        )
         return
     wrong = [*_member_problems(features, section, pooled)]
     if wrong:
         yield from wrong
         return
     fields = [*section.fields.values()] if section.fields else [[name] for name in pooled]
-    wide = width_problem({name: tables[table_of(name, features[name])].dim for field in fields for name in field})
+    wide = width_problem({name: width_of(name, features[name], tables) for field in fields for name in field})
     if wide:
         yield wide
     pairs = (section.mf and len(fields) > 1) or (section.fm and any(len(field) > 1 for field in fields))
@@ -63,7 +66,8 @@ def _member_problems(features: Mapping[str, Feature], section: FieldWise, pooled
                 yield f"{where}, which is not one of the features {quoted(pooled)}{did_you_mean(name, pooled)}"
             elif name not in pooled:
                 kind = features[name].kind
-                yield f"{where}, a feature of kind `{kind}`; fields are made of the kinds `id` and `ids`"
+                kinds = "`id`, `bucket`, `cross`, `vector` and `ids`"
+                yield f"{where}, a feature of kind `{kind}`; fields are made of the kinds {kinds}"
             elif name in of:
                 yield f"{where}, which is in the field `{of[name]}` already; a feature belongs to one field"
             of.setdefault(name, field)

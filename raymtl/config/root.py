@@ -6,9 +6,19 @@ from typing import Annotated
 from pydantic import Field, model_validator
 
 from raymtl.config.base import ExpectedText, Section, did_you_mean, not_a_task, quoted
+from raymtl.config.cross_checks import cross_problems
 from raymtl.config.daily import Daily
 from raymtl.config.data import Data, Location
-from raymtl.config.features import DenseFeature, Feature, Table, TableDefaults, table_of
+from raymtl.config.features import (
+    BucketFeature,
+    CrossFeature,
+    Feature,
+    Table,
+    TableDefaults,
+    Tableless,
+    table_of,
+    with_bucket_tables,
+)
 from raymtl.config.metrics import MEAN_AUC, parse_metric
 from raymtl.config.model import Model
 from raymtl.config.model_checks import model_problems
@@ -66,14 +76,16 @@ class Config(Section):
 
     @model_validator(mode="after")
     def _complete(self) -> "Config":
-        tables = {name: _with_defaults(table, self.table_defaults) for name, table in self.tables.items()}
+        tables = with_bucket_tables(self.features, self.tables)
+        tables = {name: _with_defaults(table, self.table_defaults) for name, table in tables.items()}
         object.__setattr__(self, "tables", tables)
         return self
 
     @model_validator(mode="after")
     def _consistent(self) -> "Config":
         # Whether model and run fit the tasks can only be said of tasks that are right.
-        problems = [*_table_problems(self), *_task_problems(self)] or [
+        crosses = cross_problems(self.features, self.tables)
+        problems = [*_table_problems(self), *crosses, *_task_problems(self)] or [
             *self._model_problems(),
             *_train_problems(self),
             *_daily_problems(self),
@@ -109,6 +121,8 @@ class Config(Section):
         """Names of the features that are the same for all candidates of a request, in order; see `side`."""
 
         def is_of_user(name: str, feature: Feature) -> bool:
+            if isinstance(feature, CrossFeature):
+                return all(is_of_user(part, self.features[part]) for part in feature.of)
             if feature.side is not None:
                 return feature.side == "user"
             own = feature.kind == "sequence" or name in getattr(self.model.sequence, "user", [])
@@ -136,11 +150,23 @@ def _with_defaults(table: Table, defaults: TableDefaults) -> Table:
 
 
 def _table_problems(config: Config) -> Iterator[str]:
-    lookups = {name: config.table_of(name) for name, f in config.features.items() if not isinstance(f, DenseFeature)}
+    lookups = {name: config.table_of(name) for name, f in config.features.items() if not isinstance(f, Tableless)}
     for name, table in lookups.items():
         if table not in config.tables:
             near = did_you_mean(table, config.tables)
             yield f"features.{name} looks up table `{table}`, which `tables` does not have; add tables.{table}.rows{near}"
+    for name, feature in config.features.items():
+        spec = config.tables.get(lookups.get(name, ""))
+        if (
+            isinstance(feature, BucketFeature)
+            and spec
+            and spec.id_space == "direct"
+            and spec.rows <= len(feature.edges)
+        ):
+            yield (
+                f"tables.{lookups[name]}.rows is {spec.rows}, but features.{name}.edges make {len(feature.edges) + 1} buckets; "
+                f"set it to {len(feature.edges) + 1} or more, or leave the table out"
+            )
     for table in config.tables:
         if table not in lookups.values():
             yield f"tables.{table} is looked up by no feature; remove it, or set a feature's `table` to `{table}`"

@@ -1,17 +1,18 @@
 """Check the slots that name features (histories, the user, the candidate, the scenario) against the features."""
 
 from collections.abc import Iterable, Iterator, Mapping
+from typing import get_args
 
 from raymtl.config.base import did_you_mean, quoted
-from raymtl.config.features import DenseFeature, Feature, IdFeature, IdsFeature, SequenceFeature, Table, table_of
+from raymtl.config.features import DenseFeature, Feature, Pooled, SequenceFeature, Table, table_of
 from raymtl.config.model import Model
 from raymtl.config.slots.sequence import DUPNSequence, NoSequence, TIMSequence, TransformerSequence
 from raymtl.config.slots.trunk import M2M
 
 Features = Mapping[str, Feature]
 
-_POOLED = (IdFeature, IdsFeature)
-_FLAT = (IdFeature, IdsFeature, DenseFeature)
+_POOLED = get_args(Pooled)
+_FLAT = (*_POOLED, DenseFeature)
 
 
 def sequence_problems(

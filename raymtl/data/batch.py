@@ -14,7 +14,7 @@ from torch import Tensor
 from torchrec.sparse.jagged_tensor import KeyedJaggedTensor
 from torchrec.streamable import Pipelineable
 
-from raymtl.config.features import BiasFeature, DenseFeature, IdFeature
+from raymtl.config.features import BiasFeature, DenseFeature, SingleId, Tableless, VectorFeature
 from raymtl.config.root import Config
 
 
@@ -24,11 +24,13 @@ class Batch(Pipelineable):
     weight 0, so that all workers and all steps have the same shapes."""
 
     ids: KeyedJaggedTensor
-    """Rows of the pooled tables: kinds id, bias, ids; keys in the order of `Collator.pooled`."""
+    """Rows of the pooled tables: kinds id, bucket, cross, bias, ids; keys in the order of `Collator.pooled`."""
     sequences: KeyedJaggedTensor
     """Rows of the tables that are looked up unpooled; keys in the order of `Collator.unpooled`."""
     dense: Tensor
     """[B, F] float32."""
+    vectors: Tensor
+    """[B, ΣW] float32, those of all features of kind vector side by side, in the order of `Collator.vectors`."""
     labels: Tensor
     """[B, T] float32, 0 where not observed."""
     observed: Tensor
@@ -93,14 +95,16 @@ class Collator:
 
     def __init__(self, config: Config, rows: int, evaluation: bool):
         unpooled = unpooled_tables(config)
-        lookups = [n for n, f in config.features.items() if not isinstance(f, DenseFeature)]
+        lookups = [n for n, f in config.features.items() if not isinstance(f, Tableless)]
         self.pooled = [n for n in lookups if config.table_of(n) not in unpooled]
         """Features of the pooled lookup, in the order of its keys."""
         self.unpooled = [n for n in lookups if config.table_of(n) in unpooled]
         """Features of the unpooled lookup, in the order of its keys."""
         self.dense = [n for n, f in config.features.items() if isinstance(f, DenseFeature)]
+        self.vectors = {n: f.width for n, f in config.features.items() if isinstance(f, VectorFeature)}
+        """Widths of the vectors, by feature."""
         self.tasks = list(config.active_tasks())
-        self._single = {n for n in lookups if isinstance(config.features[n], IdFeature | BiasFeature)}
+        self._single = {n for n in lookups if isinstance(config.features[n], SingleId | BiasFeature)}
         self._truth = [n for n, t in config.active_tasks().items() if t.truth] if evaluation else []
         self._has_weight = config.data.weight is not None
         self._other_scenario = len(config.data.scenario.values) if config.data.scenario else None
@@ -120,6 +124,10 @@ class Collator:
         dense = np.zeros((rows, len(self.dense)), np.float32)
         for f, name in enumerate(self.dense):
             _fill(dense[:, f], chunks, f"dense:{name}")
+        vectors = np.zeros((rows, sum(self.vectors.values())), np.float32)
+        ends = np.cumsum([0, *self.vectors.values()])
+        for n, name in enumerate(self.vectors):
+            _fill(vectors[:, ends[n] : ends[n + 1]], chunks, f"vector:{name}")
         weight = np.zeros(rows, np.float32)
         if self._has_weight:
             _fill(weight, chunks, "weight")
@@ -145,6 +153,7 @@ class Collator:
             ids=self._jagged(chunks, self.pooled),
             sequences=self._jagged(chunks, self.unpooled),
             dense=torch.from_numpy(dense),
+            vectors=torch.from_numpy(vectors),
             labels=torch.from_numpy(labels),
             observed=torch.from_numpy(observed),
             weight=torch.from_numpy(weight),
@@ -190,5 +199,9 @@ def _column(chunk: pa.Table, name: str) -> pa.Array:
 def _fill(target: np.ndarray, chunks: Sequence[pa.Table], name: str) -> None:
     start = 0
     for chunk in chunks:
-        target[start : start + len(chunk)] = _column(chunk, name).to_numpy(zero_copy_only=False)
+        column = _column(chunk, name)
+        values = column.flatten() if pa.types.is_fixed_size_list(column.type) else column
+        target[start : start + len(chunk)] = values.to_numpy(zero_copy_only=False).reshape(
+            len(chunk), *target.shape[1:]
+        )
         start += len(chunk)

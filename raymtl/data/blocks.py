@@ -2,9 +2,10 @@
 
 A block is an Arrow table with one column per use, named `<role>:<name>`:
 
-    id:<feature>     int64, row of the table; null: look up nothing        (features of kind id and bias)
+    id:<feature>     int64, row of the table; null: look up nothing        (kinds id, bucket, cross and bias)
     ids:<feature>    list<int64>, rows of the table                        (kind ids and sequence)
     dense:<feature>  float32, transformed; a null is the feature's `fill`, or NaN if the model learns a substitute
+    vector:<feature> float32 lists of one size; a null is zeros
     label:<task>     float32, NaN where not observed
     truth:<task>     float32, NaN where unknown                            (evaluation only)
     weight           float32
@@ -24,7 +25,15 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from raymtl.config.features import BiasFeature, DenseFeature, IdFeature, IdsFeature, SequenceFeature
+from raymtl.config.features import (
+    BiasFeature,
+    DenseFeature,
+    IdsFeature,
+    SequenceFeature,
+    SingleId,
+    VectorFeature,
+    columns_of,
+)
 from raymtl.config.root import Config
 from raymtl.data import rules
 from raymtl.data.contract import label_tasks
@@ -33,6 +42,7 @@ from raymtl.data.ids.id_map import MapFile, MapRows
 from raymtl.data.ids.id_map_lookup import IdLookup
 from raymtl.data.labels import make_labels
 from raymtl.data.rules import Rule, one_array
+from raymtl.data.single_ids import Broken, column_ids, single_ids
 from raymtl.data.user_slice import UserSlice
 from raymtl.errors import DataError
 
@@ -88,7 +98,8 @@ class BlockMaker:
     def raw_columns(self) -> list[str]:
         """Columns to read from the parquet files, each once."""
         data, evaluation = self._config.data, self.evaluation
-        names = [f.column or n for n, f in self._config.features.items()] + self.label_columns()
+        features = self._config.features
+        names = [column for name in features for column in columns_of(name, features)] + self.label_columns()
         names += [(task.truth or "") if evaluation else "" for task in self._tasks.values()]
         names += [
             data.scenario.column if data.scenario else "",
@@ -110,7 +121,7 @@ class BlockMaker:
         `unit` is the unit's position in the schedule. With `tasks` the labels of all others are not observed.
         """
         if self._users is not None:
-            kept = np.flatnonzero(self._users.contains(to_int64(one_array(raw, self._users.column, "id"))))
+            kept = np.flatnonzero(self._users.contains(_integers(raw, self._users.column, place, "data.group")))
             if len(kept) < len(raw):
                 raw, place = raw.take(pa.array(kept)), replace(place, kept=kept)
         columns = self.features(raw, place, list(self._config.features))
@@ -124,7 +135,7 @@ class BlockMaker:
         if data.weight:
             columns["weight"] = _weight(one_array(raw, data.weight, "number"), place, data.weight)
         if data.group and self.evaluation:
-            columns["group"] = _groups(to_int64(one_array(raw, data.group, "id")), place)
+            columns["group"] = _groups(_integers(raw, data.group, place, "data.group"), place)
         columns["unit"] = pa.array(np.full(len(raw), unit, np.int32))
         return pa.table(columns)
 
@@ -133,19 +144,23 @@ class BlockMaker:
         columns: dict[str, pa.Array] = {}
         for name in names:
             feature = self._config.features[name]
-            source = feature.column or name
+            source = columns_of(name, self._config.features)[0]
             if isinstance(feature, DenseFeature):
                 column = one_array(raw, source, "number")
                 fill = math.nan if self._learns_nulls else feature.fill
                 columns[f"dense:{name}"] = _dense(column, feature, fill, place, source, f"features.{name}")
-            elif isinstance(feature, IdFeature | BiasFeature):
-                ids = to_int64(one_array(raw, source, "id"))
+            elif isinstance(feature, VectorFeature):
+                lists, broken = one_array(raw, source, "vector"), _raising(place, source, f"features.{name}")
+                columns[f"vector:{name}"] = _vectors(lists, name, feature, broken)
+            elif isinstance(feature, SingleId | BiasFeature):
+                ids = single_ids(raw, name, self._config.features, _raising(place, source, f"features.{name}"))
                 columns[f"id:{name}"] = self._rows(ids, name, place, source)
             else:
                 columns[f"ids:{name}"] = self._lists(one_array(raw, source, "ids"), name, feature, place, source)
         scenario = self._config.data.scenario
         if scenario:
             column = one_array(raw, scenario.column, "category")
+            _check_whole(column, place, scenario.column, "data.scenario.column")
             columns["scenario"] = pa.array(rules.scenario_index(column, scenario.values))
         return columns
 
@@ -193,7 +208,30 @@ class BlockMaker:
         def owner(index: int) -> int:
             return int(np.searchsorted(offsets, index, side="right")) - 1
 
+        _check_whole(flat, place, column, f"features.{name}", owner)
         return pa.ListArray.from_arrays(pa.array(offsets), self._rows(to_int64(flat), name, place, column, owner))
+
+
+def _integers(raw: pa.Table, column: str, place: Place, used_by: str) -> pa.Array:
+    """A column of IDs as int64."""
+    return column_ids(raw, column, _raising(place, column, used_by))
+
+
+def _raising(place: Place, column: str, used_by: str) -> Broken:
+    """Raises the error of the first value that breaks a rule."""
+
+    def broken(wrong: np.ndarray, values: pa.Array, rule: Rule) -> None:
+        row = int(wrong.argmax())
+        raise place.error(column, used_by, row, values[row].as_py(), rule)
+
+    return broken
+
+
+def _check_whole(ids: pa.Array, place: Place, column: str, used_by: str, owner: Callable[[int], int] = int) -> None:
+    """DataError names the first ID in a column of floats that is no integer; `owner` as in `_rows`."""
+    if (wrong := rules.not_whole(ids)) is not None:
+        first = int(wrong.argmax())
+        raise place.error(column, used_by, owner(first), ids[first].as_py(), rules.whole_rule(ids.type))
 
 
 def _dense(column: pa.Array, feature: DenseFeature, fill: float, place: Place, name: str, used_by: str) -> pa.Array:
@@ -204,10 +242,21 @@ def _dense(column: pa.Array, feature: DenseFeature, fill: float, place: Place, n
     if broken.any():
         row = int(broken.argmax())
         raise place.error(name, used_by, row, column[row].as_py(), rules.DENSE)
-    values = (rules.scaled(values, feature.transform) - np.float32(feature.mean)) / np.float32(feature.std)
+    values = (rules.transformed(values, feature) - np.float32(feature.mean)) / np.float32(feature.std)
     if nulls is not None:
         values[nulls] = fill
     return pa.array(values.astype(np.float32, copy=False))
+
+
+def _vectors(lists: pa.Array, name: str, feature: VectorFeature, broken: Broken) -> pa.Array:
+    """Vectors as lists of a fixed size, zeros for null."""
+    values, wrong, lengths = rules.vectors(lists, feature.width)
+    if wrong.any():
+        broken(wrong, lengths, rules.length_rule(name, feature.width))
+    wrong, shown = rules.broken_elements(values)
+    if wrong.any():
+        broken(wrong, shown, rules.VECTOR)
+    return pa.FixedSizeListArray.from_arrays(pa.array(values.reshape(-1)), feature.width)
 
 
 def _weight(column: pa.Array, place: Place, name: str) -> pa.Array:

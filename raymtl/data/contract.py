@@ -7,11 +7,19 @@ from typing import Literal
 
 import pyarrow as pa
 
-from raymtl.config.features import DenseFeature, IdsFeature, SequenceFeature
+from raymtl.config.features import (
+    BucketFeature,
+    CrossFeature,
+    DenseFeature,
+    IdsFeature,
+    SequenceFeature,
+    Tableless,
+    VectorFeature,
+)
 from raymtl.config.root import Config
 from raymtl.config.tasks import Task
 
-Kind = Literal["id", "ids", "number", "flag", "category", "time"]
+Kind = Literal["id", "ids", "number", "vector", "flag", "category", "time"]
 _INT64_DIGITS = 18
 MISSING, NO_VALUES = "missing", "null"
 """The types that `plain_types` reports for a column that no file has, and for one without any value."""
@@ -36,9 +44,13 @@ def required_columns(config: Config) -> list[Column]:
     data = config.data
     columns: list[Column] = []
     for name, feature in config.features.items():
-        kind: Kind = "number" if isinstance(feature, DenseFeature) else "id"
+        if isinstance(feature, CrossFeature):
+            continue
+        kind: Kind = "number" if isinstance(feature, DenseFeature | BucketFeature) else "id"
         if isinstance(feature, IdsFeature | SequenceFeature):
             kind = "ids"
+        elif isinstance(feature, VectorFeature):
+            kind = "vector"
         columns.append(Column(feature.column or name, kind, f"features.{name}"))
     active = config.active_tasks()
     for name, task in label_tasks(config).items():
@@ -56,6 +68,12 @@ def required_columns(config: Config) -> list[Column]:
     if data.timestamp:
         columns.append(Column(data.timestamp, "time", "data.timestamp", training=False))
     return columns
+
+
+def cross_columns(config: Config) -> list[Column]:
+    """What stands for a column in the statistics of the crosses."""
+    crosses = {name: feature.of for name, feature in config.features.items() if isinstance(feature, CrossFeature)}
+    return [Column(" × ".join(parts), "id", f"features.{name}") for name, parts in crosses.items()]
 
 
 def label_tasks(config: Config) -> dict[str, Task]:
@@ -89,6 +107,9 @@ def schema_faults(schema: pa.Schema, config: Config, columns: Iterable[Column]) 
             found, expected = types[column.name], _EXPECTED[column.kind]
             remedy = f"{_conversion(found, column.kind)}, or set {_key(column)} to another column"
             faults.append((column, f"{label} has type {found}, expected {expected}; {remedy}"))
+        elif (size := _fixed_size(config, column, types[column.name])) is not None:
+            remedy = f"set {column.used_by}.width to {size}, or write the vectors again"
+            faults.append((column, f"{label} holds vectors of {size} numbers, but its width is another; {remedy}"))
         elif (table := _direct_table(config, column)) and (held := _no_row(types[column.name])):
             remedy = f"but tables.{table}.id_space is `direct`; use integers or id_space `hash`"
             faults.append((column, f"{label} holds {held}, {remedy}"))
@@ -199,16 +220,25 @@ def _conversion(found: pa.DataType, kind: Kind) -> str:
     if _has_elements(found) and kind == "ids":
         return "write one flat list per row"
     if _has_elements(found) and kind == "number":
-        return "write each element as a column of its own"
+        return "use the kind `vector`, or write each element as a column of its own"
+    if kind == "vector":
+        return "write one list of numbers per row"
     return "write the column with that type"
 
 
 def _direct_table(config: Config, column: Column) -> str | None:
     feature = column.used_by.removeprefix("features.")
-    if feature not in config.features or isinstance(config.features[feature], DenseFeature):
+    if feature not in config.features or isinstance(config.features[feature], Tableless | BucketFeature):
         return None
     table = config.table_of(feature)
     return table if config.tables[table].id_space == "direct" else None
+
+
+def _fixed_size(config: Config, column: Column, found: pa.DataType) -> int | None:
+    """The size of a column's fixed-size lists, if it is not the width of its vector."""
+    feature = config.features.get(column.used_by.removeprefix("features."))
+    size = found.list_size if pa.types.is_fixed_size_list(found) else None
+    return size if isinstance(feature, VectorFeature) and size != feature.width else None
 
 
 def _nearest(name: str, names: list[str]) -> str | None:
@@ -254,7 +284,9 @@ def _is_bytes(kind: pa.DataType) -> bool:
 
 def _is_id(kind: pa.DataType) -> bool:
     inner = kind.value_type if pa.types.is_dictionary(kind) else kind
-    return pa.types.is_integer(inner) or _is_bytes(inner) or (pa.types.is_decimal(inner) and inner.scale == 0)
+    whole = pa.types.is_integer(inner) or (pa.types.is_decimal(inner) and inner.scale == 0)
+    # pandas turns a column of integers into doubles at its first null; `rules.not_whole` checks the values
+    return whole or _is_bytes(inner) or pa.types.is_float32(inner) or pa.types.is_float64(inner)
 
 
 def _no_row(kind: pa.DataType) -> str | None:
@@ -286,6 +318,10 @@ def _is_list(kind: pa.DataType) -> bool:
     return _has_elements(kind) and (_is_id(kind.value_type) or pa.types.is_null(kind.value_type))
 
 
+def _is_vector(kind: pa.DataType) -> bool:
+    return _has_elements(kind) and (_is_number(kind.value_type) or pa.types.is_null(kind.value_type))
+
+
 def _is_flag(kind: pa.DataType) -> bool:
     return pa.types.is_boolean(kind) or pa.types.is_integer(kind)
 
@@ -300,6 +336,7 @@ _FITS: dict[Kind, Callable[[pa.DataType], bool]] = {
     "id": _is_id,
     "ids": _is_list,
     "number": _is_number,
+    "vector": _is_vector,
     "flag": _is_flag,
     "category": _is_id,
     "time": _is_time,
@@ -308,6 +345,7 @@ _EXPECTED: dict[Kind, str] = {
     "id": "an integer or a string",
     "ids": "a list of integers or strings",
     "number": "a number or a boolean",
+    "vector": "a list of numbers",
     "flag": "a boolean or an integer (0: not observed)",
     "category": "a string or an integer",
     "time": "a timestamp or a number",

@@ -12,7 +12,7 @@ import pyarrow as pa
 from ray.data.block import BlockMetadata
 from ray.data.datasource import Datasource, ReadTask
 
-from raymtl.config.features import DenseFeature, IdsFeature, SequenceFeature
+from raymtl.config.features import IdsFeature, SequenceFeature, Tableless, columns_of
 from raymtl.config.root import Config
 from raymtl.data import rules
 from raymtl.data.ids.counts import IdCounts
@@ -20,6 +20,7 @@ from raymtl.data.ids.hashing import to_int64
 from raymtl.data.read import read_fragment
 from raymtl.data.rules import one_array
 from raymtl.data.scan import scan
+from raymtl.data.single_ids import single_ids
 from raymtl.data.units import Fragment, Plan
 
 _TASK_ROWS = 1_000_000
@@ -75,14 +76,14 @@ def count_ids(config: Config, plan: Plan, read_tasks: int, progress: Progress | 
 def count_raw(config: Config, raw: pa.Table, day: int, tallies: Mapping[str, Tally]) -> None:
     """Add the lookups of a raw table of one day to the tallies of its tables."""
     for name, feature in config.features.items():
-        tally = None if isinstance(feature, DenseFeature) else tallies.get(config.table_of(name))
-        if tally is None:
+        if isinstance(feature, Tableless) or (tally := tallies.get(config.table_of(name))) is None:
             continue
         if isinstance(feature, IdsFeature | SequenceFeature):
             flat, _ = rules.cut_lists(*rules.list_parts(one_array(raw, feature.column or name, "ids")), feature)
-        else:
-            flat = one_array(raw, feature.column or name, "id").drop_null()
-        tally.add(IdCounts.of(rules.int64_values(to_int64(flat)), day))
+            ids = to_int64(flat)
+        else:  # a value that breaks a rule ends the reading
+            ids = single_ids(raw, name, config.features, lambda *broken: None).drop_null()
+        tally.add(IdCounts.of(rules.int64_values(ids), day))
 
 
 class _CountSource(Datasource):
@@ -114,8 +115,9 @@ class _CountTask:
     def __call__(self) -> Iterable[pa.Table]:
         config = self._config
         tallies = {table: Tally() for table in config.map_tables()}
-        looked_up = {n: f for n, f in config.features.items() if not isinstance(f, DenseFeature)}
-        names = dict.fromkeys(f.column or n for n, f in looked_up.items() if config.table_of(n) in tallies)
+        looked_up = [n for n, f in config.features.items() if not isinstance(f, Tableless)]
+        counted = [n for n in looked_up if config.table_of(n) in tallies]
+        names = dict.fromkeys(column for n in counted for column in columns_of(n, config.features))
         for fragment in self._fragments:
             day = (fragment.day - _EPOCH).days
             for raw, _ in read_fragment(self._root, fragment, list(names), config.data.block_rows):

@@ -10,6 +10,7 @@ from urllib.parse import quote, unquote
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from raymtl.config.features import Tableless
 from raymtl.config.root import Config
 from raymtl.data.contract import required_columns
 from raymtl.errors import DataError
@@ -152,7 +153,8 @@ def _compare(column: pa.ChunkedArray, name: str, value: Value, path: str) -> Non
 
 
 def _is_direct(config: Config, feature: str) -> bool:
-    return config.features[feature].kind != "dense" and config.tables[config.table_of(feature)].id_space == "direct"
+    lookup = not isinstance(config.features[feature], Tableless)
+    return lookup and config.tables[config.table_of(feature)].id_space == "direct"
 
 
 def _number(text: str) -> str | int | float:

@@ -9,7 +9,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from raymtl.config.features import IdsFeature, SequenceFeature
+from raymtl.config.features import DenseFeature, IdsFeature, SequenceFeature
 from raymtl.config.tasks import Task
 from raymtl.data.contract import Kind
 
@@ -24,6 +24,8 @@ class Rule:
 
 
 _MOST_MICROSECONDS = 2.0**62
+_WHOLE_BITS = {pa.float32(): 24, pa.float64(): 53}
+VECTOR = Rule("value", "a finite number", "write null instead of the list where the vector is unknown")
 DENSE = Rule("value", "a finite number", "write null where the value is unknown")
 WEIGHT = Rule("weight", "a finite number ≥ 0", "write 0 or null for a row that must not count")
 
@@ -32,6 +34,7 @@ _EMPTY: dict[Kind, pa.DataType] = {
     "id": pa.int64(),
     "ids": pa.list_(pa.int64()),
     "number": pa.float32(),
+    "vector": pa.list_(pa.float32()),
     "flag": pa.bool_(),
     "category": pa.string(),
     "time": pa.timestamp("us"),
@@ -64,8 +67,27 @@ def direct_rule(table: str, rows: int) -> Rule:
     )
 
 
+def length_rule(feature: str, width: int) -> Rule:
+    """The rule of a vector's length."""
+    return Rule("length", str(width), f"write null for an unknown vector, or set features.{feature}.width")
+
+
+def whole_rule(kind: pa.DataType) -> Rule:
+    """The rule of IDs in a column of floats, beyond which one float stands for several integers."""
+    return Rule(
+        "value",
+        f"a whole number up to 2^{_WHOLE_BITS[kind]}, as {kind}s hold IDs exactly",
+        "write the IDs as integers (pandas: dtype Int64, which has nulls)",
+    )
+
+
 def one_array(raw: pa.Table, name: str, kind: Kind) -> pa.Array:
-    """A column as one array; a column of type null gets a type for its kind."""
+    """A column as one array; a column of type null gets a type for its kind, and a NaN among IDs is null."""
+    array = _one_array(raw, name, kind)
+    return _without_nan(array) if kind in ("id", "category") else array
+
+
+def _one_array(raw: pa.Table, name: str, kind: Kind) -> pa.Array:
     column = raw.column(name)
     if pa.types.is_null(column.type):
         return pa.nulls(len(column), _EMPTY[kind])
@@ -75,6 +97,25 @@ def one_array(raw: pa.Table, name: str, kind: Kind) -> pa.Array:
         column = column.unify_dictionaries()
     combined = column.combine_chunks()
     return combined.chunk(0) if isinstance(combined, pa.ChunkedArray) else combined
+
+
+def _without_nan(ids: pa.Array) -> pa.Array:
+    """IDs with null instead of NaN, which pandas writes for it."""
+    if pa.types.is_dictionary(ids.type) and pa.types.is_floating(ids.type.value_type):
+        ids = ids.cast(ids.type.value_type)
+    if not pa.types.is_floating(ids.type):
+        return ids
+    return pc.if_else(pc.is_nan(ids), pa.scalar(None, ids.type), ids)
+
+
+def not_whole(ids: pa.Array) -> np.ndarray | None:
+    """Where IDs that are floats break `whole_rule`, [N] bool; None if all are right. A null is."""
+    if not pa.types.is_floating(ids.type):
+        return None
+    values = ids.to_numpy(zero_copy_only=False)  # a null is NaN
+    wrong = (values != np.trunc(values)) | (np.abs(values) > 2.0 ** _WHOLE_BITS[ids.type])
+    wrong &= ~np.isnan(values)
+    return wrong if wrong.any() else None
 
 
 def null_mask(column: pa.Array) -> np.ndarray | None:
@@ -95,9 +136,40 @@ def not_finite(values: np.ndarray, nulls: np.ndarray | None) -> np.ndarray:
     return broken if nulls is None else broken & ~nulls
 
 
-def scaled(values: np.ndarray, transform: str) -> np.ndarray:
-    """Dense values after `transform`, before `mean` and `std`."""
-    return np.sign(values) * np.log1p(np.abs(values)) if transform == "log1p" else values
+def clipped(values: np.ndarray, feature: DenseFeature) -> np.ndarray:
+    """Dense values within the limits of `clip`; NaN stays."""
+    if feature.clip is None:
+        return values
+    low, high = (None if limit is None else np.float32(limit) for limit in feature.clip)
+    return np.clip(values, low, high)
+
+
+def transformed(values: np.ndarray, feature: DenseFeature) -> np.ndarray:
+    """Dense values after `clip` and `transform`, before `mean` and `std`."""
+    values = clipped(values, feature)
+    if feature.transform != "log1p":
+        return values
+    # In float64: the float32 logarithms of numpy and torch, as exported programs have it, differ in the last digits
+    return np.sign(values) * np.log1p(np.abs(values), dtype=np.float64).astype(np.float32)
+
+
+def vectors(lists: pa.Array, width: int) -> tuple[np.ndarray, np.ndarray, pa.Array]:
+    """Lists of numbers as [N, width] float32, zeros for null; where a list breaks `length_rule`, [N] bool; and all lengths.
+
+    If one breaks it, the vectors are zeros."""
+    lengths = pc.list_value_length(lists)
+    there = lists.is_valid().to_numpy(zero_copy_only=False)
+    wrong = there & (lengths.fill_null(0).to_numpy(zero_copy_only=False) != width)
+    found = np.zeros((len(lists), width), np.float32)
+    if not wrong.any():
+        found[there] = floats(lists.filter(pa.array(there)).flatten()).reshape(-1, width)
+    return found, wrong, lengths
+
+
+def broken_elements(values: np.ndarray) -> tuple[np.ndarray, pa.Array]:
+    """Which vectors [N, width] break `VECTOR`, [N] bool, and a value of each that does."""
+    broken = ~np.isfinite(values)
+    return broken.any(1), pa.array(values[np.arange(len(values)), broken.argmax(1)])
 
 
 def observed_labels(labels: pa.Array, flags: pa.Array | None) -> np.ndarray:
@@ -151,6 +223,8 @@ def weights(column: pa.Array) -> tuple[np.ndarray, np.ndarray]:
 
 def words(values: pa.Array) -> pa.Array:
     """The values of a category as the bytes of their text, which need not be UTF-8."""
+    if pa.types.is_floating(values.type):
+        values = values.cast(pa.int64(), safe=False)
     if pa.types.is_integer(values.type) or pa.types.is_decimal(values.type):
         values = values.cast(pa.string())
     return values.cast(pa.large_binary())
@@ -167,8 +241,8 @@ def scenario_index(column: pa.Array, values: list[str | int]) -> np.ndarray:
 
 
 def list_parts(lists: pa.Array) -> tuple[pa.Array, np.ndarray]:
-    """The elements of a list column without nulls, and the number of them in each row, [N] int64; a null list has none."""
-    flat = lists.flatten()  # skips values below null lists
+    """The IDs of a list column without nulls, and the number of them in each row, [N] int64; a null list has none."""
+    flat = _without_nan(lists.flatten())  # skips values below null lists
     lengths = pc.list_value_length(lists).fill_null(0).to_numpy(zero_copy_only=False).astype(np.int64)
     if flat.null_count:
         owner = np.repeat(np.arange(len(lengths)), lengths)

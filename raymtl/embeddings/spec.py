@@ -1,6 +1,6 @@
 """The model's view of the features: names and widths, in the order of the configuration."""
 
-from raymtl.config.features import BiasFeature, DenseFeature, SequenceFeature
+from raymtl.config.features import BiasFeature, DenseFeature, SequenceFeature, width_of
 from raymtl.config.root import Config
 from raymtl.models.inputs import InputSpec
 
@@ -13,7 +13,7 @@ def input_spec(config: Config) -> InputSpec:
     for name, feature in config.features.items():
         if not isinstance(feature, DenseFeature):
             target = {SequenceFeature: sequences, BiasFeature: bias}.get(type(feature), pooled)
-            target[name] = config.tables[config.table_of(name)].dim
+            target[name] = width_of(name, feature, config.tables)
     return InputSpec(
         pooled=pooled,
         sequences=sequences,

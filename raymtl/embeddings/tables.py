@@ -13,7 +13,7 @@ from torchrec.modules.embedding_configs import EmbeddingBagConfig, EmbeddingConf
 from torchrec.modules.embedding_modules import EmbeddingBagCollection, EmbeddingCollection
 from torchrec.sparse.jagged_tensor import JaggedTensor, KeyedTensor
 
-from raymtl.config.features import BiasFeature, DenseFeature, IdFeature, IdsFeature, SequenceFeature, Table
+from raymtl.config.features import BiasFeature, IdsFeature, SequenceFeature, SingleId, Table, Tableless, VectorFeature
 from raymtl.config.root import Config
 from raymtl.data.batch import Batch, unpooled_tables
 from raymtl.embeddings.names import module_name
@@ -46,7 +46,7 @@ def describe_lookup(config: Config) -> Lookup:
     features: dict[str, list[str]] = {name: [] for name in config.tables}
     lengths: dict[str, list[int]] = {name: [] for name in config.tables}
     for name, feature in config.features.items():
-        if isinstance(feature, DenseFeature):
+        if isinstance(feature, Tableless):
             continue
         table = config.table_of(name)
         features[table].append(name)
@@ -115,10 +115,11 @@ class InputAssembler(nn.Module):
         self._pooled = list(lookup.spec.pooled)
         self._bias = list(lookup.spec.bias)
         self._sequences = {n: f.max_length for n, f in config.features.items() if isinstance(f, SequenceFeature)}
+        self._vectors = {n: f.width for n, f in config.features.items() if isinstance(f, VectorFeature)}
         self._mean = {
             n: config.tables[config.table_of(n)].pooling == "mean"
             for n, f in config.features.items()
-            if isinstance(f, IdFeature | IdsFeature | BiasFeature) and config.table_of(n) in lookup.unpooled
+            if isinstance(f, SingleId | IdsFeature | BiasFeature) and config.table_of(n) in lookup.unpooled
         }
 
     def forward(
@@ -136,6 +137,8 @@ class InputAssembler(nn.Module):
         vectors: dict[str, Tensor] = {}
         for part in parts:
             vectors.update(zip(part.keys(), torch.split(part.values(), part.length_per_key(), dim=1), strict=True))
+        if self._vectors:
+            vectors.update(zip(self._vectors, batch.vectors.split(list(self._vectors.values()), 1), strict=True))
         for name, mean in self._mean.items():
             if name not in vectors:
                 assert unpooled is not None

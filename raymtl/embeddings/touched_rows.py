@@ -17,7 +17,7 @@ import torch.distributed as dist
 from numpy.typing import NDArray
 from torchrec.sparse.jagged_tensor import KeyedJaggedTensor
 
-from raymtl.config.features import IdsFeature, SequenceFeature
+from raymtl.config.features import IdsFeature, SequenceFeature, Tableless
 from raymtl.config.root import Config
 from raymtl.data.batch import Batch, ReplicatedLookup
 from raymtl.embeddings.tables import Lookup
@@ -69,7 +69,7 @@ def group_tables(config: Config, lookup: Lookup, names: Sequence[str]) -> list[T
 
 
 def _looked_up(config: Config) -> dict[str, tuple[str, object]]:
-    return {n: (config.table_of(n), f) for n, f in config.features.items() if f.kind != "dense"}
+    return {n: (config.table_of(n), f) for n, f in config.features.items() if not isinstance(f, Tableless)}
 
 
 class TouchedRows:

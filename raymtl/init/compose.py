@@ -10,10 +10,9 @@ import pyarrow.compute as pc
 
 from raymtl.config.load import config_from_dict
 from raymtl.config.yamltext import dump_yaml, parse_yaml
-from raymtl.data.rules import scaled
 from raymtl.errors import DataError
 from raymtl.init.days import Days
-from raymtl.init.profile import ColumnProfile, Profile
+from raymtl.init.profile import ColumnProfile, Profile, log1p
 from raymtl.init.roles import Guess, column_numbers
 from raymtl.init.tasks import make_tasks
 from raymtl.words import count_of
@@ -121,6 +120,8 @@ def _features(profile: Profile, guesses: Mapping[str, Guess]) -> tuple[list[_Ent
         if guess.role == "dense":
             value, how = _dense(name, profile)
             features.append(_Entry(_key(name), value | _column(name), f"{guess.why}{how}"))
+        elif guess.role == "vector":
+            features.append(_Entry(_key(name), {"kind": "vector", "width": column.longest} | _column(name), guess.why))
         elif guess.role in ("id", "group", "scenario", "bias", "ids", "sequence"):
             kind = guess.role if guess.role in ("ids", "sequence", "bias") else "id"
             value = {"kind": kind} | _column(name)
@@ -149,7 +150,7 @@ def _dense(name: str, profile: Profile) -> tuple[dict[str, Any], str]:
     column = profile.columns[name]
     sample = column_numbers(profile.sample.column(name))
     sample = sample[np.isfinite(sample)]
-    plain, logs = _skew(sample), _skew(scaled(sample, "log1p"))
+    plain, logs = _skew(sample), _skew(log1p(sample))
     heavy = abs(plain) > _SKEWED and abs(logs) < abs(plain) / 2
     if not profile.sample.num_rows:  # the rows were not read
         return {"kind": "dense"}, "; `raymtl check` names the mean and std to set"

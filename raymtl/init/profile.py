@@ -17,7 +17,7 @@ from raymtl.config.data import DayRange
 from raymtl.data.contract import fits, is_text, plain_type
 from raymtl.data.ids.hashing import to_int64
 from raymtl.data.read import read_fragment
-from raymtl.data.rules import list_parts, one_array, scaled
+from raymtl.data.rules import list_parts, one_array
 from raymtl.data.scan import scan
 from raymtl.data.sketch import HyperLogLog
 from raymtl.data.source import find_files
@@ -32,6 +32,7 @@ _SAMPLE_VALUES = 4_000_000
 """With many columns the sample has fewer rows."""
 _TASK_ROWS = 500_000
 _BLOCK_ROWS = 65_536
+_MOST_WHOLE = 2.0**53
 _FEW_VALUES = 64
 """Values of a column are counted up to so many different ones."""
 
@@ -48,7 +49,7 @@ class ColumnProfile:
     not_finite: int = 0
     """NaN and infinite values."""
     fractions: int = 0
-    """Finite values that are no integers."""
+    """Finite values that are no integers, or larger than a double holds exactly."""
     numbers: Moments = field(default_factory=Moments)
     logs: Moments = field(default_factory=Moments)
     """Of sign(x)·log(1+|x|)."""
@@ -176,10 +177,10 @@ def _kind(kind: pa.DataType) -> str:
     kind = plain_type(kind)
     if pa.types.is_dictionary(kind):
         kind = kind.value_type
-    if fits(kind, "ids") and not pa.types.is_null(kind):
-        return f"list of {'text' if is_text(kind) else 'integer'}"
     if pa.types.is_list(kind) or pa.types.is_large_list(kind) or pa.types.is_fixed_size_list(kind):
-        return "list of float" if pa.types.is_floating(kind.value_type) else str(kind)
+        if pa.types.is_floating(kind.value_type):
+            return "list of float"
+        return f"list of {'text' if is_text(kind) else 'integer'}" if fits(kind, "ids") else str(kind)
     for name, is_it in (
         ("null", pa.types.is_null),
         ("flag", pa.types.is_boolean),
@@ -260,7 +261,7 @@ def _count(raw: pa.Table, name: str, kind: str) -> ColumnProfile:
     if kind == "null" or pa.types.is_null(raw.column(name).type):
         found.nulls = len(raw)
         return found
-    array = one_array(raw, name, "id")
+    array = one_array(raw, name, "number" if kind == "float" else "id")  # a NaN among IDs would be null
     found.nulls = array.null_count
     if kind.startswith("list of "):
         array, lengths = list_parts(array)
@@ -275,6 +276,9 @@ def _count(raw: pa.Table, name: str, kind: str) -> ColumnProfile:
         _count_numbers(found, array.cast(pa.float64(), safe=False).to_numpy(zero_copy_only=False))
     elif kind.endswith("text"):
         found.text_bytes = pc.sum(pc.binary_length(array)).as_py() or 0
+    if kind == "list of float":
+        values = array.to_numpy(zero_copy_only=False)
+        found.fractions = int((values != np.floor(values)).sum())
     if kind in ("integer", "text", "list of integer", "list of text"):
         found.ids = HyperLogLog()
         found.ids.add(to_int64(array).to_numpy(zero_copy_only=False))
@@ -282,12 +286,20 @@ def _count(raw: pa.Table, name: str, kind: str) -> ColumnProfile:
     return found
 
 
+def log1p(values: np.ndarray) -> np.ndarray:
+    """sign(x)·log(1+|x|), as `transform: log1p` of a dense feature."""
+    return np.sign(values) * np.log1p(np.abs(values))
+
+
 def _count_numbers(found: ColumnProfile, values: np.ndarray) -> None:
     finite = values[np.isfinite(values)]
     found.not_finite = len(values) - len(finite)
-    found.fractions = int((finite != np.floor(finite)).sum())
+    found.fractions = int(((finite != np.floor(finite)) | (np.abs(finite) > _MOST_WHOLE)).sum())
+    if not found.fractions:
+        found.ids = HyperLogLog()
+        found.ids.add(finite.astype(np.int64))
     found.numbers.add(finite)
-    found.logs.add(scaled(finite, "log1p"))
+    found.logs.add(log1p(finite))
 
 
 def _values(array: pa.Array) -> Counter[Any] | None:

@@ -24,6 +24,7 @@ Role = Literal[
     "scenario",
     "time",
     "weight",
+    "vector",
     "truth",
     "ignore",
 ]
@@ -131,13 +132,23 @@ def _by_name(name: str, column: ColumnProfile) -> Guess | None:
 
 def _list(name: str, column: ColumnProfile) -> Guess:
     if column.kind == "list of float":
-        return Guess(name, "ignore", "a vector of numbers, which no feature reads yet")
+        return _vector(name, column)
     if not column.elements and column.is_read:
         return Guess(name, "ignore", "all lists are empty")
     length = f"lists of up to {column.longest:,}" if column.is_read else "lists"
     if names.SEQUENCES & set(names.words(name)):
         return Guess(name, "sequence", f"{length}, with the name of a history (its order counts)")
     return Guess(name, "ids", length, sure=column.longest <= 20)
+
+
+def _vector(name: str, column: ColumnProfile) -> Guess:
+    if not column.is_read:
+        return Guess(name, "ignore", "lists of numbers, whose length the footers do not tell")
+    if column.elements != column.longest * column.known or not column.fractions:
+        return Guess(
+            name, "ignore", "lists of numbers that differ in length, have nulls or NaN, or are all whole", sure=False
+        )
+    return Guess(name, "vector", f"{column.longest:,} numbers in each row")
 
 
 def _time(name: str, column: ColumnProfile, rows: int) -> Guess:
@@ -161,13 +172,9 @@ def _number(name: str, column: ColumnProfile, rows: int) -> Guess:
         return Guess(
             name, "ignore", f"{count_of(column.not_finite, 'value')} NaN or infinite: write null where it is unknown"
         )
-    if column.kind == "integer":
+    doubles = column.kind == "float" and not column.fractions and column.is_read  # as pandas writes integers with nulls
+    if column.kind == "integer" or (doubles and (names.is_user(name) or set(names.words(name)) & names.CODES)):
         return _integer(name, column, rows)
-    found = set(names.words(name))
-    if column.kind == "float" and not column.fractions and (names.is_user(name) or found & {"id", "ids", "uid"}):
-        return Guess(
-            name, "ignore", "IDs written as doubles: write integers (pandas: dtype Int64, which has nulls)", sure=False
-        )
     if column.kind == "flag" or is_binary(column):
         return Guess(name, "dense", f"true or false, {_share(column)}")
     span = f"{_number_text(column.numbers.low)} to {_number_text(column.numbers.high)}"

@@ -17,7 +17,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from raymtl.config.features import DenseFeature, IdFeature
+from raymtl.config.features import BucketFeature, CrossFeature, DenseFeature, IdFeature, VectorFeature, columns_of
 from raymtl.config.root import Config
 from raymtl.data.writing import OutputFolder
 from raymtl.errors import ConfigError
@@ -34,6 +34,8 @@ _USERS, _CANDIDATES, _VALUES = 2, 3, 7
 """Rows and values of the inputs for tracing; the program accepts any number."""
 _FACTS = "model.json"
 _PROGRAMS = ("whole.pt2", "user.pt2", "item.pt2")
+_CROSSED = "crossed."
+"""Prefix of the user's IDs in the state that crosses with those of items need."""
 _INDEX = "user"
 """The item part's input with each candidate's user."""
 
@@ -57,7 +59,8 @@ class UserPart(nn.Module):
         self.model, self.rules = model, rules["user"]
 
     def forward(self, features: Raw) -> State:
-        return self.model.user(self.rules(features))
+        made = self.rules(features)
+        return self.model.user(made) | {f"{_CROSSED}{key}": made[key] for key in _keys(self.rules.handed_on)}
 
 
 class ItemPart(nn.Module):
@@ -68,7 +71,13 @@ class ItemPart(nn.Module):
         self.model, self.rules = model, rules["item"]
 
     def forward(self, state: State, user: Tensor, features: Raw) -> Tensor:
-        return self.model.item(state, user, self.rules(features))
+        of_user = {key: state[f"{_CROSSED}{key}"].index_select(0, user) for key in _keys(self.rules.needed)}
+        return self.model.item(state, user, self.rules({**features, **of_user}))
+
+
+def _keys(names: list[str]) -> list[str]:
+    """The IDs of some features for the crosses of the other side, in its rules' inputs and results."""
+    return [f"{name}.{part}" for name in names for part in ("id", "present")]
 
 
 @dataclass(frozen=True)
@@ -175,7 +184,11 @@ def _example(config: Config, names: list[str], rows: int) -> Raw:
     made: Raw = {}
     for name in names:
         feature = config.features[name]
-        if isinstance(feature, DenseFeature):
+        if isinstance(feature, CrossFeature):  # made of other features
+            continue
+        if isinstance(feature, VectorFeature):
+            made[name] = torch.zeros(rows, feature.width)
+        elif isinstance(feature, DenseFeature | BucketFeature):
             made[name] = torch.zeros(rows)
         elif isinstance(feature, IdFeature):
             made[name] = torch.zeros(rows, dtype=torch.int64)
@@ -233,12 +246,23 @@ def _described(config: Config, name: str) -> dict[str, Any]:
     """The entry of a feature in `model.json`."""
     feature = config.features[name]
     side = "user" if name in config.user_features() else "item"
-    facts: dict[str, Any] = {"column": feature.column or name, "kind": feature.kind, "side": side}
+    made_of = (
+        {"of": feature.of} if isinstance(feature, CrossFeature) else {"column": columns_of(name, config.features)[0]}
+    )
+    facts: dict[str, Any] = {**made_of, "kind": feature.kind, "side": side}
+    number = {"inputs": {name: "float32 [rows], NaN for null"}}
     if isinstance(feature, DenseFeature):
-        return facts | {"inputs": {name: "float32 [rows], NaN for null"}}
+        return facts | number
+    if isinstance(feature, VectorFeature):
+        return facts | {"inputs": {name: f"float32 [rows, {feature.width}], NaN for null"}}
     table = config.table_of(name)
     spec = config.tables[table]
-    facts |= {"table": table, "id_space": spec.id_space, "rows": spec.rows, "strings": "fnv1a64 as signed int64"}
+    facts |= {"table": table, "id_space": spec.id_space, "rows": spec.rows}
+    if isinstance(feature, CrossFeature):
+        return facts | {"inputs": {}}
+    if isinstance(feature, BucketFeature):
+        return facts | {"edges": feature.edges} | number
+    facts |= {"strings": "fnv1a64 as signed int64"}
     if isinstance(feature, IdFeature):
         return facts | {"inputs": {name: "int64 [rows]", f"{name}.present": "bool [rows], false for null"}}
     lists = {name: "int64 [values], row after row", f"{name}.lengths": "int64 [rows]"}

@@ -1,7 +1,8 @@
 """The model of a version in plain torch for inference: as one model, and split into user part and item part.
 
-Inputs are dictionaries: `<name>` [N] int64 for an `id` feature (with `<name>.present` [N] bool if some are null), `<name>` [V]
-int64 and `<name>.lengths` [N] int64 for a list, `<name>` [N] float32 for a number, and `data.scenario` [N] int64.
+Inputs are dictionaries: `<name>` [N] int64 for a feature with one ID (with `<name>.present` [N] bool if some are null), `<name>`
+[V] int64 and `<name>.lengths` [N] int64 for a list, `<name>` [N] float32 for a number, `<name>` [N, W] float32 for a vector, and
+`data.scenario` [N] int64.
 Shapes: U users, B candidates, N rows of either, V values of a list, D width of a table, O outputs.
 """
 
@@ -10,7 +11,15 @@ from collections.abc import Mapping, Sequence
 import torch
 from torch import Tensor, nn
 
-from raymtl.config.features import BiasFeature, DenseFeature, IdFeature, IdsFeature, SequenceFeature
+from raymtl.config.features import (
+    BiasFeature,
+    DenseFeature,
+    IdsFeature,
+    SequenceFeature,
+    SingleId,
+    Tableless,
+    VectorFeature,
+)
 from raymtl.config.root import Config
 from raymtl.embeddings.names import module_name
 from raymtl.embeddings.spec import input_spec
@@ -69,7 +78,7 @@ class Lookup(nn.Module):
     def __init__(self, config: Config, names: Sequence[str], tables: Mapping[str, nn.Module]):
         super().__init__()
         self._features = {name: config.features[name] for name in names}
-        self._table = {n: config.table_of(n) for n, f in self._features.items() if not isinstance(f, DenseFeature)}
+        self._table = {n: config.table_of(n) for n, f in self._features.items() if not isinstance(f, Tableless)}
         self._mean = {n: config.tables[table].pooling == "mean" for n, table in self._table.items()}
         self.tables = nn.ModuleDict({module_name(name): tables[name] for name in sorted(set(self._table.values()))})
 
@@ -78,7 +87,9 @@ class Lookup(nn.Module):
         for name, feature in self._features.items():
             if isinstance(feature, DenseFeature):
                 found.dense[name] = raw[name]
-            elif isinstance(feature, IdFeature):
+            elif isinstance(feature, VectorFeature):
+                found.pooled[name] = raw[name]
+            elif isinstance(feature, SingleId):
                 vectors = self._vectors(name, raw[name])
                 present = raw.get(f"{name}.present")
                 found.pooled[name] = vectors if present is None else vectors * present.unsqueeze(1)
@@ -131,7 +142,7 @@ def can_split(config: Config) -> bool:
 def served_tables(config: Config) -> list[str]:
     """Names of the tables that predictions need."""
     lookups = [n for names in feature_sides(config).values() for n in names]
-    used = {config.table_of(n) for n in lookups if not isinstance(config.features[n], DenseFeature)}
+    used = {config.table_of(n) for n in lookups if not isinstance(config.features[n], Tableless)}
     return [name for name in config.tables if name in used]
 
 

@@ -8,7 +8,7 @@ from itertools import groupby
 import pyarrow as pa
 
 from raymtl.config.data import DayRange
-from raymtl.config.features import BiasFeature
+from raymtl.config.features import BiasFeature, columns_of
 from raymtl.config.root import Config
 from raymtl.data.contract import mixed_problems, plain_type, required_columns, schema_faults
 from raymtl.data.partitions import Layout
@@ -57,7 +57,7 @@ def served_columns(config: Config) -> list[str]:
 
 def default_keys(config: Config) -> list[str]:
     """The user, and every column of an `id` feature: what identifies a row."""
-    columns = [f.column or name for name, f in config.features.items() if f.kind == "id"]
+    columns = [columns_of(name, config.features)[0] for name, f in config.features.items() if f.kind == "id"]
     return list(dict.fromkeys([*([config.data.group] if config.data.group else []), *columns]))
 
 
@@ -91,7 +91,8 @@ def plan_scoring(config: Config, path: str, days: DayRange | None, keys: Sequenc
             if days
             else f"`{path}` has no rows; set --data to a data set with rows"
         )
-    schema = pa.schema([_key_field(filled, key) for key in dict.fromkeys(keys)])
+    ids = {c.name for c in required_columns(config) if c.kind in ("id", "category")}
+    schema = pa.schema([_key_field(filled, key, key in ids) for key in dict.fromkeys(keys)])
     digest = hashlib.sha256()
     for footer in footers:
         name = footer.file.path.removeprefix(folder.root).lstrip("/")
@@ -105,8 +106,14 @@ def _needed(config: Config) -> list:
     return [c for c in uses if c.used_by not in training_only]
 
 
-def _key_field(footers: Sequence[Footer], key: str) -> pa.Field:
-    """The output field: its type in the first file that has values, without dictionary codes."""
-    kinds = [plain_type(footer.schema.field(key).type) for footer in footers]
-    kind = next((k for k in kinds if not pa.types.is_null(k)), pa.null())
-    return pa.field(key, kind.value_type if pa.types.is_dictionary(kind) else kind)
+def _key_field(footers: Sequence[Footer], key: str, is_id: bool) -> pa.Field:
+    """The output field: its type in the first file that has values, without dictionary codes.
+
+    IDs that are floats in that file and integers in another one (`rules.whole_rule`) become integers.
+    """
+    found = [plain_type(footer.schema.field(key).type) for footer in footers]
+    kinds = [k.value_type if pa.types.is_dictionary(k) else k for k in found if not pa.types.is_null(k)]
+    kind = next(iter(kinds), pa.null())
+    if is_id and pa.types.is_floating(kind):
+        kind = next(filter(pa.types.is_integer, kinds), kind)
+    return pa.field(key, kind)

@@ -11,7 +11,16 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import torch
 
-from raymtl.config.features import DenseFeature, Feature, IdFeature
+from raymtl.config.features import (
+    BucketFeature,
+    CrossFeature,
+    DenseFeature,
+    Feature,
+    IdFeature,
+    SingleId,
+    VectorFeature,
+    columns_of,
+)
 from raymtl.config.root import Config
 from raymtl.data import rules
 from raymtl.data.contract import Kind
@@ -42,7 +51,10 @@ def tensors(columns: Columns, features: Mapping[str, Feature]) -> Raw:
     for name, feature in features.items():
         if isinstance(feature, DenseFeature):
             raw[name] = torch.from_numpy(columns[f"dense:{name}"].to_numpy())
-        elif isinstance(feature, IdFeature):
+        elif isinstance(feature, VectorFeature):
+            values = columns[f"vector:{name}"].flatten().to_numpy()
+            raw[name] = torch.from_numpy(values).unflatten(0, (-1, feature.width))
+        elif isinstance(feature, SingleId):
             column = columns[f"id:{name}"]
             if column.null_count:  # the value below a null may not be a row of the table
                 raw[f"{name}.present"] = torch.from_numpy(column.is_valid().to_numpy(zero_copy_only=False))
@@ -67,7 +79,10 @@ def new_users(raw: pa.Table, config: Config, names: Sequence[str]) -> np.ndarray
     new[:1] = True
     for column, kind in _columns(config, names):
         values = one_array(raw, column, kind)
-        if kind == "ids":
+        if kind == "vector":
+            lengths = pc.list_value_length(values).fill_null(0).to_numpy(zero_copy_only=False).astype(np.int64)
+            new |= _list_changes(values.flatten(), lengths)
+        elif kind == "ids":
             new |= _list_changes(*rules.list_parts(values))
         elif kind == "number":
             bits = rules.floats(values).view(np.int32)  # a null is NaN here, and equal to itself
@@ -83,10 +98,16 @@ def new_users(raw: pa.Table, config: Config, names: Sequence[str]) -> np.ndarray
 def _columns(config: Config, names: Sequence[str]) -> Iterator[tuple[str, Kind]]:
     for name in names:
         feature = config.features[name]
-        kind: Kind = (
-            "number" if isinstance(feature, DenseFeature) else "id" if isinstance(feature, IdFeature) else "ids"
-        )
-        yield feature.column or name, kind
+        if isinstance(feature, CrossFeature):  # it changes with its parts
+            continue
+        kind: Kind = "ids"
+        if isinstance(feature, DenseFeature | BucketFeature):
+            kind = "number"
+        elif isinstance(feature, IdFeature):
+            kind = "id"
+        elif isinstance(feature, VectorFeature):
+            kind = "vector"
+        yield columns_of(name, config.features)[0], kind
     if config.data.scenario:
         yield config.data.scenario.column, "category"
 

@@ -5,11 +5,12 @@ IDs of a map.
 """
 
 from collections.abc import Mapping, Sequence
+from itertools import chain
 
 import torch
 from torch import Tensor, nn
 
-from raymtl.config.features import DenseFeature, Table
+from raymtl.config.features import BucketFeature, CrossFeature, DenseFeature, Table, Tableless, VectorFeature
 from raymtl.config.root import Config
 from raymtl.data.ids.id_map import UNKNOWN_ROW, IdMap
 from raymtl.embeddings.names import module_name
@@ -36,6 +37,14 @@ def hash_rows(ids: Tensor, rows: int) -> Tensor:
     return (_shifted(z, 1) % rows * 2 + (z & 1)) % rows
 
 
+def cross(ids: Sequence[Tensor]) -> Tensor:
+    """One ID for the combination of several, each [N] int64; see `data/ids/hashing.py`."""
+    z = torch.full_like(ids[0], 0x9E3779B97F4A7C15 - 2**64)
+    for part in ids:
+        z = mix64(z ^ part)
+    return z
+
+
 class MapRows(nn.Module):
     """Row of every ID in a `map` table, by binary search; the unknown row for an unknown ID."""
 
@@ -59,31 +68,57 @@ class Rules(nn.Module):
     """Raw features by name -> the same names with rows of tables for IDs, and numbers as the model reads them.
 
     An ID feature is `<name>` [N] int64 with `<name>.present` [N] bool, a list `<name>` [V] int64 with `<name>.lengths` [N], a
-    number `<name>` [N] float32 with NaN for null.
+    number (also that of a bucket) `<name>` [N] float32 with NaN for null, a vector `<name>` [N, W] likewise. Results of buckets
+    and crosses have `.present` too.
     """
 
     def __init__(self, config: Config, names: Sequence[str], maps: Mapping[str, IdMap]):
         super().__init__()
         self._dense = {n: f for n in names if isinstance(f := config.features[n], DenseFeature)}
         self._tables: dict[str, tuple[str, Table]] = {
-            n: (table, config.tables[table]) for n in names if n not in self._dense for table in [config.table_of(n)]
+            n: (table, config.tables[table])
+            for n in names
+            if not isinstance(config.features[n], Tableless)
+            for table in [config.table_of(n)]
         }
         used = {name for name, table in self._tables.values() if table.id_space == "map"}
         self.maps = nn.ModuleDict({module_name(name): MapRows(maps[name]) for name in sorted(used)})
+        self._vectors = [n for n in names if isinstance(config.features[n], VectorFeature)]
+        self._buckets = {n: f for n in names if isinstance(f := config.features[n], BucketFeature)}
+        for name, bucket in self._buckets.items():
+            self.register_buffer(f"edges_{name}", torch.tensor(bucket.edges, dtype=torch.float32), persistent=False)
+        self._crosses = {n: f.of for n in names if isinstance(f := config.features[n], CrossFeature)}
+        others = [f.of for n, f in config.features.items() if isinstance(f, CrossFeature) and n not in names]
+        self.handed_on = [n for n in names if any(n in parts for parts in others)]
+        """Features whose IDs the other side's crosses need: `<name>.id` and `<name>.present` of the result."""
+        self.needed = [n for n in dict.fromkeys(chain(*self._crosses.values())) if n not in names]
+        """The features whose `<name>.id` and `<name>.present` this side needs from the other."""
         self._learns_nulls = getattr(config.model.input, "missing", "fill") == "learned"
 
     def forward(self, raw: dict[str, Tensor]) -> dict[str, Tensor]:
         made = dict(raw)
         for name, feature in self._dense.items():
             made[name] = self._number(raw[name], feature)
+        for name in self._vectors:
+            made[name] = torch.where(raw[name].isnan(), 0.0, raw[name])
+        for name in self._buckets:
+            # The last bucket for NaN, which is not looked up
+            made[name] = torch.bucketize(raw[name], self.get_buffer(f"edges_{name}"), right=True)
+            made[f"{name}.present"] = ~raw[name].isnan()
+        ids = {n: made[n] for n in self._tables if n not in self._crosses} | {n: raw[f"{n}.id"] for n in self.needed}
+        made |= {f"{n}.id": ids[n] for n in self.handed_on}
+        for name, parts in self._crosses.items():
+            made[name] = cross([ids[part] for part in parts])
+            made[f"{name}.present"] = torch.stack([made[f"{part}.present"] for part in parts]).all(0)
         for name, (table_name, table) in self._tables.items():
             if table.id_space == "hash":
-                made[name] = hash_rows(raw[name], table.rows)
+                made[name] = hash_rows(made[name], table.rows)
             elif table.id_space == "map":
-                made[name] = self.maps[module_name(table_name)](raw[name])
+                made[name] = self.maps[module_name(table_name)](made[name])
         return made
 
     def _number(self, value: Tensor, feature: DenseFeature) -> Tensor:
-        scaled = value.sign() * value.abs().log1p() if feature.transform == "log1p" else value
+        within = value if feature.clip is None else value.clamp(*feature.clip)
+        scaled = within.sign() * within.abs().double().log1p().float() if feature.transform == "log1p" else within
         scaled = (scaled - feature.mean) / feature.std
         return scaled if self._learns_nulls else torch.where(value.isnan(), feature.fill, scaled)

@@ -18,6 +18,7 @@ from raymtl.config.root import Config
 from raymtl.data.blocks import BlockMaker, Place
 from raymtl.data.ids.id_map_lookup import IdLookup
 from raymtl.data.read import read_fragment
+from raymtl.data.rules import one_array
 from raymtl.data.writing import OutputFolder
 from raymtl.errors import DataError
 from raymtl.serving.model import Raw, ServedModel, feature_sides, load_ranker
@@ -171,6 +172,8 @@ class UnitReader:
         columns = []
         for field in self._plan.keys:
             column = raw.column(field.name)
+            if pa.types.is_integer(field.type):  # a file may hold the IDs as floats, with NaN for null
+                column = one_array(raw, field.name, "id")
             try:
                 columns.append(column.cast(field.type))
             except pa.ArrowException as error:

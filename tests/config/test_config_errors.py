@@ -69,6 +69,51 @@ CASES = [
         {"model__trunk": {"type": "mmoe", "hidden": []}},
         "model.trunk.hidden is []; expected a list with at least 1 entry, each a whole number ≥ 1",
     ),
+    ({"features__old": {"kind": "bucket", "edges": []}}, "features.old.edges is []; expected a list with at least 1 entry"),
+    (
+        {"features__old": {"kind": "bucket", "edges": [1, 3, 2]}},
+        "features.old.edges is [1, 3, 2]; 2.0 follows 3.0; list the edges in ascending order, each once",
+    ),
+    (
+        {"features__old": {"kind": "bucket", "edges": [16777216, 16777217]}},
+        "16777217.0 follows 16777216.0; list the edges in ascending order, each once (as float32)",
+    ),
+    (
+        {"features__old": {"kind": "bucket", "edges": [1, 2]}, "tables__old": {"rows": 2}},
+        "tables.old.rows is 2, but features.old.edges make 3 buckets; set it to 3 or more, or leave the table out",
+    ),
+    (
+        {"features__both": {"kind": "cross", "of": ["user"]}, "tables__both": {"rows": 9}},
+        "features.both.of is [\"user\"]; expected a list of 2 to 4 names of features",
+    ),
+    (
+        {"features__both": {"kind": "cross", "of": ["user"] * 5}, "tables__both": {"rows": 9}},
+        "expected a list of 2 to 4 names of features",
+    ),
+    (
+        {"features__both": {"kind": "cross", "of": ["user", "uzer"]}, "tables__both": {"rows": 9}},
+        "features.both.of names `uzer`, which is not one of the features `user`; did you mean `user`?",
+    ),
+    (
+        {"features__both": {"kind": "cross", "of": ["user", "age"]}, "tables__both": {"rows": 9}},
+        "features.both.of names `age`, a feature of kind `dense`; only the kinds `id` and `bucket` can be crossed",
+    ),
+    (
+        {"features__both": {"kind": "cross", "of": ["user", "user"]}, "tables__both": {"rows": 9}},
+        "features.both.of names `user` 2 times; list it once",
+    ),
+    (
+        {
+            "features__old": {"kind": "bucket", "column": "age", "edges": [30]},
+            "features__both": {"kind": "cross", "of": ["user", "old"]},
+            "tables__both": {"rows": 9, "id_space": "direct"},
+        },
+        "tables.both.id_space is `direct`, but the IDs of features.both are hashes; use `hash` or `map`",
+    ),
+    ({"features__age__clip": [5, 1]}, "features.age.clip is [5, 1]; the first number must be below the second"),
+    ({"features__age__clip": [None, None]}, "features.age.clip is [null, null]; it changes nothing; set"),
+    ({"features__age__clip": [1]}, "features.age.clip[1] is missing; expected a number, or null"),
+    ({"features__age__clip": [0, 1e39]}, "features.age.clip[1] is 1e+39; expected a number up to 3.4e+38"),
     ({"features": {}}, "features is {}; expected a mapping from names to sections with at least 1 entry"),
     ({"train": 3}, "train is 3; expected a section with keys such as `workers`, `use_gpu`, `cpus_per_worker`"),
     ({"tables": [1]}, "tables is [1]; expected a mapping from names to sections"),
@@ -91,7 +136,7 @@ CASES = [
     ),
     ({"model__trunk": {"type": [1]}}, "model.trunk.type is [1]; expected one of `shared_bottom`"),
     ({"model__coupler": {"width": 8}}, "model.coupler.type is missing; expected one of `none`, `ait`, `product`"),
-    ({"features__age": {}}, "features.age.kind is missing; expected one of `id`, `ids`, `sequence`, `dense`, `bias`"),
+    ({"features__age": {}}, "features.age.kind is missing; expected one of `id`, `ids`, `sequence`, `dense`, `bucket`"),
     ({"model__preset": "mmo"}, "model.preset is `mmo`; expected one of `single_task`, `shared_bottom`, `mmoe`"),
     ({"model__preset": "mmo"}, "did you mean `mmoe`?"),
     # missing

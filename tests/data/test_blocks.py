@@ -166,6 +166,22 @@ def test_dense_values_are_transformed_then_normalised_and_null_is_filled():
 
 
 @pytest.mark.parametrize(
+    ("clip", "expected"),
+    [
+        ([0, 8], [0, 0, 7, 8, 8]),
+        ([None, 8], [-3, 0, 7, 8, 8]),
+        ([0, None], [0, 0, 7, 8, 1e30]),
+        ([-4, 1e31], [-3, 0, 7, 8, 1e30]),
+    ],
+)
+def test_clip_comes_before_the_transform_and_leaves_null(clip, expected):
+    raw = [-3.0, 0.0, 7.0, 8.0, 1e30]
+    assert one("dense", [*raw, None], clip=clip, fill=99) == [*map(float, np.float32(expected)), 99]
+    logs = one("dense", raw, clip=clip, transform="log1p", mean=0.5)
+    assert logs == pytest.approx([math.copysign(math.log1p(abs(x)), x) - 0.5 for x in expected], rel=1e-6)
+
+
+@pytest.mark.parametrize(
     "column",
     [
         pa.array([1, None], pa.int64()),

@@ -34,6 +34,9 @@ INTS: dict[str, pa.Array] = {
         str(kind): pa.array([None if v is None else Decimal(v) for v in SMALL], kind)
         for kind in (pa.decimal32(9, 0), pa.decimal64(18, 0), pa.decimal128(38, 0), pa.decimal256(76, 0))
     },
+    "whole float": pa.array(SMALL, pa.float32()),
+    "whole double": pa.array([-(2.0**53), None, 0.0, 7.0, -0.0, 1.0, 2.0**53]),
+    "dictionary<whole double>": pa.array([1.0, None, 0.0, 7.0, 1.0, 1.0, 100.0]).dictionary_encode(),
 }
 TEXTS: dict[str, pa.Array] = {
     **{str(kind): pa.array(WORDS, kind) for kind in (pa.string(), pa.large_string(), pa.string_view())},
@@ -199,7 +202,11 @@ def test_every_compression(tmp_path, codec):
 
 
 REFUSED: dict[str, tuple[str, pa.Array, str]] = {
-    "a vector": ("dense", pa.array([[0.1, 0.2]]), "write each element as a column of its own"),
+    "a vector": (
+        "dense",
+        pa.array([[0.1, 0.2]]),
+        "use the kind `vector`, or write each element as a column of its own",
+    ),
     "a map": (
         "ids",
         pa.array([[("a", 0.5)]], pa.map_(pa.string(), pa.float32())),
@@ -207,7 +214,11 @@ REFUSED: dict[str, tuple[str, pa.Array, str]] = {
     ),
     "structs": ("ids", pa.array([[{"id": "a", "t": 1}]]), "write the field to use as a column of its own"),
     "lists of lists": ("ids", pa.array([[["a"], ["b"]]]), "write one flat list per row"),
-    "IDs as doubles": ("id", pa.array([1.0]), "write the IDs as integers (pandas: dtype Int64, which has nulls)"),
+    "IDs as halves": (
+        "id",
+        pa.array([np.float16(1)]),
+        "write the IDs as integers (pandas: dtype Int64, which has nulls)",
+    ),
     "IDs with digits": ("id", pa.array([Decimal("1.50")]), "write the IDs as integers"),
     "a time of day": ("id", pa.array([dt.time(1)]), "write the column with that type"),
     "a text": ("dense", pa.array(["1.5"]), "write the column with that type"),

@@ -40,16 +40,27 @@ def alone() -> Iterator[dist.ProcessGroup]:
 
 
 def served_config(root: Path, **data: Any) -> Config:
-    """A funnel over string, `direct` and `map` IDs, lists, a history, a learned null and a position; MMoE with DUPN."""
+    """A funnel over string, `direct` and `map` IDs, lists, a history, buckets, vectors, crosses of one side and of both, a
+    learned null and a position; MMoE with DUPN."""
     raw = small_config(root / "logs", root / "runs", "served")
     raw["features"] |= {
         "user": {"kind": "id"},
         "place": {"kind": "id", "side": "user"},
         "tags": {"kind": "ids", "max_length": 2},
         "again": {"kind": "ids", "column": "history", "table": "item"},
+        "level": {"kind": "bucket", "column": "price", "edges": [0.5, 1, 2.5]},
+        "content": {"kind": "vector", "width": 3},
+        "pair": {"kind": "cross", "of": ["user", "level", "item"]},
+        "visit": {"kind": "cross", "of": ["place", "user"]},
         "rank": {"kind": "bias"},
     }
-    raw["tables"] |= {"user": {"rows": 30, "id_space": "map"}, "place": {"rows": 16}, "rank": {"rows": 8}}
+    raw["tables"] |= {
+        "pair": {"rows": 500},
+        "visit": {"rows": 100},
+        "user": {"rows": 30, "id_space": "map"},
+        "place": {"rows": 16},
+        "rank": {"rows": 8},
+    }
     raw["tables"]["tags"]["pooling"] = "mean"
     raw["model"] = {
         "preset": "mmoe",
@@ -81,6 +92,7 @@ def write_logs(root: Path) -> None:
                 history=pa.array([lists[n // 3] for n in range(rows)], pa.list_(pa.int64())),
                 place=pa.array(np.repeat(random.choice(["feed", "search", "mail"], rows // 3 + 1), 3)[:rows]),
                 price=pa.array(random.lognormal(size=rows).astype(np.float32), mask=random.random(rows) < 0.2),
+                content=pa.array([None if n % 5 == 2 else random.normal(size=3).tolist() for n in range(rows)]),
                 rank=pa.array(random.integers(0, 8, rows)),
             )
 

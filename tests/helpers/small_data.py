@@ -17,10 +17,10 @@ def make_config(
     tables: dict[str, Any] | None = None,
     **data: Any,
 ) -> Config:
-    """A valid configuration with the given parts; a table of 100 rows for every ID feature that names none."""
+    """A valid configuration with the given parts; a table of 100 rows for every ID feature that names none, but buckets."""
     features = features or {"item": {"kind": "id"}}
     tasks = tasks or {"click": {"kind": "binary"}}
-    lookups = {f.get("table", name) for name, f in features.items() if f["kind"] != "dense"}
+    lookups = {f.get("table", name) for name, f in features.items() if f["kind"] not in ("dense", "bucket", "vector")}
     sequences = any(f["kind"] == "sequence" for f in features.values())
     return Config.model_validate(
         {

@@ -65,12 +65,16 @@ def guesses(root: Path, columns: dict[str, Any], **options: Any) -> dict[str, Gu
         ("tags", lists(WORDS, 4), "ids"),
         ("hist_items", lists(np.arange(100), 9), "sequence"),
         ("clicked_items", lists(WORDS, 9), "sequence"),
-        ("embedding", pa.array([[1.0, 2.0]] * ROWS, pa.list_(pa.float32(), 2)), "ignore"),
+        ("embedding", pa.array([[1.5, 2.0]] * ROWS, pa.list_(pa.float32(), 2)), "vector"),
+        ("embedding", pa.array([[1.5, 2.0], None, [0.5, 0.5]] + [[1.0, 2.0]] * (ROWS - 3)), "vector"),
+        ("embedding", pa.array([[1.5, 2.0], [0.5]] + [[1.0, 2.0]] * (ROWS - 2)), "ignore"),
         ("context", pa.array([{"os": "ios"}] * ROWS), "ignore"),
         ("version", np.repeat("v3", ROWS), "ignore"),
         ("nothing", pa.nulls(ROWS), "ignore"),
         ("cosine", np.where(np.arange(ROWS) % 9 == 0, np.nan, 0.5), "ignore"),
-        ("author_id", np.arange(ROWS, dtype=float) % 50, "ignore"),
+        ("author_id", np.arange(ROWS, dtype=float) % 50, "id"),
+        ("user_id", pa.array(np.arange(ROWS, dtype=float) % 300, mask=np.arange(ROWS) % 7 == 0), "group"),
+        ("author_id", np.arange(ROWS) % 50 + 0.5, "dense"),
     ],
 )
 def test_the_use_of_a_column(name: str, values: Any, use: str, tmp_path: Path) -> None:

@@ -345,7 +345,7 @@ def test_a_field_wise_input_without_any_pair() -> None:
 
 def test_a_field_wise_input_without_ids() -> None:
     message = refused("features={age: {kind: dense}}", "tables={}", "model.input.fields=null")
-    assert "model.input is `field_wise` but no feature has the kind `id` or `ids`" in message
+    assert "model.input is `field_wise` but no feature has the kind `id`, `bucket`" in message
 
 
 def test_flags_without_learned_values_are_refused() -> None:

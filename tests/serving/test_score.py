@@ -198,7 +198,9 @@ def test_as_many_scorers_as_fit_on_the_nodes(monkeypatch: pytest.MonkeyPatch) ->
 def test_reading_a_table_needs_memory_beside_the_object_store(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     version = open_version(str(root / "store/versions/v1"))
     reading = serving_score._reading_bytes(version)
-    assert set(reading) == {("table", n) for n in ("user", "place", "item", "tags")} | {("map", "user")}
+    assert set(reading) == {("table", n) for n in ("user", "place", "item", "tags", "level", "pair", "visit")} | {
+        ("map", "user")
+    }
     most = max(reading.values())
 
     def nodes(memory: int) -> list[dict[str, Any]]:

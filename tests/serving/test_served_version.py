@@ -28,7 +28,7 @@ from raymtl.storage.object_store import Store
 from tests.helpers.served_version import publish_version, served_config, write_logs
 
 DAY = "2026-01-02"
-USER, ITEM = ["user", "place", "history"], ["item", "tags", "again", "price"]
+USER, ITEM = ["user", "place", "history"], ["item", "tags", "again", "price", "level", "content"]
 FP16_BOUND, INT8_BOUND = 5e-4, 1e-2
 """Largest difference of a probability that such tables may make here, with embeddings of N(0, 1), 8 wide."""
 
@@ -80,10 +80,12 @@ def raw_features(root: Path) -> dict[str, torch.Tensor]:
     """The second day as a server would send it, in the order of the program's inputs."""
     raw = pq.read_table(root / "logs" / f"ds={DAY}")
     made: dict[str, torch.Tensor] = {}
-    columns = {"again": "history"}
+    columns = {"again": "history", "level": "price"}
     for name in [*USER, *ITEM]:
         column = raw.column(columns.get(name, name)).combine_chunks()
-        if name == "price":
+        if name == "content":
+            made[name] = torch.tensor([[torch.nan] * 3 if row is None else row for row in column.to_pylist()])
+        elif name in ("price", "level"):
             made[name] = torch.tensor(column.to_numpy(zero_copy_only=False))
         elif name in ("history", "tags", "again"):
             made[name] = torch.tensor(column.flatten().to_numpy())
@@ -128,6 +130,12 @@ def test_programs_predict_it_in_a_process_with_torch_alone(
     assert json.loads((tmp_path / "model.json").read_text()) == facts
     assert [o["name"] for o in facts["outputs"]] == ["click", "buy", "cvr"]
     assert facts["features"]["user"]["id_space"] == "map"
+    sides = {name: facts["features"][name]["side"] for name in ("pair", "visit", "level")}
+    assert sides == {"pair": "item", "visit": "user", "level": "item"}
+    assert {name for name in facts["state"] if name.startswith("crossed.")} == {
+        "crossed.user.id",
+        "crossed.user.present",
+    }
 
 
 @pytest.mark.parametrize(("quantization", "bound"), [("fp16", FP16_BOUND), ("int8", INT8_BOUND)])

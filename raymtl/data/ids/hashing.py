@@ -1,9 +1,12 @@
-"""The two stable 64-bit hashes of raymtl, vectorised; any language can reproduce them (`docs/data.md` has test values).
+"""The stable 64-bit hashes of raymtl, vectorised; any language can reproduce them (`docs/data.md` has test values).
 
 * A string ID becomes an integer by FNV-1a, 64 bit, over its UTF-8 bytes (Fowler, Noll, Vo), read as a signed int64.
 * An integer ID becomes a row of a `hash` table as `mix64(id) mod rows`, where mix64 is the finaliser of SplitMix64
   (Steele, Lea, Flood 2014). Plain `id mod rows` would send IDs with a common stride to a few rows.
+* Several IDs of a row become the ID of their cross: z starts as SplitMix64's increment, and each ID makes it mix64(z xor id).
 """
+
+from collections.abc import Sequence
 
 import numpy as np
 import pyarrow as pa
@@ -11,6 +14,7 @@ import pyarrow.compute as pc
 
 _FNV_OFFSET = np.uint64(0xCBF29CE484222325)
 _FNV_PRIME = np.uint64(0x100000001B3)
+_CROSS_START = np.uint64(0x9E3779B97F4A7C15)
 
 
 def hash_strings(strings: pa.Array) -> np.ndarray:
@@ -49,6 +53,14 @@ def mix64(ids: np.ndarray) -> np.ndarray:
     return z
 
 
+def cross(ids: Sequence[np.ndarray]) -> np.ndarray:
+    """One ID for the combination of several, each [N] int64, in this order; [N] int64."""
+    z = np.full(len(ids[0]), _CROSS_START)
+    for part in ids:
+        z = mix64((z ^ part.view(np.uint64)).view(np.int64))
+    return z.view(np.int64)
+
+
 def hash_rows(ids: np.ndarray, rows: int) -> np.ndarray:
     """Row of every ID in a `hash` table of `rows` rows, [N] int64."""
     return (mix64(ids) % np.uint64(rows)).view(np.int64)
@@ -57,7 +69,8 @@ def hash_rows(ids: np.ndarray, rows: int) -> np.ndarray:
 def to_int64(ids: pa.Array) -> pa.Array:
     """Integer or string IDs as int64, nulls kept; strings (also dictionary-encoded ones) are hashed once per distinct value.
 
-    Strings are their bytes, which need not be UTF-8. Integers beyond 64 bits (uint64, decimals) keep their low 64 bits.
+    Strings are their bytes, which need not be UTF-8. Integers beyond 64 bits (uint64, decimals) keep their low 64 bits. Floats
+    must be whole (`rules.not_whole`).
     """
     if pa.types.is_dictionary(ids.type) and (ids.dictionary.null_count or len(ids.dictionary) > 2 * len(ids)):
         ids = ids.cast(
@@ -72,4 +85,6 @@ def to_int64(ids: pa.Array) -> pa.Array:
 
 
 def _is_numeric(kind: pa.DataType) -> bool:
-    return pa.types.is_integer(kind) or pa.types.is_decimal(kind) or pa.types.is_null(kind)
+    return (
+        pa.types.is_integer(kind) or pa.types.is_decimal(kind) or pa.types.is_floating(kind) or pa.types.is_null(kind)
+    )

@@ -45,7 +45,7 @@ def _part(name: str, part: PartReport) -> Iterable[RenderableType]:
         f"{count_of(part.units, 'unit')} of data.unit_rows",
     )
     ids = {n: c for n, c in part.features.items() if c.kind in ("id", "ids")}
-    dense = {n: c for n, c in part.features.items() if c.kind == "number"}
+    dense = {n: c for n, c in part.features.items() if c.kind in ("number", "vector")}
     if ids:
         yield _ids(ids, part)
     if dense or part.others:
@@ -80,12 +80,16 @@ def _ids(features: dict[str, ColumnReport], part: PartReport) -> Table:
 
 
 def _numbers(columns: dict[str, ColumnReport]) -> Table:
-    table = _table("number", "null", "not finite", "min", "mean", "max", "std", "≈ distinct")
+    clips = any(c.clipped is not None for c in columns.values())
+    table = _table(
+        "number", "null", "not finite", "min", "mean", "max", "std", *(("clipped",) if clips else ()), "≈ distinct"
+    )
     for name, column in columns.items():
         broken = f"{column.not_finite:,}" if column.not_finite else ""
         distinct = "" if column.distinct is None else f"{column.distinct:,}"
         values = [_value(v) for v in (column.min, column.mean, column.max, column.std)]
-        table.add_row(Text(name), _nulls(column), broken, *values, distinct)
+        clipped = ("" if column.clipped is None else _share(column.clipped / max(1, column.rows)),) if clips else ()
+        table.add_row(Text(name), _nulls(column), broken, *values, *clipped, distinct)
     return table
 
 

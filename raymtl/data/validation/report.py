@@ -65,12 +65,16 @@ class ColumnReport:
     max: float | str | None = None
     std: float | None = None
     scaled_mean: float | None = None
-    """Mean of a dense feature after `transform`, which its `mean` should be close to."""
+    """Mean of a dense feature after `clip` and `transform`, which its `mean` should be close to."""
     scaled_std: float | None = None
     """The same for `std`."""
+    clipped: int | None = None
+    """Values outside `clip`."""
     distinct: int | None = None
     """Distinct IDs, estimated within about 1 %."""
     table: str | None = None
+    buckets: list[int] | None = None
+    """Rows of each bucket."""
     empty: int | None = None
     """Empty and null lists."""
     null_elements: int | None = None

@@ -14,7 +14,7 @@ from raymtl.data.rules import where_observed
 from raymtl.data.validation.report import ColumnReport, LabelRate, PartReport, TableReport
 from raymtl.words import some_of
 
-_MANY_NULLS = 0.5
+_MANY_NULLS, _MANY_CLIPPED, _EMPTY_BUCKETS = 0.5, 0.5, 0.5
 _SHARED_ROWS, _FEWER_SHARED = 0.40, 0.10
 _ODD_SCALE = 10.0
 _UNLISTED = 0.01
@@ -126,6 +126,8 @@ def _columns(report: PartReport, config: Config, part: str, tables: bool) -> Non
         _feature(alike, f"features.{name}", column, part, remedy)
         if isinstance(feature, DenseFeature) and part == "train":
             _dense(alike, f"features.{name}", column, feature)
+        if column.buckets is not None and part == "train":
+            _buckets(alike, f"features.{name}", column, column.buckets)
     for name, table in report.tables.items() if tables else ():
         _table(alike, name, table)
     report.warnings += alike.sentences()
@@ -170,6 +172,12 @@ def _is_constant(column: ColumnReport) -> bool:
 
 
 def _dense(alike: _Alike, subject: str, column: ColumnReport, feature: DenseFeature) -> None:
+    if column.clipped and column.clipped > _MANY_CLIPPED * column.rows:
+        alike.add(
+            subject,
+            f"{column.clipped / column.rows:.0%} of column `{column.column}` are outside the feature's clip; widen it",
+            f"more than {_MANY_CLIPPED:.0%} of each of these columns are outside its clip; widen them",
+        )
     if not column.scaled_std or column.scaled_mean is None:
         return
     mean, std = (column.scaled_mean - feature.mean) / feature.std, column.scaled_std / feature.std
@@ -180,6 +188,17 @@ def _dense(alike: _Alike, subject: str, column: ColumnReport, feature: DenseFeat
             f"set mean: {column.scaled_mean:.6g} and std: {column.scaled_std:.6g}",
             "the model's inputs are far from mean 0 and standard deviation 1; set the mean and std of each to its "
             "scaled_mean and scaled_std in `raymtl check --json`",
+        )
+
+
+def _buckets(alike: _Alike, subject: str, column: ColumnReport, buckets: list[int]) -> None:
+    empty = buckets.count(0)
+    if column.min is not None and empty >= _EMPTY_BUCKETS * len(buckets):
+        alike.add(
+            subject,
+            f"{empty} of the {_n(len(buckets), 'bucket')} have no row (column `{column.column}` goes from {column.min:.6g} "
+            f"to {column.max:.6g}); choose edges in that range",
+            f"{_EMPTY_BUCKETS:.0%} or more of the buckets of each have no row; choose edges within the range of the columns",
         )
 
 

@@ -10,6 +10,7 @@ import pyarrow as pa
 from ray.data.block import BlockMetadata
 from ray.data.datasource import Datasource, ReadTask
 
+from raymtl.config.features import Tableless
 from raymtl.config.root import Config
 from raymtl.data.contract import id_words, mixed_problems, plain_types, required_columns, schema_faults
 from raymtl.data.partitions import Layout
@@ -239,7 +240,8 @@ def _across(config: Config, summaries: dict[str, _FooterSummary]) -> Findings:
                 )
     schemas_in_use = {id(f.schema): f.schema for s in summaries.values() for f in with_rows(s.footers)}
     for table in config.tables:
-        features = [n for n, f in config.features.items() if f.kind != "dense" and config.table_of(n) == table]
+        lookups = [n for n, f in config.features.items() if not isinstance(f, Tableless)]
+        features = [n for n in lookups if config.table_of(n) == table]
         columns = [c for c in required_columns(config) if c.used_by.removeprefix("features.") in features]
         words = id_words(schemas_in_use.values(), columns)
         holders = {

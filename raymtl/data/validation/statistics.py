@@ -2,6 +2,7 @@
 
 import math
 from collections import Counter
+from collections.abc import Container
 from dataclasses import dataclass, field, fields
 from typing import Any
 
@@ -9,7 +10,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from raymtl.config.features import DenseFeature, IdsFeature, SequenceFeature
+from raymtl.config.features import BucketFeature, CrossFeature, DenseFeature, IdsFeature, SequenceFeature, VectorFeature
 from raymtl.config.root import Config
 from raymtl.data import rules
 from raymtl.data.contract import Column, label_tasks, required_columns
@@ -17,6 +18,7 @@ from raymtl.data.ids.hashing import to_int64
 from raymtl.data.labels import Labels, make_labels
 from raymtl.data.read import read_fragment
 from raymtl.data.rules import Rule, one_array
+from raymtl.data.single_ids import bucket_ids, single_ids
 from raymtl.data.sketch import HyperLogLog
 from raymtl.data.units import Fragment
 from raymtl.errors import DataError
@@ -75,14 +77,24 @@ class ColumnStats:
     null_elements: int = 0
     cut: int = 0
     """Lists longer than the feature's `max_length`."""
+    clipped: int = 0
+    """Dense values outside `clip`."""
     off_day: int = 0
     """Timestamps more than a day outside their partition."""
     longest: int = 0
     numbers: Moments = field(default_factory=Moments)
     """Finite values as they are in the files; timestamps in microseconds since 1970."""
     scaled: Moments = field(default_factory=Moments)
-    """Dense values after their transform, before `mean` and `std`."""
+    """Dense values after `clip` and `transform`, before `mean` and `std`."""
     ids: HyperLogLog | None = None
+    buckets: np.ndarray | None = None
+    """Rows of each bucket, [edges + 1]."""
+
+    def add_ids(self, ids: np.ndarray) -> None:
+        """Add IDs that are looked up, [N] int64."""
+        if self.ids is None:
+            self.ids = HyperLogLog()
+        self.ids.add(ids)
 
     def merge(self, other: "ColumnStats") -> None:
         """Add all that `other` has seen."""
@@ -93,7 +105,9 @@ class ColumnStats:
             elif isinstance(mine, int):
                 setattr(self, item.name, mine + theirs)
             elif mine is None:
-                self.ids = theirs
+                setattr(self, item.name, theirs)
+            elif isinstance(mine, np.ndarray):
+                self.buckets = mine if theirs is None else mine + theirs
             elif theirs is not None:
                 mine.merge(theirs)
 
@@ -210,18 +224,33 @@ class _TableCounter:
             elif column.kind == "id":
                 self._ids(stats, array, column, int)
             elif column.kind == "category":
-                self._scenarios(array)
+                self._scenarios(self._whole(array, column))
             elif column.kind == "time":
                 self._times(stats, array)
             elif isinstance(feature, DenseFeature):
                 self._dense(stats, array, column, feature)
+            elif isinstance(feature, VectorFeature):
+                self._vector(stats, array, column, feature)
+            elif isinstance(feature, BucketFeature):
+                self._bucket(stats, array, column, feature)
             elif column.used_by == "data.weight":
                 values, wrong = rules.weights(array)
                 self._note(column, rules.WEIGHT, wrong, array)
                 self._numbers(stats, values, None)
             else:  # labels, observed flags, truths
                 self._numbers(stats, rules.floats(array), rules.null_mask(array))
+        self._crosses({use.removeprefix("features.") for use in by_use})
         self._labels(by_use)
+
+    def _crosses(self, read: Container[str]) -> None:
+        features = self._config.features
+        for name, feature in features.items():
+            if isinstance(feature, CrossFeature) and all(part in read for part in feature.of):
+                ids = single_ids(self._raw, name, features, lambda *found: None)
+                stats = self._partial.columns.setdefault(f"features.{name}", ColumnStats())
+                stats.rows += len(ids)
+                stats.nulls += ids.null_count
+                stats.add_ids(rules.int64_values(ids.drop_null()))
 
     def _numbers(self, stats: ColumnStats, values: np.ndarray, nulls: np.ndarray | None) -> np.ndarray:
         """Count the values; returns the finite ones."""
@@ -234,11 +263,38 @@ class _TableCounter:
     def _dense(self, stats: ColumnStats, array: pa.Array, column: Column, feature: DenseFeature) -> None:
         values, nulls = rules.floats(array), rules.null_mask(array)
         self._note(column, rules.DENSE, rules.not_finite(values, nulls), array)
-        stats.scaled.add(rules.scaled(self._numbers(stats, values, nulls), feature.transform))
+        finite = self._numbers(stats, values, nulls)
+        stats.clipped += int((rules.clipped(finite, feature) != finite).sum())
+        stats.scaled.add(rules.transformed(finite, feature))
+
+    def _vector(self, stats: ColumnStats, array: pa.Array, column: Column, feature: VectorFeature) -> None:
+        values, wrong, lengths = rules.vectors(array, feature.width)
+        rule = rules.length_rule(column.used_by.removeprefix("features."), feature.width)
+        self._note(column, rule, wrong, lengths)
+        self._note(column, rules.VECTOR, *rules.broken_elements(values))
+        if not wrong.any():
+            self._numbers(stats, values[array.is_valid().to_numpy(zero_copy_only=False)].reshape(-1), None)
+
+    def _bucket(self, stats: ColumnStats, array: pa.Array, column: Column, feature: BucketFeature) -> None:
+        self._numbers(stats, rules.floats(array), rules.null_mask(array))
+        ids = bucket_ids(
+            array, feature, lambda wrong, values, rule: self._note(column, rule, wrong, values)
+        ).drop_null()
+        buckets = rules.int64_values(ids)
+        stats.add_ids(buckets)
+        counts = np.bincount(buckets, minlength=len(feature.edges) + 1)
+        stats.buckets = counts if stats.buckets is None else stats.buckets + counts
+
+    def _whole(self, ids: pa.Array, column: Column, owner: Any = int) -> pa.Array:
+        """The IDs, without those in a column of floats that are no integers."""
+        wrong = rules.not_whole(ids)
+        if wrong is None:
+            return ids
+        self._note(column, rules.whole_rule(ids.type), wrong, ids, owner)
+        return pc.if_else(pa.array(wrong), pa.scalar(None, ids.type), ids)
 
     def _ids(self, stats: ColumnStats, array: pa.Array, column: Column, owner: Any) -> None:
-        if stats.ids is None:
-            stats.ids = HyperLogLog()
+        array = self._whole(array, column, owner)
         name = column.used_by.removeprefix("features.")
         if name in self._config.features:
             table_name = self._config.table_of(name)
@@ -251,7 +307,7 @@ class _TableCounter:
             array.type
         ):  # one hash per distinct value; the dictionary may hold values that no row uses
             array = array.dictionary.take(pc.unique(array.indices).drop_null())
-        stats.ids.add(rules.int64_values(to_int64(array.drop_null())))
+        stats.add_ids(rules.int64_values(to_int64(array.drop_null())))
 
     def _lists(
         self, stats: ColumnStats, array: pa.Array, column: Column, feature: IdsFeature | SequenceFeature

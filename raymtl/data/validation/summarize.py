@@ -7,7 +7,7 @@ import numpy as np
 
 from raymtl.config.features import DenseFeature
 from raymtl.config.root import Config
-from raymtl.data.contract import Column, required_columns
+from raymtl.data.contract import Column, cross_columns, required_columns
 from raymtl.data.sketch import HyperLogLog
 from raymtl.data.validation.report import (
     MOST_PLACES,
@@ -29,7 +29,7 @@ _MOST_UNLISTED = 100
 
 def build_report(report: PartReport, partial: Partial, config: Config) -> None:
     """Fill in the figures of a part."""
-    columns = {c.used_by: c for c in required_columns(config)}
+    columns = {c.used_by: c for c in (*required_columns(config), *cross_columns(config))}
     sketches: dict[str, HyperLogLog] = {}
     for use, stats in partial.columns.items():
         name = use.removeprefix("features.")
@@ -39,8 +39,10 @@ def build_report(report: PartReport, partial: Partial, config: Config) -> None:
             if stats.ids is not None:
                 figures.table = config.table_of(name)
                 sketches.setdefault(figures.table, HyperLogLog()).merge(stats.ids)
-            if isinstance(config.features[name], DenseFeature) and stats.scaled.count:
+            feature = config.features[name]
+            if isinstance(feature, DenseFeature) and stats.scaled.count:
                 figures.scaled_mean, figures.scaled_std = stats.scaled.mean, stats.scaled.std
+                figures.clipped = stats.clipped if feature.clip else None
         elif not use.endswith((".label", ".observed")) and use != "data.scenario.column":
             report.others[use] = _column(columns[use], stats)
     for table, sketch in sketches.items():
@@ -54,13 +56,15 @@ def build_report(report: PartReport, partial: Partial, config: Config) -> None:
 
 def _column(column: Column, stats: ColumnStats) -> ColumnReport:
     figures = ColumnReport(column.kind, column.name, stats.rows, stats.nulls)
-    if column.kind == "number":
+    if column.kind in ("number", "vector"):
         figures.not_finite = stats.nan + stats.infinite
     if stats.numbers.count:
         figures.min, figures.max = stats.numbers.low, stats.numbers.high
         figures.mean, figures.std = stats.numbers.mean, stats.numbers.std
     if stats.ids is not None:
         figures.distinct = stats.ids.estimate()
+    if stats.buckets is not None:
+        figures.buckets = stats.buckets.tolist()
     if column.kind == "ids":
         filled = stats.rows - stats.empty
         figures.empty, figures.null_elements = stats.empty, stats.null_elements

@@ -141,11 +141,11 @@ def vectors(root: Path) -> Logs:
     uses = {
         "visitor_id": "group",
         "video_id": "id",
-        "embedding": "ignore",
+        "embedding": "vector",
         "context": "ignore",
         "recent_videos": "sequence",
     }
-    uses |= {"topics": "ids", "author_id": "ignore", "video_seconds": "dense", "cosine": "ignore", "tab": "scenario"}
+    uses |= {"topics": "ids", "author_id": "id", "video_seconds": "dense", "cosine": "ignore", "tab": "scenario"}
     uses |= {
         "slot": "bias",
         "hour": "id",

@@ -74,6 +74,18 @@ def test_a_dense_feature_far_from_unit_scale(tmp_path, in_process):
     assert any("features.price: the model's input has mean" in w and "; set mean: 2.7" in w for w in found), found
 
 
+def test_a_clip_that_most_values_are_outside_of(tmp_path, in_process):
+    price = {"kind": "dense", "transform": "log1p", "mean": 1.2, "std": 0.6, "clip": [None, 1.0]}
+    found = warnings_of(tmp_path, features={**FEATURES, "price": price})
+    assert any(
+        re.search(r"features.price: (68|69|70)% of column `price` are outside the feature's clip; widen it", w)
+        for w in found
+    ), found
+    report = check_data(config_of(tmp_path, features={**FEATURES, "price": {**price, "clip": [0, 50]}}))
+    assert 0 < report.parts["train"].features["price"].clipped < 20
+    assert report.warnings == []
+
+
 def test_a_table_that_is_too_small_says_how_many_rows(tmp_path, in_process):
     (found,) = warnings_of(tmp_path, tables={"user": {"rows": 300}})
     assert re.search(r"tables\.user: about (29|30)\d distinct IDs on 300 rows, so 6\d% of them share a row", found)

@@ -1,0 +1,20 @@
+"""Reading, scoring and exported programs share one definition of each transform."""
+
+from pathlib import Path
+
+import numpy as np
+
+from tests.helpers.transforms import BOUND, config_of, differences, exported, random_rows, read, scored
+
+
+def test_every_transform_is_the_same_in_training_scoring_and_programs(tmp_path: Path) -> None:
+    config = config_of(tmp_path)
+    raw = random_rows(config, 5003)
+    expected = read(config, raw, tmp_path)
+    for other in (scored, exported):
+        found = differences(other(config, raw, tmp_path), expected)
+        assert all(found[n] <= (BOUND if f.kind in ("dense", "vector") else 0) for n, f in config.features.items()), (
+            found
+        )
+    for name, values in expected.items():
+        assert len(np.unique(values)) > 4, name
