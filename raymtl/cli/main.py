@@ -12,7 +12,7 @@ import typer
 
 from raymtl import __version__, api, signals
 from raymtl.cli import daily as cli_daily
-from raymtl.cli import doctor, submit, tune, versions
+from raymtl.cli import demo, doctor, submit, tune, versions
 from raymtl.cli import serving as cli_serving
 from raymtl.cli.environment import check_environment
 from raymtl.cli.options import Address, Checkpoint, ConfigFile, DryRun, Gpu, Json, Sets, Workers, finish, load
@@ -37,6 +37,7 @@ app.add_typer(config_app, name="config")
 app.add_typer(versions.app, name="versions")
 app.add_typer(tune.app, name="tune")
 app.command("daily")(cli_daily.daily)
+app.command("demo")(demo.demo)
 app.command("doctor")(doctor.doctor)
 app.command("score")(cli_serving.score)
 app.command("export")(cli_serving.export)

@@ -87,6 +87,7 @@ def test_every_command_has_help(command: str, capfd: pytest.CaptureFixture[str])
         ("tune --config c.yaml", True),
         ("daily --config c.yaml", True),
         ("score --version s --data d --out o", True),
+        ("demo", True),
         ("train --config c.yaml --dry-run", False),
         ("tune status runs/a-tune", False),
         ("export --version train --out o", False),
