@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from raymtl import signals
-from raymtl.errors import DataError, StorageError
+from raymtl.errors import ConfigError, DataError, StorageError
 from raymtl.storage.paths import absolute
 
 _MARKER = "_demo.txt"
@@ -24,6 +24,8 @@ class Demo:
     @classmethod
     def open(cls, path: str) -> "Demo":
         """Create the folder, or take that of an earlier demo. Raises DataError if it holds anything else."""
+        if "://" in path:
+            raise ConfigError(f"--out is `{path}`, a URL; name a folder of this machine")
         folder = Path(absolute(path))
         try:
             folder.mkdir(parents=True, exist_ok=True)

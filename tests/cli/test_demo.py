@@ -92,6 +92,11 @@ def test_other_folders_are_refused(
     assert [path for path in tmp_path.rglob("*") if path.is_file()] == [mine]
 
 
+def test_a_url_is_refused(capfd: pytest.CaptureFixture[str]) -> None:
+    assert run_command(["demo", "--out", "s3://bucket/demo"]) == 64
+    assert "--out is `s3://bucket/demo`, a URL; name a folder" in capfd.readouterr().err
+
+
 @pytest.mark.ray
 @pytest.mark.parametrize(
     ("signals", "moment"),
