@@ -72,7 +72,7 @@ def test_config_commands(capfd: pytest.CaptureFixture[str]) -> None:
 
 
 @pytest.mark.parametrize(
-    "command", ["synth", "check", "convert", "plan", "train", "evaluate", "report", "config", "versions"]
+    "command", ["demo", "synth", "check", "convert", "plan", "train", "evaluate", "report", "config", "versions"]
 )
 def test_every_command_has_help(command: str, capfd: pytest.CaptureFixture[str]) -> None:
     assert run_command([command, "--help"]) == 0
