@@ -22,7 +22,7 @@ QUICK := tests/config tests/data tests/storage tests/telemetry tests/cluster $(w
          --ignore=tests/config/test_fuzz.py --ignore=tests/data/test_dealing.py
 
 .DEFAULT_GOAL := help
-.PHONY: help setup test check lint demo bench docs docs-site lock
+.PHONY: help setup test check lint demo bench docs docs-site lock wheel
 
 help:  ## this list
 	@awk -F ':.*## *' '/^[a-z-]+:.*## / { printf "make %-10s%s\n", $$1, $$2 }' Makefile
@@ -59,7 +59,7 @@ lint: setup  ## style and types alone
 	$(BIN)/lint-imports
 
 demo: setup  ## synthetic logs, training on two workers, a report
-	$(BIN)/python jobs/demo.py
+	$(BIN)/raymtl demo
 
 bench: setup  ## the benchmarks that need no other data (docs/performance.md has the others)
 	$(BIN)/python -m tests.benchmarks.training.tables
@@ -70,6 +70,11 @@ docs: setup  ## rewrite docs/config.md from the configuration's classes
 
 docs-site: setup  ## build the site of docs/ into site/; a broken link is an error
 	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict --quiet
+
+# build/ keeps files of the last build that are gone since
+wheel: setup  ## build dist/raymtl-*.whl
+	@rm -rf build
+	$(PIP) wheel -q --no-deps --no-build-isolation -w dist .
 
 lock:  ## resolve requirements/*.txt again (needs PYTHON=python3.11)
 	$(PYTHON) scripts/lock.py

@@ -8,7 +8,9 @@ import importlib
 import logging
 import platform
 import re
+import shutil
 from importlib import metadata
+from pathlib import Path
 
 from raymtl import __version__
 from raymtl.errors import UserError
@@ -18,6 +20,9 @@ PAIRS = {(2, 11): (1, 6), (2, 12): (1, 7), (2, 13): (1, 8), (2, 14): (1, 9)}
 
 FBGEMM = ("fbgemm-gpu-cpu", "fbgemm-gpu")
 """The CPU and the CUDA build of fbgemm; both unpack into the folder `fbgemm_gpu`."""
+
+TESTED = (2, 13)
+"""Minor of torch in the lock files and in the package's requirements."""
 
 REPORTED = ("torch", "torchrec", *FBGEMM, "ray", "pyarrow", "numpy", "pydantic")
 
@@ -66,22 +71,22 @@ def check_versions() -> None:
     fbgemm = {name: version for name in FBGEMM if (version := _version(name))}
     missing = [name for name, found in (("torch", torch), ("torchrec", torchrec), ("fbgemm", fbgemm)) if not found]
     if torch is None or torchrec is None or not fbgemm:
-        raise StackError(f"{' and '.join(missing)} not installed; run `make setup`")
+        raise StackError(f"{' and '.join(missing)} not installed; {_remedy()}")
     if len(fbgemm) == 2:
         raise StackError(
             "fbgemm-gpu-cpu and fbgemm-gpu are both installed and overwrite each other's files; "
-            f"uninstall both with `pip uninstall {' '.join(FBGEMM)}`, then run `make setup`"
+            + (f"run `pip uninstall -y {' '.join(FBGEMM)}`, then `make setup`" if _LOCKS.exists() else _remedy())
         )
     name, version = next(iter(fbgemm.items()))
     wanted = PAIRS.get(_minor(torch))
     if wanted is None:
         known = ", ".join(f"{a}.{b}" for a, b in PAIRS)
-        raise StackError(f"torch {torch} is not a supported version ({known}); run `make setup`")
+        raise StackError(f"torch {torch} is not a supported version ({known}); {_remedy()}")
     if _minor(torchrec) != wanted or _minor(version) != wanted:
         pair = f"{wanted[0]}.{wanted[1]}"
         raise StackError(
             f"torch {torch}, torchrec {torchrec} and {name} {version} do not fit together: "
-            f"torch {'.'.join(map(str, _minor(torch)))} goes with torchrec {pair} and fbgemm {pair}; run `make setup`"
+            f"torch {'.'.join(map(str, _minor(torch)))} goes with torchrec {pair} and fbgemm {pair}; {_remedy()}"
         )
 
 
@@ -98,11 +103,34 @@ def _check_loads() -> None:
             cause = cause.__cause__ or cause.__context__ or cause
         name = next((n for n in FBGEMM if _version(n)), "fbgemm")
         raise StackError(
-            f"{name} {_version(name)} cannot be loaded with torch {_version('torch')} ({cause}); run "
-            f"`make setup LOCK=cpu` on a machine without a GPU, `make setup LOCK=gpu` on one with a GPU"
+            f"{name} {_version(name)} cannot be loaded with torch {_version('torch')} ({cause}); "
+            + (
+                "run `make setup LOCK=cpu` on a machine without a GPU, `make setup LOCK=gpu` on one with a GPU"
+                if _LOCKS.exists()
+                else _remedy()
+            )
         ) from error
     finally:
         logging.disable(disabled)
+
+
+_LOCKS = Path(__file__).parents[1] / "requirements"
+"""The lock files, in a checkout."""
+
+
+def _remedy() -> str:
+    """How to install what fits together: from the locks of a checkout, else with pip."""
+    if _LOCKS.exists():
+        return "run `make setup`"
+    fits = PAIRS.get(_minor(_version("torch") or ""))
+    major, minor = fits or PAIRS[TESTED]
+    build = "fbgemm-gpu" if shutil.which("nvidia-smi") else "fbgemm-gpu-cpu"
+    commands = [
+        *([] if fits else ["pip install torch~={}.{}.0".format(*TESTED)]),
+        f"pip uninstall -y {' '.join(FBGEMM)}",
+        f"pip install --no-deps torchrec~={major}.{minor}.0 {build}~={major}.{minor}.0",
+    ]
+    return "run " + ", then ".join(f"`{command}`" for command in commands)
 
 
 def _version(package: str) -> str | None:

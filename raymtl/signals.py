@@ -13,7 +13,7 @@ import signal
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from types import FrameType
 from typing import ClassVar, Literal
@@ -76,6 +76,7 @@ def install() -> None:
     signal.set_wakeup_fd(writer, warn_on_full_buffer=False)
     threading.Thread(target=_watch, args=(reader,), name="signals", daemon=True).start()
     _handle()
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, _NUMBERS)  # `run_child` blocks them in a child
 
 
 def installed() -> bool:
@@ -125,6 +126,40 @@ def end(exit_code: int) -> None:
             sys.stdout.flush()
         _leave(_state.handled.first)
     _state.exit_code, _state.at_once = exit_code, True
+
+
+def run_child(command: Sequence[str]) -> int:
+    """Run another command of raymtl and return its exit code; it gets this process's signals, and says that it was stopped."""
+    import subprocess  # not before: a command handles signals before it imports anything that takes time
+
+    passed: list[int] = []
+    child: subprocess.Popen | None = None
+
+    def pass_on(number: int, frame: FrameType | None) -> None:
+        passed.append(number)
+        if child is not None:
+            child.send_signal(number)
+
+    wakeup = signal.set_wakeup_fd(-1)  # `_watch` would end this process before its child
+    handled = [number for number in _NUMBERS if signal.getsignal(number) is _on_signal]
+    try:
+        for number in handled:
+            signal.signal(number, pass_on)
+        signal.pthread_sigmask(signal.SIG_BLOCK, _NUMBERS)  # the child inherits it; its `install` can handle them
+        try:
+            child = subprocess.Popen(command)
+        finally:
+            signal.pthread_sigmask(signal.SIG_UNBLOCK, _NUMBERS)
+        for early in passed[:]:
+            child.send_signal(early)
+        code = child.wait()
+    finally:
+        signal.set_wakeup_fd(wakeup, warn_on_full_buffer=False)
+        for number in handled:
+            signal.signal(number, _on_signal)
+    if passed and code == 0:  # too late to stop the child
+        signal.raise_signal(passed[0])
+    return code if code >= 0 else 128 - code
 
 
 @contextmanager

@@ -2,6 +2,8 @@
 
 import importlib
 import re
+import sys
+import tomllib
 from importlib import metadata
 from pathlib import Path
 
@@ -96,6 +98,43 @@ def test_a_build_that_cannot_be_loaded_is_named_with_its_cause(installed, monkey
     assert "fbgemm-gpu 1.8.0 cannot be loaded with torch 2.13.0" in text
     assert "libnvidia-ml.so.1" in text
     assert "make setup LOCK=cpu" in text
+
+
+CPU = "run `pip uninstall -y fbgemm-gpu-cpu fbgemm-gpu`, then `pip install --no-deps torchrec~={0} fbgemm-gpu-cpu~={0}`"
+
+
+@pytest.mark.parametrize(
+    ("packages", "remedy"),
+    [
+        ({"torch": "2.13.0", "torchrec": "1.8.0", "fbgemm-gpu": "1.7.0"}, CPU.format("1.8.0")),
+        ({"torch": "2.12.1", "torchrec": "1.8.0", "fbgemm-gpu": "1.7.0"}, CPU.format("1.7.0")),
+        ({"torch": "2.13.0", "torchrec": "1.8.0"}, CPU.format("1.8.0")),
+        (GOOD | {"fbgemm-gpu": "1.8.0"}, CPU.format("1.8.0")),
+        ({"torchrec": "1.8.0"}, CPU.format("1.8.0").replace("run ", "run `pip install torch~=2.13.0`, then ")),
+    ],
+)
+def test_without_a_checkout_the_remedy_is_pip(installed, monkeypatch, tmp_path, packages, remedy):
+    monkeypatch.setattr(dependencies, "_LOCKS", tmp_path / "requirements")
+    monkeypatch.setattr(dependencies.shutil, "which", lambda name: None)
+    assert message(installed, packages).endswith(f"; {remedy}")
+
+
+def test_without_a_checkout_a_build_that_cannot_be_loaded_is_replaced(installed, monkeypatch, tmp_path):
+    monkeypatch.setattr(dependencies, "_LOCKS", tmp_path / "requirements")
+    monkeypatch.setattr(dependencies.shutil, "which", lambda name: None)
+    monkeypatch.setitem(sys.modules, "fbgemm_gpu", None)
+    packages = {"torch": "2.13.0", "torchrec": "1.8.0", "fbgemm-gpu": "1.8.0"}
+    assert message(installed, packages).endswith(f"; {CPU.format('1.8.0')}")
+    monkeypatch.setattr(dependencies.shutil, "which", lambda name: "/usr/bin/nvidia-smi")
+    assert message(installed, packages).endswith("torchrec~=1.8.0 fbgemm-gpu~=1.8.0`")
+
+
+def test_the_package_asks_for_the_trio_of_the_locks():
+    needed = tomllib.loads((REQUIREMENTS.parent / "pyproject.toml").read_text())["project"]["dependencies"]
+    for name in ("torch", "torchrec", "fbgemm-gpu"):
+        major, minor = dependencies._minor(lock("gpu.txt")[name])
+        assert f"{name}=={major}.{minor}.*" in needed
+    assert dependencies._minor(lock("gpu.txt")["torch"]) == dependencies.TESTED
 
 
 def test_package_versions_leaves_out_what_is_not_installed(installed):

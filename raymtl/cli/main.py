@@ -12,7 +12,7 @@ import typer
 
 from raymtl import __version__, api, signals
 from raymtl.cli import daily as cli_daily
-from raymtl.cli import doctor, submit, tune, versions
+from raymtl.cli import demo, doctor, submit, tune, versions
 from raymtl.cli import init as cli_init
 from raymtl.cli import serving as cli_serving
 from raymtl.cli.environment import check_environment
@@ -39,6 +39,7 @@ app.add_typer(versions.app, name="versions")
 app.add_typer(tune.app, name="tune")
 app.command("init")(cli_init.init)
 app.command("daily")(cli_daily.daily)
+app.command("demo")(demo.demo)
 app.command("doctor")(doctor.doctor)
 app.command("score")(cli_serving.score)
 app.command("export")(cli_serving.export)

@@ -21,7 +21,7 @@ UPLOADED = "raymtl-submitted.yaml"
 PLACES = ("FILE", "RUN", "DIR", "OUT", "PATH", "STORE", "SEARCH")
 """Metavars of arguments that are paths: these are made absolute, since the job runs in another folder."""
 
-RESUMABLE = ("train", "tune", "daily", "score")
+RESUMABLE = ("train", "tune", "daily", "score", "demo")
 """Commands that resume the work of an earlier call, identified by its name or its OUT."""
 
 _SHORT = {"name": "name", "workers": "train.workers", "gpu": "train.use_gpu"}

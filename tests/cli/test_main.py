@@ -72,7 +72,8 @@ def test_config_commands(capfd: pytest.CaptureFixture[str]) -> None:
 
 
 @pytest.mark.parametrize(
-    "command", ["init", "synth", "check", "convert", "plan", "train", "evaluate", "report", "config", "versions"]
+    "command",
+    ["demo", "init", "synth", "check", "convert", "plan", "train", "evaluate", "report", "config", "versions"],
 )
 def test_every_command_has_help(command: str, capfd: pytest.CaptureFixture[str]) -> None:
     assert run_command([command, "--help"]) == 0
@@ -87,6 +88,7 @@ def test_every_command_has_help(command: str, capfd: pytest.CaptureFixture[str])
         ("tune --config c.yaml", True),
         ("daily --config c.yaml", True),
         ("score --version s --data d --out o", True),
+        ("demo", True),
         ("train --config c.yaml --dry-run", False),
         ("tune status runs/a-tune", False),
         ("export --version train --out o", False),
