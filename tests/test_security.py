@@ -28,6 +28,7 @@ RUNS_CODE = {
 }
 ALLOWED = {
     ("raymtl/data/validation/run.py", "pickle.loads"): "what a reading task of the same run has counted",
+    ("raymtl/init/profile.py", "pickle.loads"): "what a reading task of the same command has counted",
     ("raymtl/training/checkpoint_reader.py", "torch.load"): "weights_only=True",
     ("raymtl/training/row_tracker.py", "np.load"): "allow_pickle=False",
     ("raymtl/config/yamltext.py", "yaml.load"): "a subclass of the safe loader",

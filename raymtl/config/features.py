@@ -97,7 +97,11 @@ class DenseFeature(_Column):
 
     kind: Annotated[Literal["dense"], Role.MODEL | Role.READ]
     """A number."""
-    clip: Annotated[tuple[float | None, float | None] | None, Role.MODEL | Role.READ] = None
+    clip: Annotated[
+        tuple[float | None, float | None] | None,
+        ExpectedText("a list of 2 entries, each a number or null"),
+        Role.MODEL | Role.READ,
+    ] = None
     """`[low, high]`: a value below `low` becomes `low`, one above `high` becomes `high`; null: no limit on that side. Applied
     before the transform."""
     transform: Annotated[Literal["none", "log1p"], Role.MODEL | Role.READ] = "none"

@@ -162,7 +162,7 @@ def vectors(lists: pa.Array, width: int) -> tuple[np.ndarray, np.ndarray, pa.Arr
     wrong = there & (lengths.fill_null(0).to_numpy(zero_copy_only=False) != width)
     found = np.zeros((len(lists), width), np.float32)
     if not wrong.any():
-        found[there] = floats(lists.filter(pa.array(there)).flatten()).reshape(-1, width)
+        found[there] = floats(lists.drop_null().flatten()).reshape(-1, width)
     return found, wrong, lengths
 
 

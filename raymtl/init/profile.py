@@ -22,7 +22,7 @@ from raymtl.data.scan import scan
 from raymtl.data.sketch import HyperLogLog
 from raymtl.data.source import find_files
 from raymtl.data.units import Footer, Fragment, make_units, read_footers, with_rows
-from raymtl.data.validation.statistics import Moments
+from raymtl.data.validation.moments import Moments
 from raymtl.errors import DataError
 from raymtl.init.days import Days
 from raymtl.storage.folder import Folder

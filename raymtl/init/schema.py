@@ -8,7 +8,7 @@ import numpy as np
 import pyarrow.parquet as pq
 
 from raymtl.data.units import Footer
-from raymtl.data.validation.statistics import Moments
+from raymtl.data.validation.moments import Moments
 from raymtl.init.profile import ColumnProfile, Profile, is_read, kinds_of
 from raymtl.storage.filesystem import open_to_read
 from raymtl.storage.folder import Folder

@@ -11,9 +11,9 @@ import pytest
 from raymtl.data.blocks import BlockMaker, Place
 from raymtl.data.read import read_fragment
 from raymtl.data.units import plan_input
+from raymtl.data.validation.moments import Moments
 from raymtl.data.validation.rules import expected_shared, rows_for
 from raymtl.data.validation.run import check_data
-from raymtl.data.validation.statistics import Moments
 from tests.helpers.small_data import write_file
 from tests.helpers.validation_logs import DAYS, FEATURES, TASKS, config_of, good_rows, table
 
