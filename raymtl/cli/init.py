@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from raymtl.cli.options import Address, Json, finish
+from raymtl.errors import ConfigError
 from raymtl.telemetry.logs import terminal
 from raymtl.telemetry.output import FoldedTable
 from raymtl.training.start_lines import joining
@@ -37,7 +38,7 @@ def init(
     address: Address = None,
     as_json: Json = False,
 ) -> None:
-    """Look at the logs once, and write a configuration to start from, with the reason for each choice (docs/tutorial.md)."""
+    """Look at the logs once, and write a configuration to start from, with the reason for each choice (docs/init.md)."""
     if not from_schema:
         console.print(joining(address), markup=False, soft_wrap=True)
     from raymtl.init.roles import choices
@@ -57,7 +58,7 @@ def init(
         )
     if not yes and not as_json and sys.stdin.isatty() and sys.stdout.isatty():
         columns = draft.profile.columns
-        unsure = [guess for guess in draft.guesses.values() if not guess.sure]
+        unsure = [guess for guess in draft.guesses.values() if guess.is_asked]
         draft = draft.with_answers({g.column: _ask(g, choices(g, columns[g.column])) for g in unsure})
     notes = write(draft, out)
     table = FoldedTable("column", "use", "why", box=None)
@@ -75,7 +76,10 @@ def _ask(guess: "Guess", choices: list["Role"]) -> "Guess":
     """The use of a column that the values leave open, from the user."""
     from raymtl.init.roles import answered
 
-    role = typer.prompt(f"{guess.column}: {guess.why}\n  use as {', '.join(choices)}", default=guess.role)
-    while role not in choices:
-        role = typer.prompt(f"  `{role}` is none of {', '.join(choices)}", default=guess.role)
+    try:
+        role = typer.prompt(f"{guess.column}: {guess.why}\n  use as {', '.join(choices)}", default=guess.role)
+        while role not in choices:
+            role = typer.prompt(f"  `{role}` is none of {', '.join(choices)}", default=guess.role)
+    except typer.Abort as error:  # the input has ended
+        raise ConfigError(f"there is no answer on `{guess.column}`; answer, or take every guess with --yes") from error
     return answered(guess, role)

@@ -1,7 +1,8 @@
 """The configuration for the guesses, as YAML whose comments say why."""
 
+import datetime as dt
 import math
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -9,11 +10,12 @@ import numpy as np
 import pyarrow.compute as pc
 
 from raymtl.config.load import config_from_dict
+from raymtl.config.task_kinds import find_kind
 from raymtl.config.yamltext import dump_yaml, parse_yaml
 from raymtl.errors import DataError
 from raymtl.init.days import Days
 from raymtl.init.profile import ColumnProfile, Profile, log1p
-from raymtl.init.roles import Guess, column_numbers
+from raymtl.init.roles import Guess, column_numbers, scenario_values
 from raymtl.init.tasks import make_tasks
 from raymtl.words import count_of
 
@@ -23,6 +25,7 @@ _HASH_MOST = 100_000
 """Tables of more IDs get a map, in which no two IDs share a row."""
 _MAP_SLACK = 1.25
 _MOST_LENGTH = 50
+_LONGEST = 160
 _OVERLAP = 0.2
 _FEW_ROWS = 500_000
 _OFTEN = 100
@@ -42,34 +45,40 @@ class _Entry:
     def text(self) -> str:
         line = dump_yaml({self.name: self.value}).rstrip("\n")
         line = line.removeprefix("{").removesuffix("}") if line.startswith("{") else line
-        return f"{line}  # {self.why}" if self.why else line
+        return f"{line}  # {_comment(self.why)}" if self.why else line
+
+
+def _comment(text: str) -> str:
+    """Text on one line, whatever the logs hold."""
+    line = "".join(c if c.isprintable() else " " for c in " ".join(text.split()))
+    return line if len(line) <= _LONGEST else f"{line[:_LONGEST]}…"
 
 
 def compose(name: str, days: Days, profile: Profile, guesses: Mapping[str, Guess]) -> str:
     """The text of a configuration that `raymtl check` passes. Raises DataError if there is no label or no feature."""
-    tasks = make_tasks(profile, guesses)
+    keys = _keys(profile.columns)
+    tasks = {keys[column]: _named(column, found, keys) for column, found in make_tasks(profile, guesses).items()}
     if not tasks:
         raise DataError(
             f"`{days.path}` has no column that looks like a label (0 and 1, with the name of an event); name it with --label "
             f"COLUMN. The columns are {', '.join(profile.columns)}"
         )
-    features, tables = _features(profile, guesses)
+    features, tables = _features(profile, guesses, keys)
     if not features:
         raise DataError(
             f"`{days.path}` has no column for a feature besides its labels; write the columns that a model may read"
         )
-    left_out = [f"{n}: {g.why}" for n, g in guesses.items() if g.role in ("ignore", "truth")]
+    left_out = [_comment(f"{n}: {g.why}") for n, g in guesses.items() if g.role in ("ignore", "truth")]
     sections = {
         "data": _data(days, profile, guesses),
         "features": features,
         "tables": tables,
         "tasks": [_Entry(task, value, why) for task, (value, why) in tasks.items()],
         "model": _model(features, tasks),
-        "train": _train(_training_rows(days, profile), profile, guesses),
+        "train": _train(days.train_rows, tasks, profile, guesses),
     }
-    span = f"{days.days[0]} to {days.days[-1]}"
     read = f"{profile.rows:,} rows" if profile.sample.num_rows else "the schema alone"
-    lines = [f"# Written by `raymtl init` from {read}, {span}; docs/config.md has all keys."]
+    lines = [f"# Written by `raymtl init` from {read}; docs/config.md has all keys."]
     lines += [_Entry("name", name).text]
     for section, entries in sections.items():
         if not entries:
@@ -87,22 +96,20 @@ def compose(name: str, days: Days, profile: Profile, guesses: Mapping[str, Guess
 
 
 def _data(days: Days, profile: Profile, guesses: Mapping[str, Guess]) -> list[_Entry]:
-    first, last = days.train
     entries = [_Entry("path", days.path)]
     if (days.layout.key, days.layout.format) != ("ds", "%Y-%m-%d"):
         entries.append(_Entry("partition", {"key": days.layout.key, "format": days.layout.format}))
-    entries.append(_Entry("train", {"start": str(first), "end": str(last)}))
+    why = f"left out {'; '.join(days.notes)}" if days.notes else ""
+    entries.append(_Entry("train", _range(days.train), why))
     if days.eval is not None:
-        start, end = map(str, days.eval)
-        entries.append(_Entry("eval", {"start": start, "end": end}, "" if days.eval_path else "the last day"))
+        entries.append(_Entry("eval", _range(days.eval), "" if days.eval_path else "the last day"))
     else:
         entries.append(_Entry("eval", None, "there is only one day; set another one to evaluate on"))
     if days.eval_path is not None:
         entries.append(_Entry("eval_path", days.eval_path))
     for column, guess in guesses.items():
         if guess.role == "scenario":
-            values: Mapping[Any, int] = profile.columns[column].values or {}
-            listed = sorted((v for v in values if str(v) not in ("all", "other")), key=lambda v: (-values[v], str(v)))
+            listed = scenario_values(profile.columns[column])
             entries.append(_Entry("scenario", {"column": column, "values": listed}, guess.why))
         elif guess.role in ("weight", "group"):
             entries.append(_Entry(guess.role, column, guess.why))
@@ -111,7 +118,9 @@ def _data(days: Days, profile: Profile, guesses: Mapping[str, Guess]) -> list[_E
     return entries
 
 
-def _features(profile: Profile, guesses: Mapping[str, Guess]) -> tuple[list[_Entry], list[_Entry]]:
+def _features(
+    profile: Profile, guesses: Mapping[str, Guess], keys: Mapping[str, str]
+) -> tuple[list[_Entry], list[_Entry]]:
     """The features, and the tables that they look up."""
     features: list[_Entry] = []
     tables: list[_Entry] = []
@@ -119,31 +128,48 @@ def _features(profile: Profile, guesses: Mapping[str, Guess]) -> tuple[list[_Ent
         column = profile.columns[name]
         if guess.role == "dense":
             value, how = _dense(name, profile)
-            features.append(_Entry(_key(name), value | _column(name), f"{guess.why}{how}"))
+            features.append(_Entry(keys[name], value | _column(name, keys), f"{guess.why}{how}"))
         elif guess.role == "vector":
-            features.append(_Entry(_key(name), {"kind": "vector", "width": column.longest} | _column(name), guess.why))
+            features.append(
+                _Entry(keys[name], {"kind": "vector", "width": column.longest} | _column(name, keys), guess.why)
+            )
         elif guess.role in ("id", "group", "scenario", "bias", "ids", "sequence"):
             kind = guess.role if guess.role in ("ids", "sequence", "bias") else "id"
-            value = {"kind": kind} | _column(name)
+            value = {"kind": kind} | _column(name, keys)
             if kind == "sequence" or (kind == "ids" and column.longest > _MOST_LENGTH):
                 value["max_length"] = min(column.longest or _MOST_LENGTH, _MOST_LENGTH)
             shared = _shared_table(name, profile, guesses) if kind == "sequence" else None
             if shared is not None:
-                value["table"] = _key(shared)
+                value["table"] = keys[shared]
             else:
-                tables.append(_table(name, column))
-            features.append(_Entry(_key(name), value, guess.why))
+                tables.append(_table(keys[name], column))
+            features.append(_Entry(keys[name], value, guess.why))
     return features, tables
 
 
-def _key(column: str) -> str:
-    """The name of a feature: the column's, as far as names of features may be."""
-    name = "".join(c if c.isascii() and (c.isalnum() or c == "_") else "_" for c in column)[:100]
-    return name if name and not name[0].isdigit() else f"_{name}"[:100]
+def _keys(columns: Iterable[str]) -> dict[str, str]:
+    """A name for the feature, the table and the task of each column: its own, as far as such names may be."""
+    keys: dict[str, str] = {}
+    for number, column in enumerate(columns):
+        name = "".join(c if c.isascii() and (c.isalnum() or c == "_") else "_" for c in column)[:90]
+        name = name if name.strip("_") else f"column_{number}"
+        name = f"_{name}" if name[0].isdigit() else name
+        while name in keys.values():
+            name = f"{name}_{number}"
+        keys[column] = name
+    return keys
 
 
-def _column(name: str) -> dict[str, str]:
-    return {} if _key(name) == name else {"column": name}
+def _column(name: str, keys: Mapping[str, str]) -> dict[str, str]:
+    return {} if keys[name] == name else {"column": name}
+
+
+def _named(column: str, found: tuple[dict[str, Any], str], keys: Mapping[str, str]) -> tuple[dict[str, Any], str]:
+    """A task of a column, with the names of tasks instead of columns."""
+    task, why = found
+    label = {} if keys[column] == column else {"label": column}
+    parent = {"parent": keys[task["parent"]]} if "parent" in task else {}
+    return {**task, **label, **parent}, why
 
 
 def _dense(name: str, profile: Profile) -> tuple[dict[str, Any], str]:
@@ -174,15 +200,15 @@ def _table(name: str, column: ColumnProfile) -> _Entry:
     distinct = column.distinct
     if not column.is_read:
         rows = _round_up(max(64, 8 * distinct))
-        return _Entry(_key(name), {"rows": rows}, "a guess: `raymtl check` counts the values")
+        return _Entry(name, {"rows": rows}, "a guess: `raymtl check` counts the values")
     if distinct <= _SMALL_TABLE:
         rows = max(64, 1 << math.ceil(math.log2(8 * max(1, distinct))))
-        return _Entry(_key(name), {"rows": rows}, count_of(distinct, "value"))
+        return _Entry(name, {"rows": rows}, count_of(distinct, "value"))
     if distinct <= _HASH_MOST:
-        return _Entry(_key(name), {"rows": _round_up(8 * distinct)}, f"about {distinct:,} values")
+        return _Entry(name, {"rows": _round_up(8 * distinct)}, f"about {distinct:,} values")
     rows = _round_up(_MAP_SLACK * distinct)
     why = f"about {distinct:,} values: each that occurs twice gets a row of its own"
-    return _Entry(_key(name), {"rows": rows, "id_space": "map", "admit_count": 2}, why)
+    return _Entry(name, {"rows": rows, "id_space": "map", "admit_count": 2}, why)
 
 
 def _round_up(rows: float) -> int:
@@ -234,25 +260,29 @@ def _model(features: list[_Entry], tasks: Mapping[str, tuple[dict[str, Any], str
     return entries
 
 
-def _training_rows(days: Days, profile: Profile) -> int:
-    """About, if the days have as many rows each."""
-    return (
-        profile.rows if days.eval_path or len(days.days) == 1 else profile.rows * (len(days.days) - 1) // len(days.days)
-    )
+def _range(days: tuple[dt.date, dt.date]) -> dict[str, str]:
+    return {"start": str(days[0]), "end": str(days[1])}
 
 
-def _train(rows: int, profile: Profile, guesses: Mapping[str, Guess]) -> list[_Entry]:
+def _train(
+    rows: int, tasks: Mapping[str, tuple[dict[str, Any], str]], profile: Profile, guesses: Mapping[str, Guess]
+) -> list[_Entry]:
     """With IDs that occur rarely, a second epoch learns the rows by heart (docs/init.md has the numbers)."""
     ids = [name for name, guess in guesses.items() if guess.role in ("id", "group", "ids", "sequence")]
     most = max(ids, key=lambda name: profile.columns[name].distinct, default=None)
     repeats = rows / profile.columns[most].distinct if most is not None else math.inf
     again = rows < _FEW_ROWS and repeats >= _OFTEN
-    why = f"about {rows:,} training rows"
+    why = f"{rows:,} training rows"
     if not again and rows < _FEW_ROWS:
         why = (
             f"{why}, in which a value of `{most}` occurs {repeats:.0f} times: a second epoch would learn them by heart"
         )
-    return [
+    entries = [
         _Entry("epochs", _EPOCHS if again else 1, why),
         _Entry("schedule", {"decay": "linear", "final_factor": 0.02}),
     ]
+    if all(task["kind"] != "binary" for task, _ in tasks.values()):
+        name, (task, _) = next(iter(tasks.items()))
+        metric = find_kind(task["kind"], task.get("transform", "none")).headline
+        entries.append(_Entry("select", f"{name}.{metric}", "no task has an AUC"))
+    return entries

@@ -1,49 +1,55 @@
-"""The days of some logs, whatever their folders are named."""
+"""The days of some logs, whatever their folders are named, and which of them to train and to evaluate on."""
 
 import datetime as dt
 from collections import defaultdict
-from dataclasses import dataclass, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 
+import numpy as np
 import pyarrow.fs as pafs
 
 from raymtl.data.listing import Entry, list_names
 from raymtl.data.partitions import Layout, format_of, split_name
 from raymtl.data.source import partitioned_days
+from raymtl.errors import DataError
 from raymtl.storage.folder import Folder
+from raymtl.words import count_of
 
-_TRAIN = ("train", "training")
-_EVAL = ("test", "eval", "valid", "validation", "val", "dev")
+TRAIN = ("train", "training")
+EVAL = ("test", "eval", "valid", "validation", "val", "dev")
+_LITTLE = 0.1
+"""A day with less than this share of the rows, or labels, of a usual one says too little."""
+_DAY = dt.timedelta(days=1)
 
 
 @dataclass(frozen=True)
-class Days:
+class FoundDays:
     """Which days there are, and how their folders are named."""
 
     path: str
     """The folder above those of the days."""
     layout: Layout
     days: list[dt.date]
-    """In order."""
     eval_path: str | None = None
     """Another folder to evaluate on."""
     eval_days: tuple[dt.date, ...] = ()
-    """The days of that folder."""
-
-    @property
-    def train(self) -> tuple[dt.date, dt.date]:
-        """First and last training day: all but the last day, if that is needed for the evaluation."""
-        last = self.days[-2] if len(self.days) > 1 and self.eval_path is None else self.days[-1]
-        return self.days[0], last
-
-    @property
-    def eval(self) -> tuple[dt.date, dt.date] | None:
-        """First and last day to evaluate on: the last one, or those of the other folder."""
-        if self.eval_path is not None:
-            return self.eval_days[0], self.eval_days[-1]
-        return (self.days[-1], self.days[-1]) if len(self.days) > 1 else None
 
 
-def find_days(folder: Folder) -> Days | None:
+@dataclass(frozen=True)
+class Days:
+    """First and last day of training and of evaluation."""
+
+    path: str
+    layout: Layout
+    train: tuple[dt.date, dt.date]
+    train_rows: int
+    eval: tuple[dt.date, dt.date] | None = None
+    eval_path: str | None = None
+    notes: list[str] = field(default_factory=list)
+    """Why other days are left out, one sentence each."""
+
+
+def find_days(folder: Folder) -> FoundDays | None:
     """The days below a folder, of the key that has most of them, or those of its subfolders `train` and `test`; None: no folder
     is named by a day.
 
@@ -51,17 +57,67 @@ def find_days(folder: Folder) -> Days | None:
     """
     entries = list_names(folder) if folder.kind() == pafs.FileType.Directory else []
     folders = [e.name for e in entries if e.kind != pafs.FileType.File]
-    train = next((name for name in _TRAIN if name in folders), None)
-    held_out = next((name for name in _EVAL if name in folders), None)
+    train, held_out = two_folders(folders)
     if train is not None and held_out is not None:
         found, other = find_days(folder.child(train)), find_days(folder.child(held_out))
         if found is not None and other is not None and found.layout == other.layout:
             return replace(found, eval_path=other.path, eval_days=tuple(other.days))
+    if folders and (form := format_of(folders)) is not None:
+        raise DataError(
+            f"`{folder.path}` has folders such as `{folders[0]}`, days without a key; rename them as "
+            f"{Layout(format=form).pattern}: ds={folders[0]}"
+        )
     layout = _layout(entries)
     if layout is None and entries and not any("=" in name for name in folders):
         return None
     layout = layout or Layout()  # raises what is wrong with the folders that there are
-    return Days(folder.path, layout, partitioned_days(folder, layout))
+    return FoundDays(folder.path, layout, partitioned_days(folder, layout))
+
+
+def two_folders(folders: Sequence[str]) -> tuple[str | None, str | None]:
+    """The folders of training and of evaluation among the names of some."""
+    return next((name for name in TRAIN if name in folders), None), next((n for n in EVAL if n in folders), None)
+
+
+def choose_days(found: FoundDays, rows: Mapping[dt.date, int], known: Sequence[Mapping[dt.date, int]] = ()) -> Days:
+    """Train on the days without a gap before the evaluation, which is the last day with usual numbers of rows and labels.
+
+    `rows` of each day; `known`: of each label how many rows of each day have it.
+    """
+    days = sorted(day for day in rows if rows[day])
+    notes = []
+    if found.eval_path is not None:
+        train = _run(days)
+        evaluated = _run(sorted(found.eval_days))
+        chosen: tuple[dt.date, dt.date] | None = (evaluated[0], evaluated[-1])
+    else:
+        usual = [day for day in days if _is_usual(day, rows, known)] or days
+        last = usual[-1]
+        if later := [day for day in days if day > last]:
+            notes.append(f"{_several(later)}: with far fewer rows or labels than usual, as if they were still arriving")
+        train = _run([day for day in days if day < last]) or [last]
+        chosen = (last, last) if train[-1] < last else None
+    if before := [day for day in days if day < train[0]]:
+        notes.append(f"{_several(before)}: before a gap in the days")
+    total = sum(rows[day] for day in train)
+    return Days(found.path, found.layout, (train[0], train[-1]), total, chosen, found.eval_path, notes)
+
+
+def _is_usual(day: dt.date, rows: Mapping[dt.date, int], known: Sequence[Mapping[dt.date, int]]) -> bool:
+    for counts in (rows, *known):
+        if counts.get(day, 0) < _LITTLE * float(np.median([n for n in counts.values() if n] or [0])):
+            return False
+    return all(counts.get(day, 0) for counts in known if any(counts.values()))
+
+
+def _run(days: list[dt.date]) -> list[dt.date]:
+    """The last days without a gap."""
+    start = next((n for n in range(len(days) - 1, 0, -1) if days[n] - days[n - 1] != _DAY), 0)
+    return days[start:]
+
+
+def _several(days: list[dt.date]) -> str:
+    return f"{days[0]}" if len(days) == 1 else f"{count_of(len(days), 'day')} from {days[0]} to {days[-1]}"
 
 
 def _layout(entries: list[Entry]) -> Layout | None:

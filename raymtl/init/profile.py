@@ -1,7 +1,9 @@
 """What the columns of some logs hold: one pass with Ray Data, whose statistics merge, and a sample of the rows."""
 
+import datetime as dt
 import math
 import pickle
+import zlib
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -13,9 +15,8 @@ import pyarrow.compute as pc
 from ray.data.block import BlockMetadata
 from ray.data.datasource import Datasource, ReadTask
 
-from raymtl.config.data import DayRange
 from raymtl.data.contract import fits, is_text, plain_type
-from raymtl.data.ids.hashing import to_int64
+from raymtl.data.ids.hashing import mix64, to_int64
 from raymtl.data.read import read_fragment
 from raymtl.data.rules import list_parts, one_array
 from raymtl.data.scan import scan
@@ -24,7 +25,7 @@ from raymtl.data.source import find_files
 from raymtl.data.units import Footer, Fragment, make_units, read_footers, with_rows
 from raymtl.data.validation.moments import Moments
 from raymtl.errors import DataError
-from raymtl.init.days import Days
+from raymtl.init.days import FoundDays
 from raymtl.storage.folder import Folder
 
 SAMPLE_ROWS = 50_000
@@ -33,6 +34,7 @@ _SAMPLE_VALUES = 4_000_000
 _TASK_ROWS = 500_000
 _BLOCK_ROWS = 65_536
 _MOST_WHOLE = 2.0**53
+_MOST = float(np.finfo(np.float32).max)
 _FEW_VALUES = 64
 """Values of a column are counted up to so many different ones."""
 
@@ -63,13 +65,17 @@ class ColumnProfile:
     elements: int = 0
     empty: int = 0
     longest: int = 0
+    by_day: Counter[dt.date] = field(default_factory=Counter)
+    """Rows of each day that are not null."""
 
     @property
     def distinct(self) -> int:
         """Different values, without null; about, if there are many."""
         if self.values is not None:
             return len(self.values)
-        return self.ids.estimate() if self.ids is not None else self.estimate or _FEW_VALUES + 1
+        if self.ids is None or (self.kind == "float" and self.fractions):  # of a float only whole values are counted
+            return self.estimate or _FEW_VALUES + 1
+        return self.ids.estimate()
 
     @property
     def is_read(self) -> bool:
@@ -85,6 +91,7 @@ class ColumnProfile:
         for name in ("rows", "nulls", "not_finite", "fractions", "text_bytes", "elements", "empty"):
             setattr(self, name, getattr(self, name) + getattr(other, name))
         self.longest = max(self.longest, other.longest)
+        self.by_day.update(other.by_day)
         self.numbers.merge(other.numbers)
         self.logs.merge(other.logs)
         if other.ids is not None:
@@ -107,7 +114,7 @@ class Profile:
     columns: dict[str, ColumnProfile]
     rows: int
     sample: pa.Table
-    """Every so many-th row."""
+    """Some rows, chosen by chance; strings are their hashes, as `sampled` says."""
 
 
 def kinds_of(footers: Iterable[Footer]) -> dict[str, str]:
@@ -123,14 +130,14 @@ def kinds_of(footers: Iterable[Footer]) -> dict[str, str]:
     }
 
 
-def footers_of(folder: Folder, days: Days) -> list[Footer]:
+def footers_of(folder: Folder, days: FoundDays) -> list[Footer]:
     """The footers of all files with rows.
 
-    Raises DataError if a day has no file, a file cannot be read, or there are no rows.
+    Raises DataError if a file cannot be read, or there are no rows.
     """
-    window = DayRange(start=days.days[0], end=days.days[-1])
-    there = set(days.days)
-    found = find_files(folder, None if there != set(window.days()) else window, days.layout).or_raise()
+    found = find_files(folder, None, days.layout)
+    if found.faults:
+        raise DataError(found.faults[0])
     footers = with_rows(read_footers(folder.filesystem, found.files))
     if not footers:
         raise DataError(f"`{folder.path}` has no rows: its parquet files are empty; write the days again")
@@ -154,7 +161,7 @@ def profile(
         for table in scan(source, len(tasks), read_tasks, {}, in_order=True):
             for pickled in table.column("found"):
                 found, sample = pickle.loads(pickled.as_buffer())
-                done += max(c.rows for c in found.values())
+                done += max((c.rows for c in found.values()), default=0)
                 if progress is not None:
                     progress(done, rows)
                 yield found, sample
@@ -170,7 +177,7 @@ def merged(kinds: Mapping[str, str], rows: int, results: Iterable[Found]) -> Pro
         for name, column in found.items():
             columns[name].merge(column)
         samples.append(sample)
-    return Profile(columns, rows, pa.concat_tables(samples, promote_options="permissive"))
+    return Profile(columns, rows, pa.concat_tables(samples))
 
 
 def _kind(kind: pa.DataType) -> str:
@@ -236,9 +243,9 @@ class Task:
             for raw, first_row in read_fragment(self._root, fragment, names, _BLOCK_ROWS):
                 for name in raw.column_names:
                     found.setdefault(name, ColumnProfile(self._kinds[name])).merge(_count(raw, name, self._kinds[name]))
-                start = -first_row % self._every
-                samples.append(_decoded(raw.take(np.arange(start, len(raw), self._every))))
-        sample = pa.concat_tables(samples, promote_options="permissive")
+                    found[name].by_day[fragment.day] += len(raw) - raw.column(name).null_count
+                samples.append(sampled(raw, self._kinds, fragment.path, first_row, self._every))
+        sample = pa.concat_tables(samples)
         yield pa.table({"found": pa.array([pickle.dumps((found, sample))], pa.binary())})
 
 
@@ -247,12 +254,36 @@ def is_read(kind: str) -> bool:
     return kind in ("null", "flag", "integer", "float", "text", "time") or kind.startswith("list of ")
 
 
-def _decoded(table: pa.Table) -> pa.Table:
-    """Without dictionaries, which differ between files."""
-    for n, kind in enumerate(table.schema.types):
-        if pa.types.is_dictionary(kind):
-            table = table.set_column(n, table.schema.names[n], table.column(n).cast(kind.value_type))
-    return table
+def sampled(raw: pa.Table, kinds: Mapping[str, str], path: str, first_row: int, every: int) -> pa.Table:
+    """About one row of `every`, chosen by a hash of its place, each column as small as its kind allows: strings as the hash that
+    stands for them, lists of numbers only as whether they are there."""
+    chosen = np.flatnonzero(row_hash(path, first_row, len(raw)) % np.uint64(every) == 0)
+    rows = raw.take(pa.array(chosen))
+    return pa.table({name: _small(rows, name, kinds[name]) for name in raw.column_names})
+
+
+def row_hash(path: str, first_row: int, rows: int) -> np.ndarray:
+    """A number for each of some rows of a file, [N] uint64, the same in every run."""
+    place = np.int64(zlib.crc32(path.rpartition("/")[2].encode())) << np.int64(31)
+    return mix64(np.arange(first_row, first_row + rows) + place)
+
+
+def _small(rows: pa.Table, name: str, kind: str) -> pa.Array:
+    if kind == "null":
+        return pa.nulls(len(rows), pa.int64())
+    if kind in ("flag", "float"):
+        column = one_array(rows, name, "number")
+        return column.cast(pa.float64(), safe=False)
+    if kind == "time":
+        return one_array(rows, name, "time").cast(pa.timestamp("us"), safe=False)
+    if not kind.startswith("list of "):
+        return to_int64(one_array(rows, name, "id"))
+    lists = one_array(rows, name, "ids")
+    if kind == "list of float":
+        return pa.array(np.ones(len(rows)), mask=lists.is_null().to_numpy(zero_copy_only=False))
+    flat, lengths = list_parts(lists)
+    offsets = pa.array(np.concatenate([[0], np.cumsum(lengths)]).astype(np.int32))
+    return pa.ListArray.from_arrays(offsets, to_int64(flat), mask=lists.is_null())
 
 
 def _count(raw: pa.Table, name: str, kind: str) -> ColumnProfile:
@@ -292,7 +323,7 @@ def log1p(values: np.ndarray) -> np.ndarray:
 
 
 def _count_numbers(found: ColumnProfile, values: np.ndarray) -> None:
-    finite = values[np.isfinite(values)]
+    finite = values[np.abs(values) <= _MOST]  # of float32, as the model reads them
     found.not_finite = len(values) - len(finite)
     found.fractions = int(((finite != np.floor(finite)) | (np.abs(finite) > _MOST_WHOLE)).sum())
     if not found.fractions:

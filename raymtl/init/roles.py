@@ -1,12 +1,11 @@
 """What each column of the logs is for: guessed from its type, its name and its values, each with the reason."""
 
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, replace
-from typing import Literal, cast
+from typing import Any, Literal, cast
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 
 from raymtl.init import words as names
 from raymtl.init.profile import ColumnProfile, Profile
@@ -59,7 +58,11 @@ class Guess:
     role: Role
     why: str
     sure: bool = True
-    """False: worth a question."""
+
+    @property
+    def is_asked(self) -> bool:
+        """Whether it is worth a question: a mistake would make the metrics too good, or leave out a label."""
+        return not self.sure and self.role in ("label", "observed", "truth", "ignore")
 
 
 def guess_roles(profile: Profile, labels: Collection[str] = (), ignored: Collection[str] = ()) -> dict[str, Guess]:
@@ -75,7 +78,7 @@ def guess_roles(profile: Profile, labels: Collection[str] = (), ignored: Collect
         found |= {name: Guess(name, "label", "as you said") for name in labels}
     elif not any(g.role == "label" for g in found.values()):
         found |= _unnamed_labels(profile, found)
-    return _only_first(_truths(found, profile))
+    return _only_first(_truths(found, profile), profile)
 
 
 def choices(guess: Guess, column: ColumnProfile) -> list[Role]:
@@ -86,6 +89,18 @@ def choices(guess: Guess, column: ColumnProfile) -> list[Role]:
 def answered(guess: Guess, role: str) -> Guess:
     """The use that somebody chose."""
     return guess if role == guess.role else Guess(guess.column, cast(Role, role), "as you said")
+
+
+def with_answers(profile: Profile, found: dict[str, Guess], answers: Mapping[str, Guess]) -> dict[str, Guess]:
+    """The guesses after somebody's answers: what a new label leaks into is left out, and only one column is the weight."""
+    merged = find_leaks(profile, {**found, **answers}) | dict(answers)
+    weights = [name for name, guess in merged.items() if guess.role == "weight"]
+    kept = next((name for name in weights if name in answers), None)
+    if kept is not None:
+        for name in weights:
+            if name != kept:
+                merged[name] = Guess(name, "ignore", f"`{kept}` is the weight")
+    return merged
 
 
 def _guess(name: str, column: ColumnProfile, rows: int) -> Guess:
@@ -103,15 +118,21 @@ def _guess(name: str, column: ColumnProfile, rows: int) -> Guess:
     special = _by_name(name, column)
     if special is not None:
         return special
-    return {"text": _text, "time": _time}.get(column.kind, _number)(name, column, rows)
+    return (_text if column.kind == "text" else _number)(name, column, rows)
 
 
 def _by_name(name: str, column: ColumnProfile) -> Guess | None:
     """A use that the name gives away, if the values agree."""
     found = names.words(name)
     numeric = column.kind in ("flag", "integer", "float")
+    if name.startswith("__index_level_"):
+        return Guess(name, "ignore", "the index of a pandas table")
     if column.kind == "time" or (numeric and names.TIMES & set(found) and _is_unix_time(column)):
+        if names.is_other_time(name):
+            return Guess(name, "ignore", "a time, but by its name not that of the impression")
         return Guess(name, "time", "the time of the impression, by name and values")
+    if column.kind == "text" and found[-1] in names.TIMES:
+        return Guess(name, "ignore", "a time written as text")
     if numeric and "_".join(found) in names.WEIGHTS and column.numbers.low >= 0 and not column.not_finite:
         return Guess(name, "weight", "the weight of a row, by its name")
     if names.FLAGS & set(found) and is_binary(column):
@@ -121,9 +142,10 @@ def _by_name(name: str, column: ColumnProfile) -> Guess | None:
             name, "truth", "looks like a prediction, by its name; a feature would learn to copy it", sure=False
         )
     past = names.HISTORY & set(found)
-    if is_binary(column) and not past and names.EVENTS & set(found):
+    if is_binary(column) and names.is_event(name):
         return Guess(name, "label", f"0 and 1, {_share(column)}, with the name of an event")
-    if numeric and not is_binary(column) and names.is_amount(name, surely=True) and column.numbers.low >= 0:
+    is_amount = numeric and column.distinct > 2 and names.is_amount(name, surely=True)
+    if is_amount and column.numbers.low >= 0 and not column.not_finite:
         return Guess(name, "label", "an amount that follows what the user did, by its name", sure=False)
     if names.POSITIONS & set(found[-1:]) and column.kind == "integer" and column.distinct <= 1000 and not past:
         return Guess(name, "bias", "where the item was shown: only a position tower reads it")
@@ -151,10 +173,6 @@ def _vector(name: str, column: ColumnProfile) -> Guess:
     return Guess(name, "vector", f"{column.longest:,} numbers in each row")
 
 
-def _time(name: str, column: ColumnProfile, rows: int) -> Guess:
-    return Guess(name, "time", "a time")
-
-
 def _text(name: str, column: ColumnProfile, rows: int) -> Guess:
     if names.is_user(name) and column.distinct >= _FEW_USERS:
         return Guess(name, "group", f"the user, by its name; {_different(column, 'value')}")
@@ -162,7 +180,7 @@ def _text(name: str, column: ColumnProfile, rows: int) -> Guess:
         return Guess(name, "ignore", f"{_different(column, 'value')}: it names a row or a request")
     if column.text_bytes / max(1, column.known) > _TEXT_BYTES and column.distinct > rows / 10:
         return Guess(name, "ignore", "free text, which no feature reads", sure=False)
-    if names.SCENARIOS & set(names.words(name)) and 2 <= column.distinct <= _MOST_SCENARIOS:
+    if names.SCENARIOS & set(names.words(name)) and 2 <= len(scenario_values(column)) <= _MOST_SCENARIOS:
         return Guess(name, "scenario", f"{column.distinct} values, with the name of a scenario")
     return Guess(name, "id", _different(column, "string"))
 
@@ -186,11 +204,12 @@ def _integer(name: str, column: ColumnProfile, rows: int) -> Guess:
     distinct = _different(column, "integer")
     if names.is_user(name) and column.distinct >= _FEW_USERS:
         return Guess(name, "group", f"the user, by its name; {distinct}")
-    if names.is_request(name) or (_is_key(column, rows) and not found & names.QUANTITIES):
+    packed = column.distinct / max(1.0, column.numbers.high - column.numbers.low + 1)
+    if names.is_request(name) or (_is_key(column, rows) and (names.is_row_key(name) or packed > _KEY_SHARE)):
         return Guess(name, "ignore", f"{distinct}: it names a row or a request")
     if is_binary(column):
         return Guess(name, "dense", f"0 and 1, {_share(column)}")
-    if names.SCENARIOS & found and column.values is not None and 2 <= column.distinct <= _MOST_SCENARIOS:
+    if names.SCENARIOS & found and 2 <= len(scenario_values(column)) <= _MOST_SCENARIOS:
         return Guess(name, "scenario", f"{column.distinct} values, with the name of a scenario")
     span = f"{column.numbers.low:.0f} to {column.numbers.high:.0f}"
     if column.distinct <= _FEW_STEPS and names.QUANTITIES & found and not names.HISTORY & found:
@@ -204,10 +223,18 @@ def _integer(name: str, column: ColumnProfile, rows: int) -> Guess:
     if column.distinct <= _FEW_CATEGORIES:
         return Guess(name, "id", distinct, sure=column.distinct <= 10)
     # Codes are numbered one after another; quantities thin out
-    packed = column.distinct / (column.numbers.high - column.numbers.low + 1)
     if column.distinct > _MANY_CATEGORIES and packed > 0.3:
         return Guess(name, "id", f"{distinct} of {span}", sure=False)
     return Guess(name, "dense", span, sure=False)
+
+
+def scenario_values(column: ColumnProfile) -> list[str | int]:
+    """The values that a scenario may have, the most frequent first; empty, if there are too many."""
+    values: Mapping[Any, int] = column.values or {}
+    fitting = [
+        v for v in values if (isinstance(v, int) or (isinstance(v, str) and v)) and str(v) not in ("all", "other")
+    ]
+    return sorted(fitting, key=lambda v: (-values[v], str(v)))
 
 
 def is_binary(column: ColumnProfile) -> bool:
@@ -270,12 +297,15 @@ def _truths(found: dict[str, Guess], profile: Profile) -> dict[str, Guess]:
     }
 
 
-def _only_first(found: dict[str, Guess]) -> dict[str, Guess]:
-    """Only one column is the scenario, the time, the weight and the position; of several, the first."""
+def _only_first(found: dict[str, Guess], profile: Profile) -> dict[str, Guess]:
+    """Only one column is the scenario, the time and the weight; of several the first, and of times the likeliest."""
     for role in ("scenario", "time", "weight"):
-        for name in [n for n, g in found.items() if g.role == role][1:]:
+        of_role = [n for n, g in found.items() if g.role == role]
+        if role == "time":
+            of_role.sort(key=lambda n: (profile.columns[n].nulls > 0, names.time_rank(n)))
+        for name in of_role[1:]:
             other: Role = "id" if role == "scenario" else "ignore" if role == "time" else "dense"
-            found[name] = replace(found[name], role=other, why=f"{found[name].why}, but not the first such column")
+            found[name] = replace(found[name], role=other, why=f"{found[name].why}, but another column is likelier")
     return found
 
 
@@ -292,10 +322,11 @@ def find_leaks(profile: Profile, found: dict[str, Guess]) -> dict[str, Guess]:
         for name in _scored(found):
             if name in leaks:
                 continue
-            area = _area(profile.sample.column(name), truth, seen)
+            area = _area(profile, name, truth, seen)
             if area >= _LEAK_AUC:
                 column = profile.columns[name]
                 amount = names.is_amount(name, surely=False) and column.kind in ("integer", "float")
+                amount = amount and column.distinct > 2
                 if amount and column.numbers.low >= 0:
                     leaks[name] = Guess(name, "label", f"a number that follows `{label}` (AUC {area:.3f})", sure=False)
                 else:
@@ -309,35 +340,38 @@ def find_leaks(profile: Profile, found: dict[str, Guess]) -> dict[str, Guess]:
 
 
 def _scored(found: dict[str, Guess]) -> Iterable[str]:
-    return (name for name, guess in found.items() if guess.role in ("id", "dense", "scenario"))
+    roles = ("id", "ids", "sequence", "vector", "dense", "scenario", "bias", "group")
+    return (name for name, guess in found.items() if guess.role in roles)
 
 
 def column_numbers(column: pa.ChunkedArray) -> np.ndarray:
-    """Numbers as float64, NaN for null."""
-    if pa.types.is_decimal(column.type) or pa.types.is_boolean(column.type):
-        column = column.cast(pa.float64() if pa.types.is_decimal(column.type) else pa.uint8())
+    """A column of the sample as float64, NaN for null."""
     return column.cast(pa.float64(), safe=False).to_numpy()
 
 
-def _area(column: pa.ChunkedArray, truth: np.ndarray, seen: np.ndarray) -> float:
-    """How well a column tells a label by itself: the AUC of its numbers, or of the mean label of its values, each without the row
-    itself; at least 0.5."""
-    coded = pc.dictionary_encode(column.combine_chunks() if column.num_chunks != 1 else column.chunk(0), "encode")
-    if isinstance(coded, pa.ChunkedArray):
-        coded = coded.chunk(0)
+def _area(profile: Profile, name: str, truth: np.ndarray, seen: np.ndarray) -> float:
+    """How well a column tells a label by itself, as an AUC: by where it is null, by its numbers, or by the mean label of its
+    values among the other rows."""
+    column, kind = profile.sample.column(name).combine_chunks(), profile.columns[name].kind
+    labels = truth[seen]
     areas = [0.5]
-    if not (
-        pa.types.is_string(column.type) or pa.types.is_large_string(column.type) or pa.types.is_binary(column.type)
-    ):
-        values = column_numbers(column)
-        areas.append(_auc(np.where(np.isnan(values), -np.inf, values)[seen], truth[seen]))
-    if len(coded.dictionary) <= _MOST_WORDS:
-        index = coded.indices.to_numpy(zero_copy_only=False)[seen]
-        labels = truth[seen]
-        sums, counts = np.bincount(index, labels), np.bincount(index)
-        overall = labels.mean()
-        areas.append(_auc((sums[index] - labels + overall) / counts[index], labels))
-    return max(max(area, 1 - area) for area in areas)
+    if column.null_count:
+        areas.append(_either(_auc(column.is_null().to_numpy(zero_copy_only=False)[seen].astype(float), labels)))
+    if kind in ("flag", "integer", "float"):
+        values = column_numbers(pa.chunked_array([column]))
+        areas.append(_either(_auc(np.where(np.isnan(values), -np.inf, values)[seen], labels)))
+    if not kind.startswith("list of "):
+        coded = column.dictionary_encode("encode")
+        if len(coded.dictionary) <= _MOST_WORDS:
+            index = coded.indices.to_numpy(zero_copy_only=False)[seen]
+            sums, counts = np.bincount(index, labels), np.bincount(index)
+            # Without the row itself, a rare value's mean is below its positives: that must not count the other way round
+            areas.append(_auc((sums[index] - labels + labels.mean()) / counts[index], labels))
+    return max(areas)
+
+
+def _either(area: float) -> float:
+    return max(area, 1 - area)
 
 
 def _auc(scores: np.ndarray, labels: np.ndarray) -> float:

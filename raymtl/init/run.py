@@ -1,5 +1,8 @@
 """The steps of `raymtl init`: look, guess, write."""
 
+import datetime as dt
+import re
+from collections import Counter
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
@@ -7,17 +10,20 @@ from typing import Any
 import pyarrow.fs as pafs
 import ray
 
+from raymtl.data.listing import list_names
 from raymtl.data.units import Footer
 from raymtl.errors import ConfigError
 from raymtl.init.compose import compose
-from raymtl.init.days import Days, find_days
+from raymtl.init.days import FoundDays, choose_days, find_days
 from raymtl.init.profile import Profile, footers_of, kinds_of, profile
-from raymtl.init.roles import Guess, find_leaks, guess_roles
+from raymtl.init.roles import Guess, find_leaks, guess_roles, is_binary, with_answers
 from raymtl.init.schema import profile_of_footers
 from raymtl.init.split import PLACEHOLDER, choose_split, flat_footers, write_days
 from raymtl.storage.folder import Folder
 from raymtl.storage.paths import absolute
 from raymtl.training.cluster import join
+
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,99}")
 
 
 @dataclass(frozen=True)
@@ -26,7 +32,7 @@ class Draft:
 
     folder: Folder
     name: str
-    days: Days | None
+    days: FoundDays | None
     """None: the logs have no folders of days, so that writing the configuration writes the rows by day too."""
     footers: list[Footer]
     profile: Profile
@@ -35,7 +41,7 @@ class Draft:
 
     def with_answers(self, answers: Mapping[str, Guess]) -> "Draft":
         """The draft with what somebody said about some columns."""
-        return replace(self, guesses=self.guesses | dict(answers))
+        return replace(self, guesses=with_answers(self.profile, self.guesses, answers))
 
     def to_dict(self) -> dict[str, Any]:
         """For JSON."""
@@ -58,6 +64,12 @@ def look(
 
     Raises DataError if there are no logs, and ConfigError if a named column does not exist.
     """
+    if not _NAME.fullmatch(name):
+        raise ConfigError(
+            f"--name is `{name}`; use letters, digits, `_`, `.` and `-`, and begin with a letter or digit"
+        )
+    if both := sorted(set(labels) & set(ignored)):
+        raise ConfigError(f"--label and --ignore both name `{both[0]}`; leave one out")
     folder = Folder.open(absolute(path))
     days = find_days(folder)
     folder = folder if days is None else Folder.open(days.path)
@@ -79,27 +91,50 @@ def look(
 
 
 def check_free(out: str) -> None:
-    """Raise ConfigError if the file exists: it may have been edited."""
+    """Raise ConfigError if the file exists, which may have been edited, or the folder that may be written next to it."""
     folder, name = _place(out)
     if folder.kind(name) != pafs.FileType.NotFound:
         raise ConfigError(f"`{out}` exists; remove it, or choose another file with --out")
+    if folder.kind(_logs_of(name)) != pafs.FileType.NotFound:
+        raise ConfigError(
+            f"`{folder.path_of(_logs_of(name))}` exists, where logs without days would be written by day; remove it, or choose "
+            "another file with --out"
+        )
 
 
 def write(draft: Draft, out: str) -> list[str]:
-    """Write the configuration to a file, and the rows to the folder `logs` next to it if they have no days; returns notes.
+    """Write the configuration to a file, and the rows to a folder next to it if they have no days; returns notes.
 
-    Raises DataError if there is no label or no feature.
+    Raises DataError if there is no label or no feature, and ConfigError if the rows would be written among the logs.
     """
     folder, file = _place(out)
-    days, notes = draft.days, []
-    if days is None:
+    notes: list[str] = []
+    if draft.days is None:
         compose(draft.name, PLACEHOLDER, draft.profile, draft.guesses)  # raises before anything is written
+        if f"{folder.root}/".startswith(f"{draft.folder.root}/"):
+            raise ConfigError(
+                f"--out `{out}` lies in the folder of the logs, which have no days, so that their rows are written next to it; "
+                "choose a file in another folder"
+            )
         time = next((n for n, g in draft.guesses.items() if g.role == "time"), None)
-        split = choose_split(time, draft.profile.columns.get(time or ""), draft.profile.sample)
-        days = write_days(draft.folder, draft.footers, kinds_of(draft.footers), split, folder.path_of("logs"), _cpus())
+        folders = [entry.name for entry in list_names(draft.folder) if entry.kind != pafs.FileType.File]
+        split = choose_split(time, draft.profile.columns.get(time or ""), draft.profile.sample, folders)
+        logs = folder.path_of(_logs_of(file))
+        days = write_days(draft.folder, draft.footers, kinds_of(draft.footers), split, logs, _cpus())
         notes.append(f"wrote the rows to {days.path}: {split.words}")
+    else:
+        rows: Counter[dt.date] = Counter()
+        for footer in draft.footers:
+            rows[footer.file.day] += footer.rows
+        labels = [n for n, g in draft.guesses.items() if g.role == "label" and is_binary(draft.profile.columns[n])]
+        days = choose_days(draft.days, rows, [draft.profile.columns[n].by_day for n in labels])
     folder.write(file, compose(draft.name, days, draft.profile, draft.guesses))
-    return notes
+    return [*notes, *(f"left out {note}" for note in days.notes)]
+
+
+def _logs_of(file: str) -> str:
+    """The folder that logs without days are written to: `a-logs` for `a.yaml`."""
+    return f"{file.rpartition('.')[0] or file}-logs"
 
 
 def _cpus() -> int:

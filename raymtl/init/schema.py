@@ -9,7 +9,7 @@ import pyarrow.parquet as pq
 
 from raymtl.data.units import Footer
 from raymtl.data.validation.moments import Moments
-from raymtl.init.profile import ColumnProfile, Profile, is_read, kinds_of
+from raymtl.init.profile import ColumnProfile, Profile, is_read, kinds_of, sampled
 from raymtl.storage.filesystem import open_to_read
 from raymtl.storage.folder import Folder
 from raymtl.storage.retry import retry
@@ -31,8 +31,9 @@ def profile_of_footers(folder: Folder, footers: Sequence[Footer]) -> Profile:
                 _add(found[name], statistics)
     for column in found.values():
         _conclude(column, all_seen=len(chosen) == len(footers))
-    sample = chosen[0].schema.empty_table()
-    return Profile(found, rows, sample.select([n for n in sample.column_names if is_read(kinds[n])]))
+    nothing = chosen[0].schema.empty_table()
+    nothing = nothing.select([name for name in nothing.column_names if is_read(kinds[name])])
+    return Profile(found, rows, sampled(nothing, kinds, "", 0, 1))
 
 
 def _statistics(folder: Folder, footer: Footer) -> Iterator[tuple[str, pq.Statistics]]:

@@ -1,6 +1,7 @@
 """Write logs that have no folders of days by day, so that the days that come last can be evaluated on."""
 
 import datetime as dt
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
@@ -19,8 +20,8 @@ from raymtl.data.source import File
 from raymtl.data.units import Footer, Fragment, make_units, read_footers, with_rows
 from raymtl.data.writing import OutputFolder, ParquetFile
 from raymtl.errors import DataError
-from raymtl.init.days import Days
-from raymtl.init.profile import ColumnProfile, is_read
+from raymtl.init.days import Days, FoundDays, choose_days, two_folders
+from raymtl.init.profile import ColumnProfile, is_read, row_hash
 from raymtl.storage.folder import Folder
 
 _MOST_DAYS = 200
@@ -28,10 +29,11 @@ _TASK_ROWS = 1_000_000
 _BLOCK_ROWS = 262_144
 _DAY_US = 86_400_000_000
 _HELD_OUT = 10
-"""Without a time, one row of so many is evaluated on."""
+"""Without a time, about one row of so many is evaluated on."""
+_EPOCH = dt.date(1970, 1, 1)
 _NO_TIME = (dt.date(2000, 1, 1), dt.date(2000, 1, 2))
 """The names of training and evaluation then."""
-PLACEHOLDER = Days("logs", Layout(), list(_NO_TIME))
+PLACEHOLDER = Days("logs", Layout(), (_NO_TIME[0], _NO_TIME[0]), 1, (_NO_TIME[1], _NO_TIME[1]))
 """Days of logs that are not written yet."""
 
 
@@ -58,59 +60,77 @@ def flat_footers(folder: Folder) -> list[Footer]:
 class Split:
     """How rows become days."""
 
-    time: str | None
-    """Column with the time of a row; None: every tenth row is the second of two days."""
+    time: str | None = None
+    """Column with the time of a row; None: a hash of its place in the files decides which of two days it is on."""
+    first: int = 0
+    """With a time, the first and the last day, in days since 1970; rows outside go to the nearest."""
+    last: int = 0
     cut_us: int | None = None
     """With a time that spans too many days: only two days, the second of which begins here."""
+    eval_folder: str | None = None
+    """Without a time: the folder whose rows are on the second day."""
 
     @property
     def words(self) -> str:
-        """For a comment."""
+        """For a note."""
+        if self.eval_folder is not None:
+            return f"those of `{self.eval_folder}` are on the second of two days"
         if self.time is None:
-            return f"the logs have no time, so every {_HELD_OUT}th row is on the second of two days"
+            return f"no column has the time of all rows, so one row of {_HELD_OUT}, by chance, is on the second of two days"
         if self.cut_us is not None:
-            return f"`{self.time}` spans more than {_MOST_DAYS} days, so the last tenth of the rows is on the second of two days"
+            return f"`{self.time}` has few rows a day, so the last tenth of the rows is on the second of two days"
         return f"by the day of `{self.time}` (UTC)"
 
-    def days_of(self, table: pa.Table, first_row: int) -> np.ndarray:
+    def days_of(self, table: pa.Table, path: str, first_row: int) -> np.ndarray:
         """The day of each row of a table, in days since 1970."""
+        train, held_out = map(_number, _NO_TIME)
+        if self.eval_folder is not None:
+            return np.full(len(table), held_out if f"/{self.eval_folder}/" in path else train)
         if self.time is None:
-            rows = first_row + np.arange(len(table))
-            return np.where(rows % _HELD_OUT == _HELD_OUT - 1, *(_number(day) for day in reversed(_NO_TIME)))
+            return np.where(row_hash(path, first_row, len(table)) % np.uint64(_HELD_OUT) == 0, held_out, train)
         moments = microseconds(one_array(table, self.time, "time").fill_null(0))
         if self.cut_us is not None:
             last = self.cut_us // _DAY_US
             return np.where(moments >= self.cut_us, last, last - 1)
-        return moments // _DAY_US
+        return np.clip(moments // _DAY_US, self.first, self.last)
 
 
-def choose_split(time: str | None, column: ColumnProfile | None, sample: pa.Table) -> Split:
-    """By the time, if it is known in all rows."""
-    if time is None or column is None or column.nulls:
-        return Split(None)
+def choose_split(
+    time: str | None, column: ColumnProfile | None, sample: pa.Table, folders: Sequence[str] = ()
+) -> Split:
+    """By the time, if it is known in all rows; folders `train` and `test` first."""
+    train, held_out = two_folders(folders)
+    if train is not None and held_out is not None:
+        return Split(eval_folder=held_out)
+    if time is None or column is None or column.nulls or not len(sample):
+        return Split()
     moments = microseconds(one_array(sample, time, "time"))
-    if (moments.max() - moments.min()) // _DAY_US < _MOST_DAYS:
-        return Split(time) if moments.max() // _DAY_US > moments.min() // _DAY_US else Split(None)
-    return Split(time, int(np.quantile(moments, 0.9)))
+    days = moments // _DAY_US
+    low, high = (int(n) for n in np.quantile(days, [0.001, 0.999], method="nearest"))
+    if low == high:
+        return Split()
+    if high - low >= _MOST_DAYS or len(np.unique(days)) * 2 < high - low + 1:
+        return Split(time, cut_us=int(np.quantile(moments, 0.9)))
+    return Split(time, low, high)
 
 
 def write_days(
     folder: Folder, footers: Sequence[Footer], kinds: dict[str, str], split: Split, out: str, read_tasks: int
 ) -> Days:
-    """Write the rows to one folder for each day below `out`, on `read_tasks` CPUs of the connected Ray; a second call with the
-    same logs writes the same files."""
+    """Write the rows to one folder for each day below `out`, on `read_tasks` CPUs of the connected Ray."""
     target = OutputFolder.open(out)
     tasks = [unit.fragments for unit in make_units(footers, _TASK_ROWS)]
     names = [name for name, kind in kinds.items() if is_read(kind)]
-    found: set[int] = set()
+    rows: Counter[dt.date] = Counter()
     source = _Source(folder.path, names, tasks, split, target)
     for table in scan(source, len(tasks), read_tasks, {}, in_order=False):
-        found |= set(table.column("day").to_pylist())
-    return Days(target.path, Layout(), [dt.date(1970, 1, 1) + dt.timedelta(days=n) for n in sorted(found)])
+        for day, count in zip(table.column("day").to_pylist(), table.column("rows").to_pylist(), strict=True):
+            rows[_EPOCH + dt.timedelta(days=day)] += count
+    return choose_days(FoundDays(target.path, Layout(), sorted(rows)), rows)
 
 
 def _number(day: dt.date) -> int:
-    return (day - dt.date(1970, 1, 1)).days
+    return (day - _EPOCH).days
 
 
 class _Source(Datasource):
@@ -151,19 +171,21 @@ class Task:
 
     def __call__(self) -> Iterable[pa.Table]:
         files: dict[tuple[int, int], ParquetFile] = {}
+        written: Counter[int] = Counter()
         for part, fragment in enumerate(self.fragments):  # columns may differ between files
             for raw, first_row in read_fragment(self.root, fragment, self.names, _BLOCK_ROWS):
-                days = self.split.days_of(raw, first_row)
+                days = self.split.days_of(raw, fragment.path, first_row)
                 for day in np.unique(days).tolist():
                     rows = raw.filter(pa.array(days == day))
                     self._file(files, day, part, rows).write(rows)
+                    written[day] += len(rows)
         for file in files.values():
             file.close()
-        yield pa.table({"day": sorted({day for day, _ in files})})
+        yield pa.table({"day": [*written], "rows": [*written.values()]})
 
     def _file(self, files: dict[tuple[int, int], ParquetFile], day: int, part: int, rows: pa.Table) -> ParquetFile:
         if (day, part) not in files:
-            partition = Layout().name(dt.date(1970, 1, 1) + dt.timedelta(days=day))
+            partition = Layout().name(_EPOCH + dt.timedelta(days=day))
             self.target.make(partition)
             name = f"{partition}/part-{self.number:05d}-{part:03d}.parquet"
             files[day, part] = self.target.open_parquet(name, rows.schema)

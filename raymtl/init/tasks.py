@@ -5,13 +5,16 @@ from typing import Any
 
 import numpy as np
 
+from raymtl.errors import DataError
 from raymtl.init import words as names
-from raymtl.init.profile import Profile
+from raymtl.init.profile import ColumnProfile, Profile
 from raymtl.init.roles import Guess, column_numbers, is_binary
+from raymtl.words import count_of
 
 _INSIDE = 0.995
 """A label whose positives have the other label in this share of rows comes after it in the funnel."""
 _FEW = 20
+_NUMBERS = ("flag", "integer", "float")
 _AMOUNT_WEIGHT = 0.2
 """Sums and counts have larger losses than events, which they would drown."""
 _EXPECTED = frozenset({"mean", "expected"})
@@ -20,6 +23,8 @@ _EXPECTED = frozenset({"mean", "expected"})
 def make_tasks(profile: Profile, guesses: Mapping[str, Guess]) -> dict[str, tuple[dict[str, Any], str]]:
     """Each label's task and the reason; a parent stands before its children."""
     labels = [name for name, guess in guesses.items() if guess.role == "label"]
+    for name in labels:
+        _check(name, profile.columns[name])
     events = [name for name in labels if is_binary(profile.columns[name])]
     parents = _parents(profile, events)
     ordered = sorted(events, key=lambda name: len(_above(name, parents)))
@@ -38,6 +43,27 @@ def make_tasks(profile: Profile, guesses: Mapping[str, Guess]) -> dict[str, tupl
     for name, (task, _) in found.items():
         task |= _more(name, [*found], profile, guesses)
     return found
+
+
+def _check(name: str, column: ColumnProfile) -> None:
+    """Raise DataError if a column cannot be a label."""
+    few = (
+        sorted(column.values)
+        if column.values is not None and column.kind in _NUMBERS and len(column.values) <= 2
+        else None
+    )
+    if column.kind not in _NUMBERS:
+        problem = f"holds {column.kind}"
+    elif column.not_finite:
+        problem = f"has {count_of(column.not_finite, 'value')} NaN or infinite"
+    elif few is not None and not is_binary(column):
+        problem = f"holds only {' and '.join(map(str, few))}" if few else "has no value"
+    else:
+        return
+    raise DataError(
+        f"column `{name}` cannot be a label: it {problem}; write 0 and 1 (or a quantity), null where it is unknown, or name "
+        "another column with --label"
+    )
 
 
 def _parents(profile: Profile, events: list[str]) -> dict[str, str]:

@@ -7,19 +7,23 @@ def _set(text: str) -> frozenset[str]:
     return frozenset(text.split())
 
 
-_SPLIT = re.compile(r"[^A-Za-z0-9]+|(?<=[a-z0-9])(?=[A-Z])")
+_SPLIT = re.compile(r"[\W_]+|(?<=[a-z0-9])(?=[A-Z])")
 
 EVENTS = _set(
     "click clicked clicks clk ctr cart carted add2cart buy bought purchase purchased order ordered pay paid conversion convert "
     "converted conv cvr ctcvr install installed like liked love loved follow followed share shared comment commented favourite "
     "favorite favourited favorited forward forwarded hate dislike disliked subscribe subscribed signup registered complete "
-    "completed finish finished view viewed read watched skip skipped effective valid long label target y"
+    "completed finish finished view viewed read watched skip skipped label target y"
 )
-"""In the name of a column of 0 and 1: something that a user did."""
+"""The last word of the name of a column of 0 and 1: something that a user did."""
+_AROUND_EVENTS = _set("is has label flag target y ind")
+"""Words before and after it."""
 AMOUNTS = _set("watch play playing dwell stay spend spent gmv revenue ltv pages pageviews")
-"""In the name of a number that measures what a user did."""
+"""The last word of the name of a number that measures what a user did."""
 MAYBE_AMOUNTS = AMOUNTS | _set("stars views duration amount value paid")
 """The same, if the values agree: a video has a duration too."""
+_UNITS = _set("time duration ms s sec secs second seconds minutes amount usd eur")
+"""Words after it."""
 HISTORY = _set(
     "7d 14d 30d 60d 90d 180d 1d 3d 24h avg mean median std sum total cnt count num number rate ratio hist history past prev "
     "previous last recent freq frequency max min score prior random per"
@@ -34,6 +38,11 @@ REQUESTS = _set("request req requestid session sessionid impression imp pv query
 SCENARIOS = _set("scenario scene tab channel surface placement domain")
 POSITIONS = _set("position pos rank slot")
 TIMES = _set("time timestamp ts datetime date unixtime")
+_OTHER_TIMES = _set(
+    "birth born upload uploaded publish published create created register registered signup first last update updated install "
+    "release released"
+)
+"""With them, the time of something else than the impression."""
 WEIGHTS = _set("weight sample_weight row_weight importance_weight")
 SEQUENCES = _set(
     "hist history histories seq sequence recent past last clicked bought viewed liked watched behavior behaviour"
@@ -55,14 +64,42 @@ QUANTITIES = _set(
 
 def words(name: str) -> list[str]:
     """The words of a column's name, in lower case: `userClicks_30d` is user, clicks, 30d."""
-    return [word.lower() for word in _SPLIT.split(name) if word]
+    return [word.lower() for word in _SPLIT.split(name) if word] or [name.lower()]
 
 
 def is_amount(name: str, surely: bool) -> bool:
     """Whether a name is that of an amount that a user spent, watched or earned; not `surely`: if the values agree."""
     found = words(name)
+    while len(found) > 1 and found[-1] in _UNITS:
+        found.pop()
     known = AMOUNTS if surely else MAYBE_AMOUNTS
-    return bool(known & {*found, "".join(found)}) and not HISTORY & set(found)
+    return bool(known & {found[-1], "".join(found)}) and not HISTORY & set(words(name))
+
+
+def is_event(name: str) -> bool:
+    """Whether a name says that a user did something: `click`, `is_like`, `long_view`, `buy_label`."""
+    found = words(name)
+    while len(found) > 1 and found[0] in _AROUND_EVENTS:
+        found.pop(0)
+    while len(found) > 1 and found[-1] in _AROUND_EVENTS:
+        found.pop()
+    return found[-1] in EVENTS and not HISTORY & set(found)
+
+
+def is_other_time(name: str) -> bool:
+    """Whether a name is that of a time, but not of the impression's: `birth_date`, `click_time`."""
+    return bool((_OTHER_TIMES | EVENTS) & set(words(name)))
+
+
+def time_rank(name: str) -> int:
+    """Smaller for a likelier name of the impression's time."""
+    found = set(words(name))
+    return 0 if found & {"timestamp", "ts"} else 1 if found & TIMES else 2
+
+
+def is_row_key(name: str) -> bool:
+    """Whether a name is that of a key."""
+    return bool({"id", "key", "uuid", "guid", "hash", "index"} & set(words(name)))
 
 
 def is_user(name: str) -> bool:

@@ -7,6 +7,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from raymtl.data.units import make_units
 from raymtl.init.days import find_days
 from raymtl.init.profile import ColumnProfile, Profile, Task, footers_of, kinds_of, merged
 from raymtl.storage.folder import Folder
@@ -27,8 +28,6 @@ def profile_of(root: Path, every: int = 1) -> Profile:
     assert days is not None
     footers = footers_of(folder, days)
     kinds = kinds_of(footers)
-    from raymtl.data.units import make_units
-
     results = []
     for unit in make_units(footers, 1000):
         (table,) = Task(folder.path, kinds, unit.fragments, every)()

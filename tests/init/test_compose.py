@@ -19,7 +19,7 @@ from raymtl.init.roles import find_leaks, guess_roles
 from tests.helpers.profiles import profile_of, write_logs
 from tests.init.test_roles import BUY, CLICK, RANDOM, ROWS, WORDS, lists
 
-DAYS = Days("/logs", Layout(), [dt.date(2026, 1, 1), dt.date(2026, 1, 2)])
+DAYS = Days("/logs", Layout(), (dt.date(2026, 1, 1),) * 2, ROWS, (dt.date(2026, 1, 2),) * 2)
 
 
 def text_of(root: Path, columns: dict[str, Any], days: Days = DAYS) -> str:
@@ -106,12 +106,30 @@ def test_tables_have_room_and_histories_share_that_of_their_items(tmp_path: Path
 
 
 def test_names_that_no_feature_may_have_keep_their_column(tmp_path: Path) -> None:
-    config = config_of(tmp_path, {"click": CLICK, "7 days: état": np.arange(ROWS) % 9, "user-id": np.arange(ROWS) % 99})
-    assert {name: feature.column for name, feature in config.features.items()} == {
+    columns = {
+        "Is Clicked": CLICK,
+        "event.buy": BUY,
+        "7 days: état": np.arange(ROWS) % 9,
+        "user-id": np.arange(ROWS) % 99,
+        "user_id": np.arange(ROWS) % 80,
+        "价格": RANDOM.random(ROWS),
+        "~": np.arange(ROWS) % 5,
+        "城市": WORDS[np.arange(ROWS) % 9],
+    }
+    config = config_of(tmp_path, columns)
+    assert {name: getattr(feature, "column", None) for name, feature in config.features.items()} == {
         "_7_days___tat": "7 days: état",
         "user_id": "user-id",
+        "user_id_4": "user_id",
+        "column_5": "价格",
+        "column_6": "~",
+        "column_7": "城市",
     }
     assert config.data.group == "user-id"
+    assert {name: (task.label, task.parent) for name, task in config.tasks.items()} == {
+        "Is_Clicked": ("Is Clicked", None),
+        "event_buy": ("event.buy", "Is_Clicked"),
+    }
 
 
 def test_every_choice_has_its_reason(tmp_path: Path) -> None:
@@ -121,6 +139,39 @@ def test_every_choice_has_its_reason(tmp_path: Path) -> None:
     )
     assert re.search(r"  # Left out:\n  #   log_id: \d,\d+ different integers: it names a row or a request\n", text)
     assert "  eval: {start: 2026-01-02, end: 2026-01-02}  # the last day\n" in text
+
+
+def test_values_and_names_cannot_write_into_the_file(tmp_path: Path) -> None:
+    columns = {
+        "click": CLICK,
+        "age": np.arange(ROWS) % 90,
+        "const": ["hello\nname: evil"] * ROWS,
+        "a\nname: worse": ["x"] * ROWS,
+    }
+    config = config_of(tmp_path, columns | {"long": ["y" * 10_000] * ROWS})
+    assert config.name == "first"
+    assert max(map(len, text_of(tmp_path, columns | {"long": ["y" * 10_000] * ROWS}).splitlines())) < 400
+
+
+def test_without_an_event_the_first_amount_selects_the_checkpoint(tmp_path: Path) -> None:
+    config = config_of(tmp_path, {"watch_time": RANDOM.gamma(2, 3, ROWS), "age": np.arange(ROWS) % 90})
+    assert config.train.select == "watch_time.mse"
+
+
+@pytest.mark.parametrize(
+    ("values", "said"),
+    [
+        (np.where(CLICK, 1, -1), "holds only -1 and 1"),
+        (np.zeros(ROWS), "holds only 0"),
+        (np.where(CLICK, "yes", "no"), "holds text"),
+        (np.where(CLICK, np.inf, 0.5), "has .* NaN or infinite"),
+    ],
+)
+def test_a_column_that_cannot_be_a_label_is_refused(values: Any, said: str, tmp_path: Path) -> None:
+    write_logs(tmp_path, {"bought": values, "age": np.arange(ROWS) % 90})
+    found = profile_of(tmp_path)
+    with pytest.raises(DataError, match=f"column `bought` cannot be a label: it {said}"):
+        compose("first", DAYS, found, guess_roles(found, labels=["bought"]))
 
 
 def test_logs_without_a_label_or_a_feature_are_refused(tmp_path: Path) -> None:

@@ -61,8 +61,8 @@ def test_from_a_folder_to_a_configuration_that_check_passes(
     assert [part.rows for part in report.parts.values()] == [ROWS, ROWS - 200]
     assert config.tasks["buy"].parent == "click"
     if "/" not in names[0]:  # the rows were written by day
-        assert config.data.path == str(file.parent / "logs")
-        written = [pq.read_table(f) for f in sorted((file.parent / "logs").glob("ds=*/*.parquet"))]
+        assert config.data.path == str(file.parent / "config-logs")
+        written = [pq.read_table(f) for f in sorted((file.parent / "config-logs").glob("ds=*/*.parquet"))]
         assert sum(map(len, written)) == 2 * ROWS - 200
 
 
@@ -75,6 +75,14 @@ def test_from_python(ray_cluster: None, tmp_path: Path) -> None:
     assert [*config.tasks] == ["buy"]
     assert [*config.features] == ["user_id", "item_id"]
     assert config.data.train.end < config.data.eval.start  # type: ignore[union-attr]
+    (tmp_path / "c.yaml").unlink()
+    with pytest.raises(
+        raymtl.errors.ConfigError, match="c-logs` exists, where logs without days would be written by day"
+    ):
+        raymtl.init_config(tmp_path / "logs", tmp_path / "c.yaml", progress=False)
+    with pytest.raises(raymtl.errors.ConfigError, match="lies in the folder of the logs"):
+        raymtl.init_config(tmp_path / "logs", tmp_path / "logs" / "d.yaml", progress=False)
+    (tmp_path / "c.yaml").touch()
     with pytest.raises(raymtl.errors.ConfigError, match="exists; remove it"):
         raymtl.init_config(tmp_path / "logs", tmp_path / "c.yaml", progress=False)
 

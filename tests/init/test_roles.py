@@ -7,7 +7,7 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from raymtl.init.roles import Guess, answered, choices, find_leaks, guess_roles
+from raymtl.init.roles import Guess, answered, choices, find_leaks, guess_roles, with_answers
 from tests.helpers.profiles import profile_of, write_logs
 
 ROWS = 2003
@@ -62,6 +62,18 @@ def guesses(root: Path, columns: dict[str, Any], **options: Any) -> dict[str, Gu
         ("when", pa.array(1_760_000_000 + np.arange(ROWS), pa.timestamp("s")), "time"),
         ("time", RANDOM.random(ROWS), "dense"),
         ("weight", RANDOM.random(ROWS), "weight"),
+        ("birth_date", pa.array(1_760_000_000 + np.arange(ROWS), pa.timestamp("s")), "ignore"),
+        ("click_time", pa.array(1_760_000_000 + np.arange(ROWS), pa.timestamp("s")), "ignore"),
+        ("event_date", [f"2026-01-{n % 28 + 1:02d}" for n in range(ROWS)], "ignore"),
+        ("is_long_video", np.arange(ROWS) % 2, "dense"),
+        ("is_paid_user", np.arange(ROWS) % 2, "dense"),
+        ("target_gender", np.arange(ROWS) % 2, "dense"),
+        ("spend_limit", RANDOM.gamma(2, 3, ROWS), "dense"),
+        ("followers", RANDOM.permutation(ROWS) * 37, "dense"),
+        ("__index_level_0__", np.arange(ROWS), "ignore"),
+        ("is_new", np.arange(ROWS) % 200 == 0, "dense"),
+        ("badge", np.where(np.arange(ROWS) % 500 == 0, "gold", "none"), "id"),
+        ("order_id", [f"o{n}" if b else None for n, b in enumerate(CLICK.tolist())], "ignore"),
         ("tags", lists(WORDS, 4), "ids"),
         ("hist_items", lists(np.arange(100), 9), "sequence"),
         ("clicked_items", lists(WORDS, 9), "sequence"),
@@ -105,12 +117,12 @@ def test_what_is_only_known_afterwards_is_found(tmp_path: Path) -> None:
 
 
 def test_what_the_user_says_counts(tmp_path: Path) -> None:
-    columns = {"buy": BUY, "target_group": np.arange(ROWS) % 2, "price": RANDOM.random(ROWS)}
+    columns = {"buy": BUY, "is_like": np.arange(ROWS) % 2, "price": RANDOM.random(ROWS)}
     found = guesses(tmp_path, columns, labels=["buy"], ignored=["price"])
     assert {n: g.role for n, g in found.items()} == {
         "click": "ignore",
         "buy": "label",
-        "target_group": "ignore",
+        "is_like": "ignore",
         "price": "ignore",
     }
 
@@ -131,6 +143,35 @@ def test_only_the_likeliest_user_is_the_group(tmp_path: Path) -> None:
     assert found["cookie"].role == "id"
 
 
+def test_the_likeliest_time_is_that_of_the_impression(tmp_path: Path) -> None:
+    times = pa.array(1_760_000_000 + np.arange(ROWS), pa.timestamp("s"))
+    some = pa.array(1_760_000_000 + np.arange(ROWS), pa.timestamp("s"), mask=np.arange(ROWS) % 3 == 0)
+    found = guesses(tmp_path, {"seen_time": some, "when": times, "ts": times})
+    assert [n for n, g in found.items() if g.role == "time"] == ["ts"]
+
+
+def test_answers_find_their_own_leaks(tmp_path: Path) -> None:
+    columns = {
+        "bought": BUY,
+        "receipt": np.where(BUY, "yes", "no"),
+        "w": RANDOM.random(ROWS),
+        "weight": RANDOM.random(ROWS),
+    }
+    write_logs(tmp_path, {"click": CLICK, **columns})
+    found = profile_of(tmp_path)
+    first = guess_roles(found, labels=["click"])
+    assert first["receipt"].role == "id"
+    answers = {"bought": Guess("bought", "label", "as you said"), "w": Guess("w", "weight", "as you said")}
+    merged = with_answers(found, first, answers)
+    assert {name: guess.role for name, guess in merged.items()} == {
+        "click": "label",
+        "bought": "label",
+        "receipt": "ignore",
+        "w": "weight",
+        "weight": "ignore",
+    }
+
+
 def test_files_that_differ(tmp_path: Path) -> None:
     write_logs(
         tmp_path,
@@ -139,6 +180,13 @@ def test_files_that_differ(tmp_path: Path) -> None:
     )
     found = guess_roles(profile_of(tmp_path))
     assert {n: g.role for n, g in found.items()} == {"click": "label", "code": "ignore", "n": "dense", "late": "ignore"}
+    both = {"click": CLICK, "a": CLICK, "t": pa.array(np.arange(ROWS), pa.timestamp("s"))}
+    write_logs(
+        tmp_path / "types",
+        both,
+        both | {"a": CLICK.astype(np.int8), "t": pa.array(np.arange(ROWS), pa.timestamp("us", "UTC"))},
+    )
+    assert profile_of(tmp_path / "types").sample.num_rows > ROWS
     assert found["code"].why == "the files differ in it: integer and text"
     assert found["late"].why == "the files differ in it: not in all files"
 

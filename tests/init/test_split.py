@@ -17,6 +17,7 @@ from raymtl.init.split import Split, Task, choose_split, flat_footers
 from raymtl.storage.folder import Folder
 
 BEGIN = np.datetime64("2026-01-30T22:00:00", "us")
+BEGIN_DAY = int(BEGIN.astype("datetime64[D]").astype(int))
 
 
 def write_flat(root: Path, sizes: tuple[int, ...]) -> int:
@@ -45,27 +46,39 @@ def split(root: Path, out: Path, how: Split, unit_rows: int = 10) -> dict[str, l
 
 def test_rows_go_to_the_day_of_their_time(tmp_path: Path) -> None:
     rows = write_flat(tmp_path / "flat", (11, 23, 6))
-    found = split(tmp_path / "flat", tmp_path / "out", Split("ts"))
+    by_day = Split("ts", BEGIN_DAY, BEGIN_DAY + 2)
+    found = split(tmp_path / "flat", tmp_path / "out", by_day)
     assert [*found] == ["ds=2026-01-30", "ds=2026-01-31", "ds=2026-02-01"]
     assert found["ds=2026-01-30"] == [0, 1]
     assert found["ds=2026-01-31"] == [*range(2, 26)]
     assert sorted(chain(*found.values())) == [*range(rows)]
-    again = split(tmp_path / "flat", tmp_path / "out", Split("ts"))
-    assert again == found  # the same files
+    assert split(tmp_path / "flat", tmp_path / "out", by_day) == found  # the same files
+    short = split(tmp_path / "flat", tmp_path / "short", Split("ts", BEGIN_DAY, BEGIN_DAY + 1))
+    assert [len(rows) for rows in short.values()] == [2, rows - 2]  # a time far away goes to the nearest day
 
 
-def test_without_a_time_every_tenth_row_of_a_file_is_held_out(tmp_path: Path) -> None:
-    rows = write_flat(tmp_path / "flat", (25, 31))
-    found = split(tmp_path / "flat", tmp_path / "out", Split(None))
+def test_without_a_time_a_tenth_of_the_rows_is_held_out_by_chance(tmp_path: Path) -> None:
+    rows = write_flat(tmp_path / "flat", (1025, 831))
+    found = split(tmp_path / "flat", tmp_path / "out", Split())
     assert [*found] == ["ds=2000-01-01", "ds=2000-01-02"]
-    assert found["ds=2000-01-02"] == [9, 19, 25 + 9, 25 + 19, 25 + 29]
+    held_out = np.array(found["ds=2000-01-02"])
+    assert 0.07 * rows < len(held_out) < 0.13 * rows
+    assert len(np.unique(held_out % 10)) == 10  # of every place in a request
     assert sorted(chain(*found.values())) == [*range(rows)]
+
+
+def test_folders_train_and_test_stay_apart(tmp_path: Path) -> None:
+    rows = write_flat(tmp_path / "flat" / "train", (25, 31))
+    write_flat(tmp_path / "flat" / "test", (7,))
+    split_by_folder = choose_split("ts", ColumnProfile("time", rows=10), pa.table({"ts": [BEGIN]}), ["test", "train"])
+    found = split(tmp_path / "flat", tmp_path / "out", split_by_folder)
+    assert [len(v) for v in found.values()] == [rows, 7]
 
 
 def test_a_time_of_many_days_is_cut_once(tmp_path: Path) -> None:
     rows = write_flat(tmp_path / "flat", (9, 9))
     cut = int((BEGIN + np.timedelta64(15, "h")).astype(np.int64))
-    found = split(tmp_path / "flat", tmp_path / "out", Split("ts", cut))
+    found = split(tmp_path / "flat", tmp_path / "out", Split("ts", cut_us=cut))
     assert [len(v) for v in found.values()] == [15, 3]
     assert sorted(chain(*found.values())) == [*range(rows)]
 
@@ -73,14 +86,14 @@ def test_a_time_of_many_days_is_cut_once(tmp_path: Path) -> None:
 def test_how_to_split_follows_from_the_time() -> None:
     known, unknown = ColumnProfile("time", rows=10), ColumnProfile("time", rows=10, nulls=1)
     hours = pa.table({"ts": BEGIN + np.arange(10) * np.timedelta64(5, "h")})
-    assert choose_split("ts", known, hours) == Split("ts")
-    assert choose_split("ts", unknown, hours) == Split(None)
-    assert choose_split(None, None, hours) == Split(None)
+    assert choose_split("ts", known, hours) == Split("ts", BEGIN_DAY, BEGIN_DAY + 2)
+    assert choose_split("ts", unknown, hours) == Split()
+    assert choose_split(None, None, hours) == Split()
     one_day = pa.table({"ts": BEGIN + np.arange(10) * np.timedelta64(5, "s")})
-    assert choose_split("ts", known, one_day) == Split(None)
+    assert choose_split("ts", known, one_day) == Split()
     years = pa.table({"ts": BEGIN + np.arange(11) * np.timedelta64(100 * 24, "h")})
     assert choose_split("ts", known, years) == Split(
-        "ts", int((BEGIN + np.timedelta64(900 * 24, "h")).astype(np.int64))
+        "ts", cut_us=int((BEGIN + np.timedelta64(900 * 24, "h")).astype(np.int64))
     )
 
 
