@@ -2,10 +2,12 @@
 
 import datetime as dt
 from collections import defaultdict
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
 import pyarrow.fs as pafs
 
+from raymtl.data.lakehouse.tables import partition_texts
 from raymtl.data.listing import Entry, list_names
 from raymtl.data.partitions import Layout, format_of, split_name
 from raymtl.data.source import partitioned_days
@@ -57,20 +59,26 @@ def find_days(folder: Folder) -> Days | None:
         found, other = find_days(folder.child(train)), find_days(folder.child(held_out))
         if found is not None and other is not None and found.layout == other.layout:
             return replace(found, eval_path=other.path, eval_days=tuple(other.days))
-    layout = _layout(entries)
-    if layout is None and entries and not any("=" in name for name in folders):
+    texts = partition_texts(folder, entries)
+    layout = _layout(_texts_of_folders(entries) if texts is None else texts)
+    if layout is None and texts is None and entries and not any("=" in name for name in folders):
         return None
     layout = layout or Layout()  # raises what is wrong with the folders that there are
     return Days(folder.path, layout, partitioned_days(folder, layout))
 
 
-def _layout(entries: list[Entry]) -> Layout | None:
-    """The key and the format of the days, from the names of folders; None: no folder is named by a day."""
+def _texts_of_folders(entries: list[Entry]) -> dict[str, list[str]]:
+    """The values of each key, from the names of folders."""
     texts: dict[str, list[str]] = defaultdict(list)
     for entry in entries:
         pair = None if entry.kind == pafs.FileType.File else split_name(entry.name)
         if pair is not None and pair[1] is not None:
             texts[pair[0]].append(pair[1])
+    return texts
+
+
+def _layout(texts: Mapping[str, list[str]]) -> Layout | None:
+    """The key and the format of the days, from the values of each key; None: none are days."""
     formats = {key: form for key, names in texts.items() if (form := format_of(names)) is not None}
     key = max(formats, key=lambda k: len(texts[k]), default=None)
     return None if key is None else Layout(key, formats[key])
