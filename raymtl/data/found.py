@@ -1,7 +1,7 @@
 """The files of a data set, and what is wrong with it."""
 
 import datetime as dt
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 from raymtl.data.partitions import Layout, Values
@@ -25,6 +25,8 @@ class File:
     """Device and inode of a local file: equal for two names of one file."""
     snapshot: str | None = None
     """The snapshot of a table that names it, in words; None: it was found in its folder."""
+    columns: Mapping[str, int] | None = field(default=None, repr=False, compare=False)
+    """The IDs of the table's columns, if it knows its columns by ID."""
 
 
 @dataclass

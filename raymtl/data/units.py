@@ -156,6 +156,8 @@ def find_footers(filesystem: pafs.FileSystem, files: Sequence[File]) -> tuple[li
             raise to_user_error(f"read `{file.path}`", error) from error
         except _BrokenError as broken:
             return f"{file.path}: {broken}"
+        if file.columns is not None and (fault := _renamed(schema, file.columns)):
+            return f"{file.path}: {fault}"
         rows = tuple(metadata.row_group(i).num_rows for i in range(metadata.num_row_groups))
         return Footer(file, with_columns(schema, file.values), rows)
 
@@ -164,6 +166,22 @@ def find_footers(filesystem: pafs.FileSystem, files: Sequence[File]) -> tuple[li
     schemas: dict[pa.Schema, pa.Schema] = {}
     footers = [replace(f, schema=schemas.setdefault(f.schema, f.schema)) for f in read_all if isinstance(f, Footer)]
     return footers, [f for f in read_all if isinstance(f, str)]
+
+
+def _renamed(schema: pa.Schema, columns: Mapping[str, int]) -> str | None:
+    """Why the names of a file's columns are not those of its table, whose columns have IDs that parquet files hold too."""
+    names = {number: name for name, number in columns.items()}
+    for column in schema:
+        number = (column.metadata or {}).get(b"PARQUET:field_id")
+        if number is None:  # such a file's columns are known by name
+            continue
+        if (name := names.get(int(number), column.name)) != column.name:
+            return f"column `{column.name}` was renamed to `{name}` after the file was written; rewrite the table's data files"
+        if columns.get(column.name, int(number)) != int(number):
+            return (
+                f"column `{column.name}` is another one than the table's of that name; rewrite the table's data files"
+            )
+    return None
 
 
 def _fault(error: str, content: str | None) -> str:

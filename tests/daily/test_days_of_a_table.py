@@ -1,4 +1,4 @@
-"""The daily job and a single run on a table of Delta Lake, whose rows change between the days."""
+"""The daily job and a single run on tables of Delta Lake and Iceberg, whose rows change between the days."""
 
 import datetime as dt
 from pathlib import Path
@@ -87,3 +87,37 @@ def test_a_run_and_its_version_name_the_version_of_the_table(ray_cluster: None, 
         check_lease=lambda: None,
     )
     assert manifest.snapshots == {"train": 3, "eval": 3}
+
+
+def test_a_run_on_a_table_of_iceberg(ray_cluster: None, tmp_path: Path) -> None:
+    sql = pytest.importorskip("pyiceberg.catalog.sql")
+    catalog = sql.SqlCatalog("test", uri=f"sqlite:///{tmp_path}/catalog.db", warehouse=f"file://{tmp_path}")
+    catalog.create_namespace("logs")
+    made = None
+    for number in range(3):
+        write_day(tmp_path / "plain", number)
+        files = sorted((tmp_path / "plain" / f"ds={day_of(number)}").glob("*.parquet"))
+        rows = pa.concat_tables([pq.ParquetFile(file).read() for file in files])
+        rows = rows.append_column("ds", pa.array([day_of(number)] * len(rows), pa.date32()))
+        if made is None:
+            made = catalog.create_table("logs.views", rows.schema)
+            with made.update_spec() as spec:
+                spec.add_identity("ds")
+        made.append(rows)
+    assert made is not None
+    user = rows.column("user")[0].as_py()
+    made.delete(f"user == '{user}'")
+    left = [len(made.scan(f"ds == '{day_of(number)}'").to_arrow()) for number in range(3)]
+    assert 0 < left[2] < ROWS
+    snapshot = made.metadata.current_snapshot_id
+    raw = small_config(tmp_path / "logs" / "views", tmp_path / "runs", "lake", workers=1)
+    raw["data"]["train"] = {"start": str(day_of(0)), "end": str(day_of(2))}
+    raw["data"]["eval"] = None
+    result = train(config_from_dict(raw))
+    assert result["snapshots"] == {"train": snapshot}
+    assert result["rows_trained"] + result["rows_left_out"] == sum(left)
+    store = Store.open(str(tmp_path / "store"))
+    run = str(tmp_path / "runs" / "lake")
+    assert publish_run(run, store, checkpoint=None, version=None, check_lease=lambda: None).snapshots == {
+        "train": snapshot
+    }

@@ -126,7 +126,6 @@ def test_a_truncated_parquet_file_without_suffix_is_an_error_too(day, name):
     ("marker", "tool"),
     [
         (".hoodie/hoodie.properties", "Apache Hudi"),
-        ("metadata/00000-a.metadata.json", "Apache Iceberg"),
     ],
 )
 def test_a_table_of_another_tool_is_refused_by_name(day, below, marker, tool):
@@ -138,6 +137,13 @@ def test_a_table_of_another_tool_is_refused_by_name(day, below, marker, tool):
         write_file(root, click_rows(3))
     with pytest.raises(DataError, match=f"is a table of {tool}, which also has files that were removed"):
         list_files(Folder.open(str(root)), None)
+
+
+def test_a_part_of_a_table_of_iceberg_is_refused(day):
+    (day.parent / "metadata").mkdir()
+    (day.parent / "metadata/00000-a.metadata.json").write_text("{}")
+    with pytest.raises(DataError, match=rf"is a part of the table of Apache Iceberg in `{day.parent}`; set data.path"):
+        list_files(Folder.open(str(day)), None)
 
 
 def test_a_log_without_an_entry_is_no_plain_folder(day):

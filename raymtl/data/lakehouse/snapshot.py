@@ -21,6 +21,10 @@ class TableFile:
     """Bytes."""
     partition: Mapping[str, PartitionValue]
     """The values of the columns that the table is partitioned by."""
+    fault: str | None = None
+    """Why its rows are not those of the table, as what to say of the file."""
+    columns: Mapping[str, int] | None = None
+    """The ID of each column, which the file also holds, if columns are known by ID and not by name."""
 
 
 @dataclass(frozen=True)
