@@ -69,6 +69,7 @@ class RunPlan:
             "batch_size": self.config.train.batch_size,
             "steps": self.steps,
             "train_rows": self.plans["train"].rows,
+            "snapshots": snapshots_of(self.plans),
             "eval_rows": self.plans["eval"].rows if "eval" in self.plans else 0,
             "units": len(self.plans["train"].units),
             "base_rates": self.base_rates,

@@ -180,6 +180,14 @@ def test_without_the_package_one_sentence_says_what_to_install(table: Path, monk
         items_at(table)
 
 
+def test_another_table_in_the_same_folder_is_not_mixed_up(table: Path) -> None:
+    assert items_at(table, snapshot=2) == FIRST_TWO
+    shutil.rmtree(table)
+    for day, count in zip(DAYS, (2, 3, 4), strict=True):
+        append(table, day_rows(day, count))
+    assert items_at(table, snapshot=2) == [1000, 1001, 2000, 2001, 2002]
+
+
 def test_a_table_on_other_storage(table: Path) -> None:
     memory = fsspec.filesystem("memory")
     try:

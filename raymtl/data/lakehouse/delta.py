@@ -8,8 +8,9 @@ https://github.com/delta-io/delta/blob/master/PROTOCOL.md.
 import datetime as dt
 import re
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 from urllib.parse import unquote
@@ -24,8 +25,12 @@ from raymtl.storage.folder import Folder
 TOOL = "Delta Lake"
 LOG = "_delta_log"
 _COPY_THREADS = 8
+_KEPT = 4
+"""Versions that are kept: the daily job asks for the files of each day."""
 _ENTRY = re.compile(r"(\d{20})\.(json|checkpoint\..*parquet|checkpoint\..*json)")
 _SIDECARS = "_sidecars/"
+_State = tuple[int, int | None]
+"""Size and modification time of a file."""
 
 
 def latest_version(folder: Folder) -> int:
@@ -39,12 +44,18 @@ def read_snapshot(folder: Folder, version: int | None) -> Snapshot:
     Raises ConfigError without the package deltalake, and DataError if the log no longer has the version, or if its rows are not
     simply those of parquet files.
     """
-    names = _log_files(folder)
-    entries = _log_entries(folder, names)
+    files = _log_files(folder)
+    entries = _log_entries(folder, files)
     number = max(number for number, _ in entries.values()) if version is None else version
-    needed = _needed(folder, entries, number) + [name for name in names if name.startswith(_SIDECARS)]
+    needed = _needed(folder, entries, number) + [name for name in files if name.startswith(_SIDECARS)]
+    return _read(folder, number, tuple((name, files[name]) for name in sorted(needed)))
+
+
+@lru_cache(_KEPT)
+def _read(folder: Folder, number: int, needed: tuple[tuple[str, _State], ...]) -> Snapshot:
+    """A version from the files of the log that it follows from; another table in the same folder has other ones."""
     with tempfile.TemporaryDirectory(prefix="raymtl-delta-") as copy:
-        _copy(folder, needed, Path(copy, LOG), number)
+        _copy(folder, [name for name, _ in needed], Path(copy, LOG), number)
         table = _open(folder, copy, number)
         words = f"version {number} of the {TOOL} table `{folder.path}`"
         _refuse_other_files(table, words)
@@ -53,12 +64,12 @@ def read_snapshot(folder: Folder, version: int | None) -> Snapshot:
     return Snapshot(number, words, keys, _files(folder, actions, words))
 
 
-def _log_files(folder: Folder) -> list[str]:
+def _log_files(folder: Folder) -> dict[str, _State]:
     found = folder.entries(LOG, recursive=True)
-    return [e.path.rpartition(f"/{LOG}/")[2] for e in found if e.type == pafs.FileType.File]
+    return {e.path.rpartition(f"/{LOG}/")[2]: (e.size, e.mtime_ns) for e in found if e.type == pafs.FileType.File}
 
 
-def _log_entries(folder: Folder, names: Sequence[str]) -> dict[str, tuple[int, str]]:
+def _log_entries(folder: Folder, names: Iterable[str]) -> dict[str, tuple[int, str]]:
     """Version and kind (`json`: a commit; any other: a checkpoint) of the entries of the log, by name."""
     entries = {name: (int(match[1]), match[2]) for name in names if (match := _ENTRY.fullmatch(name))}
     if not entries:

@@ -6,6 +6,7 @@ specification, https://iceberg.apache.org/spec/.
 
 import datetime as dt
 import re
+from functools import lru_cache
 from typing import Any
 
 import pyarrow.fs as pafs
@@ -18,6 +19,8 @@ TOOL = "Apache Iceberg"
 METADATA = "metadata"
 _HINT = "version-hint.text"
 _VERSION = re.compile(r"(?:v(\d+)|(\d+)-.*?)(?:\.gz)?\.metadata\.json|v(\d+)\.metadata\.json\.gz")
+_KEPT = 4
+"""Snapshots that are kept: the daily job asks for the files of each day."""
 _EPOCH = dt.date(1970, 1, 1)
 
 
@@ -30,7 +33,7 @@ def is_table(folder: Folder) -> bool:
 
 def latest_snapshot(folder: Folder) -> int:
     """The ID of the current snapshot of the table in a folder. Raises DataError if it has none."""
-    return _snapshot_of(folder, _open(folder), None).snapshot_id
+    return _snapshot_of(folder, _open(folder, _metadata_file(folder)), None).snapshot_id
 
 
 def read_snapshot(folder: Folder, snapshot_id: int | None) -> Snapshot:
@@ -38,7 +41,13 @@ def read_snapshot(folder: Folder, snapshot_id: int | None) -> Snapshot:
 
     Raises ConfigError without the package pyiceberg, and DataError if the table no longer has the snapshot.
     """
-    table = _open(folder)
+    return _read(folder, _metadata_file(folder), snapshot_id)
+
+
+@lru_cache(_KEPT)
+def _read(folder: Folder, metadata: str, snapshot_id: int | None) -> Snapshot:
+    """A snapshot (None: the current one) by a file of the metadata."""
+    table = _open(folder, metadata)
     snapshot = _snapshot_of(folder, table, snapshot_id)
     number = snapshot.snapshot_id
     words = f"snapshot {number} of the {TOOL} table `{folder.path}`"
@@ -77,8 +86,8 @@ def _tasks(table: Any, number: int) -> list[Any]:
         raise _BrokenError(" ".join(str(error).split())) from error
 
 
-def _open(folder: Folder) -> Any:
-    """The table by its newest metadata."""
+def _open(folder: Folder, name: str) -> Any:
+    """The table by a file of its metadata."""
     try:
         from pyiceberg.catalog.noop import NoopCatalog
         from pyiceberg.exceptions import ValidationError
@@ -99,7 +108,6 @@ def _open(folder: Folder) -> Any:
         def new_input(self, location: str) -> PyArrowFile:
             return PyArrowFile(location, _below(folder, location, self.table_location), folder.filesystem)
 
-    name = _metadata_file(folder)
     io = FolderIO()
     try:
         metadata = folder.retried(

@@ -39,7 +39,8 @@ def keep_snapshots(config: Config, previous: Data | None) -> Config:
     if previous is None:
         return config
     kept = {"snapshot": previous.snapshot if data.snapshot is None else data.snapshot}
-    kept["eval_snapshot"] = previous.eval_snapshot if data.eval_snapshot is None else data.eval_snapshot
+    if data.eval_path and data.eval_snapshot is None:
+        kept["eval_snapshot"] = previous.eval_snapshot
     return config.model_copy(update={"data": data.model_copy(update=kept)})
 
 
