@@ -14,6 +14,7 @@ import pytest
 from raymtl.config.load import dump_config
 from raymtl.config.root import Config
 from raymtl.daily.ready import find_not_ready
+from raymtl.data.lakehouse.tables import keep_snapshots
 from raymtl.data.read import read_fragment
 from raymtl.data.source import find_files, partitioned_days
 from raymtl.data.units import plan_input, plan_inputs
@@ -285,6 +286,16 @@ def test_a_resumed_run_keeps_its_version(table: Path, tmp_path: Path) -> None:
     newer = config.model_copy(update={"data": config.data.model_copy(update={"snapshot": 3})})
     with pytest.raises(ConfigError, match=r"another configuration: data.snapshot was 2 and is now 3"):
         prepare(newer)
+
+
+def test_a_run_that_continues_keeps_the_snapshots_of_its_paths(table: Path) -> None:
+    day = {"start": "2026-01-03", "end": "2026-01-03"}
+    before = config_of(table, snapshot=1, eval=day, eval_path=str(table), eval_snapshot=2).data
+    kept = keep_snapshots(config_of(table, eval=day, eval_path=str(table)), before).data
+    assert (kept.snapshot, kept.eval_snapshot) == (1, 2)
+    kept = keep_snapshots(config_of(table, eval=day, snapshot=0), before).data
+    assert (kept.snapshot, kept.eval_snapshot) == (0, None)
+    assert keep_snapshots(config_of(table), None).data.snapshot is None
 
 
 def test_scoring_reads_the_version_that_it_is_given(table: Path) -> None:
