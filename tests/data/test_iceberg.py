@@ -4,7 +4,6 @@ import datetime as dt
 import json
 import re
 from pathlib import Path
-from typing import Any
 
 import fsspec
 import pyarrow as pa
@@ -13,7 +12,6 @@ import pytest
 
 from raymtl.config.load import dump_config
 from raymtl.daily.ready import find_not_ready
-from raymtl.data.lakehouse import iceberg
 from raymtl.data.units import plan_input, plan_inputs
 from raymtl.data.validation.run import check_data
 from raymtl.errors import ConfigError, DataError
@@ -28,7 +26,7 @@ from tests.helpers.small_data import make_config
 pytest.importorskip("pyiceberg")
 pytest.importorskip("sqlalchemy")
 from pyiceberg.catalog.sql import SqlCatalog
-from pyiceberg.manifest import DataFile, DataFileContent, FileFormat
+from pyiceberg.manifest import DataFile, DataFileContent, FileFormat, ManifestContent, ManifestWriterV2
 from pyiceberg.table import Table
 from pyiceberg.transforms import DayTransform
 from pyiceberg.typedef import Record
@@ -129,13 +127,19 @@ def test_days_of_a_time_are_partitions_too(table: Table) -> None:
     assert (found.layout.key, found.days) == ("ts_day", [DAYS[1]])
 
 
-def add_file(table: Table, rows: pa.Table, partition: Record, form: FileFormat = FileFormat.PARQUET) -> None:
+def add_file(
+    table: Table,
+    rows: pa.Table,
+    partition: Record,
+    form: FileFormat = FileFormat.PARQUET,
+    content: DataFileContent = DataFileContent.DATA,
+) -> None:
     """Commit a file of other rows, as another tool writes it."""
     path = root_of(table) / "data" / f"other-{len(table.snapshots())}.parquet"
     path.parent.mkdir(exist_ok=True)
     pq.write_table(rows, path)
     file = DataFile.from_args(
-        content=DataFileContent.DATA,
+        content=content,
         file_path=f"file://{path}",
         file_format=form,
         partition=partition,
@@ -143,7 +147,7 @@ def add_file(table: Table, rows: pa.Table, partition: Record, form: FileFormat =
         file_size_in_bytes=path.stat().st_size,
         split_offsets=None,
         sort_order_id=None,
-        equality_ids=None,
+        equality_ids=[3] if content == DataFileContent.EQUALITY_DELETES else None,
         key_metadata=None,
         column_sizes={},
         value_counts={},
@@ -164,23 +168,27 @@ def test_a_file_of_another_format_is_refused_on_its_days_only(table: Table) -> N
         plan_input(config_of(root_of(table), (DAYS[2], DAYS[2])), "train")
 
 
-def test_rows_that_other_files_delete_are_refused(table: Table, monkeypatch: pytest.MonkeyPatch) -> None:
-    """pyiceberg itself writes no delete files."""
-    plain = iceberg._tasks
-
-    def with_deletes(*arguments: Any) -> list[Any]:
-        tasks = plain(*arguments)
-        for task in tasks:
-            if "2026-01-02" in task.file.file_path:
-                task.delete_files.add(tasks[0].file)
-        return tasks
-
-    monkeypatch.setattr(iceberg, "_tasks", with_deletes)
-    assert items_of(plan_input(config_of(root_of(table), (DAYS[0], DAYS[0])), "train")) == ALL[:7]
+@pytest.mark.parametrize("content", [DataFileContent.POSITION_DELETES, DataFileContent.EQUALITY_DELETES])
+def test_rows_that_other_files_delete_are_refused(
+    table: Table, content: DataFileContent, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """pyiceberg itself writes no delete files, only manifests of data; so its writer is made to call them deletes."""
+    deleted = next(task.file.file_path for task in table.scan("ds == '2026-01-02'").plan_files())
+    rows = pa.table({"file_path": [deleted], "pos": pa.array([3], pa.int64())})
+    by_position = content == DataFileContent.POSITION_DELETES
+    with monkeypatch.context() as patch:
+        meta = ManifestWriterV2._meta.fget
+        patch.setattr(ManifestWriterV2, "content", lambda self: ManifestContent.DELETES)
+        patch.setattr(ManifestWriterV2, "_meta", property(lambda self: {**meta(self), "content": "deletes"}))
+        partition = Record((DAYS[1] - dt.date(1970, 1, 1)).days, "de")
+        add_file(table, rows if by_position else day_rows(DAYS[1], 1), partition, content=content)
     with pytest.raises(
-        DataError, match=r"parquet has rows that other files delete \(merge-on-read\), .*; rewrite the data"
-    ):
+        DataError, match=r"has rows that other files delete \(merge-on-read\), .*; rewrite the data"
+    ) as caught:
         items_at(root_of(table))
+    assert "\n" not in str(caught.value)
+    if by_position:  # the other days have none
+        assert items_of(plan_input(config_of(root_of(table), (DAYS[0], DAYS[0])), "train")) == ALL[:7]
 
 
 def test_renamed_columns_are_refused_in_old_files_only(table: Table) -> None:

@@ -21,6 +21,10 @@ _HINT = "version-hint.text"
 _VERSION = re.compile(r"(?:v(\d+)|(\d+)-.*?)(?:\.gz)?\.metadata\.json|v(\d+)\.metadata\.json\.gz")
 _KEPT = 4
 """Snapshots that are kept: the daily job asks for the files of each day."""
+_DELETES = (
+    "has rows that other files delete (merge-on-read), which raymtl does not read; rewrite the data files (Spark: CALL "
+    "system.rewrite_data_files with delete-file-threshold 1), or write with copy-on-write"
+)
 _EPOCH = dt.date(1970, 1, 1)
 
 
@@ -55,6 +59,8 @@ def _read(folder: Folder, metadata: str, snapshot_id: int | None) -> Snapshot:
     try:
         tasks = folder.retried("read", METADATA, lambda: _tasks(table, number))
     except _BrokenError as broken:
+        if "equality deletes" in str(broken):  # which pyiceberg refuses on any day
+            raise DataError(f"{words} {_DELETES}") from broken
         raise DataError(
             f"the list of files of {words} cannot be read ({broken}); set {SETTING} to another one, or to null"
         ) from broken
@@ -204,10 +210,7 @@ def _fault(task: Any) -> str | None:
     from pyiceberg.manifest import FileFormat
 
     if task.delete_files:
-        return (
-            "has rows that other files delete (merge-on-read), which raymtl does not read; rewrite the data files (Spark: CALL "
-            "system.rewrite_data_files with delete-file-threshold 1), or write with copy-on-write"
-        )
+        return _DELETES
     if task.file.file_format != FileFormat.PARQUET:
         return f"is {task.file.file_format.value}, not parquet; set write.format.default to parquet and rewrite the data files"
     return None
