@@ -234,6 +234,7 @@ def score(
     days: "str | DayRange | None" = None,
     *,
     keys: Sequence[str] = (),
+    snapshot: int | None = None,
     workers: int | None = None,
     cpus_per_worker: int = 1,
     gpu: bool = False,
@@ -250,6 +251,8 @@ def score(
         out: folder or URL to write to.
         days: `2026-01-01..2026-01-07`, or one day; None: all that are there.
         keys: columns to copy beside the predictions; none: the IDs.
+        snapshot: if the rows are a table of Delta Lake or Iceberg, its version or snapshot ID; None: the latest one when the
+            scoring starts.
         workers: processes that score; None: as many as fit on the cluster.
         cpus_per_worker: CPUs and threads of each.
         gpu: give each process a GPU.
@@ -270,6 +273,7 @@ def score(
             fspath(out),
             days=chosen,
             keys=keys,
+            snapshot=snapshot,
             pool=Pool(workers, cpus_per_worker, gpu, batch_rows),
             address=address,
             allow_custom=allow_custom,

@@ -26,6 +26,8 @@ class RunResult(TypedDict):
     base_rates: dict[str, float]
     data_range: dict[str, list[str]]
     """First and last day, of `train` and `eval`."""
+    snapshots: dict[str, int]
+    """Of `train` and `eval`, the snapshot that was read if the data are a table: its version (Delta Lake) or ID (Iceberg)."""
     workers: int
     precision: str
     """`fp32` or `bf16`."""
@@ -54,6 +56,7 @@ class EvaluateResult(TypedDict):
     checkpoint: str
     step: int
     data_range: dict[str, list[str]]
+    snapshots: dict[str, int]
     metrics: dict[str, Any]
 
 
@@ -95,6 +98,8 @@ class ScoreResult(TypedDict):
     store: str
     data: str
     input: str
+    snapshot: int | None
+    """Of a table."""
     keys: dict[str, str]
     predictions: list[str]
     rows: int

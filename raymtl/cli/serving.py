@@ -38,6 +38,10 @@ def score(
         list[str],
         typer.Option(metavar="COLUMN", help="A column to copy to the output; may be repeated. Default: the IDs."),
     ] = [],  # noqa: B006
+    snapshot: Annotated[
+        int | None,
+        typer.Option(min=0, help="Version (Delta Lake) or snapshot ID (Iceberg) of a table; default: the latest."),
+    ] = None,
     workers: Annotated[
         int | None, typer.Option(min=1, help="Scoring processes; default: as many as the cluster has resources for.")
     ] = None,
@@ -55,6 +59,7 @@ def score(
         out,
         None if days is None else api.day_range(days, "--days"),
         keys=keys,
+        snapshot=snapshot,
         workers=workers,
         cpus_per_worker=cpus_per_worker,
         gpu=gpu,

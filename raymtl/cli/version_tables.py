@@ -43,6 +43,7 @@ def show_tables(manifest: Manifest, listed: Listed) -> list[Table | str]:
         "delta on": manifest.base or "– (full version)",
         "created": f"{manifest.created:%Y-%m-%d %H:%M:%S} UTC by raymtl {manifest.code.get('raymtl', '?')}",
         **{f"data {part}": "..".join(days) for part, days in manifest.data_range.items()},
+        **{f"snapshot {part}": str(number) for part, number in manifest.snapshots.items()},
         **{_count_words(key)[0]: f"{count:,}" for key, count in manifest.counts.items()},
         "size": f"{gib(manifest.total_bytes)} in {count_of(len(manifest.all_files), 'file')}",
         "config": manifest.config_hash,

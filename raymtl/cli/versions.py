@@ -162,6 +162,7 @@ def _as_written(files: int) -> str:
 def _facts(manifest: Any) -> dict[str, Any]:
     return {
         "data_range": manifest.data_range,
+        "snapshots": manifest.snapshots,
         "counts": manifest.counts,
         "bytes": manifest.total_bytes,
         "parent": manifest.parent,

@@ -118,6 +118,11 @@ class Data(Section):
     """The days to evaluate on; null: no evaluation."""
     eval_path: Annotated[Location | None, Role.EXECUTION | Role.READ] = None
     """Root of the evaluation data; null: `path`."""
+    snapshot: Annotated[int | None, Field(ge=0), Role.SINGLE_RUN | Role.READ] = None
+    """If `path` is a table of Delta Lake or Apache Iceberg: the version or the snapshot ID to read. Null: the latest one when the
+    run starts, which a resumed run keeps."""
+    eval_snapshot: Annotated[int | None, Field(ge=0), Role.SINGLE_RUN | Role.READ] = None
+    """The same for `eval_path`."""
     partition: Partition = Partition()
     """Names of the folders of days."""
     scenario: Scenario | None = None
@@ -144,3 +149,17 @@ class Data(Section):
     """Ray labels that a node must have to run reading tasks, as in `train.placement.labels`; empty: any node."""
     prefetch_blocks: Annotated[int, Field(ge=0), Role.EXECUTION] = 2
     """Slices of blocks that each worker fetches ahead."""
+
+    def path_of(self, part: str) -> str:
+        """Root of the data of `train` or `eval`."""
+        return self.eval_path if part == "eval" and self.eval_path else self.path
+
+    def snapshot_of(self, part: str) -> int | None:
+        """The snapshot to read for `train` or `eval`."""
+        return self.eval_snapshot if part == "eval" and self.eval_path else self.snapshot
+
+    @model_validator(mode="after")
+    def _has_table(self) -> "Data":
+        if self.eval_snapshot is not None and self.eval_path is None:
+            raise ValueError("eval_snapshot is set without eval_path; remove it: the evaluation reads data.snapshot")
+        return self

@@ -40,6 +40,7 @@ from raymtl.daily.record import (
     write_record,
 )
 from raymtl.daily.reports.write import write_reports
+from raymtl.data.lakehouse.tables import with_snapshots
 from raymtl.errors import (
     CheckpointError,
     ConfigError,
@@ -138,7 +139,9 @@ class Day:
         if (old.parent, old.config_hash) != (self.base.id if self.base else None, training_hash(self.config)):
             self.on_event({"note": f"{self.day} restarts: the version it starts from or the configuration has changed"})
             return self._new_record()
-        return old.model_copy(update={"status": "running", "reason": "", "ended": None})
+        # Logs that were not ready or broken may have been repaired by a later snapshot
+        snapshot = old.snapshot if old.status == "running" else None
+        return old.model_copy(update={"status": "running", "reason": "", "ended": None, "snapshot": snapshot})
 
     def _new_record(self) -> Record:
         """The record of a new attempt, with an unused folder."""
@@ -221,7 +224,7 @@ class Day:
         if self.record.plan not in ("", plans.train.identity):
             self.on_event({"note": f"{self.day} restarts: its logs have changed"})
             self.record = self._new_record()
-        self._note(plan=plans.train.identity)
+        self._note(plan=plans.train.identity, snapshot=self.config.data.snapshot)
         if not self.session.has_workers:
             self.on_event({"note": joining(self.address)})
         local = connect(self.config, self.address)
@@ -233,7 +236,7 @@ class Day:
                 raise
             self.on_event({"note": f"{self.day} restarts: {error}"})
             self.record = self._new_record()
-            self._note(plan=plans.train.identity)
+            self._note(plan=plans.train.identity, snapshot=self.config.data.snapshot)
             self._check_and_train(plans, grant)
 
     def _check_and_train(self, plans: DayPlans, grant: ResourceGrant) -> None:
@@ -246,13 +249,33 @@ class Day:
 
     def _wait(self) -> None:
         waited = 0.0
-        while reasons := not_ready(self.config, self.day, first=self.base is None):
+        while reasons := self._reasons_to_wait():
             if waited >= self.request.wait_s:
                 raise TryLaterError(
                     f"{self.day} is not ready: {reasons[0]}; rerun the same command later, or wait with --wait SECONDS"
                 )
             time.sleep(min(_POLL_S, self.request.wait_s - waited))
             waited += _POLL_S
+
+    def _reasons_to_wait(self) -> list[str]:
+        """Why the day's logs are not complete yet; if they are a complete table, fixes the snapshot that the day reads.
+
+        An interrupted day keeps its own as long as the table has it.
+        """
+        reasons: list[str] = []
+        for snapshot in dict.fromkeys((self.record.snapshot, None)):
+            data = self.config.data.model_copy(update={"snapshot": snapshot})
+            try:
+                config = with_snapshots(self.config.model_copy(update={"data": data}))
+                reasons = not_ready(config, self.day, first=self.base is None)
+            except DataError:
+                if snapshot is None:
+                    raise
+                continue
+            if not reasons:
+                self.config = config
+                break
+        return reasons
 
     def _check(self, plans: DayPlans) -> DayMaps:
         """Check the day and its drift, record its statistics, and return its ID maps."""

@@ -14,6 +14,7 @@ from raymtl.daily.record import Record, folder
 from raymtl.data.ids.id_map import MapFile
 from raymtl.data.read import Input
 from raymtl.data.sample import sample_base_rates
+from raymtl.data.units import snapshots_of
 from raymtl.errors import VersionError
 from raymtl.model_store import store as versions
 from raymtl.model_store.draft import Draft, can_be_delta_of
@@ -82,7 +83,7 @@ def session_config(config: Config, plans: DayPlans, day: dt.date, output: str, r
         dense = train.dense_optimizer.model_copy(update={"lr": train.dense_optimizer.lr * factor})
         changes |= {"epochs": 1, "schedule": config.daily.schedule, "dense_optimizer": dense}
     days = DayRange(start=dt.date.fromisoformat(plans.train.days[0]), end=day)
-    data = config.data.model_copy(update={"train": days, "eval": None, "eval_path": None})
+    data = config.data.model_copy(update={"train": days, "eval": None, "eval_path": None, "eval_snapshot": None})
     name = f"run-{record.attempt}"
     return config.model_copy(
         update={"train": train.model_copy(update=changes), "data": data, "output": output, "name": name}
@@ -146,6 +147,7 @@ def day_job(
         user_config,
         {"train": list(plans.day_rows.days)},
         parent=base.id if base else None,
+        snapshots=snapshots_of({"train": plans.day_rows}),
         base_rates={name: float(rate) for name, rate in rates.items()},
     )
     job = DayJob(

@@ -14,6 +14,7 @@ from raymtl.daily.day import DailyRequest, section
 from raymtl.daily.ready import not_ready
 from raymtl.daily.reports.table import verdict
 from raymtl.daily.runner import DailyJob, days_to_run, finished_record, open_job, raise_if_refused
+from raymtl.data.lakehouse.tables import of_latest_snapshot
 from raymtl.errors import ConfigError, DataError, LeaseLostError, TryLaterError
 from raymtl.model_store import store as versions
 from raymtl.storage.object_store import Store
@@ -96,7 +97,7 @@ def _next_day(job: DailyJob, last: dt.date, is_first: bool, say_once: Callable[[
 def _waits(job: DailyJob, day: dt.date, is_first: bool) -> str | None:
     """What the day waits for; None: nothing."""
     try:
-        reasons = not_ready(job.config, day, first=is_first)
+        reasons = not_ready(of_latest_snapshot(job.config), day, first=is_first)
     except DataError:  # the day meets it too, and records it
         return None
     return f"waiting for {day}: {reasons[0]}" if reasons else None

@@ -30,9 +30,12 @@ def find_not_ready(config: Config, logs: Folder, day: dt.date) -> str | None:
     marked = ready.marker is not None and partition.kind(ready.marker) == pafs.FileType.File
     found = find_files(logs, _only(day), layout)
     files = found.files
+    is_table = found.snapshot is not None  # its commits are complete
+    if is_table and found.absent:
+        return found.absent[0]
     if not files and not found.faults and partition.kind() != pafs.FileType.Directory:
         return found.absent[0]
-    if ready.marker is not None and not marked:
+    if ready.marker is not None and not marked and not is_table:
         return f"`{partition.root}` has no `{ready.marker}` yet (daily.ready.marker)"
     if not files and not found.faults:
         return f"`{partition.root}` has no parquet file yet"

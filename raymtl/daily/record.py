@@ -156,6 +156,8 @@ class Record(_Part):
     """What to know first of its configuration: preset, batch size, learning rates and others, in words."""
     plan: str = ""
     """Identity of the rows to train on: files, sizes, tasks. When it changes, the day restarts."""
+    snapshot: int | None = None
+    """The snapshot that the day reads, if its logs are a table."""
     version: str | None = None
     """The day's version or candidate, once it is being written."""
     started: dt.datetime

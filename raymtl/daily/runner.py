@@ -31,6 +31,7 @@ from raymtl.daily.record import FINAL, Record, folder, read_record
 from raymtl.daily.redo import RedoProgress
 from raymtl.daily.reports.day import NAME as REPORT
 from raymtl.daily.reports.write import last_records
+from raymtl.data.lakehouse.tables import of_latest_snapshot
 from raymtl.data.writable import check_writable
 from raymtl.errors import ConfigError, RefusedError, UserError
 from raymtl.model_store import store as versions
@@ -145,6 +146,7 @@ def dry_run(config: Config, request: DailyRequest) -> list[dict[str, Any]]:
     daily = section(config)
     store = Store.open(daily.store)
     check_writable(store, "daily.store: the store", "daily.store")
+    config = of_latest_snapshot(config)
     schedule = days_to_run(store, daily, request)
     listed = known_versions(store)
     base = choose_base(listed, schedule.days[0]) if schedule.days else None

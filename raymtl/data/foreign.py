@@ -16,9 +16,10 @@ _MARKERS = re.compile(r"_SUCCESS|_metadata|_common_metadata|_committed_\d+|_star
 """Names that writers give to files without rows."""
 _PARQUET_NAME = re.compile(r"\.(parquet|parq|pq)(\W|$)", re.IGNORECASE)
 _ACID = re.compile(r"(base|(delete_)?delta)_\d+(_\d+)*(_v\d+)?")
-_ICEBERG = "Apache Iceberg"
+DELTA = "Delta Lake"
+ICEBERG = "Apache Iceberg"
 HUDI = "Apache Hudi"
-_TABLES = {"_delta_log": "Delta Lake", ".hoodie": HUDI, "metadata": _ICEBERG}
+_TABLES = {"_delta_log": DELTA, ".hoodie": HUDI, "metadata": ICEBERG}
 """Folders with the list of a table's files, by name."""
 HUDI_PARTITION = ".hoodie_partition_metadata"
 """Begin of the name of a file that Hudi writes into every partition."""
@@ -77,18 +78,19 @@ def transaction_folder(below: str) -> str | None:
     return next((name for name in below.split("/")[:-1] if _ACID.fullmatch(name)), None)
 
 
-def table_format(folder: Folder, names: Collection[str]) -> str | None:
-    """The tool that manages the files of a folder with these subfolders, which may be a partition of a table; None: no known
-    tool."""
+def table_format(folder: Folder, names: Collection[str]) -> tuple[str, str] | None:
+    """The tool that manages the files of a folder with these subfolders, and the folder of its table, which may be one above;
+    None: no known tool."""
     markers = [f"{folder.root}/{name}" for name in _TABLES if name in names]
     for above in _folders_above(folder):
         markers += [e.path for e in _looked_up(folder, [f"{above}/{name}" for name in _TABLES])]
     for path in markers:
-        tool = _TABLES[path.rpartition("/")[2]]
-        if tool != _ICEBERG or any(
+        root, _, name = path.rpartition("/")
+        tool = _TABLES[name]
+        if tool != ICEBERG or any(
             e.path.endswith(".metadata.json") for e in _looked_up(folder, pafs.FileSelector(path))
         ):
-            return tool
+            return tool, root
     return None
 
 

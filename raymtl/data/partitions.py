@@ -19,6 +19,9 @@ Value = str | int | float | None
 Values = tuple[tuple[str, Value], ...]
 """The columns that a file has from the folders above it."""
 
+SCORED = "(`raymtl score`: name the folders as in training)"
+"""What to do about the names of partitions if there is no `data.partition` to change."""
+
 _NULL = "__HIVE_DEFAULT_PARTITION__"
 _FORMATS = ("%Y-%m-%d", "%Y%m%d", "%Y_%m_%d", "%Y/%m/%d", "%Y.%m.%d", "%d-%m-%Y")
 """Formats of days that errors suggest."""
@@ -35,10 +38,12 @@ class Layout:
     """The file that says that a day is complete."""
     numbers: frozenset[str] = frozenset()
     """Columns whose values are numbers if a folder holds them; all others are text."""
+    snapshot: int | None = None
+    """The snapshot of a table to read; None: the latest."""
 
     @classmethod
-    def of(cls, config: Config) -> Self:
-        """The layout of a configuration's data.
+    def of(cls, config: Config, part: str = "train") -> Self:
+        """The layout of a configuration's data, for `train` or `eval`.
 
         How it uses a column decides the column's type, not the values: with the days that are read the type could change, and
         the ID "7" is another one than 7.
@@ -56,6 +61,7 @@ class Layout:
             partition.format,
             daily.ready.marker if daily else None,
             frozenset({c.name for c in columns} - texts),
+            config.data.snapshot_of(part),
         )
 
     @property
@@ -76,8 +82,11 @@ class Layout:
 
     def values(self, below: str) -> Values:
         """The columns of a file from its path below the folder of its day."""
-        found = [pair for name in below.split("/")[:-1] if (pair := split_name(name)) is not None]
-        return tuple((key, _number(text) if text and key in self.numbers else text) for key, text in found)
+        return self.typed(pair for name in below.split("/")[:-1] if (pair := split_name(name)) is not None)
+
+    def typed(self, texts: Iterable[tuple[str, str | None]]) -> Values:
+        """Columns with their values, from the texts in which partitions hold them."""
+        return tuple((key, _number(text) if text and key in self.numbers else text) for key, text in texts)
 
 
 def split_name(name: str) -> tuple[str, str | None] | None:

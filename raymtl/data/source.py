@@ -5,7 +5,6 @@ import re
 from collections import Counter
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
 
 import pyarrow.fs as pafs
 
@@ -16,62 +15,21 @@ from raymtl.data.foreign import (
     is_skipped,
     is_skipped_beside,
     may_hold_rows,
-    table_format,
     transaction_folder,
 )
+from raymtl.data.found import File, FoundFiles, absent_days
+from raymtl.data.lakehouse.tables import files_of_snapshot, of_another_tool, snapshot_at
 from raymtl.data.listing import Entry, Listing, list_below, list_names
-from raymtl.data.partitions import Layout, Values, format_of, split_name
+from raymtl.data.partitions import SCORED, Layout, format_of, split_name
 from raymtl.errors import DataError
 from raymtl.storage.folder import Folder
 from raymtl.words import count_of
 
 _LISTING_THREADS = 8
-_SCORED = "(`raymtl score`: name the folders as in training)"
 _PARTS_OF_A_DAY = {"year", "yyyy", "y", "month", "mm", "m", "day", "dd", "d"}
 """Keys of folders that only together name a day."""
 _HOUR = re.compile(r"\D?([01]\d|2[0-3])")
 """An hour after a day."""
-
-
-@dataclass(frozen=True)
-class File:
-    """One parquet file of the data set."""
-
-    path: str
-    """Path on its file system, without the scheme."""
-    day: dt.date
-    """The day of its partition."""
-    size: int
-    """Bytes."""
-    values: Values = ()
-    """The columns that its folders stand for."""
-    identity: tuple[int, int] | None = None
-    """Device and inode of a local file: equal for two names of one file."""
-
-
-@dataclass
-class FoundFiles:
-    """The files of some days."""
-
-    files: list[File] = field(default_factory=list)
-    """Ordered by path."""
-    absent: list[str] = field(default_factory=list)
-    """Days without a folder or without files, one sentence each."""
-    faults: list[str] = field(default_factory=list)
-    """Files and folders that cannot be read, one sentence each."""
-    notes: list[str] = field(default_factory=list)
-    """What is there and is not read, one sentence each."""
-
-    @property
-    def problems(self) -> list[str]:
-        """Everything for which days or rows would be missing or wrong."""
-        return [*self.absent, *self.faults]
-
-    def or_raise(self) -> "FoundFiles":
-        """Raise DataError for the first problem."""
-        if self.problems:
-            raise DataError(self.problems[0])
-        return self
 
 
 def list_files(folder: Folder, days: DayRange | None, layout: Layout = Layout()) -> list[File]:
@@ -89,22 +47,19 @@ def find_files(folder: Folder, days: DayRange | None, layout: Layout = Layout())
 
     Raises DataError if there is no data set at all, and StorageError if the storage keeps failing.
     """
-    partitions, found = _partitions(folder, layout)
+    entries = _entries(folder, layout)
+    if (snapshot := snapshot_at(folder, layout, entries)) is not None:
+        return files_of_snapshot(folder, snapshot, days, layout)
+    partitions, found = _partitions(folder, layout, entries)
     wanted = sorted(partitions) if days is None else days.days()
-    if missing := [d for d in wanted if d not in partitions]:
-        found.absent.append(
-            f"`{folder.path}` has no partition {layout.name(missing[0])}"
-            + (f" (and {len(missing) - 1} more of {days})" if len(missing) > 1 else "")
-            + f"; it has {layout.name(min(partitions))} to {layout.name(max(partitions))}, "
-            f"{count_of(len(partitions), 'day')}; write the missing days, or choose days that exist"
-        )
+    found.absent += absent_days(f"`{folder.path}`", wanted, sorted(partitions), layout)
     present = [d for d in wanted if d in partitions]
     skipped: list[str] = []
     with ThreadPoolExecutor(_LISTING_THREADS) as pool:
         listings = pool.map(lambda day: list_below(folder, partitions[day]), present)
         for day, listing in zip(present, listings, strict=True):
             if any(entry.name.startswith(HUDI_PARTITION) for entry in listing.entries):
-                raise DataError(_of_another_tool(folder.path, HUDI))
+                raise DataError(of_another_tool(folder.path, HUDI))
             _add_files_of_day(found, skipped, day, partitions[day], listing, layout)
     found.faults += _two_names_of_one_file(found.files, found.files, "its rows would be read twice")
     if skipped:
@@ -118,7 +73,10 @@ def find_files(folder: Folder, days: DayRange | None, layout: Layout = Layout())
 
 def partitioned_days(folder: Folder, layout: Layout = Layout()) -> list[dt.date]:
     """The days of the data set's partitions, in order."""
-    return sorted(_partitions(folder, layout)[0])
+    entries = _entries(folder, layout)
+    if (snapshot := snapshot_at(folder, layout, entries)) is not None:
+        return sorted({f.day for f in files_of_snapshot(folder, snapshot, None, layout).files})
+    return sorted(_partitions(folder, layout, entries)[0])
 
 
 def evaluated_training_files(train: Sequence[File], evaluation: Sequence[File]) -> list[str]:
@@ -166,8 +124,8 @@ def _add_files_of_day(
         found.absent.append(f"the partition `{partition}` has no parquet file; write the day again or leave it out")
 
 
-def _partitions(folder: Folder, layout: Layout) -> tuple[dict[dt.date, str], FoundFiles]:
-    """Folder of each day, directly below the root, and what else there is."""
+def _entries(folder: Folder, layout: Layout) -> list[Entry]:
+    """What is directly below the root. Raises DataError if it is no folder."""
     path, kind = folder.path, folder.kind()
     if kind == pafs.FileType.NotFound:
         raise DataError(
@@ -177,9 +135,12 @@ def _partitions(folder: Folder, layout: Layout) -> tuple[dict[dt.date, str], Fou
         raise DataError(
             f"`{path}` is a file; set data.path (`raymtl score`: --data) to the folder above the `{layout.key}=` partitions"
         )
-    entries = sorted(list_names(folder), key=lambda e: e.path)
-    if (tool := table_format(folder, [e.name for e in entries if e.kind == pafs.FileType.Directory])) is not None:
-        raise DataError(_of_another_tool(path, tool))
+    return sorted(list_names(folder), key=lambda e: e.path)
+
+
+def _partitions(folder: Folder, layout: Layout, entries: Sequence[Entry]) -> tuple[dict[dt.date, str], FoundFiles]:
+    """Folder of each day, directly below the root, and what else there is."""
+    path = folder.path
     partitions: dict[dt.date, str] = {}
     found, others, undated = FoundFiles(), [], []
     for entry in entries:
@@ -215,14 +176,6 @@ def _partitions(folder: Folder, layout: Layout) -> tuple[dict[dt.date, str], Fou
     return partitions, found
 
 
-def _of_another_tool(path: str, tool: str) -> str:
-    """The error for a table whose files another tool manages."""
-    return (
-        f"`{path}` is a table of {tool}, which also has files that were removed from the table; raymtl reads plain parquet files "
-        "only: write the table's rows to another folder"
-    )
-
-
 def _odd_name(entry: Entry, text: str, path: str, layout: Layout, entries: Sequence[Entry]) -> str:
     """The error for a partition of the right key whose value is no day."""
     dates = _dates(entries, layout.key)
@@ -230,11 +183,11 @@ def _odd_name(entry: Entry, text: str, path: str, layout: Layout, entries: Seque
         return _one_level_each(path, entry.name)
     width = len(dt.date.max.strftime(layout.format))
     if (form := format_of(dates)) is not None:
-        remedy = f'set data.partition.format to "{form}" {_SCORED}'
+        remedy = f'set data.partition.format to "{form}" {SCORED}'
     elif (day := layout.day(text[:width])) is not None and (hour := _HOUR.fullmatch(text[width:])) is not None:
         remedy = f"a partition is one day: move its files to {layout.name(day)}/hour={hour[1]}"
     elif not any(layout.day(date) for date in dates):
-        remedy = f"rename the partitions, or set data.partition.format to the format of their days {_SCORED}"
+        remedy = f"rename the partitions, or set data.partition.format to the format of their days {SCORED}"
     else:
         remedy = "rename or remove it"
     return f"the partition `{entry.path}` of `{path}` is not {layout.pattern}; {remedy}"
@@ -248,7 +201,7 @@ def _no_partitions(path: str, layout: Layout, entries: Sequence[Entry]) -> str:
         if (form := format_of(_dates(entries, key))) is not None:
             return (
                 f"`{path}` has no `{layout.pattern}` partition, but partitions such as {first}; set data.partition to "
-                f'{{key: {key}, format: "{form}"}} {_SCORED}'
+                f'{{key: {key}, format: "{form}"}} {SCORED}'
             )
         if _are_parts_of_days(key, _dates(entries, key)):
             return _one_level_each(path, first)

@@ -6,7 +6,7 @@ alone, never on the number of workers, so that a run resumes with the same units
 
 import datetime as dt
 import hashlib
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 
@@ -18,8 +18,11 @@ import pyarrow.parquet as pq
 from raymtl.config.root import Config
 from raymtl.data.contract import mixed_problems, required_columns, schema_faults
 from raymtl.data.foreign import other_content
+from raymtl.data.found import File
+from raymtl.data.lakehouse.snapshot import SETTING
+from raymtl.data.lakehouse.tables import with_snapshots
 from raymtl.data.partitions import Layout, Values, with_columns
-from raymtl.data.source import File, evaluated_training_files, find_files
+from raymtl.data.source import evaluated_training_files, find_files
 from raymtl.errors import DataError
 from raymtl.storage.filesystem import open_to_read
 from raymtl.storage.folder import Folder
@@ -73,6 +76,8 @@ class Plan:
     """First and last day."""
     notes: tuple[str, ...] = ()
     """What is there and is not read, one sentence each."""
+    snapshot: int | None = None
+    """The snapshot, if the data set is a table."""
 
     @property
     def rows(self) -> int:
@@ -140,10 +145,19 @@ def find_footers(filesystem: pafs.FileSystem, files: Sequence[File]) -> tuple[li
             return f"{file.path}: the file is empty (0 bytes); write it again or remove it"
         try:
             metadata, schema = retry(lambda: footer(file))
+        except FileNotFoundError as error:
+            if file.snapshot is None:
+                raise to_user_error(f"read `{file.path}`", error) from error
+            return (
+                f"{file.path}: the file of {file.snapshot} no longer exists, as after VACUUM; set {SETTING} to a newer one, "
+                "or to null"
+            )
         except OSError as error:
             raise to_user_error(f"read `{file.path}`", error) from error
         except _BrokenError as broken:
             return f"{file.path}: {broken}"
+        if file.columns is not None and (fault := _renamed(schema, file.columns)):
+            return f"{file.path}: {fault}"
         rows = tuple(metadata.row_group(i).num_rows for i in range(metadata.num_row_groups))
         return Footer(file, with_columns(schema, file.values), rows)
 
@@ -152,6 +166,22 @@ def find_footers(filesystem: pafs.FileSystem, files: Sequence[File]) -> tuple[li
     schemas: dict[pa.Schema, pa.Schema] = {}
     footers = [replace(f, schema=schemas.setdefault(f.schema, f.schema)) for f in read_all if isinstance(f, Footer)]
     return footers, [f for f in read_all if isinstance(f, str)]
+
+
+def _renamed(schema: pa.Schema, columns: Mapping[str, int]) -> str | None:
+    """Why the names of a file's columns are not those of its table, whose columns have IDs that parquet files hold too."""
+    names = {number: name for name, number in columns.items()}
+    for column in schema:
+        number = (column.metadata or {}).get(b"PARQUET:field_id")
+        if number is None:  # such a file's columns are known by name
+            continue
+        if (name := names.get(int(number), column.name)) != column.name:
+            return f"column `{column.name}` was renamed to `{name}` after the file was written; rewrite the table's data files"
+        if columns.get(column.name, int(number)) != int(number):
+            return (
+                f"column `{column.name}` is another one than the table's of that name; rewrite the table's data files"
+            )
+    return None
 
 
 def _fault(error: str, content: str | None) -> str:
@@ -183,6 +213,7 @@ def plan_input(config: Config, part: str) -> Plan:
 def plan_inputs(config: Config, parts: Sequence[str]) -> dict[str, Plan]:
     """The plans of several parts, as `plan_input` makes them; their ID columns must hold the same in all of them."""
     plans, footers = {}, {}
+    config = with_snapshots(config)
     for part in parts:
         plans[part], footers[part] = _plan(config, part)
     if len(footers) > 1 and (
@@ -198,12 +229,12 @@ def plan_inputs(config: Config, parts: Sequence[str]) -> dict[str, Plan]:
 
 def _plan(config: Config, part: str) -> tuple[Plan, list[Footer]]:
     data = config.data
-    root = data.eval_path if part == "eval" and data.eval_path else data.path
+    root = data.path_of(part)
     days = data.eval if part == "eval" else data.train
     if days is None:
         raise DataError("data.eval is not set; set data.eval.start and data.eval.end to the days to evaluate on")
     folder = Folder.open(root)
-    found = find_files(folder, days, Layout.of(config)).or_raise()
+    found = find_files(folder, days, Layout.of(config, part)).or_raise()
     files = found.files
     footers = read_footers(folder.filesystem, files)
     if problems := _schema_problems(with_rows(footers), config, part == "eval"):
@@ -220,8 +251,13 @@ def _plan(config: Config, part: str) -> tuple[Plan, list[Footer]]:
             f"{'it' if len(empty) == 1 else 'them'} again, or choose other days"
         )
     of_days = (str(min(f.day for f in files)), str(max(f.day for f in files)))
-    plan = Plan(root, units, _identity(footers, units, folder.root), of_days, tuple(found.notes))
+    plan = Plan(root, units, _identity(footers, units, folder.root), of_days, tuple(found.notes), found.snapshot)
     return plan, footers
+
+
+def snapshots_of(plans: Mapping[str, Plan]) -> dict[str, int]:
+    """The snapshots of the tables among some plans, by their names."""
+    return {name: plan.snapshot for name, plan in plans.items() if plan.snapshot is not None}
 
 
 def join_plans(parts: Sequence[tuple[Plan, tuple[str, ...] | None]]) -> Plan:
@@ -232,7 +268,7 @@ def join_plans(parts: Sequence[tuple[Plan, tuple[str, ...] | None]]) -> Plan:
     identity = hashlib.sha256(repr([(plan.identity, tasks) for plan, tasks in parts]).encode()).hexdigest()[:16]
     days = [day for plan, _ in parts for day in plan.days]
     notes = tuple(dict.fromkeys(note for plan, _ in parts for note in plan.notes))
-    return Plan(roots.pop(), units, identity, (min(days), max(days)), notes)
+    return Plan(roots.pop(), units, identity, (min(days), max(days)), notes, parts[0][0].snapshot)
 
 
 def _schema_problems(footers: Sequence[Footer], config: Config, evaluation: bool) -> list[str]:

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field, replace
 import numpy as np
 import pyarrow.fs as pafs
 
+from raymtl.data.lakehouse.tables import partition_texts
 from raymtl.data.listing import Entry, list_names
 from raymtl.data.partitions import Layout, format_of, split_name
 from raymtl.data.source import partitioned_days
@@ -62,13 +63,14 @@ def find_days(folder: Folder) -> FoundDays | None:
         found, other = find_days(folder.child(train)), find_days(folder.child(held_out))
         if found is not None and other is not None and found.layout == other.layout:
             return replace(found, eval_path=other.path, eval_days=tuple(other.days))
-    if folders and (form := format_of(folders)) is not None:
+    texts = partition_texts(folder, entries)
+    if texts is None and folders and (form := format_of(folders)) is not None:
         raise DataError(
             f"`{folder.path}` has folders such as `{folders[0]}`, days without a key; rename them as "
             f"{Layout(format=form).pattern}: ds={folders[0]}"
         )
-    layout = _layout(entries)
-    if layout is None and entries and not any("=" in name for name in folders):
+    layout = _layout(_texts_of_folders(entries) if texts is None else texts)
+    if layout is None and texts is None and entries and not any("=" in name for name in folders):
         return None
     layout = layout or Layout()  # raises what is wrong with the folders that there are
     return FoundDays(folder.path, layout, partitioned_days(folder, layout))
@@ -120,13 +122,18 @@ def _several(days: list[dt.date]) -> str:
     return f"{days[0]}" if len(days) == 1 else f"{count_of(len(days), 'day')} from {days[0]} to {days[-1]}"
 
 
-def _layout(entries: list[Entry]) -> Layout | None:
-    """The key and the format of the days, from the names of folders; None: no folder is named by a day."""
+def _texts_of_folders(entries: list[Entry]) -> dict[str, list[str]]:
+    """The values of each key, from the names of folders."""
     texts: dict[str, list[str]] = defaultdict(list)
     for entry in entries:
         pair = None if entry.kind == pafs.FileType.File else split_name(entry.name)
         if pair is not None and pair[1] is not None:
             texts[pair[0]].append(pair[1])
+    return texts
+
+
+def _layout(texts: Mapping[str, list[str]]) -> Layout | None:
+    """The key and the format of the days, from the values of each key; None: none are days."""
     formats = {key: form for key, names in texts.items() if (form := format_of(names)) is not None}
     key = max(formats, key=lambda k: len(texts[k]), default=None)
     return None if key is None else Layout(key, formats[key])

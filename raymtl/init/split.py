@@ -11,12 +11,12 @@ from ray.data.block import BlockMetadata
 from ray.data.datasource import Datasource, ReadTask
 
 from raymtl.data.foreign import is_skipped
+from raymtl.data.found import File
 from raymtl.data.listing import list_below
 from raymtl.data.partitions import Layout
 from raymtl.data.read import read_fragment
 from raymtl.data.rules import microseconds, one_array
 from raymtl.data.scan import scan
-from raymtl.data.source import File
 from raymtl.data.units import Footer, Fragment, make_units, read_footers, with_rows
 from raymtl.data.writing import OutputFolder, ParquetFile
 from raymtl.errors import DataError

@@ -16,6 +16,8 @@ class Draft:
     data_range: dict[str, list[str]]
     """First and last day of `train`, and of `eval`."""
     parent: str | None = None
+    snapshots: dict[str, int] = field(default_factory=dict)
+    """Of the tables among its data."""
     counts: dict[str, int] = field(default_factory=dict)
     metrics: dict[str, Any] = field(default_factory=dict)
     base_rates: dict[str, float] = field(default_factory=dict)

@@ -108,6 +108,8 @@ class Manifest(_Part):
     """Hash of the configuration without `name` and `output`."""
     data_range: dict[str, list[str]]
     """First and last day of `train`, and of `eval` where there is one."""
+    snapshots: dict[str, int] = {}
+    """The version (Delta Lake) or snapshot ID (Iceberg) of the table that `train` and `eval` read; empty for plain files."""
     counts: dict[str, int]
     """`rows` and `steps` of this training, and other counts."""
     metrics: dict[str, Any]

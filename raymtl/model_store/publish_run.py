@@ -56,6 +56,7 @@ def publish_run(
             name,
             config,
             data_range,
+            snapshots=result.get("snapshots", {}),
             counts={"rows": progress.rows, "steps": progress.step},
             metrics=result["metrics"] if checkpoint is None else {},
             base_rates=result.get("base_rates", {}),

@@ -249,7 +249,8 @@ def _metric_rows(a: Manifest, b: Manifest) -> tuple[str, bool]:
         part = "eval" if "eval" in manifest.data_range else "train"
         days = "..".join(dict.fromkeys(manifest.data_range[part]))
         count = count_of(manifest.metrics.get("rows", 0), "row" if part == "eval" else "held-out row")
-        return f"{count} of {days}"
+        snapshot = f" (snapshot {manifest.snapshots[part]})" if part in manifest.snapshots else ""
+        return f"{count} of {days}{snapshot}"
 
     if rows(a) == rows(b):
         return f"both on {rows(a)}", True

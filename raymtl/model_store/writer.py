@@ -92,6 +92,7 @@ def write_version(
         config=config.model_dump(mode="json"),
         config_hash=config_hash(config),
         data_range=draft.data_range,
+        snapshots=draft.snapshots,
         counts=draft.counts,
         metrics=draft.metrics,
         base_rates=draft.base_rates,

@@ -2,7 +2,7 @@
 
 import hashlib
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import groupby
 
 import pyarrow as pa
@@ -44,6 +44,8 @@ class ScorePlan:
     """Hash of the input files and their row groups: equal plans produce the same files from the same rows."""
     notes: tuple[str, ...] = ()
     """What is there and is not read, one sentence each."""
+    snapshot: int | None = None
+    """The snapshot, if the data set is a table."""
 
     @property
     def rows(self) -> int:
@@ -61,13 +63,16 @@ def default_keys(config: Config) -> list[str]:
     return list(dict.fromkeys([*([config.data.group] if config.data.group else []), *columns]))
 
 
-def plan_scoring(config: Config, path: str, days: DayRange | None, keys: Sequence[str]) -> ScorePlan:
-    """The output files for the days (None: all) of the data set at `path`; reads footers only. Duplicate keys are one column.
+def plan_scoring(
+    config: Config, path: str, days: DayRange | None, keys: Sequence[str], snapshot: int | None = None
+) -> ScorePlan:
+    """The output files for the days (None: all) of the data set at `path`, a table at a snapshot (None: the latest); reads
+    footers only. Duplicate keys are one column.
 
     Raises DataError if a day or file is missing or damaged, or a column is missing or has a wrong type. Labels are not needed.
     """
     folder = Folder.open(path)
-    found = find_files(folder, days, Layout.of(config)).or_raise()
+    found = find_files(folder, days, replace(Layout.of(config), snapshot=snapshot)).or_raise()
     footers = read_footers(folder.filesystem, found.files)
     needed = _needed(config)
     filled = with_rows(footers)
@@ -97,7 +102,7 @@ def plan_scoring(config: Config, path: str, days: DayRange | None, keys: Sequenc
     for footer in footers:
         name = footer.file.path.removeprefix(folder.root).lstrip("/")
         digest.update(f"{name}\0{footer.file.size}\0{footer.row_group_rows}\n".encode())
-    return ScorePlan(path, tuple(outputs), schema, digest.hexdigest()[:16], tuple(found.notes))
+    return ScorePlan(path, tuple(outputs), schema, digest.hexdigest()[:16], tuple(found.notes), found.snapshot)
 
 
 def _needed(config: Config) -> list:

@@ -16,8 +16,8 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from raymtl.config.data import DayRange
 from raymtl.config.root import Config
+from raymtl.data.found import File
 from raymtl.data.ids.id_map_lookup import IdLookup
-from raymtl.data.source import File
 from raymtl.data.units import find_footers
 from raymtl.data.writing import OutputFolder
 from raymtl.errors import ClusterError, ConfigError, UserError, user_errors
@@ -66,6 +66,7 @@ def score(
     *,
     days: DayRange | None = None,
     keys: Sequence[str] = (),
+    snapshot: int | None = None,
     pool: Pool = Pool(),
     address: str | None = None,
     allow_custom: bool = False,
@@ -75,19 +76,22 @@ def score(
     """Write the predictions of a version for every row of the data to the folder `out`; returns the content of `_SUCCESS`.
 
     Without `keys` the columns are those of `default_keys`. Output of an earlier call for the same version, data and keys is kept;
-    other output is refused with a ConfigError. `allow_custom`: the version may name classes to import. `notify` gets a line for
-    each step that takes a while. Raises other UserErrors for anything else that the user can fix.
+    other output is refused with a ConfigError. `snapshot` is that of a table; None: the latest one, or that of the earlier call.
+    `allow_custom`: the version may name classes to import. `notify` gets a line for each step that takes a while. Raises other
+    UserErrors for anything else that the user can fix.
     """
     began = time.monotonic()
     opened = open_version(version, allow_custom)
     config = opened.config
-    plan = plan_scoring(config, data, days, list(keys) or default_keys(config))
+    folder = OutputFolder.open(out)
+    if snapshot is None:  # an interrupted call resumes with its own
+        snapshot = (_marker(folder, JOB) or {}).get("snapshot")
+    plan = plan_scoring(config, data, days, list(keys) or default_keys(config), snapshot)
     for note in plan.notes:
         notify(note)
     names = [PREDICTION + name for name in _outputs(opened)]
     if taken := set(names) & set(plan.keys.names):
         raise ConfigError(f"--keys names `{sorted(taken)[0]}`, which is the name of a prediction column; remove it")
-    folder = OutputFolder.open(out)
     with run_lock(folder, what="scoring into", remedy="use another --out"):
         _begin(folder, opened, plan, names)
         written = _written(folder, plan)
@@ -136,6 +140,7 @@ def _job(version: Version, plan: ScorePlan, names: list[str]) -> dict[str, Any]:
         "store": version.store.path,
         "data": plan.root,
         "input": plan.identity,
+        "snapshot": plan.snapshot,
         "keys": {field.name: str(field.type) for field in plan.keys},
         "predictions": names,
     }

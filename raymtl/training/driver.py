@@ -12,9 +12,10 @@ from raymtl.config.roles import run_fields
 from raymtl.config.root import Config
 from raymtl.config.task_kinds import BaseRate
 from raymtl.data.build_id_maps import make_maps, saved_maps
+from raymtl.data.lakehouse.tables import keep_snapshots, with_snapshots
 from raymtl.data.read import Input
 from raymtl.data.sample import sample_base_rates
-from raymtl.data.units import Plan, plan_input, plan_inputs
+from raymtl.data.units import Plan, plan_input, plan_inputs, snapshots_of
 from raymtl.data.writable import check_writable
 from raymtl.dependencies import package_versions
 from raymtl.errors import ConfigError
@@ -68,6 +69,7 @@ class RunPlan:
             "batch_size": self.config.train.batch_size,
             "steps": self.steps,
             "train_rows": self.plans["train"].rows,
+            "snapshots": snapshots_of(self.plans),
             "eval_rows": self.plans["eval"].rows if "eval" in self.plans else 0,
             "units": len(self.plans["train"].units),
             "base_rates": self.base_rates,
@@ -92,7 +94,7 @@ def prepare(config: Config, address: str | None = None) -> RunPlan:
     run_dir = RunFolder.open(run_folder(config))
     previous = _previous_config(run_dir)
     if previous is not None:
-        config = keep_batch_size(config, previous.train.batch_size)
+        config = keep_snapshots(keep_batch_size(config, previous.train.batch_size), previous.data)
     ready = prepare_inputs(config)
     check_writable(run_dir)
     _compare_with_previous(config, previous, run_dir)
@@ -109,6 +111,7 @@ def prepare_inputs(config: Config) -> RunPlan:
             "train.sparse_optimizer.type is `adam`, which fbgemm has for GPUs only; use rowwise_adagrad, adagrad or sgd, "
             "or set train.use_gpu"
         )
+    config = with_snapshots(config)
     plans = plan_inputs(config, ["train", "eval"] if config.data.eval is not None else ["train"])
     config = with_batch_size(config, plans["train"].rows)
     return RunPlan(config, plans, sample_base_rates(config, plans["train"]), config_hash(config))
@@ -208,6 +211,7 @@ def _result(ready: RunPlan, summary: dict[str, Any], seconds: float) -> RunResul
         "config_hash": ready.hash,
         "base_rates": {name: float(rate) for name, rate in ready.base_rates.items()},
         "data_range": {part: list(plan.days) for part, plan in plans.items()},
+        "snapshots": snapshots_of(plans),
         "workers": summary["workers"],
         "precision": summary["precision"],
         "parameters": summary["parameters"],
@@ -270,6 +274,7 @@ def evaluate(
         "checkpoint": folder,
         "step": summary["progress"]["step"],
         "data_range": {"eval": list(plan.days)},
+        "snapshots": snapshots_of({"eval": plan}),
         "metrics": metrics_section(summary["metrics"]),
     }
 
@@ -292,7 +297,8 @@ def _compare_with_previous(config: Config, previous: Config | None, run_dir: Run
     """Refuse to resume a run with another configuration, which would silently mix two models."""
     if previous is None:
         return
-    before, now = run_fields(previous), run_fields(keep_batch_size(config, previous.train.batch_size))
+    kept = keep_snapshots(keep_batch_size(config, previous.train.batch_size), previous.data)
+    before, now = run_fields(previous), run_fields(kept)
     differing = [k for k in sorted({*before, *now}) if before.get(k) != now.get(k)]
     if not differing:
         return

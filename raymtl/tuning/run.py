@@ -15,6 +15,7 @@ from raymtl.config.roles import Role, field_roles, search_fields
 from raymtl.config.root import Config
 from raymtl.data.build_id_maps import make_maps
 from raymtl.data.ids.id_map import MapFile, find_map, save_map
+from raymtl.data.lakehouse.tables import keep_snapshots
 from raymtl.data.read import Input
 from raymtl.data.units import Plan
 from raymtl.data.writable import check_writable
@@ -57,7 +58,9 @@ def tune(config: Config, *, address: str | None = None, on_event: Listener | Non
     folder = RunFolder.open(search_folder(config))
     start_from = _starting_version(config, json.loads(folder.read(CLOCK) or "{}"))
     model_entries(config)  # raises what a slot refuses
-    ready = prepare_inputs(keep_batch_size(config, _earlier_batch_size(folder, start_from)))
+    config = keep_batch_size(config, _earlier_batch_size(folder, start_from))
+    previous = _previous_config(folder)
+    ready = prepare_inputs(keep_snapshots(config, previous.data if previous else None))
     config = ready.config
     assert config.tune is not None
     space = Space(config)

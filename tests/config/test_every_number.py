@@ -158,6 +158,8 @@ GATE: dict[str, tuple[Any, dict[str, Any]]] = {
 """By field, another value, and the metrics of a candidate whose gate it changes."""
 
 ELSEWHERE: dict[str, str] = {
+    "Data.snapshot": "data/test_delta.py",
+    "Data.eval_snapshot": "data/test_delta.py",
     "Data.unit_rows": "data/test_units.py",
     "Data.block_rows": "data/test_dealing.py",
     "Data.read_tasks": "training/test_streams.py",

@@ -125,9 +125,7 @@ def test_a_truncated_parquet_file_without_suffix_is_an_error_too(day, name):
 @pytest.mark.parametrize(
     ("marker", "tool"),
     [
-        ("_delta_log/00000000000000000000.json", "Delta Lake"),
         (".hoodie/hoodie.properties", "Apache Hudi"),
-        ("metadata/00000-a.metadata.json", "Apache Iceberg"),
     ],
 )
 def test_a_table_of_another_tool_is_refused_by_name(day, below, marker, tool):
@@ -141,6 +139,19 @@ def test_a_table_of_another_tool_is_refused_by_name(day, below, marker, tool):
         list_files(Folder.open(str(root)), None)
 
 
+def test_a_part_of_a_table_of_iceberg_is_refused(day):
+    (day.parent / "metadata").mkdir()
+    (day.parent / "metadata/00000-a.metadata.json").write_text("{}")
+    with pytest.raises(DataError, match=rf"is a part of the table of Apache Iceberg in `{day.parent}`; set data.path"):
+        list_files(Folder.open(str(day)), None)
+
+
+def test_a_log_without_an_entry_is_no_plain_folder(day):
+    (day.parent / "_delta_log").mkdir()
+    with pytest.raises(DataError, match="_delta_log` has no entry of a Delta Lake table; restore the log, or remove"):
+        list_files(Folder.open(str(day.parent)), None)
+
+
 @pytest.mark.parametrize("link", [False, True])
 def test_a_partition_of_a_table_is_refused_at_any_level(tmp_path, link):
     (tmp_path / "tab/_delta_log").mkdir(parents=True)
@@ -149,7 +160,9 @@ def test_a_partition_of_a_table_is_refused_at_any_level(tmp_path, link):
     if link:
         (tmp_path / "logs").symlink_to(root)
         root = tmp_path / "logs"
-    with pytest.raises(DataError, match=f"`{root}` is a table of Delta Lake"):
+    with pytest.raises(
+        DataError, match=f"`{root}` is a part of the table of Delta Lake in `{tmp_path}/tab`; set data.path"
+    ):
         list_files(Folder.open(str(root)), None)
 
 
@@ -158,7 +171,7 @@ def test_a_partition_of_a_table_is_refused_on_other_storage():
     try:
         for name in ("tab/_delta_log/0.json", f"tab/region=eu/kind=a/ds={DAY}/part-0.parquet"):
             memory.pipe_file(f"/{name}", b"x")
-        with pytest.raises(DataError, match="is a table of Delta Lake"):
+        with pytest.raises(DataError, match="is a part of the table of Delta Lake in `"):
             list_files(Folder.open("memory://tab/region=eu/kind=a"), None)
     finally:
         memory.rm("/tab", recursive=True)

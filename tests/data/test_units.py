@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from raymtl.data.source import File
+from raymtl.data.found import File
 from raymtl.data.units import Footer, find_footers, make_units, plan_input, plan_inputs
 from raymtl.errors import DataError
 from raymtl.storage.filesystem import open_filesystem

@@ -93,5 +93,5 @@ def test_what_cannot_be_read_is_said(tmp_path: Path) -> None:
         days_of(tmp_path / "levels", "year=2026/month=01", "year=2027/month=01")
     with pytest.raises(DataError, match="days without a key; rename them as ds=YYYY-MM-DD"):
         days_of(tmp_path / "keyless", "2026-01-30", "2026-01-31")
-    with pytest.raises(DataError, match="a table of Delta Lake"):
+    with pytest.raises(DataError, match="_delta_log` has no entry of a Delta Lake table"):
         days_of(tmp_path / "delta", "_delta_log", "ds=2026-01-30")

@@ -1,9 +1,11 @@
 """`raymtl init` as a whole: the logs are read once, and `check` finds nothing to say against the configuration."""
 
+import datetime as dt
 import json
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
@@ -130,3 +132,36 @@ def test_the_footers_alone_are_enough_for_a_start(tmp_path: Path, capfd: pytest.
     write_parquet(tmp_path / "flat" / "a.parquet", columns(0, ROWS, "2026-01-30"))
     assert run_command(["init", str(tmp_path / "flat"), "--out", str(tmp_path / "d.yaml"), "--from-schema"]) == 64
     assert "only the rows can tell theirs; leave out --from-schema" in " ".join(capfd.readouterr().err.split())
+
+
+@pytest.mark.ray
+@pytest.mark.timeout(120)
+@pytest.mark.parametrize("kind", ["delta", "iceberg"])
+def test_from_a_table_to_a_configuration_that_check_passes(kind: str, ray_cluster: None, tmp_path: Path) -> None:
+    days = [dt.date(2026, 1, 30), dt.date(2026, 1, 31)]
+    root = tmp_path / "logs" / "views"
+    tables = [
+        pa.table({"dt": pa.array([day] * ROWS, pa.date32()), **columns(n, ROWS, str(day))})
+        for n, day in enumerate(days)
+    ]
+    if kind == "delta":
+        deltalake = pytest.importorskip("deltalake")
+        for rows in tables:
+            deltalake.write_deltalake(str(root), rows, partition_by=["dt"], mode="append")
+    else:
+        sql = pytest.importorskip("pyiceberg.catalog.sql")
+        catalog = sql.SqlCatalog("test", uri=f"sqlite:///{tmp_path}/catalog.db", warehouse=f"file://{tmp_path}")
+        catalog.create_namespace("logs")
+        made = catalog.create_table("logs.views", tables[0].schema)
+        with made.update_spec() as spec:
+            spec.add_identity("dt")
+        for rows in tables:
+            made.append(rows)
+    file = tmp_path / "config.yaml"
+    assert run_command(["init", str(root), "--out", str(file), "--yes"]) == 0
+    config = load_config(str(file))
+    assert (config.data.path, config.data.partition.key, config.data.snapshot) == (str(root), "dt", None)
+    assert (config.data.train.end, config.data.eval.start) == tuple(days)
+    report = check_data(config, "both", read_tasks=2)
+    assert report.problems == []
+    assert [part.rows for part in report.parts.values()] == [ROWS, ROWS]

@@ -95,6 +95,28 @@ def test_a_killed_scoring_resumes_with_the_missing_files(
     assert f"{table.name}` is damaged: its hash differs from the manifest's" in " ".join(said.split())
 
 
+@pytest.mark.ray
+def test_a_resumed_scoring_keeps_the_snapshot_of_its_table(
+    ray_cluster: None, root: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    deltalake = pytest.importorskip("deltalake")
+    lake, out = tmp_path / "lake", tmp_path / "out"
+    for day in DAYS:
+        rows = pq.read_table(root / "logs" / f"ds={day}", partitioning=None)
+        rows = rows.append_column("ds", pa.array([day] * len(rows)))
+        deltalake.write_deltalake(str(lake), rows, partition_by=["ds"], mode="append")
+    there = ["--data", str(lake), "--workers", "1"]
+    first = score(capfd, root, out, *there)
+    assert (first["snapshot"], first["rows"]) == (1, 600)
+    deltalake.DeltaTable(str(lake)).delete(f"ds = '{DAYS[0]}'")
+    (out / "_SUCCESS").unlink()
+    again = score(capfd, root, out, *there)
+    assert (again["snapshot"], again["rows"]) == (1, 600)
+    newer = score(capfd, root, tmp_path / "newer", *there, "--snapshot", "2")
+    assert (newer["snapshot"], newer["rows"]) == (2, 300)
+    assert "holds predictions for other files" in score(capfd, root, out, *there, "--snapshot", "2", code=64)
+
+
 @pytest.mark.parametrize(
     ("more", "words"),
     [

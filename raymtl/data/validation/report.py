@@ -175,6 +175,8 @@ class PartReport(Findings):
 
     path: str
     days: str
+    snapshot: int | None = None
+    """The snapshot that was read, if the data are a table."""
     files: int = 0
     bytes: int = 0
     row_groups: int = 0

@@ -13,6 +13,7 @@ from ray.data.datasource import Datasource, ReadTask
 from raymtl.config.features import Tableless
 from raymtl.config.root import Config
 from raymtl.data.contract import id_words, mixed_problems, plain_types, required_columns, schema_faults
+from raymtl.data.lakehouse.tables import with_snapshots
 from raymtl.data.partitions import Layout
 from raymtl.data.scan import scan
 from raymtl.data.source import evaluated_training_files, find_files
@@ -51,6 +52,7 @@ def check_data(
     start = time.monotonic()
     if part == "eval" and config.data.eval is None:
         raise DataError("data.eval is not set; set data.eval.start and data.eval.end to the days to evaluate on")
+    config = with_snapshots(config)
     names = [p for p in ("train", "eval") if part in (p, "both") and (p == "train" or config.data.eval is not None)]
     summaries = {name: _read_footers_of(config, name) for name in names}
     total = sum(summary.report.rows for summary in summaries.values())
@@ -89,15 +91,16 @@ class _FooterSummary:
 def _read_footers_of(config: Config, part: str) -> _FooterSummary:
     data = config.data
     evaluation = part == "eval"
-    root = data.eval_path if evaluation and data.eval_path else data.path
+    root = data.path_of(part)
     days = data.eval if evaluation else data.train
     assert days is not None
     report = PartReport(path=root, days=str(days))
     folder = Folder.open(root)
-    found = find_files(folder, days, Layout.of(config))
+    found = find_files(folder, days, Layout.of(config, part))
     footers, broken = find_footers(folder.filesystem, found.files)
     report.problems += found.problems + broken
     report.notes += found.notes
+    report.snapshot = found.snapshot
     report.files, report.bytes = len(found.files), sum(f.size for f in found.files)
     report.row_groups = sum(len(f.row_group_rows) for f in footers)
     report.units = len(make_units(footers, data.unit_rows))
