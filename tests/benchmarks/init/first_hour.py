@@ -18,7 +18,6 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pyarrow as pa
-import pyarrow.dataset as pads
 from sklearn.ensemble import HistGradientBoostingClassifier
 from sklearn.metrics import roc_auc_score
 
@@ -26,6 +25,8 @@ from raymtl.config.load import load_config
 from raymtl.config.root import Config
 from raymtl.data.convert.census import CATEGORICAL, DENSE
 from raymtl.data.convert.registry import convert
+from raymtl.data.read import read_fragment
+from raymtl.data.units import plan_input
 from tests.benchmarks.init.logs import MADE, Logs
 from tests.helpers.movielens_like import write_movielens_like
 
@@ -46,18 +47,13 @@ def raymtl(*arguments: str) -> dict[str, Any]:
 
 def rows_of(config: Config, part: str) -> pd.DataFrame:
     """The columns of the features and the labels; lists are left out."""
-    data = config.data
-    root, days = (data.eval_path or data.path, data.eval) if part == "eval" else (data.path, data.train)
-    assert days is not None
-    names = [data.partition.key + "=" + day.strftime(data.partition.format) for day in days.days()]
+    plan = plan_input(config, part)
     flat = [f.column or n for n, f in config.features.items() if f.kind in ("id", "dense")]
-    tables = []
-    for name in names:
-        source = pads.dataset(
-            f"{root}/{name}", format="parquet", partitioning="hive", partition_base_dir=f"{root}/{name}"
-        )
-        tables.append(source.to_table(columns=[*flat, *(t.label_column(n) for n, t in config.tasks.items())]))
-    return pa.concat_tables(tables, promote_options="permissive").to_pandas()
+    names = [*flat, *(t.label_column(n) for n, t in config.tasks.items())]
+    fragments = [fragment for unit in plan.units for fragment in unit.fragments]
+    tables = [table for f in fragments for table, _ in read_fragment(plan.root, f, names, 1_000_000)]
+    found = pa.concat_tables(tables, promote_options="permissive").to_pandas()
+    return found.astype(dict.fromkeys(found.select_dtypes("category"), object))
 
 
 def boosted(config: Config, task: str) -> float:

@@ -157,4 +157,62 @@ def vectors(root: Path) -> Logs:
     return Logs(str(root), uses, "is_click")
 
 
-MADE: dict[str, Callable[[Path], Logs]] = {"hive": hive, "flat": flat, "vectors": vectors}
+def _day_of_table(number: int) -> pa.Table:
+    day = START + dt.timedelta(days=number)
+    w = _world(np.random.default_rng([6, number]), ROWS // 4 + number)
+    rows = len(w["user"])
+    return pa.table(
+        {
+            "day": pa.array([day] * rows, pa.date32()),
+            "customer_id": w["user"],
+            "product_id": [f"p{i}" for i in w["item"]],
+            "hour": w["hour"],
+            "unit_price": w["price"],
+            "clicked": w["click"],
+            "bought": w["buy"],
+        }
+    )
+
+
+_OF_TABLE = {
+    "customer_id": "group",
+    "product_id": "id",
+    "hour": "id",
+    "unit_price": "dense",
+    "clicked": "label",
+    "bought": "label",
+}
+
+
+def delta(root: Path) -> Logs:
+    """A table of Delta Lake, partitioned by a date, of which a user's rows were deleted."""
+    import deltalake
+
+    for number in range(DAYS):
+        deltalake.write_deltalake(str(root), _day_of_table(number), partition_by=["day"], mode="append")
+    deltalake.DeltaTable(str(root)).delete("customer_id = 7")
+    return Logs(str(root), _OF_TABLE, "clicked")
+
+
+def iceberg(root: Path) -> Logs:
+    """A table of Apache Iceberg, partitioned by a date."""
+    from pyiceberg.catalog.sql import SqlCatalog
+
+    root.mkdir(parents=True)
+    catalog = SqlCatalog("made", uri=f"sqlite:///{root}/catalog.db", warehouse=f"file://{root}")
+    catalog.create_namespace("logs")
+    table = catalog.create_table("logs.views", _day_of_table(0).schema)
+    with table.update_spec() as spec:
+        spec.add_identity("day")
+    for number in range(DAYS):
+        table.append(_day_of_table(number))
+    return Logs(table.location().removeprefix("file://"), _OF_TABLE, "clicked")
+
+
+MADE: dict[str, Callable[[Path], Logs]] = {
+    "hive": hive,
+    "flat": flat,
+    "vectors": vectors,
+    "delta": delta,
+    "iceberg": iceberg,
+}
