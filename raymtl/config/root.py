@@ -28,6 +28,8 @@ from raymtl.config.tasks import Task
 from raymtl.config.train import Train
 from raymtl.config.tune import Tune
 
+RUN_NAME = r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,99}$"
+"""Pattern of the names of runs."""
 Name = Annotated[
     str,
     Field(pattern=r"^[A-Za-z_][A-Za-z0-9_]{0,99}$"),
@@ -40,7 +42,7 @@ class Config(Section):
 
     name: Annotated[
         str,
-        Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,99}$"),
+        Field(pattern=RUN_NAME),
         ExpectedText(
             "a name of letters, digits, `_`, `.` and `-` that begins with a letter or digit, at most 100 characters"
         ),

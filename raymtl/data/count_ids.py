@@ -9,8 +9,6 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 
 import numpy as np
 import pyarrow as pa
-from ray.data.block import BlockMetadata
-from ray.data.datasource import Datasource, ReadTask
 
 from raymtl.config.features import IdsFeature, SequenceFeature, Tableless, columns_of
 from raymtl.config.root import Config
@@ -62,8 +60,10 @@ def count_ids(config: Config, plan: Plan, read_tasks: int, progress: Progress | 
         return {}
     tallies = {table: Tally() for table in tables}
     done = 0
-    source = _CountSource(config, plan, read_tasks)
-    for block in scan(source, len(source.chunks), read_tasks, config.data.read_labels, in_order=False):
+    most = min(_TASK_ROWS, max(config.data.block_rows, plan.rows // (_TASKS_PER_CPU * read_tasks)))
+    chunks = _task_chunks([f for unit in plan.units for f in unit.fragments], most)
+    bodies = [_CountTask(config, plan.root, chunk) for chunk in chunks]
+    for block in scan("CountIds", bodies, _TASK_BYTES, read_tasks, config.data.read_labels, in_order=False):
         for row in range(len(block)):
             for table, tally in tallies.items():
                 tally.add(IdCounts(*(_value(block, f"{part}:{table}", row) for part in ("ids", "counts", "last_seen"))))
@@ -86,28 +86,8 @@ def count_raw(config: Config, raw: pa.Table, day: int, tallies: Mapping[str, Tal
         tally.add(IdCounts.of(rules.int64_values(ids), day))
 
 
-class _CountSource(Datasource):
-    """One reading task per chunk of the plan; each yields one row: the rows that it read and the counts of each table."""
-
-    def __init__(self, config: Config, plan: Plan, read_tasks: int):
-        super().__init__()
-        most = min(_TASK_ROWS, max(config.data.block_rows, plan.rows // (_TASKS_PER_CPU * read_tasks)))
-        self._config, self._root = config, plan.root
-        self.chunks = list(_task_chunks([f for unit in plan.units for f in unit.fragments], most))
-
-    def get_name(self) -> str:
-        return "CountIds"
-
-    def estimate_inmemory_data_size(self) -> int:
-        return len(self.chunks) * _TASK_BYTES
-
-    def get_read_tasks(self, parallelism: int, per_task_row_limit=None, data_context=None) -> list[ReadTask]:
-        metadata = BlockMetadata(1, _TASK_BYTES, None, None)
-        return [ReadTask(_CountTask(self._config, self._root, chunk), metadata) for chunk in self.chunks]
-
-
 class _CountTask:
-    """The body of one reading task."""
+    """The body of one reading task; it yields one row: the rows that it read and the counts of each table."""
 
     def __init__(self, config: Config, root: str, fragments: list[Fragment]):
         self._config, self._root, self._fragments = config, root, fragments

@@ -12,8 +12,6 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-from ray.data.block import BlockMetadata
-from ray.data.datasource import Datasource, ReadTask
 
 from raymtl.data.contract import fits, is_text, plain_type
 from raymtl.data.ids.hashing import mix64, to_int64
@@ -32,6 +30,7 @@ SAMPLE_ROWS = 50_000
 _SAMPLE_VALUES = 4_000_000
 """With many columns the sample has fewer rows."""
 _TASK_ROWS = 500_000
+_TASK_BYTES = 1 << 20
 _BLOCK_ROWS = 65_536
 _MOST_WHOLE = 2.0**53
 _MOST = float(np.finfo(np.float32).max)
@@ -152,13 +151,13 @@ def profile(
     rows = sum(f.rows for f in footers)
     wanted = min(SAMPLE_ROWS, max(1000, _SAMPLE_VALUES // max(1, len(kinds))))
     task_rows = min(_TASK_ROWS, max(_BLOCK_ROWS, rows // (4 * read_tasks)))
-    tasks = [unit.fragments for unit in make_units(footers, task_rows)]
+    every = max(1, rows // wanted)
+    bodies = [Task(folder.path, kinds, unit.fragments, every) for unit in make_units(footers, task_rows)]
     done = 0
 
     def results() -> Iterator[Found]:
         nonlocal done
-        source = _Source(folder.path, kinds, tasks, max(1, rows // wanted))
-        for table in scan(source, len(tasks), read_tasks, {}, in_order=True):
+        for table in scan("Profile", bodies, _TASK_BYTES, read_tasks, {}, in_order=True):
             for pickled in table.column("found"):
                 found, sample = pickle.loads(pickled.as_buffer())
                 done += max((c.rows for c in found.values()), default=0)
@@ -209,28 +208,8 @@ def _joined(kinds: set[str]) -> str:
     return "float" if kinds <= {"integer", "float", "flag"} else "mixed: " + " and ".join(sorted(kinds))
 
 
-class _Source(Datasource):
-    """One reading task per list of fragments; each yields one row with its pickled statistics and sample."""
-
-    def __init__(self, root: str, kinds: dict[str, str], tasks: Sequence[Sequence[Fragment]], every: int):
-        super().__init__()
-        self._root, self._kinds, self._tasks, self._every = root, kinds, tasks, every
-
-    def get_name(self) -> str:
-        return "Profile"
-
-    def estimate_inmemory_data_size(self) -> int:
-        return len(self._tasks) << 20
-
-    def get_read_tasks(self, parallelism: int, per_task_row_limit=None, data_context=None) -> list[ReadTask]:
-        return [
-            ReadTask(Task(self._root, self._kinds, chunks, self._every), BlockMetadata(1, 1 << 20, None, None))
-            for chunks in self._tasks
-        ]
-
-
 class Task:
-    """The body of one reading task."""
+    """The body of one reading task; it yields one row with its pickled statistics and sample."""
 
     def __init__(self, root: str, kinds: dict[str, str], fragments: Sequence[Fragment], every: int):
         self._root, self._kinds, self._fragments, self._every = root, kinds, fragments, every

@@ -10,6 +10,7 @@ from typing import Any
 import pyarrow.fs as pafs
 import ray
 
+from raymtl.config.root import RUN_NAME
 from raymtl.data.listing import list_names
 from raymtl.data.units import Footer
 from raymtl.errors import ConfigError
@@ -22,8 +23,6 @@ from raymtl.init.split import PLACEHOLDER, choose_split, flat_footers, write_day
 from raymtl.storage.folder import Folder
 from raymtl.storage.paths import absolute
 from raymtl.training.cluster import join
-
-_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,99}")
 
 
 @dataclass(frozen=True)
@@ -64,7 +63,7 @@ def look(
 
     Raises DataError if there are no logs, and ConfigError if a named column does not exist.
     """
-    if not _NAME.fullmatch(name):
+    if not re.fullmatch(RUN_NAME, name):
         raise ConfigError(
             f"--name is `{name}`; use letters, digits, `_`, `.` and `-`, and begin with a letter or digit"
         )

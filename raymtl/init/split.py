@@ -7,8 +7,6 @@ from dataclasses import dataclass
 
 import numpy as np
 import pyarrow as pa
-from ray.data.block import BlockMetadata
-from ray.data.datasource import Datasource, ReadTask
 
 from raymtl.data.foreign import is_skipped
 from raymtl.data.found import File
@@ -26,6 +24,7 @@ from raymtl.storage.folder import Folder
 
 _MOST_DAYS = 200
 _TASK_ROWS = 1_000_000
+_TASK_BYTES = 1 << 10
 _BLOCK_ROWS = 262_144
 _DAY_US = 86_400_000_000
 _HELD_OUT = 10
@@ -119,11 +118,11 @@ def write_days(
 ) -> Days:
     """Write the rows to one folder for each day below `out`, on `read_tasks` CPUs of the connected Ray."""
     target = OutputFolder.open(out)
-    tasks = [unit.fragments for unit in make_units(footers, _TASK_ROWS)]
     names = [name for name, kind in kinds.items() if is_read(kind)]
+    units = make_units(footers, _TASK_ROWS)
+    bodies = [Task(folder.path, names, unit.fragments, split, target, n) for n, unit in enumerate(units)]
     rows: Counter[dt.date] = Counter()
-    source = _Source(folder.path, names, tasks, split, target)
-    for table in scan(source, len(tasks), read_tasks, {}, in_order=False):
+    for table in scan("WriteDays", bodies, _TASK_BYTES, read_tasks, {}, in_order=False):
         for day, count in zip(table.column("day").to_pylist(), table.column("rows").to_pylist(), strict=True):
             rows[_EPOCH + dt.timedelta(days=day)] += count
     return choose_days(FoundDays(target.path, Layout(), sorted(rows)), rows)
@@ -133,34 +132,9 @@ def _number(day: dt.date) -> int:
     return (day - _EPOCH).days
 
 
-class _Source(Datasource):
-    """One reading task per list of fragments; each writes files, and yields the days of their rows."""
-
-    def __init__(
-        self, root: str, names: list[str], tasks: Sequence[Sequence[Fragment]], split: Split, target: OutputFolder
-    ):
-        super().__init__()
-        self._root, self._names, self._tasks, self._split, self._target = root, names, tasks, split, target
-
-    def get_name(self) -> str:
-        return "WriteDays"
-
-    def estimate_inmemory_data_size(self) -> int:
-        return len(self._tasks) << 10
-
-    def get_read_tasks(self, parallelism: int, per_task_row_limit=None, data_context=None) -> list[ReadTask]:
-        return [
-            ReadTask(
-                Task(self._root, self._names, chunks, self._split, self._target, number),
-                BlockMetadata(None, 1 << 10, None, None),
-            )
-            for number, chunks in enumerate(self._tasks)
-        ]
-
-
 @dataclass
 class Task:
-    """The body of one reading task."""
+    """The body of one reading task; it writes files, and yields the days of their rows."""
 
     root: str
     names: list[str]

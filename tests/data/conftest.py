@@ -2,6 +2,7 @@
 
 import pytest
 
+from tests.helpers.in_process_scan import scan_in_process
 from tests.helpers.small_data import write_file
 from tests.helpers.validation_logs import DAYS, good_rows, table
 
@@ -10,13 +11,9 @@ from tests.helpers.validation_logs import DAYS, good_rows, table
 def in_process(monkeypatch):
     """The tasks of a check run one after another in this process, without Ray."""
 
-    def scan(source, tasks, read_tasks, labels, *, in_order):
-        for task in source.get_read_tasks(tasks):
-            yield from task()
-
     from raymtl.data.validation import run as validation_run
 
-    monkeypatch.setattr(validation_run, "scan", scan)
+    monkeypatch.setattr(validation_run, "scan", scan_in_process)
 
 
 @pytest.fixture

@@ -18,6 +18,7 @@ from raymtl.data.ids.counts import IdCounts
 from raymtl.data.ids.hashing import hash_strings
 from raymtl.data.units import plan_input
 from raymtl.errors import ConfigError, DataError
+from tests.helpers.in_process_scan import scan_in_process
 from tests.helpers.small_data import make_config, write_file
 
 DAYS = ("2026-01-01", "2026-01-02")
@@ -86,11 +87,7 @@ def parts(tmp_path: Path) -> list[tuple[int, pa.Table]]:
 
 @pytest.fixture
 def in_process(monkeypatch: pytest.MonkeyPatch) -> None:
-    def scan(source, tasks, read_tasks, labels, *, in_order):
-        for task in source.get_read_tasks(1):
-            yield from task()
-
-    monkeypatch.setattr(module, "scan", scan)
+    monkeypatch.setattr(module, "scan", scan_in_process)
 
 
 def test_every_lookup_is_counted_once(tmp_path: Path, parts: list, in_process: None) -> None:

@@ -19,6 +19,7 @@ from raymtl.data.validation.run import check_data
 from raymtl.errors import DataError
 from raymtl.serving.plan import plan_scoring
 from raymtl.storage.folder import Folder
+from tests.helpers.in_process_scan import scan_in_process
 from tests.helpers.small_data import DAY, click_rows, make_config
 
 ITEM = {"item": {"kind": "id"}}
@@ -257,9 +258,7 @@ def test_everything_that_reads_sees_the_columns_of_folders(tmp_path, in_process)
 def test_ids_are_counted_on_the_day_of_their_folder(tmp_path, monkeypatch):
     from raymtl.data import count_ids as counting
 
-    monkeypatch.setattr(
-        counting, "scan", lambda source, tasks, *_, **__: (t for task in source.get_read_tasks(tasks) for t in task())
-    )
+    monkeypatch.setattr(counting, "scan", scan_in_process)
     write(tmp_path, "dt=20260101/country=de/part-0", 4)
     write(tmp_path, "dt=20260102/country=fr/part-0", 5)
     config = config_of(

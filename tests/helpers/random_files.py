@@ -22,6 +22,7 @@ from raymtl.data.sample import sample_base_rates
 from raymtl.data.units import plan_inputs
 from raymtl.data.validation import run as validation_run
 from raymtl.errors import DataError
+from tests.helpers.in_process_scan import scan_in_process
 from tests.helpers.small_data import make_config
 
 DAYS = ["2026-01-01", "2026-01-02"]
@@ -329,12 +330,8 @@ def _row(value: Any) -> int | None:
 def check_in_process(config: Config) -> list[str]:
     """The problems that `raymtl check` reports, without Ray."""
 
-    def scan(source, tasks, read_tasks, labels, *, in_order):
-        for task in source.get_read_tasks(tasks):
-            yield from task()
-
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(validation_run, "scan", scan)
+        patch.setattr(validation_run, "scan", scan_in_process)
         return validation_run.check_data(config, "train").problems
 
 

@@ -2,13 +2,11 @@
 
 import pickle
 import time
-from collections.abc import Callable, Container, Iterable, Iterator, Sequence
+from collections.abc import Callable, Container, Iterable, Iterator
 from dataclasses import dataclass
 from typing import Literal
 
 import pyarrow as pa
-from ray.data.block import BlockMetadata
-from ray.data.datasource import Datasource, ReadTask
 
 from raymtl.config.features import Tableless
 from raymtl.config.root import Config
@@ -179,8 +177,9 @@ def _scan(config: Config, summary: _FooterSummary, read_tasks: int) -> Iterator[
     tasks = [[(f, *of_file[f.path]) for f in unit.fragments] for unit in make_units(summary.footers, task_rows)]
     if tasks:
         # in order: the same data, the same report
-        source = _ScanSource(summary.root, Scanner(config), tasks)
-        for table in scan(source, len(tasks), read_tasks, config.data.read_labels, in_order=True):
+        scanner = Scanner(config)
+        bodies = [_ScanTask(summary.root, scanner, chunks) for chunks in tasks]
+        for table in scan("Check", bodies, 8 * _SKETCH_BYTES, read_tasks, config.data.read_labels, in_order=True):
             for pickled, rows in zip(table.column("partial"), table.column("rows").to_pylist(), strict=True):
                 yield pickle.loads(pickled.as_buffer()), rows
 
@@ -188,26 +187,8 @@ def _scan(config: Config, summary: _FooterSummary, read_tasks: int) -> Iterator[
 _FileChunk = tuple[Fragment, str, frozenset[str]]
 
 
-class _ScanSource(Datasource):
-    """One reading task per list of fragments; each yields one row with the pickled statistics of its fragments."""
-
-    def __init__(self, root: str, scanner: Scanner, tasks: Sequence[list[_FileChunk]]):
-        super().__init__()
-        self._root, self._scanner, self._tasks = root, scanner, tasks
-
-    def get_name(self) -> str:
-        return "Check"
-
-    def estimate_inmemory_data_size(self) -> int:
-        return len(self._tasks) * 8 * _SKETCH_BYTES
-
-    def get_read_tasks(self, parallelism: int, per_task_row_limit=None, data_context=None) -> list[ReadTask]:
-        metadata = BlockMetadata(1, 8 * _SKETCH_BYTES, None, None)
-        return [ReadTask(_ScanTask(self._root, self._scanner, chunks), metadata) for chunks in self._tasks]
-
-
 class _ScanTask:
-    """The body of one reading task."""
+    """The body of one reading task; it yields one row with the pickled statistics of its fragments."""
 
     def __init__(self, root: str, scanner: Scanner, chunks: list[_FileChunk]):
         self._root, self._scanner, self._chunks = root, scanner, chunks
