@@ -14,11 +14,11 @@ from raymtl.config.roles import Role
 class _Column(Section):
     column: Annotated[str | None, Role.MODEL | Role.READ] = None
     """Column of the parquet files; null: the feature's own name."""
-    side: Annotated[Literal["user", "item"] | None, Role.SERVING] = None
+    side: Annotated[Literal["user", "item"] | None, Role.SERVING | Role.READ] = None
     """What the value belongs to when a request ranks candidates: `user`, the same for all candidates (the user, history, device,
-    time), or `item`, one for each. Training ignores it. A served model computes the parts that depend only on `user` features
-    once per request (`docs/serving.md`). Null: `user` for a `sequence`, for the column of `data.group` and for
-    `model.sequence.user`, else `item`."""
+    time), or `item`, one for each. A served model computes the parts that depend only on `user` features once per request
+    (`docs/serving.md`), and so does training with `data.request` or `data.impressions` (`docs/requests.md`). Null: `user` for a
+    `sequence`, for the column of `data.group` and for `model.sequence.user`, else `item`."""
 
 
 class _Lookup(_Column):

@@ -10,6 +10,7 @@ from raymtl.config.cross_checks import cross_problems
 from raymtl.config.daily import Daily
 from raymtl.config.data import Data, Location
 from raymtl.config.features import (
+    BiasFeature,
     BucketFeature,
     CrossFeature,
     Feature,
@@ -131,6 +132,12 @@ class Config(Section):
             return own or (feature.column or name) == self.data.group
 
         return [name for name, feature in self.features.items() if is_of_user(name, feature)]
+
+    def request_features(self) -> list[str]:
+        """Names of the features that are read and looked up once per request, in order; none without `data.request`."""
+        if not self.data.by_request:
+            return []
+        return [name for name in self.user_features() if not isinstance(self.features[name], BiasFeature)]
 
     def map_tables(self) -> list[str]:
         """Names of the tables whose IDs get their rows from a map."""

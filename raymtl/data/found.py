@@ -21,6 +21,8 @@ class File:
     """Bytes."""
     values: Values = ()
     """The columns that its folders stand for."""
+    impressions: tuple[str, ...] = ()
+    """The columns that hold the impressions, if its rows are requests."""
     identity: tuple[int, int] | None = None
     """Device and inode of a local file: equal for two names of one file."""
     snapshot: str | None = None

@@ -40,6 +40,8 @@ class Layout:
     """Columns whose values are numbers if a folder holds them; all others are text."""
     snapshot: int | None = None
     """The snapshot of a table to read; None: the latest."""
+    impressions: tuple[str, ...] = ()
+    """The columns that hold the impressions of nested logs."""
 
     @classmethod
     def of(cls, config: Config, part: str = "train") -> Self:
@@ -62,6 +64,7 @@ class Layout:
             daily.ready.marker if daily else None,
             frozenset({c.name for c in columns} - texts),
             config.data.snapshot_of(part),
+            config.data.impression_columns,
         )
 
     @property

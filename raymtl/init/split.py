@@ -45,7 +45,7 @@ def flat_footers(folder: Folder) -> list[Footer]:
     if listing.problems:
         raise DataError(listing.problems[0])
     files = [
-        File(entry.path, dt.date.min, entry.size, Layout().values(below), entry.identity)
+        File(entry.path, dt.date.min, entry.size, Layout().values(below), identity=entry.identity)
         for entry in sorted(listing.entries, key=lambda e: e.path)
         if not is_skipped(below := entry.path[len(folder.root) :].strip("/"), entry.size, None)
     ]

@@ -14,6 +14,7 @@ from raymtl.config.tasks import Task
 from raymtl.models.inputs import InputSpec, ModelInput
 from raymtl.models.precomputed import X, materialize
 from raymtl.models.registry import build, find, options_of
+from raymtl.models.requests import RequestInput, request_x
 from raymtl.models.slots import Context, Derived
 from raymtl.models.towers import Towers
 from raymtl.objectives.link import OutputScale, predictions
@@ -49,6 +50,8 @@ class Ranker(nn.Module):
 
     def forward(self, inputs: ModelInput) -> Tensor:
         """Logits [B, T + derived outputs] in fp32, columns in the order of the tasks and of `derived`."""
+        if isinstance(inputs, RequestInput):
+            return self.forward_from_x(request_x(self.input, self.sequence, inputs, concat_sequence), inputs)
         return self.forward_from_x(concat_sequence(self.input(inputs), self.sequence(inputs)), inputs)
 
     def forward_from_x(self, x: X, inputs: ModelInput) -> Tensor:

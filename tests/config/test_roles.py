@@ -125,7 +125,7 @@ def changed(path: str, value: object) -> tuple[Config, Config]:
         ("data.unit_rows", 300, "hash run day search read"),
         ("data.shuffle.seed", 3, "hash run day search"),
         ("features.user.column", "u", "hash run day search read"),
-        ("features.user.side", "user", ""),
+        ("features.user.side", "user", "read"),
         ("tables.user.dim", 8, "hash run day search"),
         ("tables.user.rows", 200, "hash run day search read"),
         ("tables.user.sharding", "row_wise", "hash"),

@@ -1,0 +1,148 @@
+"""How much faster training is when the rows of a request share its user side: flat rows against `data.request`, in turn.
+
+python -m tests.benchmarks.training.requests [--presets dupn,dtrn,m2m,mmoe] [--workers 1,2] [--request-rows 10] [--history 50]
+
+Synthetic logs, blocks in memory. Workers are processes of one thread over gloo; each builds both models and trains the same rows
+with them in turn, a step of each at a time. A step includes collation, as the loader's thread does it. Prints the ratio of the
+median steps and where the time goes.
+"""
+
+import argparse
+import statistics
+import tempfile
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.distributed as dist
+
+from raymtl.config.load import load_config
+from raymtl.config.root import Config
+from raymtl.data.batch import Collator
+from raymtl.data.blocks import BlockMaker, Place
+from raymtl.data.read import read_fragment
+from raymtl.data.requests import own_requests
+from raymtl.data.sample import sample_base_rates
+from raymtl.data.units import plan_input
+from raymtl.synth.spec import SynthSpec
+from raymtl.synth.write import write_logs
+from raymtl.training.build import TrainState, build
+from tests.helpers.worker_processes import several
+
+ROOT = Path(__file__).parents[3]
+LAYOUTS = {"flat": [], "request": ["data.request=request_id"]}
+HISTORIES = ("hist_items", "hist_carts", "hist_buys", "hist_kinds", "hist_gaps", "hist_hours")
+WARM_UP = 2
+
+
+def configured(preset: str, logs: str, batch_size: int, history: int, keys: list[str]) -> Config:
+    path = str(ROOT / "jobs" / "conf" / f"{preset}.yaml")
+    sets = [
+        f"data.path={logs}",
+        f"train.batch_size={batch_size}",
+        "data.train={start: 2026-01-02, end: 2026-01-02}",
+        "data.eval=null",
+        "train.precision=fp32",
+        *keys,
+    ]
+    plain = load_config(path, sets)
+    long = [f"features.{n}.max_length={history}" for n in HISTORIES if n in plain.features]
+    return load_config(path, [*sets, *long, "features.user_id.side=user"])
+
+
+def steps(built: TrainState, config: Config, rank: int, workers: int, count: int) -> Iterator[dict[str, float]]:
+    """Yields the seconds of each step."""
+    plan = plan_input(config, "train")
+    maker = BlockMaker(config, evaluation=False)
+    rows = config.train.rows_per_step
+    collator = Collator(config, rows // workers, False)
+    whole = Collator(config, rows, False)
+    fragments = [f for unit in plan.units for f in unit.fragments]
+    raws = (raw for f in fragments for raw in read_fragment(plan.root, f, maker.raw_columns(), rows * count))
+    raw, row = next(raws)
+    block = maker(raw, Place("part", row), 0)
+    group = dist.group.WORLD
+    for step in range(len(block) // rows):
+        part = block.slice(step * rows, rows)
+        mine = own_requests(part.slice(rank * rows // workers, rows // workers))
+        totals = whole([part]).totals
+        dist.barrier()
+        began = time.perf_counter()
+        batch = collator([mine])
+        batch.totals = totals
+        if built.replicated is not None:
+            [batch] = built.replicated.touched_rows.prepare([batch], group)
+        collated = time.perf_counter()
+        built.optimizers.zero_grad()
+        loss, _ = built.model(batch)
+        forward = time.perf_counter()
+        loss.backward()
+        backward = time.perf_counter()
+        built.optimizers.step()
+        done = time.perf_counter()
+        yield {
+            "collate": collated - began,
+            "forward": forward - collated,
+            "backward": backward - forward,
+            "update": done - backward,
+            "step": done - began,
+        }
+
+
+def compared(rank: int, workers: int, preset: str, logs: str, options: dict[str, int]) -> dict[str, dict[str, float]]:
+    group = dist.group.WORLD
+    assert group is not None
+    running = {}
+    for layout, keys in LAYOUTS.items():
+        config = configured(preset, logs, options["batch_size"], options["history"], keys)
+        rates = sample_base_rates(config, plan_input(config, "train"))
+        built = build(config, rates, options["steps"], torch.device("cpu"), group)
+        running[layout] = steps(built, config, rank, workers, options["steps"])
+    times: dict[str, list[dict[str, float]]] = {layout: [] for layout in LAYOUTS}
+    for found in zip(*running.values(), strict=True):
+        for layout, seconds in zip(LAYOUTS, found, strict=True):
+            times[layout].append(seconds)
+    return {
+        layout: {part: statistics.median(step[part] for step in all_steps[WARM_UP:]) for part in all_steps[0]}
+        for layout, all_steps in times.items()
+    }
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--presets", default="dupn,dtrn,m2m,mmoe")
+    parser.add_argument("--workers", default="1,2")
+    parser.add_argument("--request-rows", type=int, default=10)
+    parser.add_argument("--history", type=int, default=50)
+    parser.add_argument("--batch-size", type=int, default=2048)
+    parser.add_argument("--steps", type=int, default=10)
+    options = parser.parse_args()
+    with tempfile.TemporaryDirectory() as folder:
+        spec = SynthSpec(
+            days=2,  # after the first most histories are full
+            rows_per_day=100_000,
+            last_day_rows=options.batch_size * (options.steps + 1),
+            users=200,
+            items=5_000,
+            history=options.history,
+            request_rows=options.request_rows,
+            behaviours=True,
+            engagement=True,
+        )
+        write_logs(spec, f"{folder}/logs")
+        given: dict[str, Any] = {"batch_size": options.batch_size, "history": options.history, "steps": options.steps}
+        for preset in options.presets.split(","):
+            for workers in map(int, options.workers.split(",")):
+                place = Path(folder, f"run-{preset}-{workers}")
+                [found, *_] = several(workers, place, compared, preset, f"{folder}/logs", given, limit_s=600)
+                ratio = found["flat"]["step"] / found["request"]["step"]
+                print(f"{preset}, {workers} workers: {ratio:.2f} times")
+                for layout, parts in found.items():
+                    shown = ", ".join(f"{part} {1000 * seconds:.1f}" for part, seconds in parts.items())
+                    print(f"    {layout}: {shown} ms", flush=True)
+
+
+if __name__ == "__main__":
+    main()
