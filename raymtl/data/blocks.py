@@ -139,7 +139,8 @@ class BlockMaker:
                 raw, place = raw.take(pa.array(kept)), replace(place, kept=kept)
                 requests = requests.take(kept) if requests is not None else None
         if self._of_requests:
-            requests = requests or self._requests(raw, place)
+            if requests is None:
+                requests = self._requests(raw, place)
             columns = self.features(raw, place, self._of_rows)
             columns[REQUEST] = self._user_side(requests, place)
         else:
