@@ -29,6 +29,13 @@ VECTOR = Rule("value", "a finite number", "write null instead of the list where 
 DENSE = Rule("value", "a finite number", "write null where the value is unknown")
 WEIGHT = Rule("weight", "a finite number ≥ 0", "write 0 or null for a row that must not count")
 
+
+def shared_rule(feature: str) -> Rule:
+    """The rule of a feature of the user, whose request has one value."""
+    remedy = f"set features.{feature}.side to `item`, or write one value per request"
+    return Rule("value", "the same as in the row before of the request", remedy)
+
+
 # Types for columns without any value, to which parquet writers give the type `null`
 _EMPTY: dict[Kind, pa.DataType] = {
     "id": pa.int64(),
