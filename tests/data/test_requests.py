@@ -12,6 +12,7 @@ from raymtl.config.load import config_from_dict
 from raymtl.config.root import Config
 from raymtl.data.batch import Batch, Collator
 from raymtl.data.blocks import BlockMaker, Place
+from raymtl.data.count_ids import _CountTask
 from raymtl.data.dealing import owners
 from raymtl.data.read import read_requests
 from raymtl.data.requests import REQUEST, own_requests, request_column, shuffled, split_requests
@@ -268,3 +269,22 @@ def test_requests_in_any_order_are_renumbered() -> None:
     owner, users = split_requests(block)
     assert (owner.tolist(), users["dense:x"].to_pylist()) == ([0, 0, 1, 2, 2], [7.0, 5.0, 6.0])
     assert own_requests(block.slice(0, 3)).column(REQUEST).chunk(0).dictionary.field(0).to_pylist() == [7.0, 5.0]
+
+
+@pytest.mark.parametrize("layout", ["request", "nested"])
+def test_ids_of_the_user_count_once_per_request(layout: str, tmp_path: Path) -> None:
+    table = rows(SIZES)
+    logs = write(
+        tmp_path / "logs", table if layout == "request" else nested(table, "request", IMPRESSIONS), row_group_size=100
+    )
+    data: dict[str, Any] = {"request": "request"} if layout == "request" else {"impressions": "impressions"}
+    raw = configured(logs, block_rows=100, **data).model_dump(exclude_unset=True)
+    for entry in raw["tables"].values():
+        entry["id_space"] = "map"
+    config = config_from_dict(raw)
+    plan = plan_input(config, "train")
+    task = _CountTask(config, plan.root, [f for unit in plan.units for f in unit.fragments])
+    [found] = task()
+    counts = {name: sum(found.column(f"counts:{name}")[0].as_py()) for name in ("user", "city", "item")}
+    histories = sum(min(n % 5, 3) for n in range(len(SIZES)))
+    assert counts == {"user": len(SIZES), "city": 6, "item": sum(SIZES) + histories}
