@@ -4,6 +4,8 @@ import importlib
 import pkgutil
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
+from itertools import groupby
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -14,7 +16,7 @@ from raymtl.config.tasks import Task
 from raymtl.models.inputs import InputSpec, ModelInput
 from raymtl.models.precomputed import X, materialize
 from raymtl.models.registry import build, find, options_of
-from raymtl.models.slots import Context, Derived
+from raymtl.models.slots import Context, Derived, InputSlot, SequenceSlot
 from raymtl.models.towers import Towers
 from raymtl.objectives.link import OutputScale, predictions
 from raymtl.objectives.tasks import objective_of
@@ -80,9 +82,9 @@ def build_ranker(model: Model, tasks: Mapping[str, Task], spec: InputSpec, base_
     from torch's global random generator: seed it alike on all workers.
     """
     context = Context(tasks, spec, heads=find("coupler", model.coupler).heads(tasks))
-    features = build("input", model.input, context)
-    sequence = build("sequence", model.sequence, context)
-    context = replace(context, width=features.width + sequence.width)
+    features: Any = build("input", model.input, context)
+    sequence: Any = build("sequence", model.sequence, context)
+    context = replace(context, width=features.width + sequence.width, fields=_fields(features, sequence))
     refine = build("refine", model.refine, context)
     context = replace(context, width=refine.width)
     trunk = build("trunk", model.trunk, context)
@@ -102,6 +104,12 @@ def build_ranker(model: Model, tasks: Mapping[str, Task], spec: InputSpec, base_
         "bias": build("bias", model.bias, context),
     }
     return Ranker(tasks, slots, derived, OutputScale.of(tasks, base_rates, len(derived)))
+
+
+def _fields(features: InputSlot, sequence: SequenceSlot) -> list[int]:
+    """The widths of x's parts: columns side by side that depend on the same feature, or on several, are one."""
+    columns = features.columns or [None] * features.width
+    return [len([*run]) for _, run in groupby(columns)] + [sequence.width] * bool(sequence.width)
 
 
 def start_logit(task: Task, base_rate: float) -> float:
