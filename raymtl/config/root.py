@@ -13,6 +13,7 @@ from raymtl.config.features import (
     BucketFeature,
     CrossFeature,
     Feature,
+    IdFeature,
     Table,
     TableDefaults,
     Tableless,
@@ -159,15 +160,16 @@ def _table_problems(config: Config) -> Iterator[str]:
             yield f"features.{name} looks up table `{table}`, which `tables` does not have; add tables.{table}.rows{near}"
     for name, feature in config.features.items():
         spec = config.tables.get(lookups.get(name, ""))
-        if (
-            isinstance(feature, BucketFeature)
-            and spec
-            and spec.id_space == "direct"
-            and spec.rows <= len(feature.edges)
-        ):
+        if isinstance(feature, BucketFeature) and spec and spec.id_space == "direct" and spec.rows < feature.ids:
             yield (
-                f"tables.{lookups[name]}.rows is {spec.rows}, but features.{name}.edges make {len(feature.edges) + 1} buckets; "
-                f"set it to {len(feature.edges) + 1} or more, or leave the table out"
+                f"tables.{lookups[name]}.rows is {spec.rows}, but the buckets of features.{name} need {feature.ids}; set it to "
+                f"{feature.ids} or more, or leave the table out"
+            )
+        null_id = feature.null_id if isinstance(feature, IdFeature) and spec and spec.id_space == "direct" else None
+        if spec and null_id is not None and not (isinstance(null_id, int) and 0 <= null_id < spec.rows):
+            yield (
+                f"features.{name}.null_id is {null_id!r}, which is no row of the `direct` table `{lookups[name]}`; set it to a "
+                f"number from 0 to {spec.rows - 1} that no ID has"
             )
     for table in config.tables:
         if table not in lookups.values():

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 import raymtl.models
 from raymtl.config.model import Model
 from raymtl.config.tasks import Task
+from raymtl.models.encoding import Encoding
 from raymtl.models.inputs import InputSpec, ModelInput
 from raymtl.models.precomputed import X, materialize
 from raymtl.models.registry import build, find, options_of
@@ -34,8 +35,10 @@ class Ranker(nn.Module):
         slots: Mapping[str, nn.Module],
         derived: Mapping[str, Derived],
         scale: OutputScale | None,
+        encoding: Encoding,
     ):
         super().__init__()
+        self.encoding = encoding
         self.tasks = dict(tasks)
         self.derived = dict(derived)
         """Outputs beside the tasks', in the order of the last columns."""
@@ -51,10 +54,11 @@ class Ranker(nn.Module):
 
     def forward(self, inputs: ModelInput) -> Tensor:
         """Logits [B, T + derived outputs] in fp32, columns in the order of the tasks and of `derived`."""
+        inputs = self.encoding(inputs)
         return self.forward_from_x(concat_sequence(self.input(inputs), self.sequence(inputs)), inputs)
 
     def forward_from_x(self, x: X, inputs: ModelInput) -> Tensor:
-        """The logits from x [B, d] or [B, T, d], the output of the input and sequence slots."""
+        """The logits from x [B, d] or [B, T, d], the output of the input and sequence slots, and from encoded inputs."""
         x = self.refine(x if self.refine.supports_precomputed else materialize(x), inputs)
         h = self.trunk(x if self.trunk.supports_precomputed else materialize(x), inputs)  # [B, d], or [B, T, d]
         outputs = self.coupler(self.towers(h), self.bias(inputs) if self.training else None)
@@ -81,7 +85,8 @@ def build_ranker(model: Model, tasks: Mapping[str, Task], spec: InputSpec, base_
     A task missing in `base_rates` falls back on its own `base_rate`, and then on a bias of zero. The weights come
     from torch's global random generator: seed it alike on all workers.
     """
-    context = Context(tasks, spec, heads=find("coupler", model.coupler).heads(tasks))
+    encoding = Encoding(spec, learns_nulls=getattr(model.input, "missing", "fill") == "learned")
+    context = Context(tasks, encoding.spec, heads=find("coupler", model.coupler).heads(tasks))
     features: Any = build("input", model.input, context)
     sequence: Any = build("sequence", model.sequence, context)
     context = replace(context, width=features.width + sequence.width, fields=_fields(features, sequence))
@@ -103,7 +108,7 @@ def build_ranker(model: Model, tasks: Mapping[str, Task], spec: InputSpec, base_
         "coupler": coupler,
         "bias": build("bias", model.bias, context),
     }
-    return Ranker(tasks, slots, derived, OutputScale.of(tasks, base_rates, len(derived)))
+    return Ranker(tasks, slots, derived, OutputScale.of(tasks, base_rates, len(derived)), encoding)
 
 
 def _fields(features: InputSlot, sequence: SequenceSlot) -> list[int]:
