@@ -215,6 +215,9 @@ class TableDefaults(Section):
     """Initialisation of the rows."""
     lr: Annotated[PositiveFloat | None, Role.LEARNING] = None
     """Learning rate of the table; null: that of `train.sparse_optimizer`. Keep to few distinct values: each costs a kernel."""
+    trainable: Annotated[bool, Role.LEARNING] = True
+    """False: the rows keep their initial values, without a state of the optimizer; a delta version holds none of them, unless
+    an ID gets another row."""
     sharding: Annotated[
         Literal["table_wise", "row_wise", "column_wise", "replicated"] | None, Role.EXECUTION | Role.LOOKUP
     ] = None

@@ -175,6 +175,8 @@ def _table_problems(config: Config) -> Iterator[str]:
         if table not in lookups.values():
             yield f"tables.{table} is looked up by no feature; remove it, or set a feature's `table` to `{table}`"
     for name, spec in config.tables.items():
+        if not spec.trainable and spec.lr is not None:
+            yield f"tables.{name}.lr is {spec.lr}, but the table is not `trainable`; remove one of the two"
         if spec.id_space == "map" and spec.rows < 2:
             yield f"tables.{name}.rows is {spec.rows}; a `map` table has an unknown row and needs 2 or more"
         for key in ("admit_count", "evict_after_days"):
