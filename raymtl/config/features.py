@@ -6,6 +6,7 @@ from typing import Annotated, Any, Literal
 from pydantic import Field, NonNegativeFloat, PositiveFloat, PositiveInt, field_validator, model_validator
 
 from raymtl.config.base import ExpectedText, Section
+from raymtl.config.data import Location
 from raymtl.config.numbers import Edges, Embed, Piecewise
 from raymtl.config.roles import Role
 
@@ -192,6 +193,26 @@ class Init(Section):
     """Standard deviation, or half width."""
 
 
+class StartVectors(Section):
+    """Vectors of IDs in parquet files, from which rows start; all other rows start as `init` says."""
+
+    path: Annotated[Location, Role.LEARNING]
+    """A file, or a folder of them. Each worker reads all of it once, a row group at a time."""
+    id: Annotated[str, Role.LEARNING] = "id"
+    """Column of the IDs, of the same type as in the logs."""
+    vector: Annotated[str, Role.LEARNING] = "vector"
+    """Column of the vectors, lists of `dim` numbers."""
+
+
+class Vocabulary(Section):
+    """The IDs of a `map` table in parquet files, each of which has a row; all others are unknown."""
+
+    path: Annotated[Location, Role.LEARNING | Role.LOOKUP]
+    """A file, or a folder of them."""
+    id: Annotated[str, Role.LEARNING | Role.LOOKUP] = "id"
+    """Column of the IDs, of the same type as in the logs."""
+
+
 class TableDefaults(Section):
     """The values that tables have unless their own entries set others."""
 
@@ -240,6 +261,10 @@ class Table(TableDefaults):
 
     rows: Annotated[PositiveInt, Role.LEARNING | Role.READ | Role.LOOKUP]
     """Number of rows."""
+    vectors: StartVectors | None = None
+    """Initial vectors from a file, such as embeddings of the items' texts. Null: all rows start as `init` says."""
+    vocabulary: Vocabulary | None = None
+    """Only for `map`: the IDs that have a row. Null: those that occur `admit_count` times."""
 
 
 def with_bucket_tables(features: Mapping[str, Feature], tables: Mapping[str, Table]) -> dict[str, Table]:

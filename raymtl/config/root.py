@@ -177,6 +177,13 @@ def _table_problems(config: Config) -> Iterator[str]:
     for name, spec in config.tables.items():
         if not spec.trainable and spec.lr is not None:
             yield f"tables.{name}.lr is {spec.lr}, but the table is not `trainable`; remove one of the two"
+        if spec.vocabulary and spec.id_space != "map":
+            yield f"tables.{name} has a vocabulary, but its id_space is `{spec.id_space}`; set it to `map`"
+        if spec.vocabulary and (spec.admit_count > 1 or spec.evict_after_days is not None):
+            yield (
+                f"tables.{name} has a vocabulary, whose IDs are all admitted and never evicted; set admit_count to 1 and "
+                "evict_after_days to null"
+            )
         if spec.id_space == "map" and spec.rows < 2:
             yield f"tables.{name}.rows is {spec.rows}; a `map` table has an unknown row and needs 2 or more"
         for key in ("admit_count", "evict_after_days"):
