@@ -35,7 +35,7 @@ def rows_of(name: str) -> np.ndarray:
         return hash_rows(ids, 51)
     if name == "city":
         return np.where((ids >= 0) & (ids < 30), ids, -1)
-    return np.array([1 + np.flatnonzero(KNOWN == one)[0] if one in KNOWN else -1 for one in ids])
+    return np.array([1 + np.flatnonzero(one == KNOWN)[0] if one in KNOWN else -1 for one in ids])
 
 
 def started(rank: int, workers: int, root: str, sharding: list[str | None]) -> Any:
