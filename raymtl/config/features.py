@@ -6,7 +6,7 @@ from typing import Annotated, Any, Literal
 from pydantic import Field, NonNegativeFloat, PositiveFloat, PositiveInt, field_validator, model_validator
 
 from raymtl.config.base import ExpectedText, Section
-from raymtl.config.data import Location
+from raymtl.config.data import Day, Location
 from raymtl.config.numbers import Edges, Embed, Piecewise
 from raymtl.config.roles import Role
 
@@ -19,6 +19,10 @@ class _Column(Section):
     time), or `item`, one for each. Training ignores it. A served model computes the parts that depend only on `user` features
     once per request (`docs/serving.md`). Null: `user` for a `sequence`, for the column of `data.group` and for
     `model.sequence.user`, else `item`."""
+
+    since: Annotated[Day | None, Role.LEARNING | Role.READ] = None
+    """The first day whose files must have the column, `YYYY-MM-DD`. Files of earlier days may lack it: then it is null there.
+    Null: all files must have it."""
 
 
 class _Lookup(_Column):

@@ -159,6 +159,9 @@ def find_footers(filesystem: pafs.FileSystem, files: Sequence[File]) -> tuple[li
         if file.columns is not None and (fault := _renamed(schema, file.columns)):
             return f"{file.path}: {fault}"
         rows = tuple(metadata.row_group(i).num_rows for i in range(metadata.num_row_groups))
+        there = {*schema.names, *dict(file.values)}
+        absent = tuple((name, None) for name in file.optional if name not in there)
+        file = replace(file, values=file.values + absent)
         return Footer(file, with_columns(schema, file.values), rows)
 
     with ThreadPoolExecutor(_FOOTER_THREADS) as pool:
