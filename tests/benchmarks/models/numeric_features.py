@@ -43,8 +43,9 @@ def variants(raw: dict[str, Any], edges: dict[str, list[float]]) -> Iterator[tup
         "autodis τ=0.1": {n: {**f, "embed": {"type": "autodis", "temperature": 0.1}} for n, f in scaled.items()},
     }
     for name, made in numbers.items():
-        yield f"all, {name}", {"features": others | made}
         yield f"numbers, {name}", {"features": made, "tables": {}}
+    for name, made in numbers.items():
+        yield f"all, {name}", {"features": others | made}
     for name, refine in REFINE.items():
         yield f"all, {name}", {"model": {**raw["model"], "refine": refine}}
 
