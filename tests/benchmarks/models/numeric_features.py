@@ -10,6 +10,7 @@ import argparse
 import statistics
 import tempfile
 from collections.abc import Iterator
+from fnmatch import fnmatch
 from typing import Any
 
 import pyarrow.parquet as pq
@@ -55,7 +56,7 @@ def main() -> None:
     parser.add_argument("--source", required=True)
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--threads", type=int, default=1)
-    parser.add_argument("--only", default="", help="variants whose name contains this")
+    parser.add_argument("--only", default="*", help="variants whose name matches this pattern")
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
         path = convert("census", options.source, f"{folder}/data")
@@ -63,7 +64,7 @@ def main() -> None:
         train = pq.read_table(f"{folder}/data/train", columns=list(DENSE))
         edges = {name: quantile_edges(train[name].to_numpy(), RANGES) for name in DENSE}
         for name, change in variants(raw, edges):
-            if options.only in name:
+            if fnmatch(name, options.only):
                 runs = [_run({**raw, **change}, seed, options.threads) for seed in range(options.seeds)]
                 aucs = {task: [run[0][task] for run in runs] for task in raw["tasks"]}
                 shown = "  ".join(f"{task} {_shown(values)}" for task, values in aucs.items())
