@@ -6,6 +6,7 @@ from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveFloat, Pos
 
 from raymtl.config.balance import Balance, Fixed
 from raymtl.config.base import Section, Seed
+from raymtl.config.features import Table
 from raymtl.config.roles import NotSearched, Role
 
 _SAME = NotSearched("it does not change what is learned")
@@ -42,6 +43,12 @@ class SparseOptimizer(Section):
     """Decay of the two moments; `adam` only."""
     weight_decay: Annotated[NonNegativeFloat, Role.LEARNING] = 0.0
     """`adam` only: decoupled as in AdamW, of the rows looked up in a step, once per step."""
+
+    def of_table(self, table: Table) -> "SparseOptimizer":
+        """The optimizer of a table: with its own rate, or, if it is not trained, one that does nothing and has no state."""
+        if not table.trainable:
+            return self.model_copy(update={"type": "sgd", "lr": 0.0})
+        return self.model_copy(update={"lr": table.lr or self.lr})
 
     @model_validator(mode="after")
     def _decays(self) -> "SparseOptimizer":

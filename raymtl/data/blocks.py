@@ -306,7 +306,7 @@ def _dense(column: pa.Array, feature: DenseFeature, fill: float, place: Place, n
     if broken.any():
         row = int(broken.argmax())
         raise place.error(name, used_by, row, column[row].as_py(), rules.DENSE)
-    values = (rules.transformed(values, feature) - np.float32(feature.mean)) / np.float32(feature.std)
+    values = rules.scaled(values, feature)
     if nulls is not None:
         values[nulls] = fill
     return pa.array(values.astype(np.float32, copy=False))

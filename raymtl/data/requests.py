@@ -113,8 +113,7 @@ def _list_changes(flat: pa.Array, lengths: np.ndarray) -> np.ndarray:
     changed[1:] = lengths[1:] != lengths[:-1]
     # In a list as long as the one before, the counterpart of each value is `length` positions before it
     short = np.int32 if len(values) < 2**31 else np.int64
-    before = np.arange(len(values), dtype=short)
-    before -= np.repeat(lengths.astype(short), lengths)
+    before = np.arange(len(values), dtype=short) - np.repeat(lengths.astype(short), lengths)
     differs = np.flatnonzero(values != values[before])  # of the first lists it may be any value, counted from the end
     changed[np.searchsorted(np.cumsum(lengths), differs, side="right")] = True
     changed[:1] = False

@@ -157,7 +157,12 @@ def transformed(values: np.ndarray, feature: DenseFeature) -> np.ndarray:
     if feature.transform != "log1p":
         return values
     # In float64: the float32 logarithms of numpy and torch, as exported programs have it, differ in the last digits
-    return np.sign(values) * np.log1p(np.abs(values), dtype=np.float64).astype(np.float32)
+    return np.sign(values) * np.log1p(np.abs(values), dtype=np.float64).astype(values.dtype)
+
+
+def scaled(values: np.ndarray, feature: DenseFeature) -> np.ndarray:
+    """Dense values after `mean` and `std` too, as the model reads them."""
+    return (transformed(values, feature) - values.dtype.type(feature.mean)) / values.dtype.type(feature.std)
 
 
 def vectors(lists: pa.Array, width: int) -> tuple[np.ndarray, np.ndarray, pa.Array]:

@@ -103,10 +103,11 @@ def dry_plan(
         if part is not None:
             module.add_module(name, part)
     result = DryPlan(workers, device, memory_bytes)
-    optimizer = config.train.sparse_optimizer.type
-    for parameter in table_parameters(module).values():
-        parameter._optimizer_classes = [SPARSE_OPTIMIZERS[optimizer]]  # type: ignore[attr-defined]
-    sizes = {name: table_bytes(table, optimizer) for name, table in lookup.tables.items()}
+    optimizer = config.train.sparse_optimizer
+    for name, parameter in table_parameters(module).items():
+        kind = optimizer.of_table(lookup.tables[name]).type
+        parameter._optimizer_classes = [SPARSE_OPTIMIZERS[kind]]  # type: ignore[attr-defined]
+    sizes = {name: table_bytes(table, optimizer.type) for name, table in lookup.tables.items()}
     planner = make_planner(rest, beside_replicated(machine, replicas), batch_rows)
     try:
         if replicas > _USABLE * memory_bytes:

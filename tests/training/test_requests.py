@@ -149,6 +149,18 @@ def test_losses_and_gradients_are_those_of_flat_rows(workers: int, logs: str, tm
 
 
 @pytest.mark.dist
+def test_embedded_numbers_and_interactions_too(logs: str, tmp_path: Path) -> None:
+    more = [
+        "features.price.embed={type: autodis, width: 4, buckets: 3}",
+        "features.user_clicks_30d.embed={type: piecewise, edges: [-1.0, 0.0, 2.0]}",
+        "features.city.null_id=99",
+    ]
+    for answer in several(2, tmp_path / "run", of_layouts, logs, ["mmoe"], more, limit_s=300):
+        check(answer["mmoe"]["flat"], answer["mmoe"]["requests"])
+        check(answer["mmoe"]["flat"], answer["mmoe"]["nested"])
+
+
+@pytest.mark.dist
 @pytest.mark.parametrize("sharding", ["row_wise", "table_wise"])
 def test_sharded_tables_too(sharding: str, logs: str, tmp_path: Path) -> None:
     more = [f"table_defaults.sharding={sharding}"]
