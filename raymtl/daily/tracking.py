@@ -25,7 +25,7 @@ def track_day(
         "run": config.name,
         "day": str(record.date),
         "store": split_options(store)[0],
-        "parent": record.parent or "none: trained from scratch",
+        "parent": record.parent or "none",
         "config_hash": record.config_hash,
         **lineage({}, {} if record.snapshot is None else {"train": record.snapshot}),
     }

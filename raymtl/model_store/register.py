@@ -67,7 +67,7 @@ def _published(store: Store, version: Listed) -> PublishedVersion:
     if manifest is not None:
         facts = {
             "run": str(manifest.config.get("name", "")),
-            "parent": manifest.parent or "none: trained from scratch",
+            "parent": manifest.parent or "none",
             **lineage(manifest.data_range, manifest.snapshots),
         }
         rows = count_of(manifest.counts.get("rows", 0), "row")

@@ -83,7 +83,7 @@ def test_a_day(
     for (keeper, _), record in zip(pairs, done, strict=True):
         assert keeper.names == [f"unused {record.date}"]
         assert keeper.facts["version"] == record.version
-        assert keeper.facts["parent"] == (record.parent or "none: trained from scratch")
+        assert keeper.facts["parent"] == (record.parent or "none")
         assert keeper.facts["status"] == "published"
         assert keeper.outcome == "finished"
         assert {"config.yaml", "report.html"} <= set(keeper.files)
