@@ -216,8 +216,8 @@ class Day:
                 if self.record.written is None or not self._is_written():
                     self._states()
                 self._decide()
-            if not self._tracking.is_on and read_ids(self._run_folder):  # trained by a command that was killed since
-                self._tracking = self._track(self.config)
+            if self.config.train.track.names and not self._tracking.is_on and read_ids(self._run_folder):
+                self._tracking = self._track(self.config)  # trained by a command that was killed since
             self._enter("expire")
         except LeaseLostError:
             raise  # the record may be another process's by now

@@ -1,5 +1,6 @@
 """Real runs and days with two trackers: one keeps everything, the other one is down."""
 
+import importlib.util
 import json
 from pathlib import Path
 from typing import Any
@@ -9,10 +10,10 @@ import pytest
 from raymtl.config.load import config_from_dict, load_config
 from raymtl.daily import day as day_module
 from raymtl.daily import tracking as day_tracking
-from raymtl.daily.day import DailyRequest
+from raymtl.daily.day import DailyRequest, Day
+from raymtl.daily.record import Record
 from raymtl.daily.runner import run_daily
 from raymtl.model_store import store as versions
-from raymtl.storage.object_store import Store
 from raymtl.telemetry.scalars import scalars
 from raymtl.tracking import run_tracking
 from raymtl.tracking.tracker import Tracker
@@ -70,26 +71,47 @@ def test_a_day(
 ) -> None:
     for number in range(3):
         write_day(tmp_path / "logs", number)
-    config = config_from_dict(daily_raw(tmp_path / "logs", tmp_path / "store"))
-    store, registered, notes = Store.open(str(tmp_path / "store")), [], []
+    raw = daily_raw(tmp_path / "logs", tmp_path / "store")
+    raw["train"]["track"] = ["wandb"]
+    config = config_from_dict(raw)
+    registered, notes = [], []
+    decide, killed = Day._decide, [RuntimeError("killed")]
+
+    def killed_once(day: Day) -> None:
+        if killed:
+            raise killed.pop()
+        decide(day)
+
+    monkeypatch.setattr(run_tracking, "find_spec", lambda name: importlib.util.find_spec("json"))
+    monkeypatch.setattr(Day, "_decide", killed_once)
     monkeypatch.setattr(
         day_module, "register_versions", lambda store, notify: registered.append(versions.current(store))
     )
     request = DailyRequest(day_of(2), day_of(1))
-    done = run_daily(config, request, address=None, on_event=lambda event: notes.append(str(event.get("note", ""))))
+
+    def run() -> list[Record]:
+        return run_daily(config, request, address=None, on_event=lambda event: notes.append(str(event.get("note", ""))))
+
+    with pytest.raises(RuntimeError, match="killed"):
+        run()
+    [(first, _)] = pairs
+    assert first.outcome == "failed"
+    assert (len(first.values["train/loss"]) > 2, "eval/click/auc" in first.values) == (True, True)
+    done = run()
+    assert pairs[1][0].known == ["id-1"]
+    assert pairs[1][0].facts["status"] == "published"
+    assert {"config.yaml", "report.html"} <= set(pairs[1][0].files)
     assert [record.status for record in done] == ["published", "published"]
-    assert sum(note.startswith(DOWN) for note in notes) == 2
+    assert sum(note.startswith(DOWN) for note in notes) == 3
     assert registered == [record.version for record in done]
-    for (keeper, _), record in zip(pairs, done, strict=True):
-        assert keeper.names == [f"unused {record.date}"]
-        assert keeper.facts["version"] == record.version
-        assert keeper.facts["parent"] == (record.parent or "none")
-        assert keeper.facts["status"] == "published"
-        assert keeper.outcome == "finished"
-        assert {"config.yaml", "report.html"} <= set(keeper.files)
-        assert len(keeper.values["train/loss"]) > 2
-        assert record.gate is not None
-        assert record.trained is not None
-        assert keeper.values["eval/click/auc"] == {record.trained.steps: record.gate.candidate["eval"]["click"]["auc"]}
-    assert versions.show(store).parent == done[0].version
-    assert "next_day/click/auc" in pairs[1][0].values
+    (keeper, _), record = pairs[2], done[1]
+    assert keeper.names == [f"unused {record.date}"]
+    assert keeper.facts["version"] == record.version
+    assert keeper.facts["parent"] == record.parent == done[0].version
+    assert keeper.facts["status"] == "published"
+    assert keeper.outcome == "finished"
+    assert {"config.yaml", "report.html"} <= set(keeper.files)
+    assert record.gate is not None
+    assert record.trained is not None
+    assert keeper.values["eval/click/auc"] == {record.trained.steps: record.gate.candidate["eval"]["click"]["auc"]}
+    assert "next_day/click/auc" in keeper.values
