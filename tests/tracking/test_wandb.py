@@ -2,6 +2,7 @@
 
 import json
 import struct
+import time
 from pathlib import Path
 from typing import Any
 
@@ -59,6 +60,7 @@ def test_an_offline_run_and_its_resumption(
     monkeypatch.setenv("WANDB_ERROR_REPORTING", "false")
     said: list[str] = []
     first = track(tmp_path, said, range(1, 8))
+    time.sleep(1)  # wandb names the folder by the second
     second = track(tmp_path, said, range(8, 11))
     assert said == []
     assert first == second != ""
