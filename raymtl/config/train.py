@@ -8,6 +8,7 @@ from raymtl.config.balance import Balance, Fixed
 from raymtl.config.base import Section, Seed
 from raymtl.config.features import Table
 from raymtl.config.roles import NotSearched, Role
+from raymtl.config.track import Track
 
 _SAME = NotSearched("it does not change what is learned")
 MIN_BATCH, MAX_BATCH, AIMED_STEPS = 256, 8192, 300
@@ -170,6 +171,9 @@ class Train(Section):
     """Maximum wait of a worker for the others; after that the workers are considered hung and restarted."""
     log_every_steps: Annotated[PositiveInt, Role.EXECUTION] = 50
     """Steps between two progress lines, and between two lines of `metrics.jsonl`."""
+    track: Annotated[Track, NotSearched("trials are not tracked")] = Track()
+    """Trackers that get the runs and the published versions beside TensorBoard (docs/observability.md): a list of `mlflow` and
+    `wandb`, or a section with their settings."""
 
     @model_validator(mode="before")
     @classmethod
