@@ -11,6 +11,7 @@ from raymtl.daily.reports.gains import FIRST, gains_section, gains_shown
 from raymtl.daily.reports.series import by_date, final_in, ids_of, metrics_in, ranked, task_names
 from raymtl.daily.reports.served import served, was_published
 from raymtl.daily.reports.table import check_names, lead_and_rest
+from raymtl.explaining.fall_page import fall_section
 from raymtl.reports import slices
 from raymtl.reports.chance import LEGEND
 from raymtl.reports.days import horizontal_bars
@@ -97,6 +98,7 @@ def _sections(record: Record, earlier: Sequence[Record], colours: dict[str, str]
     """The sections, and last a sentence on those that are missing."""
     found = [
         _next_day(record, colours),
+        fall_section(record.fall, colours, record.fall.get("version", "")) if record.fall else None,
         gains_section(record, _last_days(record, earlier), colours, DAYS),
         _gate(record, colours),
         _data(record, earlier, colours),

@@ -1,0 +1,69 @@
+"""Permutation importance of the columns of the logs: by how much the metrics fall if a column's values are those of other rows.
+
+A permutation breaks what a column tells and keeps its distribution (Breiman, Machine Learning 45, 2001, section 10; for any model
+Fisher, Rudin & Dominici, JMLR 20, 2019). It is applied to the column of the logs, so that everything that is made of it changes
+together: features that share it, buckets, crosses. Columns that say the same are also permuted together, since each of them hides
+the worth of the others.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import pyarrow as pa
+
+from raymtl.explaining.meter import Key, Meter, Score
+from raymtl.explaining.model import LoadedModel
+from raymtl.explaining.sample import Sample, SampleReader
+
+Columns = tuple[str, ...]
+OnCount = Callable[[int, int], None]
+
+
+@dataclass(frozen=True)
+class Importances:
+    """How much the metrics need some columns."""
+
+    base: dict[Key, Score]
+    """The metrics as they are."""
+    of: dict[Columns, dict[Key, Score]]
+    """By columns that are permuted together: by how much the metrics get worse."""
+
+    def excess(self, columns: Columns) -> dict[Key, Score]:
+        """What a group is worth beyond the sum of its columns: above 0 they stand in for each other."""
+        found = self.of[columns]
+        for column in columns:
+            found = {key: score - self.of[(column,)][key] for key, score in found.items()}
+        return found
+
+
+def permutation_importance(
+    model: LoadedModel,
+    reader: SampleReader,
+    sample: Sample,
+    groups: Sequence[Columns],
+    seed: int,
+    on_count: OnCount = lambda done, of: None,
+) -> Importances:
+    """The importance of every group of columns."""
+    meter = Meter(model.config, sample)
+    base = meter.scores(model.logits(sample.columns))
+    found: dict[Columns, dict[Key, Score]] = {}
+    for n, columns in enumerate(groups):
+        on_count(n, len(groups))
+        values = permuted(sample, columns, seed)
+        worse = meter.scores(model.logits(reader.with_columns(sample, values)))
+        found[columns] = {key: base[key] - worse[key] for key in base}
+    on_count(len(groups), len(groups))
+    return Importances(base, found)
+
+
+def permuted(sample: Sample, columns: Sequence[str], seed: int) -> dict[str, pa.ChunkedArray]:
+    """The values of other rows: the same ones for all of the columns."""
+    order = np.random.default_rng([seed, 4, *_key_of(columns)]).permutation(sample.rows)
+    return {name: sample.raw.column(name).take(pa.array(order)) for name in columns}
+
+
+def _key_of(columns: Sequence[str]) -> list[int]:
+    """Numbers that differ with the columns, for a generator of their own."""
+    return list("\0".join(columns).encode())
