@@ -352,6 +352,7 @@ def explain(
         from raymtl.dependencies import check_stack
 
         check_stack()
+        drop_check.days(request)  # before the measuring, which takes longer
     with _count("columns measured", progress) as count:
         result = run(request, say, count or (lambda done, of: None))
     if drop_check is not None:

@@ -11,7 +11,7 @@ from raymtl.config.root import Config
 from raymtl.errors import ConfigError
 from raymtl.explaining.meter import headline_of
 from raymtl.explaining.proposal import without
-from raymtl.explaining.run import Request
+from raymtl.explaining.run import Request, days_of, words_of
 from raymtl.intervals import mean_interval
 from raymtl.reports.chance import interval_of
 from raymtl.reports.compare import write_comparison
@@ -31,19 +31,26 @@ class DropCheck:
     """Days to train on; None: those of the version."""
     address: str | None
 
+    def days(self, request: Request) -> tuple[DayRange, DayRange]:
+        """The days to train and to evaluate on. Raises ConfigError if they overlap."""
+        version = open_version(request.version, request.allow_custom)
+        first, last = version.manifest.data_range["train"]
+        train = self.train or DayRange.model_validate({"start": first, "end": last})
+        evaluated = days_of(request, version)
+        if train.start <= evaluated.end and evaluated.start <= train.end:
+            raise ConfigError(
+                f"--check would train on {words_of(train)} and evaluate on {words_of(evaluated)}, which overlap; set "
+                "--train-days or --days"
+            )
+        return train, evaluated
+
     def run(self, request: Request, result: dict[str, Any], on_event: "OnEvent | None") -> dict[str, Any]:
         """The result with the trainings as its `check`; as it is if nothing is proposed to be dropped."""
         columns = [*result["proposal"]["useless"], *result["proposal"]["redundant"]]
         if not columns:
             return result
         version = open_version(request.version, request.allow_custom)
-        first, last = version.manifest.data_range["train"]
-        train = self.train or DayRange.model_validate({"start": first, "end": last})
-        evaluated = DayRange.model_validate(dict(zip(("start", "end"), result["days"], strict=True)))
-        if train.start <= evaluated.end and evaluated.start <= train.end:
-            raise ConfigError(
-                f"--check would train on {train} and evaluate on {evaluated}, which overlap; set --train-days or --days"
-            )
+        train, evaluated = self.days(request)
         made = check_drop(
             version.config,
             columns,

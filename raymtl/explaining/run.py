@@ -49,7 +49,7 @@ def explain(
     began = time.monotonic()
     version = open_version(request.version, request.allow_custom)
     config, path = version.config, request.data or version.config.data.path
-    days = request.days or _evaluated_days(version)
+    days = days_of(request, version)
     reader = SampleReader(config, {})
     plan = reader.plan(path, days)
     earlier = None if request.baseline is None else reader.plan(path, request.baseline)
@@ -83,7 +83,10 @@ def explain(
     return {**result, "seconds": round(time.monotonic() - began, 1)}
 
 
-def _evaluated_days(version: Version) -> DayRange:
+def days_of(request: Request, version: Version) -> DayRange:
+    """The days to explain. Raises ConfigError if none are given and the version was evaluated on none."""
+    if request.days is not None:
+        return request.days
     ends = version.manifest.data_range.get("eval")
     if ends is None:
         raise ConfigError(

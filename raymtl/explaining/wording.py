@@ -33,7 +33,9 @@ def proposal_text(result: Mapping[str, Any]) -> str:
         return "every column is worth something, so there is none to drop."
     parts = []
     if proposal["useless"]:
-        parts.append(f"{_some(map(visible, proposal['useless']))}, which no task needs")
+        parts.append(
+            f"{_some(map(visible, proposal['useless']))}, which no task needs as far as {count_of(result['rows'], 'row')} tell"
+        )
     if proposal["redundant"]:
         pairs = (f"{visible(name)} ({visible(other)} stays)" for name, other in proposal["redundant"].items())
         parts.append(f"{_some(pairs)}, which another column stands in for")

@@ -2,8 +2,8 @@
 
     python -m tests.benchmarks.explain.importance [--seeds 3] [--rows 200000] [--more 13]
 
-A version per seed is trained on three days with five columns that matter, a user that matters a little, a copy of one of the five,
-and ten columns without any meaning; `--more` adds numbers of that kind. A line per seed, and the sums.
+A version per seed is trained on three days with five columns that matter, a user that matters a little, a copy of one of the
+five, and ten columns without any meaning; `--more` adds numbers of that kind. A line per seed, and the sums.
 """
 
 import argparse
