@@ -51,6 +51,7 @@ from raymtl.errors import (
     TryLaterError,
     UserError,
 )
+from raymtl.explaining.wording import found_causes
 from raymtl.model_store import store as versions
 from raymtl.model_store.commit_log import utc_now
 from raymtl.model_store.lease import Lease
@@ -453,6 +454,8 @@ class Day:
         if self.record.fall is None and self.base is not None:
             fall, notes = explain_fall(self.config, self.store, self.listed, self.base, self.record)
             self._note(fall=fall, notes=[*self.record.notes, *notes])
+            for line in [*notes, *([found_causes(fall)] if fall else [])]:
+                self.on_event({"note": f"{self.day}: {line}"})
 
     def _expire(self) -> None:
         """Remove old versions and the working files of training, and end the day; the next day retries what fails here."""

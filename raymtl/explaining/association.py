@@ -5,7 +5,7 @@
 is the share of the entropy of B that A removes. I₀ is the mutual information that is left when the rows of B are shuffled: with
 many values in few rows it is large by chance alone (Vinh, Epps & Bailey, JMLR 11, 2010, on adjusted mutual information). B is cut
 to `BINS` values (quantiles of a number, a hash of an ID), which keeps the counts dense. A has all its values, so that the ID of
-a user tells the user's age. The association of two columns is the larger of the two shares.
+a user tells the user's age. Two columns are as alike as the larger of the two shares.
 
 Shapes: N rows, K columns.
 """
@@ -25,11 +25,11 @@ BINS = 16
 """Values that a column is cut to."""
 _ROWS = 20_000
 ALIKE = 0.15
-"""Columns of this association are permuted together. Two normal variables with a correlation of .75 reach it."""
+"""Columns that tell so much of each other are permuted together. Two normal variables with a correlation of .75 reach it."""
 
 
 def associations(raw: pa.Table, numbers: Collection[str], seed: int) -> np.ndarray:
-    """The association of all pairs of columns, [K, K], 1 on the diagonal; `numbers` are those that are read as numbers."""
+    """How much column a tells of column b, [K, K], 1 on the diagonal; `numbers` are those that are read as numbers."""
     rows = np.random.default_rng([seed, 2]).permutation(len(raw))[:_ROWS]
     some = raw.take(pa.array(np.sort(rows)))
     full = [codes_of(some.column(name), name in numbers) for name in some.column_names]
@@ -43,16 +43,17 @@ def associations(raw: pa.Table, numbers: Collection[str], seed: int) -> np.ndarr
                 room = _entropy(np.bincount(bins)) - left
                 share = (_information(codes, bins) - left) / room if room > 1e-9 else 0.0
                 found[a, b] = min(max(share, 0.0), 1.0)
-    return np.maximum(found, found.T)
+    return found
 
 
 def alike(names: Sequence[str], found: np.ndarray) -> list[tuple[str, ...]]:
-    """Groups of two or more columns that say the same, by complete linkage: within a group all pairs are associated.
+    """Groups of two or more columns that say the same, by complete linkage: within a group all pairs are alike.
 
-    A column that is left alone although another one is associated with it forms a pair with the one that tells most.
+    A column that is left alone although it is like another one forms a pair with that one.
     """
     if len(names) < 2:
         return []
+    found = np.maximum(found, found.T)
     labels = fcluster(linkage(squareform(1 - found, checks=False), "complete"), 1 - ALIKE, "distance")
     clusters: dict[int, list[str]] = {}
     for name, label in zip(names, labels, strict=True):
@@ -68,10 +69,10 @@ def alike(names: Sequence[str], found: np.ndarray) -> list[tuple[str, ...]]:
 
 
 def twins(names: Sequence[str], found: np.ndarray) -> Mapping[str, tuple[str, float]]:
-    """The column that tells most of each, and their association."""
+    """The column that tells most of each, and how much."""
     if len(names) < 2:
         return {}
-    others = found - 2 * np.eye(len(names))
+    others = found.T - 2 * np.eye(len(names))
     return {name: (names[int(row.argmax())], float(row.max())) for name, row in zip(names, others, strict=True)}
 
 

@@ -24,11 +24,11 @@ from raymtl.explaining.importance import OnCount, permuted
 from raymtl.explaining.meter import Meter, Score, of_tasks
 from raymtl.explaining.model import LoadedModel
 from raymtl.explaining.sample import Sample, SampleReader
+from raymtl.intervals import normal_quantile
 
 _SHARE = 0.2
 """A cause explains at least this share of a fall."""
 _MOST_CAUSES = 3
-_Z = 1.959963984540054
 
 Scores = dict[str, Score]
 """By task."""
@@ -163,13 +163,11 @@ def _cause(task: str, worth: Mapping[str, tuple[Scores, ...]], least: float) -> 
         half = math.hypot(factor * first[column].half, now[column].half)
         if best is None or lost > best.lost:
             best = Cause(column, lost, half, first[column].value, now[column].value)
-    if best is None or best.lost < least or best.lost <= _reach(len(worth)) / _Z * best.half:
+    if best is None or best.lost < least or best.lost <= _reach(len(worth)) / normal_quantile(0.975) * best.half:
         return None
     return best
 
 
 def _reach(columns: int) -> float:
-    """Standard errors that the largest of so many columns exceeds by chance in 5 % of cases (Bonferroni)."""
-    from scipy.special import ndtri  # a report of a day without a fall needs none
-
-    return float(-ndtri(0.05 / (2 * columns)))
+    """Standard errors that the largest of so many columns exceeds by chance in 2.5 % of cases (Bonferroni)."""
+    return normal_quantile(1 - 0.025 / columns)

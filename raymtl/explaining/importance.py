@@ -12,9 +12,11 @@ from dataclasses import dataclass
 import numpy as np
 import pyarrow as pa
 
-from raymtl.explaining.meter import Key, Meter, Score
+from raymtl.errors import DataError
+from raymtl.explaining.meter import MIN_GROUPS, Key, Meter, Score, of_tasks
 from raymtl.explaining.model import LoadedModel
 from raymtl.explaining.sample import Sample, SampleReader
+from raymtl.words import count_of
 
 Columns = tuple[str, ...]
 OnCount = Callable[[int, int], None]
@@ -45,8 +47,14 @@ def permutation_importance(
     seed: int,
     on_count: OnCount = lambda done, of: None,
 ) -> Importances:
-    """The importance of every group of columns."""
+    """The importance of every group of columns. Raises DataError if no task can be measured."""
     meter = Meter(model.config, sample)
+    if not of_tasks(dict.fromkeys(meter.keys)):
+        what = "users" if model.config.data.group else "rows"
+        raise DataError(
+            f"no task can be measured on {count_of(sample.rows, 'row')}: one needs {MIN_GROUPS} {what} with labels, and a binary "
+            f"one {MIN_GROUPS} positives and negatives; choose more days, or raise --rows"
+        )
     base = meter.scores(model.logits(sample.columns))
     found: dict[Columns, dict[Key, Score]] = {}
     for n, columns in enumerate(groups):

@@ -116,8 +116,8 @@ class Meter:
 
 
 def _tells(part: _Part) -> bool:
-    """Whether there are enough labels for a metric with an interval."""
-    if len(part.rows) < MIN_GROUPS:
+    """Whether there are enough labels and groups for a metric with an interval."""
+    if len(part.index.unique()) < MIN_GROUPS:
         return False
     if not part.task.is_event:
         return True

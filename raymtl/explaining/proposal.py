@@ -11,13 +11,14 @@ from raymtl.config.root import Config
 from raymtl.errors import ConfigError
 from raymtl.explaining.cost import tables_of
 from raymtl.explaining.importance import Columns, Importances
-from raymtl.explaining.meter import of_tasks
+from raymtl.explaining.meter import Key, Score, of_tasks
 from raymtl.explaining.sample import source_columns
+from raymtl.intervals import normal_quantile
 
 Verdict = Literal["used", "redundant", "useless"]
 COPIES = 0.7
-"""Two columns of this association are nearly copies, as two normal variables with a correlation of .99: either can be dropped,
-however the model has divided its weights between them."""
+"""A column of which another one tells so much is nearly a copy, as of two normal variables with a correlation of .99: it can be
+dropped, however the model has divided its weights between them."""
 
 
 @dataclass(frozen=True)
@@ -47,16 +48,22 @@ class Proposal:
 
 
 def judge(found: Importances, groups: Sequence[Columns]) -> dict[str, Judgement]:
-    """The judgement of every column that was permuted alone."""
+    """The judgement of every column that was permuted alone.
+
+    A column has as many chances to seem used as there are tasks, and all groups together have far more to seem redundant: the
+    intervals are widened for that (Bonferroni).
+    """
     stand_ins: dict[str, list[str]] = {}
     for group in groups:
-        if _any_above_zero(found.excess(group)):
+        if _any_above_zero(found.excess(group), len(groups)):
             for column in group:
                 stand_ins.setdefault(column, []).extend(other for other in group if other != column)
     made = {}
     for (column, *others), scores in found.of.items():
         if not others:
-            verdict: Verdict = "used" if _any_above_zero(scores) else "redundant" if column in stand_ins else "useless"
+            verdict: Verdict = (
+                "used" if _any_above_zero(scores, 1) else "redundant" if column in stand_ins else "useless"
+            )
             made[column] = Judgement(verdict, tuple(dict.fromkeys(stand_ins.get(column, []))))
     return made
 
@@ -66,7 +73,7 @@ def propose(
 ) -> Proposal:
     """The columns to drop: those that are useless, and those that a copy or a better column stands in for.
 
-    `association` is of the columns `names`. A column that the configuration needs otherwise stays.
+    `association` is how much the columns `names` tell of each other. A column that the configuration needs otherwise stays.
     """
     useless = [c for c, judgement in judged.items() if judgement.verdict == "useless" and _goes(config, [c])]
     worth = {column: _worth(found, column) for column in judged}
@@ -77,9 +84,9 @@ def propose(
             o for o in judgement.stands_in if o not in redundant and o not in useless and worth[o] >= worth[column]
         ]
         if judgement.verdict == "used":  # only a copy can replace it
-            better = [o for o in better if association[names.index(column), names.index(o)] >= COPIES]
+            better = [o for o in better if association[names.index(o), names.index(column)] >= COPIES]
         if better and _goes(config, [*useless, *redundant, column]):
-            redundant[column] = max(better, key=lambda o: float(association[names.index(column), names.index(o)]))
+            redundant[column] = max(better, key=lambda o: float(association[names.index(o), names.index(column)]))
     return Proposal(tuple(useless) if _goes(config, useless) else (), redundant)
 
 
@@ -106,9 +113,11 @@ def _goes(config: Config, columns: Collection[str]) -> bool:
     return True
 
 
-def _any_above_zero(scores: Mapping) -> bool:
-    """Whether any task's score is above 0 beyond chance."""
-    return any(score.value > score.half for score in of_tasks(scores).values())
+def _any_above_zero(scores: Mapping[Key, Score], among: int) -> bool:
+    """Whether any task's score is above 0 beyond chance, if so many are looked at."""
+    tasks = of_tasks(scores)
+    wider = normal_quantile(0.975 if not tasks else 1 - 0.025 / (among * len(tasks))) / normal_quantile(0.975)
+    return any(score.value > wider * score.half for score in tasks.values())
 
 
 def _worth(found: Importances, column: str) -> float:

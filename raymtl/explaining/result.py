@@ -97,7 +97,7 @@ class Explanation:
 
     def _group(self, group: tuple[str, ...]) -> dict[str, Any]:
         places = [self.names.index(name) for name in group]
-        inside = self.association[np.ix_(places, places)]
+        inside = np.maximum(self.association, self.association.T)[np.ix_(places, places)]
         total = {
             task: sum(self.found.of[(name,)][task, ALL].value for name in group) for task in of_tasks(self.found.base)
         }

@@ -42,7 +42,7 @@ def explain(
     notify: Callable[[str], None] = lambda line: None,
     on_count: OnCount = lambda done, of: None,
 ) -> dict[str, Any]:
-    """What the version's columns are worth and cost, and what to drop; see `docs/explain.md` for the keys.
+    """What the version's columns are worth and cost, and what to drop: an `ExplainResult` of `raymtl/results.py`.
 
     Raises VersionError, DataError or ConfigError if something is missing or wrong.
     """

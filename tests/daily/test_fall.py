@@ -102,7 +102,10 @@ def test_the_record_and_the_report_of_a_day_name_the_broken_column(ray_cluster: 
     config = daily_config(tmp_path)
     days = [START + dt.timedelta(days=day) for day in range(4)]
     request = DailyRequest(days[3], days[1])
-    assert [r.status for r in run_daily(config, request, address=None, on_event=lambda e: None)] == ["published"] * 3
+    said: list[str] = []
+    records = run_daily(config, request, address=None, on_event=lambda event: said.append(str(event.get("note", ""))))
+    assert [record.status for record in records] == ["published"] * 3
+    assert any(line.startswith(f"{days[3]}: city explains the fall of click") for line in said)
     store = Store.open(str(tmp_path / "store"))
     usual, broken = read_record(store, days[2]), read_record(store, days[3])
     assert usual is not None

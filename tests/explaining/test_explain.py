@@ -191,6 +191,11 @@ def test_the_command_prints_and_writes_the_page(
     [
         ([], 64, "version v1 was evaluated on no days; set --days to days after 2026-01-03"),
         (["--days", "2026-01-09"], 65, "2026-01-09"),
+        (
+            ["--days", "2026-01-04", "--rows", "100"],
+            65,
+            "one needs 20 users with labels, and a binary one 20 positives",
+        ),
         (["--days", "2026-01-04..2026-01-03"], 64, "--days is `2026-01-04..2026-01-03`"),
     ],
 )

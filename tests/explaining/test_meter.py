@@ -88,9 +88,11 @@ def test_what_has_too_few_labels_is_not_measured() -> None:
     rows = sample()
     rows.labels[rows.scenario == 2, 0] = 0.0
     rows.labels[:, 1] = float("nan")
+    rows.group[rows.scenario == 1] %= 19
     keys = Meter(config(), rows).keys
     assert ("click", "feed") in keys
     assert ("click", "other") not in keys
+    assert ("watch", "search") not in keys  # 19 users
     assert ("watch", "other") in keys
     assert not any(task == "buy" for task, _ in keys)
 
