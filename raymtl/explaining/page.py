@@ -76,7 +76,7 @@ def _keys(result: Mapping[str, Any], drop: Sequence[str]) -> list[Key]:
     size = sum(column["bytes_per_row"] for column in columns.values())
     share = proposal["bytes_per_row"] / size if size else None
     return [
-        *metrics[:4],
+        *metrics[:3],
         Key("useless", str(_with(columns, "useless")), "columns that no task needs"),
         Key("redundant", str(_with(columns, "redundant")), "columns that others stand in for"),
         Key(
@@ -123,7 +123,7 @@ def _worth_section(result: Mapping[str, Any], colours: Mapping[str, str]) -> Sec
         ]
         for task in tasks:
             entry = found["importance"][task]
-            cells.append(Cell(amount(tasks[task]["metric"], entry), "" if (entry["low"] or 0) > 0 else "faint"))
+            cells.append(Cell(amount(tasks[task]["metric"], entry), "" if _is_above_zero(entry) else "faint"))
         twin = found["twin"]
         alike = (
             f"{visible(twin['column'])} {percent(twin['association'], 0)}"
@@ -163,7 +163,7 @@ def _importance_plot(result: Mapping[str, Any], order: Sequence[str], colours: M
         ax.axvline(0, color=FAINT, linewidth=0.9)
         for i, name in enumerate(order):
             entry = result["columns"][name]["importance"][task]
-            used = (entry["low"] or 0) > 0
+            used = _is_above_zero(entry)
             colour = colours[task] if used else FAINT
             ax.barh(i, entry["value"], height=0.62, color=colour, alpha=0.75)
             if entry["low"] is not None:
@@ -180,17 +180,27 @@ def _importance_plot(result: Mapping[str, Any], order: Sequence[str], colours: M
 def _alike_section(result: Mapping[str, Any]) -> Section | None:
     if not result["groups_alike"]:
         return Section("Columns that say the same", "No two columns tell enough of each other to be permuted together.")
-    tasks = result["metrics"]
     text = (
         "Columns that tell much of each other are also permuted together: each hides the worth of the others, since the model "
         "still has these. If a group is worth more than the sum of its columns, one of them stands in for another. Alike: the "
         "share of the information that the two of the group that are least alike have in common."
     )
-    rows = []
+    groups: dict[bool, list[Mapping[str, Any]]] = {True: [], False: []}
     for group in result["groups_alike"]:
+        groups[any(_is_above_zero(entry) for entry in group["excess"].values())].append(group)
+    parts: list[Part] = [_groups_grid(groups[True], result["metrics"])]
+    if groups[False]:
+        title = f"{count_of(len(groups[False]), 'group')} worth no more than the sum"
+        parts.append(Collapsible(title, [_groups_grid(groups[False], result["metrics"])]))
+    return Section("Columns that say the same", text, parts)
+
+
+def _groups_grid(groups: Sequence[Mapping[str, Any]], tasks: Mapping[str, Any]) -> Grid:
+    """A row per group and task."""
+    rows = []
+    for group in groups:
         for n, task in enumerate(tasks):
             metric, excess = tasks[task]["metric"], group["excess"][task]
-            beyond = excess["low"] is not None and excess["low"] > 0
             rows.append(
                 [
                     Cell(", ".join(map(visible, group["columns"])) if n == 0 else "", "name"),
@@ -198,12 +208,15 @@ def _alike_section(result: Mapping[str, Any]) -> Section | None:
                     Cell(task, "part"),
                     Cell(amount(metric, group["importance"][task])),
                     Cell(show(METRICS[metric], group["sum"][task])),
-                    Cell(amount(metric, excess), "look" if beyond else "faint"),
+                    Cell(amount(metric, excess), "look" if _is_above_zero(excess) else "faint"),
                 ]
             )
-    heads = frozenset(range(0, len(rows), len(tasks)))
     columns = ["columns", "alike", "task", "together", "sum of each", "more together"]
-    return Section("Columns that say the same", text, [Grid(columns, rows, heads)])
+    return Grid(columns, rows, frozenset(range(0, len(rows), len(tasks))))
+
+
+def _is_above_zero(entry: Mapping[str, Any]) -> bool:
+    return entry["low"] is not None and entry["low"] > 0
 
 
 def _drop_section(result: Mapping[str, Any]) -> Section:
@@ -270,7 +283,7 @@ def _scenario_section(result: Mapping[str, Any]) -> Section | None:
         rows = []
         for name in order:
             entries = [columns[name]["scenarios"][scenario][task] for scenario in there]
-            cells = [Cell(amount(metric, e), "" if (e["low"] or 0) > 0 else "faint") for e in entries]
+            cells = [Cell(amount(metric, e), "" if _is_above_zero(e) else "faint") for e in entries]
             rows.append([Cell(visible(name), "name"), *cells])
         parts.append(Collapsible(f"{task}, {METRICS[metric].label}", [Grid(["column", *map(visible, there)], rows)]))
     text = "The same importances within each scenario; grey: within the 95 % interval, the scenario does without the column."

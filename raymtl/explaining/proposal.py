@@ -69,12 +69,19 @@ def judge(found: Importances, groups: Sequence[Columns]) -> dict[str, Judgement]
 
 
 def propose(
-    config: Config, judged: Mapping[str, Judgement], found: Importances, names: Sequence[str], association: np.ndarray
+    config: Config,
+    judged: Mapping[str, Judgement],
+    found: Importances,
+    names: Sequence[str],
+    association: np.ndarray,
+    broken: Collection[str],
 ) -> Proposal:
     """The columns to drop: those that are useless, and those that a copy or a better column stands in for.
 
-    `association` is how much the columns `names` tell of each other. A column that the configuration needs otherwise stays.
+    `association` is how much the columns `names` tell of each other. A column that the configuration needs otherwise stays,
+    and so does one of `broken`, whose values on these days are not worth what they should be.
     """
+    judged = {column: judgement for column, judgement in judged.items() if column not in broken}
     useless = [c for c, judgement in judged.items() if judgement.verdict == "useless" and _goes(config, [c])]
     worth = {column: _worth(found, column) for column in judged}
     redundant: dict[str, str] = {}

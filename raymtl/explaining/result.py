@@ -1,7 +1,7 @@
 """What was measured, as plain values: what `raymtl.explain` returns."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -46,15 +46,22 @@ class Explanation:
 
     @classmethod
     def of(
-        cls, model: LoadedModel, reader: SampleReader, sample: Sample, plan: Plan, seed: int, on_count: OnCount
+        cls,
+        model: LoadedModel,
+        reader: SampleReader,
+        sample: Sample,
+        plan: Plan,
+        broken: Collection[str],
+        seed: int,
+        on_count: OnCount,
     ) -> "Explanation":
-        """Measure all columns, their groups, and the proposal."""
+        """Measure all columns, their groups, and the proposal, which leaves out `broken` columns."""
         config, names = model.config, list(source_columns(model.config))
         association = associations(sample.raw, number_columns(config), seed)
         groups = alike(names, association)
         singles = [(name,) for name in names]
         found = permutation_importance(model, reader, sample, [*singles, *groups], seed, on_count)
-        proposal = propose(config, judge(found, groups), found, names, association)
+        proposal = propose(config, judge(found, groups), found, names, association, broken)
         together: dict[Key, Score] = {}
         if proposal.columns:
             more = permutation_importance(model, reader, sample, [proposal.columns], seed)

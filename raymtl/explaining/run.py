@@ -59,7 +59,20 @@ def explain(
     model = LoadedModel(version)
     reader = SampleReader(config, model.maps)
     sample = reader.read(plan, request.rows, request.seed)
-    found = Explanation.of(model, reader, sample, plan, request.seed, on_count)
+    notes, fall, broken = _notes(version, days, request.baseline), None, []
+    if earlier is not None and request.baseline is not None:
+        notify(f"comparing with {words_of(request.baseline)}")
+        before = reader.read(earlier, request.rows, request.seed)
+        falls = explain_fall(model, reader, before, sample, list(source_columns(config)), request.seed, on_count)
+        ends = [str(request.baseline.start), str(request.baseline.end)]
+        fall = {"baseline": ends, **falls_to_dict(config, falls, before, sample)}
+        broken = list(dict.fromkeys(cause.column for fall in falls for cause in fall.causes))
+    if broken:
+        notes.append(
+            f"On {words_of(days)}, {', '.join(broken)} {'has' if len(broken) == 1 else 'have'} lost worth, so the importances "
+            "here do not tell what the columns are worth otherwise: explain the days before to decide what to drop."
+        )
+    found = Explanation.of(model, reader, sample, plan, broken, request.seed, on_count)
     result = {
         "version": version.manifest.id,
         "store": version.store.path,
@@ -69,17 +82,11 @@ def explain(
         "rows_of_days": plan.rows,
         "groups": len(np.unique(sample.group.numpy())) if config.data.group else None,
         "seed": request.seed,
-        "notes": _notes(version, days, request.baseline),
+        "notes": notes,
         **found.to_dict(),
-        "fall": None,
+        "fall": fall,
         "check": None,
     }
-    if earlier is not None and request.baseline is not None:
-        notify(f"comparing with {words_of(request.baseline)}")
-        before = reader.read(earlier, request.rows, request.seed)
-        falls = explain_fall(model, reader, before, sample, list(source_columns(config)), request.seed, on_count)
-        ends = [str(request.baseline.start), str(request.baseline.end)]
-        result["fall"] = {"baseline": ends, **falls_to_dict(config, falls, before, sample)}
     return {**result, "seconds": round(time.monotonic() - began, 1)}
 
 

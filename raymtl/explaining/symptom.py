@@ -39,8 +39,8 @@ def symptom(before: pa.ChunkedArray, after: pa.ChunkedArray, is_number: bool) ->
     if share > _MOVED:
         return f"its values are distributed differently: {percent(share)} of the rows would have to change"
     return (
-        "its values are distributed as before, but no longer go with the labels as they did: look for values that are in the "
-        "wrong rows, as after a shuffle, a shift or a join on a wrong key"
+        "its values are distributed as before; look for values in the wrong rows, as after a shuffle, a shift or a join on a "
+        "wrong key"
     )
 
 

@@ -180,6 +180,8 @@ def test_the_command_prints_and_writes_the_page(
     assert told["fall"]["tasks"]["click"]["causes"][0]["column"] == "city"
     assert any(line.startswith("city explains the fall of click") for line in lines)
     assert any(line.startswith("Drop ") for line in lines)
+    assert "city" not in told["proposal"]["useless"]  # it is broken, and not useless
+    assert "2026-01-06, city has lost worth" in told["notes"][0]
     text = page.read_text()
     assert "Why it fell" in text
     assert "<script" not in text
