@@ -21,7 +21,7 @@ import numpy as np
 import pyarrow as pa
 
 from raymtl.explaining.importance import OnCount, permuted
-from raymtl.explaining.meter import Meter, Score, of_tasks
+from raymtl.explaining.meter import Measured, Meter, Score, of_tasks
 from raymtl.explaining.model import LoadedModel
 from raymtl.explaining.sample import Sample, SampleReader
 from raymtl.intervals import normal_quantile
@@ -126,7 +126,7 @@ def explain_fall(
             for n, column in enumerate(others):
                 on_count(n, len(others))
                 worth[column] = tuple(
-                    {task: whole[task] - less[task] for task in days.tasks}
+                    {task: (whole[task] - less[task]).measured() for task in days.tasks}
                     for whole, less in zip(replaced, days.measure((*known, column)), strict=True)
                 )
             on_count(len(others), len(others))
@@ -150,7 +150,7 @@ def _fall(task: str, days: tuple[Scores, Scores]) -> Fall:
     return Fall(task, before.value, after.value, math.hypot(before.half, after.half), ())
 
 
-def _cause(task: str, worth: Mapping[str, tuple[Scores, ...]], least: float) -> Cause | None:
+def _cause(task: str, worth: Mapping[str, tuple[dict[str, Measured], ...]], least: float) -> Cause | None:
     """The column that has lost most, if it is much, and beyond chance among so many columns."""
     first = {column: pair[0][task] for column, pair in worth.items()}
     now = {column: pair[1][task] for column, pair in worth.items()}

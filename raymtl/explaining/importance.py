@@ -13,9 +13,10 @@ import numpy as np
 import pyarrow as pa
 
 from raymtl.errors import DataError
-from raymtl.explaining.meter import MIN_GROUPS, Key, Meter, Score, of_tasks
+from raymtl.explaining.meter import MIN_GROUPS, Key, Measured, Meter, Score, of_tasks
 from raymtl.explaining.model import LoadedModel
 from raymtl.explaining.sample import Sample, SampleReader
+from raymtl.reports.tables import ALL
 from raymtl.words import count_of
 
 Columns = tuple[str, ...]
@@ -26,17 +27,12 @@ OnCount = Callable[[int, int], None]
 class Importances:
     """How much the metrics need some columns."""
 
-    base: dict[Key, Score]
+    base: dict[Key, Measured]
     """The metrics as they are."""
-    of: dict[Columns, dict[Key, Score]]
+    of: dict[Columns, dict[Key, Measured]]
     """By columns that are permuted together: by how much the metrics get worse."""
-
-    def excess(self, columns: Columns) -> dict[Key, Score]:
-        """What a group is worth beyond the sum of its columns: above 0 they stand in for each other."""
-        found = self.of[columns]
-        for column in columns:
-            found = {key: score - self.of[(column,)][key] for key, score in found.items()}
-        return found
+    excess: dict[Columns, dict[Key, Measured]]
+    """What a group is worth beyond the sum of its columns, over all scenarios: above 0 they stand in for each other."""
 
 
 def permutation_importance(
@@ -47,7 +43,10 @@ def permutation_importance(
     seed: int,
     on_count: OnCount = lambda done, of: None,
 ) -> Importances:
-    """The importance of every group of columns. Raises DataError if no task can be measured."""
+    """The importance of every group of columns. Raises DataError if no task can be measured.
+
+    The columns of a larger group that are also groups of their own come before it.
+    """
     meter = Meter(model.config, sample)
     if not of_tasks(dict.fromkeys(meter.keys)):
         what = "users" if model.config.data.group else "rows"
@@ -56,14 +55,24 @@ def permutation_importance(
             f"one {MIN_GROUPS} positives and negatives; choose more days, or raise --rows"
         )
     base = meter.scores(model.logits(sample.columns))
-    found: dict[Columns, dict[Key, Score]] = {}
+    members = {column for columns in groups if len(columns) > 1 for column in columns}
+    found = Importances({key: score.measured() for key, score in base.items()}, {}, {})
+    alone: dict[str, dict[Key, Score]] = {}
     for n, columns in enumerate(groups):
         on_count(n, len(groups))
         values = permuted(sample, columns, seed)
         worse = meter.scores(model.logits(reader.with_columns(sample, values)))
-        found[columns] = {key: base[key] - worse[key] for key in base}
+        lost = {key: base[key] - worse[key] for key in base}
+        found.of[columns] = {key: score.measured() for key, score in lost.items()}
+        over_all = {key: score for key, score in lost.items() if key[1] == ALL}
+        if len(columns) == 1 and columns[0] in members:
+            alone[columns[0]] = over_all
+        elif set(columns) <= alone.keys():
+            for column in columns:
+                over_all = {key: score - alone[column][key] for key, score in over_all.items()}
+            found.excess[columns] = {key: score.measured() for key, score in over_all.items()}
     on_count(len(groups), len(groups))
-    return Importances(base, found)
+    return found
 
 
 def permuted(sample: Sample, columns: Sequence[str], seed: int) -> dict[str, pa.ChunkedArray]:

@@ -30,8 +30,17 @@ Key = tuple[str, str]
 
 
 @dataclass(frozen=True)
+class Measured:
+    """A difference of a metric, above 0 where the metric gets worse, or the metric itself."""
+
+    value: float
+    half: float
+    """Half the width of its 95 % interval; infinite if the data do not tell."""
+
+
+@dataclass(frozen=True)
 class Score:
-    """A metric, negated where lower is better."""
+    """A metric, negated where lower is better, that can be compared with others on the same rows."""
 
     value: float
     effects: Tensor
@@ -40,12 +49,6 @@ class Score:
     def __sub__(self, other: "Score") -> "Score":
         """The difference on the same rows."""
         return Score(self.value - other.value, self.effects - other.effects)
-
-    def __add__(self, other: "Score") -> "Score":
-        return Score(self.value + other.value, self.effects + other.effects)
-
-    def __mul__(self, factor: float) -> "Score":
-        return Score(self.value * factor, self.effects * factor)
 
     @property
     def half(self) -> float:
@@ -56,6 +59,10 @@ class Score:
         squares = self.effects.square()
         half = half_width(float(squares.sum()), float(squares.square().sum()), used)
         return math.inf if used < MIN_GROUPS or half is None else half
+
+    def measured(self) -> Measured:
+        """Without the effects, which take a number per user."""
+        return Measured(self.value, self.half)
 
 
 @dataclass(frozen=True)

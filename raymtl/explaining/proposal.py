@@ -11,7 +11,7 @@ from raymtl.config.root import Config
 from raymtl.errors import ConfigError
 from raymtl.explaining.cost import tables_of
 from raymtl.explaining.importance import Columns, Importances
-from raymtl.explaining.meter import Key, Score, of_tasks
+from raymtl.explaining.meter import Key, Measured, of_tasks
 from raymtl.explaining.sample import source_columns
 from raymtl.intervals import normal_quantile
 
@@ -55,7 +55,7 @@ def judge(found: Importances, groups: Sequence[Columns]) -> dict[str, Judgement]
     """
     stand_ins: dict[str, list[str]] = {}
     for group in groups:
-        if _any_above_zero(found.excess(group), len(groups)):
+        if _any_above_zero(found.excess[group], len(groups)):
             for column in group:
                 stand_ins.setdefault(column, []).extend(other for other in group if other != column)
     made = {}
@@ -120,7 +120,7 @@ def _goes(config: Config, columns: Collection[str]) -> bool:
     return True
 
 
-def _any_above_zero(scores: Mapping[Key, Score], among: int) -> bool:
+def _any_above_zero(scores: Mapping[Key, Measured], among: int) -> bool:
     """Whether any task's score is above 0 beyond chance, if so many are looked at."""
     tasks = of_tasks(scores)
     wider = normal_quantile(0.975 if not tasks else 1 - 0.025 / (among * len(tasks))) / normal_quantile(0.975)

@@ -14,7 +14,7 @@ from raymtl.explaining.association import alike, associations, twins
 from raymtl.explaining.cost import bytes_per_row, memory_of, tables_of
 from raymtl.explaining.fall import Fall
 from raymtl.explaining.importance import Importances, OnCount, permutation_importance
-from raymtl.explaining.meter import Key, Score, headline_of, of_tasks, unsigned
+from raymtl.explaining.meter import Key, Measured, headline_of, of_tasks, unsigned
 from raymtl.explaining.model import LoadedModel, table_bytes
 from raymtl.explaining.proposal import Proposal, judge, propose
 from raymtl.explaining.sample import Sample, SampleReader, source_columns
@@ -38,7 +38,7 @@ class Explanation:
     association: np.ndarray
     found: Importances
     proposal: Proposal
-    together: dict[Key, Score]
+    together: dict[Key, Measured]
     """The importance of the columns that are proposed, permuted together; empty without any."""
     sizes: dict[str, float]
     tables: dict[str, int]
@@ -62,7 +62,7 @@ class Explanation:
         singles = [(name,) for name in names]
         found = permutation_importance(model, reader, sample, [*singles, *groups], seed, on_count)
         proposal = propose(config, judge(found, groups), found, names, association, broken)
-        together: dict[Key, Score] = {}
+        together: dict[Key, Measured] = {}
         if proposal.columns:
             more = permutation_importance(model, reader, sample, [proposal.columns], seed)
             together = more.of[proposal.columns]
@@ -113,7 +113,7 @@ class Explanation:
             "association": round(float(inside.min()), 4),
             "importance": _by_scenario(self.found.of[group])["importance"],
             "sum": total,
-            "excess": _by_scenario(self.found.excess(group))["importance"],
+            "excess": _by_scenario(self.found.excess[group])["importance"],
         }
 
     def _cost(self, columns: Sequence[str]) -> dict[str, Any]:
@@ -125,7 +125,7 @@ class Explanation:
         }
 
 
-def _by_scenario(scores: dict[Key, Score]) -> dict[str, Any]:
+def _by_scenario(scores: dict[Key, Measured]) -> dict[str, Any]:
     """Importances over all rows, and by scenario."""
     scenarios: dict[str, dict[str, Any]] = {}
     for (task, scenario), score in scores.items():

@@ -69,7 +69,7 @@ def test_the_columns_that_matter_come_first(result: ExplainResult) -> None:
 def test_an_importance_is_the_fall_of_the_metric_on_exchanged_logs(world: Path) -> None:
     model, reader = loaded(world)
     sample = read(reader, world, TRAINED)
-    found = permutation_importance(model, reader, sample, [("city",), ("city", "rate")], seed=3)
+    found = permutation_importance(model, reader, sample, [("city",), ("rate",), ("city", "rate")], seed=3)
     labels, group = sample.labels[:, 0].numpy(), sample.group
 
     def auc(raw: pa.Table) -> float:
@@ -91,6 +91,10 @@ def test_an_importance_is_the_fall_of_the_metric_on_exchanged_logs(world: Path) 
         assert found.of[columns]["click", "all"].value == pytest.approx(base - auc(raw), abs=1e-6)
     one, both = found.of["city",]["click", "all"], found.of["city", "rate"]["click", "all"]
     assert both.value > one.value > one.half > 0
+    other = found.of["rate",]["click", "all"]
+    excess = found.excess["city", "rate"]["click", "all"]
+    assert excess.value == pytest.approx(both.value - one.value - other.value, abs=1e-9)
+    assert 0 < excess.half < both.half + one.half + other.half
 
 
 def test_a_copy_is_not_called_useless_without_its_twin(result: ExplainResult) -> None:

@@ -12,6 +12,7 @@ from raymtl.daily.reports.series import by_date, final_in, ids_of, metrics_in, r
 from raymtl.daily.reports.served import served, was_published
 from raymtl.daily.reports.table import check_names, lead_and_rest
 from raymtl.explaining.fall_page import fall_section
+from raymtl.explaining.wording import found_causes
 from raymtl.reports import slices
 from raymtl.reports.chance import LEGEND
 from raymtl.reports.days import horizontal_bars
@@ -88,7 +89,7 @@ def day_page(place: str, record: Record, earlier: Sequence[Record]) -> Page:
         verdict=f": {rest}",
         meta=_meta(place, record),
         links=links,
-        notes=record.notes,
+        notes=[*record.notes, *([found_causes(record.fall)] if record.fall else [])],
         keys=_keys(record),
         sections=_sections(record, earlier, colours),
     )
