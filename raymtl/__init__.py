@@ -8,6 +8,7 @@ if TYPE_CHECKING:
     from raymtl.api import (
         ModelStore,
         evaluate,
+        explain,
         export,
         follow_daily,
         init_config,
@@ -25,6 +26,7 @@ __all__ = [
     "ModelStore",
     "errors",
     "evaluate",
+    "explain",
     "export",
     "follow_daily",
     "init_config",

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from raymtl.daily.record import Record
     from raymtl.model_store.manifest import Manifest
     from raymtl.model_store.store import Difference, Listed, Removed
-    from raymtl.results import EvaluateResult, ExportResult, ScoreResult, TrainResult, TuneResult
+    from raymtl.results import EvaluateResult, ExplainResult, ExportResult, ScoreResult, TrainResult, TuneResult
     from raymtl.storage.object_store import Store
 
 Path = str | PathLike[str]
@@ -303,6 +303,68 @@ def export(
 
     facts = export_version(open_version(fspath(version), allow_custom), fspath(out), quantize)
     return cast("ExportResult", facts)
+
+
+def explain(
+    version: Path,
+    data: Path | None = None,
+    *,
+    days: "str | DayRange | None" = None,
+    baseline: "str | DayRange | None" = None,
+    rows: int = 200_000,
+    seed: int = 0,
+    out: Path | None = None,
+    check: bool = False,
+    seeds: int = 1,
+    train_days: "str | DayRange | None" = None,
+    output: Path = "explain-runs",
+    allow_custom: bool = False,
+    address: str | None = None,
+    progress: bool = True,
+) -> "ExplainResult":
+    """Measure what each column of the logs is worth to a version, and what it costs; see docs/explain.md.
+
+    Args:
+        version: as for `score`.
+        data: the logs; None: those of the version's configuration.
+        days: days that the version was not trained on; None: those it was evaluated on.
+        baseline: earlier days; `fall` of the result then says which column explains that a metric is worse than on these.
+        rows: rows of the sample.
+        seed: of the sample and of the permutations.
+        out: file or URL of an HTML page; None: none is written.
+        check: train with and without the columns that are proposed to be dropped.
+        seeds: trainings of each kind.
+        train_days: days of these trainings; None: those of the version.
+        output: folder of these runs.
+        allow_custom: as for `score`.
+        address: as for `train`.
+        progress: print how far it has come.
+    """
+    say = _speaker(progress, "checking the version and the logs")
+    from raymtl.explaining.check_drop import DropCheck
+    from raymtl.explaining.run import Request
+    from raymtl.explaining.run import explain as run
+
+    chosen, since, trained = (day_range(d) if isinstance(d, str) else d for d in (days, baseline, train_days))
+    request = Request(fspath(version), None if data is None else fspath(data), chosen, since, rows, seed, allow_custom)
+    drop_check = DropCheck(fspath(output), seeds, trained, address) if check else None
+    if drop_check is not None:
+        from raymtl.dependencies import check_stack
+
+        check_stack()
+        drop_check.days(request)  # before the measuring, which takes longer
+    with _count("columns measured", progress) as count:
+        result = run(request, say, count or (lambda done, of: None))
+    if drop_check is not None:
+        with _training_lines(progress) as on_event:
+            result = drop_check.run(request, result, on_event)
+    if out is not None:
+        from raymtl.explaining.page import render
+        from raymtl.reports.html import write_page
+
+        write_page(fspath(out), render(result))
+        result["report"] = fspath(out)
+    return cast("ExplainResult", result)
 
 
 def open_store(path: Path) -> "ModelStore":

@@ -47,3 +47,8 @@ def t_quantile(share: float, freedom: int) -> float:
     from scipy.special import stdtrit  # not before: reports of one run need none
 
     return float(stdtrit(freedom, share))
+
+
+def normal_quantile(share: float) -> float:
+    """The value below which a share of the standard normal distribution lies."""
+    return statistics.NormalDist().inv_cdf(share)

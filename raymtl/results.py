@@ -123,3 +123,39 @@ class ExportResult(TypedDict):
     torch: str
     scenario: NotRequired[dict[str, Any]]
     state: NotRequired[dict[str, Any]]
+
+
+class ExplainResult(TypedDict):
+    """What the columns of the logs are worth to a version (docs/explain.md).
+
+    An importance is `{"value", "low", "high"}`: by how much the task's metric gets worse, and its 95 % interval (null: not
+    known).
+    """
+
+    version: str
+    store: str
+    data: str
+    days: list[str]
+    rows: int
+    """Rows of the sample."""
+    rows_of_days: int
+    groups: int | None
+    """Users of the sample, if the configuration has `data.group`."""
+    seed: int
+    notes: list[str]
+    metrics: dict[str, dict[str, Any]]
+    """By task: `metric`, `value`, and `half` of its interval."""
+    columns: dict[str, dict[str, Any]]
+    """By column: `features`, `verdict`, `stands_in`, `twin`, `importance` by task, `scenarios`, `bytes_per_row`, `tables`,
+    `table_bytes`, `training_bytes`."""
+    groups_alike: list[dict[str, Any]]
+    """Columns that say the same: `columns`, `association`, and by task `importance`, `sum` and `excess`."""
+    proposal: dict[str, Any]
+    """`useless`, `redundant` (each with the column that stays), `importance` of all together, and what they cost."""
+    fall: dict[str, Any] | None
+    """With a baseline: by task `before`, `after`, `fall`, `has_fallen` and `causes`."""
+    check: dict[str, Any] | None
+    """With `check`: by task the metric `with` and `without` the columns, and the interval of the `change`."""
+    seconds: float
+    report: NotRequired[str]
+    """Path of the page."""

@@ -13,6 +13,7 @@ import typer
 from raymtl import __version__, api, signals
 from raymtl.cli import daily as cli_daily
 from raymtl.cli import demo, doctor, submit, tune, versions
+from raymtl.cli import explain as cli_explain
 from raymtl.cli import init as cli_init
 from raymtl.cli import serving as cli_serving
 from raymtl.cli.environment import check_environment
@@ -43,6 +44,7 @@ app.command("demo")(demo.demo)
 app.command("doctor")(doctor.doctor)
 app.command("score")(cli_serving.score)
 app.command("export")(cli_serving.export)
+app.command("explain")(cli_explain.explain)
 app.command("submit", context_settings={"ignore_unknown_options": True})(submit.submit)
 app.add_typer(submit.app, name="jobs")
 console = logs.terminal()

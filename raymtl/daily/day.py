@@ -20,6 +20,7 @@ from raymtl.daily.data_drift import find_data_drift
 from raymtl.daily.day_ends import DayEnds
 from raymtl.daily.day_job import BASE, COMPARED, DayJob, day_job, session_config
 from raymtl.daily.day_maps import DayMaps, make_day_maps
+from raymtl.daily.fall import explain_fall
 from raymtl.daily.gate import evaluate_gate, summary
 from raymtl.daily.input_plan import DayPlans, plan_day
 from raymtl.daily.ready import check_day, not_ready
@@ -52,6 +53,7 @@ from raymtl.errors import (
     TryLaterError,
     UserError,
 )
+from raymtl.explaining.wording import found_causes
 from raymtl.model_store import store as versions
 from raymtl.model_store.commit_log import utc_now
 from raymtl.model_store.lease import Lease
@@ -219,6 +221,7 @@ class Day:
             if self.config.train.track.names and not self._tracking.is_on and read_ids(self._run_folder):
                 self._tracking = self._track(self.config)  # trained by a command that was killed since
             self._enter("expire")
+            self._explain_fall()
         except LeaseLostError:
             raise  # the record may be another process's by now
         except TryLaterError as error:
@@ -469,6 +472,14 @@ class Day:
             self._end("published", "")
         else:
             self._end("refused", summary(record.gate))
+
+    def _explain_fall(self) -> None:
+        """Record which columns explain that a next-day metric has fallen."""
+        if self.record.fall is None and self.base is not None:
+            fall, notes = explain_fall(self.config, self.store, self.listed, self.base, self.record)
+            self._note(fall=fall, notes=[*self.record.notes, *notes])
+            for line in [*notes, *([found_causes(fall)] if fall else [])]:
+                self.on_event({"note": f"{self.day}: {line}"})
 
     def _expire(self) -> None:
         """Remove old versions and the working files of training, and end the day; the next day retries what fails here."""

@@ -175,6 +175,9 @@ class Record(_Part):
     gate: GateResult | None = None
     comparisons: list[Comparison] = []
     written: Written | None = None
+    fall: dict[str, Any] | None = None
+    """Which columns explain that a next-day metric is lower than on the day before: `fall` of what `raymtl.explain` returns, and
+    the `version` that was measured on both days. None: no metric has fallen, or it could not be measured."""
     notes: list[str] = []
     """Sentences for the report."""
 

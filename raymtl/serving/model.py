@@ -53,11 +53,18 @@ class ServedModel(nn.Module):
 
     def predict(self, raw: Raw) -> Tensor:
         """Predictions [B, O] from the features of both sides, each given for every row."""
+        return self.ranker.predictions(self._ranked(raw))
+
+    def logits(self, raw: Raw) -> Tensor:
+        """Logits [B, O] from the same, as metrics read them."""
+        return self.ranker.corrected(self._ranked(raw))
+
+    def _ranked(self, raw: Raw) -> Tensor:
         user, item = (lookup(raw) for lookup in (self.lookups["user"], self.lookups["item"]))
         both = Features(
             user.pooled | item.pooled, user.dense | item.dense, user.sequences | item.sequences, raw.get(SCENARIO)
         )
-        return self.ranker.predictions(self.ranker(to_model_input(self.spec, both)))
+        return self.ranker(to_model_input(self.spec, both))
 
     def user(self, raw: Raw) -> State:
         """The user state for the item part of U users, from the user-side features and the scenario."""

@@ -11,6 +11,8 @@ from raymtl.daily.reports.gains import FIRST, gains_section, gains_shown
 from raymtl.daily.reports.series import by_date, final_in, ids_of, metrics_in, ranked, task_names
 from raymtl.daily.reports.served import served, was_published
 from raymtl.daily.reports.table import check_names, lead_and_rest
+from raymtl.explaining.fall_page import fall_section
+from raymtl.explaining.wording import found_causes
 from raymtl.reports import slices
 from raymtl.reports.chance import LEGEND
 from raymtl.reports.days import horizontal_bars
@@ -87,7 +89,7 @@ def day_page(place: str, record: Record, earlier: Sequence[Record]) -> Page:
         verdict=f": {rest}",
         meta=_meta(place, record),
         links=links,
-        notes=record.notes,
+        notes=[*record.notes, *([found_causes(record.fall)] if record.fall else [])],
         keys=_keys(record),
         sections=_sections(record, earlier, colours),
     )
@@ -97,6 +99,7 @@ def _sections(record: Record, earlier: Sequence[Record], colours: dict[str, str]
     """The sections, and last a sentence on those that are missing."""
     found = [
         _next_day(record, colours),
+        fall_section(record.fall, colours, record.fall.get("version", "")) if record.fall else None,
         gains_section(record, _last_days(record, earlier), colours, DAYS),
         _gate(record, colours),
         _data(record, earlier, colours),
