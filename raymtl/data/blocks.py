@@ -140,7 +140,8 @@ class BlockMaker:
                 raw, place = raw.take(pa.array(kept)), replace(place, kept=kept)
                 requests = requests.take(kept) if requests is not None else None
         if self._of_requests:
-            requests = self._requests(raw, place) if requests is None else requests
+            if requests is None:
+                requests = self._requests(raw, place)
             columns = self.features(raw, place, self._of_rows)
             columns[REQUEST] = self._user_side(requests, place)
         else:
@@ -323,7 +324,7 @@ def _dense(column: pa.Array, feature: DenseFeature, fill: float, place: Place, n
     if broken.any():
         row = int(broken.argmax())
         raise place.error(name, used_by, row, column[row].as_py(), rules.DENSE)
-    values = (rules.transformed(values, feature) - np.float32(feature.mean)) / np.float32(feature.std)
+    values = rules.scaled(values, feature)
     if nulls is not None:
         values[nulls] = fill
     return pa.array(values.astype(np.float32, copy=False))

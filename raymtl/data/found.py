@@ -29,6 +29,8 @@ class File:
     """The snapshot of a table that names it, in words; None: it was found in its folder."""
     columns: Mapping[str, int] | None = field(default=None, repr=False, compare=False)
     """The IDs of the table's columns, if it knows its columns by ID."""
+    optional: tuple[str, ...] = field(default=(), repr=False, compare=False)
+    """Columns that are null where the file lacks them."""
 
 
 @dataclass

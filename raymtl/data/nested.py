@@ -106,5 +106,12 @@ def unnested(
     return Requests(pa.table(columns), users, owner, first_row + full), starts[owner] + within, size
 
 
+def count_empty(file: pq.ParquetFile, row_groups: Sequence[int], impressions: Sequence[str]) -> int:
+    """The requests of some row groups that have no impressions; reads one column."""
+    (path,) = stored_columns(file.metadata, impressions[:1], [])
+    lists = file.read_row_groups(list(row_groups), columns=[path], use_threads=False).column(0)
+    return len(lists) - int((pc.list_value_length(lists).fill_null(0).to_numpy() > 0).sum())
+
+
 def _one(column: pa.ChunkedArray) -> pa.Array:
     return column.chunk(0) if column.num_chunks == 1 else column.combine_chunks()

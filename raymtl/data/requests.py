@@ -115,12 +115,12 @@ def _list_changes(flat: pa.Array, lengths: np.ndarray) -> np.ndarray:
     values = _codes(flat)
     changed = np.zeros(len(lengths), bool)
     changed[1:] = lengths[1:] != lengths[:-1]
-    # For equal lengths, the counterpart of each value is `length` positions before it
-    comparable = ~changed
-    comparable[:1] = False
-    place = np.flatnonzero(np.repeat(comparable, lengths))
-    differs = place[values[place] != values[place - np.repeat(lengths, lengths)[place]]]
+    # In a list as long as the one before, the counterpart of each value is `length` positions before it
+    short = np.int32 if len(values) < 2**31 else np.int64
+    before = np.arange(len(values), dtype=short) - np.repeat(lengths.astype(short), lengths)
+    differs = np.flatnonzero(values != values[before])  # of the first lists it may be any value, counted from the end
     changed[np.searchsorted(np.cumsum(lengths), differs, side="right")] = True
+    changed[:1] = False
     return changed
 
 

@@ -114,7 +114,15 @@ def _add_files_of_day(
             found.faults.append(f"`{entry.path}` is not a regular file; remove it")
         else:
             found.files.append(
-                File(entry.path, day, entry.size, layout.values(below), layout.impressions, entry.identity)
+                File(
+                    entry.path,
+                    day,
+                    entry.size,
+                    layout.values(below),
+                    layout.impressions,
+                    entry.identity,
+                    optional=layout.optional(day),
+                )
             )
     found.faults += listing.problems
     if transactions:

@@ -168,6 +168,9 @@ def find_footers(filesystem: pafs.FileSystem, files: Sequence[File]) -> tuple[li
             rows = tuple(group_rows(metadata, i, file.impressions) for i in range(metadata.num_row_groups))
         except DataError as error:
             return f"{file.path}: {error}"
+        there = {*schema.names, *dict(file.values)}
+        absent = tuple((name, None) for name in file.optional if name not in there)
+        file = replace(file, values=file.values + absent)
         return Footer(file, with_columns(schema, file.values), rows)
 
     with ThreadPoolExecutor(_FOOTER_THREADS) as pool:

@@ -62,12 +62,11 @@ class ReplicatedTables(nn.Module):
         super().__init__()
         self.groups = group_tables(config, lookup, names)
         self.touched_rows = TouchedRows(self.groups)
-        self.options = config.train.sparse_optimizer
         self._workers = workers
         self.weights = nn.ParameterList(
             nn.Parameter(torch.zeros(g.rows, g.dim, device=device), requires_grad=False) for g in self.groups
         )
-        self.states = [empty_state(self.options.type, g.rows, g.dim, device) for g in self.groups]
+        self.states = [empty_state(g.optimizer.type, g.rows, g.dim, device) for g in self.groups]
         self._keys = {name: weight_key(name, unpooled=name in lookup.unpooled) for name in names}
         self._sizes = {name: lookup.tables[name].rows for name in names}
         self._pending: list[_GatheredRows] = []
@@ -108,7 +107,7 @@ class ReplicatedTables(nn.Module):
         vectors = weight.new_empty(len(rows) + 1, weight.shape[1])
         torch.index_select(weight, 0, rows, out=vectors[:-1])
         vectors[-1] = 0
-        if self._trains():
+        if self._trains() and self.groups[group].optimizer.lr:
             vectors.requires_grad_()
             self._pending.append(_GatheredRows(group, rows, vectors))
         return vectors
@@ -133,7 +132,7 @@ class ReplicatedTables(nn.Module):
                     self.states[touched.group],
                     touched.rows,
                     gradient,
-                    self.options,
+                    self.groups[touched.group].optimizer,
                     lr=rates[touched.group],
                     step=step,
                 )
@@ -164,7 +163,9 @@ class ReplicatedOptimizer(KeyedOptimizer):
             t.weight: {f"{module_name(name)}.{key}": value for key, value in t.state.items()}
             for name, t in found.items()
         }
-        groups = [{"params": [found[name].weight for name in g.first_rows], "lr": g.lr} for g in tables.groups]
+        groups = [
+            {"params": [found[name].weight for name in g.first_rows], "lr": g.optimizer.lr} for g in tables.groups
+        ]
         super().__init__(parameters, state, groups)
 
 

@@ -34,25 +34,27 @@ class Lookup:
     """Names of the tables that are looked up unpooled."""
     features: dict[str, list[str]]
     """Features of each table."""
-    lengths: dict[str, list[int]]
-    """Maximum IDs per row of each of those features; 1 for an `ids` feature without `max_length`, whose maximum is unknown."""
+    lengths: dict[str, list[float]]
+    """Maximum IDs per row of each of those features, of a feature of requests divided by the rows of a request; an `ids` feature
+    without `max_length`, whose maximum is unknown, counts as 1."""
 
     def without(self, tables: Collection[str]) -> "Lookup":
         """The lookup in the other tables."""
         return replace(self, tables={name: table for name, table in self.tables.items() if name not in tables})
 
 
-def describe_lookup(config: Config) -> Lookup:
-    """The lookup of a configuration."""
+def describe_lookup(config: Config, request_rows: float = 1.0) -> Lookup:
+    """The lookup of a configuration; `request_rows`: rows per request, where that matters for its lengths."""
     features: dict[str, list[str]] = {name: [] for name in config.tables}
-    lengths: dict[str, list[int]] = {name: [] for name in config.tables}
+    lengths: dict[str, list[float]] = {name: [] for name in config.tables}
+    of_requests = set(config.request_features())
     for name, feature in config.features.items():
         if isinstance(feature, Tableless):
             continue
         table = config.table_of(name)
         features[table].append(name)
         longest = feature.max_length if isinstance(feature, IdsFeature | SequenceFeature) else None
-        lengths[table].append(longest or 1)
+        lengths[table].append((longest or 1) / (request_rows if name in of_requests else 1))
     return Lookup(input_spec(config), dict(config.tables), frozenset(unpooled_tables(config)), features, lengths)
 
 

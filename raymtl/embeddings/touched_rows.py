@@ -19,6 +19,7 @@ from torchrec.sparse.jagged_tensor import KeyedJaggedTensor
 
 from raymtl.config.features import IdsFeature, SequenceFeature, Tableless
 from raymtl.config.root import Config
+from raymtl.config.train import SparseOptimizer
 from raymtl.data.batch import Batch, ReplicatedLookup
 from raymtl.embeddings.tables import Lookup
 
@@ -27,10 +28,10 @@ _Rows = NDArray[np.int64]
 
 @dataclass(frozen=True)
 class TableGroup:
-    """Replicated tables of one width and one learning rate, one after the other in one matrix of weights."""
+    """Replicated tables of one width and one optimizer, one after the other in one matrix of weights."""
 
     dim: int
-    lr: float
+    optimizer: SparseOptimizer
     first_rows: dict[str, int]
     """First row of each table in the matrix."""
     rows: int
@@ -52,12 +53,14 @@ class TableGroup:
 
 def group_tables(config: Config, lookup: Lookup, names: Sequence[str]) -> list[TableGroup]:
     """The groups of the tables `names`."""
-    together: dict[tuple[int, float], list[str]] = {}
+    together: dict[tuple[int, str, float], list[str]] = {}
+    optimizer = config.train.sparse_optimizer
     for name in names:
         table = lookup.tables[name]
-        together.setdefault((table.dim, table.lr or config.train.sparse_optimizer.lr), []).append(name)
+        own = optimizer.of_table(table)
+        together.setdefault((table.dim, own.type, own.lr), []).append(name)
     groups = []
-    for (dim, lr), members in together.items():
+    for (dim, _, _), members in together.items():
         ends = np.cumsum([lookup.tables[name].rows for name in members]).tolist()
         first = dict(zip(members, [0, *ends], strict=False))
         singles: dict[str, int] = {}
@@ -73,7 +76,8 @@ def group_tables(config: Config, lookup: Lookup, names: Sequence[str]) -> list[T
             else:
                 singles[feature] = first[name]
         of_requests = frozenset(config.request_features())
-        groups.append(TableGroup(dim, lr, first, ends[-1], singles, sequences, bags, of_requests))
+        update = optimizer.of_table(lookup.tables[members[0]])
+        groups.append(TableGroup(dim, update, first, ends[-1], singles, sequences, bags, of_requests))
     return groups
 
 

@@ -3,11 +3,13 @@
 Shapes throughout `models/`: B rows, T tasks, F dense features, D embedding width, L sequence length, E experts, d and k widths.
 """
 
-from collections.abc import Iterable
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field, replace
 
 import torch
 from torch import Tensor
+
+from raymtl.config.numbers import Embed
 
 
 @dataclass(frozen=True)
@@ -27,6 +29,23 @@ class InputSpec:
     """Width D of every bias feature."""
     scenarios: int = 0
     """Number of scenarios including `other`; 0 without a scenario column."""
+    embed: Mapping[str, Embed] = field(default_factory=dict)
+    """How some dense features become vectors, with edges in the units of `ModelInput.dense`."""
+    project: Mapping[str, int] = field(default_factory=dict)
+    """Width to which some pooled features are projected."""
+
+    def encoded(self) -> "InputSpec":
+        """What the slots read: after `embed` and `project` (`models/encoding.py`)."""
+        pooled = {name: self.project.get(name, width) for name, width in self.pooled.items()}
+        plain = [(n, fill) for n, fill in zip(self.dense, self.dense_fill, strict=True) if n not in self.embed]
+        return replace(
+            self,
+            pooled=pooled | {n: self.embed[n].width for n in self.dense if n in self.embed},
+            dense=tuple(n for n, _ in plain),
+            dense_fill=tuple(fill for _, fill in plain),
+            embed={},
+            project={},
+        )
 
     def __post_init__(self) -> None:
         if not self.dense_fill:

@@ -17,6 +17,9 @@ from raymtl.models.inputs import InputSpec, ModelInput
 from raymtl.models.precomputed import PrecomputedInput, X
 from raymtl.models.slots import InputSlot, SequenceSlot, TargetAwareSequenceSlot
 
+Encode = Callable[[Mapping[str, Tensor], Mapping[str, Tensor]], tuple[dict[str, Tensor], dict[str, Tensor]]]
+"""Pooled features [N, D] and dense ones [N] by name -> what slots read of them."""
+
 
 class NamedInput(ModelInput):
     """Inputs that are held feature by feature; what a slot reads is put together when it is read. Missing features are zeros."""
@@ -96,6 +99,16 @@ class RequestInput(NamedInput):
         for feature, (steps, lengths) in self.users.sequences.items():
             self.sequences[feature] = steps.index_select(0, self.request), lengths.index_select(0, self.request)
         return self.sequences
+
+    def encoded(self, spec: InputSpec, encode: Encode) -> "RequestInput":
+        """The same with the features of each side as `encode` makes them; `spec` describes those."""
+        sides = []
+        for side in (self.users, self.rows):
+            pooled, dense = encode(side._pooled, {name: value.squeeze(1) for name, value in side._dense.items()})
+            numbers = {name: value.unsqueeze(1) for name, value in dense.items()}
+            sides.append(NamedInput(spec, side._some, pooled, numbers, side.sequences))
+        users, rows = sides
+        return RequestInput(users, rows, self.request, self.scenario, self.bias, self.bias_present)
 
     def looked_up(self) -> list[Tensor]:
         found = []

@@ -38,6 +38,8 @@ class Context:
     Wherever a contract below says T for anything but logits, it means this number."""
     width: int = 0
     """Last dimension d of what this slot reads."""
+    fields: Sequence[int] = ()
+    """For the refine slot: the widths of x's parts, one per feature and one for the histories; their sum is d."""
 
 
 class InputSlot(nn.Module):

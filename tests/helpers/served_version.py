@@ -40,8 +40,8 @@ def alone() -> Iterator[dist.ProcessGroup]:
 
 
 def served_config(root: Path, **data: Any) -> Config:
-    """A funnel over string, `direct` and `map` IDs, lists, a history, buckets, vectors, crosses of one side and of both, a
-    learned null and a position; MMoE with DUPN."""
+    """A funnel over string, `direct` and `map` IDs, lists, a history, buckets, vectors, numbers as vectors, crosses of one side
+    and of both, learned nulls and a position; MMoE with DUPN."""
     raw = small_config(root / "logs", root / "runs", "served")
     raw["features"] |= {
         "user": {"kind": "id"},
@@ -50,6 +50,9 @@ def served_config(root: Path, **data: Any) -> Config:
         "again": {"kind": "ids", "column": "history", "table": "item"},
         "level": {"kind": "bucket", "column": "price", "edges": [0.5, 1, 2.5]},
         "content": {"kind": "vector", "width": 3},
+        "text": {"kind": "vector", "width": 3, "column": "content", "project": 5},
+        "age": {"kind": "dense", "side": "user", "embed": {"type": "piecewise", "edges": [1, 2.5, 4, 6]}},
+        "cost": {"kind": "dense", "column": "price", "embed": {"type": "autodis", "width": 4, "buckets": 3}},
         "pair": {"kind": "cross", "of": ["user", "level", "item"]},
         "visit": {"kind": "cross", "of": ["place", "user"]},
         "rank": {"kind": "bias"},
@@ -90,6 +93,7 @@ def write_logs(root: Path) -> None:
                 seed=10 * seed + rows,
                 user=pa.array([f"u{n}" for n in users]),
                 history=pa.array([lists[n // 3] for n in range(rows)], pa.list_(pa.int64())),
+                age=pa.array(users % 8, mask=users % 5 == 0),
                 place=pa.array(np.repeat(random.choice(["feed", "search", "mail"], rows // 3 + 1), 3)[:rows]),
                 price=pa.array(random.lognormal(size=rows).astype(np.float32), mask=random.random(rows) < 0.2),
                 content=pa.array([None if n % 5 == 2 else random.normal(size=3).tolist() for n in range(rows)]),

@@ -3,6 +3,7 @@
 from pathlib import Path
 from typing import Any
 
+import pyarrow.parquet as pq
 import pytest
 import torch
 import torch.distributed as dist
@@ -11,19 +12,49 @@ from raymtl.config.load import load_config
 from raymtl.config.root import Config
 from raymtl.data.batch import Batch, Collator
 from raymtl.data.blocks import BlockMaker, Place
-from raymtl.data.read import read_fragment
+from raymtl.data.read import read_requests
 from raymtl.data.sample import sample_base_rates
 from raymtl.data.units import plan_input
 from raymtl.synth.spec import SynthSpec
 from raymtl.synth.write import write_logs
 from raymtl.training.build import build
+from tests.helpers.nested_logs import nest_folder
 from tests.helpers.worker_processes import several
 from tests.training.test_every_preset import CONF, NAMES
 
 STEPS, ROWS = 2, 180
 """18 requests of ten rows each in a step, which three workers cut in the middle of requests."""
-LAYOUTS = {"flat": [], "requests": ["data.request=request_id"]}
+LAYOUTS = {
+    "flat": [],
+    "requests": ["data.request=request_id"],
+    "nested": ["data.path={logs}-nested", "data.impressions=impressions"],
+}
 RATE = 0.5
+OF_REQUESTS = (
+    *(
+        "request_id",
+        "timestamp",
+        "scenario",
+        "hour_of_day",
+        "user_id",
+        "user_segment",
+        "age",
+        "gender",
+        "city",
+        "device",
+    ),
+    *(
+        "app_version",
+        "user_clicks_30d",
+        "hist_items",
+        "hist_kinds",
+        "hist_gaps",
+        "hist_hours",
+        "hist_carts",
+        "hist_buys",
+    ),
+    *("random_order", "weight"),
+)
 
 
 def configured(name: str, logs: str, *more: str) -> Config:
@@ -38,7 +69,7 @@ def batches(config: Config, rank: int, workers: int) -> list[Batch]:
     """This worker's part of the first global batches: neighbouring rows."""
     plan = plan_input(config, "train")
     maker = BlockMaker(config, evaluation=False)
-    raw, row = next(iter(read_fragment(plan.root, plan.units[0].fragments[0], maker.raw_columns(), STEPS * ROWS)))
+    raw, row = next(iter(read_requests(plan.root, plan.units[0].fragments[0], maker.raw_columns(), STEPS * ROWS)))
     block = maker(raw, Place("part", row), 0)
     found = []
     for step in range(STEPS):
@@ -79,7 +110,7 @@ def of_layouts(rank: int, workers: int, logs: str, names: list[str], more: list[
     answers: dict[str, Any] = {}
     for name in names:
         answers[name] = {
-            layout: trained(configured(name, logs, *more, *keys, "train.seed=1"), rank, workers)
+            layout: trained(configured(name, logs, *more, *(key.format(logs=logs) for key in keys)), rank, workers)
             for layout, keys in LAYOUTS.items()
         }
     return answers
@@ -89,11 +120,14 @@ def of_layouts(rank: int, workers: int, logs: str, names: list[str], more: list[
 def logs(tmp_path_factory: pytest.TempPathFactory) -> str:
     folder = tmp_path_factory.mktemp("requests")
     spec = SynthSpec(days=1, rows_per_day=1_000, users=60, items=80, behaviours=True, engagement=True)
-    write_logs(spec, str(folder / "logs"))
-    return str(folder / "logs")
+    logs = str(folder / "logs")
+    write_logs(spec, logs)
+    one = pq.read_schema(next(Path(logs).rglob("*.parquet")))
+    nest_folder(logs, f"{logs}-nested", "request_id", [name for name in one.names if name not in OF_REQUESTS], 1000)
+    return logs
 
 
-def check(flat: dict[str, Any], shared: dict[str, Any], workers: int) -> None:
+def check(flat: dict[str, Any], shared: dict[str, Any]) -> None:
     assert shared["requests"] < flat["requests"] / 5
     assert torch.allclose(torch.tensor(shared["losses"]), torch.tensor(flat["losses"]), rtol=1e-6, atol=1e-6)
     assert shared["dense"].keys() == flat["dense"].keys()
@@ -109,8 +143,21 @@ def check(flat: dict[str, Any], shared: dict[str, Any], workers: int) -> None:
 @pytest.mark.parametrize("workers", [1, 3])
 def test_losses_and_gradients_are_those_of_flat_rows(workers: int, logs: str, tmp_path: Path) -> None:
     for answer in several(workers, tmp_path / "run", of_layouts, logs, NAMES, [], limit_s=300):
-        for name in NAMES:
-            check(answer[name]["flat"], answer[name]["requests"], workers)
+        for found in answer.values():
+            check(found["flat"], found["requests"])
+            check(found["flat"], found["nested"])
+
+
+@pytest.mark.dist
+def test_embedded_numbers_and_interactions_too(logs: str, tmp_path: Path) -> None:
+    more = [
+        "features.price.embed={type: autodis, width: 4, buckets: 3}",
+        "features.user_clicks_30d.embed={type: piecewise, edges: [-1.0, 0.0, 2.0]}",
+        "features.city.null_id=99",
+    ]
+    for answer in several(2, tmp_path / "run", of_layouts, logs, ["mmoe"], more, limit_s=300):
+        check(answer["mmoe"]["flat"], answer["mmoe"]["requests"])
+        check(answer["mmoe"]["flat"], answer["mmoe"]["nested"])
 
 
 @pytest.mark.dist
@@ -118,5 +165,6 @@ def test_losses_and_gradients_are_those_of_flat_rows(workers: int, logs: str, tm
 def test_sharded_tables_too(sharding: str, logs: str, tmp_path: Path) -> None:
     more = [f"table_defaults.sharding={sharding}"]
     for answer in several(3, tmp_path / "run", of_layouts, logs, ["mmoe", "dtrn"], more, limit_s=300):
-        for name in ("mmoe", "dtrn"):
-            check(answer[name]["flat"], answer[name]["requests"], 3)
+        for found in answer.values():
+            check(found["flat"], found["requests"])
+            check(found["flat"], found["nested"])

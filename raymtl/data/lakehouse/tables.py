@@ -104,7 +104,17 @@ def files_of_snapshot(folder: Folder, snapshot: Snapshot, days: DayRange | None,
             texts = ((k, v if v is None else str(v)) for k, v in file.partition.items() if k != key)
             values = layout.typed(texts)
             found.files.append(
-                File(file.path, day, file.size, values, layout.impressions, None, snapshot.words, file.columns)
+                File(
+                    file.path,
+                    day,
+                    file.size,
+                    values,
+                    layout.impressions,
+                    None,
+                    snapshot.words,
+                    file.columns,
+                    layout.optional(day),
+                )
             )
     found.files.sort(key=lambda f: f.day)
     for fault, paths in faulty.items():
