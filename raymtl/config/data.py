@@ -133,8 +133,8 @@ class Data(Section):
     """Column that groups rows for GAUC, usually the user; kind string or integer."""
     request: Annotated[str | None, Role.LEARNING | Role.READ] = None
     """Column with the request that a row belongs to; kind string or integer. The rows of a request stand next to each other; its
-    features of the side `user` are read, looked up and computed once for all its rows (`docs/requests.md`). A null is a request
-    of its own. Null: no requests, unless `impressions` is set."""
+    features of the side `user` are read, looked up and computed once for all its rows (`docs/requests.md`), and evaluations have
+    NDCG and MRR. A null is a request of its own. Null: no requests, unless `impressions` is set."""
     impressions: Annotated[str | list[str] | None, Role.LEARNING | Role.READ] = None
     """For nested logs, in which a row is a request: the column with the list of its impressions, whose fields are columns of the
     rows; or several columns with lists of the same length. All other columns belong to the request. Null: a row is an

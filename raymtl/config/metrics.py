@@ -6,6 +6,8 @@
 from dataclasses import dataclass
 from typing import Any, Literal, NamedTuple
 
+from raymtl.config.base import did_you_mean, quoted
+from raymtl.config.data import Data
 from raymtl.config.task_kinds import Binary, TaskKind, Values
 
 
@@ -29,14 +31,14 @@ class Metric:
     """Column header on a terminal; empty: the label."""
     wide_only: bool = False
     """Omitted on terminals, which are narrow, and last in other tables."""
-    needs_group: bool = False
-    """Null without `data.group`; a column without any value is omitted."""
+    needs: Literal["group", "request"] | None = None
+    """Null without this key of `data`; a column without any value is omitted."""
     chance: float | None = None
     """Value of a random model; values that are worse by more than chance allows are highlighted."""
     target: float | None = None
     """The best value; values that differ by more than 10 %, and by more than chance allows, are highlighted."""
-    is_area: bool = False
-    """An area under a curve, between 0 and 1: its interval is symmetric on the scale of log(a / (1 − a))."""
+    is_bounded: bool = False
+    """Between 0 and 1: its interval is symmetric on the scale of log(a / (1 − a))."""
 
     @property
     def in_words(self) -> str:
@@ -47,6 +49,10 @@ class Metric:
     def axis(self) -> str:
         """The name with its unit."""
         return f"{self.label} ({self.unit})" if self.unit else self.label
+
+    def is_measured(self, data: Data) -> bool:
+        """Whether the data have what the metric needs."""
+        return {"group": data.group is not None, "request": data.by_request, None: True}[self.needs]
 
     def is_odd(self, value: float | None) -> bool:
         """Whether a value is suspicious, if the rows are so many that it is not chance."""
@@ -60,8 +66,13 @@ class Metric:
 METRICS: dict[str, Metric] = {
     metric.name: metric
     for metric in (
-        Metric("auc", "AUC", "higher", (Binary,), decimals=4, chance=0.5, is_area=True),
-        Metric("gauc", "GAUC", "higher", (Binary,), decimals=4, needs_group=True, is_area=True),
+        Metric("auc", "AUC", "higher", (Binary,), decimals=4, chance=0.5, is_bounded=True),
+        Metric("gauc", "GAUC", "higher", (Binary,), decimals=4, needs="group", is_bounded=True),
+        Metric("ndcg_10", "NDCG@10", "higher", (Binary, Values), decimals=4, needs="request", is_bounded=True),
+        Metric(
+            "ndcg", "NDCG", "higher", (Binary, Values), decimals=4, wide_only=True, needs="request", is_bounded=True
+        ),
+        Metric("mrr", "MRR", "higher", (Binary,), decimals=4, wide_only=True, needs="request", is_bounded=True),
         # NE says the same, and a terminal is narrow
         Metric("logloss", "log loss", "lower", (Binary,), unit="nats", wide_only=True),
         Metric("ne", "NE", "lower", (Binary,), decimals=4),
@@ -123,9 +134,20 @@ def metrics_of_kind(kind: type[TaskKind]) -> list[Metric]:
     return [m for m in METRICS.values() if issubclass(kind, m.kinds) or m.name == kind.deviance]
 
 
-def choosable(kind: type[TaskKind], has_group: bool = True) -> list[str]:
-    """Names of the metrics by which runs of a task of this kind can be compared."""
-    return [m.name for m in metrics_of_kind(kind) if m.better is not None and (has_group or not m.needs_group)]
+def choosable(kind: type[TaskKind], data: Data | None = None) -> list[str]:
+    """Names of the metrics by which runs of a task of this kind can be compared; with `data`, of those that it allows."""
+    known = [metric for metric in metrics_of_kind(kind) if metric.better is not None]
+    return [metric.name for metric in known if data is None or metric.is_measured(data)]
+
+
+def why_not_choosable(metric: str, task: str, kind: type[TaskKind], data: Data) -> str | None:
+    """Why runs cannot be compared by a metric of a task, as the end of a sentence that names the metric; None: they can be."""
+    known = choosable(kind, data)
+    if metric in known:
+        return None
+    if metric in choosable(kind):
+        return f", which needs data.{METRICS[metric].needs}; set that, or choose one of {quoted(known)}"
+    return f"; the `{kind.name}` task `{task}` can be judged by {quoted(known)}{did_you_mean(metric, known)}"
 
 
 def look_up(report: dict[str, Any] | None, place: tuple[str, ...]) -> Any:

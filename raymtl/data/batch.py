@@ -54,6 +54,8 @@ class Batch(Pipelineable):
     """[B] int64."""
     group: Tensor
     """[B] int64, or empty in training."""
+    request_id: Tensor
+    """[B] int64, or empty in training."""
     truth: Tensor
     """[B, T] float32, NaN where unknown, or empty in training."""
     totals: Tensor
@@ -132,6 +134,7 @@ class Collator:
         self._has_weight = config.data.weight is not None
         self._other_scenario = len(config.data.scenario.values) if config.data.scenario else None
         self._has_group = evaluation and config.data.group is not None
+        self._has_request_id = evaluation and config.data.by_request
         self._evaluation = evaluation
         self.rows = rows
 
@@ -159,6 +162,9 @@ class Collator:
         group = np.zeros(rows if self._evaluation else 0, np.int64)
         if self._has_group:
             _fill(group, chunks, "group")
+        request_id = np.zeros(rows if self._evaluation else 0, np.int64)
+        if self._has_request_id:
+            _fill(request_id, chunks, "request_id")
         truth = np.full((rows if self._evaluation else 0, tasks), np.nan, np.float32)
         for name in self._truth:
             _fill(truth[:, self.tasks.index(name)], chunks, f"truth:{name}")
@@ -180,6 +186,7 @@ class Collator:
             valid=torch.from_numpy(valid),
             scenario=torch.from_numpy(scenario),
             group=torch.from_numpy(group),
+            request_id=torch.from_numpy(request_id),
             truth=torch.from_numpy(truth),
             totals=torch.from_numpy(counts),
         )

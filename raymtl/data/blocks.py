@@ -10,7 +10,8 @@ A block is an Arrow table with one column per use, named `<role>:<name>`:
     truth:<task>     float32, NaN where unknown                            (evaluation only)
     weight           float32
     scenario         int32, index into `data.scenario.values`; its length stands for `other`
-    group            int64, the user's ID; for null a unique ID        (evaluation only)
+    group            int64, the user's ID; for null that of the request, or a unique ID   (evaluation only)
+    request_id       int64, the request's ID; for null a unique ID     (evaluation only, with requests)
     request          dictionary<int32, struct>, the request of the row: the columns of its user side, as above, without those of
                      the row; rows of a request stand together           (with `data.request` or `data.impressions`)
     unit             int32, position of the unit in the schedule (what remains of all epochs)
@@ -154,8 +155,8 @@ class BlockMaker:
         data = self._config.data
         if data.weight:
             columns["weight"] = _weight(one_array(raw, data.weight, "number"), place, data.weight)
-        if data.group and self.evaluation:
-            columns["group"] = _groups(_integers(raw, data.group, place, "data.group"), place)
+        if self.evaluation:
+            columns |= self._groups(raw, requests, place)
         columns["unit"] = pa.array(np.full(len(raw), unit, np.int32))
         return pa.table(columns)
 
@@ -187,6 +188,23 @@ class BlockMaker:
                     f"features.{name}.side to `item`, or write one value per request"
                 )
         return requests
+
+    def _groups(self, raw: pa.Table, requests: Requests | None, place: Place) -> dict[str, pa.Array]:
+        """The columns `group` and `request_id`, as far as the configuration has them.
+
+        A null user is not one huge user but many: each of its requests, or each row, is a group of its own."""
+        data, columns = self._config.data, {}
+        own, scope = place.rows(len(raw)), place.path
+        if data.by_request:
+            if requests is not None and requests.file_rows is not None:
+                own = requests.file_rows[requests.owner]
+            none = pa.nulls(len(raw), pa.int64())
+            ids = none if data.request is None else _integers(raw, data.request, place, "data.request")
+            columns["request_id"] = _without_nulls(ids, scope, own)
+            own, scope = columns["request_id"].to_numpy(), ""  # a request may go on in another file
+        if data.group:
+            columns["group"] = _without_nulls(_integers(raw, data.group, place, "data.group"), scope, own)
+        return columns
 
     def _user_side(self, requests: Requests, place: Place) -> pa.Array:
         first = requests.first_rows
@@ -331,10 +349,10 @@ def _weight(column: pa.Array, place: Place, name: str) -> pa.Array:
     return pa.array(values)
 
 
-def _groups(ids: pa.Array, place: Place) -> pa.Array:
-    """Group IDs; a row without one forms its own group, which GAUC leaves out, instead of one huge user."""
+def _without_nulls(ids: pa.Array, scope: str, own: np.ndarray) -> pa.Array:
+    """IDs, [N] int64; instead of a null one that only stands for the number `own` [N] within `scope`."""
     if not ids.null_count:
         return ids
-    file = hash_strings(pa.array([place.path])).view(np.uint64)
-    own = mix64((file + place.rows(len(ids)).astype(np.uint64)).view(np.int64))
-    return pc.if_else(ids.is_valid(), ids, pa.array(own.view(np.int64)))
+    start = hash_strings(pa.array([scope])).view(np.uint64)
+    unique = mix64((start + own.astype(np.uint64)).view(np.int64))
+    return pc.if_else(ids.is_valid(), ids, pa.array(unique.view(np.int64)))

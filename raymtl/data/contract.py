@@ -66,7 +66,7 @@ def required_columns(config: Config) -> list[Column]:
     if data.group:
         columns.append(Column(data.group, "id", "data.group", training=False))
     if data.request:
-        columns.append(Column(data.request, "id", "data.request"))
+        columns.append(Column(data.request, "id", "data.request", training=bool(config.request_features())))
     if data.timestamp:
         columns.append(Column(data.timestamp, "time", "data.timestamp", training=False))
     return columns

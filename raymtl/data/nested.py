@@ -103,7 +103,7 @@ def unnested(
         users, lengths, starts = users.take(pa.array(full)), lengths[full], starts[full]
     owner = np.repeat(np.arange(len(lengths)), lengths)
     within = np.arange(len(owner)) - np.repeat(np.cumsum(lengths) - lengths, lengths)
-    return Requests(pa.table(columns), users, owner), starts[owner] + within, size
+    return Requests(pa.table(columns), users, owner, first_row + full), starts[owner] + within, size
 
 
 def count_empty(file: pq.ParquetFile, row_groups: Sequence[int], impressions: Sequence[str]) -> int:

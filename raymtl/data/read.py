@@ -356,7 +356,7 @@ def _nested(
         found, places, size = unnested(pa.Table.from_batches([batch]), impressions, path, record)
         users = pa.table([_plain(_one(c)) for c in found.users.columns], names=found.users.column_names)
         flat = pa.table([_plain(_one(c)) for c in found.rows.columns], names=found.rows.column_names)
-        found = Requests(flat, with_values(users, fragment.values, columns, path), found.owner)
+        found = Requests(flat, with_values(users, fragment.values, columns, path), found.owner, found.file_rows)
         first, last = max(start - place, 0), max(min(stop - place, size), 0)
         for begin in range(first, last, rows):
             end = min(begin + rows, last)

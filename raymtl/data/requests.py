@@ -37,6 +37,8 @@ class Requests:
     """Columns with a value per request, [U]; each request has a row."""
     owner: np.ndarray
     """The request of each row, [N] int64, ascending."""
+    file_rows: np.ndarray | None = None
+    """For nested rows, the row of the file that each request is, [U] int64."""
 
     def __len__(self) -> int:
         return len(self.owner)
@@ -56,13 +58,15 @@ class Requests:
         """The rows from `start` to before `stop`, and their requests."""
         owner = self.owner[start:stop]
         first, count = (int(owner[0]), int(owner[-1] - owner[0]) + 1) if len(owner) else (0, 0)
-        return Requests(self.rows.slice(start, stop - start), self.users.slice(first, count), owner - first)
+        file_rows = None if self.file_rows is None else self.file_rows[first : first + count]
+        return Requests(self.rows.slice(start, stop - start), self.users.slice(first, count), owner - first, file_rows)
 
     def take(self, rows: np.ndarray) -> "Requests":
         """Only some rows, [n] ascending, and their requests."""
         owner = self.owner[rows]
         used = owner[first_of_runs(owner)]
-        return Requests(self.rows.take(pa.array(rows)), self.users.take(pa.array(used)), _renumbered(owner))
+        file_rows = None if self.file_rows is None else self.file_rows[used]
+        return Requests(self.rows.take(pa.array(rows)), self.users.take(pa.array(used)), _renumbered(owner), file_rows)
 
 
 def by_request(raw: pa.Table, column: str, shared: Sequence[str]) -> Requests:

@@ -46,9 +46,9 @@ def _is_outside(expected: float, metric: Metric, value: float, interval: tuple[f
     """Whether an expected value lies outside a 95 % interval that is widened on the scale on which it is symmetric."""
 
     def scaled(number: float) -> float:  # the scales of objectives.metrics.intervals.interval
-        if not metric.is_area and value <= 0:
+        if not metric.is_bounded and value <= 0:
             return number
-        if metric.is_area:
+        if metric.is_bounded:
             number = number / (1 - number) if number < 1 else math.inf
         return math.log(number) if number > 0 else -math.inf
 

@@ -44,7 +44,7 @@ class Column:
     wide_only: bool = False
     """Left out on a terminal."""
     optional: bool = False
-    """Left out where every row has a dash: it needs a `truth` or a group column, which most runs do without."""
+    """Left out where every row has a dash: it needs a `truth`, a group or requests, which most runs do without."""
 
 
 @dataclass(frozen=True)
@@ -67,11 +67,16 @@ class MetricTable:
     rows: list[Row]
 
     @property
+    def all_columns(self) -> Sequence[Column]:
+        """The columns of the family."""
+        return _COLUMNS[self.family]
+
+    @property
     def columns(self) -> list[Column]:
         """The columns to show: all but the optional ones in which every row has a dash."""
         return [
             column
-            for column in _COLUMNS[self.family]
+            for column in self.all_columns
             if not column.optional or any(row.cells[column.name].text not in ("–", "") for row in self.rows)
         ]
 
@@ -186,6 +191,11 @@ def _columns_of(family: type[TaskKind]) -> list[Column]:
     others.sort(key=lambda metric: (metric.target is None, metric.wide_only))  # stable
     columns += map(_metric_column, others)
     columns.append(Column("groups", lambda report: TableCell(count(report.get("groups"))), optional=True))
+    columns.append(
+        Column(
+            "requests", lambda report: TableCell(count(report.get("requests_ranked"))), wide_only=True, optional=True
+        )
+    )
     return columns
 
 
@@ -195,7 +205,7 @@ def _metric_column(metric: Metric) -> Column:
             with_interval(metric, report), with_interval(metric, report, short=True), is_odd(metric, report)
         )
 
-    return Column(metric.label, cell, metric.short, metric.wide_only, optional=metric.needs_group)
+    return Column(metric.label, cell, metric.short, metric.wide_only, optional=metric.needs is not None)
 
 
 def _named_headline(report: Report) -> TableCell:
@@ -226,16 +236,17 @@ def _gap(report: Report) -> TableCell:
 
 
 def _note(report: Report) -> str:
-    """The reason for the dashes, and how much of the rows GAUC has seen where that is not all."""
-    why, gauc_why = report.get("null_reason"), report.get("gauc_null_reason")
+    """The reason for the dashes, and how much of the rows the metrics of groups and requests have seen where that is not all."""
+    why = report.get("null_reason")
     notes = [why] if why else []
     if (error := report.get("auc_error")) and error > _AUC_ERROR:
         notes.append(f"AUC is exact to {error:.4f} only: many scores are nearly equal")
-    if gauc_why and gauc_why != why and not gauc_why.startswith("no group column"):
-        notes.append(f"GAUC: {gauc_why}")
-    share = report.get("gauc_sampled_share")
-    if report.get("gauc") is not None and share is not None and share < 0.9995:
-        notes.append(f"GAUC from {100 * share:.0f} % of the rows")
+    for name, prefix, absent in (("GAUC", "gauc", "no group column"), ("NDCG", "requests", "no requests")):
+        own_why, share = report.get(f"{prefix}_null_reason"), report.get(f"{prefix}_sampled_share")
+        if own_why and own_why != why and not own_why.startswith(absent):
+            notes.append(f"{name}: {own_why}")
+        if own_why is None and share is not None and share < 0.9995:
+            notes.append(f"{name} from {100 * share:.0f} % of the rows")
     if no_interval := report.get("interval_null_reason"):
         notes.append(f"no interval: {no_interval}")
     return "; ".join(notes)

@@ -23,14 +23,15 @@ def metric_table(result: Mapping[str, Any]) -> Table:
         result: what a run returns, its `result.json`, or what `EvalMetrics.compute` returned.
 
     Returns:
-        Binary tasks fill the ranking columns; count and real-valued tasks the columns `error`, `constant` (that of the best
-        constant prediction) and `best`, which are present only if there is such a task. The reasons for dashes are below.
+        Count and real-valued tasks share columns with binary tasks, and have `error`, `constant` (that of the best constant
+        prediction) and `best`, which are present only if there is such a task. The reasons for dashes are below.
     """
     metrics = metrics_of(result)
     ranked, *others = metric_tables(metrics)
     valued = [row for table in others for row in table.rows]
     colours = task_colours(list(metrics["tasks"]))
-    columns = [column for column in ranked.columns if not column.wide_only]
+    shared = {column.name for other in others if other.rows for column in other.columns} - set(_ERRORS)
+    columns = [c for c in ranked.all_columns if not c.wide_only and (c in ranked.columns or c.name in shared)]
     table = FoldedTable(keys=2, box=None, pad_edge=False, header_style="bold")
     table.add_column("task")
     table.add_column("scenario")
@@ -39,7 +40,6 @@ def metric_table(result: Mapping[str, Any]) -> Table:
     errors = [column.name for other in others for column in other.columns if other.rows and column.name in _ERRORS]
     for name in errors:
         table.add_column(name, justify="right", joined=name != _ERRORS[0])
-    shared = {column.name for column in columns if not column.optional}
     for row in [row for task in metrics["tasks"] for row in ranked.rows + valued if row.task == task]:
         task = Text(row.task if row.scenario == ALL else "", style=f"bold {colours[row.task]}")
         cells = set(row.cells) if row in ranked.rows else shared & set(row.cells)

@@ -3,8 +3,7 @@
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from raymtl.config.base import did_you_mean, quoted
-from raymtl.config.metrics import MEAN_AUC, METRICS, choosable, parse_metric
+from raymtl.config.metrics import MEAN_AUC, METRICS, parse_metric, why_not_choosable
 from raymtl.config.root import Config
 from raymtl.errors import ConfigError
 from raymtl.objectives.metrics.choose import lower_is_better
@@ -37,12 +36,8 @@ def check_metric_names(config: Config) -> None:
             lower_is_better(what)
         except ValueError as error:
             raise ConfigError(f"{key}: {error}") from error
-        known = choosable(tasks[name].traits)
-        if metric not in known:
-            raise ConfigError(
-                f"{key} is `{what}`; the `{tasks[name].kind}` task `{name}` can be judged by {quoted(known)}"
-                f"{did_you_mean(metric, known)}"
-            )
+        if problem := why_not_choosable(metric, name, tasks[name].traits, config.data):
+            raise ConfigError(f"{key} is `{what}`{problem}")
 
 
 def doubts(config: Config, metrics: Mapping[str, Any]) -> Iterator[str]:

@@ -348,7 +348,8 @@ class Trainer:
         model.eval()
         scenarios = [str(v) for v in config.data.scenario.values] + ["other"] if config.data.scenario else []
         ranker = model.module.head.ranker
-        metrics = EvalMetrics(self._tasks, scenarios, worker.device, derived=ranker.derived)
+        by_request = config.data.by_request
+        metrics = EvalMetrics(self._tasks, scenarios, worker.device, derived=ranker.derived, with_requests=by_request)
         began: float | None = None
         with torch.no_grad():
             for step in self._loader(source, [(0, n) for n in source.plan.order(None, 0)]):
@@ -364,6 +365,7 @@ class Trainer:
                     batch.scenario if scenarios else None,
                     batch.group if config.data.group else None,
                     batch.truth,
+                    batch.request_id if by_request else None,
                 )
         model.train()
         computed = compute_metrics(metrics, worker.group)

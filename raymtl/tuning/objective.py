@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from raymtl.config.base import did_you_mean, quoted
-from raymtl.config.metrics import MEAN_AUC, ORDER, RUN_METRICS, choosable, parse_metric
+from raymtl.config.metrics import MEAN_AUC, ORDER, RUN_METRICS, parse_metric, why_not_choosable
 from raymtl.config.root import Config
 from raymtl.config.tune import ASHA, Bound, MedianStop, Objective, Tune
 from raymtl.errors import ConfigError
@@ -122,11 +122,8 @@ def metric_problem(config: Config, name: str) -> str | None:
         known = [f"{t}.{metric if task else 'auc'}" for t in tasks]
         near = did_you_mean(name, [*RUN_METRICS, *known])
         return f"names `{name}`; expected {quoted(RUN_METRICS)} or `<task>.<metric>` with one of the tasks {quoted(tasks)}{near}"
-    known = choosable(tasks[task].traits, has_group=config.data.group is not None)
-    if metric not in known:
-        near = did_you_mean(metric, known)
-        return f"names `{name}`; the `{tasks[task].kind}` task `{task}` can be judged by {quoted(known)}{near}"
-    return None
+    problem = why_not_choosable(metric, task, tasks[task].traits, config.data)
+    return f"names `{name}`{problem}" if problem else None
 
 
 def check_objective(config: Config, tune: Tune) -> None:

@@ -92,7 +92,30 @@ def speed(rows: int = 4_000_000) -> None:
         print(f"| {size:,} | {scenarios} | {'yes' if grouped else 'no'} | {rate / 1e6:.1f} |")
 
 
+def reading(rows: int = 2_000_000) -> None:
+    """Seconds to read the metrics of one task off its counters and its sample, with and without requests of ten rows."""
+    g = torch.Generator().manual_seed(0)
+    every, request = torch.ones(rows, dtype=torch.bool), torch.arange(rows) // 10
+    batch = {
+        "logits": torch.randn(rows, 1, generator=g),
+        "labels": (torch.rand(rows, 1, generator=g) < 0.1).float(),
+        "observed": every.unsqueeze(1),
+        "weight": torch.ones(rows),
+        "valid": every,
+        "group": torch.randint(0, rows // 100, (rows // 10,), generator=g)[request],
+    }
+    seconds = []
+    for more in ({}, {"request": request}) * 2:  # the second time warm
+        metrics = EvalMetrics({"click": Task()}, [], with_requests=bool(more))
+        metrics.update(**batch, **more)
+        begin = time.perf_counter()
+        metrics.compute()
+        seconds.append(time.perf_counter() - begin)
+    print(f"\nReading the metrics of {rows:,} rows: {seconds[2]:.2f} s, with requests {seconds[3]:.2f} s")
+
+
 if __name__ == "__main__":
     torch.set_num_threads(1)
     accuracy()
     speed()
+    reading()

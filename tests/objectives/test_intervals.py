@@ -105,8 +105,9 @@ def test_the_effects_of_users_are_those_of_leaving_them_out() -> None:
     """The jackknife is the independent answer: what a metric loses without a user, in the buckets of the users."""
     (rows,) = rows_of_users(200, 5, seed=3)
     rows["weight"] = torch.randint(1, 4, rows["weight"].shape, generator=torch.Generator().manual_seed(1)) / 2
-    result = evaluated(rows)
-    left_out = [evaluated(part(rows, rows["group"] != user))["tasks"] for user in range(200)]
+    rows["request"] = torch.arange(len(rows["weight"])) // 3
+    result = evaluated(rows, with_requests=True)
+    left_out = [evaluated(part(rows, rows["group"] != user), with_requests=True)["tasks"] for user in range(200)]
     bucket = mix(torch.arange(200)) & (BUCKETS - 1)
     for task, kind in (("click", Binary), ("views", Count)):
         for metric in (m.name for m in metrics_of_kind(kind)):
@@ -119,12 +120,23 @@ def test_the_effects_of_users_are_those_of_leaving_them_out() -> None:
 @pytest.mark.parametrize(("worlds", "users", "rows_each"), [(250, 150, 8.0), (400, 500, 1.0)])
 def test_the_intervals_cover_the_truth_in_95_of_100_worlds(worlds: int, users: int, rows_each: float) -> None:
     """Worlds of users whose rows resemble each other; the truth is the value on 60 times as many users."""
-    names = [("click", m) for m in ("auc", "logloss", "ne", "calibration", *(["gauc"] if rows_each > 1 else []))]
-    names += [("views", m) for m in ("poisson_deviance", "mae", "nmae", "smape", "calibration")]
-    truth = evaluated(*rows_of_users(users * 60, rows_each, seed=10_000))["tasks"]
+    several = rows_each > 1
+    names = [
+        ("click", m) for m in ("auc", "logloss", "ne", "calibration", *(["gauc", "ndcg", "mrr"] if several else []))
+    ]
+    names += [
+        ("views", m) for m in ("poisson_deviance", "mae", "nmae", "smape", "calibration", *(["ndcg_10"] * several))
+    ]
+
+    def measured(users: int, seed: int) -> dict[str, Any]:
+        (rows,) = rows_of_users(users, rows_each, seed)
+        rows |= {"request": torch.arange(len(rows["weight"])) // 4} if several else {}
+        return evaluated(rows, with_requests=several)["tasks"]
+
+    truth = measured(users * 60, seed=10_000)
     covered = dict.fromkeys(names, 0)
     for world in range(worlds):
-        found = evaluated(*rows_of_users(users, rows_each, seed=world))["tasks"]
+        found = measured(users, seed=world)
         for task, metric in names:
             low, high = found[task]["intervals"][metric]
             covered[task, metric] += low <= truth[task][metric] <= high

@@ -165,9 +165,9 @@ class NoWaiting(TorchDispatchMode):
 
 
 def test_an_update_never_waits_for_the_device() -> None:
-    metrics = EvalMetrics(TASKS, SCENARIOS)
+    metrics = EvalMetrics(TASKS, SCENARIOS, with_requests=True)
     metrics._sample.filter_now = False  # as on a GPU
-    rows = mixed_rows(512)
+    rows = mixed_rows(512) | {"request": torch.arange(512) // 10}
     with NoWaiting():
         metrics.update(**rows)
         metrics.update(**rows)

@@ -19,6 +19,7 @@ from raymtl.objectives.tasks import OBJECTIVES, objective_of
 from raymtl.reports.progress import evaluation_line
 from raymtl.reports.tables import ALL, headline, metric_tables
 from raymtl.reports.terminal import metric_table
+from tests.helpers.small_config import small
 
 every_kind = pytest.mark.parametrize("kind", KINDS, ids=lambda kind: f"{kind.name}-{kind.transform}")
 
@@ -30,15 +31,15 @@ def task_of(kind: type[TaskKind]) -> Task:
 def evaluated(kind: type[TaskKind]) -> dict[str, Any]:
     """What an evaluation reports about a task of the kind; its labels keep to the rule, a third of them are the smallest."""
     rule, g = kind.labels, torch.Generator().manual_seed(0)
-    low = -1.0 if rule.low is None else rule.low
+    low = 0.0 if rule.low is None else rule.low
     high = low + 3 if rule.high is None else rule.high
     labels = torch.randint(0, 2, (300, 1), generator=g).float() * (high - low) + low
     logits = 0.3 * labels + torch.randn(300, 1, generator=g)
-    metrics = EvalMetrics({"t": task_of(kind)}, ["a", "b"])
+    metrics = EvalMetrics({"t": task_of(kind)}, ["a", "b"], with_requests=True)
     everything = torch.ones(300, dtype=torch.bool)
     metrics.update(
         logits, labels, everything.unsqueeze(1), everything.float(), everything, torch.arange(300) % 2,
-        torch.arange(300) % 20, torch.full((300, 1), float(labels.mean())),
+        torch.arange(300) % 20, torch.full((300, 1), float(labels.mean())), torch.arange(300) % 60,
     )  # fmt: skip
     return metrics.compute()
 
@@ -57,7 +58,7 @@ def test_an_evaluation_has_the_metrics_of_the_registry_and_no_others(kind):
     said = {"kind", "count", "positives", "positive_rate", "null_reason", "calibration_curve"}
     said |= {"groups", "intervals", "interval_null_reason"}
     others = {name for name in report if name not in known | said}
-    assert all(name.startswith(("mean_", "truth_", "constant_", "gauc_", "auc_")) for name in others)
+    assert all(name.startswith(("mean_", "truth_", "constant_", "gauc_", "auc_", "requests_")) for name in others)
     assert {kind.headline, kind.brief, *kind.gated, *filter(None, [kind.loss_metric, kind.deviance])} <= known
     assert METRICS[kind.headline].better is not None
 
@@ -76,7 +77,7 @@ def test_reports_show_every_metric_of_every_kind(kind):
     console = Console(width=200, record=True, file=io.StringIO())
     console.print(metric_table(result))
     text = console.export_text()
-    for name in ({main.label, "error"} & heads) | {"calibration", "rows"}:
+    for name in ({main.label, "error"} & heads) | {"calibration", "rows", "NDCG@10"}:
         assert (shown[name].short or shown[name].text) in text
     line = evaluation_line({"metrics": result, "step": 1, "seconds": 1.0})
     assert f"t {kind.brief} " in line
@@ -95,7 +96,10 @@ def test_what_can_be_chosen_by_has_a_direction_and_a_value(kind):
         assert value is not None
         assert value == (-1 if METRICS[name].better == "lower" else 1) * result["tasks"]["t"][name]
     assert "calibration" not in choosable(kind)
-    assert "gauc" not in choosable(kind, has_group=False)
+    data = small().data
+    assert not {"gauc", "ndcg", "ndcg_10", "mrr"} & set(choosable(kind, data))
+    assert "gauc" not in choosable(kind, data.model_copy(update={"impressions": "shown"}))
+    assert "ndcg_10" in choosable(kind, data.model_copy(update={"request": "request_id"}))
 
 
 @every_kind

@@ -1,10 +1,14 @@
 """The notes of the metric tables."""
 
+import io
+
 import pytest
+from rich.console import Console
 
 from raymtl.config.metrics import METRICS
 from raymtl.reports.slices import scenario_auc
 from raymtl.reports.tables import metric_tables, metrics_of, with_interval
+from raymtl.reports.terminal import metric_table
 
 KINDS = ("binary", "real")
 
@@ -37,6 +41,31 @@ def test_the_columns_that_matter_come_first() -> None:
     binary, values = ([column.name for column in table.columns] for table in metric_tables({"tasks": tasks}))
     assert binary == ["AUC", "best", "gap", "rows", "positives", "calibration", "GAUC", "NE", "log loss", "groups"]
     assert values == ["error", "constant", "best", "rows", "calibration", "MAE", "RMSE", "NMAE", "SMAPE", "groups"]
+
+
+RANKED = {"ndcg": 0.8, "ndcg_10": 0.75, "mrr": 0.6, "requests_ranked": 1_234, "requests_sampled_share": 0.4}
+
+
+def test_requests_have_columns_and_a_note_of_the_sample() -> None:
+    tasks = {kind: {"kind": kind, **RANKED} for kind in KINDS}
+    binary, values = metric_tables({"tasks": tasks})
+    assert [c.name for c in binary.columns][-6:] == ["NDCG@10", "NE", "NDCG", "MRR", "log loss", "requests"]
+    assert {"NDCG", "NDCG@10"} <= {c.name for c in values.columns}
+    assert "MRR" not in {c.name for c in values.columns}
+    assert binary.rows[0].cells["requests"].text == "1,234"
+    assert binary.rows[0].note == values.rows[0].note == "NDCG from 40 % of the rows"
+    for why, note in (("no requests", ""), ("none of 9 requests has two", "NDCG: none of 9 requests has two")):
+        (row,) = metric_tables({"tasks": {"click": {"kind": "binary", "requests_null_reason": why}}})[0].rows
+        assert row.note == note
+
+
+@pytest.mark.parametrize("kinds", [("binary",), ("real",), KINDS])
+def test_a_terminal_shows_one_metric_of_requests(kinds: tuple[str, ...]) -> None:
+    console = Console(width=200, record=True, file=io.StringIO())
+    console.print(metric_table({"tasks": {kind: {"kind": kind, **RANKED} for kind in kinds}}))
+    text = console.export_text()
+    assert ("NDCG@10" in text, "MRR" in text) == (True, False)
+    assert text.count("0.7500") == len(kinds)
 
 
 def test_an_empty_scenario_has_a_name() -> None:

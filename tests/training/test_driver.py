@@ -70,10 +70,13 @@ def whole(ray_cluster: None, tmp_path_factory: pytest.TempPathFactory) -> Whole:
     for n in range(UNITS):
         write_part(folder / "logs", DAYS[0], f"part-{n}.parquet", BATCH, seed=n)
     for n, rows in enumerate((77, 130)):
-        write_part(folder / "logs", DAYS[1], f"part-{n}.parquet", rows, seed=10 + n)
+        request = pa.array(np.arange(rows) % 2)  # of each user, in both files; the training rows have none
+        write_part(folder / "logs", DAYS[1], f"part-{n}.parquet", rows, seed=10 + n, request=request)
     raw = small_config(folder / "logs", folder, "whole", workers=2, epochs=2, eval_every_units=2)
     raw["train"]["batch_size"] = BATCH
-    raw["data"]["unit_rows"] = BATCH
+    raw["data"] |= {"unit_rows": BATCH, "request": "request"}
+    for name in ("user", "history"):
+        raw["features"][name]["side"] = "item"
     found, others = Whole(raw, config_from_dict(raw), {}, [], set()), ray_processes("Dealer")
 
     def on_event(item: dict[str, Any]) -> None:
@@ -96,6 +99,8 @@ def test_a_run_counts_every_row_and_leaves_its_results(whole: Whole) -> None:
     assert sum(s["click"]["count"] for s in result["metrics"]["scenarios"].values()) == 207
     assert result["metrics"]["eval"]["click"]["auc"] > 0.7
     assert 0 < result["metrics"]["eval"]["buy"]["count"] < 207
+    assert result["metrics"]["eval"]["click"]["requests_ranked"] > 10
+    assert 0.7 < result["metrics"]["eval"]["click"]["ndcg_10"] < 1
     assert result == json.loads((folder / "result.json").read_text())
     assert json.dumps(result)  # plain numbers all the way
     phases = result["start_seconds"]
@@ -140,7 +145,7 @@ def test_a_run_counts_every_row_and_leaves_its_results(whole: Whole) -> None:
 
     measured = training_driver.evaluate(str(folder), overrides=["train.workers=1"], checkpoint=None, address=None)
     for task in ("click", "buy"):
-        for key in ("auc", "logloss", "count", "gauc"):
+        for key in ("auc", "logloss", "count", "gauc", "ndcg_10", "mrr", "requests_ranked"):
             assert measured["metrics"]["eval"][task][key] == pytest.approx(
                 result["metrics"]["eval"][task][key], abs=1e-6
             )

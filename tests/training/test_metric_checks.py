@@ -9,9 +9,9 @@ from tests.helpers.small_config import small
 ERROR = {"kind": "count", "poisson_deviance": 1.2, "constant_poisson_deviance": 1.1}
 
 
-@pytest.mark.parametrize("metric", ["mean_auc", "click.ne", "buy.auc", "buy.gauc"])
+@pytest.mark.parametrize("metric", ["mean_auc", "click.ne", "buy.auc", "buy.gauc", "buy.ndcg_10"])
 def test_metrics_to_choose_by(metric):
-    check_metric_names(small(f"train.select={metric}"))
+    check_metric_names(small(f"train.select={metric}", "data.group=user", "data.request=request_id"))
 
 
 @pytest.mark.parametrize(
@@ -24,8 +24,10 @@ def test_metrics_to_choose_by(metric):
         ("click.calibration", "`click.calibration` has no direction in which it improves"),
         (
             "click.mse",
-            "train.select is `click.mse`; the `binary` task `click` can be judged by `auc`, `gauc`, `logloss`, `ne`",
+            "train.select is `click.mse`; the `binary` task `click` can be judged by `auc`, `logloss`, `ne`",
         ),
+        ("buy.gauc", "train.select is `buy.gauc`, which needs data.group; set that, or choose one of `auc`, `logloss`"),
+        ("buy.mrr", "train.select is `buy.mrr`, which needs data.request; set that, or choose one of `auc`, `logloss`"),
     ],
 )
 def test_other_metrics_are_refused(metric, said):

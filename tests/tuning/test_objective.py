@@ -6,7 +6,8 @@ import pytest
 
 from raymtl.config.tune import Objective
 from raymtl.objectives.metrics.choose import signed_value
-from raymtl.tuning.objective import ObjectiveEvaluator, area, front, unsigned
+from raymtl.tuning.objective import ObjectiveEvaluator, area, front, metric_problem, unsigned
+from tests.helpers.small_config import small
 
 
 def metrics(click: float, buy: float, order: float = 0.1, logloss: float = 0.3) -> dict[str, Any]:
@@ -36,6 +37,17 @@ def test_values_of_each_kind() -> None:
     assert evaluator(metric="buy.auc").values(metrics(0.7, None)) is None  # type: ignore[arg-type]
     assert evaluator(metric="buy.auc").values(metrics(0.7, float("nan"))) is None
     assert evaluator(metric="buy.auc").values(None) is None
+
+
+@pytest.mark.parametrize(("metric", "key"), [("gauc", "group"), ("ndcg_10", "request"), ("mrr", "request")])
+def test_a_metric_needs_its_column(metric: str, key: str) -> None:
+    said = metric_problem(small(), f"click.{metric}")
+    assert said is not None
+    assert said.startswith(
+        f"names `click.{metric}`, which needs data.{key}; set that, or choose one of `auc`, `logloss`"
+    )
+    assert metric_problem(small(f"data.{key}=user"), f"click.{metric}") is None
+    assert signed_value({"tasks": {"click": {"kind": "binary", metric: 0.4}}}, f"click.{metric}") == 0.4
 
 
 def test_a_limit_relative_to_the_default() -> None:

@@ -7,7 +7,7 @@
     for tensor in state.values():
         all_reduce(tensor)                          # plain sums
     metrics.load_state(state)
-    rows = gather(metrics.gather_form())            # for GAUC and intervals: ragged tensors of every worker
+    rows = gather(metrics.gather_form())            # for GAUC, NDCG and intervals: ragged tensors of every worker
     result = metrics.compute(rows)                  # plain dict, ready for JSON
 
 Nothing here knows about processes: the training code sends the tensors. `update` never makes the host wait for the device,
@@ -33,8 +33,8 @@ class EvalMetrics:
     """Metrics of all tasks, over all rows and per scenario.
 
     Memory: 1.4 MB per binary task and scenario, 0.6 MB more for one with a `truth` column, 0.9 MB per count or real task; 8
-    binary tasks with truth in 20 scenarios take 310 MiB. The sample of groups takes 14 bytes, 5 per binary and 8 per other task,
-    for each of at most 1.25 times `sample_rows` rows, and twice that while it is compacted.
+    binary tasks with truth in 20 scenarios take 310 MiB. The sample of groups takes 14 bytes, 8 more with requests, 5 per binary
+    and 8 per other task, for each of at most 1.25 times `sample_rows` rows, and twice that while it is compacted.
     """
 
     def __init__(
@@ -45,6 +45,7 @@ class EvalMetrics:
         sample_rows: int = 2_000_000,
         sample_rows_total: int = 4_000_000,
         derived: Mapping[str, tuple[str, str]] | None = None,
+        with_requests: bool = False,
     ) -> None:
         """Set all counters to zero.
 
@@ -52,10 +53,11 @@ class EvalMetrics:
             tasks: the tasks in the order of the logits' columns.
             scenarios: names by scenario index, `other` last; empty without a scenario column.
             device: where the batches are.
-            sample_rows: rows that each worker keeps for GAUC and the intervals; beyond it, a sample of whole groups.
+            sample_rows: rows that each worker keeps for GAUC, NDCG and the intervals; beyond it, a sample of whole groups.
             sample_rows_total: rows of all workers together that `gather_form` lets through.
             derived: outputs P(child | given) by name, each (child, given); their logits are the last columns. Their labels are
                 the child's, on the rows where `given` is observed and 1.
+            with_requests: whether `update` gets the request of each row.
         """
         derived = derived or {}
         self._main = list(tasks)
@@ -64,6 +66,7 @@ class EvalMetrics:
         self.device = torch.device(device)
         self.sample_rows = sample_rows
         self.sample_rows_total = sample_rows_total
+        self.with_requests = with_requests
         columns = {name: i for i, name in enumerate(self.tasks)}
         self._binary_names = [n for n, task in self.tasks.items() if task.is_event]
         self._value_names = [n for n, task in self.tasks.items() if not task.is_event]
@@ -86,7 +89,9 @@ class EvalMetrics:
         truths = [self.tasks[n].truth is not None for n in self._binary_names]
         self._binary = BinaryMetrics(self._binary_names, truths, count, self.device)
         self._values = ValueMetrics({n: self.tasks[n] for n in self._value_names}, count, self.device)
-        self._sample = GroupedSample(len(self._binary_names), len(self._value_names), self.sample_rows, self.device)
+        self._sample = GroupedSample(
+            len(self._binary_names), len(self._value_names), self.sample_rows, self.device, self.with_requests
+        )
         self._rows = torch.zeros(1, dtype=torch.int64, device=self.device)
         self._order = torch.zeros(len(self.edges) + 1, dtype=torch.int64, device=self.device)
         self._summed: dict[str, Tensor] | None = None
@@ -102,6 +107,7 @@ class EvalMetrics:
         scenario: Tensor | None = None,
         group: Tensor | None = None,
         truth: Tensor | None = None,
+        request: Tensor | None = None,
     ) -> None:
         """Add one batch.
 
@@ -112,8 +118,9 @@ class EvalMetrics:
             weight: [B] ≥ 0; a row of weight 0 counts nowhere but in the order of the funnel.
             valid: [B] bool, false for rows that only fill up the batch.
             scenario: [B] int64 index into `scenarios`; beyond either end it is taken for the nearest. None: the first.
-            group: [B] int64 id of the row's group; None: no GAUC, and every row is a group of its own.
+            group: [B] int64 id of the row's group; None: no GAUC, and every request, or every row, is a group of its own.
             truth: [B, T] true probability or mean, NaN where absent; read only for tasks with a `truth` column.
+            request: [B] int64 id of the row's request within its group; None: no NDCG and no MRR.
         """
         if len(self._derived_children):
             labels, observed, truth = _with_derived(
@@ -121,6 +128,8 @@ class EvalMetrics:
             )
         if self._summed is not None:
             raise RuntimeError("these metrics hold the sums of all workers; call reset() before the next evaluation")
+        if (request is not None) != self.with_requests:
+            raise ValueError("`request` is given to metrics made `with_requests`, and only to them")
         logits = logits.float()
         if scenario is None:
             scenario = torch.zeros(len(logits), dtype=torch.int64, device=logits.device)
@@ -141,7 +150,7 @@ class EvalMetrics:
         if self._value_names:
             best = None if truth is None else _columns(truth, self._value_columns)
             self._values.update(*values, weight, scenario, best)
-        self._sample.update(binary, values, weight, scenario, group)
+        self._sample.update(binary, values, weight, scenario, group, request)
 
     def state(self) -> dict[str, Tensor]:
         """All counters by name; the sum over workers of each is the counter of all rows.
@@ -187,13 +196,13 @@ class EvalMetrics:
         """Read all metrics off the counters: a nested dict of plain numbers, strings, lists and None.
 
         Args:
-            gathered: `gather_form()` of every worker, this one included; none: GAUC and intervals from this worker's rows.
+            gathered: `gather_form()` of every worker, this one included; none: GAUC, NDCG and intervals from this worker's rows.
 
         Returns:
             `tasks`: metrics by task; `scenarios`: the same by scenario and task; `order_violation_rate`: by edge
             (`parent>child`) and `overall`, None without a funnel; `mean_auc` over the tasks that have an AUC, derived outputs
             left out; `rows`; `group_effects`: by task and metric what `intervals.difference` compares two results with, empty
-            without a group column.
+            without a group column and without requests.
             What each number means is in `docs/metrics.md`.
         """
         overall, parts = self._binary.compute()
@@ -217,7 +226,7 @@ class EvalMetrics:
         """Add to the reports what needs the rows of all workers, and return the folded effects of the groups."""
         shards = [self.gather_form()] if gathered is None else gathered
         rows = {name: torch.cat([shard[name].to(self.device) for shard in shards]) for name in shards[0]}
-        sample = Sample(rows, self._level(), bool(self.state()["sample.grouped_batches"]))
+        sample = Sample(rows, self._level(), bool(self.state()["sample.grouped_batches"]), self.with_requests)
         effects = {}
         for column, name in enumerate(self._binary_names):
             effects[name] = sample.complete_binary(column, [report[name] for report in reports])

@@ -1,9 +1,11 @@
 """The sample of complete groups (usually the rows of a user), and GAUC: AUC within each group, averaged by impressions.
 
-GAUC and the intervals of all metrics need all rows of a group together, so counters are not sufficient. Each worker keeps the
-rows it sees while they fit; after that it keeps whole groups only, those whose 64-bit hash starts with enough zero bits (the
-*level*, raised by one, which halves the sample, whenever the rows outgrow the room). The hash decides alone, so all workers and
-all evaluations keep the same groups. Without a group column every row is a group, with its position on the worker as the ID.
+GAUC, the metrics of requests and the intervals of all metrics need all rows of a group together, so counters are not sufficient.
+Each worker keeps the rows it sees while they fit; after that it keeps whole groups only, those whose 64-bit hash starts with
+enough zero bits (the *level*, raised by one, which halves the sample, whenever the rows outgrow the room). The hash decides
+alone, so all workers and all evaluations keep the same groups. A request is the rows of one group with one request ID, so the
+sample has it completely. Without a group column every request is a group, and without requests every row, with its position on
+the worker as the ID.
 
 Shapes: B rows, T binary tasks, V count and real tasks, N kept rows, G groups.
 """
@@ -12,6 +14,8 @@ from typing import NamedTuple
 
 import torch
 from torch import Tensor
+
+from raymtl.objectives.metrics.ranked import ordered_bits
 
 LEVELS = 64
 MISSING = 2
@@ -48,11 +52,15 @@ class Rows(NamedTuple):
 class GroupedSample:
     """The rows that one worker keeps: at most `capacity` of them plus room for what arrives between two clean-ups.
 
-    A row takes 14 + 5·T + 8·V bytes: the mixed group id, per task the logit and the label, weight and scenario.
+    A row takes 14 + 5·T + 8·V bytes: the mixed group id, per task the logit and the label, weight and scenario; and 8 more if
+    there are requests.
     """
 
-    def __init__(self, tasks: int, values: int, capacity: int, device: torch.device) -> None:
+    def __init__(
+        self, tasks: int, values: int, capacity: int, device: torch.device, with_requests: bool = False
+    ) -> None:
         self.capacity = capacity
+        self._with_requests = with_requests
         self.level = 0
         self.used = 0
         self._position = 0
@@ -66,17 +74,27 @@ class GroupedSample:
             "weight": torch.empty(0, dtype=torch.float32, device=device),
             "scenario": torch.empty(0, dtype=torch.int16, device=device),
         }
+        if with_requests:
+            self.rows["request"] = torch.empty(0, dtype=torch.int64, device=device)
         # On the CPU it costs nothing to look at the rows now; on a GPU it would make the host wait for the device.
         self.filter_now = device.type == "cpu"
 
-    def update(self, binary: Rows, values: Rows, weight: Tensor, scenario: Tensor, group: Tensor | None) -> None:
-        """Keep rows of the binary tasks and of those with values; weight [B], scenario [B], group [B] int64."""
+    def update(
+        self,
+        binary: Rows,
+        values: Rows,
+        weight: Tensor,
+        scenario: Tensor,
+        group: Tensor | None,
+        request: Tensor | None = None,
+    ) -> None:
+        """Keep rows of the binary tasks and of those with values; weight [B], scenario [B], group and request [B] int64."""
+        self._grouped_batches += group is not None
+        group = request if group is None else group
         if group is None:
             group = torch.arange(self._position, self._position + len(weight), device=weight.device)
             self._position += len(weight)
             self.capacity = min(self.capacity, INTERVAL_ROWS)
-        else:
-            self._grouped_batches += 1
         counted = binary.counted & binary.logits.isfinite()
         new = {
             "group": mix(group),
@@ -87,6 +105,9 @@ class GroupedSample:
             "weight": weight.float(),
             "scenario": scenario.to(torch.int16),
         }
+        if self._with_requests:
+            assert request is not None
+            new["request"] = request
         if self.filter_now:
             new = _select(new, _kept(new, self.level))
         count = len(new["group"])
@@ -175,7 +196,7 @@ def grouped_auc(
     `AUC_g` counts the pairs of a positive and a negative of group g by the product of their weights, ties one half. Groups of
     one class say nothing and are left out; the others weigh as much as all their rows together. None if all are left out.
     """
-    order_key = (index << 32) + _ordered_bits(logits)
+    order_key = (index << 32) + ordered_bits(logits)
     order_key, order = order_key.sort()
     index, positive, weight = index[order], positive[order], weight[order].double()
     p, n = weight * positive, weight * ~positive
@@ -198,9 +219,3 @@ def grouped_auc(
     share = share / share.sum().clamp(min=torch.finfo(share.dtype).tiny)
     counted, gauc = int(both.sum()), (share * area).sum()
     return (float(gauc) if counted else None), counted, share * (area - gauc)
-
-
-def _ordered_bits(logits: Tensor) -> Tensor:
-    """Map finite float32 values to int64 in [0, 2^32) in the same order, equal values to equal numbers."""
-    bits = (logits + 0.0).view(torch.int32)  # -0.0 + 0.0 is 0.0
-    return (bits ^ ((bits >> 31) & 0x7FFFFFFF)).long() + (1 << 31)

@@ -66,7 +66,7 @@ def interval(metric: str, value: float, effects: Tensor, groups: int, share: flo
     if groups < MIN_GROUPS or spread is None:
         return None
     half = spread * math.sqrt(share)
-    if METRICS[metric].is_area:  # symmetric on the scale of log(a / (1 − a)), so that it stays between 0 and 1
+    if METRICS[metric].is_bounded:  # symmetric on the scale of log(a / (1 − a)), so that it stays between 0 and 1
         if not 0 < value < 1:
             return None  # no pair is in the wrong order, which says little about the next pair
         centre, half = math.log(value / (1 - value)), half / (value * (1 - value))

@@ -1,4 +1,4 @@
-"""What the sample of complete groups adds to the reports: GAUC, the number of groups, and the intervals of all metrics.
+"""What the sample of complete groups adds to the reports: GAUC, the metrics of requests, and the intervals of all metrics.
 
 Shapes: N rows of the sample, G groups in a part of it.
 """
@@ -15,6 +15,7 @@ from raymtl.config.tasks import Task
 from raymtl.objectives.metrics import intervals
 from raymtl.objectives.metrics.binary import binary_effects, binary_sums
 from raymtl.objectives.metrics.grouped import INTERVAL_ROWS, LEVELS, MISSING, grouped_auc, hash_limit
+from raymtl.objectives.metrics.ranked import CUTOFFS, rank_requests
 from raymtl.objectives.metrics.values import value_effects, value_sums
 from raymtl.words import count_of
 
@@ -23,7 +24,7 @@ Report = dict[str, Any]
 
 @dataclass(frozen=True)
 class _Part:
-    """The rows [n] of one task in one scenario or in all, sorted by group."""
+    """The rows [n] of one task in one scenario or in all, sorted by group and request."""
 
     index: Tensor
     group: Tensor
@@ -31,6 +32,8 @@ class _Part:
     logits: Tensor
     labels: Tensor
     weight: Tensor
+    request: Tensor | None
+    """Index of each row's request, from 0 on; None: no requests."""
 
     @property
     def rows(self) -> int:
@@ -51,10 +54,14 @@ class _Part:
 class Sample:
     """The rows of all workers, which complete the reports of the tasks."""
 
-    def __init__(self, rows: dict[str, Tensor], level: int, grouped: bool) -> None:
+    def __init__(self, rows: dict[str, Tensor], level: int, grouped: bool, with_requests: bool) -> None:
         """`rows` as `GroupedSample.rows_at(level)` of all workers; `grouped`: whether there is a group column."""
-        order = rows["group"].argsort() if grouped else slice(None)
-        self._level, self._grouped = level, grouped
+        self._level, self._grouped, self._with_requests = level, grouped, with_requests
+        self._sorted = grouped or with_requests
+        order: Tensor | slice = rows["group"].argsort() if self._sorted else slice(None)
+        if grouped and with_requests:
+            inner = rows["request"].argsort()
+            order = inner[rows["group"][inner].argsort(stable=True)]
         self._rows = self._few = {name: column[order] for name, column in rows.items()}
         while len(self._few["group"]) > INTERVAL_ROWS and level < LEVELS - 1:
             level += 1
@@ -96,6 +103,7 @@ class Sample:
             if "auc" in report:
                 gauc_effects = self._complete_gauc(report, whole)
                 found |= {"gauc": (gauc_effects, whole)} if gauc_effects is not None else {}
+            found |= {name: (effects, whole) for name, effects in self._complete_ranked(report, whole).items()}
             report["groups"] = whole.groups << self._level if self._grouped else None
             report["intervals"] = {}
             missing = []
@@ -107,7 +115,7 @@ class Sample:
                     report["intervals"][name] = list(pair)
                 else:
                     missing.append(name)
-                if scenario < 0 and self._grouped:
+                if scenario < 0 and self._sorted:
                     folded[name] = intervals.fold(effects, its.group, share)
             report["interval_null_reason"] = self._why_none(part, missing)
         return folded
@@ -116,9 +124,15 @@ class Sample:
         pick = (counted if scenario < 0 else counted & (rows["scenario"] == scenario)).nonzero().squeeze(1)
         group = rows["group"][pick]
         index = torch.arange(len(pick), device=pick.device)
-        if self._grouped:
+        request = None
+        if self._with_requests:
+            own = rows["request"][pick]
+            opens = torch.zeros_like(own, dtype=torch.bool)
+            opens[1:] = (own[1:] != own[:-1]) | (group[1:] != group[:-1])
+            request = opens.cumsum(0)
+        if self._sorted:
             group, index = torch.unique_consecutive(group, return_inverse=True)
-        return _Part(index, group, logits[pick], labels[pick], rows["weight"][pick])
+        return _Part(index, group, logits[pick], labels[pick], rows["weight"][pick], request)
 
     def _complete_gauc(self, report: Report, part: _Part) -> Tensor | None:
         """Complete a report by its GAUC, or by the reason why there is none, and return the effects of the groups on it."""
@@ -138,12 +152,35 @@ class Sample:
         report["gauc_null_reason"] = reason
         return effects
 
+    def _complete_ranked(self, report: Report, part: _Part) -> dict[str, Tensor]:
+        """Complete a report by the metrics of its requests, or by the reason why there are none, and return the effects of the
+        groups on them."""
+        binary = "auc" in report
+        names = [*CUTOFFS, *(["mrr"] if binary else [])]
+        reason = report["null_reason"] or _why_unranked(part)
+        ranked, values, effects = None, dict.fromkeys(names), {}
+        if reason is None and part.request is not None:
+            requests = int(part.request[-1]) + 1
+            ranked = rank_requests(part.request, requests, part.logits, part.labels, part.weight, binary)
+            if ranked.count:
+                values = {name: ranked.mean(name) for name in names}
+                effects = {name: ranked.effects(name, part.index, part.groups) for name in names}
+            else:
+                reason = f"none of {count_of(requests, 'request')} has two different labels"
+        report |= values
+        report["requests_ranked"] = ranked and ranked.count
+        report["requests_left_out"] = ranked and ranked.left_out
+        report["requests_sampled_share"] = part.rows / report["count"] if ranked else None
+        report["requests_null_reason"] = reason
+        return effects
+
     def _why_none(self, part: _Part, missing: list[str]) -> str | None:
         """Why metrics that have a value have no interval."""
         if not missing:
             return None
         if part.groups < intervals.MIN_GROUPS:
-            return f"{count_of(part.groups, 'group' if self._grouped else 'row')}, fewer than {intervals.MIN_GROUPS}"
+            what = "group" if self._grouped else "request" if self._with_requests else "row"
+            return f"{count_of(part.groups, what)}, fewer than {intervals.MIN_GROUPS}"
         return f"too few distinct rows for {', '.join(METRICS[name].label for name in missing)}"
 
 
@@ -153,3 +190,12 @@ def _binary_effects(part: _Part) -> dict[str, Tensor]:
     if 0 < int(positive.sum()) < part.rows:
         effects["auc"] = intervals.auc_effects(part.logits, positive, part.weight, part.index, part.groups)
     return effects
+
+
+def _why_unranked(part: _Part) -> str | None:
+    """Why there is no NDCG, whatever the labels within each request."""
+    if part.request is None:
+        return "no requests"
+    if not part.rows:
+        return "no row of this slice is in the sample"
+    return "a label is below 0, and no gain" if float(part.labels.min()) < 0 else None
