@@ -110,3 +110,15 @@ def test_folders_of_other_keys_are_columns(tmp_path: Path) -> None:
 def test_a_folder_without_rows_is_refused(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="has no parquet file with rows; pass the folder that contains the logs"):
         flat_footers(Folder.open(str(tmp_path)))
+
+
+def test_files_are_refused_for_the_reasons_of_those_of_a_day(tmp_path: Path) -> None:
+    pq.write_table(pa.table({"n": [1]}), tmp_path / "a.parquet")
+    (tmp_path / "b.parquet").symlink_to(tmp_path / "a.parquet")
+    with pytest.raises(DataError, match=r"are two names of one file, .* its rows would be read twice"):
+        flat_footers(Folder.open(str(tmp_path)))
+    (tmp_path / "b.parquet").unlink()
+    (tmp_path / "base_1").mkdir()
+    pq.write_table(pa.table({"n": [1]}), tmp_path / "base_1" / "c.parquet")
+    with pytest.raises(DataError, match="has the folder `base_1` of a transactional Hive table"):
+        flat_footers(Folder.open(str(tmp_path)))
