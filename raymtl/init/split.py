@@ -8,9 +8,10 @@ from dataclasses import dataclass
 import numpy as np
 import pyarrow as pa
 
+from raymtl.data.contract import is_string
 from raymtl.data.partitions import Layout
 from raymtl.data.read import read_fragment
-from raymtl.data.rules import microseconds, one_array
+from raymtl.data.rules import microseconds, one_array, text_times
 from raymtl.data.scan import scan
 from raymtl.data.source import find_flat_files
 from raymtl.data.units import Footer, Fragment, make_units, read_footers, with_rows
@@ -80,7 +81,9 @@ class Split:
             return np.full(len(table), held_out if f"/{self.eval_folder}/" in path else train)
         if self.time is None:
             return np.where(row_hash(path, first_row, len(table)) % np.uint64(_HELD_OUT) == 0, held_out, train)
-        moments = microseconds(one_array(table, self.time, "time").fill_null(0))
+        times = one_array(table, self.time, "time")
+        times = text_times(times) if is_string(times.type) else times
+        moments = microseconds(times.fill_null(pa.scalar(0).cast(times.type)))
         if self.cut_us is not None:
             last = self.cut_us // _DAY_US
             return np.where(moments >= self.cut_us, last, last - 1)
