@@ -368,7 +368,13 @@ class ModelStore:
         return verify(self.storage, version)
 
     def publish(
-        self, run: Path, *, checkpoint: Path | None = None, version: str | None = None, wait_s: float = 0
+        self,
+        run: Path,
+        *,
+        checkpoint: Path | None = None,
+        version: str | None = None,
+        wait_s: float = 0,
+        notify: Callable[[str], None] = lambda line: None,
     ) -> "Manifest":
         """Make a finished run the current version.
 
@@ -377,25 +383,32 @@ class ModelStore:
             checkpoint: folder of a checkpoint; None: the last one.
             version: its name; None: the last day of its data and six digits.
             wait_s: maximum wait for another process that holds the lease.
+            notify: gets a line about the model registry, if the version has one (`train.track`).
         """
         from raymtl.dependencies import check_stack
         from raymtl.model_store.lease import acquire
         from raymtl.model_store.publish_run import publish_run
+        from raymtl.model_store.register import register_versions, tracked_run
 
         check_stack()
         folder = None if checkpoint is None else fspath(checkpoint)
         with acquire(self.storage, f"publish {fspath(run)}", wait_s=wait_s) as lease:
-            return publish_run(
+            manifest = publish_run(
                 fspath(run), self.storage, checkpoint=folder, version=version, check_lease=lease.check_held
             )
+            register_versions(self.storage, notify, tracked_run(fspath(run), manifest.id))
+            return manifest
 
-    def rollback(self, version: str | None = None, *, wait_s: float = 0) -> tuple[str, str | None]:
+    def rollback(
+        self, version: str | None = None, *, wait_s: float = 0, notify: Callable[[str], None] = lambda line: None
+    ) -> tuple[str, str | None]:
         """Make an earlier version current again, and update the daily job's reports.
 
         Args:
             version: its name, or its date as for `show`; None: the parent of the current one, or if that was removed, the last
                 version published before the current one that was not rolled back.
             wait_s: maximum wait for another process that holds the lease.
+            notify: as for `publish`.
 
         Returns:
             The current version, and the one that was current before.
@@ -403,6 +416,7 @@ class ModelStore:
         from raymtl.daily.reports.write import rewrite_reports
         from raymtl.model_store.commit_log import entries, rolled_back
         from raymtl.model_store.lease import acquire
+        from raymtl.model_store.register import register_versions
         from raymtl.model_store.store import rollback
 
         with acquire(self.storage, "rollback", wait_s=wait_s) as lease:
@@ -411,18 +425,30 @@ class ModelStore:
             now = rollback(self.storage, version, lease.check_held).current
             if now != before:
                 rewrite_reports(self.storage, withdrawn ^ set(rolled_back(entries(self.storage))))
+            register_versions(self.storage, notify)
             return now, before
 
-    def gc(self, keep: int = 7, *, dry_run: bool = False, wait_s: float = 0) -> "Removed":
+    def gc(
+        self,
+        keep: int = 7,
+        *,
+        dry_run: bool = False,
+        wait_s: float = 0,
+        notify: Callable[[str], None] = lambda line: None,
+    ) -> "Removed":
         """Remove all but the newest `keep` versions, and what killed writers left; see `raymtl versions gc`."""
         from raymtl.daily.record import recent_versions
         from raymtl.model_store.lease import acquire
+        from raymtl.model_store.register import register_versions
         from raymtl.model_store.store import gc
 
         with acquire(self.storage, "gc", wait_s=wait_s) as lease:
-            return gc(
+            removed = gc(
                 self.storage, keep, recent_versions(self.storage, keep), check_lease=lease.check_held, dry_run=dry_run
             )
+            if removed.versions and not dry_run:
+                register_versions(self.storage, notify)
+            return removed
 
 
 def _loaded(config: "Config | Path") -> "Config":

@@ -238,6 +238,9 @@ def plan(
     cpu: Annotated[
         bool, typer.Option("--cpu", help="Plan for CPU workers: --gpus is their number and --hbm their memory.")
     ] = False,
+    request_rows: Annotated[
+        float, typer.Option(min=1, help="Rows of a request on average, with data.request (`raymtl check` counts them).")
+    ] = 1,
     as_json: Json = False,
 ) -> None:
     """Show where each table goes, how full each device gets and what does not fit; needs no GPU. Exit code 1: does not fit."""
@@ -250,6 +253,7 @@ def plan(
         memory_bytes=parse_bytes(hbm),
         device="cpu" if cpu else "cuda",
         workers_per_node=per_node,
+        request_rows=request_rows,
     )
     console.print(*plan_tables(result), sep="\n")
     finish(as_json, result.to_dict())

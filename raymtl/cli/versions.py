@@ -108,7 +108,7 @@ def publish(
 ) -> None:
     """Make a finished run the current version."""
     opened = api.open_store(store)
-    manifest = opened.publish(run_dir, checkpoint=checkpoint, version=version, wait_s=wait)
+    manifest = opened.publish(run_dir, checkpoint=checkpoint, version=version, wait_s=wait, notify=_say)
     console.print(
         f"published {manifest.id}: {count_of(len(manifest.all_files), 'file')}, {manifest.total_bytes / 2**20:,.1f} MiB\n"
         f"next: raymtl versions list --store {opened.path}",
@@ -128,7 +128,7 @@ def rollback(
     as_json: Json = False,
 ) -> None:
     """Make an earlier version current again; takes seconds, and nothing is deleted."""
-    now, before = api.open_store(store).rollback(version, wait_s=wait)
+    now, before = api.open_store(store).rollback(version, wait_s=wait, notify=_say)
     if now == before:
         console.print(f"{now} is already the current version; nothing changed", markup=False)
     else:
@@ -145,7 +145,7 @@ def gc(
     as_json: Json = False,
 ) -> None:
     """Remove old versions and leftovers of killed writers; keeps the current version, bases, and recently refused candidates."""
-    removed = api.open_store(store).gc(keep, dry_run=dry_run, wait_s=wait)
+    removed = api.open_store(store).gc(keep, dry_run=dry_run, wait_s=wait, notify=_say)
     word = "would remove" if dry_run else "removed"
     console.print(
         f"{word} {count_of(len(removed.versions), 'version')}: {', '.join(removed.versions) or '–'}\n"
@@ -153,6 +153,10 @@ def gc(
         markup=False,
     )
     finish(as_json, {**asdict(removed), "dry_run": dry_run})
+
+
+def _say(line: str) -> None:
+    console.print(line, markup=False, soft_wrap=True)
 
 
 def _as_written(files: int) -> str:

@@ -131,6 +131,14 @@ class Data(Section):
     """Column with the weight of a row, ≥ 0; a null in it counts as 0. Null: every row has weight 1."""
     group: Annotated[str | None, Role.LEARNING | Role.READ] = None
     """Column that groups rows for GAUC, usually the user; kind string or integer."""
+    request: Annotated[str | None, Role.LEARNING | Role.READ] = None
+    """Column with the request that a row belongs to; kind string or integer. The rows of a request stand next to each other; its
+    features of the side `user` are read, looked up and computed once for all its rows (`docs/requests.md`). A null is a request
+    of its own. Null: no requests, unless `impressions` is set."""
+    impressions: Annotated[str | list[str] | None, Role.LEARNING | Role.READ] = None
+    """For nested logs, in which a row is a request: the column with the list of its impressions, whose fields are columns of the
+    rows; or several columns with lists of the same length. All other columns belong to the request. Null: a row is an
+    impression."""
     timestamp: Annotated[str | None, Role.LEARNING | Role.READ] = None
     """Column with the time of the impression; checked, not trained on."""
     unit_rows: Annotated[PositiveInt, Role.LEARNING | Role.READ] = 1_000_000
@@ -157,6 +165,16 @@ class Data(Section):
     def snapshot_of(self, part: str) -> int | None:
         """The snapshot to read for `train` or `eval`."""
         return self.eval_snapshot if part == "eval" and self.eval_path else self.snapshot
+
+    @property
+    def by_request(self) -> bool:
+        """Whether the rows of a request share its user side."""
+        return self.request is not None or self.impressions is not None
+
+    @property
+    def impression_columns(self) -> tuple[str, ...]:
+        """The columns that hold the impressions of nested logs; empty: a row is an impression."""
+        return (self.impressions,) if isinstance(self.impressions, str) else tuple(self.impressions or ())
 
     @model_validator(mode="after")
     def _has_table(self) -> "Data":

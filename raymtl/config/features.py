@@ -1,24 +1,28 @@
 """Features (the columns that a model reads) and the embedding tables that ID features look up."""
 
 from collections.abc import Mapping
-from itertools import pairwise
 from typing import Annotated, Any, Literal
 
-import numpy as np
-from pydantic import Field, NonNegativeFloat, PositiveFloat, PositiveInt, field_validator
+from pydantic import Field, NonNegativeFloat, PositiveFloat, PositiveInt, field_validator, model_validator
 
 from raymtl.config.base import ExpectedText, Section
+from raymtl.config.data import Day, Location
+from raymtl.config.numbers import Edges, Embed, Piecewise
 from raymtl.config.roles import Role
 
 
 class _Column(Section):
     column: Annotated[str | None, Role.MODEL | Role.READ] = None
     """Column of the parquet files; null: the feature's own name."""
-    side: Annotated[Literal["user", "item"] | None, Role.SERVING] = None
+    side: Annotated[Literal["user", "item"] | None, Role.SERVING | Role.READ] = None
     """What the value belongs to when a request ranks candidates: `user`, the same for all candidates (the user, history, device,
-    time), or `item`, one for each. Training ignores it. A served model computes the parts that depend only on `user` features
-    once per request (`docs/serving.md`). Null: `user` for a `sequence`, for the column of `data.group` and for
-    `model.sequence.user`, else `item`."""
+    time), or `item`, one for each. A served model computes the parts that depend only on `user` features once per request
+    (`docs/serving.md`), and so does training with `data.request` or `data.impressions` (`docs/requests.md`). Null: `user` for a
+    `sequence`, for the column of `data.group` and for `model.sequence.user`, else `item`."""
+
+    since: Annotated[Day | None, Role.LEARNING | Role.READ] = None
+    """The first day whose files must have the column, `YYYY-MM-DD`. Files of earlier days may lack it: then it is null there.
+    Null: all files must have it."""
 
 
 class _Lookup(_Column):
@@ -27,32 +31,39 @@ class _Lookup(_Column):
 
 
 class IdFeature(_Lookup):
-    """One ID per row, integer or string; null looks up nothing and gives the zero vector."""
+    """One ID per row, integer or string; null looks up nothing and gives the zero vector, unless it has an ID of its own."""
 
     kind: Annotated[Literal["id"], Role.MODEL | Role.READ]
     """One ID."""
+    null_id: Annotated[
+        Annotated[int, Field(ge=-(2**63), lt=2**63)] | str | None,
+        ExpectedText("a number of 64 bits or a text"),
+        Role.MODEL | Role.READ,
+    ] = None
+    """The ID that null stands for, also in crosses, such as `unknown`: its vector is learned. A `direct` table needs a free row
+    for it. Null: null looks up nothing."""
 
 
 class BucketFeature(_Lookup):
     """One number per row as an ID: the bucket between two `edges` that holds it. NaN and infinities violate the contract; null
-    looks up nothing and gives the zero vector.
+    looks up nothing and gives the zero vector, unless it has an ID of its own.
 
     A table that only buckets read is `direct` unless it says otherwise, and needs no entry in `tables`: then it has a row per
     bucket."""
 
     kind: Annotated[Literal["bucket"], Role.MODEL | Role.READ]
     """A number by its bucket."""
-    edges: Annotated[list[float], Field(min_length=1), Role.MODEL | Role.READ]
+    edges: Annotated[Edges, Field(min_length=1), Role.MODEL | Role.READ]
     """The limits between the buckets, ascending. The ID of a number x is the number of edges ≤ x, as in `numpy.digitize`: 0 below
     the first edge. Numbers and edges are compared as float32."""
+    null_id: Annotated[Annotated[int, Field(ge=0, lt=2**31)] | None, Role.MODEL | Role.READ] = None
+    """The bucket that null stands for, also in crosses; the number of `edges` plus 1 is one of its own, whose vector is learned.
+    Null: null looks up nothing."""
 
-    @field_validator("edges")
-    @classmethod
-    def _ascending(cls, edges: list[float]) -> list[float]:
-        for low, high in pairwise(edges):
-            if not np.float32(low) < np.float32(high):
-                raise ValueError(f"{high} follows {low}; list the edges in ascending order, each once (as float32)")
-        return edges
+    @property
+    def ids(self) -> int:
+        """A number above all IDs of the feature."""
+        return max(len(self.edges), self.null_id or 0) + 1
 
 
 class CrossFeature(Section):
@@ -112,6 +123,8 @@ class DenseFeature(_Column):
     """Divides after `mean` is subtracted."""
     fill: Annotated[float, Role.MODEL | Role.READ] = 0.0
     """Value of null, after `mean` and `std` are applied; also the initial value of a learned one."""
+    embed: Embed | None = None
+    """Makes a vector of the number, which the model reads as it reads the embedding of an ID. Null: the number itself."""
 
     @field_validator("clip")
     @classmethod
@@ -123,6 +136,16 @@ class DenseFeature(_Column):
             raise ValueError("the first number must be below the second")
         return clip
 
+    @model_validator(mode="after")
+    def _edges_within_clip(self) -> "DenseFeature":
+        low, high = self.clip or (None, None)
+        for edge in self.embed.edges if isinstance(self.embed, Piecewise) else ():
+            if (low is not None and edge < low) or (high is not None and edge > high):
+                raise ValueError(
+                    f"embed.edges has {edge}, outside of clip [{low}, {high}]; no value reaches it: remove it"
+                )
+        return self
+
 
 class VectorFeature(_Column):
     """A list of `width` numbers per row, such as a pretrained embedding of the item's content; the model reads it as it reads the
@@ -132,6 +155,8 @@ class VectorFeature(_Column):
     """A vector."""
     width: Annotated[PositiveInt, Field(le=65_536), Role.MODEL | Role.READ]
     """Numbers per row."""
+    project: Annotated[PositiveInt | None, Field(le=8192), Role.MODEL] = None
+    """Width of a learned linear projection W v without a bias, which the model reads instead; null: the vector itself."""
 
 
 class BiasFeature(_Lookup):
@@ -172,6 +197,26 @@ class Init(Section):
     """Standard deviation, or half width."""
 
 
+class StartVectors(Section):
+    """Vectors of IDs in parquet files, from which rows start; all other rows start as `init` says."""
+
+    path: Annotated[Location, Role.LEARNING]
+    """A file, or a folder of them. Each worker reads all of it once, a row group at a time."""
+    id: Annotated[str, Role.LEARNING] = "id"
+    """Column of the IDs, of the same type as in the logs."""
+    vector: Annotated[str, Role.LEARNING] = "vector"
+    """Column of the vectors, lists of `dim` numbers."""
+
+
+class Vocabulary(Section):
+    """The IDs of a `map` table in parquet files, each of which has a row; all others are unknown."""
+
+    path: Annotated[Location, Role.LEARNING | Role.LOOKUP]
+    """A file, or a folder of them."""
+    id: Annotated[str, Role.LEARNING | Role.LOOKUP] = "id"
+    """Column of the IDs, of the same type as in the logs."""
+
+
 class TableDefaults(Section):
     """The values that tables have unless their own entries set others."""
 
@@ -195,6 +240,9 @@ class TableDefaults(Section):
     """Initialisation of the rows."""
     lr: Annotated[PositiveFloat | None, Role.LEARNING] = None
     """Learning rate of the table; null: that of `train.sparse_optimizer`. Keep to few distinct values: each costs a kernel."""
+    trainable: Annotated[bool, Role.LEARNING] = True
+    """False: the rows keep their initial values, without a state of the optimizer; a delta version holds none of them, unless
+    an ID gets another row."""
     sharding: Annotated[
         Literal["table_wise", "row_wise", "column_wise", "replicated"] | None, Role.EXECUTION | Role.LOOKUP
     ] = None
@@ -217,6 +265,10 @@ class Table(TableDefaults):
 
     rows: Annotated[PositiveInt, Role.LEARNING | Role.READ | Role.LOOKUP]
     """Number of rows."""
+    vectors: StartVectors | None = None
+    """Initial vectors from a file, such as embeddings of the items' texts. Null: all rows start as `init` says."""
+    vocabulary: Vocabulary | None = None
+    """Only for `map`: the IDs that have a row. Null: those that occur `admit_count` times."""
 
 
 def with_bucket_tables(features: Mapping[str, Feature], tables: Mapping[str, Table]) -> dict[str, Table]:
@@ -227,11 +279,11 @@ def with_bucket_tables(features: Mapping[str, Feature], tables: Mapping[str, Tab
             readers.setdefault(table_of(name, feature), []).append(feature)
     made = dict(tables)
     for name, found in readers.items():
-        edges = [len(feature.edges) for feature in found if isinstance(feature, BucketFeature)]
-        if len(edges) < len(found):
+        ids = [feature.ids for feature in found if isinstance(feature, BucketFeature)]
+        if len(ids) < len(found):
             continue
         if name not in made:
-            made[name] = Table(rows=max(edges) + 1, id_space="direct")
+            made[name] = Table(rows=max(ids), id_space="direct")
         elif "id_space" not in made[name].model_fields_set:
             made[name] = made[name].model_copy(update={"id_space": "direct"})
     return made
@@ -242,9 +294,19 @@ def table_of(name: str, feature: Feature) -> str:
     return getattr(feature, "table", None) or name
 
 
+def is_pooled(feature: Feature) -> bool:
+    """Whether a feature gives the model one vector."""
+    return isinstance(feature, Pooled) or (isinstance(feature, DenseFeature) and feature.embed is not None)
+
+
 def width_of(name: str, feature: Feature, tables: Mapping[str, Table]) -> int:
-    """Width of what the model reads of a feature that is not `dense`."""
-    return feature.width if isinstance(feature, VectorFeature) else tables[table_of(name, feature)].dim
+    """Width of the vector that the model reads of a feature that is not `dense`, or that has `embed`."""
+    if isinstance(feature, DenseFeature):
+        assert feature.embed is not None
+        return feature.embed.width
+    if isinstance(feature, VectorFeature):
+        return feature.project or feature.width
+    return tables[table_of(name, feature)].dim
 
 
 def columns_of(name: str, features: Mapping[str, Feature]) -> list[str]:

@@ -3,7 +3,7 @@
 from collections.abc import Iterator, Mapping
 
 from raymtl.config.base import did_you_mean, quoted
-from raymtl.config.features import Feature, Pooled, Table, width_of
+from raymtl.config.features import Feature, Table, is_pooled, width_of
 from raymtl.config.model import Model
 from raymtl.config.slots.input import ConcatInput, FieldWise
 
@@ -18,11 +18,11 @@ def input_problems(model: Model, features: Mapping[str, Feature], tables: Mappin
         )
     if not isinstance(section, FieldWise):
         return
-    pooled = [n for n, f in features.items() if isinstance(f, Pooled)]
+    pooled = [n for n, f in features.items() if is_pooled(f)]
     if not pooled:
         yield (
-            "model.input is `field_wise` but no feature has the kind `id`, `bucket`, `cross`, `vector` or `ids`; add one, or use "
-            "the type `concat`"
+            "model.input is `field_wise` but no feature has the kind `id`, `bucket`, `cross`, `vector` or `ids`, or `embed`; add "
+            "one, or use the type `concat`"
         )
         return
     wrong = [*_member_problems(features, section, pooled)]
@@ -66,7 +66,7 @@ def _member_problems(features: Mapping[str, Feature], section: FieldWise, pooled
                 yield f"{where}, which is not one of the features {quoted(pooled)}{did_you_mean(name, pooled)}"
             elif name not in pooled:
                 kind = features[name].kind
-                kinds = "`id`, `bucket`, `cross`, `vector` and `ids`"
+                kinds = "`id`, `bucket`, `cross`, `vector` and `ids`, and `dense` with `embed`"
                 yield f"{where}, a feature of kind `{kind}`; fields are made of the kinds {kinds}"
             elif name in of:
                 yield f"{where}, which is in the field `{of[name]}` already; a feature belongs to one field"

@@ -10,7 +10,7 @@ because Ray starts its workers in another folder. URLs do not change.
 import hashlib
 import json
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any, TypeVar
 
 from pydantic import ValidationError
@@ -64,10 +64,10 @@ def relative_paths(overrides: Sequence[str]) -> list[str]:
     raw: dict[str, Any] = {}
     for override in overrides:
         _override(raw, override)
-    found = {path: _at(raw, path.split(".")) for path in path_fields(Config)}
+    found = [pair for path in path_fields(Config) for pair in _values(raw, path.split("."))]
     return [
         f"{path}={value}"
-        for path, value in found.items()
+        for path, value in found
         if isinstance(value, str) and "://" not in value and not os.path.isabs(value)
     ]
 
@@ -76,14 +76,21 @@ def _with_absolute(section: S, keys: Sequence[str]) -> S:
     value = getattr(section, keys[0])
     if value is None:
         return section
+    if keys[1:2] == ["<name>"]:
+        named = {name: _with_absolute(one, keys[2:]) for name, one in value.items()}
+        return section.model_copy(update={keys[0]: named})
     changed = _with_absolute(value, keys[1:]) if keys[1:] else absolute(value)
     return section.model_copy(update={keys[0]: changed})
 
 
-def _at(raw: Any, keys: Sequence[str]) -> Any:
-    for key in keys:
-        raw = raw.get(key) if isinstance(raw, dict) else None
-    return raw
+def _values(raw: Any, keys: Sequence[str], at: str = "") -> Iterator[tuple[str, Any]]:
+    """The values of a field, by dotted key: several if a mapping is on its way (`<name>`)."""
+    if not keys:
+        yield at, raw
+    elif isinstance(raw, dict):
+        for key in raw if keys[0] == "<name>" else [keys[0]]:
+            if key in raw:
+                yield from _values(raw[key], keys[1:], f"{at}.{key}".removeprefix("."))
 
 
 def section_from(kind: type[S], values: dict[str, Any], overrides: Sequence[str], source: str) -> S:

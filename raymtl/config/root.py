@@ -10,9 +10,11 @@ from raymtl.config.cross_checks import cross_problems
 from raymtl.config.daily import Daily
 from raymtl.config.data import Data, Location
 from raymtl.config.features import (
+    BiasFeature,
     BucketFeature,
     CrossFeature,
     Feature,
+    IdFeature,
     Table,
     TableDefaults,
     Tableless,
@@ -132,6 +134,12 @@ class Config(Section):
 
         return [name for name, feature in self.features.items() if is_of_user(name, feature)]
 
+    def request_features(self) -> list[str]:
+        """Names of the features that are read and looked up once per request, in order; none without `data.request`."""
+        if not self.data.by_request:
+            return []
+        return [name for name in self.user_features() if not isinstance(self.features[name], BiasFeature)]
+
     def map_tables(self) -> list[str]:
         """Names of the tables whose IDs get their rows from a map."""
         return [name for name, table in self.tables.items() if table.id_space == "map"]
@@ -159,20 +167,30 @@ def _table_problems(config: Config) -> Iterator[str]:
             yield f"features.{name} looks up table `{table}`, which `tables` does not have; add tables.{table}.rows{near}"
     for name, feature in config.features.items():
         spec = config.tables.get(lookups.get(name, ""))
-        if (
-            isinstance(feature, BucketFeature)
-            and spec
-            and spec.id_space == "direct"
-            and spec.rows <= len(feature.edges)
-        ):
+        if isinstance(feature, BucketFeature) and spec and spec.id_space == "direct" and spec.rows < feature.ids:
             yield (
-                f"tables.{lookups[name]}.rows is {spec.rows}, but features.{name}.edges make {len(feature.edges) + 1} buckets; "
-                f"set it to {len(feature.edges) + 1} or more, or leave the table out"
+                f"tables.{lookups[name]}.rows is {spec.rows}, but the buckets of features.{name} need {feature.ids}; set it to "
+                f"{feature.ids} or more, or leave the table out"
+            )
+        null_id = feature.null_id if isinstance(feature, IdFeature) and spec and spec.id_space == "direct" else None
+        if spec and null_id is not None and not (isinstance(null_id, int) and 0 <= null_id < spec.rows):
+            yield (
+                f"features.{name}.null_id is {null_id!r}, which is no row of the `direct` table `{lookups[name]}`; set it to a "
+                f"number from 0 to {spec.rows - 1} that no ID has"
             )
     for table in config.tables:
         if table not in lookups.values():
             yield f"tables.{table} is looked up by no feature; remove it, or set a feature's `table` to `{table}`"
     for name, spec in config.tables.items():
+        if not spec.trainable and spec.lr is not None:
+            yield f"tables.{name}.lr is {spec.lr}, but the table is not `trainable`; remove one of the two"
+        if spec.vocabulary and spec.id_space != "map":
+            yield f"tables.{name} has a vocabulary, but its id_space is `{spec.id_space}`; set it to `map`"
+        if spec.vocabulary and (spec.admit_count > 1 or spec.evict_after_days is not None):
+            yield (
+                f"tables.{name} has a vocabulary, whose IDs are all admitted and never evicted; set admit_count to 1 and "
+                "evict_after_days to null"
+            )
         if spec.id_space == "map" and spec.rows < 2:
             yield f"tables.{name}.rows is {spec.rows}; a `map` table has an unknown row and needs 2 or more"
         for key in ("admit_count", "evict_after_days"):

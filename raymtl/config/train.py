@@ -6,7 +6,9 @@ from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveFloat, Pos
 
 from raymtl.config.balance import Balance, Fixed
 from raymtl.config.base import Section, Seed
+from raymtl.config.features import Table
 from raymtl.config.roles import NotSearched, Role
+from raymtl.config.track import Track
 
 _SAME = NotSearched("it does not change what is learned")
 MIN_BATCH, MAX_BATCH, AIMED_STEPS = 256, 8192, 300
@@ -42,6 +44,12 @@ class SparseOptimizer(Section):
     """Decay of the two moments; `adam` only."""
     weight_decay: Annotated[NonNegativeFloat, Role.LEARNING] = 0.0
     """`adam` only: decoupled as in AdamW, of the rows looked up in a step, once per step."""
+
+    def of_table(self, table: Table) -> "SparseOptimizer":
+        """The optimizer of a table: with its own rate, or, if it is not trained, one that does nothing and has no state."""
+        if not table.trainable:
+            return self.model_copy(update={"type": "sgd", "lr": 0.0})
+        return self.model_copy(update={"lr": table.lr or self.lr})
 
     @model_validator(mode="after")
     def _decays(self) -> "SparseOptimizer":
@@ -163,6 +171,9 @@ class Train(Section):
     """Maximum wait of a worker for the others; after that the workers are considered hung and restarted."""
     log_every_steps: Annotated[PositiveInt, Role.EXECUTION] = 50
     """Steps between two progress lines, and between two lines of `metrics.jsonl`."""
+    track: Annotated[Track, NotSearched("trials are not tracked")] = Track()
+    """Trackers that get the runs and the published versions beside TensorBoard (docs/observability.md): a list of `mlflow` and
+    `wandb`, or a section with their settings."""
 
     @model_validator(mode="before")
     @classmethod

@@ -39,7 +39,9 @@ from raymtl.daily.record import (
     recorded_days,
     write_record,
 )
+from raymtl.daily.reports.day import NAME as REPORT
 from raymtl.daily.reports.write import write_reports
+from raymtl.daily.tracking import add_end, add_results, track_day, untracked
 from raymtl.daily.working_files import attempts, begin_attempt, remove_attempts
 from raymtl.data.lakehouse.tables import with_snapshots
 from raymtl.errors import (
@@ -55,12 +57,15 @@ from raymtl.model_store import store as versions
 from raymtl.model_store.commit_log import utc_now
 from raymtl.model_store.lease import Lease
 from raymtl.model_store.manifest import Manifest
+from raymtl.model_store.register import register_versions
 from raymtl.objectives.metrics.changes import differences
 from raymtl.reports.facts import settings_of
 from raymtl.storage.object_store import Store
 from raymtl.telemetry.events import Listener
+from raymtl.tracking.run_tracking import RunTracking, read_ids
 from raymtl.training.cluster import connect
 from raymtl.training.resources import ResourceGrant, reading_tasks
+from raymtl.training.rundir import RunFolder
 from raymtl.training.session import Session
 from raymtl.training.start_lines import joining, starting_workers
 from raymtl.training.steps import keep_batch_size, planned_steps, steps_line, too_few_steps, with_batch_size
@@ -127,6 +132,7 @@ class Day:
         self.record = self._load_or_create_record(restart)
         self._since: float | None = None
         self._announced = ""
+        self._tracking = untracked(self._run_folder)
 
     def _load_or_create_record(self, restart: bool) -> Record:
         """The record to resume from, or a new one if the day has none, or one of another parent version or configuration."""
@@ -165,6 +171,17 @@ class Day:
         """Folder of the attempt: maps, measurements, the run with its checkpoints."""
         return f"{self.folder}/run-{self.record.attempt}"
 
+    @property
+    def _run_folder(self) -> RunFolder:
+        """The same folder for the workers."""
+        return RunFolder.open(self.store.path_of(self.work))
+
+    def _track(self, config: Config) -> RunTracking:
+        return track_day(config, self.record, self.store.path, self._run_folder, self._say)
+
+    def _say(self, line: str) -> None:
+        self.on_event({"note": line})
+
     def _is_published(self, version: str | None) -> bool:
         return any(v.id == version for v in self.listed)
 
@@ -172,8 +189,9 @@ class Day:
         """Go through the remaining states, and return the record."""
         try:
             return self._run()
-        except Exception as error:
-            if not self._store_is_gone():
+        except BaseException as error:
+            self._tracking.close("failed" if isinstance(error, Exception) else "stopped")
+            if not isinstance(error, Exception) or not self._store_is_gone():
                 raise
             raise StorageError(
                 f"the folder of store {self.store.path} was deleted while {self.day} was running; nothing was published. Restore "
@@ -196,6 +214,8 @@ class Day:
                 if self.record.written is None or not self._is_written():
                     self._states()
                 self._decide()
+            if self.config.train.track.names and not self._tracking.is_on and read_ids(self._run_folder):
+                self._tracking = self._track(self.config)  # trained by a command that was killed since
             self._enter("expire")
         except LeaseLostError:
             raise  # the record may be another process's by now
@@ -233,6 +253,7 @@ class Day:
         except CheckpointError as error:  # of this attempt, so a new one loses nothing
             if self._store_is_gone():
                 raise
+            self._tracking.close("failed")
             self.on_event({"note": f"{self.day} restarts: {error}"})
             self.record = self._new_record()
             self._note(plan=plans.train.identity, snapshot=self.config.data.snapshot)
@@ -343,7 +364,10 @@ class Day:
             self.on_event({"note": advice})
         if not self.session.has_workers:
             self.on_event({"note": starting_workers(config)})
-        self._record_results(self.session.run(job, config, self._on_worker_event), job, plans, maps)
+        self._tracking = self._track(user_config)
+        on_event = self._tracking.listener(self._on_worker_event)
+        self._record_results(self.session.run(job, config, on_event), job, plans, maps)
+        add_results(self._tracking, self.record)
 
     def _on_worker_event(self, item: dict[str, Any]) -> None:
         """An event of the workers."""
@@ -465,6 +489,9 @@ class Day:
         """Write the reports, then record that the day has ended."""
         self.record.ended = utc_now().replace(microsecond=0)
         write_reports(self.store, self.record)
+        if self._tracking.is_on:
+            add_end(self._tracking, self.record, self.store.read_text(f"{self.folder}/{REPORT}"))
+        register_versions(self.store, self._say)
         self.lease.check_held()
         write_record(self.store, self.record)
 

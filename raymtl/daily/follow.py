@@ -19,6 +19,7 @@ from raymtl.errors import ConfigError, DataError, LeaseLostError, TryLaterError
 from raymtl.model_store import store as versions
 from raymtl.storage.object_store import Store
 from raymtl.telemetry.events import Listener
+from raymtl.tracking.run_tracking import check_packages
 from raymtl.training.cluster import leave
 
 _POLL_S = 10.0
@@ -45,6 +46,7 @@ def follow(
     new process must take over, and UserErrors as `run_daily` for all that waiting does not repair.
     """
     watched = _Watched(load)
+    check_packages(watched.config)
     store = Store.open(section(watched.config).store)
     with open_job(watched.config, store, request, address, on_event, "daily --follow") as job:
         job.finish_interrupted_days()

@@ -38,6 +38,7 @@ from raymtl.model_store import store as versions
 from raymtl.model_store.lease import Lease, acquire
 from raymtl.storage.object_store import Store
 from raymtl.telemetry.events import Listener
+from raymtl.tracking.run_tracking import check_packages
 from raymtl.training.session import Session
 from raymtl.training.steps import keep_batch_size
 from raymtl.words import count_of
@@ -50,6 +51,7 @@ def run_daily(config: Config, request: DailyRequest, *, address: str | None, on_
     anything else ends the job.
     """
     daily = section(config)
+    check_packages(config)
     store = Store.open(daily.store)
     if (
         request.first is None
@@ -144,6 +146,7 @@ def dry_run(config: Config, request: DailyRequest) -> list[dict[str, Any]]:
     Raises StorageError if the store cannot be written.
     """
     daily = section(config)
+    check_packages(config)
     store = Store.open(daily.store)
     check_writable(store, "daily.store: the store", "daily.store")
     config = of_latest_snapshot(config)

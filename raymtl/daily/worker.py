@@ -19,6 +19,7 @@ from raymtl.embeddings.rows import TableRows, decay_state, reset_rows, table_row
 from raymtl.errors import VersionError
 from raymtl.model_store.draft import Draft
 from raymtl.model_store.loader import check_fits, load_version
+from raymtl.model_store.manifest import Manifest
 from raymtl.model_store.row_ids import changed_map_rows, evicted_ids, reassigned_rows
 from raymtl.model_store.store import show
 from raymtl.model_store.writer import Delta, dense_weights, write_version
@@ -30,7 +31,7 @@ from raymtl.training.progress import Progress
 from raymtl.training.row_tracker import TouchedRowTracker
 from raymtl.training.shapes import model_entries
 from raymtl.training.trainer import Trainer
-from raymtl.training.worker import Saver, WorkerProcess, built_facts, open_log, restore, total_steps
+from raymtl.training.worker import Saver, WorkerProcess, built_facts, open_log, restore, start_vectors, total_steps
 from raymtl.words import count_of
 
 
@@ -127,19 +128,35 @@ class _DailyWorker:
             self.measurements.put(score.name, {"metrics": metrics_section(found), **effects})
         self._set_next_day_gauges()
         if job.base is None:
+            self._start_vectors(train_state, None)
             return
         if loaded != job.base:
             self._load_version(train_state, job.base)
         tables = table_rows(train_state.model, self.group)
         if not self.measurements.has("norms"):
             self.measurements.put("norms", self._norms(tables)[0])
+        manifest: Manifest = all_gather_or_raise(
+            self.group, lambda: show(self.store, job.base) if self.rank == 0 else None
+        )[0]
+        fresh: dict[str, np.ndarray | None] = {name: None for name in tables if name not in manifest.tables}
         for name, table in tables.items():
             if job.accumulator_decay != 1:
                 decay_state(table, job.accumulator_decay)
             if name in job.maps:
                 pair = (job.base_maps[name], job.maps[name])
                 before, after = self._loaded(pair)
-                reset_rows(table, reassigned_rows(before, after), job.config.tables[name].init, job.config.train.seed)
+                rows = reassigned_rows(before, after)
+                reset_rows(table, rows, job.config.tables[name].init, job.config.train.seed)
+                fresh.setdefault(name, rows)
+            elif name not in fresh and job.config.tables[name].id_space == "direct":  # it may have grown
+                fresh[name] = np.arange(manifest.tables[name].rows, table.rows)
+        self._start_vectors(train_state, fresh)
+
+    def _start_vectors(self, train_state: TrainState, only: Mapping[str, np.ndarray | None] | None) -> None:
+        """Fill the rows that start from a file."""
+        for note in start_vectors(self.job, train_state, self.group, only):
+            if self.rank == 0 and self.job.event_queue is not None:
+                self.job.event_queue.put.remote({"note": note})
 
     def _set_next_day_gauges(self) -> None:
         """Set before training: Ray drops the gauges of a process that has ended."""

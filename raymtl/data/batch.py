@@ -1,9 +1,9 @@
 """The batch of a training step, and its collation from blocks.
 
-Shapes: B rows, T tasks, F dense features, L values of a jagged feature.
+Shapes: B rows, T tasks, F dense features, L values of a jagged feature; U requests in the batch, if it has any.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, fields
 from typing import Any
 
@@ -16,21 +16,32 @@ from torchrec.streamable import Pipelineable
 
 from raymtl.config.features import BiasFeature, DenseFeature, SingleId, Tableless, VectorFeature
 from raymtl.config.root import Config
+from raymtl.data.requests import split_requests
 
 
 @dataclass
 class Batch(Pipelineable):
     """One step's rows on one worker, always `B = ceil(train.batch_size / workers)`: padding rows look up nothing and have
-    weight 0, so that all workers and all steps have the same shapes."""
+    weight 0, so that all workers and all steps have the same shapes.
+
+    With `data.request` the features of the user have U values instead of B. No other worker needs to know U."""
 
     ids: KeyedJaggedTensor
     """Rows of the pooled tables: kinds id, bucket, cross, bias, ids; keys in the order of `Collator.pooled`."""
     sequences: KeyedJaggedTensor
-    """Rows of the tables that are looked up unpooled; keys in the order of `Collator.unpooled`."""
+    """Rows of the tables that are looked up unpooled; keys in the order of `Collator.unpooled`. Those of a user
+    feature are in the first U of the B places."""
     dense: Tensor
     """[B, F] float32."""
     vectors: Tensor
     """[B, ΣW] float32, those of all features of kind vector side by side, in the order of `Collator.vectors`."""
+    user_dense: Tensor
+    """[U, F] float32, those of the user; [B, 0] without requests."""
+    user_vectors: Tensor
+    """[U, ΣW] float32, as `vectors`."""
+    request: Tensor
+    """[B] int64, place of each row's request among the U, ascending; 0 for padding. Empty without requests, and if each row is a
+    request: then U = B, and row b belongs to request b."""
     labels: Tensor
     """[B, T] float32, 0 where not observed."""
     observed: Tensor
@@ -77,17 +88,23 @@ class ReplicatedLookup:
     places: Tensor
     """[L] int64, for each lookup its index in `rows`; U: it looks up nothing."""
     bags: Tensor
-    """[I] int64, the bag of each ID: row · features + feature."""
+    """[I] int64, the bag of each ID: row · features + feature; after those of all rows come the bags of requests."""
     scale: Tensor
-    """[B · features, 1] float32, the factor on the sum of each bag; empty if all are 1."""
+    """[B · features, 1] float32, the factor on the sum of each bag, and of those of requests; empty if all are 1."""
 
 
 def unpooled_tables(config: Config) -> set[str]:
-    """Tables that some sequence feature reads.
+    """Tables that some sequence feature reads, or some feature of a request.
 
-    TorchRec keeps pooled and unpooled tables in different modules, so all features of such a table are looked up unpooled.
+    TorchRec keeps pooled and unpooled tables in different modules, so all features of such a table are looked up unpooled. A
+    pooled lookup has as many vectors as rows, whatever it looks up; an unpooled one as many as IDs.
     """
-    return {config.table_of(n) for n, f in config.features.items() if f.kind == "sequence"}
+    of_requests = set(config.request_features())
+    return {
+        config.table_of(n)
+        for n, f in config.features.items()
+        if f.kind == "sequence" or (n in of_requests and not isinstance(f, Tableless))
+    }
 
 
 class Collator:
@@ -100,9 +117,15 @@ class Collator:
         """Features of the pooled lookup, in the order of its keys."""
         self.unpooled = [n for n in lookups if config.table_of(n) in unpooled]
         """Features of the unpooled lookup, in the order of its keys."""
-        self.dense = [n for n, f in config.features.items() if isinstance(f, DenseFeature)]
-        self.vectors = {n: f.width for n, f in config.features.items() if isinstance(f, VectorFeature)}
+        self.of_requests = frozenset(config.request_features())
+        """Features with a value per request."""
+        dense = [n for n, f in config.features.items() if isinstance(f, DenseFeature)]
+        vectors = {n: f.width for n, f in config.features.items() if isinstance(f, VectorFeature)}
+        self.dense = [n for n in dense if n not in self.of_requests]
+        self.user_dense = [n for n in dense if n in self.of_requests]
+        self.vectors = {n: width for n, width in vectors.items() if n not in self.of_requests}
         """Widths of the vectors, by feature."""
+        self.user_vectors = {n: width for n, width in vectors.items() if n in self.of_requests}
         self.tasks = list(config.active_tasks())
         self._single = {n for n in lookups if isinstance(config.features[n], SingleId | BiasFeature)}
         self._truth = [n for n, t in config.active_tasks().items() if t.truth] if evaluation else []
@@ -121,13 +144,7 @@ class Collator:
             _fill(labels[:, t], chunks, f"label:{name}")
         observed = ~np.isnan(labels)
         np.nan_to_num(labels, copy=False, nan=0.0)
-        dense = np.zeros((rows, len(self.dense)), np.float32)
-        for f, name in enumerate(self.dense):
-            _fill(dense[:, f], chunks, f"dense:{name}")
-        vectors = np.zeros((rows, sum(self.vectors.values())), np.float32)
-        ends = np.cumsum([0, *self.vectors.values()])
-        for n, name in enumerate(self.vectors):
-            _fill(vectors[:, ends[n] : ends[n + 1]], chunks, f"vector:{name}")
+        request, users, requests = self._requests(chunks, filled)
         weight = np.zeros(rows, np.float32)
         if self._has_weight:
             _fill(weight, chunks, "weight")
@@ -150,10 +167,13 @@ class Collator:
         np.sum(observed * weight[:, None], axis=0, dtype=np.float64, out=counts[:tasks])
         counts[tasks] = filled
         return Batch(
-            ids=self._jagged(chunks, self.pooled),
-            sequences=self._jagged(chunks, self.unpooled),
-            dense=torch.from_numpy(dense),
-            vectors=torch.from_numpy(vectors),
+            ids=self._jagged(chunks, users, self.pooled),
+            sequences=self._jagged(chunks, users, self.unpooled),
+            dense=_dense(chunks, self.dense, rows),
+            vectors=_vectors(chunks, self.vectors, rows),
+            user_dense=_dense(users, self.user_dense, requests),
+            user_vectors=_vectors(users, self.user_vectors, requests),
+            request=request,
             labels=torch.from_numpy(labels),
             observed=torch.from_numpy(observed),
             weight=torch.from_numpy(weight),
@@ -164,14 +184,31 @@ class Collator:
             totals=torch.from_numpy(counts),
         )
 
-    def _jagged(self, chunks: Sequence[pa.Table], features: list[str]) -> KeyedJaggedTensor:
+    def _requests(self, chunks: Sequence[pa.Table], filled: int) -> tuple[Tensor, list[pa.Table], int]:
+        """`Batch.request`, the user sides of the chunks, and U."""
+        if not self.of_requests:
+            return torch.empty(0, dtype=torch.int64), [], self.rows
+        index = np.zeros(self.rows, np.int64)
+        users, start, count = [], 0, 0
+        for chunk in chunks:
+            owner, sides = split_requests(chunk)
+            index[start : start + len(chunk)] = owner + count
+            users.append(sides)
+            start, count = start + len(chunk), count + len(sides)
+        if count == filled:  # each row is a request
+            return torch.empty(0, dtype=torch.int64), users, self.rows
+        return torch.from_numpy(index), users, count
+
+    def _jagged(
+        self, of_rows: Sequence[pa.Table], of_users: Sequence[pa.Table], features: list[str]
+    ) -> KeyedJaggedTensor:
         """Values feature by feature, [F·B] lengths; a full batch of single IDs without nulls is one copy per feature."""
         rows = self.rows
         lengths = np.zeros((len(features), rows), np.int32)
         parts: list[np.ndarray] = []
         for f, name in enumerate(features):
             start = 0
-            for chunk in chunks:
+            for chunk in of_users if name in self.of_requests else of_rows:
                 if name in self._single:
                     column = _column(chunk, f"id:{name}")
                     if column.null_count:
@@ -194,6 +231,21 @@ class Collator:
 def _column(chunk: pa.Table, name: str) -> pa.Array:
     column = chunk.column(name)
     return column.chunk(0) if column.num_chunks == 1 else column.combine_chunks()
+
+
+def _dense(chunks: Sequence[pa.Table], names: Sequence[str], rows: int) -> Tensor:
+    dense = np.zeros((rows, len(names)), np.float32)
+    for f, name in enumerate(names):
+        _fill(dense[:, f], chunks, f"dense:{name}")
+    return torch.from_numpy(dense)
+
+
+def _vectors(chunks: Sequence[pa.Table], widths: Mapping[str, int], rows: int) -> Tensor:
+    vectors = np.zeros((rows, sum(widths.values())), np.float32)
+    ends = np.cumsum([0, *widths.values()])
+    for n, name in enumerate(widths):
+        _fill(vectors[:, ends[n] : ends[n + 1]], chunks, f"vector:{name}")
+    return torch.from_numpy(vectors)
 
 
 def _fill(target: np.ndarray, chunks: Sequence[pa.Table], name: str) -> None:

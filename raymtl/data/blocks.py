@@ -11,6 +11,8 @@ A block is an Arrow table with one column per use, named `<role>:<name>`:
     weight           float32
     scenario         int32, index into `data.scenario.values`; its length stands for `other`
     group            int64, the user's ID; for null a unique ID        (evaluation only)
+    request          dictionary<int32, struct>, the request of the row: the columns of its user side, as above, without those of
+                     the row; rows of a request stand together           (with `data.request` or `data.impressions`)
     unit             int32, position of the unit in the schedule (what remains of all epochs)
 
 Everything is checked and converted here, in the reading tasks, column by column; `rules.py` has the rules.
@@ -41,6 +43,7 @@ from raymtl.data.ids.hashing import hash_rows, hash_strings, mix64, to_int64
 from raymtl.data.ids.id_map import MapFile, MapRows
 from raymtl.data.ids.id_map_lookup import IdLookup
 from raymtl.data.labels import make_labels
+from raymtl.data.requests import REQUEST, Requests, by_request, feature_changes, request_column
 from raymtl.data.rules import Rule, one_array
 from raymtl.data.single_ids import Broken, column_ids, single_ids
 from raymtl.data.user_slice import UserSlice
@@ -91,6 +94,8 @@ class BlockMaker:
             raise ValueError(f"no map is given for the tables {sorted(missing)}")
         self.evaluation = evaluation
         self._tasks = config.active_tasks()
+        self._of_requests = config.request_features()
+        self._of_rows = [name for name in config.features if name not in self._of_requests]
         self._label_tasks = label_tasks(config)
         # A custom input slot has no key `missing`; its nulls get `fill`.
         self._learns_nulls = getattr(config.model.input, "missing", "fill") == "learned"
@@ -105,6 +110,7 @@ class BlockMaker:
             data.scenario.column if data.scenario else "",
             (data.group or "") if evaluation else "",
             self._users.column if self._users else "",
+            (data.request or "") if self._of_requests or evaluation else "",
         ]
         return list(dict.fromkeys(n for n in names if n))
 
@@ -115,16 +121,30 @@ class BlockMaker:
             names += [task.label_column(name), task.observed or ""]
         return list(dict.fromkeys(n for n in names if n))
 
-    def __call__(self, raw: pa.Table, place: Place, unit: int, tasks: Sequence[str] | None = None) -> pa.Table:
-        """The block of a raw table; DataError names file, column, row and value of a violation of the contract.
+    def __call__(
+        self, raw: pa.Table | Requests, place: Place, unit: int, tasks: Sequence[str] | None = None
+    ) -> pa.Table:
+        """The block of a raw table, or of nested rows by their requests; DataError names file, column, row and value of a
+        violation of the contract.
 
         `unit` is the unit's position in the schedule. With `tasks` the labels of all others are not observed.
         """
+        requests = raw if isinstance(raw, Requests) else None
+        if requests is not None:
+            raw = requests.per_row(self._row_columns())
+        assert isinstance(raw, pa.Table)
         if self._users is not None:
             kept = np.flatnonzero(self._users.contains(_integers(raw, self._users.column, place, "data.group")))
             if len(kept) < len(raw):
                 raw, place = raw.take(pa.array(kept)), replace(place, kept=kept)
-        columns = self.features(raw, place, list(self._config.features))
+                requests = requests.take(kept) if requests is not None else None
+        if self._of_requests:
+            if requests is None:
+                requests = self._requests(raw, place)
+            columns = self.features(raw, place, self._of_rows)
+            columns[REQUEST] = self._user_side(requests, place)
+        else:
+            columns = self.features(raw, place, list(self._config.features))
         labels = self.labels(raw, place)
         for name, task in self._tasks.items():
             counts = tasks is None or name in tasks
@@ -138,6 +158,50 @@ class BlockMaker:
             columns["group"] = _groups(_integers(raw, data.group, place, "data.group"), place)
         columns["unit"] = pa.array(np.full(len(raw), unit, np.int32))
         return pa.table(columns)
+
+    def _row_columns(self) -> list[str]:
+        """The columns that are needed for each row of a request."""
+        features, shared = self._config.features, set(self._of_requests)
+        of_users = {c for name in shared for c in columns_of(name, features)}
+        of_rows = {c for name in self._of_rows for c in columns_of(name, features)} | set(self.label_columns())
+        data = self._config.data
+        more = [data.scenario.column if data.scenario else None, data.group, data.request]
+        more += [task.truth for task in self._tasks.values()]
+        return [name for name in self.raw_columns() if name not in of_users or name in of_rows or name in more]
+
+    def _requests(self, raw: pa.Table, place: Place) -> Requests:
+        """The requests of a flat table; DataError names a feature of the user that differs within one."""
+        column, features = self._config.data.request, self._config.features
+        assert column is not None
+        shared = dict.fromkeys(c for name in self._of_requests for c in columns_of(name, features))
+        requests = by_request(raw, column, list(shared))
+        for name in self._of_requests:
+            changed = feature_changes(raw, name, features)
+            changed[requests.first_rows] = False
+            if changed.any():
+                row = int(changed.argmax())
+                source = columns_of(name, features)[0]
+                raise DataError(
+                    f"{place.path}: column `{source}` (features.{name}), row {place.row(row)}: the value differs from that of "
+                    f"the row before, in the same request {raw.column(column)[row].as_py()!r} (`{column}`); set "
+                    f"features.{name}.side to `item`, or write one value per request"
+                )
+        return requests
+
+    def _user_side(self, requests: Requests, place: Place) -> pa.Array:
+        first = requests.first_rows
+        place = replace(place, kept=first if place.kept is None else place.kept[first])
+        inside = set(requests.rows.column_names) - set(requests.users.column_names)
+        for name in self._of_requests:
+            for column in columns_of(name, self._config.features):
+                if column in inside:
+                    raise DataError(
+                        f"{place.path}: column `{column}` (features.{name}) is a value of each impression, but the feature is "
+                        f"one of the user; set features.{name}.side to `item`, or write the column outside of the impressions"
+                    )
+        columns = self.features(requests.users, place, self._of_requests)
+        columns.pop("scenario", None)
+        return request_column(requests.owner, columns)
 
     def features(self, raw: pa.Table, place: Place, names: Sequence[str]) -> dict[str, pa.Array]:
         """The columns of some features and of the scenario: everything a model needs to predict."""
@@ -158,7 +222,7 @@ class BlockMaker:
             else:
                 columns[f"ids:{name}"] = self._lists(one_array(raw, source, "ids"), name, feature, place, source)
         scenario = self._config.data.scenario
-        if scenario:
+        if scenario and scenario.column in raw.column_names:
             column = one_array(raw, scenario.column, "category")
             _check_whole(column, place, scenario.column, "data.scenario.column")
             columns["scenario"] = pa.array(rules.scenario_index(column, scenario.values))
@@ -242,7 +306,7 @@ def _dense(column: pa.Array, feature: DenseFeature, fill: float, place: Place, n
     if broken.any():
         row = int(broken.argmax())
         raise place.error(name, used_by, row, column[row].as_py(), rules.DENSE)
-    values = (rules.transformed(values, feature) - np.float32(feature.mean)) / np.float32(feature.std)
+    values = rules.scaled(values, feature)
     if nulls is not None:
         values[nulls] = fill
     return pa.array(values.astype(np.float32, copy=False))

@@ -65,6 +65,8 @@ def required_columns(config: Config) -> list[Column]:
         columns.append(Column(data.weight, "number", "data.weight"))
     if data.group:
         columns.append(Column(data.group, "id", "data.group", training=False))
+    if data.request:
+        columns.append(Column(data.request, "id", "data.request"))
     if data.timestamp:
         columns.append(Column(data.timestamp, "time", "data.timestamp", training=False))
     return columns

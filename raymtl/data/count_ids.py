@@ -5,7 +5,7 @@ IDs of all `map` tables, some 20 bytes per ID for the result and three times tha
 """
 
 import datetime as dt
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 
 import numpy as np
 import pyarrow as pa
@@ -15,7 +15,8 @@ from raymtl.config.root import Config
 from raymtl.data import rules
 from raymtl.data.ids.counts import IdCounts
 from raymtl.data.ids.hashing import to_int64
-from raymtl.data.read import read_fragment
+from raymtl.data.read import read_requests
+from raymtl.data.requests import Requests, by_request
 from raymtl.data.rules import one_array
 from raymtl.data.scan import scan
 from raymtl.data.single_ids import single_ids
@@ -73,17 +74,26 @@ def count_ids(config: Config, plan: Plan, read_tasks: int, progress: Progress | 
     return {table: tally.total() for table, tally in tallies.items()}
 
 
-def count_raw(config: Config, raw: pa.Table, day: int, tallies: Mapping[str, Tally]) -> None:
-    """Add the lookups of a raw table of one day to the tallies of its tables."""
-    for name, feature in config.features.items():
-        if isinstance(feature, Tableless) or (tally := tallies.get(config.table_of(name))) is None:
-            continue
+def count_raw(config: Config, raw: pa.Table | Requests, day: int, tallies: Mapping[str, Tally]) -> None:
+    """Add the lookups of raw rows of one day to the tallies of its tables; a feature of requests is looked up once for each."""
+    counted = counted_features(config, tallies)
+    of_requests = set(config.request_features()) if isinstance(raw, Requests) else set()
+    columns = {c for name in counted if name not in of_requests for c in columns_of(name, config.features)}
+    rows = raw.per_row(sorted(columns)) if isinstance(raw, Requests) else raw
+    for name in counted:
+        feature, tally = config.features[name], tallies[config.table_of(name)]
+        table = raw.users if isinstance(raw, Requests) and name in of_requests else rows
         if isinstance(feature, IdsFeature | SequenceFeature):
-            flat, _ = rules.cut_lists(*rules.list_parts(one_array(raw, feature.column or name, "ids")), feature)
+            flat, _ = rules.cut_lists(*rules.list_parts(one_array(table, feature.column or name, "ids")), feature)
             ids = to_int64(flat)
         else:  # a value that breaks a rule ends the reading
-            ids = single_ids(raw, name, config.features, lambda *broken: None).drop_null()
+            ids = single_ids(table, name, config.features, lambda *broken: None).drop_null()
         tally.add(IdCounts.of(rules.int64_values(ids), day))
+
+
+def counted_features(config: Config, tables: Collection[str]) -> list[str]:
+    """The features that look up some tables."""
+    return [n for n, f in config.features.items() if not isinstance(f, Tableless) and config.table_of(n) in tables]
 
 
 class _CountTask:
@@ -95,12 +105,16 @@ class _CountTask:
     def __call__(self) -> Iterable[pa.Table]:
         config = self._config
         tallies = {table: Tally() for table in config.map_tables()}
-        looked_up = [n for n, f in config.features.items() if not isinstance(f, Tableless)]
-        counted = [n for n in looked_up if config.table_of(n) in tallies]
+        counted = counted_features(config, tallies)
         names = dict.fromkeys(column for n in counted for column in columns_of(n, config.features))
+        shared = {c for n in config.request_features() if n in counted for c in columns_of(n, config.features)}
+        request = config.data.request if shared else None
+        columns = [*names, *([request] if request and request not in names else [])]
         for fragment in self._fragments:
             day = (fragment.day - _EPOCH).days
-            for raw, _ in read_fragment(self._root, fragment, list(names), config.data.block_rows):
+            for raw, _ in read_requests(self._root, fragment, columns, config.data.block_rows):
+                if request and isinstance(raw, pa.Table):
+                    raw = by_request(raw, request, sorted(shared))
                 count_raw(config, raw, day, tallies)
         row: dict[str, pa.Array] = {"rows": pa.array([sum(f.rows for f in self._fragments)])}
         for table, tally in tallies.items():

@@ -2,7 +2,8 @@
 
 A **span** is the units between two points at which all workers meet: a checkpoint, an evaluation, the end of an epoch. Row i of a
 span, in the order in which its rows are read, belongs to step i // B of the span (B = `train.batch_size`) and there to worker
-(i mod B) mod W. So every step but the last of a span has all its rows, and a step holds the same rows for any W.
+(i mod B) mod W. So every step but the last of a span has all its rows, and a step holds the same rows for any W. With requests
+the worker is (i mod B) // (B / W) instead, so that the rows of a request stay together.
 
 The reading tasks cut each block into one slice per worker, and one process hands the slices out. Many workers would make slices
 tiny and that process slow, so more workers than `block_rows` / 4096 form groups. Each group reads its own share of the rows
@@ -106,7 +107,12 @@ def groups(workers: int, block_rows: int) -> list[range]:
     return [range(start, stop) for start, stop in pairwise(ends)]
 
 
-def owners(rows_before: int, rows: int, step_rows: int, members: int) -> np.ndarray:
+def owners(rows_before: int, rows: int, step_rows: int, members: int, together: bool = False) -> np.ndarray:
     """The member of a group that each of `rows` rows belongs to, [rows]; `rows_before`: rows of the span that the group has read
-    before, `step_rows`: rows of the group in a full step."""
-    return np.arange(rows_before, rows_before + rows) % step_rows % members
+    before, `step_rows`: rows of the group in a full step. With `together` a member's rows of a step stand together, as many as
+    otherwise: then the rows of a request belong to one member and one step, but where they reach beyond the end of its share."""
+    place = np.arange(rows_before, rows_before + rows) % step_rows
+    if not together:
+        return place % members
+    shares = (step_rows + members - 1 - np.arange(members)) // members
+    return np.searchsorted(np.cumsum(shares), place, side="right")

@@ -21,12 +21,16 @@ class File:
     """Bytes."""
     values: Values = ()
     """The columns that its folders stand for."""
+    impressions: tuple[str, ...] = ()
+    """The columns that hold the impressions, if its rows are requests."""
     identity: tuple[int, int] | None = None
     """Device and inode of a local file: equal for two names of one file."""
     snapshot: str | None = None
     """The snapshot of a table that names it, in words; None: it was found in its folder."""
     columns: Mapping[str, int] | None = field(default=None, repr=False, compare=False)
     """The IDs of the table's columns, if it knows its columns by ID."""
+    optional: tuple[str, ...] = field(default=(), repr=False, compare=False)
+    """Columns that are null where the file lacks them."""
 
 
 @dataclass

@@ -12,7 +12,7 @@ import pyarrow.compute as pc
 
 from raymtl.config.features import Tableless
 from raymtl.config.root import Config
-from raymtl.data.contract import required_columns
+from raymtl.data.contract import Column, required_columns
 from raymtl.errors import DataError
 
 Value = str | int | float | None
@@ -40,6 +40,10 @@ class Layout:
     """Columns whose values are numbers if a folder holds them; all others are text."""
     snapshot: int | None = None
     """The snapshot of a table to read; None: the latest."""
+    impressions: tuple[str, ...] = ()
+    """The columns that hold the impressions of nested logs."""
+    since: tuple[tuple[str, dt.date], ...] = ()
+    """Columns that files of earlier days may lack, with their first day."""
 
     @classmethod
     def of(cls, config: Config, part: str = "train") -> Self:
@@ -62,7 +66,13 @@ class Layout:
             daily.ready.marker if daily else None,
             frozenset({c.name for c in columns} - texts),
             config.data.snapshot_of(part),
+            config.data.impression_columns,
+            _since(config, columns),
         )
+
+    def optional(self, day: dt.date) -> tuple[str, ...]:
+        """The columns that files of a day may lack."""
+        return tuple(name for name, first in self.since if day < first)
 
     @property
     def pattern(self) -> str:
@@ -159,6 +169,17 @@ def _compare(column: pa.ChunkedArray, name: str, value: Value, path: str) -> Non
             f"{path}: column `{name}` holds {other!r}, but the folder of the file says {name}="
             f"{_NULL if value is None else value}; write the same value in both, or leave the column out of the file"
         )
+
+
+def _since(config: Config, columns: Iterable[Column]) -> tuple[tuple[str, dt.date], ...]:
+    """The columns with a first day: the earliest, if several features read one; none where anything else reads it."""
+    first: dict[str, list[dt.date | None]] = {}
+    for column in columns:
+        feature = config.features.get(column.used_by.removeprefix("features."))
+        first.setdefault(column.name, []).append(getattr(feature, "since", None))
+    return tuple(
+        (name, min(days)) for name, found in first.items() if len(days := [d for d in found if d]) == len(found)
+    )
 
 
 def _is_direct(config: Config, feature: str) -> bool:

@@ -23,9 +23,11 @@ from raymtl.data.contract import plain_type
 from raymtl.data.dealer import DealtStream, deal_out
 from raymtl.data.dealing import Deal, RowRange, owners
 from raymtl.data.ids.id_map import MapFile
+from raymtl.data.nested import flat_schema, stored_columns, unnested
 from raymtl.data.partitions import with_values
+from raymtl.data.requests import Requests, shuffled
 from raymtl.data.slices import ONE_BYTE, cut
-from raymtl.data.units import Fragment, Plan
+from raymtl.data.units import Fragment, Plan, group_rows
 from raymtl.data.user_slice import UserSlice
 from raymtl.errors import CheckpointError, DataError, StorageError
 from raymtl.storage.filesystem import open_filesystem, open_to_read
@@ -95,6 +97,7 @@ class SlicesDatasource(Datasource):
         self._maker, self._row_bytes = maker, row_bytes
         self._block_rows = config.data.block_rows
         self._shuffle_seed = row_seed(config, maker.evaluation)
+        self._together = config.data.by_request
         self._ranges = deal.ranges(group)
         self._members, self._step_rows = len(deal.groups[group]), deal.local_rows(deal.groups[group])
 
@@ -112,7 +115,7 @@ class SlicesDatasource(Datasource):
             unit, rows_before = self._plan.units[number], row_range.rows_before
             for pieces in _chunks(_pieces(unit.fragments, row_range), self._block_rows):
                 seeds = [self._seed(epoch, number, piece) for piece in pieces]
-                cutting = _Cutting(rows_before, self._step_rows, self._members)
+                cutting = _Cutting(rows_before, self._step_rows, self._members, self._together)
                 read = _ReadChunk(
                     self._plan.root, pieces, seeds, row_range.place, unit.tasks, maker, self._block_rows, cutting
                 )
@@ -179,6 +182,8 @@ class _Cutting:
     """Rows of the group in a full step."""
     members: int
     """Workers of the group."""
+    together: bool
+    """Whether a worker's rows of a step stand together: those of a request then mostly go to one worker."""
 
 
 class _ReadChunk:
@@ -208,14 +213,15 @@ class _ReadChunk:
         for piece, seed in zip(self._pieces, self._seeds, strict=True):
             fragment = piece.fragment
             random = None if seed is None else np.random.default_rng(seed)
-            raws = read_fragment(
+            raws = read_requests(
                 self._root, fragment, maker.raw_columns(), self._block_rows, slice(piece.start, piece.stop)
             )
             for raw, first_row in raws:
                 block = maker(raw, Place(fragment.path, first_row), self._unit, self._tasks)
-                order = None if random is None else random.permutation(len(block))
-                members = self._cutting.members
-                yield from cut(block, order, owners(rows_before, len(block), self._cutting.step_rows, members), members)
+                order = None if random is None else shuffled(block, random)
+                cutting = self._cutting
+                owner = owners(rows_before, len(block), cutting.step_rows, cutting.members, cutting.together)
+                yield from cut(block, order, owner, cutting.members)
                 rows_before += len(block)
 
 
@@ -223,11 +229,19 @@ def read_fragment(
     root: str, fragment: Fragment, columns: list[str], rows: int, within: slice = slice(None)
 ) -> Iterator[tuple[pa.Table, int]]:
     """Raw tables of at most `rows` rows with the given columns, each with the row of the file where it starts; with `within`
-    only these rows of the fragment.
+    only these rows of the fragment. The rows of nested files are their impressions, with the columns of their request.
 
     Failed reads are retried, and no row is yielded twice. Raises StorageError if the storage keeps failing, and DataError if the
     file is damaged or has changed since the plan was made.
     """
+    for raw, row in read_requests(root, fragment, columns, rows, within):
+        yield raw.per_row(columns) if isinstance(raw, Requests) else raw, row
+
+
+def read_requests(
+    root: str, fragment: Fragment, columns: list[str], rows: int, within: slice = slice(None)
+) -> Iterator[tuple[pa.Table | Requests, int]]:
+    """As `read_fragment`, but the rows of nested files by their requests."""
     filesystem, _ = open_filesystem(root)
     start, stop, _ = within.indices(fragment.rows)
     done = fragment.first_row + start
@@ -235,11 +249,12 @@ def read_fragment(
     while True:
         row = fragment.first_row + start
         try:
-            for table in _tables(filesystem, fragment, columns, rows, start, stop):
-                if row + len(table) > done:
-                    yield table.slice(done - row), done
-                    done = row + len(table)
-                row += len(table)
+            for part in _tables(filesystem, fragment, columns, rows, start, stop):
+                if row + part.size > done:
+                    if len(found := part.after(done - row)):  # places of requests without impressions have no rows
+                        yield found, done
+                    done = row + part.size
+                row += part.size
         except FileNotFoundError as error:
             raise DataError(_changed(fragment)) from error
         except (pa.ArrowException, OSError) as error:
@@ -267,12 +282,32 @@ def read_fragment(
         return
 
 
+@dataclass(frozen=True)
+class _Part:
+    """Consecutive rows of a fragment."""
+
+    raw: pa.Table | Requests
+    size: int
+    """Their number, of nested rows that of their places."""
+    places: np.ndarray | None = None
+    """The place of each nested row, counted from the first of the part."""
+
+    def after(self, done: int) -> pa.Table | Requests:
+        """The rows that follow the first `done`."""
+        if isinstance(self.raw, Requests):
+            assert self.places is not None
+            return self.raw.slice(int(np.searchsorted(self.places, done)), len(self.raw)) if done else self.raw
+        return self.raw.slice(done)
+
+
 def _tables(
     filesystem: pafs.FileSystem, fragment: Fragment, columns: list[str], rows: int, start: int, stop: int
-) -> Iterator[pa.Table]:
+) -> Iterator[_Part]:
     with open_to_read(filesystem, fragment.path) as stream:
         metadata = pq.read_metadata(stream)
         schema = metadata.schema.to_arrow_schema()
+        if fragment.impressions:
+            schema = flat_schema(schema, fragment.impressions)
         # Otherwise a file replaced since the plan was made would silently be read twice or incompletely
         stored = [c for c in columns if c in schema.names or c not in dict(fragment.values)]
         if max(fragment.row_groups) >= metadata.num_row_groups or not set(stored) <= set(schema.names):
@@ -286,6 +321,9 @@ def _tables(
             page_checksum_verification=True,
         )
         row_groups, row = _overlapping(metadata, fragment, start, stop)
+        if fragment.impressions:
+            yield from _nested(file, fragment, columns, row_groups, rows, row, start, stop)
+            return
         for batch in file.iter_batches(rows, row_groups=row_groups, columns=stored, use_threads=False):
             outside = max(start - row, 0)
             wanted = batch.slice(outside, max(min(stop - row, len(batch)) - outside, 0))
@@ -294,7 +332,43 @@ def _tables(
                 plain = pa.Table.from_batches([wanted])
                 if stored:  # a table of arrays has no rows without a column
                     plain = pa.table([_plain(column) for column in wanted.columns], names=wanted.schema.names)
-                yield with_values(plain, fragment.values, columns, fragment.path)
+                yield _Part(with_values(plain, fragment.values, columns, fragment.path), len(wanted))
+
+
+def _nested(
+    file: pq.ParquetFile,
+    fragment: Fragment,
+    columns: list[str],
+    row_groups: list[int],
+    rows: int,
+    place: int,
+    start: int,
+    stop: int,
+) -> Iterator[_Part]:
+    """The rows of nested files, in parts of at most `rows` places; `place` is the first place of the row groups."""
+    impressions, path = fragment.impressions, fragment.path
+    stored = stored_columns(file.metadata, impressions, columns)
+    requests = sum(file.metadata.row_group(group).num_rows for group in row_groups)
+    impression_count = sum(group_rows(file.metadata, group, impressions) for group in row_groups)
+    batch_rows = max(1, rows * requests // max(impression_count, 1))
+    record = sum(file.metadata.row_group(group).num_rows for group in range(row_groups[0]))
+    for batch in file.iter_batches(batch_rows, row_groups=row_groups, columns=stored, use_threads=False):
+        found, places, size = unnested(pa.Table.from_batches([batch]), impressions, path, record)
+        users = pa.table([_plain(_one(c)) for c in found.users.columns], names=found.users.column_names)
+        flat = pa.table([_plain(_one(c)) for c in found.rows.columns], names=found.rows.column_names)
+        found = Requests(flat, with_values(users, fragment.values, columns, path), found.owner)
+        first, last = max(start - place, 0), max(min(stop - place, size), 0)
+        for begin in range(first, last, rows):
+            end = min(begin + rows, last)
+            here, after = np.searchsorted(places, [begin, end])
+            yield _Part(found.slice(int(here), int(after)), end - begin, places[here:after] - begin)
+        place += size
+        record += len(batch)
+
+
+def _one(column: pa.ChunkedArray) -> pa.Array:
+    combined = column.combine_chunks()
+    return combined if isinstance(combined, pa.Array) else combined.chunk(0)
 
 
 def _plain(column: pa.Array) -> pa.Array:
@@ -325,7 +399,7 @@ def _dictionary_columns(metadata: pq.FileMetaData, fragment: Fragment, columns: 
 
 def _overlapping(metadata: pq.FileMetaData, fragment: Fragment, start: int, stop: int) -> tuple[list[int], int]:
     """The row groups of a fragment that have rows in a range, and the rows of the fragment before them."""
-    ends = np.cumsum([metadata.row_group(group).num_rows for group in fragment.row_groups])
+    ends = np.cumsum([group_rows(metadata, group, fragment.impressions) for group in fragment.row_groups])
     if ends[-1] != fragment.rows:
         raise DataError(_changed(fragment))
     first, last = np.searchsorted(ends, [start, stop - 1], side="right")
@@ -340,7 +414,7 @@ def measured_row_bytes(plan: Plan, maker: BlockMaker) -> float:
     """Bytes of one row of a block, measured on the first rows of the plan."""
     fragment = plan.units[0].fragments[0]
     try:
-        raw, row = next(read_fragment(plan.root, fragment, maker.raw_columns(), _MEASURED_ROWS, slice(_MEASURED_ROWS)))
+        raw, row = next(read_requests(plan.root, fragment, maker.raw_columns(), _MEASURED_ROWS, slice(_MEASURED_ROWS)))
         block = maker(raw, Place(fragment.path, row), 0)
         return block.nbytes / len(block) if len(block) else _FALLBACK_ROW_BYTES
     except (DataError, CheckpointError, StorageError):

@@ -34,6 +34,13 @@ DENSE = Rule("value", "a finite number", "write null where the value is unknown"
 TIME = Rule("value", "a time such as 2026-01-31T12:00:00Z", "write null where it is unknown")
 WEIGHT = Rule("weight", "a finite number ≥ 0", "write 0 or null for a row that must not count")
 
+
+def shared_rule(feature: str) -> Rule:
+    """The rule of a feature of the user, whose request has one value."""
+    remedy = f"set features.{feature}.side to `item`, or write one value per request"
+    return Rule("value", "the same as in the row before of the request", remedy)
+
+
 # Types for columns without any value, to which parquet writers give the type `null`
 _EMPTY: dict[Kind, pa.DataType] = {
     "id": pa.int64(),
@@ -155,7 +162,12 @@ def transformed(values: np.ndarray, feature: DenseFeature) -> np.ndarray:
     if feature.transform != "log1p":
         return values
     # In float64: the float32 logarithms of numpy and torch, as exported programs have it, differ in the last digits
-    return np.sign(values) * np.log1p(np.abs(values), dtype=np.float64).astype(np.float32)
+    return np.sign(values) * np.log1p(np.abs(values), dtype=np.float64).astype(values.dtype)
+
+
+def scaled(values: np.ndarray, feature: DenseFeature) -> np.ndarray:
+    """Dense values after `mean` and `std` too, as the model reads them."""
+    return (transformed(values, feature) - values.dtype.type(feature.mean)) / values.dtype.type(feature.std)
 
 
 def vectors(lists: pa.Array, width: int) -> tuple[np.ndarray, np.ndarray, pa.Array]:

@@ -10,7 +10,8 @@ from raymtl.config.root import Config
 from raymtl.config.task_kinds import BaseRate
 from raymtl.data import rules
 from raymtl.data.blocks import BlockMaker, Place
-from raymtl.data.read import read_fragment
+from raymtl.data.read import read_fragment, read_requests
+from raymtl.data.requests import Requests
 from raymtl.data.rules import one_array, where_observed
 from raymtl.data.units import Fragment, Plan
 from raymtl.errors import DataError
@@ -38,9 +39,10 @@ def sample_base_rates(config: Config, plan: Plan) -> dict[str, BaseRate]:
     sums: Sums = {name: np.zeros(5) for name in config.active_tasks()}
     for place in _spread(len(fragments), _CHUNKS):
         fragment = fragments[place]
-        for raw, row in read_fragment(plan.root, fragment, maker.raw_columns(), _ROWS, slice(_ROWS)):
+        for raw, row in read_requests(plan.root, fragment, maker.raw_columns(), _ROWS, slice(_ROWS)):
             maker(raw, Place(fragment.path, row), 0)
-            _add(sums, _sums_of(config, maker, raw, Place(fragment.path, row)), sums)
+            rows = raw.per_row(maker.label_columns()) if isinstance(raw, Requests) else raw
+            _add(sums, _sums_of(config, maker, rows, Place(fragment.path, row)), sums)
             break  # a chunk may come in parts, of which the first is enough
     _search(config, plan.root, fragments, maker, sums)
     rates = {}

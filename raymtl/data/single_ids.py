@@ -7,7 +7,7 @@ import pyarrow as pa
 
 from raymtl.config.features import BucketFeature, CrossFeature, Feature, columns_of
 from raymtl.data import rules
-from raymtl.data.ids.hashing import cross, to_int64
+from raymtl.data.ids.hashing import cross, id_of, to_int64
 from raymtl.data.rules import Rule, one_array
 
 Broken = Callable[[np.ndarray, pa.Array, Rule], None]
@@ -21,8 +21,11 @@ def single_ids(raw: pa.Table, name: str, features: Mapping[str, Feature], broken
         return cross_ids([single_ids(raw, part, features, lambda *found: None) for part in feature.of])
     (source,) = columns_of(name, features)
     if isinstance(feature, BucketFeature):
-        return bucket_ids(one_array(raw, source, "number"), feature, broken)
-    return column_ids(raw, source, broken)
+        ids = bucket_ids(one_array(raw, source, "number"), feature, broken)
+    else:
+        ids = column_ids(raw, source, broken)
+    null_id = getattr(feature, "null_id", None)
+    return ids if null_id is None else ids.fill_null(id_of(null_id))
 
 
 def column_ids(raw: pa.Table, column: str, broken: Broken) -> pa.Array:

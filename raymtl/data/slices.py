@@ -11,6 +11,8 @@ from collections.abc import Iterable, Iterator
 import numpy as np
 import pyarrow as pa
 
+from raymtl.data.requests import own_requests
+
 _log = logging.getLogger("raymtl")
 
 ONE_BYTE = 1
@@ -26,7 +28,7 @@ def cut(block: pa.Table, order: np.ndarray | None, owners: np.ndarray, members: 
         block = block.take(pa.array(order))
     start = 0
     for number, rows in enumerate(np.bincount(owners, minlength=members).tolist()):
-        yield _pack(block.slice(start, rows), number)
+        yield _pack(own_requests(block.slice(start, rows)), number)
         start += rows
 
 

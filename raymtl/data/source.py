@@ -122,7 +122,17 @@ def _add_files_of_day(
         elif entry.kind != pafs.FileType.File:
             found.faults.append(f"`{entry.path}` is not a regular file; remove it")
         else:
-            found.files.append(File(entry.path, day, entry.size, layout.values(below), entry.identity))
+            found.files.append(
+                File(
+                    entry.path,
+                    day,
+                    entry.size,
+                    layout.values(below),
+                    layout.impressions,
+                    entry.identity,
+                    optional=layout.optional(day),
+                )
+            )
     found.faults += listing.problems
     if transactions:
         found.faults.append(

@@ -21,6 +21,7 @@ from raymtl.data.foreign import other_content
 from raymtl.data.found import File
 from raymtl.data.lakehouse.snapshot import SETTING
 from raymtl.data.lakehouse.tables import with_snapshots
+from raymtl.data.nested import count_places, flat_schema
 from raymtl.data.partitions import Layout, Values, with_columns
 from raymtl.data.source import evaluated_training_files, find_files
 from raymtl.errors import DataError
@@ -47,6 +48,8 @@ class Fragment:
     """The day of its partition."""
     values: Values = field(default=(), repr=False)
     """The columns that its folders stand for."""
+    impressions: tuple[str, ...] = field(default=(), repr=False)
+    """The columns that hold the impressions of nested rows: then `first_row` and `rows` count their places (`data/nested.py`)."""
 
 
 @dataclass(frozen=True)
@@ -98,6 +101,7 @@ class Footer:
     schema: pa.Schema
     """Its columns, and those that its folders stand for."""
     row_group_rows: tuple[int, ...]
+    """Of nested rows the places of their impressions."""
 
     @property
     def rows(self) -> int:
@@ -158,7 +162,15 @@ def find_footers(filesystem: pafs.FileSystem, files: Sequence[File]) -> tuple[li
             return f"{file.path}: {broken}"
         if file.columns is not None and (fault := _renamed(schema, file.columns)):
             return f"{file.path}: {fault}"
-        rows = tuple(metadata.row_group(i).num_rows for i in range(metadata.num_row_groups))
+        try:
+            if file.impressions:
+                schema = flat_schema(schema, file.impressions)
+            rows = tuple(group_rows(metadata, i, file.impressions) for i in range(metadata.num_row_groups))
+        except DataError as error:
+            return f"{file.path}: {error}"
+        there = {*schema.names, *dict(file.values)}
+        absent = tuple((name, None) for name in file.optional if name not in there)
+        file = replace(file, values=file.values + absent)
         return Footer(file, with_columns(schema, file.values), rows)
 
     with ThreadPoolExecutor(_FOOTER_THREADS) as pool:
@@ -166,6 +178,11 @@ def find_footers(filesystem: pafs.FileSystem, files: Sequence[File]) -> tuple[li
     schemas: dict[pa.Schema, pa.Schema] = {}
     footers = [replace(f, schema=schemas.setdefault(f.schema, f.schema)) for f in read_all if isinstance(f, Footer)]
     return footers, [f for f in read_all if isinstance(f, str)]
+
+
+def group_rows(metadata: pq.FileMetaData, group: int, impressions: Sequence[str]) -> int:
+    """The rows of a row group, of nested rows their places."""
+    return count_places(metadata, group, impressions) if impressions else metadata.row_group(group).num_rows
 
 
 def _renamed(schema: pa.Schema, columns: Mapping[str, int]) -> str | None:
@@ -295,7 +312,9 @@ def make_units(footers: Sequence[Footer], unit_rows: int) -> tuple[Unit, ...]:
                     fragments[-1] = replace(last, row_groups=(*last.row_groups, group), rows=last.rows + rows)
                 else:
                     file = footer.file
-                    fragments.append(Fragment(file.path, (group,), first, rows, file.day, file.values))
+                    fragments.append(
+                        Fragment(file.path, (group,), first, rows, file.day, file.values, file.impressions)
+                    )
                 gathered += rows
             first += rows
             if gathered >= unit_rows:

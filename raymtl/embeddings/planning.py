@@ -75,9 +75,22 @@ class DryPlan:
         return {**vars(self), "tables": [vars(t) for t in self.tables], "fits": self.fits}
 
 
-def dry_plan(config: Config, *, workers: int, memory_bytes: int, device: str, workers_per_node: int) -> DryPlan:
-    """Plan the tables of `config` for `workers` devices with `memory_bytes` each; needs no data, no GPU and no cluster."""
-    lookup = describe_lookup(config)
+def dry_plan(
+    config: Config,
+    *,
+    workers: int,
+    memory_bytes: int,
+    device: str,
+    workers_per_node: int,
+    request_rows: float = 1.0,
+) -> DryPlan:
+    """Plan the tables of `config` for `workers` devices with `memory_bytes` each and requests of `request_rows` rows on average;
+    needs no data, no GPU and no cluster."""
+    if request_rows != 1 and not config.data.by_request:
+        raise ConfigError(
+            "a number of rows per request is given, but data.request is not set; set it to the column of requests"
+        )
+    lookup = describe_lookup(config, request_rows)
     if not lookup.tables:
         raise ConfigError("the configuration has no tables to plan; add an ID feature to `features`")
     machine = Machine(workers, device, min(workers, workers_per_node), memory_bytes)
@@ -90,10 +103,11 @@ def dry_plan(config: Config, *, workers: int, memory_bytes: int, device: str, wo
         if part is not None:
             module.add_module(name, part)
     result = DryPlan(workers, device, memory_bytes)
-    optimizer = config.train.sparse_optimizer.type
-    for parameter in table_parameters(module).values():
-        parameter._optimizer_classes = [SPARSE_OPTIMIZERS[optimizer]]  # type: ignore[attr-defined]
-    sizes = {name: table_bytes(table, optimizer) for name, table in lookup.tables.items()}
+    optimizer = config.train.sparse_optimizer
+    for name, parameter in table_parameters(module).items():
+        kind = optimizer.of_table(lookup.tables[name]).type
+        parameter._optimizer_classes = [SPARSE_OPTIMIZERS[kind]]  # type: ignore[attr-defined]
+    sizes = {name: table_bytes(table, optimizer.type) for name, table in lookup.tables.items()}
     planner = make_planner(rest, beside_replicated(machine, replicas), batch_rows)
     try:
         if replicas > _USABLE * memory_bytes:

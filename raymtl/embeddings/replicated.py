@@ -62,12 +62,11 @@ class ReplicatedTables(nn.Module):
         super().__init__()
         self.groups = group_tables(config, lookup, names)
         self.touched_rows = TouchedRows(self.groups)
-        self.options = config.train.sparse_optimizer
         self._workers = workers
         self.weights = nn.ParameterList(
             nn.Parameter(torch.zeros(g.rows, g.dim, device=device), requires_grad=False) for g in self.groups
         )
-        self.states = [empty_state(self.options.type, g.rows, g.dim, device) for g in self.groups]
+        self.states = [empty_state(g.optimizer.type, g.rows, g.dim, device) for g in self.groups]
         self._keys = {name: weight_key(name, unpooled=name in lookup.unpooled) for name in names}
         self._sizes = {name: lookup.tables[name].rows for name in names}
         self._pending: list[_GatheredRows] = []
@@ -95,7 +94,7 @@ class ReplicatedTables(nn.Module):
         assert lookups is not None
         result = LookedUp([], {})
         for n, (group, lookup) in enumerate(zip(self.groups, lookups, strict=True)):
-            _add_looked_up(result, group, lookup, self._gathered(n, lookup), len(batch.valid))
+            _add_looked_up(result, group, lookup, self._gathered(n, lookup), (len(batch.valid), len(batch.user_dense)))
         return result
 
     def _trains(self) -> bool:
@@ -108,7 +107,7 @@ class ReplicatedTables(nn.Module):
         vectors = weight.new_empty(len(rows) + 1, weight.shape[1])
         torch.index_select(weight, 0, rows, out=vectors[:-1])
         vectors[-1] = 0
-        if self._trains():
+        if self._trains() and self.groups[group].optimizer.lr:
             vectors.requires_grad_()
             self._pending.append(_GatheredRows(group, rows, vectors))
         return vectors
@@ -133,7 +132,7 @@ class ReplicatedTables(nn.Module):
                     self.states[touched.group],
                     touched.rows,
                     gradient,
-                    self.options,
+                    self.groups[touched.group].optimizer,
                     lr=rates[touched.group],
                     step=step,
                 )
@@ -164,23 +163,34 @@ class ReplicatedOptimizer(KeyedOptimizer):
             t.weight: {f"{module_name(name)}.{key}": value for key, value in t.state.items()}
             for name, t in found.items()
         }
-        groups = [{"params": [found[name].weight for name in g.first_rows], "lr": g.lr} for g in tables.groups]
+        groups = [
+            {"params": [found[name].weight for name in g.first_rows], "lr": g.optimizer.lr} for g in tables.groups
+        ]
         super().__init__(parameters, state, groups)
 
 
-def _add_looked_up(result: LookedUp, group: TableGroup, lookup: ReplicatedLookup, vectors: Tensor, size: int) -> None:
-    """Look up the features of one group in the vectors that were gathered for it."""
+def _add_looked_up(
+    result: LookedUp, group: TableGroup, lookup: ReplicatedLookup, vectors: Tensor, sizes: tuple[int, int]
+) -> None:
+    """Look up the features of one group in the vectors that were gathered for it; `sizes` are the rows and the requests."""
     looked_up = _select(vectors, lookup.places)
-    counts = [size * len(group.singles), *(size * longest for longest, _ in group.sequences.values()), len(lookup.bags)]
-    parts = list(torch.split(looked_up, counts)) if group.sequences or group.bags else [looked_up]
-    if group.singles:
-        result.pooled.append(_keyed(list(group.singles), group.dim, parts[0].view(size, -1)))
-    for (name, (longest, _)), part in zip(group.sequences.items(), parts[1:], strict=False):
-        result.sequences[name] = part.view(size, longest, group.dim)
+    single, bags = group.parts(group.singles), group.parts(group.bags)
+    lengths = {name: sizes[name in group.of_requests] for name in group.sequences}
+    counts = [size * len(names) for names, size in zip(single, sizes, strict=True)]
+    counts += [lengths[name] * longest for name, (longest, _) in group.sequences.items()] + [len(lookup.bags)]
+    parts = list(torch.split(looked_up, counts))
+    for names, size, part in zip(single, sizes, parts, strict=False):
+        if names:
+            result.pooled.append(_keyed(names, group.dim, part.view(size, -1)))
+    for (name, (longest, _)), part in zip(group.sequences.items(), parts[2:], strict=False):
+        result.sequences[name] = part.view(lengths[name], longest, group.dim)
     if group.bags:
-        sums = parts[-1].new_zeros(size * len(group.bags), group.dim).index_add(0, lookup.bags, parts[-1])
+        counts = [size * len(names) for names, size in zip(bags, sizes, strict=True)]
+        sums = parts[-1].new_zeros(sum(counts), group.dim).index_add(0, lookup.bags, parts[-1])
         pooled = sums * lookup.scale if len(lookup.scale) else sums
-        result.pooled.append(_keyed(list(group.bags), group.dim, pooled.view(size, -1)))
+        for names, size, part in zip(bags, sizes, pooled.split(counts), strict=True):
+            if names:
+                result.pooled.append(_keyed(names, group.dim, part.view(size, -1)))
 
 
 def _keyed(names: list[str], dim: int, values: Tensor) -> KeyedTensor:

@@ -78,7 +78,7 @@ def beside_replicated(machine: Machine, used: int) -> Machine:
 
 
 def _touched(name: str, lookup: Lookup, workers: int, batch_rows: int) -> int:
-    return min(lookup.tables[name].rows, sum(lookup.lengths[name]) * batch_rows * workers)
+    return int(min(lookup.tables[name].rows, sum(lookup.lengths[name]) * batch_rows * workers))
 
 
 def _extra_bytes(name: str, lookup: Lookup, workers: int, batch_rows: int) -> float:

@@ -1,7 +1,11 @@
 """The model's view of the features: names and widths, in the order of the configuration."""
 
-from raymtl.config.features import BiasFeature, DenseFeature, SequenceFeature, width_of
+import numpy as np
+
+from raymtl.config.features import BiasFeature, DenseFeature, SequenceFeature, VectorFeature, width_of
+from raymtl.config.numbers import AutoDis, Embed, Piecewise
 from raymtl.config.root import Config
+from raymtl.data import rules
 from raymtl.models.inputs import InputSpec
 
 
@@ -13,12 +17,25 @@ def input_spec(config: Config) -> InputSpec:
     for name, feature in config.features.items():
         if not isinstance(feature, DenseFeature):
             target = {SequenceFeature: sequences, BiasFeature: bias}.get(type(feature), pooled)
-            target[name] = width_of(name, feature, config.tables)
+            given = feature.width if isinstance(feature, VectorFeature) else None
+            target[name] = given or width_of(name, feature, config.tables)
     return InputSpec(
         pooled=pooled,
         sequences=sequences,
         dense=tuple(n for n, f in config.features.items() if isinstance(f, DenseFeature)),
         dense_fill=tuple(f.fill for f in config.features.values() if isinstance(f, DenseFeature)),
         bias=bias,
+        embed={n: _embed(f) for n, f in config.features.items() if isinstance(f, DenseFeature) and f.embed is not None},
+        project={n: f.project for n, f in config.features.items() if isinstance(f, VectorFeature) and f.project},
         scenarios=len(config.data.scenario.values) + 1 if config.data.scenario else 0,
     )
+
+
+def _embed(feature: DenseFeature) -> Embed:
+    """The embedding of a feature, with its edges in the units of what the model reads."""
+    embed = feature.embed
+    assert embed is not None
+    if isinstance(embed, AutoDis):
+        return embed
+    edges = np.array(embed.edges, np.float32).astype(np.float64)  # of numbers that are read as float32
+    return Piecewise.model_construct(type="piecewise", edges=rules.scaled(edges, feature).tolist())

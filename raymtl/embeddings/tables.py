@@ -19,6 +19,7 @@ from raymtl.data.batch import Batch, unpooled_tables
 from raymtl.embeddings.names import module_name
 from raymtl.embeddings.spec import input_spec
 from raymtl.models.inputs import InputSpec, ModelInput
+from raymtl.models.requests import NamedInput, RequestInput
 
 
 @dataclass(frozen=True)
@@ -33,25 +34,27 @@ class Lookup:
     """Names of the tables that are looked up unpooled."""
     features: dict[str, list[str]]
     """Features of each table."""
-    lengths: dict[str, list[int]]
-    """Maximum IDs per row of each of those features; 1 for an `ids` feature without `max_length`, whose maximum is unknown."""
+    lengths: dict[str, list[float]]
+    """Maximum IDs per row of each of those features, of a feature of requests divided by the rows of a request; an `ids` feature
+    without `max_length`, whose maximum is unknown, counts as 1."""
 
     def without(self, tables: Collection[str]) -> "Lookup":
         """The lookup in the other tables."""
         return replace(self, tables={name: table for name, table in self.tables.items() if name not in tables})
 
 
-def describe_lookup(config: Config) -> Lookup:
-    """The lookup of a configuration."""
+def describe_lookup(config: Config, request_rows: float = 1.0) -> Lookup:
+    """The lookup of a configuration; `request_rows`: rows per request, where that matters for its lengths."""
     features: dict[str, list[str]] = {name: [] for name in config.tables}
-    lengths: dict[str, list[int]] = {name: [] for name in config.tables}
+    lengths: dict[str, list[float]] = {name: [] for name in config.tables}
+    of_requests = set(config.request_features())
     for name, feature in config.features.items():
         if isinstance(feature, Tableless):
             continue
         table = config.table_of(name)
         features[table].append(name)
         longest = feature.max_length if isinstance(feature, IdsFeature | SequenceFeature) else None
-        lengths[table].append(longest or 1)
+        lengths[table].append((longest or 1) / (request_rows if name in of_requests else 1))
     return Lookup(input_spec(config), dict(config.tables), frozenset(unpooled_tables(config)), features, lengths)
 
 
@@ -115,7 +118,16 @@ class InputAssembler(nn.Module):
         self._pooled = list(lookup.spec.pooled)
         self._bias = list(lookup.spec.bias)
         self._sequences = {n: f.max_length for n, f in config.features.items() if isinstance(f, SequenceFeature)}
-        self._vectors = {n: f.width for n, f in config.features.items() if isinstance(f, VectorFeature)}
+        self._of_requests = frozenset(config.request_features())
+        widths = {n: f.width for n, f in config.features.items() if isinstance(f, VectorFeature)}
+        self._vectors = {
+            side: {n: width for n, width in widths.items() if (n in self._of_requests) == side}
+            for side in (True, False)
+        }
+        self._spec = lookup.spec
+        dense = sorted(lookup.spec.dense, key=lambda name: name in self._of_requests)
+        order = torch.tensor([dense.index(name) for name in lookup.spec.dense], dtype=torch.int64)
+        self.register_buffer("_dense_order", order, persistent=False)
         self._mean = {
             n: config.tables[config.table_of(n)].pooling == "mean"
             for n, f in config.features.items()
@@ -132,25 +144,60 @@ class InputAssembler(nn.Module):
         replicated = replicated or LookedUp([], {})
         parts = [*([] if pooled is None else [pooled]), *replicated.pooled]
         sequences = self._padded(unpooled, replicated.sequences, batch)
-        if not self._bias and len(parts) == 1 and list(parts[0].keys()) == self._pooled:
+        if not self._bias and len(parts) == 1 and list(parts[0].keys()) == self._pooled and not self._of_requests:
             return ModelInput(parts[0].values(), batch.dense, sequences, scenario=batch.scenario)
         vectors: dict[str, Tensor] = {}
         for part in parts:
             vectors.update(zip(part.keys(), torch.split(part.values(), part.length_per_key(), dim=1), strict=True))
-        if self._vectors:
-            vectors.update(zip(self._vectors, batch.vectors.split(list(self._vectors.values()), 1), strict=True))
+        for values, widths in ((batch.vectors, self._vectors[False]), (batch.user_vectors, self._vectors[True])):
+            if widths:
+                vectors.update(zip(widths, values.split(list(widths.values()), 1), strict=True))
         for name, mean in self._mean.items():
             if name not in vectors:
                 assert unpooled is not None
-                vectors[name] = _pool(unpooled[name], mean)
+                vectors[name] = _pool(self._of_places(name, unpooled[name], batch), mean)
+        bias = torch.cat([vectors[n] for n in self._bias], dim=1) if self._bias else None
+        bias_present = self._present(batch) if self._bias else None
+        if self._of_requests and len(batch.request):
+            return self._by_request(vectors, sequences, batch, bias, bias_present)
         return ModelInput(
-            pooled=torch.cat([vectors[n] for n in self._pooled], dim=1) if self._pooled else batch.dense[:, :0],
-            dense=batch.dense,
+            pooled=torch.cat([vectors[n] for n in self._pooled], dim=1) if self._pooled else batch.labels[:, :0],
+            dense=self._all_dense(batch),
             sequences=sequences,
-            bias=torch.cat([vectors[n] for n in self._bias], dim=1) if self._bias else None,
-            bias_present=self._present(batch) if self._bias else None,
+            bias=bias,
+            bias_present=bias_present,
             scenario=batch.scenario,
         )
+
+    def _by_request(
+        self,
+        vectors: dict[str, Tensor],
+        sequences: dict[str, tuple[Tensor, Tensor]],
+        batch: Batch,
+        bias: Tensor | None,
+        bias_present: Tensor | None,
+    ) -> RequestInput:
+        sides: list[NamedInput] = []
+        for of_user, numbers in ((True, batch.user_dense), (False, batch.dense)):
+            names = [n for n in self._spec.dense if (n in self._of_requests) == of_user]
+            dense = dict(zip(names, numbers.split(1, 1), strict=True)) if names else {}
+            pooled = {n: vectors[n] for n in self._pooled if (n in self._of_requests) == of_user}
+            own = {n: steps for n, steps in sequences.items() if (n in self._of_requests) == of_user}
+            sides.append(NamedInput(self._spec, numbers, pooled, dense, own))
+        users, rows = sides
+        return RequestInput(users, rows, batch.request, batch.scenario, bias, bias_present)
+
+    def _all_dense(self, batch: Batch) -> Tensor:
+        """[B, F] from those of rows and of requests, if each row is a request."""
+        if not batch.user_dense.shape[1]:
+            return batch.dense
+        return torch.cat((batch.dense, batch.user_dense), 1).index_select(1, self._dense_order)
+
+    def _of_places(self, name: str, jagged: JaggedTensor, batch: Batch) -> JaggedTensor:
+        """The vectors of a feature, for a feature of requests only those of the places that requests have."""
+        if name not in self._of_requests or not len(batch.request):
+            return jagged
+        return JaggedTensor(jagged.values(), lengths=jagged.lengths()[: len(batch.user_dense)])
 
     def _present(self, batch: Batch) -> Tensor:
         """[B], whether the row has all its bias features."""
@@ -168,10 +215,11 @@ class InputAssembler(nn.Module):
         for name, length in self._sequences.items():
             if name in replicated:
                 lengths = batch.sequences.lengths().view(-1, len(batch.valid))
-                found[name] = replicated[name], lengths[batch.sequences.keys().index(name)]
+                found[name] = replicated[name], lengths[batch.sequences.keys().index(name), : len(replicated[name])]
             elif unpooled is not None:  # TorchRec's lazy mapping does not know `in`
-                values = unpooled[name].to_padded_dense(length).contiguous()
-                found[name] = values.view(-1, length, unpooled[name].values().shape[-1]), unpooled[name].lengths()
+                jagged = self._of_places(name, unpooled[name], batch)
+                values = jagged.to_padded_dense(length).contiguous()
+                found[name] = values.view(-1, length, jagged.values().shape[-1]), jagged.lengths()
         return found
 
 

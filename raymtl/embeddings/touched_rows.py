@@ -4,11 +4,11 @@ lookup among them.
 The cost depends on the batch alone: duplicates are found through a scratch array with a place for each row, of which only the
 places of the batch are written and read. The workers exchange the rows of several batches at once.
 
-Shapes: B rows of a batch, L lookups, U touched rows, W workers.
+Shapes: B rows of a batch, R requests (R = B without requests), L lookups, U touched rows, W workers.
 """
 
 import threading
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -19,6 +19,7 @@ from torchrec.sparse.jagged_tensor import KeyedJaggedTensor
 
 from raymtl.config.features import IdsFeature, SequenceFeature, Tableless
 from raymtl.config.root import Config
+from raymtl.config.train import SparseOptimizer
 from raymtl.data.batch import Batch, ReplicatedLookup
 from raymtl.embeddings.tables import Lookup
 
@@ -27,29 +28,39 @@ _Rows = NDArray[np.int64]
 
 @dataclass(frozen=True)
 class TableGroup:
-    """Replicated tables of one width and one learning rate, one after the other in one matrix of weights."""
+    """Replicated tables of one width and one optimizer, one after the other in one matrix of weights."""
 
     dim: int
-    lr: float
+    optimizer: SparseOptimizer
     first_rows: dict[str, int]
     """First row of each table in the matrix."""
     rows: int
     singles: dict[str, int]
-    """Features with one ID per row, and the first row of their table; they are looked up first, [B, features]."""
+    """Features with one ID per row, and the first row of their table; they are looked up first, [B, features], and then
+    [R, features] of the requests."""
     sequences: dict[str, tuple[int, int]]
-    """Sequence features, looked up next, [B, maximum length] each: that length, and the first row of their table."""
+    """Sequence features, looked up next, [B or R, maximum length] each: that length, and the first row of their table."""
     bags: dict[str, tuple[bool, int]]
     """Features with several IDs per row, looked up last: whether their mean is taken, and the first row of their table."""
+    of_requests: frozenset[str] = frozenset()
+    """Features with a value per request instead of one per row."""
+
+    def parts(self, features: Iterable[str]) -> tuple[list[str], list[str]]:
+        """Those with a value per row, and those with one per request."""
+        names = list(features)
+        return [n for n in names if n not in self.of_requests], [n for n in names if n in self.of_requests]
 
 
 def group_tables(config: Config, lookup: Lookup, names: Sequence[str]) -> list[TableGroup]:
     """The groups of the tables `names`."""
-    together: dict[tuple[int, float], list[str]] = {}
+    together: dict[tuple[int, str, float], list[str]] = {}
+    optimizer = config.train.sparse_optimizer
     for name in names:
         table = lookup.tables[name]
-        together.setdefault((table.dim, table.lr or config.train.sparse_optimizer.lr), []).append(name)
+        own = optimizer.of_table(table)
+        together.setdefault((table.dim, own.type, own.lr), []).append(name)
     groups = []
-    for (dim, lr), members in together.items():
+    for (dim, _, _), members in together.items():
         ends = np.cumsum([lookup.tables[name].rows for name in members]).tolist()
         first = dict(zip(members, [0, *ends], strict=False))
         singles: dict[str, int] = {}
@@ -64,7 +75,9 @@ def group_tables(config: Config, lookup: Lookup, names: Sequence[str]) -> list[T
                 bags[feature] = lookup.tables[name].pooling == "mean", first[name]
             else:
                 singles[feature] = first[name]
-        groups.append(TableGroup(dim, lr, first, ends[-1], singles, sequences, bags))
+        of_requests = frozenset(config.request_features())
+        update = optimizer.of_table(lookup.tables[members[0]])
+        groups.append(TableGroup(dim, update, first, ends[-1], singles, sequences, bags, of_requests))
     return groups
 
 
@@ -91,7 +104,7 @@ class TouchedRows:
         """
         features = [_features(batch) for batch in batches]
         found = [
-            [_lookups(tables, some, len(batch.valid)) for tables in self._groups]
+            [_lookups(tables, some, len(batch.valid), len(batch.user_dense)) for tables in self._groups]
             for batch, some in zip(batches, features, strict=True)
         ]
         with self._lock:
@@ -184,31 +197,48 @@ def _host(jagged: KeyedJaggedTensor) -> tuple[_Rows, NDArray[np.int32]]:
 
 
 def _lookups(
-    group: TableGroup, features: dict[str, tuple[_Rows, NDArray[np.int32]]], size: int
+    group: TableGroup, features: dict[str, tuple[_Rows, NDArray[np.int32]]], rows: int, requests: int
 ) -> tuple[_Rows, _Rows, NDArray[np.float32]]:
     """Row of every lookup in the group's matrix, [L] (`group.rows`: none), the bag of each ID of a bag, and the bags' scales."""
-    singles = np.empty((len(group.singles), size), np.int64)
-    for rows, (name, first) in zip(singles, group.singles.items(), strict=True):
-        ids, lengths = features[name]
-        if len(ids) == size:
-            np.add(ids, first, out=rows)
-        else:
-            rows[:] = group.rows
-            rows[lengths > 0] = ids + first
-    parts = [singles.T.reshape(-1)]
+    parts = [
+        _singles(group, names, features, size)
+        for names, size in zip(group.parts(group.singles), (rows, requests), strict=True)
+    ]
     for name, (longest, first) in group.sequences.items():
+        size = requests if name in group.of_requests else rows
         ids, lengths = features[name]
         padded = np.full((size, longest), group.rows)
-        padded[np.arange(longest) < lengths[:, None]] = ids + first
+        padded[np.arange(longest) < lengths[:size, None]] = ids + first
         parts.append(padded.reshape(-1))
     bags: list[_Rows] = [np.empty(0, np.int64)]
-    scale = np.ones((size, len(group.bags), 1), np.float32)
-    for n, (name, (mean, first)) in enumerate(group.bags.items()):
-        ids, lengths = features[name]
-        parts.append(ids + first)
-        bags.append(np.repeat(np.arange(size) * len(group.bags) + n, lengths))
-        if mean:
-            scale[:, n, 0] = 1 / np.maximum(lengths, 1)
+    scales: list[NDArray[np.float32]] = []
+    before = 0
+    for names, size in zip(group.parts(group.bags), (rows, requests), strict=True):
+        scale = np.ones((size, len(names)), np.float32)
+        for n, name in enumerate(names):
+            mean, first = group.bags[name]
+            ids, lengths = features[name]
+            parts.append(ids + first)
+            bags.append(np.repeat(before + np.arange(size) * len(names) + n, lengths[:size]))
+            if mean:
+                scale[:, n] = 1 / np.maximum(lengths[:size], 1)
+        scales.append(scale.reshape(-1, 1))
+        before += size * len(names)
     if not any(mean for mean, _ in group.bags.values()):
-        scale = scale[:0]
-    return np.concatenate(parts), np.concatenate(bags), scale.reshape(-1, 1)
+        scales = [scale[:0] for scale in scales]
+    return np.concatenate(parts), np.concatenate(bags), np.concatenate(scales)
+
+
+def _singles(
+    group: TableGroup, names: Sequence[str], features: dict[str, tuple[_Rows, NDArray[np.int32]]], size: int
+) -> _Rows:
+    """Rows of features with one ID, [size · names]."""
+    found = np.empty((len(names), size), np.int64)
+    for rows, name in zip(found, names, strict=True):
+        ids, lengths = features[name]
+        if len(ids) == size:
+            np.add(ids, group.singles[name], out=rows)
+        else:
+            rows[:] = group.rows
+            rows[lengths[:size] > 0] = ids + group.singles[name]
+    return found.T.reshape(-1)

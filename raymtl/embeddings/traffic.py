@@ -31,8 +31,8 @@ class TableTraffic:
     ranks: tuple[int, ...]
     """Its holders."""
     dim: int
-    lengths: tuple[int, ...]
-    """IDs per row of each feature that reads it."""
+    lengths: tuple[float, ...]
+    """IDs per row of each feature that reads it; a feature of requests has one list for all rows of one."""
     pooled: bool
     float_bytes: int = FLOAT_BYTES
     """Bytes of a number on the wire: 4, or 2 if vectors are sent in half precision."""

@@ -15,11 +15,17 @@ from raymtl.config.yamltext import dump_yaml, parse_yaml
 from raymtl.errors import DataError
 from raymtl.init.days import Days
 from raymtl.init.profile import ColumnProfile, Profile, log1p
+from raymtl.init.quantiles import quantile_edges
 from raymtl.init.roles import Guess, column_numbers, scenario_values
 from raymtl.init.tasks import make_tasks
 from raymtl.words import count_of
 
 _SKEWED = 2.0
+_RANGES = 16
+_LEAST_EDGES = 3
+"""Of a piecewise linear encoding with as many ranges at most; numbers of fewer different values stay as they are."""
+_ROWS_PER_RANGE = 1000
+"""With fewer rows for each range of all numbers, the slopes of the ranges learn noise (docs/init.md has the numbers)."""
 _SMALL_TABLE = 4096
 _HASH_MOST = 100_000
 """Tables of more IDs get a map, in which no two IDs share a row."""
@@ -45,7 +51,8 @@ class _Entry:
     def text(self) -> str:
         line = dump_yaml({self.name: self.value}).rstrip("\n")
         line = line.removeprefix("{").removesuffix("}") if line.startswith("{") else line
-        return f"{line}  # {_comment(self.why)}" if self.why else line
+        first, newline, rest = line.partition("\n")
+        return f"{first}  # {_comment(self.why)}{newline}{rest}" if self.why else line
 
 
 def _comment(text: str) -> str:
@@ -124,10 +131,12 @@ def _features(
     """The features, and the tables that they look up."""
     features: list[_Entry] = []
     tables: list[_Entry] = []
+    numbers = sum(guess.role == "dense" for guess in guesses.values())
+    in_ranges = profile.rows >= _ROWS_PER_RANGE * _RANGES * numbers
     for name, guess in guesses.items():
         column = profile.columns[name]
         if guess.role == "dense":
-            value, how = _dense(name, profile)
+            value, how = _dense(name, profile, in_ranges)
             features.append(_Entry(keys[name], value | _column(name, keys), f"{guess.why}{how}"))
         elif guess.role == "vector":
             features.append(
@@ -172,7 +181,7 @@ def _named(column: str, found: tuple[dict[str, Any], str], keys: Mapping[str, st
     return {**task, **label, **parent}, why
 
 
-def _dense(name: str, profile: Profile) -> tuple[dict[str, Any], str]:
+def _dense(name: str, profile: Profile, in_ranges: bool) -> tuple[dict[str, Any], str]:
     column = profile.columns[name]
     sample = column_numbers(profile.sample.column(name))
     sample = sample[np.isfinite(sample)]
@@ -183,7 +192,10 @@ def _dense(name: str, profile: Profile) -> tuple[dict[str, Any], str]:
     moments = column.logs if heavy else column.numbers
     std = moments.std or 1.0
     value: dict[str, Any] = {"kind": "dense", **({"transform": "log1p"} if heavy else {})}
-    return value | {"mean": _rounded(moments.mean), "std": _rounded(std)}, ", long-tailed" if heavy else ""
+    value |= {"mean": _rounded(moments.mean), "std": _rounded(std)}
+    if in_ranges and len(edges := quantile_edges(sample, _RANGES)) >= _LEAST_EDGES:
+        value["embed"] = {"type": "piecewise", "edges": edges}
+    return value, ", long-tailed" if heavy else ""
 
 
 def _skew(values: np.ndarray) -> float:

@@ -13,7 +13,9 @@ from raymtl.model_store.store import folder_of
 from raymtl.storage.object_store import Output, Store
 
 
-def check_base(base: Manifest, tables: Mapping[str, TableRows], spaces: Mapping[str, str], optimizer: str) -> None:
+def check_base(
+    base: Manifest, tables: Mapping[str, TableRows], spaces: Mapping[str, str], optimizers: Mapping[str, str]
+) -> None:
     """Raise VersionError if these tables cannot be written as a delta on `base`."""
     if base.tables.keys() != tables.keys():
         other = sorted(base.tables.keys() ^ tables.keys())[0]
@@ -23,7 +25,7 @@ def check_base(base: Manifest, tables: Mapping[str, TableRows], spaces: Mapping[
     for name, table in tables.items():
         saved = base.tables[name]
         was = (saved.dim, saved.id_space, saved.optimizer, saved.state)
-        now = (table.dim, spaces[name], optimizer, table.state_dims)
+        now = (table.dim, spaces[name], optimizers[name], table.state_dims)
         if was != now:
             raise VersionError(
                 f"table `{name}` is {now} (width, ID space, optimizer, state) and {was} in version {base.id}, so a delta on it "

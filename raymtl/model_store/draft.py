@@ -25,12 +25,12 @@ class Draft:
 
 def can_be_delta_of(base: Manifest, config: Config) -> bool:
     """Whether the tables of a configuration can be written as a delta on a version; `check_base` checks a built model."""
-    kind = config.train.sparse_optimizer.type
+    optimizer = config.train.sparse_optimizer
     if base.tables.keys() != config.tables.keys():
         return False
     for name, table in config.tables.items():
         saved = base.tables[name]
-        if (saved.dim, saved.id_space, saved.optimizer) != (table.dim, table.id_space, kind):
+        if (saved.dim, saved.id_space, saved.optimizer) != (table.dim, table.id_space, optimizer.of_table(table).type):
             return False
         if table.rows != saved.rows and (table.id_space == "hash" or table.rows < saved.rows):
             return False

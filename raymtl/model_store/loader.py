@@ -1,5 +1,6 @@
 """Load a version into a model on any number of workers, under any sharding plan."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -53,13 +54,14 @@ def load_version(
     newest = manifests[-1]
     _check_files(store, manifests, group)
     tables = table_rows(train_state.model, group)
-    kind = config.train.sparse_optimizer.type
+    optimizer_of = config.train.sparse_optimizer.of_table
+    kinds = {name: optimizer_of(table).type for name, table in train_state.lookup.tables.items()}
     read: dict[str, dict[str, torch.Tensor]] = {}
 
     def compare() -> list[str]:
         found = _compare_tables(train_state.lookup.tables, newest)
         if optimizer:
-            found += _compare_optimizer(newest, kind)
+            found += _compare_optimizer(newest, kinds)
         read[DENSE] = _tensors(store, newest.id, DENSE)
         _compare_dense(read[DENSE], dense_weights(train_state), newest.id)
         if optimizer:
@@ -71,7 +73,8 @@ def load_version(
     if optimizer:
         train_state.optimizers.materialize_dense_state()
         notes += _load_optimizer(read[OPTIMIZER], optimizer_state(train_state), newest.id)
-        same = all(table.optimizer == kind for table in newest.tables.values())
+        trained = [n for n, t in train_state.lookup.tables.items() if t.trainable and n in newest.tables]
+        same = any(kinds[name] == newest.tables[name].optimizer for name in trained)
         train_state.optimizers.set_table_steps(int(train_state.optimizers.table_steps) if same else 0)
 
     def load() -> None:
@@ -81,7 +84,7 @@ def load_version(
                     decay_state(table, manifest.state_decay)
             for name, table in tables.items():
                 if name in newest.tables and name in manifest.tables:
-                    with_state = optimizer and newest.tables[name].optimizer == kind
+                    with_state = optimizer and newest.tables[name].optimizer == kinds[name]
                     copies = newest.tables[name].id_space == "hash"
                     _load_table(store, manifest, table, copies, with_state)
 
@@ -149,13 +152,12 @@ def _compare_tables(tables: dict[str, Table], version: Manifest) -> list[str]:
     return notes
 
 
-def _compare_optimizer(version: Manifest, kind: str) -> list[str]:
-    if others := {t.optimizer for t in version.tables.values()} - {kind}:
-        return [
-            f"the tables' optimizer was {', '.join(sorted(others))} in version {version.id} and is now {kind}; its state starts "
-            f"fresh"
-        ]
-    return []
+def _compare_optimizer(version: Manifest, kinds: Mapping[str, str]) -> list[str]:
+    changes = {(t.optimizer, kinds[n]) for n, t in version.tables.items() if n in kinds and kinds[n] != t.optimizer}
+    return [
+        f"the tables' optimizer was {before} in version {version.id} and is now {now}; its state starts fresh"
+        for before, now in sorted(changes)
+    ]
 
 
 def _tensors(store: Store, version: str, path: str) -> dict[str, torch.Tensor]:

@@ -61,12 +61,13 @@ def write_version(
     rank = dist.get_rank(group)
     all_gather_or_raise(group, lambda: clear(store, draft.id) if rank == 0 else None)
     tables = table_rows(train_state.model, group)
-    kind = draft.config.train.sparse_optimizer.type
+    optimizer = draft.config.train.sparse_optimizer
+    kinds = {name: optimizer.of_table(table).type for name, table in train_state.lookup.tables.items()}
     spaces = {name: table.id_space for name, table in train_state.lookup.tables.items()}
     changed: dict[str, np.ndarray] = {}
     if delta is not None:
         base: Manifest = all_gather_or_raise(group, lambda: show(store, delta.base) if rank == 0 else None)[0]
-        all_gather_or_raise(group, lambda: check_base(base, tables, spaces, kind))
+        all_gather_or_raise(group, lambda: check_base(base, tables, spaces, kinds))
         changed = changed_rows(all_gather_or_raise(group, lambda: delta.rows), base, tables)
     parts: dict[str, list[FileEntry]] = {}
     errors: list[UserError] = []
@@ -101,7 +102,7 @@ def write_version(
                 rows=table.rows,
                 dim=table.dim,
                 id_space=spaces[name],
-                optimizer=kind,
+                optimizer=kinds[name],
                 state=table.state_dims,
                 columns=parquet_schema(table, bool(maps and name in maps)).names,
                 files=sorted((f for p in all_parts for f in p[name]), key=lambda f: (f.first, f.path)),

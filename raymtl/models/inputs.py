@@ -3,11 +3,13 @@
 Shapes throughout `models/`: B rows, T tasks, F dense features, D embedding width, L sequence length, E experts, d and k widths.
 """
 
-from collections.abc import Iterable
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field, replace
 
 import torch
 from torch import Tensor
+
+from raymtl.config.numbers import Embed
 
 
 @dataclass(frozen=True)
@@ -27,6 +29,23 @@ class InputSpec:
     """Width D of every bias feature."""
     scenarios: int = 0
     """Number of scenarios including `other`; 0 without a scenario column."""
+    embed: Mapping[str, Embed] = field(default_factory=dict)
+    """How some dense features become vectors, with edges in the units of `ModelInput.dense`."""
+    project: Mapping[str, int] = field(default_factory=dict)
+    """Width to which some pooled features are projected."""
+
+    def encoded(self) -> "InputSpec":
+        """What the slots read: after `embed` and `project` (`models/encoding.py`)."""
+        pooled = {name: self.project.get(name, width) for name, width in self.pooled.items()}
+        plain = [(n, fill) for n, fill in zip(self.dense, self.dense_fill, strict=True) if n not in self.embed]
+        return replace(
+            self,
+            pooled=pooled | {n: self.embed[n].width for n in self.dense if n in self.embed},
+            dense=tuple(n for n, _ in plain),
+            dense_fill=tuple(fill for _, fill in plain),
+            embed={},
+            project={},
+        )
 
     def __post_init__(self) -> None:
         if not self.dense_fill:
@@ -51,6 +70,18 @@ class ModelInput:
     scenario: Tensor | None = None
     """[B] int64 index of the scenario; the last index is `other`."""
 
+    by_name = False
+    """Whether the features are held one by one; then `value` gives them."""
+
+    def value(self, name: str) -> Tensor:
+        """A pooled feature [B, D] or a dense one [B, 1]."""
+        raise NotImplementedError
+
+    def looked_up(self) -> list[Tensor]:
+        """All vectors from the tables."""
+        found = [self.pooled, *(vectors for vectors, _ in self.sequences.values())]
+        return found if self.bias is None else [*found, self.bias]
+
 
 class Pick:
     """Reads some pooled and dense features by name, side by side in the given order: inputs -> [B, width].
@@ -59,12 +90,13 @@ class Pick:
     """
 
     def __init__(self, spec: InputSpec, names: Iterable[str]):
+        self._names = list(names)
         pooled = list(spec.pooled)
         self._widths = list(spec.pooled.values())
         # The place among the pooled features and None, or the column of a dense feature and its fill.
         self._parts: list[tuple[int, float | None]] = []
         self.width = 0
-        for name in names:
+        for name in self._names:
             if name in spec.pooled:
                 self._parts.append((pooled.index(name), None))
                 self.width += spec.pooled[name]
@@ -74,6 +106,9 @@ class Pick:
                 self.width += 1
 
     def __call__(self, inputs: ModelInput) -> Tensor:
+        if inputs.by_name and self._parts:
+            values = zip(map(inputs.value, self._names), self._parts, strict=True)
+            return torch.cat([value if fill is None else _filled(value, fill) for value, (_, fill) in values], 1)
         # One split and not a slice per feature: the gradient of each slice would be a tensor as large as all features.
         pooled = inputs.pooled.split(self._widths, 1)
         parts = [

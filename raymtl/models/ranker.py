@@ -4,6 +4,8 @@ import importlib
 import pkgutil
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
+from itertools import groupby
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -11,10 +13,12 @@ from torch import Tensor, nn
 import raymtl.models
 from raymtl.config.model import Model
 from raymtl.config.tasks import Task
+from raymtl.models.encoding import Encoding
 from raymtl.models.inputs import InputSpec, ModelInput
 from raymtl.models.precomputed import X, materialize
 from raymtl.models.registry import build, find, options_of
-from raymtl.models.slots import Context, Derived
+from raymtl.models.requests import RequestInput, request_x
+from raymtl.models.slots import Context, Derived, InputSlot, SequenceSlot
 from raymtl.models.towers import Towers
 from raymtl.objectives.link import OutputScale, predictions
 from raymtl.objectives.tasks import objective_of
@@ -32,8 +36,10 @@ class Ranker(nn.Module):
         slots: Mapping[str, nn.Module],
         derived: Mapping[str, Derived],
         scale: OutputScale | None,
+        encoding: Encoding,
     ):
         super().__init__()
+        self.encoding = encoding
         self.tasks = dict(tasks)
         self.derived = dict(derived)
         """Outputs beside the tasks', in the order of the last columns."""
@@ -49,10 +55,13 @@ class Ranker(nn.Module):
 
     def forward(self, inputs: ModelInput) -> Tensor:
         """Logits [B, T + derived outputs] in fp32, columns in the order of the tasks and of `derived`."""
+        inputs = self.encoding(inputs)
+        if isinstance(inputs, RequestInput):
+            return self.forward_from_x(request_x(self.input, self.sequence, inputs, concat_sequence), inputs)
         return self.forward_from_x(concat_sequence(self.input(inputs), self.sequence(inputs)), inputs)
 
     def forward_from_x(self, x: X, inputs: ModelInput) -> Tensor:
-        """The logits from x [B, d] or [B, T, d], the output of the input and sequence slots."""
+        """The logits from x [B, d] or [B, T, d], the output of the input and sequence slots, and from encoded inputs."""
         x = self.refine(x if self.refine.supports_precomputed else materialize(x), inputs)
         h = self.trunk(x if self.trunk.supports_precomputed else materialize(x), inputs)  # [B, d], or [B, T, d]
         outputs = self.coupler(self.towers(h), self.bias(inputs) if self.training else None)
@@ -79,10 +88,11 @@ def build_ranker(model: Model, tasks: Mapping[str, Task], spec: InputSpec, base_
     A task missing in `base_rates` falls back on its own `base_rate`, and then on a bias of zero. The weights come
     from torch's global random generator: seed it alike on all workers.
     """
-    context = Context(tasks, spec, heads=find("coupler", model.coupler).heads(tasks))
-    features = build("input", model.input, context)
-    sequence = build("sequence", model.sequence, context)
-    context = replace(context, width=features.width + sequence.width)
+    encoding = Encoding(spec, learns_nulls=getattr(model.input, "missing", "fill") == "learned")
+    context = Context(tasks, encoding.spec, heads=find("coupler", model.coupler).heads(tasks))
+    features: Any = build("input", model.input, context)
+    sequence: Any = build("sequence", model.sequence, context)
+    context = replace(context, width=features.width + sequence.width, fields=_fields(features, sequence))
     refine = build("refine", model.refine, context)
     context = replace(context, width=refine.width)
     trunk = build("trunk", model.trunk, context)
@@ -101,7 +111,13 @@ def build_ranker(model: Model, tasks: Mapping[str, Task], spec: InputSpec, base_
         "coupler": coupler,
         "bias": build("bias", model.bias, context),
     }
-    return Ranker(tasks, slots, derived, OutputScale.of(tasks, base_rates, len(derived)))
+    return Ranker(tasks, slots, derived, OutputScale.of(tasks, base_rates, len(derived)), encoding)
+
+
+def _fields(features: InputSlot, sequence: SequenceSlot) -> list[int]:
+    """The widths of x's parts: columns side by side that depend on the same feature, or on several, are one."""
+    columns = features.columns or [None] * features.width
+    return [len([*run]) for _, run in groupby(columns)] + [sequence.width] * bool(sequence.width)
 
 
 def start_logit(task: Task, base_rate: float) -> float:

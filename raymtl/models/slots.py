@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
+import torch
 from torch import Tensor, nn
 
 from raymtl.config.tasks import Task
@@ -37,6 +38,8 @@ class Context:
     Wherever a contract below says T for anything but logits, it means this number."""
     width: int = 0
     """Last dimension d of what this slot reads."""
+    fields: Sequence[int] = ()
+    """For the refine slot: the widths of x's parts, one per feature and one for the histories; their sum is d."""
 
 
 class InputSlot(nn.Module):
@@ -49,6 +52,12 @@ class InputSlot(nn.Module):
 
     def forward(self, inputs: ModelInput) -> Tensor:
         raise NotImplementedError
+
+    def part(self, inputs: ModelInput, side: bool, sides: Sequence[bool]) -> Tensor:
+        """The columns of x whose entry in `sides` is `side`, [N, …], from inputs that lack the features of the others (zeros)."""
+        chosen = torch.tensor([place for place, own in enumerate(sides) if own == side], dtype=torch.int64)
+        x = self.forward(inputs)
+        return x.index_select(1, chosen.to(x.device))
 
 
 class SequenceSlot(nn.Module):

@@ -260,6 +260,8 @@ def _described(config: Config, name: str) -> dict[str, Any]:
     facts |= {"table": table, "id_space": spec.id_space, "rows": spec.rows}
     if isinstance(feature, CrossFeature):
         return facts | {"inputs": {}}
+    if (null_id := getattr(feature, "null_id", None)) is not None:
+        facts |= {"null_id": null_id}
     if isinstance(feature, BucketFeature):
         return facts | {"edges": feature.edges} | number
     facts |= {"strings": "fnv1a64 as signed int64"}

@@ -44,7 +44,7 @@ class ServedModel(nn.Module):
         self.sides = feature_sides(config)
         self.lookups = nn.ModuleDict({side: Lookup(config, names, tables) for side, names in self.sides.items()})
         self.ranker = ranker.eval()
-        self.split = SplitRanker(ranker, self.spec, self.sides["user"]) if can_split(config) else None
+        self.split = SplitRanker(ranker, ranker.encoding.spec, self.sides["user"]) if can_split(config) else None
 
     @property
     def outputs(self) -> list[str]:
@@ -62,14 +62,19 @@ class ServedModel(nn.Module):
     def user(self, raw: Raw) -> State:
         """The user state for the item part of U users, from the user-side features and the scenario."""
         assert self.split is not None
-        features = self.lookups["user"](raw)
+        features = self._encoded("user", raw)
         features.scenario = raw.get(SCENARIO)
         return self.split.user(features)
 
     def item(self, state: State, index: Tensor, raw: Raw) -> Tensor:
         """Predictions [B, O] from the features of the item's side; `index` [B] int64 is each candidate's user in `state`."""
         assert self.split is not None
-        return self.ranker.predictions(self.split.item(state, index, self.lookups["item"](raw)))
+        return self.ranker.predictions(self.split.item(state, index, self._encoded("item", raw)))
+
+    def _encoded(self, side: str, raw: Raw) -> Features:
+        found = self.lookups[side](raw)
+        found.pooled, found.dense = self.ranker.encoding.by_name(found.pooled, found.dense)
+        return found
 
 
 class Lookup(nn.Module):

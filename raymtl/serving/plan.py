@@ -2,21 +2,29 @@
 
 import hashlib
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
+from functools import partial
 from itertools import groupby
 
 import pyarrow as pa
+import pyarrow.parquet as pq
 
 from raymtl.config.data import DayRange
 from raymtl.config.features import BiasFeature, columns_of
 from raymtl.config.root import Config
 from raymtl.data.contract import mixed_problems, plain_type, required_columns, schema_faults
+from raymtl.data.found import File
+from raymtl.data.nested import count_empty
 from raymtl.data.partitions import Layout
 from raymtl.data.source import find_files
-from raymtl.data.units import Footer, Unit, make_units, read_footers, with_rows
+from raymtl.data.units import Footer, Fragment, Unit, make_units, read_footers, with_rows
 from raymtl.errors import DataError
+from raymtl.storage.filesystem import open_to_read
 from raymtl.storage.folder import Folder
+from raymtl.storage.retry import retry
 
+_THREADS = 16
 UNIT_ROWS = 1 << 18
 """Approximate rows of an output file: input row groups are gathered until they reach it, and never split."""
 
@@ -29,6 +37,12 @@ class Output:
     """Relative to the output folder."""
     unit: Unit
     """Its input rows, in order."""
+    empty: int = 0
+    """Places of nested rows without impressions, which have no row."""
+
+    @property
+    def rows(self) -> int:
+        return self.unit.rows - self.empty
 
 
 @dataclass(frozen=True)
@@ -49,7 +63,7 @@ class ScorePlan:
 
     @property
     def rows(self) -> int:
-        return sum(o.unit.rows for o in self.outputs)
+        return sum(o.rows for o in self.outputs)
 
 
 def served_columns(config: Config) -> list[str]:
@@ -73,6 +87,8 @@ def plan_scoring(
     """
     folder = Folder.open(path)
     found = find_files(folder, days, replace(Layout.of(config), snapshot=snapshot)).or_raise()
+    if config.data.impressions and not _is_nested(folder, found.files[0], config):
+        found.files = [replace(file, impressions=()) for file in found.files]
     footers = read_footers(folder.filesystem, found.files)
     needed = _needed(config)
     filled = with_rows(footers)
@@ -89,7 +105,8 @@ def plan_scoring(
     outputs = []
     for day, group in groupby(footers, key=lambda footer: footer.file.day):
         units = make_units(list(group), UNIT_ROWS)
-        outputs += [Output(f"ds={day}/unit-{n:05d}.parquet", unit) for n, unit in enumerate(units)]
+        names = [f"ds={day}/unit-{n:05d}.parquet" for n in range(len(units))]
+        outputs += [Output(*both) for both in zip(names, units, _empty(folder, units), strict=True)]
     if not outputs:
         raise DataError(
             f"`{path}` has no rows on {days}; choose other days"
@@ -103,6 +120,29 @@ def plan_scoring(
         name = footer.file.path.removeprefix(folder.root).lstrip("/")
         digest.update(f"{name}\0{footer.file.size}\0{footer.row_group_rows}\n".encode())
     return ScorePlan(path, tuple(outputs), schema, digest.hexdigest()[:16], tuple(found.notes), found.snapshot)
+
+
+def _is_nested(folder: Folder, file: File, config: Config) -> bool:
+    """Whether a file has the impressions of the configuration: candidates to score may come as flat rows."""
+    [footer] = read_footers(folder.filesystem, [replace(file, impressions=())])
+    return set(config.data.impression_columns) <= set(footer.schema.names) and any(
+        pa.types.is_list(kind) or pa.types.is_large_list(kind)
+        for kind in (footer.schema.field(name).type for name in config.data.impression_columns)
+    )
+
+
+def _empty(folder: Folder, units: Sequence[Unit]) -> list[int]:
+    """The places of each unit without a row; of nested rows the footers do not tell."""
+
+    def count(fragment: Fragment) -> int:
+        with open_to_read(folder.filesystem, fragment.path) as stream:
+            return count_empty(pq.ParquetFile(stream), fragment.row_groups, fragment.impressions)
+
+    def of_unit(unit: Unit) -> int:
+        return sum(retry(partial(count, f)) for f in unit.fragments if f.impressions)
+
+    with ThreadPoolExecutor(_THREADS) as pool:
+        return list(pool.map(of_unit, units))
 
 
 def _needed(config: Config) -> list:

@@ -10,8 +10,17 @@ from itertools import chain
 import torch
 from torch import Tensor, nn
 
-from raymtl.config.features import BucketFeature, CrossFeature, DenseFeature, Table, Tableless, VectorFeature
+from raymtl.config.features import (
+    BucketFeature,
+    CrossFeature,
+    DenseFeature,
+    IdFeature,
+    Table,
+    Tableless,
+    VectorFeature,
+)
 from raymtl.config.root import Config
+from raymtl.data.ids.hashing import id_of
 from raymtl.data.ids.id_map import UNKNOWN_ROW, IdMap
 from raymtl.embeddings.names import module_name
 
@@ -87,6 +96,11 @@ class Rules(nn.Module):
         self._buckets = {n: f for n in names if isinstance(f := config.features[n], BucketFeature)}
         for name, bucket in self._buckets.items():
             self.register_buffer(f"edges_{name}", torch.tensor(bucket.edges, dtype=torch.float32), persistent=False)
+        self._null_ids = {
+            n: id_of(f.null_id)
+            for n in names
+            if isinstance(f := config.features[n], IdFeature | BucketFeature) and f.null_id is not None
+        }
         self._crosses = {n: f.of for n in names if isinstance(f := config.features[n], CrossFeature)}
         others = [f.of for n, f in config.features.items() if isinstance(f, CrossFeature) and n not in names]
         self.handed_on = [n for n in names if any(n in parts for parts in others)]
@@ -105,6 +119,10 @@ class Rules(nn.Module):
             # The last bucket for NaN, which is not looked up
             made[name] = torch.bucketize(raw[name], self.get_buffer(f"edges_{name}"), right=True)
             made[f"{name}.present"] = ~raw[name].isnan()
+        for name, null_id in self._null_ids.items():
+            present = made[f"{name}.present"]
+            made[name] = torch.where(present, made[name], null_id)
+            made[f"{name}.present"] = torch.ones_like(present)
         ids = {n: made[n] for n in self._tables if n not in self._crosses} | {n: raw[f"{n}.id"] for n in self.needed}
         made |= {f"{n}.id": ids[n] for n in self.handed_on}
         for name, parts in self._crosses.items():

@@ -184,7 +184,7 @@ def _success(folder: OutputFolder, plan: ScorePlan, missing: list[int]) -> dict[
 
 def _files(plan: ScorePlan) -> list[dict[str, Any]]:
     """The entries of the files in `_SUCCESS`."""
-    return [{"path": output.name, "rows": output.unit.rows} for output in plan.outputs]
+    return [{"path": output.name, "rows": output.rows} for output in plan.outputs]
 
 
 def _marker(folder: OutputFolder, name: str) -> dict[str, Any] | None:
@@ -204,7 +204,7 @@ def _written(folder: OutputFolder, plan: ScorePlan) -> dict[str, int]:
     # An unreadable file is rewritten, so its size does not matter
     footers, _ = find_footers(folder.filesystem, [File(path, _NO_DAY, 1) for path in named])
     rows = {named[f.file.path]: sum(f.row_group_rows) for f in footers}
-    return {output.name: count for output, count in rows.items() if count == output.unit.rows}
+    return {output.name: count for output, count in rows.items() if count == output.rows}
 
 
 def _scored(

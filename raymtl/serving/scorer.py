@@ -129,8 +129,8 @@ class Scorer:
                 columns = [*rows.keys.columns, *(pa.array(column) for column in predicted.T.copy())]
                 file.write(pa.table(columns, schema=schema))
             file.close()
-        if file.rows != output.unit.rows:
-            raise AssertionError(f"{output.name}: {file.rows} rows written of {output.unit.rows}")
+        if file.rows != output.rows:
+            raise AssertionError(f"{output.name}: {file.rows} rows written of {output.rows}")
         return {
             "file": output.name,
             "rows": file.rows,

@@ -12,6 +12,7 @@ from raymtl.config.roles import run_fields
 from raymtl.config.root import Config
 from raymtl.config.task_kinds import BaseRate
 from raymtl.data.build_id_maps import make_maps, saved_maps
+from raymtl.data.id_files import vectors_file
 from raymtl.data.lakehouse.tables import keep_snapshots, with_snapshots
 from raymtl.data.read import Input
 from raymtl.data.sample import sample_base_rates
@@ -20,8 +21,9 @@ from raymtl.data.writable import check_writable
 from raymtl.dependencies import package_versions
 from raymtl.errors import ConfigError
 from raymtl.results import EvaluateResult, RunResult
-from raymtl.storage.paths import absolute
+from raymtl.storage.paths import absolute, split_options
 from raymtl.telemetry.events import Listener
+from raymtl.tracking.run_tracking import RunTracking, TrackedRun, check_packages, lineage, track_run
 from raymtl.training.checkpoint_folders import find_checkpoint, last_checkpoint
 from raymtl.training.cluster import connect, starts_here
 from raymtl.training.entry import run_worker
@@ -63,6 +65,16 @@ class RunPlan:
         """What is there and is not read, one sentence each."""
         return list(dict.fromkeys(note for plan in self.plans.values() for note in plan.notes))
 
+    def tracked(self) -> TrackedRun:
+        """The run for its trackers."""
+        facts = {
+            "run": self.config.name,
+            "folder": split_options(run_folder(self.config))[0],
+            "config_hash": self.hash,
+            **lineage({part: plan.days for part, plan in self.plans.items()}, snapshots_of(self.plans)),
+        }
+        return TrackedRun(self.config.name, self.config.model_dump(mode="json"), facts)
+
     def facts(self) -> dict[str, Any]:
         """The facts of the checks, for a dry run."""
         return {
@@ -91,6 +103,7 @@ def dry_run(config: Config, address: str | None = None) -> dict[str, Any]:
 def prepare(config: Config, address: str | None = None) -> RunPlan:
     """Run the quick checks: files, schemas, a sample of the values, the previous run of that name, and the room for checkpoints
     on this machine if the run starts Ray here. Raises UserError."""
+    check_packages(config)
     run_dir = RunFolder.open(run_folder(config))
     previous = _previous_config(run_dir)
     if previous is not None:
@@ -111,6 +124,9 @@ def prepare_inputs(config: Config) -> RunPlan:
             "train.sparse_optimizer.type is `adam`, which fbgemm has for GPUs only; use rowwise_adagrad, adagrad or sgd, "
             "or set train.use_gpu"
         )
+    for name, table in config.tables.items():
+        if table.vectors is not None:
+            vectors_file(name, table)
     config = with_snapshots(config)
     plans = plan_inputs(config, ["train", "eval"] if config.data.eval is not None else ["train"])
     config = with_batch_size(config, plans["train"].rows)
@@ -156,8 +172,9 @@ def _train(
     def notify(line: str) -> None:
         on_event({"note": line})
 
-    with run_lock(run_dir):
+    with run_lock(run_dir), track_run(config.train.track, ready.tracked(), run_dir, notify) as tracking:
         run_dir.write(CONFIG, dump_config(config))
+        tracking.add_file(CONFIG, dump_config(config))
         on_event({"total_rows": ready.plans["train"].rows * config.train.epochs})
         started = time.time()
         maps = make_maps(
@@ -173,7 +190,7 @@ def _train(
         inputs = {part: Input(plan, part == "eval", maps) for part, plan in ready.plans.items()}
         job = Job(config, inputs, ready.base_rates, run_dir, None, grant.read_tasks, grant.threads, ready.hash)
         notify(starting_workers(config))
-        summary = session.run(job, config, on_event)
+        summary = session.run(job, config, tracking.listener(on_event))
         clock.add(summary["phase_ends"])
         result = _result(ready, summary, time.time() - started)
         if advice := fill_advice(config, ready.plans["train"], result["fill"]):
@@ -186,7 +203,21 @@ def _train(
         result["start_seconds"] = clock.seconds()
         notify(phases_line(result["start_seconds"]))
         run_dir.write(RESULT, json.dumps(result, indent=2))
+        if tracking.is_on:
+            _add_results(tracking, run_dir, result, notify)
     return result
+
+
+def _add_results(tracking: RunTracking, run_dir: RunFolder, result: RunResult, notify: Callable[[str], None]) -> None:
+    """Give the trackers the result and the report of a finished run."""
+    from raymtl.reports.html import render  # imports matplotlib, which a run without trackers need not wait for
+    from raymtl.reports.load import load_run
+
+    tracking.add_file(RESULT, json.dumps(result, indent=2))
+    try:
+        tracking.add_file("report.html", render(load_run(run_dir)))
+    except Exception as error:  # the run itself is done
+        notify(f"the trackers get no report ({error}); write it with `raymtl report {run_dir.path}`")
 
 
 def _result(ready: RunPlan, summary: dict[str, Any], seconds: float) -> RunResult:

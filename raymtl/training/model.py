@@ -72,23 +72,21 @@ class Head(nn.Module):
             counted = batch.observed & batch.valid.unsqueeze(1)
             self.ranker.scale.learn(logits, batch.labels, batch.weight, counted, batch.totals[-1], self._group)
         if self.balancer is not None and learns:
-            looked_up = [inputs.pooled, *(vectors for vectors, _ in inputs.sequences.values()), inputs.bias]
-            total = self._balance(losses, looked_up, batch)
+            total = self._balance(losses, inputs.looked_up(), batch)
         return total, (logits.detach(), losses.per_task, losses.order, losses.bound)
 
     @property
     def _units(self) -> Tensor | None:
         return None if self.ranker.scale is None else self.ranker.scale.units
 
-    def _balance(self, losses: Losses, looked_up: list[Tensor | None], batch: Batch) -> Tensor:
+    def _balance(self, losses: Losses, looked_up: list[Tensor], batch: Batch) -> Tensor:
         """The total loss with task weights from `train.balance`; per-task gradients stop at the embeddings."""
         assert self.balancer is not None
         normalizer = batch.totals[:-1]
         lower_bound = self.losses.lower_bound(
             batch.labels, batch.observed, batch.weight, batch.valid, normalizer, self._workers, self._units
         )
-        cut = [vectors for vectors in looked_up if vectors is not None]
-        return self.balancer(losses.per_task_with_grad - lower_bound, losses.penalties, normalizer > 0, cut)
+        return self.balancer(losses.per_task_with_grad - lower_bound, losses.penalties, normalizer > 0, looked_up)
 
 
 class TrainModel(nn.Module):

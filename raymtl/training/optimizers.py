@@ -25,12 +25,12 @@ def attach_sparse_optimizer(model: nn.Module, config: Config) -> None:
     """
     options = config.train.sparse_optimizer
     for name, parameter in table_parameters(model).items():
-        lr = config.tables[name].lr or options.lr
-        _apply_optimizer_in_backward(SPARSE_OPTIMIZERS[options.type], [parameter], _sparse_arguments(options, lr))
+        own = options.of_table(config.tables[name])
+        _apply_optimizer_in_backward(SPARSE_OPTIMIZERS[own.type], [parameter], _sparse_arguments(own))
 
 
-def _sparse_arguments(options: SparseOptimizer, lr: float) -> dict[str, object]:
-    arguments: dict[str, object] = {"lr": lr}
+def _sparse_arguments(options: SparseOptimizer) -> dict[str, object]:
+    arguments: dict[str, object] = {"lr": options.lr}
     if options.type != "sgd":
         arguments["eps"] = options.eps
     if options.type == "adam":

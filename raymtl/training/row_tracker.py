@@ -32,7 +32,9 @@ class TouchedRowTracker:
             ends = jagged.offset_per_key()
             values = jagged.values().numpy()
             for n, feature in enumerate(jagged.keys()):
-                self._marks[self._config.table_of(feature)][values[ends[n] : ends[n + 1]]] = True
+                table = self._config.table_of(feature)
+                if self._config.tables[table].trainable:  # the others do not change
+                    self._marks[table][values[ends[n] : ends[n + 1]]] = True
 
     def rows(self) -> dict[str, np.ndarray]:
         """The marked rows, ascending [N] int64, by table."""

@@ -9,6 +9,7 @@ from typing import Any
 from torch.utils.tensorboard import SummaryWriter
 
 from raymtl.storage.retry import reason
+from raymtl.telemetry.scalars import scalars
 from raymtl.training.rundir import RunFolder
 
 METRICS = "metrics.jsonl"
@@ -48,23 +49,10 @@ class RunLogger:
     def train(self, record: dict[str, Any]) -> None:
         """One window of training steps."""
         self._write({"kind": "train", **record})
-        for key in ("loss", "rows_per_s", "data_wait", "fill", "lr", "order", "bound"):
-            self._board.add_scalar(f"train/{key}", record[key], record["step"])
-        for task, loss in record["losses"].items():
-            self._board.add_scalar(f"train/loss/{task}", loss, record["step"])
-        for key, tag in (("weights", "weight"), ("gradient_cosine", "cosine")):  # of `train.balance`
-            for name, value in record.get(key, {}).items():
-                self._board.add_scalar(f"train/{tag}/{name}", value, record["step"])
-        if "gradient_conflict" in record:
-            self._board.add_scalar("train/gradient_conflict", record["gradient_conflict"], record["step"])
 
     def evaluation(self, record: dict[str, Any]) -> None:
         """One evaluation."""
         self._write({"kind": "eval", **record})
-        for task, metrics in record["metrics"]["tasks"].items():
-            for key, value in metrics.items():
-                if isinstance(value, int | float) and not isinstance(value, bool):
-                    self._board.add_scalar(f"eval/{task}/{key}", value, record["step"])
 
     def notify(self, **item: Any) -> None:
         """Send the driver an event that is not a metric."""
@@ -93,5 +81,7 @@ class RunLogger:
     def _write(self, record: dict[str, Any]) -> None:
         record = {**record, "time": round(time.time(), 3)}
         self._file.write(json.dumps(record) + "\n")
+        for tag, value in scalars(record).items():
+            self._board.add_scalar(tag, value, record["step"])
         if self._event_queue is not None:
             self._event_queue.put.remote(record)

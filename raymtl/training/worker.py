@@ -12,13 +12,14 @@ from dataclasses import dataclass, fields
 from functools import partial
 from typing import Any
 
+import numpy as np
 import ray
 import ray.train
 import torch
 import torch.distributed as dist
 from ray.train.v2._internal.execution.context import get_train_context
 
-from raymtl.data.ids.id_map import MapFile
+from raymtl.data.ids.id_map import MapFile, MapRows
 from raymtl.data.local_ray_data import leave_out_cluster_actors
 from raymtl.errors import CheckpointError, StorageError, UserError
 from raymtl.memory import give_memory_back
@@ -34,6 +35,7 @@ from raymtl.training.progress import Progress, read_progress
 from raymtl.training.rundir import RunFolder
 from raymtl.training.runlog import RunLogger
 from raymtl.training.shapes import model_entries
+from raymtl.training.start_vectors import load_start_vectors
 from raymtl.training.steps import planned_steps
 from raymtl.training.streams import Dealers, Streams
 from raymtl.training.trainer import Member, StopCallback, Trainer, Worker
@@ -103,6 +105,7 @@ def run(job: Job, process: WorkerProcess) -> dict[str, Any]:
     if job.evaluate_checkpoint is not None:
         return _evaluate(job, worker, train_state, save_group)
     progress = restore(job, train_state, save_group)
+    notes = [] if progress.starts else start_vectors(job, train_state, save_group)
     progress.starts += 1
     log = open_log(job, progress, save_group)
     if log is not None:
@@ -111,6 +114,8 @@ def run(job: Job, process: WorkerProcess) -> dict[str, Any]:
             if progress.step
             else "training"
         )
+        for note in notes:
+            log.notify(note=note)
         log.notify(note=f"{done} with {count_of(worker.workers, 'worker')} in {train_state.precision}")
     saver = Saver(job, train_state, progress, log, save_group)
     stop_callback = (
@@ -316,6 +321,13 @@ def restore(
     if extra_files is not None:
         extra_files(folder)
     return progress
+
+
+def start_vectors(
+    job: Job, train_state: TrainState, group: dist.ProcessGroup, only: Mapping[str, np.ndarray | None] | None = None
+) -> list[str]:
+    """Fill the rows of a new model that start from a file; as `load_start_vectors`."""
+    return load_start_vectors(job.config, train_state, MapRows(job.inputs["train"].maps), group, only)
 
 
 def _notify(job: Job, line: str) -> None:

@@ -12,7 +12,8 @@ import ray
 
 from raymtl.config.root import Config
 from raymtl.data.blocks import BlockMaker, Place
-from raymtl.data.read import Input, Schedule, measured_row_bytes, read_fragment
+from raymtl.data.read import Input, Schedule, measured_row_bytes, read_requests
+from raymtl.data.requests import shuffled
 from raymtl.data.units import Fragment
 from raymtl.errors import find_user_error
 
@@ -35,7 +36,7 @@ class SharedInput:
                 random = None if seed is None else np.random.default_rng([seed, epoch, number, n])
                 for block in ray.get(reference):
                     if random is not None:
-                        block = block.take(pa.array(random.permutation(len(block))))
+                        block = block.take(pa.array(shuffled(block, random)))
                     unit = pa.array(np.full(len(block), place, np.int32))
                     yield block.set_column(block.column_names.index("unit"), "unit", unit)
 
@@ -76,6 +77,6 @@ def _read(
     root: str, fragment: Fragment, maker: BlockMaker, block_rows: int, tasks: tuple[str, ...] | None
 ) -> tuple[list[pa.Table], int]:
     """The blocks, and their rows: a small result that shows whether the read succeeded."""
-    raw = read_fragment(root, fragment, maker.raw_columns(), block_rows)
+    raw = read_requests(root, fragment, maker.raw_columns(), block_rows)
     blocks = [maker(table, Place(fragment.path, first_row), 0, tasks) for table, first_row in raw]
     return blocks, sum(len(block) for block in blocks)

@@ -27,7 +27,7 @@ from raymtl.training.progress import Progress, read_progress
 from raymtl.training.rundir import RunFolder
 from raymtl.training.streams import Streams
 from raymtl.training.trainer import StopCallback, Trainer, Worker
-from raymtl.training.worker import init_single_process_group, mute_library_logs, total_steps
+from raymtl.training.worker import init_single_process_group, mute_library_logs, start_vectors, total_steps
 from raymtl.tuning.blocks import SharedInput
 
 STATE = "state.json"
@@ -80,6 +80,8 @@ def train_in_process(
     progress = state.load()
     if progress.step == 0 and start_from is not None:
         load_version(built, config, start_from.store, start_from.version, group, optimizer=not start_from.heads_only)
+    if progress.step == 0 and start_from is None:
+        start_vectors(job, built, group)
     if start_from is not None and start_from.heads_only:
         built.optimizers.train_only(built.model.module.head.ranker.heads())
     progress.starts += 1

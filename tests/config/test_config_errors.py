@@ -80,7 +80,7 @@ CASES = [
     ),
     (
         {"features__old": {"kind": "bucket", "edges": [1, 2]}, "tables__old": {"rows": 2}},
-        "tables.old.rows is 2, but features.old.edges make 3 buckets; set it to 3 or more, or leave the table out",
+        "tables.old.rows is 2, but the buckets of features.old need 3; set it to 3 or more, or leave the table out",
     ),
     (
         {"features__both": {"kind": "cross", "of": ["user"]}, "tables__both": {"rows": 9}},

@@ -74,6 +74,8 @@ BIAS = [
 ]
 BOUND = ["tasks.buy={given: click, label: order}", "tasks.order={}"]
 GRADNORM = ["train.balance={type: gradnorm}", "train.dense_optimizer.lr=0.3", "tasks.buy.base_rate=0.1"]
+AUTODIS = "features.age.embed={type: autodis, width: 4, buckets: 3}"
+PIECEWISE = "features.age.embed={type: piecewise, edges: [0, 1, 2]}"
 LINEAR = ["train.schedule={decay: linear}"]
 
 LEARNED: dict[str, tuple[list[str], list[str]]] = {
@@ -98,6 +100,13 @@ LEARNED: dict[str, tuple[list[str], list[str]]] = {
     "DUPNSequence.hidden": ([DUPN], ["model.sequence.hidden=8"]),
     "DUPNSequence.attention_hidden": ([DUPN], ["model.sequence.attention_hidden=8"]),
     "TRM.hidden": (["model.refine={type: trm, hidden: 4}"], ["model.refine.hidden=8"]),
+    "DCNv2.layers": (["model.refine={type: dcn_v2}"], ["model.refine.layers=1"]),
+    "DCNv2.rank": (["model.refine={type: dcn_v2, rank: 4}"], ["model.refine.rank=2"]),
+    "SENet.reduction": (["model.refine={type: senet}"], ["model.refine.reduction=1"]),
+    "AutoDis.width": ([AUTODIS], ["features.age.embed.width=8"]),
+    "AutoDis.buckets": ([AUTODIS], ["features.age.embed.buckets=4"]),
+    "AutoDis.temperature": ([AUTODIS], ["features.age.embed.temperature=0.1"]),
+    "Piecewise.edges": ([PIECEWISE], ["features.age.embed.edges=[0, 1.5, 2]"]),
     "SharedBottom.hidden": ([], ["model.trunk.hidden=[8, 4]"]),
     "SharedBottom.dropout": ([], ["model.trunk.dropout=0.5"]),
     "MMoE.experts": ([MMOE], ["model.trunk.experts=3"]),
@@ -169,7 +178,9 @@ ELSEWHERE: dict[str, str] = {
     "IdsFeature.max_length": "data/test_blocks.py",
     "SequenceFeature.max_length": "data/test_blocks.py",
     "BucketFeature.edges": "data/test_buckets.py",
+    "BucketFeature.null_id": "data/test_null_ids.py",
     "VectorFeature.width": "data/test_vectors.py",
+    "VectorFeature.project": "models/test_encoding.py",
     "DenseFeature.clip": "data/test_blocks.py",
     "DenseFeature.mean": "data/test_blocks.py",
     "DenseFeature.std": "data/test_blocks.py",

@@ -89,9 +89,12 @@ def test_a_field_without_a_role_is_found() -> None:
     ]  # fmt: skip
 
 
-def test_a_path_lies_in_no_mapping() -> None:
+def test_paths_are_known() -> None:
     """`config_from_dict` makes them absolute key by key."""
-    assert set(path_fields(Config)) == {"output", "data.path", "data.eval_path", "daily.store", "tune.start.store"}
+    assert set(path_fields(Config)) == {
+        "output", "data.path", "data.eval_path", "daily.store", "tune.start.store",
+        "tables.<name>.vectors.path", "tables.<name>.vocabulary.path",
+    }  # fmt: skip
 
 
 def changed(path: str, value: object) -> tuple[Config, Config]:
@@ -125,7 +128,7 @@ def changed(path: str, value: object) -> tuple[Config, Config]:
         ("data.unit_rows", 300, "hash run day search read"),
         ("data.shuffle.seed", 3, "hash run day search"),
         ("features.user.column", "u", "hash run day search read"),
-        ("features.user.side", "user", ""),
+        ("features.user.side", "user", "read"),
         ("tables.user.dim", 8, "hash run day search"),
         ("tables.user.rows", 200, "hash run day search read"),
         ("tables.user.sharding", "row_wise", "hash"),

@@ -128,6 +128,12 @@ MODELS: dict[str, dict[str, Any]] = {
         "towers": {"hidden": [4]},
     },
 }
+MODELS |= {
+    "dcn": {**MODELS["mmoe"], "refine": {"type": "dcn_v2"}},
+    "dcn_low_rank_dtrn": {**MODELS["dtrn"], "refine": {"type": "dcn_v2", "layers": 3, "rank": 2}},
+    "senet": {**MODELS["meituan"], "refine": {"type": "senet"}},
+    "senet_dtrn": {**MODELS["dtrn"], "refine": {"type": "senet", "reduction": 2}},
+}
 PRESETS = [
     *("single_task", "shared_bottom", "mmoe", "ple", "aitm", "mmoe_ait", "m2m", "esmm", "esm2", "dupn", "meituan"),
     *("youtube", "zhihu", "nfwfm", "dtrn"),

@@ -26,7 +26,8 @@ from raymtl.storage.object_store import Store
 from raymtl.training.build import TrainState, build
 from tests.helpers.run_logs import DAYS, small_config, write_part
 
-USER_SIDE, ITEM_SIDE = ["user", "place", "history"], ["item", "tags", "again", "price", "level", "content"]
+USER_SIDE = ["user", "place", "history", "age"]
+ITEM_SIDE = ["item", "tags", "again", "price", "level", "content", "text", "cost"]
 """The features of `served_config` that logs have, in the order of the program's inputs."""
 ROWS = 300
 """Rows of a day: two files, of 200 and 100."""
@@ -43,8 +44,8 @@ def alone() -> Iterator[dist.ProcessGroup]:
 
 
 def served_config(root: Path, **data: Any) -> Config:
-    """A funnel over string, `direct` and `map` IDs, lists, a history, buckets, vectors, crosses of one side and of both, a
-    learned null and a position; MMoE with DUPN."""
+    """A funnel over string, `direct` and `map` IDs, lists, a history, buckets, vectors, numbers as vectors, crosses of one side
+    and of both, learned nulls and a position; MMoE with DUPN."""
     raw = small_config(root / "logs", root / "runs", "served")
     raw["features"] |= {
         "user": {"kind": "id"},
@@ -53,6 +54,9 @@ def served_config(root: Path, **data: Any) -> Config:
         "again": {"kind": "ids", "column": "history", "table": "item"},
         "level": {"kind": "bucket", "column": "price", "edges": [0.5, 1, 2.5]},
         "content": {"kind": "vector", "width": 3},
+        "text": {"kind": "vector", "width": 3, "column": "content", "project": 5},
+        "age": {"kind": "dense", "side": "user", "embed": {"type": "piecewise", "edges": [1, 2.5, 4, 6]}},
+        "cost": {"kind": "dense", "column": "price", "embed": {"type": "autodis", "width": 4, "buckets": 3}},
         "pair": {"kind": "cross", "of": ["user", "level", "item"]},
         "visit": {"kind": "cross", "of": ["place", "user"]},
         "rank": {"kind": "bias"},
@@ -93,6 +97,7 @@ def write_logs(root: Path) -> None:
                 seed=10 * seed + rows,
                 user=pa.array([f"u{n}" for n in users]),
                 history=pa.array([lists[n // 3] for n in range(rows)], pa.list_(pa.int64())),
+                age=pa.array(users % 8, mask=users % 5 == 0),
                 place=pa.array(np.repeat(random.choice(["feed", "search", "mail"], rows // 3 + 1), 3)[:rows]),
                 price=pa.array(random.lognormal(size=rows).astype(np.float32), mask=random.random(rows) < 0.2),
                 content=pa.array([None if n % 5 == 2 else random.normal(size=3).tolist() for n in range(rows)]),
@@ -149,13 +154,13 @@ def raw_features(root: Path) -> dict[str, torch.Tensor]:
     """The second day as a server would send it, in the order of the program's inputs."""
     raw = pq.read_table(root / "logs" / f"ds={DAYS[1]}")
     made: dict[str, torch.Tensor] = {}
-    columns = {"again": "history", "level": "price"}
+    columns = {"again": "history", "level": "price", "text": "content", "cost": "price"}
     for name in [*USER_SIDE, *ITEM_SIDE]:
         column = raw.column(columns.get(name, name)).combine_chunks()
-        if name == "content":
+        if name in ("content", "text"):
             made[name] = torch.tensor([[torch.nan] * 3 if row is None else row for row in column.to_pylist()])
-        elif name in ("price", "level"):
-            made[name] = torch.tensor(column.to_numpy(zero_copy_only=False))
+        elif name in ("price", "level", "age", "cost"):
+            made[name] = torch.tensor(column.to_numpy(zero_copy_only=False).astype(np.float32))
         elif name in ("history", "tags", "again"):
             made[name] = torch.tensor(column.flatten().to_numpy())
             made[f"{name}.lengths"] = torch.tensor(column.value_lengths().to_numpy().astype(np.int64))

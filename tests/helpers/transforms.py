@@ -35,6 +35,7 @@ FEATURES: dict[str, dict[str, Any]] = {
     "vector_user": {"kind": "vector", "width": 5, "side": "user"},
     "bucket": {"kind": "bucket", "edges": EDGES},
     "bucket_hash": {"kind": "bucket", "edges": EDGES[2:], "side": "user"},
+    "bucket_null": {"kind": "bucket", "edges": EDGES, "null_id": 8},
     "cross_user": {"kind": "cross", "of": ["mapped", "bucket_hash"]},
     "cross_both": {"kind": "cross", "of": ["string", "integer", "bucket"]},
     "cross_all": {"kind": "cross", "of": ["double", "mapped", "direct", "string"]},
@@ -44,10 +45,14 @@ FEATURES: dict[str, dict[str, Any]] = {
     "string": {"kind": "id", "table": "string"},
     "direct": {"kind": "id"},
     "mapped": {"kind": "id", "side": "user"},
+    "string_null": {"kind": "id", "null_id": "unknown", "column": "string"},
+    "direct_null": {"kind": "id", "null_id": 49, "side": "user", "column": "direct"},
+    "cross_null": {"kind": "cross", "of": ["string_null", "bucket_null", "direct_null", "integer"]},
 }
 TABLES: dict[str, dict[str, Any]] = {
     "bucket_hash": {"rows": 12, "id_space": "hash"},
     "direct": {"rows": 50, "id_space": "direct"},
+    "direct_null": {"rows": 50, "id_space": "direct"},
     "mapped": {"rows": 900, "id_space": "map"},
     "cross_map": {"rows": 40_000, "id_space": "map"},
 }
@@ -61,7 +66,8 @@ Found = Mapping[str, np.ndarray]
 
 def config_of(root: Path) -> Config:
     """All transforms."""
-    big = {name: {"rows": 10**9} for name in ("cross_user", "cross_both", "cross_all", "integer", "double", "string")}
+    names = ("cross_user", "cross_both", "cross_all", "cross_null", "integer", "double", "string", "string_null")
+    big = {name: {"rows": 10**9} for name in names}
     return make_config(FEATURES, tables=TABLES | big, path=str(root))
 
 
@@ -71,7 +77,7 @@ def random_rows(config: Config, rows: int, seed: int = 0) -> pa.Table:
     values: Any
     columns: dict[str, pa.Array] = {"click": pa.array(random.integers(0, 2, rows, np.int8))}
     for name, feature in config.features.items():
-        if feature.kind == "cross":
+        if feature.kind == "cross" or feature.column is not None:
             continue
         if feature.kind == "vector":
             values = random.normal(size=rows * feature.width) * 10 ** random.uniform(-3, 5, rows * feature.width)
@@ -157,7 +163,7 @@ def exported(config: Config, raw: pa.Table, root: Path) -> Found:
     for name in example:
         if name.endswith(".present"):
             continue
-        column = raw.column(name).combine_chunks()
+        column = raw.column(config.features[name].column or name).combine_chunks()
         if f"{name}.present" in example:
             ids = to_int64(column)
             sent[name] = torch.tensor(ids.fill_null(0).to_numpy())

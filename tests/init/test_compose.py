@@ -13,6 +13,7 @@ from raymtl.config.root import Config
 from raymtl.config.yamltext import parse_yaml
 from raymtl.data.partitions import Layout
 from raymtl.errors import DataError
+from raymtl.init import compose as compose_module
 from raymtl.init.compose import compose
 from raymtl.init.days import Days
 from raymtl.init.roles import find_leaks, guess_roles
@@ -68,6 +69,25 @@ def test_kinds_of_tasks_and_what_says_that_they_are_final(tmp_path: Path) -> Non
     assert config.tasks["click"].observed is None
     assert config.tasks["watch_time"].transform == "log1p"
     assert [*config.features] == ["age"]
+
+
+def test_numbers_are_cut_into_ranges_only_with_enough_rows(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    columns = {"click": CLICK, "gap": RANDOM.normal(5, 2, ROWS), "half": np.arange(ROWS) % 90 + 0.5}
+    columns["two"] = np.where(np.arange(ROWS) % 3, 0.5, 1.5)
+    assert all(feature.embed is None for feature in config_of(tmp_path / "few", columns).features.values())
+    monkeypatch.setattr(compose_module, "_ROWS_PER_RANGE", ROWS // (3 * 16))
+    features = config_of(tmp_path / "enough", columns).features
+    assert len(features["gap"].embed.edges) == 17
+    assert np.histogram(columns["gap"], features["gap"].embed.edges)[0] == pytest.approx(
+        np.full(16, ROWS / 16), rel=0.2
+    )
+    assert features["two"].embed is None  # two values have no ranges
+    text = text_of(tmp_path / "text", columns)
+    assert re.search(
+        r"\n  half:  # [^\n]+\n    kind: dense\n    mean: [\d.]+\n    std: [\d.]+\n"
+        r"    embed:\n      type: piecewise\n      edges: \[0\.5, ",
+        text,
+    )
 
 
 def test_dense_features_are_standardised_on_all_rows(tmp_path: Path) -> None:

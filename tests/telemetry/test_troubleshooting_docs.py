@@ -28,6 +28,9 @@ def test_what_is_quoted_is_said(sentence: str) -> None:
 def test_links_lead_somewhere(page: str) -> None:
     for target in re.findall(r"\]\(([^)]+)\)", (ROOT / "docs" / f"{page}.md").read_text()):
         file, _, anchor = target.partition("#")
+        if file.endswith(".png"):
+            assert (ROOT / "docs" / file).is_file()
+            continue
         text = (ROOT / "docs" / (file or f"{page}.md")).read_text()
         heads = {
             re.sub(r"[^\w -]", "", head.lower()).replace(" ", "-") for head in re.findall(r"^#+ (.*)$", text, re.M)

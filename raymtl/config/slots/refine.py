@@ -6,7 +6,7 @@ from pydantic import Field, PositiveInt
 
 from raymtl.config.base import Section
 from raymtl.config.roles import Role
-from raymtl.config.slots.common import Custom
+from raymtl.config.slots.common import Custom, Layers
 
 
 class NoRefine(Section):
@@ -25,4 +25,24 @@ class TRM(Section):
     """Width of the bottleneck of every task's gate."""
 
 
-Refine = Annotated[NoRefine | TRM | Custom, Field(discriminator="type")]
+class DCNv2(Section):
+    """Cross layers in front of the trunk (DCN-v2, stacked; WWW'21): each adds products of the input with what is below it."""
+
+    type: Annotated[Literal["dcn_v2"], Role.MODEL]
+    """Deep & cross network."""
+    layers: Annotated[Layers, Role.MODEL] = 2
+    """Cross layers L; the result has products of up to L + 1 elements of the input."""
+    rank: Annotated[PositiveInt | None, Role.MODEL] = None
+    """Factorises each layer's d × d matrix into two of d × rank; null: the full matrix. It saves work below half the width d."""
+
+
+class SENet(Section):
+    """Scales each feature's part of the input by a factor that depends on all of them (FiBiNET's SENET, RecSys'19)."""
+
+    type: Annotated[Literal["senet"], Role.MODEL]
+    """Squeeze and excitation over features."""
+    reduction: Annotated[PositiveInt, Role.MODEL] = 3
+    """The bottleneck has a unit for every so many features."""
+
+
+Refine = Annotated[NoRefine | TRM | DCNv2 | SENet | Custom, Field(discriminator="type")]

@@ -84,6 +84,11 @@ def to_int64(ids: pa.Array) -> pa.Array:
     return hashed.take(ids.indices)
 
 
+def id_of(value: int | str) -> int:
+    """One ID as `to_int64` has it."""
+    return int(to_int64(pa.array([value]))[0].as_py())
+
+
 def _is_numeric(kind: pa.DataType) -> bool:
     return (
         pa.types.is_integer(kind) or pa.types.is_decimal(kind) or pa.types.is_floating(kind) or pa.types.is_null(kind)

@@ -103,7 +103,19 @@ def files_of_snapshot(folder: Folder, snapshot: Snapshot, days: DayRange | None,
         elif day in wanted:
             texts = ((k, v if v is None else str(v)) for k, v in file.partition.items() if k != key)
             values = layout.typed(texts)
-            found.files.append(File(file.path, day, file.size, values, None, snapshot.words, file.columns))
+            found.files.append(
+                File(
+                    file.path,
+                    day,
+                    file.size,
+                    values,
+                    layout.impressions,
+                    None,
+                    snapshot.words,
+                    file.columns,
+                    layout.optional(day),
+                )
+            )
     found.files.sort(key=lambda f: f.day)
     for fault, paths in faulty.items():
         more = f" (as {count_of(len(paths) - 1, 'more file')})" if len(paths) > 1 else ""

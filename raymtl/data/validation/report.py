@@ -160,6 +160,21 @@ class ScenarioReport:
     nulls: int
 
 
+@dataclass
+class RequestReport:
+    """The requests of a part."""
+
+    requests: int
+    rows_per_request: float
+    longest: int
+    distinct: int | None
+    """Distinct values of `data.request`, estimated; None if a row of the files is a request."""
+    user_share: float
+    """Share of the user's side among the decoded bytes, if each row has it."""
+    constant: list[str]
+    """Features that are not of the user, but never differ within a request."""
+
+
 @dataclass(kw_only=True)
 class Findings:
     """Sentences."""
@@ -193,6 +208,8 @@ class PartReport(Findings):
     tasks: dict[str, TaskReport] = field(default_factory=dict)
     funnel: list[FunnelReport] = field(default_factory=list)
     scenario: ScenarioReport | None = None
+    requests: RequestReport | None = None
+    """None without `data.request` and `data.impressions`."""
     broken: list[BrokenReport] = field(default_factory=list)
     schema: list[SchemaDifference] = field(default_factory=list)
 

@@ -25,6 +25,7 @@ _MANY_ZEROS = 0.5
 _FEW_ROWS_PER_FILE, _MANY_FILES = 20_000, 50
 _LONG_ROW_GROUP = 4
 _SHOWN = 3
+_SCATTERED, _FEW_ROWS_PER_REQUEST = 1.2, 1.5
 
 
 def evaluate_rules(
@@ -52,6 +53,7 @@ def evaluate_rules(
             _task(report, name, task, part, config)
     _funnel(report, config.multiplies_labels())
     _scenario(report)
+    _requests(report, config)
     _others(report)
 
 
@@ -354,3 +356,30 @@ def _others(report: PartReport) -> None:
 
 def _n(count: int, noun: str) -> str:
     return f"{count:,} {noun}" + ("" if count == 1 else "s")
+
+
+def _requests(report: PartReport, config: Config) -> None:
+    found = report.requests
+    if found is None:
+        return
+    each = found.rows_per_request
+    saved = "" if config.data.impressions else f"; nested logs would divide them by {each:.1f}"
+    report.notes.append(
+        f"{found.requests:,} requests of {each:.1f} rows on average, {found.longest:,} at most; the user's side makes "
+        f"{found.user_share:.0%} of the decoded bytes of flat rows{saved}"
+    )
+    if config.data.request and found.distinct and found.requests > _SCATTERED * found.distinct + 1:
+        report.warnings.append(
+            f"the rows of a request do not stand together: about {found.distinct:,} values of `{config.data.request}` make "
+            f"{found.requests:,} requests; sort the rows of each file by it, or use `raymtl convert --nest`"
+        )
+    if each < _FEW_ROWS_PER_REQUEST:
+        report.warnings.append(
+            f"a request has {each:.1f} rows on average, too few to share its user side with profit; remove data.request"
+        )
+    if found.constant and each >= _FEW_ROWS_PER_REQUEST:
+        differ, them = ("differs", "it") if len(found.constant) == 1 else ("differ", "them")
+        report.notes.append(
+            f"{some_of(found.constant, 'feature')} never {differ} within a request; set `side: user` for {them}, so that "
+            f"training reads and computes {them} once per request"
+        )

@@ -15,12 +15,14 @@ from raymtl.data import rules
 from raymtl.data.contract import Column, is_string, label_tasks, required_columns
 from raymtl.data.ids.hashing import to_int64
 from raymtl.data.labels import Labels, make_labels
-from raymtl.data.read import read_fragment
+from raymtl.data.read import read_requests
+from raymtl.data.requests import Requests
 from raymtl.data.rules import Rule, one_array
 from raymtl.data.single_ids import bucket_ids, single_ids
 from raymtl.data.sketch import HyperLogLog
 from raymtl.data.units import Fragment
 from raymtl.data.validation.moments import Moments
+from raymtl.data.validation.requests import RequestCounter, RequestStats
 from raymtl.errors import DataError
 
 _DAY_US = 86_400_000_000
@@ -105,6 +107,7 @@ class Partial:
     """Values that break a rule, by column and rule, then by file."""
     out_of_order: dict[str, dict[str, RuleViolation]] = field(default_factory=dict)
     """Positives of a child without its parent, by child task, then by file."""
+    requests: RequestStats = field(default_factory=RequestStats)
     unreadable: dict[str, str] = field(default_factory=dict)
     """Errors of files that could not be read to the end, by file."""
 
@@ -117,6 +120,7 @@ class Partial:
         for mine, theirs in ((self.labels, other.labels), (self.funnel, other.funnel)):
             for key, counts in theirs.items():
                 mine[key] = mine[key] + counts if key in mine else counts
+        self.requests.merge(other.requests)
         self.scenarios.update(other.scenarios)
         if len(self.scenarios) > _MOST_SCENARIOS:
             kept = Counter(dict(self.scenarios.most_common(_MOST_SCENARIOS)))
@@ -152,8 +156,12 @@ class Scanner:
         columns = [c for c in self._columns if c.used_by in uses]
         names = list(dict.fromkeys(c.name for c in columns))
         try:
-            for raw, first_row in read_fragment(root, fragment, names, self._config.data.block_rows):
-                _TableCounter(self._config, self._tasks, partial, raw, fragment.path, first_row, day).count(columns)
+            for found, first_row in read_requests(root, fragment, names, self._config.data.block_rows):
+                raw = found.per_row(names) if isinstance(found, Requests) else found
+                counter = _TableCounter(self._config, self._tasks, partial, raw, fragment.path, first_row, day)
+                counter.count(columns)
+                if isinstance(found, Requests) or self._config.data.request in names:
+                    counter.count_requests(found, columns)
         except DataError as error:
             partial.unreadable[fragment.path] = str(error)
         return partial
@@ -207,6 +215,15 @@ class _TableCounter:
                 self._numbers(stats, rules.floats(array), rules.null_mask(array))
         self._crosses({use.removeprefix("features.") for use in by_use})
         self._labels(by_use)
+
+    def count_requests(self, raw: pa.Table | Requests, columns: list[Column]) -> None:
+        """Count the requests of the table, as it was read, and the features of the user that differ within one."""
+        by_use = {c.used_by: c for c in columns}
+        found, wrong = RequestCounter(self._config, frozenset(by_use)).count(raw)
+        self._partial.requests.merge(found)
+        for name, rows in wrong.items():
+            column = by_use[f"features.{name}"]
+            self._note(column, rules.shared_rule(name), rows, one_array(self._raw, column.name, column.kind))
 
     def _crosses(self, read: Container[str]) -> None:
         features = self._config.features

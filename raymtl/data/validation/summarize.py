@@ -17,6 +17,7 @@ from raymtl.data.validation.report import (
     FunnelReport,
     LabelRate,
     PartReport,
+    RequestReport,
     ScenarioReport,
     TableReport,
     TaskReport,
@@ -52,6 +53,7 @@ def build_report(report: PartReport, partial: Partial, config: Config) -> None:
     _tasks(report, partial, config)
     _broken(report, partial)
     _scenario(report, partial, config)
+    _requests(report, partial, config)
 
 
 def _column(column: Column, stats: ColumnStats) -> ColumnReport:
@@ -139,3 +141,19 @@ def _scenario(report: PartReport, partial: Partial, config: Config) -> None:
     if len(unlisted) > len(shown):
         shown["…"] = sum(unlisted.values()) - sum(shown.values())
     report.scenario = ScenarioReport(scenario.column, listed, shown, stats.nulls)
+
+
+def _requests(report: PartReport, partial: Partial, config: Config) -> None:
+    found, of_users = partial.requests, config.request_features()
+    if not found.requests:
+        return
+    column = partial.columns.get("data.request")
+    distinct = None if column is None or column.ids is None else column.ids.estimate() + column.nulls
+    report.requests = RequestReport(
+        found.requests,
+        found.rows / found.requests,
+        found.longest,
+        distinct,
+        found.user_bytes / max(found.bytes, 1),
+        [name for name, count in found.changes.items() if not count and name not in of_users],
+    )

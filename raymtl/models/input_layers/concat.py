@@ -1,5 +1,7 @@
 """The plain input: everything side by side."""
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor
 
@@ -16,6 +18,7 @@ class ConcatInput(InputSlot):
     def __init__(self, context: Context, *, missing: str = "fill", missing_flags: bool = False):
         super().__init__()
         dense = len(context.spec.dense)
+        self._dense_names = context.spec.dense
         self._pooled = sum(context.spec.pooled.values())
         self.missing = MissingValues(context.spec, missing_flags) if missing == "learned" and dense else None
         self._dense = self.missing.width if self.missing is not None else dense
@@ -34,3 +37,13 @@ class ConcatInput(InputSlot):
         if not self._pooled:
             return dense
         return torch.cat((inputs.pooled, dense), 1)
+
+    def part(self, inputs: ModelInput, side: bool, sides: Sequence[bool]) -> Tensor:
+        own = [name for name, of in zip(self.columns, sides, strict=True) if of == side and name is not None]
+        names = list(dict.fromkeys(own))
+        dense = [place for place, name in enumerate(self._dense_names) if name in names]
+        parts = [inputs.value(name) for name in names if name not in self._dense_names]
+        if dense:
+            numbers = torch.cat([inputs.value(self._dense_names[place]) for place in dense], 1)
+            parts.append(numbers if self.missing is None else self.missing(numbers, dense))
+        return torch.cat(parts, 1) if parts else inputs.pooled[:, :0]

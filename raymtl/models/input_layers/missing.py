@@ -1,5 +1,7 @@
 """The Missing Value Layer: what stands for a missing number is learned (Meituan, 2018)."""
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor, nn
 
@@ -19,8 +21,9 @@ class MissingValues(nn.Module):
         self._flags = flags
         self.width = len(spec.dense) * (2 if flags else 1)
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, x: Tensor, places: Sequence[int] | None = None) -> Tensor:
+        """`places`: the features that x has; None: all."""
         missing = x.isnan()
         # Selected, not multiplied: 0 · NaN is NaN, in the value and in the gradient.
-        filled = torch.where(missing, self.value, x)
+        filled = torch.where(missing, self.value if places is None else self.value[list(places)], x)
         return torch.cat((filled, missing.to(filled.dtype)), 1) if self._flags else filled

@@ -6,7 +6,7 @@ from dataclasses import replace
 
 from raymtl.embeddings.planning import table_bytes
 from raymtl.embeddings.traffic import TableTraffic
-from tests.benchmarks.scale.config import scale_config
+from tests.benchmarks.scale.config import HISTORIES, scale_config
 from tests.benchmarks.scale.model import NETWORKS, by_rows, half_vectors, single_ids_unpooled
 from tests.benchmarks.scale.plan import BATCH, IDS
 from tests.benchmarks.scale.tables import IB, Cells, gb, million, ms, plan_usable, power, table
@@ -15,6 +15,8 @@ Tables = list[TableTraffic]
 GROUP = 64
 """GPUs that hold all tables together, where every group of so many has a copy of its own."""
 SYNC_STEPS = 100
+REQUEST_ROWS = (0, 1, 10, 50)
+"""Rows per request; 0: flat rows."""
 
 
 def max_bytes(tables: Tables, ids: int, gpus: int) -> float:
@@ -74,7 +76,44 @@ def remedies(cells: Cells) -> str:
                     step.bound,
                 ]
             )
-    return "\n\n".join(["## What would help", TEXT, table(HEAD, rows), _groups(cells)])
+    return "\n\n".join(["## What would help", TEXT, table(HEAD, rows), _groups(cells), _requests(cells)])
+
+
+def of_requests(tables: Tables, ids: int, gpus: int, rows: float) -> Tables:
+    """The planned tables with requests of so many rows: those of the user are unpooled, and sent once per request."""
+    names, lookup = list(scale_config(ids, gpus, BATCH).tables), {}
+    for name, planned in zip(names, tables, strict=True):
+        shared = {"item": len(HISTORIES), "user": 1, "query": 1}.get(name, 0)
+        own = len(planned.lengths) - shared
+        lengths = (*planned.lengths[:own], *(length / rows for length in planned.lengths[own:]))
+        lookup[name] = replace(planned, lengths=lengths, pooled=planned.pooled and not shared)
+    return [lookup[name] for name in names]
+
+
+def _requests(cells: Cells) -> str:
+    """The user's side exchanged once per request."""
+    rows = []
+    for gpus in (64, 512):
+        planned = cells.tables(gpus, IDS[1])
+        for size in REQUEST_ROWS:
+            tables = of_requests(planned, IDS[1], gpus, size) if size else planned
+            step = cells.time(tables, gpus)
+            wire = step.traffic
+            rows.append(
+                [
+                    str(gpus),
+                    "flat rows" if not size else str(size),
+                    f"{(wire.ids.inside() + wire.ids.between()) / 1e6:,.1f}",
+                    f"{(wire.vectors.inside() + wire.vectors.between()) / 1e6:,.0f}",
+                    ms(step.ids),
+                    ms(step.vectors),
+                    ms(step.seconds),
+                    million(gpus * BATCH / step.seconds),
+                    step.bound,
+                ]
+            )
+    head = ["GPUs", "rows per request", "IDs, MB", "vectors, MB each way", "IDs, ms", "vectors, ms", "step, ms"]
+    return "\n\n".join(["## Requests", REQUESTS_TEXT, table([*head, "million rows/s", "bound by"], rows)])
 
 
 def _groups(cells: Cells) -> str:
@@ -100,6 +139,9 @@ TEXT = """400 Gb/s. "Unpooled": a single ID's vector comes from its holder alone
 zero. "Inside a machine" is TorchRec's `table_row_wise`: sums are made over NVLink and leave the machine once. fp16 vectors are TorchRec's
 quantised collectives. **raymtl has none of these yet**: today a user can fix `sharding: row_wise` for a table ("all by row") and choose its `dim`
 ("`item` 64 wide", its dense part counted as before)."""
+REQUESTS_TEXT = """10⁹ IDs as planned above, 400 Gb/s. With `data.request` ([requests.md](requests.md)) the user, the query and the three histories are of the
+request: looked up and sent once for its rows, unpooled. raymtl has that. The dense part counts as before, though it shrinks too. Single
+IDs of other tables are still sums over all GPUs: on many GPUs they are what is left ("single IDs unpooled" above)."""
 GROUPS_TEXT = f"""And in groups (TorchRec's two-dimensional sharding): 512 GPUs as eight groups of {GROUP}, each with all tables as planned for {GROUP};
 every {SYNC_STEPS} steps the groups' tables are averaged, 2·7/8 of the fullest GPU's bytes over its adapter. The feed's exchange is counted over
 {GROUP} GPUs here. Averaged tables are not the tables of one group: what it does to a model would have to be measured."""

@@ -1,0 +1,53 @@
+"""Which trackers get the runs and the published versions."""
+
+from typing import Annotated, Any
+
+from pydantic import Field, model_validator
+
+from raymtl.config.base import Section
+from raymtl.config.roles import Role
+
+_Text = Annotated[str, Field(min_length=1)]
+
+
+class Mlflow(Section):
+    """MLflow: the runs as an experiment, and the published versions as a registered model."""
+
+    uri: Annotated[_Text | None, Role.OUTPUT] = None
+    """Address of the server, such as `http://mlflow:5000`, without a password; null: `MLFLOW_TRACKING_URI` of the environment."""
+    experiment: Annotated[_Text | None, Role.OUTPUT] = None
+    """Name of the experiment; null: `MLFLOW_EXPERIMENT_NAME` of the environment, else `raymtl`."""
+    model: Annotated[_Text | None, Role.OUTPUT] = None
+    """Name of the registered model; null: the last part of the store's path."""
+
+
+class Wandb(Section):
+    """Weights & Biases: the runs in a project."""
+
+    project: Annotated[_Text | None, Role.OUTPUT] = None
+    """Name of the project; null: `WANDB_PROJECT` of the environment, else `raymtl`."""
+
+
+class Track(Section):
+    """Trackers, each with its settings; a list of their names gives them the defaults."""
+
+    mlflow: Mlflow | None = None
+    """MLflow (`pip install 'raymtl[mlflow]'`); null: not."""
+    wandb: Wandb | None = None
+    """Weights & Biases (`pip install 'raymtl[wandb]'`); null: not."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _from_names(cls, raw: Any) -> Any:
+        if not isinstance(raw, list):
+            return raw
+        if other := next((name for name in raw if not isinstance(name, str)), None):
+            raise ValueError(
+                f"the list holds {other}, which is not a name; for a tracker's settings write `mlflow: {{…}}`"
+            )
+        return {name: {} for name in raw}
+
+    @property
+    def names(self) -> list[str]:
+        """The trackers that are on."""
+        return [name for name in type(self).model_fields if getattr(self, name) is not None]

@@ -1,0 +1,128 @@
+"""Parquet files beside the logs with an ID per row: the initial vectors of tables, and the vocabularies of `map` tables."""
+
+import datetime as dt
+import hashlib
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.fs as pafs
+
+from raymtl.config.features import Table
+from raymtl.data import rules
+from raymtl.data.contract import fits
+from raymtl.data.found import File
+from raymtl.data.ids.hashing import to_int64
+from raymtl.data.read import read_fragment
+from raymtl.data.units import Footer, Fragment, read_footers
+from raymtl.errors import DataError
+from raymtl.storage.folder import Folder
+
+CHUNK_ROWS = 65_536
+
+
+@dataclass(frozen=True)
+class IdFile:
+    """The files at a path: one, or all of a folder."""
+
+    key: str
+    """The section of the configuration that names them."""
+    path: str
+    column: str
+    """The column of IDs."""
+    footers: Sequence[Footer]
+
+    @property
+    def rows(self) -> int:
+        return sum(footer.rows for footer in self.footers)
+
+    @property
+    def identity(self) -> str:
+        """Hash of the files' paths, sizes and rows."""
+        found = [(footer.file.path, footer.file.size, footer.row_group_rows) for footer in self.footers]
+        return hashlib.sha256(repr(found).encode()).hexdigest()[:16]
+
+    def chunks(self, *columns: str, rows: int = CHUNK_ROWS) -> Iterator[tuple[np.ndarray, pa.Table]]:
+        """The IDs [N] int64 of rows whose ID is not null, and these rows of `columns`, a row group at a time."""
+        for footer in self.footers:
+            first = 0
+            for number, size in enumerate(footer.row_group_rows):
+                fragment = Fragment(footer.file.path, (number,), first, size)
+                for raw, row in read_fragment(self.path, fragment, list(dict.fromkeys([self.column, *columns])), rows):
+                    ids = rules.one_array(raw, self.column, "id")
+                    if (wrong := rules.not_whole(ids)) is not None:
+                        at, rule = int(wrong.argmax()), rules.whole_rule(ids.type)
+                        raise DataError(
+                            f"{footer.file.path}: column `{self.column}`, row {row + at}: the {rule.noun} is {ids[at].as_py()}, "
+                            f"expected {rule.expected}; {rule.remedy}"
+                        )
+                    there = ids.is_valid()
+                    yield rules.int64_values(to_int64(ids.filter(there))), raw.filter(there)
+                first += size
+
+    def vectors(self, column: str, width: int, rows: int = CHUNK_ROWS) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+        """IDs [N] int64 and their vectors [N, width] float32; rows without either are left out."""
+        for ids, raw in self.chunks(column, rows=rows):
+            lists = rules.one_array(raw, column, "vector")
+            values, wrong, lengths = rules.vectors(lists, width)
+            if wrong.any():
+                at = int(wrong.argmax())
+                raise DataError(
+                    f"{self.path}: a vector has {lengths[at].as_py()} numbers, but the dim of the table is {width}; set "
+                    f"{self.key.rpartition('.')[0]}.dim to it, or write vectors of one length"
+                )
+            wrong, shown = rules.broken_elements(values)
+            if wrong.any():
+                at = int(wrong.argmax())
+                raise DataError(
+                    f"{self.path}: a vector holds {shown[at].as_py()}, expected finite numbers; write null instead of the "
+                    "vector"
+                )
+            there = lists.is_valid().to_numpy(zero_copy_only=False)
+            yield ids[there], values[there]
+
+    def ids(self) -> np.ndarray:
+        """All IDs, distinct and ascending, [N] int64."""
+        return np.unique(np.concatenate([np.empty(0, np.int64), *(ids for ids, _ in self.chunks())]))
+
+
+def open_id_file(key: str, path: str, column: str, vector: str | None = None, width: int = 0) -> IdFile:
+    """The files, by their footers. Raises DataError if there are none, or a column is missing or has a wrong type."""
+    folder = Folder.open(path)
+    there = folder.retried("read", "", lambda: folder.filesystem.get_file_info(folder.root))
+    if there.type == pafs.FileType.NotFound:
+        raise DataError(f"{key}.path is `{path}`, which does not exist; name a parquet file, or a folder of them")
+    paths = {folder.root: int(there.size or 0)}
+    if there.type == pafs.FileType.Directory:
+        names = {n: size for n, size in folder.files().items() if not any(p[0] in "._" for p in n.split("/"))}
+        paths = {folder.inside(name): size for name, size in names.items()}
+    if not paths:
+        raise DataError(f"{key}.path is `{path}`, a folder without files; name a parquet file, or a folder of them")
+    footers = read_footers(folder.filesystem, [File(at, dt.date.min, size) for at, size in paths.items()])
+    for footer in footers:
+        for name, part, use in ((column, "id", "id"), *(((vector, "vector", "vector"),) if vector else ())):
+            if name not in footer.schema.names:
+                raise DataError(
+                    f"{footer.file.path}: the column `{name}` is missing; set {key}.{part} to one of its columns: "
+                    f"{', '.join(footer.schema.names)}"
+                )
+            found = footer.schema.field(name).type
+            if not fits(found, use):
+                expected = "a list of numbers" if use == "vector" else "an integer or a string"
+                raise DataError(
+                    f"{footer.file.path}: column `{name}` has type {found}, expected {expected}; set {key}.{part}"
+                )
+            if use == "vector" and pa.types.is_fixed_size_list(found) and found.list_size != width:
+                raise DataError(
+                    f"{footer.file.path}: column `{name}` holds vectors of {found.list_size} numbers, but the dim of the table "
+                    f"is {width}; set {key.rpartition('.')[0]}.dim to {found.list_size}"
+                )
+    return IdFile(key, path, column, footers)
+
+
+def vectors_file(name: str, table: Table) -> IdFile:
+    """The file of a table's initial vectors."""
+    given = table.vectors
+    assert given is not None
+    return open_id_file(f"tables.{name}.vectors", given.path, given.id, given.vector, table.dim)

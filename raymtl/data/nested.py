@@ -1,0 +1,117 @@
+"""Nested logs: a row of a file is a request, with its impressions in a list of structs or in lists of the same length.
+
+Impressions are the rows of such logs. The footer of a file tells how many there are, but counts a request without any as one; so
+each impression has a *place*, and so has a request without any, where there is no row.
+
+Shapes: N impressions, U requests.
+"""
+
+from collections.abc import Sequence
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
+from raymtl.data.requests import Requests
+from raymtl.errors import DataError
+
+
+def flat_schema(schema: pa.Schema, impressions: Sequence[str]) -> pa.Schema:
+    """The columns of a file with those of its impressions as columns of rows. Raises DataError, without the file's name."""
+    fields = []
+    for name in impressions:
+        if name not in schema.names:
+            raise DataError(
+                f"column `{name}` (data.impressions) is missing; set it to the column that holds the impressions"
+            )
+        kind = schema.field(name).type
+        if not (pa.types.is_list(kind) or pa.types.is_large_list(kind)):
+            raise DataError(
+                f"column `{name}` (data.impressions) has type {kind}, expected a list of structs, or lists of one length; write "
+                "the impressions of a request as a list"
+            )
+        element = kind.value_type
+        fields += list(element) if pa.types.is_struct(element) else [pa.field(name, element)]
+    if not fields:
+        raise DataError(
+            f"column `{impressions[0]}` (data.impressions) has no fields; write a field per column of an impression"
+        )
+    return pa.schema([*(field for field in schema if field.name not in impressions), *fields])
+
+
+def count_places(metadata: pq.FileMetaData, group: int, impressions: Sequence[str]) -> int:
+    """The places of a row group. Raises DataError, without the file's name, if impressions hold nothing but lists."""
+    for n in range(metadata.num_columns):
+        leaf = metadata.schema.column(n)
+        if leaf.path.split(".")[0] == impressions[0] and leaf.max_repetition_level == 1:
+            return metadata.row_group(group).column(n).num_values
+    raise DataError(
+        f"column `{impressions[0]}` (data.impressions) holds nothing but lists; write a field with one value per impression"
+    )
+
+
+def stored_columns(metadata: pq.FileMetaData, impressions: Sequence[str], columns: Sequence[str]) -> list[str]:
+    """The paths in a file of some columns, of requests or of impressions, and of one that tells the lengths of the lists."""
+    paths = [metadata.schema.column(n).path for n in range(metadata.num_columns)]
+    schema = metadata.schema.to_arrow_schema()
+    of_requests = [c for c in columns if c in schema.names and c not in impressions]
+    of_rows = []
+    for name in impressions:
+        own = [path for path in paths if path.split(".")[0] == name]
+        if pa.types.is_struct(schema.field(name).type.value_type):
+            depth = 3  # column, list, element, field
+            chosen = [path for path in own if path.split(".")[depth] in columns]
+            of_rows += chosen or own[:1]
+        else:
+            of_rows += own
+    return [*of_requests, *of_rows]
+
+
+def unnested(
+    table: pa.Table, impressions: Sequence[str], path: str, first_row: int
+) -> tuple[Requests, np.ndarray, int]:
+    """The requests of a table of nested rows, the place of each impression, [N], counted from the table's first, and the number
+    of places.
+
+    DataError names a row of the file whose lists differ in length; `first_row` is that of the table."""
+    lengths: np.ndarray | None = None
+    columns: dict[str, pa.Array] = {}
+    for name in impressions:
+        lists = _one(table.column(name))
+        own = pc.list_value_length(lists).fill_null(0).to_numpy(zero_copy_only=False).astype(np.int64)
+        if lengths is None:
+            lengths = own
+        elif (wrong := own != lengths).any():
+            row = int(wrong.argmax())
+            raise DataError(
+                f"{path}: column `{name}` (data.impressions), row {first_row + row}: the list has {own[row]} elements, that of "
+                f"`{impressions[0]}` has {lengths[row]}; write one element per impression in each of them"
+            )
+        flat = lists.flatten()
+        if pa.types.is_struct(flat.type):
+            columns |= {field.name: pc.struct_field(flat, field.name) for field in flat.type}
+        else:
+            columns[name] = flat
+    assert lengths is not None
+    places = np.maximum(lengths, 1)
+    starts = np.cumsum(places) - places
+    full = np.flatnonzero(lengths)
+    users = table.drop_columns(list(impressions))
+    size = int(places.sum())
+    if len(full) < len(lengths):
+        users, lengths, starts = users.take(pa.array(full)), lengths[full], starts[full]
+    owner = np.repeat(np.arange(len(lengths)), lengths)
+    within = np.arange(len(owner)) - np.repeat(np.cumsum(lengths) - lengths, lengths)
+    return Requests(pa.table(columns), users, owner), starts[owner] + within, size
+
+
+def count_empty(file: pq.ParquetFile, row_groups: Sequence[int], impressions: Sequence[str]) -> int:
+    """The requests of some row groups that have no impressions; reads one column."""
+    (path,) = stored_columns(file.metadata, impressions[:1], [])
+    lists = file.read_row_groups(list(row_groups), columns=[path], use_threads=False).column(0)
+    return len(lists) - int((pc.list_value_length(lists).fill_null(0).to_numpy() > 0).sum())
+
+
+def _one(column: pa.ChunkedArray) -> pa.Array:
+    return column.chunk(0) if column.num_chunks == 1 else column.combine_chunks()
