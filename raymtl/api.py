@@ -288,20 +288,24 @@ def export(
     out: Path,
     *,
     quantize: Literal["none", "fp16", "int8"] = "none",
+    format: Literal["torch", "aoti", "onnx"] = "torch",
+    table_files: bool = False,
     allow_custom: bool = False,
 ) -> "ExportResult":
-    """Write a published version as torch.export programs that take raw IDs.
+    """Write a published version as programs that take raw IDs.
 
     Args:
         version: as for `score`.
         out: folder or URL to write the programs and `model.json` to.
-        quantize: how the programs hold the tables.
+        quantize: how the tables are stored.
+        format: `torch` for `torch.export.load`, `aoti` for AOTInductor on CPUs like this one, or `onnx`.
+        table_files: write the tables as files beside the programs, without holding a whole one in memory.
         allow_custom: as for `score`.
     """
     from raymtl.serving.export import export_version
     from raymtl.serving.version import open_version
 
-    facts = export_version(open_version(fspath(version), allow_custom), fspath(out), quantize)
+    facts = export_version(open_version(fspath(version), allow_custom), fspath(out), quantize, format, table_files)
     return cast("ExportResult", facts)
 
 

@@ -117,12 +117,14 @@ class ExportResult(TypedDict):
     version: str
     data: dict[str, Any]
     quantization: str
+    program_format: str
     outputs: list[dict[str, Any]]
     programs: dict[str, dict[str, Any]]
     features: dict[str, Any]
     torch: str
     scenario: NotRequired[dict[str, Any]]
     state: NotRequired[dict[str, Any]]
+    tables: NotRequired[dict[str, Any]]
 
 
 class ExplainResult(TypedDict):

@@ -82,12 +82,28 @@ def export(
     quantize: Annotated[
         Literal["none", "fp16", "int8"], typer.Option(help="Quantization of the tables in the programs.")
     ] = "none",
+    form: Annotated[
+        Literal["torch", "aoti", "onnx"],
+        typer.Option(
+            "--format", help="For torch.export.load, compiled by AOTInductor for CPUs like this one, or ONNX."
+        ),
+    ] = "torch",
+    table_files: Annotated[
+        bool,
+        typer.Option(
+            "--table-files", help="Write the tables as files beside the programs, never a whole one in memory."
+        ),
+    ] = False,
     allow_custom: AllowCustom = False,
     as_json: Json = False,
 ) -> None:
-    """Write a published version as torch.export programs that take raw IDs: the full model, and its user part and item part."""
-    facts = api.export(version, out, quantize=quantize, allow_custom=allow_custom)
-    for name, program in facts["programs"].items():
-        console.print(f"{name:<10} {program['bytes'] / 2**20:8.1f} MiB", markup=False)
+    """Write a published version as programs that take raw IDs: the full model, and its user part and item part."""
+    facts = api.export(version, out, quantize=quantize, format=form, table_files=table_files, allow_custom=allow_custom)
+    sizes = {name: program["bytes"] for name, program in facts["programs"].items()}
+    sizes |= {
+        f"table {n}": sum(file["bytes"] for file in table["files"]) for n, table in facts.get("tables", {}).items()
+    }
+    for name, size in sizes.items():
+        console.print(f"{name:<{max(map(len, sizes))}} {size / 2**20:8.1f} MiB", markup=False)
     console.print(f"version {facts['version']}: {out}", markup=False, soft_wrap=True)
     finish(as_json, facts)

@@ -43,6 +43,7 @@ from raymtl.daily.record import (
 from raymtl.daily.reports.day import NAME as REPORT
 from raymtl.daily.reports.write import write_reports
 from raymtl.daily.tracking import add_end, add_results, track_day, untracked
+from raymtl.daily.working_files import attempts, begin_attempt, remove_attempts
 from raymtl.data.lakehouse.tables import with_snapshots
 from raymtl.errors import (
     CheckpointError,
@@ -153,7 +154,8 @@ class Day:
 
     def _new_record(self) -> Record:
         """The record of a new attempt, with an unused folder."""
-        used = [int(name.removeprefix("run-")) for name in self._runs() if name.removeprefix("run-").isdigit()]
+        numbers = [name.removeprefix("run-") for name in attempts(self.store, self.day)]
+        used = [int(number) for number in numbers if number.isdigit()]
         with suppress(StorageError):  # a damaged record
             old = read_record(self.store, self.day)
             used += [old.attempt] if old else []
@@ -181,10 +183,6 @@ class Day:
 
     def _say(self, line: str) -> None:
         self.on_event({"note": line})
-
-    def _runs(self, of: str = "") -> list[str]:
-        """Names of the attempts' folders of a day, by default this one."""
-        return [name for name in self.store.names(of or self.folder) if name.startswith("run-")]
 
     def _is_published(self, version: str | None) -> bool:
         return any(v.id == version for v in self.listed)
@@ -241,6 +239,7 @@ class Day:
 
     def _states(self) -> None:
         self._enter("wait")
+        begin_attempt(self.store, self.day)
         self._wait()
         excluded = ExcludedDays(self.store, self.daily, self.listed, self.base)
         plans = plan_day(self.config, self.day, self.base.data_end if self.base else None, excluded)
@@ -489,10 +488,7 @@ class Day:
             versions.gc(
                 self.store, keep, recent_versions(self.store, keep), self.lease.check_held, keep_published=first
             )
-            for day in recorded_days(self.store):  # also leftovers of killed jobs and abandoned days
-                if day <= self.day:
-                    for name in self._runs(folder(day)):
-                        self.store.remove_folder(f"{folder(day)}/{name}")
+            remove_attempts(self.store, self.day)
         except LeaseLostError:
             raise
         except UserError as error:

@@ -274,6 +274,12 @@ def is_text(kind: pa.DataType) -> bool:
     return _is_bytes(_leaf(kind))
 
 
+def is_string(kind: pa.DataType) -> bool:
+    """Whether a column holds strings."""
+    kind = kind.value_type if pa.types.is_dictionary(kind) else kind
+    return pa.types.is_string(kind) or pa.types.is_large_string(kind) or pa.types.is_string_view(kind)
+
+
 def _is_bytes(kind: pa.DataType) -> bool:
     return (
         pa.types.is_string(kind)
@@ -330,7 +336,11 @@ def _is_flag(kind: pa.DataType) -> bool:
 
 def _is_time(kind: pa.DataType) -> bool:
     return (
-        pa.types.is_timestamp(kind) or pa.types.is_integer(kind) or pa.types.is_floating(kind) or pa.types.is_date(kind)
+        pa.types.is_timestamp(kind)
+        or pa.types.is_integer(kind)
+        or pa.types.is_floating(kind)
+        or pa.types.is_date(kind)
+        or is_string(kind)
     )
 
 
@@ -350,5 +360,5 @@ _EXPECTED: dict[Kind, str] = {
     "vector": "a list of numbers",
     "flag": "a boolean or an integer (0: not observed)",
     "category": "a string or an integer",
-    "time": "a timestamp or a number",
+    "time": "a timestamp, a number, or text as 2026-01-31T12:00:00Z",
 }

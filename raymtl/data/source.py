@@ -71,6 +71,15 @@ def find_files(folder: Folder, days: DayRange | None, layout: Layout = Layout())
     return found
 
 
+def find_flat_files(folder: Folder) -> FoundFiles:
+    """The files below a folder without days, by the rules of those of a day; their folders `key=value` are columns."""
+    found = FoundFiles()
+    _add_files_of_day(found, [], dt.date.min, folder.root, list_below(folder, folder.root), Layout())
+    found.faults += _two_names_of_one_file(found.files, found.files, "its rows would be read twice")
+    found.files.sort(key=lambda f: f.path)
+    return found
+
+
 def partitioned_days(folder: Folder, layout: Layout = Layout()) -> list[dt.date]:
     """The days of the data set's partitions, in order."""
     entries = _entries(folder, layout)
@@ -217,8 +226,8 @@ def _no_partitions(path: str, layout: Layout, entries: Sequence[Entry]) -> str:
             return _one_level_each(path, first)
     there = f"; it has the folders `{next(iter(keys))}=…`, which are no days" if keys else ""
     return (
-        f"`{path}` has no `{layout.pattern}` partition{there}; set data.path (`raymtl score`: --data) to the folder that "
-        f"contains partitions, with files such as {layout.name(dt.date(2026, 1, 31))}/part-0.parquet"
+        f"`{path}` has no `{layout.pattern}` partition{there}; set data.path (`raymtl score`: --data, `raymtl init`: PATH) to "
+        f"the folder that contains partitions, with files such as {layout.name(dt.date(2026, 1, 31))}/part-0.parquet"
     )
 
 

@@ -72,6 +72,8 @@ def find_days(folder: Folder) -> FoundDays | None:
     layout = _layout(_texts_of_folders(entries) if texts is None else texts)
     if layout is None and texts is None and entries and not any("=" in name for name in folders):
         return None
+    if not entries and folder.kind() == pafs.FileType.Directory:
+        raise DataError(f"`{folder.path}` is empty; pass the folder with the logs")
     layout = layout or Layout()  # raises what is wrong with the folders that there are
     return FoundDays(folder.path, layout, partitioned_days(folder, layout))
 

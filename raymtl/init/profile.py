@@ -16,7 +16,7 @@ import pyarrow.compute as pc
 from raymtl.data.contract import fits, is_text, plain_type
 from raymtl.data.ids.hashing import mix64, to_int64
 from raymtl.data.read import read_fragment
-from raymtl.data.rules import list_parts, one_array
+from raymtl.data.rules import list_parts, one_array, text_times
 from raymtl.data.scan import scan
 from raymtl.data.sketch import HyperLogLog
 from raymtl.data.source import find_files
@@ -24,6 +24,7 @@ from raymtl.data.units import Footer, Fragment, make_units, read_footers, with_r
 from raymtl.data.validation.moments import Moments
 from raymtl.errors import DataError
 from raymtl.init.days import FoundDays
+from raymtl.init.words import may_be_time
 from raymtl.storage.folder import Folder
 
 SAMPLE_ROWS = 50_000
@@ -61,6 +62,8 @@ class ColumnProfile:
     estimate: int | None = None
     """Without `ids`: how many different values there may be."""
     text_bytes: int = 0
+    no_times: int = 0
+    """Of a text that by its name is a time, the values that are none."""
     elements: int = 0
     empty: int = 0
     longest: int = 0
@@ -87,7 +90,7 @@ class ColumnProfile:
 
     def merge(self, other: "ColumnProfile") -> None:
         """Add all that `other` has seen."""
-        for name in ("rows", "nulls", "not_finite", "fractions", "text_bytes", "elements", "empty"):
+        for name in ("rows", "nulls", "not_finite", "fractions", "text_bytes", "no_times", "elements", "empty"):
             setattr(self, name, getattr(self, name) + getattr(other, name))
         self.longest = max(self.longest, other.longest)
         self.by_day.update(other.by_day)
@@ -176,7 +179,14 @@ def merged(kinds: Mapping[str, str], rows: int, results: Iterable[Found]) -> Pro
         for name, column in found.items():
             columns[name].merge(column)
         samples.append(sample)
-    return Profile(columns, rows, pa.concat_tables(samples))
+    sample = pa.concat_tables(samples)
+    for name, column in columns.items():
+        if column.kind == "text" and may_be_time(name) and not column.no_times:
+            column.kind = "time"
+        elif column.kind == "text" and may_be_time(name) and name in sample.column_names:
+            place = sample.column_names.index(name)
+            sample = sample.set_column(place, name, sample.column(name).cast(pa.int64()))  # in place of its hash
+    return Profile(columns, rows, sample)
 
 
 def _kind(kind: pa.DataType) -> str:
@@ -255,6 +265,8 @@ def _small(rows: pa.Table, name: str, kind: str) -> pa.Array:
         return column.cast(pa.float64(), safe=False)
     if kind == "time":
         return one_array(rows, name, "time").cast(pa.timestamp("us"), safe=False)
+    if kind == "text" and may_be_time(name):
+        return text_times(one_array(rows, name, "category"))
     if not kind.startswith("list of "):
         return to_int64(one_array(rows, name, "id"))
     lists = one_array(rows, name, "ids")
@@ -285,6 +297,8 @@ def _count(raw: pa.Table, name: str, kind: str) -> ColumnProfile:
             array = array.cast(pa.float64())
         _count_numbers(found, array.cast(pa.float64(), safe=False).to_numpy(zero_copy_only=False))
     elif kind.endswith("text"):
+        if kind == "text" and may_be_time(name):
+            found.no_times = text_times(array).null_count
         found.text_bytes = pc.sum(pc.binary_length(array)).as_py() or 0
     if kind == "list of float":
         values = array.to_numpy(zero_copy_only=False)

@@ -131,8 +131,8 @@ def _by_name(name: str, column: ColumnProfile) -> Guess | None:
         if names.is_other_time(name):
             return Guess(name, "ignore", "a time, but by its name not that of the impression")
         return Guess(name, "time", "the time of the impression, by name and values")
-    if column.kind == "text" and found[-1] in names.TIMES:
-        return Guess(name, "ignore", "a time written as text")
+    if column.kind == "text" and names.may_be_time(name):
+        return Guess(name, "ignore", "a time, by its name, written as text other than 2026-01-31T12:00:00Z")
     if numeric and "_".join(found) in names.WEIGHTS and column.numbers.low >= 0 and not column.not_finite:
         return Guess(name, "weight", "the weight of a row, by its name")
     if names.FLAGS & set(found) and is_binary(column):

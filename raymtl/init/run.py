@@ -13,15 +13,17 @@ import ray
 from raymtl.config.root import RUN_NAME
 from raymtl.data.listing import list_names
 from raymtl.data.units import Footer
-from raymtl.errors import ConfigError
+from raymtl.errors import ConfigError, DataError, StorageError
 from raymtl.init.compose import compose
 from raymtl.init.days import FoundDays, choose_days, find_days
 from raymtl.init.profile import Profile, footers_of, kinds_of, profile
 from raymtl.init.roles import Guess, find_leaks, guess_roles, is_binary, with_answers
 from raymtl.init.schema import profile_of_footers
 from raymtl.init.split import PLACEHOLDER, choose_split, flat_footers, write_days
+from raymtl.storage.filesystem import put
 from raymtl.storage.folder import Folder
-from raymtl.storage.paths import absolute
+from raymtl.storage.paths import absolute, split_options
+from raymtl.storage.retry import advice, reason, retry
 from raymtl.training.cluster import join
 
 
@@ -70,6 +72,9 @@ def look(
     if both := sorted(set(labels) & set(ignored)):
         raise ConfigError(f"--label and --ignore both name `{both[0]}`; leave one out")
     folder = Folder.open(absolute(path))
+    if (kind := folder.kind()) != pafs.FileType.Directory:
+        problem = "does not exist" if kind == pafs.FileType.NotFound else "is a file"
+        raise DataError(f"PATH `{path}` {problem}; pass the folder with the logs")
     days = find_days(folder)
     folder = folder if days is None else Folder.open(days.path)
     footers = flat_footers(folder) if days is None else footers_of(folder, days)
@@ -90,7 +95,8 @@ def look(
 
 
 def check_free(out: str) -> None:
-    """Raise ConfigError if the file exists, which may have been edited, or the folder that may be written next to it."""
+    """Raise ConfigError if the file exists, which may have been edited, or the folder that may be written next to it, and
+    StorageError if the file cannot be written, before rows are read for it."""
     folder, name = _place(out)
     if folder.kind(name) != pafs.FileType.NotFound:
         raise ConfigError(f"`{out}` exists; remove it, or choose another file with --out")
@@ -99,6 +105,16 @@ def check_free(out: str) -> None:
             f"`{folder.path_of(_logs_of(name))}` exists, where logs without days would be written by day; remove it, or choose "
             "another file with --out"
         )
+    if folder.is_local and folder.kind() != pafs.FileType.Directory:
+        raise ConfigError(f"--out `{out}` lies in no folder; create `{folder.path}`, or choose another file")
+    probe = f".{name}.probe"
+    try:
+        retry(lambda: put(folder.filesystem, folder.inside(probe), b""))
+    except OSError as error:
+        raise StorageError(
+            f"cannot write --out `{out}`: {reason(error)}; {advice(error)}, or choose another file"
+        ) from error
+    folder.remove(probe)
 
 
 def write(draft: Draft, out: str) -> list[str]:
@@ -141,5 +157,6 @@ def _cpus() -> int:
 
 
 def _place(file: str) -> tuple[Folder, str]:
-    head, _, name = absolute(file).rpartition("/")
-    return Folder.open(head or "/"), name
+    path, options = split_options(absolute(file))
+    head, _, name = path.rpartition("/")
+    return Folder.open((head or "/") + options), name

@@ -8,13 +8,12 @@ from dataclasses import dataclass
 import numpy as np
 import pyarrow as pa
 
-from raymtl.data.foreign import is_skipped
-from raymtl.data.found import File
-from raymtl.data.listing import list_below
+from raymtl.data.contract import is_string
 from raymtl.data.partitions import Layout
 from raymtl.data.read import read_fragment
-from raymtl.data.rules import microseconds, one_array
+from raymtl.data.rules import microseconds, one_array, text_times
 from raymtl.data.scan import scan
+from raymtl.data.source import find_flat_files
 from raymtl.data.units import Footer, Fragment, make_units, read_footers, with_rows
 from raymtl.data.writing import OutputFolder, ParquetFile
 from raymtl.errors import DataError
@@ -41,15 +40,10 @@ def flat_footers(folder: Folder) -> list[Footer]:
 
     Raises DataError if there is none with rows.
     """
-    listing = list_below(folder, folder.root)
-    if listing.problems:
-        raise DataError(listing.problems[0])
-    files = [
-        File(entry.path, dt.date.min, entry.size, Layout().values(below), identity=entry.identity)
-        for entry in sorted(listing.entries, key=lambda e: e.path)
-        if not is_skipped(below := entry.path[len(folder.root) :].strip("/"), entry.size, None)
-    ]
-    footers = with_rows(read_footers(folder.filesystem, files))
+    found = find_flat_files(folder)
+    if found.faults:
+        raise DataError(found.faults[0])
+    footers = with_rows(read_footers(folder.filesystem, found.files))
     if not footers:
         raise DataError(f"`{folder.path}` has no parquet file with rows; pass the folder that contains the logs")
     return footers
@@ -87,7 +81,9 @@ class Split:
             return np.full(len(table), held_out if f"/{self.eval_folder}/" in path else train)
         if self.time is None:
             return np.where(row_hash(path, first_row, len(table)) % np.uint64(_HELD_OUT) == 0, held_out, train)
-        moments = microseconds(one_array(table, self.time, "time").fill_null(0))
+        times = one_array(table, self.time, "time")
+        times = text_times(times) if is_string(times.type) else times
+        moments = microseconds(times.fill_null(pa.scalar(0).cast(times.type)))
         if self.cut_us is not None:
             last = self.cut_us // _DAY_US
             return np.where(moments >= self.cut_us, last, last - 1)

@@ -91,6 +91,11 @@ def is_other_time(name: str) -> bool:
     return bool((_OTHER_TIMES | EVENTS) & set(words(name)))
 
 
+def may_be_time(name: str) -> bool:
+    """Whether a name is that of a time, of the impression or of something else."""
+    return words(name)[-1] in TIMES
+
+
 def time_rank(name: str) -> int:
     """Smaller for a likelier name of the impression's time."""
     found = set(words(name))

@@ -1,30 +1,37 @@
-"""Export a version as programs that need only torch: raw IDs and numbers in, predictions out.
+"""Export a version as programs that take raw IDs and numbers, and predict: for torch, AOTInductor or ONNX.
 
-`whole.pt2` takes the features of candidates with those of their users; `user.pt2`, which runs once per user, and `item.pt2`
-split the work. `model.json` describes inputs and outputs.
+`whole` takes the features of candidates with those of their users; `user`, which runs once per user, and `item` split the work.
+With table files, each has a program before it, such as `whole.rows`, that turns raw features into rows of the tables.
+`model.json` describes inputs and outputs.
 """
 
-import contextlib
 import hashlib
-import io
 import json
-import logging
-import warnings
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from raymtl.config.features import BucketFeature, CrossFeature, DenseFeature, IdFeature, VectorFeature, columns_of
+from raymtl.config.features import (
+    BucketFeature,
+    CrossFeature,
+    DenseFeature,
+    IdFeature,
+    Tableless,
+    VectorFeature,
+    columns_of,
+)
 from raymtl.config.root import Config
 from raymtl.data.writing import OutputFolder
 from raymtl.errors import ConfigError
 from raymtl.models.ranker import Ranker
+from raymtl.serving.formats import SUFFIX, Format, check_format, quiet, serialize
 from raymtl.serving.model import SCENARIO, Raw, ServedModel, can_split, feature_sides, load_ranker, served_tables
+from raymtl.serving.parts import FullModel, GivenVectors, ItemPart, UserPart, vectors_for
 from raymtl.serving.rules import Rules
-from raymtl.serving.split import State
+from raymtl.serving.table_files import FOLDER, write_tables
 from raymtl.serving.tables import Quantization, make_table
 from raymtl.serving.version import Version, custom_slots, read_dense, read_id_map, read_table
 
@@ -33,96 +40,63 @@ FORMAT = 1
 _USERS, _CANDIDATES, _VALUES = 2, 3, 7
 """Rows and values of the inputs for tracing; the program accepts any number."""
 _FACTS = "model.json"
-_PROGRAMS = ("whole.pt2", "user.pt2", "item.pt2")
-_CROSSED = "crossed."
-"""Prefix of the user's IDs in the state that crosses with those of items need."""
+_PARTS = ("whole", "user", "item")
+_ROWS = ".rows"
+"""End of the name of a part's first program, if the tables are files."""
 _INDEX = "user"
 """The item part's input with each candidate's user."""
-
-
-class FullModel(nn.Module):
-    """Raw features of both sides, one row per candidate -> predictions [B, O]."""
-
-    def __init__(self, model: ServedModel, rules: Mapping[str, Rules]):
-        super().__init__()
-        self.model, self.rules = model, nn.ModuleDict(rules)
-
-    def forward(self, features: Raw) -> Tensor:
-        return self.model.predict(self.rules["item"](self.rules["user"](features)))
-
-
-class UserPart(nn.Module):
-    """Raw user-side features, one row per user -> the state for the item part, tensors [U, ...]."""
-
-    def __init__(self, model: ServedModel, rules: Mapping[str, Rules]):
-        super().__init__()
-        self.model, self.rules = model, rules["user"]
-
-    def forward(self, features: Raw) -> State:
-        made = self.rules(features)
-        return self.model.user(made) | {f"{_CROSSED}{key}": made[key] for key in _keys(self.rules.handed_on)}
-
-
-class ItemPart(nn.Module):
-    """The user part's state, each candidate's index in it [B] int64, and raw item-side features -> [B, O]."""
-
-    def __init__(self, model: ServedModel, rules: Mapping[str, Rules]):
-        super().__init__()
-        self.model, self.rules = model, rules["item"]
-
-    def forward(self, state: State, user: Tensor, features: Raw) -> Tensor:
-        of_user = {key: state[f"{_CROSSED}{key}"].index_select(0, user) for key in _keys(self.rules.needed)}
-        return self.model.item(state, user, self.rules({**features, **of_user}))
-
-
-def _keys(names: list[str]) -> list[str]:
-    """The IDs of some features for the crosses of the other side, in its rules' inputs and results."""
-    return [f"{name}.{part}" for name in names for part in ("id", "present")]
 
 
 @dataclass(frozen=True)
 class Exported:
     """The programs of a model, and their entries in `model.json`."""
 
-    programs: dict[str, Any]
-    """By file name."""
-    facts: dict[str, Any]
+    programs: dict[str, Any] = field(default_factory=dict)
+    """By name, without the end of the file's name."""
+    facts: dict[str, Any] = field(default_factory=lambda: {"programs": {}})
 
 
-def export_version(version: Version, out: str, quantization: Quantization) -> dict[str, Any]:
+def export_version(
+    version: Version, out: str, quantization: Quantization, form: Format = "torch", table_files: bool = False
+) -> dict[str, Any]:
     """Write a version's programs and `model.json` to the folder `out`; returns the content of `model.json`.
 
     `model.json`, with the hash of each program, is written last, and an earlier one is removed first: while it exists, the
-    programs match it.
+    programs match it. With `table_files` the tables are files beside the programs, and no table is in memory as a whole.
     """
-    config = version.config
-    tables = {n: make_table(torch.from_numpy(read_table(version, n)), quantization) for n in served_tables(config)}
-    maps = {n: read_id_map(version, n) for n in served_tables(config) if n in config.map_tables()}
-    ranker = load_ranker(config, read_dense(version), version.manifest.id)
+    check_format(form)
+    config, manifest = version.config, version.manifest
+    served = served_tables(config)
+    maps = {n: read_id_map(version, n) for n in served if n in config.map_tables()}
+    ranker = load_ranker(config, read_dense(version), manifest.id)
     names = feature_sides(config)
     rules = {side: Rules(config, names[side], maps) for side in names}
-    manifest = version.manifest
-    try:
-        exported = export_model(config, ranker, tables, rules)
-    except ConfigError as error:
-        raise ConfigError(f"version {manifest.id}: {error}") from error
-    facts = {
+    tables = (
+        None if table_files else {n: make_table(torch.from_numpy(read_table(version, n)), quantization) for n in served}
+    )
+    facts: dict[str, Any] = {
         "format": FORMAT,
         "version": manifest.id,
         "data": manifest.data_range,
         "quantization": quantization,
-        **exported.facts,
-        "torch": torch.__version__,
+        "program_format": form,
     }
+    try:
+        exported = export_model(config, ranker, tables, rules)
+        files = {}
+        for name, program in exported.programs.items():
+            entry = exported.facts["programs"][name]
+            files[f"{name}{SUFFIX[form]}"] = serialize(program, form, entry), entry
+    except ConfigError as error:
+        raise ConfigError(f"version {manifest.id}: {error}") from error
+    facts |= {**exported.facts, "programs": {}, "torch": torch.__version__}
     folder = OutputFolder.open(out)
     _clear(folder)
-    for name, program in exported.programs.items():
-        buffer = io.BytesIO()
-        with _quiet():
-            torch.export.save(program, buffer)
-        data = buffer.getvalue()
+    if table_files:
+        facts["tables"] = write_tables(version, folder, quantization)
+    for name, (data, entry) in files.items():
         folder.write(name, data)
-        facts["programs"][name] |= {"bytes": len(data), "sha256": hashlib.sha256(data).hexdigest()}
+        facts["programs"][name] = entry | {"bytes": len(data), "sha256": hashlib.sha256(data).hexdigest()}
     folder.write(_FACTS, json.dumps(facts, indent=1) + "\n")
     return facts
 
@@ -130,53 +104,92 @@ def export_version(version: Version, out: str, quantization: Quantization) -> di
 def _clear(folder: OutputFolder) -> None:
     """Remove the files of an earlier export, `model.json` first."""
     there = folder.files()
-    for name in (_FACTS, *_PROGRAMS):
+    programs = [f"{part}{rows}{suffix}" for part in _PARTS for rows in ("", _ROWS) for suffix in set(SUFFIX.values())]
+    tables = [name for name in there if name.startswith(f"{FOLDER}/") and name.endswith(".npy")]
+    for name in (_FACTS, *programs, *tables):
         if name in there:
             folder.remove(name)
 
 
 def export_model(
-    config: Config, ranker: Ranker, tables: Mapping[str, nn.Module], rules: Mapping[str, Rules], parts: bool = True
+    config: Config,
+    ranker: Ranker,
+    tables: Mapping[str, nn.Module] | None,
+    rules: Mapping[str, Rules],
+    parts: Iterable[str] = _PARTS,
 ) -> Exported:
-    """The programs of a model, also in two `parts` if it has both sides. ConfigError if a slot cannot be exported."""
-    model = ServedModel(config, ranker, tables)
+    """The programs of a model, also in two parts if it has both sides. ConfigError if a slot cannot be exported.
+
+    Without `tables`, the programs take looked-up vectors, and other programs give the rows to look up.
+    """
+    model = ServedModel(config, ranker, tables or dict.fromkeys(served_tables(config), GivenVectors()))
     sides = feature_sides(config)
-    inputs = {"user": _example(config, sides["user"], _USERS), "item": _example(config, sides["item"], _CANDIDATES)}
     scenario = {SCENARIO: torch.zeros(_USERS, dtype=torch.int64)} if config.data.scenario else {}
-    inputs["user"] |= scenario
-    users, candidates = torch.export.Dim("users", min=1), torch.export.Dim("candidates", min=1)
     both = _example(config, [*sides["user"], *sides["item"]], _CANDIDATES)
     both |= {name: torch.zeros(_CANDIDATES, dtype=torch.int64) for name in scenario}
-    programs = {"whole.pt2": _export(config, FullModel(model, rules), (both,), ({**_dims(both, candidates)},))}
-    facts: dict[str, Any] = {
-        "outputs": [_output(ranker, name) for name in model.outputs],
-        "programs": {"whole.pt2": {"inputs": ["features"], "features": list(both), "rows": "candidates"}},
-        "features": {name: _described(config, name) for name in (*sides["user"], *sides["item"])},
-    }
-    if config.data.scenario:
-        facts["scenario"] = {"input": SCENARIO, "dtype": "int64", "values": [*config.data.scenario.values, "other"]}
-    if parts and can_split(config):
-        user_part = UserPart(model, rules)
-        programs["user.pt2"] = _export(config, user_part, (inputs["user"],), (_dims(inputs["user"], users),))
-        with torch.no_grad():
-            state = user_part(inputs["user"])
-        index = torch.zeros(_CANDIDATES, dtype=torch.int64)
-        programs["item.pt2"] = _export(
-            config,
-            ItemPart(model, rules),
-            (state, index, inputs["item"]),
-            ({name: {0: users} for name in state}, {0: candidates}, _dims(inputs["item"], candidates)),
-        )
-        facts["programs"] |= {
-            "user.pt2": {"inputs": ["features"], "features": list(inputs["user"]), "rows": "users"},
-            "item.pt2": {
-                "inputs": ["state", _INDEX, "features"],
-                "features": list(inputs["item"]),
-                "rows": "candidates",
-            },
+    exported = Exported()
+    exported.facts.update(
+        {
+            "outputs": [_output(ranker, name) for name in model.outputs],
+            "features": {name: _described(config, name) for name in (*sides["user"], *sides["item"])},
         }
-        facts["state"] = {n: {"dtype": _dtype(v), "shape": ["users", *v.shape[1:]]} for n, v in state.items()}
-    return Exported(programs, facts)
+    )
+    if config.data.scenario:
+        exported.facts["scenario"] = {
+            "input": SCENARIO,
+            "dtype": "int64",
+            "values": [*config.data.scenario.values, "other"],
+        }
+    add = _Adder(config, exported, given=tables is None)
+    if "whole" in parts:
+        add("whole", FullModel(model, rules), {}, both, [*sides["user"], *sides["item"]], "candidates")
+    if can_split(config) and {"user", "item"} <= set(parts):
+        user = _example(config, sides["user"], _USERS) | scenario
+        state = add("user", UserPart(model, rules), {}, user, sides["user"], "users")
+        exported.facts["state"] = {n: {"dtype": _dtype(v), "shape": ["users", *v.shape[1:]]} for n, v in state.items()}
+        item, index = _example(config, sides["item"], _CANDIDATES), torch.zeros(_CANDIDATES, dtype=torch.int64)
+        add("item", ItemPart(model, rules), {"state": state, _INDEX: index}, item, sides["item"], "candidates")
+    return exported
+
+
+@dataclass(frozen=True)
+class _Adder:
+    """Traces the parts and adds them to what is exported."""
+
+    config: Config
+    exported: Exported
+    given: bool
+    """Whether the vectors are inputs."""
+
+    def __call__(
+        self, name: str, part: nn.Module, others: dict[str, Any], features: Raw, names: list[str], rows: str
+    ) -> Any:
+        """Trace a part with `others`, the inputs before its features; returns what it gives for them."""
+        config = self.config
+        users, dim = torch.export.Dim("users", min=1), torch.export.Dim(rows, min=1)
+        dims = ({key: {0: users} for key in others["state"]}, {0: dim}) if others else ()
+        steps = [(name, part, features)]
+        with torch.no_grad():
+            if not self.given:
+                result = part(*others.values(), features)
+            else:
+                made = part.rows(*others.values(), features)
+                lookups = {n: config.table_of(n) for n in names if not isinstance(config.features[n], Tableless)}
+                vectors = vectors_for(made, {n: config.tables[table].dim for n, table in lookups.items()})
+                result = part.model(*others.values(), vectors)
+                steps = [(f"{name}{_ROWS}", part.rows, features), (name, part.model, vectors)]
+        for step, module, inputs in steps:
+            arguments = (*others.values(), inputs)
+            self.exported.programs[step] = _export(config, module, arguments, (*dims, _dims(inputs, dim)))
+            self.exported.facts["programs"][step] = {
+                "inputs": [*others, "features"],
+                "features": list(inputs),
+                "rows": rows,
+                "gives": "rows" if step.endswith(_ROWS) else "state" if name == "user" else "predictions",
+            }
+        if self.given:
+            self.exported.facts["programs"][name]["lookups"] = lookups
+        return result
 
 
 def _example(config: Config, names: list[str], rows: int) -> Raw:
@@ -207,7 +220,7 @@ def _dims(inputs: Raw, rows: Any) -> dict[str, Any]:
 
 
 def _export(config: Config, module: nn.Module, arguments: tuple[Any, ...], dims: tuple[Any, ...]) -> Any:
-    with torch.no_grad(), _quiet():
+    with torch.no_grad(), quiet():
         try:
             return torch.export.export(module.eval(), arguments, dynamic_shapes=dims)
         except Exception as error:
@@ -217,19 +230,6 @@ def _export(config: Config, module: nn.Module, arguments: tuple[Any, ...], dims:
                 f"torch.export fails on the model: {type(error).__name__}: {text[0] if text else ''}; change the class of "
                 f"{slots or 'the slot'} so that torch.export supports it, with any number of rows"
             ) from error
-
-
-@contextlib.contextmanager
-def _quiet() -> Iterator[None]:
-    """Suppress torch's own messages."""
-    before = logging.getLogger("torch").level
-    logging.getLogger("torch").setLevel(logging.ERROR)
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            yield
-    finally:
-        logging.getLogger("torch").setLevel(before)
 
 
 def _dtype(value: Tensor) -> str:

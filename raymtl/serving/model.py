@@ -118,7 +118,9 @@ class Lookup(nn.Module):
         """Sum or mean of the first embeddings of each list: [N, D]."""
         ends = lengths.cumsum(0)
         place = torch.arange(rows.shape[0], device=rows.device)
-        owner = torch.searchsorted(ends, place, right=True)
+        # The number of lists that end at or before each value; ONNX has no search in a tensor of any length
+        marks = torch.zeros(rows.shape[0] + 1, dtype=torch.int64, device=rows.device)
+        owner = marks.index_add(0, ends, torch.ones_like(ends)).cumsum(0).narrow(0, 0, rows.shape[0])
         vectors = self._vectors(name, rows)
         if feature.max_length is not None:
             kept = place - (ends - lengths).index_select(0, owner) < feature.max_length
@@ -133,7 +135,7 @@ class Lookup(nn.Module):
         there = step < kept.unsqueeze(1)
         place = (lengths.cumsum(0) - kept).unsqueeze(1) + step
         # Missing steps read an arbitrary row, also if no list has one
-        rows = torch.cat((rows, rows.new_zeros(1)))
+        rows = torch.cat((rows, rows.new_zeros(1, *rows.shape[1:])))
         rows = rows.index_select(0, torch.where(there, place, rows.shape[0] - 1).flatten())
         vectors = self._vectors(name, rows).unflatten(0, there.shape)
         return vectors * there.unsqueeze(2), kept

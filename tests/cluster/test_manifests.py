@@ -129,6 +129,60 @@ def test_workers_of_the_entrypoint_are_those_of_the_cluster() -> None:
         assert f"--workers {spec['rayClusterSpec']['workerGroupSpecs'][0]['replicas']}" in spec["entrypoint"]
 
 
+JOBS = [file.name for file in MANIFESTS if file.name.startswith("rayjob-")]
+
+
+def _number(quantity: Any) -> float:
+    """Kubernetes' quantities, as far as the manifests use them."""
+    value, unit = re.fullmatch(r"(\d+)(m|Mi|Gi)?", str(quantity)).groups()
+    return int(value) * {None: 1, "m": 1e-3, "Mi": 2**20, "Gi": 2**30}[unit]
+
+
+def _requested(spec: dict[str, Any], resource: str) -> float:
+    """What Kueue reserves for a RayJob: its head, all workers and the submitter."""
+    cluster = spec["rayClusterSpec"]
+    pods = [(1, spec["submitterPodTemplate"]), (1, cluster["headGroupSpec"]["template"])]
+    pods += [(group["replicas"], group["template"]) for group in cluster["workerGroupSpecs"]]
+    return sum(
+        count
+        * _number(container["resources"]["requests"].get(resource, container["resources"]["limits"].get(resource, 0)))
+        for count, pod in pods
+        for container in pod["spec"]["containers"]
+    )
+
+
+@pytest.mark.parametrize("file", JOBS)
+def test_kueue_can_admit_every_job(file: str) -> None:
+    job, queue = _object(file, "RayJob"), _object("kueue.yaml", "LocalQueue")
+    labels, spec = job["metadata"]["labels"], job["spec"]
+    assert labels["kueue.x-k8s.io/queue-name"] == queue["metadata"]["name"]
+    of_cluster = _object("kueue.yaml", "ClusterQueue")
+    assert queue["spec"]["clusterQueue"] == of_cluster["metadata"]["name"]
+    (group,) = of_cluster["spec"]["resourceGroups"]
+    (flavor,) = group["flavors"]
+    assert flavor["name"] == _object("kueue.yaml", "ResourceFlavor")["metadata"]["name"]
+    assert [resource["name"] for resource in flavor["resources"]] == group["coveredResources"]
+    for resource in flavor["resources"]:
+        assert 0 <= _requested(spec, resource["name"]) <= _number(resource["nominalQuota"])
+    # Kueue takes no others, and suspends and resumes the job itself: without Kueue, `suspend` would keep it from starting
+    assert spec["shutdownAfterJobFinishes"]
+    assert not {"clusterSelector", "suspend"} & set(spec)
+    assert not spec["rayClusterSpec"].get("enableInTreeAutoscaling")
+    assert len(spec["rayClusterSpec"]["workerGroupSpecs"]) <= 7
+
+
+def test_the_daily_job_goes_before_trainings_and_these_before_searches() -> None:
+    classes = {
+        one["metadata"]["name"]: one["value"]
+        for one in yaml.safe_load_all((CLUSTER / "kueue.yaml").read_text())
+        if one["kind"] == "WorkloadPriorityClass"
+    }
+    names = {file: _object(file, "RayJob")["metadata"]["labels"]["kueue.x-k8s.io/priority-class"] for file in JOBS}
+    assert set(names.values()) == set(classes)
+    order = [classes[names[f"rayjob-{name}.yaml"]] for name in ("daily", "score", "train", "train-gpu", "tune")]
+    assert order[0] == order[1] > order[2] == order[3] > order[4]
+
+
 def test_gpus_train_and_other_nodes_read() -> None:
     cluster = _object("raycluster-gpu.yaml", "RayCluster")["spec"]
     train, tune = (_object(f"rayjob-{name}.yaml", "RayJob")["spec"] for name in ("train-gpu", "tune"))

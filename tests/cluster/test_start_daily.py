@@ -97,6 +97,7 @@ def test_a_good_night(night: Night) -> None:
     assert made["metadata"] == {
         "name": "raymtl-daily-2026-02-01",
         "ownerReferences": [{"apiVersion": "batch/v1", "kind": "Job", "name": "raymtl-daily-29", "uid": "ab-12"}],
+        "labels": {"kueue.x-k8s.io/queue-name": "raymtl", "kueue.x-k8s.io/priority-class": "raymtl-daily"},
     }
     assert "--date 2026-02-01 " in made["spec"]["entrypoint"]
     template = yaml.safe_load(SCRIPT.with_name("rayjob-daily.yaml").read_text())

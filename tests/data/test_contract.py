@@ -80,7 +80,7 @@ FITTING = {
     "number": ["bool", "int8", "uint64", "float16", "float32", "float64"],
     "flag": ["bool", "int8", "uint32"],
     "category": ["int32", "string", "large_string"],
-    "time": ["date32", "int64", "float64"],
+    "time": ["date32", "int64", "float64", "string"],
 }
 
 
@@ -130,7 +130,7 @@ def test_a_column_of_type_null_fits_every_kind(kind):
         ("number", pa.list_(pa.float32())),
         ("flag", pa.float32()),
         ("category", pa.float16()),
-        ("time", pa.string()),
+        ("time", pa.list_(pa.string())),
     ],
     ids=str,
 )

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow.parquet as pq
 import torch
 import torch.distributed as dist
 
@@ -13,7 +14,7 @@ from raymtl.config.load import config_from_dict
 from raymtl.config.root import Config
 from raymtl.data.batch import Collator
 from raymtl.data.blocks import BlockMaker, Place
-from raymtl.data.ids.hashing import hash_strings
+from raymtl.data.ids.hashing import hash_strings, to_int64
 from raymtl.data.ids.id_map import IdMap, save_map
 from raymtl.data.read import read_fragment
 from raymtl.data.units import plan_input
@@ -25,6 +26,9 @@ from raymtl.storage.object_store import Store
 from raymtl.training.build import TrainState, build
 from tests.helpers.run_logs import DAYS, small_config, write_part
 
+USER_SIDE = ["user", "place", "history", "age"]
+ITEM_SIDE = ["item", "tags", "again", "price", "level", "content", "text", "cost"]
+"""The features of `served_config` that logs have, in the order of the program's inputs."""
 ROWS = 300
 """Rows of a day: two files, of 200 and 100."""
 
@@ -109,8 +113,11 @@ def user_map() -> IdMap:
     return IdMap.of(30, ids, np.arange(1, 21), np.ones(20), np.full(20, 20_000))
 
 
-def publish_version(root: Path, config: Config, name: str = "v1", seed: int = 0) -> np.ndarray:
-    """Publish a model with random weights; returns evaluation's predictions of the second day, [rows, O]."""
+def publish_version(root: Path, config: Config, name: str = "v1", seed: int = 0, **writing: Any) -> np.ndarray:
+    """Publish a model with random weights; returns evaluation's predictions of the second day, [rows, O].
+
+    `writing`: more for `write_version`.
+    """
     with alone() as group:
         torch.manual_seed(seed)
         built = build(config, dict.fromkeys(config.active_tasks(), 0.3), 1, torch.device("cpu"), group)
@@ -122,7 +129,7 @@ def publish_version(root: Path, config: Config, name: str = "v1", seed: int = 0)
                     shard.weight.copy_(torch.randn_like(shard.weight))
         store = Store.open(str(root / "store"))
         days = {"train": [DAYS[0], DAYS[0]]}
-        write_version(built, store, Draft(name, config, days), group, maps={"user": user_map()})
+        write_version(built, store, Draft(name, config, days), group, maps={"user": user_map()}, **writing)
         publish(store, name)
         return evaluated(built, config, root)
 
@@ -141,3 +148,25 @@ def evaluated(built: TrainState, config: Config, root: Path) -> np.ndarray:
                 logits = built.model(Collator(config, len(block), True)([block]))[1][0]
                 found.append(built.model.module.head.ranker.predictions(logits).numpy())
     return np.concatenate(found)
+
+
+def raw_features(root: Path) -> dict[str, torch.Tensor]:
+    """The second day as a server would send it, in the order of the program's inputs."""
+    raw = pq.read_table(root / "logs" / f"ds={DAYS[1]}")
+    made: dict[str, torch.Tensor] = {}
+    columns = {"again": "history", "level": "price", "text": "content", "cost": "price"}
+    for name in [*USER_SIDE, *ITEM_SIDE]:
+        column = raw.column(columns.get(name, name)).combine_chunks()
+        if name in ("content", "text"):
+            made[name] = torch.tensor([[torch.nan] * 3 if row is None else row for row in column.to_pylist()])
+        elif name in ("price", "level", "age", "cost"):
+            made[name] = torch.tensor(column.to_numpy(zero_copy_only=False).astype(np.float32))
+        elif name in ("history", "tags", "again"):
+            made[name] = torch.tensor(column.flatten().to_numpy())
+            made[f"{name}.lengths"] = torch.tensor(column.value_lengths().to_numpy().astype(np.int64))
+        else:
+            made[name] = torch.tensor(to_int64(column).fill_null(0).to_numpy())
+            made[f"{name}.present"] = torch.tensor(column.is_valid().to_numpy(zero_copy_only=False))
+    places = raw.column("place").to_pylist()
+    made["data.scenario"] = torch.tensor([["feed", "search"].index(p) if p != "mail" else 2 for p in places])
+    return made

@@ -8,12 +8,16 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+import yaml
 
 import raymtl
 from raymtl.cli.main import run_command
-from raymtl.config.load import load_config
+from raymtl.config.load import config_from_dict, load_config
 from raymtl.data.validation.run import check_data
+from raymtl.init.run import check_free, look, write
+from raymtl.storage.folder import Folder
 from tests.benchmarks.init.logs import write_parquet
+from tests.helpers.s3_server import ENVIRONMENT, s3_server
 
 ROWS = 1207
 
@@ -40,7 +44,10 @@ def test_from_a_folder_to_a_configuration_that_check_passes(
     names: tuple[str, str], ray_cluster: None, tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
     for n, (name, day) in enumerate(zip(names, ("2026-01-30", "2026-01-31"), strict=True)):
-        write_parquet(tmp_path / "logs" / name, columns(n, ROWS - 200 * n, day))
+        found = columns(n, ROWS - 200 * n, day)
+        if "=" not in name:
+            found["ts"] = [f"{moment}Z" for moment in found["ts"]]
+        write_parquet(tmp_path / "logs" / name, found)
     file = tmp_path / "new" / "config.yaml"
     file.parent.mkdir()
     assert run_command(["init", str(tmp_path / "logs"), "--out", str(file), "--yes", "--json"]) == 0
@@ -89,6 +96,50 @@ def test_from_python(ray_cluster: None, tmp_path: Path) -> None:
         raymtl.init_config(tmp_path / "logs", tmp_path / "c.yaml", progress=False)
 
 
+def test_a_file_that_cannot_be_written_is_found_before_rows_are_read(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("raymtl.init.run.look", lambda *_, **__: pytest.fail("the logs are read"))
+    (tmp_path / "file").touch()
+    for folder in ("nowhere", "file"):
+        out = tmp_path / folder / "config.yaml"
+        with pytest.raises(raymtl.errors.ConfigError, match=f"--out `{out}` lies in no folder; create `{out.parent}`"):
+            raymtl.init_config(tmp_path, out, progress=False)
+    monkeypatch.setattr(
+        "raymtl.init.run.put", lambda *_: (_ for _ in ()).throw(PermissionError(13, "Permission denied"))
+    )
+    out = tmp_path / "config.yaml"
+    with pytest.raises(raymtl.errors.StorageError, match=f"cannot write --out `{out}`: .*denied.*choose another file"):
+        raymtl.init_config(tmp_path, out, progress=False)
+    assert [path.name for path in tmp_path.rglob("*")] == ["file"]
+
+
+@pytest.mark.ray
+@pytest.mark.timeout(120)
+@pytest.mark.parametrize("names", [("dt=20260130/a.parquet", "dt=20260131/b.parquet"), ("a.parquet", "b.parquet")])
+def test_logs_and_configuration_on_s3(
+    names: tuple[str, str], ray_cluster: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for n, (name, day) in enumerate(zip(names, ("2026-01-30", "2026-01-31"), strict=True)):
+        write_parquet(tmp_path / "logs" / name, columns(n, ROWS - 200 * n, day))
+    for key, value in ENVIRONMENT.items():
+        monkeypatch.setenv(key, value)
+    with s3_server() as server:
+        server.upload(str(tmp_path / "logs"), "logs")
+        out = server.url("new/config.yaml")
+        check_free(out)
+        draft = look(server.url("logs"))
+        assert draft.profile.rows == 2 * ROWS - 200
+        write(draft, out)
+        folder = Folder.open(server.url("new"))
+        assert set(folder.files()) >= {"config.yaml"}
+        config = config_from_dict(yaml.safe_load(folder.read("config.yaml") or b""))
+        assert config.data.path == server.url("logs" if "=" in names[0] else "new/config-logs")
+        assert check_data(config, "both", read_tasks=2).problems == []
+        with pytest.raises(raymtl.errors.ConfigError, match="exists; remove it"):
+            check_free(out)
+
+
 @pytest.mark.ray
 def test_mistakes_are_one_sentence(ray_cluster: None, tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
     def said(*arguments: str) -> tuple[int, str]:
@@ -98,7 +149,12 @@ def test_mistakes_are_one_sentence(ray_cluster: None, tmp_path: Path, capfd: pyt
     logs, file = tmp_path / "logs", tmp_path / "config.yaml"
     write_parquet(logs / "ds=2026-01-30" / "a.parquet", {"age": np.arange(50) % 7})
     code, text = said(str(tmp_path / "nowhere"), "--out", str(file))
-    assert (code, "does not exist" in text) == (65, True)
+    assert (code, f"PATH `{tmp_path}/nowhere` does not exist; pass the folder" in text) == (65, True)
+    code, text = said(str(logs / "ds=2026-01-30" / "a.parquet"), "--out", str(file))
+    assert (code, "a.parquet` is a file; pass the folder" in text) == (65, True)
+    (tmp_path / "empty").mkdir()
+    code, text = said(str(tmp_path / "empty"), "--out", str(file))
+    assert (code, "empty` is empty; pass the folder" in text) == (65, True)
     code, text = said(str(logs), "--out", str(file), "--label", "clik")
     assert (code, "has no column `clik`; its columns are age" in text) == (64, True)
     code, text = said(str(logs), "--out", str(file), "--yes")

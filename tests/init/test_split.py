@@ -57,6 +57,16 @@ def test_rows_go_to_the_day_of_their_time(tmp_path: Path) -> None:
     assert [len(rows) for rows in short.values()] == [2, rows - 2]  # a time far away goes to the nearest day
 
 
+def test_a_time_may_be_text(tmp_path: Path) -> None:
+    rows = write_flat(tmp_path / "flat", (11, 23, 6))
+    for path in (tmp_path / "flat").iterdir():
+        table = pq.read_table(path)
+        texts = [f"{moment.isoformat()}Z" for moment in table.column("ts").to_pylist()]
+        pq.write_table(table.set_column(1, "ts", pa.array(texts)), path)
+    found = split(tmp_path / "flat", tmp_path / "out", Split("ts", BEGIN_DAY, BEGIN_DAY + 2))
+    assert [len(rows) for rows in found.values()] == [2, 24, rows - 26]
+
+
 def test_without_a_time_a_tenth_of_the_rows_is_held_out_by_chance(tmp_path: Path) -> None:
     rows = write_flat(tmp_path / "flat", (1025, 831))
     found = split(tmp_path / "flat", tmp_path / "out", Split())
@@ -109,4 +119,16 @@ def test_folders_of_other_keys_are_columns(tmp_path: Path) -> None:
 
 def test_a_folder_without_rows_is_refused(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="has no parquet file with rows; pass the folder that contains the logs"):
+        flat_footers(Folder.open(str(tmp_path)))
+
+
+def test_files_are_refused_for_the_reasons_of_those_of_a_day(tmp_path: Path) -> None:
+    pq.write_table(pa.table({"n": [1]}), tmp_path / "a.parquet")
+    (tmp_path / "b.parquet").symlink_to(tmp_path / "a.parquet")
+    with pytest.raises(DataError, match=r"are two names of one file, .* its rows would be read twice"):
+        flat_footers(Folder.open(str(tmp_path)))
+    (tmp_path / "b.parquet").unlink()
+    (tmp_path / "base_1").mkdir()
+    pq.write_table(pa.table({"n": [1]}), tmp_path / "base_1" / "c.parquet")
+    with pytest.raises(DataError, match="has the folder `base_1` of a transactional Hive table"):
         flat_footers(Folder.open(str(tmp_path)))

@@ -8,11 +8,9 @@ import sys
 from pathlib import Path
 
 import numpy as np
-import pyarrow.parquet as pq
 import pytest
 import torch
 
-from raymtl.data.ids.hashing import to_int64
 from raymtl.data.ids.id_map_lookup import IdLookup
 from raymtl.data.writing import OutputFolder
 from raymtl.errors import VersionError
@@ -25,11 +23,8 @@ from raymtl.serving.tables import make_table
 from raymtl.serving.version import Version, open_version, read_dense, read_id_map, read_table
 from raymtl.storage import folder
 from raymtl.storage.object_store import Store
-from tests.helpers.served_version import publish_version, served_config, write_logs
+from tests.helpers.served_version import ITEM_SIDE, USER_SIDE, publish_version, raw_features, served_config, write_logs
 
-DAY = "2026-01-02"
-USER = ["user", "place", "history", "age"]
-ITEM = ["item", "tags", "again", "price", "level", "content", "text", "cost"]
 FP16_BOUND, INT8_BOUND = 5e-4, 1.5e-2
 """Largest difference of a probability that such tables may make here, with embeddings of N(0, 1), 8 wide."""
 
@@ -77,28 +72,6 @@ def test_scoring_predicts_what_evaluation_does(
     assert users < 120 if split else users == 300
 
 
-def raw_features(root: Path) -> dict[str, torch.Tensor]:
-    """The second day as a server would send it, in the order of the program's inputs."""
-    raw = pq.read_table(root / "logs" / f"ds={DAY}")
-    made: dict[str, torch.Tensor] = {}
-    columns = {"again": "history", "level": "price", "text": "content", "cost": "price"}
-    for name in [*USER, *ITEM]:
-        column = raw.column(columns.get(name, name)).combine_chunks()
-        if name in ("content", "text"):
-            made[name] = torch.tensor([[torch.nan] * 3 if row is None else row for row in column.to_pylist()])
-        elif name in ("price", "level", "age", "cost"):
-            made[name] = torch.tensor(column.to_numpy(zero_copy_only=False).astype(np.float32))
-        elif name in ("history", "tags", "again"):
-            made[name] = torch.tensor(column.flatten().to_numpy())
-            made[f"{name}.lengths"] = torch.tensor(column.value_lengths().to_numpy().astype(np.int64))
-        else:
-            made[name] = torch.tensor(to_int64(column).fill_null(0).to_numpy())
-            made[f"{name}.present"] = torch.tensor(column.is_valid().to_numpy(zero_copy_only=False))
-    places = raw.column("place").to_pylist()
-    made["data.scenario"] = torch.tensor([["feed", "search"].index(p) if p != "mail" else 2 for p in places])
-    return made
-
-
 def sided(raw: dict[str, torch.Tensor], names: list[str]) -> dict[str, torch.Tensor]:
     return {key: value for key, value in raw.items() if key.partition(".")[0] in names}
 
@@ -122,8 +95,8 @@ def test_programs_predict_it_in_a_process_with_torch_alone(
     whole, user, item = (
         {k: raw[k] for k in facts["programs"][f"{name}.pt2"]["features"]} for name in ("whole", "user", "item")
     )
-    assert set(user) == set(sided(raw, [*USER, "data"]))
-    assert set(item) == set(sided(raw, ITEM))
+    assert set(user) == set(sided(raw, [*USER_SIDE, "data"]))
+    assert set(item) == set(sided(raw, ITEM_SIDE))
     torch.save((whole, user, item, torch.arange(300)), tmp_path / "inputs.pt")
     subprocess.run([sys.executable, "-c", PROGRAM, str(tmp_path)], check=True, cwd=tmp_path)
     for found in torch.load(tmp_path / "outputs.pt"):
@@ -195,7 +168,7 @@ def test_an_export_that_is_killed_leaves_no_mixture(
         buffer.write(program)
 
     monkeypatch.setattr(torch.export, "save", save)
-    made = exported(b"old", "whole.pt2", "user.pt2", "item.pt2")
+    made = exported(b"old", "whole", "user", "item")
     monkeypatch.setattr(export, "export_model", lambda *a: made)
     (tmp_path / "notes.txt").write_text("not ours")
     first = export_version(version, str(tmp_path), "none")
@@ -207,13 +180,13 @@ def test_an_export_that_is_killed_leaves_no_mixture(
         write(folder, name, content)
 
     write = OutputFolder.write
-    made = exported(b"new", "whole.pt2", "user.pt2", "item.pt2")
+    made = exported(b"new", "whole", "user", "item")
     monkeypatch.setattr(OutputFolder, "write", killed)
     with pytest.raises(KeyboardInterrupt):
         export_version(version, str(tmp_path), "none")
     assert {p.name: p.read_text() for p in tmp_path.iterdir()} == {"notes.txt": "not ours", "whole.pt2": "new"}
 
-    made = exported(b"one", "whole.pt2")  # a model without parts
+    made = exported(b"one", "whole")  # a model without parts
     monkeypatch.setattr(OutputFolder, "write", write)
     export_version(version, str(tmp_path), "none")
     assert {p.name for p in tmp_path.iterdir()} == {"notes.txt", "whole.pt2", "model.json"}

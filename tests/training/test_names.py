@@ -91,7 +91,7 @@ def test_names_of_attributes_are_exported() -> None:
     rules = {side: Rules(config, names, {}) for side, names in sides.items()}
     ranker = built.model.module.head.ranker.eval()
     exported = export_model(config, ranker, {n: tables[n] for n in served_tables(config)}, rules)
-    assert set(exported.programs) == {"whole.pt2", "user.pt2", "item.pt2"}
+    assert set(exported.programs) == {"whole", "user", "item"}
     assert [output["name"] for output in exported.facts["outputs"]] == SOME
     assert ServedModel(config, ranker, tables).outputs == SOME
 

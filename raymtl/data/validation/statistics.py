@@ -12,7 +12,7 @@ import pyarrow.compute as pc
 from raymtl.config.features import BucketFeature, CrossFeature, DenseFeature, IdsFeature, SequenceFeature, VectorFeature
 from raymtl.config.root import Config
 from raymtl.data import rules
-from raymtl.data.contract import Column, label_tasks, required_columns
+from raymtl.data.contract import Column, is_string, label_tasks, required_columns
 from raymtl.data.ids.hashing import to_int64
 from raymtl.data.labels import Labels, make_labels
 from raymtl.data.read import read_requests
@@ -200,7 +200,7 @@ class _TableCounter:
             elif column.kind == "category":
                 self._scenarios(self._whole(array, column))
             elif column.kind == "time":
-                self._times(stats, array)
+                self._times(stats, array, column)
             elif isinstance(feature, DenseFeature):
                 self._dense(stats, array, column, feature)
             elif isinstance(feature, VectorFeature):
@@ -314,7 +314,12 @@ class _TableCounter:
         for value, count in zip(rules.words(values).to_pylist(), counted.field("counts").to_pylist(), strict=True):
             self._partial.scenarios[value.decode(errors="replace")] += count
 
-    def _times(self, stats: ColumnStats, array: pa.Array) -> None:
+    def _times(self, stats: ColumnStats, array: pa.Array, column: Column) -> None:
+        if is_string(array.type):
+            times = rules.text_times(array)
+            wrong = times.is_null().to_numpy(zero_copy_only=False) & array.is_valid().to_numpy(zero_copy_only=False)
+            self._note(column, rules.TIME, wrong, array)
+            array = times
         moments = rules.microseconds(array.drop_null())
         start = int(np.datetime64(self._day, "us").astype(np.int64))
         stats.off_day += int(((moments < start - _DAY_US) | (moments >= start + 2 * _DAY_US)).sum())

@@ -195,6 +195,7 @@ def test_moments_merge_exactly():
         (pa.timestamp("ms", "UTC"), "2026-01-01 12:00:00"),
         (pa.timestamp("us"), "2026-01-01 12:00:00"),
         (pa.date32(), "2026-01-01 00:00:00"),
+        (pa.string(), "2026-01-01 12:00:00"),
     ],
     ids=str,
 )
@@ -205,6 +206,16 @@ def test_times_of_every_type(tmp_path, in_process, kind, shown):
     report = check_data(config_of(tmp_path, DAYS[:1]))
     time = report.parts["train"].others["data.timestamp"]
     assert (time.min, time.max, time.nulls, time.off_day) == (shown, shown, 1, 0)
+
+
+def test_text_that_is_no_time_breaks_the_contract(tmp_path, in_process):
+    rows = {name: values[:4] for name, values in good_rows().items()}
+    texts = pa.array(["2026-01-01T12:00Z", None, "noon", "2026-02-30"])
+    write_file(tmp_path, table(rows).drop_columns(["ts"]).append_column("ts", texts))
+    (problem,) = check_data(config_of(tmp_path, DAYS[:1])).problems
+    assert "column `ts`" in problem
+    assert "column `ts` (data.timestamp): 2 values are not a time such as 2026-01-31T12:00:00Z" in problem
+    assert "the first is noon in row 2" in problem
 
 
 @pytest.mark.parametrize("kind", [pa.int64(), pa.uint64(), pa.float64()], ids=str)
