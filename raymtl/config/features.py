@@ -240,6 +240,8 @@ class TableDefaults(Section):
     """Initialisation of the rows."""
     lr: Annotated[PositiveFloat | None, Role.LEARNING] = None
     """Learning rate of the table; null: that of `train.sparse_optimizer`. Keep to few distinct values: each costs a kernel."""
+    optimizer: Annotated[Literal["rowwise_adagrad", "adagrad", "adam", "sgd"] | None, Role.LEARNING] = None
+    """Optimizer of the table; null: that of `train.sparse_optimizer`, whose other keys hold for it."""
     trainable: Annotated[bool, Role.LEARNING] = True
     """False: the rows keep their initial values, without a state of the optimizer; a delta version holds none of them, unless
     an ID gets another row."""

@@ -144,6 +144,12 @@ class Config(Section):
         """Names of the tables whose IDs get their rows from a map."""
         return [name for name, table in self.tables.items() if table.id_space == "map"]
 
+    def table_optimizers(self) -> dict[str, str]:
+        """The types of the tables' optimizers, by the keys that set them."""
+        own = {f"tables.{name}.optimizer": table.optimizer for name, table in self.tables.items()}
+        kinds = {"train.sparse_optimizer.type": self.train.sparse_optimizer.type, **own}
+        return {path: kind for path, kind in kinds.items() if kind is not None}
+
     def table_of(self, feature: str) -> str:
         """Name of the table that an ID feature looks up."""
         return table_of(feature, self.features[feature])
@@ -182,8 +188,9 @@ def _table_problems(config: Config) -> Iterator[str]:
         if table not in lookups.values():
             yield f"tables.{table} is looked up by no feature; remove it, or set a feature's `table` to `{table}`"
     for name, spec in config.tables.items():
-        if not spec.trainable and spec.lr is not None:
-            yield f"tables.{name}.lr is {spec.lr}, but the table is not `trainable`; remove one of the two"
+        for key in ("lr", "optimizer"):
+            if not spec.trainable and (value := getattr(spec, key)) is not None:
+                yield f"tables.{name}.{key} is {value}, but the table is not `trainable`; remove one of the two"
         if spec.vocabulary and spec.id_space != "map":
             yield f"tables.{name} has a vocabulary, but its id_space is `{spec.id_space}`; set it to `map`"
         if spec.vocabulary and (spec.admit_count > 1 or spec.evict_after_days is not None):
@@ -275,13 +282,14 @@ def _train_problems(config: Config) -> Iterator[str]:
 
 
 def _daily_problems(config: Config) -> Iterator[str]:
-    daily, kind = config.daily, config.train.sparse_optimizer.type
+    daily = config.daily
     if daily is None:
         return
     if config.data.group is None:
         yield "daily needs data.group, the user column: the gate holds some users' rows out; set data.group"
-    if daily.accumulator_decay < 1 and kind not in ("rowwise_adagrad", "adagrad"):
-        yield (
-            f"daily.accumulator_decay is {daily.accumulator_decay}, but train.sparse_optimizer.type is `{kind}`, which has no "
-            "such accumulator; set daily.accumulator_decay to 1"
-        )
+    for path, kind in config.table_optimizers().items():
+        if daily.accumulator_decay < 1 and kind not in ("rowwise_adagrad", "adagrad"):
+            yield (
+                f"daily.accumulator_decay is {daily.accumulator_decay}, but {path} is `{kind}`, which has no such accumulator; "
+                "set daily.accumulator_decay to 1"
+            )

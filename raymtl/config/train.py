@@ -46,10 +46,12 @@ class SparseOptimizer(Section):
     """`adam` only: decoupled as in AdamW, of the rows looked up in a step, once per step."""
 
     def of_table(self, table: Table) -> "SparseOptimizer":
-        """The optimizer of a table: with its own rate, or, if it is not trained, one that does nothing and has no state."""
+        """The optimizer of a table, with its own type and rate; if it is not trained, one that does nothing and has no state."""
         if not table.trainable:
-            return self.model_copy(update={"type": "sgd", "lr": 0.0})
-        return self.model_copy(update={"lr": table.lr or self.lr})
+            return self.model_copy(update={"type": "sgd", "lr": 0.0, "weight_decay": 0.0})
+        kind = table.optimizer or self.type
+        decay = self.weight_decay if kind == "adam" else 0.0
+        return self.model_copy(update={"type": kind, "lr": table.lr or self.lr, "weight_decay": decay})
 
     @model_validator(mode="after")
     def _decays(self) -> "SparseOptimizer":

@@ -119,9 +119,10 @@ def prepare(config: Config, address: str | None = None) -> RunPlan:
 def prepare_inputs(config: Config) -> RunPlan:
     """Run the checks that need no run folder. Raises UserError."""
     check_metric_names(config)
-    if config.train.sparse_optimizer.type == "adam" and not config.train.use_gpu:
+    adam = next((path for path, kind in config.table_optimizers().items() if kind == "adam"), None)
+    if adam and not config.train.use_gpu:
         raise ConfigError(
-            "train.sparse_optimizer.type is `adam`, which fbgemm has for GPUs only; use rowwise_adagrad, adagrad or sgd, "
+            f"{adam} is `adam`, which fbgemm has for GPUs only; use rowwise_adagrad, adagrad or sgd, "
             "or set train.use_gpu"
         )
     for name, table in config.tables.items():

@@ -1,4 +1,5 @@
-"""`trainable: false`: the rows stay bit for bit, there is no state, and no delta holds them; sharded and replicated."""
+"""`trainable: false`: the rows stay bit for bit, there is no state, and no delta holds them; sharded and replicated. And tables
+with an optimizer of their own."""
 
 from pathlib import Path
 from typing import Any
@@ -87,12 +88,42 @@ def test_a_frozen_table_has_no_state_to_keep() -> None:
     sizes = {name: table_bytes(table, "adam") for name, table in config.tables.items()}
     for name, table in config.tables.items():
         assert sizes[name] == 4 * table.rows * table.dim * (1 if name in FROZEN else 3)
+    own = config.tables["user"].model_copy(update={"optimizer": "adagrad"})
+    assert table_bytes(own, "adam") == 4 * own.rows * own.dim * 2
 
 
-def test_a_rate_of_a_frozen_table_is_refused() -> None:
+@pytest.mark.parametrize(("key", "value"), [("lr", 0.1), ("optimizer", "sgd")])
+def test_an_optimizer_of_a_frozen_table_is_refused(key: str, value: Any) -> None:
     with pytest.raises(ConfigError) as error:
         config_from_dict(
             config_of([None]).model_dump(mode="json")
-            | {"tables": {"item": {"rows": 61, "trainable": False, "lr": 0.1}}}
+            | {"tables": {"item": {"rows": 61, "trainable": False, key: value}}}
         )
-    assert "tables.item.lr is 0.1, but the table is not `trainable`; remove one of the two" in str(error.value)
+    assert f"tables.item.{key} is {value}, but the table is not `trainable`; remove one of the two" in str(error.value)
+
+
+def one_step(rank: int, workers: int, sharding: list[str | None]) -> Any:
+    """What the tables hold after the first step, whose gradients depend on no optimizer: with one kind, another, and both."""
+    found = []
+    for kind, own in (("rowwise_adagrad", None), ("adagrad", None), ("rowwise_adagrad", "adagrad")):
+        raw = mixed_config(sharding, kind).model_dump(mode="json")
+        raw["tables"]["item"]["optimizer"] = raw["tables"]["city"]["optimizer"] = own
+        config = config_from_dict(raw)
+        built = make(config)
+        train(built, config, range(1))
+        found.append(contents(built))
+    return found
+
+
+@pytest.mark.dist
+@pytest.mark.parametrize(
+    "sharding", [["row_wise", "table_wise"], ["replicated"], ["column_wise", "replicated"]], ids=str
+)
+def test_a_table_may_have_its_own_optimizer(sharding: list[str | None], tmp_path: Path) -> None:
+    row_wise, full, both = several(2, tmp_path / "work", one_step, sharding)[0]
+    for key, value in both.items():
+        name = key.partition(" ")[0]
+        if name in ("item", "city", "user", "tags"):
+            torch.testing.assert_close(value, (full if name in ("item", "city") else row_wise)[key], rtol=0, atol=0)
+    assert both["item momentum1"].shape == (61, 16)
+    assert not torch.equal(row_wise["item weight"], full["item weight"])
