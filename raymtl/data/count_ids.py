@@ -13,9 +13,9 @@ import pyarrow as pa
 from raymtl.config.features import IdsFeature, SequenceFeature, Tableless, columns_of
 from raymtl.config.root import Config
 from raymtl.data import rules
+from raymtl.data.fragments import read_requests
 from raymtl.data.ids.counts import IdCounts
 from raymtl.data.ids.hashing import to_int64
-from raymtl.data.read import read_requests
 from raymtl.data.requests import Requests, by_request
 from raymtl.data.rules import one_array
 from raymtl.data.scan import scan

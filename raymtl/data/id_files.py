@@ -13,8 +13,8 @@ from raymtl.config.features import Table
 from raymtl.data import rules
 from raymtl.data.contract import fits
 from raymtl.data.found import File
+from raymtl.data.fragments import read_fragment
 from raymtl.data.ids.hashing import to_int64
-from raymtl.data.read import read_fragment
 from raymtl.data.units import Footer, Fragment, read_footers
 from raymtl.errors import DataError
 from raymtl.storage.folder import Folder

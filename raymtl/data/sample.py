@@ -10,7 +10,7 @@ from raymtl.config.root import Config
 from raymtl.config.task_kinds import BaseRate
 from raymtl.data import rules
 from raymtl.data.blocks import BlockMaker, Place
-from raymtl.data.read import read_fragment, read_requests
+from raymtl.data.fragments import read_fragment, read_requests
 from raymtl.data.requests import Requests
 from raymtl.data.rules import one_array, where_observed
 from raymtl.data.units import Fragment, Plan

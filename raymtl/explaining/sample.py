@@ -13,9 +13,9 @@ from raymtl.config.data import DayRange
 from raymtl.config.features import BiasFeature, columns_of
 from raymtl.config.root import Config
 from raymtl.data.blocks import BlockMaker, Place
+from raymtl.data.fragments import read_fragment
 from raymtl.data.ids.hashing import mix64
 from raymtl.data.ids.id_map_lookup import IdLookup
-from raymtl.data.read import read_fragment
 from raymtl.data.units import Plan, plan_input
 from raymtl.errors import DataError
 from raymtl.serving.rows import Columns

@@ -14,8 +14,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from raymtl.data.contract import fits, is_text, plain_type
+from raymtl.data.fragments import read_fragment
 from raymtl.data.ids.hashing import mix64, to_int64
-from raymtl.data.read import read_fragment
 from raymtl.data.rules import list_parts, one_array, text_times
 from raymtl.data.scan import scan
 from raymtl.data.sketch import HyperLogLog

@@ -9,8 +9,8 @@ import numpy as np
 import pyarrow as pa
 
 from raymtl.data.contract import is_string
+from raymtl.data.fragments import read_fragment
 from raymtl.data.partitions import Layout
-from raymtl.data.read import read_fragment
 from raymtl.data.rules import microseconds, one_array, text_times
 from raymtl.data.scan import scan
 from raymtl.data.source import find_flat_files

@@ -16,8 +16,8 @@ import torch
 
 from raymtl.config.root import Config
 from raymtl.data.blocks import BlockMaker, Place
+from raymtl.data.fragments import read_fragment
 from raymtl.data.ids.id_map_lookup import IdLookup
-from raymtl.data.read import read_fragment
 from raymtl.data.rules import one_array
 from raymtl.data.writing import OutputFolder
 from raymtl.errors import DataError

@@ -12,7 +12,8 @@ import ray
 
 from raymtl.config.root import Config
 from raymtl.data.blocks import BlockMaker, Place
-from raymtl.data.read import Input, Schedule, measured_row_bytes, read_requests
+from raymtl.data.fragments import read_requests
+from raymtl.data.read import Input, Schedule, measured_row_bytes
 from raymtl.data.requests import shuffled
 from raymtl.data.units import Fragment
 from raymtl.errors import find_user_error

@@ -14,8 +14,8 @@ import pytest
 from raymtl.config.load import dump_config
 from raymtl.config.root import Config
 from raymtl.daily.ready import find_not_ready
+from raymtl.data.fragments import read_fragment
 from raymtl.data.lakehouse.tables import keep_snapshots
-from raymtl.data.read import read_fragment
 from raymtl.data.source import find_files, partitioned_days
 from raymtl.data.units import plan_input, plan_inputs
 from raymtl.data.validation.run import check_data

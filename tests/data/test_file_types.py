@@ -11,8 +11,8 @@ import pytest
 
 from raymtl.data.blocks import BlockMaker, Place
 from raymtl.data.contract import fits, is_text, plain_type
+from raymtl.data.fragments import read_fragment
 from raymtl.data.ids.hashing import hash_rows
-from raymtl.data.read import read_fragment
 from raymtl.data.units import Fragment, plan_input
 from raymtl.errors import DataError
 from tests.data.ids.test_hashing import fnv1a

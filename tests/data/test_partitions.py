@@ -11,8 +11,8 @@ from pydantic import ValidationError
 from raymtl.config.data import DayRange
 from raymtl.data.blocks import BlockMaker, Place
 from raymtl.data.count_ids import count_ids
+from raymtl.data.fragments import read_fragment
 from raymtl.data.partitions import Layout
-from raymtl.data.read import read_fragment
 from raymtl.data.source import find_files, list_files, partitioned_days
 from raymtl.data.units import plan_input
 from raymtl.data.validation.run import check_data

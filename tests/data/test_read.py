@@ -9,11 +9,12 @@ import pyarrow.fs as pafs
 import pyarrow.parquet as pq
 import pytest
 
-from raymtl.data import read
+from raymtl.data import fragments
 from raymtl.data.blocks import BlockMaker
 from raymtl.data.dealer import start_dealers
 from raymtl.data.dealing import groups
-from raymtl.data.read import Input, SlicesDatasource, deal_of, measured_row_bytes, read_fragment, stream
+from raymtl.data.fragments import read_fragment
+from raymtl.data.read import Input, SlicesDatasource, deal_of, measured_row_bytes, stream
 from raymtl.data.slices import unpacked
 from raymtl.data.units import Fragment, plan_input
 from raymtl.data.user_slice import UserSlice
@@ -335,13 +336,13 @@ def test_string_columns_are_read_as_dictionaries_and_row_numbers_count_in_the_fi
 def test_a_range_reads_the_row_groups_that_it_needs(tmp_path, monkeypatch, start, stop):
     path = write_file(tmp_path, rows(110, 0), group_rows=30)
     chosen = []
-    whole = read._overlapping
+    whole = fragments._overlapping
 
     def noted(*arguments):
         chosen.append(whole(*arguments)[0])
         return whole(*arguments)
 
-    monkeypatch.setattr(read, "_overlapping", noted)
+    monkeypatch.setattr(fragments, "_overlapping", noted)
     fragment = Fragment(path, (1, 2, 3), 30, 80)
     tables = list(read_fragment(str(tmp_path), fragment, ["row"], 20, slice(start, stop)))
     assert [v for t, _ in tables for v in t.column("row").to_pylist()] == list(range(30 + start, 30 + stop))
@@ -389,8 +390,8 @@ class Flaky:
 def flaky(monkeypatch):
     def install(failures: int, error: str = "503 slow down") -> Flaky:
         filesystem = Flaky(failures, error)
-        monkeypatch.setattr(read, "open_filesystem", lambda root: (filesystem, root))
-        monkeypatch.setattr(read.time, "sleep", lambda seconds: None)
+        monkeypatch.setattr(fragments, "open_filesystem", lambda root: (filesystem, root))
+        monkeypatch.setattr(fragments.time, "sleep", lambda seconds: None)
         return filesystem
 
     return install
@@ -424,7 +425,7 @@ def test_what_parquet_says_of_the_file_is_no_matter_of_asking_again(tmp_path, fl
 def test_a_failure_in_the_middle_delivers_no_row_twice(tmp_path, flaky, monkeypatch):
     path = write_file(tmp_path, rows(100, 0))
     flaky(failures=0)
-    whole, calls = read._tables, []
+    whole, calls = fragments._tables, []
 
     def breaks_off(*arguments):
         calls.append(1)
@@ -433,7 +434,7 @@ def test_a_failure_in_the_middle_delivers_no_row_twice(tmp_path, flaky, monkeypa
                 raise OSError("connection reset")
             yield table
 
-    monkeypatch.setattr(read, "_tables", breaks_off)
+    monkeypatch.setattr(fragments, "_tables", breaks_off)
     tables = list(read_fragment(str(tmp_path), Fragment(path, (0,), 0, 100), ["row"], 30))
     assert [first for _, first in tables] == [0, 30, 60, 90]
     assert [v for t, _ in tables for v in t.column("row").to_pylist()] == list(range(100))

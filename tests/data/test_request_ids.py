@@ -10,7 +10,7 @@ import torch
 
 from raymtl.data.batch import Batch, Collator
 from raymtl.data.blocks import BlockMaker, Place
-from raymtl.data.read import read_requests
+from raymtl.data.fragments import read_requests
 from raymtl.data.units import plan_input
 from raymtl.data.user_slice import UserSlice
 from raymtl.errors import DataError

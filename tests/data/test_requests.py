@@ -14,7 +14,7 @@ from raymtl.data.batch import Batch, Collator
 from raymtl.data.blocks import BlockMaker, Place
 from raymtl.data.count_ids import _CountTask
 from raymtl.data.dealing import owners
-from raymtl.data.read import read_requests
+from raymtl.data.fragments import read_requests
 from raymtl.data.requests import REQUEST, own_requests, request_column, shuffled, split_requests
 from raymtl.data.slices import cut, unpacked
 from raymtl.data.units import plan_input

@@ -9,7 +9,7 @@ import pytest
 
 from raymtl.config.root import Config
 from raymtl.data.blocks import BlockMaker, Place
-from raymtl.data.read import read_fragment
+from raymtl.data.fragments import read_fragment
 from raymtl.data.units import plan_input
 from raymtl.data.validation.run import check_data
 from raymtl.errors import DataError

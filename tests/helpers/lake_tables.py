@@ -7,7 +7,7 @@ from typing import Any
 import pyarrow as pa
 
 from raymtl.config.root import Config
-from raymtl.data.read import read_fragment
+from raymtl.data.fragments import read_fragment
 from raymtl.data.units import Plan, plan_input
 from tests.helpers.small_data import make_config
 

@@ -16,8 +16,8 @@ import pytest
 from raymtl.config.root import Config
 from raymtl.data.blocks import BlockMaker, Place
 from raymtl.data.contract import is_text, plain_type
+from raymtl.data.fragments import read_fragment
 from raymtl.data.ids.hashing import hash_rows
-from raymtl.data.read import read_fragment
 from raymtl.data.sample import sample_base_rates
 from raymtl.data.units import plan_inputs
 from raymtl.data.validation import run as validation_run

@@ -14,9 +14,9 @@ from raymtl.config.load import config_from_dict
 from raymtl.config.root import Config
 from raymtl.data.batch import Collator
 from raymtl.data.blocks import BlockMaker, Place
+from raymtl.data.fragments import read_fragment
 from raymtl.data.ids.hashing import hash_strings, to_int64
 from raymtl.data.ids.id_map import IdMap, save_map
-from raymtl.data.read import read_fragment
 from raymtl.data.units import plan_input
 from raymtl.embeddings.rows import table_rows
 from raymtl.model_store.store import publish

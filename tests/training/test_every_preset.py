@@ -13,7 +13,7 @@ from raymtl.config.presets import PRESETS
 from raymtl.config.root import Config
 from raymtl.data.batch import Batch, Collator
 from raymtl.data.blocks import BlockMaker, Place
-from raymtl.data.read import read_fragment
+from raymtl.data.fragments import read_fragment
 from raymtl.data.sample import sample_base_rates
 from raymtl.data.units import plan_input
 from raymtl.synth.spec import SynthSpec

@@ -12,7 +12,7 @@ from raymtl.config.load import load_config
 from raymtl.config.root import Config
 from raymtl.data.batch import Batch, Collator
 from raymtl.data.blocks import BlockMaker, Place
-from raymtl.data.read import read_requests
+from raymtl.data.fragments import read_requests
 from raymtl.data.sample import sample_base_rates
 from raymtl.data.units import plan_input
 from raymtl.synth.spec import SynthSpec

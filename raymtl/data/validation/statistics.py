@@ -13,9 +13,9 @@ from raymtl.config.features import BucketFeature, CrossFeature, DenseFeature, Id
 from raymtl.config.root import Config
 from raymtl.data import rules
 from raymtl.data.contract import Column, is_string, label_tasks, required_columns
+from raymtl.data.fragments import read_requests
 from raymtl.data.ids.hashing import to_int64
 from raymtl.data.labels import Labels, make_labels
-from raymtl.data.read import read_requests
 from raymtl.data.requests import Requests
 from raymtl.data.rules import Rule, one_array
 from raymtl.data.single_ids import bucket_ids, single_ids

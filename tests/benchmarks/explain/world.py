@@ -14,7 +14,8 @@ import torch
 from raymtl.config.load import config_from_dict
 from raymtl.config.root import Config
 from raymtl.data.blocks import BlockMaker, Place
-from raymtl.data.read import Input, Schedule, read_fragment
+from raymtl.data.fragments import read_fragment
+from raymtl.data.read import Input, Schedule
 from raymtl.data.sample import sample_base_rates
 from raymtl.data.units import plan_input
 from raymtl.model_store.store import publish

@@ -25,7 +25,7 @@ from raymtl.config.load import load_config
 from raymtl.config.root import Config
 from raymtl.data.convert.census import CATEGORICAL, DENSE
 from raymtl.data.convert.registry import convert
-from raymtl.data.read import read_fragment
+from raymtl.data.fragments import read_fragment
 from raymtl.data.units import plan_input
 from tests.benchmarks.init.logs import MADE, Logs
 from tests.helpers.movielens_like import write_movielens_like

@@ -14,8 +14,9 @@ import torch
 from raymtl.config.root import Config
 from raymtl.data.batch import Collator
 from raymtl.data.blocks import BlockMaker, Place
+from raymtl.data.fragments import read_fragment
 from raymtl.data.ids.id_map import MapFile
-from raymtl.data.read import Input, Schedule, read_fragment
+from raymtl.data.read import Input, Schedule
 from raymtl.data.sample import sample_base_rates
 from raymtl.data.units import Plan, plan_input
 from raymtl.training.build import TrainState, build

@@ -9,7 +9,7 @@ import pyarrow as pa
 import pytest
 
 from raymtl.data.blocks import BlockMaker, Place
-from raymtl.data.read import read_fragment
+from raymtl.data.fragments import read_fragment
 from raymtl.data.units import plan_input
 from raymtl.data.validation.moments import Moments
 from raymtl.data.validation.rules import expected_shared, rows_for
