@@ -2,6 +2,7 @@
 
 from collections import defaultdict
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -12,6 +13,7 @@ import pytest
 from raymtl.config.load import load_config
 from raymtl.data.nest import run
 from raymtl.data.nest.equal import varies
+from raymtl.data.nested import stored_columns
 from raymtl.data.units import plan_input
 from raymtl.errors import ConfigError, DataError, UserError
 from raymtl.init.nesting import Result, choose_keys, nest_logs, open_source
@@ -197,3 +199,22 @@ def test_equality_of_any_type() -> None:
         array = pa.array([*values[:1], *values, *values[1:]])[1:-1]  # with an offset
         assert varies(array, np.array([True, False])) is expected, values
         assert not varies(array, np.array([True, True]))
+
+
+@pytest.mark.parametrize("names", [("list", "element"), ("list", "item"), ("bag", "array"), ("array",)])
+def test_the_levels_of_lists_have_other_names_in_other_writers(names: tuple[str, ...]) -> None:
+    """pyarrow, DuckDB and Spark; old pyarrow; Spark's legacy format; parquet-avro with one level."""
+    level = ".".join(names)
+    struct = pa.struct(
+        {"list": pa.list_(pa.int8()), "click": pa.int8(), "where": pa.struct({"x": pa.int8(), "y": pa.int8()})}
+    )
+    schema = pa.schema({"user": pa.int8(), "old": pa.list_(pa.int8()), "shown": pa.list_(struct), "age": pa.int8()})
+    of_rows = [f"shown.{level}.{name}" for name in (f"list.{level}", "click", "where.x", "where.y")]
+    paths = ["user", f"old.{level}", *of_rows, "age"]
+    columns = SimpleNamespace(column=lambda n: SimpleNamespace(path=paths[n]), to_arrow_schema=lambda: schema)
+    metadata: Any = SimpleNamespace(num_columns=len(paths), schema=columns)
+    wanted = ["click", "where", "age", "old"]
+    assert stored_columns(metadata, ["shown"], wanted) == ["old", "age", *of_rows[1:]]
+    assert stored_columns(metadata, ["shown"], ["user"]) == ["user", of_rows[0]]  # tells the lengths
+    assert stored_columns(metadata, ["old"], ["old", "user"]) == ["user", paths[1]]
+    assert stored_columns(metadata, ["old"], ["age"]) == ["age", paths[1]]
