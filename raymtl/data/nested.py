@@ -73,6 +73,7 @@ def stored_columns(metadata: pq.FileMetaData, impressions: Sequence[str], column
 
 def _leaf_count(kind: pa.DataType) -> int:
     """The parquet columns of a type."""
+    kind = kind.storage_type if isinstance(kind, pa.BaseExtensionType) else kind
     if not pa.types.is_nested(kind):
         return 1
     return sum(_leaf_count(kind.field(n).type) for n in range(kind.num_fields))
