@@ -56,7 +56,8 @@ def nest(
     else:
         _print(f"features of the side `user`: {', '.join(result.user_side)}")
         _print(f"next: raymtl train --config {result.config}")
-    finish(as_json, {"path": result.path, "config": result.config, "user_side": result.user_side, **vars(nested)})
+    facts = {**vars(nested), "keys": vars(nested.keys)}
+    finish(as_json, {"path": result.path, "config": result.config, "user_side": result.user_side, **facts})
 
 
 def _print(line: str) -> None:
