@@ -111,25 +111,24 @@ def choose_keys(source: Source, request: str | None, user: str | None) -> Keys:
     Raises ConfigError if a named column does not exist, or none or several have the name of a request.
     """
     names, config = source.schema.names, source.config
+    kinds = {name: source.schema.field(name).type for name in names}
+    able = [name for name, kind in kinds.items() if pa.types.is_integer(kind) or _is_text(kind)]
+    if request is None:
+        request = (config.data.request if config is not None else None) or _request_by_name(source, able)
     for option, column in (("--request", request), ("--user", user)):
         if column is not None and column not in names:
             raise ConfigError(f"{option}: `{source.folder.path}` has no column `{column}`; it has {', '.join(names)}")
-    keys = {name: source.schema.field(name).type for name in names}
-    able = [n for n, kind in keys.items() if pa.types.is_integer(kind) or _is_text(kind)]
-    if request is None and config is not None:
-        request = config.data.request
-    if request is None:
-        request = _request_by_name(source, able)
-    for option, column in (("--request", request), ("--user", user)):
         if column is not None and column not in able:
-            raise ConfigError(f"{option}: column `{column}` has type {keys[column]}; name one of integers or strings")
+            raise ConfigError(f"{option}: column `{column}` has type {kinds[column]}; name one of integers or strings")
     users = [name for name in able if words.is_user(name) and name != request]
     if user is None and users:
         user = min(users, key=words.user_rank)
     time = config.data.timestamp if config is not None else None
-    if time is None:
-        time = next((n for n, kind in keys.items() if pa.types.is_timestamp(kind) and not words.is_other_time(n)), None)
-    integers = (n for n in names if pa.types.is_integer(keys[n]) and set(words.words(n)) <= words.POSITIONS)
+    if time not in names:
+        time = next(
+            (n for n, kind in kinds.items() if pa.types.is_timestamp(kind) and not words.is_other_time(n)), None
+        )
+    integers = (n for n in names if pa.types.is_integer(kinds[n]) and set(words.words(n)) <= words.POSITIONS)
     return Keys(request, user, time, next(integers, None))
 
 
@@ -175,14 +174,12 @@ def nest_logs(
     _start(target, source)
     join(address, 0)
     cpus = max(1, int(ray.cluster_resources().get("CPU", 1)))
-    forced = {*impressions, *(_of_impressions(source.config) if source.config else [])}
-    nested = nest(source.parts, keys, sorted(forced & set(source.schema.names)), target, cpus, on_read, on_written)
-    if user_given and nested.keys.user is None:
-        raise DataError(
-            f"--user: column `{keys.user}` varies within the requests of `{keys.request}`; name another column, or leave --user "
-            "out"
-        )
-    target.remove_folder(TEMPORARY)
+    wanted = {*impressions, *(_of_impressions(source.config) if source.config else [])}
+    forced = sorted(wanted & set(source.schema.names))
+    try:
+        nested = nest(source.parts, keys, forced, target, cpus, on_read, on_written, user_given=user_given)
+    finally:
+        target.remove_folder(TEMPORARY)
     config, features = None, list(nested.of_requests)
     if source.config is not None:
         raw, features = nested_config(source, target.path, nested)

@@ -1,5 +1,6 @@
 """Flat logs become nested ones: every row once, one schema, the requests of a user together."""
 
+import json
 from collections import defaultdict
 from pathlib import Path
 from types import SimpleNamespace
@@ -10,9 +11,11 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from raymtl.cli.main import run_command
 from raymtl.config.load import load_config
 from raymtl.data.nest import run
 from raymtl.data.nest.equal import varies
+from raymtl.data.nest.tasks import _known_microseconds
 from raymtl.data.nested import stored_columns
 from raymtl.data.units import plan_input
 from raymtl.errors import ConfigError, DataError, UserError
@@ -144,6 +147,33 @@ def test_the_configuration_of_the_logs_is_written_for_the_nested_ones(tmp_path: 
         nested(tmp_path / "flat", tmp_path / "out")
     with pytest.raises(DataError, match="nested already"):
         open_source(str(tmp_path / "out"))
+
+
+@pytest.mark.ray
+def test_the_command_says_what_it_chose_and_what_to_set(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    flat, out = tmp_path / "flat", tmp_path / "out"
+    write_flat(flat, files=1)
+    assert run_command(["convert", "--nest", str(flat), str(out), "--impression", "query", "--json"]) == 0
+    *lines, facts = capsys.readouterr().out.splitlines()
+    said = " ".join(" ".join(lines).split())
+    assert "request request_id, user user_id, position position" in said
+    assert "set `data.impressions: impressions`, and `side: user`" in said
+    assert json.loads(facts)["of_requests"] == ["request_id", "user_id", "ts", "hist"]
+    assert run_command(["convert", "census", "--nest", str(flat), str(out)]) == 64
+    assert run_command(["convert", "--request", "request_id"]) == 64
+    assert run_command(["convert", "--nest", str(out)]) == 2
+    assert run_command(["convert", "--nest", str(flat), str(out)]) == 64  # not empty
+
+
+@pytest.mark.parametrize("times", [["2026-01-01", None], [1.5, float("nan")], [1, None], [None, None]])
+def test_an_unknown_time_counts_as_the_first(times: list[Any]) -> None:
+    array = pa.array(times)
+    if not pa.types.is_integer(array.type) and not pa.types.is_floating(array.type):
+        array = array.cast(pa.timestamp("ns"))
+    found = _known_microseconds(array)
+    assert found.dtype == np.int64
+    assert found[1] == 0
+    assert bool(found[0]) == (times[0] is not None)
 
 
 @pytest.mark.ray

@@ -37,6 +37,7 @@ TEMPORARY = "_nest"
 _BLOCK_BYTES = 128 << 20
 """Rows, or gathered requests, that a task holds, in memory; it needs about four times that."""
 _FILE_ROWS = 1_000_000
+_SAMPLES, _SAMPLE_ROWS = 8, 2_000
 Progress = Callable[[int, int], None]
 
 
@@ -85,9 +86,12 @@ def nest(
     read_tasks: int,
     on_read: Progress,
     on_written: Progress,
+    *,
+    user_given: bool = False,
 ) -> Nested:
     """Write the rows of some logs as nested ones with one schema; `forced` columns are those of impressions whatever they hold.
 
+    `user_given`: it is an error if the user varies within a request; otherwise requests then stand in any order.
     Raises DataError if the logs cannot be nested like that.
     """
     schema = common_schema(with_rows(footer for part in parts for footer in part.footers))
@@ -108,6 +112,11 @@ def nest(
     requests = sum(file.requests for file in files)
     _check(keys, varying, total, requests)
     if keys.user in varying:
+        if user_given:
+            raise DataError(
+                f"--user: column `{keys.user}` varies within the requests of `{keys.request}`; name another column, or leave "
+                "--user out"
+            )
         keys = replace(keys, user=None)
     done, written = 0, []
     for number, part in enumerate(parts):
@@ -176,7 +185,7 @@ def _gathered(
     footers = part.of_day(day)
     if not footers:
         return
-    row_bytes = _row_bytes(part, footers[0], schema, keys)
+    row_bytes = _row_bytes(part, footers, schema, keys)
     rows = sum(footer.rows for footer in footers)
     buckets = max(1, round(rows * row_bytes / _BLOCK_BYTES))
     before = dict(
@@ -258,9 +267,11 @@ def _unless_empty(work: Callable[[pa.Table], pa.Table], rows: pa.Table) -> pa.Ta
     return work(rows) if len(rows) else pa.table({})
 
 
-def _row_bytes(part: Logs, footer: Footer, schema: pa.Schema, keys: Keys) -> float:
-    """Bytes of a row in memory, measured on the first rows of a file."""
-    fragment = make_units([footer], 1)[0].fragments[0]
-    body = ReadRows(part.folder.path, [(fragment, footer.schema.names, 0)], schema, keys.request, 1)
-    table = next(iter(body()))
-    return max(1.0, table.nbytes / len(table))
+def _row_bytes(part: Logs, footers: Sequence[Footer], schema: pa.Schema, keys: Keys) -> float:
+    """Bytes of a row in memory, measured on rows from places all over a day: histories may grow during it."""
+    fragments = [(unit.fragments[0], footer.schema.names, 0) for footer in footers for unit in make_units([footer], 1)]
+    chosen = [fragments[n] for n in np.linspace(0, len(fragments) - 1, _SAMPLES).round().astype(int)]
+    rows = size = 0
+    for table in ReadRows(part.folder.path, chosen, schema, keys.request, 1, _SAMPLE_ROWS)():
+        rows, size = rows + len(table), size + table.nbytes
+    return max(1.0, size / rows)

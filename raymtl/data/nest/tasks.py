@@ -78,10 +78,13 @@ class ReadRows:
     schema: pa.Schema
     request: str
     buckets: int
+    most: int | None = None
+    """Rows of each fragment; None: all."""
 
     def __call__(self) -> Iterable[pa.Table]:
+        block_rows = min(_BLOCK_ROWS, self.most or _BLOCK_ROWS)
         for fragment, names, before in self.fragments:
-            for raw, row in read_fragment(self.root, fragment, list(names), _BLOCK_ROWS):
+            for raw, row in read_fragment(self.root, fragment, list(names), block_rows, slice(self.most)):
                 place = np.arange(before + row, before + row + len(raw))
                 rows = pa.table([_cast(raw, field) for field in self.schema], schema=self.schema)
                 part = _mixed(one_array(rows, self.request, "id"), place) >> np.uint64(32)
@@ -155,7 +158,7 @@ class ReadGathered:
             values = one_array(found, time, "time")
             if time in lists:
                 values = values.flatten().take(pa.array(np.cumsum(lengths) - lengths))
-            columns[TIME] = pa.array(microseconds(values.fill_null(pa.scalar(0).cast(values.type))))
+            columns[TIME] = pa.array(_known_microseconds(values))
         columns[PLACE] = place
         return pa.table(columns)
 
@@ -206,6 +209,16 @@ def _cast(raw: pa.Table, field: pa.Field) -> pa.Array:
         return pa.nulls(len(raw), field.type)
     column = _one(raw, field.name)
     return column if column.type == field.type else column.cast(field.type)
+
+
+def _known_microseconds(times: pa.Array) -> np.ndarray:
+    """Times in microseconds, [N]; 0 where it is not known."""
+    known = times.is_valid().to_numpy(zero_copy_only=False)
+    if pa.types.is_floating(times.type):
+        known &= np.isfinite(times.to_numpy(zero_copy_only=False))
+    found = np.zeros(len(times), np.int64)
+    found[known] = microseconds(times.filter(pa.array(known)))
+    return found
 
 
 def _lists(values: pa.Array, lengths: np.ndarray) -> pa.ListArray:
