@@ -15,10 +15,11 @@ from raymtl.cli import daily as cli_daily
 from raymtl.cli import demo, doctor, submit, tune, versions
 from raymtl.cli import explain as cli_explain
 from raymtl.cli import init as cli_init
+from raymtl.cli import nest as cli_nest
 from raymtl.cli import serving as cli_serving
 from raymtl.cli.environment import check_environment
 from raymtl.cli.options import Address, Checkpoint, ConfigFile, DryRun, Gpu, Json, Sets, Workers, finish, load
-from raymtl.errors import StorageError, UserError
+from raymtl.errors import ConfigError, StorageError, UserError
 from raymtl.telemetry import logs
 from raymtl.telemetry.lines import last_line
 from raymtl.telemetry.output import FoldedTable, replace_stdout
@@ -189,9 +190,43 @@ def convert(
     name: Annotated[str | None, typer.Argument(metavar="NAME", help="The data set; leave it out to list them.")] = None,
     source: Annotated[str, typer.Option(metavar="DIR", help="Folder with the original files.")] = ".",
     out: Annotated[str, typer.Option(metavar="OUT", help="Folder or URL to write to.")] = "data",
+    nest: Annotated[
+        tuple[str, str] | None,
+        typer.Option(
+            metavar="SRC OUT", help="Instead of a data set: write the flat logs SRC to OUT with a row per request."
+        ),
+    ] = None,
+    request: Annotated[
+        str | None,
+        typer.Option(
+            metavar="COLUMN", help="With --nest: what the rows of a request share; default: found by its name."
+        ),
+    ] = None,
+    user: Annotated[
+        str | None,
+        typer.Option(
+            metavar="COLUMN", help="With --nest: keep a user's requests together; default: found by its name."
+        ),
+    ] = None,
+    impressions: Annotated[
+        list[str],
+        typer.Option(
+            "--impression",
+            metavar="COLUMN",
+            help="With --nest: a column of the impressions even if it never varies within a request; may be repeated.",
+        ),
+    ] = [],  # noqa: B006
+    address: Address = None,
     as_json: Json = False,
 ) -> None:
-    """Convert a public data set into logs, with a config for them."""
+    """Convert a public data set into logs, with a config for them; or flat logs into nested ones."""
+    if nest is not None:
+        if name is not None:
+            raise ConfigError(f"`{name}` is not expected: --nest takes the two folders SRC and OUT; leave it out")
+        cli_nest.nest(*nest, request, user, impressions, address, as_json)
+        return
+    if request is not None or user is not None or impressions:
+        raise ConfigError("--request, --user and --impression are options of --nest SRC OUT; add it")
     from raymtl.data.convert.registry import CONVERTERS
     from raymtl.data.convert.registry import convert as run
 

@@ -53,19 +53,30 @@ def count_places(metadata: pq.FileMetaData, group: int, impressions: Sequence[st
 
 def stored_columns(metadata: pq.FileMetaData, impressions: Sequence[str], columns: Sequence[str]) -> list[str]:
     """The paths in a file of some columns, of requests or of impressions, and of one that tells the lengths of the lists."""
+    # Writers name the levels of a list differently, and have one or two of them, but all write the leaves in order
     paths = [metadata.schema.column(n).path for n in range(metadata.num_columns)]
-    schema = metadata.schema.to_arrow_schema()
-    of_requests = [c for c in columns if c in schema.names and c not in impressions]
-    of_rows = []
-    for name in impressions:
-        own = [path for path in paths if path.split(".")[0] == name]
-        if pa.types.is_struct(schema.field(name).type.value_type):
-            depth = 3  # column, list, element, field
-            chosen = [path for path in own if path.split(".")[depth] in columns]
-            of_rows += chosen or own[:1]
-        else:
-            of_rows += own
+    of_requests, of_rows = [], []
+    for field in metadata.schema.to_arrow_schema():
+        if field.name not in impressions:
+            paths = paths[_leaf_count(field.type) :]
+            of_requests += [field.name] if field.name in columns else []
+            continue
+        element = field.type.value_type
+        chosen, own = [], paths[: _leaf_count(element)]
+        for part in element if pa.types.is_struct(element) else [field]:
+            leaves = _leaf_count(part.type)
+            chosen += paths[:leaves] if part.name in columns else []
+            paths = paths[leaves:]
+        of_rows += chosen or own[:1]
     return [*of_requests, *of_rows]
+
+
+def _leaf_count(kind: pa.DataType) -> int:
+    """The parquet columns of a type."""
+    kind = kind.storage_type if isinstance(kind, pa.BaseExtensionType) else kind
+    if not pa.types.is_nested(kind):
+        return 1
+    return sum(_leaf_count(kind.field(n).type) for n in range(kind.num_fields))
 
 
 def unnested(

@@ -36,7 +36,7 @@ def scan(
     context.execution_options.label_selector = dict(labels) or None
     context.enable_progress_bars = False
     context.print_on_execution_start = False
-    source = _Tasks(name, bodies, result_bytes)
+    source = Tasks(name, bodies, result_bytes)
     with DataContext.current(context):
         dataset = ray.data.read_datasource(
             source, concurrency=min(read_tasks, len(bodies)), override_num_blocks=len(bodies)
@@ -45,7 +45,7 @@ def scan(
         yield from user_errors(dataset.iter_batches(batch_size=None, batch_format="pyarrow"))
 
 
-class _Tasks(Datasource):
+class Tasks(Datasource):
     """One reading task for each body."""
 
     def __init__(self, name: str, bodies: Sequence[Body], result_bytes: int):

@@ -1,7 +1,7 @@
 """Write a data set: parquet files that appear atomically, table sizes, and a configuration in readable YAML."""
 
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any, Self
 
 import pyarrow as pa
@@ -64,7 +64,7 @@ class ParquetFile:
                 filesystem=folder.filesystem,
                 compression="zstd",
                 compression_level=1,  # files a third smaller than snappy's, at its speed
-                use_dictionary=[name for name in _leaves(schema) if name.split(".")[0] not in plain],
+                use_dictionary=[name for name in _leaves(schema) if not {*name.split(".")} & {*plain}],
                 # dictionary-encoded Arrow columns are only a fast way to write strings: readers must see strings
                 store_schema=False,
             )
@@ -84,9 +84,15 @@ class ParquetFile:
             return int(folder.filesystem.get_file_info(path).size)
 
 
-def _leaves(schema: pa.Schema) -> list[str]:
-    """Parquet's names of the columns: those of lists end in `.list.element`."""
-    return [f"{f.name}.list.element" if pa.types.is_list(f.type) else f.name for f in schema]
+def _leaves(fields: Iterable[pa.Field], above: str = "") -> list[str]:
+    """Parquet's names of the columns: those of lists end in `.list.element`, those of structs in their fields."""
+    leaves = []
+    for field in fields:
+        name, kind = f"{above}{field.name}", field.type
+        while pa.types.is_list(kind):
+            name, kind = f"{name}.list.element", kind.value_type
+        leaves += _leaves(kind, f"{name}.") if pa.types.is_struct(kind) else [name]
+    return leaves
 
 
 def write_split(table: pa.Table, folder: OutputFolder, split: str, day: str, files: int) -> None:

@@ -23,6 +23,12 @@ LABELS = ("click", "cart", "buy", "page_views", "watch_time")
 ENGAGEMENT_TRUTH = (*(f"p_{name}" for name in ACTIONS), "mean_stars")
 PLAIN = ("request_id", "timestamp", *TRUTH, "mean_spend", *ENGAGEMENT_TRUTH)
 """Columns of mostly distinct values, for which a parquet dictionary does not pay off."""
+IMPRESSIONS = "impressions"
+"""The column of nested files with the rows of a request."""
+_USER_SIDE = ("user_", "hist_")
+_ATTRIBUTES = ("age", "gender", "city", "device", "app_version")
+_OF_REQUEST = ("request_id", "timestamp", "scenario", "hour_of_day", *_ATTRIBUTES, "random_order", "weight")
+"""The columns that are the same for all rows of a request, with those whose names begin like this: `_USER_SIDE`."""
 _FILTERED = 0.01  # share of requests that a traffic filter marked with weight 0
 
 
@@ -131,6 +137,22 @@ class Columns:
         if rows.spend is not None:
             labels["spend"] = pa.array(np.ascontiguousarray(rows.spend[:, 0]), mask=~mature)
         return labels
+
+
+def nested(table: pa.Table, width: int) -> pa.Table:
+    """The rows of `Columns.table` as one per request, of `width` rows but for the last one."""
+    first = np.arange(0, table.num_rows, width)
+    requests = table.select([n for n in table.column_names if n in _OF_REQUEST or n.startswith(_USER_SIDE)]).take(
+        pa.array(first)
+    )
+    impressions = table.drop_columns(requests.column_names).to_struct_array().combine_chunks()
+    offsets = pa.array(np.append(first, table.num_rows).astype(np.int32))
+    return requests.append_column(IMPRESSIONS, pa.ListArray.from_arrays(offsets, impressions))
+
+
+def flat(requests: pa.Table) -> pa.Table:
+    """The columns of the impressions of nested rows."""
+    return pa.Table.from_struct_array(pc.list_flatten(requests[IMPRESSIONS]))
 
 
 def _engagement_labels(reacted: Engagement) -> dict[str, pa.Array]:

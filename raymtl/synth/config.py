@@ -10,6 +10,7 @@ from raymtl.data.writing import OutputFolder, rows_without_collision, write_conf
 from raymtl.storage.paths import split_options
 from raymtl.synth.attributes import AGES, APPS, DEVICES, GENDERS
 from raymtl.synth.behaviours import GAPS, KINDS
+from raymtl.synth.columns import IMPRESSIONS
 from raymtl.synth.engagement import ACTIONS
 from raymtl.synth.shard import Shard
 from raymtl.synth.spec import SynthSpec
@@ -50,6 +51,7 @@ def synth_config(spec: SynthSpec, root: str) -> dict[str, Any]:
             "weight": "weight",
             "group": "user_id",
             "timestamp": "timestamp",
+            **({"impressions": IMPRESSIONS} if spec.layout == "nested" else {}),
             "unit_rows": min(spec.rows_per_day, 500_000),
         },
         "features": _features(spec),

@@ -105,6 +105,8 @@ class SynthSpec(Section):
     """Rows per parquet file."""
     row_group_rows: PositiveInt = 62_500
     """Rows per row group."""
+    layout: Literal["flat", "nested"] = "flat"
+    """`nested`: a row of the files is a request, with its rows in the list `impressions`; the rows are the same."""
     hours: bool = False
     """Also partition each day by `hour=HH`."""
     shards: PositiveInt = 1

@@ -18,7 +18,7 @@ import pyarrow.compute as pc
 from raymtl.data.writing import OutputFolder, ParquetFile
 from raymtl.errors import DataError
 from raymtl.synth.calibrate import calibrate
-from raymtl.synth.columns import PLAIN, Columns, label_columns
+from raymtl.synth.columns import IMPRESSIONS, PLAIN, Columns, flat, label_columns, nested
 from raymtl.synth.config import write_synth_config
 from raymtl.synth.shard import Shard
 from raymtl.synth.spec import SynthSpec, SynthSummary
@@ -83,7 +83,8 @@ class _Tally:
         )
 
     def count(self, table: pa.Table) -> None:
-        """Add a table."""
+        """Add a table as it is written."""
+        table = flat(table) if IMPRESSIONS in table.column_names else table
         self.rows += table.num_rows
         self.sums = self.sums + np.array([pc.sum(table[name]).as_py() or 0.0 for name in self.labels])
         self.observed = self.observed + np.array([table.num_rows - table[name].null_count for name in self.labels])
@@ -181,7 +182,7 @@ def _write_shard(
         files = _Files(spec, folder, f"ds={date}", number, tally)
         for rows in shard.rows(day):
             table = columns.table(rows)
-            files.add(table)
+            files.add(nested(table, spec.request_rows) if spec.layout == "nested" else table)
             if step is not None:
                 step(table.num_rows)
             elif _steps is not None:
@@ -196,6 +197,9 @@ class _Files:
     def __init__(self, spec: SynthSpec, folder: OutputFolder, day: str, shard: int, tally: _Tally):
         self._spec, self._folder, self._day, self._shard, self._tally = spec, folder, day, shard, tally
         self._partition = day
+        width = spec.request_rows if spec.layout == "nested" else 1
+        self._group_rows = max(1, spec.row_group_rows // width)
+        self._file_rows = max(1, spec.rows_per_file // width)
         self._waiting: list[pa.Table] = []
         self._waiting_rows = 0
         self._file: ParquetFile | None = None
@@ -209,14 +213,14 @@ class _Files:
                 self._partition, self._number = partition, 0
             while chunk.num_rows:
                 written = self._file.rows if self._file else 0
-                group = min(self._spec.row_group_rows, self._spec.rows_per_file - written)
+                group = min(self._group_rows, self._file_rows - written)
                 head = chunk.slice(0, group - self._waiting_rows)
                 chunk = chunk.slice(head.num_rows)
                 self._waiting.append(head)
                 self._waiting_rows += head.num_rows
                 if self._waiting_rows == group:
                     self._flush()
-                    if written + group == self._spec.rows_per_file:
+                    if written + group == self._file_rows:
                         self.close()
 
     def close(self) -> None:

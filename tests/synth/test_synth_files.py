@@ -48,6 +48,35 @@ def test_the_same_spec_gives_the_same_rows_however_files_are_cut(logs, tmp_path)
     assert [groups.row_group(n).num_rows for n in range(groups.num_row_groups)] == [300, 300, 300, 100]
 
 
+def test_nested_files_hold_the_same_rows(logs, tmp_path):
+    spec = changed(
+        layout="nested", rows_per_file=1003, row_group_rows=302, hours=True, behaviours=True, engagement=True
+    )
+    summary = write_logs(spec, str(tmp_path / "nested"))
+    flat_spec = changed(behaviours=True, engagement=True)
+    flat_summary = write_logs(flat_spec, str(tmp_path / "flat"))
+    assert (summary.rows, summary.label_means, summary.label_nulls) == (
+        flat_summary.rows,
+        flat_summary.label_means,
+        flat_summary.label_nulls,
+    )
+    files = sorted(glob.glob(f"{tmp_path}/nested/ds=2026-01-02/hour=*/*.parquet"))
+    assert max(pq.read_metadata(f).row_group(0).num_rows for f in files) == 30
+    requests, want = rows(tmp_path / "nested"), rows(tmp_path / "flat")
+    lengths = pc.list_value_length(requests["impressions"]).to_numpy()
+    assert set(lengths) == {10, 3}
+    found = requests.drop_columns("impressions").take(pa.array(np.repeat(np.arange(len(requests)), lengths)))
+    inner = pa.Table.from_struct_array(pc.list_flatten(requests["impressions"]))
+    for name in want.column_names:
+        column = found[name] if name in found.column_names else inner[name]
+        assert column.combine_chunks().equals(want[name].combine_chunks()), name
+    assert {"user_id", "weight", "hist_gaps", "hist_buys", "age"} < set(requests.column_names)
+    assert {"item_id", "position", "click", "buy_mature", "p_click", "like"} < set(inner.column_names)
+    config = load_config(summary.config)
+    assert config.data.impressions == "impressions"
+    assert plan_input(config, "eval").rows == 5_003
+
+
 def test_another_seed_is_another_world(logs, tmp_path):
     write_logs(changed(seed=1), str(tmp_path))
     other, first = rows(tmp_path), rows(logs[0])
