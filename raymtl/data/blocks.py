@@ -176,7 +176,7 @@ class BlockMaker:
         assert column is not None
         shared = dict.fromkeys(c for name in self._of_requests for c in columns_of(name, features))
         requests = by_request(raw, column, list(shared))
-        for name in self._of_requests:
+        for name in self._of_requests if len(requests.users) < len(raw) else ():
             changed = feature_changes(raw, name, features)
             changed[requests.first_rows] = False
             if changed.any():

@@ -75,7 +75,9 @@ def by_request(raw: pa.Table, column: str, shared: Sequence[str]) -> Requests:
     changes = value_changes(one_array(raw, column, "id"))
     changes |= raw.column(column).is_null().to_numpy()
     changes[:1] = True
-    users = raw.select(list(shared)).take(pa.array(np.flatnonzero(changes)))
+    users = raw.select(list(shared))
+    if not changes.all():
+        users = users.take(pa.array(np.flatnonzero(changes)))
     return Requests(raw, users, np.cumsum(changes) - 1)
 
 
