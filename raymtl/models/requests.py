@@ -37,7 +37,7 @@ class NamedInput(ModelInput):
         """`some` is any tensor with a row for each of N rows; pooled [N, D] each, dense [N, 1] each, and sequences as in
         `ModelInput`."""
         self.spec, self._some, self._pooled, self._dense = spec, some, pooled, dense
-        self.sequences = dict(sequences)
+        self._sequences = dict(sequences)
         self.bias = self.bias_present = self.scenario = None
 
     def value(self, name: str) -> Tensor:
@@ -47,10 +47,6 @@ class NamedInput(ModelInput):
             found = self._some.new_zeros(len(self._some), self.spec.pooled.get(name, 1), dtype=torch.float32)
         return found
 
-    def own(self, names: Sequence[str]) -> list[Tensor]:
-        """Those of some features that are here, in that order."""
-        return [self.value(name) for name in names if name in self._pooled or name in self._dense]
-
     @property
     def pooled(self) -> Tensor:  # type: ignore[override]
         return self._joined(list(self.spec.pooled))
@@ -58,6 +54,10 @@ class NamedInput(ModelInput):
     @property
     def dense(self) -> Tensor:  # type: ignore[override]
         return self._joined(list(self.spec.dense))
+
+    @property
+    def sequences(self) -> dict[str, tuple[Tensor, Tensor]]:  # type: ignore[override]
+        return self._sequences
 
     def _joined(self, names: Sequence[str]) -> Tensor:
         if not names:
@@ -83,7 +83,7 @@ class RequestInput(NamedInput):
         super().__init__(users.spec, request, rows._pooled, rows._dense, {})
         self.scenario, self.bias, self.bias_present = scenario, bias, bias_present
         self._repeated: dict[str, Tensor] = {}
-        del self.sequences
+        self._repeated_sequences: dict[str, tuple[Tensor, Tensor]] | None = None
 
     def value(self, name: str) -> Tensor:
         if name not in self.of_users:
@@ -92,13 +92,14 @@ class RequestInput(NamedInput):
             self._repeated[name] = self.users.value(name).index_select(0, self.request)
         return self._repeated[name]
 
-    def __getattr__(self, name: str) -> dict[str, tuple[Tensor, Tensor]]:
-        if name != "sequences":
-            raise AttributeError(name)
-        self.sequences = dict(self.rows.sequences)
-        for feature, (steps, lengths) in self.users.sequences.items():
-            self.sequences[feature] = steps.index_select(0, self.request), lengths.index_select(0, self.request)
-        return self.sequences
+    @property
+    def sequences(self) -> dict[str, tuple[Tensor, Tensor]]:  # type: ignore[override]
+        if self._repeated_sequences is None:
+            self._repeated_sequences = dict(self.rows.sequences)
+            for name, (steps, lengths) in self.users.sequences.items():
+                repeated = steps.index_select(0, self.request), lengths.index_select(0, self.request)
+                self._repeated_sequences[name] = repeated
+        return self._repeated_sequences
 
     def encoded(self, spec: InputSpec, encode: Encode) -> "RequestInput":
         """The same with the features of each side as `encode` makes them; `spec` describes those."""
