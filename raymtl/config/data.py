@@ -166,6 +166,16 @@ class Data(Section):
         """The snapshot to read for `train` or `eval`."""
         return self.eval_snapshot if part == "eval" and self.eval_path else self.snapshot
 
+    @field_validator("impressions")
+    @classmethod
+    def _names_columns(cls, value: str | list[str] | None) -> str | list[str] | None:
+        names = [value] if isinstance(value, str) else value
+        if names is not None and (not names or "" in names or len({*names}) < len(names)):
+            raise ValueError(
+                "impressions names no column, or one twice; name the column with the list, or each list once"
+            )
+        return value
+
     @property
     def by_request(self) -> bool:
         """Whether the rows of a request share its user side."""

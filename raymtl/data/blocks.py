@@ -58,7 +58,7 @@ class Place:
     path: str
     first_row: int
     kept: np.ndarray | None = None
-    """The kept rows of the raw table, [N] ascending; None: all."""
+    """Row of the file of each row, counted from `first_row`, [N] ascending; None: they follow each other."""
 
     def row(self, number: int) -> int:
         """Row of the file of a row of the raw table."""
@@ -67,6 +67,10 @@ class Place:
     def rows(self, count: int) -> np.ndarray:
         """Rows of the file of all `count` rows of the raw table, [count] int64."""
         return self.first_row + (np.arange(count) if self.kept is None else self.kept)
+
+    def of_rows(self, rows: np.ndarray) -> "Place":
+        """The origin of only some rows of the raw table."""
+        return replace(self, kept=rows if self.kept is None else self.kept[rows])
 
     def error(self, column: str, used_by: str, row: int, value: Any, rule: Rule) -> DataError:
         """The error of one value; `row` counts in the raw table."""
@@ -132,12 +136,12 @@ class BlockMaker:
         """
         requests = raw if isinstance(raw, Requests) else None
         if requests is not None:
-            raw = requests.per_row(self._row_columns())
+            raw, place = requests.per_row(self._row_columns()), Place(place.path, 0, requests.file_row_of_each())
         assert isinstance(raw, pa.Table)
         if self._users is not None:
             kept = np.flatnonzero(self._users.contains(_integers(raw, self._users.column, place, "data.group")))
             if len(kept) < len(raw):
-                raw, place = raw.take(pa.array(kept)), replace(place, kept=kept)
+                raw, place = raw.take(pa.array(kept)), place.of_rows(kept)
                 requests = requests.take(kept) if requests is not None else None
         if self._of_requests:
             if requests is None:
@@ -156,7 +160,7 @@ class BlockMaker:
         if data.weight:
             columns["weight"] = _weight(one_array(raw, data.weight, "number"), place, data.weight)
         if self.evaluation:
-            columns |= self._groups(raw, requests, place)
+            columns |= self._groups(raw, place)
         columns["unit"] = pa.array(np.full(len(raw), unit, np.int32))
         return pa.table(columns)
 
@@ -189,15 +193,13 @@ class BlockMaker:
                 )
         return requests
 
-    def _groups(self, raw: pa.Table, requests: Requests | None, place: Place) -> dict[str, pa.Array]:
+    def _groups(self, raw: pa.Table, place: Place) -> dict[str, pa.Array]:
         """The columns `group` and `request_id`, as far as the configuration has them.
 
         A null user is not one huge user but many: each of its requests, or each row, is a group of its own."""
         data, columns = self._config.data, {}
-        own, scope = place.rows(len(raw)), place.path
+        own, scope = place.rows(len(raw)), place.path  # of nested rows that of their request
         if data.by_request:
-            if requests is not None and requests.file_rows is not None:
-                own = requests.file_rows[requests.owner]
             none = pa.nulls(len(raw), pa.int64())
             ids = none if data.request is None else _integers(raw, data.request, place, "data.request")
             columns["request_id"] = _without_nulls(ids, scope, own)
@@ -207,8 +209,7 @@ class BlockMaker:
         return columns
 
     def _user_side(self, requests: Requests, place: Place) -> pa.Array:
-        first = requests.first_rows
-        place = replace(place, kept=first if place.kept is None else place.kept[first])
+        place = place.of_rows(requests.first_rows)
         inside = set(requests.rows.column_names) - set(requests.users.column_names)
         for name in self._of_requests:
             for column in columns_of(name, self._config.features):

@@ -21,6 +21,8 @@ from raymtl.config.tasks import Task
 
 Kind = Literal["id", "ids", "number", "vector", "flag", "category", "time"]
 _INT64_DIGITS = 18
+IMPRESSION = {b"raymtl": b"impression"}
+"""Metadata of the fields of a nested file that have a value per impression (`data/nested.py`)."""
 MISSING, NO_VALUES = "missing", "null"
 """The types that `plain_types` reports for a column that no file has, and for one without any value."""
 
@@ -96,19 +98,28 @@ def schema_faults(schema: pa.Schema, config: Config, columns: Iterable[Column]) 
     """The columns that a schema lacks or has with a wrong type, each with a description of the fault."""
     names = schema.names
     types = dict(zip(names, schema.types, strict=True))
+    of_users = {f"features.{name}" for name in config.request_features()}
     faults = []
     for column in columns:
         label = f"column `{column.name}` ({column.used_by})"
         if column.name not in types:
             close = _nearest(column.name, names)
             other = f"`{close}`" if close else f"one of {', '.join(names[:12])}"
-            faults.append((column, f"{label} is missing; set {_key(column)} to {other}, or write the column"))
+            remedy = f"set {_key(column)} to {other}, or write the column"
+            if (holder := _holder(schema, column.name)) is not None:
+                remedy = f"it is a field of the list `{holder}`: set data.impressions to `{holder}`"
+            faults.append((column, f"{label} is missing; {remedy}"))
         elif names.count(column.name) > 1:
             faults.append((column, f"{label} occurs {names.count(column.name)} times; write each column once"))
         elif not fits(types[column.name], column.kind):
             found, expected = types[column.name], _EXPECTED[column.kind]
             remedy = f"{_conversion(found, column.kind)}, or set {_key(column)} to another column"
             faults.append((column, f"{label} has type {found}, expected {expected}; {remedy}"))
+        elif column.used_by in of_users and schema.field(column.name).metadata == IMPRESSION:
+            remedy = f"set {column.used_by}.side to `item`, or write the column outside of the impressions"
+            faults.append(
+                (column, f"{label} is a value of each impression, but the feature is one of the user; {remedy}")
+            )
         elif (size := _fixed_size(config, column, types[column.name])) is not None:
             remedy = f"set {column.used_by}.width to {size}, or write the vectors again"
             faults.append((column, f"{label} holds vectors of {size} numbers, but its width is another; {remedy}"))
@@ -241,6 +252,15 @@ def _fixed_size(config: Config, column: Column, found: pa.DataType) -> int | Non
     feature = config.features.get(column.used_by.removeprefix("features."))
     size = found.list_size if pa.types.is_fixed_size_list(found) else None
     return size if isinstance(feature, VectorFeature) and size != feature.width else None
+
+
+def _holder(schema: pa.Schema, name: str) -> str | None:
+    """The column that holds lists of structs with a field of this name."""
+    for field in schema:
+        element = field.type.value_type if _has_elements(field.type) else field.type
+        if element is not field.type and pa.types.is_struct(element) and element.get_field_index(name) >= 0:
+            return field.name
+    return None
 
 
 def _nearest(name: str, names: list[str]) -> str | None:

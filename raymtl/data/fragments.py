@@ -3,6 +3,7 @@
 import time
 from collections.abc import Collection, Iterator
 from dataclasses import dataclass
+from itertools import pairwise
 
 import numpy as np
 import pyarrow as pa
@@ -154,10 +155,15 @@ def _nested(
         found, places, size = unnested(pa.Table.from_batches([batch]), impressions, path, record)
         users = pa.table([_plain(_one(c)) for c in found.users.columns], names=found.users.column_names)
         flat = pa.table([_plain(_one(c)) for c in found.rows.columns], names=found.rows.column_names)
-        found = Requests(flat, with_values(users, fragment.values, columns, path), found.owner, found.file_rows)
+        inside = tuple(pair for pair in fragment.values if pair[0] in flat.column_names)
+        with_values(flat, inside, columns, path)  # compares them
+        outside = tuple(pair for pair in fragment.values if pair not in inside)
+        found = Requests(flat, with_values(users, outside, columns, path), found.owner, found.file_rows)
         first, last = max(start - place, 0), max(min(stop - place, size), 0)
-        for begin in range(first, last, rows):
-            end = min(begin + rows, last)
+        ends = (
+            np.linspace(first, last, 1 + -(-(last - first) // rows)).astype(int).tolist()
+        )  # parts of about equal size
+        for begin, end in pairwise(ends):
             here, after = np.searchsorted(places, [begin, end])
             yield _Part(found.slice(int(here), int(after)), end - begin, places[here:after] - begin)
         place += size

@@ -13,8 +13,12 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
+from raymtl.data.contract import IMPRESSION
 from raymtl.data.requests import Requests
 from raymtl.errors import DataError
+
+NO_COLUMN = ""
+"""Name of the column that holds the place of those of requests, if none is read from the file."""
 
 
 def flat_schema(schema: pa.Schema, impressions: Sequence[str]) -> pa.Schema:
@@ -33,6 +37,7 @@ def flat_schema(schema: pa.Schema, impressions: Sequence[str]) -> pa.Schema:
             )
         element = kind.value_type
         fields += list(element) if pa.types.is_struct(element) else [pa.field(name, element)]
+    fields = [field.with_metadata(IMPRESSION) for field in fields]
     if not fields:
         raise DataError(
             f"column `{impressions[0]}` (data.impressions) has no fields; write a field per column of an impression"
@@ -42,10 +47,11 @@ def flat_schema(schema: pa.Schema, impressions: Sequence[str]) -> pa.Schema:
 
 def count_places(metadata: pq.FileMetaData, group: int, impressions: Sequence[str]) -> int:
     """The places of a row group. Raises DataError, without the file's name, if impressions hold nothing but lists."""
-    for n in range(metadata.num_columns):
-        leaf = metadata.schema.column(n)
-        if leaf.path.split(".")[0] == impressions[0] and leaf.max_repetition_level == 1:
-            return metadata.row_group(group).column(n).num_values
+    place = 0
+    for field in metadata.schema.to_arrow_schema():
+        for leaf in range(place, place := place + _leaf_count(field.type)):
+            if field.name in impressions and metadata.schema.column(leaf).max_repetition_level == 1:
+                return metadata.row_group(group).column(leaf).num_values
     raise DataError(
         f"column `{impressions[0]}` (data.impressions) holds nothing but lists; write a field with one value per impression"
     )
@@ -109,6 +115,8 @@ def unnested(
     starts = np.cumsum(places) - places
     full = np.flatnonzero(lengths)
     users = table.drop_columns(list(impressions))
+    if not users.num_columns:  # without a column a table has no rows, and the folder of the file may have one
+        users = pa.table({NO_COLUMN: pa.nulls(len(table))})
     size = int(places.sum())
     if len(full) < len(lengths):
         users, lengths, starts = users.take(pa.array(full)), lengths[full], starts[full]
@@ -119,7 +127,7 @@ def unnested(
 
 def count_empty(file: pq.ParquetFile, row_groups: Sequence[int], impressions: Sequence[str]) -> int:
     """The requests of some row groups that have no impressions; reads one column."""
-    (path,) = stored_columns(file.metadata, impressions[:1], [])
+    (path, *_) = stored_columns(file.metadata, impressions, [])
     lists = file.read_row_groups(list(row_groups), columns=[path], use_threads=False).column(0)
     return len(lists) - int((pc.list_value_length(lists).fill_null(0).to_numpy() > 0).sum())
 

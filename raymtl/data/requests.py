@@ -48,6 +48,11 @@ class Requests:
         """The first row of each request, [U]."""
         return first_of_runs(self.owner)
 
+    def file_row_of_each(self) -> np.ndarray:
+        """The row of the file that holds each nested row, [N]."""
+        assert self.file_rows is not None
+        return self.file_rows[self.owner]
+
     def per_row(self, names: Sequence[str]) -> pa.Table:
         """Some columns as a value per row."""
         shared = [name for name in names if name not in self.rows.column_names]
@@ -72,8 +77,9 @@ class Requests:
 def by_request(raw: pa.Table, column: str, shared: Sequence[str]) -> Requests:
     """The requests of a flat table: neighbouring rows with the same value of `column`; a null is a request of its own. `shared`
     are the columns of the user side, of which the first row of each request counts."""
-    changes = value_changes(one_array(raw, column, "id"))
-    changes |= raw.column(column).is_null().to_numpy()
+    ids = one_array(raw, column, "id")
+    changes = value_changes(ids)
+    changes |= ids.is_null().to_numpy(zero_copy_only=False)
     changes[:1] = True
     users = raw.select(list(shared))
     if not changes.all():
@@ -92,11 +98,11 @@ def feature_changes(raw: pa.Table, name: str, features: Mapping[str, Feature]) -
         lengths = pc.list_value_length(values).fill_null(0).to_numpy(zero_copy_only=False).astype(np.int64)
         return _list_changes(values.flatten(), lengths)
     if isinstance(feature, IdsFeature | SequenceFeature):
-        return _list_changes(*rules.list_parts(one_array(raw, column, "ids")))
+        return _list_changes(*rules.cut_lists(*rules.list_parts(one_array(raw, column, "ids")), feature))
     changed = np.zeros(len(raw), bool)
     if isinstance(feature, DenseFeature | BucketFeature):
-        bits = rules.floats(one_array(raw, column, "number")).view(np.int32)  # a null is NaN here, and equal to itself
-        changed[1:] = bits[1:] != bits[:-1]
+        values = rules.floats(one_array(raw, column, "number"))  # a null is NaN here, and equal to itself
+        changed[1:] = (values[1:] != values[:-1]) & ~(np.isnan(values[1:]) & np.isnan(values[:-1]))
         return changed
     return value_changes(one_array(raw, column, "id"))
 

@@ -17,7 +17,7 @@ from raymtl.models.encoding import Encoding
 from raymtl.models.inputs import InputSpec, ModelInput
 from raymtl.models.precomputed import X, materialize
 from raymtl.models.registry import build, find, options_of
-from raymtl.models.requests import RequestInput, request_x
+from raymtl.models.requests import RequestInput, inputs_for, request_x
 from raymtl.models.slots import Context, Derived, InputSlot, SequenceSlot
 from raymtl.models.towers import Towers
 from raymtl.objectives.link import OutputScale, predictions
@@ -62,9 +62,12 @@ class Ranker(nn.Module):
 
     def forward_from_x(self, x: X, inputs: ModelInput) -> Tensor:
         """The logits from x [B, d] or [B, T, d], the output of the input and sequence slots, and from encoded inputs."""
-        x = self.refine(x if self.refine.supports_precomputed else materialize(x), inputs)
-        h = self.trunk(x if self.trunk.supports_precomputed else materialize(x), inputs)  # [B, d], or [B, T, d]
-        outputs = self.coupler(self.towers(h), self.bias(inputs) if self.training else None)
+        refine, trunk, bias = self.refine, self.trunk, self.bias
+        x = refine(x if refine.supports_precomputed else materialize(x), inputs_for(refine, inputs))
+        h = trunk(
+            x if trunk.supports_precomputed else materialize(x), inputs_for(trunk, inputs)
+        )  # [B, d], or [B, T, d]
+        outputs = self.coupler(self.towers(h), bias(inputs_for(bias, inputs)) if self.training else None)
         return outputs if self.scale is None else self.scale(outputs)
 
     def heads(self) -> Iterator[nn.Parameter]:

@@ -11,7 +11,7 @@ from itertools import groupby
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 
 from raymtl.models.inputs import InputSpec, ModelInput
 from raymtl.models.precomputed import PrecomputedInput, X
@@ -58,6 +58,10 @@ class NamedInput(ModelInput):
     @property
     def sequences(self) -> dict[str, tuple[Tensor, Tensor]]:  # type: ignore[override]
         return self._sequences
+
+    def plain(self) -> ModelInput:
+        """All of it in tensors."""
+        return ModelInput(self.pooled, self.dense, self.sequences, self.bias, self.bias_present, self.scenario)
 
     def _joined(self, names: Sequence[str]) -> Tensor:
         if not names:
@@ -118,6 +122,12 @@ class RequestInput(NamedInput):
         return found if self.bias is None else [*found, self.bias]
 
 
+def inputs_for(slot: nn.Module, inputs: ModelInput) -> ModelInput:
+    """The inputs as a slot may use them: one from outside of raymtl knows nothing of inputs that are held feature by feature."""
+    outside = not type(slot).__module__.startswith("raymtl.")
+    return inputs.plain() if outside and isinstance(inputs, NamedInput) else inputs
+
+
 class Columns:
     """Which columns of x depend on the user alone."""
 
@@ -167,22 +177,24 @@ def request_x(
 ) -> X:
     """x of B rows from the input and sequence slots."""
     once = sequence.width > 0 and sequence.reads is not None and inputs.of_users.issuperset(sequence.reads)
+    users, rows = inputs_for(sequence, inputs.users), inputs_for(sequence, inputs)
     of_user: Tensor | None = None
     of_row: Tensor | None = None
     if once and isinstance(sequence, TargetAwareSequenceSlot):
-        of_row = sequence.attend(sequence.encode(inputs.users), inputs.request, inputs)
+        of_row = sequence.attend(sequence.encode(users), inputs.request, rows)
     elif once:
-        of_user = sequence(inputs.users)
+        of_user = sequence(users)
     else:
-        of_row = sequence(inputs)
+        of_row = sequence(rows)
     columns = features.columns
     per_task = any(part is not None and part.dim() == 3 for part in (of_user, of_row))
     if per_task or columns is None or None in columns:
         if of_user is not None:
             of_row = of_user.index_select(0, inputs.request)
-        return concat(features(inputs), of_row)
+        return concat(features(inputs_for(features, inputs)), of_row)
     sides = [name in inputs.of_users for name in columns]
-    user, item = features.part(inputs.users, True, sides), features.part(inputs.rows, False, sides)
+    user = features.part(inputs_for(features, inputs.users), True, sides)
+    item = features.part(inputs_for(features, inputs.rows), False, sides)
     if of_user is not None:
         user = torch.cat((user, of_user), 1)
     if of_row is not None:

@@ -87,8 +87,9 @@ def plan_scoring(
     """
     folder = Folder.open(path)
     found = find_files(folder, days, replace(Layout.of(config), snapshot=snapshot)).or_raise()
-    if config.data.impressions and not _is_nested(folder, found.files[0], config):
-        found.files = [replace(file, impressions=()) for file in found.files]
+    if config.data.impressions:
+        there = _impressions(folder, found.files[0], config)
+        found.files = [replace(file, impressions=there) for file in found.files]
     footers = read_footers(folder.filesystem, found.files)
     needed = _needed(config)
     filled = with_rows(footers)
@@ -122,13 +123,16 @@ def plan_scoring(
     return ScorePlan(path, tuple(outputs), schema, digest.hexdigest()[:16], tuple(found.notes), found.snapshot)
 
 
-def _is_nested(folder: Folder, file: File, config: Config) -> bool:
-    """Whether a file has the impressions of the configuration: candidates to score may come as flat rows."""
+def _impressions(folder: Folder, file: File, config: Config) -> tuple[str, ...]:
+    """The columns of impressions that the candidates have: not those of labels, and none if they are flat rows."""
     [footer] = read_footers(folder.filesystem, [replace(file, impressions=())])
-    return set(config.data.impression_columns) <= set(footer.schema.names) and any(
-        pa.types.is_list(kind) or pa.types.is_large_list(kind)
-        for kind in (footer.schema.field(name).type for name in config.data.impression_columns)
-    )
+    lists = [f.name for f in footer.schema if pa.types.is_list(f.type) or pa.types.is_large_list(f.type)]
+    read = {column.name for column in _needed(config) if column.kind in ("ids", "vector")}
+    if isinstance(config.data.impressions, str):
+        return (config.data.impressions,) if config.data.impressions in lists else ()
+    found = tuple(name for name in config.data.impression_columns if name in lists)
+    # A list that the model reads as a list is one of a flat row, unless it is a list of lists
+    return found if any(name not in read for name in found) else ()
 
 
 def _empty(folder: Folder, units: Sequence[Unit]) -> list[int]:

@@ -19,7 +19,7 @@ from raymtl.data.requests import REQUEST, own_requests, request_column, shuffled
 from raymtl.data.slices import cut, unpacked
 from raymtl.data.units import plan_input
 from raymtl.data.user_slice import UserSlice
-from raymtl.errors import DataError
+from raymtl.errors import ConfigError, DataError
 from tests.helpers.nested_logs import nested
 
 DAY = "2026-01-01"
@@ -199,7 +199,7 @@ def test_lists_of_unequal_length_are_named(tmp_path: Path) -> None:
 def test_a_feature_of_the_user_inside_the_impressions_is_named(tmp_path: Path) -> None:
     logs = write(tmp_path / "logs", nested(rows([3, 4]), "request", [*IMPRESSIONS, "city"]))
     with pytest.raises(DataError, match=r"column `city` \(features.city\) is a value of each impression"):
-        blocks(configured(logs, impressions="impressions"))
+        plan_input(configured(logs, impressions="impressions"), "train")
 
 
 @pytest.mark.parametrize(
@@ -288,3 +288,50 @@ def test_ids_of_the_user_count_once_per_request(layout: str, tmp_path: Path) -> 
     counts = {name: sum(found.column(f"counts:{name}")[0].as_py()) for name in ("user", "city", "item")}
     histories = sum(min(n % 5, 3) for n in range(len(SIZES)))
     assert counts == {"user": len(SIZES), "city": 6, "item": sum(SIZES) + histories}
+
+
+def test_null_ids_of_requests_are_not_one_request(tmp_path: Path) -> None:
+    table = rows([2, 2])
+    logs = write(
+        tmp_path / "logs", table.set_column(0, "request", pa.array([np.nan, np.nan, 7.0, 7.0])), row_group_size=9
+    )
+    [block] = blocks(configured(logs, request="request"))
+    assert split_requests(block)[0].tolist() == [0, 1, 2, 2]
+
+
+def test_a_feature_of_the_user_may_be_a_folder_alone(tmp_path: Path) -> None:
+    table = nested(rows([2, 0, 3]).drop_columns(["city", "age", "content", "history"]), "request", IMPRESSIONS)
+    place = tmp_path / f"ds={DAY}" / "city=de"
+    place.mkdir(parents=True)
+    pq.write_table(table.select(["impressions"]), place / "part-0.parquet")
+    raw = configured(tmp_path, impressions="impressions", group=None).model_dump(exclude_unset=True)
+    raw["features"] = {name: raw["features"][name] for name in ("city", "item", "price")}
+    raw["tables"] = {name: {"rows": 50} for name in ("city", "item")}
+    raw["model"] = {"preset": "shared_bottom"}
+    found = of(config_from_dict(raw))
+    assert len({row["id:city"] for row in found}) == 1
+    assert len(found) == 5
+
+
+def test_errors_name_the_row_of_the_file(tmp_path: Path) -> None:
+    """An empty request in front, and the broken value in the second impression of row 2."""
+    table = nested(rows([1, 2, 3]), "request", IMPRESSIONS)
+    shown = table.column("impressions").to_pylist()
+    shown[0], shown[2][1]["price"] = [], float("inf")
+    kind = table.schema.field("impressions").type
+    changed = table.set_column(table.schema.get_field_index("impressions"), "impressions", pa.array(shown, kind))
+    logs = write(tmp_path / "logs", changed, row_group_size=9)
+    with pytest.raises(DataError, match=r"column `price` \(features.price\), row 2: the value is inf"):
+        blocks(configured(logs, impressions="impressions", block_rows=100))
+
+
+def test_a_field_of_a_list_is_found_without_the_setting(tmp_path: Path) -> None:
+    logs = write(tmp_path / "logs", nested(rows([3, 4]), "request", IMPRESSIONS))
+    with pytest.raises(DataError, match=r"a field of the list `impressions`: set data\.impressions to `impressions`"):
+        plan_input(configured(logs), "train")
+
+
+@pytest.mark.parametrize("impressions", [[], "", ["item", "item"]])
+def test_impressions_name_columns(impressions: Any, tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"data\.impressions"):
+        configured(tmp_path, impressions=impressions)

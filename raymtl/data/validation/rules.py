@@ -374,8 +374,9 @@ def _requests(report: PartReport, config: Config) -> None:
             f"{found.requests:,} requests; sort the rows of each file by it, or use `raymtl convert --nest`"
         )
     if each < _FEW_ROWS_PER_REQUEST:
+        remedy = "write flat rows, and remove data.impressions" if config.data.impressions else "remove data.request"
         report.warnings.append(
-            f"a request has {each:.1f} rows on average, too few to share its user side with profit; remove data.request"
+            f"a request has {each:.1f} rows on average, too few to share its user side with profit; {remedy}"
         )
     if found.constant and each >= _FEW_ROWS_PER_REQUEST:
         differ, them = ("differs", "it") if len(found.constant) == 1 else ("differ", "them")

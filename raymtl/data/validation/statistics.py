@@ -12,6 +12,7 @@ import pyarrow.compute as pc
 from raymtl.config.features import BucketFeature, CrossFeature, DenseFeature, IdsFeature, SequenceFeature, VectorFeature
 from raymtl.config.root import Config
 from raymtl.data import rules
+from raymtl.data.blocks import Place
 from raymtl.data.contract import Column, is_string, label_tasks, required_columns
 from raymtl.data.fragments import read_requests
 from raymtl.data.ids.hashing import to_int64
@@ -158,7 +159,10 @@ class Scanner:
         try:
             for found, first_row in read_requests(root, fragment, names, self._config.data.block_rows):
                 raw = found.per_row(names) if isinstance(found, Requests) else found
-                counter = _TableCounter(self._config, self._tasks, partial, raw, fragment.path, first_row, day)
+                place = Place(fragment.path, first_row)
+                if isinstance(found, Requests):
+                    place = Place(fragment.path, 0, found.file_row_of_each())
+                counter = _TableCounter(self._config, self._tasks, partial, raw, place, day)
                 counter.count(columns)
                 if isinstance(found, Requests) or self._config.data.request in names:
                     counter.count_requests(found, columns)
@@ -176,12 +180,11 @@ class _TableCounter:
         tasks: dict[str, Any],
         partial: Partial,
         raw: pa.Table,
-        path: str,
-        first_row: int,
+        place: Place,
         day: str,
     ):
         self._config, self._tasks, self._partial = config, tasks, partial
-        self._raw, self._path, self._first_row, self._day = raw, path, first_row, day
+        self._raw, self._place, self._path, self._day = raw, place, place.path, day
 
     def count(self, columns: list[Column]) -> None:
         partial, rows = self._partial, len(self._raw)
@@ -380,12 +383,12 @@ class _TableCounter:
         funnel = self._partial.funnel
         funnel[child] = funnel[child] + counts if child in funnel else counts
         if counts[2]:
-            found = RuleViolation(int(counts[2]), self._first_row + int(wrong.argmax()), "1")
+            found = RuleViolation(int(counts[2]), self._place.row(int(wrong.argmax())), "1")
             _merge_found(self._partial.out_of_order.setdefault(child, {}), {self._path: found})
 
     def _note(self, column: Column, rule: Rule, wrong: np.ndarray, array: pa.Array, owner: Any = int) -> None:
         """Record the values that break a rule; `owner` gives the row of the raw table that holds the n-th of them."""
         if wrong.any():
             first = int(wrong.argmax())
-            found = RuleViolation(int(wrong.sum()), self._first_row + owner(first), str(array[first].as_py()))
+            found = RuleViolation(int(wrong.sum()), self._place.row(owner(first)), str(array[first].as_py()))
             _merge_found(self._partial.broken.setdefault((column, rule), {}), {self._path: found})
