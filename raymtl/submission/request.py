@@ -18,7 +18,7 @@ from raymtl.storage.paths import absolute
 UPLOADED = "raymtl-submitted.yaml"
 """Name of the configuration in the job's folder."""
 
-PLACES = ("FILE", "RUN", "DIR", "OUT", "PATH", "STORE", "SEARCH")
+PLACES = ("FILE", "RUN", "DIR", "OUT", "PATH", "STORE", "SEARCH", "SRC OUT")
 """Metavars of arguments that are paths: these are made absolute, since the job runs in another folder."""
 
 RESUMABLE = ("train", "tune", "daily", "score", "demo")
@@ -101,6 +101,8 @@ def _given(context: Any, values: Mapping[str, Any]) -> list[str]:
             places += map(str, several)
         elif getattr(parameter, "is_flag", False):
             options += [(parameter.opts if value else parameter.secondary_opts)[0]]
+        elif parameter.nargs > 1:
+            options += [parameter.opts[0], *map(str, several)]
         else:
             options += [word for one in several for word in (parameter.opts[0], str(one))]
     return [*options, *places]

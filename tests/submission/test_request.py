@@ -106,6 +106,8 @@ def test_places_are_made_absolute(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
         f"{tmp_path}/runs/first",
     )
     assert read("evaluate", "s3://bucket/runs/first").words[-1] == "s3://bucket/runs/first"
+    nested = ("convert", "--nest", f"{tmp_path}/logs", "s3://bucket/nested", "--request", "request_id")
+    assert read("convert", "--nest", "logs", "s3://bucket/nested", "--request", "request_id").words == nested
 
 
 def test_every_argument_that_may_be_a_path_is_known_as_one_or_not() -> None:
@@ -180,9 +182,9 @@ def test_a_doctor_goes_with_its_configuration_or_without() -> None:
         (["train"], 2, "Missing option '--config'"),
         (["evaluate", "a", "b"], 2, "unexpected extra argument"),
         (["tune", "status", "runs/a"], 64, "run `raymtl tune status` here"),
-        (["synth", "out"], 64, "does not run on a cluster; use one of these: check, daily"),
+        (["synth", "out"], 64, "does not run on a cluster; use one of these: check, convert, daily"),
         (["submit", "train"], 64, "does not run on a cluster"),
-        ([""], 64, "no command is given; add one of: check, daily"),
+        ([""], 64, "no command is given; add one of: check, convert, daily"),
         (["train", "-c", EXAMPLE, "--env", "NOT_SET_HERE"], 64, "this machine has no such variable"),
         (["train", "-c", EXAMPLE, "--env", "=hunter2"], 64, "--env number 1 is not NAME or NAME=VALUE"),
         (["train", "-c", EXAMPLE, "--id", "../a"], 64, "use only letters"),
