@@ -77,6 +77,15 @@ def stored_columns(metadata: pq.FileMetaData, impressions: Sequence[str], column
     return [*of_requests, *of_rows]
 
 
+def leaf_columns(schema: pa.Schema, impressions: Sequence[str] = ()) -> list[str]:
+    """The column of each leaf of a file, in their order; of impressions their fields."""
+    fields: list[pa.Field] = []
+    for field in schema:
+        inside = field.name in impressions and pa.types.is_struct(field.type.value_type)
+        fields += list(field.type.value_type) if inside else [field]
+    return [field.name for field in fields for _ in range(_leaf_count(field.type))]
+
+
 def _leaf_count(kind: pa.DataType) -> int:
     """The parquet columns of a type."""
     kind = kind.storage_type if isinstance(kind, pa.BaseExtensionType) else kind

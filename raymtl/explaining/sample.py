@@ -56,8 +56,12 @@ class SampleReader:
         # Predictions read no position, and nothing here asks for the truth: logs that lack the two will do
         features = {name: f for name, f in config.features.items() if not isinstance(f, BiasFeature)}
         tasks = {name: task.model_copy(update={"truth": None}) for name, task in config.tasks.items()}
-        self._config = config.model_copy(update={"features": features, "tasks": tasks})
-        self.maker = BlockMaker(self._config, evaluation=True, maps={**dict.fromkeys(config.map_tables()), **maps})
+        # Columns of the user are exchanged between rows like any other, so the rows of a request share none
+        data = config.data.model_copy(update={"request": None})
+        self._config = config.model_copy(update={"features": features, "tasks": tasks, "data": data})
+        flat = data.model_copy(update={"impressions": None})
+        all_maps = {**dict.fromkeys(config.map_tables()), **maps}
+        self.maker = BlockMaker(self._config.model_copy(update={"data": flat}), evaluation=True, maps=all_maps)
 
     def plan(self, path: str, days: DayRange, snapshot: int | None = None) -> Plan:
         """The row groups of some days; reads footers only. DataError if something is missing or has a wrong type."""

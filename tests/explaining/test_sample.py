@@ -63,6 +63,15 @@ def test_a_sample_has_complete_users_and_is_the_same_again(root: Path) -> None:
     assert set(read(root, 100, seed=1).raw.column("user").to_pylist()) != users
 
 
+def test_requests_make_no_difference(root: Path) -> None:
+    config = served_config(root)
+    data = config.data.model_copy(update={"request": "user"})
+    made = SampleReader(config.model_copy(update={"data": data}), {})
+    found, expected = made.read(made.plan(str(root / "logs"), DAY), 100, 0), read(root, 100)
+    assert found.raw.equals(expected.raw)
+    assert found.columns.keys() == expected.columns.keys()
+
+
 def test_many_row_groups_are_not_all_read(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "_SPREAD", 1)
     sizes = {read(root, 100, seed).rows for seed in range(6)}
