@@ -348,10 +348,13 @@ def explain(
     from raymtl.explaining.check_drop import DropCheck
     from raymtl.explaining.run import Request
     from raymtl.explaining.run import explain as run
+    from raymtl.reports.html import check_page
 
     chosen, since, trained = (day_range(d) if isinstance(d, str) else d for d in (days, baseline, train_days))
     request = Request(fspath(version), None if data is None else fspath(data), chosen, since, rows, seed, allow_custom)
     drop_check = DropCheck(fspath(output), seeds, trained, address) if check else None
+    if out is not None:
+        check_page(fspath(out))
     if drop_check is not None:
         from raymtl.dependencies import check_stack
 

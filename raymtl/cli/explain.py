@@ -7,6 +7,7 @@ import typer
 from raymtl import api
 from raymtl.cli.options import Address, Json, finish
 from raymtl.cli.serving import AllowCustom
+from raymtl.errors import ConfigError
 from raymtl.telemetry import logs
 from raymtl.telemetry.output import FoldedTable
 from raymtl.words import count_of, gib, visible
@@ -16,6 +17,7 @@ if TYPE_CHECKING:
 
 console = logs.terminal()
 _SHOWN = 40
+_RUNS = "explain-runs"
 
 
 def explain(
@@ -46,12 +48,15 @@ def explain(
     train_days: Annotated[
         str | None, typer.Option(metavar="A..B", help="Days to train on with --check; default: those of the version.")
     ] = None,
-    output: Annotated[str, typer.Option(metavar="DIR", help="Folder of the runs of --check.")] = "explain-runs",
+    output: Annotated[str, typer.Option(metavar="DIR", help="Folder of the runs of --check.")] = _RUNS,
     address: Address = None,
     allow_custom: AllowCustom = False,
     as_json: Json = False,
 ) -> None:
     """Measure what each column is worth and costs, which say the same, and what to drop; with --baseline, why a metric fell."""
+    given = {"--seeds": seeds != 1, "--train-days": train_days is not None, "--output": output != _RUNS}
+    if not check and (idle := [name for name, of in given.items() if of]):
+        raise ConfigError(f"{idle[0]} is an option of --check; add it, or leave {idle[0]} out")
     result = api.explain(
         version,
         data,

@@ -223,6 +223,8 @@ def convert(
     if nest is not None:
         if name is not None:
             raise ConfigError(f"`{name}` is not expected: --nest takes the two folders SRC and OUT; leave it out")
+        if source != "." or out != "data":
+            raise ConfigError("--source and --out are options of a data set; --nest takes both folders: leave them out")
         cli_nest.nest(*nest, request, user, impressions, address, as_json)
         return
     if request is not None or user is not None or impressions:

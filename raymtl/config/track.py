@@ -2,7 +2,7 @@
 
 from typing import Annotated, Any
 
-from pydantic import Field, model_validator
+from pydantic import Field, field_validator, model_validator
 
 from raymtl.config.base import Section
 from raymtl.config.roles import Role
@@ -15,6 +15,17 @@ class Mlflow(Section):
 
     uri: Annotated[_Text | None, Role.OUTPUT] = None
     """Address of the server, such as `http://mlflow:5000`, without a password; null: `MLFLOW_TRACKING_URI` of the environment."""
+
+    @field_validator("uri")
+    @classmethod
+    def _holds_no_password(cls, value: str | None) -> str | None:
+        if value is not None and "@" in value.partition("://")[2].partition("/")[0]:
+            raise ValueError(
+                "uri holds a user or a password, which would be stored with every version; set MLFLOW_TRACKING_USERNAME and "
+                "MLFLOW_TRACKING_PASSWORD in the environment instead"
+            )
+        return value
+
     experiment: Annotated[_Text | None, Role.OUTPUT] = None
     """Name of the experiment; null: `MLFLOW_EXPERIMENT_NAME` of the environment, else `raymtl`."""
     model: Annotated[_Text | None, Role.OUTPUT] = None

@@ -21,6 +21,10 @@ COPIES = 0.7
 dropped, however the model has divided its weights between them."""
 
 
+MOST_OF_BEST = 0.2
+"""A column is only dropped as useless if it may be worth at most so much of what the best one is."""
+
+
 @dataclass(frozen=True)
 class Judgement:
     """What a column is worth."""
@@ -82,7 +86,8 @@ def propose(
     and so does one of `broken`, whose values on these days are not worth what they should be.
     """
     judged = {column: judgement for column, judgement in judged.items() if column not in broken}
-    useless = [c for c, judgement in judged.items() if judgement.verdict == "useless" and _goes(config, [c])]
+    idle = [c for c, judgement in judged.items() if judgement.verdict == "useless" and _is_little(found, c)]
+    useless = [c for c in idle if _goes(config, [c])]
     worth = {column: _worth(found, column) for column in judged}
     redundant: dict[str, str] = {}
     for column in sorted(judged, key=lambda c: worth[c]):
@@ -95,6 +100,16 @@ def propose(
         if better and _goes(config, [*useless, *redundant, column]):
             redundant[column] = max(better, key=lambda o: float(association[names.index(o), names.index(column)]))
     return Proposal(tuple(useless) if _goes(config, useless) else (), redundant)
+
+
+def _is_little(found: Importances, column: str) -> bool:
+    """Whether a column is worth little at most, by the upper ends of its intervals: few rows let a useful one seem useless."""
+    alone = {names[0]: of_tasks(scores) for names, scores in found.of.items() if len(names) == 1}
+    for task, score in alone[column].items():
+        best = max((scores[task] for scores in alone.values()), key=lambda one: one.value)
+        if best.value > best.half and score.value + score.half > MOST_OF_BEST * best.value:
+            return False
+    return True
 
 
 def without(config: Config, columns: Collection[str]) -> Config:

@@ -50,6 +50,10 @@ def explain(
     version = open_version(request.version, request.allow_custom)
     config, path = version.config, request.data or version.config.data.path
     days = days_of(request, version)
+    if request.baseline is not None and request.baseline.end >= days.start:
+        raise ConfigError(
+            f"--baseline is {request.baseline}, which is not before the days to explain, {days}; choose earlier days"
+        )
     reader = SampleReader(config, {})
     plan = reader.plan(path, days)
     earlier = None if request.baseline is None else reader.plan(path, request.baseline)

@@ -217,8 +217,13 @@ def nested_config(source: Source, out: str, nested: Nested) -> tuple[dict[str, A
     assert config is not None
     data = raw["data"]
     data["path"] = _moved(config.data.path, source, out)
-    if config.data.eval_path is not None:
-        data["eval_path"] = _moved(config.data.eval_path, source, out)
+    if (eval_path := config.data.eval_path) is not None:
+        if _below(source.folder.path, eval_path) is None:
+            raise ConfigError(
+                f"data.eval_path of the configuration is `{eval_path}`, outside of `{source.folder.path}`, so that only one of "
+                "the two would be nested; nest a folder that holds both, or remove data.eval_path"
+            )
+        data["eval_path"] = _moved(eval_path, source, out)
     data.pop("request", None)
     data["impressions"] = IMPRESSIONS
     if config.daily is not None and config.daily.store:

@@ -2,13 +2,17 @@
 
 from typing import Any
 
-from raymtl.errors import StorageError
+import pyarrow.fs as pafs
+
+from raymtl.data.writable import check_writable
+from raymtl.errors import ConfigError, StorageError
 from raymtl.reports import chance, curves, facts, slices, style
 from raymtl.reports.load import Run, load_run
 from raymtl.reports.page import OPEN_ROWS, Cell, Grid, Key, PageStatus, fill, metric_grid
 from raymtl.reports.tables import metric_tables, metrics_of
 from raymtl.storage.filesystem import make_folder_of, open_filesystem, put
 from raymtl.storage.folder import Folder
+from raymtl.storage.paths import absolute
 from raymtl.storage.retry import advice
 
 _GOOD = {"finished", "done", "completed", "complete", "success", "succeeded", "ok"}
@@ -32,6 +36,15 @@ def write_report(run_dir: str, out: str | None = None) -> str:
     target = out or folder.path_of("report.html")
     write_page(target, render(run))
     return target
+
+
+def check_page(target: str) -> None:
+    """Raise ConfigError if a page cannot have this name because a folder has it, and StorageError if it cannot be written."""
+    folder, _, name = absolute(target).rpartition("/")
+    place = Folder.open(folder or "/")
+    if place.kind(name) == pafs.FileType.Directory:
+        raise ConfigError(f"--out is `{target}`, which is a folder; name a file in it")
+    check_writable(place, "the page", "--out")
 
 
 def write_page(target: str, page: str) -> None:

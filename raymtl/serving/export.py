@@ -102,10 +102,12 @@ def export_version(
 
 
 def _clear(folder: OutputFolder) -> None:
-    """Remove the files of an earlier export, `model.json` first."""
+    """Remove the files of an earlier export, `model.json` first. Raises ConfigError in a folder of logs."""
     there = folder.files()
     programs = [f"{part}{rows}{suffix}" for part in _PARTS for rows in ("", _ROWS) for suffix in set(SUFFIX.values())]
     tables = [name for name in there if name.startswith(f"{FOLDER}/") and name.endswith(".npy")]
+    if logs := [name for name in there if name.endswith(".parquet")]:
+        raise ConfigError(f"--out `{folder.path}` holds logs, such as `{logs[0]}`; use another folder")
     for name in (_FACTS, *programs, *tables):
         if name in there:
             folder.remove(name)
