@@ -228,6 +228,7 @@ def _task_problems(config: Config) -> Iterator[str]:
                 yield f"tasks.{name}.parent is `{task.parent}`; both ends of a funnel step must be `binary` tasks"
         if task.given is not None:
             yield from _condition_problems(name, task.given, config, seen)
+        yield from _value_problems(f"tasks.{name}", task)
         high = task.traits.labels.high
         if high is not None and task.base_rate is not None and task.base_rate >= high:
             yield f"tasks.{name}.base_rate is {task.base_rate}; a `{task.kind}` task needs a value below {high:g}"
@@ -235,6 +236,21 @@ def _task_problems(config: Config) -> Iterator[str]:
             fitting = quoted(kind.name for kind in KINDS if kind.transform == task.transform)
             yield f"tasks.{name}.transform is `{task.transform}`; only a {fitting} task can be transformed"
         seen.append(name)
+
+
+def _value_problems(key: str, task: Task) -> Iterator[str]:
+    """The problems of a task's `positive` and `negative`."""
+    if task.positive is None and task.negative is None:
+        return
+    if not task.is_event:
+        yield f"{key} is `{task.kind}` but has `positive` or `negative`; remove it, or set {key}.kind to `binary`"
+    elif task.positive is None or task.negative is None:
+        there, other = ("positive", "negative") if task.negative is None else ("negative", "positive")
+        yield f"{key} has `{there}` but no `{other}`; set {key}.{other} to the values that count as {'01'[there == 'negative']}"
+    else:
+        words = [str(value) for value in (*task.positive, *task.negative)]
+        if twice := next((word for word in words if words.count(word) > 1), None):
+            yield f"{key}.positive and negative have `{twice}` {words.count(twice)} times; list it once"
 
 
 def _condition_problems(name: str, given: str, config: Config, before: list[str]) -> Iterator[str]:

@@ -2,7 +2,7 @@
 
 from typing import Annotated, Literal
 
-from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveFloat
+from pydantic import BeforeValidator, Field, NonNegativeFloat, NonNegativeInt, PositiveFloat
 
 from raymtl.config.base import Section
 from raymtl.config.roles import NotSearched, Role
@@ -10,6 +10,22 @@ from raymtl.config.task_kinds import KIND_SUMMARY, Binary, KindName, TaskKind, f
 
 _LABELS = Role.LEARNING | Role.READ
 _MEASURED = NotSearched("it changes what is measured")
+
+
+def _listed(value: object) -> object:
+    """One value as a list; a boolean of YAML, which stands for no text of its own, is refused."""
+    values = [value] if isinstance(value, str | int) else value
+    for item in values if isinstance(values, list | tuple) else ():
+        if isinstance(item, bool):
+            raise ValueError(
+                f"{str(item).lower()} is a boolean; write text in quotes, as the column spells it, and 1 or 0 for a column of "
+                "booleans"
+            )
+    return values
+
+
+LabelValues = Annotated[list[str | int], Field(min_length=1), BeforeValidator(_listed)]
+"""A value of a label column, or several of the same meaning."""
 
 
 class Task(Section):
@@ -21,6 +37,11 @@ class Task(Section):
     """Label column; null: the task's own name. Null (and NaN) means not observed."""
     observed: Annotated[str | None, _LABELS, _MEASURED] = None
     """Boolean column that is true where the label counts. Null: the label counts wherever it is not null."""
+    positive: Annotated[LabelValues | None, _LABELS, _MEASURED] = None
+    """Value of the label column, a text or an integer, or a list of values, that counts as 1, such as `yes` or
+    `[clicked, bought]`; needs `negative`. Null: the column holds 0 and 1. Binary tasks only."""
+    negative: Annotated[LabelValues | None, _LABELS, _MEASURED] = None
+    """Value or values that count as 0. A value that neither key lists is an error; null is not observed."""
     parent: Annotated[str | None, _LABELS, _MEASURED] = None
     """The task one step up the funnel (a click comes before a buy); binary tasks only."""
     given: Annotated[str | None, _LABELS, _MEASURED] = None
@@ -46,6 +67,13 @@ class Task(Section):
     def label_column(self, name: str) -> str:
         """The label column of the task with this name."""
         return self.label or name
+
+    def reads_label_of(self, name: str, other: "Task", other_name: str) -> bool:
+        """Whether the task with this name has the label column of another one, and reads it in the same way."""
+        mine, theirs = (
+            (task.label_column(own), task.positive, task.negative) for task, own in ((self, name), (other, other_name))
+        )
+        return mine == theirs
 
     @property
     def traits(self) -> type[TaskKind]:

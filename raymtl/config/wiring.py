@@ -65,7 +65,7 @@ def bounds(tasks: Mapping[str, Task]) -> list[tuple[str, str, str]]:
         for name, task in binary.items()
         if task.given in binary and binary[task.given].given is None
         for order, other in binary.items()
-        if other.given is None and other.label_column(order) == task.label_column(name)
+        if other.given is None and other.reads_label_of(order, task, name)
     ]
 
 

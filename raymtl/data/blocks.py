@@ -254,7 +254,7 @@ class BlockMaker:
         def broken(name: str, wrong: np.ndarray, column: pa.Array) -> None:
             row, source = int(wrong.argmax()), tasks[name].label_column(name)
             raise place.error(
-                source, f"tasks.{name}.label", row, column[row].as_py(), rules.label_rule(name, tasks[name])
+                source, f"tasks.{name}.label", row, rules.shown(column, row), rules.label_rule(name, tasks[name])
             )
 
         return make_labels(raw, tasks, self._config.multiplies_labels(), broken).final

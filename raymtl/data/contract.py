@@ -19,7 +19,7 @@ from raymtl.config.features import (
 from raymtl.config.root import Config
 from raymtl.config.tasks import Task
 
-Kind = Literal["id", "ids", "number", "vector", "flag", "category", "time"]
+Kind = Literal["id", "ids", "number", "vector", "flag", "category", "label", "time"]
 _INT64_DIGITS = 18
 IMPRESSION = {b"raymtl": b"impression"}
 """Metadata of the fields of a nested file that have a value per impression (`data/nested.py`)."""
@@ -56,7 +56,7 @@ def required_columns(config: Config) -> list[Column]:
         columns.append(Column(feature.column or name, kind, f"features.{name}"))
     active = config.active_tasks()
     for name, task in label_tasks(config).items():
-        columns.append(Column(task.label_column(name), "number", f"tasks.{name}.label"))
+        columns.append(Column(task.label_column(name), label_kind(task), f"tasks.{name}.label"))
         if task.observed:
             columns.append(Column(task.observed, "flag", f"tasks.{name}.observed"))
         if task.truth and name in active:
@@ -72,6 +72,11 @@ def required_columns(config: Config) -> list[Column]:
     if data.timestamp:
         columns.append(Column(data.timestamp, "time", "data.timestamp", training=False))
     return columns
+
+
+def label_kind(task: Task) -> Kind:
+    """What the label column of a task must hold."""
+    return "number" if task.positive is None else "label"
 
 
 def cross_columns(config: Config) -> list[Column]:
@@ -113,7 +118,7 @@ def schema_faults(schema: pa.Schema, config: Config, columns: Iterable[Column]) 
             faults.append((column, f"{label} occurs {names.count(column.name)} times; write each column once"))
         elif not fits(types[column.name], column.kind):
             found, expected = types[column.name], _EXPECTED[column.kind]
-            remedy = f"{_conversion(found, column.kind)}, or set {_key(column)} to another column"
+            remedy = f"{_conversion(found, column, config)}, or set {_key(column)} to another column"
             faults.append((column, f"{label} has type {found}, expected {expected}; {remedy}"))
         elif column.used_by in of_users and schema.field(column.name).metadata == IMPRESSION:
             remedy = f"set {column.used_by}.side to `item`, or write the column outside of the impressions"
@@ -223,9 +228,13 @@ def _key(column: Column) -> str:
     return f"{column.used_by}.column" if column.used_by.startswith("features.") else column.used_by
 
 
-def _conversion(found: pa.DataType, kind: Kind) -> str:
-    """How to write a column of a type that does not fit."""
-    leaf = _leaf(found)
+def _conversion(found: pa.DataType, column: Column, config: Config) -> str:
+    """How to write or read a column of a type that does not fit."""
+    leaf, kind = _leaf(found), column.kind
+    events = {f"tasks.{name}.label": f"tasks.{name}" for name, task in config.tasks.items() if task.is_event}
+    if column.used_by in events and _is_label(found):
+        task = events[column.used_by]
+        return f"set {task}.positive and {task}.negative to the values that count as 1 and as 0"
     if kind in ("id", "ids", "category") and (pa.types.is_floating(leaf) or pa.types.is_decimal(leaf)):
         return "write the IDs as integers (pandas: dtype Int64, which has nulls)"
     if pa.types.is_map(leaf) or pa.types.is_struct(leaf):
@@ -350,6 +359,10 @@ def _is_vector(kind: pa.DataType) -> bool:
     return _has_elements(kind) and (_is_number(kind.value_type) or pa.types.is_null(kind.value_type))
 
 
+def _is_label(kind: pa.DataType) -> bool:
+    return _is_number(kind) or _is_bytes(kind.value_type if pa.types.is_dictionary(kind) else kind)
+
+
 def _is_flag(kind: pa.DataType) -> bool:
     return pa.types.is_boolean(kind) or pa.types.is_integer(kind)
 
@@ -371,6 +384,7 @@ _FITS: dict[Kind, Callable[[pa.DataType], bool]] = {
     "vector": _is_vector,
     "flag": _is_flag,
     "category": _is_id,
+    "label": _is_label,
     "time": _is_time,
 }
 _EXPECTED: dict[Kind, str] = {
@@ -380,5 +394,6 @@ _EXPECTED: dict[Kind, str] = {
     "vector": "a list of numbers",
     "flag": "a boolean or an integer (0: not observed)",
     "category": "a string or an integer",
+    "label": "a string, a number or a boolean",
     "time": "a timestamp, a number, or text as 2026-01-31T12:00:00Z",
 }

@@ -11,6 +11,7 @@ import pyarrow as pa
 
 from raymtl.config.tasks import Task
 from raymtl.data import rules
+from raymtl.data.contract import label_kind
 from raymtl.data.rules import one_array
 
 Broken = Callable[[str, np.ndarray, pa.Array], None]
@@ -40,9 +41,10 @@ def make_labels(
         parent = task.parent if products else None
         if name in without or any(other not in made.final for other in (task.given, parent) if other is not None):
             continue
-        column = one_array(raw, task.label_column(name), "number")
+        column = one_array(raw, task.label_column(name), label_kind(task))
         flags = one_array(raw, task.observed, "flag") if task.observed else None
-        labels = rules.observed_labels(column, flags)
+        values = rules.label_values(column, task)
+        labels = rules.observed_labels(values, flags)
         if task.given is not None:
             labels = rules.kept(labels, made.final[task.given] == 1)
         if parent is not None:
@@ -53,5 +55,5 @@ def make_labels(
             labels = rules.kept(labels, ~wrong)
         made.events[name] = made.final[name] = labels
         if parent is not None:
-            made.final[name] = rules.product_labels(labels, made.final[parent], column, flags)
+            made.final[name] = rules.product_labels(labels, made.final[parent], values, flags)
     return made

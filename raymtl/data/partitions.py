@@ -58,7 +58,7 @@ class Layout:
         texts = {
             c.name
             for c in columns
-            if c.kind in ("id", "category") and c.used_by.removeprefix("features.") not in direct
+            if c.kind in ("id", "category", "label") and c.used_by.removeprefix("features.") not in direct
         }
         return cls(
             partition.key,

@@ -4,6 +4,7 @@ The reading tasks stop at the first value that breaks a rule (`blocks.py`); `ray
 """
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -11,7 +12,7 @@ import pyarrow.compute as pc
 
 from raymtl.config.features import DenseFeature, IdsFeature, SequenceFeature
 from raymtl.config.tasks import Task
-from raymtl.data.contract import Kind, is_string
+from raymtl.data.contract import Kind, fits, is_string
 
 
 @dataclass(frozen=True)
@@ -49,15 +50,24 @@ _EMPTY: dict[Kind, pa.DataType] = {
     "vector": pa.list_(pa.float32()),
     "flag": pa.bool_(),
     "category": pa.string(),
+    "label": pa.string(),
     "time": pa.timestamp("us"),
 }
 
 
 def label_rule(name: str, task: Task) -> Rule:
     """The rule of a task's labels."""
-    return Rule(
-        "label", task.traits.labels.expected, f'fix the logs (use null for "not observed") or set tasks.{name}.kind'
+    if task.positive is None or task.negative is None:
+        remedy = f'fix the logs (use null for "not observed") or set tasks.{name}.kind'
+        if task.is_event:
+            remedy = f"{remedy}, or tasks.{name}.positive and negative to the values of the column"
+        return Rule("label", task.traits.labels.expected, remedy)
+    expected = " or ".join(
+        f"{', '.join(f'`{value}`' for value in values)} ({label})"
+        for label, values in ((1, task.positive), (0, task.negative))
     )
+    remedy = f'list the value in tasks.{name}.positive or negative, or write null for "not observed"'
+    return Rule("label", expected, remedy)
 
 
 def where_observed(name: str, task: Task, products: bool, weight: str | None) -> str:
@@ -130,6 +140,16 @@ def not_whole(ids: pa.Array) -> np.ndarray | None:
     return wrong if wrong.any() else None
 
 
+def shown(column: pa.Array, row: int) -> Any:
+    """One value as errors show it; � replaces bytes of text that are not UTF-8."""
+    one = column.slice(row, 1)
+    return (
+        words(one.cast(pa.large_string()))[0].as_py().decode(errors="replace")
+        if is_string(one.type)
+        else one[0].as_py()
+    )
+
+
 def null_mask(column: pa.Array) -> np.ndarray | None:
     """True where the column is null, [N] bool; None without any null."""
     return column.is_null().to_numpy(zero_copy_only=False) if column.null_count else None
@@ -189,9 +209,31 @@ def broken_elements(values: np.ndarray) -> tuple[np.ndarray, pa.Array]:
     return broken.any(1), pa.array(values[np.arange(len(values)), broken.argmax(1)])
 
 
-def observed_labels(labels: pa.Array, flags: pa.Array | None) -> np.ndarray:
-    """Labels as float32, NaN where not observed: null, NaN, or a flag that is false, 0 or null."""
-    values = floats(labels)
+def label_values(column: pa.Array, task: Task) -> np.ndarray:
+    """Labels as float32, NaN for null; a value that `positive` and `negative` leave out is infinite, which breaks the rule."""
+    if task.positive is None or task.negative is None:
+        return floats(column)
+    if pa.types.is_dictionary(column.type):
+        column = column.cast(column.type.value_type)
+    pairs = [(v, np.float32(label)) for label, values in ((1, task.positive), (0, task.negative)) for v in values]
+    labels = np.full(len(column), np.inf, np.float32)
+    if fits(column.type, "number"):
+        numbers = column.cast(pa.float64(), safe=False).to_numpy(zero_copy_only=False)
+        for value, label in pairs:
+            if isinstance(value, int):
+                labels[numbers == value] = label
+        labels[np.isnan(numbers)] = np.nan
+        return labels
+    texts = words(column)
+    place = pc.index_in(texts, value_set=pa.array([str(v).encode() for v, _ in pairs], pa.large_binary()))
+    found = place.is_valid().to_numpy(zero_copy_only=False)
+    labels[found] = np.array([label for _, label in pairs])[place.drop_null().to_numpy()]
+    labels[texts.is_null().to_numpy(zero_copy_only=False)] = np.nan
+    return labels
+
+
+def observed_labels(values: np.ndarray, flags: pa.Array | None) -> np.ndarray:
+    """Labels, NaN where not observed: NaN already, or a flag that is false, 0 or null."""
     return values if flags is None else kept(values, _is_set(flags))
 
 
@@ -200,8 +242,8 @@ def kept(labels: np.ndarray, where: np.ndarray) -> np.ndarray:
     return np.where(where, labels, np.float32(np.nan))
 
 
-def product_labels(labels: np.ndarray, parents: np.ndarray, column: pa.Array, flags: pa.Array | None) -> np.ndarray:
-    """Labels of "the parent and this": `labels` times those of the parent, both as observed.
+def product_labels(labels: np.ndarray, parents: np.ndarray, values: np.ndarray, flags: pa.Array | None) -> np.ndarray:
+    """Labels of "the parent and this": `labels` times those of the parent, both as observed; `values` are those of the column.
 
     If the parent is 0 and a flag marks the label as observed, a null of its column is a 0: without the click nothing can follow.
     Without flags a null stays not observed, because the label may still arrive; counting it as 0 where the parent is 0 would
@@ -209,7 +251,7 @@ def product_labels(labels: np.ndarray, parents: np.ndarray, column: pa.Array, fl
     """
     products = labels * parents
     if flags is not None:
-        products[(parents == 0) & _is_set(flags) & np.isnan(floats(column))] = 0
+        products[(parents == 0) & _is_set(flags) & np.isnan(values)] = 0
     return products
 
 

@@ -8,6 +8,7 @@ import numpy as np
 import pyarrow as pa
 
 from raymtl.init import words as names
+from raymtl.init.label_values import event_labels, event_values, is_binary, named_values
 from raymtl.init.profile import ColumnProfile, Profile
 from raymtl.words import count_of
 
@@ -83,7 +84,8 @@ def guess_roles(profile: Profile, labels: Collection[str] = (), ignored: Collect
 
 def choices(guess: Guess, column: ColumnProfile) -> list[Role]:
     """The uses that a column of its kind may have, the guess first."""
-    return list(dict.fromkeys([guess.role, *_CHOICES.get(column.kind, ("ignore",))]))
+    label: tuple[Role, ...] = ("label",) if column.kind == "text" and event_values(column) else ()
+    return list(dict.fromkeys([guess.role, *label, *_CHOICES.get(column.kind, ("ignore",))]))
 
 
 def answered(guess: Guess, role: str) -> Guess:
@@ -142,8 +144,9 @@ def _by_name(name: str, column: ColumnProfile) -> Guess | None:
             name, "truth", "looks like a prediction, by its name; a feature would learn to copy it", sure=False
         )
     past = names.HISTORY & set(found)
-    if is_binary(column) and names.is_event(name):
-        return Guess(name, "label", f"0 and 1, {_share(column)}, with the name of an event")
+    if (two := named_values(column)) is not None and names.is_event(name):
+        words = "0 and 1" if is_binary(column) else f"`{two[1]}` and `{two[0]}`"
+        return Guess(name, "label", f"{words}, {_share(column)}, with the name of an event")
     is_amount = numeric and column.distinct > 2 and names.is_amount(name, surely=True)
     if is_amount and column.numbers.low >= 0 and not column.not_finite:
         return Guess(name, "label", "an amount that follows what the user did, by its name", sure=False)
@@ -237,11 +240,6 @@ def scenario_values(column: ColumnProfile) -> list[str | int]:
     return sorted(fitting, key=lambda v: (-values[v], str(v)))
 
 
-def is_binary(column: ColumnProfile) -> bool:
-    """Whether all values are 0 and 1, or true and false, and both occur."""
-    return column.values is not None and set(column.values) == {0, 1}
-
-
 def _is_key(column: ColumnProfile, rows: int) -> bool:
     return rows >= 1000 and column.is_read and column.distinct > _KEY_SHARE * rows
 
@@ -253,10 +251,13 @@ def _is_unix_time(column: ColumnProfile) -> bool:
 
 
 def _share(column: ColumnProfile) -> str:
+    two = named_values(column)
     assert column.values is not None
+    assert two is not None
     if column.values.total() < column.known:  # of the footers alone
         return "by the files' footers"
-    return f"{column.values[1] / max(1, column.known):.2%} of them 1"
+    shown = two[0] if is_binary(column) else f"`{two[0]}`"
+    return f"{column.values[two[0]] / max(1, column.known):.2%} of them {shown}"
 
 
 def _different(column: ColumnProfile, noun: str) -> str:
@@ -313,9 +314,9 @@ def find_leaks(profile: Profile, found: dict[str, Guess]) -> dict[str, Guess]:
     """Features that tell a label almost perfectly, as what is only known after the event does: amounts of an event become its
     labels, the others are left out."""
     leaks: dict[str, Guess] = {}
-    labels = [n for n, g in found.items() if g.role == "label" and is_binary(profile.columns[n])]
+    labels = [n for n, g in found.items() if g.role == "label" and event_values(profile.columns[n])]
     for label in labels:
-        truth = column_numbers(profile.sample.column(label))
+        truth = event_labels(profile, label)
         seen = ~np.isnan(truth)
         if min((truth[seen] == 1).sum(), (truth[seen] == 0).sum()) < _FEW_POSITIVES:
             continue

@@ -16,8 +16,9 @@ from raymtl.data.units import Footer
 from raymtl.errors import ConfigError, DataError, StorageError
 from raymtl.init.compose import compose
 from raymtl.init.days import FoundDays, choose_days, find_days
+from raymtl.init.label_values import event_values
 from raymtl.init.profile import Profile, footers_of, kinds_of, profile
-from raymtl.init.roles import Guess, find_leaks, guess_roles, is_binary, with_answers
+from raymtl.init.roles import Guess, find_leaks, guess_roles, with_answers
 from raymtl.init.schema import profile_of_footers
 from raymtl.init.split import PLACEHOLDER, choose_split, flat_footers, write_days
 from raymtl.storage.filesystem import put
@@ -141,7 +142,7 @@ def write(draft: Draft, out: str) -> list[str]:
         rows: Counter[dt.date] = Counter()
         for footer in draft.footers:
             rows[footer.file.day] += footer.rows
-        labels = [n for n, g in draft.guesses.items() if g.role == "label" and is_binary(draft.profile.columns[n])]
+        labels = [n for n, g in draft.guesses.items() if g.role == "label" and event_values(draft.profile.columns[n])]
         days = choose_days(draft.days, rows, [draft.profile.columns[n].by_day for n in labels])
     folder.write(file, compose(draft.name, days, draft.profile, draft.guesses))
     return [*notes, *(f"left out {note}" for note in days.notes)]

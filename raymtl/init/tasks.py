@@ -7,8 +7,9 @@ import numpy as np
 
 from raymtl.errors import DataError
 from raymtl.init import words as names
+from raymtl.init.label_values import event_labels, event_values, named_values, written_values
 from raymtl.init.profile import ColumnProfile, Profile
-from raymtl.init.roles import Guess, column_numbers, is_binary
+from raymtl.init.roles import Guess
 from raymtl.words import count_of
 
 _INSIDE = 0.995
@@ -25,14 +26,17 @@ def make_tasks(profile: Profile, guesses: Mapping[str, Guess]) -> dict[str, tupl
     labels = [name for name, guess in guesses.items() if guess.role == "label"]
     for name in labels:
         _check(name, profile.columns[name])
-    events = [name for name in labels if is_binary(profile.columns[name])]
+    events = [name for name in labels if event_values(profile.columns[name])]
     parents = _parents(profile, events)
     ordered = sorted(events, key=lambda name: len(_above(name, parents)))
     found: dict[str, tuple[dict[str, Any], str]] = {}
     for name in ordered:
         parent = parents.get(name)
         why = f"; its positives all have `{parent}`" if parent else ""
-        found[name] = {"kind": "binary", **({"parent": parent} if parent else {})}, guesses[name].why + why
+        values = written_values(profile.columns[name])
+        if named_values(profile.columns[name]) is None:
+            why = f"; `{values['positive']}` as the rarer value{why}"
+        found[name] = {"kind": "binary", **values, **({"parent": parent} if parent else {})}, guesses[name].why + why
     for name in labels:
         if name not in events:
             column = profile.columns[name]
@@ -52,23 +56,25 @@ def _check(name: str, column: ColumnProfile) -> None:
         if column.values is not None and column.kind in _NUMBERS and len(column.values) <= 2
         else None
     )
+    if event_values(column) is not None and not column.not_finite:
+        return
     if column.kind not in _NUMBERS:
         problem = f"holds {column.kind}"
     elif column.not_finite:
         problem = f"has {count_of(column.not_finite, 'value')} NaN or infinite"
-    elif few is not None and not is_binary(column):
+    elif few is not None:
         problem = f"holds only {' and '.join(map(str, few))}" if few else "has no value"
     else:
         return
-    raise DataError(
-        f"column `{name}` cannot be a label: it {problem}; write 0 and 1 (or a quantity), null where it is unknown, or name "
-        "another column with --label"
-    )
+    remedy = "write 0 and 1 (or a quantity), null where it is unknown, or name another column with --label"
+    if column.kind == "text":
+        remedy += "; of text `raymtl init` takes only two values: for more, add a task with `positive` and `negative` to the file"
+    raise DataError(f"column `{name}` cannot be a label: it {problem}; {remedy}")
 
 
 def _parents(profile: Profile, events: list[str]) -> dict[str, str]:
     """For each event the rarest other one that all its positives have."""
-    values = {name: column_numbers(profile.sample.column(name)) for name in events}
+    values = {name: event_labels(profile, name) for name in events}
     rates = {name: np.nanmean(v) if (~np.isnan(v)).any() else 0.0 for name, v in values.items()}
     found = {}
     for name in events:

@@ -174,6 +174,8 @@ ELSEWHERE: dict[str, str] = {
     "Data.read_tasks": "training/test_streams.py",
     "Data.prefetch_blocks": "training/test_streams.py",
     "Scenario.values": "data/test_blocks.py",
+    "Task.positive": "data/test_label_values.py",
+    "Task.negative": "data/test_label_values.py",
     "Shuffle.seed": "data/test_read.py",
     "IdsFeature.max_length": "data/test_blocks.py",
     "SequenceFeature.max_length": "data/test_blocks.py",

@@ -181,9 +181,13 @@ def test_without_an_event_the_first_amount_selects_the_checkpoint(tmp_path: Path
 @pytest.mark.parametrize(
     ("values", "said"),
     [
-        (np.where(CLICK, 1, -1), "holds only -1 and 1"),
+        (np.where(CLICK, 1, 2), "holds only 1 and 2"),
         (np.zeros(ROWS), "holds only 0"),
-        (np.where(CLICK, "yes", "no"), "holds text"),
+        (
+            np.where(CLICK, "yes", np.where(np.arange(ROWS) % 5 == 0, "maybe", "no")),
+            "holds text; .* a task with `positive`",
+        ),
+        (np.where(CLICK, "yes", ""), "holds text"),
         (np.where(CLICK, np.inf, 0.5), "has .* NaN or infinite"),
     ],
 )

@@ -45,6 +45,7 @@ def test_from_a_folder_to_a_configuration_that_check_passes(
 ) -> None:
     for n, (name, day) in enumerate(zip(names, ("2026-01-30", "2026-01-31"), strict=True)):
         found = columns(n, ROWS - 200 * n, day)
+        found["buy"] = np.where(found["buy"], "yes", "no")
         if "=" not in name:
             found["ts"] = [f"{moment}Z" for moment in found["ts"]]
         write_parquet(tmp_path / "logs" / name, found)
@@ -69,6 +70,8 @@ def test_from_a_folder_to_a_configuration_that_check_passes(
     assert report.problems == []
     assert [part.rows for part in report.parts.values()] == [ROWS, ROWS - 200]
     assert config.tasks["buy"].parent == "click"
+    assert (config.tasks["buy"].positive, config.tasks["buy"].negative) == (["yes"], ["no"])
+    assert 0.08 < report.parts["train"].tasks["buy"].all.mean < 0.16  # .3 × .4
     if "/" not in names[0]:  # the rows were written by day
         assert config.data.path == str(file.parent / "config-logs")
         written = [pq.read_table(f) for f in sorted((file.parent / "config-logs").glob("ds=*/*.parquet"))]

@@ -214,7 +214,7 @@ class _TableCounter:
                 values, wrong = rules.weights(array)
                 self._note(column, rules.WEIGHT, wrong, array)
                 self._numbers(stats, values, None)
-            else:  # labels, observed flags, truths
+            elif column.kind != "label":  # labels of numbers, observed flags, truths
                 self._numbers(stats, rules.floats(array), rules.null_mask(array))
         self._crosses({use.removeprefix("features.") for use in by_use})
         self._labels(by_use)
@@ -390,5 +390,5 @@ class _TableCounter:
         """Record the values that break a rule; `owner` gives the row of the raw table that holds the n-th of them."""
         if wrong.any():
             first = int(wrong.argmax())
-            found = RuleViolation(int(wrong.sum()), self._place.row(owner(first)), str(array[first].as_py()))
+            found = RuleViolation(int(wrong.sum()), self._place.row(owner(first)), str(rules.shown(array, first)))
             _merge_found(self._partial.broken.setdefault((column, rule), {}), {self._path: found})
