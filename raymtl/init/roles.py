@@ -20,6 +20,7 @@ Role = Literal[
     "dense",
     "bias",
     "group",
+    "request",
     "scenario",
     "time",
     "weight",
