@@ -25,6 +25,7 @@ from raymtl.data.rules import one_array
 
 REQUEST = "request"
 """Column of a block: for each row its request, a dictionary<int32, struct> of the user side."""
+_SCATTERED = 1.2
 
 
 @dataclass(frozen=True)
@@ -77,14 +78,25 @@ class Requests:
 def by_request(raw: pa.Table, column: str, shared: Sequence[str]) -> Requests:
     """The requests of a flat table: neighbouring rows with the same value of `column`; a null is a request of its own. `shared`
     are the columns of the user side, of which the first row of each request counts."""
-    ids = one_array(raw, column, "id")
-    changes = value_changes(ids)
-    changes |= ids.is_null().to_numpy(zero_copy_only=False)
-    changes[:1] = True
+    starts = request_starts(one_array(raw, column, "id"))
     users = raw.select(list(shared))
-    if not changes.all():
-        users = users.take(pa.array(np.flatnonzero(changes)))
-    return Requests(raw, users, np.cumsum(changes) - 1)
+    if not starts.all():
+        users = users.take(pa.array(np.flatnonzero(starts)))
+    return Requests(raw, users, np.cumsum(starts) - 1)
+
+
+def request_starts(requests: pa.Array) -> np.ndarray:
+    """Where a request begins, [N] bool, from the request of each row."""
+    starts = value_changes(requests)
+    if requests.null_count:
+        starts |= requests.is_null().to_numpy(zero_copy_only=False)
+    starts[:1] = True
+    return starts
+
+
+def are_scattered(requests: int, distinct: int) -> bool:
+    """Whether the rows of many requests do not stand together; `distinct` is the number of different IDs of requests."""
+    return requests > _SCATTERED * distinct + 1
 
 
 def feature_changes(raw: pa.Table, name: str, features: Mapping[str, Feature]) -> np.ndarray:

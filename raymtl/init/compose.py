@@ -2,7 +2,7 @@
 
 import datetime as dt
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,9 +16,10 @@ from raymtl.errors import DataError
 from raymtl.init.days import Days
 from raymtl.init.profile import ColumnProfile, Profile, log1p
 from raymtl.init.quantiles import quantile_edges
+from raymtl.init.requests import Nested, shared_columns
 from raymtl.init.roles import Guess, column_numbers, scenario_values
 from raymtl.init.tasks import make_tasks
-from raymtl.words import count_of
+from raymtl.words import count_of, some_of
 
 _SKEWED = 2.0
 _RANGES = 16
@@ -61,7 +62,7 @@ def _comment(text: str) -> str:
     return line if len(line) <= _LONGEST else f"{line[:_LONGEST]}…"
 
 
-def compose(name: str, days: Days, profile: Profile, guesses: Mapping[str, Guess]) -> str:
+def compose(name: str, days: Days, profile: Profile, guesses: Mapping[str, Guess], nested: Nested | None = None) -> str:
     """The text of a configuration that `raymtl check` passes. Raises DataError if there is no label or no feature."""
     keys = _keys(profile.columns)
     tasks = {keys[column]: _named(column, found, keys) for column, found in make_tasks(profile, guesses).items()}
@@ -70,14 +71,14 @@ def compose(name: str, days: Days, profile: Profile, guesses: Mapping[str, Guess
             f"`{days.path}` has no column that looks like a label (0 and 1, with the name of an event); name it with --label "
             f"COLUMN. The columns are {', '.join(profile.columns)}"
         )
-    features, tables = _features(profile, guesses, keys)
+    features, tables = _features(profile, guesses, keys, shared_columns(profile, guesses, nested))
     if not features:
         raise DataError(
             f"`{days.path}` has no column for a feature besides its labels; write the columns that a model may read"
         )
     left_out = [_comment(f"{n}: {g.why}") for n, g in guesses.items() if g.role in ("ignore", "truth")]
     sections = {
-        "data": _data(days, profile, guesses),
+        "data": _data(days, profile, guesses, nested),
         "features": features,
         "tables": tables,
         "tasks": [_Entry(task, value, why) for task, (value, why) in tasks.items()],
@@ -102,7 +103,7 @@ def compose(name: str, days: Days, profile: Profile, guesses: Mapping[str, Guess
     return text
 
 
-def _data(days: Days, profile: Profile, guesses: Mapping[str, Guess]) -> list[_Entry]:
+def _data(days: Days, profile: Profile, guesses: Mapping[str, Guess], nested: Nested | None) -> list[_Entry]:
     entries = [_Entry("path", days.path)]
     if (days.layout.key, days.layout.format) != ("ds", "%Y-%m-%d"):
         entries.append(_Entry("partition", {"key": days.layout.key, "format": days.layout.format}))
@@ -114,11 +115,14 @@ def _data(days: Days, profile: Profile, guesses: Mapping[str, Guess]) -> list[_E
         entries.append(_Entry("eval", None, "there is only one day; set another one to evaluate on"))
     if days.eval_path is not None:
         entries.append(_Entry("eval_path", days.eval_path))
+    if nested is not None:
+        why = f"a row is a request; its impressions hold {some_of(sorted(nested.labels), 'label')}"
+        entries.append(_Entry("impressions", nested.column, why))
     for column, guess in guesses.items():
         if guess.role == "scenario":
             listed = scenario_values(profile.columns[column])
             entries.append(_Entry("scenario", {"column": column, "values": listed}, guess.why))
-        elif guess.role in ("weight", "group"):
+        elif guess.role in ("weight", "group", "request"):
             entries.append(_Entry(guess.role, column, guess.why))
         elif guess.role == "time":
             entries.append(_Entry("timestamp", column, guess.why))
@@ -126,25 +130,24 @@ def _data(days: Days, profile: Profile, guesses: Mapping[str, Guess]) -> list[_E
 
 
 def _features(
-    profile: Profile, guesses: Mapping[str, Guess], keys: Mapping[str, str]
+    profile: Profile, guesses: Mapping[str, Guess], keys: Mapping[str, str], of_requests: Collection[str] | None
 ) -> tuple[list[_Entry], list[_Entry]]:
-    """The features, and the tables that they look up."""
+    """The features, and the tables that they look up; `of_requests` are the columns with a value per request."""
     features: list[_Entry] = []
     tables: list[_Entry] = []
     numbers = sum(guess.role == "dense" for guess in guesses.values())
     in_ranges = profile.rows >= _ROWS_PER_RANGE * _RANGES * numbers
     for name, guess in guesses.items():
         column = profile.columns[name]
+        more = _column(name, keys) | ({} if of_requests is None else _side(guess, name in of_requests))
         if guess.role == "dense":
             value, how = _dense(name, profile, in_ranges)
-            features.append(_Entry(keys[name], value | _column(name, keys), f"{guess.why}{how}"))
+            features.append(_Entry(keys[name], value | more, f"{guess.why}{how}"))
         elif guess.role == "vector":
-            features.append(
-                _Entry(keys[name], {"kind": "vector", "width": column.longest} | _column(name, keys), guess.why)
-            )
+            features.append(_Entry(keys[name], {"kind": "vector", "width": column.longest} | more, guess.why))
         elif guess.role in ("id", "group", "scenario", "bias", "ids", "sequence"):
             kind = guess.role if guess.role in ("ids", "sequence", "bias") else "id"
-            value = {"kind": kind} | _column(name, keys)
+            value = {"kind": kind} | more
             if kind == "sequence" or (kind == "ids" and column.longest > _MOST_LENGTH):
                 value["max_length"] = min(column.longest or _MOST_LENGTH, _MOST_LENGTH)
             shared = _shared_table(name, profile, guesses) if kind == "sequence" else None
@@ -154,6 +157,12 @@ def _features(
                 tables.append(_table(keys[name], column))
             features.append(_Entry(keys[name], value, guess.why))
     return features, tables
+
+
+def _side(guess: Guess, of_user: bool) -> dict[str, str]:
+    """The side of a feature, if it is not what it would be without."""
+    by_default = guess.role in ("sequence", "group")
+    return {} if guess.role == "bias" or of_user == by_default else {"side": "user" if of_user else "item"}
 
 
 def _keys(columns: Iterable[str]) -> dict[str, str]:

@@ -138,7 +138,7 @@ def _is_text(kind: pa.DataType) -> bool:
 
 def _request_by_name(source: Source, able: Sequence[str]) -> str:
     found = [name for name in able if words.is_request(name)]
-    likely = [name for name in found if {"request", "req", "requestid"} & set(words.words(name))] or found
+    likely = [name for name in found if words.request_rank(name) == min(map(words.request_rank, found))]
     if len(likely) == 1:
         return likely[0]
     if not likely:

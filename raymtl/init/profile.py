@@ -16,6 +16,8 @@ import pyarrow.compute as pc
 from raymtl.data.contract import fits, is_text, plain_type
 from raymtl.data.fragments import read_fragment
 from raymtl.data.ids.hashing import mix64, to_int64
+from raymtl.data.nest.equal import varies
+from raymtl.data.requests import request_starts
 from raymtl.data.rules import list_parts, one_array, text_times
 from raymtl.data.scan import scan
 from raymtl.data.sketch import HyperLogLog
@@ -24,7 +26,7 @@ from raymtl.data.units import Footer, Fragment, make_units, read_footers, with_r
 from raymtl.data.validation.moments import Moments
 from raymtl.errors import DataError
 from raymtl.init.days import FoundDays
-from raymtl.init.words import may_be_time
+from raymtl.init.words import is_request, may_be_time
 from raymtl.storage.folder import Folder
 
 SAMPLE_ROWS = 50_000
@@ -69,6 +71,10 @@ class ColumnProfile:
     longest: int = 0
     by_day: Counter[dt.date] = field(default_factory=Counter)
     """Rows of each day that are not null."""
+    runs: int = 0
+    """Of a column with the name of a request: how often neighbouring rows with one value begin."""
+    varying: set[str] = field(default_factory=set)
+    """The columns that differ within such a run."""
 
     @property
     def distinct(self) -> int:
@@ -90,8 +96,9 @@ class ColumnProfile:
 
     def merge(self, other: "ColumnProfile") -> None:
         """Add all that `other` has seen."""
-        for name in ("rows", "nulls", "not_finite", "fractions", "text_bytes", "no_times", "elements", "empty"):
+        for name in ("rows", "nulls", "not_finite", "fractions", "text_bytes", "no_times", "elements", "empty", "runs"):
             setattr(self, name, getattr(self, name) + getattr(other, name))
+        self.varying |= other.varying
         self.longest = max(self.longest, other.longest)
         self.by_day.update(other.by_day)
         self.numbers.merge(other.numbers)
@@ -233,6 +240,9 @@ class Task:
                 for name in raw.column_names:
                     found.setdefault(name, ColumnProfile(self._kinds[name])).merge(_count(raw, name, self._kinds[name]))
                     found[name].by_day[fragment.day] += len(raw) - raw.column(name).null_count
+                for name in raw.column_names:
+                    if self._kinds[name] in ("integer", "text") and is_request(name):
+                        _count_runs(found[name], raw, name)
                 samples.append(sampled(raw, self._kinds, fragment.path, first_row, self._every))
         sample = pa.concat_tables(samples)
         yield pa.table({"found": pa.array([pickle.dumps((found, sample))], pa.binary())})
@@ -308,6 +318,14 @@ def _count(raw: pa.Table, name: str, kind: str) -> ColumnProfile:
         found.ids.add(to_int64(array).to_numpy(zero_copy_only=False))
     found.values = None if kind in ("time", "list of float") else _values(array)
     return found
+
+
+def _count_runs(found: ColumnProfile, raw: pa.Table, request: str) -> None:
+    """Add the requests of a table, whose rows stand next to each other, and what differs within them."""
+    starts = request_starts(one_array(raw, request, "id"))
+    found.runs += int(starts.sum())
+    others = [name for name in raw.column_names if name not in found.varying]
+    found.varying |= {name for name in others if varies(one_array(raw, name, "number"), starts)}
 
 
 def log1p(values: np.ndarray) -> np.ndarray:

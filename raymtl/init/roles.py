@@ -21,6 +21,7 @@ Role = Literal[
     "dense",
     "bias",
     "group",
+    "request",
     "scenario",
     "time",
     "weight",

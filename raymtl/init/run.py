@@ -18,6 +18,7 @@ from raymtl.init.compose import compose
 from raymtl.init.days import FoundDays, choose_days, find_days
 from raymtl.init.label_values import event_values
 from raymtl.init.profile import Profile, footers_of, kinds_of, profile
+from raymtl.init.requests import Nested, find_nested, find_request, nested_footers
 from raymtl.init.roles import Guess, find_leaks, guess_roles, with_answers
 from raymtl.init.schema import profile_of_footers
 from raymtl.init.split import PLACEHOLDER, choose_split, flat_footers, write_days
@@ -40,6 +41,8 @@ class Draft:
     profile: Profile
     guesses: dict[str, Guess]
     """By column."""
+    nested: Nested | None = None
+    """Which column holds the impressions, if a row is a request."""
 
     def with_answers(self, answers: Mapping[str, Guess]) -> "Draft":
         """The draft with what somebody said about some columns."""
@@ -79,6 +82,9 @@ def look(
     days = find_days(folder)
     folder = folder if days is None else Folder.open(days.path)
     footers = flat_footers(folder) if days is None else footers_of(folder, days)
+    nested = find_nested(path, footers, labels, ignored)
+    if nested is not None:
+        footers = nested_footers(folder, footers, nested)
     there = dict.fromkeys(column for footer in footers for column in footer.schema.names)
     for column in (*labels, *ignored):
         if column not in there:
@@ -92,7 +98,10 @@ def look(
         )
     else:
         found = profile_of_footers(folder, footers)
-    return Draft(folder, name, days, footers, found, find_leaks(found, guess_roles(found, labels, ignored)))
+    guesses = find_leaks(found, guess_roles(found, labels, ignored))
+    if nested is None or days is None:
+        guesses = find_request(found, guesses, ignored)
+    return Draft(folder, name, days, footers, found, guesses, nested)
 
 
 def check_free(out: str) -> None:
@@ -134,7 +143,8 @@ def write(draft: Draft, out: str) -> list[str]:
             )
         time = next((n for n, g in draft.guesses.items() if g.role == "time"), None)
         folders = [entry.name for entry in list_names(draft.folder) if entry.kind != pafs.FileType.File]
-        split = choose_split(time, draft.profile.columns.get(time or ""), draft.profile.sample, folders)
+        request = next((n for n, g in draft.guesses.items() if g.role == "request"), None)
+        split = choose_split(time, draft.profile.columns.get(time or ""), draft.profile.sample, folders, request)
         logs = folder.path_of(_logs_of(file))
         days = write_days(draft.folder, draft.footers, kinds_of(draft.footers), split, logs, _cpus())
         notes.append(f"wrote the rows to {days.path}: {split.words}")
@@ -144,7 +154,8 @@ def write(draft: Draft, out: str) -> list[str]:
             rows[footer.file.day] += footer.rows
         labels = [n for n, g in draft.guesses.items() if g.role == "label" and event_values(draft.profile.columns[n])]
         days = choose_days(draft.days, rows, [draft.profile.columns[n].by_day for n in labels])
-    folder.write(file, compose(draft.name, days, draft.profile, draft.guesses))
+    nested = None if draft.days is None else draft.nested  # rows that are written by day are flat
+    folder.write(file, compose(draft.name, days, draft.profile, draft.guesses, nested))
     return [*notes, *(f"left out {note}" for note in days.notes)]
 
 

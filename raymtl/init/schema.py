@@ -46,7 +46,9 @@ def _statistics(folder: Folder, footer: Footer) -> Iterator[tuple[str, pq.Statis
         for index in range(metadata.num_columns):
             column = metadata.row_group(group).column(index)
             if column.is_stats_set and column.statistics is not None:
-                yield column.path_in_schema, column.statistics
+                path = column.path_in_schema
+                nested = path.startswith(tuple(f"{name}." for name in footer.file.impressions))
+                yield path.rpartition(".")[2] if nested else path, column.statistics
 
 
 def _add(column: ColumnProfile, statistics: pq.Statistics) -> None:

@@ -10,6 +10,7 @@ import pyarrow as pa
 
 from raymtl.data.contract import is_string
 from raymtl.data.fragments import read_fragment
+from raymtl.data.ids.hashing import mix64, to_int64
 from raymtl.data.partitions import Layout
 from raymtl.data.rules import microseconds, one_array, text_times
 from raymtl.data.scan import scan
@@ -62,6 +63,8 @@ class Split:
     """With a time that spans too many days: only two days, the second of which begins here."""
     eval_folder: str | None = None
     """Without a time: the folder whose rows are on the second day."""
+    request: str | None = None
+    """Without a time: the column of requests, none of which is on both days."""
 
     @property
     def words(self) -> str:
@@ -69,7 +72,8 @@ class Split:
         if self.eval_folder is not None:
             return f"those of `{self.eval_folder}` are on the second of two days"
         if self.time is None:
-            return f"no column has the time of all rows, so one row of {_HELD_OUT}, by chance, is on the second of two days"
+            one = "row" if self.request is None else f"`{self.request}`"
+            return f"no column has the time of all rows, so one {one} of {_HELD_OUT}, by chance, is on the second of two days"
         if self.cut_us is not None:
             return f"`{self.time}` has few rows a day, so the last tenth of the rows is on the second of two days"
         return f"by the day of `{self.time}` (UTC)"
@@ -80,7 +84,12 @@ class Split:
         if self.eval_folder is not None:
             return np.full(len(table), held_out if f"/{self.eval_folder}/" in path else train)
         if self.time is None:
-            return np.where(row_hash(path, first_row, len(table)) % np.uint64(_HELD_OUT) == 0, held_out, train)
+            chance = row_hash(path, first_row, len(table))
+            if self.request is not None:
+                ids = to_int64(one_array(table, self.request, "id"))
+                known = ids.is_valid().to_numpy(zero_copy_only=False)
+                chance = np.where(known, mix64(ids.fill_null(0).to_numpy()), chance)
+            return np.where(chance % np.uint64(_HELD_OUT) == 0, held_out, train)
         times = one_array(table, self.time, "time")
         times = text_times(times) if is_string(times.type) else times
         moments = microseconds(times.fill_null(pa.scalar(0).cast(times.type)))
@@ -91,19 +100,23 @@ class Split:
 
 
 def choose_split(
-    time: str | None, column: ColumnProfile | None, sample: pa.Table, folders: Sequence[str] = ()
+    time: str | None,
+    column: ColumnProfile | None,
+    sample: pa.Table,
+    folders: Sequence[str] = (),
+    request: str | None = None,
 ) -> Split:
     """By the time, if it is known in all rows; folders `train` and `test` first."""
     train, held_out = two_folders(folders)
     if train is not None and held_out is not None:
         return Split(eval_folder=held_out)
     if time is None or column is None or column.nulls or not len(sample):
-        return Split()
+        return Split(request=request)
     moments = microseconds(one_array(sample, time, "time"))
     days = moments // _DAY_US
     low, high = (int(n) for n in np.quantile(days, [0.001, 0.999], method="nearest"))
     if low == high:
-        return Split()
+        return Split(request=request)
     if high - low >= _MOST_DAYS or len(np.unique(days)) * 2 < high - low + 1:
         return Split(time, cut_us=int(np.quantile(moments, 0.9)))
     return Split(time, low, high)

@@ -119,6 +119,11 @@ def is_request(name: str) -> bool:
     return "".join(found) in REQUESTS or (len(found) > 1 and found[-1] in ("id", "key") and found[0] in REQUESTS)
 
 
+def request_rank(name: str) -> int:
+    """Smaller for a likelier name of the request."""
+    return 0 if {"request", "req", "requestid"} & set(words(name)) else 1
+
+
 def user_rank(name: str) -> int:
     """Smaller for a likelier name of the user."""
     found = words(name)

@@ -11,7 +11,7 @@ def varies(values: pa.Array, starts: np.ndarray) -> bool:
     Two nulls are equal, and so are two floats of the same bits. Maps and unions count as different.
     """
     later = np.flatnonzero(~starts)
-    return bool(_differ(values, later - 1, later).any())
+    return len(later) > 0 and bool(_differ(values, later - 1, later).any())
 
 
 def _differ(values: pa.Array, first: np.ndarray, second: np.ndarray) -> np.ndarray:

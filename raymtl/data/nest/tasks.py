@@ -14,7 +14,7 @@ import pyarrow.parquet as pq
 from raymtl.data.fragments import read_fragment
 from raymtl.data.ids.hashing import mix64, to_int64
 from raymtl.data.nest.equal import varies
-from raymtl.data.requests import value_changes
+from raymtl.data.requests import request_starts
 from raymtl.data.rules import microseconds, one_array
 from raymtl.data.units import Fragment
 from raymtl.data.writing import OutputFolder
@@ -97,9 +97,7 @@ def gather(rows: pa.Table, target: OutputFolder, folder: str, keys: Keys, forced
     """Write the requests of a bucket, all of whose rows these are, to a file; returns a row that describes it."""
     sort_keys = [name for name in (keys.request, keys.position, PLACE) if name is not None]
     rows = rows.take(pc.sort_indices(rows, sort_keys=[(name, "ascending") for name in sort_keys]))
-    request = one_array(rows, keys.request, "id")
-    starts = value_changes(request) | request.is_null().to_numpy(zero_copy_only=False)
-    starts[:1] = True
+    starts = request_starts(one_array(rows, keys.request, "id"))
     first = np.flatnonzero(starts)
     lengths = np.diff(first, append=len(rows))
     columns = {LENGTH: pa.array(lengths), PLACE: _one(rows, PLACE).take(pa.array(first))}

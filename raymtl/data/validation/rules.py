@@ -10,6 +10,7 @@ from collections.abc import Container
 from raymtl.config.features import DenseFeature
 from raymtl.config.root import Config
 from raymtl.config.tasks import Task
+from raymtl.data.requests import are_scattered
 from raymtl.data.rules import where_observed
 from raymtl.data.validation.report import ColumnReport, LabelRate, PartReport, TableReport
 from raymtl.words import some_of
@@ -25,7 +26,7 @@ _MANY_ZEROS = 0.5
 _FEW_ROWS_PER_FILE, _MANY_FILES = 20_000, 50
 _LONG_ROW_GROUP = 4
 _SHOWN = 3
-_SCATTERED, _FEW_ROWS_PER_REQUEST = 1.2, 1.5
+_FEW_ROWS_PER_REQUEST = 1.5
 
 
 def evaluate_rules(
@@ -368,7 +369,7 @@ def _requests(report: PartReport, config: Config) -> None:
         f"{found.requests:,} requests of {each:.1f} rows on average, {found.longest:,} at most; the user's side makes "
         f"{found.user_share:.0%} of the decoded bytes of flat rows{saved}"
     )
-    if config.data.request and found.distinct and found.requests > _SCATTERED * found.distinct + 1:
+    if config.data.request and found.distinct and are_scattered(found.requests, found.distinct):
         report.warnings.append(
             f"the rows of a request do not stand together: about {found.distinct:,} values of `{config.data.request}` make "
             f"{found.requests:,} requests; sort the rows of each file by it, or use `raymtl convert --nest`"

@@ -107,7 +107,7 @@ def measure(name: str, logs: Logs, scratch: Path) -> dict[str, Any]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--sets", nargs="*", default=[*MADE, "synth", "movielens", "census"])
+    parser.add_argument("--sets", nargs="*", default=[*MADE, "synth", "nested", "movielens", "census"])
     parser.add_argument("--census", help="Folder with the files of UCI Census-Income.")
     options = parser.parse_args()
     with tempfile.TemporaryDirectory(prefix="raymtl-first-hour-") as folder:
@@ -115,9 +115,11 @@ def main() -> None:
         for name in options.sets:
             if name in MADE:
                 logs = MADE[name](scratch / name)
-            elif name == "synth":
-                raymtl("synth", str(scratch / name), "--rows-per-day", "60000")
-                logs = Logs(str(scratch / name), SYNTH, "click")
+            elif name in ("synth", "nested"):
+                layout = "nested" if name == "nested" else "flat"
+                raymtl("synth", str(scratch / name), "--rows-per-day", "60000", "--set", f"layout={layout}")
+                request = "ignore" if name == "nested" else "request"
+                logs = Logs(str(scratch / name), SYNTH | {"request_id": request}, "click")
             elif name == "movielens":
                 write_movielens_like(str(scratch / "ml"), users=1500, movies=800, ratings=120_000, days=60)
                 convert("movielens", str(scratch / "ml"), str(scratch / name))
@@ -131,7 +133,7 @@ def main() -> None:
 
 
 SYNTH = {
-    "request_id": "ignore", "timestamp": "time", "scenario": "scenario", "hour_of_day": "id", "user_id": "group",
+    "timestamp": "time", "scenario": "scenario", "hour_of_day": "id", "user_id": "group",
     "user_segment": "id", "age": "id", "gender": "id", "city": "id", "device": "id", "app_version": "id",
     "user_clicks_30d": "dense", "item_id": "id", "category": "id", "brand": "id", "tags": "ids", "price": "dense",
     "item_age_days": "dense", "item_ctr_7d": "dense", "rating": "dense", "hist_items": "sequence", "position": "bias",

@@ -1,0 +1,104 @@
+"""The requests of the logs: a column whose rows stand together, or rows that each hold a list of impressions."""
+
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, replace
+
+import pyarrow as pa
+
+from raymtl.data.contract import plain_type
+from raymtl.data.requests import are_scattered
+from raymtl.data.units import Footer, read_footers, with_rows
+from raymtl.errors import DataError
+from raymtl.init import words
+from raymtl.init.profile import Profile
+from raymtl.init.roles import Guess
+from raymtl.storage.folder import Folder
+
+_LEAST_ROWS = 2
+"""Rows of a request on average; with fewer, sharing the user's side saves too little."""
+_FEATURES = ("id", "ids", "sequence", "dense", "vector", "scenario", "group")
+
+
+@dataclass(frozen=True)
+class Nested:
+    """Logs whose rows are requests."""
+
+    column: str
+    """The list of a request's impressions."""
+    fields: frozenset[str]
+    """The columns of an impression."""
+    labels: frozenset[str]
+    """Those of them that look like labels."""
+
+
+def find_nested(
+    path: str, footers: Sequence[Footer], labels: Collection[str], ignored: Collection[str]
+) -> Nested | None:
+    """The list of structs of which a field looks like a label, or is one of `labels`; None: a row is an impression.
+
+    Raises DataError if there are several, or the list has a field of the name of another column.
+    """
+    fields: dict[str, dict[str, pa.DataType]] = {}
+    columns = set()
+    for schema in {id(f.schema): f.schema for f in footers}.values():
+        columns |= set(schema.names)
+        for column in schema:
+            kind = plain_type(column.type)
+            if (pa.types.is_list(kind) or pa.types.is_large_list(kind)) and pa.types.is_struct(kind.value_type):
+                fields.setdefault(column.name, {}).update({f.name: f.type for f in kind.value_type})
+    found = []
+    for column, of_impression in fields.items():
+        own = {n for n, kind in of_impression.items() if (n in labels if labels else _looks_like_label(n, kind))}
+        if own and column not in ignored:
+            found.append(Nested(column, frozenset(of_impression), frozenset(own)))
+    if len(found) > 1:
+        names = ", ".join(f"`{nested.column}`" for nested in found)
+        raise DataError(
+            f"`{path}` has several columns that may hold the impressions of a request: {names}; leave out all but one with "
+            "--ignore COLUMN"
+        )
+    if found and (both := sorted(found[0].fields & columns)):
+        raise DataError(
+            f"`{path}` has a column `{both[0]}` beside `{found[0].column}`, whose fields include that name; rename one of them"
+        )
+    return found[0] if found else None
+
+
+def _looks_like_label(name: str, kind: pa.DataType) -> bool:
+    if not (pa.types.is_boolean(kind) or pa.types.is_integer(kind) or pa.types.is_floating(kind)):
+        return False
+    return words.is_event(name) or words.is_amount(name, surely=True)
+
+
+def nested_footers(folder: Folder, footers: Sequence[Footer], nested: Nested) -> list[Footer]:
+    """The footers with the impressions as rows."""
+    files = [replace(footer.file, impressions=(nested.column,)) for footer in footers]
+    return with_rows(read_footers(folder.filesystem, files))
+
+
+def find_request(profile: Profile, found: dict[str, Guess], ignored: Collection[str]) -> dict[str, Guess]:
+    """The guesses, with a column of requests if their rows stand together and share features."""
+    group = next((name for name, guess in found.items() if guess.role == "group"), None)
+    likely = []
+    for name, guess in found.items():
+        column = profile.columns[name]
+        if guess.role != "ignore" or name in ignored or not column.runs or group in column.varying:
+            continue
+        together = column.rows >= _LEAST_ROWS * column.runs and not are_scattered(column.runs, column.distinct)
+        shared = sum(g.role in _FEATURES and n not in column.varying for n, g in found.items())
+        if together and shared and column.distinct > 1:
+            likely.append((words.request_rank(name), -shared, column.runs, name))
+    if not likely:
+        return found
+    _, shared, runs, name = min(likely)
+    each = profile.columns[name].rows / runs
+    why = f"{each:.1f} rows each, next to each other, with the same values in {-shared} of the features"
+    return {**found, name: Guess(name, "request", why)}
+
+
+def shared_columns(profile: Profile, guesses: Mapping[str, Guess], nested: Nested | None) -> frozenset[str] | None:
+    """The columns with one value per request; None: the logs have no requests."""
+    if nested is not None:
+        return frozenset(profile.columns) - nested.fields
+    request = next((name for name, guess in guesses.items() if guess.role == "request"), None)
+    return None if request is None else frozenset(profile.columns) - profile.columns[request].varying
