@@ -36,12 +36,12 @@ class Batch(Pipelineable):
     vectors: Tensor
     """[B, ΣW] float32, those of all features of kind vector side by side, in the order of `Collator.vectors`."""
     user_dense: Tensor
-    """[U, F] float32, those of the user; [B, 0] without requests."""
+    """[U, F] float32, those of the user; [B, 0] if no rows share any."""
     user_vectors: Tensor
     """[U, ΣW] float32, as `vectors`."""
     request: Tensor
     """[B] int64, place of each row's request among the U, ascending; 0 for padding. Empty without requests, and if each row is a
-    request: then U = B, and row b belongs to request b."""
+    request: such a batch is like one of flat rows, with U = B."""
     labels: Tensor
     """[B, T] float32, 0 where not observed."""
     observed: Tensor
@@ -123,11 +123,8 @@ class Collator:
         """Features with a value per request."""
         dense = [n for n, f in config.features.items() if isinstance(f, DenseFeature)]
         vectors = {n: f.width for n, f in config.features.items() if isinstance(f, VectorFeature)}
-        self.dense = [n for n in dense if n not in self.of_requests]
-        self.user_dense = [n for n in dense if n in self.of_requests]
-        self.vectors = {n: width for n, width in vectors.items() if n not in self.of_requests}
-        """Widths of the vectors, by feature."""
-        self.user_vectors = {n: width for n, width in vectors.items() if n in self.of_requests}
+        self.dense, self.vectors = dense, vectors
+        """Names of the numbers, and widths of the vectors by feature."""
         self.tasks = list(config.active_tasks())
         self._single = {n for n in lookups if isinstance(config.features[n], SingleId | BiasFeature)}
         self._truth = [n for n, t in config.active_tasks().items() if t.truth] if evaluation else []
@@ -148,6 +145,10 @@ class Collator:
         observed = ~np.isnan(labels)
         np.nan_to_num(labels, copy=False, nan=0.0)
         request, users, requests = self._requests(chunks, filled)
+        shared = self.of_requests if len(request) else frozenset()
+        sources = {n: users if n in self.of_requests else chunks for n in (*self.dense, *self.vectors)}
+        own_dense, user_dense = ([n for n in self.dense if (n in shared) == side] for side in (False, True))
+        own_vectors, user_vectors = ([n for n in self.vectors if (n in shared) == side] for side in (False, True))
         weight = np.zeros(rows, np.float32)
         if self._has_weight:
             _fill(weight, chunks, "weight")
@@ -175,10 +176,10 @@ class Collator:
         return Batch(
             ids=self._jagged(chunks, users, self.pooled),
             sequences=self._jagged(chunks, users, self.unpooled),
-            dense=_dense(chunks, self.dense, rows),
-            vectors=_vectors(chunks, self.vectors, rows),
-            user_dense=_dense(users, self.user_dense, requests),
-            user_vectors=_vectors(users, self.user_vectors, requests),
+            dense=_dense(sources, own_dense, rows),
+            vectors=self._vectors(sources, own_vectors, rows),
+            user_dense=_dense(sources, user_dense, requests),
+            user_vectors=self._vectors(sources, user_vectors, requests),
             request=request,
             labels=torch.from_numpy(labels),
             observed=torch.from_numpy(observed),
@@ -205,6 +206,13 @@ class Collator:
         if count == filled:  # each row is a request
             return torch.empty(0, dtype=torch.int64), users, self.rows
         return torch.from_numpy(index), users, count
+
+    def _vectors(self, sources: Mapping[str, Sequence[pa.Table]], names: Sequence[str], rows: int) -> Tensor:
+        ends = np.cumsum([0, *(self.vectors[name] for name in names)])
+        vectors = np.zeros((rows, ends[-1]), np.float32)
+        for n, name in enumerate(names):
+            _fill(vectors[:, ends[n] : ends[n + 1]], sources[name], f"vector:{name}")
+        return torch.from_numpy(vectors)
 
     def _jagged(
         self, of_rows: Sequence[pa.Table], of_users: Sequence[pa.Table], features: list[str]
@@ -240,19 +248,11 @@ def _column(chunk: pa.Table, name: str) -> pa.Array:
     return column.chunk(0) if column.num_chunks == 1 else column.combine_chunks()
 
 
-def _dense(chunks: Sequence[pa.Table], names: Sequence[str], rows: int) -> Tensor:
+def _dense(sources: Mapping[str, Sequence[pa.Table]], names: Sequence[str], rows: int) -> Tensor:
     dense = np.zeros((rows, len(names)), np.float32)
     for f, name in enumerate(names):
-        _fill(dense[:, f], chunks, f"dense:{name}")
+        _fill(dense[:, f], sources[name], f"dense:{name}")
     return torch.from_numpy(dense)
-
-
-def _vectors(chunks: Sequence[pa.Table], widths: Mapping[str, int], rows: int) -> Tensor:
-    vectors = np.zeros((rows, sum(widths.values())), np.float32)
-    ends = np.cumsum([0, *widths.values()])
-    for n, name in enumerate(widths):
-        _fill(vectors[:, ends[n] : ends[n + 1]], chunks, f"vector:{name}")
-    return torch.from_numpy(vectors)
 
 
 def _fill(target: np.ndarray, chunks: Sequence[pa.Table], name: str) -> None:

@@ -174,7 +174,8 @@ def _add_looked_up(
 ) -> None:
     """Look up the features of one group in the vectors that were gathered for it; `sizes` are the rows and the requests."""
     looked_up = _select(vectors, lookup.places)
-    single, bags = group.parts(group.singles), group.parts(group.bags)
+    shared = sizes[0] != sizes[1]
+    single, bags = group.parts(group.singles, shared), group.parts(group.bags, shared)
     lengths = {name: sizes[name in group.of_requests] for name in group.sequences}
     counts = [size * len(names) for names, size in zip(single, sizes, strict=True)]
     counts += [lengths[name] * longest for name, (longest, _) in group.sequences.items()] + [len(lookup.bags)]

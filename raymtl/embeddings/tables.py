@@ -119,15 +119,8 @@ class InputAssembler(nn.Module):
         self._bias = list(lookup.spec.bias)
         self._sequences = {n: f.max_length for n, f in config.features.items() if isinstance(f, SequenceFeature)}
         self._of_requests = frozenset(config.request_features())
-        widths = {n: f.width for n, f in config.features.items() if isinstance(f, VectorFeature)}
-        self._vectors = {
-            side: {n: width for n, width in widths.items() if (n in self._of_requests) == side}
-            for side in (True, False)
-        }
+        self._vectors = {n: f.width for n, f in config.features.items() if isinstance(f, VectorFeature)}
         self._spec = lookup.spec
-        dense = sorted(lookup.spec.dense, key=lambda name: name in self._of_requests)
-        order = torch.tensor([dense.index(name) for name in lookup.spec.dense], dtype=torch.int64)
-        self.register_buffer("_dense_order", order, persistent=False)
         self._mean = {
             n: config.tables[config.table_of(n)].pooling == "mean"
             for n, f in config.features.items()
@@ -144,12 +137,14 @@ class InputAssembler(nn.Module):
         replicated = replicated or LookedUp([], {})
         parts = [*([] if pooled is None else [pooled]), *replicated.pooled]
         sequences = self._padded(unpooled, replicated.sequences, batch)
-        if not self._bias and len(parts) == 1 and list(parts[0].keys()) == self._pooled and not self._of_requests:
+        shared = bool(self._of_requests) and len(batch.request) > 0
+        if not self._bias and not shared and len(parts) == 1 and list(parts[0].keys()) == self._pooled:
             return ModelInput(parts[0].values(), batch.dense, sequences, scenario=batch.scenario)
         vectors: dict[str, Tensor] = {}
         for part in parts:
             vectors.update(zip(part.keys(), torch.split(part.values(), part.length_per_key(), dim=1), strict=True))
-        for values, widths in ((batch.vectors, self._vectors[False]), (batch.user_vectors, self._vectors[True])):
+        for of_user, values in ((False, batch.vectors), (True, batch.user_vectors)):
+            widths = {n: w for n, w in self._vectors.items() if (shared and n in self._of_requests) == of_user}
             if widths:
                 vectors.update(zip(widths, values.split(list(widths.values()), 1), strict=True))
         for name, mean in self._mean.items():
@@ -158,11 +153,11 @@ class InputAssembler(nn.Module):
                 vectors[name] = _pool(self._of_places(name, unpooled[name], batch), mean)
         bias = torch.cat([vectors[n] for n in self._bias], dim=1) if self._bias else None
         bias_present = self._present(batch) if self._bias else None
-        if self._of_requests and len(batch.request):
+        if shared:
             return self._by_request(vectors, sequences, batch, bias, bias_present)
         return ModelInput(
             pooled=torch.cat([vectors[n] for n in self._pooled], dim=1) if self._pooled else batch.labels[:, :0],
-            dense=self._all_dense(batch),
+            dense=batch.dense,
             sequences=sequences,
             bias=bias,
             bias_present=bias_present,
@@ -186,12 +181,6 @@ class InputAssembler(nn.Module):
             sides.append(NamedInput(self._spec, numbers, pooled, dense, own))
         users, rows = sides
         return RequestInput(users, rows, batch.request, batch.scenario, bias, bias_present)
-
-    def _all_dense(self, batch: Batch) -> Tensor:
-        """[B, F] from those of rows and of requests, if each row is a request."""
-        if not batch.user_dense.shape[1]:
-            return batch.dense
-        return torch.cat((batch.dense, batch.user_dense), 1).index_select(1, self._dense_order)
 
     def _of_places(self, name: str, jagged: JaggedTensor, batch: Batch) -> JaggedTensor:
         """The vectors of a feature, for a feature of requests only those of the places that requests have."""

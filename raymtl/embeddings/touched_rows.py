@@ -45,9 +45,11 @@ class TableGroup:
     of_requests: frozenset[str] = frozenset()
     """Features with a value per request instead of one per row."""
 
-    def parts(self, features: Iterable[str]) -> tuple[list[str], list[str]]:
-        """Those with a value per row, and those with one per request."""
+    def parts(self, features: Iterable[str], shared: bool) -> tuple[list[str], list[str]]:
+        """Those with a value per row, and those with one per request if rows of the batch are `shared` by requests."""
         names = list(features)
+        if not shared:
+            return names, []
         return [n for n in names if n not in self.of_requests], [n for n in names if n in self.of_requests]
 
 
@@ -202,7 +204,7 @@ def _lookups(
     """Row of every lookup in the group's matrix, [L] (`group.rows`: none), the bag of each ID of a bag, and the bags' scales."""
     parts = [
         _singles(group, names, features, size)
-        for names, size in zip(group.parts(group.singles), (rows, requests), strict=True)
+        for names, size in zip(group.parts(group.singles, rows != requests), (rows, requests), strict=True)
     ]
     for name, (longest, first) in group.sequences.items():
         size = requests if name in group.of_requests else rows
@@ -213,7 +215,7 @@ def _lookups(
     bags: list[_Rows] = [np.empty(0, np.int64)]
     scales: list[NDArray[np.float32]] = []
     before = 0
-    for names, size in zip(group.parts(group.bags), (rows, requests), strict=True):
+    for names, size in zip(group.parts(group.bags, rows != requests), (rows, requests), strict=True):
         scale = np.ones((size, len(names)), np.float32)
         for n, name in enumerate(names):
             mean, first = group.bags[name]
