@@ -43,6 +43,13 @@ class IdFeature(_Lookup):
     """The ID that null stands for, also in crosses, such as `unknown`: its vector is learned. A `direct` table needs a free row
     for it. Null: null looks up nothing."""
 
+    @field_validator("null_id", mode="before")
+    @classmethod
+    def _is_no_flag(cls, value: Any) -> Any:
+        if isinstance(value, bool):
+            raise ValueError(f"null_id is {str(value).lower()}, a flag of YAML; write a number, or quote the text")
+        return value
+
 
 class BucketFeature(_Lookup):
     """One number per row as an ID: the bucket between two `edges` that holds it. NaN and infinities violate the contract; null

@@ -159,7 +159,8 @@ def _nested(
         with_values(flat, inside, columns, path)  # compares them
         outside = tuple(pair for pair in fragment.values if pair not in inside)
         found = Requests(flat, with_values(users, outside, columns, path), found.owner, found.file_rows)
-        first, last = max(start - place, 0), max(min(stop - place, size), 0)
+        first = max(start - place, 0)
+        last = max(min(stop - place, size), first)  # none of the batch, where the range begins behind it
         ends = (
             np.linspace(first, last, 1 + -(-(last - first) // rows)).astype(int).tolist()
         )  # parts of about equal size

@@ -267,9 +267,21 @@ def _plan(config: Config, part: str) -> tuple[Plan, list[Footer]]:
             f"`{root}`: {some_of(map(str, empty), 'day')} of data.{part} {'has' if len(empty) == 1 else 'have'} no rows; write "
             f"{'it' if len(empty) == 1 else 'them'} again, or choose other days"
         )
+    found.notes += _never_there(with_rows(footers))
     of_days = (str(min(f.day for f in files)), str(max(f.day for f in files)))
     plan = Plan(root, units, _identity(footers, units, folder.root), of_days, tuple(found.notes), found.snapshot)
     return plan, footers
+
+
+def _never_there(footers: Sequence[Footer]) -> list[str]:
+    """A sentence for each column that files may lack, by a feature's `since`, and all of them do: it may be misspelt."""
+    optional = dict.fromkeys(name for footer in footers for name in footer.file.optional)
+    absent = [name for name in optional if all((name, None) in footer.file.values for footer in footers)]
+    return [
+        f"column `{name}` is in none of the files, so its features are null in all rows: the days are before their `since`; check "
+        "its name if it should be there"
+        for name in absent
+    ]
 
 
 def snapshots_of(plans: Mapping[str, Plan]) -> dict[str, int]:

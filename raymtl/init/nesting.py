@@ -171,6 +171,8 @@ def nest_logs(
             what = "is the request's" if column == keys.request else f"does not exist in `{source.folder.path}`"
             raise ConfigError(f"--impression: column `{column}` {what}; name a column of an impression")
     target = OutputFolder.open(out)
+    if _below(source.folder.path, target.path) is not None:
+        raise ConfigError(f"OUT, `{target.path}`, lies in SRC, `{source.folder.path}`; write to a folder outside of it")
     _start(target, source)
     join(address, 0)
     cpus = max(1, int(ray.cluster_resources().get("CPU", 1)))

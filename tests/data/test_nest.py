@@ -145,6 +145,8 @@ def test_the_configuration_of_the_logs_is_written_for_the_nested_ones(tmp_path: 
         assert plan_input(config, part).rows == 2_003
     with pytest.raises(ConfigError, match="is not empty"):
         nested(tmp_path / "flat", tmp_path / "out")
+    with pytest.raises(ConfigError, match="lies in SRC"):
+        nested(tmp_path / "flat", tmp_path / "flat" / "out")
     with pytest.raises(DataError, match="nested already"):
         open_source(str(tmp_path / "out"))
 

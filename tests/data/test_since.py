@@ -94,3 +94,14 @@ def test_every_use_of_the_column_needs_it(logs: Path) -> None:
     features = {**FEATURES, "other": {"kind": "dense", "column": "dwell"}}
     with pytest.raises(DataError, match=r"ds=2026-01-01/part-0.parquet: column `dwell` \(features.dwell\) is missing"):
         blocks(config_of(logs, features))
+
+
+def test_a_column_that_no_file_has_is_noted(logs: Path) -> None:
+    features = FEATURES | {"price": {"kind": "dense", "column": "prise", "since": "2062-01-01"}}
+    [note] = plan_input(config_of(logs, features), "train").notes
+    assert "column `prise` is in none of the files" in note
+
+
+def test_a_flag_is_no_id_for_null() -> None:
+    with pytest.raises(ValueError, match="null_id is true, a flag of YAML"):
+        config_of(Path("/nowhere"), {"item": {"kind": "id", "null_id": True}})

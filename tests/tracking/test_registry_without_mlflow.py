@@ -24,7 +24,7 @@ from tests.helpers.fake_versions import write
 def two_versions(root: Path) -> Store:
     store = Store.open(str(root))
     for name in ("v1", "v2"):
-        write(store, name, config={"train": {"track": {"mlflow": {"uri": "http://ann:secret@mlflow:5000"}}}})
+        write(store, name, config={"train": {"track": {"mlflow": {"uri": "http://mlflow:5000"}}}})
         versions.publish(store, name)
     return store
 
@@ -44,6 +44,11 @@ def test_a_rollback_needs_no_package(
     assert json.loads(result) == {"current": "v1", "was": "v2"}
 
 
+def test_a_password_does_not_belong_into_the_configuration() -> None:
+    with pytest.raises(ValueError, match="MLFLOW_TRACKING_PASSWORD"):
+        Mlflow(uri="https://ann:secret@mlflow.example/a")
+
+
 def test_whatever_a_client_raises_is_one_sentence(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def broken(*_: Any) -> None:
         raise RuntimeError("first line\nsecond line")
@@ -54,7 +59,6 @@ def test_whatever_a_client_raises_is_one_sentence(tmp_path: Path, monkeypatch: p
     register_versions(two_versions(tmp_path), said.append)
     assert len(said) == 1
     assert "(first line)" in said[0]
-    assert "secret" not in said[0]
 
 
 def test_whatever_makes_a_version_current_tells_the_registry(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
