@@ -278,8 +278,8 @@ def _never_there(footers: Sequence[Footer]) -> list[str]:
     optional = dict.fromkeys(name for footer in footers for name in footer.file.optional)
     absent = [name for name in optional if all((name, None) in footer.file.values for footer in footers)]
     return [
-        f"column `{name}` is in none of the files, so its features are null in all rows: the days are before their `since`; check "
-        "its name if it should be there"
+        f"column `{name}` is in none of the files, so its features are null in all rows: the days are before their `since`; "
+        "check its name if it should be there"
         for name in absent
     ]
 
