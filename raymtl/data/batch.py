@@ -17,6 +17,7 @@ from torchrec.streamable import Pipelineable
 from raymtl.config.features import BiasFeature, DenseFeature, SingleId, Tableless, VectorFeature
 from raymtl.config.root import Config
 from raymtl.data.requests import split_requests
+from raymtl.data.rules import whole
 
 
 @dataclass
@@ -225,7 +226,7 @@ class Collator:
             start = 0
             for chunk in of_users if name in self.of_requests else of_rows:
                 if name in self._single:
-                    column = _column(chunk, f"id:{name}")
+                    column = whole(chunk.column(f"id:{name}"))
                     if column.null_count:
                         lengths[f, start : start + len(chunk)] = column.is_valid().to_numpy(zero_copy_only=False)
                         column = column.drop_null()
@@ -233,7 +234,7 @@ class Collator:
                         lengths[f, start : start + len(chunk)] = 1
                     parts.append(column.to_numpy())
                 else:
-                    column = _column(chunk, f"ids:{name}")
+                    column = whole(chunk.column(f"ids:{name}"))
                     lengths[f, start : start + len(chunk)] = column.value_lengths().to_numpy()
                     parts.append(column.flatten().to_numpy())
                 start += len(chunk)
@@ -241,11 +242,6 @@ class Collator:
         return KeyedJaggedTensor(
             keys=features, values=torch.from_numpy(values), lengths=torch.from_numpy(lengths.reshape(-1)), stride=rows
         )
-
-
-def _column(chunk: pa.Table, name: str) -> pa.Array:
-    column = chunk.column(name)
-    return column.chunk(0) if column.num_chunks == 1 else column.combine_chunks()
 
 
 def _dense(sources: Mapping[str, Sequence[pa.Table]], names: Sequence[str], rows: int) -> Tensor:
@@ -258,7 +254,7 @@ def _dense(sources: Mapping[str, Sequence[pa.Table]], names: Sequence[str], rows
 def _fill(target: np.ndarray, chunks: Sequence[pa.Table], name: str) -> None:
     start = 0
     for chunk in chunks:
-        column = _column(chunk, name)
+        column = whole(chunk.column(name))
         values = column.flatten() if pa.types.is_fixed_size_list(column.type) else column
         target[start : start + len(chunk)] = values.to_numpy(zero_copy_only=False).reshape(
             len(chunk), *target.shape[1:]

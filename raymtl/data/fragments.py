@@ -15,6 +15,7 @@ from raymtl.data.contract import plain_type
 from raymtl.data.nested import flat_schema, stored_columns, unnested
 from raymtl.data.partitions import with_values
 from raymtl.data.requests import Requests
+from raymtl.data.rules import whole
 from raymtl.data.units import Fragment, group_rows
 from raymtl.errors import DataError
 from raymtl.storage.filesystem import open_filesystem, open_to_read
@@ -148,13 +149,14 @@ def _nested(
     impressions, path = fragment.impressions, fragment.path
     stored = stored_columns(file.metadata, impressions, columns)
     requests = sum(file.metadata.row_group(group).num_rows for group in row_groups)
-    impression_count = sum(group_rows(file.metadata, group, impressions) for group in row_groups)
+    sizes = group_rows(file.metadata, impressions)
+    impression_count = sum(sizes[group] for group in row_groups)
     batch_rows = max(1, rows * requests // max(impression_count, 1))
     record = sum(file.metadata.row_group(group).num_rows for group in range(row_groups[0]))
     for batch in file.iter_batches(batch_rows, row_groups=row_groups, columns=stored, use_threads=False):
         found, places, size = unnested(pa.Table.from_batches([batch]), impressions, path, record)
-        users = pa.table([_plain(_one(c)) for c in found.users.columns], names=found.users.column_names)
-        flat = pa.table([_plain(_one(c)) for c in found.rows.columns], names=found.rows.column_names)
+        users = pa.table([_plain(whole(c)) for c in found.users.columns], names=found.users.column_names)
+        flat = pa.table([_plain(whole(c)) for c in found.rows.columns], names=found.rows.column_names)
         inside = tuple(pair for pair in fragment.values if pair[0] in flat.column_names)
         with_values(flat, inside, columns, path)  # compares them
         outside = tuple(pair for pair in fragment.values if pair not in inside)
@@ -169,11 +171,6 @@ def _nested(
             yield _Part(found.slice(int(here), int(after)), end - begin, places[here:after] - begin)
         place += size
         record += len(batch)
-
-
-def _one(column: pa.ChunkedArray) -> pa.Array:
-    combined = column.combine_chunks()
-    return combined if isinstance(combined, pa.Array) else combined.chunk(0)
 
 
 def _plain(column: pa.Array) -> pa.Array:
@@ -204,7 +201,8 @@ def _dictionary_columns(metadata: pq.FileMetaData, fragment: Fragment, columns: 
 
 def _overlapping(metadata: pq.FileMetaData, fragment: Fragment, start: int, stop: int) -> tuple[list[int], int]:
     """The row groups of a fragment that have rows in a range, and the rows of the fragment before them."""
-    ends = np.cumsum([group_rows(metadata, group, fragment.impressions) for group in fragment.row_groups])
+    sizes = group_rows(metadata, fragment.impressions)
+    ends = np.cumsum([sizes[group] for group in fragment.row_groups])
     if ends[-1] != fragment.rows:
         raise DataError(_changed(fragment))
     first, last = np.searchsorted(ends, [start, stop - 1], side="right")

@@ -15,6 +15,7 @@ import pyarrow.parquet as pq
 
 from raymtl.data.contract import IMPRESSION
 from raymtl.data.requests import Requests
+from raymtl.data.rules import whole
 from raymtl.errors import DataError
 
 NO_COLUMN = ""
@@ -45,13 +46,13 @@ def flat_schema(schema: pa.Schema, impressions: Sequence[str]) -> pa.Schema:
     return pa.schema([*(field for field in schema if field.name not in impressions), *fields])
 
 
-def count_places(metadata: pq.FileMetaData, group: int, impressions: Sequence[str]) -> int:
-    """The places of a row group. Raises DataError, without the file's name, if impressions hold nothing but lists."""
+def count_places(metadata: pq.FileMetaData, impressions: Sequence[str]) -> list[int]:
+    """The places of each row group. Raises DataError, without the file's name, if impressions hold nothing but lists."""
     place = 0
     for field in metadata.schema.to_arrow_schema():
         for leaf in range(place, place := place + _leaf_count(field.type)):
             if field.name in impressions and metadata.schema.column(leaf).max_repetition_level == 1:
-                return metadata.row_group(group).column(leaf).num_values
+                return [metadata.row_group(n).column(leaf).num_values for n in range(metadata.num_row_groups)]
     raise DataError(
         f"column `{impressions[0]}` (data.impressions) holds nothing but lists; write a field with one value per impression"
     )
@@ -104,7 +105,7 @@ def unnested(
     lengths: np.ndarray | None = None
     columns: dict[str, pa.Array] = {}
     for name in impressions:
-        lists = _one(table.column(name))
+        lists = whole(table.column(name))
         own = pc.list_value_length(lists).fill_null(0).to_numpy(zero_copy_only=False).astype(np.int64)
         if lengths is None:
             lengths = own
@@ -139,7 +140,3 @@ def count_empty(file: pq.ParquetFile, row_groups: Sequence[int], impressions: Se
     (path, *_) = stored_columns(file.metadata, impressions, [])
     lists = file.read_row_groups(list(row_groups), columns=[path], use_threads=False).column(0)
     return len(lists) - int((pc.list_value_length(lists).fill_null(0).to_numpy() > 0).sum())
-
-
-def _one(column: pa.ChunkedArray) -> pa.Array:
-    return column.chunk(0) if column.num_chunks == 1 else column.combine_chunks()

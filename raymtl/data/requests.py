@@ -21,7 +21,7 @@ from raymtl.config.features import (
     columns_of,
 )
 from raymtl.data import rules
-from raymtl.data.rules import one_array
+from raymtl.data.rules import one_array, whole
 
 REQUEST = "request"
 """Column of a block: for each row its request, a dictionary<int32, struct> of the user side."""
@@ -162,7 +162,7 @@ def request_column(owner: np.ndarray, user_side: dict[str, pa.Array]) -> pa.Arra
 
 def split_requests(chunk: pa.Table) -> tuple[np.ndarray, pa.Table]:
     """For the rows of a block, whose requests stand together: the request of each, [N] from 0 on, and the user side, [U]."""
-    column = _whole(chunk.column(REQUEST))
+    column = whole(chunk.column(REQUEST))
     owner = column.indices.to_numpy()
     used = owner[first_of_runs(owner)]
     sides = column.dictionary
@@ -178,7 +178,7 @@ def own_requests(block: pa.Table) -> pa.Table:
     """The block with the requests of its own rows alone, in their order."""
     if REQUEST not in block.column_names:
         return block
-    column = _whole(block.column(REQUEST))
+    column = whole(block.column(REQUEST))
     owner = column.indices.to_numpy()
     used = owner[first_of_runs(owner)]
     if len(used) == len(column.dictionary) and (np.diff(used) == 1).all():
@@ -193,7 +193,7 @@ def shuffled(block: pa.Table, random: np.random.Generator) -> np.ndarray:
     """A random order of the rows of a block; those of a request stay together, as they are."""
     if REQUEST not in block.column_names:
         return random.permutation(len(block))
-    first = first_of_runs(_whole(block.column(REQUEST)).indices.to_numpy())
+    first = first_of_runs(whole(block.column(REQUEST)).indices.to_numpy())
     order = random.permutation(len(first))
     lengths = np.diff(first, append=len(block))[order]
     starts = np.cumsum(lengths) - lengths
@@ -208,10 +208,3 @@ def first_of_runs(owner: np.ndarray) -> np.ndarray:
 def _renumbered(owner: np.ndarray) -> np.ndarray:
     """The runs of equal numbers, counted from 0."""
     return np.cumsum(np.diff(owner, prepend=owner[:1]) != 0)
-
-
-def _whole(column: pa.ChunkedArray) -> pa.DictionaryArray:
-    if column.num_chunks == 1:
-        return column.chunk(0)
-    combined = column.unify_dictionaries().combine_chunks()
-    return combined.chunk(0) if isinstance(combined, pa.ChunkedArray) else combined

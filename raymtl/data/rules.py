@@ -111,8 +111,11 @@ def one_array(raw: pa.Table, name: str, kind: Kind) -> pa.Array:
 
 def _one_array(raw: pa.Table, name: str, kind: Kind) -> pa.Array:
     column = raw.column(name)
-    if pa.types.is_null(column.type):
-        return pa.nulls(len(column), _EMPTY[kind])
+    return pa.nulls(len(column), _EMPTY[kind]) if pa.types.is_null(column.type) else whole(column)
+
+
+def whole(column: pa.ChunkedArray) -> pa.Array:
+    """The chunks of a column as one array."""
     if column.num_chunks == 1:
         return column.chunk(0)
     if pa.types.is_dictionary(column.type):

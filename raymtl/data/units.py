@@ -165,7 +165,7 @@ def find_footers(filesystem: pafs.FileSystem, files: Sequence[File]) -> tuple[li
         try:
             if file.impressions:
                 schema = flat_schema(schema, file.impressions)
-            rows = tuple(group_rows(metadata, i, file.impressions) for i in range(metadata.num_row_groups))
+            rows = tuple(group_rows(metadata, file.impressions))
         except DataError as error:
             return f"{file.path}: {error}"
         there = {*schema.names, *dict(file.values)}
@@ -180,9 +180,11 @@ def find_footers(filesystem: pafs.FileSystem, files: Sequence[File]) -> tuple[li
     return footers, [f for f in read_all if isinstance(f, str)]
 
 
-def group_rows(metadata: pq.FileMetaData, group: int, impressions: Sequence[str]) -> int:
-    """The rows of a row group, of nested rows their places."""
-    return count_places(metadata, group, impressions) if impressions else metadata.row_group(group).num_rows
+def group_rows(metadata: pq.FileMetaData, impressions: Sequence[str]) -> list[int]:
+    """The rows of each row group, of nested rows their places."""
+    if impressions:
+        return count_places(metadata, impressions)
+    return [metadata.row_group(n).num_rows for n in range(metadata.num_row_groups)]
 
 
 def _renamed(schema: pa.Schema, columns: Mapping[str, int]) -> str | None:

@@ -32,11 +32,11 @@ def bytes_per_row(plan: Plan, columns: Collection[str]) -> dict[str, float]:
         metadata = retry(footer)
         leaves = leaf_columns(metadata.schema.to_arrow_schema(), impressions)
         owner = {n: name for n, name in enumerate(leaves) if name in found}
+        rows += sum(group_rows(metadata, impressions))
         for number in range(metadata.num_row_groups):
             group = metadata.row_group(number)
             for n, name in owner.items():
                 found[name] += group.column(n).total_compressed_size
-            rows += group_rows(metadata, number, impressions)
     return {name: size / max(rows, 1) for name, size in found.items()}
 
 

@@ -13,7 +13,7 @@ from raymtl.config.presets import PRESETS
 from raymtl.config.root import Config
 from raymtl.data.batch import Batch, Collator
 from raymtl.data.blocks import BlockMaker, Place
-from raymtl.data.fragments import read_fragment
+from raymtl.data.fragments import read_requests
 from raymtl.data.sample import sample_base_rates
 from raymtl.data.units import plan_input
 from raymtl.synth.spec import SynthSpec
@@ -33,17 +33,19 @@ def configured(name: str, logs: str) -> Config:
     return load_config(str(CONF / f"{name}.yaml"), [f"data.path={logs}", f"train.batch_size={ROWS}", *days])
 
 
-def batches(config: Config, rank: int, workers: int) -> tuple[list[Batch], dict[str, float]]:
-    """This worker's part of the first global batches of the logs, and the base rates."""
+def batches(
+    config: Config, rank: int, workers: int, steps: int = STEPS, rows: int = ROWS
+) -> tuple[list[Batch], dict[str, float]]:
+    """This worker's part of the first global batches of the logs, neighbouring rows, and the base rates."""
     plan = plan_input(config, "train")
     maker = BlockMaker(config, evaluation=False)
-    raw, row = next(iter(read_fragment(plan.root, plan.units[0].fragments[0], maker.raw_columns(), STEPS * ROWS)))
+    raw, row = next(iter(read_requests(plan.root, plan.units[0].fragments[0], maker.raw_columns(), steps * rows)))
     block = maker(raw, Place("part", row), 0)
     found = []
-    for step in range(STEPS):
-        whole = block.slice(step * ROWS, ROWS)
-        mine = Collator(config, ROWS // workers, False)([whole.slice(rank * ROWS // workers, ROWS // workers)])
-        mine.totals = Collator(config, ROWS, False)([whole]).totals
+    for step in range(steps):
+        whole = block.slice(step * rows, rows)
+        mine = Collator(config, rows // workers, False)([whole.slice(rank * rows // workers, rows // workers)])
+        mine.totals = Collator(config, rows, False)([whole]).totals
         found.append(mine)
     return found, sample_base_rates(config, plan)
 

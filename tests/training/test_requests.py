@@ -10,17 +10,12 @@ import torch.distributed as dist
 
 from raymtl.config.load import load_config
 from raymtl.config.root import Config
-from raymtl.data.batch import Batch, Collator
-from raymtl.data.blocks import BlockMaker, Place
-from raymtl.data.fragments import read_requests
-from raymtl.data.sample import sample_base_rates
-from raymtl.data.units import plan_input
 from raymtl.synth.spec import SynthSpec
 from raymtl.synth.write import write_logs
 from raymtl.training.build import build
 from tests.helpers.nested_logs import nest_folder
 from tests.helpers.worker_processes import several
-from tests.training.test_every_preset import CONF, NAMES
+from tests.training.test_every_preset import CONF, NAMES, batches
 
 STEPS, ROWS = 2, 180
 """18 requests of ten rows each in a step, which three workers cut in the middle of requests."""
@@ -65,27 +60,11 @@ def configured(name: str, logs: str, *more: str) -> Config:
     )
 
 
-def batches(config: Config, rank: int, workers: int) -> list[Batch]:
-    """This worker's part of the first global batches: neighbouring rows."""
-    plan = plan_input(config, "train")
-    maker = BlockMaker(config, evaluation=False)
-    raw, row = next(iter(read_requests(plan.root, plan.units[0].fragments[0], maker.raw_columns(), STEPS * ROWS)))
-    block = maker(raw, Place("part", row), 0)
-    found = []
-    for step in range(STEPS):
-        whole = block.slice(step * ROWS, ROWS)
-        mine = Collator(config, ROWS // workers, False)([whole.slice(rank * ROWS // workers, ROWS // workers)])
-        mine.totals = Collator(config, ROWS, False)([whole]).totals
-        found.append(mine)
-    return found
-
-
 def trained(config: Config, rank: int, workers: int) -> dict[str, Any]:
     """Losses of some steps, the dense gradients of the last, and the tables after it."""
     group = dist.group.WORLD
     assert group is not None
-    some = batches(config, rank, workers)
-    rates = sample_base_rates(config, plan_input(config, "train"))
+    some, rates = batches(config, rank, workers, STEPS, ROWS)
     built = build(config, rates, STEPS, torch.device("cpu"), group)
     losses = []
     for batch in some:
