@@ -79,14 +79,13 @@ def _reads_problems(
     if unknown:
         return
     histories = [name for name, feature in features.items() if isinstance(feature, SequenceFeature)]
-    if isinstance(model.sequence, DUPNSequence):
-        histories += model.sequence.user
+    mixed = [*histories, *(model.sequence.user if isinstance(model.sequence, DUPNSequence) else [])]
     for name, reads in section.reads.items():
-        left_out = [history for history in histories if history not in reads]
-        if left_out and len(left_out) < len(histories):
+        left_out = [feature for feature in mixed if feature not in reads]
+        if left_out and any(history in reads for history in histories):
             yield (
-                f"model.refine.reads.{name} leaves out {quoted(left_out)} but has other inputs of model.sequence, which mixes them; "
-                f"list all of {quoted(histories)}, or none"
+                f"model.refine.reads.{name} names a history but leaves out {quoted(left_out)}, which model.sequence mixes with it; list "
+                f"all of {quoted(mixed)}, or no history"
             )
     yield from _leaks(model, active, section.reads)
 
