@@ -50,8 +50,8 @@ def _mlp_problems(model: Model, tasks: Tasks, towers: MLPTowers) -> Iterator[str
             yield f"{path} sets nothing; set hidden or dropout there, or remove it"
         elif own.hidden is not None and own.hidden[-1] != towers.hidden[-1]:
             yield (
-                f"{path}.hidden is {own.hidden}; its last width must be that of model.towers.hidden, {towers.hidden[-1]}, because the "
-                "coupler reads all towers"
+                f"{path}.hidden is {own.hidden}; its last width must be that of model.towers.hidden, {towers.hidden[-1]}, "
+                "because the coupler reads all towers"
             )
 
 
@@ -65,8 +65,8 @@ def _reads_problems(
         yield "model.refine is `task_features` but the input `field_wise` mixes features; use the input `concat`"
     if not isinstance(model.sequence, NoSequence | PooledSequence | TransformerSequence | DUPNSequence):
         yield (
-            f"model.refine is `task_features` but the sequence `{model.sequence.type}` mixes the histories with the candidate; use "
-            "`pooled`, `transformer` or `dupn`"
+            f"model.refine is `task_features` but the sequence `{model.sequence.type}` mixes the histories with the candidate; "
+            "use `pooled`, `transformer` or `dupn`"
         )
     if isinstance(model.trunk, PLE) and model.trunk.shared_experts:
         yield (
@@ -84,8 +84,8 @@ def _reads_problems(
         left_out = [feature for feature in mixed if feature not in reads]
         if left_out and any(history in reads for history in histories):
             yield (
-                f"model.refine.reads.{name} names a history but leaves out {quoted(left_out)}, which model.sequence mixes with it; list "
-                f"all of {quoted(mixed)}, or no history"
+                f"model.refine.reads.{name} names a history but leaves out {quoted(left_out)}, which model.sequence mixes with "
+                f"it; list all of {quoted(mixed)}, or no history"
             )
     yield from _leaks(model, active, section.reads)
 
@@ -111,6 +111,6 @@ def _leaks(model: Model, active: Tasks, reads: Mapping[str, list[str]]) -> Itera
             if name in reads and (other not in reads or not {*reads[other]} <= {*reads[name]}):
                 more = quoted(f for f in reads[other] if f not in reads[name]) if other in reads else "every feature"
                 yield (
-                    f"model.refine.reads.{name} does not hold what `{other}` reads ({more}), but the coupler `{model.coupler.type}` "
-                    f"passes it on; let `{other}` read no more than `{name}`, or use the coupler `none`"
+                    f"model.refine.reads.{name} does not hold what `{other}` reads ({more}), but the coupler "
+                    f"`{model.coupler.type}` passes it on; let `{other}` read no more than `{name}`, or use the coupler `none`"
                 )

@@ -1,4 +1,4 @@
-"""PEPNet's gate units: what is given decides by what each element of a layer is multiplied (Chang et al., KDD 2023, section 3.2)."""
+"""PEPNet's gate units, which scale every element of a layer (Chang et al., KDD 2023, section 3.2)."""
 
 from collections.abc import Sequence
 

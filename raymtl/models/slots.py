@@ -106,8 +106,8 @@ class TrunkSlot(nn.Module):
 
     width: int
     mixtures: Sequence[Tensor] = ()
-    """In training, the weights of the experts in the last batch, [B, streams, E] without gradient for every level that has experts:
-    a stream for each task, or one for all, and after them the shared one. `training/expert_use.py` reads them at log lines."""
+    """In training, the weights of the experts in the last batch, [B, streams, E] without gradient for each level of experts: a
+    stream for each task, or one for all, and after them the shared one. `training/expert_use.py` reads them at log lines."""
     supports_precomputed = False
     """Whether x may also be `PrecomputedInput`, as for a refine slot."""
 

@@ -14,8 +14,8 @@ DEAD = 0.01
 
 
 def use_sums(mixtures: Sequence[Tensor], valid: Tensor | None) -> Tensor:
-    """Sums over the rows of this worker, additive over workers: for each level the gates [S·E] and the entropies in nats [S], then
-    the number of rows. Empty without experts."""
+    """Sums over the rows of this worker, additive over workers: for each level the gates [S·E] and the entropies in nats [S],
+    then the number of rows. Empty without experts."""
     if not mixtures or valid is None:
         return torch.zeros(0, dtype=torch.float64)
     counted = valid.to(torch.float64)

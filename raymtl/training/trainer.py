@@ -258,9 +258,7 @@ class Trainer:
         dist.all_reduce(sums, group=self._worker.group)
         read = sums.tolist()
         values = [value / (window.steps * self._worker.workers) for value in read[: len(window.sums)]]
-        experts = use_record(
-            read[len(window.sums) :], [(m.shape[1], m.shape[2]) for m in mixtures], list(self._tasks)
-        )
+        experts = use_record(read[len(window.sums) :], [(m.shape[1], m.shape[2]) for m in mixtures], list(self._tasks))
         losses = dict(zip(self._tasks, values, strict=False))
         for name, loss in losses.items():
             if loss != loss or loss in (float("inf"), float("-inf")):

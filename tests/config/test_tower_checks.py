@@ -21,14 +21,26 @@ REFUSED = [
     (["model.towers={hidden: [], activation: gelu}"], "model.towers.activation is set but model.towers.hidden is []"),
     (["model.towers={hidden: [], dropout: 0.1}"], "model.towers.dropout is set but model.towers.hidden is []"),
     (["model.towers={hidden: [], per_task: {buy: {dropout: 0.1}}}"], "model.towers.per_task is set but"),
-    (["model.towers.per_task.by={dropout: 0.1}"], "model.towers.per_task has an entry for `by`, which is not one of the tasks"),
+    (
+        ["model.towers.per_task.by={dropout: 0.1}"],
+        "model.towers.per_task has an entry for `by`, which is not one of the tasks",
+    ),
     (["model.towers.per_task.buy={}"], "model.towers.per_task.buy sets nothing"),
-    (["model.towers={hidden: [8, 4], per_task: {buy: {hidden: [4, 8]}}}"], "its last width must be that of model.towers.hidden, 4"),
+    (
+        ["model.towers={hidden: [8, 4], per_task: {buy: {hidden: [4, 8]}}}"],
+        "its last width must be that of model.towers.hidden, 4",
+    ),
     (["model.towers.norm=batch"], "model.towers.norm is `batch`; expected one of `none`, `layer`"),
     (["model.towers={type: ppnt}"], "did you mean `ppnet`?"),
     (["model.towers={type: ppnet, hidden: [8]}"], "model.towers.features is missing"),
-    (["model.towers={type: ppnet, features: [usr]}"], "model.towers.features names `usr`, which is not one of the features"),
-    ([*POOLED, "model.towers={type: ppnet, features: [seen]}"], "model.towers.features names `seen`, a feature of kind `sequence`"),
+    (
+        ["model.towers={type: ppnet, features: [usr]}"],
+        "model.towers.features names `usr`, which is not one of the features",
+    ),
+    (
+        [*POOLED, "model.towers={type: ppnet, features: [seen]}"],
+        "model.towers.features names `seen`, a feature of kind",
+    ),
     (["model.refine={type: epnet}"], "model.refine is `epnet` but nothing distinguishes the scenarios"),
     (["model.refine={type: epnet, features: [usr]}"], "model.refine.features names `usr`"),
     (["model.refine={type: task_features, reads: {}}"], "model.refine.reads"),
@@ -37,7 +49,10 @@ REFUSED = [
     ([reads(buy="[user]"), "model.input={type: field_wise}"], "the input `field_wise` mixes features"),
     ([reads(buy="[user]"), "model.trunk={type: ple}"], "the shared experts of `ple` read the inputs of all tasks"),
     ([*POOLED, reads(buy="[seen]")], "names a history but leaves out `kinds`, which model.sequence mixes with it"),
-    ([*HISTORIES, "model.preset=dtrn", "model.sequence.target=[user]", reads(buy="[user]")], "the sequence `tim` mixes"),
+    (
+        [*HISTORIES, "model.preset=dtrn", "model.sequence.target=[user]", reads(buy="[user]")],
+        "the sequence `tim` mixes",
+    ),
     ([reads(buy="[age]"), PPNET], "leaves out `user`, which model.towers.features brings to every task"),
     (
         [reads(buy="[user]"), "model.coupler={type: product}"],
@@ -69,7 +84,12 @@ def test_the_sentence(changes: list[str], sentence: str) -> None:
         [reads(buy="[user]"), "model.coupler={type: product}", "tasks.buy.parent=null", "tasks.cart={parent: click}"],
         [reads(buy="[user]"), "model.trunk={type: ple, shared_experts: 0}"],
         [*POOLED, reads(buy="[seen, kinds]", click="[user]")],
-        [*HISTORIES, "model.preset=dupn", "model.sequence={item: [seen], properties: [kinds], user: [user]}", reads(buy="[user]")],
+        [
+            *HISTORIES,
+            "model.preset=dupn",
+            "model.sequence={item: [seen], properties: [kinds], user: [user]}",
+            reads(buy="[user]"),
+        ],
     ],
 )
 def test_what_fits(changes: list[str]) -> None:

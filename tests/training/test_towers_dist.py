@@ -23,7 +23,9 @@ PEPNET = {
 }
 MODELS: dict[str, dict[str, Any]] = {
     "pepnet": PEPNET,
-    "mixed": {"towers": {"hidden": [8, 4], "norm": "layer", "activation": "gelu", "per_task": {"buy": {"hidden": [4]}}}},
+    "mixed": {
+        "towers": {"hidden": [8, 4], "norm": "layer", "activation": "gelu", "per_task": {"buy": {"hidden": [4]}}}
+    },
     "reads": {"refine": {"type": "task_features", "reads": {"click": ["user", "age"]}}},
 }
 

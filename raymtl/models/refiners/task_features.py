@@ -36,7 +36,8 @@ class TaskFeatures(RefineSlot):
                 "`reads` in your own slot (docs/extending.md)"
             )
         allowed = [
-            [name not in reads or set(names or ()) <= {*reads[name]} for names in context.sources] for name in context.tasks
+            [name not in reads or set(names or ()) <= {*reads[name]} for names in context.sources]
+            for name in context.tasks
         ]
         self.register_buffer("_allowed", torch.tensor(allowed), persistent=False)
 

@@ -112,9 +112,7 @@ VARIANTS: dict[str, Variant] = {
     "aitm, layers after": Variant(
         {"preset": "aitm", "towers": {"hidden": [128, 64]}, "coupler": own(LayersAfter, width=64, hidden=[32])}
     ),
-    "aitm cross": Variant(
-        {"preset": "aitm", "towers": {"hidden": [128, 64]}, "coupler": {**CROSS, "width": 64}}
-    ),
+    "aitm cross": Variant({"preset": "aitm", "towers": {"hidden": [128, 64]}, "coupler": {**CROSS, "width": 64}}),
     "aitm cross, layers after": Variant(
         {
             "preset": "aitm",
@@ -221,7 +219,9 @@ COSTS: dict[str, tuple[str, list[str]]] = {
     "pepnet": ("pepnet", []),
     "pepnet's towers without its gates": (
         "pepnet",
-        ["model={preset: shared_bottom, trunk: {hidden: []}, towers: {hidden: [128, 64, 32]}, sequence: {type: pooled}}"],
+        [
+            "model={preset: shared_bottom, trunk: {hidden: []}, towers: {hidden: [128, 64, 32]}, sequence: {type: pooled}}"
+        ],
     ),
 }
 
@@ -234,7 +234,10 @@ def cost(rows: int, repeats: int) -> None:
         best = min((measure(config, rows, repeats) for _ in range(2)), key=lambda found: found["us_per_row"])
         base = base or best["us_per_row"]
         ratio = best["us_per_row"] / base
-        print(json.dumps({"towers": name, **{k: round(v, 2) for k, v in best.items()}, "ratio": round(ratio, 2)}), flush=True)
+        print(
+            json.dumps({"towers": name, **{k: round(v, 2) for k, v in best.items()}, "ratio": round(ratio, 2)}),
+            flush=True,
+        )
 
 
 def main() -> None:
