@@ -22,7 +22,7 @@ from raymtl.config.load import config_from_dict, load_config, section_from
 from raymtl.models.couplers.ait import AIT
 from raymtl.models.couplers.none import NoCoupler
 from raymtl.models.inputs import ModelInput, Pick
-from raymtl.models.layers import GroupedMLP, Heads
+from raymtl.models.layers import GroupedMLP, Heads, glorot_
 from raymtl.models.slots import Context
 from raymtl.models.towers.mlp import MLPTowers
 from raymtl.synth.spec import SynthSpec
@@ -82,6 +82,9 @@ class LayersAfter(AIT):
         super().__init__(context, width=width, mode=mode)
         self.after = GroupedMLP(len(context.tasks), width, hidden)
         self.head = Heads(len(context.tasks), hidden[-1])
+        for t, task in enumerate(context.tasks.values()):
+            if task.parent is not None and mode == "self":  # as in AIT, whose h1 makes z small at the start
+                glorot_(self.head.weight.data[t : t + 1])
 
     def forward(self, h: Tensor, bias: Tensor | None = None) -> Tensor:
         return self.head(self.after(self.transfer(h.transpose(0, 1))).transpose(0, 1))
