@@ -106,6 +106,7 @@ class GroupedMLP(nn.Module):
         self.layers = nn.ModuleList(GroupedLayer(groups, i, o, activation, norm) for i, o in widths)
         rates = [dropout] * groups if isinstance(dropout, int | float) else [*dropout]
         self.dropout = rates[0]
+        self._kept: Tensor | None
         differ = len(set(rates)) > 1
         self.register_buffer("_kept", 1 - torch.tensor(rates).view(-1, 1, 1) if differ else None, persistent=False)
         self.width = hidden[-1]
