@@ -86,7 +86,7 @@ class Counted(nn.Module):
     def __init__(self, slot: nn.Module):
         super().__init__()
         self.slot, self.rows = slot, 0
-        self.reads, self.width = slot.reads, slot.width
+        self.reads, self.width, self.compares = slot.reads, slot.width, slot.compares
 
     def forward(self, inputs: ModelInput) -> Tensor:
         self.rows += len(inputs.pooled)
