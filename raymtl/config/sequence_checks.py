@@ -86,7 +86,8 @@ def _din(section: DINSequence, features: Features, histories: list[str]) -> Iter
             read = quoted(dict.fromkeys(tables[n] for n in steps if n in tables))
             yield (
                 f"model.sequence.target has no feature that reads a table of the behaviour `{name}` ({read}), so its steps "
-                "cannot be compared with the candidate; add the candidate's feature to the target, or set the `table` of the history to its"
+                "cannot be compared with the candidate; add the candidate's feature to the target, or let the history read its "
+                "`table`"
             )
     if section.search_steps != DINSequence.model_fields["search_steps"].default and not section.search:
         yield (

@@ -51,4 +51,11 @@ def add_earlier_steps(
         chosen = appeal.argmax(axis=2)[:, :, None]
         taken = np.arange(length) < steps[slots, None]
         item, category = (np.take_along_axis(a, chosen, axis=2)[:, :, 0][taken] for a in (offers, offered))
-        history.add(np.repeat(slots, steps[slots]), items.number[item], category)
+        before = (steps[slots, None] - np.arange(length))[taken]  # the last one an hour before the logs
+        marks = {"kind": np.ones_like(before), "minute": -60 * before, "serial": np.zeros_like(before)}
+        history.add(
+            np.repeat(slots, steps[slots]),
+            items.number[item],
+            category,
+            **{name: marks[name] for name in history.marks},
+        )

@@ -12,7 +12,7 @@ from raymtl.serving.model import ServedModel
 from tests.helpers.exported_programs import onnx_program
 from tests.helpers.preset_models import exported_preset, random_inputs
 
-SPLIT = ("m2m", "dtrn")
+SPLIT = ("m2m", "dtrn", "din")
 """Models whose parts are exported too, since theirs do most; those of DUPN and MMoE are in test_served_version.py."""
 
 

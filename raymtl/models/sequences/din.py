@@ -12,6 +12,10 @@ from raymtl.models.registry import register
 from raymtl.models.sequences.steps import in_chunks, rows_per_chunk, side_by_side
 from raymtl.models.slots import Context, TargetAwareSequenceSlot
 
+PRODUCT_SCALE = 20.0
+"""Factor on the first weights of e ⊙ v. The rows of tables start with a deviation of 0.1, their products thus with 0.01: without
+the factor the unit learns late which IDs are the same."""
+
 
 @register("sequence", "din")
 class DINSequence(TargetAwareSequenceSlot):
@@ -89,7 +93,7 @@ class DINSequence(TargetAwareSequenceSlot):
                 assert history.candidate is not None
                 steps = [next(parts) for _ in history.features]
                 wanted = inputs.ids_of(history.candidate)
-                owner = torch.arange(len(wanted), device=wanted.device) if user is None else user
+                owner = torch.arange(wanted.shape[0], device=wanted.device) if user is None else user
                 chunks = _found(steps, next(parts), wanted, owner, target, self._search_steps, unit.elements)
             pooled.append(torch.cat([unit.pool(*chunk, self._softmax) for chunk in chunks]))
         return torch.cat(pooled, 1)
@@ -140,7 +144,7 @@ class ActivationUnit(nn.Module):
         joint = glorot_(torch.empty(first, width + target + len(compared)))
         of_step, of_target, of_product = joint.split([width, target, len(compared)], 1)
         self.step, self.target = nn.Parameter(of_step.clone()), nn.Parameter(of_target.clone())
-        self.product = nn.Parameter(of_product.clone())
+        self.product = nn.Parameter(PRODUCT_SCALE * of_product)
         self.bias = nn.Parameter(torch.zeros(first))
         self.deeper = MLP(first, hidden[1:])
         self.out = nn.Linear(self.deeper.width, heads)
@@ -159,7 +163,7 @@ class ActivationUnit(nn.Module):
         hidden = (torch.bmm(steps, matrix.transpose(1, 2)) + constant).relu_()
         deep = self.deeper(hidden.flatten(0, 1))
         with full_precision(deep):
-            return self.out(deep.float()).unflatten(0, hidden.shape[:2]).transpose(1, 2)
+            return self.out(_wide(deep)).unflatten(0, hidden.shape[:2]).transpose(1, 2)
 
     def pool(self, steps: Tensor, there: Tensor, target: Tensor, softmax: bool) -> Tensor:
         """Steps [B, L, d], which of them are there [B, L] and targets [B, k] -> [B, heads · d] in fp32."""
@@ -167,7 +171,12 @@ class ActivationUnit(nn.Module):
         if softmax:
             score = score.masked_fill(~there, torch.finfo(score.dtype).min).softmax(2)
         with full_precision(steps):
-            return torch.bmm(score * there, steps.float()).flatten(1)
+            return torch.bmm(score * there, _wide(steps)).flatten(1)
+
+
+def _wide(x: Tensor) -> Tensor:
+    """x in fp32, or in fp64 if it is."""
+    return x.to(torch.promote_types(x.dtype, torch.float32))
 
 
 def _whole(

@@ -3,10 +3,10 @@
 python -m tests.benchmarks.models.interest [--history 50] [--seeds 3] [--rows-per-day 50000] [--only din,…]
 python -m tests.benchmarks.models.interest --cost [--workers 1,2] [--history 50]
 
-Synthetic logs with `interest`, in requests of ten rows, five days of training and one of evaluation. A model is judged by the true
-probabilities, over three worlds and first weights; prints each model's AUC of the click, and which share of the gap between the
-mean of the history and the truth it closes. `--cost` trains the same rows with all models in turn, a step of each at a time, as in
-`tests.benchmarks.training.requests`, with flat rows and by request, and prints the median steps as ratios to those of the mean.
+Synthetic logs with `interest`, in requests of ten rows, five days of training and one of evaluation. A model is judged by the
+true probabilities, over three worlds and first weights; prints each model's AUC of the click, and which share of the gap between
+the mean of the history and the truth it closes. `--cost` trains the same rows with all models in turn, a step of each at a time,
+as `tests.benchmarks.training.requests` does, with flat rows and by request, and prints the median steps.
 """
 
 import argparse
