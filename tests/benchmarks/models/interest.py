@@ -50,7 +50,7 @@ MODELS: dict[str, Values] = {
     "din": DIN,
     "din, softmax": {**DIN, "softmax": True},
     "din, 2 heads": {**DIN, "heads": 2},
-    "din, search": {**DIN, "search": {"clicks": "category"}},
+    "din, search": {**DIN, "search": {"clicks": "category"}, "search_steps": 20},
 }
 WARM_UP = 2
 
