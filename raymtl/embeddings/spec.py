@@ -14,11 +14,14 @@ def input_spec(config: Config) -> InputSpec:
     pooled: dict[str, int] = {}
     sequences: dict[str, int] = {}
     bias: dict[str, int] = {}
+    tables: dict[str, str] = {}
     for name, feature in config.features.items():
         if not isinstance(feature, DenseFeature):
             target = {SequenceFeature: sequences, BiasFeature: bias}.get(type(feature), pooled)
             given = feature.width if isinstance(feature, VectorFeature) else None
             target[name] = given or width_of(name, feature, config.tables)
+            if given is None:
+                tables[name] = config.table_of(name)
     return InputSpec(
         pooled=pooled,
         sequences=sequences,
@@ -28,6 +31,7 @@ def input_spec(config: Config) -> InputSpec:
         embed={n: _embed(f) for n, f in config.features.items() if isinstance(f, DenseFeature) and f.embed is not None},
         project={n: f.project for n, f in config.features.items() if isinstance(f, VectorFeature) and f.project},
         scenarios=len(config.data.scenario.values) + 1 if config.data.scenario else 0,
+        tables=tables,
     )
 
 

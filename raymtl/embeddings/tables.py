@@ -4,7 +4,7 @@ Tables that some `sequence` feature reads are looked up unpooled (`EmbeddingColl
 (`EmbeddingBagCollection`): TorchRec keeps the two kinds in different modules, so a table is in exactly one of them.
 """
 
-from collections.abc import Collection
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass, replace
 
 import torch
@@ -113,8 +113,10 @@ class InputAssembler(nn.Module):
     always that of the configuration. A batch and its embeddings become the model's input.
     """
 
-    def __init__(self, config: Config, lookup: Lookup):
+    def __init__(self, config: Config, lookup: Lookup, compared: Iterable[str] = ()):
+        """`compared` names the features for `ModelInput.ids`."""
         super().__init__()
+        self._compared = frozenset(compared)
         self._pooled = list(lookup.spec.pooled)
         self._bias = list(lookup.spec.bias)
         self._sequences = {n: f.max_length for n, f in config.features.items() if isinstance(f, SequenceFeature)}
@@ -138,8 +140,9 @@ class InputAssembler(nn.Module):
         parts = [*([] if pooled is None else [pooled]), *replicated.pooled]
         sequences = self._padded(unpooled, replicated.sequences, batch)
         shared = bool(self._of_requests) and len(batch.request) > 0
+        ids = self._ids(batch) if self._compared else {}
         if not self._bias and not shared and len(parts) == 1 and list(parts[0].keys()) == self._pooled:
-            return ModelInput(parts[0].values(), batch.dense, sequences, scenario=batch.scenario)
+            return ModelInput(parts[0].values(), batch.dense, sequences, scenario=batch.scenario, ids=ids)
         vectors: dict[str, Tensor] = {}
         for part in parts:
             vectors.update(zip(part.keys(), torch.split(part.values(), part.length_per_key(), dim=1), strict=True))
@@ -154,7 +157,7 @@ class InputAssembler(nn.Module):
         bias = torch.cat([vectors[n] for n in self._bias], dim=1) if self._bias else None
         bias_present = self._present(batch) if self._bias else None
         if shared:
-            return self._by_request(vectors, sequences, batch, bias, bias_present)
+            return self._by_request(vectors, sequences, ids, batch, bias, bias_present)
         return ModelInput(
             pooled=torch.cat([vectors[n] for n in self._pooled], dim=1) if self._pooled else batch.labels[:, :0],
             dense=batch.dense,
@@ -162,12 +165,14 @@ class InputAssembler(nn.Module):
             bias=bias,
             bias_present=bias_present,
             scenario=batch.scenario,
+            ids=ids,
         )
 
     def _by_request(
         self,
         vectors: dict[str, Tensor],
         sequences: dict[str, tuple[Tensor, Tensor]],
+        ids: dict[str, Tensor],
         batch: Batch,
         bias: Tensor | None,
         bias_present: Tensor | None,
@@ -178,9 +183,28 @@ class InputAssembler(nn.Module):
             dense = dict(zip(names, numbers.split(1, 1), strict=True)) if names else {}
             pooled = {n: vectors[n] for n in self._pooled if (n in self._of_requests) == of_user}
             own = {n: steps for n, steps in sequences.items() if (n in self._of_requests) == of_user}
-            sides.append(NamedInput(self._spec, numbers, pooled, dense, own))
+            own_ids = {n: rows for n, rows in ids.items() if (n in self._of_requests) == of_user}
+            sides.append(NamedInput(self._spec, numbers, pooled, dense, own, own_ids))
         users, rows = sides
         return RequestInput(users, rows, batch.request, batch.scenario, bias, bias_present)
+
+    def _ids(self, batch: Batch) -> dict[str, Tensor]:
+        """`ModelInput.ids`, of a feature of requests with U rows."""
+        found = {}
+        for rows in (batch.ids, batch.sequences):
+            # From the lengths of all features at once: `rows[name]` would synchronize with the device.
+            lengths = rows.lengths().view(-1, len(batch.valid))
+            ends = rows.lengths().cumsum(0).view_as(lengths)
+            values = nn.functional.pad(rows.values(), (0, 1), value=-1)
+            for n, name in enumerate(rows.keys()):
+                if name in self._compared:
+                    count = len(batch.user_dense) if name in self._of_requests else len(batch.valid)
+                    own, end = lengths[n, :count].unsqueeze(1), ends[n, :count].unsqueeze(1)
+                    step = torch.arange(self._sequences.get(name, 1), device=values.device)
+                    places = torch.where(step < own, end - own + step, len(values) - 1)
+                    ids = values[places]
+                    found[name] = ids if name in self._sequences else ids.squeeze(1)
+        return found
 
     def _of_places(self, name: str, jagged: JaggedTensor, batch: Batch) -> JaggedTensor:
         """The vectors of a feature, for a feature of requests only those of the places that requests have."""

@@ -33,6 +33,8 @@ class InputSpec:
     """How some dense features become vectors, with edges in the units of `ModelInput.dense`."""
     project: Mapping[str, int] = field(default_factory=dict)
     """Width to which some pooled features are projected."""
+    tables: Mapping[str, str] = field(default_factory=dict)
+    """The table of every feature that is looked up."""
 
     def encoded(self) -> "InputSpec":
         """What the slots read: after `embed` and `project` (`models/encoding.py`)."""
@@ -69,6 +71,9 @@ class ModelInput:
     """[B] bool, whether the row has all its bias features; None: all rows have."""
     scenario: Tensor | None = None
     """[B] int64 index of the scenario; the last index is `other`."""
+    ids: dict[str, Tensor] = field(default_factory=dict)
+    """For the features that the sequence slot `compares`: int64 rows of the table, the same for the same ID, [B], or [B, L] of a
+    sequence; −1 for a null and beyond the end."""
 
     by_name = False
     """Whether the features are held one by one; then `value` gives them."""
@@ -76,6 +81,10 @@ class ModelInput:
     def value(self, name: str) -> Tensor:
         """A pooled feature [B, D] or a dense one [B, 1]."""
         raise NotImplementedError
+
+    def ids_of(self, name: str) -> Tensor:
+        """The IDs of one feature, as in `ids`."""
+        return self.ids[name]
 
     def looked_up(self) -> list[Tensor]:
         """All vectors from the tables."""

@@ -216,9 +216,9 @@ def _example(config: Config, names: list[str], rows: int) -> Raw:
 
 def _dims(inputs: Raw, rows: Any) -> dict[str, Any]:
     """The dynamic dimensions of inputs: rows, and a separate number of values for each list."""
-    return {
-        name: {0: torch.export.Dim(f"{name}_values", min=0) if f"{name}.lengths" in inputs else rows} for name in inputs
-    }
+    lists = [name for name in inputs if f"{name}.lengths" in inputs]
+    values = {name: torch.export.Dim(f"{name}_values", min=0) for name in lists}
+    return {name: {0: values.get(name.removesuffix(".rows"), rows)} for name in inputs}
 
 
 def _export(config: Config, module: nn.Module, arguments: tuple[Any, ...], dims: tuple[Any, ...]) -> Any:

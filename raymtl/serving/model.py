@@ -2,7 +2,8 @@
 
 Inputs are dictionaries: `<name>` [N] int64 for a feature with one ID (with `<name>.present` [N] bool if some are null), `<name>`
 [V] int64 and `<name>.lengths` [N] int64 for a list, `<name>` [N] float32 for a number, `<name>` [N, W] float32 for a vector, and
-`data.scenario` [N] int64.
+`data.scenario` [N] int64. Where a table's module takes looked-up vectors, `<name>` has those, and `<name>.rows` the rows of
+features whose IDs the sequence slot compares.
 Shapes: U users, B candidates, N rows of either, V values of a list, D width of a table, O outputs.
 """
 
@@ -42,7 +43,8 @@ class ServedModel(nn.Module):
         super().__init__()
         self.spec = input_spec(config)
         self.sides = feature_sides(config)
-        self.lookups = nn.ModuleDict({side: Lookup(config, names, tables) for side, names in self.sides.items()})
+        compared = ranker.sequence.compares
+        self.lookups = nn.ModuleDict({s: Lookup(config, names, tables, compared) for s, names in self.sides.items()})
         self.ranker = ranker.eval()
         self.split = SplitRanker(ranker, ranker.encoding.spec, self.sides["user"]) if can_split(config) else None
 
@@ -62,7 +64,11 @@ class ServedModel(nn.Module):
     def _ranked(self, raw: Raw) -> Tensor:
         user, item = (lookup(raw) for lookup in (self.lookups["user"], self.lookups["item"]))
         both = Features(
-            user.pooled | item.pooled, user.dense | item.dense, user.sequences | item.sequences, raw.get(SCENARIO)
+            user.pooled | item.pooled,
+            user.dense | item.dense,
+            user.sequences | item.sequences,
+            raw.get(SCENARIO),
+            user.ids | item.ids,
         )
         return self.ranker(to_model_input(self.spec, both))
 
@@ -87,8 +93,11 @@ class ServedModel(nn.Module):
 class Lookup(nn.Module):
     """Some features by name -> their embeddings and numbers; lists are truncated to `max_length` here."""
 
-    def __init__(self, config: Config, names: Sequence[str], tables: Mapping[str, nn.Module]):
+    def __init__(
+        self, config: Config, names: Sequence[str], tables: Mapping[str, nn.Module], compared: Sequence[str] = ()
+    ):
         super().__init__()
+        self._compared = frozenset(compared)
         self._features = {name: config.features[name] for name in names}
         self._table = {n: config.table_of(n) for n, f in self._features.items() if not isinstance(f, Tableless)}
         self._mean = {n: config.tables[table].pooling == "mean" for n, table in self._table.items()}
@@ -105,10 +114,19 @@ class Lookup(nn.Module):
                 vectors = self._vectors(name, raw[name])
                 present = raw.get(f"{name}.present")
                 found.pooled[name] = vectors if present is None else vectors * present.unsqueeze(1)
+                if name in self._compared:
+                    ids = _rows(raw, name)
+                    found.ids[name] = ids if present is None else torch.where(present, ids, -1)
             elif isinstance(feature, IdsFeature):
                 found.pooled[name] = self._bag(name, feature, raw[name], raw[f"{name}.lengths"])
             elif isinstance(feature, SequenceFeature):
-                found.sequences[name] = self._steps(name, feature, raw[name], raw[f"{name}.lengths"])
+                lengths = raw[f"{name}.lengths"]
+                steps, there = _padded(raw[name], lengths, feature.max_length)
+                vectors = self._vectors(name, steps).unflatten(0, there.shape)
+                found.sequences[name] = vectors * there.unsqueeze(2), lengths.clamp(max=feature.max_length)
+                if name in self._compared:
+                    ids, _ = _padded(_rows(raw, name), lengths, feature.max_length)
+                    found.ids[name] = torch.where(there, ids.unflatten(0, there.shape), -1)
         return found
 
     def _vectors(self, name: str, rows: Tensor) -> Tensor:
@@ -128,17 +146,21 @@ class Lookup(nn.Module):
         pooled = vectors.new_zeros(lengths.shape[0], vectors.shape[1]).index_add(0, owner, vectors)
         return pooled / lengths.clamp(min=1).unsqueeze(1) if self._mean[name] else pooled
 
-    def _steps(self, name: str, feature: SequenceFeature, rows: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
-        """The last embeddings of each list [N, L, D], zero beyond the end, and their number [N]."""
-        kept = lengths.clamp(max=feature.max_length)
-        step = torch.arange(feature.max_length, device=rows.device)
-        there = step < kept.unsqueeze(1)
-        place = (lengths.cumsum(0) - kept).unsqueeze(1) + step
-        # Missing steps read an arbitrary row, also if no list has one
-        rows = torch.cat((rows, rows.new_zeros(1, *rows.shape[1:])))
-        rows = rows.index_select(0, torch.where(there, place, rows.shape[0] - 1).flatten())
-        vectors = self._vectors(name, rows).unflatten(0, there.shape)
-        return vectors * there.unsqueeze(2), kept
+
+def _padded(values: Tensor, lengths: Tensor, longest: int) -> tuple[Tensor, Tensor]:
+    """The last values of each list, one list of `longest` after the other [N · L, …], and which of them are there [N, L]."""
+    kept = lengths.clamp(max=longest)
+    step = torch.arange(longest, device=values.device)
+    there = step < kept.unsqueeze(1)
+    place = (lengths.cumsum(0) - kept).unsqueeze(1) + step
+    # Missing steps read an arbitrary value, also if no list has one
+    values = torch.cat((values, values.new_zeros(1, *values.shape[1:])))
+    return values.index_select(0, torch.where(there, place, values.shape[0] - 1).flatten()), there
+
+
+def _rows(raw: Raw, name: str) -> Tensor:
+    """The table rows of a feature, also where its vectors came in their place."""
+    return raw.get(f"{name}.rows", raw[name])
 
 
 def feature_sides(config: Config) -> dict[str, list[str]]:

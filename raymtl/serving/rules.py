@@ -84,13 +84,13 @@ class Rules(nn.Module):
     def __init__(self, config: Config, names: Sequence[str], maps: Mapping[str, IdMap]):
         super().__init__()
         self._dense = {n: f for n in names if isinstance(f := config.features[n], DenseFeature)}
-        self._tables: dict[str, tuple[str, Table]] = {
+        self.tables: dict[str, tuple[str, Table]] = {
             n: (table, config.tables[table])
             for n in names
             if not isinstance(config.features[n], Tableless)
             for table in [config.table_of(n)]
         }
-        used = {name for name, table in self._tables.values() if table.id_space == "map"}
+        used = {name for name, table in self.tables.values() if table.id_space == "map"}
         self.maps = nn.ModuleDict({module_name(name): MapRows(maps[name]) for name in sorted(used)})
         self._vectors = [n for n in names if isinstance(config.features[n], VectorFeature)]
         self._buckets = {n: f for n in names if isinstance(f := config.features[n], BucketFeature)}
@@ -123,12 +123,12 @@ class Rules(nn.Module):
             present = made[f"{name}.present"]
             made[name] = torch.where(present, made[name], null_id)
             made[f"{name}.present"] = torch.ones_like(present)
-        ids = {n: made[n] for n in self._tables if n not in self._crosses} | {n: raw[f"{n}.id"] for n in self.needed}
+        ids = {n: made[n] for n in self.tables if n not in self._crosses} | {n: raw[f"{n}.id"] for n in self.needed}
         made |= {f"{n}.id": ids[n] for n in self.handed_on}
         for name, parts in self._crosses.items():
             made[name] = cross([ids[part] for part in parts])
             made[f"{name}.present"] = torch.stack([made[f"{part}.present"] for part in parts]).all(0)
-        for name, (table_name, table) in self._tables.items():
+        for name, (table_name, table) in self.tables.items():
             if table.id_space == "hash":
                 made[name] = hash_rows(made[name], table.rows)
             elif table.id_space == "map":

@@ -9,6 +9,8 @@ HISTORIES = [
     "features.seen={kind: sequence, table: user}",
     "features.kinds={kind: sequence, table: user}",
 ]
+DIN = [*HISTORIES, "model.preset=din", "model.sequence.target=[user]"]
+KINDS = "tables.kinds={rows: 9, dim: 16}"
 TIM = [*HISTORIES, "model.preset=dtrn", "model.sequence.target=[user]"]
 DUPN = [*HISTORIES, "model.preset=dupn"]
 
@@ -41,6 +43,31 @@ DUPN = [*HISTORIES, "model.preset=dupn"]
         (
             [*TIM, "model.sequence.heads=5"],
             "model.sequence.width is 32, not divisible by model.sequence.heads = 5",
+        ),
+        (
+            [*DIN, "model.sequence.behaviours={a: [seen], b: [kinds]}", "features.kinds.table=kinds", KINDS],
+            "model.sequence.target has no feature that reads a table of the behaviour `b` (`kinds`), so its steps cannot be",
+        ),
+        (
+            [*DIN, "features.other={kind: id, table: user}", "model.sequence.target=[user, other]"],
+            "model.sequence.target names `user`, `other`, which read the same table `user`; keep the one",
+        ),
+        (
+            [*DIN, "model.sequence.search_steps=9"],
+            "search_steps is 9, but model.sequence.search is empty; name the behaviours",
+        ),
+        (
+            [*DIN, "model.sequence.search={sen: user}"],
+            "search names `sen`, which is not one of the behaviours `seen`, `kinds`",
+        ),
+        (
+            [*DIN, "model.sequence.search={seen: usr}"],
+            "search.seen names `usr`, which is not one of the features `user`",
+        ),
+        ([*DIN, "model.sequence.search={seen: age}"], "search.seen names `age`, a feature of kind `dense`"),
+        (
+            [*DIN, "model.sequence.behaviours={a: [seen, kinds]}", "model.sequence.search={a: user}"],
+            "search.a is `user`, whose table `user` is read by `seen`, `kinds` of the behaviour; it must be one",
         ),
         (DUPN, "model.sequence.item is left out, but there are several histories: `seen`, `kinds`"),
         ([*DUPN, "model.sequence.properties=[kind]"], "model.sequence.properties names `kind`, which is not one of"),

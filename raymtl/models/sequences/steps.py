@@ -1,6 +1,6 @@
 """Behaviours: sequences of several features that describe the same steps."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 import torch
 from torch import Tensor
@@ -45,3 +45,8 @@ def rows_per_chunk(x: Tensor, elements: int) -> int | None:
     if torch.compiler.is_exporting() or x.device.type != "cpu":
         return None
     return max(1, CHUNK_ELEMENTS // max(1, elements))
+
+
+def in_chunks(rows: int | None, *tensors: Tensor) -> Iterable[tuple[Tensor, ...]]:
+    """The tensors, for so many of their rows at a time; None: for all at once."""
+    return [tensors] if rows is None else zip(*(tensor.split(rows) for tensor in tensors), strict=True)
