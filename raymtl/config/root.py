@@ -15,12 +15,14 @@ from raymtl.config.features import (
     CrossFeature,
     Feature,
     IdFeature,
+    SequenceDenseFeature,
     Table,
     TableDefaults,
     Tableless,
     table_of,
     with_bucket_tables,
 )
+from raymtl.config.list_checks import list_problems
 from raymtl.config.metrics import MEAN_AUC, parse_metric
 from raymtl.config.model import Model
 from raymtl.config.model_checks import model_problems
@@ -89,7 +91,8 @@ class Config(Section):
     def _consistent(self) -> "Config":
         # Whether model and run fit the tasks can only be said of tasks that are right.
         crosses = cross_problems(self.features, self.tables)
-        problems = [*_table_problems(self), *crosses, *_task_problems(self)] or [
+        lists = list_problems(self.features, self.tables)
+        problems = [*_table_problems(self), *crosses, *lists, *_task_problems(self)] or [
             *self._model_problems(),
             *_train_problems(self),
             *_daily_problems(self),
@@ -127,6 +130,8 @@ class Config(Section):
         def is_of_user(name: str, feature: Feature) -> bool:
             if isinstance(feature, CrossFeature):
                 return all(is_of_user(part, self.features[part]) for part in feature.of)
+            if isinstance(feature, SequenceDenseFeature):
+                return is_of_user(feature.of, self.features[feature.of])
             if feature.side is not None:
                 return feature.side == "user"
             own = feature.kind == "sequence" or name in getattr(self.model.sequence, "user", [])
