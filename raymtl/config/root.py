@@ -16,6 +16,7 @@ from raymtl.config.features import (
     Feature,
     IdFeature,
     SequenceDenseFeature,
+    SequenceFeature,
     Table,
     TableDefaults,
     Tableless,
@@ -27,6 +28,7 @@ from raymtl.config.metrics import MEAN_AUC, parse_metric
 from raymtl.config.model import Model
 from raymtl.config.model_checks import model_problems
 from raymtl.config.roles import NotSearched, Role
+from raymtl.config.slots.sequence import DUPNSequence
 from raymtl.config.task_kinds import KINDS
 from raymtl.config.tasks import Task
 from raymtl.config.train import Train
@@ -138,6 +140,14 @@ class Config(Section):
             return own or (feature.column or name) == self.data.group
 
         return [name for name, feature in self.features.items() if is_of_user(name, feature)]
+
+    def same_steps(self) -> list[list[str]]:
+        """Names of the features of kind `sequence` that describe the same steps, several in each group."""
+        section = self.model.sequence
+        histories = [name for name, feature in self.features.items() if isinstance(feature, SequenceFeature)]
+        groups = [histories] if isinstance(section, DUPNSequence) else (getattr(section, "behaviours", None) or {}).values()
+        found = [[name for name in group if name in histories] for group in groups]
+        return [group for group in found if len(group) > 1]
 
     def request_features(self) -> list[str]:
         """Names of the features that are read and looked up once per request, in order; none without `data.request`."""

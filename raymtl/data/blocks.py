@@ -226,8 +226,11 @@ class BlockMaker:
         columns.pop("scenario", None)
         return request_column(requests.owner, columns)
 
-    def features(self, raw: pa.Table, place: Place, names: Sequence[str]) -> dict[str, pa.Array]:
-        """The columns of some features and of the scenario: everything a model needs to predict."""
+    def features(
+        self, raw: pa.Table, place: Place, names: Sequence[str], same_steps: bool = True
+    ) -> dict[str, pa.Array]:
+        """The columns of some features and of the scenario: everything a model needs to predict. With `same_steps` it is an
+        error if histories of the same steps differ in length."""
         columns: dict[str, pa.Array] = {}
         for name in names:
             feature = self._config.features[name]
@@ -248,6 +251,10 @@ class BlockMaker:
                 columns[f"ids:{name}"] = self._lists(one_array(raw, source, "ids"), name, feature, place, source)
                 if isinstance(feature, IdsFeature) and feature.weights is not None:
                     columns[f"weights:{name}"] = self._id_weights(raw, name, feature, feature.weights, place)
+        for first, *others in self._config.same_steps() if same_steps else ():
+            for other in others:
+                if f"ids:{first}" in columns and f"ids:{other}" in columns:
+                    self._check_steps(columns, first, other, place)
         scenario = self._config.data.scenario
         if scenario and scenario.column in raw.column_names:
             column = one_array(raw, scenario.column, "category")
@@ -301,6 +308,14 @@ class BlockMaker:
 
         _check_whole(flat, place, column, f"features.{name}", owner)
         return pa.ListArray.from_arrays(pa.array(offsets), self._rows(to_int64(flat), name, place, column, owner))
+
+    def _check_steps(self, columns: Mapping[str, pa.Array], first: str, other: str, place: Place) -> None:
+        """DataError names the first row with different numbers of steps."""
+        expected, found = (columns[f"ids:{name}"].value_lengths().to_numpy() for name in (first, other))
+        if (wrong := expected != found).any():
+            row, column = int(wrong.argmax()), columns_of(other, self._config.features)[0]
+            lengths = f"{found[row]} beside {expected[row]}"
+            raise place.error(column, f"features.{other}", row, lengths, rules.steps_rule(first))
 
     def _step_numbers(self, raw: pa.Table, name: str, feature: SequenceDenseFeature, place: Place) -> pa.Array:
         """Scaled, with `fill` for null."""

@@ -103,6 +103,13 @@ def beside_rule(of: str) -> Rule:
     return Rule("length", f"that of the list in `{of}`", "write one number for each ID")
 
 
+def steps_rule(of: str) -> Rule:
+    """The rule of the length of a history beside another one, `of`, of the same steps."""
+    return Rule(
+        "number of IDs", f"that of features.{of}, which describes the same steps", "write one ID, and no null, for each step"
+    )
+
+
 def whole_rule(kind: pa.DataType) -> Rule:
     """The rule of IDs in a column of floats, beyond which one float stands for several integers."""
     return Rule(

@@ -127,7 +127,7 @@ class SampleReader:
         scenario = config.data.scenario.column if config.data.scenario else None
         needed = [column for name in touched for column in read_by[name]] + ([scenario] if scenario else [])
         raw = pa.table({c: values.get(c, sample.raw.column(c)) for c in dict.fromkeys(needed)})
-        return sample.columns | self.maker.features(raw, Place("the sample", 0), touched)
+        return sample.columns | self.maker.features(raw, Place("the sample", 0), touched, same_steps=False)
 
 
 _ROLES = ("id", "ids", "weights", "numbers", "dense", "vector")

@@ -250,3 +250,30 @@ def test_equal_weights_are_a_warning(tmp_path: Path, in_process: None) -> None:
     write_file(tmp_path, raw_rows([row | {"tag_weights": [1.0] * len(row["tags"] or [])} for row in ROWS]))
     warnings = check_data(config_of(str(tmp_path))).parts["train"].warnings
     assert "features.tags.weights: all weights of column `tag_weights` are 1; remove the key" in warnings
+
+
+@pytest.mark.parametrize("slot", ["transformer", "dupn"])
+def test_histories_of_the_same_steps_have_one_length(slot: str, tmp_path: Path, in_process: None) -> None:
+    features = {"history": {"kind": "sequence", "max_length": 3}, "action": {"kind": "sequence", "max_length": 3}}
+    raw = config_of(str(tmp_path), features).model_dump(mode="json")
+    raw["model"]["sequence"] = {"type": "transformer", "behaviours": {"seen": ["history", "action"]}}
+    if slot == "dupn":
+        raw["model"]["sequence"] = {"type": "dupn", "item": ["history"], "properties": ["action"], "hidden": 4}
+    config = Config(**raw)
+    lists = pa.list_(pa.int64())
+    table = pa.table(
+        {
+            "history": pa.array([[1, 2], None, [1, 2, 3, 4], [5, 6]], lists),
+            "action": pa.array([[1, 2], [], [4, 5, 6], [7, None]], lists),  # three of four are as long as the cut one
+            "click": pa.array([0, 1, 0, 1], pa.int8()),
+        }
+    )
+    assert len(block_of(table.slice(0, 3), config)) == 3
+    words = r"`action` \(features.action\), row 13: the number of IDs is 1 beside 2, expected that of features.history"
+    with pytest.raises(DataError, match=words):
+        block_of(table, config)
+    write_file(tmp_path, table)
+    (problem,) = check_data(config).parts["train"].problems
+    assert problem.startswith("column `action` (features.action): 1 number of IDs is not that of features.history")
+    raw["model"]["sequence"] = {"type": "pooled"}
+    assert len(block_of(table, Config(**raw))) == 4

@@ -238,6 +238,7 @@ class _TableCounter:
                 self._numbers(stats, values, None)
             elif column.kind != "label":  # labels of numbers, observed flags, truths
                 self._numbers(stats, rules.floats(array), rules.null_mask(array))
+        self._steps(by_use)
         self._crosses({use.removeprefix("features.") for use in by_use})
         self._labels(by_use)
 
@@ -249,6 +250,22 @@ class _TableCounter:
         for name, rows in wrong.items():
             column = by_use[f"features.{name}"]
             self._note(column, rules.shared_rule(name), rows, one_array(self._raw, column.name, column.kind))
+
+    def _steps(self, by_use: dict[str, Column]) -> None:
+        """Note the histories of the same steps that differ in length."""
+        features = self._config.features
+        for first, *others in self._config.same_steps():
+            read = [name for name in (first, *others) if f"features.{name}" in by_use]
+            lengths = {}
+            for name in read if first in read else ():
+                lists = one_array(self._raw, columns_of(name, features)[0], "ids")
+                lengths[name] = rules.cut_lists(*rules.list_parts(lists), features[name])[1]
+            for name in read[1:] if first in read else ():
+                wrong = lengths[name] != lengths[first]
+                if wrong.any():
+                    pairs = (pa.array(lengths[n]).cast(pa.string()) for n in (name, first))
+                    shown = pc.binary_join_element_wise(*pairs, " beside ")
+                    self._note(by_use[f"features.{name}"], rules.steps_rule(first), wrong, shown)
 
     def _crosses(self, read: Container[str]) -> None:
         features = self._config.features
