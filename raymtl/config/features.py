@@ -336,7 +336,7 @@ def is_pooled(feature: Feature) -> bool:
 
 
 def width_of(name: str, feature: Feature, tables: Mapping[str, Table]) -> int:
-    """Width of the vector that the model reads of a feature that is not `dense`, or that has `embed`; of one step for a history."""
+    """Width of the vector that the model reads of a feature that is not `dense`, or that has `embed`; of a step for a history."""
     if isinstance(feature, SequenceDenseFeature):
         return 1
     if isinstance(feature, DenseFeature):

@@ -145,7 +145,9 @@ class Config(Section):
         """Names of the features of kind `sequence` that describe the same steps, several in each group."""
         section = self.model.sequence
         histories = [name for name, feature in self.features.items() if isinstance(feature, SequenceFeature)]
-        groups = [histories] if isinstance(section, DUPNSequence) else (getattr(section, "behaviours", None) or {}).values()
+        groups = (
+            [histories] if isinstance(section, DUPNSequence) else (getattr(section, "behaviours", None) or {}).values()
+        )
         found = [[name for name in group if name in histories] for group in groups]
         return [group for group in found if len(group) > 1]
 

@@ -1,9 +1,9 @@
 """The model of a version in plain torch for inference: as one model, and split into user part and item part.
 
 Inputs are dictionaries: `<name>` [N] int64 for a feature with one ID (with `<name>.present` [N] bool if some are null), `<name>`
-[V] int64 and `<name>.lengths` [N] int64 for a list, with `<name>.weights` [V] float32 if its IDs have weights, `<name>` [V] float32
-for numbers of the steps of a list, `<name>` [N] float32 for a number, `<name>` [N, W] float32 for a vector, and `data.scenario`
-[N] int64.
+[V] int64 and `<name>.lengths` [N] int64 for a list, with `<name>.weights` [V] float32 if its IDs have weights, `<name>` [V]
+float32 for numbers of the steps of a list, `<name>` [N] float32 for a number, `<name>` [N, W] float32 for a vector, and
+`data.scenario` [N] int64.
 Shapes: U users, B candidates, N rows of either, V values of a list, D width of a table, O outputs.
 """
 
@@ -124,9 +124,7 @@ class Lookup(nn.Module):
     def _vectors(self, name: str, rows: Tensor) -> Tensor:
         return self.tables[module_name(self._table[name])](rows)
 
-    def _bag(
-        self, name: str, feature: IdsFeature, rows: Tensor, lengths: Tensor, weights: Tensor | None
-    ) -> Tensor:
+    def _bag(self, name: str, feature: IdsFeature, rows: Tensor, lengths: Tensor, weights: Tensor | None) -> Tensor:
         """Sum or mean of the first embeddings of each list, with their weights [V]: [N, D]."""
         ends = lengths.cumsum(0)
         place = torch.arange(rows.shape[0], device=rows.device)
@@ -153,7 +151,7 @@ class Lookup(nn.Module):
 
 
 def _steps(values: Tensor, lengths: Tensor, longest: int) -> tuple[Tensor, Tensor, Tensor]:
-    """The last values of each list [N · L, ...], anything beyond its end; which of them are there [N, L], and their number [N]."""
+    """The last values of each list [N · L, ...], anything beyond its end; which are there [N, L], and their number [N]."""
     kept = lengths.clamp(max=longest)
     step = torch.arange(longest, device=values.device)
     there = step < kept.unsqueeze(1)

@@ -80,9 +80,9 @@ class Rules(nn.Module):
     """Raw features by name -> the same names with rows of tables for IDs, and numbers as the model reads them.
 
     An ID feature is `<name>` [N] int64 with `<name>.present` [N] bool, a list `<name>` [V] int64 with `<name>.lengths` [N], a
-    number (also that of a bucket) `<name>` [N] float32 with NaN for null, a vector `<name>` [N, W] likewise, and so are numbers of
-    the steps of a list `<name>` [V], and weights of its IDs `<name>.weights` [V]. Results of buckets and crosses have `.present`
-    too.
+    number (also that of a bucket) `<name>` [N] float32 with NaN for null, a vector `<name>` [N, W] likewise, and so are numbers
+    of the steps of a list `<name>` [V], and weights of its IDs `<name>.weights` [V]. Results of buckets and crosses have
+    `.present` too.
     """
 
     def __init__(self, config: Config, names: Sequence[str], maps: Mapping[str, IdMap]):

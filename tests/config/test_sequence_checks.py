@@ -51,7 +51,10 @@ DUPN = [*HISTORIES, "model.preset=dupn"]
             [*TIM, GAP, "model.sequence.behaviours={a: [seen], b: [kinds, gap]}"],
             "behaviours.b names `gap`, whose numbers are of the steps of `seen`, which is not there; move the two together",
         ),
-        ([*TIM, GAP, "model.sequence.behaviours={a: [seen, gap], b: [gap, kinds]}"], "names `gap` 2 times; list it once"),
+        (
+            [*TIM, GAP, "model.sequence.behaviours={a: [seen, gap], b: [gap, kinds]}"],
+            "names `gap` 2 times; list it once",
+        ),
         ([*DUPN, GAP, "model.sequence.item=[gap]", "model.sequence.properties=[seen, kinds]"], "item is empty"),
         ([*DUPN, GAP, "model.sequence.user=[gap]"], "user names `gap`, a feature of kind `sequence_dense`"),
         (

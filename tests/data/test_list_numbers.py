@@ -127,8 +127,8 @@ def test_a_batch_has_weights_beside_the_ids_and_padded_numbers() -> None:
     [
         (
             {"tag_weights": [1.0]},
-            r"`tag_weights` \(features.tags.weights\), row 11: the length is 1 beside 2 IDs, expected that of the list in `tags`; "
-            "write one number for each ID",
+            r"`tag_weights` \(features.tags.weights\), row 11: the length is 1 beside 2 IDs, expected that of the list in "
+            "`tags`; write one number for each ID",
         ),
         ({"tag_weights": None}, "row 11: the length is null beside 2 IDs"),
         ({"tags": None}, "row 11: the length is 2 beside 0 IDs"),
@@ -145,7 +145,7 @@ def test_a_batch_has_weights_beside_the_ids_and_padded_numbers() -> None:
         ),
         (
             {"gap": [1.0, math.inf]},
-            r"`gap` \(features.gap\), row 11: the value is inf, expected a finite number; write null where the value of a step is",
+            r"`gap` \(features.gap\), row 11: the value is inf, expected a finite number; write null where the value of a",
         ),
         ({"gap": [math.nan, 1.0]}, "row 11: the value is nan"),
         ({"gap": [1.0, 1e39]}, "row 11: the value is inf"),
@@ -165,7 +165,12 @@ def test_types_are_checked_before_anything_is_read() -> None:
     assert not fits(pa.map_(pa.int64(), pa.string()), "map")
     schema = pa.schema(
         [("tags", MAP), ("tag_weights", pa.list_(pa.string())), ("topics", pa.list_(pa.string()))]
-        + [("history", pa.list_(pa.int64())), ("gap", pa.float32()), ("seconds", pa.list_(pa.int8())), ("click", pa.int8())]
+        + [
+            ("history", pa.list_(pa.int64())),
+            ("gap", pa.float32()),
+            ("seconds", pa.list_(pa.int8())),
+            ("click", pa.int8()),
+        ]
     )
     faults = [fault for _, fault in schema_faults(schema, config, columns)]
     assert faults == [
@@ -190,7 +195,7 @@ def test_a_direct_table_takes_no_strings_of_a_map() -> None:
 
 def test_columns_without_values_are_empty() -> None:
     nulls = pa.nulls(3)
-    empty = pa.table({name: nulls for name in ("tags", "tag_weights", "topics", "history", "gap", "seconds", "click")})
+    empty = pa.table(dict.fromkeys(("tags", "tag_weights", "topics", "history", "gap", "seconds", "click"), nulls))
     block = block_of(empty)
     for name in ("ids:tags", "weights:tags", "ids:topics", "weights:topics", "numbers:gap", "numbers:dwell"):
         assert block.column(name).to_pylist() == [[]] * 3

@@ -6,7 +6,6 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-import torch.distributed as dist
 from torchrec.sparse.jagged_tensor import JaggedTensor
 
 from raymtl.embeddings.tables import _pool
@@ -48,7 +47,9 @@ def by_hand(tables: dict[str, torch.Tensor], rows: slice) -> dict[str, np.ndarra
     found: dict[str, Any] = {"labels": [], "liked_items": []}
     for name, table in (("labels", "labels"), ("liked_items", "item")):
         weight = tables[f"{table} weight"].double().numpy()
-        for ids, weights in zip(block.column(f"ids:{name}").to_pylist(), block.column(f"weights:{name}").to_pylist(), strict=True):
+        for ids, weights in zip(
+            block.column(f"ids:{name}").to_pylist(), block.column(f"weights:{name}").to_pylist(), strict=True
+        ):
             total = sum((w * weight[i] for i, w in zip(ids, weights, strict=True)), np.zeros(weight.shape[1]))
             if name == "liked_items" and sum(weights) > 0:  # the mean
                 total = total / sum(weights)

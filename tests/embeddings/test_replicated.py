@@ -25,7 +25,7 @@ SOME = ["replicated", "row_wise", "replicated", "table_wise"]
 
 def every_lookup(sharding: list[str | None], optimizer: str, **train: Any) -> Config:
     """`mixed_config` with a bias feature, a bag and a single ID of the table that a history reads, a sum over a bag, a table that
-    two pooled features share, a `map` table, another width, a learning rate of its own, bags with weights, and numbers of steps."""
+    two pooled features share, a `map` table, another width, a learning rate of its own, bags with weights, numbers of steps."""
     raw = mixed_config(sharding, optimizer, **train).model_dump(mode="json")
     kinds = [sharding[n % len(sharding)] for n in range(8)]
     raw["features"] |= {

@@ -44,8 +44,8 @@ def alone() -> Iterator[dist.ProcessGroup]:
 
 
 def served_config(root: Path, **data: Any) -> Config:
-    """A funnel over string, `direct` and `map` IDs, lists, also with weights, a history with numbers, buckets, vectors, numbers as
-    vectors, crosses of one side and of both, learned nulls and a position; MMoE with DUPN."""
+    """A funnel over string, `direct` and `map` IDs, lists, also with weights, a history with numbers, buckets, vectors, numbers
+    as vectors, crosses of one side and of both, learned nulls and a position; MMoE with DUPN."""
     raw = small_config(root / "logs", root / "runs", "served")
     raw["features"] |= {
         "user": {"kind": "id"},

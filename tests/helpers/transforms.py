@@ -69,8 +69,8 @@ BOUND = 1e-7
 LISTS = ("ids", "sequence", "sequence_dense")
 
 Found = Mapping[str, np.ndarray]
-"""By feature: [N] int64, the row of its table, or -1 for "looks up nothing"; [N] float32 for a number, [N, W] for a vector; [V] for
-lists, the weights of IDs as `<name>.weights`. Lists of exported programs are cut behind their rules: see `cut`."""
+"""By feature: [N] int64, the row of its table, or -1 for "looks up nothing"; [N] float32 for a number, [N, W] for a vector; [V]
+for lists, the weights of IDs as `<name>.weights`. Lists of exported programs are cut behind their rules: see `cut`."""
 
 
 def config_of(root: Path) -> Config:

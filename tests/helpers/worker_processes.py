@@ -115,7 +115,9 @@ def mixed_block(config: Config, rows: int, seed: int, unit: int = 0) -> pa.Table
             lists = [random.integers(0, table_rows, random.integers(0, 6)).tolist()[:longest] for _ in range(rows)]
             columns[f"ids:{name}"] = pa.array(lists, pa.list_(pa.int64()))
             if getattr(feature, "weights", None) is not None:
-                columns[f"weights:{name}"] = _beside(columns[f"ids:{name}"], lambda size: random.integers(0, 4, size) / 3)
+                columns[f"weights:{name}"] = _beside(
+                    columns[f"ids:{name}"], lambda size: random.integers(0, 4, size) / 3
+                )
     for name in config.tasks:
         labels = (random.random(rows) < 0.4).astype(np.float32)
         labels[random.random(rows) < 0.4] = np.nan

@@ -65,7 +65,9 @@ def logs(tmp_path_factory: pytest.TempPathFactory) -> str:
     users = {
         "history": pa.array([random.integers(0, 900, n).tolist() for n in lengths], pa.list_(pa.int64())),
         "action": pa.array([random.integers(0, 4, n).tolist() for n in lengths], pa.list_(pa.int64())),
-        "gap": pa.array([[None if x < 0.2 else 9 * x for x in random.random(n)] for n in lengths], pa.list_(pa.float32())),
+        "gap": pa.array(
+            [[None if x < 0.2 else 9 * x for x in random.random(n)] for n in lengths], pa.list_(pa.float32())
+        ),
         "likes": pa.array(likes, pa.map_(pa.int64(), pa.float32())),
     }
     bags = random.integers(0, 6, len(owner))

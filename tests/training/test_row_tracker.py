@@ -13,7 +13,6 @@ from raymtl.training.synced_loader import SyncedLoader
 from tests.helpers.worker_processes import mixed_block, mixed_config
 
 
-
 def with_weights() -> Config:
     """`mixed_config` with a bag whose IDs have weights, and numbers beside the history."""
     raw = mixed_config([None], rows=12).model_dump(mode="json")

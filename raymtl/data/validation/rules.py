@@ -128,7 +128,10 @@ def _columns(report: PartReport, config: Config, part: str, tables: bool) -> Non
         feature = config.features.get(name)
         if feature is None:  # the weights of one
             if part == "train" and _is_constant(column):
-                key, one = f"features.{name}", f"all weights of column `{column.column}` are {column.min:g}; remove the key"
+                key, one = (
+                    f"features.{name}",
+                    f"all weights of column `{column.column}` are {column.min:g}; remove the key",
+                )
                 alike.add(key, one, "the weights of each of these columns are all equal; remove the keys")
             continue
         _feature(alike, f"features.{name}", column, part, remedy)

@@ -15,8 +15,8 @@ class Behaviours:
     """Puts the features of each behaviour side by side: inputs -> by name, steps [B, L, width] and mask [B, L], true on a step.
 
     Without `groups` every sequence feature is a behaviour of its own name. The features of one behaviour are of the same
-    steps, with the same `max_length`: the mask is that of the first. Numbers of the steps that `groups` leaves out stand behind the
-    feature that they belong to.
+    steps, with the same `max_length`: the mask is that of the first. Numbers that `groups` leaves out stand behind the feature
+    whose steps they belong to.
     """
 
     def __init__(self, spec: InputSpec, groups: Mapping[str, Sequence[str]] | None):
