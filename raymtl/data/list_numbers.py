@@ -86,7 +86,8 @@ def _beside(raw: pa.Table, ids: str, numbers: str, feature: IdsFeature | Sequenc
         kept = flat.is_valid().to_numpy(zero_copy_only=False)
         owner = np.repeat(np.arange(len(lengths)), lengths)
         values, nulls, lengths = values[kept], nulls[kept], np.bincount(owner[kept], minlength=len(lengths))
-    if (within := rules.within_length(lengths, feature)) is not None:
+    within = rules.within_length(lengths, feature)
+    if within is not None and feature.max_length is not None:
         values, nulls, lengths = values[within], nulls[within], np.minimum(lengths, feature.max_length)
     return ListNumbers(values, nulls, lengths, misfit, found, expected)
 

@@ -354,7 +354,9 @@ def cut_lists(
 ) -> tuple[pa.Array, np.ndarray]:
     """`list_parts` with at most `max_length` elements of each row: the first ones of `ids`, the last ones of a `sequence`."""
     keep = within_length(lengths, feature)
-    return (flat, lengths) if keep is None else (flat.filter(pa.array(keep)), np.minimum(lengths, feature.max_length))
+    if keep is None or feature.max_length is None:
+        return flat, lengths
+    return flat.filter(pa.array(keep)), np.minimum(lengths, feature.max_length)
 
 
 def within_length(lengths: np.ndarray, feature: IdsFeature | SequenceFeature) -> np.ndarray | None:

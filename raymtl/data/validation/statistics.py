@@ -255,14 +255,14 @@ class _TableCounter:
         """Note the histories of the same steps that differ in length."""
         features = self._config.features
         for first, *others in self._config.same_steps():
-            read = [name for name in (first, *others) if f"features.{name}" in by_use]
             lengths = {}
-            for name in read if first in read else ():
-                lists = one_array(self._raw, columns_of(name, features)[0], "ids")
-                lengths[name] = rules.cut_lists(*rules.list_parts(lists), features[name])[1]
-            for name in read[1:] if first in read else ():
-                wrong = lengths[name] != lengths[first]
-                if wrong.any():
+            for name in (first, *others):
+                feature = features[name]
+                if f"features.{name}" in by_use and isinstance(feature, SequenceFeature):
+                    lists = one_array(self._raw, feature.column or name, "ids")
+                    lengths[name] = rules.cut_lists(*rules.list_parts(lists), feature)[1]
+            for name in others if first in lengths else ():
+                if name in lengths and (wrong := lengths[name] != lengths[first]).any():
                     pairs = (pa.array(lengths[n]).cast(pa.string()) for n in (name, first))
                     shown = pc.binary_join_element_wise(*pairs, " beside ")
                     self._note(by_use[f"features.{name}"], rules.steps_rule(first), wrong, shown)
