@@ -15,16 +15,20 @@ from raymtl.config.features import (
     CrossFeature,
     Feature,
     IdFeature,
+    SequenceDenseFeature,
+    SequenceFeature,
     Table,
     TableDefaults,
     Tableless,
     table_of,
     with_bucket_tables,
 )
+from raymtl.config.list_checks import list_problems
 from raymtl.config.metrics import MEAN_AUC, parse_metric
 from raymtl.config.model import Model
 from raymtl.config.model_checks import model_problems
 from raymtl.config.roles import NotSearched, Role
+from raymtl.config.slots.sequence import DUPNSequence
 from raymtl.config.task_kinds import KINDS
 from raymtl.config.tasks import Task
 from raymtl.config.train import Train
@@ -89,7 +93,8 @@ class Config(Section):
     def _consistent(self) -> "Config":
         # Whether model and run fit the tasks can only be said of tasks that are right.
         crosses = cross_problems(self.features, self.tables)
-        problems = [*_table_problems(self), *crosses, *_task_problems(self)] or [
+        lists = list_problems(self.features, self.tables)
+        problems = [*_table_problems(self), *crosses, *lists, *_task_problems(self)] or [
             *self._model_problems(),
             *_train_problems(self),
             *_daily_problems(self),
@@ -127,12 +132,24 @@ class Config(Section):
         def is_of_user(name: str, feature: Feature) -> bool:
             if isinstance(feature, CrossFeature):
                 return all(is_of_user(part, self.features[part]) for part in feature.of)
+            if isinstance(feature, SequenceDenseFeature):
+                return is_of_user(feature.of, self.features[feature.of])
             if feature.side is not None:
                 return feature.side == "user"
             own = feature.kind == "sequence" or name in getattr(self.model.sequence, "user", [])
             return own or (feature.column or name) == self.data.group
 
         return [name for name, feature in self.features.items() if is_of_user(name, feature)]
+
+    def same_steps(self) -> list[list[str]]:
+        """Names of the features of kind `sequence` that describe the same steps, several in each group."""
+        section = self.model.sequence
+        histories = [name for name, feature in self.features.items() if isinstance(feature, SequenceFeature)]
+        groups = (
+            [histories] if isinstance(section, DUPNSequence) else (getattr(section, "behaviours", None) or {}).values()
+        )
+        found = [[name for name in group if name in histories] for group in groups]
+        return [group for group in found if len(group) > 1]
 
     def request_features(self) -> list[str]:
         """Names of the features that are read and looked up once per request, in order; none without `data.request`."""
