@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import pyarrow.compute as pc
 
+from raymtl.config.data import as_roots
 from raymtl.config.load import config_from_dict
 from raymtl.config.task_kinds import find_kind
 from raymtl.config.yamltext import dump_yaml, parse_yaml
@@ -68,13 +69,13 @@ def compose(name: str, days: Days, profile: Profile, guesses: Mapping[str, Guess
     tasks = {keys[column]: _named(column, found, keys) for column, found in make_tasks(profile, guesses).items()}
     if not tasks:
         raise DataError(
-            f"`{days.path}` has no column that looks like a label (0 and 1, with the name of an event); name it with --label "
-            f"COLUMN. The columns are {', '.join(profile.columns)}"
+            f"{_quoted(days.path)} has no column that looks like a label (0 and 1, with the name of an event); name it with "
+            f"--label COLUMN. The columns are {', '.join(profile.columns)}"
         )
     features, tables = _features(profile, guesses, keys, shared_columns(profile, guesses, nested))
     if not features:
         raise DataError(
-            f"`{days.path}` has no column for a feature besides its labels; write the columns that a model may read"
+            f"{_quoted(days.path)} has no column for a feature besides its labels; write the columns that a model may read"
         )
     left_out = [_comment(f"{n}: {g.why}") for n, g in guesses.items() if g.role in ("ignore", "truth")]
     sections = {
@@ -101,6 +102,10 @@ def compose(name: str, days: Days, profile: Profile, guesses: Mapping[str, Guess
     text = "\n".join(lines) + "\n"
     config_from_dict(parse_yaml(text, "the new configuration"), "the new configuration")
     return text
+
+
+def _quoted(path: str | list[str]) -> str:
+    return ", ".join(f"`{root}`" for root in as_roots(path))
 
 
 def _data(days: Days, profile: Profile, guesses: Mapping[str, Guess], nested: Nested | None) -> list[_Entry]:

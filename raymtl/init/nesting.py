@@ -8,6 +8,7 @@ from typing import Any
 import pyarrow as pa
 import ray
 
+from raymtl.config.data import as_roots
 from raymtl.config.features import BiasFeature, CrossFeature, columns_of
 from raymtl.config.load import config_from_dict
 from raymtl.config.root import Config
@@ -85,8 +86,13 @@ def open_source(path: str) -> Source:
 def _places(folder: Folder, config: Config | None) -> dict[str, Layout]:
     """The folders of days below a folder, relative to it, each with the names of its days."""
     if config is not None:
-        parts = {"train": config.data.path, "eval": config.data.eval_path}
-        below = {part: _below(folder.path, path) for part, path in parts.items() if path is not None}
+        for path in (config.data.path, config.data.eval_path):
+            if isinstance(path, list):
+                raise DataError(
+                    f"{CONFIG} of `{folder.path}` has a list of roots ({', '.join(path)}); nest each of them alone, without that "
+                    "file"
+                )
+        below = {part: _below(folder.path, config.data.roots_of(part)[0]) for part in ("train", "eval")}
         if inside := {name: Layout.of(config, part) for part, name in below.items() if name is not None}:
             return inside
     days = find_days(folder)
@@ -94,7 +100,7 @@ def _places(folder: Folder, config: Config | None) -> dict[str, Layout]:
         raise DataError(
             f"`{folder.path}` has no folders of days, ds=YYYY-MM-DD; write the logs by day (`raymtl init` does)"
         )
-    paths = [days.path, *([days.eval_path] if days.eval_path else [])]
+    paths = (*as_roots(days.path), *as_roots(days.eval_path or ()))
     return {_below(folder.path, path) or "": days.layout for path in paths}
 
 
@@ -218,8 +224,8 @@ def nested_config(source: Source, out: str, nested: Nested) -> tuple[dict[str, A
     raw, config = source.raw, source.config
     assert config is not None
     data = raw["data"]
-    data["path"] = _moved(config.data.path, source, out)
-    if (eval_path := config.data.eval_path) is not None:
+    data["path"] = _moved(config.data.roots_of("train")[0], source, out)
+    for eval_path in as_roots(config.data.eval_path or ()):
         if _below(source.folder.path, eval_path) is None:
             raise ConfigError(
                 f"data.eval_path of the configuration is `{eval_path}`, outside of `{source.folder.path}`, so that only one of "
