@@ -216,12 +216,12 @@ class StartVectors(Section):
 
 
 class Vocabulary(Section):
-    """The IDs of a `map` table in parquet files, each of which has a row; all others are unknown."""
+    """The IDs of a `map` table in files, each of which has a row; all others are unknown."""
 
     path: Annotated[Location, Role.LEARNING | Role.LOOKUP]
-    """A file, or a folder of them."""
+    """A file, or a folder of them: parquet, or, if the name ends in `.txt`, text with an ID per line."""
     id: Annotated[str, Role.LEARNING | Role.LOOKUP] = "id"
-    """Column of the IDs, of the same type as in the logs."""
+    """Column of the IDs in parquet, of the same type as in the logs."""
 
 
 class TableDefaults(Section):

@@ -13,6 +13,7 @@ from raymtl.data.read import Input
 from raymtl.data.roots import Roots
 from raymtl.data.units import Fragment, Plan, Unit, join_plans, plan_input
 from raymtl.data.user_slice import UserSlice
+from raymtl.data.vocabulary import check_id_files
 from raymtl.errors import ConfigError
 
 Tasks = tuple[str, ...] | None
@@ -95,6 +96,7 @@ def plan_day(config: Config, day: dt.date, base_end: dt.date | None, excluded: C
     for group in delayed:
         if base_end is not None and group.days and group.days[-1] in plans:
             next_day[group.delay] = join_plans([(plans[group.days[-1]], group.tasks)])
+    check_id_files(config, day_rows.held)
     all_rows = join_plans(train)
     notes += all_rows.notes
     return DayPlans(day_rows, all_rows, join_plans(held_out), next_day, read, notes)

@@ -50,6 +50,11 @@ class Roots:
         more = f" and {count_of(len(self.folders) - 1, 'more root')}" if len(self.folders) > 1 else ""
         return f"`{self.path}`{more}"
 
+    @property
+    def have(self) -> str:
+        """The verb to `words`."""
+        return "has" if len(self.folders) == 1 else "have"
+
     def days(self, layout: Layout) -> list[dt.date]:
         """The days that any root has, in order."""
         return sorted({day for folder in self.folders for day in partitioned_days(folder, layout)})

@@ -16,7 +16,7 @@ import pyarrow.fs as pafs
 import pyarrow.parquet as pq
 
 from raymtl.config.root import Config
-from raymtl.data.contract import mixed_problems, required_columns, schema_faults
+from raymtl.data.contract import held_ids, mixed_problems, required_columns, schema_faults
 from raymtl.data.foreign import other_content
 from raymtl.data.found import File
 from raymtl.data.lakehouse.snapshot import SETTING
@@ -81,6 +81,8 @@ class Plan:
     """What is there and is not read, one sentence each."""
     snapshot: int | None = None
     """The snapshot, if the data set is a table."""
+    held: Mapping[str, frozenset[str]] = field(default_factory=dict, compare=False, repr=False)
+    """By table, what the logs hold of its IDs (`contract.held_ids`)."""
 
     @property
     def rows(self) -> int:
@@ -261,7 +263,7 @@ def _plan(config: Config, part: str) -> tuple[Plan, list[Footer]]:
     units = make_units(footers, data.unit_rows)
     if not units:
         raise DataError(
-            f"{roots.words}: no rows on {days}: the parquet files are empty; write those days again or choose others"
+            f"{roots.words} {roots.have} no rows on {days}: the parquet files are empty; write those days again or choose others"
         )
     if empty := sorted({f.day for f in files} - {f.file.day for f in with_rows(footers)}):
         found.notes.append(
@@ -270,7 +272,9 @@ def _plan(config: Config, part: str) -> tuple[Plan, list[Footer]]:
         )
     found.notes += _never_there(with_rows(footers))
     of_days = (str(min(f.day for f in files)), str(max(f.day for f in files)))
-    plan = Plan(roots.path, units, _identity(footers, units, roots), of_days, tuple(found.notes), found.snapshot)
+    held = held_ids(config, {id(f.schema): f.schema for f in with_rows(footers)}.values())
+    identity = _identity(footers, units, roots)
+    plan = Plan(roots.path, units, identity, of_days, tuple(found.notes), found.snapshot, held)
     return plan, footers
 
 
@@ -298,7 +302,9 @@ def join_plans(parts: Sequence[tuple[Plan, tuple[str, ...] | None]]) -> Plan:
     identity = hashlib.sha256(repr([(plan.identity, tasks) for plan, tasks in parts]).encode()).hexdigest()[:16]
     days = [day for plan, _ in parts for day in plan.days]
     notes = tuple(dict.fromkeys(note for plan, _ in parts for note in plan.notes))
-    return Plan(roots.pop(), units, identity, (min(days), max(days)), notes, parts[0][0].snapshot)
+    tables = {table for plan, _ in parts for table in plan.held}
+    held = {t: frozenset().union(*(plan.held.get(t, frozenset()) for plan, _ in parts)) for t in tables}
+    return Plan(roots.pop(), units, identity, (min(days), max(days)), notes, parts[0][0].snapshot, held)
 
 
 def _schema_problems(footers: Sequence[Footer], config: Config, evaluation: bool) -> list[str]:

@@ -151,7 +151,7 @@ def footers_of(days: FoundDays) -> list[Footer]:
         raise DataError(found.faults[0])
     footers = with_rows(read_footers(roots.filesystem, found.files))
     if not footers:
-        raise DataError(f"{roots.words}: no rows: the parquet files are empty; write the days again")
+        raise DataError(f"{roots.words} {roots.have} no rows: the parquet files are empty; write the days again")
     return footers
 
 

@@ -19,7 +19,7 @@ from raymtl.data.units import Plan
 from raymtl.errors import ConfigError, DataError, UserError
 from raymtl.storage.folder import Folder
 from raymtl.training.driver import prepare_inputs
-from tests.helpers.small_data import DAY, make_config
+from tests.helpers.small_data import DAY, click_rows, make_config, write_file
 
 IDS = ["a", None, "b", "ä", "a"]
 VECTORS = [[1.0] * 4, [2.0] * 4, None, [3.0] * 4, [4.0] * 4]
@@ -79,7 +79,9 @@ def test_a_wrong_file_is_refused(tmp_path: Path, table: dict[str, Any], words: s
 
 
 def test_a_run_checks_the_file_before_it_starts(tmp_path: Path) -> None:
-    config = make_config(tables={"item": {"rows": 9, "vectors": {"path": str(tmp_path / "none")}}})
+    write_file(tmp_path / "logs", click_rows(10))
+    vectors = {"path": str(tmp_path / "none")}
+    config = make_config(tables={"item": {"rows": 9, "vectors": vectors}}, path=str(tmp_path / "logs"))
     with pytest.raises(UserError, match=r"tables.item.vectors.path is .* does not exist"):
         prepare_inputs(config)
     write(tmp_path / "v.parquet")

@@ -10,7 +10,7 @@ import pyarrow as pa
 
 from raymtl.config.features import Tableless
 from raymtl.config.root import Config
-from raymtl.data.contract import id_words, mixed_problems, plain_types, required_columns, schema_faults
+from raymtl.data.contract import held_ids, id_words, mixed_problems, plain_types, required_columns, schema_faults
 from raymtl.data.lakehouse.tables import with_snapshots
 from raymtl.data.partitions import Layout
 from raymtl.data.roots import Roots
@@ -21,7 +21,8 @@ from raymtl.data.validation.report import CheckReport, Findings, PartReport, Sch
 from raymtl.data.validation.rules import evaluate_rules
 from raymtl.data.validation.statistics import Partial, Scanner
 from raymtl.data.validation.summarize import build_report
-from raymtl.errors import DataError
+from raymtl.data.vocabulary import check_id_files
+from raymtl.errors import ConfigError, DataError
 from raymtl.words import count_of
 
 _TASK_ROWS = 1_000_000
@@ -222,6 +223,10 @@ def _across(config: Config, summaries: dict[str, _FooterSummary]) -> Findings:
                     f"too good; evaluate on other days"
                 )
     schemas_in_use = {id(f.schema): f.schema for s in summaries.values() for f in with_rows(s.footers)}
+    try:
+        check_id_files(config, held_ids(config, schemas_in_use.values()))
+    except (DataError, ConfigError) as error:
+        findings.problems.append(str(error))
     for table in config.tables:
         lookups = [n for n, f in config.features.items() if not isinstance(f, Tableless)]
         features = [n for n in lookups if config.table_of(n) == table]
