@@ -47,7 +47,7 @@ class IdFeature(_Lookup):
     @classmethod
     def _is_no_flag(cls, value: Any) -> Any:
         if isinstance(value, bool):
-            raise ValueError(f"null_id is {str(value).lower()}, a flag of YAML; write a number, or quote the text")
+            raise ValueError("that is a flag of YAML; write a number, or quote the text")
         return value
 
 

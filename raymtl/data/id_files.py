@@ -69,8 +69,8 @@ class IdFile:
             if wrong.any():
                 at = int(wrong.argmax())
                 raise DataError(
-                    f"{self.path}: a vector has {lengths[at].as_py()} numbers, but the dim of the table is {width}; set "
-                    f"{self.key.rpartition('.')[0]}.dim to it, or write vectors of one length"
+                    f"{self.path}: a vector has {lengths[at].as_py()} numbers, but the dim of the table is {width}; "
+                    f"{_width_remedy(self.key, lengths[at].as_py())}"
                 )
             wrong, shown = rules.broken_elements(values)
             if wrong.any():
@@ -136,9 +136,20 @@ def open_id_file(key: str, path: str, column: str, vector: str | None = None, wi
             if use == "vector" and pa.types.is_fixed_size_list(found) and found.list_size != width:
                 raise DataError(
                     f"{footer.file.path}: column `{name}` holds vectors of {found.list_size} numbers, but the dim of the table "
-                    f"is {width}; set {key.rpartition('.')[0]}.dim to {found.list_size}"
+                    f"is {width}; {_width_remedy(key, found.list_size)}"
                 )
     return IdFile(key, path, column, footers)
+
+
+def _width_remedy(key: str, width: int) -> str:
+    """What to do about vectors of another width than their table's."""
+    table = key.rpartition(".")[0]
+    if width and width % 4 == 0:
+        return f"set {table}.dim to {width}, or write vectors of that dim"
+    filled = max(4, -(-width // 4) * 4)
+    return (
+        f"a dim is a multiple of 4: fill the vectors with zeros up to {filled} numbers, and set {table}.dim to {filled}"
+    )
 
 
 def vectors_file(name: str, table: Table) -> IdFile:

@@ -15,6 +15,7 @@ import pyarrow as pa
 import pyarrow.fs as pafs
 import pyarrow.parquet as pq
 
+from raymtl.config.base import did_you_mean
 from raymtl.config.root import Config
 from raymtl.data.contract import held_ids, mixed_problems, required_columns, schema_faults
 from raymtl.data.foreign import other_content
@@ -270,7 +271,7 @@ def _plan(config: Config, part: str) -> tuple[Plan, list[Footer]]:
             f"{roots.words}: {some_of(map(str, empty), 'day')} of data.{part} {'has' if len(empty) == 1 else 'have'} no rows; "
             f"write {'it' if len(empty) == 1 else 'them'} again, or choose other days"
         )
-    found.notes += _never_there(with_rows(footers))
+    found.notes += never_there(with_rows(footers))
     of_days = (str(min(f.day for f in files)), str(max(f.day for f in files)))
     held = held_ids(config, {id(f.schema): f.schema for f in with_rows(footers)}.values())
     identity = _identity(footers, units, roots)
@@ -278,13 +279,14 @@ def _plan(config: Config, part: str) -> tuple[Plan, list[Footer]]:
     return plan, footers
 
 
-def _never_there(footers: Sequence[Footer]) -> list[str]:
+def never_there(footers: Sequence[Footer]) -> list[str]:
     """A sentence for each column that files may lack, by a feature's `since`, and all of them do: it may be misspelt."""
+    known = {name for footer in footers for name in footer.schema.names}
     optional = dict.fromkeys(name for footer in footers for name in footer.file.optional)
     absent = [name for name in optional if all((name, None) in footer.file.values for footer in footers)]
     return [
         f"column `{name}` is in none of the files, so its features are null in all rows: the days are before their `since`; "
-        "check its name if it should be there"
+        f"check its name if it should be there{did_you_mean(name, known - {name})}"
         for name in absent
     ]
 

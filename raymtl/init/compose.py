@@ -122,7 +122,9 @@ def _data(days: Days, profile: Profile, guesses: Mapping[str, Guess], nested: Ne
         entries.append(_Entry("eval_path", days.eval_path))
     if nested is not None:
         why = f"a row is a request; its impressions hold {some_of(sorted(nested.labels), 'label')}"
-        entries.append(_Entry("impressions", nested.column, why))
+        entries.append(
+            _Entry("impressions", nested.columns[0] if len(nested.columns) == 1 else list(nested.columns), why)
+        )
     for column, guess in guesses.items():
         if guess.role == "scenario":
             listed = scenario_values(profile.columns[column])

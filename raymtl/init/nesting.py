@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import pyarrow as pa
+import pyarrow.fs as pafs
 import ray
 
 from raymtl.config.data import as_roots
@@ -63,6 +64,9 @@ def open_source(path: str) -> Source:
     Raises DataError if there are none, or they are nested already.
     """
     folder = Folder.open(absolute(path))
+    if (kind := folder.kind()) != pafs.FileType.Directory:
+        problem = "does not exist" if kind == pafs.FileType.NotFound else "is a file"
+        raise DataError(f"SOURCE `{path}` {problem}; pass the folder with the logs")
     config, raw = None, {}
     if folder.read(CONFIG) is not None:
         raw = read_source(folder.path_of(CONFIG), None).merged()
@@ -176,9 +180,10 @@ def nest_logs(
         if column not in source.schema.names or column == keys.request:
             what = "is the request's" if column == keys.request else f"does not exist in `{source.folder.path}`"
             raise ConfigError(f"--impression: column `{column}` {what}; name a column of an impression")
+    inside = Folder.open(absolute(out)).root
+    if _below(source.folder.root, inside) is not None:  # before the folder is made
+        raise ConfigError(f"OUT, `{out}`, lies in SRC, `{source.folder.path}`; write to a folder outside of it")
     target = OutputFolder.open(out)
-    if _below(source.folder.path, target.path) is not None:
-        raise ConfigError(f"OUT, `{target.path}`, lies in SRC, `{source.folder.path}`; write to a folder outside of it")
     _start(target, source)
     join(address, 0)
     cpus = max(1, int(ray.cluster_resources().get("CPU", 1)))

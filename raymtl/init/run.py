@@ -20,7 +20,7 @@ from raymtl.init.compose import compose
 from raymtl.init.days import FoundDays, choose_days, find_days_of_all
 from raymtl.init.label_values import event_values
 from raymtl.init.profile import Profile, footers_of, kinds_of, profile
-from raymtl.init.requests import Nested, find_nested, find_request, nested_footers
+from raymtl.init.requests import Nested, find_lists, find_nested, find_request, nested_footers
 from raymtl.init.roles import Guess, find_leaks, guess_roles, with_answers
 from raymtl.init.schema import profile_of_footers
 from raymtl.init.split import PLACEHOLDER, choose_split, flat_footers, write_days
@@ -91,6 +91,8 @@ def look(
     path = ", ".join(paths)
     footers = flat_footers(folder) if days is None else footers_of(days)
     nested = find_nested(path, footers, labels, ignored)
+    if nested is None and read_rows:
+        nested = find_lists(folder, footers, labels, ignored)
     if nested is not None:
         footers = nested_footers(folder, footers, nested)
     there = dict.fromkeys(column for footer in footers for column in footer.schema.names)

@@ -58,15 +58,24 @@ def test_ids_and_vectors_of_all_files(tmp_path: Path, kind: pa.DataType, rows: i
         ({"id": [1], "vector": [["a"]]}, "column `vector` has type list<element: string>, expected a list of numbers"),
         (
             {"id": [1], "vector": pa.array([[1.0] * 3], pa.list_(pa.float32(), 3))},
-            "column `vector` holds vectors of 3 numbers, but the dim of the table is 4; set tables.x.dim to 3",
+            "column `vector` holds vectors of 3 numbers, but the dim of the table is 4; a dim is a multiple of 4: "
+            "fill the vectors with zeros up to 4 numbers, and set tables.x.dim to 4",
+        ),
+        (
+            {"id": [1], "vector": pa.array([[1.0] * 50], pa.list_(pa.float32(), 50))},
+            "fill the vectors with zeros up to 52 numbers, and set tables.x.dim to 52",
+        ),
+        (
+            {"id": [1], "vector": pa.array([[1.0] * 8], pa.list_(pa.float32(), 8))},
+            "but the dim of the table is 4; set tables.x.dim to 8, or write vectors of that dim",
         ),
         (
             {"id": [1, 2], "vector": [[1.0] * 4, [1.0]]},
-            "a vector has 1 numbers, but the dim of the table is 4; set tables.x.dim",
+            "a vector has 1 numbers, but the dim of the table is 4; a dim is a multiple of 4",
         ),
         ({"id": [1], "vector": [[1.0, 2.0, np.nan, 3.0]]}, "a vector holds nan, expected finite numbers; write null"),
     ],
-    ids=["missing", "column", "id", "type", "width", "length", "nan"],
+    ids=["missing", "column", "id", "type", "width", "width 50", "width 8", "length", "nan"],
 )
 def test_a_wrong_file_is_refused(tmp_path: Path, table: dict[str, Any], words: str) -> None:
     path = tmp_path / "v.parquet"

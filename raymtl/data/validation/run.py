@@ -16,7 +16,7 @@ from raymtl.data.partitions import Layout
 from raymtl.data.roots import Roots
 from raymtl.data.scan import scan
 from raymtl.data.source import evaluated_training_files
-from raymtl.data.units import Footer, Fragment, find_footers, make_units, with_rows
+from raymtl.data.units import Footer, Fragment, find_footers, make_units, never_there, with_rows
 from raymtl.data.validation.report import CheckReport, Findings, PartReport, SchemaDifference
 from raymtl.data.validation.rules import evaluate_rules
 from raymtl.data.validation.statistics import Partial, Scanner
@@ -97,7 +97,7 @@ def _read_footers_of(config: Config, part: str) -> _FooterSummary:
     found = roots.find_files(days, Layout.of(config, part))
     footers, broken = find_footers(roots.filesystem, found.files)
     report.problems += found.problems + broken
-    report.notes += found.notes
+    report.notes += found.notes + never_there(with_rows(footers))
     report.snapshot = found.snapshot
     report.files, report.bytes = len(found.files), sum(f.size for f in found.files)
     report.row_groups = sum(len(f.row_group_rows) for f in footers)
