@@ -49,7 +49,7 @@ class IdFeature(_Lookup):
     @classmethod
     def _is_no_flag(cls, value: Any) -> Any:
         if isinstance(value, bool):
-            raise ValueError(f"null_id is {str(value).lower()}, a flag of YAML; write a number, or quote the text")
+            raise ValueError("that is a flag of YAML; write a number, or quote the text")
         return value
 
 
@@ -243,12 +243,12 @@ class StartVectors(Section):
 
 
 class Vocabulary(Section):
-    """The IDs of a `map` table in parquet files, each of which has a row; all others are unknown."""
+    """The IDs of a `map` table in files, each of which has a row; all others are unknown."""
 
     path: Annotated[Location, Role.LEARNING | Role.LOOKUP]
-    """A file, or a folder of them."""
+    """A file, or a folder of them: parquet, or, if the name ends in `.txt`, text with an ID per line."""
     id: Annotated[str, Role.LEARNING | Role.LOOKUP] = "id"
-    """Column of the IDs, of the same type as in the logs."""
+    """Column of the IDs in parquet, of the same type as in the logs."""
 
 
 class TableDefaults(Section):

@@ -34,6 +34,8 @@ from raymtl.config.tasks import Task
 from raymtl.config.train import Train
 from raymtl.config.tune import Tune
 
+_OF_UPDATES = ("lr", "optimizer")
+"""Keys of a table that say how its rows are updated."""
 RUN_NAME = r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,99}$"
 """Pattern of the names of runs."""
 Name = Annotated[
@@ -176,6 +178,8 @@ def _with_defaults(table: Table, defaults: TableDefaults) -> Table:
     """The table, with `table_defaults` for the keys that its own entry does not set; `init` key by key."""
     own = table.model_fields_set
     update = {key: getattr(defaults, key) for key in TableDefaults.model_fields if key not in own}
+    if not update.get("trainable", table.trainable):  # what updates rows is not for a table without updates
+        update = {key: value for key, value in update.items() if key not in _OF_UPDATES}
     if "init" in own:
         given = {key: getattr(table.init, key) for key in table.init.model_fields_set}
         update["init"] = defaults.init.model_copy(update=given)
@@ -183,6 +187,10 @@ def _with_defaults(table: Table, defaults: TableDefaults) -> Table:
 
 
 def _table_problems(config: Config) -> Iterator[str]:
+    for key in _OF_UPDATES:
+        value = getattr(config.table_defaults, key)
+        if value is not None and config.tables and not any(spec.trainable for spec in config.tables.values()):
+            yield f"table_defaults.{key} is {value}, but no table is `trainable`; remove one of the two"
     lookups = {name: config.table_of(name) for name, f in config.features.items() if not isinstance(f, Tableless)}
     for name, table in lookups.items():
         if table not in config.tables:
@@ -205,9 +213,14 @@ def _table_problems(config: Config) -> Iterator[str]:
         if table not in lookups.values():
             yield f"tables.{table} is looked up by no feature; remove it, or set a feature's `table` to `{table}`"
     for name, spec in config.tables.items():
-        for key in ("lr", "optimizer"):
+        for key in _OF_UPDATES:
             if not spec.trainable and (value := getattr(spec, key)) is not None:
                 yield f"tables.{name}.{key} is {value}, but the table is not `trainable`; remove one of the two"
+        if not spec.trainable and spec.vectors is None and config.daily is None:
+            yield (
+                f"tables.{name} is not `trainable` and has no `vectors`, so its rows would stay random; set "
+                f"tables.{name}.vectors, or trainable to true"
+            )
         if spec.vocabulary and spec.id_space != "map":
             yield f"tables.{name} has a vocabulary, but its id_space is `{spec.id_space}`; set it to `map`"
         if spec.vocabulary and (spec.admit_count > 1 or spec.evict_after_days is not None):

@@ -172,7 +172,7 @@ def mixed_problems(files: Iterable[tuple[str, pa.Schema]], columns: Sequence[Col
         seen.add(id(schema))
         for column in ids:
             if column.name in schema.names and not _is_empty(kind := schema.types[schema.names.index(column.name)]):
-                first[column.used_by].setdefault(_id_word(kind), path)
+                first[column.used_by].setdefault(id_word(kind), path)
     return [
         f"column `{column.name}` ({column.used_by}) holds "
         + " and ".join(f"{word}s in {path}" for word, path in sorted(first[column.used_by].items()))
@@ -187,12 +187,24 @@ def id_words(schemas: Iterable[pa.Schema], columns: Iterable[Column]) -> dict[st
     schemas = list(schemas)
     return {
         column.used_by: {
-            _id_word(kind)
+            id_word(kind)
             for schema in schemas
             if column.name in schema.names and not _is_empty(kind := schema.types[schema.names.index(column.name)])
         }
         for column in columns
     }
+
+
+def held_ids(config: Config, schemas: Iterable[pa.Schema]) -> dict[str, frozenset[str]]:
+    """What the logs hold of the IDs of each table, in the words of `id_words`; buckets and crosses are integers."""
+    words = id_words(schemas, [c for c in required_columns(config) if c.used_by.startswith("features.")])
+    held: dict[str, set[str]] = {}
+    for name, feature in config.features.items():
+        if isinstance(feature, BucketFeature | CrossFeature):
+            held.setdefault(config.table_of(name), set()).add("integer")
+        elif not isinstance(feature, Tableless):
+            held.setdefault(config.table_of(name), set()).update(words[f"features.{name}"])
+    return {table: frozenset(found) for table, found in held.items()}
 
 
 def fits(found: pa.DataType, kind: Kind) -> bool:
@@ -248,7 +260,7 @@ def _plain_type(found: pa.DataType, uses: set[Kind]) -> str:
         return _plain_type(found.value_type, uses)
     # A column of numbers becomes one of doubles on the day of its first null; only IDs distinguish integers from other numbers.
     if is_text(found) or (_is_id(found) and uses & {"id", "ids", "category"}):
-        return _id_word(found)
+        return id_word(found)
     if _is_number(found):
         return "number"
     return "time" if _is_time(found) else str(found)
@@ -369,7 +381,7 @@ def _no_row(kind: pa.DataType) -> str | None:
     return "strings" if is_text(leaf) else f"{leaf.precision}-digit decimals" if wide else None
 
 
-def _id_word(kind: pa.DataType) -> str:
+def id_word(kind: pa.DataType) -> str:
     """What a column of IDs, or of lists of them, holds; equal IDs are equal only under the same word."""
     while _has_elements(kind) or pa.types.is_map(kind):
         kind = kind.key_type if pa.types.is_map(kind) else kind.value_type

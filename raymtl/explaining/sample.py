@@ -71,7 +71,7 @@ class SampleReader:
         all_maps = {**dict.fromkeys(config.map_tables()), **maps}
         self.maker = BlockMaker(self._config.model_copy(update={"data": flat}), evaluation=True, maps=all_maps)
 
-    def plan(self, path: str, days: DayRange, snapshot: int | None = None) -> Plan:
+    def plan(self, path: str | list[str], days: DayRange, snapshot: int | None = None) -> Plan:
         """The row groups of some days; reads footers only. DataError if something is missing or has a wrong type."""
         changes = {"path": path, "eval": days, "eval_path": None, "eval_snapshot": None, "snapshot": snapshot}
         data = self._config.data.model_copy(update={**changes, "unit_rows": 1})

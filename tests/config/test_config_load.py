@@ -274,7 +274,7 @@ class TestPaths:
         assert (config.data.path, config.output) == (url, url)
 
     def test_an_empty_path_is_refused(self):
-        assert 'data.path is ""; expected text, not empty' in refused("data.path=''")
+        assert 'data.path is ""; expected a folder or a URL, not empty' in refused("data.path=''")
 
 
 class TestRoundTrip:
