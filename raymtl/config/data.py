@@ -8,6 +8,7 @@ from pydantic import BeforeValidator, Field, PositiveInt, field_validator, model
 
 from raymtl.config.base import ExpectedText, Section, Seed
 from raymtl.config.roles import Role
+from raymtl.config.sampling import Sampling
 
 
 def _day(value: object) -> object:
@@ -129,6 +130,8 @@ class Data(Section):
     """The scenario column, if the logs have one."""
     weight: Annotated[str | None, Role.LEARNING | Role.READ] = None
     """Column with the weight of a row, ≥ 0; a null in it counts as 0. Null: every row has weight 1."""
+    sampling: Sampling | None = None
+    """Negatives that were dropped from the logs at random; null: the logs are complete."""
     group: Annotated[str | None, Role.LEARNING | Role.READ] = None
     """Column that groups rows for GAUC, usually the user; kind string or integer."""
     request: Annotated[str | None, Role.LEARNING | Role.READ] = None
@@ -180,6 +183,11 @@ class Data(Section):
     def by_request(self) -> bool:
         """Whether the rows of a request share its user side."""
         return self.request is not None or self.impressions is not None
+
+    @property
+    def has_weights(self) -> bool:
+        """Whether rows have weights other than 1."""
+        return self.weight is not None or self.sampling is not None
 
     @property
     def impression_columns(self) -> tuple[str, ...]:

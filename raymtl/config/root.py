@@ -25,6 +25,7 @@ from raymtl.config.metrics import MEAN_AUC, parse_metric
 from raymtl.config.model import Model
 from raymtl.config.model_checks import model_problems
 from raymtl.config.roles import NotSearched, Role
+from raymtl.config.sampling import sampling_problems
 from raymtl.config.task_kinds import KINDS
 from raymtl.config.tasks import Task
 from raymtl.config.train import Train
@@ -89,7 +90,8 @@ class Config(Section):
     def _consistent(self) -> "Config":
         # Whether model and run fit the tasks can only be said of tasks that are right.
         crosses = cross_problems(self.features, self.tables)
-        problems = [*_table_problems(self), *crosses, *_task_problems(self)] or [
+        tasks = [*_task_problems(self), *sampling_problems(self.data.sampling, self.tasks)]
+        problems = [*_table_problems(self), *crosses, *tasks] or [
             *self._model_problems(),
             *_train_problems(self),
             *_daily_problems(self),
