@@ -86,6 +86,11 @@ class Scenario(Section):
     values: Annotated[list[str | int], Field(min_length=1), Role.LEARNING | Role.READ]
     """The values to distinguish, in the order of reports. Any other value, and null, counts as `other`."""
 
+    @property
+    def names(self) -> list[str]:
+        """The names of the scenarios in reports, `other` last."""
+        return [*(str(value) for value in self.values), "other"]
+
     @model_validator(mode="after")
     def _distinct(self) -> "Scenario":
         names = [str(v) for v in self.values]

@@ -82,6 +82,15 @@ METRICS: dict[str, Metric] = {
         Metric("mae", "MAE", "lower", (Values,)),
         Metric("nmae", "NMAE", "lower", (Values,), decimals=4, wide_only=True),
         Metric("smape", "SMAPE", "lower", (Values,), decimals=4, wide_only=True),
+        Metric(
+            "calibration_error",
+            "ECE",
+            "lower",
+            (Binary,),
+            words="expected calibration error",
+            decimals=5,
+            wide_only=True,
+        ),
         Metric("calibration", "calibration", None, (Binary, Values), decimals=3, short="calib.", target=1.0),
     )
 }

@@ -30,7 +30,7 @@ class Head(nn.Module):
     ):
         super().__init__()
         self.arrange = InputAssembler(config, lookup)
-        self.ranker = build_ranker(config.model, config.active_tasks(), lookup.spec, base_rates)
+        self.ranker = build_ranker(config.model, config.active_tasks(), lookup.spec, base_rates, config.calibration)
         self.losses = TaskLosses(
             config.active_tasks(),
             config.model.order_loss,
