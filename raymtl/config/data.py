@@ -190,6 +190,11 @@ class Data(Section):
         return self.request is not None or self.impressions is not None
 
     @property
+    def has_complete_requests(self) -> bool:
+        """Whether there are requests of which no row was dropped, so that the ranks of their rows mean something."""
+        return self.by_request and self.sampling is None
+
+    @property
     def has_weights(self) -> bool:
         """Whether rows have weights other than 1."""
         return self.weight is not None or self.sampling is not None

@@ -135,9 +135,9 @@ def test_the_histogram_costs_no_accuracy() -> None:
 
 
 def test_a_scenario_moves_from_the_map_of_all_rows_to_its_own_with_its_positives() -> None:
-    """Labels of the second scenario are three times as likely. At the fit the derivative by the intercept is 0, so the predictions
-    of its rows sum to (P + prior) / (1 + prior / M), where M is their sum by the map of all rows: near M with few positives, near
-    P with many."""
+    """Labels of the second scenario are three times as likely. At the fit the derivative by the intercept is 0, so predictions
+    of its rows sum to (P + prior) / (1 + prior / M), where M is their sum by the map of all rows: near M with few positives,
+    near P with many."""
     prior = 100.0
     base, own = draw(400_000, seed=4)
     moved = []
