@@ -72,3 +72,20 @@ def calibration_problems(
             "calibration is fitted on users of data.eval, or of the rows that `daily` holds out, and neither is set; set "
             "data.eval, or remove calibration"
         )
+
+
+def delay_problems(
+    calibration: Calibration | None, active: Mapping[str, Task], delays: Mapping[str, int], multiplies: bool
+) -> Iterator[str]:
+    """The problems of `calibration` with a daily job; `delays` are the days until the labels of each task are final."""
+    if calibration is None or not multiplies:
+        return
+    chosen = calibration.chosen(active)
+    late = [name for name in chosen if (up := active[name].parent) is not None and delays[name] > delays[up]]
+    if late:
+        rest = [name for name in chosen if name not in late]
+        remedy = f"set calibration.tasks to [{', '.join(rest)}]" if rest else "remove calibration"
+        yield (
+            f"calibration of `{late[0]}` is that of P({late[0]} | {active[late[0]].parent}), whose labels `raymtl daily` never "
+            f"reads together, because tasks.{late[0]}.delay_days is longer; {remedy}"
+        )

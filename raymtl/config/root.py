@@ -6,7 +6,7 @@ from typing import Annotated
 from pydantic import Field, model_validator
 
 from raymtl.config.base import ExpectedText, Section, did_you_mean, not_a_task, quoted
-from raymtl.config.calibration import Calibration, calibration_problems
+from raymtl.config.calibration import Calibration, calibration_problems, delay_problems
 from raymtl.config.cross_checks import cross_problems
 from raymtl.config.daily import Daily
 from raymtl.config.data import Data, Location
@@ -112,7 +112,10 @@ class Config(Section):
     def _calibration_problems(self) -> Iterator[str]:
         data, is_fitted = self.data, self.data.eval is not None or self.daily is not None
         has = data.scenario is not None, data.group is not None
-        return calibration_problems(self.calibration, self.tasks, self.active_tasks(), *has, is_fitted)
+        yield from calibration_problems(self.calibration, self.tasks, self.active_tasks(), *has, is_fitted)
+        if self.daily is not None:
+            delays, multiplies = self.label_delays(), self.multiplies_labels()
+            yield from delay_problems(self.calibration, self.active_tasks(), delays, multiplies)
 
     def active_tasks(self) -> dict[str, Task]:
         """The tasks to train, in order, with parents outside the subset dropped."""

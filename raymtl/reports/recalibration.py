@@ -8,8 +8,8 @@ from raymtl.reports.style import number
 
 EXPLAINED = (
     "Recalibration was fitted on other users than these. Own: the model's own predictions; recalibrated: what is served. "
-    "ECE is the expected calibration error over 20 buckets of equal size, chance the error that a perfect model has on so few rows; "
-    "Σp / Σy is the sum of predictions over that of labels."
+    "ECE is the expected calibration error over 20 buckets of equal size, chance the error that a perfect model has on so few "
+    "rows; Σp / Σy is the sum of predictions over that of labels."
 )
 _COLUMNS = (
     "task", "scenario", "ECE, own", "recalibrated", "chance", "log loss, own", "recalibrated", "Σp / Σy, own", "recalibrated",

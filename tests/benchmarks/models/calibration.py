@@ -5,8 +5,8 @@ python -m tests.benchmarks.models.calibration sampling [--rows 400000] [--seeds 
 
 `recalibration`: the levels of two scenarios change after the training days. Maps are fitted on half of the users of the next day;
 error and log loss are measured on the other half, and with the exact AUC on all rows of the day after. `sampling`: negatives of
-the click are kept at a rate; click and buy of complete logs are predicted with weights (`data.sampling`), without a correction, and
-with log(rate) added to the logits.
+the click are kept at a rate; click and buy of complete logs are predicted with weights (`data.sampling`), without a correction,
+and with log(rate) added to the logits.
 """
 
 import argparse

@@ -154,3 +154,15 @@ def test_a_subset_without_a_calibrated_task_is_refused() -> None:
     raw["data"] |= {"group": "user", "eval": {"start": "2026-01-04", "end": "2026-01-04"}}
     with pytest.raises(ValidationError, match="none of the tasks that are trained"):
         Config.model_validate(raw)
+
+
+def test_a_factor_whose_labels_never_meet_is_refused() -> None:
+    """The daily job reads a day again for its late labels alone, without those of the parent."""
+    raw = small_raw() | {"calibration": {}, "daily": {"store": "/store"}, "model": {"preset": "esmm"}}
+    raw["data"] |= {"group": "user"}
+    Config.model_validate(raw)
+    raw["tasks"]["buy"]["delay_days"] = 2
+    with pytest.raises(ValidationError, match=r"P\(buy \| click\).*set calibration.tasks to \[click\]"):
+        Config.model_validate(raw)
+    Config.model_validate(raw | {"calibration": {"tasks": ["click"]}})
+    Config.model_validate(raw | {"model": {"preset": "aitm"}})
