@@ -6,6 +6,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from torch import Tensor, nn
 
 from raymtl.config.calibration import Calibration
 from raymtl.config.tasks import Task
@@ -14,7 +15,7 @@ from raymtl.objectives.calibration.calibrator import Calibrator
 from raymtl.serving.export import export_version
 from raymtl.serving.formats import check_format, serialize
 from raymtl.serving.version import Version, open_version
-from tests.helpers.exported_programs import predictions
+from tests.helpers.exported_programs import onnx_program, predictions
 from tests.helpers.served_version import publish_version, raw_features, served_config, stir_maps, write_logs
 from tests.serving.test_served_version import scored
 
@@ -50,32 +51,45 @@ def test_scoring_predicts_what_evaluation_does(version: Version, made: Any, spli
 
 
 def test_programs_predict_what_evaluation_does(version: Version, made: Any, tmp_path: Path) -> None:
-    """As ONNX where the maps are curves of scenarios, which need the most operations."""
     root, expected, _ = made
-    options = version.config.calibration
-    form = "onnx" if options is not None and options.method == "isotonic" else "torch"
-    facts = export_version(version, str(tmp_path), "none", form)
+    facts = export_version(version, str(tmp_path), "none")
     for found in predictions(tmp_path, facts, raw_features(root)):
         np.testing.assert_allclose(found, expected, rtol=0, atol=1e-6)
 
 
-def test_aoti_computes_the_curves(tmp_path: Path) -> None:
-    """Of the calibrator alone: the compiler takes minutes for the model."""
+@pytest.mark.parametrize("form", ["onnx", "aoti"])
+def test_other_formats_compute_the_curves(form: Any, tmp_path: Path) -> None:
+    """Of the calibrator alone, since the rest of the model takes minutes; curves of scenarios need the most operations."""
     try:
-        check_format("aoti")
+        check_format(form)
     except ConfigError as error:
         pytest.skip(str(error))
     options = Calibration(method="isotonic", by="scenario")
     calibrator = Calibrator(options, {"click": Task(), "buy": Task(parent="click")}, {"cvr": ("buy", "click")}, True, 3)
     stir_maps(calibrator)
+
+    class Predictions(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.calibrator = calibrator
+
+        def forward(self, features: dict[str, Tensor]) -> Tensor:
+            return torch.sigmoid(self.calibrator(features["logits"], features["scenario"]))
+
+    def inputs(rows: int) -> dict[str, Tensor]:
+        return {"logits": torch.randn(rows, 3) * 4, "scenario": torch.arange(rows) % 3}
+
     rows = torch.export.Dim("rows", min=1)
-    example = (torch.zeros(3, 3), torch.zeros(3, dtype=torch.int64))
-    program = torch.export.export(calibrator, example, dynamic_shapes=({0: rows}, {0: rows}))
-    path = tmp_path / "program.pt2"
-    path.write_bytes(serialize(program, "aoti", {}))
-    logits, scenario = torch.randn(50, 3) * 4, torch.arange(50) % 3
-    found = torch._inductor.aoti_load_package(str(path))(logits, scenario)
-    torch.testing.assert_close(torch.sigmoid(found), torch.sigmoid(calibrator(logits, scenario)), rtol=0, atol=1e-6)
+    dims = ({"logits": {0: rows}, "scenario": {0: rows}},)
+    program = torch.export.export(Predictions().eval(), (inputs(3),), dynamic_shapes=dims)
+    entry: dict[str, Any] = {"inputs": ["features"], "features": ["logits", "scenario"], "gives": "predictions"}
+    data, sent = serialize(program, form, entry), inputs(50)
+    if form == "onnx":
+        found = onnx_program(data, entry)(sent)
+    else:
+        (tmp_path / "program.pt2").write_bytes(data)
+        found = torch._inductor.aoti_load_package(str(tmp_path / "program.pt2"))(sent)
+    torch.testing.assert_close(found, Predictions()(sent), rtol=0, atol=1e-6)
 
 
 def test_a_child_stays_the_product_and_below_its_parent(made: Any) -> None:

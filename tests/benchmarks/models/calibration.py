@@ -10,6 +10,7 @@ and with log(rate) added to the logits.
 """
 
 import argparse
+import sys
 import tempfile
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -176,6 +177,7 @@ def recalibration(rows: int, seeds: int, coupler: str) -> None:
                 model.trainer.calibrate(model.day(FITTED))
                 for day in (FITTED, FOLLOWING):
                     found = model.trainer.measure(model.day(day), unseen=day == FOLLOWING)
+                    print(seed, options, day, found["calibration"], file=sys.stderr, flush=True)
                     name = f"{options.get('method', 'platt')} by {options['by']}"
                     for output, entry in found["calibration"].items():
                         errors = [entry["scenario_error"][key] for key in ("before", "after", "chance")]
@@ -221,6 +223,7 @@ def sampling(rows: int, seeds: int) -> None:
                 result = model.trainer.measure(model.day(FITTED), unseen=True)
                 for task, report in result["tasks"].items():
                     low, high = report["intervals"]["calibration"]
+                    print(seed, method, rate, task, report["calibration"], report["auc"], file=sys.stderr, flush=True)
                     found.setdefault((method, f"{rate:g}", task), []).append(
                         [report["calibration"], low, high, report["auc"]]
                     )
