@@ -18,7 +18,8 @@ _COLUMNS = (
 
 def recalibration_grid(calibration: Mapping[str, Any] | None, colours: Mapping[str, str]) -> Grid:
     """A row for each output and its scenarios, from `calibration` of an evaluation; no row without it."""
-    rows, heads = [], []
+    rows: list[list[Cell]] = []
+    heads: list[int] = []
     for output, entry in (calibration or {}).items():
         heads.append(len(rows))
         for scenario, part in _parts(entry):

@@ -19,6 +19,7 @@ from raymtl.objectives.calibration.maps import Method, apply_map, identity_of
 from raymtl.objectives.calibration.platt import fit_platt
 from raymtl.objectives.metrics import bins
 
+_FAR = 500.0
 Map = Callable[[Tensor], Tensor]
 """Logits [M] -> calibrated logits [M]."""
 
@@ -52,12 +53,14 @@ def _fit(
         return otherwise
     a = bins.centres()[there]
     negatives, positives = weights[NEGATIVE, there], weights[POSITIVE, there]
-    mass, p = negatives + positives, torch.sigmoid(expected(a))
+    # The prior must leave no bin without a share of both labels, so p and 1 − p must not underflow
+    mass, z = negatives + positives, expected(a).clamp(-_FAR, _FAR)
+    p, not_p = torch.sigmoid(z), torch.sigmoid(-z)
     # Weights have a scale of their own, so a positive of the prior weighs as much as those that are there
     side = POSITIVE if positives.sum() > 0 else NEGATIVE
     of_one = squares[side] / weights[side].sum()
     share = prior_positives * of_one / (mass @ p)
-    negatives = negatives + share * mass * (1 - p)
+    negatives = negatives + share * mass * not_p
     positives = positives + share * mass * p
     if method == "platt":
         return torch.tensor(fit_platt(a, negatives, positives), dtype=torch.float64)

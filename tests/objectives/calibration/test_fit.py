@@ -169,6 +169,15 @@ def test_a_prior_stands_separable_rows_and_a_scenario_without_positives() -> Non
 
 
 @pytest.mark.parametrize("method", ["platt", "isotonic"])
+def test_logits_of_any_size_give_finite_maps(method: str) -> None:
+    a = torch.tensor([-60_000.0, -800, -40, 0, 40, 800, 60_000], dtype=torch.float64).repeat(20)
+    maps = fit_maps(counted(a, (torch.arange(140) % 3 == 0).double()), method, by_scenario=True, prior_positives=50.0)
+    assert torch.isfinite(maps).all()
+    found = apply_map(method, maps[0, 0], a[:7].float())
+    assert (found.diff() >= 0).all()
+
+
+@pytest.mark.parametrize("method", ["platt", "isotonic"])
 def test_the_scale_of_the_weights_does_not_matter(method: str) -> None:
     logits, labels = draw(20_000, slope=0.8, intercept=0.5, seed=6)
     one, other = (
