@@ -79,7 +79,7 @@ def test_multiclass() -> None:
 
 
 def test_ordinal() -> None:
-    """Probabilities as differences of cumulative ones (McCullagh 1980), the expected level, and thresholds that keep their order."""
+    """Probabilities as differences of cumulative ones (McCullagh 1980), and the expected level."""
     objective, heads, y = objective_of(TASKS["stars"]), random(ROWS, 4), labels("stars")
     heads[:, 1:] = heads[:1, 1:]  # the same thresholds for all rows
     theta = np.concatenate([[0.0], np.cumsum(np.log1p(np.exp(heads[0, 1:].numpy())) + 1e-3)])

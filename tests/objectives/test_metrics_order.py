@@ -74,7 +74,7 @@ def test_effects_are_derivatives_by_the_weights(metric) -> None:
     assert effects.sum().item() == pytest.approx(0, abs=1e-9)
     step = 1e-5
     for group in (0, 7, 19):
-        more, _ = metric(score, target, weight * (1 + step * (index == group)), index, groups)
+        more, _ = metric(score, target, weight * (1 + step * (index == group).double()), index, groups)
         assert (more - value) / step == pytest.approx(effects[group].item(), rel=1e-3, abs=1e-7)
 
 

@@ -2,8 +2,8 @@
 
 python -m tests.benchmarks.models.spend [--rows-per-day 50000] [--seeds 3] [--kinds ziln,count,log1p]
 
-Prints a table over seeds, which change the logs and the model: the normalised Gini coefficient, that of the true means, the sum of
-the predictions over the sum of the labels and over that of the true means, and the error by decile.
+Prints a table over seeds, which change the logs and the model: the normalised Gini coefficient, that of the true means, the sum
+of the predictions over the sum of the labels and over that of the true means, and the error by decile.
 """
 
 import argparse
