@@ -15,21 +15,27 @@ from raymtl.config.features import (
     CrossFeature,
     Feature,
     IdFeature,
+    SequenceDenseFeature,
+    SequenceFeature,
     Table,
     TableDefaults,
     Tableless,
     table_of,
     with_bucket_tables,
 )
+from raymtl.config.list_checks import list_problems
 from raymtl.config.metrics import MEAN_AUC, parse_metric
 from raymtl.config.model import Model
 from raymtl.config.model_checks import model_problems
 from raymtl.config.roles import NotSearched, Role
+from raymtl.config.slots.sequence import DUPNSequence
 from raymtl.config.task_kinds import KINDS
 from raymtl.config.tasks import Task
 from raymtl.config.train import Train
 from raymtl.config.tune import Tune
 
+_OF_UPDATES = ("lr", "optimizer")
+"""Keys of a table that say how its rows are updated."""
 RUN_NAME = r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,99}$"
 """Pattern of the names of runs."""
 Name = Annotated[
@@ -89,7 +95,8 @@ class Config(Section):
     def _consistent(self) -> "Config":
         # Whether model and run fit the tasks can only be said of tasks that are right.
         crosses = cross_problems(self.features, self.tables)
-        problems = [*_table_problems(self), *crosses, *_task_problems(self)] or [
+        lists = list_problems(self.features, self.tables)
+        problems = [*_table_problems(self), *crosses, *lists, *_task_problems(self)] or [
             *self._model_problems(),
             *_train_problems(self),
             *_daily_problems(self),
@@ -127,12 +134,24 @@ class Config(Section):
         def is_of_user(name: str, feature: Feature) -> bool:
             if isinstance(feature, CrossFeature):
                 return all(is_of_user(part, self.features[part]) for part in feature.of)
+            if isinstance(feature, SequenceDenseFeature):
+                return is_of_user(feature.of, self.features[feature.of])
             if feature.side is not None:
                 return feature.side == "user"
             own = feature.kind == "sequence" or name in getattr(self.model.sequence, "user", [])
             return own or (feature.column or name) == self.data.group
 
         return [name for name, feature in self.features.items() if is_of_user(name, feature)]
+
+    def same_steps(self) -> list[list[str]]:
+        """Names of the features of kind `sequence` that describe the same steps, several in each group."""
+        section = self.model.sequence
+        histories = [name for name, feature in self.features.items() if isinstance(feature, SequenceFeature)]
+        groups = (
+            [histories] if isinstance(section, DUPNSequence) else (getattr(section, "behaviours", None) or {}).values()
+        )
+        found = [[name for name in group if name in histories] for group in groups]
+        return [group for group in found if len(group) > 1]
 
     def request_features(self) -> list[str]:
         """Names of the features that are read and looked up once per request, in order; none without `data.request`."""
@@ -159,6 +178,8 @@ def _with_defaults(table: Table, defaults: TableDefaults) -> Table:
     """The table, with `table_defaults` for the keys that its own entry does not set; `init` key by key."""
     own = table.model_fields_set
     update = {key: getattr(defaults, key) for key in TableDefaults.model_fields if key not in own}
+    if not update.get("trainable", table.trainable):  # what updates rows is not for a table without updates
+        update = {key: value for key, value in update.items() if key not in _OF_UPDATES}
     if "init" in own:
         given = {key: getattr(table.init, key) for key in table.init.model_fields_set}
         update["init"] = defaults.init.model_copy(update=given)
@@ -166,6 +187,10 @@ def _with_defaults(table: Table, defaults: TableDefaults) -> Table:
 
 
 def _table_problems(config: Config) -> Iterator[str]:
+    for key in _OF_UPDATES:
+        value = getattr(config.table_defaults, key)
+        if value is not None and config.tables and not any(spec.trainable for spec in config.tables.values()):
+            yield f"table_defaults.{key} is {value}, but no table is `trainable`; remove one of the two"
     lookups = {name: config.table_of(name) for name, f in config.features.items() if not isinstance(f, Tableless)}
     for name, table in lookups.items():
         if table not in config.tables:
@@ -188,9 +213,14 @@ def _table_problems(config: Config) -> Iterator[str]:
         if table not in lookups.values():
             yield f"tables.{table} is looked up by no feature; remove it, or set a feature's `table` to `{table}`"
     for name, spec in config.tables.items():
-        for key in ("lr", "optimizer"):
+        for key in _OF_UPDATES:
             if not spec.trainable and (value := getattr(spec, key)) is not None:
                 yield f"tables.{name}.{key} is {value}, but the table is not `trainable`; remove one of the two"
+        if not spec.trainable and spec.vectors is None and config.daily is None:
+            yield (
+                f"tables.{name} is not `trainable` and has no `vectors`, so its rows would stay random; set "
+                f"tables.{name}.vectors, or trainable to true"
+            )
         if spec.vocabulary and spec.id_space != "map":
             yield f"tables.{name} has a vocabulary, but its id_space is `{spec.id_space}`; set it to `map`"
         if spec.vocabulary and (spec.admit_count > 1 or spec.evict_after_days is not None):

@@ -33,8 +33,8 @@ class Head(nn.Module):
         precision: Precision = "fp32",
     ):
         super().__init__()
-        self.arrange = InputAssembler(config, lookup)
         self.ranker = build_ranker(config.model, config.active_tasks(), lookup.spec, base_rates)
+        self.arrange = InputAssembler(config, lookup, self.ranker.sequence.compares)
         self.losses = TaskLosses(
             config.active_tasks(),
             config.model.order_loss,

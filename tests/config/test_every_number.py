@@ -57,6 +57,7 @@ train:
 ADAM = "train.sparse_optimizer={type: adam, lr: 0.1}"
 TRANSFORMER = "model.sequence={type: transformer, width: 4}"
 TIM = "model.sequence={type: tim, target: [item], width: 4}"
+DIN = "model.sequence={type: din, target: [item], hidden: [4]}"
 DUPN = "model.sequence={type: dupn, user: [user], hidden: 4, attention_hidden: 4}"
 MMOE = "model.trunk={type: mmoe, experts: 2, hidden: [8]}"
 PLE = "model.trunk={type: ple, hidden: [8]}"
@@ -99,6 +100,12 @@ LEARNED: dict[str, tuple[list[str], list[str]]] = {
     "TIMSequence.width": ([TIM], ["model.sequence.width=8"]),
     "TIMSequence.positions": ([TIM], ["model.sequence.positions=2"]),
     "TIMSequence.dropout": ([TIM], ["model.sequence.dropout=0.5"]),
+    "DINSequence.hidden": ([DIN], ["model.sequence.hidden=[4, 4]"]),
+    "DINSequence.heads": ([DIN], ["model.sequence.heads=2"]),
+    "DINSequence.search_steps": (
+        [DIN, "model.sequence.search={history: item}", "tables.item.rows=2"],
+        ["model.sequence.search_steps=1"],
+    ),
     "DUPNSequence.hidden": ([DUPN], ["model.sequence.hidden=8"]),
     "DUPNSequence.attention_hidden": ([DUPN], ["model.sequence.attention_hidden=8"]),
     "TRM.hidden": (["model.refine={type: trm, hidden: 4}"], ["model.refine.hidden=8"]),
@@ -196,10 +203,11 @@ ELSEWHERE: dict[str, str] = {
     "BucketFeature.null_id": "data/test_null_ids.py",
     "VectorFeature.width": "data/test_vectors.py",
     "VectorFeature.project": "models/test_encoding.py",
-    "DenseFeature.clip": "data/test_blocks.py",
-    "DenseFeature.mean": "data/test_blocks.py",
-    "DenseFeature.std": "data/test_blocks.py",
+    "Scaled.clip": "data/test_blocks.py",
+    "Scaled.mean": "data/test_blocks.py",
+    "Scaled.std": "data/test_blocks.py",
     "DenseFeature.fill": "data/test_blocks.py",
+    "SequenceDenseFeature.fill": "data/test_list_numbers.py",
     "TableDefaults.admit_count": "data/test_count_ids.py",
     "TableDefaults.evict_after_days": "data/test_count_ids.py",
     "Task.delay_days": "daily/test_input_plan.py",
