@@ -6,6 +6,7 @@ from typing import Annotated
 from pydantic import Field, model_validator
 
 from raymtl.config.base import ExpectedText, Section, did_you_mean, not_a_task, quoted
+from raymtl.config.calibration import Calibration, calibration_problems, delay_problems
 from raymtl.config.cross_checks import cross_problems
 from raymtl.config.daily import Daily
 from raymtl.config.data import Data, Location
@@ -28,6 +29,8 @@ from raymtl.config.metrics import MEAN_AUC, parse_metric
 from raymtl.config.model import Model
 from raymtl.config.model_checks import model_problems
 from raymtl.config.roles import NotSearched, Role
+from raymtl.config.sampling import sampling_problems
+from raymtl.config.slots.coupler import MULTIPLYING
 from raymtl.config.slots.sequence import DUPNSequence
 from raymtl.config.task_kinds import KINDS
 from raymtl.config.tasks import Task
@@ -79,6 +82,8 @@ class Config(Section):
     """The model."""
     train: Train = Train()
     """Workers, batches, optimizers, evaluation and checkpoints."""
+    calibration: Annotated[Calibration | None, NotSearched("it changes what is measured")] = None
+    """Recalibration of the probabilities on held-out users; null: predictions are the model's own."""
     daily: Annotated[Daily | None, NotSearched("no trial publishes")] = None
     """The daily job (`raymtl daily`); null: there is none."""
     tune: Annotated[Tune | None, NotSearched("a search does not change itself")] = None
@@ -96,8 +101,10 @@ class Config(Section):
         # Whether model and run fit the tasks can only be said of tasks that are right.
         crosses = cross_problems(self.features, self.tables)
         lists = list_problems(self.features, self.tables)
-        problems = [*_table_problems(self), *crosses, *lists, *_task_problems(self)] or [
+        tasks = [*_task_problems(self), *sampling_problems(self.data.sampling, self.tasks)]
+        problems = [*_table_problems(self), *crosses, *lists, *tasks] or [
             *self._model_problems(),
+            *self._calibration_problems(),
             *_train_problems(self),
             *_daily_problems(self),
         ]
@@ -109,6 +116,14 @@ class Config(Section):
         active, has_scenario = self.active_tasks(), self.data.scenario is not None
         return model_problems(self.model, self.tasks, active, self.features, self.tables, has_scenario)
 
+    def _calibration_problems(self) -> Iterator[str]:
+        data, is_fitted = self.data, self.data.eval is not None or self.daily is not None
+        has = data.scenario is not None, data.group is not None
+        yield from calibration_problems(self.calibration, self.tasks, self.active_tasks(), *has, is_fitted)
+        if self.daily is not None:
+            delays, multiplies = self.label_delays(), self.multiplies_labels()
+            yield from delay_problems(self.calibration, self.active_tasks(), delays, multiplies)
+
     def active_tasks(self) -> dict[str, Task]:
         """The tasks to train, in order, with parents outside the subset dropped."""
         names = [n for n in self.tasks if self.tasks_subset is None or n in self.tasks_subset]
@@ -118,7 +133,7 @@ class Config(Section):
 
     def multiplies_labels(self) -> bool:
         """Whether a child's label is that of its event *and* its parent's: the coupler multiplies probabilities (ESMM)."""
-        return self.model.coupler.type in ("product", "esm2")
+        return self.model.coupler.type in MULTIPLYING
 
     def label_delays(self) -> dict[str, int]:
         """Days until the labels of each task are final: the maximum over the task and those that its labels use."""

@@ -155,7 +155,7 @@ class Collator:
         self.tasks = list(config.active_tasks())
         self._single = {n for n in lookups if isinstance(config.features[n], SingleId | BiasFeature)}
         self._truth = [n for n, t in config.active_tasks().items() if t.truth] if evaluation else []
-        self._has_weight = config.data.weight is not None
+        self._has_weight = config.data.has_weights
         self._other_scenario = len(config.data.scenario.values) if config.data.scenario else None
         self._has_group = evaluation and config.data.group is not None
         self._has_request_id = evaluation and config.data.by_request

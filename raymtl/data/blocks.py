@@ -49,6 +49,7 @@ from raymtl.data.ids.id_map_lookup import IdLookup
 from raymtl.data.labels import make_labels
 from raymtl.data.list_numbers import ListNumbers, broken_numbers, id_weights, step_numbers
 from raymtl.data.requests import REQUEST, Requests, by_request, feature_changes, request_column
+from raymtl.data.row_weights import row_weights
 from raymtl.data.rules import Rule, one_array
 from raymtl.data.single_ids import Broken, column_ids, single_ids
 from raymtl.data.user_slice import UserSlice
@@ -125,7 +126,8 @@ class BlockMaker:
 
     def label_columns(self) -> list[str]:
         """The columns of the labels and of their weight."""
-        names = [self._config.data.weight or ""]
+        sampling = self._config.data.sampling
+        names = [self._config.data.weight or "", (sampling.column or "") if sampling else ""]
         for name, task in self._label_tasks.items():
             names += [task.label_column(name), task.observed or ""]
         return list(dict.fromkeys(n for n in names if n))
@@ -161,8 +163,8 @@ class BlockMaker:
             if task.truth and self.evaluation:
                 columns[f"truth:{name}"] = pa.array(rules.floats(one_array(raw, task.truth, "number")))
         data = self._config.data
-        if data.weight:
-            columns["weight"] = _weight(one_array(raw, data.weight, "number"), place, data.weight)
+        if data.has_weights:
+            columns["weight"] = pa.array(self._weights(raw, place))
         if self.evaluation:
             columns |= self._groups(raw, place)
         columns["unit"] = pa.array(np.full(len(raw), unit, np.int32))
@@ -273,6 +275,17 @@ class BlockMaker:
             )
 
         return make_labels(raw, tasks, self._config.multiplies_labels(), broken).final
+
+    def _weights(self, raw: pa.Table, place: Place) -> np.ndarray:
+        """The weights of the rows, [N] float32."""
+
+        def broken(column: str, used_by: str, wrong: np.ndarray, values: pa.Array, rule: Rule) -> None:
+            row = int(wrong.argmax())
+            raise place.error(column, used_by, row, values[row].as_py(), rule)
+
+        found = row_weights(raw, self._config, broken)
+        assert found is not None
+        return found
 
     def _rows(
         self, ids: pa.Array, feature: str, place: Place, column: str, owner: Callable[[int], int] = int
@@ -397,14 +410,6 @@ def _vectors(lists: pa.Array, name: str, feature: VectorFeature, broken: Broken)
     if wrong.any():
         broken(wrong, shown, rules.VECTOR)
     return pa.FixedSizeListArray.from_arrays(pa.array(values.reshape(-1)), feature.width)
-
-
-def _weight(column: pa.Array, place: Place, name: str) -> pa.Array:
-    values, wrong = rules.weights(column)
-    if wrong.any():
-        row = int(wrong.argmax())
-        raise place.error(name, "data.weight", row, column[row].as_py(), rules.WEIGHT)
-    return pa.array(values)
 
 
 def _without_nulls(ids: pa.Array, scope: str, own: np.ndarray) -> pa.Array:

@@ -80,6 +80,8 @@ def required_columns(config: Config) -> list[Column]:
         columns.append(Column(data.scenario.column, "category", "data.scenario.column"))
     if data.weight:
         columns.append(Column(data.weight, "number", "data.weight"))
+    if data.sampling and data.sampling.column:
+        columns.append(Column(data.sampling.column, "number", "data.sampling.column"))
     if data.group:
         columns.append(Column(data.group, "id", "data.group", training=False))
     if data.request:
@@ -112,11 +114,14 @@ def derived_columns(config: Config) -> list[Column]:
 
 
 def label_tasks(config: Config) -> dict[str, Task]:
-    """The tasks whose label columns are read: the active ones, and those that their conditions need.
+    """The tasks whose label columns are read: the active ones, those that their conditions need, and the one whose negatives were
+    sampled.
 
     A condition does not depend on `tasks_subset`: if labels are multiplied, a condition outside the subset keeps its own parent.
     """
     needed = config.active_tasks()
+    if config.data.sampling is not None and (sampled := config.data.sampling.task) is not None:
+        needed.setdefault(sampled, config.tasks[sampled])
     for name in reversed(config.tasks):  # parents and conditions precede the tasks that name them
         if name in needed:
             task = needed[name]

@@ -36,6 +36,7 @@ TIME = Rule("value", "a time such as 2026-01-31T12:00:00Z", "write null where it
 STEP = Rule("value", "a finite number", "write null where the value of a step is unknown")
 ID_WEIGHT = Rule("weight", "a finite number ≥ 0", "write 0 or null for an ID that must not count")
 WEIGHT = Rule("weight", "a finite number ≥ 0", "write 0 or null for a row that must not count")
+KEPT = Rule("probability", "a number above 0 and at most 1", "write 1 for a row that is always kept")
 
 
 def shared_rule(feature: str) -> Rule:
@@ -312,6 +313,14 @@ def weights(column: pa.Array) -> tuple[np.ndarray, np.ndarray]:
     if nulls is not None:
         values = np.where(nulls, np.float32(0), values)
     return values, ~((values >= 0) & np.isfinite(values))
+
+
+def kept_rates(column: pa.Array) -> tuple[np.ndarray, np.ndarray]:
+    """Probabilities as float32, and where they break `KEPT`, a null included."""
+    values = floats(column)
+    wrong = ~((values > 0) & (values <= 1))
+    nulls = null_mask(column)
+    return values, wrong if nulls is None else wrong | nulls
 
 
 def words(values: pa.Array) -> pa.Array:

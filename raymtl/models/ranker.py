@@ -11,7 +11,9 @@ import torch
 from torch import Tensor, nn
 
 import raymtl.models
+from raymtl.config.calibration import Calibration
 from raymtl.config.model import Model
+from raymtl.config.slots.coupler import MULTIPLYING
 from raymtl.config.tasks import Task
 from raymtl.models.encoding import Encoding
 from raymtl.models.inputs import InputSpec, ModelInput
@@ -19,6 +21,7 @@ from raymtl.models.precomputed import X, materialize
 from raymtl.models.registry import build, find, options_of
 from raymtl.models.requests import RequestInput, inputs_for, request_x
 from raymtl.models.slots import Context, Derived, InputSlot, SequenceSlot, TargetAwareSequenceSlot
+from raymtl.objectives.calibration.calibrator import Calibrator
 from raymtl.objectives.link import OutputScale, predictions
 from raymtl.objectives.tasks import objective_of
 
@@ -36,6 +39,7 @@ class Ranker(nn.Module):
         derived: Mapping[str, Derived],
         scale: OutputScale | None,
         encoding: Encoding,
+        calibrator: Calibrator | None = None,
     ):
         super().__init__()
         self.encoding = encoding
@@ -51,6 +55,8 @@ class Ranker(nn.Module):
         self.bias = slots["bias"]
         self.scale = scale
         """None where all tasks are binary."""
+        self.calibrator = calibrator
+        """None without `calibration`."""
 
     def forward(self, inputs: ModelInput) -> Tensor:
         """Logits [B, T + derived outputs] in fp32, columns in the order of the tasks and of `derived`."""
@@ -75,17 +81,27 @@ class Ranker(nn.Module):
         for slot in (self.towers, self.coupler, self.bias):
             yield from slot.parameters()
 
-    def predictions(self, logits: Tensor) -> Tensor:
-        """Probability, mean count or value of every output, from the logits of `forward`; of the same shape."""
-        logits = self.corrected(logits)
+    def predictions(self, logits: Tensor, scenario: Tensor | None = None) -> Tensor:
+        """Probability, mean count or value of every output, from the logits of `forward`; of the same shape. See `corrected`."""
+        logits = self.corrected(logits, scenario)
         return predictions(logits, [*self.tasks.values(), *(self.tasks[d.child] for d in self.derived.values())])
 
-    def corrected(self, logits: Tensor) -> Tensor:
-        """Logits of `forward` with the correction of `log1p` tasks, which training leaves out and metrics include."""
-        return logits if self.scale is None else self.scale.corrected(logits)
+    def corrected(self, logits: Tensor, scenario: Tensor | None = None) -> Tensor:
+        """Logits of `forward` with the correction of `log1p` tasks, and recalibrated; metrics include both, training neither.
+
+        `scenario` [B] int64 is needed where the calibrator has maps of scenarios.
+        """
+        logits = logits if self.scale is None else self.scale.corrected(logits)
+        return logits if self.calibrator is None else self.calibrator(logits, scenario)
 
 
-def build_ranker(model: Model, tasks: Mapping[str, Task], spec: InputSpec, base_rates: Mapping[str, float]) -> Ranker:
+def build_ranker(
+    model: Model,
+    tasks: Mapping[str, Task],
+    spec: InputSpec,
+    base_rates: Mapping[str, float],
+    calibration: Calibration | None = None,
+) -> Ranker:
     """The ranker of a configuration, its output biases set so that the first predictions are the base rates.
 
     A task missing in `base_rates` falls back on its own `base_rate`, and then on a bias of zero. The weights come
@@ -119,7 +135,10 @@ def build_ranker(model: Model, tasks: Mapping[str, Task], spec: InputSpec, base_
         "coupler": coupler,
         "bias": build("bias", model.bias, context),
     }
-    return Ranker(tasks, slots, derived, OutputScale.of(tasks, base_rates, len(derived)), encoding)
+    calibrator = None
+    if calibration is not None:
+        calibrator = Calibrator(calibration, tasks, derived, model.coupler.type in MULTIPLYING, spec.scenarios)
+    return Ranker(tasks, slots, derived, OutputScale.of(tasks, base_rates, len(derived)), encoding, calibrator)
 
 
 def _fields(features: InputSlot, sequence: SequenceSlot) -> list[int]:

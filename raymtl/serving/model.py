@@ -57,11 +57,11 @@ class ServedModel(nn.Module):
 
     def predict(self, raw: Raw) -> Tensor:
         """Predictions [B, O] from the features of both sides, each given for every row."""
-        return self.ranker.predictions(self._ranked(raw))
+        return self.ranker.predictions(self._ranked(raw), raw.get(SCENARIO))
 
     def logits(self, raw: Raw) -> Tensor:
         """Logits [B, O] from the same, as metrics read them."""
-        return self.ranker.corrected(self._ranked(raw))
+        return self.ranker.corrected(self._ranked(raw), raw.get(SCENARIO))
 
     def _ranked(self, raw: Raw) -> Tensor:
         user, item = (lookup(raw) for lookup in (self.lookups["user"], self.lookups["item"]))
@@ -79,12 +79,19 @@ class ServedModel(nn.Module):
         assert self.split is not None
         features = self._encoded("user", raw)
         features.scenario = raw.get(SCENARIO)
-        return self.split.user(features)
+        state = self.split.user(features)
+        return state | {SCENARIO: raw[SCENARIO]} if self._maps_scenarios else state
 
     def item(self, state: State, index: Tensor, raw: Raw) -> Tensor:
         """Predictions [B, O] from the features of the item's side; `index` [B] int64 is each candidate's user in `state`."""
         assert self.split is not None
-        return self.ranker.predictions(self.split.item(state, index, self._encoded("item", raw)))
+        scenario = state[SCENARIO].index_select(0, index) if self._maps_scenarios else None
+        return self.ranker.predictions(self.split.item(state, index, self._encoded("item", raw)), scenario)
+
+    @property
+    def _maps_scenarios(self) -> bool:
+        """Whether predictions are recalibrated by scenario."""
+        return self.ranker.calibrator is not None and self.ranker.calibrator.by_scenario
 
     def _encoded(self, side: str, raw: Raw) -> Features:
         found = self.lookups[side](raw)
@@ -203,7 +210,7 @@ def served_tables(config: Config) -> list[str]:
 
 def load_ranker(config: Config, dense: Mapping[str, Tensor], version: str) -> Ranker:
     """The ranker of a configuration with the dense weights of a version. VersionError if they are of another model."""
-    ranker = build_ranker(config.model, config.active_tasks(), input_spec(config), {})
+    ranker = build_ranker(config.model, config.active_tasks(), input_spec(config), {}, config.calibration)
     weights = {key.removeprefix(_RANKER): value for key, value in dense.items() if key.startswith(_RANKER)}
     expected = ranker.state_dict()
     for name in [*expected, *weights]:

@@ -33,7 +33,7 @@ class Head(nn.Module):
         precision: Precision = "fp32",
     ):
         super().__init__()
-        self.ranker = build_ranker(config.model, config.active_tasks(), lookup.spec, base_rates)
+        self.ranker = build_ranker(config.model, config.active_tasks(), lookup.spec, base_rates, config.calibration)
         self.arrange = InputAssembler(config, lookup, self.ranker.sequence.compares)
         self.losses = TaskLosses(
             config.active_tasks(),

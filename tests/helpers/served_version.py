@@ -21,6 +21,7 @@ from raymtl.data.units import plan_input
 from raymtl.embeddings.rows import table_rows
 from raymtl.model_store.store import publish
 from raymtl.model_store.writer import Draft, write_version
+from raymtl.objectives.calibration.calibrator import Calibrator
 from raymtl.storage.folder import Folder
 from raymtl.storage.object_store import Store
 from raymtl.training.build import TrainState, build
@@ -43,7 +44,7 @@ def alone() -> Iterator[dist.ProcessGroup]:
         dist.destroy_process_group()
 
 
-def served_config(root: Path, **data: Any) -> Config:
+def served_config(root: Path, calibration: dict[str, Any] | None = None, **data: Any) -> Config:
     """A funnel over string, `direct` and `map` IDs, lists, also with weights, a history with numbers, buckets, vectors, numbers
     as vectors, crosses of one side and of both, learned nulls and a position; MMoE with DUPN."""
     raw = small_config(root / "logs", root / "runs", "served")
@@ -80,6 +81,8 @@ def served_config(root: Path, **data: Any) -> Config:
         "bias": {"type": "position"},
     }
     raw["data"] |= data
+    if calibration is not None:
+        raw["calibration"] = calibration
     return config_from_dict(raw)
 
 
@@ -139,6 +142,8 @@ def publish_version(root: Path, config: Config, name: str = "v1", seed: int = 0,
         with torch.no_grad():
             for parameter in built.model.module.head.parameters():
                 parameter.add_(torch.randn_like(parameter) * 0.2)
+            if (calibrator := built.model.module.head.ranker.calibrator) is not None:
+                stir_maps(calibrator)
             for table in table_rows(built.model, group).values():
                 for shard in table.local:
                     shard.weight.copy_(torch.randn_like(shard.weight))
@@ -147,6 +152,15 @@ def publish_version(root: Path, config: Config, name: str = "v1", seed: int = 0,
         write_version(built, store, Draft(name, config, days), group, maps={"user": user_map()}, **writing)
         publish(store, name)
         return evaluated(built, config, root)
+
+
+def stir_maps(calibrator: Calibrator) -> None:
+    """Give every map of a calibrator parameters of its own."""
+    maps = calibrator.maps
+    if calibrator.method == "platt":
+        maps.copy_(torch.stack([torch.rand(maps.shape[:-1]) + 0.5, torch.randn(maps.shape[:-1])], -1))
+    else:
+        maps.copy_(torch.rand_like(maps).add_(0.05).mul_(0.4).cumsum(-1) - 5)
 
 
 def evaluated(built: TrainState, config: Config, root: Path) -> np.ndarray:
@@ -160,8 +174,9 @@ def evaluated(built: TrainState, config: Config, root: Path) -> np.ndarray:
         for raw, row in read_fragment(plan.root, fragment, maker.raw_columns(), ROWS):
             block = maker(raw, Place(fragment.path, row), 0)
             with torch.no_grad():
-                logits = built.model(Collator(config, len(block), True)([block]))[1][0]
-                found.append(built.model.module.head.ranker.predictions(logits).numpy())
+                batch = Collator(config, len(block), True)([block])
+                logits = built.model(batch)[1][0]
+                found.append(built.model.module.head.ranker.predictions(logits, batch.scenario).numpy())
     return np.concatenate(found)
 
 

@@ -30,6 +30,7 @@ from raymtl.data.ids.hashing import to_int64
 from raymtl.data.labels import Labels, make_labels
 from raymtl.data.list_numbers import broken_numbers, id_weights, step_numbers
 from raymtl.data.requests import Requests
+from raymtl.data.row_weights import kept_probabilities
 from raymtl.data.rules import Rule, one_array
 from raymtl.data.single_ids import bucket_ids, single_ids
 from raymtl.data.sketch import HyperLogLog
@@ -236,6 +237,9 @@ class _TableCounter:
                 values, wrong = rules.weights(array)
                 self._note(column, rules.WEIGHT, wrong, array)
                 self._numbers(stats, values, None)
+            elif column.used_by == "data.sampling.column":
+                self._kept(column, by_use)
+                self._numbers(stats, rules.floats(array), rules.null_mask(array))
             elif column.kind != "label":  # labels of numbers, observed flags, truths
                 self._numbers(stats, rules.floats(array), rules.null_mask(array))
         self._steps(by_use)
@@ -266,6 +270,14 @@ class _TableCounter:
                     pairs = (pa.array(lengths[n]).cast(pa.string()) for n in (name, first))
                     shown = pc.binary_join_element_wise(*pairs, " beside ")
                     self._note(by_use[f"features.{name}"], rules.steps_rule(first), wrong, shown)
+
+    def _kept(self, column: Column, read: Container[str]) -> None:
+        """The probabilities with which rows were kept, unless the labels that tell whose are read are missing."""
+        task = self._config.data.sampling.task if self._config.data.sampling else None
+        if task is None or f"tasks.{task}.label" in read:
+            kept_probabilities(
+                self._raw, self._config, lambda _, __, wrong, values, rule: self._note(column, rule, wrong, values)
+            )
 
     def _crosses(self, read: Container[str]) -> None:
         features = self._config.features
