@@ -4,9 +4,20 @@ from collections.abc import Iterable, Iterator, Mapping
 from typing import get_args
 
 from raymtl.config.base import did_you_mean, quoted
-from raymtl.config.features import DenseFeature, Feature, IdsFeature, Pooled, SequenceFeature, SingleId, Table, table_of
+from raymtl.config.features import (
+    DenseFeature,
+    Feature,
+    IdsFeature,
+    Pooled,
+    SequenceDenseFeature,
+    SequenceFeature,
+    SingleId,
+    table_of,
+)
 from raymtl.config.model import Model
+from raymtl.config.slots.refine import EPNet, TaskFeatures
 from raymtl.config.slots.sequence import DINSequence, DUPNSequence, NoSequence, TIMSequence, TransformerSequence
+from raymtl.config.slots.towers import PPNet
 from raymtl.config.slots.trunk import M2M
 
 Features = Mapping[str, Feature]
@@ -16,11 +27,16 @@ _SINGLE = get_args(SingleId)
 _FLAT = (*_POOLED, DenseFeature)
 
 
-def sequence_problems(
-    model: Model, features: Features, tables: Mapping[str, Table], has_scenario: bool
-) -> Iterator[str]:
-    """The problems of `model.sequence` and of the features that `model.trunk` names."""
-    section, trunk = model.sequence, model.trunk
+def sequence_problems(model: Model, features: Features, has_scenario: bool) -> Iterator[str]:
+    """The problems of `model.sequence` and of the features that the refine slot, the trunk and the towers name."""
+    section, trunk, refine = model.sequence, model.trunk, model.refine
+    if isinstance(refine, EPNet):
+        yield from _named(features, "model.refine.features", refine.features, _FLAT)
+    if isinstance(refine, TaskFeatures):
+        for task, names in refine.reads.items():
+            yield from _named(features, f"model.refine.reads.{task}", names, (*_FLAT, SequenceFeature))
+    if isinstance(model.towers, PPNet):
+        yield from _named(features, "model.towers.features", model.towers.features, _FLAT)
     histories = [n for n, f in features.items() if isinstance(f, SequenceFeature)]
     if histories and isinstance(section, NoSequence):
         yield (
@@ -30,10 +46,6 @@ def sequence_problems(
     if not histories and not isinstance(section, NoSequence):
         yield f"model.sequence is `{section.type}` but no feature has the kind `sequence`; add one, or set it to `none`"
         return
-    dims = {(table := table_of(name, features[name])): tables[table].dim for name in histories}
-    if len(set(dims.values())) > 1:
-        found = ", ".join(f"`{table}` {dim}" for table, dim in dims.items())
-        yield f"tables that are read as sequences need one `dim` (TorchRec keeps them in one module), but they have {found}"
     if isinstance(section, TransformerSequence | TIMSequence) and section.width % section.heads:
         yield (
             f"model.sequence.width is {section.width}, not divisible by model.sequence.heads = {section.heads}; set it to a "
@@ -53,7 +65,7 @@ def sequence_problems(
                 "identify the item in model.sequence.item, those that describe the action in model.sequence.properties, and "
                 "remove the others"
             )
-        if not item:
+        if all(isinstance(features.get(name), SequenceDenseFeature) for name in item):
             yield "model.sequence.item is empty; list the `sequence` features that identify the item of each step"
         yield from _groups(
             features, "model.sequence", {"item": item, "properties": section.properties}, histories, True
@@ -114,9 +126,17 @@ def _din(section: DINSequence, features: Features, histories: list[str]) -> Iter
 def _groups(
     features: Features, path: str, groups: Mapping[str, list[str]], histories: list[str], together: bool = False
 ) -> Iterator[str]:
-    """Groups of sequence features of the same steps; with `together` all groups are of the same steps."""
+    """Groups of features of the same steps; with `together` all groups are of the same steps."""
     for group, names in groups.items():
-        yield from _named(features, f"{path}.{group}", names, (SequenceFeature,))
+        yield from _named(features, f"{path}.{group}", names, (SequenceFeature, SequenceDenseFeature))
+        same = [name for others in groups.values() for name in others] if together else names
+        for name in names:
+            number = features.get(name)
+            if isinstance(number, SequenceDenseFeature) and number.of not in same:
+                yield (
+                    f"{path}.{group} names `{name}`, whose numbers are of the steps of `{number.of}`, which is not there; move "
+                    "the two together"
+                )
     named = [name for names in groups.values() for name in names]
     for name in sorted({name for name in named if named.count(name) > 1}):
         yield f"{path} names `{name}` {named.count(name)} times; list it once"

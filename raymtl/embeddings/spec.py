@@ -2,7 +2,14 @@
 
 import numpy as np
 
-from raymtl.config.features import BiasFeature, DenseFeature, SequenceFeature, VectorFeature, width_of
+from raymtl.config.features import (
+    BiasFeature,
+    DenseFeature,
+    SequenceDenseFeature,
+    SequenceFeature,
+    VectorFeature,
+    width_of,
+)
 from raymtl.config.numbers import AutoDis, Embed, Piecewise
 from raymtl.config.root import Config
 from raymtl.data import rules
@@ -17,7 +24,8 @@ def input_spec(config: Config) -> InputSpec:
     tables: dict[str, str] = {}
     for name, feature in config.features.items():
         if not isinstance(feature, DenseFeature):
-            target = {SequenceFeature: sequences, BiasFeature: bias}.get(type(feature), pooled)
+            kinds = {SequenceFeature: sequences, SequenceDenseFeature: sequences, BiasFeature: bias}
+            target = kinds.get(type(feature), pooled)
             given = feature.width if isinstance(feature, VectorFeature) else None
             target[name] = given or width_of(name, feature, config.tables)
             if given is None:
@@ -25,6 +33,7 @@ def input_spec(config: Config) -> InputSpec:
     return InputSpec(
         pooled=pooled,
         sequences=sequences,
+        numbers={n: f.of for n, f in config.features.items() if isinstance(f, SequenceDenseFeature)},
         dense=tuple(n for n, f in config.features.items() if isinstance(f, DenseFeature)),
         dense_fill=tuple(f.fill for f in config.features.values() if isinstance(f, DenseFeature)),
         bias=bias,

@@ -19,7 +19,9 @@ class InputSpec:
     pooled: dict[str, int]
     """Width D of every pooled ID feature, in the order of `ModelInput.pooled`."""
     sequences: dict[str, int] = field(default_factory=dict)
-    """Width D of every sequence feature."""
+    """Width D of every sequence feature; 1 of `numbers`."""
+    numbers: Mapping[str, str] = field(default_factory=dict)
+    """The sequence features that are numbers, each with the one whose steps they belong to."""
     dense: tuple[str, ...] = ()
     """Names of the dense features."""
     dense_fill: tuple[float, ...] = ()
@@ -64,7 +66,7 @@ class ModelInput:
     """[B, F] dense features; with `missing: learned` a null is NaN, for which the input slot has a learned value and `Pick`
     the feature's fill."""
     sequences: dict[str, tuple[Tensor, Tensor]] = field(default_factory=dict)
-    """For every sequence feature its embeddings [B, L, D], zero beyond the end, and the lengths [B]."""
+    """For every sequence feature its embeddings [B, L, D], or numbers [B, L, 1], zero beyond the end, and the lengths [B]."""
     bias: Tensor | None = None
     """[B, ΣD] embeddings of the bias features; only the bias slot may read it."""
     bias_present: Tensor | None = None
@@ -87,7 +89,7 @@ class ModelInput:
         return self.ids[name]
 
     def looked_up(self) -> list[Tensor]:
-        """All vectors from the tables."""
+        """All vectors from the tables, and what stands beside them, which has no gradient."""
         found = [self.pooled, *(vectors for vectors, _ in self.sequences.values())]
         return found if self.bias is None else [*found, self.bias]
 

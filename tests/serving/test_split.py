@@ -72,6 +72,10 @@ def test_the_parts_predict_what_the_full_model_predicts(name: str, sides: str) -
         ("nfwfm", {"products", "pooled", "dense"}),  # bi-interaction multiplies user and item
         ("m2m", {"products", "pooled", "dense", "scenario"}),  # knowledge is read row by row
         (
+            "pepnet",
+            {"products", "x", "pooled", "dense", "scenario"},
+        ),  # the gates are of each candidate, and scale all of x
+        (
             "din",
             {"products", *(f"encoded.{n}" for n in range(4)), "pooled"},
         ),  # steps and which are there, of two histories

@@ -29,7 +29,8 @@ class TransformerSequence(Section):
     type: Annotated[Literal["transformer"], Role.MODEL]
     """Self-attention over the steps."""
     behaviours: Annotated[Groups | None, Role.MODEL] = None
-    """Maps a behaviour to its `sequence` features, aligned step by step; null: every sequence is a behaviour."""
+    """Maps a behaviour to its `sequence` and `sequence_dense` features, aligned step by step; null: every sequence is one, with
+    its numbers."""
     heads: Annotated[PositiveInt, Role.MODEL] = 2
     """Attention heads."""
     layers: Annotated[Layers, Role.MODEL] = 1
@@ -48,9 +49,9 @@ class DUPNSequence(Section):
     type: Annotated[Literal["dupn"], Role.MODEL]
     """Property-gated LSTM and attention."""
     item: Annotated[list[str] | None, Role.MODEL] = None
-    """`sequence` features that say what a step was about; null: all but the properties."""
+    """`sequence` and `sequence_dense` features that say what a step was about; null: all but the properties."""
     properties: Annotated[list[str], Role.MODEL] = []
-    """`sequence` features that say how the user acted on it (behaviour type, time); they drive only the gates."""
+    """`sequence` and `sequence_dense` features that say how the user acted on it (behaviour, time); they drive only the gates."""
     user: Annotated[list[str], Role.MODEL] = []
     """Pooled ID features and dense ones of the user; never of the candidate, so that the vector is computed once per request."""
     hidden: Annotated[PositiveInt, Role.MODEL] = 128
@@ -65,7 +66,8 @@ class TIMSequence(Section):
     type: Annotated[Literal["tim"], Role.MODEL]
     """Task-specific interest from several behaviours."""
     behaviours: Annotated[Groups | None, Role.MODEL] = None
-    """Maps a behaviour to its `sequence` features, aligned step by step; null: every sequence is a behaviour."""
+    """Maps a behaviour to its `sequence` and `sequence_dense` features, aligned step by step; null: every sequence is one, with
+    its numbers."""
     target: Annotated[list[str], Field(min_length=1), Role.MODEL]
     """Pooled features of the candidate item: the decoder's query."""
     width: Annotated[PositiveInt, Role.MODEL] = 32
