@@ -5,7 +5,7 @@ Inputs are dictionaries: `<name>` [N] int64 for a feature with one ID (with `<na
 float32 for numbers of the steps of a list, `<name>` [N] float32 for a number, `<name>` [N, W] float32 for a vector, and
 `data.scenario` [N] int64. Where a table's module takes looked-up vectors, `<name>` has those, and `<name>.rows` the rows of
 features whose IDs the sequence slot compares.
-Shapes: U users, B candidates, N rows of either, V values of a list, D width of a table, O outputs.
+Shapes: U users, B candidates, N rows of either, V values of a list, D width of a table, O outputs, P predictions.
 """
 
 from collections.abc import Mapping, Sequence
@@ -52,11 +52,11 @@ class ServedModel(nn.Module):
 
     @property
     def outputs(self) -> list[str]:
-        """Names of the prediction columns: the tasks, then the coupler's derived outputs."""
-        return [*self.ranker.tasks, *self.ranker.derived]
+        """Names of the prediction columns: the tasks, the coupler's derived outputs, then the parts of the tasks."""
+        return self.ranker.outputs.names
 
     def predict(self, raw: Raw) -> Tensor:
-        """Predictions [B, O] from the features of both sides, each given for every row."""
+        """Predictions [B, P] from the features of both sides, each given for every row."""
         return self.ranker.predictions(self._ranked(raw), raw.get(SCENARIO))
 
     def logits(self, raw: Raw) -> Tensor:
@@ -83,7 +83,7 @@ class ServedModel(nn.Module):
         return state | {SCENARIO: raw[SCENARIO]} if self._maps_scenarios else state
 
     def item(self, state: State, index: Tensor, raw: Raw) -> Tensor:
-        """Predictions [B, O] from the features of the item's side; `index` [B] int64 is each candidate's user in `state`."""
+        """Predictions [B, P] from the features of the item's side; `index` [B] int64 is each candidate's user in `state`."""
         assert self.split is not None
         scenario = state[SCENARIO].index_select(0, index) if self._maps_scenarios else None
         return self.ranker.predictions(self.split.item(state, index, self._encoded("item", raw)), scenario)

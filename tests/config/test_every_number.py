@@ -89,6 +89,8 @@ LEARNED: dict[str, tuple[list[str], list[str]]] = {
     "Task.weight": ([], ["tasks.buy.weight=3"]),
     "Task.base_rate": ([], ["tasks.buy.base_rate=0.1"]),
     "Task.normalizer_floor": ([], ["tasks.buy.normalizer_floor=100"]),
+    "Task.class_weights": (["tasks.third={kind: multiclass, classes: 2}"], ["tasks.third.class_weights=[1, 3]"]),
+    "Task.quantiles": (["tasks.third={kind: quantile, quantiles: [0.1, 0.5]}"], ["tasks.third.quantiles=[0.1, 0.9]"]),
     "FieldWise.dice": (["model.input={type: field_wise}"], ["model.input.dice=0.5"]),
     "TransformerSequence.heads": ([TRANSFORMER], ["model.sequence.heads=4"]),
     "TransformerSequence.layers": ([TRANSFORMER], ["model.sequence.layers=2"]),
