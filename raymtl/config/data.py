@@ -9,6 +9,7 @@ from pydantic import BeforeValidator, Field, PositiveInt, field_validator, model
 
 from raymtl.config.base import ExpectedText, Section, Seed
 from raymtl.config.roles import Role
+from raymtl.config.sampling import Sampling
 from raymtl.storage.paths import absolute
 
 
@@ -95,6 +96,11 @@ class Scenario(Section):
     values: Annotated[list[str | int], Field(min_length=1), Role.LEARNING | Role.READ]
     """The values to distinguish, in the order of reports. Any other value, and null, counts as `other`."""
 
+    @property
+    def names(self) -> list[str]:
+        """The names of the scenarios in reports, `other` last."""
+        return [*(str(value) for value in self.values), "other"]
+
     @model_validator(mode="after")
     def _distinct(self) -> "Scenario":
         names = [str(v) for v in self.values]
@@ -139,6 +145,8 @@ class Data(Section):
     """The scenario column, if the logs have one."""
     weight: Annotated[str | None, Role.LEARNING | Role.READ] = None
     """Column with the weight of a row, ≥ 0; a null in it counts as 0. Null: every row has weight 1."""
+    sampling: Sampling | None = None
+    """Negatives that were dropped from the logs at random; null: the logs are complete."""
     group: Annotated[str | None, Role.LEARNING | Role.READ] = None
     """Column that groups rows for GAUC, usually the user; kind string or integer."""
     request: Annotated[str | None, Role.LEARNING | Role.READ] = None
@@ -200,6 +208,16 @@ class Data(Section):
     def by_request(self) -> bool:
         """Whether the rows of a request share its user side."""
         return self.request is not None or self.impressions is not None
+
+    @property
+    def has_complete_requests(self) -> bool:
+        """Whether there are requests of which no row was dropped, so that the ranks of their rows mean something."""
+        return self.by_request and self.sampling is None
+
+    @property
+    def has_weights(self) -> bool:
+        """Whether rows have weights other than 1."""
+        return self.weight is not None or self.sampling is not None
 
     @property
     def impression_columns(self) -> tuple[str, ...]:

@@ -180,7 +180,7 @@ def _since(config: Config, columns: Iterable[Column]) -> tuple[tuple[str, dt.dat
     """The columns with a first day: the earliest, if several features read one; none where anything else reads it."""
     first: dict[str, list[dt.date | None]] = {}
     for column in columns:
-        feature = config.features.get(column.used_by.removeprefix("features."))
+        feature = config.features.get(column.feature)
         first.setdefault(column.name, []).append(getattr(feature, "since", None))
     return tuple(
         (name, min(days)) for name, found in first.items() if len(days := [d for d in found if d]) == len(found)

@@ -274,7 +274,7 @@ def _model(features: list[_Entry], tasks: Mapping[str, tuple[dict[str, Any], str
         entries = [_Entry("preset", "mmoe", "experts shared by tasks that may disagree")]
     if "sequence" in kinds:
         entries.append(
-            _Entry("sequence", {"type": "pooled"}, "the mean of each history; dupn and dtrn attend to its steps")
+            _Entry("sequence", {"type": "pooled"}, "the mean of each history; dupn, din and dtrn attend to its steps")
         )
     if "bias" in kinds:
         events = [name for name, (task, _) in tasks.items() if task["kind"] == "binary"]

@@ -118,6 +118,11 @@ def prepare(config: Config, address: str | None = None) -> RunPlan:
 
 def prepare_inputs(config: Config) -> RunPlan:
     """Run the checks that need no run folder. Raises UserError."""
+    if config.calibration is not None and config.data.eval is None:
+        raise ConfigError(
+            "calibration is fitted on users of the evaluation days, and data.eval is not set; set data.eval, or remove "
+            "calibration (`raymtl daily` fits it on the users that it holds out)"
+        )
     check_metric_names(config)
     adam = next((path for path, kind in config.table_optimizers().items() if kind == "adam"), None)
     if adam and not config.train.use_gpu:
