@@ -26,8 +26,10 @@ def coupling_problems(model: Model, tasks: Tasks, active: Tasks, features: Mappi
 
 
 def _ait_problems(model: Model, tasks: Tasks, active: Tasks, ait: AIT) -> Iterator[str]:
-    hidden = model.towers.hidden
-    if hidden[-1:] != [ait.width]:
+    hidden = getattr(
+        model.towers, "hidden", None
+    )  # None: a class of the user's own, which has its width when it is built
+    if hidden is not None and hidden[-1:] != [ait.width]:
         yield (
             f"model.towers.hidden is {hidden}; with the coupler `ait` its last width must be "
             f"model.coupler.width = {ait.width}"

@@ -6,7 +6,9 @@ from typing import get_args
 from raymtl.config.base import did_you_mean, quoted
 from raymtl.config.features import DenseFeature, Feature, Pooled, SequenceFeature, Table, table_of
 from raymtl.config.model import Model
+from raymtl.config.slots.refine import EPNet, TaskFeatures
 from raymtl.config.slots.sequence import DUPNSequence, NoSequence, TIMSequence, TransformerSequence
+from raymtl.config.slots.towers import PPNet
 from raymtl.config.slots.trunk import M2M
 
 Features = Mapping[str, Feature]
@@ -18,8 +20,15 @@ _FLAT = (*_POOLED, DenseFeature)
 def sequence_problems(
     model: Model, features: Features, tables: Mapping[str, Table], has_scenario: bool
 ) -> Iterator[str]:
-    """The problems of `model.sequence` and of the features that `model.trunk` names."""
-    section, trunk = model.sequence, model.trunk
+    """The problems of `model.sequence` and of the features that the refine slot, the trunk and the towers name."""
+    section, trunk, refine = model.sequence, model.trunk, model.refine
+    if isinstance(refine, EPNet):
+        yield from _named(features, "model.refine.features", refine.features, _FLAT)
+    if isinstance(refine, TaskFeatures):
+        for task, names in refine.reads.items():
+            yield from _named(features, f"model.refine.reads.{task}", names, (*_FLAT, SequenceFeature))
+    if isinstance(model.towers, PPNet):
+        yield from _named(features, "model.towers.features", model.towers.features, _FLAT)
     histories = [n for n, f in features.items() if isinstance(f, SequenceFeature)]
     if histories and isinstance(section, NoSequence):
         yield (

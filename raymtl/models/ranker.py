@@ -2,7 +2,7 @@
 
 import importlib
 import pkgutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from itertools import groupby
 from typing import Any
@@ -20,8 +20,7 @@ from raymtl.models.inputs import InputSpec, ModelInput
 from raymtl.models.precomputed import X, materialize
 from raymtl.models.registry import build, find, options_of
 from raymtl.models.requests import RequestInput, inputs_for, request_x
-from raymtl.models.slots import Context, Derived, InputSlot, SequenceSlot
-from raymtl.models.towers import Towers
+from raymtl.models.slots import Context, Derived, InputSlot, SequenceSlot, TargetAwareSequenceSlot
 from raymtl.objectives.calibration.calibrator import Calibrator
 from raymtl.objectives.link import OutputScale, predictions
 from raymtl.objectives.tasks import objective_of
@@ -68,12 +67,13 @@ class Ranker(nn.Module):
 
     def forward_from_x(self, x: X, inputs: ModelInput) -> Tensor:
         """The logits from x [B, d] or [B, T, d], the output of the input and sequence slots, and from encoded inputs."""
-        refine, trunk, bias = self.refine, self.trunk, self.bias
+        refine, trunk, towers, bias = self.refine, self.trunk, self.towers, self.bias
         x = refine(x if refine.supports_precomputed else materialize(x), inputs_for(refine, inputs))
         h = trunk(
             x if trunk.supports_precomputed else materialize(x), inputs_for(trunk, inputs)
         )  # [B, d], or [B, T, d]
-        outputs = self.coupler(self.towers(h), bias(inputs_for(bias, inputs)) if self.training else None)
+        h = towers(h if towers.supports_precomputed else materialize(h), inputs_for(towers, inputs))
+        outputs = self.coupler(h, bias(inputs_for(bias, inputs)) if self.training else None)
         return outputs if self.scale is None else self.scale(outputs)
 
     def heads(self) -> Iterator[nn.Parameter]:
@@ -111,12 +111,17 @@ def build_ranker(
     context = Context(tasks, encoding.spec, heads=find("coupler", model.coupler).heads(tasks))
     features: Any = build("input", model.input, context)
     sequence: Any = build("sequence", model.sequence, context)
-    context = replace(context, width=features.width + sequence.width, fields=_fields(features, sequence))
-    refine = build("refine", model.refine, context)
+    refine_context = replace(
+        context,
+        width=features.width + sequence.width,
+        fields=_fields(features, sequence),
+        sources=_sources(features, sequence),
+    )
+    refine = build("refine", model.refine, refine_context)
     context = replace(context, width=refine.width)
     trunk = build("trunk", model.trunk, context)
     context = replace(context, width=trunk.width)
-    towers = Towers(context, **model.towers.model_dump())
+    towers = build("towers", model.towers, context)
     context = replace(context, width=towers.width)
     coupler = build("coupler", model.coupler, context)
     coupler.start_at([_start(name, task, base_rates) for name, task in tasks.items()])
@@ -140,6 +145,14 @@ def _fields(features: InputSlot, sequence: SequenceSlot) -> list[int]:
     """The widths of x's parts: columns side by side that depend on the same feature, or on several, are one."""
     columns = features.columns or [None] * features.width
     return [len([*run]) for _, run in groupby(columns)] + [sequence.width] * bool(sequence.width)
+
+
+def _sources(features: InputSlot, sequence: SequenceSlot) -> list[Sequence[str] | None]:
+    """The features on which each column of x depends."""
+    columns = features.columns or [None] * features.width
+    # `reads` of a sequence slot that attends to the candidate says nothing about the candidate
+    history = None if isinstance(sequence, TargetAwareSequenceSlot) else sequence.reads
+    return [*(None if name is None else [name] for name in columns), *[history] * sequence.width]
 
 
 def start_logit(task: Task, base_rate: float) -> float:

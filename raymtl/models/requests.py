@@ -171,6 +171,9 @@ class RequestX(PrecomputedInput):
     def float(self) -> "RequestX":
         return RequestX(self._user.float(), self._item.float(), self._request, self._columns)
 
+    def detach(self) -> "RequestX":
+        return RequestX(self._user.detach(), self._item.detach(), self._request, self._columns)
+
 
 def request_x(
     features: InputSlot, sequence: SequenceSlot, inputs: RequestInput, concat: Callable[[Tensor, Tensor | None], Tensor]

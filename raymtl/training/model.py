@@ -49,6 +49,8 @@ class Head(nn.Module):
         self._group = group
         self._workers = 1 if group is None else dist.get_world_size(group)
         self._bf16 = precision == "bf16"
+        self.last_valid: Tensor | None = None
+        """In training, which rows of the last batch are not padding [B]; for what is read at log lines."""
 
     def forward(
         self,
@@ -61,6 +63,8 @@ class Head(nn.Module):
         inputs = self.arrange(pooled, unpooled, batch, replicated)
         with torch.autocast(batch.dense.device.type, torch.bfloat16, enabled=self._bf16):
             logits = self.ranker(inputs)
+        if self.training:
+            self.last_valid = batch.valid
         losses = self.losses(
             logits[:, : len(self.ranker.tasks)],
             batch.labels,

@@ -23,6 +23,7 @@ from raymtl.telemetry.collectives import CollectiveSampler
 from raymtl.telemetry.metrics import Gauges
 from raymtl.training.build import TrainState
 from raymtl.training.distributed import compute_metrics
+from raymtl.training.expert_use import use_record, use_sums
 from raymtl.training.fill import fill_of
 from raymtl.training.model import PENALTIES
 from raymtl.training.pipeline import make_pipeline
@@ -254,9 +255,13 @@ class Trainer:
         if window.steps == 0:
             return
         self.peak_private_bytes = max(self.peak_private_bytes, private_bytes())
-        sums = window.sums
+        head = self._train_state.model.module.head
+        mixtures = head.ranker.trunk.mixtures
+        sums = torch.cat((window.sums, use_sums(mixtures, head.last_valid).to(window.sums.device)))
         dist.all_reduce(sums, group=self._worker.group)
-        values = (sums / (window.steps * self._worker.workers)).tolist()
+        read = sums.tolist()
+        values = [value / (window.steps * self._worker.workers) for value in read[: len(window.sums)]]
+        experts = use_record(read[len(window.sums) :], [(m.shape[1], m.shape[2]) for m in mixtures], list(self._tasks))
         losses = dict(zip(self._tasks, values, strict=False))
         for name, loss in losses.items():
             if loss != loss or loss in (float("inf"), float("-inf")):
@@ -284,6 +289,7 @@ class Trainer:
                     "rows_per_s": rows_per_s,
                     "data_wait": data_wait,
                     "fill": fill,
+                    **({} if experts is None else {"experts": experts}),
                     **(self._train_state.balancer.report() if self._train_state.balancer else {}),
                 }
             )

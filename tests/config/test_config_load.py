@@ -31,6 +31,7 @@ NEEDED = {
     "m2m": [_HISTORY, "data.scenario={column: scenario, values: [feed]}"],
     "dupn": [_HISTORY],
     "dtrn": [_HISTORY, "model.sequence.target=[user]"],
+    "pepnet": ["model.towers.features=[user]", "model.refine.features=[age]"],
     "youtube": ["features.position={kind: bias}", "tables.position={rows: 10}"],
     "esm2": ["tasks.cart={parent: click}"],
     "meituan": ["tasks.order={label: buy}", "tasks.conversion={label: buy, given: click}"],

@@ -67,6 +67,7 @@ M2M = [
     "model.towers.hidden=[]",
 ]
 AIT = "model.coupler={type: ait, width: 8}"
+PPNET = "model.towers={type: ppnet, hidden: [8], features: [item], gate_hidden: 4}"
 BIAS = [
     "features.place={kind: bias}",
     "tables.place={rows: 7}",
@@ -127,8 +128,14 @@ LEARNED: dict[str, tuple[list[str], list[str]]] = {
     "M2M.meta_layers": (M2M, ["model.trunk.meta_layers=2"]),
     "M2M.tower_layers": (M2M, ["model.trunk.tower_layers=1"]),
     "M2M.dropout": (M2M, ["model.trunk.dropout=0.5"]),
-    "Towers.hidden": ([], ["model.towers.hidden=[4]"]),
-    "Towers.dropout": ([], ["model.towers.dropout=0.5"]),
+    "MLPTowers.hidden": ([], ["model.towers.hidden=[4]"]),
+    "MLPTowers.dropout": ([], ["model.towers.dropout=0.5"]),
+    "TaskTower.hidden": ([], ["model.towers.per_task={buy: {hidden: [4, 8]}}"]),
+    "TaskTower.dropout": ([], ["model.towers.per_task={buy: {dropout: 0.5}}"]),
+    "PPNet.hidden": ([PPNET], ["model.towers.hidden=[4]"]),
+    "PPNet.gate_hidden": ([PPNET], ["model.towers.gate_hidden=3"]),
+    "PPNet.dropout": ([PPNET], ["model.towers.dropout=0.5"]),
+    "EPNet.hidden": (["model.refine={type: epnet, features: [user], hidden: 4}"], ["model.refine.hidden=8"]),
     "AIT.width": ([AIT], ["model.coupler.width=4", "model.towers.hidden=[4]"]),
     "AIT.dropout": ([AIT], ["model.coupler.dropout=0.5"]),
     "PositionTower.hidden": (BIAS, ["model.bias.hidden=[8]"]),

@@ -128,7 +128,29 @@ MODELS: dict[str, dict[str, Any]] = {
         "towers": {"hidden": [4]},
     },
 }
+_PEPNET = {
+    "preset": "pepnet",
+    "refine": {"features": ["hour"], "hidden": 5},
+    "towers": {"hidden": [6, 4], "features": ["user", "item", "age"], "gate_hidden": 3},
+}
+_APART = {"type": "task_features", "reads": {"click": ["user", "hour"], "buy": ["item", "age", "price"]}}
 MODELS |= {
+    "pepnet": _PEPNET,
+    "pepnet_mmoe": {**_PEPNET, "trunk": {"type": "mmoe", **_EXPERTS}, "sequence": {"type": "pooled"}},
+    "ppnet_dtrn": {**MODELS["dtrn"], "towers": {"type": "ppnet", **_PEPNET["towers"]}},
+    "ppnet_esm2": {
+        **MODELS["esm2"],
+        "refine": {"type": "epnet", "hidden": 5},
+        "towers": {"type": "ppnet", **_PEPNET["towers"]},
+    },
+    "epnet_dtrn": {**MODELS["dtrn"], "refine": {"type": "epnet", "hidden": 5}},
+    "task_features": {**MODELS["mmoe"], "refine": _APART},
+    "towers_norm": {**MODELS["mmoe"], "towers": {"hidden": [6, 4], "norm": "layer", "activation": "silu"}},
+    "towers_mixed": {
+        **MODELS["shared_bottom"],
+        "towers": {"hidden": [6, 4], "per_task": {"cart": {"hidden": [5, 3, 4]}}},
+    },
+    "towers_mixed_mmoe": {**MODELS["mmoe"], "towers": {"hidden": [4], "per_task": {"click": {"hidden": [5, 4]}}}},
     "dcn": {**MODELS["mmoe"], "refine": {"type": "dcn_v2"}},
     "dcn_low_rank_dtrn": {**MODELS["dtrn"], "refine": {"type": "dcn_v2", "layers": 3, "rank": 2}},
     "senet": {**MODELS["meituan"], "refine": {"type": "senet"}},
@@ -136,9 +158,9 @@ MODELS |= {
 }
 PRESETS = [
     *("single_task", "shared_bottom", "mmoe", "ple", "aitm", "mmoe_ait", "m2m", "esmm", "esm2", "dupn", "meituan"),
-    *("youtube", "zhihu", "nfwfm", "dtrn"),
+    *("youtube", "zhihu", "nfwfm", "dtrn", "pepnet"),
 ]
-_TASKS = {"single_task": ONE, "esm2": FORK, "meituan": ORDER, "zhihu": EIGHT}
+_TASKS = {"single_task": ONE, "esm2": FORK, "ppnet_esm2": FORK, "meituan": ORDER, "zhihu": EIGHT}
 
 
 def config(name: str, **slots: Any) -> Model:
@@ -148,7 +170,7 @@ def config(name: str, **slots: Any) -> Model:
 def large(name: str, **slots: Any) -> Model:
     """The model with room enough to learn a few hundred rows by heart."""
     small = config(name)
-    towers = {"hidden": [32, 32]} if small.towers.hidden else {"hidden": []}
+    towers = {**small.towers.model_dump(), "hidden": [32, 32] if small.towers.hidden else []}
     wide = {"trunk": {**small.trunk.model_dump(), "hidden": [64, 32]}, "towers": towers}
     if small.coupler.type == "ait":
         wide["coupler"] = {**small.coupler.model_dump(), "width": 32}

@@ -70,6 +70,10 @@ def test_the_parts_predict_what_the_full_model_predicts(name: str, sides: str) -
         ("dupn", {"products"}),
         ("nfwfm", {"products", "pooled", "dense"}),  # bi-interaction multiplies user and item
         ("m2m", {"products", "pooled", "dense", "scenario"}),  # knowledge is read row by row
+        (
+            "pepnet",
+            {"products", "x", "pooled", "dense", "scenario"},
+        ),  # the gates are of each candidate, and scale all of x
         ("dtrn", {"encoded.0", "encoded.1", "pooled", "dense"}),  # each candidate asks the encoded steps
     ],
 )
