@@ -2,6 +2,7 @@
 
 import datetime as dt
 import re
+from collections.abc import Sequence
 from typing import Annotated, Literal
 
 from pydantic import BeforeValidator, Field, PositiveInt, field_validator, model_validator
@@ -9,6 +10,7 @@ from pydantic import BeforeValidator, Field, PositiveInt, field_validator, model
 from raymtl.config.base import ExpectedText, Section, Seed
 from raymtl.config.roles import Role
 from raymtl.config.sampling import Sampling
+from raymtl.storage.paths import absolute
 
 
 def _day(value: object) -> object:
@@ -22,6 +24,14 @@ def _day(value: object) -> object:
 
 Day = Annotated[dt.date, BeforeValidator(_day)]
 Location = Annotated[str, Field(min_length=1), Role.PATH]
+Locations = Annotated[
+    str | list[str], Field(min_length=1), ExpectedText("a folder or a URL, not empty, or a list of them"), Role.PATH
+]
+
+
+def as_roots(path: str | Sequence[str]) -> tuple[str, ...]:
+    """The roots of a data set that is one folder or a list of them."""
+    return (path,) if isinstance(path, str) else tuple(path)
 
 
 def yesterday() -> dt.date:
@@ -115,15 +125,15 @@ class Shuffle(Section):
 class Data(Section):
     """The data set: parquet files below `path`, in one folder `ds=YYYY-MM-DD` for each day."""
 
-    path: Annotated[Location, Role.EXECUTION | Role.READ]
-    """Root folder or URL (`/logs`, `s3://bucket/logs`, `gs://…`, any file system that pyarrow or fsspec knows). A relative path
-    starts at the current working directory."""
+    path: Annotated[Locations, Role.EXECUTION | Role.READ]
+    """Root folder or URL (`/logs`, `s3://bucket/logs`, `gs://…`, any file system that pyarrow or fsspec knows), or a list of
+    roots with the same columns, which are read as one data set. A relative path starts at the current working directory."""
     train: Annotated[DayRange, Role.SINGLE_RUN | Role.READ]
     """The days to train on."""
     eval: Annotated[DayRange | None, Role.SINGLE_RUN | Role.READ] = None
     """The days to evaluate on; null: no evaluation."""
-    eval_path: Annotated[Location | None, Role.EXECUTION | Role.READ] = None
-    """Root of the evaluation data; null: `path`."""
+    eval_path: Annotated[Locations | None, Role.EXECUTION | Role.READ] = None
+    """Root of the evaluation data, or a list of roots; null: `path`."""
     snapshot: Annotated[int | None, Field(ge=0), Role.SINGLE_RUN | Role.READ] = None
     """If `path` is a table of Delta Lake or Apache Iceberg: the version or the snapshot ID to read. Null: the latest one when the
     run starts, which a resumed run keeps."""
@@ -166,13 +176,23 @@ class Data(Section):
     prefetch_blocks: Annotated[int, Field(ge=0), Role.EXECUTION] = 2
     """Slices of blocks that each worker fetches ahead."""
 
-    def path_of(self, part: str) -> str:
-        """Root of the data of `train` or `eval`."""
-        return self.eval_path if part == "eval" and self.eval_path else self.path
+    def roots_of(self, part: str) -> tuple[str, ...]:
+        """Roots of the data of `train` or `eval`."""
+        return as_roots(self.eval_path if part == "eval" and self.eval_path else self.path)
 
     def snapshot_of(self, part: str) -> int | None:
         """The snapshot to read for `train` or `eval`."""
         return self.eval_snapshot if part == "eval" and self.eval_path else self.snapshot
+
+    @field_validator("path", "eval_path")
+    @classmethod
+    def _distinct_roots(cls, value: str | list[str] | None) -> str | list[str] | None:
+        roots = [absolute(root).rstrip("/") for root in as_roots(value or ())]
+        if "" in as_roots(value or ()):
+            raise ValueError("a root is empty; name a folder or a URL")
+        if twice := next((root for root in roots if roots.count(root) > 1), None):
+            raise ValueError(f"the root `{twice}` is listed twice, so its rows would be read twice; list it once")
+        return value
 
     @field_validator("impressions")
     @classmethod
@@ -208,4 +228,9 @@ class Data(Section):
     def _has_table(self) -> "Data":
         if self.eval_snapshot is not None and self.eval_path is None:
             raise ValueError("eval_snapshot is set without eval_path; remove it: the evaluation reads data.snapshot")
+        for part, key in (("train", "snapshot"), ("eval", "eval_snapshot")):
+            if self.snapshot_of(part) is not None and len(self.roots_of(part)) > 1:
+                raise ValueError(
+                    f"{key} is the snapshot of one table, but the path is a list of roots; remove one of the two"
+                )
         return self

@@ -22,7 +22,7 @@ def model_problems(
 ) -> Iterator[str]:
     """The problems of `model`; `active` are the tasks that are trained, `has_scenario` is whether `data.scenario` is set."""
     yield from input_problems(model, features, tables)
-    yield from sequence_problems(model, features, tables, has_scenario)
+    yield from sequence_problems(model, features, has_scenario)
     yield from coupling_problems(model, tasks, active, features)
     yield from tower_problems(model, tasks, active, features, has_scenario)
     if model.trunk.type == "single_task" and len(active) != 1:

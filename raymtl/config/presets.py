@@ -70,6 +70,11 @@ PRESETS: dict[str, dict[str, Any]] = {
         "trunk": {"type": "shared_bottom", "hidden": []},
         "towers": {"type": "ppnet", "hidden": [128, 64, 32]},
     },
+    "din": {
+        "sequence": {"type": "din"},
+        "trunk": {"type": "shared_bottom", "hidden": [256, 128]},
+        "towers": {"hidden": [64, 32]},
+    },
     "dtrn": {
         "sequence": {"type": "tim"},
         "refine": {"type": "trm"},

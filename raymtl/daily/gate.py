@@ -11,7 +11,7 @@ from functools import cached_property
 from typing import Any, Literal
 
 from raymtl.config.daily import Gate
-from raymtl.config.metrics import METRICS, Metric
+from raymtl.config.metrics import METRICS, Metric, metrics_of_kind
 from raymtl.config.root import Config
 from raymtl.config.tasks import Task
 from raymtl.daily.record import Check, GateResult
@@ -152,7 +152,7 @@ def _task(
     gate: Gate, name: str, task: Task, base: Metrics | None, candidate: Metrics | None, changes: Mapping[str, Interval]
 ) -> list[Check]:
     compared = [what for what in task.traits.gated if base is not None or METRICS[what].chance is not None]
-    names = (*compared, "calibration")
+    names = (*compared, *(["calibration"] if _has_calibration(task) else []))
     if candidate is None:
         return [_not_judged(name, what, None, None, "it has no held-out labels") for what in names]
     if is_non_finite(reason := candidate["null_reason"]):
@@ -225,6 +225,8 @@ def _compared(day: TaskContext, metric: Metric) -> Check | None:
 
 
 def _calibration(day: TaskContext) -> Iterator[Check]:
+    if not _has_calibration(day.task):
+        return
     what, (low, high) = "calibration", day.gate.calibration
     before, after = _get(day.base, what), _get(day.candidate, what)
     note = None
@@ -238,6 +240,10 @@ def _calibration(day: TaskContext) -> Iterator[Check]:
     closer = before is not None and _log_distance_from_one(after) < _log_distance_from_one(before)
     limit = f"{low:.4g} to {high:.4g}, or closer to 1 than before" if day.base else f"{low:.4g} to {high:.4g}"
     yield _make_check(day.name, what, before, after, limit, low <= after <= high or closer)
+
+
+def _has_calibration(task: Task) -> bool:
+    return METRICS["calibration"] in metrics_of_kind(task.traits)
 
 
 def _labels_cancel(metrics: Metrics) -> bool:

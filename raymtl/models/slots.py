@@ -69,6 +69,8 @@ class SequenceSlot(nn.Module):
     reads: Sequence[str] | None = None
     """All features that the output (for a `TargetAwareSequenceSlot`: that of `encode`) depends on; None: unknown. Serving uses it
     to split the model, like `InputSlot.columns`."""
+    compares: Sequence[str] = ()
+    """Features of one ID, or sequences, whose IDs the slot reads: `ModelInput.ids` has these and no others."""
 
     def forward(self, inputs: ModelInput) -> Tensor | None:
         raise NotImplementedError

@@ -12,11 +12,11 @@ from raymtl.config.roles import run_fields
 from raymtl.config.root import Config
 from raymtl.config.task_kinds import BaseRate
 from raymtl.data.build_id_maps import make_maps, saved_maps
-from raymtl.data.id_files import vectors_file
 from raymtl.data.lakehouse.tables import keep_snapshots, with_snapshots
 from raymtl.data.read import Input
 from raymtl.data.sample import sample_base_rates
 from raymtl.data.units import Plan, plan_input, plan_inputs, snapshots_of
+from raymtl.data.vocabulary import check_id_files
 from raymtl.data.writable import check_writable
 from raymtl.dependencies import package_versions
 from raymtl.errors import ConfigError
@@ -130,11 +130,9 @@ def prepare_inputs(config: Config) -> RunPlan:
             f"{adam} is `adam`, which fbgemm has for GPUs only; use rowwise_adagrad, adagrad or sgd, "
             "or set train.use_gpu"
         )
-    for name, table in config.tables.items():
-        if table.vectors is not None:
-            vectors_file(name, table)
     config = with_snapshots(config)
     plans = plan_inputs(config, ["train", "eval"] if config.data.eval is not None else ["train"])
+    check_id_files(config, plans["train"].held)
     config = with_batch_size(config, plans["train"].rows)
     return RunPlan(config, plans, sample_base_rates(config, plans["train"]), config_hash(config))
 

@@ -33,15 +33,16 @@ class Head(nn.Module):
         precision: Precision = "fp32",
     ):
         super().__init__()
-        self.arrange = InputAssembler(config, lookup)
         self.ranker = build_ranker(config.model, config.active_tasks(), lookup.spec, base_rates, config.calibration)
+        self.arrange = InputAssembler(config, lookup, self.ranker.sequence.compares)
         self.losses = TaskLosses(
             config.active_tasks(),
             config.model.order_loss,
             config.model.kl_bound,
             getattr(config.model.coupler, "predecessors", None),
+            self.ranker.outputs,
         )
-        loss, derived = config.model.conversion_loss, self.ranker.derived.values()
+        loss, derived = config.model.conversion_loss, self.ranker.outputs.derived.values()
         self.conversion = ConversionRisk(config.active_tasks(), list(derived), loss) if loss.weight else None
         self.balancer = build_balancer(
             config.train.balance, config.active_tasks(), base_rates, config.train.seed, group
@@ -59,14 +60,14 @@ class Head(nn.Module):
         replicated: LookedUp | None,
         batch: Batch,
     ) -> tuple[Tensor, tuple[Tensor, Tensor, Tensor]]:
-        """Loss [], and without gradient (logits [B, T + derived outputs], loss of each task [T], the `PENALTIES` [3])."""
+        """Loss [], and without gradient (logits [B, O], loss of each task [T], the `PENALTIES` [3])."""
         inputs = self.arrange(pooled, unpooled, batch, replicated)
         with torch.autocast(batch.dense.device.type, torch.bfloat16, enabled=self._bf16):
             logits = self.ranker(inputs)
         if self.training:
             self.last_valid = batch.valid
         losses = self.losses(
-            logits[:, : len(self.ranker.tasks)],
+            logits,
             batch.labels,
             batch.observed,
             batch.weight,

@@ -76,7 +76,9 @@ class OutputCounts:
 
     def update(self, batch: Batch, logits: Tensor) -> None:
         """Add a batch with its logits [B, O]."""
-        labels, observed = output_labels(batch.labels, batch.observed, [*self._ranker.tasks], self._ranker.derived)
+        labels, observed = output_labels(
+            batch.labels, batch.observed, [*self._ranker.tasks], self._ranker.outputs.derived
+        )
         pick = self._columns
         weight = batch.weight * batch.valid
         self._counts.update(logits[:, pick], labels[:, pick], observed[:, pick], weight, batch.scenario)

@@ -368,7 +368,9 @@ class Trainer:
         scenarios = config.data.scenario.names if config.data.scenario else []
         ranker = self._train_state.model.module.head.ranker
         by_request = config.data.has_complete_requests
-        metrics = EvalMetrics(self._tasks, scenarios, worker.device, derived=ranker.derived, with_requests=by_request)
+        metrics = EvalMetrics(
+            self._tasks, scenarios, worker.device, derived=ranker.outputs.derived, with_requests=by_request
+        )
         before = self._calibration.new_judgement() if self._calibration else None
         for batch, logits in self._scored(
             source, self._calibration.judged if self._calibration and not unseen else None

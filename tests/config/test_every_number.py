@@ -57,6 +57,7 @@ train:
 ADAM = "train.sparse_optimizer={type: adam, lr: 0.1}"
 TRANSFORMER = "model.sequence={type: transformer, width: 4}"
 TIM = "model.sequence={type: tim, target: [item], width: 4}"
+DIN = "model.sequence={type: din, target: [item], hidden: [4]}"
 DUPN = "model.sequence={type: dupn, user: [user], hidden: 4, attention_hidden: 4}"
 MMOE = "model.trunk={type: mmoe, experts: 2, hidden: [8]}"
 PLE = "model.trunk={type: ple, hidden: [8]}"
@@ -88,6 +89,8 @@ LEARNED: dict[str, tuple[list[str], list[str]]] = {
     "Task.weight": ([], ["tasks.buy.weight=3"]),
     "Task.base_rate": ([], ["tasks.buy.base_rate=0.1"]),
     "Task.normalizer_floor": ([], ["tasks.buy.normalizer_floor=100"]),
+    "Task.class_weights": (["tasks.third={kind: multiclass, classes: 2}"], ["tasks.third.class_weights=[1, 3]"]),
+    "Task.quantiles": (["tasks.third={kind: quantile, quantiles: [0.1, 0.5]}"], ["tasks.third.quantiles=[0.1, 0.9]"]),
     "FieldWise.dice": (["model.input={type: field_wise}"], ["model.input.dice=0.5"]),
     "TransformerSequence.heads": ([TRANSFORMER], ["model.sequence.heads=4"]),
     "TransformerSequence.layers": ([TRANSFORMER], ["model.sequence.layers=2"]),
@@ -99,6 +102,12 @@ LEARNED: dict[str, tuple[list[str], list[str]]] = {
     "TIMSequence.width": ([TIM], ["model.sequence.width=8"]),
     "TIMSequence.positions": ([TIM], ["model.sequence.positions=2"]),
     "TIMSequence.dropout": ([TIM], ["model.sequence.dropout=0.5"]),
+    "DINSequence.hidden": ([DIN], ["model.sequence.hidden=[4, 4]"]),
+    "DINSequence.heads": ([DIN], ["model.sequence.heads=2"]),
+    "DINSequence.search_steps": (
+        [DIN, "model.sequence.search={history: item}", "tables.item.rows=2"],
+        ["model.sequence.search_steps=1"],
+    ),
     "DUPNSequence.hidden": ([DUPN], ["model.sequence.hidden=8"]),
     "DUPNSequence.attention_hidden": ([DUPN], ["model.sequence.attention_hidden=8"]),
     "TRM.hidden": (["model.refine={type: trm, hidden: 4}"], ["model.refine.hidden=8"]),
@@ -196,10 +205,11 @@ ELSEWHERE: dict[str, str] = {
     "BucketFeature.null_id": "data/test_null_ids.py",
     "VectorFeature.width": "data/test_vectors.py",
     "VectorFeature.project": "models/test_encoding.py",
-    "DenseFeature.clip": "data/test_blocks.py",
-    "DenseFeature.mean": "data/test_blocks.py",
-    "DenseFeature.std": "data/test_blocks.py",
+    "Scaled.clip": "data/test_blocks.py",
+    "Scaled.mean": "data/test_blocks.py",
+    "Scaled.std": "data/test_blocks.py",
     "DenseFeature.fill": "data/test_blocks.py",
+    "SequenceDenseFeature.fill": "data/test_list_numbers.py",
     "TableDefaults.admit_count": "data/test_count_ids.py",
     "TableDefaults.evict_after_days": "data/test_count_ids.py",
     "Task.delay_days": "daily/test_input_plan.py",

@@ -137,7 +137,7 @@ class Trained:
         """The model's own logits of all rows [N, O], their labels and whether these count [N, O], and scenarios [N]."""
         ranker, parts = self.state.model.module.head.ranker, []
         for batch, logits in self.trainer._scored(self.day(day), None):
-            labels, observed = output_labels(batch.labels, batch.observed, [*ranker.tasks], ranker.derived)
+            labels, observed = output_labels(batch.labels, batch.observed, [*ranker.tasks], ranker.outputs.derived)
             parts.append([t[batch.valid] for t in (logits, labels, observed, batch.scenario)])
         return [torch.cat(tensors) for tensors in zip(*parts, strict=True)]
 
@@ -145,7 +145,7 @@ class Trained:
         """The change of the exact AUC over all rows, and the largest within a scenario."""
         ranker = self.state.model.module.head.ranker
         logits, labels, observed, scenario = rows
-        column = [*ranker.tasks, *ranker.derived].index(output)
+        column = [*ranker.tasks, *ranker.outputs.derived].index(output)
         with torch.no_grad():
             both = (logits[:, column].double(), ranker.calibrator(logits, scenario)[:, column].double())
         parts = [observed[:, column] & (scenario == s) for s in range(len(SCENARIOS))]
@@ -159,7 +159,7 @@ class Trained:
         """Give the model another calibrator, which changes nothing yet."""
         ranker = self.state.model.module.head.ranker
         multiplies = self.config.multiplies_labels()
-        ranker.calibrator = Calibrator(options, ranker.tasks, ranker.derived, multiplies, len(SCENARIOS))
+        ranker.calibrator = Calibrator(options, ranker.tasks, ranker.outputs.derived, multiplies, len(SCENARIOS))
         config = self.config.model_copy(update={"calibration": options})
         self.trainer._calibration = Recalibration(config, ranker, torch.device("cpu"))
 
