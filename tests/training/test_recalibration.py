@@ -28,6 +28,7 @@ from tests.helpers.worker_processes import mixed_block, mixed_config, several
 from tests.training.test_trainer import plan_of
 
 ROWS = [900, 700]
+SHARES = {"platt": 0.5, "isotonic": 0.25}
 DAY = {"start": "2026-01-02", "end": "2026-01-02"}
 
 
@@ -65,7 +66,7 @@ def maps_of(state: TrainState) -> torch.Tensor:
 
 def calibrate(rank: int, workers: int, folder: str, method: str) -> dict[str, Any]:
     """The maps, the metrics before and after, and what a model made anew has after loading the checkpoint of three workers."""
-    config = config_of({"method": method, "by": "scenario", "prior_positives": 10.0})
+    config = config_of({"method": method, "by": "scenario", "prior_positives": 10.0, "share": SHARES[method]})
     state = make(config)
     torch.manual_seed(7)
     with torch.no_grad():  # labels are random, and the model is very sure of them
@@ -114,8 +115,8 @@ def test_one_and_three_workers_fit_the_same_maps_and_a_checkpoint_has_them(tmp_p
             if method == "platt":
                 assert rows[0]["auc"] == pytest.approx(rows[1]["auc"], abs=1e-6)
             assert rows[0]["count"] == rows[1]["count"]
-    # The users of the fit are left out, about half of them
-    assert 0.4 < one["before"]["rows"] / one["all"]["rows"] < 0.6
+    # The users of the fit are left out
+    assert one["before"]["rows"] / one["all"]["rows"] == pytest.approx(1 - SHARES[method], abs=0.1)
     assert one["all"]["rows"] == sum(ROWS)
 
 
