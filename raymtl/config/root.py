@@ -21,6 +21,8 @@ from raymtl.config.features import (
     table_of,
     with_bucket_tables,
 )
+from raymtl.config.loss_checks import loss_problems
+from raymtl.config.losses import Within
 from raymtl.config.metrics import MEAN_AUC, parse_metric
 from raymtl.config.model import Model
 from raymtl.config.model_checks import model_problems
@@ -29,6 +31,7 @@ from raymtl.config.task_kinds import KINDS
 from raymtl.config.tasks import Task
 from raymtl.config.train import Train
 from raymtl.config.tune import Tune
+from raymtl.config.wiring import compared_lists
 
 RUN_NAME = r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,99}$"
 """Pattern of the names of runs."""
@@ -89,7 +92,7 @@ class Config(Section):
     def _consistent(self) -> "Config":
         # Whether model and run fit the tasks can only be said of tasks that are right.
         crosses = cross_problems(self.features, self.tables)
-        problems = [*_table_problems(self), *crosses, *_task_problems(self)] or [
+        problems = [*_table_problems(self), *crosses, *_task_problems(self), *loss_problems(self.tasks, self.data)] or [
             *self._model_problems(),
             *_train_problems(self),
             *_daily_problems(self),
@@ -139,6 +142,14 @@ class Config(Section):
         if not self.data.by_request:
             return []
         return [name for name in self.user_features() if not isinstance(self.features[name], BiasFeature)]
+
+    def task_weights(self) -> dict[str, str]:
+        """The columns with weights of one task, by task."""
+        return {name: task.weight_column for name, task in self.active_tasks().items() if task.weight_column}
+
+    def list_columns(self) -> list[Within]:
+        """What training compares rows within, each once: reading keeps their neighbours together."""
+        return list(dict.fromkeys(within for _, within in compared_lists(self.active_tasks())))
 
     def map_tables(self) -> list[str]:
         """Names of the tables whose IDs get their rows from a map."""

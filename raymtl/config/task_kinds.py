@@ -71,6 +71,10 @@ class TaskKind:
     loss_metric: ClassVar[str | None] = None
     """The metric that measures the training loss on evaluation rows."""
 
+    ranks: ClassVar[bool] = True
+    """Whether rows are ranked by one logit whose differences are of the order of 1, and labels are ≥ 0: such a task can have
+    losses that compare rows."""
+
     @staticmethod
     def trained_on(labels: np.ndarray) -> np.ndarray:
         """What the loss compares the logit with: the labels themselves, unless the kind has a transform."""
@@ -117,6 +121,7 @@ class Real(Values):
     summary = "any finite number, squared error"
     labels = LabelRule()
     is_rate = False
+    ranks = False
     loss_label = "squared error / variance"
 
 
@@ -125,6 +130,7 @@ class LogReal(Real):
 
     transform = "log1p"
     labels = LabelRule(low=0)
+    ranks = True
 
     @staticmethod
     def trained_on(labels: np.ndarray) -> np.ndarray:

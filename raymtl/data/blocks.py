@@ -9,7 +9,9 @@ A block is an Arrow table with one column per use, named `<role>:<name>`:
     label:<task>     float32, NaN where not observed
     truth:<task>     float32, NaN where unknown                            (evaluation only)
     weight           float32
+    weight:<task>    float32, a further factor for one task                (with `tasks.<name>.weight_column`)
     scenario         int32, index into `data.scenario.values`; its length stands for `other`
+    list:<within>    int64, the same for rows that losses compare          (with such a loss, by its `within`)
     group            int64, the user's ID; for null that of the request, or a unique ID   (evaluation only)
     request_id       int64, the request's ID; for null a unique ID     (evaluation only, with requests)
     request          dictionary<int32, struct>, the request of the row: the columns of its user side, as above, without those of
@@ -37,6 +39,7 @@ from raymtl.config.features import (
     VectorFeature,
     columns_of,
 )
+from raymtl.config.losses import Within
 from raymtl.config.root import Config
 from raymtl.data import rules
 from raymtl.data.contract import label_tasks
@@ -100,6 +103,9 @@ class BlockMaker:
         self.evaluation = evaluation
         self._tasks = config.active_tasks()
         self._of_requests = config.request_features()
+        self._task_weights = config.task_weights()
+        self._lists = config.list_columns()
+        self._needs_groups = evaluation or bool(self._lists)
         self._of_rows = [name for name in config.features if name not in self._of_requests]
         self._label_tasks = label_tasks(config)
         # A custom input slot has no key `missing`; its nulls get `fill`.
@@ -113,15 +119,15 @@ class BlockMaker:
         names += [(task.truth or "") if evaluation else "" for task in self._tasks.values()]
         names += [
             data.scenario.column if data.scenario else "",
-            (data.group or "") if evaluation else "",
+            (data.group or "") if self._needs_groups else "",
             self._users.column if self._users else "",
-            (data.request or "") if self._of_requests or evaluation else "",
+            (data.request or "") if self._of_requests or self._needs_groups else "",
         ]
         return list(dict.fromkeys(n for n in names if n))
 
     def label_columns(self) -> list[str]:
-        """The columns of the labels and of their weight."""
-        names = [self._config.data.weight or ""]
+        """The columns of the labels and of their weights."""
+        names = [self._config.data.weight or "", *self._task_weights.values()]
         for name, task in self._label_tasks.items():
             names += [task.label_column(name), task.observed or ""]
         return list(dict.fromkeys(n for n in names if n))
@@ -158,9 +164,13 @@ class BlockMaker:
                 columns[f"truth:{name}"] = pa.array(rules.floats(one_array(raw, task.truth, "number")))
         data = self._config.data
         if data.weight:
-            columns["weight"] = _weight(one_array(raw, data.weight, "number"), place, data.weight)
-        if self.evaluation:
-            columns |= self._groups(raw, place)
+            columns["weight"] = _weight(raw, data.weight, place, "data.weight")
+        for name, column in self._task_weights.items():
+            columns[f"weight:{name}"] = _weight(raw, column, place, f"tasks.{name}.weight_column")
+        if self._needs_groups:
+            groups = self._groups(raw, place)
+            columns |= {f"list:{within}": _list_ids(groups, within) for within in self._lists}
+            columns |= groups if self.evaluation else {}
         columns["unit"] = pa.array(np.full(len(raw), unit, np.int32))
         return pa.table(columns)
 
@@ -342,12 +352,21 @@ def _vectors(lists: pa.Array, name: str, feature: VectorFeature, broken: Broken)
     return pa.FixedSizeListArray.from_arrays(pa.array(values.reshape(-1)), feature.width)
 
 
-def _weight(column: pa.Array, place: Place, name: str) -> pa.Array:
+def _weight(raw: pa.Table, name: str, place: Place, used_by: str) -> pa.Array:
+    column = one_array(raw, name, "number")
     values, wrong = rules.weights(column)
     if wrong.any():
         row = int(wrong.argmax())
-        raise place.error(name, "data.weight", row, column[row].as_py(), rules.WEIGHT)
+        raise place.error(name, used_by, row, column[row].as_py(), rules.WEIGHT)
     return pa.array(values)
+
+
+def _list_ids(groups: dict[str, pa.Array], within: Within) -> pa.Array:
+    """An ID [N] int64 for each list; a request is the rows of one user with one request ID, as in the metrics."""
+    if within == "group" or "group" not in groups:
+        return groups["group" if within == "group" else "request_id"]
+    user, request = (groups[name].to_numpy().view(np.uint64) for name in ("group", "request_id"))
+    return pa.array((mix64(user.view(np.int64)).view(np.uint64) + request).view(np.int64))
 
 
 def _without_nulls(ids: pa.Array, scope: str, own: np.ndarray) -> pa.Array:

@@ -12,7 +12,7 @@ from raymtl.data import rules
 from raymtl.data.blocks import BlockMaker, Place
 from raymtl.data.fragments import read_fragment, read_requests
 from raymtl.data.requests import Requests
-from raymtl.data.rules import one_array, where_observed
+from raymtl.data.rules import where_observed
 from raymtl.data.units import Fragment, Plan
 from raymtl.errors import DataError
 
@@ -96,11 +96,9 @@ def _spread(length: int, count: int) -> list[int]:
 
 
 def _sums_of(config: Config, maker: BlockMaker, raw: pa.Table, place: Place) -> Sums:
-    weight = np.ones(len(raw), np.float32)
-    if config.data.weight:
-        weight, _ = rules.weights(one_array(raw, config.data.weight, "number"))
     labels, found = maker.labels(raw, place), {}
-    for name in config.active_tasks():
+    for name, task in config.active_tasks().items():
+        weight = rules.product_of_weights(raw, [config.data.weight, task.weight_column])
         seen = ~np.isnan(labels[name]) & (weight > 0)
         values, weights = labels[name][seen].astype(np.float64), weight[seen].astype(np.float64)
         target = config.tasks[name].traits.trained_on(values)

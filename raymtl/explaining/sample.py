@@ -35,7 +35,7 @@ class Sample:
     labels: Tensor
     """[N, T] float32, NaN where not observed."""
     weight: Tensor
-    """[N] float32."""
+    """[N, T] float32."""
     scenario: Tensor | None
     """[N] int64; None without a scenario column."""
     group: Tensor
@@ -96,14 +96,17 @@ class SampleReader:
         of_features = [n for n in block.column_names if n == "scenario" or n.partition(":")[0] in _ROLES]
         labels = [block.column(f"label:{name}").to_numpy() for name in self._config.active_tasks()]
         rows = len(block)
-        weight = block.column("weight").to_numpy() if "weight" in block.column_names else np.ones(rows, np.float32)
+        weight = np.ones((rows, len(labels)), np.float32)
+        for t, name in enumerate(self._config.active_tasks()):
+            for column in {"weight", f"weight:{name}"} & {*block.column_names}:
+                weight[:, t] *= block.column(column).to_numpy()
         group = block.column("group").to_numpy() if "group" in block.column_names else np.arange(rows)
         scenario = block.column("scenario").to_numpy().astype(np.int64) if "scenario" in block.column_names else None
         return Sample(
             raw.select(source_columns(self._config)),
             {name: block.column(name).chunk(0) for name in of_features},
             torch.from_numpy(np.stack(labels, 1)),
-            torch.from_numpy(np.array(weight)),
+            torch.from_numpy(weight),
             None if scenario is None else torch.from_numpy(scenario),
             torch.from_numpy(np.array(group)),
             of_rows,

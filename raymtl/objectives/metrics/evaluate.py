@@ -90,7 +90,12 @@ class EvalMetrics:
         self._binary = BinaryMetrics(self._binary_names, truths, count, self.device)
         self._values = ValueMetrics({n: self.tasks[n] for n in self._value_names}, count, self.device)
         self._sample = GroupedSample(
-            len(self._binary_names), len(self._value_names), self.sample_rows, self.device, self.with_requests
+            len(self._binary_names),
+            len(self._value_names),
+            self.sample_rows,
+            self.device,
+            self.with_requests,
+            any(task.weight_column for task in self.tasks.values()),
         )
         self._rows = torch.zeros(1, dtype=torch.int64, device=self.device)
         self._order = torch.zeros(len(self.edges) + 1, dtype=torch.int64, device=self.device)
@@ -115,7 +120,8 @@ class EvalMetrics:
             logits: [B, T] outputs of the model and then the derived ones, read as 32-bit floats.
             labels: [B, T]; whatever stands where a label is not observed (NaN too) has no effect.
             observed: [B, T] bool.
-            weight: [B] ≥ 0; a row of weight 0 counts nowhere but in the order of the funnel.
+            weight: [B] ≥ 0, or [B, T] if a task has a `weight_column`; a row of weight 0 counts nowhere but in the order of the
+                funnel.
             valid: [B] bool, false for rows that only fill up the batch.
             scenario: [B] int64 index into `scenarios`; beyond either end it is taken for the nearest. None: the first.
             group: [B] int64 id of the row's group; None: no GAUC, and every request, or every row, is a group of its own.
@@ -126,6 +132,10 @@ class EvalMetrics:
             labels, observed, truth = _with_derived(
                 self._derived_children, self._derived_givens, labels, observed, truth
             )
+        if weight.dim() == 1:
+            weight = weight.unsqueeze(1)
+        elif len(self._derived_children):
+            weight = torch.cat((weight, weight[:, self._derived_children]), 1)
         if self._summed is not None:
             raise RuntimeError("these metrics hold the sums of all workers; call reset() before the next evaluation")
         if (request is not None) != self.with_requests:
@@ -134,8 +144,8 @@ class EvalMetrics:
         if scenario is None:
             scenario = torch.zeros(len(logits), dtype=torch.int64, device=logits.device)
         scenario = scenario.clamp(0, max(len(self.scenarios), 1) - 1)
-        weight = weight.double().masked_fill(~(valid & (weight > 0)), 0.0)
-        taken = observed & (weight > 0).unsqueeze(1)
+        weight = weight.double().masked_fill(~(valid.unsqueeze(1) & (weight > 0)), 0.0)
+        taken = observed & (weight > 0)
         self._rows += valid.sum()
         if self.edges:
             wrong = (logits[:, self._children] > logits[:, self._parents]) & valid.unsqueeze(1)
@@ -144,13 +154,18 @@ class EvalMetrics:
             Rows(*(_columns(v, columns) for v in (logits, labels, taken)))
             for columns in (self._binary_columns, self._value_columns)
         )
+        own = weight.shape[1] > 1
+        binary_weight, value_weight = (
+            _columns(weight, columns) if own else weight for columns in (self._binary_columns, self._value_columns)
+        )
         if self._binary_names:
             best = None if truth is None else _columns(truth, self._binary_columns)
-            self._binary.update(*binary, weight, scenario, best)
+            self._binary.update(*binary, binary_weight, scenario, best)
         if self._value_names:
             best = None if truth is None else _columns(truth, self._value_columns)
-            self._values.update(*values, weight, scenario, best)
-        self._sample.update(binary, values, weight, scenario, group, request)
+            self._values.update(*values, value_weight, scenario, best)
+        kept = torch.cat((binary_weight, value_weight), 1) if own else weight
+        self._sample.update(binary, values, kept, scenario, group, request)
 
     def state(self) -> dict[str, Tensor]:
         """All counters by name; the sum over workers of each is the counter of all rows.

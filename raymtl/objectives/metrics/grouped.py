@@ -52,12 +52,18 @@ class Rows(NamedTuple):
 class GroupedSample:
     """The rows that one worker keeps: at most `capacity` of them plus room for what arrives between two clean-ups.
 
-    A row takes 14 + 5·T + 8·V bytes: the mixed group id, per task the logit and the label, weight and scenario; and 8 more if
-    there are requests.
+    A row takes 14 + 5·T + 8·V bytes: the mixed group id, per task the logit and the label, weight and scenario; 8 more if there
+    are requests, and 4 more for each task but one if they have weights of their own.
     """
 
     def __init__(
-        self, tasks: int, values: int, capacity: int, device: torch.device, with_requests: bool = False
+        self,
+        tasks: int,
+        values: int,
+        capacity: int,
+        device: torch.device,
+        with_requests: bool = False,
+        own_weights: bool = False,
     ) -> None:
         self.capacity = capacity
         self._with_requests = with_requests
@@ -71,7 +77,7 @@ class GroupedSample:
             "labels": torch.empty(0, tasks, dtype=torch.uint8, device=device),
             "value_logits": torch.empty(0, values, dtype=torch.float32, device=device),
             "value_labels": torch.empty(0, values, dtype=torch.float32, device=device),  # NaN: does not count
-            "weight": torch.empty(0, dtype=torch.float32, device=device),
+            "weight": torch.empty(0, tasks + values if own_weights else 1, dtype=torch.float32, device=device),
             "scenario": torch.empty(0, dtype=torch.int16, device=device),
         }
         if with_requests:
@@ -88,7 +94,8 @@ class GroupedSample:
         group: Tensor | None,
         request: Tensor | None = None,
     ) -> None:
-        """Keep rows of the binary tasks and of those with values; weight [B], scenario [B], group and request [B] int64."""
+        """Keep rows of the binary tasks and of those with values; weight [B, 1], or [B, T + V] if
+        tasks have their own, scenario [B], group and request [B] int64."""
         self._grouped_batches += group is not None
         group = request if group is None else group
         if group is None:

@@ -73,7 +73,7 @@ class Sample:
 
         def part_of(rows: dict[str, Tensor], scenario: int) -> _Part:
             labels = rows["labels"][:, column]
-            return self._part(rows, scenario, rows["logits"][:, column], labels, labels != MISSING)
+            return self._part(rows, scenario, rows["logits"][:, column], labels, labels != MISSING, column)
 
         return self._complete(reports, part_of, _binary_effects)
 
@@ -82,7 +82,8 @@ class Sample:
 
         def part_of(rows: dict[str, Tensor], scenario: int) -> _Part:
             labels = rows["value_labels"][:, column]
-            return self._part(rows, scenario, rows["value_logits"][:, column], labels, ~labels.isnan())
+            place = column + (rows["labels"].shape[1] if "labels" in rows else 0)
+            return self._part(rows, scenario, rows["value_logits"][:, column], labels, ~labels.isnan(), place)
 
         def effects_of(part: _Part) -> dict[str, Tensor]:
             return value_effects(part.sum_by_group(lambda x, y, w: value_sums(x, y, w, task)), task)
@@ -120,7 +121,10 @@ class Sample:
             report["interval_null_reason"] = self._why_none(part, missing)
         return folded
 
-    def _part(self, rows: dict[str, Tensor], scenario: int, logits: Tensor, labels: Tensor, counted: Tensor) -> _Part:
+    def _part(
+        self, rows: dict[str, Tensor], scenario: int, logits: Tensor, labels: Tensor, counted: Tensor, place: int
+    ) -> _Part:
+        """`place` is that of the task among all of the sample, the binary ones first."""
         pick = (counted if scenario < 0 else counted & (rows["scenario"] == scenario)).nonzero().squeeze(1)
         group = rows["group"][pick]
         index = torch.arange(len(pick), device=pick.device)
@@ -132,7 +136,8 @@ class Sample:
             request = opens.cumsum(0)
         if self._sorted:
             group, index = torch.unique_consecutive(group, return_inverse=True)
-        return _Part(index, group, logits[pick], labels[pick], rows["weight"][pick], request)
+        weight = rows["weight"][:, min(place, rows["weight"].shape[1] - 1)]
+        return _Part(index, group, logits[pick], labels[pick], weight[pick], request)
 
     def _complete_gauc(self, report: Report, part: _Part) -> Tensor | None:
         """Complete a report by its GAUC, or by the reason why there is none, and return the effects of the groups on it."""

@@ -41,9 +41,11 @@ class ValueMetrics:
     def update(
         self, logits: Tensor, labels: Tensor, counted: Tensor, weight: Tensor, scenario: Tensor, truth: Tensor | None
     ) -> None:
-        """Add rows: logits and labels [B, T] fp32, counted [B, T] bool (the label counts), weight [B] fp64, scenario [B]."""
+        """Add rows: logits and labels [B, T] fp32, counted [B, T] bool (the label counts), weight [B, T]
+        or [B, 1] fp64, scenario [B]."""
+        weight = weight.expand(-1, len(self.tasks))
         for t, task in enumerate(self.tasks.values()):
-            sums = _row_sums(logits[:, t], labels[:, t], counted[:, t], weight, task)
+            sums = _row_sums(logits[:, t], labels[:, t], counted[:, t], weight[:, t], task)
             used, kind = sums[:, _ROWS] > 0, objective_of(task)
             if truth is not None and task.truth is not None:
                 known = used & truth[:, t].isfinite()
