@@ -104,8 +104,8 @@ class BlockMaker:
         self._tasks = config.active_tasks()
         self._of_requests = config.request_features()
         self._task_weights = config.task_weights()
-        self._lists = config.list_columns()
-        self._needs_groups = evaluation or bool(self._lists)
+        self._within = config.list_columns()
+        self._needs_groups = evaluation or bool(self._within)
         self._of_rows = [name for name in config.features if name not in self._of_requests]
         self._label_tasks = label_tasks(config)
         # A custom input slot has no key `missing`; its nulls get `fill`.
@@ -169,7 +169,7 @@ class BlockMaker:
             columns[f"weight:{name}"] = _weight(raw, column, place, f"tasks.{name}.weight_column")
         if self._needs_groups:
             groups = self._groups(raw, place)
-            columns |= {f"list:{within}": _list_ids(groups, within) for within in self._lists}
+            columns |= {f"list:{within}": _list_ids(groups, within) for within in self._within}
             columns |= groups if self.evaluation else {}
         columns["unit"] = pa.array(np.full(len(raw), unit, np.int32))
         return pa.table(columns)

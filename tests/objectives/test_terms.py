@@ -67,7 +67,8 @@ LISTS: list[tuple[str, ListTerm, Callable[[dict[str, Tensor], int], dict[int, fl
 def test_list_losses_are_the_formulas(key, section, by_hand, window, labels) -> None:
     x = lists(labels, labels=labels)
     found = build(key, section).loss(**x)
-    assert isinstance(found, Tensor) and found.shape == (B,)
+    assert isinstance(found, Tensor)
+    assert found.shape == (B,)
     expected = by_hand(x, window)
     assert len(expected) > 3
     for g, value in expected.items():
@@ -123,7 +124,8 @@ def test_ranknet_bounds_the_area_within_a_list() -> None:
         own = (x["index"] == g) & (x["weight"] > 0)
         every = torch.zeros(int(own.sum()), dtype=torch.int64)
         area, _, _ = grouped_auc(every, 1, x["logit"][own].float(), x["label"][own] == 1, x["weight"][own])
-        assert area is not None and found[g].item() >= (1 - area) * math.log(2)
+        assert area is not None
+        assert found[g].item() >= (1 - area) * math.log(2)
 
 
 def test_listwise_of_one_positive_is_the_cross_entropy_of_a_class() -> None:
@@ -164,7 +166,8 @@ def test_focal_is_finite_for_any_logit() -> None:
     for label in (0.0, 1.0):
         found = build("focal", FocalLoss(alpha=0.25)).loss(a, torch.full((4,), label))
         (gradient,) = torch.autograd.grad(found.sum(), a)
-        assert found.isfinite().all() and gradient.isfinite().all()
+        assert found.isfinite().all()
+        assert gradient.isfinite().all()
 
 
 @pytest.mark.parametrize("rate", [0.001, 0.3])
