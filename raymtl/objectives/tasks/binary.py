@@ -18,6 +18,10 @@ class BinaryObjective(TaskObjective):
     def loss(self, logit: Tensor, label: Tensor) -> Tensor:
         return F.binary_cross_entropy_with_logits(logit, label, reduction="none")
 
+    def lower_bound(self, label: Tensor) -> Tensor:
+        """The entropy of the label, above 0 for a smoothed one."""
+        return -(torch.xlogy(label, label) + torch.xlogy(1 - label, 1 - label))
+
     def predict(self, logit: Tensor) -> Tensor:
         return torch.sigmoid(logit)
 

@@ -34,8 +34,8 @@ class RowLoss:
 class ListLoss:
     """A loss that compares the rows of a list; it keeps no state.
 
-    It gets rows [B] sorted by their lists, `index` [B] ascending from 0 on, and the weight of each row: 0 where it does not count,
-    and a row of weight w acts as w equal rows. What it answers is read only for lists with two different labels that count.
+    It gets rows [B] sorted by their lists, `index` [B] ascending from 0 on, and the weight of each row: 0 where it does not
+    count; a row of weight w acts as w equal rows. Its answers are read only for lists with two different labels that count.
     """
 
     def loss(self, logit: Tensor, label: Tensor, weight: Tensor, index: Tensor) -> Tensor:
