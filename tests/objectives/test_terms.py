@@ -8,6 +8,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from raymtl.config.losses import FocalLoss, ListTerm, ListwiseLoss, RankNetLoss, TaskLossTerms
 from raymtl.config.schema import field_type
@@ -180,6 +181,30 @@ def test_start_losses_are_those_of_constant_predictions(rate) -> None:
     level = build("ranknet", RankNetLoss()).loss(**(x | {"logit": torch.zeros(B).double()}))
     assert {round(level[g].item(), 12) for g in pairs_of(x, B)} == {round(math.log(2), 12)}
     assert build("ranknet", RankNetLoss()).start_loss() == math.log(2)
+
+
+class Largest(TorchDispatchMode):
+    """Notes the size of the largest tensor that an operation returns."""
+
+    size = 0
+
+    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+        found = function(*args, **(kwargs or {}))
+        for value in found if isinstance(found, tuple | list) else (found,):
+            if isinstance(value, Tensor):
+                self.size = max(self.size, value.numel())
+        return found
+
+
+@pytest.mark.parametrize(("key", "section"), [("ranknet", RankNetLoss()), ("listwise", ListwiseLoss())])
+def test_memory_of_one_list_of_8192_rows_is_not_its_square(key, section) -> None:
+    logit = torch.randn(8192, requires_grad=True)
+    label = (torch.rand(8192) < 0.1).float()
+    with Largest() as seen:
+        found = build(key, section).loss(logit, label, torch.ones(8192), torch.zeros(8192, dtype=torch.int64))
+        found[0].backward()
+    assert found[0].isfinite()
+    assert seen.size <= 8192 * 66
 
 
 def test_every_section_has_a_class() -> None:
