@@ -5,7 +5,7 @@ from typing import Annotated
 
 from pydantic import Field, model_validator
 
-from raymtl.config.base import ExpectedText, Section, did_you_mean, not_a_task, quoted
+from raymtl.config.base import ExpectedText, Section, did_you_mean, quoted
 from raymtl.config.cross_checks import cross_problems
 from raymtl.config.daily import Daily
 from raymtl.config.data import Data, Location
@@ -27,7 +27,7 @@ from raymtl.config.metrics import MEAN_AUC, parse_metric
 from raymtl.config.model import Model
 from raymtl.config.model_checks import model_problems
 from raymtl.config.roles import NotSearched, Role
-from raymtl.config.task_kinds import KINDS
+from raymtl.config.task_checks import task_problems
 from raymtl.config.tasks import Task
 from raymtl.config.train import Train
 from raymtl.config.tune import Tune
@@ -92,7 +92,8 @@ class Config(Section):
     def _consistent(self) -> "Config":
         # Whether model and run fit the tasks can only be said of tasks that are right.
         crosses = cross_problems(self.features, self.tables)
-        problems = [*_table_problems(self), *crosses, *_task_problems(self), *loss_problems(self.tasks, self.data)] or [
+        of_tasks = [*task_problems(self.tasks, self.tasks_subset), *loss_problems(self.tasks, self.data)]
+        problems = [*_table_problems(self), *crosses, *of_tasks] or [
             *self._model_problems(),
             *_train_problems(self),
             *_daily_problems(self),
@@ -218,73 +219,6 @@ def _table_problems(config: Config) -> Iterator[str]:
                     f"tables.{name}.{key} is {value}, but its id_space is `{spec.id_space}`, which admits every ID; set id_space "
                     f"to `map`, or remove {key}"
                 )
-
-
-def _task_problems(config: Config) -> Iterator[str]:
-    if config.tasks_subset == []:
-        yield "tasks_subset is empty; leave it out to train all tasks"
-    for name in config.tasks_subset or []:
-        if name not in config.tasks:
-            yield f"tasks_subset names `{name}`, {not_a_task(name, config.tasks)}"
-    seen: list[str] = []
-    for name, task in config.tasks.items():
-        if task.parent is not None:
-            if task.parent not in config.tasks:
-                yield f"tasks.{name}.parent is `{task.parent}`, {not_a_task(task.parent, config.tasks)}"
-            elif task.parent == name:
-                yield f"tasks.{name}.parent is the task itself; set it to the task before it in the funnel, or remove it"
-            elif task.parent not in seen:
-                yield f"tasks.{name} is listed before its parent `{task.parent}`; move `{task.parent}` before `{name}`"
-            elif not (task.is_event and config.tasks[task.parent].is_event):
-                yield f"tasks.{name}.parent is `{task.parent}`; both ends of a funnel step must be `binary` tasks"
-        if task.given is not None:
-            yield from _condition_problems(name, task.given, config, seen)
-        yield from _value_problems(f"tasks.{name}", task)
-        high = task.traits.labels.high
-        if high is not None and task.base_rate is not None and task.base_rate >= high:
-            yield f"tasks.{name}.base_rate is {task.base_rate}; a `{task.kind}` task needs a value below {high:g}"
-        if task.transform != task.traits.transform:
-            fitting = quoted(kind.name for kind in KINDS if kind.transform == task.transform)
-            yield f"tasks.{name}.transform is `{task.transform}`; only a {fitting} task can be transformed"
-        seen.append(name)
-
-
-def _value_problems(key: str, task: Task) -> Iterator[str]:
-    """The problems of a task's `positive` and `negative`."""
-    if task.positive is None and task.negative is None:
-        return
-    if not task.is_event:
-        yield f"{key} is `{task.kind}` but has `positive` or `negative`; remove it, or set {key}.kind to `binary`"
-    elif task.positive is None or task.negative is None:
-        there, other = ("positive", "negative") if task.negative is None else ("negative", "positive")
-        yield f"{key} has `{there}` but no `{other}`; set {key}.{other} to the values that count as {'01'[there == 'negative']}"
-    else:
-        words = [str(value) for value in (*task.positive, *task.negative)]
-        if twice := next((word for word in words if words.count(word) > 1), None):
-            yield f"{key}.positive and negative have `{twice}` {words.count(twice)} times; list it once"
-
-
-def _condition_problems(name: str, given: str, config: Config, before: list[str]) -> Iterator[str]:
-    """The problems of a task's `given`; the tasks of `before` are listed before it."""
-    task, key = config.tasks[name], f"tasks.{name}.given"
-    if given not in config.tasks:
-        yield f"{key} is `{given}`, {not_a_task(given, config.tasks)}"
-    elif given == name:
-        yield f"{key} is the task itself; set it to the task that must have happened, or remove it"
-    elif given not in before:
-        yield f"tasks.{name} is listed before its condition `{given}`; move `{given}` before `{name}`"
-    elif not config.tasks[given].is_event:
-        yield f"{key} is `{given}`, a `{config.tasks[given].kind}` task; only a `binary` one can be a condition"
-    if task.parent is not None:
-        yield (
-            f"tasks.{name} has both `parent` and `given`; a conditional task cannot be part of the funnel, whose tasks are all "
-            "defined on all impressions: remove one of the two"
-        )
-    if children := [n for n, t in config.tasks.items() if t.parent == name]:
-        yield (
-            f"tasks.{children[0]}.parent is `{name}`, which has `given`; a conditional task cannot be part of the funnel: "
-            "remove one of the two"
-        )
 
 
 def _train_problems(config: Config) -> Iterator[str]:

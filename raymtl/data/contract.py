@@ -79,7 +79,7 @@ def required_columns(config: Config) -> list[Column]:
 
 def label_kind(task: Task) -> Kind:
     """What the label column of a task must hold."""
-    return "number" if task.positive is None else "label"
+    return "number" if task.label_codes is None else "label"
 
 
 def cross_columns(config: Config) -> list[Column]:
@@ -235,9 +235,14 @@ def _conversion(found: pa.DataType, column: Column, config: Config) -> str:
     """How to write or read a column of a type that does not fit."""
     leaf, kind = _leaf(found), column.kind
     events = {f"tasks.{name}.label": f"tasks.{name}" for name, task in config.tasks.items() if task.is_event}
+    classes = {
+        f"tasks.{name}.label": f"tasks.{name}" for name, task in config.tasks.items() if task.classes is not None
+    }
     if column.used_by in events and _is_label(found):
         task = events[column.used_by]
         return f"set {task}.positive and {task}.negative to the values that count as 1 and as 0"
+    if column.used_by in classes and _is_label(found):
+        return f"set {classes[column.used_by]}.classes to the list of the column's values"
     if kind in ("id", "ids", "category") and (pa.types.is_floating(leaf) or pa.types.is_decimal(leaf)):
         return "write the IDs as integers (pandas: dtype Int64, which has nulls)"
     if pa.types.is_map(leaf) or pa.types.is_struct(leaf):

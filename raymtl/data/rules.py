@@ -5,6 +5,7 @@ The reading tasks stop at the first value that breaks a rule (`blocks.py`); `ray
 
 from collections.abc import Iterable
 from dataclasses import dataclass
+from itertools import groupby
 from typing import Any
 
 import numpy as np
@@ -59,16 +60,20 @@ _EMPTY: dict[Kind, pa.DataType] = {
 
 def label_rule(name: str, task: Task) -> Rule:
     """The rule of a task's labels."""
-    if task.positive is None or task.negative is None:
+    codes = task.label_codes
+    if codes is None:
         remedy = f'fix the logs (use null for "not observed") or set tasks.{name}.kind'
         if task.is_event:
             remedy = f"{remedy}, or tasks.{name}.positive and negative to the values of the column"
-        return Rule("label", task.traits.labels.expected, remedy)
+        if task.classes is not None:
+            remedy = f"{remedy}, or tasks.{name}.classes"
+        return Rule("label", task.label_rule.expected, remedy)
     expected = " or ".join(
-        f"{', '.join(f'`{value}`' for value in values)} ({label})"
-        for label, values in ((1, task.positive), (0, task.negative))
+        f"{', '.join(f'`{value}`' for value, _ in same)} ({label:g})"
+        for label, same in groupby(codes, lambda code: code[1])
     )
-    remedy = f'list the value in tasks.{name}.positive or negative, or write null for "not observed"'
+    where = f"tasks.{name}.classes" if task.classes is not None else f"tasks.{name}.positive or negative"
+    remedy = f'list the value in {where}, or write null for "not observed"'
     return Rule("label", expected, remedy)
 
 
@@ -216,12 +221,12 @@ def broken_elements(values: np.ndarray) -> tuple[np.ndarray, pa.Array]:
 
 
 def label_values(column: pa.Array, task: Task) -> np.ndarray:
-    """Labels as float32, NaN for null; a value that `positive` and `negative` leave out is infinite, which breaks the rule."""
-    if task.positive is None or task.negative is None:
+    """Labels as float32, NaN for null; a value that `Task.label_codes` leaves out is infinite, which breaks the rule."""
+    pairs = task.label_codes
+    if pairs is None:
         return floats(column)
     if pa.types.is_dictionary(column.type):
         column = column.cast(column.type.value_type)
-    pairs = [(v, np.float32(label)) for label, values in ((1, task.positive), (0, task.negative)) for v in values]
     labels = np.full(len(column), np.inf, np.float32)
     if fits(column.type, "number"):
         numbers = column.cast(pa.float64(), safe=False).to_numpy(zero_copy_only=False)
@@ -233,7 +238,7 @@ def label_values(column: pa.Array, task: Task) -> np.ndarray:
     texts = words(column)
     place = pc.index_in(texts, value_set=pa.array([str(v).encode() for v, _ in pairs], pa.large_binary()))
     found = place.is_valid().to_numpy(zero_copy_only=False)
-    labels[found] = np.array([label for _, label in pairs])[place.drop_null().to_numpy()]
+    labels[found] = np.array([label for _, label in pairs], np.float32)[place.drop_null().to_numpy()]
     labels[texts.is_null().to_numpy(zero_copy_only=False)] = np.nan
     return labels
 
@@ -267,11 +272,12 @@ def _is_set(flags: pa.Array) -> np.ndarray:
 
 def broken_labels(values: np.ndarray, task: Task) -> np.ndarray:
     """Where an observed label breaks its task's rule, [N] bool."""
-    rule = task.traits.labels
+    rule = task.label_rule
     if rule.only:
         wrong = np.logical_and.reduce([values != allowed for allowed in rule.only])
     else:
         wrong = np.isinf(values)
+        wrong |= (values != np.rint(values)) if rule.whole else False
         wrong |= False if rule.low is None else values < rule.low
         wrong |= False if rule.high is None else values > rule.high
     return wrong & ~np.isnan(values)

@@ -73,7 +73,7 @@ class _Days:
     def __init__(self, model: LoadedModel, reader: SampleReader, before: Sample, after: Sample, seed: int):
         self._model, self._reader, self._seed = model, reader, seed
         self._samples = (before, after)
-        self._meters = (Meter(model.config, before), Meter(model.config, after))
+        self._meters = tuple(Meter(model.config, sample, model.outputs) for sample in (before, after))
         keys = [of_tasks(dict.fromkeys(meter.keys)) for meter in self._meters]
         self.tasks = [task for task in keys[0] if task in keys[1]]
 

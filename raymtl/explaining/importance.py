@@ -47,7 +47,7 @@ def permutation_importance(
 
     The columns of a larger group that are also groups of their own come before it.
     """
-    meter = Meter(model.config, sample)
+    meter = Meter(model.config, sample, model.outputs)
     if not of_tasks(dict.fromkeys(meter.keys)):
         what = "users" if model.config.data.group else "rows"
         raise DataError(

@@ -1,4 +1,4 @@
-"""The ranker: the chain of slots from looked-up features to one logit per task."""
+"""The ranker: the chain of slots from looked-up features to the outputs of every task."""
 
 import importlib
 import pkgutil
@@ -14,13 +14,15 @@ import raymtl.models
 from raymtl.config.model import Model
 from raymtl.config.tasks import Task
 from raymtl.models.encoding import Encoding
+from raymtl.models.extra_heads import ExtraHeads
 from raymtl.models.inputs import InputSpec, ModelInput
 from raymtl.models.precomputed import X, materialize
 from raymtl.models.registry import build, find, options_of
 from raymtl.models.requests import RequestInput, inputs_for, request_x
-from raymtl.models.slots import Context, Derived, InputSlot, SequenceSlot
+from raymtl.models.slots import Context, InputSlot, SequenceSlot
 from raymtl.models.towers import Towers
-from raymtl.objectives.link import OutputScale, predictions
+from raymtl.objectives.link import OutputScale
+from raymtl.objectives.outputs import Outputs
 from raymtl.objectives.tasks import objective_of
 
 for _module in pkgutil.walk_packages(raymtl.models.__path__, "raymtl.models."):
@@ -32,17 +34,17 @@ class Ranker(nn.Module):
 
     def __init__(
         self,
-        tasks: Mapping[str, Task],
         slots: Mapping[str, nn.Module],
-        derived: Mapping[str, Derived],
+        outputs: Outputs,
+        extra: ExtraHeads | None,
         scale: OutputScale | None,
         encoding: Encoding,
     ):
         super().__init__()
         self.encoding = encoding
-        self.tasks = dict(tasks)
-        self.derived = dict(derived)
-        """Outputs beside the tasks', in the order of the last columns."""
+        self.outputs = outputs
+        """The columns of the logits."""
+        self.tasks = outputs.tasks
         self.input = slots["input"]
         self.sequence = slots["sequence"]
         self.refine = slots["refine"]
@@ -50,11 +52,13 @@ class Ranker(nn.Module):
         self.towers = slots["towers"]
         self.coupler = slots["coupler"]
         self.bias = slots["bias"]
+        self.extra = extra
+        """None where every task has one output."""
         self.scale = scale
         """None where all tasks are binary."""
 
     def forward(self, inputs: ModelInput) -> Tensor:
-        """Logits [B, T + derived outputs] in fp32, columns in the order of the tasks and of `derived`."""
+        """Logits [B, O] in fp32, with the columns of `outputs`."""
         inputs = self.encoding(inputs)
         if isinstance(inputs, RequestInput):
             return self.forward_from_x(request_x(self.input, self.sequence, inputs, concat_sequence), inputs)
@@ -67,18 +71,20 @@ class Ranker(nn.Module):
         h = trunk(
             x if trunk.supports_precomputed else materialize(x), inputs_for(trunk, inputs)
         )  # [B, d], or [B, T, d]
-        outputs = self.coupler(self.towers(h), bias(inputs_for(bias, inputs)) if self.training else None)
-        return outputs if self.scale is None else self.scale(outputs)
+        h = self.towers(h)
+        logits = self.coupler(h, bias(inputs_for(bias, inputs)) if self.training else None)
+        if self.extra is not None:
+            logits = torch.cat((logits, self.extra(h, logits)), 1)
+        return logits if self.scale is None else self.scale(logits)
 
     def heads(self) -> Iterator[nn.Parameter]:
         """The weights above the trunk."""
-        for slot in (self.towers, self.coupler, self.bias):
-            yield from slot.parameters()
+        for slot in (self.towers, self.coupler, self.bias, self.extra):
+            yield from () if slot is None else slot.parameters()
 
     def predictions(self, logits: Tensor) -> Tensor:
-        """Probability, mean count or value of every output, from the logits of `forward`; of the same shape."""
-        logits = self.corrected(logits)
-        return predictions(logits, [*self.tasks.values(), *(self.tasks[d.child] for d in self.derived.values())])
+        """Predictions [B, P] with the columns `outputs.names`, from the logits of `forward`."""
+        return self.outputs.predictions(self.corrected(logits))
 
     def corrected(self, logits: Tensor) -> Tensor:
         """Logits of `forward` with the correction of `log1p` tasks, which training leaves out and metrics include."""
@@ -104,7 +110,8 @@ def build_ranker(model: Model, tasks: Mapping[str, Task], spec: InputSpec, base_
     context = replace(context, width=towers.width)
     coupler = build("coupler", model.coupler, context)
     coupler.start_at([_start(name, task, base_rates) for name, task in tasks.items()])
-    derived = find("coupler", model.coupler).derived(tasks, options_of(model.coupler))
+    outputs = Outputs(tasks, find("coupler", model.coupler).derived(tasks, options_of(model.coupler)))
+    extra = ExtraHeads(outputs, towers.width, base_rates) if outputs.several else None
     slots = {
         "input": features,
         "sequence": sequence,
@@ -114,7 +121,7 @@ def build_ranker(model: Model, tasks: Mapping[str, Task], spec: InputSpec, base_
         "coupler": coupler,
         "bias": build("bias", model.bias, context),
     }
-    return Ranker(tasks, slots, derived, OutputScale.of(tasks, base_rates, len(derived)), encoding)
+    return Ranker(slots, outputs, extra, OutputScale.of(outputs, base_rates), encoding)
 
 
 def _fields(features: InputSlot, sequence: SequenceSlot) -> list[int]:

@@ -1,11 +1,11 @@
-"""The tables of metrics, shared by the HTML report and the terminal: one for binary tasks, one for those with values."""
+"""The tables of metrics, shared by the HTML report and the terminal: one for binary tasks, one for values, one for classes."""
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from raymtl.config.metrics import METRICS, Metric, metrics_of_kind
-from raymtl.config.task_kinds import KINDS, Binary, TaskKind, Values, find_kind
+from raymtl.config.task_kinds import KINDS, Binary, Classes, TaskKind, Values, find_kind
 from raymtl.reports.chance import interval_of, is_above_constant, is_odd
 from raymtl.reports.style import count, number, significant
 from raymtl.words import visible
@@ -177,7 +177,7 @@ def _columns_of(family: type[TaskKind]) -> list[Column]:
     """What stands for the task, on how many rows, and its calibration; then the other metrics, those of little use last."""
     kinds = [kind for kind in KINDS if issubclass(kind, family)]
     headlines = list(dict.fromkeys(kind.headline for kind in kinds))
-    if len(headlines) == 1:
+    if family is Binary:
         main = METRICS[headlines[0]]
         columns = [_metric_column(main), Column("best", _best, optional=True), Column("gap", _gap, optional=True)]
     else:
@@ -241,7 +241,9 @@ def _note(report: Report) -> str:
     notes = [why] if why else []
     if (error := report.get("auc_error")) and error > _AUC_ERROR:
         notes.append(f"AUC is exact to {error:.4f} only: many scores are nearly equal")
-    for name, prefix, absent in (("GAUC", "gauc", "no group column"), ("NDCG", "requests", "no requests")):
+    for name, prefix, absent in (
+        ("GAUC", "gauc", "no group column"), ("NDCG", "requests", "no requests"), ("order", "order", "none")
+    ):  # fmt: skip
         own_why, share = report.get(f"{prefix}_null_reason"), report.get(f"{prefix}_sampled_share")
         if own_why and own_why != why and not own_why.startswith(absent):
             notes.append(f"{name}: {own_why}")
@@ -252,5 +254,5 @@ def _note(report: Report) -> str:
     return "; ".join(notes)
 
 
-_COLUMNS: dict[type[TaskKind], Sequence[Column]] = {family: _columns_of(family) for family in (Binary, Values)}
+_COLUMNS: dict[type[TaskKind], Sequence[Column]] = {family: _columns_of(family) for family in (Binary, Values, Classes)}
 """The columns of every table."""

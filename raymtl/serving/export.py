@@ -27,6 +27,7 @@ from raymtl.config.root import Config
 from raymtl.data.writing import OutputFolder
 from raymtl.errors import ConfigError
 from raymtl.models.ranker import Ranker
+from raymtl.objectives.outputs import Part
 from raymtl.serving.formats import SUFFIX, Format, check_format, quiet, serialize
 from raymtl.serving.model import SCENARIO, Raw, ServedModel, can_split, feature_sides, load_ranker, served_tables
 from raymtl.serving.parts import FullModel, GivenVectors, ItemPart, UserPart, vectors_for
@@ -132,7 +133,7 @@ def export_model(
     exported = Exported()
     exported.facts.update(
         {
-            "outputs": [_output(ranker, name) for name in model.outputs],
+            "outputs": [_output(ranker, name, part) for name, part in ranker.outputs.parts.items()],
             "features": {name: _described(config, name) for name in (*sides["user"], *sides["item"])},
         }
     )
@@ -238,10 +239,12 @@ def _dtype(value: Tensor) -> str:
     return str(value.dtype).removeprefix("torch.")
 
 
-def _output(ranker: Ranker, name: str) -> dict[str, Any]:
-    derived = ranker.derived.get(name)
-    task = ranker.tasks[derived.child if derived else name]
-    return {"name": name, "kind": task.kind} | ({"given": derived.given} if derived else {})
+def _output(ranker: Ranker, name: str, part: Part) -> dict[str, Any]:
+    """The entry of a column of predictions in `model.json`."""
+    facts = {"name": name, "kind": ranker.tasks[part.task].kind}
+    if part.given is not None:
+        facts |= {"given": part.given}
+    return facts if part.part is None else facts | {"task": part.task, "part": part.part}
 
 
 def _described(config: Config, name: str) -> dict[str, Any]:

@@ -3,7 +3,7 @@
 Inputs are dictionaries: `<name>` [N] int64 for a feature with one ID (with `<name>.present` [N] bool if some are null), `<name>`
 [V] int64 and `<name>.lengths` [N] int64 for a list, `<name>` [N] float32 for a number, `<name>` [N, W] float32 for a vector, and
 `data.scenario` [N] int64.
-Shapes: U users, B candidates, N rows of either, V values of a list, D width of a table, O outputs.
+Shapes: U users, B candidates, N rows of either, V values of a list, D width of a table, O outputs, P predictions.
 """
 
 from collections.abc import Mapping, Sequence
@@ -48,11 +48,11 @@ class ServedModel(nn.Module):
 
     @property
     def outputs(self) -> list[str]:
-        """Names of the prediction columns: the tasks, then the coupler's derived outputs."""
-        return [*self.ranker.tasks, *self.ranker.derived]
+        """Names of the prediction columns: the tasks, the coupler's derived outputs, then the parts of the tasks."""
+        return self.ranker.outputs.names
 
     def predict(self, raw: Raw) -> Tensor:
-        """Predictions [B, O] from the features of both sides, each given for every row."""
+        """Predictions [B, P] from the features of both sides, each given for every row."""
         return self.ranker.predictions(self._ranked(raw))
 
     def logits(self, raw: Raw) -> Tensor:
@@ -74,7 +74,7 @@ class ServedModel(nn.Module):
         return self.split.user(features)
 
     def item(self, state: State, index: Tensor, raw: Raw) -> Tensor:
-        """Predictions [B, O] from the features of the item's side; `index` [B] int64 is each candidate's user in `state`."""
+        """Predictions [B, P] from the features of the item's side; `index` [B] int64 is each candidate's user in `state`."""
         assert self.split is not None
         return self.ranker.predictions(self.split.item(state, index, self._encoded("item", raw)))
 

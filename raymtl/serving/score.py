@@ -129,7 +129,7 @@ def score(
 def _outputs(version: Version) -> list[str]:
     """Names of the prediction columns, without their prefix; also checks the dense weights."""
     ranker = load_ranker(version.config, read_dense(version), version.manifest.id)
-    return [*ranker.tasks, *ranker.derived]
+    return ranker.outputs.names
 
 
 def _job(version: Version, plan: ScorePlan, names: list[str]) -> dict[str, Any]:

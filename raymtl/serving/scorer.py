@@ -56,7 +56,7 @@ class Predictor:
         self._sides = {side: {n: config.features[n] for n in names} for side, names in model.sides.items()}
 
     def predict(self, rows: Rows) -> tuple[np.ndarray, int]:
-        """Predictions [N, O] float32, and the number of computed users."""
+        """Predictions [N, P] float32, and the number of computed users."""
         found, users = [], 0
         with torch.inference_mode():
             for start in range(0, len(rows.index), self._batch_rows):

@@ -36,6 +36,7 @@ class Head(nn.Module):
             config.model.order_loss,
             config.model.kl_bound,
             getattr(config.model.coupler, "predecessors", None),
+            self.ranker.outputs,
         )
         self.balancer = build_balancer(
             config.train.balance, config.active_tasks(), base_rates, config.train.seed, group
@@ -51,12 +52,12 @@ class Head(nn.Module):
         replicated: LookedUp | None,
         batch: Batch,
     ) -> tuple[Tensor, tuple[Tensor, Tensor, Tensor, Tensor]]:
-        """Loss [], and without gradient (logits [B, T + derived outputs], loss of each task [T], order loss [], KL bound [])."""
+        """Loss [], and without gradient (logits [B, O], loss of each task [T], order loss [], KL bound [])."""
         inputs = self.arrange(pooled, unpooled, batch, replicated)
         with torch.autocast(batch.dense.device.type, torch.bfloat16, enabled=self._bf16):
             logits = self.ranker(inputs)
         losses = self.losses(
-            logits[:, : len(self.ranker.tasks)],
+            logits,
             batch.labels,
             batch.observed,
             batch.weight,

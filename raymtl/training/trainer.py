@@ -349,7 +349,9 @@ class Trainer:
         scenarios = [str(v) for v in config.data.scenario.values] + ["other"] if config.data.scenario else []
         ranker = model.module.head.ranker
         by_request = config.data.by_request
-        metrics = EvalMetrics(self._tasks, scenarios, worker.device, derived=ranker.derived, with_requests=by_request)
+        metrics = EvalMetrics(
+            self._tasks, scenarios, worker.device, derived=ranker.outputs.derived, with_requests=by_request
+        )
         began: float | None = None
         with torch.no_grad():
             for step in self._loader(source, [(0, n) for n in source.plan.order(None, 0)]):

@@ -86,7 +86,7 @@ def test_derived_outputs_and_their_names() -> None:
         Product.derived({**TREE, "buy_given_cart": Task()}, {})
     model = stirred("esmm", ESMM).eval()
     logits = model(rows(9))
-    assert list(model.derived) == ["cvr"]
+    assert list(model.outputs.derived) == ["cvr"]
     predictions = model.predictions(logits)
     torch.testing.assert_close(predictions[:, 0] * predictions[:, 2], predictions[:, 1])
 

@@ -37,9 +37,8 @@ def test_the_programs_say_what_the_model_says(preset: str) -> None:
 
 def check(model: ServedModel, found: Tensor, expected: Tensor) -> None:
     """Probabilities to 1e-6, and to the rounding of fp32, 1e-6 of themselves; counts and amounts to 1e-5 of themselves."""
-    tasks = [*model.ranker.tasks.values(), *(model.ranker.tasks[d.child] for d in model.ranker.derived.values())]
-    for column, task in enumerate(tasks):
-        binary = task.kind == "binary"
+    for column, part in enumerate(model.ranker.outputs.parts.values()):
+        binary = model.ranker.tasks[part.task].kind == "binary"
         tolerance = {"rtol": 1e-6, "atol": 1e-6} if binary else {"rtol": 1e-5, "atol": 1e-6}
         torch.testing.assert_close(found[:, column], expected[:, column], **tolerance)
 

@@ -235,7 +235,8 @@ def _task(report: PartReport, name: str, task: Task, part: str, config: Config) 
         source = where_observed(name, task, config.multiplies_labels(), config.data.weight)
         sentence = f"tasks.{name}: no label is observed ({source})"
         needed = part == "train" and task.base_rate is None
-        remedy = "choose days that have labels" + (f", or set tasks.{name}.base_rate" if needed else "")
+        other = f", or set tasks.{name}.base_rate" if needed and task.traits.has_base_rate else ""
+        remedy = f"choose days that have labels{other}"
         (report.problems if needed else report.warnings).append(f"{sentence}; {remedy}")
         return
     if blind := [g for g, rate in found.by_scenario.items() if rate.rows and not rate.observed]:

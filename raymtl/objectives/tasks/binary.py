@@ -19,11 +19,11 @@ class BinaryObjective(TaskObjective):
         return F.binary_cross_entropy_with_logits(logit, label, reduction="none")
 
     def lower_bound(self, label: Tensor) -> Tensor:
-        """The entropy of the label, above 0 for a smoothed one."""
-        return -(torch.xlogy(label, label) + torch.xlogy(1 - label, 1 - label))
+        """The entropy of the label, above 0 inside (0, 1): where labels are smoothed, or fractions."""
+        return -torch.xlogy(label, label) - torch.xlogy(1 - label, 1 - label)
 
-    def predict(self, logit: Tensor) -> Tensor:
-        return torch.sigmoid(logit)
+    def predict(self, score: Tensor) -> Tensor:
+        return torch.sigmoid(score)
 
     def start_logit(self, base_rate: float) -> float:
         rate = _inside(base_rate)
