@@ -84,7 +84,7 @@ class TaskLossTerms(Section):
         """What the lists are whose rows are compared, each once."""
         return list(dict.fromkeys(term.within for term in self.chosen().values() if isinstance(term, ListTerm)))
 
-    @property
-    def is_default(self) -> bool:
-        """Whether the loss of the kind is all there is, so that a task's loss has its unit."""
-        return self == TaskLossTerms()
+    @staticmethod
+    def is_own_alone(plain: object) -> bool:
+        """Whether a section, as plain data of a result, has the loss of the kind alone, so that a task's loss has its unit."""
+        return plain in (None, {}, TaskLossTerms().model_dump(mode="json"))
