@@ -124,3 +124,8 @@ def _penalty_problems(model: Model, tasks: Tasks) -> Iterator[str]:
         else:
             why = "no binary task has `given`, so there is no conversion after a click"
         yield f"model.kl_bound.weight is {model.kl_bound.weight} but {why}; add such a task, or set the weight to 0"
+    if model.conversion_loss.weight > 0 and not isinstance(model.coupler, Product | ESM2):
+        yield (
+            f"model.conversion_loss.weight is {model.conversion_loss.weight} but model.coupler is `{model.coupler.type}`, which "
+            "has no conversion rate; choose the coupler `product` or `esm2`, or set the weight to 0"
+        )

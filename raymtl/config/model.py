@@ -14,7 +14,7 @@ from raymtl.config.slots.bias import Bias, NoBias
 from raymtl.config.slots.common import Dropout, Widths
 from raymtl.config.slots.coupler import Coupler, NoCoupler
 from raymtl.config.slots.input import ConcatInput, Input
-from raymtl.config.slots.penalties import KLBound, OrderLoss
+from raymtl.config.slots.penalties import ConversionLoss, KLBound, OrderLoss
 from raymtl.config.slots.refine import NoRefine, Refine
 from raymtl.config.slots.sequence import NoSequence, Sequence
 from raymtl.config.slots.trunk import Trunk
@@ -52,6 +52,8 @@ class Model(Section):
     """Penalty on a child that is more probable than its parent."""
     kl_bound: KLBound = KLBound()
     """Penalty on p(click)·p(conversion | click) that differs from p(order)."""
+    conversion_loss: ConversionLoss = ConversionLoss()
+    """Loss of the conversion rates of the coupler `product` on the rows of their condition."""
 
     @model_validator(mode="before")
     @classmethod

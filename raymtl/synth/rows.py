@@ -64,6 +64,8 @@ class Rows:
     page_views: np.ndarray
     watch_time: np.ndarray
     """Seconds, [N] float32; NaN without a click."""
+    bought_if_clicked: np.ndarray | None = None
+    """P(buy) of a visitor who is made to click, [N]; only with `hidden_intent`."""
     spend: np.ndarray | None = None
     """Amounts spent and their true means, [N, 2] float32; only with `spend`."""
     past: Past | None = None

@@ -5,7 +5,7 @@ from typing import Any
 
 from raymtl.telemetry.events import Event
 
-_WINDOW = ("loss", "rows_per_s", "data_wait", "fill", "lr", "order", "bound")
+_WINDOW = ("loss", "rows_per_s", "data_wait", "fill", "lr", "order", "bound", "conversion")
 
 
 def scalars(record: Event) -> dict[str, float]:
@@ -15,7 +15,7 @@ def scalars(record: Event) -> dict[str, float]:
         return task_scalars("eval", record["metrics"]["tasks"])
     if kind != "train":
         return {}
-    found = {f"train/{key}": record[key] for key in _WINDOW}
+    found = {f"train/{key}": record[key] for key in _WINDOW if key in record}
     # `weights` and the cosines are of `train.balance`
     for key, tag in (("losses", "loss"), ("weights", "weight"), ("gradient_cosine", "cosine")):
         found |= {f"train/{tag}/{name}": value for name, value in record.get(key, {}).items()}

@@ -24,6 +24,7 @@ from raymtl.telemetry.metrics import Gauges
 from raymtl.training.build import TrainState
 from raymtl.training.distributed import compute_metrics
 from raymtl.training.fill import fill_of
+from raymtl.training.model import PENALTIES
 from raymtl.training.pipeline import make_pipeline
 from raymtl.training.progress import Progress
 from raymtl.training.runlog import RunLogger
@@ -262,13 +263,13 @@ class Trainer:
                     f"{self.progress.step}; check for extreme values with `raymtl check`, or lower "
                     f"train.dense_optimizer.lr or set train.clip_grad_norm (`raymtl train` then needs another `name`)"
                 )
-        order, bound = values[-2:]
+        penalties = dict(zip(PENALTIES, values[len(self._tasks) :], strict=True))
         self.progress.train_seconds += window.seconds
         rows_per_s, data_wait = window.rows / max(window.seconds, 1e-9), window.waited / max(window.seconds, 1e-9)
         fill = fill_of(self._config, window.rows, window.steps)
         self._report(losses, rows_per_s, data_wait, fill)
         if self._log is not None:
-            total = sum(t.weight * losses[n] for n, t in self._tasks.items()) + order + bound
+            total = sum(t.weight * losses[n] for n, t in self._tasks.items()) + sum(penalties.values())
             self._log.train(
                 {
                     "step": self.progress.step,
@@ -276,8 +277,7 @@ class Trainer:
                     "epoch": self.progress.epoch,
                     "loss": total,
                     "losses": losses,
-                    "order": order,
-                    "bound": bound,
+                    **penalties,
                     "lr": self._config.train.dense_optimizer.lr * self._train_state.optimizers.factor,
                     "rows_per_s": rows_per_s,
                     "data_wait": data_wait,
@@ -408,15 +408,13 @@ class _Window:
     """Sums over the steps since the last log line, kept on the device until the next one."""
 
     def __init__(self, tasks: int, device: torch.device):
-        self.sums = torch.zeros(tasks + 2, dtype=torch.float64, device=device)
+        self.sums = torch.zeros(tasks + len(PENALTIES), dtype=torch.float64, device=device)
         self.steps = self.rows = 0
         self.seconds = self.waited = 0.0
 
     def add(self, output: tuple[torch.Tensor, ...], rows: int, seconds: float, waited: float) -> None:
-        _, per_task, order, bound = output
-        self.sums[:-2] += per_task
-        self.sums[-2] += order
-        self.sums[-1] += bound
+        _, *losses = output
+        self.sums += torch.cat(losses)
         self.steps += 1
         self.rows += rows
         self.seconds += seconds

@@ -72,6 +72,7 @@ BIAS = [
     "tables.place={rows: 7}",
     "model.bias={type: position, hidden: [4], dropout: 0}",
 ]
+ESMM = ["model.coupler={type: product}"]
 BOUND = ["tasks.buy={given: click, label: order}", "tasks.order={}"]
 GRADNORM = ["train.balance={type: gradnorm}", "train.dense_optimizer.lr=0.3", "tasks.buy.base_rate=0.1"]
 AUTODIS = "features.age.embed={type: autodis, width: 4, buckets: 3}"
@@ -134,6 +135,11 @@ LEARNED: dict[str, tuple[list[str], list[str]]] = {
     "PositionTower.dropout": (BIAS, ["model.bias.dropout=0.5"]),
     "OrderLoss.alpha": ([], ["model.order_loss.alpha=1"]),
     "KLBound.weight": (BOUND, ["model.kl_bound.weight=1"]),
+    "ConversionLoss.weight": (ESMM, ["model.conversion_loss.weight=1"]),
+    "ConversionLoss.min_propensity": (
+        [*ESMM, "model.conversion_loss.weight=1"],
+        ["model.conversion_loss.min_propensity=0.05"],
+    ),
     "Train.batch_size": ([], ["train.batch_size=12"]),
     "Train.seed": ([], ["train.seed=1"]),
     "Train.clip_grad_norm": (["train.dense_optimizer.eps=1"], ["train.clip_grad_norm=0.001"]),
