@@ -42,7 +42,7 @@ class Head(nn.Module):
             getattr(config.model.coupler, "predecessors", None),
             self.ranker.outputs,
         )
-        loss, derived = config.model.conversion_loss, self.ranker.derived.values()
+        loss, derived = config.model.conversion_loss, self.ranker.outputs.derived.values()
         self.conversion = ConversionRisk(config.active_tasks(), list(derived), loss) if loss.weight else None
         self.balancer = build_balancer(
             config.train.balance, config.active_tasks(), base_rates, config.train.seed, group
