@@ -11,6 +11,7 @@ from torch import Tensor
 
 from raymtl.config.data import DayRange
 from raymtl.config.features import BiasFeature, columns_of
+from raymtl.config.losses import TaskLossTerms
 from raymtl.config.root import Config
 from raymtl.data.blocks import BlockMaker, Place
 from raymtl.data.fragments import read_fragment
@@ -55,7 +56,8 @@ class SampleReader:
         """`maps` has the ID maps of the tables that predictions need."""
         # Predictions read no position, and nothing here asks for the truth: logs that lack the two will do
         features = {name: f for name, f in config.features.items() if not isinstance(f, BiasFeature)}
-        tasks = {name: task.model_copy(update={"truth": None}) for name, task in config.tasks.items()}
+        unused = {"truth": None, "losses": TaskLossTerms()}
+        tasks = {name: task.model_copy(update=unused) for name, task in config.tasks.items()}
         # Columns of the user are exchanged between rows like any other, so the rows of a request share none
         data = config.data.model_copy(update={"request": None})
         self._config = config.model_copy(update={"features": features, "tasks": tasks, "data": data})

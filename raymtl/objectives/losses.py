@@ -139,7 +139,7 @@ class TaskLosses(nn.Module):
 
         `valid` is false on padding rows, which count nowhere. Labels may hold anything where they are not observed.
         `normalizer` and `valid_rows` are summed over the `workers`. `units` [T] divide the losses of rows; None: by 1. `lists`
-        [B, W] are those of `Batch`; None: no loss compares rows.
+        [B, W] are those of `Batch`; None only if no loss compares rows.
         """
         logits = logits.float()
         mask, weights = _counted(observed, valid, weight)
@@ -147,12 +147,12 @@ class TaskLosses(nn.Module):
         # losses alone would not do: 0 · NaN is NaN, and so is the gradient of a `where` whose other branch is not finite.
         y = torch.where(mask, labels.float(), 0.0)
         rows = torch.cat([run.loss(logits, mask, self._smoothed(y)) for run in self._runs], 1)
-        a = torch.where(
-            mask, logits[:, : mask.shape[1]], 0.0
-        )  # the score of a task that has other losses than its kind's
+        # A task that has other losses than its kind's has one output
+        a = torch.where(mask, logits[:, : mask.shape[1]], 0.0)
         added = [factor * loss.loss(a[:, t], y[:, t]) for t, factor, loss in self._added]
         sums = self._sums(rows, added, weights, normalizer, units)
-        if lists is not None and self._lists.tasks:
+        if self._lists.tasks:
+            assert lists is not None, "the batch has no lists"
             sums = self._with_lists(sums, self._lists.sums(a, y, weights, lists), normalizer)
         per_task = sums * workers
         order = self._order_penalty(logits, valid, valid_rows, workers)
@@ -179,7 +179,8 @@ class TaskLosses(nn.Module):
         least = torch.cat([run.objective.lower_bound(smoothed[:, run.tasks]) for run in self._runs], 1)
         added = [factor * loss.lower_bound(y[:, t]) for t, factor, loss in self._added]
         sums = self._sums(least, added, weights, normalizer, units)
-        if lists is not None and self._lists.tasks:
+        if self._lists.tasks:
+            assert lists is not None, "the batch has no lists"
             sums = self._with_lists(sums, self._lists.lower_bounds(y, weights, lists), normalizer)
         return sums * workers
 
