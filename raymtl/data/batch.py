@@ -186,8 +186,8 @@ class Collator:
         counted = observed * weight.reshape(rows, -1)
         counts = np.empty(tasks + len(self._compared) + 1)
         np.sum(counted, axis=0, dtype=np.float64, out=counts[:tasks])
-        for n, (task, within) in enumerate(self._compared):
-            counts[tasks + n] = comparable_weight(lists[:, within], labels[:, task], counted[:, task])
+        for n, (task, way) in enumerate(self._compared):
+            counts[tasks + n] = comparable_weight(lists[:, way], labels[:, task], counted[:, task])
         counts[-1] = filled
         return Batch(
             ids=self._jagged(chunks, users, self.pooled),

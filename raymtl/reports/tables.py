@@ -129,7 +129,7 @@ def kind_of(report: Report) -> type[TaskKind]:
     return find_kind(report.get("kind"))
 
 
-def training_loss_of(task: Mapping[str, Any]) -> tuple[str, str | None]:
+def training_loss_of(task: dict[str, Any]) -> tuple[str, str | None]:
     """The label of a task's training loss, and the metric that measures the same on evaluation rows, from its section of the
     configuration."""
     kind = kind_of(task)

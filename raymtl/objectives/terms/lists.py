@@ -79,8 +79,10 @@ class ListLosses:
             share = _comparable(y, w, index)
             total = torch.zeros_like(w)
             for factor, term in losses:
-                bound = scores is None
-                loss = term.lower_bound(y, w, index) if bound else term.loss(scores[order, task], y, w, index)
+                if scores is None:
+                    loss = term.lower_bound(y, w, index)
+                else:
+                    loss = term.loss(scores[order, task], y, w, index)
                 total = total + factor * torch.where(share > 0, loss, 0.0)
             found.append((share * total).sum())
         return torch.stack(found) if found else labels.new_zeros(0)
