@@ -38,6 +38,18 @@ def task_problems(tasks: Tasks, subset: Sequence[str] | None) -> Iterator[str]:
             fitting = quoted(kind.name for kind in KINDS if kind.transform == task.transform)
             yield f"tasks.{name}.transform is `{task.transform}`; only a {fitting} task can be transformed"
         seen.append(name)
+    yield from _column_problems(tasks)
+
+
+def _column_problems(tasks: Tasks) -> Iterator[str]:
+    """Columns of predictions that would have the same name."""
+    taken = dict.fromkeys(tasks, "a task")
+    for name, task in tasks.items():
+        for part in task.traits.parts(task):
+            column = f"{name}_{part}"
+            if column in taken:
+                yield f"tasks.{name} predicts `{column}`, which is also {taken[column]}; rename one of them"
+            taken[column] = f"a prediction of tasks.{name}"
 
 
 def _option_problems(key: str, task: Task) -> Iterator[str]:

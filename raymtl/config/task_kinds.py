@@ -9,7 +9,7 @@ from typing import ClassVar, Literal, Protocol, Self
 
 import numpy as np
 
-KindName = Literal["binary", "fraction", "multiclass", "count", "real"]
+KindName = Literal["binary", "fraction", "multiclass", "ordinal", "count", "watch_time", "ziln", "real", "quantile"]
 """The values of `tasks.<name>.kind`; `KINDS` has a class for each."""
 
 
@@ -68,6 +68,8 @@ class TaskOptions(Protocol):
     def class_count(self) -> int: ...
     @property
     def class_names(self) -> tuple[str, ...]: ...
+    @property
+    def quantiles(self) -> list[float] | None: ...
 
 
 class TaskKind:
@@ -277,7 +279,132 @@ class Multiclass(Classes):
         return _one_hot(labels, task.class_count)
 
 
-KINDS: tuple[type[TaskKind], ...] = (Binary, Fraction, Multiclass, Count, Real, LogReal)
+class Ordinal(Values):
+    """One of several levels with an order, such as stars."""
+
+    name = "ordinal"
+    summary = "one of several ordered levels, listed as `classes`; cumulative logits"
+    labels = LabelRule(low=0, whole=True)
+    options = ("classes",)
+    is_rate = False
+    has_base_rate = False
+    headline = "logloss"
+    gated = ("logloss",)
+    brief = "mae"
+    own = ("logloss", "accuracy")
+    without = ("nmae", "mape", "smape", "gini", "decile_error")
+    loss_label = "log loss (nats)"
+    loss_metric = "logloss"
+
+    @classmethod
+    def outputs(cls, task: TaskOptions) -> int:
+        return task.class_count - 1
+
+    @classmethod
+    def parts(cls, task: TaskOptions) -> tuple[str, ...]:
+        return task.class_names
+
+    @classmethod
+    def rule(cls, task: TaskOptions) -> LabelRule:
+        return _class_rule(cls.labels, task)
+
+    @classmethod
+    def problems(cls, key: str, task: TaskOptions) -> Iterator[str]:
+        yield from _class_problems(key, task, 3)
+
+    @classmethod
+    def start_terms(cls, labels: np.ndarray, task: TaskOptions) -> np.ndarray:
+        return _one_hot(labels, task.class_count)
+
+
+class WatchTime(Values):
+    """A time or an amount ≥ 0 that is often 0, learned as odds."""
+
+    name = "watch_time"
+    summary = "labels ≥ 0, weighted logistic"
+    labels = LabelRule(low=0)
+    headline = "geometric_deviance"
+    gated = ("geometric_deviance", "concordance")
+    own = ("geometric_deviance",)
+    loss_label = "weighted logistic loss"
+
+
+class Ziln(Values):
+    """An amount that is mostly 0, and else spans decades, such as spend."""
+
+    name = "ziln"
+    summary = "labels ≥ 0, mostly 0: zero-inflated log-normal"
+    labels = LabelRule(low=0)
+    has_base_rate = False
+    headline = "ziln_loss"
+    gated = ("gini",)
+    brief = "gini"
+    own = ("ziln_loss",)
+    loss_label = "ZILN loss (nats)"
+    loss_metric = "ziln_loss"
+
+    @classmethod
+    def outputs(cls, task: TaskOptions) -> int:
+        return 3
+
+    @classmethod
+    def parts(cls, task: TaskOptions) -> tuple[str, ...]:
+        return ("probability",)
+
+    @classmethod
+    def start_terms(cls, labels: np.ndarray, task: TaskOptions) -> np.ndarray:
+        """Whether the label is above 0, and its logarithm there and the square of that."""
+        positive = labels > 0
+        log = np.log(labels, where=positive, out=np.zeros_like(labels))
+        return np.column_stack((positive, log, log**2)).astype(np.float64)
+
+
+class Quantile(Values):
+    """Any number, of which quantiles are predicted: what it is below with given probabilities."""
+
+    name = "quantile"
+    summary = "any finite number, pinball loss of `quantiles` that never cross"
+    labels = LabelRule()
+    options = ("quantiles",)
+    is_rate = False
+    has_base_rate = False
+    has_truth = False
+    headline = "pinball"
+    gated = ("pinball",)
+    brief = "pinball"
+    own = ("pinball", "coverage")
+    without = ("mse", "rmse", "calibration", "gini", "decile_error")
+    loss_label = "pinball loss / standard deviation"
+
+    @classmethod
+    def outputs(cls, task: TaskOptions) -> int:
+        return len(task.quantiles or [])
+
+    @classmethod
+    def parts(cls, task: TaskOptions) -> tuple[str, ...]:
+        return tuple(f"q{100 * level:g}" for level in task.quantiles or [])
+
+    @classmethod
+    def problems(cls, key: str, task: TaskOptions) -> Iterator[str]:
+        levels = task.quantiles
+        if not levels:
+            yield f"{key} is `quantile` but has no `quantiles`; set {key}.quantiles, for example to [0.1, 0.5, 0.9]"
+        elif levels != sorted(set(levels)):
+            yield f"{key}.quantiles is {levels}; list each once, in ascending order"
+
+
+KINDS: tuple[type[TaskKind], ...] = (
+    Binary,
+    Fraction,
+    Multiclass,
+    Ordinal,
+    Count,
+    WatchTime,
+    Ziln,
+    Real,
+    LogReal,
+    Quantile,
+)
 """All kinds, each followed by its transforms."""
 OPTIONS: tuple[str, ...] = tuple(dict.fromkeys(option for kind in KINDS for option in kind.options))
 """The fields of `Task` that only some kinds read."""

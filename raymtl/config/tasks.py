@@ -59,11 +59,15 @@ class Task(Section):
     negative: Annotated[LabelValues | None, _LABELS, _MEASURED] = None
     """Value or values that count as 0. A value that neither key lists is an error; null is not observed."""
     classes: Annotated[Classes | None, _LABELS | Role.STRUCTURE, _MEASURED] = None
-    """The classes of a `multiclass` task: their number, for the labels 0, 1, …, or the values of the label column, texts or
-    integers, in an order of your choice. A value that is not listed is an error."""
+    """The classes of a `multiclass` or `ordinal` task: their number, for the labels 0, 1, …, or the values of the label column,
+    texts or integers; those of an ordinal task from the lowest to the highest. A value that is not listed is an error."""
     class_weights: Annotated[list[PositiveFloat] | None, Role.LEARNING, NotSearched("it is a list")] = None
     """Weights that multiply the loss of the rows of each class, in the order of `classes`; null: all 1. With other weights the
     predicted probabilities are no longer those of the logs. `multiclass` tasks only."""
+    quantiles: Annotated[
+        list[Annotated[float, Field(gt=0, lt=1)]] | None, Role.LEARNING | Role.STRUCTURE, _MEASURED
+    ] = None
+    """The quantiles that a `quantile` task predicts, ascending, such as [0.1, 0.5, 0.9]."""
     parent: Annotated[str | None, _LABELS, _MEASURED] = None
     """The task one step up the funnel (a click comes before a buy); binary tasks only."""
     given: Annotated[str | None, _LABELS, _MEASURED] = None

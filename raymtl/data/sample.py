@@ -13,6 +13,7 @@ from raymtl.data import rules
 from raymtl.data.blocks import BlockMaker, Place
 from raymtl.data.fragments import read_fragment, read_requests
 from raymtl.data.requests import Requests
+from raymtl.data.row_weights import row_weights
 from raymtl.data.rules import where_observed
 from raymtl.data.units import Fragment, Plan
 from raymtl.errors import DataError
@@ -102,9 +103,11 @@ def _spread(length: int, count: int) -> list[int]:
 
 
 def _sums_of(config: Config, maker: BlockMaker, raw: pa.Table, place: Place) -> Sums:
+    of_rows = row_weights(raw, config)
     labels, found = maker.labels(raw, place), {}
     for name, task in config.active_tasks().items():
-        weight = rules.product_of_weights(raw, [config.data.weight, task.weight_column])
+        weight = rules.product_of_weights(raw, [task.weight_column])
+        weight = weight if of_rows is None else weight * of_rows
         seen = ~np.isnan(labels[name]) & (weight > 0)
         values, weights = labels[name][seen].astype(np.float64), weight[seen].astype(np.float64)
         target, terms = task.traits.trained_on(values), task.traits.start_terms(values, task)

@@ -83,4 +83,5 @@ class Outputs:
             raise ValueError(f"{logits.shape[1]} columns for {self.width} outputs")
         logits = logits if logits.dtype == torch.float64 else logits.float()
         every = [objective.predictions(self.of(logits, c)) for c, objective in enumerate(self.objectives)]
-        return torch.cat([*(found[:, :1] for found in every), *(every[c][:, 1:] for c in self.several)], 1)
+        parts = [found[:, 1:] for found in every if found.shape[1] > 1]
+        return torch.cat([*(found[:, :1] for found in every), *parts], 1)

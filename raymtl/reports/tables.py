@@ -201,7 +201,7 @@ def _columns_of(family: type[TaskKind]) -> list[Column]:
     known = [m for m in METRICS.values() if any(m in metrics_of_kind(kind) for kind in kinds)]
     others = [metric for metric in known if metric.name not in headlines]
     others.sort(key=lambda metric: (metric.target is None, metric.wide_only))  # stable
-    columns += map(_metric_column, others)
+    columns += [_metric_column(metric, all(metric in metrics_of_kind(kind) for kind in kinds)) for metric in others]
     columns.append(Column("groups", lambda report: TableCell(count(report.get("groups"))), optional=True))
     columns.append(
         Column(
@@ -211,13 +211,15 @@ def _columns_of(family: type[TaskKind]) -> list[Column]:
     return columns
 
 
-def _metric_column(metric: Metric) -> Column:
+def _metric_column(metric: Metric, of_all: bool = True) -> Column:
+    """The column of a metric that all kinds of the table have, or only some."""
+
     def cell(report: Report) -> TableCell:
         return TableCell(
             with_interval(metric, report), with_interval(metric, report, short=True), is_odd(metric, report)
         )
 
-    return Column(metric.label, cell, metric.short, metric.wide_only, optional=metric.needs is not None)
+    return Column(metric.label, cell, metric.short, metric.wide_only, optional=metric.needs is not None or not of_all)
 
 
 def _named_headline(report: Report) -> TableCell:

@@ -86,6 +86,7 @@ class Columns:
             "item_ctr_7d": _dense(day.item_ctr[item]),
             "rating": _dense(day.item_rating[item]),
             "hist_items": self._history(rows.history, rows.history_valid, FIRST_ITEM_ID),
+            **({"hist_categories": self._categories(rows)} if spec.interest else {}),
             **(self._behaviours(rows.past) if rows.past else {}),
             "position": pa.array(np.tile(np.arange(1, width + 1), len(request))),
             "random_order": each(rows.shuffled),
@@ -112,6 +113,9 @@ class Columns:
         kept = np.repeat(valid, width, axis=0)
         values = np.repeat(steps.astype(np.int64) + first, width, axis=0)[kept]
         return _list_array(values, kept.sum(axis=1))
+
+    def _categories(self, rows: Rows) -> pa.Array:
+        return self._history(rows.history_categories, rows.history_valid)
 
     def _behaviours(self, past: Past) -> dict[str, pa.Array]:
         """The properties of the steps of `hist_items`, and the further histories."""

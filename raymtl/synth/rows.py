@@ -26,7 +26,7 @@ class Day:
     draw_user: Draw
     draw_item: Draw
     usual_shares: np.ndarray | None
-    """Category shares in all clicks, carts and buys, [3, categories]; only with `behaviours`."""
+    """Category shares in all clicks, carts and buys, [3, categories]; only with `behaviours` or `interest`."""
     item_ctr: np.ndarray
     """Click rate of the last 7 days as a statistics job published it: noisy; NaN for an item that is new today."""
     item_rating: np.ndarray
@@ -52,6 +52,7 @@ class Rows:
     """Number of the first request within shard and day."""
     history: np.ndarray
     """Item numbers [R, L]."""
+    history_categories: np.ndarray
     history_valid: np.ndarray
     item: np.ndarray
     """Item slot of every row, [R, K]."""

@@ -17,6 +17,7 @@ from raymtl.synth.behaviours import Behaviours, Past, usual_shares
 from raymtl.synth.chance import generator
 from raymtl.synth.clock import DAY_MS, milliseconds
 from raymtl.synth.history import History
+from raymtl.synth.interest import add_earlier_steps, interest
 from raymtl.synth.population import Draw, Population
 from raymtl.synth.rows import Day, Rows
 from raymtl.synth.scales import ENGAGEMENT
@@ -52,6 +53,7 @@ class _Shown:
     shuffled: np.ndarray
     item: np.ndarray
     history: np.ndarray
+    history_categories: np.ndarray
     history_valid: np.ndarray
     scores: np.ndarray
     engagement: np.ndarray | None
@@ -71,6 +73,9 @@ class Shard:
         self._scenarios = share / share[-1]
         self._cart_not_logged = np.array([s.name in spec.cart_not_logged for s in spec.scenarios])
         self._intercepts = np.zeros_like(start_intercepts(spec)) if intercepts is None else intercepts
+        if spec.interest:
+            today = self.day(0)
+            add_earlier_steps(self._history, spec, today.users.number, today.items, today.draw_item, shard)
 
     def day(self, number: int) -> Day:
         """The users, items and effects of day `number`."""
@@ -87,7 +92,9 @@ class Shard:
         if spec.missing_signal:
             funnel.item_main[:] += funnel.effects.withheld(items)
         more = Effects(spec, number, ENGAGEMENT, stream=6, first=len(OUTPUTS)) if spec.engagement else None
-        usual = usual_shares(items, item_weights, funnel.item_main, spec.categories) if spec.behaviours else None
+        usual = None
+        if spec.behaviours or spec.interest:
+            usual = usual_shares(items, item_weights, funnel.item_main, spec.categories)
         return Day(
             number=number,
             users=users,
@@ -166,6 +173,7 @@ class Shard:
             shuffled=shuffled,
             item=item,
             history=history,
+            history_categories=categories,
             history_valid=valid,
             scores=scores.reshape(-1, len(OUTPUTS)),
             engagement=self._engagement_scores(day, (user, scenario, hour, item), scores),
@@ -205,6 +213,7 @@ class Shard:
             shuffled=shown.shuffled,
             first_request=first,
             history=shown.history,
+            history_categories=shown.history_categories,
             history_valid=shown.history_valid,
             item=shown.item,
             truth=truth,
@@ -241,7 +250,11 @@ class Shard:
         """The funnel's scores without position, [R, K, O] float32."""
         _, scenario, _, item = shown
         category, intercepts = day.items.category[item], self._intercepts[:, : len(OUTPUTS)]
-        match = _share_of(categories, valid, category) if past is None else None
+        match = None
+        if self._spec.interest and day.usual_shares is not None:
+            match = np.float32(self._spec.interest) * interest(categories, valid, category, day.usual_shares[CLICK])
+        elif past is None:
+            match = _share_of(categories, valid, category)
         scores = score(day.funnel, day.users, day.items, shown, intercepts, match)
         if self._behaviours is not None and past is not None and day.usual_shares is not None:
             scores += self._behaviours.effects.scores(past, category, scenario, day.usual_shares)

@@ -21,6 +21,11 @@ def scalars(record: Event) -> dict[str, float]:
         found |= {f"train/{tag}/{name}": value for name, value in record.get(key, {}).items()}
     if "gradient_conflict" in record:
         found["train/gradient_conflict"] = record["gradient_conflict"]
+    if (experts := record.get("experts")) is not None:
+        for name, gates in experts["gates"].items():
+            found |= {f"train/gate/{name}/{number}": gate for number, gate in enumerate(gates, 1)}
+        found |= {f"train/gate_entropy/{name}": value for name, value in experts["entropy"].items()}
+        found["train/dead_experts"] = experts["dead"]
     return found
 
 

@@ -33,8 +33,8 @@ class Head(nn.Module):
         precision: Precision = "fp32",
     ):
         super().__init__()
-        self.arrange = InputAssembler(config, lookup)
-        self.ranker = build_ranker(config.model, config.active_tasks(), lookup.spec, base_rates)
+        self.ranker = build_ranker(config.model, config.active_tasks(), lookup.spec, base_rates, config.calibration)
+        self.arrange = InputAssembler(config, lookup, self.ranker.sequence.compares)
         self.losses = TaskLosses(
             config.active_tasks(),
             config.model.order_loss,
@@ -50,6 +50,8 @@ class Head(nn.Module):
         self._group = group
         self._workers = 1 if group is None else dist.get_world_size(group)
         self._bf16 = precision == "bf16"
+        self.last_valid: Tensor | None = None
+        """In training, which rows of the last batch are not padding [B]; for what is read at log lines."""
 
     def forward(
         self,
@@ -62,6 +64,8 @@ class Head(nn.Module):
         inputs = self.arrange(pooled, unpooled, batch, replicated)
         with torch.autocast(batch.dense.device.type, torch.bfloat16, enabled=self._bf16):
             logits = self.ranker(inputs)
+        if self.training:
+            self.last_valid = batch.valid
         losses = self.losses(
             logits,
             batch.labels,

@@ -14,9 +14,14 @@ RAW: dict[str, dict[str, Any]] = {
     "share": {"kind": "fraction"},
     "device": {"kind": "multiclass", "classes": ["phone", "desk", "pad"], "class_weights": [1.0, 2.0, 0.5]},
     "topic": {"kind": "multiclass", "classes": 4},
+    "stars": {"kind": "ordinal", "classes": 5},
     "views": {"kind": "count"},
+    "watched": {"kind": "watch_time"},
+    "paid": {"kind": "ziln"},
     "rating": {"kind": "real"},
     "spend": {"kind": "real", "transform": "log1p"},
+    "delay": {"kind": "quantile", "quantiles": [0.1, 0.5, 0.75, 0.9]},
+    "late": {"kind": "quantile", "quantiles": [0.9]},
 }
 """One task of each kind and each transform; `topic` and `device` have one kind and other options."""
 TASKS = {name: Task.model_validate(raw) for name, raw in RAW.items()}
@@ -34,6 +39,11 @@ def labels_of_kinds(rows: int, seed: int = 2) -> Tensor:
         "share": random().clamp(0.1, 0.9),
         "device": (random() * 3).floor(),
         "topic": (random() * 4).floor(),
+        "stars": (5 * random().sqrt()).floor(),
+        "watched": (random() < 0.6) * torch.exp(torch.randn(rows, generator=g) + 1),
+        "paid": (random() < 0.3) * torch.exp(0.7 * torch.randn(rows, generator=g) + 3),
+        "delay": 40 - 10 * random().log(),
+        "late": torch.randn(rows, generator=g) * 3 - 7,
         "views": torch.poisson(torch.full((rows,), 1.5), generator=g),
         "rating": torch.randn(rows, generator=g) - 2,
         "spend": torch.expm1(2 * random() + 1),

@@ -37,7 +37,7 @@ def train(name: str, rank: int, world: int) -> list[Tensor]:
     model: nn.Module = DistributedDataParallel(ranker) if world > 1 else ranker
     tasks = tasks_of(name)
     losses = TaskLosses(tasks, OrderLoss(alpha=0.6), config(name).kl_bound)
-    risk = ConversionRisk(tasks, list(ranker.derived.values()), ConversionLoss(weight=0.5, min_propensity=0.1))
+    risk = ConversionRisk(tasks, list(ranker.outputs.derived.values()), ConversionLoss(weight=0.5, min_propensity=0.1))
     optimizer = torch.optim.SGD(model.parameters(), lr=0.5)
     mine = slice(0, ROWS) if world == 1 else (slice(0, CUT), slice(CUT, ROWS))[rank]
     totals = []
@@ -49,7 +49,7 @@ def train(name: str, rank: int, world: int) -> list[Tensor]:
         logits = model(take(rows_of(name, ROWS, seed=step), mine))
         rows = (y, observed, weight, valid, counts[:-1])
         total = losses(logits[:, : len(tasks)], *rows, counts[-1], world).total
-        if ranker.derived:
+        if ranker.outputs.derived:
             total = total + risk(logits, *rows, world)
         optimizer.zero_grad()
         total.backward()

@@ -19,6 +19,10 @@ NAMES = [
     *TASKS,
     *("device_phone", "device_desk", "device_pad"),
     *(f"topic_{label}" for label in range(4)),
+    *(f"stars_{label}" for label in range(5)),
+    "paid_probability",
+    *("delay_q10", "delay_q50", "delay_q75", "delay_q90"),
+    "late_q90",
 ]
 
 
@@ -54,8 +58,17 @@ def test_programs_give_every_prediction_of_every_kind() -> None:
                 exported.programs["item"].module()(state, torch.arange(rows), item),
                 onnx(both),
             ):
-                torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-6)
+                check(found, expected)
         check_parts(expected)
+
+
+def check(found: Tensor, expected: Tensor) -> None:
+    """Probabilities and classes to 1e-6, amounts to 1e-5 of themselves, as for the presets."""
+    for name, one, other in zip(NAMES, found.unbind(1), expected.unbind(1), strict=True):
+        amount = name.startswith(("stars", "views", "watched", "paid", "rating", "spend", "delay", "late"))
+        torch.testing.assert_close(
+            one, other, rtol=1e-5 if amount else 1e-6, atol=1e-6, msg=lambda m, n=name: f"{n}: {m}"
+        )
 
 
 def check_parts(expected: Tensor) -> None:
@@ -65,3 +78,10 @@ def check_parts(expected: Tensor) -> None:
         chances = torch.stack([of[column] for column in NAMES if column.startswith(f"{name}_")], 1)
         torch.testing.assert_close(chances.sum(1), torch.ones(len(chances)))
         assert torch.equal(of[name].long(), chances.argmax(1))
+    levels = torch.stack([of[f"stars_{level}"] for level in range(5)], 1)
+    torch.testing.assert_close(levels.sum(1), torch.ones(len(levels)))
+    torch.testing.assert_close(of["stars"], levels @ torch.arange(5.0))
+    quantiles = torch.stack([of[f"delay_q{level}"] for level in (10, 50, 75, 90)], 1)
+    assert (quantiles.diff(dim=1) > 0).all()
+    assert torch.equal(of["delay"], quantiles[:, 1])
+    assert (of["paid"] > 0).all()

@@ -7,7 +7,11 @@ from raymtl.objectives.tasks.binary import BinaryObjective
 from raymtl.objectives.tasks.count import CountObjective
 from raymtl.objectives.tasks.fraction import FractionObjective
 from raymtl.objectives.tasks.multiclass import MulticlassObjective
+from raymtl.objectives.tasks.ordinal import OrdinalObjective
+from raymtl.objectives.tasks.quantile import QuantileObjective
 from raymtl.objectives.tasks.real import LogRealObjective, RealObjective
+from raymtl.objectives.tasks.watch_time import WatchTimeObjective
+from raymtl.objectives.tasks.ziln import ZilnObjective
 
 OBJECTIVES: dict[type[TaskKind], type[TaskObjective]] = {
     objective.kind: objective
@@ -15,9 +19,13 @@ OBJECTIVES: dict[type[TaskKind], type[TaskObjective]] = {
         BinaryObjective,
         FractionObjective,
         MulticlassObjective,
+        OrdinalObjective,
         CountObjective,
+        WatchTimeObjective,
+        ZilnObjective,
         RealObjective,
         LogRealObjective,
+        QuantileObjective,
     )
 }
 """One class for each of `KINDS`."""

@@ -1,5 +1,6 @@
 """The interface of a task kind's objective."""
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar, Self
@@ -104,6 +105,11 @@ class TaskObjective:
     def truth_terms(self, truth: Tensor, label: Tensor) -> Tensor | None:
         """The metrics `kind.own` [..., n] with the true mean as the prediction; None: a mean does not tell."""
         return None
+
+
+def inverse_softplus(value: float) -> float:
+    """The number whose softplus is `value` > 0."""
+    return value + math.log(-math.expm1(-value))
 
 
 def terms_of(base_rate: float) -> tuple[float, ...]:

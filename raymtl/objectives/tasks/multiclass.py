@@ -12,9 +12,7 @@ from torch import Tensor
 from raymtl.config.task_kinds import Multiclass
 from raymtl.config.tasks import Task
 from raymtl.objectives.tasks.base import MIN_RATE, TaskObjective, terms_of
-
-TOP = 3
-"""Classes that the metric `top_3_accuracy` looks at."""
+from raymtl.objectives.tasks.classes import TOP, class_details, shares_entropy
 
 
 @dataclass(frozen=True)
@@ -68,7 +66,7 @@ class MulticlassObjective(TaskObjective):
 
     def start_loss(self, base_rate: float) -> float | None:
         shares = terms_of(base_rate)
-        return _entropy(shares) if shares and self.weights is None else None
+        return shares_entropy(shares) if shares and self.weights is None else None
 
     def terms(self, logit: Tensor, label: Tensor) -> Tensor:
         own = logit.gather(-1, label.long().unsqueeze(-1))
@@ -79,23 +77,8 @@ class MulticlassObjective(TaskObjective):
         return torch.cat((found, F.one_hot(label.long(), self.outputs).to(logit.dtype), logit.softmax(-1)), -1)
 
     def details(self, means: Sequence[float], mean_label: float) -> dict[str, Any]:
-        """The entropy of the shares, the accuracies of the most frequent classes, and each class's share and mean probability."""
-        shares, predicted = means[3 : 3 + self.outputs], means[3 + self.outputs :]
-        ranked = sorted(shares, reverse=True)
-        return {
-            "constant_logloss": _entropy(shares),
-            "constant_accuracy": ranked[0],
-            "constant_top_3_accuracy": sum(ranked[:TOP]),
-            "classes": [
-                {"class": name, "share": share, "mean_prediction": mean}
-                for name, share, mean in zip(self.names, shares, predicted, strict=True)
-            ],
-        }
+        return class_details(self.names, means[3:], self.kind.own)
 
 
 def _cross_entropy(logit: Tensor, label: Tensor) -> Tensor:
     return logit.logsumexp(-1) - logit.gather(-1, label.long().unsqueeze(-1)).squeeze(-1)
-
-
-def _entropy(shares: Sequence[float]) -> float:
-    return -sum(share * math.log(share) for share in shares if share > 0)
