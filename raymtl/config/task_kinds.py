@@ -323,6 +323,7 @@ class WatchTime(Values):
     name = "watch_time"
     summary = "labels ≥ 0, weighted logistic"
     labels = LabelRule(low=0)
+    ranks = True
     headline = "geometric_deviance"
     gated = ("geometric_deviance", "concordance")
     own = ("geometric_deviance",)
