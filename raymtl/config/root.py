@@ -25,6 +25,8 @@ from raymtl.config.features import (
     with_bucket_tables,
 )
 from raymtl.config.list_checks import list_problems
+from raymtl.config.loss_checks import loss_problems
+from raymtl.config.losses import Within
 from raymtl.config.metrics import MEAN_AUC, parse_metric
 from raymtl.config.model import Model
 from raymtl.config.model_checks import model_problems
@@ -36,6 +38,7 @@ from raymtl.config.task_checks import task_problems
 from raymtl.config.tasks import Task
 from raymtl.config.train import Train
 from raymtl.config.tune import Tune
+from raymtl.config.wiring import compared_lists
 
 _OF_UPDATES = ("lr", "optimizer")
 """Keys of a table that say how its rows are updated."""
@@ -101,7 +104,11 @@ class Config(Section):
         # Whether model and run fit the tasks can only be said of tasks that are right.
         crosses = cross_problems(self.features, self.tables)
         lists = list_problems(self.features, self.tables)
-        tasks = [*task_problems(self.tasks, self.tasks_subset), *sampling_problems(self.data.sampling, self.tasks)]
+        tasks = [
+            *task_problems(self.tasks, self.tasks_subset),
+            *sampling_problems(self.data.sampling, self.tasks),
+            *loss_problems(self.tasks, self.data),
+        ]
         problems = [*_table_problems(self), *crosses, *lists, *tasks] or [
             *self._model_problems(),
             *self._calibration_problems(),
@@ -173,6 +180,14 @@ class Config(Section):
         if not self.data.by_request:
             return []
         return [name for name in self.user_features() if not isinstance(self.features[name], BiasFeature)]
+
+    def task_weights(self) -> dict[str, str]:
+        """The columns with weights of one task, by task."""
+        return {name: task.weight_column for name, task in self.active_tasks().items() if task.weight_column}
+
+    def list_columns(self) -> list[Within]:
+        """What training compares rows within, each once: reading keeps their neighbours together."""
+        return list(dict.fromkeys(within for _, within in compared_lists(self.active_tasks())))
 
     def map_tables(self) -> list[str]:
         """Names of the tables whose IDs get their rows from a map."""

@@ -105,6 +105,10 @@ class TaskKind:
     loss_metric: ClassVar[str | None] = None
     """The metric that measures the training loss on evaluation rows."""
 
+    ranks: ClassVar[bool] = False
+    """Whether a task has one output, a logit whose differences are of the order of 1, and labels ≥ 0: then it can have losses
+    that compare rows."""
+
     @classmethod
     def outputs(cls, task: TaskOptions) -> int:
         """Number of outputs of the model for a task."""
@@ -143,6 +147,7 @@ class Binary(TaskKind):
     summary = "labels 0 or 1, cross entropy"
     labels = LabelRule(low=0, high=1, only=(0, 1))
     options = ("positive", "negative")
+    ranks = True
     headline = "auc"
     gated = ("auc", "ne")
     brief = "auc"
@@ -164,6 +169,7 @@ class Fraction(Values):
     name = "fraction"
     summary = "labels from 0 to 1, cross entropy"
     labels = LabelRule(low=0, high=1)
+    ranks = True
     headline = "logloss"
     gated = ("logloss",)
     own = ("logloss",)
@@ -177,6 +183,7 @@ class Count(Values):
     name = "count"
     summary = "labels ≥ 0, Poisson"
     labels = LabelRule(low=0)
+    ranks = True
     headline = "poisson_deviance"
     gated = ("poisson_deviance",)
     own = ("poisson_deviance",)
@@ -198,6 +205,7 @@ class LogReal(Real):
 
     transform = "log1p"
     labels = LabelRule(low=0)
+    ranks = True
 
     @staticmethod
     def trained_on(labels: np.ndarray) -> np.ndarray:
@@ -315,6 +323,7 @@ class WatchTime(Values):
     name = "watch_time"
     summary = "labels ≥ 0, weighted logistic"
     labels = LabelRule(low=0)
+    ranks = True
     headline = "geometric_deviance"
     gated = ("geometric_deviance", "concordance")
     own = ("geometric_deviance",)

@@ -5,6 +5,7 @@ from typing import Annotated, Literal
 from pydantic import BeforeValidator, Field, NonNegativeFloat, NonNegativeInt, PositiveFloat
 
 from raymtl.config.base import Section
+from raymtl.config.losses import TaskLossTerms
 from raymtl.config.roles import NotSearched, Role
 from raymtl.config.task_kinds import KIND_SUMMARY, Binary, KindName, LabelRule, TaskKind, find_kind
 
@@ -74,6 +75,11 @@ class Task(Section):
     Null: all impressions."""
     weight: Annotated[NonNegativeFloat, Role.LEARNING | Role.COUPLING] = 1.0
     """Weight of the task's loss in the total."""
+    losses: TaskLossTerms = TaskLossTerms()
+    """The losses whose sum is the task's loss."""
+    weight_column: Annotated[str | None, _LABELS, _MEASURED] = None
+    """Column with the weight of a row for this task alone, ≥ 0, a factor beside `data.weight`; a null in it counts as 0. Null:
+    1."""
     transform: Annotated[Literal["none", "log1p"], _LABELS, _MEASURED] = "none"
     """`log1p` trains a `real` task on log(1+y), for labels ≥ 0 that span decades; a factor, measured in training, makes the
     predictions sum to the labels. Metrics are in the unit of the label."""
@@ -81,7 +87,7 @@ class Task(Section):
     """Mean label that the head's bias starts from; null: measured on a sample of the training days."""
     normalizer_floor: Annotated[NonNegativeFloat, Role.LEARNING] = 1.0
     """Least denominator of the task's mean loss over a batch, which is the sum of the weights of its labels (without
-    `data.weight`: their number); `docs/losses.md`."""
+    `data.weight` and `weight_column`: their number); `docs/losses.md`."""
     delay_days: Annotated[NonNegativeInt, _LABELS, _MEASURED] = 0
     """Only for `raymtl daily`: days until a day's labels of this task are final. Before that the job trains on neither its
     negatives nor its positives. After that it reads that day's partition again and trains on this task only."""

@@ -6,6 +6,7 @@ Tasks that are not trained (outside `tasks_subset`) are skipped.
 from collections.abc import Mapping, Sequence
 
 from raymtl.config.base import not_a_task, quoted
+from raymtl.config.losses import Within
 from raymtl.config.tasks import Task
 from raymtl.errors import ConfigError
 
@@ -55,6 +56,11 @@ def order_pairs(tasks: Mapping[str, Task], predecessors: Mapping[str, Sequence[s
 
 def _comparable(a: Task, b: Task) -> bool:
     return a.is_event and b.is_event and a.given == b.given
+
+
+def compared_lists(tasks: Mapping[str, Task]) -> list[tuple[str, Within]]:
+    """Each task with a loss that compares rows, with what its lists are: one entry per normaliser of such losses."""
+    return [(name, within) for name, task in tasks.items() for within in task.losses.lists()]
 
 
 def bounds(tasks: Mapping[str, Task]) -> list[tuple[str, str, str]]:

@@ -25,7 +25,8 @@ from raymtl.config.features import (
     weighted,
 )
 from raymtl.config.root import Config
-from raymtl.data.requests import split_requests
+from raymtl.config.wiring import compared_lists
+from raymtl.data.requests import first_of_runs, split_requests
 from raymtl.data.rules import whole
 
 
@@ -64,11 +65,13 @@ class Batch(Pipelineable):
     observed: Tensor
     """[B, T] bool."""
     weight: Tensor
-    """[B] float32, 0 for padding."""
+    """[B] float32, 0 for padding; [B, T] if a task has weights of its own."""
     valid: Tensor
     """[B] bool, false for padding."""
     scenario: Tensor
     """[B] int64."""
+    lists: Tensor
+    """[B, W] int64, for each of the W entries of `Config.list_columns`, an ID of the list that a row belongs to."""
     group: Tensor
     """[B] int64, or empty in training."""
     request_id: Tensor
@@ -76,7 +79,8 @@ class Batch(Pipelineable):
     truth: Tensor
     """[B, T] float32, NaN where unknown, or empty in training."""
     totals: Tensor
-    """[T + 1] float64: over all workers, the weight of observed labels of each task, then the number of valid rows."""
+    """[T + C + 1] float64: over all workers, the weight of observed labels of each task, then for each of the C entries of
+    `compared_lists` that of the rows of comparable lists, then the number of valid rows."""
     replicated: list["ReplicatedLookup"] | None = None
     """The lookups in each group of replicated tables, once they are prepared (`embeddings/touched_rows.py`)."""
 
@@ -156,6 +160,10 @@ class Collator:
         self._single = {n for n in lookups if isinstance(config.features[n], SingleId | BiasFeature)}
         self._truth = [n for n, t in config.active_tasks().items() if t.truth] if evaluation else []
         self._has_weight = config.data.has_weights
+        self._task_weights = list(config.task_weights())
+        self._lists = config.list_columns()
+        compared = compared_lists(config.active_tasks())
+        self._compared = [(self.tasks.index(task), self._lists.index(within)) for task, within in compared]
         self._other_scenario = len(config.data.scenario.values) if config.data.scenario else None
         self._has_group = evaluation and config.data.group is not None
         self._has_request_id = evaluation and config.data.by_request
@@ -183,12 +191,16 @@ class Collator:
             _fill(weight, chunks, "weight")
         else:
             weight[:filled] = 1
+        weight = self._weights(weight, chunks)
         valid = np.zeros(rows, bool)
         valid[:filled] = True
         scenario = np.zeros(rows, np.int64)
         if self._other_scenario is not None:
             scenario[:] = self._other_scenario
             _fill(scenario, chunks, "scenario")
+        lists = np.zeros((rows, len(self._lists)), np.int64)
+        for n, within in enumerate(self._lists):
+            _fill(lists[:, n], chunks, f"list:{within}")
         group = np.zeros(rows if self._evaluation else 0, np.int64)
         if self._has_group:
             _fill(group, chunks, "group")
@@ -199,9 +211,12 @@ class Collator:
         for name in self._truth:
             _fill(truth[:, self.tasks.index(name)], chunks, f"truth:{name}")
         # float64 sums: a float32 count stops at 2^24 and a bfloat16 one at 256
-        counts = np.empty(tasks + 1)
-        np.sum(observed * weight[:, None], axis=0, dtype=np.float64, out=counts[:tasks])
-        counts[tasks] = filled
+        counted = observed * weight.reshape(rows, -1)
+        counts = np.empty(tasks + len(self._compared) + 1)
+        np.sum(counted, axis=0, dtype=np.float64, out=counts[:tasks])
+        for n, (task, way) in enumerate(self._compared):
+            counts[tasks + n] = comparable_weight(lists[:, way], labels[:, task], counted[:, task])
+        counts[-1] = filled
         return Batch(
             ids=self._jagged(chunks, users, self.pooled),
             sequences=self._jagged(chunks, users, self.unpooled),
@@ -218,11 +233,23 @@ class Collator:
             weight=torch.from_numpy(weight),
             valid=torch.from_numpy(valid),
             scenario=torch.from_numpy(scenario),
+            lists=torch.from_numpy(lists),
             group=torch.from_numpy(group),
             request_id=torch.from_numpy(request_id),
             truth=torch.from_numpy(truth),
             totals=torch.from_numpy(counts),
         )
+
+    def _weights(self, of_rows: np.ndarray, chunks: Sequence[pa.Table]) -> np.ndarray:
+        """`Batch.weight` from the weights [B] of rows for all tasks."""
+        if not self._task_weights:
+            return of_rows
+        weight = np.repeat(of_rows[:, None], len(self.tasks), 1)
+        own = np.zeros(self.rows, np.float32)
+        for name in self._task_weights:
+            _fill(own, chunks, f"weight:{name}")
+            weight[:, self.tasks.index(name)] *= own
+        return weight
 
     def _requests(self, chunks: Sequence[pa.Table], filled: int) -> tuple[Tensor, list[pa.Table], int]:
         """`Batch.request`, the user sides of the chunks, and U."""
@@ -294,6 +321,18 @@ class Collator:
             stride=rows,
             length_per_key=lengths.sum(1).tolist(),  # otherwise it is read from the device
         )
+
+
+def comparable_weight(lists: np.ndarray, labels: np.ndarray, weight: np.ndarray) -> float:
+    """The weight of the rows [B] in lists with two different labels, of those that count (weight above 0): what the losses that
+    compare rows are divided by (`docs/losses.md`)."""
+    rows = np.flatnonzero(weight > 0)
+    rows = rows[np.argsort(lists[rows], kind="stable")]
+    first = first_of_runs(lists[rows])
+    if not len(first):
+        return 0.0
+    differs = np.maximum.reduceat(labels[rows], first) > np.minimum.reduceat(labels[rows], first)
+    return float(np.add.reduceat(weight[rows].astype(np.float64), first)[differs].sum())
 
 
 def _dense(sources: Mapping[str, Sequence[pa.Table]], names: Sequence[str], rows: int) -> Tensor:

@@ -11,7 +11,9 @@ A block is an Arrow table with one column per use, named `<role>:<name>`:
     label:<task>     float32, NaN where not observed
     truth:<task>     float32, NaN where unknown                            (evaluation only)
     weight           float32
+    weight:<task>    float32, a further factor for one task                (with `tasks.<name>.weight_column`)
     scenario         int32, index into `data.scenario.values`; its length stands for `other`
+    list:<within>    int64, the same for rows that losses compare          (with such a loss, by its `within`)
     group            int64, the user's ID; for null that of the request, or a unique ID   (evaluation only)
     request_id       int64, the request's ID; for null a unique ID     (evaluation only, with requests)
     request          dictionary<int32, struct>, the request of the row: the columns of its user side, as above, without those of
@@ -40,6 +42,7 @@ from raymtl.config.features import (
     VectorFeature,
     columns_of,
 )
+from raymtl.config.losses import Within
 from raymtl.config.root import Config
 from raymtl.data import rules
 from raymtl.data.contract import label_tasks
@@ -105,6 +108,9 @@ class BlockMaker:
         self.evaluation = evaluation
         self._tasks = config.active_tasks()
         self._of_requests = config.request_features()
+        self._task_weights = config.task_weights()
+        self._within = config.list_columns()
+        self._needs_groups = evaluation or bool(self._within)
         self._of_rows = [name for name in config.features if name not in self._of_requests]
         self._label_tasks = label_tasks(config)
         # A custom input slot has no key `missing`; its nulls get `fill`.
@@ -118,16 +124,20 @@ class BlockMaker:
         names += [(task.truth or "") if evaluation else "" for task in self._tasks.values()]
         names += [
             data.scenario.column if data.scenario else "",
-            (data.group or "") if evaluation else "",
+            (data.group or "") if self._needs_groups else "",
             self._users.column if self._users else "",
-            (data.request or "") if self._of_requests or evaluation else "",
+            (data.request or "") if self._of_requests or self._needs_groups else "",
         ]
         return list(dict.fromkeys(n for n in names if n))
 
     def label_columns(self) -> list[str]:
-        """The columns of the labels and of their weight."""
+        """The columns of the labels and of their weights."""
         sampling = self._config.data.sampling
-        names = [self._config.data.weight or "", (sampling.column or "") if sampling else ""]
+        names = [
+            self._config.data.weight or "",
+            (sampling.column or "") if sampling else "",
+            *self._task_weights.values(),
+        ]
         for name, task in self._label_tasks.items():
             names += [task.label_column(name), task.observed or ""]
         return list(dict.fromkeys(n for n in names if n))
@@ -165,8 +175,12 @@ class BlockMaker:
         data = self._config.data
         if data.has_weights:
             columns["weight"] = pa.array(self._weights(raw, place))
-        if self.evaluation:
-            columns |= self._groups(raw, place)
+        for name, column in self._task_weights.items():
+            columns[f"weight:{name}"] = _weight(raw, column, place, f"tasks.{name}.weight_column")
+        if self._needs_groups:
+            groups = self._groups(raw, place)
+            columns |= {f"list:{within}": _list_ids(groups, within) for within in self._within}
+            columns |= groups if self.evaluation else {}
         columns["unit"] = pa.array(np.full(len(raw), unit, np.int32))
         return pa.table(columns)
 
@@ -410,6 +424,23 @@ def _vectors(lists: pa.Array, name: str, feature: VectorFeature, broken: Broken)
     if wrong.any():
         broken(wrong, shown, rules.VECTOR)
     return pa.FixedSizeListArray.from_arrays(pa.array(values.reshape(-1)), feature.width)
+
+
+def _weight(raw: pa.Table, name: str, place: Place, used_by: str) -> pa.Array:
+    column = one_array(raw, name, "number")
+    values, wrong = rules.weights(column)
+    if wrong.any():
+        row = int(wrong.argmax())
+        raise place.error(name, used_by, row, column[row].as_py(), rules.WEIGHT)
+    return pa.array(values)
+
+
+def _list_ids(groups: dict[str, pa.Array], within: Within) -> pa.Array:
+    """An ID [N] int64 for each list; a request is the rows of one user with one request ID, as in the metrics."""
+    if within == "group" or "group" not in groups:
+        return groups["group" if within == "group" else "request_id"]
+    user, request = (groups[name].to_numpy().view(np.uint64) for name in ("group", "request_id"))
+    return pa.array((mix64(user.view(np.int64)).view(np.uint64) + request).view(np.int64))
 
 
 def _without_nulls(ids: pa.Array, scope: str, own: np.ndarray) -> pa.Array:

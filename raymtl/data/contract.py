@@ -74,6 +74,8 @@ def required_columns(config: Config) -> list[Column]:
         columns.append(Column(task.label_column(name), label_kind(task), f"tasks.{name}.label"))
         if task.observed:
             columns.append(Column(task.observed, "flag", f"tasks.{name}.observed"))
+        if task.weight_column and name in active:
+            columns.append(Column(task.weight_column, "number", f"tasks.{name}.weight_column"))
         if task.truth and name in active:
             columns.append(Column(task.truth, "number", f"tasks.{name}.truth", training=False))
     if data.scenario:
@@ -83,9 +85,10 @@ def required_columns(config: Config) -> list[Column]:
     if data.sampling and data.sampling.column:
         columns.append(Column(data.sampling.column, "number", "data.sampling.column"))
     if data.group:
-        columns.append(Column(data.group, "id", "data.group", training=False))
+        columns.append(Column(data.group, "id", "data.group", training=bool(config.list_columns())))
     if data.request:
-        columns.append(Column(data.request, "id", "data.request", training=bool(config.request_features())))
+        trains = bool(config.request_features() or config.list_columns())
+        columns.append(Column(data.request, "id", "data.request", training=trains))
     if data.timestamp:
         columns.append(Column(data.timestamp, "time", "data.timestamp", training=False))
     return columns

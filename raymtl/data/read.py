@@ -87,7 +87,7 @@ class SlicesDatasource(Datasource):
         self._maker, self._row_bytes = maker, row_bytes
         self._block_rows = config.data.block_rows
         self._shuffle_seed = row_seed(config, maker.evaluation)
-        self._together = config.data.by_request
+        self._together = config.data.by_request or bool(config.list_columns())
         self._ranges = deal.ranges(group)
         self._members, self._step_rows = len(deal.groups[group]), deal.local_rows(deal.groups[group])
 

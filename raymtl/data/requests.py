@@ -202,10 +202,13 @@ def own_requests(block: pa.Table) -> pa.Table:
 
 
 def shuffled(block: pa.Table, random: np.random.Generator) -> np.ndarray:
-    """A random order of the rows of a block; those of a request stay together, as they are."""
-    if REQUEST not in block.column_names:
+    """A random order of the rows of a block; those of a request, and neighbours that a loss compares, stay together, as they
+    are."""
+    kept = next((name for name in ("list:group", REQUEST, "list:request") if name in block.column_names), None)
+    if kept is None:
         return random.permutation(len(block))
-    first = first_of_runs(whole(block.column(REQUEST)).indices.to_numpy())
+    owner = whole(block.column(kept))
+    first = first_of_runs((owner.indices if kept == REQUEST else owner).to_numpy())
     order = random.permutation(len(first))
     lengths = np.diff(first, append=len(block))[order]
     starts = np.cumsum(lengths) - lengths
@@ -214,7 +217,7 @@ def shuffled(block: pa.Table, random: np.random.Generator) -> np.ndarray:
 
 def first_of_runs(owner: np.ndarray) -> np.ndarray:
     """Where a run of equal numbers begins."""
-    return np.flatnonzero(np.diff(owner, prepend=-1)) if len(owner) else np.empty(0, np.int64)
+    return np.flatnonzero(np.diff(owner, prepend=~owner[:1]))
 
 
 def _renumbered(owner: np.ndarray) -> np.ndarray:

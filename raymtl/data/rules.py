@@ -3,6 +3,7 @@
 The reading tasks stop at the first value that breaks a rule (`blocks.py`); `raymtl check` counts all of them (`validation/`).
 """
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from itertools import groupby
 from typing import Any
@@ -11,6 +12,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from raymtl.config.base import quoted
 from raymtl.config.features import IdsFeature, Scaled, SequenceFeature
 from raymtl.config.tasks import Task
 from raymtl.data.contract import Kind, fits, is_string
@@ -86,7 +88,8 @@ def where_observed(name: str, task: Task, products: bool, weight: str | None) ->
     words += [f"observed where `{task.observed}`"] if task.observed else []
     words += [f"given `{task.given}`: only rows where that is 1"] if task.given else []
     words += [f"only rows where the parent `{task.parent}` is observed"] if products and task.parent else []
-    words += [f"weighted by `{weight}`"] if weight else []
+    weights = [column for column in (weight, task.weight_column) if column]
+    words += [f"weighted by {quoted(weights)}"] if weights else []
     return ", ".join(words)
 
 
@@ -319,6 +322,15 @@ def weights(column: pa.Array) -> tuple[np.ndarray, np.ndarray]:
     if nulls is not None:
         values = np.where(nulls, np.float32(0), values)
     return values, ~((values >= 0) & np.isfinite(values))
+
+
+def product_of_weights(raw: pa.Table, columns: Iterable[str | None]) -> np.ndarray:
+    """The product of the weights in some columns, [N] float32; None counts as 1."""
+    product = np.ones(len(raw), np.float32)
+    for column in columns:
+        if column is not None:
+            product *= weights(one_array(raw, column, "number"))[0]
+    return product
 
 
 def kept_rates(column: pa.Array) -> tuple[np.ndarray, np.ndarray]:

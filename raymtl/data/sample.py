@@ -9,6 +9,7 @@ import pyarrow as pa
 from raymtl.config.root import Config
 from raymtl.config.task_kinds import BaseRate
 from raymtl.config.tasks import Task
+from raymtl.data import rules
 from raymtl.data.blocks import BlockMaker, Place
 from raymtl.data.fragments import read_fragment, read_requests
 from raymtl.data.requests import Requests
@@ -102,14 +103,13 @@ def _spread(length: int, count: int) -> list[int]:
 
 
 def _sums_of(config: Config, maker: BlockMaker, raw: pa.Table, place: Place) -> Sums:
-    weight = row_weights(raw, config)
-    if weight is None:
-        weight = np.ones(len(raw), np.float32)
+    of_rows = row_weights(raw, config)
     labels, found = maker.labels(raw, place), {}
-    for name in config.active_tasks():
+    for name, task in config.active_tasks().items():
+        weight = rules.product_of_weights(raw, [task.weight_column])
+        weight = weight if of_rows is None else weight * of_rows
         seen = ~np.isnan(labels[name]) & (weight > 0)
         values, weights = labels[name][seen].astype(np.float64), weight[seen].astype(np.float64)
-        task = config.tasks[name]
         target, terms = task.traits.trained_on(values), task.traits.start_terms(values, task)
         sums = [values @ weights, weights.sum(), len(weights), target @ weights, target**2 @ weights]
         found[name] = np.array([*sums, *(weights @ terms)])

@@ -93,10 +93,10 @@ class Meter:
             names = [*map(str, config.data.scenario.values), "other"]
             scenarios |= {name: sample.scenario == n for n, name in enumerate(names)}
         for column, (name, task) in enumerate(config.active_tasks().items()):
-            labels = sample.labels[:, column]
+            labels, weight = sample.labels[:, column], sample.weight[:, column]
             for scenario, inside in scenarios.items():
-                rows = (inside & ~labels.isnan() & (sample.weight > 0)).nonzero().squeeze(1)
-                part = _Part(task, column, rows, labels[rows], sample.weight[rows], index[rows])
+                rows = (inside & ~labels.isnan() & (weight > 0)).nonzero().squeeze(1)
+                part = _Part(task, column, rows, labels[rows], weight[rows], index[rows])
                 if _tells(part):
                     self._parts[name, scenario] = part
 

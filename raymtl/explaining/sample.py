@@ -12,6 +12,7 @@ from torch import Tensor
 
 from raymtl.config.data import DayRange
 from raymtl.config.features import BiasFeature, IdsFeature, SequenceDenseFeature, columns_of
+from raymtl.config.losses import TaskLossTerms
 from raymtl.config.root import Config
 from raymtl.data.blocks import BlockMaker, Place
 from raymtl.data.fragments import read_fragment
@@ -36,7 +37,7 @@ class Sample:
     labels: Tensor
     """[N, T] float32, NaN where not observed."""
     weight: Tensor
-    """[N] float32."""
+    """[N, T] float32."""
     scenario: Tensor | None
     """[N] int64; None without a scenario column."""
     group: Tensor
@@ -63,7 +64,8 @@ class SampleReader:
         """`maps` has the ID maps of the tables that predictions need."""
         # Predictions read no position, and nothing here asks for the truth: logs that lack the two will do
         features = {name: f for name, f in config.features.items() if not isinstance(f, BiasFeature)}
-        tasks = {name: task.model_copy(update={"truth": None}) for name, task in config.tasks.items()}
+        unused = {"truth": None, "losses": TaskLossTerms()}
+        tasks = {name: task.model_copy(update=unused) for name, task in config.tasks.items()}
         # Columns of the user are exchanged between rows like any other, so the rows of a request share none
         data = config.data.model_copy(update={"request": None})
         self._config = config.model_copy(update={"features": features, "tasks": tasks, "data": data})
@@ -105,14 +107,17 @@ class SampleReader:
         labels = [block.column(f"label:{name}").to_numpy() for name in self._config.active_tasks()]
         rows = len(block)
         sources, beside = source_columns(self._config), columns_beside(self._config)
-        weight = block.column("weight").to_numpy() if "weight" in block.column_names else np.ones(rows, np.float32)
+        weight = np.ones((rows, len(labels)), np.float32)
+        for t, name in enumerate(self._config.active_tasks()):
+            for column in {"weight", f"weight:{name}"} & {*block.column_names}:
+                weight[:, t] *= block.column(column).to_numpy()
         group = block.column("group").to_numpy() if "group" in block.column_names else np.arange(rows)
         scenario = block.column("scenario").to_numpy().astype(np.int64) if "scenario" in block.column_names else None
         return Sample(
             raw.select([*sources, *chain(*beside.values())]),
             {name: block.column(name).chunk(0) for name in of_features},
             torch.from_numpy(np.stack(labels, 1)),
-            torch.from_numpy(np.array(weight)),
+            torch.from_numpy(weight),
             None if scenario is None else torch.from_numpy(scenario),
             torch.from_numpy(np.array(group)),
             of_rows,

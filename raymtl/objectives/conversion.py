@@ -57,7 +57,8 @@ class ConversionRisk(nn.Module):
         own = torch.where(happened, logits[:, self._tasks : self._tasks + len(self._children)], 0.0)
         y = torch.where(happened, labels[:, self._children], 0.0).to(own.dtype)
         propensity = torch.where(happened, logits[:, self._parents].detach(), 0.0).sigmoid().clamp(min=self._clip)
-        share = torch.where(happened, weight.to(own.dtype).unsqueeze(1), 0.0) / propensity
+        weight = weight.unsqueeze(1) if weight.dim() == 1 else weight[:, self._children]
+        share = torch.where(happened, weight.to(own.dtype), 0.0) / propensity
         rows = F.binary_cross_entropy_with_logits(own, y, reduction="none") * share
         n = torch.maximum(normalizer[self._children].to(own.dtype), self._floors)
         n = torch.where(n > 0, n, 1.0)  # floor 0 and no label: 0 / 1, not 0 / 0

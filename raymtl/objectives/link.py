@@ -92,15 +92,18 @@ class OutputScale(nn.Module):
         valid_rows: Tensor,
         group: dist.ProcessGroup | None,
     ) -> None:
-        """Take a training step in: logits, labels and counted (observed, of a valid row) [B, T], weight [B].
+        """Take a training step in: logits, labels and counted (observed, of a valid row) [B, T], weight [B] or [B, T].
 
         `valid_rows` [] is over all workers of `group` (None: one worker), which sum by one all-reduce of 2·L numbers. Without a
         `log1p` task this does nothing.
         """
         if not self._has_logs:
             return
-        a, y, counted = (values[:, self._columns] for values in (logits.float(), labels.float(), counted))
-        w = torch.where(counted, weight.float().unsqueeze(1), 0.0)
+        weight = weight.unsqueeze(1).expand(labels.shape) if weight.dim() == 1 else weight
+        a, y, counted, w = (
+            values[:, self._columns] for values in (logits.float(), labels.float(), counted, weight.float())
+        )
+        w = torch.where(counted, w, 0.0)
         pair = torch.stack([torch.where(counted, y, 0.0), torch.where(counted, _uncorrected(a), 0.0)])
         sums = (pair * w).sum(1)
         if group is not None and dist.get_world_size(group) > 1:

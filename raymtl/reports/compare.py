@@ -31,7 +31,7 @@ from raymtl.reports.page import (
 )
 from raymtl.reports.plots import finite, legend_above, panels, rows_axis, smooth, styled, svg, thin
 from raymtl.reports.style import PALETTE, change, count, duration, number, short_count, significant, task_colours
-from raymtl.reports.tables import MetricTable, Report, headline, kind_of, tables_of
+from raymtl.reports.tables import MetricTable, Report, headline, tables_of, training_loss_of
 from raymtl.storage.folder import Folder
 from raymtl.storage.paths import absolute, split_options
 
@@ -213,7 +213,7 @@ def _curves(runs: Runs, colours: Mapping[str, str]) -> list[Section]:
     losses = {task: {n: _smoothed(finite(r.train, "losses", task)) for n, r in runs.items()} for task in tasks}
     losses = {task: found for task, found in losses.items() if any(found.values())}
     kinds = {task: section for r in runs.values() for task, section in (r.config.get("tasks") or {}).items()}
-    units = {task: kind_of(kinds.get(task) or {}).loss_label for task in losses}
+    units = {task: training_loss_of(kinds.get(task) or {})[0] for task in losses}
     parts: list[Part] = []
     if drawing := _drawn(aucs, dict.fromkeys(aucs, "AUC"), colours, "AUC of each evaluation"):
         parts += [Heading("AUC of each evaluation"), Drawing(drawing)]

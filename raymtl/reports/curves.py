@@ -19,7 +19,7 @@ from raymtl.reports.plots import (
     thin,
 )
 from raymtl.reports.style import PALETTE, short_count, task_colours
-from raymtl.reports.tables import kind_of
+from raymtl.reports.tables import training_loss_of
 
 
 def _largest(run: Run) -> float:
@@ -40,8 +40,8 @@ def losses(run: Run) -> str | None:
         x, y = [p[0] / size for p in points], [p[1] for p in points]
         ax.plot(x, y, color=colours[name], alpha=0.3, linewidth=0.8)
         ax.plot(x, smooth(y), color=colours[name], label="training, smoothed", marker=_dot(points))
-        kind = kind_of((run.config.get("tasks") or {}).get(name) or {})
-        tested = finite(run.evals, "metrics", "tasks", name, kind.loss_metric) if kind.loss_metric else []
+        label, metric = training_loss_of((run.config.get("tasks") or {}).get(name) or {})
+        tested = finite(run.evals, "metrics", "tasks", name, metric) if metric else []
         if tested:
             spots = ax.plot(
                 [p[0] / size for p in tested], [p[1] for p in tested], "o", color=colours[name], label="evaluation"
@@ -50,7 +50,7 @@ def losses(run: Run) -> str | None:
         low, high = bulk(y + [p[1] for p in tested])
         ax.set_ylim(low, high)
         ax.set_title(name, color=colours[name])
-        ax.set_ylabel(kind.loss_label)
+        ax.set_ylabel(label)
     legend_above(drawing, *axes[0].get_legend_handles_labels())
     return svg(drawing, f"Training loss against rows seen for {', '.join(names)}")
 

@@ -4,6 +4,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from raymtl.config.losses import TaskLossTerms
 from raymtl.config.metrics import METRICS, Metric, metrics_of_kind
 from raymtl.config.task_kinds import KINDS, Binary, Classes, TaskKind, Values, find_kind
 from raymtl.reports.chance import interval_of, is_above_constant, is_odd
@@ -126,6 +127,17 @@ def tables_of(places: Sequence[Place]) -> list[MetricTable]:
 def kind_of(report: Report) -> type[TaskKind]:
     """The kind of the task that a report is about."""
     return find_kind(report.get("kind"))
+
+
+def training_loss_of(task: dict[str, Any]) -> tuple[str, str | None]:
+    """The label of a task's training loss, and the metric that measures the same on evaluation rows, from its section of the
+    configuration."""
+    kind = kind_of(task)
+    return (
+        (kind.loss_label, kind.loss_metric)
+        if TaskLossTerms.is_own_alone(task.get("losses"))
+        else ("sum of losses", None)
+    )
 
 
 def headline(report: Report) -> Metric:

@@ -76,6 +76,7 @@ class Head(nn.Module):
             batch.totals[-1],
             self._workers,
             self._units,
+            batch.lists,
         )
         risk = losses.order.new_zeros(())
         if self.conversion is not None:
@@ -101,9 +102,17 @@ class Head(nn.Module):
         assert self.balancer is not None
         normalizer = batch.totals[:-1]
         lower_bound = self.losses.lower_bound(
-            batch.labels, batch.observed, batch.weight, batch.valid, normalizer, self._workers, self._units
+            batch.labels,
+            batch.observed,
+            batch.weight,
+            batch.valid,
+            normalizer,
+            self._workers,
+            self._units,
+            batch.lists,
         )
-        return self.balancer(losses.per_task_with_grad - lower_bound, losses.penalties, normalizer > 0, looked_up)
+        active = normalizer[: batch.labels.shape[1]] > 0
+        return self.balancer(losses.per_task_with_grad - lower_bound, losses.penalties, active, looked_up)
 
 
 class TrainModel(nn.Module):

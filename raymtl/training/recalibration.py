@@ -72,6 +72,9 @@ class OutputCounts:
     def __init__(self, ranker: Ranker, columns: list[int], calibrator: Calibrator, device: torch.device):
         self._ranker = ranker
         self._columns = torch.tensor(columns, dtype=torch.int64, device=device)
+        tasks = list(ranker.tasks)
+        owners = [*range(len(tasks)), *(tasks.index(child) for child, _ in ranker.outputs.derived.values())]
+        self._owners = torch.tensor([owners[column] for column in columns], dtype=torch.int64, device=device)
         self._counts = ScoreCounts(len(columns), calibrator.scenarios, device)
 
     def update(self, batch: Batch, logits: Tensor) -> None:
@@ -80,7 +83,8 @@ class OutputCounts:
             batch.labels, batch.observed, [*self._ranker.tasks], self._ranker.outputs.derived
         )
         pick = self._columns
-        weight = batch.weight * batch.valid
+        weight = batch.weight if batch.weight.dim() == 1 else batch.weight[:, self._owners]
+        weight = torch.where(batch.valid if weight.dim() == 1 else batch.valid.unsqueeze(1), weight, 0.0)
         self._counts.update(logits[:, pick], labels[:, pick], observed[:, pick], weight, batch.scenario)
 
     def summed(self, group: dist.ProcessGroup) -> ScoreCounts:

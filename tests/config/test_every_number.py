@@ -79,6 +79,8 @@ BOUND = ["tasks.buy={given: click, label: order}", "tasks.order={}"]
 GRADNORM = ["train.balance={type: gradnorm}", "train.dense_optimizer.lr=0.3", "tasks.buy.base_rate=0.1"]
 AUTODIS = "features.age.embed={type: autodis, width: 4, buckets: 3}"
 PIECEWISE = "features.age.embed={type: piecewise, edges: [0, 1, 2]}"
+FOCAL = ["tasks.buy.losses={focal: {}}"]
+RANKNET = ["data.group=who", "tasks.buy.losses={ranknet: {within: group}}"]
 LINEAR = ["train.schedule={decay: linear}"]
 
 LEARNED: dict[str, tuple[list[str], list[str]]] = {
@@ -89,6 +91,11 @@ LEARNED: dict[str, tuple[list[str], list[str]]] = {
     "Task.weight": ([], ["tasks.buy.weight=3"]),
     "Task.base_rate": ([], ["tasks.buy.base_rate=0.1"]),
     "Task.normalizer_floor": ([], ["tasks.buy.normalizer_floor=100"]),
+    "LossTerm.weight": (RANKNET, ["tasks.buy.losses.ranknet.weight=3"]),
+    "OwnLoss.smoothing": ([], ["tasks.buy.losses.own.smoothing=0.2"]),
+    "FocalLoss.gamma": (FOCAL, ["tasks.buy.losses.focal.gamma=1"]),
+    "FocalLoss.alpha": (FOCAL, ["tasks.buy.losses.focal.alpha=0.25"]),
+    "RankNetLoss.window": (RANKNET, ["tasks.buy.losses.ranknet.window=1"]),
     "Task.class_weights": (["tasks.third={kind: multiclass, classes: 2}"], ["tasks.third.class_weights=[1, 3]"]),
     "Task.quantiles": (["tasks.third={kind: quantile, quantiles: [0.1, 0.5]}"], ["tasks.third.quantiles=[0.1, 0.9]"]),
     "FieldWise.dice": (["model.input={type: field_wise}"], ["model.input.dice=0.5"]),

@@ -126,6 +126,8 @@ def mixed_block(config: Config, rows: int, seed: int, unit: int = 0) -> pa.Table
         columns["weight"] = pa.array(random.random(rows).astype(np.float32))
     if config.data.scenario:
         columns["scenario"] = pa.array(random.integers(0, len(config.data.scenario.values) + 1, rows))
+    for within in config.list_columns():
+        columns[f"list:{within}"] = pa.array(np.arange(rows) // 8)
     columns["unit"] = pa.array(np.full(rows, unit, np.int32))
     return pa.table(columns)
 

@@ -113,3 +113,9 @@ def test_inverse_propensities_make_the_clicked_rows_stand_for_all() -> None:
     found = ConversionRisk(tasks, [("buy", "click")], ConversionLoss(weight=1.0, min_propensity=0.01))(*rows)
     everywhere = torch.nn.functional.softplus(own).mean()  # the cross entropy of every row, had all been clicked
     assert found.item() == pytest.approx(everywhere.item(), rel=0.02)
+
+
+def test_weights_of_a_task_are_those_of_the_child() -> None:
+    rows, risk = example(), ConversionRisk(TASKS, EDGES, ConversionLoss(weight=1.0))
+    own = torch.stack((rows["weight"], 2 * rows["weight"], 2 * rows["weight"]), 1)
+    assert risk(**(rows | {"weight": own})).item() == pytest.approx(2 * risk(**rows).item())

@@ -190,3 +190,24 @@ def test_choosing_a_number() -> None:
         value_of(result, "views.auc")
     with pytest.raises(ValueError, match="has no direction in which it improves"):
         lower_is_better("buy.calibration")
+
+
+def test_weights_of_a_task_are_those_of_an_evaluation_of_it_alone() -> None:
+    rows = mixed_rows(4_000)
+    rows["request"] = torch.arange(4_000) // 10
+    own = torch.randint(0, 5, (4_000, 5), generator=torch.Generator().manual_seed(9)) / 4
+    tasks = {name: task.model_copy(update={"weight_column": "w"}) for name, task in TASKS.items()}
+    derived = {"buy|click": ("buy", "click")}
+
+    def report(tasks: dict[str, Task], weight: torch.Tensor) -> dict:
+        metrics = EvalMetrics(tasks, SCENARIOS, derived=derived, with_requests=True)
+        wide = {"logits": torch.cat((rows["logits"], rows["logits"][:, 2:3]), 1), "weight": weight}
+        return rounded(feed(metrics, {**rows, **wide}).compute())
+
+    found = report(tasks, own)
+    for column, name in enumerate(TASKS):
+        alone = report(TASKS, own[:, column])
+        assert found["tasks"][name] == alone["tasks"][name]
+        assert found["scenarios"]["feed"][name] == alone["scenarios"]["feed"][name]
+        assert found["group_effects"][name] == alone["group_effects"][name]
+    assert found["tasks"]["buy|click"] == report(TASKS, own[:, list(TASKS).index("buy")])["tasks"]["buy|click"]

@@ -99,7 +99,9 @@ def sample(rows: dict, capacity: int, batch: int = 500, filter_now: bool = True)
         s = slice(i, i + batch)
         scenario = torch.zeros(len(taken[s]), dtype=torch.int64)
         binary = Rows(rows["logits"][s], rows["labels"][s], taken[s])
-        kept.update(binary, Rows(*(v[:, :0] for v in binary)), rows["weight"][s], scenario, rows["group"][s])
+        kept.update(
+            binary, Rows(*(v[:, :0] for v in binary)), rows["weight"][s].unsqueeze(1), scenario, rows["group"][s]
+        )
     return kept
 
 

@@ -349,12 +349,14 @@ def _scenario(report: PartReport) -> None:
 
 
 def _others(report: PartReport) -> None:
-    weight = report.others.get("data.weight")
-    if weight is not None and weight.max == 0 and weight.min == 0:
-        report.warnings.append(
-            f"data.weight: every weight in column `{weight.column}` is 0, so the model would learn nothing; fix "
-            f"the weights or leave data.weight out"
-        )
+    weights = [use for use in report.others if use == "data.weight" or use.endswith(".weight_column")]
+    for use in weights:
+        weight, what = report.others[use], "model" if use == "data.weight" else "task"
+        if weight.max == 0 and weight.min == 0:
+            report.warnings.append(
+                f"{use}: every weight in column `{weight.column}` is 0, so the {what} would learn nothing; fix the weights or "
+                f"leave {use} out"
+            )
     time = report.others.get("data.timestamp")
     if time is not None and time.off_day:
         report.warnings.append(

@@ -233,7 +233,7 @@ class _TableCounter:
                 self._vector(stats, array, column, feature)
             elif isinstance(feature, BucketFeature):
                 self._bucket(stats, array, column, feature)
-            elif column.used_by == "data.weight":
+            elif column.used_by == "data.weight" or column.used_by.endswith(".weight_column"):
                 values, wrong = rules.weights(array)
                 self._note(column, rules.WEIGHT, wrong, array)
                 self._numbers(stats, values, None)
@@ -410,12 +410,7 @@ class _TableCounter:
             index = np.full(len(self._raw), groups - 1, np.int32)
         labels = self._made_labels(columns)
         counts = np.zeros((len(self._tasks), groups, 6))
-        weight = self._config.data.weight
-        if weight and "data.weight" in columns:
-            counting = rules.weights(one_array(self._raw, weight, "number"))[0] > 0
-        else:
-            counting = np.ones(len(self._raw), bool)
-        for t, name in enumerate(self._tasks):
+        for t, (name, task) in enumerate(self._tasks.items()):
             if name not in labels.final:
                 continue
             values = labels.final[name]
@@ -425,6 +420,8 @@ class _TableCounter:
             counts[t, :, 1] = np.bincount(group, minlength=groups)
             counts[t, :, 2] = np.bincount(group, kept, minlength=groups)
             counts[t, :, 3] = np.bincount(group, kept * kept, minlength=groups)
+            weights = {"data.weight": self._config.data.weight, f"tasks.{name}.weight_column": task.weight_column}
+            counting = rules.product_of_weights(self._raw, [c for key, c in weights.items() if key in columns]) > 0
             counts[t, :, 4] = np.bincount(index[seen & counting], minlength=groups)
             counts[t, :, 5] = np.bincount(group, kept == 0, minlength=groups)
         by_day = self._partial.labels

@@ -3,9 +3,12 @@
 import torch
 from torch import Tensor, nn
 
+from raymtl.config.losses import LossTerm, OwnLoss
 from raymtl.config.tasks import Task
 from raymtl.objectives.balance.base import BalanceContext
 from raymtl.objectives.tasks import objective_of
+from raymtl.objectives.tasks.binary import entropy
+from raymtl.objectives.terms.base import ListLoss, build
 
 LEAST_LOSS = 1e-8
 """What divides a loss is at least this."""
@@ -14,9 +17,27 @@ START_STEPS = 100
 
 
 def start_loss(name: str, task: Task, context: BalanceContext) -> float | None:
-    """The start loss where the base rate alone tells it, as for binary tasks."""
+    """The start loss, less its lower bound, where the base rate alone tells it, as for binary tasks without listwise losses."""
     rate = context.base_rates.get(name, task.base_rate)
-    return None if rate is None else objective_of(task).start_loss(rate)
+    if rate is None:
+        return None
+    total = 0.0
+    for key, term in task.losses.chosen().items():
+        if (loss := _of_term(key, term, task, rate)) is None:
+            return None
+        total += term.weight * loss
+    return total
+
+
+def _of_term(key: str, term: LossTerm, task: Task, rate: float) -> float | None:
+    objective = objective_of(task)
+    if isinstance(term, OwnLoss):
+        if not term.smoothing:
+            return objective.start_loss(rate)
+        half = term.smoothing / 2
+        return entropy((1 - term.smoothing) * rate + half) - entropy(half)
+    loss = build(key, term)
+    return loss.start_loss() if isinstance(loss, ListLoss) else loss.start_loss(rate)
 
 
 class StartLosses(nn.Module):

@@ -28,7 +28,8 @@ class ScoreCounts:
 
     @torch.no_grad()
     def update(self, logits: Tensor, labels: Tensor, counted: Tensor, weight: Tensor, scenario: Tensor) -> None:
-        """Add rows: logits, labels from 0 to 1 and counted (the label counts) [B, U], weight [B] ≥ 0, scenario [B] int64.
+        """Add rows: logits, labels from 0 to 1 and counted (the label counts) [B, U], weight [B] or [B, U] ≥ 0, scenario [B]
+        int64.
 
         A label between 0 and 1 counts for both sides. Rows whose logit is not finite do not count; never makes the host wait for
         the device.
@@ -37,7 +38,7 @@ class ScoreCounts:
         used = counted & logits.isfinite()
         y = labels.double().masked_fill(~used, 0.0)
         shares = torch.stack([1 - y, y], -1) * used.unsqueeze(-1)  # [B, U, 2]
-        w = weight.double()[:, None, None]
+        w = (weight.unsqueeze(1) if weight.dim() == 1 else weight).double().unsqueeze(-1)
         cell = self._cells + scenario.clamp(0, self._scenarios - 1).unsqueeze(1)
         cells = cell.unsqueeze(-1) * 2 + self._sides
         slot = bins.slots(bins.keys(logits.masked_fill(~used, 0.0)), levels=1)[0].unsqueeze(-1)

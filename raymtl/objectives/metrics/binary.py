@@ -48,7 +48,8 @@ class BinaryMetrics:
     def update(
         self, logits: Tensor, labels: Tensor, counted: Tensor, weight: Tensor, scenario: Tensor, truth: Tensor | None
     ) -> None:
-        """Add rows: logits and labels [B, T] fp32, counted [B, T] bool (the label counts), weight [B] fp64, scenario [B]."""
+        """Add rows: logits and labels [B, T] fp32, counted [B, T] bool (the label counts), weight [B, T]
+        or [B, 1] fp64, scenario [B]."""
         sums = _row_sums(logits, labels, counted, weight)
         used, positive, w = sums[..., _ROWS] > 0, sums[..., _POSITIVES] > 0, sums[..., _WEIGHT]
         if truth is not None and self.truth_columns:
@@ -104,7 +105,7 @@ def _row_sums(logits: Tensor, labels: Tensor, counted: Tensor, weight: Tensor) -
     used = counted & finite
     x = logits.masked_fill(~used, 0.0)
     y = labels.double().masked_fill(~used, 0.0)
-    w = weight.unsqueeze(1) * used
+    w = weight * used
     # Doubles, because 32-bit kernels round the last elements of a batch otherwise than the rest: the sums would depend on
     # how the rows were cut into batches.
     wide = x.double()
@@ -124,7 +125,7 @@ def _row_sums(logits: Tensor, labels: Tensor, counted: Tensor, weight: Tensor) -
 def binary_sums(logits: Tensor, labels: Tensor, weight: Tensor) -> Tensor:
     """What rows [N] of one task, all with finite logits and observed labels, add to the sums, [N, 9]."""
     every = torch.ones(len(logits), 1, dtype=torch.bool, device=logits.device)
-    return _row_sums(logits.unsqueeze(1), labels.unsqueeze(1), every, weight.double()).squeeze(1)
+    return _row_sums(logits.unsqueeze(1), labels.unsqueeze(1), every, weight.double().unsqueeze(1)).squeeze(1)
 
 
 def binary_effects(sums: Tensor) -> dict[str, Tensor]:

@@ -100,6 +100,7 @@ class EvalMetrics:
             self.device,
             self.with_requests,
             self._values.own,
+            any(task.weight_column for task in self.tasks.values()),
         )
         self._rows = torch.zeros(1, dtype=torch.int64, device=self.device)
         self._order = torch.zeros(len(self.edges) + 1, dtype=torch.int64, device=self.device)
@@ -124,7 +125,8 @@ class EvalMetrics:
             logits: [B, O] with the columns of `Outputs`, read as 32-bit floats.
             labels: [B, T]; whatever stands where a label is not observed (NaN too) has no effect.
             observed: [B, T] bool.
-            weight: [B] ≥ 0; a row of weight 0 counts nowhere but in the order of the funnel.
+            weight: [B] ≥ 0, or [B, T] if a task has a `weight_column`; a row of weight 0 counts nowhere but in the order of the
+                funnel.
             valid: [B] bool, false for rows that only fill up the batch.
             scenario: [B] int64 index into `scenarios`; beyond either end it is taken for the nearest. None: the first.
             group: [B] int64 id of the row's group; None: no GAUC, and every request, or every row, is a group of its own.
@@ -135,6 +137,10 @@ class EvalMetrics:
             labels, observed, truth = _with_derived(
                 self._derived_children, self._derived_givens, labels, observed, truth
             )
+        if weight.dim() == 1:
+            weight = weight.unsqueeze(1)
+        elif len(self._derived_children):
+            weight = torch.cat((weight, weight[:, self._derived_children]), 1)
         if self._summed is not None:
             raise RuntimeError("these metrics hold the sums of all workers; call reset() before the next evaluation")
         if (request is not None) != self.with_requests:
@@ -143,8 +149,8 @@ class EvalMetrics:
         if scenario is None:
             scenario = torch.zeros(len(logits), dtype=torch.int64, device=logits.device)
         scenario = scenario.clamp(0, max(len(self.scenarios), 1) - 1)
-        weight = weight.double().masked_fill(~(valid & (weight > 0)), 0.0)
-        taken = observed & (weight > 0).unsqueeze(1)
+        weight = weight.double().masked_fill(~(valid.unsqueeze(1) & (weight > 0)), 0.0)
+        taken = observed & (weight > 0)
         self._rows += valid.sum()
         if self.edges:
             wrong = (logits[:, self._children] > logits[:, self._parents]) & valid.unsqueeze(1)
@@ -156,14 +162,18 @@ class EvalMetrics:
             torch.stack(scores, 1) if scores else logits[:, :0],
             *(_columns(v, self._value_columns) for v in (labels, taken)),
         )
-        own = None
+        own, several = None, weight.shape[1] > 1
+        binary_weight, value_weight = (
+            _columns(weight, columns) if several else weight for columns in (self._binary_columns, self._value_columns)
+        )
         if self._binary_names:
             best = None if truth is None else _columns(truth, self._binary_columns)
-            self._binary.update(*binary, weight, scenario, best)
+            self._binary.update(*binary, binary_weight, scenario, best)
         if self._value_names:
             best = None if truth is None else _columns(truth, self._value_columns)
-            own = self._values.update(outputs, *values, weight, scenario, best)
-        self._sample.update(binary, values, weight, scenario, group, request, own)
+            own = self._values.update(outputs, *values, value_weight, scenario, best)
+        kept = torch.cat((binary_weight, value_weight), 1) if several else weight
+        self._sample.update(binary, values, kept, scenario, group, request, own)
 
     def _score(self, column: int, outputs: Tensor) -> Tensor:
         """The scores [B] of a task's outputs; NaN where one of several is not finite."""

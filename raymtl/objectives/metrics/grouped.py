@@ -53,7 +53,7 @@ class GroupedSample:
     """The rows that one worker keeps: at most `capacity` of them plus room for what arrives between two clean-ups.
 
     A row takes 14 + 5·T + 8·V + 4·m bytes: the mixed group id, per task the logit and the label, the metrics, weight and
-    scenario; and 8 more if there are requests.
+    scenario; 8 more if there are requests, and 4 more for each task but one if they have weights of their own.
     """
 
     def __init__(
@@ -64,6 +64,7 @@ class GroupedSample:
         device: torch.device,
         with_requests: bool = False,
         own: int = 0,
+        own_weights: bool = False,
     ) -> None:
         """T, V, the rows to keep, and m as `own`."""
         self.capacity = capacity
@@ -79,7 +80,7 @@ class GroupedSample:
             "value_logits": torch.empty(0, values, dtype=torch.float32, device=device),
             "value_labels": torch.empty(0, values, dtype=torch.float32, device=device),  # NaN: does not count
             "own": torch.empty(0, own, dtype=torch.float32, device=device),
-            "weight": torch.empty(0, dtype=torch.float32, device=device),
+            "weight": torch.empty(0, tasks + values if own_weights else 1, dtype=torch.float32, device=device),
             "scenario": torch.empty(0, dtype=torch.int16, device=device),
         }
         if with_requests:
@@ -97,7 +98,8 @@ class GroupedSample:
         request: Tensor | None = None,
         own: Tensor | None = None,
     ) -> None:
-        """Keep rows of the binary and of the other tasks; weight [B], scenario [B], group and request [B] int64, own [B, m]."""
+        """Keep rows of the binary and of the other tasks; weight [B, 1], or [B, T + V] if tasks have their own, scenario [B],
+        group and request [B] int64, own [B, m]."""
         self._grouped_batches += group is not None
         group = request if group is None else group
         if group is None:

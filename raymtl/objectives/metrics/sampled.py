@@ -88,7 +88,7 @@ class Sample:
 
         def part_of(rows: dict[str, Tensor], scenario: int) -> _Part:
             labels = rows["labels"][:, column]
-            return self._part(rows, scenario, rows["logits"][:, column], labels, labels != MISSING)
+            return self._part(rows, scenario, rows["logits"][:, column], labels, labels != MISSING, column)
 
         return self._complete(reports, part_of, _binary_effects, _binary_order)
 
@@ -99,7 +99,8 @@ class Sample:
         def part_of(rows: dict[str, Tensor], scenario: int) -> _Part:
             labels = rows["value_labels"][:, column]
             terms = rows["own"][:, own] if own.stop > own.start else None
-            return self._part(rows, scenario, rows["value_logits"][:, column], labels, ~labels.isnan(), terms)
+            place = column + (rows["labels"].shape[1] if "labels" in rows else 0)
+            return self._part(rows, scenario, rows["value_logits"][:, column], labels, ~labels.isnan(), place, terms)
 
         def effects_of(part: _Part) -> dict[str, Tensor]:
             return _value_effects(part, kind)
@@ -147,8 +148,10 @@ class Sample:
         logits: Tensor,
         labels: Tensor,
         counted: Tensor,
+        place: int,
         terms: Tensor | None = None,
     ) -> _Part:
+        """`place` is that of the task among all of the sample, the binary ones first."""
         pick = (counted if scenario < 0 else counted & (rows["scenario"] == scenario)).nonzero().squeeze(1)
         group = rows["group"][pick]
         index = torch.arange(len(pick), device=pick.device)
@@ -161,7 +164,8 @@ class Sample:
         if self._sorted:
             group, index = torch.unique_consecutive(group, return_inverse=True)
         terms = None if terms is None else terms[pick]
-        return _Part(index, group, logits[pick], labels[pick], rows["weight"][pick], request, terms)
+        weight = rows["weight"][:, min(place, rows["weight"].shape[1] - 1)]
+        return _Part(index, group, logits[pick], labels[pick], weight[pick], request, terms)
 
     def _complete_order(
         self, report: Report, part: _Part, order_of: Callable[[_Part], dict[str, _Ordered]]

@@ -70,11 +70,12 @@ class ValueMetrics:
         """Add rows, and return their own metrics [B, m] fp32, anything where a label does not count.
 
         `outputs` of each task [B] or [B, k], their scores and labels [B, T] fp32, counted [B, T] bool (the label counts), weight
-        [B] fp64, scenario [B].
+        [B, T] or [B, 1] fp64, scenario [B].
         """
+        weight = weight.expand(-1, len(self.tasks))
         found = []
         for t, (task, kind) in enumerate(zip(self.tasks.values(), self._objectives, strict=True)):
-            sums = _row_sums(scores[:, t], labels[:, t], counted[:, t], weight, kind)
+            sums = _row_sums(scores[:, t], labels[:, t], counted[:, t], weight[:, t], kind)
             used, w = sums[:, _ROWS] > 0, sums[:, _WEIGHT]
             y = labels[:, t].double().masked_fill(~used, 0.0)
             mask = used if kind.outputs == 1 else used.unsqueeze(1)

@@ -18,6 +18,10 @@ class BinaryObjective(TaskObjective):
     def loss(self, logit: Tensor, label: Tensor) -> Tensor:
         return F.binary_cross_entropy_with_logits(logit, label, reduction="none")
 
+    def lower_bound(self, label: Tensor) -> Tensor:
+        """The entropy of the label, above 0 inside (0, 1): where labels are smoothed, or fractions."""
+        return -torch.xlogy(label, label) - torch.xlogy(1 - label, 1 - label)
+
     def predict(self, score: Tensor) -> Tensor:
         return torch.sigmoid(score)
 

@@ -3,7 +3,6 @@
 from collections.abc import Sequence
 from typing import Any
 
-import torch
 import torch.nn.functional as F
 from torch import Tensor
 
@@ -21,9 +20,6 @@ class FractionObjective(BinaryObjective):
     """
 
     kind = Fraction
-
-    def lower_bound(self, label: Tensor) -> Tensor:
-        return -torch.xlogy(label, label) - torch.xlogy(1 - label, 1 - label)
 
     def terms(self, logit: Tensor, label: Tensor) -> Tensor:
         return self.loss(logit, label).unsqueeze(-1)

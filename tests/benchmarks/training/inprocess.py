@@ -14,9 +14,10 @@ import torch
 from raymtl.config.root import Config
 from raymtl.data.batch import Collator
 from raymtl.data.blocks import BlockMaker, Place
-from raymtl.data.fragments import read_fragment
+from raymtl.data.fragments import read_requests
 from raymtl.data.ids.id_map import MapFile
 from raymtl.data.read import Input, Schedule
+from raymtl.data.requests import Requests
 from raymtl.data.sample import sample_base_rates
 from raymtl.data.units import Plan, plan_input
 from raymtl.training.build import TrainState, build
@@ -42,18 +43,20 @@ def blocks(
     columns = list(dict.fromkeys([*maker.raw_columns(), *more]))
     for place, (_, number) in enumerate(schedule):
         for fragment in plan.units[number].fragments:
-            for raw, row in read_fragment(plan.root, fragment, columns, BLOCK_ROWS):
+            for raw, row in read_requests(plan.root, fragment, columns, BLOCK_ROWS):
                 block = maker(raw, Place(fragment.path, row), place)
+                flat = raw.per_row(more) if isinstance(raw, Requests) else raw
                 for name in more:
-                    block = block.append_column(f"raw:{name}", raw.column(name))
+                    block = block.append_column(f"raw:{name}", flat.column(name))
                 yield block
 
 
-def train(config: Config, threads: int = 1, extra: Iterable[str] = ()) -> dict[str, Any]:
+def train(config: Config, threads: int = 1, extra: Iterable[str] = (), with_effects: bool = False) -> dict[str, Any]:
     """Train by one worker of `threads` threads and return metrics, speed, sizes and the predictions on the evaluation days.
 
     `rows_per_cpu_s` counts trained rows over the CPU time of everything: reading, training and evaluation.
 
+    `metrics` has the effects of the groups only `with_effects`, for a second evaluation.
     `predictions` has an array for every output, and one for every `extra` column of the logs, in the order of the rows.
     """
     torch.set_num_threads(threads)
@@ -75,9 +78,10 @@ def train(config: Config, threads: int = 1, extra: Iterable[str] = ()) -> dict[s
         progress = Progress()
         cpu = time.process_time()
         inputs = {part: Input(plan, part == "eval") for part, plan in plans.items()}
-        Trainer(worker, config, built, inputs, progress, None, lambda: None).run()
+        trainer = Trainer(worker, config, built, inputs, progress, None, lambda: None)
+        trainer.run()
         return {
-            "metrics": progress.evaluations[-1]["metrics"],
+            "metrics": trainer.measure(inputs["eval"]) if with_effects else progress.evaluations[-1]["metrics"],
             "rows": progress.rows,
             "rows_per_s": progress.rows / progress.train_seconds,
             "rows_per_cpu_s": progress.rows / (time.process_time() - cpu),

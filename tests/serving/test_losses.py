@@ -1,0 +1,36 @@
+"""Losses and weights of tasks change nothing that is served."""
+
+from pathlib import Path
+
+import numpy as np
+
+from raymtl.config.load import config_from_dict
+from raymtl.serving.export import export_version
+from raymtl.serving.version import open_version
+from tests.helpers.exported_programs import predictions
+from tests.helpers.served_version import publish_version, raw_features, served_config, write_logs
+
+LOSSES = {
+    "own": {"weight": 0.5, "smoothing": 0.1},
+    "focal": {},
+    "ranknet": {"within": "group"},
+    "listwise": {"within": "group"},
+}
+
+
+def test_exported_programs_are_those_without_them(tmp_path: Path) -> None:
+    write_logs(tmp_path)
+    plain = served_config(tmp_path, group="user")
+    raw = plain.model_dump(mode="json")
+    raw["tasks"]["click"] |= {"losses": LOSSES, "weight_column": "age"}
+    found = []
+    for name, config in (("v1", plain), ("v2", config_from_dict(raw))):
+        evaluated = publish_version(tmp_path, config, name)
+        version = open_version(str(tmp_path / "store"))
+        facts = export_version(version, str(tmp_path / name), "none")
+        full, split = predictions(tmp_path / name, facts, raw_features(tmp_path))
+        np.testing.assert_allclose(full, evaluated, atol=1e-6)
+        np.testing.assert_allclose(split, evaluated, atol=1e-6)
+        found.append((full, facts["programs"]))
+    np.testing.assert_array_equal(found[0][0], found[1][0])
+    assert found[0][1] == found[1][1]
