@@ -154,7 +154,7 @@ class Values(TaskKind):
     """Base of the kinds whose labels are quantities, which are evaluated by their errors."""
 
     headline = "mse"
-    gated = ("mse",)
+    gated: ClassVar[tuple[str, ...]] = ("mse",)
     brief = "rmse"
 
 
