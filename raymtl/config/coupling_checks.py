@@ -27,8 +27,10 @@ def coupling_problems(model: Model, tasks: Tasks, active: Tasks, features: Mappi
 
 
 def _ait_problems(model: Model, tasks: Tasks, active: Tasks, ait: AIT) -> Iterator[str]:
-    hidden = model.towers.hidden
-    if hidden[-1:] != [ait.width]:
+    hidden = getattr(
+        model.towers, "hidden", None
+    )  # None: a class of the user's own, which has its width when it is built
+    if hidden is not None and hidden[-1:] != [ait.width]:
         yield (
             f"model.towers.hidden is {hidden}; with the coupler `ait` its last width must be "
             f"model.coupler.width = {ait.width}"
@@ -131,3 +133,8 @@ def _penalty_problems(model: Model, tasks: Tasks) -> Iterator[str]:
         else:
             why = "no binary task has `given`, so there is no conversion after a click"
         yield f"model.kl_bound.weight is {model.kl_bound.weight} but {why}; add such a task, or set the weight to 0"
+    if model.conversion_loss.weight > 0 and not isinstance(model.coupler, Product | ESM2):
+        yield (
+            f"model.conversion_loss.weight is {model.conversion_loss.weight} but model.coupler is `{model.coupler.type}`, which "
+            "has no conversion rate; choose the coupler `product` or `esm2`, or set the weight to 0"
+        )

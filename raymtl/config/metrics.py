@@ -52,7 +52,7 @@ class Metric:
 
     def is_measured(self, data: Data) -> bool:
         """Whether the data have what the metric needs."""
-        return {"group": data.group is not None, "request": data.by_request, None: True}[self.needs]
+        return {"group": data.group is not None, "request": data.has_complete_requests, None: True}[self.needs]
 
     def is_odd(self, value: float | None) -> bool:
         """Whether a value is suspicious, if the rows are so many that it is not chance."""
@@ -104,6 +104,15 @@ METRICS: dict[str, Metric] = {
         Metric("mape", "MAPE", "lower", (Values,), decimals=4, wide_only=True),
         Metric("smape", "SMAPE", "lower", (Values,), decimals=4, wide_only=True),
         Metric("decile_error", "decile error", "lower", (Values,), decimals=4, wide_only=True),
+        Metric(
+            "calibration_error",
+            "ECE",
+            "lower",
+            (Binary,),
+            words="expected calibration error",
+            decimals=5,
+            wide_only=True,
+        ),
         Metric("calibration", "calibration", None, (Binary, Values), decimals=3, short="calib.", target=1.0),
     )
 }
@@ -169,6 +178,8 @@ def why_not_choosable(metric: str, task: str, kind: type[TaskKind], data: Data) 
     known = choosable(kind, data)
     if metric in known:
         return None
+    if metric in choosable(kind) and METRICS[metric].needs == "request" and data.by_request:
+        return f", which needs complete requests, but data.sampling says that rows were dropped; choose one of {quoted(known)}"
     if metric in choosable(kind):
         return f", which needs data.{METRICS[metric].needs}; set that, or choose one of {quoted(known)}"
     return f"; the `{kind.name}` task `{task}` can be judged by {quoted(known)}{did_you_mean(metric, known)}"

@@ -6,6 +6,7 @@ from typing import Annotated
 from pydantic import Field, model_validator
 
 from raymtl.config.base import ExpectedText, Section, did_you_mean, quoted
+from raymtl.config.calibration import Calibration, calibration_problems, delay_problems
 from raymtl.config.cross_checks import cross_problems
 from raymtl.config.daily import Daily
 from raymtl.config.data import Data, Location
@@ -15,21 +16,29 @@ from raymtl.config.features import (
     CrossFeature,
     Feature,
     IdFeature,
+    SequenceDenseFeature,
+    SequenceFeature,
     Table,
     TableDefaults,
     Tableless,
     table_of,
     with_bucket_tables,
 )
+from raymtl.config.list_checks import list_problems
 from raymtl.config.metrics import MEAN_AUC, parse_metric
 from raymtl.config.model import Model
 from raymtl.config.model_checks import model_problems
 from raymtl.config.roles import NotSearched, Role
+from raymtl.config.sampling import sampling_problems
+from raymtl.config.slots.coupler import MULTIPLYING
+from raymtl.config.slots.sequence import DUPNSequence
 from raymtl.config.task_checks import task_problems
 from raymtl.config.tasks import Task
 from raymtl.config.train import Train
 from raymtl.config.tune import Tune
 
+_OF_UPDATES = ("lr", "optimizer")
+"""Keys of a table that say how its rows are updated."""
 RUN_NAME = r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,99}$"
 """Pattern of the names of runs."""
 Name = Annotated[
@@ -73,6 +82,8 @@ class Config(Section):
     """The model."""
     train: Train = Train()
     """Workers, batches, optimizers, evaluation and checkpoints."""
+    calibration: Annotated[Calibration | None, NotSearched("it changes what is measured")] = None
+    """Recalibration of the probabilities on held-out users; null: predictions are the model's own."""
     daily: Annotated[Daily | None, NotSearched("no trial publishes")] = None
     """The daily job (`raymtl daily`); null: there is none."""
     tune: Annotated[Tune | None, NotSearched("a search does not change itself")] = None
@@ -89,8 +100,11 @@ class Config(Section):
     def _consistent(self) -> "Config":
         # Whether model and run fit the tasks can only be said of tasks that are right.
         crosses = cross_problems(self.features, self.tables)
-        problems = [*_table_problems(self), *crosses, *task_problems(self.tasks, self.tasks_subset)] or [
+        lists = list_problems(self.features, self.tables)
+        tasks = [*task_problems(self.tasks, self.tasks_subset), *sampling_problems(self.data.sampling, self.tasks)]
+        problems = [*_table_problems(self), *crosses, *lists, *tasks] or [
             *self._model_problems(),
+            *self._calibration_problems(),
             *_train_problems(self),
             *_daily_problems(self),
         ]
@@ -102,6 +116,14 @@ class Config(Section):
         active, has_scenario = self.active_tasks(), self.data.scenario is not None
         return model_problems(self.model, self.tasks, active, self.features, self.tables, has_scenario)
 
+    def _calibration_problems(self) -> Iterator[str]:
+        data, is_fitted = self.data, self.data.eval is not None or self.daily is not None
+        has = data.scenario is not None, data.group is not None
+        yield from calibration_problems(self.calibration, self.tasks, self.active_tasks(), *has, is_fitted)
+        if self.daily is not None:
+            delays, multiplies = self.label_delays(), self.multiplies_labels()
+            yield from delay_problems(self.calibration, self.active_tasks(), delays, multiplies)
+
     def active_tasks(self) -> dict[str, Task]:
         """The tasks to train, in order, with parents outside the subset dropped."""
         names = [n for n in self.tasks if self.tasks_subset is None or n in self.tasks_subset]
@@ -111,7 +133,7 @@ class Config(Section):
 
     def multiplies_labels(self) -> bool:
         """Whether a child's label is that of its event *and* its parent's: the coupler multiplies probabilities (ESMM)."""
-        return self.model.coupler.type in ("product", "esm2")
+        return self.model.coupler.type in MULTIPLYING
 
     def label_delays(self) -> dict[str, int]:
         """Days until the labels of each task are final: the maximum over the task and those that its labels use."""
@@ -127,12 +149,24 @@ class Config(Section):
         def is_of_user(name: str, feature: Feature) -> bool:
             if isinstance(feature, CrossFeature):
                 return all(is_of_user(part, self.features[part]) for part in feature.of)
+            if isinstance(feature, SequenceDenseFeature):
+                return is_of_user(feature.of, self.features[feature.of])
             if feature.side is not None:
                 return feature.side == "user"
             own = feature.kind == "sequence" or name in getattr(self.model.sequence, "user", [])
             return own or (feature.column or name) == self.data.group
 
         return [name for name, feature in self.features.items() if is_of_user(name, feature)]
+
+    def same_steps(self) -> list[list[str]]:
+        """Names of the features of kind `sequence` that describe the same steps, several in each group."""
+        section = self.model.sequence
+        histories = [name for name, feature in self.features.items() if isinstance(feature, SequenceFeature)]
+        groups = (
+            [histories] if isinstance(section, DUPNSequence) else (getattr(section, "behaviours", None) or {}).values()
+        )
+        found = [[name for name in group if name in histories] for group in groups]
+        return [group for group in found if len(group) > 1]
 
     def request_features(self) -> list[str]:
         """Names of the features that are read and looked up once per request, in order; none without `data.request`."""
@@ -159,6 +193,8 @@ def _with_defaults(table: Table, defaults: TableDefaults) -> Table:
     """The table, with `table_defaults` for the keys that its own entry does not set; `init` key by key."""
     own = table.model_fields_set
     update = {key: getattr(defaults, key) for key in TableDefaults.model_fields if key not in own}
+    if not update.get("trainable", table.trainable):  # what updates rows is not for a table without updates
+        update = {key: value for key, value in update.items() if key not in _OF_UPDATES}
     if "init" in own:
         given = {key: getattr(table.init, key) for key in table.init.model_fields_set}
         update["init"] = defaults.init.model_copy(update=given)
@@ -166,6 +202,10 @@ def _with_defaults(table: Table, defaults: TableDefaults) -> Table:
 
 
 def _table_problems(config: Config) -> Iterator[str]:
+    for key in _OF_UPDATES:
+        value = getattr(config.table_defaults, key)
+        if value is not None and config.tables and not any(spec.trainable for spec in config.tables.values()):
+            yield f"table_defaults.{key} is {value}, but no table is `trainable`; remove one of the two"
     lookups = {name: config.table_of(name) for name, f in config.features.items() if not isinstance(f, Tableless)}
     for name, table in lookups.items():
         if table not in config.tables:
@@ -188,9 +228,14 @@ def _table_problems(config: Config) -> Iterator[str]:
         if table not in lookups.values():
             yield f"tables.{table} is looked up by no feature; remove it, or set a feature's `table` to `{table}`"
     for name, spec in config.tables.items():
-        for key in ("lr", "optimizer"):
+        for key in _OF_UPDATES:
             if not spec.trainable and (value := getattr(spec, key)) is not None:
                 yield f"tables.{name}.{key} is {value}, but the table is not `trainable`; remove one of the two"
+        if not spec.trainable and spec.vectors is None and config.daily is None:
+            yield (
+                f"tables.{name} is not `trainable` and has no `vectors`, so its rows would stay random; set "
+                f"tables.{name}.vectors, or trainable to true"
+            )
         if spec.vocabulary and spec.id_space != "map":
             yield f"tables.{name} has a vocabulary, but its id_space is `{spec.id_space}`; set it to `map`"
         if spec.vocabulary and (spec.admit_count > 1 or spec.evict_after_days is not None):

@@ -22,6 +22,8 @@ from raymtl.words import count_of
 Metrics = dict[str, Any]
 Changes = Mapping[str, Mapping[str, Interval]]
 
+RECALIBRATION = "recalibration"
+"""Name of the check of the calibrator."""
 _LABELS_PER_POSITIVE = 10
 """Labels of a count or real task that count as one positive of a binary task: a few large values dominate squared errors."""
 
@@ -268,6 +270,23 @@ def _order(day: GateContext) -> Iterator[Check]:
     yield _make_check(None, "order", before, after, f"≤ {most:.4g}", after <= most)
 
 
+def _recalibration(day: GateContext) -> Iterator[Check]:
+    """Recalibration must not make the calibration error of the scenarios larger, beyond what chance can."""
+    for name, found in (day.candidate.get("calibration") or {}).items():
+        before, after, chance = (found["scenario_error"][key] for key in ("before", "after", "chance"))
+        metrics = day.candidate["eval"][name]
+        few = _too_few_labels(day.gate, Task(), metrics) or _too_few_users(metrics)
+        if few is None and after is None:
+            few = metrics.get("null_reason") or "a scenario has no finite predictions"
+        if few is not None:
+            yield _not_judged(name, RECALIBRATION, None, after, few)
+            continue
+        most = before + chance
+        check = _make_check(name, RECALIBRATION, None, after, f"≤ {most:.4g}", after <= most)
+        note = f"without recalibration it is {before:.4g}, and chance alone makes {chance:.4g}"
+        yield check.model_copy(update={"note": note})
+
+
 def _finite(day: GateContext) -> Iterator[Check]:
     found = {name: count for name, count in day.not_finite.items() if count}
     for name, count in found.items():
@@ -321,6 +340,7 @@ TASK_CHECKS: tuple[Callable[[TaskContext], Iterable[Check]], ...] = (_quality, _
 
 CHECKS: tuple[GateCheck, ...] = (
     GateCheck(lambda day: day.task_checks),
+    GateCheck(_recalibration, RECALIBRATION, label="calibration error after recalibration"),
     GateCheck(_order, "order", label="rows out of order", scale="ratio"),
     GateCheck(_finite, "not finite", scale="count"),
     GateCheck(_norms, "norm"),

@@ -9,11 +9,11 @@ import pyarrow as pa
 from raymtl.config.root import Config
 from raymtl.config.task_kinds import BaseRate
 from raymtl.config.tasks import Task
-from raymtl.data import rules
 from raymtl.data.blocks import BlockMaker, Place
 from raymtl.data.fragments import read_fragment, read_requests
 from raymtl.data.requests import Requests
-from raymtl.data.rules import one_array, where_observed
+from raymtl.data.row_weights import row_weights
+from raymtl.data.rules import where_observed
 from raymtl.data.units import Fragment, Plan
 from raymtl.errors import DataError
 
@@ -102,9 +102,9 @@ def _spread(length: int, count: int) -> list[int]:
 
 
 def _sums_of(config: Config, maker: BlockMaker, raw: pa.Table, place: Place) -> Sums:
-    weight = np.ones(len(raw), np.float32)
-    if config.data.weight:
-        weight, _ = rules.weights(one_array(raw, config.data.weight, "number"))
+    weight = row_weights(raw, config)
+    if weight is None:
+        weight = np.ones(len(raw), np.float32)
     labels, found = maker.labels(raw, place), {}
     for name in config.active_tasks():
         seen = ~np.isnan(labels[name]) & (weight > 0)

@@ -97,7 +97,7 @@ class _Days:
 def drawn(sample: Sample, rows: int, column: str, seed: int) -> dict[str, pa.ChunkedArray]:
     """`rows` values of a column, of random rows of a sample."""
     places = np.random.default_rng([seed, 5, *column.encode()]).integers(0, sample.rows, rows)
-    return {column: sample.raw.column(column).take(pa.array(places))}
+    return sample.rows_of((column,), places)
 
 
 def explain_fall(

@@ -2,7 +2,7 @@
 
 import importlib
 import pkgutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from itertools import groupby
 from typing import Any
@@ -11,7 +11,9 @@ import torch
 from torch import Tensor, nn
 
 import raymtl.models
+from raymtl.config.calibration import Calibration
 from raymtl.config.model import Model
+from raymtl.config.slots.coupler import MULTIPLYING
 from raymtl.config.tasks import Task
 from raymtl.models.encoding import Encoding
 from raymtl.models.extra_heads import ExtraHeads
@@ -19,8 +21,8 @@ from raymtl.models.inputs import InputSpec, ModelInput
 from raymtl.models.precomputed import X, materialize
 from raymtl.models.registry import build, find, options_of
 from raymtl.models.requests import RequestInput, inputs_for, request_x
-from raymtl.models.slots import Context, InputSlot, SequenceSlot
-from raymtl.models.towers import Towers
+from raymtl.models.slots import Context, InputSlot, SequenceSlot, TargetAwareSequenceSlot
+from raymtl.objectives.calibration.calibrator import Calibrator
 from raymtl.objectives.link import OutputScale
 from raymtl.objectives.outputs import Outputs
 from raymtl.objectives.tasks import objective_of
@@ -39,6 +41,7 @@ class Ranker(nn.Module):
         extra: ExtraHeads | None,
         scale: OutputScale | None,
         encoding: Encoding,
+        calibrator: Calibrator | None = None,
     ):
         super().__init__()
         self.encoding = encoding
@@ -56,6 +59,8 @@ class Ranker(nn.Module):
         """None where every task has one output."""
         self.scale = scale
         """None where all tasks are binary."""
+        self.calibrator = calibrator
+        """None without `calibration`."""
 
     def forward(self, inputs: ModelInput) -> Tensor:
         """Logits [B, O] in fp32, with the columns of `outputs`."""
@@ -66,12 +71,12 @@ class Ranker(nn.Module):
 
     def forward_from_x(self, x: X, inputs: ModelInput) -> Tensor:
         """The logits from x [B, d] or [B, T, d], the output of the input and sequence slots, and from encoded inputs."""
-        refine, trunk, bias = self.refine, self.trunk, self.bias
+        refine, trunk, towers, bias = self.refine, self.trunk, self.towers, self.bias
         x = refine(x if refine.supports_precomputed else materialize(x), inputs_for(refine, inputs))
         h = trunk(
             x if trunk.supports_precomputed else materialize(x), inputs_for(trunk, inputs)
         )  # [B, d], or [B, T, d]
-        h = self.towers(h)
+        h = towers(h if towers.supports_precomputed else materialize(h), inputs_for(towers, inputs))
         logits = self.coupler(h, bias(inputs_for(bias, inputs)) if self.training else None)
         if self.extra is not None:
             logits = torch.cat((logits, self.extra(h, logits)), 1)
@@ -82,16 +87,26 @@ class Ranker(nn.Module):
         for slot in (self.towers, self.coupler, self.bias, self.extra):
             yield from () if slot is None else slot.parameters()
 
-    def predictions(self, logits: Tensor) -> Tensor:
-        """Predictions [B, P] with the columns `outputs.names`, from the logits of `forward`."""
-        return self.outputs.predictions(self.corrected(logits))
+    def predictions(self, logits: Tensor, scenario: Tensor | None = None) -> Tensor:
+        """Predictions [B, P] with the columns `outputs.names`, from the logits of `forward`. See `corrected`."""
+        return self.outputs.predictions(self.corrected(logits, scenario))
 
-    def corrected(self, logits: Tensor) -> Tensor:
-        """Logits of `forward` with the correction of `log1p` tasks, which training leaves out and metrics include."""
-        return logits if self.scale is None else self.scale.corrected(logits)
+    def corrected(self, logits: Tensor, scenario: Tensor | None = None) -> Tensor:
+        """Logits of `forward` with the correction of `log1p` tasks, and recalibrated; metrics include both, training neither.
+
+        `scenario` [B] int64 is needed where the calibrator has maps of scenarios.
+        """
+        logits = logits if self.scale is None else self.scale.corrected(logits)
+        return logits if self.calibrator is None else self.calibrator(logits, scenario)
 
 
-def build_ranker(model: Model, tasks: Mapping[str, Task], spec: InputSpec, base_rates: Mapping[str, float]) -> Ranker:
+def build_ranker(
+    model: Model,
+    tasks: Mapping[str, Task],
+    spec: InputSpec,
+    base_rates: Mapping[str, float],
+    calibration: Calibration | None = None,
+) -> Ranker:
     """The ranker of a configuration, its output biases set so that the first predictions are the base rates.
 
     A task missing in `base_rates` falls back on its own `base_rate`, and then on a bias of zero. The weights come
@@ -101,12 +116,17 @@ def build_ranker(model: Model, tasks: Mapping[str, Task], spec: InputSpec, base_
     context = Context(tasks, encoding.spec, heads=find("coupler", model.coupler).heads(tasks))
     features: Any = build("input", model.input, context)
     sequence: Any = build("sequence", model.sequence, context)
-    context = replace(context, width=features.width + sequence.width, fields=_fields(features, sequence))
-    refine = build("refine", model.refine, context)
+    refine_context = replace(
+        context,
+        width=features.width + sequence.width,
+        fields=_fields(features, sequence),
+        sources=_sources(features, sequence),
+    )
+    refine = build("refine", model.refine, refine_context)
     context = replace(context, width=refine.width)
     trunk = build("trunk", model.trunk, context)
     context = replace(context, width=trunk.width)
-    towers = Towers(context, **model.towers.model_dump())
+    towers = build("towers", model.towers, context)
     context = replace(context, width=towers.width)
     coupler = build("coupler", model.coupler, context)
     coupler.start_at([_start(name, task, base_rates) for name, task in tasks.items()])
@@ -121,13 +141,25 @@ def build_ranker(model: Model, tasks: Mapping[str, Task], spec: InputSpec, base_
         "coupler": coupler,
         "bias": build("bias", model.bias, context),
     }
-    return Ranker(slots, outputs, extra, OutputScale.of(outputs, base_rates), encoding)
+    calibrator = None
+    if calibration is not None:
+        multiplies = model.coupler.type in MULTIPLYING
+        calibrator = Calibrator(calibration, tasks, outputs.derived, multiplies, spec.scenarios)
+    return Ranker(slots, outputs, extra, OutputScale.of(outputs, base_rates), encoding, calibrator)
 
 
 def _fields(features: InputSlot, sequence: SequenceSlot) -> list[int]:
     """The widths of x's parts: columns side by side that depend on the same feature, or on several, are one."""
     columns = features.columns or [None] * features.width
     return [len([*run]) for _, run in groupby(columns)] + [sequence.width] * bool(sequence.width)
+
+
+def _sources(features: InputSlot, sequence: SequenceSlot) -> list[Sequence[str] | None]:
+    """The features on which each column of x depends."""
+    columns = features.columns or [None] * features.width
+    # `reads` of a sequence slot that attends to the candidate says nothing about the candidate
+    history = None if isinstance(sequence, TargetAwareSequenceSlot) else sequence.reads
+    return [*(None if name is None else [name] for name in columns), *[history] * sequence.width]
 
 
 def start_logit(task: Task, base_rate: float) -> float:
