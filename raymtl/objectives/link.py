@@ -24,8 +24,8 @@ class OutputScale(nn.Module):
     """What the labels' scale sets in a model with count or real tasks; buffers, so that it is saved with the weights.
 
     Logit of output o: offset_o + scale_o · head_o. Loss of task t: divided by `units`_t. The tasks with a factor
-    (`TaskObjective.factor_output`) predict c times what their outputs say: exp of a mean logarithm is about a median, far below the
-    mean of a skewed label (`log1p`), and exp of a noisy logarithm is too large on average (`ziln`). The factor
+    (`TaskObjective.factor_output`) predict c times what their outputs say: exp of a mean logarithm is about a median, far below
+    the mean of a skewed label (`log1p`), and exp of a noisy logarithm is too large on average (`ziln`). The factor
     c = Σ w·y / Σ w·prediction over the training rows, each with the prediction before its own step, makes the predictions
     sum to the labels: the ratio estimator of the retransformation bias, in place of Duan's smearing (JASA 78, 1983), whose
     residuals would have to be kept, and which assumes that they are distributed alike in all rows. Both sums are

@@ -52,7 +52,7 @@ class LogRealObjective(RealObjective):
         return torch.log1p(factor * self.predict(logit))
 
     def start_prediction(self, base_rate: float) -> float:
-        return self.predict(torch.tensor(self.head_scale(base_rate)[0])).item()
+        return math.expm1(min(max(self.head_scale(base_rate)[0], 0.0), MAX_LOG))
 
     def start_logit(self, base_rate: float) -> float:
         return math.log1p(base_rate)
