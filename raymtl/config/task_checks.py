@@ -59,9 +59,9 @@ def _option_problems(key: str, task: Task) -> Iterator[str]:
             fitting = quoted(dict.fromkeys(kind.name for kind in KINDS if option in kind.options))
             yield f"{key} is `{task.kind}` but has `{option}`; remove it, or set {key}.kind to {fitting}"
     if task.base_rate is not None and not task.traits.has_base_rate:
-        yield f"{key}.base_rate is {task.base_rate}, but a `{task.kind}` task starts from more than a mean label; remove it"
+        yield f"{key}.base_rate is {task.base_rate}, but the kind `{task.kind}` starts from more than a mean label; remove it"
     if task.truth is not None and not task.traits.has_truth:
-        yield f"{key}.truth is `{task.truth}`, but a `{task.kind}` task is not measured by a true mean; remove it"
+        yield f"{key}.truth is `{task.truth}`, but the kind `{task.kind}` is not measured by a true mean; remove it"
     yield from task.traits.problems(key, task)
 
 

@@ -159,7 +159,7 @@ class Values(TaskKind):
     """Base of the kinds whose labels are quantities, which are evaluated by their errors."""
 
     headline = "mse"
-    gated = ("mse",)
+    gated: ClassVar[tuple[str, ...]] = ("mse",)
     brief = "rmse"
 
 
@@ -228,7 +228,7 @@ def _class_problems(key: str, task: TaskOptions, least: int) -> Iterator[str]:
             "the label column's values"
         )
     elif task.class_count < least:
-        yield f"{key}.classes has {task.class_count}; a `{task.kind}` task needs {least} or more"
+        yield f"{key}.classes has {task.class_count}; the kind `{task.kind}` needs {least} or more"
     elif isinstance(task.classes, list):
         words = [str(value) for value in task.classes]
         if twice := next((word for word in words if words.count(word) > 1), None):

@@ -1,4 +1,4 @@
-"""Labels as texts and numbers other than 0 and 1: `positive` and `negative`."""
+"""Labels as texts and numbers other than 0 and 1: `positive` and `negative`, and `classes`."""
 
 import math
 from decimal import Decimal
@@ -36,6 +36,49 @@ def labels(config: Config, columns: dict[str, Any]) -> dict[str, list[float | No
     rows = len(next(iter(columns.values())))
     block = BlockMaker(config, evaluation=True)(pa.table({"item": pa.array([1] * rows), **columns}), PLACE, 0)
     return {n: [N if math.isnan(v) else v for v in block[f"label:{n}"].to_pylist()] for n in config.active_tasks()}
+
+
+@pytest.mark.parametrize(
+    ("classes", "column", "found"),
+    [
+        (["phone", "desk", "pad"], pa.array(["pad", N, "phone", "desk"]), [2, N, 0, 1]),
+        (["phone", "desk", "pad"], pa.array(["pad", N, "phone"]).dictionary_encode(), [2, N, 0]),
+        ([1, 2, 4], pa.array([4, 1, N, 2], pa.int16()), [2, 0, N, 1]),
+        (["1", "2", "4"], pa.array([b"4", N]), [2, N]),
+        (3, pa.array([2.0, 0.0, math.nan, N]), [2, 0, N, N]),
+    ],
+)
+def test_classes_are_numbered_in_the_order_of_the_list(
+    classes: Any, column: pa.Array, found: list[float | None]
+) -> None:
+    for kind in ("multiclass", "ordinal"):
+        config = make_config(tasks={"device": {"kind": kind, "classes": classes}})
+        assert labels(config, {"device": column}) == {"device": found}
+
+
+@pytest.mark.parametrize(
+    ("classes", "column", "said"),
+    [
+        (["phone", "desk", "pad"], pa.array(["tv"]), "`desk` (1) or `pad` (2); list the value in tasks.device.classes"),
+        (3, pa.array([3.0]), "expected a whole number from 0 to 2"),
+        (3, pa.array([0.5]), "expected a whole number from 0 to 2"),
+    ],
+)  # fmt: skip
+def test_values_that_are_no_class_are_refused(classes: Any, column: pa.Array, said: str) -> None:
+    config = make_config(tasks={"device": {"kind": "multiclass", "classes": classes}})
+    with pytest.raises(DataError) as error:
+        labels(config, {"device": column})
+    assert said in str(error.value)
+
+
+def test_the_start_of_a_kind_is_measured_with_the_sample(tmp_path: Path) -> None:
+    table = pa.table({"item": [1] * 8, "device": [0, 1, 1, N, 2, 1, 0, 1], "paid": [0.0, 0, 0, 0, 0, 0, N, math.e]})
+    write_file(tmp_path, table)
+    tasks = {"device": {"kind": "multiclass", "classes": 3}, "paid": {"kind": "ziln"}}
+    config = make_config(tasks=tasks, path=str(tmp_path))
+    rates = sample_base_rates(config, plan_input(config, "train"))
+    assert rates["device"].terms == pytest.approx([2 / 7, 4 / 7, 1 / 7])
+    assert rates["paid"].terms == pytest.approx([1 / 7, 1 / 7, 1 / 7])
 
 
 @pytest.mark.parametrize(

@@ -81,7 +81,7 @@ def decile_error(scores: Tensor, predictions: Tensor, labels: Tensor, weight: Te
     w = weight[order].double()
     columns = torch.stack((w * predictions[order].double(), w * labels[order].double(), w))
     sums = torch.zeros(3, runs, dtype=torch.float64, device=w.device).index_add_(1, run, columns)
-    found = reliability(*sums.unbind(), buckets=DECILES)
+    found = reliability(sums[0], sums[1], sums[2], buckets=DECILES)
     size = sum(abs(bucket["label"]) * bucket["count"] for bucket in found)
     wrong = sum(abs(bucket["prediction"] - bucket["label"]) * bucket["count"] for bucket in found)
     return wrong / size if size > 0 else None

@@ -32,6 +32,9 @@ class TaskObjective:
     constant_extras: ClassVar[bool] = False
     """Whether the heads of the extra outputs are the same for all rows: a bias and no weights."""
 
+    factor_output: ClassVar[int | None] = None
+    """The output that `scaled` changes; None: predictions need no factor (`OutputScale`)."""
+
     @classmethod
     def of(cls, task: Task) -> Self:
         """The objective of a task, with the task's options."""
@@ -63,6 +66,14 @@ class TaskObjective:
 
     def predict(self, score: Tensor) -> Tensor:
         """The main prediction, in the label's unit, from the `score`; it rises with it."""
+        raise NotImplementedError
+
+    def scaled(self, logit: Tensor, factor: Tensor) -> Tensor:
+        """What `factor_output` [...] must be for a prediction of `factor` times that of the given outputs."""
+        raise NotImplementedError
+
+    def start_prediction(self, base_rate: float) -> float:
+        """The main prediction of an untrained model, before the factor; only for kinds with one."""
         raise NotImplementedError
 
     def predictions(self, logit: Tensor) -> Tensor:

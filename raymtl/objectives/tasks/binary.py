@@ -1,19 +1,20 @@
 """`kind: binary`: an event that happens or does not."""
 
 import math
+from typing import ClassVar
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from raymtl.config.task_kinds import Binary
+from raymtl.config.task_kinds import Binary, TaskKind
 from raymtl.objectives.tasks.base import MIN_RATE, TaskObjective
 
 
 class BinaryObjective(TaskObjective):
     """Cross entropy in nats, y·softplus(-a) + (1 - y)·softplus(a); predicts the probability σ(a)."""
 
-    kind = Binary
+    kind: ClassVar[type[TaskKind]] = Binary
 
     def loss(self, logit: Tensor, label: Tensor) -> Tensor:
         return F.binary_cross_entropy_with_logits(logit, label, reduction="none")

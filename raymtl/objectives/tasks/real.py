@@ -40,12 +40,19 @@ class LogRealObjective(RealObjective):
     """Squared error against log(1 + y); predicts max(0, exp(min(a, 80)) − 1), times the factor of `OutputScale`."""
 
     kind = LogReal
+    factor_output = 0
 
     def loss(self, logit: Tensor, label: Tensor) -> Tensor:
         return (logit - label.log1p()).square()
 
     def predict(self, score: Tensor) -> Tensor:
         return torch.expm1(score.clamp(0.0, MAX_LOG))
+
+    def scaled(self, logit: Tensor, factor: Tensor) -> Tensor:
+        return torch.log1p(factor * self.predict(logit))
+
+    def start_prediction(self, base_rate: float) -> float:
+        return math.expm1(min(max(self.head_scale(base_rate)[0], 0.0), MAX_LOG))
 
     def start_logit(self, base_rate: float) -> float:
         return math.log1p(base_rate)

@@ -24,10 +24,12 @@ class ZilnObjective(TaskObjective):
 
     with three outputs, the logit a of an amount above 0, the mean μ and σ = 0.05 + softplus(s) of its logarithm. It is the
     density of log y: that of y has a further log y, which no output changes and which makes the loss depend on the currency.
-    Predicts the mean σ(a)·exp(μ + σ²/2), and the probability σ(a).
+    Predicts the mean c·σ(a)·exp(μ + σ²/2), and the probability σ(a). μ is learned from few rows, and the exponential of its noise
+    is above 1 on average: the factor c of `OutputScale` makes the predictions sum to the labels.
     """
 
     kind = Ziln
+    factor_output = 1
 
     @property
     def outputs(self) -> int:
@@ -53,6 +55,13 @@ class ZilnObjective(TaskObjective):
 
     def predictions(self, logit: Tensor) -> Tensor:
         return torch.cat((super().predictions(logit), torch.sigmoid(logit[..., :1])), -1)
+
+    def scaled(self, logit: Tensor, factor: Tensor) -> Tensor:
+        return logit[..., 1] + factor.clamp(min=1e-12).log()
+
+    def start_prediction(self, base_rate: float) -> float:
+        rate, mean, spread = _moments(base_rate)
+        return rate * math.exp(min(mean + 0.5 * spread**2, MAX_LOG))
 
     def start_logit(self, base_rate: float) -> float:
         rate = min(max(_moments(base_rate)[0], MIN_RATE), 1 - MIN_RATE)

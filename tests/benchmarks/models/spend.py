@@ -19,13 +19,15 @@ from raymtl.synth.write import write_logs
 from tests.benchmarks.training.inprocess import train
 
 KINDS = {
-    "ziln": "{kind: ziln, weight: 1.0",
+    "ziln": "{kind: ziln, weight: 4.0",
     "count": "{kind: count, weight: 0.1",
     "log1p": "{kind: real, transform: log1p, weight: 0.1",
-    "watch_time": "{kind: watch_time, weight: 0.1",
+    "watch_time": "{kind: watch_time, weight: 0.5",
     "real": "{kind: real, weight: 0.1",
 }
 """The start of a task; the weights make up for losses of different sizes."""
+_DECAY = ["train.schedule={decay: linear}"]
+"""The last steps move the level of a 1 % event by 5 to 15 %, in all kinds; with a decay they do not."""
 _REST = ", label: spend, observed: buy_mature, truth: mean_spend}"
 
 
@@ -54,7 +56,7 @@ def main() -> None:
             summary = write_logs(spec, f"{folder}/logs")
             for name in options.kinds.split(","):
                 tasks = [f"tasks.amount={KINDS[name]}{_REST}", "tasks_subset=[click, cart, buy, amount]"]
-                sets = [*tasks, f"train.seed={seed}", "train.precision=fp32", "train.workers=1", *options.set]
+                sets = [*tasks, f"train.seed={seed}", "train.precision=fp32", "train.workers=1", *_DECAY, *options.set]
                 result = train(load_config(summary.config, sets), extra=["mean_spend", "spend"])
                 print(row(name, seed, result), flush=True)
 
