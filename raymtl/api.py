@@ -239,6 +239,10 @@ def score(
     cpus_per_worker: int = 1,
     gpu: bool = False,
     batch_rows: int = 4096,
+    formulas: Path | None = None,
+    top: int | None = None,
+    per: str | None = None,
+    by: str | None = None,
     allow_custom: bool = False,
     address: str | None = None,
     progress: bool = True,
@@ -257,13 +261,19 @@ def score(
         cpus_per_worker: CPUs and threads of each.
         gpu: give each process a GPU.
         batch_rows: rows that the model takes at a time.
+        formulas: a YAML file with a `score` section in place of the version's.
+        top: write only this many rows of each list of a day, the best ones, with their `rank`; None: all rows.
+        per: with `top`, the column that names the list of a row; None: `data.request`, else `data.group`.
+        by: with `top`, the column of the output to rank by, such as `score_value`; None: that of the only formula.
         allow_custom: import the classes that the version's slots of `type: custom` name: its code runs.
         address: as for `train`.
         progress: print how far the scoring has come.
     """
+    if top is None and (per or by):
+        raise ConfigError("--per and --by say which rows are the best; set --top K too, or remove them")
     chosen = day_range(days) if isinstance(days, str) else days
     say = _speaker(progress, "checking the version and the data")
-    from raymtl.serving.score import Pool
+    from raymtl.serving.score import Best, Pool
     from raymtl.serving.score import score as run
 
     with _count("rows scored", progress) as count:
@@ -277,6 +287,8 @@ def score(
             pool=Pool(workers, cpus_per_worker, gpu, batch_rows),
             address=address,
             allow_custom=allow_custom,
+            formulas=None if formulas is None else fspath(formulas),
+            best=None if top is None else Best(top, per, by),
             progress=count,
             notify=say,
         )
@@ -290,6 +302,7 @@ def export(
     quantize: Literal["none", "fp16", "int8"] = "none",
     format: Literal["torch", "aoti", "onnx"] = "torch",
     table_files: bool = False,
+    formulas: Path | None = None,
     allow_custom: bool = False,
 ) -> "ExportResult":
     """Write a published version as programs that take raw IDs.
@@ -300,12 +313,14 @@ def export(
         quantize: how the tables are stored.
         format: `torch` for `torch.export.load`, `aoti` for AOTInductor on CPUs like this one, or `onnx`.
         table_files: write the tables as files beside the programs, without holding a whole one in memory.
+        formulas: as for `score`.
         allow_custom: as for `score`.
     """
     from raymtl.serving.export import export_version
     from raymtl.serving.version import open_version
 
-    facts = export_version(open_version(fspath(version), allow_custom), fspath(out), quantize, format, table_files)
+    opened = open_version(fspath(version), allow_custom, None if formulas is None else fspath(formulas))
+    facts = export_version(opened, fspath(out), quantize, format, table_files)
     return cast("ExportResult", facts)
 
 

@@ -18,6 +18,7 @@ from raymtl.config.features import (
     Table,
     TableDefaults,
     Tableless,
+    columns_of,
     table_of,
     with_bucket_tables,
 )
@@ -25,6 +26,7 @@ from raymtl.config.metrics import MEAN_AUC, parse_metric
 from raymtl.config.model import Model
 from raymtl.config.model_checks import model_problems
 from raymtl.config.roles import NotSearched, Role
+from raymtl.config.score import Score, score_problems
 from raymtl.config.task_kinds import KINDS
 from raymtl.config.tasks import Task
 from raymtl.config.train import Train
@@ -73,6 +75,9 @@ class Config(Section):
     """The model."""
     train: Train = Train()
     """Workers, batches, optimizers, evaluation and checkpoints."""
+    score: Annotated[Score | None, NotSearched("`raymtl tune score` searches it, without training")] = None
+    """The score that ranks the rows of a request, from the outputs of the model; null: there is none. It has no effect on
+    training."""
     daily: Annotated[Daily | None, NotSearched("no trial publishes")] = None
     """The daily job (`raymtl daily`); null: there is none."""
     tune: Annotated[Tune | None, NotSearched("a search does not change itself")] = None
@@ -93,6 +98,7 @@ class Config(Section):
             *self._model_problems(),
             *_train_problems(self),
             *_daily_problems(self),
+            *self._score_problems(),
         ]
         if problems:
             raise ValueError("\n".join(problems))
@@ -101,6 +107,14 @@ class Config(Section):
     def _model_problems(self) -> Iterator[str]:
         active, has_scenario = self.active_tasks(), self.data.scenario is not None
         return model_problems(self.model, self.tasks, active, self.features, self.tables, has_scenario)
+
+    def _score_problems(self) -> Iterator[str]:
+        if self.score is None:
+            return
+        has_lists = self.data.by_request or self.data.group is not None
+        derives = self.model.coupler.type in ("product", "esm2", "custom")
+        columns = {column for name in self.features for column in columns_of(name, self.features)}
+        yield from score_problems(self.score, self.active_tasks(), has_lists, derives, columns)
 
     def active_tasks(self) -> dict[str, Task]:
         """The tasks to train, in order, with parents outside the subset dropped."""

@@ -132,7 +132,7 @@ def export_model(
     exported = Exported()
     exported.facts.update(
         {
-            "outputs": [_output(ranker, name) for name in model.outputs],
+            "outputs": [*(_output(ranker, name) for name in model.outputs), *(_score(config, n) for n in model.scores)],
             "features": {name: _described(config, name) for name in (*sides["user"], *sides["item"])},
         }
     )
@@ -242,6 +242,11 @@ def _output(ranker: Ranker, name: str) -> dict[str, Any]:
     derived = ranker.derived.get(name)
     task = ranker.tasks[derived.child if derived else name]
     return {"name": name, "kind": task.kind} | ({"given": derived.given} if derived else {})
+
+
+def _score(config: Config, name: str) -> dict[str, Any]:
+    assert config.score is not None
+    return {"name": f"score_{name}", "kind": "score", "formula": config.score.formulas[name].model_dump(mode="json")}
 
 
 def _described(config: Config, name: str) -> dict[str, Any]:

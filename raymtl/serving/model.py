@@ -3,7 +3,7 @@
 Inputs are dictionaries: `<name>` [N] int64 for a feature with one ID (with `<name>.present` [N] bool if some are null), `<name>`
 [V] int64 and `<name>.lengths` [N] int64 for a list, `<name>` [N] float32 for a number, `<name>` [N, W] float32 for a vector, and
 `data.scenario` [N] int64.
-Shapes: U users, B candidates, N rows of either, V values of a list, D width of a table, O outputs.
+Shapes: U users, B candidates, N rows of either, V values of a list, D width of a table, O outputs and S scores.
 """
 
 from collections.abc import Mapping, Sequence
@@ -25,6 +25,7 @@ from raymtl.embeddings.names import module_name
 from raymtl.embeddings.spec import input_spec
 from raymtl.errors import VersionError
 from raymtl.models.ranker import Ranker, build_ranker
+from raymtl.objectives.fusion import Fusion
 from raymtl.serving.split import Features, SplitRanker, State, to_model_input
 
 SCENARIO = "data.scenario"
@@ -45,15 +46,21 @@ class ServedModel(nn.Module):
         self.lookups = nn.ModuleDict({side: Lookup(config, names, tables) for side, names in self.sides.items()})
         self.ranker = ranker.eval()
         self.split = SplitRanker(ranker, ranker.encoding.spec, self.sides["user"]) if can_split(config) else None
+        self.fusion = None if config.score is None else Fusion(config.score.formulas, self.outputs)
 
     @property
     def outputs(self) -> list[str]:
-        """Names of the prediction columns: the tasks, then the coupler's derived outputs."""
+        """Names of the predictions: the tasks, then the coupler's derived outputs."""
         return [*self.ranker.tasks, *self.ranker.derived]
 
+    @property
+    def scores(self) -> list[str]:
+        """Names of the formulas."""
+        return [] if self.fusion is None else self.fusion.names
+
     def predict(self, raw: Raw) -> Tensor:
-        """Predictions [B, O] from the features of both sides, each given for every row."""
-        return self.ranker.predictions(self._ranked(raw))
+        """Predictions and then scores [B, O + S] from the features of both sides, each given for every row."""
+        return self._with_scores(self._ranked(raw))
 
     def logits(self, raw: Raw) -> Tensor:
         """Logits [B, O] from the same, as metrics read them."""
@@ -74,9 +81,13 @@ class ServedModel(nn.Module):
         return self.split.user(features)
 
     def item(self, state: State, index: Tensor, raw: Raw) -> Tensor:
-        """Predictions [B, O] from the features of the item's side; `index` [B] int64 is each candidate's user in `state`."""
+        """Predictions and scores from the features of the item's side; `index` [B] int64 is each candidate's user in `state`."""
         assert self.split is not None
-        return self.ranker.predictions(self.split.item(state, index, self._encoded("item", raw)))
+        return self._with_scores(self.split.item(state, index, self._encoded("item", raw)))
+
+    def _with_scores(self, logits: Tensor) -> Tensor:
+        predictions = self.ranker.predictions(logits)
+        return predictions if self.fusion is None else torch.cat((predictions, self.fusion(predictions)), 1)
 
     def _encoded(self, side: str, raw: Raw) -> Features:
         found = self.lookups[side](raw)
