@@ -347,9 +347,12 @@ class Trainer:
             self._pipeline.detach()
         model.eval()
         scenarios = [str(v) for v in config.data.scenario.values] + ["other"] if config.data.scenario else []
-        ranker = model.module.head.ranker
+        ranker, fusion = model.module.head.ranker, model.module.head.fusion
         by_request = config.data.by_request
-        metrics = EvalMetrics(self._tasks, scenarios, worker.device, derived=ranker.derived, with_requests=by_request)
+        score = config.score if config.score is not None and config.score.gain else None
+        metrics = EvalMetrics(
+            self._tasks, scenarios, worker.device, derived=ranker.derived, with_requests=by_request, score=score
+        )
         began: float | None = None
         with torch.no_grad():
             for step in self._loader(source, [(0, n) for n in source.plan.order(None, 0)]):
@@ -366,6 +369,7 @@ class Trainer:
                     batch.group if config.data.group else None,
                     batch.truth,
                     batch.request_id if by_request else None,
+                    None if score is None else fusion(ranker.predictions(logits)),
                 )
         model.train()
         computed = compute_metrics(metrics, worker.group)

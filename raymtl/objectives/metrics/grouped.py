@@ -52,12 +52,18 @@ class Rows(NamedTuple):
 class GroupedSample:
     """The rows that one worker keeps: at most `capacity` of them plus room for what arrives between two clean-ups.
 
-    A row takes 14 + 5·T + 8·V bytes: the mixed group id, per task the logit and the label, weight and scenario; and 8 more if
-    there are requests.
+    A row takes 14 + 5·T + 8·V bytes: the mixed group id, per task the logit and the label, weight and scenario; 8 more if there
+    are requests, and 4 for each score and for the gain.
     """
 
     def __init__(
-        self, tasks: int, values: int, capacity: int, device: torch.device, with_requests: bool = False
+        self,
+        tasks: int,
+        values: int,
+        capacity: int,
+        device: torch.device,
+        with_requests: bool = False,
+        scores: int = 0,
     ) -> None:
         self.capacity = capacity
         self._with_requests = with_requests
@@ -76,6 +82,8 @@ class GroupedSample:
         }
         if with_requests:
             self.rows["request"] = torch.empty(0, dtype=torch.int64, device=device)
+        if scores:
+            self.rows["scores"] = torch.empty(0, scores, dtype=torch.float32, device=device)
         # On the CPU it costs nothing to look at the rows now; on a GPU it would make the host wait for the device.
         self.filter_now = device.type == "cpu"
 
@@ -87,8 +95,10 @@ class GroupedSample:
         scenario: Tensor,
         group: Tensor | None,
         request: Tensor | None = None,
+        scores: Tensor | None = None,
     ) -> None:
-        """Keep rows of the binary tasks and of those with values; weight [B], scenario [B], group and request [B] int64."""
+        """Keep rows of the binary tasks and of those with values; weight [B], scenario [B], group and request [B] int64, and
+        scores [B, S]."""
         self._grouped_batches += group is not None
         group = request if group is None else group
         if group is None:
@@ -108,6 +118,8 @@ class GroupedSample:
         if self._with_requests:
             assert request is not None
             new["request"] = request
+        if scores is not None:
+            new["scores"] = scores
         if self.filter_now:
             new = _select(new, _kept(new, self.level))
         count = len(new["group"])
