@@ -22,7 +22,15 @@ if TYPE_CHECKING:
     from raymtl.daily.record import Record
     from raymtl.model_store.manifest import Manifest
     from raymtl.model_store.store import Difference, Listed, Removed
-    from raymtl.results import EvaluateResult, ExplainResult, ExportResult, ScoreResult, TrainResult, TuneResult
+    from raymtl.results import (
+        EvaluateResult,
+        ExplainResult,
+        ExportResult,
+        ScoreResult,
+        ScoreSearchResult,
+        TrainResult,
+        TuneResult,
+    )
     from raymtl.storage.object_store import Store
 
 Path = str | PathLike[str]
@@ -293,6 +301,61 @@ def score(
             notify=say,
         )
     return cast("ScoreResult", result)
+
+
+def tune_score(
+    version: Path,
+    data: Path,
+    out: Path,
+    days: "str | DayRange | None" = None,
+    *,
+    formulas: Path | None = None,
+    formula: str | None = None,
+    trials: int = 2000,
+    seed: int = 0,
+    workers: int | None = None,
+    allow_custom: bool = False,
+    address: str | None = None,
+    progress: bool = True,
+) -> "ScoreSearchResult":
+    """Search the exponents, weights or edges of a formula of `score` on a version's predictions, without training.
+
+    Args:
+        version: as for `score`.
+        data: logs with the labels of `score.gain`, of days that the version was not trained on.
+        out: folder or URL to write to; it keeps the predictions, which a later call reads.
+        days: as for `score`.
+        formulas: as for `score`.
+        formula: the formula to search; None: the only one.
+        trials: formulas to try.
+        seed: of the search, and of the halves of the users to fit and to judge on.
+        workers: processes that predict; None: as many as fit on the cluster.
+        allow_custom: as for `score`.
+        address: as for `train`.
+        progress: print how far the search has come.
+    """
+    chosen = day_range(days) if isinstance(days, str) else days
+    say = _speaker(progress, "checking the version and the data")
+    from raymtl.serving.score import Pool
+    from raymtl.tuning.score.run import tune_score as run
+
+    with _count("formulas tried", progress) as count:
+        result = run(
+            fspath(version),
+            fspath(data),
+            fspath(out),
+            days=chosen,
+            formulas=None if formulas is None else fspath(formulas),
+            formula=formula,
+            trials=trials,
+            seed=seed,
+            pool=Pool(workers),
+            address=address,
+            allow_custom=allow_custom,
+            progress=count,
+            notify=say,
+        )
+    return cast("ScoreSearchResult", result)
 
 
 def export(

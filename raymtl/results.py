@@ -110,6 +110,28 @@ class ScoreResult(TypedDict):
     seconds: float
 
 
+class ScoreSearchResult(TypedDict):
+    """A finished search for a formula, as its `result.json` holds it; numbers are pairs with half their 95 % interval."""
+
+    version: str
+    formula: str
+    at: int
+    gain: dict[str, float]
+    tasks: list[str]
+    lists: dict[str, int]
+    """To fit on, to judge on, and of the randomised slice."""
+    users: dict[str, int]
+    trials: int
+    seconds: float
+    trials_per_minute: int
+    recommended: str
+    """`best` or `current`."""
+    formulas: dict[str, dict[str, Any]]
+    front: list[dict[str, Any]]
+    folder: str
+    report: str
+
+
 class ExportResult(TypedDict):
     """Exported programs, as `model.json` describes them."""
 

@@ -27,8 +27,8 @@ _WITHIN = 1 - 2.0**-22
 def fuse(formula: Formula, outputs: Mapping[str, Tensor]) -> Tensor:
     """The score [B] float32 of a formula from the outputs [B] by name; finite for all finite outputs.
 
-    `sum`: Σ w·x. `product`: exp(Σ p·ln max(x, 1e-9)), with the sum of logarithms limited to ±80. `buckets`: 2^b·(1 + s), where b is
-    the number of edges at or below x, and s in [0, 1) grows with the other output on a logarithmic scale; so every bucket has
+    `sum`: Σ w·x. `product`: exp(Σ p·ln max(x, 1e-9)), with the sum of logarithms limited to ±80. `buckets`: 2^b·(1 + s), where b
+    is the number of edges at or below x, and s in [0, 1) grows with the other output on a logarithmic scale; so every bucket has
     all 23 bits of the mantissa, which tell two outputs apart that differ by 1e-5 of their size. Computed in fp64.
     """
     if isinstance(formula, WeightedSum):

@@ -4,7 +4,7 @@ import datetime as dt
 import json
 import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -87,19 +87,22 @@ def score(
     allow_custom: bool = False,
     formulas: str | None = None,
     best: Best | None = None,
+    with_scores: bool = True,
     progress: Progress | None = None,
     notify: Callable[[str], None] = lambda line: None,
 ) -> dict[str, Any]:
     """Write the predictions of a version for every row of the data to the folder `out`; returns the content of `_SUCCESS`.
 
     Without `keys` the columns are those of `default_keys`. `formulas` is a file with a `score` section in place of the version's.
-    With `best`, only the best rows of each list are written. Output of an earlier call for the same version, data and keys is
-    kept; other output is refused with a ConfigError. `snapshot` is that of a table; None: the latest one, or that of the earlier call.
-    `allow_custom`: the version may name classes to import. `notify` gets a line for each step that takes a while. Raises other
-    UserErrors for anything else that the user can fix.
+    With `best`, only the best rows of each list are written; without `with_scores`, only predictions. Output of an earlier call
+    for the same version, data and keys is kept; other output is refused with a ConfigError. `snapshot` is that of a table; None:
+    the latest one, or that of the earlier call. `allow_custom`: the version may name classes to import. `notify` gets a line for
+    each step that takes a while. Raises other UserErrors for anything else that the user can fix.
     """
     began = time.monotonic()
     opened = open_version(version, allow_custom, formulas)
+    if not with_scores:
+        opened = replace(opened, config=opened.config.model_copy(update={"score": None}))
     config = opened.config
     folder = OutputFolder.open(out)
     if snapshot is None:  # an interrupted call resumes with its own

@@ -218,8 +218,8 @@ class EvalMetrics:
         Returns:
             `tasks`: metrics by task; `scenarios`: the same by scenario and task; `order_violation_rate`: by edge
             (`parent>child`) and `overall`, None without a funnel; `mean_auc` over the tasks that have an AUC, derived outputs
-            left out; `scores`: metrics by formula, only with a `score`; `rows`; `group_effects`: by task and metric what `intervals.difference` compares two results with, empty
-            without a group column and without requests.
+            left out; `scores`: metrics by formula, only with a `score`; `rows`; `group_effects`: by task and metric what
+            `intervals.difference` compares two results with, empty without a group column and without requests.
             What each number means is in `docs/metrics.md`.
         """
         overall, parts = self._binary.compute()

@@ -16,12 +16,10 @@ from torch import Tensor
 from raymtl.config.score import Score
 from raymtl.config.tasks import Task
 from raymtl.objectives.metrics import intervals
+from raymtl.objectives.metrics.changes import EFFECTS
 from raymtl.objectives.metrics.grouped import MISSING, grouped_auc
 from raymtl.objectives.metrics.ranked import discount_shares, top_shares
 from raymtl.words import count_of
-
-EFFECTS = "score."
-"""Before the name of a formula among the effects of groups, which have the names of tasks otherwise."""
 
 
 def session_gain(score: Score, tasks: Mapping[str, Task], labels: Tensor, observed: Tensor) -> tuple[Tensor, Tensor]:
@@ -109,10 +107,16 @@ class _Formula:
     def report(self, events: Mapping[str, int], total: int, reason: str | None) -> dict[str, Any]:
         """The metrics, or None with the reason; `total` rows are in the evaluation."""
         names = ["value", "best_value", "random_value", "ndcg", *(f"gauc_{name}" for name in events)]
-        found: dict[str, Any] = {"count": self._count, **dict.fromkeys(names), "null_reason": reason, "intervals": {}}
+        found: dict[str, Any] = {
+            "count": self._count,
+            "groups": 0,
+            **dict.fromkeys(names),
+            "null_reason": reason,
+            "intervals": {},
+        }
         if reason is not None:
             return found
-        found["sampled_share"] = len(self._index) / total
+        found["sampled_share"], found["groups"] = len(self._index) / total, len(self._group)
         measured = {"value": self._mean(self._value(self._scores))}
         found["best_value"] = self._mean(self._value(self._gain.float()))[0]
         found["random_value"] = self._mean(self._value(torch.zeros_like(self._scores)))[0]

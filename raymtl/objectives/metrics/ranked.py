@@ -134,7 +134,7 @@ def _ndcg(ranking: _Ranking, binary: bool) -> dict[str, Tensor]:
 
 
 def top_shares(request: Tensor, requests: int, scores: Tensor, at: int) -> Tensor:
-    """The chance [N] float64 of each row to be among the first `at` of its request, of all orders of equal scores: mostly 1 or 0."""
+    """The chance [N] float64 of each row to be among the first `at` of its request, over all orders of equal scores."""
     return placed(request, requests, scores, lambda places: places.clamp(max=at).double())
 
 
