@@ -102,6 +102,10 @@ class ScoreResult(TypedDict):
     """Of a table."""
     keys: dict[str, str]
     predictions: list[str]
+    """Columns of predictions, and then of scores."""
+    formulas: dict[str, dict[str, Any]] | None
+    top: dict[str, Any] | None
+    """Which rows were kept; None: all."""
     rows: int
     users_computed: int
     scorer_seconds: float

@@ -98,7 +98,7 @@ def _spread(front: Sequence[Any]) -> list[Any]:
 def _formulas(result: Mapping[str, Any]) -> Section:
     text = (
         "The current formula, the best one that was found, the sum of the predicted gains, and every output alone; ± is half "
-        "the 95 % interval, with the lists of a user as one observation. The difference is on the same lists as the current formula's."
+        "the 95 % interval, with the lists of a user as one observation. Differences are on the same lists."
     )
     rows = [
         [Cell(label, "name"), Cell(formula_text(entry["formula"]), "part"), *_numbers(entry, result)]

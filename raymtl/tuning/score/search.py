@@ -45,6 +45,17 @@ def search(
     formula: Formula, sessions: Sessions, trials: int, seed: int, on_trial: Callable[[int], None] = lambda done: None
 ) -> tuple[list[FormulaTrial], float]:
     """The formulas of a search, in the order in which they were tried, and the seconds that it took; `formula` is the first."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)  # the tensors are small: threads would cost more than they do
+    try:
+        return _search(formula, sessions, trials, seed, on_trial)
+    finally:
+        torch.set_num_threads(threads)
+
+
+def _search(
+    formula: Formula, sessions: Sessions, trials: int, seed: int, on_trial: Callable[[int], None]
+) -> tuple[list[FormulaTrial], float]:
     began = time.monotonic()
     draw = _draws(formula, sessions)
     found = [_tried(formula, sessions)]
