@@ -4,13 +4,13 @@ from collections.abc import Mapping, Sequence
 from itertools import combinations
 from typing import Any
 
-from matplotlib.axes import Axes
+from matplotlib.lines import Line2D
 from matplotlib.ticker import MaxNLocator
 
 from raymtl.data.writing import OutputFolder
 from raymtl.reports.page import Cell, Drawing, Grid, Key, Page, PageStatus, Paragraph, Part, Section, render_page
-from raymtl.reports.plots import FAINT, INK, PAPER, WARNING, panels, styled, svg
-from raymtl.reports.style import change, count, duration, number, short_count, significant
+from raymtl.reports.plots import FAINT, INK, PAPER, WARNING, legend_above, panels, styled, svg
+from raymtl.reports.style import count, duration, number, short_count, significant
 from raymtl.tuning.report.plot_markers import PLAIN
 
 NAME = "report.html"
@@ -31,10 +31,14 @@ def score_page(result: Mapping[str, Any]) -> Page:
     value = f"value@{result['at']}"
     gain, half = result["formulas"]["best"]["difference"]
     error = "" if half is None else f" ± {significant(half, 2)}"
-    verdict = f"The best formula gains {change(gain)}{error} in {value} on users that it was not fitted on" + (
-        ": beyond the noise, so score.yaml holds it."
+    noise = (
+        ": beyond the noise, so score.yaml has it"
         if better
-        else ": not beyond the noise, so score.yaml keeps the current one."
+        else ": within the noise, so score.yaml keeps the current one"
+    )
+    verdict = (
+        f": on users that it was not fitted on, the best one changes {value} by "
+        f"{with_half((gain, None), signed=True)}{error}{noise}."
     )
     sections = [_front(result), _formulas(result), _off_policy(result)]
     return Page(
@@ -153,46 +157,35 @@ def _off_policy(result: Mapping[str, Any]) -> Section | None:
     return Section("Off-policy estimate", text, [Grid(["", "IPS", "SNIPS", "DR", "effective rows"], rows)])
 
 
+_LOOKS = {"current": (INK, "D"), "best": (WARNING, "o"), "expected gain": (FAINT, "s")}
+"""Colour and marker of the formulas that the plot names; single outputs are in the table."""
+
+
 @styled
 def _drawn(result: Mapping[str, Any]) -> str | None:
     pairs = list(combinations(result["tasks"], 2))[:_MOST_PAIRS]
     drawing, axes = panels(len(pairs), 4.4 if len(pairs) == 1 else 3.2, columns=2)
+    look: dict[str, Any] = {"color": PLAIN, "markersize": 5, "alpha": 0.7, "markeredgecolor": PAPER, "linestyle": ""}
     for ax, (x, y) in zip(axes, pairs, strict=True):
-        points = [_point(entry, x, y) for entry in result["front"]]
-        ax.plot(
-            [p[0] for p in points],
-            [p[1] for p in points],
-            "o",
-            color=PLAIN,
-            markersize=5,
-            alpha=0.7,
-            markeredgecolor=PAPER,
-        )
-        for label, entry in result["formulas"].items():
-            colour, marker = {"current": (INK, "D"), "best": (WARNING, "o")}.get(label, (FAINT, "s"))
-            _mark(ax, entry, x, y, label, colour, marker)
+        ax.plot(*zip(*(_point(entry, x, y) for entry in result["front"]), strict=True), marker="o", **look)
+        for label, (colour, marker) in _LOOKS.items():
+            entry = result["formulas"][label]
+            if label != "expected gain":
+                (px, halfx), (py, halfy) = entry["by_task"][x], entry["by_task"][y]
+                ax.errorbar([px], [py], xerr=[halfx or 0], yerr=[halfy or 0], color=colour, linewidth=1.0, alpha=0.6)
+            ax.plot(*_point(entry, x, y), marker, color=colour, markersize=8, markeredgecolor=PAPER, zorder=5)
         ax.margins(0.12)
         ax.xaxis.set_major_locator(MaxNLocator(5))
         ax.yaxis.set_major_locator(MaxNLocator(5))
         ax.set_xlabel(f"{x} per list, first {result['at']}")
         ax.set_ylabel(f"{y} per list, first {result['at']}")
+    handles = [Line2D([], [], marker="o", **look)]
+    handles += [
+        Line2D([], [], color=colour, marker=marker, markersize=8, markeredgecolor=PAPER, linestyle="")
+        for colour, marker in _LOOKS.values()
+    ]
+    legend_above(drawing, handles, ["front", *_LOOKS])
     return svg(drawing, f"Labels at the top of a list by formula: {', '.join(result['tasks'])}")
-
-
-def _mark(ax: Axes, entry: Mapping[str, Any], x: str, y: str, label: str, colour: str, marker: str) -> None:
-    (px, halfx), (py, halfy) = entry["by_task"][x], entry["by_task"][y]
-    if label in ("current", "best"):
-        ax.errorbar([px], [py], xerr=[halfx or 0], yerr=[halfy or 0], color=colour, linewidth=1.0, zorder=4)
-    ax.plot(
-        [px],
-        [py],
-        marker,
-        color=colour,
-        markersize=8 if label in ("current", "best") else 6,
-        markeredgecolor=PAPER,
-        zorder=5,
-    )
-    ax.annotate(label, (px, py), xytext=(8, 6), textcoords="offset points", color=colour)
 
 
 def _point(entry: Mapping[str, Any], x: str, y: str) -> tuple[float, float]:
