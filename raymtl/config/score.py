@@ -5,7 +5,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field, PositiveInt, model_validator
 
-from raymtl.config.base import Section, did_you_mean, not_a_task, quoted
+from raymtl.config.base import ExpectedText, Section, did_you_mean, not_a_task, quoted
 from raymtl.config.roles import Role
 from raymtl.config.tasks import Task
 
@@ -18,9 +18,9 @@ Coefficients = Annotated[dict[str, float], Field(min_length=1)]
 class WeightedSum(Section):
     """Σ weight · output."""
 
-    type: Literal["sum"]
+    type: Annotated[Literal["sum"], Role.SERVING]
     """Weighted sum."""
-    weights: Coefficients
+    weights: Annotated[Coefficients, Role.SERVING]
     """Weight of each output, by the name of a task or of an output of the coupler, such as `cvr`; below 0 for what a user
     dislikes."""
 
@@ -33,9 +33,9 @@ class WeightedSum(Section):
 class PowerProduct(Section):
     """Π output ^ power."""
 
-    type: Literal["product"]
+    type: Annotated[Literal["product"], Role.SERVING]
     """Product of powers."""
-    powers: Coefficients
+    powers: Annotated[Coefficients, Role.SERVING]
     """Exponent of each output; below 0 for what a user dislikes. An output below 1e-9 counts as 1e-9."""
 
     @property
@@ -47,13 +47,13 @@ class PowerProduct(Section):
 class Buckets(Section):
     """The bucket of one output first, and within a bucket another output."""
 
-    type: Literal["buckets"]
+    type: Annotated[Literal["buckets"], Role.SERVING]
     """Buckets of one output, then another output."""
-    by: str
+    by: Annotated[str, Role.SERVING]
     """The output that is cut into buckets; a higher bucket ranks above all lower ones."""
-    edges: Annotated[list[float], Field(min_length=1, max_length=MOST_BUCKETS - 1)]
+    edges: Annotated[list[float], Field(min_length=1, max_length=MOST_BUCKETS - 1), Role.SERVING]
     """Where a bucket begins, in ascending order; n edges make n + 1 buckets, and a value on an edge lies above it."""
-    then: str
+    then: Annotated[str, Role.SERVING]
     """The output that orders the rows of a bucket."""
 
     @property
@@ -69,7 +69,11 @@ class Buckets(Section):
 
 
 Formula = Annotated[WeightedSum | PowerProduct | Buckets, Field(discriminator="type")]
-FormulaName = Annotated[str, Field(pattern=r"^[A-Za-z_][A-Za-z0-9_]{0,99}$")]
+FormulaName = Annotated[
+    str,
+    Field(pattern=r"^[A-Za-z_][A-Za-z0-9_]{0,99}$"),
+    ExpectedText("a name of letters, digits and `_` that does not begin with a digit, at most 100 characters"),
+]
 
 
 class Explored(Section):
@@ -85,7 +89,7 @@ class Explored(Section):
 class Score(Section):
     """Formulas that turn the outputs of a row into the number that it is ranked by."""
 
-    formulas: Annotated[dict[FormulaName, Formula], Field(min_length=1), Role.SERVING]
+    formulas: Annotated[dict[FormulaName, Formula], Field(min_length=1)]
     """The formulas by name. `raymtl score` and the exported programs give a column `score_<name>` for each."""
     gain: Annotated[dict[str, float], Role.SERVING] = {}
     """What a label of each task is worth: a row gains Σ weight · label (1 for a click, say, 20 for a purchase, or 1 for a task

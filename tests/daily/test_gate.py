@@ -107,9 +107,9 @@ def test_an_equal_candidate_passes_every_check():
         ("views", "poisson_deviance"), ("views", "calibration"),
         ("price", "mse"), ("price", "calibration"),
         ("watch", "mse"), ("watch", "calibration"),
-        (None, "order"), (None, "not finite"), (None, "norm user"), (None, "norm tags"),
+        (None, "order"), (None, "value main"), (None, "not finite"), (None, "norm user"), (None, "norm tags"),
     ]  # fmt: skip
-    assert summary(result) == "the gate passes the candidate: 16 checks passed, 0 could not be judged"
+    assert summary(result) == "the gate passes the candidate: 17 checks passed, 0 could not be judged"
 
 
 @pytest.mark.parametrize(

@@ -228,7 +228,7 @@ def _entry_parts(found: dict, colours: dict[str, str]) -> list[Part]:
         return [Paragraph("No task has metrics: no label was observed.")]
     tables = metric_tables(found)
     scores = score_grid(found)
-    fused = [] if scores is None else [Paragraph(SCORES_LEGEND), scores]
+    fused: list[Part] = [] if scores is None else [Paragraph(SCORES_LEGEND), scores]
     grids = [metric_grid(table, colours, parts=bool(found["scenarios"])) for table in tables]
     if sum(len(table.rows) for table in tables) <= OPEN_ROWS:
         return [*grids, *fused]

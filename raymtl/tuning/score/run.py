@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any
 
 import pyarrow as pa
@@ -119,12 +120,12 @@ def _sessions(
             f"{saved['rows']:,} rows are more than one process compares ({_MOST_ROWS:,}); name fewer days with --days"
         )
 
-    def read(path: str) -> pa.Table:
-        with open_to_read(folder.filesystem, folder.inside(f"{PREDICTIONS}/{path}")) as stream:
+    def read(file: dict[str, Any]) -> pa.Table:
+        with open_to_read(folder.filesystem, folder.inside(f"{PREDICTIONS}/{file['path']}")) as stream:
             return pq.ParquetFile(stream).read()
 
     with folder.errors("read", PREDICTIONS):
-        table = pa.concat_tables([retry(lambda path=file["path"]: read(path)) for file in saved["files"]])
+        table = pa.concat_tables([retry(partial(read, file)) for file in saved["files"]])
     outputs = [column.removeprefix(PREDICTION) for column in saved["predictions"]]
     sessions, explored = read_sessions(table, config, score, outputs)
     if not sessions.count:
@@ -174,7 +175,7 @@ def _result(
 def _entry(formula: Formula, judge: Sessions, base: Any, explored: Sessions | None) -> dict[str, Any]:
     """What a formula is worth to the users who were not fitted on: numbers with half their 95 % intervals."""
     values = judge.values(formula)
-    entry = {
+    entry: dict[str, Any] = {
         "formula": formula.model_dump(mode="json"),
         "value": judge.mean(values @ judge.weights),
         "by_task": {task: judge.mean(values[:, n]) for n, task in enumerate(judge.tasks)},
