@@ -50,7 +50,7 @@ def load_config(path: Path, overrides: Overrides = ()) -> "Config":
 
 
 def init_config(
-    logs: Path,
+    logs: Path | Sequence[Path],
     out: Path = "config.yaml",
     *,
     name: str = "first",
@@ -62,7 +62,7 @@ def init_config(
     """Look at logs once, write a first configuration for them, and return it; the comments of the file say why.
 
     Args:
-        logs: a folder or URL, with or without folders of days.
+        logs: a folder or URL, with or without folders of days; or several with, which are one data set.
         out: the file to write, which must not exist. Logs without folders of days are also written by day, to `logs` next to it.
         name: the name of the run.
         labels: the columns to predict; empty: those that look like it.
@@ -74,7 +74,8 @@ def init_config(
 
     check_free(fspath(out))
     with _count("rows read", progress) as on_count:
-        draft = look(fspath(logs), name=name, labels=labels, ignored=ignored, address=address, on_count=on_count)
+        roots = [fspath(one) for one in ([logs] if isinstance(logs, str | PathLike) else logs)]
+        draft = look(roots, name=name, labels=labels, ignored=ignored, address=address, on_count=on_count)
     write(draft, fspath(out))
     return load_config(out)
 

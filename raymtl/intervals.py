@@ -42,6 +42,11 @@ def mean_interval(values: Sequence[float]) -> MeanInterval:
     return MeanInterval(mean, t_quantile(0.975, n - 1) * statistics.stdev(values) / math.sqrt(n), n)
 
 
+def bonferroni(tests: int) -> float:
+    """By how much 95 % intervals are wider if all of so many shall hold together (Bonferroni)."""
+    return normal_quantile(1 - 0.025 / tests) / normal_quantile(0.975)
+
+
 def t_quantile(share: float, freedom: int) -> float:
     """The value below which a share of Student's t distribution lies, by its degrees of freedom."""
     from scipy.special import stdtrit  # not before: reports of one run need none

@@ -162,7 +162,7 @@ class ExplainResult(TypedDict):
 
     version: str
     store: str
-    data: str
+    data: str | list[str]
     days: list[str]
     rows: int
     """Rows of the sample."""

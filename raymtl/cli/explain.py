@@ -72,9 +72,10 @@ def explain(
         address=address,
         allow_custom=allow_custom,
     )
-    from raymtl.explaining.wording import amount, found_causes, proposal_text
+    from raymtl.explaining.wording import amount, found_causes, interval_words, proposal_text
 
     console.print(_table(result))
+    console.print(f"±: {interval_words(len(result['metrics']))}", markup=False)
     for note in result["notes"]:
         console.print(note, markup=False, soft_wrap=True)
     if result["fall"] is not None:
@@ -92,7 +93,7 @@ def explain(
 def _table(result: "ExplainResult") -> FoldedTable:
     """The columns, the most important first."""
     from raymtl.explaining.page import by_worth
-    from raymtl.explaining.wording import amount
+    from raymtl.explaining.wording import amount, for_all
 
     table = FoldedTable(box=None, pad_edge=False, header_style="bold")
     table.add_column("column")
@@ -105,7 +106,8 @@ def _table(result: "ExplainResult") -> FoldedTable:
     for name in order[:_SHOWN]:
         found = result["columns"][name]
         importances = [
-            amount(result["metrics"][task]["metric"], found["importance"][task]) for task in result["metrics"]
+            amount(result["metrics"][task]["metric"], for_all(found["importance"][task], len(result["metrics"])))
+            for task in result["metrics"]
         ]
         size = gib(found["table_bytes"]) if found["tables"] else "–"
         table.add_row(visible(name), found["verdict"], *importances, f"{found['bytes_per_row']:.1f}", size)

@@ -19,8 +19,11 @@ console = terminal()
 
 
 def init(
-    path: Annotated[
-        str, typer.Argument(metavar="PATH", help="Folder or URL of the logs, with one folder for each day.")
+    paths: Annotated[
+        list[str],
+        typer.Argument(
+            metavar="PATH...", help="Folder or URL of the logs, with one folder for each day; several are one data set."
+        ),
     ],
     out: Annotated[str, typer.Option(metavar="FILE", help="The configuration to write.")] = "config.yaml",
     name: Annotated[str, typer.Option(help="Name of the run.")] = "first",
@@ -48,7 +51,7 @@ def init(
     check_free(out)
     with counting("rows read", console) as progress:
         draft = look(
-            path,
+            paths,
             name=name,
             labels=labels,
             ignored=ignored,

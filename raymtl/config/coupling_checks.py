@@ -7,6 +7,7 @@ from raymtl.config.features import BiasFeature, Feature
 from raymtl.config.model import Model
 from raymtl.config.slots.bias import NoBias, PositionTower
 from raymtl.config.slots.coupler import AIT, ESM2, Product
+from raymtl.config.task_kinds import Classes
 from raymtl.config.tasks import Task
 from raymtl.config.wiring import bounds, levels, listened_to, order_pairs, trio
 from raymtl.errors import ConfigError
@@ -26,8 +27,10 @@ def coupling_problems(model: Model, tasks: Tasks, active: Tasks, features: Mappi
 
 
 def _ait_problems(model: Model, tasks: Tasks, active: Tasks, ait: AIT) -> Iterator[str]:
-    hidden = model.towers.hidden
-    if hidden[-1:] != [ait.width]:
+    hidden = getattr(
+        model.towers, "hidden", None
+    )  # None: a class of the user's own, which has its width when it is built
+    if hidden is not None and hidden[-1:] != [ait.width]:
         yield (
             f"model.towers.hidden is {hidden}; with the coupler `ait` its last width must be "
             f"model.coupler.width = {ait.width}"
@@ -102,6 +105,12 @@ def _bias_problems(model: Model, tasks: Tasks, active: Tasks, features: Mapping[
     first = next(iter(tasks))
     if bias.tasks is None and first not in active:
         yield f"model.bias.tasks defaults to the first task, `{first}`, which tasks_subset leaves out; set model.bias.tasks"
+    for name in bias.tasks or [first]:
+        if name in tasks and issubclass(tasks[name].traits, Classes):
+            yield (
+                f"model.bias.tasks {'names' if bias.tasks else 'defaults to'} `{name}`, but a `{tasks[name].kind}` task has no "
+                "single logit that a position could raise; list other tasks"
+            )
     unknown = [name for name in bias.tasks or [] if name not in tasks]
     for name in unknown:
         yield f"model.bias.tasks names `{name}`, {not_a_task(name, tasks)}"
@@ -124,3 +133,8 @@ def _penalty_problems(model: Model, tasks: Tasks) -> Iterator[str]:
         else:
             why = "no binary task has `given`, so there is no conversion after a click"
         yield f"model.kl_bound.weight is {model.kl_bound.weight} but {why}; add such a task, or set the weight to 0"
+    if model.conversion_loss.weight > 0 and not isinstance(model.coupler, Product | ESM2):
+        yield (
+            f"model.conversion_loss.weight is {model.conversion_loss.weight} but model.coupler is `{model.coupler.type}`, which "
+            "has no conversion rate; choose the coupler `product` or `esm2`, or set the weight to 0"
+        )

@@ -2,12 +2,15 @@
 
 import datetime as dt
 import re
+from collections.abc import Sequence
 from typing import Annotated, Literal
 
 from pydantic import BeforeValidator, Field, PositiveInt, field_validator, model_validator
 
 from raymtl.config.base import ExpectedText, Section, Seed
 from raymtl.config.roles import Role
+from raymtl.config.sampling import Sampling
+from raymtl.storage.paths import absolute
 
 
 def _day(value: object) -> object:
@@ -21,6 +24,14 @@ def _day(value: object) -> object:
 
 Day = Annotated[dt.date, BeforeValidator(_day)]
 Location = Annotated[str, Field(min_length=1), Role.PATH]
+Locations = Annotated[
+    str | list[str], Field(min_length=1), ExpectedText("a folder or a URL, not empty, or a list of them"), Role.PATH
+]
+
+
+def as_roots(path: str | Sequence[str]) -> tuple[str, ...]:
+    """The roots of a data set that is one folder or a list of them."""
+    return (path,) if isinstance(path, str) else tuple(path)
 
 
 def yesterday() -> dt.date:
@@ -85,6 +96,11 @@ class Scenario(Section):
     values: Annotated[list[str | int], Field(min_length=1), Role.LEARNING | Role.READ]
     """The values to distinguish, in the order of reports. Any other value, and null, counts as `other`."""
 
+    @property
+    def names(self) -> list[str]:
+        """The names of the scenarios in reports, `other` last."""
+        return [*(str(value) for value in self.values), "other"]
+
     @model_validator(mode="after")
     def _distinct(self) -> "Scenario":
         names = [str(v) for v in self.values]
@@ -109,15 +125,15 @@ class Shuffle(Section):
 class Data(Section):
     """The data set: parquet files below `path`, in one folder `ds=YYYY-MM-DD` for each day."""
 
-    path: Annotated[Location, Role.EXECUTION | Role.READ]
-    """Root folder or URL (`/logs`, `s3://bucket/logs`, `gs://…`, any file system that pyarrow or fsspec knows). A relative path
-    starts at the current working directory."""
+    path: Annotated[Locations, Role.EXECUTION | Role.READ]
+    """Root folder or URL (`/logs`, `s3://bucket/logs`, `gs://…`, any file system that pyarrow or fsspec knows), or a list of
+    roots with the same columns, which are read as one data set. A relative path starts at the current working directory."""
     train: Annotated[DayRange, Role.SINGLE_RUN | Role.READ]
     """The days to train on."""
     eval: Annotated[DayRange | None, Role.SINGLE_RUN | Role.READ] = None
     """The days to evaluate on; null: no evaluation."""
-    eval_path: Annotated[Location | None, Role.EXECUTION | Role.READ] = None
-    """Root of the evaluation data; null: `path`."""
+    eval_path: Annotated[Locations | None, Role.EXECUTION | Role.READ] = None
+    """Root of the evaluation data, or a list of roots; null: `path`."""
     snapshot: Annotated[int | None, Field(ge=0), Role.SINGLE_RUN | Role.READ] = None
     """If `path` is a table of Delta Lake or Apache Iceberg: the version or the snapshot ID to read. Null: the latest one when the
     run starts, which a resumed run keeps."""
@@ -129,6 +145,8 @@ class Data(Section):
     """The scenario column, if the logs have one."""
     weight: Annotated[str | None, Role.LEARNING | Role.READ] = None
     """Column with the weight of a row, ≥ 0; a null in it counts as 0. Null: every row has weight 1."""
+    sampling: Sampling | None = None
+    """Negatives that were dropped from the logs at random; null: the logs are complete."""
     group: Annotated[str | None, Role.LEARNING | Role.READ] = None
     """Column that groups rows for GAUC, usually the user; kind string or integer."""
     request: Annotated[str | None, Role.LEARNING | Role.READ] = None
@@ -158,13 +176,23 @@ class Data(Section):
     prefetch_blocks: Annotated[int, Field(ge=0), Role.EXECUTION] = 2
     """Slices of blocks that each worker fetches ahead."""
 
-    def path_of(self, part: str) -> str:
-        """Root of the data of `train` or `eval`."""
-        return self.eval_path if part == "eval" and self.eval_path else self.path
+    def roots_of(self, part: str) -> tuple[str, ...]:
+        """Roots of the data of `train` or `eval`."""
+        return as_roots(self.eval_path if part == "eval" and self.eval_path else self.path)
 
     def snapshot_of(self, part: str) -> int | None:
         """The snapshot to read for `train` or `eval`."""
         return self.eval_snapshot if part == "eval" and self.eval_path else self.snapshot
+
+    @field_validator("path", "eval_path")
+    @classmethod
+    def _distinct_roots(cls, value: str | list[str] | None) -> str | list[str] | None:
+        roots = [absolute(root).rstrip("/") for root in as_roots(value or ())]
+        if "" in as_roots(value or ()):
+            raise ValueError("a root is empty; name a folder or a URL")
+        if twice := next((root for root in roots if roots.count(root) > 1), None):
+            raise ValueError(f"the root `{twice}` is listed twice, so its rows would be read twice; list it once")
+        return value
 
     @field_validator("impressions")
     @classmethod
@@ -182,6 +210,16 @@ class Data(Section):
         return self.request is not None or self.impressions is not None
 
     @property
+    def has_complete_requests(self) -> bool:
+        """Whether there are requests of which no row was dropped, so that the ranks of their rows mean something."""
+        return self.by_request and self.sampling is None
+
+    @property
+    def has_weights(self) -> bool:
+        """Whether rows have weights other than 1."""
+        return self.weight is not None or self.sampling is not None
+
+    @property
     def impression_columns(self) -> tuple[str, ...]:
         """The columns that hold the impressions of nested logs; empty: a row is an impression."""
         return (self.impressions,) if isinstance(self.impressions, str) else tuple(self.impressions or ())
@@ -190,4 +228,9 @@ class Data(Section):
     def _has_table(self) -> "Data":
         if self.eval_snapshot is not None and self.eval_path is None:
             raise ValueError("eval_snapshot is set without eval_path; remove it: the evaluation reads data.snapshot")
+        for part, key in (("train", "snapshot"), ("eval", "eval_snapshot")):
+            if self.snapshot_of(part) is not None and len(self.roots_of(part)) > 1:
+                raise ValueError(
+                    f"{key} is the snapshot of one table, but the path is a list of roots; remove one of the two"
+                )
         return self

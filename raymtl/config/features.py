@@ -11,18 +11,20 @@ from raymtl.config.numbers import Edges, Embed, Piecewise
 from raymtl.config.roles import Role
 
 
-class _Column(Section):
+class _Source(Section):
     column: Annotated[str | None, Role.MODEL | Role.READ] = None
     """Column of the parquet files; null: the feature's own name."""
+    since: Annotated[Day | None, Role.LEARNING | Role.READ] = None
+    """The first day whose files must have the column, `YYYY-MM-DD`. Files of earlier days may lack it: then it is null there.
+    Null: all files must have it."""
+
+
+class _Column(_Source):
     side: Annotated[Literal["user", "item"] | None, Role.SERVING | Role.READ] = None
     """What the value belongs to when a request ranks candidates: `user`, the same for all candidates (the user, history, device,
     time), or `item`, one for each. A served model computes the parts that depend only on `user` features once per request
     (`docs/serving.md`), and so does training with `data.request` or `data.impressions` (`docs/requests.md`). Null: `user` for a
     `sequence`, for the column of `data.group` and for `model.sequence.user`, else `item`."""
-
-    since: Annotated[Day | None, Role.LEARNING | Role.READ] = None
-    """The first day whose files must have the column, `YYYY-MM-DD`. Files of earlier days may lack it: then it is null there.
-    Null: all files must have it."""
 
 
 class _Lookup(_Column):
@@ -47,7 +49,7 @@ class IdFeature(_Lookup):
     @classmethod
     def _is_no_flag(cls, value: Any) -> Any:
         if isinstance(value, bool):
-            raise ValueError(f"null_id is {str(value).lower()}, a flag of YAML; write a number, or quote the text")
+            raise ValueError("that is a flag of YAML; write a number, or quote the text")
         return value
 
 
@@ -99,6 +101,9 @@ class IdsFeature(_Lookup):
     """A bag of IDs."""
     max_length: Annotated[PositiveInt | None, Role.MODEL | Role.READ] = None
     """Keep only the first `max_length` IDs of a row; null: all."""
+    weights: Annotated[str | None, Role.MODEL | Role.READ] = None
+    """Column with a weight ≥ 0 of each ID: lists of numbers as long as those of the IDs, or the feature's own column, if it holds
+    maps from IDs to weights. The table's pooling is then Σ w e for `sum` and Σ w e / Σ w for `mean`. Null: all weigh the same."""
 
 
 class SequenceFeature(_Lookup):
@@ -110,11 +115,9 @@ class SequenceFeature(_Lookup):
     """Keep only the last (most recent) `max_length` IDs of a row."""
 
 
-class DenseFeature(_Column):
-    """One number per row. NaN and infinities violate the contract; null becomes `fill`, or is learned (`model.input.missing`)."""
+class Scaled(Section):
+    """How a number becomes what the model reads: `clip`, then `transform`, `mean` and `std`."""
 
-    kind: Annotated[Literal["dense"], Role.MODEL | Role.READ]
-    """A number."""
     clip: Annotated[
         tuple[float | None, float | None] | None,
         ExpectedText("a list of 2 entries, each a number or null"),
@@ -128,10 +131,6 @@ class DenseFeature(_Column):
     """Subtracted after the transform."""
     std: Annotated[PositiveFloat, Role.MODEL | Role.READ] = 1.0
     """Divides after `mean` is subtracted."""
-    fill: Annotated[float, Role.MODEL | Role.READ] = 0.0
-    """Value of null, after `mean` and `std` are applied; also the initial value of a learned one."""
-    embed: Embed | None = None
-    """Makes a vector of the number, which the model reads as it reads the embedding of an ID. Null: the number itself."""
 
     @field_validator("clip")
     @classmethod
@@ -142,6 +141,33 @@ class DenseFeature(_Column):
         if low is not None and high is not None and low >= high:
             raise ValueError("the first number must be below the second")
         return clip
+
+
+class SequenceDenseFeature(Scaled, _Source):
+    """A number for each step of a history, such as its age or dwell time: lists as long as those of the `sequence` feature `of`.
+    A step's vector in the model's sequence slot is the embedding of its ID, followed by its numbers. A null list is unknown at
+    every step; NaN and infinities violate the contract.
+
+    It has the `max_length` and the `side` of `of`. Where the sequence slot names features (`behaviours`, `properties`), it may
+    be named too; otherwise it stands behind `of`."""
+
+    kind: Annotated[Literal["sequence_dense"], Role.MODEL | Role.READ]
+    """Numbers of the steps of a history."""
+    of: Annotated[str, Role.MODEL | Role.READ]
+    """The feature of kind `sequence` whose steps the numbers belong to."""
+    fill: Annotated[float, Role.MODEL | Role.READ] = 0.0
+    """Value of null, after `mean` and `std` are applied."""
+
+
+class DenseFeature(Scaled, _Column):
+    """One number per row. NaN and infinities violate the contract; null becomes `fill`, or is learned (`model.input.missing`)."""
+
+    kind: Annotated[Literal["dense"], Role.MODEL | Role.READ]
+    """A number."""
+    fill: Annotated[float, Role.MODEL | Role.READ] = 0.0
+    """Value of null, after `mean` and `std` are applied; also the initial value of a learned one."""
+    embed: Embed | None = None
+    """Makes a vector of the number, which the model reads as it reads the embedding of an ID. Null: the number itself."""
 
     @model_validator(mode="after")
     def _edges_within_clip(self) -> "DenseFeature":
@@ -179,7 +205,7 @@ SingleId = Crossed | CrossFeature
 """The kinds that look up one row of a table for a row of the logs, but `bias`."""
 Pooled = SingleId | IdsFeature | VectorFeature
 """The kinds that give the model one vector."""
-Tableless = DenseFeature | VectorFeature
+Tableless = DenseFeature | VectorFeature | SequenceDenseFeature
 """The kinds that look up no table."""
 
 Feature = Annotated[
@@ -190,6 +216,7 @@ Feature = Annotated[
     | BucketFeature
     | CrossFeature
     | VectorFeature
+    | SequenceDenseFeature
     | BiasFeature,
     Field(discriminator="kind"),
 ]
@@ -216,12 +243,12 @@ class StartVectors(Section):
 
 
 class Vocabulary(Section):
-    """The IDs of a `map` table in parquet files, each of which has a row; all others are unknown."""
+    """The IDs of a `map` table in files, each of which has a row; all others are unknown."""
 
     path: Annotated[Location, Role.LEARNING | Role.LOOKUP]
-    """A file, or a folder of them."""
+    """A file, or a folder of them: parquet, or, if the name ends in `.txt`, text with an ID per line."""
     id: Annotated[str, Role.LEARNING | Role.LOOKUP] = "id"
-    """Column of the IDs, of the same type as in the logs."""
+    """Column of the IDs in parquet, of the same type as in the logs."""
 
 
 class TableDefaults(Section):
@@ -309,7 +336,9 @@ def is_pooled(feature: Feature) -> bool:
 
 
 def width_of(name: str, feature: Feature, tables: Mapping[str, Table]) -> int:
-    """Width of the vector that the model reads of a feature that is not `dense`, or that has `embed`."""
+    """Width of the vector that the model reads of a feature that is not `dense`, or that has `embed`; of a step for a history."""
+    if isinstance(feature, SequenceDenseFeature):
+        return 1
     if isinstance(feature, DenseFeature):
         assert feature.embed is not None
         return feature.embed.width
@@ -319,8 +348,18 @@ def width_of(name: str, feature: Feature, tables: Mapping[str, Table]) -> int:
 
 
 def columns_of(name: str, features: Mapping[str, Feature]) -> list[str]:
-    """The columns of the logs that a feature is read from."""
+    """The columns of the logs that a feature is read from, its own one first."""
     feature = features[name]
     if isinstance(feature, CrossFeature):
         return [column for part in feature.of for column in columns_of(part, features)]
-    return [feature.column or name]
+    columns = [feature.column or name]
+    if isinstance(feature, SequenceDenseFeature):
+        columns += columns_of(feature.of, features)
+    if isinstance(feature, IdsFeature) and feature.weights is not None:
+        columns.append(feature.weights)
+    return list(dict.fromkeys(columns))
+
+
+def weighted(features: Mapping[str, Feature]) -> list[str]:
+    """Names of the features whose IDs have weights."""
+    return [name for name, f in features.items() if isinstance(f, IdsFeature) and f.weights is not None]

@@ -74,6 +74,7 @@ def relative_paths(overrides: Sequence[str]) -> list[str]:
     for override in overrides:
         _override(raw, override)
     found = [pair for path in path_fields(Config) for pair in _values(raw, path.split("."))]
+    found = [(path, one) for path, value in found for one in (value if isinstance(value, list) else [value])]
     return [
         f"{path}={value}"
         for path, value in found
@@ -88,7 +89,10 @@ def _with_absolute(section: S, keys: Sequence[str]) -> S:
     if keys[1:2] == ["<name>"]:
         named = {name: _with_absolute(one, keys[2:]) for name, one in value.items()}
         return section.model_copy(update={keys[0]: named})
-    changed = _with_absolute(value, keys[1:]) if keys[1:] else absolute(value)
+    if keys[1:]:
+        changed: Any = _with_absolute(value, keys[1:])
+    else:
+        changed = [absolute(one) for one in value] if isinstance(value, list) else absolute(value)
     return section.model_copy(update={keys[0]: changed})
 
 

@@ -21,7 +21,7 @@ class Metric:
     better: Literal["higher", "lower"] | None
     """None: neither; the best value is `target`, so the metric cannot be used for selection."""
     kinds: tuple[type[TaskKind], ...] = ()
-    """Task kinds that have it, including derived ones; a kind names its own `deviance` itself."""
+    """Task kinds that have it, including derived ones, unless they are `without` it; a kind names its `own` metrics itself."""
     words: str = ""
     """The name in a sentence; empty: the label."""
     unit: str = ""
@@ -52,7 +52,7 @@ class Metric:
 
     def is_measured(self, data: Data) -> bool:
         """Whether the data have what the metric needs."""
-        return {"group": data.group is not None, "request": data.by_request, None: True}[self.needs]
+        return {"group": data.group is not None, "request": data.has_complete_requests, None: True}[self.needs]
 
     def is_odd(self, value: float | None) -> bool:
         """Whether a value is suspicious, if the rows are so many that it is not chance."""
@@ -73,15 +73,46 @@ METRICS: dict[str, Metric] = {
             "ndcg", "NDCG", "higher", (Binary, Values), decimals=4, wide_only=True, needs="request", is_bounded=True
         ),
         Metric("mrr", "MRR", "higher", (Binary,), decimals=4, wide_only=True, needs="request", is_bounded=True),
+        Metric(
+            "pr_auc",
+            "PR-AUC",
+            "higher",
+            (Binary,),
+            decimals=4,
+            wide_only=True,
+            words="average precision",
+            is_bounded=True,
+        ),
+        Metric(
+            "concordance", "concordance", "higher", (Values,), decimals=4, chance=0.5, short="conc.", is_bounded=True
+        ),
+        Metric("gini", "Gini", "higher", (Values,), decimals=4, words="normalised Gini coefficient", chance=0.0),
         # NE says the same, and a terminal is narrow
         Metric("logloss", "log loss", "lower", (Binary,), unit="nats", wide_only=True),
         Metric("ne", "NE", "lower", (Binary,), decimals=4),
+        Metric("accuracy", "accuracy", "higher", decimals=4, is_bounded=True),
+        Metric("top_3_accuracy", "top-3 accuracy", "higher", decimals=4, short="top 3", is_bounded=True),
         Metric("poisson_deviance", "deviance", "lower", words="Poisson deviance"),
+        Metric("geometric_deviance", "deviance", "lower", words="geometric deviance"),
+        Metric("ziln_loss", "ZILN loss", "lower"),
+        Metric("pinball", "pinball", "lower", words="pinball loss"),
+        Metric("coverage", "coverage", None, decimals=4),
         Metric("mse", "MSE", "lower", (Values,), words="mean squared error"),
         Metric("rmse", "RMSE", "lower", (Values,), wide_only=True),
         Metric("mae", "MAE", "lower", (Values,)),
         Metric("nmae", "NMAE", "lower", (Values,), decimals=4, wide_only=True),
+        Metric("mape", "MAPE", "lower", (Values,), decimals=4, wide_only=True),
         Metric("smape", "SMAPE", "lower", (Values,), decimals=4, wide_only=True),
+        Metric("decile_error", "decile error", "lower", (Values,), decimals=4, wide_only=True),
+        Metric(
+            "calibration_error",
+            "ECE",
+            "lower",
+            (Binary,),
+            words="expected calibration error",
+            decimals=5,
+            wide_only=True,
+        ),
         Metric("calibration", "calibration", None, (Binary, Values), decimals=3, short="calib.", target=1.0),
     )
 }
@@ -148,7 +179,9 @@ def find_metric(name: str) -> Metric | RunMetric | None:
 
 def metrics_of_kind(kind: type[TaskKind]) -> list[Metric]:
     """The metrics of the tasks of a kind, in the order of reports."""
-    return [m for m in METRICS.values() if issubclass(kind, m.kinds) or m.name == kind.deviance]
+    return [
+        m for m in METRICS.values() if (issubclass(kind, m.kinds) and m.name not in kind.without) or m.name in kind.own
+    ]
 
 
 def choosable(kind: type[TaskKind], data: Data | None = None) -> list[str]:
@@ -162,6 +195,8 @@ def why_not_choosable(metric: str, task: str, kind: type[TaskKind], data: Data) 
     known = choosable(kind, data)
     if metric in known:
         return None
+    if metric in choosable(kind) and METRICS[metric].needs == "request" and data.by_request:
+        return f", which needs complete requests, but data.sampling says that rows were dropped; choose one of {quoted(known)}"
     if metric in choosable(kind):
         return f", which needs data.{METRICS[metric].needs}; set that, or choose one of {quoted(known)}"
     return f"; the `{kind.name}` task `{task}` can be judged by {quoted(known)}{did_you_mean(metric, known)}"

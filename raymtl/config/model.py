@@ -11,22 +11,13 @@ from raymtl.config.base import Section, did_you_mean
 from raymtl.config.presets import PRESETS, apply_preset
 from raymtl.config.roles import Role
 from raymtl.config.slots.bias import Bias, NoBias
-from raymtl.config.slots.common import Dropout, Widths
 from raymtl.config.slots.coupler import Coupler, NoCoupler
 from raymtl.config.slots.input import ConcatInput, Input
-from raymtl.config.slots.penalties import KLBound, OrderLoss
+from raymtl.config.slots.penalties import ConversionLoss, KLBound, OrderLoss
 from raymtl.config.slots.refine import NoRefine, Refine
 from raymtl.config.slots.sequence import NoSequence, Sequence
+from raymtl.config.slots.towers import MLPTowers, Towers
 from raymtl.config.slots.trunk import Trunk
-
-
-class Towers(Section):
-    """Per-task MLPs between trunk and coupler."""
-
-    hidden: Annotated[Widths, Role.MODEL] = [64, 32]
-    """Widths; `[]`: the coupler reads the trunk's output."""
-    dropout: Annotated[Dropout, Role.LEARNING] = 0.0
-    """After each layer."""
 
 
 class Model(Section):
@@ -42,8 +33,8 @@ class Model(Section):
     """x [B, d] -> per-task inputs [B, T, d]."""
     trunk: Trunk
     """x -> one representation per task [B, T, k]."""
-    towers: Towers = Towers()
-    """Per-task MLPs on top of the trunk."""
+    towers: Towers = MLPTowers()
+    """One representation per task from what the trunk made; without a `type` one MLP per task."""
     coupler: Coupler = NoCoupler()
     """Tower outputs [B, T, k] -> logits [B, T]."""
     bias: Bias = NoBias()
@@ -52,6 +43,8 @@ class Model(Section):
     """Penalty on a child that is more probable than its parent."""
     kl_bound: KLBound = KLBound()
     """Penalty on p(click)·p(conversion | click) that differs from p(order)."""
+    conversion_loss: ConversionLoss = ConversionLoss()
+    """Loss of the conversion rates of the coupler `product` on the rows of their condition."""
 
     @model_validator(mode="before")
     @classmethod
@@ -62,4 +55,6 @@ class Model(Section):
         if isinstance(preset, str) and preset not in PRESETS:
             known = ", ".join(f"`{name}`" for name in PRESETS)
             raise ValueError(f"preset is `{preset}`; expected one of {known}{did_you_mean(preset, PRESETS)}")
-        return apply_preset(raw)
+        merged = apply_preset(raw)
+        towers = merged.get("towers")
+        return merged | {"towers": {"type": "mlp", **towers}} if isinstance(towers, dict) else merged

@@ -9,6 +9,7 @@ from raymtl.config.input_checks import input_problems
 from raymtl.config.model import Model
 from raymtl.config.sequence_checks import sequence_problems
 from raymtl.config.tasks import Task
+from raymtl.config.tower_checks import tower_problems
 
 
 def model_problems(
@@ -21,8 +22,9 @@ def model_problems(
 ) -> Iterator[str]:
     """The problems of `model`; `active` are the tasks that are trained, `has_scenario` is whether `data.scenario` is set."""
     yield from input_problems(model, features, tables)
-    yield from sequence_problems(model, features, tables, has_scenario)
+    yield from sequence_problems(model, features, has_scenario)
     yield from coupling_problems(model, tasks, active, features)
+    yield from tower_problems(model, tasks, active, features, has_scenario)
     if model.trunk.type == "single_task" and len(active) != 1:
         yield (
             f"model.trunk is `single_task` but there are {len(active)} tasks {quoted(active)}; "

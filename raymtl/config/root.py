@@ -5,7 +5,8 @@ from typing import Annotated
 
 from pydantic import Field, model_validator
 
-from raymtl.config.base import ExpectedText, Section, did_you_mean, not_a_task, quoted
+from raymtl.config.base import ExpectedText, Section, did_you_mean, quoted
+from raymtl.config.calibration import Calibration, calibration_problems, delay_problems
 from raymtl.config.cross_checks import cross_problems
 from raymtl.config.daily import Daily
 from raymtl.config.data import Data, Location
@@ -15,6 +16,8 @@ from raymtl.config.features import (
     CrossFeature,
     Feature,
     IdFeature,
+    SequenceDenseFeature,
+    SequenceFeature,
     Table,
     TableDefaults,
     Tableless,
@@ -22,16 +25,22 @@ from raymtl.config.features import (
     table_of,
     with_bucket_tables,
 )
+from raymtl.config.list_checks import list_problems
 from raymtl.config.metrics import MEAN_AUC, parse_metric
 from raymtl.config.model import Model
 from raymtl.config.model_checks import model_problems
 from raymtl.config.roles import NotSearched, Role
+from raymtl.config.sampling import sampling_problems
 from raymtl.config.score import Score, score_problems
-from raymtl.config.task_kinds import KINDS
+from raymtl.config.slots.coupler import MULTIPLYING
+from raymtl.config.slots.sequence import DUPNSequence
+from raymtl.config.task_checks import task_problems
 from raymtl.config.tasks import Task
 from raymtl.config.train import Train
 from raymtl.config.tune import Tune
 
+_OF_UPDATES = ("lr", "optimizer")
+"""Keys of a table that say how its rows are updated."""
 RUN_NAME = r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,99}$"
 """Pattern of the names of runs."""
 Name = Annotated[
@@ -78,6 +87,8 @@ class Config(Section):
     score: Annotated[Score | None, NotSearched("`raymtl tune score` searches it, without training")] = None
     """The score that ranks the rows of a request, from the outputs of the model; null: there is none. It has no effect on
     training."""
+    calibration: Annotated[Calibration | None, NotSearched("it changes what is measured")] = None
+    """Recalibration of the probabilities on held-out users; null: predictions are the model's own."""
     daily: Annotated[Daily | None, NotSearched("no trial publishes")] = None
     """The daily job (`raymtl daily`); null: there is none."""
     tune: Annotated[Tune | None, NotSearched("a search does not change itself")] = None
@@ -94,8 +105,11 @@ class Config(Section):
     def _consistent(self) -> "Config":
         # Whether model and run fit the tasks can only be said of tasks that are right.
         crosses = cross_problems(self.features, self.tables)
-        problems = [*_table_problems(self), *crosses, *_task_problems(self)] or [
+        lists = list_problems(self.features, self.tables)
+        tasks = [*task_problems(self.tasks, self.tasks_subset), *sampling_problems(self.data.sampling, self.tasks)]
+        problems = [*_table_problems(self), *crosses, *lists, *tasks] or [
             *self._model_problems(),
+            *self._calibration_problems(),
             *_train_problems(self),
             *_daily_problems(self),
             *self._score_problems(),
@@ -111,10 +125,20 @@ class Config(Section):
     def _score_problems(self) -> Iterator[str]:
         if self.score is None:
             return
-        has_lists = self.data.by_request or self.data.group is not None
-        derives = self.model.coupler.type in ("product", "esm2", "custom")
+        has_lists = self.data.has_complete_requests or self.data.group is not None
+        active = self.active_tasks()
+        has_parts = any(task.traits.parts(task) for task in active.values())
+        derives = has_parts or self.model.coupler.type in (*MULTIPLYING, "custom")
         columns = {column for name in self.features for column in columns_of(name, self.features)}
-        yield from score_problems(self.score, self.active_tasks(), has_lists, derives, columns)
+        yield from score_problems(self.score, active, has_lists, derives, columns)
+
+    def _calibration_problems(self) -> Iterator[str]:
+        data, is_fitted = self.data, self.data.eval is not None or self.daily is not None
+        has = data.scenario is not None, data.group is not None
+        yield from calibration_problems(self.calibration, self.tasks, self.active_tasks(), *has, is_fitted)
+        if self.daily is not None:
+            delays, multiplies = self.label_delays(), self.multiplies_labels()
+            yield from delay_problems(self.calibration, self.active_tasks(), delays, multiplies)
 
     def active_tasks(self) -> dict[str, Task]:
         """The tasks to train, in order, with parents outside the subset dropped."""
@@ -125,7 +149,7 @@ class Config(Section):
 
     def multiplies_labels(self) -> bool:
         """Whether a child's label is that of its event *and* its parent's: the coupler multiplies probabilities (ESMM)."""
-        return self.model.coupler.type in ("product", "esm2")
+        return self.model.coupler.type in MULTIPLYING
 
     def label_delays(self) -> dict[str, int]:
         """Days until the labels of each task are final: the maximum over the task and those that its labels use."""
@@ -141,12 +165,24 @@ class Config(Section):
         def is_of_user(name: str, feature: Feature) -> bool:
             if isinstance(feature, CrossFeature):
                 return all(is_of_user(part, self.features[part]) for part in feature.of)
+            if isinstance(feature, SequenceDenseFeature):
+                return is_of_user(feature.of, self.features[feature.of])
             if feature.side is not None:
                 return feature.side == "user"
             own = feature.kind == "sequence" or name in getattr(self.model.sequence, "user", [])
             return own or (feature.column or name) == self.data.group
 
         return [name for name, feature in self.features.items() if is_of_user(name, feature)]
+
+    def same_steps(self) -> list[list[str]]:
+        """Names of the features of kind `sequence` that describe the same steps, several in each group."""
+        section = self.model.sequence
+        histories = [name for name, feature in self.features.items() if isinstance(feature, SequenceFeature)]
+        groups = (
+            [histories] if isinstance(section, DUPNSequence) else (getattr(section, "behaviours", None) or {}).values()
+        )
+        found = [[name for name in group if name in histories] for group in groups]
+        return [group for group in found if len(group) > 1]
 
     def request_features(self) -> list[str]:
         """Names of the features that are read and looked up once per request, in order; none without `data.request`."""
@@ -173,6 +209,8 @@ def _with_defaults(table: Table, defaults: TableDefaults) -> Table:
     """The table, with `table_defaults` for the keys that its own entry does not set; `init` key by key."""
     own = table.model_fields_set
     update = {key: getattr(defaults, key) for key in TableDefaults.model_fields if key not in own}
+    if not update.get("trainable", table.trainable):  # what updates rows is not for a table without updates
+        update = {key: value for key, value in update.items() if key not in _OF_UPDATES}
     if "init" in own:
         given = {key: getattr(table.init, key) for key in table.init.model_fields_set}
         update["init"] = defaults.init.model_copy(update=given)
@@ -180,6 +218,10 @@ def _with_defaults(table: Table, defaults: TableDefaults) -> Table:
 
 
 def _table_problems(config: Config) -> Iterator[str]:
+    for key in _OF_UPDATES:
+        value = getattr(config.table_defaults, key)
+        if value is not None and config.tables and not any(spec.trainable for spec in config.tables.values()):
+            yield f"table_defaults.{key} is {value}, but no table is `trainable`; remove one of the two"
     lookups = {name: config.table_of(name) for name, f in config.features.items() if not isinstance(f, Tableless)}
     for name, table in lookups.items():
         if table not in config.tables:
@@ -202,9 +244,14 @@ def _table_problems(config: Config) -> Iterator[str]:
         if table not in lookups.values():
             yield f"tables.{table} is looked up by no feature; remove it, or set a feature's `table` to `{table}`"
     for name, spec in config.tables.items():
-        for key in ("lr", "optimizer"):
+        for key in _OF_UPDATES:
             if not spec.trainable and (value := getattr(spec, key)) is not None:
                 yield f"tables.{name}.{key} is {value}, but the table is not `trainable`; remove one of the two"
+        if not spec.trainable and spec.vectors is None and config.daily is None:
+            yield (
+                f"tables.{name} is not `trainable` and has no `vectors`, so its rows would stay random; set "
+                f"tables.{name}.vectors, or trainable to true"
+            )
         if spec.vocabulary and spec.id_space != "map":
             yield f"tables.{name} has a vocabulary, but its id_space is `{spec.id_space}`; set it to `map`"
         if spec.vocabulary and (spec.admit_count > 1 or spec.evict_after_days is not None):
@@ -221,73 +268,6 @@ def _table_problems(config: Config) -> Iterator[str]:
                     f"tables.{name}.{key} is {value}, but its id_space is `{spec.id_space}`, which admits every ID; set id_space "
                     f"to `map`, or remove {key}"
                 )
-
-
-def _task_problems(config: Config) -> Iterator[str]:
-    if config.tasks_subset == []:
-        yield "tasks_subset is empty; leave it out to train all tasks"
-    for name in config.tasks_subset or []:
-        if name not in config.tasks:
-            yield f"tasks_subset names `{name}`, {not_a_task(name, config.tasks)}"
-    seen: list[str] = []
-    for name, task in config.tasks.items():
-        if task.parent is not None:
-            if task.parent not in config.tasks:
-                yield f"tasks.{name}.parent is `{task.parent}`, {not_a_task(task.parent, config.tasks)}"
-            elif task.parent == name:
-                yield f"tasks.{name}.parent is the task itself; set it to the task before it in the funnel, or remove it"
-            elif task.parent not in seen:
-                yield f"tasks.{name} is listed before its parent `{task.parent}`; move `{task.parent}` before `{name}`"
-            elif not (task.is_event and config.tasks[task.parent].is_event):
-                yield f"tasks.{name}.parent is `{task.parent}`; both ends of a funnel step must be `binary` tasks"
-        if task.given is not None:
-            yield from _condition_problems(name, task.given, config, seen)
-        yield from _value_problems(f"tasks.{name}", task)
-        high = task.traits.labels.high
-        if high is not None and task.base_rate is not None and task.base_rate >= high:
-            yield f"tasks.{name}.base_rate is {task.base_rate}; a `{task.kind}` task needs a value below {high:g}"
-        if task.transform != task.traits.transform:
-            fitting = quoted(kind.name for kind in KINDS if kind.transform == task.transform)
-            yield f"tasks.{name}.transform is `{task.transform}`; only a {fitting} task can be transformed"
-        seen.append(name)
-
-
-def _value_problems(key: str, task: Task) -> Iterator[str]:
-    """The problems of a task's `positive` and `negative`."""
-    if task.positive is None and task.negative is None:
-        return
-    if not task.is_event:
-        yield f"{key} is `{task.kind}` but has `positive` or `negative`; remove it, or set {key}.kind to `binary`"
-    elif task.positive is None or task.negative is None:
-        there, other = ("positive", "negative") if task.negative is None else ("negative", "positive")
-        yield f"{key} has `{there}` but no `{other}`; set {key}.{other} to the values that count as {'01'[there == 'negative']}"
-    else:
-        words = [str(value) for value in (*task.positive, *task.negative)]
-        if twice := next((word for word in words if words.count(word) > 1), None):
-            yield f"{key}.positive and negative have `{twice}` {words.count(twice)} times; list it once"
-
-
-def _condition_problems(name: str, given: str, config: Config, before: list[str]) -> Iterator[str]:
-    """The problems of a task's `given`; the tasks of `before` are listed before it."""
-    task, key = config.tasks[name], f"tasks.{name}.given"
-    if given not in config.tasks:
-        yield f"{key} is `{given}`, {not_a_task(given, config.tasks)}"
-    elif given == name:
-        yield f"{key} is the task itself; set it to the task that must have happened, or remove it"
-    elif given not in before:
-        yield f"tasks.{name} is listed before its condition `{given}`; move `{given}` before `{name}`"
-    elif not config.tasks[given].is_event:
-        yield f"{key} is `{given}`, a `{config.tasks[given].kind}` task; only a `binary` one can be a condition"
-    if task.parent is not None:
-        yield (
-            f"tasks.{name} has both `parent` and `given`; a conditional task cannot be part of the funnel, whose tasks are all "
-            "defined on all impressions: remove one of the two"
-        )
-    if children := [n for n, t in config.tasks.items() if t.parent == name]:
-        yield (
-            f"tasks.{children[0]}.parent is `{name}`, which has `given`; a conditional task cannot be part of the funnel: "
-            "remove one of the two"
-        )
 
 
 def _train_problems(config: Config) -> Iterator[str]:

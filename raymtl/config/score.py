@@ -110,7 +110,7 @@ def score_problems(
         score: the section.
         tasks: the tasks that are trained.
         has_lists: whether the logs have requests or groups.
-        derives: whether the coupler may have outputs beside the tasks; their names are checked with the model.
+        derives: whether the model may have outputs beside those of the tasks' names; such names are checked with the model.
         columns: columns that are features; a propensity must not be one.
     """
     for name, formula in score.formulas.items():

@@ -4,22 +4,39 @@ from collections.abc import Iterable, Iterator, Mapping
 from typing import get_args
 
 from raymtl.config.base import did_you_mean, quoted
-from raymtl.config.features import DenseFeature, Feature, Pooled, SequenceFeature, Table, table_of
+from raymtl.config.features import (
+    DenseFeature,
+    Feature,
+    IdsFeature,
+    Pooled,
+    SequenceDenseFeature,
+    SequenceFeature,
+    SingleId,
+    table_of,
+)
 from raymtl.config.model import Model
-from raymtl.config.slots.sequence import DUPNSequence, NoSequence, TIMSequence, TransformerSequence
+from raymtl.config.slots.refine import EPNet, TaskFeatures
+from raymtl.config.slots.sequence import DINSequence, DUPNSequence, NoSequence, TIMSequence, TransformerSequence
+from raymtl.config.slots.towers import PPNet
 from raymtl.config.slots.trunk import M2M
 
 Features = Mapping[str, Feature]
 
 _POOLED = get_args(Pooled)
+_SINGLE = get_args(SingleId)
 _FLAT = (*_POOLED, DenseFeature)
 
 
-def sequence_problems(
-    model: Model, features: Features, tables: Mapping[str, Table], has_scenario: bool
-) -> Iterator[str]:
-    """The problems of `model.sequence` and of the features that `model.trunk` names."""
-    section, trunk = model.sequence, model.trunk
+def sequence_problems(model: Model, features: Features, has_scenario: bool) -> Iterator[str]:
+    """The problems of `model.sequence` and of the features that the refine slot, the trunk and the towers name."""
+    section, trunk, refine = model.sequence, model.trunk, model.refine
+    if isinstance(refine, EPNet):
+        yield from _named(features, "model.refine.features", refine.features, _FLAT)
+    if isinstance(refine, TaskFeatures):
+        for task, names in refine.reads.items():
+            yield from _named(features, f"model.refine.reads.{task}", names, (*_FLAT, SequenceFeature))
+    if isinstance(model.towers, PPNet):
+        yield from _named(features, "model.towers.features", model.towers.features, _FLAT)
     histories = [n for n, f in features.items() if isinstance(f, SequenceFeature)]
     if histories and isinstance(section, NoSequence):
         yield (
@@ -29,18 +46,15 @@ def sequence_problems(
     if not histories and not isinstance(section, NoSequence):
         yield f"model.sequence is `{section.type}` but no feature has the kind `sequence`; add one, or set it to `none`"
         return
-    dims = {(table := table_of(name, features[name])): tables[table].dim for name in histories}
-    if len(set(dims.values())) > 1:
-        found = ", ".join(f"`{table}` {dim}" for table, dim in dims.items())
-        yield f"tables that are read as sequences need one `dim` (TorchRec keeps them in one module), but they have {found}"
-    if isinstance(section, TransformerSequence | TIMSequence):
-        if section.width % section.heads:
-            yield (
-                f"model.sequence.width is {section.width}, not divisible by model.sequence.heads = {section.heads}; set it to a "
-                f"multiple of {section.heads}"
-            )
-        if section.behaviours is not None:
-            yield from _groups(features, "model.sequence.behaviours", section.behaviours, histories)
+    if isinstance(section, TransformerSequence | TIMSequence) and section.width % section.heads:
+        yield (
+            f"model.sequence.width is {section.width}, not divisible by model.sequence.heads = {section.heads}; set it to a "
+            f"multiple of {section.heads}"
+        )
+    if isinstance(section, TransformerSequence | TIMSequence | DINSequence) and section.behaviours is not None:
+        yield from _groups(features, "model.sequence.behaviours", section.behaviours, histories)
+    if isinstance(section, DINSequence):
+        yield from _din(section, features, histories)
     if isinstance(section, TIMSequence):
         yield from _named(features, "model.sequence.target", section.target, _POOLED)
     if isinstance(section, DUPNSequence):
@@ -51,7 +65,7 @@ def sequence_problems(
                 "identify the item in model.sequence.item, those that describe the action in model.sequence.properties, and "
                 "remove the others"
             )
-        if not item:
+        if all(isinstance(features.get(name), SequenceDenseFeature) for name in item):
             yield "model.sequence.item is empty; list the `sequence` features that identify the item of each step"
         yield from _groups(
             features, "model.sequence", {"item": item, "properties": section.properties}, histories, True
@@ -66,12 +80,63 @@ def sequence_problems(
             )
 
 
+def _din(section: DINSequence, features: Features, histories: list[str]) -> Iterator[str]:
+    """What DIN compares: features of the steps and of the target by their tables."""
+    yield from _named(features, "model.sequence.target", section.target, _POOLED)
+    groups = section.behaviours or {name: [name] for name in histories}
+    tables = {n: table_of(n, f) for n, f in features.items() if isinstance(f, SequenceFeature | IdsFeature | SingleId)}
+    target = [n for n in section.target if n in tables]
+    for table in sorted({tables[n] for n in target}):
+        readers = [n for n in target if tables[n] == table]
+        if len(readers) > 1:
+            yield (
+                f"model.sequence.target names {quoted(readers)}, which read the same table `{table}`; keep the one that steps "
+                "are compared with"
+            )
+    for name, steps in groups.items():
+        if not {tables.get(n) for n in steps} & {tables[n] for n in target}:
+            read = quoted(dict.fromkeys(tables[n] for n in steps if n in tables))
+            yield (
+                f"model.sequence.target has no feature that reads a table of the behaviour `{name}` ({read}), so its steps "
+                "cannot be compared with the candidate; add the candidate's feature to the target, or let the history read its "
+                "`table`"
+            )
+    if section.search_steps != DINSequence.model_fields["search_steps"].default and not section.search:
+        yield (
+            f"model.sequence.search_steps is {section.search_steps}, but model.sequence.search is empty; name the behaviours to "
+            "search there, or remove search_steps"
+        )
+    for name, wanted in section.search.items():
+        yield from _named(features, f"model.sequence.search.{name}", [wanted], _SINGLE)
+        if name not in groups:
+            yield (
+                f"model.sequence.search names `{name}`, which is not one of the behaviours {quoted(groups)}"
+                f"{did_you_mean(name, groups)}"
+            )
+        elif wanted in tables:
+            same = [n for n in groups[name] if tables.get(n) == tables[wanted]]
+            if len(same) != 1:
+                yield (
+                    f"model.sequence.search.{name} is `{wanted}`, whose table `{tables[wanted]}` is read by "
+                    f"{quoted(same) if same else 'no feature'} of the behaviour; it must be one: the attribute of the steps that "
+                    "is compared with the candidate's"
+                )
+
+
 def _groups(
     features: Features, path: str, groups: Mapping[str, list[str]], histories: list[str], together: bool = False
 ) -> Iterator[str]:
-    """Groups of sequence features of the same steps; with `together` all groups are of the same steps."""
+    """Groups of features of the same steps; with `together` all groups are of the same steps."""
     for group, names in groups.items():
-        yield from _named(features, f"{path}.{group}", names, (SequenceFeature,))
+        yield from _named(features, f"{path}.{group}", names, (SequenceFeature, SequenceDenseFeature))
+        same = [name for others in groups.values() for name in others] if together else names
+        for name in names:
+            number = features.get(name)
+            if isinstance(number, SequenceDenseFeature) and number.of not in same:
+                yield (
+                    f"{path}.{group} names `{name}`, whose numbers are of the steps of `{number.of}`, which is not there; move "
+                    "the two together"
+                )
     named = [name for names in groups.values() for name in names]
     for name in sorted({name for name in named if named.count(name) > 1}):
         yield f"{path} names `{name}` {named.count(name)} times; list it once"

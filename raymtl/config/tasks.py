@@ -6,10 +6,13 @@ from pydantic import BeforeValidator, Field, NonNegativeFloat, NonNegativeInt, P
 
 from raymtl.config.base import Section
 from raymtl.config.roles import NotSearched, Role
-from raymtl.config.task_kinds import KIND_SUMMARY, Binary, KindName, TaskKind, find_kind
+from raymtl.config.task_kinds import KIND_SUMMARY, Binary, KindName, LabelRule, TaskKind, find_kind
 
 _LABELS = Role.LEARNING | Role.READ
 _MEASURED = NotSearched("it changes what is measured")
+
+MOST_CLASSES = 256
+"""Classes of a task at most: an evaluation counts each of them in each row."""
 
 
 def _listed(value: object) -> object:
@@ -28,6 +31,18 @@ LabelValues = Annotated[list[str | int], Field(min_length=1), BeforeValidator(_l
 """A value of a label column, or several of the same meaning."""
 
 
+def _not_boolean(value: object) -> object:
+    return _listed(value) if isinstance(value, list | tuple) else value
+
+
+Classes = Annotated[
+    Annotated[int, Field(ge=1, le=MOST_CLASSES)]
+    | Annotated[list[str | int], Field(min_length=1, max_length=MOST_CLASSES)],
+    BeforeValidator(_not_boolean),
+]
+"""A number of classes, or the values of a label column in the order of the classes."""
+
+
 class Task(Section):
     """One prediction target. It is defined on all impressions unless `given` is set. `parent` only orders the funnel; it is not a
     condition."""
@@ -42,6 +57,16 @@ class Task(Section):
     `[clicked, bought]`; needs `negative`. Null: the column holds 0 and 1. Binary tasks only."""
     negative: Annotated[LabelValues | None, _LABELS, _MEASURED] = None
     """Value or values that count as 0. A value that neither key lists is an error; null is not observed."""
+    classes: Annotated[Classes | None, _LABELS | Role.STRUCTURE, _MEASURED] = None
+    """The classes of a `multiclass` or `ordinal` task: their number, for the labels 0, 1, …, or the values of the label column,
+    texts or integers; those of an ordinal task from the lowest to the highest. A value that is not listed is an error."""
+    class_weights: Annotated[list[PositiveFloat] | None, Role.LEARNING, NotSearched("it is a list")] = None
+    """Weights that multiply the loss of the rows of each class, in the order of `classes`; null: all 1. With other weights the
+    predicted probabilities are no longer those of the logs. `multiclass` tasks only."""
+    quantiles: Annotated[
+        list[Annotated[float, Field(gt=0, lt=1)]] | None, Role.LEARNING | Role.STRUCTURE, _MEASURED
+    ] = None
+    """The quantiles that a `quantile` task predicts, ascending, such as [0.1, 0.5, 0.9]."""
     parent: Annotated[str | None, _LABELS, _MEASURED] = None
     """The task one step up the funnel (a click comes before a buy); binary tasks only."""
     given: Annotated[str | None, _LABELS, _MEASURED] = None
@@ -70,10 +95,33 @@ class Task(Section):
 
     def reads_label_of(self, name: str, other: "Task", other_name: str) -> bool:
         """Whether the task with this name has the label column of another one, and reads it in the same way."""
-        mine, theirs = (
-            (task.label_column(own), task.positive, task.negative) for task, own in ((self, name), (other, other_name))
-        )
+        mine, theirs = ((task.label_column(own), task.label_codes) for task, own in ((self, name), (other, other_name)))
         return mine == theirs
+
+    @property
+    def class_count(self) -> int:
+        """Number of `classes`; 0 without any."""
+        return len(self.class_names)
+
+    @property
+    def class_names(self) -> tuple[str, ...]:
+        """The classes in words: the values of the label column."""
+        classes = range(self.classes) if isinstance(self.classes, int) else self.classes or ()
+        return tuple(str(value) for value in classes)
+
+    @property
+    def label_rule(self) -> LabelRule:
+        """The valid labels."""
+        return self.traits.rule(self)
+
+    @property
+    def label_codes(self) -> list[tuple[str | int, float]] | None:
+        """The listed values of the label column, each with the label that it stands for; None: the column holds labels."""
+        if isinstance(self.classes, list):
+            return [(value, float(label)) for label, value in enumerate(self.classes)]
+        if self.positive is None or self.negative is None:
+            return None
+        return [(value, label) for label, values in ((1.0, self.positive), (0.0, self.negative)) for value in values]
 
     @property
     def traits(self) -> type[TaskKind]:

@@ -2,7 +2,7 @@
 
 from typing import Annotated, Any
 
-from pydantic import Field, field_validator, model_validator
+from pydantic import Field, SerializerFunctionWrapHandler, field_validator, model_serializer, model_validator
 
 from raymtl.config.base import Section
 from raymtl.config.roles import Role
@@ -43,13 +43,19 @@ class Track(Section):
     """Trackers, each with its settings; a list of their names gives them the defaults."""
 
     mlflow: Mlflow | None = None
-    """MLflow (`pip install 'raymtl[mlflow]'`); null: not."""
+    """MLflow (`pip install 'raymtl[mlflow]'`); `{}` gives it the defaults, leave it out for none."""
     wandb: Wandb | None = None
-    """Weights & Biases (`pip install 'raymtl[wandb]'`); null: not."""
+    """Weights & Biases (`pip install 'raymtl[wandb]'`); `{}` gives it the defaults, leave it out for none."""
 
     @model_validator(mode="before")
     @classmethod
     def _from_names(cls, raw: Any) -> Any:
+        if isinstance(raw, str):
+            raise ValueError(f"a single text is no list of trackers; write `[{raw}]`")
+        if isinstance(raw, dict) and (empty := next((name for name in raw if raw[name] is None), None)):
+            raise ValueError(
+                f"{empty} is null, which could mean its defaults or none; write `{empty}: {{}}` for the defaults, or leave it out"
+            )
         if not isinstance(raw, list):
             return raw
         if other := next((name for name in raw if not isinstance(name, str)), None):
@@ -57,6 +63,10 @@ class Track(Section):
                 f"the list holds {other}, which is not a name; for a tracker's settings write `mlflow: {{…}}`"
             )
         return {name: {} for name in raw}
+
+    @model_serializer(mode="wrap")
+    def _without_null(self, serialize: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        return {name: value for name, value in serialize(self).items() if value is not None}
 
     @property
     def names(self) -> list[str]:

@@ -11,7 +11,7 @@ from functools import cached_property
 from typing import Any, Literal
 
 from raymtl.config.daily import Gate
-from raymtl.config.metrics import METRICS, Metric
+from raymtl.config.metrics import METRICS, Metric, metrics_of_kind
 from raymtl.config.root import Config
 from raymtl.config.tasks import Task
 from raymtl.daily.record import Check, GateResult
@@ -22,6 +22,8 @@ from raymtl.words import count_of
 Metrics = dict[str, Any]
 Changes = Mapping[str, Mapping[str, Interval]]
 
+RECALIBRATION = "recalibration"
+"""Name of the check of the calibrator."""
 _LABELS_PER_POSITIVE = 10
 """Labels of a count or real task that count as one positive of a binary task: a few large values dominate squared errors."""
 
@@ -150,7 +152,7 @@ def _task(
     gate: Gate, name: str, task: Task, base: Metrics | None, candidate: Metrics | None, changes: Mapping[str, Interval]
 ) -> list[Check]:
     compared = [what for what in task.traits.gated if base is not None or METRICS[what].chance is not None]
-    names = (*compared, "calibration")
+    names = (*compared, *(["calibration"] if _has_calibration(task) else []))
     if candidate is None:
         return [_not_judged(name, what, None, None, "it has no held-out labels") for what in names]
     if is_non_finite(reason := candidate["null_reason"]):
@@ -225,6 +227,8 @@ def _compared(day: TaskContext, metric: Metric) -> Check | None:
 
 
 def _calibration(day: TaskContext) -> Iterator[Check]:
+    if not _has_calibration(day.task):
+        return
     what, (low, high) = "calibration", day.gate.calibration
     before, after = _get(day.base, what), _get(day.candidate, what)
     note = None
@@ -238,6 +242,10 @@ def _calibration(day: TaskContext) -> Iterator[Check]:
     closer = before is not None and _log_distance_from_one(after) < _log_distance_from_one(before)
     limit = f"{low:.4g} to {high:.4g}, or closer to 1 than before" if day.base else f"{low:.4g} to {high:.4g}"
     yield _make_check(day.name, what, before, after, limit, low <= after <= high or closer)
+
+
+def _has_calibration(task: Task) -> bool:
+    return METRICS["calibration"] in metrics_of_kind(task.traits)
 
 
 def _labels_cancel(metrics: Metrics) -> bool:
@@ -282,6 +290,23 @@ def _scores(day: GateContext) -> Iterator[Check]:
             check = _make_check(None, what, before, after, f"≥ {least:.4g}", after >= least)
             change = day.changes.get(f"{EFFECTS}{name}", {}).get("value")
             yield _with_change(check, {what: change} if change else {})
+
+
+def _recalibration(day: GateContext) -> Iterator[Check]:
+    """Recalibration must not make the calibration error of the scenarios larger, beyond what chance can."""
+    for name, found in (day.candidate.get("calibration") or {}).items():
+        before, after, chance = (found["scenario_error"][key] for key in ("before", "after", "chance"))
+        metrics = day.candidate["eval"][name]
+        few = _too_few_labels(day.gate, Task(), metrics) or _too_few_users(metrics)
+        if few is None and after is None:
+            few = metrics.get("null_reason") or "a scenario has no finite predictions"
+        if few is not None:
+            yield _not_judged(name, RECALIBRATION, None, after, few)
+            continue
+        most = before + chance
+        check = _make_check(name, RECALIBRATION, None, after, f"≤ {most:.4g}", after <= most)
+        note = f"without recalibration it is {before:.4g}, and chance alone makes {chance:.4g}"
+        yield check.model_copy(update={"note": note})
 
 
 def _finite(day: GateContext) -> Iterator[Check]:
@@ -337,6 +362,7 @@ TASK_CHECKS: tuple[Callable[[TaskContext], Iterable[Check]], ...] = (_quality, _
 
 CHECKS: tuple[GateCheck, ...] = (
     GateCheck(lambda day: day.task_checks),
+    GateCheck(_recalibration, RECALIBRATION, label="calibration error after recalibration"),
     GateCheck(_order, "order", label="rows out of order", scale="ratio"),
     GateCheck(_scores, "value"),
     GateCheck(_finite, "not finite", scale="count"),

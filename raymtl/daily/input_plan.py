@@ -10,11 +10,11 @@ from raymtl.config.data import DayRange
 from raymtl.config.root import Config
 from raymtl.data.partitions import Layout
 from raymtl.data.read import Input
-from raymtl.data.source import find_files
+from raymtl.data.roots import Roots
 from raymtl.data.units import Fragment, Plan, Unit, join_plans, plan_input
 from raymtl.data.user_slice import UserSlice
+from raymtl.data.vocabulary import check_id_files
 from raymtl.errors import ConfigError
-from raymtl.storage.folder import Folder
 
 Tasks = tuple[str, ...] | None
 """The tasks whose labels count; None: all tasks."""
@@ -55,7 +55,7 @@ def plan_day(config: Config, day: dt.date, base_end: dt.date | None, excluded: C
     """
     daily = config.daily
     assert daily is not None
-    logs = Folder.open(config.data.path)
+    logs = Roots.open(config.data.roots_of("train"))
     immediate, delayed = _by_delay(config, day, base_end)
     notes: list[str] = []
     first = day - dt.timedelta(days=daily.bootstrap_days - 1)
@@ -96,6 +96,7 @@ def plan_day(config: Config, day: dt.date, base_end: dt.date | None, excluded: C
     for group in delayed:
         if base_end is not None and group.days and group.days[-1] in plans:
             next_day[group.delay] = join_plans([(plans[group.days[-1]], group.tasks)])
+    check_id_files(config, day_rows.held)
     all_rows = join_plans(train)
     notes += all_rows.notes
     return DayPlans(day_rows, all_rows, join_plans(held_out), next_day, read, notes)
@@ -157,8 +158,8 @@ def _described(parts: list[tuple[dt.date, Tasks]]) -> dict[str, list[str] | None
     return found
 
 
-def _exists(config: Config, logs: Folder, day: dt.date) -> bool:
-    found = find_files(logs, DayRange(start=day, end=day), Layout.of(config))
+def _exists(config: Config, logs: Roots, day: dt.date) -> bool:
+    found = logs.find_files(DayRange(start=day, end=day), Layout.of(config))
     return bool(
         found.files or found.faults
     )  # what is there but cannot be read is an error, and not a day that was removed
@@ -170,7 +171,7 @@ def _plan_of(config: Config, day: dt.date) -> Plan:
 
 
 def _replay(
-    config: Config, logs: Folder, day: dt.date, base_end: dt.date, day_rows: int, excluded: Container[dt.date]
+    config: Config, logs: Roots, day: dt.date, base_end: dt.date, day_rows: int, excluded: Container[dt.date]
 ) -> list[tuple[dt.date, Plan, Tasks]]:
     """Randomly chosen row groups of earlier days, up to the replay share of the day's rows; the same on every call for a day.
 

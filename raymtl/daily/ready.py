@@ -8,6 +8,7 @@ from raymtl.config.data import DayRange
 from raymtl.config.root import Config
 from raymtl.daily.record import DayStatistics
 from raymtl.data.partitions import Layout
+from raymtl.data.roots import Roots
 from raymtl.data.source import find_files, partitioned_days
 from raymtl.data.units import find_footers
 from raymtl.data.validation.report import ColumnReport, PartReport, ScenarioReport
@@ -16,14 +17,37 @@ from raymtl.storage.folder import Folder
 from raymtl.words import count_of
 
 
-def find_not_ready(config: Config, logs: Folder, day: dt.date) -> str | None:
+def find_not_ready(config: Config, logs: Roots, day: dt.date) -> str | None:
     """Why the logs of a day are not complete yet, in one sentence, or None.
 
-    Reads file names and footers only. Raises DataError if there is no data set, or if a file of a day with its marker is
-    damaged: waiting does not help. Raises StorageError if the storage keeps failing.
+    Every one of several roots must have the day, except one that begins later. Reads file names and footers only. Raises
+    DataError if there is no data set, or if a file of a day with its marker is damaged: waiting does not help. Raises
+    StorageError if the storage keeps failing.
     """
     assert config.daily is not None
-    ready, layout = config.daily.ready, Layout.of(config)
+    layout, several = Layout.of(config), len(logs.folders) > 1
+    rows = files = 0
+    expected = [f for f in logs.folders if not several or partitioned_days(f, layout)[0] <= day]
+    if not expected:
+        return f"none of the roots ({logs.words}) has {layout.name(day)} or an earlier day yet"
+    for folder in expected:
+        count = _count_ready(config, folder, day, layout)
+        if isinstance(count, str):
+            ended = "; a root that gets no more days must leave data.path" if several else ""
+            return f"{count}{ended}"
+        rows, files = rows + count[0], files + count[1]
+    if rows < config.daily.ready.min_rows:
+        return (
+            f"{layout.name(day)} of {logs.words} has {count_of(rows, 'row')} in {count_of(files, 'file')}, fewer than the "
+            f"{config.daily.ready.min_rows:,} of daily.ready.min_rows"
+        )
+    return None
+
+
+def _count_ready(config: Config, logs: Folder, day: dt.date, layout: Layout) -> str | tuple[int, int]:
+    """Rows and files of a day in one root, or why it is not complete yet."""
+    assert config.daily is not None
+    ready = config.daily.ready
     name = layout.name(day)
     partition = logs.child(name)
     # Before the files are listed: a listing made after the marker appeared is complete.
@@ -45,13 +69,7 @@ def find_not_ready(config: Config, logs: Folder, day: dt.date) -> str | None:
         if marked:
             raise DataError(f"{name} is marked as complete (`{ready.marker}`), but {first}")
         return first
-    rows = sum(sum(f.row_group_rows) for f in footers)
-    if rows < ready.min_rows:
-        return (
-            f"{name} of `{logs.path}` has {count_of(rows, 'row')} in {count_of(len(files), 'file')}, fewer than the "
-            f"{ready.min_rows:,} of daily.ready.min_rows"
-        )
-    return None
+    return sum(footer.rows for footer in footers), len(files)
 
 
 def not_ready(config: Config, day: dt.date, *, first: bool) -> list[str]:
@@ -60,14 +78,14 @@ def not_ready(config: Config, day: dt.date, *, first: bool) -> list[str]:
     Raises ConfigError if the logs start too late for `daily.bootstrap_days`: waiting does not help.
     """
     assert config.daily is not None
-    days, logs = [day], Folder.open(config.data.path)
+    days, logs = [day], Roots.open(config.data.roots_of("train"))
     if first:
         window = DayRange(start=day - dt.timedelta(days=config.daily.bootstrap_days - 1), end=day)
         days = [d for d in window.days() if d not in config.daily.skip]
-        there = partitioned_days(logs, Layout.of(config))
+        there = logs.days(Layout.of(config))
         if days and there and there[-1] < days[0]:
             return [
-                f"the logs `{config.data.path}` end with {there[-1]}, and the first version would be trained on {days[0]} to "
+                f"the logs {logs.words} end with {there[-1]}, and the first version would be trained on {days[0]} to "
                 f"{day}; to train on old logs, name their days with --from and --to"
             ]
         begin = next(iter(there), day)

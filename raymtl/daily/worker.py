@@ -74,6 +74,7 @@ class _DailyWorker:
                 with saver:
                     trainer.run()
             self._enter("gate")
+            trainer.calibrate(job.inputs[CANDIDATE])
             candidate = trainer.measure(job.inputs[CANDIDATE])
             health = self._health(train_state)
             self._enter("write")
@@ -123,7 +124,7 @@ class _DailyWorker:
                     raise
                 self.measurements.put(score.name, {"note": f"version {score.version} could not be scored: {error}"})
                 continue
-            found = trainer.measure(job.inputs[score.name])
+            found = trainer.measure(job.inputs[score.name], unseen=score.name.startswith(NEXT_DAY))
             effects = {"group_effects": found["group_effects"]} if score.name == BASE else {}
             self.measurements.put(score.name, {"metrics": metrics_section(found), **effects})
         self._set_next_day_gauges()

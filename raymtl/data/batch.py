@@ -14,7 +14,16 @@ from torch import Tensor
 from torchrec.sparse.jagged_tensor import KeyedJaggedTensor
 from torchrec.streamable import Pipelineable
 
-from raymtl.config.features import BiasFeature, DenseFeature, SingleId, Tableless, VectorFeature
+from raymtl.config.features import (
+    BiasFeature,
+    DenseFeature,
+    SequenceDenseFeature,
+    SequenceFeature,
+    SingleId,
+    Tableless,
+    VectorFeature,
+    weighted,
+)
 from raymtl.config.root import Config
 from raymtl.data.requests import split_requests
 from raymtl.data.rules import whole
@@ -32,6 +41,8 @@ class Batch(Pipelineable):
     sequences: KeyedJaggedTensor
     """Rows of the tables that are looked up unpooled; keys in the order of `Collator.unpooled`. Those of a user
     feature are in the first U of the B places."""
+    id_weights: KeyedJaggedTensor
+    """The weight of each ID in `sequences` of the features that have weights, float32."""
     dense: Tensor
     """[B, F] float32."""
     vectors: Tensor
@@ -40,6 +51,11 @@ class Batch(Pipelineable):
     """[U, F] float32, those of the user; [B, 0] if no rows share any."""
     user_vectors: Tensor
     """[U, ΣW] float32, as `vectors`."""
+    step_numbers: Tensor
+    """[B, ΣL] float32, numbers of the steps of histories side by side, zeros beyond their ends; in the order of
+    `Collator.step_numbers`."""
+    user_step_numbers: Tensor
+    """[U, ΣL] float32, as `step_numbers`."""
     request: Tensor
     """[B] int64, place of each row's request among the U, ascending; 0 for padding. Empty without requests, and if each row is a
     request: such a batch is like one of flat rows, with U = B."""
@@ -92,21 +108,23 @@ class ReplicatedLookup:
     """[L] int64, for each lookup its index in `rows`; U: it looks up nothing."""
     bags: Tensor
     """[I] int64, the bag of each ID: row · features + feature; after those of all rows come the bags of requests."""
+    weights: Tensor
+    """[I] float32, the weight of each ID; empty if all are 1."""
     scale: Tensor
     """[B · features, 1] float32, the factor on the sum of each bag, and of those of requests; empty if all are 1."""
 
 
 def unpooled_tables(config: Config) -> set[str]:
-    """Tables that some sequence feature reads, or some feature of a request.
+    """Tables that some sequence feature reads, or one with weights, or some feature of a request.
 
     TorchRec keeps pooled and unpooled tables in different modules, so all features of such a table are looked up unpooled. A
     pooled lookup has as many vectors as rows, whatever it looks up; an unpooled one as many as IDs.
     """
-    of_requests = set(config.request_features())
+    of_requests, with_weights = set(config.request_features()), weighted(config.features)
     return {
         config.table_of(n)
         for n, f in config.features.items()
-        if f.kind == "sequence" or (n in of_requests and not isinstance(f, Tableless))
+        if f.kind == "sequence" or n in with_weights or (n in of_requests and not isinstance(f, Tableless))
     }
 
 
@@ -126,10 +144,18 @@ class Collator:
         vectors = {n: f.width for n, f in config.features.items() if isinstance(f, VectorFeature)}
         self.dense, self.vectors = dense, vectors
         """Names of the numbers, and widths of the vectors by feature."""
+        self.step_numbers = {
+            n: of.max_length
+            for n, f in config.features.items()
+            if isinstance(f, SequenceDenseFeature) and isinstance(of := config.features[f.of], SequenceFeature)
+        }
+        """Maximum length of the numbers beside steps, by feature."""
+        self.weighted = [n for n in self.unpooled if n in weighted(config.features)]
+        """Features whose IDs have weights, in the order of the keys."""
         self.tasks = list(config.active_tasks())
         self._single = {n for n in lookups if isinstance(config.features[n], SingleId | BiasFeature)}
         self._truth = [n for n, t in config.active_tasks().items() if t.truth] if evaluation else []
-        self._has_weight = config.data.weight is not None
+        self._has_weight = config.data.has_weights
         self._other_scenario = len(config.data.scenario.values) if config.data.scenario else None
         self._has_group = evaluation and config.data.group is not None
         self._has_request_id = evaluation and config.data.by_request
@@ -147,9 +173,11 @@ class Collator:
         np.nan_to_num(labels, copy=False, nan=0.0)
         request, users, requests = self._requests(chunks, filled)
         shared = self.of_requests if len(request) else frozenset()
-        sources = {n: users if n in self.of_requests else chunks for n in (*self.dense, *self.vectors)}
+        numbers = (*self.dense, *self.vectors, *self.step_numbers)
+        sources = {n: users if n in self.of_requests else chunks for n in numbers}
         own_dense, user_dense = ([n for n in self.dense if (n in shared) == side] for side in (False, True))
         own_vectors, user_vectors = ([n for n in self.vectors if (n in shared) == side] for side in (False, True))
+        own_steps, user_steps = ([n for n in self.step_numbers if (n in shared) == side] for side in (False, True))
         weight = np.zeros(rows, np.float32)
         if self._has_weight:
             _fill(weight, chunks, "weight")
@@ -177,10 +205,13 @@ class Collator:
         return Batch(
             ids=self._jagged(chunks, users, self.pooled),
             sequences=self._jagged(chunks, users, self.unpooled),
+            id_weights=self._jagged(chunks, users, self.weighted, "weights", np.float32),
             dense=_dense(sources, own_dense, rows),
             vectors=self._vectors(sources, own_vectors, rows),
             user_dense=_dense(sources, user_dense, requests),
             user_vectors=self._vectors(sources, user_vectors, requests),
+            step_numbers=self._step_numbers(sources, own_steps, rows),
+            user_step_numbers=self._step_numbers(sources, user_steps, requests),
             request=request,
             labels=torch.from_numpy(labels),
             observed=torch.from_numpy(observed),
@@ -215,8 +246,25 @@ class Collator:
             _fill(vectors[:, ends[n] : ends[n + 1]], sources[name], f"vector:{name}")
         return torch.from_numpy(vectors)
 
+    def _step_numbers(self, sources: Mapping[str, Sequence[pa.Table]], names: Sequence[str], rows: int) -> Tensor:
+        ends = np.cumsum([0, *(self.step_numbers[name] for name in names)])
+        padded = np.zeros((rows, ends[-1]), np.float32)
+        for n, name in enumerate(names):
+            start, places = 0, np.arange(self.step_numbers[name])
+            for chunk in sources[name]:
+                lists = whole(chunk.column(f"numbers:{name}"))
+                there = places < lists.value_lengths().to_numpy()[:, None]
+                padded[start : start + len(chunk), ends[n] : ends[n + 1]][there] = lists.flatten().to_numpy()
+                start += len(chunk)
+        return torch.from_numpy(padded)
+
     def _jagged(
-        self, of_rows: Sequence[pa.Table], of_users: Sequence[pa.Table], features: list[str]
+        self,
+        of_rows: Sequence[pa.Table],
+        of_users: Sequence[pa.Table],
+        features: list[str],
+        lists: str = "ids",
+        kind: type[np.generic] = np.int64,
     ) -> KeyedJaggedTensor:
         """Values feature by feature, [F·B] lengths; a full batch of single IDs without nulls is one copy per feature."""
         rows = self.rows
@@ -234,13 +282,17 @@ class Collator:
                         lengths[f, start : start + len(chunk)] = 1
                     parts.append(column.to_numpy())
                 else:
-                    column = whole(chunk.column(f"ids:{name}"))
+                    column = whole(chunk.column(f"{lists}:{name}"))
                     lengths[f, start : start + len(chunk)] = column.value_lengths().to_numpy()
                     parts.append(column.flatten().to_numpy())
                 start += len(chunk)
-        values = np.concatenate(parts) if parts else np.empty(0, np.int64)
+        values = np.concatenate(parts) if parts else np.empty(0, kind)
         return KeyedJaggedTensor(
-            keys=features, values=torch.from_numpy(values), lengths=torch.from_numpy(lengths.reshape(-1)), stride=rows
+            keys=features,
+            values=torch.from_numpy(values),
+            lengths=torch.from_numpy(lengths.reshape(-1)),
+            stride=rows,
+            length_per_key=lengths.sum(1).tolist(),  # otherwise it is read from the device
         )
 
 

@@ -4,6 +4,8 @@ A block is an Arrow table with one column per use, named `<role>:<name>`:
 
     id:<feature>     int64, row of the table; null: look up nothing        (kinds id, bucket, cross and bias)
     ids:<feature>    list<int64>, rows of the table                        (kind ids and sequence)
+    weights:<feature>  list<float32>, the weight of each of them           (kind ids with weights)
+    numbers:<feature>  list<float32>, as long as the IDs of its steps      (kind sequence_dense)
     dense:<feature>  float32, transformed; a null is the feature's `fill`, or NaN if the model learns a substitute
     vector:<feature> float32 lists of one size; a null is zeros
     label:<task>     float32, NaN where not observed
@@ -32,6 +34,7 @@ from raymtl.config.features import (
     BiasFeature,
     DenseFeature,
     IdsFeature,
+    SequenceDenseFeature,
     SequenceFeature,
     SingleId,
     VectorFeature,
@@ -44,7 +47,9 @@ from raymtl.data.ids.hashing import hash_rows, hash_strings, mix64, to_int64
 from raymtl.data.ids.id_map import MapFile, MapRows
 from raymtl.data.ids.id_map_lookup import IdLookup
 from raymtl.data.labels import make_labels
+from raymtl.data.list_numbers import ListNumbers, broken_numbers, id_weights, step_numbers
 from raymtl.data.requests import REQUEST, Requests, by_request, feature_changes, request_column
+from raymtl.data.row_weights import row_weights
 from raymtl.data.rules import Rule, one_array
 from raymtl.data.single_ids import Broken, column_ids, single_ids
 from raymtl.data.user_slice import UserSlice
@@ -121,7 +126,8 @@ class BlockMaker:
 
     def label_columns(self) -> list[str]:
         """The columns of the labels and of their weight."""
-        names = [self._config.data.weight or ""]
+        sampling = self._config.data.sampling
+        names = [self._config.data.weight or "", (sampling.column or "") if sampling else ""]
         for name, task in self._label_tasks.items():
             names += [task.label_column(name), task.observed or ""]
         return list(dict.fromkeys(n for n in names if n))
@@ -157,8 +163,8 @@ class BlockMaker:
             if task.truth and self.evaluation:
                 columns[f"truth:{name}"] = pa.array(rules.floats(one_array(raw, task.truth, "number")))
         data = self._config.data
-        if data.weight:
-            columns["weight"] = _weight(one_array(raw, data.weight, "number"), place, data.weight)
+        if data.has_weights:
+            columns["weight"] = pa.array(self._weights(raw, place))
         if self.evaluation:
             columns |= self._groups(raw, place)
         columns["unit"] = pa.array(np.full(len(raw), unit, np.int32))
@@ -222,8 +228,11 @@ class BlockMaker:
         columns.pop("scenario", None)
         return request_column(requests.owner, columns)
 
-    def features(self, raw: pa.Table, place: Place, names: Sequence[str]) -> dict[str, pa.Array]:
-        """The columns of some features and of the scenario: everything a model needs to predict."""
+    def features(
+        self, raw: pa.Table, place: Place, names: Sequence[str], same_steps: bool = True
+    ) -> dict[str, pa.Array]:
+        """The columns of some features and of the scenario: everything a model needs to predict. With `same_steps` it is an
+        error if histories of the same steps differ in length."""
         columns: dict[str, pa.Array] = {}
         for name in names:
             feature = self._config.features[name]
@@ -238,8 +247,16 @@ class BlockMaker:
             elif isinstance(feature, SingleId | BiasFeature):
                 ids = single_ids(raw, name, self._config.features, _raising(place, source, f"features.{name}"))
                 columns[f"id:{name}"] = self._rows(ids, name, place, source)
+            elif isinstance(feature, SequenceDenseFeature):
+                columns[f"numbers:{name}"] = self._step_numbers(raw, name, feature, place)
             else:
                 columns[f"ids:{name}"] = self._lists(one_array(raw, source, "ids"), name, feature, place, source)
+                if isinstance(feature, IdsFeature) and feature.weights is not None:
+                    columns[f"weights:{name}"] = self._id_weights(raw, name, feature, feature.weights, place)
+        for first, *others in self._config.same_steps() if same_steps else ():
+            for other in others:
+                if f"ids:{first}" in columns and f"ids:{other}" in columns:
+                    self._check_steps(columns, first, other, place)
         scenario = self._config.data.scenario
         if scenario and scenario.column in raw.column_names:
             column = one_array(raw, scenario.column, "category")
@@ -258,6 +275,17 @@ class BlockMaker:
             )
 
         return make_labels(raw, tasks, self._config.multiplies_labels(), broken).final
+
+    def _weights(self, raw: pa.Table, place: Place) -> np.ndarray:
+        """The weights of the rows, [N] float32."""
+
+        def broken(column: str, used_by: str, wrong: np.ndarray, values: pa.Array, rule: Rule) -> None:
+            row = int(wrong.argmax())
+            raise place.error(column, used_by, row, values[row].as_py(), rule)
+
+        found = row_weights(raw, self._config, broken)
+        assert found is not None
+        return found
 
     def _rows(
         self, ids: pa.Array, feature: str, place: Place, column: str, owner: Callable[[int], int] = int
@@ -294,6 +322,29 @@ class BlockMaker:
         _check_whole(flat, place, column, f"features.{name}", owner)
         return pa.ListArray.from_arrays(pa.array(offsets), self._rows(to_int64(flat), name, place, column, owner))
 
+    def _check_steps(self, columns: Mapping[str, pa.Array], first: str, other: str, place: Place) -> None:
+        """DataError names the first row with different numbers of steps."""
+        expected, found = (columns[f"ids:{name}"].value_lengths().to_numpy() for name in (first, other))
+        if (wrong := expected != found).any():
+            row, column = int(wrong.argmax()), columns_of(other, self._config.features)[0]
+            lengths = f"{found[row]} beside {expected[row]}"
+            raise place.error(column, f"features.{other}", row, lengths, rules.steps_rule(first))
+
+    def _step_numbers(self, raw: pa.Table, name: str, feature: SequenceDenseFeature, place: Place) -> pa.Array:
+        """Scaled, with `fill` for null."""
+        column, of = columns_of(name, self._config.features)
+        found = step_numbers(raw, name, self._config.features)
+        _check_numbers(found, feature, place, column, f"features.{name}", of)
+        values = rules.scaled(found.values, feature)
+        values[found.nulls] = feature.fill
+        return _as_lists(values, found.lengths)
+
+    def _id_weights(self, raw: pa.Table, name: str, feature: IdsFeature, column: str, place: Place) -> pa.Array:
+        """0 for null."""
+        found = id_weights(raw, name, feature)
+        _check_numbers(found, feature, place, column, f"features.{name}.weights", feature.column or name)
+        return _as_lists(np.where(found.nulls, np.float32(0), found.values), found.lengths)
+
 
 def _integers(raw: pa.Table, column: str, place: Place, used_by: str) -> pa.Array:
     """A column of IDs as int64."""
@@ -315,6 +366,25 @@ def _check_whole(ids: pa.Array, place: Place, column: str, used_by: str, owner: 
     if (wrong := rules.not_whole(ids)) is not None:
         first = int(wrong.argmax())
         raise place.error(column, used_by, owner(first), ids[first].as_py(), rules.whole_rule(ids.type))
+
+
+def _check_numbers(
+    found: ListNumbers, feature: IdsFeature | SequenceDenseFeature, place: Place, column: str, used_by: str, of: str
+) -> None:
+    """DataError names the first list with another length than that of the IDs in the column `of`, or the first broken value."""
+    if found.misfit.any():
+        row = int(found.misfit.argmax())
+        raise place.error(column, used_by, row, found.shown()[row].as_py(), rules.beside_rule(of))
+    broken, rule = broken_numbers(found, feature)
+    if broken.any():
+        first = int(broken.argmax())
+        raise place.error(column, used_by, found.owner(first), found.values[first], rule)
+
+
+def _as_lists(values: np.ndarray, lengths: np.ndarray) -> pa.Array:
+    offsets = np.zeros(len(lengths) + 1, np.int32)
+    np.cumsum(lengths, out=offsets[1:])
+    return pa.ListArray.from_arrays(pa.array(offsets), pa.array(values))
 
 
 def _dense(column: pa.Array, feature: DenseFeature, fill: float, place: Place, name: str, used_by: str) -> pa.Array:
@@ -340,14 +410,6 @@ def _vectors(lists: pa.Array, name: str, feature: VectorFeature, broken: Broken)
     if wrong.any():
         broken(wrong, shown, rules.VECTOR)
     return pa.FixedSizeListArray.from_arrays(pa.array(values.reshape(-1)), feature.width)
-
-
-def _weight(column: pa.Array, place: Place, name: str) -> pa.Array:
-    values, wrong = rules.weights(column)
-    if wrong.any():
-        row = int(wrong.argmax())
-        raise place.error(name, "data.weight", row, column[row].as_py(), rules.WEIGHT)
-    return pa.array(values)
 
 
 def _without_nulls(ids: pa.Array, scope: str, own: np.ndarray) -> pa.Array:

@@ -10,12 +10,12 @@ from typing import Any
 
 from raymtl.config.root import Config
 from raymtl.data.count_ids import count_ids
-from raymtl.data.id_files import IdFile, open_id_file
 from raymtl.data.ids.admission import Changes, admit
 from raymtl.data.ids.counts import IdCounts
 from raymtl.data.ids.id_map import IdMap, MapFile, find_map, save_map
 from raymtl.data.units import Plan
-from raymtl.errors import CheckpointError, ConfigError
+from raymtl.data.vocabulary import no_room, vocabulary_identity, vocabulary_ids
+from raymtl.errors import CheckpointError
 from raymtl.storage.folder import Folder
 
 _LINE_EVERY_S = 10.0
@@ -62,7 +62,7 @@ def count_and_admit(
     if not missing:
         return files
     last_day = dt.date.fromisoformat(plan.days[1])
-    counts = {name: _vocabulary(config, name, last_day) for name in missing if config.tables[name].vocabulary}
+    counts = {name: _vocabulary(config, plan, name, last_day) for name in missing if config.tables[name].vocabulary}
     if len(counts) < len(missing):
         counted = [name for name in names if not config.tables[name].vocabulary]
         notify(f"counting the IDs of {plan.rows:,} rows for the tables {', '.join(counted)}")
@@ -74,10 +74,7 @@ def count_and_admit(
             before(name), counts[name], last_day, table.admit_count, table.evict_after_days, least, table.rows
         )
         if table.vocabulary and changes.no_room.ids:
-            raise ConfigError(
-                f"tables.{name}.rows is {table.rows}, which has no room for {changes.no_room.ids:,} of the {len(counts[name]):,} "
-                f"IDs of its vocabulary `{table.vocabulary.path}`; set it to {table.rows + changes.no_room.ids} or more"
-            )
+            raise no_room(name, table, changes.no_room.ids, len(counts[name]))
         notes = {"source": sources[name], "day": str(last_day), **facts(changes)}
         files[name] = save_map(new_map, folder, names[name], notes)
         if table.vocabulary:
@@ -133,15 +130,10 @@ def describe(table: str, changes: Changes, threshold: int, rows: int) -> str:
     return ", ".join(words) + f"; {changes.unknown_share:.2%} of the lookups are unknown IDs"
 
 
-def _vocabulary(config: Config, table: str, day: dt.date) -> IdCounts:
+def _vocabulary(config: Config, plan: Plan, table: str, day: dt.date) -> IdCounts:
     """The IDs of a table's vocabulary, each as if looked up once on `day`."""
-    return IdCounts.of(_vocabulary_file(config, table).ids(), (day - dt.date(1970, 1, 1)).days)
-
-
-def _vocabulary_file(config: Config, table: str) -> IdFile:
-    given = config.tables[table].vocabulary
-    assert given is not None
-    return open_id_file(f"tables.{table}.vocabulary", given.path, given.id)
+    ids = vocabulary_ids(table, config.tables[table], plan.held.get(table, frozenset()))
+    return IdCounts.of(ids, (day - dt.date(1970, 1, 1)).days)
 
 
 def _name(table: str) -> str:
@@ -154,7 +146,8 @@ def source_of(config: Config, plan: Plan, table: str) -> str:
     features = {n: f.model_dump(mode="json") for n, f in config.features.items() if config.table_of(n) == table}
     defining = [plan.identity, plan.days, features, spec.rows, spec.admit_count, spec.evict_after_days]
     if spec.vocabulary is not None:
-        defining = [plan.days, spec.rows, _vocabulary_file(config, table).identity, spec.vocabulary.id]
+        held = sorted(plan.held.get(table, frozenset()))
+        defining = [plan.days, spec.rows, *vocabulary_identity(table, spec), *held]
     return hashlib.sha256(json.dumps(defining).encode()).hexdigest()[:16]
 
 

@@ -12,6 +12,7 @@ from raymtl.config.features import (
     CrossFeature,
     DenseFeature,
     IdsFeature,
+    SequenceDenseFeature,
     SequenceFeature,
     Tableless,
     VectorFeature,
@@ -19,10 +20,12 @@ from raymtl.config.features import (
 from raymtl.config.root import Config
 from raymtl.config.tasks import Task
 
-Kind = Literal["id", "ids", "number", "vector", "flag", "category", "label", "time"]
+Kind = Literal["id", "ids", "map", "number", "numbers", "vector", "flag", "category", "label", "time"]
 _INT64_DIGITS = 18
 IMPRESSION = {b"raymtl": b"impression"}
 """Metadata of the fields of a nested file that have a value per impression (`data/nested.py`)."""
+WEIGHTS = ".weights"
+"""End of the key of the configuration that names the weights of a feature."""
 MISSING, NO_VALUES = "missing", "null"
 """The types that `plain_types` reports for a column that no file has, and for one without any value."""
 
@@ -40,6 +43,12 @@ class Column:
     training: bool = True
     """False: needed only for evaluation and `raymtl check` (the group, the timestamp, the truth)."""
 
+    @property
+    def feature(self) -> str:
+        """The feature that uses it; empty for other uses."""
+        section, _, name = self.used_by.partition(".")
+        return name.removesuffix(WEIGHTS) if section == "features" else ""
+
 
 def required_columns(config: Config) -> list[Column]:
     """Every column that the configuration reads, each once per use, in the order of the configuration."""
@@ -49,11 +58,17 @@ def required_columns(config: Config) -> list[Column]:
         if isinstance(feature, CrossFeature):
             continue
         kind: Kind = "number" if isinstance(feature, DenseFeature | BucketFeature) else "id"
+        source = feature.column or name
+        weights = feature.weights if isinstance(feature, IdsFeature) else None
         if isinstance(feature, IdsFeature | SequenceFeature):
-            kind = "ids"
+            kind = "map" if weights == source else "ids"
+        elif isinstance(feature, SequenceDenseFeature):
+            kind = "numbers"
         elif isinstance(feature, VectorFeature):
             kind = "vector"
-        columns.append(Column(feature.column or name, kind, f"features.{name}"))
+        columns.append(Column(source, kind, f"features.{name}"))
+        if weights is not None and weights != source:
+            columns.append(Column(weights, "numbers", f"features.{name}{WEIGHTS}"))
     active = config.active_tasks()
     for name, task in label_tasks(config).items():
         columns.append(Column(task.label_column(name), label_kind(task), f"tasks.{name}.label"))
@@ -65,6 +80,8 @@ def required_columns(config: Config) -> list[Column]:
         columns.append(Column(data.scenario.column, "category", "data.scenario.column"))
     if data.weight:
         columns.append(Column(data.weight, "number", "data.weight"))
+    if data.sampling and data.sampling.column:
+        columns.append(Column(data.sampling.column, "number", "data.sampling.column"))
     if data.group:
         columns.append(Column(data.group, "id", "data.group", training=False))
     if data.request:
@@ -74,23 +91,37 @@ def required_columns(config: Config) -> list[Column]:
     return columns
 
 
+def uses_of(name: str, config: Config) -> set[str]:
+    """The keys of all columns that a feature is made of, but those of crosses."""
+    feature = config.features[name]
+    own = {column.used_by for column in required_columns(config) if column.feature == name}
+    return own | ({f"features.{feature.of}"} if isinstance(feature, SequenceDenseFeature) else set())
+
+
 def label_kind(task: Task) -> Kind:
     """What the label column of a task must hold."""
-    return "number" if task.positive is None else "label"
+    return "number" if task.label_codes is None else "label"
 
 
-def cross_columns(config: Config) -> list[Column]:
-    """What stands for a column in the statistics of the crosses."""
+def derived_columns(config: Config) -> list[Column]:
+    """What stands for a column in the statistics of crosses, and of the weights in maps."""
     crosses = {name: feature.of for name, feature in config.features.items() if isinstance(feature, CrossFeature)}
-    return [Column(" × ".join(parts), "id", f"features.{name}") for name, parts in crosses.items()]
+    maps = [column for column in required_columns(config) if column.kind == "map"]
+    return [
+        *(Column(" × ".join(parts), "id", f"features.{name}") for name, parts in crosses.items()),
+        *(Column(column.name, "numbers", f"{column.used_by}{WEIGHTS}") for column in maps),
+    ]
 
 
 def label_tasks(config: Config) -> dict[str, Task]:
-    """The tasks whose label columns are read: the active ones, and those that their conditions need.
+    """The tasks whose label columns are read: the active ones, those that their conditions need, and the one whose negatives were
+    sampled.
 
     A condition does not depend on `tasks_subset`: if labels are multiplied, a condition outside the subset keeps its own parent.
     """
     needed = config.active_tasks()
+    if config.data.sampling is not None and (sampled := config.data.sampling.task) is not None:
+        needed.setdefault(sampled, config.tasks[sampled])
     for name in reversed(config.tasks):  # parents and conditions precede the tasks that name them
         if name in needed:
             task = needed[name]
@@ -103,7 +134,7 @@ def schema_faults(schema: pa.Schema, config: Config, columns: Iterable[Column]) 
     """The columns that a schema lacks or has with a wrong type, each with a description of the fault."""
     names = schema.names
     types = dict(zip(names, schema.types, strict=True))
-    of_users = {f"features.{name}" for name in config.request_features()}
+    of_users = set(config.request_features())
     faults = []
     for column in columns:
         label = f"column `{column.name}` ({column.used_by})"
@@ -120,8 +151,8 @@ def schema_faults(schema: pa.Schema, config: Config, columns: Iterable[Column]) 
             found, expected = types[column.name], _EXPECTED[column.kind]
             remedy = f"{_conversion(found, column, config)}, or set {_key(column)} to another column"
             faults.append((column, f"{label} has type {found}, expected {expected}; {remedy}"))
-        elif column.used_by in of_users and schema.field(column.name).metadata == IMPRESSION:
-            remedy = f"set {column.used_by}.side to `item`, or write the column outside of the impressions"
+        elif column.feature in of_users and schema.field(column.name).metadata == IMPRESSION:
+            remedy = f"set features.{column.feature}.side to `item`, or write the column outside of the impressions"
             faults.append(
                 (column, f"{label} is a value of each impression, but the feature is one of the user; {remedy}")
             )
@@ -137,7 +168,7 @@ def schema_faults(schema: pa.Schema, config: Config, columns: Iterable[Column]) 
 def mixed_problems(files: Iterable[tuple[str, pa.Schema]], columns: Sequence[Column]) -> list[str]:
     """The ID columns that hold integers in one file and strings in another: the ID 7 and the ID "7" are two IDs. (So are a UUID's
     16 bytes and its text.)"""
-    ids = [c for c in columns if c.kind in ("id", "ids")]
+    ids = [c for c in columns if c.kind in ("id", "ids", "map")]
     first: dict[str, dict[str, str]] = {c.used_by: {} for c in ids}
     seen: set[int] = set()  # equal schemas share one object, see `read_footers`
     for path, schema in files:
@@ -146,7 +177,7 @@ def mixed_problems(files: Iterable[tuple[str, pa.Schema]], columns: Sequence[Col
         seen.add(id(schema))
         for column in ids:
             if column.name in schema.names and not _is_empty(kind := schema.types[schema.names.index(column.name)]):
-                first[column.used_by].setdefault(_id_word(kind), path)
+                first[column.used_by].setdefault(id_word(kind), path)
     return [
         f"column `{column.name}` ({column.used_by}) holds "
         + " and ".join(f"{word}s in {path}" for word, path in sorted(first[column.used_by].items()))
@@ -161,12 +192,24 @@ def id_words(schemas: Iterable[pa.Schema], columns: Iterable[Column]) -> dict[st
     schemas = list(schemas)
     return {
         column.used_by: {
-            _id_word(kind)
+            id_word(kind)
             for schema in schemas
             if column.name in schema.names and not _is_empty(kind := schema.types[schema.names.index(column.name)])
         }
         for column in columns
     }
+
+
+def held_ids(config: Config, schemas: Iterable[pa.Schema]) -> dict[str, frozenset[str]]:
+    """What the logs hold of the IDs of each table, in the words of `id_words`; buckets and crosses are integers."""
+    words = id_words(schemas, [c for c in required_columns(config) if c.used_by.startswith("features.")])
+    held: dict[str, set[str]] = {}
+    for name, feature in config.features.items():
+        if isinstance(feature, BucketFeature | CrossFeature):
+            held.setdefault(config.table_of(name), set()).add("integer")
+        elif not isinstance(feature, Tableless):
+            held.setdefault(config.table_of(name), set()).update(words[f"features.{name}"])
+    return {table: frozenset(found) for table, found in held.items()}
 
 
 def fits(found: pa.DataType, kind: Kind) -> bool:
@@ -184,6 +227,9 @@ def plain_type(kind: pa.DataType) -> pa.DataType:
         return pa.large_string()
     if pa.types.is_binary_view(kind):
         return pa.large_binary()
+    if pa.types.is_map(kind):
+        plain = pa.map_(plain_type(kind.key_type), plain_type(kind.item_type))
+        return kind if (plain.key_type, plain.item_type) == (kind.key_type, kind.item_type) else plain
     if not _has_elements(kind):
         return kind
     element = kind.value_field.with_type(plain_type(kind.value_type))
@@ -213,11 +259,13 @@ def _plain_type(found: pa.DataType, uses: set[Kind]) -> str:
         return NO_VALUES
     if _has_elements(found):
         return f"list of {_plain_type(found.value_type, uses)}"
+    if pa.types.is_map(found):
+        return f"map from {_plain_type(found.key_type, {'id'})} to {_plain_type(found.item_type, {'number'})}"
     if pa.types.is_dictionary(found):
         return _plain_type(found.value_type, uses)
     # A column of numbers becomes one of doubles on the day of its first null; only IDs distinguish integers from other numbers.
     if is_text(found) or (_is_id(found) and uses & {"id", "ids", "category"}):
-        return _id_word(found)
+        return id_word(found)
     if _is_number(found):
         return "number"
     return "time" if _is_time(found) else str(found)
@@ -225,40 +273,50 @@ def _plain_type(found: pa.DataType, uses: set[Kind]) -> str:
 
 def _key(column: Column) -> str:
     """Dotted key of the configuration that sets the column's name."""
-    return f"{column.used_by}.column" if column.used_by.startswith("features.") else column.used_by
+    own = column.used_by == f"features.{column.feature}"
+    return f"{column.used_by}.column" if own else column.used_by
 
 
 def _conversion(found: pa.DataType, column: Column, config: Config) -> str:
     """How to write or read a column of a type that does not fit."""
     leaf, kind = _leaf(found), column.kind
     events = {f"tasks.{name}.label": f"tasks.{name}" for name, task in config.tasks.items() if task.is_event}
+    classes = {
+        f"tasks.{name}.label": f"tasks.{name}" for name, task in config.tasks.items() if task.classes is not None
+    }
     if column.used_by in events and _is_label(found):
         task = events[column.used_by]
         return f"set {task}.positive and {task}.negative to the values that count as 1 and as 0"
+    if kind == "ids" and _is_weighted(found):
+        return f"set {column.used_by}{WEIGHTS} to `{column.name}` for a map from IDs to weights"
+    if kind == "map" and _is_list(found):
+        return f"set {column.used_by}{WEIGHTS} to the column with the list of weights"
+    if column.used_by in classes and _is_label(found):
+        return f"set {classes[column.used_by]}.classes to the list of the column's values"
     if kind in ("id", "ids", "category") and (pa.types.is_floating(leaf) or pa.types.is_decimal(leaf)):
         return "write the IDs as integers (pandas: dtype Int64, which has nulls)"
-    if pa.types.is_map(leaf) or pa.types.is_struct(leaf):
+    if pa.types.is_map(plain_type(found)) or pa.types.is_struct(leaf):
         return "write the field to use as a column of its own"
     if _has_elements(found) and kind == "ids":
         return "write one flat list per row"
     if _has_elements(found) and kind == "number":
         return "use the kind `vector`, or write each element as a column of its own"
-    if kind == "vector":
+    if kind in ("numbers", "vector"):
         return "write one list of numbers per row"
     return "write the column with that type"
 
 
 def _direct_table(config: Config, column: Column) -> str | None:
-    feature = column.used_by.removeprefix("features.")
-    if feature not in config.features or isinstance(config.features[feature], Tableless | BucketFeature):
+    feature = config.features.get(column.feature)
+    if feature is None or column.kind == "numbers" or isinstance(feature, Tableless | BucketFeature):
         return None
-    table = config.table_of(feature)
+    table = config.table_of(column.feature)
     return table if config.tables[table].id_space == "direct" else None
 
 
 def _fixed_size(config: Config, column: Column, found: pa.DataType) -> int | None:
     """The size of a column's fixed-size lists, if it is not the width of its vector."""
-    feature = config.features.get(column.used_by.removeprefix("features."))
+    feature = config.features.get(column.feature)
     size = found.list_size if pa.types.is_fixed_size_list(found) else None
     return size if isinstance(feature, VectorFeature) and size != feature.width else None
 
@@ -277,10 +335,10 @@ def _nearest(name: str, names: list[str]) -> str | None:
 
 
 def _leaf(kind: pa.DataType) -> pa.DataType:
-    """The plain type of the values of a list and of a dictionary."""
+    """The plain type of the values of a list and of a dictionary, and of the keys of a map."""
     kind = plain_type(kind)
-    while _has_elements(kind) or pa.types.is_dictionary(kind):
-        kind = kind.value_type
+    while _has_elements(kind) or pa.types.is_dictionary(kind) or pa.types.is_map(kind):
+        kind = kind.key_type if pa.types.is_map(kind) else kind.value_type
     return kind
 
 
@@ -333,10 +391,10 @@ def _no_row(kind: pa.DataType) -> str | None:
     return "strings" if is_text(leaf) else f"{leaf.precision}-digit decimals" if wide else None
 
 
-def _id_word(kind: pa.DataType) -> str:
+def id_word(kind: pa.DataType) -> str:
     """What a column of IDs, or of lists of them, holds; equal IDs are equal only under the same word."""
-    while _has_elements(kind):
-        kind = kind.value_type
+    while _has_elements(kind) or pa.types.is_map(kind):
+        kind = kind.key_type if pa.types.is_map(kind) else kind.value_type
     if getattr(kind, "extension_name", None) == "arrow.uuid":
         return "UUID"
     return "string" if is_text(kind) else "integer"
@@ -353,6 +411,12 @@ def _is_number(kind: pa.DataType) -> bool:
 
 def _is_list(kind: pa.DataType) -> bool:
     return _has_elements(kind) and (_is_id(kind.value_type) or pa.types.is_null(kind.value_type))
+
+
+def _is_weighted(kind: pa.DataType) -> bool:
+    if not pa.types.is_map(kind):
+        return False
+    return _is_id(kind.key_type) and (_is_number(kind.item_type) or pa.types.is_null(kind.item_type))
 
 
 def _is_vector(kind: pa.DataType) -> bool:
@@ -380,7 +444,9 @@ def _is_time(kind: pa.DataType) -> bool:
 _FITS: dict[Kind, Callable[[pa.DataType], bool]] = {
     "id": _is_id,
     "ids": _is_list,
+    "map": _is_weighted,
     "number": _is_number,
+    "numbers": _is_vector,
     "vector": _is_vector,
     "flag": _is_flag,
     "category": _is_id,
@@ -390,7 +456,9 @@ _FITS: dict[Kind, Callable[[pa.DataType], bool]] = {
 _EXPECTED: dict[Kind, str] = {
     "id": "an integer or a string",
     "ids": "a list of integers or strings",
+    "map": "a map from integers or strings to numbers",
     "number": "a number or a boolean",
+    "numbers": "a list of numbers",
     "vector": "a list of numbers",
     "flag": "a boolean or an integer (0: not observed)",
     "category": "a string or an integer",

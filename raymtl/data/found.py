@@ -31,6 +31,8 @@ class File:
     """The IDs of the table's columns, if it knows its columns by ID."""
     optional: tuple[str, ...] = field(default=(), repr=False, compare=False)
     """Columns that are null where the file lacks them."""
+    root: int = 0
+    """Which of the data set's roots it lies below."""
 
 
 @dataclass

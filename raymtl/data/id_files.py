@@ -2,7 +2,7 @@
 
 import datetime as dt
 import hashlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -11,7 +11,7 @@ import pyarrow.fs as pafs
 
 from raymtl.config.features import Table
 from raymtl.data import rules
-from raymtl.data.contract import fits
+from raymtl.data.contract import fits, id_word
 from raymtl.data.found import File
 from raymtl.data.fragments import read_fragment
 from raymtl.data.ids.hashing import to_int64
@@ -69,8 +69,8 @@ class IdFile:
             if wrong.any():
                 at = int(wrong.argmax())
                 raise DataError(
-                    f"{self.path}: a vector has {lengths[at].as_py()} numbers, but the dim of the table is {width}; set "
-                    f"{self.key.rpartition('.')[0]}.dim to it, or write vectors of one length"
+                    f"{self.path}: a vector has {lengths[at].as_py()} numbers, but the dim of the table is {width}; "
+                    f"{_width_remedy(self.key, lengths[at].as_py())}"
                 )
             wrong, shown = rules.broken_elements(values)
             if wrong.any():
@@ -87,18 +87,38 @@ class IdFile:
         return np.unique(np.concatenate([np.empty(0, np.int64), *(ids for ids, _ in self.chunks())]))
 
 
-def open_id_file(key: str, path: str, column: str, vector: str | None = None, width: int = 0) -> IdFile:
-    """The files, by their footers. Raises DataError if there are none, or a column is missing or has a wrong type."""
+def files_at(key: str, path: str) -> tuple[Folder, dict[str, int]]:
+    """The file at a path, or the files of the folder there, each with its bytes. Raises DataError if there is none."""
     folder = Folder.open(path)
     there = folder.retried("read", "", lambda: folder.filesystem.get_file_info(folder.root))
     if there.type == pafs.FileType.NotFound:
         raise DataError(f"{key}.path is `{path}`, which does not exist; name a parquet file, or a folder of them")
-    paths = {folder.root: int(there.size or 0)}
-    if there.type == pafs.FileType.Directory:
-        names = {n: size for n, size in folder.files().items() if not any(p[0] in "._" for p in n.split("/"))}
-        paths = {folder.inside(name): size for name, size in names.items()}
-    if not paths:
+    if there.type != pafs.FileType.Directory:
+        return folder, {folder.root: int(there.size or 0)}
+    names = {n: size for n, size in folder.files().items() if not any(p[0] in "._" for p in n.split("/"))}
+    if not names:
         raise DataError(f"{key}.path is `{path}`, a folder without files; name a parquet file, or a folder of them")
+    return folder, {folder.inside(name): size for name, size in names.items()}
+
+
+def check_type(file: IdFile, held: Collection[str]) -> None:
+    """Raise DataError if the logs hold IDs of another type than the file: none of its IDs would match one of theirs.
+
+    `held`: what the logs hold, as `id_words` says; nothing if no ID says it.
+    """
+    for footer in file.footers:
+        kind = footer.schema.field(file.column).type
+        if held and footer.rows and not pa.types.is_null(kind) and (word := id_word(kind)) not in held:
+            raise DataError(
+                f"{footer.file.path} ({file.key}): column `{file.column}` holds {word}s, but the logs hold "
+                f"{' and '.join(f'{each}s' for each in sorted(held))}, so that no ID would match; "
+                "write it with the type of the logs"
+            )
+
+
+def open_id_file(key: str, path: str, column: str, vector: str | None = None, width: int = 0) -> IdFile:
+    """The files, by their footers. Raises DataError if there are none, or a column is missing or has a wrong type."""
+    folder, paths = files_at(key, path)
     footers = read_footers(folder.filesystem, [File(at, dt.date.min, size) for at, size in paths.items()])
     for footer in footers:
         for name, part, use in ((column, "id", "id"), *(((vector, "vector", "vector"),) if vector else ())):
@@ -116,9 +136,20 @@ def open_id_file(key: str, path: str, column: str, vector: str | None = None, wi
             if use == "vector" and pa.types.is_fixed_size_list(found) and found.list_size != width:
                 raise DataError(
                     f"{footer.file.path}: column `{name}` holds vectors of {found.list_size} numbers, but the dim of the table "
-                    f"is {width}; set {key.rpartition('.')[0]}.dim to {found.list_size}"
+                    f"is {width}; {_width_remedy(key, found.list_size)}"
                 )
     return IdFile(key, path, column, footers)
+
+
+def _width_remedy(key: str, width: int) -> str:
+    """What to do about vectors of another width than their table's."""
+    table = key.rpartition(".")[0]
+    if width and width % 4 == 0:
+        return f"set {table}.dim to {width}, or write vectors of that dim"
+    filled = max(4, -(-width // 4) * 4)
+    return (
+        f"a dim is a multiple of 4: fill the vectors with zeros up to {filled} numbers, and set {table}.dim to {filled}"
+    )
 
 
 def vectors_file(name: str, table: Table) -> IdFile:

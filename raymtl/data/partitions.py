@@ -94,6 +94,11 @@ class Layout:
         """The columns of a file from its path below the folder of its day."""
         return self.typed(pair for name in below.split("/")[:-1] if (pair := split_name(name)) is not None)
 
+    def of_root(self, root: str) -> Values:
+        """The column of all files below a root whose name is `key=value`."""
+        pair = split_name(root.rstrip("/").rpartition("/")[2])
+        return () if pair is None or pair[0] == self.key else self.typed([pair])
+
     def typed(self, texts: Iterable[tuple[str, str | None]]) -> Values:
         """Columns with their values, from the texts in which partitions hold them."""
         return tuple((key, _number(text) if text and key in self.numbers else text) for key, text in texts)
@@ -175,7 +180,7 @@ def _since(config: Config, columns: Iterable[Column]) -> tuple[tuple[str, dt.dat
     """The columns with a first day: the earliest, if several features read one; none where anything else reads it."""
     first: dict[str, list[dt.date | None]] = {}
     for column in columns:
-        feature = config.features.get(column.used_by.removeprefix("features."))
+        feature = config.features.get(column.feature)
         first.setdefault(column.name, []).append(getattr(feature, "since", None))
     return tuple(
         (name, min(days)) for name, found in first.items() if len(days := [d for d in found if d]) == len(found)

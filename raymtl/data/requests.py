@@ -16,11 +16,13 @@ from raymtl.config.features import (
     DenseFeature,
     Feature,
     IdsFeature,
+    SequenceDenseFeature,
     SequenceFeature,
     VectorFeature,
     columns_of,
 )
 from raymtl.data import rules
+from raymtl.data.list_numbers import ListNumbers, id_weights, step_numbers
 from raymtl.data.rules import one_array, whole
 
 REQUEST = "request"
@@ -109,8 +111,13 @@ def feature_changes(raw: pa.Table, name: str, features: Mapping[str, Feature]) -
         values = one_array(raw, column, "vector")
         lengths = pc.list_value_length(values).fill_null(0).to_numpy(zero_copy_only=False).astype(np.int64)
         return _list_changes(values.flatten(), lengths)
+    if isinstance(feature, SequenceDenseFeature):
+        return _number_changes(step_numbers(raw, name, features))
     if isinstance(feature, IdsFeature | SequenceFeature):
-        return _list_changes(*rules.cut_lists(*rules.list_parts(one_array(raw, column, "ids")), feature))
+        changed = _list_changes(*rules.cut_lists(*rules.list_parts(one_array(raw, column, "ids")), feature))
+        if isinstance(feature, IdsFeature) and feature.weights is not None:
+            changed |= _number_changes(id_weights(raw, name, feature))
+        return changed
     changed = np.zeros(len(raw), bool)
     if isinstance(feature, DenseFeature | BucketFeature):
         values = rules.floats(one_array(raw, column, "number"))  # a null is NaN here, and equal to itself
@@ -142,6 +149,11 @@ def _list_changes(flat: pa.Array, lengths: np.ndarray) -> np.ndarray:
     changed[np.searchsorted(np.cumsum(lengths), differs, side="right")] = True
     changed[:1] = False
     return changed
+
+
+def _number_changes(found: ListNumbers) -> np.ndarray:
+    """The same of the numbers beside lists; none where a list does not fit, which is an error where it is read."""
+    return _list_changes(pa.array(found.values), found.lengths)
 
 
 def _codes(values: pa.Array) -> np.ndarray:

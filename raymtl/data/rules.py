@@ -4,13 +4,14 @@ The reading tasks stop at the first value that breaks a rule (`blocks.py`); `ray
 """
 
 from dataclasses import dataclass
+from itertools import groupby
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from raymtl.config.features import DenseFeature, IdsFeature, SequenceFeature
+from raymtl.config.features import IdsFeature, Scaled, SequenceFeature
 from raymtl.config.tasks import Task
 from raymtl.data.contract import Kind, fits, is_string
 
@@ -33,7 +34,10 @@ _WHOLE_BITS = {pa.float32(): 24, pa.float64(): 53}
 VECTOR = Rule("value", "a finite number", "write null instead of the list where the vector is unknown")
 DENSE = Rule("value", "a finite number", "write null where the value is unknown")
 TIME = Rule("value", "a time such as 2026-01-31T12:00:00Z", "write null where it is unknown")
+STEP = Rule("value", "a finite number", "write null where the value of a step is unknown")
+ID_WEIGHT = Rule("weight", "a finite number ≥ 0", "write 0 or null for an ID that must not count")
 WEIGHT = Rule("weight", "a finite number ≥ 0", "write 0 or null for a row that must not count")
+KEPT = Rule("probability", "a number above 0 and at most 1", "write 1 for a row that is always kept")
 
 
 def shared_rule(feature: str) -> Rule:
@@ -46,7 +50,9 @@ def shared_rule(feature: str) -> Rule:
 _EMPTY: dict[Kind, pa.DataType] = {
     "id": pa.int64(),
     "ids": pa.list_(pa.int64()),
+    "map": pa.list_(pa.int64()),
     "number": pa.float32(),
+    "numbers": pa.list_(pa.float32()),
     "vector": pa.list_(pa.float32()),
     "flag": pa.bool_(),
     "category": pa.string(),
@@ -57,16 +63,20 @@ _EMPTY: dict[Kind, pa.DataType] = {
 
 def label_rule(name: str, task: Task) -> Rule:
     """The rule of a task's labels."""
-    if task.positive is None or task.negative is None:
+    codes = task.label_codes
+    if codes is None:
         remedy = f'fix the logs (use null for "not observed") or set tasks.{name}.kind'
         if task.is_event:
             remedy = f"{remedy}, or tasks.{name}.positive and negative to the values of the column"
-        return Rule("label", task.traits.labels.expected, remedy)
+        if task.classes is not None:
+            remedy = f"{remedy}, or tasks.{name}.classes"
+        return Rule("label", task.label_rule.expected, remedy)
     expected = " or ".join(
-        f"{', '.join(f'`{value}`' for value in values)} ({label})"
-        for label, values in ((1, task.positive), (0, task.negative))
+        f"{', '.join(f'`{value}`' for value, _ in same)} ({label:g})"
+        for label, same in groupby(codes, lambda code: code[1])
     )
-    remedy = f'list the value in tasks.{name}.positive or negative, or write null for "not observed"'
+    where = f"tasks.{name}.classes" if task.classes is not None else f"tasks.{name}.positive or negative"
+    remedy = f'list the value in {where}, or write null for "not observed"'
     return Rule("label", expected, remedy)
 
 
@@ -94,6 +104,20 @@ def length_rule(feature: str, width: int) -> Rule:
     return Rule("length", str(width), f"write null for an unknown vector, or set features.{feature}.width")
 
 
+def beside_rule(of: str) -> Rule:
+    """The rule of the length of a list of numbers beside the IDs of the column `of`."""
+    return Rule("length", f"that of the list in `{of}`", "write one number for each ID")
+
+
+def steps_rule(of: str) -> Rule:
+    """The rule of the length of a history beside another one, `of`, of the same steps."""
+    return Rule(
+        "number of IDs",
+        f"that of features.{of}, which describes the same steps",
+        "write one ID, and no null, for each step",
+    )
+
+
 def whole_rule(kind: pa.DataType) -> Rule:
     """The rule of IDs in a column of floats, beyond which one float stands for several integers."""
     return Rule(
@@ -104,14 +128,27 @@ def whole_rule(kind: pa.DataType) -> Rule:
 
 
 def one_array(raw: pa.Table, name: str, kind: Kind) -> pa.Array:
-    """A column as one array; a column of type null gets a type for its kind, and a NaN among IDs is null."""
+    """A column as one array; a column of type null gets a type for its kind, and a NaN among IDs is null. Maps become lists: of
+    their values for the kind `numbers`, else of their keys."""
     array = _one_array(raw, name, kind)
+    if pa.types.is_map(array.type):
+        return _list_of(array, array.items) if kind == "numbers" else keys_of(array)
     return _without_nan(array) if kind in ("id", "category") else array
 
 
 def _one_array(raw: pa.Table, name: str, kind: Kind) -> pa.Array:
     column = raw.column(name)
     return pa.nulls(len(column), _EMPTY[kind]) if pa.types.is_null(column.type) else whole(column)
+
+
+def keys_of(maps: pa.Array) -> pa.Array:
+    """The keys of maps as lists."""
+    return _list_of(maps, maps.keys)
+
+
+def _list_of(maps: pa.Array, elements: pa.Array) -> pa.Array:
+    offsets = pa.array(maps.offsets.to_numpy())  # pyarrow takes no mask beside offsets that are a slice
+    return pa.ListArray.from_arrays(offsets, elements, mask=maps.is_null() if maps.null_count else None)
 
 
 def whole(column: pa.ChunkedArray) -> pa.Array:
@@ -171,7 +208,7 @@ def not_finite(values: np.ndarray, nulls: np.ndarray | None) -> np.ndarray:
     return broken if nulls is None else broken & ~nulls
 
 
-def clipped(values: np.ndarray, feature: DenseFeature) -> np.ndarray:
+def clipped(values: np.ndarray, feature: Scaled) -> np.ndarray:
     """Dense values within the limits of `clip`; NaN stays."""
     if feature.clip is None:
         return values
@@ -179,7 +216,7 @@ def clipped(values: np.ndarray, feature: DenseFeature) -> np.ndarray:
     return np.clip(values, low, high)
 
 
-def transformed(values: np.ndarray, feature: DenseFeature) -> np.ndarray:
+def transformed(values: np.ndarray, feature: Scaled) -> np.ndarray:
     """Dense values after `clip` and `transform`, before `mean` and `std`."""
     values = clipped(values, feature)
     if feature.transform != "log1p":
@@ -188,7 +225,7 @@ def transformed(values: np.ndarray, feature: DenseFeature) -> np.ndarray:
     return np.sign(values) * np.log1p(np.abs(values), dtype=np.float64).astype(values.dtype)
 
 
-def scaled(values: np.ndarray, feature: DenseFeature) -> np.ndarray:
+def scaled(values: np.ndarray, feature: Scaled) -> np.ndarray:
     """Dense values after `mean` and `std` too, as the model reads them."""
     return (transformed(values, feature) - values.dtype.type(feature.mean)) / values.dtype.type(feature.std)
 
@@ -213,12 +250,12 @@ def broken_elements(values: np.ndarray) -> tuple[np.ndarray, pa.Array]:
 
 
 def label_values(column: pa.Array, task: Task) -> np.ndarray:
-    """Labels as float32, NaN for null; a value that `positive` and `negative` leave out is infinite, which breaks the rule."""
-    if task.positive is None or task.negative is None:
+    """Labels as float32, NaN for null; a value that `Task.label_codes` leaves out is infinite, which breaks the rule."""
+    pairs = task.label_codes
+    if pairs is None:
         return floats(column)
     if pa.types.is_dictionary(column.type):
         column = column.cast(column.type.value_type)
-    pairs = [(v, np.float32(label)) for label, values in ((1, task.positive), (0, task.negative)) for v in values]
     labels = np.full(len(column), np.inf, np.float32)
     if fits(column.type, "number"):
         numbers = column.cast(pa.float64(), safe=False).to_numpy(zero_copy_only=False)
@@ -230,7 +267,7 @@ def label_values(column: pa.Array, task: Task) -> np.ndarray:
     texts = words(column)
     place = pc.index_in(texts, value_set=pa.array([str(v).encode() for v, _ in pairs], pa.large_binary()))
     found = place.is_valid().to_numpy(zero_copy_only=False)
-    labels[found] = np.array([label for _, label in pairs])[place.drop_null().to_numpy()]
+    labels[found] = np.array([label for _, label in pairs], np.float32)[place.drop_null().to_numpy()]
     labels[texts.is_null().to_numpy(zero_copy_only=False)] = np.nan
     return labels
 
@@ -264,11 +301,12 @@ def _is_set(flags: pa.Array) -> np.ndarray:
 
 def broken_labels(values: np.ndarray, task: Task) -> np.ndarray:
     """Where an observed label breaks its task's rule, [N] bool."""
-    rule = task.traits.labels
+    rule = task.label_rule
     if rule.only:
         wrong = np.logical_and.reduce([values != allowed for allowed in rule.only])
     else:
         wrong = np.isinf(values)
+        wrong |= (values != np.rint(values)) if rule.whole else False
         wrong |= False if rule.low is None else values < rule.low
         wrong |= False if rule.high is None else values > rule.high
     return wrong & ~np.isnan(values)
@@ -281,6 +319,14 @@ def weights(column: pa.Array) -> tuple[np.ndarray, np.ndarray]:
     if nulls is not None:
         values = np.where(nulls, np.float32(0), values)
     return values, ~((values >= 0) & np.isfinite(values))
+
+
+def kept_rates(column: pa.Array) -> tuple[np.ndarray, np.ndarray]:
+    """Probabilities as float32, and where they break `KEPT`, a null included."""
+    values = floats(column)
+    wrong = ~((values > 0) & (values <= 1))
+    nulls = null_mask(column)
+    return values, wrong if nulls is None else wrong | nulls
 
 
 def words(values: pa.Array) -> pa.Array:
@@ -304,8 +350,7 @@ def scenario_index(column: pa.Array, values: list[str | int]) -> np.ndarray:
 
 def list_parts(lists: pa.Array) -> tuple[pa.Array, np.ndarray]:
     """The IDs of a list column without nulls, and the number of them in each row, [N] int64; a null list has none."""
-    flat = _without_nan(lists.flatten())  # skips values below null lists
-    lengths = pc.list_value_length(lists).fill_null(0).to_numpy(zero_copy_only=False).astype(np.int64)
+    flat, lengths = elements(lists)
     if flat.null_count:
         owner = np.repeat(np.arange(len(lengths)), lengths)
         lengths = np.bincount(owner[flat.is_valid().to_numpy(zero_copy_only=False)], minlength=len(lengths))
@@ -313,19 +358,31 @@ def list_parts(lists: pa.Array) -> tuple[pa.Array, np.ndarray]:
     return flat, lengths
 
 
+def elements(lists: pa.Array) -> tuple[pa.Array, np.ndarray]:
+    """The same with the nulls inside lists; a NaN is one."""
+    flat = _without_nan(lists.flatten())  # skips values below null lists
+    return flat, pc.list_value_length(lists).fill_null(0).to_numpy(zero_copy_only=False).astype(np.int64)
+
+
 def cut_lists(
     flat: pa.Array, lengths: np.ndarray, feature: IdsFeature | SequenceFeature
 ) -> tuple[pa.Array, np.ndarray]:
     """`list_parts` with at most `max_length` elements of each row: the first ones of `ids`, the last ones of a `sequence`."""
+    keep = within_length(lengths, feature)
+    if keep is None or feature.max_length is None:
+        return flat, lengths
+    return flat.filter(pa.array(keep)), np.minimum(lengths, feature.max_length)
+
+
+def within_length(lengths: np.ndarray, feature: IdsFeature | SequenceFeature) -> np.ndarray | None:
+    """Which elements `cut_lists` keeps; None if all."""
     longest = feature.max_length
     if longest is None or not len(lengths) or lengths.max() <= longest:
-        return flat, lengths
-    position = np.arange(len(flat)) - np.repeat(np.cumsum(lengths) - lengths, lengths)
+        return None
+    position = np.arange(lengths.sum()) - np.repeat(np.cumsum(lengths) - lengths, lengths)
     if isinstance(feature, IdsFeature):
-        keep = position < longest
-    else:
-        keep = position >= np.repeat(lengths, lengths) - longest
-    return flat.filter(pa.array(keep)), np.minimum(lengths, longest)
+        return position < longest
+    return position >= np.repeat(lengths, lengths) - longest
 
 
 def microseconds(times: pa.Array) -> np.ndarray:

@@ -8,11 +8,12 @@ import pyarrow as pa
 
 from raymtl.config.root import Config
 from raymtl.config.task_kinds import BaseRate
-from raymtl.data import rules
+from raymtl.config.tasks import Task
 from raymtl.data.blocks import BlockMaker, Place
 from raymtl.data.fragments import read_fragment, read_requests
 from raymtl.data.requests import Requests
-from raymtl.data.rules import one_array, where_observed
+from raymtl.data.row_weights import row_weights
+from raymtl.data.rules import where_observed
 from raymtl.data.units import Fragment, Plan
 from raymtl.errors import DataError
 
@@ -21,8 +22,8 @@ _ROWS = 50_000
 _THREADS = 8
 
 Sums = dict[str, np.ndarray]
-"""By task: [5] the weighted sum of its observed labels, the sum of their weights, their number, and the weighted sums of what the
-task trains on and of its square; weights above 0."""
+"""By task: [5 + n] the weighted sum of its observed labels, the sum of their weights, their number, and the weighted sums of what
+the task trains on, of its square and of the n columns of `TaskKind.start_terms`; weights above 0."""
 
 
 def sample_base_rates(config: Config, plan: Plan) -> dict[str, BaseRate]:
@@ -36,7 +37,7 @@ def sample_base_rates(config: Config, plan: Plan) -> dict[str, BaseRate]:
     # The maps are built after these checks, and no label depends on a row
     maker = BlockMaker(config, evaluation=False, maps=dict.fromkeys(config.map_tables()))
     fragments = [f for unit in plan.units for f in unit.fragments]
-    sums: Sums = {name: np.zeros(5) for name in config.active_tasks()}
+    sums: Sums = {name: np.zeros(_width(task)) for name, task in config.active_tasks().items()}
     for place in _spread(len(fragments), _CHUNKS):
         fragment = fragments[place]
         for raw, row in read_requests(plan.root, fragment, maker.raw_columns(), _ROWS, slice(_ROWS)):
@@ -47,23 +48,28 @@ def sample_base_rates(config: Config, plan: Plan) -> dict[str, BaseRate]:
     _search(config, plan.root, fragments, maker, sums)
     rates = {}
     for name, task in config.active_tasks().items():
-        total, weighed, count, targets, squares = sums[name].tolist()
+        total, weighed, count, targets, squares, *terms = sums[name].tolist()
         center = spread = None
         if weighed > 0:
+            terms = [term / weighed for term in terms]
             center = targets / weighed
             spread = max(squares / weighed - center**2, 0.0) ** 0.5 or abs(center) or 1.0
         if task.base_rate is not None:
-            rates[name] = BaseRate(task.base_rate, center, spread)
+            rates[name] = BaseRate(task.base_rate, center, spread, terms if weighed > 0 else ())
         elif weighed == 0:
             raise DataError(
                 f"tasks.{name}: no label is observed on the training days "
                 f"({where_observed(name, task, config.multiplies_labels(), config.data.weight)}); choose days that have labels, "
-                f"or set tasks.{name}.base_rate to train anyway"
+                + (
+                    f"or set tasks.{name}.base_rate to train anyway"
+                    if task.traits.has_base_rate
+                    else "or remove the task"
+                )
             )
         else:
             # half a label of mean weight keeps the logarithm finite where the sample has one class only
             more = weighed / count if task.traits.is_rate else 0.0
-            rates[name] = BaseRate((total + 0.5 * more) / (weighed + more), center, spread)
+            rates[name] = BaseRate((total + 0.5 * more) / (weighed + more), center, spread, terms)
     return rates
 
 
@@ -71,7 +77,7 @@ def _search(config: Config, root: str, fragments: list[Fragment], maker: BlockMa
     """Add labels of further fragments for tasks that have none yet: `raymtl check`, which reads all rows, would accept them."""
 
     def read(place: int) -> Sums:
-        fragment, found = fragments[place], {name: np.zeros(5) for name in sums}
+        fragment, found = fragments[place], {name: np.zeros_like(total) for name, total in sums.items()}
         for raw, row in read_fragment(root, fragment, maker.label_columns(), config.data.block_rows):
             _add(found, _sums_of(config, maker, raw, Place(fragment.path, row)), found)
         return found
@@ -96,16 +102,22 @@ def _spread(length: int, count: int) -> list[int]:
 
 
 def _sums_of(config: Config, maker: BlockMaker, raw: pa.Table, place: Place) -> Sums:
-    weight = np.ones(len(raw), np.float32)
-    if config.data.weight:
-        weight, _ = rules.weights(one_array(raw, config.data.weight, "number"))
+    weight = row_weights(raw, config)
+    if weight is None:
+        weight = np.ones(len(raw), np.float32)
     labels, found = maker.labels(raw, place), {}
     for name in config.active_tasks():
         seen = ~np.isnan(labels[name]) & (weight > 0)
         values, weights = labels[name][seen].astype(np.float64), weight[seen].astype(np.float64)
-        target = config.tasks[name].traits.trained_on(values)
-        found[name] = np.array([values @ weights, weights.sum(), len(weights), target @ weights, target**2 @ weights])
+        task = config.tasks[name]
+        target, terms = task.traits.trained_on(values), task.traits.start_terms(values, task)
+        sums = [values @ weights, weights.sum(), len(weights), target @ weights, target**2 @ weights]
+        found[name] = np.array([*sums, *(weights @ terms)])
     return found
+
+
+def _width(task: Task) -> int:
+    return 5 + task.traits.start_terms(np.empty(0), task).shape[1]
 
 
 def _add(sums: Sums, found: Sums, names: Iterable[str]) -> None:

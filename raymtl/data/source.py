@@ -26,6 +26,8 @@ from raymtl.storage.folder import Folder
 from raymtl.words import count_of
 
 _LISTING_THREADS = 8
+_LOOKED_INTO = 8
+"""Folders that an error looks into, for days."""
 _PARTS_OF_A_DAY = {"year", "yyyy", "y", "month", "mm", "m", "day", "dd", "d"}
 """Keys of folders that only together name a day."""
 _HOUR = re.compile(r"\D?([01]\d|2[0-3])")
@@ -60,8 +62,8 @@ def find_files(folder: Folder, days: DayRange | None, layout: Layout = Layout())
         for day, listing in zip(present, listings, strict=True):
             if any(entry.name.startswith(HUDI_PARTITION) for entry in listing.entries):
                 raise DataError(of_another_tool(folder.path, HUDI))
-            _add_files_of_day(found, skipped, day, partitions[day], listing, layout)
-    found.faults += _two_names_of_one_file(found.files, found.files, "its rows would be read twice")
+            _add_files_of_day(found, skipped, day, folder, partitions[day], listing, layout)
+    found.faults += two_names_of_one_file(found.files, found.files, "its rows would be read twice")
     if skipped:
         found.notes.append(
             f"`{folder.path}`: {count_of(len(skipped), 'file')} below the days {'is' if len(skipped) == 1 else 'are'} not read, "
@@ -74,8 +76,8 @@ def find_files(folder: Folder, days: DayRange | None, layout: Layout = Layout())
 def find_flat_files(folder: Folder) -> FoundFiles:
     """The files below a folder without days, by the rules of those of a day; their folders `key=value` are columns."""
     found = FoundFiles()
-    _add_files_of_day(found, [], dt.date.min, folder.root, list_below(folder, folder.root), Layout())
-    found.faults += _two_names_of_one_file(found.files, found.files, "its rows would be read twice")
+    _add_files_of_day(found, [], dt.date.min, folder, folder.root, list_below(folder, folder.root), Layout())
+    found.faults += two_names_of_one_file(found.files, found.files, "its rows would be read twice")
     found.files.sort(key=lambda f: f.path)
     return found
 
@@ -90,10 +92,10 @@ def partitioned_days(folder: Folder, layout: Layout = Layout()) -> list[dt.date]
 
 def evaluated_training_files(train: Sequence[File], evaluation: Sequence[File]) -> list[str]:
     """At most one sentence: the first file of the evaluation that is another name of a training file."""
-    return _two_names_of_one_file(train, evaluation, "the model would be evaluated on rows that it was trained on")
+    return two_names_of_one_file(train, evaluation, "the model would be evaluated on rows that it was trained on")
 
 
-def _two_names_of_one_file(first: Sequence[File], second: Sequence[File], result: str) -> list[str]:
+def two_names_of_one_file(first: Sequence[File], second: Sequence[File], result: str) -> list[str]:
     """At most one sentence: the first file of `second` that has another name in `first`, and how many there are."""
     names = {file.identity: file.path for file in reversed(first) if file.identity is not None}
     twice = [(names[f.identity], f.path) for f in second if f.identity in names and names[f.identity] != f.path]
@@ -107,10 +109,17 @@ def _two_names_of_one_file(first: Sequence[File], second: Sequence[File], result
 
 
 def _add_files_of_day(
-    found: FoundFiles, skipped: list[str], day: dt.date, partition: str, listing: Listing, layout: Layout
+    found: FoundFiles,
+    skipped: list[str],
+    day: dt.date,
+    folder: Folder,
+    partition: str,
+    listing: Listing,
+    layout: Layout,
 ) -> None:
     """Add the files of a day to `found`, and the names of those that are skipped to `skipped`."""
     before = len(found.files)
+    own = layout.of_root(folder.root)
     transactions: Counter[str] = Counter()
     for entry in listing.entries:
         below = entry.path[len(partition) :].strip("/")
@@ -127,7 +136,7 @@ def _add_files_of_day(
                     entry.path,
                     day,
                     entry.size,
-                    layout.values(below),
+                    (*own, *layout.values(below)),
                     layout.impressions,
                     entry.identity,
                     optional=layout.optional(day),
@@ -178,7 +187,7 @@ def _partitions(folder: Folder, layout: Layout, entries: Sequence[Entry]) -> tup
             raise DataError(f"`{partitions[day]}` and `{entry.path}` are both the day {day}; merge the two folders")
         partitions[day] = entry.path
     if not partitions:
-        raise DataError(_no_partitions(path, layout, entries))
+        raise DataError(_no_partitions(folder, layout, entries))
     if others:
         found.notes.append(
             f"`{path}`: {others[0].name} {f'and {len(others) - 1} more ' if len(others) > 1 else ''}next to the `{layout.key}=` "
@@ -212,8 +221,9 @@ def _odd_name(entry: Entry, text: str, path: str, layout: Layout, entries: Seque
     return f"the partition `{entry.path}` of `{path}` is not {layout.pattern}; {remedy}"
 
 
-def _no_partitions(path: str, layout: Layout, entries: Sequence[Entry]) -> str:
+def _no_partitions(folder: Folder, layout: Layout, entries: Sequence[Entry]) -> str:
     """The error for a data set without any day of this layout."""
+    path = folder.path
     keys = dict.fromkeys(pair[0] for e in entries if (pair := split_name(e.name)) is not None)
     for key in keys:
         first = next(e.name for e in entries if (split_name(e.name) or ("",))[0] == key)
@@ -224,11 +234,26 @@ def _no_partitions(path: str, layout: Layout, entries: Sequence[Entry]) -> str:
             )
         if _are_parts_of_days(key, _dates(entries, key)):
             return _one_level_each(path, first)
+    if (roots := [e.name for e in entries[:_LOOKED_INTO] if _has_days(folder, e)]) != []:
+        return (
+            f"`{path}` has no `{layout.pattern}` partition, but folders with days, such as {roots[0]}; list them as roots, as in "
+            f"data.path: [{', '.join(folder.path_of(name) for name in roots[:2])}{', …' if len(roots) > 2 else ''}] "
+            f"(`raymtl init` takes several PATHs)"
+        )
     there = f"; it has the folders `{next(iter(keys))}=…`, which are no days" if keys else ""
     return (
         f"`{path}` has no `{layout.pattern}` partition{there}; set data.path (`raymtl score`: --data, `raymtl init`: PATH) to "
         f"the folder that contains partitions, with files such as {layout.name(dt.date(2026, 1, 31))}/part-0.parquet"
     )
+
+
+def _has_days(folder: Folder, entry: Entry) -> bool:
+    """Whether a folder has folders that are named by days."""
+    if entry.kind != pafs.FileType.Directory:
+        return False
+    below = list_names(folder.child(entry.name))
+    keys = {pair[0] for e in below if (pair := split_name(e.name)) is not None}
+    return any(format_of(_dates(below, key)) is not None for key in keys)
 
 
 def _are_parts_of_days(key: str, texts: Sequence[str]) -> bool:

@@ -15,18 +15,19 @@ import pyarrow as pa
 import pyarrow.fs as pafs
 import pyarrow.parquet as pq
 
+from raymtl.config.base import did_you_mean
 from raymtl.config.root import Config
-from raymtl.data.contract import mixed_problems, required_columns, schema_faults
+from raymtl.data.contract import held_ids, mixed_problems, required_columns, schema_faults
 from raymtl.data.foreign import other_content
 from raymtl.data.found import File
 from raymtl.data.lakehouse.snapshot import SETTING
 from raymtl.data.lakehouse.tables import with_snapshots
 from raymtl.data.nested import count_places, flat_schema
 from raymtl.data.partitions import Layout, Values, with_columns
-from raymtl.data.source import evaluated_training_files, find_files
+from raymtl.data.roots import Roots
+from raymtl.data.source import evaluated_training_files
 from raymtl.errors import DataError
 from raymtl.storage.filesystem import open_to_read
-from raymtl.storage.folder import Folder
 from raymtl.storage.retry import is_of_storage, retry, to_user_error
 from raymtl.words import some_of
 
@@ -70,10 +71,10 @@ class Plan:
     """All units of a data set, in file order."""
 
     root: str
-    """The data set as the configuration names it."""
+    """The data set as the configuration names it; of several roots the first, which opens the storage of all."""
     units: tuple[Unit, ...]
     identity: str
-    """Hash of the files (paths below the root), their sizes and the units: equal plans read the same rows under the same
+    """Hash of the files (paths below their roots), their sizes and the units: equal plans read the same rows under the same
     unit numbers."""
     days: tuple[str, str]
     """First and last day."""
@@ -81,6 +82,8 @@ class Plan:
     """What is there and is not read, one sentence each."""
     snapshot: int | None = None
     """The snapshot, if the data set is a table."""
+    held: Mapping[str, frozenset[str]] = field(default_factory=dict, compare=False, repr=False)
+    """By table, what the logs hold of its IDs (`contract.held_ids`)."""
 
     @property
     def rows(self) -> int:
@@ -248,40 +251,42 @@ def plan_inputs(config: Config, parts: Sequence[str]) -> dict[str, Plan]:
 
 def _plan(config: Config, part: str) -> tuple[Plan, list[Footer]]:
     data = config.data
-    root = data.path_of(part)
     days = data.eval if part == "eval" else data.train
     if days is None:
         raise DataError("data.eval is not set; set data.eval.start and data.eval.end to the days to evaluate on")
-    folder = Folder.open(root)
-    found = find_files(folder, days, Layout.of(config, part)).or_raise()
+    roots = Roots.open(data.roots_of(part))
+    found = roots.find_files(days, Layout.of(config, part)).or_raise()
     files = found.files
-    footers = read_footers(folder.filesystem, files)
+    footers = read_footers(roots.filesystem, files)
     if problems := _schema_problems(with_rows(footers), config, part == "eval"):
         more = f"\n… and {len(problems) - _MOST_PROBLEMS} more" if len(problems) > _MOST_PROBLEMS else ""
         raise DataError("\n".join(problems[:_MOST_PROBLEMS]) + more)
     units = make_units(footers, data.unit_rows)
     if not units:
         raise DataError(
-            f"`{root}` has no rows on {days}: its parquet files are empty; write those days again or choose others"
+            f"{roots.words} {roots.have} no rows on {days}: the parquet files are empty; write those days again or choose others"
         )
     if empty := sorted({f.day for f in files} - {f.file.day for f in with_rows(footers)}):
         found.notes.append(
-            f"`{root}`: {some_of(map(str, empty), 'day')} of data.{part} {'has' if len(empty) == 1 else 'have'} no rows; write "
-            f"{'it' if len(empty) == 1 else 'them'} again, or choose other days"
+            f"{roots.words}: {some_of(map(str, empty), 'day')} of data.{part} {'has' if len(empty) == 1 else 'have'} no rows; "
+            f"write {'it' if len(empty) == 1 else 'them'} again, or choose other days"
         )
-    found.notes += _never_there(with_rows(footers))
+    found.notes += never_there(with_rows(footers))
     of_days = (str(min(f.day for f in files)), str(max(f.day for f in files)))
-    plan = Plan(root, units, _identity(footers, units, folder.root), of_days, tuple(found.notes), found.snapshot)
+    held = held_ids(config, {id(f.schema): f.schema for f in with_rows(footers)}.values())
+    identity = _identity(footers, units, roots)
+    plan = Plan(roots.path, units, identity, of_days, tuple(found.notes), found.snapshot, held)
     return plan, footers
 
 
-def _never_there(footers: Sequence[Footer]) -> list[str]:
+def never_there(footers: Sequence[Footer]) -> list[str]:
     """A sentence for each column that files may lack, by a feature's `since`, and all of them do: it may be misspelt."""
+    known = {name for footer in footers for name in footer.schema.names}
     optional = dict.fromkeys(name for footer in footers for name in footer.file.optional)
     absent = [name for name in optional if all((name, None) in footer.file.values for footer in footers)]
     return [
         f"column `{name}` is in none of the files, so its features are null in all rows: the days are before their `since`; "
-        "check its name if it should be there"
+        f"check its name if it should be there{did_you_mean(name, known - {name})}"
         for name in absent
     ]
 
@@ -299,7 +304,9 @@ def join_plans(parts: Sequence[tuple[Plan, tuple[str, ...] | None]]) -> Plan:
     identity = hashlib.sha256(repr([(plan.identity, tasks) for plan, tasks in parts]).encode()).hexdigest()[:16]
     days = [day for plan, _ in parts for day in plan.days]
     notes = tuple(dict.fromkeys(note for plan, _ in parts for note in plan.notes))
-    return Plan(roots.pop(), units, identity, (min(days), max(days)), notes, parts[0][0].snapshot)
+    tables = {table for plan, _ in parts for table in plan.held}
+    held = {t: frozenset().union(*(plan.held.get(t, frozenset()) for plan, _ in parts)) for t in tables}
+    return Plan(roots.pop(), units, identity, (min(days), max(days)), notes, parts[0][0].snapshot, held)
 
 
 def _schema_problems(footers: Sequence[Footer], config: Config, evaluation: bool) -> list[str]:
@@ -339,12 +346,12 @@ def make_units(footers: Sequence[Footer], unit_rows: int) -> tuple[Unit, ...]:
     return tuple(units)
 
 
-def _identity(footers: Sequence[Footer], units: Sequence[Unit], root: str) -> str:
-    """Hash paths relative to the root, so that a data set may move or be mounted elsewhere between two starts of a run."""
+def _identity(footers: Sequence[Footer], units: Sequence[Unit], roots: Roots) -> str:
+    """Hash paths relative to their root, so that a data set may move or be mounted elsewhere between two starts of a run."""
     digest = hashlib.sha256()
+    names = {footer.file.path: roots.name_of(footer.file) for footer in footers}
     for footer in footers:
-        name = footer.file.path.removeprefix(root).lstrip("/")
-        digest.update(f"{name}\0{footer.file.size}\0{footer.row_group_rows}\n".encode())
+        digest.update(f"{names[footer.file.path]}\0{footer.file.size}\0{footer.row_group_rows}\n".encode())
     for unit in units:
-        digest.update(f"{[(f.path.removeprefix(root).lstrip('/'), f.row_groups) for f in unit.fragments]}\n".encode())
+        digest.update(f"{[(names[f.path], f.row_groups) for f in unit.fragments]}\n".encode())
     return digest.hexdigest()[:16]

@@ -241,7 +241,9 @@ def _dashboard(probes: Probes, limit_s: float) -> list[Finding]:
 
 
 def _storage(probes: Probes, config: Config, limit_s: float) -> list[Finding]:
-    findings = _listed(probes, "data.path", config.data.path, limit_s)
+    findings = [
+        finding for root in config.data.roots_of("train") for finding in _listed(probes, "data.path", root, limit_s)
+    ]
     findings += _tried(probes, "output", config.output, limit_s)
     if config.daily is not None:
         findings += _tried(probes, "daily.store", config.daily.store, limit_s)

@@ -187,7 +187,8 @@ def _add_looked_up(
         result.sequences[name] = part.view(lengths[name], longest, group.dim)
     if group.bags:
         counts = [size * len(names) for names, size in zip(bags, sizes, strict=True)]
-        sums = parts[-1].new_zeros(sum(counts), group.dim).index_add(0, lookup.bags, parts[-1])
+        in_bags = parts[-1] * lookup.weights.unsqueeze(1) if len(lookup.weights) else parts[-1]
+        sums = in_bags.new_zeros(sum(counts), group.dim).index_add(0, lookup.bags, in_bags)
         pooled = sums * lookup.scale if len(lookup.scale) else sums
         for names, size, part in zip(bags, sizes, pooled.split(counts), strict=True):
             if names:

@@ -1,10 +1,10 @@
 """The embedding tables of a configuration as TorchRec modules, and a lookup whose output order never changes.
 
-Tables that some `sequence` feature reads are looked up unpooled (`EmbeddingCollection`), all others pooled
+Tables that some `sequence` feature or one with weights reads are looked up unpooled (`EmbeddingCollection`), all others pooled
 (`EmbeddingBagCollection`): TorchRec keeps the two kinds in different modules, so a table is in exactly one of them.
 """
 
-from collections.abc import Collection
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass, replace
 
 import torch
@@ -13,7 +13,17 @@ from torchrec.modules.embedding_configs import EmbeddingBagConfig, EmbeddingConf
 from torchrec.modules.embedding_modules import EmbeddingBagCollection, EmbeddingCollection
 from torchrec.sparse.jagged_tensor import JaggedTensor, KeyedTensor
 
-from raymtl.config.features import BiasFeature, IdsFeature, SequenceFeature, SingleId, Table, Tableless, VectorFeature
+from raymtl.config.features import (
+    BiasFeature,
+    IdsFeature,
+    SequenceDenseFeature,
+    SequenceFeature,
+    SingleId,
+    Table,
+    Tableless,
+    VectorFeature,
+    weighted,
+)
 from raymtl.config.root import Config
 from raymtl.data.batch import Batch, unpooled_tables
 from raymtl.embeddings.names import module_name
@@ -113,13 +123,17 @@ class InputAssembler(nn.Module):
     always that of the configuration. A batch and its embeddings become the model's input.
     """
 
-    def __init__(self, config: Config, lookup: Lookup):
+    def __init__(self, config: Config, lookup: Lookup, compared: Iterable[str] = ()):
+        """`compared` names the features for `ModelInput.ids`."""
         super().__init__()
+        self._compared = frozenset(compared)
         self._pooled = list(lookup.spec.pooled)
         self._bias = list(lookup.spec.bias)
         self._sequences = {n: f.max_length for n, f in config.features.items() if isinstance(f, SequenceFeature)}
         self._of_requests = frozenset(config.request_features())
         self._vectors = {n: f.width for n, f in config.features.items() if isinstance(f, VectorFeature)}
+        self._numbers = {n: f.of for n, f in config.features.items() if isinstance(f, SequenceDenseFeature)}
+        self._weighted = frozenset(weighted(config.features))
         self._spec = lookup.spec
         self._mean = {
             n: config.tables[config.table_of(n)].pooling == "mean"
@@ -136,10 +150,12 @@ class InputAssembler(nn.Module):
     ) -> ModelInput:
         replicated = replicated or LookedUp([], {})
         parts = [*([] if pooled is None else [pooled]), *replicated.pooled]
-        sequences = self._padded(unpooled, replicated.sequences, batch)
         shared = bool(self._of_requests) and len(batch.request) > 0
+        sequences = self._padded(unpooled, replicated.sequences, batch)
+        self._add_numbers(sequences, batch, shared)
+        ids = self._ids(batch) if self._compared else {}
         if not self._bias and not shared and len(parts) == 1 and list(parts[0].keys()) == self._pooled:
-            return ModelInput(parts[0].values(), batch.dense, sequences, scenario=batch.scenario)
+            return ModelInput(parts[0].values(), batch.dense, sequences, scenario=batch.scenario, ids=ids)
         vectors: dict[str, Tensor] = {}
         for part in parts:
             vectors.update(zip(part.keys(), torch.split(part.values(), part.length_per_key(), dim=1), strict=True))
@@ -150,11 +166,12 @@ class InputAssembler(nn.Module):
         for name, mean in self._mean.items():
             if name not in vectors:
                 assert unpooled is not None
-                vectors[name] = _pool(self._of_places(name, unpooled[name], batch), mean)
+                weights = batch.id_weights[name].values() if name in self._weighted else None
+                vectors[name] = _pool(self._of_places(name, unpooled[name], batch), mean, weights)
         bias = torch.cat([vectors[n] for n in self._bias], dim=1) if self._bias else None
         bias_present = self._present(batch) if self._bias else None
         if shared:
-            return self._by_request(vectors, sequences, batch, bias, bias_present)
+            return self._by_request(vectors, sequences, ids, batch, bias, bias_present)
         return ModelInput(
             pooled=torch.cat([vectors[n] for n in self._pooled], dim=1) if self._pooled else batch.labels[:, :0],
             dense=batch.dense,
@@ -162,12 +179,14 @@ class InputAssembler(nn.Module):
             bias=bias,
             bias_present=bias_present,
             scenario=batch.scenario,
+            ids=ids,
         )
 
     def _by_request(
         self,
         vectors: dict[str, Tensor],
         sequences: dict[str, tuple[Tensor, Tensor]],
+        ids: dict[str, Tensor],
         batch: Batch,
         bias: Tensor | None,
         bias_present: Tensor | None,
@@ -178,9 +197,28 @@ class InputAssembler(nn.Module):
             dense = dict(zip(names, numbers.split(1, 1), strict=True)) if names else {}
             pooled = {n: vectors[n] for n in self._pooled if (n in self._of_requests) == of_user}
             own = {n: steps for n, steps in sequences.items() if (n in self._of_requests) == of_user}
-            sides.append(NamedInput(self._spec, numbers, pooled, dense, own))
+            own_ids = {n: rows for n, rows in ids.items() if (n in self._of_requests) == of_user}
+            sides.append(NamedInput(self._spec, numbers, pooled, dense, own, own_ids))
         users, rows = sides
         return RequestInput(users, rows, batch.request, batch.scenario, bias, bias_present)
+
+    def _ids(self, batch: Batch) -> dict[str, Tensor]:
+        """`ModelInput.ids`, of a feature of requests with U rows."""
+        found = {}
+        for rows in (batch.ids, batch.sequences):
+            # From the lengths of all features at once: `rows[name]` would synchronize with the device.
+            lengths = rows.lengths().view(-1, len(batch.valid))
+            ends = rows.lengths().cumsum(0).view_as(lengths)
+            values = nn.functional.pad(rows.values(), (0, 1), value=-1)
+            for n, name in enumerate(rows.keys()):
+                if name in self._compared:
+                    count = len(batch.user_dense) if name in self._of_requests else len(batch.valid)
+                    own, end = lengths[n, :count].unsqueeze(1), ends[n, :count].unsqueeze(1)
+                    step = torch.arange(self._sequences.get(name, 1), device=values.device)
+                    places = torch.where(step < own, end - own + step, len(values) - 1)
+                    ids = values[places]
+                    found[name] = ids if name in self._sequences else ids.squeeze(1)
+        return found
 
     def _of_places(self, name: str, jagged: JaggedTensor, batch: Batch) -> JaggedTensor:
         """The vectors of a feature, for a feature of requests only those of the places that requests have."""
@@ -211,13 +249,30 @@ class InputAssembler(nn.Module):
                 found[name] = values.view(-1, length, jagged.values().shape[-1]), jagged.lengths()
         return found
 
+    def _add_numbers(self, sequences: dict[str, tuple[Tensor, Tensor]], batch: Batch, shared: bool) -> None:
+        """Add the numbers of the steps, [B, L, 1] each, with the lengths of the histories that they belong to."""
+        for of_user, values in ((False, batch.step_numbers), (True, batch.user_step_numbers)):
+            names = [n for n in self._numbers if (shared and n in self._of_requests) == of_user]
+            if names:
+                parts = values.split([self._sequences[self._numbers[n]] for n in names], 1)
+                for name, part in zip(names, parts, strict=True):
+                    sequences[name] = part.unsqueeze(2), sequences[self._numbers[name]][1]
 
-def _pool(jagged: JaggedTensor, mean: bool) -> Tensor:
-    """Sum or mean of each row's embeddings, [B, D]; an empty row gives zeros."""
+
+def _pool(jagged: JaggedTensor, mean: bool, weights: Tensor | None = None) -> Tensor:
+    """Sum or mean of each row's embeddings, [B, D]; with weights [V] Σ w e, or Σ w e / Σ w. A row without embeddings, or whose
+    weights are all 0, gives zeros."""
     lengths = jagged.lengths()
     values = jagged.values()
     owner = torch.repeat_interleave(
         torch.arange(len(lengths), device=values.device), lengths, output_size=values.shape[0]
     )
+    if weights is not None:
+        values = values * weights.unsqueeze(1)
     pooled = values.new_zeros(len(lengths), values.shape[-1]).index_add(0, owner, values)
-    return pooled / lengths.clamp_min(1).unsqueeze(1) if mean else pooled
+    if not mean:
+        return pooled
+    if weights is None:
+        return pooled / lengths.clamp_min(1).unsqueeze(1)
+    total = weights.new_zeros(len(lengths)).index_add(0, owner, weights)
+    return pooled / torch.where(total > 0, total, 1.0).unsqueeze(1)

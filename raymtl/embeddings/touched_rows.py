@@ -24,6 +24,7 @@ from raymtl.data.batch import Batch, ReplicatedLookup
 from raymtl.embeddings.tables import Lookup
 
 _Rows = NDArray[np.int64]
+_Floats = NDArray[np.float32]
 
 
 @dataclass(frozen=True)
@@ -104,14 +105,14 @@ class TouchedRows:
         `group`: all workers, over gloo, each of which calls this with the batches of the same steps; None: the rows are those
         of this worker alone, as it is for evaluation.
         """
-        features = [_features(batch) for batch in batches]
+        features = [(_features(batch), _weights(batch)) for batch in batches]
         found = [
-            [_lookups(tables, some, len(batch.valid), len(batch.user_dense)) for tables in self._groups]
+            [_lookups(tables, *some, len(batch.valid), len(batch.user_dense)) for tables in self._groups]
             for batch, some in zip(batches, features, strict=True)
         ]
         with self._lock:
             touched = [
-                self._distinct([first + rows for first, (rows, *_) in zip(self._first, of, strict=True)])
+                self._distinct([first + lookup.rows for first, lookup in zip(self._first, of, strict=True)])
                 for of in found
             ]
         if group is not None and dist.get_world_size(group) > 1:
@@ -156,11 +157,9 @@ class TouchedRows:
         dist.all_reduce(torch.from_numpy(bits), op=dist.ReduceOp.BOR, group=group)
         return [np.flatnonzero(np.unpackbits(row, count=self._rows)) for row in bits]
 
-    def _placed(
-        self, touched: _Rows, found: Sequence[tuple[_Rows, _Rows, NDArray[np.float32]]]
-    ) -> list[ReplicatedLookup]:
+    def _placed(self, touched: _Rows, found: Sequence["_Lookups"]) -> list[ReplicatedLookup]:
         lookups = []
-        for first, group, (rows, bags, scale) in zip(self._first, self._groups, found, strict=True):
+        for first, group, lookup in zip(self._first, self._groups, found, strict=True):
             own = touched
             if len(self._groups) > 1:
                 own = touched[(touched >= first) & (touched < first + group.rows)]
@@ -169,8 +168,9 @@ class TouchedRows:
                 places = self._scratch[first : first + group.rows + 1]
                 places[own] = np.arange(len(own), dtype=np.int32)
                 places[group.rows] = len(own)
-                placed = places[rows].astype(np.int64)
-            lookups.append(ReplicatedLookup(*map(torch.from_numpy, (own, placed, bags, scale))))
+                placed = places[lookup.rows].astype(np.int64)
+            arrays = (own, placed, lookup.bags, lookup.weights, lookup.scale)
+            lookups.append(ReplicatedLookup(*map(torch.from_numpy, arrays)))
         return lookups
 
 
@@ -198,10 +198,33 @@ def _host(jagged: KeyedJaggedTensor) -> tuple[_Rows, NDArray[np.int32]]:
     return jagged.values().cpu().numpy(), jagged.lengths().cpu().numpy()
 
 
+def _weights(batch: Batch) -> dict[str, _Floats]:
+    """The weights of each feature that has them."""
+    values, ends = batch.id_weights.values().cpu().numpy(), np.cumsum(batch.id_weights.length_per_key())
+    return dict(zip(batch.id_weights.keys(), np.split(values, ends[:-1]), strict=True)) if len(ends) else {}
+
+
+@dataclass(frozen=True)
+class _Lookups:
+    """A batch's lookups in one group."""
+
+    rows: _Rows
+    """[L], rows of the group's matrix (`TableGroup.rows`: none)."""
+    bags: _Rows
+    """[I], the bag of each ID of a bag."""
+    weights: _Floats
+    """[I], the weight of each of them; empty if all are 1."""
+    scale: _Floats
+    """[bags, 1], the factor on each sum; empty if all are 1."""
+
+
 def _lookups(
-    group: TableGroup, features: dict[str, tuple[_Rows, NDArray[np.int32]]], rows: int, requests: int
-) -> tuple[_Rows, _Rows, NDArray[np.float32]]:
-    """Row of every lookup in the group's matrix, [L] (`group.rows`: none), the bag of each ID of a bag, and the bags' scales."""
+    group: TableGroup,
+    features: dict[str, tuple[_Rows, NDArray[np.int32]]],
+    weights: dict[str, _Floats],
+    rows: int,
+    requests: int,
+) -> _Lookups:
     parts = [
         _singles(group, names, features, size)
         for names, size in zip(group.parts(group.singles, rows != requests), (rows, requests), strict=True)
@@ -213,7 +236,8 @@ def _lookups(
         padded[np.arange(longest) < lengths[:size, None]] = ids + first
         parts.append(padded.reshape(-1))
     bags: list[_Rows] = [np.empty(0, np.int64)]
-    scales: list[NDArray[np.float32]] = []
+    factors: list[_Floats] = [np.empty(0, np.float32)]
+    scales: list[_Floats] = []
     before = 0
     for names, size in zip(group.parts(group.bags, rows != requests), (rows, requests), strict=True):
         scale = np.ones((size, len(names)), np.float32)
@@ -221,14 +245,21 @@ def _lookups(
             mean, first = group.bags[name]
             ids, lengths = features[name]
             parts.append(ids + first)
-            bags.append(np.repeat(before + np.arange(size) * len(names) + n, lengths[:size]))
+            owner = np.repeat(np.arange(size), lengths[:size])
+            bags.append(before + owner * len(names) + n)
+            own = weights.get(name)
+            factors.append(np.ones(len(ids), np.float32) if own is None else own)
             if mean:
-                scale[:, n] = 1 / np.maximum(lengths[:size], 1)
+                total = lengths[:size] if own is None else np.bincount(owner, own, size)
+                scale[:, n] = 1 / np.where(total > 0, total, 1)
         scales.append(scale.reshape(-1, 1))
         before += size * len(names)
-    if not any(mean for mean, _ in group.bags.values()):
-        scales = [scale[:0] for scale in scales]
-    return np.concatenate(parts), np.concatenate(bags), np.concatenate(scales)
+    return _Lookups(
+        np.concatenate(parts),
+        np.concatenate(bags),
+        np.concatenate(factors if not weights.keys().isdisjoint(group.bags) else factors[:1]),
+        np.concatenate(scales if any(mean for mean, _ in group.bags.values()) else [scale[:0] for scale in scales]),
+    )
 
 
 def _singles(

@@ -81,7 +81,9 @@ def codes_of(column: pa.ChunkedArray, is_number: bool) -> np.ndarray:
     array = column.combine_chunks()
     array = array.chunk(0) if isinstance(array, pa.ChunkedArray) else array
     kind = array.type
-    if pa.types.is_list(kind) or pa.types.is_large_list(kind) or pa.types.is_fixed_size_list(kind):
+    if pa.types.is_map(kind):
+        values = _of_lists(rules.keys_of(array))
+    elif pa.types.is_list(kind) or pa.types.is_large_list(kind) or pa.types.is_fixed_size_list(kind):
         values = _of_lists(array)
     elif is_number:
         numbers = rules.floats(array)

@@ -72,7 +72,7 @@ def check_drop(
     config: Config,
     columns: Sequence[str],
     *,
-    path: str,
+    path: str | list[str],
     train: DayRange,
     evaluated: DayRange,
     output: str,

@@ -13,7 +13,7 @@ from raymtl.serving.version import open_version
 
 def compare_days(
     version: str,
-    path: str,
+    path: str | list[str],
     snapshot: int | None,
     before: DayRange,
     after: DayRange,

@@ -73,7 +73,7 @@ class _Days:
     def __init__(self, model: LoadedModel, reader: SampleReader, before: Sample, after: Sample, seed: int):
         self._model, self._reader, self._seed = model, reader, seed
         self._samples = (before, after)
-        self._meters = (Meter(model.config, before), Meter(model.config, after))
+        self._meters = tuple(Meter(model.config, sample, model.outputs) for sample in (before, after))
         keys = [of_tasks(dict.fromkeys(meter.keys)) for meter in self._meters]
         self.tasks = [task for task in keys[0] if task in keys[1]]
 
@@ -97,7 +97,7 @@ class _Days:
 def drawn(sample: Sample, rows: int, column: str, seed: int) -> dict[str, pa.ChunkedArray]:
     """`rows` values of a column, of random rows of a sample."""
     places = np.random.default_rng([seed, 5, *column.encode()]).integers(0, sample.rows, rows)
-    return {column: sample.raw.column(column).take(pa.array(places))}
+    return sample.rows_of((column,), places)
 
 
 def explain_fall(

@@ -47,7 +47,7 @@ def permutation_importance(
 
     The columns of a larger group that are also groups of their own come before it.
     """
-    meter = Meter(model.config, sample)
+    meter = Meter(model.config, sample, model.outputs)
     if not of_tasks(dict.fromkeys(meter.keys)):
         what = "users" if model.config.data.group else "rows"
         raise DataError(
@@ -78,7 +78,7 @@ def permutation_importance(
 def permuted(sample: Sample, columns: Sequence[str], seed: int) -> dict[str, pa.ChunkedArray]:
     """The values of other rows: the same ones for all of the columns."""
     order = np.random.default_rng([seed, 4, *_key_of(columns)]).permutation(sample.rows)
-    return {name: sample.raw.column(name).take(pa.array(order)) for name in columns}
+    return sample.rows_of(columns, order)
 
 
 def _key_of(columns: Sequence[str]) -> list[int]:

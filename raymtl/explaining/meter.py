@@ -21,6 +21,7 @@ from raymtl.explaining.sample import Sample
 from raymtl.objectives.metrics.changes import MIN_GROUPS, half_width
 from raymtl.objectives.metrics.grouped import grouped_auc
 from raymtl.objectives.metrics.intervals import auc_effects, ratio_effects
+from raymtl.objectives.outputs import Outputs
 from raymtl.objectives.tasks import objective_of
 from raymtl.reports.tables import ALL
 
@@ -81,9 +82,11 @@ class _Part:
 class Meter:
     """Measures logits of the rows of one sample."""
 
-    def __init__(self, config: Config, sample: Sample):
+    def __init__(self, config: Config, sample: Sample, outputs: Outputs):
+        """`outputs` are the columns of the logits."""
         _, index = torch.unique(sample.group, return_inverse=True)
         self.groups = int(index.max()) + 1
+        self._outputs = outputs
         self._parts: dict[Key, _Part] = {}
         scenarios = {ALL: torch.ones(sample.rows, dtype=torch.bool)}
         if config.data.scenario is not None and sample.scenario is not None:
@@ -103,18 +106,22 @@ class Meter:
         return list(self._parts)
 
     def scores(self, logits: Tensor) -> dict[Key, Score]:
-        """The main metrics of logits [N, T]."""
-        return {key: self._score(part, logits[part.rows, part.column]) for key, part in self._parts.items()}
+        """The main metrics of logits [N, O]."""
+        return {key: self._score(part, logits[part.rows]) for key, part in self._parts.items()}
 
     def _score(self, part: _Part, logits: Tensor) -> Score:
+        outputs = self._outputs.of(logits, part.column)
         if part.task.is_event:
             positive = part.labels > 0.5
-            area, _, _ = grouped_auc(torch.zeros_like(part.index), 1, logits, positive, part.weight)
+            area, _, _ = grouped_auc(torch.zeros_like(part.index), 1, outputs, positive, part.weight)
             assert area is not None
-            return Score(area, auc_effects(logits, positive, part.weight, part.index, self.groups))
-        objective, x, y = objective_of(part.task), logits.double(), part.labels.double()
-        metric = part.task.traits.headline
-        loss = (objective.predict(x) - y).square() if metric == "mse" else objective.deviance(x, y)
+            return Score(area, auc_effects(outputs, positive, part.weight, part.index, self.groups))
+        objective, x, y = objective_of(part.task), outputs.double(), part.labels.double()
+        traits = part.task.traits
+        if traits.headline == "mse":
+            loss = (objective.predict(objective.score(x)) - y).square()
+        else:
+            loss = objective.terms(x, y)[:, traits.own.index(traits.headline)]
         sums = torch.zeros(self.groups, 2, dtype=torch.float64)
         weight = part.weight.double()
         sums.index_add_(0, part.index, torch.stack((weight * loss, weight), 1))

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from raymtl.config.features import BiasFeature
 from raymtl.data.ids.id_map_lookup import IdLookup
+from raymtl.objectives.outputs import Outputs
 from raymtl.serving.model import ServedModel, load_ranker, served_tables
 from raymtl.serving.rows import Columns, tensors
 from raymtl.serving.tables import FloatTable
@@ -32,8 +33,13 @@ class LoadedModel:
                 id_map = read_id_map(version, name)
                 self.maps[name] = IdLookup.build(id_map.ids, id_map.rows)
 
+    @property
+    def outputs(self) -> Outputs:
+        """The columns of the logits."""
+        return self._model.ranker.outputs
+
     def logits(self, columns: Columns) -> Tensor:
-        """The logits of the tasks, [N, T], from what `BlockMaker.features` made of N rows."""
+        """The logits [N, O] with the columns of `outputs`, from what `BlockMaker.features` made of N rows."""
         rows = len(next(iter(columns.values())))
         found = []
         with torch.inference_mode(), warnings.catch_warnings():
@@ -41,7 +47,7 @@ class LoadedModel:
             for start in range(0, rows, _BATCH_ROWS):
                 batch = {name: column.slice(start, _BATCH_ROWS) for name, column in columns.items()}
                 found.append(self._model.logits(tensors(batch, self._features)))
-        return torch.cat(found)[:, : len(self.config.active_tasks())].clone()
+        return torch.cat(found).clone()
 
 
 def table_bytes(version: Version, state: bool = False) -> Mapping[str, int]:

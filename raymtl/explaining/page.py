@@ -5,7 +5,7 @@ from typing import Any
 
 from raymtl.config.metrics import METRICS
 from raymtl.explaining.fall_page import fall_section
-from raymtl.explaining.wording import amount, proposal_text
+from raymtl.explaining.wording import amount, for_all, interval_words, proposal_text
 from raymtl.reports.page import (
     Cell,
     Collapsible,
@@ -27,6 +27,7 @@ from raymtl.words import count_of, gib, visible
 
 _DRAWN = 40
 _TOLD = 0.05
+_VERDICTS = ("used", "redundant", "useless")
 Columns = Mapping[str, Mapping[str, Any]]
 
 
@@ -88,26 +89,35 @@ def _keys(result: Mapping[str, Any], drop: Sequence[str]) -> list[Key]:
 
 
 def by_worth(result: Mapping[str, Any]) -> list[str]:
-    """The columns, the most important first: by the largest share of any task's largest importance."""
-    columns = result["columns"]
+    """The columns, the most important first: by verdict, then by the largest share of any task's largest importance.
+
+    Tasks that need no column beyond chance do not count, unless that is true of all.
+    """
+    columns, tests = result["columns"], len(result["metrics"])
+    told = [
+        task
+        for task in result["metrics"]
+        if any(_is_above_zero(for_all(c["importance"][task], tests)) for c in columns.values())
+    ]
     most = {
-        task: max((c["importance"][task]["value"] for c in columns.values()), default=0.0) for task in result["metrics"]
+        task: max((c["importance"][task]["value"] for c in columns.values()), default=0.0)
+        for task in told or result["metrics"]
     }
 
     def worth(name: str) -> float:
         found = columns[name]["importance"]
-        return max((found[task]["value"] / most[task] for task in found if most[task] > 0), default=0.0)
+        return max((found[task]["value"] / most[task] for task in most if most[task] > 0), default=0.0)
 
-    return sorted(columns, key=worth, reverse=True)
+    return sorted(columns, key=lambda name: (_VERDICTS.index(columns[name]["verdict"]), -worth(name)))
 
 
 def _worth_section(result: Mapping[str, Any], colours: Mapping[str, str]) -> Section:
     order, tasks = by_worth(result), result["metrics"]
     columns = result["columns"]
     text = (
-        "By how much the metric of a task gets worse if the column's values are those of other rows, with the 95 % interval: "
-        "within it, the task does without the column. Everything that is made of the column changes with it. Alike: the column "
-        "that tells most of it, as a share of its information."
+        "By how much the metric of a task gets worse if the column's values are those of other rows, with the interval that "
+        f"the verdict uses, {interval_words(len(tasks))}: within it, the task does without the column. Everything that is made "
+        "of the column changes with it. Alike: the column that tells most of it, as a share of its information."
     )
     rows = []
     for name in order:
@@ -122,7 +132,7 @@ def _worth_section(result: Mapping[str, Any], colours: Mapping[str, str]) -> Sec
             ),
         ]
         for task in tasks:
-            entry = found["importance"][task]
+            entry = for_all(found["importance"][task], len(tasks))
             cells.append(Cell(amount(tasks[task]["metric"], entry), "" if _is_above_zero(entry) else "faint"))
         twin = found["twin"]
         alike = (
@@ -162,7 +172,7 @@ def _importance_plot(result: Mapping[str, Any], order: Sequence[str], colours: M
         metric = METRICS[tasks[task]["metric"]]
         ax.axvline(0, color=FAINT, linewidth=0.9)
         for i, name in enumerate(order):
-            entry = result["columns"][name]["importance"][task]
+            entry = for_all(result["columns"][name]["importance"][task], len(tasks))
             used = _is_above_zero(entry)
             colour = colours[task] if used else FAINT
             ax.barh(i, entry["value"], height=0.62, color=colour, alpha=0.75)
@@ -183,11 +193,14 @@ def _alike_section(result: Mapping[str, Any]) -> Section | None:
     text = (
         "Columns that tell much of each other are also permuted together: each hides the worth of the others, since the model "
         "still has these. If a group is worth more than the sum of its columns, one of them stands in for another. Alike: the "
-        "share of the information that the two of the group that are least alike have in common."
+        "share of the information that the two of the group that are least alike have in common. The intervals of "
+        "`more together` are 95 % for all groups and tasks at once, as the verdicts need."
     )
+    tests = len(result["groups_alike"]) * len(result["metrics"])
     groups: dict[bool, list[Mapping[str, Any]]] = {True: [], False: []}
     for group in result["groups_alike"]:
-        groups[any(_is_above_zero(entry) for entry in group["excess"].values())].append(group)
+        excess = {task: for_all(entry, tests) for task, entry in group["excess"].items()}
+        groups[any(map(_is_above_zero, excess.values()))].append({**group, "excess": excess})
     parts: list[Part] = [_groups_grid(groups[True], result["metrics"])]
     if groups[False]:
         title = f"{count_of(len(groups[False]), 'group')} worth no more than the sum"
@@ -286,5 +299,8 @@ def _scenario_section(result: Mapping[str, Any]) -> Section | None:
             cells = [Cell(amount(metric, e), "" if _is_above_zero(e) else "faint") for e in entries]
             rows.append([Cell(visible(name), "name"), *cells])
         parts.append(Collapsible(f"{task}, {METRICS[metric].label}", [Grid(["column", *map(visible, there)], rows)]))
-    text = "The same importances within each scenario; grey: within the 95 % interval, the scenario does without the column."
+    text = (
+        "The same importances within each scenario, each with its own 95 % interval; grey: within it, the scenario does without "
+        "the column."
+    )
     return Section("Importance by scenario", text, parts)

@@ -13,7 +13,7 @@ from raymtl.explaining.cost import tables_of
 from raymtl.explaining.importance import Columns, Importances
 from raymtl.explaining.meter import Key, Measured, of_tasks
 from raymtl.explaining.sample import source_columns
-from raymtl.intervals import normal_quantile
+from raymtl.intervals import bonferroni
 
 Verdict = Literal["used", "redundant", "useless"]
 COPIES = 0.7
@@ -138,7 +138,7 @@ def _goes(config: Config, columns: Collection[str]) -> bool:
 def _any_above_zero(scores: Mapping[Key, Measured], among: int) -> bool:
     """Whether any task's score is above 0 beyond chance, if so many are looked at."""
     tasks = of_tasks(scores)
-    wider = normal_quantile(0.975 if not tasks else 1 - 0.025 / (among * len(tasks))) / normal_quantile(0.975)
+    wider = bonferroni(among * len(tasks)) if tasks else 1.0
     return any(score.value > wider * score.half for score in tasks.values())
 
 

@@ -57,7 +57,7 @@ class Explanation:
     ) -> "Explanation":
         """Measure all columns, their groups, and the proposal, which leaves out `broken` columns."""
         config, names = model.config, list(source_columns(model.config))
-        association = associations(sample.raw, number_columns(config), seed)
+        association = associations(sample.raw.select(names), number_columns(config), seed)
         groups = alike(names, association)
         singles = [(name,) for name in names]
         found = permutation_importance(model, reader, sample, [*singles, *groups], seed, on_count)
@@ -67,7 +67,8 @@ class Explanation:
             more = permutation_importance(model, reader, sample, [proposal.columns], seed)
             together = more.of[proposal.columns]
         tables, training = (dict(table_bytes(model.version, state)) for state in (False, True))
-        sizes = bytes_per_row(plan, names)
+        sizes = bytes_per_row(plan, sample.raw.column_names)
+        sizes = {name: sizes[name] + sum(sizes[other] for other in sample.beside.get(name, ())) for name in names}
         return cls(config, names, groups, association, found, proposal, together, sizes, tables, training)
 
     def to_dict(self) -> dict[str, Any]:

@@ -6,15 +6,17 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+import pyarrow.fs as pafs
 
-from raymtl.config.data import DayRange
-from raymtl.errors import ConfigError
+from raymtl.config.data import DayRange, as_roots
+from raymtl.errors import ConfigError, DataError
 from raymtl.explaining.fall import explain_fall
 from raymtl.explaining.importance import OnCount
 from raymtl.explaining.model import LoadedModel
 from raymtl.explaining.result import Explanation, falls_to_dict
 from raymtl.explaining.sample import SampleReader, source_columns
 from raymtl.serving.version import Version, open_version
+from raymtl.storage.folder import Folder
 from raymtl.words import count_of
 
 ROWS = 200_000
@@ -54,6 +56,10 @@ def explain(
         raise ConfigError(
             f"--baseline is {request.baseline}, which is not before the days to explain, {days}; choose earlier days"
         )
+    for root in as_roots(path):
+        if Folder.open(root).kind() == pafs.FileType.NotFound:
+            said = "--data" if request.data else "the version was trained on"
+            raise DataError(f"{said} `{root}`, which does not exist; pass the folder of the logs with --data")
     reader = SampleReader(config, {})
     plan = reader.plan(path, days)
     earlier = None if request.baseline is None else reader.plan(path, request.baseline)

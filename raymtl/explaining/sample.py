@@ -1,7 +1,8 @@
 """A sample of the rows of some days: the columns of the logs, to permute, and what the model reads of them."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from itertools import chain
 
 import numpy as np
 import pyarrow as pa
@@ -10,7 +11,7 @@ import torch
 from torch import Tensor
 
 from raymtl.config.data import DayRange
-from raymtl.config.features import BiasFeature, columns_of
+from raymtl.config.features import BiasFeature, IdsFeature, SequenceDenseFeature, columns_of
 from raymtl.config.root import Config
 from raymtl.data.blocks import BlockMaker, Place
 from raymtl.data.fragments import read_fragment
@@ -42,10 +43,17 @@ class Sample:
     """[N] int64, which rows belong together (to a user); without `data.group` every row is a group."""
     of_rows: int
     """Rows of the days."""
+    beside: Mapping[str, Sequence[str]] = field(default_factory=dict)
+    """Columns whose lists have an element for each of another column's, by that one: they change together."""
 
     @property
     def rows(self) -> int:
         return len(self.raw)
+
+    def rows_of(self, columns: Sequence[str], rows: np.ndarray) -> dict[str, pa.ChunkedArray]:
+        """Some columns, and those beside them, of the rows with these numbers."""
+        names = dict.fromkeys(name for column in columns for name in (column, *self.beside.get(column, ())))
+        return {name: self.raw.column(name).take(pa.array(rows)) for name in names}
 
 
 class SampleReader:
@@ -63,7 +71,7 @@ class SampleReader:
         all_maps = {**dict.fromkeys(config.map_tables()), **maps}
         self.maker = BlockMaker(self._config.model_copy(update={"data": flat}), evaluation=True, maps=all_maps)
 
-    def plan(self, path: str, days: DayRange, snapshot: int | None = None) -> Plan:
+    def plan(self, path: str | list[str], days: DayRange, snapshot: int | None = None) -> Plan:
         """The row groups of some days; reads footers only. DataError if something is missing or has a wrong type."""
         changes = {"path": path, "eval": days, "eval_path": None, "eval_snapshot": None, "snapshot": snapshot}
         data = self._config.data.model_copy(update={**changes, "unit_rows": 1})
@@ -96,17 +104,19 @@ class SampleReader:
         of_features = [n for n in block.column_names if n == "scenario" or n.partition(":")[0] in _ROLES]
         labels = [block.column(f"label:{name}").to_numpy() for name in self._config.active_tasks()]
         rows = len(block)
+        sources, beside = source_columns(self._config), columns_beside(self._config)
         weight = block.column("weight").to_numpy() if "weight" in block.column_names else np.ones(rows, np.float32)
         group = block.column("group").to_numpy() if "group" in block.column_names else np.arange(rows)
         scenario = block.column("scenario").to_numpy().astype(np.int64) if "scenario" in block.column_names else None
         return Sample(
-            raw.select(source_columns(self._config)),
+            raw.select([*sources, *chain(*beside.values())]),
             {name: block.column(name).chunk(0) for name in of_features},
             torch.from_numpy(np.stack(labels, 1)),
             torch.from_numpy(np.array(weight)),
             None if scenario is None else torch.from_numpy(scenario),
             torch.from_numpy(np.array(group)),
             of_rows,
+            beside,
         )
 
     def with_columns(self, sample: Sample, values: Mapping[str, pa.ChunkedArray]) -> Columns:
@@ -117,22 +127,36 @@ class SampleReader:
         scenario = config.data.scenario.column if config.data.scenario else None
         needed = [column for name in touched for column in read_by[name]] + ([scenario] if scenario else [])
         raw = pa.table({c: values.get(c, sample.raw.column(c)) for c in dict.fromkeys(needed)})
-        return sample.columns | self.maker.features(raw, Place("the sample", 0), touched)
+        return sample.columns | self.maker.features(raw, Place("the sample", 0), touched, same_steps=False)
 
 
-_ROLES = ("id", "ids", "dense", "vector")
+_ROLES = ("id", "ids", "weights", "numbers", "dense", "vector")
 
 
 def source_columns(config: Config) -> dict[str, list[str]]:
-    """The columns of the logs that predictions read, each with the features that are made of it."""
+    """The columns of the logs that predictions read, each with the features that are made of it and of those beside it."""
+    leader = {column: first for first, others in columns_beside(config).items() for column in others}
     found: dict[str, list[str]] = {}
     for name, feature in config.features.items():
         if not isinstance(feature, BiasFeature):
-            for column in dict.fromkeys(columns_of(name, config.features)):
+            for column in dict.fromkeys(leader.get(c, c) for c in columns_of(name, config.features)):
                 found.setdefault(column, []).append(name)
     if config.data.scenario:
         found.setdefault(config.data.scenario.column, [])
     return found
+
+
+def columns_beside(config: Config) -> dict[str, list[str]]:
+    """The columns of lists that have an element for each of another column's: weights of IDs, and numbers of steps."""
+    groups: list[set[str]] = []
+    for name, feature in config.features.items():
+        columns = set(columns_of(name, config.features))
+        if isinstance(feature, IdsFeature | SequenceDenseFeature) and len(columns) > 1:
+            touched = [group for group in groups if group & columns]
+            groups = [group for group in groups if group not in touched] + [columns.union(*touched)]
+    order = list(dict.fromkeys(c for name in config.features for c in columns_of(name, config.features)))
+    ranked = [sorted(group, key=order.index) for group in groups]
+    return {first: others for first, *others in ranked}
 
 
 def _kept(block: pa.Table, share: float, seed: int, random: np.random.Generator) -> np.ndarray:

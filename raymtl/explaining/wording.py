@@ -5,6 +5,7 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 from raymtl.config.metrics import METRICS
+from raymtl.intervals import bonferroni
 from raymtl.reports.tables import show
 from raymtl.words import count_of, gib, visible
 
@@ -24,6 +25,20 @@ def amount(metric: str, entry: Mapping[str, float | None]) -> str:
         return "0" if value == 0 else f"{sign}{show(METRICS[metric], abs(value))}"
     decimals = max(1 - math.floor(math.log10(half)), 0)
     return f"{sign}{abs(value):,.{decimals}f} ± {half:,.{decimals}f}"
+
+
+def for_all(entry: Mapping[str, float | None], tests: int) -> dict[str, Any]:
+    """An importance with the interval that a verdict on so many tests at once uses, instead of that of one."""
+    value, low = entry["value"], entry["low"]
+    if value is None or low is None:
+        return dict(entry)
+    half = (value - low) * bonferroni(tests)
+    return {"value": value, "low": value - half, "high": value + half}
+
+
+def interval_words(tests: int) -> str:
+    """What an interval for so many tests at once is."""
+    return "95 %" if tests == 1 else f"95 % for all {tests} tasks of a column at once (Bonferroni)"
 
 
 def proposal_text(result: Mapping[str, Any]) -> str:

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import pyarrow.compute as pc
 
+from raymtl.config.data import as_roots
 from raymtl.config.load import config_from_dict
 from raymtl.config.task_kinds import find_kind
 from raymtl.config.yamltext import dump_yaml, parse_yaml
@@ -68,13 +69,13 @@ def compose(name: str, days: Days, profile: Profile, guesses: Mapping[str, Guess
     tasks = {keys[column]: _named(column, found, keys) for column, found in make_tasks(profile, guesses).items()}
     if not tasks:
         raise DataError(
-            f"`{days.path}` has no column that looks like a label (0 and 1, with the name of an event); name it with --label "
-            f"COLUMN. The columns are {', '.join(profile.columns)}"
+            f"{_quoted(days.path)} has no column that looks like a label (0 and 1, with the name of an event); name it with "
+            f"--label COLUMN. The columns are {', '.join(profile.columns)}"
         )
     features, tables = _features(profile, guesses, keys, shared_columns(profile, guesses, nested))
     if not features:
         raise DataError(
-            f"`{days.path}` has no column for a feature besides its labels; write the columns that a model may read"
+            f"{_quoted(days.path)} has no column for a feature besides its labels; write the columns that a model may read"
         )
     left_out = [_comment(f"{n}: {g.why}") for n, g in guesses.items() if g.role in ("ignore", "truth")]
     sections = {
@@ -103,6 +104,10 @@ def compose(name: str, days: Days, profile: Profile, guesses: Mapping[str, Guess
     return text
 
 
+def _quoted(path: str | list[str]) -> str:
+    return ", ".join(f"`{root}`" for root in as_roots(path))
+
+
 def _data(days: Days, profile: Profile, guesses: Mapping[str, Guess], nested: Nested | None) -> list[_Entry]:
     entries = [_Entry("path", days.path)]
     if (days.layout.key, days.layout.format) != ("ds", "%Y-%m-%d"):
@@ -117,7 +122,9 @@ def _data(days: Days, profile: Profile, guesses: Mapping[str, Guess], nested: Ne
         entries.append(_Entry("eval_path", days.eval_path))
     if nested is not None:
         why = f"a row is a request; its impressions hold {some_of(sorted(nested.labels), 'label')}"
-        entries.append(_Entry("impressions", nested.column, why))
+        entries.append(
+            _Entry("impressions", nested.columns[0] if len(nested.columns) == 1 else list(nested.columns), why)
+        )
     for column, guess in guesses.items():
         if guess.role == "scenario":
             listed = scenario_values(profile.columns[column])
@@ -267,7 +274,7 @@ def _model(features: list[_Entry], tasks: Mapping[str, tuple[dict[str, Any], str
         entries = [_Entry("preset", "mmoe", "experts shared by tasks that may disagree")]
     if "sequence" in kinds:
         entries.append(
-            _Entry("sequence", {"type": "pooled"}, "the mean of each history; dupn and dtrn attend to its steps")
+            _Entry("sequence", {"type": "pooled"}, "the mean of each history; dupn, din and dtrn attend to its steps")
         )
     if "bias" in kinds:
         events = [name for name, (task, _) in tasks.items() if task["kind"] == "binary"]

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field, replace
 import numpy as np
 import pyarrow.fs as pafs
 
+from raymtl.config.data import as_roots
 from raymtl.data.lakehouse.tables import partition_texts
 from raymtl.data.listing import Entry, list_names
 from raymtl.data.partitions import Layout, format_of, split_name
@@ -27,25 +28,32 @@ _DAY = dt.timedelta(days=1)
 class FoundDays:
     """Which days there are, and how their folders are named."""
 
-    path: str
-    """The folder above those of the days."""
+    path: str | list[str]
+    """The folder above those of the days, or several that are one data set."""
     layout: Layout
     days: list[dt.date]
-    eval_path: str | None = None
-    """Another folder to evaluate on."""
+    eval_path: str | list[str] | None = None
+    """Another folder to evaluate on, or several."""
     eval_days: tuple[dt.date, ...] = ()
+
+    @property
+    def words(self) -> str:
+        """How the folders are named."""
+        return self.layout.pattern + (
+            "" if self.eval_path is None else " below one folder to train and one to evaluate on"
+        )
 
 
 @dataclass(frozen=True)
 class Days:
     """First and last day of training and of evaluation."""
 
-    path: str
+    path: str | list[str]
     layout: Layout
     train: tuple[dt.date, dt.date]
     train_rows: int
     eval: tuple[dt.date, dt.date] | None = None
-    eval_path: str | None = None
+    eval_path: str | list[str] | None = None
     notes: list[str] = field(default_factory=list)
     """Why other days are left out, one sentence each."""
 
@@ -76,6 +84,36 @@ def find_days(folder: Folder) -> FoundDays | None:
         raise DataError(f"`{folder.path}` is empty; pass the folder with the logs")
     layout = layout or Layout()  # raises what is wrong with the folders that there are
     return FoundDays(folder.path, layout, partitioned_days(folder, layout))
+
+
+def find_days_of_all(folders: Sequence[Folder]) -> FoundDays | None:
+    """The days below one folder, or below several that are one data set; None: one folder without folders of days.
+
+    Raises DataError, as `find_days`, and if several folders do not name their days in the same way.
+    """
+    found = [find_days(folder) for folder in folders]
+    if len(folders) == 1:
+        return found[0]
+    for folder, days in zip(folders, found, strict=True):
+        if days is None:
+            raise DataError(
+                f"`{folder.path}` has no folders of days, which each of several PATHs needs; write its rows by day"
+            )
+    named = [days for days in found if days is not None]
+    for folder, days in zip(folders, named, strict=True):
+        if days.layout != named[0].layout or (days.eval_path is None) != (named[0].eval_path is None):
+            raise DataError(
+                f"`{folders[0].path}` and `{folder.path}` do not name their folders in the same way "
+                f"({named[0].words} and {days.words}), so they are no one data set; rename the folders, or pass one PATH"
+            )
+    evaluated = [path for days in named for path in as_roots(days.eval_path or ())]
+    return FoundDays(
+        [path for days in named for path in as_roots(days.path)],
+        named[0].layout,
+        sorted({day for days in named for day in days.days}),
+        evaluated or None,
+        tuple(sorted({day for days in named for day in days.eval_days})),
+    )
 
 
 def two_folders(folders: Sequence[str]) -> tuple[str | None, str | None]:

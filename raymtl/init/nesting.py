@@ -6,8 +6,10 @@ from dataclasses import dataclass
 from typing import Any
 
 import pyarrow as pa
+import pyarrow.fs as pafs
 import ray
 
+from raymtl.config.data import as_roots
 from raymtl.config.features import BiasFeature, CrossFeature, columns_of
 from raymtl.config.load import config_from_dict
 from raymtl.config.root import Config
@@ -62,6 +64,9 @@ def open_source(path: str) -> Source:
     Raises DataError if there are none, or they are nested already.
     """
     folder = Folder.open(absolute(path))
+    if (kind := folder.kind()) != pafs.FileType.Directory:
+        problem = "does not exist" if kind == pafs.FileType.NotFound else "is a file"
+        raise DataError(f"SOURCE `{path}` {problem}; pass the folder with the logs")
     config, raw = None, {}
     if folder.read(CONFIG) is not None:
         raw = read_source(folder.path_of(CONFIG), None).merged()
@@ -85,8 +90,13 @@ def open_source(path: str) -> Source:
 def _places(folder: Folder, config: Config | None) -> dict[str, Layout]:
     """The folders of days below a folder, relative to it, each with the names of its days."""
     if config is not None:
-        parts = {"train": config.data.path, "eval": config.data.eval_path}
-        below = {part: _below(folder.path, path) for part, path in parts.items() if path is not None}
+        for path in (config.data.path, config.data.eval_path):
+            if isinstance(path, list):
+                raise DataError(
+                    f"{CONFIG} of `{folder.path}` has a list of roots ({', '.join(path)}); nest each of them alone, without that "
+                    "file"
+                )
+        below = {part: _below(folder.path, config.data.roots_of(part)[0]) for part in ("train", "eval")}
         if inside := {name: Layout.of(config, part) for part, name in below.items() if name is not None}:
             return inside
     days = find_days(folder)
@@ -94,7 +104,7 @@ def _places(folder: Folder, config: Config | None) -> dict[str, Layout]:
         raise DataError(
             f"`{folder.path}` has no folders of days, ds=YYYY-MM-DD; write the logs by day (`raymtl init` does)"
         )
-    paths = [days.path, *([days.eval_path] if days.eval_path else [])]
+    paths = (*as_roots(days.path), *as_roots(days.eval_path or ()))
     return {_below(folder.path, path) or "": days.layout for path in paths}
 
 
@@ -170,9 +180,10 @@ def nest_logs(
         if column not in source.schema.names or column == keys.request:
             what = "is the request's" if column == keys.request else f"does not exist in `{source.folder.path}`"
             raise ConfigError(f"--impression: column `{column}` {what}; name a column of an impression")
+    inside = Folder.open(absolute(out)).root
+    if _below(source.folder.root, inside) is not None:  # before the folder is made
+        raise ConfigError(f"OUT, `{out}`, lies in SRC, `{source.folder.path}`; write to a folder outside of it")
     target = OutputFolder.open(out)
-    if _below(source.folder.path, target.path) is not None:
-        raise ConfigError(f"OUT, `{target.path}`, lies in SRC, `{source.folder.path}`; write to a folder outside of it")
     _start(target, source)
     join(address, 0)
     cpus = max(1, int(ray.cluster_resources().get("CPU", 1)))
@@ -218,8 +229,8 @@ def nested_config(source: Source, out: str, nested: Nested) -> tuple[dict[str, A
     raw, config = source.raw, source.config
     assert config is not None
     data = raw["data"]
-    data["path"] = _moved(config.data.path, source, out)
-    if (eval_path := config.data.eval_path) is not None:
+    data["path"] = _moved(config.data.roots_of("train")[0], source, out)
+    for eval_path in as_roots(config.data.eval_path or ()):
         if _below(source.folder.path, eval_path) is None:
             raise ConfigError(
                 f"data.eval_path of the configuration is `{eval_path}`, outside of `{source.folder.path}`, so that only one of "

@@ -13,15 +13,16 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from raymtl.config.data import as_roots
 from raymtl.data.contract import fits, is_text, plain_type
 from raymtl.data.fragments import read_fragment
 from raymtl.data.ids.hashing import mix64, to_int64
 from raymtl.data.nest.equal import varies
 from raymtl.data.requests import request_starts
+from raymtl.data.roots import Roots
 from raymtl.data.rules import list_parts, one_array, text_times
 from raymtl.data.scan import scan
 from raymtl.data.sketch import HyperLogLog
-from raymtl.data.source import find_files
 from raymtl.data.units import Footer, Fragment, make_units, read_footers, with_rows
 from raymtl.data.validation.moments import Moments
 from raymtl.errors import DataError
@@ -139,17 +140,18 @@ def kinds_of(footers: Iterable[Footer]) -> dict[str, str]:
     }
 
 
-def footers_of(folder: Folder, days: FoundDays) -> list[Footer]:
+def footers_of(days: FoundDays) -> list[Footer]:
     """The footers of all files with rows.
 
     Raises DataError if a file cannot be read, or there are no rows.
     """
-    found = find_files(folder, None, days.layout)
+    roots = Roots.open(as_roots(days.path))
+    found = roots.find_files(None, days.layout)
     if found.faults:
         raise DataError(found.faults[0])
-    footers = with_rows(read_footers(folder.filesystem, found.files))
+    footers = with_rows(read_footers(roots.filesystem, found.files))
     if not footers:
-        raise DataError(f"`{folder.path}` has no rows: its parquet files are empty; write the days again")
+        raise DataError(f"{roots.words} {roots.have} no rows: the parquet files are empty; write the days again")
     return footers
 
 

@@ -1,9 +1,13 @@
 """The requests of the logs: a column whose rows stand together, or rows that each hold a list of impressions."""
 
 from collections.abc import Collection, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 
+import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
 
 from raymtl.data.contract import plain_type
 from raymtl.data.requests import are_scattered
@@ -12,10 +16,15 @@ from raymtl.errors import DataError
 from raymtl.init import words
 from raymtl.init.profile import Profile
 from raymtl.init.roles import Guess
+from raymtl.storage.filesystem import open_to_read
 from raymtl.storage.folder import Folder
+from raymtl.storage.retry import retry, to_user_error
 
 _LEAST_ROWS = 2
 """Rows of a request on average; with fewer, sharing the user's side saves too little."""
+_FILES = 8
+"""Files whose first rows tell which lists have one length."""
+_ROWS = 4096
 _FEATURES = ("id", "ids", "sequence", "dense", "vector", "scenario", "group")
 
 
@@ -23,8 +32,8 @@ _FEATURES = ("id", "ids", "sequence", "dense", "vector", "scenario", "group")
 class Nested:
     """Logs whose rows are requests."""
 
-    column: str
-    """The list of a request's impressions."""
+    columns: tuple[str, ...]
+    """The list of a request's impressions, or a list per field of them."""
     fields: frozenset[str]
     """The columns of an impression."""
     labels: frozenset[str]
@@ -50,18 +59,63 @@ def find_nested(
     for column, of_impression in fields.items():
         own = {n for n, kind in of_impression.items() if (n in labels if labels else _looks_like_label(n, kind))}
         if own and column not in ignored:
-            found.append(Nested(column, frozenset(of_impression), frozenset(own)))
+            found.append(Nested((column,), frozenset(of_impression), frozenset(own)))
     if len(found) > 1:
-        names = ", ".join(f"`{nested.column}`" for nested in found)
+        names = ", ".join(f"`{nested.columns[0]}`" for nested in found)
         raise DataError(
             f"`{path}` has several columns that may hold the impressions of a request: {names}; leave out all but one with "
             "--ignore COLUMN"
         )
     if found and (both := sorted(found[0].fields & columns)):
         raise DataError(
-            f"`{path}` has a column `{both[0]}` beside `{found[0].column}`, whose fields include that name; rename one of them"
+            f"`{path}` has a column `{both[0]}` beside `{found[0].columns[0]}`, whose fields include that name; "
+            "rename one of them"
         )
     return found[0] if found else None
+
+
+def find_lists(
+    folder: Folder, footers: Sequence[Footer], labels: Collection[str], ignored: Collection[str]
+) -> Nested | None:
+    """The lists of one length per row, one of which looks like a label, or is one of `labels`; None: a row is an impression.
+
+    The first rows of a few files tell the lengths. A list that is named like a history belongs to the request.
+    """
+    elements: dict[str, pa.DataType] = {}
+    for schema in {id(f.schema): f.schema for f in footers}.values():
+        for column in schema:
+            kind = plain_type(column.type)
+            if (pa.types.is_list(kind) or pa.types.is_large_list(kind)) and not pa.types.is_struct(kind.value_type):
+                elements[column.name] = kind.value_type
+    able = [name for name in elements if name not in ignored and not words.HISTORY & set(words.words(name))]
+    own = [n for n in able if (n in labels if labels else _looks_like_label(n, elements[n]))]
+    if not own or len(able) < 2:
+        return None
+    chosen = [footers[n] for n in np.unique(np.linspace(0, len(footers) - 1, _FILES).astype(int))]
+    with ThreadPoolExecutor(_FILES) as pool:
+        first_rows = [*pool.map(lambda footer: _lengths(folder, footer, able), chosen)]
+    for label in own:
+        same = tuple(n for n in able if all(n in rows and rows[n].equals(rows.get(label)) for rows in first_rows))
+        if len(same) > 1 and any(pc.max(rows[label]).as_py() > 1 for rows in first_rows):
+            return Nested(same, frozenset(same), frozenset(own) & frozenset(same))
+    return None
+
+
+def _lengths(folder: Folder, footer: Footer, columns: Collection[str]) -> dict[str, pa.Array]:
+    """The lengths of the lists in the first rows of a file; 0 for null."""
+
+    def read() -> dict[str, pa.Array]:
+        there = [name for name in columns if name in footer.schema.names]
+        with open_to_read(folder.filesystem, footer.file.path) as stream:
+            batch = next(pq.ParquetFile(stream).iter_batches(_ROWS, columns=there), None)
+        if batch is None:
+            return {}
+        return {name: pc.list_value_length(batch.column(name)).fill_null(0).cast(pa.int64()) for name in there}
+
+    try:
+        return retry(read)
+    except OSError as error:
+        raise to_user_error(f"read `{footer.file.path}`", error) from error
 
 
 def _looks_like_label(name: str, kind: pa.DataType) -> bool:
@@ -72,7 +126,7 @@ def _looks_like_label(name: str, kind: pa.DataType) -> bool:
 
 def nested_footers(folder: Folder, footers: Sequence[Footer], nested: Nested) -> list[Footer]:
     """The footers with the impressions as rows."""
-    files = [replace(footer.file, impressions=(nested.column,)) for footer in footers]
+    files = [replace(footer.file, impressions=nested.columns) for footer in footers]
     return with_rows(read_footers(folder.filesystem, files))
 
 

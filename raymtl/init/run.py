@@ -3,22 +3,24 @@
 import datetime as dt
 import re
 from collections import Counter
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
 import pyarrow.fs as pafs
 import ray
 
+from raymtl.config.data import as_roots
 from raymtl.config.root import RUN_NAME
 from raymtl.data.listing import list_names
+from raymtl.data.roots import Roots
 from raymtl.data.units import Footer
 from raymtl.errors import ConfigError, DataError, StorageError
 from raymtl.init.compose import compose
-from raymtl.init.days import FoundDays, choose_days, find_days
+from raymtl.init.days import FoundDays, choose_days, find_days_of_all
 from raymtl.init.label_values import event_values
 from raymtl.init.profile import Profile, footers_of, kinds_of, profile
-from raymtl.init.requests import Nested, find_nested, find_request, nested_footers
+from raymtl.init.requests import Nested, find_lists, find_nested, find_request, nested_footers
 from raymtl.init.roles import Guess, find_leaks, guess_roles, with_answers
 from raymtl.init.schema import profile_of_footers
 from raymtl.init.split import PLACEHOLDER, choose_split, flat_footers, write_days
@@ -55,7 +57,7 @@ class Draft:
 
 
 def look(
-    path: str,
+    path: str | Sequence[str],
     *,
     name: str = "first",
     labels: Collection[str] = (),
@@ -64,10 +66,11 @@ def look(
     on_count: Callable[[int, int], None] | None = None,
     read_rows: bool = True,
 ) -> Draft:
-    """Read the logs below `path` once, or, without `read_rows`, only the footers of their files; `labels` and `ignored` are
-    columns of known use.
+    """Read the logs below `path` (or several, which are one data set) once, or, without `read_rows`, only the footers of their
+    files; `labels` and `ignored` are columns of known use.
 
-    Raises DataError if there are no logs, and ConfigError if a named column does not exist.
+    Raises DataError if there are no logs, or if several are named in different ways, and ConfigError if a named column does not
+    exist.
     """
     if not re.fullmatch(RUN_NAME, name):
         raise ConfigError(
@@ -75,14 +78,21 @@ def look(
         )
     if both := sorted(set(labels) & set(ignored)):
         raise ConfigError(f"--label and --ignore both name `{both[0]}`; leave one out")
-    folder = Folder.open(absolute(path))
-    if (kind := folder.kind()) != pafs.FileType.Directory:
-        problem = "does not exist" if kind == pafs.FileType.NotFound else "is a file"
-        raise DataError(f"PATH `{path}` {problem}; pass the folder with the logs")
-    days = find_days(folder)
-    folder = folder if days is None else Folder.open(days.path)
-    footers = flat_footers(folder) if days is None else footers_of(folder, days)
+    paths = as_roots(path)
+    folders = Roots.open([absolute(one) for one in paths]).folders
+    for folder, one in zip(folders, paths, strict=True):
+        if (kind := folder.kind()) != pafs.FileType.Directory:
+            problem = "does not exist" if kind == pafs.FileType.NotFound else "is a file"
+            raise DataError(f"PATH `{one}` {problem}; pass the folder with the logs")
+        if folders.count(folder) > 1:
+            raise ConfigError(f"PATH `{one}` is given twice, so its rows would be read twice; pass it once")
+    days = find_days_of_all(folders)
+    folder = folders[0] if days is None else Folder.open(as_roots(days.path)[0])
+    path = ", ".join(paths)
+    footers = flat_footers(folder) if days is None else footers_of(days)
     nested = find_nested(path, footers, labels, ignored)
+    if nested is None and read_rows:
+        nested = find_lists(folder, footers, labels, ignored)
     if nested is not None:
         footers = nested_footers(folder, footers, nested)
     there = dict.fromkeys(column for footer in footers for column in footer.schema.names)

@@ -12,6 +12,7 @@ from raymtl.config.features import Table
 from raymtl.config.root import Config
 from raymtl.embeddings.rows import LocalShard, TableRows, decay_state, fill, table_rows
 from raymtl.errors import VersionError
+from raymtl.model_store.calibration import Maps
 from raymtl.model_store.manifest import DENSE, KEY, OPTIMIZER, WEIGHT, Manifest
 from raymtl.model_store.store import chain, file_fault, folder_of, missing, show
 from raymtl.model_store.table_reader import numbers, row_groups
@@ -58,18 +59,23 @@ def load_version(
     kinds = {name: optimizer_of(table).type for name, table in train_state.lookup.tables.items()}
     read: dict[str, dict[str, torch.Tensor]] = {}
 
+    maps = Maps.of(config, newest)
+
     def compare() -> list[str]:
-        found = _compare_tables(train_state.lookup.tables, newest)
+        found = [*_compare_tables(train_state.lookup.tables, newest), *maps.notes]
         if optimizer:
             found += _compare_optimizer(newest, kinds)
-        read[DENSE] = _tensors(store, newest.id, DENSE)
-        _compare_dense(read[DENSE], dense_weights(train_state), newest.id)
+        read[DENSE] = maps.kept(_tensors(store, newest.id, DENSE))
+        _compare_dense(read[DENSE], maps.kept(dense_weights(train_state)), newest.id)
         if optimizer:
             read[OPTIMIZER] = _tensors(store, newest.id, OPTIMIZER)
         return found
 
     notes = all_gather_or_raise(group, compare)[0]
     _copy(read[DENSE], dense_weights(train_state))
+    calibrator = train_state.model.module.head.ranker.calibrator
+    if calibrator is not None and not maps.are_same:
+        calibrator.reset()
     if optimizer:
         train_state.optimizers.materialize_dense_state()
         notes += _load_optimizer(read[OPTIMIZER], optimizer_state(train_state), newest.id)
@@ -97,7 +103,8 @@ def check_fits(config: Config, store: Store, version: Manifest) -> None:
     _compare_tables(config.tables, version)
     if (entries := model_entries(config)) is not None:
         saved = _tensors(store, version.id, DENSE)
-        dense, here = ({k: v for k, v in some.items() if k.startswith("head.")} for some in (saved, entries))
+        maps = Maps.of(config, version)
+        dense, here = ({k: v for k, v in maps.kept(some).items() if k.startswith("head.")} for some in (saved, entries))
         _compare_dense(dense, here, version.id)
 
 

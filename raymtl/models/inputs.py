@@ -19,7 +19,9 @@ class InputSpec:
     pooled: dict[str, int]
     """Width D of every pooled ID feature, in the order of `ModelInput.pooled`."""
     sequences: dict[str, int] = field(default_factory=dict)
-    """Width D of every sequence feature."""
+    """Width D of every sequence feature; 1 of `numbers`."""
+    numbers: Mapping[str, str] = field(default_factory=dict)
+    """The sequence features that are numbers, each with the one whose steps they belong to."""
     dense: tuple[str, ...] = ()
     """Names of the dense features."""
     dense_fill: tuple[float, ...] = ()
@@ -33,6 +35,8 @@ class InputSpec:
     """How some dense features become vectors, with edges in the units of `ModelInput.dense`."""
     project: Mapping[str, int] = field(default_factory=dict)
     """Width to which some pooled features are projected."""
+    tables: Mapping[str, str] = field(default_factory=dict)
+    """The table of every feature that is looked up."""
 
     def encoded(self) -> "InputSpec":
         """What the slots read: after `embed` and `project` (`models/encoding.py`)."""
@@ -62,13 +66,16 @@ class ModelInput:
     """[B, F] dense features; with `missing: learned` a null is NaN, for which the input slot has a learned value and `Pick`
     the feature's fill."""
     sequences: dict[str, tuple[Tensor, Tensor]] = field(default_factory=dict)
-    """For every sequence feature its embeddings [B, L, D], zero beyond the end, and the lengths [B]."""
+    """For every sequence feature its embeddings [B, L, D], or numbers [B, L, 1], zero beyond the end, and the lengths [B]."""
     bias: Tensor | None = None
     """[B, ΣD] embeddings of the bias features; only the bias slot may read it."""
     bias_present: Tensor | None = None
     """[B] bool, whether the row has all its bias features; None: all rows have."""
     scenario: Tensor | None = None
     """[B] int64 index of the scenario; the last index is `other`."""
+    ids: dict[str, Tensor] = field(default_factory=dict)
+    """For the features that the sequence slot `compares`: int64 rows of the table, the same for the same ID, [B], or [B, L] of a
+    sequence; −1 for a null and beyond the end."""
 
     by_name = False
     """Whether the features are held one by one; then `value` gives them."""
@@ -77,8 +84,12 @@ class ModelInput:
         """A pooled feature [B, D] or a dense one [B, 1]."""
         raise NotImplementedError
 
+    def ids_of(self, name: str) -> Tensor:
+        """The IDs of one feature, as in `ids`."""
+        return self.ids[name]
+
     def looked_up(self) -> list[Tensor]:
-        """All vectors from the tables."""
+        """All vectors from the tables, and what stands beside them, which has no gradient."""
         found = [self.pooled, *(vectors for vectors, _ in self.sequences.values())]
         return found if self.bias is None else [*found, self.bias]
 

@@ -6,15 +6,24 @@ Experts and towers are G networks of one shape. Looping over them costs a kernel
 
 import contextlib
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from itertools import pairwise
+from typing import Literal
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from raymtl.models.precomputed import X, linear
+
+Activation = Literal["relu", "leaky_relu", "gelu", "silu"]
+_ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
+    "relu": torch.relu_,
+    "leaky_relu": F.leaky_relu,
+    "gelu": F.gelu,
+    "silu": F.silu,
+}
 
 HEAD_STD = 0.01
 """Standard deviation of the output weights: small, so that the output bias alone sets the first predictions (G12)."""
@@ -34,35 +43,77 @@ def glorot_(weight: Tensor) -> Tensor:
     return nn.init.uniform_(weight, -bound, bound)
 
 
-class GroupedLayer(nn.Module):
-    """G linear layers of one shape with ReLU. Group g holds what `nn.Linear(in, out)` would: weight[g], bias[g].
+def upcast(x: Tensor) -> Tensor:
+    """x in fp32 where autocast made it narrower; fp64 stays."""
+    return x.float() if x.dtype.itemsize < 4 else x
 
-    x [B, in], read by all groups -> [G, B, out];  x [G, B, in], one slice each -> [G, B, out].
+
+class GroupedLayer(nn.Module):
+    """G linear layers of one shape with an activation. Group g holds what `nn.Linear(in, out)` would: weight[g], bias[g].
+
+    x [B, in], read by all groups -> [G, B, out];  x [G, B, in], one slice each -> [G, B, out]. With `norm` there is a layer norm
+    between the linear layer and the activation.
     """
 
-    def __init__(self, groups: int, d_in: int, d_out: int):
+    def __init__(self, groups: int, d_in: int, d_out: int, activation: Activation = "relu", norm: bool = False):
         super().__init__()
         self.weight = nn.Parameter(glorot_(torch.empty(groups, d_out, d_in)))
         self.bias = nn.Parameter(torch.zeros(groups, d_out))
+        self.norm = GroupedNorm(groups, d_out) if norm else None
+        self._activate = _ACTIVATIONS[activation]
 
     def forward(self, x: X) -> Tensor:
         if x.dim() == 3:
-            return torch.baddbmm(self.bias.unsqueeze(1), x, self.weight.transpose(1, 2)).relu_()
+            y = torch.baddbmm(self.bias.unsqueeze(1), x, self.weight.transpose(1, 2))
+            return self._activate(y if self.norm is None else self.norm(y))
         # One GEMM with G·out columns; the result keeps its memory layout and is viewed as [G, B, out].
-        y = linear(x, self.weight.flatten(0, 1), self.bias.flatten()).relu_()
-        return y.unflatten(1, self.bias.shape).transpose(0, 1)
+        y = linear(x, self.weight.flatten(0, 1), self.bias.flatten())
+        if self.norm is None:  # before the view: an activation in place on a view copies the gradient
+            return self._activate(y).unflatten(1, self.bias.shape).transpose(0, 1)
+        return self._activate(self.norm(y.unflatten(1, self.bias.shape).transpose(0, 1)))
+
+
+class GroupedNorm(nn.Module):
+    """G layer norms, each over the width of its own slice, in fp32 also under autocast: x [G, B, k] -> [G, B, k]."""
+
+    def __init__(self, groups: int, width: int):
+        super().__init__()
+        self.weight = nn.Parameter(torch.ones(groups, width))
+        self.bias = nn.Parameter(torch.zeros(groups, width))
+
+    def forward(self, x: Tensor) -> Tensor:
+        with full_precision(x):
+            y = F.layer_norm(upcast(x), (x.shape[-1],))
+            return y * self.weight.unsqueeze(1) + self.bias.unsqueeze(1)
 
 
 class GroupedMLP(nn.Module):
-    """G MLPs of one shape, ReLU and dropout after every layer: x [B, d] or [G, B, d] -> [G, B, width]."""
+    """G MLPs of one shape, activation and dropout after every layer: x [B, d] or [G, B, d] -> [G, B, width].
 
-    def __init__(self, groups: int, d_in: int, hidden: Sequence[int], dropout: float = 0.0):
+    `dropout` is one rate, or one for each group."""
+
+    def __init__(
+        self,
+        groups: int,
+        d_in: int,
+        hidden: Sequence[int],
+        dropout: float | Sequence[float] = 0.0,
+        activation: Activation = "relu",
+        norm: bool = False,
+    ):
         super().__init__()
-        self.layers = nn.ModuleList(GroupedLayer(groups, i, o) for i, o in pairwise((d_in, *hidden)))
-        self.dropout = dropout
+        widths = pairwise((d_in, *hidden))
+        self.layers = nn.ModuleList(GroupedLayer(groups, i, o, activation, norm) for i, o in widths)
+        rates = [dropout] * groups if isinstance(dropout, int | float) else [*dropout]
+        self.dropout = rates[0]
+        self._kept: Tensor | None
+        differ = len(set(rates)) > 1
+        self.register_buffer("_kept", 1 - torch.tensor(rates).view(-1, 1, 1) if differ else None, persistent=False)
         self.width = hidden[-1]
 
     def drop(self, x: Tensor) -> Tensor:
+        if self._kept is not None and self.training:
+            return x * (torch.bernoulli(self._kept.expand(x.shape)) / self._kept).to(x.dtype)
         return F.dropout(x, self.dropout) if self.dropout and self.training else x
 
     def forward(self, x: X) -> Tensor:

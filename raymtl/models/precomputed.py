@@ -36,6 +36,10 @@ class PrecomputedInput:
         """Itself: a served model computes in fp32."""
         return self
 
+    def detach(self) -> "PrecomputedInput":
+        """Itself: a served model has no gradients."""
+        return self
+
 
 X: TypeAlias = Any  # Tensor | PrecomputedInput; a type checker cannot know that only a tensor has three dimensions
 """x as slots that take both kinds read it."""
@@ -49,3 +53,8 @@ def linear(x: X, weight: Tensor, bias: Tensor | None = None) -> Tensor:
 def materialize(x: X) -> Tensor:
     """x as a tensor."""
     return x.materialize() if isinstance(x, PrecomputedInput) else x
+
+
+def stop_gradient(x: X) -> X:
+    """The same x, whose gradient goes no further down."""
+    return x.detach()

@@ -1,8 +1,8 @@
-"""The ranker: the chain of slots from looked-up features to one logit per task."""
+"""The ranker: the chain of slots from looked-up features to the outputs of every task."""
 
 import importlib
 import pkgutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from itertools import groupby
 from typing import Any
@@ -11,16 +11,20 @@ import torch
 from torch import Tensor, nn
 
 import raymtl.models
+from raymtl.config.calibration import Calibration
 from raymtl.config.model import Model
+from raymtl.config.slots.coupler import MULTIPLYING
 from raymtl.config.tasks import Task
 from raymtl.models.encoding import Encoding
+from raymtl.models.extra_heads import ExtraHeads
 from raymtl.models.inputs import InputSpec, ModelInput
 from raymtl.models.precomputed import X, materialize
 from raymtl.models.registry import build, find, options_of
 from raymtl.models.requests import RequestInput, inputs_for, request_x
-from raymtl.models.slots import Context, Derived, InputSlot, SequenceSlot
-from raymtl.models.towers import Towers
-from raymtl.objectives.link import OutputScale, predictions
+from raymtl.models.slots import Context, InputSlot, SequenceSlot, TargetAwareSequenceSlot
+from raymtl.objectives.calibration.calibrator import Calibrator
+from raymtl.objectives.link import OutputScale
+from raymtl.objectives.outputs import Outputs
 from raymtl.objectives.tasks import objective_of
 
 for _module in pkgutil.walk_packages(raymtl.models.__path__, "raymtl.models."):
@@ -32,17 +36,18 @@ class Ranker(nn.Module):
 
     def __init__(
         self,
-        tasks: Mapping[str, Task],
         slots: Mapping[str, nn.Module],
-        derived: Mapping[str, Derived],
+        outputs: Outputs,
+        extra: ExtraHeads | None,
         scale: OutputScale | None,
         encoding: Encoding,
+        calibrator: Calibrator | None = None,
     ):
         super().__init__()
         self.encoding = encoding
-        self.tasks = dict(tasks)
-        self.derived = dict(derived)
-        """Outputs beside the tasks', in the order of the last columns."""
+        self.outputs = outputs
+        """The columns of the logits."""
+        self.tasks = outputs.tasks
         self.input = slots["input"]
         self.sequence = slots["sequence"]
         self.refine = slots["refine"]
@@ -50,11 +55,15 @@ class Ranker(nn.Module):
         self.towers = slots["towers"]
         self.coupler = slots["coupler"]
         self.bias = slots["bias"]
+        self.extra = extra
+        """None where every task has one output."""
         self.scale = scale
         """None where all tasks are binary."""
+        self.calibrator = calibrator
+        """None without `calibration`."""
 
     def forward(self, inputs: ModelInput) -> Tensor:
-        """Logits [B, T + derived outputs] in fp32, columns in the order of the tasks and of `derived`."""
+        """Logits [B, O] in fp32, with the columns of `outputs`."""
         inputs = self.encoding(inputs)
         if isinstance(inputs, RequestInput):
             return self.forward_from_x(request_x(self.input, self.sequence, inputs, concat_sequence), inputs)
@@ -62,30 +71,42 @@ class Ranker(nn.Module):
 
     def forward_from_x(self, x: X, inputs: ModelInput) -> Tensor:
         """The logits from x [B, d] or [B, T, d], the output of the input and sequence slots, and from encoded inputs."""
-        refine, trunk, bias = self.refine, self.trunk, self.bias
+        refine, trunk, towers, bias = self.refine, self.trunk, self.towers, self.bias
         x = refine(x if refine.supports_precomputed else materialize(x), inputs_for(refine, inputs))
         h = trunk(
             x if trunk.supports_precomputed else materialize(x), inputs_for(trunk, inputs)
         )  # [B, d], or [B, T, d]
-        outputs = self.coupler(self.towers(h), bias(inputs_for(bias, inputs)) if self.training else None)
-        return outputs if self.scale is None else self.scale(outputs)
+        h = towers(h if towers.supports_precomputed else materialize(h), inputs_for(towers, inputs))
+        logits = self.coupler(h, bias(inputs_for(bias, inputs)) if self.training else None)
+        if self.extra is not None:
+            logits = torch.cat((logits, self.extra(h, logits)), 1)
+        return logits if self.scale is None else self.scale(logits)
 
     def heads(self) -> Iterator[nn.Parameter]:
         """The weights above the trunk."""
-        for slot in (self.towers, self.coupler, self.bias):
-            yield from slot.parameters()
+        for slot in (self.towers, self.coupler, self.bias, self.extra):
+            yield from () if slot is None else slot.parameters()
 
-    def predictions(self, logits: Tensor) -> Tensor:
-        """Probability, mean count or value of every output, from the logits of `forward`; of the same shape."""
-        logits = self.corrected(logits)
-        return predictions(logits, [*self.tasks.values(), *(self.tasks[d.child] for d in self.derived.values())])
+    def predictions(self, logits: Tensor, scenario: Tensor | None = None) -> Tensor:
+        """Predictions [B, P] with the columns `outputs.names`, from the logits of `forward`. See `corrected`."""
+        return self.outputs.predictions(self.corrected(logits, scenario))
 
-    def corrected(self, logits: Tensor) -> Tensor:
-        """Logits of `forward` with the correction of `log1p` tasks, which training leaves out and metrics include."""
-        return logits if self.scale is None else self.scale.corrected(logits)
+    def corrected(self, logits: Tensor, scenario: Tensor | None = None) -> Tensor:
+        """Logits of `forward` with the correction of `log1p` tasks, and recalibrated; metrics include both, training neither.
+
+        `scenario` [B] int64 is needed where the calibrator has maps of scenarios.
+        """
+        logits = logits if self.scale is None else self.scale.corrected(logits)
+        return logits if self.calibrator is None else self.calibrator(logits, scenario)
 
 
-def build_ranker(model: Model, tasks: Mapping[str, Task], spec: InputSpec, base_rates: Mapping[str, float]) -> Ranker:
+def build_ranker(
+    model: Model,
+    tasks: Mapping[str, Task],
+    spec: InputSpec,
+    base_rates: Mapping[str, float],
+    calibration: Calibration | None = None,
+) -> Ranker:
     """The ranker of a configuration, its output biases set so that the first predictions are the base rates.
 
     A task missing in `base_rates` falls back on its own `base_rate`, and then on a bias of zero. The weights come
@@ -95,16 +116,22 @@ def build_ranker(model: Model, tasks: Mapping[str, Task], spec: InputSpec, base_
     context = Context(tasks, encoding.spec, heads=find("coupler", model.coupler).heads(tasks))
     features: Any = build("input", model.input, context)
     sequence: Any = build("sequence", model.sequence, context)
-    context = replace(context, width=features.width + sequence.width, fields=_fields(features, sequence))
-    refine = build("refine", model.refine, context)
+    refine_context = replace(
+        context,
+        width=features.width + sequence.width,
+        fields=_fields(features, sequence),
+        sources=_sources(features, sequence),
+    )
+    refine = build("refine", model.refine, refine_context)
     context = replace(context, width=refine.width)
     trunk = build("trunk", model.trunk, context)
     context = replace(context, width=trunk.width)
-    towers = Towers(context, **model.towers.model_dump())
+    towers = build("towers", model.towers, context)
     context = replace(context, width=towers.width)
     coupler = build("coupler", model.coupler, context)
     coupler.start_at([_start(name, task, base_rates) for name, task in tasks.items()])
-    derived = find("coupler", model.coupler).derived(tasks, options_of(model.coupler))
+    outputs = Outputs(tasks, find("coupler", model.coupler).derived(tasks, options_of(model.coupler)))
+    extra = ExtraHeads(outputs, towers.width, base_rates) if outputs.several else None
     slots = {
         "input": features,
         "sequence": sequence,
@@ -114,13 +141,25 @@ def build_ranker(model: Model, tasks: Mapping[str, Task], spec: InputSpec, base_
         "coupler": coupler,
         "bias": build("bias", model.bias, context),
     }
-    return Ranker(tasks, slots, derived, OutputScale.of(tasks, base_rates, len(derived)), encoding)
+    calibrator = None
+    if calibration is not None:
+        multiplies = model.coupler.type in MULTIPLYING
+        calibrator = Calibrator(calibration, tasks, outputs.derived, multiplies, spec.scenarios)
+    return Ranker(slots, outputs, extra, OutputScale.of(outputs, base_rates), encoding, calibrator)
 
 
 def _fields(features: InputSlot, sequence: SequenceSlot) -> list[int]:
     """The widths of x's parts: columns side by side that depend on the same feature, or on several, are one."""
     columns = features.columns or [None] * features.width
     return [len([*run]) for _, run in groupby(columns)] + [sequence.width] * bool(sequence.width)
+
+
+def _sources(features: InputSlot, sequence: SequenceSlot) -> list[Sequence[str] | None]:
+    """The features on which each column of x depends."""
+    columns = features.columns or [None] * features.width
+    # `reads` of a sequence slot that attends to the candidate says nothing about the candidate
+    history = None if isinstance(sequence, TargetAwareSequenceSlot) else sequence.reads
+    return [*(None if name is None else [name] for name in columns), *[history] * sequence.width]
 
 
 def start_logit(task: Task, base_rate: float) -> float:

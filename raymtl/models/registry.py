@@ -9,13 +9,23 @@ from torch import nn
 from raymtl.config.base import Section
 from raymtl.config.slots.common import Custom
 from raymtl.errors import ConfigError
-from raymtl.models.slots import BiasSlot, Context, CouplerSlot, InputSlot, RefineSlot, SequenceSlot, TrunkSlot
+from raymtl.models.slots import (
+    BiasSlot,
+    Context,
+    CouplerSlot,
+    InputSlot,
+    RefineSlot,
+    SequenceSlot,
+    TowersSlot,
+    TrunkSlot,
+)
 
 CONTRACTS: dict[str, type] = {
     "input": InputSlot,
     "sequence": SequenceSlot,
     "refine": RefineSlot,
     "trunk": TrunkSlot,
+    "towers": TowersSlot,
     "coupler": CouplerSlot,
     "bias": BiasSlot,
 }

@@ -33,11 +33,12 @@ class NamedInput(ModelInput):
         pooled: Mapping[str, Tensor],
         dense: Mapping[str, Tensor],
         sequences: Mapping[str, tuple[Tensor, Tensor]],
+        ids: Mapping[str, Tensor] | None = None,
     ):
-        """`some` is any tensor with a row for each of N rows; pooled [N, D] each, dense [N, 1] each, and sequences as in
+        """`some` is any tensor with a row for each of N rows; pooled [N, D] each, dense [N, 1] each, sequences and IDs as in
         `ModelInput`."""
         self.spec, self._some, self._pooled, self._dense = spec, some, pooled, dense
-        self._sequences = dict(sequences)
+        self._sequences, self._ids = dict(sequences), dict(ids or {})
         self.bias = self.bias_present = self.scenario = None
 
     def value(self, name: str) -> Tensor:
@@ -59,9 +60,15 @@ class NamedInput(ModelInput):
     def sequences(self) -> dict[str, tuple[Tensor, Tensor]]:  # type: ignore[override]
         return self._sequences
 
+    @property
+    def ids(self) -> dict[str, Tensor]:  # type: ignore[override]
+        return self._ids
+
     def plain(self) -> ModelInput:
         """All of it in tensors."""
-        return ModelInput(self.pooled, self.dense, self.sequences, self.bias, self.bias_present, self.scenario)
+        return ModelInput(
+            self.pooled, self.dense, self.sequences, self.bias, self.bias_present, self.scenario, self.ids
+        )
 
     def _joined(self, names: Sequence[str]) -> Tensor:
         if not names:
@@ -105,13 +112,21 @@ class RequestInput(NamedInput):
                 self._repeated_sequences[name] = repeated
         return self._repeated_sequences
 
+    @property
+    def ids(self) -> dict[str, Tensor]:  # type: ignore[override]
+        return {name: self.ids_of(name) for name in (*self.users.ids, *self.rows.ids)}
+
+    def ids_of(self, name: str) -> Tensor:
+        own = self.rows.ids.get(name)
+        return self.users.ids[name].index_select(0, self.request) if own is None else own
+
     def encoded(self, spec: InputSpec, encode: Encode) -> "RequestInput":
         """The same with the features of each side as `encode` makes them; `spec` describes those."""
         sides = []
         for side in (self.users, self.rows):
             pooled, dense = encode(side._pooled, {name: value.squeeze(1) for name, value in side._dense.items()})
             numbers = {name: value.unsqueeze(1) for name, value in dense.items()}
-            sides.append(NamedInput(spec, side._some, pooled, numbers, side.sequences))
+            sides.append(NamedInput(spec, side._some, pooled, numbers, side.sequences, side.ids))
         users, rows = sides
         return RequestInput(users, rows, self.request, self.scenario, self.bias, self.bias_present)
 
@@ -170,6 +185,9 @@ class RequestX(PrecomputedInput):
 
     def float(self) -> "RequestX":
         return RequestX(self._user.float(), self._item.float(), self._request, self._columns)
+
+    def detach(self) -> "RequestX":
+        return RequestX(self._user.detach(), self._item.detach(), self._request, self._columns)
 
 
 def request_x(

@@ -40,6 +40,8 @@ class Context:
     """Last dimension d of what this slot reads."""
     fields: Sequence[int] = ()
     """For the refine slot: the widths of x's parts, one per feature and one for the histories; their sum is d."""
+    sources: Sequence[Sequence[str] | None] = ()
+    """For the refine slot: the features on which each column of x depends; None: unknown."""
 
 
 class InputSlot(nn.Module):
@@ -67,6 +69,8 @@ class SequenceSlot(nn.Module):
     reads: Sequence[str] | None = None
     """All features that the output (for a `TargetAwareSequenceSlot`: that of `encode`) depends on; None: unknown. Serving uses it
     to split the model, like `InputSlot.columns`."""
+    compares: Sequence[str] = ()
+    """Features of one ID, or sequences, whose IDs the slot reads: `ModelInput.ids` has these and no others."""
 
     def forward(self, inputs: ModelInput) -> Tensor | None:
         raise NotImplementedError
@@ -103,10 +107,24 @@ class TrunkSlot(nn.Module):
     """
 
     width: int
+    mixtures: Sequence[Tensor] = ()
+    """In training, the weights of the experts in the last batch, [B, streams, E] without gradient for each level of experts: a
+    stream for each task, or one for all, and after them the shared one. `training/expert_use.py` reads them at log lines."""
     supports_precomputed = False
     """Whether x may also be `PrecomputedInput`, as for a refine slot."""
 
     def forward(self, x: X, inputs: ModelInput) -> X:
+        raise NotImplementedError
+
+
+class TowersSlot(nn.Module):
+    """What the trunk made, [B, d] for all tasks or [B, T, d] -> one representation per task for the coupler, [B, T, width]."""
+
+    width: int
+    supports_precomputed = False
+    """Whether h may also be `PrecomputedInput`, which it is behind a trunk that hands x on."""
+
+    def forward(self, h: X, inputs: ModelInput) -> Tensor:
         raise NotImplementedError
 
 

@@ -1,18 +1,17 @@
-"""From the heads' outputs to logits, and from logits to predictions in the label's own unit.
+"""From the heads' outputs to logits in the unit of the labels, and the correction of `log1p` tasks.
 
-Shapes: B rows, T tasks, O outputs (the tasks, then the derived ones), L `log1p` tasks.
+Shapes: B rows, T tasks, O outputs (`Outputs`), L `log1p` tasks.
 """
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping
 from typing import Self
 
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
-from raymtl.config.task_kinds import LogReal
-from raymtl.config.tasks import Task
-from raymtl.objectives.tasks import OBJECTIVES, objective_of
+from raymtl.objectives.outputs import Outputs
+from raymtl.objectives.tasks.real import LogRealObjective
 
 _ETA = 3
 """Exponent of the running mean of `OutputScale`: the weight of step k grows as k^η, as Shamir & Zhang recommend."""
@@ -20,16 +19,6 @@ _PRIOR_STEPS = 10
 """Steps that the sample counts for in that mean at the start."""
 _MEMORY_STEPS = 10_000
 """From here on the mean forgets exponentially, so that daily training follows the data."""
-
-
-def predict(logit: Tensor, task: Task) -> Tensor:
-    """Turn the logits of one task, of any shape, into predictions in the label's unit, in 32-bit floats or wider."""
-    return objective_of(task).predict(logit if logit.dtype == torch.float64 else logit.float())
-
-
-def predictions(logits: Tensor, tasks: Iterable[Task]) -> Tensor:
-    """Turn logits [B, T] into predictions [B, T], each column by its task (see `predict`); `tasks` in column order."""
-    return torch.stack([predict(a, task) for a, task in zip(logits.unbind(dim=1), tasks, strict=True)], dim=1)
 
 
 class OutputScale(nn.Module):
@@ -43,42 +32,45 @@ class OutputScale(nn.Module):
     polynomial-decay averages over the steps (Shamir & Zhang, ICML 2013, section 4).
     """
 
-    def __init__(self, tasks: Sequence[Task], base_rates: Sequence[float | None], derived: int):
-        """The tasks in column order with their base rates (None: unknown), and the number of derived outputs."""
+    def __init__(self, outputs: Outputs, base_rates: Mapping[str, float]):
+        """Without a base rate a task has the offset 0 and the scale 1."""
         super().__init__()
-        kinds = [objective_of(task) for task in tasks]
-        pairs = [(kind, rate) for kind, rate in zip(kinds, base_rates, strict=True)]
-        scales = [(0.0, 1.0) if rate is None else kind.head_scale(rate) for kind, rate in pairs]
-        offset, scale = torch.tensor([*scales, *[(0.0, 1.0)] * derived]).unbind(1)
+        tasks = outputs.tasks
+        rates = [base_rates.get(name, task.base_rate) for name, task in tasks.items()]
+        pairs = list(zip(outputs.objectives, rates, strict=False))  # without derived outputs
+        kinds = [kind for kind, _ in pairs]
+        scales = [(0.0, 1.0)] * outputs.width
+        for t, (kind, rate) in enumerate(pairs):
+            if rate is not None:
+                scales[t], scales[outputs.extras(t)] = kind.head_scale(rate), kind.extra_scales(rate)
+        offset, scale = torch.tensor(scales).unbind(1)
         self.register_buffer("offset", offset.clone())
         self.register_buffer("scale", scale.clone())
         self.register_buffer(
             "units", torch.tensor([1.0 if rate is None else kind.loss_unit(rate) for kind, rate in pairs])
         )
-        logs = [t for t, task in enumerate(tasks) if issubclass(task.traits, LogReal)]
+        logs = [t for t, kind in enumerate(kinds) if isinstance(kind, LogRealObjective)]
         self._has_logs = bool(logs)
         self.register_buffer("_columns", torch.tensor(logs, dtype=torch.int64), persistent=False)
         if logs:
             means = torch.ones(2, len(logs))
             for i, t in enumerate(logs):
-                if (rate := base_rates[t]) is not None:
+                if (rate := rates[t]) is not None:
                     means[0, i], means[1, i] = rate, kinds[t].predict(offset[t])
             self.register_buffer("means", means)  # [2, L]: of the labels, of the uncorrected predictions
             self.register_buffer("steps", torch.tensor(float(_PRIOR_STEPS)))
 
     @classmethod
-    def of(cls, tasks: Mapping[str, Task], base_rates: Mapping[str, float], derived: int) -> Self | None:
+    def of(cls, outputs: Outputs, base_rates: Mapping[str, float]) -> Self | None:
         """None for a model whose tasks are all binary: it needs no scale."""
-        if all(task.is_event for task in tasks.values()):
-            return None
-        return cls(list(tasks.values()), [base_rates.get(n, t.base_rate) for n, t in tasks.items()], derived)
+        return None if all(task.is_event for task in outputs.tasks.values()) else cls(outputs, base_rates)
 
     def forward(self, heads: Tensor) -> Tensor:
         """The heads' outputs [B, O] as logits."""
         return heads.float() * self.scale + self.offset
 
     def corrected(self, logits: Tensor) -> Tensor:
-        """Logits [B, O] whose `predictions` include the factor; those that are not finite stay so."""
+        """Logits [B, O] whose predictions include the factor; those that are not finite stay so."""
         if not self._has_logs:
             return logits
         a = logits[:, self._columns]
@@ -118,7 +110,7 @@ class OutputScale(nn.Module):
 
 
 def _uncorrected(logit: Tensor) -> Tensor:
-    return OBJECTIVES[LogReal].predict(logit)
+    return LogRealObjective().predict(logit)
 
 
 def _scaled(logit: Tensor, factor: Tensor) -> Tensor:

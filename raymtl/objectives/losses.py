@@ -1,6 +1,6 @@
 """Losses of all tasks over the global batch, AITM's order penalty and Meituan's bound. `docs/losses.md` has the reasons.
 
-Shapes: B rows of this worker, T tasks, W workers.
+Shapes: B rows of this worker, T tasks, O outputs (`Outputs`), W workers.
 """
 
 from collections.abc import Mapping, Sequence
@@ -14,7 +14,8 @@ from raymtl.config.slots.penalties import KLBound, OrderLoss
 from raymtl.config.tasks import Task
 from raymtl.config.wiring import bounds, order_pairs
 from raymtl.objectives.algebra import logit_prod, sym_kl
-from raymtl.objectives.tasks import objective_of
+from raymtl.objectives.outputs import Outputs
+from raymtl.objectives.tasks import TaskObjective
 
 
 class Losses(NamedTuple):
@@ -34,6 +35,32 @@ class Losses(NamedTuple):
     """[] order + bound, with their gradient."""
 
 
+class _Run(NamedTuple):
+    """Consecutive tasks of equal objectives, which are computed together."""
+
+    objective: TaskObjective
+    tasks: slice
+    extras: slice
+    """Their extra outputs, all of a task side by side."""
+
+    def loss(self, logits: Tensor, mask: Tensor, labels: Tensor) -> Tensor:
+        """Loss of every row [B, n] of the n tasks, from logits [B, O], mask and labels [B, T]."""
+        mask, labels, main = mask[:, self.tasks], labels[:, self.tasks], logits[:, self.tasks]
+        if self.objective.outputs > 1:
+            extra = logits[:, self.extras].unflatten(1, (-1, self.objective.outputs - 1))
+            main, mask = torch.cat((main.unsqueeze(2), extra), 2), mask.unsqueeze(2)
+        return self.objective.loss(torch.where(mask, main, 0.0), labels)
+
+
+def _runs(outputs: Outputs) -> list[_Run]:
+    found = []
+    for objective, run in groupby(range(len(outputs.tasks)), lambda t: outputs.objectives[t]):
+        first, *_, last = *(places := list(run)), places[-1]
+        extras = slice(outputs.extras(first).start, outputs.extras(last).stop)
+        found.append(_Run(objective, slice(first, last + 1), extras))
+    return found
+
+
 class TaskLosses(nn.Module):
     """Masked, weighted loss of every task, divided by the label count of all workers (`docs/losses.md`).
 
@@ -50,14 +77,13 @@ class TaskLosses(nn.Module):
         order: OrderLoss,
         bound: KLBound | None = None,
         predecessors: Mapping[str, Sequence[str]] | None = None,
+        outputs: Outputs | None = None,
     ):
-        """`predecessors` are those of the coupler `ait`: the order penalty holds for them as for the parents."""
+        """`predecessors` are those of the coupler `ait`: the order penalty holds for them as for the parents. `outputs` are the
+        columns of the logits; None: those of the tasks, without derived ones."""
         super().__init__()
         names = list(tasks)
-        # Consecutive tasks of one kind are computed together.
-        runs = [(kind, len(list(run))) for kind, run in groupby(objective_of(task) for task in tasks.values())]
-        self._objectives = [kind for kind, _ in runs]
-        self._sizes = [size for _, size in runs]
+        self._runs = _runs(Outputs(tasks) if outputs is None else outputs)
         self._pairs = [(names.index(a), names.index(b)) for a, b in order_pairs(tasks, predecessors or {})]
         self._order = order
         self._bounds = [tuple(names.index(name) for name in triple) for triple in bounds(tasks)]
@@ -87,7 +113,7 @@ class TaskLosses(nn.Module):
         workers: int = 1,
         units: Tensor | None = None,
     ) -> Losses:
-        """Loss of one batch: logits, labels and observed [B, T], weight and valid [B], normalizer [T], valid_rows [].
+        """Loss of one batch: logits [B, O], labels and observed [B, T], weight and valid [B], normalizer [T], valid_rows [].
 
         `valid` is false on padding rows, which count nowhere. Labels may hold anything where they are not observed.
         `normalizer` and `valid_rows` are summed over the `workers`. `units` [T] divide the losses; None: by 1.
@@ -97,10 +123,8 @@ class TaskLosses(nn.Module):
         # Not observed: logit 0 and label 0, whose loss is finite, so that the weight 0 makes it an exact 0. Masking the
         # losses alone would not do: 0 · NaN is NaN, and so is the gradient of a `where` whose other branch is not finite.
         y = torch.where(mask, labels.float(), 0.0)
-        a = torch.where(mask, logits, 0.0)
         weights = torch.where(mask, weight.float().unsqueeze(1), 0.0)
-        parts = zip(self._objectives, a.split(self._sizes, 1), y.split(self._sizes, 1), strict=True)
-        rows = torch.cat([kind.loss(a_run, y_run) for kind, a_run, y_run in parts], 1)
+        rows = torch.cat([run.loss(logits, mask, y) for run in self._runs], 1)
         per_task = (rows * weights).sum(0) * (workers / self._denominator(normalizer, units))
         order = self._order_penalty(logits, valid, valid_rows, workers)
         bound = self._kl_bound(logits, valid, valid_rows, workers)
@@ -122,8 +146,7 @@ class TaskLosses(nn.Module):
         mask = observed & valid.unsqueeze(1)
         y = torch.where(mask, labels.float(), 0.0)
         weights = torch.where(mask, weight.float().unsqueeze(1), 0.0)
-        parts = zip(self._objectives, y.split(self._sizes, 1), strict=True)
-        least = torch.cat([kind.lower_bound(y_run) for kind, y_run in parts], 1)
+        least = torch.cat([run.objective.lower_bound(y[:, run.tasks]) for run in self._runs], 1)
         return (least * weights).sum(0) * (workers / self._denominator(normalizer, units))
 
     def _denominator(self, normalizer: Tensor, units: Tensor | None) -> Tensor:

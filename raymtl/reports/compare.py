@@ -117,6 +117,7 @@ def _notes(runs: Runs) -> list[str]:
 def _evaluated(run: Run) -> str:
     data = run.config.get("data") or {}
     path = data.get("eval_path") or data.get("path") or "unknown logs"
+    path = ", ".join(path) if isinstance(path, list) else path
     return f"{count((run.final or {}).get('rows'))} rows of {run.days('eval') or 'unknown days'} in {path}"
 
 

@@ -9,6 +9,7 @@ from raymtl.errors import ConfigError, StorageError
 from raymtl.reports import chance, curves, facts, slices, style
 from raymtl.reports.load import Run, load_run
 from raymtl.reports.page import OPEN_ROWS, Cell, Grid, Key, PageStatus, fill, metric_grid
+from raymtl.reports.recalibration import EXPLAINED, recalibration_grid
 from raymtl.reports.scores import LEGEND as SCORES_LEGEND
 from raymtl.reports.scores import score_grid
 from raymtl.reports.tables import metric_tables, metrics_of
@@ -79,6 +80,8 @@ def render(run: Run) -> str:
         if metrics.get("scenarios")
         else [],
         fold_scenarios=sum(len(table.rows) for table in tables) > OPEN_ROWS,
+        recalibration=recalibration_grid(metrics.get("calibration"), colours),
+        recalibration_explained=EXPLAINED,
         order=_order(metrics),
         scores=score_grid(metrics),
         scores_legend=SCORES_LEGEND,

@@ -1,11 +1,11 @@
-"""The tables of metrics, shared by the HTML report and the terminal: one for binary tasks, one for those with values."""
+"""The tables of metrics, shared by the HTML report and the terminal: one for binary tasks, one for values, one for classes."""
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from raymtl.config.metrics import METRICS, Metric, metrics_of_kind
-from raymtl.config.task_kinds import KINDS, Binary, TaskKind, Values, find_kind
+from raymtl.config.task_kinds import KINDS, Binary, Classes, TaskKind, Values, find_kind
 from raymtl.reports.chance import interval_of, is_above_constant, is_odd
 from raymtl.reports.style import count, number, significant
 from raymtl.words import visible
@@ -178,7 +178,7 @@ def _columns_of(family: type[TaskKind]) -> list[Column]:
     """What stands for the task, on how many rows, and its calibration; then the other metrics, those of little use last."""
     kinds = [kind for kind in KINDS if issubclass(kind, family)]
     headlines = list(dict.fromkeys(kind.headline for kind in kinds))
-    if len(headlines) == 1:
+    if family is Binary:
         main = METRICS[headlines[0]]
         columns = [_metric_column(main), Column("best", _best, optional=True), Column("gap", _gap, optional=True)]
     else:
@@ -190,7 +190,7 @@ def _columns_of(family: type[TaskKind]) -> list[Column]:
     known = [m for m in METRICS.values() if any(m in metrics_of_kind(kind) for kind in kinds)]
     others = [metric for metric in known if metric.name not in headlines]
     others.sort(key=lambda metric: (metric.target is None, metric.wide_only))  # stable
-    columns += map(_metric_column, others)
+    columns += [_metric_column(metric, all(metric in metrics_of_kind(kind) for kind in kinds)) for metric in others]
     columns.append(Column("groups", lambda report: TableCell(count(report.get("groups"))), optional=True))
     columns.append(
         Column(
@@ -200,13 +200,15 @@ def _columns_of(family: type[TaskKind]) -> list[Column]:
     return columns
 
 
-def _metric_column(metric: Metric) -> Column:
+def _metric_column(metric: Metric, of_all: bool = True) -> Column:
+    """The column of a metric that all kinds of the table have, or only some."""
+
     def cell(report: Report) -> TableCell:
         return TableCell(
             with_interval(metric, report), with_interval(metric, report, short=True), is_odd(metric, report)
         )
 
-    return Column(metric.label, cell, metric.short, metric.wide_only, optional=metric.needs is not None)
+    return Column(metric.label, cell, metric.short, metric.wide_only, optional=metric.needs is not None or not of_all)
 
 
 def _named_headline(report: Report) -> TableCell:
@@ -242,7 +244,9 @@ def _note(report: Report) -> str:
     notes = [why] if why else []
     if (error := report.get("auc_error")) and error > _AUC_ERROR:
         notes.append(f"AUC is exact to {error:.4f} only: many scores are nearly equal")
-    for name, prefix, absent in (("GAUC", "gauc", "no group column"), ("NDCG", "requests", "no requests")):
+    for name, prefix, absent in (
+        ("GAUC", "gauc", "no group column"), ("NDCG", "requests", "no requests"), ("order", "order", "none")
+    ):  # fmt: skip
         own_why, share = report.get(f"{prefix}_null_reason"), report.get(f"{prefix}_sampled_share")
         if own_why and own_why != why and not own_why.startswith(absent):
             notes.append(f"{name}: {own_why}")
@@ -253,5 +257,5 @@ def _note(report: Report) -> str:
     return "; ".join(notes)
 
 
-_COLUMNS: dict[type[TaskKind], Sequence[Column]] = {family: _columns_of(family) for family in (Binary, Values)}
+_COLUMNS: dict[type[TaskKind], Sequence[Column]] = {family: _columns_of(family) for family in (Binary, Values, Classes)}
 """The columns of every table."""

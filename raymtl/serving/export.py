@@ -19,6 +19,8 @@ from raymtl.config.features import (
     CrossFeature,
     DenseFeature,
     IdFeature,
+    IdsFeature,
+    SequenceDenseFeature,
     Tableless,
     VectorFeature,
     columns_of,
@@ -27,6 +29,7 @@ from raymtl.config.root import Config
 from raymtl.data.writing import OutputFolder
 from raymtl.errors import ConfigError
 from raymtl.models.ranker import Ranker
+from raymtl.objectives.outputs import Part
 from raymtl.serving.formats import SUFFIX, Format, check_format, quiet, serialize
 from raymtl.serving.model import SCENARIO, Raw, ServedModel, can_split, feature_sides, load_ranker, served_tables
 from raymtl.serving.parts import FullModel, GivenVectors, ItemPart, UserPart, vectors_for
@@ -132,7 +135,10 @@ def export_model(
     exported = Exported()
     exported.facts.update(
         {
-            "outputs": [*(_output(ranker, name) for name in model.outputs), *(_score(config, n) for n in model.scores)],
+            "outputs": [
+                *(_output(ranker, name, part) for name, part in ranker.outputs.parts.items()),
+                *(_score(config, name) for name in model.scores),
+            ],
             "features": {name: _described(config, name) for name in (*sides["user"], *sides["item"])},
         }
     )
@@ -182,7 +188,7 @@ class _Adder:
                 steps = [(f"{name}{_ROWS}", part.rows, features), (name, part.model, vectors)]
         for step, module, inputs in steps:
             arguments = (*others.values(), inputs)
-            self.exported.programs[step] = _export(config, module, arguments, (*dims, _dims(inputs, dim)))
+            self.exported.programs[step] = _export(config, module, arguments, (*dims, _dims(config, inputs, dim)))
             self.exported.facts["programs"][step] = {
                 "inputs": [*others, "features"],
                 "features": list(inputs),
@@ -203,6 +209,8 @@ def _example(config: Config, names: list[str], rows: int) -> Raw:
             continue
         if isinstance(feature, VectorFeature):
             made[name] = torch.zeros(rows, feature.width)
+        elif isinstance(feature, SequenceDenseFeature):
+            made[name] = torch.zeros(_VALUES)
         elif isinstance(feature, DenseFeature | BucketFeature):
             made[name] = torch.zeros(rows)
         elif isinstance(feature, IdFeature):
@@ -211,14 +219,19 @@ def _example(config: Config, names: list[str], rows: int) -> Raw:
         else:
             made[name] = torch.zeros(_VALUES, dtype=torch.int64)
             made[f"{name}.lengths"] = torch.tensor([_VALUES - rows + 1] + [1] * (rows - 1))
+            if isinstance(feature, IdsFeature) and feature.weights is not None:
+                made[f"{name}.weights"] = torch.ones(_VALUES)
     return made
 
 
-def _dims(inputs: Raw, rows: Any) -> dict[str, Any]:
-    """The dynamic dimensions of inputs: rows, and a separate number of values for each list."""
-    return {
-        name: {0: torch.export.Dim(f"{name}_values", min=0) if f"{name}.lengths" in inputs else rows} for name in inputs
+def _dims(config: Config, inputs: Raw, rows: Any) -> dict[str, Any]:
+    """The dynamic dimensions of inputs: rows, and a separate number of values for each list, which what stands beside it has."""
+    values = {
+        name: torch.export.Dim(f"{name}_values", min=0) for name in config.features if f"{name}.lengths" in inputs
     }
+    beside = {n: f.of for n, f in config.features.items() if isinstance(f, SequenceDenseFeature)}
+    beside |= {f"{name}.{more}": name for name in values for more in ("weights", "rows")}
+    return {name: {0: values.get(beside.get(name, name), rows)} for name in inputs}
 
 
 def _export(config: Config, module: nn.Module, arguments: tuple[Any, ...], dims: tuple[Any, ...]) -> Any:
@@ -238,10 +251,12 @@ def _dtype(value: Tensor) -> str:
     return str(value.dtype).removeprefix("torch.")
 
 
-def _output(ranker: Ranker, name: str) -> dict[str, Any]:
-    derived = ranker.derived.get(name)
-    task = ranker.tasks[derived.child if derived else name]
-    return {"name": name, "kind": task.kind} | ({"given": derived.given} if derived else {})
+def _output(ranker: Ranker, name: str, part: Part) -> dict[str, Any]:
+    """The entry of a column of predictions in `model.json`."""
+    facts = {"name": name, "kind": ranker.tasks[part.task].kind}
+    if part.given is not None:
+        facts |= {"given": part.given}
+    return facts if part.part is None else facts | {"task": part.task, "part": part.part}
 
 
 def _score(config: Config, name: str) -> dict[str, Any]:
@@ -262,6 +277,8 @@ def _described(config: Config, name: str) -> dict[str, Any]:
         return facts | number
     if isinstance(feature, VectorFeature):
         return facts | {"inputs": {name: f"float32 [rows, {feature.width}], NaN for null"}}
+    if isinstance(feature, SequenceDenseFeature):
+        return facts | {"of": feature.of, "inputs": {name: f"float32 [values of {feature.of}], NaN for null"}}
     table = config.table_of(name)
     spec = config.tables[table]
     facts |= {"table": table, "id_space": spec.id_space, "rows": spec.rows}
@@ -275,4 +292,6 @@ def _described(config: Config, name: str) -> dict[str, Any]:
     if isinstance(feature, IdFeature):
         return facts | {"inputs": {name: "int64 [rows]", f"{name}.present": "bool [rows], false for null"}}
     lists = {name: "int64 [values], row after row", f"{name}.lengths": "int64 [rows]"}
+    if isinstance(feature, IdsFeature) and feature.weights is not None:
+        lists[f"{name}.weights"] = "float32 [values], NaN for null"
     return facts | {"max_length": getattr(feature, "max_length", None), "inputs": lists}

@@ -18,11 +18,11 @@ _CROSSED = "crossed."
 
 
 class FullModel(nn.Module):
-    """Raw features of both sides, one row per candidate -> predictions and scores [B, O + S]."""
+    """Raw features of both sides, one row per candidate -> predictions and scores [B, P + S]."""
 
     def __init__(self, model: ServedModel, rules: Mapping[str, Rules]):
         super().__init__()
-        self.rows = Rows(rules["user"], rules["item"])
+        self.rows = Rows(model, rules["user"], rules["item"])
         self.model = _Predictions(model)
 
     def forward(self, features: Raw) -> Tensor:
@@ -34,7 +34,7 @@ class UserPart(nn.Module):
 
     def __init__(self, model: ServedModel, rules: Mapping[str, Rules]):
         super().__init__()
-        self.rows = Rows(rules["user"])
+        self.rows = Rows(model, rules["user"])
         self.model = _UserState(model, rules["user"])
 
     def forward(self, features: Raw) -> State:
@@ -42,11 +42,11 @@ class UserPart(nn.Module):
 
 
 class ItemPart(nn.Module):
-    """The user part's state, each candidate's index in it [B] int64, and raw item-side features -> [B, O + S]."""
+    """The user part's state, each candidate's index in it [B] int64, and raw item-side features -> [B, P + S]."""
 
     def __init__(self, model: ServedModel, rules: Mapping[str, Rules]):
         super().__init__()
-        self.rows = _ItemRows(rules["item"])
+        self.rows = _ItemRows(model, rules["item"])
         self.model = _ItemPredictions(model)
 
     def forward(self, state: State, user: Tensor, features: Raw) -> Tensor:
@@ -54,26 +54,31 @@ class ItemPart(nn.Module):
 
 
 class Rows(nn.Module):
-    """Raw features -> what the model reads: rows for IDs, and scaled numbers."""
+    """Raw features -> what the model reads: rows for IDs, and scaled numbers.
 
-    def __init__(self, *rules: Rules):
+    The rows of features whose IDs the model compares are there twice: as `<name>`, in whose place looked-up vectors may come, and
+    as `<name>.rows`.
+    """
+
+    def __init__(self, model: ServedModel, *rules: Rules):
         super().__init__()
         self.rules = nn.ModuleList(rules)
+        self._compared = [name for name in model.ranker.sequence.compares if any(name in own.tables for own in rules)]
 
     def forward(self, features: Raw) -> Raw:
         for rules in self.rules:
             features = rules(features)
-        return features
+        return features | {f"{name}.rows": features[name].clone() for name in self._compared}
 
 
-class _ItemRows(nn.Module):
-    def __init__(self, rules: Rules):
-        super().__init__()
-        self.rules = rules
+class _ItemRows(Rows):
+    def __init__(self, model: ServedModel, rules: Rules):
+        super().__init__(model, rules)
+        self._needed = rules.needed
 
-    def forward(self, state: State, user: Tensor, features: Raw) -> Raw:
-        of_user = {key: state[f"{_CROSSED}{key}"].index_select(0, user) for key in _keys(self.rules.needed)}
-        return self.rules({**features, **of_user})
+    def forward(self, state: State, user: Tensor, features: Raw) -> Raw:  # type: ignore[override]
+        of_user = {key: state[f"{_CROSSED}{key}"].index_select(0, user) for key in _keys(self._needed)}
+        return super().forward({**features, **of_user})
 
 
 class _Predictions(nn.Module):

@@ -10,7 +10,7 @@ import numpy as np
 import pyarrow as pa
 import torch
 
-from raymtl.config.features import DenseFeature, Feature, SingleId, VectorFeature
+from raymtl.config.features import DenseFeature, Feature, IdsFeature, SequenceDenseFeature, SingleId, VectorFeature
 from raymtl.config.root import Config
 from raymtl.data.requests import feature_changes, value_changes
 from raymtl.data.rules import one_array
@@ -40,6 +40,8 @@ def tensors(columns: Columns, features: Mapping[str, Feature]) -> Raw:
     for name, feature in features.items():
         if isinstance(feature, DenseFeature):
             raw[name] = torch.from_numpy(columns[f"dense:{name}"].to_numpy())
+        elif isinstance(feature, SequenceDenseFeature):
+            raw[name] = torch.from_numpy(columns[f"numbers:{name}"].flatten().to_numpy())
         elif isinstance(feature, VectorFeature):
             values = columns[f"vector:{name}"].flatten().to_numpy()
             raw[name] = torch.from_numpy(values).unflatten(0, (-1, feature.width))
@@ -53,6 +55,8 @@ def tensors(columns: Columns, features: Mapping[str, Feature]) -> Raw:
             column = columns[f"ids:{name}"]
             raw[name] = torch.from_numpy(column.flatten().to_numpy())
             raw[f"{name}.lengths"] = torch.from_numpy(column.value_lengths().to_numpy().astype(np.int64))
+            if isinstance(feature, IdsFeature) and feature.weights is not None:
+                raw[f"{name}.weights"] = torch.from_numpy(columns[f"weights:{name}"].flatten().to_numpy())
     if "scenario" in columns:
         raw[SCENARIO] = torch.from_numpy(columns["scenario"].to_numpy().astype(np.int64))
     return raw

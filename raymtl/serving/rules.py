@@ -15,9 +15,12 @@ from raymtl.config.features import (
     CrossFeature,
     DenseFeature,
     IdFeature,
+    Scaled,
+    SequenceDenseFeature,
     Table,
     Tableless,
     VectorFeature,
+    weighted,
 )
 from raymtl.config.root import Config
 from raymtl.data.ids.hashing import id_of
@@ -77,20 +80,23 @@ class Rules(nn.Module):
     """Raw features by name -> the same names with rows of tables for IDs, and numbers as the model reads them.
 
     An ID feature is `<name>` [N] int64 with `<name>.present` [N] bool, a list `<name>` [V] int64 with `<name>.lengths` [N], a
-    number (also that of a bucket) `<name>` [N] float32 with NaN for null, a vector `<name>` [N, W] likewise. Results of buckets
-    and crosses have `.present` too.
+    number (also that of a bucket) `<name>` [N] float32 with NaN for null, a vector `<name>` [N, W] likewise, and so are numbers
+    of the steps of a list `<name>` [V], and weights of its IDs `<name>.weights` [V]. Results of buckets and crosses have
+    `.present` too.
     """
 
     def __init__(self, config: Config, names: Sequence[str], maps: Mapping[str, IdMap]):
         super().__init__()
         self._dense = {n: f for n in names if isinstance(f := config.features[n], DenseFeature)}
-        self._tables: dict[str, tuple[str, Table]] = {
+        self._steps = {n: f for n in names if isinstance(f := config.features[n], SequenceDenseFeature)}
+        self._weighted = [n for n in weighted(config.features) if n in names]
+        self.tables: dict[str, tuple[str, Table]] = {
             n: (table, config.tables[table])
             for n in names
             if not isinstance(config.features[n], Tableless)
             for table in [config.table_of(n)]
         }
-        used = {name for name, table in self._tables.values() if table.id_space == "map"}
+        used = {name for name, table in self.tables.values() if table.id_space == "map"}
         self.maps = nn.ModuleDict({module_name(name): MapRows(maps[name]) for name in sorted(used)})
         self._vectors = [n for n in names if isinstance(config.features[n], VectorFeature)]
         self._buckets = {n: f for n in names if isinstance(f := config.features[n], BucketFeature)}
@@ -112,7 +118,13 @@ class Rules(nn.Module):
     def forward(self, raw: dict[str, Tensor]) -> dict[str, Tensor]:
         made = dict(raw)
         for name, feature in self._dense.items():
-            made[name] = self._number(raw[name], feature)
+            scaled = _scaled(raw[name], feature)
+            made[name] = scaled if self._learns_nulls else torch.where(raw[name].isnan(), feature.fill, scaled)
+        for name, numbers in self._steps.items():
+            made[name] = torch.where(raw[name].isnan(), numbers.fill, _scaled(raw[name], numbers))
+        for name in self._weighted:
+            weights = raw[f"{name}.weights"]
+            made[f"{name}.weights"] = torch.where(weights.isnan(), 0.0, weights)
         for name in self._vectors:
             made[name] = torch.where(raw[name].isnan(), 0.0, raw[name])
         for name in self._buckets:
@@ -123,20 +135,20 @@ class Rules(nn.Module):
             present = made[f"{name}.present"]
             made[name] = torch.where(present, made[name], null_id)
             made[f"{name}.present"] = torch.ones_like(present)
-        ids = {n: made[n] for n in self._tables if n not in self._crosses} | {n: raw[f"{n}.id"] for n in self.needed}
+        ids = {n: made[n] for n in self.tables if n not in self._crosses} | {n: raw[f"{n}.id"] for n in self.needed}
         made |= {f"{n}.id": ids[n] for n in self.handed_on}
         for name, parts in self._crosses.items():
             made[name] = cross([ids[part] for part in parts])
             made[f"{name}.present"] = torch.stack([made[f"{part}.present"] for part in parts]).all(0)
-        for name, (table_name, table) in self._tables.items():
+        for name, (table_name, table) in self.tables.items():
             if table.id_space == "hash":
                 made[name] = hash_rows(made[name], table.rows)
             elif table.id_space == "map":
                 made[name] = self.maps[module_name(table_name)](made[name])
         return made
 
-    def _number(self, value: Tensor, feature: DenseFeature) -> Tensor:
-        within = value if feature.clip is None else value.clamp(*feature.clip)
-        scaled = within.sign() * within.abs().double().log1p().float() if feature.transform == "log1p" else within
-        scaled = (scaled - feature.mean) / feature.std
-        return scaled if self._learns_nulls else torch.where(value.isnan(), feature.fill, scaled)
+
+def _scaled(value: Tensor, feature: Scaled) -> Tensor:
+    within = value if feature.clip is None else value.clamp(*feature.clip)
+    scaled = within.sign() * within.abs().double().log1p().float() if feature.transform == "log1p" else within
+    return (scaled - feature.mean) / feature.std

@@ -165,7 +165,7 @@ def score(
 def _columns(version: Version) -> list[str]:
     """Names of the columns of predictions and scores; also checks the dense weights and the formulas."""
     ranker = load_ranker(version.config, read_dense(version), version.manifest.id)
-    outputs = [*ranker.tasks, *ranker.derived]
+    outputs = ranker.outputs.names
     score = version.config.score
     scores = [] if score is None else Fusion(score.formulas, outputs).names
     return [*(PREDICTION + name for name in outputs), *(SCORE + name for name in scores)]

@@ -57,7 +57,7 @@ class Predictor:
         self._sides = {side: {n: config.features[n] for n in names} for side, names in model.sides.items()}
 
     def predict(self, rows: Rows) -> tuple[np.ndarray, int]:
-        """Predictions and scores [N, O + S] float32, and the number of computed users."""
+        """Predictions and scores [N, P + S] float32, and the number of computed users."""
         found, users = [], 0
         with torch.inference_mode():
             for start in range(0, len(rows.index), self._batch_rows):

@@ -18,7 +18,7 @@ from raymtl.models.slots import TargetAwareSequenceSlot
 State = dict[str, Tensor]
 """The user part's result for the item part, each tensor [U, ...]."""
 
-_READ = ("pooled", "dense", "scenario", "sequences")
+_READ = ("pooled", "dense", "scenario", "sequences", "ids")
 """The inputs that a slot may read besides x."""
 _STEPS = 2
 """Length of the sequences in the trial run of the ranker; arbitrary."""
@@ -36,6 +36,8 @@ class Features:
     """Embeddings [N, L, D], zero beyond the end, and lengths [N]."""
     scenario: Tensor | None = None
     """[N] int64."""
+    ids: dict[str, Tensor] = field(default_factory=dict)
+    """As in `ModelInput`."""
 
     def any_tensor(self) -> Tensor:
         """A tensor with N rows."""
@@ -63,6 +65,7 @@ def to_model_input(spec: InputSpec, features: Features) -> ModelInput:
         torch.stack(dense, 1) if dense else empty,
         {n: features.sequences[n] for n in spec.sequences if n in features.sequences},
         scenario=features.scenario,
+        ids=features.ids,
     )
 
 
@@ -164,6 +167,8 @@ class SplitRanker(nn.Module):
             for name, (steps, lengths) in features.sequences.items():
                 yield f"steps.{name}", steps
                 yield f"lengths.{name}", lengths
+        if "ids" in self._needs:
+            yield from ((f"ids.{name}", ids) for name, ids in features.ids.items())
 
     def _trace_inputs(self, sides: list[bool]) -> None:
         """Run the ranker once on zeros, to find which layers read x, and which user inputs it reads besides."""
@@ -200,14 +205,18 @@ class SplitRanker(nn.Module):
             {n: torch.zeros(rows) for n in self.spec.dense if has(n)},
             {n: (torch.zeros(rows, _STEPS, d), lengths) for n, d in self.spec.sequences.items() if has(n)},
             torch.zeros_like(lengths) if self.spec.scenarios and of_user is not False else None,
+            {n: self._zero_ids(n, rows) for n in self.ranker.sequence.compares if has(n)},
         )
+
+    def _zero_ids(self, name: str, rows: int) -> Tensor:
+        return torch.zeros(rows, *[_STEPS] * (name in self.spec.sequences), dtype=torch.int64)
 
 
 class _Inputs(ModelInput):
     """The inputs of both sides for the candidates, assembled only when read."""
 
     def __init__(self, split: SplitRanker, state: State, index: Tensor, features: Features):
-        self._spec, self._of_user = split.spec, split.of_user
+        self._spec, self._of_user, self._compares = split.spec, split.of_user, split.ranker.sequence.compares
         self._state, self._index, self._features = state, index, features
         self.bias = self.bias_present = None
         self.read: set[str] = set()
@@ -243,6 +252,13 @@ class _Inputs(ModelInput):
             if name in self._of_user:
                 found[name] = self._of_users(f"steps.{name}"), self._of_users(f"lengths.{name}")
         return found
+
+    @property
+    def ids(self) -> dict[str, Tensor]:  # type: ignore[override]
+        return {name: self.ids_of(name) for name in self._compares}
+
+    def ids_of(self, name: str) -> Tensor:
+        return self._of_users(f"ids.{name}") if name in self._of_user else self._features.ids[name]
 
 
 class _Reader(PrecomputedInput):

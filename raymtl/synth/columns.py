@@ -19,9 +19,10 @@ from raymtl.synth.truth import BUY, CART, CLICK
 FIRST_ITEM_ID = 10_000_000
 """`item_id` of item number 0; the IDs are consecutive, like an auto-increment key."""
 TRUTH = ("p_click", "p_cart", "p_buy", "p_click_first", "mean_page_views", "mean_watch_time")
+BOUGHT_IF_CLICKED = "p_buy_if_clicked"
 LABELS = ("click", "cart", "buy", "page_views", "watch_time")
 ENGAGEMENT_TRUTH = (*(f"p_{name}" for name in ACTIONS), "mean_stars")
-PLAIN = ("request_id", "timestamp", *TRUTH, "mean_spend", *ENGAGEMENT_TRUTH)
+PLAIN = ("request_id", "timestamp", *TRUTH, "mean_spend", BOUGHT_IF_CLICKED, *ENGAGEMENT_TRUTH)
 """Columns of mostly distinct values, for which a parquet dictionary does not pay off."""
 IMPRESSIONS = "impressions"
 """The column of nested files with the rows of a request."""
@@ -85,6 +86,7 @@ class Columns:
             "item_ctr_7d": _dense(day.item_ctr[item]),
             "rating": _dense(day.item_rating[item]),
             "hist_items": self._history(rows.history, rows.history_valid, FIRST_ITEM_ID),
+            **({"hist_categories": self._categories(rows)} if spec.interest else {}),
             **(self._behaviours(rows.past) if rows.past else {}),
             "position": pa.array(np.tile(np.arange(1, width + 1), len(request))),
             "random_order": each(rows.shuffled),
@@ -96,6 +98,8 @@ class Columns:
         columns["weight"] = each(np.where(filtered, 0, 1).astype(np.float32))
         for place, name in enumerate(TRUTH):
             columns[name] = pa.array(np.ascontiguousarray(rows.truth[:, place]), pa.float32())
+        if rows.bought_if_clicked is not None:
+            columns[BOUGHT_IF_CLICKED] = pa.array(rows.bought_if_clicked, pa.float32())
         if rows.spend is not None:
             columns["mean_spend"] = pa.array(np.ascontiguousarray(rows.spend[:, 1]))
         if rows.engagement:
@@ -109,6 +113,9 @@ class Columns:
         kept = np.repeat(valid, width, axis=0)
         values = np.repeat(steps.astype(np.int64) + first, width, axis=0)[kept]
         return _list_array(values, kept.sum(axis=1))
+
+    def _categories(self, rows: Rows) -> pa.Array:
+        return self._history(rows.history_categories, rows.history_valid)
 
     def _behaviours(self, past: Past) -> dict[str, pa.Array]:
         """The properties of the steps of `hist_items`, and the further histories."""

@@ -122,6 +122,8 @@ def _features(spec: SynthSpec) -> dict[str, Any]:
         more = ("hist_carts", "hist_buys") if spec.behaviours else ()
         features |= {name: {"kind": "sequence", "table": "item_id", **length} for name in ("hist_items", *more)}
         features |= {name: {"kind": "sequence", **length} for name in _PROPERTIES if spec.behaviours}
+        if spec.interest:
+            features["hist_categories"] = {"kind": "sequence", "table": "category", **length}
     day = Shard(spec.model_copy(update={"shards": 1})).day(0)
     shown = day.draw_item.weights
     # in the true model, null means "no effect" for these two; it becomes 0 here, so use the true centre, not a measured one

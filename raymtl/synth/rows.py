@@ -26,7 +26,7 @@ class Day:
     draw_user: Draw
     draw_item: Draw
     usual_shares: np.ndarray | None
-    """Category shares in all clicks, carts and buys, [3, categories]; only with `behaviours`."""
+    """Category shares in all clicks, carts and buys, [3, categories]; only with `behaviours` or `interest`."""
     item_ctr: np.ndarray
     """Click rate of the last 7 days as a statistics job published it: noisy; NaN for an item that is new today."""
     item_rating: np.ndarray
@@ -52,6 +52,7 @@ class Rows:
     """Number of the first request within shard and day."""
     history: np.ndarray
     """Item numbers [R, L]."""
+    history_categories: np.ndarray
     history_valid: np.ndarray
     item: np.ndarray
     """Item slot of every row, [R, K]."""
@@ -64,6 +65,8 @@ class Rows:
     page_views: np.ndarray
     watch_time: np.ndarray
     """Seconds, [N] float32; NaN without a click."""
+    bought_if_clicked: np.ndarray | None = None
+    """P(buy) of a visitor who is made to click, [N]; only with `hidden_intent`."""
     spend: np.ndarray | None = None
     """Amounts spent and their true means, [N, 2] float32; only with `spend`."""
     past: Past | None = None

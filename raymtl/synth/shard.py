@@ -11,12 +11,13 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from raymtl.synth import engagement
+from raymtl.synth import engagement, intent
 from raymtl.synth.attributes import describe_items, describe_users
 from raymtl.synth.behaviours import Behaviours, Past, usual_shares
 from raymtl.synth.chance import generator
 from raymtl.synth.clock import DAY_MS, milliseconds
 from raymtl.synth.history import History
+from raymtl.synth.interest import add_earlier_steps, interest
 from raymtl.synth.population import Draw, Population
 from raymtl.synth.rows import Day, Rows
 from raymtl.synth.scales import ENGAGEMENT
@@ -52,6 +53,7 @@ class _Shown:
     shuffled: np.ndarray
     item: np.ndarray
     history: np.ndarray
+    history_categories: np.ndarray
     history_valid: np.ndarray
     scores: np.ndarray
     engagement: np.ndarray | None
@@ -71,6 +73,9 @@ class Shard:
         self._scenarios = share / share[-1]
         self._cart_not_logged = np.array([s.name in spec.cart_not_logged for s in spec.scenarios])
         self._intercepts = np.zeros_like(start_intercepts(spec)) if intercepts is None else intercepts
+        if spec.interest:
+            today = self.day(0)
+            add_earlier_steps(self._history, spec, today.users.number, today.items, today.draw_item, shard)
 
     def day(self, number: int) -> Day:
         """The users, items and effects of day `number`."""
@@ -87,7 +92,9 @@ class Shard:
         if spec.missing_signal:
             funnel.item_main[:] += funnel.effects.withheld(items)
         more = Effects(spec, number, ENGAGEMENT, stream=6, first=len(OUTPUTS)) if spec.engagement else None
-        usual = usual_shares(items, item_weights, funnel.item_main, spec.categories) if spec.behaviours else None
+        usual = None
+        if spec.behaviours or spec.interest:
+            usual = usual_shares(items, item_weights, funnel.item_main, spec.categories)
         return Day(
             number=number,
             users=users,
@@ -166,6 +173,7 @@ class Shard:
             shuffled=shuffled,
             item=item,
             history=history,
+            history_categories=categories,
             history_valid=valid,
             scores=scores.reshape(-1, len(OUTPUTS)),
             engagement=self._engagement_scores(day, (user, scenario, hour, item), scores),
@@ -173,12 +181,15 @@ class Shard:
         )
 
     def _outcomes(self, day: Day, random: np.random.Generator, shown: "_Shown", first: int, count: int, place) -> Rows:
-        flat = shown.scores
-        first_place = 1 / (1 + np.exp(-flat[:, CLICK]))
+        spec, flat = self._spec, shown.scores
+        first_place = self._chances(flat)[:, CLICK]
         flat[:, CLICK] += day.funnel.effects.position[shown.scenario].reshape(-1)
-        chance = chances(flat)
+        chance = drawn_from = self._chances(flat)
+        if spec.hidden_intent:
+            hidden = intent.draw(len(shown.user), spec.request_rows, generator(spec.seed, 10, *place))
+            drawn_from = chances(intent.shifted(flat, spec.hidden_intent, hidden))
         draw = random.random(len(flat), dtype=np.float32)
-        labels = draw[:, None] < chance  # one draw for the whole funnel: buy ⊂ cart ⊂ click
+        labels = draw[:, None] < drawn_from  # one draw for the whole funnel: buy ⊂ cart ⊂ click
         mean_views = np.exp(flat[:, VIEWS])
         watch_time = np.full(len(flat), np.nan, np.float32)
         clicked = np.flatnonzero(labels[:, CLICK])
@@ -188,12 +199,10 @@ class Shard:
         truth = np.column_stack([chance, first_place, mean_views, mean_watch])
         reacted = None
         if shown.engagement is not None:
-            reacted = engagement.react(shown.engagement, chance, labels, generator(self._spec.seed, 5, *place))
+            reacted = engagement.react(shown.engagement, chance, labels, generator(spec.seed, 5, *place))
         spent = None
-        if self._spec.spend:
-            spent = spend(
-                day.items.price[shown.item.reshape(-1)], chance, labels, generator(self._spec.seed, 9, *place)
-            )
+        if spec.spend:
+            spent = spend(day.items.price[shown.item.reshape(-1)], chance, labels, generator(spec.seed, 9, *place))
         return Rows(
             day=day,
             count=count,
@@ -204,9 +213,11 @@ class Shard:
             shuffled=shown.shuffled,
             first_request=first,
             history=shown.history,
+            history_categories=shown.history_categories,
             history_valid=shown.history_valid,
             item=shown.item,
             truth=truth,
+            bought_if_clicked=intent.bought_if_clicked(flat, spec.hidden_intent) if spec.hidden_intent else None,
             labels=labels,
             cart_logged=~(self._cart_not_logged[shown.scenario] | (day.users.app[shown.user] == 0)),
             page_views=random.poisson(mean_views),
@@ -217,21 +228,33 @@ class Shard:
         )
 
     def sample(self, requests: int) -> tuple[np.ndarray, np.ndarray]:
-        """Scores with the position [N, O] and scenarios [N] of a sample of the first day, without outcomes.
+        """Scores with the position and the intent [N, O], and scenarios [N] of a sample of the first day, without outcomes.
 
         O includes the outputs of `engagement`, if any.
         """
         day, random = self.day(0), generator(self._spec.seed, 4)
         shown = self._show(day, random, np.sort(random.random(requests)))
         shown.scores[:, CLICK] += day.funnel.effects.position[shown.scenario].reshape(-1)
+        if self._spec.hidden_intent:
+            hidden = intent.draw(requests, self._spec.request_rows, random)
+            shown.scores[:, : len(intent.LOADS)] = intent.shifted(shown.scores, self._spec.hidden_intent, hidden)
         scores = shown.scores if shown.engagement is None else np.hstack([shown.scores, shown.engagement])
         return scores, np.repeat(shown.scenario, self._spec.request_rows)
+
+    def _chances(self, scores: np.ndarray) -> np.ndarray:
+        """True probabilities of click, cart and buy given the columns, [N, 3]."""
+        strength = self._spec.hidden_intent
+        return intent.mean_chances(scores, strength) if strength else chances(scores)
 
     def _scores(self, day: Day, shown, categories: np.ndarray, valid: np.ndarray, past: Past | None) -> np.ndarray:
         """The funnel's scores without position, [R, K, O] float32."""
         _, scenario, _, item = shown
         category, intercepts = day.items.category[item], self._intercepts[:, : len(OUTPUTS)]
-        match = _share_of(categories, valid, category) if past is None else None
+        match = None
+        if self._spec.interest and day.usual_shares is not None:
+            match = np.float32(self._spec.interest) * interest(categories, valid, category, day.usual_shares[CLICK])
+        elif past is None:
+            match = _share_of(categories, valid, category)
         scores = score(day.funnel, day.users, day.items, shown, intercepts, match)
         if self._behaviours is not None and past is not None and day.usual_shares is not None:
             scores += self._behaviours.effects.scores(past, category, scenario, day.usual_shares)

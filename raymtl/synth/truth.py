@@ -8,6 +8,7 @@
              + context                scenario × hour × device
              + bilinear               age × tags, and user and item preference vectors (rotating daily)
              + history                share of `hist_items` in the item's category, or the effects of `behaviours`
+             + interest               few or many steps of `hist_items` in the item's category, if `interest` says so
              + missing                if the price or the rating is withheld (`missing_signal`)
              − conflict               cart and buy: a multiple of the click's score without its intercept
              + position               click only: −slope[scenario] · log(position)

@@ -5,7 +5,7 @@ from typing import Any
 
 from raymtl.telemetry.events import Event
 
-_WINDOW = ("loss", "rows_per_s", "data_wait", "fill", "lr", "order", "bound")
+_WINDOW = ("loss", "rows_per_s", "data_wait", "fill", "lr", "order", "bound", "conversion")
 
 
 def scalars(record: Event) -> dict[str, float]:
@@ -15,12 +15,17 @@ def scalars(record: Event) -> dict[str, float]:
         return task_scalars("eval", record["metrics"]["tasks"])
     if kind != "train":
         return {}
-    found = {f"train/{key}": record[key] for key in _WINDOW}
+    found = {f"train/{key}": record[key] for key in _WINDOW if key in record}
     # `weights` and the cosines are of `train.balance`
     for key, tag in (("losses", "loss"), ("weights", "weight"), ("gradient_cosine", "cosine")):
         found |= {f"train/{tag}/{name}": value for name, value in record.get(key, {}).items()}
     if "gradient_conflict" in record:
         found["train/gradient_conflict"] = record["gradient_conflict"]
+    if (experts := record.get("experts")) is not None:
+        for name, gates in experts["gates"].items():
+            found |= {f"train/gate/{name}/{number}": gate for number, gate in enumerate(gates, 1)}
+        found |= {f"train/gate_entropy/{name}": value for name, value in experts["entropy"].items()}
+        found["train/dead_experts"] = experts["dead"]
     return found
 
 

@@ -12,11 +12,11 @@ from raymtl.config.roles import run_fields
 from raymtl.config.root import Config
 from raymtl.config.task_kinds import BaseRate
 from raymtl.data.build_id_maps import make_maps, saved_maps
-from raymtl.data.id_files import vectors_file
 from raymtl.data.lakehouse.tables import keep_snapshots, with_snapshots
 from raymtl.data.read import Input
 from raymtl.data.sample import sample_base_rates
 from raymtl.data.units import Plan, plan_input, plan_inputs, snapshots_of
+from raymtl.data.vocabulary import check_id_files
 from raymtl.data.writable import check_writable
 from raymtl.dependencies import package_versions
 from raymtl.errors import ConfigError
@@ -118,6 +118,11 @@ def prepare(config: Config, address: str | None = None) -> RunPlan:
 
 def prepare_inputs(config: Config) -> RunPlan:
     """Run the checks that need no run folder. Raises UserError."""
+    if config.calibration is not None and config.data.eval is None:
+        raise ConfigError(
+            "calibration is fitted on users of the evaluation days, and data.eval is not set; set data.eval, or remove "
+            "calibration (`raymtl daily` fits it on the users that it holds out)"
+        )
     check_metric_names(config)
     adam = next((path for path, kind in config.table_optimizers().items() if kind == "adam"), None)
     if adam and not config.train.use_gpu:
@@ -125,11 +130,9 @@ def prepare_inputs(config: Config) -> RunPlan:
             f"{adam} is `adam`, which fbgemm has for GPUs only; use rowwise_adagrad, adagrad or sgd, "
             "or set train.use_gpu"
         )
-    for name, table in config.tables.items():
-        if table.vectors is not None:
-            vectors_file(name, table)
     config = with_snapshots(config)
     plans = plan_inputs(config, ["train", "eval"] if config.data.eval is not None else ["train"])
+    check_id_files(config, plans["train"].held)
     config = with_batch_size(config, plans["train"].rows)
     return RunPlan(config, plans, sample_base_rates(config, plans["train"]), config_hash(config))
 

@@ -13,9 +13,13 @@ from raymtl.embeddings.replicated import ReplicatedTables
 from raymtl.embeddings.tables import InputAssembler, LookedUp, Lookup, pooled_module, unpooled_module
 from raymtl.models.ranker import build_ranker
 from raymtl.objectives.balance.balancer import build_balancer
+from raymtl.objectives.conversion import ConversionRisk
 from raymtl.objectives.fusion import Fusion
 from raymtl.objectives.losses import Losses, TaskLosses
 from raymtl.training.precision import Precision
+
+PENALTIES = ("order", "bound", "conversion")
+"""Terms of the loss that are not a task's: `model.order_loss`, `model.kl_bound` and `model.conversion_loss`."""
 
 
 class Head(nn.Module):
@@ -30,22 +34,26 @@ class Head(nn.Module):
         precision: Precision = "fp32",
     ):
         super().__init__()
-        self.arrange = InputAssembler(config, lookup)
-        self.ranker = build_ranker(config.model, config.active_tasks(), lookup.spec, base_rates)
+        self.ranker = build_ranker(config.model, config.active_tasks(), lookup.spec, base_rates, config.calibration)
+        self.arrange = InputAssembler(config, lookup, self.ranker.sequence.compares)
         self.losses = TaskLosses(
             config.active_tasks(),
             config.model.order_loss,
             config.model.kl_bound,
             getattr(config.model.coupler, "predecessors", None),
+            self.ranker.outputs,
         )
+        loss, derived = config.model.conversion_loss, self.ranker.outputs.derived.values()
+        self.conversion = ConversionRisk(config.active_tasks(), list(derived), loss) if loss.weight else None
         self.balancer = build_balancer(
             config.train.balance, config.active_tasks(), base_rates, config.train.seed, group
         )
-        outputs = [*self.ranker.tasks, *self.ranker.derived]
-        self.fusion = None if config.score is None else Fusion(config.score.formulas, outputs)
+        self.fusion = None if config.score is None else Fusion(config.score.formulas, self.ranker.outputs.names)
         self._group = group
         self._workers = 1 if group is None else dist.get_world_size(group)
         self._bf16 = precision == "bf16"
+        self.last_valid: Tensor | None = None
+        """In training, which rows of the last batch are not padding [B]; for what is read at log lines."""
 
     def forward(
         self,
@@ -53,13 +61,15 @@ class Head(nn.Module):
         unpooled: dict[str, JaggedTensor] | None,
         replicated: LookedUp | None,
         batch: Batch,
-    ) -> tuple[Tensor, tuple[Tensor, Tensor, Tensor, Tensor]]:
-        """Loss [], and without gradient (logits [B, T + derived outputs], loss of each task [T], order loss [], KL bound [])."""
+    ) -> tuple[Tensor, tuple[Tensor, Tensor, Tensor]]:
+        """Loss [], and without gradient (logits [B, O], loss of each task [T], the `PENALTIES` [3])."""
         inputs = self.arrange(pooled, unpooled, batch, replicated)
         with torch.autocast(batch.dense.device.type, torch.bfloat16, enabled=self._bf16):
             logits = self.ranker(inputs)
+        if self.training:
+            self.last_valid = batch.valid
         losses = self.losses(
-            logits[:, : len(self.ranker.tasks)],
+            logits,
             batch.labels,
             batch.observed,
             batch.weight,
@@ -69,6 +79,11 @@ class Head(nn.Module):
             self._workers,
             self._units,
         )
+        risk = losses.order.new_zeros(())
+        if self.conversion is not None:
+            rows = (batch.labels, batch.observed, batch.weight, batch.valid, batch.totals[:-1])
+            risk = self.conversion(logits, *rows, self._workers)
+            losses = losses._replace(total=losses.total + risk, penalties=losses.penalties + risk)
         total = losses.total
         learns = self.training and torch.is_grad_enabled()
         if self.ranker.scale is not None and learns:
@@ -76,7 +91,8 @@ class Head(nn.Module):
             self.ranker.scale.learn(logits, batch.labels, batch.weight, counted, batch.totals[-1], self._group)
         if self.balancer is not None and learns:
             total = self._balance(losses, inputs.looked_up(), batch)
-        return total, (logits.detach(), losses.per_task, losses.order, losses.bound)
+        penalties = torch.stack((losses.order, losses.bound, risk.detach()))
+        return total, (logits.detach(), losses.per_task, penalties)
 
     @property
     def _units(self) -> Tensor | None:
@@ -111,7 +127,7 @@ class TrainModel(nn.Module):
         self.replicated = replicated
         self.head = Head(config, lookup, base_rates, group, precision)
 
-    def forward(self, batch: Batch) -> tuple[Tensor, tuple[Tensor, Tensor, Tensor, Tensor]]:
+    def forward(self, batch: Batch) -> tuple[Tensor, tuple[Tensor, Tensor, Tensor]]:
         pooled = self.pooled(batch.ids) if self.pooled is not None else None
         unpooled = self.unpooled(batch.sequences) if self.unpooled is not None else None
         replicated = self.replicated(batch) if self.replicated is not None else None

@@ -23,9 +23,12 @@ from raymtl.telemetry.collectives import CollectiveSampler
 from raymtl.telemetry.metrics import Gauges
 from raymtl.training.build import TrainState
 from raymtl.training.distributed import compute_metrics
+from raymtl.training.expert_use import use_record, use_sums
 from raymtl.training.fill import fill_of
+from raymtl.training.model import PENALTIES
 from raymtl.training.pipeline import make_pipeline
 from raymtl.training.progress import Progress
+from raymtl.training.recalibration import recalibration_of
 from raymtl.training.runlog import RunLogger
 from raymtl.training.steps import epoch_schedule, meeting_points
 from raymtl.training.synced_loader import Step, SyncedLoader
@@ -112,6 +115,7 @@ class Trainer:
         self.last_step_time: float | None = None
         """When the first and the last step ended, by the clock."""
         self._pipeline = self._make_pipeline()
+        self._calibration = recalibration_of(config, train_state, worker.device)
 
     def run(self) -> None:
         """Train the remaining units of all epochs, as one stream: the next epoch is read while the previous ends."""
@@ -251,9 +255,13 @@ class Trainer:
         if window.steps == 0:
             return
         self.peak_private_bytes = max(self.peak_private_bytes, private_bytes())
-        sums = window.sums
+        head = self._train_state.model.module.head
+        mixtures = head.ranker.trunk.mixtures
+        sums = torch.cat((window.sums, use_sums(mixtures, head.last_valid).to(window.sums.device)))
         dist.all_reduce(sums, group=self._worker.group)
-        values = (sums / (window.steps * self._worker.workers)).tolist()
+        read = sums.tolist()
+        values = [value / (window.steps * self._worker.workers) for value in read[: len(window.sums)]]
+        experts = use_record(read[len(window.sums) :], [(m.shape[1], m.shape[2]) for m in mixtures], list(self._tasks))
         losses = dict(zip(self._tasks, values, strict=False))
         for name, loss in losses.items():
             if loss != loss or loss in (float("inf"), float("-inf")):
@@ -262,13 +270,13 @@ class Trainer:
                     f"{self.progress.step}; check for extreme values with `raymtl check`, or lower "
                     f"train.dense_optimizer.lr or set train.clip_grad_norm (`raymtl train` then needs another `name`)"
                 )
-        order, bound = values[-2:]
+        penalties = dict(zip(PENALTIES, values[len(self._tasks) :], strict=True))
         self.progress.train_seconds += window.seconds
         rows_per_s, data_wait = window.rows / max(window.seconds, 1e-9), window.waited / max(window.seconds, 1e-9)
         fill = fill_of(self._config, window.rows, window.steps)
         self._report(losses, rows_per_s, data_wait, fill)
         if self._log is not None:
-            total = sum(t.weight * losses[n] for n, t in self._tasks.items()) + order + bound
+            total = sum(t.weight * losses[n] for n, t in self._tasks.items()) + sum(penalties.values())
             self._log.train(
                 {
                     "step": self.progress.step,
@@ -276,12 +284,12 @@ class Trainer:
                     "epoch": self.progress.epoch,
                     "loss": total,
                     "losses": losses,
-                    "order": order,
-                    "bound": bound,
+                    **penalties,
                     "lr": self._config.train.dense_optimizer.lr * self._train_state.optimizers.factor,
                     "rows_per_s": rows_per_s,
                     "data_wait": data_wait,
                     "fill": fill,
+                    **({} if experts is None else {"experts": experts}),
                     **(self._train_state.balancer.report() if self._train_state.balancer else {}),
                 }
             )
@@ -316,6 +324,7 @@ class Trainer:
         One that is only `for_stop_callback` does not count for early stopping.
         """
         started = time.perf_counter()
+        self.calibrate(self._inputs["eval"])
         metrics = self.measure(self._inputs["eval"])
         del metrics["group_effects"]  # large, and no one compares two evaluations of a run
         score = signed_value(metrics, self._config.train.select)
@@ -340,41 +349,68 @@ class Trainer:
         if self._log is not None:
             self._log.evaluation(record)
 
-    def measure(self, source: Input) -> dict[str, Any]:
-        """The metrics of the current model over every row of an evaluation input, the same on all workers."""
-        config, worker, model = self._config, self._worker, self._train_state.model
+    def calibrate(self, source: Input) -> None:
+        """Fit the calibrator, if the model has one, on the rows of an evaluation input whose users are for that."""
+        if self._calibration is None:
+            return
+        counts = self._calibration.new_counts()
+        for batch, logits in self._scored(source, self._calibration.fitted):
+            counts.update(batch, logits)
+        self._calibration.fit(counts, self._worker.group)
+
+    def measure(self, source: Input, unseen: bool = False) -> dict[str, Any]:
+        """The metrics of the current model over every row of an evaluation input, the same on all workers.
+
+        With a calibrator only the users that it was not fitted on count, unless all of the rows are `unseen`; `calibration` has
+        what it changes.
+        """
+        config, worker = self._config, self._worker
+        scenarios = config.data.scenario.names if config.data.scenario else []
+        head = self._train_state.model.module.head
+        ranker, fusion = head.ranker, head.fusion
+        by_request = config.data.has_complete_requests
+        score = config.score if config.score is not None and config.score.gain else None
+        metrics = EvalMetrics(
+            self._tasks, scenarios, worker.device, derived=ranker.outputs.derived, with_requests=by_request, score=score
+        )
+        before = self._calibration.new_judgement() if self._calibration else None
+        for batch, logits in self._scored(
+            source, self._calibration.judged if self._calibration and not unseen else None
+        ):
+            if before is not None:
+                before.update(batch, logits)
+            metrics.update(
+                ranker.corrected(logits, batch.scenario),
+                batch.labels,
+                batch.observed,
+                batch.weight,
+                batch.valid,
+                batch.scenario if scenarios else None,
+                batch.group if config.data.group else None,
+                batch.truth,
+                batch.request_id if by_request else None,
+                None if score is None else fusion(ranker.predictions(logits, batch.scenario)),
+            )
+        computed = compute_metrics(metrics, worker.group)
+        if before is not None:
+            computed["calibration"] = before.report(computed, worker.group)
+        return computed
+
+    def _scored(self, source: Input, choose: Callable[[Batch], Batch] | None) -> Iterator[tuple[Batch, torch.Tensor]]:
+        """Every batch of an evaluation input on the device, changed by `choose` before it gets there, with the model's logits."""
+        worker, model = self._worker, self._train_state.model
         if self._pipeline is not None:
             self._pipeline.detach()
         model.eval()
-        scenarios = [str(v) for v in config.data.scenario.values] + ["other"] if config.data.scenario else []
-        ranker, fusion = model.module.head.ranker, model.module.head.fusion
-        by_request = config.data.by_request
-        score = config.score if config.score is not None and config.score.gain else None
-        metrics = EvalMetrics(
-            self._tasks, scenarios, worker.device, derived=ranker.derived, with_requests=by_request, score=score
-        )
         began: float | None = None
         with torch.no_grad():
             for step in self._loader(source, [(0, n) for n in source.plan.order(None, 0)]):
                 began = began or time.perf_counter()
-                batch = step.batch.to(worker.device, non_blocking=True)
+                batch = (step.batch if choose is None else choose(step.batch)).to(worker.device, non_blocking=True)
                 _, (logits, *_) = model(batch)
-                metrics.update(
-                    ranker.corrected(logits),
-                    batch.labels,
-                    batch.observed,
-                    batch.weight,
-                    batch.valid,
-                    batch.scenario if scenarios else None,
-                    batch.group if config.data.group else None,
-                    batch.truth,
-                    batch.request_id if by_request else None,
-                    None if score is None else fusion(ranker.predictions(logits)),
-                )
+                yield batch, logits
         model.train()
-        computed = compute_metrics(metrics, worker.group)
         self.score_seconds += time.perf_counter() - began if began is not None else 0.0
-        return computed
 
     def _out_of_patience(self) -> bool:
         stop = self._config.train.early_stop
@@ -410,15 +446,13 @@ class _Window:
     """Sums over the steps since the last log line, kept on the device until the next one."""
 
     def __init__(self, tasks: int, device: torch.device):
-        self.sums = torch.zeros(tasks + 2, dtype=torch.float64, device=device)
+        self.sums = torch.zeros(tasks + len(PENALTIES), dtype=torch.float64, device=device)
         self.steps = self.rows = 0
         self.seconds = self.waited = 0.0
 
     def add(self, output: tuple[torch.Tensor, ...], rows: int, seconds: float, waited: float) -> None:
-        _, per_task, order, bound = output
-        self.sums[:-2] += per_task
-        self.sums[-2] += order
-        self.sums[-1] += bound
+        _, *losses = output
+        self.sums += torch.cat(losses)
         self.steps += 1
         self.rows += rows
         self.seconds += seconds

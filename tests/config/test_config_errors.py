@@ -129,7 +129,7 @@ CASES = [
         "ID holds which of its rows; use `map`",
     ),
     ({"table_defaults__id_space": "zch"}, "table_defaults.id_space is `zch`; TorchRec's managed collision trains on CUDA only"),
-    ({"tasks__buy__kind": "binery"}, "buy.kind is `binery`; expected one of `binary`, `count`, `real`; did you mean `binary`"),
+    ({"tasks__buy__kind": "binery"}, "buy.kind is `binery`; expected one of `binary`, `fraction`, "),
     (
         {"model__trunk": {"type": "mmo"}},
         "trunk.type is `mmo`; expected one of `shared_bottom`, `mmoe`, `ple`, `single_task`, `m2m`, `custom`",

@@ -31,6 +31,8 @@ NEEDED = {
     "m2m": [_HISTORY, "data.scenario={column: scenario, values: [feed]}"],
     "dupn": [_HISTORY],
     "dtrn": [_HISTORY, "model.sequence.target=[user]"],
+    "pepnet": ["model.towers.features=[user]", "model.refine.features=[age]"],
+    "din": [_HISTORY, "model.sequence.target=[user]"],
     "youtube": ["features.position={kind: bias}", "tables.position={rows: 10}"],
     "esm2": ["tasks.cart={parent: click}"],
     "meituan": ["tasks.order={label: buy}", "tasks.conversion={label: buy, given: click}"],
@@ -272,7 +274,7 @@ class TestPaths:
         assert (config.data.path, config.output) == (url, url)
 
     def test_an_empty_path_is_refused(self):
-        assert 'data.path is ""; expected text, not empty' in refused("data.path=''")
+        assert 'data.path is ""; expected a folder or a URL, not empty' in refused("data.path=''")
 
 
 class TestRoundTrip:

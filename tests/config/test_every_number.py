@@ -57,6 +57,7 @@ train:
 ADAM = "train.sparse_optimizer={type: adam, lr: 0.1}"
 TRANSFORMER = "model.sequence={type: transformer, width: 4}"
 TIM = "model.sequence={type: tim, target: [item], width: 4}"
+DIN = "model.sequence={type: din, target: [item], hidden: [4]}"
 DUPN = "model.sequence={type: dupn, user: [user], hidden: 4, attention_hidden: 4}"
 MMOE = "model.trunk={type: mmoe, experts: 2, hidden: [8]}"
 PLE = "model.trunk={type: ple, hidden: [8]}"
@@ -67,11 +68,13 @@ M2M = [
     "model.towers.hidden=[]",
 ]
 AIT = "model.coupler={type: ait, width: 8}"
+PPNET = "model.towers={type: ppnet, hidden: [8], features: [item], gate_hidden: 4}"
 BIAS = [
     "features.place={kind: bias}",
     "tables.place={rows: 7}",
     "model.bias={type: position, hidden: [4], dropout: 0}",
 ]
+ESMM = ["model.coupler={type: product}"]
 BOUND = ["tasks.buy={given: click, label: order}", "tasks.order={}"]
 GRADNORM = ["train.balance={type: gradnorm}", "train.dense_optimizer.lr=0.3", "tasks.buy.base_rate=0.1"]
 AUTODIS = "features.age.embed={type: autodis, width: 4, buckets: 3}"
@@ -86,6 +89,8 @@ LEARNED: dict[str, tuple[list[str], list[str]]] = {
     "Task.weight": ([], ["tasks.buy.weight=3"]),
     "Task.base_rate": ([], ["tasks.buy.base_rate=0.1"]),
     "Task.normalizer_floor": ([], ["tasks.buy.normalizer_floor=100"]),
+    "Task.class_weights": (["tasks.third={kind: multiclass, classes: 2}"], ["tasks.third.class_weights=[1, 3]"]),
+    "Task.quantiles": (["tasks.third={kind: quantile, quantiles: [0.1, 0.5]}"], ["tasks.third.quantiles=[0.1, 0.9]"]),
     "FieldWise.dice": (["model.input={type: field_wise}"], ["model.input.dice=0.5"]),
     "TransformerSequence.heads": ([TRANSFORMER], ["model.sequence.heads=4"]),
     "TransformerSequence.layers": ([TRANSFORMER], ["model.sequence.layers=2"]),
@@ -97,6 +102,12 @@ LEARNED: dict[str, tuple[list[str], list[str]]] = {
     "TIMSequence.width": ([TIM], ["model.sequence.width=8"]),
     "TIMSequence.positions": ([TIM], ["model.sequence.positions=2"]),
     "TIMSequence.dropout": ([TIM], ["model.sequence.dropout=0.5"]),
+    "DINSequence.hidden": ([DIN], ["model.sequence.hidden=[4, 4]"]),
+    "DINSequence.heads": ([DIN], ["model.sequence.heads=2"]),
+    "DINSequence.search_steps": (
+        [DIN, "model.sequence.search={history: item}", "tables.item.rows=2"],
+        ["model.sequence.search_steps=1"],
+    ),
     "DUPNSequence.hidden": ([DUPN], ["model.sequence.hidden=8"]),
     "DUPNSequence.attention_hidden": ([DUPN], ["model.sequence.attention_hidden=8"]),
     "TRM.hidden": (["model.refine={type: trm, hidden: 4}"], ["model.refine.hidden=8"]),
@@ -126,14 +137,25 @@ LEARNED: dict[str, tuple[list[str], list[str]]] = {
     "M2M.meta_layers": (M2M, ["model.trunk.meta_layers=2"]),
     "M2M.tower_layers": (M2M, ["model.trunk.tower_layers=1"]),
     "M2M.dropout": (M2M, ["model.trunk.dropout=0.5"]),
-    "Towers.hidden": ([], ["model.towers.hidden=[4]"]),
-    "Towers.dropout": ([], ["model.towers.dropout=0.5"]),
+    "MLPTowers.hidden": ([], ["model.towers.hidden=[4]"]),
+    "MLPTowers.dropout": ([], ["model.towers.dropout=0.5"]),
+    "TaskTower.hidden": ([], ["model.towers.per_task={buy: {hidden: [4, 8]}}"]),
+    "TaskTower.dropout": ([], ["model.towers.per_task={buy: {dropout: 0.5}}"]),
+    "PPNet.hidden": ([PPNET], ["model.towers.hidden=[4]"]),
+    "PPNet.gate_hidden": ([PPNET], ["model.towers.gate_hidden=3"]),
+    "PPNet.dropout": ([PPNET], ["model.towers.dropout=0.5"]),
+    "EPNet.hidden": (["model.refine={type: epnet, features: [user], hidden: 4}"], ["model.refine.hidden=8"]),
     "AIT.width": ([AIT], ["model.coupler.width=4", "model.towers.hidden=[4]"]),
     "AIT.dropout": ([AIT], ["model.coupler.dropout=0.5"]),
     "PositionTower.hidden": (BIAS, ["model.bias.hidden=[8]"]),
     "PositionTower.dropout": (BIAS, ["model.bias.dropout=0.5"]),
     "OrderLoss.alpha": ([], ["model.order_loss.alpha=1"]),
     "KLBound.weight": (BOUND, ["model.kl_bound.weight=1"]),
+    "ConversionLoss.weight": (ESMM, ["model.conversion_loss.weight=1"]),
+    "ConversionLoss.min_propensity": (
+        [*ESMM, "model.conversion_loss.weight=1"],
+        ["model.conversion_loss.min_propensity=0.05"],
+    ),
     "Train.batch_size": ([], ["train.batch_size=12"]),
     "Train.seed": ([], ["train.seed=1"]),
     "Train.clip_grad_norm": (["train.dense_optimizer.eps=1"], ["train.clip_grad_norm=0.001"]),
@@ -189,10 +211,11 @@ ELSEWHERE: dict[str, str] = {
     "BucketFeature.null_id": "data/test_null_ids.py",
     "VectorFeature.width": "data/test_vectors.py",
     "VectorFeature.project": "models/test_encoding.py",
-    "DenseFeature.clip": "data/test_blocks.py",
-    "DenseFeature.mean": "data/test_blocks.py",
-    "DenseFeature.std": "data/test_blocks.py",
+    "Scaled.clip": "data/test_blocks.py",
+    "Scaled.mean": "data/test_blocks.py",
+    "Scaled.std": "data/test_blocks.py",
     "DenseFeature.fill": "data/test_blocks.py",
+    "SequenceDenseFeature.fill": "data/test_list_numbers.py",
     "TableDefaults.admit_count": "data/test_count_ids.py",
     "TableDefaults.evict_after_days": "data/test_count_ids.py",
     "Task.delay_days": "daily/test_input_plan.py",

@@ -13,10 +13,10 @@ import pytest
 
 from raymtl.config.root import Config
 from raymtl.daily.ready import check_day, day_statistics, find_not_ready, not_final, not_ready
+from raymtl.data.roots import Roots
 from raymtl.data.validation.report import ColumnReport, LabelRate, PartReport, ScenarioReport, TableReport, TaskReport
 from raymtl.errors import DataError, StorageError
 from raymtl.storage import retry
-from raymtl.storage.folder import Folder
 from raymtl.synth import SynthSpec, synth_config, write_logs
 from tests.helpers.daily_config import daily_config
 from tests.helpers.faulty_storage import Faults, register
@@ -33,7 +33,7 @@ def write(folder: Path, name: str, rows: int = 10) -> Path:
 
 def reason(root: Path | str, marker: str | None = None, min_rows: int = 1) -> str | None:
     return find_not_ready(
-        daily_config(str(root), ready={"marker": marker, "min_rows": min_rows}), Folder.open(str(root)), DAY
+        daily_config(str(root), ready={"marker": marker, "min_rows": min_rows}), Roots.open([str(root)]), DAY
     )
 
 
@@ -210,3 +210,41 @@ def test_a_day_is_read_by_itself_and_late_labels_may_be_missing(tmp_path, ray_cl
     assert stats.columns["click"] == "number"
     assert sum(stats.scenarios.values()) == pytest.approx(1)
     assert 0 < stats.labels["click"] < 1
+
+
+@pytest.fixture
+def two_roots(tmp_path):
+    """Two roots: one with both days, one that has the first day alone so far."""
+    write(tmp_path, "a/ds=2026-01-01/a.parquet")
+    write(tmp_path, "a/ds=2026-01-02/a.parquet")
+    write(tmp_path, "b/ds=2026-01-01/a.parquet")
+    return [str(tmp_path / "a"), str(tmp_path / "b")]
+
+
+def reason_of(roots: list[str], marker: str | None = None, min_rows: int = 1) -> str | None:
+    config = daily_config(roots[0], ready={"marker": marker, "min_rows": min_rows})
+    config = config.model_copy(update={"data": config.data.model_copy(update={"path": roots})})
+    return find_not_ready(config, Roots.open(roots), DAY)
+
+
+def test_a_day_waits_for_every_root(two_roots):
+    assert reason_of(two_roots) == (
+        f"`{two_roots[1]}` has no partition ds=2026-01-02; it has ds=2026-01-01 to ds=2026-01-01, 1 day; write the missing days, "
+        "or choose days that exist; a root that gets no more days must leave data.path"
+    )
+    write(Path(two_roots[1]), "ds=2026-01-02/a.parquet")
+    assert reason_of(two_roots, min_rows=20) is None
+    assert "has 20 rows in 2 files, fewer than the 21" in str(reason_of(two_roots, min_rows=21))
+
+
+def test_every_root_needs_its_marker(two_roots):
+    write(Path(two_roots[1]), "ds=2026-01-02/a.parquet")
+    Path(two_roots[0], "ds=2026-01-02", "_SUCCESS").touch()
+    assert str(reason_of(two_roots, "_SUCCESS")).startswith(f"`{two_roots[1]}/ds=2026-01-02` has no `_SUCCESS` yet")
+    Path(two_roots[1], "ds=2026-01-02", "_SUCCESS").touch()
+    assert reason_of(two_roots, "_SUCCESS") is None
+
+
+def test_a_root_that_begins_later_is_not_expected(two_roots):
+    write(Path(two_roots[0]).parent, "c/ds=2026-01-03/a.parquet")
+    assert reason_of([two_roots[0], two_roots[0].replace("/a", "/c")]) is None

@@ -19,7 +19,7 @@ from raymtl.data.units import Plan
 from raymtl.errors import ConfigError, DataError, UserError
 from raymtl.storage.folder import Folder
 from raymtl.training.driver import prepare_inputs
-from tests.helpers.small_data import DAY, make_config
+from tests.helpers.small_data import DAY, click_rows, make_config, write_file
 
 IDS = ["a", None, "b", "ä", "a"]
 VECTORS = [[1.0] * 4, [2.0] * 4, None, [3.0] * 4, [4.0] * 4]
@@ -58,15 +58,24 @@ def test_ids_and_vectors_of_all_files(tmp_path: Path, kind: pa.DataType, rows: i
         ({"id": [1], "vector": [["a"]]}, "column `vector` has type list<element: string>, expected a list of numbers"),
         (
             {"id": [1], "vector": pa.array([[1.0] * 3], pa.list_(pa.float32(), 3))},
-            "column `vector` holds vectors of 3 numbers, but the dim of the table is 4; set tables.x.dim to 3",
+            "column `vector` holds vectors of 3 numbers, but the dim of the table is 4; a dim is a multiple of 4: "
+            "fill the vectors with zeros up to 4 numbers, and set tables.x.dim to 4",
+        ),
+        (
+            {"id": [1], "vector": pa.array([[1.0] * 50], pa.list_(pa.float32(), 50))},
+            "fill the vectors with zeros up to 52 numbers, and set tables.x.dim to 52",
+        ),
+        (
+            {"id": [1], "vector": pa.array([[1.0] * 8], pa.list_(pa.float32(), 8))},
+            "but the dim of the table is 4; set tables.x.dim to 8, or write vectors of that dim",
         ),
         (
             {"id": [1, 2], "vector": [[1.0] * 4, [1.0]]},
-            "a vector has 1 numbers, but the dim of the table is 4; set tables.x.dim",
+            "a vector has 1 numbers, but the dim of the table is 4; a dim is a multiple of 4",
         ),
         ({"id": [1], "vector": [[1.0, 2.0, np.nan, 3.0]]}, "a vector holds nan, expected finite numbers; write null"),
     ],
-    ids=["missing", "column", "id", "type", "width", "length", "nan"],
+    ids=["missing", "column", "id", "type", "width", "width 50", "width 8", "length", "nan"],
 )
 def test_a_wrong_file_is_refused(tmp_path: Path, table: dict[str, Any], words: str) -> None:
     path = tmp_path / "v.parquet"
@@ -79,7 +88,9 @@ def test_a_wrong_file_is_refused(tmp_path: Path, table: dict[str, Any], words: s
 
 
 def test_a_run_checks_the_file_before_it_starts(tmp_path: Path) -> None:
-    config = make_config(tables={"item": {"rows": 9, "vectors": {"path": str(tmp_path / "none")}}})
+    write_file(tmp_path / "logs", click_rows(10))
+    vectors = {"path": str(tmp_path / "none")}
+    config = make_config(tables={"item": {"rows": 9, "vectors": vectors}}, path=str(tmp_path / "logs"))
     with pytest.raises(UserError, match=r"tables.item.vectors.path is .* does not exist"):
         prepare_inputs(config)
     write(tmp_path / "v.parquet")

@@ -165,7 +165,7 @@ def test_a_label_in_the_name_of_a_folder_is_text() -> None:
         ({"positive": 0.5, "negative": 0}, "tasks.click.positive"),
         (
             {**YES, "kind": "real"},
-            "tasks.click is `real` but has `positive` or `negative`; remove it, or set tasks.click.kind",
+            "tasks.click is `real` but has `positive`; remove it, or set tasks.click.kind to `binary`",
         ),
     ],
 )

@@ -250,3 +250,10 @@ def test_the_levels_of_lists_have_other_names_in_other_writers(names: tuple[str,
     assert stored_columns(metadata, ["shown"], ["user"]) == ["user", of_rows[0]]  # tells the lengths
     assert stored_columns(metadata, ["old"], ["old", "user"]) == ["user", paths[1]]
     assert stored_columns(metadata, ["old"], ["age"]) == ["age", paths[1]]
+
+
+@pytest.mark.parametrize(("path", "words"), [("nowhere", "does not exist"), ("file", "is a file")])
+def test_a_source_that_is_no_folder_is_named(tmp_path, path, words):
+    (tmp_path / "file").touch()
+    with pytest.raises(DataError, match=f"SOURCE `{tmp_path}/{path}` {words}; pass the folder with the logs"):
+        open_source(str(tmp_path / path))

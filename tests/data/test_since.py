@@ -100,8 +100,12 @@ def test_a_column_that_no_file_has_is_noted(logs: Path) -> None:
     features = FEATURES | {"price": {"kind": "dense", "column": "prise", "since": "2062-01-01"}}
     [note] = plan_input(config_of(logs, features), "train").notes
     assert "column `prise` is in none of the files" in note
+    assert note.endswith("check its name if it should be there")
+    features["price"]["column"] = "dwel"
+    [note] = plan_input(config_of(logs, features), "train").notes
+    assert note.endswith("check its name if it should be there; did you mean `dwell`?")
 
 
 def test_a_flag_is_no_id_for_null() -> None:
-    with pytest.raises(ValueError, match="null_id is true, a flag of YAML"):
+    with pytest.raises(ValueError, match="that is a flag of YAML; write a number"):
         config_of(Path("/nowhere"), {"item": {"kind": "id", "null_id": True}})

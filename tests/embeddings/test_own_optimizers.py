@@ -27,7 +27,7 @@ FROZEN = ("item", "city")
 def config_of(sharding: list[str | None], frozen: tuple[str, ...] = FROZEN) -> Config:
     raw = mixed_config(sharding).model_dump(mode="json")
     for name in frozen:
-        raw["tables"][name]["trainable"] = False
+        raw["tables"][name] |= {"trainable": False, "vectors": {"path": "/nowhere"}}
     return config_from_dict(raw)
 
 
@@ -97,7 +97,7 @@ def test_an_optimizer_of_a_frozen_table_is_refused(key: str, value: Any) -> None
     with pytest.raises(ConfigError) as error:
         config_from_dict(
             config_of([None]).model_dump(mode="json")
-            | {"tables": {"item": {"rows": 61, "trainable": False, key: value}}}
+            | {"tables": {"item": {"rows": 61, "trainable": False, "vectors": {"path": "/v"}, key: value}}}
         )
     assert f"tables.item.{key} is {value}, but the table is not `trainable`; remove one of the two" in str(error.value)
 
@@ -127,3 +127,31 @@ def test_a_table_may_have_its_own_optimizer(sharding: list[str | None], tmp_path
             torch.testing.assert_close(value, (full if name in ("item", "city") else row_wise)[key], rtol=0, atol=0)
     assert both["item momentum1"].shape == (61, 16)
     assert not torch.equal(row_wise["item weight"], full["item weight"])
+
+
+def with_frozen(defaults: dict[str, Any], **frozen: Any) -> Config:
+    """The configuration with defaults of tables, `item` frozen."""
+    raw = config_of([None]).model_dump(mode="json", exclude_unset=True)
+    item = {"rows": 61, "trainable": False, "vectors": {"path": "/v"}, **frozen}
+    raw["tables"] = {name: {"rows": table["rows"]} for name, table in raw["tables"].items()} | {"item": item}
+    return config_from_dict(raw | {"table_defaults": defaults})
+
+
+def test_defaults_for_updates_are_not_for_frozen_tables() -> None:
+    config = with_frozen({"lr": 0.1, "optimizer": "sgd"})
+    assert (config.tables["item"].lr, config.tables["item"].optimizer) == (None, None)
+    others = [table for name, table in config.tables.items() if name != "item"]
+    assert others
+    assert all((table.lr, table.optimizer) == (0.1, "sgd") for table in others)
+
+
+def test_a_default_that_no_table_uses_is_refused() -> None:
+    with pytest.raises(ConfigError, match=r"table_defaults.lr is 0.1, but no table is `trainable`; remove one"):
+        with_frozen({"lr": 0.1, "trainable": False})
+
+
+def test_a_frozen_table_needs_vectors() -> None:
+    with pytest.raises(
+        ConfigError, match=r"tables.item is not `trainable` and has no `vectors`, so its rows would stay random"
+    ):
+        with_frozen({}, vectors=None)

@@ -25,7 +25,7 @@ SOME = ["replicated", "row_wise", "replicated", "table_wise"]
 
 def every_lookup(sharding: list[str | None], optimizer: str, **train: Any) -> Config:
     """`mixed_config` with a bias feature, a bag and a single ID of the table that a history reads, a sum over a bag, a table that
-    two pooled features share, a `map` table, another width, and a learning rate of its own."""
+    two pooled features share, a `map` table, another width, a learning rate of its own, bags with weights, numbers of steps."""
     raw = mixed_config(sharding, optimizer, **train).model_dump(mode="json")
     kinds = [sharding[n % len(sharding)] for n in range(8)]
     raw["features"] |= {
@@ -34,11 +34,15 @@ def every_lookup(sharding: list[str | None], optimizer: str, **train: Any) -> Co
         "topics": {"kind": "ids"},
         "home_city": {"kind": "id", "table": "city"},
         "shop": {"kind": "id"},
+        "labels": {"kind": "ids", "weights": "label_weights"},
+        "liked_items": {"kind": "ids", "table": "item", "weights": "likes"},
+        "gap": {"kind": "sequence_dense", "of": "history"},
     }
     raw["tables"] |= {
         "place": {"rows": 7, "dim": 8, "sharding": kinds[4]},
         "topics": {"rows": 23, "dim": 8, "sharding": kinds[5]},
         "shop": {"rows": 19, "id_space": "map", "lr": 0.03, "sharding": kinds[6]},
+        "labels": {"rows": 29, "sharding": kinds[7]},
     }
     raw["tables"]["item"]["pooling"] = "mean"
     raw["model"]["bias"] = {"type": "position", "dropout": 0.0}

@@ -3,6 +3,7 @@
 import datetime as dt
 import json
 from pathlib import Path
+from statistics import NormalDist
 from typing import Any
 
 import pyarrow as pa
@@ -11,16 +12,18 @@ import pytest
 import raymtl
 from raymtl.cli.main import run_command
 from raymtl.config.data import DayRange
-from raymtl.errors import ConfigError
+from raymtl.errors import ConfigError, DataError
 from raymtl.explaining.fall import Fall, explain_fall
 from raymtl.explaining.fall_page import fall_section
-from raymtl.explaining.importance import permutation_importance, permuted
+from raymtl.explaining.importance import Importances, permutation_importance, permuted
+from raymtl.explaining.meter import Measured
 from raymtl.explaining.model import LoadedModel
 from raymtl.explaining.page import by_worth, render
-from raymtl.explaining.proposal import without
+from raymtl.explaining.proposal import judge, without
 from raymtl.explaining.result import falls_to_dict
 from raymtl.explaining.sample import Sample, SampleReader, source_columns
-from raymtl.explaining.wording import amount, found_causes
+from raymtl.explaining.wording import amount, for_all, found_causes
+from raymtl.reports.tables import ALL
 from raymtl.results import ExplainResult
 from raymtl.serving.version import open_version
 from tests.benchmarks.explain.faults import with_fault, with_wrong_labels
@@ -224,3 +227,43 @@ def test_amounts_have_two_digits_of_their_interval() -> None:
     assert amount("auc", {"value": 2.8e-05, "low": 2.8e-05 - 1e-4}) == "+0.00003 ± 0.00010"
     assert amount("auc", {"value": 0.0, "low": 0.0}) == "0"
     assert amount("auc", {"value": 0.5, "low": None}) == "+0.5000"
+
+
+def entry(value: float, half: float) -> dict[str, float]:
+    return {"value": value, "low": value - half, "high": value + half}
+
+
+def made_result(**columns: tuple[str, float, float]) -> dict[str, Any]:
+    """Columns with a verdict, and an importance with half an interval of .01 for the tasks a and b."""
+    found = {
+        name: {"verdict": verdict, "importance": {"a": entry(a, 0.01), "b": entry(b, 0.01)}}
+        for name, (verdict, a, b) in columns.items()
+    }
+    return {"columns": found, "metrics": {"a": {"metric": "auc"}, "b": {"metric": "auc"}}}
+
+
+def test_useless_columns_come_last() -> None:
+    """No column is worth anything to task b, whose largest importance is chance: it makes no column important."""
+    noise, weak = ("useless", 0.0, 0.005), ("used", 0.02, 0.001)
+    result = made_result(noise=noise, weak=weak, strong=("used", 0.2, 0.0), twin=("redundant", 0.0, 0.0))
+    assert by_worth(result) == ["strong", "weak", "twin", "noise"]
+
+
+def test_shown_intervals_are_those_of_the_verdicts() -> None:
+    wide = for_all(entry(0.0105, 0.01), 2)
+    factor = NormalDist().inv_cdf(1 - 0.025 / 2) / NormalDist().inv_cdf(0.975)
+    assert wide["low"] == pytest.approx(0.0105 - factor * 0.01)
+    assert wide["high"] == pytest.approx(0.0105 + factor * 0.01)
+    assert wide["low"] < 0 < entry(0.0105, 0.01)["low"]  # alone it seems used, as one of two it is chance
+    scores = {("a", ALL): Measured(0.0105, 0.01), ("b", ALL): Measured(0.0, 0.01)}
+    judged = judge(Importances({}, {("x",): scores}, {}), [])
+    assert judged["x"].verdict == "useless"
+    assert for_all(entry(1.0, 0.1), 1) == pytest.approx(entry(1.0, 0.1))
+    assert for_all({"value": 0.5, "low": None, "high": None}, 3)["low"] is None
+
+
+def test_logs_that_do_not_exist_name_the_option(world: Path) -> None:
+    with pytest.raises(
+        DataError, match=r"--data `/nowhere`, which does not exist; pass the folder of the logs with --data"
+    ):
+        raymtl.explain(world / "store", "/nowhere", days=str(DAY), progress=False)

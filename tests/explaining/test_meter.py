@@ -13,6 +13,7 @@ from raymtl.explaining.meter import Meter
 from raymtl.explaining.sample import Sample
 from raymtl.objectives.metrics.changes import difference
 from raymtl.objectives.metrics.evaluate import EvalMetrics
+from raymtl.objectives.outputs import Outputs
 from raymtl.reports.tables import ALL
 from tests.helpers.run_logs import small_config
 
@@ -58,7 +59,7 @@ def evaluated(config: Config, rows: Sample, logits: torch.Tensor) -> dict:
 
 def test_scores_and_differences_are_those_of_an_evaluation() -> None:
     rows, made = sample(), config()
-    meter = Meter(made, rows)
+    meter = Meter(made, rows, Outputs(made.active_tasks()))
     first = torch.randn(ROWS, 4, generator=torch.Generator().manual_seed(1))
     first[:, 0] += rows.labels[:, 0]
     second = first + 0.3 * torch.randn(ROWS, 4, generator=torch.Generator().manual_seed(2))
@@ -89,7 +90,7 @@ def test_what_has_too_few_labels_is_not_measured() -> None:
     rows.labels[rows.scenario == 2, 0] = 0.0
     rows.labels[:, 1] = float("nan")
     rows.group[rows.scenario == 1] %= 19
-    keys = Meter(config(), rows).keys
+    keys = Meter(config(), rows, Outputs(config().active_tasks())).keys
     assert ("click", "feed") in keys
     assert ("click", "other") not in keys
     assert ("watch", "search") not in keys  # 19 users
@@ -99,7 +100,7 @@ def test_what_has_too_few_labels_is_not_measured() -> None:
 
 def test_the_same_logits_differ_by_exactly_nothing() -> None:
     rows = sample()
-    meter = Meter(config(), rows)
+    meter = Meter(config(), rows, Outputs(config().active_tasks()))
     logits = torch.randn(ROWS, 4)
     scores = meter.scores(logits)
     assert all((score - score).value == (score - score).half == 0 for score in scores.values())

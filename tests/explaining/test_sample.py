@@ -13,6 +13,7 @@ from raymtl.config.load import config_from_dict
 from raymtl.data.blocks import Place
 from raymtl.data.ids.id_map_lookup import IdLookup
 from raymtl.explaining import sample as module
+from raymtl.explaining.association import associations
 from raymtl.explaining.cost import bytes_per_row, memory_of, tables_of
 from raymtl.explaining.sample import Sample, SampleReader, source_columns
 from tests.helpers.run_logs import DAYS
@@ -47,7 +48,10 @@ def test_every_feature_is_read_from_its_columns(root: Path) -> None:
     found = source_columns(served_config(root))
     assert found["user"] == ["user", "pair", "visit"]
     assert found["price"] == ["price", "level", "cost", "pair"]
-    assert found["history"] == ["history", "again"]
+    assert found["history"] == ["history", "again", "gap"]
+    assert found["tags"] == ["tags", "topics"]
+    assert found["likes"] == ["likes"]
+    assert not {"gap", "tag_weights"} & found.keys()  # they change with the lists that they stand beside
     assert found["place"] == ["place", "visit"]
     assert "rank" not in found  # a position is read by no prediction
 
@@ -93,9 +97,24 @@ def test_exchanged_columns_change_all_that_is_made_of_them(root: Path) -> None:
         assert same(found[name], column), name
     untouched = {name for name in found if same(found[name], rows.columns[name])}
     assert {"id:user", "id:item", "ids:history", "ids:again", "ids:tags", "dense:age"} | {
-        "vector:content",
-        "vector:text",
+        *("vector:content", "vector:text", "numbers:gap"),
+        *("ids:topics", "weights:topics", "ids:likes", "weights:likes"),
     } == untouched
+
+
+def test_what_stands_beside_a_list_is_exchanged_with_it(root: Path) -> None:
+    made, rows = reader(root), read(root, 10_000)
+    order = np.random.default_rng(0).permutation(rows.rows)
+    for column, names in (("history", {"history", "gap"}), ("tags", {"tags", "tag_weights"}), ("likes", {"likes"})):
+        values = rows.rows_of([column], order)
+        assert values.keys() == names
+        found = made.with_columns(rows, values)
+        for name in found:
+            moved = name.partition(":")[2] in source_columns(served_config(root))[column]
+            expected = rows.columns[name].take(pa.array(order)) if moved and "pair" not in name else rows.columns[name]
+            assert same(found[name], expected), name
+    lists = associations(rows.raw.select(["likes", "tags"]), set(), 0)
+    assert lists.shape == (2, 2)
 
 
 def test_files_of_other_types_are_one_sample(tmp_path: Path) -> None:
@@ -146,5 +165,5 @@ def test_costs_are_those_of_the_footers_and_tables(root: Path) -> None:
     assert all(value > 0 for value in sizes.values())
     assert set(tables_of(config, ["user"])) == {"user", "pair", "visit"}
     assert tables_of(config, ["history"]) == []  # the item is in the same table
-    assert set(tables_of(config, ["history", "item"])) == {"item", "pair"}
+    assert set(tables_of(config, ["history", "item", "likes"])) == {"item", "pair"}
     assert memory_of(config, ["user"], {"user": 1, "pair": 10, "item": 100}) == 11

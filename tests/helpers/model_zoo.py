@@ -27,6 +27,7 @@ def spec(width: int = 4) -> InputSpec:
         dense_fill=(0.0, 0.5, 0.0),
         bias={"position": 4},
         scenarios=3,
+        tables={"user": "user", "item": "item", "items": "item", "kinds": "kinds", "carts": "item"},
     )
 
 
@@ -56,6 +57,12 @@ _ESMM = {"preset": "esmm", "towers": {"hidden": [6, 4]}}
 _M2M = {"experts": 3, "hidden": [8, 6], "knowledge": ["user", "age"], "knowledge_dim": 4}
 _SELF = {"type": "transformer", "behaviours": {"seen": ["items", "kinds"], "carts": ["carts"]}, "width": 4}
 _TIM = {"type": "tim", "behaviours": {"seen": ["items", "kinds"], "carts": ["carts"]}, "target": ["item"], "width": 4}
+_DIN = {
+    "type": "din",
+    "behaviours": {"seen": ["items", "kinds"], "carts": ["carts"]},
+    "target": ["item"],
+    "hidden": [5],
+}
 _POSITION = {"type": "position", "tasks": ["click"], "hidden": [3], "dropout": 0.0}
 
 MODELS: dict[str, dict[str, Any]] = {
@@ -95,6 +102,12 @@ MODELS: dict[str, dict[str, Any]] = {
         **_BOTTOM,
         "sequence": {"type": "dupn", "properties": ["kinds"], "item": ["items"], "user": ["user", "age"], "hidden": 4},
     },
+    "din": {"preset": "din", **_BOTTOM, "sequence": {**_DIN, "hidden": [5, 3], "heads": 2}},
+    "din_search": {
+        "preset": "din",
+        **_BOTTOM,
+        "sequence": {**_DIN, "softmax": True, "search": {"seen": "item"}, "search_steps": 2},
+    },
     "meituan": {
         "preset": "meituan",
         **_BOTTOM,
@@ -128,7 +141,29 @@ MODELS: dict[str, dict[str, Any]] = {
         "towers": {"hidden": [4]},
     },
 }
+_PEPNET = {
+    "preset": "pepnet",
+    "refine": {"features": ["hour"], "hidden": 5},
+    "towers": {"hidden": [6, 4], "features": ["user", "item", "age"], "gate_hidden": 3},
+}
+_APART = {"type": "task_features", "reads": {"click": ["user", "hour"], "buy": ["item", "age", "price"]}}
 MODELS |= {
+    "pepnet": _PEPNET,
+    "pepnet_mmoe": {**_PEPNET, "trunk": {"type": "mmoe", **_EXPERTS}, "sequence": {"type": "pooled"}},
+    "ppnet_dtrn": {**MODELS["dtrn"], "towers": {"type": "ppnet", **_PEPNET["towers"]}},
+    "ppnet_esm2": {
+        **MODELS["esm2"],
+        "refine": {"type": "epnet", "hidden": 5},
+        "towers": {"type": "ppnet", **_PEPNET["towers"]},
+    },
+    "epnet_dtrn": {**MODELS["dtrn"], "refine": {"type": "epnet", "hidden": 5}},
+    "task_features": {**MODELS["mmoe"], "refine": _APART},
+    "towers_norm": {**MODELS["mmoe"], "towers": {"hidden": [6, 4], "norm": "layer", "activation": "silu"}},
+    "towers_mixed": {
+        **MODELS["shared_bottom"],
+        "towers": {"hidden": [6, 4], "per_task": {"cart": {"hidden": [5, 3, 4]}}},
+    },
+    "towers_mixed_mmoe": {**MODELS["mmoe"], "towers": {"hidden": [4], "per_task": {"click": {"hidden": [5, 4]}}}},
     "dcn": {**MODELS["mmoe"], "refine": {"type": "dcn_v2"}},
     "dcn_low_rank_dtrn": {**MODELS["dtrn"], "refine": {"type": "dcn_v2", "layers": 3, "rank": 2}},
     "senet": {**MODELS["meituan"], "refine": {"type": "senet"}},
@@ -136,9 +171,9 @@ MODELS |= {
 }
 PRESETS = [
     *("single_task", "shared_bottom", "mmoe", "ple", "aitm", "mmoe_ait", "m2m", "esmm", "esm2", "dupn", "meituan"),
-    *("youtube", "zhihu", "nfwfm", "dtrn"),
+    *("youtube", "zhihu", "nfwfm", "dtrn", "pepnet", "din", "din_search"),
 ]
-_TASKS = {"single_task": ONE, "esm2": FORK, "meituan": ORDER, "zhihu": EIGHT}
+_TASKS = {"single_task": ONE, "esm2": FORK, "ppnet_esm2": FORK, "meituan": ORDER, "zhihu": EIGHT}
 
 
 def config(name: str, **slots: Any) -> Model:
@@ -148,7 +183,7 @@ def config(name: str, **slots: Any) -> Model:
 def large(name: str, **slots: Any) -> Model:
     """The model with room enough to learn a few hundred rows by heart."""
     small = config(name)
-    towers = {"hidden": [32, 32]} if small.towers.hidden else {"hidden": []}
+    towers = {**small.towers.model_dump(), "hidden": [32, 32] if small.towers.hidden else []}
     wide = {"trunk": {**small.trunk.model_dump(), "hidden": [64, 32]}, "towers": towers}
     if small.coupler.type == "ait":
         wide["coupler"] = {**small.coupler.model_dump(), "width": 32}
@@ -191,7 +226,7 @@ def rows(n: int, seed: int = 1, spec: InputSpec = SPEC) -> ModelInput:
         own = carts if name == "carts" else lengths
         steps = torch.randn(n, STEPS, width, generator=generator)
         sequences[name] = (steps * (torch.arange(STEPS) < own.unsqueeze(1)).unsqueeze(-1), own)
-    return ModelInput(
+    inputs = ModelInput(
         pooled,
         dense,
         sequences,
@@ -199,6 +234,10 @@ def rows(n: int, seed: int = 1, spec: InputSpec = SPEC) -> ModelInput:
         torch.rand(n, generator=generator) < 0.8,
         torch.randint(0, spec.scenarios, (n,), generator=generator),
     )
+    ids = torch.randint(0, 3, (n, STEPS), generator=generator)
+    inputs.ids["items"] = ids.where(torch.arange(STEPS) < lengths.unsqueeze(1), torch.tensor(-1))
+    inputs.ids["item"] = torch.randint(0, 3, (n,), generator=generator)
+    return inputs
 
 
 def rows_of(name: str, n: int, seed: int = 1, spec: InputSpec = SPEC) -> ModelInput:
@@ -212,7 +251,7 @@ def rows_of(name: str, n: int, seed: int = 1, spec: InputSpec = SPEC) -> ModelIn
 def take(inputs: ModelInput, index: Tensor | slice) -> ModelInput:
     def part(value: Any) -> Any:
         if isinstance(value, dict):
-            return {name: (steps[index], lengths[index]) for name, (steps, lengths) in value.items()}
+            return {n: v[index] if isinstance(v, Tensor) else (v[0][index], v[1][index]) for n, v in value.items()}
         return None if value is None else value[index]
 
     return ModelInput(**{field.name: part(getattr(inputs, field.name)) for field in fields(inputs)})
@@ -247,15 +286,20 @@ class Flat(torch.nn.Module):
         self.model = model
 
     def forward(
-        self, pooled: Tensor, dense: Tensor, scenario: Tensor | None, sequences: dict[str, list[Tensor]]
+        self,
+        pooled: Tensor,
+        dense: Tensor,
+        scenario: Tensor | None,
+        sequences: dict[str, list[Tensor]],
+        ids: dict[str, Tensor],
     ) -> Tensor:
         pairs = {name: (steps, lengths) for name, (steps, lengths) in sequences.items()}
-        return self.model(ModelInput(pooled, dense, pairs, scenario=scenario))
+        return self.model(ModelInput(pooled, dense, pairs, scenario=scenario, ids=ids))
 
 
-def flat(inputs: ModelInput) -> tuple[Tensor, Tensor, Tensor | None, dict[str, list[Tensor]]]:
+def flat(inputs: ModelInput) -> tuple[Tensor, Tensor, Tensor | None, dict[str, list[Tensor]], dict[str, Tensor]]:
     sequences = {name: list(pair) for name, pair in inputs.sequences.items()}
-    return inputs.pooled, inputs.dense, inputs.scenario, sequences
+    return inputs.pooled, inputs.dense, inputs.scenario, sequences, inputs.ids
 
 
 def compare_with_export(
@@ -265,7 +309,8 @@ def compare_with_export(
     model.eval()
     batch = {0: torch.export.Dim("batch", min=1)}
     scenario = None if first.scenario is None else batch
-    shapes = (batch, batch, scenario, {name: [batch, batch] for name in first.sequences})
+    sequences = {name: [batch, batch] for name in first.sequences}
+    shapes = (batch, batch, scenario, sequences, dict.fromkeys(first.ids, batch))
     graph = torch.export.export(Flat(model), flat(first), dynamic_shapes=shapes).module()
     for n in (1, 3, 40):
         some = inputs_of(n)

@@ -26,7 +26,7 @@ def profile_of(root: Path, every: int = 1) -> Profile:
     folder = Folder.open(str(root))
     days = find_days(folder)
     assert days is not None
-    footers = footers_of(folder, days)
+    footers = footers_of(days)
     kinds = kinds_of(footers)
     results = []
     for unit in make_units(footers, 1000):

@@ -21,13 +21,14 @@ from raymtl.data.units import plan_input
 from raymtl.embeddings.rows import table_rows
 from raymtl.model_store.store import publish
 from raymtl.model_store.writer import Draft, write_version
+from raymtl.objectives.calibration.calibrator import Calibrator
 from raymtl.storage.folder import Folder
 from raymtl.storage.object_store import Store
 from raymtl.training.build import TrainState, build
 from tests.helpers.run_logs import DAYS, small_config, write_part
 
-USER_SIDE = ["user", "place", "history", "age"]
-ITEM_SIDE = ["item", "tags", "again", "price", "level", "content", "text", "cost"]
+USER_SIDE = ["user", "place", "history", "gap", "likes", "age"]
+ITEM_SIDE = ["item", "tags", "topics", "again", "price", "level", "content", "text", "cost"]
 """The features of `served_config` that logs have, in the order of the program's inputs."""
 ROWS = 300
 """Rows of a day: two files, of 200 and 100."""
@@ -43,15 +44,18 @@ def alone() -> Iterator[dist.ProcessGroup]:
         dist.destroy_process_group()
 
 
-def served_config(root: Path, **data: Any) -> Config:
-    """A funnel over string, `direct` and `map` IDs, lists, a history, buckets, vectors, numbers as vectors, crosses of one side
-    and of both, learned nulls and a position; MMoE with DUPN."""
+def served_config(root: Path, calibration: dict[str, Any] | None = None, **data: Any) -> Config:
+    """A funnel over string, `direct` and `map` IDs, lists, also with weights, a history with numbers, buckets, vectors, numbers
+    as vectors, crosses of one side and of both, learned nulls and a position; MMoE with DUPN."""
     raw = small_config(root / "logs", root / "runs", "served")
     raw["features"] |= {
         "user": {"kind": "id"},
         "place": {"kind": "id", "side": "user"},
         "tags": {"kind": "ids", "max_length": 2},
         "again": {"kind": "ids", "column": "history", "table": "item"},
+        "topics": {"kind": "ids", "column": "tags", "table": "tags", "weights": "tag_weights", "max_length": 2},
+        "likes": {"kind": "ids", "weights": "likes", "side": "user", "table": "item", "max_length": 3},
+        "gap": {"kind": "sequence_dense", "of": "history", "transform": "log1p", "mean": 1.0, "fill": -0.5},
         "level": {"kind": "bucket", "column": "price", "edges": [0.5, 1, 2.5]},
         "content": {"kind": "vector", "width": 3},
         "text": {"kind": "vector", "width": 3, "column": "content", "project": 5},
@@ -77,6 +81,8 @@ def served_config(root: Path, **data: Any) -> Config:
         "bias": {"type": "position"},
     }
     raw["data"] |= data
+    if calibration is not None:
+        raw["calibration"] = calibration
     return config_from_dict(raw)
 
 
@@ -89,6 +95,9 @@ def write_logs(root: Path) -> None:
             random = np.random.default_rng([seed, rows])
             users = np.repeat(random.integers(0, 40, rows // 3 + 1), 3)[:rows]
             lists = [random.integers(0, 90, n).tolist() for n in random.integers(0, 9, rows // 3 + 1)]
+            gaps = [[None if x < 0.2 else 100 * x for x in random.random(len(ids))] for ids in lists]
+            likes = [list(zip(ids, some_weights(random, len(ids)), strict=True)) for ids in reversed(lists)]
+            tags = [random.integers(0, 20, n).tolist() for n in random.integers(0, 4, rows)]
             write_part(
                 root / "logs",
                 day,
@@ -97,12 +106,21 @@ def write_logs(root: Path) -> None:
                 seed=10 * seed + rows,
                 user=pa.array([f"u{n}" for n in users]),
                 history=pa.array([lists[n // 3] for n in range(rows)], pa.list_(pa.int64())),
+                gap=pa.array([gaps[n // 3] if n // 3 % 4 else None for n in range(rows)], pa.list_(pa.float64())),
+                likes=pa.array([likes[n // 3] for n in range(rows)], pa.map_(pa.int64(), pa.float32())),
+                tags=pa.array(tags, pa.list_(pa.int64())),
+                tag_weights=pa.array([some_weights(random, len(ids)) for ids in tags], pa.list_(pa.float64())),
                 age=pa.array(users % 8, mask=users % 5 == 0),
                 place=pa.array(np.repeat(random.choice(["feed", "search", "mail"], rows // 3 + 1), 3)[:rows]),
                 price=pa.array(random.lognormal(size=rows).astype(np.float32), mask=random.random(rows) < 0.2),
                 content=pa.array([None if n % 5 == 2 else random.normal(size=3).tolist() for n in range(rows)]),
                 rank=pa.array(random.integers(0, 8, rows)),
             )
+
+
+def some_weights(random: np.random.Generator, count: int) -> list[float | None]:
+    """Weights of a list, some of which are 0 or null."""
+    return [None if x < 0.1 else max(0.0, x - 0.3) for x in random.random(count)]
 
 
 def user_map() -> IdMap:
@@ -124,6 +142,8 @@ def publish_version(root: Path, config: Config, name: str = "v1", seed: int = 0,
         with torch.no_grad():
             for parameter in built.model.module.head.parameters():
                 parameter.add_(torch.randn_like(parameter) * 0.2)
+            if (calibrator := built.model.module.head.ranker.calibrator) is not None:
+                stir_maps(calibrator)
             for table in table_rows(built.model, group).values():
                 for shard in table.local:
                     shard.weight.copy_(torch.randn_like(shard.weight))
@@ -132,6 +152,15 @@ def publish_version(root: Path, config: Config, name: str = "v1", seed: int = 0,
         write_version(built, store, Draft(name, config, days), group, maps={"user": user_map()}, **writing)
         publish(store, name)
         return evaluated(built, config, root)
+
+
+def stir_maps(calibrator: Calibrator) -> None:
+    """Give every map of a calibrator parameters of its own."""
+    maps = calibrator.maps
+    if calibrator.method == "platt":
+        maps.copy_(torch.stack([torch.rand(maps.shape[:-1]) + 0.5, torch.randn(maps.shape[:-1])], -1))
+    else:
+        maps.copy_(torch.rand_like(maps).add_(0.05).mul_(0.4).cumsum(-1) - 5)
 
 
 def evaluated(built: TrainState, config: Config, root: Path) -> np.ndarray:
@@ -145,8 +174,9 @@ def evaluated(built: TrainState, config: Config, root: Path) -> np.ndarray:
         for raw, row in read_fragment(plan.root, fragment, maker.raw_columns(), ROWS):
             block = maker(raw, Place(fragment.path, row), 0)
             with torch.no_grad():
-                logits = built.model(Collator(config, len(block), True)([block]))[1][0]
-                found.append(built.model.module.head.ranker.predictions(logits).numpy())
+                batch = Collator(config, len(block), True)([block])
+                logits = built.model(batch)[1][0]
+                found.append(built.model.module.head.ranker.predictions(logits, batch.scenario).numpy())
     return np.concatenate(found)
 
 
@@ -154,16 +184,27 @@ def raw_features(root: Path) -> dict[str, torch.Tensor]:
     """The second day as a server would send it, in the order of the program's inputs."""
     raw = pq.read_table(root / "logs" / f"ds={DAYS[1]}")
     made: dict[str, torch.Tensor] = {}
-    columns = {"again": "history", "level": "price", "text": "content", "cost": "price"}
+    columns = {"again": "history", "level": "price", "text": "content", "cost": "price", "topics": "tags"}
     for name in [*USER_SIDE, *ITEM_SIDE]:
         column = raw.column(columns.get(name, name)).combine_chunks()
         if name in ("content", "text"):
             made[name] = torch.tensor([[torch.nan] * 3 if row is None else row for row in column.to_pylist()])
         elif name in ("price", "level", "age", "cost"):
             made[name] = torch.tensor(column.to_numpy(zero_copy_only=False).astype(np.float32))
-        elif name in ("history", "tags", "again"):
-            made[name] = torch.tensor(column.flatten().to_numpy())
-            made[f"{name}.lengths"] = torch.tensor(column.value_lengths().to_numpy().astype(np.int64))
+        elif name == "gap":
+            history = raw.column("history").to_pylist()
+            rows = [gaps or [None] * len(ids) for gaps, ids in zip(column.to_pylist(), history, strict=True)]
+            made[name] = torch.tensor([np.nan if x is None else x for row in rows for x in row], dtype=torch.float32)
+        elif name in ("history", "tags", "again", "topics", "likes"):
+            rows = column.to_pylist() if name != "likes" else [[i for i, _ in row] for row in column.to_pylist()]
+            weights = raw.column("tag_weights").to_pylist()
+            if name == "likes":
+                weights = [[w for _, w in row] for row in column.to_pylist()]
+            made[name] = torch.tensor([i for row in rows for i in row])
+            made[f"{name}.lengths"] = torch.tensor([len(row) for row in rows])
+            if name in ("topics", "likes"):
+                flat = [np.nan if w is None else w for row in weights for w in row]
+                made[f"{name}.weights"] = torch.tensor(flat, dtype=torch.float32)
         else:
             made[name] = torch.tensor(to_int64(column).fill_null(0).to_numpy())
             made[f"{name}.present"] = torch.tensor(column.is_valid().to_numpy(zero_copy_only=False))

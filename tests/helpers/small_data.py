@@ -9,6 +9,8 @@ import pyarrow.parquet as pq
 from raymtl.config.root import Config
 
 DAY = "2026-01-01"
+TABLELESS = ("dense", "bucket", "vector", "sequence_dense")
+"""Kinds that need no entry in `tables`."""
 
 
 def make_config(
@@ -20,7 +22,7 @@ def make_config(
     """A valid configuration with the given parts; a table of 100 rows for every ID feature that names none, but buckets."""
     features = features or {"item": {"kind": "id"}}
     tasks = tasks or {"click": {"kind": "binary"}}
-    lookups = {f.get("table", name) for name, f in features.items() if f["kind"] not in ("dense", "bucket", "vector")}
+    lookups = {f.get("table", name) for name, f in features.items() if f["kind"] not in TABLELESS}
     sequences = any(f["kind"] == "sequence" for f in features.values())
     return Config.model_validate(
         {

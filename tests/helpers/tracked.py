@@ -78,7 +78,16 @@ class Keeper(Tracker):
 
 def train_record(step: int, **more: Any) -> dict[str, Any]:
     """A line of `metrics.jsonl` after a window of steps."""
-    window = {"loss": 1.5, "rows_per_s": 100.0, "data_wait": 0.1, "fill": 1.0, "lr": 0.01, "order": 0.0, "bound": 0.0}
+    window = {
+        "loss": 1.5,
+        "rows_per_s": 100.0,
+        "data_wait": 0.1,
+        "fill": 1.0,
+        "lr": 0.01,
+        "order": 0.0,
+        "bound": 0.0,
+        "conversion": 0.0,
+    }
     losses = {"click": 0.5 + step / 100, "buy": 1.0}
     return {"kind": "train", "step": step, "rows": 64 * step, "losses": losses, "time": 1e9 + step, **window, **more}
 

@@ -6,8 +6,10 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import torch
 
+from raymtl.config.features import weighted
 from raymtl.config.root import Config
 from raymtl.data.blocks import BlockMaker, Place
 from raymtl.data.ids.hashing import cross, to_int64
@@ -48,6 +50,11 @@ FEATURES: dict[str, dict[str, Any]] = {
     "string_null": {"kind": "id", "null_id": "unknown", "column": "string"},
     "direct_null": {"kind": "id", "null_id": 49, "side": "user", "column": "direct"},
     "cross_null": {"kind": "cross", "of": ["string_null", "bucket_null", "direct_null", "integer"]},
+    "tags": {"kind": "ids", "weights": "tag_weights", "max_length": 4},
+    "topics": {"kind": "ids", "weights": "topics", "side": "user"},
+    "steps": {"kind": "sequence", "max_length": 5},
+    "gap": {"kind": "sequence_dense", "of": "steps", "transform": "log1p", "mean": 2.0, "std": 3.0, "fill": -0.7},
+    "dwell": {"kind": "sequence_dense", "of": "steps", "clip": [-0.7, 1000.1]},
 }
 TABLES: dict[str, dict[str, Any]] = {
     "bucket_hash": {"rows": 12, "id_space": "hash"},
@@ -59,14 +66,19 @@ TABLES: dict[str, dict[str, Any]] = {
 BOUND = 1e-7
 """Largest difference of numbers, relative to the larger of 1 and the number; rows of tables are equal."""
 
+LISTS = ("ids", "sequence", "sequence_dense")
+
 Found = Mapping[str, np.ndarray]
-"""By feature: [N] int64, the row of its table, or -1 for "looks up nothing"; [N] float32 for a number,
-[N, W] for a vector."""
+"""By feature: [N] int64, the row of its table, or -1 for "looks up nothing"; [N] float32 for a number, [N, W] for a vector; [V]
+for lists, the weights of IDs as `<name>.weights`. Lists of exported programs are cut behind their rules: see `cut`."""
 
 
 def config_of(root: Path) -> Config:
     """All transforms."""
-    names = ("cross_user", "cross_both", "cross_all", "cross_null", "integer", "double", "string", "string_null")
+    names = (
+        *("cross_user", "cross_both", "cross_all", "cross_null", "integer", "double", "string", "string_null"),
+        *("tags", "topics", "steps"),
+    )
     big = {name: {"rows": 10**9} for name in names}
     return make_config(FEATURES, tables=TABLES | big, path=str(root))
 
@@ -75,9 +87,10 @@ def random_rows(config: Config, rows: int, seed: int = 0) -> pa.Table:
     """Random values, spread over magnitudes; a tenth of each column is null."""
     random = np.random.default_rng(seed)
     values: Any
-    columns: dict[str, pa.Array] = {"click": pa.array(random.integers(0, 2, rows, np.int8))}
+    lists = random_lists(random, rows)
+    columns: dict[str, pa.Array] = {"click": pa.array(random.integers(0, 2, rows, np.int8)), **lists}
     for name, feature in config.features.items():
-        if feature.kind == "cross" or feature.column is not None:
+        if feature.kind == "cross" or feature.column is not None or name in lists:
             continue
         if feature.kind == "vector":
             values = random.normal(size=rows * feature.width) * 10 ** random.uniform(-3, 5, rows * feature.width)
@@ -96,6 +109,33 @@ def random_rows(config: Config, rows: int, seed: int = 0) -> pa.Table:
             values = random.integers(0, high, rows)
         columns[name] = pa.array(values, mask=random.random(rows) < 0.1)
     return pa.table(columns)
+
+
+def random_lists(random: np.random.Generator, rows: int) -> dict[str, pa.Array]:
+    """Lists of up to 8 IDs with weights, and up to 8 steps with numbers; a tenth of the numbers is null, and of the rows a tenth
+    has no lists at all."""
+
+    def spread(count: int) -> pa.Array:
+        numbers = random.normal(size=count) * 10 ** random.uniform(-3, 5, count)
+        numbers[::7] = random.choice(EDGES, len(numbers[::7]))
+        return pa.array(numbers, mask=random.random(count) < 0.1)
+
+    def offsets() -> pa.Array:
+        lengths = random.integers(0, 9, rows)
+        none = random.random(rows) < 0.1
+        lengths[none] = 0
+        ends = np.cumsum(lengths, dtype=np.int32)
+        return pa.array(np.concatenate([[np.int32(0)], ends]), mask=np.append(none, False))
+
+    columns, (bags, steps, maps) = {}, (offsets() for _ in range(3))
+    ids, visited, keys = (random.integers(0, 2**62, int(of[-1].as_py())) for of in (bags, steps, maps))
+    columns["tags"] = pa.ListArray.from_arrays(bags, pa.array(ids))
+    columns["tag_weights"] = pa.ListArray.from_arrays(bags, pc.abs(spread(len(ids))))
+    columns["steps"] = pa.ListArray.from_arrays(steps, pa.array(visited))
+    for name in ("gap", "dwell"):
+        columns[name] = pa.ListArray.from_arrays(steps, spread(len(visited)))
+    columns["topics"] = pa.MapArray.from_arrays(maps, pa.array(keys), pc.abs(spread(len(keys))))
+    return columns
 
 
 def some_maps() -> dict[str, IdMap]:
@@ -121,8 +161,13 @@ def read(config: Config, raw: pa.Table, root: Path) -> Found:
             found[name] = (
                 block.column(f"vector:{name}").combine_chunks().flatten().to_numpy().reshape(-1, feature.width)
             )
+        elif feature.kind in LISTS:
+            role = "numbers" if feature.kind == "sequence_dense" else "ids"
+            found[name] = block.column(f"{role}:{name}").combine_chunks().flatten().to_numpy()
         else:
             found[name] = block.column(f"id:{name}").combine_chunks().fill_null(-1).to_numpy()
+    for name in weighted(config.features):
+        found[f"{name}.weights"] = block.column(f"weights:{name}").combine_chunks().flatten().to_numpy()
     return found
 
 
@@ -132,11 +177,12 @@ def scored(config: Config, raw: pa.Table, root: Path) -> Found:
     plan = plan_scoring(config, str(root), None, ["click"])
     reader = UnitReader(config, plan, {n: IdLookup.build(m.ids, m.rows) for n, m in some_maps().items()})
     sides = {side: {n: config.features[n] for n in names} for side, names in feature_sides(config).items()}
-    parts: dict[str, list[np.ndarray]] = {name: [] for name in config.features}
+    parts: dict[str, list[np.ndarray]] = {}
     for rows in (rows for output in plan.outputs for rows in reader.read(output)):
-        of_users = {n: v.numpy()[rows.index] for n, v in tensors(rows.users, sides["user"]).items()}
+        users = pa.table(rows.users).take(pa.array(rows.index)).combine_chunks()
+        of_users = _numpy(tensors({n: users.column(n).chunk(0) for n in users.column_names}, sides["user"]))
         for name, values in _rows_of({**of_users, **_numpy(tensors(rows.items, sides["item"]))}, config).items():
-            parts[name].append(values)
+            parts.setdefault(name, []).append(values)
     return {name: np.concatenate(values) for name, values in parts.items()}
 
 
@@ -157,14 +203,16 @@ def exported(config: Config, raw: pa.Table, root: Path) -> Found:
     """What an exported program makes of the values that a server sends."""
     names = [name for side in feature_sides(config).values() for name in side]
     example = _example(config, names, 3)
-    dims = _dims(example, torch.export.Dim("candidates", min=1))
+    dims = _dims(config, example, torch.export.Dim("candidates", min=1))
     torch.export.save(torch.export.export(_Transforms(config), (example,), dynamic_shapes=(dims,)), root / "rules.pt2")
     sent = {}
     for name in example:
-        if name.endswith(".present"):
+        if name.endswith((".present", ".lengths", ".weights")):
             continue
         column = raw.column(config.features[name].column or name).combine_chunks()
-        if f"{name}.present" in example:
+        if config.features[name].kind in LISTS:
+            sent |= sent_list(name, column, config, raw)
+        elif f"{name}.present" in example:
             ids = to_int64(column)
             sent[name] = torch.tensor(ids.fill_null(0).to_numpy())
             sent[f"{name}.present"] = torch.tensor(ids.is_valid().to_numpy(zero_copy_only=False))
@@ -174,7 +222,42 @@ def exported(config: Config, raw: pa.Table, root: Path) -> Found:
         else:
             sent[name] = torch.tensor(column.to_numpy(zero_copy_only=False).astype(np.float32))
     made = torch.export.load(root / "rules.pt2").module()({name: sent[name] for name in example})
-    return _rows_of(_numpy(made), config)
+    return cut(_rows_of(_numpy(made), config), _numpy(made), config)
+
+
+def sent_list(name: str, column: pa.Array, config: Config, raw: pa.Table) -> dict[str, torch.Tensor]:
+    """A list as a server sends it, with NaN for null numbers."""
+
+    def floats(numbers: pa.Array) -> torch.Tensor:
+        return torch.tensor(numbers.to_numpy(zero_copy_only=False).astype(np.float32))
+
+    feature = config.features[name]
+    if feature.kind == "sequence_dense":
+        return {name: floats(column.flatten())}
+    is_map = pa.types.is_map(column.type)
+    ids = column.keys if is_map else column.flatten()
+    lengths = np.diff(column.offsets.to_numpy()).astype(np.int64)
+    sent = {name: torch.tensor(ids.to_numpy()), f"{name}.lengths": torch.tensor(lengths)}
+    if name in weighted(config.features):
+        weights = column.items if is_map else raw.column(feature.weights).combine_chunks().flatten()
+        sent[f"{name}.weights"] = floats(weights)
+    return sent
+
+
+def cut(found: Found, raw: Mapping[str, np.ndarray], config: Config) -> Found:
+    """The lists as long as the model's lookup leaves them; `raw` has their lengths."""
+    made = dict(found)
+    for name, feature in config.features.items():
+        of = feature.of if feature.kind == "sequence_dense" else name
+        if feature.kind not in LISTS or (longest := config.features[of].max_length) is None:
+            continue
+        lengths = raw[f"{of}.lengths"]
+        place = np.arange(lengths.sum()) - np.repeat(np.cumsum(lengths) - lengths, lengths)
+        kept = place < longest if feature.kind == "ids" else place >= np.repeat(lengths, lengths) - longest
+        for key in (name, f"{name}.weights"):
+            if key in made:
+                made[key] = made[key][kept]
+    return made
 
 
 def _numpy(values: Mapping[str, torch.Tensor]) -> dict[str, np.ndarray]:
@@ -182,10 +265,16 @@ def _numpy(values: Mapping[str, torch.Tensor]) -> dict[str, np.ndarray]:
 
 
 def _rows_of(raw: Mapping[str, np.ndarray], config: Config) -> Found:
+    names = [*config.features, *(f"{name}.weights" for name in weighted(config.features))]
     return {
         name: np.where(raw[f"{name}.present"], raw[name], -1) if f"{name}.present" in raw else raw[name]
-        for name in config.features
+        for name in names
     }
+
+
+def allowed(values: np.ndarray) -> float:
+    """How large a difference of such values may be."""
+    return BOUND if values.dtype == np.float32 else 0.0
 
 
 def differences(found: Found, expected: Found) -> dict[str, float]:
@@ -193,6 +282,7 @@ def differences(found: Found, expected: Found) -> dict[str, float]:
     made = {}
     for name, values in expected.items():
         assert found[name].shape == values.shape
+        assert found[name].dtype.kind == values.dtype.kind
         if values.dtype == np.float32:
             off = np.abs(found[name].astype(np.float64) - values) / np.maximum(1.0, np.abs(values))
             made[name] = float(off.max())

@@ -104,6 +104,9 @@ def mixed_block(config: Config, rows: int, seed: int, unit: int = 0) -> pa.Table
         if feature.kind == "dense":
             columns[f"dense:{name}"] = pa.array(random.normal(size=rows).astype(np.float32))
             continue
+        if feature.kind == "sequence_dense":
+            columns[f"numbers:{name}"] = _beside(columns[f"ids:{feature.of}"], random.normal)
+            continue
         table_rows = config.tables[config.table_of(name)].rows
         if feature.kind in ("id", "bias"):
             columns[f"id:{name}"] = pa.array(random.integers(0, table_rows, rows), mask=random.random(rows) < 0.1)
@@ -111,6 +114,10 @@ def mixed_block(config: Config, rows: int, seed: int, unit: int = 0) -> pa.Table
             longest = feature.max_length or 5
             lists = [random.integers(0, table_rows, random.integers(0, 6)).tolist()[:longest] for _ in range(rows)]
             columns[f"ids:{name}"] = pa.array(lists, pa.list_(pa.int64()))
+            if getattr(feature, "weights", None) is not None:
+                columns[f"weights:{name}"] = _beside(
+                    columns[f"ids:{name}"], lambda size: random.integers(0, 4, size) / 3
+                )
     for name in config.tasks:
         labels = (random.random(rows) < 0.4).astype(np.float32)
         labels[random.random(rows) < 0.4] = np.nan
@@ -121,6 +128,11 @@ def mixed_block(config: Config, rows: int, seed: int, unit: int = 0) -> pa.Table
         columns["scenario"] = pa.array(random.integers(0, len(config.data.scenario.values) + 1, rows))
     columns["unit"] = pa.array(np.full(rows, unit, np.int32))
     return pa.table(columns)
+
+
+def _beside(lists: pa.Array, numbers: Callable[..., np.ndarray]) -> pa.Array:
+    """A number for each element of some lists."""
+    return pa.ListArray.from_arrays(lists.offsets, pa.array(numbers(size=len(lists.flatten())).astype(np.float32)))
 
 
 def share(config: Config, rank: int, workers: int, seed: int) -> Batch:

@@ -7,7 +7,7 @@ import pytest
 
 from raymtl.data.partitions import Layout
 from raymtl.errors import DataError
-from raymtl.init.days import Days, FoundDays, choose_days, find_days
+from raymtl.init.days import Days, FoundDays, choose_days, find_days, find_days_of_all
 from raymtl.storage.folder import Folder
 
 
@@ -95,3 +95,39 @@ def test_what_cannot_be_read_is_said(tmp_path: Path) -> None:
         days_of(tmp_path / "keyless", "2026-01-30", "2026-01-31")
     with pytest.raises(DataError, match="_delta_log` has no entry of a Delta Lake table"):
         days_of(tmp_path / "delta", "_delta_log", "ds=2026-01-30")
+
+
+def all_of(root: Path, **folders: tuple[str, ...]) -> FoundDays | None:
+    for name, days in folders.items():
+        for day in days:
+            (root / name / day).mkdir(parents=True)
+    return find_days_of_all([Folder.open(str(root / name)) for name in folders])
+
+
+def test_several_folders_are_one_data_set(tmp_path: Path) -> None:
+    found = all_of(tmp_path, m1=("dt=20260130", "dt=20260131"), m2=("dt=20260131", "dt=20260201"))
+    days = [dt.date(2026, 1, 30), dt.date(2026, 1, 31), dt.date(2026, 2, 1)]
+    assert found == FoundDays([f"{tmp_path}/m1", f"{tmp_path}/m2"], Layout("dt", "%Y%m%d"), days)
+
+
+def test_several_folders_with_days_to_train_and_to_evaluate_on(tmp_path: Path) -> None:
+    split = ("train/ds=2026-01-01", "test/ds=2026-01-02")
+    found = all_of(tmp_path, a=split, b=split)
+    assert found is not None
+    assert (found.path, found.eval_path) == (
+        [f"{tmp_path}/a/train", f"{tmp_path}/b/train"],
+        [f"{tmp_path}/a/test", f"{tmp_path}/b/test"],
+    )
+
+
+@pytest.mark.parametrize(
+    ("other", "message"),
+    [
+        (("ds=2026-01-01",), "do not name their folders in the same way"),
+        (("train/dt=20260101", "test/dt=20260102"), "do not name their folders in the same way"),
+        (("flat",), "b` has no folders of days, which each of several PATHs needs"),
+    ],
+)
+def test_several_folders_of_different_layouts(other: tuple[str, ...], message: str, tmp_path: Path) -> None:
+    with pytest.raises(DataError, match=message):
+        all_of(tmp_path, a=("dt=20260101",), b=other)

@@ -14,6 +14,7 @@ import raymtl
 from raymtl.cli.main import run_command
 from raymtl.config.load import config_from_dict, load_config
 from raymtl.data.validation.run import check_data
+from raymtl.errors import ConfigError
 from raymtl.init.run import check_free, look, write
 from raymtl.storage.folder import Folder
 from tests.benchmarks.init.logs import write_parquet
@@ -224,3 +225,17 @@ def test_from_a_table_to_a_configuration_that_check_passes(kind: str, ray_cluste
     report = check_data(config, "both", read_tasks=2)
     assert report.problems == []
     assert [part.rows for part in report.parts.values()] == [ROWS, ROWS]
+
+
+def test_several_roots_are_one_data_set(tmp_path: Path) -> None:
+    for n, name in enumerate(("country=de", "country=fr")):
+        for day in ("2026-01-30", "2026-01-31"):
+            write_parquet(tmp_path / name / f"ds={day}" / "a.parquet", columns(n, 50, day))
+    roots = [str(tmp_path / "country=de"), str(tmp_path / "country=fr")]
+    draft = look(roots, labels=["click"], read_rows=False)
+    assert draft.profile.rows == 200
+    assert "country" in draft.guesses
+    write(draft, str(tmp_path / "config.yaml"))
+    assert load_config(str(tmp_path / "config.yaml")).data.roots_of("train") == tuple(roots)
+    with pytest.raises(ConfigError, match="is given twice"):
+        look([roots[0], roots[0]], read_rows=False)

@@ -13,10 +13,13 @@ from raymtl.config.yamltext import parse_yaml
 from raymtl.data.validation.run import check_data
 from raymtl.errors import DataError
 from raymtl.init.compose import compose
-from raymtl.init.requests import find_request
+from raymtl.init.days import find_days
+from raymtl.init.profile import footers_of
+from raymtl.init.requests import Nested, find_lists, find_request
 from raymtl.init.roles import Guess, guess_roles
 from raymtl.init.run import look, write
 from raymtl.init.split import Split
+from raymtl.storage.folder import Folder
 from raymtl.synth.spec import SynthSpec
 from raymtl.synth.write import write_logs as write_synth
 from tests.benchmarks.init.logs import write_parquet
@@ -138,10 +141,10 @@ def test_mistakes_are_one_sentence(tmp_path: Path) -> None:
         look(str(tmp_path / "twice"))
     draft = look(str(tmp_path / "two"), ignored=["ads"], read_rows=False)
     assert draft.nested is not None
-    assert (draft.nested.column, sorted(draft.nested.labels)) == ("shown", ["click", "watch_time"])
+    assert (draft.nested.columns, sorted(draft.nested.labels)) == (("shown",), ["click", "watch_time"])
     draft = look(str(tmp_path / "two"), labels=["price"], read_rows=False)
     assert draft.nested is not None
-    assert draft.nested.column == "carts"
+    assert draft.nested.columns == ("carts",)
 
 
 @pytest.mark.ray
@@ -162,3 +165,50 @@ def test_nested_logs_without_days_are_written_flat(ray_cluster: None, tmp_path: 
     report = check_data(config, "both", read_tasks=2)
     assert report.problems == []
     assert sum(part.rows for part in report.parts.values()) == 1207
+
+
+def list_logs(root: Path, days: tuple[str, ...] = ("2026-01-30", "2026-01-31")) -> None:
+    """Requests with a list per field of their impressions, and two histories of other lengths."""
+    for n, day in enumerate(days):
+        random = np.random.default_rng(n)
+        lengths = random.integers(0, 6, 300)
+        ends = pa.array(np.concatenate([[0], np.cumsum(lengths)]), pa.int32())
+        rows = int(lengths.sum())
+        fields = {
+            "item_id": random.integers(0, 50, rows),
+            "price": random.random(rows),
+            "click": random.integers(0, 2, rows),
+        }
+        found = {name: pa.ListArray.from_arrays(ends, pa.array(values)) for name, values in fields.items()}
+        found |= {"user_id": random.integers(0, 40, 300), "tags": lists(random.integers(0, 9, 300))}
+        write_parquet(root / f"ds={day}" / "a.parquet", found | {"hist_items": found["item_id"]})
+
+
+def test_lists_of_one_length_are_impressions(tmp_path: Path) -> None:
+    list_logs(tmp_path)
+    folder = Folder.open(str(tmp_path))
+    days = find_days(folder)
+    assert days is not None
+    footers = footers_of(days)
+    found = find_lists(folder, footers, (), ())
+    assert found == Nested(
+        ("item_id", "price", "click"), frozenset({"item_id", "price", "click"}), frozenset({"click"})
+    )
+    assert find_lists(folder, footers, (), ("item_id",)) == Nested(
+        ("price", "click"), frozenset({"price", "click"}), frozenset({"click"})
+    )
+    assert find_lists(folder, footers, ("price",), ("click",)) is not None
+    assert find_lists(folder, footers, (), ("click",)) is None  # no list looks like a label
+    assert find_lists(folder, footers, ("tags",), ()) is None  # no other list has its length
+
+
+@pytest.mark.ray
+@pytest.mark.timeout(120)
+def test_logs_with_parallel_lists(ray_cluster: None, tmp_path: Path) -> None:
+    list_logs(tmp_path / "logs")
+    write(look(str(tmp_path / "logs")), str(tmp_path / "c.yaml"))
+    config = load_config(str(tmp_path / "c.yaml"))
+    assert config.data.impressions == ["item_id", "price", "click"]
+    assert set(config.tasks) == {"click"}
+    assert {"user_id", "tags", "hist_items"} <= set(config.user_features())
+    assert check_data(config, "both", read_tasks=2).problems == []

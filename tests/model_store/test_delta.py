@@ -23,6 +23,11 @@ from tests.helpers.worker_processes import several
 def config_of(sharding: list[str | None], optimizer: str, rows: int) -> Any:
     raw = mixed_config(sharding, optimizer).model_dump(mode="json")
     raw["tables"]["city"].update(id_space="direct", rows=rows)
+    raw["features"] |= {
+        "likes": {"kind": "ids", "weights": "likes"},
+        "gap": {"kind": "sequence_dense", "of": "history"},
+    }
+    raw["tables"]["likes"] = {"rows": 33, "sharding": sharding[0]}
     return config_from_dict(raw)
 
 
@@ -137,4 +142,4 @@ def test_a_table_that_grew(tmp_path: Path) -> None:
     assert "has 20 rows and 40" in said
     two = versions.show(Store.open(root))
     written = {name: sum(f.rows or 0 for f in t.files) for name, t in two.tables.items()}
-    assert written == {"user": 0, "city": 11, "tags": 0, "item": 0}
+    assert written == {"user": 0, "city": 11, "tags": 0, "item": 0, "likes": 0}

@@ -197,7 +197,7 @@ def test_any_trunk(trunk: str) -> None:
     model = stirred(trunk, towers={"hidden": [4]}, coupler=options)
     found = model(rows(9))
     assert found.shape == (9, 3)
-    q = model.towers(model.trunk(model.refine(model.input(rows(9)), rows(9)), rows(9)))
+    q = model.towers(model.trunk(model.refine(model.input(rows(9)), rows(9)), rows(9)), rows(9))
     torch.testing.assert_close(found, written_out(model.coupler, q, listened_to(FUNNEL, {})))
 
 

@@ -147,7 +147,7 @@ def test_derived_outputs() -> None:
     assert list(ESM2.derived({**FORK, "cvr": Task()}, {})) == ["buy_given_click", "cart_given_click"]
     model = stirred("esm2").eval()
     logits = model(rows(9))
-    assert list(model.derived) == list(expected)
+    assert list(model.outputs.derived) == list(expected)
     ctr, ctavr, ctcvr, cvr, avr = model.predictions(logits).unbind(1)
     torch.testing.assert_close(ctr * cvr, ctcvr)
     torch.testing.assert_close(ctr * avr, ctavr)

@@ -86,7 +86,7 @@ def test_derived_outputs_and_their_names() -> None:
         Product.derived({**TREE, "buy_given_cart": Task()}, {})
     model = stirred("esmm", ESMM).eval()
     logits = model(rows(9))
-    assert list(model.derived) == ["cvr"]
+    assert list(model.outputs.derived) == ["cvr"]
     predictions = model.predictions(logits)
     torch.testing.assert_close(predictions[:, 0] * predictions[:, 2], predictions[:, 1])
 
@@ -182,7 +182,7 @@ def test_serving_multiplies_the_click_without_its_position() -> None:
     model = stirred("esmm_position", ESMM)
     inputs = rows(20)
     served = model.eval()(inputs)
-    own = model.coupler.head(model.towers(model.trunk(model.input(inputs), inputs)))
+    own = model.coupler.head(model.towers(model.trunk(model.input(inputs), inputs), inputs))
     torch.testing.assert_close(served[:, 0], own[:, 0])
     torch.testing.assert_close(served[:, 1], logit_prod(own[:, 0], own[:, 1]))
     inputs.bias_present = None

@@ -5,6 +5,7 @@ import torch
 from torch import Tensor
 from torchrec.modules.crossnet import CrossNet, LowRankCrossNet
 
+from raymtl.errors import ConfigError
 from raymtl.models.ranker import Ranker
 from raymtl.models.refiners.dcn_v2 import DCNv2
 from raymtl.models.refiners.senet import SENet
@@ -105,3 +106,9 @@ def test_the_fields_are_features_and_the_histories() -> None:
     assert sizes(make("nfwfm", refine=senet)) == [5, 4, 4, 1, 1, 1]  # the interaction is of several features
     histories = make("m2m", refine=senet)
     assert sizes(histories) == [4, 4, 1, 1, 1, histories.sequence.width]
+
+
+def test_a_rank_above_the_width_is_refused() -> None:
+    dcn(rank=WIDTH)
+    with pytest.raises(ConfigError, match=f"model.refine.rank is {WIDTH + 1}, more than the {WIDTH} numbers"):
+        dcn(rank=WIDTH + 1)

@@ -10,30 +10,13 @@ import torch
 from torch import Tensor
 
 from raymtl.config.slots.penalties import OrderLoss
-from raymtl.config.tasks import Task
 from raymtl.models.ranker import Ranker, build_ranker
 from raymtl.objectives.losses import TaskLosses
 from tests.helpers.model_zoo import SPEC, config, large, rows, spec, stir
-
-KINDS = {
-    "click": Task(),
-    "views": Task(kind="count"),
-    "rating": Task(kind="real"),
-    "spend": Task(kind="real", transform="log1p"),
-}
-"""One task of each kind, and of each transform."""
-MEANS = {"click": 0.4, "views": 1.5, "rating": -2.0, "spend": 6.0}
+from tests.helpers.task_kinds import TASKS as KINDS
+from tests.helpers.task_kinds import labels_of_kinds, rates_of
 
 every_kind_of_model = pytest.mark.parametrize("name", ["shared_bottom", "mmoe", "ple", "m2m", "dtrn", "nfwfm"])
-
-
-def labels_of_kinds(n: int, seed: int = 2) -> Tensor:
-    g = torch.Generator().manual_seed(seed)
-    click = (torch.rand(n, generator=g) < 0.4).float()
-    views = torch.poisson(torch.full((n,), 1.5), generator=g)
-    rating = torch.randn(n, generator=g) - 2
-    spend = torch.expm1(2 * torch.rand(n, generator=g) + 1)
-    return torch.stack([click, views, rating, spend], 1)
 
 
 def built(name: str) -> Ranker:
@@ -106,8 +89,8 @@ def test_g11_overfits_256_rows(name: str) -> None:
     """Down to the least there is, which for a count is not 0 (`TaskLosses.least`). Without transformers, which take seconds."""
     torch.manual_seed(3)
     wide = spec(20)
-    model = build_ranker(large(name), KINDS, wide, MEANS)
     inputs, y = rows(256, spec=wide), labels_of_kinds(256)
+    model = build_ranker(large(name), KINDS, wide, rates_of(y))
     losses, observed = weighted(**dict.fromkeys(KINDS, 1.0)), torch.ones(256, len(KINDS), dtype=torch.bool)
     steps = 150
     optimizer = torch.optim.Adam(model.parameters(), lr=5e-3)
@@ -118,4 +101,7 @@ def test_g11_overfits_256_rows(name: str) -> None:
         total.backward()
         optimizer.step()
         decay.step()
-    assert cost(losses, model(inputs), y, observed)[1].max() < 0.02
+    above = dict(zip(KINDS, cost(losses, model(inputs), y, observed)[1].tolist(), strict=True))
+    # Thresholds that all rows share, a least σ, and kinks where the gradient does not get smaller take more steps
+    slow = {"stars": 0.9, "paid": 0.1, "delay": 0.05, "late": 0.2}
+    assert all(value < slow.get(task, 0.02) for task, value in above.items()), above

@@ -7,7 +7,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from raymtl.config.model import Model, Towers
+from raymtl.config.model import Model
+from raymtl.config.slots.towers import MLPTowers
 from raymtl.config.tasks import Task
 from raymtl.models.inputs import InputSpec, ModelInput
 from raymtl.models.layers import GroupedMLP
@@ -137,7 +138,7 @@ def final_loss(trunk: dict[str, Any], x: Tensor, y: Tensor, batch: int = 256) ->
     torch.manual_seed(0)
     spec = InputSpec({}, dense=tuple(f"x{i}" for i in range(x.shape[1])))
     pair = {"a": Task(kind="real"), "b": Task(kind="real")}
-    model = build_ranker(Model(trunk=trunk, towers=Towers(hidden=[])), pair, spec, {})
+    model = build_ranker(Model(trunk=trunk, towers=MLPTowers(hidden=[])), pair, spec, {})
     optimizer = torch.optim.Adam(model.parameters(), lr=1e-2)
     losses = []
     for some, target in zip(x.split(batch), y.split(batch), strict=True):

@@ -47,7 +47,7 @@ def cost(losses: TaskLosses, logits: Tensor, y: Tensor, observed: Tensor) -> Los
 
 
 def outputs(name: str) -> int:
-    return len(tasks_of(name)) + len(make(name).derived)
+    return len(tasks_of(name)) + len(make(name).outputs.derived)
 
 
 def gradients(model: Ranker) -> list[Tensor]:

@@ -196,7 +196,7 @@ def test_coupler_may_have_inner_heads() -> None:
     for name in ("shared_bottom", "mmoe", "ple"):
         model = build_ranker(config(name, coupler=custom(TwoHeadsPerTask)), FUNNEL, SPEC, {"click": 0.5})
         assert model(rows(4)).shape == (4, 3)
-        assert model.towers(model.trunk(torch.randn(4, WIDTH), rows(4))).shape == (4, 6, 4)
+        assert model.towers(model.trunk(torch.randn(4, WIDTH), rows(4)), rows(4)).shape == (4, 6, 4)
         assert model.coupler.started == [0.0, 0.0, 0.0]
 
 

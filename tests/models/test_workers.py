@@ -11,7 +11,8 @@ import torch.multiprocessing as mp
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
-from raymtl.config.slots.penalties import OrderLoss
+from raymtl.config.slots.penalties import ConversionLoss, OrderLoss
+from raymtl.objectives.conversion import ConversionRisk
 from raymtl.objectives.losses import TaskLosses
 from tests.helpers.model_zoo import PRESETS, config, make, rows_of, stir, take, tasks_of
 
@@ -36,6 +37,7 @@ def train(name: str, rank: int, world: int) -> list[Tensor]:
     model: nn.Module = DistributedDataParallel(ranker) if world > 1 else ranker
     tasks = tasks_of(name)
     losses = TaskLosses(tasks, OrderLoss(alpha=0.6), config(name).kl_bound)
+    risk = ConversionRisk(tasks, list(ranker.outputs.derived.values()), ConversionLoss(weight=0.5, min_propensity=0.1))
     optimizer = torch.optim.SGD(model.parameters(), lr=0.5)
     mine = slice(0, ROWS) if world == 1 else (slice(0, CUT), slice(CUT, ROWS))[rank]
     totals = []
@@ -44,12 +46,15 @@ def train(name: str, rank: int, world: int) -> list[Tensor]:
         counts = losses.counts(observed, weight, valid)
         if world > 1:
             dist.all_reduce(counts)
-        logits = model(take(rows_of(name, ROWS, seed=step), mine))[:, : len(tasks)]
-        found = losses(logits, y, observed, weight, valid, counts[:-1], counts[-1], world)
+        logits = model(take(rows_of(name, ROWS, seed=step), mine))
+        rows = (y, observed, weight, valid, counts[:-1])
+        total = losses(logits[:, : len(tasks)], *rows, counts[-1], world).total
+        if ranker.outputs.derived:
+            total = total + risk(logits, *rows, world)
         optimizer.zero_grad()
-        found.total.backward()
+        total.backward()
         optimizer.step()
-        total = found.total.detach()
+        total = total.detach()
         if world > 1:
             dist.all_reduce(total)
         totals.append(total / world)

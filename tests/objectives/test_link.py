@@ -10,14 +10,15 @@ from torch import Tensor
 
 from raymtl.config.task_kinds import BaseRate
 from raymtl.config.tasks import Task
-from raymtl.objectives.link import OutputScale, predictions
+from raymtl.objectives.link import OutputScale
+from raymtl.objectives.outputs import Outputs
 from tests.helpers.worker_processes import several
 
 
 def test_each_column_has_its_own_link() -> None:
-    tasks = [Task(), Task(kind="count"), Task(kind="real"), Task(kind="real", transform="log1p")]
+    tasks = {"a": Task(), "b": Task(kind="count"), "c": Task(kind="real"), "d": Task(kind="real", transform="log1p")}
     logits = torch.tensor([[0.0, 0.0, -2.5, 0.0], [2.0, 1.0, 7.0, 1.0], [0.0, 99.0, 1.0, 1000.0]])
-    found = predictions(logits, tasks)
+    found = Outputs(tasks).predictions(logits)
     assert found[:, 0].tolist() == pytest.approx([0.5, 0.880797, 0.5])
     assert found[:, 1].tolist() == pytest.approx([1.0, 2.718282, np.exp(80)], rel=1e-5)
     assert found[:, 2].tolist() == [-2.5, 7.0, 1.0]
@@ -26,14 +27,14 @@ def test_each_column_has_its_own_link() -> None:
 
 
 def test_half_precision_is_widened() -> None:
-    found = predictions(torch.full((2, 1), -9.0, dtype=torch.bfloat16), [Task()])
+    found = Outputs({"a": Task()}).predictions(torch.full((2, 1), -9.0, dtype=torch.bfloat16))
     assert found.dtype == torch.float32
     assert found[0, 0].item() == pytest.approx(1.2339e-4, rel=1e-4)
 
 
 def test_a_missing_column_is_refused() -> None:
-    with pytest.raises(ValueError, match="longer"):
-        predictions(torch.zeros(2, 1), [Task(), Task()])
+    with pytest.raises(ValueError, match="1 columns for 2 outputs"):
+        Outputs({"a": Task(), "b": Task()}).predictions(torch.zeros(2, 1))
 
 
 # The factor of log1p tasks
@@ -50,7 +51,8 @@ def spends(rows: int, rate: Tensor, seed: int) -> Tensor:
 
 def scale_of(labels: Tensor) -> OutputScale:
     logs = labels.double().log1p()
-    made = OutputScale.of(SPEND, {"spend": BaseRate(labels.mean().item(), logs.mean().item(), logs.std().item())}, 0)
+    rate = BaseRate(labels.mean().item(), logs.mean().item(), logs.std().item())
+    made = OutputScale.of(Outputs(SPEND), {"spend": rate})
     assert made is not None
     return made
 
@@ -66,10 +68,10 @@ def test_an_untrained_log1p_head_predicts_the_mean_and_not_the_median() -> None:
     labels = spends(200_000, torch.tensor(0.01), seed=0)
     scale = scale_of(labels)
     logits = scale(torch.zeros(1, 2))
-    assert predictions(scale.corrected(logits), SPEND.values())[0, 1].item() == pytest.approx(
+    assert Outputs(SPEND).predictions(scale.corrected(logits))[0, 1].item() == pytest.approx(
         labels.mean().item(), rel=1e-4
     )
-    assert predictions(logits, SPEND.values())[0, 1] < 0.1 * labels.mean()
+    assert Outputs(SPEND).predictions(logits)[0, 1] < 0.1 * labels.mean()
 
 
 def test_the_factor_makes_predictions_sum_to_zero_inflated_labels() -> None:
@@ -80,9 +82,9 @@ def test_the_factor_makes_predictions_sum_to_zero_inflated_labels() -> None:
         learn(scale, rate * 4.0, spends(5000, rate, seed))
     rate = torch.linspace(0.002, 0.02, 500_000)
     logits, labels = torch.stack([rate, rate * 4.0], 1), spends(len(rate), rate, seed=99)
-    found = predictions(scale.corrected(logits), SPEND.values())[:, 1]
+    found = Outputs(SPEND).predictions(scale.corrected(logits))[:, 1]
     assert found.sum() / labels.sum() == pytest.approx(1, abs=0.1)
-    assert predictions(logits, SPEND.values())[:, 1].sum() / labels.sum() < 0.1
+    assert Outputs(SPEND).predictions(logits)[:, 1].sum() / labels.sum() < 0.1
     assert (found - labels).square().mean() < (labels.mean() - labels).square().mean()
 
 
@@ -100,7 +102,7 @@ def test_predictions_of_amounts_are_never_negative_and_nothing_is_hidden() -> No
     assert scale.factor.isfinite().all()
     logits = torch.tensor([-5.0, -1e-3, 0.0, 1.0, 79.0, 1e6, np.nan, np.inf, -np.inf])
     fixed = scale.corrected(torch.stack([torch.zeros(9), logits], 1))
-    found = predictions(fixed, SPEND.values())[:, 1]
+    found = Outputs(SPEND).predictions(fixed)[:, 1]
     assert (found[:6] >= 0).all()
     assert found[:6].isfinite().all()
     assert fixed[:, 1].isfinite().tolist() == logits.isfinite().tolist()
@@ -108,7 +110,7 @@ def test_predictions_of_amounts_are_never_negative_and_nothing_is_hidden() -> No
 
 
 def test_models_of_binary_tasks_have_no_scale() -> None:
-    assert OutputScale.of({"click": Task()}, {}, 0) is None
+    assert OutputScale.of(Outputs({"click": Task()}), {}) is None
 
 
 def _learn_on_two(rank: int, workers: int) -> list[float]:

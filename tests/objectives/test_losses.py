@@ -10,8 +10,9 @@ from torch import Tensor
 from raymtl.config.slots.penalties import OrderLoss
 from raymtl.config.task_kinds import BaseRate
 from raymtl.config.tasks import Task
-from raymtl.objectives.link import OutputScale, predict
+from raymtl.objectives.link import OutputScale
 from raymtl.objectives.losses import Losses, TaskLosses
+from raymtl.objectives.outputs import Outputs
 from raymtl.objectives.tasks import objective_of
 from raymtl.objectives.tasks.count import TANGENT_FROM
 
@@ -298,7 +299,7 @@ def test_count_loss_has_its_least_at_the_label_at_any_scale(y: float) -> None:
     inside = (a > best - 10) & (a < max(TANGENT_FROM, best + 1))
     torch.testing.assert_close(slope[inside], (a.exp() - y)[inside], rtol=1e-4, atol=1e-5 * max(y, 1e-3))
     if y:
-        assert predict(torch.tensor(best), task).item() == pytest.approx(y, rel=1e-5)
+        assert objective_of(task).predict(torch.tensor(best)).item() == pytest.approx(y, rel=1e-5)
 
 
 @pytest.mark.parametrize("scale", [1e-3, 1.0, 1e3, 1e6, 1e9, 1e12])
@@ -311,7 +312,7 @@ def test_labels_of_any_scale_are_learned(task: Task, scale: float) -> None:
     rate = BaseRate(y.mean().item(), target.mean().item(), target.std().item())
     heads = torch.nn.Embedding(8, 1)
     torch.nn.init.normal_(heads.weight, std=0.01)
-    scaled = OutputScale.of({"t": task}, {"t": rate}, derived=0)
+    scaled = OutputScale.of(Outputs({"t": task}), {"t": rate})
     start = 0.0 if task.kind == "real" else objective_of(task).start_logit(rate)
     optimizer = torch.optim.Adam(heads.parameters(), lr=0.05)
     losses, ones = TaskLosses({"t": task}, NONE), torch.ones_like(y).bool()
@@ -326,7 +327,9 @@ def test_labels_of_any_scale_are_learned(task: Task, scale: float) -> None:
         assert heads.weight.grad.norm() < 100
         optimizer.step()
     assert above.item() < 1e-3
-    torch.testing.assert_close(predict(scaled(heads(group) + start), task), y, rtol=0.05, atol=0.05 * scale)
+    torch.testing.assert_close(
+        objective_of(task).predict(scaled(heads(group) + start)), y, rtol=0.05, atol=0.05 * scale
+    )
 
 
 def test_cross_entropy_is_finite_at_extreme_logits() -> None:

@@ -7,14 +7,17 @@ from typing import Any, get_args
 import pytest
 import torch
 from rich.console import Console
+from torch import Tensor
 
+from raymtl.config import task_kinds
 from raymtl.config.metrics import METRICS, RUN_METRICS, choosable, find_metric, metrics_of_kind, parse_metric
-from raymtl.config.task_kinds import KINDS, Binary, KindName, LabelRule, TaskKind, Values, find_kind
+from raymtl.config.task_kinds import KINDS, BaseRate, Binary, Classes, KindName, LabelRule, TaskKind, Values, find_kind
 from raymtl.config.tasks import Task
 from raymtl.daily.gate import CHECKS, check_label, check_scale
-from raymtl.objectives.link import predict
+from raymtl.objectives.link import OutputScale
 from raymtl.objectives.metrics.choose import signed_value
 from raymtl.objectives.metrics.evaluate import EvalMetrics
+from raymtl.objectives.outputs import Outputs
 from raymtl.objectives.tasks import OBJECTIVES, objective_of
 from raymtl.reports.progress import evaluation_line
 from raymtl.reports.tables import ALL, headline, metric_tables
@@ -24,17 +27,51 @@ from tests.helpers.small_config import small
 every_kind = pytest.mark.parametrize("kind", KINDS, ids=lambda kind: f"{kind.name}-{kind.transform}")
 
 
+OPTIONS: dict[str, Any] = {"classes": 5, "quantiles": [0.1, 0.5, 0.9]}
+"""A value for each field that some kinds need."""
+
+
 def task_of(kind: type[TaskKind]) -> Task:
-    return Task.model_validate({"kind": kind.name, "transform": kind.transform, "truth": "truth"})
+    options = {name: value for name, value in OPTIONS.items() if name in kind.options}
+    truth = {"truth": "truth"} if kind.has_truth else {}
+    return Task.model_validate({"kind": kind.name, "transform": kind.transform, **truth, **options})
+
+
+def labels_of(kind: type[TaskKind], rows: int) -> Tensor:
+    """Labels [rows] that keep to the rule: classes, or about half of them the smallest."""
+    rule, g = task_of(kind).label_rule, torch.Generator().manual_seed(0)
+    if rule.whole:
+        return torch.randint(0, int(rule.high or 0) + 1, (rows,), generator=g).float()
+    low = 0.0 if rule.low is None else rule.low
+    size = 3 * torch.exp(0.5 * torch.randn(rows, generator=g)) if rule.high is None else rule.high - low
+    return torch.randint(0, 2, (rows,), generator=g).float() * size + low
+
+
+def rate_of(kind: type[TaskKind], labels: Tensor) -> BaseRate:
+    """What a sample of these labels tells."""
+    values, task = labels.double().numpy(), task_of(kind)
+    target = kind.trained_on(values)
+    return BaseRate(values.mean(), target.mean(), target.std(), kind.start_terms(values, task).mean(0))
+
+
+def linked(kind: type[TaskKind], labels: Tensor, moved: int | None = None, step: float = 0.0) -> Tensor:
+    """The outputs [1, O] of an untrained model, those of its heads' biases, of which one is moved."""
+    rate, outputs = rate_of(kind, labels), Outputs({"t": task_of(kind)})
+    (objective,) = outputs.objectives
+    main = 0.0 if objective.head_scale(rate) != (0.0, 1.0) else objective.start_logit(rate)
+    heads = torch.tensor([[main, *objective.start_extras(rate)]])
+    if moved is not None:
+        heads[:, moved] += step
+    extra = objective.link(heads[:, 0], heads[:, 1:])
+    return OutputScale(outputs, {"t": rate})(torch.cat((heads[:, :1], extra), 1))
 
 
 def evaluated(kind: type[TaskKind]) -> dict[str, Any]:
-    """What an evaluation reports about a task of the kind; its labels keep to the rule, a third of them are the smallest."""
-    rule, g = kind.labels, torch.Generator().manual_seed(0)
-    low = 0.0 if rule.low is None else rule.low
-    high = low + 3 if rule.high is None else rule.high
-    labels = torch.randint(0, 2, (300, 1), generator=g).float() * (high - low) + low
-    logits = 0.3 * labels + torch.randn(300, 1, generator=g)
+    """What an evaluation reports about a task of the kind."""
+    labels, g = labels_of(kind, 300).unsqueeze(1), torch.Generator().manual_seed(1)
+    objective = objective_of(task_of(kind))
+    logits = 0.3 * labels + torch.randn(300, objective.outputs, generator=g)
+    logits[:, 1:] = objective.link(logits[:, 0], logits[:, 1:])
     metrics = EvalMetrics({"t": task_of(kind)}, ["a", "b"], with_requests=True)
     everything = torch.ones(300, dtype=torch.bool)
     metrics.update(
@@ -48,6 +85,16 @@ def test_every_kind_of_the_configuration_has_its_classes():
     assert set(get_args(KindName)) == {kind.name for kind in KINDS}
     assert set(OBJECTIVES) == set(KINDS)
     assert all(objective_of(task_of(kind)).kind is kind for kind in KINDS)
+    assert set(OPTIONS) | {"positive", "negative", "class_weights"} == set(task_kinds.OPTIONS)
+    for kind in KINDS:
+        task, objective = task_of(kind), objective_of(task_of(kind))
+        same = objective_of(task.model_copy(update={"label": "other"}))
+        assert objective == same  # so that tasks of a kind are computed together
+        assert objective.outputs == kind.outputs(task)
+        assert objective.predictions(torch.zeros(2, objective.outputs).squeeze(1)).shape == (
+            2,
+            1 + len(kind.parts(task)),
+        )
 
 
 @every_kind
@@ -56,10 +103,12 @@ def test_an_evaluation_has_the_metrics_of_the_registry_and_no_others(kind):
     known = {metric.name for metric in metrics_of_kind(kind)}
     assert {name for name in report if name in METRICS} == known
     said = {"kind", "count", "positives", "positive_rate", "null_reason", "calibration_curve"}
-    said |= {"groups", "intervals", "interval_null_reason"}
+    said |= {"groups", "intervals", "interval_null_reason", "classes", "quantiles", "nominal_coverage"}
     others = {name for name in report if name not in known | said}
-    assert all(name.startswith(("mean_", "truth_", "constant_", "gauc_", "auc_", "requests_")) for name in others)
-    assert {kind.headline, kind.brief, *kind.gated, *filter(None, [kind.loss_metric, kind.deviance])} <= known
+    assert all(
+        name.startswith(("mean_", "truth_", "constant_", "gauc_", "auc_", "requests_", "order_")) for name in others
+    )
+    assert {kind.headline, kind.brief, *kind.gated, *filter(None, [kind.loss_metric, *kind.own])} <= known
     assert METRICS[kind.headline].better is not None
 
 
@@ -73,18 +122,18 @@ def test_reports_show_every_metric_of_every_kind(kind):
     for metric in metrics_of_kind(kind):
         assert metric.label in heads or (metric is main and "error" in heads) or metric.name in _headlines(kind)
     shown = table.rows[0].cells
-    assert all(cell.text not in ("", "–") for name, cell in shown.items())
+    assert all(shown[column.name].text not in ("", "–") for column in table.columns)
     console = Console(width=200, record=True, file=io.StringIO())
     console.print(metric_table(result))
     text = console.export_text()
-    for name in ({main.label, "error"} & heads) | {"calibration", "rows", "NDCG@10"}:
+    for name in {main.label, "error", "calibration", "rows", "NDCG@10"} & heads:
         assert (shown[name].short or shown[name].text) in text
     line = evaluation_line({"metrics": result, "step": 1, "seconds": 1.0})
     assert f"t {kind.brief} " in line
 
 
 def _headlines(kind: type[TaskKind]) -> set[str]:
-    family = Binary if issubclass(kind, Binary) else Values
+    family = next(family for family in (Binary, Values, Classes) if issubclass(kind, family))
     return {other.headline for other in KINDS if issubclass(other, family)}
 
 
@@ -99,23 +148,41 @@ def test_what_can_be_chosen_by_has_a_direction_and_a_value(kind):
     data = small().data
     assert not {"gauc", "ndcg", "ndcg_10", "mrr"} & set(choosable(kind, data))
     assert "gauc" not in choosable(kind, data.model_copy(update={"impressions": "shown"}))
-    assert "ndcg_10" in choosable(kind, data.model_copy(update={"request": "request_id"}))
+    ranks = "ndcg_10" in choosable(kind, data.model_copy(update={"request": "request_id"}))
+    assert ranks == (not issubclass(kind, Classes))
 
 
-@every_kind
+@pytest.mark.parametrize("kind", [kind for kind in KINDS if kind.has_base_rate])
 def test_the_head_starts_at_the_base_rate(kind):
-    task = task_of(kind)
-    logit = torch.tensor(objective_of(task).start_logit(0.3), dtype=torch.float64)
-    assert predict(logit, task).item() == pytest.approx(0.3)
-    start = objective_of(task).start_loss(0.3)
+    objective = objective_of(task_of(kind))
+    logit = torch.tensor(objective.start_logit(0.3), dtype=torch.float64)
+    assert objective.predict(logit).item() == pytest.approx(0.3)
+    start = objective.start_loss(0.3)
     assert start is None or start > 0
 
 
 @every_kind
+def test_an_untrained_model_is_about_the_best_constant(kind):
+    """No step along one head makes the loss of all labels much smaller."""
+    labels, objective = labels_of(kind, 400), objective_of(task_of(kind))
+    least, unit = objective.lower_bound(labels).mean().item(), objective.loss_unit(rate_of(kind, labels))
+
+    def excess(logits: Tensor) -> float:
+        return (objective.loss(logits.expand(400, -1).squeeze(1), labels).mean().item() - least) / unit
+
+    at_start = excess(linked(kind, labels))
+    for head in range(objective.outputs):
+        for step in (-0.2, 0.2):
+            assert excess(linked(kind, labels, head, step)) > 0.97 * at_start
+
+
+@every_kind
 def test_no_loss_falls_below_its_bound(kind):
-    objective, rule = OBJECTIVES[kind], kind.labels
-    labels = torch.tensor([0.0, 1.0] if rule.only else [rule.low or 0.0, 0.5, 1.0])
-    logits = torch.linspace(-8, 8, 65).unsqueeze(1).expand(-1, len(labels))
+    objective, rule = objective_of(task_of(kind)), kind.labels
+    labels = torch.tensor([0.0, 1.0] if rule.only or rule.whole else [rule.low or 0.0, 0.5, 1.0])
+    main = torch.linspace(-8, 8, 65).unsqueeze(1).expand(-1, len(labels))
+    extra = 8 * torch.randn(*main.shape, objective.outputs - 1, generator=torch.Generator().manual_seed(0))
+    logits = main if objective.outputs == 1 else torch.cat((main.unsqueeze(2), objective.link(main, extra)), 2)
     losses = objective.loss(logits, labels.expand(len(logits), -1))
     assert (losses.min(0).values >= objective.lower_bound(labels) - 1e-5).all()
 

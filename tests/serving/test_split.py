@@ -27,6 +27,7 @@ def features(inputs: ModelInput, names: list[str], rows: Tensor | slice, scenari
         {n: inputs.dense[rows, k] for k, n in enumerate(model_zoo.SPEC.dense) if n in names},
         {n: (x[rows], lengths[rows]) for n, (x, lengths) in inputs.sequences.items() if n in names},
         inputs.scenario[rows] if scenario else None,
+        {n: ids[rows] for n, ids in inputs.ids.items() if n in names},
     )
 
 
@@ -39,7 +40,7 @@ def parts(name: str, user: list[str]) -> tuple[Features, Features, ModelInput]:
         features(of_item, item, slice(None), False),
         features(of_user, user, INDEX, True),
     )
-    both = Features(c.pooled | b.pooled, c.dense | b.dense, c.sequences | b.sequences, c.scenario)
+    both = Features(c.pooled | b.pooled, c.dense | b.dense, c.sequences | b.sequences, c.scenario, c.ids | b.ids)
     return a, b, to_model_input(model_zoo.SPEC, both)
 
 
@@ -70,6 +71,15 @@ def test_the_parts_predict_what_the_full_model_predicts(name: str, sides: str) -
         ("dupn", {"products"}),
         ("nfwfm", {"products", "pooled", "dense"}),  # bi-interaction multiplies user and item
         ("m2m", {"products", "pooled", "dense", "scenario"}),  # knowledge is read row by row
+        (
+            "pepnet",
+            {"products", "x", "pooled", "dense", "scenario"},
+        ),  # the gates are of each candidate, and scale all of x
+        (
+            "din",
+            {"products", *(f"encoded.{n}" for n in range(4)), "pooled"},
+        ),  # steps and which are there, of two histories
+        ("din_search", {"products", *(f"encoded.{n}" for n in range(5)), "pooled"}),
         ("dtrn", {"encoded.0", "encoded.1", "pooled", "dense"}),  # each candidate asks the encoded steps
     ],
 )
@@ -86,7 +96,7 @@ class Counted(nn.Module):
     def __init__(self, slot: nn.Module):
         super().__init__()
         self.slot, self.rows = slot, 0
-        self.reads, self.width = slot.reads, slot.width
+        self.reads, self.width, self.compares = slot.reads, slot.width, slot.compares
 
     def forward(self, inputs: ModelInput) -> Tensor:
         self.rows += len(inputs.pooled)

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import numpy as np
 
-from tests.helpers.transforms import BOUND, config_of, differences, exported, random_rows, read, scored
+from tests.helpers.transforms import allowed, config_of, differences, exported, random_rows, read, scored
 
 
 def test_every_transform_is_the_same_in_training_scoring_and_programs(tmp_path: Path) -> None:
@@ -13,8 +13,6 @@ def test_every_transform_is_the_same_in_training_scoring_and_programs(tmp_path: 
     expected = read(config, raw, tmp_path)
     for other in (scored, exported):
         found = differences(other(config, raw, tmp_path), expected)
-        assert all(found[n] <= (BOUND if f.kind in ("dense", "vector") else 0) for n, f in config.features.items()), (
-            found
-        )
+        assert all(found[name] <= allowed(values) for name, values in expected.items()), found
     for name, values in expected.items():
         assert len(np.unique(values)) > 4, name

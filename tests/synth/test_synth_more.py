@@ -247,6 +247,18 @@ def test_everything_switched_on_has_a_configuration_that_fits(tmp_path):
         ("youtube", {"engagement": True, "position": "bias"}, {}),
         ("meituan", {"missing_signal": 0.5}, {}),
         ("m2m", {"behaviours": True}, {"sequence": {"type": "transformer"}}),
+        (
+            "din",
+            {"interest": 1.0},
+            {
+                "sequence": {
+                    "type": "din",
+                    "behaviours": {"clicks": ["hist_items", "hist_categories"]},
+                    "target": ["item_id", "category"],
+                    "search": {"clicks": "category"},
+                }
+            },
+        ),
         ("dtrn", {"behaviours": True}, {"sequence": {"type": "tim", "target": ["item_id", "category"]}}),
         (
             "dupn",

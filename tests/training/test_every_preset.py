@@ -101,7 +101,8 @@ def train_and_return(rank: int, workers: int, logs: str, folder: str) -> dict[st
 @pytest.fixture(scope="module")
 def answers(tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, Any]]:
     folder = tmp_path_factory.mktemp("presets")
-    spec = SynthSpec(days=1, rows_per_day=4_000, users=400, items=200, behaviours=True, engagement=True)
+    more = {"behaviours": True, "engagement": True, "interest": 1.0}
+    spec = SynthSpec(days=1, rows_per_day=4_000, users=400, items=200, **more)
     write_logs(spec, str(folder / "logs"))
     return several(2, folder / "run", train_and_return, str(folder / "logs"), str(folder / "checkpoints"), limit_s=300)
 

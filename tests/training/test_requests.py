@@ -42,6 +42,7 @@ OF_REQUESTS = (
         "app_version",
         "user_clicks_30d",
         "hist_items",
+        "hist_categories",
         "hist_kinds",
         "hist_gaps",
         "hist_hours",
@@ -98,7 +99,7 @@ def of_layouts(rank: int, workers: int, logs: str, names: list[str], more: list[
 @pytest.fixture(scope="module")
 def logs(tmp_path_factory: pytest.TempPathFactory) -> str:
     folder = tmp_path_factory.mktemp("requests")
-    spec = SynthSpec(days=1, rows_per_day=1_000, users=60, items=80, behaviours=True, engagement=True)
+    spec = SynthSpec(days=1, rows_per_day=1_000, users=60, items=80, behaviours=True, engagement=True, interest=1.0)
     logs = str(folder / "logs")
     write_logs(spec, logs)
     one = pq.read_schema(next(Path(logs).rglob("*.parquet")))
@@ -143,7 +144,7 @@ def test_embedded_numbers_and_interactions_too(logs: str, tmp_path: Path) -> Non
 @pytest.mark.parametrize("sharding", ["row_wise", "table_wise"])
 def test_sharded_tables_too(sharding: str, logs: str, tmp_path: Path) -> None:
     more = [f"table_defaults.sharding={sharding}"]
-    for answer in several(3, tmp_path / "run", of_layouts, logs, ["mmoe", "dtrn"], more, limit_s=300):
+    for answer in several(3, tmp_path / "run", of_layouts, logs, ["mmoe", "dtrn", "din"], more, limit_s=300):
         for found in answer.values():
             check(found["flat"], found["requests"])
             check(found["flat"], found["nested"])

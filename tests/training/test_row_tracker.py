@@ -12,7 +12,19 @@ from raymtl.training.row_tracker import TouchedRowTracker
 from raymtl.training.synced_loader import SyncedLoader
 from tests.helpers.worker_processes import mixed_block, mixed_config
 
-CONFIG = mixed_config([None], rows=12)
+
+def with_weights() -> Config:
+    """`mixed_config` with a bag whose IDs have weights, and numbers beside the history."""
+    raw = mixed_config([None], rows=12).model_dump(mode="json")
+    raw["features"] |= {
+        "likes": {"kind": "ids", "weights": "likes"},
+        "gap": {"kind": "sequence_dense", "of": "history"},
+    }
+    raw["tables"]["likes"] = {"rows": 33}
+    return Config(**raw)
+
+
+CONFIG = with_weights()
 Rows = dict[str, set[int]]
 
 
@@ -22,7 +34,7 @@ def looked_up(block: pa.Table, config: Config = CONFIG) -> Rows:
     for name, feature in config.features.items():
         if feature.kind == "id":
             found[config.table_of(name)] |= set(block.column(f"id:{name}").drop_null().to_pylist())
-        elif feature.kind != "dense":
+        elif feature.kind not in ("dense", "sequence_dense"):
             found[config.table_of(name)] |= {row for rows in block.column(f"ids:{name}").to_pylist() for row in rows}
     return found
 

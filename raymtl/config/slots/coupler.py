@@ -56,4 +56,7 @@ class ESM2(Section):
     """Task of the purchase, with `parent: <click>` too: it comes with or without the action; null: the second child."""
 
 
+MULTIPLYING = ("product", "esm2")
+"""Types whose tasks are products of probabilities along the funnel."""
+
 Coupler = Annotated[NoCoupler | AIT | Product | ESM2 | Custom, Field(discriminator="type")]

@@ -1,8 +1,8 @@
-"""`model.order_loss` and `model.kl_bound`: terms of the loss that tie tasks together and need no label."""
+"""`model.order_loss`, `model.kl_bound` and `model.conversion_loss`: terms of the loss that tie tasks together."""
 
 from typing import Annotated, Literal
 
-from pydantic import NonNegativeFloat
+from pydantic import Field, NonNegativeFloat
 
 from raymtl.config.base import Section
 from raymtl.config.roles import Role
@@ -25,3 +25,15 @@ class KLBound(Section):
 
     weight: Annotated[NonNegativeFloat, Role.LEARNING | Role.COUPLING] = 0.0
     """Weight λ of the term; 0 turns it off."""
+
+
+class ConversionLoss(Section):
+    """A loss of P(child | parent) on the rows of the parent's event, weighted for all rows (ESCM²-IPS).
+
+    It trains the conditional heads of `coupler: {type: product}`, which otherwise learn from the products alone.
+    """
+
+    weight: Annotated[NonNegativeFloat, Role.LEARNING | Role.COUPLING] = 0.0
+    """Weight λ of the term; 0 turns it off."""
+    min_propensity: Annotated[float, Field(gt=0, le=1), Role.LEARNING | Role.COUPLING] = 1.0
+    """A row counts 1 / max(P(parent), this): below 1, rows with an improbable event count more. 1: all count the same."""

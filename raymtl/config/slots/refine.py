@@ -6,7 +6,7 @@ from pydantic import Field, PositiveInt
 
 from raymtl.config.base import Section
 from raymtl.config.roles import Role
-from raymtl.config.slots.common import Custom, Layers
+from raymtl.config.slots.common import Custom, Groups, Layers
 
 
 class NoRefine(Section):
@@ -45,4 +45,24 @@ class SENet(Section):
     """The bottleneck has a unit for every so many features."""
 
 
-Refine = Annotated[NoRefine | TRM | DCNv2 | SENet | Custom, Field(discriminator="type")]
+class EPNet(Section):
+    """Scales every element of the input by what is known about the scenario or domain (PEPNet's EPNet, KDD'23)."""
+
+    type: Annotated[Literal["epnet"], Role.MODEL]
+    """Gate of the scenario."""
+    features: Annotated[list[str], Role.MODEL] = []
+    """Features of the scenario or domain that the gate reads beside the scenario column: pooled ones and dense ones."""
+    hidden: Annotated[PositiveInt, Role.MODEL] = 64
+    """Width of the gate's hidden layer."""
+
+
+class TaskFeatures(Section):
+    """Each task reads only the features that it may; the others are zeros in its input."""
+
+    type: Annotated[Literal["task_features"], Role.MODEL]
+    """Features by task."""
+    reads: Annotated[Groups, Field(min_length=1), Role.MODEL]
+    """For a task, all features that it may read; a task without an entry reads every feature."""
+
+
+Refine = Annotated[NoRefine | TRM | DCNv2 | SENet | EPNet | TaskFeatures | Custom, Field(discriminator="type")]

@@ -6,7 +6,7 @@ from pydantic import Field, PositiveInt
 
 from raymtl.config.base import Section
 from raymtl.config.roles import Role
-from raymtl.config.slots.common import Custom, Dropout, Groups, Layers
+from raymtl.config.slots.common import Custom, Dropout, Groups, Layers, Widths
 
 
 class NoSequence(Section):
@@ -29,7 +29,8 @@ class TransformerSequence(Section):
     type: Annotated[Literal["transformer"], Role.MODEL]
     """Self-attention over the steps."""
     behaviours: Annotated[Groups | None, Role.MODEL] = None
-    """Maps a behaviour to its `sequence` features, aligned step by step; null: every sequence is a behaviour."""
+    """Maps a behaviour to its `sequence` and `sequence_dense` features, aligned step by step; null: every sequence is one, with
+    its numbers."""
     heads: Annotated[PositiveInt, Role.MODEL] = 2
     """Attention heads."""
     layers: Annotated[Layers, Role.MODEL] = 1
@@ -48,9 +49,9 @@ class DUPNSequence(Section):
     type: Annotated[Literal["dupn"], Role.MODEL]
     """Property-gated LSTM and attention."""
     item: Annotated[list[str] | None, Role.MODEL] = None
-    """`sequence` features that say what a step was about; null: all but the properties."""
+    """`sequence` and `sequence_dense` features that say what a step was about; null: all but the properties."""
     properties: Annotated[list[str], Role.MODEL] = []
-    """`sequence` features that say how the user acted on it (behaviour type, time); they drive only the gates."""
+    """`sequence` and `sequence_dense` features that say how the user acted on it (behaviour, time); they drive only the gates."""
     user: Annotated[list[str], Role.MODEL] = []
     """Pooled ID features and dense ones of the user; never of the candidate, so that the vector is computed once per request."""
     hidden: Annotated[PositiveInt, Role.MODEL] = 128
@@ -65,7 +66,8 @@ class TIMSequence(Section):
     type: Annotated[Literal["tim"], Role.MODEL]
     """Task-specific interest from several behaviours."""
     behaviours: Annotated[Groups | None, Role.MODEL] = None
-    """Maps a behaviour to its `sequence` features, aligned step by step; null: every sequence is a behaviour."""
+    """Maps a behaviour to its `sequence` and `sequence_dense` features, aligned step by step; null: every sequence is one, with
+    its numbers."""
     target: Annotated[list[str], Field(min_length=1), Role.MODEL]
     """Pooled features of the candidate item: the decoder's query."""
     width: Annotated[PositiveInt, Role.MODEL] = 32
@@ -80,6 +82,30 @@ class TIMSequence(Section):
     """On attention and feed-forward."""
 
 
+class DINSequence(Section):
+    """Steps weighted by the candidate item (DIN, KDD'18), of long histories only those that share an attribute (SIM, CIKM'20)."""
+
+    type: Annotated[Literal["din"], Role.MODEL]
+    """Histories pooled by the candidate."""
+    behaviours: Annotated[Groups | None, Role.MODEL] = None
+    """Maps a behaviour to its `sequence` features, aligned step by step; null: every sequence is a behaviour."""
+    target: Annotated[list[str], Field(min_length=1), Role.MODEL]
+    """Pooled features of the candidate item. One that reads the table of a feature of the steps is compared with it; each
+    behaviour needs such a feature."""
+    hidden: Annotated[Widths, Field(min_length=1), Role.MODEL] = [32, 16]
+    """Hidden widths of the unit that weights the steps; each behaviour has its own unit."""
+    heads: Annotated[PositiveInt, Role.MODEL] = 1
+    """Weights per step; each gives a pooled vector as wide as a step."""
+    softmax: Annotated[bool, Role.MODEL] = False
+    """Whether the weights of a history sum to 1; as they are, they also tell how many steps fit."""
+    search: Annotated[dict[str, str], Role.MODEL] = {}
+    """Maps a behaviour to an `id` feature of the candidate, such as the category: only steps with the same ID are attended to. A
+    feature of the behaviour must read its table. Behaviours that are left out are attended to in full."""
+    search_steps: Annotated[PositiveInt, Role.MODEL] = 50
+    """The most recent so many of these steps."""
+
+
 Sequence = Annotated[
-    NoSequence | PooledSequence | TransformerSequence | DUPNSequence | TIMSequence | Custom, Field(discriminator="type")
+    NoSequence | PooledSequence | TransformerSequence | DUPNSequence | TIMSequence | DINSequence | Custom,
+    Field(discriminator="type"),
 ]

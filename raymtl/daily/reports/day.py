@@ -34,6 +34,7 @@ from raymtl.reports.page import (
     metric_grid,
     render_page,
 )
+from raymtl.reports.recalibration import EXPLAINED, recalibration_grid
 from raymtl.reports.scores import LEGEND as SCORES_LEGEND
 from raymtl.reports.scores import score_grid
 from raymtl.reports.style import (
@@ -196,7 +197,7 @@ def _next_day(record: Record, colours: dict[str, str]) -> Section | str:
     merged: dict = {"tasks": {}, "scenarios": {}}
     for entry in sorted(record.next_day, key=lambda entry: entry.day, reverse=True):
         found = final_in(entry)
-        parts += [Heading(_about(record, entry)), *_entry_parts(found, colours)]
+        parts += [Heading(_about(record, entry)), *_entry_parts(found, colours), *_recalibration(found, colours)]
         merged["tasks"] = found["tasks"] | merged["tasks"]
         for name, reports in found["scenarios"].items():
             merged["scenarios"][name] = reports | merged["scenarios"].get(name, {})
@@ -254,7 +255,15 @@ def _gate(record: Record, colours: dict[str, str]) -> Section | str:
     kept = [n for n, head in enumerate(heads) if columns.get(head, True)]
     rows = [_check_cells(check, colours) for check in failed + others]
     grid = Grid([heads[n] for n in kept], [[row[n] for n in kept] for row in rows])
-    return Section("Gate", said, [grid, *_held_out(gate, colours)])
+    recalibration = _recalibration(metrics_in(gate.candidate), colours)
+    return Section("Gate", said, [grid, *recalibration, *_held_out(gate, colours)])
+
+
+def _recalibration(found: dict, colours: dict[str, str]) -> list[Part]:
+    """What recalibration changes on the rows of some metrics."""
+    known = {name: entry for name, entry in (found.get("calibration") or {}).items() if name in found["tasks"]}
+    grid = recalibration_grid(known, colours)
+    return [Heading("Recalibration"), Paragraph(EXPLAINED), grid] if grid.rows else []
 
 
 def _check_cells(check: Check, colours: dict[str, str]) -> list[Cell]:

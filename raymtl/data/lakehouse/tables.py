@@ -22,9 +22,9 @@ def with_snapshots(config: Config) -> Config:
     """The configuration with the latest snapshots of its tables, unless it names others."""
     data, update = config.data, {}
     for part, field_name in (("train", "snapshot"), ("eval", "eval_snapshot")):
-        path = data.path_of(part)
-        if data.snapshot_of(part) is None and (part == "train" or data.eval_path):
-            update[field_name] = _latest_snapshot(Folder.open(path))
+        roots = data.roots_of(part)
+        if data.snapshot_of(part) is None and (part == "train" or data.eval_path) and len(roots) == 1:
+            update[field_name] = _latest_snapshot(Folder.open(roots[0]))
     return config.model_copy(update={"data": data.model_copy(update=update)})
 
 

@@ -12,6 +12,7 @@ from raymtl.telemetry.output import FoldedTable
 from raymtl.words import count_of, visible
 
 _BARS = "▁▂▃▄▅▆▇█"
+_LISTS = ("ids", "map")
 _LENGTHS = ("mean length", "longest", "empty")
 _MOST_SENTENCES = 20
 
@@ -44,8 +45,8 @@ def _part(name: str, part: PartReport) -> Iterable[RenderableType]:
         f"{count_of(part.row_groups, 'row group')}, "
         f"{count_of(part.units, 'unit')} of data.unit_rows",
     )
-    ids = {n: c for n, c in part.features.items() if c.kind in ("id", "ids")}
-    dense = {n: c for n, c in part.features.items() if c.kind in ("number", "vector")}
+    ids = {n: c for n, c in part.features.items() if c.kind in ("id", *_LISTS)}
+    dense = {n: c for n, c in part.features.items() if c.kind in ("number", "numbers", "vector")}
     if ids:
         yield _ids(ids, part)
     if dense or part.others:
@@ -64,14 +65,14 @@ def _table(*columns: str) -> Table:
 
 
 def _ids(features: dict[str, ColumnReport], part: PartReport) -> Table:
-    lists = any(c.kind == "ids" for c in features.values())
+    lists = any(c.kind in _LISTS for c in features.values())
     table = _table("ID feature", "null", "≈ distinct", "table rows", "share a row", *(_LENGTHS if lists else ()))
     for name, column in features.items():
         looked_up = part.tables.get(column.table or "")
         rows = f"{looked_up.rows:,}" if looked_up else ""
         shared = "" if looked_up is None or looked_up.shared is None else _share(looked_up.shared)
         lengths: tuple[str, ...] = ()
-        if column.kind == "ids":
+        if column.kind in _LISTS:
             empty = (column.empty or 0) / max(1, column.rows)
             lengths = (f"{column.mean_length or 0:.1f}", f"{column.longest or 0:,}", _share(empty))
         distinct = "" if column.distinct is None else f"{column.distinct:,}"
@@ -88,7 +89,7 @@ def _numbers(columns: dict[str, ColumnReport]) -> Table:
         broken = f"{column.not_finite:,}" if column.not_finite else ""
         distinct = "" if column.distinct is None else f"{column.distinct:,}"
         values = [_value(v) for v in (column.min, column.mean, column.max, column.std)]
-        clipped = ("" if column.clipped is None else _share(column.clipped / max(1, column.rows)),) if clips else ()
+        clipped = ("" if column.clipped is None else _share(column.clipped / max(1, column.numbers)),) if clips else ()
         table.add_row(Text(name), _nulls(column), broken, *values, *clipped, distinct)
     return table
 

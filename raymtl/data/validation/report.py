@@ -78,7 +78,9 @@ class ColumnReport:
     empty: int | None = None
     """Empty and null lists."""
     null_elements: int | None = None
-    """Nulls inside lists, which are left out."""
+    """Nulls inside lists. Of IDs they are left out."""
+    elements: int | None = None
+    """Numbers inside lists, nulls included."""
     mean_length: float | None = None
     """Over the rows that have any ID."""
     longest: int | None = None
@@ -86,6 +88,11 @@ class ColumnReport:
     """Lists longer than `max_length`."""
     off_day: int | None = None
     """Timestamps more than a day outside their partition."""
+
+    @property
+    def numbers(self) -> int:
+        """Numbers of a column of them, nulls included."""
+        return self.rows if self.elements is None else self.elements
 
 
 @dataclass

@@ -8,6 +8,7 @@ import pyarrow as pa
 
 from raymtl.config.features import CrossFeature, columns_of
 from raymtl.config.root import Config
+from raymtl.data.contract import uses_of
 from raymtl.data.requests import Requests, by_request, feature_changes
 
 
@@ -44,7 +45,7 @@ class RequestCounter:
         self._features = [
             name
             for name, feature in config.features.items()
-            if not isinstance(feature, CrossFeature) and f"features.{name}" in read
+            if not isinstance(feature, CrossFeature) and read.issuperset(uses_of(name, config))
         ]
 
     def count(self, raw: pa.Table | Requests) -> tuple[RequestStats, dict[str, np.ndarray]]:

@@ -7,7 +7,7 @@ import math
 import statistics
 from collections.abc import Container
 
-from raymtl.config.features import DenseFeature
+from raymtl.config.features import Scaled
 from raymtl.config.root import Config
 from raymtl.config.tasks import Task
 from raymtl.data.requests import are_scattered
@@ -125,9 +125,17 @@ def _columns(report: PartReport, config: Config, part: str, tables: bool) -> Non
     # What is constant on the evaluation days alone may well differ on others
     remedy = "leave {} out" if part == "train" else "check the job that writes {}"
     for name, column in report.features.items():
-        feature = config.features[name]
+        feature = config.features.get(name)
+        if feature is None:  # the weights of one
+            if part == "train" and _is_constant(column):
+                key, one = (
+                    f"features.{name}",
+                    f"all weights of column `{column.column}` are {column.min:g}; remove the key",
+                )
+                alike.add(key, one, "the weights of each of these columns are all equal; remove the keys")
+            continue
         _feature(alike, f"features.{name}", column, part, remedy)
-        if isinstance(feature, DenseFeature) and part == "train":
+        if isinstance(feature, Scaled) and part == "train":
             _dense(alike, f"features.{name}", column, feature)
         if column.buckets is not None and part == "train":
             _buckets(alike, f"features.{name}", column, column.buckets)
@@ -169,16 +177,16 @@ def _feature(alike: _Alike, subject: str, column: ColumnReport, part: str, remed
 
 def _is_constant(column: ColumnReport) -> bool:
     """Whether all rows hold the same value; lists of one ID differ in their lengths."""
-    if column.nulls or column.kind == "ids":
+    if column.nulls or column.null_elements or column.kind in ("ids", "map"):
         return False
     return column.distinct == 1 or (column.min is not None and column.min == column.max)
 
 
-def _dense(alike: _Alike, subject: str, column: ColumnReport, feature: DenseFeature) -> None:
-    if column.clipped and column.clipped > _MANY_CLIPPED * column.rows:
+def _dense(alike: _Alike, subject: str, column: ColumnReport, feature: Scaled) -> None:
+    if column.clipped and column.clipped > _MANY_CLIPPED * column.numbers:
         alike.add(
             subject,
-            f"{column.clipped / column.rows:.0%} of column `{column.column}` are outside the feature's clip; widen it",
+            f"{column.clipped / column.numbers:.0%} of column `{column.column}` are outside the feature's clip; widen it",
             f"more than {_MANY_CLIPPED:.0%} of each of these columns are outside its clip; widen them",
         )
     if not column.scaled_std or column.scaled_mean is None:
@@ -235,7 +243,8 @@ def _task(report: PartReport, name: str, task: Task, part: str, config: Config) 
         source = where_observed(name, task, config.multiplies_labels(), config.data.weight)
         sentence = f"tasks.{name}: no label is observed ({source})"
         needed = part == "train" and task.base_rate is None
-        remedy = "choose days that have labels" + (f", or set tasks.{name}.base_rate" if needed else "")
+        other = f", or set tasks.{name}.base_rate" if needed and task.traits.has_base_rate else ""
+        remedy = f"choose days that have labels{other}"
         (report.problems if needed else report.warnings).append(f"{sentence}; {remedy}")
         return
     if blind := [g for g, rate in found.by_scenario.items() if rate.rows and not rate.observed]:

@@ -10,18 +10,19 @@ import pyarrow as pa
 
 from raymtl.config.features import Tableless
 from raymtl.config.root import Config
-from raymtl.data.contract import id_words, mixed_problems, plain_types, required_columns, schema_faults
+from raymtl.data.contract import held_ids, id_words, mixed_problems, plain_types, required_columns, schema_faults
 from raymtl.data.lakehouse.tables import with_snapshots
 from raymtl.data.partitions import Layout
+from raymtl.data.roots import Roots
 from raymtl.data.scan import scan
-from raymtl.data.source import evaluated_training_files, find_files
-from raymtl.data.units import Footer, Fragment, find_footers, make_units, with_rows
+from raymtl.data.source import evaluated_training_files
+from raymtl.data.units import Footer, Fragment, find_footers, make_units, never_there, with_rows
 from raymtl.data.validation.report import CheckReport, Findings, PartReport, SchemaDifference
 from raymtl.data.validation.rules import evaluate_rules
 from raymtl.data.validation.statistics import Partial, Scanner
 from raymtl.data.validation.summarize import build_report
-from raymtl.errors import DataError
-from raymtl.storage.folder import Folder
+from raymtl.data.vocabulary import check_id_files
+from raymtl.errors import ConfigError, DataError
 from raymtl.words import count_of
 
 _TASK_ROWS = 1_000_000
@@ -89,15 +90,14 @@ class _FooterSummary:
 def _read_footers_of(config: Config, part: str) -> _FooterSummary:
     data = config.data
     evaluation = part == "eval"
-    root = data.path_of(part)
     days = data.eval if evaluation else data.train
     assert days is not None
-    report = PartReport(path=root, days=str(days))
-    folder = Folder.open(root)
-    found = find_files(folder, days, Layout.of(config, part))
-    footers, broken = find_footers(folder.filesystem, found.files)
+    roots = Roots.open(data.roots_of(part))
+    report = PartReport(path=", ".join(data.roots_of(part)), days=str(days))
+    found = roots.find_files(days, Layout.of(config, part))
+    footers, broken = find_footers(roots.filesystem, found.files)
     report.problems += found.problems + broken
-    report.notes += found.notes
+    report.notes += found.notes + never_there(with_rows(footers))
     report.snapshot = found.snapshot
     report.files, report.bytes = len(found.files), sum(f.size for f in found.files)
     report.row_groups = sum(len(f.row_group_rows) for f in footers)
@@ -107,7 +107,7 @@ def _read_footers_of(config: Config, part: str) -> _FooterSummary:
         report.rows += rows
         report.rows_by_day[day] = report.rows_by_day.get(day, 0) + rows
     report.rows_by_day = dict(sorted(report.rows_by_day.items()))
-    summary = _FooterSummary(root, report, footers, {})
+    summary = _FooterSummary(roots.path, report, footers, {})
     _schemas(config, summary, evaluation)
     return summary
 
@@ -215,7 +215,7 @@ def _across(config: Config, summaries: dict[str, _FooterSummary]) -> Findings:
         findings.problems += evaluated_training_files(
             *([f.file for f in summaries[part].footers] for part in ("train", "eval"))
         )
-        if summaries["train"].root == summaries["eval"].root and data.eval is not None:
+        if set(data.roots_of("train")) & set(data.roots_of("eval")) and data.eval is not None:
             shared = sorted(set(data.train.days()) & set(data.eval.days()))
             if shared:
                 findings.warnings.append(
@@ -223,6 +223,10 @@ def _across(config: Config, summaries: dict[str, _FooterSummary]) -> Findings:
                     f"too good; evaluate on other days"
                 )
     schemas_in_use = {id(f.schema): f.schema for s in summaries.values() for f in with_rows(s.footers)}
+    try:
+        check_id_files(config, held_ids(config, schemas_in_use.values()))
+    except (DataError, ConfigError) as error:
+        findings.problems.append(str(error))
     for table in config.tables:
         lookups = [n for n, f in config.features.items() if not isinstance(f, Tableless)]
         features = [n for n in lookups if config.table_of(n) == table]

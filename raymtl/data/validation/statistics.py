@@ -2,22 +2,35 @@
 
 from collections import Counter
 from collections.abc import Container
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field, fields, replace
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from raymtl.config.features import BucketFeature, CrossFeature, DenseFeature, IdsFeature, SequenceFeature, VectorFeature
+from raymtl.config.features import (
+    BucketFeature,
+    CrossFeature,
+    DenseFeature,
+    Feature,
+    IdsFeature,
+    Scaled,
+    SequenceDenseFeature,
+    SequenceFeature,
+    VectorFeature,
+    columns_of,
+)
 from raymtl.config.root import Config
 from raymtl.data import rules
 from raymtl.data.blocks import Place
-from raymtl.data.contract import Column, is_string, label_tasks, required_columns
+from raymtl.data.contract import WEIGHTS, Column, is_string, label_tasks, required_columns, uses_of
 from raymtl.data.fragments import read_requests
 from raymtl.data.ids.hashing import to_int64
 from raymtl.data.labels import Labels, make_labels
+from raymtl.data.list_numbers import broken_numbers, id_weights, step_numbers
 from raymtl.data.requests import Requests
+from raymtl.data.row_weights import kept_probabilities
 from raymtl.data.rules import Rule, one_array
 from raymtl.data.single_ids import bucket_ids, single_ids
 from raymtl.data.sketch import HyperLogLog
@@ -195,9 +208,19 @@ class _TableCounter:
             stats = partial.columns.setdefault(column.used_by, ColumnStats())
             stats.rows += rows
             stats.nulls += array.null_count
-            feature = self._config.features.get(column.used_by.removeprefix("features."))
-            if isinstance(feature, IdsFeature | SequenceFeature):
+            feature = self._config.features.get(column.feature)
+            if column.kind == "numbers":
+                assert feature is not None
+                if by_use.keys() >= uses_of(column.feature, self._config):
+                    self._beside(stats, column, feature)
+            elif isinstance(feature, IdsFeature | SequenceFeature):
                 self._lists(stats, array, column, feature)
+                if column.kind == "map":
+                    weights = replace(column, kind="numbers", used_by=f"{column.used_by}{WEIGHTS}")
+                    stats = partial.columns.setdefault(weights.used_by, ColumnStats())
+                    stats.rows += rows
+                    stats.nulls += array.null_count
+                    self._beside(stats, weights, feature)
             elif column.kind == "id":
                 self._ids(stats, array, column, int)
             elif column.kind == "category":
@@ -214,8 +237,12 @@ class _TableCounter:
                 values, wrong = rules.weights(array)
                 self._note(column, rules.WEIGHT, wrong, array)
                 self._numbers(stats, values, None)
+            elif column.used_by == "data.sampling.column":
+                self._kept(column, by_use)
+                self._numbers(stats, rules.floats(array), rules.null_mask(array))
             elif column.kind != "label":  # labels of numbers, observed flags, truths
                 self._numbers(stats, rules.floats(array), rules.null_mask(array))
+        self._steps(by_use)
         self._crosses({use.removeprefix("features.") for use in by_use})
         self._labels(by_use)
 
@@ -227,6 +254,30 @@ class _TableCounter:
         for name, rows in wrong.items():
             column = by_use[f"features.{name}"]
             self._note(column, rules.shared_rule(name), rows, one_array(self._raw, column.name, column.kind))
+
+    def _steps(self, by_use: dict[str, Column]) -> None:
+        """Note the histories of the same steps that differ in length."""
+        features = self._config.features
+        for first, *others in self._config.same_steps():
+            lengths = {}
+            for name in (first, *others):
+                feature = features[name]
+                if f"features.{name}" in by_use and isinstance(feature, SequenceFeature):
+                    lists = one_array(self._raw, feature.column or name, "ids")
+                    lengths[name] = rules.cut_lists(*rules.list_parts(lists), feature)[1]
+            for name in others if first in lengths else ():
+                if name in lengths and (wrong := lengths[name] != lengths[first]).any():
+                    pairs = (pa.array(lengths[n]).cast(pa.string()) for n in (name, first))
+                    shown = pc.binary_join_element_wise(*pairs, " beside ")
+                    self._note(by_use[f"features.{name}"], rules.steps_rule(first), wrong, shown)
+
+    def _kept(self, column: Column, read: Container[str]) -> None:
+        """The probabilities with which rows were kept, unless the labels that tell whose are read are missing."""
+        task = self._config.data.sampling.task if self._config.data.sampling else None
+        if task is None or f"tasks.{task}.label" in read:
+            kept_probabilities(
+                self._raw, self._config, lambda _, __, wrong, values, rule: self._note(column, rule, wrong, values)
+            )
 
     def _crosses(self, read: Container[str]) -> None:
         features = self._config.features
@@ -249,13 +300,35 @@ class _TableCounter:
     def _dense(self, stats: ColumnStats, array: pa.Array, column: Column, feature: DenseFeature) -> None:
         values, nulls = rules.floats(array), rules.null_mask(array)
         self._note(column, rules.DENSE, rules.not_finite(values, nulls), array)
-        finite = self._numbers(stats, values, nulls)
+        self._scaled(stats, self._numbers(stats, values, nulls), feature)
+
+    def _scaled(self, stats: ColumnStats, finite: np.ndarray, feature: Scaled) -> None:
         stats.clipped += int((rules.clipped(finite, feature) != finite).sum())
         stats.scaled.add(rules.transformed(finite, feature))
 
+    def _beside(self, stats: ColumnStats, column: Column, feature: Feature) -> None:
+        """Count the weights of IDs, or the numbers of steps."""
+        features = self._config.features
+        if isinstance(feature, SequenceDenseFeature):
+            found = step_numbers(self._raw, column.feature, features)
+            (of,) = columns_of(feature.of, features)
+        else:
+            assert isinstance(feature, IdsFeature)
+            found, of = id_weights(self._raw, column.feature, feature), feature.column or column.feature
+        if found.misfit.any():
+            self._note(column, rules.beside_rule(of), found.misfit, found.shown())
+            return
+        broken, rule = broken_numbers(found, feature)
+        self._note(column, rule, broken, pa.array(found.values), found.owner)
+        stats.elements += len(found.values)
+        stats.null_elements += int(found.nulls.sum())
+        finite = self._numbers(stats, found.values, found.nulls)
+        if isinstance(feature, Scaled):
+            self._scaled(stats, finite, feature)
+
     def _vector(self, stats: ColumnStats, array: pa.Array, column: Column, feature: VectorFeature) -> None:
         values, wrong, lengths = rules.vectors(array, feature.width)
-        rule = rules.length_rule(column.used_by.removeprefix("features."), feature.width)
+        rule = rules.length_rule(column.feature, feature.width)
         self._note(column, rule, wrong, lengths)
         self._note(column, rules.VECTOR, *rules.broken_elements(values))
         if not wrong.any():
@@ -281,9 +354,8 @@ class _TableCounter:
 
     def _ids(self, stats: ColumnStats, array: pa.Array, column: Column, owner: Any) -> None:
         array = self._whole(array, column, owner)
-        name = column.used_by.removeprefix("features.")
-        if name in self._config.features:
-            table_name = self._config.table_of(name)
+        if column.feature:
+            table_name = self._config.table_of(column.feature)
             table = self._config.tables[table_name]
             if table.id_space == "direct":
                 array = to_int64(array)

@@ -5,9 +5,9 @@ from collections.abc import Iterable
 
 import numpy as np
 
-from raymtl.config.features import DenseFeature
+from raymtl.config.features import Scaled
 from raymtl.config.root import Config
-from raymtl.data.contract import Column, cross_columns, required_columns
+from raymtl.data.contract import Column, derived_columns, required_columns
 from raymtl.data.sketch import HyperLogLog
 from raymtl.data.validation.report import (
     MOST_PLACES,
@@ -30,7 +30,7 @@ _MOST_UNLISTED = 100
 
 def build_report(report: PartReport, partial: Partial, config: Config) -> None:
     """Fill in the figures of a part."""
-    columns = {c.used_by: c for c in (*required_columns(config), *cross_columns(config))}
+    columns = {c.used_by: c for c in (*required_columns(config), *derived_columns(config))}
     sketches: dict[str, HyperLogLog] = {}
     for use, stats in partial.columns.items():
         name = use.removeprefix("features.")
@@ -40,8 +40,8 @@ def build_report(report: PartReport, partial: Partial, config: Config) -> None:
             if stats.ids is not None:
                 figures.table = config.table_of(name)
                 sketches.setdefault(figures.table, HyperLogLog()).merge(stats.ids)
-            feature = config.features[name]
-            if isinstance(feature, DenseFeature) and stats.scaled.count:
+            feature = config.features.get(name)  # None for the weights of one
+            if isinstance(feature, Scaled) and stats.scaled.count:
                 figures.scaled_mean, figures.scaled_std = stats.scaled.mean, stats.scaled.std
                 figures.clipped = stats.clipped if feature.clip else None
         elif not use.endswith((".label", ".observed")) and use != "data.scenario.column":
@@ -58,7 +58,7 @@ def build_report(report: PartReport, partial: Partial, config: Config) -> None:
 
 def _column(column: Column, stats: ColumnStats) -> ColumnReport:
     figures = ColumnReport(column.kind, column.name, stats.rows, stats.nulls)
-    if column.kind in ("number", "vector"):
+    if column.kind in ("number", "numbers", "vector"):
         figures.not_finite = stats.nan + stats.infinite
     if stats.numbers.count:
         figures.min, figures.max = stats.numbers.low, stats.numbers.high
@@ -67,7 +67,9 @@ def _column(column: Column, stats: ColumnStats) -> ColumnReport:
         figures.distinct = stats.ids.estimate()
     if stats.buckets is not None:
         figures.buckets = stats.buckets.tolist()
-    if column.kind == "ids":
+    if column.kind == "numbers":
+        figures.elements, figures.null_elements = stats.elements, stats.null_elements
+    if column.kind in ("ids", "map"):
         filled = stats.rows - stats.empty
         figures.empty, figures.null_elements = stats.empty, stats.null_elements
         figures.longest, figures.cut = stats.longest, stats.cut

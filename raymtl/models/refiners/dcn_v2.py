@@ -4,6 +4,7 @@ from itertools import pairwise
 
 from torch import Tensor, nn
 
+from raymtl.errors import ConfigError
 from raymtl.models.inputs import ModelInput
 from raymtl.models.layers import glorot_
 from raymtl.models.precomputed import X, linear, materialize
@@ -28,6 +29,11 @@ class DCNv2(RefineSlot):
     def __init__(self, context: Context, *, layers: int, rank: int | None):
         super().__init__()
         d = self.width = context.width
+        if rank is not None and rank > d:
+            raise ConfigError(
+                f"model.refine.rank is {rank}, more than the {d} numbers that its layers read, so two matrices would only cost "
+                f"more than one; set it below {d // 2}, or to null"
+            )
         widths = [d, d] if rank is None else [d, rank, d]
         self.layers = nn.ModuleList(_Factors(widths) for _ in range(layers))
 

@@ -9,7 +9,7 @@ from raymtl.errors import ConfigError
 from raymtl.models.inputs import ModelInput, Pick
 from raymtl.models.layers import MLP, full_precision, glorot_
 from raymtl.models.registry import register
-from raymtl.models.sequences.steps import side_by_side
+from raymtl.models.sequences.steps import side_by_side, with_numbers
 from raymtl.models.slots import Context, SequenceSlot
 
 _CANDIDATE = 2
@@ -41,15 +41,17 @@ class DUPNSequence(SequenceSlot):
         attention_hidden: int,
     ):
         super().__init__()
-        widths = context.spec.sequences
-        self._item = [name for name in widths if name not in properties] if item is None else list(item)
-        self._properties = list(properties)
+        spec, widths = context.spec, context.spec.sequences
+        if item is None:
+            item = [name for name in widths if name not in properties and name not in spec.numbers]
+        listed = (*item, *properties)
+        self._item, self._properties = (with_numbers(spec, names, listed) for names in (item, properties))
         if not self._item:
             raise ConfigError(
                 "model.sequence `dupn` has no `item`: all sequence features are in `properties`; leave one out"
             )
         self._user = Pick(context.spec, user)
-        self.reads = (*self._item, *properties, *user)
+        self.reads = (*self._item, *self._properties, *user)
         width = sum(widths[name] for name in self._item)
         properties_width = sum(widths[name] for name in self._properties)
         self.lstm = PropertyGatedLSTM(width, properties_width, hidden)

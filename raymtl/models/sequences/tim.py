@@ -14,7 +14,7 @@ from raymtl.models.inputs import ModelInput, Pick
 from raymtl.models.layers import full_precision, glorot_
 from raymtl.models.registry import register
 from raymtl.models.sequences.conditional_norm import EPS, ConditionalNorms, conditional_norm
-from raymtl.models.sequences.steps import Behaviours, rows_per_chunk
+from raymtl.models.sequences.steps import Behaviours, in_chunks, rows_per_chunk
 from raymtl.models.slots import Context, TargetAwareSequenceSlot
 
 POSITION_STD = 0.02
@@ -98,8 +98,9 @@ class TIMSequence(TargetAwareSequenceSlot):
         norms = self.norms()
         (x, mask), q = encoded, self.query(self._target(inputs))
         rows = rows_per_chunk(q, self.norms.weight.shape[-1] * mask[0].numel() * len(self.norms.task))
-        parts = [(user, q)] if rows is None else zip(user.split(rows), q.split(rows), strict=True)
-        attended = [self._attended(some, x[own], mask[own].unsqueeze(1), *norms) for own, some in parts]
+        attended = [
+            self._attended(some, x[own], mask[own].unsqueeze(1), *norms) for own, some in in_chunks(rows, user, q)
+        ]
         return self._decoded(torch.cat(attended), *norms)
 
     def _decoded(self, z: Tensor, scales: Tensor, shifts: Tensor) -> Tensor:

@@ -10,7 +10,7 @@ from raymtl.models.attention import FeedForward, MultiHeadAttention
 from raymtl.models.inputs import ModelInput
 from raymtl.models.layers import glorot_
 from raymtl.models.registry import register
-from raymtl.models.sequences.steps import Behaviours, rows_per_chunk
+from raymtl.models.sequences.steps import Behaviours, in_chunks, rows_per_chunk
 from raymtl.models.slots import Context, SequenceSlot
 
 POSITION_STD = 0.02
@@ -74,9 +74,7 @@ class StepEncoder(nn.Module):
 
     def forward(self, steps: Tensor, mask: Tensor) -> Tensor:
         rows = rows_per_chunk(steps, mask.shape[1] * FEED_FORWARD * self.project.out_features)
-        if rows is None:
-            return self._encoded(steps, mask)
-        return torch.cat([self._encoded(*part) for part in zip(steps.split(rows), mask.split(rows), strict=True)])
+        return torch.cat([self._encoded(*part) for part in in_chunks(rows, steps, mask)])
 
     def _encoded(self, steps: Tensor, mask: Tensor) -> Tensor:
         age = mask.sum(1, keepdim=True) - 1 - torch.arange(mask.shape[1], device=mask.device)

@@ -67,6 +67,8 @@ class M2M(TrunkSlot):
         weights = (
             self.gates(views, s, groups) if isinstance(self.gates, MetaAttention) else self.gates(x).transpose(0, 1)
         )
+        if self.training:
+            self.mixtures = [weights.detach().transpose(0, 1)]
         h = _mix(weights.to(views.dtype), views)  # [T, B, D]
         if not self._meta_tower:
             s, groups = None, RowGroups()

@@ -44,6 +44,8 @@ class MMoE(TrunkSlot):
     def forward(self, x: X, inputs: ModelInput) -> Tensor:
         x = self.bottom(x)
         gates = self.gates(x)  # [B, T, E], or [B, 1, E] for the one gate on a common input
+        if self.training:
+            self.mixtures = [gates.detach()]
         if x.dim() == 2:
             experts = self.experts(x).transpose(0, 1)  # [B, E, k]
             h = torch.bmm(gates.to(experts.dtype), experts)

@@ -53,8 +53,12 @@ class PLE(TrunkSlot):
     def forward(self, x: X, inputs: ModelInput) -> Tensor:
         if x.dim() == 3 and self._shared:
             x = torch.cat((x, x.mean(1, keepdim=True)), 1)
+        mixtures = []
         for level in self.levels:
-            x = level(x)
+            x, mixture = level(x)
+            mixtures.append(mixture.detach())
+        if self.training:
+            self.mixtures = mixtures
         return x
 
 
@@ -65,7 +69,8 @@ class Extraction(nn.Module):
     chooses among all experts; the last level has none, since nothing would read it, nor has a level without shared
     experts.
 
-    x [B, d], one stream for all, or [B, S, d], the tasks' streams and, with shared experts, the shared one -> [B, S', k].
+    x [B, d], one stream for all, or [B, S, d], the tasks' streams and, with shared experts, the shared one -> [B, S', k], and the
+    mixture [B, S', G].
     """
 
     def __init__(
@@ -86,9 +91,10 @@ class Extraction(nn.Module):
         self.task_gates = Gates(tasks, own + shared, d_in, gate_bias)
         self.shared_gate = Gates(1, tasks * own + shared, d_in, gate_bias) if shared and not last else None
 
-    def forward(self, x: X) -> Tensor:
+    def forward(self, x: X) -> tuple[Tensor, Tensor]:
         experts = self._experts(x).transpose(0, 1)  # [B, G, k]
-        return torch.bmm(self.mixture(x).to(experts.dtype), experts)
+        mixture = self.mixture(x)
+        return torch.bmm(mixture.to(experts.dtype), experts), mixture
 
     def mixture(self, x: X) -> Tensor:
         """Weight of every expert in every outgoing stream: [B, S', G] in fp32; rows sum to one.

@@ -11,6 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from raymtl.objectives.metrics import bins
+from raymtl.objectives.metrics.calibration_error import calibration_error
 from raymtl.objectives.metrics.curves import reliability
 from raymtl.objectives.metrics.intervals import ratio_effects
 from raymtl.objectives.metrics.non_finite import non_finite_reason
@@ -83,10 +84,11 @@ class BinaryMetrics:
                 truths = self.truths[self.truth_columns.index(t)]
                 best = self._areas(truths.sum(dim=0), truths)
             sums = torch.cat([self.sums[:, t].sum(dim=0, keepdim=True), self.sums[:, t]]).tolist()
-            overall[name] = _report(sums[0], areas[0], best[0], t in self.truth_columns)
+            errors = [calibration_error(part[:, : bins.COARSE]) for part in (every, *self.scores[t].unbind())]
+            overall[name] = _report(sums[0], areas[0], best[0], errors[0], t in self.truth_columns)
             overall[name]["calibration_curve"] = _curve(every[:, : bins.COARSE])
             for s in range(self.scenarios):
-                parts[s][name] = _report(sums[s + 1], areas[s + 1], best[s + 1], t in self.truth_columns)
+                parts[s][name] = _report(sums[s + 1], areas[s + 1], best[s + 1], errors[s + 1], t in self.truth_columns)
         return overall, parts
 
     @staticmethod
@@ -145,7 +147,9 @@ def _curve(scores: Tensor) -> list[dict[str, float]]:
     return reliability(weight * torch.sigmoid(bins.centres(scores.device)), positives, weight, mass=share)
 
 
-def _report(sums: list[float], area: bins.Area | None, best: bins.Area | None, has_truth: bool) -> dict[str, Any]:
+def _report(
+    sums: list[float], area: bins.Area | None, best: bins.Area | None, error: float | None, has_truth: bool
+) -> dict[str, Any]:
     rows, positives, weight, label, predicted, loss, broken, truth_rows, truth_loss = sums
     reason = _why_null(int(rows), int(positives), int(broken))
     entropy = _entropy(label / weight) if weight > 0 else 0.0
@@ -158,6 +162,7 @@ def _report(sums: list[float], area: bins.Area | None, best: bins.Area | None, h
         "logloss": loss / weight if some else None,
         "ne": loss / weight / entropy if whole and entropy > 0 else None,
         "calibration": predicted / label if some and label > 0 else None,
+        "calibration_error": error if some else None,
         "count": int(rows),
         "positives": int(positives),
         "positive_rate": positives / rows if rows else None,

@@ -13,7 +13,7 @@
 Nothing here knows about processes: the training code sends the tensors. `update` never makes the host wait for the device,
 except when the sample of groups is compacted, each time it has grown by a quarter of its capacity.
 
-Shapes: B rows, T tasks, S scenarios, E funnel edges, N rows of the sample of groups.
+Shapes: B rows, T tasks and derived outputs, O outputs (`Outputs`), S scenarios, N rows of the sample of groups.
 """
 
 from collections.abc import Mapping
@@ -29,14 +29,16 @@ from raymtl.objectives.metrics.fused import FusedMetrics
 from raymtl.objectives.metrics.grouped import GroupedSample, Rows, common_level
 from raymtl.objectives.metrics.sampled import Sample
 from raymtl.objectives.metrics.values import ValueMetrics
+from raymtl.objectives.outputs import Outputs
 
 
 class EvalMetrics:
     """Metrics of all tasks, over all rows and per scenario.
 
-    Memory: 1.4 MB per binary task and scenario, 0.6 MB more for one with a `truth` column, 0.9 MB per count or real task; 8
+    Memory: 1.4 MB per binary task and scenario, 0.6 MB more for one with a `truth` column, 0.9 MB per other task; 8
     binary tasks with truth in 20 scenarios take 310 MiB. The sample of groups takes 14 bytes, 8 more with requests, 5 per binary
-    and 8 per other task, for each of at most 1.25 times `sample_rows` rows, and twice that while it is compacted.
+    and 8 per other task and 4 per metric of its own, for each of at most 1.25 times `sample_rows` rows, and twice that while it
+    is compacted.
     """
 
     def __init__(
@@ -58,13 +60,14 @@ class EvalMetrics:
             device: where the batches are.
             sample_rows: rows that each worker keeps for GAUC, NDCG and the intervals; beyond it, a sample of whole groups.
             sample_rows_total: rows of all workers together that `gather_form` lets through.
-            derived: outputs P(child | given) by name, each (child, given); their logits are the last columns. Their labels are
-                the child's, on the rows where `given` is observed and 1.
+            derived: outputs P(child | given) by name, each (child, given). Their labels are the child's, on the rows where
+                `given` is observed and 1.
             with_requests: whether `update` gets the request of each row.
             score: the formulas whose scores `update` gets, with a `gain`; None: none.
         """
-        self._score = score
+        self._formulas = score
         derived = derived or {}
+        self._outputs = Outputs(tasks, derived)
         self._main = list(tasks)
         self.tasks = {**tasks, **{name: _conditional(tasks, *pair) for name, pair in derived.items()}}
         self.scenarios = list(scenarios)
@@ -77,6 +80,7 @@ class EvalMetrics:
         self._value_names = [n for n, task in self.tasks.items() if not task.is_event]
         self._binary_columns = self._index([columns[n] for n in self._binary_names])
         self._value_columns = self._index([columns[n] for n in self._value_names])
+        self._value_places = [columns[n] for n in self._value_names]
         self.edges = [(task.parent, name) for name, task in self.tasks.items() if task.parent in columns]
         self._parents = self._index([columns[str(parent)] for parent, _ in self.edges])
         self._children = self._index([columns[child] for _, child in self.edges])
@@ -100,9 +104,10 @@ class EvalMetrics:
             self.sample_rows,
             self.device,
             self.with_requests,
-            0 if self._score is None else len(self._score.formulas) + 1,
+            self._values.own,
+            0 if self._formulas is None else len(self._formulas.formulas) + 1,
         )
-        self._fused = None if self._score is None else FusedMetrics(self._score, self.tasks, self.device)
+        self._fused = None if self._formulas is None else FusedMetrics(self._formulas, self.tasks, self.device)
         self._rows = torch.zeros(1, dtype=torch.int64, device=self.device)
         self._order = torch.zeros(len(self.edges) + 1, dtype=torch.int64, device=self.device)
         self._summed: dict[str, Tensor] | None = None
@@ -124,7 +129,7 @@ class EvalMetrics:
         """Add one batch.
 
         Args:
-            logits: [B, T] outputs of the model and then the derived ones, read as 32-bit floats.
+            logits: [B, O] with the columns of `Outputs`, read as 32-bit floats.
             labels: [B, T]; whatever stands where a label is not observed (NaN too) has no effect.
             observed: [B, T] bool.
             weight: [B] ≥ 0; a row of weight 0 counts nowhere but in the order of the funnel.
@@ -143,7 +148,7 @@ class EvalMetrics:
             raise RuntimeError("these metrics hold the sums of all workers; call reset() before the next evaluation")
         if (request is not None) != self.with_requests:
             raise ValueError("`request` is given to metrics made `with_requests`, and only to them")
-        if (scores is not None) != (self._score is not None):
+        if (scores is not None) != (self._formulas is not None):
             raise ValueError("`scores` are given to metrics made with a `score`, and only to them")
         logits = logits.float()
         if scenario is None:
@@ -155,18 +160,28 @@ class EvalMetrics:
         if self.edges:
             wrong = (logits[:, self._children] > logits[:, self._parents]) & valid.unsqueeze(1)
             self._order += torch.cat([wrong.sum(dim=0), wrong.any(dim=1).sum().unsqueeze(0)])
-        binary, values = (
-            Rows(*(_columns(v, columns) for v in (logits, labels, taken)))
-            for columns in (self._binary_columns, self._value_columns)
+        binary = Rows(*(_columns(v, self._binary_columns) for v in (logits, labels, taken)))
+        outputs = [self._outputs.of(logits, column) for column in self._value_places]
+        ordered = [self._score(column, own) for column, own in zip(self._value_places, outputs, strict=True)]
+        values = Rows(
+            torch.stack(ordered, 1) if ordered else logits[:, :0],
+            *(_columns(v, self._value_columns) for v in (labels, taken)),
         )
+        own = None
         if self._binary_names:
             best = None if truth is None else _columns(truth, self._binary_columns)
             self._binary.update(*binary, weight, scenario, best)
         if self._value_names:
             best = None if truth is None else _columns(truth, self._value_columns)
-            self._values.update(*values, weight, scenario, best)
+            own = self._values.update(outputs, *values, weight, scenario, best)
         ranked = None if self._fused is None or scores is None else self._fused.update(scores, labels, taken)
-        self._sample.update(binary, values, weight, scenario, group, request, ranked)
+        self._sample.update(binary, values, weight, scenario, group, request, own, ranked)
+
+    def _score(self, column: int, outputs: Tensor) -> Tensor:
+        """The scores [B] of a task's outputs; NaN where one of several is not finite."""
+        objective = self._outputs.objectives[column]
+        score = objective.score(outputs)
+        return score if objective.outputs == 1 else score.masked_fill(~outputs.isfinite().all(1), torch.nan)
 
     def state(self) -> dict[str, Tensor]:
         """All counters by name; the sum over workers of each is the counter of all rows.
@@ -250,7 +265,8 @@ class EvalMetrics:
         for column, name in enumerate(self._binary_names):
             effects[name] = sample.complete_binary(column, [report[name] for report in reports])
         for column, name in enumerate(self._value_names):
-            effects[name] = sample.complete_values(column, self.tasks[name], [report[name] for report in reports])
+            own = self._values.own_of(column)
+            effects[name] = sample.complete_values(column, own, self.tasks[name], [report[name] for report in reports])
         effects = {name: effects[name] for name in self.tasks if effects[name]}
         if self._fused is None:
             return effects, {}
@@ -285,5 +301,5 @@ def _with_derived(
 
 
 def _columns(values: Tensor, index: Tensor) -> Tensor:
-    """The columns `index` of [B, T]; the tensor itself where it is all of them."""
+    """The columns `index` of [B, ≥ T]; the tensor itself where it is all of them."""
     return values if len(index) == values.shape[1] else values.index_select(1, index)

@@ -7,7 +7,7 @@ alone, so all workers and all evaluations keep the same groups. A request is the
 sample has it completely. Without a group column every request is a group, and without requests every row, with its position on
 the worker as the ID.
 
-Shapes: B rows, T binary tasks, V count and real tasks, N kept rows, G groups.
+Shapes: B rows, T binary tasks, V other tasks with m metrics of their own (`TaskKind.own`), N kept rows, G groups.
 """
 
 from typing import NamedTuple
@@ -42,7 +42,7 @@ class Rows(NamedTuple):
     """Rows of some tasks."""
 
     logits: Tensor
-    """[B, T] float32."""
+    """[B, T] float32, what ranks the rows (`TaskObjective.score`)."""
     labels: Tensor
     """[B, T]; anything where it does not count."""
     counted: Tensor
@@ -52,8 +52,8 @@ class Rows(NamedTuple):
 class GroupedSample:
     """The rows that one worker keeps: at most `capacity` of them plus room for what arrives between two clean-ups.
 
-    A row takes 14 + 5·T + 8·V bytes: the mixed group id, per task the logit and the label, weight and scenario; 8 more if there
-    are requests, and 4 for each score and for the gain.
+    A row takes 14 + 5·T + 8·V + 4·m bytes: the mixed group id, per task the logit and the label, the metrics, weight and
+    scenario; 8 more if there are requests, and 4 for each score and for the gain.
     """
 
     def __init__(
@@ -63,8 +63,10 @@ class GroupedSample:
         capacity: int,
         device: torch.device,
         with_requests: bool = False,
+        own: int = 0,
         scores: int = 0,
     ) -> None:
+        """T, V, the rows to keep, and m as `own`."""
         self.capacity = capacity
         self._with_requests = with_requests
         self.level = 0
@@ -77,6 +79,7 @@ class GroupedSample:
             "labels": torch.empty(0, tasks, dtype=torch.uint8, device=device),
             "value_logits": torch.empty(0, values, dtype=torch.float32, device=device),
             "value_labels": torch.empty(0, values, dtype=torch.float32, device=device),  # NaN: does not count
+            "own": torch.empty(0, own, dtype=torch.float32, device=device),
             "weight": torch.empty(0, dtype=torch.float32, device=device),
             "scenario": torch.empty(0, dtype=torch.int16, device=device),
         }
@@ -95,9 +98,10 @@ class GroupedSample:
         scenario: Tensor,
         group: Tensor | None,
         request: Tensor | None = None,
+        own: Tensor | None = None,
         scores: Tensor | None = None,
     ) -> None:
-        """Keep rows of the binary tasks and of those with values; weight [B], scenario [B], group and request [B] int64, and
+        """Keep rows of the binary and of the other tasks; weight [B], scenario [B], group and request [B] int64, own [B, m], and
         scores [B, S]."""
         self._grouped_batches += group is not None
         group = request if group is None else group
@@ -112,6 +116,7 @@ class GroupedSample:
             "labels": (binary.labels > 0.5).to(torch.uint8).masked_fill(~counted, MISSING),
             "value_logits": values.logits,
             "value_labels": values.labels.float().masked_fill(~(values.counted & values.logits.isfinite()), torch.nan),
+            "own": weight.new_empty(len(weight), 0) if own is None else own,
             "weight": weight.float(),
             "scenario": scenario.to(torch.int16),
         }

@@ -1,6 +1,6 @@
-"""What the sample of complete groups adds to the reports: GAUC, the metrics of requests, and the intervals of all metrics.
+"""What the sample of complete groups adds to the reports: GAUC, the metrics of requests and of order, and the intervals of all.
 
-Shapes: N rows of the sample, G groups in a part of it.
+Shapes: N rows of the sample, G groups in a part of it, m metrics of a task that are means (`TaskKind.own`).
 """
 
 from collections.abc import Callable
@@ -11,15 +11,25 @@ import torch
 from torch import Tensor
 
 from raymtl.config.metrics import METRICS
+from raymtl.config.task_kinds import KINDS, Binary, Values
 from raymtl.config.tasks import Task
 from raymtl.objectives.metrics import intervals
 from raymtl.objectives.metrics.binary import binary_effects, binary_sums
 from raymtl.objectives.metrics.grouped import INTERVAL_ROWS, LEVELS, MISSING, grouped_auc, hash_limit
+from raymtl.objectives.metrics.intervals import ratio_effects
+from raymtl.objectives.metrics.ordered import average_precision, concordance, decile_error, gini
 from raymtl.objectives.metrics.ranked import CUTOFFS, rank_requests
 from raymtl.objectives.metrics.values import value_effects, value_sums
+from raymtl.objectives.tasks import TaskObjective, objective_of
 from raymtl.words import count_of
 
 Report = dict[str, Any]
+_Ordered = tuple[float | None, Tensor | None]
+"""A metric of order, and the effects [G] of the groups on it; None: no interval."""
+ORDER_METRICS = ("pr_auc", "concordance", "gini", "decile_error")
+"""The metrics of `ordered.py`."""
+_RANKED = {kind.name for kind in KINDS if issubclass(kind, Binary | Values)}
+"""Kinds whose labels are gains, or events, of a ranking."""
 
 
 @dataclass(frozen=True)
@@ -34,6 +44,8 @@ class _Part:
     weight: Tensor
     request: Tensor | None
     """Index of each row's request, from 0 on; None: no requests."""
+    own: Tensor | None = None
+    """[n, m] the task's own metrics of each row."""
 
     @property
     def rows(self) -> int:
@@ -45,7 +57,10 @@ class _Part:
 
     def sum_by_group(self, terms: Callable[[Tensor, Tensor, Tensor], Tensor]) -> Tensor:
         """Sums [G, …] of the terms of the rows, computed from logits, labels, and weights."""
-        values = terms(self.logits, self.labels, self.weight)
+        return self.by_group(terms(self.logits, self.labels, self.weight))
+
+    def by_group(self, values: Tensor) -> Tensor:
+        """Sums [G, …] of values [n, …] of the rows."""
         if self.groups == self.rows:
             return values
         return values.new_zeros(self.groups, *values.shape[1:]).index_add_(0, self.index, values)
@@ -80,31 +95,35 @@ class Sample:
             labels = rows["labels"][:, column]
             return self._part(rows, scenario, rows["logits"][:, column], labels, labels != MISSING)
 
-        return self._complete(reports, part_of, _binary_effects)
+        return self._complete(reports, part_of, _binary_effects, _binary_order)
 
-    def complete_values(self, column: int, task: Task, reports: list[Report]) -> dict[str, list[float]]:
-        """The same of a count or real task."""
+    def complete_values(self, column: int, own: slice, task: Task, reports: list[Report]) -> dict[str, list[float]]:
+        """The same of a task that is not binary, whose own metrics are `own` among those of all."""
+        kind = objective_of(task)
 
         def part_of(rows: dict[str, Tensor], scenario: int) -> _Part:
             labels = rows["value_labels"][:, column]
-            return self._part(rows, scenario, rows["value_logits"][:, column], labels, ~labels.isnan())
+            terms = rows["own"][:, own] if own.stop > own.start else None
+            return self._part(rows, scenario, rows["value_logits"][:, column], labels, ~labels.isnan(), terms)
 
         def effects_of(part: _Part) -> dict[str, Tensor]:
-            return value_effects(part.sum_by_group(lambda x, y, w: value_sums(x, y, w, task)), task)
+            return _value_effects(part, kind)
 
-        return self._complete(reports, part_of, effects_of)
+        return self._complete(reports, part_of, effects_of, lambda part: _value_order(part, kind))
 
     def _complete(
         self,
         reports: list[Report],
         part_of: Callable[[dict[str, Tensor], int], _Part],
         effects_of: Callable[[_Part], dict[str, Tensor]],
+        order_of: Callable[[_Part], dict[str, _Ordered]],
     ) -> dict[str, list[float]]:
         folded: dict[str, list[float]] = {}
         for scenario, report in enumerate(reports, -1):
             whole = part_of(self._rows, scenario)
             part = whole if self._few is self._rows else part_of(self._few, scenario)
             found = {name: (effects, part) for name, effects in (effects_of(part) if part.rows else {}).items()}
+            found |= {name: (effects, part) for name, effects in self._complete_order(report, part, order_of).items()}
             if "auc" in report:
                 gauc_effects = self._complete_gauc(report, whole)
                 found |= {"gauc": (gauc_effects, whole)} if gauc_effects is not None else {}
@@ -115,7 +134,8 @@ class Sample:
             for name, (effects, its) in found.items():
                 if report[name] is None:
                     continue
-                share = its.rows / report["count"]
+                # A metric that is measured on the sample is as uncertain as the sample, others as all rows
+                share = 1.0 if name in ORDER_METRICS else its.rows / report["count"]
                 if pair := intervals.interval(name, report[name], effects, its.groups, share):
                     report["intervals"][name] = list(pair)
                 else:
@@ -125,7 +145,15 @@ class Sample:
             report["interval_null_reason"] = self._why_none(part, missing)
         return folded
 
-    def _part(self, rows: dict[str, Tensor], scenario: int, logits: Tensor, labels: Tensor, counted: Tensor) -> _Part:
+    def _part(
+        self,
+        rows: dict[str, Tensor],
+        scenario: int,
+        logits: Tensor,
+        labels: Tensor,
+        counted: Tensor,
+        terms: Tensor | None = None,
+    ) -> _Part:
         pick = (counted if scenario < 0 else counted & (rows["scenario"] == scenario)).nonzero().squeeze(1)
         group = rows["group"][pick]
         index = torch.arange(len(pick), device=pick.device)
@@ -137,7 +165,29 @@ class Sample:
             request = opens.cumsum(0)
         if self._sorted:
             group, index = torch.unique_consecutive(group, return_inverse=True)
-        return _Part(index, group, logits[pick], labels[pick], rows["weight"][pick], request)
+        terms = None if terms is None else terms[pick]
+        return _Part(index, group, logits[pick], labels[pick], rows["weight"][pick], request, terms)
+
+    def _complete_order(
+        self, report: Report, part: _Part, order_of: Callable[[_Part], dict[str, _Ordered]]
+    ) -> dict[str, Tensor]:
+        """Complete a report by its metrics of order, or by the reason why there are none, and return the effects of groups."""
+        found = order_of(part)
+        reason = report["null_reason"]
+        if found and reason is None and not part.rows:
+            reason = "no row of this slice is in the sample"
+        report |= {name: value if reason is None else None for name, (value, _) in found.items()}
+        if found:
+            nulls = [name for name, (value, _) in found.items() if value is None]
+            if reason is None and nulls:
+                reason = f"{' and '.join(nulls)}: the labels of {count_of(part.rows, 'row')} are all the same"
+            report["order_sampled_share"] = part.rows / report["count"] if part.rows else None
+            report["order_null_reason"] = reason
+        return {
+            name: effects
+            for name, (value, effects) in found.items()
+            if effects is not None and report[name] is not None
+        }
 
     def _complete_gauc(self, report: Report, part: _Part) -> Tensor | None:
         """Complete a report by its GAUC, or by the reason why there is none, and return the effects of the groups on it."""
@@ -160,6 +210,8 @@ class Sample:
     def _complete_ranked(self, report: Report, part: _Part) -> dict[str, Tensor]:
         """Complete a report by the metrics of its requests, or by the reason why there are none, and return the effects of the
         groups on them."""
+        if report["kind"] not in _RANKED:
+            return {}
         binary = "auc" in report
         names = [*CUTOFFS, *(["mrr"] if binary else [])]
         reason = report["null_reason"] or _why_unranked(part)
@@ -187,6 +239,33 @@ class Sample:
             what = "group" if self._grouped else "request" if self._with_requests else "row"
             return f"{count_of(part.groups, what)}, fewer than {intervals.MIN_GROUPS}"
         return f"too few distinct rows for {', '.join(METRICS[name].label for name in missing)}"
+
+
+def _value_effects(part: _Part, kind: TaskObjective) -> dict[str, Tensor]:
+    effects = {}
+    if issubclass(kind.kind, Values):
+        effects = value_effects(part.sum_by_group(lambda x, y, w: value_sums(x, y, w, kind)))
+    if part.own is not None:
+        w = part.weight.double()
+        above, below = part.by_group(w.unsqueeze(1) * part.own.double()), part.by_group(w)
+        effects |= {name: ratio_effects(column, below) for name, column in zip(kind.kind.own, above.T, strict=True)}
+    return {name: effect for name, effect in effects.items() if name not in kind.kind.without}
+
+
+def _value_order(part: _Part, kind: TaskObjective) -> dict[str, _Ordered]:
+    if not issubclass(kind.kind, Values):
+        return {}
+    rows = part.logits, part.labels, part.weight, part.index, part.groups
+    found: dict[str, _Ordered] = {"concordance": concordance(*rows)}
+    if "gini" not in kind.kind.without:
+        found["gini"] = gini(*rows)
+        predictions = kind.predict(part.logits.double())
+        found["decile_error"] = decile_error(part.logits, predictions, part.labels, part.weight), None
+    return found
+
+
+def _binary_order(part: _Part) -> dict[str, _Ordered]:
+    return {"pr_auc": average_precision(part.logits, part.labels == 1, part.weight, part.index, part.groups)}
 
 
 def _binary_effects(part: _Part) -> dict[str, Tensor]:

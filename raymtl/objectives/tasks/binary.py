@@ -18,8 +18,8 @@ class BinaryObjective(TaskObjective):
     def loss(self, logit: Tensor, label: Tensor) -> Tensor:
         return F.binary_cross_entropy_with_logits(logit, label, reduction="none")
 
-    def predict(self, logit: Tensor) -> Tensor:
-        return torch.sigmoid(logit)
+    def predict(self, score: Tensor) -> Tensor:
+        return torch.sigmoid(score)
 
     def start_logit(self, base_rate: float) -> float:
         rate = _inside(base_rate)

@@ -1,17 +1,17 @@
 """`kind: count`: how often something happens."""
 
 import math
+from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from raymtl.config.task_kinds import Count
-from raymtl.objectives.tasks.base import MIN_RATE, TaskObjective
+from raymtl.objectives.tasks.base import MAX_LOG, MIN_RATE, TaskObjective
 
 TANGENT_FROM = 15.0
 """Log of the count, e^15 ≈ 3.3 million, above which the loss of a smaller label is linear: exp would let one row rule it."""
-MAX_LOG_COUNT = 80.0
-"""Largest log of a predicted count; exp of 88.8 no longer fits a 32-bit float."""
 
 
 class CountObjective(TaskObjective):
@@ -32,8 +32,8 @@ class CountObjective(TaskObjective):
         """Without log y! the loss has its least at λ = y, where it is y - y·log y, mostly negative."""
         return label - torch.xlogy(label, label)
 
-    def predict(self, logit: Tensor) -> Tensor:
-        return torch.exp(logit.clamp(max=MAX_LOG_COUNT))
+    def predict(self, score: Tensor) -> Tensor:
+        return torch.exp(score.clamp(max=MAX_LOG))
 
     def start_logit(self, base_rate: float) -> float:
         return math.log(max(base_rate, MIN_RATE))
@@ -42,15 +42,19 @@ class CountObjective(TaskObjective):
         """The gradient of a row is λ - y, of the order of the mean count."""
         return max(base_rate, 1.0)
 
-    def deviance(self, logit: Tensor, label: Tensor) -> Tensor:
-        return _deviance(logit.clamp(max=MAX_LOG_COUNT), label)
+    def terms(self, logit: Tensor, label: Tensor) -> Tensor:
+        """The Poisson deviance, and that of the mean 1."""
+        found = _deviance(logit.clamp(max=MAX_LOG), label), _deviance(torch.zeros_like(label), label)
+        return torch.stack(found, -1)
 
-    def constant_deviance(self, mean: float, at_zero: float) -> float:
+    def details(self, means: Sequence[float], mean_label: float) -> dict[str, Any]:
         """D(m) = D(1) − 2·(m·log m − m + 1), at least 0."""
-        return max(0.0, at_zero - 2 * ((mean * math.log(mean) if mean > 0 else 0.0) - mean + 1))
+        m = mean_label
+        best = means[1] - 2 * ((m * math.log(m) if m > 0 else 0.0) - m + 1)
+        return {"constant_poisson_deviance": max(0.0, best)}
 
-    def truth_deviance(self, truth: Tensor, label: Tensor) -> Tensor:
-        return _deviance(truth.clamp(min=1e-12).log(), label)
+    def truth_terms(self, truth: Tensor, label: Tensor) -> Tensor:
+        return _deviance(truth.clamp(min=1e-12).log(), label).unsqueeze(-1)
 
 
 def _deviance(log_mean: Tensor, y: Tensor) -> Tensor:

@@ -6,10 +6,7 @@ import torch
 from torch import Tensor
 
 from raymtl.config.task_kinds import BaseRate, LogReal, Real
-from raymtl.objectives.tasks.base import TaskObjective
-
-MAX_LOG_REAL = 80.0
-"""Largest log of a `log1p` prediction; exp of 88.8 no longer fits a 32-bit float."""
+from raymtl.objectives.tasks.base import MAX_LOG, TaskObjective
 
 
 class RealObjective(TaskObjective):
@@ -25,8 +22,8 @@ class RealObjective(TaskObjective):
     def loss(self, logit: Tensor, label: Tensor) -> Tensor:
         return (logit - label).square()
 
-    def predict(self, logit: Tensor) -> Tensor:
-        return logit
+    def predict(self, score: Tensor) -> Tensor:
+        return score
 
     def start_logit(self, base_rate: float) -> float:
         return base_rate
@@ -47,8 +44,8 @@ class LogRealObjective(RealObjective):
     def loss(self, logit: Tensor, label: Tensor) -> Tensor:
         return (logit - label.log1p()).square()
 
-    def predict(self, logit: Tensor) -> Tensor:
-        return torch.expm1(logit.clamp(0.0, MAX_LOG_REAL))
+    def predict(self, score: Tensor) -> Tensor:
+        return torch.expm1(score.clamp(0.0, MAX_LOG))
 
     def start_logit(self, base_rate: float) -> float:
         return math.log1p(base_rate)

@@ -9,6 +9,7 @@ thread, random inputs, the configurations of jobs/conf.
 import argparse
 import json
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +24,8 @@ from raymtl.models.ranker import build_ranker
 
 CONF = Path(__file__).parents[3] / "jobs" / "conf"
 STEPS = 20
+IDS = 10
+"""Values of an attribute that a search compares: each has two steps."""
 
 
 def _lstm(x: Any, w_input: Any, w_state: Any, *args: Any, out_shape: Any = None, **kwargs: Any) -> int:
@@ -45,10 +48,12 @@ _MORE = {  # CPU kernels that torch's counter does not know
 }
 
 
-def inputs(spec: InputSpec, rows: int) -> ModelInput:
+def inputs(spec: InputSpec, rows: int, compared: Sequence[str] = ()) -> ModelInput:
+    """Random inputs, with IDs of the features that the sequence slot compares."""
     lengths = torch.randint(0, STEPS + 1, (rows,))
     mask = (torch.arange(STEPS) < lengths.unsqueeze(1)).unsqueeze(-1)
     sequences = {n: ((torch.randn(rows, STEPS, d) * mask).requires_grad_(), lengths) for n, d in spec.sequences.items()}
+    ids = {n: torch.randint(0, IDS, (rows, STEPS) if n in sequences else (rows,)) for n in compared}
     return ModelInput(
         torch.randn(rows, sum(spec.pooled.values()), requires_grad=True),
         torch.randn(rows, len(spec.dense)),
@@ -56,6 +61,7 @@ def inputs(spec: InputSpec, rows: int) -> ModelInput:
         torch.randn(rows, sum(spec.bias.values()), requires_grad=True) if spec.bias else None,
         torch.ones(rows, dtype=torch.bool),
         torch.randint(0, max(spec.scenarios, 1), (rows,)),
+        {n: torch.where(mask.squeeze(2), i, -1) if n in sequences else i for n, i in ids.items()},
     )
 
 
@@ -63,7 +69,7 @@ def measure(config: Config, rows: int, repeats: int) -> dict[str, Any]:
     torch.manual_seed(0)
     spec = describe_lookup(config).spec
     ranker = build_ranker(config.model, config.active_tasks(), spec, {})
-    batch = inputs(spec, rows)
+    batch = inputs(spec, rows, ranker.sequence.compares)
 
     def step() -> None:
         ranker(batch).square().mean().backward()

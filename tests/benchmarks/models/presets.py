@@ -25,7 +25,7 @@ from tests.benchmarks.training.inprocess import train
 ROOT = Path(__file__).parents[3]
 PRESETS = [
     *("single_task", "shared_bottom", "zhihu", "mmoe", "ple", "aitm", "esmm", "esm2", "meituan", "youtube", "nfwfm"),
-    *("dupn", "dtrn", "m2m"),
+    *("pepnet", "dupn", "dtrn", "m2m"),
 ]
 LABELS = ("click", "cart", "buy")
 TRUTH = {"click": "p_click", "cart": "p_cart", "buy": "p_buy"}

@@ -102,7 +102,7 @@ def judge_funnel(columns: Columns, rows: np.ndarray | None = None) -> dict[str, 
 
 def judge_conversion(columns: Columns) -> dict[str, float]:
     """P(buy | click) on all impressions, on the clicked ones, and on the half of them that is least likely clicked."""
-    truth = columns["p_buy"] / columns["p_click"]
+    truth = columns["p_buy_if_clicked"] if "p_buy_if_clicked" in columns else columns["p_buy"] / columns["p_click"]
     score = columns["cvr" if "cvr" in columns else "conversion"]
     places = {
         "all": np.ones(len(truth), bool),
@@ -226,6 +226,16 @@ def scenarios(feed: float, search: float, live: float, rate: float = 1.0) -> lis
     return [{"name": n, "share": s, "click_rate": r * rate} for (n, s), r in zip(shares.items(), rates, strict=True)]
 
 
+def escm2(**loss: Any) -> Values:
+    return {"preset": "esmm", "conversion_loss": loss}
+
+
+ESCM2: dict[str, Values] = {
+    "esmm, clicked rows too": {"weight": 1.0},
+    "escm2-ips": {"weight": 1.0, "min_propensity": 0.05},
+}
+
+
 def selection(logs: Values) -> Case:
     return Case(
         logs=logs,
@@ -233,9 +243,10 @@ def selection(logs: Values) -> Case:
             "clicked rows, alone": Variant(APART, tasks=conversion(click_weight=0.0)),
             "clicked rows, with the click": Variant(APART, tasks=conversion(click_weight=1.0)),
             "esmm": Variant({"preset": "esmm"}, tasks=click_and_buy()),
+            **{name: Variant(escm2(**loss), tasks=click_and_buy()) for name, loss in ESCM2.items()},
         },
         judge=judge_conversion,
-        truth=("p_click", "p_buy", "click"),
+        truth=("p_click", "p_buy", "click", *(["p_buy_if_clicked"] if "hidden_intent" in logs else [])),
     )
 
 
@@ -255,6 +266,7 @@ CASES: dict[str, Case] = {
     "esmm, rare clicks": selection(
         {"scenarios": scenarios(0.6, 0.3, 0.1, rate=0.2), "cart_rate": 0.012, "buy_rate": 0.006}
     ),
+    "esmm, hidden intent": selection({"hidden_intent": 1.0}),
     "position": Case(
         logs={},
         variants={

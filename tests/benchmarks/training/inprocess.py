@@ -90,7 +90,7 @@ def train(config: Config, threads: int = 1, extra: Iterable[str] = ()) -> dict[s
 def predict(built: TrainState, config: Config, plan: Plan, extra: Iterable[str]) -> dict[str, np.ndarray]:
     """Predictions on every row of the plan, in order."""
     ranker = built.model.module.head.ranker
-    names = [*ranker.tasks, *ranker.derived]
+    names = ranker.outputs.names
     found: list[torch.Tensor] = []
     columns: dict[str, list[np.ndarray]] = {name: [] for name in extra}
     seen: list[pa.Table] = []

@@ -1,0 +1,1 @@
+"""Recalibration of probabilities: what is counted, the fits, and the map that a model applies."""

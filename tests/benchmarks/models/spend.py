@@ -1,0 +1,79 @@
+"""A spend that is 0 in 99 % of the rows, learned as every kind that fits: order and calibration against the true means.
+
+python -m tests.benchmarks.models.spend [--rows-per-day 50000] [--seeds 3] [--kinds ziln,count,log1p]
+
+Prints a table over seeds, which change the logs and the model: the normalised Gini coefficient, that of the true means, the sum
+of the predictions over the sum of the labels and over that of the true means, and the error by decile.
+"""
+
+import argparse
+import tempfile
+
+import numpy as np
+import torch
+
+from raymtl.config.load import load_config, section_from
+from raymtl.objectives.metrics.ordered import gini
+from raymtl.synth.spec import SynthSpec
+from raymtl.synth.write import write_logs
+from tests.benchmarks.training.inprocess import train
+
+KINDS = {
+    "ziln": "{kind: ziln, weight: 1.0",
+    "count": "{kind: count, weight: 0.1",
+    "log1p": "{kind: real, transform: log1p, weight: 0.1",
+    "watch_time": "{kind: watch_time, weight: 0.1",
+    "real": "{kind: real, weight: 0.1",
+}
+"""The start of a task; the weights make up for losses of different sizes."""
+_REST = ", label: spend, observed: buy_mature, truth: mean_spend}"
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--rows-per-day", type=int, default=50_000)
+    parser.add_argument("--evaluation-rows", type=int, default=100_000)
+    parser.add_argument("--days", type=int, default=4, help="the last one is for evaluation")
+    parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--kinds", default="ziln,count,log1p")
+    parser.add_argument("--set", action="append", default=[])
+    options = parser.parse_args()
+    print("| kind | seed | Gini | of the true means | sum / labels | sum / true means | decile error |")
+    print("|---|---|---|---|---|---|---|", flush=True)
+    for seed in range(options.seeds):
+        with tempfile.TemporaryDirectory() as folder:
+            values = {
+                "rows_per_day": options.rows_per_day,
+                "last_day_rows": options.evaluation_rows,
+                "days": options.days,
+                "users": 5_000,
+                "items": 1_000,
+                "seed": seed,
+            }
+            spec = section_from(SynthSpec, values, ["spend=true", "buy_rate=0.01"], "the logs")
+            summary = write_logs(spec, f"{folder}/logs")
+            for name in options.kinds.split(","):
+                tasks = [f"tasks.amount={KINDS[name]}{_REST}", "tasks_subset=[click, cart, buy, amount]"]
+                sets = [*tasks, f"train.seed={seed}", "train.precision=fp32", "train.workers=1", *options.set]
+                result = train(load_config(summary.config, sets), extra=["mean_spend", "spend"])
+                print(row(name, seed, result), flush=True)
+
+
+def row(name: str, seed: int, result: dict) -> str:
+    report, found = result["metrics"]["tasks"]["amount"], result["predictions"]
+    predicted, truth, label = (found[key].astype(np.float64) for key in ("amount", "mean_spend", "spend"))
+    seen = ~np.isnan(label)
+    rows = torch.from_numpy(label[seen])
+    best, _ = gini(torch.from_numpy(truth[seen]), rows, torch.ones_like(rows), torch.arange(len(rows)), len(rows))
+    cells = [with_half(report, "gini"), f"{best:.3f}", with_half(report, "calibration")]
+    cells += [f"{predicted[seen].sum() / truth[seen].sum():.3f}", f"{report['decile_error']:.3f}"]
+    return f"| {name} | {seed} | {' | '.join(cells)} |"
+
+
+def with_half(report: dict, metric: str) -> str:
+    low, high = report["intervals"][metric]
+    return f"{report[metric]:.3f} ± {(high - low) / 2:.3f}"
+
+
+if __name__ == "__main__":
+    main()
