@@ -2,9 +2,9 @@
 
 CENSUS=FOLDER python scripts/notebook.py [--write] [--folder DIR]
 
-A cell is a block `bash` or `python`; all python cells share one namespace, and `$CENSUS` is the folder with the census files. The
-block `text` that follows a cell is its output. Without `--write` the outputs are only compared by their structure (`shape`),
-which does not depend on numbers; any difference ends the script with 1. A cell that fails ends it at once.
+A cell is a block `bash` or `python`; all python cells share one namespace, and `$CENSUS` is the folder of the census files. The
+block `text` after a cell is its output. Without `--write` the outputs are only compared by their structure (`shape`), which
+does not depend on numbers; any difference ends the script with 1. A cell that fails ends it at once.
 """
 
 import argparse

@@ -4,6 +4,7 @@ import pytest
 import torch
 
 from raymtl.models.inputs import InputSpec, ModelInput
+from raymtl.models.sequences.din import DINSequence
 from raymtl.models.sequences.dupn import DUPNSequence
 from raymtl.models.sequences.pooled import PooledSequence
 from raymtl.models.sequences.steps import Behaviours
@@ -52,6 +53,23 @@ def test_the_mean_of_the_steps_has_the_mean_of_their_numbers() -> None:
     gap = given.sequences["gap"][0]
     assert found.shape == (2, slot.width) == (2, 9)
     torch.testing.assert_close(found[:, 4], torch.tensor([gap[0, :3].mean(), 0.0]))
+
+
+@pytest.mark.parametrize("search", [None, {"items": "item"}])
+def test_din_reads_the_numbers_of_its_steps(search) -> None:
+    tables = {"item": "item", "items": "item"}
+    spec = InputSpec(
+        pooled={"text": 3, "item": 2}, sequences={"items": 2, "gap": 1}, numbers={"gap": "items"}, tables=tables
+    )
+    slot = DINSequence(Context({}, spec, heads=1), target=["text", "item"], hidden=[4], softmax=True, search=search)
+    assert slot.reads == ("items", "gap")
+    assert slot.width == 3
+    steps, numbers = torch.randn(1, 3, 2), torch.tensor([[[1.0], [2.0], [0.0]]])
+    lengths = torch.tensor([2])
+    ids = {"items": torch.tensor([[7, 7, -1]]), "item": torch.tensor([7])}
+    given = ModelInput(torch.randn(1, 5), torch.zeros(1, 0), {"items": (steps, lengths), "gap": (numbers, lengths)})
+    given.ids = ids
+    assert 1.0 < slot(given)[0, 2].item() < 2.0  # a mean of 1 and 2
 
 
 def test_dupn_takes_numbers_as_content_or_as_properties() -> None:

@@ -57,6 +57,7 @@ def test_programs_predict_what_evaluation_does(version: Version, made: Any, tmp_
         np.testing.assert_allclose(found, expected, rtol=0, atol=1e-6)
 
 
+@pytest.mark.timeout(900)  # a compiler on a busy machine
 @pytest.mark.parametrize("form", ["onnx", "aoti"])
 def test_other_formats_compute_the_curves(form: Any, tmp_path: Path) -> None:
     """Of the calibrator alone, since the rest of the model takes minutes; curves of scenarios need the most operations."""

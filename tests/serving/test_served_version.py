@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 import torch
 
+from raymtl.config.load import config_from_dict
 from raymtl.data.ids.id_map_lookup import IdLookup
 from raymtl.data.writing import OutputFolder
 from raymtl.errors import VersionError
@@ -23,6 +24,7 @@ from raymtl.serving.tables import make_table
 from raymtl.serving.version import Version, open_version, read_dense, read_id_map, read_table
 from raymtl.storage import folder
 from raymtl.storage.object_store import Store
+from tests.helpers.exported_programs import predictions
 from tests.helpers.served_version import ITEM_SIDE, USER_SIDE, publish_version, raw_features, served_config, write_logs
 
 FP16_BOUND, INT8_BOUND = 1e-3, 2e-2
@@ -70,6 +72,27 @@ def test_scoring_predicts_what_evaluation_does(
     np.testing.assert_allclose(found, expected, rtol=0, atol=1e-6)
     assert expected.std(0).min() > 0.01
     assert users < 120 if split else users == 300
+
+
+def test_a_search_finds_what_it_finds_in_evaluation(tmp_path: Path) -> None:
+    """DIN over the steps with the candidate's ID: in scoring, in programs, and where the tables are files."""
+    write_logs(tmp_path)
+    raw = served_config(tmp_path).model_dump(mode="json")
+    raw["features"]["user"]["side"] = "user"
+    # Weights that sum to 1: with embeddings of N(0, 1) others give logits whose rounding alone exceeds 1e-6
+    search = {"type": "din", "target": ["item"], "hidden": [4], "softmax": True, "search": {"history": "item"}}
+    raw["model"] |= {"preset": "din", "sequence": {**search, "search_steps": 2}}
+    raw["tables"]["item"] |= {"rows": 3, "id_space": "hash"}  # so that steps have the candidate's ID
+    expected = publish_version(tmp_path, config_from_dict(raw))
+    version = open_version(str(tmp_path / "store"))
+    for split in (True, False):
+        found, _ = scored(version, tmp_path, 300, split)
+        np.testing.assert_allclose(found, expected, rtol=0, atol=1e-6)
+    for files in (False, True):
+        folder = tmp_path / f"programs-{files}"
+        facts = export_version(version, str(folder), "none", table_files=files)
+        for found in predictions(folder, facts, raw_features(tmp_path)):
+            np.testing.assert_allclose(found, expected, rtol=0, atol=1e-6)
 
 
 def sided(raw: dict[str, torch.Tensor], names: list[str]) -> dict[str, torch.Tensor]:

@@ -9,7 +9,7 @@ from raymtl.errors import ConfigError
 from raymtl.models.inputs import InputSpec, ModelInput, Pick
 from raymtl.models.layers import MLP, full_precision, glorot_
 from raymtl.models.registry import register
-from raymtl.models.sequences.steps import in_chunks, rows_per_chunk, side_by_side
+from raymtl.models.sequences.steps import Behaviours, in_chunks, rows_per_chunk, side_by_side
 from raymtl.models.slots import Context, TargetAwareSequenceSlot
 
 PRODUCT_SCALE = 20.0
@@ -49,7 +49,7 @@ class DINSequence(TargetAwareSequenceSlot):
     ):
         super().__init__()
         spec = context.spec
-        groups = behaviours or {name: [name] for name in spec.sequences}
+        groups = Behaviours(spec, behaviours).groups
         self._target = Pick(spec, target)
         self._histories = [
             _History(name, features, spec, target, (search or {}).get(name)) for name, features in groups.items()
@@ -109,7 +109,8 @@ class _History:
         for feature in target:
             ends[spec.tables.get(feature)] = end, feature
             end += spec.pooled[feature]
-        partners = {f: ends[spec.tables[f]] for f in features if spec.tables.get(f) in ends}
+        own = {f: spec.tables[f] for f in features if f in spec.tables}  # numbers of the steps have no table
+        partners = {f: ends[table] for f, table in own.items() if table in ends}
         if not partners:
             raise ConfigError(
                 f"model.sequence is `din`, but no feature of the behaviour `{name}` reads the table of a feature in "
@@ -117,11 +118,11 @@ class _History:
             )
         self.features = [*partners, *(f for f in features if f not in partners)]
         self.width = sum(spec.sequences[f] for f in features)
-        self.compared = [first + n for first, own in partners.values() for n in range(spec.pooled[own])]
+        self.compared = [first + n for first, of in partners.values() for n in range(spec.pooled[of])]
         """Columns of the target that belong to the first columns of a step."""
         self.candidate = candidate
         """The candidate's feature whose ID the steps must have; None: all steps are attended to."""
-        shared = [f for f in features if candidate is not None and spec.tables[f] == spec.tables[candidate]]
+        shared = [f for f, table in own.items() if candidate is not None and table == spec.tables[candidate]]
         self.attribute = shared[0] if shared else None
         """The feature of the steps with that ID."""
 
