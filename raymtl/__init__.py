@@ -18,6 +18,7 @@ if TYPE_CHECKING:
         score,
         train,
         tune,
+        tune_score,
     )
 
 __version__ = "0.1.0"
@@ -36,6 +37,7 @@ __all__ = [
     "score",
     "train",
     "tune",
+    "tune_score",
 ]
 
 

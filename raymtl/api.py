@@ -22,7 +22,15 @@ if TYPE_CHECKING:
     from raymtl.daily.record import Record
     from raymtl.model_store.manifest import Manifest
     from raymtl.model_store.store import Difference, Listed, Removed
-    from raymtl.results import EvaluateResult, ExplainResult, ExportResult, ScoreResult, TrainResult, TuneResult
+    from raymtl.results import (
+        EvaluateResult,
+        ExplainResult,
+        ExportResult,
+        ScoreResult,
+        ScoreSearchResult,
+        TrainResult,
+        TuneResult,
+    )
     from raymtl.storage.object_store import Store
 
 Path = str | PathLike[str]
@@ -240,6 +248,10 @@ def score(
     cpus_per_worker: int = 1,
     gpu: bool = False,
     batch_rows: int = 4096,
+    formulas: Path | None = None,
+    top: int | None = None,
+    per: str | None = None,
+    by: str | None = None,
     allow_custom: bool = False,
     address: str | None = None,
     progress: bool = True,
@@ -258,13 +270,19 @@ def score(
         cpus_per_worker: CPUs and threads of each.
         gpu: give each process a GPU.
         batch_rows: rows that the model takes at a time.
+        formulas: a YAML file with a `score` section in place of the version's.
+        top: write only this many rows of each list of a day, the best ones, with their `rank`; None: all rows.
+        per: with `top`, the column that names the list of a row; None: `data.request`, else `data.group`.
+        by: with `top`, the column of the output to rank by, such as `score_value`; None: that of the only formula.
         allow_custom: import the classes that the version's slots of `type: custom` name: its code runs.
         address: as for `train`.
         progress: print how far the scoring has come.
     """
+    if top is None and (per or by):
+        raise ConfigError("--per and --by say which rows are the best; set --top K too, or remove them")
     chosen = day_range(days) if isinstance(days, str) else days
     say = _speaker(progress, "checking the version and the data")
-    from raymtl.serving.score import Pool
+    from raymtl.serving.score import Best, Pool
     from raymtl.serving.score import score as run
 
     with _count("rows scored", progress) as count:
@@ -278,10 +296,67 @@ def score(
             pool=Pool(workers, cpus_per_worker, gpu, batch_rows),
             address=address,
             allow_custom=allow_custom,
+            formulas=None if formulas is None else fspath(formulas),
+            best=None if top is None else Best(top, per, by),
             progress=count,
             notify=say,
         )
     return cast("ScoreResult", result)
+
+
+def tune_score(
+    version: Path,
+    data: Path,
+    out: Path,
+    days: "str | DayRange | None" = None,
+    *,
+    formulas: Path | None = None,
+    formula: str | None = None,
+    trials: int = 2000,
+    seed: int = 0,
+    workers: int | None = None,
+    allow_custom: bool = False,
+    address: str | None = None,
+    progress: bool = True,
+) -> "ScoreSearchResult":
+    """Search the exponents, weights or edges of a formula of `score` on a version's predictions, without training.
+
+    Args:
+        version: as for `score`.
+        data: logs with the labels of `score.gain`, of days that the version was not trained on.
+        out: folder or URL to write to; it keeps the predictions, which a later call reads.
+        days: as for `score`.
+        formulas: as for `score`.
+        formula: the formula to search; None: the only one.
+        trials: formulas to try.
+        seed: of the search, and of the halves of the users to fit and to judge on.
+        workers: processes that predict; None: as many as fit on the cluster.
+        allow_custom: as for `score`.
+        address: as for `train`.
+        progress: print how far the search has come.
+    """
+    chosen = day_range(days) if isinstance(days, str) else days
+    say = _speaker(progress, "checking the version and the data")
+    from raymtl.serving.score import Pool
+    from raymtl.tuning.score.run import tune_score as run
+
+    with _count("formulas tried", progress) as count:
+        result = run(
+            fspath(version),
+            fspath(data),
+            fspath(out),
+            days=chosen,
+            formulas=None if formulas is None else fspath(formulas),
+            formula=formula,
+            trials=trials,
+            seed=seed,
+            pool=Pool(workers),
+            address=address,
+            allow_custom=allow_custom,
+            progress=count,
+            notify=say,
+        )
+    return cast("ScoreSearchResult", result)
 
 
 def export(
@@ -291,6 +366,7 @@ def export(
     quantize: Literal["none", "fp16", "int8"] = "none",
     format: Literal["torch", "aoti", "onnx"] = "torch",
     table_files: bool = False,
+    formulas: Path | None = None,
     allow_custom: bool = False,
 ) -> "ExportResult":
     """Write a published version as programs that take raw IDs.
@@ -301,12 +377,14 @@ def export(
         quantize: how the tables are stored.
         format: `torch` for `torch.export.load`, `aoti` for AOTInductor on CPUs like this one, or `onnx`.
         table_files: write the tables as files beside the programs, without holding a whole one in memory.
+        formulas: as for `score`.
         allow_custom: as for `score`.
     """
     from raymtl.serving.export import export_version
     from raymtl.serving.version import open_version
 
-    facts = export_version(open_version(fspath(version), allow_custom), fspath(out), quantize, format, table_files)
+    opened = open_version(fspath(version), allow_custom, None if formulas is None else fspath(formulas))
+    facts = export_version(opened, fspath(out), quantize, format, table_files)
     return cast("ExportResult", facts)
 
 

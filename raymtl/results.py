@@ -102,12 +102,38 @@ class ScoreResult(TypedDict):
     """Of a table."""
     keys: dict[str, str]
     predictions: list[str]
+    """Columns of predictions, and then of scores."""
+    formulas: dict[str, dict[str, Any]] | None
+    top: dict[str, Any] | None
+    """Which rows were kept; None: all."""
     rows: int
     users_computed: int
     scorer_seconds: float
     cpu_seconds: float
     files: list[dict[str, Any]]
     seconds: float
+
+
+class ScoreSearchResult(TypedDict):
+    """A finished search for a formula, as its `result.json` holds it; numbers are pairs with half their 95 % interval."""
+
+    version: str
+    formula: str
+    at: int
+    gain: dict[str, float]
+    tasks: list[str]
+    lists: dict[str, int]
+    """To fit on, to judge on, and of the randomised slice."""
+    users: dict[str, int]
+    trials: int
+    seconds: float
+    trials_per_minute: int
+    recommended: str
+    """`best` or `current`."""
+    formulas: dict[str, dict[str, Any]]
+    front: list[dict[str, Any]]
+    folder: str
+    report: str
 
 
 class ExportResult(TypedDict):

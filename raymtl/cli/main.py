@@ -6,7 +6,7 @@ import os
 import signal
 import sys
 from contextlib import suppress
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 import typer
 
@@ -333,6 +333,7 @@ def train(
 
     if result["metrics"]["eval"]:
         console.print(metric_table(result))
+        _show_scores(result["metrics"])
     run_dir = result["run_dir"]
     console.print(
         f"{count_of(result['rows_trained'], 'row')} trained, {result['rows_left_out']} left out, "
@@ -340,6 +341,13 @@ def train(
         f"run: {run_dir}\nnext: raymtl report {run_dir}"
     )
     finish(as_json, result)
+
+
+def _show_scores(metrics: Any) -> None:
+    from raymtl.reports.scores import score_table
+
+    if (table := score_table(metrics)) is not None:
+        console.print(table)
 
 
 @app.command()
@@ -355,6 +363,7 @@ def evaluate(
     from raymtl.reports.terminal import metric_table
 
     console.print(metric_table(result))
+    _show_scores(result["metrics"])
     console.print(f"checkpoint: {result['checkpoint']}")
     finish(as_json, result)
 

@@ -19,6 +19,10 @@ VersionOption = Annotated[
         help="Folder or URL of a published version, STORE/versions/ID; STORE alone means its current one.",
     ),
 ]
+Formulas = Annotated[
+    str | None,
+    typer.Option(metavar="FILE", help="A YAML file with a `score` section in place of the version's."),
+]
 AllowCustom = Annotated[
     bool,
     typer.Option("--allow-custom", help="Import and run the classes that the version's slots of `type: custom` name."),
@@ -48,6 +52,18 @@ def score(
     cpus_per_worker: Annotated[int, typer.Option(min=1, help="CPUs and threads of each.")] = 1,
     gpu: Annotated[bool, typer.Option("--gpu", help="Give each process a GPU.")] = False,
     batch_rows: Annotated[int, typer.Option(min=1, help="Rows of a model batch.")] = 4096,
+    formulas: Formulas = None,
+    top: Annotated[
+        int | None, typer.Option(min=1, metavar="K", help="Write only the best K rows of each list of a day.")
+    ] = None,
+    per: Annotated[
+        str | None,
+        typer.Option(metavar="COLUMN", help="With --top: names the list of a row; default: the request, or the group."),
+    ] = None,
+    by: Annotated[
+        str | None,
+        typer.Option(metavar="COLUMN", help="With --top: ranks, such as score_value; default: the only formula."),
+    ] = None,
     address: Address = None,
     allow_custom: AllowCustom = False,
     as_json: Json = False,
@@ -64,6 +80,10 @@ def score(
         cpus_per_worker=cpus_per_worker,
         gpu=gpu,
         batch_rows=batch_rows,
+        formulas=formulas,
+        top=top,
+        per=per,
+        by=by,
         allow_custom=allow_custom,
         address=address,
     )
@@ -94,11 +114,20 @@ def export(
             "--table-files", help="Write the tables as files beside the programs, never a whole one in memory."
         ),
     ] = False,
+    formulas: Formulas = None,
     allow_custom: AllowCustom = False,
     as_json: Json = False,
 ) -> None:
     """Write a published version as programs that take raw IDs: the full model, and its user part and item part."""
-    facts = api.export(version, out, quantize=quantize, format=form, table_files=table_files, allow_custom=allow_custom)
+    facts = api.export(
+        version,
+        out,
+        quantize=quantize,
+        format=form,
+        table_files=table_files,
+        formulas=formulas,
+        allow_custom=allow_custom,
+    )
     sizes = {name: program["bytes"] for name, program in facts["programs"].items()}
     sizes |= {
         f"table {n}": sum(file["bytes"] for file in table["files"]) for n, table in facts.get("tables", {}).items()

@@ -6,6 +6,7 @@ import typer
 
 from raymtl import api
 from raymtl.cli.options import Address, Gpu, Json, finish, load
+from raymtl.cli.serving import AllowCustom, Formulas, VersionOption
 from raymtl.errors import ConfigError
 from raymtl.telemetry.logs import terminal
 from raymtl.words import count_of
@@ -113,6 +114,62 @@ def report(folder: SearchFolder, as_json: Json = False) -> None:
 
     search, clock = open_search(folder)
     _show(search, write_result(search, search.trial_store.folder, clock), as_json)
+
+
+@app.command()
+def score(
+    version: VersionOption,
+    data: Annotated[str, typer.Option(metavar="PATH", help="Logs with labels, of days after the version's training.")],
+    out: Annotated[
+        str, typer.Option(metavar="OUT", help="Folder or URL to write to; the same folder reuses its predictions.")
+    ],
+    days: Annotated[
+        str | None, typer.Option(metavar="A..B", help="First and last day, or one day; default: all days.")
+    ] = None,
+    formulas: Formulas = None,
+    formula: Annotated[str | None, typer.Option(help="The formula to search; default: the only one.")] = None,
+    trials: Annotated[int, typer.Option(min=10, help="Formulas to try.")] = 2000,
+    seed: Annotated[int, typer.Option(min=0, help="Of the search, and of the users to fit and to judge on.")] = 0,
+    workers: Annotated[
+        int | None, typer.Option(min=1, help="Processes that predict; default: as many as the cluster has room for.")
+    ] = None,
+    address: Address = None,
+    allow_custom: AllowCustom = False,
+    as_json: Json = False,
+) -> None:
+    """Search exponents, weights or edges of a formula of `score` on a version's predictions, without training."""
+    result = api.tune_score(
+        version,
+        data,
+        out,
+        days,
+        formulas=formulas,
+        formula=formula,
+        trials=trials,
+        seed=seed,
+        workers=workers,
+        address=address,
+        allow_custom=allow_custom,
+    )
+    from raymtl.tuning.score.page import formula_text, with_half
+
+    best, current = result["formulas"]["best"], result["formulas"]["current"]
+    for label, entry in (("current", current), ("best", best)):
+        console.print(
+            f"{label}: value@{result['at']} {with_half(entry['value'])} with {formula_text(entry['formula'])}",
+            markup=False,
+            soft_wrap=True,
+        )
+    verdict = "beyond" if result["recommended"] == "best" else "within"
+    console.print(
+        f"difference: {with_half(best['difference'], signed=True)} on users not fitted on, {verdict} the noise; "
+        f"{result['trials']:,} trials, {result['trials_per_minute']:,} a minute",
+        markup=False,
+        soft_wrap=True,
+    )
+    console.print(f"report: {result['report']}", markup=False, soft_wrap=True)
+    console.print(f"next: raymtl score --formulas {result['folder']}/score.yaml", markup=False, soft_wrap=True)
+    finish(as_json, result)
 
 
 def _show(search: Any, result: "TuneResult", as_json: bool) -> None:

@@ -67,6 +67,9 @@ class Gate(Section):
     to 1 than the previous version."""
     order_rise: Annotated[NonNegativeFloat, Role.PUBLISHING] = 0.05
     """Maximum rise of the share of rows that violate the order of the funnel."""
+    value_drop: Annotated[float, Field(ge=0, lt=1), Role.PUBLISHING] = 0.05
+    """Maximum drop of value@k of each formula of `score` below that of the previous version, as a share of it; only with
+    `score.gain`. NDCG@k and GAUC of a formula are in the reports and refuse no candidate."""
     norm_growth: Annotated[float, Field(gt=1), Role.PUBLISHING] = 1.5
     """Maximum factor by which the root mean square of a table's weights may grow (or shrink) in one day."""
 

@@ -53,6 +53,15 @@ def config_from_dict(raw: dict[str, Any], source: str = "the configuration") -> 
     return _with_absolute_paths(_validated(Config, raw, Source(source, raw), ()))
 
 
+def with_score(config: Config, path: str) -> Config:
+    """The configuration with the `score` section of another file, which may be a complete configuration."""
+    source = read_source(path, None)
+    raw = source.merged()
+    if not isinstance(raw.get("score"), dict):
+        raise ConfigError(f"{path} has no section `score`; name a file that has `score.formulas`")
+    return _validated(Config, {**config.model_dump(mode="json"), "score": raw["score"]}, source, ())
+
+
 def _with_absolute_paths(config: Config) -> Config:
     for path in path_fields(Config):
         config = _with_absolute(config, path.split("."))

@@ -119,6 +119,23 @@ METRICS: dict[str, Metric] = {
 """All metrics of tasks, in the order of reports; tables have the calibration first, and those with `wide_only` last."""
 
 
+FUSED: dict[str, Metric] = {
+    metric.name: metric
+    for metric in (
+        Metric("value", "value", "higher"),
+        Metric("ndcg", "NDCG", "higher", decimals=4, is_bounded=True),
+        Metric("gauc", "GAUC", "higher", decimals=4, chance=0.5, is_bounded=True),
+    )
+}
+"""The metrics of a formula of `score`, in the order of reports; a report has `gauc_<task>` for each event with a gain."""
+
+
+def fused_label(name: str, at: int) -> str:
+    """The name of a metric of a formula in reports: `value@10`, `GAUC click`."""
+    metric, _, task = name.partition("_")
+    return f"{FUSED[metric].label} {task}" if task else f"{FUSED[metric].label}@{at}"
+
+
 @dataclass(frozen=True)
 class RunMetric:
     """One metric over all tasks; `name` is its name in the configuration."""

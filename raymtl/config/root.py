@@ -21,6 +21,7 @@ from raymtl.config.features import (
     Table,
     TableDefaults,
     Tableless,
+    columns_of,
     table_of,
     with_bucket_tables,
 )
@@ -32,6 +33,7 @@ from raymtl.config.model import Model
 from raymtl.config.model_checks import model_problems
 from raymtl.config.roles import NotSearched, Role
 from raymtl.config.sampling import sampling_problems
+from raymtl.config.score import Score, score_problems
 from raymtl.config.slots.coupler import MULTIPLYING
 from raymtl.config.slots.sequence import DUPNSequence
 from raymtl.config.task_checks import task_problems
@@ -85,6 +87,9 @@ class Config(Section):
     """The model."""
     train: Train = Train()
     """Workers, batches, optimizers, evaluation and checkpoints."""
+    score: Annotated[Score | None, NotSearched("`raymtl tune score` searches it, without training")] = None
+    """The score that ranks the rows of a request, from the outputs of the model; null: there is none. It has no effect on
+    training."""
     calibration: Annotated[Calibration | None, NotSearched("it changes what is measured")] = None
     """Recalibration of the probabilities on held-out users; null: predictions are the model's own."""
     daily: Annotated[Daily | None, NotSearched("no trial publishes")] = None
@@ -114,6 +119,7 @@ class Config(Section):
             *self._calibration_problems(),
             *_train_problems(self),
             *_daily_problems(self),
+            *self._score_problems(),
         ]
         if problems:
             raise ValueError("\n".join(problems))
@@ -122,6 +128,16 @@ class Config(Section):
     def _model_problems(self) -> Iterator[str]:
         active, has_scenario = self.active_tasks(), self.data.scenario is not None
         return model_problems(self.model, self.tasks, active, self.features, self.tables, has_scenario)
+
+    def _score_problems(self) -> Iterator[str]:
+        if self.score is None:
+            return
+        has_lists = self.data.has_complete_requests or self.data.group is not None
+        active = self.active_tasks()
+        has_parts = any(task.traits.parts(task) for task in active.values())
+        derives = has_parts or self.model.coupler.type in (*MULTIPLYING, "custom")
+        columns = {column for name in self.features for column in columns_of(name, self.features)}
+        yield from score_problems(self.score, active, has_lists, derives, columns)
 
     def _calibration_problems(self) -> Iterator[str]:
         data, is_fitted = self.data, self.data.eval is not None or self.daily is not None

@@ -60,7 +60,7 @@ from raymtl.model_store.commit_log import utc_now
 from raymtl.model_store.lease import Lease
 from raymtl.model_store.manifest import Manifest
 from raymtl.model_store.register import register_versions
-from raymtl.objectives.metrics.changes import differences
+from raymtl.objectives.metrics.changes import differences, reports_of
 from raymtl.reports.facts import settings_of
 from raymtl.storage.object_store import Store
 from raymtl.telemetry.events import Listener
@@ -404,8 +404,8 @@ class Day:
             found["not_finite"],
             holdout_rows=candidate.get("rows", 0),
             changes=differences(
-                base.get("metrics", {}).get("eval", {}),
-                candidate["eval"],
+                reports_of(base.get("metrics", {})),
+                reports_of(candidate),
                 base.get("group_effects", {}),
                 found["group_effects"],
             ),

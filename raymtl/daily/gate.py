@@ -15,7 +15,7 @@ from raymtl.config.metrics import METRICS, Metric, metrics_of_kind
 from raymtl.config.root import Config
 from raymtl.config.tasks import Task
 from raymtl.daily.record import Check, GateResult
-from raymtl.objectives.metrics.changes import MIN_GROUPS, Interval
+from raymtl.objectives.metrics.changes import EFFECTS, MIN_GROUPS, Interval
 from raymtl.objectives.metrics.non_finite import is_non_finite
 from raymtl.words import count_of
 
@@ -188,8 +188,10 @@ def _too_few_labels(gate: Gate, task: Task, metrics: Metrics) -> str | None:
 def _too_few_users(metrics: Metrics) -> str | None:
     """Why the users are too few for a judgement, or None."""
     users = metrics.get("groups")
-    if users is None or users >= MIN_GROUPS:
-        return None
+    return None if users is None or users >= MIN_GROUPS else _few_users(users)
+
+
+def _few_users(users: int) -> str:
     return (
         f"{count_of(users, 'held-out user')}, fewer than {MIN_GROUPS}, are too few to judge; raise daily.gate.holdout"
     )
@@ -270,6 +272,26 @@ def _order(day: GateContext) -> Iterator[Check]:
     yield _make_check(None, "order", before, after, f"≤ {most:.4g}", after <= most)
 
 
+def _scores(day: GateContext) -> Iterator[Check]:
+    """The value at the top of each list of every formula."""
+    before_all = (day.base or {}).get("scores") or {}
+    for name, report in (day.candidate.get("scores") or {}).items():
+        what, after, before = f"value {name}", report["value"], before_all.get(name, {}).get("value")
+        if day.base is None:
+            continue
+        if after is None or before is None:
+            whose = report if after is None else before_all.get(name, {})
+            reason = whose.get("null_reason") or "the previous version was not measured"
+            yield _not_judged(None, what, before, after, reason)
+        elif report["groups"] < MIN_GROUPS:
+            yield _not_judged(None, what, before, after, _few_users(report["groups"]))
+        else:
+            least = before - day.gate.value_drop * abs(before)
+            check = _make_check(None, what, before, after, f"≥ {least:.4g}", after >= least)
+            change = day.changes.get(f"{EFFECTS}{name}", {}).get("value")
+            yield _with_change(check, {what: change} if change else {})
+
+
 def _recalibration(day: GateContext) -> Iterator[Check]:
     """Recalibration must not make the calibration error of the scenarios larger, beyond what chance can."""
     for name, found in (day.candidate.get("calibration") or {}).items():
@@ -342,6 +364,7 @@ CHECKS: tuple[GateCheck, ...] = (
     GateCheck(lambda day: day.task_checks),
     GateCheck(_recalibration, RECALIBRATION, label="calibration error after recalibration"),
     GateCheck(_order, "order", label="rows out of order", scale="ratio"),
+    GateCheck(_scores, "value"),
     GateCheck(_finite, "not finite", scale="count"),
     GateCheck(_norms, "norm"),
     GateCheck(_no_task, "held-out rows", scale="count"),

@@ -10,6 +10,8 @@ from raymtl.reports import chance, curves, facts, slices, style
 from raymtl.reports.load import Run, load_run
 from raymtl.reports.page import OPEN_ROWS, Cell, Grid, Key, PageStatus, fill, metric_grid
 from raymtl.reports.recalibration import EXPLAINED, recalibration_grid
+from raymtl.reports.scores import LEGEND as SCORES_LEGEND
+from raymtl.reports.scores import score_grid
 from raymtl.reports.tables import metric_tables, metrics_of
 from raymtl.storage.filesystem import make_folder_of, open_filesystem, put
 from raymtl.storage.folder import Folder
@@ -81,6 +83,8 @@ def render(run: Run) -> str:
         recalibration=recalibration_grid(metrics.get("calibration"), colours),
         recalibration_explained=EXPLAINED,
         order=_order(metrics),
+        scores=score_grid(metrics),
+        scores_legend=SCORES_LEGEND,
         has_best=any(report.get("truth_auc") is not None for report in metrics["tasks"].values()),
         plots={
             "losses": curves.losses(run),

@@ -150,12 +150,13 @@ def show(metric: Metric, value: Any) -> str:
     return significant(value) if metric.decimals is None else number(value, metric.decimals)
 
 
-def with_interval(metric: Metric, report: Report, short: bool = False) -> str:
+def with_interval(metric: Metric, report: Report, short: bool = False, key: str | None = None) -> str:
     """A metric of a task as text, with its 95 % interval where there is one: 0.8123 ± 0.0041, or both ends if it is lopsided.
 
-    `short`, for a terminal: 0.8123±.0041, or 14.57 (3.06–69.4).
+    `short`, for a terminal: 0.8123±.0041, or 14.57 (3.06–69.4). `key`: where the report has it; None: at its name.
     """
-    value, interval = report.get(metric.name), interval_of(report, metric.name)
+    key = key or metric.name
+    value, interval = report.get(key), interval_of(report, key)
     text = show(metric, value)
     if value is None or not interval:
         return text

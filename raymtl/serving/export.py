@@ -135,7 +135,10 @@ def export_model(
     exported = Exported()
     exported.facts.update(
         {
-            "outputs": [_output(ranker, name, part) for name, part in ranker.outputs.parts.items()],
+            "outputs": [
+                *(_output(ranker, name, part) for name, part in ranker.outputs.parts.items()),
+                *(_score(config, name) for name in model.scores),
+            ],
             "features": {name: _described(config, name) for name in (*sides["user"], *sides["item"])},
         }
     )
@@ -254,6 +257,11 @@ def _output(ranker: Ranker, name: str, part: Part) -> dict[str, Any]:
     if part.given is not None:
         facts |= {"given": part.given}
     return facts if part.part is None else facts | {"task": part.task, "part": part.part}
+
+
+def _score(config: Config, name: str) -> dict[str, Any]:
+    assert config.score is not None
+    return {"name": f"score_{name}", "kind": "score", "formula": config.score.formulas[name].model_dump(mode="json")}
 
 
 def _described(config: Config, name: str) -> dict[str, Any]:

@@ -5,7 +5,7 @@ Inputs are dictionaries: `<name>` [N] int64 for a feature with one ID (with `<na
 float32 for numbers of the steps of a list, `<name>` [N] float32 for a number, `<name>` [N, W] float32 for a vector, and
 `data.scenario` [N] int64. Where a table's module takes looked-up vectors, `<name>` has those, and `<name>.rows` the rows of
 features whose IDs the sequence slot compares.
-Shapes: U users, B candidates, N rows of either, V values of a list, D width of a table, O outputs, P predictions.
+Shapes: U users, B candidates, N rows of either, V values of a list, D width of a table, O outputs, P predictions, S scores.
 """
 
 from collections.abc import Mapping, Sequence
@@ -28,6 +28,7 @@ from raymtl.embeddings.names import module_name
 from raymtl.embeddings.spec import input_spec
 from raymtl.errors import VersionError
 from raymtl.models.ranker import Ranker, build_ranker
+from raymtl.objectives.fusion import Fusion
 from raymtl.serving.split import Features, SplitRanker, State, to_model_input
 
 SCENARIO = "data.scenario"
@@ -49,15 +50,21 @@ class ServedModel(nn.Module):
         self.lookups = nn.ModuleDict({s: Lookup(config, names, tables, compared) for s, names in self.sides.items()})
         self.ranker = ranker.eval()
         self.split = SplitRanker(ranker, ranker.encoding.spec, self.sides["user"]) if can_split(config) else None
+        self.fusion = None if config.score is None else Fusion(config.score.formulas, self.outputs)
 
     @property
     def outputs(self) -> list[str]:
-        """Names of the prediction columns: the tasks, the coupler's derived outputs, then the parts of the tasks."""
+        """Names of the predictions: the tasks, the coupler's derived outputs, then the parts of the tasks."""
         return self.ranker.outputs.names
 
+    @property
+    def scores(self) -> list[str]:
+        """Names of the formulas."""
+        return [] if self.fusion is None else self.fusion.names
+
     def predict(self, raw: Raw) -> Tensor:
-        """Predictions [B, P] from the features of both sides, each given for every row."""
-        return self.ranker.predictions(self._ranked(raw), raw.get(SCENARIO))
+        """Predictions and then scores [B, P + S] from the features of both sides, each given for every row."""
+        return self._with_scores(self._ranked(raw), raw.get(SCENARIO))
 
     def logits(self, raw: Raw) -> Tensor:
         """Logits [B, O] from the same, as metrics read them."""
@@ -83,10 +90,14 @@ class ServedModel(nn.Module):
         return state | {SCENARIO: raw[SCENARIO]} if self._maps_scenarios else state
 
     def item(self, state: State, index: Tensor, raw: Raw) -> Tensor:
-        """Predictions [B, P] from the features of the item's side; `index` [B] int64 is each candidate's user in `state`."""
+        """Predictions and scores from the features of the item's side; `index` [B] int64 is each candidate's user in `state`."""
         assert self.split is not None
         scenario = state[SCENARIO].index_select(0, index) if self._maps_scenarios else None
-        return self.ranker.predictions(self.split.item(state, index, self._encoded("item", raw)), scenario)
+        return self._with_scores(self.split.item(state, index, self._encoded("item", raw)), scenario)
+
+    def _with_scores(self, logits: Tensor, scenario: Tensor | None) -> Tensor:
+        predictions = self.ranker.predictions(logits, scenario)
+        return predictions if self.fusion is None else torch.cat((predictions, self.fusion(predictions)), 1)
 
     @property
     def _maps_scenarios(self) -> bool:

@@ -18,7 +18,7 @@ _CROSSED = "crossed."
 
 
 class FullModel(nn.Module):
-    """Raw features of both sides, one row per candidate -> predictions [B, P]."""
+    """Raw features of both sides, one row per candidate -> predictions and scores [B, P + S]."""
 
     def __init__(self, model: ServedModel, rules: Mapping[str, Rules]):
         super().__init__()
@@ -42,7 +42,7 @@ class UserPart(nn.Module):
 
 
 class ItemPart(nn.Module):
-    """The user part's state, each candidate's index in it [B] int64, and raw item-side features -> [B, P]."""
+    """The user part's state, each candidate's index in it [B] int64, and raw item-side features -> [B, P + S]."""
 
     def __init__(self, model: ServedModel, rules: Mapping[str, Rules]):
         super().__init__()

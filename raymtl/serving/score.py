@@ -4,10 +4,11 @@ import datetime as dt
 import json
 import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 import ray
 import ray.data
 from ray.data import ActorPoolStrategy
@@ -21,9 +22,11 @@ from raymtl.data.ids.id_map_lookup import IdLookup
 from raymtl.data.units import find_footers
 from raymtl.data.writing import OutputFolder
 from raymtl.errors import ClusterError, ConfigError, UserError, user_errors
+from raymtl.objectives.fusion import Fusion
 from raymtl.serving.model import load_ranker, served_tables
 from raymtl.serving.plan import ScorePlan, default_keys, plan_scoring
-from raymtl.serving.scorer import PREDICTION, Assets, Scorer
+from raymtl.serving.scorer import PREDICTION, SCORE, Assets, Scorer
+from raymtl.serving.top import PARTS, RANK, Top, check_list_column, choose_top, merged
 from raymtl.serving.version import Version, open_version, read_dense, read_id_map, read_table
 from raymtl.telemetry import logs
 from raymtl.training.cluster import join
@@ -43,6 +46,18 @@ _ROOM_S = 60.0
 """Longest wait for resources for the scorers."""
 _NO_DAY = dt.date.min
 Progress = Callable[[int, int], None]
+
+
+@dataclass(frozen=True)
+class Best:
+    """Keep only the best rows of each list (`raymtl/serving/top.py`)."""
+
+    rows: int
+    """Of each list."""
+    per: str | None = None
+    """Column that names the list of a row; None: `data.request`, else `data.group`."""
+    by: str | None = None
+    """Column of the output to rank by; None: that of the only formula."""
 
 
 @dataclass(frozen=True)
@@ -70,70 +85,95 @@ def score(
     pool: Pool = Pool(),
     address: str | None = None,
     allow_custom: bool = False,
+    formulas: str | None = None,
+    best: Best | None = None,
+    with_scores: bool = True,
     progress: Progress | None = None,
     notify: Callable[[str], None] = lambda line: None,
 ) -> dict[str, Any]:
     """Write the predictions of a version for every row of the data to the folder `out`; returns the content of `_SUCCESS`.
 
-    Without `keys` the columns are those of `default_keys`. Output of an earlier call for the same version, data and keys is kept;
-    other output is refused with a ConfigError. `snapshot` is that of a table; None: the latest one, or that of the earlier call.
-    `allow_custom`: the version may name classes to import. `notify` gets a line for each step that takes a while. Raises other
-    UserErrors for anything else that the user can fix.
+    Without `keys` the columns are those of `default_keys`. `formulas` is a file with a `score` section in place of the version's.
+    With `best`, only the best rows of each list are written; without `with_scores`, only predictions. Output of an earlier call
+    for the same version, data and keys is kept; other output is refused with a ConfigError. `snapshot` is that of a table; None:
+    the latest one, or that of the earlier call. `allow_custom`: the version may name classes to import. `notify` gets a line for
+    each step that takes a while. Raises other UserErrors for anything else that the user can fix.
     """
     began = time.monotonic()
-    opened = open_version(version, allow_custom)
+    opened = open_version(version, allow_custom, formulas)
+    if not with_scores:
+        opened = replace(opened, config=opened.config.model_copy(update={"score": None}))
     config = opened.config
     folder = OutputFolder.open(out)
     if snapshot is None:  # an interrupted call resumes with its own
         snapshot = (_marker(folder, JOB) or {}).get("snapshot")
-    plan = plan_scoring(config, data, days, list(keys) or default_keys(config), snapshot)
+    names = _columns(opened)
+    top = None if best is None else choose_top(config, names, best.rows, best.per, best.by)
+    keys = [*(list(keys) or default_keys(config)), *([top.per] if top else [])]
+    plan = plan_scoring(config, data, days, keys, snapshot)
     for note in plan.notes:
         notify(note)
-    names = [PREDICTION + name for name in _outputs(opened)]
-    if taken := set(names) & set(plan.keys.names):
-        raise ConfigError(f"--keys names `{sorted(taken)[0]}`, which is the name of a prediction column; remove it")
+    if taken := {*names, *([RANK] if top else [])} & set(plan.keys.names):
+        raise ConfigError(f"--keys names `{sorted(taken)[0]}`, which is the name of a column of the output; remove it")
+    if top:
+        check_list_column(plan.keys, top)
     with run_lock(folder, what="scoring into", remedy="use another --out"):
-        _begin(folder, opened, plan, names)
-        written = _written(folder, plan)
-        missing = [n for n, output in enumerate(plan.outputs) if output.name not in written]
-        if (done := _success(folder, plan, missing)) is not None:
+        _begin(folder, opened, plan, names, top)
+        if (done := _success(folder, plan, top)) is not None:
             return done
+        target = folder.child(PARTS) if top else folder
+        written = _written(target, plan, whole=top is None)
+        missing = [n for n, output in enumerate(plan.outputs) if output.name not in written]
         users, scorer_seconds, cpu_seconds = 0, 0.0, 0.0
         if progress:
             progress(sum(written.values()), plan.rows)
-        if missing:
+        if missing or top:
             logs.at(run=config.name)
             # On one machine use all its CPUs
             notify(joining(address))
-            local = join(address, pool.cpus * min(pool.workers or 1, len(missing)))
-            for made in _scored(opened, plan, folder, missing, pool, local, notify):
+            local = join(address, pool.cpus * min(pool.workers or 1, max(len(missing), 1)))
+        if missing:
+            for made in _scored(opened, plan, target, missing, pool, local, notify, top):
                 written[made["file"]] = made["rows"]
                 users += made["users"]
                 scorer_seconds += made["seconds"]
                 cpu_seconds += made["cpu_seconds"]
                 if progress:
                     progress(sum(written.values()), plan.rows)
+        files = _files(plan)
+        if top:
+            notify(f"merging the best {top.rows} rows by `{top.by}` of each `{top.per}`")
+            types = plan.keys
+            for name in names:
+                types = types.append(pa.field(name, pa.float32()))
+            files = merged(plan, top, folder, types)
         facts = {
-            **_job(opened, plan, names),
-            "rows": sum(written.values()),
+            **_job(opened, plan, names, top),
+            "rows": sum(file["rows"] for file in files),
             "users_computed": users,
             "scorer_seconds": round(scorer_seconds, 2),
             "cpu_seconds": round(cpu_seconds, 2),
-            "files": _files(plan),
+            "files": files,
             "seconds": round(time.monotonic() - began, 1),
         }
         folder.write(SUCCESS, json.dumps(facts, indent=1) + "\n")
+        if top:
+            target.remove_folder()
     return facts
 
 
-def _outputs(version: Version) -> list[str]:
-    """Names of the prediction columns, without their prefix; also checks the dense weights."""
+def _columns(version: Version) -> list[str]:
+    """Names of the columns of predictions and scores; also checks the dense weights and the formulas."""
     ranker = load_ranker(version.config, read_dense(version), version.manifest.id)
-    return ranker.outputs.names
+    outputs = ranker.outputs.names
+    score = version.config.score
+    scores = [] if score is None else Fusion(score.formulas, outputs).names
+    return [*(PREDICTION + name for name in outputs), *(SCORE + name for name in scores)]
 
 
-def _job(version: Version, plan: ScorePlan, names: list[str]) -> dict[str, Any]:
+def _job(version: Version, plan: ScorePlan, names: list[str], top: Top | None) -> dict[str, Any]:
     """The description of a scoring job: everything its files depend on."""
+    score = version.config.score
     return {
         "version": version.manifest.id,
         "manifest": version.digest,
@@ -143,16 +183,18 @@ def _job(version: Version, plan: ScorePlan, names: list[str]) -> dict[str, Any]:
         "snapshot": plan.snapshot,
         "keys": {field.name: str(field.type) for field in plan.keys},
         "predictions": names,
+        "formulas": None if score is None else {n: f.model_dump(mode="json") for n, f in score.formulas.items()},
+        "top": top and asdict(top),
     }
 
 
-_SAME = ("manifest", "input", "keys", "predictions")
+_SAME = ("manifest", "input", "keys", "predictions", "formulas", "top")
 """Keys that must not change between two calls for one folder; paths may change, like a mount point."""
 
 
-def _begin(folder: OutputFolder, version: Version, plan: ScorePlan, names: list[str]) -> None:
+def _begin(folder: OutputFolder, version: Version, plan: ScorePlan, names: list[str], top: Top | None) -> None:
     """Write the description into the folder. Raises ConfigError if the folder holds other output."""
-    job = _job(version, plan, names)
+    job = _job(version, plan, names, top)
     before = _marker(folder, JOB)
     if before is None:
         if found := [name for name in folder.files() if not name.rpartition("/")[2].startswith((".", "_"))]:
@@ -167,16 +209,21 @@ def _begin(folder: OutputFolder, version: Version, plan: ScorePlan, names: list[
             "input": f"for other files of `{before.get('data')}` (other days, or the files have changed)",
             "keys": f"with the key columns {before.get('keys')}, not {job['keys']}",
             "predictions": f"in the columns {before.get('predictions')}, not {names}",
+            "formulas": "by other formulas",
+            "top": "of all rows" if before.get("top") is None else f"of the best rows {before['top']}",
         }[differing[0]]
         raise ConfigError(f"--out `{folder.path}` holds predictions {what}; choose an empty folder, or delete this one")
 
 
-def _success(folder: OutputFolder, plan: ScorePlan, missing: list[int]) -> dict[str, Any] | None:
+def _success(folder: OutputFolder, plan: ScorePlan, top: Top | None) -> dict[str, Any] | None:
     """The content of `_SUCCESS` if it and all files are complete; otherwise it is removed until they are."""
     found = _marker(folder, SUCCESS)
     if found is None:
         return None
-    if not missing and found.get("files") == _files(plan) and found.get("rows") == plan.rows:
+    files = found.get("files") if top else _files(plan)
+    rows = {file["path"]: file["rows"] for file in files or ()}
+    same = found.get("files") == files and found.get("rows") == sum(rows.values())
+    if rows and same and _rows_of(folder, list(rows)) == rows:
         return found
     folder.remove(SUCCESS)
     return None
@@ -197,14 +244,20 @@ def _marker(folder: OutputFolder, name: str) -> dict[str, Any] | None:
     return found if text is None or isinstance(found, dict) else {}
 
 
-def _written(folder: OutputFolder, plan: ScorePlan) -> dict[str, int]:
-    """Rows of the files that an earlier call has finished, by name."""
+def _written(folder: OutputFolder, plan: ScorePlan, whole: bool) -> dict[str, int]:
+    """Rows of the units that an earlier call has finished, by name; their files have all of them, if they are `whole`."""
+    found = _rows_of(folder, [output.name for output in plan.outputs])
+    expected = {output.name: output.rows for output in plan.outputs}
+    return {name: expected[name] for name, count in found.items() if count == expected[name] or not whole}
+
+
+def _rows_of(folder: OutputFolder, names: Sequence[str]) -> dict[str, int]:
+    """Rows of the files that exist and can be read, by name."""
     there = {name for name in folder.files() if not name.rpartition("/")[2].startswith((".", "_"))}
-    named = {folder.inside(o.name): o for o in plan.outputs if o.name in there}
+    named = {folder.inside(name): name for name in names if name in there}
     # An unreadable file is rewritten, so its size does not matter
     footers, _ = find_footers(folder.filesystem, [File(path, _NO_DAY, 1) for path in named])
-    rows = {named[f.file.path]: sum(f.row_group_rows) for f in footers}
-    return {output.name: count for output, count in rows.items() if count == output.rows}
+    return {named[f.file.path]: sum(f.row_group_rows) for f in footers}
 
 
 def _scored(
@@ -215,6 +268,7 @@ def _scored(
     pool: Pool,
     local: bool,
     notify: Callable[[str], None],
+    top: Top | None,
 ) -> Iterator[dict[str, Any]]:
     """Score the units; yields the summary of each unit as it finishes."""
     workers = _workers(pool, len(units), local)
@@ -235,14 +289,23 @@ def _scored(
     assets = Assets(version.manifest.id, ray.put(read_dense(version)), loaded["table"], loaded["map"])
     notify(f"starting {count_of(workers, 'scorer')}")
     here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
-    made = _run_pool.options(scheduling_strategy=here).remote(version.config, plan, out, units, pool, workers, assets)
+    made = _run_pool.options(scheduling_strategy=here).remote(
+        version.config, plan, out, units, pool, workers, assets, top
+    )
     for found in user_errors(ray.get(batch) for batch in made):
         yield from found
 
 
 @ray.remote(num_cpus=0, num_returns="streaming", max_retries=0)
 def _run_pool(
-    config: Config, plan: ScorePlan, out: OutputFolder, units: list[int], pool: Pool, workers: int, assets: Assets
+    config: Config,
+    plan: ScorePlan,
+    out: OutputFolder,
+    units: list[int],
+    pool: Pool,
+    workers: int,
+    assets: Assets,
+    top: Top | None,
 ) -> Iterator[list[dict[str, Any]]]:
     """Score with a pool of Ray Data, in its own process: this keeps Ray's output about the pool's actors and their failures,
     which no setting turns off, in Ray's log files."""
@@ -254,7 +317,7 @@ def _run_pool(
             Scorer,
             batch_size=1,
             batch_format="pyarrow",
-            fn_constructor_args=(config, plan, out, assets, pool.batch_rows, pool.cpus, pool.gpu),
+            fn_constructor_args=(config, plan, out, assets, pool.batch_rows, pool.cpus, pool.gpu, top),
             compute=ActorPoolStrategy(size=workers, max_tasks_in_flight_per_actor=1),
             num_cpus=pool.cpus,
             num_gpus=1 if pool.gpu else None,

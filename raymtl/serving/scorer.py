@@ -25,10 +25,11 @@ from raymtl.serving.model import Raw, ServedModel, feature_sides, load_ranker
 from raymtl.serving.plan import Output, ScorePlan, served_columns
 from raymtl.serving.rows import Rows, new_users, tensors
 from raymtl.serving.tables import FloatTable
+from raymtl.serving.top import BestRows, Top, day_of, parts_of
 from raymtl.storage.retry import to_user_error
 
-PREDICTION = "pred_"
-"""Prefix of the prediction columns."""
+PREDICTION, SCORE = "pred_", "score_"
+"""Prefixes of the columns of predictions and of scores."""
 _AHEAD = 2
 """Prefetched blocks."""
 _LEAST_SHARING = 2.0
@@ -56,7 +57,7 @@ class Predictor:
         self._sides = {side: {n: config.features[n] for n in names} for side, names in model.sides.items()}
 
     def predict(self, rows: Rows) -> tuple[np.ndarray, int]:
-        """Predictions [N, P] float32, and the number of computed users."""
+        """Predictions and scores [N, P + S] float32, and the number of computed users."""
         found, users = [], 0
         with torch.inference_mode():
             for start in range(0, len(rows.index), self._batch_rows):
@@ -84,6 +85,11 @@ class Predictor:
         return raw if self._device.type == "cpu" else {n: value.to(self._device) for n, value in raw.items()}
 
 
+def columns_of(model: ServedModel) -> list[str]:
+    """The columns that a model gives."""
+    return [*(PREDICTION + name for name in model.outputs), *(SCORE + name for name in model.scores)]
+
+
 class Scorer:
     """Scores units one by one; an actor of Ray Data's pool."""
 
@@ -96,16 +102,17 @@ class Scorer:
         batch_rows: int,
         threads: int,
         gpu: bool,
+        top: Top | None = None,
     ):
         warnings.filterwarnings("ignore", message="The given NumPy array is not writable")
         torch.set_num_threads(threads)
         tables = {n: FloatTable(torch.from_numpy(ray.get(ref))) for n, ref in assets.tables.items()}
         model = ServedModel(config, load_ranker(config, ray.get(assets.dense), assets.version), tables)
         self._predictor = Predictor(config, model, batch_rows, torch.device("cuda" if gpu else "cpu"))
-        self._outputs = model.outputs
+        self._columns = columns_of(model)
         lookups = {n: IdLookup(ray.get(ref)) for n, ref in assets.maps.items()}
         self._reader = UnitReader(config, plan, lookups)
-        self._plan, self._folder = plan, out
+        self._plan, self._folder, self._top = plan, out, top
 
     def __call__(self, batch: pa.Table) -> pa.Table:
         """Score the unit in the single row of `batch`; returns its summary."""
@@ -117,8 +124,10 @@ class Scorer:
         began, cpu_began = time.monotonic(), time.process_time()
         predicting = 0.0
         users = 0
-        fields = [pa.field(PREDICTION + name, pa.float32()) for name in self._outputs]
+        fields = [pa.field(name, pa.float32()) for name in self._columns]
         schema = pa.schema([*self._plan.keys, *fields])
+        top, scored = self._top, 0
+        best = None if top is None else BestRows(top, schema)
         with _writing(self._folder, output.name):
             file = self._folder.open_parquet(output.name, schema, plain=[field.name for field in fields])
             for rows in ahead(self._reader.read(output)):
@@ -127,13 +136,21 @@ class Scorer:
                 predicting += time.monotonic() - start
                 users += count
                 columns = [*rows.keys.columns, *(pa.array(column) for column in predicted.T.copy())]
-                file.write(pa.table(columns, schema=schema))
+                table = pa.table(columns, schema=schema)
+                scored += table.num_rows
+                if best is None:
+                    file.write(table)
+                else:
+                    best.add(table)
+            if best is not None and top is not None:
+                for part in best.parts(parts_of(self._plan, top)[day_of(output)]):
+                    file.write(part)
             file.close()
-        if file.rows != output.rows:
-            raise AssertionError(f"{output.name}: {file.rows} rows written of {output.rows}")
+        if scored != output.rows:
+            raise AssertionError(f"{output.name}: {scored} rows scored of {output.rows}")
         return {
             "file": output.name,
-            "rows": file.rows,
+            "rows": scored,
             "users": users,
             "seconds": time.monotonic() - began,
             "predicting_seconds": predicting,

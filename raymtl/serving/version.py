@@ -8,7 +8,7 @@ import numpy as np
 import safetensors.torch
 from torch import Tensor
 
-from raymtl.config.load import config_from_dict
+from raymtl.config.load import config_from_dict, with_score
 from raymtl.config.root import Config
 from raymtl.config.slots.common import Custom
 from raymtl.data.ids.id_map import IdMap
@@ -45,18 +45,21 @@ class Version:
         return hashlib.sha256(self.manifest.dump()).hexdigest()
 
 
-def open_version(path: str, allow_custom: bool = False) -> Version:
+def open_version(path: str, allow_custom: bool = False, formulas: str | None = None) -> Version:
     """The version in the folder `<store>/versions/<id>`; `<store>/versions/current` and the store alone mean the current one.
 
     Checks that every file that serving needs exists with its size; hashes are verified on reading. Raises VersionError if a file
     or the version is missing, and StorageError if the storage keeps failing. A model with slots of `type: custom` would run the
-    code that its configuration names, so it raises ConfigError unless `allow_custom`.
+    code that its configuration names, so it raises ConfigError unless `allow_custom`. `formulas` is a file with a `score` section
+    in place of the version's.
     """
     folder, options = split_options(path)
     named = _FOLDER.fullmatch(folder.rstrip("/"))
     store = Store.open(named[1] + options if named else path)
     parts = chain(store, show(store, named[2] if named and named[2] != _CURRENT else None))
     config = config_from_dict(parts[-1].config, f"version {parts[-1].id}")
+    if formulas is not None:
+        config = with_score(config, formulas)
     if not allow_custom:
         _refuse_custom(config, parts[-1].id)
     for part in parts:

@@ -14,6 +14,7 @@ from raymtl.embeddings.tables import InputAssembler, LookedUp, Lookup, pooled_mo
 from raymtl.models.ranker import build_ranker
 from raymtl.objectives.balance.balancer import build_balancer
 from raymtl.objectives.conversion import ConversionRisk
+from raymtl.objectives.fusion import Fusion
 from raymtl.objectives.losses import Losses, TaskLosses
 from raymtl.training.precision import Precision
 
@@ -47,6 +48,7 @@ class Head(nn.Module):
         self.balancer = build_balancer(
             config.train.balance, config.active_tasks(), base_rates, config.train.seed, group
         )
+        self.fusion = None if config.score is None else Fusion(config.score.formulas, self.ranker.outputs.names)
         self._group = group
         self._workers = 1 if group is None else dist.get_world_size(group)
         self._bf16 = precision == "bf16"

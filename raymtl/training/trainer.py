@@ -366,10 +366,12 @@ class Trainer:
         """
         config, worker = self._config, self._worker
         scenarios = config.data.scenario.names if config.data.scenario else []
-        ranker = self._train_state.model.module.head.ranker
+        head = self._train_state.model.module.head
+        ranker, fusion = head.ranker, head.fusion
         by_request = config.data.has_complete_requests
+        score = config.score if config.score is not None and config.score.gain else None
         metrics = EvalMetrics(
-            self._tasks, scenarios, worker.device, derived=ranker.outputs.derived, with_requests=by_request
+            self._tasks, scenarios, worker.device, derived=ranker.outputs.derived, with_requests=by_request, score=score
         )
         before = self._calibration.new_judgement() if self._calibration else None
         for batch, logits in self._scored(
@@ -387,6 +389,7 @@ class Trainer:
                 batch.group if config.data.group else None,
                 batch.truth,
                 batch.request_id if by_request else None,
+                None if score is None else fusion(ranker.predictions(logits, batch.scenario)),
             )
         computed = compute_metrics(metrics, worker.group)
         if before is not None:

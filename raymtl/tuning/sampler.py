@@ -51,7 +51,7 @@ def should_prune(tune: Tune, trials: Sequence[Trial], trial: Trial) -> bool:
     pruner = _pruner(tune)
     if pruner is None:
         return False
-    with _quiet():
+    with quiet():
         study = optuna.create_study(direction="maximize", pruner=pruner)
         for other in trials:
             if other.number != trial.number and other.kind == trial.kind:
@@ -82,7 +82,7 @@ def rung_rows(tune: Tune, last: int) -> list[int]:
 def _sampler(tune: Tune, number: int) -> BaseSampler:
     seed = (tune.seed * 1_000_003 + number) % 2**32
     options = tune.sampler
-    with _quiet():
+    with quiet():
         if isinstance(options, TPE):
             # all dimensions together: loss weights matter only relative to each other
             return TPESampler(
@@ -105,7 +105,7 @@ def _pruner(tune: Tune) -> BasePruner | None:
 def _study(space: Space, tune: Tune, trials: Sequence[Trial], sampler: BaseSampler) -> optuna.Study:
     evaluator = ObjectiveEvaluator(tune.objective)
     default = next((t.metrics for t in trials if t.kind == "default"), None)
-    with _quiet():
+    with quiet():
         study = optuna.create_study(directions=["maximize"] * len(evaluator.names), sampler=sampler)
         distributions = {dimension.name: dimension.distribution for dimension in space.dimensions}
         for trial in trials:
@@ -156,6 +156,6 @@ def _with_history(tune: Tune, trial: Trial) -> FrozenTrial:
     )
 
 
-def _quiet() -> warnings.catch_warnings:
+def quiet() -> warnings.catch_warnings:
     """Optuna marks some of its options as experimental at every use."""
     return warnings.catch_warnings(action="ignore", category=optuna.exceptions.ExperimentalWarning)

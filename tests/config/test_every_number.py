@@ -191,11 +191,17 @@ GATE: dict[str, tuple[Any, dict[str, Any]]] = {
     "Gate.ne_rise": (0.5, {"click__ne": 1.2}),
     "Gate.calibration": ([0.1, 10], {"click__calibration": 3.0}),
     "Gate.order_rise": (0.9, {"order": 0.8}),
+    "Gate.value_drop": (0.5, {"value": 1.5}),
     "Gate.norm_growth": (1.05, {}),
 }
 """By field, another value, and the metrics of a candidate whose gate it changes."""
 
 ELSEWHERE: dict[str, str] = {
+    "WeightedSum.weights": "objectives/test_fusion.py",
+    "PowerProduct.powers": "objectives/test_fusion.py",
+    "Buckets.edges": "objectives/test_fusion.py",
+    "Score.gain": "objectives/test_metrics_fused.py",
+    "Score.at": "objectives/test_metrics_fused.py",
     "Data.snapshot": "data/test_delta.py",
     "Data.eval_snapshot": "data/test_delta.py",
     "Data.unit_rows": "data/test_units.py",

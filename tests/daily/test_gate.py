@@ -45,11 +45,17 @@ def metrics(**changes: Any) -> dict[str, Any]:
         "price": {"kind": "real", **value},
         "watch": {"kind": "real", **value},
     }
-    order = changes.pop("order", 0.10)
+    order, value = changes.pop("order", 0.10), changes.pop("value", 2.0)
     for key, found in changes.items():
         task, metric = key.split("__")
         tasks[task][metric] = found
-    return {"eval": tasks, "scenarios": {}, "order_violation_rate": {"click>buy": order, "overall": order}}
+    score = {"value": value, "groups": 300, "null_reason": None}
+    return {
+        "eval": tasks,
+        "scenarios": {},
+        "order_violation_rate": {"click>buy": order, "overall": order},
+        "scores": {"main": score},
+    }
 
 
 def run(
@@ -101,9 +107,9 @@ def test_an_equal_candidate_passes_every_check():
         ("views", "poisson_deviance"), ("views", "calibration"),
         ("price", "mse"), ("price", "calibration"),
         ("watch", "mse"), ("watch", "calibration"),
-        (None, "order"), (None, "not finite"), (None, "norm user"), (None, "norm tags"),
+        (None, "order"), (None, "value main"), (None, "not finite"), (None, "norm user"), (None, "norm tags"),
     ]  # fmt: skip
-    assert summary(result) == "the gate passes the candidate: 16 checks passed, 0 could not be judged"
+    assert summary(result) == "the gate passes the candidate: 17 checks passed, 0 could not be judged"
 
 
 @pytest.mark.parametrize(
@@ -334,3 +340,26 @@ def test_a_first_version_lists_only_the_checks_that_need_no_other():
         "ne",
         "calibration",
     ]
+
+
+def test_a_formula_whose_value_falls_is_refused() -> None:
+    assert found(run(metrics(value=1.9)), None, "value main").passed is True
+    refused = run(metrics(value=1.89), changes={"score.main": {"value": (-0.2, -0.02)}})
+    check = found(refused, None, "value main")
+    assert (check.passed, check.limit, check.change) == (False, "≥ 1.9", (-0.2, -0.02))
+    assert "value main is 1.89 (allowed ≥ 1.9, before 2, change -0.2 to -0.02 with 95 % confidence)" in summary(refused)
+    by_chance = run(metrics(value=1.89), changes={"score.main": {"value": (-0.2, 0.02)}})
+    assert found(by_chance, None, "value main").note.startswith("chance alone can make such a change")
+
+
+def test_a_formula_that_cannot_be_compared_is_not_judged() -> None:
+    new = metrics()
+    del new["scores"]
+    assert found(run(metrics(), new), None, "value main").note == "the previous version was not measured"
+    few = metrics()
+    few["scores"]["main"]["groups"] = 19
+    assert found(run(few), None, "value main").note.startswith("19 held-out users, fewer than 20")
+    null = metrics(value=None)
+    null["scores"]["main"]["null_reason"] = "no row with a known gain"
+    assert found(run(null), None, "value main").note == "no row with a known gain"
+    assert not [check for check in run(metrics(), first=True).checks if check.name == "value main"]

@@ -60,10 +60,15 @@ def random_inputs(config: Config, rows: int) -> dict[str, Tensor]:
 
 
 def exported_preset(
-    preset: str, quantization: Quantization, parts: Iterable[str] = ("whole",)
+    preset: str,
+    quantization: Quantization,
+    parts: Iterable[str] = ("whole",),
+    score: dict[str, Any] | None = None,
 ) -> tuple[Config, ServedModel, dict[str, Rules], Exported]:
-    """Its model, rules and programs."""
+    """Its model, rules and programs, with a `score` section or without."""
     config = small(preset)
+    if score is not None:
+        config = config_from_dict(config.model_dump(mode="json") | {"score": score})
     torch.manual_seed(0)
     ranker = build_ranker(config.model, config.active_tasks(), input_spec(config), {}).eval()
     with torch.no_grad():

@@ -274,6 +274,5 @@ def done(root: Path, out: Path) -> tuple[plan.Output, ...]:
     """The folder of a scoring by version v1 of all days that has just started, and its expected content."""
     version = open_version(str(root / "store/versions/v1"))
     made = plan.plan_scoring(version.config, str(root / "logs"), None, plan.default_keys(version.config))
-    names = ["pred_" + name for name in serving_score._outputs(version)]
-    serving_score._begin(OutputFolder.open(str(out)), version, made, names)
+    serving_score._begin(OutputFolder.open(str(out)), version, made, serving_score._columns(version), None)
     return made.outputs

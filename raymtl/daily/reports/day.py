@@ -35,6 +35,8 @@ from raymtl.reports.page import (
     render_page,
 )
 from raymtl.reports.recalibration import EXPLAINED, recalibration_grid
+from raymtl.reports.scores import LEGEND as SCORES_LEGEND
+from raymtl.reports.scores import score_grid
 from raymtl.reports.style import (
     change,
     count,
@@ -226,11 +228,13 @@ def _entry_parts(found: dict, colours: dict[str, str]) -> list[Part]:
     if not found["tasks"]:
         return [Paragraph("No task has metrics: no label was observed.")]
     tables = metric_tables(found)
+    scores = score_grid(found)
+    fused: list[Part] = [] if scores is None else [Paragraph(SCORES_LEGEND), scores]
     grids = [metric_grid(table, colours, parts=bool(found["scenarios"])) for table in tables]
     if sum(len(table.rows) for table in tables) <= OPEN_ROWS:
-        return list(grids)
+        return [*grids, *fused]
     short = [metric_grid(table, colours, parts=False) for table in metric_tables(found, scenarios=False)]
-    return [*short, Collapsible("All numbers by task and scenario", grids)]
+    return [*short, Collapsible("All numbers by task and scenario", grids), *fused]
 
 
 def _gate(record: Record, colours: dict[str, str]) -> Section | str:
@@ -302,6 +306,7 @@ def _held_out(gate: GateResult, colours: dict[str, str]) -> list[Part]:
         if found["tasks"]:
             parts_too = bool(found["scenarios"])
             parts += [Heading(who), *(metric_grid(table, colours, parts_too) for table in metric_tables(found))]
+            parts += [scores] if (scores := score_grid(found)) is not None else []
     return [Collapsible("All numbers on the held-out rows", [Paragraph(LEGEND), *parts])] if parts else []
 
 

@@ -12,6 +12,9 @@ import numpy as np
 MIN_GROUPS = 20
 """With fewer groups there is no interval: the variance would be a guess."""
 
+EFFECTS = "score."
+"""Before the name of a formula of `score` where effects and changes have the names of tasks."""
+
 _Z = 1.959963984540054  # 97.5 % of a standard normal distribution lies below
 
 Interval = tuple[float, float]
@@ -56,6 +59,12 @@ def differences(
             if (change := difference(first, second, old[metric], new[metric])) is not None:
                 found.setdefault(task, {})[metric] = change
     return found
+
+
+def reports_of(metrics: Mapping[str, Any]) -> dict[str, Mapping[str, Any]]:
+    """The reports of tasks and of formulas in `metrics` of a result, by the names that effects have."""
+    scores = metrics.get("scores") or {}
+    return {**metrics.get("eval", {}), **{f"{EFFECTS}{name}": report for name, report in scores.items()}}
 
 
 def half_width(squares: float, fourth_powers: float, groups: int) -> float | None:

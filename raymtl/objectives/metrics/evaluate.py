@@ -22,8 +22,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from raymtl.config.score import Score
 from raymtl.config.tasks import Task
 from raymtl.objectives.metrics.binary import BinaryMetrics
+from raymtl.objectives.metrics.fused import FusedMetrics
 from raymtl.objectives.metrics.grouped import GroupedSample, Rows, common_level
 from raymtl.objectives.metrics.sampled import Sample
 from raymtl.objectives.metrics.values import ValueMetrics
@@ -48,6 +50,7 @@ class EvalMetrics:
         sample_rows_total: int = 4_000_000,
         derived: Mapping[str, tuple[str, str]] | None = None,
         with_requests: bool = False,
+        score: Score | None = None,
     ) -> None:
         """Set all counters to zero.
 
@@ -60,7 +63,9 @@ class EvalMetrics:
             derived: outputs P(child | given) by name, each (child, given). Their labels are the child's, on the rows where
                 `given` is observed and 1.
             with_requests: whether `update` gets the request of each row.
+            score: the formulas whose scores `update` gets, with a `gain`; None: none.
         """
+        self._formulas = score
         derived = derived or {}
         self._outputs = Outputs(tasks, derived)
         self._main = list(tasks)
@@ -101,7 +106,9 @@ class EvalMetrics:
             self.with_requests,
             self._values.own,
             any(task.weight_column for task in self.tasks.values()),
+            0 if self._formulas is None else len(self._formulas.formulas) + 1,
         )
+        self._fused = None if self._formulas is None else FusedMetrics(self._formulas, self.tasks, self.device)
         self._rows = torch.zeros(1, dtype=torch.int64, device=self.device)
         self._order = torch.zeros(len(self.edges) + 1, dtype=torch.int64, device=self.device)
         self._summed: dict[str, Tensor] | None = None
@@ -118,6 +125,7 @@ class EvalMetrics:
         group: Tensor | None = None,
         truth: Tensor | None = None,
         request: Tensor | None = None,
+        scores: Tensor | None = None,
     ) -> None:
         """Add one batch.
 
@@ -132,6 +140,7 @@ class EvalMetrics:
             group: [B] int64 id of the row's group; None: no GAUC, and every request, or every row, is a group of its own.
             truth: [B, T] true probability or mean, NaN where absent; read only for tasks with a `truth` column.
             request: [B] int64 id of the row's request within its group; None: no NDCG and no MRR.
+            scores: [B, S] of the formulas of `score`, given with it and only with it.
         """
         if len(self._derived_children):
             labels, observed, truth = _with_derived(
@@ -145,6 +154,8 @@ class EvalMetrics:
             raise RuntimeError("these metrics hold the sums of all workers; call reset() before the next evaluation")
         if (request is not None) != self.with_requests:
             raise ValueError("`request` is given to metrics made `with_requests`, and only to them")
+        if (scores is not None) != (self._formulas is not None):
+            raise ValueError("`scores` are given to metrics made with a `score`, and only to them")
         logits = logits.float()
         if scenario is None:
             scenario = torch.zeros(len(logits), dtype=torch.int64, device=logits.device)
@@ -157,9 +168,9 @@ class EvalMetrics:
             self._order += torch.cat([wrong.sum(dim=0), wrong.any(dim=1).sum().unsqueeze(0)])
         binary = Rows(*(_columns(v, self._binary_columns) for v in (logits, labels, taken)))
         outputs = [self._outputs.of(logits, column) for column in self._value_places]
-        scores = [self._score(column, own) for column, own in zip(self._value_places, outputs, strict=True)]
+        ordered = [self._score(column, own) for column, own in zip(self._value_places, outputs, strict=True)]
         values = Rows(
-            torch.stack(scores, 1) if scores else logits[:, :0],
+            torch.stack(ordered, 1) if ordered else logits[:, :0],
             *(_columns(v, self._value_columns) for v in (labels, taken)),
         )
         own, several = None, weight.shape[1] > 1
@@ -172,8 +183,9 @@ class EvalMetrics:
         if self._value_names:
             best = None if truth is None else _columns(truth, self._value_columns)
             own = self._values.update(outputs, *values, value_weight, scenario, best)
+        ranked = None if self._fused is None or scores is None else self._fused.update(scores, labels, taken)
         kept = torch.cat((binary_weight, value_weight), 1) if several else weight
-        self._sample.update(binary, values, kept, scenario, group, request, own)
+        self._sample.update(binary, values, kept, scenario, group, request, own, ranked)
 
     def _score(self, column: int, outputs: Tensor) -> Tensor:
         """The scores [B] of a task's outputs; NaN where one of several is not finite."""
@@ -190,6 +202,7 @@ class EvalMetrics:
         if self._summed is not None:
             return self._summed
         parts = {"binary": self._binary.state(), "values": self._values.state(), "sample": self._sample.counts()}
+        parts |= {} if self._fused is None else {"fused": self._fused.state()}
         state = {f"{part}.{name}": tensor for part, tensors in parts.items() for name, tensor in tensors.items()}
         state |= {"rows": self._rows, "order": self._order}
         return {name: tensor for name, tensor in state.items() if tensor.numel()}
@@ -230,15 +243,15 @@ class EvalMetrics:
         Returns:
             `tasks`: metrics by task; `scenarios`: the same by scenario and task; `order_violation_rate`: by edge
             (`parent>child`) and `overall`, None without a funnel; `mean_auc` over the tasks that have an AUC, derived outputs
-            left out; `rows`; `group_effects`: by task and metric what `intervals.difference` compares two results with, empty
-            without a group column and without requests.
+            left out; `scores`: metrics by formula, only with a `score`; `rows`; `group_effects`: by task and metric what
+            `intervals.difference` compares two results with, empty without a group column and without requests.
             What each number means is in `docs/metrics.md`.
         """
         overall, parts = self._binary.compute()
         more, more_parts = self._values.compute()
         overall = {name: (overall | more)[name] for name in self.tasks}
         parts = [{name: (a | b)[name] for name in self.tasks} for a, b in zip(parts, more_parts, strict=True)]
-        effects = self._complete([overall, *parts], gathered)
+        effects, scores = self._complete([overall, *parts], gathered)
         areas = [overall[n]["auc"] for n in self._main if overall[n].get("auc") is not None]
         return {
             "rows": int(self._rows),
@@ -246,13 +259,15 @@ class EvalMetrics:
             "tasks": overall,
             "scenarios": dict(zip(self.scenarios, parts, strict=True)) if self.scenarios else {},
             "order_violation_rate": self._order_rates(),
+            **({} if self._fused is None else {"scores": scores}),
             "group_effects": effects,
         }
 
     def _complete(
         self, reports: list[dict[str, Any]], gathered: list[dict[str, Tensor]] | None
-    ) -> dict[str, dict[str, list[float]]]:
-        """Add to the reports what needs the rows of all workers, and return the folded effects of the groups."""
+    ) -> tuple[dict[str, dict[str, list[float]]], dict[str, Any]]:
+        """Add to the reports what needs the rows of all workers; returns the folded effects of the groups, and the reports of the
+        formulas."""
         shards = [self.gather_form()] if gathered is None else gathered
         rows = {name: torch.cat([shard[name].to(self.device) for shard in shards]) for name in shards[0]}
         sample = Sample(rows, self._level(), bool(self.state()["sample.grouped_batches"]), self.with_requests)
@@ -262,7 +277,12 @@ class EvalMetrics:
         for column, name in enumerate(self._value_names):
             own = self._values.own_of(column)
             effects[name] = sample.complete_values(column, own, self.tasks[name], [report[name] for report in reports])
-        return {name: effects[name] for name in self.tasks if effects[name]}
+        effects = {name: effects[name] for name in self.tasks if effects[name]}
+        if self._fused is None:
+            return effects, {}
+        lists = "request" if self.with_requests else "group"
+        scores, moved = self._fused.compute(sample.rows, self._binary_names, lists)
+        return effects | moved, scores
 
     def _order_rates(self) -> dict[str, float] | None:
         rows = int(self._rows)

@@ -53,7 +53,8 @@ class GroupedSample:
     """The rows that one worker keeps: at most `capacity` of them plus room for what arrives between two clean-ups.
 
     A row takes 14 + 5·T + 8·V + 4·m bytes: the mixed group id, per task the logit and the label, the metrics, weight and
-    scenario; 8 more if there are requests, and 4 more for each task but one if they have weights of their own.
+    scenario; 8 more if there are requests, 4 for each score and for the gain, and 4 for each task but one if they have weights of
+    their own.
     """
 
     def __init__(
@@ -65,6 +66,7 @@ class GroupedSample:
         with_requests: bool = False,
         own: int = 0,
         own_weights: bool = False,
+        scores: int = 0,
     ) -> None:
         """T, V, the rows to keep, and m as `own`."""
         self.capacity = capacity
@@ -85,6 +87,8 @@ class GroupedSample:
         }
         if with_requests:
             self.rows["request"] = torch.empty(0, dtype=torch.int64, device=device)
+        if scores:
+            self.rows["scores"] = torch.empty(0, scores, dtype=torch.float32, device=device)
         # On the CPU it costs nothing to look at the rows now; on a GPU it would make the host wait for the device.
         self.filter_now = device.type == "cpu"
 
@@ -97,9 +101,10 @@ class GroupedSample:
         group: Tensor | None,
         request: Tensor | None = None,
         own: Tensor | None = None,
+        scores: Tensor | None = None,
     ) -> None:
         """Keep rows of the binary and of the other tasks; weight [B, 1], or [B, T + V] if tasks have their own, scenario [B],
-        group and request [B] int64, own [B, m]."""
+        group and request [B] int64, own [B, m], and scores [B, S]."""
         self._grouped_batches += group is not None
         group = request if group is None else group
         if group is None:
@@ -120,6 +125,8 @@ class GroupedSample:
         if self._with_requests:
             assert request is not None
             new["request"] = request
+        if scores is not None:
+            new["scores"] = scores
         if self.filter_now:
             new = _select(new, _kept(new, self.level))
         count = len(new["group"])

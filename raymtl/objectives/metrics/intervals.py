@@ -62,11 +62,16 @@ def interval(metric: str, value: float, effects: Tensor, groups: int, share: flo
         groups: G, groups in the sample.
         share: rows of the sample over all rows.
     """
+    return scaled_interval(METRICS[metric].is_bounded, value, effects, groups, share)
+
+
+def scaled_interval(bounded: bool, value: float, effects: Tensor, groups: int, share: float) -> Interval | None:
+    """The same of any number; `bounded`: it lies between 0 and 1."""
     spread = _spread(effects, groups)
     if groups < MIN_GROUPS or spread is None:
         return None
     half = spread * math.sqrt(share)
-    if METRICS[metric].is_bounded:  # symmetric on the scale of log(a / (1 − a)), so that it stays between 0 and 1
+    if bounded:  # symmetric on the scale of log(a / (1 − a)), so that it stays between 0 and 1
         if not 0 < value < 1:
             return None  # no pair is in the wrong order, which says little about the next pair
         centre, half = math.log(value / (1 - value)), half / (value * (1 - value))

@@ -6,6 +6,7 @@ equal scores have no order, so every value is the mean over all orders of them (
 Shapes: N rows, Q requests, R runs; a run is the rows of one request with one score.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -130,6 +131,45 @@ def _ndcg(ranking: _Ranking, binary: bool) -> dict[str, Tensor]:
             ideal = ranking.sum_by_request(ranking.request, best * (total[rank + 1] - total[rank]))
         found[name] = dcg / ideal
     return found
+
+
+def top_shares(request: Tensor, requests: int, scores: Tensor, at: int) -> Tensor:
+    """The chance [N] float64 of each row to be among the first `at` of its request, over all orders of equal scores."""
+    return placed(request, requests, scores, lambda places: places.clamp(max=at).double())
+
+
+def discount_shares(request: Tensor, requests: int, scores: Tensor, at: int) -> Tensor:
+    """The discount [N] float64 of each row's rank, 1 / log2(1 + rank) for the first `at` and else 0, over all orders of equal
+    scores."""
+
+    def totals(places: Tensor) -> Tensor:
+        discounts = 1 / torch.log2(places[1:].double() + 1)
+        discounts[at:] = 0
+        return torch.cat([discounts.new_zeros(1), discounts.cumsum(0)])
+
+    return placed(request, requests, scores, totals)
+
+
+def placed(request: Tensor, requests: int, scores: Tensor, totals: Callable[[Tensor], Tensor]) -> Tensor:
+    """What each row's place is worth, [N] float64; rows of equal scores share their places equally.
+
+    `totals` gives the worth of the first 0, 1, … places together. `scores` are finite, and `request` [N] is in [0, requests).
+    """
+    order = ((request << 32) + (_ALL_BITS - ordered_bits(scores))).argsort()
+    request, scores = request[order], scores[order]
+    length = torch.bincount(request, minlength=requests)
+    start = length.cumsum(0) - length
+    opens = torch.ones_like(request, dtype=torch.bool)
+    opens[1:] = (request[1:] != request[:-1]) | (scores[1:] != scores[:-1])
+    first = opens.nonzero().squeeze(1)
+    size = first.diff(append=first.new_tensor([len(request)]))
+    above = first - start[request[first]]
+    longest = int(length.max()) if requests else 0
+    total = totals(torch.arange(longest + 1, device=request.device))
+    each = (total[above + size] - total[above]) / size
+    return torch.empty(len(order), dtype=torch.float64, device=order.device).index_copy_(
+        0, order, each[opens.cumsum(0) - 1]
+    )
 
 
 def _reciprocal_rank(ranking: _Ranking) -> Tensor:

@@ -83,6 +83,11 @@ class Sample:
             inside = (self._few["group"] & hash_limit(0)) <= hash_limit(level)
             self._few = {name: column[inside] for name, column in self._few.items()}
 
+    @property
+    def rows(self) -> dict[str, Tensor]:
+        """All rows, sorted by group and request."""
+        return self._rows
+
     def complete_binary(self, column: int, reports: list[Report]) -> dict[str, list[float]]:
         """Complete the reports of a binary task, of all rows first and then of each scenario, and return its folded effects."""
 

@@ -1,0 +1,1 @@
+"""The search for the formula of a score, on saved predictions: no training."""
