@@ -181,7 +181,7 @@ def test_the_slice_is_read_apart_and_checked() -> None:
     assert explored is not None
     assert (len(explored.lists), len(logged.lists)) == (inside.sum(), (~inside).sum())
     wrong = rows.set_column(rows.column_names.index("p"), "p", pa.array(np.where(inside, 1.5, np.nan), mask=~inside))
-    with pytest.raises(DataError, match="column `p` is 1.5 in row 0; a propensity is a probability above 0"):
+    with pytest.raises(DataError, match=r"column `p` is 1.5 in row 0; a propensity is a probability above 0"):
         read_sessions(wrong, settings, settings.score, ["click", "buy"])
 
 

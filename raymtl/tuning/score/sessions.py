@@ -165,7 +165,7 @@ def _lists(table: pa.Table, config: Config) -> tuple[Tensor, Tensor]:
         ids = mix64(int64_values(to_int64(column)))
         nulls = ~column.is_valid().to_numpy(zero_copy_only=False)
         keys.append((ids ^ np.where(nulls, mix64(np.arange(len(ids))), np.uint64(0))).view(np.int64))
-    users, user = np.unique(keys[0], return_inverse=True)
+    _, user = np.unique(keys[0], return_inverse=True)
     pairs = np.stack([user, keys[-1]], 1)
     _, first, lists = np.unique(pairs, axis=0, return_index=True, return_inverse=True)
     return torch.from_numpy(lists.reshape(-1)), torch.from_numpy(user[first])
