@@ -40,7 +40,7 @@ def test_the_columns_that_matter_come_first() -> None:
     tasks = {kind: {"kind": kind, **report} for kind in KINDS}
     binary, values, _ = ([column.name for column in table.columns] for table in metric_tables({"tasks": tasks}))
     assert binary == [
-        "AUC", "best", "gap", "rows", "positives", "calibration", "GAUC", "NE", "PR-AUC", "log loss", "groups",
+        "AUC", "best", "gap", "rows", "positives", "calibration", "GAUC", "NE", "PR-AUC", "log loss", "ECE", "groups",
     ]  # fmt: skip
     assert values == ["error", "constant", "best", "rows", "concordance", "MAE", "groups"]
 
@@ -51,7 +51,7 @@ RANKED = {"ndcg": 0.8, "ndcg_10": 0.75, "mrr": 0.6, "requests_ranked": 1_234, "r
 def test_requests_have_columns_and_a_note_of_the_sample() -> None:
     tasks = {kind: {"kind": kind, **RANKED} for kind in KINDS}
     binary, values, _ = metric_tables({"tasks": tasks})
-    assert [c.name for c in binary.columns][-6:] == ["NE", "NDCG", "MRR", "PR-AUC", "log loss", "requests"]
+    assert [c.name for c in binary.columns][-6:] == ["NDCG", "MRR", "PR-AUC", "log loss", "ECE", "requests"]
     assert {"NDCG", "NDCG@10"} <= {c.name for c in values.columns}
     assert "MRR" not in {c.name for c in values.columns}
     assert binary.rows[0].cells["requests"].text == "1,234"
