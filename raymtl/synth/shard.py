@@ -186,7 +186,7 @@ class Shard:
         flat[:, CLICK] += day.funnel.effects.position[shown.scenario].reshape(-1)
         chance = drawn_from = self._chances(flat)
         if spec.hidden_intent:
-            hidden = intent.draw(len(shown.user), spec.request_rows, generator(spec.seed, 10, *place))
+            hidden = intent.draw(len(shown.user), spec.request_rows, generator(spec.seed, 11, *place))
             drawn_from = chances(intent.shifted(flat, spec.hidden_intent, hidden))
         draw = random.random(len(flat), dtype=np.float32)
         labels = draw[:, None] < drawn_from  # one draw for the whole funnel: buy ⊂ cart ⊂ click
