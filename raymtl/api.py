@@ -272,7 +272,8 @@ def score(
         batch_rows: rows that the model takes at a time.
         formulas: a YAML file with a `score` section in place of the version's.
         top: write only this many rows of each list of a day, the best ones, with their `rank`; None: all rows.
-        per: with `top`, the column that names the list of a row; None: `data.request`, else `data.group`.
+        per: with `top`, the column that names the list of a row; None: `data.group` and `data.request` together, or the one
+            that is set.
         by: with `top`, the column of the output to rank by, such as `score_value`; None: that of the only formula.
         allow_custom: import the classes that the version's slots of `type: custom` name: its code runs.
         address: as for `train`.

@@ -58,7 +58,7 @@ def score(
     ] = None,
     per: Annotated[
         str | None,
-        typer.Option(metavar="COLUMN", help="With --top: names the list of a row; default: the request, or the group."),
+        typer.Option(metavar="COLUMN", help="With --top: names the list of a row; default: group and request."),
     ] = None,
     by: Annotated[
         str | None,

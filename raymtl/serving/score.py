@@ -55,7 +55,7 @@ class Best:
     rows: int
     """Of each list."""
     per: str | None = None
-    """Column that names the list of a row; None: `data.request`, else `data.group`."""
+    """Column that names the list of a row; None: `data.group` and `data.request` together, or the one that is set."""
     by: str | None = None
     """Column of the output to rank by; None: that of the only formula."""
 
@@ -109,7 +109,7 @@ def score(
         snapshot = (_marker(folder, JOB) or {}).get("snapshot")
     names = _columns(opened)
     top = None if best is None else choose_top(config, names, best.rows, best.per, best.by)
-    keys = [*(list(keys) or default_keys(config)), *([top.per] if top else [])]
+    keys = [*(list(keys) or default_keys(config)), *(top.per if top else ())]
     plan = plan_scoring(config, data, days, keys, snapshot)
     for note in plan.notes:
         notify(note)
@@ -142,7 +142,7 @@ def score(
                     progress(sum(written.values()), plan.rows)
         files = _files(plan)
         if top:
-            notify(f"merging the best {top.rows} rows by `{top.by}` of each `{top.per}`")
+            notify(f"merging the best {top.rows} rows by `{top.by}` of each {quoted(top.per)}")
             types = plan.keys
             for name in names:
                 types = types.append(pa.field(name, pa.float32()))
@@ -184,7 +184,7 @@ def _job(version: Version, plan: ScorePlan, names: list[str], top: Top | None) -
         "keys": {field.name: str(field.type) for field in plan.keys},
         "predictions": names,
         "formulas": None if score is None else {n: f.model_dump(mode="json") for n, f in score.formulas.items()},
-        "top": top and asdict(top),
+        "top": top and asdict(top) | {"per": [*top.per]},
     }
 
 

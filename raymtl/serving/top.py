@@ -19,7 +19,7 @@ from ray.data.context import DataContext
 
 from raymtl.config.base import did_you_mean, quoted
 from raymtl.config.root import Config
-from raymtl.data.ids.hashing import mix64, to_int64
+from raymtl.data.ids.hashing import cross, to_int64
 from raymtl.data.writing import OutputFolder
 from raymtl.errors import ConfigError, user_errors
 from raymtl.serving.plan import Output, ScorePlan
@@ -38,8 +38,8 @@ class Top:
 
     rows: int
     """Of each list."""
-    per: str
-    """Key column that names the list."""
+    per: tuple[str, ...]
+    """Key columns that name the list together."""
     by: str
     """Column of the output by which they are ranked."""
     part_rows: int = 1 << 20
@@ -47,12 +47,13 @@ class Top:
 
 
 def choose_top(config: Config, columns: Sequence[str], rows: int, per: str | None, by: str | None) -> Top:
-    """The rows to keep, with defaults from the configuration: per request, else per group; by the only formula.
+    """The rows to keep, with defaults from the configuration: per request of a group, or what there is of the two; by the only formula.
 
     `columns` are those that the version gives. Raises ConfigError if a default is missing or `by` is none of them.
     """
-    per = per or config.data.request or config.data.group
-    if per is None:
+    # A request is unique within its group only
+    lists = tuple(name for name in (config.data.group, config.data.request) if name) if per is None else (per,)
+    if not lists:
         raise ConfigError("--top needs a column that names the list of a row; set --per COLUMN, such as the user")
     scores = [f"score_{name}" for name in (config.score.formulas if config.score is not None else ())]
     if by is None:
@@ -62,7 +63,7 @@ def choose_top(config: Config, columns: Sequence[str], rows: int, per: str | Non
         by = choices[0]
     if by not in columns:
         raise ConfigError(f"--by is `{by}`; expected one of {quoted(columns)}{did_you_mean(by, columns)}")
-    return Top(rows, per, by)
+    return Top(rows, lists, by)
 
 
 def parts_of(plan: ScorePlan, top: Top) -> dict[str, int]:
@@ -80,8 +81,9 @@ class BestRows:
         self._top, self._kept, self._limit = top, schema.empty_table(), 1 << 16
 
     def add(self, rows: pa.Table) -> None:
-        """Take rows that follow those before; rows whose list is null belong to none and are left out."""
-        rows = rows.filter(pc.is_valid(rows.column(self._top.per)))
+        """Take rows that follow those before; rows with a null in the name of their list belong to none and are left out."""
+        for name in self._top.per:
+            rows = rows.filter(pc.is_valid(rows.column(name)))
         self._kept = pa.concat_tables([self._kept, rows])
         if len(self._kept) > self._limit:
             self._kept = best_rows(self._kept, self._top)
@@ -95,8 +97,8 @@ class BestRows:
     def parts(self, count: int) -> Iterator[pa.Table]:
         """The same in `count` parts by the hash of their list; some may be empty."""
         kept = self.kept
-        lists = to_int64(kept.column(self._top.per).combine_chunks())
-        part = mix64(lists.to_numpy()) % np.uint64(count)
+        lists = cross([to_int64(kept.column(name).combine_chunks()).to_numpy() for name in self._top.per])
+        part = lists.view(np.uint64) % np.uint64(count)
         for number in range(count):
             yield kept.filter(pa.array(part == number))
 
@@ -116,8 +118,10 @@ def ranked_rows(rows: pa.Table, top: Top) -> pa.Table:
 
 def _ranked(rows: pa.Table, top: Top) -> tuple[np.ndarray, np.ndarray]:
     """Places of the rows list by list, the best first, and the rank of each in its list, from 0 on."""
-    column = rows.column(top.per)
-    lists = pc.dictionary_encode(column.combine_chunks()).indices.to_numpy()
+    lists = np.zeros(len(rows), np.int64)
+    for name in top.per:
+        encoded = pc.dictionary_encode(rows.column(name).combine_chunks())
+        lists = lists * len(encoded.dictionary) + encoded.indices.to_numpy()
     score = np.nan_to_num(rows.column(top.by).to_numpy().astype(np.float64), nan=-np.inf, posinf=np.inf, neginf=-np.inf)
     order = np.lexsort((-score, lists))  # stable: equal scores stay in the order of the input
     lists = lists[order]
@@ -127,13 +131,14 @@ def _ranked(rows: pa.Table, top: Top) -> tuple[np.ndarray, np.ndarray]:
 
 
 def check_list_column(schema: pa.Schema, top: Top) -> None:
-    """Raise ConfigError if the column that names the lists holds neither integers nor strings."""
-    kind = schema.field(top.per).type
-    text = pa.types.is_string(kind) or pa.types.is_large_string(kind) or pa.types.is_binary(kind)
-    if not (pa.types.is_integer(kind) or text):
-        raise ConfigError(
-            f"--per is `{top.per}`, a column of type {kind}; name a column of integers or strings, such as the user"
-        )
+    """Raise ConfigError if a column that names the lists holds neither integers nor strings."""
+    for name in top.per:
+        kind = schema.field(name).type
+        text = pa.types.is_string(kind) or pa.types.is_large_string(kind) or pa.types.is_binary(kind)
+        if not (pa.types.is_integer(kind) or text):
+            raise ConfigError(
+                f"--per is `{name}`, a column of type {kind}; name a column of integers or strings, such as the user"
+            )
 
 
 def merged(plan: ScorePlan, top: Top, folder: OutputFolder, schema: pa.Schema) -> list[dict[str, Any]]:

@@ -30,6 +30,7 @@ from raymtl.serving.version import Version, open_version, read_dense, read_id_ma
 from tests.helpers.exported_programs import onnx_program
 from tests.helpers.preset_models import exported_preset, random_inputs
 from tests.helpers.served_version import DAYS, publish_version, raw_features, served_config, write_logs
+from tests.helpers.small_config import small_raw
 
 FORMULAS: dict[str, Any] = {
     "value": {"type": "product", "powers": {"click": 1, "buy": 0.5}},
@@ -135,7 +136,7 @@ def test_the_best_rows_are_those_of_all_chunks_and_parts(tmp_path: Path) -> None
         "row": np.arange(count),
         "score": random.integers(0, 40, count).astype(np.float32),  # many ties
     })  # fmt: skip
-    best = Top(3, "list", "score")
+    best = Top(3, ("list",), "score")
     chunked = BestRows(best, rows.schema)
     chunked._limit = 500
     for start in range(0, count, 170):
@@ -147,10 +148,27 @@ def test_the_best_rows_are_those_of_all_chunks_and_parts(tmp_path: Path) -> None
     assert sorted((r["list"], r["row"], r["rank"]) for r in found) == brute_force(rows, 3)
 
 
+def test_requests_of_two_users_with_one_id_are_two_lists() -> None:
+    rows = pa.table(
+        {"user": [1, 2, 1, None], "req": ["7", "7", "7", "7"], "row": [0, 1, 2, 3], "score": [1.0, 2, 3, 9]}
+    )
+    best = Top(1, ("user", "req"), "score")
+    found = BestRows(best, rows.schema)
+    found.add(rows)
+    assert sorted(row["row"] for part in found.parts(3) for row in ranked_rows(part, best).to_pylist()) == [1, 2]
+    many = BestRows(best, rows.schema)
+    many.add(pa.table([list(range(50)), ["7"] * 50, [0] * 50, [1.0] * 50], schema=rows.schema))
+    assert sum(len(part) > 0 for part in many.parts(3)) == 3
+    raw = small_raw()
+    raw["data"] |= {"group": "user", "request": "req"}
+    assert choose_top(config_from_dict(raw), ["pred_click"], 1, None, None).per == ("user", "req")
+    assert choose_top(config_from_dict(raw), ["pred_click"], 1, "req", None).per == ("req",)
+
+
 def test_a_score_that_is_no_number_is_the_worst() -> None:
     rows = pa.table({"list": [1, 1, 1], "score": pa.array([np.nan, -5.0, -np.inf], pa.float32())})
-    assert best_rows(rows, Top(2, "list", "score")).column("score").to_pylist()[1] == -5.0
-    assert ranked_rows(rows, Top(1, "list", "score")).column("score").to_pylist() == [-5.0]
+    assert best_rows(rows, Top(2, ("list",), "score")).column("score").to_pylist()[1] == -5.0
+    assert ranked_rows(rows, Top(1, ("list",), "score")).column("score").to_pylist() == [-5.0]
 
 
 def test_what_ranks_must_be_said(version: Version) -> None:
@@ -159,7 +177,7 @@ def test_what_ranks_must_be_said(version: Version) -> None:
         choose_top(version.config, names, 5, None, None)
     with pytest.raises(ConfigError, match="--by is `value`; expected one of"):
         choose_top(version.config, names, 5, None, "value")
-    assert choose_top(version.config, names, 5, None, "score_mix") == Top(5, "user", "score_mix")
+    assert choose_top(version.config, names, 5, None, "score_mix") == Top(5, ("user",), "score_mix")
 
 
 @pytest.mark.ray
