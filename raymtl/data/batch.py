@@ -66,6 +66,8 @@ class Batch(Pipelineable):
     """[B, T] bool."""
     weight: Tensor
     """[B] float32, 0 for padding; [B, T] if a task has weights of its own."""
+    row_weight: Tensor
+    """[B] float32, the weight for all tasks, without their own; or empty in training."""
     valid: Tensor
     """[B] bool, false for padding."""
     scenario: Tensor
@@ -191,6 +193,7 @@ class Collator:
             _fill(weight, chunks, "weight")
         else:
             weight[:filled] = 1
+        row_weight = weight if self._evaluation else weight[:0]
         weight = self._weights(weight, chunks)
         valid = np.zeros(rows, bool)
         valid[:filled] = True
@@ -231,6 +234,7 @@ class Collator:
             labels=torch.from_numpy(labels),
             observed=torch.from_numpy(observed),
             weight=torch.from_numpy(weight),
+            row_weight=torch.from_numpy(row_weight),
             valid=torch.from_numpy(valid),
             scenario=torch.from_numpy(scenario),
             lists=torch.from_numpy(lists),

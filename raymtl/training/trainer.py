@@ -390,6 +390,7 @@ class Trainer:
                 batch.truth,
                 batch.request_id if by_request else None,
                 None if score is None else fusion(ranker.predictions(logits, batch.scenario)),
+                batch.row_weight,
             )
         computed = compute_metrics(metrics, worker.group)
         if before is not None:

@@ -100,7 +100,7 @@ def test_batches_match_a_reference(rows, places, padding):
     given_labels = [[r["label:click"], r["label:watch"]] for r in rows] + [[None, None]] * empty
     assert batch.labels.tolist() == [[v or 0 for v in pair] for pair in given_labels]
     assert batch.observed.tolist() == [[v is not None for v in pair] for pair in given_labels]
-    assert batch.weight.tolist() == [r["weight"] for r in rows] + [0] * empty
+    assert batch.weight.tolist() == batch.row_weight.tolist() == [r["weight"] for r in rows] + [0] * empty
     assert batch.valid.tolist() == [True] * len(rows) + [False] * empty
     assert batch.scenario.tolist() == [r["scenario"] for r in rows] + [2] * empty
     assert batch.group.tolist() == [r["group"] for r in rows] + [0] * empty

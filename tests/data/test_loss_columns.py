@@ -55,6 +55,9 @@ def test_the_weight_of_a_task_is_a_factor_beside_that_of_the_row() -> None:
     batch = Collator(config, 4, evaluation=False)([block(config, raw)])
     assert batch.weight.tolist() == [[1, 3], [2, 0], [0.5, 2], [0, 0]]
     assert batch.totals.tolist() == [3.5, 3.0, 3]
+    assert len(batch.row_weight) == 0
+    evaluated = Collator(config, 4, evaluation=True)([block(config, raw)])
+    assert evaluated.row_weight.tolist() == [1, 2, 0.5, 0]
 
 
 def test_a_weight_below_zero_names_its_key() -> None:

@@ -110,6 +110,20 @@ def test_gauc_of_an_event_is_that_of_the_score() -> None:
     assert report["gauc_click"] == pytest.approx(np.average(areas, weights=shares), rel=1e-9)
 
 
+def test_the_weight_of_a_task_does_not_weigh_the_lists() -> None:
+    rows = rows_of(3000, users=200)
+    g = torch.Generator().manual_seed(1)
+    own = torch.rand(3000, 3, generator=g).masked_fill(torch.rand(3000, 3, generator=g) < 0.3, 0.0)
+    tasks = {name: task.model_copy(update={"weight_column": name}) for name, task in TASKS.items()}
+    several = rows | {"weight": rows["weight"].unsqueeze(1) * own, "row_weight": rows["weight"]}
+    expected = made(rows).compute()["scores"]["first"]
+    found = feed(EvalMetrics(tasks, [], score=SCORE), several).compute()["scores"]["first"]
+    for name in ("count", "groups", "rows", "sampled_share", "value", "best_value", "random_value", "ndcg"):
+        assert found[name] == expected[name]
+    with pytest.raises(ValueError, match="need the `row_weight` too"):
+        feed(EvalMetrics(tasks, [], score=SCORE), several | {"row_weight": None})
+
+
 def test_equal_scores_share_their_places() -> None:
     request = torch.tensor([1, 0, 1, 1, 0, 1])
     scores = torch.tensor([2.0, 1.0, 2.0, 5.0, 3.0, 2.0])

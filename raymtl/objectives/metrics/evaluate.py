@@ -106,7 +106,7 @@ class EvalMetrics:
             self.with_requests,
             self._values.own,
             any(task.weight_column for task in self.tasks.values()),
-            0 if self._formulas is None else len(self._formulas.formulas) + 1,
+            0 if self._formulas is None else len(self._formulas.formulas) + 2,
         )
         self._fused = None if self._formulas is None else FusedMetrics(self._formulas, self.tasks, self.device)
         self._rows = torch.zeros(1, dtype=torch.int64, device=self.device)
@@ -126,6 +126,7 @@ class EvalMetrics:
         truth: Tensor | None = None,
         request: Tensor | None = None,
         scores: Tensor | None = None,
+        row_weight: Tensor | None = None,
     ) -> None:
         """Add one batch.
 
@@ -141,11 +142,16 @@ class EvalMetrics:
             truth: [B, T] true probability or mean, NaN where absent; read only for tasks with a `truth` column.
             request: [B] int64 id of the row's request within its group; None: no NDCG and no MRR.
             scores: [B, S] of the formulas of `score`, given with it and only with it.
+            row_weight: [B] the weight for all tasks, which counts for `scores`; None: `weight`, if it is [B].
         """
         if len(self._derived_children):
             labels, observed, truth = _with_derived(
                 self._derived_children, self._derived_givens, labels, observed, truth
             )
+        if scores is not None and row_weight is None and weight.dim() > 1:
+            raise ValueError("tasks have their own weights; `scores` need the `row_weight` too")
+        if row_weight is None:
+            row_weight = weight
         if weight.dim() == 1:
             weight = weight.unsqueeze(1)
         elif len(self._derived_children):
@@ -183,7 +189,9 @@ class EvalMetrics:
         if self._value_names:
             best = None if truth is None else _columns(truth, self._value_columns)
             own = self._values.update(outputs, *values, value_weight, scenario, best)
-        ranked = None if self._fused is None or scores is None else self._fused.update(scores, labels, taken)
+        ranked = None
+        if self._fused is not None and scores is not None:
+            ranked = self._fused.update(scores, labels, observed & valid.unsqueeze(1), row_weight)
         kept = torch.cat((binary_weight, value_weight), 1) if several else weight
         self._sample.update(binary, values, kept, scenario, group, request, own, ranked)
 

@@ -52,13 +52,19 @@ class FusedMetrics:
         self._rows = torch.zeros(1, dtype=torch.int64, device=device)
         self._not_finite = torch.zeros(len(self._names), dtype=torch.int64, device=device)
 
-    def update(self, scores: Tensor, labels: Tensor, taken: Tensor) -> Tensor:
-        """Count a batch; returns its columns of the sample [B, S + 1]: the scores and the gain, NaN where it is not known."""
-        gain, known = session_gain(self._score, self._tasks, labels, taken)
+    def update(self, scores: Tensor, labels: Tensor, observed: Tensor, weight: Tensor) -> Tensor:
+        """Count a batch with the weight [B] of its rows for all tasks; one of weight 0 is in no list, and a task's own weight says
+        nothing about a gain.
+
+        Returns the columns of the sample [B, S + 2]: the scores, the weight, and the gain, NaN where it is not known.
+        """
+        gain, known = session_gain(self._score, self._tasks, labels, observed)
+        known &= weight > 0
         self._rows += known.sum()
         finite = scores.isfinite()
         self._not_finite += (~finite & known.unsqueeze(1)).sum(0)
-        return torch.cat((scores.masked_fill(~finite, 0.0), gain.masked_fill(~known, torch.nan).unsqueeze(1)), 1)
+        gain = gain.masked_fill(~known, torch.nan)
+        return torch.cat((scores.masked_fill(~finite, 0.0), weight.float().unsqueeze(1), gain.unsqueeze(1)), 1)
 
     def state(self) -> dict[str, Tensor]:
         """Counters that add up over the workers."""
@@ -78,14 +84,9 @@ class FusedMetrics:
         opens[1:] = index[1:] != index[:-1]
         if lists == "request":
             opens[1:] |= rows["request"][1:] != rows["request"][:-1]
-        # For all tasks, hence that of the first task without a weight of its own
-        place = next(
-            (n for n, name in enumerate(events) if name in self._tasks and not self._tasks[name].weight_column), 0
-        )
-        weight = rows["weight"][:, min(place, rows["weight"].shape[1] - 1)].double()
         reports, effects = {}, {}
         for column, name in enumerate(self._names):
-            sampled = _Formula(rows, column, weight, opens.cumsum(0), index, group, self._score.at)
+            sampled = _Formula(rows, column, opens.cumsum(0), index, group, self._score.at)
             report: dict[str, Any] = {"at": self._score.at, "lists": lists, "rows": int(self._rows)}
             wrong = int(self._not_finite[column])
             reason = f"{count_of(wrong, 'score')} of {int(self._rows):,} NaN or infinite" if wrong else None
@@ -106,14 +107,13 @@ class _Formula:
         self,
         rows: Mapping[str, Tensor],
         column: int,
-        weight: Tensor,
         lists: Tensor,
         index: Tensor,
         group: Tensor,
         at: int,
     ):
         self._rows, self._scores, self._gain = rows, rows["scores"][:, column], rows["scores"][:, -1].double()
-        self._row_weight = weight
+        self._row_weight = rows["scores"][:, -2].double()
         self._lists, self._index, self._group, self._at = lists, index, group, at
         self._count = int(lists[-1]) + 1 if len(lists) else 0
         self.effects: dict[str, list[float]] = {}

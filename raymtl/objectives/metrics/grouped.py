@@ -53,8 +53,8 @@ class GroupedSample:
     """The rows that one worker keeps: at most `capacity` of them plus room for what arrives between two clean-ups.
 
     A row takes 14 + 5·T + 8·V + 4·m bytes: the mixed group id, per task the logit and the label, the metrics, weight and
-    scenario; 8 more if there are requests, 4 for each score and for the gain, and 4 for each task but one if they have weights of
-    their own.
+    scenario; 8 more if there are requests, 4 for each score, for the weight of the row and for the gain, and 4 for each task but
+    one if they have weights of their own.
     """
 
     def __init__(
@@ -104,7 +104,7 @@ class GroupedSample:
         scores: Tensor | None = None,
     ) -> None:
         """Keep rows of the binary and of the other tasks; weight [B, 1], or [B, T + V] if tasks have their own, scenario [B],
-        group and request [B] int64, own [B, m], and scores [B, S]."""
+        group and request [B] int64, own [B, m], and scores [B, S + 2], of which the last is the gain, NaN if not known."""
         self._grouped_batches += group is not None
         group = request if group is None else group
         if group is None:
@@ -197,9 +197,11 @@ def common_level(rows_by_level: Tensor, workers_by_level: Tensor, capacity: int)
 
 
 def _kept(rows: dict[str, Tensor], level: int) -> Tensor:
-    """Indices of the rows with any label that takes part and a group in the sample of this level."""
+    """Indices of the rows with any label that takes part, or a gain, and a group in the sample of this level."""
     inside = (rows["group"] & hash_limit(0)) <= hash_limit(level)
     counted = (rows["labels"] != MISSING).any(dim=1) | ~rows["value_labels"].isnan().all(dim=1)
+    if "scores" in rows:
+        counted |= ~rows["scores"][:, -1].isnan()
     return (inside & counted).nonzero().squeeze(1)
 
 
