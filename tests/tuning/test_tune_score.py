@@ -3,6 +3,7 @@
 import json
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -12,12 +13,12 @@ import torch
 
 from raymtl.cli.main import run_command
 from raymtl.config.load import config_from_dict
-from raymtl.config.score import Score
+from raymtl.config.score import Score, WeightedSum
 from raymtl.errors import ConfigError, DataError
 from raymtl.objectives.metrics.evaluate import EvalMetrics
 from raymtl.tuning.score.estimate import off_policy
 from raymtl.tuning.score.page import score_page
-from raymtl.tuning.score.run import _chosen
+from raymtl.tuning.score.run import _chosen, _result
 from raymtl.tuning.score.search import best_of, pareto_front, search
 from raymtl.tuning.score.sessions import Sessions, key_columns, read_sessions
 from tests.benchmarks.tuning.score import FORMULAS, formula, world
@@ -78,6 +79,42 @@ def test_the_value_is_that_of_an_evaluation() -> None:
     assert sessions.mean(values)[0] == pytest.approx(report["value"], rel=1e-9)
 
 
+def test_weights_of_rows_count_as_in_an_evaluation() -> None:
+    raw = small_raw()
+    raw["data"] |= {"group": "user", "request": "request", "weight": "w"}
+    settings = config_from_dict(raw | {"score": SCORE})
+    assert key_columns(settings, settings.score) == ["request", "user", "click", "buy", "w"]
+    rows = table()
+    weight = np.random.default_rng(1).integers(0, 4, len(rows)).astype(np.float64)
+    rows = rows.append_column("w", pa.array(weight, mask=weight == 3))
+    weight[weight == 3] = 0
+    sessions, _ = read_sessions(rows, settings, settings.score, ["click", "buy"])
+    labels = torch.from_numpy(np.stack([rows.column(n).to_numpy(zero_copy_only=False) for n in ("click", "buy")], 1))
+    metrics = EvalMetrics(settings.tasks, [], with_requests=True, score=settings.score)
+    metrics.update(
+        torch.zeros(len(rows), 2),
+        labels.float(),
+        ~labels.isnan(),
+        torch.from_numpy(weight),
+        torch.ones(len(rows), dtype=torch.bool),
+        group=torch.tensor([int(name[1:]) for name in rows.column("user").to_pylist()]),
+        request=torch.from_numpy(rows.column("request").to_numpy()),
+        scores=torch.from_numpy(rows.column("pred_click").to_numpy().copy()).unsqueeze(1),
+    )
+    report = metrics.compute()["scores"]["value"]
+    spec = WeightedSum(type="sum", weights={"click": 1.0})
+    value, half = sessions.mean(sessions.values(spec) @ sessions.weights)
+    assert (sessions.count, value) == (report["count"], pytest.approx(report["value"], rel=1e-6))
+    low, high = report["intervals"]["value"]
+    assert half == pytest.approx((high - low) / 2, rel=0.05)  # an evaluation has it on the scale of ratios
+    trials, _ = search(settings.score.formulas["value"], sessions, 10, seed=0)
+    first = sessions.mean(sessions.values(trials[0].formula) @ sessions.weights)[0]
+    assert trials[0].value == pytest.approx(first, rel=1e-12)
+    wrong = rows.set_column(rows.column_names.index("w"), "w", pa.array(np.where(weight == 2, -2.0, weight)))
+    with pytest.raises(DataError, match=r"column `w` \(data.weight\) has -2.0 in row \d+; expected a finite number ≥ 0"):
+        read_sessions(wrong, settings, settings.score, ["click", "buy"])
+
+
 def test_a_user_is_in_one_half() -> None:
     settings = config()
     sessions, _ = read_sessions(table(), settings, settings.score, ["click", "buy"])
@@ -119,6 +156,62 @@ def test_a_formula_of_one_output_has_nothing_to_search() -> None:
     sessions, _ = world(10, 2, 5, seed=0, noise=0.1)
     with pytest.raises(ConfigError, match="one output, so its powers cannot change the order"):
         search(formula("product").model_copy(update={"powers": {"click": 1.0}}), sessions, 20, seed=0)
+
+
+@pytest.mark.parametrize("key", ["powers", "weights"])
+def test_an_output_with_a_0_stays_out(key: str) -> None:
+    sessions, _ = world(40, 3, 8, seed=0, noise=0.1)
+    name = {"powers": "product", "weights": "sum"}[key]
+    sessions = replace(sessions, outputs=sessions.outputs | {"hide": torch.rand(len(sessions.lists))})
+    start = formula(name)
+    start = start.model_copy(update={key: {"hide": 0.0} | getattr(start, key)})
+    trials, _ = search(start, sessions, 30, seed=0)
+    found = [getattr(trial.formula, key) for trial in trials]
+    assert {numbers["hide"] for numbers in found} == {0.0}
+    assert len({numbers["buy"] for numbers in found}) > 20
+    with pytest.raises(ConfigError, match="give another output a number other than 0"):
+        search(start.model_copy(update={key: {"hide": 0.0, "click": 1.0}}), sessions, 20, seed=0)
+
+
+def test_a_conditional_label_is_expected_where_its_condition_happens() -> None:
+    sessions = small_slice()
+    assert [*sessions.expected] == ["click", "buy"]
+    conditional = replace(sessions, given={"buy": "click"})
+    assert [*conditional.expected] == ["click", "buy · click"]
+    np.testing.assert_allclose(conditional.expected["buy · click"], [0.09, 0.05, 0.01, 0.02, 0.08], rtol=1e-6)
+    by_click = WeightedSum(type="sum", weights={"click": 1.0})
+    predicted = [p + 20 * 0.1 * p for p in (0.9, 0.5, 0.2, 0.8)]
+    expected = [
+        predicted[0] + (1 - predicted[0]) / 0.5 + predicted[1],
+        predicted[2] + (21 - predicted[2]) / 0.5 + predicted[3],
+    ]
+    np.testing.assert_allclose(off_policy(conditional, by_click).by_list["DR"], expected, rtol=1e-6)
+    flipped = replace(conditional, outputs=conditional.outputs | {"buy": torch.tensor([0.1, 0.9, 0.1, 0.9, 0.1])})
+    order = flipped.shares(WeightedSum(type="sum", weights={"buy · click": 1.0}))
+    assert order.tolist() == [1, 1, 0, 1, 1]
+
+
+def test_off_policy_weighs_the_lists() -> None:
+    sessions = replace(small_slice(), row_weight=torch.tensor([1.0, 3.0, 2.0, 6.0, 6.0]).double())
+    assert sessions.weight.tolist() == [2, 6]
+    found = off_policy(sessions, WeightedSum(type="sum", weights={"click": 1.0}))
+    assert sessions.mean(found.by_list["IPS"])[0] == pytest.approx((2 * 2 + 6 * 42) / 8)
+    assert sessions.mean(found.by_list["SNIPS"])[0] == pytest.approx((2 * 2 + 6 * 42) / (2 * 2 + 6 * 2) * 2)
+    assert found.effective_rows == pytest.approx((4 + 12) ** 2 / (4**2 + 12**2))
+
+
+def test_a_task_may_have_the_name_of_an_entry() -> None:
+    sessions = small_slice()
+    outputs = {"best": sessions.outputs["click"], "current": sessions.outputs["buy"]}
+    sessions = replace(sessions, outputs=outputs, tasks=["best", "current"])
+    score = Score.model_validate(
+        {"formulas": {"v": {"type": "sum", "weights": {"best": 1, "current": 2}}}, "gain": {"best": 1, "current": 20}}
+    )
+    trials, _ = search(score.formulas["v"], sessions, 5, seed=0)
+    version: Any = SimpleNamespace(manifest=SimpleNamespace(id="1"))
+    found = _result(version, score, "v", trials, 1.0, sessions, sessions, None)["formulas"]
+    assert [*found] == ["current", "best", "expected gain", "best alone", "current alone"]
+    assert found["current"]["formula"]["weights"] == {"best": 1, "current": 2}
 
 
 def small_slice() -> Sessions:

@@ -8,7 +8,7 @@ other rows, these are unbiased estimates of the gain of a list, whatever the mod
     DR     Σ s_i · (m_i + o_i · (g_i − m_i) / e_i)        Dudík, Langford & Li, ICML 2011, section 3
     SNIPS  IPS · Σ s_i / (Σ s_i · o_i / e_i)              Swaminathan & Joachims, NIPS 2015: sums over all lists; biased by O(1/n)
 
-m_i is the gain that the model predicts. DR varies less the better the model is. Shapes: N rows, L lists.
+m_i is the gain that the model predicts (`Sessions.expected`). Sums over all lists are weighted by the lists. DR varies less the better the model is. Shapes: N rows, L lists.
 """
 
 from dataclasses import dataclass
@@ -25,9 +25,9 @@ class OffPolicy:
     """Estimates of the gain of a list."""
 
     by_list: dict[str, Tensor]
-    """[L] float64, by method; the estimate is the mean, and the interval that of the mean."""
+    """[L] float64, by method; the estimate is the mean weighted by the lists, and the interval that of the mean."""
     effective_rows: float
-    """(Σ w)² / Σ w² of the weights w = s · o / e: so many rows without weights would tell as much."""
+    """(Σ w)² / Σ w² of the weights w = s · o / e, times those of the lists: so many rows without weights would tell as much."""
 
 
 def off_policy(sessions: Sessions, formula: Formula) -> OffPolicy:
@@ -37,16 +37,19 @@ def off_policy(sessions: Sessions, formula: Formula) -> OffPolicy:
     share = sessions.shares(formula)
     weight = share * sessions.shown / sessions.propensity
     gain = sessions.labels @ sessions.weights
-    predicted = torch.stack([sessions.outputs[name].double() for name in sessions.tasks], 1) @ sessions.weights
+    predicted = torch.stack(list(sessions.expected.values()), 1).double() @ sessions.weights
     ips = sessions.sum(weight * gain)
     doubly_robust = sessions.sum(share * predicted + weight * (gain - predicted))
+    snips = _self_normalised(sessions, ips, sessions.sum(weight), sessions.sum(share))
+    weight = weight * sessions.weight[sessions.lists]
     return OffPolicy(
-        {"IPS": ips, "SNIPS": _self_normalised(ips, sessions.sum(weight), sessions.sum(share)), "DR": doubly_robust},
+        {"IPS": ips, "SNIPS": snips, "DR": doubly_robust},
         float(weight.sum().square() / weight.square().sum().clamp(min=1e-300)),
     )
 
 
-def _self_normalised(ips: Tensor, weight: Tensor, share: Tensor) -> Tensor:
+def _self_normalised(sessions: Sessions, ips: Tensor, weight: Tensor, share: Tensor) -> Tensor:
     """Numbers of the lists whose mean is SNIPS, and whose spread is that of the ratio to first order."""
-    ratio = ips.sum() / weight.sum().clamp(min=1e-300)
-    return share.mean() * (ratio + (ips - ratio * weight) / weight.mean().clamp(min=1e-300))
+    scale = sessions.means(weight).clamp(min=1e-300)
+    ratio = sessions.means(ips) / scale
+    return sessions.means(share) * (ratio + (ips - ratio * weight) / scale)

@@ -29,7 +29,9 @@ from raymtl.words import count_of
 
 PREDICTIONS, RESULT, TRIALS, SECTION = "predictions", "result.json", "trials.parquet", "score.yaml"
 CURRENT, BEST, GAIN = "current", "best", "expected gain"
-"""Names of formulas in the result: of the configuration, the best one found, and Σ weight · prediction."""
+"""Names of formulas in the result: of the configuration, the best one found, and Σ weight · expected label."""
+ALONE = "{} alone"
+"""Name of an output by itself; with a blank, so that none is that of another formula."""
 _MOST_ROWS = 20_000_000
 """Rows that fit into the memory of one process, with all that is computed of them."""
 
@@ -149,8 +151,9 @@ def _result(
     best, front = best_of(list(found)), pareto_front(list(found))
     compared: dict[str, Formula] = {CURRENT: score.formulas[name], BEST: best.formula}
     gained = {task: weight for task, weight in score.gain.items() if weight}
-    compared[GAIN] = WeightedSum(type="sum", weights=gained)
-    compared |= {output: WeightedSum(type="sum", weights={output: 1.0}) for output in judge.outputs}
+    expected = dict(zip(judge.expected, judge.weights.tolist(), strict=True))
+    compared[GAIN] = WeightedSum(type="sum", weights=expected)
+    compared |= {ALONE.format(output): WeightedSum(type="sum", weights={output: 1.0}) for output in judge.outputs}
     base = judge.values(compared[CURRENT])
     entries = {label: _entry(formula, judge, base, explored) for label, formula in compared.items()}
     gain = entries[BEST]["difference"]

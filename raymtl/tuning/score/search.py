@@ -102,12 +102,12 @@ def pareto_front(trials: list[FormulaTrial]) -> list[FormulaTrial]:
 
 
 def _tried(formula: Formula, sessions: Sessions) -> FormulaTrial:
-    by_task = sessions.values(formula).mean(0)
+    by_task = sessions.means(sessions.values(formula))
     return FormulaTrial(formula, float(by_task @ sessions.weights), tuple(by_task.tolist()))
 
 
 def _draws(formula: Formula, sessions: Sessions) -> Draw:
-    """How a trial becomes a formula of the same type and outputs; a sign of the configuration stays."""
+    """How a trial becomes a formula of the same type and outputs; a sign of the configuration stays, and so does a 0."""
     if isinstance(formula, PowerProduct):
         return _powers(formula)
     return _weights(formula, sessions) if isinstance(formula, WeightedSum) else _edges(formula, sessions)
@@ -115,27 +115,29 @@ def _draws(formula: Formula, sessions: Sessions) -> Draw:
 
 def _powers(formula: PowerProduct) -> Draw:
     """Only the ratios matter for the order, so the sum of the sizes stays that of the configuration."""
-    _needs_two(list(formula.powers), "powers")
+    searched = [name for name, power in formula.powers.items() if power]
+    _needs_two(searched, "powers")
     total = sum(map(abs, formula.powers.values()))
 
     def draw(trial: optuna.Trial) -> Formula:
-        sizes = {name: trial.suggest_float(name, 0.0, 1.0) for name in formula.powers}
+        sizes = {name: trial.suggest_float(name, 0.0, 1.0) for name in searched}
         scale = total / max(sum(sizes.values()), 1e-9)
         powers = {name: _rounded(math.copysign(size * scale, formula.powers[name])) for name, size in sizes.items()}
-        return formula.model_copy(update={"powers": powers})
+        return formula.model_copy(update={"powers": formula.powers | powers})
 
     return draw
 
 
 def _weights(formula: WeightedSum, sessions: Sessions) -> Draw:
-    """The weight of the first output stays; those of the others are searched around equal contributions."""
-    _needs_two(list(formula.weights), "weights")
-    first, *others = formula.weights
-    sizes = {name: max(float(sessions.outputs[name].abs().mean()), 1e-30) for name in formula.weights}
-    base = formula.weights[first] or 1.0
+    """The weight of the first output that has one stays; those of the others are searched around equal contributions."""
+    searched = [name for name, weight in formula.weights.items() if weight]
+    _needs_two(searched, "weights")
+    first, *others = searched
+    sizes = {name: max(float(sessions.outputs[name].abs().mean()), 1e-30) for name in searched}
+    base = formula.weights[first]
 
     def draw(trial: optuna.Trial) -> Formula:
-        weights = {first: base}
+        weights = dict(formula.weights)
         for name in others:
             size = abs(base) * sizes[first] / sizes[name] * 10 ** trial.suggest_float(name, -_DECADES, _DECADES)
             weights[name] = _rounded(math.copysign(size, formula.weights[name]))
@@ -161,7 +163,9 @@ def _edges(formula: Buckets, sessions: Sessions) -> Draw:
 
 def _needs_two(names: list[str], key: str) -> None:
     if len(names) < 2:
-        raise ConfigError(f"the formula has one output, so its {key} cannot change the order; name another output too")
+        raise ConfigError(
+            f"the formula has one output, so its {key} cannot change the order; give another output a number other than 0"
+        )
 
 
 def _rounded(value: float) -> float:

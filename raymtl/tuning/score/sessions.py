@@ -4,7 +4,8 @@ Shapes: N rows, L lists, T tasks with a gain, U users.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
+from functools import cached_property
 
 import numpy as np
 import pyarrow as pa
@@ -16,7 +17,8 @@ from raymtl.config.score import Explored, Formula, Score
 from raymtl.data.contract import label_tasks
 from raymtl.data.ids.hashing import mix64, to_int64
 from raymtl.data.labels import make_labels
-from raymtl.data.rules import floats, int64_values, one_array
+from raymtl.data.row_weights import row_weights
+from raymtl.data.rules import Rule, floats, int64_values, one_array
 from raymtl.errors import ConfigError, DataError
 from raymtl.objectives.fusion import fuse
 from raymtl.objectives.metrics.changes import half_width
@@ -42,6 +44,10 @@ class Sessions:
     """[L] int64 in [0, U): the user of each list, whose lists resemble each other."""
     at: int
     """Rows of a list that a user sees."""
+    row_weight: Tensor | None = None
+    """[N] float64 > 0: a list weighs as much as its rows on average; None: all the same."""
+    given: dict[str, str] = field(default_factory=dict)
+    """The condition of each conditional task."""
     propensity: Tensor | None = None
     """[N] float64, only of the randomised slice."""
     shown: Tensor | None = None
@@ -57,9 +63,27 @@ class Sessions:
         """U."""
         return int(self.user.max()) + 1 if len(self.user) else 0
 
+    @cached_property
+    def weight(self) -> Tensor:
+        """[L] float64: the weight of each list."""
+        ones = torch.ones(len(self.lists), dtype=torch.float64)
+        return self.sum(ones if self.row_weight is None else self.row_weight) / self.sum(ones)
+
+    @cached_property
+    def expected(self) -> dict[str, Tensor]:
+        """What the model expects of the label of each task with a gain, [N] float32 by its formula: the prediction of a conditional
+        task times the probability of its condition, and of that one's, as the label counts 0 elsewhere."""
+        found = {}
+        for task in self.tasks:
+            factors = [task]
+            while factors[-1] in self.given:
+                factors.append(self.given[factors[-1]])
+            found[" · ".join(factors)] = torch.stack([self.outputs[name] for name in factors]).prod(0)
+        return found
+
     def shares(self, formula: Formula) -> Tensor:
-        """The chance [N] of each row to be seen under a formula."""
-        return top_shares(self.lists, self.count, fuse(formula, self.outputs), self.at)
+        """The chance [N] of each row to be seen under a formula of the outputs, or of what is `expected`."""
+        return top_shares(self.lists, self.count, fuse(formula, {**self.outputs, **self.expected}), self.at)
 
     def values(self, formula: Formula) -> Tensor:
         """[L, T] float64: the labels of the rows that are seen, list by list."""
@@ -69,10 +93,15 @@ class Sessions:
         """Sums by list of [N, …]."""
         return rows.new_zeros(self.count, *rows.shape[1:]).index_add_(0, self.lists, rows)
 
+    def means(self, by_list: Tensor) -> Tensor:
+        """The weighted means […] over the lists of [L, …]."""
+        return torch.tensordot(self.weight / self.weight.sum(), by_list, 1)
+
     def mean(self, by_list: Tensor) -> tuple[float, float | None]:
         """The mean of a number of each list [L], and half its 95 % interval, in which the lists of a user are one observation."""
-        mean = float(by_list.mean())
-        effects = by_list.new_zeros(self.users).index_add_(0, self.user, (by_list - mean) / self.count)
+        mean = float(self.means(by_list))
+        moved = self.weight * (by_list - mean) / self.weight.sum()
+        effects = by_list.new_zeros(self.users).index_add_(0, self.user, moved)
         squares = effects.square()
         return mean, half_width(float(squares.sum()), float(squares.square().sum()), self.users)
 
@@ -87,6 +116,7 @@ class Sessions:
             labels=self.labels[rows],
             lists=number[self.lists[rows]],
             user=user,
+            row_weight=None if self.row_weight is None else self.row_weight[rows],
             propensity=None if self.propensity is None else self.propensity[rows],
             shown=None if self.shown is None else self.shown[rows],
         )
@@ -107,8 +137,9 @@ def key_columns(config: Config, score: Score) -> list[str]:
     labels = [
         column for name, t in label_tasks(config).items() for column in (t.label_column(name), t.observed) if column
     ]
+    weight = [] if data.weight is None else [data.weight]
     explored = [] if score.explored is None else [score.explored.propensity, score.explored.shown]
-    return list(dict.fromkeys([c for c in (data.request, data.group) if c] + labels + explored))
+    return list(dict.fromkeys([c for c in (data.request, data.group) if c] + labels + weight + explored))
 
 
 def read_sessions(
@@ -116,7 +147,8 @@ def read_sessions(
 ) -> tuple[Sessions, Sessions | None]:
     """The lists of the logs, and those of their randomised slice, out of predictions with their `key_columns`.
 
-    Rows whose gain is not known are left out of the first. Raises DataError for labels or propensities that break their rule.
+    Rows of weight 0 are left out of both, and those whose gain is not known of the first. Raises DataError for labels, weights or
+    propensities that break their rule.
     """
 
     def broken(name: str, wrong: np.ndarray, column: pa.Array) -> None:
@@ -126,10 +158,19 @@ def read_sessions(
             f"tasks.{name}; run `raymtl check`, and fix the logs"
         )
 
+    def broken_weight(name: str, key: str, wrong: np.ndarray, column: pa.Array, rule: Rule) -> None:
+        row = int(wrong.argmax())
+        raise DataError(
+            f"column `{name}` ({key}) has {column[row].as_py()!r} in row {row}; expected {rule.expected}: {rule.remedy}"
+        )
+
     tasks = config.active_tasks()
     made = make_labels(table, label_tasks(config), config.multiplies_labels(), broken).final
     labels = torch.from_numpy(np.stack([made[name] for name in tasks], 1))
     _, known = session_gain(score, tasks, labels, ~labels.isnan())
+    weight = row_weights(table, config, broken_weight)
+    counts = torch.ones_like(known) if weight is None else torch.from_numpy(weight > 0)
+    known &= counts
     gained = [name for name, weight in score.gain.items() if weight]
     columns = labels[:, [list(tasks).index(name) for name in gained]].double().nan_to_num()
     lists, user = _lists(table, config)
@@ -141,18 +182,20 @@ def read_sessions(
         lists=lists,
         user=user,
         at=score.at,
+        row_weight=None if weight is None else torch.from_numpy(weight).double(),
+        given={name: task.given for name, task in tasks.items() if task.given is not None},
     )
     if score.explored is None:
         return _kept(everything, known), None
     propensity, shown = _explored(table, score.explored)
-    inside = ~propensity.isnan()
+    inside = ~propensity.isnan() & counts
     if bool((shown & inside & ~known).any()):
         raise DataError(
             "a row of the randomised slice was shown, but a label with a gain is not observed; wait until it is final"
         )
     slice_ = replace(everything, labels=columns * shown.unsqueeze(1), propensity=propensity, shown=shown)
     found = _kept(slice_, inside)
-    return _kept(everything, known & ~inside), found if found.count else None
+    return _kept(everything, known & propensity.isnan()), found if found.count else None
 
 
 def _lists(table: pa.Table, config: Config) -> tuple[Tensor, Tensor]:
@@ -195,6 +238,7 @@ def _kept(sessions: Sessions, rows: Tensor) -> Sessions:
         labels=sessions.labels[rows],
         lists=lists,
         user=user,
+        row_weight=None if sessions.row_weight is None else sessions.row_weight[rows],
         propensity=None if sessions.propensity is None else sessions.propensity[rows],
         shown=None if sessions.shown is None else sessions.shown[rows],
     )
