@@ -9,7 +9,7 @@ from raymtl.config.slots.bias import NoBias, PositionTower
 from raymtl.config.slots.coupler import AIT, ESM2, Product
 from raymtl.config.task_kinds import Classes
 from raymtl.config.tasks import Task
-from raymtl.config.wiring import bounds, levels, listened_to, order_pairs, trio
+from raymtl.config.wiring import bounds, esm2_outputs, levels, listened_to, order_pairs, product_outputs
 from raymtl.errors import ConfigError
 
 Tasks = Mapping[str, Task]
@@ -84,12 +84,14 @@ def _product_problems(tasks: Tasks, active: Tasks, coupler: Product | ESM2) -> I
                 f"probability; add `{parent}` to tasks_subset, or choose another coupler"
             )
             return
-    if isinstance(coupler, ESM2):
-        try:
-            trio(active, coupler.click, coupler.action, coupler.buy)
-        except ConfigError as error:
-            yield str(error)
-    elif all(task.parent is None for task in active.values()):
+    try:
+        if isinstance(coupler, ESM2):
+            esm2_outputs(active, coupler.click, coupler.action, coupler.buy)
+        else:
+            product_outputs(active)
+    except ConfigError as error:
+        yield str(error)
+    if isinstance(coupler, Product) and all(task.parent is None for task in active.values()):
         yield "model.coupler is `product`, which multiplies along the funnel, but no task has a `parent`; set one"
 
 

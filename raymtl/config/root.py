@@ -34,13 +34,15 @@ from raymtl.config.model_checks import model_problems
 from raymtl.config.roles import NotSearched, Role
 from raymtl.config.sampling import sampling_problems
 from raymtl.config.score import Score, score_problems
-from raymtl.config.slots.coupler import MULTIPLYING
+from raymtl.config.slots.common import Custom
+from raymtl.config.slots.coupler import ESM2, MULTIPLYING, Product
 from raymtl.config.slots.sequence import DUPNSequence
 from raymtl.config.task_checks import task_problems
 from raymtl.config.tasks import Task
 from raymtl.config.train import Train
 from raymtl.config.tune import Tune
-from raymtl.config.wiring import compared_lists
+from raymtl.config.wiring import compared_lists, esm2_outputs, predictions, product_outputs
+from raymtl.errors import ConfigError
 
 _OF_UPDATES = ("lr", "optimizer")
 """Keys of a table that say how its rows are updated."""
@@ -132,12 +134,22 @@ class Config(Section):
     def _score_problems(self) -> Iterator[str]:
         if self.score is None:
             return
-        has_lists = self.data.has_complete_requests or self.data.group is not None
-        active = self.active_tasks()
-        has_parts = any(task.traits.parts(task) for task in active.values())
-        derives = has_parts or self.model.coupler.type in (*MULTIPLYING, "custom")
+        derived = self._derived_outputs()
+        known = predictions(self.active_tasks(), derived or {})
         columns = {column for name in self.features for column in columns_of(name, self.features)}
-        yield from score_problems(self.score, active, has_lists, derives, columns)
+        yield from score_problems(self.score, self.active_tasks(), known, derived is not None, self.data, columns)
+
+    def _derived_outputs(self) -> dict[str, tuple[str, str]] | None:
+        """The outputs of the coupler beside those of the tasks, by name; None: only the model knows."""
+        coupler, active = self.model.coupler, self.active_tasks()
+        if isinstance(coupler, Custom):
+            return None
+        try:
+            if isinstance(coupler, ESM2):
+                return esm2_outputs(active, coupler.click, coupler.action, coupler.buy)
+            return product_outputs(active) if isinstance(coupler, Product) else {}
+        except ConfigError:  # a problem of the model, and reported as such
+            return None
 
     def _calibration_problems(self) -> Iterator[str]:
         data, is_fitted = self.data, self.data.eval is not None or self.daily is not None

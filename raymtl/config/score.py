@@ -6,8 +6,11 @@ from typing import Annotated, Literal
 from pydantic import Field, PositiveInt, model_validator
 
 from raymtl.config.base import ExpectedText, Section, did_you_mean, not_a_task, quoted
+from raymtl.config.data import Data
 from raymtl.config.roles import Role
+from raymtl.config.task_kinds import Classes
 from raymtl.config.tasks import Task
+from raymtl.config.wiring import Prediction
 
 MOST_BUCKETS = 64
 """A bucket is a power of two of the score, and 32-bit floats hold 2^63 times a number below 2."""
@@ -83,7 +86,8 @@ class Explored(Section):
     """Column with the probability that the policy which wrote the logs shows the row in its list, in (0, 1]; null outside the
     slice. A list of the slice has a row for every candidate, shown or not."""
     shown: Annotated[str, Role.SERVING]
-    """Boolean column that is true where the row was shown; labels of other rows have no effect."""
+    """Boolean column that is true where the row was shown. Labels of other rows must be null: training and evaluations do not read
+    this column, so they take every label for that of a row that was shown."""
 
 
 class Score(Section):
@@ -96,48 +100,36 @@ class Score(Section):
     whose label is the revenue). Evaluations then measure every formula by the gain at the top of each list: the rows of a
     request, or without requests of a group. Empty: formulas are applied and not measured."""
     at: Annotated[PositiveInt, Role.SERVING] = 10
-    """Rows of a list that a user sees: the k of NDCG@k and value@k."""
+    """Rows of a list that a user sees: the k of NDCG@k and value@k; without a `gain` it is not used."""
     explored: Explored | None = None
     """Columns of the randomised slice; null: the logs have none."""
 
 
 def score_problems(
-    score: Score, tasks: Mapping[str, Task], has_lists: bool, derives: bool, columns: Collection[str]
+    score: Score,
+    tasks: Mapping[str, Task],
+    outputs: Mapping[str, Prediction],
+    is_complete: bool,
+    data: Data,
+    columns: Collection[str],
 ) -> Iterator[str]:
     """The problems of `score`.
 
     Args:
         score: the section.
         tasks: the tasks that are trained.
-        has_lists: whether the logs have requests or groups.
-        derives: whether the model may have outputs beside those of the tasks' names; such names are checked with the model.
+        outputs: what the model predicts.
+        is_complete: whether `outputs` has all; else other names are checked with the model.
+        data: the logs.
         columns: columns that are features; a propensity must not be one.
     """
     for name, formula in score.formulas.items():
         for output in dict.fromkeys(formula.outputs):
-            if output not in tasks and not derives:
-                yield f"score.formulas.{name} names `{output}`, {not_a_task(output, tasks)}"
-        if isinstance(formula, PowerProduct):
-            for output in formula.powers:
-                low = tasks[output].traits.labels.low if output in tasks else 0.0
-                if low is None or low < 0:
-                    yield (
-                        f"score.formulas.{name} raises `{output}` to a power, but a `{tasks[output].kind}` task may predict "
-                        f"numbers below 0; use a formula of type `sum`, or set tasks.{output}.transform to `log1p`"
-                    )
+            yield from _output_problems(name, formula, output, tasks, outputs, is_complete)
         coefficients = getattr(formula, "weights", None) or getattr(formula, "powers", None)
         if coefficients and not any(coefficients.values()):
             yield f"score.formulas.{name} has only zeros, so all rows have one score; give an output a number other than 0"
-    for task in score.gain:
-        if task not in tasks:
-            yield f"score.gain names `{task}`, {not_a_task(task, tasks)}"
-    if score.gain and not any(score.gain.values()):
-        yield "score.gain has only zeros; give a task a number other than 0"
-    if score.gain and not has_lists:
-        yield (
-            "score.gain is measured in lists, the rows of a request or of a group; set data.request, data.impressions or "
-            "data.group"
-        )
+    yield from _gain_problems(score, tasks, data)
     if score.explored is not None and not score.gain:
         yield "score.explored estimates the gain of a formula, but score.gain is empty; say what each task's label is worth"
     if score.explored is not None and score.explored.propensity in columns:
@@ -145,6 +137,77 @@ def score_problems(
             f"score.explored.propensity is `{score.explored.propensity}`, a column of a feature; the model must not read it: "
             "remove the feature"
         )
+
+
+def _output_problems(
+    name: str,
+    formula: Formula,
+    output: str,
+    tasks: Mapping[str, Task],
+    outputs: Mapping[str, Prediction],
+    is_complete: bool,
+) -> Iterator[str]:
+    """The problems of one output in the formula `name`."""
+    if output not in outputs:
+        if is_complete:
+            yield unknown_output(name, output, outputs)
+        return
+    task, low = outputs[output]
+    kind = tasks[task].kind
+    if output in tasks and issubclass(tasks[output].traits, Classes):
+        parts = [f"{output}_{part}" for part in tasks[output].traits.parts(tasks[output])]
+        yield (
+            f"score.formulas.{name} names `{output}`, whose prediction is the number of a class, which is no amount; name the "
+            f"probability of a class: {quoted(parts)}"
+        )
+    elif isinstance(formula, PowerProduct) and (low is None or low < 0):
+        remedy = f", or set tasks.{task}.transform to `log1p`" if kind == "real" else ""
+        yield (
+            f"score.formulas.{name} raises `{output}` to a power, but a `{kind}` task may predict numbers below 0; use a formula "
+            f"of type `sum`{remedy}"
+        )
+
+
+def _gain_problems(score: Score, tasks: Mapping[str, Task], data: Data) -> Iterator[str]:
+    """The problems of `gain` and `at`."""
+    for name, weight in score.gain.items():
+        if name not in tasks:
+            yield f"score.gain names `{name}`, {not_a_task(name, tasks)}"
+        elif issubclass(tasks[name].traits, Classes):
+            yield (
+                f"score.gain names `{name}`, whose label is the number of a class, which is no amount; add a `binary` task with "
+                f"`label: {tasks[name].label_column(name)}` whose `positive` lists the class that is worth something, and name it"
+            )
+        elif weight and (given := _untrained_condition(name, tasks)) is not None:
+            yield (
+                f"score.gain names `{name}`, which counts 0 where its condition `{given}` did not happen, but tasks_subset leaves "
+                f"`{given}` out; add it, or remove `{name}` from score.gain"
+            )
+    if score.gain and not any(score.gain.values()):
+        yield "score.gain has only zeros; give a task a number other than 0"
+    if not score.gain and score.at != Score.model_fields["at"].default:
+        yield (
+            f"score.at is {score.at}, but score.gain is empty, so no list is measured; say what each task's label is worth, or "
+            "remove `at`"
+        )
+    if score.gain and not data.by_request and data.group is None:
+        yield (
+            "score.gain is measured in lists, the rows of a request or of a group; set data.request, data.impressions or "
+            "data.group"
+        )
+    elif score.gain and data.sampling is not None:
+        yield (
+            "score.gain is measured in complete lists, but data.sampling says that rows were dropped from the logs; remove "
+            "score.gain, or measure on complete logs without data.sampling"
+        )
+
+
+def _untrained_condition(name: str, tasks: Mapping[str, Task]) -> str | None:
+    """The first condition of a task, of its condition, and so on, that is not among `tasks`; None: all are."""
+    given = tasks[name].given
+    while given in tasks:
+        given = tasks[given].given
+    return given
 
 
 def unknown_output(formula: str, output: str, outputs: Collection[str]) -> str:

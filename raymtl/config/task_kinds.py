@@ -105,6 +105,8 @@ class TaskKind:
     loss_metric: ClassVar[str | None] = None
     """The metric that measures the training loss on evaluation rows."""
 
+    parts_low: ClassVar[float | None] = 0.0
+    """Smallest value of the `parts`, which are probabilities unless a kind says otherwise; None: any."""
     ranks: ClassVar[bool] = False
     """Whether a task has one output, a logit whose differences are of the order of 1, and labels ≥ 0: then it can have losses
     that compare rows."""
@@ -376,6 +378,7 @@ class Quantile(Values):
     own = ("pinball", "coverage")
     without = ("mse", "rmse", "calibration", "gini", "decile_error")
     loss_label = "pinball loss / standard deviation"
+    parts_low = None
 
     @classmethod
     def outputs(cls, task: TaskOptions) -> int:

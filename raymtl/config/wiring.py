@@ -1,9 +1,11 @@
-"""Relations between tasks (parents, predecessors, order pairs): one definition for the checks, couplers and losses.
+"""Relations between tasks (parents, predecessors, order pairs), and the outputs of the model: one definition for the checks,
+couplers and losses.
 
 Tasks that are not trained (outside `tasks_subset`) are skipped.
 """
 
 from collections.abc import Mapping, Sequence
+from typing import NamedTuple
 
 from raymtl.config.base import not_a_task, quoted
 from raymtl.config.losses import Within
@@ -115,3 +117,48 @@ def _click(tasks: Mapping[str, Task], child: str | None) -> str:
             f"{quoted(tasks)} {'have' if tops else 'has'} two children; set `parent`, or model.coupler.click, action and buy"
         )
     return tops[0]
+
+
+def conditional_name(tasks: Mapping[str, Task], child: str, given: str) -> str:
+    """Name of the output P(child | given)."""
+    name = f"{child}_given_{given}"
+    if name in tasks:
+        raise ConfigError(f"tasks.{name} has the name of an output of model.coupler; rename the task")
+    return name
+
+
+def product_outputs(tasks: Mapping[str, Task]) -> dict[str, tuple[str, str]]:
+    """The outputs P(child | given) of the coupler `product` by name, each (child, given)."""
+    edges = [(name, up[0]) for name, up in parents(tasks).items() if up]
+    if len(edges) == 1 and "cvr" not in tasks:
+        return {"cvr": edges[0]}
+    return {conditional_name(tasks, *edge): edge for edge in edges}
+
+
+def esm2_outputs(
+    tasks: Mapping[str, Task], click: str | None, action: str | None, buy: str | None
+) -> dict[str, tuple[str, str]]:
+    """The same of the coupler `esm2`, whose tasks are those of `trio`."""
+    click, action, buy = trio(tasks, click, action, buy)
+    cvr = "cvr" if "cvr" not in tasks else conditional_name(tasks, buy, click)
+    return {cvr: (buy, click), conditional_name(tasks, action, click): (action, click)}
+
+
+class Prediction(NamedTuple):
+    """A column of predictions."""
+
+    task: str
+    """The task; of P(child | given) the child."""
+    low: float | None
+    """Smallest prediction; None: any."""
+
+
+def predictions(tasks: Mapping[str, Task], derived: Mapping[str, tuple[str, str]]) -> dict[str, Prediction]:
+    """What the model predicts, by name: for every task, for the `derived` outputs of the coupler, and the parts of the tasks."""
+    found = {name: Prediction(name, task.traits.labels.low) for name, task in tasks.items()}
+    found |= {name: Prediction(child, 0.0) for name, (child, _) in derived.items()}
+    return found | {
+        f"{name}_{part}": Prediction(name, task.traits.parts_low)
+        for name, task in tasks.items()
+        for part in task.traits.parts(task)
+    }

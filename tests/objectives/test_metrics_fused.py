@@ -137,6 +137,13 @@ def test_a_conditional_label_counts_nothing_where_its_condition_did_not_happen()
     gain, known = session_gain(score, tasks, labels, ~labels.isnan())
     assert known.tolist() == [True, True, False, False]
     assert gain.tolist()[:2] == [21, 0]
+    chain = {"click": Task(), "buy": Task(given="click"), "spend": Task(kind="real", given="buy")}
+    labels = torch.tensor(
+        [[1.0, 1.0, 7.0], [1.0, 0.0, torch.nan], [0.0, torch.nan, torch.nan], [1.0, torch.nan, torch.nan]]
+    )
+    gain, known = session_gain(score, chain, labels, ~labels.isnan())
+    assert known.tolist() == [True, True, True, False]
+    assert gain.tolist()[:3] == [21, 0, 0]
 
 
 def test_what_cannot_be_measured_has_a_reason() -> None:

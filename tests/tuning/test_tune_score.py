@@ -111,7 +111,9 @@ def test_weights_of_rows_count_as_in_an_evaluation() -> None:
     first = sessions.mean(sessions.values(trials[0].formula) @ sessions.weights)[0]
     assert trials[0].value == pytest.approx(first, rel=1e-12)
     wrong = rows.set_column(rows.column_names.index("w"), "w", pa.array(np.where(weight == 2, -2.0, weight)))
-    with pytest.raises(DataError, match=r"column `w` \(data.weight\) has -2.0 in row \d+; expected a finite number ≥ 0"):
+    with pytest.raises(
+        DataError, match=r"column `w` \(data.weight\) has -2.0 in row \d+; expected a finite number ≥ 0"
+    ):
         read_sessions(wrong, settings, settings.score, ["click", "buy"])
 
 

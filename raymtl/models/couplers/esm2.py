@@ -7,8 +7,8 @@ import torch
 from torch import Tensor
 
 from raymtl.config.tasks import Task
-from raymtl.config.wiring import trio
-from raymtl.models.couplers.product import conditional_name, start_conditional
+from raymtl.config.wiring import esm2_outputs, trio
+from raymtl.models.couplers.product import start_conditional
 from raymtl.models.layers import Heads
 from raymtl.models.registry import register
 from raymtl.models.slots import Context, CouplerSlot, Derived
@@ -43,9 +43,8 @@ class ESM2(CouplerSlot):
 
     @classmethod
     def derived(cls, tasks: Mapping[str, Task], options: Mapping[str, Any]) -> dict[str, Derived]:
-        click, action, buy = trio(tasks, *(options.get(role) for role in ("click", "action", "buy")))
-        cvr = "cvr" if "cvr" not in tasks else conditional_name(tasks, buy, click)
-        return {cvr: Derived(buy, click), conditional_name(tasks, action, click): Derived(action, click)}
+        roles = (options.get(role) for role in ("click", "action", "buy"))
+        return {name: Derived(*pair) for name, pair in esm2_outputs(tasks, *roles).items()}
 
     def start_at(self, logits: Sequence[float]) -> None:
         parent = {self._action: self._click, self._buy: self._click}

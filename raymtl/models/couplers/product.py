@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from raymtl.config.tasks import Task
-from raymtl.config.wiring import levels, parents
+from raymtl.config.wiring import levels, parents, product_outputs
 from raymtl.errors import ConfigError
 from raymtl.models.layers import Heads
 from raymtl.models.registry import register
@@ -45,10 +45,7 @@ class Product(CouplerSlot):
 
     @classmethod
     def derived(cls, tasks: Mapping[str, Task], options: Mapping[str, Any]) -> dict[str, Derived]:
-        edges = [Derived(name, up[0]) for name, up in parents(tasks).items() if up]
-        if len(edges) == 1 and "cvr" not in tasks:
-            return {"cvr": edges[0]}
-        return {conditional_name(tasks, edge.child, edge.given): edge for edge in edges}
+        return {name: Derived(*pair) for name, pair in product_outputs(tasks).items()}
 
     def start_at(self, logits: Sequence[float]) -> None:
         self.head.start_at(start_conditional(logits, self._parent, self._levels))
@@ -63,14 +60,6 @@ class Product(CouplerSlot):
             product = logit_prod(torch.stack([logits[self._parent[t]] for t in level]), below)
             logits.update(zip(level, product.unbind(0), strict=True))
         return torch.stack([*(logits[t] for t in range(len(columns))), *(columns[t] for t in self._parent)], 1)
-
-
-def conditional_name(tasks: Mapping[str, Task], child: str, given: str) -> str:
-    """Name of the output P(child | given)."""
-    name = f"{child}_given_{given}"
-    if name in tasks:
-        raise ConfigError(f"tasks.{name} has the name of an output of model.coupler; rename the task")
-    return name
 
 
 def start_conditional(

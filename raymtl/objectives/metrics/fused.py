@@ -34,11 +34,13 @@ def session_gain(score: Score, tasks: Mapping[str, Task], labels: Tensor, observ
     for name, weight in score.gain.items():
         if not weight:
             continue
-        column, given = columns[name], tasks[name].given
+        column = columns[name]
         seen = observed[:, column]
         gain += weight * labels[:, column].double().masked_fill(~seen, 0.0)
-        if given is not None:
+        given = tasks[name].given
+        while given in columns:
             seen = seen | (observed[:, columns[given]] & (labels[:, columns[given]] <= 0))
+            given = tasks[given].given
         known &= seen
     return gain.float(), known
 
