@@ -86,8 +86,8 @@ class Explored(Section):
     """Column with the probability that the policy which wrote the logs shows the row in its list, in (0, 1]; null outside the
     slice. A list of the slice has a row for every candidate, shown or not."""
     shown: Annotated[str, Role.SERVING]
-    """Boolean column that is true where the row was shown. Labels of other rows must be null: training and evaluations do not read
-    this column, so they take every label for that of a row that was shown."""
+    """Boolean column that is true where the row was shown. Labels of other rows must be null: training and evaluations do not
+    read this column, so they take every label for that of a row that was shown."""
 
 
 class Score(Section):
@@ -100,7 +100,7 @@ class Score(Section):
     whose label is the revenue). Evaluations then measure every formula by the gain at the top of each list: the rows of a
     request, or without requests of a group. Empty: formulas are applied and not measured."""
     at: Annotated[PositiveInt, Role.SERVING] = 10
-    """Rows of a list that a user sees: the k of NDCG@k and value@k; without a `gain` it is not used."""
+    """Rows of a list that a user sees: the k of NDCG@k and value@k, so another number needs a `gain`."""
     explored: Explored | None = None
     """Columns of the randomised slice; null: the logs have none."""
 
@@ -180,8 +180,8 @@ def _gain_problems(score: Score, tasks: Mapping[str, Task], data: Data) -> Itera
             )
         elif weight and (given := _untrained_condition(name, tasks)) is not None:
             yield (
-                f"score.gain names `{name}`, which counts 0 where its condition `{given}` did not happen, but tasks_subset leaves "
-                f"`{given}` out; add it, or remove `{name}` from score.gain"
+                f"score.gain names `{name}`, which counts 0 where its condition `{given}` did not happen, but tasks_subset "
+                f"leaves `{given}` out; add it, or remove `{name}` from score.gain"
             )
     if score.gain and not any(score.gain.values()):
         yield "score.gain has only zeros; give a task a number other than 0"

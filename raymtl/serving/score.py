@@ -15,6 +15,7 @@ from ray.data import ActorPoolStrategy
 from ray.data.context import DataContext
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
+from raymtl.config.base import quoted
 from raymtl.config.data import DayRange
 from raymtl.config.root import Config
 from raymtl.data.found import File

@@ -47,7 +47,8 @@ class Top:
 
 
 def choose_top(config: Config, columns: Sequence[str], rows: int, per: str | None, by: str | None) -> Top:
-    """The rows to keep, with defaults from the configuration: per request of a group, or what there is of the two; by the only formula.
+    """The rows to keep, with defaults from the configuration: per request of a group, or what there is of the two; by the only
+    formula.
 
     `columns` are those that the version gives. Raises ConfigError if a default is missing or `by` is none of them.
     """

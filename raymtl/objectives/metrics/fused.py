@@ -55,8 +55,8 @@ class FusedMetrics:
         self._not_finite = torch.zeros(len(self._names), dtype=torch.int64, device=device)
 
     def update(self, scores: Tensor, labels: Tensor, observed: Tensor, weight: Tensor) -> Tensor:
-        """Count a batch with the weight [B] of its rows for all tasks; one of weight 0 is in no list, and a task's own weight says
-        nothing about a gain.
+        """Count a batch with the weight [B] of its rows for all tasks; one of weight 0 is in no list, and a task's own weight
+        says nothing about a gain.
 
         Returns the columns of the sample [B, S + 2]: the scores, the weight, and the gain, NaN where it is not known.
         """

@@ -8,7 +8,8 @@ other rows, these are unbiased estimates of the gain of a list, whatever the mod
     DR     Σ s_i · (m_i + o_i · (g_i − m_i) / e_i)        Dudík, Langford & Li, ICML 2011, section 3
     SNIPS  IPS · Σ s_i / (Σ s_i · o_i / e_i)              Swaminathan & Joachims, NIPS 2015: sums over all lists; biased by O(1/n)
 
-m_i is the gain that the model predicts (`Sessions.expected`). Sums over all lists are weighted by the lists. DR varies less the better the model is. Shapes: N rows, L lists.
+m_i is the gain that the model predicts (`Sessions.expected`). DR varies less the better the model is. Sums over all lists are
+weighted by the lists. Shapes: N rows, L lists.
 """
 
 from dataclasses import dataclass

@@ -101,7 +101,7 @@ def _spread(front: Sequence[Any]) -> list[Any]:
 
 def _formulas(result: Mapping[str, Any]) -> Section:
     text = (
-        "The current formula, the best one that was found, the sum of the predicted gains, and every output alone; ± is half "
+        "The current formula, the best one that was found, the sum of the expected gains, and every output alone; ± is half "
         "the 95 % interval, with the lists of a user as one observation. Differences are on the same lists."
     )
     rows = [

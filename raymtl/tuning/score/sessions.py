@@ -71,8 +71,8 @@ class Sessions:
 
     @cached_property
     def expected(self) -> dict[str, Tensor]:
-        """What the model expects of the label of each task with a gain, [N] float32 by its formula: the prediction of a conditional
-        task times the probability of its condition, and of that one's, as the label counts 0 elsewhere."""
+        """What the model expects of the label of each task with a gain, [N] float32 by its formula: the prediction of a
+        conditional task times the probability of its condition, and of that one's, as the label counts 0 elsewhere."""
         found = {}
         for task in self.tasks:
             factors = [task]
