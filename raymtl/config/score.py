@@ -205,7 +205,7 @@ def _gain_problems(score: Score, tasks: Mapping[str, Task], data: Data) -> Itera
 def _untrained_condition(name: str, tasks: Mapping[str, Task]) -> str | None:
     """The first condition of a task, of its condition, and so on, that is not among `tasks`; None: all are."""
     given = tasks[name].given
-    while given in tasks:
+    while given is not None and given in tasks:
         given = tasks[given].given
     return given
 

@@ -38,7 +38,7 @@ def session_gain(score: Score, tasks: Mapping[str, Task], labels: Tensor, observ
         seen = observed[:, column]
         gain += weight * labels[:, column].double().masked_fill(~seen, 0.0)
         given = tasks[name].given
-        while given in columns:
+        while given is not None and given in columns:
             seen = seen | (observed[:, columns[given]] & (labels[:, columns[given]] <= 0))
             given = tasks[given].given
         known &= seen
