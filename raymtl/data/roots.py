@@ -1,6 +1,7 @@
 """The roots of a data set: one folder of days, or several with the same columns, such as one for each country or month."""
 
 import datetime as dt
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Self
@@ -24,7 +25,8 @@ class Roots:
 
     @classmethod
     def open(cls, paths: Sequence[str]) -> Self:
-        """Raises ConfigError if no package reads such URLs, and DataError if the roots are on several storages."""
+        """Raises ConfigError if no package reads such URLs, and DataError if the roots are on several storages, or two of them are
+        one folder."""
         folders = tuple(Folder.open(path) for path in paths)
         first = folders[0]
         for other in folders[1:]:
@@ -33,6 +35,14 @@ class Roots:
                     f"the roots `{first.path}` and `{other.path}` are on different storages, which one data set cannot be; copy "
                     "one to the storage of the other"
                 )
+        spelled: dict[str, str] = {}
+        for folder in folders:
+            place = os.path.normpath(folder.root) if folder.is_local else folder.root.rstrip("/")
+            if place in spelled:
+                raise DataError(
+                    f"the roots `{spelled[place]}` and `{folder.path}` are one folder, whose rows would be read twice; list it once"
+                )
+            spelled[place] = folder.path
         return cls(folders)
 
     @property

@@ -84,8 +84,6 @@ def look(
         if (kind := folder.kind()) != pafs.FileType.Directory:
             problem = "does not exist" if kind == pafs.FileType.NotFound else "is a file"
             raise DataError(f"PATH `{one}` {problem}; pass the folder with the logs")
-        if folders.count(folder) > 1:
-            raise ConfigError(f"PATH `{one}` is given twice, so its rows would be read twice; pass it once")
     days = find_days_of_all(folders)
     folder = folders[0] if days is None else Folder.open(as_roots(days.path)[0])
     path = ", ".join(paths)

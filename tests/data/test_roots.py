@@ -144,6 +144,13 @@ def test_roots_on_two_storages_are_refused(countries):
         Roots.open([countries[0], "memory://logs"])
 
 
+@pytest.mark.parametrize("other", ["file://{root}", "file://{root}/../{name}/", "{root}/./"])
+def test_one_root_in_two_spellings_is_refused(other, countries):
+    spelled = other.format(root=countries[0], name=Path(countries[0]).name)
+    with pytest.raises(DataError, match=f"`{countries[0]}` and `.*` are one folder, whose rows would be read twice"):
+        Roots.open([countries[0], countries[1], spelled])
+
+
 @pytest.mark.parametrize(
     ("data", "message"),
     [
