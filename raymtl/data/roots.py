@@ -25,8 +25,8 @@ class Roots:
 
     @classmethod
     def open(cls, paths: Sequence[str]) -> Self:
-        """Raises ConfigError if no package reads such URLs, and DataError if the roots are on several storages, or two of them are
-        one folder."""
+        """Raises ConfigError if no package reads such URLs, and DataError if the roots are on several storages, or two are one
+        folder."""
         folders = tuple(Folder.open(path) for path in paths)
         first = folders[0]
         for other in folders[1:]:
@@ -40,7 +40,8 @@ class Roots:
             place = os.path.normpath(folder.root) if folder.is_local else folder.root.rstrip("/")
             if place in spelled:
                 raise DataError(
-                    f"the roots `{spelled[place]}` and `{folder.path}` are one folder, whose rows would be read twice; list it once"
+                    f"the roots `{spelled[place]}` and `{folder.path}` are one folder, whose rows would be read twice; list it "
+                    "once"
                 )
             spelled[place] = folder.path
         return cls(folders)

@@ -14,7 +14,7 @@ import raymtl
 from raymtl.cli.main import run_command
 from raymtl.config.load import config_from_dict, load_config
 from raymtl.data.validation.run import check_data
-from raymtl.errors import ConfigError, DataError
+from raymtl.errors import DataError
 from raymtl.init.run import check_free, look, write
 from raymtl.storage.folder import Folder
 from tests.benchmarks.init.logs import write_parquet
