@@ -2,7 +2,7 @@
 
 import datetime as dt
 import os
-from collections.abc import Sequence
+from collections.abc import Container, Sequence
 from dataclasses import dataclass, replace
 from typing import Self
 
@@ -80,12 +80,11 @@ class Roots:
         if len(self.folders) == 1:
             return find_files(self.folders[0], days, layout)
         found = FoundFiles()
-        there: set[dt.date] = set()
-        for number, folder in enumerate(self.folders):
-            own = partitioned_days(folder, layout)
-            there.update(own)
+        days_of = [partitioned_days(folder, layout) for folder in self.folders]
+        there = {day for own in days_of for day in own}
+        for number, (folder, own) in enumerate(zip(self.folders, days_of, strict=True)):
             wanted = days if days is None else _within(days, own)
-            if days is not None and (beyond := _beyond(folder, days, own)) is not None:
+            if days is not None and (beyond := _beyond(folder, days, own, there)) is not None:
                 found.notes.append(beyond)
             if days is None or wanted is not None:
                 _add(found, find_files(folder, wanted, layout), folder, number)
@@ -119,9 +118,11 @@ def _within(days: DayRange, own: Sequence[dt.date]) -> DayRange | None:
     return DayRange(start=start, end=end) if start <= end else None
 
 
-def _beyond(folder: Folder, days: DayRange, own: Sequence[dt.date]) -> str | None:
-    if own[0] <= days.start and days.end <= own[-1]:
+def _beyond(folder: Folder, days: DayRange, own: Sequence[dt.date], there: Container[dt.date]) -> str | None:
+    """A note if other roots have days that are before the first one of a root or after its last; `there` are those of any root."""
+    if not any(day in there for day in days.days() if not own[0] <= day <= own[-1]):
         return None
-    return (
-        f"the root `{folder.path}` has {own[0]} to {own[-1]} only; the other days of {days} come from the other roots"
-    )
+    has = f"the root `{folder.path}` has {own[0]} to {own[-1]} only"
+    if _within(days, own) is None:
+        return f"{has}, none of {days}, which come from the other roots"
+    return f"{has}; the other days of {days} come from the other roots"
