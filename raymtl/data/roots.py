@@ -119,7 +119,7 @@ def _within(days: DayRange, own: Sequence[dt.date]) -> DayRange | None:
 
 
 def _beyond(folder: Folder, days: DayRange, own: Sequence[dt.date], there: Container[dt.date]) -> str | None:
-    """A note if other roots have days that are before the first one of a root or after its last; `there` are those of any root."""
+    """A note if other roots have days before the first one of a root or after its last; `there` are the days of any root."""
     if not any(day in there for day in days.days() if not own[0] <= day <= own[-1]):
         return None
     has = f"the root `{folder.path}` has {own[0]} to {own[-1]} only"
