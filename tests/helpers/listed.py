@@ -1,4 +1,4 @@
-"""The files of a data set, for tests that expect either all of them or an error."""
+"""The files of a data set, or its first problem as an error."""
 
 from raymtl.config.data import DayRange
 from raymtl.data.found import File
@@ -8,5 +8,5 @@ from raymtl.storage.folder import Folder
 
 
 def list_files(folder: Folder, days: DayRange | None, layout: Layout = Layout()) -> list[File]:
-    """The parquet files of the given days (None: of every day), ordered by path; DataError for the first problem."""
+    """The parquet files of the given days (None: of every day), ordered by path; raises DataError for the first problem."""
     return find_files(folder, days, layout).or_raise().files
