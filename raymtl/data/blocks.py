@@ -50,7 +50,7 @@ from raymtl.data.ids.hashing import hash_rows, hash_strings, mix64, to_int64
 from raymtl.data.ids.id_map import MapFile, MapRows
 from raymtl.data.ids.id_map_lookup import IdLookup
 from raymtl.data.labels import make_labels
-from raymtl.data.list_numbers import ListNumbers, broken_numbers, id_weights, step_numbers
+from raymtl.data.list_numbers import ListNumbers, broken_numbers, id_weights, out_of_step, step_numbers
 from raymtl.data.requests import REQUEST, Requests, by_request, feature_changes, request_column
 from raymtl.data.row_weights import row_weights
 from raymtl.data.rules import Rule, one_array
@@ -242,11 +242,8 @@ class BlockMaker:
         columns.pop("scenario", None)
         return request_column(requests.owner, columns)
 
-    def features(
-        self, raw: pa.Table, place: Place, names: Sequence[str], same_steps: bool = True
-    ) -> dict[str, pa.Array]:
-        """The columns of some features and of the scenario: everything a model needs to predict. With `same_steps` it is an
-        error if histories of the same steps differ in length."""
+    def features(self, raw: pa.Table, place: Place, names: Sequence[str]) -> dict[str, pa.Array]:
+        """The columns of some features and of the scenario: everything a model needs to predict."""
         columns: dict[str, pa.Array] = {}
         for name in names:
             feature = self._config.features[name]
@@ -267,10 +264,9 @@ class BlockMaker:
                 columns[f"ids:{name}"] = self._lists(one_array(raw, source, "ids"), name, feature, place, source)
                 if isinstance(feature, IdsFeature) and feature.weights is not None:
                     columns[f"weights:{name}"] = self._id_weights(raw, name, feature, feature.weights, place)
-        for first, *others in self._config.same_steps() if same_steps else ():
-            for other in others:
-                if f"ids:{first}" in columns and f"ids:{other}" in columns:
-                    self._check_steps(columns, first, other, place)
+        for found in out_of_step(raw, self._config, names):
+            column, row = columns_of(found.name, self._config.features)[0], int(found.wrong.argmax())
+            raise place.error(column, f"features.{found.name}", row, found.shown[row].as_py(), found.rule)
         scenario = self._config.data.scenario
         if scenario and scenario.column in raw.column_names:
             column = one_array(raw, scenario.column, "category")
@@ -335,14 +331,6 @@ class BlockMaker:
 
         _check_whole(flat, place, column, f"features.{name}", owner)
         return pa.ListArray.from_arrays(pa.array(offsets), self._rows(to_int64(flat), name, place, column, owner))
-
-    def _check_steps(self, columns: Mapping[str, pa.Array], first: str, other: str, place: Place) -> None:
-        """DataError names the first row with different numbers of steps."""
-        expected, found = (columns[f"ids:{name}"].value_lengths().to_numpy() for name in (first, other))
-        if (wrong := expected != found).any():
-            row, column = int(wrong.argmax()), columns_of(other, self._config.features)[0]
-            lengths = f"{found[row]} beside {expected[row]}"
-            raise place.error(column, f"features.{other}", row, lengths, rules.steps_rule(first))
 
     def _step_numbers(self, raw: pa.Table, name: str, feature: SequenceDenseFeature, place: Place) -> pa.Array:
         """Scaled, with `fill` for null."""

@@ -1,9 +1,9 @@
-"""Numbers beside the IDs of lists: the weights of a bag, and the numbers of the steps of a history.
+"""What stands beside the IDs of lists: the weights of a bag, the numbers of the steps of a history, and other histories.
 
 Shapes: N rows, V elements that are kept of all lists.
 """
 
-from collections.abc import Mapping
+from collections.abc import Container, Iterator, Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -11,6 +11,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from raymtl.config.features import Feature, IdsFeature, SequenceDenseFeature, SequenceFeature
+from raymtl.config.root import Config
 from raymtl.data import rules
 from raymtl.data.rules import Rule, one_array
 
@@ -62,6 +63,49 @@ def broken_numbers(found: ListNumbers, feature: Feature) -> tuple[np.ndarray, Ru
     if isinstance(feature, IdsFeature):
         return ~((found.values >= 0) & np.isfinite(found.values)) & ~found.nulls, rules.ID_WEIGHT
     return rules.not_finite(found.values, found.nulls), rules.STEP
+
+
+@dataclass(frozen=True)
+class OutOfStep:
+    """Rows in which a history differs from another one of the same steps."""
+
+    name: str
+    """The feature."""
+    rule: Rule
+    wrong: np.ndarray
+    """[N] bool."""
+    shown: pa.Array
+    """What is wrong, in words, [N]."""
+
+
+def out_of_step(raw: pa.Table, config: Config, names: Container[str]) -> Iterator[OutOfStep]:
+    """The histories among `names` that are not in step with the first one of their group.
+
+    The lists of the files are compared, before nulls are dropped and `max_length` cuts: two lists may well have one length
+    after that, and pair their IDs wrongly.
+    """
+    for group in config.same_steps():
+        columns = {name: config.features[name].column or name for name in group if name in names}
+        parts = {name: rules.elements(one_array(raw, column, "ids")) for name, column in columns.items()}
+        first = next(iter(parts), "")
+        for name in parts:
+            if name != first and (found := _differs(*parts[name], *parts[first])) is not None:
+                yield OutOfStep(name, rules.steps_rule(first), *found)
+
+
+def _differs(
+    flat: pa.Array, lengths: np.ndarray, other_flat: pa.Array, others: np.ndarray
+) -> tuple[np.ndarray, pa.Array] | None:
+    """Which rows of two columns of lists differ in their lengths or, if none does, in where they are null; None if none."""
+    if (wrong := lengths != others).any():
+        pair = (pa.array(each).cast(pa.string()) for each in (lengths, others))
+        return wrong, pc.binary_join_element_wise(*pair, " long beside ")
+    if not flat.null_count and not other_flat.null_count:
+        return None
+    valid, other_valid = (each.is_valid().to_numpy(zero_copy_only=False) for each in (flat, other_flat))
+    wrong = np.zeros(len(lengths), bool)
+    wrong[np.repeat(np.arange(len(lengths)), lengths)[valid != other_valid]] = True
+    return (wrong, pa.repeat("null at other steps", len(lengths))) if wrong.any() else None
 
 
 def _beside(raw: pa.Table, ids: str, numbers: str, feature: IdsFeature | SequenceFeature) -> ListNumbers:
