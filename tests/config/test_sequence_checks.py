@@ -43,7 +43,11 @@ DUPN = [*HISTORIES, "model.preset=dupn"]
             "2026-01-02; set it alike, or write the column for the earlier days too",
         ),
         (
-            [*DUPN, "features.kinds.since=2026-01-02", "model.sequence={type: dupn, item: [seen], properties: [kinds]}"],
+            [
+                *DUPN,
+                "features.kinds.since=2026-01-02",
+                "model.sequence={type: dupn, item: [seen], properties: [kinds]}",
+            ],
             "model.sequence: features of the same steps need one `since`",
         ),
         (
