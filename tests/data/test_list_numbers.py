@@ -161,6 +161,12 @@ def test_types_are_checked_before_anything_is_read() -> None:
     config = config_of()
     columns = required_columns(config)
     assert not schema_faults(raw_rows().schema, config, columns)
+    maps = pa.schema([("history", MAP)])
+    ((_, fault),) = schema_faults(maps, config, [c for c in columns if c.used_by == "features.history"])
+    assert fault.endswith(
+        "expected a list of integers or strings; write the IDs as a list, the oldest first, since a map has no order, or set "
+        "features.history.column to another column"
+    )
     assert fits(pa.map_(pa.int64(), pa.bool_()), "map")
     assert not fits(pa.map_(pa.int64(), pa.string()), "map")
     schema = pa.schema(
@@ -251,10 +257,25 @@ def test_check_measures_weights_and_numbers_and_counts_what_breaks_the_rules(tmp
     assert DAY in problems[0]
 
 
-def test_equal_weights_are_a_warning(tmp_path: Path, in_process: None) -> None:
-    write_file(tmp_path, raw_rows([row | {"tag_weights": [1.0] * len(row["tags"] or [])} for row in ROWS]))
-    warnings = check_data(config_of(str(tmp_path))).parts["train"].warnings
-    assert "features.tags.weights: all weights of column `tag_weights` are 1; remove the key" in warnings
+@pytest.mark.parametrize(
+    ("weight", "pooling", "remedy"),
+    [
+        (1, "sum", "remove the key"),
+        (0.5, "mean", "remove the key"),
+        (0.5, "sum", "check the job that writes them"),
+        (0, "mean", "check the job that writes them"),
+    ],
+)
+def test_equal_weights_are_a_warning(
+    weight: float, pooling: str, remedy: str, tmp_path: Path, in_process: None
+) -> None:
+    lists = {"tag_weights": [weight] * 2, "topics": [("a", weight), ("b", weight)]}
+    write_file(tmp_path, raw_rows([ROWS[0] | lists] * 3))
+    config = make_config(FEATURES, path=str(tmp_path), tables={"tags": {"rows": 100, "pooling": pooling}})
+    warnings = check_data(config).parts["train"].warnings
+    assert f"features.tags.weights: all weights of column `tag_weights` are {weight}; {remedy}" in warnings
+    maps = "check the job that writes the maps, or write the IDs alone as a list"
+    assert f"features.topics.weights: all weights of column `topics` are {weight}; {maps}" in warnings
 
 
 def steps_config(root: str, slot: str, length: int = 3) -> Config:
