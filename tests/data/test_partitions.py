@@ -13,13 +13,14 @@ from raymtl.data.blocks import BlockMaker, Place
 from raymtl.data.count_ids import count_ids
 from raymtl.data.fragments import read_fragment
 from raymtl.data.partitions import Layout
-from raymtl.data.source import find_files, list_files, partitioned_days
+from raymtl.data.source import find_files, partitioned_days
 from raymtl.data.units import plan_input
 from raymtl.data.validation.run import check_data
 from raymtl.errors import DataError
 from raymtl.serving.plan import plan_scoring
 from raymtl.storage.folder import Folder
 from tests.helpers.in_process_scan import scan_in_process
+from tests.helpers.listed import list_files
 from tests.helpers.small_data import DAY, click_rows, make_config
 
 ITEM = {"item": {"kind": "id"}}
