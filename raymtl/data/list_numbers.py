@@ -10,7 +10,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from raymtl.config.features import Feature, IdsFeature, SequenceDenseFeature, SequenceFeature
+from raymtl.config.features import Feature, IdsFeature, SequenceDenseFeature, SequenceFeature, columns_of
 from raymtl.config.root import Config
 from raymtl.data import rules
 from raymtl.data.rules import Rule, one_array
@@ -85,7 +85,7 @@ def out_of_step(raw: pa.Table, config: Config, names: Container[str]) -> Iterato
     after that, and pair their IDs wrongly.
     """
     for group in config.same_steps():
-        columns = {name: config.features[name].column or name for name in group if name in names}
+        columns = {name: columns_of(name, config.features)[0] for name in group if name in names}
         parts = {name: rules.elements(one_array(raw, column, "ids")) for name, column in columns.items()}
         first = next(iter(parts), "")
         for name in parts:

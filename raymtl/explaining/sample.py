@@ -156,7 +156,7 @@ def columns_beside(config: Config) -> dict[str, list[str]]:
     numbers of steps, and other histories of the same steps."""
     features = config.features
     lists = [name for name, f in features.items() if isinstance(f, IdsFeature | SequenceDenseFeature)]
-    same = [{features[name].column or name for name in names} for names in config.same_steps()]
+    same = [{columns_of(name, features)[0] for name in names} for names in config.same_steps()]
     groups: list[set[str]] = []
     for columns in (*({*columns_of(name, features)} for name in lists), *same):
         if len(columns) > 1:
