@@ -14,6 +14,7 @@ from raymtl.config.features import Feature, IdsFeature, SequenceDenseFeature, Se
 from raymtl.config.root import Config
 from raymtl.data import rules
 from raymtl.data.rules import Rule, one_array
+from raymtl.data.single_ids import Broken
 
 
 @dataclass(frozen=True)
@@ -63,6 +64,42 @@ def broken_numbers(found: ListNumbers, feature: Feature) -> tuple[np.ndarray, Ru
     if isinstance(feature, IdsFeature):
         return ~((found.values >= 0) & np.isfinite(found.values)) & ~found.nulls, rules.ID_WEIGHT
     return rules.not_finite(found.values, found.nulls), rules.STEP
+
+
+def number_lists(raw: pa.Table, name: str, features: Mapping[str, Feature], broken: Broken) -> pa.Array:
+    """The numbers of a feature of kind `sequence_dense` as the model reads them, lists [N]: scaled, with `fill` for null."""
+    feature, found = features[name], step_numbers(raw, name, features)
+    assert isinstance(feature, SequenceDenseFeature)
+    _check(found, feature, columns_of(feature.of, features)[0], broken)
+    values = rules.scaled(found.values, feature)
+    values[found.nulls] = feature.fill
+    return _lists(values, found.lengths)
+
+
+def weight_lists(raw: pa.Table, name: str, feature: IdsFeature, broken: Broken) -> pa.Array:
+    """The weights of the IDs of a feature, lists [N], with 0 for null."""
+    found = id_weights(raw, name, feature)
+    _check(found, feature, feature.column or name, broken)
+    return _lists(np.where(found.nulls, np.float32(0), found.values), found.lengths)
+
+
+def _check(found: ListNumbers, feature: IdsFeature | SequenceDenseFeature, of: str, broken: Broken) -> None:
+    """Report the lists with another length than those of the IDs in the column `of`, or else the rows with broken values."""
+    if found.misfit.any():
+        broken(found.misfit, found.shown(), rules.beside_rule(of))
+    wrong, rule = broken_numbers(found, feature)
+    if wrong.any():
+        owners = np.repeat(np.arange(len(found.lengths)), found.lengths)[wrong]
+        rows, firsts = np.unique(owners, return_index=True)
+        shown = np.full(len(found.lengths), "", object)
+        shown[rows] = [f"{value}" for value in found.values[wrong][firsts]]
+        broken(np.isin(np.arange(len(shown)), rows), pa.array(shown), rule)
+
+
+def _lists(values: np.ndarray, lengths: np.ndarray) -> pa.Array:
+    offsets = np.zeros(len(lengths) + 1, np.int32)
+    np.cumsum(lengths, out=offsets[1:])
+    return pa.ListArray.from_arrays(pa.array(offsets), pa.array(values))
 
 
 @dataclass(frozen=True)
