@@ -329,3 +329,15 @@ def test_histories_of_the_same_steps_are_in_step(
 def test_histories_of_other_steps_need_not_be_in_step() -> None:
     table = steps_table(*GOOD, ([1, 2], [7]), ([5, 6], [7, None]))
     assert len(block_of(table, steps_config("/nowhere", "pooled"))) == 5
+
+
+def test_histories_of_the_same_steps_may_begin_together(tmp_path: Path) -> None:
+    raw = steps_config(str(tmp_path), "dupn").model_dump(mode="json")
+    for name in ("history", "action"):
+        raw["features"][name]["since"] = "2026-01-02"
+    config = Config(**raw)
+    write_file(tmp_path, steps_table(*GOOD).drop_columns(["history", "action"]))
+    plan, maker = plan_input(config, "train"), BlockMaker(config, evaluation=False)
+    ((table, _),) = read_fragment(plan.root, plan.units[0].fragments[0], maker.raw_columns(), 100)
+    block = block_of(table, config)
+    assert block.column("ids:history").to_pylist() == block.column("ids:action").to_pylist() == [[], [], []]
