@@ -127,6 +127,8 @@ def test_programs_predict_it_in_a_process_with_torch_alone(
     assert json.loads((tmp_path / "model.json").read_text()) == facts
     assert [o["name"] for o in facts["outputs"]] == ["click", "buy", "cvr"]
     assert facts["features"]["user"]["id_space"] == "map"
+    weights = {name: facts["features"][name].get("weights") for name in ("tags", "topics", "likes")}
+    assert weights == {"tags": None, "topics": "tag_weights", "likes": "likes"}
     sides = {name: facts["features"][name]["side"] for name in ("pair", "visit", "level")}
     assert sides == {"pair": "item", "visit": "user", "level": "item"}
     assert {name for name in facts["state"] if name.startswith("crossed.")} == {
