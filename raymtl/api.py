@@ -62,8 +62,9 @@ def init_config(
     """Look at logs once, write a first configuration for them, and return it; the comments of the file say why.
 
     Args:
-        logs: a folder or URL, with or without folders of days; or several with, which are one data set.
-        out: the file to write, which must not exist. Logs without folders of days are also written by day, to `logs` next to it.
+        logs: a folder or URL, with or without folders of days; or several, each with folders of days.
+        out: the file to write, which must not exist. Logs without folders of days are also written by day, to a folder next to
+            it: `config-logs` for `config.yaml`.
         name: the name of the run.
         labels: the columns to predict; empty: those that look like it.
         ignored: columns that a model must not see.

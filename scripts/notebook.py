@@ -37,12 +37,12 @@ def executed(text: str, folder: str) -> str:
 
 
 def shape(text: str) -> list[tuple[str, list[str]]]:
-    """Each cell with the words of its output; numbers, and how often a line of one kind repeats, do not count."""
+    """Each cell with the first words of its output's lines; how often one repeats does not count."""
     return [(code, _words(output or "")) for _, code, output in _CELL.findall(text)]
 
 
 def _words(output: str) -> list[str]:
-    """The words that name something: without numbers, marks and what is drawn."""
+    """The first word of each line, without numbers, marks and what is drawn."""
     lines = [re.sub(r"[^a-z_:% ]", "", line.lower()).split() for line in output.splitlines()]
     return list(dict.fromkeys(line[0] for line in lines if line))
 

@@ -99,6 +99,8 @@ def _unknown_key(place: Place, root: type[Section]) -> str:
     key = place.path.rpartition(".")[2]
     known = place.holder.model_fields if place.holder else {}
     says = f"{place.path} is an unknown key" + (f" of `{place.tag}`" if place.tag else "")
+    if place.tag == "sequence_dense" and key in ("side", "max_length"):
+        return f"{says}; numbers have that of their history: set it at the feature that `of` names"
     if RENAMED.get(key) in known:
         return f"{says}; use `{RENAMED[key]}`"
     if near := did_you_mean(key, known):

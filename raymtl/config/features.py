@@ -101,7 +101,7 @@ class IdsFeature(_Lookup):
     """A bag of IDs."""
     max_length: Annotated[PositiveInt | None, Role.MODEL | Role.READ] = None
     """Keep only the first `max_length` IDs of a row; null: all."""
-    weights: Annotated[str | None, Role.MODEL | Role.READ] = None
+    weights: Annotated[Annotated[str, Field(min_length=1)] | None, Role.MODEL | Role.READ] = None
     """Column with a weight ≥ 0 of each ID: lists of numbers as long as those of the IDs, or the feature's own column, if it holds
     maps from IDs to weights. The table's pooling is then Σ w e for `sum` and Σ w e / Σ w for `mean`. Null: all weigh the same."""
 

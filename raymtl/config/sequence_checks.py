@@ -148,6 +148,13 @@ def _groups(
         if len(set(lengths.values())) > 1:
             found = ", ".join(f"`{name}` {length}" for name, length in lengths.items())
             yield f"{path}: features of the same steps need one max_length, but they have {found}"
+        since = {n: f.since for n in same if isinstance(f := features.get(n), SequenceFeature)}
+        if len(set(since.values())) > 1:
+            found = ", ".join(f"`{name}` {day or 'none'}" for name, day in since.items())
+            yield (
+                f"{path}: features of the same steps need one `since`, as the lists must have one length, but they have {found}; "
+                "set it alike, or write the column for the earlier days too, with an ID for an unknown value"
+            )
 
 
 def _named(features: Features, path: str, names: Iterable[str], kinds: tuple[type, ...]) -> Iterator[str]:

@@ -50,7 +50,7 @@ from raymtl.data.ids.hashing import hash_rows, hash_strings, mix64, to_int64
 from raymtl.data.ids.id_map import MapFile, MapRows
 from raymtl.data.ids.id_map_lookup import IdLookup
 from raymtl.data.labels import make_labels
-from raymtl.data.list_numbers import ListNumbers, broken_numbers, id_weights, step_numbers
+from raymtl.data.list_numbers import number_lists, out_of_step, weight_lists
 from raymtl.data.requests import REQUEST, Requests, by_request, feature_changes, request_column
 from raymtl.data.row_weights import row_weights
 from raymtl.data.rules import Rule, one_array
@@ -242,11 +242,8 @@ class BlockMaker:
         columns.pop("scenario", None)
         return request_column(requests.owner, columns)
 
-    def features(
-        self, raw: pa.Table, place: Place, names: Sequence[str], same_steps: bool = True
-    ) -> dict[str, pa.Array]:
-        """The columns of some features and of the scenario: everything a model needs to predict. With `same_steps` it is an
-        error if histories of the same steps differ in length."""
+    def features(self, raw: pa.Table, place: Place, names: Sequence[str]) -> dict[str, pa.Array]:
+        """The columns of some features and of the scenario: everything a model needs to predict."""
         columns: dict[str, pa.Array] = {}
         for name in names:
             feature = self._config.features[name]
@@ -262,15 +259,16 @@ class BlockMaker:
                 ids = single_ids(raw, name, self._config.features, _raising(place, source, f"features.{name}"))
                 columns[f"id:{name}"] = self._rows(ids, name, place, source)
             elif isinstance(feature, SequenceDenseFeature):
-                columns[f"numbers:{name}"] = self._step_numbers(raw, name, feature, place)
+                broken = _raising(place, source, f"features.{name}")
+                columns[f"numbers:{name}"] = number_lists(raw, name, self._config.features, broken)
             else:
                 columns[f"ids:{name}"] = self._lists(one_array(raw, source, "ids"), name, feature, place, source)
                 if isinstance(feature, IdsFeature) and feature.weights is not None:
-                    columns[f"weights:{name}"] = self._id_weights(raw, name, feature, feature.weights, place)
-        for first, *others in self._config.same_steps() if same_steps else ():
-            for other in others:
-                if f"ids:{first}" in columns and f"ids:{other}" in columns:
-                    self._check_steps(columns, first, other, place)
+                    broken = _raising(place, feature.weights, f"features.{name}.weights")
+                    columns[f"weights:{name}"] = weight_lists(raw, name, feature, broken)
+        for found in out_of_step(raw, self._config, names):
+            column, row = columns_of(found.name, self._config.features)[0], int(found.wrong.argmax())
+            raise place.error(column, f"features.{found.name}", row, found.shown[row].as_py(), found.rule)
         scenario = self._config.data.scenario
         if scenario and scenario.column in raw.column_names:
             column = one_array(raw, scenario.column, "category")
@@ -336,29 +334,6 @@ class BlockMaker:
         _check_whole(flat, place, column, f"features.{name}", owner)
         return pa.ListArray.from_arrays(pa.array(offsets), self._rows(to_int64(flat), name, place, column, owner))
 
-    def _check_steps(self, columns: Mapping[str, pa.Array], first: str, other: str, place: Place) -> None:
-        """DataError names the first row with different numbers of steps."""
-        expected, found = (columns[f"ids:{name}"].value_lengths().to_numpy() for name in (first, other))
-        if (wrong := expected != found).any():
-            row, column = int(wrong.argmax()), columns_of(other, self._config.features)[0]
-            lengths = f"{found[row]} beside {expected[row]}"
-            raise place.error(column, f"features.{other}", row, lengths, rules.steps_rule(first))
-
-    def _step_numbers(self, raw: pa.Table, name: str, feature: SequenceDenseFeature, place: Place) -> pa.Array:
-        """Scaled, with `fill` for null."""
-        column, of = columns_of(name, self._config.features)
-        found = step_numbers(raw, name, self._config.features)
-        _check_numbers(found, feature, place, column, f"features.{name}", of)
-        values = rules.scaled(found.values, feature)
-        values[found.nulls] = feature.fill
-        return _as_lists(values, found.lengths)
-
-    def _id_weights(self, raw: pa.Table, name: str, feature: IdsFeature, column: str, place: Place) -> pa.Array:
-        """0 for null."""
-        found = id_weights(raw, name, feature)
-        _check_numbers(found, feature, place, column, f"features.{name}.weights", feature.column or name)
-        return _as_lists(np.where(found.nulls, np.float32(0), found.values), found.lengths)
-
 
 def _integers(raw: pa.Table, column: str, place: Place, used_by: str) -> pa.Array:
     """A column of IDs as int64."""
@@ -380,25 +355,6 @@ def _check_whole(ids: pa.Array, place: Place, column: str, used_by: str, owner: 
     if (wrong := rules.not_whole(ids)) is not None:
         first = int(wrong.argmax())
         raise place.error(column, used_by, owner(first), ids[first].as_py(), rules.whole_rule(ids.type))
-
-
-def _check_numbers(
-    found: ListNumbers, feature: IdsFeature | SequenceDenseFeature, place: Place, column: str, used_by: str, of: str
-) -> None:
-    """DataError names the first list with another length than that of the IDs in the column `of`, or the first broken value."""
-    if found.misfit.any():
-        row = int(found.misfit.argmax())
-        raise place.error(column, used_by, row, found.shown()[row].as_py(), rules.beside_rule(of))
-    broken, rule = broken_numbers(found, feature)
-    if broken.any():
-        first = int(broken.argmax())
-        raise place.error(column, used_by, found.owner(first), found.values[first], rule)
-
-
-def _as_lists(values: np.ndarray, lengths: np.ndarray) -> pa.Array:
-    offsets = np.zeros(len(lengths) + 1, np.int32)
-    np.cumsum(lengths, out=offsets[1:])
-    return pa.ListArray.from_arrays(pa.array(offsets), pa.array(values))
 
 
 def _dense(column: pa.Array, feature: DenseFeature, fill: float, place: Place, name: str, used_by: str) -> pa.Array:

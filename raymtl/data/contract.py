@@ -291,6 +291,8 @@ def _conversion(found: pa.DataType, column: Column, config: Config) -> str:
         task = events[column.used_by]
         return f"set {task}.positive and {task}.negative to the values that count as 1 and as 0"
     if kind == "ids" and _is_weighted(found):
+        if isinstance(config.features.get(column.feature), SequenceFeature):
+            return "write the IDs as a list, the oldest first, since a map has no order"
         return f"set {column.used_by}{WEIGHTS} to `{column.name}` for a map from IDs to weights"
     if kind == "map" and _is_list(found):
         return f"set {column.used_by}{WEIGHTS} to the column with the list of weights"

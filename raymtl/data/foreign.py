@@ -39,6 +39,8 @@ _MAGIC = (
     (b"PK\x03\x04", "a zip archive"),
 )
 _HEAD_BYTES = 256
+TEXT_FILE = "a text file"
+"""What `other_content` says of text."""
 
 
 def is_skipped(below: str, size: int, marker: str | None) -> bool:
@@ -126,7 +128,7 @@ def other_content(stream: pa.NativeFile, name: str) -> str | None:
             return words
     if head.startswith(b"PAR1") or is_named_parquet(name):
         return None
-    return "a text file" if _is_text(head) else "a file of an unknown format"
+    return TEXT_FILE if _is_text(head) else "a file of an unknown format"
 
 
 def _is_text(head: bytes) -> bool:

@@ -91,13 +91,14 @@ def files_at(key: str, path: str) -> tuple[Folder, dict[str, int]]:
     """The file at a path, or the files of the folder there, each with its bytes. Raises DataError if there is none."""
     folder = Folder.open(path)
     there = folder.retried("read", "", lambda: folder.filesystem.get_file_info(folder.root))
+    kinds = "a parquet file, a `.txt` file with an ID per line" if key.endswith(".vocabulary") else "a parquet file"
     if there.type == pafs.FileType.NotFound:
-        raise DataError(f"{key}.path is `{path}`, which does not exist; name a parquet file, or a folder of them")
+        raise DataError(f"{key}.path is `{path}`, which does not exist; name {kinds}, or a folder of them")
     if there.type != pafs.FileType.Directory:
         return folder, {folder.root: int(there.size or 0)}
     names = {n: size for n, size in folder.files().items() if not any(p[0] in "._" for p in n.split("/"))}
     if not names:
-        raise DataError(f"{key}.path is `{path}`, a folder without files; name a parquet file, or a folder of them")
+        raise DataError(f"{key}.path is `{path}`, a folder without files; name {kinds}, or a folder of them")
     return folder, {folder.inside(name): size for name, size in names.items()}
 
 

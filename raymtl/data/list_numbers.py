@@ -1,18 +1,20 @@
-"""Numbers beside the IDs of lists: the weights of a bag, and the numbers of the steps of a history.
+"""What stands beside the IDs of lists: the weights of a bag, the numbers of the steps of a history, and other histories.
 
 Shapes: N rows, V elements that are kept of all lists.
 """
 
-from collections.abc import Mapping
+from collections.abc import Container, Iterator, Mapping
 from dataclasses import dataclass
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from raymtl.config.features import Feature, IdsFeature, SequenceDenseFeature, SequenceFeature
+from raymtl.config.features import Feature, IdsFeature, SequenceDenseFeature, SequenceFeature, columns_of
+from raymtl.config.root import Config
 from raymtl.data import rules
 from raymtl.data.rules import Rule, one_array
+from raymtl.data.single_ids import Broken
 
 
 @dataclass(frozen=True)
@@ -62,6 +64,85 @@ def broken_numbers(found: ListNumbers, feature: Feature) -> tuple[np.ndarray, Ru
     if isinstance(feature, IdsFeature):
         return ~((found.values >= 0) & np.isfinite(found.values)) & ~found.nulls, rules.ID_WEIGHT
     return rules.not_finite(found.values, found.nulls), rules.STEP
+
+
+def number_lists(raw: pa.Table, name: str, features: Mapping[str, Feature], broken: Broken) -> pa.Array:
+    """The numbers of a feature of kind `sequence_dense` as the model reads them, lists [N]: scaled, with `fill` for null."""
+    feature, found = features[name], step_numbers(raw, name, features)
+    assert isinstance(feature, SequenceDenseFeature)
+    _check(found, feature, columns_of(feature.of, features)[0], broken)
+    values = rules.scaled(found.values, feature)
+    values[found.nulls] = feature.fill
+    return _lists(values, found.lengths)
+
+
+def weight_lists(raw: pa.Table, name: str, feature: IdsFeature, broken: Broken) -> pa.Array:
+    """The weights of the IDs of a feature, lists [N], with 0 for null."""
+    found = id_weights(raw, name, feature)
+    _check(found, feature, feature.column or name, broken)
+    return _lists(np.where(found.nulls, np.float32(0), found.values), found.lengths)
+
+
+def _check(found: ListNumbers, feature: IdsFeature | SequenceDenseFeature, of: str, broken: Broken) -> None:
+    """Report the lists with another length than those of the IDs in the column `of`, or else the rows with broken values."""
+    if found.misfit.any():
+        broken(found.misfit, found.shown(), rules.beside_rule(of))
+    wrong, rule = broken_numbers(found, feature)
+    if wrong.any():
+        owners = np.repeat(np.arange(len(found.lengths)), found.lengths)[wrong]
+        rows, firsts = np.unique(owners, return_index=True)
+        shown = np.full(len(found.lengths), "", object)
+        shown[rows] = [f"{value}" for value in found.values[wrong][firsts]]
+        broken(np.isin(np.arange(len(shown)), rows), pa.array(shown), rule)
+
+
+def _lists(values: np.ndarray, lengths: np.ndarray) -> pa.Array:
+    offsets = np.zeros(len(lengths) + 1, np.int32)
+    np.cumsum(lengths, out=offsets[1:])
+    return pa.ListArray.from_arrays(pa.array(offsets), pa.array(values))
+
+
+@dataclass(frozen=True)
+class OutOfStep:
+    """Rows in which a history differs from another one of the same steps."""
+
+    name: str
+    """The feature."""
+    rule: Rule
+    wrong: np.ndarray
+    """[N] bool."""
+    shown: pa.Array
+    """What is wrong, in words, [N]."""
+
+
+def out_of_step(raw: pa.Table, config: Config, names: Container[str]) -> Iterator[OutOfStep]:
+    """The histories among `names` that are not in step with the first one of their group.
+
+    The lists of the files are compared, before nulls are dropped and `max_length` cuts: two lists may well have one length
+    after that, and pair their IDs wrongly.
+    """
+    for group in config.same_steps():
+        columns = {name: columns_of(name, config.features)[0] for name in group if name in names}
+        parts = {name: rules.elements(one_array(raw, column, "ids")) for name, column in columns.items()}
+        first = next(iter(parts), "")
+        for name in parts:
+            if name != first and (found := _differs(*parts[name], *parts[first])) is not None:
+                yield OutOfStep(name, rules.steps_rule(first), *found)
+
+
+def _differs(
+    flat: pa.Array, lengths: np.ndarray, other_flat: pa.Array, others: np.ndarray
+) -> tuple[np.ndarray, pa.Array] | None:
+    """Which rows of two columns of lists differ in their lengths or, if none does, in where they are null; None if none."""
+    if (wrong := lengths != others).any():
+        pair = (pa.array(each).cast(pa.string()) for each in (lengths, others))
+        return wrong, pc.binary_join_element_wise(*pair, " long beside ")
+    if not flat.null_count and not other_flat.null_count:
+        return None
+    valid, other_valid = (each.is_valid().to_numpy(zero_copy_only=False) for each in (flat, other_flat))
+    wrong = np.zeros(len(lengths), bool)
+    wrong[np.repeat(np.arange(len(lengths)), lengths)[valid != other_valid]] = True
+    return (wrong, pa.repeat("null at other steps", len(lengths))) if wrong.any() else None
 
 
 def _beside(raw: pa.Table, ids: str, numbers: str, feature: IdsFeature | SequenceFeature) -> ListNumbers:

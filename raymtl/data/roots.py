@@ -1,7 +1,8 @@
 """The roots of a data set: one folder of days, or several with the same columns, such as one for each country or month."""
 
 import datetime as dt
-from collections.abc import Sequence
+import os
+from collections.abc import Container, Sequence
 from dataclasses import dataclass, replace
 from typing import Self
 
@@ -24,7 +25,8 @@ class Roots:
 
     @classmethod
     def open(cls, paths: Sequence[str]) -> Self:
-        """Raises ConfigError if no package reads such URLs, and DataError if the roots are on several storages."""
+        """Raises ConfigError if no package reads such URLs, and DataError if the roots are on several storages, or two are one
+        folder."""
         folders = tuple(Folder.open(path) for path in paths)
         first = folders[0]
         for other in folders[1:]:
@@ -33,6 +35,15 @@ class Roots:
                     f"the roots `{first.path}` and `{other.path}` are on different storages, which one data set cannot be; copy "
                     "one to the storage of the other"
                 )
+        spelled: dict[str, str] = {}
+        for folder in folders:
+            place = os.path.normpath(folder.root) if folder.is_local else folder.root.rstrip("/")
+            if place in spelled:
+                raise DataError(
+                    f"the roots `{spelled[place]}` and `{folder.path}` are one folder, whose rows would be read twice; list it "
+                    "once"
+                )
+            spelled[place] = folder.path
         return cls(folders)
 
     @property
@@ -69,12 +80,11 @@ class Roots:
         if len(self.folders) == 1:
             return find_files(self.folders[0], days, layout)
         found = FoundFiles()
-        there: set[dt.date] = set()
-        for number, folder in enumerate(self.folders):
-            own = partitioned_days(folder, layout)
-            there.update(own)
+        days_of = [partitioned_days(folder, layout) for folder in self.folders]
+        there = {day for own in days_of for day in own}
+        for number, (folder, own) in enumerate(zip(self.folders, days_of, strict=True)):
             wanted = days if days is None else _within(days, own)
-            if days is not None and (beyond := _beyond(folder, days, own)) is not None:
+            if days is not None and (beyond := _beyond(folder, days, own, there)) is not None:
                 found.notes.append(beyond)
             if days is None or wanted is not None:
                 _add(found, find_files(folder, wanted, layout), folder, number)
@@ -108,9 +118,11 @@ def _within(days: DayRange, own: Sequence[dt.date]) -> DayRange | None:
     return DayRange(start=start, end=end) if start <= end else None
 
 
-def _beyond(folder: Folder, days: DayRange, own: Sequence[dt.date]) -> str | None:
-    if own[0] <= days.start and days.end <= own[-1]:
+def _beyond(folder: Folder, days: DayRange, own: Sequence[dt.date], there: Container[dt.date]) -> str | None:
+    """A note if other roots have days before the first one of a root or after its last; `there` are the days of any root."""
+    if not any(day in there for day in days.days() if not own[0] <= day <= own[-1]):
         return None
-    return (
-        f"the root `{folder.path}` has {own[0]} to {own[-1]} only; the other days of {days} come from the other roots"
-    )
+    has = f"the root `{folder.path}` has {own[0]} to {own[-1]} only"
+    if _within(days, own) is None:
+        return f"{has}, none of {days}, which come from the other roots"
+    return f"{has}; the other days of {days} come from the other roots"

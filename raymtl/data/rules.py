@@ -113,10 +113,10 @@ def beside_rule(of: str) -> Rule:
 
 
 def steps_rule(of: str) -> Rule:
-    """The rule of the length of a history beside another one, `of`, of the same steps."""
+    """The rule of a history beside another one, `of`, of the same steps."""
     return Rule(
-        "number of IDs",
-        f"that of features.{of}, which describes the same steps",
+        "list",
+        f"in step with features.{of} (of the same length, and null at the same steps)",
         "write one ID, and no null, for each step",
     )
 

@@ -34,14 +34,6 @@ _HOUR = re.compile(r"\D?([01]\d|2[0-3])")
 """An hour after a day."""
 
 
-def list_files(folder: Folder, days: DayRange | None, layout: Layout = Layout()) -> list[File]:
-    """The parquet files of the given days (None: of every day), ordered by path.
-
-    Raises DataError, with the days that exist, if the root, a day or the files of a day are missing.
-    """
-    return find_files(folder, days, layout).or_raise().files
-
-
 def find_files(folder: Folder, days: DayRange | None, layout: Layout = Layout()) -> FoundFiles:
     """The files of the given days (None: of every day), with the faults of those that cannot be read.
 

@@ -10,9 +10,11 @@ import pyarrow.compute as pc
 from raymtl.config.features import Table
 from raymtl.config.root import Config
 from raymtl.data import rules
-from raymtl.data.id_files import check_type, files_at, open_id_file, vectors_file
+from raymtl.data.foreign import TEXT_FILE, other_content
+from raymtl.data.id_files import IdFile, check_type, files_at, open_id_file, vectors_file
 from raymtl.data.ids.hashing import to_int64
 from raymtl.errors import ConfigError, DataError
+from raymtl.storage.filesystem import open_to_read
 
 _TEXT = ".txt"
 _DIGITS = r"^-?\d+$"
@@ -29,7 +31,7 @@ def vocabulary_ids(name: str, table: Table, held: Collection[str]) -> np.ndarray
         parts = [to_int64(_lines(at, content, held, key)) for at, content in _contents(path, key)]
         ids = np.unique(np.concatenate([np.empty(0, np.int64), *map(rules.int64_values, parts)]))
     else:
-        file = open_id_file(key, path, column)
+        file = _parquet(key, path, column)
         check_type(file, held)
         ids = file.ids()
     if len(ids) > table.rows - 1:
@@ -55,7 +57,7 @@ def vocabulary_identity(name: str, table: Table) -> list[str]:
     key, path, column = _given(name, table)
     if is_text(path, key):
         return [hashlib.sha256(content).hexdigest()[:16] for _, content in _contents(path, key)]
-    return [open_id_file(key, path, column).identity, column]
+    return [_parquet(key, path, column).identity, column]
 
 
 def no_room(name: str, table: Table, lacking: int, ids: int) -> ConfigError:
@@ -73,7 +75,8 @@ def is_text(path: str, key: str) -> bool:
     if texts and len(texts) < len(names):
         other = next(name for name in names if name not in texts)
         raise DataError(
-            f"{key}.path is `{path}`, which has `{texts[0]}` and `{other}`; leave text or parquet there, not both"
+            f"{key}.path is `{path}`, which has `{texts[0]}` and `{other}`; leave only `{_TEXT}` files or only parquet files "
+            "there (names that begin with `_` or `.` are skipped)"
         )
     return bool(texts)
 
@@ -81,6 +84,22 @@ def is_text(path: str, key: str) -> bool:
 def _given(name: str, table: Table) -> tuple[str, str, str]:
     assert table.vocabulary is not None
     return f"tables.{name}.vocabulary", table.vocabulary.path, table.vocabulary.id
+
+
+def _parquet(key: str, path: str, column: str) -> IdFile:
+    try:
+        return open_id_file(key, path, column)
+    except DataError:
+        folder, paths = files_at(key, path)
+        for at in paths:
+            with folder.errors("read"), open_to_read(folder.filesystem, at) as stream:
+                content = other_content(stream, at)
+            if content == TEXT_FILE:
+                raise DataError(
+                    f"{at} ({key}): it is text, but its name does not end in `{_TEXT}`; rename it and write an ID per line, or "
+                    "write parquet"
+                ) from None
+        raise
 
 
 def _contents(path: str, key: str) -> list[tuple[str, bytes]]:

@@ -90,7 +90,7 @@ class Meter:
         self._parts: dict[Key, _Part] = {}
         scenarios = {ALL: torch.ones(sample.rows, dtype=torch.bool)}
         if config.data.scenario is not None and sample.scenario is not None:
-            names = [*map(str, config.data.scenario.values), "other"]
+            names = config.data.scenario.names
             scenarios |= {name: sample.scenario == n for n, name in enumerate(names)}
         for column, (name, task) in enumerate(config.active_tasks().items()):
             labels, weight = sample.labels[:, column], sample.weight[:, column]

@@ -6,10 +6,9 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-import pyarrow.fs as pafs
 
 from raymtl.config.data import DayRange, as_roots
-from raymtl.errors import ConfigError, DataError
+from raymtl.errors import ConfigError
 from raymtl.explaining.fall import explain_fall
 from raymtl.explaining.importance import OnCount
 from raymtl.explaining.model import LoadedModel
@@ -57,9 +56,8 @@ def explain(
             f"--baseline is {request.baseline}, which is not before the days to explain, {days}; choose earlier days"
         )
     for root in as_roots(path):
-        if Folder.open(root).kind() == pafs.FileType.NotFound:
-            said = "--data" if request.data else "the version was trained on"
-            raise DataError(f"{said} `{root}`, which does not exist; pass the folder of the logs with --data")
+        said = "--data" if request.data else "the version's data.path"
+        Folder.open(root).check_exists(said, "pass the folder of the logs with --data")
     reader = SampleReader(config, {})
     plan = reader.plan(path, days)
     earlier = None if request.baseline is None else reader.plan(path, request.baseline)

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from raymtl.config.data import DayRange
-from raymtl.config.features import BiasFeature, IdsFeature, SequenceDenseFeature, columns_of
+from raymtl.config.features import BiasFeature, IdsFeature, SequenceDenseFeature, SequenceFeature, columns_of
 from raymtl.config.losses import TaskLossTerms
 from raymtl.config.root import Config
 from raymtl.data.blocks import BlockMaker, Place
@@ -132,7 +132,7 @@ class SampleReader:
         scenario = config.data.scenario.column if config.data.scenario else None
         needed = [column for name in touched for column in read_by[name]] + ([scenario] if scenario else [])
         raw = pa.table({c: values.get(c, sample.raw.column(c)) for c in dict.fromkeys(needed)})
-        return sample.columns | self.maker.features(raw, Place("the sample", 0), touched, same_steps=False)
+        return sample.columns | self.maker.features(raw, Place("the sample", 0), touched)
 
 
 _ROLES = ("id", "ids", "weights", "numbers", "dense", "vector")
@@ -152,15 +152,19 @@ def source_columns(config: Config) -> dict[str, list[str]]:
 
 
 def columns_beside(config: Config) -> dict[str, list[str]]:
-    """The columns of lists that have an element for each of another column's: weights of IDs, and numbers of steps."""
+    """The columns of lists that have an element for each of another column's, by that one, which holds IDs: weights of IDs,
+    numbers of steps, and other histories of the same steps."""
+    features = config.features
+    lists = [name for name, f in features.items() if isinstance(f, IdsFeature | SequenceDenseFeature)]
+    same = [{columns_of(name, features)[0] for name in names} for names in config.same_steps()]
     groups: list[set[str]] = []
-    for name, feature in config.features.items():
-        columns = set(columns_of(name, config.features))
-        if isinstance(feature, IdsFeature | SequenceDenseFeature) and len(columns) > 1:
+    for columns in (*({*columns_of(name, features)} for name in lists), *same):
+        if len(columns) > 1:
             touched = [group for group in groups if group & columns]
             groups = [group for group in groups if group not in touched] + [columns.union(*touched)]
-    order = list(dict.fromkeys(c for name in config.features for c in columns_of(name, config.features)))
-    ranked = [sorted(group, key=order.index) for group in groups]
+    order = list(dict.fromkeys(c for name in features for c in columns_of(name, features)))
+    of_ids = {f.column or name for name, f in features.items() if isinstance(f, IdsFeature | SequenceFeature)}
+    ranked = [sorted(group, key=lambda column: (column not in of_ids, order.index(column))) for group in groups]
     return {first: others for first, *others in ranked}
 
 

@@ -6,7 +6,6 @@ from dataclasses import dataclass
 from typing import Any
 
 import pyarrow as pa
-import pyarrow.fs as pafs
 import ray
 
 from raymtl.config.data import as_roots
@@ -64,9 +63,7 @@ def open_source(path: str) -> Source:
     Raises DataError if there are none, or they are nested already.
     """
     folder = Folder.open(absolute(path))
-    if (kind := folder.kind()) != pafs.FileType.Directory:
-        problem = "does not exist" if kind == pafs.FileType.NotFound else "is a file"
-        raise DataError(f"SOURCE `{path}` {problem}; pass the folder with the logs")
+    folder.check_exists("SOURCE", "pass the folder with the logs")
     config, raw = None, {}
     if folder.read(CONFIG) is not None:
         raw = read_source(folder.path_of(CONFIG), None).merged()

@@ -114,6 +114,9 @@ def _guess(name: str, column: ColumnProfile, rows: int) -> Guess:
         return Guess(name, "ignore", f"the files differ in it: {column.kind.removeprefix('mixed: ')}")
     if column.kind.startswith("list of "):
         return _list(name, column)
+    if column.kind.startswith("map<"):
+        why = f"a map: if it has IDs with weights, read it as {{kind: ids, weights: {name}}}"
+        return Guess(name, "ignore", why)
     if column.kind not in ("flag", "integer", "float", "text", "time"):
         return Guess(name, "ignore", f"no feature reads the type {column.kind}")
     if column.values is not None and len(column.values) == 1 and not column.nulls:
@@ -171,9 +174,11 @@ def _vector(name: str, column: ColumnProfile) -> Guess:
     if not column.is_read:
         return Guess(name, "ignore", "lists of numbers, whose length the footers do not tell")
     if column.elements != column.longest * column.known or not column.fractions:
-        return Guess(
-            name, "ignore", "lists of numbers that differ in length, have nulls or NaN, or are all whole", sure=False
+        why = (
+            "lists of numbers that differ in length, have nulls or NaN, or are all whole; if they stand beside another list, see "
+            "`weights` or `sequence_dense`"
         )
+        return Guess(name, "ignore", why, sure=False)
     return Guess(name, "vector", f"{column.longest:,} numbers in each row")
 
 

@@ -15,7 +15,7 @@ from raymtl.config.root import RUN_NAME
 from raymtl.data.listing import list_names
 from raymtl.data.roots import Roots
 from raymtl.data.units import Footer
-from raymtl.errors import ConfigError, DataError, StorageError
+from raymtl.errors import ConfigError, StorageError
 from raymtl.init.compose import compose
 from raymtl.init.days import FoundDays, choose_days, find_days_of_all
 from raymtl.init.label_values import event_values
@@ -80,12 +80,8 @@ def look(
         raise ConfigError(f"--label and --ignore both name `{both[0]}`; leave one out")
     paths = as_roots(path)
     folders = Roots.open([absolute(one) for one in paths]).folders
-    for folder, one in zip(folders, paths, strict=True):
-        if (kind := folder.kind()) != pafs.FileType.Directory:
-            problem = "does not exist" if kind == pafs.FileType.NotFound else "is a file"
-            raise DataError(f"PATH `{one}` {problem}; pass the folder with the logs")
-        if folders.count(folder) > 1:
-            raise ConfigError(f"PATH `{one}` is given twice, so its rows would be read twice; pass it once")
+    for folder in folders:
+        folder.check_exists("PATH", "pass the folder with the logs")
     days = find_days_of_all(folders)
     folder = folders[0] if days is None else Folder.open(as_roots(days.path)[0])
     path = ", ".join(paths)

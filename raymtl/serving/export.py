@@ -294,4 +294,5 @@ def _described(config: Config, name: str) -> dict[str, Any]:
     lists = {name: "int64 [values], row after row", f"{name}.lengths": "int64 [rows]"}
     if isinstance(feature, IdsFeature) and feature.weights is not None:
         lists[f"{name}.weights"] = "float32 [values], NaN for null"
+        facts |= {"weights": feature.weights}
     return facts | {"max_length": getattr(feature, "max_length", None), "inputs": lists}

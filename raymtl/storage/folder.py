@@ -11,7 +11,7 @@ from typing import Self, TypeVar
 import pyarrow as pa
 import pyarrow.fs as pafs
 
-from raymtl.errors import UserError
+from raymtl.errors import DataError, UserError
 from raymtl.storage.atomic import atomic_write
 from raymtl.storage.filesystem import (
     delete_file,
@@ -108,6 +108,12 @@ class Folder:
     def kind(self, name: str = "") -> pafs.FileType:
         """Whether a path is a file, a folder, or does not exist."""
         return self.retried("read", name, lambda: self.filesystem.get_file_info(self.inside(name))).type
+
+    def check_exists(self, said: str, remedy: str) -> None:
+        """Raise DataError, with what the user said and an imperative, if there is no folder."""
+        if (kind := self.kind()) != pafs.FileType.Directory:
+            problem = "does not exist" if kind == pafs.FileType.NotFound else "is a file"
+            raise DataError(f"{said} `{self.path}` {problem}; {remedy}")
 
     def entries(self, name: str = "", *, recursive: bool = False, must_exist: bool = False) -> list[pafs.FileInfo]:
         """Files and folders in a folder; none if it does not exist, unless it must."""

@@ -18,7 +18,7 @@ from raymtl.storage.paths import absolute
 UPLOADED = "raymtl-submitted.yaml"
 """Name of the configuration in the job's folder."""
 
-PLACES = ("FILE", "RUN", "DIR", "OUT", "PATH", "STORE", "SEARCH", "SRC OUT")
+PLACES = ("FILE", "RUN", "DIR", "OUT", "PATH", "PATH...", "STORE", "SEARCH", "SRC OUT")
 """Metavars of arguments that are paths: these are made absolute, since the job runs in another folder."""
 
 RESUMABLE = ("train", "tune", "daily", "score", "demo")

@@ -34,6 +34,19 @@ CASES = [
     ({"lr": 2}, "lr is an unknown key; it belongs to `table_defaults` or `tables.<name>` or `train.dense_optimizer`"),
     ({"data__train__from": 2}, "data.train.from is an unknown key; use one of `start`, `end`"),
     ({"features__user__tabel": "x"}, "features.user.tabel is an unknown key of `id`; did you mean `table`?"),
+    (
+        {"features__gap": {"kind": "sequence_dense", "of": "seen", "side": "item"}},
+        "features.gap.side is an unknown key of `sequence_dense`; numbers have that of their history: set it at the feature that "
+        "`of` names",
+    ),
+    (
+        {"features__gap": {"kind": "sequence_dense", "of": "seen", "max_length": 5}},
+        "features.gap.max_length is an unknown key of `sequence_dense`; numbers have that of their history",
+    ),
+    (
+        {"features__tags": {"kind": "ids", "table": "user", "weights": ""}},
+        'features.tags.weights is ""; expected text, not empty, or null',
+    ),
     ({"tables__user__dimm": 3}, "tables.user.dimm is an unknown key; did you mean `dim`?"),
     ({"tasks__buy__parnt": "click"}, "tasks.buy.parnt is an unknown key; did you mean `parent`?"),
     ({"model__trunk": {"type": "mmoe", "expert": 3}}, "model.trunk.expert is an unknown key of `mmoe`; did you mean `experts`?"),

@@ -38,6 +38,19 @@ DUPN = [*HISTORIES, "model.preset=dupn"]
             "features of the same steps need one max_length, but they have `seen` 9, `kinds` 50",
         ),
         (
+            [*TIM, "features.kinds.since=2026-01-02", "model.sequence.behaviours={a: [seen, kinds]}"],
+            "features of the same steps need one `since`, as the lists must have one length, but they have `seen` none, `kinds` "
+            "2026-01-02; set it alike, or write the column for the earlier days too",
+        ),
+        (
+            [
+                *DUPN,
+                "features.kinds.since=2026-01-02",
+                "model.sequence={type: dupn, item: [seen], properties: [kinds]}",
+            ],
+            "model.sequence: features of the same steps need one `since`",
+        ),
+        (
             [*TIM, "features.kinds.table=kinds", "tables.kinds={rows: 3, dim: 8}"],
             "tables that are read as sequences need one `dim` (TorchRec keeps them in one module), but they have `user` 16",
         ),

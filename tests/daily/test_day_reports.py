@@ -327,7 +327,7 @@ def test_missing_numbers_of_a_task_have_their_reason(store: Store) -> None:
     }
     entry = NextDay(day=dt.date(2026, 11, 23), version="v1", rows=9, metrics={"eval": {"click": report}})
     text = words(day(store, bare(parent="v1", next_day=[entry]), []))
-    assert "click – 9 – – – – – no positives among 9 observed labels" in text
+    assert "click – 9 – – – – – – no positives among 9 observed labels" in text
 
 
 def test_columns_that_changed_are_named(store: Store) -> None:

@@ -16,6 +16,7 @@ from raymtl.config.root import Config
 from raymtl.daily.ready import find_not_ready
 from raymtl.data.fragments import read_fragment
 from raymtl.data.lakehouse.tables import keep_snapshots
+from raymtl.data.roots import Roots
 from raymtl.data.source import find_files, partitioned_days
 from raymtl.data.units import plan_input, plan_inputs
 from raymtl.data.validation.run import check_data
@@ -310,7 +311,7 @@ def test_scoring_reads_the_version_that_it_is_given(table: Path) -> None:
 
 def test_a_day_is_ready_when_the_table_has_its_rows(table: Path) -> None:
     config = daily_config(str(table), ready={"marker": "_SUCCESS", "min_rows": 6})
-    folder = Folder.open(str(table))
+    folder = Roots.open([str(table)])
     assert find_not_ready(config, folder, DAYS[0]) is None
     assert "has 5 rows in 1 file, fewer than the 6" in str(find_not_ready(config, folder, DAYS[2]))
     reason = find_not_ready(config, folder, DAYS[2] + dt.timedelta(days=1))

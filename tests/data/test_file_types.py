@@ -210,7 +210,7 @@ REFUSED: dict[str, tuple[str, pa.Array, str]] = {
     "a map": (
         "ids",
         pa.array([[("a", 0.5)]], pa.map_(pa.string(), pa.float32())),
-        "write the field to use as a column of its own",
+        "set features.x.weights to `x` for a map from IDs to weights",
     ),
     "structs": ("ids", pa.array([[{"id": "a", "t": 1}]]), "write the field to use as a column of its own"),
     "lists of lists": ("ids", pa.array([[["a"], ["b"]]]), "write one flat list per row"),

@@ -9,10 +9,11 @@ import pyarrow.orc
 import pyarrow.parquet as pq
 import pytest
 
-from raymtl.data.source import find_files, list_files
+from raymtl.data.source import find_files
 from raymtl.data.units import plan_input, plan_inputs
 from raymtl.errors import DataError
 from raymtl.storage.folder import Folder
+from tests.helpers.listed import list_files
 from tests.helpers.small_data import DAY, click_rows, make_config, write_file
 
 NAMES = [

@@ -12,6 +12,7 @@ import pytest
 
 from raymtl.config.load import dump_config
 from raymtl.daily.ready import find_not_ready
+from raymtl.data.roots import Roots
 from raymtl.data.units import plan_input, plan_inputs
 from raymtl.data.validation.run import check_data
 from raymtl.errors import ConfigError, DataError
@@ -311,6 +312,6 @@ def test_the_other_commands_read_the_same_listing(table: Table, in_process: None
     scored = plan_scoring(config_of(root), str(root), None, ["item"], snapshots(table)[1])
     assert (scored.snapshot, scored.rows) == (snapshots(table)[1], 18)
     config = daily_config(str(root), ready={"marker": "_SUCCESS", "min_rows": 6})
-    folder = Folder.open(str(root))
+    folder = Roots.open([str(root)])
     assert find_not_ready(config, folder, DAYS[1]) is None
     assert "has 5 rows in 1 file, fewer than the 6" in str(find_not_ready(config, folder, DAYS[2]))

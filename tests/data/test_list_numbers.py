@@ -161,6 +161,12 @@ def test_types_are_checked_before_anything_is_read() -> None:
     config = config_of()
     columns = required_columns(config)
     assert not schema_faults(raw_rows().schema, config, columns)
+    maps = pa.schema([("history", MAP)])
+    ((_, fault),) = schema_faults(maps, config, [c for c in columns if c.used_by == "features.history"])
+    assert fault.endswith(
+        "expected a list of integers or strings; write the IDs as a list, the oldest first, since a map has no order, or set "
+        "features.history.column to another column"
+    )
     assert fits(pa.map_(pa.int64(), pa.bool_()), "map")
     assert not fits(pa.map_(pa.int64(), pa.string()), "map")
     schema = pa.schema(
@@ -251,34 +257,87 @@ def test_check_measures_weights_and_numbers_and_counts_what_breaks_the_rules(tmp
     assert DAY in problems[0]
 
 
-def test_equal_weights_are_a_warning(tmp_path: Path, in_process: None) -> None:
-    write_file(tmp_path, raw_rows([row | {"tag_weights": [1.0] * len(row["tags"] or [])} for row in ROWS]))
-    warnings = check_data(config_of(str(tmp_path))).parts["train"].warnings
-    assert "features.tags.weights: all weights of column `tag_weights` are 1; remove the key" in warnings
+@pytest.mark.parametrize(
+    ("weight", "pooling", "remedy"),
+    [
+        (1, "sum", "remove the key"),
+        (0.5, "mean", "remove the key"),
+        (0.5, "sum", "check the job that writes them"),
+        (0, "mean", "check the job that writes them"),
+    ],
+)
+def test_equal_weights_are_a_warning(
+    weight: float, pooling: str, remedy: str, tmp_path: Path, in_process: None
+) -> None:
+    lists = {"tag_weights": [weight] * 2, "topics": [("a", weight), ("b", weight)]}
+    write_file(tmp_path, raw_rows([ROWS[0] | lists] * 3))
+    config = make_config(FEATURES, path=str(tmp_path), tables={"tags": {"rows": 100, "pooling": pooling}})
+    warnings = check_data(config).parts["train"].warnings
+    assert f"features.tags.weights: all weights of column `tag_weights` are {weight}; {remedy}" in warnings
+    maps = "check the job that writes the maps, or write the IDs alone as a list"
+    assert f"features.topics.weights: all weights of column `topics` are {weight}; {maps}" in warnings
+
+
+def steps_config(root: str, slot: str, length: int = 3) -> Config:
+    """Two histories of the same steps."""
+    features = {name: {"kind": "sequence", "max_length": length} for name in ("history", "action")}
+    raw = config_of(root, features).model_dump(mode="json")
+    raw["model"]["sequence"] = {
+        "transformer": {"type": "transformer", "behaviours": {"seen": ["history", "action"]}},
+        "dupn": {"type": "dupn", "item": ["history"], "properties": ["action"], "hidden": 4},
+        "pooled": {"type": "pooled"},
+    }[slot]
+    return Config(**raw)
+
+
+def steps_table(*rows: tuple[list[int | None] | None, list[int | None] | None]) -> pa.Table:
+    histories, actions = (pa.array(list(column), pa.list_(pa.int64())) for column in zip(*rows, strict=True))
+    return pa.table({"history": histories, "action": actions, "click": pa.array([0] * len(rows), pa.int8())})
+
+
+GOOD = [([1, 2], [1, 2]), (None, []), ([1, None, 3, 4], [4, None, 6, 7])]
 
 
 @pytest.mark.parametrize("slot", ["transformer", "dupn"])
-def test_histories_of_the_same_steps_have_one_length(slot: str, tmp_path: Path, in_process: None) -> None:
-    features = {"history": {"kind": "sequence", "max_length": 3}, "action": {"kind": "sequence", "max_length": 3}}
-    raw = config_of(str(tmp_path), features).model_dump(mode="json")
-    raw["model"]["sequence"] = {"type": "transformer", "behaviours": {"seen": ["history", "action"]}}
-    if slot == "dupn":
-        raw["model"]["sequence"] = {"type": "dupn", "item": ["history"], "properties": ["action"], "hidden": 4}
-    config = Config(**raw)
-    lists = pa.list_(pa.int64())
-    table = pa.table(
-        {
-            "history": pa.array([[1, 2], None, [1, 2, 3, 4], [5, 6]], lists),
-            "action": pa.array([[1, 2], [], [4, 5, 6], [7, None]], lists),  # three of four are as long as the cut one
-            "click": pa.array([0, 1, 0, 1], pa.int8()),
-        }
-    )
-    assert len(block_of(table.slice(0, 3), config)) == 3
-    words = r"`action` \(features.action\), row 13: the number of IDs is 1 beside 2, expected that of features.history"
-    with pytest.raises(DataError, match=words):
+@pytest.mark.parametrize("length", [2, 50])
+@pytest.mark.parametrize(
+    ("history", "action", "words"),
+    [
+        ([5, 6], [7], "1 long beside 2"),
+        ([1, 2, 3], [7, 8], "2 long beside 3"),  # of one length if max_length is 2
+        (None, [7], "1 long beside 0"),
+        ([5, 6], [7, None], "null at other steps"),
+        ([1, 2, 3], [7, None, 9], "null at other steps"),
+        ([1, None, 3], [7, 8, None], "null at other steps"),
+    ],
+)
+def test_histories_of_the_same_steps_are_in_step(
+    history: Any, action: Any, words: str, length: int, slot: str, tmp_path: Path, in_process: None
+) -> None:
+    config = steps_config(str(tmp_path), slot, length)
+    assert len(block_of(steps_table(*GOOD), config)) == 3
+    table = steps_table(*GOOD, (history, action))
+    rule = r"expected in step with features.history \(of the same length, and null at the same steps\); write one ID"
+    with pytest.raises(DataError, match=rf"`action` \(features.action\), row 13: the list is {words}, {rule}"):
         block_of(table, config)
     write_file(tmp_path, table)
     (problem,) = check_data(config).parts["train"].problems
-    assert problem.startswith("column `action` (features.action): 1 number of IDs is not that of features.history")
-    raw["model"]["sequence"] = {"type": "pooled"}
-    assert len(block_of(table, Config(**raw))) == 4
+    assert problem.startswith("column `action` (features.action): 1 list is not in step with features.history (of the")
+    assert f"the first is {words} in row 3" in problem
+
+
+def test_histories_of_other_steps_need_not_be_in_step() -> None:
+    table = steps_table(*GOOD, ([1, 2], [7]), ([5, 6], [7, None]))
+    assert len(block_of(table, steps_config("/nowhere", "pooled"))) == 5
+
+
+def test_histories_of_the_same_steps_may_begin_together(tmp_path: Path) -> None:
+    raw = steps_config(str(tmp_path), "dupn").model_dump(mode="json")
+    for name in ("history", "action"):
+        raw["features"][name]["since"] = "2026-01-02"
+    config = Config(**raw)
+    write_file(tmp_path, steps_table(*GOOD).drop_columns(["history", "action"]))
+    plan, maker = plan_input(config, "train"), BlockMaker(config, evaluation=False)
+    ((table, _),) = read_fragment(plan.root, plan.units[0].fragments[0], maker.raw_columns(), 100)
+    block = block_of(table, config)
+    assert block.column("ids:history").to_pylist() == block.column("ids:action").to_pylist() == [[], [], []]

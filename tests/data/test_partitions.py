@@ -13,13 +13,14 @@ from raymtl.data.blocks import BlockMaker, Place
 from raymtl.data.count_ids import count_ids
 from raymtl.data.fragments import read_fragment
 from raymtl.data.partitions import Layout
-from raymtl.data.source import find_files, list_files, partitioned_days
+from raymtl.data.source import find_files, partitioned_days
 from raymtl.data.units import plan_input
 from raymtl.data.validation.run import check_data
 from raymtl.errors import DataError
 from raymtl.serving.plan import plan_scoring
 from raymtl.storage.folder import Folder
 from tests.helpers.in_process_scan import scan_in_process
+from tests.helpers.listed import list_files
 from tests.helpers.small_data import DAY, click_rows, make_config
 
 ITEM = {"item": {"kind": "id"}}
@@ -87,7 +88,7 @@ def test_the_format_is_in_the_error_if_the_key_is_right(tmp_path):
 
 
 def test_folders_that_are_no_days_are_in_the_error(tmp_path):
-    write(tmp_path, "country=de/ds=2026-01-01/part-0")
+    write(tmp_path, "country=de/part-0")
     with pytest.raises(
         DataError, match=r"has no `ds=YYYY-MM-DD` partition; it has the folders `country=…`, which are no"
     ):

@@ -6,9 +6,11 @@ from pathlib import Path
 
 import pytest
 
+from raymtl.config.data import DayRange
 from raymtl.config.load import config_from_dict, dump_config, load_config, relative_paths
 from raymtl.data.fragments import read_fragment
 from raymtl.data.lakehouse.tables import with_snapshots
+from raymtl.data.partitions import Layout
 from raymtl.data.roots import Roots
 from raymtl.data.units import plan_input, plan_inputs
 from raymtl.errors import ConfigError, DataError
@@ -90,6 +92,27 @@ def test_roots_of_months_follow_each_other(tmp_path):
     )
 
 
+@pytest.mark.parametrize(
+    ("start", "end", "expected"),
+    [
+        (0, 1, "has 2026-01-03 to 2026-01-03 only, none of 2026-01-01..2026-01-02, which come from the other roots"),
+        (1, 2, "has 2026-01-03 to 2026-01-03 only; the other days of 2026-01-02..2026-01-03 come from the other roots"),
+        (2, 2, None),
+    ],
+)
+def test_what_a_root_lacks_is_noted(start, end, expected, tmp_path):
+    roots = [write_root(tmp_path / "a", DAYS, 0), write_root(tmp_path / "b", DAYS[2:], 300)]
+    notes = plan_input(config_of(roots, DAYS[start], DAYS[end]), "train").notes
+    assert notes == (() if expected is None else (f"the root `{roots[1]}` {expected}",))
+
+
+def test_days_that_no_root_has_come_from_none(tmp_path):
+    roots = [write_root(tmp_path / name, DAYS[1:], 0) for name in ("a", "b")]
+    found = Roots.open(roots).find_files(DayRange(start=DAYS[0], end=DAYS[0]), Layout())
+    assert (found.files, found.notes) == ([], [])
+    assert found.absent[0].startswith("none of the roots")
+
+
 def test_a_gap_within_a_root_names_the_root(countries):
     shutil.rmtree(f"{countries[1]}/ds={DAYS[1]}")
     with pytest.raises(DataError, match=f"`{countries[1]}` has no partition ds=2026-01-02"):
@@ -142,6 +165,13 @@ def test_a_table_among_roots_is_refused(countries, tmp_path):
 def test_roots_on_two_storages_are_refused(countries):
     with pytest.raises(DataError, match=r"`memory://logs` are on different storages"):
         Roots.open([countries[0], "memory://logs"])
+
+
+@pytest.mark.parametrize("other", ["file://{root}", "file://{root}/../{name}/", "{root}/./"])
+def test_one_root_in_two_spellings_is_refused(other, countries):
+    spelled = other.format(root=countries[0], name=Path(countries[0]).name)
+    with pytest.raises(DataError, match=f"`{countries[0]}` and `.*` are one folder, whose rows would be read twice"):
+        Roots.open([countries[0], countries[1], spelled])
 
 
 @pytest.mark.parametrize(

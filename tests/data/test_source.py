@@ -6,13 +6,14 @@ import pyarrow.fs as pafs
 import pytest
 
 from raymtl.config.data import DayRange
-from raymtl.data.source import find_files, list_files
+from raymtl.data.source import find_files
 from raymtl.errors import ConfigError, DataError
 from raymtl.storage.filesystem import open_filesystem
 from raymtl.storage.folder import Folder
 from raymtl.storage.object_store import Store
 from raymtl.storage.paths import join_path
 from raymtl.training.rundir import RunFolder, run_folder, run_of
+from tests.helpers.listed import list_files
 from tests.helpers.small_data import click_rows, make_config, write_file
 
 DAYS = DayRange(start=dt.date(2026, 1, 1), end=dt.date(2026, 1, 3))

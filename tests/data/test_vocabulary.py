@@ -57,7 +57,7 @@ def test_a_folder_of_text(tmp_path: Path) -> None:
     (tmp_path / "_SUCCESS").touch()
     assert ids_of(tmp_path, INTEGERS) == [0, 1, 2, 9]
     pq.write_table(pa.table({"id": [1]}), tmp_path / "v.parquet")
-    with pytest.raises(DataError, match="leave text or parquet there, not both"):
+    with pytest.raises(DataError, match=r"leave only `.txt` files or only parquet files"):
         ids_of(tmp_path, INTEGERS)
 
 
@@ -145,3 +145,23 @@ def test_ids_of_a_bucket_are_integers(tmp_path: Path) -> None:
     )
     with pytest.raises(DataError, match="holds strings, but the logs hold integers"):
         check_id_files(config, plan_input(config, "train").held)
+
+
+def test_text_under_another_name_is_told_to_be_renamed(tmp_path: Path) -> None:
+    path = tmp_path / "v.csv"
+    path.write_text("7\n8\n")
+    for call in (lambda: ids_of(path, INTEGERS), lambda: vocabulary_identity("item", config_of(path).tables["item"])):
+        with pytest.raises(
+            DataError, match=r"v.csv \(tables.item.vocabulary\): it is text, but its name does not end in `.txt`"
+        ):
+            call()
+    pq.write_table(pa.table({"other": [1]}), path)  # parquet under that name is read
+    with pytest.raises(DataError, match="the column `id` is missing"):
+        ids_of(path, INTEGERS)
+
+
+def test_a_missing_vocabulary_may_be_text(tmp_path: Path) -> None:
+    with pytest.raises(
+        DataError, match=r"none.txt`, which does not exist; name a parquet file, a `.txt` file with an ID per"
+    ):
+        ids_of(tmp_path / "none.txt", STRINGS)

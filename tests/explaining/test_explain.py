@@ -263,7 +263,5 @@ def test_shown_intervals_are_those_of_the_verdicts() -> None:
 
 
 def test_logs_that_do_not_exist_name_the_option(world: Path) -> None:
-    with pytest.raises(
-        DataError, match=r"--data `/nowhere`, which does not exist; pass the folder of the logs with --data"
-    ):
+    with pytest.raises(DataError, match=r"--data `/nowhere` does not exist; pass the folder of the logs with --data"):
         raymtl.explain(world / "store", "/nowhere", days=str(DAY), progress=False)

@@ -42,7 +42,7 @@ def sample(seed: int = 0) -> Sample:
         pa.table({"x": np.zeros(ROWS)}),
         {},
         torch.tensor(labels, dtype=torch.float32),
-        torch.tensor(random.random(ROWS), dtype=torch.float32),
+        torch.tensor(random.random(ROWS), dtype=torch.float32).unsqueeze(1).expand(ROWS, 4),
         torch.tensor(random.integers(0, 3, ROWS)),
         torch.tensor(random.integers(0, 150, ROWS)),
         ROWS,
@@ -53,7 +53,7 @@ def evaluated(config: Config, rows: Sample, logits: torch.Tensor) -> dict:
     metrics = EvalMetrics(config.active_tasks(), ["feed", "search", "other"])
     observed = ~rows.labels.isnan()
     valid = torch.ones(ROWS, dtype=torch.bool)
-    metrics.update(logits, rows.labels, observed, rows.weight, valid, rows.scenario, rows.group)
+    metrics.update(logits, rows.labels, observed, rows.weight[:, 0], valid, rows.scenario, rows.group)
     return metrics.compute()
 
 

@@ -7,15 +7,19 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+import torch
 
 from raymtl.config.data import DayRange
 from raymtl.config.load import config_from_dict
-from raymtl.data.blocks import Place
+from raymtl.config.root import Config
+from raymtl.config.slots.sequence import PooledSequence
+from raymtl.data.blocks import BlockMaker, Place
 from raymtl.data.ids.id_map_lookup import IdLookup
 from raymtl.explaining import sample as module
 from raymtl.explaining.association import associations
 from raymtl.explaining.cost import bytes_per_row, memory_of, tables_of
-from raymtl.explaining.sample import Sample, SampleReader, source_columns
+from raymtl.explaining.proposal import without
+from raymtl.explaining.sample import Sample, SampleReader, columns_beside, source_columns
 from tests.helpers.run_logs import DAYS
 from tests.helpers.served_version import served_config, user_map, write_logs
 
@@ -115,6 +119,59 @@ def test_what_stands_beside_a_list_is_exchanged_with_it(root: Path) -> None:
             assert same(found[name], expected), name
     lists = associations(rows.raw.select(["likes", "tags"]), set(), 0)
     assert lists.shape == (2, 2)
+
+
+def history_config(**features: dict[str, object]) -> Config:
+    """Two histories of the same steps, behind other features."""
+    return config_from_dict(
+        {
+            "name": "histories",
+            "data": {"path": "/nowhere", "train": {"start": "2026-01-02", "end": "2026-01-02"}},
+            "features": {
+                **features,
+                "item": {"kind": "id"},
+                "seen": {"kind": "sequence", "column": "items"},
+                "action": {"kind": "sequence"},
+                "tags": {"kind": "ids", "weights": "a_weight"},
+            },
+            "tables": {name: {"rows": 100} for name in ("item", "seen", "action", "tags")},
+            "tasks": {"click": {}},
+            "model": {
+                "preset": "shared_bottom",
+                "sequence": {"type": "transformer", "behaviours": {"seen": ["seen", "action"]}},
+            },
+        }
+    )
+
+
+@pytest.mark.parametrize("first", [{}, {"gap": {"kind": "sequence_dense", "of": "seen"}}])
+def test_the_column_of_the_ids_stands_for_those_beside_it(first: dict[str, dict[str, object]]) -> None:
+    config = history_config(**first)
+    assert columns_beside(config) == {"tags": ["a_weight"], "items": ["action", *first]}
+    assert source_columns(config) == {"items": [*first, "seen", "action"], "item": ["item"], "tags": ["tags"]}
+
+
+def test_a_history_is_left_out_with_the_numbers_above_it() -> None:
+    config = history_config(gap={"kind": "sequence_dense", "of": "seen"})
+    pooled = {"model": config.model.model_copy(update={"sequence": PooledSequence(type="pooled")})}
+    assert [*without(config.model_copy(update=pooled), ["items"]).features] == ["item", "action", "tags"]
+
+
+def test_histories_of_the_same_steps_are_exchanged_together() -> None:
+    lists = pa.array([[1], [1, 2], [], [3, 4, 5]])
+    raw = pa.table({"item": pa.array([1, 2, 3, 4]), "items": lists, "action": lists, "tags": lists, "a_weight": lists})
+    config = history_config()
+    made, maker = SampleReader(config, {}), BlockMaker(config, evaluation=False)
+    columns = maker.features(raw, Place("all", 0), [*config.features])
+    nothing = torch.zeros(4, 1)
+    rows = Sample(raw, columns, nothing, nothing, None, torch.arange(4), 4, columns_beside(config))
+    order = np.array([3, 0, 1, 2])
+    values = rows.rows_of(["items"], order)
+    assert values.keys() == {"items", "action"}
+    found = made.with_columns(rows, values)
+    for name in columns:
+        moved = name in ("ids:seen", "ids:action")
+        assert same(found[name], columns[name].take(pa.array(order)) if moved else columns[name]), name
 
 
 def test_files_of_other_types_are_one_sample(tmp_path: Path) -> None:

@@ -3,8 +3,8 @@
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from raymtl.data.source import list_files
 from raymtl.storage.folder import Folder
+from tests.helpers.listed import list_files
 
 
 def read_split(out, split: str) -> pa.Table:

@@ -14,7 +14,7 @@ import raymtl
 from raymtl.cli.main import run_command
 from raymtl.config.load import config_from_dict, load_config
 from raymtl.data.validation.run import check_data
-from raymtl.errors import ConfigError
+from raymtl.errors import DataError
 from raymtl.init.run import check_free, look, write
 from raymtl.storage.folder import Folder
 from tests.benchmarks.init.logs import write_parquet
@@ -237,5 +237,5 @@ def test_several_roots_are_one_data_set(tmp_path: Path) -> None:
     assert "country" in draft.guesses
     write(draft, str(tmp_path / "config.yaml"))
     assert load_config(str(tmp_path / "config.yaml")).data.roots_of("train") == tuple(roots)
-    with pytest.raises(ConfigError, match="is given twice"):
-        look([roots[0], roots[0]], read_rows=False)
+    with pytest.raises(DataError, match="are one folder, whose rows would be read twice; list it once"):
+        look([roots[0], f"{roots[0]}/"], read_rows=False)

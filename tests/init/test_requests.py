@@ -202,6 +202,63 @@ def test_lists_of_one_length_are_impressions(tmp_path: Path) -> None:
     assert find_lists(folder, footers, ("tags",), ()) is None  # no other list has its length
 
 
+SEVERAL = {"user": [1, 2]}
+IDS, OTHERS, EVENTS = (pa.array([[a, b], [c]]) for a, b, c in ((31, 32, 33), (4, 5, 6), (0, 1, 1)))
+
+
+def impressions_of(root: Path, columns: dict[str, Any], labels: tuple[str, ...] = ()) -> tuple[str, ...] | None:
+    """The lists that are taken for the impressions of a request."""
+    write_parquet(root / "ds=2026-01-30" / "a.parquet", SEVERAL | columns)
+    folder = Folder.open(str(root))
+    days = find_days(folder)
+    assert days is not None
+    found = find_lists(folder, footers_of(days), labels, ())
+    return None if found is None else found.columns
+
+
+@pytest.mark.parametrize(
+    "columns",
+    [
+        {"clicked": IDS, "clicked_cat": OTHERS, "click": [0, 1]},
+        {"clicked": IDS, "clicked_cat": OTHERS},
+        {"seen_item": IDS, "seen_click": EVENTS, "click": [0, 1]},
+        {"seen_item": IDS, "seen_click": EVENTS, "bought": ["yes", "no"]},
+        {"seen_item": IDS, "seen_click": EVENTS, "watch_time": [3.5, 0.0]},
+        {"item_seq": IDS, "item_seq_click": EVENTS},
+        {"behavior_item": IDS, "behavior_click": EVENTS},
+        {"bought": IDS, "bought_price": OTHERS},
+        {"viewed": IDS, "viewed_like": EVENTS},
+        {"item": IDS, "watch_time": OTHERS},  # amounts alone do not tell
+    ],
+)
+def test_parallel_histories_are_no_impressions(columns: dict[str, Any], tmp_path: Path) -> None:
+    assert impressions_of(tmp_path, columns) is None
+
+
+@pytest.mark.parametrize(
+    ("columns", "labels", "expected"),
+    [
+        ({"item": IDS, "clicked": EVENTS}, (), ("item", "clicked")),
+        ({"item": IDS, "clicked": EVENTS, "viewed": OTHERS}, (), ("item", "clicked")),
+        ({"item": IDS, "click": EVENTS, "watch_time": OTHERS}, (), ("item", "click", "watch_time")),
+        ({"item": IDS, "click": EVENTS, "buy": [0, 1]}, (), None),
+        ({"item": IDS, "click": EVENTS, "buy": [0, 1]}, ("click",), ("item", "click")),
+        ({"item": IDS, "watch_time": OTHERS}, ("watch_time",), ("item", "watch_time")),
+        ({"seq_item": IDS, "item": IDS, "seq_click": EVENTS}, ("seq_click",), ("item", "seq_click")),
+    ],
+)
+def test_a_list_of_labels_has_0_and_1_or_is_named(
+    columns: dict[str, Any], labels: tuple[str, ...], expected: tuple[str, ...] | None, tmp_path: Path
+) -> None:
+    assert impressions_of(tmp_path, columns, labels) == expected
+
+
+def test_a_history_of_structs_is_no_impressions(tmp_path: Path) -> None:
+    past = pa.array([[{"item": 1, "liked": True}], [{"item": 2, "liked": False}]])
+    write_logs(tmp_path / "flat", {"history": past, "click": [0, 1]})
+    assert look(str(tmp_path / "flat"), read_rows=False).nested is None
+
+
 @pytest.mark.ray
 @pytest.mark.timeout(120)
 def test_logs_with_parallel_lists(ray_cluster: None, tmp_path: Path) -> None:

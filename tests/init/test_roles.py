@@ -82,6 +82,7 @@ def guesses(root: Path, columns: dict[str, Any], **options: Any) -> dict[str, Gu
         ("embedding", pa.array([[1.5, 2.0]] * ROWS, pa.list_(pa.float32(), 2)), "vector"),
         ("embedding", pa.array([[1.5, 2.0], None, [0.5, 0.5]] + [[1.0, 2.0]] * (ROWS - 3)), "vector"),
         ("embedding", pa.array([[1.5, 2.0], [0.5]] + [[1.0, 2.0]] * (ROWS - 2)), "ignore"),
+        ("interests", pa.array([[(7, 0.5)]] * ROWS, pa.map_(pa.int64(), pa.float32())), "ignore"),
         ("context", pa.array([{"os": "ios"}] * ROWS), "ignore"),
         ("version", np.repeat("v3", ROWS), "ignore"),
         ("nothing", pa.nulls(ROWS), "ignore"),
@@ -95,6 +96,14 @@ def test_the_use_of_a_column(name: str, values: Any, use: str, tmp_path: Path) -
     found = guesses(tmp_path, {name: values})
     assert found[name].role == use, found[name]
     assert found["click"].role == "label"
+
+
+def test_what_may_stand_beside_ids_says_how_to_read_it(tmp_path: Path) -> None:
+    maps = pa.array([[(7, 0.5)]] * ROWS, pa.map_(pa.int64(), pa.float32()))
+    numbers = pa.array([[1.5] * (n % 3) for n in range(ROWS)])
+    found = guesses(tmp_path, {"interests": maps, "dwell": numbers})
+    assert found["interests"].why == "a map: if it has IDs with weights, read it as {kind: ids, weights: interests}"
+    assert "if they stand beside another list, see `weights` or `sequence_dense`" in found["dwell"].why
 
 
 def test_what_is_only_known_afterwards_is_found(tmp_path: Path) -> None:

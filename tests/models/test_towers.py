@@ -1,5 +1,6 @@
 """The towers: the formulas, T1 to T5 (docs/formulas.md §18), and features by task, R1 to R3."""
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -194,6 +195,27 @@ def test_r3_histories_are_read_together() -> None:
     before, other = model(INPUTS), rows(7)
     other.sequences["carts"] = (other.sequences["carts"][0] + 1, other.sequences["carts"][1])
     moved = (model(other) - before).abs().amax(0) > 1e-5
+    assert moved.tolist() == [False, True, True]
+
+
+@pytest.mark.parametrize(
+    "sequence",
+    [
+        {"type": "pooled"},
+        {"type": "transformer", "width": 4, "heads": 1},
+        {"type": "dupn", "item": ["items"], "properties": ["kinds"], "hidden": 4},
+        {"type": "dupn", "item": ["items"], "properties": ["kinds", "gap"], "hidden": 4},
+    ],
+)
+def test_r3_a_task_reads_the_numbers_of_its_histories(sequence: dict[str, Any]) -> None:
+    spec = replace(SPEC, sequences={"items": 4, "gap": 1, "kinds": 2}, numbers={"gap": "items"})
+    reads = {"click": ["user"], "cart": ["items", "kinds"]}
+    section = config("mmoe", refine={"type": "task_features", "reads": reads}, sequence=sequence)
+    model = stir(build_ranker(section, FUNNEL, spec, {}))
+    given, other = rows(7, spec=spec), rows(7, spec=spec)
+    numbers, lengths = given.sequences["gap"]
+    other.sequences["gap"] = numbers + 3 * (numbers != 0), lengths
+    moved = (model(other) - model(given)).abs().amax(0) > 1e-5
     assert moved.tolist() == [False, True, True]
 
 

@@ -42,11 +42,17 @@ def version(made: tuple[Path, np.ndarray, np.ndarray]) -> Version:
     return open_version(str(made[0] / "store"))
 
 
+def bound(version: Version) -> float:
+    """Largest difference of a probability; a steep piece of a curve multiplies that of the logit."""
+    assert version.config.calibration is not None
+    return {"platt": 1e-6, "isotonic": 4e-6}[version.config.calibration.method]
+
+
 @pytest.mark.parametrize("split", [True, False])
 def test_scoring_predicts_what_evaluation_does(version: Version, made: Any, split: bool) -> None:
     root, expected, plain = made
     found, _ = scored(version, root, 64, split)
-    np.testing.assert_allclose(found, expected, rtol=0, atol=1e-6)
+    np.testing.assert_allclose(found, expected, rtol=0, atol=bound(version))
     assert np.abs(expected - plain).max(0)[1:].min() > 0.01  # of buy and of P(buy | click)
 
 
@@ -54,7 +60,7 @@ def test_programs_predict_what_evaluation_does(version: Version, made: Any, tmp_
     root, expected, _ = made
     facts = export_version(version, str(tmp_path), "none")
     for found in predictions(tmp_path, facts, raw_features(root)):
-        np.testing.assert_allclose(found, expected, rtol=0, atol=1e-6)
+        np.testing.assert_allclose(found, expected, rtol=0, atol=bound(version))
 
 
 @pytest.mark.timeout(900)  # a compiler on a busy machine

@@ -79,7 +79,7 @@ def test_a_search_finds_what_it_finds_in_evaluation(tmp_path: Path) -> None:
     write_logs(tmp_path)
     raw = served_config(tmp_path).model_dump(mode="json")
     raw["features"]["user"]["side"] = "user"
-    # Weights that sum to 1: with embeddings of N(0, 1) others give logits whose rounding alone exceeds 1e-6
+    # Weights that sum to 1: with embeddings of N(0, 1) others give logits whose rounding alone exceeds 1e-5
     search = {"type": "din", "target": ["item"], "hidden": [4], "softmax": True, "search": {"history": "item"}}
     raw["model"] |= {"preset": "din", "sequence": {**search, "search_steps": 2}}
     raw["tables"]["item"] |= {"rows": 3, "id_space": "hash"}  # so that steps have the candidate's ID
@@ -87,12 +87,12 @@ def test_a_search_finds_what_it_finds_in_evaluation(tmp_path: Path) -> None:
     version = open_version(str(tmp_path / "store"))
     for split in (True, False):
         found, _ = scored(version, tmp_path, 300, split)
-        np.testing.assert_allclose(found, expected, rtol=0, atol=1e-6)
+        np.testing.assert_allclose(found, expected, rtol=0, atol=3e-6)
     for files in (False, True):
         folder = tmp_path / f"programs-{files}"
         facts = export_version(version, str(folder), "none", table_files=files)
         for found in predictions(folder, facts, raw_features(tmp_path)):
-            np.testing.assert_allclose(found, expected, rtol=0, atol=1e-6)
+            np.testing.assert_allclose(found, expected, rtol=0, atol=3e-6)
 
 
 def sided(raw: dict[str, torch.Tensor], names: list[str]) -> dict[str, torch.Tensor]:
@@ -127,6 +127,8 @@ def test_programs_predict_it_in_a_process_with_torch_alone(
     assert json.loads((tmp_path / "model.json").read_text()) == facts
     assert [o["name"] for o in facts["outputs"]] == ["click", "buy", "cvr"]
     assert facts["features"]["user"]["id_space"] == "map"
+    weights = {name: facts["features"][name].get("weights") for name in ("tags", "topics", "likes")}
+    assert weights == {"tags": None, "topics": "tag_weights", "likes": "likes"}
     sides = {name: facts["features"][name]["side"] for name in ("pair", "visit", "level")}
     assert sides == {"pair": "item", "visit": "user", "level": "item"}
     assert {name for name in facts["state"] if name.startswith("crossed.")} == {

@@ -93,3 +93,15 @@ def test_a_fault_that_passes_is_retried_and_one_that_lasts_is_named(
         folder.read("x")
     with pytest.raises(DataError, match=r"cannot list `.*/a/nothing`"):
         folder.entries("nothing", must_exist=True)
+
+
+@pytest.mark.parametrize(("name", "problem"), [("nowhere", "does not exist"), ("file", "is a file"), ("folder", None)])
+def test_a_folder_that_must_exist(tmp_path, name, problem):
+    (tmp_path / "file").touch()
+    (tmp_path / "folder").mkdir()
+    folder = Folder.open(f"{tmp_path}/{name}")
+    if problem is None:
+        folder.check_exists("PATH", "pass the folder")
+        return
+    with pytest.raises(DataError, match=f"^PATH `{tmp_path}/{name}` {problem}; pass the folder$"):
+        folder.check_exists("PATH", "pass the folder")

@@ -15,7 +15,7 @@ from raymtl.submission.request import PLACES, UPLOADED, Request, read_request
 
 ROOT = typer.main.get_command(app)
 EXAMPLE = str(Path(__file__).parents[2] / "jobs" / "conf" / "example.yaml")
-OTHER = {"A..B", "COLUMN", "KEY=VALUE", "YYYY-MM-DD", "ADDR", "SECONDS", "VERSION", "ID", "NAME"}
+OTHER = {"A..B", "COLUMN", "KEY=VALUE", "YYYY-MM-DD", "ADDR", "SECONDS", "VERSION", "ID", "NAME", "K"}
 
 
 def read(*words: str, job_id: str | None = None) -> Request:

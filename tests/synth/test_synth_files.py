@@ -12,11 +12,11 @@ import pyarrow.parquet as pq
 import pytest
 
 from raymtl.config.load import load_config
-from raymtl.data.source import list_files
 from raymtl.data.units import plan_input
 from raymtl.errors import DataError
 from raymtl.storage.folder import Folder
 from raymtl.synth import ScenarioSpec, SynthSpec, synth_config, write_logs
+from tests.helpers.listed import list_files
 
 SPEC = SynthSpec(days=2, rows_per_day=5_003, users=300, items=200)
 

@@ -19,15 +19,22 @@ def test_metrics_to_choose_by(metric):
     [
         (
             "click.acu",
-            "train.select: `click.acu` has no direction in which it improves; use mean_auc or <task>.<metric> with one of auc,",
+            "train.select: `click.acu` has no direction in which it improves; use mean_auc or "
+            "<task>.<metric> with one of accuracy, auc,",
         ),
         ("click.calibration", "`click.calibration` has no direction in which it improves"),
         (
             "click.mse",
-            "train.select is `click.mse`; the `binary` task `click` can be judged by `auc`, `logloss`, `ne`",
+            "train.select is `click.mse`; the `binary` task `click` can be judged by `auc`, `pr_auc`, `logloss`, `ne`",
         ),
-        ("buy.gauc", "train.select is `buy.gauc`, which needs data.group; set that, or choose one of `auc`, `logloss`"),
-        ("buy.mrr", "train.select is `buy.mrr`, which needs data.request; set that, or choose one of `auc`, `logloss`"),
+        (
+            "buy.gauc",
+            "train.select is `buy.gauc`, which needs data.group; set that, or choose one of `auc`, `pr_auc`, `logloss`",
+        ),
+        (
+            "buy.mrr",
+            "train.select is `buy.mrr`, which needs data.request; set that, or choose one of `auc`, `pr_auc`, `logloss`",
+        ),
     ],
 )
 def test_other_metrics_are_refused(metric, said):

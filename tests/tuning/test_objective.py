@@ -44,7 +44,7 @@ def test_a_metric_needs_its_column(metric: str, key: str) -> None:
     said = metric_problem(small(), f"click.{metric}")
     assert said is not None
     assert said.startswith(
-        f"names `click.{metric}`, which needs data.{key}; set that, or choose one of `auc`, `logloss`"
+        f"names `click.{metric}`, which needs data.{key}; set that, or choose one of `auc`, `pr_auc`, `logloss`"
     )
     assert metric_problem(small(f"data.{key}=user"), f"click.{metric}") is None
     assert signed_value({"tasks": {"click": {"kind": "binary", metric: 0.4}}}, f"click.{metric}") == 0.4

@@ -62,7 +62,8 @@ class TaskFeatures(Section):
     type: Annotated[Literal["task_features"], Role.MODEL]
     """Features by task."""
     reads: Annotated[Groups, Field(min_length=1), Role.MODEL]
-    """For a task, all features that it may read; a task without an entry reads every feature."""
+    """For a task, all features that it may read; a task without an entry reads every feature. The `sequence_dense` features of
+    a history belong to it and are not named."""
 
 
 Refine = Annotated[NoRefine | TRM | DCNv2 | SENet | EPNet | TaskFeatures | Custom, Field(discriminator="type")]

@@ -7,9 +7,10 @@ import math
 import statistics
 from collections.abc import Container
 
-from raymtl.config.features import Scaled
+from raymtl.config.features import Scaled, columns_of
 from raymtl.config.root import Config
 from raymtl.config.tasks import Task
+from raymtl.data.contract import WEIGHTS
 from raymtl.data.requests import are_scattered
 from raymtl.data.rules import where_observed
 from raymtl.data.validation.report import ColumnReport, LabelRate, PartReport, TableReport
@@ -128,11 +129,7 @@ def _columns(report: PartReport, config: Config, part: str, tables: bool) -> Non
         feature = config.features.get(name)
         if feature is None:  # the weights of one
             if part == "train" and _is_constant(column):
-                key, one = (
-                    f"features.{name}",
-                    f"all weights of column `{column.column}` are {column.min:g}; remove the key",
-                )
-                alike.add(key, one, "the weights of each of these columns are all equal; remove the keys")
+                _equal_weights(alike, name, column, config)
             continue
         _feature(alike, f"features.{name}", column, part, remedy)
         if isinstance(feature, Scaled) and part == "train":
@@ -142,6 +139,23 @@ def _columns(report: PartReport, config: Config, part: str, tables: bool) -> Non
     for name, table in report.tables.items() if tables else ():
         _table(alike, name, table)
     report.warnings += alike.sentences()
+
+
+def _equal_weights(alike: _Alike, name: str, column: ColumnReport, config: Config) -> None:
+    """Equal weights tell nothing; the key may go if the vectors are then the same."""
+    of = name.removesuffix(WEIGHTS)
+    found = f"all weights of column `{column.column}` are {column.min:g}"
+    pooling = config.tables[config.table_of(of)].pooling
+    if column.column == columns_of(of, config.features)[0]:  # a map cannot be read without its weights
+        one, many = (
+            "check the job that writes the maps, or write the IDs alone as a list",
+            "check the jobs that write them",
+        )
+    elif column.min == 1 or (pooling == "mean" and column.min):
+        one, many = "remove the key", "remove the keys"
+    else:
+        one, many = "check the job that writes them", "check the jobs that write them"
+    alike.add(f"features.{name}", f"{found}; {one}", f"the weights of each of these columns are all equal; {many}")
 
 
 def _feature(alike: _Alike, subject: str, column: ColumnReport, part: str, remedy: str) -> None:

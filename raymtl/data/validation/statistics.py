@@ -28,7 +28,7 @@ from raymtl.data.contract import WEIGHTS, Column, is_string, label_tasks, requir
 from raymtl.data.fragments import read_requests
 from raymtl.data.ids.hashing import to_int64
 from raymtl.data.labels import Labels, make_labels
-from raymtl.data.list_numbers import broken_numbers, id_weights, step_numbers
+from raymtl.data.list_numbers import broken_numbers, id_weights, out_of_step, step_numbers
 from raymtl.data.requests import Requests
 from raymtl.data.row_weights import kept_probabilities
 from raymtl.data.rules import Rule, one_array
@@ -256,20 +256,9 @@ class _TableCounter:
             self._note(column, rules.shared_rule(name), rows, one_array(self._raw, column.name, column.kind))
 
     def _steps(self, by_use: dict[str, Column]) -> None:
-        """Note the histories of the same steps that differ in length."""
-        features = self._config.features
-        for first, *others in self._config.same_steps():
-            lengths = {}
-            for name in (first, *others):
-                feature = features[name]
-                if f"features.{name}" in by_use and isinstance(feature, SequenceFeature):
-                    lists = one_array(self._raw, feature.column or name, "ids")
-                    lengths[name] = rules.cut_lists(*rules.list_parts(lists), feature)[1]
-            for name in others if first in lengths else ():
-                if name in lengths and (wrong := lengths[name] != lengths[first]).any():
-                    pairs = (pa.array(lengths[n]).cast(pa.string()) for n in (name, first))
-                    shown = pc.binary_join_element_wise(*pairs, " beside ")
-                    self._note(by_use[f"features.{name}"], rules.steps_rule(first), wrong, shown)
+        """Note the histories that are not in step with others of the same steps."""
+        for found in out_of_step(self._raw, self._config, {use.removeprefix("features.") for use in by_use}):
+            self._note(by_use[f"features.{found.name}"], found.rule, found.wrong, found.shown)
 
     def _kept(self, column: Column, read: Container[str]) -> None:
         """The probabilities with which rows were kept, unless the labels that tell whose are read are missing."""

@@ -93,7 +93,7 @@ def _moment(microseconds: float) -> str:
 
 def _tasks(report: PartReport, partial: Partial, config: Config) -> None:
     tasks, scenario = config.active_tasks(), config.data.scenario
-    groups = [str(v) for v in scenario.values] + ["other"] if scenario else []
+    groups = scenario.names if scenario else []
     counts = np.stack([partial.labels[d] for d in sorted(partial.labels)]) if partial.labels else np.zeros((0, 0, 0, 6))
     for t, (name, task) in enumerate(tasks.items()):
         if not partial.labels or not counts[:, t, :, 0].any():

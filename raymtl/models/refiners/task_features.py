@@ -35,10 +35,10 @@ class TaskFeatures(RefineSlot):
                 "depends; use the input `concat` and a sequence that does not attend to the candidate, or declare `columns` and "
                 "`reads` in your own slot (docs/extending.md)"
             )
-        allowed = [
-            [name not in reads or set(names or ()) <= {*reads[name]} for names in context.sources]
-            for name in context.tasks
-        ]
+        # `reads` names no numbers of steps: a task may read those of every history that it may read
+        owners = context.spec.numbers
+        depends = [{owners.get(name, name) for name in names or ()} for names in context.sources]
+        allowed = [[name not in reads or names <= {*reads[name]} for names in depends] for name in context.tasks]
         self.register_buffer("_allowed", torch.tensor(allowed), persistent=False)
 
     def forward(self, x: X, inputs: ModelInput) -> Tensor:

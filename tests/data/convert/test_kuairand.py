@@ -10,13 +10,13 @@ import pytest
 from raymtl.config.load import load_config
 from raymtl.data.convert import convert, text_table
 from raymtl.data.convert.kuairand import DENSE, IDS, LABELS, USER_NUMBERS, USER_WORDS, convert_kuairand
-from raymtl.data.source import list_files
 from raymtl.data.units import plan_input
 from raymtl.data.validation.run import check_data
 from raymtl.errors import DataError
 from raymtl.storage.folder import Folder
 from tests.helpers.converted import read_split
 from tests.helpers.kuairand_like import write_kuairand_like
+from tests.helpers.listed import list_files
 
 LOG = "log_standard_4_08_to_4_21_pure.csv"
 

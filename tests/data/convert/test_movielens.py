@@ -16,11 +16,11 @@ from raymtl.config.load import load_config
 from raymtl.data.convert import convert
 from raymtl.data.convert.movielens import DENSE, HISTORY, IDS, LABELS, PRIOR, SIGN_UP, convert_movielens
 from raymtl.data.ids.hashing import hash_rows, to_int64
-from raymtl.data.source import list_files
 from raymtl.data.units import plan_input
 from raymtl.data.validation.run import check_data
 from raymtl.errors import DataError
 from raymtl.storage.folder import Folder
+from tests.helpers.listed import list_files
 from tests.helpers.movielens_like import write_movielens_like
 
 MAY = 957_139_200  # 2000-05-01 00:00 UTC, a Monday

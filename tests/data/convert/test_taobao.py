@@ -9,12 +9,12 @@ import pytest
 from raymtl.config.load import load_config
 from raymtl.data.convert import convert, taobao, text_table
 from raymtl.data.convert.taobao import BEHAVIORS, DENSE, HISTORIES, HISTORY, IDS, LABELS, convert_taobao
-from raymtl.data.source import list_files
 from raymtl.data.units import plan_input
 from raymtl.data.validation.run import check_data
 from raymtl.errors import DataError
 from raymtl.storage.folder import Folder
 from tests.helpers.converted import read_split
+from tests.helpers.listed import list_files
 from tests.helpers.taobao_like import write_taobao_like
 
 MIDNIGHT = 1_511_539_200  # 2017-11-25 00:00 in Beijing, a Saturday
