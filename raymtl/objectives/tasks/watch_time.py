@@ -36,9 +36,6 @@ class WatchTimeObjective(TaskObjective):
     def start_logit(self, base_rate: float) -> float:
         return math.log(max(base_rate, MIN_RATE))
 
-    def start_loss(self, base_rate: float) -> float:
-        return _mean_loss(base_rate)
-
     def terms(self, logit: Tensor, label: Tensor) -> Tensor:
         """The deviance, and that of the mean 1."""
         least = self.lower_bound(label)

@@ -74,9 +74,6 @@ class ZilnObjective(TaskObjective):
         _, mean, spread = _moments(base_rate)
         return [(mean, spread), (0.0, 1.0)]
 
-    def start_loss(self, base_rate: float) -> float | None:
-        return _constant_loss(terms_of(base_rate)) if terms_of(base_rate) else None
-
     def terms(self, logit: Tensor, label: Tensor) -> Tensor:
         """The loss, then what `Ziln.start_terms` has."""
         positive, log = (label > 0).to(logit.dtype), _safe_log(label)
