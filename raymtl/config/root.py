@@ -32,7 +32,7 @@ from raymtl.config.metrics import MEAN_AUC, parse_metric
 from raymtl.config.model import Model
 from raymtl.config.model_checks import model_problems
 from raymtl.config.roles import NotSearched, Role
-from raymtl.config.sampling import sampling_problems
+from raymtl.config.sampling import leak_problems, sampling_problems
 from raymtl.config.score import Score, score_problems
 from raymtl.config.slots.coupler import MULTIPLYING
 from raymtl.config.slots.sequence import DUPNSequence
@@ -115,6 +115,7 @@ class Config(Section):
             *loss_problems(self.tasks, self.data),
         ]
         problems = [*_table_problems(self), *crosses, *lists, *tasks] or [
+            *leak_problems(self.data.sampling, self._feature_columns()),
             *self._model_problems(),
             *self._calibration_problems(),
             *_train_problems(self),
@@ -136,8 +137,11 @@ class Config(Section):
         active = self.active_tasks()
         has_parts = any(task.traits.parts(task) for task in active.values())
         derives = has_parts or self.model.coupler.type in (*MULTIPLYING, "custom")
-        columns = {column for name in self.features for column in columns_of(name, self.features)}
-        yield from score_problems(self.score, active, has_lists, derives, columns)
+        yield from score_problems(self.score, active, has_lists, derives, self._feature_columns())
+
+    def _feature_columns(self) -> set[str]:
+        """The columns that features are read from."""
+        return {column for name in self.features for column in columns_of(name, self.features)}
 
     def _calibration_problems(self) -> Iterator[str]:
         data, is_fitted = self.data, self.data.eval is not None or self.daily is not None
