@@ -21,8 +21,8 @@ class Sampling(Section):
     rate: Annotated[Annotated[float, Field(gt=0, le=1)] | None, Role.LEARNING | Role.READ] = None
     """Probability with which a negative was kept, in the training and in the evaluation days. Null: `column` has it."""
     column: Annotated[str | None, Role.LEARNING | Role.READ] = None
-    """Column with the probability, above 0 and at most 1; with `task` only that of negatives is
-    read. No feature may read it."""
+    """Column with the probability, above 0 and at most 1; with `task` only that of negatives is read. No feature
+    may read it."""
 
     @model_validator(mode="after")
     def _complete(self) -> "Sampling":
