@@ -115,7 +115,7 @@ class Config(Section):
             *loss_problems(self.tasks, self.data),
         ]
         problems = [*_table_problems(self), *crosses, *lists, *tasks] or [
-            *leak_problems(self.data.sampling, self._feature_columns()),
+            *self._leak_problems(),
             *self._model_problems(),
             *self._calibration_problems(),
             *_train_problems(self),
@@ -125,6 +125,10 @@ class Config(Section):
         if problems:
             raise ValueError("\n".join(problems))
         return self
+
+    def _leak_problems(self) -> Iterator[str]:
+        columns = {column for name in self.features for column in columns_of(name, self.features)}
+        return leak_problems(self.data.sampling, columns)
 
     def _model_problems(self) -> Iterator[str]:
         active, has_scenario = self.active_tasks(), self.data.scenario is not None
@@ -137,11 +141,8 @@ class Config(Section):
         active = self.active_tasks()
         has_parts = any(task.traits.parts(task) for task in active.values())
         derives = has_parts or self.model.coupler.type in (*MULTIPLYING, "custom")
-        yield from score_problems(self.score, active, has_lists, derives, self._feature_columns())
-
-    def _feature_columns(self) -> set[str]:
-        """The columns that features are read from."""
-        return {column for name in self.features for column in columns_of(name, self.features)}
+        columns = {column for name in self.features for column in columns_of(name, self.features)}
+        yield from score_problems(self.score, active, has_lists, derives, columns)
 
     def _calibration_problems(self) -> Iterator[str]:
         data, is_fitted = self.data, self.data.eval is not None or self.daily is not None
