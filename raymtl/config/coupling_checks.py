@@ -140,3 +140,8 @@ def _penalty_problems(model: Model, tasks: Tasks) -> Iterator[str]:
             f"model.conversion_loss.weight is {model.conversion_loss.weight} but model.coupler is `{model.coupler.type}`, which "
             "has no conversion rate; choose the coupler `product` or `esm2`, or set the weight to 0"
         )
+    if model.conversion_loss.min_propensity < 1 and not model.conversion_loss.weight:
+        yield (
+            f"model.conversion_loss.min_propensity is {model.conversion_loss.min_propensity}, but the weight is 0, which "
+            "turns the term off; set model.conversion_loss.weight above 0, or remove min_propensity"
+        )

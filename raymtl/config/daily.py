@@ -56,12 +56,14 @@ class Gate(Section):
     """Share of the users (`data.group`) whose rows are held out; a different sample every day."""
     min_positives: Annotated[PositiveInt, Role.PUBLISHING] = 100
     """The metrics of a binary task with fewer held-out positives (or negatives) are not checked, nor are those of another task
-    with fewer than ten times as many held-out labels: they would be noise."""
+    with fewer than ten times as many held-out labels, or of a `watch_time` or `ziln` task with fewer labels above 0: they would
+    be noise."""
     auc_drop: Annotated[NonNegativeFloat, Role.PUBLISHING] = 0.01
-    """Maximum drop of the AUC below that of the previous version."""
+    """Maximum drop of the AUC below that of the previous version; likewise for the concordance of a `watch_time` task, and twice
+    as much for the Gini coefficient of a `ziln` task, which is 2·AUC − 1 for labels 0 and 1."""
     ne_rise: Annotated[NonNegativeFloat, Role.PUBLISHING] = 0.05
-    """Maximum rise of the normalised entropy, as a share of that of the previous version; likewise for the mean squared error and
-    Poisson deviance of other tasks."""
+    """Maximum rise of the normalised entropy, as a share of that of the previous version; likewise for the log
+    loss, Poisson or geometric deviance, mean squared error or pinball loss of other tasks."""
     calibration: Annotated[tuple[PositiveFloat, PositiveFloat], Role.PUBLISHING] = (0.7, 1.4)
     """Smallest and largest ratio of the sum of predictions to the sum of labels; a candidate outside still passes if it is closer
     to 1 than the previous version."""

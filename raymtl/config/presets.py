@@ -73,7 +73,7 @@ PRESETS: dict[str, dict[str, Any]] = {
     "din": {
         "sequence": {"type": "din"},
         "trunk": {"type": "shared_bottom", "hidden": [256, 128]},
-        "towers": {"hidden": [64, 32]},
+        "towers": {"type": "mlp", "hidden": [64, 32]},
     },
     "dtrn": {
         "sequence": {"type": "tim"},

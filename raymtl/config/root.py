@@ -32,7 +32,7 @@ from raymtl.config.metrics import MEAN_AUC, parse_metric
 from raymtl.config.model import Model
 from raymtl.config.model_checks import model_problems
 from raymtl.config.roles import NotSearched, Role
-from raymtl.config.sampling import sampling_problems
+from raymtl.config.sampling import leak_problems, sampling_problems
 from raymtl.config.score import Score, score_problems
 from raymtl.config.slots.common import Custom
 from raymtl.config.slots.coupler import ESM2, MULTIPLYING, Product
@@ -117,6 +117,7 @@ class Config(Section):
             *loss_problems(self.tasks, self.data),
         ]
         problems = [*_table_problems(self), *crosses, *lists, *tasks] or [
+            *self._leak_problems(),
             *self._model_problems(),
             *self._calibration_problems(),
             *_train_problems(self),
@@ -126,6 +127,10 @@ class Config(Section):
         if problems:
             raise ValueError("\n".join(problems))
         return self
+
+    def _leak_problems(self) -> Iterator[str]:
+        columns = {column for name in self.features for column in columns_of(name, self.features)}
+        return leak_problems(self.data.sampling, columns)
 
     def _model_problems(self) -> Iterator[str]:
         active, has_scenario = self.active_tasks(), self.data.scenario is not None

@@ -1,6 +1,6 @@
 """Logs from which negatives were dropped at random, and the probability with which the others were kept."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from typing import Annotated
 
 from pydantic import Field, model_validator
@@ -21,7 +21,8 @@ class Sampling(Section):
     rate: Annotated[Annotated[float, Field(gt=0, le=1)] | None, Role.LEARNING | Role.READ] = None
     """Probability with which a negative was kept, in the training and in the evaluation days. Null: `column` has it."""
     column: Annotated[str | None, Role.LEARNING | Role.READ] = None
-    """Column with the probability, above 0 and at most 1; with `task` only that of negatives is read."""
+    """Column with the probability, above 0 and at most 1; with `task` only that of negatives is read. No feature
+    may read it."""
 
     @model_validator(mode="after")
     def _complete(self) -> "Sampling":
@@ -36,7 +37,7 @@ class Sampling(Section):
 
 
 def sampling_problems(sampling: Sampling | None, tasks: Mapping[str, Task]) -> Iterator[str]:
-    """The problems of `data.sampling`."""
+    """The problems of `data.sampling` with the tasks."""
     if sampling is None or sampling.task is None:
         return
     if sampling.task not in tasks:
@@ -45,4 +46,13 @@ def sampling_problems(sampling: Sampling | None, tasks: Mapping[str, Task]) -> I
         yield (
             f"data.sampling.task is `{sampling.task}`, a `{tasks[sampling.task].kind}` task; only a `binary` one has negatives: "
             "set it to one, or set data.sampling.column to the probability of every row and leave `task` out"
+        )
+
+
+def leak_problems(sampling: Sampling | None, columns: Collection[str]) -> Iterator[str]:
+    """The problem of a probability that the model reads; `columns` are those of the features."""
+    if sampling is not None and sampling.column in columns:
+        yield (
+            f"data.sampling.column is `{sampling.column}`, a column of a feature, but a probability below 1 can tell that the "
+            "row is a negative; remove the feature"
         )

@@ -177,8 +177,10 @@ def _too_few_labels(gate: Gate, task: Task, metrics: Metrics) -> str | None:
     """Why the labels are too few for a judgement, or None."""
     count, least = metrics["count"], gate.min_positives
     if not task.is_event:
-        wanted = _LABELS_PER_POSITIVE * least
+        wanted, rate = _LABELS_PER_POSITIVE * least, metrics.get("positive_rate")
         few = [f"{count:,} held-out labels, fewer than {_LABELS_PER_POSITIVE} times"] if count < wanted else []
+        if rate is not None and (above := round(rate * count)) < least:  # amounts that are mostly 0
+            few.append(f"{above:,} labels above 0 among {count:,} held-out ones, fewer than")
     else:
         sides = {"positives": metrics["positives"], "negatives": count - metrics["positives"]}
         few = [f"{n:,} {side} among {count:,} held-out labels, fewer than" for side, n in sides.items() if n < least]
@@ -219,11 +221,15 @@ def _compared(day: TaskContext, metric: Metric) -> Check | None:
         note = day.base.get("null_reason") or "the metric is not finite"
         return _not_judged(name, what, before, after, f"the previous version: {note}")
     if metric.better == "higher":
-        return _make_check(
-            name, what, before, after, f"≥ {before - gate.auc_drop:.4g}", after >= before - gate.auc_drop
-        )
+        low = before - gate.auc_drop * _ranking_scale(metric)
+        return _make_check(name, what, before, after, f"≥ {low:.4g}", after >= low)
     most = before * (1 + gate.ne_rise)
     return _make_check(name, what, before, after, f"≤ {most:.4g}", after <= most)
+
+
+def _ranking_scale(metric: Metric) -> float:
+    """How many times as wide as that of an AUC the range from chance to a perfect ranking is: 2 for Gini = 2·AUC − 1."""
+    return (1 - (metric.chance or 0.0)) / 0.5
 
 
 def _calibration(day: TaskContext) -> Iterator[Check]:

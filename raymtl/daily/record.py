@@ -74,7 +74,7 @@ class Check(_Part):
     task: str | None
     """None: the check is about the model as a whole."""
     name: str
-    """`auc`, `ne`, `mse`, `poisson_deviance`, `calibration`, `order`, `value <formula>`, `not finite`, `norm <table>`, or
+    """A metric of `TaskKind.gated`, `calibration`, `recalibration`, `order`, `value <formula>`, `not finite`, `norm <table>`, or
     `held-out rows` if they were too few to judge any task."""
     base: float | None
     """Of the previous version; None for a first version."""

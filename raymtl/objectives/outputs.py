@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from raymtl.config.tasks import Task
+from raymtl.errors import ConfigError
 from raymtl.objectives.tasks import objective_of
 
 
@@ -33,9 +34,18 @@ class Outputs:
     """
 
     def __init__(self, tasks: Mapping[str, Task], derived: Mapping[str, tuple[str, str]] | None = None):
-        """`derived` are outputs P(child | given) by name, each (child, given), both tasks of one output."""
+        """`derived` are outputs P(child | given) by name, each (child, given), both tasks of one output.
+
+        Raises ConfigError if a derived output has the name of a part of a task.
+        """
         self.tasks = dict(tasks)
         self.derived = dict(derived or {})
+        for name, task in self.tasks.items():
+            for part in task.traits.parts(task):
+                if (column := f"{name}_{part}") in self.derived:
+                    raise ConfigError(
+                        f"tasks.{name} predicts `{column}`, which is also the name of an output of model.coupler; rename the task"
+                    )
         children = [self.tasks[child] for child, _ in self.derived.values()]
         self.objectives = [objective_of(task) for task in (*self.tasks.values(), *children)]
         """Of every main and derived output."""

@@ -147,3 +147,13 @@ class TestSubsets:
     def test_a_parent_outside_is_named(self):
         message = refused(CART, "model.preset=aitm", "tasks_subset=[click, buy]")
         assert "no task has a `parent`; set one (tasks_subset leaves out `cart`)" in message
+
+
+class TestConversionLoss:
+    ESMM = "model.preset=esmm"
+
+    def test_propensities_of_a_term_that_is_off(self):
+        message = refused(self.ESMM, "model.conversion_loss.min_propensity=0.05")
+        assert "model.conversion_loss.min_propensity is 0.05, but the weight is 0, which turns the term off" in message
+        small(self.ESMM, "model.conversion_loss={weight: 1, min_propensity: 0.05}")
+        small(self.ESMM, "model.conversion_loss={weight: 0, min_propensity: 1}")

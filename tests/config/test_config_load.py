@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from raymtl.config.load import config_from_dict, config_hash, dump_config, load_config
-from raymtl.config.presets import PRESETS
+from raymtl.config.presets import PRESETS, apply_preset
 from raymtl.config.root import Config
 from raymtl.config.slots.common import Custom
 from raymtl.config.slots.trunk import MMoE
@@ -202,6 +202,11 @@ class TestOverrides:
         assert config.model.trunk.experts == 7
         assert config.model.trunk.hidden == [128, 64]
 
+    def test_a_key_of_the_towers_keeps_their_widths(self):
+        by_type = small("model.preset=din", *NEEDED["din"], "model.towers={type: mlp, dropout: 0.1}").model.towers
+        assert by_type == small("model.preset=din", *NEEDED["din"], "model.towers.dropout=0.1").model.towers
+        assert by_type.hidden == [64, 32]
+
     def test_a_slot_can_be_changed_against_the_preset(self):
         assert small("model.trunk.type=ple").model.trunk.type == "ple"
 
@@ -292,6 +297,13 @@ class TestRoundTrip:
         again = load_config(None, text=dump_config(config))
         assert again == config
         assert config_hash(again) == config_hash(config)
+
+    @pytest.mark.parametrize("preset", sorted(PRESETS))
+    def test_the_type_that_a_preset_has_anyway_replaces_nothing(self, preset):
+        for slot, keys in PRESETS[preset].items():
+            if slot not in ("order_loss", "kl_bound"):  # the only ones without types
+                own = {"type": keys["type"], "dropout": 0.1}
+                assert apply_preset({"preset": preset, slot: own})[slot] == {**keys, "dropout": 0.1}
 
     def test_a_preset_whose_slot_was_replaced_comes_back(self):
         config = small("model.preset=aitm", "model.coupler={type: none}", "model.trunk={type: mmoe, experts: 2}")

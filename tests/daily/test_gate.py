@@ -9,6 +9,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+from raymtl.config.tasks import Task
 from raymtl.daily.gate import evaluate_gate, summary
 from raymtl.daily.record import Check, GateResult
 from raymtl.objectives.metrics.evaluate import EvalMetrics
@@ -176,6 +177,52 @@ def test_too_few_labels_of_another_task():
     assert result.passed
     note = "999 held-out labels, fewer than 10 times daily.gate.min_positives (100)"
     assert found(result, "views", "calibration").note == note
+
+
+AMOUNTS = daily_config(tasks={"spend": {"kind": "ziln"}, "seconds": {"kind": "watch_time"}})
+
+
+def run_amounts(buyers: int = 400, **changes: float) -> GateResult:
+    """The gate on 5,000 labels of amounts, of which `buyers` are above 0; `changes` are of the candidate."""
+    shared = {"count": 5000, "positive_rate": buyers / 5000, "calibration": 1.0, "mean_label": 2.0, "null_reason": None}
+    values = {"gini": 0.5, "concordance": 0.7, "geometric_deviance": 2.0}
+
+    def report(**changes: float) -> dict[str, Any]:
+        return {"eval": {task: {**shared, **values, **changes} for task in ("spend", "seconds")}}
+
+    return evaluate_gate(AMOUNTS, report(), report(**changes), norms={}, not_finite={}, holdout_rows=5000, changes={})
+
+
+@pytest.mark.parametrize(
+    ("task", "what", "passes", "fails", "limit"),
+    [
+        ("spend", "gini", 0.4801, 0.4799, "≥ 0.48"),  # 2·AUC − 1: twice as wide as an AUC
+        ("seconds", "concordance", 0.6901, 0.6899, "≥ 0.69"),
+        ("seconds", "geometric_deviance", 2.0999, 2.1001, "≤ 2.1"),
+    ],
+)
+def test_limits_of_amounts(task, what, passes, fails, limit):
+    assert run_amounts(**{what: passes}).passed
+    result = run_amounts(**{what: fails})
+    assert [(c.task, c.name, c.limit) for c in result.checks if c.passed is False] == [(task, what, limit)]
+
+
+def test_amounts_that_are_nearly_all_0_are_not_judged():
+    bad = {"gini": -0.2, "concordance": 0.2, "geometric_deviance": 99.0, "calibration": 9.0}
+    result = run_amounts(buyers=99, **bad)
+    assert result.passed
+    note = "99 labels above 0 among 5,000 held-out ones, fewer than daily.gate.min_positives (100)"
+    assert {(c.passed, c.note) for c in result.checks if c.task} == {(None, note)}
+    assert not run_amounts(buyers=100, **bad).passed
+
+
+@pytest.mark.parametrize("kind", ["ziln", "watch_time"])
+def test_an_evaluation_counts_the_amounts_above_0(kind):
+    tasks = {"t": Task(kind=kind)}
+    metrics, labels = EvalMetrics(tasks, []), torch.tensor([[0.0], [0.0], [3.0], [0.0], [7.0]])
+    every = torch.ones(5, 1, dtype=torch.bool)
+    metrics.update(torch.zeros(5, 3 if kind == "ziln" else 1), labels, every, torch.ones(5), every[:, 0])
+    assert metrics.compute()["tasks"]["t"]["positive_rate"] == pytest.approx(0.4)
 
 
 def test_a_metric_that_is_null_says_its_reason():

@@ -97,6 +97,22 @@ def test_a_wrong_section_is_refused(sampling: dict[str, Any], words: str) -> Non
         config_of(sampling)
 
 
+@pytest.mark.parametrize(
+    "feature",
+    [
+        {"kept": {"kind": "dense"}},
+        {"n": {"kind": "dense", "column": "kept"}},
+        {"kept": {"kind": "bucket", "edges": [0.5]}},
+    ],
+)
+def test_the_probability_is_no_feature(feature: dict[str, Any]) -> None:
+    """With `task`, a probability below 1 is that of a negative: a leak."""
+    features = {"item": {"kind": "id"}} | feature
+    with pytest.raises(ValidationError, match=r"data\.sampling\.column is `kept`, a column of a feature"):
+        make_config(features=features, tasks=FUNNEL, sampling={"task": "click", "column": "kept"})
+    make_config(features=features, tasks=FUNNEL, sampling={"task": "click", "column": "other"})
+
+
 def logs(folder: Path, rate: float) -> None:
     """Complete logs and, in another folder, those of which a negative of `click` is kept with `rate`."""
     random = np.random.default_rng(3)

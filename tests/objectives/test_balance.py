@@ -6,9 +6,10 @@ import pytest
 import torch
 
 from raymtl.config.slots.penalties import KLBound, OrderLoss
+from raymtl.config.task_kinds import BaseRate
 from raymtl.config.tasks import Task
 from raymtl.objectives.balance.balancer import build_balancer
-from raymtl.objectives.balance.base import Balance
+from raymtl.objectives.balance.base import Balance, BalanceContext, build
 from raymtl.objectives.balance.famo import FAMO
 from raymtl.objectives.balance.gradnorm import GradNorm
 from raymtl.objectives.losses import TaskLosses
@@ -56,6 +57,38 @@ def test_entropy_takes_the_first_losses_of_other_kinds(monkeypatch: pytest.Monke
     ]
     assert [w[0] for w in weights] == pytest.approx([1 / math.log(2)] * 4)
     assert [w[1] for w in weights] == pytest.approx([2.0, 2 / 4, 2 / 3, 2 / 3])
+
+
+ALIKE = BaseRate(6.0, terms=(0.3, 0.9, 2.7))
+"""Amounts that are nearly all alike: the best density of their logarithms is above 1, so their best loss is negative."""
+ONE_CLASS = BaseRate(0.0, terms=(1.0, 0.0, 0.0))
+
+
+@pytest.mark.parametrize("type_", ["entropy", "uncertainty", "famo", "gradnorm"])
+@pytest.mark.parametrize(
+    ("task", "rate"),
+    [
+        (Task(kind="ziln"), ALIKE),
+        (Task(kind="fraction"), BaseRate(0.5)),
+        (Task(kind="watch_time"), BaseRate(20.0)),
+        (Task(kind="multiclass", classes=3), ONE_CLASS),
+    ],
+)
+def test_no_start_loss_ruins_the_weights(type_: str, task: Task, rate: BaseRate) -> None:
+    tasks = {"click": Task(base_rate=0.5), "t": task}
+    made = build(section(type_), BalanceContext(tasks, {"t": rate}))
+    for loss in (0.02, 0.01, 0.005):
+        weights = made(step([0.6, loss])).weights
+        assert weights.isfinite().all()
+        assert (weights >= 0).all()
+
+
+@pytest.mark.parametrize("kind", ["ziln", "fraction", "watch_time"])
+def test_entropy_measures_what_exceeds_the_bound(kind: str) -> None:
+    tasks = {"t": Task.model_validate({"kind": kind})}
+    made = build(section("entropy"), BalanceContext(tasks, {"t": ALIKE if kind == "ziln" else BaseRate(0.5)}))
+    assert made.needs_losses
+    assert made(step([0.02])).weights.item() == pytest.approx(50)
 
 
 # Uncertainty

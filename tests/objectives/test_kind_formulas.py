@@ -11,6 +11,7 @@ from torch import Tensor
 
 from raymtl.config.task_kinds import BaseRate
 from raymtl.config.tasks import Task
+from raymtl.objectives.link import OutputScale
 from raymtl.objectives.metrics.evaluate import EvalMetrics
 from raymtl.objectives.outputs import Outputs
 from raymtl.objectives.tasks import TaskObjective, objective_of
@@ -166,9 +167,22 @@ def test_where_the_heads_of_ziln_start() -> None:
     _, s = objective.start_extras(rate)
     logit = torch.tensor([[objective.start_logit(rate), offset, s]])
     assert objective.predictions(logit)[0, 0].item() == pytest.approx(y.mean().item(), rel=0.05)
-    assert objective.loss(logit.expand(len(y), -1), y).mean().item() == pytest.approx(
-        objective.start_loss(rate), rel=1e-3
-    )
+    constant = objective.details([0.0, *rate.terms], rate)["constant_ziln_loss"]
+    assert objective.loss(logit.expand(len(y), -1), y).mean().item() == pytest.approx(constant, rel=1e-3)
+
+
+@pytest.mark.parametrize(("base_rate", "expected"), [(0.5 / 2001, 0.5 / 2001), (0.0, 1e-6)])
+def test_where_the_heads_of_ziln_start_without_any_amount(base_rate: float, expected: float) -> None:
+    """A sample of zeros alone: the untrained model finds an amount improbable, as half a label, and does not start at ½."""
+    rate, outputs = BaseRate(base_rate, terms=(0.0, 0.0, 0.0)), Outputs({"t": TASKS["paid"]})
+    (objective,) = outputs.objectives
+    scale = OutputScale.of(outputs, {"t": rate})
+    assert scale is not None
+    logits = scale(torch.tensor([[objective.start_logit(rate), *objective.start_extras(rate)]]))
+    mean, probability = outputs.predictions(logits)[0].tolist()
+    assert probability == pytest.approx(expected, rel=1e-4)
+    assert mean == pytest.approx(expected * math.exp(0.5), rel=1e-3)
+    assert outputs.predictions(scale.corrected(logits))[0, 0].item() == pytest.approx(base_rate, rel=1e-3, abs=1e-15)
 
 
 # Metrics of the kinds

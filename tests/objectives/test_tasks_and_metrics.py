@@ -162,6 +162,17 @@ def test_the_head_starts_at_the_base_rate(kind):
 
 
 @every_kind
+def test_a_start_loss_is_what_the_best_constant_costs_above_the_bound(kind):
+    """Where the labels' bound does not follow from the base rate, none is known, and the first losses are measured."""
+    labels, objective = labels_of(kind, 400), objective_of(task_of(kind))
+    rate, logits = rate_of(kind, labels), linked(kind, labels).expand(400, -1).squeeze(1)
+    excess = (objective.loss(logits, labels) - objective.lower_bound(labels)).mean().item()
+    found = objective.start_loss(rate)
+    assert (found is not None) == (kind.name in ("binary", "multiclass", "ordinal"))
+    assert found is None or found == pytest.approx(excess, rel=1e-4)
+
+
+@every_kind
 def test_an_untrained_model_is_about_the_best_constant(kind):
     """No step along one head makes the loss of all labels much smaller."""
     labels, objective = labels_of(kind, 400), objective_of(task_of(kind))

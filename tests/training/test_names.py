@@ -101,3 +101,13 @@ def test_a_task_with_the_name_of_another_output_is_refused_before_ray_starts() -
     raw = small_raw() | {"tasks": tasks, "model": {"preset": "esmm"}}
     with pytest.raises(ConfigError, match=r"tasks.buy_given_click has the name of an output of model.coupler; rename"):
         model_entries(config_from_dict(raw))
+
+
+def test_a_class_with_the_name_of_another_output_is_refused_before_ray_starts() -> None:
+    kinds = {"kind": "multiclass", "classes": ["click", "cart"]}
+    tasks = {"click": {}, "cart": {"parent": "click"}, "buy": {"parent": "click"}, "buy_given": kinds}
+    raw = small_raw() | {"tasks": tasks, "model": {"preset": "esmm"}}
+    with pytest.raises(ConfigError, match=r"tasks.buy_given predicts `buy_given_click`, which is also the name of an"):
+        model_entries(config_from_dict(raw))
+    tasks["bought"] = tasks.pop("buy_given")
+    assert model_entries(config_from_dict(raw))

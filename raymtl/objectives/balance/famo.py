@@ -29,7 +29,7 @@ class FAMO(Balance):
         self._lr, self._decay, self._smoothing = lr, decay, smoothing
         found = [start_loss(name, task, context) for name, task in context.tasks.items()]
         self.register_buffer("logits", torch.zeros(len(found)))
-        self.register_buffer("level", torch.tensor([1.0 if loss is None else loss for loss in found]))
+        self.register_buffer("level", torch.tensor([1.0 if loss is None else max(loss, LEAST_LOSS) for loss in found]))
         self.register_buffer("started", torch.tensor([loss is not None for loss in found]))
 
     def forward(self, step: StepStats) -> Weights:

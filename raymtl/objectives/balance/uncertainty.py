@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 from raymtl.objectives.balance.base import Balance, BalanceContext, StepStats, Weights, register
-from raymtl.objectives.balance.start import start_loss
+from raymtl.objectives.balance.start import LEAST_LOSS, start_loss
 from raymtl.objectives.tasks import objective_of
 
 
@@ -27,7 +27,7 @@ class Uncertainty(Balance):
         first = []
         for half, (name, task) in zip(halves, context.tasks.items(), strict=True):
             loss = start_loss(name, task, context) if start == "base_rate" else None
-            first.append(-half if loss is None else math.log(2 * loss))  # λ = 1, or s at convergence
+            first.append(-half if loss is None else math.log(2 * max(loss, LEAST_LOSS)))  # λ = 1, or s at convergence
         # Learned as a distance from its start, so that weight decay pulls it back there and not to some weight of 1.
         self.shift = nn.Parameter(torch.zeros(len(context.tasks)))
         self.register_buffer("start", torch.tensor(first))

@@ -101,7 +101,7 @@ class TaskObjective:
         return 1.0
 
     def start_loss(self, base_rate: float) -> float | None:
-        """What the best constant prediction costs, where the base rate alone tells it."""
+        """What the best constant prediction costs above the lower bound of the labels, where the base rate alone tells it."""
         return None
 
     def terms(self, logit: Tensor, label: Tensor) -> Tensor:

@@ -30,7 +30,7 @@ class BinaryObjective(TaskObjective):
         rate = _inside(base_rate)
         return math.log(rate) - math.log1p(-rate)
 
-    def start_loss(self, base_rate: float) -> float:
+    def start_loss(self, base_rate: float) -> float | None:
         return entropy(base_rate)
 
 

@@ -21,6 +21,10 @@ class FractionObjective(BinaryObjective):
 
     kind = Fraction
 
+    def start_loss(self, base_rate: float) -> float | None:
+        """None: the entropies of the labels, the lower bound, do not follow from their mean."""
+        return None
+
     def terms(self, logit: Tensor, label: Tensor) -> Tensor:
         return self.loss(logit, label).unsqueeze(-1)
 

@@ -36,20 +36,17 @@ class WatchTimeObjective(TaskObjective):
     def start_logit(self, base_rate: float) -> float:
         return math.log(max(base_rate, MIN_RATE))
 
-    def start_loss(self, base_rate: float) -> float:
-        return _mean_loss(base_rate)
-
     def terms(self, logit: Tensor, label: Tensor) -> Tensor:
-        """The deviance, and that of the mean 1."""
-        least = self.lower_bound(label)
-        return torch.stack(
-            (2 * (self.loss(logit, label) - least), 2 * (self.loss(torch.zeros_like(label), label) - least)), -1
-        )
+        """The deviance, that of the mean 1, and whether the label is above 0."""
+        least, positive = self.lower_bound(label), (label > 0).to(logit.dtype)
+        at_one = 2 * (self.loss(torch.zeros_like(label), label) - least)
+        return torch.stack((2 * (self.loss(logit, label) - least), at_one, positive), -1)
 
     def details(self, means: Sequence[float], mean_label: float) -> dict[str, Any]:
         """The loss is linear in the label, so its mean follows from the mean label."""
         at_one = (1 + mean_label) * math.log(2)
-        return {"constant_geometric_deviance": max(0.0, means[1] - 2 * (at_one - _mean_loss(mean_label)))}
+        constant = max(0.0, means[1] - 2 * (at_one - _mean_loss(mean_label)))
+        return {"constant_geometric_deviance": constant, "positive_rate": means[2]}
 
     def truth_terms(self, truth: Tensor, label: Tensor) -> Tensor:
         return 2 * (self.loss(truth.clamp(min=1e-12).log(), label) - self.lower_bound(label)).unsqueeze(-1)

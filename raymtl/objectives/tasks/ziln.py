@@ -74,9 +74,6 @@ class ZilnObjective(TaskObjective):
         _, mean, spread = _moments(base_rate)
         return [(mean, spread), (0.0, 1.0)]
 
-    def start_loss(self, base_rate: float) -> float | None:
-        return _constant_loss(terms_of(base_rate)) if terms_of(base_rate) else None
-
     def terms(self, logit: Tensor, label: Tensor) -> Tensor:
         """The loss, then what `Ziln.start_terms` has."""
         positive, log = (label > 0).to(logit.dtype), _safe_log(label)
@@ -99,7 +96,11 @@ def _safe_log(label: Tensor) -> Tensor:
 def _moments(base_rate: float) -> tuple[float, float, float]:
     """The share of labels above 0, and the mean and the standard deviation of their logarithms."""
     terms = terms_of(base_rate)
-    return _of_positives(terms) if terms and terms[0] > 0 else (0.5, 0.0, 1.0)
+    if not terms:
+        return 0.5, 0.0, 1.0
+    if not terms[0]:  # no amount in the sample: its base rate is half a label
+        return min(max(base_rate, MIN_RATE), 0.5), 0.0, 1.0
+    return _of_positives(terms)
 
 
 def _of_positives(terms: Sequence[float]) -> tuple[float, float, float]:
