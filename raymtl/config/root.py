@@ -129,8 +129,11 @@ class Config(Section):
         return self
 
     def _leak_problems(self) -> Iterator[str]:
-        columns = {column for name in self.features for column in columns_of(name, self.features)}
-        return leak_problems(self.data.sampling, columns)
+        return leak_problems(self.data.sampling, self._feature_columns())
+
+    def _feature_columns(self) -> set[str]:
+        """The columns that any feature reads."""
+        return {column for name in self.features for column in columns_of(name, self.features)}
 
     def _model_problems(self) -> Iterator[str]:
         active, has_scenario = self.active_tasks(), self.data.scenario is not None
@@ -141,7 +144,7 @@ class Config(Section):
             return
         derived = self._derived_outputs()
         known = predictions(self.active_tasks(), derived or {})
-        columns = {column for name in self.features for column in columns_of(name, self.features)}
+        columns = self._feature_columns()
         yield from score_problems(self.score, self.active_tasks(), known, derived is not None, self.data, columns)
 
     def _derived_outputs(self) -> dict[str, tuple[str, str]] | None:

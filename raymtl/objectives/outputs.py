@@ -3,7 +3,7 @@
 Shapes: B rows, T tasks, D derived outputs, X extra outputs, O = T + D + X outputs, k outputs of one task, P predictions.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 import torch
@@ -95,3 +95,14 @@ class Outputs:
         every = [objective.predictions(self.of(logits, c)) for c, objective in enumerate(self.objectives)]
         parts = [found[:, 1:] for found in every if found.shape[1] > 1]
         return torch.cat([*(found[:, :1] for found in every), *parts], 1)
+
+
+def with_derived(
+    labels: Tensor, observed: Tensor, children: Tensor | Sequence[int], givens: Tensor | Sequence[int]
+) -> tuple[Tensor, Tensor]:
+    """Labels and whether they count [B, T + D]: of a derived output those of the child, on rows where `given` is observed and 1.
+
+    `children` and `givens` are the columns of the two tasks of each derived output.
+    """
+    seen = observed[:, children] & observed[:, givens] & (labels[:, givens] > 0)
+    return torch.cat((labels, labels[:, children]), 1), torch.cat((observed, seen), 1)

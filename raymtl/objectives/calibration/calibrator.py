@@ -15,6 +15,7 @@ from raymtl.objectives.algebra import logit_prod
 from raymtl.objectives.calibration.counts import ScoreCounts
 from raymtl.objectives.calibration.fit import fit_maps
 from raymtl.objectives.calibration.maps import apply_map, identity_of
+from raymtl.objectives.outputs import with_derived
 
 
 @dataclass(frozen=True)
@@ -102,5 +103,4 @@ def output_labels(
         return labels, observed
     column = {name: n for n, name in enumerate(tasks)}
     children, givens = ([column[pair[side]] for pair in derived.values()] for side in (0, 1))
-    seen = observed[:, children] & observed[:, givens] & (labels[:, givens] > 0)
-    return torch.cat((labels, labels[:, children]), 1), torch.cat((observed, seen), 1)
+    return with_derived(labels, observed, children, givens)

@@ -29,7 +29,7 @@ from raymtl.objectives.metrics.fused import FusedMetrics
 from raymtl.objectives.metrics.grouped import GroupedSample, Rows, common_level
 from raymtl.objectives.metrics.sampled import Sample
 from raymtl.objectives.metrics.values import ValueMetrics
-from raymtl.objectives.outputs import Outputs
+from raymtl.objectives.outputs import Outputs, with_derived
 
 
 class EvalMetrics:
@@ -145,9 +145,10 @@ class EvalMetrics:
             row_weight: [B] the weight for all tasks, which counts for `scores`; None: `weight`, if it is [B].
         """
         if len(self._derived_children):
-            labels, observed, truth = _with_derived(
-                self._derived_children, self._derived_givens, labels, observed, truth
-            )
+            children, givens = self._derived_children, self._derived_givens
+            labels, observed = with_derived(labels, observed, children, givens)
+            # The true P(child | given) is the quotient of the two
+            truth = None if truth is None else torch.cat((truth, truth[:, children] / truth[:, givens]), 1)
         if scores is not None and row_weight is None and weight.dim() > 1:
             raise ValueError("tasks have their own weights; `scores` need the `row_weight` too")
         if row_weight is None:
@@ -304,18 +305,6 @@ def _conditional(tasks: Mapping[str, Task], child: str, given: str) -> Task:
     """The task whose metrics a derived output gets; with truth where both of its parts have it."""
     known = tasks[child].truth is not None and tasks[given].truth is not None
     return Task(label=child, given=given, truth=f"{child}|{given}" if known else None)
-
-
-def _with_derived(
-    children: Tensor, givens: Tensor, labels: Tensor, observed: Tensor, truth: Tensor | None
-) -> tuple[Tensor, Tensor, Tensor | None]:
-    """Labels, mask and truth [B, T + derived outputs]; the true P(child | given) is the quotient of the two."""
-    seen = observed[:, children] & observed[:, givens] & (labels[:, givens] > 0)
-    labels_too = torch.cat((labels, labels[:, children]), 1)
-    observed_too = torch.cat((observed, seen), 1)
-    if truth is None:
-        return labels_too, observed_too, None
-    return labels_too, observed_too, torch.cat((truth, truth[:, children] / truth[:, givens]), 1)
 
 
 def _columns(values: Tensor, index: Tensor) -> Tensor:
