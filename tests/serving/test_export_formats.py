@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 from torch import nn
+from torch._inductor import config as inductor
 
 from raymtl.data.writing import OutputFolder
 from raymtl.errors import ConfigError, VersionError
@@ -115,11 +116,10 @@ def test_onnx_finds_buckets_as_torch_does() -> None:
     torch.testing.assert_close(onnx_program(data, entry)({"x": x}), expected, rtol=0, atol=BOUND, equal_nan=True)
 
 
-def test_a_machine_without_a_compiler(monkeypatch: pytest.MonkeyPatch, version: Version, tmp_path: Path) -> None:
-    monkeypatch.setattr("torch._inductor.config.cpp.cxx", ("no-such-compiler",))
-    with pytest.raises(
-        ConfigError, match=r"--format aoti compiles C\+\+, but there is no compiler `no-such-compiler`; install"
-    ):
+def test_a_machine_without_a_compiler(version: Version, tmp_path: Path) -> None:
+    message = r"--format aoti compiles C\+\+, but there is no compiler `no-such-compiler`; install"
+    # not by monkeypatch: it deletes the setting afterwards, since torch keeps its settings beside the class
+    with inductor.patch({"cpp.cxx": ("no-such-compiler",)}), pytest.raises(ConfigError, match=message):
         export_version(version, str(tmp_path), "none", "aoti")
 
 
