@@ -10,6 +10,8 @@ from raymtl.config.calibration import Calibration, calibration_problems, delay_p
 from raymtl.config.cross_checks import cross_problems
 from raymtl.config.daily import Daily
 from raymtl.config.data import Data, Location
+from raymtl.config.early_checks import early_problems
+from raymtl.config.early_labels import EarlyLabels
 from raymtl.config.features import (
     BiasFeature,
     BucketFeature,
@@ -118,6 +120,7 @@ class Config(Section):
         ]
         problems = [*_table_problems(self), *crosses, *lists, *tasks] or [
             *self._leak_problems(),
+            *self._early_problems(),
             *self._model_problems(),
             *self._calibration_problems(),
             *_train_problems(self),
@@ -130,6 +133,12 @@ class Config(Section):
 
     def _leak_problems(self) -> Iterator[str]:
         return leak_problems(self.data.sampling, self._feature_columns())
+
+    def _early_problems(self) -> Iterator[str]:
+        made_with = {name: self._made_with(task) for name, task in self.tasks.items()}
+        return early_problems(
+            self.tasks, self.label_delays(), made_with, self.data, self.model, self._feature_columns()
+        )
 
     def _feature_columns(self) -> set[str]:
         """The columns that any feature reads."""
@@ -182,9 +191,16 @@ class Config(Section):
         """Days until the labels of each task are final: the maximum over the task and those that its labels use."""
         found: dict[str, int] = {}
         for name, task in self.tasks.items():  # conditions and parents stand before the tasks that name them
-            made_with = (task.given, task.parent if self.multiplies_labels() else None)
-            found[name] = max(task.delay_days, *(found[other] for other in made_with if other is not None), 0)
+            found[name] = max([task.delay_days, *(found[other] for other in self._made_with(task))])
         return found
+
+    def _made_with(self, task: Task) -> list[str]:
+        """The tasks whose labels a task's labels use."""
+        return [n for n in (task.given, task.parent if self.multiplies_labels() else None) if n is not None]
+
+    def early_tasks(self) -> dict[str, EarlyLabels]:
+        """The tasks that are trained on labels before they are final, in order."""
+        return {name: task.early_labels for name, task in self.active_tasks().items() if task.early_labels is not None}
 
     def user_features(self) -> list[str]:
         """Names of the features that are the same for all candidates of a request, in order; see `side`."""

@@ -5,6 +5,7 @@ from typing import Annotated, Literal
 from pydantic import BeforeValidator, Field, NonNegativeFloat, NonNegativeInt, PositiveFloat
 
 from raymtl.config.base import Section
+from raymtl.config.early_labels import EarlyLabels
 from raymtl.config.losses import TaskLossTerms
 from raymtl.config.roles import NotSearched, Role
 from raymtl.config.task_kinds import KIND_SUMMARY, Binary, KindName, LabelRule, TaskKind, find_kind
@@ -90,7 +91,10 @@ class Task(Section):
     `data.weight` and `weight_column`: their number); `docs/losses.md`."""
     delay_days: Annotated[NonNegativeInt, _LABELS, _MEASURED] = 0
     """Only for `raymtl daily`: days until a day's labels of this task are final. Before that the job trains on neither its
-    negatives nor its positives. After that it reads that day's partition again and trains on this task only."""
+    negatives nor its positives, unless `early_labels` is set. After that it reads that day's partition again and trains on this
+    task only."""
+    early_labels: EarlyLabels | None = None
+    """Trains on a day at once, with the labels that have arrived; null: `raymtl daily` waits until they are final."""
     truth: Annotated[str | None, _LABELS, _MEASURED] = None
     """Column with the true probability or mean, as `raymtl synth` writes it, used to compute the best achievable metric. It is
     never trained on."""

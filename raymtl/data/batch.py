@@ -64,6 +64,8 @@ class Batch(Pipelineable):
     """[B, T] float32, 0 where not observed."""
     observed: Tensor
     """[B, T] bool."""
+    arrival: Tensor
+    """[B, E] uint8, `Arrival` of the labels of the E tasks with `early_labels`; [B, 0] in an evaluation."""
     weight: Tensor
     """[B] float32, 0 for padding; [B, T] if a task has weights of its own."""
     row_weight: Tensor
@@ -160,6 +162,7 @@ class Collator:
         """Features whose IDs have weights, in the order of the keys."""
         self.tasks = list(config.active_tasks())
         self._single = {n for n in lookups if isinstance(config.features[n], SingleId | BiasFeature)}
+        self._early = [] if evaluation else list(config.early_tasks())
         self._truth = [n for n, t in config.active_tasks().items() if t.truth] if evaluation else []
         self._has_weight = config.data.has_weights
         self._task_weights = list(config.task_weights())
@@ -181,6 +184,9 @@ class Collator:
             _fill(labels[:, t], chunks, f"label:{name}")
         observed = ~np.isnan(labels)
         np.nan_to_num(labels, copy=False, nan=0.0)
+        arrival = np.zeros((rows, len(self._early)), np.uint8)
+        for e, name in enumerate(self._early):
+            _fill(arrival[:, e], chunks, f"arrival:{name}")
         request, users, requests = self._requests(chunks, filled)
         shared = self.of_requests if len(request) else frozenset()
         numbers = (*self.dense, *self.vectors, *self.step_numbers)
@@ -233,6 +239,7 @@ class Collator:
             request=request,
             labels=torch.from_numpy(labels),
             observed=torch.from_numpy(observed),
+            arrival=torch.from_numpy(arrival),
             weight=torch.from_numpy(weight),
             row_weight=torch.from_numpy(row_weight),
             valid=torch.from_numpy(valid),

@@ -9,6 +9,7 @@ A block is an Arrow table with one column per use, named `<role>:<name>`:
     dense:<feature>  float32, transformed; a null is the feature's `fill`, or NaN if the model learns a substitute
     vector:<feature> float32 lists of one size; a null is zeros
     label:<task>     float32, NaN where not observed
+    arrival:<task>   uint8, `early_labels.Arrival` of the label              (training with `tasks.<name>.early_labels`)
     truth:<task>     float32, NaN where unknown                            (evaluation only)
     weight           float32
     weight:<task>    float32, a further factor for one task                (with `tasks.<name>.weight_column`)
@@ -23,6 +24,7 @@ A block is an Arrow table with one column per use, named `<role>:<name>`:
 Everything is checked and converted here, in the reading tasks, column by column; `rules.py` has the rules.
 """
 
+import datetime as dt
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -46,6 +48,7 @@ from raymtl.config.losses import Within
 from raymtl.config.root import Config
 from raymtl.data import rules
 from raymtl.data.contract import label_tasks
+from raymtl.data.early_labels import MISSING_TIME, early_columns, late_labels
 from raymtl.data.ids.hashing import hash_rows, hash_strings, mix64, to_int64
 from raymtl.data.ids.id_map import MapFile, MapRows
 from raymtl.data.ids.id_map_lookup import IdLookup
@@ -55,16 +58,19 @@ from raymtl.data.requests import REQUEST, Requests, by_request, feature_changes,
 from raymtl.data.row_weights import row_weights
 from raymtl.data.rules import Rule, one_array
 from raymtl.data.single_ids import Broken, column_ids, single_ids
+from raymtl.data.units import Counted
 from raymtl.data.user_slice import UserSlice
 from raymtl.errors import DataError
 
 
 @dataclass(frozen=True)
 class Place:
-    """The origin of a raw table, for error messages."""
+    """The origin of a raw table."""
 
     path: str
     first_row: int
+    day: dt.date | None = None
+    """The day of its partition; None: it does not matter."""
     kept: np.ndarray | None = None
     """Row of the file of each row, counted from `first_row`, [N] ascending; None: they follow each other."""
 
@@ -109,6 +115,7 @@ class BlockMaker:
         self._tasks = config.active_tasks()
         self._of_requests = config.request_features()
         self._task_weights = config.task_weights()
+        self._early = {} if evaluation else config.early_tasks()
         self._within = config.list_columns()
         self._needs_groups = evaluation or bool(self._within)
         self._of_rows = [name for name in config.features if name not in self._of_requests]
@@ -140,22 +147,26 @@ class BlockMaker:
         ]
         for name, task in self._label_tasks.items():
             names += [task.label_column(name), task.observed or ""]
+        names += [early.time for early in self._early.values()]
         return list(dict.fromkeys(n for n in names if n))
 
-    def __call__(
-        self, raw: pa.Table | Requests, place: Place, unit: int, tasks: Sequence[str] | None = None
-    ) -> pa.Table:
+    def __call__(self, raw: pa.Table | Requests, place: Place, unit: int, counted: Counted = Counted()) -> pa.Table:
         """The block of a raw table, or of nested rows by their requests; DataError names file, column, row and value of a
         violation of the contract.
 
-        `unit` is the unit's position in the schedule. With `tasks` the labels of all others are not observed.
+        `unit` is the unit's position in the schedule.
         """
         requests = raw if isinstance(raw, Requests) else None
         if requests is not None:
-            raw, place = requests.per_row(self._row_columns()), Place(place.path, 0, requests.file_row_of_each())
+            raw = requests.per_row(self._row_columns())
+            place = replace(place, first_row=0, kept=requests.file_row_of_each())
         assert isinstance(raw, pa.Table)
-        if self._users is not None:
-            kept = np.flatnonzero(self._users.contains(_integers(raw, self._users.column, place, "data.group")))
+        users = self._users
+        if users is not None:
+            if counted.late:
+                assert place.day is not None
+                users = users.of_day(place.day)
+            kept = np.flatnonzero(users.contains(_integers(raw, users.column, place, "data.group")))
             if len(kept) < len(raw):
                 raw, place = raw.take(pa.array(kept)), place.of_rows(kept)
                 requests = requests.take(kept) if requests is not None else None
@@ -168,8 +179,11 @@ class BlockMaker:
             columns = self.features(raw, place, list(self._config.features))
         labels = self.labels(raw, place)
         for name, task in self._tasks.items():
-            counts = tasks is None or name in tasks
-            columns[f"label:{name}"] = pa.array(labels[name] if counts else np.full(len(raw), np.nan, np.float32))
+            stage, label = counted.stage(name), labels[name]
+            if name in self._early:
+                label, arrival = self._early_labels(raw, name, label, stage, place)
+                columns[f"arrival:{name}"] = pa.array(arrival)
+            columns[f"label:{name}"] = pa.array(np.full(len(raw), np.nan, np.float32) if stage is None else label)
             if task.truth and self.evaluation:
                 columns[f"truth:{name}"] = pa.array(rules.floats(one_array(raw, task.truth, "number")))
         data = self._config.data
@@ -287,6 +301,20 @@ class BlockMaker:
             )
 
         return make_labels(raw, tasks, self._config.multiplies_labels(), broken).final
+
+    def _early_labels(
+        self, raw: pa.Table, name: str, labels: np.ndarray, stage: str | None, place: Place
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """`early_columns` of a task from its final labels [N]."""
+        if stage is None or place.day is None:
+            return labels, np.zeros(len(labels), np.uint8)
+
+        def broken(source: str, wrong: np.ndarray, column: pa.Array) -> None:
+            row = int(wrong.argmax())
+            raise place.error(source, f"tasks.{name}.early_labels.time", row, rules.shown(column, row), MISSING_TIME)
+
+        late = late_labels(raw, self._early[name], labels, place.day, broken)
+        return early_columns(labels, late, stage)
 
     def _weights(self, raw: pa.Table, place: Place) -> np.ndarray:
         """The weights of the rows, [N] float32."""

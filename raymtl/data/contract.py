@@ -76,6 +76,8 @@ def required_columns(config: Config) -> list[Column]:
             columns.append(Column(task.observed, "flag", f"tasks.{name}.observed"))
         if task.weight_column and name in active:
             columns.append(Column(task.weight_column, "number", f"tasks.{name}.weight_column"))
+        if task.early_labels is not None and name in active:
+            columns.append(Column(task.early_labels.time, "time", f"tasks.{name}.early_labels.time"))
         if task.truth and name in active:
             columns.append(Column(task.truth, "number", f"tasks.{name}.truth", training=False))
     if data.scenario:

@@ -21,7 +21,7 @@ from raymtl.data.fragments import read_requests
 from raymtl.data.ids.id_map import MapFile
 from raymtl.data.requests import shuffled
 from raymtl.data.slices import ONE_BYTE, cut
-from raymtl.data.units import Fragment, Plan
+from raymtl.data.units import Counted, Fragment, Plan
 from raymtl.data.user_slice import UserSlice
 from raymtl.errors import CheckpointError, DataError, StorageError
 
@@ -107,7 +107,7 @@ class SlicesDatasource(Datasource):
                 seeds = [self._seed(epoch, number, piece) for piece in pieces]
                 cutting = _Cutting(rows_before, self._step_rows, self._members, self._together)
                 read = _ReadChunk(
-                    self._plan.root, pieces, seeds, row_range.place, unit.tasks, maker, self._block_rows, cutting
+                    self._plan.root, pieces, seeds, row_range.place, unit.counted, maker, self._block_rows, cutting
                 )
                 rows = sum(piece.rows for piece in pieces)
                 paths = [piece.fragment.path for piece in pieces]
@@ -185,13 +185,13 @@ class _ReadChunk:
         pieces: list[_Piece],
         seeds: list[list[int] | None],
         unit: int,
-        tasks: tuple[str, ...] | None,
+        counted: Counted,
         maker: ray.ObjectRef,
         block_rows: int,
         cutting: _Cutting,
     ):
         """`unit`: position of the unit in the schedule, for the block's column of that name."""
-        self._root, self._pieces, self._seeds, self._unit, self._tasks = root, pieces, seeds, unit, tasks
+        self._root, self._pieces, self._seeds, self._unit, self._counted = root, pieces, seeds, unit, counted
         self._maker, self._block_rows, self._cutting = maker, block_rows, cutting
 
     def __call__(self) -> Iterable[pa.Table]:
@@ -207,7 +207,7 @@ class _ReadChunk:
                 self._root, fragment, maker.raw_columns(), self._block_rows, slice(piece.start, piece.stop)
             )
             for raw, first_row in raws:
-                block = maker(raw, Place(fragment.path, first_row), self._unit, self._tasks)
+                block = maker(raw, Place(fragment.path, first_row, fragment.day), self._unit, self._counted)
                 order = None if random is None else shuffled(block, random)
                 cutting = self._cutting
                 owner = owners(rows_before, len(block), cutting.step_rows, cutting.members, cutting.together)

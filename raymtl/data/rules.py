@@ -414,6 +414,18 @@ def microseconds(times: pa.Array) -> np.ndarray:
     return np.clip(numbers * factor, -_MOST_MICROSECONDS, _MOST_MICROSECONDS).astype(np.int64)
 
 
+def instants(times: pa.Array) -> tuple[np.ndarray, np.ndarray]:
+    """The time of every row as `microseconds` has it, [N] int64, and where there is one, [N] bool; 0 where there is none."""
+    if is_string(times.type):
+        times = text_times(times)
+    known = times.is_valid().to_numpy(zero_copy_only=False)
+    if pa.types.is_floating(times.type):
+        known &= np.isfinite(times.to_numpy(zero_copy_only=False))
+    found = np.zeros(len(times), np.int64)
+    found[known] = microseconds(times.filter(pa.array(known)))
+    return found, known
+
+
 def text_times(texts: pa.Array) -> pa.Array:
     """Times of ISO 8601 in text, [N] timestamp in UTC; null for other text.
 

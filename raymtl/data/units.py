@@ -54,12 +54,38 @@ class Fragment:
 
 
 @dataclass(frozen=True)
+class Counted:
+    """The tasks whose labels count in some rows; labels of the others are not observed."""
+
+    final: tuple[str, ...] | None = None
+    """Those whose labels are final; None: all tasks."""
+    early: tuple[str, ...] = ()
+    """Those with `early_labels` that train on what has arrived."""
+    late: tuple[str, ...] = ()
+    """Those with `early_labels` that trained on these rows early, and now add what has come since. Their rows are held out as they
+    were on their own day: else the rest of a held-out row would be trained on."""
+
+    def stage(self, task: str) -> str | None:
+        """How a task counts: `final`, `early` or `late`; None: it does not."""
+        if task in self.late:
+            return "late"
+        if task in self.early:
+            return "early"
+        return "final" if self.final is None or task in self.final else None
+
+    @property
+    def none(self) -> bool:
+        """Whether no task counts."""
+        return self.final == () and not self.early and not self.late
+
+
+@dataclass(frozen=True)
 class Unit:
     """Fragments that are read as one unit."""
 
     fragments: tuple[Fragment, ...]
-    tasks: tuple[str, ...] | None = None
-    """The tasks whose labels count in these rows; None: all. Labels of the others are not observed."""
+    counted: Counted = Counted()
+    """The tasks whose labels count in these rows."""
 
     @property
     def rows(self) -> int:
@@ -296,12 +322,12 @@ def snapshots_of(plans: Mapping[str, Plan]) -> dict[str, int]:
     return {name: plan.snapshot for name, plan in plans.items() if plan.snapshot is not None}
 
 
-def join_plans(parts: Sequence[tuple[Plan, tuple[str, ...] | None]]) -> Plan:
-    """One plan that reads several plans of a data set in order, each with the tasks whose labels count there (None: all)."""
+def join_plans(parts: Sequence[tuple[Plan, Counted]]) -> Plan:
+    """One plan that reads several plans of a data set in order, each with the tasks whose labels count there."""
     roots = {plan.root for plan, _ in parts}
     assert len(roots) == 1, f"plans of several data sets: {sorted(roots)}"
-    units = tuple(replace(unit, tasks=tasks) for plan, tasks in parts for unit in plan.units)
-    identity = hashlib.sha256(repr([(plan.identity, tasks) for plan, tasks in parts]).encode()).hexdigest()[:16]
+    units = tuple(replace(unit, counted=counted) for plan, counted in parts for unit in plan.units)
+    identity = hashlib.sha256(repr([(plan.identity, counted) for plan, counted in parts]).encode()).hexdigest()[:16]
     days = [day for plan, _ in parts for day in plan.days]
     notes = tuple(dict.fromkeys(note for plan, _ in parts for note in plan.notes))
     tables = {table for plan, _ in parts for table in plan.held}

@@ -1,6 +1,7 @@
 """A random share of the users, different for every salt: the users held out of a day's training."""
 
-from dataclasses import dataclass
+import datetime as dt
+from dataclasses import dataclass, replace
 
 import numpy as np
 import pyarrow as pa
@@ -21,6 +22,10 @@ class UserSlice:
     """Share of the users that is selected."""
     selected: bool
     """Whether the slice is the selected users, or all others. A row without a user is never selected."""
+
+    def of_day(self, day: dt.date) -> "UserSlice":
+        """The slice of the job of another day."""
+        return replace(self, salt=day.toordinal())
 
     def contains(self, users: pa.Array) -> np.ndarray:
         """Which of the rows belong to the slice, by their users as int64, nulls allowed; [N] bool."""

@@ -18,7 +18,7 @@ from raymtl.data.blocks import BlockMaker, Place
 from raymtl.data.fragments import read_fragment
 from raymtl.data.ids.hashing import mix64
 from raymtl.data.ids.id_map_lookup import IdLookup
-from raymtl.data.units import Plan, plan_input
+from raymtl.data.units import Counted, Plan, plan_input
 from raymtl.errors import DataError
 from raymtl.serving.rows import Columns
 
@@ -90,11 +90,12 @@ class SampleReader:
                 break
             units.append(plan.units[number])
             there += units[-1].rows
+        counted = Counted(None if tasks is None else tuple(tasks))
         raws, blocks = [], []
         random = np.random.default_rng([seed, 1])
         for fragment in (fragment for unit in units for fragment in unit.fragments):
             for raw, row in read_fragment(plan.root, fragment, self.maker.raw_columns(), self._config.data.block_rows):
-                block = self.maker(raw, Place(fragment.path, row), 0, tasks)
+                block = self.maker(raw, Place(fragment.path, row), 0, counted)
                 kept = pa.array(_kept(block, rows / there, seed, random))
                 raws.append(raw.take(kept))
                 blocks.append(block.take(kept))

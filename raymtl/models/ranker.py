@@ -18,6 +18,7 @@ from raymtl.config.tasks import Task
 from raymtl.models.encoding import Encoding
 from raymtl.models.extra_heads import ExtraHeads
 from raymtl.models.inputs import InputSpec, ModelInput
+from raymtl.models.late_head import LateHead, columns_of
 from raymtl.models.precomputed import X, materialize
 from raymtl.models.registry import build, find, options_of
 from raymtl.models.requests import RequestInput, inputs_for, request_x
@@ -42,6 +43,7 @@ class Ranker(nn.Module):
         scale: OutputScale | None,
         encoding: Encoding,
         calibrator: Calibrator | None = None,
+        late: LateHead | None = None,
     ):
         super().__init__()
         self.encoding = encoding
@@ -61,9 +63,11 @@ class Ranker(nn.Module):
         """None where all tasks are binary."""
         self.calibrator = calibrator
         """None without `calibration`."""
+        self.late = late
+        """None without a task that has the correction `es_dfm`."""
 
     def forward(self, inputs: ModelInput) -> Tensor:
-        """Logits [B, O] in fp32, with the columns of `outputs`."""
+        """Logits [B, O] in fp32, with the columns of `outputs`; in training those of the late head stand behind."""
         inputs = self.encoding(inputs)
         if isinstance(inputs, RequestInput):
             return self.forward_from_x(request_x(self.input, self.sequence, inputs, concat_sequence), inputs)
@@ -80,11 +84,12 @@ class Ranker(nn.Module):
         logits = self.coupler(h, bias(inputs_for(bias, inputs)) if self.training else None)
         if self.extra is not None:
             logits = torch.cat((logits, self.extra(h, logits)), 1)
-        return logits if self.scale is None else self.scale(logits)
+        logits = logits if self.scale is None else self.scale(logits)
+        return torch.cat((logits, self.late(h)), 1) if self.training and self.late is not None else logits
 
     def heads(self) -> Iterator[nn.Parameter]:
         """The weights above the trunk."""
-        for slot in (self.towers, self.coupler, self.bias, self.extra):
+        for slot in (self.towers, self.coupler, self.bias, self.extra, self.late):
             yield from () if slot is None else slot.parameters()
 
     def predictions(self, logits: Tensor, scenario: Tensor | None = None) -> Tensor:
@@ -145,7 +150,8 @@ def build_ranker(
     if calibration is not None:
         multiplies = model.coupler.type in MULTIPLYING
         calibrator = Calibrator(calibration, tasks, outputs.derived, multiplies, spec.scenarios)
-    return Ranker(slots, outputs, extra, OutputScale.of(outputs, base_rates), encoding, calibrator)
+    late = LateHead(tasks, towers.width, base_rates) if columns_of(tasks) else None
+    return Ranker(slots, outputs, extra, OutputScale.of(outputs, base_rates), encoding, calibrator, late)
 
 
 def _fields(features: InputSlot, sequence: SequenceSlot) -> list[int]:

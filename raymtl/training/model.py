@@ -18,8 +18,9 @@ from raymtl.objectives.fusion import Fusion
 from raymtl.objectives.losses import Losses, TaskLosses
 from raymtl.training.precision import Precision
 
-PENALTIES = ("order", "bound", "conversion")
-"""Terms of the loss that are not a task's: `model.order_loss`, `model.kl_bound` and `model.conversion_loss`."""
+PENALTIES = ("order", "bound", "conversion", "late")
+"""Terms of the loss that are not a task's: `model.order_loss`, `model.kl_bound`, `model.conversion_loss`, and the loss of the late
+head of `tasks.<name>.early_labels`."""
 
 
 class Head(nn.Module):
@@ -45,6 +46,7 @@ class Head(nn.Module):
         )
         loss, derived = config.model.conversion_loss, self.ranker.outputs.derived.values()
         self.conversion = ConversionRisk(config.active_tasks(), list(derived), loss) if loss.weight else None
+        self._has_early = bool(config.early_tasks())
         self.balancer = build_balancer(
             config.train.balance, config.active_tasks(), base_rates, config.train.seed, group
         )
@@ -62,12 +64,16 @@ class Head(nn.Module):
         replicated: LookedUp | None,
         batch: Batch,
     ) -> tuple[Tensor, tuple[Tensor, Tensor, Tensor]]:
-        """Loss [], and without gradient (logits [B, O], loss of each task [T], the `PENALTIES` [3])."""
+        """Loss [], and without gradient (logits [B, O], loss of each task [T], the `PENALTIES` [4])."""
         inputs = self.arrange(pooled, unpooled, batch, replicated)
         with torch.autocast(batch.dense.device.type, torch.bfloat16, enabled=self._bf16):
             logits = self.ranker(inputs)
+        early = None
         if self.training:
             self.last_valid = batch.valid
+            if self._has_early:
+                logits, late = logits.tensor_split((self.ranker.outputs.width,), 1)
+                early = batch.arrival, late
         losses = self.losses(
             logits,
             batch.labels,
@@ -79,6 +85,7 @@ class Head(nn.Module):
             self._workers,
             self._units,
             batch.lists,
+            early,
         )
         risk = losses.order.new_zeros(())
         if self.conversion is not None:
@@ -92,7 +99,7 @@ class Head(nn.Module):
             self.ranker.scale.learn(logits, batch.labels, batch.weight, counted, batch.totals[-1], self._group)
         if self.balancer is not None and learns:
             total = self._balance(losses, inputs.looked_up(), batch)
-        penalties = torch.stack((losses.order, losses.bound, risk.detach()))
+        penalties = torch.stack((losses.order, losses.bound, risk.detach(), losses.late))
         return total, (logits.detach(), losses.per_task, penalties)
 
     @property

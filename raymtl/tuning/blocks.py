@@ -15,7 +15,7 @@ from raymtl.data.blocks import BlockMaker, Place
 from raymtl.data.fragments import read_requests
 from raymtl.data.read import Input, Schedule, measured_row_bytes
 from raymtl.data.requests import shuffled
-from raymtl.data.units import Fragment
+from raymtl.data.units import Counted, Fragment
 from raymtl.errors import find_user_error
 
 SHARE = 0.5
@@ -59,7 +59,7 @@ def read_shared(config: Config, inputs: Mapping[str, Input]) -> dict[str, Shared
         units = []
         for unit in source.plan.units:
             pairs = [
-                _read.remote(source.plan.root, f, maker, config.data.block_rows, unit.tasks) for f in unit.fragments
+                _read.remote(source.plan.root, f, maker, config.data.block_rows, unit.counted) for f in unit.fragments
             ]
             units.append(tuple(blocks for blocks, _ in pairs))
             counts += [rows for _, rows in pairs]
@@ -75,9 +75,9 @@ def read_shared(config: Config, inputs: Mapping[str, Input]) -> dict[str, Shared
 
 @ray.remote(max_retries=2, num_returns=2)
 def _read(
-    root: str, fragment: Fragment, maker: BlockMaker, block_rows: int, tasks: tuple[str, ...] | None
+    root: str, fragment: Fragment, maker: BlockMaker, block_rows: int, counted: Counted
 ) -> tuple[list[pa.Table], int]:
     """The blocks, and their rows: a small result that shows whether the read succeeded."""
     raw = read_requests(root, fragment, maker.raw_columns(), block_rows)
-    blocks = [maker(table, Place(fragment.path, first_row), 0, tasks) for table, first_row in raw]
+    blocks = [maker(table, Place(fragment.path, first_row, fragment.day), 0, counted) for table, first_row in raw]
     return blocks, sum(len(block) for block in blocks)

@@ -69,7 +69,7 @@ def parts(plan: Plan) -> list[tuple[int, tuple[str, ...] | None]]:
     for unit in plan.units:
         days = {int(re.search(r"ds=2026-01-(\d\d)", chunk.path)[1]) for chunk in unit.fragments}  # type: ignore[index]
         assert len(days) == 1
-        found.append((days.pop(), unit.tasks))
+        found.append((days.pop(), unit.counted.final))
     return found
 
 

@@ -11,7 +11,7 @@ from pydantic import ValidationError
 from raymtl.config.root import Config
 from raymtl.data.blocks import BlockMaker, Place
 from raymtl.data.sample import sample_base_rates
-from raymtl.data.units import plan_input
+from raymtl.data.units import Counted, plan_input
 from raymtl.data.validation.run import check_data
 from raymtl.errors import DataError
 from tests.helpers.small_data import make_config, write_file
@@ -35,8 +35,8 @@ def rows(**more: list[Any]) -> pa.Table:
     return pa.table(columns | more)
 
 
-def weights(config: Config, raw: pa.Table, tasks: tuple[str, ...] | None = None) -> list[float]:
-    block = BlockMaker(config, evaluation=False, maps={})(raw, Place("part-0.parquet", 0), 0, tasks)
+def weights(config: Config, raw: pa.Table, counted: Counted = Counted()) -> list[float]:
+    block = BlockMaker(config, evaluation=False, maps={})(raw, Place("part-0.parquet", 0), 0, counted)
     return block.column("weight").to_pylist()
 
 
@@ -66,7 +66,7 @@ def test_named_values_of_labels_count() -> None:
 def test_weights_do_not_depend_on_which_tasks_are_trained() -> None:
     """The daily job reads a day again for delayed labels alone, and `tasks_subset` may leave the sampled task out."""
     config = config_of({"task": "click", "rate": 0.1})
-    assert weights(config, rows(), tasks=("buy",)) == pytest.approx([1, 10, 10, 1])
+    assert weights(config, rows(), Counted(("buy",))) == pytest.approx([1, 10, 10, 1])
     alone = config.model_copy(update={"tasks_subset": ["views"]})
     assert "click" in BlockMaker(alone, evaluation=False, maps={}).raw_columns()
     assert weights(alone, rows()) == pytest.approx([1, 10, 10, 1])

@@ -1,0 +1,46 @@
+"""Labels that a day is trained on before they are final: which have arrived, which came later.
+
+An early task reads a day twice: on the day itself the labels that arrived by the cutoff (`Counted.early`), and once they are final
+those that arrived after it (`Counted.late`). A row whose label was trained on early is never trained on as a 0 again.
+"""
+
+import datetime as dt
+from collections.abc import Callable
+
+import numpy as np
+import pyarrow as pa
+
+from raymtl.config.early_labels import Arrival, EarlyLabels
+from raymtl.data import rules
+from raymtl.data.rules import Rule, one_array
+
+MISSING_TIME = Rule("time", "the time at which the label became 1", "write it where the label is 1")
+
+Broken = Callable[[str, np.ndarray, pa.Array], None]
+"""Called with the time column, a mask of its values that break the rule [N] bool, and its values."""
+
+
+def late_labels(raw: pa.Table, early: EarlyLabels, labels: np.ndarray, day: dt.date, broken: Broken) -> np.ndarray:
+    """Which of the final labels [N] float32 turned into 1 after the cutoff of their day, [N] bool.
+
+    A label of 1 without a readable time is reported.
+    """
+    column = one_array(raw, early.time, "time")
+    times, known = rules.instants(column)
+    positive = labels == 1
+    wrong = positive & ~known
+    if wrong.any():
+        broken(early.time, wrong, column)
+    start = int(np.datetime64(day, "us").astype(np.int64))
+    return positive & known & (times >= start + round(early.cutoff_hours * 3_600_000_000))
+
+
+def early_columns(labels: np.ndarray, late: np.ndarray, stage: str) -> tuple[np.ndarray, np.ndarray]:
+    """The label of training [N] float32, and its `Arrival` [N] uint8, from the final label and whether it came late.
+
+    `stage` is `early`, `late`, or `final` for rows that are trained on once, with final labels.
+    """
+    if stage == "early":
+        return np.where(late, np.float32(0), labels), np.full(len(labels), Arrival.OPEN, np.uint8)
+    arrival = np.where(late, Arrival.KNOWN | Arrival.CAME, np.where(labels == 0, Arrival.KNOWN, 0)).astype(np.uint8)
+    return labels, arrival | np.uint8(Arrival.TRAINED) if stage == "late" else arrival
