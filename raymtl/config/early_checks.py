@@ -27,7 +27,7 @@ def early_problems(
         if early is None:
             continue
         if not issubclass(task.traits, Binary):
-            yield f"{key}.early_labels is set, but the task is `{task.kind}`; remove it: only labels of `binary` tasks can be early"
+            yield f"{key}.early_labels is set, but the task is `{task.kind}`; remove it: it is for `binary` tasks"
             continue
         if not task.delay_days:
             yield (
@@ -41,7 +41,7 @@ def early_problems(
             )
         if late := [other for other in made_with.get(name, ()) if delays[other]]:
             yield (
-                f"{key}.early_labels is set, but its labels also need those of `{late[0]}`, which are final {delays[late[0]]} days "
+                f"{key}.early_labels is set, but its labels need those of `{late[0]}`, which are final {delays[late[0]]} days "
                 f"later; remove early_labels, or tasks.{late[0]}.delay_days"
             )
         if task.losses.chosen().keys() != {"own"} or task.losses.own != OwnLoss(
@@ -58,8 +58,8 @@ def early_problems(
             )
         if model.conversion_loss.weight and made_with.get(name):
             yield (
-                f"{key}.early_labels is set, but model.conversion_loss learns `{name}` too, from labels as they are; remove one of "
-                "the two"
+                f"{key}.early_labels is set, but model.conversion_loss learns `{name}` too, from labels as they are; remove one "
+                "of the two"
             )
         if early.time in columns:
             yield (

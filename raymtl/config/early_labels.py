@@ -14,8 +14,8 @@ _ONLY_DAILY = NotSearched("it affects only days of `raymtl daily`")
 
 
 class EarlyLabels(Section):
-    """How `raymtl daily` trains a task on the labels of a day that have arrived by its end, and adds those that come later once they
-    are final. A 0 that may still turn into 1 counts as the correction says."""
+    """How `raymtl daily` trains a task on the labels of a day that have arrived by its end, and adds those that come later once
+    they are final. A 0 that may still turn into 1 counts as the correction says."""
 
     time: Annotated[str, Role.LEARNING | Role.READ, _ONLY_DAILY]
     """Column with the time at which the label became 1: a timestamp, Unix time, or text as 2026-01-31T12:00:00Z. It is read where
@@ -41,3 +41,5 @@ class Arrival(IntFlag):
     """It turned into 1 after the cutoff; always with `KNOWN`."""
     TRAINED = 8
     """Its row was trained on early, so that only `CAME` adds something."""
+    TWICE = 16
+    """If it came late, it counts twice: for itself, and for one of today's that is still to come."""

@@ -58,8 +58,8 @@ def plan_day(
 ) -> DayPlans:
     """The plans of `day` after a version whose data end on `base_end` (None: there is none).
 
-    `excluded` are days that no version was trained on, or that are known to be bad; `early_on` tells what earlier days have trained
-    on early labels. Raises DataError if the day's files are missing or damaged.
+    `excluded` are days that no version was trained on, or that are known to be bad; `early_on` tells what earlier days have
+    trained on early labels. Raises DataError if the day's files are missing or damaged.
     """
     daily = config.daily
     assert daily is not None
@@ -84,7 +84,7 @@ def plan_day(
                 f"the labels of {', '.join(group.tasks)} of {gone[0]} are final now, but the logs of that day no longer exist"
             )
         if base_end is not None:
-            matured += [(d, _matured(group.tasks, early_on(d))) for d in there]
+            matured += [(d, _matured(group.tasks, early, early_on(d))) for d in there]
     plans = {d: _plan_of(config, d) for d in dict.fromkeys([d for d, _ in (*parts, *matured)])}
     day_rows = join_plans([(plans[d], counted) for d, counted in parts])
     if base_end is None and all(counted.none for _, counted in parts):
@@ -150,9 +150,13 @@ def _final(config: Config, rows_of: dt.date, day: dt.date) -> Counted:
     return Counted(None if len(final) == len(delays) else final)
 
 
-def _matured(tasks: tuple[str, ...], early: Collection[str]) -> Counted:
-    """How tasks count on a day whose labels are final now; `early` of them were trained on when they were not."""
-    return Counted(tuple(n for n in tasks if n not in early), late=tuple(n for n in tasks if n in early))
+def _matured(tasks: tuple[str, ...], early: Collection[str], trained: Collection[str]) -> Counted:
+    """How tasks count on a day whose labels are final now; `early` have early labels, `trained` were trained on with those.
+
+    The 1s that came late stand in for those of today that are still to come, also on a day that was not trained on early: else
+    the first days with early labels would lack them.
+    """
+    return Counted(tuple(n for n in tasks if n not in trained), late=tuple(n for n in tasks if n in early))
 
 
 def _delays(config: Config) -> dict[str, int]:

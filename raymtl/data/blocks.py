@@ -58,7 +58,7 @@ from raymtl.data.requests import REQUEST, Requests, by_request, feature_changes,
 from raymtl.data.row_weights import row_weights
 from raymtl.data.rules import Rule, one_array
 from raymtl.data.single_ids import Broken, column_ids, single_ids
-from raymtl.data.units import Counted
+from raymtl.data.units import Counted, Stage
 from raymtl.data.user_slice import UserSlice
 from raymtl.errors import DataError
 
@@ -303,7 +303,7 @@ class BlockMaker:
         return make_labels(raw, tasks, self._config.multiplies_labels(), broken).final
 
     def _early_labels(
-        self, raw: pa.Table, name: str, labels: np.ndarray, stage: str | None, place: Place
+        self, raw: pa.Table, name: str, labels: np.ndarray, stage: Stage | None, place: Place
     ) -> tuple[np.ndarray, np.ndarray]:
         """`early_columns` of a task from its final labels [N]."""
         if stage is None or place.day is None:

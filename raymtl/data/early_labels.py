@@ -1,7 +1,7 @@
 """Labels that a day is trained on before they are final: which have arrived, which came later.
 
-An early task reads a day twice: on the day itself the labels that arrived by the cutoff (`Counted.early`), and once they are final
-those that arrived after it (`Counted.late`). A row whose label was trained on early is never trained on as a 0 again.
+An early task reads a day twice: on the day itself the labels that arrived by the cutoff (`Counted.early`), and once they are
+final those that arrived after it (`Counted.late`). A row whose label was trained on early is never trained on as a 0 again.
 """
 
 import datetime as dt
@@ -13,9 +13,11 @@ import pyarrow as pa
 from raymtl.config.early_labels import Arrival, EarlyLabels
 from raymtl.data import rules
 from raymtl.data.rules import Rule, one_array
+from raymtl.data.units import Stage
 
 MISSING_TIME = Rule("time", "the time at which the label became 1", "write it where the label is 1")
 
+_FLAGS: dict[Stage, Arrival] = {"late": Arrival.TRAINED, "twice": Arrival.TWICE}
 Broken = Callable[[str, np.ndarray, pa.Array], None]
 """Called with the time column, a mask of its values that break the rule [N] bool, and its values."""
 
@@ -35,12 +37,9 @@ def late_labels(raw: pa.Table, early: EarlyLabels, labels: np.ndarray, day: dt.d
     return positive & known & (times >= start + round(early.cutoff_hours * 3_600_000_000))
 
 
-def early_columns(labels: np.ndarray, late: np.ndarray, stage: str) -> tuple[np.ndarray, np.ndarray]:
-    """The label of training [N] float32, and its `Arrival` [N] uint8, from the final label and whether it came late.
-
-    `stage` is `early`, `late`, or `final` for rows that are trained on once, with final labels.
-    """
+def early_columns(labels: np.ndarray, late: np.ndarray, stage: Stage) -> tuple[np.ndarray, np.ndarray]:
+    """The label of training [N] float32, and its `Arrival` [N] uint8, from the final label and whether it came late."""
     if stage == "early":
         return np.where(late, np.float32(0), labels), np.full(len(labels), Arrival.OPEN, np.uint8)
     arrival = np.where(late, Arrival.KNOWN | Arrival.CAME, np.where(labels == 0, Arrival.KNOWN, 0)).astype(np.uint8)
-    return labels, arrival | np.uint8(Arrival.TRAINED) if stage == "late" else arrival
+    return labels, arrival | np.uint8(_FLAGS.get(stage, 0))

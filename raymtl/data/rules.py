@@ -187,7 +187,9 @@ def shown(column: pa.Array, row: int) -> Any:
     """One value as errors show it; � replaces bytes of text that are not UTF-8."""
     one = column.slice(row, 1)
     return (
-        words(one.cast(pa.large_string()))[0].as_py().decode(errors="replace")
+        None
+        if one.null_count
+        else words(one.cast(pa.large_string()))[0].as_py().decode(errors="replace")
         if is_string(one.type)
         else one[0].as_py()
     )

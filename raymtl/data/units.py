@@ -9,6 +9,7 @@ import hashlib
 from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
+from typing import Literal
 
 import numpy as np
 import pyarrow as pa
@@ -53,6 +54,11 @@ class Fragment:
     """The columns that hold the impressions of nested rows: then `first_row` and `rows` count their places (`data/nested.py`)."""
 
 
+Stage = Literal["final", "early", "late", "twice"]
+"""How the labels of a task count: final ones; those that had arrived by the cutoff; those that came after it; or final ones, and
+once more those that came after the cutoff."""
+
+
 @dataclass(frozen=True)
 class Counted:
     """The tasks whose labels count in some rows; labels of the others are not observed."""
@@ -62,16 +68,17 @@ class Counted:
     early: tuple[str, ...] = ()
     """Those with `early_labels` that train on what has arrived."""
     late: tuple[str, ...] = ()
-    """Those with `early_labels` that trained on these rows early, and now add what has come since. Their rows are held out as they
-    were on their own day: else the rest of a held-out row would be trained on."""
+    """Those with `early_labels` that trained on these rows early, and now add what has come since; one in `final` too adds it
+    to all labels. The users held out are those of the rows' own day: else half of what a row says would be trained on."""
 
-    def stage(self, task: str) -> str | None:
-        """How a task counts: `final`, `early` or `late`; None: it does not."""
+    def stage(self, task: str) -> Stage | None:
+        """How a task counts; None: it does not."""
+        is_final = self.final is None or task in self.final
         if task in self.late:
-            return "late"
+            return "twice" if is_final else "late"
         if task in self.early:
             return "early"
-        return "final" if self.final is None or task in self.final else None
+        return "final" if is_final else None
 
     @property
     def none(self) -> bool:

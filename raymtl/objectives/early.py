@@ -4,7 +4,6 @@ Shapes: B rows of this worker, T tasks, E tasks with `early_labels`, N of them w
 """
 
 from collections.abc import Mapping
-from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -14,37 +13,24 @@ from raymtl.config.early_labels import Arrival, Correction
 from raymtl.config.tasks import Task
 
 
-class _Rows(NamedTuple):
-    """The labels [B] of one task."""
-
-    own: Tensor
-    """Loss of the kind."""
-    logit: Tensor
-    label: Tensor
-    is_open: Tensor
-    is_late: Tensor
-    """Came after the cutoff, in a row that was trained on early."""
-    is_done: Tensor
-    """Was trained on early, and nothing came since."""
-    late: Tensor | None
-    """Log odds of `LateHead`."""
-
-
 class EarlyLosses(nn.Module):
     """The loss of each row where labels are early, by `tasks.<name>.early_labels.correction`; other rows keep theirs.
 
-    Every impression is read twice, at the cutoff and when its label is final, and its loss is the sum of what both give. With p the
-    true and f the predicted probability of the label, g that of a 0 at the cutoff to turn into 1, and r the rate of those zeros:
+    Every impression is read twice, at the cutoff and when its label is final, and its loss is the sum of what both give. With p
+    the true and f the predicted probability of the label, g that of a 0 at the cutoff to turn into 1, r the rate of those zeros:
 
         es_dfm   y · (−log f) + (1 − y) · (1 − g) · (−log(1 − f))     of the label y at the cutoff; −log f of a 1 that came late
         fnw      (1 − f) · (−log(1 − f)), and −log f of every 1, early or late
         fnc      −log(1 − b), and −log b of every 1, with b = f / (1 + f)
 
+    Where a day that was not trained on early stands in for one that was (`Arrival.TWICE`), a 1 that came late adds its loss to
+    that of the final label.
+
     The factors (1 − g) and (1 − f) have no gradient. The expectations of all three have their minimum at f = p. For `es_dfm`
-    r · (1 − g) is 1 − p, so the sum is the cross entropy on final labels. Yang et al. (AAAI 2021, equations 8 and 9) and Ktena et
-    al. (RecSys 2019, equation 11) multiply both terms of a row by 1 + its probability of a second reading, which weights rows with
-    late labels twice; it is left out here, so that each impression counts once. `fnc` is section 4.3 of Ktena et al., with the
-    calibrated probability b / (1 − b) as the model's own output.
+    r · (1 − g) is 1 − p, so the sum is the cross entropy on final labels. Yang et al. (AAAI 2021) and Ktena et al. (RecSys 2019)
+    multiply both terms of a row by 1 + the probability that it is read as a 1 a second time; without that factor each
+    impression counts once. `fnc` is the fake negative calibration of Ktena et al., with its probability b / (1 − b) as the
+    model's own output.
     """
 
     def __init__(self, tasks: Mapping[str, Task]):
@@ -60,17 +46,23 @@ class EarlyLosses(nn.Module):
         """The loss of every row [B, T] from that of the kind, logits and labels [B, T], `arrival` [B, E] and `late` [B, N]."""
         columns = list(own.unbind(1))
         for e, (t, correction, n) in enumerate(self._tasks):
-            trained, came = _has(arrival[:, e], Arrival.TRAINED), _has(arrival[:, e], Arrival.CAME)
-            rows = _Rows(
-                own[:, t],
-                logits[:, t],
-                labels[:, t],
-                _has(arrival[:, e], Arrival.OPEN),
-                trained & came,
-                trained & ~came,
-                late[:, n] if correction == "es_dfm" else None,
+            is_open, trained, came, twice = (
+                _has(arrival[:, e], flag) for flag in (Arrival.OPEN, Arrival.TRAINED, Arrival.CAME, Arrival.TWICE)
             )
-            columns[t] = torch.where(rows.is_done, 0.0, _LOSSES[correction](rows))
+            one, zero = F.softplus(-logits[:, t]), F.softplus(logits[:, t])
+            if correction == "es_dfm":
+                # Only where it is needed: elsewhere, as on padding, it may be NaN
+                stays = torch.sigmoid(-torch.where(is_open, late[:, n].detach(), 0.0))
+                early = torch.where(labels[:, t] > 0, one, stays * zero)
+            else:
+                if correction == "fnc":
+                    counted = torch.log1p(torch.sigmoid(logits[:, t]))  # −log(1 − b)
+                    one = one + counted
+                else:
+                    counted = torch.sigmoid(-logits[:, t].detach()) * zero
+                early = counted + torch.where(labels[:, t] > 0, one, 0.0)
+            final = torch.where(trained, 0.0, own[:, t])
+            columns[t] = torch.where(is_open, early, final) + torch.where(came & (trained | twice), one, 0.0)
         return torch.stack(columns, 1)
 
     def late_loss(self, late: Tensor, arrival: Tensor, weights: Tensor, normalizer: Tensor) -> Tensor:
@@ -92,25 +84,3 @@ class EarlyLosses(nn.Module):
 
 def _has(arrival: Tensor, flag: Arrival) -> Tensor:
     return (arrival & int(flag)) > 0
-
-
-def _es_dfm(rows: _Rows) -> Tensor:
-    assert rows.late is not None
-    zero = rows.is_open & (rows.label == 0)
-    stays = torch.sigmoid(-torch.where(zero, rows.late.detach(), 0.0))  # elsewhere, as on padding, it may be NaN
-    return torch.where(zero, rows.own * stays, rows.own)
-
-
-def _fnw(rows: _Rows) -> Tensor:
-    as_zero = torch.sigmoid(-rows.logit.detach()) * F.softplus(rows.logit)
-    return torch.where(rows.is_open, as_zero + torch.where(rows.label > 0, rows.own, 0.0), rows.own)
-
-
-def _fnc(rows: _Rows) -> Tensor:
-    as_zero = torch.log1p(torch.sigmoid(rows.logit))  # −log(1 − b)
-    as_one = F.softplus(-rows.logit) + as_zero
-    early = as_zero + torch.where(rows.label > 0, as_one, 0.0)
-    return torch.where(rows.is_open, early, torch.where(rows.is_late, as_one, rows.own))
-
-
-_LOSSES = {"es_dfm": _es_dfm, "fnw": _fnw, "fnc": _fnc}

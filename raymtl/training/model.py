@@ -19,8 +19,8 @@ from raymtl.objectives.losses import Losses, TaskLosses
 from raymtl.training.precision import Precision
 
 PENALTIES = ("order", "bound", "conversion", "late")
-"""Terms of the loss that are not a task's: `model.order_loss`, `model.kl_bound`, `model.conversion_loss`, and the loss of the late
-head of `tasks.<name>.early_labels`."""
+"""Terms of the loss that are not a task's: `model.order_loss`, `model.kl_bound`, `model.conversion_loss`, and the loss of the
+late head of `tasks.<name>.early_labels`."""
 
 
 class Head(nn.Module):

@@ -174,7 +174,7 @@ class Scanner:
                 raw = found.per_row(names) if isinstance(found, Requests) else found
                 place = Place(fragment.path, first_row)
                 if isinstance(found, Requests):
-                    place = Place(fragment.path, 0, found.file_row_of_each())
+                    place = Place(fragment.path, 0, kept=found.file_row_of_each())
                 counter = _TableCounter(self._config, self._tasks, partial, raw, place, day)
                 counter.count(columns)
                 if isinstance(found, Requests) or self._config.data.request in names:

@@ -1,0 +1,183 @@
+"""Labels that are not final yet: which had arrived by the cutoff, and who reads them when (docs/daily.md)."""
+
+import datetime as dt
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pytest
+
+from raymtl.config.early_labels import Arrival
+from raymtl.config.root import Config
+from raymtl.data.batch import Collator
+from raymtl.data.blocks import BlockMaker, Place
+from raymtl.data.units import Counted
+from raymtl.data.user_slice import UserSlice
+from raymtl.errors import DataError
+from tests.helpers.small_data import make_config
+
+DAY = dt.date(2026, 1, 5)
+MIDNIGHT = dt.datetime(2026, 1, 6, tzinfo=dt.UTC)
+HOURS = [None, -9, -1e-6, 0, 60, None]
+"""When the buy of each row came, in hours from the cutoff; None: never."""
+LABELS = [0, 1, 1, 1, 1, None]
+
+
+def config_of(early: dict[str, Any] | None = None, **more: Any) -> Config:
+    buy = {"parent": "click", "delay_days": 3, "early_labels": {"time": "buy_time", **(early or {})}}
+    return make_config(tasks={"click": {}, "buy": buy}, **more)
+
+
+def moments(shift_hours: float = 0) -> list[dt.datetime | None]:
+    return [None if h is None else MIDNIGHT + dt.timedelta(hours=h + shift_hours) for h in HOURS]
+
+
+def raw(times: pa.Array | None = None, **columns: Any) -> pa.Table:
+    times = pa.array(moments(), pa.timestamp("us", "UTC")) if times is None else times
+    clicks = [0, 1, 1, 1, 1, 1]
+    return pa.table({"item": pa.array(range(6)), "click": clicks, "buy": LABELS, "buy_time": times, **columns})
+
+
+def block(counted: Counted, config: Config | None = None, table: pa.Table | None = None, **maker: Any) -> pa.Table:
+    made = BlockMaker(config or config_of(), **{"evaluation": False, **maker})
+    table = raw() if table is None else table
+    return made(
+        table.select([n for n in made.raw_columns() if n in table.column_names]), Place("part-0", 0, DAY), 0, counted
+    )
+
+
+def labels(found: pa.Table, task: str = "buy") -> list[float | None]:
+    values = found.column(f"label:{task}").to_numpy()
+    return [None if np.isnan(v) else float(v) for v in values]
+
+
+def arrivals(found: pa.Table) -> list[Arrival]:
+    return [Arrival(v) for v in found.column("arrival:buy").to_pylist()]
+
+
+KNOWN, CAME, TRAINED, OPEN = Arrival.KNOWN, Arrival.CAME, Arrival.TRAINED, Arrival.OPEN
+
+
+def test_early_labels_are_those_before_the_cutoff() -> None:
+    found = block(Counted(("click",), early=("buy",)))
+    assert labels(found) == [0, 1, 1, 0, 0, None]
+    assert arrivals(found) == [OPEN] * 6
+    assert labels(found, "click") == [0, 1, 1, 1, 1, 1]
+
+
+def test_late_labels_are_those_after_it() -> None:
+    found = block(Counted((), late=("buy",)))
+    assert labels(found) == [0, 1, 1, 1, 1, None]
+    late = KNOWN | CAME | TRAINED
+    assert arrivals(found) == [KNOWN | TRAINED, TRAINED, TRAINED, late, late, TRAINED]
+    assert labels(found, "click") == [None] * 6
+
+
+def test_final_labels_with_the_late_ones_twice() -> None:
+    found = block(Counted(("click", "buy"), late=("buy",)))
+    assert labels(found) == [0, 1, 1, 1, 1, None]
+    twice = Arrival.TWICE
+    assert arrivals(found) == [KNOWN | twice, twice, twice, KNOWN | CAME | twice, KNOWN | CAME | twice, twice]
+    assert labels(found, "click") == [0, 1, 1, 1, 1, 1]
+
+
+def test_final_labels_also_tell_when_they_came() -> None:
+    found = block(Counted())
+    assert labels(found) == [0, 1, 1, 1, 1, None]
+    assert arrivals(found) == [KNOWN, Arrival(0), Arrival(0), KNOWN | CAME, KNOWN | CAME, Arrival(0)]
+
+
+def test_a_task_that_does_not_count_is_not_observed() -> None:
+    found = block(Counted(("click",)))
+    assert labels(found) == [None] * 6
+    assert arrivals(found) == [Arrival(0)] * 6
+
+
+def test_a_cutoff_of_another_time_zone() -> None:
+    """Days of UTC-8 end at 8 o'clock of the next day in UTC."""
+    config = config_of({"cutoff_hours": 32.0})
+    assert labels(block(Counted((), early=("buy",)), config)) == [0, 1, 1, 1, 0, None]
+    shifted = raw(pa.array(moments(8), pa.timestamp("us", "UTC")))
+    assert labels(block(Counted((), early=("buy",)), config, shifted)) == [0, 1, 1, 0, 0, None]
+
+
+@pytest.mark.parametrize(
+    "times",
+    [
+        pa.array(moments(), pa.timestamp("ns")),
+        pa.array([None if m is None else m.timestamp() for m in moments()], pa.float64()),
+        pa.array([None if m is None else int(m.timestamp() * 1e6) for m in moments()], pa.int64()),
+        pa.array([float("nan") if m is None else m.timestamp() for m in moments()], pa.float64()),
+        pa.array([None if m is None else m.isoformat() for m in moments()]),
+        pa.array([None if m is None else m.isoformat() for m in moments()]).dictionary_encode(),
+    ],
+    ids=["ns", "seconds", "microseconds", "nan", "text", "dictionary"],
+)
+def test_times_of_every_kind(times: pa.Array) -> None:
+    assert labels(block(Counted((), early=("buy",)), table=raw(times))) == [0, 1, 1, 0, 0, None]
+
+
+@pytest.mark.parametrize(("value", "shown"), [(None, "None"), ("soon", "soon")])
+def test_a_one_without_a_time(value: str | None, shown: str) -> None:
+    texts = [None if m is None else m.isoformat() for m in moments()]
+    texts[3] = value
+    for counted in (Counted((), early=("buy",)), Counted((), late=("buy",)), Counted()):
+        with pytest.raises(
+            DataError,
+            match=rf"part-0: column `buy_time` \(tasks.buy.early_labels.time\), row 3: the time is {shown}, expected the time at "
+            r"which the label became 1; write it where the label is 1",
+        ):
+            block(counted, table=raw(pa.array(texts)))
+
+
+def test_a_zero_may_have_any_time() -> None:
+    times = [m or MIDNIGHT for m in moments()]
+    assert labels(block(Counted(), table=raw(pa.array(times, pa.timestamp("us", "UTC"))))) == [0, 1, 1, 1, 1, None]
+
+
+def test_an_evaluation_reads_no_times() -> None:
+    without = raw().drop_columns("buy_time")
+    found = block(Counted((), late=("buy",)), table=without, evaluation=True)
+    assert labels(found) == [0, 1, 1, 1, 1, None]
+    assert "arrival:buy" not in found.column_names
+
+
+def test_a_product_of_labels() -> None:
+    """ESMM's label is that of click and buy."""
+    plain = config_of().model_dump()
+    config = Config.model_validate(plain | {"model": {"preset": "esmm"}})
+    assert labels(block(Counted(("click",), early=("buy",)), config)) == [0, 1, 1, 0, 0, None]
+
+
+def test_each_row_is_read_early_and_late_by_the_same_users() -> None:
+    """Of the users held out on the row's own day neither reading trains on anything, whatever day the job is of."""
+    rows = 3_000
+    table = pa.table(
+        {"item": range(rows), "user": range(rows), "click": [1] * rows, "buy": [1] * rows}
+        | {"buy_time": pa.array([MIDNIGHT] * rows, pa.timestamp("us", "UTC"))}
+    )
+    config = config_of(group="user", tables={"item": {"rows": rows, "id_space": "direct"}})
+
+    def users(counted: Counted, job: dt.date, selected: bool = False) -> set[int]:
+        kept = UserSlice("user", 0, 0.2, selected).of_day(job)
+        maker = BlockMaker(config, evaluation=selected, users=kept)
+        made = maker(table.append_column("own", table["user"]), Place("part-0", 0, DAY), 0, counted)
+        items = made.column("id:item").to_pylist()
+        assert made.num_rows == len({*items})
+        return {*items}
+
+    later = DAY + dt.timedelta(days=3)
+    early, late = users(Counted((), early=("buy",)), DAY), users(Counted((), late=("buy",)), later)
+    assert early == late
+    assert 0.75 * rows < len(early) < 0.85 * rows
+    assert users(Counted((), late=("buy",)), later, selected=True) == {*range(rows)} - early
+    assert users(Counted(("buy",)), later) != early
+
+
+def test_the_batch_holds_them() -> None:
+    config = config_of()
+    chunk = block(Counted((), late=("buy",)), config)
+    batch = Collator(config, 8, evaluation=False)([chunk])
+    assert batch.arrival.squeeze(1).tolist() == [int(a) for a in arrivals(chunk)] + [0, 0]
+    assert batch.totals.tolist() == [0, 5, 6]  # rows that add nothing count in the denominator
+    assert Collator(config, 8, evaluation=True)([block(Counted(), config, evaluation=True)]).arrival.shape == (8, 0)
