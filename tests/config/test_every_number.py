@@ -229,6 +229,7 @@ ELSEWHERE: dict[str, str] = {
     "TableDefaults.admit_count": "data/test_count_ids.py",
     "TableDefaults.evict_after_days": "data/test_count_ids.py",
     "Task.delay_days": "daily/test_input_plan.py",
+    "EarlyLabels.cutoff_hours": "data/test_early_labels.py",
     "Train.workers": "training/test_resources.py",
     "Train.cpus_per_worker": "training/test_resources.py",
     "Train.min_workers": "training/test_resources.py",

@@ -20,7 +20,7 @@ from raymtl.daily.day import training_hash
 from raymtl.daily.day_job import session_config
 from raymtl.daily.input_plan import held_out_input, plan_day, training_input, users_of
 from raymtl.daily.record import Record
-from raymtl.data.units import Plan
+from raymtl.data.units import Counted, Plan
 from raymtl.errors import ConfigError, DataError
 from tests.helpers.daily_config import daily_config
 
@@ -43,6 +43,7 @@ def write_day(root: Path, day: int, rows: int) -> Path:
     users = list(range(rows))
     flags = [n % 2 for n in users]
     columns = {"user": users, "scene": ["feed"] * rows} | dict.fromkeys(("click", "buy", "stay"), flags)
+    columns["bought_at"] = [1_767_571_200 if flag else None for flag in flags]
     path = root / f"ds={jan(day)}" / "part-0.parquet"
     path.parent.mkdir(parents=True, exist_ok=True)
     pq.write_table(pa.table(columns), path, row_group_size=GROUP)
@@ -206,6 +207,86 @@ def test_every_label_is_trained_once_and_never_before_it_is_final(logs, delays, 
 
 def labels_of(found: list[tuple[int, tuple[str, ...] | None]], names: Iterable[str]) -> list[tuple[int, str]]:
     return [(day, task) for day, tasks in found for task in (names if tasks is None else tasks)]
+
+
+# Early labels
+
+EARLY: dict[str, Any] = {
+    "click": {},
+    "buy": {"parent": "click", "delay_days": 2, "early_labels": {"time": "bought_at"}},
+    "stay": {"delay_days": 2},
+}
+
+
+def counted(plan: Plan) -> list[tuple[int, Counted]]:
+    """Day of the month of each unit, and what counts there."""
+    return [(unit.fragments[0].day.day, unit.counted) for unit in plan.units]
+
+
+def test_early_labels_begin_after_the_first_version(logs):
+    plans = plan_day(configured(logs, EARLY), jan(5), None, ())
+    assert counted(plans.train) == [(3, Counted()), (4, Counted(("click",))), (5, Counted(("click",)))]
+    assert plans.early == ()
+
+
+def test_a_day_with_early_labels(logs):
+    config = configured(logs, EARLY)
+    # Day 4 was read by the first version, without them: what came late stands in for what is still to come today
+    plans = plan_day(config, jan(6), jan(5), ())
+    both = Counted(("buy", "stay"), late=("buy",))
+    assert counted(plans.train) == [(4, both), (6, Counted(("click",), early=("buy",)))]
+    assert plans.early == ("buy",)
+    assert plans.training_days == {"2026-01-04": ["buy", "stay", "buy (late)"], "2026-01-06": ["click", "buy (early)"]}
+    plans = plan_day(config, jan(8), jan(7), (), {jan(6): ("buy",), jan(7): ("buy",)}.get)
+    late = Counted(("stay",), late=("buy",))
+    assert counted(plans.train) == [(6, late), (8, Counted(("click",), early=("buy",)))]
+    assert plans.training_days == {"2026-01-06": ["stay", "buy (late)"], "2026-01-08": ["click", "buy (early)"]}
+    # judged by final labels alone, of the users that were held out on the rows' own day
+    assert counted(plans.held_out) == [(6, late), (8, Counted(("click",)))]
+    assert {of: counted(plan) for of, plan in plans.next_day.items()} == {
+        0: [(8, Counted(("click",)))],
+        2: [(6, Counted(("buy", "stay")))],
+    }
+
+
+def test_early_labels_that_are_given_up(logs):
+    """What was trained on early is not trained on again as if it had not been."""
+    plans = plan_day(configured(logs, LATE), jan(8), jan(7), (), lambda day: ("buy",))
+    assert counted(plans.train) == [(8, Counted(("click",)))]
+
+
+def test_the_plan_knows_how_labels_count(logs):
+    config = configured(logs, EARLY)
+    one, other = (plan_day(config, jan(8), jan(7), (), lambda day, e=e: e).train.identity for e in ((), ("buy",)))
+    assert one != other
+
+
+@settings(max_examples=40)
+@given(delay=st.integers(1, 4), window=st.integers(1, 5), skipped=st.sets(st.integers(2, DAYS - 1), max_size=4))
+def test_each_day_is_read_early_and_late_once(logs, delay, window, skipped):
+    tasks = EARLY | {"buy": EARLY["buy"] | {"delay_days": delay}, "stay": {"delay_days": delay}}
+    config = configured(logs, tasks, bootstrap_days=window)
+    start, base = 5, None
+    left_out = {jan(day) for day in skipped - {start}}
+    early: dict[dt.date, tuple[str, ...]] = {}
+    stages: dict[int, list[str]] = {}
+    for day in range(start, DAYS + 1):
+        if jan(day) in left_out:
+            continue
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(input_plan, "_plan_of", lambda config, day: plan_of(config.data.path, day))
+            plans = plan_day(config, jan(day), base, left_out, lambda of: early.get(of, ()))
+        early[jan(day)] = plans.early
+        for of, how in counted(plans.train):
+            if (stage := how.stage("buy")) is not None:
+                assert stage == "early" if of == day and base is not None else of + delay <= day
+                stages.setdefault(of, []).append(stage)
+        base = jan(day)
+    for of, found in stages.items():
+        if of > start:
+            assert found == ["early", "late"] if of + delay <= base.day else ["early"]
+        else:
+            assert found == (["final"] if of + delay <= start else ["twice"])
 
 
 # Older rows again

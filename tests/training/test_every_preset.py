@@ -1,6 +1,7 @@
 """Every configuration in jobs/conf on synthetic logs with two workers: it trains, and a checkpoint brings it back."""
 
 import copy
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,7 @@ from raymtl.data.batch import Batch, Collator
 from raymtl.data.blocks import BlockMaker, Place
 from raymtl.data.fragments import read_requests
 from raymtl.data.sample import sample_base_rates
-from raymtl.data.units import plan_input
+from raymtl.data.units import Counted, plan_input
 from raymtl.synth.spec import SynthSpec
 from raymtl.synth.write import write_logs
 from raymtl.training import checkpoint
@@ -34,16 +35,23 @@ def configured(name: str, logs: str) -> Config:
 
 
 def batches(
-    config: Config, rank: int, workers: int, steps: int = STEPS, rows: int = ROWS
+    config: Config,
+    rank: int,
+    workers: int,
+    steps: int = STEPS,
+    rows: int = ROWS,
+    counted: Sequence[Counted] = (Counted(),),
 ) -> tuple[list[Batch], dict[str, float]]:
-    """This worker's part of the first global batches of the logs, neighbouring rows, and the base rates."""
+    """This worker's part of the first global batches of the logs, neighbouring rows, and the base rates; the batches take turns
+    in `counted`."""
     plan = plan_input(config, "train")
     maker = BlockMaker(config, evaluation=False)
-    raw, row = next(iter(read_requests(plan.root, plan.units[0].fragments[0], maker.raw_columns(), steps * rows)))
-    block = maker(raw, Place("part", row), 0)
+    fragment = plan.units[0].fragments[0]
+    raw, row = next(iter(read_requests(plan.root, fragment, maker.raw_columns(), steps * rows)))
+    blocks = [maker(raw, Place("part", row, fragment.day), 0, labels) for labels in counted]
     found = []
     for step in range(steps):
-        whole = block.slice(step * rows, rows)
+        whole = blocks[step % len(blocks)].slice(step * rows, rows)
         mine = Collator(config, rows // workers, False)([whole.slice(rank * rows // workers, rows // workers)])
         mine.totals = Collator(config, rows, False)([whole]).totals
         found.append(mine)

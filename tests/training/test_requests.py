@@ -1,5 +1,6 @@
 """Batches whose rows share the user side of their request: the same losses and gradients as without, for every preset."""
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,7 @@ import torch.distributed as dist
 
 from raymtl.config.load import load_config
 from raymtl.config.root import Config
+from raymtl.data.units import Counted
 from raymtl.synth.spec import SynthSpec
 from raymtl.synth.write import write_logs
 from raymtl.training.build import build
@@ -61,11 +63,11 @@ def configured(name: str, logs: str, *more: str) -> Config:
     )
 
 
-def trained(config: Config, rank: int, workers: int) -> dict[str, Any]:
+def trained(config: Config, rank: int, workers: int, counted: Sequence[Counted] = (Counted(),)) -> dict[str, Any]:
     """Losses of some steps, the dense gradients of the last, and the tables after it."""
     group = dist.group.WORLD
     assert group is not None
-    some, rates = batches(config, rank, workers, STEPS, ROWS)
+    some, rates = batches(config, rank, workers, STEPS, ROWS, counted)
     built = build(config, rates, STEPS, torch.device("cpu"), group)
     losses = []
     for batch in some:
