@@ -1,5 +1,6 @@
 """The counts of `raymtl check` in one pass over the rows: statistics of some rows that merge with those of others."""
 
+import datetime as dt
 from collections import Counter
 from collections.abc import Container
 from dataclasses import dataclass, field, fields, replace
@@ -25,6 +26,7 @@ from raymtl.config.root import Config
 from raymtl.data import rules
 from raymtl.data.blocks import Place
 from raymtl.data.contract import WEIGHTS, Column, is_string, label_tasks, required_columns, uses_of
+from raymtl.data.early_labels import MISSING_TIME, late_labels
 from raymtl.data.fragments import read_requests
 from raymtl.data.ids.hashing import to_int64
 from raymtl.data.labels import Labels, make_labels
@@ -398,6 +400,7 @@ class _TableCounter:
         else:
             index = np.full(len(self._raw), groups - 1, np.int32)
         labels = self._made_labels(columns)
+        self._early_labels(columns, labels)
         counts = np.zeros((len(self._tasks), groups, 6))
         for t, (name, task) in enumerate(self._tasks.items()):
             if name not in labels.final:
@@ -432,6 +435,17 @@ class _TableCounter:
             self._note(columns[f"tasks.{name}.label"], rules.label_rule(name, tasks[name]), wrong, array)
 
         return make_labels(self._raw, tasks, self._config.multiplies_labels(), broken, without)
+
+    def _early_labels(self, columns: dict[str, Column], labels: Labels) -> None:
+        """Note the labels of 1 without the time at which they became 1."""
+        for name, early in self._config.early_tasks().items():
+            column = columns.get(f"tasks.{name}.early_labels.time")
+            if column is not None and name in labels.final:
+
+                def broken(_: str, wrong: np.ndarray, values: pa.Array, column: Column = column) -> None:
+                    self._note(column, MISSING_TIME, wrong, values)
+
+                late_labels(self._raw, early, labels.final[name], dt.date.fromisoformat(self._day), broken)
 
     def _funnel(self, child: str, values: np.ndarray, parent: np.ndarray) -> None:
         both = ~np.isnan(values) & ~np.isnan(parent)
