@@ -15,7 +15,7 @@ from raymtl.data import rules
 from raymtl.data.rules import Rule, one_array
 from raymtl.data.units import Stage
 
-MISSING_TIME = Rule("time", "the time at which the label became 1", "write it where the label is 1")
+MISSING_TIME = Rule("time", "a time such as 2026-01-31T12:00:00Z where the label is 1", "write when it became 1")
 
 _FLAGS: dict[Stage, Arrival] = {"late": Arrival.TRAINED, "twice": Arrival.TWICE}
 Broken = Callable[[str, np.ndarray, pa.Array], None]

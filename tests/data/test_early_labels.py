@@ -1,6 +1,7 @@
 """Labels that are not final yet: which had arrived by the cutoff, and who reads them when (docs/daily.md)."""
 
 import datetime as dt
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -13,8 +14,9 @@ from raymtl.data.batch import Collator
 from raymtl.data.blocks import BlockMaker, Place
 from raymtl.data.units import Counted
 from raymtl.data.user_slice import UserSlice
+from raymtl.data.validation.run import check_data
 from raymtl.errors import DataError
-from tests.helpers.small_data import make_config
+from tests.helpers.small_data import make_config, write_file
 
 DAY = dt.date(2026, 1, 5)
 MIDNIGHT = dt.datetime(2026, 1, 6, tzinfo=dt.UTC)
@@ -124,8 +126,8 @@ def test_a_one_without_a_time(value: str | None, shown: str) -> None:
     for counted in (Counted((), early=("buy",)), Counted((), late=("buy",)), Counted()):
         with pytest.raises(
             DataError,
-            match=rf"part-0: column `buy_time` \(tasks.buy.early_labels.time\), row 3: the time is {shown}, expected the time at "
-            r"which the label became 1; write it where the label is 1",
+            match=rf"part-0: column `buy_time` \(tasks.buy.early_labels.time\), row 3: the time is {shown}, expected a time such as "
+            r"2026-01-31T12:00:00Z where the label is 1; write when it became 1",
         ):
             block(counted, table=raw(pa.array(texts)))
 
@@ -181,3 +183,14 @@ def test_the_batch_holds_them() -> None:
     assert batch.arrival.squeeze(1).tolist() == [int(a) for a in arrivals(chunk)] + [0, 0]
     assert batch.totals.tolist() == [0, 5, 6]  # rows that add nothing count in the denominator
     assert Collator(config, 8, evaluation=True)([block(Counted(), config, evaluation=True)]).arrival.shape == (8, 0)
+
+
+def test_check_counts_the_ones_without_a_time(tmp_path: Path, in_process: None) -> None:
+    for times in (moments(), [None, *moments()[1:3], None, None, None]):
+        write_file(tmp_path, raw(pa.array(times, pa.timestamp("us", "UTC"))), str(DAY))
+        days = {"path": str(tmp_path), "train": {"start": str(DAY), "end": str(DAY)}}
+        report = check_data(config_of(**days), "train", 1)
+        found = [p for p in report.parts["train"].problems if "buy_time" in p]
+        assert bool(found) == (times != moments())
+    (problem,) = found
+    assert "2 times are not a time such as 2026-01-31T12:00:00Z where the label is 1; the first is None" in problem
