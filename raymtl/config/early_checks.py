@@ -3,7 +3,6 @@
 from collections.abc import Collection, Iterator, Mapping
 
 from raymtl.config.data import Data
-from raymtl.config.losses import OwnLoss
 from raymtl.config.model import Model
 from raymtl.config.task_kinds import Binary
 from raymtl.config.tasks import Task
@@ -44,12 +43,9 @@ def early_problems(
                 f"{key}.early_labels is set, but its labels need those of `{late[0]}`, which are final {delays[late[0]]} days "
                 f"later; remove early_labels, or tasks.{late[0]}.delay_days"
             )
-        if task.losses.chosen().keys() != {"own"} or task.losses.own != OwnLoss(
-            weight=getattr(task.losses.own, "weight", 1.0)
-        ):
+        if others := [name for name in task.losses.chosen() if name != "own"]:
             yield (
-                f"{key}.early_labels is set, and {key}.losses has more than the loss of the kind without smoothing, which alone "
-                "can be corrected; remove one of the two"
+                f"{key}.early_labels is set, and {key}.losses.{others[0]}, which needs labels of 0 and 1; remove one of the two"
             )
         if data.sampling is not None and data.sampling.task == name:
             yield (

@@ -1,11 +1,9 @@
 """Which version a day starts from, and which days remain to be done."""
 
 import datetime as dt
-from collections.abc import Callable, Collection
 from dataclasses import dataclass, field
 
 from raymtl.config.daily import Daily
-from raymtl.config.root import Config
 from raymtl.daily.record import Record, read_record, recorded_days
 from raymtl.errors import ConfigError
 from raymtl.model_store.manifest import Manifest
@@ -162,22 +160,6 @@ def skip_reason(store: Store, daily: Daily, day: dt.date) -> str | None:
     if record is not None and record.status == "published":
         return f"its version {record.version} was rolled back"
     return None
-
-
-def trained_early(store: Store, config: Config) -> Callable[[dt.date], Collection[str]]:
-    """Tells which tasks the rows of a day were trained on with early labels, by the records.
-
-    A version from elsewhere and a first version have trained on final labels alone.
-    """
-
-    def tasks(day: dt.date) -> Collection[str]:
-        record = read_record(store, day)
-        if record is None or record.parent is None:
-            return ()
-        # A redo that was interrupted has not said yet; the version that it replaces was trained by the same rule
-        return config.early_tasks() if record.trained is None else record.trained.early
-
-    return tasks
 
 
 class ExcludedDays:

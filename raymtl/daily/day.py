@@ -15,7 +15,7 @@ from typing import Any
 from raymtl.config.daily import Daily
 from raymtl.config.roles import day_fields
 from raymtl.config.root import Config
-from raymtl.daily.calendar import ExcludedDays, choose_base, comparison_versions, known_versions, trained_early
+from raymtl.daily.calendar import ExcludedDays, choose_base, comparison_versions, known_versions
 from raymtl.daily.data_drift import find_data_drift
 from raymtl.daily.day_ends import DayEnds
 from raymtl.daily.day_job import BASE, COMPARED, DayJob, day_job, session_config
@@ -242,8 +242,7 @@ class Day:
         begin_attempt(self.store, self.day)
         self._wait()
         excluded = ExcludedDays(self.store, self.daily, self.listed, self.base)
-        base_end = self.base.data_end if self.base else None
-        plans = plan_day(self.config, self.day, base_end, excluded, trained_early(self.store, self.config))
+        plans = plan_day(self.config, self.day, self.base.data_end if self.base else None, excluded)
         if self.record.plan not in ("", plans.train.identity):
             self.on_event({"note": f"{self.day} restarts: its logs have changed"})
             self.record = self._new_record()
@@ -427,7 +426,6 @@ class Day:
                 held_out=plans.train.rows * job.config.train.epochs - progress["rows"],
                 steps=progress["step"],
                 days=plans.training_days,
-                early=list(plans.early),
                 ids=maps.stats,
             ),
             gate=gate,

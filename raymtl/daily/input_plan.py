@@ -1,7 +1,7 @@
 """The input of a day: its own rows, older ones whose labels have become final since, and a replayed share of older ones."""
 
 import datetime as dt
-from collections.abc import Callable, Collection, Container
+from collections.abc import Container
 from dataclasses import dataclass, field, replace
 
 import numpy as np
@@ -15,9 +15,6 @@ from raymtl.data.units import Counted, Fragment, Plan, Unit, join_plans, plan_in
 from raymtl.data.user_slice import UserSlice
 from raymtl.data.vocabulary import check_id_files
 from raymtl.errors import ConfigError
-
-EarlyOn = Callable[[dt.date], Collection[str]]
-"""The tasks that the rows of a day were trained on with early labels."""
 
 
 @dataclass(frozen=True)
@@ -43,9 +40,7 @@ class DayPlans:
     next_day: dict[int, Plan]
     """By delay, the rows whose labels for those tasks became final today; they score the previous version."""
     training_days: dict[str, list[str] | None]
-    """The days to train on, with the tasks whose labels count; `buy (early)`, `buy (late)` of those with early labels."""
-    early: tuple[str, ...] = ()
-    """The tasks that train on the day's own rows with early labels."""
+    """The days to train on, with the tasks whose labels count; `buy (early)` if they are not final."""
     notes: list[str] = field(default_factory=list)
 
 
@@ -54,18 +49,17 @@ def plan_day(
     day: dt.date,
     base_end: dt.date | None,
     excluded: Container[dt.date],
-    early_on: EarlyOn = lambda _: (),
 ) -> DayPlans:
     """The plans of `day` after a version whose data end on `base_end` (None: there is none).
 
-    `excluded` are days that no version was trained on, or that are known to be bad; `early_on` tells what earlier days have
-    trained on early labels. Raises DataError if the day's files are missing or damaged.
+    `excluded` are days that no version was trained on, or that are known to be bad. Raises DataError if the day's files are
+    missing or damaged.
     """
     daily = config.daily
     assert daily is not None
     logs = Roots.open(config.data.roots_of("train"))
     immediate, delayed = _by_delay(config, day, base_end)
-    # A first version waits for all labels: nothing has learned yet which of them are open
+    # A first version waits for all labels: nothing has learned yet how many of them come late
     early = () if base_end is None else tuple(config.early_tasks())
     notes: list[str] = []
     first = day - dt.timedelta(days=daily.bootstrap_days - 1)
@@ -84,7 +78,8 @@ def plan_day(
                 f"the labels of {', '.join(group.tasks)} of {gone[0]} are final now, but the logs of that day no longer exist"
             )
         if base_end is not None:
-            matured += [(d, _matured(group.tasks, early, early_on(d))) for d in there]
+            own_day = any(name in early for name in group.tasks)
+            matured += [(d, Counted(group.tasks, held_out_of_own_day=own_day)) for d in there]
     plans = {d: _plan_of(config, d) for d in dict.fromkeys([d for d, _ in (*parts, *matured)])}
     day_rows = join_plans([(plans[d], counted) for d, counted in parts])
     if base_end is None and all(counted.none for _, counted in parts):
@@ -109,7 +104,7 @@ def plan_day(
     check_id_files(config, day_rows.held)
     all_rows = join_plans(train)
     notes += all_rows.notes
-    return DayPlans(day_rows, all_rows, join_plans(held_out), next_day, read, early, notes)
+    return DayPlans(day_rows, all_rows, join_plans(held_out), next_day, read, notes)
 
 
 def users_of(config: Config, day: dt.date, *, held_out: bool) -> UserSlice:
@@ -150,15 +145,6 @@ def _final(config: Config, rows_of: dt.date, day: dt.date) -> Counted:
     return Counted(None if len(final) == len(delays) else final)
 
 
-def _matured(tasks: tuple[str, ...], early: Collection[str], trained: Collection[str]) -> Counted:
-    """How tasks count on a day whose labels are final now; `early` have early labels, `trained` were trained on with those.
-
-    The 1s that came late stand in for those of today that are still to come, also on a day that was not trained on early: else
-    the first days with early labels would lack them.
-    """
-    return Counted(tuple(n for n in tasks if n not in trained), late=tuple(n for n in tasks if n in early))
-
-
 def _delays(config: Config) -> dict[str, int]:
     """Days until the labels of each active task are final."""
     return {name: days for name, days in config.label_delays().items() if name in config.active_tasks()}
@@ -181,7 +167,7 @@ def _names(counted: Counted) -> list[str] | None:
     """The tasks that count, in the words of the reports; None: all, with final labels."""
     if counted.final is None:
         return None
-    return [*counted.final, *(f"{n} (early)" for n in counted.early), *(f"{n} (late)" for n in counted.late)]
+    return [*counted.final, *(f"{n} (early)" for n in counted.early)]
 
 
 def _exists(config: Config, logs: Roots, day: dt.date) -> bool:

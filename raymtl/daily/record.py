@@ -121,8 +121,6 @@ class Trained(_Part):
     steps: int
     days: dict[str, list[str] | None]
     """The days read, each with the tasks whose labels counted (None: all tasks)."""
-    early: list[str] = []
-    """The tasks that trained on the day's own rows with early labels; their late ones are added once they are final."""
     ids: dict[str, dict[str, Any]] = {}
     """By `map` table, the result of admission: `admitted`, `known`, `below`, `outdated`, `no_room`, `unknown` as
     `{"ids": n, "lookups": n}`, `evicted` as `{"ids": n}`, `unknown_share`."""

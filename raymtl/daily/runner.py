@@ -20,7 +20,6 @@ from raymtl.daily.calendar import (
     first_day,
     known_versions,
     redo_command,
-    trained_early,
     was_left_out,
 )
 from raymtl.daily.day import DailyRequest, Day, section, training_hash
@@ -167,7 +166,7 @@ def dry_run(config: Config, request: DailyRequest) -> list[dict[str, Any]]:
             "not_ready": reasons[0] if reasons else None,
         }
         if not reasons:
-            plans = plan_day(config, day, base_end, excluded, trained_early(store, config))
+            plans = plan_day(config, day, base_end, excluded)
             step |= {"rows": plans.day_rows.rows, "training_rows": plans.train.rows}
         found.append(step)
         parent, base_end = f"the version of {day}", day

@@ -58,7 +58,7 @@ from raymtl.data.requests import REQUEST, Requests, by_request, feature_changes,
 from raymtl.data.row_weights import row_weights
 from raymtl.data.rules import Rule, one_array
 from raymtl.data.single_ids import Broken, column_ids, single_ids
-from raymtl.data.units import Counted, Stage
+from raymtl.data.units import Counted
 from raymtl.data.user_slice import UserSlice
 from raymtl.errors import DataError
 
@@ -163,7 +163,7 @@ class BlockMaker:
         assert isinstance(raw, pa.Table)
         users = self._users
         if users is not None:
-            if counted.late:
+            if counted.held_out_of_own_day:
                 assert place.day is not None
                 users = users.of_day(place.day)
             kept = np.flatnonzero(users.contains(_integers(raw, users.column, place, "data.group")))
@@ -179,11 +179,11 @@ class BlockMaker:
             columns = self.features(raw, place, list(self._config.features))
         labels = self.labels(raw, place)
         for name, task in self._tasks.items():
-            stage, label = counted.stage(name), labels[name]
+            label = labels[name] if name in counted else np.full(len(raw), np.nan, np.float32)
             if name in self._early:
-                label, arrival = self._early_labels(raw, name, label, stage, place)
+                label, arrival = self._early_labels(raw, name, label, name in counted.early, place)
                 columns[f"arrival:{name}"] = pa.array(arrival)
-            columns[f"label:{name}"] = pa.array(np.full(len(raw), np.nan, np.float32) if stage is None else label)
+            columns[f"label:{name}"] = pa.array(label)
             if task.truth and self.evaluation:
                 columns[f"truth:{name}"] = pa.array(rules.floats(one_array(raw, task.truth, "number")))
         data = self._config.data
@@ -303,10 +303,10 @@ class BlockMaker:
         return make_labels(raw, tasks, self._config.multiplies_labels(), broken).final
 
     def _early_labels(
-        self, raw: pa.Table, name: str, labels: np.ndarray, stage: Stage | None, place: Place
+        self, raw: pa.Table, name: str, labels: np.ndarray, is_early: bool, place: Place
     ) -> tuple[np.ndarray, np.ndarray]:
-        """`early_columns` of a task from its final labels [N]."""
-        if stage is None or place.day is None:
+        """`early_columns` of a task from its final labels [N], NaN where they do not count."""
+        if place.day is None:
             return labels, np.zeros(len(labels), np.uint8)
 
         def broken(source: str, wrong: np.ndarray, column: pa.Array) -> None:
@@ -314,7 +314,7 @@ class BlockMaker:
             raise place.error(source, f"tasks.{name}.early_labels.time", row, rules.shown(column, row), MISSING_TIME)
 
         late = late_labels(raw, self._early[name], labels, place.day, broken)
-        return early_columns(labels, late, stage)
+        return early_columns(labels, late, is_early)
 
     def _weights(self, raw: pa.Table, place: Place) -> np.ndarray:
         """The weights of the rows, [N] float32."""

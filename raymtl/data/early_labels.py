@@ -1,7 +1,7 @@
 """Labels that a day is trained on before they are final: which have arrived, which came later.
 
-An early task reads a day twice: on the day itself the labels that arrived by the cutoff (`Counted.early`), and once they are
-final those that arrived after it (`Counted.late`). A row whose label was trained on early is never trained on as a 0 again.
+An early task reads a day twice: on the day itself the labels that arrived by the cutoff (`Counted.early`), and the final ones
+once they are known, which also tell how many come late.
 """
 
 import datetime as dt
@@ -13,11 +13,9 @@ import pyarrow as pa
 from raymtl.config.early_labels import Arrival, EarlyLabels
 from raymtl.data import rules
 from raymtl.data.rules import Rule, one_array
-from raymtl.data.units import Stage
 
 MISSING_TIME = Rule("time", "a time such as 2026-01-31T12:00:00Z where the label is 1", "write when it became 1")
 
-_FLAGS: dict[Stage, Arrival] = {"late": Arrival.TRAINED, "twice": Arrival.TWICE}
 Broken = Callable[[str, np.ndarray, pa.Array], None]
 """Called with the time column, a mask of its values that break the rule [N] bool, and its values."""
 
@@ -37,9 +35,9 @@ def late_labels(raw: pa.Table, early: EarlyLabels, labels: np.ndarray, day: dt.d
     return positive & known & (times >= start + round(early.cutoff_hours * 3_600_000_000))
 
 
-def early_columns(labels: np.ndarray, late: np.ndarray, stage: Stage) -> tuple[np.ndarray, np.ndarray]:
+def early_columns(labels: np.ndarray, late: np.ndarray, is_early: bool) -> tuple[np.ndarray, np.ndarray]:
     """The label of training [N] float32, and its `Arrival` [N] uint8, from the final label and whether it came late."""
-    if stage == "early":
+    if is_early:
         return np.where(late, np.float32(0), labels), np.full(len(labels), Arrival.OPEN, np.uint8)
-    arrival = np.where(late, Arrival.KNOWN | Arrival.CAME, np.where(labels == 0, Arrival.KNOWN, 0)).astype(np.uint8)
-    return labels, arrival | np.uint8(_FLAGS.get(stage, 0))
+    arrival = np.where(late, Arrival.KNOWN | Arrival.CAME, np.where(labels == 0, Arrival.KNOWN, 0))
+    return labels, arrival.astype(np.uint8)

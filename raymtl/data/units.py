@@ -9,7 +9,6 @@ import hashlib
 from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
-from typing import Literal
 
 import numpy as np
 import pyarrow as pa
@@ -54,11 +53,6 @@ class Fragment:
     """The columns that hold the impressions of nested rows: then `first_row` and `rows` count their places (`data/nested.py`)."""
 
 
-Stage = Literal["final", "early", "late", "twice"]
-"""How the labels of a task count: final ones; those that had arrived by the cutoff; those that came after it; or final ones, and
-once more those that came after the cutoff."""
-
-
 @dataclass(frozen=True)
 class Counted:
     """The tasks whose labels count in some rows; labels of the others are not observed."""
@@ -67,23 +61,16 @@ class Counted:
     """Those whose labels are final; None: all tasks."""
     early: tuple[str, ...] = ()
     """Those with `early_labels` that train on what has arrived."""
-    late: tuple[str, ...] = ()
-    """Those with `early_labels` that trained on these rows early, and now add what has come since; one in `final` too adds it
-    to all labels. The users held out are those of the rows' own day: else half of what a row says would be trained on."""
+    held_out_of_own_day: bool = False
+    """Whether the users held out are those of the rows' own day, on which they were trained on early, and not of the job's."""
 
-    def stage(self, task: str) -> Stage | None:
-        """How a task counts; None: it does not."""
-        is_final = self.final is None or task in self.final
-        if task in self.late:
-            return "twice" if is_final else "late"
-        if task in self.early:
-            return "early"
-        return "final" if is_final else None
+    def __contains__(self, task: str) -> bool:
+        return self.final is None or task in self.final or task in self.early
 
     @property
     def none(self) -> bool:
         """Whether no task counts."""
-        return self.final == () and not self.early and not self.late
+        return self.final == () and not self.early
 
 
 @dataclass(frozen=True)

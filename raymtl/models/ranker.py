@@ -18,7 +18,7 @@ from raymtl.config.tasks import Task
 from raymtl.models.encoding import Encoding
 from raymtl.models.extra_heads import ExtraHeads
 from raymtl.models.inputs import InputSpec, ModelInput
-from raymtl.models.late_head import LateHead, columns_of
+from raymtl.models.late_head import LateHead
 from raymtl.models.precomputed import X, materialize
 from raymtl.models.registry import build, find, options_of
 from raymtl.models.requests import RequestInput, inputs_for, request_x
@@ -64,7 +64,7 @@ class Ranker(nn.Module):
         self.calibrator = calibrator
         """None without `calibration`."""
         self.late = late
-        """None without a task that has the correction `es_dfm`."""
+        """None without a task that has `early_labels`."""
 
     def forward(self, inputs: ModelInput) -> Tensor:
         """Logits [B, O] in fp32, with the columns of `outputs`; in training those of the late head stand behind."""
@@ -150,7 +150,8 @@ def build_ranker(
     if calibration is not None:
         multiplies = model.coupler.type in MULTIPLYING
         calibrator = Calibrator(calibration, tasks, outputs.derived, multiplies, spec.scenarios)
-    late = LateHead(tasks, towers.width, base_rates) if columns_of(tasks) else None
+    has_early = any(task.early_labels is not None for task in tasks.values())
+    late = LateHead(tasks, towers.width, base_rates) if has_early else None
     return Ranker(slots, outputs, extra, OutputScale.of(outputs, base_rates), encoding, calibrator, late)
 
 

@@ -35,8 +35,10 @@ EARLY = ["tasks.buy.delay_days=3", "tasks.buy.early_labels.time=bought_at"]
             ["tasks.buy={given: click}", *EARLY, "tasks.click.delay_days=2"],
             "need those of `click`, which are final 2 days later; remove early_labels, or tasks.click.delay_days",
         ),
-        ([*EARLY, "tasks.buy.losses.own.smoothing=0.1"], "tasks.buy.losses has more than the loss of the kind"),
-        ([*EARLY, "tasks.buy.losses.focal={}"], "tasks.buy.losses has more than the loss of the kind"),
+        (
+            [*EARLY, "tasks.buy.losses.focal={}"],
+            "tasks.buy.losses.focal, which needs labels of 0 and 1; remove one",
+        ),
         (
             [*EARLY, "data.sampling={task: buy, rate: 0.1}"],
             "data.sampling.task is `buy`: a negative that was dropped cannot",
@@ -46,7 +48,7 @@ EARLY = ["tasks.buy.delay_days=3", "tasks.buy.early_labels.time=bought_at"]
             "model.conversion_loss learns `buy` too, from labels as they are",
         ),
         ([*EARLY, "features.bought_at={kind: dense}"], "time is `bought_at`, a column of a feature, but a time tells"),
-        ([*EARLY, "tasks.buy.early_labels.correction=dfm"], "expected one of `es_dfm`, `fnw`, `fnc`"),
+        ([*EARLY, "tasks.buy.early_labels.correction=fnw"], "tasks.buy.early_labels.correction is an unknown key"),
     ],
 )
 def test_problems(overrides: list[str], text: str) -> None:
@@ -58,11 +60,11 @@ def test_problems(overrides: list[str], text: str) -> None:
     "overrides",
     [
         EARLY,
-        [*EARLY, "tasks.buy.losses.own.weight=0.5"],
+        [*EARLY, "tasks.buy.losses.own={weight: 0.5, smoothing: 0.1}"],
         [*EARLY, "tasks.click.delay_days=1"],  # whose labels the buy does not use
         [*EARLY, "model={preset: esmm}"],
         [*EARLY, "data.sampling={task: click, rate: 0.1}"],
-        [*EARLY, "tasks.buy.early_labels.correction=fnw", "tasks.buy.early_labels.cutoff_hours=32"],
+        [*EARLY, "tasks.buy.early_labels.cutoff_hours=32"],
     ],
 )
 def test_what_fits(overrides: list[str]) -> None:
@@ -74,5 +76,5 @@ def test_early_tasks_are_those_that_are_trained() -> None:
 
 
 def test_no_search_changes_them() -> None:
-    for key in ("time", "correction", "cutoff_hours"):
+    for key in ("time", "cutoff_hours"):
         assert not_searched(Config, f"tasks.buy.early_labels.{key}") == "it affects only days of `raymtl daily`"

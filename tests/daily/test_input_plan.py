@@ -226,67 +226,33 @@ def counted(plan: Plan) -> list[tuple[int, Counted]]:
 def test_early_labels_begin_after_the_first_version(logs):
     plans = plan_day(configured(logs, EARLY), jan(5), None, ())
     assert counted(plans.train) == [(3, Counted()), (4, Counted(("click",))), (5, Counted(("click",)))]
-    assert plans.early == ()
 
 
 def test_a_day_with_early_labels(logs):
-    config = configured(logs, EARLY)
-    # Day 4 was read by the first version, without them: what came late stands in for what is still to come today
-    plans = plan_day(config, jan(6), jan(5), ())
-    both = Counted(("buy", "stay"), late=("buy",))
-    assert counted(plans.train) == [(4, both), (6, Counted(("click",), early=("buy",)))]
-    assert plans.early == ("buy",)
-    assert plans.training_days == {"2026-01-04": ["buy", "stay", "buy (late)"], "2026-01-06": ["click", "buy (early)"]}
-    plans = plan_day(config, jan(8), jan(7), (), {jan(6): ("buy",), jan(7): ("buy",)}.get)
-    late = Counted(("stay",), late=("buy",))
-    assert counted(plans.train) == [(6, late), (8, Counted(("click",), early=("buy",)))]
-    assert plans.training_days == {"2026-01-06": ["stay", "buy (late)"], "2026-01-08": ["click", "buy (early)"]}
+    plans = plan_day(configured(logs, EARLY), jan(8), jan(7), ())
+    again = Counted(("buy", "stay"), held_out_of_own_day=True)
+    assert counted(plans.train) == [(6, again), (8, Counted(("click",), early=("buy",)))]
+    assert plans.training_days == {"2026-01-06": ["buy", "stay"], "2026-01-08": ["click", "buy (early)"]}
     # judged by final labels alone, of the users that were held out on the rows' own day
-    assert counted(plans.held_out) == [(6, late), (8, Counted(("click",)))]
+    assert counted(plans.held_out) == [(6, again), (8, Counted(("click",)))]
     assert {of: counted(plan) for of, plan in plans.next_day.items()} == {
         0: [(8, Counted(("click",)))],
         2: [(6, Counted(("buy", "stay")))],
     }
 
 
-def test_early_labels_that_are_given_up(logs):
-    """What was trained on early is not trained on again as if it had not been."""
-    plans = plan_day(configured(logs, LATE), jan(8), jan(7), (), lambda day: ("buy",))
-    assert counted(plans.train) == [(8, Counted(("click",)))]
+def test_all_labels_may_be_early(logs):
+    early = {"buy": {"delay_days": 1, "early_labels": {"time": "bought_at"}}}
+    plans = plan_day(configured(logs, early), jan(5), jan(4), ())
+    assert counted(plans.train) == [
+        (4, Counted(("buy",), held_out_of_own_day=True)),
+        (5, Counted((), early=("buy",))),
+    ]
 
 
 def test_the_plan_knows_how_labels_count(logs):
-    config = configured(logs, EARLY)
-    one, other = (plan_day(config, jan(8), jan(7), (), lambda day, e=e: e).train.identity for e in ((), ("buy",)))
+    one, other = (plan_day(configured(logs, tasks), jan(8), jan(7), ()).train.identity for tasks in (EARLY, LATE))
     assert one != other
-
-
-@settings(max_examples=40)
-@given(delay=st.integers(1, 4), window=st.integers(1, 5), skipped=st.sets(st.integers(2, DAYS - 1), max_size=4))
-def test_each_day_is_read_early_and_late_once(logs, delay, window, skipped):
-    tasks = EARLY | {"buy": EARLY["buy"] | {"delay_days": delay}, "stay": {"delay_days": delay}}
-    config = configured(logs, tasks, bootstrap_days=window)
-    start, base = 5, None
-    left_out = {jan(day) for day in skipped - {start}}
-    early: dict[dt.date, tuple[str, ...]] = {}
-    stages: dict[int, list[str]] = {}
-    for day in range(start, DAYS + 1):
-        if jan(day) in left_out:
-            continue
-        with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(input_plan, "_plan_of", lambda config, day: plan_of(config.data.path, day))
-            plans = plan_day(config, jan(day), base, left_out, lambda of: early.get(of, ()))
-        early[jan(day)] = plans.early
-        for of, how in counted(plans.train):
-            if (stage := how.stage("buy")) is not None:
-                assert stage == "early" if of == day and base is not None else of + delay <= day
-                stages.setdefault(of, []).append(stage)
-        base = jan(day)
-    for of, found in stages.items():
-        if of > start:
-            assert found == ["early", "late"] if of + delay <= base.day else ["early"]
-        else:
-            assert found == (["final"] if of + delay <= start else ["twice"])
 
 
 # Older rows again

@@ -57,36 +57,22 @@ def arrivals(found: pa.Table) -> list[Arrival]:
     return [Arrival(v) for v in found.column("arrival:buy").to_pylist()]
 
 
-KNOWN, CAME, TRAINED, OPEN = Arrival.KNOWN, Arrival.CAME, Arrival.TRAINED, Arrival.OPEN
+KNOWN, CAME, OPEN = Arrival.KNOWN, Arrival.CAME, Arrival.OPEN
+EARLY = Counted(("click",), early=("buy",))
 
 
 def test_early_labels_are_those_before_the_cutoff() -> None:
-    found = block(Counted(("click",), early=("buy",)))
+    found = block(EARLY)
     assert labels(found) == [0, 1, 1, 0, 0, None]
     assert arrivals(found) == [OPEN] * 6
     assert labels(found, "click") == [0, 1, 1, 1, 1, 1]
 
 
-def test_late_labels_are_those_after_it() -> None:
-    found = block(Counted((), late=("buy",)))
-    assert labels(found) == [0, 1, 1, 1, 1, None]
-    late = KNOWN | CAME | TRAINED
-    assert arrivals(found) == [KNOWN | TRAINED, TRAINED, TRAINED, late, late, TRAINED]
-    assert labels(found, "click") == [None] * 6
-
-
-def test_final_labels_with_the_late_ones_twice() -> None:
-    found = block(Counted(("click", "buy"), late=("buy",)))
-    assert labels(found) == [0, 1, 1, 1, 1, None]
-    twice = Arrival.TWICE
-    assert arrivals(found) == [KNOWN | twice, twice, twice, KNOWN | CAME | twice, KNOWN | CAME | twice, twice]
-    assert labels(found, "click") == [0, 1, 1, 1, 1, 1]
-
-
-def test_final_labels_also_tell_when_they_came() -> None:
-    found = block(Counted())
-    assert labels(found) == [0, 1, 1, 1, 1, None]
-    assert arrivals(found) == [KNOWN, Arrival(0), Arrival(0), KNOWN | CAME, KNOWN | CAME, Arrival(0)]
+def test_final_labels_also_tell_which_came_late() -> None:
+    for counted in (Counted(), Counted(("buy",))):
+        found = block(counted)
+        assert labels(found) == [0, 1, 1, 1, 1, None]
+        assert arrivals(found) == [KNOWN, Arrival(0), Arrival(0), KNOWN | CAME, KNOWN | CAME, Arrival(0)]
 
 
 def test_a_task_that_does_not_count_is_not_observed() -> None:
@@ -98,9 +84,9 @@ def test_a_task_that_does_not_count_is_not_observed() -> None:
 def test_a_cutoff_of_another_time_zone() -> None:
     """Days of UTC-8 end at 8 o'clock of the next day in UTC."""
     config = config_of({"cutoff_hours": 32.0})
-    assert labels(block(Counted((), early=("buy",)), config)) == [0, 1, 1, 1, 0, None]
+    assert labels(block(EARLY, config)) == [0, 1, 1, 1, 0, None]
     shifted = raw(pa.array(moments(8), pa.timestamp("us", "UTC")))
-    assert labels(block(Counted((), early=("buy",)), config, shifted)) == [0, 1, 1, 0, 0, None]
+    assert labels(block(EARLY, config, shifted)) == [0, 1, 1, 0, 0, None]
 
 
 @pytest.mark.parametrize(
@@ -116,18 +102,18 @@ def test_a_cutoff_of_another_time_zone() -> None:
     ids=["ns", "seconds", "microseconds", "nan", "text", "dictionary"],
 )
 def test_times_of_every_kind(times: pa.Array) -> None:
-    assert labels(block(Counted((), early=("buy",)), table=raw(times))) == [0, 1, 1, 0, 0, None]
+    assert labels(block(EARLY, table=raw(times))) == [0, 1, 1, 0, 0, None]
 
 
 @pytest.mark.parametrize(("value", "shown"), [(None, "None"), ("soon", "soon")])
 def test_a_one_without_a_time(value: str | None, shown: str) -> None:
     texts = [None if m is None else m.isoformat() for m in moments()]
     texts[3] = value
-    for counted in (Counted((), early=("buy",)), Counted((), late=("buy",)), Counted()):
+    for counted in (EARLY, Counted()):
         with pytest.raises(
             DataError,
-            match=rf"part-0: column `buy_time` \(tasks.buy.early_labels.time\), row 3: the time is {shown}, expected a time such as "
-            r"2026-01-31T12:00:00Z where the label is 1; write when it became 1",
+            match=rf"part-0: column `buy_time` \(tasks.buy.early_labels.time\), row 3: the time is {shown}, expected a time such "
+            r"as 2026-01-31T12:00:00Z where the label is 1; write when it became 1",
         ):
             block(counted, table=raw(pa.array(texts)))
 
@@ -139,7 +125,7 @@ def test_a_zero_may_have_any_time() -> None:
 
 def test_an_evaluation_reads_no_times() -> None:
     without = raw().drop_columns("buy_time")
-    found = block(Counted((), late=("buy",)), table=without, evaluation=True)
+    found = block(Counted(), table=without, evaluation=True)
     assert labels(found) == [0, 1, 1, 1, 1, None]
     assert "arrival:buy" not in found.column_names
 
@@ -148,11 +134,11 @@ def test_a_product_of_labels() -> None:
     """ESMM's label is that of click and buy."""
     plain = config_of().model_dump()
     config = Config.model_validate(plain | {"model": {"preset": "esmm"}})
-    assert labels(block(Counted(("click",), early=("buy",)), config)) == [0, 1, 1, 0, 0, None]
+    assert labels(block(EARLY, config)) == [0, 1, 1, 0, 0, None]
 
 
-def test_each_row_is_read_early_and_late_by_the_same_users() -> None:
-    """Of the users held out on the row's own day neither reading trains on anything, whatever day the job is of."""
+def test_the_users_held_out_of_both_readings_are_the_same() -> None:
+    """Those of the row's own day, whatever day the job is of: no version was trained on the labels that judge it."""
     rows = 3_000
     table = pa.table(
         {"item": range(rows), "user": range(rows), "click": [1] * rows, "buy": [1] * rows}
@@ -169,19 +155,20 @@ def test_each_row_is_read_early_and_late_by_the_same_users() -> None:
         return {*items}
 
     later = DAY + dt.timedelta(days=3)
-    early, late = users(Counted((), early=("buy",)), DAY), users(Counted((), late=("buy",)), later)
-    assert early == late
+    again = Counted(("buy",), held_out_of_own_day=True)
+    early = users(EARLY, DAY)
+    assert early == users(again, later)
     assert 0.75 * rows < len(early) < 0.85 * rows
-    assert users(Counted((), late=("buy",)), later, selected=True) == {*range(rows)} - early
+    assert users(again, later, selected=True) == {*range(rows)} - early
     assert users(Counted(("buy",)), later) != early
 
 
 def test_the_batch_holds_them() -> None:
     config = config_of()
-    chunk = block(Counted((), late=("buy",)), config)
+    chunk = block(Counted(("buy",)), config)
     batch = Collator(config, 8, evaluation=False)([chunk])
     assert batch.arrival.squeeze(1).tolist() == [int(a) for a in arrivals(chunk)] + [0, 0]
-    assert batch.totals.tolist() == [0, 5, 6]  # rows that add nothing count in the denominator
+    assert batch.totals.tolist() == [0, 5, 6]
     assert Collator(config, 8, evaluation=True)([block(Counted(), config, evaluation=True)]).arrival.shape == (8, 0)
 
 
