@@ -1,6 +1,6 @@
 """Buys that arrive days later: what the daily job learns by waiting for them, and by not waiting (docs/results.md).
 
-    python -m tests.benchmarks.daily.delayed --out delayed.jsonl [--seeds 3] [--only waiting --only es_dfm]
+    python -m tests.benchmarks.daily.delayed --out delayed.jsonl [--seeds 3] [--only waiting --only "early labels"]
 
 Synthetic logs whose buys take hours to days, depending on the features (`buy_delay_days`), with preferences that drift and new
 items every day. For each variant the daily job runs over the days; every version is scored on the rows of the day after it,
@@ -65,18 +65,12 @@ class Variant:
     """Train on logs in which a buy that has not arrived by the end of its day is a 0."""
 
 
-def early(correction: str) -> Variant:
-    return Variant({"early_labels": {"time": "buy_time", "correction": correction}})
-
-
 WAITING = "waiting"
 VARIANTS = {
     "final at once": Variant({"delay_days": 0}),
     WAITING: Variant(),
     "missing for negative": Variant({"delay_days": 0}, cut=True),
-    "fnw": early("fnw"),
-    "fnc": early("fnc"),
-    "es_dfm": early("es_dfm"),
+    "early labels": Variant({"early_labels": {"time": "buy_time"}}),
 }
 
 
@@ -99,10 +93,12 @@ def write_both(spec: SynthSpec, folder: Path) -> None:
 
 def configuration(variant: Variant, model: str, spec: SynthSpec, folder: Path, bootstrap: int, seed: int) -> Config:
     """The configuration beside the logs, with two tasks, the model, and what the variant changes."""
-    path = folder / "logs" / "config.yaml"
-    raw = parse_yaml(path.read_text(), str(path))
+    written = folder / "logs" / "config.yaml"
+    raw = parse_yaml(written.read_text(), str(written))
     raw["output"] = str(folder / "runs")
-    raw["data"] |= {"path": str(folder / ("cut" if variant.cut else "logs")), "shuffle": {"seed": seed}}
+    path = str(folder / ("cut" if variant.cut else "logs"))
+    # many units, in random order: otherwise a day ends with the rows of one task or of the other
+    raw["data"] |= {"path": path, "unit_rows": spec.rows_per_file, "shuffle": {"seed": seed}}
     buy = {"parent": "click", "truth": TRUTH, "delay_days": spec.buy_delay_days, **variant.buy}
     raw["tasks"] = {"click": {"truth": "p_click"}, "buy": buy}
     raw["model"] = {"sequence": {"type": "pooled"}, **MODELS[model]}
@@ -209,6 +205,7 @@ def main() -> None:
         "cart_rate": 0.07,
         "buy_rate": 0.04,
         "buy_delay_days": 3,
+        "rows_per_file": max(1, options.rows_per_day // 20),
     }
     for seed in range(options.seeds):
         left = [v for v in options.only or VARIANTS if not any((d["seed"], d["variant"]) == (seed, v) for d in done)]
