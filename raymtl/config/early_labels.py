@@ -19,8 +19,8 @@ class EarlyLabels(Section):
     """Column with the time at which the label became 1: a timestamp, Unix time, or text as 2026-01-31T12:00:00Z. It is read where
     the label is 1; no feature may read it."""
     cutoff_hours: Annotated[PositiveFloat, Role.LEARNING | Role.READ, _ONLY_DAILY] = 24.0
-    """When labels count as arrived: so many hours after 00:00 UTC of the row's day, and before the job starts. 24 is the end of a
-    UTC day; where days are those of another time zone, the end of theirs."""
+    """Until when labels count as arrived: so many hours after 00:00 UTC of the row's day, which is not ready before. 24 is the
+    end of a UTC day; where days are those of another time zone, the end of theirs."""
 
 
 class Arrival(IntFlag):

@@ -1,6 +1,7 @@
 """Whether a day's logs are complete and keep the data contract, and their statistics."""
 
 import datetime as dt
+from collections.abc import Iterator
 
 import pyarrow.fs as pafs
 
@@ -13,6 +14,7 @@ from raymtl.data.source import find_files, partitioned_days
 from raymtl.data.units import find_footers
 from raymtl.data.validation.report import ColumnReport, PartReport, ScenarioReport
 from raymtl.errors import ConfigError, DataError
+from raymtl.model_store.commit_log import utc_now
 from raymtl.storage.folder import Folder
 from raymtl.words import count_of
 
@@ -95,7 +97,17 @@ def not_ready(config: Config, day: dt.date, *, first: bool) -> list[str]:
                 f"{days[0]} to {day}, but the logs start on {begin}; set daily.bootstrap_days to {(day - begin).days + 1}, or "
                 f"start on a later day"
             )
-    return [reason for d in days if (reason := find_not_ready(config, logs, d))]
+    reasons = [reason for d in days if (reason := find_not_ready(config, logs, d))]
+    return reasons if first else [*reasons, *_before_cutoff(config, day)]
+
+
+def _before_cutoff(config: Config, day: dt.date) -> Iterator[str]:
+    """The tasks whose early labels still arrive: those that did not would later be taken for labels that had."""
+    midnight = dt.datetime.combine(day, dt.time(), dt.UTC)
+    for name, early in config.early_tasks().items():
+        cutoff = midnight + dt.timedelta(hours=early.cutoff_hours)
+        if utc_now() < cutoff:
+            yield f"labels of `{name}` arrive until {cutoff:%Y-%m-%d %H:%M} UTC (tasks.{name}.early_labels.cutoff_hours)"
 
 
 def check_day(config: Config, day: dt.date, read_tasks: int) -> tuple[DayStatistics, list[str]]:

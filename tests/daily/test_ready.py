@@ -50,6 +50,26 @@ def test_a_day_of_hours_is_ready(logs):
     assert reason(logs, min_rows=20) is None
 
 
+def test_a_day_whose_early_labels_still_arrive(logs, monkeypatch):
+    """And not its first version, which waits for final ones."""
+    early = {"time": "bought_at", "cutoff_hours": 32.5}
+    config = daily_config(str(logs), {"buy": {"delay_days": 2, "early_labels": early}}, {"user": {"kind": "id"}})
+    for minute, reasons in {
+        29: ["labels of `buy` arrive until 2026-01-03 08:30 UTC (tasks.buy.early_labels.cutoff_hours)"],
+        30: [],
+    }.items():
+        now = dt.datetime(2026, 1, 3, 8, minute, tzinfo=dt.UTC)
+        monkeypatch.setattr("raymtl.daily.ready.utc_now", lambda now=now: now)
+        assert not_ready(config, DAY, first=False) == reasons
+    monkeypatch.setattr("raymtl.daily.ready.utc_now", lambda: dt.datetime(2026, 1, 2, tzinfo=dt.UTC))
+    assert (
+        not_ready(
+            config.model_copy(update={"daily": config.daily.model_copy(update={"bootstrap_days": 1})}), DAY, first=True
+        )
+        == []
+    )
+
+
 def test_too_few_rows(logs):
     assert reason(logs, min_rows=21) == (
         f"ds=2026-01-02 of `{logs}` has 20 rows in 2 files, fewer than the 21 of daily.ready.min_rows"
