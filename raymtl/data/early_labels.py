@@ -11,8 +11,8 @@ import numpy as np
 import pyarrow as pa
 
 from raymtl.config.early_labels import Arrival, EarlyLabels
-from raymtl.data import rules
 from raymtl.data.rules import Rule, one_array
+from raymtl.data.times import instants
 
 MISSING_TIME = Rule("time", "a time such as 2026-01-31T12:00:00Z where the label is 1", "write when it became 1")
 
@@ -26,7 +26,7 @@ def late_labels(raw: pa.Table, early: EarlyLabels, labels: np.ndarray, day: dt.d
     A label of 1 without a readable time is reported.
     """
     column = one_array(raw, early.time, "time")
-    times, known = rules.instants(column)
+    times, known = instants(column)
     positive = labels == 1
     wrong = positive & ~known
     if wrong.any():
