@@ -39,7 +39,7 @@ def test_exported_programs_are_those_without_them(tmp_path: Path) -> None:
 def test_the_late_head_is_not_served(tmp_path: Path) -> None:
     """Labels that come late are one more head in the version, which no prediction reads."""
     write_logs(tmp_path)
-    raw = served_config(tmp_path).model_dump(mode="json")
+    raw = few_features(tmp_path).model_dump(mode="json")
     raw["tasks"]["click"] |= {"delay_days": 2, "early_labels": {"time": "buy"}}
     evaluated = publish_version(tmp_path, config_from_dict(raw))
     version = open_version(str(tmp_path / "store"))
