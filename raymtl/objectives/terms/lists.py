@@ -37,7 +37,7 @@ class ListLosses:
     """Sum over a task's losses of weight · Σ_g w_g ℓ_g, where w_g is the weight of the rows of list g.
 
     Only rows in the same worker's batch are in one list, and only lists with two different labels of rows that count are summed.
-    `TaskLosses` divides by Σ w_g over all workers. Lists are found by sorting: there is no loop over them, no shape depends on
+    `TaskLosses` divides by the number of their rows over all workers. Lists are found by sorting: there is no loop over them, no shape depends on
     them, and the host waits for nothing.
     """
 
