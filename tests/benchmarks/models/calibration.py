@@ -195,7 +195,9 @@ def recalibration(rows: int, seeds: int, coupler: str) -> None:
                         lines.setdefault((name, output, day), []).append(
                             [*errors, *losses, losses[1] - losses[0], *change]
                         )
-    print(f"coupler {coupler}: means of {seeds} seeds with 95 % intervals; ECE is the mean over scenarios by their rows")
+    print(
+        f"coupler {coupler}: means of {seeds} seeds with 95 % intervals; ECE is the mean over scenarios by their rows"
+    )
     print(
         "map | output | day | ECE before | after | change | chance | log loss before | after | change | AUC change | largest "
         "within a scenario"

@@ -49,7 +49,9 @@ def seconds(losses: dict[str, Any], rows: int, length: int) -> float:
     lists = (torch.arange(rows) // length).unsqueeze(1)
     weight = torch.ones(rows)
     totals = [float(rows)]
-    totals += [comparable_rows(lists[:, 0].numpy(), labels[:, 0].numpy(), weight.numpy() > 0)] * len(task.losses.lists())
+    totals += [comparable_rows(lists[:, 0].numpy(), labels[:, 0].numpy(), weight.numpy() > 0)] * len(
+        task.losses.lists()
+    )
     normalizer, valid = torch.tensor(totals), torch.ones(rows, dtype=torch.bool)
     module = TaskLosses({"t": task}, OrderLoss())
 
