@@ -1,4 +1,4 @@
-"""What a day's losses are divided by: the mean weights of the labels in its own files, with the base rates of the base version."""
+"""What a day's losses are divided by: the mean weights in its own files, beside the base rates of the base version."""
 
 import datetime as dt
 from pathlib import Path

@@ -2,10 +2,10 @@
 
 python -m tests.benchmarks.models.calibration_prior [--seeds 5] [--fits 8] [--methods platt,isotonic]
 
-A model is trained for each seed. The levels of the scenarios then change by nothing, by little or by much. Maps are fitted on some
-users of the next day, as many as have about so many clicks, and judged on all rows of the day after it, by their true
-probabilities: what is left is the error of the model and of the map, without that of the labels. The calibration error is the mean
-over the scenarios; all numbers are means over the seeds and fits.
+A model is trained for each seed. The levels of the scenarios then change by nothing, by little or by much. Maps are fitted on
+some users of the next day, as many as have about so many clicks, and judged on all rows of the day after it, by their true
+probabilities: what is left is the error of the model and of the map, without that of the labels. The calibration error is the
+mean over the scenarios; all numbers are means over the seeds and fits.
 """
 
 import argparse

@@ -44,7 +44,7 @@ def main() -> None:
     parser.add_argument("--set", action="append", default=[])
     options = parser.parse_args()
     print(
-        "| kind | seed | Gini | of the true means | sum / labels | sum / true means | training labels / true means | decile error |"
+        "| kind | seed | Gini | of the true means | sum / labels | sum / true means | training labels | decile error |"
     )
     print("|---|---|---|---|---|---|---|---|", flush=True)
     for seed in range(options.seeds):
