@@ -70,10 +70,10 @@ class TaskLosses(nn.Module):
     L_t = W · Σ_i m_ti w_ti ℓ_t(a_ti, y_ti) / max(N_t, floor_t), where m is 1 on observed labels of valid rows and N_t is the
     number of these labels with w > 0 over all workers, times a constant mean weight. ℓ is the weighted sum of the losses of rows
     that the task has (`tasks.<name>.losses`); losses that compare rows are added with normalisers of their own, max(N_tl,
-    floor_t) for the lists l. `Optimizers.step` and TorchRec average gradients over the W workers, which takes the factor W out again. The
-    losses of values are also divided by the task's `units` (`TaskObjective.loss_unit`). A task that no worker has a label for
-    contributes an exact zero that stays connected to the autograd graph, so that every worker takes part in every collective. All
-    arithmetic is in fp32.
+    floor_t) for the lists l. `Optimizers.step` and TorchRec average gradients over the W workers, which takes the factor W
+    out again. The losses of values are also divided by the task's `units` (`TaskObjective.loss_unit`). A task that no worker
+    has a label for contributes an exact zero that stays connected to the autograd graph, so that every worker takes part in
+    every collective. All arithmetic is in fp32.
     """
 
     def __init__(
