@@ -242,7 +242,9 @@ def sampling(rows: int, seeds: int) -> None:
 
 
 def with_interval(values: list[float]) -> str:
-    """The mean, and its interval if there are several values."""
+    """The mean, and its interval if there are several values; a dash if they were not measured."""
+    if any(np.isnan(values)):
+        return "-"
     found = mean_interval(values)
     return f"{found.mean:.4f}" + (f" ± {found.half:.4f}" if found.half is not None else "")
 
