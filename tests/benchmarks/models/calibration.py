@@ -205,7 +205,8 @@ def recalibration(rows: int, seeds: int, coupler: str) -> None:
     for (name, output, day), values in lines.items():
         *columns, worst = zip(*values, strict=True)
         cells = [name, output, "fitted" if day == FITTED else "following", *(with_interval(list(c)) for c in columns)]
-        print(" | ".join([*cells, f"{max(worst, key=abs):+.1e}"]))
+        largest = "-" if any(np.isnan(worst)) else f"{max(worst, key=abs):+.1e}"
+        print(" | ".join([*cells, largest]))
 
 
 def sampling(rows: int, seeds: int) -> None:
