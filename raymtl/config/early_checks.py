@@ -2,10 +2,12 @@
 
 from collections.abc import Collection, Iterator, Mapping
 
+from raymtl.config.daily import Daily
 from raymtl.config.data import Data
 from raymtl.config.model import Model
 from raymtl.config.task_kinds import Binary
 from raymtl.config.tasks import Task
+from raymtl.words import count_of
 
 
 def early_problems(
@@ -15,6 +17,7 @@ def early_problems(
     data: Data,
     model: Model,
     columns: Collection[str],
+    daily: Daily | None,
 ) -> Iterator[str]:
     """The problems of all `early_labels`.
 
@@ -28,6 +31,7 @@ def early_problems(
         if not issubclass(task.traits, Binary):
             yield f"{key}.early_labels is set, but the task is `{task.kind}`; remove it: it is for `binary` tasks"
             continue
+        yield from _daily_problems(key, delays[name], daily)
         if not task.delay_days:
             yield (
                 f"{key}.early_labels is set, but delay_days is 0, so the labels are final on their own day; set "
@@ -40,8 +44,8 @@ def early_problems(
             )
         if late := [other for other in made_with.get(name, ()) if delays[other]]:
             yield (
-                f"{key}.early_labels is set, but its labels need those of `{late[0]}`, which are final {delays[late[0]]} days "
-                f"later; remove early_labels, or tasks.{late[0]}.delay_days"
+                f"{key}.early_labels is set, but its labels need those of `{late[0]}`, which are final after "
+                f"{count_of(delays[late[0]], 'day')}; remove early_labels, or tasks.{late[0]}.delay_days"
             )
         if others := [name for name in task.losses.chosen() if name != "own"]:
             yield (
@@ -57,8 +61,35 @@ def early_problems(
                 f"{key}.early_labels is set, but model.conversion_loss learns `{name}` too, from labels as they are; remove one "
                 "of the two"
             )
+        other = {
+            f"{key}.label": task.label_column(name),
+            f"{key}.observed": task.observed,
+            f"{key}.weight_column": task.weight_column,
+            "data.timestamp": data.timestamp,
+        }
+        if taken := next((where for where, column in other.items() if column == early.time), None):
+            yield (
+                f"{key}.early_labels.time is `{early.time}`, the column of {taken}; set it to the one with the time at which the "
+                "label became 1"
+            )
         if early.time in columns:
             yield (
                 f"{key}.early_labels.time is `{early.time}`, a column of a feature, but a time tells that the label is 1; remove "
                 "the feature"
             )
+
+
+def _daily_problems(key: str, delay: int, daily: Daily | None) -> Iterator[str]:
+    if daily is None:
+        return
+    if daily.bootstrap_days <= delay:
+        yield (
+            f"{key}.early_labels is set, but the first version trains on {count_of(daily.bootstrap_days, 'day')} "
+            f"(daily.bootstrap_days), of which none has final labels: it would not learn how many come late; set it to at least "
+            f"{delay + 1}"
+        )
+    if not daily.dense_lr_factor:
+        yield (
+            f"{key}.early_labels is set, but daily.dense_lr_factor is 0, so the head that knows how many labels come late would "
+            "not learn; set it above 0"
+        )

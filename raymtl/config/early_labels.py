@@ -8,12 +8,12 @@ from pydantic import PositiveFloat
 from raymtl.config.base import Section
 from raymtl.config.roles import NotSearched, Role
 
-_ONLY_DAILY = NotSearched("it affects only days of `raymtl daily`")
+_ONLY_DAILY = NotSearched("no trial is a day of `raymtl daily`")
 
 
 class EarlyLabels(Section):
     """How `raymtl daily` trains a task on a day before its labels are final: a label that has not arrived by the cutoff counts
-    with the probability that it still becomes 1, which a further head learns from days with final labels."""
+    with the probability that it still becomes 1, which a further head learns wherever labels are final."""
 
     time: Annotated[str, Role.LEARNING | Role.READ, _ONLY_DAILY]
     """Column with the time at which the label became 1: a timestamp, Unix time, or text as 2026-01-31T12:00:00Z. It is read where

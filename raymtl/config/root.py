@@ -136,9 +136,8 @@ class Config(Section):
 
     def _early_problems(self) -> Iterator[str]:
         made_with = {name: self._made_with(task) for name, task in self.tasks.items()}
-        return early_problems(
-            self.tasks, self.label_delays(), made_with, self.data, self.model, self._feature_columns()
-        )
+        columns = self._feature_columns()
+        return early_problems(self.tasks, self.label_delays(), made_with, self.data, self.model, columns, self.daily)
 
     def _feature_columns(self) -> set[str]:
         """The columns that any feature reads."""

@@ -123,7 +123,19 @@ def check_day(config: Config, day: dt.date, read_tasks: int) -> tuple[DayStatist
     config = config.model_copy(update={"data": data})
     report = check_data(config, "train", read_tasks, not_final=not_final(config))
     part = report.parts["train"]
-    return day_statistics(part, config), part.problems + report.across.problems
+    problems = part.problems + report.across.problems + [*_without_zeros(part, config)]
+    return day_statistics(part, config), problems
+
+
+def _without_zeros(report: PartReport, config: Config) -> Iterator[str]:
+    """The tasks with early labels that would learn nothing but ones: what has not arrived is null."""
+    for name in config.early_tasks():
+        labels = report.tasks[name].all
+        if labels.observed and not labels.zeros:
+            yield (
+                f"tasks.{name}: every label is 1, and {count_of(labels.rows - labels.observed, 'row')} have none; with "
+                "early_labels write 0, not null, where it has not arrived"
+            )
 
 
 def day_statistics(report: PartReport, config: Config) -> DayStatistics:

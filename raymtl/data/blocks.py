@@ -48,7 +48,7 @@ from raymtl.config.losses import Within
 from raymtl.config.root import Config
 from raymtl.data import rules
 from raymtl.data.contract import label_tasks
-from raymtl.data.early_labels import MISSING_TIME, early_columns, late_labels
+from raymtl.data.early_labels import BECAME_1, early_columns, late_labels
 from raymtl.data.ids.hashing import hash_rows, hash_strings, mix64, to_int64
 from raymtl.data.ids.id_map import MapFile, MapRows
 from raymtl.data.ids.id_map_lookup import IdLookup
@@ -116,6 +116,7 @@ class BlockMaker:
         self._of_requests = config.request_features()
         self._task_weights = config.task_weights()
         self._early = {} if evaluation else config.early_tasks()
+        self._delays = config.label_delays()
         self._within = config.list_columns()
         self._needs_groups = evaluation or bool(self._within)
         self._of_rows = [name for name in config.features if name not in self._of_requests]
@@ -182,6 +183,8 @@ class BlockMaker:
             label = labels[name] if name in counted else np.full(len(raw), np.nan, np.float32)
             if name in self._early:
                 label, arrival = self._early_labels(raw, name, label, name in counted.early, place)
+                if (parent := task.parent) is not None and not self._delays[parent]:
+                    arrival[labels[parent] == 0] = 0  # without its parent it stays 0
                 columns[f"arrival:{name}"] = pa.array(arrival)
             columns[f"label:{name}"] = pa.array(label)
             if task.truth and self.evaluation:
@@ -311,7 +314,7 @@ class BlockMaker:
 
         def broken(source: str, wrong: np.ndarray, column: pa.Array) -> None:
             row = int(wrong.argmax())
-            raise place.error(source, f"tasks.{name}.early_labels.time", row, rules.shown(column, row), MISSING_TIME)
+            raise place.error(source, f"tasks.{name}.early_labels.time", row, rules.shown(column, row), BECAME_1)
 
         late = late_labels(raw, self._early[name], labels, place.day, broken)
         return early_columns(labels, late, is_early)

@@ -56,6 +56,12 @@ class Column:
     """Dotted key of the configuration that uses it."""
     training: bool = True
     """False: needed only for evaluation and `raymtl check` (the group, the timestamp, the truth)."""
+    evaluation: bool = True
+    """False: needed only for training (the times of early labels)."""
+
+    def is_needed(self, evaluation: bool) -> bool:
+        """Whether an evaluation, or a training, cannot do without it."""
+        return self.evaluation if evaluation else self.training
 
     @property
     def feature(self) -> str:
@@ -91,7 +97,7 @@ def required_columns(config: Config) -> list[Column]:
         if task.weight_column and name in active:
             columns.append(Column(task.weight_column, "number", f"tasks.{name}.weight_column"))
         if task.early_labels is not None and name in active:
-            columns.append(Column(task.early_labels.time, "time", f"tasks.{name}.early_labels.time"))
+            columns.append(Column(task.early_labels.time, "time", f"tasks.{name}.early_labels.time", evaluation=False))
         if task.truth and name in active:
             columns.append(Column(task.truth, "number", f"tasks.{name}.truth", training=False))
     if data.scenario:

@@ -14,7 +14,8 @@ from raymtl.config.early_labels import Arrival, EarlyLabels
 from raymtl.data.rules import Rule, one_array
 from raymtl.data.times import instants
 
-MISSING_TIME = Rule("time", "a time such as 2026-01-31T12:00:00Z where the label is 1", "write when it became 1")
+BECAME_1 = Rule("time", "one on the row's day or after it where the label is 1", "write when the label became 1")
+_HOUR_US = 3_600_000_000
 
 Broken = Callable[[str, np.ndarray, pa.Array], None]
 """Called with the time column, a mask of its values that break the rule [N] bool, and its values."""
@@ -23,16 +24,16 @@ Broken = Callable[[str, np.ndarray, pa.Array], None]
 def late_labels(raw: pa.Table, early: EarlyLabels, labels: np.ndarray, day: dt.date, broken: Broken) -> np.ndarray:
     """Which of the final labels [N] float32 turned into 1 after the cutoff of their day, [N] bool.
 
-    A label of 1 without a readable time is reported.
+    A label of 1 without a readable time, or with one more than a day before its own day, is reported.
     """
     column = one_array(raw, early.time, "time")
     times, known = instants(column)
+    start = int(np.datetime64(day, "us").astype(np.int64))
     positive = labels == 1
-    wrong = positive & ~known
+    wrong = positive & (~known | (times < start - 24 * _HOUR_US))
     if wrong.any():
         broken(early.time, wrong, column)
-    start = int(np.datetime64(day, "us").astype(np.int64))
-    return positive & known & (times >= start + round(early.cutoff_hours * 3_600_000_000))
+    return positive & ~wrong & (times >= start + round(early.cutoff_hours * _HOUR_US))
 
 
 def early_columns(labels: np.ndarray, late: np.ndarray, is_early: bool) -> tuple[np.ndarray, np.ndarray]:

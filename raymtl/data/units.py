@@ -68,6 +68,11 @@ class Counted:
         return self.final is None or task in self.final or task in self.early
 
     @property
+    def key(self) -> object:
+        """What the identity of a plan has of it: days without early labels keep theirs."""
+        return self if self.early or self.held_out_of_own_day else self.final
+
+    @property
     def none(self) -> bool:
         """Whether no task counts."""
         return self.final == () and not self.early
@@ -321,7 +326,7 @@ def join_plans(parts: Sequence[tuple[Plan, Counted]]) -> Plan:
     roots = {plan.root for plan, _ in parts}
     assert len(roots) == 1, f"plans of several data sets: {sorted(roots)}"
     units = tuple(replace(unit, counted=counted) for plan, counted in parts for unit in plan.units)
-    identity = hashlib.sha256(repr([(plan.identity, counted) for plan, counted in parts]).encode()).hexdigest()[:16]
+    identity = hashlib.sha256(repr([(plan.identity, counted.key) for plan, counted in parts]).encode()).hexdigest()[:16]
     days = [day for plan, _ in parts for day in plan.days]
     notes = tuple(dict.fromkeys(note for plan, _ in parts for note in plan.notes))
     tables = {table for plan, _ in parts for table in plan.held}
@@ -330,7 +335,7 @@ def join_plans(parts: Sequence[tuple[Plan, Counted]]) -> Plan:
 
 
 def _schema_problems(footers: Sequence[Footer], config: Config, evaluation: bool) -> list[str]:
-    columns = [c for c in required_columns(config) if c.training or evaluation]
+    columns = [c for c in required_columns(config) if c.is_needed(evaluation)]
     faults: dict[int, list[str]] = {}  # by schema object: thousands of files have few schemas
     for footer in footers:
         if id(footer.schema) not in faults:

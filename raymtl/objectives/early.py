@@ -27,7 +27,8 @@ class ExpectedLabels(nn.Module):
 
     def __init__(self, tasks: Mapping[str, Task]):
         super().__init__()
-        self._columns = [t for t, task in enumerate(tasks.values()) if task.early_labels is not None]
+        early = {t: task for t, task in enumerate(tasks.values()) if task.early_labels is not None}
+        self._columns, self._task_weights = [*early], [task.weight for task in early.values()]
 
     def forward(self, labels: Tensor, arrival: Tensor, late: Tensor) -> Tensor:
         """Labels [B, T] from those at the cutoff, `Batch.arrival` [B, E] and the log odds of the late head [B, E]."""
@@ -40,17 +41,17 @@ class ExpectedLabels(nn.Module):
         return torch.stack(columns, 1)
 
     def late_loss(self, late: Tensor, arrival: Tensor, weights: Tensor, normalizer: Tensor) -> Tensor:
-        """Σ over the tasks of the weighted mean cross entropy of the late head [], this worker's share.
+        """Σ over the tasks of weight_t · the mean cross entropy of the late head [], this worker's share.
 
-        It learns from labels that were 0 at the cutoff and are final now. `weights` [B, T] are 0 where a label does not count,
-        `normalizer` [T] is their sum over all workers.
+        It learns from labels that were 0 at the cutoff and are final now. `weights` [B, T] are those of the labels, 0 where they
+        do not count, and `normalizer` [T] what the loss of the task is divided by.
         """
         total = late.new_zeros(())
         for e, t in enumerate(self._columns):
             known = _has(arrival[:, e], Arrival.KNOWN) & (weights[:, t] > 0)
             logit, came = torch.where(known, late[:, e], 0.0), _has(arrival[:, e], Arrival.CAME).to(late.dtype)
             rows = F.binary_cross_entropy_with_logits(logit, came, reduction="none")
-            total = total + torch.where(known, rows * weights[:, t], 0.0).sum() / normalizer[t]
+            total = total + self._task_weights[e] * torch.where(known, rows * weights[:, t], 0.0).sum() / normalizer[t]
         return total
 
 

@@ -20,6 +20,7 @@ from raymtl.storage import retry
 from raymtl.synth import SynthSpec, synth_config, write_logs
 from tests.helpers.daily_config import daily_config
 from tests.helpers.faulty_storage import Faults, register
+from tests.helpers.in_process_scan import scan_in_process
 
 DAY = dt.date(2026, 1, 2)
 
@@ -68,6 +69,23 @@ def test_a_day_whose_early_labels_still_arrive(logs, monkeypatch):
         )
         == []
     )
+
+
+def test_early_labels_without_a_zero(tmp_path, monkeypatch):
+    """Null until the label arrives, as where it is waited for, would teach nothing but ones."""
+    tasks = {"click": {}, "buy": {"parent": "click", "delay_days": 2, "early_labels": {"time": "bought_at"}}}
+    config = daily_config(str(tmp_path), tasks, {"user": {"kind": "id"}})
+    table = pa.table({"user": [1, 2, 3], "scene": ["feed"] * 3, "click": [1, 0, 1], "bought_at": [None, None, DAY]})
+    monkeypatch.setattr("raymtl.data.validation.run.scan", scan_in_process)
+    for zero, problems in ((0, 0), (None, 1)):
+        path = tmp_path / f"ds={DAY}" / "a.parquet"
+        path.parent.mkdir(exist_ok=True)
+        pq.write_table(table.append_column("buy", pa.array([zero, zero, 1], pa.int8())), path)
+        found = check_day(config, DAY, 1)[1]
+        assert len(found) == problems
+    assert found == [
+        "tasks.buy: every label is 1, and 2 rows have none; with early_labels write 0, not null, where it has not arrived"
+    ]
 
 
 def test_too_few_rows(logs):

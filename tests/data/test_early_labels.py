@@ -12,7 +12,7 @@ from raymtl.config.early_labels import Arrival
 from raymtl.config.root import Config
 from raymtl.data.batch import Collator
 from raymtl.data.blocks import BlockMaker, Place
-from raymtl.data.units import Counted
+from raymtl.data.units import Counted, plan_input
 from raymtl.data.user_slice import UserSlice
 from raymtl.data.validation.run import check_data
 from raymtl.errors import DataError
@@ -36,7 +36,7 @@ def moments(shift_hours: float = 0) -> list[dt.datetime | None]:
 
 def raw(times: pa.Array | None = None, **columns: Any) -> pa.Table:
     times = pa.array(moments(), pa.timestamp("us", "UTC")) if times is None else times
-    clicks = [0, 1, 1, 1, 1, 1]
+    clicks = [1] * 6
     return pa.table({"item": pa.array(range(6)), "click": clicks, "buy": LABELS, "buy_time": times, **columns})
 
 
@@ -57,6 +57,11 @@ def arrivals(found: pa.Table) -> list[Arrival]:
     return [Arrival(v) for v in found.column("arrival:buy").to_pylist()]
 
 
+def without_click(value: int | None) -> pa.Table:
+    """The first row, which has no buy, with another click."""
+    return raw().set_column(1, "click", pa.array([value, 1, 1, 1, 1, 1], pa.int64()))
+
+
 KNOWN, CAME, OPEN = Arrival.KNOWN, Arrival.CAME, Arrival.OPEN
 EARLY = Counted(("click",), early=("buy",))
 
@@ -65,7 +70,7 @@ def test_early_labels_are_those_before_the_cutoff() -> None:
     found = block(EARLY)
     assert labels(found) == [0, 1, 1, 0, 0, None]
     assert arrivals(found) == [OPEN] * 6
-    assert labels(found, "click") == [0, 1, 1, 1, 1, 1]
+    assert labels(found, "click") == [1] * 6
 
 
 def test_final_labels_also_tell_which_came_late() -> None:
@@ -105,22 +110,30 @@ def test_times_of_every_kind(times: pa.Array) -> None:
     assert labels(block(EARLY, table=raw(times))) == [0, 1, 1, 0, 0, None]
 
 
-@pytest.mark.parametrize(("value", "shown"), [(None, "None"), ("soon", "soon")])
+@pytest.mark.parametrize(
+    ("value", "shown"),
+    [(None, "None"), ("soon", "soon"), ("1970-01-01", "1970-01-01"), ("2026-01-03T23:59:59Z", "2026.*")],
+)
 def test_a_one_without_a_time(value: str | None, shown: str) -> None:
     texts = [None if m is None else m.isoformat() for m in moments()]
     texts[3] = value
     for counted in (EARLY, Counted()):
         with pytest.raises(
             DataError,
-            match=rf"part-0: column `buy_time` \(tasks.buy.early_labels.time\), row 3: the time is {shown}, expected a time such "
-            r"as 2026-01-31T12:00:00Z where the label is 1; write when it became 1",
+            match=rf"part-0: column `buy_time` \(tasks.buy.early_labels.time\), row 3: the time is {shown}, expected one on "
+            r"the row's day or after it where the label is 1; write when the label became 1",
         ):
             block(counted, table=raw(pa.array(texts)))
 
 
-def test_a_zero_may_have_any_time() -> None:
-    times = [m or MIDNIGHT for m in moments()]
-    assert labels(block(Counted(), table=raw(pa.array(times, pa.timestamp("us", "UTC"))))) == [0, 1, 1, 1, 1, None]
+def test_a_zero_may_have_any_time(tmp_path: Path, in_process: None) -> None:
+    texts = [m.isoformat() if m else "" for m in moments()]
+    assert labels(block(Counted(), table=raw(pa.array(texts)))) == [0, 1, 1, 1, 1, None]
+    write_file(tmp_path, raw(pa.array(texts)), str(DAY))
+    days = {"path": str(tmp_path), "train": {"start": str(DAY), "end": str(DAY)}}
+    assert not any(
+        "buy_time" in problem for problem in check_data(config_of(**days), "train", 1).parts["train"].problems
+    )
 
 
 def test_an_evaluation_reads_no_times() -> None:
@@ -128,6 +141,29 @@ def test_an_evaluation_reads_no_times() -> None:
     found = block(Counted(), table=without, evaluation=True)
     assert labels(found) == [0, 1, 1, 1, 1, None]
     assert "arrival:buy" not in found.column_names
+
+
+def test_days_to_evaluate_on_need_no_times(tmp_path: Path) -> None:
+    write_file(tmp_path, raw().drop_columns("buy_time"), str(DAY))
+    days = {"start": str(DAY), "end": str(DAY)}
+    config = config_of(path=str(tmp_path), train=days, eval=days)
+    assert plan_input(config, "eval").rows == 6
+    with pytest.raises(DataError, match=r"column `buy_time` .* is missing"):
+        plan_input(config, "train")
+
+
+def test_a_zero_whose_parent_is_zero_is_final() -> None:
+    """It cannot become a buy, so it neither counts as one nor teaches how many do."""
+    for config in (config_of(), Config.model_validate(config_of().model_dump() | {"model": {"preset": "esmm"}})):
+        assert arrivals(block(EARLY, config, without_click(0))) == [Arrival(0), *[OPEN] * 5]
+        assert arrivals(block(Counted(("buy",)), config, without_click(0)))[0] == 0
+
+
+def test_a_parent_that_is_late_itself_tells_nothing() -> None:
+    click = {"delay_days": 1}
+    buy = {"parent": "click", "delay_days": 3, "early_labels": {"time": "buy_time"}}
+    config = make_config(tasks={"click": click, "buy": buy})
+    assert arrivals(block(Counted((), early=("buy",)), config, without_click(0))) == [OPEN] * 6
 
 
 def test_a_product_of_labels() -> None:
@@ -180,4 +216,4 @@ def test_check_counts_the_ones_without_a_time(tmp_path: Path, in_process: None) 
         found = [p for p in report.parts["train"].problems if "buy_time" in p]
         assert bool(found) == (times != moments())
     (problem,) = found
-    assert "2 times are not a time such as 2026-01-31T12:00:00Z where the label is 1; the first is None" in problem
+    assert "2 times are not one on the row's day or after it where the label is 1; the first is None" in problem

@@ -18,9 +18,10 @@ ROWS = [(1, Arrival.OPEN), (0, Arrival.OPEN), (1, CAME), (0, Arrival.KNOWN), (1,
 """Label and what is known of it."""
 
 
-def tasks(weight: float = 1.0) -> dict[str, Task]:
+def tasks(own: float = 1.0, weight: float = 1.0) -> dict[str, Task]:
     early = EarlyLabels(time="buy_time")
-    buy = Task(parent="click", delay_days=3, early_labels=early, losses=TaskLossTerms(own=OwnLoss(weight=weight)))
+    losses = TaskLossTerms(own=OwnLoss(weight=own))
+    buy = Task(parent="click", delay_days=3, early_labels=early, losses=losses, weight=weight)
     return {"click": Task(), "buy": buy}
 
 
@@ -48,9 +49,9 @@ def example() -> dict[str, Tensor]:
     }  # fmt: skip
 
 
-def losses_of(rows: dict[str, Tensor], own: float = 1.0, is_early: bool = True) -> Losses:
+def losses_of(rows: dict[str, Tensor], own: float = 1.0, weight: float = 1.0, is_early: bool = True) -> Losses:
     counted = TaskLosses.counts(rows["observed"], rows["weight"], rows["valid"])
-    return TaskLosses(tasks(own), OrderLoss())(
+    return TaskLosses(tasks(own, weight), OrderLoss())(
         rows["logits"], rows["labels"], rows["observed"], rows["weight"], rows["valid"], counted[:-1], counted[-1],
         early=(rows["arrival"], rows["late"]) if is_early else None,
     )  # fmt: skip
@@ -58,7 +59,7 @@ def losses_of(rows: dict[str, Tensor], own: float = 1.0, is_early: bool = True) 
 
 def test_value_by_hand() -> None:
     rows = example()
-    found = losses_of(rows, own=0.7)
+    found = losses_of(rows, own=0.7, weight=3.0)
     each, late, weights = 0.0, 0.0, rows["weight"][: len(ROWS)]
     for n, (y, arrival) in enumerate(ROWS):
         f, g, w = sigma(rows["logits"][n, 1].item()), sigma(rows["late"][n, 0].item()), weights[n].item()
@@ -66,11 +67,13 @@ def test_value_by_hand() -> None:
         each += w * (-label * math.log(f) - (1 - label) * math.log(1 - f))
         if arrival & Arrival.KNOWN:
             late += w * -math.log(g if arrival & Arrival.CAME else 1 - g)
-    total = weights.sum().item()
+    total = len(ROWS)  # the labels that count; their mean weight was not measured
     assert found.per_task[1].item() == pytest.approx(0.7 * each / total, rel=1e-5)
-    assert found.late.item() == pytest.approx(late / total, rel=1e-5)
-    assert found.total.item() == pytest.approx(found.per_task.sum().item() + late / total, rel=1e-5)
-    assert found.penalties.item() == pytest.approx(late / total, rel=1e-5)
+    assert found.late.item() == pytest.approx(3 * late / total, rel=1e-5)
+    assert found.total.item() == pytest.approx(
+        (found.per_task[0] + 3 * found.per_task[1] + found.late).item(), rel=1e-5
+    )
+    assert found.penalties.item() == found.late.item()
 
 
 def test_the_click_and_final_labels_are_as_without_it() -> None:

@@ -127,11 +127,11 @@ def _schemas(config: Config, summary: _FooterSummary, evaluation: bool) -> None:
         faults = schema_faults(schema, config, columns)
         summary.uses[key] = frozenset(c.used_by for c in columns) - {c.used_by for c, _ in faults}
         for column, fault in faults:
-            faulty.setdefault((fault, column.training or evaluation), []).extend(files[key])
+            faulty.setdefault((fault, column.is_needed(evaluation)), []).extend(files[key])
     for (fault, needed), paths in faulty.items():
         where = paths[0] if len(paths) == 1 else f"{paths[0]} and {count_of(len(paths) - 1, 'more file')}"
         (report.problems if needed else report.notes).append(f"{where}: {fault}")
-    read = [c for c in columns if c.training or evaluation]
+    read = [c for c in columns if c.is_needed(evaluation)]
     report.problems += mixed_problems([(f.file.path, f.schema) for f in footers], read)
     report.types = plain_types(schemas.values(), columns)
     report.schema = _differences(

@@ -26,7 +26,7 @@ from raymtl.data import rules
 from raymtl.data.blocks import Place
 from raymtl.data.column_types import is_string
 from raymtl.data.contract import WEIGHTS, Column, label_tasks, required_columns, uses_of
-from raymtl.data.early_labels import MISSING_TIME, late_labels
+from raymtl.data.early_labels import BECAME_1, late_labels
 from raymtl.data.fragments import read_requests
 from raymtl.data.ids.hashing import to_int64
 from raymtl.data.labels import Labels, make_labels
@@ -114,7 +114,8 @@ class _TableCounter:
             elif column.kind == "category":
                 self._scenarios(self._whole(array, column))
             elif column.kind == "time":
-                self._times(stats, array, column)
+                if column.used_by == "data.timestamp":  # others are read where a label is 1
+                    self._times(stats, array, column)
             elif isinstance(feature, DenseFeature):
                 self._dense(stats, array, column, feature)
             elif isinstance(feature, VectorFeature):
@@ -329,7 +330,7 @@ class _TableCounter:
             if column is not None and name in labels.final:
 
                 def broken(_: str, wrong: np.ndarray, values: pa.Array, column: Column = column) -> None:
-                    self._note(column, MISSING_TIME, wrong, values)
+                    self._note(column, BECAME_1, wrong, values)
 
                 late_labels(self._raw, early, labels.final[name], dt.date.fromisoformat(self._day), broken)
 
