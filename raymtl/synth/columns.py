@@ -20,9 +20,10 @@ FIRST_ITEM_ID = 10_000_000
 """`item_id` of item number 0; the IDs are consecutive, like an auto-increment key."""
 TRUTH = ("p_click", "p_cart", "p_buy", "p_click_first", "mean_page_views", "mean_watch_time")
 BOUGHT_IF_CLICKED = "p_buy_if_clicked"
+BUY_TIME = "buy_time"
 LABELS = ("click", "cart", "buy", "page_views", "watch_time")
 ENGAGEMENT_TRUTH = (*(f"p_{name}" for name in ACTIONS), "mean_stars")
-PLAIN = ("request_id", "timestamp", *TRUTH, "mean_spend", BOUGHT_IF_CLICKED, *ENGAGEMENT_TRUTH)
+PLAIN = ("request_id", "timestamp", BUY_TIME, *TRUTH, "mean_spend", BOUGHT_IF_CLICKED, *ENGAGEMENT_TRUTH)
 """Columns of mostly distinct values, for which a parquet dictionary does not pay off."""
 IMPRESSIONS = "impressions"
 """The column of nested files with the rows of a request."""
@@ -30,6 +31,7 @@ _USER_SIDE = ("user_", "hist_")
 _ATTRIBUTES = ("age", "gender", "city", "device", "app_version")
 _OF_REQUEST = ("request_id", "timestamp", "scenario", "hour_of_day", *_ATTRIBUTES, "random_order", "weight")
 """The columns that are the same for all rows of a request, with those whose names begin like this: `_USER_SIDE`."""
+_TIME = pa.timestamp("ms", "UTC")
 _FILTERED = 0.01  # share of requests that a traffic filter marked with weight 0
 
 
@@ -66,7 +68,7 @@ class Columns:
         names = pc.binary_join_element_wise("u", pc.cast(pa.array(users.number[user]), pa.string()), "")
         columns: dict[str, pa.Array] = {
             "request_id": each(number),
-            "timestamp": each(round(midnight * 1000) + rows.time_ms).cast(pa.timestamp("ms", "UTC")),
+            "timestamp": each(round(midnight * 1000) + rows.time_ms).cast(_TIME),
             "scenario": words(self._scenarios, rows.scenario),
             "hour_of_day": each(rows.hour),
             "user_id": names.take(pa.array(of_request)),
@@ -92,6 +94,9 @@ class Columns:
             "random_order": each(rows.shuffled),
         }
         columns |= self._labels(rows)
+        if (after := rows.buy_after_ms) is not None:
+            shown_at = np.repeat(round(midnight * 1000) + rows.time_ms, width)
+            columns[BUY_TIME] = pa.array(shown_at + after, mask=after < 0).cast(_TIME)
         if rows.engagement:
             columns |= _engagement_labels(rows.engagement)
         filtered = uniform(spec.seed, "weight", number) < _FILTERED
@@ -128,10 +133,11 @@ class Columns:
         }
 
     def _labels(self, rows: Rows) -> dict[str, pa.Array]:
-        """Labels at the end of the day: null if not logged or not yet known."""
+        """Labels: null if not logged, or not yet known at the end of the day; with `buy_delay_days` the final ones."""
         spec = self._spec
         happened = rows.labels.astype(np.int8)
-        mature = rows.time_ms + spec.buy_window_hours * 3_600_000 <= DAY_MS
+        wait_ms = 0 if spec.buy_delay_days else spec.buy_window_hours * 3_600_000
+        mature = rows.time_ms + wait_ms <= DAY_MS
         not_logged, mature = np.repeat(~rows.cart_logged, spec.request_rows), np.repeat(mature, spec.request_rows)
         labels = {
             "click": pa.array(np.ascontiguousarray(happened[:, CLICK])),

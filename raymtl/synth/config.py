@@ -20,12 +20,16 @@ _HEADER = """\
 Synthetic logs of `raymtl synth`: a funnel of three steps, a count and a real target, with the true probability of every label.
 {position}
 p_click_first is the click probability at position 1, for models that remove the position effect.
-`cart` is null if the app does not log it, `buy` if it may still arrive; null means not observed, never 0.
+{buy}
 {history}"""
 _POSITION = {
     "id": "`position` is an ordinary ID feature here; the model may use it, and so do the best achievable metrics.",
     "bias": "only the position tower reads `position`, and no prediction includes it; the best achievable metrics do.",
 }
+_BUYS = "`cart` is null if the app does not log it, `buy` if it may still arrive; null means not observed, never 0."
+_LATE_BUYS = """\
+`cart` is null if the app does not log it; null means not observed, never 0.
+`buy` is final in all rows; `buy_time` says when it was made, which may be days after the impression."""
 _HISTORY = "`hist_items` looks up the table of `item_id`."
 _HISTORIES = """\
 `hist_items`, `hist_carts` and `hist_buys` look up the table of `item_id`; `hist_kinds`, `hist_gaps` and `hist_hours` are the
@@ -75,7 +79,8 @@ def synth_config(spec: SynthSpec, root: str) -> dict[str, Any]:
 def write_synth_config(spec: SynthSpec, folder: OutputFolder) -> str:
     """Write `synth_config` to the folder of the logs; returns the file's path."""
     history = _HISTORIES if spec.behaviours and spec.history else _HISTORY
-    header = _HEADER.format(position=_POSITION[spec.position], history=history)
+    buy = _LATE_BUYS if spec.buy_delay_days else _BUYS
+    header = _HEADER.format(position=_POSITION[spec.position], history=history, buy=buy)
     return write_config(synth_config(spec, folder.path), folder, header)
 
 
@@ -85,16 +90,17 @@ def _days(first: dt.date, last: dt.date) -> dict[str, str]:
 
 def _tasks(spec: SynthSpec) -> dict[str, Any]:
     # Weights inversely proportional to the losses: otherwise counts and amounts dominate the tables, and buy learns too little
+    final: dict[str, Any] = {"delay_days": spec.buy_delay_days} if spec.buy_delay_days else {"observed": "buy_mature"}
     tasks: dict[str, Any] = {
         "click": {"kind": "binary", "truth": "p_click"},
         "cart": {"kind": "binary", "parent": "click", "weight": 2.0, "truth": "p_cart"},
-        "buy": {"kind": "binary", "parent": "cart", "weight": 4.0, "observed": "buy_mature", "truth": "p_buy"},
+        "buy": {"kind": "binary", "parent": "cart", "weight": 4.0, **final, "truth": "p_buy"},
         "page_views": {"kind": "count", "weight": 0.2, "truth": "mean_page_views"},
         "watch_time": {"kind": "real", "transform": "log1p", "weight": 0.1, "truth": "mean_watch_time"},
     }
     if spec.spend:
         # no log1p: nearly all labels are 0
-        tasks["spend"] = {"kind": "real", "weight": 0.1, "observed": "buy_mature", "truth": "mean_spend"}
+        tasks["spend"] = {"kind": "real", "weight": 0.1, **final, "truth": "mean_spend"}
     if spec.engagement:
         tasks |= {name: {"kind": "binary", "parent": "click", "truth": f"p_{name}"} for name in ACTIONS}
         tasks["stars"] = {"kind": "real", "weight": 0.1, "truth": "mean_stars"}

@@ -67,6 +67,8 @@ class Rows:
     """Seconds, [N] float32; NaN without a click."""
     bought_if_clicked: np.ndarray | None = None
     """P(buy) of a visitor who is made to click, [N]; only with `hidden_intent`."""
+    buy_after_ms: np.ndarray | None = None
+    """Milliseconds from the impression to its buy, −1 without a buy, [N] int64; only with `buy_delay_days`."""
     spend: np.ndarray | None = None
     """Amounts spent and their true means, [N, 2] float32; only with `spend`."""
     past: Past | None = None

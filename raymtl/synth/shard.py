@@ -16,6 +16,7 @@ from raymtl.synth.attributes import describe_items, describe_users
 from raymtl.synth.behaviours import Behaviours, Past, usual_shares
 from raymtl.synth.chance import generator
 from raymtl.synth.clock import DAY_MS, milliseconds
+from raymtl.synth.delay import BuyDelays
 from raymtl.synth.history import History
 from raymtl.synth.interest import add_earlier_steps, interest
 from raymtl.synth.population import Draw, Population
@@ -69,6 +70,7 @@ class Shard:
         self._users = Population(spec.seed, "user", spec.users, spec.new_users, 0.7, shard, spec.shards)
         self._items = Population(spec.seed, "item", spec.items, spec.new_items, 0.9)
         self._behaviours = Behaviours(spec, len(self._users)) if spec.behaviours else None
+        self._delays = BuyDelays(spec) if spec.buy_delay_days else None
         self._history = self._behaviours.clicks if self._behaviours else History(len(self._users), spec.history)
         self._tastes = ScenarioTastes(spec) if spec.scenario_tastes else None
         share = np.cumsum([s.share for s in spec.scenarios])
@@ -143,9 +145,13 @@ class Shard:
             return
         time_ms = rows.day.number * DAY_MS + rows.time_ms[request]
         carted = rows.labels[clicks, CART] & rows.cart_logged[request]
-        # most buys arrive early, few at the end of the window
-        window = generator(spec.seed, 8, *place).random(len(clicks)) ** 4 * (spec.buy_window_hours * 3_600_000)
-        arrival = np.where(rows.labels[clicks, BUY], time_ms + window.astype(np.int64), -1)
+        if rows.buy_after_ms is not None:
+            after = rows.buy_after_ms[clicks]
+        else:
+            # most buys arrive early, few at the end of the window
+            window = generator(spec.seed, 8, *place).random(len(clicks)) ** 4 * (spec.buy_window_hours * 3_600_000)
+            after = window.astype(np.int64)
+        arrival = np.where(rows.labels[clicks, BUY], time_ms + after, -1)
         self._behaviours.add(*step, time_ms, carted, arrival)
 
     def _show(self, day: Day, random: np.random.Generator, part: np.ndarray) -> "_Shown":
@@ -202,6 +208,12 @@ class Shard:
         reacted = None
         if shown.engagement is not None:
             reacted = engagement.react(shown.engagement, chance, labels, generator(spec.seed, 5, *place))
+        after = None
+        if self._delays is not None:
+            bought, after = np.flatnonzero(labels[:, BUY]), np.full(len(labels), -1)
+            pairs = shown.user[bought // spec.request_rows], shown.item.reshape(-1)[bought]
+            means = self._delays.mean_ms(day.users, day.items, *pairs)
+            after[bought] = self._delays.draw_ms(means, generator(spec.seed, 12, *place))
         spent = None
         if spec.spend:
             spent = spend(day.items.price[shown.item.reshape(-1)], chance, labels, generator(spec.seed, 9, *place))
@@ -224,6 +236,7 @@ class Shard:
             cart_logged=~(self._cart_not_logged[shown.scenario] | (day.users.app[shown.user] == 0)),
             page_views=random.poisson(mean_views),
             watch_time=watch_time,
+            buy_after_ms=after,
             spend=spent,
             past=shown.past,
             engagement=reacted,

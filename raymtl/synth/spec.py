@@ -29,6 +29,8 @@ _SCENARIOS = (
     ScenarioSpec(name="live", share=0.1, click_rate=0.16),
 )
 
+_BUY_WINDOW_HOURS = 3.0
+
 
 class SynthSpec(Section):
     """Size and properties of the logs. Equal specs give equal rows, whatever `rows_per_file` and `row_group_rows` are."""
@@ -107,8 +109,12 @@ class SynthSpec(Section):
     as many have no rating, for reasons that affect the labels."""
     position: Literal["id", "bias"] = "id"
     """How `config.yaml` uses the position: as an ordinary ID, or as a `bias` feature that only a position tower reads."""
-    buy_window_hours: NonNegativeFloat = 3.0
-    """Longest delay of a buy. The logs of a day end with the day, so `buy` is not final for rows of its last hours."""
+    buy_window_hours: NonNegativeFloat = _BUY_WINDOW_HOURS
+    """Longest delay of a buy. The logs of a day end with the day, so `buy` is not final for rows of its last hours. Not used with
+    `buy_delay_days`."""
+    buy_delay_days: NonNegativeInt = 0
+    """Longest delay of a buy in days; it depends on category, price and user segment. Adds `buy_time`; `buy` is then final in all
+    rows, and `config.yaml` sets `delay_days` of its task. 0: `buy_window_hours` instead."""
     rows_per_file: PositiveInt = 250_000
     """Rows per parquet file."""
     row_group_rows: PositiveInt = 62_500
@@ -140,6 +146,11 @@ class SynthSpec(Section):
         if self.interest and not self.history:
             raise ValueError(
                 f"interest is {self.interest:g}, but history is 0; set history to the most steps of a user"
+            )
+        if self.buy_delay_days and self.buy_window_hours != _BUY_WINDOW_HOURS:
+            raise ValueError(
+                f"buy_window_hours is {self.buy_window_hours:g} and buy_delay_days {self.buy_delay_days}, which replaces it; "
+                f"remove one of them"
             )
         if self.shards > self.users:
             raise ValueError(f"shards is {self.shards}, more than users = {self.users}; lower shards or raise users")

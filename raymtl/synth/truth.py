@@ -141,8 +141,7 @@ class Effects:
             + items.residual[:, self._residuals] * _row(self._scales.item_residual)
         )
         vectors = np.einsum("nt,ntf->nf", per_tag, self._tag_vectors[items.tags])
-        price = np.nan_to_num((np.log1p(items.price) - PRICE_LOG_MEAN) / PRICE_LOG_STD)
-        return main, np.concatenate([vectors, items.taste], axis=1), price.astype(np.float32)
+        return main, np.concatenate([vectors, items.taste], axis=1), standardised_price(items.price)
 
     def withheld(self, items: Items) -> np.ndarray:
         """Effects of a price or rating withheld today, [N, O] float32."""
@@ -156,6 +155,11 @@ PRICE_LOG_MEAN, PRICE_LOG_STD = 3.1, 0.85
 """Approximate mean and standard deviation of log(1 + price)."""
 ACTIVITY_LOG_MEAN, ACTIVITY_LOG_STD = 4.0, 1.2
 """The same for log(1 + activity)."""
+
+
+def standardised_price(price: np.ndarray) -> np.ndarray:
+    """z(log price), 0 where the price is unknown (NaN), float32, same shape."""
+    return np.nan_to_num((np.log1p(price) - PRICE_LOG_MEAN) / PRICE_LOG_STD).astype(np.float32)
 
 
 def chances(scores: np.ndarray) -> np.ndarray:

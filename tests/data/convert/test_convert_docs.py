@@ -38,8 +38,16 @@ def test_every_column_and_every_key_of_the_spec_is_described(tmp_path):
         default = field.default
         if isinstance(default, int | float) and not isinstance(default, bool):
             assert f"| {default:,} |" in row, row
-    write_logs(SynthSpec(days=1, rows_per_day=100, users=5, items=5), str(tmp_path))
+    more = {
+        "behaviours": True,
+        "interest": 1.0,
+        "engagement": True,
+        "spend": True,
+        "hidden_intent": 1.0,
+        "buy_delay_days": 1,
+    }
+    write_logs(SynthSpec(days=1, rows_per_day=100, users=5, items=5, **more), str(tmp_path))
     columns = pq.read_schema(next(tmp_path.glob("ds=*/*.parquet"))).names
-    assert {*LABELS, "hist_items"} <= set(columns)
+    assert {*LABELS, "hist_items", "buy_time", "p_like"} <= set(columns)
     described = page.split("## Columns")[1].split("## How the labels")[0]
     assert [name for name in columns if f"`{name}`" not in described] == []
