@@ -38,9 +38,8 @@ class Variant:
     tasks: Values = field(default_factory=lambda: FUNNEL)
     features: Values = field(default_factory=dict)
     """Features given anew; None takes one out."""
-    train_on: str = "logs"
-    """Folder of the rows to train on, below that of the case and seed."""
     eval_on: str = "logs"
+    """Folder of the rows to evaluate on, below that of the case and seed."""
     train: Values = field(default_factory=dict)
     """Keys of `train` other than the usual ones."""
 
@@ -60,13 +59,6 @@ class Case:
     """Rows of the evaluation day, as a multiple of the same."""
     prepare: Callable[[Path], None] | None = None
     """Derives more rows from the logs in a folder."""
-
-
-def only_largest(folder: Path) -> None:
-    """The rows of the largest scenario alone."""
-    for path in (folder / "logs").rglob("*.parquet"):
-        table = pq.read_table(path, partitioning=None)
-        _write(table.filter(pc.equal(table["scenario"], "s0")), folder / "largest" / path.relative_to(folder / "logs"))
 
 
 def all_first(folder: Path) -> None:
@@ -248,17 +240,13 @@ CASES: dict[str, Case] = {
         },
         variants={
             "mmoe": Variant(MMOE),
-            "mmoe, larger": Variant({"preset": "mmoe", "trunk": {"type": "mmoe", "experts": 7, "hidden": [128, 64]}}),
-            "mmoe, only the largest": Variant(MMOE, train_on="largest"),
             "mmoe with epnet": Variant({**MMOE, "refine": {"type": "epnet"}}),
             "mmoe with dcn_v2": Variant({**MMOE, "refine": {"type": "dcn_v2"}}),
             "m2m": Variant(M2M),
-            "m2m with dcn_v2": Variant({**M2M, "refine": {"type": "dcn_v2"}}),
         },
         judge=judge_scenarios,
         truth=(*TRUTH, "scenario"),
         rows=2.0,
-        prepare=only_largest,
     ),
     "ple": Case(
         logs={

@@ -77,7 +77,7 @@ def configuration(variant: Variant, place: Path, seed: int) -> Values:
     raw = parse_yaml(path.read_text(), str(path))
     raw["output"] = str(place / "runs")
     raw["data"] |= {
-        "path": str(place / variant.train_on),
+        "path": str(place / "logs"),
         "eval_path": str(place / variant.eval_on),
         "shuffle": {"seed": seed},
     }
