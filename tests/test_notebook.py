@@ -1,8 +1,6 @@
 """docs/notebook.md shows what its cells print: they run on files in the format of Census-Income, and print such lines."""
 
 import importlib.util
-import os
-import subprocess
 import sys
 from pathlib import Path
 from types import ModuleType
@@ -27,11 +25,34 @@ def notebook() -> ModuleType:
 
 @pytest.mark.ray
 @pytest.mark.timeout(300)
-def test_the_cells_run_and_print_what_the_page_shows(tmp_path: Path) -> None:
-    write(tmp_path, rows=600)
-    environment = {**os.environ, "CENSUS": str(tmp_path), "PYTHONPATH": str(ROOT)}
-    done = subprocess.run([sys.executable, str(SCRIPT)], env=environment, capture_output=True, text=True)
-    assert done.returncode == 0, done.stdout + done.stderr
+def test_the_cells_run_and_print_what_the_page_shows(
+    ray_cluster: None, notebook: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In this process, whose Ray runs already."""
+    logs, folder = tmp_path / "census", tmp_path / "empty"
+    for place in (logs, folder):
+        place.mkdir()
+    write(logs, rows=600)
+    monkeypatch.setenv("CENSUS", str(logs))
+    monkeypatch.setenv("PYTHONPATH", str(ROOT))
+    page = notebook.PAGE.read_text()
+    assert notebook.shape(notebook.executed(page, str(folder))) == notebook.shape(page)
+
+
+def test_the_script_compares_the_page_or_writes_it(
+    notebook: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    page = tmp_path / "page.md"
+    page.write_text("```python\nprint('one')\n```\n\n```text\nother\n```\n")
+    monkeypatch.setattr(notebook, "PAGE", page)
+    monkeypatch.setattr(sys, "argv", ["notebook.py"])
+    with pytest.raises(SystemExit, match="does not show what its cells print"):
+        notebook.main()
+    monkeypatch.setattr(sys, "argv", ["notebook.py", "--write"])
+    notebook.main()
+    assert page.read_text() == "```python\nprint('one')\n```\n\n```text\none\n```\n"
+    monkeypatch.setattr(sys, "argv", ["notebook.py"])
+    notebook.main()
 
 
 def test_every_cell_has_its_output_on_the_page(notebook: ModuleType) -> None:

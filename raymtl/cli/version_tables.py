@@ -8,8 +8,9 @@ from rich.table import Table
 from rich.text import Text
 
 from raymtl.config.metrics import MEAN_AUC, METRICS, ORDER
+from raymtl.model_store.difference import Difference
 from raymtl.model_store.manifest import Manifest
-from raymtl.model_store.store import Difference, Listed
+from raymtl.model_store.store import Listed
 from raymtl.reports.style import number, percent, significant
 from raymtl.reports.tables import headline, kind_of, show, with_interval
 from raymtl.telemetry.output import FoldedTable

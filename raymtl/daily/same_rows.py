@@ -6,8 +6,8 @@ from typing import Any
 
 from raymtl.daily.record import Record, read_record
 from raymtl.errors import StorageError
+from raymtl.model_store.difference import MetricPair
 from raymtl.model_store.manifest import Manifest
-from raymtl.model_store.store import MetricPair
 from raymtl.storage.object_store import Store
 from raymtl.words import count_of
 

@@ -1,9 +1,8 @@
 """The columns that a configuration needs from the logs, and the check of a file's schema against them."""
 
 import difflib
-from collections.abc import Callable, Collection, Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
-from typing import Literal
 
 import pyarrow as pa
 
@@ -19,8 +18,23 @@ from raymtl.config.features import (
 )
 from raymtl.config.root import Config
 from raymtl.config.tasks import Task
+from raymtl.data.column_types import (
+    Kind,
+    fits,
+    has_elements,
+    id_word,
+    is_empty,
+    is_id,
+    is_label,
+    is_list,
+    is_number,
+    is_text,
+    is_time,
+    is_weighted,
+    leaf_type,
+    plain_type,
+)
 
-Kind = Literal["id", "ids", "map", "number", "numbers", "vector", "flag", "category", "label", "time"]
 _INT64_DIGITS = 18
 IMPRESSION = {b"raymtl": b"impression"}
 """Metadata of the fields of a nested file that have a value per impression (`data/nested.py`)."""
@@ -179,7 +193,7 @@ def mixed_problems(files: Iterable[tuple[str, pa.Schema]], columns: Sequence[Col
             continue
         seen.add(id(schema))
         for column in ids:
-            if column.name in schema.names and not _is_empty(kind := schema.types[schema.names.index(column.name)]):
+            if column.name in schema.names and not is_empty(kind := schema.types[schema.names.index(column.name)]):
                 first[column.used_by].setdefault(id_word(kind), path)
     return [
         f"column `{column.name}` ({column.used_by}) holds "
@@ -197,7 +211,7 @@ def id_words(schemas: Iterable[pa.Schema], columns: Iterable[Column]) -> dict[st
         column.used_by: {
             id_word(kind)
             for schema in schemas
-            if column.name in schema.names and not _is_empty(kind := schema.types[schema.names.index(column.name)])
+            if column.name in schema.names and not is_empty(kind := schema.types[schema.names.index(column.name)])
         }
         for column in columns
     }
@@ -213,32 +227,6 @@ def held_ids(config: Config, schemas: Iterable[pa.Schema]) -> dict[str, frozense
         elif not isinstance(feature, Tableless):
             held.setdefault(config.table_of(name), set()).update(words[f"features.{name}"])
     return {table: frozenset(found) for table, found in held.items()}
-
-
-def fits(found: pa.DataType, kind: Kind) -> bool:
-    """Whether a column of type `found` can be read as `kind`; type null (no value at all) always can."""
-    found = plain_type(found)
-    return pa.types.is_null(found) or _FITS[kind](found)
-
-
-def plain_type(kind: pa.DataType) -> pa.DataType:
-    """The type in which `read_fragment` hands on a column: views and extension types, which many Arrow functions lack, become
-    their plain counterparts with the same values."""
-    if isinstance(kind, pa.BaseExtensionType):
-        return plain_type(kind.storage_type)
-    if pa.types.is_string_view(kind):
-        return pa.large_string()
-    if pa.types.is_binary_view(kind):
-        return pa.large_binary()
-    if pa.types.is_map(kind):
-        plain = pa.map_(plain_type(kind.key_type), plain_type(kind.item_type))
-        return kind if (plain.key_type, plain.item_type) == (kind.key_type, kind.item_type) else plain
-    if not _has_elements(kind):
-        return kind
-    element = kind.value_field.with_type(plain_type(kind.value_type))
-    if pa.types.is_fixed_size_list(kind):
-        return pa.list_(element, kind.list_size)
-    return pa.list_(element) if pa.types.is_list(kind) else pa.large_list(element)
 
 
 def plain_types(schemas: Collection[pa.Schema], columns: Iterable[Column]) -> dict[str, str]:
@@ -258,20 +246,20 @@ def plain_types(schemas: Collection[pa.Schema], columns: Iterable[Column]) -> di
 
 
 def _plain_type(found: pa.DataType, uses: set[Kind]) -> str:
-    if _is_empty(found):
+    if is_empty(found):
         return NO_VALUES
-    if _has_elements(found):
+    if has_elements(found):
         return f"list of {_plain_type(found.value_type, uses)}"
     if pa.types.is_map(found):
         return f"map from {_plain_type(found.key_type, {'id'})} to {_plain_type(found.item_type, {'number'})}"
     if pa.types.is_dictionary(found):
         return _plain_type(found.value_type, uses)
     # A column of numbers becomes one of doubles on the day of its first null; only IDs distinguish integers from other numbers.
-    if is_text(found) or (_is_id(found) and uses & {"id", "ids", "category"}):
+    if is_text(found) or (is_id(found) and uses & {"id", "ids", "category"}):
         return id_word(found)
-    if _is_number(found):
+    if is_number(found):
         return "number"
-    return "time" if _is_time(found) else str(found)
+    return "time" if is_time(found) else str(found)
 
 
 def _key(column: Column) -> str:
@@ -282,29 +270,29 @@ def _key(column: Column) -> str:
 
 def _conversion(found: pa.DataType, column: Column, config: Config) -> str:
     """How to write or read a column of a type that does not fit."""
-    leaf, kind = _leaf(found), column.kind
+    leaf, kind = leaf_type(found), column.kind
     events = {f"tasks.{name}.label": f"tasks.{name}" for name, task in config.tasks.items() if task.is_event}
     classes = {
         f"tasks.{name}.label": f"tasks.{name}" for name, task in config.tasks.items() if task.classes is not None
     }
-    if column.used_by in events and _is_label(found):
+    if column.used_by in events and is_label(found):
         task = events[column.used_by]
         return f"set {task}.positive and {task}.negative to the values that count as 1 and as 0"
-    if kind == "ids" and _is_weighted(found):
+    if kind == "ids" and is_weighted(found):
         if isinstance(config.features.get(column.feature), SequenceFeature):
             return "write the IDs as a list, the oldest first, since a map has no order"
         return f"set {column.used_by}{WEIGHTS} to `{column.name}` for a map from IDs to weights"
-    if kind == "map" and _is_list(found):
+    if kind == "map" and is_list(found):
         return f"set {column.used_by}{WEIGHTS} to the column with the list of weights"
-    if column.used_by in classes and _is_label(found):
+    if column.used_by in classes and is_label(found):
         return f"set {classes[column.used_by]}.classes to the list of the column's values"
     if kind in ("id", "ids", "category") and (pa.types.is_floating(leaf) or pa.types.is_decimal(leaf)):
         return "write the IDs as integers (pandas: dtype Int64, which has nulls)"
     if pa.types.is_map(plain_type(found)) or pa.types.is_struct(leaf):
         return "write the field to use as a column of its own"
-    if _has_elements(found) and kind == "ids":
+    if has_elements(found) and kind == "ids":
         return "write one flat list per row"
-    if _has_elements(found) and kind == "number":
+    if has_elements(found) and kind == "number":
         return "use the kind `vector`, or write each element as a column of its own"
     if kind in ("numbers", "vector"):
         return "write one list of numbers per row"
@@ -329,7 +317,7 @@ def _fixed_size(config: Config, column: Column, found: pa.DataType) -> int | Non
 def _holder(schema: pa.Schema, name: str) -> str | None:
     """The column that holds lists of structs with a field of this name."""
     for field in schema:
-        element = field.type.value_type if _has_elements(field.type) else field.type
+        element = field.type.value_type if has_elements(field.type) else field.type
         if element is not field.type and pa.types.is_struct(element) and element.get_field_index(name) >= 0:
             return field.name
     return None
@@ -339,125 +327,13 @@ def _nearest(name: str, names: list[str]) -> str | None:
     return next(iter(difflib.get_close_matches(name, names, n=1)), None)
 
 
-def _leaf(kind: pa.DataType) -> pa.DataType:
-    """The plain type of the values of a list and of a dictionary, and of the keys of a map."""
-    kind = plain_type(kind)
-    while _has_elements(kind) or pa.types.is_dictionary(kind) or pa.types.is_map(kind):
-        kind = kind.key_type if pa.types.is_map(kind) else kind.value_type
-    return kind
-
-
-def _has_elements(kind: pa.DataType) -> bool:
-    return (
-        pa.types.is_list(kind)
-        or pa.types.is_large_list(kind)
-        or pa.types.is_fixed_size_list(kind)
-        or pa.types.is_list_view(kind)
-        or pa.types.is_large_list_view(kind)
-    )
-
-
-def _is_empty(kind: pa.DataType) -> bool:
-    return pa.types.is_null(_leaf(kind))
-
-
-def is_text(kind: pa.DataType) -> bool:
-    """Whether a column of IDs, or of lists of them, holds strings or bytes, which are the same to raymtl."""
-    return _is_bytes(_leaf(kind))
-
-
-def is_string(kind: pa.DataType) -> bool:
-    """Whether a column holds strings."""
-    kind = kind.value_type if pa.types.is_dictionary(kind) else kind
-    return pa.types.is_string(kind) or pa.types.is_large_string(kind) or pa.types.is_string_view(kind)
-
-
-def _is_bytes(kind: pa.DataType) -> bool:
-    return (
-        pa.types.is_string(kind)
-        or pa.types.is_large_string(kind)
-        or pa.types.is_binary(kind)
-        or pa.types.is_large_binary(kind)
-        or pa.types.is_fixed_size_binary(kind)
-    )
-
-
-def _is_id(kind: pa.DataType) -> bool:
-    inner = kind.value_type if pa.types.is_dictionary(kind) else kind
-    whole = pa.types.is_integer(inner) or (pa.types.is_decimal(inner) and inner.scale == 0)
-    # pandas turns a column of integers into doubles at its first null; `rules.not_whole` checks the values
-    return whole or _is_bytes(inner) or pa.types.is_float32(inner) or pa.types.is_float64(inner)
-
-
 def _no_row(kind: pa.DataType) -> str | None:
     """What a column of IDs holds that is no row of a `direct` table."""
-    leaf = _leaf(kind)
+    leaf = leaf_type(kind)
     wide = pa.types.is_decimal(leaf) and leaf.precision > _INT64_DIGITS
     return "strings" if is_text(leaf) else f"{leaf.precision}-digit decimals" if wide else None
 
 
-def id_word(kind: pa.DataType) -> str:
-    """What a column of IDs, or of lists of them, holds; equal IDs are equal only under the same word."""
-    while _has_elements(kind) or pa.types.is_map(kind):
-        kind = kind.key_type if pa.types.is_map(kind) else kind.value_type
-    if getattr(kind, "extension_name", None) == "arrow.uuid":
-        return "UUID"
-    return "string" if is_text(kind) else "integer"
-
-
-def _is_number(kind: pa.DataType) -> bool:
-    return (
-        pa.types.is_integer(kind)
-        or pa.types.is_floating(kind)
-        or pa.types.is_boolean(kind)
-        or pa.types.is_decimal(kind)
-    )
-
-
-def _is_list(kind: pa.DataType) -> bool:
-    return _has_elements(kind) and (_is_id(kind.value_type) or pa.types.is_null(kind.value_type))
-
-
-def _is_weighted(kind: pa.DataType) -> bool:
-    if not pa.types.is_map(kind):
-        return False
-    return _is_id(kind.key_type) and (_is_number(kind.item_type) or pa.types.is_null(kind.item_type))
-
-
-def _is_vector(kind: pa.DataType) -> bool:
-    return _has_elements(kind) and (_is_number(kind.value_type) or pa.types.is_null(kind.value_type))
-
-
-def _is_label(kind: pa.DataType) -> bool:
-    return _is_number(kind) or _is_bytes(kind.value_type if pa.types.is_dictionary(kind) else kind)
-
-
-def _is_flag(kind: pa.DataType) -> bool:
-    return pa.types.is_boolean(kind) or pa.types.is_integer(kind)
-
-
-def _is_time(kind: pa.DataType) -> bool:
-    return (
-        pa.types.is_timestamp(kind)
-        or pa.types.is_integer(kind)
-        or pa.types.is_floating(kind)
-        or pa.types.is_date(kind)
-        or is_string(kind)
-    )
-
-
-_FITS: dict[Kind, Callable[[pa.DataType], bool]] = {
-    "id": _is_id,
-    "ids": _is_list,
-    "map": _is_weighted,
-    "number": _is_number,
-    "numbers": _is_vector,
-    "vector": _is_vector,
-    "flag": _is_flag,
-    "category": _is_id,
-    "label": _is_label,
-    "time": _is_time,
-}
 _EXPECTED: dict[Kind, str] = {
     "id": "an integer or a string",
     "ids": "a list of integers or strings",

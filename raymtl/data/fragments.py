@@ -11,7 +11,7 @@ import pyarrow.compute as pc
 import pyarrow.fs as pafs
 import pyarrow.parquet as pq
 
-from raymtl.data.contract import plain_type
+from raymtl.data.column_types import plain_type
 from raymtl.data.nested import flat_schema, stored_columns, unnested
 from raymtl.data.partitions import with_values
 from raymtl.data.requests import Requests

@@ -11,7 +11,7 @@ import pyarrow.fs as pafs
 
 from raymtl.config.features import Table
 from raymtl.data import rules
-from raymtl.data.contract import fits, id_word
+from raymtl.data.column_types import fits, id_word
 from raymtl.data.found import File
 from raymtl.data.fragments import read_fragment
 from raymtl.data.ids.hashing import to_int64

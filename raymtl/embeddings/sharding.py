@@ -23,6 +23,9 @@ from raymtl.errors import ConfigError
 # (meta-pytorch/torchrec#2394), and column-wise ones, because they change row-wise Adagrad: each column shard scales its columns
 # of a row by its own accumulator. A user may still choose column-wise.
 _CHOICES = [ShardingType.TABLE_WISE.value, ShardingType.ROW_WISE.value]
+# A single worker holds every table whole under either; the planner would take this one, once it has tried up to 10,000
+# combinations, which takes up to a second.
+_ALONE = [ShardingType.ROW_WISE.value]
 # Bandwidths of one H100 in a machine of eight, in the planner's bytes/ms: HBM3 and, of NVLink and of its 400 Gb/s
 # adapter, what NCCL reaches in one direction. TorchRec's defaults (897, 600 and 12.5 GiB/s) make the network look six times
 # slower against NVLink than it is there.
@@ -61,12 +64,13 @@ class Machine:
     """Memory of one worker's device; None: TorchRec's default."""
 
 
-def constraints(lookup: Lookup) -> dict[str, ParameterConstraints]:
+def constraints(lookup: Lookup, workers: int) -> dict[str, ParameterConstraints]:
     """The planner's choices for each table: the user's `sharding`, or any exact one; and the number of IDs per row."""
     result = {}
+    free = _CHOICES if workers > 1 else _ALONE
     for name, table in lookup.tables.items():
         result[module_name(name)] = ParameterConstraints(
-            sharding_types=[table.sharding] if table.sharding else _CHOICES,
+            sharding_types=[table.sharding] if table.sharding else free,
             # Tables stay in the device's own memory: otherwise the planner would silently move a table that does not fit into
             # host memory, which costs most of the speed. (On the CPU its estimator fails on those kernels.)
             compute_kernels=[EmbeddingComputeKernel.FUSED.value],
@@ -100,7 +104,7 @@ def make_planner(lookup: Lookup, machine: Machine, batch_rows: int) -> Embedding
         return EmbeddingShardingPlanner(
             topology=topology,
             batch_size=batch_rows,
-            constraints=constraints(lookup),
+            constraints=constraints(lookup, machine.workers),
             debug=False,
         )
 

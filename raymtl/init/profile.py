@@ -14,15 +14,16 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from raymtl.config.data import as_roots
-from raymtl.data.contract import fits, is_text, plain_type
+from raymtl.data.column_types import fits, is_text, plain_type
 from raymtl.data.fragments import read_fragment
 from raymtl.data.ids.hashing import mix64, to_int64
 from raymtl.data.nest.equal import varies
 from raymtl.data.requests import request_starts
 from raymtl.data.roots import Roots
-from raymtl.data.rules import list_parts, one_array, text_times
+from raymtl.data.rules import list_parts, one_array
 from raymtl.data.scan import scan
 from raymtl.data.sketch import HyperLogLog
+from raymtl.data.times import text_times
 from raymtl.data.units import Footer, Fragment, make_units, read_footers, with_rows
 from raymtl.data.validation.moments import Moments
 from raymtl.errors import DataError

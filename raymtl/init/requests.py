@@ -9,7 +9,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from raymtl.data.contract import plain_type
+from raymtl.data.column_types import plain_type
 from raymtl.data.requests import are_scattered
 from raymtl.data.units import Footer, read_footers, with_rows
 from raymtl.errors import DataError

@@ -8,13 +8,14 @@ from dataclasses import dataclass
 import numpy as np
 import pyarrow as pa
 
-from raymtl.data.contract import is_string
+from raymtl.data.column_types import is_string
 from raymtl.data.fragments import read_fragment
 from raymtl.data.ids.hashing import mix64, to_int64
 from raymtl.data.partitions import Layout
-from raymtl.data.rules import microseconds, one_array, text_times
+from raymtl.data.rules import one_array
 from raymtl.data.scan import scan
 from raymtl.data.source import find_flat_files
+from raymtl.data.times import microseconds, text_times
 from raymtl.data.units import Footer, Fragment, make_units, read_footers, with_rows
 from raymtl.data.writing import OutputFolder, ParquetFile
 from raymtl.errors import DataError

@@ -13,7 +13,8 @@ import pyarrow.parquet as pq
 from raymtl.config.data import DayRange
 from raymtl.config.features import BiasFeature, columns_of
 from raymtl.config.root import Config
-from raymtl.data.contract import mixed_problems, plain_type, required_columns, schema_faults
+from raymtl.data.column_types import plain_type
+from raymtl.data.contract import mixed_problems, required_columns, schema_faults
 from raymtl.data.found import File
 from raymtl.data.nested import count_empty
 from raymtl.data.partitions import Layout

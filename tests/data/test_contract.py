@@ -3,7 +3,8 @@
 import pyarrow as pa
 import pytest
 
-from raymtl.data.contract import fits, mixed_problems, plain_types, required_columns, schema_faults
+from raymtl.data.column_types import fits
+from raymtl.data.contract import mixed_problems, plain_types, required_columns, schema_faults
 from tests.helpers.small_data import make_config
 
 CONFIG = make_config(

@@ -9,7 +9,8 @@ from raymtl.data.contract import mixed_problems, plain_types, required_columns
 from raymtl.data.count_ids import Tally, count_raw
 from raymtl.data.units import Fragment, plan_input
 from raymtl.data.user_slice import UserSlice
-from raymtl.data.validation.statistics import Partial, Scanner
+from raymtl.data.validation.scanner import Scanner
+from raymtl.data.validation.statistics import Partial
 from raymtl.errors import DataError
 from raymtl.serving.plan import plan_scoring
 from raymtl.serving.rows import new_users

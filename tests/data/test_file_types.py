@@ -10,7 +10,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from raymtl.data.blocks import BlockMaker, Place
-from raymtl.data.contract import fits, is_text, plain_type
+from raymtl.data.column_types import fits, is_text, plain_type
 from raymtl.data.fragments import read_fragment
 from raymtl.data.ids.hashing import hash_rows
 from raymtl.data.units import Fragment, plan_input

@@ -12,7 +12,8 @@ import torch
 from raymtl.config.root import Config
 from raymtl.data.batch import Batch, Collator
 from raymtl.data.blocks import BlockMaker, Place
-from raymtl.data.contract import fits, plain_types, required_columns, schema_faults
+from raymtl.data.column_types import fits
+from raymtl.data.contract import plain_types, required_columns, schema_faults
 from raymtl.data.count_ids import Tally, count_raw
 from raymtl.data.fragments import read_fragment
 from raymtl.data.ids.hashing import hash_rows, to_int64

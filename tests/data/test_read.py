@@ -1,5 +1,6 @@
 """Reading: every row once whatever the files and workers, a repeatable order, and errors that name the file."""
 
+import functools
 import threading
 import time
 
@@ -73,6 +74,18 @@ def config_of(root, layout="flat", **data):
     return config.model_copy(update={"train": config.train.model_copy(update={"batch_size": BATCH})})
 
 
+@functools.cache
+def dealers_of(workers: int, block_rows: int) -> list:
+    """Processes that deal the streams of these tests, one after another, as those of a run do."""
+    return start_dealers(workers, block_rows)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _end_dealers():
+    yield
+    dealers_of.cache_clear()
+
+
 def deliver(
     config, schedule=None, workers=1, evaluation=False, meetings=(), users=None, slow=None
 ) -> list[list[pa.Table]]:
@@ -82,7 +95,7 @@ def deliver(
     schedule = schedule if schedule is not None else [(0, n) for n in range(len(plan.units))]
     source = Input(plan, evaluation, users=users)
     ranks = groups(workers, config.data.block_rows)
-    dealers = start_dealers(workers, config.data.block_rows)
+    dealers = dealers_of(workers, config.data.block_rows)
     streams = stream(source, schedule, config, workers=workers, read_tasks=2, meetings=meetings, dealers=dealers)
     iterators = [iterator for dealt in streams for iterator in dealt.iterators]
     members = [n for group in ranks for n in range(len(group))]
@@ -104,6 +117,8 @@ def deliver(
         thread.start()
     for thread in threads:
         thread.join()
+    for dealt in streams:
+        dealt.close()
     if errors:
         raise errors[0]
     return blocks

@@ -6,8 +6,8 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from raymtl.data.contract import fits
-from raymtl.data.rules import microseconds, text_times
+from raymtl.data.column_types import fits
+from raymtl.data.times import microseconds, text_times
 
 EPOCH = dt.datetime(1970, 1, 1, tzinfo=dt.UTC)
 

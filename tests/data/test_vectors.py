@@ -7,7 +7,8 @@ import torch
 
 from raymtl.data.batch import Collator
 from raymtl.data.blocks import BlockMaker, Place
-from raymtl.data.contract import fits, required_columns, schema_faults
+from raymtl.data.column_types import fits
+from raymtl.data.contract import required_columns, schema_faults
 from raymtl.data.validation.run import check_data
 from raymtl.errors import DataError
 from raymtl.serving.rows import new_users

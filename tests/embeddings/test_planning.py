@@ -4,6 +4,7 @@ import pytest
 
 from raymtl.config.features import Table
 from raymtl.config.root import Config
+from raymtl.embeddings import sharding
 from raymtl.embeddings.planning import dry_plan, parse_bytes, table_bytes
 from raymtl.embeddings.sharding import _shard_columns
 from raymtl.errors import ConfigError
@@ -51,6 +52,18 @@ def test_a_table_larger_than_a_gpu_is_spread() -> None:
 def test_a_wish_is_honoured() -> None:
     found = plan(with_rows(1000, "column_wise"), 2)
     assert next(t for t in found.tables if t.table == "user").sharding == "column_wise"
+
+
+@pytest.mark.parametrize("device", ["cpu", "cuda"])
+def test_a_single_worker_has_the_plan_of_a_free_choice(device: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    config = mixed_config([None])
+
+    def planned() -> dict[str, object]:
+        return dry_plan(config, workers=1, memory_bytes=80 << 30, device=device, workers_per_node=1).to_dict()
+
+    found = planned()
+    monkeypatch.setattr(sharding, "_ALONE", sharding._CHOICES)
+    assert planned() == found
 
 
 def test_what_does_not_fit_is_named_with_the_remedy() -> None:

@@ -15,7 +15,7 @@ import pytest
 
 from raymtl.config.root import Config
 from raymtl.data.blocks import BlockMaker, Place
-from raymtl.data.contract import is_text, plain_type
+from raymtl.data.column_types import is_text, plain_type
 from raymtl.data.fragments import read_fragment
 from raymtl.data.ids.hashing import hash_rows
 from raymtl.data.sample import sample_base_rates

@@ -44,6 +44,16 @@ def alone() -> Iterator[dist.ProcessGroup]:
         dist.destroy_process_group()
 
 
+def few_features(root: Path, calibration: dict[str, Any] | None = None, **data: Any) -> Config:
+    """`served_config` without the features that take long to trace and a layer for the history: for tests of what comes after
+    them."""
+    raw = served_config(root, calibration, **data).model_dump(mode="json")
+    raw["features"] = {name: raw["features"][name] for name in ("user", "item", "history", "tags", "price", "age")}
+    raw["tables"] = {name: raw["tables"][name] for name in ("user", "item", "tags")}
+    raw["model"] |= {"sequence": {"type": "pooled"}, "bias": {"type": "none"}}
+    return config_from_dict(raw)
+
+
 def served_config(root: Path, calibration: dict[str, Any] | None = None, **data: Any) -> Config:
     """A funnel over string, `direct` and `map` IDs, lists, also with weights, a history with numbers, buckets, vectors, numbers
     as vectors, crosses of one side and of both, learned nulls and a position; MMoE with DUPN."""

@@ -13,13 +13,12 @@ import pytest
 
 from raymtl.errors import StorageError, TryLaterError, VersionError
 from raymtl.model_store import commit_log
+from raymtl.model_store.difference import MetricPair, diff
 from raymtl.model_store.manifest import NAME, check_id, new_id, parse_manifest
 from raymtl.model_store.store import (
-    MetricPair,
     chain,
     clear,
     current,
-    diff,
     file_fault,
     gc,
     list_versions,

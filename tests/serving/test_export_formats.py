@@ -13,7 +13,7 @@ from torch._inductor import config as inductor
 from raymtl.data.writing import OutputFolder
 from raymtl.errors import ConfigError, VersionError
 from raymtl.model_store.writer import Delta
-from raymtl.serving import table_files
+from raymtl.serving import export, table_files
 from raymtl.serving.export import export_version
 from raymtl.serving.formats import check_format, serialize
 from raymtl.serving.mapped_tables import MappedTables
@@ -72,8 +72,10 @@ def test_programs_predict_it_with_table_files(
     for found in predictions(tmp_path, facts, raw_features(root)):
         np.testing.assert_allclose(found, expected, rtol=0, atol=bound)
 
+    small = export.Exported({"whole": _traced()[1]}, {"programs": {"whole": {}}})
+    monkeypatch.setattr(export, "export_model", lambda *a: small)
     export_version(version, str(tmp_path), "none")  # removes what the first one wrote
-    assert [path.name for path in tmp_path.glob("**/*") if path.is_file() and path.suffix != ".pt2"] == ["model.json"]
+    assert {path.name for path in tmp_path.glob("**/*") if path.is_file()} == {"model.json", "whole.pt2"}
 
 
 class _Small(nn.Module):

@@ -29,7 +29,7 @@ from raymtl.serving.top import BestRows, Top, best_rows, choose_top, ranked_rows
 from raymtl.serving.version import Version, open_version, read_dense, read_id_map, read_table
 from tests.helpers.exported_programs import onnx_program
 from tests.helpers.preset_models import exported_preset, random_inputs
-from tests.helpers.served_version import DAYS, publish_version, raw_features, served_config, write_logs
+from tests.helpers.served_version import DAYS, few_features, publish_version, raw_features, write_logs
 from tests.helpers.small_config import small_raw
 
 FORMULAS: dict[str, Any] = {
@@ -49,7 +49,7 @@ def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def expected(root: Path) -> np.ndarray:
     """Evaluation's predictions of the second day, and the scores that follow from them."""
-    config = config_from_dict(served_config(root).model_dump(mode="json") | {"score": {"formulas": FORMULAS}})
+    config = config_from_dict(few_features(root).model_dump(mode="json") | {"score": {"formulas": FORMULAS}})
     predicted = torch.from_numpy(publish_version(root, config))
     assert config.score is not None
     fused = Fusion(config.score.formulas, ["click", "buy", "cvr"])(predicted)

@@ -8,7 +8,7 @@ from raymtl.config.load import config_from_dict
 from raymtl.serving.export import export_version
 from raymtl.serving.version import open_version
 from tests.helpers.exported_programs import predictions
-from tests.helpers.served_version import publish_version, raw_features, served_config, write_logs
+from tests.helpers.served_version import few_features, publish_version, raw_features, write_logs
 
 LOSSES = {
     "own": {"weight": 0.5, "smoothing": 0.1},
@@ -20,7 +20,7 @@ LOSSES = {
 
 def test_exported_programs_are_those_without_them(tmp_path: Path) -> None:
     write_logs(tmp_path)
-    plain = served_config(tmp_path, group="user")
+    plain = few_features(tmp_path, group="user")
     raw = plain.model_dump(mode="json")
     raw["tasks"]["click"] |= {"losses": LOSSES, "weight_column": "age"}
     found = []

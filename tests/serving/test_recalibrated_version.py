@@ -16,7 +16,7 @@ from raymtl.serving.export import export_version
 from raymtl.serving.formats import check_format, serialize
 from raymtl.serving.version import Version, open_version
 from tests.helpers.exported_programs import onnx_program, predictions
-from tests.helpers.served_version import publish_version, raw_features, served_config, stir_maps, write_logs
+from tests.helpers.served_version import few_features, publish_version, raw_features, stir_maps, write_logs
 from tests.serving.test_served_version import scored
 
 OPTIONS: dict[str, dict[str, Any]] = {
@@ -33,8 +33,8 @@ def made(
     """The folder, the predictions of evaluation, and those of the same weights without maps."""
     folder = tmp_path_factory.mktemp("recalibrated")
     write_logs(folder)
-    plain = publish_version(folder, served_config(folder), "plain")
-    return folder, publish_version(folder, served_config(folder, OPTIONS[request.param])), plain
+    plain = publish_version(folder, few_features(folder), "plain")
+    return folder, publish_version(folder, few_features(folder, OPTIONS[request.param])), plain
 
 
 @pytest.fixture

@@ -25,7 +25,15 @@ from raymtl.serving.version import Version, open_version, read_dense, read_id_ma
 from raymtl.storage import folder
 from raymtl.storage.object_store import Store
 from tests.helpers.exported_programs import predictions
-from tests.helpers.served_version import ITEM_SIDE, USER_SIDE, publish_version, raw_features, served_config, write_logs
+from tests.helpers.served_version import (
+    ITEM_SIDE,
+    USER_SIDE,
+    few_features,
+    publish_version,
+    raw_features,
+    served_config,
+    write_logs,
+)
 
 FP16_BOUND, INT8_BOUND = 1e-3, 2e-2
 """Largest difference of a probability that such tables may make here, with embeddings of N(0, 1), 8 wide."""
@@ -77,7 +85,7 @@ def test_scoring_predicts_what_evaluation_does(
 def test_a_search_finds_what_it_finds_in_evaluation(tmp_path: Path) -> None:
     """DIN over the steps with the candidate's ID: in scoring, in programs, and where the tables are files."""
     write_logs(tmp_path)
-    raw = served_config(tmp_path).model_dump(mode="json")
+    raw = few_features(tmp_path).model_dump(mode="json")
     raw["features"]["user"]["side"] = "user"
     # Weights that sum to 1: with embeddings of N(0, 1) others give logits whose rounding alone exceeds 1e-5
     search = {"type": "din", "target": ["item"], "hidden": [4], "softmax": True, "search": {"history": "item"}}

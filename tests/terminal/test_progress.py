@@ -38,7 +38,7 @@ def test_training_is_painted_on_a_terminal(tmp_path: Path) -> None:
 
 
 PAINTED = """
-import time
+import pathlib, sys, time
 from raymtl.reports.progress import TrainingLines
 from raymtl.telemetry import logs
 with TrainingLines(logs.terminal()) as lines:
@@ -47,15 +47,19 @@ with TrainingLines(logs.terminal()) as lines:
     for step in (1, 2, 3):
         record = {"kind": "train", "step": step, "rows": 100 * step, "loss": 1.5, "losses": losses}
         lines({**record, "rows_per_s": 10183.2, "data_wait": 0.03})
-        time.sleep(0.3 if step < 3 else 3)  # a busy machine must have the time to read the last one
+        time.sleep(0.3)
+    while not pathlib.Path(sys.argv[1]).exists():  # until the last one has been read
+        time.sleep(0.02)
 """
 
 
 @pytest.mark.parametrize("columns", [50, 80, 200])
-def test_a_narrow_terminal_shows_first_what_matters_most(columns: int) -> None:
-    with Terminal([sys.executable, "-c", PAINTED], columns=columns) as terminal:
+def test_a_narrow_terminal_shows_first_what_matters_most(columns: int, tmp_path: Path) -> None:
+    read = tmp_path / "read"
+    with Terminal([sys.executable, "-c", PAINTED, str(read)], columns=columns) as terminal:
         terminal.wait_for("75%  10,183")
         (line,) = [line for line in terminal.text.splitlines() if line.strip()]
+        read.touch()
         assert terminal.wait() == 0
     assert line.startswith("training ")
     assert len(line) <= columns
@@ -65,6 +69,6 @@ def test_a_narrow_terminal_shows_first_what_matters_most(columns: int) -> None:
 
 
 def test_a_dumb_terminal_gets_lines_of_their_own() -> None:
-    with Terminal([sys.executable, "-c", PAINTED], columns=200, env={"TERM": "dumb"}) as terminal:
+    with Terminal([sys.executable, "-c", PAINTED, sys.executable], columns=200, env={"TERM": "dumb"}) as terminal:
         assert terminal.wait() == 0
     assert terminal.text.startswith("step 1  100 rows (25%)")

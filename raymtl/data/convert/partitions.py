@@ -8,7 +8,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from raymtl.data.validation.statistics import Moments
+from raymtl.data.validation.moments import Moments
 from raymtl.data.writing import OutputFolder, ParquetFile, rows_without_collision
 from raymtl.errors import DataError
 

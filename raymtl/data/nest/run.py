@@ -12,7 +12,7 @@ import pyarrow as pa
 import ray.data
 from ray.data.context import DataContext, ShuffleStrategy
 
-from raymtl.data.contract import plain_type
+from raymtl.data.column_types import plain_type
 from raymtl.data.local_ray_data import leave_out_cluster_actors
 from raymtl.data.nest.tasks import (
     BUCKET,

@@ -15,7 +15,8 @@ from raymtl.data.fragments import read_fragment
 from raymtl.data.ids.hashing import mix64, to_int64
 from raymtl.data.nest.equal import varies
 from raymtl.data.requests import request_starts
-from raymtl.data.rules import microseconds, one_array
+from raymtl.data.rules import one_array
+from raymtl.data.times import microseconds
 from raymtl.data.units import Fragment
 from raymtl.data.writing import OutputFolder
 

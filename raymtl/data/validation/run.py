@@ -19,7 +19,8 @@ from raymtl.data.source import evaluated_training_files
 from raymtl.data.units import Footer, Fragment, find_footers, make_units, never_there, with_rows
 from raymtl.data.validation.report import CheckReport, Findings, PartReport, SchemaDifference
 from raymtl.data.validation.rules import evaluate_rules
-from raymtl.data.validation.statistics import Partial, Scanner
+from raymtl.data.validation.scanner import Scanner
+from raymtl.data.validation.statistics import Partial
 from raymtl.data.validation.summarize import build_report
 from raymtl.data.vocabulary import check_id_files
 from raymtl.errors import ConfigError, DataError
