@@ -240,6 +240,7 @@ CASES: dict[str, Case] = {
         },
         variants={
             "mmoe": Variant(MMOE),
+            "mmoe, larger": Variant({"preset": "mmoe", "trunk": {"type": "mmoe", "experts": 7, "hidden": [128, 64]}}),
             "mmoe with epnet": Variant({**MMOE, "refine": {"type": "epnet"}}),
             "mmoe with dcn_v2": Variant({**MMOE, "refine": {"type": "dcn_v2"}}),
             "m2m": Variant(M2M),
