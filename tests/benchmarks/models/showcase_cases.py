@@ -244,6 +244,7 @@ CASES: dict[str, Case] = {
             "mmoe with epnet": Variant({**MMOE, "refine": {"type": "epnet"}}),
             "mmoe with dcn_v2": Variant({**MMOE, "refine": {"type": "dcn_v2"}}),
             "m2m": Variant(M2M),
+            "m2m with dcn_v2": Variant({**M2M, "refine": {"type": "dcn_v2"}}),
         },
         judge=judge_scenarios,
         truth=(*TRUTH, "scenario"),
