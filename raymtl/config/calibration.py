@@ -25,9 +25,9 @@ class Calibration(Section):
     share: Annotated[float, Field(gt=0, lt=1), Role.LEARNING] = 0.5
     """Share of the users of `data.eval`, in the daily job of the held-out users, on whose rows the maps are fitted. All metrics
     are of the other users, so that no map is judged on rows that it was fitted to."""
-    prior_positives: Annotated[PositiveFloat, Role.LEARNING] = 50.0
+    prior_positives: Annotated[PositiveFloat, Role.LEARNING] = 200.0
     """Weight of what is assumed before the fit, in positives: that the model is calibrated, and for a scenario that the map of
-    all rows fits it."""
+    all rows fits it. Lower it where levels change by much from day to day and hold-outs are small."""
 
     def chosen(self, tasks: Mapping[str, Task]) -> list[str]:
         """The names of the tasks to calibrate, out of those that are trained."""

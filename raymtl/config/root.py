@@ -221,6 +221,10 @@ class Config(Section):
         """The columns with weights of one task, by task."""
         return {name: task.weight_column for name, task in self.active_tasks().items() if task.weight_column}
 
+    def has_weights(self, task: Task) -> bool:
+        """Whether the labels of a task have weights other than 1."""
+        return self.data.has_weights or task.weight_column is not None
+
     def list_columns(self) -> list[Within]:
         """What training compares rows within, each once: reading keeps their neighbours together."""
         return list(dict.fromkeys(within for _, within in compared_lists(self.active_tasks())))

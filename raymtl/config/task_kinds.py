@@ -46,12 +46,19 @@ class BaseRate(float):
     """Its standard deviation, above 0; None: unknown."""
     terms: tuple[float, ...]
     """Means of the columns of `TaskKind.start_terms`; empty: unknown."""
+    weight: float
+    """Mean weight of the labels whose weight is above 0."""
 
     def __new__(
-        cls, mean: float, center: float | None = None, spread: float | None = None, terms: Sequence[float] = ()
+        cls,
+        mean: float,
+        center: float | None = None,
+        spread: float | None = None,
+        terms: Sequence[float] = (),
+        weight: float = 1.0,
     ) -> Self:
         rate = super().__new__(cls, mean)
-        rate.center, rate.spread, rate.terms = center, spread, tuple(terms)
+        rate.center, rate.spread, rate.terms, rate.weight = center, spread, tuple(terms), weight
         return rate
 
 

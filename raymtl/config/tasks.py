@@ -86,8 +86,8 @@ class Task(Section):
     base_rate: Annotated[PositiveFloat | None, Role.LEARNING] = None
     """Mean label that the head's bias starts from; null: measured on a sample of the training days."""
     normalizer_floor: Annotated[NonNegativeFloat, Role.LEARNING] = 1.0
-    """Least denominator of the task's mean loss over a batch, which is the sum of the weights of its labels (without
-    `data.weight` and `weight_column`: their number); `docs/losses.md`."""
+    """Least denominator of the task's mean loss over a batch, which is the number of its labels times their mean weight in the
+    logs (without weights: 1); `docs/losses.md`."""
     delay_days: Annotated[NonNegativeInt, _LABELS, _MEASURED] = 0
     """Only for `raymtl daily`: days until a day's labels of this task are final. Before that the job trains on neither its
     negatives nor its positives. After that it reads that day's partition again and trains on this task only."""

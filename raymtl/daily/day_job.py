@@ -32,6 +32,9 @@ NEXT_DAY = "next day"
 COMPARED = "compared with"
 """Inputs of the held-out rows for older versions, with their own maps; named `compared with <name of the comparison>`."""
 
+_UNKNOWN_RATE = 0.5
+"""Of a task whose mean label the base does not know."""
+
 
 @dataclass(frozen=True)
 class Score:
@@ -141,7 +144,7 @@ def day_job(
             scores.append(Score(f"{NEXT_DAY} {delay}", scored.id))
         inputs[BASE] = held_out_input(plans, config, day, maps.before)
         scores.append(Score(BASE, base.id))
-    rates: Mapping[str, float] = base.base_rates if base else sample_base_rates(config, plans.day_rows)
+    rates = _base_rates(config, plans, base)
     draft = Draft(
         new_id(day),
         user_config,
@@ -153,7 +156,7 @@ def day_job(
     job = DayJob(
         config,
         inputs,
-        {name: rates.get(name, 0.5) for name in config.active_tasks()},
+        rates,
         RunFolder.open(run_folder(config)),
         None,
         grant.read_tasks,
@@ -170,6 +173,17 @@ def day_job(
         draft=draft,
     )
     return job, notes
+
+
+def _base_rates(config: Config, plans: DayPlans, base: Manifest | None) -> Mapping[str, float]:
+    """The mean labels of the base, whose heads have learned them; the mean weights of labels are those of the day's files."""
+    if base is None:
+        return sample_base_rates(config, plans.day_rows)
+    tasks = config.active_tasks()
+    known = {name: base.base_rates.get(name, _UNKNOWN_RATE) for name in tasks}
+    weighted = any(config.has_weights(task) for task in tasks.values())
+    # Not those of the day's rows alone: labels that have become final lie in older files
+    return sample_base_rates(config, plans.train, known) if weighted else known
 
 
 def _compared(

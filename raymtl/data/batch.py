@@ -81,8 +81,8 @@ class Batch(Pipelineable):
     truth: Tensor
     """[B, T] float32, NaN where unknown, or empty in training."""
     totals: Tensor
-    """[T + C + 1] float64: over all workers, the weight of observed labels of each task, then for each of the C entries of
-    `compared_lists` that of the rows of comparable lists, then the number of valid rows."""
+    """[T + C + 1] float64: over all workers, the number of labels of each task with a weight above 0, then for each of the C
+    entries of `compared_lists` that of the rows of comparable lists, then the number of valid rows."""
     replicated: list["ReplicatedLookup"] | None = None
     """The lookups in each group of replicated tables, once they are prepared (`embeddings/touched_rows.py`)."""
 
@@ -213,12 +213,12 @@ class Collator:
         truth = np.full((rows if self._evaluation else 0, tasks), np.nan, np.float32)
         for name in self._truth:
             _fill(truth[:, self.tasks.index(name)], chunks, f"truth:{name}")
-        # float64 sums: a float32 count stops at 2^24 and a bfloat16 one at 256
-        counted = observed * weight.reshape(rows, -1)
+        # float64: a float32 count stops at 2^24 and a bfloat16 one at 256
+        counted = observed & (weight.reshape(rows, -1) > 0)
         counts = np.empty(tasks + len(self._compared) + 1)
         np.sum(counted, axis=0, dtype=np.float64, out=counts[:tasks])
         for n, (task, way) in enumerate(self._compared):
-            counts[tasks + n] = comparable_weight(lists[:, way], labels[:, task], counted[:, task])
+            counts[tasks + n] = comparable_rows(lists[:, way], labels[:, task], counted[:, task])
         counts[-1] = filled
         return Batch(
             ids=self._jagged(chunks, users, self.pooled),
@@ -327,16 +327,16 @@ class Collator:
         )
 
 
-def comparable_weight(lists: np.ndarray, labels: np.ndarray, weight: np.ndarray) -> float:
-    """The weight of the rows [B] in lists with two different labels, of those that count (weight above 0): what the losses that
+def comparable_rows(lists: np.ndarray, labels: np.ndarray, counted: np.ndarray) -> int:
+    """The number of the rows [B] in lists with two different labels, of those that are `counted` (bool): what the losses that
     compare rows are divided by (`docs/losses.md`)."""
-    rows = np.flatnonzero(weight > 0)
+    rows = np.flatnonzero(counted)
     rows = rows[np.argsort(lists[rows], kind="stable")]
     first = first_of_runs(lists[rows])
     if not len(first):
-        return 0.0
+        return 0
     differs = np.maximum.reduceat(labels[rows], first) > np.minimum.reduceat(labels[rows], first)
-    return float(np.add.reduceat(weight[rows].astype(np.float64), first)[differs].sum())
+    return int(np.diff(first, append=len(rows))[differs].sum())
 
 
 def _dense(sources: Mapping[str, Sequence[pa.Table]], names: Sequence[str], rows: int) -> Tensor:

@@ -1,6 +1,6 @@
 """A quick check of the data before a run: the driver checks and counts a few chunks of the training days."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
@@ -27,13 +27,17 @@ Sums = dict[str, np.ndarray]
 the task trains on, of its square and of the n columns of `TaskKind.start_terms`; weights above 0."""
 
 
-def sample_base_rates(config: Config, plan: Plan) -> dict[str, BaseRate]:
+def sample_base_rates(config: Config, plan: Plan, known: Mapping[str, float] | None = None) -> dict[str, BaseRate]:
     """Weighted mean and spread of the observed labels of each task over a few chunks spread over the plan; the heads start there.
 
-    These chunks go through every check that a reading task makes, so a broken value there stops the job in seconds. If a task
-    has no observed label in them, the label columns of ever more of the plan are read until one is found.
+    The mean weight of the labels is measured too; losses are divided by it. A mean label that is `known`, or in the
+    configuration, stays.
 
-    Raises DataError if a task has no observed label in the whole plan and no `base_rate` in the configuration.
+    These chunks go through every check that a reading task makes, so a broken value there stops the job in seconds. If a task
+    has no observed label in them, the label columns of ever more of the plan are read until one is found, unless neither its mean
+    nor its weight is wanted.
+
+    Raises DataError if a task has no observed label in the whole plan and no mean that stays.
     """
     # The maps are built after these checks, and no label depends on a row
     maker = BlockMaker(config, evaluation=False, maps=dict.fromkeys(config.map_tables()))
@@ -46,17 +50,22 @@ def sample_base_rates(config: Config, plan: Plan) -> dict[str, BaseRate]:
             rows = raw.per_row(maker.label_columns()) if isinstance(raw, Requests) else raw
             _add(sums, _sums_of(config, maker, rows, Place(fragment.path, row)), sums)
             break  # a chunk may come in parts, of which the first is enough
-    _search(config, plan.root, fragments, maker, sums)
+    fixed = {name: task.base_rate for name, task in config.active_tasks().items() if task.base_rate is not None}
+    fixed |= known or {}
+    wanted = [name for name, task in config.active_tasks().items() if name not in fixed or config.has_weights(task)]
+    _search(config, plan.root, fragments, maker, sums, wanted)
     rates = {}
     for name, task in config.active_tasks().items():
         total, weighed, count, targets, squares, *terms = sums[name].tolist()
         center = spread = None
+        weight = 1.0
         if weighed > 0:
+            weight = weighed / count
             terms = [term / weighed for term in terms]
             center = targets / weighed
             spread = max(squares / weighed - center**2, 0.0) ** 0.5 or abs(center) or 1.0
-        if task.base_rate is not None:
-            rates[name] = BaseRate(task.base_rate, center, spread, terms if weighed > 0 else ())
+        if name in fixed:
+            rates[name] = BaseRate(fixed[name], center, spread, terms if weighed > 0 else (), weight)
         elif weighed == 0:
             raise DataError(
                 f"tasks.{name}: no label is observed on the training days "
@@ -69,13 +78,16 @@ def sample_base_rates(config: Config, plan: Plan) -> dict[str, BaseRate]:
             )
         else:
             # half a label of mean weight keeps the logarithm finite where the sample has one class only
-            more = weighed / count if task.traits.is_rate else 0.0
-            rates[name] = BaseRate((total + 0.5 * more) / (weighed + more), center, spread, terms)
+            more = weight if task.traits.is_rate else 0.0
+            rates[name] = BaseRate((total + 0.5 * more) / (weighed + more), center, spread, terms, weight)
     return rates
 
 
-def _search(config: Config, root: str, fragments: list[Fragment], maker: BlockMaker, sums: Sums) -> None:
-    """Add labels of further fragments for tasks that have none yet: `raymtl check`, which reads all rows, would accept them."""
+def _search(
+    config: Config, root: str, fragments: list[Fragment], maker: BlockMaker, sums: Sums, wanted: Iterable[str]
+) -> None:
+    """Add labels of further fragments for wanted tasks that have none yet: `raymtl check`, which reads all rows, would accept
+    them."""
 
     def read(place: int) -> Sums:
         fragment, found = fragments[place], {name: np.zeros_like(total) for name, total in sums.items()}
@@ -87,7 +99,7 @@ def _search(config: Config, root: str, fragments: list[Fragment], maker: BlockMa
     count = _CHUNKS
     with ThreadPoolExecutor(_THREADS) as pool:
         while len(seen) < len(fragments):
-            blind = [n for n, t in config.active_tasks().items() if t.base_rate is None and not sums[n][1]]
+            blind = [name for name in wanted if not sums[name][1]]
             if not blind:
                 return
             places = [place for place in _spread(len(fragments), count) if place not in seen]

@@ -19,9 +19,8 @@ class ConversionRisk(nn.Module):
         Σ_i w_i o_i δ_i / max(P_i(s), clip) / N_t
 
     o_i is 1 where the parent happened, δ_i the cross entropy of the head of P(t | s), and P_i(s) the model's own propensity,
-    without gradient (Wang et al., SIGIR 2022, section 4.2.1). N_t is the sum of the weights of the child's labels over all
-    workers, as in `TaskLosses`; rows whose child or parent is not observed count nowhere. With clip 1 all rows of the parent
-    count the same.
+    without gradient (Wang et al., SIGIR 2022, section 4.2.1). N_t is the normaliser of the child in `TaskLosses`;
+    rows whose child or parent is not observed count nowhere. With clip 1 all rows of the parent count the same.
     """
 
     def __init__(self, tasks: Mapping[str, Task], edges: Sequence[tuple[str, str]], loss: ConversionLoss):

@@ -67,12 +67,13 @@ def _runs(outputs: Outputs) -> list[_Run]:
 class TaskLosses(nn.Module):
     """Masked, weighted loss of every task, divided by the label count of all workers (`docs/losses.md`).
 
-    L_t = W · Σ_i m_ti w_ti ℓ_t(a_ti, y_ti) / max(N_t, floor_t), where m is 1 on observed labels of valid rows and N_t is Σ m·w
-    over all workers. ℓ is the weighted sum of the losses of rows that the task has (`tasks.<name>.losses`); losses that compare
-    rows are added with normalisers of their own, max(N_tl, floor_t) for the lists l. `Optimizers.step` and TorchRec average
-    gradients over the W workers, which takes the factor W out again. The losses of values are also divided by the task's `units`
-    (`TaskObjective.loss_unit`). A task that no worker has a label for contributes an exact zero that stays connected to the
-    autograd graph, so that every worker takes part in every collective. All arithmetic is in fp32.
+    L_t = W · Σ_i m_ti w_ti ℓ_t(a_ti, y_ti) / max(N_t, floor_t), where m is 1 on observed labels of valid rows and N_t is the
+    number of these labels with w > 0 over all workers, times a constant mean weight. ℓ is the weighted sum of the losses of rows
+    that the task has (`tasks.<name>.losses`); losses that compare rows are added with normalisers of their own, max(N_tl,
+    floor_t) for the lists l. `Optimizers.step` and TorchRec average gradients over the W workers, which takes the factor W
+    out again. The losses of values are also divided by the task's `units` (`TaskObjective.loss_unit`). A task that no worker
+    has a label for contributes an exact zero that stays connected to the autograd graph, so that every worker takes part in
+    every collective. All arithmetic is in fp32.
     """
 
     def __init__(
@@ -114,12 +115,13 @@ class TaskLosses(nn.Module):
 
     @staticmethod
     def counts(observed: Tensor, weight: Tensor, valid: Tensor) -> Tensor:
-        """This worker's share of the normalisers of single rows, [T + 1]: Σ m·w per task, then the number of valid rows.
+        """This worker's part of the normalisers of single rows, [T + 1]: the labels of each task that count, then the valid rows.
 
-        Their sum over the workers is what `forward` wants as `normalizer` and `valid_rows`, without losses that compare rows.
+        Their sum over the workers is what `forward` wants as `normalizer` and `valid_rows` if labels weigh 1 on average, without
+        losses that compare rows.
         """
-        per_task = _counted(observed, valid, weight)[1].sum(0)
-        return torch.cat((per_task, valid.sum().float().unsqueeze(0)))
+        per_task = (_counted(observed, valid, weight)[1] > 0).sum(0)
+        return torch.cat((per_task, valid.sum().unsqueeze(0))).float()
 
     def forward(
         self,

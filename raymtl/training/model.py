@@ -8,6 +8,8 @@ from torch import Tensor, nn
 from torchrec.sparse.jagged_tensor import JaggedTensor, KeyedTensor
 
 from raymtl.config.root import Config
+from raymtl.config.tasks import Task
+from raymtl.config.wiring import compared_lists
 from raymtl.data.batch import Batch
 from raymtl.embeddings.replicated import ReplicatedTables
 from raymtl.embeddings.tables import InputAssembler, LookedUp, Lookup, pooled_module, unpooled_module
@@ -48,6 +50,7 @@ class Head(nn.Module):
         self.balancer = build_balancer(
             config.train.balance, config.active_tasks(), base_rates, config.train.seed, group
         )
+        self.register_buffer("_mean_weights", _mean_weights(config.active_tasks(), base_rates), persistent=False)
         self.fusion = None if config.score is None else Fusion(config.score.formulas, self.ranker.outputs.names)
         self._group = group
         self._workers = 1 if group is None else dist.get_world_size(group)
@@ -68,13 +71,14 @@ class Head(nn.Module):
             logits = self.ranker(inputs)
         if self.training:
             self.last_valid = batch.valid
+        normalizer = self._normalizer(batch)
         losses = self.losses(
             logits,
             batch.labels,
             batch.observed,
             batch.weight,
             batch.valid,
-            batch.totals[:-1],
+            normalizer,
             batch.totals[-1],
             self._workers,
             self._units,
@@ -82,7 +86,7 @@ class Head(nn.Module):
         )
         risk = losses.order.new_zeros(())
         if self.conversion is not None:
-            rows = (batch.labels, batch.observed, batch.weight, batch.valid, batch.totals[:-1])
+            rows = (batch.labels, batch.observed, batch.weight, batch.valid, normalizer)
             risk = self.conversion(logits, *rows, self._workers)
             losses = losses._replace(total=losses.total + risk, penalties=losses.penalties + risk)
         total = losses.total
@@ -95,6 +99,11 @@ class Head(nn.Module):
         penalties = torch.stack((losses.order, losses.bound, risk.detach()))
         return total, (logits.detach(), losses.per_task, penalties)
 
+    def _normalizer(self, batch: Batch) -> Tensor:
+        """[T + C] the number of labels, and of rows of lists, times their mean weight, which is not that of the batch: so a row
+        counts the same whatever rows are in its batch (`docs/adr/0044-constant-mean-weights.md`)."""
+        return batch.totals[:-1] * self._mean_weights
+
     @property
     def _units(self) -> Tensor | None:
         return None if self.ranker.scale is None else self.ranker.scale.units
@@ -102,7 +111,7 @@ class Head(nn.Module):
     def _balance(self, losses: Losses, looked_up: list[Tensor], batch: Batch) -> Tensor:
         """The total loss with task weights from `train.balance`; per-task gradients stop at the embeddings."""
         assert self.balancer is not None
-        normalizer = batch.totals[:-1]
+        normalizer = self._normalizer(batch)
         lower_bound = self.losses.lower_bound(
             batch.labels,
             batch.observed,
@@ -115,6 +124,12 @@ class Head(nn.Module):
         )
         active = normalizer[: batch.labels.shape[1]] > 0
         return self.balancer(losses.per_task_with_grad - lower_bound, losses.penalties, active, looked_up)
+
+
+def _mean_weights(tasks: Mapping[str, Task], base_rates: Mapping[str, float]) -> Tensor:
+    """[T + C] mean weight of the labels of each task, then of each entry of `compared_lists`; 1 where it was not measured."""
+    of_tasks = {name: getattr(base_rates.get(name), "weight", 1.0) for name in tasks}
+    return torch.tensor([*of_tasks.values(), *(of_tasks[name] for name, _ in compared_lists(tasks))])
 
 
 class TrainModel(nn.Module):

@@ -120,7 +120,7 @@ def _base_rates(measured: Mapping[str, BaseRate], config: Config) -> dict[str, B
     for name, task in config.active_tasks().items():
         if task.base_rate is not None:
             seen = found.get(name, BaseRate(task.base_rate))
-            found[name] = BaseRate(task.base_rate, seen.center, seen.spread, seen.terms)
+            found[name] = BaseRate(task.base_rate, seen.center, seen.spread, seen.terms, seen.weight)
     return found
 
 

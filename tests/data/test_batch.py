@@ -107,7 +107,7 @@ def test_batches_match_a_reference(rows, places, padding):
     truths = [r["truth:click"] for r in rows] + [None] * empty
     assert [None if math.isnan(t) else t for t in batch.truth[:, 0].tolist()] == truths
     assert batch.truth[:, 1].isnan().all()
-    totals = [sum(r["weight"] for r in rows if r[f"label:{t}"] is not None) for t in ("click", "watch")]
+    totals = [sum(r["weight"] > 0 for r in rows if r[f"label:{t}"] is not None) for t in ("click", "watch")]
     assert batch.totals.tolist() == [*totals, len(rows)]
 
 
@@ -154,20 +154,20 @@ def test_without_weights_every_row_weighs_one():
     assert batch.scenario.tolist() == [0, 0, 0]
 
 
-def test_totals_are_exact_where_float32_would_not_be():
-    """2^24 + 1 is no float32: a running sum of ones in float32 would stand still there."""
-    rows = 3
+def test_totals_count_labels_whatever_their_weight_above_0():
+    """In float64: a sum of float32 counts over the workers would stand still at 2^24."""
+    rows = 4
     heavy = make_config(features={"user": {"kind": "id"}}, weight="w")
     block = pa.table(
         {
             "id:user": pa.array([1] * rows),
             "label:click": pa.array([1] * rows, pa.float32()),
-            "weight": pa.array([2.0**24, 1, 1], pa.float32()),
+            "weight": pa.array([2.0**24, 1, 0, 0.5], pa.float32()),
         }
     )
     totals = Collator(heavy, rows, evaluation=False)([block]).totals
     assert totals.dtype == torch.float64
-    assert totals[0].item() == 2**24 + 2
+    assert totals.tolist() == [3, 4]
 
 
 def test_chunked_blocks():

@@ -11,7 +11,7 @@ import pytest
 
 from raymtl.config.load import config_from_dict
 from raymtl.config.root import Config
-from raymtl.data.batch import Collator, comparable_weight
+from raymtl.data.batch import Collator, comparable_rows
 from raymtl.data.blocks import BlockMaker, Place
 from raymtl.data.contract import required_columns
 from raymtl.data.requests import shuffled
@@ -54,7 +54,7 @@ def test_the_weight_of_a_task_is_a_factor_beside_that_of_the_row() -> None:
     )
     batch = Collator(config, 4, evaluation=False)([block(config, raw)])
     assert batch.weight.tolist() == [[1, 3], [2, 0], [0.5, 2], [0, 0]]
-    assert batch.totals.tolist() == [3.5, 3.0, 3]
+    assert batch.totals.tolist() == [3, 1, 3]
     assert len(batch.row_weight) == 0
     evaluated = Collator(config, 4, evaluation=True)([block(config, raw)])
     assert evaluated.row_weight.tolist() == [1, 2, 0.5, 0]
@@ -124,17 +124,17 @@ def test_training_reads_the_columns_of_lists() -> None:
         }
 
 
-def test_the_normaliser_is_the_weight_of_rows_in_lists_of_two_labels() -> None:
+def test_the_normaliser_is_the_number_of_rows_in_lists_of_two_labels() -> None:
     random = np.random.default_rng(0)
     for _ in range(20):
         lists, labels = random.integers(-3, 9, 40), random.integers(0, 3, 40).astype(np.float32)
-        weight = random.integers(0, 3, 40).astype(np.float32) / 2
-        expected = 0.0
+        counted = random.random(40) < 0.7
+        expected = 0
         for key in {*lists.tolist()}:
-            own = (lists == key) & (weight > 0)
-            expected += weight[own].sum() if len({*labels[own].tolist()}) > 1 else 0
-        assert comparable_weight(lists, labels, weight) == pytest.approx(expected)
-    assert comparable_weight(lists, labels, 0 * weight) == 0.0
+            own = (lists == key) & counted
+            expected += own.sum() if len({*labels[own].tolist()}) > 1 else 0
+        assert comparable_rows(lists, labels, counted) == expected
+    assert comparable_rows(lists, labels, np.zeros(40, bool)) == 0
 
 
 def test_totals_of_a_batch_have_one_more_number_for_each_comparing_task_and_list() -> None:

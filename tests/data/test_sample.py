@@ -1,5 +1,7 @@
 """Base rates from a small sample of the training days."""
 
+from typing import Any
+
 import numpy as np
 import pyarrow as pa
 import pytest
@@ -63,6 +65,27 @@ def test_a_file_of_several_row_groups_is_read_from_its_start(tmp_path):
 def test_a_configured_rate_is_taken_as_it_is(tmp_path):
     write(tmp_path, click=pa.array([None] * 4, pa.int8()))
     assert rates(tmp_path, tasks={"click": {"base_rate": 0.03}}) == {"click": 0.03}
+
+
+def test_the_mean_weight_is_that_of_the_labels_that_count(tmp_path):
+    """Also where the mean label is in the configuration, or known from before."""
+    columns = {"click": [1, 0, None, 1], "w": [2.0, 5.0, 9.0, 0.0], "buy": [None, 0, 1, 1], "v": [1.0, 0.5, None, 3.0]}
+    write(tmp_path, **{name: pa.array(values) for name, values in columns.items()})
+    tasks: dict[str, Any] = {"click": {"base_rate": 0.03}, "buy": {"weight_column": "v"}}
+    found = rates(tmp_path, tasks=tasks, weight="w")
+    assert [found[name].weight for name in tasks] == pytest.approx([3.5, 2.5])
+    assert [rate.weight for rate in rates(tmp_path, tasks=tasks).values()] == pytest.approx([1, 1.75])
+    config = make_config(path=str(tmp_path), tasks=tasks, weight="w")
+    found = sample_base_rates(config, plan_input(config, "train"), {"click": 0.2, "buy": 0.4})
+    assert found == {"click": 0.2, "buy": 0.4}
+    assert [found[name].weight for name in tasks] == pytest.approx([3.5, 2.5])
+
+
+def test_the_mean_weight_of_a_known_task_is_searched_for(tmp_path):
+    for n in range(13):
+        clicks = pa.array([0, 1] if n == 5 else [None, None], pa.int8())
+        write_file(tmp_path, pa.table({"item": [1, 2], "click": clicks, "w": [4.0, 8.0]}), name=f"part-{n:02}.parquet")
+    assert rates(tmp_path, tasks={"click": {"base_rate": 0.1}}, weight="w")["click"].weight == 6.0
 
 
 @pytest.mark.parametrize("column", ["click", "seen", "w"])

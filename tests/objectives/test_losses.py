@@ -72,7 +72,7 @@ def test_three_rows_by_hand(task: Task, a: list[float], y: list[float], rows: li
 def test_weights_and_mask_by_hand(task: Task, a: list[float], y: list[float], rows: list[float]) -> None:
     observed, weight = column(1, 0, 1).bool(), torch.tensor([2.0, 5.0, 0.5])
     found = cost({"t": task}, column(*a), column(*y), observed, weight)
-    assert found.total.item() == pytest.approx((2 * rows[0] + 0.5 * rows[2]) / 2.5, rel=1e-6)
+    assert found.total.item() == pytest.approx((2 * rows[0] + 0.5 * rows[2]) / 2, rel=1e-6)
 
 
 @by_hand
@@ -110,7 +110,7 @@ def test_masked_and_padded_rows_are_never_read(
     weight = torch.tensor([1.0, 3.0, junk, junk, junk])
     order = OrderLoss(alpha=0.6)
     found = cost({"t": task}, logits, column(y[0], y[1], junk, junk, junk), observed, weight, valid, order)
-    assert found.total.item() == pytest.approx((rows[0] + 3 * rows[1]) / 4, rel=1e-6)
+    assert found.total.item() == pytest.approx((rows[0] + 3 * rows[1]) / 2, rel=1e-6)
     found.total.backward()
     assert logits.grad is not None
     assert logits.grad.isfinite().all()
@@ -160,10 +160,9 @@ def test_floor_keeps_one_label_from_weighing_like_a_batch() -> None:
     assert full == pytest.approx(math.log(2))
     floored = cost({"t": Task(normalizer_floor=50)}, column(0, 0, 0), column(1, 1, 1), observed).total.item()
     assert floored == pytest.approx(math.log(2) / 50)
-    light = torch.full((3,), 1e-3)
-    assert cost({"t": Task()}, column(0, 0, 0), column(1, 1, 1), None, light).total.item() == pytest.approx(
-        3e-3 * math.log(2)
-    )
+    light, normalizer = torch.full((3,), 1e-3), torch.tensor([3e-3, 3.0])
+    found = cost({"t": Task()}, column(0, 0, 0), column(1, 1, 1), None, light, counts=normalizer)
+    assert found.total.item() == pytest.approx(3e-3 * math.log(2))
 
 
 def test_task_weights_multiply_the_normalised_losses() -> None:
@@ -212,11 +211,11 @@ def test_counts_by_hand() -> None:
     observed = torch.tensor([[1, 1], [0, 1], [1, 1], [1, 0]]).bool()
     weight, valid = torch.tensor([1.0, 0.5, math.nan, 0.0]), torch.tensor([1, 1, 0, 1]).bool()
     counts = TaskLosses({"a": Task(), "b": Task()}, NONE).counts(observed, weight, valid)
-    assert counts.tolist() == [1.0, 1.5, 3.0]
+    assert counts.tolist() == [1.0, 2.0, 3.0], "a label of weight 0 counts nowhere"
     assert counts.dtype == torch.float32
 
 
-def test_counts_of_bf16_weights_are_summed_in_fp32() -> None:
+def test_counts_of_bf16_weights_are_exact() -> None:
     n = 301
     ones = torch.ones(n, dtype=torch.bfloat16)
     counts = TaskLosses({"a": Task()}, NONE).counts(torch.ones(n, 1).bool(), ones, torch.ones(n).bool())

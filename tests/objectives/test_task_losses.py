@@ -10,7 +10,7 @@ from torch import Tensor
 
 from raymtl.config.slots.penalties import OrderLoss
 from raymtl.config.tasks import Task
-from raymtl.data.batch import comparable_weight
+from raymtl.data.batch import comparable_rows
 from raymtl.objectives.balance.base import BalanceContext
 from raymtl.objectives.balance.start import start_loss
 from raymtl.objectives.losses import Losses, TaskLosses
@@ -41,7 +41,7 @@ def counts(losses: TaskLosses, x: dict[str, Tensor], lists: int) -> Tensor:
     own = losses.counts(x["observed"], x["weight"], x["valid"]).double()
     weight = x["weight"].reshape(12, -1) * x["observed"] * x["valid"].unsqueeze(1)
     more = [
-        comparable_weight(x["lists"][:, 0].numpy(), x["labels"][:, t].numpy(), weight[:, t].numpy())
+        comparable_rows(x["lists"][:, 0].numpy(), x["labels"][:, t].numpy(), weight[:, t].numpy() > 0)
         for t in range(lists)
     ]
     return torch.cat((own[:-1], torch.tensor(more, dtype=torch.float64), own[-1:]))
@@ -92,7 +92,7 @@ def _with(x: dict[str, Tensor], column: int) -> Tensor:
     """Totals with the normaliser of the lists of one task."""
     own = TaskLosses({name: Task() for name in "abc"}, OrderLoss()).counts(x["observed"], x["weight"], x["valid"])
     w = (x["weight"] * x["valid"]).numpy()
-    more = comparable_weight(x["lists"][:, 0].numpy(), x["labels"][:, column].numpy(), w)
+    more = comparable_rows(x["lists"][:, 0].numpy(), x["labels"][:, column].numpy(), w > 0)
     return torch.cat((own[:-1], torch.tensor([more]), own[-1:]))
 
 
@@ -116,12 +116,10 @@ def test_weights_of_a_task_and_rows_that_do_not_count() -> None:
     found = cost(tasks, x, 2)
     a, y, w = x["logits"][:9, 0], x["labels"][:9, 0], x["weight"][:9, 0]
     kept = torch.tensor([0, 2, 3, 5, 6, 7, 8])
-    own = (F.binary_cross_entropy_with_logits(a[kept], y[kept], reduction="none") * w[kept]).sum() / max(
-        w[kept].sum(), 1
-    )
+    own = (F.binary_cross_entropy_with_logits(a[kept], y[kept], reduction="none") * w[kept]).sum() / len(kept)
     pairs = F.softplus(a[2] - a[0])  # of list 5 the only row that counts has no partner
     weight = w[0] + w[2]
-    expected = own + pairs * weight / max(weight, 1)
+    expected = own + pairs * weight / 2
     assert found.per_task[0].item() == pytest.approx(expected.item(), rel=1e-5)
 
 

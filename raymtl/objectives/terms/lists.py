@@ -37,8 +37,8 @@ class ListLosses:
     """Sum over a task's losses of weight · Σ_g w_g ℓ_g, where w_g is the weight of the rows of list g.
 
     Only rows in the same worker's batch are in one list, and only lists with two different labels of rows that count are summed.
-    `TaskLosses` divides by Σ w_g over all workers. Lists are found by sorting: there is no loop over them, no shape depends on
-    them, and the host waits for nothing.
+    `TaskLosses` divides by the number of their rows over all workers, and their mean weight. Lists are found by sorting: there is
+    no loop over them, no shape depends on them, and the host waits for nothing.
     """
 
     def __init__(self, tasks: Mapping[str, Task]):

@@ -17,7 +17,7 @@ from torch import nn
 
 from raymtl.config.slots.penalties import OrderLoss
 from raymtl.config.tasks import Task
-from raymtl.data.batch import comparable_weight
+from raymtl.data.batch import comparable_rows
 from raymtl.objectives.losses import TaskLosses
 
 LOSSES: dict[str, dict[str, Any]] = {
@@ -49,7 +49,9 @@ def seconds(losses: dict[str, Any], rows: int, length: int) -> float:
     lists = (torch.arange(rows) // length).unsqueeze(1)
     weight = torch.ones(rows)
     totals = [float(rows)]
-    totals += [comparable_weight(lists[:, 0].numpy(), labels[:, 0].numpy(), weight.numpy())] * len(task.losses.lists())
+    totals += [comparable_rows(lists[:, 0].numpy(), labels[:, 0].numpy(), weight.numpy() > 0)] * len(
+        task.losses.lists()
+    )
     normalizer, valid = torch.tensor(totals), torch.ones(rows, dtype=torch.bool)
     module = TaskLosses({"t": task}, OrderLoss())
 

@@ -3,13 +3,16 @@
 python -m tests.benchmarks.models.spend [--rows-per-day 50000] [--seeds 3] [--kinds ziln,count,log1p]
 
 Prints a table over seeds, which change the logs and the model: the normalised Gini coefficient, that of the true means, the sum
-of the predictions over the sum of the labels and over that of the true means, and the error by decile.
+of the predictions over the sum of the labels and over that of the true means, the sum of the training labels over that of their
+true means (what chance gave the model to learn from), and the error by decile.
 """
 
 import argparse
 import tempfile
+from pathlib import Path
 
 import numpy as np
+import pyarrow.dataset as ds
 import torch
 
 from raymtl.config.load import load_config, section_from
@@ -40,8 +43,10 @@ def main() -> None:
     parser.add_argument("--kinds", default="ziln,count,log1p")
     parser.add_argument("--set", action="append", default=[])
     options = parser.parse_args()
-    print("| kind | seed | Gini | of the true means | sum / labels | sum / true means | decile error |")
-    print("|---|---|---|---|---|---|---|", flush=True)
+    print(
+        "| kind | seed | Gini | of the true means | sum / labels | sum / true means | training labels | decile error |"
+    )
+    print("|---|---|---|---|---|---|---|---|", flush=True)
     for seed in range(options.seeds):
         with tempfile.TemporaryDirectory() as folder:
             values = {
@@ -54,21 +59,31 @@ def main() -> None:
             }
             spec = section_from(SynthSpec, values, ["spend=true", "buy_rate=0.01"], "the logs")
             summary = write_logs(spec, f"{folder}/logs")
+            learned_from = training_labels(f"{folder}/logs")
             for name in options.kinds.split(","):
                 tasks = [f"tasks.amount={KINDS[name]}{_REST}", "tasks_subset=[click, cart, buy, amount]"]
                 sets = [*tasks, f"train.seed={seed}", "train.precision=fp32", "train.workers=1", *_DECAY, *options.set]
                 result = train(load_config(summary.config, sets), extra=["mean_spend", "spend"])
-                print(row(name, seed, result), flush=True)
+                print(row(name, seed, result, learned_from), flush=True)
 
 
-def row(name: str, seed: int, result: dict) -> str:
+def training_labels(logs: str) -> str:
+    """The sum of the labels of all days but the last over that of their true means, with half its 95 % interval."""
+    days = sorted(path for path in Path(logs).iterdir() if path.is_dir())[:-1]
+    rows = ds.dataset([str(file) for day in days for file in day.rglob("*.parquet")])
+    table = rows.to_table(["spend", "mean_spend"], filter=ds.field("buy_mature") & ds.field("spend").is_valid())
+    label, truth = (table.column(name).to_numpy() for name in ("spend", "mean_spend"))
+    return f"{label.sum() / truth.sum():.3f} ± {1.96 * np.sqrt((label**2).sum()) / truth.sum():.3f}"
+
+
+def row(name: str, seed: int, result: dict, learned_from: str) -> str:
     report, found = result["metrics"]["tasks"]["amount"], result["predictions"]
     predicted, truth, label = (found[key].astype(np.float64) for key in ("amount", "mean_spend", "spend"))
     seen = ~np.isnan(label)
     rows = torch.from_numpy(label[seen])
     best, _ = gini(torch.from_numpy(truth[seen]), rows, torch.ones_like(rows), torch.arange(len(rows)), len(rows))
     cells = [with_half(report, "gini"), f"{best:.3f}", with_half(report, "calibration")]
-    cells += [f"{predicted[seen].sum() / truth[seen].sum():.3f}", f"{report['decile_error']:.3f}"]
+    cells += [f"{predicted[seen].sum() / truth[seen].sum():.3f}", learned_from, f"{report['decile_error']:.3f}"]
     return f"| {name} | {seed} | {' | '.join(cells)} |"
 
 

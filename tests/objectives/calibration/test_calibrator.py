@@ -83,7 +83,8 @@ def fitted(by: str, method: str = "platt") -> tuple[Calibrator, Tensor, Tensor, 
     other, more = draw(60_000, slope=1.3, intercept=-0.9, seed=12)
     scenario = torch.arange(120_000) // 60_000
     a, y = torch.cat([logits, other]).float().unsqueeze(1), torch.cat([labels, more]).float()
-    calibrator = Calibrator(Calibration(method=method, by=by), {"click": Task()}, {}, False, 2)
+    options = Calibration(method=method, by=by, prior_positives=50)
+    calibrator = Calibrator(options, {"click": Task()}, {}, False, 2)
     counts = ScoreCounts(1, 2)
     half = torch.arange(120_000) % 2 == 0
     counts.update(
