@@ -44,7 +44,7 @@ def write(job: tuple[str, int, str, int]) -> None:
         "seed": seed,
         "days": DAYS,
         "rows_per_day": round(rows_per_day * case.rows),
-        "last_day_rows": round(rows_per_day * case.eval_rows),
+        "last_day_rows": rows_per_day,
         "users": 2000,
         "items": 500,
         **case.logs,
