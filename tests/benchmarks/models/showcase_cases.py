@@ -54,7 +54,7 @@ class Case:
     """Metrics from predictions and the columns of `truth`, by name."""
     truth: tuple[str, ...]
     rows: float = 1.0
-    """Rows of a day, as a multiple of --rows-per-day."""
+    """Rows of a training day, as a multiple of --rows-per-day."""
     prepare: Callable[[Path], None] | None = None
     """Derives more rows from the logs in a folder."""
 
