@@ -22,6 +22,7 @@ from raymtl.synth.interest import add_earlier_steps, interest
 from raymtl.synth.population import Draw, Population
 from raymtl.synth.rows import Day, Rows
 from raymtl.synth.scales import ENGAGEMENT
+from raymtl.synth.scenario_tastes import LOADS, ScenarioTastes
 from raymtl.synth.scores import day_tables, score
 from raymtl.synth.spec import SynthSpec
 from raymtl.synth.truth import (
@@ -71,6 +72,7 @@ class Shard:
         self._behaviours = Behaviours(spec, len(self._users)) if spec.behaviours else None
         self._delays = BuyDelays(spec) if spec.buy_delay_days else None
         self._history = self._behaviours.clicks if self._behaviours else History(len(self._users), spec.history)
+        self._tastes = ScenarioTastes(spec) if spec.scenario_tastes else None
         share = np.cumsum([s.share for s in spec.scenarios])
         self._scenarios = share / share[-1]
         self._cart_not_logged = np.array([s.name in spec.cart_not_logged for s in spec.scenarios])
@@ -261,7 +263,7 @@ class Shard:
 
     def _scores(self, day: Day, shown, categories: np.ndarray, valid: np.ndarray, past: Past | None) -> np.ndarray:
         """The funnel's scores without position, [R, K, O] float32."""
-        _, scenario, _, item = shown
+        user, scenario, _, item = shown
         category, intercepts = day.items.category[item], self._intercepts[:, : len(OUTPUTS)]
         match = None
         if self._spec.interest and day.usual_shares is not None:
@@ -271,6 +273,8 @@ class Shard:
         scores = score(day.funnel, day.users, day.items, shown, intercepts, match)
         if self._behaviours is not None and past is not None and day.usual_shares is not None:
             scores += self._behaviours.effects.scores(past, category, scenario, day.usual_shares)
+        if self._tastes is not None:
+            scores[:, :, : len(LOADS)] += self._tastes.scores(scenario, day.users.segment[user], category)
         if self._spec.conflict:
             taste = scores[:, :, CLICK] - intercepts[scenario, CLICK, None]
             for output, multiple in AGAINST_CLICK.items():

@@ -102,6 +102,8 @@ class SynthSpec(Section):
     hidden_intent: NonNegativeFloat = 0.0
     """Strength of a visitor's intent, one hidden number per request that drives click, cart and buy alike: it biases what is
     learned from clicked rows. Adds `p_buy_if_clicked`."""
+    scenario_tastes: NonNegativeFloat = 0.0
+    """Strength of preferences of every scenario's own: each weighs the same few traits of items and users by other numbers."""
     missing_signal: Share = 0.0
     """How informative the nulls of `price` and `rating` are: every day, a quarter of this share of the items has no price, and
     as many have no rating, for reasons that affect the labels."""

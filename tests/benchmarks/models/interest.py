@@ -30,7 +30,8 @@ from raymtl.data.units import plan_input
 from raymtl.synth.spec import SynthSpec
 from raymtl.synth.write import write_logs
 from raymtl.training.build import build
-from tests.benchmarks.models.showcases import TRAIN, expected_auc
+from tests.benchmarks.models.showcase_judges import expected_auc
+from tests.benchmarks.models.showcases import TRAIN
 from tests.benchmarks.training.inprocess import train
 from tests.benchmarks.training.requests import steps
 from tests.helpers.worker_processes import several

@@ -28,18 +28,9 @@ from raymtl.models.towers.mlp import MLPTowers
 from raymtl.synth.spec import SynthSpec
 from raymtl.synth.write import write_logs
 from tests.benchmarks.models.flops import CONF, measure
-from tests.benchmarks.models.showcases import (
-    DAYS,
-    FUNNEL,
-    MMOE,
-    SEPARATE,
-    TRUTH,
-    Columns,
-    Values,
-    Variant,
-    configuration,
-    expected_auc,
-)
+from tests.benchmarks.models.showcase_cases import FUNNEL, MMOE, SEPARATE, TRUTH, Values, Variant
+from tests.benchmarks.models.showcase_judges import Columns, expected_auc
+from tests.benchmarks.models.showcases import DAYS, configuration
 from tests.benchmarks.training.inprocess import train
 
 PRIOR = ["user_id", "user_segment", "item_id", "brand"]
