@@ -217,3 +217,21 @@ def test_check_counts_the_ones_without_a_time(tmp_path: Path, in_process: None) 
         assert bool(found) == (times != moments())
     (problem,) = found
     assert "2 times are not one on the row's day or after it where the label is 1; the first is None" in problem
+
+
+@pytest.mark.parametrize(
+    ("hours", "found", "kind"),
+    [
+        (0.0, "50% of the labels of 1 came after the cutoff", "notes"),
+        (-100.0, "0% of the labels of 1 came after the cutoff; where labels are final some do, so check", "warnings"),
+        (100.0, "100% of the labels of 1 came after the cutoff; where labels are final some do, so check", "warnings"),
+    ],
+)
+def test_check_says_how_many_come_late(hours: float, found: str, kind: str, tmp_path: Path, in_process: None) -> None:
+    """The one number that shows a wrong column, unit or time zone."""
+    times = [m and max(m, MIDNIGHT - dt.timedelta(hours=40)) for m in moments(hours)]
+    write_file(tmp_path, raw(pa.array(times, pa.timestamp("us", "UTC"))), str(DAY))
+    days = {"path": str(tmp_path), "train": {"start": str(DAY), "end": str(DAY)}}
+    report = check_data(config_of(**days), "train", 1).parts["train"]
+    assert not any("buy_time" in problem for problem in report.problems)
+    assert any(f"tasks.buy.early_labels: {found}" in line for line in getattr(report, kind))

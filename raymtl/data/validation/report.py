@@ -214,6 +214,8 @@ class PartReport(Findings):
     tables: dict[str, TableReport] = field(default_factory=dict)
     tasks: dict[str, TaskReport] = field(default_factory=dict)
     funnel: list[FunnelReport] = field(default_factory=list)
+    late: dict[str, float] = field(default_factory=dict)
+    """By task with early labels, the share of its labels of 1 that came after the cutoff."""
     scenario: ScenarioReport | None = None
     requests: RequestReport | None = None
     """None without `data.request` and `data.impressions`."""

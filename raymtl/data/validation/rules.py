@@ -54,6 +54,7 @@ def evaluate_rules(
         elif name in report.tasks:
             _task(report, name, task, part, config)
     _funnel(report, config.multiplies_labels())
+    _late(report)
     _scenario(report)
     _requests(report, config)
     _others(report)
@@ -344,6 +345,18 @@ def _funnel(report: PartReport, products: bool) -> None:
             report.warnings.append(f"{sentence}; this is not a funnel: fix the labels, or set another parent")
         else:
             report.warnings.append(f"{sentence}; in the funnel {edge.parent} precedes {edge.child}: check the labels")
+
+
+def _late(report: PartReport) -> None:
+    for name, share in report.late.items():
+        where = f"tasks.{name}.early_labels: {share:.0%} of the labels of 1 came after the cutoff"
+        if 0 < share < 1:
+            report.notes.append(where)
+        else:
+            report.warnings.append(
+                f"{where}; where labels are final some do, so check that the column holds the time at which the label became 1, "
+                "and the time zone"
+            )
 
 
 def _scenario(report: PartReport) -> None:

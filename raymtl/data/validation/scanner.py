@@ -324,7 +324,7 @@ class _TableCounter:
         return make_labels(self._raw, tasks, self._config.multiplies_labels(), broken, without)
 
     def _early_labels(self, columns: dict[str, Column], labels: Labels) -> None:
-        """Note the labels of 1 without the time at which they became 1."""
+        """Count the labels of 1 that came late, and note those without the time at which they became 1."""
         for name, early in self._config.early_tasks().items():
             column = columns.get(f"tasks.{name}.early_labels.time")
             if column is not None and name in labels.final:
@@ -332,7 +332,11 @@ class _TableCounter:
                 def broken(_: str, wrong: np.ndarray, values: pa.Array, column: Column = column) -> None:
                     self._note(column, BECAME_1, wrong, values)
 
-                late_labels(self._raw, early, labels.final[name], dt.date.fromisoformat(self._day), broken)
+                day = dt.date.fromisoformat(self._day)
+                late = late_labels(self._raw, early, labels.final[name], day, broken)
+                counts = np.array([(labels.final[name] == 1).sum(), late.sum()], np.int64)
+                arrivals = self._partial.arrivals
+                arrivals[name] = arrivals[name] + counts if name in arrivals else counts
 
     def _funnel(self, child: str, values: np.ndarray, parent: np.ndarray) -> None:
         both = ~np.isnan(values) & ~np.isnan(parent)

@@ -87,6 +87,8 @@ class Partial:
     """By day: [T, scenarios, 6] rows, observed labels, their sum, that of their squares, those with a weight above 0, zeros."""
     funnel: dict[str, np.ndarray] = field(default_factory=dict)
     """By child task: rows with parent and child observed, positives of the child among them, those without the parent's."""
+    arrivals: dict[str, np.ndarray] = field(default_factory=dict)
+    """By task with early labels: labels of 1, and those of them that came after the cutoff."""
     scenarios: Counter[str] = field(default_factory=Counter)
     broken: dict[tuple[Column, Rule], dict[str, RuleViolation]] = field(default_factory=dict)
     """Values that break a rule, by column and rule, then by file."""
@@ -102,7 +104,8 @@ class Partial:
             self.rows[day] = self.rows.get(day, 0) + rows
         for use, stats in other.columns.items():
             self.columns.setdefault(use, ColumnStats()).merge(stats)
-        for mine, theirs in ((self.labels, other.labels), (self.funnel, other.funnel)):
+        pairs = ((self.labels, other.labels), (self.funnel, other.funnel), (self.arrivals, other.arrivals))
+        for mine, theirs in pairs:
             for key, counts in theirs.items():
                 mine[key] = mine[key] + counts if key in mine else counts
         self.requests.merge(other.requests)

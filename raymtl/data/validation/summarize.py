@@ -106,6 +106,7 @@ def _tasks(report: PartReport, partial: Partial, config: Config) -> None:
             days,
             {group: _rate(counts[:, t, g].sum(0)) for g, group in enumerate(groups)},
         )
+    report.late = {name: int(late) / int(ones) for name, (ones, late) in partial.arrivals.items() if ones}
     for child, (rows, positives, violations) in partial.funnel.items():
         found = partial.out_of_order.get(child, {})
         first = f"{min(found)}, row {found[min(found)].row}" if found else None
