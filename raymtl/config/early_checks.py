@@ -49,7 +49,7 @@ def early_problems(
             )
         if others := [name for name in task.losses.chosen() if name != "own"]:
             yield (
-                f"{key}.early_labels is set, and {key}.losses.{others[0]}, which needs labels of 0 and 1; remove one of the two"
+                f"{key}.early_labels is set, and {key}.losses.{others[0]}, which needs final labels; remove one of the two"
             )
         if data.sampling is not None and data.sampling.task == name:
             yield (
@@ -90,6 +90,6 @@ def _daily_problems(key: str, delay: int, daily: Daily | None) -> Iterator[str]:
         )
     if not daily.dense_lr_factor:
         yield (
-            f"{key}.early_labels is set, but daily.dense_lr_factor is 0, so the head that knows how many labels come late would "
+            f"{key}.early_labels is set, but daily.dense_lr_factor is 0, so the head that knows how many labels are in time would "
             "not learn; set it above 0"
         )

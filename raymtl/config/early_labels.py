@@ -12,8 +12,8 @@ _ONLY_DAILY = NotSearched("no trial is a day of `raymtl daily`")
 
 
 class EarlyLabels(Section):
-    """How `raymtl daily` trains a task on a day before its labels are final: a label that has not arrived by the cutoff counts
-    with the probability that it still becomes 1, which a further head learns wherever labels are final."""
+    """How `raymtl daily` trains a task on a day before its labels are final: the loss allows for labels that have not arrived by
+    the cutoff. How likely that is, a further head learns wherever labels are final."""
 
     time: Annotated[str, Role.LEARNING | Role.READ, _ONLY_DAILY]
     """Column with the time at which the label became 1: a timestamp, Unix time, or text as 2026-01-31T12:00:00Z. It is read where
@@ -24,11 +24,11 @@ class EarlyLabels(Section):
 
 
 class Arrival(IntFlag):
-    """What reading tells the loss of a label beside its value. 0: it is final, and was 1 at the cutoff."""
+    """What reading tells the loss of a label beside its value. 0: nothing; it is final."""
 
     OPEN = 1
     """It is the label at the cutoff: a 0 may still turn into a 1."""
-    KNOWN = 2
-    """It was 0 at the cutoff, and its final value is known."""
-    CAME = 4
-    """It turned into 1 after the cutoff; always with `KNOWN`."""
+    IN_TIME = 2
+    """It is final and 1, and was at the cutoff."""
+    LATE = 4
+    """It is final and 1, and turned into it after the cutoff."""

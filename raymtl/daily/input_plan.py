@@ -59,7 +59,7 @@ def plan_day(
     assert daily is not None
     logs = Roots.open(config.data.roots_of("train"))
     immediate, delayed = _by_delay(config, day, base_end)
-    # A first version waits for all labels: nothing has learned yet how many of them come late
+    # A first version waits for all labels: nothing has learned yet how many of them are in time
     early = () if base_end is None else tuple(config.early_tasks())
     notes: list[str] = []
     first = day - dt.timedelta(days=daily.bootstrap_days - 1)

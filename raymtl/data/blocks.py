@@ -116,7 +116,6 @@ class BlockMaker:
         self._of_requests = config.request_features()
         self._task_weights = config.task_weights()
         self._early = {} if evaluation else config.early_tasks()
-        self._delays = config.label_delays()
         self._within = config.list_columns()
         self._needs_groups = evaluation or bool(self._within)
         self._of_rows = [name for name in config.features if name not in self._of_requests]
@@ -183,8 +182,6 @@ class BlockMaker:
             label = labels[name] if name in counted else np.full(len(raw), np.nan, np.float32)
             if name in self._early:
                 label, arrival = self._early_labels(raw, name, label, name in counted.early, place)
-                if (parent := task.parent) is not None and not self._delays[parent]:
-                    arrival[labels[parent] == 0] = 0  # without its parent it stays 0
                 columns[f"arrival:{name}"] = pa.array(arrival)
             columns[f"label:{name}"] = pa.array(label)
             if task.truth and self.evaluation:

@@ -40,5 +40,5 @@ def early_columns(labels: np.ndarray, late: np.ndarray, is_early: bool) -> tuple
     """The label of training [N] float32, and its `Arrival` [N] uint8, from the final label and whether it came late."""
     if is_early:
         return np.where(late, np.float32(0), labels), np.full(len(labels), Arrival.OPEN, np.uint8)
-    arrival = np.where(late, Arrival.KNOWN | Arrival.CAME, np.where(labels == 0, Arrival.KNOWN, 0))
+    arrival = np.where(labels == 1, np.where(late, Arrival.LATE, Arrival.IN_TIME), 0)
     return labels, arrival.astype(np.uint8)

@@ -15,10 +15,10 @@ from raymtl.config.calibration import Calibration
 from raymtl.config.model import Model
 from raymtl.config.slots.coupler import MULTIPLYING
 from raymtl.config.tasks import Task
+from raymtl.models.arrival_head import ArrivalHead
 from raymtl.models.encoding import Encoding
 from raymtl.models.extra_heads import ExtraHeads
 from raymtl.models.inputs import InputSpec, ModelInput
-from raymtl.models.late_head import LateHead
 from raymtl.models.precomputed import X, materialize
 from raymtl.models.registry import build, find, options_of
 from raymtl.models.requests import RequestInput, inputs_for, request_x
@@ -43,7 +43,7 @@ class Ranker(nn.Module):
         scale: OutputScale | None,
         encoding: Encoding,
         calibrator: Calibrator | None = None,
-        late: LateHead | None = None,
+        arrival: ArrivalHead | None = None,
     ):
         super().__init__()
         self.encoding = encoding
@@ -63,11 +63,11 @@ class Ranker(nn.Module):
         """None where all tasks are binary."""
         self.calibrator = calibrator
         """None without `calibration`."""
-        self.late = late
+        self.arrival = arrival
         """None without a task that has `early_labels`."""
 
     def forward(self, inputs: ModelInput) -> Tensor:
-        """Logits [B, O] in fp32, with the columns of `outputs`; in training those of the late head stand behind."""
+        """Logits [B, O] in fp32, with the columns of `outputs`; in training those of the arrival head stand behind."""
         inputs = self.encoding(inputs)
         if isinstance(inputs, RequestInput):
             return self.forward_from_x(request_x(self.input, self.sequence, inputs, concat_sequence), inputs)
@@ -85,11 +85,11 @@ class Ranker(nn.Module):
         if self.extra is not None:
             logits = torch.cat((logits, self.extra(h, logits)), 1)
         logits = logits if self.scale is None else self.scale(logits)
-        return torch.cat((logits, self.late(h)), 1) if self.training and self.late is not None else logits
+        return torch.cat((logits, self.arrival(h)), 1) if self.training and self.arrival is not None else logits
 
     def heads(self) -> Iterator[nn.Parameter]:
         """The weights above the trunk."""
-        for slot in (self.towers, self.coupler, self.bias, self.extra, self.late):
+        for slot in (self.towers, self.coupler, self.bias, self.extra, self.arrival):
             yield from () if slot is None else slot.parameters()
 
     def predictions(self, logits: Tensor, scenario: Tensor | None = None) -> Tensor:
@@ -151,8 +151,8 @@ def build_ranker(
         multiplies = model.coupler.type in MULTIPLYING
         calibrator = Calibrator(calibration, tasks, outputs.derived, multiplies, spec.scenarios)
     has_early = any(task.early_labels is not None for task in tasks.values())
-    late = LateHead(tasks, towers.width, base_rates) if has_early else None
-    return Ranker(slots, outputs, extra, OutputScale.of(outputs, base_rates), encoding, calibrator, late)
+    arrival = ArrivalHead(tasks, towers.width) if has_early else None
+    return Ranker(slots, outputs, extra, OutputScale.of(outputs, base_rates), encoding, calibrator, arrival)
 
 
 def _fields(features: InputSlot, sequence: SequenceSlot) -> list[int]:

@@ -15,7 +15,7 @@ from raymtl.config.slots.penalties import KLBound, OrderLoss
 from raymtl.config.tasks import Task
 from raymtl.config.wiring import bounds, order_pairs
 from raymtl.objectives.algebra import logit_prod, sym_kl
-from raymtl.objectives.early import ExpectedLabels
+from raymtl.objectives.early import EarlyLabels
 from raymtl.objectives.outputs import Outputs
 from raymtl.objectives.tasks import TaskObjective
 from raymtl.objectives.terms.base import RowLoss, build
@@ -26,19 +26,19 @@ class Losses(NamedTuple):
     """The losses of one batch. Each number is this worker's share times W, so its mean over the workers is the global one."""
 
     total: Tensor
-    """[] Σ_t weight_t · loss_t + order + bound + late; backward starts here."""
+    """[] Σ_t weight_t · loss_t + order + bound + arrival; backward starts here."""
     per_task: Tensor
     """[T] loss of each task before its weight; without gradient."""
     order: Tensor
     """[] order penalty with its α; without gradient."""
     bound: Tensor
     """[] KL bound with its λ; without gradient."""
-    late: Tensor
-    """[] loss of the late head; without gradient."""
+    arrival: Tensor
+    """[] loss of the arrival head; without gradient."""
     per_task_with_grad: Tensor
     """[T] `per_task` with its gradient, for `train.balance`."""
     penalties: Tensor
-    """[] order + bound + late, with their gradient."""
+    """[] order + bound + arrival, with their gradient."""
 
 
 class _Run(NamedTuple):
@@ -103,7 +103,7 @@ class TaskLosses(nn.Module):
             if not isinstance(term, OwnLoss) and isinstance(loss := build(key, term), RowLoss)
         ]
         self._lists = ListLosses(tasks)
-        self._expected = ExpectedLabels(tasks)
+        self._early = EarlyLabels(tasks)
         own = [task.losses.own for task in tasks.values()]
         self._is_plain = all(term == OwnLoss() for term in own)
         self.register_buffer(
@@ -146,7 +146,7 @@ class TaskLosses(nn.Module):
 
         `valid` is false on padding rows, which count nowhere. Labels may hold anything where they are not observed.
         `normalizer` and `valid_rows` are summed over the `workers`. `units` [T] divide the losses of rows; None: by 1. `lists`
-        [B, W] are those of `Batch`; None only if no loss compares rows. `early` are `Batch.arrival` and the output of the late
+        [B, W] are those of `Batch`; None only if no loss compares rows. `early` are `Batch.arrival` and the output of the arrival
         head; None: all labels are final.
         """
         logits = logits.float()
@@ -154,8 +154,8 @@ class TaskLosses(nn.Module):
         # Not observed: logit 0 and label 0, whose loss is finite, so that the weight 0 makes it an exact 0. Masking the
         # losses alone would not do: 0 · NaN is NaN, and so is the gradient of a `where` whose other branch is not finite.
         y = torch.where(mask, labels.float(), 0.0)
-        y = y if early is None else self._expected(y, *early)
-        rows = torch.cat([run.loss(logits, mask, self._smoothed(y)) for run in self._runs], 1)
+        of_labels = logits if early is None else self._early(logits, *early)
+        rows = torch.cat([run.loss(of_labels, mask, self._smoothed(y)) for run in self._runs], 1)
         # A task that has other losses than its kind's has one output
         a = torch.where(mask, logits[:, : mask.shape[1]], 0.0)
         added = [factor * loss.loss(a[:, t], y[:, t]) for t, factor, loss in self._added]
@@ -166,13 +166,13 @@ class TaskLosses(nn.Module):
         per_task = sums * workers
         order = self._order_penalty(logits, valid, valid_rows, workers)
         bound = self._kl_bound(logits, valid, valid_rows, workers)
-        late = logits.new_zeros(())
+        arrival = logits.new_zeros(())
         if early is not None:
             divisor = _at_least(normalizer[: len(self._floors)], self._floors)
-            late = self._expected.late_loss(early[1], early[0], weights, divisor) * workers
-        penalties = order + bound + late
+            arrival = self._early.arrival_loss(early[1], early[0], weights, divisor) * workers
+        penalties = order + bound + arrival
         total = (per_task * self._weights).sum() + penalties
-        return Losses(total, per_task.detach(), order.detach(), bound.detach(), late.detach(), per_task, penalties)
+        return Losses(total, per_task.detach(), order.detach(), bound.detach(), arrival.detach(), per_task, penalties)
 
     def lower_bound(
         self,

@@ -5,7 +5,7 @@ from typing import Any
 
 from raymtl.telemetry.events import Event
 
-_WINDOW = ("loss", "rows_per_s", "data_wait", "fill", "lr", "order", "bound", "conversion", "late")
+_WINDOW = ("loss", "rows_per_s", "data_wait", "fill", "lr", "order", "bound", "conversion", "arrival")
 
 
 def scalars(record: Event) -> dict[str, float]:

@@ -20,9 +20,9 @@ from raymtl.objectives.fusion import Fusion
 from raymtl.objectives.losses import Losses, TaskLosses
 from raymtl.training.precision import Precision
 
-PENALTIES = ("order", "bound", "conversion", "late")
+PENALTIES = ("order", "bound", "conversion", "arrival")
 """Terms of the loss that are not a task's: `model.order_loss`, `model.kl_bound`, `model.conversion_loss`, and the loss of the
-late head of `tasks.<name>.early_labels`."""
+arrival head of `tasks.<name>.early_labels`."""
 
 
 class Head(nn.Module):
@@ -75,8 +75,8 @@ class Head(nn.Module):
         if self.training:
             self.last_valid = batch.valid
             if self._has_early:
-                logits, late = logits.tensor_split((self.ranker.outputs.width,), 1)
-                early = batch.arrival, late
+                logits, odds = logits.tensor_split((self.ranker.outputs.width,), 1)
+                early = batch.arrival, odds
         normalizer = self._normalizer(batch)
         losses = self.losses(
             logits,
@@ -103,7 +103,7 @@ class Head(nn.Module):
             self.ranker.scale.learn(logits, batch.labels, batch.weight, counted, batch.totals[-1], self._group)
         if self.balancer is not None and learns:
             total = self._balance(losses, inputs.looked_up(), batch)
-        penalties = torch.stack((losses.order, losses.bound, risk.detach(), losses.late))
+        penalties = torch.stack((losses.order, losses.bound, risk.detach(), losses.arrival))
         return total, (logits.detach(), losses.per_task, penalties)
 
     def _normalizer(self, batch: Batch) -> Tensor:

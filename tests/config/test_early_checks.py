@@ -38,7 +38,7 @@ EARLY = ["tasks.buy.delay_days=3", "tasks.buy.early_labels.time=bought_at"]
         ),
         (
             [*EARLY, "tasks.buy.losses.focal={}"],
-            "tasks.buy.losses.focal, which needs labels of 0 and 1; remove one",
+            "tasks.buy.losses.focal, which needs final labels; remove one",
         ),
         (
             [*EARLY, "data.sampling={task: buy, rate: 0.1}"],
@@ -59,7 +59,7 @@ EARLY = ["tasks.buy.delay_days=3", "tasks.buy.early_labels.time=bought_at"]
         ),
         (
             [*EARLY, *DAILY, "daily.dense_lr_factor=0"],
-            "daily.dense_lr_factor is 0, so the head that knows how many labels come",
+            "daily.dense_lr_factor is 0, so the head that knows how many labels are in time",
         ),
         ([*EARLY, "features.bought_at={kind: dense}"], "time is `bought_at`, a column of a feature, but a time tells"),
         ([*EARLY, "tasks.buy.early_labels.correction=fnw"], "tasks.buy.early_labels.correction is an unknown key"),

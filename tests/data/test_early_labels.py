@@ -57,12 +57,7 @@ def arrivals(found: pa.Table) -> list[Arrival]:
     return [Arrival(v) for v in found.column("arrival:buy").to_pylist()]
 
 
-def without_click(value: int | None) -> pa.Table:
-    """The first row, which has no buy, with another click."""
-    return raw().set_column(1, "click", pa.array([value, 1, 1, 1, 1, 1], pa.int64()))
-
-
-KNOWN, CAME, OPEN = Arrival.KNOWN, Arrival.CAME, Arrival.OPEN
+OPEN, IN_TIME, LATE, FINAL = Arrival.OPEN, Arrival.IN_TIME, Arrival.LATE, Arrival(0)
 EARLY = Counted(("click",), early=("buy",))
 
 
@@ -77,13 +72,13 @@ def test_final_labels_also_tell_which_came_late() -> None:
     for counted in (Counted(), Counted(("buy",))):
         found = block(counted)
         assert labels(found) == [0, 1, 1, 1, 1, None]
-        assert arrivals(found) == [KNOWN, Arrival(0), Arrival(0), KNOWN | CAME, KNOWN | CAME, Arrival(0)]
+        assert arrivals(found) == [FINAL, IN_TIME, IN_TIME, LATE, LATE, FINAL]
 
 
 def test_a_task_that_does_not_count_is_not_observed() -> None:
     found = block(Counted(("click",)))
     assert labels(found) == [None] * 6
-    assert arrivals(found) == [Arrival(0)] * 6
+    assert arrivals(found) == [FINAL] * 6
 
 
 def test_a_cutoff_of_another_time_zone() -> None:
@@ -150,20 +145,6 @@ def test_days_to_evaluate_on_need_no_times(tmp_path: Path) -> None:
     assert plan_input(config, "eval").rows == 6
     with pytest.raises(DataError, match=r"column `buy_time` .* is missing"):
         plan_input(config, "train")
-
-
-def test_a_zero_whose_parent_is_zero_is_final() -> None:
-    """It cannot become a buy, so it neither counts as one nor teaches how many do."""
-    for config in (config_of(), Config.model_validate(config_of().model_dump() | {"model": {"preset": "esmm"}})):
-        assert arrivals(block(EARLY, config, without_click(0))) == [Arrival(0), *[OPEN] * 5]
-        assert arrivals(block(Counted(("buy",)), config, without_click(0)))[0] == 0
-
-
-def test_a_parent_that_is_late_itself_tells_nothing() -> None:
-    click = {"delay_days": 1}
-    buy = {"parent": "click", "delay_days": 3, "early_labels": {"time": "buy_time"}}
-    config = make_config(tasks={"click": click, "buy": buy})
-    assert arrivals(block(Counted((), early=("buy",)), config, without_click(0))) == [OPEN] * 6
 
 
 def test_a_product_of_labels() -> None:

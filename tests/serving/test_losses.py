@@ -36,15 +36,15 @@ def test_exported_programs_are_those_without_them(tmp_path: Path) -> None:
     assert found[0][1] == found[1][1]
 
 
-def test_the_late_head_is_not_served(tmp_path: Path) -> None:
-    """Labels that come late are one more head in the version, which no prediction reads."""
+def test_the_arrival_head_is_not_served(tmp_path: Path) -> None:
+    """How labels arrive is one more head in the version, which no prediction reads."""
     write_logs(tmp_path)
     raw = few_features(tmp_path).model_dump(mode="json")
     raw["tasks"]["click"] |= {"delay_days": 2, "early_labels": {"time": "buy"}}
     evaluated = publish_version(tmp_path, config_from_dict(raw))
     version = open_version(str(tmp_path / "store"))
-    assert any(".late." in name for name in read_dense(version))
+    assert any(".arrival." in name for name in read_dense(version))
     facts = export_version(version, str(tmp_path / "program"), "none")
-    assert not any("late" in column["name"] for column in facts["outputs"])
+    assert not any("arrival" in column["name"] for column in facts["outputs"])
     for found in predictions(tmp_path / "program", facts, raw_features(tmp_path)):
         np.testing.assert_allclose(found, evaluated, atol=1e-6)

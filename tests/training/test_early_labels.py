@@ -57,7 +57,7 @@ def test_three_workers_take_the_step_of_one(logs: str, tmp_path: Path) -> None:
             assert answer[n]["dense"].keys() == alone[n]["dense"].keys()
             for weight, gradient in alone[n]["dense"].items():
                 assert torch.allclose(answer[n]["dense"][weight], gradient, rtol=1e-4, atol=1e-6), (name, weight)
-        head = [gradient for weight, gradient in alone[n]["dense"].items() if weight.startswith("ranker.late.")]
+        head = [gradient for weight, gradient in alone[n]["dense"].items() if weight.startswith("ranker.arrival.")]
         assert [bool(gradient.any()) for gradient in head] == [counted[-1] is not FRESH] * len(head) != []
 
 
@@ -89,14 +89,14 @@ def once_more(rank: int, workers: int, logs: str, folder: str) -> dict[str, Any]
 
 
 @pytest.mark.dist
-def test_a_checkpoint_brings_the_late_head_to_other_workers(logs: str, tmp_path: Path) -> None:
+def test_a_checkpoint_brings_the_arrival_head_to_other_workers(logs: str, tmp_path: Path) -> None:
     folder = tmp_path / "checkpoint"
     folder.mkdir()
     through = several(2, tmp_path / "two", once_more, logs, str(folder))
     resumed = several(3, tmp_path / "three", once_more, logs, str(folder))
     found, expected = (torch.tensor([a["losses"] for a in answers]).mean(0) for answers in (resumed, through))
     assert torch.allclose(found, expected, rtol=1e-5)
-    assert found[-1] > 0  # the loss of the late head
+    assert found[-1] > 0  # the loss of the arrival head
     assert all(
         answer["width"] == answer["outputs"] for answer in (*through, *resumed)
     )  # no column of it in predictions

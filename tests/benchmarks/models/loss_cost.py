@@ -19,7 +19,7 @@ from raymtl.config.early_labels import Arrival
 from raymtl.config.slots.penalties import OrderLoss
 from raymtl.config.tasks import Task
 from raymtl.data.batch import comparable_rows
-from raymtl.models.late_head import LateHead
+from raymtl.models.arrival_head import ArrivalHead
 from raymtl.objectives.losses import TaskLosses
 
 LOSSES: dict[str, dict[str, Any]] = {
@@ -31,7 +31,7 @@ LOSSES: dict[str, dict[str, Any]] = {
     "own + ranknet, window 64": {"ranknet": {}},
 }
 EARLY = "own, early labels"
-"""With the head that completes them, on a tower of 32."""
+"""With the arrival head, on a tower of 32."""
 
 
 def fastest(work: Callable[[], None], repeats: int = 30) -> float:
@@ -60,8 +60,8 @@ def seconds(losses: dict[str, Any], rows: int, length: int, is_early: bool = Fal
     normalizer, valid = torch.tensor(totals), torch.ones(rows, dtype=torch.bool)
     module = TaskLosses({"t": task}, OrderLoss())
     tower, arrival = torch.randn(rows, 1, 32, requires_grad=True), torch.zeros(rows, 1, dtype=torch.uint8)
-    arrival[: rows // 2], arrival[rows // 2 :] = Arrival.OPEN, Arrival.KNOWN
-    head = LateHead({"t": task}, 32, {}) if is_early else None
+    arrival[: rows // 2], arrival[rows // 2 :] = Arrival.OPEN, Arrival.LATE
+    head = ArrivalHead({"t": task}, 32) if is_early else None
 
     def work() -> None:
         logits.grad = tower.grad = None
