@@ -90,6 +90,6 @@ def _daily_problems(key: str, delay: int, daily: Daily | None) -> Iterator[str]:
         )
     if not daily.dense_lr_factor:
         yield (
-            f"{key}.early_labels is set, but daily.dense_lr_factor is 0, so the head that knows how many labels are in time would "
-            "not learn; set it above 0"
+            f"{key}.early_labels is set, but daily.dense_lr_factor is 0, so the head that knows how many labels are in time "
+            "would not learn; set it above 0"
         )
