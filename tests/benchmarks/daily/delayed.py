@@ -42,8 +42,8 @@ from raymtl.storage.object_store import Store
 from raymtl.synth.spec import SynthSpec
 from raymtl.synth.write import write_logs
 from raymtl.training.build import build
-from tests.benchmarks.models.showcase_cases import TRAIN
 from tests.benchmarks.models.showcase_judges import expected_auc
+from tests.benchmarks.models.showcases import TRAIN
 from tests.benchmarks.training.inprocess import predict
 from tests.benchmarks.training.stages import alone
 
