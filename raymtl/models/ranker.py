@@ -77,6 +77,7 @@ class Ranker(nn.Module):
         """The logits from x [B, d] or [B, T, d], the output of the input and sequence slots, and from encoded inputs."""
         refine, trunk, towers, bias = self.refine, self.trunk, self.towers, self.bias
         x = refine(x if refine.supports_precomputed else materialize(x), inputs_for(refine, inputs))
+        odds = self.arrival(materialize(x)) if self.training and self.arrival is not None else None
         h = trunk(
             x if trunk.supports_precomputed else materialize(x), inputs_for(trunk, inputs)
         )  # [B, d], or [B, T, d]
@@ -85,7 +86,7 @@ class Ranker(nn.Module):
         if self.extra is not None:
             logits = torch.cat((logits, self.extra(h, logits)), 1)
         logits = logits if self.scale is None else self.scale(logits)
-        return torch.cat((logits, self.arrival(h)), 1) if self.training and self.arrival is not None else logits
+        return logits if odds is None else torch.cat((logits, odds), 1)
 
     def heads(self) -> Iterator[nn.Parameter]:
         """The weights above the trunk."""
@@ -151,7 +152,7 @@ def build_ranker(
         multiplies = model.coupler.type in MULTIPLYING
         calibrator = Calibrator(calibration, tasks, outputs.derived, multiplies, spec.scenarios)
     has_early = any(task.early_labels is not None for task in tasks.values())
-    arrival = ArrivalHead(tasks, towers.width) if has_early else None
+    arrival = ArrivalHead(tasks, refine.width) if has_early else None
     return Ranker(slots, outputs, extra, OutputScale.of(outputs, base_rates), encoding, calibrator, arrival)
 
 

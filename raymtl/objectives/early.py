@@ -25,8 +25,7 @@ class EarlyLabels(nn.Module):
 
     def __init__(self, tasks: Mapping[str, Task]):
         super().__init__()
-        early = {t: task for t, task in enumerate(tasks.values()) if task.early_labels is not None}
-        self._columns, self._task_weights = [*early], [task.weight for task in early.values()]
+        self._columns = [t for t, task in enumerate(tasks.values()) if task.early_labels is not None]
 
     def forward(self, logits: Tensor, arrival: Tensor, odds: Tensor) -> Tensor:
         """The logits [B, O] of the labels at the cutoff, where they are early, from those of final labels.
@@ -42,7 +41,7 @@ class EarlyLabels(nn.Module):
         return torch.stack(columns, 1)
 
     def arrival_loss(self, odds: Tensor, arrival: Tensor, weights: Tensor, normalizer: Tensor) -> Tensor:
-        """Σ over the tasks of weight_t · the cross entropy of the arrival head [], this worker's share.
+        """Σ over the tasks of the cross entropy of the arrival head [], this worker's share.
 
         It learns from labels that are final and 1. `weights` [B, T] are those of the labels, 0 where they do not count, and
         `normalizer` [T] what the loss of the task is divided by.
@@ -53,7 +52,7 @@ class EarlyLabels(nn.Module):
             known = (in_time | _has(arrival[:, e], Arrival.LATE)) & (weights[:, t] > 0)
             own = torch.where(known, odds[:, e], 0.0)
             rows = F.binary_cross_entropy_with_logits(own, in_time.to(own.dtype), reduction="none")
-            total = total + self._task_weights[e] * torch.where(known, rows * weights[:, t], 0.0).sum() / normalizer[t]
+            total = total + torch.where(known, rows * weights[:, t], 0.0).sum() / normalizer[t]
         return total
 
 

@@ -68,7 +68,7 @@ def test_value_by_hand() -> None:
         head -= w * (math.log(a) if arrival is IN_TIME else math.log(1 - a) if arrival is LATE else 0)
     total = len(ROWS)  # the labels that count; their mean weight was not measured
     assert found.per_task[1].item() == pytest.approx(0.7 * each / total, rel=1e-5)
-    assert found.arrival.item() == pytest.approx(3 * head / total, rel=1e-5)
+    assert found.arrival.item() == pytest.approx(head / total, rel=1e-5)
     assert found.total.item() == pytest.approx(
         (found.per_task[0] + 3 * found.per_task[1] + found.arrival).item(), rel=1e-5
     )
