@@ -1,7 +1,7 @@
 """Labels that a day is trained on before they are final: which have arrived, which came later.
 
 An early task reads a day twice: on the day itself the labels that arrived by the cutoff (`Counted.early`), and the final ones
-once they are known, which also tell how many come late.
+once they are known, which also tell how many were in time.
 """
 
 import datetime as dt
