@@ -85,8 +85,8 @@ def _daily_problems(key: str, delay: int, daily: Daily | None) -> Iterator[str]:
     if daily.bootstrap_days <= delay:
         yield (
             f"{key}.early_labels is set, but the first version trains on {count_of(daily.bootstrap_days, 'day')} "
-            f"(daily.bootstrap_days), of which none has final labels: it would not learn how many are in time; set it to at least "
-            f"{delay + 1}"
+            f"(daily.bootstrap_days), of which none has final labels: it would not learn how many are in time; set it to "
+            f"at least {delay + 1}"
         )
     if not daily.dense_lr_factor:
         yield (
