@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from raymtl.config.slots.coupler import Product
 from raymtl.data.blocks import BlockMaker, Place
 from raymtl.data.ids.hashing import hash_rows, hash_strings, to_int64
+from raymtl.data.units import Counted
 from raymtl.data.user_slice import UserSlice
 from raymtl.errors import DataError
 from tests.helpers.small_data import make_config
@@ -538,7 +539,7 @@ def with_tasks(tasks, product):
         "buy": pa.array([1, 1, 0, 1]),
         "late": pa.array([1, 0, None, 1]),
     }
-    block = BlockMaker(config, False)(pa.table(raw), PLACE, 0, tasks)
+    block = BlockMaker(config, False)(pa.table(raw), PLACE, 0, Counted(tasks))
     found = {n: block.column(f"label:{n}").to_pylist() for n in config.tasks}
     return {name: [None if math.isnan(v) else v for v in values] for name, values in found.items()}
 
