@@ -151,7 +151,7 @@ def day_job(
         {"train": list(plans.day_rows.days)},
         parent=base.id if base else None,
         snapshots=snapshots_of({"train": plans.day_rows}),
-        base_rates={name: float(rate) for name, rate in rates.items()},
+        base_rates={name: float(rate) for name, rate in (base.base_rates if base else rates).items()},
     )
     job = DayJob(
         config,
